@@ -1,0 +1,183 @@
+/* The gRPC bus: server, peers, streams, client channels. It knows frames and methods, not Raft.
+ *
+ * Three things share one gRPC C core:
+ *   - a server that offers the Bus service, reflection, health, and whatever methods the agent
+ *     registers (the control plane);
+ *   - peers: per remote host one connection per lane plus one for exchanges, reconnected with
+ *     backoff, each with a batching writer and a byte bound;
+ *   - channels: plain gRPC clients for the command line and tests.
+ *
+ * Threads: callbacks run on the bus's own threads, one at a time per peer or rpc; they must not
+ * block: post to a worker. Every function may be called from any thread unless it says otherwise.
+ * Ownership: `struct bufslice` arguments are taken over (the bus releases one reference). */
+#ifndef BUS_BUS_H
+#define BUS_BUS_H
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <thole/status.h>
+
+#include "base/buf.h"
+#include "base/clock.h"
+#include "base/uuid.h"
+
+struct bus;
+
+enum bus_lane { BUS_LANE_CONTROL = 1, BUS_LANE_APPEND = 2, BUS_LANE_SNAPSHOT = 3 };
+
+/* A request from a peer or a client of the library that came by Exchange or Ask. Answer it exactly
+ * once with bus_answer(more = false) or bus_answer_failure, from any thread, now or later. */
+struct bus_request;
+uint32_t bus_request_method(const struct bus_request *r);
+struct slice bus_request_body(const struct bus_request *r);       /* until the last answer */
+bool bus_request_from(const struct bus_request *r, struct uuid *ret_host); /* false: a client */
+uint64_t bus_request_deadline_ns(const struct bus_request *r);    /* monotonic; CLOCK_NEVER */
+/* `on_cancel` runs at most once, when the caller cancelled, or its stream broke; a final answer is
+ * still owed (it goes nowhere). Set it before returning from the handler. */
+void bus_request_on_cancel(struct bus_request *r, void (*on_cancel)(void *ctx), void *ctx);
+/* False (only with more = true) when the stream's bound is reached: slow down or fail the watch. */
+bool bus_answer(struct bus_request *r, struct bufslice body, bool more);
+void bus_answer_failure(struct bus_request *r, const struct thole_status *st);
+
+struct bus_handler {
+    void *ctx;
+    /* A frame from a known host of this cluster. `frame` is borrowed; take a reference to keep. */
+    void (*frame)(void *ctx, const struct uuid *from, uint64_t from_incarnation,
+                  enum bus_lane lane, struct bufslice frame);
+    /* The lanes to a peer became usable, or stopped being so (broken, silent for too long). */
+    void (*peer_state)(void *ctx, const struct uuid *host, bool up, uint64_t incarnation);
+    void (*request)(void *ctx, struct bus_request *r);
+    /* Whether to accept a caller; NULL accepts those of our cluster. Fills `st` and returns its
+     * code to refuse. Called for each stream's hello from a host (not for clients). */
+    enum thole_code (*admit)(void *ctx, const struct uuid *host, const struct uuid *cluster,
+                             uint64_t incarnation, const char *address, struct thole_status *st);
+};
+
+struct bus_options {
+    const char *listen_address; /* "127.0.0.1:0" picks a port; NULL: no server (a client) */
+    const char *advertise_address; /* NULL: the listen address with the real port */
+    struct uuid host_id;        /* nil: a client */
+    struct uuid cluster_id;     /* nil until known; see bus_set_cluster */
+    uint64_t incarnation;
+    const char *version;
+    const struct clock *clock;
+    struct bus_handler handler;
+    size_t peer_queue_bytes;    /* per lane; 0: default 16 MiB. Full: bus_send refuses */
+    uint32_t unary_slots;       /* concurrent unary control-plane calls; 0: default 256 */
+};
+
+/* UNAVAILABLE ADDRESS_IN_USE, INVALID_ARGUMENT. The server does not answer until bus_start. */
+THOLE_MUST_CHECK enum thole_code bus_new(const struct bus_options *o, struct bus **ret,
+                                         struct thole_status *st);
+void bus_start(struct bus *b);
+/* Refuse new calls, let running ones end for up to grace_ms, then cancel. Not from a callback. */
+void bus_stop(struct bus *b, uint32_t grace_ms);
+void bus_free(struct bus *b); /* after bus_stop; NULL is fine */
+const char *bus_address(const struct bus *b); /* advertised, with the real port */
+uint16_t bus_port(const struct bus *b);
+void bus_set_cluster(struct bus *b, const struct uuid *cluster_id);
+
+/* ---- Peers ---------------------------------------------------------------------------------- */
+
+/* Idempotent; a changed address reconnects. A removed peer's queued frames are dropped and its
+ * exchanges fail. A nil host id is invalid. */
+THOLE_MUST_CHECK enum thole_code bus_peer_set(struct bus *b, const struct uuid *host,
+                                              const char *address, struct thole_status *st);
+void bus_peer_remove(struct bus *b, const struct uuid *host);
+bool bus_peer_up(struct bus *b, const struct uuid *host);
+
+/* Queue a frame. UNAVAILABLE UNREACHABLE (no such peer or not connected: dropped at once, Raft
+ * repeats itself), RESOURCE_EXHAUSTED QUEUE_FULL. `frame` is taken over in every case. Frames of
+ * one lane arrive in order or not at all. */
+enum thole_code bus_send(struct bus *b, const struct uuid *host, enum bus_lane lane,
+                         struct bufslice frame);
+
+/* An exchange with a peer. `done` is called for each answer, on a bus thread: with more == true any
+ * number of times, then exactly once with more == false (st->code tells success; UNAVAILABLE
+ * UNREACHABLE if it was certainly never sent, UNKNOWN OUTCOME_UNKNOWN if it may have been handled).
+ * `body` is borrowed. Returns an id for bus_exchange_cancel. timeout_ms 0: no limit. */
+typedef void (*bus_answer_fn)(void *ctx, const struct thole_status *st, struct bufslice body,
+                              bool more);
+uint64_t bus_exchange(struct bus *b, const struct uuid *host, uint32_t method,
+                      struct bufslice body, uint32_t timeout_ms, bus_answer_fn done, void *ctx);
+/* `done` still comes (CANCELLED), perhaps before this returns. */
+void bus_exchange_cancel(struct bus *b, const struct uuid *host, uint64_t id);
+
+/* Who an Ask's answerer said it is. */
+struct bus_ask_peer {
+    struct uuid host_id, cluster_id;
+    uint64_t incarnation;
+};
+/* Ask an address (not a known peer) once; blocking; any thread but the bus's own. */
+THOLE_MUST_CHECK enum thole_code bus_ask(struct bus *b, const char *address, uint32_t method,
+                                         struct slice body, uint32_t timeout_ms,
+                                         struct buf **ret_body, struct bus_ask_peer *ret_peer,
+                                         struct thole_status *st);
+
+/* ---- Control-plane methods on the server ---------------------------------------------------- */
+
+enum bus_rpc_kind { BUS_RPC_UNARY, BUS_RPC_SERVER_STREAM, BUS_RPC_BIDI_STREAM };
+
+struct bus_rpc; /* one call; freed by the bus after it finished and every callback returned */
+
+struct bus_method {
+    const char *path; /* "/thole.v1.Shards/Get" */
+    enum bus_rpc_kind kind;
+    void *ctx;
+    /* UNARY, SERVER_STREAM: called once with the request. BIDI: once per message; `message` is
+     * borrowed. At the end of a BIDI client's messages `end` (if set) is called. */
+    void (*handle)(void *ctx, struct bus_rpc *rpc, struct slice message);
+    void (*end)(void *ctx, struct bus_rpc *rpc);
+};
+/* Before bus_start. `methods` is copied; paths must be static. */
+void bus_register(struct bus *b, const struct bus_method *methods, size_t n);
+
+void bus_rpc_set_data(struct bus_rpc *rpc, void *data, void (*free_fn)(void *data));
+void *bus_rpc_data(const struct bus_rpc *rpc);
+uint64_t bus_rpc_deadline_ns(const struct bus_rpc *rpc); /* monotonic; CLOCK_NEVER */
+const char *bus_rpc_peer(const struct bus_rpc *rpc);     /* the client's address, for logs */
+/* Once, when the client went away before the end. A finish is still owed. */
+void bus_rpc_on_cancel(struct bus_rpc *rpc, void (*on_cancel)(void *ctx), void *ctx);
+/* Streams: queue a message; `drained` (optional) runs when the queue is below half its bound
+ * again. False when the bound (4 MiB) is reached: nothing was queued, `message` released. */
+bool bus_rpc_send(struct bus_rpc *rpc, struct bufslice message);
+void bus_rpc_on_drained(struct bus_rpc *rpc, void (*drained)(void *ctx), void *ctx);
+/* End the call: UNARY success with a message, or a stream's end with OK and no message
+ * (message.owner and data NULL). Exactly one finish per rpc, from any thread. */
+void bus_rpc_reply(struct bus_rpc *rpc, struct bufslice message);
+/* End with an error: status, and google.rpc.Status details with ErrorInfo (and RetryInfo when
+ * retry_ms > 0, and metadata pairs NAME, VALUE, ..., NULL; may be NULL). */
+void bus_rpc_fail(struct bus_rpc *rpc, const struct thole_status *st, uint32_t retry_ms,
+                  const char *const *metadata);
+
+/* Health: names "", a service, "shard/<name>". Watchers are told. */
+void bus_health_set(struct bus *b, const char *name, bool serving);
+void bus_health_remove(struct bus *b, const char *name);
+
+/* ---- Client channels ------------------------------------------------------------------------- */
+
+/* A gRPC client of one or several addresses (comma separated: tried in order, sticking to one
+ * that answers). For the command line, tests and load generators. */
+struct bus_channel;
+THOLE_MUST_CHECK enum thole_code bus_channel_new(const char *addresses, struct bus_channel **ret,
+                                                 struct thole_status *st);
+void bus_channel_free(struct bus_channel *c);
+/* Blocking unary call. On failure `st` has the server's code, reason (from ErrorInfo) and message. */
+THOLE_MUST_CHECK enum thole_code bus_channel_call(struct bus_channel *c, const char *path,
+                                                  struct slice request, uint32_t timeout_ms,
+                                                  struct buf **ret_reply, struct thole_status *st);
+/* The same, asynchronous: `done` runs on the channel's thread; `reply` is borrowed. */
+typedef void (*bus_reply_fn)(void *ctx, const struct thole_status *st, struct bufslice reply);
+void bus_channel_call_async(struct bus_channel *c, const char *path, struct bufslice request,
+                            uint32_t timeout_ms, bus_reply_fn done, void *ctx);
+/* A server stream, read by blocking calls: OUT_OF_RANGE with reason NONE at its regular end. */
+struct bus_stream;
+THOLE_MUST_CHECK enum thole_code bus_channel_stream(struct bus_channel *c, const char *path,
+                                                    struct slice request, struct bus_stream **ret,
+                                                    struct thole_status *st);
+THOLE_MUST_CHECK enum thole_code bus_stream_next(struct bus_stream *s, uint32_t timeout_ms,
+                                                 struct buf **ret, struct thole_status *st);
+void bus_stream_free(struct bus_stream *s); /* cancels if it has not ended; any thread may cancel: */
+void bus_stream_cancel(struct bus_stream *s);
+
+#endif

@@ -1,0 +1,53 @@
+/* The controllers of one host. Each compares desired with observed state and takes one safe step;
+ * level-triggered (woken by changes, correct from any state), idempotent.
+ *
+ *   placement   on shard zero's leader host: specs and hosts -> replica rows
+ *   membership  on each shard's leader host: replica rows -> Raft configuration
+ *   host        on every host: replica rows for this host -> running replicas, and reports
+ *
+ * All run on one worker of the given executor, so they need no locks, and run under the simulator. */
+#ifndef HOSTCTL_HOSTCTL_H
+#define HOSTCTL_HOSTCTL_H
+
+#include "base/clock.h"
+#include "base/worker.h"
+#include "registry/registry.h"
+#include "shards/engine/engine.h"
+
+struct hostctl;
+
+/* Needs that the layer above fulfils. Called on the controllers' worker; must not block. */
+struct hostctl_upward {
+    void *ctx;
+    /* Propose a command to shard zero, wherever its leader is. `done` comes exactly once, on any
+     * thread; `result` (thole.registry.v1.Result bytes) is borrowed and only valid on THOLE_OK with
+     * code 0. `command` is taken over. */
+    void (*propose)(void *ctx, struct bufslice command,
+                    void (*done)(void *done_ctx, const struct thole_status *st, uint64_t code,
+                                 struct slice result),
+                    void *done_ctx);
+    /* A host row appeared, changed its address, or went (address NULL). */
+    void (*host_address)(void *ctx, const struct uuid *host, const char *address);
+};
+
+struct hostctl_options {
+    struct uuid host_id;
+    uint64_t incarnation;
+    struct engine *engine;     /* borrowed */
+    struct registry *registry; /* borrowed; hostctl_new subscribes to it */
+    struct executor *executor;
+    struct hostctl_upward upward;
+    uint32_t retry_ms;           /* pause before a failed step is tried again; 0: 200 */
+    uint32_t report_interval_ms; /* observed state is batched for this long; 0: 200 */
+};
+
+struct hostctl *hostctl_new(const struct hostctl_options *o);
+void hostctl_stop(struct hostctl *h);
+void hostctl_free(struct hostctl *h);
+
+/* From engine_observer.replica_changed: copied and posted. Any thread. */
+void hostctl_replica_changed(struct hostctl *h, const struct engine_replica_status *s);
+/* A peer host's liveness on the bus changed. Any thread. */
+void hostctl_peer_state(struct hostctl *h, const struct uuid *host, bool up);
+
+#endif

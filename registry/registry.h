@@ -1,0 +1,104 @@
+/* The registry: shard zero's state machine, and the immutable local views that everybody reads.
+ *
+ * One `struct registry` per host. Its machine type ("registry") is given to the engine, which opens
+ * one machine for the host's replica of shard zero; after each applied batch the machine publishes
+ * a new view. Rows are protobuf messages of thole/v1, decoded once, immutable and ref-counted; a
+ * view is a path-copying tree of rows, so a change costs O(log n) and readers never block writers.
+ *
+ * The invariants of the design are enforced in apply, whoever the caller is:
+ *   - names of hosts and shards are unique; shard and replica ids are never reused;
+ *   - at most one replica of a shard on a host that is not desired REMOVE and OUT, GONE;
+ *   - `initial` of a shard is written once; its members are not edited until it has formed;
+ *   - the etag and generation of a shard or host follow its spec only;
+ *   - observed state is accepted only from the row's own host's newest incarnation;
+ *   - a replica goes RUN -> REMOVE and never back; phases only move as the removal handshake allows;
+ *   - a removed host never comes back under its id;
+ *   - an operation whose expected_revision does not match is refused, and with it the command.
+ *
+ * Threads: views may be acquired, read and released on any thread. */
+#ifndef REGISTRY_REGISTRY_H
+#define REGISTRY_REGISTRY_H
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <thole/machine.h>
+#include <thole/status.h>
+
+#include "base/buf.h"
+#include "base/uuid.h"
+#include "thole/registry/v1/registry.upb.h"
+#include "thole/v1/resources.upb.h"
+
+#define REGISTRY_SHARD_ID 0
+#define REGISTRY_SHARD_NAME "zero"
+#define REGISTRY_MACHINE_TYPE "registry"
+
+struct registry;
+struct registry *registry_new(void);
+void registry_free(struct registry *r); /* after the engine; every view must have been released */
+/* Valid as long as the registry. */
+const struct thole_machine_type *registry_machine_type(struct registry *r);
+
+/* Called after each published view, on the applier's thread; must not block: post to a worker.
+ * Before the engine starts. At most 8. */
+void registry_subscribe(struct registry *r, void (*changed)(void *ctx, uint64_t revision), void *ctx);
+
+/* ---- Views ----------------------------------------------------------------------------------- */
+
+struct registry_view;
+struct registry_view *registry_view_acquire(struct registry *r); /* never NULL; revision 0: empty */
+struct registry_view *registry_view_ref(struct registry_view *v);
+void registry_view_release(struct registry_view *v);
+
+uint64_t registry_view_revision(const struct registry_view *v);
+bool registry_view_cluster(const struct registry_view *v, struct uuid *ret); /* false before bootstrap */
+
+/* Rows are borrowed from the view. NULL: no such row. */
+const thole_v1_Host *registry_host(const struct registry_view *v, const struct uuid *id);
+const thole_v1_Host *registry_host_by_name(const struct registry_view *v, struct slice name);
+const thole_v1_Shard *registry_shard(const struct registry_view *v, uint64_t id);
+const thole_v1_Shard *registry_shard_by_name(const struct registry_view *v, struct slice name);
+const thole_v1_Replica *registry_replica(const struct registry_view *v, uint64_t id);
+
+/* Walk in order: hosts and shards by name, replicas by id. Each call returns the first row after
+ * the given key (an empty name, or 0, begins). */
+const thole_v1_Host *registry_next_host(const struct registry_view *v, struct slice after_name);
+const thole_v1_Shard *registry_next_shard(const struct registry_view *v, struct slice after_name);
+const thole_v1_Replica *registry_next_replica(const struct registry_view *v, uint64_t after_id);
+/* The replicas of one shard, of one host; by id. */
+const thole_v1_Replica *registry_next_replica_of_shard(const struct registry_view *v,
+                                                       uint64_t shard_id, uint64_t after_id);
+const thole_v1_Replica *registry_next_replica_of_host(const struct registry_view *v,
+                                                      const struct uuid *host, uint64_t after_id);
+/* An id below the watermark that has no row belonged to something that is gone. */
+uint64_t registry_next_replica_id(const struct registry_view *v);
+
+/* Events after (revision, position): `*it` is 0 at first, opaque. NULL at the end. */
+const thole_v1_Event *registry_next_event(const struct registry_view *v, uint64_t after_revision,
+                                          uint64_t *it);
+
+/* What changed from `from` (exclusive) to `v`: calls `row` for each changed or new row and `gone` for
+ * each deleted one ("hosts/h1"), in any order. OUT_OF_RANGE COMPACTED if `from` is too old. Costs
+ * O(changes). NULL callbacks are skipped. */
+struct registry_changes {
+    void *ctx;
+    void (*host)(void *ctx, const thole_v1_Host *row);
+    void (*shard)(void *ctx, const thole_v1_Shard *row);
+    void (*replica)(void *ctx, const thole_v1_Replica *row);
+    void (*event)(void *ctx, const thole_v1_Event *row);
+    void (*gone)(void *ctx, const char *name);
+};
+THOLE_MUST_CHECK enum thole_code registry_changes_since(const struct registry_view *v,
+                                                        uint64_t from,
+                                                        const struct registry_changes *c,
+                                                        struct thole_status *st);
+
+/* ---- Small helpers shared by controllers and services -------------------------------------- */
+
+struct slice registry_str(upb_StringView s);
+upb_StringView registry_view_of(struct slice s);
+/* "shards/orders" etc. into a static-size buffer; returns ret. */
+#define REGISTRY_NAME_BYTES 320
+bool registry_name_valid(struct slice name); /* the rule of thole.v1.Host.name */
+
+#endif

@@ -1,0 +1,182 @@
+/* The multi-group engine of one host: runs every local replica, and nothing about other hosts but
+ * how to send them frames.
+ *
+ * Workers (see base/worker.h): loops own groups and their Raft cores; the writer merges all loops'
+ * batches into one synced write; appliers hand committed ranges to machines and complete proposals;
+ * the snapshotter saves, streams and installs snapshots. With the manual executor all of it runs
+ * in one thread, which is how the harness and the simulator drive the very same code.
+ *
+ * A replica whose machine or records fail stops alone (status.failed); a failed log write stops the
+ * host (observer.host_failed), and nothing is acknowledged any more. */
+#ifndef SHARDS_ENGINE_ENGINE_H
+#define SHARDS_ENGINE_ENGINE_H
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <thole/machine.h>
+#include <thole/status.h>
+
+#include "base/buf.h"
+#include "base/uuid.h"
+#include "base/worker.h"
+#include "shards/raft/raft.h"
+#include "shards/store/store.h"
+
+struct engine;
+
+enum engine_lane { ENGINE_LANE_CONTROL = 1, ENGINE_LANE_APPEND = 2, ENGINE_LANE_SNAPSHOT = 3 };
+
+struct engine_transport {
+    void *ctx;
+    /* Takes over `frame`. Any failure means "dropped"; must not block nor call back inline. */
+    enum thole_code (*send)(void *ctx, const struct uuid *host, enum engine_lane lane,
+                            struct bufslice frame);
+};
+
+struct engine_replica_status {
+    uint64_t replica_id, shard_id;
+    uint64_t term, leader_replica; /* 0: unknown */
+    struct uuid leader_host;       /* nil: unknown */
+    enum raft_role role;
+    bool leader_ready;
+    bool initialised; /* has a configuration that contains it, or ever had one */
+    bool voter;       /* in the configuration in force */
+    bool removed_by_peer; /* a peer says that this replica was removed */
+    bool failed;
+    char failure[THOLE_STATUS_MESSAGE_BYTES];
+    uint64_t commit, applied, last_index, first_index, config_index, config_revision;
+    uint64_t log_bytes;
+    uint64_t snapshot_index; /* of the newest compaction point */
+};
+
+struct engine_observer {
+    void *ctx;
+    /* Role, leader, term, configuration or failure of a replica changed. On a loop's thread. */
+    void (*replica_changed)(void *ctx, const struct engine_replica_status *s);
+    /* The log cannot be written any more: the process should stop. Called once. */
+    void (*host_failed)(void *ctx, const struct thole_status *st);
+};
+
+struct engine_options {
+    struct uuid host_id;
+    uint64_t incarnation;
+    struct log_store *log;   /* borrowed until engine_free */
+    struct state_db *state;  /* may be NULL: no built-in persistent machines then */
+    const char *directory;   /* for staged snapshots and machines' own files; created */
+    struct executor *executor;
+    struct engine_transport transport;
+    struct engine_observer observer;
+    uint32_t loop_count, applier_count;            /* 0: by core count */
+    uint32_t election_timeout_ms, heartbeat_ms;    /* 0: 500 and 100 */
+    uint64_t compact_log_bytes;   /* snapshot or flush and compact a group beyond this; 0: 64 MiB */
+    uint64_t keep_log_bytes;      /* tail kept for slow followers; 0: 8 MiB */
+    uint64_t cache_bytes;         /* applied entries in memory per group; 0: 1 MiB */
+    uint64_t free_bytes_min;      /* refuse proposals below this much free disk; 0: 128 MiB */
+    uint64_t snapshot_bytes_per_s; /* cap on sending; 0: none */
+    uint64_t seed;                /* of the cores' random generators; 0: random */
+    const struct thole_machine_type *const *types; /* NULL-terminated; borrowed for ever */
+};
+
+/* Opens every replica found in the log (each restarts by itself). */
+THOLE_MUST_CHECK enum thole_code engine_new(const struct engine_options *o, struct engine **ret,
+                                            struct thole_status *st);
+/* Completes everything outstanding with STOPPED or OUTCOME_UNKNOWN; blocks until all workers ended
+ * (with the manual executor it runs them). */
+void engine_stop(struct engine *e);
+void engine_free(struct engine *e);
+
+/* A frame from `host`. Malformed ones are dropped, counted and logged (rate limited). Any thread. */
+void engine_deliver(struct engine *e, const struct uuid *host, uint64_t incarnation,
+                    enum engine_lane lane, struct bufslice frame);
+/* A host's liveness changed: groups stop probing it, or wake up. */
+void engine_peer_state(struct engine *e, const struct uuid *host, bool up);
+
+/* ---- Replicas -------------------------------------------------------------------------------- */
+
+struct engine_replica_spec {
+    uint64_t replica_id, shard_id;
+    const char *machine_type;
+    uint32_t machine_version; /* 0: the highest this host has */
+    struct slice machine_config;
+    bool witness;
+    const struct raft_member *initial; /* bootstraps with exactly these; none: joins passively */
+    size_t initial_count;
+};
+/* Called once, on an engine thread. */
+typedef void (*engine_done_fn)(void *ctx, const struct thole_status *st);
+
+/* Create (durably) and start. OK if it already runs with the same shard; ALREADY_EXISTS if another
+ * replica of the shard is active here; FAILED_PRECONDITION REMOVED for a tombstone; NOT_FOUND
+ * NO_SUCH_TYPE. `spec` is copied. */
+void engine_replica_start(struct engine *e, const struct engine_replica_spec *spec,
+                          engine_done_fn done, void *ctx);
+/* Stop, delete all its data and leave a tombstone. OK if already removed. */
+void engine_replica_remove(struct engine *e, uint64_t replica_id, engine_done_fn done, void *ctx);
+/* Drop a tombstone. */
+void engine_replica_forget(struct engine *e, uint64_t replica_id, engine_done_fn done, void *ctx);
+
+/* Snapshot of all local replicas; a malloced array. `ret_tombstones` (optional) too. Any thread. */
+size_t engine_replicas(struct engine *e, struct engine_replica_status **ret);
+size_t engine_tombstones(struct engine *e, uint64_t **ret);
+/* The local replica of a shard; false if none. Any thread; cheap (no loop round trip). */
+bool engine_shard_status(struct engine *e, uint64_t shard_id, struct engine_replica_status *ret);
+/* The configuration in force of a local shard, copied. False if none. `ret` zeroed or a config. */
+bool engine_shard_config(struct engine *e, uint64_t shard_id, struct raft_config *ret);
+/* The leader's view of a member's progress; false unless the local replica leads. */
+bool engine_shard_peer(struct engine *e, uint64_t shard_id, uint64_t replica_id,
+                       struct raft_peer_status *ret);
+
+/* ---- Data path ------------------------------------------------------------------------------- */
+
+/* Requests are owned by the caller and must live, untouched, until `done`, which is called exactly
+ * once for every request handed over, on an engine thread (never inline), and must not block. Where
+ * it can, the engine completes many requests in a row without a pause, so `done` may batch. */
+enum engine_request_kind { ENGINE_PROPOSE, ENGINE_OPEN_SESSION, ENGINE_QUERY };
+
+struct engine_request {
+    struct worker_msg msg; /* the engine's */
+    void *internal[4];     /* the engine's */
+    enum engine_request_kind kind;
+    uint64_t shard_id;
+    struct bufslice payload; /* taken over: the engine releases it */
+    uint64_t session, sequence;
+    bool stale;               /* queries: answer from the local state ... */
+    uint32_t max_staleness_ms; /* ... if it heard from a leader this recently; 0: any */
+    uint64_t deadline_ns;     /* monotonic; CLOCK_NEVER for none */
+    void (*done)(struct engine_request *r);
+
+    /* Results. */
+    struct thole_status status;
+    uint64_t index; /* proposals: of the entry; queries: applied index of the view read */
+    uint64_t code;  /* proposals: the machine's number. OPEN_SESSION: the session id is `index` */
+    bool duplicate; /* the first answer of a retried proposal */
+    struct bufslice result; /* owned by the request's owner after done: release it */
+    /* With NOT_LEADER: who to ask instead, if known. */
+    uint64_t leader_term;
+    struct uuid leader_host; /* nil: unknown */
+};
+/* Never fails inline: refusals (NOT_FOUND NO_SUCH_SHARD, NOT_LEADER, QUEUE_FULL, ...) come by done. */
+void engine_submit(struct engine *e, struct engine_request *r);
+
+/* Watch a local shard's machine events from now on. `event` runs on an applier thread with borrowed
+ * bytes; it must not block. Returns an id, or 0 if the shard has no replica here. `ended` runs once
+ * when the replica stops or installs a snapshot (events may have been missed). */
+struct engine_watcher {
+    void *ctx;
+    void (*event)(void *ctx, uint64_t index, struct slice key, struct slice event);
+    void (*ended)(void *ctx, const struct thole_status *st);
+};
+uint64_t engine_watch(struct engine *e, uint64_t shard_id, const struct engine_watcher *w,
+                      uint64_t *ret_from_index);
+void engine_unwatch(struct engine *e, uint64_t watch_id);
+
+/* ---- Membership ------------------------------------------------------------------------------ */
+
+/* On the leader; done after the change is applied (or refused: raft_change_membership's codes). */
+void engine_change(struct engine *e, uint64_t shard_id, const struct raft_change *change,
+                   engine_done_fn done, void *ctx);
+/* Done when another replica leads (OK), or the transfer was aborted. target 0: the best one. */
+void engine_transfer(struct engine *e, uint64_t shard_id, uint64_t target_replica,
+                     engine_done_fn done, void *ctx);
+
+#endif

@@ -1,0 +1,159 @@
+/* The host's durable state: one log database for all groups, and one state database for all
+ * persistent machines.
+ *
+ * Log database (RocksDB, every write synced): per replica its identity, hard state, log start with
+ * the configuration there, and its entries as byte-bounded *runs* with a checksum.
+ * State database (RocksDB without WAL): data of persistent machines under replica-id prefixes; what
+ * is durable there is what has been flushed, and the log is kept from that point on.
+ *
+ * The engine sees only the vtables below, so the same engine runs over memory in the harness. */
+#ifndef SHARDS_STORE_STORE_H
+#define SHARDS_STORE_STORE_H
+
+#include <thole/status.h>
+
+#include "base/buf.h"
+#include "shards/raft/raft.h"
+
+/* What a replica is; written once when it is created. */
+struct store_identity {
+    uint64_t replica_id;
+    uint64_t shard_id;
+    uint64_t incarnation_created; /* of the host, for diagnostics */
+    struct slice descriptor;      /* the engine's own encoded replica descriptor (machine type...) */
+};
+
+/* One replica's part of a batch. Pointers are borrowed for the duration of the write. */
+struct store_update {
+    uint64_t replica_id;
+    const struct store_identity *create; /* NULL unless the replica is created by this batch */
+    bool remove;        /* delete everything but a tombstone; no other field may be set */
+    bool forget;        /* drop the tombstone too */
+    bool has_hard;
+    struct raft_hard hard;
+    /* The log now begins after `start_index`; entries up to it are dropped. With start_reset all
+     * entries are dropped (snapshot install), whatever their index. */
+    bool has_start;
+    bool start_reset;
+    uint64_t start_index, start_term;
+    struct slice start_config; /* raft_config_encode at start_index */
+    uint64_t machine_generation; /* with has_start: which generation of machine data is live */
+    /* Appended entries; everything from entries[0]->index on is replaced. */
+    struct raft_entry *const *entries;
+    size_t entry_count;
+};
+
+/* What the log database knows of one replica. Valid until log_store_close; owned by the store. */
+struct store_replica {
+    uint64_t replica_id, shard_id;
+    bool removed; /* a tombstone; nothing below is set */
+    struct slice descriptor;
+    struct raft_hard hard;
+    uint64_t start_index, start_term, last_index;
+    uint64_t machine_generation;
+    struct slice start_config;
+    const struct raft_term_run *runs;
+    size_t run_count;
+    uint64_t bytes; /* of its log records */
+};
+
+struct log_store;
+struct log_store_ops {
+    void (*close)(struct log_store *s);
+    /* Persist all updates in one batch with one sync before returning. Serialised by the caller (one
+     * writer). Errors: UNAVAILABLE DISK - the caller must stop the host; INVALID_ARGUMENT for a
+     * gap (nothing written). At most STORE_BATCH_UPDATES_MAX updates. */
+    enum thole_code (*write)(struct log_store *s, const struct store_update *updates, size_t n,
+                             struct thole_status *st);
+    /* Read entries [first, last] until max_bytes is exceeded (at least one entry if any). Each gets
+     * one reference for the caller; `ret` has room for `max_entries`. May run on any thread beside
+     * write. Errors: OUT_OF_RANGE COMPACTED if `first` is not in the log; DATA_LOSS CORRUPT. */
+    enum thole_code (*read)(struct log_store *s, uint64_t replica_id, uint64_t first, uint64_t last,
+                            size_t max_bytes, size_t max_entries, struct raft_entry **ret,
+                            size_t *ret_count, struct thole_status *st);
+    /* Recovered state: walk all replicas, tombstones too. `it` starts at 0; NULL at the end. */
+    const struct store_replica *(*next)(struct log_store *s, size_t *it);
+    /* The CONFIG entries of a replica's log, ascending, one reference each; the array is malloced. */
+    enum thole_code (*config_entries)(struct log_store *s, uint64_t replica_id,
+                                      struct raft_entry ***ret, size_t *ret_count,
+                                      struct thole_status *st);
+    /* Small durable records of the host itself (identity, incarnation). Synced. */
+    enum thole_code (*put_host)(struct log_store *s, const char *key, struct slice value,
+                                struct thole_status *st);
+    enum thole_code (*get_host)(struct log_store *s, const char *key, struct buf **ret,
+                                struct thole_status *st);
+};
+struct log_store {
+    const struct log_store_ops *ops;
+};
+#define STORE_BATCH_UPDATES_MAX 65536
+
+struct log_store_options {
+    const char *path; /* directory, created if absent */
+    size_t write_buffer_bytes; /* 0: default 64 MiB */
+    uint64_t wal_bytes_max;    /* 0: default 512 MiB; bounds recovery time */
+    bool unsafe_no_sync;       /* only for the test which proves that syncs matter */
+};
+/* Opens and recovers. FAILED_PRECONDITION FORMAT (newer version), DATA_LOSS CORRUPT, UNAVAILABLE
+ * DISK. A replica whose records are damaged is reported with hard.term == UINT64_MAX and does
+ * not keep the others from opening. */
+THOLE_MUST_CHECK enum thole_code log_store_rocks_open(const struct log_store_options *o,
+                                                      struct log_store **ret,
+                                                      struct thole_status *st);
+/* In memory, for harnesses: keeps what was written; never fails. */
+struct log_store *log_store_memory_new(void);
+
+/* ---- The state database ----------------------------------------------------------------------- */
+
+/* Keys of a machine are (replica id, generation) followed by its own key; callers never see the
+ * prefix. Thread-safe. A batch is atomic, not durable until flushed. */
+struct state_db;
+struct state_batch;
+struct state_view; /* a consistent, immutable view of one space */
+struct state_iter;
+
+struct state_space { /* one replica's generation of data */
+    uint64_t replica_id;
+    uint64_t generation;
+};
+
+struct state_db_options {
+    const char *path;
+    size_t write_buffer_bytes; /* 0: default 64 MiB */
+};
+THOLE_MUST_CHECK enum thole_code state_db_open(const struct state_db_options *o,
+                                               struct state_db **ret, struct thole_status *st);
+void state_db_close(struct state_db *db); /* flushes */
+/* Make everything written so far durable (flush and sync). May take long; any thread. */
+THOLE_MUST_CHECK enum thole_code state_db_flush(struct state_db *db, struct thole_status *st);
+/* Bytes written since the last flush (approximate), to decide when to flush. */
+uint64_t state_db_unflushed_bytes(const struct state_db *db);
+
+struct state_batch *state_batch_new(struct state_db *db);
+void state_batch_free(struct state_batch *b);
+void state_batch_clear(struct state_batch *b);
+void state_batch_put(struct state_batch *b, struct state_space s, struct slice key, struct slice value);
+void state_batch_delete(struct state_batch *b, struct state_space s, struct slice key);
+THOLE_MUST_CHECK enum thole_code state_batch_write(struct state_batch *b, struct thole_status *st);
+
+/* NOT_FOUND leaves *ret untouched. `v` NULL reads the latest. */
+THOLE_MUST_CHECK enum thole_code state_get(struct state_db *db, const struct state_view *v,
+                                           struct state_space s, struct slice key,
+                                           struct buf **ret, struct thole_status *st);
+struct state_view *state_view_acquire(struct state_db *db); /* O(1) */
+void state_view_release(struct state_db *db, struct state_view *v);
+/* Keys of the space in [from, to) in order; `to` with size 0 means to the end of the space. */
+struct state_iter *state_iter_new(struct state_db *db, const struct state_view *v,
+                                  struct state_space s, struct slice from, struct slice to);
+/* False at the end or on error (then state_iter_status is not OK). Slices live until the next call. */
+bool state_iter_next(struct state_iter *it, struct slice *ret_key, struct slice *ret_value);
+enum thole_code state_iter_status(const struct state_iter *it, struct thole_status *st);
+void state_iter_free(struct state_iter *it);
+/* Drop a whole space; space returns after compaction. */
+THOLE_MUST_CHECK enum thole_code state_space_drop(struct state_db *db, struct state_space s,
+                                                  struct thole_status *st);
+/* Which spaces exist (recovery: to discard half-installed generations). Malloced array. */
+THOLE_MUST_CHECK enum thole_code state_spaces(struct state_db *db, struct state_space **ret,
+                                              size_t *ret_count, struct thole_status *st);
+
+#endif
