@@ -81,7 +81,10 @@ elseif(THOLE_FLAVOUR STREQUAL "tsan")
   # gRPC and RocksDB are not instrumented: what they do between themselves is not ours to judge.
   list(APPEND THOLE_TEST_ENVIRONMENT
        "TSAN_OPTIONS=ignore_noninstrumented_modules=1:halt_on_error=1:second_deadlock_stack=1")
-  # This generation of ThreadSanitizer cannot place its shadow under strong address randomisation.
+endif()
+if(THOLE_FLAVOUR MATCHES "asan|tsan|fuzz")
+  # This generation of sanitizers cannot always place its shadow memory when the kernel randomises
+  # addresses over many bits.
   execute_process(COMMAND setarch -R true RESULT_VARIABLE setarch_failed OUTPUT_QUIET ERROR_QUIET)
   if(NOT setarch_failed)
     set(THOLE_TEST_LAUNCHER setarch -R)
