@@ -1,0 +1,121 @@
+/* The commit index, and what follows from it. Dissertation 3.6.2. */
+#include "shards/raft/raft_internal.h"
+
+static uint64_t min_u64(uint64_t a, uint64_t b)
+{
+    return a < b ? a : b;
+}
+
+/* Proposals of this leadership stay cached until they are committed, so their sizes are known. */
+static void free_uncommitted(struct raft *r, uint64_t from, uint64_t to)
+{
+    for (uint64_t i = from < r->lead.first_index ? r->lead.first_index : from; i <= to; i++) {
+        const struct raft_entry *e = raft__log_entry(&r->log, i);
+        ASSERT(e != NULL && r->lead.uncommitted_bytes >= raft_entry_size(e));
+        r->lead.uncommitted_bytes -= raft_entry_size(e);
+    }
+}
+
+void raft__commit_to(struct raft *r, uint64_t index)
+{
+    if (index <= r->commit) {
+        return;
+    }
+    ASSERT(index <= r->log.last_index);
+    if (r->role == RAFT_LEADER) {
+        free_uncommitted(r, r->commit + 1, index);
+        r->status_changed = r->status_changed ||
+                            (r->commit < r->lead.first_index && index >= r->lead.first_index);
+        r->work = true;
+    }
+    r->commit = index;
+    raft__advance(r);
+}
+
+void raft__commit_by_quorum(struct raft *r)
+{
+    const struct raft_config *c = raft__config(r);
+    uint64_t match[LIMIT_MEMBERS];
+
+    if (r->role != RAFT_LEADER) {
+        return;
+    }
+    ASSERT(r->lead.peer_count == c->member_count);
+    for (uint32_t i = 0; i < c->member_count; i++) {
+        /* Rule 2: we count ourselves by what our own disk has. */
+        bool self = c->members[i].replica_id == r->options.replica_id;
+        match[i] = self ? r->log.durable : r->lead.peers[i].match;
+    }
+    uint64_t index = raft__quorum_joint_value(c, match);
+    /* Only entries of our own term are committed by counting (3.6.2, figure 3.7). */
+    if (index > r->commit && raft__log_matches(&r->log, index, r->term)) {
+        raft__commit_to(r, index);
+    }
+}
+
+void raft__commit_by_vote(struct raft *r, const struct raft_message *m)
+{
+    if (r->role != RAFT_LEADER && m->commit > r->commit &&
+        raft__log_matches(&r->log, m->commit, m->commit_term)) {
+        raft__commit_to(r, m->commit);
+    }
+}
+
+static void config_acts(struct raft *r, const struct raft_config *before)
+{
+    const struct raft_config *now = raft__config(r);
+    uint64_t self = r->options.replica_id;
+
+    r->config_changed = true;
+    r->status_changed = true;
+    r->work = true;
+    if (raft_config_is_removed(now, self) && !r->removed) {
+        r->removed = true;
+        r->removed_changed = true;
+    }
+    if (r->role == RAFT_LEADER) {
+        raft__lead_config_changed(r, before);
+    } else if (r->role != RAFT_FOLLOWER) {
+        raft__become_follower(r, r->term, 0); /* the tally was of another configuration */
+    } else if (r->election_deadline_ms == RAFT_NEVER_MS || !raft_config_is_voter(now, self)) {
+        raft__rearm_election(r);
+    }
+}
+
+static void evict(struct raft *r)
+{
+    uint64_t droppable = r->log.durable;
+
+    if (r->role == RAFT_LEADER) {
+        /* free_uncommitted needs the sizes of our own proposals. */
+        uint64_t counted = r->commit >= r->lead.first_index ? r->commit : r->lead.first_index - 1;
+        droppable = min_u64(droppable, counted);
+    }
+    /* Handed out and over the limit, or far over it: the store has them. */
+    raft__log_evict(&r->log, r->options.cache_bytes, min_u64(droppable, r->handed));
+    raft__log_evict(&r->log, r->options.cache_bytes + LIMIT_APPLYING_BYTES, droppable);
+}
+
+void raft__advance(struct raft *r)
+{
+    struct raft_membership *m = &r->membership;
+    uint64_t before = r->commit;
+
+    while (m->pending_count > 0 && m->pending[0]->index <= min_u64(r->commit, r->log.durable)) {
+        const struct raft_config *old = raft__config(r);
+        if (raft__membership_apply_next(m)) {
+            config_acts(r, old);
+        }
+    }
+    if ((r->role == RAFT_PRE_CANDIDATE || r->role == RAFT_CANDIDATE) && m->pending_count > 0 &&
+        m->pending[0]->index <= r->commit) {
+        raft__become_follower(r, r->term, 0);
+    }
+    if (r->role == RAFT_LEADER) {
+        raft__commit_by_quorum(r); /* a smaller quorum may have more; comes back here if so */
+        raft__lead_auto_leave(r);
+    }
+    if (r->commit == before) {
+        evict(r);
+    }
+}

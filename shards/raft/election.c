@@ -1,0 +1,101 @@
+/* Campaigns: asking for votes, counting them. Dissertation 3.4, 9.6 (PreVote), 3.10 (transfer). */
+#include "shards/raft/raft_internal.h"
+
+bool raft__may_campaign(const struct raft *r)
+{
+    const struct raft_member *m = raft_config_find(raft__config(r), r->options.replica_id);
+
+    if (r->role == RAFT_LEADER || r->removed || r->options.witness || m == NULL ||
+        (m->role != RAFT_VOTER && m->outgoing_role != RAFT_VOTER)) {
+        return false;
+    }
+    if (r->log.durable < r->log.start_index || raft__writer_stalled(r)) {
+        return false; /* an installed snapshot is not durable, or nothing would become so */
+    }
+    /* A committed change that does not act yet: our idea of a quorum may be too old. */
+    return r->membership.pending_count == 0 || r->membership.pending[0]->index > r->commit;
+}
+
+/* Rule 1: requests leave, and our own vote counts, when term, vote and the advertised log tail are
+ * durable. */
+static void request_votes(struct raft *r)
+{
+    const struct raft_config *c = raft__config(r);
+    bool pre = r->role == RAFT_PRE_CANDIDATE;
+    uint64_t token = raft__log_token(r, r->log.last_index);
+    struct raft_message m = {
+        .kind = pre ? RAFT_MSG_PREVOTE : RAFT_MSG_VOTE,
+        .transfer = r->campaign.transfer,
+        .term = pre ? r->term + 1 : r->term,
+        .index = r->log.last_index,
+        .log_term = raft__log_last_term(&r->log),
+        .commit = r->commit,
+    };
+
+    (void)raft__log_term(&r->log, r->commit, &m.commit_term);
+    for (uint32_t i = 0; i < c->member_count; i++) {
+        m.to = c->members[i].replica_id;
+        if (m.to != r->options.replica_id && raft_config_is_voter(c, m.to)) {
+            raft__send(r, m, token);
+        }
+    }
+    r->campaign.self_token = token > r->persist.hard_token ? token : r->persist.hard_token;
+    if (r->campaign.self_token <= r->persist.done) {
+        raft__self_vote_durable(r);
+    }
+}
+
+static void stand(struct raft *r, bool transfer)
+{
+    raft__become_candidate(r);
+    r->campaign.transfer = transfer;
+    request_votes(r);
+}
+
+void raft__campaign(struct raft *r, bool transfer)
+{
+    if (!raft__may_campaign(r)) {
+        return;
+    }
+    if (transfer || !r->options.pre_vote) {
+        stand(r, transfer);
+        return;
+    }
+    raft__become_pre_candidate(r);
+    request_votes(r);
+}
+
+void raft__self_vote_durable(struct raft *r)
+{
+    /* A change of role or term clears the token, so a late write cannot count for another one. */
+    ASSERT(r->campaign.self_token <= r->persist.done);
+    ASSERT(r->role == RAFT_PRE_CANDIDATE || r->role == RAFT_CANDIDATE);
+    r->campaign.self_token = 0;
+    raft__count_vote(r, r->options.replica_id, true);
+}
+
+void raft__count_vote(struct raft *r, uint64_t from, bool granted)
+{
+    uint32_t i = raft__config_position(raft__config(r), from);
+
+    if (i == raft__config(r)->member_count) {
+        return;
+    }
+    if (r->campaign.votes[i] == RAFT_VOTE_MISSING) {
+        r->campaign.votes[i] = granted ? RAFT_VOTE_GRANTED : RAFT_VOTE_REFUSED;
+    }
+    switch (raft__quorum_joint_tally(raft__config(r), r->campaign.votes)) {
+    case RAFT_TALLY_PENDING:
+        break;
+    case RAFT_TALLY_LOST:
+        raft__become_follower(r, r->term, 0);
+        break;
+    case RAFT_TALLY_WON:
+        if (r->role == RAFT_PRE_CANDIDATE) {
+            stand(r, false);
+        } else if (r->persist.hard_token <= r->persist.done) {
+            raft__become_leader(r);
+        }
+        break;
+    }
+}

@@ -1,0 +1,55 @@
+/* Log entries and messages as objects: who holds what. They do not know the state machine. */
+#include "shards/raft/raft.h"
+
+#include <stdlib.h>
+
+#include "base/assert.h"
+
+struct raft_entry *raft_entry_new(enum raft_entry_kind kind, uint64_t session, uint64_t sequence,
+                                  struct bufslice payload)
+{
+    struct raft_entry *e = xmalloc(sizeof *e);
+
+    *e = (struct raft_entry){
+        .kind = (uint8_t)kind,
+        .session = session,
+        .sequence = sequence,
+        .payload = payload,
+    };
+    atomic_init(&e->refs, 1);
+    return e;
+}
+
+struct raft_entry *raft_entry_ref(struct raft_entry *e)
+{
+    /* Relaxed: whoever hands us the entry already made its contents visible. */
+    uint32_t before = atomic_fetch_add_explicit(&e->refs, 1, memory_order_relaxed);
+    ASSERT(before > 0 && before < UINT32_MAX);
+    return e;
+}
+
+void raft_entry_unref(struct raft_entry *e)
+{
+    if (e == NULL) {
+        return;
+    }
+    uint32_t before = atomic_fetch_sub_explicit(&e->refs, 1, memory_order_acq_rel);
+    ASSERT(before > 0);
+    if (before == 1) {
+        bufslice_unref(e->payload);
+        free(e);
+    }
+}
+
+void raft_message_deinit(struct raft_message *m)
+{
+    if (m == NULL || m->entry_count == 0) {
+        return; /* with no entries there is no array of ours either */
+    }
+    for (uint32_t i = 0; i < m->entry_count; i++) {
+        raft_entry_unref(m->entries[i]);
+    }
+    free(m->entries);
+    m->entries = NULL;
+    m->entry_count = 0;
+}

@@ -1,0 +1,93 @@
+/* What is to be carried out: collects the effects of the events since the last harvest. */
+#include "shards/raft/raft_internal.h"
+
+static uint64_t apply_last(const struct raft *r)
+{
+    return r->commit < r->log.durable ? r->commit : r->log.durable;
+}
+
+static bool reads_can_start(const struct raft *r)
+{
+    return r->reads.started < r->reads.count && r->leader != 0 &&
+           (r->role != RAFT_LEADER || r->commit >= r->lead.first_index);
+}
+
+bool raft_has_update(const struct raft *r)
+{
+    const struct raft_outbox *o = &r->outbox;
+    bool requests = !o->requests_lent && o->need_log_count + o->need_snapshot_count > 0;
+    bool results = !r->reads.lent && r->reads.result_count > 0;
+
+    return raft__dirty(r) || r->work || o->ready.count > 0 || requests || results ||
+           apply_last(r) > r->handed || r->status_changed || r->config_changed ||
+           r->removed_changed || reads_can_start(r);
+}
+
+static void harvest_persist(struct raft *r, struct raft_update *ret)
+{
+    const struct raft_log *l = &r->log;
+
+    if (!raft__dirty(r)) {
+        return;
+    }
+    ret->persist = ++r->persist.token;
+    ret->hard = (struct raft_hard){.term = r->term, .vote = r->vote, .commit = r->commit};
+    ret->entry_count = l->last_index + 1 - l->unsaved;
+    ret->entries = raft__outbox_entries(&r->outbox, ret->entry_count);
+    for (size_t i = 0; i < ret->entry_count; i++) {
+        ret->entries[i] = raft__log_entry(l, l->unsaved + i);
+        ASSERT(ret->entries[i] != NULL);
+    }
+    ret->snapshot = r->persist.snapshot_dirty;
+    ret->log_start_changed = r->persist.start_dirty;
+    if (ret->log_start_changed) {
+        ret->log_start_index = l->start_index;
+        ret->log_start_term = l->start_term;
+        ret->log_start_config = raft__membership_at(&r->membership, l->start_index);
+    }
+    r->persist.hard_dirty = false;
+    r->persist.snapshot_dirty = false;
+    r->persist.start_dirty = false;
+    raft__log_write_started(&r->log, ret->persist, r->now_ms);
+}
+
+static void harvest_apply(struct raft *r, struct raft_update *ret)
+{
+    uint64_t last = apply_last(r);
+
+    if (last > r->handed) {
+        ret->apply_first = r->handed + 1;
+        ret->apply_last = last;
+        r->handed = last;
+    }
+}
+
+void raft_harvest(struct raft *r, struct raft_update *ret)
+{
+    struct raft_outbox *o = &r->outbox;
+
+    raft__begin(r, r->now_ms);
+    *ret = (struct raft_update){0};
+    raft__reads_start(r);
+    raft__replicate(r);
+    harvest_persist(r, ret);
+    harvest_apply(r, ret);
+
+    raft__outbox_lend(o);
+    ret->messages = o->lent.items;
+    ret->message_count = o->lent.count;
+    ret->need_log = o->need_log;
+    ret->need_log_count = o->need_log_count;
+    ret->need_snapshot = o->need_snapshot;
+    ret->need_snapshot_count = o->need_snapshot_count;
+    r->reads.lent = true;
+    ret->reads = r->reads.results;
+    ret->read_count = r->reads.result_count;
+
+    ret->status_changed = r->status_changed;
+    ret->config_changed = r->config_changed;
+    ret->removed = r->removed_changed;
+    r->status_changed = false;
+    r->config_changed = false;
+    r->removed_changed = false;
+}

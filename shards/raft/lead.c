@@ -1,0 +1,192 @@
+/* A leader beside replication: its start and end, heartbeats, the check that a quorum (and its own
+ * disk) is alive, and what a new configuration means for it. */
+#include "shards/raft/raft_internal.h"
+
+struct raft_progress *raft__peer(struct raft *r, uint64_t replica_id)
+{
+    if (r->role != RAFT_LEADER || replica_id == r->options.replica_id) {
+        return NULL;
+    }
+    uint32_t i = raft__config_position(raft__config(r), replica_id);
+    return i < r->lead.peer_count ? &r->lead.peers[i] : NULL;
+}
+
+void raft__lead_begin(struct raft *r)
+{
+    struct raft_lead *l = &r->lead;
+    struct raft_entry *noop;
+
+    *l = (struct raft_lead){
+        .peer_count = raft__config(r)->member_count,
+        .first_index = r->log.last_index + 1,
+        .heartbeat_deadline_ms = r->now_ms + r->options.heartbeat_ms,
+        .quorum_deadline_ms = r->now_ms + r->options.election_timeout_ms,
+    };
+    l->peers = xcalloc(l->peer_count, sizeof *l->peers);
+    for (uint32_t i = 0; i < l->peer_count; i++) {
+        raft__progress_init(&l->peers[i], l->first_index);
+    }
+    noop = raft_entry_new(RAFT_ENTRY_NOOP, 0, 0, (struct bufslice){0});
+    raft__lead_append(r, noop);
+    raft_entry_unref(noop);
+}
+
+static void free_peers(struct raft_progress *peers, uint32_t n)
+{
+    for (uint32_t i = 0; i < n; i++) {
+        raft__progress_deinit(&peers[i]);
+    }
+    free(peers);
+}
+
+void raft__lead_end(struct raft *r)
+{
+    free_peers(r->lead.peers, r->lead.peer_count);
+    r->lead = (struct raft_lead){0};
+}
+
+/* The log takes its own reference of `e`. */
+void raft__lead_append(struct raft *r, struct raft_entry *e)
+{
+    ASSERT(r->role == RAFT_LEADER);
+    e->index = r->log.last_index + 1;
+    e->term = r->term;
+    raft__log_append(&r->log, e);
+    if (e->kind == RAFT_ENTRY_CONFIG) {
+        raft__membership_note(&r->membership, e);
+    }
+    r->lead.uncommitted_bytes += raft_entry_size(e);
+    r->work = true;
+}
+
+void raft__heartbeat(struct raft *r, bool voters_only)
+{
+    const struct raft_config *c = raft__config(r);
+
+    for (uint32_t i = 0; i < c->member_count; i++) {
+        uint64_t to = c->members[i].replica_id;
+        uint64_t match = r->lead.peers[i].match;
+        if (to == r->options.replica_id || (voters_only && !raft_config_is_voter(c, to))) {
+            continue;
+        }
+        struct raft_message m = {
+            .kind = RAFT_MSG_HEARTBEAT,
+            .to = to,
+            .term = r->term,
+            .commit = match < r->commit ? match : r->commit, /* only what the peer surely has */
+            .context = r->reads.last_number,
+        };
+        raft__send(r, m, 0);
+    }
+}
+
+/* Dissertation 6.2: a leader that hears no quorum steps down. True if it still leads. */
+static bool check_quorum(struct raft *r)
+{
+    const struct raft_config *c = raft__config(r);
+    uint8_t votes[LIMIT_MEMBERS];
+
+    for (uint32_t i = 0; i < c->member_count; i++) {
+        bool self = c->members[i].replica_id == r->options.replica_id;
+        bool active = self || r->lead.peers[i].recently_active;
+        votes[i] = active ? RAFT_VOTE_GRANTED : RAFT_VOTE_REFUSED;
+        r->lead.peers[i].recently_active = false;
+    }
+    r->lead.quorum_deadline_ms = r->now_ms + r->options.election_timeout_ms;
+    if (r->options.check_quorum && raft__quorum_joint_tally(c, votes) != RAFT_TALLY_WON) {
+        raft__become_follower(r, r->term, 0);
+        return false;
+    }
+    return true;
+}
+
+void raft__lead_tick(struct raft *r)
+{
+    if (raft__writer_stalled(r)) {
+        raft__become_follower(r, r->term, 0); /* a leader with a hung disk keeps nobody waiting */
+        return;
+    }
+    if (r->now_ms >= r->lead.quorum_deadline_ms && !check_quorum(r)) {
+        return;
+    }
+    if (r->lead.transfer_target != 0 && r->now_ms >= r->lead.transfer_deadline_ms) {
+        raft__transfer_end(r);
+    }
+    if (r->now_ms >= r->lead.heartbeat_deadline_ms) {
+        raft__heartbeat(r, false);
+        r->lead.heartbeat_deadline_ms = r->now_ms + r->options.heartbeat_ms;
+    }
+}
+
+uint64_t raft__lead_deadline(const struct raft *r)
+{
+    uint64_t deadline = r->lead.heartbeat_deadline_ms;
+
+    if (r->lead.quorum_deadline_ms < deadline) {
+        deadline = r->lead.quorum_deadline_ms;
+    }
+    if (r->lead.transfer_target != 0 && r->lead.transfer_deadline_ms < deadline) {
+        deadline = r->lead.transfer_deadline_ms;
+    }
+    return deadline;
+}
+
+/* Move what is known of members that stay into an array for the new configuration. */
+static void rebuild_peers(struct raft *r, const struct raft_config *before)
+{
+    const struct raft_config *now = raft__config(r);
+    struct raft_progress *peers = xcalloc(now->member_count, sizeof *peers);
+
+    for (uint32_t i = 0; i < now->member_count; i++) {
+        uint32_t old = raft__config_position(before, now->members[i].replica_id);
+        if (old < before->member_count) {
+            peers[i] = r->lead.peers[old];
+            r->lead.peers[old] = (struct raft_progress){0};
+        } else {
+            raft__progress_init(&peers[i], r->log.last_index);
+            peers[i].recently_active = true; /* grace: it must not cost us the quorum at once */
+        }
+    }
+    free_peers(r->lead.peers, r->lead.peer_count);
+    r->lead.peers = peers;
+    r->lead.peer_count = now->member_count;
+}
+
+void raft__lead_config_changed(struct raft *r, const struct raft_config *before)
+{
+    const struct raft_config *now = raft__config(r);
+
+    rebuild_peers(r, before);
+    if (r->lead.transfer_target != 0) {
+        const struct raft_member *m = raft_config_find(now, r->lead.transfer_target);
+        if (m == NULL || m->role != RAFT_VOTER) {
+            raft__transfer_end(r);
+        }
+    }
+    if (raft_config_is_voter(now, r->options.replica_id)) {
+        return;
+    }
+    /* Dissertation 4.2.2: a leader that is out steps down when that is committed. The members learn
+     * of the commit first, and the best of them need not wait for a timeout. */
+    uint64_t heir = raft__transfer_choose(r);
+    raft__replicate(r);
+    if (heir != 0) {
+        raft__timeout_now(r, heir);
+    }
+    raft__become_follower(r, r->term, 0);
+}
+
+/* Dissertation 4.3: the second half of a joint change is the leader's to propose, whoever leads by
+ * then. One is enough, and no bound may refuse it. */
+void raft__lead_auto_leave(struct raft *r)
+{
+    const struct raft_config *c = raft__config(r);
+
+    if (r->role != RAFT_LEADER || !c->joint || !c->auto_leave || r->membership.pending_count > 0 ||
+        r->commit < r->lead.first_index) {
+        return;
+    }
+    struct raft_entry *e = raft__change_entry(&(struct raft_change){.revision = c->revision});
+    raft__lead_append(r, e);
+    raft_entry_unref(e);
+}

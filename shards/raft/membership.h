@@ -1,0 +1,48 @@
+/* Configurations: validity, and the history of those in force since the log start.
+ * The payload of a CONFIG entry is raft_change_encode of the change; the configuration that it
+ * makes follows from the one before it, so every replica computes the same. */
+#ifndef SHARDS_RAFT_MEMBERSHIP_H
+#define SHARDS_RAFT_MEMBERSHIP_H
+
+#include "shards/raft/raft.h"
+
+/* INVALID_ARGUMENT if `c` breaks a rule of struct raft_config. An empty one is valid. */
+THOLE_MUST_CHECK enum thole_code raft__config_validate(const struct raft_config *c,
+                                                       struct thole_status *st);
+/* Position of a member in c->members, or member_count. */
+uint32_t raft__config_position(const struct raft_config *c, uint64_t replica_id);
+/* Add a tombstone; idempotent. */
+void raft__config_tombstone(struct raft_config *c, uint64_t replica_id);
+
+struct raft_config_version {
+    uint64_t index; /* of the entry that made it; the first one's is at or before the log start */
+    struct raft_config config;
+};
+
+/* versions[0] is the configuration at the log start, the last one is in force. `pending` are the
+ * CONFIG entries of the log that do not act yet, ascending. */
+struct raft_membership {
+    struct raft_config_version **versions;
+    size_t version_count, version_capacity;
+    struct raft_entry **pending;
+    size_t pending_count, pending_capacity;
+};
+
+void raft__membership_init(struct raft_membership *m, uint64_t index, const struct raft_config *c);
+void raft__membership_deinit(struct raft_membership *m);
+/* Forget everything; `c` is in force from `index`. */
+void raft__membership_reset(struct raft_membership *m, uint64_t index, const struct raft_config *c);
+const struct raft_config *raft__membership_current(const struct raft_membership *m);
+uint64_t raft__membership_index(const struct raft_membership *m);
+/* The configuration in force at `index`. */
+const struct raft_config *raft__membership_at(const struct raft_membership *m, uint64_t index);
+/* A CONFIG entry entered the log. Takes a reference of its own. */
+void raft__membership_note(struct raft_membership *m, struct raft_entry *e);
+/* The log lost its entries from `first` on. */
+void raft__membership_truncate(struct raft_membership *m, uint64_t first);
+/* Let the oldest pending entry act. True if the configuration changed, false if it was a no-op. */
+bool raft__membership_apply_next(struct raft_membership *m);
+/* The log now starts at `index`: drop the versions that only older indexes need. */
+void raft__membership_compact(struct raft_membership *m, uint64_t index);
+
+#endif

@@ -1,0 +1,73 @@
+/* What is durable, and what waits for it. */
+#include "shards/raft/raft_internal.h"
+
+bool raft__dirty(const struct raft *r)
+{
+    return r->persist.hard_dirty || r->persist.snapshot_dirty || r->persist.start_dirty ||
+           r->log.unsaved <= r->log.last_index;
+}
+
+uint64_t raft__log_token(const struct raft *r, uint64_t index)
+{
+    const struct raft_log *l = &r->log;
+
+    ASSERT(index <= l->last_index);
+    if (r->persist.snapshot_dirty || index >= l->unsaved) {
+        return r->persist.token + 1;
+    }
+    if (index <= l->durable && l->durable >= l->start_index) {
+        return 0;
+    }
+    for (size_t i = 0; i < l->write_count; i++) {
+        if (l->writes[i].last >= index) {
+            return l->writes[i].token;
+        }
+    }
+    ASSERT(!"every index is durable, under way or unsaved");
+    return r->persist.token + 1;
+}
+
+bool raft__writer_stalled(const struct raft *r)
+{
+    return r->options.check_quorum && r->log.write_count > 0 &&
+           r->now_ms - r->log.writes[0].started_ms >= r->options.election_timeout_ms;
+}
+
+void raft__send(struct raft *r, struct raft_message m, uint64_t token)
+{
+    m.from = r->options.replica_id;
+    ASSERT(m.to != m.from && m.to != 0);
+    if (m.term != 0 && r->persist.hard_token > token) {
+        token = r->persist.hard_token;
+    }
+    if (token > r->persist.done) {
+        raft__outbox_withhold(&r->outbox, &m, token);
+    } else {
+        raft__outbox_ready(&r->outbox, &m);
+    }
+}
+
+void raft__send_ack(struct raft *r, uint64_t to, uint64_t index)
+{
+    struct raft_message m = {
+        .kind = RAFT_MSG_APPEND_REPLY,
+        .to = to,
+        .term = r->term,
+        .index = index,
+        .commit = r->commit,
+    };
+    raft__send(r, m, raft__log_token(r, index));
+}
+
+void raft_persisted(struct raft *r, uint64_t token, uint64_t now_ms)
+{
+    raft__begin(r, now_ms);
+    ASSERT(token > r->persist.done && token <= r->persist.token);
+    r->persist.done = token;
+    raft__log_write_done(&r->log, token);
+    raft__outbox_release(&r->outbox, token);
+    if (r->campaign.self_token != 0 && r->campaign.self_token <= token) {
+        raft__self_vote_durable(r);
+    }
+    raft__advance(r);
+}

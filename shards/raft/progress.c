@@ -1,0 +1,141 @@
+/* See progress.h. */
+#include "shards/raft/progress.h"
+
+#include <stdlib.h>
+
+#include "base/assert.h"
+
+static void inflight_reset(struct raft_progress *p)
+{
+    p->inflight_head = 0;
+    p->inflight_count = 0;
+    p->inflight_bytes = 0;
+}
+
+void raft__progress_init(struct raft_progress *p, uint64_t next)
+{
+    ASSERT(next > 0);
+    *p = (struct raft_progress){.next = next, .state = RAFT_PROBE};
+}
+
+void raft__progress_deinit(struct raft_progress *p)
+{
+    free(p->inflight);
+    *p = (struct raft_progress){0};
+}
+
+static void become(struct raft_progress *p, enum raft_peer_state state)
+{
+    p->state = state;
+    p->paused = false;
+    p->want_append = false;
+    p->log_wait = false;
+    inflight_reset(p);
+}
+
+void raft__progress_probe(struct raft_progress *p, uint64_t next)
+{
+    become(p, RAFT_PROBE);
+    p->next = next > p->match ? next : p->match + 1;
+}
+
+void raft__progress_replicate(struct raft_progress *p)
+{
+    become(p, RAFT_REPLICATE);
+    p->next = p->match + 1;
+}
+
+void raft__progress_snapshot(struct raft_progress *p)
+{
+    become(p, RAFT_SNAPSHOT);
+}
+
+static void inflight_free_to(struct raft_progress *p, uint64_t index)
+{
+    while (p->inflight_count > 0 && p->inflight[p->inflight_head].last <= index) {
+        p->inflight_bytes -= p->inflight[p->inflight_head].bytes;
+        p->inflight_head = (p->inflight_head + 1) % p->inflight_capacity;
+        p->inflight_count--;
+    }
+    ASSERT(p->inflight_count > 0 || p->inflight_bytes == 0);
+}
+
+bool raft__progress_acked(struct raft_progress *p, uint64_t index)
+{
+    bool news = index > p->match;
+
+    if (news) {
+        p->match = index;
+    }
+    if (p->next <= index) {
+        p->next = index + 1;
+    }
+    inflight_free_to(p, index);
+    ASSERT(p->match < p->next);
+    return news;
+}
+
+bool raft__progress_rejected(struct raft_progress *p, uint64_t rejected, uint64_t guess)
+{
+    switch (p->state) {
+    case RAFT_REPLICATE:
+        if (rejected <= p->match || rejected >= p->next) {
+            return false; /* overtaken by an acknowledgement, or about another window */
+        }
+        raft__progress_probe(p, p->match + 1);
+        return true;
+    case RAFT_PROBE: {
+        if (rejected != p->next - 1) {
+            return false; /* the answer to an earlier probe */
+        }
+        uint64_t next = rejected < guess + 1 ? rejected : guess + 1;
+        p->next = next > p->match ? next : p->match + 1;
+        p->paused = false;
+        return true;
+    }
+    case RAFT_SNAPSHOT:
+        break;
+    }
+    return false;
+}
+
+static void inflight_grow(struct raft_progress *p)
+{
+    uint32_t capacity = p->inflight_capacity == 0 ? 8 : p->inflight_capacity * 2;
+    struct raft_inflight *ring = xcalloc(capacity, sizeof *ring);
+
+    for (uint32_t i = 0; i < p->inflight_count; i++) {
+        ring[i] = p->inflight[(p->inflight_head + i) % p->inflight_capacity];
+    }
+    free(p->inflight);
+    p->inflight = ring;
+    p->inflight_capacity = capacity;
+    p->inflight_head = 0;
+}
+
+void raft__progress_sent(struct raft_progress *p, uint64_t last, uint32_t count, uint64_t bytes)
+{
+    if (p->state == RAFT_PROBE) {
+        p->paused = true;
+        return;
+    }
+    ASSERT(p->state == RAFT_REPLICATE);
+    if (count == 0) {
+        return;
+    }
+    ASSERT(!raft__progress_window_full(p) && last + 1 == p->next + count);
+    if (p->inflight_count == p->inflight_capacity) {
+        inflight_grow(p);
+    }
+    uint32_t slot = (p->inflight_head + p->inflight_count) % p->inflight_capacity;
+    p->inflight[slot] = (struct raft_inflight){.last = last, .bytes = bytes};
+    p->inflight_count++;
+    p->inflight_bytes += bytes;
+    p->next = last + 1;
+}
+
+bool raft__progress_window_full(const struct raft_progress *p)
+{
+    return p->inflight_count >= LIMIT_INFLIGHT_MESSAGES ||
+           p->inflight_bytes >= LIMIT_INFLIGHT_BYTES;
+}

@@ -1,0 +1,48 @@
+/* What a leader knows of one member, and what it may send to it now. No messages are made here.
+ *
+ *   PROBE      where the logs part is unknown: one append, then wait for an answer or a heartbeat's
+ *   REPLICATE  `next` runs ahead of `match` by at most a window of messages and bytes
+ *   SNAPSHOT   the log no longer reaches the member: paused until it reports or is reported
+ *
+ * Invariant: match < next. */
+#ifndef SHARDS_RAFT_PROGRESS_H
+#define SHARDS_RAFT_PROGRESS_H
+
+#include "shards/raft/raft.h"
+
+struct raft_inflight {
+    uint64_t last; /* index of the last entry of the message */
+    uint64_t bytes;
+};
+
+struct raft_progress {
+    uint64_t match, next;
+    enum raft_peer_state state;
+    bool recently_active; /* since the last quorum check */
+    bool paused;          /* PROBE: a message is out */
+    bool want_append;     /* it answered a heartbeat and is behind: an append even if an empty one */
+    bool log_wait;        /* REPLICATE: a log read from `log_first` is outstanding */
+    uint64_t log_first;
+    uint64_t commit_sent;
+    uint64_t read_acked; /* the newest read round that it confirmed */
+
+    struct raft_inflight *inflight; /* ring */
+    uint32_t inflight_capacity;     /* grows up to LIMIT_INFLIGHT_MESSAGES */
+    uint32_t inflight_head, inflight_count;
+    uint64_t inflight_bytes;
+};
+
+void raft__progress_init(struct raft_progress *p, uint64_t next);
+void raft__progress_deinit(struct raft_progress *p);
+void raft__progress_probe(struct raft_progress *p, uint64_t next);
+void raft__progress_replicate(struct raft_progress *p);
+void raft__progress_snapshot(struct raft_progress *p);
+/* The member has everything up to `index`. True if that is news. */
+bool raft__progress_acked(struct raft_progress *p, uint64_t index);
+/* It has no match at `rejected` and may have one at `guess`. False if the rejection is stale. */
+bool raft__progress_rejected(struct raft_progress *p, uint64_t rejected, uint64_t guess);
+/* An append with `count` > 0 entries up to `last` leaves. */
+void raft__progress_sent(struct raft_progress *p, uint64_t last, uint32_t count, uint64_t bytes);
+bool raft__progress_window_full(const struct raft_progress *p);
+
+#endif

@@ -1,0 +1,122 @@
+/* A leader's new entries: proposals and membership changes. */
+#include "shards/raft/raft_internal.h"
+
+static enum thole_code check_leader(const struct raft *r, struct thole_status *st)
+{
+    if (r->role != RAFT_LEADER) {
+        return THOLE_FAIL(st, THOLE_UNAVAILABLE, THOLE_REASON_NOT_LEADER,
+                          "this replica does not lead");
+    }
+    if (r->lead.transfer_target != 0) {
+        return THOLE_FAIL(st, THOLE_UNAVAILABLE, THOLE_REASON_TRANSFERRING,
+                          "leadership moves to replica %llu",
+                          (unsigned long long)r->lead.transfer_target);
+    }
+    return THOLE_OK;
+}
+
+static enum thole_code check_entries(struct raft_entry *const *entries, size_t n,
+                                     uint64_t *ret_bytes, struct thole_status *st)
+{
+    uint64_t bytes = 0;
+
+    for (size_t i = 0; i < n; i++) {
+        if (entries[i]->kind != RAFT_ENTRY_COMMAND && entries[i]->kind != RAFT_ENTRY_SESSION) {
+            return THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
+                              "proposal: kind %u is not for proposing", entries[i]->kind);
+        }
+        if (entries[i]->payload.bytes.size > LIMIT_PAYLOAD_BYTES) {
+            return THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_TOO_LARGE,
+                              "proposal: %zu bytes, at most %d", entries[i]->payload.bytes.size,
+                              LIMIT_PAYLOAD_BYTES);
+        }
+        bytes += raft_entry_size(entries[i]);
+    }
+    *ret_bytes = bytes;
+    return THOLE_OK;
+}
+
+enum thole_code raft_propose(struct raft *r, struct raft_entry *const *entries, size_t n,
+                             uint64_t *ret_first, struct thole_status *st)
+{
+    uint64_t bytes = 0;
+
+    raft__begin(r, r->now_ms);
+    enum thole_code code = check_leader(r, st);
+    if (code == THOLE_OK) {
+        code = check_entries(entries, n, &bytes, st);
+    }
+    if (code != THOLE_OK) {
+        return code;
+    }
+    /* One that comes alone always passes, or a batch of the limit's size never would. */
+    if (r->lead.uncommitted_bytes > 0 &&
+        r->lead.uncommitted_bytes + bytes > LIMIT_UNCOMMITTED_BYTES) {
+        return THOLE_FAIL(st, THOLE_RESOURCE_EXHAUSTED, THOLE_REASON_QUEUE_FULL,
+                          "%llu bytes are proposed and not committed",
+                          (unsigned long long)r->lead.uncommitted_bytes);
+    }
+    *ret_first = r->log.last_index + 1;
+    for (size_t i = 0; i < n; i++) {
+        raft__lead_append(r, entries[i]);
+        raft_entry_unref(entries[i]);
+    }
+    return THOLE_OK;
+}
+
+static enum thole_code check_change(const struct raft *r, const struct raft_change *c,
+                                    struct thole_status *st)
+{
+    struct raft_config after = {0};
+    enum thole_code code = check_leader(r, st);
+
+    if (code != THOLE_OK) {
+        return code;
+    }
+    if (r->membership.pending_count > 0) {
+        return THOLE_FAIL(st, THOLE_ABORTED, THOLE_REASON_CHANGE_IN_FLIGHT,
+                          "membership change: entry %llu is not applied yet",
+                          (unsigned long long)r->membership.pending[0]->index);
+    }
+    if (raft__config(r)->joint && c->item_count > 0) {
+        return THOLE_FAIL(st, THOLE_ABORTED, THOLE_REASON_CHANGE_IN_FLIGHT,
+                          "membership change: a joint one is not left yet");
+    }
+    if (r->commit < r->lead.first_index) {
+        /* Without this, changes of two leaders may overlap (the 2015 erratum to 4.1). */
+        return THOLE_FAIL(st, THOLE_ABORTED, THOLE_REASON_CHANGE_IN_FLIGHT,
+                          "membership change: nothing is committed in term %llu yet",
+                          (unsigned long long)r->term);
+    }
+    code = raft_change_apply(raft__config(r), c, &after, st);
+    raft_config_deinit(&after);
+    return code;
+}
+
+/* The log's entry for a change. One reference, the caller's. */
+struct raft_entry *raft__change_entry(const struct raft_change *c)
+{
+    struct bytes encoded = {0};
+
+    raft_change_encode(c, &encoded);
+    struct buf *b = bytes_to_buf(&encoded);
+    bytes_deinit(&encoded);
+    struct bufslice payload = {.owner = b, .bytes = {.data = b->data, .size = b->size}};
+    return raft_entry_new(RAFT_ENTRY_CONFIG, 0, 0, payload);
+}
+
+enum thole_code raft_change_membership(struct raft *r, const struct raft_change *c,
+                                       uint64_t *ret_index, struct thole_status *st)
+{
+    raft__begin(r, r->now_ms);
+    enum thole_code code = check_change(r, c, st);
+
+    if (code != THOLE_OK) {
+        return code;
+    }
+    struct raft_entry *e = raft__change_entry(c);
+    raft__lead_append(r, e);
+    *ret_index = e->index;
+    raft_entry_unref(e);
+    return THOLE_OK;
+}

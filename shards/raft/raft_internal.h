@@ -1,0 +1,183 @@
+/* Inside the core: the state, and who changes what. See README.md for invariants and transitions. */
+#ifndef SHARDS_RAFT_RAFT_INTERNAL_H
+#define SHARDS_RAFT_RAFT_INTERNAL_H
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/assert.h"
+#include "base/rand.h"
+#include "shards/raft/log.h"
+#include "shards/raft/membership.h"
+#include "shards/raft/outbox.h"
+#include "shards/raft/progress.h"
+#include "shards/raft/quorum.h"
+#include "shards/raft/raft.h"
+#include "shards/raft/reads.h"
+
+/* Terms and indexes of a peer beyond this are refused: arithmetic on them must not wrap. */
+#define RAFT_NUMBER_MAX (UINT64_MAX / 4)
+#define RAFT_NEVER_MS UINT64_MAX
+
+/* What must be written, and how far writing has come. Tokens are 1, 2, 3, ... */
+struct raft_persist {
+    uint64_t token;      /* handed out last */
+    uint64_t done;       /* durable up to this one */
+    uint64_t hard_token; /* under which term and vote as they are now become durable */
+    bool hard_dirty;     /* term or vote changed since the last harvest */
+    bool snapshot_dirty; /* a snapshot was installed since the last harvest */
+    bool start_dirty;    /* the log start moved since the last harvest */
+};
+
+/* A candidate's or pre-candidate's campaign. */
+struct raft_campaign {
+    uint8_t votes[LIMIT_MEMBERS]; /* enum raft_vote, by position in the configuration */
+    uint64_t self_token;          /* our own vote counts when this is durable; 0: it is counted */
+    bool transfer;
+};
+
+/* A leader's state. `peers` is parallel to the configuration's members (our own included, whose
+ * element is unused but for read_acked). */
+struct raft_lead {
+    struct raft_progress *peers;
+    uint32_t peer_count;
+    uint64_t first_index; /* of this leadership: its no-op */
+    uint64_t uncommitted_bytes;
+    uint64_t heartbeat_deadline_ms;
+    uint64_t quorum_deadline_ms; /* when the next check of a quorum's activity is due */
+    uint64_t transfer_target;    /* 0: none */
+    uint64_t transfer_deadline_ms;
+    bool transfer_sent;
+};
+
+struct raft {
+    struct raft_options options;
+    struct rand rand;
+    uint64_t now_ms;
+
+    uint64_t term, vote;
+    enum raft_role role;
+    uint64_t leader;
+    uint64_t commit;
+    uint64_t applied; /* by the machine */
+    uint64_t handed;  /* given to the machine in an update */
+    bool removed;     /* for good: never campaigns again */
+
+    uint64_t election_timeout_ms; /* drawn */
+    uint64_t election_deadline_ms;
+    uint64_t contact_ms; /* when the leader was last heard */
+
+    struct raft_log log;
+    struct raft_membership membership;
+    struct raft_persist persist;
+    struct raft_campaign campaign;
+    struct raft_lead lead;
+    struct raft_reads reads;
+    struct raft_outbox outbox;
+
+    bool work; /* a leader's members may be due a message */
+    bool status_changed, config_changed, removed_changed;
+};
+
+static inline const struct raft_config *raft__config(const struct raft *r)
+{
+    return raft__membership_current(&r->membership);
+}
+
+/* role.c: who leads whom. */
+void raft__become_follower(struct raft *r, uint64_t term, uint64_t leader);
+void raft__become_pre_candidate(struct raft *r);
+void raft__become_candidate(struct raft *r);
+void raft__become_leader(struct raft *r);
+void raft__set_term(struct raft *r, uint64_t term);
+void raft__set_vote(struct raft *r, uint64_t vote);
+/* The leader of this term spoke. Redraws nothing; moves the election deadline. */
+void raft__heard_leader(struct raft *r, uint64_t leader);
+void raft__rearm_election(struct raft *r);
+void raft__redraw_election(struct raft *r);
+
+/* election.c */
+bool raft__may_campaign(const struct raft *r);
+void raft__campaign(struct raft *r, bool transfer);
+void raft__count_vote(struct raft *r, uint64_t from, bool granted);
+void raft__self_vote_durable(struct raft *r);
+
+/* persist.c: what is durable when. */
+bool raft__dirty(const struct raft *r);
+/* The token under which the log up to `index`, as it is now, becomes durable; 0 if it is. */
+uint64_t raft__log_token(const struct raft *r, uint64_t index);
+/* Our own writes have been stuck for an election timeout. */
+bool raft__writer_stalled(const struct raft *r);
+
+/* commit.c */
+/* Followers: everything up to `index`, which is in the log, is committed. */
+void raft__commit_to(struct raft *r, uint64_t index);
+/* Leader: commit what a quorum has. */
+void raft__commit_by_quorum(struct raft *r);
+/* Anyone: a peer's (commit, term of it) on a vote message, if our log has that entry. */
+void raft__commit_by_vote(struct raft *r, const struct raft_message *m);
+/* Let configurations act that are committed and durable, then drop what the cache need not hold. */
+void raft__advance(struct raft *r);
+
+/* lead.c: what a leader does beside replicating. */
+void raft__lead_begin(struct raft *r);
+void raft__lead_end(struct raft *r);
+void raft__lead_tick(struct raft *r);
+uint64_t raft__lead_deadline(const struct raft *r);
+void raft__lead_append(struct raft *r, struct raft_entry *e);
+void raft__lead_config_changed(struct raft *r, const struct raft_config *before);
+void raft__lead_auto_leave(struct raft *r);
+void raft__heartbeat(struct raft *r, bool voters_only);
+/* The progress of a member, or NULL; not for ourselves. */
+struct raft_progress *raft__peer(struct raft *r, uint64_t replica_id);
+
+/* propose.c: the log's entry for a change; one reference, the caller's. */
+struct raft_entry *raft__change_entry(const struct raft_change *c);
+
+/* replicate.c */
+void raft__replicate(struct raft *r);
+
+/* transfer.c */
+void raft__transfer_step(struct raft *r, uint64_t peer);
+void raft__transfer_end(struct raft *r);
+void raft__timeout_now(struct raft *r, uint64_t target);
+/* The best caught-up voter other than us, or 0. */
+uint64_t raft__transfer_choose(const struct raft *r);
+
+/* read.c */
+void raft__reads_start(struct raft *r);   /* at harvest: open a round, forward, or park */
+void raft__reads_confirm(struct raft *r); /* leader: answer what a quorum confirmed */
+void raft__reads_fail(struct raft *r);    /* leadership or leader lost */
+void raft__reads_tick(struct raft *r);
+uint64_t raft__reads_deadline(const struct raft *r);
+void raft__recv_read(struct raft *r, const struct raft_message *m);
+void raft__recv_read_reply(struct raft *r, const struct raft_message *m);
+
+/* recv_*.c: one per message kind, called at the message's term (replies and requests), with
+ * INVALID_ARGUMENT or DATA_LOSS for what an honest peer cannot send. */
+enum thole_code raft__check_message(const struct raft *r, const struct raft_message *m,
+                                    struct thole_status *st);
+void raft__recv_vote(struct raft *r, const struct raft_message *m);
+void raft__recv_vote_reply(struct raft *r, const struct raft_message *m);
+THOLE_MUST_CHECK enum thole_code raft__recv_append(struct raft *r, struct raft_message *m,
+                                                   struct thole_status *st);
+THOLE_MUST_CHECK enum thole_code raft__recv_append_reply(struct raft *r,
+                                                         const struct raft_message *m,
+                                                         struct thole_status *st);
+THOLE_MUST_CHECK enum thole_code raft__recv_heartbeat(struct raft *r, const struct raft_message *m,
+                                                      struct thole_status *st);
+THOLE_MUST_CHECK enum thole_code raft__recv_heartbeat_reply(struct raft *r,
+                                                            const struct raft_message *m,
+                                                            struct thole_status *st);
+void raft__recv_timeout_now(struct raft *r, const struct raft_message *m);
+void raft__recv_removed(struct raft *r, const struct raft_message *m);
+
+/* Send `m` as soon as its term (unless 0) and `token` are durable. Fills `from`. */
+void raft__send(struct raft *r, struct raft_message m, uint64_t token);
+/* An append reply that acknowledges everything up to `index`. */
+void raft__send_ack(struct raft *r, uint64_t to, uint64_t index);
+
+/* Start of every event: forget what the last harvest lent out, and take the time. */
+void raft__begin(struct raft *r, uint64_t now_ms);
+
+#endif

@@ -1,0 +1,83 @@
+/* Entries from the leader. Dissertation 3.5. */
+#include "shards/raft/raft_internal.h"
+
+static void reject(struct raft *r, const struct raft_message *m)
+{
+    struct raft_message reply = {
+        .kind = RAFT_MSG_APPEND_REPLY,
+        .to = m->from,
+        .term = r->term,
+        .reject = true,
+        .index = m->index,
+        .commit = r->commit,
+    };
+
+    /* Skip whole terms: the logs cannot agree where ours has a term above the leader's there. */
+    reply.hint = raft__log_guess(&r->log, m->index, m->log_term);
+    (void)raft__log_term(&r->log, reply.hint, &reply.log_term);
+    raft__send(r, reply, 0);
+}
+
+/* The first entry that our log does not have, as a position; entry_count if it has all. */
+static uint32_t first_new(const struct raft *r, const struct raft_message *m)
+{
+    uint32_t i = 0;
+
+    while (i < m->entry_count &&
+           raft__log_matches(&r->log, m->entries[i]->index, m->entries[i]->term)) {
+        i++;
+    }
+    return i;
+}
+
+static void take_entries(struct raft *r, const struct raft_message *m, uint32_t from)
+{
+    uint64_t first = m->entries[from]->index;
+
+    if (first <= r->log.last_index) {
+        raft__log_truncate(&r->log, first);
+        raft__membership_truncate(&r->membership, first);
+    }
+    for (uint32_t i = from; i < m->entry_count; i++) {
+        raft__log_append(&r->log, m->entries[i]);
+        if (m->entries[i]->kind == RAFT_ENTRY_CONFIG) {
+            raft__membership_note(&r->membership, m->entries[i]);
+        }
+    }
+}
+
+enum thole_code raft__recv_append(struct raft *r, struct raft_message *m, struct thole_status *st)
+{
+    if (r->role == RAFT_LEADER || (r->leader != 0 && r->leader != m->from)) {
+        return THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
+                          "append: replica %llu leads our term too", (unsigned long long)m->from);
+    }
+    raft__heard_leader(r, m->from);
+
+    bool joining = raft__config(r)->member_count == 0 && r->log.start_index == 0;
+    if (joining && m->index == 0) {
+        reject(r, m); /* the first configuration is in no entry: only a snapshot can start us */
+        return THOLE_OK;
+    }
+    if (m->index < r->commit) {
+        raft__send_ack(r, m->from, r->commit); /* old; what is committed is the same here */
+        return THOLE_OK;
+    }
+    if (!raft__log_matches(&r->log, m->index, m->log_term)) {
+        reject(r, m);
+        return THOLE_OK;
+    }
+    uint32_t i = first_new(r, m);
+    if (i < m->entry_count) {
+        if (m->entries[i]->index <= r->commit) {
+            return THOLE_FAIL(st, THOLE_DATA_LOSS, THOLE_REASON_CORRUPT,
+                              "append: entry %llu would replace a committed one",
+                              (unsigned long long)m->entries[i]->index);
+        }
+        take_entries(r, m, i);
+    }
+    uint64_t last = m->index + m->entry_count;
+    raft__send_ack(r, m->from, last);
+    raft__commit_to(r, m->commit < last ? m->commit : last);
+    return THOLE_OK;
+}

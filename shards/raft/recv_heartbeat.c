@@ -1,0 +1,57 @@
+/* Heartbeats and their answers: liveness, the commit index, and read rounds. */
+#include "shards/raft/raft_internal.h"
+
+enum thole_code raft__recv_heartbeat(struct raft *r, const struct raft_message *m,
+                                     struct thole_status *st)
+{
+    if (r->role == RAFT_LEADER || (r->leader != 0 && r->leader != m->from)) {
+        return THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
+                          "heartbeat: replica %llu leads our term too",
+                          (unsigned long long)m->from);
+    }
+    if (m->commit > r->log.last_index) {
+        /* The leader says what we acknowledged; we no longer have it. */
+        return THOLE_FAIL(st, THOLE_DATA_LOSS, THOLE_REASON_CORRUPT,
+                          "heartbeat: we acknowledged %llu and have only %llu",
+                          (unsigned long long)m->commit, (unsigned long long)r->log.last_index);
+    }
+    struct raft_message reply = {
+        .kind = RAFT_MSG_HEARTBEAT_REPLY,
+        .to = m->from,
+        .term = r->term,
+        .context = m->context,
+    };
+    raft__heard_leader(r, m->from);
+    raft__send(r, reply, 0);
+    raft__commit_to(r, m->commit);
+    return THOLE_OK;
+}
+
+enum thole_code raft__recv_heartbeat_reply(struct raft *r, const struct raft_message *m,
+                                           struct thole_status *st)
+{
+    struct raft_progress *p = raft__peer(r, m->from);
+
+    if (p == NULL) {
+        return THOLE_OK;
+    }
+    if (m->context > r->reads.last_number) {
+        return THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
+                          "heartbeat reply: read round %llu was never opened",
+                          (unsigned long long)m->context);
+    }
+    p->recently_active = true;
+    p->paused = false;
+    if (p->state == RAFT_PROBE && p->match == r->log.last_index) {
+        raft__progress_replicate(p); /* caught up: nothing else would end the probing */
+    }
+    if (p->state == RAFT_PROBE || p->match < r->log.last_index) {
+        p->want_append = true;
+        r->work = true;
+    }
+    if (m->context > p->read_acked) {
+        p->read_acked = m->context;
+        raft__reads_confirm(r);
+    }
+    return THOLE_OK;
+}

@@ -1,0 +1,90 @@
+/* The beginning of the log moves: compaction, and snapshots installed here. Dissertation 5. */
+#include "shards/raft/raft_internal.h"
+
+void raft_compact(struct raft *r, uint64_t index)
+{
+    raft__begin(r, r->now_ms);
+    /* The machine may lag behind what the caller knows to be durable elsewhere; never ahead of it. */
+    if (index <= r->log.start_index || index > r->applied || index > r->log.durable ||
+        r->persist.snapshot_dirty) {
+        return;
+    }
+    raft__log_compact(&r->log, index);
+    raft__membership_compact(&r->membership, index);
+    r->persist.start_dirty = true;
+    r->work = r->role == RAFT_LEADER;
+}
+
+static enum thole_code check_snapshot(const struct raft *r, uint64_t from, uint64_t term,
+                                      uint64_t index, uint64_t index_term,
+                                      const struct raft_config *config, struct thole_status *st)
+{
+    if (from == 0 || from == r->options.replica_id || term == 0 || term > RAFT_NUMBER_MAX ||
+        index == 0 || index > RAFT_NUMBER_MAX || index_term == 0 || index_term > term ||
+        config->member_count == 0) {
+        return THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
+                          "snapshot from replica %llu: index %llu, term %llu, %u members",
+                          (unsigned long long)from, (unsigned long long)index,
+                          (unsigned long long)index_term, config->member_count);
+    }
+    if (term == r->term && (r->role == RAFT_LEADER || (r->leader != 0 && r->leader != from))) {
+        return THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
+                          "snapshot: replica %llu leads our term too", (unsigned long long)from);
+    }
+    return raft__config_validate(config, st);
+}
+
+static void install(struct raft *r, uint64_t index, uint64_t index_term,
+                    const struct raft_config *config)
+{
+    ASSERT(index > r->commit);
+    raft__log_reset(&r->log, index, index_term);
+    raft__membership_reset(&r->membership, index, config);
+    r->commit = index;
+    r->applied = index; /* the staged machine is */
+    r->handed = index;
+    r->persist.snapshot_dirty = true;
+    r->persist.start_dirty = true;
+    r->config_changed = true;
+    r->status_changed = true;
+    if (raft_config_is_removed(config, r->options.replica_id) && !r->removed) {
+        r->removed = true;
+        r->removed_changed = true;
+    }
+    raft__redraw_election(r);
+}
+
+enum thole_code raft_snapshot_received(struct raft *r, uint64_t from, uint64_t term,
+                                       uint64_t index, uint64_t index_term,
+                                       const struct raft_config *config, uint64_t now_ms,
+                                       bool *ret_install, struct thole_status *st)
+{
+    raft__begin(r, now_ms);
+    enum thole_code code = check_snapshot(r, from, term, index, index_term, config, st);
+
+    if (code != THOLE_OK) {
+        return code;
+    }
+    *ret_install = false;
+    if (term < r->term) {
+        struct raft_message stale = {
+            .kind = RAFT_MSG_APPEND_REPLY, .to = from, .term = r->term, .reject = true};
+        raft__send(r, stale, 0);
+        return THOLE_OK;
+    }
+    raft__become_follower(r, term, from);
+    raft__heard_leader(r, from);
+    if (index <= r->commit) {
+        raft__send_ack(r, from, r->commit);
+        return THOLE_OK;
+    }
+    if (raft__log_matches(&r->log, index, index_term)) {
+        raft__send_ack(r, from, index); /* we have it all: only the commit index moves */
+        raft__commit_to(r, index);
+        return THOLE_OK;
+    }
+    install(r, index, index_term, config);
+    raft__send_ack(r, from, index);
+    *ret_install = true;
+    return THOLE_OK;
+}
