@@ -1,0 +1,19 @@
+/* A broken invariant ends the process at once: state that cannot be trusted must not be written.
+ * Nothing here allocates, since the heap itself may be what is broken. */
+#include "base/assert.h"
+
+#include <execinfo.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+#define FRAMES_MAX 32
+
+void assert_fail(const char *expression, const char *file, int line)
+{
+    dprintf(STDERR_FILENO, "%s:%d: assertion failed: %s\n", file, line, expression);
+    void *frames[FRAMES_MAX];
+    int count = backtrace(frames, FRAMES_MAX);
+    backtrace_symbols_fd(frames, count, STDERR_FILENO);
+    abort();
+}

@@ -1,0 +1,26 @@
+/* Small durable files and directories: identities, promises, locks, staged snapshots. */
+#ifndef BASE_FILE_H
+#define BASE_FILE_H
+
+#include <thole/status.h>
+
+#include "base/buf.h"
+
+/* Create the directory and its parents (mode 0700), syncing each parent. */
+THOLE_MUST_CHECK enum thole_code file_make_dirs(const char *path, struct thole_status *st);
+THOLE_MUST_CHECK enum thole_code file_sync_dir(const char *path, struct thole_status *st);
+/* Replace `path` with these bytes, durably: temporary file, sync, rename, directory sync. */
+THOLE_MUST_CHECK enum thole_code file_write_atomic(const char *path, struct slice bytes,
+                                                   struct thole_status *st);
+/* NOT_FOUND if absent; RESOURCE_EXHAUSTED if larger than max_bytes. */
+THOLE_MUST_CHECK enum thole_code file_read(const char *path, size_t max_bytes, struct buf **ret,
+                                           struct thole_status *st);
+/* Take an exclusive lock; `*ret_fd` is closed to release it. FAILED_PRECONDITION/LOCKED if another
+ * process holds it; the file holds the owner's pid, which the message names. */
+THOLE_MUST_CHECK enum thole_code file_lock(const char *path, int *ret_fd, struct thole_status *st);
+THOLE_MUST_CHECK enum thole_code file_remove_tree(const char *path, struct thole_status *st);
+/* Free and total bytes of the file system that holds `path`. */
+THOLE_MUST_CHECK enum thole_code file_space(const char *path, uint64_t *ret_free_bytes,
+                                            uint64_t *ret_total_bytes, struct thole_status *st);
+
+#endif

@@ -1,0 +1,41 @@
+/* Every size limit of Thole in one place, with its arithmetic. Documented for users in
+ * docs/operations.md; each is refused politely (RESOURCE_EXHAUSTED or INVALID_ARGUMENT). */
+#ifndef BASE_LIMITS_H
+#define BASE_LIMITS_H
+
+#define KIB 1024
+#define MIB (1024 * 1024)
+
+/* One proposal's or query's payload. */
+#define LIMIT_PAYLOAD_BYTES (1 * MIB)
+/* Results of proposals and queries. */
+#define LIMIT_RESULT_BYTES (2 * MIB)
+/* One run of entries in the log; a run holds at least one entry, so a payload must fit. */
+#define LIMIT_RUN_BYTES (1 * MIB + 64 * KIB)
+/* Entries of one append message: at least one entry, then up to this. */
+#define LIMIT_APPEND_BYTES (1 * MIB)
+/* One bus frame: an append message that just passed its limit with one more entry, and headers. */
+#define LIMIT_FRAME_BYTES (4 * MIB)
+/* Bytes in flight to one follower of one group. */
+#define LIMIT_INFLIGHT_BYTES (8 * MIB)
+#define LIMIT_INFLIGHT_MESSAGES 256
+/* Proposed and not committed, per group. */
+#define LIMIT_UNCOMMITTED_BYTES (64 * MIB)
+/* Committed, handed to an applier and not applied, per group. */
+#define LIMIT_APPLYING_BYTES (16 * MIB)
+/* One snapshot chunk. */
+#define LIMIT_CHUNK_BYTES (256 * KIB)
+/* Names of hosts, shards, machine types, tags. */
+#define LIMIT_NAME_BYTES 128
+#define LIMIT_MEMBERS 64 /* replicas of one shard, tombstones not counted */
+#define LIMIT_SESSIONS 4096 /* per shard; the least recently used is evicted */
+#define LIMIT_SESSION_RESULTS 64 /* remembered answers per session */
+#define LIMIT_SESSION_RESULT_BYTES (64 * KIB) /* a larger answer is remembered as "applied" only */
+#define LIMIT_EVENTS 10000 /* kept by the registry */
+
+_Static_assert(LIMIT_RUN_BYTES > LIMIT_PAYLOAD_BYTES, "an entry must fit in a run");
+_Static_assert(LIMIT_FRAME_BYTES > LIMIT_APPEND_BYTES + LIMIT_PAYLOAD_BYTES, "append < frame");
+_Static_assert(LIMIT_INFLIGHT_BYTES > LIMIT_FRAME_BYTES, "frame < window");
+_Static_assert(LIMIT_FRAME_BYTES > LIMIT_RESULT_BYTES, "result < frame");
+
+#endif

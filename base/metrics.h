@@ -1,0 +1,60 @@
+/* Process-wide metrics: counters, gauges and log-linear histograms, and their Prometheus text.
+ * Updates are lock-free relaxed atomics, callable from any thread. A metric is a static object
+ * that registers itself on first use (metrics are never unregistered); names follow Prometheus
+ * (`thole_..._total`, `_seconds`, `_bytes`). */
+#ifndef BASE_METRICS_H
+#define BASE_METRICS_H
+
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/buf.h"
+
+/* Values up to 2^40 in 16 sub-buckets per power of two: at most 6 % error, 640 buckets. */
+#define HISTOGRAM_SUB_BITS 4
+#define HISTOGRAM_BUCKETS ((40 - HISTOGRAM_SUB_BITS + 1) << HISTOGRAM_SUB_BITS)
+
+struct histogram {
+    _Atomic uint64_t buckets[HISTOGRAM_BUCKETS];
+    _Atomic uint64_t count;
+    _Atomic uint64_t sum;
+};
+void histogram_record(struct histogram *h, uint64_t value);
+uint64_t histogram_count(const struct histogram *h);
+uint64_t histogram_percentile(const struct histogram *h, double p); /* p in [0, 100]; 0 if empty */
+double histogram_mean(const struct histogram *h);
+void histogram_merge(struct histogram *into, const struct histogram *from);
+
+enum metric_kind { METRIC_COUNTER, METRIC_GAUGE, METRIC_HISTOGRAM_NS, METRIC_HISTOGRAM };
+
+struct metric {
+    const char *name;
+    const char *help;
+    enum metric_kind kind;
+    _Atomic bool registered;
+    struct metric *next;
+    _Atomic int64_t value;
+    struct histogram *histogram; /* for the histogram kinds; _NS is shown in seconds */
+};
+
+#define METRIC_DEFINE_COUNTER(var, name_, help_) \
+    struct metric var = {.name = name_, .help = help_, .kind = METRIC_COUNTER}
+#define METRIC_DEFINE_GAUGE(var, name_, help_) \
+    struct metric var = {.name = name_, .help = help_, .kind = METRIC_GAUGE}
+#define METRIC_DEFINE_HISTOGRAM_NS(var, name_, help_) \
+    static struct histogram var##_histogram;          \
+    struct metric var = {.name = name_, .help = help_, .kind = METRIC_HISTOGRAM_NS, .histogram = &var##_histogram}
+#define METRIC_DEFINE_HISTOGRAM(var, name_, help_) \
+    static struct histogram var##_histogram;       \
+    struct metric var = {.name = name_, .help = help_, .kind = METRIC_HISTOGRAM, .histogram = &var##_histogram}
+
+void metric_add(struct metric *m, int64_t n);
+void metric_set(struct metric *m, int64_t v);
+void metric_record(struct metric *m, uint64_t value);
+int64_t metric_value(const struct metric *m);
+
+/* Append the Prometheus text of every registered metric, in name order. */
+void metrics_render(struct bytes *out);
+
+#endif

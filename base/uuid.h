@@ -1,0 +1,22 @@
+/* 128-bit identifiers (UUID version 4) for hosts and clusters. Text form is the usual 36 characters. */
+#ifndef BASE_UUID_H
+#define BASE_UUID_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#define UUID_TEXT_BYTES 37 /* 36 characters and a NUL */
+
+struct uuid {
+    uint8_t bytes[16];
+};
+
+struct uuid uuid_random(void); /* from arc4random_buf */
+bool uuid_is_nil(const struct uuid *u);
+bool uuid_equal(const struct uuid *a, const struct uuid *b);
+int uuid_compare(const struct uuid *a, const struct uuid *b);
+uint64_t uuid_hash(const struct uuid *u); /* for maps; equal uuids have equal hashes */
+void uuid_format(const struct uuid *u, char ret_text[UUID_TEXT_BYTES]);
+bool uuid_parse(const char *text, struct uuid *ret); /* false unless exactly the canonical form */
+
+#endif
