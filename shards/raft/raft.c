@@ -115,6 +115,8 @@ enum thole_code raft_new(const struct raft_options *o, const struct raft_boot *b
     r->removed_changed = r->removed;
     raft__advance(r);
     raft__redraw_election(r);
+    /* Answers to reads of an earlier life of this replica must not fit those of this one. */
+    r->reads.last_number = rand_u64(&r->rand) >> 2;
     *ret = r;
     return THOLE_OK;
 }

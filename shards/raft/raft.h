@@ -173,7 +173,7 @@ struct raft_hard {
 
 struct raft_options {
     uint64_t replica_id;
-    uint64_t seed;
+    uint64_t seed; /* another one for each start of the replica */
     uint32_t election_timeout_ms; /* T; elections fire uniformly in [T, 2T) */
     uint32_t heartbeat_ms;        /* at most T / 3 */
     uint64_t cache_bytes;         /* of applied entries kept in memory for followers */

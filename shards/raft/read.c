@@ -66,8 +66,8 @@ void raft__recv_read_reply(struct raft *r, const struct raft_message *m)
 {
     struct raft_read_wait *w;
 
-    if (r->role == RAFT_LEADER || m->from != r->leader) {
-        return;
+    if (r->role == RAFT_LEADER || m->from != r->leader || m->context > r->reads.last_number) {
+        return; /* or asked by an earlier life of this replica */
     }
     while ((w = raft__reads_front(&r->reads)) != NULL && w->number != 0 &&
            w->number <= m->context) {

@@ -79,7 +79,9 @@ static void send_append(struct raft *r, uint64_t to, struct raft_progress *p, st
 static void want_snapshot(struct raft *r, uint64_t to, struct raft_progress *p, uint64_t min_index)
 {
     if (!p->recently_active) {
-        return; /* nobody there to take it */
+        raft__progress_probe(p, p->next);
+        p->paused = true; /* nobody there to take it, until it answers a heartbeat */
+        return;
     }
     raft__progress_snapshot(p);
     raft__outbox_need_snapshot(&r->outbox,
@@ -98,7 +100,7 @@ static bool must_have_snapshot(const struct raft *r, uint64_t to, const struct r
 
 static void probe(struct raft *r, uint64_t to, struct raft_progress *p, bool witness)
 {
-    if (p->paused || (p->next > r->log.last_index && !p->want_append)) {
+    if (p->next > r->log.last_index && !p->want_append) {
         return;
     }
     /* Uncached entries are not worth a read before we know where the logs part. */
@@ -130,7 +132,7 @@ static void replicate_to(struct raft *r, const struct raft_member *m, struct raf
 {
     uint64_t to = m->replica_id;
 
-    if (p->state == RAFT_SNAPSHOT) {
+    if (p->state == RAFT_SNAPSHOT || (p->state == RAFT_PROBE && p->paused)) {
         return;
     }
     if (must_have_snapshot(r, to, p)) {
