@@ -28,10 +28,10 @@ struct buf {
     uint8_t data[];
 };
 
-struct buf *buf_new(size_t size);                      /* one reference, bytes uninitialised */
+struct buf *buf_new(size_t size); /* one reference, bytes uninitialised */
 struct buf *buf_copy(const void *data, size_t size);
-struct buf *buf_ref(struct buf *b);                    /* returns b; NULL passes through */
-void buf_unref(struct buf *b);                         /* NULL is fine */
+struct buf *buf_ref(struct buf *b); /* returns b; NULL passes through */
+void buf_unref(struct buf *b);      /* NULL is fine */
 
 /* A slice that keeps its owner alive. `owner` NULL means the bytes are static or borrowed. */
 struct bufslice {
@@ -49,7 +49,7 @@ struct bytes {
     size_t capacity;
 };
 void bytes_deinit(struct bytes *b);
-void bytes_clear(struct bytes *b); /* keeps the capacity */
+void bytes_clear(struct bytes *b);                /* keeps the capacity */
 uint8_t *bytes_extend(struct bytes *b, size_t n); /* returns where the n new bytes start */
 void bytes_append(struct bytes *b, const void *data, size_t n);
 void bytes_append_slice(struct bytes *b, struct slice s);

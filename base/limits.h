@@ -27,11 +27,11 @@
 #define LIMIT_CHUNK_BYTES (256 * KIB)
 /* Names of hosts, shards, machine types, tags. */
 #define LIMIT_NAME_BYTES 128
-#define LIMIT_MEMBERS 64 /* replicas of one shard, tombstones not counted */
-#define LIMIT_SESSIONS 4096 /* per shard; the least recently used is evicted */
-#define LIMIT_SESSION_RESULTS 64 /* remembered answers per session */
+#define LIMIT_MEMBERS 64                      /* replicas of one shard, tombstones not counted */
+#define LIMIT_SESSIONS 4096                   /* per shard; the least recently used is evicted */
+#define LIMIT_SESSION_RESULTS 64              /* remembered answers per session */
 #define LIMIT_SESSION_RESULT_BYTES (64 * KIB) /* a larger answer is remembered as "applied" only */
-#define LIMIT_EVENTS 10000 /* kept by the registry */
+#define LIMIT_EVENTS 10000                    /* kept by the registry */
 
 _Static_assert(LIMIT_RUN_BYTES > LIMIT_PAYLOAD_BYTES, "an entry must fit in a run");
 _Static_assert(LIMIT_FRAME_BYTES > LIMIT_APPEND_BYTES + LIMIT_PAYLOAD_BYTES, "append < frame");

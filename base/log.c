@@ -1,174 +1,167 @@
+/* The log writer: levels, context, and one write(2) per line. Lines are for people: when stderr
+ * does not take one, it is lost, since the program's work matters more. */
 #include "base/log.h"
 
+#include <errno.h>
+#include <pthread.h>
 #include <stdarg.h>
 #include <stdatomic.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
-#include <time.h>
 #include <unistd.h>
 
-#include "base/buf.h"
+#include "base/clock.h"
+#include "base/log_internal.h"
 
-/* A line longer than this is cut, so that it can be one write. */
-#define LINE_BYTES 2048
-#define MESSAGE_BYTES 1536
+#define MESSAGE_BYTES 2048 /* a longer message is cut, and ends in "..." */
+#define LEVEL_COUNT (LOG_LEVEL_DEBUG + 1)
 
-static const char *const subject_names[LOG_SUBJECT_COUNT] = {
-    [LOG_BASE] = "base",         [LOG_STORE] = "store",     [LOG_RAFT] = "raft",
-    [LOG_ENGINE] = "engine",     [LOG_MACHINE] = "machine", [LOG_BUS] = "bus",
-    [LOG_REGISTRY] = "registry", [LOG_HOSTCTL] = "hostctl", [LOG_AGENT] = "agent",
-    [LOG_DAEMON] = "daemon",
+_Atomic uint8_t log_levels[LOG_SUBJECT_COUNT] = {
+    [LOG_BASE] = LOG_LEVEL_INFO,     [LOG_STORE] = LOG_LEVEL_INFO,   [LOG_RAFT] = LOG_LEVEL_INFO,
+    [LOG_ENGINE] = LOG_LEVEL_INFO,   [LOG_MACHINE] = LOG_LEVEL_INFO, [LOG_BUS] = LOG_LEVEL_INFO,
+    [LOG_REGISTRY] = LOG_LEVEL_INFO, [LOG_HOSTCTL] = LOG_LEVEL_INFO, [LOG_AGENT] = LOG_LEVEL_INFO,
+    [LOG_DAEMON] = LOG_LEVEL_INFO,
 };
-static const char *const level_names[] = {"ERROR", "WARN", "INFO", "DEBUG"};
-static const char *const level_words[] = {"error", "warn", "info", "debug"};
+static atomic_bool json_lines;
 
-#define DEFAULT LOG_LEVEL_INFO
-uint8_t log_levels[LOG_SUBJECT_COUNT] = {DEFAULT, DEFAULT, DEFAULT, DEFAULT, DEFAULT,
-                                         DEFAULT, DEFAULT, DEFAULT, DEFAULT, DEFAULT};
-static _Atomic bool as_json;
-static char host_name[64];
-static _Thread_local uint64_t context_shard, context_replica;
+/* Guards host_name, and keeps lines whole where one write is not (pipes, above 4 KiB). */
+static pthread_mutex_t line_mutex = PTHREAD_MUTEX_INITIALIZER;
+static char *host_name;
+
+static _Thread_local uint64_t context_shard_id;
+static _Thread_local uint64_t context_replica_id;
+static _Thread_local const char *context_thread;
 
 void log_configure(enum log_level level, bool json)
 {
-    memset(log_levels, (int)level, sizeof log_levels);
+    for (size_t i = 0; i < LOG_SUBJECT_COUNT; i++)
+        atomic_store_explicit(&log_levels[i], (uint8_t)level, memory_order_relaxed);
     log_set_json(json);
 }
 
 void log_set_json(bool json)
 {
-    as_json = json;
+    atomic_store_explicit(&json_lines, json, memory_order_relaxed);
 }
 
-static int find_word(const char *const *words, int count, const char *s, size_t n)
+/* The index of a word among names, or count. */
+static size_t find(struct slice word, const char *const *names, size_t count)
 {
-    for (int i = 0; i < count; i++)
-        if (strlen(words[i]) == n && strncmp(words[i], s, n) == 0)
-            return i;
-    return -1;
+    size_t i = 0;
+    while (i < count && !slice_equal(word, slice_str(names[i])))
+        i++;
+    return i;
+}
+
+/* One item of the text: "info" or "raft=debug". */
+static bool apply_item(struct slice item, uint8_t levels[LOG_SUBJECT_COUNT])
+{
+    const uint8_t *equals = item.size > 0 ? memchr(item.data, '=', item.size) : NULL;
+    struct slice subject = {0};
+    if (equals != NULL) {
+        (void)slice_take(&item, (size_t)(equals - item.data), &subject);
+        item = slice_of(item.data + 1, item.size - 1);
+    }
+    size_t level = find(item, log__level_names, LEVEL_COUNT);
+    if (level == LEVEL_COUNT)
+        return false;
+    if (equals == NULL) {
+        memset(levels, (int)level, LOG_SUBJECT_COUNT);
+        return true;
+    }
+    size_t i = find(subject, log__subject_names, LOG_SUBJECT_COUNT);
+    if (i == LOG_SUBJECT_COUNT)
+        return false;
+    levels[i] = (uint8_t)level;
+    return true;
 }
 
 bool log_configure_text(const char *spec)
 {
     uint8_t levels[LOG_SUBJECT_COUNT];
-    memcpy(levels, log_levels, sizeof levels);
-    while (*spec) {
-        size_t n = strcspn(spec, ",");
-        const char *equals = memchr(spec, '=', n);
-        const char *word = equals ? equals + 1 : spec;
-        int level = find_word(level_words, 4, word, (size_t)(spec + n - word));
-        if (level < 0)
+    for (size_t i = 0; i < LOG_SUBJECT_COUNT; i++)
+        levels[i] = atomic_load_explicit(&log_levels[i], memory_order_relaxed);
+    for (;;) {
+        size_t size = strcspn(spec, ",");
+        if (!apply_item(slice_of(spec, size), levels))
             return false;
-        if (!equals) {
-            memset(levels, level, sizeof levels);
-        } else {
-            int subject = find_word(subject_names, LOG_SUBJECT_COUNT, spec, (size_t)(equals - spec));
-            if (subject < 0)
-                return false;
-            levels[subject] = (uint8_t)level;
-        }
-        spec += n + (spec[n] == ',');
+        if (spec[size] == '\0')
+            break;
+        spec += size + 1;
     }
-    memcpy(log_levels, levels, sizeof levels);
+    for (size_t i = 0; i < LOG_SUBJECT_COUNT; i++)
+        atomic_store_explicit(&log_levels[i], levels[i], memory_order_relaxed);
     return true;
 }
 
 void log_set_host(const char *name)
 {
-    snprintf(host_name, sizeof host_name, "%s", name ? name : "");
+    char *copy = name != NULL ? xstrdup(name) : NULL;
+    pthread_mutex_lock(&line_mutex);
+    char *old = host_name;
+    host_name = copy;
+    pthread_mutex_unlock(&line_mutex);
+    free(old);
 }
 
 void log_context(uint64_t shard_id, uint64_t replica_id)
 {
-    context_shard = shard_id;
-    context_replica = replica_id;
+    context_shard_id = shard_id;
+    context_replica_id = replica_id;
 }
 
-static size_t append(char *line, size_t at, const char *format, ...)
-    __attribute__((format(printf, 3, 4)));
-static size_t append(char *line, size_t at, const char *format, ...)
+const char *log__thread(const char *name)
 {
-    va_list args;
-    va_start(args, format);
-    int n = vsnprintf(line + at, LINE_BYTES - at, format, args);
-    va_end(args);
-    size_t end = at + (size_t)(n > 0 ? n : 0);
-    return end < LINE_BYTES ? end : LINE_BYTES - 1;
+    const char *before = context_thread;
+    context_thread = name;
+    return before;
 }
 
-static size_t append_escaped(char *line, size_t at, const char *s)
+static void write_line(struct slice line)
 {
-    /* Room for the closing quote, brace and newline stays. */
-    for (; *s && at + 16 < LINE_BYTES; s++) {
-        unsigned char c = (unsigned char)*s;
-        if (c == '"' || c == '\\') {
-            line[at++] = '\\';
-            line[at++] = (char)c;
-        } else if (c < 0x20) {
-            at = append(line, at, "\\u%04x", c);
-        } else {
-            line[at++] = (char)c;
-        }
+    while (line.size > 0) {
+        ssize_t n = write(STDERR_FILENO, line.data, line.size);
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n <= 0)
+            return;
+        line.data += n;
+        line.size -= (size_t)n;
     }
-    return at;
-}
-
-static void format_time(char *out, size_t size)
-{
-    struct timespec now;
-    struct tm tm;
-    clock_gettime(CLOCK_REALTIME, &now);
-    gmtime_r(&now.tv_sec, &tm);
-    size_t n = strftime(out, size, "%Y-%m-%dT%H:%M:%S", &tm);
-    snprintf(out + n, size - n, ".%03ldZ", now.tv_nsec / 1000000);
-}
-
-static size_t format_text(char *line, const char *time, enum log_level level,
-                          enum log_subject subject, const char *message)
-{
-    size_t n = append(line, 0, "%s %-5s %-8s %s", time, level_names[level], subject_names[subject],
-                      message);
-    if (context_replica)
-        n = append(line, n, " shard=%llu replica=%llu", (unsigned long long)context_shard,
-                   (unsigned long long)context_replica);
-    if (host_name[0])
-        n = append(line, n, " host=%s", host_name);
-    /* One record is one line, whatever a message contains. */
-    for (size_t i = 0; i < n; i++)
-        if (line[i] == '\n' || line[i] == '\r')
-            line[i] = ' ';
-    return n;
-}
-
-static size_t format_json(char *line, const char *time, enum log_level level,
-                          enum log_subject subject, const char *message)
-{
-    size_t n = append(line, 0, "{\"time\":\"%s\",\"level\":\"%s\",\"subject\":\"%s\"", time,
-                      level_words[level], subject_names[subject]);
-    if (context_replica)
-        n = append(line, n, ",\"shard\":%llu,\"replica\":%llu", (unsigned long long)context_shard,
-                   (unsigned long long)context_replica);
-    if (host_name[0]) {
-        n = append(line, n, ",\"host\":\"");
-        n = append_escaped(line, n, host_name);
-        n = append(line, n, "\"");
-    }
-    n = append(line, n, ",\"message\":\"");
-    n = append_escaped(line, n, message);
-    return append(line, n, "\"}");
 }
 
 void log_write(enum log_level level, enum log_subject subject, const char *format, ...)
 {
-    char message[MESSAGE_BYTES], time[40], line[LINE_BYTES + 1];
+    int errno_of_caller = errno;
+    char message[MESSAGE_BYTES];
     va_list args;
     va_start(args, format);
-    vsnprintf(message, sizeof message, format, args);
+    int size = vsnprintf(message, sizeof(message), format, args);
     va_end(args);
-    format_time(time, sizeof time);
-    size_t n = (as_json ? format_json : format_text)(line, time, level, subject, message);
-    line[n++] = '\n';
-    /* Nowhere to report a failure to. */
-    ssize_t written = write(STDERR_FILENO, line, n);
-    (void)written;
+    if (size < 0)
+        message[0] = '\0';
+    else if ((size_t)size >= sizeof(message))
+        memcpy(message + sizeof(message) - sizeof("..."), "...", sizeof("..."));
+
+    struct bytes out = {0};
+    pthread_mutex_lock(&line_mutex);
+    struct log_line line = {
+        .wall_ms = clock_system.wall_ms(&clock_system),
+        .level = level,
+        .subject = subject,
+        .message = message,
+        .host = host_name,
+        .thread = context_thread,
+        .shard_id = context_shard_id,
+        .replica_id = context_replica_id,
+    };
+    if (atomic_load_explicit(&json_lines, memory_order_relaxed))
+        log__render_json(&out, &line);
+    else
+        log__render_text(&out, &line);
+    write_line(bytes_slice(&out));
+    pthread_mutex_unlock(&line_mutex);
+    bytes_deinit(&out);
+    errno = errno_of_caller;
 }

@@ -4,6 +4,7 @@
 #ifndef BASE_LOG_H
 #define BASE_LOG_H
 
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
 
@@ -33,14 +34,20 @@ void log_set_host(const char *name);
 /* Context of this thread's lines; 0 means none. Cheap: thread-local stores. */
 void log_context(uint64_t shard_id, uint64_t replica_id);
 
-extern uint8_t log_levels[LOG_SUBJECT_COUNT];
+/* Atomic, because the levels may change while threads log. */
+extern _Atomic uint8_t log_levels[LOG_SUBJECT_COUNT];
 void log_write(enum log_level level, enum log_subject subject, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
 
-#define LOG_AT(level, subject, ...)                       \
-    do {                                                  \
-        if (__builtin_expect(log_levels[LOG_##subject] >= (level), 0)) \
-            log_write((level), LOG_##subject, __VA_ARGS__); \
+static inline bool log_enabled(enum log_level level, enum log_subject subject)
+{
+    return atomic_load_explicit(&log_levels[subject], memory_order_relaxed) >= (uint8_t)level;
+}
+
+#define LOG_AT(level, subject, ...)                                   \
+    do {                                                              \
+        if (__builtin_expect(log_enabled((level), LOG_##subject), 0)) \
+            log_write((level), LOG_##subject, __VA_ARGS__);           \
     } while (0)
 #define LOG_ERROR(subject, ...) LOG_AT(LOG_LEVEL_ERROR, subject, __VA_ARGS__)
 #define LOG_WARN(subject, ...) LOG_AT(LOG_LEVEL_WARN, subject, __VA_ARGS__)

@@ -11,7 +11,7 @@
 
 #include "base/buf.h"
 
-/* Values up to 2^40 in 16 sub-buckets per power of two: at most 6 % error, 640 buckets. */
+/* Values up to 2^40 in 16 sub-buckets per power of two: at most 1/16 error, 592 buckets. */
 #define HISTOGRAM_SUB_BITS 4
 #define HISTOGRAM_BUCKETS ((40 - HISTOGRAM_SUB_BITS + 1) << HISTOGRAM_SUB_BITS)
 
@@ -39,15 +39,19 @@ struct metric {
 };
 
 #define METRIC_DEFINE_COUNTER(var, name_, help_) \
-    struct metric var = {.name = name_, .help = help_, .kind = METRIC_COUNTER}
+    struct metric var = {.name = (name_), .help = (help_), .kind = METRIC_COUNTER}
 #define METRIC_DEFINE_GAUGE(var, name_, help_) \
-    struct metric var = {.name = name_, .help = help_, .kind = METRIC_GAUGE}
+    struct metric var = {.name = (name_), .help = (help_), .kind = METRIC_GAUGE}
 #define METRIC_DEFINE_HISTOGRAM_NS(var, name_, help_) \
     static struct histogram var##_histogram;          \
-    struct metric var = {.name = name_, .help = help_, .kind = METRIC_HISTOGRAM_NS, .histogram = &var##_histogram}
+    struct metric var = {.name = (name_),             \
+                         .help = (help_),             \
+                         .kind = METRIC_HISTOGRAM_NS, \
+                         .histogram = &var##_histogram}
 #define METRIC_DEFINE_HISTOGRAM(var, name_, help_) \
     static struct histogram var##_histogram;       \
-    struct metric var = {.name = name_, .help = help_, .kind = METRIC_HISTOGRAM, .histogram = &var##_histogram}
+    struct metric var = {                          \
+        .name = (name_), .help = (help_), .kind = METRIC_HISTOGRAM, .histogram = &var##_histogram}
 
 void metric_add(struct metric *m, int64_t n);
 void metric_set(struct metric *m, int64_t v);

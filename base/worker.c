@@ -1,4 +1,4 @@
-/* The mailbox, common to both executors. */
+/* Mailboxes: what is the same under every executor. */
 #include "base/worker.h"
 
 #include <bsd/string.h>
@@ -6,12 +6,13 @@
 
 #include "base/assert.h"
 #include "base/buf.h"
+#include "base/log_internal.h"
 #include "base/worker_internal.h"
 
 void msgq_push(struct msgq *q, struct worker_msg *m)
 {
     m->next = NULL;
-    if (q->tail)
+    if (q->tail != NULL)
         q->tail->next = m;
     else
         q->head = m;
@@ -22,10 +23,10 @@ void msgq_push(struct msgq *q, struct worker_msg *m)
 struct worker_msg *msgq_pop(struct msgq *q)
 {
     struct worker_msg *m = q->head;
-    if (!m)
+    if (m == NULL)
         return NULL;
     q->head = m->next;
-    if (!q->head)
+    if (q->head == NULL)
         q->tail = NULL;
     q->count--;
     m->next = NULL;
@@ -34,9 +35,9 @@ struct worker_msg *msgq_pop(struct msgq *q)
 
 void msgq_concat(struct msgq *to, struct msgq *from)
 {
-    if (!from->head)
+    if (from->head == NULL)
         return;
-    if (to->tail)
+    if (to->tail != NULL)
         to->tail->next = from->head;
     else
         to->head = from->head;
@@ -45,124 +46,126 @@ void msgq_concat(struct msgq *to, struct msgq *from)
     *from = (struct msgq){0};
 }
 
-struct msgq worker__take(struct worker *w)
+/* Critical sections are a few instructions, while a sleep on the mutex costs a wake-up of another
+ * core: so contenders spin for a moment first. */
+static void mutex_init(pthread_mutex_t *mutex)
 {
-    struct msgq batch = w->inbox;
-    w->inbox = (struct msgq){0};
-    w->counted = 0;
-    return batch;
+    pthread_mutexattr_t attributes;
+    int rc = pthread_mutexattr_init(&attributes);
+    ASSERT(rc == 0);
+    rc = pthread_mutexattr_settype(&attributes, PTHREAD_MUTEX_ADAPTIVE_NP);
+    ASSERT(rc == 0);
+    rc = pthread_mutex_init(mutex, &attributes);
+    ASSERT(rc == 0);
+    pthread_mutexattr_destroy(&attributes);
 }
 
-void worker__init(struct worker *w, struct executor *ex, const char *name, size_t capacity,
-                  worker_turn_fn turn, void *ctx)
+struct worker *worker_new(struct executor *ex, const char *name, size_t capacity,
+                          worker_turn_fn turn, void *ctx)
 {
-    w->executor = ex;
+    struct worker *w = xcalloc(1, sizeof(*w));
+    size_t size = strlcpy(w->name, name, sizeof(w->name));
+    ASSERT(size < sizeof(w->name));
+    w->ex = ex;
+    w->capacity = capacity;
     w->turn = turn;
     w->ctx = ctx;
-    w->capacity = capacity;
     w->deadline_ns = CLOCK_NEVER;
-    strlcpy(w->name, name, sizeof w->name);
-    pthread_mutex_init(&w->mutex, NULL);
-    pthread_mutex_lock(&ex->mutex);
-    ex->worker_count++;
-    pthread_mutex_unlock(&ex->mutex);
-}
-
-void worker__deinit(struct worker *w)
-{
-    struct executor *ex = w->executor;
-    pthread_mutex_destroy(&w->mutex);
-    pthread_mutex_lock(&ex->mutex);
-    ex->worker_count--;
-    pthread_mutex_unlock(&ex->mutex);
-}
-
-static bool post(struct worker *w, struct msgq *q, bool counted)
-{
-    pthread_mutex_lock(&w->mutex);
-    bool ok = !w->stopping && (!counted || w->counted < w->capacity);
-    if (ok && q->head) {
-        bool was_empty = !w->inbox.head;
-        w->counted += counted;
-        msgq_concat(&w->inbox, q);
-        /* A worker that has something waiting is awake, or was told already. */
-        if (was_empty)
-            w->executor->wake(w);
-    }
-    pthread_mutex_unlock(&w->mutex);
-    return ok;
+    mutex_init(&w->mutex);
+    atomic_fetch_add_explicit(&ex->workers, 1, memory_order_relaxed);
+    ex->ops->start(w);
+    return w;
 }
 
 bool worker_post(struct worker *w, struct worker_msg *m)
 {
-    struct msgq q = {0};
-    msgq_push(&q, m);
-    return post(w, &q, true);
+    pthread_mutex_lock(&w->mutex);
+    if (w->stopped || w->counted >= w->capacity) {
+        pthread_mutex_unlock(&w->mutex);
+        return false;
+    }
+    w->counted++;
+    msgq_push(&w->mailbox, m);
+    w->ex->ops->unlock_and_wake(w);
+    return true;
 }
 
 bool worker_post_internal(struct worker *w, struct worker_msg *m)
 {
     struct msgq q = {0};
     msgq_push(&q, m);
-    return post(w, &q, false);
+    return worker_post_internal_q(w, &q);
 }
 
 bool worker_post_internal_q(struct worker *w, struct msgq *q)
 {
-    return post(w, q, false);
+    pthread_mutex_lock(&w->mutex);
+    if (w->stopped) {
+        pthread_mutex_unlock(&w->mutex);
+        return false;
+    }
+    if (q->head == NULL) {
+        pthread_mutex_unlock(&w->mutex);
+        return true;
+    }
+    msgq_concat(&w->mailbox, q);
+    w->ex->ops->unlock_and_wake(w);
+    return true;
 }
 
 size_t worker_depth(const struct worker *w)
 {
-    struct worker *m = (struct worker *)(uintptr_t)w;
-    pthread_mutex_lock(&m->mutex);
-    size_t n = m->inbox.count;
-    pthread_mutex_unlock(&m->mutex);
-    return n;
+    /* The mutex is not part of what const promises. */
+    pthread_mutex_t *mutex = (pthread_mutex_t *)(uintptr_t)&w->mutex;
+    pthread_mutex_lock(mutex);
+    size_t depth = w->mailbox.count;
+    pthread_mutex_unlock(mutex);
+    return depth;
 }
 
 void worker_stop(struct worker *w)
 {
     pthread_mutex_lock(&w->mutex);
-    bool first = !w->stopping;
-    w->stopping = true;
-    if (first)
-        w->executor->wake(w);
-    pthread_mutex_unlock(&w->mutex);
-    if (first) {
-        w->executor->join(w);
-        w->joined = true;
-    }
+    w->stopped = true;
+    w->ex->ops->unlock_and_wake(w);
+    w->ex->ops->finish(w);
 }
 
 void worker_free(struct worker *w)
 {
-    if (!w)
+    if (w == NULL)
         return;
-    ASSERT(w->joined);
-    ASSERT(!w->inbox.head);
-    w->executor->destroy(w);
+    ASSERT(w->stopped && w->mailbox.head == NULL);
+    w->ex->ops->release(w);
+    pthread_mutex_destroy(&w->mutex);
+    atomic_fetch_sub_explicit(&w->ex->workers, 1, memory_order_relaxed);
+    free(w);
+}
+
+void worker__take(struct worker *w, struct msgq *batch)
+{
+    *batch = w->mailbox;
+    w->mailbox = (struct msgq){0};
+    w->counted = 0;
+}
+
+void worker__turn(struct worker *w, struct msgq *batch)
+{
+    const char *before = log__thread(w->name);
+    w->deadline_ns = w->turn(w->ctx, batch, clock_now(w->ex->clock));
+    log_context(0, 0);
+    log__thread(before);
+}
+
+void executor_free(struct executor *ex)
+{
+    if (ex == NULL)
+        return;
+    ASSERT(atomic_load_explicit(&ex->workers, memory_order_relaxed) == 0);
+    ex->ops->free(ex);
 }
 
 const struct clock *executor_clock(const struct executor *ex)
 {
     return ex->clock;
-}
-
-void executor_free(struct executor *ex)
-{
-    if (!ex)
-        return;
-    ASSERT(ex->worker_count == 0);
-    pthread_mutex_destroy(&ex->mutex);
-    ex->free(ex);
-}
-
-struct worker *worker_new(struct executor *ex, const char *name, size_t capacity,
-                          worker_turn_fn turn, void *ctx)
-{
-    struct worker *w = ex->create(ex);
-    worker__init(w, ex, name, capacity, turn, ctx);
-    ex->begin(w);
-    return w;
 }

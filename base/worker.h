@@ -35,7 +35,7 @@ void msgq_push(struct msgq *q, struct worker_msg *m);
 struct worker_msg *msgq_pop(struct msgq *q);
 void msgq_concat(struct msgq *to, struct msgq *from); /* empties `from` */
 
-#define CONTAINER_OF(ptr, type, member) ((type *)(void *)((char *)(ptr) - offsetof(type, member)))
+#define CONTAINER_OF(ptr, type, member) ((type *)(void *)(((char *)(ptr)) - offsetof(type, member)))
 
 struct worker;
 struct executor;

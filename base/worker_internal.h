@@ -1,42 +1,61 @@
-/* What both executors share. */
+/* What the executors share: the mailbox, and the few operations in which they differ. */
 #ifndef BASE_WORKER_INTERNAL_H
 #define BASE_WORKER_INTERNAL_H
 
+#include <bsd/sys/queue.h>
 #include <pthread.h>
+#include <stdatomic.h>
 
 #include "base/worker.h"
 
-struct executor {
-    const struct clock *clock;
-    struct worker *(*create)(struct executor *ex); /* allocates, zeroed */
-    void (*begin)(struct worker *w);               /* after worker__init */
-    void (*wake)(struct worker *w); /* its mutex held; something to do where nothing was */
-    void (*join)(struct worker *w); /* stopping is set: run the final turn, wait for its end */
-    void (*destroy)(struct worker *w);
-    void (*free)(struct executor *ex);
-    size_t worker_count; /* under mutex */
-    pthread_mutex_t mutex;
-};
+#define WORKER_NAME_BYTES 16 /* with the NUL; what Linux allows a thread */
 
 struct worker {
-    struct executor *executor;
+    struct executor *ex;
+    char name[WORKER_NAME_BYTES];
     worker_turn_fn turn;
     void *ctx;
     size_t capacity;
-    char name[16];
 
-    pthread_mutex_t mutex;
-    struct msgq inbox;
-    size_t counted; /* messages in the inbox that worker_post put there */
-    bool stopping;
+    pthread_mutex_t mutex; /* guards the members down to `stopped` */
+    struct msgq mailbox;
+    size_t counted; /* messages of the mailbox that count against the capacity */
+    bool sleeping;  /* threaded: waits on `wake`, and nobody has signalled yet */
+    bool stopped;   /* takes no more messages */
+
+    uint64_t deadline_ns; /* of the next turn without messages; the executor's */
+
+    /* Threaded executor */
+    pthread_cond_t wake;
+    pthread_t thread;
     bool joined;
-    uint64_t deadline_ns;
+    _Atomic uint32_t signallers; /* threads between unlocking `mutex` and having signalled */
+    _Atomic uint64_t signals;    /* sent so far; tests look at it */
+
+    /* Manual executor */
+    TAILQ_ENTRY(worker) entry;
+    bool running;
 };
 
-/* Take everything that waits; the caller holds the mutex. */
-struct msgq worker__take(struct worker *w);
-void worker__init(struct worker *w, struct executor *ex, const char *name, size_t capacity,
-                  worker_turn_fn turn, void *ctx);
-void worker__deinit(struct worker *w);
+struct executor_ops {
+    void (*start)(struct worker *w);
+    /* Called with the mutex held; releases it. Makes sure that a turn follows. */
+    void (*unlock_and_wake)(struct worker *w);
+    /* `stopped` is set: handle what waits, and return after the last turn. */
+    void (*finish)(struct worker *w);
+    void (*release)(struct worker *w);
+    void (*free)(struct executor *ex);
+};
+
+struct executor {
+    const struct executor_ops *ops;
+    const struct clock *clock;
+    _Atomic size_t workers;
+};
+
+/* Empty the mailbox into `batch`; the mutex is held. */
+void worker__take(struct worker *w, struct msgq *batch);
+/* Run one turn; the mutex is not held. Sets deadline_ns. */
+void worker__turn(struct worker *w, struct msgq *batch);
 
 #endif

@@ -1,139 +1,76 @@
-/* The manual executor: all workers on the caller's thread, in creation order, in virtual time. */
+/* The manual executor: workers run on the caller's thread, in creation order, in virtual time. The
+ * same calls give the same run. A message that is posted from another thread is safe, but gives up
+ * determinism; virtual time itself is for the caller's thread alone. */
 #include <stdlib.h>
 
 #include "base/assert.h"
 #include "base/buf.h"
 #include "base/worker_internal.h"
 
-struct manual_worker {
-    struct worker base;
-    struct manual_worker *next; /* in creation order */
-    bool running;
-};
+/* Virtual wall time at virtual time 0: 2026-01-01T00:00:00Z. */
+#define WALL_MS_AT_ZERO UINT64_C(1767225600000)
 
-struct manual_executor {
-    struct executor base;
+struct manual {
+    struct executor ex;
     struct clock clock;
     uint64_t now_ns;
-    struct manual_worker *first, **last;
+    TAILQ_HEAD(, worker) workers; /* in creation order */
+    struct worker *cursor;        /* the next to look at in a pass */
+    unsigned depth;               /* turns on the stack: one, or more inside worker_stop */
 };
 
-static struct manual_executor *manual_of(const struct executor *ex)
+static struct manual *manual_of(const struct executor *ex)
 {
-    return CONTAINER_OF((struct executor *)(uintptr_t)ex, struct manual_executor, base);
+    return CONTAINER_OF(ex, struct manual, ex);
 }
 
-static struct manual_worker *worker_of(struct worker *w)
+static uint64_t manual_monotonic_ns(const struct clock *c)
 {
-    return CONTAINER_OF(w, struct manual_worker, base);
+    return CONTAINER_OF(c, struct manual, clock)->now_ns;
 }
 
-static uint64_t virtual_now(const struct clock *c)
+static uint64_t manual_wall_ms(const struct clock *c)
 {
-    return CONTAINER_OF((struct clock *)(uintptr_t)c, struct manual_executor, clock)->now_ns;
+    return WALL_MS_AT_ZERO + CONTAINER_OF(c, struct manual, clock)->now_ns / NS_PER_MS;
 }
 
-static uint64_t virtual_wall(const struct clock *c)
+static void manual_start(struct worker *w)
 {
-    return virtual_now(c) / NS_PER_MS;
+    TAILQ_INSERT_TAIL(&manual_of(w->ex)->workers, w, entry);
 }
 
-static void run_turn(struct manual_worker *m)
+static void manual_unlock_and_wake(struct worker *w)
 {
-    struct worker *w = &m->base;
-    ASSERT(!m->running);
-    m->running = true;
-    struct msgq batch = worker__take(w);
-    w->deadline_ns = w->turn(w->ctx, &batch, clock_now(w->executor->clock));
-    m->running = false;
+    pthread_mutex_unlock(&w->mutex);
 }
 
-static bool is_due(const struct manual_worker *m, uint64_t now_ns)
+static void run_turn(struct manual *m, struct worker *w)
 {
-    return m->base.inbox.head || m->base.deadline_ns <= now_ns;
+    struct msgq batch;
+    pthread_mutex_lock(&w->mutex);
+    worker__take(w, &batch);
+    pthread_mutex_unlock(&w->mutex);
+    w->running = true;
+    m->depth++;
+    worker__turn(w, &batch);
+    m->depth--;
+    w->running = false;
 }
 
-size_t executor_manual_run(struct executor *ex, size_t max_turns)
+static void manual_finish(struct worker *w)
 {
-    struct manual_executor *e = manual_of(ex);
-    size_t turns = 0;
-    for (bool any = true; any;) {
-        any = false;
-        for (struct manual_worker *m = e->first, *next; m; m = next) {
-            bool due = is_due(m, e->now_ns);
-            if (due) {
-                ASSERT(turns++ < max_turns);
-                run_turn(m);
-                any = true;
-            }
-            next = m->next;
-        }
-    }
-    return turns;
-}
-
-uint64_t executor_manual_next_deadline(const struct executor *ex)
-{
-    uint64_t next = CLOCK_NEVER;
-    for (struct manual_worker *m = manual_of(ex)->first; m; m = m->next)
-        if (m->base.deadline_ns < next)
-            next = m->base.deadline_ns;
-    return next;
-}
-
-void executor_manual_advance(struct executor *ex, uint64_t to_ns, size_t max_turns)
-{
-    struct manual_executor *e = manual_of(ex);
-    ASSERT(to_ns >= e->now_ns);
-    for (;;) {
-        executor_manual_run(ex, max_turns);
-        uint64_t next = executor_manual_next_deadline(ex);
-        if (next > to_ns)
-            break;
-        e->now_ns = next > e->now_ns ? next : e->now_ns;
-    }
-    e->now_ns = to_ns;
-}
-
-static struct worker *manual_create(struct executor *ex)
-{
-    (void)ex;
-    struct manual_worker *m = xcalloc(1, sizeof *m);
-    return &m->base;
-}
-
-static void manual_begin(struct worker *w)
-{
-    struct manual_executor *e = manual_of(w->executor);
-    struct manual_worker *m = worker_of(w);
-    *e->last = m;
-    e->last = &m->next;
-}
-
-static void manual_wake(struct worker *w)
-{
-    (void)w;
-}
-
-static void manual_join(struct worker *w)
-{
-    struct manual_worker *m = worker_of(w);
-    while (w->inbox.head)
-        run_turn(m);
+    ASSERT(!w->running);
+    if (worker_depth(w) > 0)
+        run_turn(manual_of(w->ex), w);
     w->deadline_ns = CLOCK_NEVER;
 }
 
-static void manual_destroy(struct worker *w)
+static void manual_release(struct worker *w)
 {
-    struct manual_executor *e = manual_of(w->executor);
-    struct manual_worker *m = worker_of(w), **at = &e->first;
-    while (*at != m)
-        at = &(*at)->next;
-    *at = m->next;
-    if (e->last == &m->next)
-        e->last = at;
-    worker__deinit(w);
-    free(m);
+    struct manual *m = manual_of(w->ex);
+    if (m->cursor == w)
+        m->cursor = TAILQ_NEXT(w, entry);
+    TAILQ_REMOVE(&m->workers, w, entry);
 }
 
 static void manual_free(struct executor *ex)
@@ -141,21 +78,75 @@ static void manual_free(struct executor *ex)
     free(manual_of(ex));
 }
 
+static const struct executor_ops manual_ops = {
+    .start = manual_start,
+    .unlock_and_wake = manual_unlock_and_wake,
+    .finish = manual_finish,
+    .release = manual_release,
+    .free = manual_free,
+};
+
 struct executor *executor_manual_new(uint64_t start_ns)
 {
-    struct manual_executor *e = xcalloc(1, sizeof *e);
-    e->now_ns = start_ns;
-    e->clock = (struct clock){virtual_now, virtual_wall};
-    e->last = &e->first;
-    e->base = (struct executor){
-        .clock = &e->clock,
-        .create = manual_create,
-        .begin = manual_begin,
-        .wake = manual_wake,
-        .join = manual_join,
-        .destroy = manual_destroy,
-        .free = manual_free,
-    };
-    pthread_mutex_init(&e->base.mutex, NULL);
-    return &e->base;
+    struct manual *m = xcalloc(1, sizeof(*m));
+    m->clock = (struct clock){.monotonic_ns = manual_monotonic_ns, .wall_ms = manual_wall_ms};
+    m->ex.ops = &manual_ops;
+    m->ex.clock = &m->clock;
+    m->now_ns = start_ns;
+    TAILQ_INIT(&m->workers);
+    return &m->ex;
+}
+
+/* When a worker wants its next turn: now if messages wait. */
+static uint64_t wanted_ns(const struct manual *m, const struct worker *w)
+{
+    return worker_depth(w) > 0 ? m->now_ns : w->deadline_ns;
+}
+
+size_t executor_manual_run(struct executor *ex, size_t max_turns)
+{
+    struct manual *m = manual_of(ex);
+    ASSERT(m->depth == 0);
+    size_t turns = 0, turns_before;
+    do {
+        turns_before = turns;
+        m->cursor = TAILQ_FIRST(&m->workers);
+        while (m->cursor != NULL) {
+            struct worker *w = m->cursor;
+            m->cursor = TAILQ_NEXT(w, entry);
+            if (wanted_ns(m, w) > m->now_ns)
+                continue;
+            ASSERT(turns < max_turns);
+            run_turn(m, w);
+            turns++;
+        }
+    } while (turns > turns_before);
+    return turns;
+}
+
+void executor_manual_advance(struct executor *ex, uint64_t to_ns, size_t max_turns)
+{
+    struct manual *m = manual_of(ex);
+    ASSERT(to_ns >= m->now_ns);
+    size_t turns = 0;
+    uint64_t next_ns;
+    while ((next_ns = executor_manual_next_deadline(ex)) <= to_ns && next_ns != CLOCK_NEVER) {
+        if (next_ns > m->now_ns)
+            m->now_ns = next_ns;
+        turns += executor_manual_run(ex, max_turns - turns);
+    }
+    m->now_ns = to_ns;
+}
+
+uint64_t executor_manual_next_deadline(const struct executor *ex)
+{
+    const struct manual *m = manual_of(ex);
+    const struct worker *w;
+    uint64_t next_ns = CLOCK_NEVER;
+    TAILQ_FOREACH (w, &m->workers, entry) {
+        uint64_t ns = wanted_ns(m, w);
+        if (ns < next_ns)
+            next_ns = ns;
+    }
+    return next_ns;
 }

@@ -41,18 +41,18 @@ enum thole_code {
 enum thole_reason {
     THOLE_REASON_NONE = 0,
     /* Data path */
-    THOLE_REASON_NOT_LEADER,      /* this replica does not lead; nothing was appended; retry there */
-    THOLE_REASON_NO_LEADER,       /* no leader is known now; retry after a pause */
-    THOLE_REASON_DROPPED,         /* the proposal will certainly never be applied */
-    THOLE_REASON_OUTCOME_UNKNOWN, /* accepted, then the answer was lost; retry in a session */
-    THOLE_REASON_QUEUE_FULL,      /* a bounded queue is full; retry after a pause */
-    THOLE_REASON_LOW_SPACE,       /* the host's disk is nearly full; proposals are refused */
-    THOLE_REASON_TOO_LARGE,       /* exceeds a documented limit */
-    THOLE_REASON_SESSION_EXPIRED, /* the session is not (or no longer) in the shard's table */
+    THOLE_REASON_NOT_LEADER, /* this replica does not lead; nothing was appended; retry there */
+    THOLE_REASON_NO_LEADER,  /* no leader is known now; retry after a pause */
+    THOLE_REASON_DROPPED,    /* the proposal will certainly never be applied */
+    THOLE_REASON_OUTCOME_UNKNOWN,  /* accepted, then the answer was lost; retry in a session */
+    THOLE_REASON_QUEUE_FULL,       /* a bounded queue is full; retry after a pause */
+    THOLE_REASON_LOW_SPACE,        /* the host's disk is nearly full; proposals are refused */
+    THOLE_REASON_TOO_LARGE,        /* exceeds a documented limit */
+    THOLE_REASON_SESSION_EXPIRED,  /* the session is not (or no longer) in the shard's table */
     THOLE_REASON_SEQUENCE_TOO_OLD, /* a sequence below the session's retained window */
-    THOLE_REASON_TRANSFERRING,    /* a leadership transfer is in progress */
+    THOLE_REASON_TRANSFERRING,     /* a leadership transfer is in progress */
     THOLE_REASON_CHANGE_IN_FLIGHT, /* another membership change is not yet applied */
-    THOLE_REASON_STALE_REVISION,  /* decided at an older registry revision than one applied */
+    THOLE_REASON_STALE_REVISION,   /* decided at an older registry revision than one applied */
     /* Names and rows */
     THOLE_REASON_NO_SUCH_SHARD,
     THOLE_REASON_NO_SUCH_HOST,
