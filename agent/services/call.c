@@ -1,0 +1,188 @@
+/* One unary call of the control plane: decode, wait for the registry, answer or fail. */
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+#include <upb/decode.h>
+#include <upb/encode.h>
+
+#include "agent/services/services_internal.h"
+#include "base/assert.h"
+
+uint64_t services_deadline(struct bus_rpc *rpc)
+{
+    uint64_t now = clock_now(&clock_system);
+    uint64_t wanted = bus_rpc_deadline_ns(rpc);
+    if (wanted == CLOCK_NEVER) {
+        return now + SERVICES_DEADLINE_DEFAULT_MS * NS_PER_MS;
+    }
+    uint64_t latest = now + SERVICES_DEADLINE_MAX_MS * NS_PER_MS;
+    return wanted < latest ? wanted : latest;
+}
+
+void services_fail(struct bus_rpc *rpc, const struct thole_status *st, const char *const *metadata)
+{
+    uint32_t retry_ms = 0;
+    if (st->code == THOLE_UNAVAILABLE) {
+        retry_ms = SERVICES_RETRY_UNAVAILABLE_MS;
+    } else if (st->reason == THOLE_REASON_QUEUE_FULL) {
+        retry_ms = SERVICES_RETRY_BUSY_MS;
+    }
+    bus_rpc_fail(rpc, st, retry_ms, metadata);
+}
+
+struct bufslice services_encode(const void *message, const upb_MiniTable *kind, upb_Arena *arena)
+{
+    char *bytes = NULL;
+    size_t size = 0;
+    upb_EncodeStatus status = upb_Encode(message, kind, 0, arena, &bytes, &size);
+    ASSERT(status == kUpb_EncodeStatus_Ok); /* our own message: only memory could be missing */
+    struct buf *copy = buf_copy(bytes, size);
+    return (struct bufslice){copy, slice_of(copy->data, size)};
+}
+
+static void call_free(struct call *c)
+{
+    if (c->view != NULL) {
+        registry_view_release(c->view);
+    }
+    bufslice_unref(c->route.result);
+    upb_Arena_Free(c->arena); /* with the call itself */
+}
+
+void call_handle(void *ctx, struct bus_rpc *rpc, struct slice message)
+{
+    const struct unary_binding *binding = ctx;
+    const upb_MiniTable *kind = binding->unary->request;
+    upb_Arena *arena = upb_Arena_New();
+    ASSERT(arena != NULL);
+    struct call *c = upb_Arena_Malloc(arena, sizeof(*c));
+    ASSERT(c != NULL);
+    *c = (struct call){.s = binding->s, .rpc = rpc, .arena = arena};
+    c->deadline_ns = services_deadline(rpc);
+    upb_Message *request = _upb_Message_New(kind, arena);
+    upb_DecodeStatus status =
+        upb_Decode((const char *)message.data, message.size, request, kind, NULL, 0, arena);
+    if (status != kUpb_DecodeStatus_Ok) {
+        call_refuse(c, "request", "%s",
+                    status == kUpb_DecodeStatus_BadUtf8 ? "a string field is not valid UTF-8"
+                                                        : "it does not decode");
+        return;
+    }
+    c->request = request;
+    binding->unary->run(c);
+}
+
+void call_about(struct call *c, const char *name, upb_StringView value)
+{
+    char *copy = upb_Arena_Malloc(c->arena, value.size + 1);
+    memcpy(copy, value.data, value.size);
+    copy[value.size] = '\0';
+    c->metadata[0] = name;
+    c->metadata[1] = copy;
+    c->metadata[2] = NULL;
+}
+
+void call_reply(struct call *c, const void *message, const upb_MiniTable *kind)
+{
+    struct bufslice reply = services_encode(message, kind, c->arena);
+    bus_rpc_reply(c->rpc, reply);
+    call_free(c);
+}
+
+void call_reply_bytes(struct call *c, struct bytes *bytes)
+{
+    struct buf *reply = bytes_to_buf(bytes);
+    bus_rpc_reply(c->rpc, (struct bufslice){reply, slice_of(reply->data, reply->size)});
+    call_free(c);
+}
+
+void call_fail(struct call *c, const struct thole_status *st)
+{
+    services_fail(c->rpc, st, c->metadata[0] != NULL ? c->metadata : NULL);
+    call_free(c);
+}
+
+void call_refuse(struct call *c, const char *field, const char *format, ...)
+{
+    char why[THOLE_STATUS_MESSAGE_BYTES];
+    va_list args;
+    va_start(args, format);
+    vsnprintf(why, sizeof(why), format, args);
+    va_end(args);
+    struct thole_status st;
+    (void)THOLE_FAIL(&st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST, "%s: %s", field, why);
+    const char *metadata[] = {"field", field, c->metadata[0], c->metadata[1], NULL};
+    services_fail(c->rpc, &st, metadata);
+    call_free(c);
+}
+
+/* ---- Reads ------------------------------------------------------------------------------------- */
+
+static void barrier_done(void *ctx, const struct thole_status *st)
+{
+    struct call *c = ctx;
+    if (st->code != THOLE_OK) {
+        call_fail(c, st);
+        return;
+    }
+    c->view = registry_view_acquire(agent_registry(c->s->agent));
+    c->next(c);
+}
+
+void call_read(struct call *c, bool stale, call_fn next)
+{
+    c->next = next;
+    if (stale) {
+        c->view = registry_view_acquire(agent_registry(c->s->agent));
+        next(c);
+        return;
+    }
+    agent_barrier(c->s->agent, c->deadline_ns, barrier_done, c);
+}
+
+/* ---- Commands ---------------------------------------------------------------------------------- */
+
+thole_registry_v1_Operation *call_operation(struct call *c)
+{
+    return thole_registry_v1_Operation_new(c->arena);
+}
+
+static void command_done(void *ctx, const struct thole_status *st,
+                         const thole_registry_v1_Result *result)
+{
+    struct call *c = ctx;
+    if (st->code != THOLE_OK) {
+        call_fail(c, st);
+        return;
+    }
+    const void *row = NULL;
+    if (c->row == &thole_v1_Host_msginit) {
+        row = thole_registry_v1_Result_host(result);
+    } else if (c->row == &thole_v1_Shard_msginit) {
+        row = thole_registry_v1_Result_shard(result);
+    } else if (c->row == &thole_v1_Replica_msginit) {
+        row = thole_registry_v1_Result_replica(result);
+    }
+    if (row == NULL) { /* deletions; the answer has no fields */
+        bus_rpc_reply(c->rpc, (struct bufslice){buf_new(0), {NULL, 0}});
+        call_free(c);
+        return;
+    }
+    call_reply(c, row, c->row);
+}
+
+void call_command(struct call *c, thole_registry_v1_Operation *op, upb_StringView request_id,
+                  bool validate_only, const upb_MiniTable *row)
+{
+    thole_registry_v1_Command *command = thole_registry_v1_Command_new(c->arena);
+    thole_registry_v1_Command_set_actor(command, upb_StringView_FromString("user"));
+    thole_registry_v1_Command_set_time_ms(command, (int64_t)clock_system.wall_ms(&clock_system));
+    thole_registry_v1_Command_set_request_id(command, request_id);
+    thole_registry_v1_Command_set_validate_only(command, validate_only);
+    thole_registry_v1_Operation **ops =
+        thole_registry_v1_Command_resize_operations(command, 1, c->arena);
+    ops[0] = op;
+    c->row = row;
+    struct bufslice bytes = services_encode(command, &thole_registry_v1_Command_msginit, c->arena);
+    agent_command(c->s->agent, bytes, c->deadline_ns, command_done, c);
+}

@@ -1,0 +1,182 @@
+/* Checks of what users send, before it is proposed. The registry has the last word: it checks again
+ * what its invariants need. */
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "agent/services/services_internal.h"
+
+struct slice name_slice(upb_StringView name)
+{
+    return slice_of(name.data, name.size);
+}
+
+static bool bad(struct check *ret, const char *field, const char *format, ...)
+    __attribute__((format(printf, 3, 4)));
+static bool bad(struct check *ret, const char *field, const char *format, ...)
+{
+    snprintf(ret->field, sizeof(ret->field), "%s", field);
+    va_list args;
+    va_start(args, format);
+    vsnprintf(ret->message, sizeof(ret->message), format, args);
+    va_end(args);
+    return false;
+}
+
+#define SHOWN(s) (int)((s).size < 60 ? (s).size : 60), (s).data
+
+bool check_host_spec(const thole_v1_HostSpec *spec, struct check *ret)
+{
+    size_t it = kUpb_Map_Begin;
+    const thole_v1_HostSpec_TagsEntry *tag;
+    while ((tag = thole_v1_HostSpec_tags_next(spec, &it)) != NULL) {
+        upb_StringView key = thole_v1_HostSpec_TagsEntry_key(tag);
+        upb_StringView value = thole_v1_HostSpec_TagsEntry_value(tag);
+        if (key.size == 0 || key.size > LIMIT_NAME_BYTES) {
+            return bad(ret, "spec.tags", "a key must have 1 to %d bytes", LIMIT_NAME_BYTES);
+        }
+        if (value.size > LIMIT_NAME_BYTES) {
+            return bad(ret, "spec.tags", "the value of \"%.*s\" has more than %d bytes", SHOWN(key),
+                       LIMIT_NAME_BYTES);
+        }
+    }
+    switch (thole_v1_HostSpec_state(spec)) {
+    case thole_v1_HOST_STATE_UNSPECIFIED: /* leave it as it is */
+    case thole_v1_HOST_STATE_ACTIVE:
+    case thole_v1_HOST_STATE_CORDONED:
+    case thole_v1_HOST_STATE_DRAINING:
+        return true;
+    case thole_v1_HOST_STATE_REMOVED:
+        return bad(ret, "spec.state", "a host is removed with DeleteHost, after it was drained");
+    }
+    return bad(ret, "spec.state", "%d is no state", thole_v1_HostSpec_state(spec));
+}
+
+static bool check_constraint(const thole_v1_Constraint *k, size_t i, struct check *ret)
+{
+    char field[64];
+    snprintf(field, sizeof(field), "spec.constraints[%zu].key", i);
+    upb_StringView key = thole_v1_Constraint_key(k);
+    if (key.size == 0 || key.size > LIMIT_NAME_BYTES) {
+        return bad(ret, field, "a tag key of 1 to %d bytes is needed", LIMIT_NAME_BYTES);
+    }
+    size_t count = 0;
+    (void)thole_v1_Constraint_values(k, &count);
+    snprintf(field, sizeof(field), "spec.constraints[%zu].values", i);
+    switch (thole_v1_Constraint_operator(k)) {
+    case thole_v1_CONSTRAINT_OPERATOR_IN:
+    case thole_v1_CONSTRAINT_OPERATOR_NOT_IN:
+        return count > 0 || bad(ret, field, "IN and NOT_IN need at least one value");
+    case thole_v1_CONSTRAINT_OPERATOR_EXISTS:
+    case thole_v1_CONSTRAINT_OPERATOR_NOT_EXISTS:
+        return count == 0 || bad(ret, field, "EXISTS and NOT_EXISTS take no values");
+    case thole_v1_CONSTRAINT_OPERATOR_UNSPECIFIED:
+        break;
+    }
+    snprintf(field, sizeof(field), "spec.constraints[%zu].operator", i);
+    return bad(ret, field, "must be IN, NOT_IN, EXISTS or NOT_EXISTS");
+}
+
+bool check_shard_spec(const thole_v1_ShardSpec *spec, struct check *ret)
+{
+    upb_StringView type = thole_v1_ShardSpec_type(spec);
+    if (type.size == 0 || type.size > 64) {
+        return bad(ret, "spec.type", "a machine type is needed, such as \"kv\"");
+    }
+    uint32_t voters = thole_v1_ShardSpec_voters(spec);
+    uint32_t non_voting = thole_v1_ShardSpec_non_voting(spec);
+    if (voters == 0) {
+        return bad(ret, "spec.voters", "must be at least 1");
+    }
+    if (voters > LIMIT_MEMBERS) {
+        return bad(ret, "spec.voters", "%u is more than %d", voters, LIMIT_MEMBERS);
+    }
+    if (non_voting > LIMIT_MEMBERS - voters) {
+        return bad(ret, "spec.non_voting", "voters and non-voting replicas together are at most %d",
+                   LIMIT_MEMBERS);
+    }
+    if (thole_v1_ShardSpec_config(spec).size > 64 * KIB) {
+        return bad(ret, "spec.config", "has more than %d bytes", 64 * KIB);
+    }
+    size_t count = 0;
+    const thole_v1_Constraint *const *constraints = thole_v1_ShardSpec_constraints(spec, &count);
+    if (count > 32) {
+        return bad(ret, "spec.constraints", "%zu are more than 32", count);
+    }
+    for (size_t i = 0; i < count; i++) {
+        if (!check_constraint(constraints[i], i, ret)) {
+            return false;
+        }
+    }
+    return true;
+}
+
+/* RFC 3629: no overlong forms, no surrogates, nothing past U+10FFFF. */
+bool check_utf8(struct slice text)
+{
+    size_t i = 0;
+    while (i < text.size) {
+        uint8_t b = text.data[i++];
+        if (b < 0x80) {
+            continue;
+        }
+        size_t more = b >= 0xf0 ? 3 : b >= 0xe0 ? 2 : 1;
+        if (b < 0xc2 || b > 0xf4 || text.size - i < more) {
+            return false;
+        }
+        uint8_t second = text.data[i];
+        uint8_t low = b == 0xe0 ? 0xa0 : b == 0xf0 ? 0x90 : 0x80;
+        uint8_t high = b == 0xed ? 0x9f : b == 0xf4 ? 0x8f : 0xbf;
+        if (second < low || second > high) {
+            return false;
+        }
+        for (size_t k = 1; k < more; k++) {
+            if ((text.data[i + k] & 0xc0) != 0x80) {
+                return false;
+            }
+        }
+        i += more;
+    }
+    return true;
+}
+
+upb_StringView name_strip(upb_StringView name, const char *collection)
+{
+    size_t n = strlen(collection);
+    if (name.size > n && memcmp(name.data, collection, n) == 0 && name.data[n] == '/') {
+        return (upb_StringView){name.data + n + 1, name.size - n - 1};
+    }
+    return name;
+}
+
+bool call_name(struct call *c, const char *field, upb_StringView name)
+{
+    if (name.size == 0) {
+        call_refuse(c, field, "is needed");
+        return false;
+    }
+    if (!registry_name_valid(name_slice(name))) {
+        call_refuse(c, field,
+                    "\"%.*s\" is no name: lower case letters, digits, dots and dashes, at most %d",
+                    SHOWN(name), LIMIT_NAME_BYTES);
+        return false;
+    }
+    return true;
+}
+
+bool call_request_id(struct call *c, upb_StringView id)
+{
+    if (id.size > SERVICES_REQUEST_ID_BYTES) {
+        call_refuse(c, "request_id", "has more than %d bytes", SERVICES_REQUEST_ID_BYTES);
+        return false;
+    }
+    return true;
+}
+
+bool call_checked(struct call *c, bool ok, const struct check *check)
+{
+    if (!ok) {
+        call_refuse(c, check->field, "%s", check->message);
+    }
+    return ok;
+}

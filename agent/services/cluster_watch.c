@@ -1,0 +1,380 @@
+/* thole.v1.Cluster.Watch: rows of the registry, first all of them, then each change.
+ *
+ * All watches belong to one worker, which changes of the registry wake. A watch holds what is
+ * encoded and not yet sent, and makes more only when that is gone, so a slow client holds at most
+ * one round of changes, and catches up by rows, not by history: a row that changed ten times in
+ * between is sent once. */
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+#include <upb/encode.h>
+
+#include "agent/services/services_internal.h"
+
+#define SNAPSHOT_ROWS 256 /* encoded at a time */
+
+enum message_kind { MESSAGE_START = 1, MESSAGE_CANCEL, MESSAGE_DRAINED, MESSAGE_CHANGE };
+enum phase { PHASE_HOSTS, PHASE_SHARDS, PHASE_REPLICAS, PHASE_CHANGES };
+
+struct pending {
+    struct pending *next;
+    struct bufslice message;
+};
+
+struct cluster_watch {
+    struct cluster_watch *next;
+    struct services *s;
+    struct bus_rpc *rpc;
+    struct worker_msg start, cancel, drained;
+    _Atomic bool drained_posted;
+    _Atomic uint32_t refs; /* the call, the worker's list, each message on its way */
+
+    /* The worker's. */
+    bool blocked;  /* until the call's queue has drained */
+    bool finished; /* the call was answered */
+    enum phase phase;
+    struct registry_view *view; /* of the snapshot */
+    char after_name[LIMIT_NAME_BYTES + 1];
+    uint64_t after_id;
+    uint64_t revision; /* sent up to here */
+    struct pending *first, **last;
+};
+
+static void watch_unref(void *data)
+{
+    struct cluster_watch *w = data;
+    if (atomic_fetch_sub(&w->refs, 1) == 1) {
+        free(w);
+    }
+}
+
+/* ---- Rows -------------------------------------------------------------------------------------- */
+
+static void push(struct cluster_watch *w, struct bytes *out)
+{
+    struct pending *p = xcalloc(1, sizeof(*p));
+    struct buf *b = bytes_to_buf(out);
+    bytes_deinit(out);
+    p->message = (struct bufslice){b, slice_of(b->data, b->size)};
+    *w->last = p;
+    w->last = &p->next;
+}
+
+static void push_row(struct cluster_watch *w, uint32_t field, const void *row,
+                     const upb_MiniTable *kind, uint64_t revision)
+{
+    upb_Arena *arena = upb_Arena_New();
+    struct bufslice bytes = services_encode(row, kind, arena);
+    upb_Arena_Free(arena);
+    struct bytes out = {0};
+    wire_bytes(&out, field, bytes.bytes);
+    wire_varint(&out, 6, revision);
+    bufslice_unref(bytes);
+    push(w, &out);
+}
+
+static void push_host(void *ctx, const thole_v1_Host *row)
+{
+    push_row(ctx, 1, row, &thole_v1_Host_msginit, thole_v1_Host_revision(row));
+}
+
+static void push_shard(void *ctx, const thole_v1_Shard *row)
+{
+    push_row(ctx, 2, row, &thole_v1_Shard_msginit, thole_v1_Shard_revision(row));
+}
+
+static void push_replica(void *ctx, const thole_v1_Replica *row)
+{
+    push_row(ctx, 3, row, &thole_v1_Replica_msginit, thole_v1_Replica_revision(row));
+}
+
+static void push_event(void *ctx, const thole_v1_Event *row)
+{
+    push_row(ctx, 4, row, &thole_v1_Event_msginit, thole_v1_Event_revision(row));
+}
+
+static void push_gone(void *ctx, const char *name)
+{
+    struct cluster_watch *w = ctx;
+    struct bytes out = {0};
+    wire_bytes(&out, 5, slice_str(name));
+    push(w, &out);
+}
+
+static void push_bookmark(struct cluster_watch *w)
+{
+    struct bytes out = {0};
+    wire_varint(&out, 6, w->revision);
+    wire_varint(&out, 7, 1);
+    push(w, &out);
+}
+
+/* ---- One watch --------------------------------------------------------------------------------- */
+
+static void drop_pending(struct cluster_watch *w)
+{
+    while (w->first != NULL) {
+        struct pending *p = w->first;
+        w->first = p->next;
+        bufslice_unref(p->message);
+        free(p);
+    }
+    w->last = &w->first;
+}
+
+static void finish(struct cluster_watch *w, const struct thole_status *st)
+{
+    drop_pending(w);
+    if (w->view != NULL) {
+        registry_view_release(w->view);
+        w->view = NULL;
+    }
+    struct cluster_watch **at = &w->s->watches;
+    while (*at != NULL && *at != w) {
+        at = &(*at)->next;
+    }
+    bool listed = *at == w;
+    if (listed) {
+        *at = w->next;
+    }
+    if (!w->finished) {
+        w->finished = true;
+        services_fail(w->rpc, st, NULL);
+    }
+    if (listed) {
+        watch_unref(w);
+    }
+}
+
+/* Hands over what is encoded; false when the call's queue is full. */
+static bool send_pending(struct cluster_watch *w)
+{
+    while (w->first != NULL) {
+        struct pending *p = w->first;
+        if (!bus_rpc_send(w->rpc, bufslice_ref(p->message))) {
+            w->blocked = true;
+            return false;
+        }
+        w->first = p->next;
+        if (w->first == NULL) {
+            w->last = &w->first;
+        }
+        bufslice_unref(p->message);
+        free(p);
+    }
+    return true;
+}
+
+static void remember_name(struct cluster_watch *w, upb_StringView name)
+{
+    size_t size = name.size < LIMIT_NAME_BYTES ? name.size : LIMIT_NAME_BYTES;
+    memcpy(w->after_name, name.data, size);
+    w->after_name[size] = '\0';
+}
+
+/* The next rows of the snapshot. */
+static void snapshot_more(struct cluster_watch *w)
+{
+    for (size_t i = 0; i < SNAPSHOT_ROWS && w->phase != PHASE_CHANGES; i++) {
+        const thole_v1_Host *host = NULL;
+        const thole_v1_Shard *shard = NULL;
+        const thole_v1_Replica *replica = NULL;
+        if (w->phase == PHASE_HOSTS &&
+            (host = registry_next_host(w->view, slice_str(w->after_name))) != NULL) {
+            push_host(w, host);
+            remember_name(w, thole_v1_Host_name(host));
+        } else if (w->phase == PHASE_SHARDS &&
+                   (shard = registry_next_shard(w->view, slice_str(w->after_name))) != NULL) {
+            push_shard(w, shard);
+            remember_name(w, thole_v1_Shard_name(shard));
+        } else if (w->phase == PHASE_REPLICAS &&
+                   (replica = registry_next_replica(w->view, w->after_id)) != NULL) {
+            push_replica(w, replica);
+            w->after_id = thole_v1_Replica_id(replica);
+        } else {
+            w->phase++;
+            w->after_name[0] = '\0';
+        }
+    }
+    if (w->phase == PHASE_CHANGES) {
+        w->revision = registry_view_revision(w->view);
+        registry_view_release(w->view);
+        w->view = NULL;
+        push_bookmark(w);
+    }
+}
+
+/* What changed since; false if nothing did, or if the watch ended. */
+static bool changes_more(struct cluster_watch *w)
+{
+    struct registry_view *view = registry_view_acquire(agent_registry(w->s->agent));
+    uint64_t revision = registry_view_revision(view);
+    bool any = revision > w->revision;
+    struct thole_status st;
+    if (any) {
+        const struct registry_changes changes = {.ctx = w,
+                                                 .host = push_host,
+                                                 .shard = push_shard,
+                                                 .replica = push_replica,
+                                                 .event = push_event,
+                                                 .gone = push_gone};
+        if (registry_changes_since(view, w->revision, &changes, &st) != THOLE_OK) {
+            finish(w, &st);
+            any = false;
+        } else {
+            w->revision = revision;
+            push_bookmark(w);
+        }
+    }
+    registry_view_release(view);
+    return any;
+}
+
+static void pump(struct cluster_watch *w)
+{
+    while (!w->finished && !w->blocked && send_pending(w)) {
+        if (w->phase != PHASE_CHANGES) {
+            snapshot_more(w);
+        } else if (!changes_more(w)) {
+            return;
+        }
+    }
+}
+
+/* ---- The worker -------------------------------------------------------------------------------- */
+
+static void pump_all(struct services *s)
+{
+    atomic_store(&s->change_posted, false);
+    for (struct cluster_watch *w = s->watches, *next = NULL; w != NULL; w = next) {
+        next = w->next;
+        pump(w);
+    }
+}
+
+static void watch_message(struct cluster_watch *w, uint32_t kind)
+{
+    switch ((enum message_kind)kind) {
+    case MESSAGE_START:
+        if (!w->finished) {
+            w->next = w->s->watches;
+            w->s->watches = w;
+            atomic_fetch_add(&w->refs, 1);
+        }
+        break;
+    case MESSAGE_CANCEL: {
+        struct thole_status st;
+        (void)THOLE_FAIL(&st, THOLE_CANCELLED, THOLE_REASON_NONE, "the client went away");
+        finish(w, &st);
+        break;
+    }
+    case MESSAGE_DRAINED:
+        atomic_store(&w->drained_posted, false);
+        w->blocked = false;
+        break;
+    case MESSAGE_CHANGE:
+        break;
+    }
+    pump(w);
+    watch_unref(w);
+}
+
+uint64_t cluster_watch_turn(void *ctx, struct msgq *batch, uint64_t now_ns)
+{
+    (void)now_ns;
+    struct services *s = ctx;
+    struct worker_msg *m = NULL;
+    while ((m = msgq_pop(batch)) != NULL) {
+        switch ((enum message_kind)m->kind) {
+        case MESSAGE_CHANGE:
+            pump_all(s);
+            break;
+        case MESSAGE_START:
+            watch_message(CONTAINER_OF(m, struct cluster_watch, start), m->kind);
+            break;
+        case MESSAGE_CANCEL:
+            watch_message(CONTAINER_OF(m, struct cluster_watch, cancel), m->kind);
+            break;
+        case MESSAGE_DRAINED:
+            watch_message(CONTAINER_OF(m, struct cluster_watch, drained), m->kind);
+            break;
+        }
+    }
+    return CLOCK_NEVER;
+}
+
+void cluster_watch_changed(void *ctx, uint64_t revision)
+{
+    (void)revision;
+    struct services *s = ctx;
+    if (!atomic_exchange(&s->change_posted, true)) {
+        s->change.kind = MESSAGE_CHANGE;
+        if (!worker_post_internal(s->worker, &s->change)) {
+            atomic_store(&s->change_posted, false); /* stopped: nobody watches any more */
+        }
+    }
+}
+
+static bool post(struct cluster_watch *w, struct worker_msg *m, enum message_kind kind)
+{
+    m->kind = kind;
+    atomic_fetch_add(&w->refs, 1);
+    if (worker_post_internal(w->s->worker, m)) {
+        return true;
+    }
+    watch_unref(w);
+    return false;
+}
+
+static void watch_cancelled(void *ctx)
+{
+    struct cluster_watch *w = ctx;
+    (void)post(w, &w->cancel, MESSAGE_CANCEL);
+}
+
+static void watch_drained(void *ctx)
+{
+    struct cluster_watch *w = ctx;
+    if (!atomic_exchange(&w->drained_posted, true)) {
+        (void)post(w, &w->drained, MESSAGE_DRAINED);
+    }
+}
+
+void cluster_watch_handle(void *ctx, struct bus_rpc *rpc, struct slice message)
+{
+    struct services *s = ctx;
+    struct thole_status st;
+    upb_Arena *arena = upb_Arena_New();
+    const thole_v1_WatchClusterRequest *q =
+        thole_v1_WatchClusterRequest_parse((const char *)message.data, message.size, arena);
+    uint64_t from = q != NULL ? thole_v1_WatchClusterRequest_from_revision(q) : 0;
+    upb_Arena_Free(arena);
+    if (q == NULL) {
+        (void)THOLE_FAIL(&st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
+                         "request: it does not decode");
+        services_fail(rpc, &st, NULL);
+        return;
+    }
+    struct cluster_watch *w = xcalloc(1, sizeof(*w));
+    w->s = s;
+    w->rpc = rpc;
+    w->last = &w->first;
+    atomic_store(&w->refs, 1);
+    if (from > 0) {
+        w->phase = PHASE_CHANGES;
+        w->revision = from;
+    } else {
+        w->view = registry_view_acquire(agent_registry(s->agent));
+    }
+    bus_rpc_set_data(rpc, w, watch_unref);
+    bus_rpc_on_drained(rpc, watch_drained, w);
+    bus_rpc_on_cancel(rpc, watch_cancelled, w);
+    if (!post(w, &w->start, MESSAGE_START)) {
+        (void)THOLE_FAIL(&st, THOLE_UNAVAILABLE, THOLE_REASON_STOPPED, "the host is stopping");
+        if (w->view != NULL) {
+            registry_view_release(w->view);
+            w->view = NULL;
+        }
+        services_fail(rpc, &st, NULL);
+    }
+}

@@ -1,0 +1,324 @@
+/* thole.v1.Data, the unary calls: Propose, Query, OpenSession.
+ *
+ * The hot path. A call's state comes from a pool; its payload is copied once, into the buffer that
+ * the log keeps; its answer is encoded by hand straight into the buffer that is sent. */
+#include <stdlib.h>
+#include <string.h>
+#include <upb/decode.h>
+
+#include "agent/services/services_internal.h"
+#include "base/assert.h"
+
+#define POOL_CALLS_MAX 4096
+#define DECODE_BYTES 1024 /* on the stack: strings are not copied, so requests fit in it */
+
+struct data_call *data_call_new(struct services *s, struct bus_rpc *rpc)
+{
+    pthread_mutex_lock(&s->pool_mutex);
+    struct data_call *d = s->pool;
+    if (d != NULL) {
+        s->pool = d->next;
+        s->pool_count--;
+    }
+    pthread_mutex_unlock(&s->pool_mutex);
+    if (d == NULL) {
+        d = xmalloc(sizeof(*d));
+    }
+    /* All but the name, and the messages of statuses, which are large. */
+    memset(&d->route, 0, offsetof(struct router_request, status));
+    d->route.status.code = THOLE_OK;
+    d->route.index = d->route.code = 0;
+    d->route.duplicate = false;
+    d->route.result = (struct bufslice){NULL, {NULL, 0}};
+    d->s = s;
+    d->rpc = rpc;
+    d->stream = NULL;
+    d->stream_id = 0;
+    d->next = NULL;
+    d->text = d->searched = false;
+    d->shard[0] = '\0';
+    return d;
+}
+
+void data_call_free(struct data_call *d)
+{
+    struct services *s = d->s;
+    bufslice_unref(d->route.result);
+    pthread_mutex_lock(&s->pool_mutex);
+    bool keep = s->pool_count < POOL_CALLS_MAX;
+    if (keep) {
+        d->next = s->pool;
+        s->pool = d;
+        s->pool_count++;
+    }
+    pthread_mutex_unlock(&s->pool_mutex);
+    if (!keep) {
+        free(d);
+    }
+}
+
+void data_pool_deinit(struct services *s)
+{
+    while (s->pool != NULL) {
+        struct data_call *d = s->pool;
+        s->pool = d->next;
+        free(d);
+    }
+    s->pool_count = 0;
+}
+
+bool data_find_shard(struct services *s, struct slice name, uint64_t *ret_id)
+{
+    struct registry_view *view = registry_view_acquire(agent_registry(s->agent));
+    const thole_v1_Shard *shard = registry_shard_by_name(view, name);
+    if (shard != NULL) {
+        *ret_id = thole_v1_Shard_id(shard);
+    }
+    registry_view_release(view);
+    return shard != NULL;
+}
+
+/* ---- Answers ----------------------------------------------------------------------------------- */
+
+#define PROPOSE_OVERHEAD_BYTES 48 /* code, index, duplicate, and the heads of data and text */
+
+void data_propose_response_append(const struct data_call *d, struct bytes *out)
+{
+    const struct router_request *r = &d->route;
+    wire_varint(out, 1, r->code);
+    if (r->result.bytes.size > 0) {
+        wire_bytes(out, 2, r->result.bytes);
+        if (d->text && check_utf8(r->result.bytes)) {
+            wire_bytes(out, 3, r->result.bytes);
+        }
+    }
+    wire_varint(out, 4, r->index);
+    wire_varint(out, 5, r->duplicate);
+}
+
+/* A builder over a buffer that is large enough, so that what is built needs no second copy. */
+static struct buf *builder_begin(struct bytes *out, size_t capacity)
+{
+    struct buf *b = buf_new(capacity);
+    *out = (struct bytes){.data = b->data, .capacity = capacity};
+    return b;
+}
+
+static struct bufslice builder_end(struct buf *b, const struct bytes *out)
+{
+    ASSERT(out->data == b->data); /* it did not have to grow */
+    return (struct bufslice){b, slice_of(b->data, out->size)};
+}
+
+struct bufslice data_propose_response(const struct data_call *d)
+{
+    size_t results = d->route.result.bytes.size * (d->text ? 2 : 1);
+    struct bytes out;
+    struct buf *b = builder_begin(&out, results + PROPOSE_OVERHEAD_BYTES);
+    data_propose_response_append(d, &out);
+    return builder_end(b, &out);
+}
+
+static struct bufslice query_response(const struct data_call *d)
+{
+    struct slice result = d->route.result.bytes;
+    struct bytes out;
+    struct buf *b = builder_begin(&out, result.size * (d->text ? 2 : 1) + PROPOSE_OVERHEAD_BYTES);
+    if (result.size > 0) {
+        wire_bytes(&out, 1, result);
+        if (d->text && check_utf8(result)) {
+            wire_bytes(&out, 2, result);
+        }
+    }
+    wire_varint(&out, 3, d->route.index);
+    return builder_end(b, &out);
+}
+
+static struct bufslice session_response(const struct data_call *d)
+{
+    struct bytes out;
+    struct buf *b = builder_begin(&out, PROPOSE_OVERHEAD_BYTES);
+    wire_varint(&out, 1, d->route.index);
+    return builder_end(b, &out);
+}
+
+static void data_fail(struct data_call *d, const struct thole_status *st)
+{
+    const char *metadata[] = {"shard", d->shard, NULL};
+    services_fail(d->rpc, st, d->shard[0] != '\0' ? metadata : NULL);
+    data_call_free(d);
+}
+
+static void data_done(struct router_request *r)
+{
+    struct data_call *d = r->ctx;
+    if (d->stream != NULL) {
+        data_stream_done(d);
+        return;
+    }
+    if (r->status.code != THOLE_OK) {
+        data_fail(d, &r->status);
+        return;
+    }
+    struct bufslice reply = r->kind == ROUTER_PROPOSE ? data_propose_response(d)
+                            : r->kind == ROUTER_QUERY ? query_response(d)
+                                                      : session_response(d);
+    bus_rpc_reply(d->rpc, reply);
+    data_call_free(d);
+}
+
+/* ---- Requests ---------------------------------------------------------------------------------- */
+
+static void data_end(struct data_call *d, const struct thole_status *st)
+{
+    bufslice_unref(d->route.payload);
+    d->route.payload = (struct bufslice){NULL, {NULL, 0}};
+    d->route.status = *st;
+    data_done(&d->route);
+}
+
+static void search_done(void *ctx, const struct thole_status *st)
+{
+    struct data_call *d = ctx;
+    if (st->code != THOLE_OK) {
+        data_end(d, st);
+        return;
+    }
+    d->searched = true;
+    data_send(d);
+}
+
+void data_send(struct data_call *d)
+{
+    d->route.done = data_done;
+    d->route.ctx = d;
+    if (data_find_shard(d->s, slice_str(d->shard), &d->route.shard_id)) {
+        agent_route(d->s->agent, &d->route);
+        return;
+    }
+    if (!d->searched) { /* it may have been created a moment ago, on another host */
+        agent_barrier(d->s->agent, d->route.deadline_ns, search_done, d);
+        return;
+    }
+    struct thole_status st;
+    (void)THOLE_FAIL(&st, THOLE_NOT_FOUND, THOLE_REASON_NO_SUCH_SHARD, "there is no shard \"%s\"",
+                     d->shard);
+    data_end(d, &st);
+}
+
+static bool read_shard(struct data_call *d, upb_StringView name, struct thole_status *st)
+{
+    name = name_strip(name, "shards");
+    if (name.size == 0 || name.size > LIMIT_NAME_BYTES) {
+        (void)THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
+                         "shard: a name of 1 to %d bytes is needed", LIMIT_NAME_BYTES);
+        return false;
+    }
+    memcpy(d->shard, name.data, name.size);
+    d->shard[name.size] = '\0';
+    return true;
+}
+
+static bool read_payload(struct data_call *d, upb_StringView payload, bool text,
+                         struct thole_status *st)
+{
+    if (payload.size > LIMIT_PAYLOAD_BYTES) {
+        (void)THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_TOO_LARGE,
+                         "%s: %zu bytes are more than %d", text ? "text" : "data", payload.size,
+                         LIMIT_PAYLOAD_BYTES);
+        return false;
+    }
+    struct buf *copy = buf_copy(payload.data, payload.size);
+    d->route.payload = (struct bufslice){copy, slice_of(copy->data, copy->size)};
+    d->text = text;
+    return true;
+}
+
+bool data_read_propose(struct data_call *d, const thole_v1_ProposeRequest *q,
+                       struct thole_status *st)
+{
+    d->route.kind = ROUTER_PROPOSE;
+    d->route.session = thole_v1_ProposeRequest_session(q);
+    d->route.sequence = thole_v1_ProposeRequest_sequence(q);
+    if (!read_shard(d, thole_v1_ProposeRequest_shard(q), st)) {
+        return false;
+    }
+    if ((d->route.session == 0) != (d->route.sequence == 0)) {
+        (void)THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
+                         "sequence: session and sequence go together; sequences begin at 1");
+        return false;
+    }
+    bool text = thole_v1_ProposeRequest_payload_case(q) == thole_v1_ProposeRequest_payload_text;
+    return read_payload(d, text ? thole_v1_ProposeRequest_text(q) : thole_v1_ProposeRequest_data(q),
+                        text, st);
+}
+
+static bool read_query(struct data_call *d, const thole_v1_QueryRequest *q, struct thole_status *st)
+{
+    d->route.kind = ROUTER_QUERY;
+    d->route.stale = thole_v1_QueryRequest_stale(q);
+    d->route.max_staleness_ms = thole_v1_QueryRequest_max_staleness_ms(q);
+    if (!read_shard(d, thole_v1_QueryRequest_shard(q), st)) {
+        return false;
+    }
+    if (d->route.max_staleness_ms != 0 && !d->route.stale) {
+        (void)THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
+                         "max_staleness_ms: only goes with stale");
+        return false;
+    }
+    bool text = thole_v1_QueryRequest_payload_case(q) == thole_v1_QueryRequest_payload_text;
+    return read_payload(d, text ? thole_v1_QueryRequest_text(q) : thole_v1_QueryRequest_data(q),
+                        text, st);
+}
+
+static bool read_open(struct data_call *d, const thole_v1_OpenSessionRequest *q,
+                      struct thole_status *st)
+{
+    d->route.kind = ROUTER_OPEN_SESSION;
+    return read_shard(d, thole_v1_OpenSessionRequest_shard(q), st);
+}
+
+/* Decode without copying strings, check, and send on its way. */
+static void data_begin(struct services *s, struct bus_rpc *rpc, struct slice message,
+                       const upb_MiniTable *kind)
+{
+    _Alignas(16) char memory[DECODE_BYTES];
+    upb_Arena *arena = upb_Arena_Init(memory, sizeof(memory), &upb_alloc_global);
+    upb_Message *q = _upb_Message_New(kind, arena);
+    struct data_call *d = data_call_new(s, rpc);
+    d->route.deadline_ns = services_deadline(rpc);
+    struct thole_status st;
+    bool ok = upb_Decode((const char *)message.data, message.size, q, kind, NULL,
+                         kUpb_DecodeOption_AliasString, arena) == kUpb_DecodeStatus_Ok;
+    if (!ok) {
+        (void)THOLE_FAIL(&st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
+                         "request: it does not decode");
+    } else if (kind == &thole_v1_ProposeRequest_msginit) {
+        ok = data_read_propose(d, (const thole_v1_ProposeRequest *)q, &st);
+    } else if (kind == &thole_v1_QueryRequest_msginit) {
+        ok = read_query(d, (const thole_v1_QueryRequest *)q, &st);
+    } else {
+        ok = read_open(d, (const thole_v1_OpenSessionRequest *)q, &st);
+    }
+    upb_Arena_Free(arena);
+    if (!ok) {
+        data_fail(d, &st);
+        return;
+    }
+    data_send(d);
+}
+
+void data_propose(void *ctx, struct bus_rpc *rpc, struct slice message)
+{
+    data_begin(ctx, rpc, message, &thole_v1_ProposeRequest_msginit);
+}
+
+void data_query(void *ctx, struct bus_rpc *rpc, struct slice message)
+{
+    data_begin(ctx, rpc, message, &thole_v1_QueryRequest_msginit);
+}
+
+void data_open_session(void *ctx, struct bus_rpc *rpc, struct slice message)
+{
+    data_begin(ctx, rpc, message, &thole_v1_OpenSessionRequest_msginit);
+}

@@ -1,0 +1,145 @@
+/* thole.v1.Data.Watch: a shard's events, from its machine to a client.
+ *
+ * Every ending goes one way: agent_unwatch (or the source ends by itself), then `ended`, which
+ * finishes the call. The queue to the client is the call's own, which is bounded: a client that does
+ * not keep up is cut off, for events cannot be skipped. */
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "agent/services/services_internal.h"
+
+struct data_watch {
+    struct services *s;
+    struct bus_rpc *rpc;
+    uint64_t shard_id;
+    _Atomic uint64_t id; /* 0 until agent_watch has returned */
+    _Atomic bool stop;   /* cancelled, or too slow */
+    _Atomic bool slow;
+    _Atomic uint32_t refs; /* the call, and the agent until `ended` */
+    char shard[LIMIT_NAME_BYTES + 1];
+};
+
+static void watch_unref(void *data)
+{
+    struct data_watch *w = data;
+    if (atomic_fetch_sub(&w->refs, 1) == 1) {
+        free(w);
+    }
+}
+
+/* Whoever comes second, this or the return of agent_watch, does it. */
+static void watch_stop(struct data_watch *w)
+{
+    atomic_store(&w->stop, true);
+    uint64_t id = atomic_load(&w->id);
+    if (id != 0) {
+        agent_unwatch(w->s->agent, id);
+    }
+}
+
+static void watch_cancelled(void *ctx)
+{
+    watch_stop(ctx);
+}
+
+static void watch_event(void *ctx, uint64_t index, struct slice key, struct slice event,
+                        bool bookmark)
+{
+    struct data_watch *w = ctx;
+    if (atomic_load(&w->stop)) {
+        return;
+    }
+    struct bytes out = {0};
+    wire_varint(&out, 1, index);
+    if (!bookmark) {
+        wire_bytes(&out, 2, key);
+        wire_bytes(&out, 3, event);
+    }
+    wire_varint(&out, 4, bookmark);
+    struct buf *b = bytes_to_buf(&out);
+    bytes_deinit(&out);
+    if (!bus_rpc_send(w->rpc, (struct bufslice){b, slice_of(b->data, b->size)})) {
+        atomic_store(&w->slow, true);
+        watch_stop(w);
+    }
+}
+
+static void watch_ended(void *ctx, const struct thole_status *why)
+{
+    struct data_watch *w = ctx;
+    struct thole_status st = *why;
+    if (atomic_load(&w->slow)) {
+        (void)THOLE_FAIL(&st, THOLE_RESOURCE_EXHAUSTED, THOLE_REASON_QUEUE_FULL,
+                         "the client reads more slowly than events come; watch again");
+    } else if (st.code == THOLE_OK) {
+        (void)THOLE_FAIL(&st, THOLE_UNAVAILABLE, THOLE_REASON_STOPPED,
+                         "the replica that served the watch stopped; watch again");
+    }
+    const char *metadata[] = {"shard", w->shard, NULL};
+    services_fail(w->rpc, &st, metadata);
+    watch_unref(w);
+}
+
+static void watch_begin(struct data_watch *w)
+{
+    const struct agent_watcher watcher = {.ctx = w, .event = watch_event, .ended = watch_ended};
+    atomic_fetch_add(&w->refs, 2); /* the agent's, and this function's own */
+    uint64_t id = agent_watch(w->s->agent, w->shard_id, &watcher);
+    atomic_store(&w->id, id);
+    if (atomic_load(&w->stop)) {
+        agent_unwatch(w->s->agent, id);
+    }
+    watch_unref(w);
+}
+
+static void watch_search_done(void *ctx, const struct thole_status *st)
+{
+    struct data_watch *w = ctx;
+    struct thole_status missing;
+    if (st->code == THOLE_OK) {
+        if (data_find_shard(w->s, slice_str(w->shard), &w->shard_id)) {
+            watch_begin(w);
+            return;
+        }
+        (void)THOLE_FAIL(&missing, THOLE_NOT_FOUND, THOLE_REASON_NO_SUCH_SHARD,
+                         "there is no shard \"%s\"", w->shard);
+        st = &missing;
+    }
+    const char *metadata[] = {"shard", w->shard, NULL};
+    services_fail(w->rpc, st, metadata);
+}
+
+void data_watch(void *ctx, struct bus_rpc *rpc, struct slice message)
+{
+    struct services *s = ctx;
+    upb_Arena *arena = upb_Arena_New();
+    const thole_v1_WatchRequest *q =
+        thole_v1_WatchRequest_parse((const char *)message.data, message.size, arena);
+    upb_StringView name = {NULL, 0};
+    if (q != NULL) {
+        name = name_strip(thole_v1_WatchRequest_shard(q), "shards");
+    }
+    if (name.size == 0 || name.size > LIMIT_NAME_BYTES) {
+        struct thole_status st;
+        (void)THOLE_FAIL(&st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
+                         "shard: a name of 1 to %d bytes is needed", LIMIT_NAME_BYTES);
+        services_fail(rpc, &st, (const char *const[]){"field", "shard", NULL});
+        upb_Arena_Free(arena);
+        return;
+    }
+    struct data_watch *w = xcalloc(1, sizeof(*w));
+    w->s = s;
+    w->rpc = rpc;
+    atomic_store(&w->refs, 1);
+    memcpy(w->shard, name.data, name.size);
+    upb_Arena_Free(arena);
+    bus_rpc_set_data(rpc, w, watch_unref);
+    bus_rpc_on_cancel(rpc, watch_cancelled, w);
+    if (data_find_shard(s, slice_str(w->shard), &w->shard_id)) {
+        watch_begin(w);
+    } else {
+        agent_barrier(s->agent, clock_now(&clock_system) + SERVICES_DEADLINE_DEFAULT_MS * NS_PER_MS,
+                      watch_search_done, w);
+    }
+}

@@ -1,0 +1,62 @@
+/* thole.v1.Events. */
+#include <string.h>
+
+#include "agent/services/services_internal.h"
+
+/* Is the event about this object, or about something below it? An empty object takes all. */
+static bool is_about(const thole_v1_Event *event, upb_StringView object)
+{
+    upb_StringView is = thole_v1_Event_object(event);
+    if (object.size == 0) {
+        return true;
+    }
+    return is.size >= object.size && memcmp(is.data, object.data, object.size) == 0 &&
+           (is.size == object.size || is.data[object.size] == '/');
+}
+
+/* A key is (revision, how many events of this revision were seen). */
+static void list_run(struct call *c)
+{
+    const thole_v1_ListEventsRequest *q = c->request;
+    struct page p;
+    struct bytes key = {0};
+    if (!page_begin(&p, c, PAGE_EVENTS, thole_v1_ListEventsRequest_page_size(q),
+                    thole_v1_ListEventsRequest_page_token(q), &key)) {
+        bytes_deinit(&key);
+        return;
+    }
+    uint64_t at = thole_v1_ListEventsRequest_after_revision(q);
+    uint64_t seen = 0, skip = 0;
+    uint64_t after = at;
+    if (key.size == 16) {
+        at = get_be64(key.data);
+        skip = get_be64(key.data + 8);
+        after = at - 1; /* events of revision `at` again, less `skip` */
+    }
+    bytes_deinit(&key);
+    uint64_t it = 0;
+    const thole_v1_Event *event = NULL;
+    while ((event = registry_next_event(c->view, after, &it)) != NULL) {
+        uint64_t revision = thole_v1_Event_revision(event);
+        if (revision != at) {
+            at = revision;
+            seen = skip = 0;
+        }
+        if (seen >= skip && is_about(event, thole_v1_ListEventsRequest_object(q)) &&
+            !page_add(&p, c, event, &thole_v1_Event_msginit)) {
+            break;
+        }
+        seen++;
+    }
+    uint8_t last_key[16];
+    put_be64(last_key, at);
+    put_be64(last_key + 8, seen);
+    struct slice token = slice_of(last_key, sizeof(last_key));
+    page_reply(&p, c, PAGE_EVENTS, event != NULL ? &token : NULL);
+}
+
+void events_list(struct call *c)
+{
+    const thole_v1_ListEventsRequest *q = c->request;
+    call_read(c, thole_v1_ListEventsRequest_stale(q), list_run);
+}

@@ -1,0 +1,215 @@
+/* What the files of the control plane share: the call, its answer, pages, checks. */
+#ifndef AGENT_SERVICES_SERVICES_INTERNAL_H
+#define AGENT_SERVICES_SERVICES_INTERNAL_H
+
+#include <pthread.h>
+#include <upb/upb.h>
+
+#include "agent/agent.h"
+#include "base/limits.h"
+#include "base/worker.h"
+#include "thole/registry/v1/registry.upb.h"
+#include "thole/v1/control.upb.h"
+#include "thole/v1/data.upb.h"
+
+#define SERVICES_DEADLINE_DEFAULT_MS 10000
+#define SERVICES_DEADLINE_MAX_MS 30000
+#define SERVICES_REQUEST_ID_BYTES 128
+/* What clients are told to wait before they try again. */
+#define SERVICES_RETRY_UNAVAILABLE_MS 200
+#define SERVICES_RETRY_BUSY_MS 50
+
+struct data_call;
+struct cluster_watch;
+
+/* One per agent. */
+struct services {
+    struct agent *agent;
+    struct executor *executor;
+    struct worker *worker; /* owns the cluster watches */
+    struct services *next; /* in the list of all, see services.c */
+
+    /* Cluster.Watch: only touched on the worker. */
+    struct cluster_watch *watches;
+    _Atomic bool change_posted;
+    struct worker_msg change;
+
+    /* Data calls that wait to be used again. */
+    pthread_mutex_t pool_mutex;
+    struct data_call *pool;
+    size_t pool_count;
+};
+
+/* ---- Calls (call.c) ---------------------------------------------------------------------------- */
+
+/* One unary call, from its request to its answer. It lives in an arena of its own, with everything
+ * that it decodes and builds, and is handled by one thread at a time. */
+struct call;
+typedef void (*call_fn)(struct call *c);
+
+struct unary {
+    const char *path;
+    const upb_MiniTable *request;
+    call_fn run;
+};
+
+struct call {
+    struct services *s;
+    struct bus_rpc *rpc;
+    upb_Arena *arena;
+    const void *request; /* the message that unary.request describes; strings are the arena's */
+    uint64_t deadline_ns;
+    /* What the request is about, for ErrorInfo: NAME, VALUE, NULL. */
+    const char *metadata[3];
+
+    call_fn next;               /* after the barrier */
+    const upb_MiniTable *row;   /* the kind of row that answers a command; NULL: an empty message */
+    struct registry_view *view; /* released with the call */
+    struct router_request route;
+};
+
+/* bus_method.handle of every unary method; its ctx is a struct unary_binding. */
+struct unary_binding {
+    struct services *s;
+    const struct unary *unary;
+};
+void call_handle(void *ctx, struct bus_rpc *rpc, struct slice message);
+
+/* Says in errors what the call is about; `value` is copied. */
+void call_about(struct call *c, const char *name, upb_StringView value);
+
+/* The ends of a call: each frees it. */
+void call_reply(struct call *c, const void *message, const upb_MiniTable *kind);
+void call_reply_bytes(struct call *c, struct bytes *bytes);
+void call_fail(struct call *c, const struct thole_status *st);
+/* INVALID_ARGUMENT BAD_REQUEST: "FIELD: why". */
+void call_refuse(struct call *c, const char *field, const char *format, ...)
+    __attribute__((format(printf, 3, 4)));
+
+/* Runs `next` with c->view set: this host's own view, or after a barrier. */
+void call_read(struct call *c, bool stale, call_fn next);
+/* Proposes one operation as the user; answers with the row of kind `row` in the result. */
+thole_registry_v1_Operation *call_operation(struct call *c);
+void call_command(struct call *c, thole_registry_v1_Operation *op, upb_StringView request_id,
+                  bool validate_only, const upb_MiniTable *row);
+
+/* Failing a call of any kind: metadata and a retry delay that fits the code. */
+void services_fail(struct bus_rpc *rpc, const struct thole_status *st, const char *const *metadata);
+uint64_t services_deadline(struct bus_rpc *rpc);
+struct bufslice services_encode(const void *message, const upb_MiniTable *kind, upb_Arena *arena);
+
+/* ---- Pages (page.c) ---------------------------------------------------------------------------- */
+
+#define PAGE_SIZE_DEFAULT 100
+#define PAGE_SIZE_MAX 1000
+/* A page also ends when it has this many bytes: answers stay below what gRPC clients accept. */
+#define PAGE_BYTES_MAX (2 * MIB)
+
+enum page_kind { PAGE_HOSTS = 'h', PAGE_SHARDS = 's', PAGE_REPLICAS = 'r', PAGE_EVENTS = 'e' };
+
+/* Every List answer has the same shape: rows = 1, next_page_token = 2, revision = 3. */
+struct page {
+    uint32_t rows_left;
+    struct bytes out;
+};
+/* Opaque: kind and last key, in base64url. */
+void page_token_encode(enum page_kind kind, struct slice key, struct bytes *out);
+/* False: not a token of this kind. `ret_key` is released by bytes_deinit. */
+bool page_token_decode(enum page_kind kind, struct slice token, struct bytes *ret_key);
+uint32_t page_size_effective(int32_t size); /* of a size that is not negative */
+/* Refuses the call and returns false if page_size or page_token is bad. An absent token gives an
+ * empty key. */
+bool page_begin(struct page *p, struct call *c, enum page_kind kind, int32_t size,
+                upb_StringView token, struct bytes *ret_key);
+/* False when the page is full: `row` was not added. */
+bool page_add(struct page *p, struct call *c, const void *row, const upb_MiniTable *kind);
+/* Answers; `last_key` NULL: there are no more pages. Releases the page. */
+void page_reply(struct page *p, struct call *c, enum page_kind kind, const struct slice *last_key);
+
+/* Protobuf wire format by hand, where a message would be copied once more. */
+void wire_bytes(struct bytes *out, uint32_t field, struct slice value);
+void wire_varint(struct bytes *out, uint32_t field, uint64_t value);
+
+/* ---- Checks (check.c) -------------------------------------------------------------------------- */
+
+#define CHECK_MESSAGE_BYTES 200
+/* What is wrong with a field. */
+struct check {
+    char field[64];
+    char message[CHECK_MESSAGE_BYTES];
+};
+/* False: `ret` says what is wrong. */
+bool check_host_spec(const thole_v1_HostSpec *spec, struct check *ret);
+bool check_shard_spec(const thole_v1_ShardSpec *spec, struct check *ret);
+bool check_utf8(struct slice text);
+
+/* A resource's name without its collection: "shards/orders" and "orders" are both orders. */
+upb_StringView name_strip(upb_StringView name, const char *collection);
+/* Refuses the call and returns false if it is no valid name. */
+bool call_name(struct call *c, const char *field, upb_StringView name);
+bool call_request_id(struct call *c, upb_StringView id);
+bool call_checked(struct call *c, bool ok, const struct check *check);
+
+/* ---- The services ------------------------------------------------------------------------------ */
+
+void hosts_get(struct call *c);
+void hosts_list(struct call *c);
+void hosts_update(struct call *c);
+void hosts_delete(struct call *c);
+void shards_get(struct call *c);
+void shards_list(struct call *c);
+void shards_create(struct call *c);
+void shards_update(struct call *c);
+void shards_delete(struct call *c);
+void shards_transfer(struct call *c);
+void replicas_list(struct call *c);
+void replicas_create(struct call *c);
+void replicas_delete(struct call *c);
+void events_list(struct call *c);
+void cluster_status(struct call *c);
+
+/* Cluster.Watch (cluster_watch.c). */
+void cluster_watch_handle(void *ctx, struct bus_rpc *rpc, struct slice message);
+uint64_t cluster_watch_turn(void *ctx, struct msgq *batch, uint64_t now_ns);
+void cluster_watch_changed(void *ctx, uint64_t revision);
+
+/* Data (data.c, data_watch.c, data_stream.c). */
+struct slice name_slice(upb_StringView name);
+
+/* The shard of this name in the host's own view. */
+bool data_find_shard(struct services *s, struct slice name, uint64_t *ret_id);
+
+/* A proposal, query or new session on its way; pooled. */
+struct data_call {
+    struct router_request route;
+    struct services *s;
+    struct bus_rpc *rpc;
+    struct data_stream *stream; /* NULL: unary */
+    uint64_t stream_id;
+    struct data_call *next; /* in the pool */
+    bool text;              /* the request was text, so is the answer */
+    bool searched;          /* the barrier was awaited and the name looked up again */
+    char shard[LIMIT_NAME_BYTES + 1];
+};
+struct data_call *data_call_new(struct services *s, struct bus_rpc *rpc);
+void data_call_free(struct data_call *d);
+void data_pool_deinit(struct services *s);
+/* Reads the request into the call; false with `st` filled if it is not valid. */
+bool data_read_propose(struct data_call *d, const thole_v1_ProposeRequest *q,
+                       struct thole_status *st);
+/* Routes it to its shard; `done` comes later, or at once if the name is unknown. */
+void data_send(struct data_call *d);
+/* The answer as a ProposeResponse. */
+struct bufslice data_propose_response(const struct data_call *d);
+void data_propose_response_append(const struct data_call *d, struct bytes *out);
+
+void data_propose(void *ctx, struct bus_rpc *rpc, struct slice message);
+void data_query(void *ctx, struct bus_rpc *rpc, struct slice message);
+void data_open_session(void *ctx, struct bus_rpc *rpc, struct slice message);
+void data_watch(void *ctx, struct bus_rpc *rpc, struct slice message);
+void data_stream_message(void *ctx, struct bus_rpc *rpc, struct slice message);
+void data_stream_end(void *ctx, struct bus_rpc *rpc);
+/* A call of a stream was answered; frees it. */
+void data_stream_done(struct data_call *d);
+
+#endif

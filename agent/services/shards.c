@@ -1,0 +1,214 @@
+/* thole.v1.Shards. */
+#include "agent/services/services_internal.h"
+
+static void no_such_shard(struct call *c, upb_StringView name)
+{
+    struct thole_status st;
+    (void)THOLE_FAIL(&st, THOLE_NOT_FOUND, THOLE_REASON_NO_SUCH_SHARD, "there is no shard \"%.*s\"",
+                     (int)name.size, name.data);
+    call_fail(c, &st);
+}
+
+static void get_run(struct call *c)
+{
+    const thole_v1_GetShardRequest *q = c->request;
+    upb_StringView name = name_strip(thole_v1_GetShardRequest_name(q), "shards");
+    const thole_v1_Shard *row = registry_shard_by_name(c->view, name_slice(name));
+    if (row == NULL) {
+        no_such_shard(c, name);
+        return;
+    }
+    call_reply(c, row, &thole_v1_Shard_msginit);
+}
+
+void shards_get(struct call *c)
+{
+    const thole_v1_GetShardRequest *q = c->request;
+    upb_StringView name = name_strip(thole_v1_GetShardRequest_name(q), "shards");
+    call_about(c, "shard", name);
+    if (call_name(c, "name", name)) {
+        call_read(c, thole_v1_GetShardRequest_stale(q), get_run);
+    }
+}
+
+static void list_run(struct call *c)
+{
+    const thole_v1_ListShardsRequest *q = c->request;
+    struct page p;
+    struct bytes key = {0};
+    if (!page_begin(&p, c, PAGE_SHARDS, thole_v1_ListShardsRequest_page_size(q),
+                    thole_v1_ListShardsRequest_page_token(q), &key)) {
+        bytes_deinit(&key);
+        return;
+    }
+    struct slice last = bytes_slice(&key);
+    const thole_v1_Shard *row = NULL;
+    while ((row = registry_next_shard(c->view, last)) != NULL) {
+        if (!page_add(&p, c, row, &thole_v1_Shard_msginit)) {
+            break;
+        }
+        last = name_slice(thole_v1_Shard_name(row));
+    }
+    page_reply(&p, c, PAGE_SHARDS, row != NULL ? &last : NULL);
+    bytes_deinit(&key);
+}
+
+void shards_list(struct call *c)
+{
+    const thole_v1_ListShardsRequest *q = c->request;
+    call_read(c, thole_v1_ListShardsRequest_stale(q), list_run);
+}
+
+/* The checks of create and update. */
+static bool check_shard(struct call *c, const thole_v1_Shard *shard, upb_StringView request_id,
+                        upb_StringView *ret_name)
+{
+    if (shard == NULL || thole_v1_Shard_spec(shard) == NULL) {
+        call_refuse(c, shard == NULL ? "shard" : "shard.spec", "is needed");
+        return false;
+    }
+    *ret_name = name_strip(thole_v1_Shard_name(shard), "shards");
+    call_about(c, "shard", *ret_name);
+    struct check check;
+    return call_name(c, "shard.name", *ret_name) && call_request_id(c, request_id) &&
+           call_checked(c, check_shard_spec(thole_v1_Shard_spec(shard), &check), &check);
+}
+
+void shards_create(struct call *c)
+{
+    const thole_v1_CreateShardRequest *q = c->request;
+    const thole_v1_Shard *shard = thole_v1_CreateShardRequest_shard(q);
+    upb_StringView request_id = thole_v1_CreateShardRequest_request_id(q);
+    upb_StringView name;
+    if (!check_shard(c, shard, request_id, &name)) {
+        return;
+    }
+    thole_registry_v1_Operation *op = call_operation(c);
+    thole_registry_v1_CreateShard *create =
+        thole_registry_v1_Operation_mutable_create_shard(op, c->arena);
+    thole_registry_v1_CreateShard_set_name(create, name);
+    thole_registry_v1_CreateShard_set_spec(
+        create, (thole_v1_ShardSpec *)(uintptr_t)thole_v1_Shard_spec(shard));
+    call_command(c, op, request_id, thole_v1_CreateShardRequest_validate_only(q),
+                 &thole_v1_Shard_msginit);
+}
+
+void shards_update(struct call *c)
+{
+    const thole_v1_UpdateShardRequest *q = c->request;
+    const thole_v1_Shard *shard = thole_v1_UpdateShardRequest_shard(q);
+    upb_StringView request_id = thole_v1_UpdateShardRequest_request_id(q);
+    upb_StringView name;
+    if (!check_shard(c, shard, request_id, &name)) {
+        return;
+    }
+    thole_registry_v1_Operation *op = call_operation(c);
+    thole_registry_v1_UpdateShard *update =
+        thole_registry_v1_Operation_mutable_update_shard(op, c->arena);
+    thole_registry_v1_UpdateShard_set_name(update, name);
+    thole_registry_v1_UpdateShard_set_spec(
+        update, (thole_v1_ShardSpec *)(uintptr_t)thole_v1_Shard_spec(shard));
+    thole_registry_v1_UpdateShard_set_etag(update, thole_v1_Shard_etag(shard));
+    thole_registry_v1_UpdateShard_set_allow_missing(update,
+                                                    thole_v1_UpdateShardRequest_allow_missing(q));
+    call_command(c, op, request_id, thole_v1_UpdateShardRequest_validate_only(q),
+                 &thole_v1_Shard_msginit);
+}
+
+void shards_delete(struct call *c)
+{
+    const thole_v1_DeleteShardRequest *q = c->request;
+    upb_StringView name = name_strip(thole_v1_DeleteShardRequest_name(q), "shards");
+    call_about(c, "shard", name);
+    if (!call_name(c, "name", name) ||
+        !call_request_id(c, thole_v1_DeleteShardRequest_request_id(q))) {
+        return;
+    }
+    thole_registry_v1_Operation *op = call_operation(c);
+    thole_registry_v1_DeleteShard *del =
+        thole_registry_v1_Operation_mutable_delete_shard(op, c->arena);
+    thole_registry_v1_DeleteShard_set_name(del, name);
+    thole_registry_v1_DeleteShard_set_etag(del, thole_v1_DeleteShardRequest_etag(q));
+    thole_registry_v1_DeleteShard_set_allow_missing(del,
+                                                    thole_v1_DeleteShardRequest_allow_missing(q));
+    call_command(c, op, thole_v1_DeleteShardRequest_request_id(q), false, NULL);
+}
+
+/* ---- TransferLeader ---------------------------------------------------------------------------- */
+
+static void transfer_done(struct router_request *r)
+{
+    struct call *c = r->ctx;
+    if (r->status.code != THOLE_OK) {
+        call_fail(c, &r->status);
+        return;
+    }
+    /* Who leads now: the target, or what the local replica knows, or the registry's hint. */
+    uint64_t leader = r->target_replica;
+    struct engine_replica_status status;
+    if (leader == 0 && engine_shard_status(agent_engine(c->s->agent), r->shard_id, &status)) {
+        leader = status.leader_replica;
+    }
+    registry_view_release(c->view);
+    c->view = registry_view_acquire(agent_registry(c->s->agent));
+    if (leader == 0) {
+        const thole_v1_Shard *shard = registry_shard(c->view, r->shard_id);
+        if (shard != NULL && thole_v1_Shard_status(shard) != NULL) {
+            leader = thole_v1_ShardStatus_leader_replica(thole_v1_Shard_status(shard));
+        }
+    }
+    thole_v1_TransferLeaderResponse *reply = thole_v1_TransferLeaderResponse_new(c->arena);
+    thole_v1_TransferLeaderResponse_set_leader_replica(reply, leader);
+    const thole_v1_Replica *row = registry_replica(c->view, leader);
+    if (row != NULL) {
+        thole_v1_TransferLeaderResponse_set_leader_host(reply, thole_v1_Replica_host(row));
+    }
+    call_reply(c, reply, &thole_v1_TransferLeaderResponse_msginit);
+}
+
+static void transfer_run(struct call *c)
+{
+    const thole_v1_TransferLeaderRequest *q = c->request;
+    upb_StringView name = name_strip(thole_v1_TransferLeaderRequest_shard(q), "shards");
+    uint64_t target = thole_v1_TransferLeaderRequest_replica_id(q);
+    const thole_v1_Shard *shard = registry_shard_by_name(c->view, name_slice(name));
+    if (shard == NULL) {
+        no_such_shard(c, name);
+        return;
+    }
+    const thole_v1_Replica *row = target != 0 ? registry_replica(c->view, target) : NULL;
+    if (target != 0 &&
+        (row == NULL || thole_v1_Replica_shard_id(row) != thole_v1_Shard_id(shard))) {
+        struct thole_status st;
+        (void)THOLE_FAIL(&st, THOLE_NOT_FOUND, THOLE_REASON_NO_SUCH_REPLICA,
+                         "shard \"%.*s\" has no replica %llu", (int)name.size, name.data,
+                         (unsigned long long)target);
+        call_fail(c, &st);
+        return;
+    }
+    if (row != NULL && thole_v1_Replica_role(row) != thole_v1_REPLICA_ROLE_VOTER) {
+        struct thole_status st;
+        (void)THOLE_FAIL(&st, THOLE_FAILED_PRECONDITION, THOLE_REASON_BAD_REQUEST,
+                         "replica %llu does not vote, so it cannot lead",
+                         (unsigned long long)target);
+        call_fail(c, &st);
+        return;
+    }
+    c->route.kind = ROUTER_TRANSFER;
+    c->route.shard_id = thole_v1_Shard_id(shard);
+    c->route.target_replica = target;
+    c->route.deadline_ns = c->deadline_ns;
+    c->route.done = transfer_done;
+    c->route.ctx = c;
+    agent_route(c->s->agent, &c->route);
+}
+
+void shards_transfer(struct call *c)
+{
+    const thole_v1_TransferLeaderRequest *q = c->request;
+    upb_StringView name = name_strip(thole_v1_TransferLeaderRequest_shard(q), "shards");
+    call_about(c, "shard", name);
+    if (call_name(c, "shard", name)) {
+        call_read(c, true, transfer_run);
+    }
+}
