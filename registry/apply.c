@@ -1,0 +1,190 @@
+/* One command: decode, remember, run its operations in a transaction, answer.
+ *
+ * A transaction works on a copy of the state (the roots of its trees), so refusing a command is
+ * throwing the copy away. Everything a command changes gets one revision, the state's next one; a
+ * command that changes nothing takes none. Refusals are results with a gRPC code, never failures. */
+#include "registry/registry_internal.h"
+
+#include <string.h>
+
+static const registry_operation_fn operations[] = {
+    [thole_registry_v1_Operation_op_bootstrap] = registry__op_bootstrap,
+    [thole_registry_v1_Operation_op_admit_host] = registry__op_admit_host,
+    [thole_registry_v1_Operation_op_update_host] = registry__op_update_host,
+    [thole_registry_v1_Operation_op_delete_host] = registry__op_delete_host,
+    [thole_registry_v1_Operation_op_observe_host] = registry__op_observe_host,
+    [thole_registry_v1_Operation_op_create_shard] = registry__op_create_shard,
+    [thole_registry_v1_Operation_op_update_shard] = registry__op_update_shard,
+    [thole_registry_v1_Operation_op_delete_shard] = registry__op_delete_shard,
+    [thole_registry_v1_Operation_op_place_replicas] = registry__op_place_replicas,
+    [thole_registry_v1_Operation_op_remove_replica] = registry__op_remove_replica,
+    [thole_registry_v1_Operation_op_create_replica] = registry__op_create_replica,
+    [thole_registry_v1_Operation_op_observe_replica] = registry__op_observe_replica,
+    [thole_registry_v1_Operation_op_observe_shard] = registry__op_observe_shard,
+    [thole_registry_v1_Operation_op_set_role] = registry__op_set_role,
+};
+
+static enum thole_code run_operation(struct txn *t, const thole_registry_v1_Operation *op)
+{
+    size_t which = thole_registry_v1_Operation_op_case(op);
+    if (which >= sizeof(operations) / sizeof(operations[0]) || operations[which] == NULL) {
+        return THOLE_FAIL(&t->st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
+                          "operation: missing, or of an unknown kind");
+    }
+    bool bootstrap = which == thole_registry_v1_Operation_op_bootstrap;
+    if (!bootstrap && !t->s.bootstrapped) {
+        return THOLE_FAIL(&t->st, THOLE_FAILED_PRECONDITION, THOLE_REASON_NOT_READY,
+                          "the cluster has not been bootstrapped");
+    }
+    return operations[which](t, op);
+}
+
+static enum thole_code run_operations(struct txn *t)
+{
+    size_t count = 0;
+    const thole_registry_v1_Operation *const *ops =
+        thole_registry_v1_Command_operations(t->command, &count);
+    if (count == 0) {
+        return THOLE_FAIL(&t->st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
+                          "operations: at least one is needed");
+    }
+    for (size_t i = 0; i < count; i++) {
+        if (count > 1 && thole_registry_v1_Operation_has_bootstrap(ops[i])) {
+            return THOLE_FAIL(&t->st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
+                              "operations: bootstrap must be alone");
+        }
+        enum thole_code code = run_operation(t, ops[i]);
+        if (code != THOLE_OK) {
+            return code;
+        }
+    }
+    return THOLE_OK;
+}
+
+static enum thole_code check_command(struct txn *t)
+{
+    upb_StringView actor = thole_registry_v1_Command_actor(t->command);
+    enum thole_code code = registry__check_text(t, "actor", actor, 2 * LIMIT_NAME_BYTES);
+    if (code == THOLE_OK) {
+        upb_StringView id = thole_registry_v1_Command_request_id(t->command);
+        code = registry__check_text(t, "request_id", id, LIMIT_NAME_BYTES);
+    }
+    return code;
+}
+
+/* ---- Results --------------------------------------------------------------------------------- */
+
+static void add_rows(const struct txn *t, thole_registry_v1_Result *result)
+{
+    if (t->last[ROW_HOST] != NULL) {
+        thole_registry_v1_Result_set_host(result, t->last[ROW_HOST]->host);
+    }
+    if (t->last[ROW_SHARD] != NULL) {
+        thole_registry_v1_Result_set_shard(result, t->last[ROW_SHARD]->shard);
+    }
+    if (t->last[ROW_REPLICA] != NULL) {
+        thole_registry_v1_Result_set_replica(result, t->last[ROW_REPLICA]->replica);
+    }
+}
+
+/* Bytes in the transaction's arena. The rows are shared with the message only while it is encoded. */
+static struct slice make_result(struct txn *t, enum thole_code code, uint64_t revision,
+                                bool with_rows)
+{
+    thole_registry_v1_Result *result = thole_registry_v1_Result_new(t->arena);
+    thole_registry_v1_Result_set_revision(result, revision);
+    if (code != THOLE_OK) {
+        const char *reason = thole_reason_name(t->st.reason);
+        registry__trim_utf8(t->st.message);
+        thole_registry_v1_Result_set_reason(result, upb_StringView_FromString(reason));
+        thole_registry_v1_Result_set_message(result, upb_StringView_FromString(t->st.message));
+    } else if (with_rows) {
+        add_rows(t, result);
+    }
+    return registry__encode(result, &thole_registry_v1_Result_msginit, t->arena);
+}
+
+static void remember(struct state *s, struct txn *t, enum thole_code code, struct slice bytes)
+{
+    upb_StringView id = thole_registry_v1_Command_request_id(t->command);
+    if (id.size == 0 || !s->bootstrapped || thole_registry_v1_Command_validate_only(t->command)) {
+        return;
+    }
+    if (bytes.size > REGISTRY_REQUEST_RESULT_BYTES) {
+        bytes = make_result(t, code, s->revision, false);
+    }
+    struct row *row = registry__row_new(ROW_REQUEST);
+    thole_registry_v1_RememberedRequest_set_request_id(row->request,
+                                                       registry__dup(row->arena, registry_str(id)));
+    thole_registry_v1_RememberedRequest_set_code(row->request, code);
+    thole_registry_v1_RememberedRequest_set_result(row->request, registry__dup(row->arena, bytes));
+    registry__state_remember(s, row);
+    registry__row_unref(row);
+}
+
+static bool recall(const struct state *s, const struct txn *t, uint64_t *ret_code,
+                   struct bytes *ret_result)
+{
+    struct slice id = registry_str(thole_registry_v1_Command_request_id(t->command));
+    if (id.size == 0 || thole_registry_v1_Command_validate_only(t->command)) {
+        return false;
+    }
+    const struct row *row = registry__tree_get(s->index[INDEX_REQUESTS], id);
+    if (row == NULL) {
+        return false;
+    }
+    *ret_code = thole_registry_v1_RememberedRequest_code(row->request);
+    upb_StringView result = thole_registry_v1_RememberedRequest_result(row->request);
+    bytes_append_slice(ret_result, registry_str(result));
+    return true;
+}
+
+/* ---- The transaction ------------------------------------------------------------------------- */
+
+static uint64_t run(struct state *s, struct txn *t, struct bytes *ret_result)
+{
+    enum thole_code code = check_command(t);
+    if (code == THOLE_OK) {
+        code = run_operations(t);
+    }
+    bool keep = code == THOLE_OK && !thole_registry_v1_Command_validate_only(t->command);
+    if (keep && t->changed) {
+        t->s.revision = t->revision;
+        struct state old = *s;
+        *s = t->s;
+        t->s = old;
+    }
+    struct slice bytes = make_result(t, code, s->revision, true);
+    bytes_append_slice(ret_result, bytes);
+    if (code != THOLE_INVALID_ARGUMENT) {
+        remember(s, t, code, bytes);
+    }
+    return code;
+}
+
+uint64_t registry__apply(struct state *s, struct slice command, struct bytes *ret_result)
+{
+    struct txn t = {.base = s, .revision = s->revision + 1, .arena = upb_Arena_New()};
+    ASSERT(t.arena != NULL);
+    uint64_t code;
+    t.command = thole_registry_v1_Command_parse((const char *)command.data, command.size, t.arena);
+    if (t.command == NULL) {
+        code = THOLE_FAIL(&t.st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
+                          "command: not a thole.registry.v1.Command");
+        bytes_append_slice(ret_result, make_result(&t, (enum thole_code)code, s->revision, false));
+    } else if (!recall(s, &t, &code, ret_result)) {
+        /* `base` must outlive the moment when the new state takes its place. */
+        struct state base;
+        registry__state_copy(&base, s);
+        registry__state_copy(&t.s, s);
+        t.base = &base;
+        code = run(s, &t, ret_result);
+        registry__state_deinit(&t.s);
+        registry__state_deinit(&base);
+    }
+    for (size_t i = 0; i < sizeof(t.last) / sizeof(t.last[0]); i++) {
+        registry__row_unref(t.last[i]);
+    }
+    upb_Arena_Free(t.arena);
+    return code;
+}

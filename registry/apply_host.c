@@ -1,0 +1,469 @@
+/* Operations on hosts: bootstrap, admission, spec, removal, observed state.
+ *
+ * A removed host keeps its row, in state REMOVED, until its last replica row has gone; then the row
+ * loses its name (which is free again) and stays as a tombstone: the id never comes back. */
+#include "registry/registry_internal.h"
+
+#include <string.h>
+
+bool registry__host_is(const struct row *host, thole_v1_HostState state)
+{
+    const thole_v1_HostSpec *spec = thole_v1_Host_spec(host->host);
+    return spec != NULL && thole_v1_HostSpec_state(spec) == (int32_t)state;
+}
+
+static enum thole_code find_host(struct txn *t, upb_StringView name, struct row **ret)
+{
+    struct row *host = registry__host_by_name(&t->s, registry_str(name));
+    if (host == NULL) {
+        return THOLE_FAIL(&t->st, THOLE_NOT_FOUND, THOLE_REASON_NO_SUCH_HOST,
+                          "no host is named \"%.*s\"", (int)(name.size < 128 ? name.size : 128),
+                          name.data != NULL ? name.data : "");
+    }
+    *ret = host;
+    return THOLE_OK;
+}
+
+/* A new row from what the host says of itself. */
+static void add_host(struct txn *t, const thole_v1_Host *host, const struct uuid *id)
+{
+    struct row *row = registry__row_new(ROW_HOST);
+    upb_Arena *arena = row->arena;
+    row->host_id = *id;
+    row->host = registry__message_copy(host, &thole_v1_Host_msginit, arena);
+    thole_v1_HostSpec *spec = thole_v1_Host_mutable_spec(row->host, arena);
+    if (thole_v1_HostSpec_state(spec) != thole_v1_HOST_STATE_CORDONED) {
+        thole_v1_HostSpec_set_state(spec, thole_v1_HOST_STATE_ACTIVE);
+    }
+    thole_v1_HostStatus *status = thole_v1_Host_mutable_status(row->host, arena);
+    thole_v1_HostStatus_set_liveness(status, thole_v1_HOST_LIVENESS_LIVE);
+    thole_v1_Host_set_etag(row->host, registry__txn_etag(t, arena));
+    thole_v1_Host_set_generation(row->host, 1);
+    thole_v1_Host_set_create_time_ms(row->host, thole_registry_v1_Command_time_ms(t->command));
+    registry__txn_put(t, row);
+}
+
+static enum thole_code check_new_host(struct txn *t, const thole_v1_Host *host,
+                                      const struct uuid *id)
+{
+    upb_StringView name = thole_v1_Host_name(host);
+    if (registry__host(&t->s, id) != NULL ||
+        registry__host_by_name(&t->s, registry_str(name)) != NULL) {
+        return THOLE_FAIL(&t->st, THOLE_ALREADY_EXISTS, THOLE_REASON_EXISTS,
+                          "a host named \"%.*s\" with another id is a member", (int)name.size,
+                          name.data);
+    }
+    if (registry__count_of_shard(&t->s, REGISTRY_SHARD_ID) >= LIMIT_MEMBERS) {
+        return THOLE_FAIL(&t->st, THOLE_RESOURCE_EXHAUSTED, THOLE_REASON_TOO_LARGE,
+                          "the cluster has %d hosts, which is the limit", LIMIT_MEMBERS);
+    }
+    return THOLE_OK;
+}
+
+/* ---- Bootstrap ------------------------------------------------------------------------------- */
+
+static struct row *add_shard_zero(struct txn *t, const thole_registry_v1_Bootstrap *b)
+{
+    struct row *row = registry__row_new(ROW_SHARD);
+    upb_Arena *arena = row->arena;
+    size_t count = 0;
+    const thole_v1_Host *const *hosts = thole_registry_v1_Bootstrap_hosts(b, &count);
+    thole_v1_Shard_set_name(row->shard, registry__dup_str(arena, REGISTRY_SHARD_NAME));
+    thole_v1_Shard_set_id(row->shard, REGISTRY_SHARD_ID);
+    thole_v1_ShardSpec *spec = thole_v1_Shard_mutable_spec(row->shard, arena);
+    thole_v1_ShardSpec_set_type(spec, registry__dup_str(arena, REGISTRY_MACHINE_TYPE));
+    thole_v1_ShardSpec_set_voters(spec, (uint32_t)count);
+    thole_v1_Shard_mutable_status(row->shard, arena);
+    thole_v1_Shard_set_etag(row->shard, registry__txn_etag(t, arena));
+    thole_v1_Shard_set_generation(row->shard, 1);
+    thole_v1_Shard_set_create_time_ms(row->shard, thole_registry_v1_Command_time_ms(t->command));
+    for (size_t i = 0; i < count; i++) {
+        thole_v1_InitialReplica *initial = thole_v1_Shard_add_initial(row->shard, arena);
+        thole_v1_InitialReplica_set_replica_id(initial, i + 1);
+        upb_StringView id = thole_v1_Host_id(hosts[i]);
+        thole_v1_InitialReplica_set_host_id(initial, registry__dup(arena, registry_str(id)));
+    }
+    registry__txn_put(t, row);
+    return registry__shard(&t->s, REGISTRY_SHARD_ID);
+}
+
+static enum thole_code check_bootstrap(struct txn *t, const thole_registry_v1_Bootstrap *b)
+{
+    size_t count = 0;
+    thole_registry_v1_Bootstrap_hosts(b, &count);
+    if (count == 0 || count > LIMIT_MEMBERS) {
+        return THOLE_FAIL(&t->st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
+                          "bootstrap.hosts: must be 1 to %d", LIMIT_MEMBERS);
+    }
+    upb_StringView id = thole_registry_v1_Bootstrap_cluster_id(b);
+    struct uuid cluster;
+    if (id.size != sizeof(cluster.bytes)) {
+        return THOLE_FAIL(&t->st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
+                          "bootstrap.cluster_id: must be 16 bytes");
+    }
+    memcpy(cluster.bytes, id.data, sizeof(cluster.bytes));
+    if (t->s.bootstrapped && !uuid_equal(&cluster, &t->s.cluster)) {
+        return THOLE_FAIL(&t->st, THOLE_FAILED_PRECONDITION, THOLE_REASON_WRONG_CLUSTER,
+                          "another cluster has been bootstrapped here");
+    }
+    t->s.cluster = cluster;
+    return THOLE_OK;
+}
+
+enum thole_code registry__op_bootstrap(struct txn *t, const thole_registry_v1_Operation *op)
+{
+    const thole_registry_v1_Bootstrap *b = thole_registry_v1_Operation_bootstrap(op);
+    enum thole_code code = check_bootstrap(t, b);
+    if (code != THOLE_OK || t->s.bootstrapped) {
+        return code; /* a second one for the same cluster changes nothing */
+    }
+    size_t count = 0;
+    const thole_v1_Host *const *hosts = thole_registry_v1_Bootstrap_hosts(b, &count);
+    t->s.bootstrapped = true;
+    for (size_t i = 0; i < count; i++) {
+        struct uuid id;
+        code = registry__check_host(t, hosts[i], &id);
+        if (code == THOLE_OK) {
+            code = check_new_host(t, hosts[i], &id);
+        }
+        if (code != THOLE_OK) {
+            return code;
+        }
+        add_host(t, hosts[i], &id);
+    }
+    const struct row *zero = add_shard_zero(t, b);
+    registry__txn_event(t, zero, "ClusterBootstrapped", "with %zu hosts", count);
+    for (size_t i = 0; i < count; i++) {
+        upb_StringView name = thole_v1_Host_name(hosts[i]);
+        registry__replica_add(t, zero, registry__host_by_name(&t->s, registry_str(name)),
+                              thole_v1_REPLICA_ROLE_VOTER, thole_v1_REPLICA_OWNER_PLACEMENT, true);
+    }
+    return THOLE_OK;
+}
+
+/* ---- Admission and observed state ------------------------------------------------------------ */
+
+/* Fields that are not set keep what they were. */
+static void merge_status(thole_v1_HostStatus *to, const thole_v1_HostStatus *from, upb_Arena *arena)
+{
+    upb_StringView address = thole_v1_HostStatus_address(from);
+    if (address.size > 0) {
+        thole_v1_HostStatus_set_address(to, registry__dup(arena, registry_str(address)));
+    }
+    upb_StringView version = thole_v1_HostStatus_version(from);
+    if (version.size > 0) {
+        thole_v1_HostStatus_set_version(to, registry__dup(arena, registry_str(version)));
+    }
+    if (thole_v1_HostStatus_liveness(from) != thole_v1_HOST_LIVENESS_UNSPECIFIED) {
+        thole_v1_HostStatus_set_liveness(to, thole_v1_HostStatus_liveness(from));
+    }
+    if (thole_v1_HostStatus_incarnation(from) != 0) {
+        thole_v1_HostStatus_set_incarnation(to, thole_v1_HostStatus_incarnation(from));
+    }
+    size_t count = 0;
+    const thole_v1_MachineType *const *types = thole_v1_HostStatus_machine_types(from, &count);
+    if (count > 0) {
+        thole_v1_HostStatus_clear_machine_types(to);
+    }
+    for (size_t i = 0; i < count; i++) {
+        thole_v1_MachineType *type = thole_v1_HostStatus_add_machine_types(to, arena);
+        upb_StringView name = thole_v1_MachineType_name(types[i]);
+        thole_v1_MachineType_set_name(type, registry__dup(arena, registry_str(name)));
+        thole_v1_MachineType_set_version(type, thole_v1_MachineType_version(types[i]));
+    }
+}
+
+static const char *liveness_reason(int32_t liveness)
+{
+    return liveness == thole_v1_HOST_LIVENESS_LIVE      ? "HostLive"
+           : liveness == thole_v1_HOST_LIVENESS_SUSPECT ? "HostSuspect"
+                                                        : "HostDead";
+}
+
+/* Merge `status` into the host's row; no change, no revision. */
+static void observe(struct txn *t, const struct row *host, const thole_v1_HostStatus *status)
+{
+    struct row *row = registry__txn_edit(t, host);
+    thole_v1_HostStatus *to = thole_v1_Host_mutable_status(row->host, row->arena);
+    int32_t before = thole_v1_HostStatus_liveness(to);
+    merge_status(to, status, row->arena);
+    if (registry__message_equal(host->host, row->host, &thole_v1_Host_msginit, t->arena)) {
+        registry__row_unref(row);
+        return;
+    }
+    int32_t after = thole_v1_HostStatus_liveness(to);
+    struct uuid id = host->host_id;
+    registry__txn_put(t, row);
+    if (before != after) {
+        registry__txn_event(t, registry__host(&t->s, &id), liveness_reason(after), "%s", "");
+    }
+}
+
+/* A host that was admitted before has started again. */
+static enum thole_code readmit(struct txn *t, struct row *host, const thole_v1_Host *given)
+{
+    if (registry__host_is(host, thole_v1_HOST_STATE_REMOVED)) {
+        return THOLE_FAIL(&t->st, THOLE_FAILED_PRECONDITION, THOLE_REASON_REMOVED,
+                          "this host was removed from the cluster; it can only join as a new host "
+                          "with an empty data directory");
+    }
+    const thole_v1_HostStatus *have = thole_v1_Host_status(host->host);
+    const thole_v1_HostStatus *status = thole_v1_Host_status(given);
+    uint64_t newest = have == NULL ? 0 : thole_v1_HostStatus_incarnation(have);
+    uint64_t incarnation = status == NULL ? 0 : thole_v1_HostStatus_incarnation(status);
+    if (incarnation < newest) {
+        return THOLE_FAIL(&t->st, THOLE_ABORTED, THOLE_REASON_STALE_INCARNATION,
+                          "incarnation %" PRIu64 " of this host is known, %" PRIu64
+                          " is older: was its disk copied or restored?",
+                          newest, incarnation);
+    }
+    registry__txn_show(t, host);
+    if (status == NULL) {
+        return THOLE_OK;
+    }
+    thole_v1_HostStatus *live =
+        registry__message_copy(status, &thole_v1_HostStatus_msginit, t->arena);
+    thole_v1_HostStatus_set_liveness(live, thole_v1_HOST_LIVENESS_LIVE);
+    struct uuid id = host->host_id;
+    observe(t, host, live);
+    if (incarnation > newest) {
+        registry__txn_event(t, registry__host(&t->s, &id), "HostStarted", "incarnation %" PRIu64,
+                            incarnation);
+    }
+    return THOLE_OK;
+}
+
+enum thole_code registry__op_admit_host(struct txn *t, const thole_registry_v1_Operation *op)
+{
+    const thole_v1_Host *host =
+        thole_registry_v1_AdmitHost_host(thole_registry_v1_Operation_admit_host(op));
+    struct uuid id;
+    enum thole_code code = registry__check_host(t, host, &id);
+    if (code != THOLE_OK) {
+        return code;
+    }
+    struct row *known = registry__host(&t->s, &id);
+    if (known == NULL) {
+        code = check_new_host(t, host, &id);
+        if (code != THOLE_OK) {
+            return code;
+        }
+        add_host(t, host, &id);
+        known = registry__host(&t->s, &id);
+        registry__txn_event(t, known, "HostAdmitted", "%s", "");
+    } else {
+        code = readmit(t, known, host);
+        if (code != THOLE_OK) {
+            return code;
+        }
+        known = registry__host(&t->s, &id);
+    }
+    if (registry__occupant(&t->s, REGISTRY_SHARD_ID, &id) == NULL) {
+        registry__replica_add(t, registry__shard(&t->s, REGISTRY_SHARD_ID), known,
+                              thole_v1_REPLICA_ROLE_NON_VOTING, thole_v1_REPLICA_OWNER_PLACEMENT,
+                              false);
+    }
+    return THOLE_OK;
+}
+
+enum thole_code registry__op_observe_host(struct txn *t, const thole_registry_v1_Operation *op)
+{
+    const thole_registry_v1_ObserveHost *o = thole_registry_v1_Operation_observe_host(op);
+    const thole_v1_HostStatus *status = thole_registry_v1_ObserveHost_status(o);
+    enum thole_code code = registry__check_host_status(t, status);
+    if (code != THOLE_OK) {
+        return code;
+    }
+    struct uuid id;
+    struct row *host = NULL;
+    if (registry__parse_uuid(thole_registry_v1_ObserveHost_host_id(o), &id)) {
+        host = registry__host(&t->s, &id);
+    }
+    if (host == NULL) {
+        return THOLE_FAIL(&t->st, THOLE_NOT_FOUND, THOLE_REASON_NO_SUCH_HOST,
+                          "host_id: no such host");
+    }
+    code = registry__check_revision(t, op, host);
+    if (code != THOLE_OK || status == NULL) {
+        return code;
+    }
+    uint64_t newest = thole_v1_HostStatus_incarnation(thole_v1_Host_status(host->host));
+    if (thole_v1_HostStatus_incarnation(status) < newest) {
+        return THOLE_FAIL(&t->st, THOLE_ABORTED, THOLE_REASON_STALE_INCARNATION,
+                          "incarnation %" PRIu64 " is known, the report is of %" PRIu64, newest,
+                          thole_v1_HostStatus_incarnation(status));
+    }
+    registry__txn_show(t, host);
+    if (!registry__host_is(host, thole_v1_HOST_STATE_REMOVED)) {
+        observe(t, host, status);
+    }
+    return THOLE_OK;
+}
+
+/* ---- Spec and removal ------------------------------------------------------------------------ */
+
+static void copy_tags(thole_v1_HostSpec *to, const thole_v1_HostSpec *from, upb_Arena *arena)
+{
+    size_t it = kUpb_Map_Begin;
+    const thole_v1_HostSpec_TagsEntry *tag;
+    thole_v1_HostSpec_tags_clear(to);
+    while ((tag = thole_v1_HostSpec_tags_next(from, &it)) != NULL) {
+        struct slice key = registry_str(thole_v1_HostSpec_TagsEntry_key(tag));
+        struct slice value = registry_str(thole_v1_HostSpec_TagsEntry_value(tag));
+        thole_v1_HostSpec_tags_set(to, registry__dup(arena, key), registry__dup(arena, value),
+                                   arena);
+    }
+}
+
+static const char *state_name(int32_t state)
+{
+    return state == thole_v1_HOST_STATE_ACTIVE     ? "active"
+           : state == thole_v1_HOST_STATE_CORDONED ? "cordoned"
+           : state == thole_v1_HOST_STATE_DRAINING ? "draining"
+                                                   : "removed";
+}
+
+static void set_spec(struct txn *t, struct row *host, const thole_v1_HostSpec *spec)
+{
+    struct row *row = registry__txn_edit(t, host);
+    thole_v1_HostSpec *to = thole_v1_Host_mutable_spec(row->host, row->arena);
+    copy_tags(to, spec, row->arena);
+    if (thole_v1_HostSpec_state(spec) != thole_v1_HOST_STATE_UNSPECIFIED) {
+        thole_v1_HostSpec_set_state(to, thole_v1_HostSpec_state(spec));
+    }
+    registry__txn_show(t, host);
+    if (registry__message_equal(host->host, row->host, &thole_v1_Host_msginit, t->arena)) {
+        registry__row_unref(row);
+        return;
+    }
+    thole_v1_Host_set_generation(row->host, thole_v1_Host_generation(row->host) + 1);
+    thole_v1_Host_set_etag(row->host, registry__txn_etag(t, row->arena));
+    int32_t state = thole_v1_HostSpec_state(to);
+    struct uuid id = host->host_id;
+    registry__txn_put(t, row);
+    registry__txn_event(t, registry__host(&t->s, &id), "HostUpdated", "state %s",
+                        state_name(state));
+}
+
+enum thole_code registry__op_update_host(struct txn *t, const thole_registry_v1_Operation *op)
+{
+    const thole_registry_v1_UpdateHost *u = thole_registry_v1_Operation_update_host(op);
+    const thole_v1_HostSpec *spec = thole_registry_v1_UpdateHost_spec(u);
+    struct row *host = NULL;
+    enum thole_code code = find_host(t, thole_registry_v1_UpdateHost_name(u), &host);
+    if (code == THOLE_OK) {
+        code = registry__check_revision(t, op, host);
+    }
+    if (code == THOLE_OK) {
+        code = registry__check_etag(t, thole_v1_Host_etag(host->host),
+                                    thole_registry_v1_UpdateHost_etag(u));
+    }
+    if (code == THOLE_OK) {
+        code = registry__check_tags(t, spec);
+    }
+    if (code != THOLE_OK) {
+        return code;
+    }
+    if (registry__host_is(host, thole_v1_HOST_STATE_REMOVED)) {
+        return THOLE_FAIL(&t->st, THOLE_FAILED_PRECONDITION, THOLE_REASON_REMOVED,
+                          "the host is being removed");
+    }
+    if (spec == NULL || thole_v1_HostSpec_state(spec) < thole_v1_HOST_STATE_UNSPECIFIED ||
+        thole_v1_HostSpec_state(spec) >= thole_v1_HOST_STATE_REMOVED) {
+        return THOLE_FAIL(&t->st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
+                          "spec.state: must be ACTIVE, CORDONED or DRAINING; deleting the host "
+                          "removes it");
+    }
+    set_spec(t, host, spec);
+    return THOLE_OK;
+}
+
+static bool another_stays(const struct state *s, const struct row *host)
+{
+    const struct node *n = registry__tree_first(s->index[INDEX_HOST_NAMES]);
+    while (n != NULL) {
+        if (n->row != host && !registry__host_is(n->row, thole_v1_HOST_STATE_REMOVED)) {
+            return true;
+        }
+        n = registry__tree_after(s->index[INDEX_HOST_NAMES], slice_of(n->key, n->key_size));
+    }
+    return false;
+}
+
+void registry__host_settle(struct txn *t, const struct uuid *id)
+{
+    struct row *host = registry__host(&t->s, id);
+    if (host == NULL || thole_v1_Host_name(host->host).size == 0 ||
+        !registry__host_is(host, thole_v1_HOST_STATE_REMOVED) ||
+        registry__next_of_host(&t->s, id, 0) != NULL) {
+        return;
+    }
+    registry__row_ref(host);
+    registry__txn_event(t, host, "HostRemoved", "nothing is left on it");
+    registry__txn_drop(t, host);
+    struct row *tombstone = registry__row_new(ROW_HOST);
+    upb_StringView text = thole_v1_Host_id(host->host);
+    tombstone->host_id = *id;
+    thole_v1_Host_set_id(tombstone->host, registry__dup(tombstone->arena, registry_str(text)));
+    thole_v1_HostSpec_set_state(thole_v1_Host_mutable_spec(tombstone->host, tombstone->arena),
+                                thole_v1_HOST_STATE_REMOVED);
+    thole_v1_Host_mutable_status(tombstone->host, tombstone->arena);
+    thole_v1_Host_set_revision(tombstone->host, t->revision);
+    registry__state_put(&t->s, tombstone);
+    registry__row_unref(tombstone);
+    registry__row_unref(host);
+}
+
+/* Placement moves what can be moved; what is out already waits for nobody. */
+static void hand_over_replicas(struct txn *t, const struct uuid *id)
+{
+    uint64_t after = 0;
+    struct row *row;
+    while ((row = registry__next_of_host(&t->s, id, after)) != NULL) {
+        const thole_v1_Replica *r = row->replica;
+        after = thole_v1_Replica_id(r);
+        const struct row *shard = registry__shard(&t->s, thole_v1_Replica_shard_id(r));
+        bool leaving = thole_v1_Replica_phase(r) == thole_v1_REPLICA_PHASE_OUT ||
+                       thole_v1_Shard_deleting(shard->shard);
+        if (thole_v1_Replica_desired(r) == thole_v1_REPLICA_DESIRED_REMOVE && leaving) {
+            registry__replica_drop(t, row, "its host was removed");
+        } else if (thole_v1_Replica_owner(r) != thole_v1_REPLICA_OWNER_PLACEMENT) {
+            struct row *edit = registry__txn_edit(t, row);
+            thole_v1_Replica_set_owner(edit->replica, thole_v1_REPLICA_OWNER_PLACEMENT);
+            registry__txn_put(t, edit);
+        }
+    }
+}
+
+enum thole_code registry__op_delete_host(struct txn *t, const thole_registry_v1_Operation *op)
+{
+    const thole_registry_v1_DeleteHost *d = thole_registry_v1_Operation_delete_host(op);
+    struct row *host = NULL;
+    enum thole_code code = find_host(t, thole_registry_v1_DeleteHost_name(d), &host);
+    if (code == THOLE_OK) {
+        code = registry__check_revision(t, op, host);
+    }
+    if (code != THOLE_OK) {
+        return code;
+    }
+    registry__txn_show(t, host);
+    if (registry__host_is(host, thole_v1_HOST_STATE_REMOVED)) {
+        return THOLE_OK;
+    }
+    if (!another_stays(&t->s, host)) {
+        return THOLE_FAIL(&t->st, THOLE_FAILED_PRECONDITION, THOLE_REASON_UNSATISFIABLE,
+                          "this is the last host of the cluster");
+    }
+    struct uuid id = host->host_id;
+    struct row *row = registry__txn_edit(t, host);
+    thole_v1_HostSpec_set_state(thole_v1_Host_mutable_spec(row->host, row->arena),
+                                thole_v1_HOST_STATE_REMOVED);
+    thole_v1_Host_set_generation(row->host, thole_v1_Host_generation(row->host) + 1);
+    thole_v1_Host_set_etag(row->host, registry__txn_etag(t, row->arena));
+    registry__txn_put(t, row);
+    registry__txn_event(t, registry__host(&t->s, &id), "HostDeleted",
+                        "its replicas are being moved away");
+    hand_over_replicas(t, &id);
+    registry__host_settle(t, &id);
+    return THOLE_OK;
+}

@@ -1,0 +1,487 @@
+/* Operations on replicas: placement, roles, removal, and the removal handshake.
+ *
+ *   desired RUN      nothing yet -> JOINING <-> CATCHING_UP <-> RUNNING <-> FAILED
+ *   desired REMOVE   any of these -> OUT (membership) -> GONE (its host): the row is dropped
+ *                    any of these -> GONE, when the whole shard is being deleted
+ * A replica whose host was removed is dropped as soon as it is OUT: that host never reports. */
+#include "registry/registry_internal.h"
+
+#include <stdio.h>
+#include <string.h>
+
+static bool is_formed(const struct row *shard)
+{
+    const thole_v1_ShardStatus *status = thole_v1_Shard_status(shard->shard);
+    return status != NULL && thole_v1_ShardStatus_formed(status);
+}
+
+static const char *role_name(int32_t role)
+{
+    return role == thole_v1_REPLICA_ROLE_VOTER ? "voter" : "non-voting";
+}
+
+struct row *registry__replica_add(struct txn *t, const struct row *shard, const struct row *host,
+                                  int32_t role, int32_t owner, bool initial)
+{
+    struct row *row = registry__row_new(ROW_REPLICA);
+    upb_Arena *arena = row->arena;
+    thole_v1_Replica *r = row->replica;
+    uint64_t id = t->s.next_replica_id++;
+    row->host_id = host->host_id;
+    thole_v1_Replica_set_id(r, id);
+    thole_v1_Replica_set_shard_id(r, thole_v1_Shard_id(shard->shard));
+    thole_v1_Replica_set_shard(
+        r, registry__dup(arena, registry_str(thole_v1_Shard_name(shard->shard))));
+    thole_v1_Replica_set_host_id(r,
+                                 registry__dup(arena, registry_str(thole_v1_Host_id(host->host))));
+    thole_v1_Replica_set_host(r,
+                              registry__dup(arena, registry_str(thole_v1_Host_name(host->host))));
+    thole_v1_Replica_set_role(r, role);
+    thole_v1_Replica_set_owner(r, owner);
+    thole_v1_Replica_set_desired(r, thole_v1_REPLICA_DESIRED_RUN);
+    thole_v1_Replica_set_create_time_ms(r, thole_registry_v1_Command_time_ms(t->command));
+    thole_v1_Replica_set_initial(r, initial);
+    registry__txn_put(t, row);
+    return registry__replica(&t->s, id);
+}
+
+void registry__replica_drop(struct txn *t, struct row *replica, const char *why)
+{
+    registry__row_ref(replica);
+    uint64_t shard_id = thole_v1_Replica_shard_id(replica->replica);
+    registry__txn_event(t, replica, "ReplicaGone", "%s", why);
+    registry__txn_drop(t, replica);
+    registry__shard_settle(t, shard_id);
+    registry__host_settle(t, &replica->host_id);
+    registry__row_unref(replica);
+}
+
+/* ---- Creation -------------------------------------------------------------------------------- */
+
+static enum thole_code check_place(struct txn *t, const struct row *shard, const struct row *host)
+{
+    uint64_t shard_id = thole_v1_Shard_id(shard->shard);
+    upb_StringView name = thole_v1_Host_name(host->host);
+    const struct row *there = registry__occupant(&t->s, shard_id, &host->host_id);
+    if (there != NULL) {
+        return THOLE_FAIL(&t->st, THOLE_FAILED_PRECONDITION, THOLE_REASON_EXISTS,
+                          "host %.*s already has replica %" PRIu64 " of this shard", (int)name.size,
+                          name.data, thole_v1_Replica_id(there->replica));
+    }
+    if (registry__count_of_shard(&t->s, shard_id) >= LIMIT_MEMBERS) {
+        return THOLE_FAIL(&t->st, THOLE_RESOURCE_EXHAUSTED, THOLE_REASON_TOO_LARGE,
+                          "the shard has %d replicas, which is the limit", LIMIT_MEMBERS);
+    }
+    return THOLE_OK;
+}
+
+static enum thole_code place_one(struct txn *t, const struct row *shard,
+                                 const thole_registry_v1_Placed *placed, bool first,
+                                 const char *reason)
+{
+    int32_t role = thole_registry_v1_Placed_role(placed);
+    struct uuid id;
+    struct row *host = NULL;
+    enum thole_code code = registry__check_role(t, role);
+    if (code != THOLE_OK) {
+        return code;
+    }
+    if (registry__parse_uuid(thole_registry_v1_Placed_host_id(placed), &id)) {
+        host = registry__host(&t->s, &id);
+    }
+    if (host == NULL || registry__host_is(host, thole_v1_HOST_STATE_REMOVED)) {
+        return THOLE_FAIL(&t->st, THOLE_NOT_FOUND, THOLE_REASON_NO_SUCH_HOST,
+                          "replicas: host_id: no such host");
+    }
+    bool zero = thole_v1_Shard_id(shard->shard) == REGISTRY_SHARD_ID;
+    if (!zero && !registry__host_is(host, thole_v1_HOST_STATE_ACTIVE)) {
+        upb_StringView name = thole_v1_Host_name(host->host);
+        return THOLE_FAIL(&t->st, THOLE_FAILED_PRECONDITION, THOLE_REASON_UNSATISFIABLE,
+                          "host %.*s takes no new replicas", (int)name.size, name.data);
+    }
+    code = check_place(t, shard, host);
+    if (code != THOLE_OK) {
+        return code;
+    }
+    bool initial = first && role == thole_v1_REPLICA_ROLE_VOTER;
+    const struct row *row =
+        registry__replica_add(t, shard, host, role, thole_v1_REPLICA_OWNER_PLACEMENT, initial);
+    upb_StringView name = thole_v1_Host_name(host->host);
+    registry__txn_event(t, row, "ReplicaPlaced", "%s on %.*s: %s", role_name(role), (int)name.size,
+                        name.data, reason);
+    return THOLE_OK;
+}
+
+/* All voters of the first decision, and only they: every one of them boots with exactly this. */
+static enum thole_code set_initial(struct txn *t, uint64_t shard_id)
+{
+    struct row *shard = registry__txn_edit(t, registry__shard(&t->s, shard_id));
+    size_t count = 0;
+    uint64_t after = 0;
+    const struct row *row;
+    while ((row = registry__next_of_shard(&t->s, shard_id, after)) != NULL) {
+        after = thole_v1_Replica_id(row->replica);
+        if (!thole_v1_Replica_initial(row->replica)) {
+            continue;
+        }
+        thole_v1_InitialReplica *initial = thole_v1_Shard_add_initial(shard->shard, shard->arena);
+        upb_StringView host = thole_v1_Replica_host_id(row->replica);
+        thole_v1_InitialReplica_set_replica_id(initial, after);
+        thole_v1_InitialReplica_set_host_id(initial,
+                                            registry__dup(shard->arena, registry_str(host)));
+        count++;
+    }
+    registry__txn_put(t, shard);
+    if (count == 0) {
+        return THOLE_FAIL(&t->st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
+                          "replicas: the first ones of a shard need a voter");
+    }
+    return THOLE_OK;
+}
+
+static enum thole_code refuse_deleting(struct txn *t, const struct row *shard)
+{
+    if (thole_v1_Shard_deleting(shard->shard)) {
+        return THOLE_FAIL(&t->st, THOLE_FAILED_PRECONDITION, THOLE_REASON_REMOVED,
+                          "the shard is being deleted");
+    }
+    return THOLE_OK;
+}
+
+enum thole_code registry__op_place_replicas(struct txn *t, const thole_registry_v1_Operation *op)
+{
+    const thole_registry_v1_PlaceReplicas *p = thole_registry_v1_Operation_place_replicas(op);
+    uint64_t id = thole_registry_v1_PlaceReplicas_shard_id(p);
+    size_t count = 0;
+    const thole_registry_v1_Placed *const *placed =
+        thole_registry_v1_PlaceReplicas_replicas(p, &count);
+    const struct row *shard = registry__shard(&t->s, id);
+    if (shard == NULL) {
+        return THOLE_FAIL(&t->st, THOLE_NOT_FOUND, THOLE_REASON_NO_SUCH_SHARD,
+                          "shard_id: no such shard");
+    }
+    if (count == 0) {
+        return THOLE_FAIL(&t->st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
+                          "replicas: at least one is needed");
+    }
+    enum thole_code code = refuse_deleting(t, shard);
+    if (code == THOLE_OK) {
+        code = registry__check_revision(t, op, shard);
+    }
+    if (code == THOLE_OK) {
+        code = registry__check_decided(t, shard);
+    }
+    char reason[REGISTRY_TEXT_BYTES / 2];
+    upb_StringView why = thole_registry_v1_PlaceReplicas_reason(p);
+    snprintf(reason, sizeof(reason), "%.*s", (int)(why.size < 1024 ? why.size : 1024),
+             why.data != NULL ? why.data : "");
+    size_t initial_count = 0;
+    thole_v1_Shard_initial(shard->shard, &initial_count);
+    for (size_t i = 0; code == THOLE_OK && i < count; i++) {
+        code = place_one(t, shard, placed[i], initial_count == 0, reason);
+    }
+    if (code == THOLE_OK && initial_count == 0) {
+        code = set_initial(t, id);
+    } else if (code == THOLE_OK) {
+        registry__txn_touch_shard(t, id);
+    }
+    return code;
+}
+
+enum thole_code registry__op_create_replica(struct txn *t, const thole_registry_v1_Operation *op)
+{
+    const thole_registry_v1_CreateReplica *c = thole_registry_v1_Operation_create_replica(op);
+    int32_t role = thole_registry_v1_CreateReplica_role(c);
+    const struct row *shard =
+        registry__shard_by_name(&t->s, registry_str(thole_registry_v1_CreateReplica_shard(c)));
+    const struct row *host =
+        registry__host_by_name(&t->s, registry_str(thole_registry_v1_CreateReplica_host(c)));
+    if (shard == NULL) {
+        return THOLE_FAIL(&t->st, THOLE_NOT_FOUND, THOLE_REASON_NO_SUCH_SHARD,
+                          "shard: no such shard");
+    }
+    if (host == NULL) {
+        return THOLE_FAIL(&t->st, THOLE_NOT_FOUND, THOLE_REASON_NO_SUCH_HOST, "host: no such host");
+    }
+    enum thole_code code = registry__check_role(t, role);
+    if (code == THOLE_OK) {
+        code = refuse_deleting(t, shard);
+    }
+    size_t initial_count = 0;
+    thole_v1_Shard_initial(shard->shard, &initial_count);
+    if (code == THOLE_OK && thole_v1_Shard_id(shard->shard) == REGISTRY_SHARD_ID) {
+        code = THOLE_FAIL(&t->st, THOLE_FAILED_PRECONDITION, THOLE_REASON_BAD_REQUEST,
+                          "every host has a replica of shard zero by itself");
+    }
+    if (code == THOLE_OK && initial_count == 0) {
+        code = THOLE_FAIL(&t->st, THOLE_FAILED_PRECONDITION, THOLE_REASON_NOT_READY,
+                          "the shard's first replicas have not been placed yet");
+    }
+    if (code == THOLE_OK && (registry__host_is(host, thole_v1_HOST_STATE_REMOVED) ||
+                             registry__host_is(host, thole_v1_HOST_STATE_DRAINING))) {
+        code = THOLE_FAIL(&t->st, THOLE_FAILED_PRECONDITION, THOLE_REASON_UNSATISFIABLE,
+                          "the host is being emptied");
+    }
+    if (code == THOLE_OK) {
+        code = check_place(t, shard, host);
+    }
+    if (code != THOLE_OK) {
+        return code;
+    }
+    uint64_t shard_id = thole_v1_Shard_id(shard->shard);
+    const struct row *row =
+        registry__replica_add(t, shard, host, role, thole_v1_REPLICA_OWNER_USER, false);
+    upb_StringView name = thole_v1_Host_name(host->host);
+    registry__txn_event(t, row, "ReplicaCreated", "%s on %.*s", role_name(role), (int)name.size,
+                        name.data);
+    registry__txn_touch_shard(t, shard_id);
+    return THOLE_OK;
+}
+
+/* ---- Role and removal ------------------------------------------------------------------------ */
+
+/* The guards of everything that takes a vote away. */
+static enum thole_code check_editable(struct txn *t, const struct row *shard,
+                                      const struct row *replica, bool loses_vote)
+{
+    uint64_t id = thole_v1_Replica_id(replica->replica);
+    uint64_t after = 0;
+    const struct row *row;
+    if (thole_v1_Replica_initial(replica->replica) && !is_formed(shard)) {
+        return THOLE_FAIL(&t->st, THOLE_FAILED_PRECONDITION, THOLE_REASON_NOT_READY,
+                          "the shard has not formed yet: its first members cannot be edited");
+    }
+    while (loses_vote &&
+           (row = registry__next_of_shard(&t->s, thole_v1_Shard_id(shard->shard), after)) != NULL) {
+        const thole_v1_Replica *r = row->replica;
+        after = thole_v1_Replica_id(r);
+        if (after != id && thole_v1_Replica_desired(r) == thole_v1_REPLICA_DESIRED_RUN &&
+            thole_v1_Replica_role(r) == thole_v1_REPLICA_ROLE_VOTER) {
+            loses_vote = false;
+        }
+    }
+    if (loses_vote) {
+        return THOLE_FAIL(&t->st, THOLE_FAILED_PRECONDITION, THOLE_REASON_UNSATISFIABLE,
+                          "this is the shard's last voter");
+    }
+    return THOLE_OK;
+}
+
+static enum thole_code find_replica(struct txn *t, uint64_t id,
+                                    const thole_registry_v1_Operation *op, struct row **ret,
+                                    struct row **ret_shard)
+{
+    struct row *row = registry__replica(&t->s, id);
+    if (row == NULL) {
+        return THOLE_FAIL(&t->st, THOLE_NOT_FOUND, THOLE_REASON_NO_SUCH_REPLICA,
+                          "replica_id: no such replica");
+    }
+    *ret = row;
+    *ret_shard = registry__shard(&t->s, thole_v1_Replica_shard_id(row->replica));
+    enum thole_code code = registry__check_revision(t, op, row);
+    return code != THOLE_OK ? code : registry__check_decided(t, *ret_shard);
+}
+
+enum thole_code registry__op_remove_replica(struct txn *t, const thole_registry_v1_Operation *op)
+{
+    const thole_registry_v1_RemoveReplica *o = thole_registry_v1_Operation_remove_replica(op);
+    uint64_t id = thole_registry_v1_RemoveReplica_replica_id(o);
+    struct row *row = NULL;
+    struct row *shard = NULL;
+    enum thole_code code = find_replica(t, id, op, &row, &shard);
+    if (code != THOLE_OK) {
+        return code;
+    }
+    registry__txn_show(t, row);
+    if (thole_v1_Replica_desired(row->replica) == thole_v1_REPLICA_DESIRED_REMOVE) {
+        return THOLE_OK;
+    }
+    uint64_t shard_id = thole_v1_Shard_id(shard->shard);
+    const struct row *host = registry__host(&t->s, &row->host_id);
+    if (shard_id == REGISTRY_SHARD_ID && !registry__host_is(host, thole_v1_HOST_STATE_REMOVED)) {
+        return THOLE_FAIL(&t->st, THOLE_FAILED_PRECONDITION, THOLE_REASON_BAD_REQUEST,
+                          "every host keeps a replica of shard zero until it is removed");
+    }
+    bool voter = thole_v1_Replica_role(row->replica) == thole_v1_REPLICA_ROLE_VOTER;
+    code = check_editable(t, shard, row, voter);
+    if (code != THOLE_OK) {
+        return code;
+    }
+    struct row *edit = registry__txn_edit(t, row);
+    thole_v1_Replica_set_desired(edit->replica, thole_v1_REPLICA_DESIRED_REMOVE);
+    registry__txn_put(t, edit);
+    upb_StringView why = thole_registry_v1_RemoveReplica_reason(o);
+    registry__txn_event(t, registry__replica(&t->s, id), "ReplicaRemoving", "%.*s",
+                        (int)(why.size < 1024 ? why.size : 1024), why.data ? why.data : "");
+    registry__txn_touch_shard(t, shard_id);
+    return THOLE_OK;
+}
+
+enum thole_code registry__op_set_role(struct txn *t, const thole_registry_v1_Operation *op)
+{
+    const thole_registry_v1_SetRole *o = thole_registry_v1_Operation_set_role(op);
+    uint64_t id = thole_registry_v1_SetRole_replica_id(o);
+    int32_t role = thole_registry_v1_SetRole_role(o);
+    struct row *row = NULL;
+    struct row *shard = NULL;
+    enum thole_code code = registry__check_role(t, role);
+    if (code == THOLE_OK) {
+        code = find_replica(t, id, op, &row, &shard);
+    }
+    if (code != THOLE_OK) {
+        return code;
+    }
+    if (thole_v1_Replica_desired(row->replica) != thole_v1_REPLICA_DESIRED_RUN) {
+        return THOLE_FAIL(&t->st, THOLE_FAILED_PRECONDITION, THOLE_REASON_REMOVED,
+                          "the replica is being removed");
+    }
+    registry__txn_show(t, row);
+    if (thole_v1_Replica_role(row->replica) == role) {
+        return THOLE_OK;
+    }
+    code = check_editable(t, shard, row, role != thole_v1_REPLICA_ROLE_VOTER);
+    if (code != THOLE_OK) {
+        return code;
+    }
+    uint64_t shard_id = thole_v1_Shard_id(shard->shard);
+    struct row *edit = registry__txn_edit(t, row);
+    thole_v1_Replica_set_role(edit->replica, role);
+    if (thole_v1_Replica_phase(edit->replica) == thole_v1_REPLICA_PHASE_RUNNING) {
+        /* Not in its wanted role until its host says so. */
+        thole_v1_Replica_set_phase(edit->replica, thole_v1_REPLICA_PHASE_CATCHING_UP);
+    }
+    registry__txn_put(t, edit);
+    upb_StringView why = thole_registry_v1_SetRole_reason(o);
+    registry__txn_event(t, registry__replica(&t->s, id), "ReplicaRoleSet", "%s: %.*s",
+                        role_name(role), (int)(why.size < 1024 ? why.size : 1024),
+                        why.data ? why.data : "");
+    registry__txn_touch_shard(t, shard_id);
+    return THOLE_OK;
+}
+
+/* ---- Observed state -------------------------------------------------------------------------- */
+
+static enum thole_code check_reporter(struct txn *t, const thole_registry_v1_ObserveReplica *o,
+                                      const struct row *replica)
+{
+    upb_StringView text = thole_registry_v1_ObserveReplica_reporter_host_id(o);
+    struct uuid id;
+    if (text.size == 0) {
+        return THOLE_OK;
+    }
+    const struct row *host = registry__parse_uuid(text, &id) ? registry__host(&t->s, &id) : NULL;
+    if (host == NULL) {
+        return THOLE_FAIL(&t->st, THOLE_NOT_FOUND, THOLE_REASON_NO_SUCH_HOST,
+                          "reporter_host_id: no such host");
+    }
+    bool own = uuid_equal(&id, &replica->host_id);
+    if (!own && thole_registry_v1_ObserveReplica_phase(o) != thole_v1_REPLICA_PHASE_OUT) {
+        return THOLE_FAIL(&t->st, THOLE_FAILED_PRECONDITION, THOLE_REASON_WRONG_HOST,
+                          "only the replica's own host can report this phase");
+    }
+    uint64_t newest = thole_v1_HostStatus_incarnation(thole_v1_Host_status(host->host));
+    if (thole_registry_v1_ObserveReplica_reporter_incarnation(o) < newest) {
+        return THOLE_FAIL(&t->st, THOLE_ABORTED, THOLE_REASON_STALE_INCARNATION,
+                          "incarnation %" PRIu64 " of the reporter is known", newest);
+    }
+    return THOLE_OK;
+}
+
+static enum thole_code observe_gone(struct txn *t, struct row *row)
+{
+    const struct row *shard = registry__shard(&t->s, thole_v1_Replica_shard_id(row->replica));
+    bool removed = thole_v1_Replica_desired(row->replica) == thole_v1_REPLICA_DESIRED_REMOVE;
+    bool out = thole_v1_Replica_phase(row->replica) == thole_v1_REPLICA_PHASE_OUT;
+    if (!removed || (!out && !thole_v1_Shard_deleting(shard->shard))) {
+        return THOLE_FAIL(&t->st, THOLE_FAILED_PRECONDITION, THOLE_REASON_BAD_REQUEST,
+                          "replica %" PRIu64 " is still a member: it cannot be gone",
+                          thole_v1_Replica_id(row->replica));
+    }
+    registry__replica_drop(t, row, "its data is deleted");
+    return THOLE_OK;
+}
+
+static enum thole_code observe_out(struct txn *t, struct row *row, uint64_t index)
+{
+    uint64_t id = thole_v1_Replica_id(row->replica);
+    if (thole_v1_Replica_desired(row->replica) != thole_v1_REPLICA_DESIRED_REMOVE) {
+        return THOLE_FAIL(&t->st, THOLE_FAILED_PRECONDITION, THOLE_REASON_BAD_REQUEST,
+                          "replica %" PRIu64 " should run: it cannot be out", id);
+    }
+    if (thole_v1_Replica_phase(row->replica) == thole_v1_REPLICA_PHASE_OUT) {
+        return THOLE_OK;
+    }
+    struct row *edit = registry__txn_edit(t, row);
+    thole_v1_Replica_set_phase(edit->replica, thole_v1_REPLICA_PHASE_OUT);
+    thole_v1_Replica_set_out_index(edit->replica, index);
+    thole_v1_Replica_clear_message(edit->replica);
+    registry__txn_put(t, edit);
+    row = registry__replica(&t->s, id);
+    registry__txn_event(t, row, "ReplicaOut", "as of index %" PRIu64, index);
+    if (registry__host_is(registry__host(&t->s, &row->host_id), thole_v1_HOST_STATE_REMOVED)) {
+        registry__replica_drop(t, row, "its host was removed");
+    }
+    return THOLE_OK;
+}
+
+static void observe_running(struct txn *t, struct row *row, int32_t phase, upb_StringView message)
+{
+    const thole_v1_Replica *r = row->replica;
+    int32_t before = thole_v1_Replica_phase(r);
+    if (before == thole_v1_REPLICA_PHASE_OUT ||
+        (before == phase &&
+         slice_equal(registry_str(thole_v1_Replica_message(r)), registry_str(message)))) {
+        return; /* late, or nothing new */
+    }
+    uint64_t id = thole_v1_Replica_id(r);
+    struct row *edit = registry__txn_edit(t, row);
+    thole_v1_Replica_set_phase(edit->replica, phase);
+    thole_v1_Replica_set_message(edit->replica, registry__dup(edit->arena, registry_str(message)));
+    registry__txn_put(t, edit);
+    if (before != phase && phase == thole_v1_REPLICA_PHASE_RUNNING) {
+        registry__txn_event(t, registry__replica(&t->s, id), "ReplicaRunning", "%s", "");
+    } else if (before != phase && phase == thole_v1_REPLICA_PHASE_FAILED) {
+        registry__txn_event(t, registry__replica(&t->s, id), "ReplicaFailed", "%.*s",
+                            (int)message.size, message.data != NULL ? message.data : "");
+    }
+}
+
+enum thole_code registry__op_observe_replica(struct txn *t, const thole_registry_v1_Operation *op)
+{
+    const thole_registry_v1_ObserveReplica *o = thole_registry_v1_Operation_observe_replica(op);
+    uint64_t id = thole_registry_v1_ObserveReplica_replica_id(o);
+    int32_t phase = thole_registry_v1_ObserveReplica_phase(o);
+    upb_StringView message = thole_registry_v1_ObserveReplica_message(o);
+    struct row *row = registry__replica(&t->s, id);
+    enum thole_code code = registry__check_text(t, "message", message, REGISTRY_TEXT_BYTES);
+    if (code != THOLE_OK) {
+        return code;
+    }
+    if (phase <= thole_v1_REPLICA_PHASE_UNSPECIFIED || phase > thole_v1_REPLICA_PHASE_FAILED) {
+        return THOLE_FAIL(&t->st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
+                          "phase: unknown value %d", (int)phase);
+    }
+    if (row == NULL && id < t->s.next_replica_id) {
+        return THOLE_OK; /* a late report about a replica that is gone */
+    }
+    if (row == NULL) {
+        return THOLE_FAIL(&t->st, THOLE_NOT_FOUND, THOLE_REASON_NO_SUCH_REPLICA,
+                          "replica_id: no such replica");
+    }
+    code = registry__check_revision(t, op, row);
+    if (code == THOLE_OK) {
+        code = check_reporter(t, o, row);
+    }
+    if (code != THOLE_OK) {
+        return code;
+    }
+    registry__txn_show(t, row);
+    if (phase == thole_v1_REPLICA_PHASE_GONE) {
+        return observe_gone(t, row);
+    }
+    if (phase == thole_v1_REPLICA_PHASE_OUT) {
+        return observe_out(t, row, thole_registry_v1_ObserveReplica_out_index(o));
+    }
+    observe_running(t, row, phase, message);
+    return THOLE_OK;
+}

@@ -1,0 +1,369 @@
+/* Operations on shards: spec, deletion, observed state. */
+#include "registry/registry_internal.h"
+
+#include <string.h>
+
+static const thole_v1_ShardStatus *status_of(const struct row *shard)
+{
+    return thole_v1_Shard_status(shard->shard);
+}
+
+static enum thole_code no_such_shard(struct txn *t, upb_StringView name)
+{
+    return THOLE_FAIL(&t->st, THOLE_NOT_FOUND, THOLE_REASON_NO_SUCH_SHARD,
+                      "no shard is named \"%.*s\"", (int)(name.size < 128 ? name.size : 128),
+                      name.data != NULL ? name.data : "");
+}
+
+static enum thole_code refuse_zero(struct txn *t, const struct row *shard)
+{
+    if (thole_v1_Shard_id(shard->shard) == REGISTRY_SHARD_ID) {
+        return THOLE_FAIL(&t->st, THOLE_FAILED_PRECONDITION, THOLE_REASON_BAD_REQUEST,
+                          "shard zero looks after itself");
+    }
+    return THOLE_OK;
+}
+
+static enum thole_code create(struct txn *t, upb_StringView name, const thole_v1_ShardSpec *spec)
+{
+    enum thole_code code = registry__check_shard_name(t, registry_str(name));
+    if (code == THOLE_OK && spec == NULL) {
+        code =
+            THOLE_FAIL(&t->st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST, "spec: missing");
+    }
+    if (code == THOLE_OK) {
+        code = registry__check_shard_spec(t, spec);
+    }
+    if (code == THOLE_OK && registry__shard_by_name(&t->s, registry_str(name)) != NULL) {
+        code = THOLE_FAIL(&t->st, THOLE_ALREADY_EXISTS, THOLE_REASON_EXISTS,
+                          "there is a shard named \"%.*s\"", (int)name.size, name.data);
+    }
+    if (code != THOLE_OK) {
+        return code;
+    }
+    struct row *row = registry__row_new(ROW_SHARD);
+    upb_Arena *arena = row->arena;
+    uint64_t id = t->s.next_shard_id++;
+    thole_v1_Shard_set_name(row->shard, registry__dup(arena, registry_str(name)));
+    thole_v1_Shard_set_id(row->shard, id);
+    thole_v1_Shard_set_spec(row->shard,
+                            registry__message_copy(spec, &thole_v1_ShardSpec_msginit, arena));
+    thole_v1_Shard_mutable_status(row->shard, arena);
+    thole_v1_Shard_set_etag(row->shard, registry__txn_etag(t, arena));
+    thole_v1_Shard_set_generation(row->shard, 1);
+    thole_v1_Shard_set_create_time_ms(row->shard, thole_registry_v1_Command_time_ms(t->command));
+    registry__txn_put(t, row);
+    registry__txn_event(t, registry__shard(&t->s, id), "ShardCreated",
+                        "%" PRIu32 " voters, %" PRIu32 " non-voting",
+                        thole_v1_ShardSpec_voters(spec), thole_v1_ShardSpec_non_voting(spec));
+    return THOLE_OK;
+}
+
+enum thole_code registry__op_create_shard(struct txn *t, const thole_registry_v1_Operation *op)
+{
+    const thole_registry_v1_CreateShard *c = thole_registry_v1_Operation_create_shard(op);
+    return create(t, thole_registry_v1_CreateShard_name(c), thole_registry_v1_CreateShard_spec(c));
+}
+
+/* ---- Update ---------------------------------------------------------------------------------- */
+
+static bool differs(upb_StringView have, upb_StringView given)
+{
+    return given.size > 0 && !slice_equal(registry_str(have), registry_str(given));
+}
+
+/* The spec as it will be: type and config cannot change, so leaving them out keeps them. */
+static enum thole_code merge_spec(struct txn *t, const struct row *shard,
+                                  const thole_v1_ShardSpec *given, thole_v1_ShardSpec **ret)
+{
+    const thole_v1_ShardSpec *have = thole_v1_Shard_spec(shard->shard);
+    if (given == NULL) {
+        return THOLE_FAIL(&t->st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
+                          "spec: missing");
+    }
+    if (differs(thole_v1_ShardSpec_type(have), thole_v1_ShardSpec_type(given)) ||
+        differs(thole_v1_ShardSpec_config(have), thole_v1_ShardSpec_config(given))) {
+        return THOLE_FAIL(&t->st, THOLE_FAILED_PRECONDITION, THOLE_REASON_BAD_REQUEST,
+                          "spec.type and spec.config cannot change");
+    }
+    thole_v1_ShardSpec *spec = registry__message_copy(given, &thole_v1_ShardSpec_msginit, t->arena);
+    thole_v1_ShardSpec_set_type(spec, thole_v1_ShardSpec_type(have));
+    thole_v1_ShardSpec_set_config(spec, thole_v1_ShardSpec_config(have));
+    enum thole_code code = registry__check_shard_spec(t, spec);
+    if (code == THOLE_OK) {
+        *ret = spec;
+    }
+    return code;
+}
+
+static void set_spec(struct txn *t, struct row *shard, const thole_v1_ShardSpec *spec)
+{
+    registry__txn_show(t, shard);
+    if (registry__message_equal(thole_v1_Shard_spec(shard->shard), spec,
+                                &thole_v1_ShardSpec_msginit, t->arena)) {
+        return;
+    }
+    struct row *row = registry__txn_edit(t, shard);
+    uint64_t generation = thole_v1_Shard_generation(row->shard) + 1;
+    uint64_t id = thole_v1_Shard_id(row->shard);
+    thole_v1_Shard_set_spec(row->shard,
+                            registry__message_copy(spec, &thole_v1_ShardSpec_msginit, row->arena));
+    thole_v1_Shard_set_generation(row->shard, generation);
+    thole_v1_Shard_set_etag(row->shard, registry__txn_etag(t, row->arena));
+    registry__txn_put(t, row);
+    registry__txn_event(t, registry__shard(&t->s, id), "ShardUpdated",
+                        "generation %" PRIu64 ": %" PRIu32 " voters, %" PRIu32 " non-voting",
+                        generation, thole_v1_ShardSpec_voters(spec),
+                        thole_v1_ShardSpec_non_voting(spec));
+}
+
+enum thole_code registry__op_update_shard(struct txn *t, const thole_registry_v1_Operation *op)
+{
+    const thole_registry_v1_UpdateShard *u = thole_registry_v1_Operation_update_shard(op);
+    upb_StringView name = thole_registry_v1_UpdateShard_name(u);
+    upb_StringView etag = thole_registry_v1_UpdateShard_etag(u);
+    const thole_v1_ShardSpec *given = thole_registry_v1_UpdateShard_spec(u);
+    struct row *shard = registry__shard_by_name(&t->s, registry_str(name));
+    if (shard == NULL) {
+        if (thole_registry_v1_UpdateShard_allow_missing(u) && etag.size == 0) {
+            return create(t, name, given);
+        }
+        return no_such_shard(t, name);
+    }
+    enum thole_code code = refuse_zero(t, shard);
+    if (code == THOLE_OK) {
+        code = registry__check_revision(t, op, shard);
+    }
+    if (code == THOLE_OK) {
+        code = registry__check_etag(t, thole_v1_Shard_etag(shard->shard), etag);
+    }
+    if (code == THOLE_OK && thole_v1_Shard_deleting(shard->shard)) {
+        code = THOLE_FAIL(&t->st, THOLE_FAILED_PRECONDITION, THOLE_REASON_REMOVED,
+                          "the shard is being deleted");
+    }
+    thole_v1_ShardSpec *spec = NULL;
+    if (code == THOLE_OK) {
+        code = merge_spec(t, shard, given, &spec);
+    }
+    if (code == THOLE_OK) {
+        set_spec(t, shard, spec);
+    }
+    return code;
+}
+
+/* ---- Deletion -------------------------------------------------------------------------------- */
+
+void registry__shard_settle(struct txn *t, uint64_t shard_id)
+{
+    struct row *shard = registry__shard(&t->s, shard_id);
+    if (shard == NULL || !thole_v1_Shard_deleting(shard->shard) ||
+        registry__next_of_shard(&t->s, shard_id, 0) != NULL) {
+        return;
+    }
+    registry__txn_event(t, shard, "ShardDeleted", "nothing of it is left");
+    registry__txn_drop(t, shard);
+}
+
+/* With the shard the whole group goes, so no replica has to leave it first. */
+static void retire_replicas(struct txn *t, uint64_t shard_id)
+{
+    uint64_t after = 0;
+    struct row *row;
+    while ((row = registry__next_of_shard(&t->s, shard_id, after)) != NULL) {
+        after = thole_v1_Replica_id(row->replica);
+        const struct row *host = registry__host(&t->s, &row->host_id);
+        if (registry__host_is(host, thole_v1_HOST_STATE_REMOVED)) {
+            registry__replica_drop(t, row, "its shard was deleted and its host was removed");
+        } else if (thole_v1_Replica_desired(row->replica) != thole_v1_REPLICA_DESIRED_REMOVE) {
+            struct row *edit = registry__txn_edit(t, row);
+            thole_v1_Replica_set_desired(edit->replica, thole_v1_REPLICA_DESIRED_REMOVE);
+            registry__txn_put(t, edit);
+        }
+    }
+}
+
+enum thole_code registry__op_delete_shard(struct txn *t, const thole_registry_v1_Operation *op)
+{
+    const thole_registry_v1_DeleteShard *d = thole_registry_v1_Operation_delete_shard(op);
+    upb_StringView name = thole_registry_v1_DeleteShard_name(d);
+    struct row *shard = registry__shard_by_name(&t->s, registry_str(name));
+    if (shard == NULL) {
+        return thole_registry_v1_DeleteShard_allow_missing(d) ? THOLE_OK : no_such_shard(t, name);
+    }
+    enum thole_code code = refuse_zero(t, shard);
+    if (code == THOLE_OK) {
+        code = registry__check_revision(t, op, shard);
+    }
+    if (code == THOLE_OK) {
+        code = registry__check_etag(t, thole_v1_Shard_etag(shard->shard),
+                                    thole_registry_v1_DeleteShard_etag(d));
+    }
+    if (code != THOLE_OK) {
+        return code;
+    }
+    registry__txn_show(t, shard);
+    if (thole_v1_Shard_deleting(shard->shard)) {
+        return THOLE_OK;
+    }
+    uint64_t id = thole_v1_Shard_id(shard->shard);
+    struct row *row = registry__txn_edit(t, shard);
+    thole_v1_Shard_set_deleting(row->shard, true);
+    registry__txn_put(t, row);
+    registry__txn_event(t, registry__shard(&t->s, id), "ShardDeleting", "%s", "");
+    retire_replicas(t, id);
+    registry__shard_settle(t, id);
+    return THOLE_OK;
+}
+
+/* ---- Observed state -------------------------------------------------------------------------- */
+
+static void merge_leader(thole_v1_ShardStatus *to, const thole_v1_ShardStatus *from,
+                         upb_Arena *arena)
+{
+    uint64_t term = thole_v1_ShardStatus_leader_term(from);
+    if (term == 0 || term < thole_v1_ShardStatus_leader_term(to)) {
+        return;
+    }
+    upb_StringView host = thole_v1_ShardStatus_leader_host(from);
+    thole_v1_ShardStatus_set_leader_term(to, term);
+    thole_v1_ShardStatus_set_leader_replica(to, thole_v1_ShardStatus_leader_replica(from));
+    thole_v1_ShardStatus_set_leader_host(to, registry__dup(arena, registry_str(host)));
+}
+
+/* Position of a condition, or the number of conditions. */
+static size_t find_condition(const thole_v1_ShardStatus *status, upb_StringView type)
+{
+    size_t count = 0;
+    const thole_v1_Condition *const *have = thole_v1_ShardStatus_conditions(status, &count);
+    for (size_t i = 0; i < count; i++) {
+        if (slice_equal(registry_str(thole_v1_Condition_type(have[i])), registry_str(type))) {
+            return i;
+        }
+    }
+    return count;
+}
+
+/* By type; the transition time is when the status last changed. */
+static void merge_conditions(const struct txn *t, thole_v1_ShardStatus *to,
+                             const thole_v1_ShardStatus *from, upb_Arena *arena)
+{
+    size_t count = 0;
+    const thole_v1_Condition *const *given = thole_v1_ShardStatus_conditions(from, &count);
+    for (size_t i = 0; i < count; i++) {
+        upb_StringView type = thole_v1_Condition_type(given[i]);
+        upb_StringView reason = thole_v1_Condition_reason(given[i]);
+        upb_StringView message = thole_v1_Condition_message(given[i]);
+        bool status = thole_v1_Condition_status(given[i]);
+        size_t at = find_condition(to, type);
+        size_t have_count = 0;
+        thole_v1_Condition **have = thole_v1_ShardStatus_mutable_conditions(to, &have_count);
+        bool fresh = at == have_count;
+        thole_v1_Condition *c = fresh ? thole_v1_ShardStatus_add_conditions(to, arena) : have[at];
+        thole_v1_Condition_set_type(c, registry__dup(arena, registry_str(type)));
+        if (fresh || thole_v1_Condition_status(c) != status) {
+            thole_v1_Condition_set_transition_time_ms(
+                c, thole_registry_v1_Command_time_ms(t->command));
+        }
+        thole_v1_Condition_set_status(c, status);
+        thole_v1_Condition_set_reason(c, registry__dup(arena, registry_str(reason)));
+        thole_v1_Condition_set_message(c, registry__dup(arena, registry_str(message)));
+    }
+    uint64_t generation = thole_v1_ShardStatus_observed_generation(from);
+    if (generation > thole_v1_ShardStatus_observed_generation(to)) {
+        thole_v1_ShardStatus_set_observed_generation(to, generation);
+    }
+}
+
+static enum thole_code check_status(struct txn *t, const thole_v1_ShardStatus *status)
+{
+    size_t count = 0;
+    const thole_v1_Condition *const *given = thole_v1_ShardStatus_conditions(status, &count);
+    enum thole_code code = registry__check_text(
+        t, "status.leader_host", thole_v1_ShardStatus_leader_host(status), LIMIT_NAME_BYTES);
+    if (code == THOLE_OK && count > 8) {
+        code = THOLE_FAIL(&t->st, THOLE_INVALID_ARGUMENT, THOLE_REASON_TOO_LARGE,
+                          "status.conditions: at most 8");
+    }
+    for (size_t i = 0; code == THOLE_OK && i < count; i++) {
+        upb_StringView type = thole_v1_Condition_type(given[i]);
+        bool known = slice_equal(registry_str(type), slice_str("Placed")) ||
+                     slice_equal(registry_str(type), slice_str("Ready"));
+        code = known
+                   ? registry__check_text(t, "status.conditions: message",
+                                          thole_v1_Condition_message(given[i]), REGISTRY_TEXT_BYTES)
+                   : THOLE_FAIL(&t->st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
+                                "status.conditions: the types are Placed and Ready");
+        if (code == THOLE_OK) {
+            code = registry__check_text(t, "status.conditions: reason",
+                                        thole_v1_Condition_reason(given[i]), LIMIT_NAME_BYTES);
+        }
+    }
+    return code;
+}
+
+static void condition_events(struct txn *t, const struct row *before, uint64_t id)
+{
+    struct row *after = registry__shard(&t->s, id);
+    size_t count = 0;
+    size_t old_count = 0;
+    const thole_v1_Condition *const *now =
+        thole_v1_ShardStatus_conditions(status_of(after), &count);
+    const thole_v1_Condition *const *old =
+        thole_v1_ShardStatus_conditions(status_of(before), &old_count);
+    for (size_t i = 0; i < count; i++) {
+        upb_StringView type = thole_v1_Condition_type(now[i]);
+        size_t at = find_condition(status_of(before), type);
+        bool was = at < old_count && thole_v1_Condition_status(old[at]);
+        bool status = thole_v1_Condition_status(now[i]);
+        upb_StringView message = thole_v1_Condition_message(now[i]);
+        if (was == status) {
+            continue;
+        }
+        bool placed = slice_equal(registry_str(type), slice_str("Placed"));
+        const char *reason = placed ? (status ? "ShardPlaced" : "ShardNotPlaced")
+                                    : (status ? "ShardReady" : "ShardNotReady");
+        registry__txn_event(t, after, reason, "%.*s", (int)message.size,
+                            message.data != NULL ? message.data : "");
+    }
+}
+
+enum thole_code registry__op_observe_shard(struct txn *t, const thole_registry_v1_Operation *op)
+{
+    const thole_registry_v1_ObserveShard *o = thole_registry_v1_Operation_observe_shard(op);
+    const thole_v1_ShardStatus *status = thole_registry_v1_ObserveShard_status(o);
+    uint64_t id = thole_registry_v1_ObserveShard_shard_id(o);
+    struct row *shard = registry__shard(&t->s, id);
+    if (shard == NULL && id < t->s.next_shard_id) {
+        return THOLE_OK; /* a late report about a shard that is gone */
+    }
+    if (shard == NULL) {
+        return THOLE_FAIL(&t->st, THOLE_NOT_FOUND, THOLE_REASON_NO_SUCH_SHARD,
+                          "shard_id: no such shard");
+    }
+    enum thole_code code = status == NULL ? THOLE_OK : check_status(t, status);
+    if (code == THOLE_OK) {
+        code = registry__check_revision(t, op, shard);
+    }
+    if (code != THOLE_OK || status == NULL) {
+        return code;
+    }
+    registry__txn_show(t, shard);
+    struct row *row = registry__txn_edit(t, shard);
+    thole_v1_ShardStatus *to = thole_v1_Shard_mutable_status(row->shard, row->arena);
+    bool formed = !thole_v1_ShardStatus_formed(to) && thole_v1_ShardStatus_formed(status);
+    merge_leader(to, status, row->arena);
+    merge_conditions(t, to, status, row->arena);
+    thole_v1_ShardStatus_set_formed(to, formed || thole_v1_ShardStatus_formed(to));
+    if (registry__message_equal(shard->shard, row->shard, &thole_v1_Shard_msginit, t->arena)) {
+        registry__row_unref(row);
+        return THOLE_OK;
+    }
+    registry__row_ref(shard);
+    registry__txn_put(t, row);
+    if (formed) {
+        registry__txn_event(t, registry__shard(&t->s, id), "ShardFormed", "%s", "");
+    }
+    condition_events(t, shard, id);
+    registry__row_unref(shard);
+    return THOLE_OK;
+}

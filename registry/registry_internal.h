@@ -1,0 +1,277 @@
+/* Inside the registry: rows, the persistent tree that indexes them, the state made of trees, and
+ * the transaction that a command runs in.
+ *
+ * Ownership: a tree node holds references to its row and children; a state holds references to its
+ * roots. Everything reachable from a published view is immutable. Counts are atomic because the
+ * last reader of a view may be any thread. */
+#ifndef REGISTRY_REGISTRY_INTERNAL_H
+#define REGISTRY_REGISTRY_INTERNAL_H
+
+#include <inttypes.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <upb/upb.h>
+
+#include "base/assert.h"
+#include "base/buf.h"
+#include "base/limits.h"
+#include "registry/registry.h"
+
+/* ---- Limits ---------------------------------------------------------------------------------- */
+
+#define REGISTRY_REQUESTS_MAX 1024         /* remembered request ids */
+#define REGISTRY_REQUEST_RESULT_BYTES 4096 /* a larger result is remembered without its rows */
+#define REGISTRY_JOURNAL_MAX 16384  /* changes that registry_changes_since can go back over */
+#define REGISTRY_TAGS_MAX 64        /* of one host */
+#define REGISTRY_CONSTRAINTS_MAX 32 /* of one shard */
+#define REGISTRY_VALUES_MAX 64      /* of one constraint */
+#define REGISTRY_TYPES_MAX 64       /* machine types of one host */
+#define REGISTRY_TYPE_BYTES 64
+#define REGISTRY_CONFIG_BYTES (64 * KIB) /* a shard row is copied with each change of its status */
+#define REGISTRY_TEXT_BYTES 512          /* addresses, versions, messages */
+#define REGISTRY_VOTERS_MAX 15
+/* Half of what a group may have, so that every replica can be replaced at once. */
+#define REGISTRY_SPEC_REPLICAS_MAX (LIMIT_MEMBERS / 2)
+#define REGISTRY_SUBSCRIBERS_MAX 8
+#define REGISTRY_FORMAT 1
+
+_Static_assert(REGISTRY_CONFIG_BYTES * 2 < LIMIT_RESULT_BYTES, "a result holds a shard row");
+_Static_assert(REGISTRY_VOTERS_MAX < REGISTRY_SPEC_REPLICAS_MAX, "voters are replicas");
+
+/* ---- Rows ------------------------------------------------------------------------------------ */
+
+enum row_kind { ROW_HOST, ROW_SHARD, ROW_REPLICA, ROW_EVENT, ROW_REQUEST, ROW_MARK };
+
+struct row {
+    _Atomic uint32_t refs;
+    uint8_t kind;        /* enum row_kind */
+    uint8_t mark_kind;   /* marks: the kind of the row that changed */
+    bool gone;           /* marks: it went, and `name` says which it was */
+    struct uuid host_id; /* hosts and marks of hosts: the id; replicas: the host they are on */
+    uint64_t id;         /* marks: of the shard or replica */
+    uint64_t revision;   /* events and marks: what the order of their tree goes by */
+    char *name;
+    upb_Arena *arena; /* owns the message; NULL for marks */
+    union {
+        void *msg;
+        thole_v1_Host *host;
+        thole_v1_Shard *shard;
+        thole_v1_Replica *replica;
+        thole_v1_Event *event;
+        thole_registry_v1_RememberedRequest *request;
+    };
+};
+
+struct row *registry__row_new(enum row_kind kind); /* an empty message; one reference */
+/* Takes over the arena, and `msg` in it. */
+struct row *registry__row_adopt(enum row_kind kind, void *msg, upb_Arena *arena);
+struct row *registry__row_copy(const struct row *from); /* a deep copy to edit; one reference */
+struct row *registry__row_ref(struct row *row);
+void registry__row_unref(struct row *row); /* NULL is fine */
+const upb_MiniTable *registry__row_table(enum row_kind kind);
+
+/* Deterministic bytes of a message, in `arena`. */
+struct slice registry__encode(const void *msg, const upb_MiniTable *table, upb_Arena *arena);
+void *registry__message_copy(const void *msg, const upb_MiniTable *table, upb_Arena *arena);
+bool registry__message_equal(const void *a, const void *b, const upb_MiniTable *table,
+                             upb_Arena *scratch);
+upb_StringView registry__dup(upb_Arena *arena, struct slice s);
+upb_StringView registry__dup_str(upb_Arena *arena, const char *s);
+/* Cut off the half of a character that a cut text may end in. */
+void registry__trim_utf8(char *text);
+bool registry__parse_uuid(upb_StringView text, struct uuid *ret);
+
+/* ---- The persistent tree (AVL, path-copying) ------------------------------------------------- */
+
+struct node {
+    _Atomic uint32_t refs;
+    uint32_t count; /* of this subtree */
+    uint8_t height;
+    uint8_t key_size;
+    struct node *left, *right;
+    struct row *row;
+    uint8_t key[];
+};
+
+struct key {
+    size_t size;
+    uint8_t bytes[LIMIT_NAME_BYTES];
+};
+
+int registry__key_compare(struct slice a, struct slice b); /* lexicographic, a prefix first */
+struct node *registry__tree_ref(struct node *root);
+void registry__tree_unref(struct node *root);
+struct row *registry__tree_get(const struct node *root, struct slice key); /* borrowed, or NULL */
+/* The node with the smallest key greater than `key`; borrowed. */
+const struct node *registry__tree_after(const struct node *root, struct slice key);
+const struct node *registry__tree_first(const struct node *root);
+/* In a tree ordered by rising row->revision: the first node with row->revision > `revision`. */
+const struct node *registry__tree_after_revision(const struct node *root, uint64_t revision);
+uint32_t registry__tree_count(const struct node *root);
+uint32_t registry__tree_rank(const struct node *root, struct slice key); /* how many are below */
+/* Replace *root by a version with `row` (a reference is taken) under `key`, or without `key`. */
+void registry__tree_put(struct node **root, struct slice key, struct row *row);
+void registry__tree_remove(struct node **root, struct slice key);
+
+struct slice registry__key_uuid(struct key *k, const struct uuid *id);
+struct slice registry__key_u64(struct key *k, uint64_t a);
+struct slice registry__key_u64_u64(struct key *k, uint64_t a, uint64_t b);
+struct slice registry__key_uuid_u64(struct key *k, const struct uuid *id, uint64_t a);
+
+/* ---- State ----------------------------------------------------------------------------------- */
+
+enum registry_index {
+    INDEX_HOSTS,          /* host id; also the tombstones of removed hosts, which have no name */
+    INDEX_HOST_NAMES,     /* name */
+    INDEX_SHARDS,         /* shard id */
+    INDEX_SHARD_NAMES,    /* name */
+    INDEX_REPLICAS,       /* replica id */
+    INDEX_SHARD_REPLICAS, /* shard id, replica id */
+    INDEX_HOST_REPLICAS,  /* host id, replica id */
+    INDEX_EVENTS,         /* sequence */
+    INDEX_JOURNAL,        /* sequence */
+    INDEX_REQUESTS,       /* request id */
+    INDEX_REQUEST_ORDER,  /* sequence */
+    INDEX_COUNT,
+};
+
+struct state {
+    uint64_t revision;
+    bool bootstrapped;
+    struct uuid cluster;
+    uint64_t next_shard_id, next_replica_id;
+    uint64_t compacted_revision; /* changes up to here are not in the journal; of this host alone */
+    uint64_t event_next, journal_next, request_next; /* sequences; of this host alone */
+    struct node *index[INDEX_COUNT];
+};
+
+void registry__state_init(struct state *s);
+void registry__state_copy(struct state *to, const struct state *from); /* `to` is uninitialised */
+void registry__state_deinit(struct state *s);
+
+struct row *registry__host(const struct state *s, const struct uuid *id);
+struct row *registry__host_by_name(const struct state *s, struct slice name);
+struct row *registry__shard(const struct state *s, uint64_t id);
+struct row *registry__shard_by_name(const struct state *s, struct slice name);
+struct row *registry__replica(const struct state *s, uint64_t id);
+/* The replica of a shard that occupies a host: any row that is not desired REMOVE and OUT. */
+struct row *registry__occupant(const struct state *s, uint64_t shard_id, const struct uuid *host);
+/* Walks by id; start with 0. */
+struct row *registry__next_of_shard(const struct state *s, uint64_t shard_id, uint64_t after);
+struct row *registry__next_of_host(const struct state *s, const struct uuid *host, uint64_t after);
+uint32_t registry__count_of_shard(const struct state *s, uint64_t shard_id);
+uint32_t registry__count_of_host(const struct state *s, const struct uuid *host);
+
+/* Into the indexes, without journal or revision; a reference is taken. */
+void registry__state_put(struct state *s, struct row *row);
+void registry__state_drop(struct state *s, const struct row *row);
+void registry__state_journal(struct state *s, struct row *mark);
+void registry__state_event(struct state *s, struct row *event);
+void registry__state_remember(struct state *s, struct row *request);
+
+/* ---- Commands -------------------------------------------------------------------------------- */
+
+struct txn {
+    const struct state *base; /* before the command: what expected_revision speaks of */
+    struct state s;           /* thrown away if an operation is refused */
+    const thole_registry_v1_Command *command;
+    upb_Arena *arena;  /* of the command; scratch */
+    uint64_t revision; /* that the changes get */
+    bool changed;
+    struct row *last[3]; /* by row_kind: for the result; referenced */
+    struct thole_status st;
+};
+
+/* Run one command against `s`; appends result bytes and returns its code. Never fails. */
+uint64_t registry__apply(struct state *s, struct slice command, struct bytes *ret_result);
+
+/* Edit: copy the row, change the copy, hand it to txn_put (which takes it over). */
+struct row *registry__txn_edit(const struct txn *t, const struct row *row);
+void registry__txn_put(struct txn *t, struct row *row);
+void registry__txn_drop(struct txn *t, struct row *row);
+void registry__txn_touch_shard(struct txn *t, uint64_t shard_id);
+void registry__txn_event(struct txn *t, const struct row *about, const char *reason,
+                         const char *format, ...) __attribute__((format(printf, 4, 5)));
+void registry__txn_show(struct txn *t, struct row *row); /* in the result, unchanged */
+upb_StringView registry__txn_etag(const struct txn *t, upb_Arena *arena);
+/* "hosts/h1" and so on; REGISTRY_NAME_BYTES. */
+const char *registry__row_name(const struct row *row, char *ret);
+
+typedef enum thole_code (*registry_operation_fn)(struct txn *t,
+                                                 const thole_registry_v1_Operation *op);
+enum thole_code registry__op_bootstrap(struct txn *t, const thole_registry_v1_Operation *op);
+enum thole_code registry__op_admit_host(struct txn *t, const thole_registry_v1_Operation *op);
+enum thole_code registry__op_update_host(struct txn *t, const thole_registry_v1_Operation *op);
+enum thole_code registry__op_delete_host(struct txn *t, const thole_registry_v1_Operation *op);
+enum thole_code registry__op_observe_host(struct txn *t, const thole_registry_v1_Operation *op);
+enum thole_code registry__op_create_shard(struct txn *t, const thole_registry_v1_Operation *op);
+enum thole_code registry__op_update_shard(struct txn *t, const thole_registry_v1_Operation *op);
+enum thole_code registry__op_delete_shard(struct txn *t, const thole_registry_v1_Operation *op);
+enum thole_code registry__op_observe_shard(struct txn *t, const thole_registry_v1_Operation *op);
+enum thole_code registry__op_place_replicas(struct txn *t, const thole_registry_v1_Operation *op);
+enum thole_code registry__op_remove_replica(struct txn *t, const thole_registry_v1_Operation *op);
+enum thole_code registry__op_create_replica(struct txn *t, const thole_registry_v1_Operation *op);
+enum thole_code registry__op_observe_replica(struct txn *t, const thole_registry_v1_Operation *op);
+enum thole_code registry__op_set_role(struct txn *t, const thole_registry_v1_Operation *op);
+
+/* ABORTED STALE_REVISION unless the row is as it was when the operation was decided. */
+enum thole_code registry__check_revision(struct txn *t, const thole_registry_v1_Operation *op,
+                                         const struct row *row);
+/* The same for a shard, by the revision that the whole command was decided at. */
+enum thole_code registry__check_decided(struct txn *t, const struct row *shard);
+enum thole_code registry__check_etag(struct txn *t, upb_StringView have, upb_StringView given);
+
+/* A new replica row; the checks are the caller's. Returns it, borrowed. */
+struct row *registry__replica_add(struct txn *t, const struct row *shard, const struct row *host,
+                                  int32_t role, int32_t owner, bool initial);
+/* The row goes, and with the last one its deleted shard or its removed host. */
+void registry__replica_drop(struct txn *t, struct row *replica, const char *why);
+/* Drop a shard that is being deleted, or a host that was removed, if nothing of it is left. */
+void registry__shard_settle(struct txn *t, uint64_t shard_id);
+void registry__host_settle(struct txn *t, const struct uuid *id);
+bool registry__host_is(const struct row *host, thole_v1_HostState state);
+
+/* ---- Validation ------------------------------------------------------------------------------ */
+
+enum thole_code registry__check_host(struct txn *t, const thole_v1_Host *host, struct uuid *ret_id);
+enum thole_code registry__check_tags(struct txn *t, const thole_v1_HostSpec *spec);
+enum thole_code registry__check_host_status(struct txn *t, const thole_v1_HostStatus *status);
+enum thole_code registry__check_shard_name(struct txn *t, struct slice name);
+enum thole_code registry__check_shard_spec(struct txn *t, const thole_v1_ShardSpec *spec);
+enum thole_code registry__check_role(struct txn *t, int32_t role);
+enum thole_code registry__check_text(struct txn *t, const char *field, upb_StringView text,
+                                     size_t bytes_max);
+
+/* ---- Snapshots ------------------------------------------------------------------------------- */
+
+enum thole_code registry__save(const struct state *s, struct thole_sink *out,
+                               struct thole_status *st);
+enum thole_code registry__restore(struct thole_source *in, struct state *ret,
+                                  struct thole_status *st);
+
+/* ---- Views and the registry ------------------------------------------------------------------ */
+
+struct registry_view {
+    _Atomic uint32_t refs;
+    _Atomic int64_t *live; /* the registry's count of views */
+    struct state s;
+};
+
+struct registry {
+    struct thole_machine_type type;
+    pthread_mutex_t lock; /* guards `view` */
+    struct registry_view *view;
+    _Atomic int64_t views;
+    struct {
+        void (*changed)(void *ctx, uint64_t revision);
+        void *ctx;
+    } subscribers[REGISTRY_SUBSCRIBERS_MAX];
+    size_t subscriber_count;
+};
+
+struct registry_view *registry__view_new(struct registry *r, const struct state *s);
+/* Show the view to everybody unless a newer one is already shown. The reference stays yours. */
+void registry__publish(struct registry *r, struct registry_view *v);
+void registry__machine_type(struct registry *r, struct thole_machine_type *ret);
+
+#endif

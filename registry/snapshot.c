@@ -1,0 +1,294 @@
+/* The state as a stream of records, each [4-byte little-endian size][SnapshotRecord]: the header,
+ * hosts, shards and replicas by id, then events and remembered requests in their order.
+ *
+ * What is this host's own (the journal, sequence numbers) is not in it, so the snapshots of two
+ * replicas at one revision are equal, byte for byte. */
+#include "registry/registry_internal.h"
+
+#include <string.h>
+
+/* A row is at most a shard with its configuration; the rest is far smaller. */
+#define RECORD_BYTES_MAX (4 * MIB)
+
+/* ---- Saving ---------------------------------------------------------------------------------- */
+
+static enum thole_code write_record(struct thole_sink *out,
+                                    thole_registry_v1_SnapshotRecord *record, upb_Arena *arena)
+{
+    struct slice bytes = registry__encode(record, &thole_registry_v1_SnapshotRecord_msginit, arena);
+    uint8_t size[4];
+    ASSERT(bytes.size <= RECORD_BYTES_MAX);
+    put_le32(size, (uint32_t)bytes.size);
+    enum thole_code code = out->write(out, size, sizeof(size));
+    return code != THOLE_OK ? code : out->write(out, bytes.data, bytes.size);
+}
+
+static enum thole_code write_row(struct thole_sink *out, const struct row *row)
+{
+    upb_Arena *arena = upb_Arena_New();
+    thole_registry_v1_SnapshotRecord *record = thole_registry_v1_SnapshotRecord_new(arena);
+    switch ((enum row_kind)row->kind) {
+    case ROW_HOST:
+        thole_registry_v1_SnapshotRecord_set_host(record, row->host);
+        break;
+    case ROW_SHARD:
+        thole_registry_v1_SnapshotRecord_set_shard(record, row->shard);
+        break;
+    case ROW_REPLICA:
+        thole_registry_v1_SnapshotRecord_set_replica(record, row->replica);
+        break;
+    case ROW_EVENT:
+        thole_registry_v1_SnapshotRecord_set_event(record, row->event);
+        break;
+    case ROW_REQUEST:
+        thole_registry_v1_SnapshotRecord_set_request(record, row->request);
+        break;
+    case ROW_MARK:
+        ASSERT(false);
+        break;
+    }
+    enum thole_code code = write_record(out, record, arena);
+    upb_Arena_Free(arena);
+    return code;
+}
+
+static enum thole_code write_header(const struct state *s, struct thole_sink *out)
+{
+    upb_Arena *arena = upb_Arena_New();
+    thole_registry_v1_SnapshotRecord *record = thole_registry_v1_SnapshotRecord_new(arena);
+    thole_registry_v1_Header *h = thole_registry_v1_SnapshotRecord_mutable_header(record, arena);
+    thole_registry_v1_Header_set_format(h, REGISTRY_FORMAT);
+    if (s->bootstrapped) {
+        struct slice cluster = slice_of(s->cluster.bytes, sizeof(s->cluster.bytes));
+        thole_registry_v1_Header_set_cluster_id(h, registry_view_of(cluster));
+    }
+    thole_registry_v1_Header_set_revision(h, s->revision);
+    thole_registry_v1_Header_set_next_shard_id(h, s->next_shard_id);
+    thole_registry_v1_Header_set_next_replica_id(h, s->next_replica_id);
+    thole_registry_v1_Header_set_compacted_revision(h, s->revision);
+    enum thole_code code = write_record(out, record, arena);
+    upb_Arena_Free(arena);
+    return code;
+}
+
+enum thole_code registry__save(const struct state *s, struct thole_sink *out,
+                               struct thole_status *st)
+{
+    static const enum registry_index order[] = {INDEX_HOSTS, INDEX_SHARDS, INDEX_REPLICAS,
+                                                INDEX_EVENTS, INDEX_REQUEST_ORDER};
+    enum thole_code code = write_header(s, out);
+    for (size_t i = 0; code == THOLE_OK && i < sizeof(order) / sizeof(order[0]); i++) {
+        const struct node *root = s->index[order[i]];
+        const struct node *n = registry__tree_first(root);
+        while (code == THOLE_OK && n != NULL) {
+            code = write_row(out, n->row);
+            n = registry__tree_after(root, slice_of(n->key, n->key_size));
+        }
+    }
+    if (code != THOLE_OK) {
+        return THOLE_FAIL(st, code, THOLE_REASON_NONE, "the registry's snapshot was cut off");
+    }
+    return THOLE_OK;
+}
+
+/* ---- Restoring ------------------------------------------------------------------------------- */
+
+static enum thole_code corrupt(struct thole_status *st, const char *what)
+{
+    return THOLE_FAIL(st, THOLE_DATA_LOSS, THOLE_REASON_CORRUPT, "registry snapshot: %s", what);
+}
+
+/* 1 when `size` bytes were read, 0 at the end of the stream, -1 otherwise. */
+static int read_exactly(struct thole_source *in, void *data, size_t size)
+{
+    size_t have = 0;
+    while (have < size) {
+        int64_t n = in->read(in, (uint8_t *)data + have, size - have);
+        if (n <= 0) {
+            return n == 0 && have == 0 ? 0 : -1;
+        }
+        have += (size_t)n;
+    }
+    return 1;
+}
+
+static const char *restore_header(struct state *s, const thole_registry_v1_Header *h)
+{
+    upb_StringView cluster = thole_registry_v1_Header_cluster_id(h);
+    if (thole_registry_v1_Header_format(h) != REGISTRY_FORMAT) {
+        return "written in another format";
+    }
+    if (cluster.size != 0 && cluster.size != sizeof(s->cluster.bytes)) {
+        return "bad cluster id";
+    }
+    s->bootstrapped = cluster.size != 0;
+    if (s->bootstrapped) {
+        memcpy(s->cluster.bytes, cluster.data, cluster.size);
+    }
+    s->revision = thole_registry_v1_Header_revision(h);
+    s->next_shard_id = thole_registry_v1_Header_next_shard_id(h);
+    s->next_replica_id = thole_registry_v1_Header_next_replica_id(h);
+    s->compacted_revision = s->revision;
+    return NULL;
+}
+
+static const char *restore_host(struct state *s, struct row *row)
+{
+    if (!registry__parse_uuid(thole_v1_Host_id(row->host), &row->host_id) ||
+        registry__host(s, &row->host_id) != NULL || !thole_v1_Host_has_spec(row->host) ||
+        !thole_v1_Host_has_status(row->host)) {
+        return "bad host";
+    }
+    struct slice name = registry_str(thole_v1_Host_name(row->host));
+    if (name.size > 0 && (!registry_name_valid(name) || registry__host_by_name(s, name) != NULL)) {
+        return "bad host name";
+    }
+    registry__state_put(s, row);
+    return NULL;
+}
+
+static const char *restore_shard(struct state *s, struct row *row)
+{
+    struct slice name = registry_str(thole_v1_Shard_name(row->shard));
+    uint64_t id = thole_v1_Shard_id(row->shard);
+    if (!registry_name_valid(name) || registry__shard_by_name(s, name) != NULL ||
+        registry__shard(s, id) != NULL || id >= s->next_shard_id ||
+        !thole_v1_Shard_has_spec(row->shard) || !thole_v1_Shard_has_status(row->shard)) {
+        return "bad shard";
+    }
+    registry__state_put(s, row);
+    return NULL;
+}
+
+static const char *restore_replica(struct state *s, struct row *row)
+{
+    uint64_t id = thole_v1_Replica_id(row->replica);
+    if (!registry__parse_uuid(thole_v1_Replica_host_id(row->replica), &row->host_id) ||
+        registry__host(s, &row->host_id) == NULL || id == 0 || id >= s->next_replica_id ||
+        registry__replica(s, id) != NULL ||
+        registry__shard(s, thole_v1_Replica_shard_id(row->replica)) == NULL) {
+        return "bad replica";
+    }
+    registry__state_put(s, row);
+    return NULL;
+}
+
+static const char *restore_request(struct state *s, struct row *row)
+{
+    upb_StringView id = thole_registry_v1_RememberedRequest_request_id(row->request);
+    if (id.size == 0 || id.size > LIMIT_NAME_BYTES ||
+        registry__tree_get(s->index[INDEX_REQUESTS], registry_str(id)) != NULL) {
+        return "bad request";
+    }
+    registry__state_remember(s, row);
+    return NULL;
+}
+
+static const char *restore_row(struct state *s, enum row_kind kind, const void *msg,
+                               upb_Arena *arena)
+{
+    /* The record's arena becomes the row's; the message is not shared with anybody else. */
+    struct row *row = registry__row_adopt(kind, (void *)(uintptr_t)msg, arena);
+    const char *problem = NULL;
+    switch (kind) {
+    case ROW_HOST:
+        problem = restore_host(s, row);
+        break;
+    case ROW_SHARD:
+        problem = restore_shard(s, row);
+        break;
+    case ROW_REPLICA:
+        problem = restore_replica(s, row);
+        break;
+    case ROW_EVENT:
+        row->revision = thole_v1_Event_revision(row->event);
+        registry__state_event(s, row);
+        break;
+    case ROW_REQUEST:
+        problem = restore_request(s, row);
+        break;
+    case ROW_MARK:
+        problem = "a mark";
+        break;
+    }
+    registry__row_unref(row);
+    return problem;
+}
+
+/* Takes over the arena. */
+static const char *restore_record(struct state *s, bool first,
+                                  const thole_registry_v1_SnapshotRecord *r, upb_Arena *arena)
+{
+    bool header = thole_registry_v1_SnapshotRecord_has_header(r);
+    if (header != first) {
+        upb_Arena_Free(arena);
+        return "the header must come first, and once";
+    }
+    switch (thole_registry_v1_SnapshotRecord_record_case(r)) {
+    case thole_registry_v1_SnapshotRecord_record_host:
+        return restore_row(s, ROW_HOST, thole_registry_v1_SnapshotRecord_host(r), arena);
+    case thole_registry_v1_SnapshotRecord_record_shard:
+        return restore_row(s, ROW_SHARD, thole_registry_v1_SnapshotRecord_shard(r), arena);
+    case thole_registry_v1_SnapshotRecord_record_replica:
+        return restore_row(s, ROW_REPLICA, thole_registry_v1_SnapshotRecord_replica(r), arena);
+    case thole_registry_v1_SnapshotRecord_record_event:
+        return restore_row(s, ROW_EVENT, thole_registry_v1_SnapshotRecord_event(r), arena);
+    case thole_registry_v1_SnapshotRecord_record_request:
+        return restore_row(s, ROW_REQUEST, thole_registry_v1_SnapshotRecord_request(r), arena);
+    case thole_registry_v1_SnapshotRecord_record_header:
+    case thole_registry_v1_SnapshotRecord_record_NOT_SET:
+        break;
+    }
+    const char *problem =
+        header ? restore_header(s, thole_registry_v1_SnapshotRecord_header(r)) : "unknown record";
+    upb_Arena_Free(arena);
+    return problem;
+}
+
+static enum thole_code restore_one(struct thole_source *in, struct state *s, bool first,
+                                   size_t size, struct thole_status *st)
+{
+    char *bytes = xmalloc(size > 0 ? size : 1);
+    if (size > 0 && read_exactly(in, bytes, size) != 1) {
+        free(bytes);
+        return THOLE_FAIL(st, THOLE_UNAVAILABLE, THOLE_REASON_NONE,
+                          "registry snapshot: cut off in a record");
+    }
+    upb_Arena *arena = upb_Arena_New();
+    thole_registry_v1_SnapshotRecord *r =
+        thole_registry_v1_SnapshotRecord_parse(bytes, size, arena);
+    free(bytes);
+    if (r == NULL) {
+        upb_Arena_Free(arena);
+        return corrupt(st, "a record does not decode");
+    }
+    const char *problem = restore_record(s, first, r, arena);
+    return problem == NULL ? THOLE_OK : corrupt(st, problem);
+}
+
+enum thole_code registry__restore(struct thole_source *in, struct state *ret,
+                                  struct thole_status *st)
+{
+    struct state s;
+    registry__state_init(&s);
+    enum thole_code code = THOLE_OK;
+    for (bool first = true; code == THOLE_OK; first = false) {
+        uint8_t head[4];
+        int got = read_exactly(in, head, sizeof(head));
+        if (got == 0 && !first) {
+            s.compacted_revision = s.revision;
+            *ret = s;
+            return THOLE_OK;
+        }
+        if (got != 1) {
+            code =
+                THOLE_FAIL(st, THOLE_UNAVAILABLE, THOLE_REASON_NONE, "registry snapshot: cut off");
+        } else if (get_le32(head) > RECORD_BYTES_MAX) {
+            code = corrupt(st, "a record is too large");
+        } else {
+            code = restore_one(in, &s, first, get_le32(head), st);
+        }
+    }
+    registry__state_deinit(&s);
+    return code;
+}

@@ -1,0 +1,200 @@
+/* What operations change the state with: every change goes through here, so that revision, journal
+ * and result follow by themselves. */
+#include "registry/registry_internal.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+
+const char *registry__row_name(const struct row *row, char *ret)
+{
+    if (row->kind == ROW_HOST) {
+        upb_StringView name = thole_v1_Host_name(row->host);
+        snprintf(ret, REGISTRY_NAME_BYTES, "hosts/%.*s", (int)name.size, name.data);
+    } else if (row->kind == ROW_SHARD) {
+        upb_StringView name = thole_v1_Shard_name(row->shard);
+        snprintf(ret, REGISTRY_NAME_BYTES, "shards/%.*s", (int)name.size, name.data);
+    } else {
+        ASSERT(row->kind == ROW_REPLICA);
+        upb_StringView name = thole_v1_Replica_shard(row->replica);
+        snprintf(ret, REGISTRY_NAME_BYTES, "shards/%.*s/replicas/%" PRIu64, (int)name.size,
+                 name.data, thole_v1_Replica_id(row->replica));
+    }
+    return ret;
+}
+
+void registry__txn_show(struct txn *t, struct row *row)
+{
+    registry__row_ref(row);
+    registry__row_unref(t->last[row->kind]);
+    t->last[row->kind] = row;
+}
+
+static uint64_t row_revision(const struct row *row)
+{
+    switch ((enum row_kind)row->kind) {
+    case ROW_HOST:
+        return thole_v1_Host_revision(row->host);
+    case ROW_SHARD:
+        return thole_v1_Shard_revision(row->shard);
+    case ROW_REPLICA:
+        return thole_v1_Replica_revision(row->replica);
+    case ROW_EVENT:
+    case ROW_REQUEST:
+    case ROW_MARK:
+        break;
+    }
+    return 0;
+}
+
+static struct row *find_same(const struct state *s, const struct row *row)
+{
+    switch ((enum row_kind)row->kind) {
+    case ROW_HOST:
+        return registry__host(s, &row->host_id);
+    case ROW_SHARD:
+        return registry__shard(s, thole_v1_Shard_id(row->shard));
+    case ROW_REPLICA:
+        return registry__replica(s, thole_v1_Replica_id(row->replica));
+    case ROW_EVENT:
+    case ROW_REQUEST:
+    case ROW_MARK:
+        break;
+    }
+    return NULL;
+}
+
+static void journal(struct txn *t, const struct row *row, bool gone)
+{
+    struct row *mark = registry__row_new(ROW_MARK);
+    mark->mark_kind = row->kind;
+    mark->revision = t->revision;
+    mark->gone = gone;
+    if (row->kind == ROW_HOST) {
+        mark->host_id = row->host_id;
+    } else {
+        mark->id = row->kind == ROW_SHARD ? thole_v1_Shard_id(row->shard)
+                                          : thole_v1_Replica_id(row->replica);
+    }
+    if (gone) {
+        char name[REGISTRY_NAME_BYTES];
+        mark->name = xstrdup(registry__row_name(row, name));
+    }
+    registry__state_journal(&t->s, mark);
+    registry__row_unref(mark);
+}
+
+struct row *registry__txn_edit(const struct txn *t, const struct row *row)
+{
+    (void)t;
+    return registry__row_copy(row);
+}
+
+void registry__txn_put(struct txn *t, struct row *row)
+{
+    if (row->kind == ROW_HOST) {
+        thole_v1_Host_set_revision(row->host, t->revision);
+    } else if (row->kind == ROW_SHARD) {
+        thole_v1_Shard_set_revision(row->shard, t->revision);
+    } else {
+        thole_v1_Replica_set_revision(row->replica, t->revision);
+    }
+    const struct row *before = find_same(&t->s, row);
+    if (before == NULL || row_revision(before) != t->revision) {
+        journal(t, row, false);
+    }
+    registry__state_put(&t->s, row);
+    registry__txn_show(t, row);
+    t->changed = true;
+    registry__row_unref(row);
+}
+
+void registry__txn_drop(struct txn *t, struct row *row)
+{
+    registry__row_ref(row);
+    journal(t, row, true);
+    registry__state_drop(&t->s, row);
+    t->changed = true;
+    registry__row_unref(row);
+}
+
+/* Decisions about a shard's replicas change its row too: placement compares-and-sets on it. */
+void registry__txn_touch_shard(struct txn *t, uint64_t shard_id)
+{
+    struct row *shard = registry__shard(&t->s, shard_id);
+    ASSERT(shard != NULL);
+    if (thole_v1_Shard_revision(shard->shard) != t->revision) {
+        registry__txn_put(t, registry__txn_edit(t, shard));
+    }
+}
+
+void registry__txn_event(struct txn *t, const struct row *about, const char *reason,
+                         const char *format, ...)
+{
+    char name[REGISTRY_NAME_BYTES];
+    char message[REGISTRY_TEXT_BYTES];
+    va_list args;
+    va_start(args, format);
+    vsnprintf(message, sizeof(message), format, args);
+    va_end(args);
+    registry__trim_utf8(message);
+    struct row *row = registry__row_new(ROW_EVENT);
+    upb_StringView actor = thole_registry_v1_Command_actor(t->command);
+    row->revision = t->revision;
+    thole_v1_Event_set_revision(row->event, t->revision);
+    thole_v1_Event_set_time_ms(row->event, thole_registry_v1_Command_time_ms(t->command));
+    thole_v1_Event_set_actor(row->event, registry__dup(row->arena, registry_str(actor)));
+    thole_v1_Event_set_object(row->event,
+                              registry__dup_str(row->arena, registry__row_name(about, name)));
+    thole_v1_Event_set_reason(row->event, registry__dup_str(row->arena, reason));
+    thole_v1_Event_set_message(row->event, registry__dup_str(row->arena, message));
+    registry__state_event(&t->s, row);
+    registry__row_unref(row);
+    t->changed = true;
+}
+
+upb_StringView registry__txn_etag(const struct txn *t, upb_Arena *arena)
+{
+    char text[24];
+    snprintf(text, sizeof(text), "r%" PRIx64, t->revision);
+    return registry__dup_str(arena, text);
+}
+
+/* ---- Guards ---------------------------------------------------------------------------------- */
+
+enum thole_code registry__check_revision(struct txn *t, const thole_registry_v1_Operation *op,
+                                         const struct row *row)
+{
+    uint64_t expected = thole_registry_v1_Operation_expected_revision(op);
+    const struct row *before = find_same(t->base, row);
+    uint64_t have = before == NULL ? 0 : row_revision(before);
+    if (expected != 0 && expected != have) {
+        char name[REGISTRY_NAME_BYTES];
+        return THOLE_FAIL(&t->st, THOLE_ABORTED, THOLE_REASON_STALE_REVISION,
+                          "%s is at revision %" PRIu64 ", expected %" PRIu64,
+                          registry__row_name(row, name), have, expected);
+    }
+    return THOLE_OK;
+}
+
+enum thole_code registry__check_decided(struct txn *t, const struct row *shard)
+{
+    uint64_t decided_at = thole_registry_v1_Command_decided_at(t->command);
+    const struct row *before = find_same(t->base, shard);
+    if (decided_at != 0 && before != NULL && row_revision(before) > decided_at) {
+        char name[REGISTRY_NAME_BYTES];
+        return THOLE_FAIL(&t->st, THOLE_ABORTED, THOLE_REASON_STALE_REVISION,
+                          "%s changed at revision %" PRIu64 ", after the decision at %" PRIu64,
+                          registry__row_name(shard, name), row_revision(before), decided_at);
+    }
+    return THOLE_OK;
+}
+
+enum thole_code registry__check_etag(struct txn *t, upb_StringView have, upb_StringView given)
+{
+    if (given.size > 0 && !slice_equal(registry_str(have), registry_str(given))) {
+        return THOLE_FAIL(&t->st, THOLE_ABORTED, THOLE_REASON_ETAG_MISMATCH,
+                          "etag: the spec has changed since it was read");
+    }
+    return THOLE_OK;
+}

@@ -1,0 +1,214 @@
+/* Views: what everybody outside reads. A view is a state that never changes again. */
+#include "registry/registry_internal.h"
+
+#include <string.h>
+
+struct registry_view *registry__view_new(struct registry *r, const struct state *s)
+{
+    struct registry_view *v = xcalloc(1, sizeof(*v));
+    atomic_init(&v->refs, 1);
+    v->live = &r->views;
+    atomic_fetch_add_explicit(v->live, 1, memory_order_relaxed);
+    registry__state_copy(&v->s, s);
+    return v;
+}
+
+struct registry_view *registry_view_ref(struct registry_view *v)
+{
+    atomic_fetch_add_explicit(&v->refs, 1, memory_order_relaxed);
+    return v;
+}
+
+void registry_view_release(struct registry_view *v)
+{
+    if (v == NULL || atomic_fetch_sub_explicit(&v->refs, 1, memory_order_acq_rel) != 1) {
+        return;
+    }
+    _Atomic int64_t *live = v->live;
+    registry__state_deinit(&v->s);
+    free(v);
+    atomic_fetch_sub_explicit(live, 1, memory_order_release);
+}
+
+uint64_t registry_view_revision(const struct registry_view *v)
+{
+    return v->s.revision;
+}
+
+bool registry_view_cluster(const struct registry_view *v, struct uuid *ret)
+{
+    if (v->s.bootstrapped) {
+        *ret = v->s.cluster;
+    }
+    return v->s.bootstrapped;
+}
+
+uint64_t registry_next_replica_id(const struct registry_view *v)
+{
+    return v->s.next_replica_id;
+}
+
+/* ---- Rows ------------------------------------------------------------------------------------ */
+
+static const thole_v1_Host *as_host(const struct row *row)
+{
+    return row == NULL ? NULL : row->host;
+}
+
+static const thole_v1_Shard *as_shard(const struct row *row)
+{
+    return row == NULL ? NULL : row->shard;
+}
+
+static const thole_v1_Replica *as_replica(const struct row *row)
+{
+    return row == NULL ? NULL : row->replica;
+}
+
+static const struct row *row_after(const struct registry_view *v, enum registry_index index,
+                                   struct slice key)
+{
+    const struct node *n = registry__tree_after(v->s.index[index], key);
+    return n == NULL ? NULL : n->row;
+}
+
+const thole_v1_Host *registry_host(const struct registry_view *v, const struct uuid *id)
+{
+    return as_host(registry__host(&v->s, id));
+}
+
+const thole_v1_Host *registry_host_by_name(const struct registry_view *v, struct slice name)
+{
+    return as_host(registry__host_by_name(&v->s, name));
+}
+
+const thole_v1_Shard *registry_shard(const struct registry_view *v, uint64_t id)
+{
+    return as_shard(registry__shard(&v->s, id));
+}
+
+const thole_v1_Shard *registry_shard_by_name(const struct registry_view *v, struct slice name)
+{
+    return as_shard(registry__shard_by_name(&v->s, name));
+}
+
+const thole_v1_Replica *registry_replica(const struct registry_view *v, uint64_t id)
+{
+    return as_replica(registry__replica(&v->s, id));
+}
+
+const thole_v1_Host *registry_next_host(const struct registry_view *v, struct slice after_name)
+{
+    return as_host(row_after(v, INDEX_HOST_NAMES, after_name));
+}
+
+const thole_v1_Shard *registry_next_shard(const struct registry_view *v, struct slice after_name)
+{
+    return as_shard(row_after(v, INDEX_SHARD_NAMES, after_name));
+}
+
+const thole_v1_Replica *registry_next_replica(const struct registry_view *v, uint64_t after_id)
+{
+    struct key k;
+    return as_replica(row_after(v, INDEX_REPLICAS, registry__key_u64(&k, after_id)));
+}
+
+const thole_v1_Replica *registry_next_replica_of_shard(const struct registry_view *v,
+                                                       uint64_t shard_id, uint64_t after_id)
+{
+    return as_replica(registry__next_of_shard(&v->s, shard_id, after_id));
+}
+
+const thole_v1_Replica *registry_next_replica_of_host(const struct registry_view *v,
+                                                      const struct uuid *host, uint64_t after_id)
+{
+    return as_replica(registry__next_of_host(&v->s, host, after_id));
+}
+
+/* `*it` is the sequence of the last event given. */
+static const struct row *next_event(const struct state *s, uint64_t after_revision, uint64_t *it)
+{
+    const struct node *root = s->index[INDEX_EVENTS];
+    struct key k;
+    const struct node *n = *it == 0 ? registry__tree_after_revision(root, after_revision)
+                                    : registry__tree_after(root, registry__key_u64(&k, *it));
+    if (n == NULL) {
+        return NULL;
+    }
+    *it = get_be64(n->key);
+    return n->row;
+}
+
+const thole_v1_Event *registry_next_event(const struct registry_view *v, uint64_t after_revision,
+                                          uint64_t *it)
+{
+    const struct row *row = next_event(&v->s, after_revision, it);
+    return row == NULL ? NULL : row->event;
+}
+
+/* ---- Changes --------------------------------------------------------------------------------- */
+
+/* A name that was used again belongs to the new row now: only that one is reported. */
+static bool name_in_use(const struct state *s, const struct row *mark)
+{
+    struct slice name = slice_str(mark->name);
+    const uint8_t *slash = memchr(name.data, '/', name.size);
+    size_t prefix = (size_t)(slash - name.data) + 1;
+    struct slice rest = slice_of(name.data + prefix, name.size - prefix);
+    if (mark->mark_kind == ROW_HOST) {
+        return registry__host_by_name(s, rest) != NULL;
+    }
+    return mark->mark_kind == ROW_SHARD && registry__shard_by_name(s, rest) != NULL;
+}
+
+static void report_mark(const struct state *s, const struct row *mark,
+                        const struct registry_changes *c)
+{
+    if (mark->gone) {
+        if (c->gone != NULL && !name_in_use(s, mark)) {
+            c->gone(c->ctx, mark->name);
+        }
+        return;
+    }
+    const struct row *row = mark->mark_kind == ROW_HOST    ? registry__host(s, &mark->host_id)
+                            : mark->mark_kind == ROW_SHARD ? registry__shard(s, mark->id)
+                                                           : registry__replica(s, mark->id);
+    if (row == NULL) {
+        return; /* went later */
+    }
+    /* Reported once, by the mark of its last change. */
+    if (row->kind == ROW_HOST && c->host != NULL &&
+        thole_v1_Host_revision(row->host) == mark->revision) {
+        c->host(c->ctx, row->host);
+    } else if (row->kind == ROW_SHARD && c->shard != NULL &&
+               thole_v1_Shard_revision(row->shard) == mark->revision) {
+        c->shard(c->ctx, row->shard);
+    } else if (row->kind == ROW_REPLICA && c->replica != NULL &&
+               thole_v1_Replica_revision(row->replica) == mark->revision) {
+        c->replica(c->ctx, row->replica);
+    }
+}
+
+enum thole_code registry_changes_since(const struct registry_view *v, uint64_t from,
+                                       const struct registry_changes *c, struct thole_status *st)
+{
+    const struct state *s = &v->s;
+    if (from < s->compacted_revision) {
+        return THOLE_FAIL(st, THOLE_OUT_OF_RANGE, THOLE_REASON_COMPACTED,
+                          "changes up to revision %" PRIu64 " are no longer known, asked from "
+                          "%" PRIu64,
+                          s->compacted_revision, from);
+    }
+    const struct node *root = s->index[INDEX_JOURNAL];
+    const struct node *n = registry__tree_after_revision(root, from);
+    while (n != NULL) {
+        report_mark(s, n->row, c);
+        n = registry__tree_after(root, slice_of(n->key, n->key_size));
+    }
+    uint64_t it = 0;
+    const struct row *event;
+    while (c->event != NULL && (event = next_event(s, from, &it)) != NULL) {
+        c->event(c->ctx, event->event);
+    }
+    return THOLE_OK;
+}
