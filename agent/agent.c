@@ -1,0 +1,541 @@
+/* The agent: opens a host's parts in order, and closes them in the reverse.
+ *
+ *   data directory -> log and state stores -> registry -> bus (silent) -> engine -> router, watches,
+ *   chores -> controllers -> bus (answers) -> bootstrap
+ *
+ * The bus exists before the engine because the engine sends from its first moment; it answers only
+ * after everything that it hands requests to is there. */
+#include <inttypes.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <thole/thole.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "agent/agent_internal.h"
+#include "base/assert.h"
+#include "base/file.h"
+#include "base/log.h"
+
+#define BUS_GRACE_MS 2000
+
+/* ---- Small getters ----------------------------------------------------------------------------- */
+
+struct registry *agent_registry(struct agent *a)
+{
+    return a->registry;
+}
+
+struct engine *agent_engine(struct agent *a)
+{
+    return a->engine;
+}
+
+struct bus *agent_bus(struct agent *a)
+{
+    return a->bus;
+}
+
+const struct uuid *agent_host_id(const struct agent *a)
+{
+    return &a->identity.host; /* never changes while it is open */
+}
+
+const char *agent_version(void)
+{
+    return THOLE_VERSION;
+}
+
+const char *agent_address(const struct agent *a)
+{
+    return bus_address(a->bus);
+}
+
+const char *agent_name(const struct agent *a)
+{
+    return a->identity.name; /* never changes while it is open */
+}
+
+uint64_t agent_incarnation(const struct agent *a)
+{
+    return a->incarnation;
+}
+
+bool agent_cluster(struct agent *a, struct uuid *ret)
+{
+    pthread_mutex_lock(&a->lock);
+    bool member = a->member;
+    if (member)
+        *ret = a->identity.cluster;
+    pthread_mutex_unlock(&a->lock);
+    return member;
+}
+
+bool agent_stopping(struct agent *a)
+{
+    pthread_mutex_lock(&a->lock);
+    bool stopping = a->stopping;
+    pthread_mutex_unlock(&a->lock);
+    return stopping;
+}
+
+/* ---- State that is waited for ------------------------------------------------------------------ */
+
+void agent_signal(struct agent *a)
+{
+    pthread_mutex_lock(&a->lock);
+    a->changes++;
+    pthread_cond_broadcast(&a->changed);
+    pthread_mutex_unlock(&a->lock);
+}
+
+bool agent_wait(struct agent *a, uint64_t deadline_ns,
+                bool (*predicate)(struct agent *a, void *ctx), void *ctx)
+{
+    for (;;) {
+        pthread_mutex_lock(&a->lock);
+        uint64_t seen = a->changes;
+        pthread_mutex_unlock(&a->lock);
+        if (predicate(a, ctx))
+            return true;
+        uint64_t now = clock_now(&clock_system);
+        if (now >= deadline_ns)
+            return false;
+        uint64_t left = deadline_ns - now;
+        struct timespec until;
+        clock_gettime(CLOCK_MONOTONIC, &until);
+        left += (uint64_t)until.tv_nsec;
+        until.tv_sec += (time_t)(left / NS_PER_S);
+        until.tv_nsec = (long)(left % NS_PER_S);
+        pthread_mutex_lock(&a->lock);
+        bool stopping = a->stopping;
+        if (!stopping && a->changes == seen)
+            pthread_cond_timedwait(&a->changed, &a->lock, &until);
+        pthread_mutex_unlock(&a->lock);
+        if (stopping)
+            return predicate(a, ctx);
+    }
+}
+
+void agent_waiting_for(struct agent *a, const char *format, ...)
+{
+    char text[sizeof a->waiting_for];
+    va_list args;
+    va_start(args, format);
+    vsnprintf(text, sizeof text, format, args);
+    va_end(args);
+    pthread_mutex_lock(&a->lock);
+    bool changed = strcmp(text, a->waiting_for) != 0;
+    if (changed) {
+        memcpy(a->waiting_for, text, sizeof text);
+        a->changes++;
+        pthread_cond_broadcast(&a->changed);
+    }
+    pthread_mutex_unlock(&a->lock);
+    if (changed && text[0])
+        LOG_INFO(AGENT, "%s", text);
+}
+
+void agent_fail(struct agent *a, const struct thole_status *st)
+{
+    pthread_mutex_lock(&a->lock);
+    bool first = !a->failed && !a->stopping;
+    a->failed = true;
+    pthread_mutex_unlock(&a->lock);
+    if (!first)
+        return;
+    LOG_ERROR(AGENT, "this host cannot go on: %s (%s)", st->message, thole_reason_name(st->reason));
+    agent_waiting_for(a, "host failed: %s", st->message);
+    if (a->o.failed)
+        a->o.failed(a->o.failed_ctx, st);
+}
+
+bool agent_ready(struct agent *a, char *ret_reason, size_t reason_bytes)
+{
+    struct engine_replica_status s;
+    const char *why = NULL;
+    pthread_mutex_lock(&a->lock);
+    bool member = a->member && !a->stopping && !a->failed;
+    if (!member)
+        snprintf(ret_reason, reason_bytes, "%s",
+                 a->stopping         ? "the host is stopping"
+                 : a->waiting_for[0] ? a->waiting_for
+                                     : "not yet a member of a cluster");
+    pthread_mutex_unlock(&a->lock);
+    if (!member)
+        return false;
+    struct registry_view *v = registry_view_acquire(a->registry);
+    bool here = registry_host(v, agent_host_id(a)) != NULL;
+    bool any = registry_view_revision(v) > 0;
+    registry_view_release(v);
+    if (!engine_shard_status(a->engine, REGISTRY_SHARD_ID, &s))
+        why = "this host's replica of shard zero is not running";
+    else if (uuid_is_nil(&s.leader_host) && s.role != RAFT_LEADER)
+        why = "no leader of shard zero is known";
+    else if (!any)
+        why = "the registry is empty yet";
+    else if (!here)
+        why = "this host is not yet in its view of the registry";
+    if (why)
+        snprintf(ret_reason, reason_bytes, "%s", why);
+    else if (reason_bytes > 0)
+        ret_reason[0] = 0;
+    return why == NULL;
+}
+
+/* ---- This host's row --------------------------------------------------------------------------- */
+
+static upb_StringView arena_text(upb_Arena *arena, const char *s)
+{
+    size_t n = strlen(s);
+    char *copy = upb_Arena_Malloc(arena, n + 1);
+    memcpy(copy, s, n + 1);
+    return upb_StringView_FromDataAndSize(copy, n);
+}
+
+void agent_set_tags(thole_v1_HostSpec *spec, const char *tags, upb_Arena *arena)
+{
+    upb_StringView all = arena_text(arena, tags);
+    const char *end = all.data + all.size;
+    for (const char *p = all.data; p < end;) {
+        const char *comma = memchr(p, ',', (size_t)(end - p));
+        const char *stop = comma ? comma : end;
+        const char *eq = memchr(p, '=', (size_t)(stop - p));
+        if (eq)
+            thole_v1_HostSpec_tags_set(
+                spec, upb_StringView_FromDataAndSize(p, (size_t)(eq - p)),
+                upb_StringView_FromDataAndSize(eq + 1, (size_t)(stop - eq - 1)), arena);
+        p = stop + 1;
+    }
+}
+
+thole_v1_Host *agent_host_row(struct agent *a, upb_Arena *arena)
+{
+    char id[UUID_TEXT_BYTES];
+    thole_v1_Host *h = thole_v1_Host_new(arena);
+    uuid_format(agent_host_id(a), id);
+    thole_v1_Host_set_name(h, arena_text(arena, agent_name(a)));
+    thole_v1_Host_set_id(h, arena_text(arena, id));
+    thole_v1_HostSpec *spec = thole_v1_Host_mutable_spec(h, arena);
+    thole_v1_HostSpec_set_state(spec, thole_v1_HOST_STATE_ACTIVE);
+    agent_set_tags(spec, a->tags, arena);
+    thole_v1_HostStatus *st = thole_v1_Host_mutable_status(h, arena);
+    thole_v1_HostStatus_set_address(st, arena_text(arena, agent_address(a)));
+    thole_v1_HostStatus_set_liveness(st, thole_v1_HOST_LIVENESS_LIVE);
+    thole_v1_HostStatus_set_incarnation(st, a->incarnation);
+    thole_v1_HostStatus_set_version(st, arena_text(arena, agent_version()));
+    for (size_t i = 0; i < a->type_count; i++) {
+        if (a->types[i] == registry_machine_type(a->registry))
+            continue;
+        thole_v1_MachineType *t = thole_v1_HostStatus_add_machine_types(st, arena);
+        thole_v1_MachineType_set_name(t, arena_text(arena, a->types[i]->name));
+        thole_v1_MachineType_set_version(t, a->types[i]->version);
+    }
+    return h;
+}
+
+/* ---- Opening ----------------------------------------------------------------------------------- */
+
+static bool name_ok(const char *name)
+{
+    return registry_name_valid(slice_str(name));
+}
+
+static enum thole_code check_options(const struct agent_options *o, struct thole_status *st)
+{
+    if (!o->data_dir || !o->data_dir[0])
+        return THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
+                          "a data directory is needed");
+    if (o->name && !name_ok(o->name))
+        return THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
+                          "host name \"%.64s\": lower case letters, digits, dots and dashes, at "
+                          "most %d",
+                          o->name, LIMIT_NAME_BYTES);
+    size_t tags = 0;
+    for (size_t i = 0; i < o->tag_count; i++) {
+        const char *eq = strchr(o->tags[i], '=');
+        tags += strlen(o->tags[i]) + 1;
+        if (!eq || eq == o->tags[i] || strpbrk(o->tags[i], ", \n"))
+            return THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
+                              "tag \"%.64s\" is not KEY=VALUE", o->tags[i]);
+    }
+    if (tags >= DATADIR_TAGS_BYTES || o->type_count > AGENT_TYPES_MAX - 8)
+        return THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_TOO_LARGE,
+                          "too many tags or machine types");
+    bool needs = o->bootstrap == AGENT_BOOTSTRAP_PEERS || o->bootstrap == AGENT_BOOTSTRAP_JOIN;
+    if (needs && (!o->addresses || !o->addresses[0]))
+        return THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
+                          "addresses of other hosts are needed");
+    return THOLE_OK;
+}
+
+static struct agent *agent_alloc(const struct agent_options *o)
+{
+    struct agent *a = xcalloc(1, sizeof *a);
+    a->o = *o;
+    a->dir.lock_fd = -1;
+    a->bootstrap = o->bootstrap;
+    a->listen = xstrdup(o->listen ? o->listen : "127.0.0.1:7400");
+    a->advertise = o->advertise ? xstrdup(o->advertise) : NULL;
+    a->addresses = o->addresses ? xstrdup(o->addresses) : NULL;
+    struct bytes tags = {0};
+    for (size_t i = 0; i < o->tag_count; i++)
+        bytes_printf(&tags, "%s%s", i > 0 ? "," : "", o->tags[i]);
+    a->tags = xstrndup((const char *)tags.data, tags.size);
+    bytes_deinit(&tags);
+    pthread_mutex_init(&a->lock, NULL);
+    pthread_condattr_t attr;
+    pthread_condattr_init(&attr);
+    pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
+    pthread_cond_init(&a->changed, &attr);
+    pthread_condattr_destroy(&attr);
+    return a;
+}
+
+/* A wildcard says where to listen, not where to be found. */
+static enum thole_code default_advertise(struct agent *a, struct thole_status *st)
+{
+    const char *colon = strrchr(a->listen, ':');
+    bool wild = strncmp(a->listen, "0.0.0.0:", 8) == 0 || strncmp(a->listen, "[::]:", 5) == 0 ||
+                colon == a->listen;
+    if (a->advertise || !wild)
+        return THOLE_OK;
+    char name[256];
+    if (!colon || strcmp(colon, ":0") == 0 || gethostname(name, sizeof name) != 0)
+        return THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
+                          "listening on %s: give the address to advertise", a->listen);
+    name[sizeof name - 1] = 0;
+    a->advertise = xasprintf("%s%s", name, colon);
+    LOG_WARN(AGENT, "no address to advertise was given; using the machine's name advertise=%s",
+             a->advertise);
+    return THOLE_OK;
+}
+
+static enum thole_code open_stores(struct agent *a, struct thole_status *st)
+{
+    char *log = datadir_file(&a->dir, "log"), *state = datadir_file(&a->dir, "state");
+    const struct log_store_options lo = {.path = log};
+    const struct state_db_options so = {.path = state};
+    enum thole_code code = log_store_rocks_open(&lo, &a->log, st);
+    if (code == THOLE_OK)
+        code = state_db_open(&so, &a->state, st);
+    free(log);
+    free(state);
+    return code;
+}
+
+static enum thole_code open_bus(struct agent *a, struct thole_status *st)
+{
+    enum thole_code code = default_advertise(a, st);
+    if (code != THOLE_OK)
+        return code;
+    const struct bus_options o = {
+        .listen_address = a->listen,
+        .advertise_address = a->advertise,
+        .host_id = a->identity.host,
+        .cluster_id = a->identity.cluster,
+        .incarnation = a->incarnation,
+        .version = agent_version(),
+        .clock = executor_clock(a->executor),
+        .handler = wiring_bus_handler(a),
+    };
+    return bus_new(&o, &a->bus, st);
+}
+
+static void collect_types(struct agent *a)
+{
+    a->types[a->type_count++] = registry_machine_type(a->registry);
+    for (size_t i = 0; i < a->o.type_count; i++)
+        a->types[a->type_count++] = a->o.types[i];
+    ASSERT(a->type_count <= AGENT_TYPES_MAX);
+}
+
+static enum thole_code open_engine(struct agent *a, struct thole_status *st)
+{
+    char *directory = datadir_file(&a->dir, "snapshots");
+    const struct engine_options o = {
+        .host_id = a->identity.host,
+        .incarnation = a->incarnation,
+        .log = a->log,
+        .state = a->state,
+        .directory = directory,
+        .executor = a->executor,
+        .transport = wiring_transport(a),
+        .observer = wiring_observer(a),
+        .loop_count = a->o.loop_count,
+        .applier_count = a->o.applier_count,
+        .election_timeout_ms = a->o.election_timeout_ms,
+        .heartbeat_ms = a->o.heartbeat_ms,
+        .compact_log_bytes = a->o.compact_log_bytes,
+        .snapshot_bytes_per_s = a->o.snapshot_bytes_per_s,
+        .types = a->types,
+    };
+    enum thole_code code = engine_new(&o, &a->engine, st);
+    free(directory);
+    return code;
+}
+
+static void on_view(void *ctx, uint64_t revision)
+{
+    struct agent *a = ctx;
+    (void)revision;
+    if (a->chores)
+        chores_wake(a->chores);
+}
+
+static void known_peer(void *ctx, const struct uuid *host, const char *address)
+{
+    struct agent *a = ctx;
+    if (uuid_equal(host, agent_host_id(a)))
+        return;
+    enum thole_code code = bus_peer_set(a->bus, host, address, NULL);
+    if (code == THOLE_OK)
+        chores_address(a->chores, host, address);
+}
+
+void agent_know_members(struct agent *a, const struct member_list *l)
+{
+    for (uint32_t i = 0; i < l->count; i++)
+        known_peer(a, &l->members[i].host, l->members[i].address);
+}
+
+static void open_rest(struct agent *a)
+{
+    const struct hostctl_options ho = {
+        .host_id = a->identity.host,
+        .incarnation = a->incarnation,
+        .engine = a->engine,
+        .registry = a->registry,
+        .executor = a->executor,
+        .upward = wiring_upward(a),
+    };
+    router_set_engine(a->router, a->engine);
+    atomic_store_explicit(&a->hostctl, hostctl_new(&ho), memory_order_release);
+    /* Newer news last: those that formed the cluster, then where they were last seen. */
+    agent_know_members(a, &a->identity.first);
+    datadir_load_peers(&a->dir, known_peer, a);
+}
+
+static enum thole_code open_all(struct agent *a, struct thole_status *st)
+{
+    enum thole_code code = datadir_open(a->o.data_dir, a->o.name, &a->dir, &a->identity, st);
+    if (code == THOLE_OK)
+        code = datadir_next_incarnation(&a->dir, &a->incarnation, st);
+    if (code == THOLE_OK)
+        code = open_stores(a, st);
+    if (code != THOLE_OK)
+        return code;
+    log_set_host(a->identity.name);
+    a->executor = executor_threaded_new(&clock_system);
+    a->registry = registry_new();
+    collect_types(a);
+    code = open_bus(a, st);
+    if (code != THOLE_OK)
+        return code;
+    const struct router_options ro = wiring_router(a);
+    a->router = router_new(&ro);
+    a->watches = watches_new(a);
+    a->chores = chores_new(a);
+    registry_subscribe(a->registry, on_view, a);
+    code = open_engine(a, st);
+    if (code != THOLE_OK)
+        return code;
+    open_rest(a);
+    a->meeting = meeting_new(a);
+    if (uuid_is_nil(&a->identity.cluster))
+        code = meeting_prepare(a, st);
+    if (code != THOLE_OK)
+        return code;
+    if (a->o.services) {
+        a->o.services(a);
+        a->served = true;
+    }
+    bus_start(a->bus);
+    chores_start(a->chores);
+    return bootstrap_start(a, st);
+}
+
+enum thole_code agent_new(const struct agent_options *o, struct agent **ret,
+                          struct thole_status *st)
+{
+    enum thole_code code = check_options(o, st);
+    if (code != THOLE_OK)
+        return code;
+    struct agent *a = agent_alloc(o);
+    code = open_all(a, st);
+    if (code != THOLE_OK) {
+        agent_stop(a);
+        agent_free(a);
+        return code;
+    }
+    LOG_INFO(AGENT, "host runs name=%s address=%s incarnation=%" PRIu64 " data_dir=%s",
+             agent_name(a), agent_address(a), a->incarnation, a->dir.path);
+    *ret = a;
+    return THOLE_OK;
+}
+
+/* ---- Closing ----------------------------------------------------------------------------------- */
+
+void agent_stop(struct agent *a)
+{
+    pthread_mutex_lock(&a->lock);
+    bool again = a->stopping;
+    a->stopping = true;
+    a->changes++;
+    pthread_cond_broadcast(&a->changed);
+    pthread_mutex_unlock(&a->lock);
+    if (again)
+        return;
+    bootstrap_stop(a);
+    if (a->bus && a->chores)
+        health_down(a);
+    struct hostctl *h = atomic_load(&a->hostctl);
+    if (h)
+        hostctl_stop(h);
+    if (a->chores)
+        chores_stop(a->chores);
+    if (a->bus)
+        bus_stop(a->bus, BUS_GRACE_MS);
+    if (a->router)
+        router_stop(a->router);
+    if (a->watches)
+        watches_stop(a->watches);
+    if (a->engine)
+        engine_stop(a->engine);
+}
+
+void agent_free(struct agent *a)
+{
+    if (!a)
+        return;
+    if (a->served)
+        a->o.services_end(a);
+    struct hostctl *h = atomic_load(&a->hostctl);
+    if (h)
+        hostctl_free(h);
+    if (a->engine)
+        engine_free(a->engine);
+    bus_free(a->bus);
+    meeting_free(a->meeting);
+    watches_free(a->watches);
+    chores_free(a->chores);
+    router_free(a->router);
+    if (a->registry)
+        registry_free(a->registry);
+    if (a->executor)
+        executor_free(a->executor);
+    if (a->state)
+        state_db_close(a->state);
+    if (a->log)
+        a->log->ops->close(a->log);
+    datadir_close(&a->dir);
+    free(a->tags);
+    free(a->listen);
+    free(a->advertise);
+    free(a->addresses);
+    pthread_cond_destroy(&a->changed);
+    pthread_mutex_destroy(&a->lock);
+    free(a);
+}

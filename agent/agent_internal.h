@@ -1,0 +1,193 @@
+/* The agent's own parts. agent.h is what the rest of agent/ may use. */
+#ifndef AGENT_AGENT_INTERNAL_H
+#define AGENT_AGENT_INTERNAL_H
+
+#include <pthread.h>
+
+#include "agent/agent.h"
+#include "agent/datadir.h"
+#include "agent/router.h"
+#include "base/worker.h"
+#include "hostctl/hostctl.h"
+#include "thole/bus/v1/agent.upb.h"
+#include "thole/registry/v1/registry.upb.h"
+#include "thole/v1/resources.upb.h"
+
+/* thole.bus.v1.Method, without its prefix. */
+enum {
+    METHOD_PROPOSE = thole_bus_v1_METHOD_PROPOSE,
+    METHOD_QUERY = thole_bus_v1_METHOD_QUERY,
+    METHOD_WATCH = thole_bus_v1_METHOD_WATCH,
+    METHOD_TRANSFER = thole_bus_v1_METHOD_TRANSFER,
+    METHOD_JOIN = thole_bus_v1_METHOD_JOIN,
+    METHOD_MEET = thole_bus_v1_METHOD_MEET,
+};
+
+enum agent_bootstrap {
+    AGENT_BOOTSTRAP_NONE,  /* only a data directory that is a member's already */
+    AGENT_BOOTSTRAP_DEV,   /* a cluster of this host alone */
+    AGENT_BOOTSTRAP_PEERS, /* a new cluster of `addresses`, this host among them */
+    AGENT_BOOTSTRAP_JOIN,  /* an existing cluster, through one of `addresses` */
+};
+
+#define AGENT_TYPES_MAX 64
+
+/* Everything is copied but the machine types and `services`. */
+struct agent_options {
+    const char *data_dir;
+    const char *listen;      /* NULL: 127.0.0.1:7400 */
+    const char *advertise;   /* NULL: the listen address with the real port */
+    const char *name;        /* NULL: from the data directory, or made from the new host id */
+    const char *const *tags; /* "key=value" */
+    size_t tag_count;
+    enum agent_bootstrap bootstrap; /* ignored by a data directory that is a member's already */
+    const char *addresses;          /* comma separated */
+    uint32_t election_timeout_ms, heartbeat_ms;
+    uint32_t loop_count, applier_count;
+    uint64_t compact_log_bytes, snapshot_bytes_per_s;
+    const struct thole_machine_type *const *types; /* beside the built-in ones */
+    size_t type_count;
+    /* The control plane (services_register, services_unregister), or NULL for both. */
+    void (*services)(struct agent *a);
+    void (*services_end)(struct agent *a);
+    /* Once, on any thread: this host cannot go on (disk, removed, stale copy of a disk). The owner
+     * should stop the process; agent_stop is not called from here. */
+    void (*failed)(void *ctx, const struct thole_status *st);
+    void *failed_ctx;
+    /* Tests: called at the named step of the bootstrap; false stops the bootstrap there as if the
+     * process had died. */
+    bool (*step)(void *ctx, const char *name);
+    void *step_ctx;
+};
+
+/* Opens the data directory and everything on it, and starts it. Returns when the host runs; that it
+ * is a member of a formed cluster is told by agent_ready. */
+THOLE_MUST_CHECK enum thole_code agent_new(const struct agent_options *o, struct agent **ret,
+                                           struct thole_status *st);
+void agent_stop(struct agent *a); /* graceful; not from a callback of the agent's */
+void agent_free(struct agent *a); /* after agent_stop; NULL is fine */
+const char *agent_address(const struct agent *a);
+const char *agent_name(const struct agent *a);
+bool agent_cluster(struct agent *a, struct uuid *ret); /* false until formed */
+uint64_t agent_incarnation(const struct agent *a);
+/* Wait until agent_ready, or until `predicate` (looked at after every change of view, of a local
+ * replica, or of the agent's own state) holds. False at the deadline. */
+bool agent_wait(struct agent *a, uint64_t deadline_ns,
+                bool (*predicate)(struct agent *a, void *ctx), void *ctx);
+
+/* ---- Parts ------------------------------------------------------------------------------------- */
+
+struct chores;
+struct meeting;
+
+struct agent {
+    /* Options, copied. */
+    char *listen, *advertise, *addresses;
+    char *tags; /* "k=v,k=v" */
+    enum agent_bootstrap bootstrap;
+    const struct thole_machine_type *types[AGENT_TYPES_MAX + 1];
+    size_t type_count;
+    struct agent_options o; /* its pointers are valid only during agent_new */
+
+    struct datadir dir;
+    uint64_t incarnation;
+    struct executor *executor;
+    struct log_store *log;
+    struct state_db *state;
+    struct registry *registry;
+    struct engine *engine;
+    struct bus *bus;
+    struct hostctl *_Atomic hostctl; /* the engine's observer may be called before it is there */
+    struct router *router;
+    struct watches *watches;
+    struct chores *chores;
+    struct meeting *meeting;
+    bool served; /* services were registered */
+
+    pthread_t bootstrap_thread;
+    bool bootstrap_running;
+
+    pthread_mutex_t lock; /* the rest */
+    pthread_cond_t changed;
+    struct identity identity;
+    bool member; /* shard zero's replica runs here */
+    bool stopping;
+    bool failed;
+    char waiting_for[200]; /* while the cluster forms: what is missing */
+    uint64_t changes;      /* counts signals, for agent_wait */
+};
+
+bool agent_stopping(struct agent *a);
+/* What readiness is waiting for; "" for nothing. Logged when it changes. */
+void agent_waiting_for(struct agent *a, const char *format, ...)
+    __attribute__((format(printf, 2, 3)));
+void agent_signal(struct agent *a); /* wakes agent_wait */
+void agent_fail(struct agent *a, const struct thole_status *st);
+/* This host's row, as it reports itself: name, id, tags, address, incarnation, version, types. */
+thole_v1_Host *agent_host_row(struct agent *a, upb_Arena *arena);
+/* "k=v,k=v" */
+void agent_set_tags(thole_v1_HostSpec *spec, const char *tags, upb_Arena *arena);
+/* A shard's id by its name, through the view, and after a barrier if the view knows none. `done`
+ * may come inline. */
+void agent_resolve(struct agent *a, struct slice name, uint64_t deadline_ns,
+                   void (*done)(void *ctx, const struct thole_status *st, uint64_t shard_id),
+                   void *ctx);
+
+/* Tell the bus where these hosts are. */
+void agent_know_members(struct agent *a, const struct member_list *l);
+
+/* wiring.c */
+struct engine_transport wiring_transport(struct agent *a);
+struct engine_observer wiring_observer(struct agent *a);
+struct bus_handler wiring_bus_handler(struct agent *a);
+struct hostctl_upward wiring_upward(struct agent *a);
+struct router_options wiring_router(struct agent *a);
+
+/* bootstrap.c: becoming a member. Start what the identity and the options ask for: a member's
+ * replica of shard zero, or the thread that makes this host a member. */
+THOLE_MUST_CHECK enum thole_code bootstrap_start(struct agent *a, struct thole_status *st);
+void bootstrap_stop(struct agent *a);
+/* Durably become a member with this identity, then start shard zero's replica. Blocking. */
+THOLE_MUST_CHECK enum thole_code bootstrap_become_member(struct agent *a, const struct identity *i,
+                                                         struct thole_status *st);
+/* Sleep, or return false at once when the agent stops. */
+bool bootstrap_pause(struct agent *a, uint32_t ms);
+bool bootstrap_step(struct agent *a, const char *name);
+/* Split "a,b,c"; at most `max`; pointers into *ret_copy (malloced). INVALID_ARGUMENT. */
+THOLE_MUST_CHECK enum thole_code bootstrap_split(const char *addresses, char **ret_copy,
+                                                 const char **ret, size_t max, size_t *ret_count,
+                                                 struct thole_status *st);
+
+/* bootstrap_peers.c */
+struct meeting *meeting_new(struct agent *a);
+void meeting_free(struct meeting *m);
+/* Before the bus answers: read the promise, if one was made, and the addresses. */
+THOLE_MUST_CHECK enum thole_code meeting_prepare(struct agent *a, struct thole_status *st);
+void meeting_run(struct agent *a);                                /* the bootstrap thread */
+void meeting_serve(struct agent *a, struct bus_request *request); /* METHOD_MEET */
+/* The id of a cluster that these members form: a hash over (address, host id), sorted. */
+struct uuid meeting_cluster_id(const struct member_list *l);
+
+/* bootstrap_join.c */
+void join_run(struct agent *a);
+/* Is the data directory's cluster the one that these addresses belong to? */
+THOLE_MUST_CHECK enum thole_code join_check_cluster(struct agent *a, struct thole_status *st);
+
+/* chores.c: the agent's worker: bootstrap command, admission, addresses, joins, health. */
+struct chores *chores_new(struct agent *a);
+void chores_start(struct chores *c); /* wakes before this are remembered */
+void chores_stop(struct chores *c);
+void chores_free(struct chores *c);
+void chores_wake(struct chores *c);
+void chores_address(struct chores *c, const struct uuid *host, const char *address);
+void chores_join(struct chores *c, struct bus_request *request); /* METHOD_JOIN */
+
+/* health.c */
+struct health;
+struct health *health_new(struct agent *a);
+void health_free(struct health *h);
+/* On the chores' worker. Returns when it wants to be called again. */
+uint64_t health_update(struct health *h, uint64_t now_ns);
+void health_down(struct agent *a); /* before a drain: everything NOT_SERVING */
+
+#endif

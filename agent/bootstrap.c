@@ -1,0 +1,247 @@
+/* Becoming a member of a cluster, and being one again after a restart. */
+#include <inttypes.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "agent/agent_internal.h"
+#include "base/assert.h"
+#include "base/log.h"
+
+bool bootstrap_step(struct agent *a, const char *name)
+{
+    return !a->o.step || a->o.step(a->o.step_ctx, name);
+}
+
+bool bootstrap_pause(struct agent *a, uint32_t ms)
+{
+    struct timespec until;
+    clock_gettime(CLOCK_MONOTONIC, &until);
+    uint64_t ns = (uint64_t)until.tv_nsec + ms * NS_PER_MS;
+    until.tv_sec += (time_t)(ns / NS_PER_S);
+    until.tv_nsec = (long)(ns % NS_PER_S);
+    int rc = 0;
+    pthread_mutex_lock(&a->lock);
+    while (!a->stopping && rc == 0)
+        rc = pthread_cond_timedwait(&a->changed, &a->lock, &until);
+    bool go_on = !a->stopping;
+    pthread_mutex_unlock(&a->lock);
+    return go_on;
+}
+
+enum thole_code bootstrap_split(const char *addresses, char **ret_copy, const char **ret,
+                                size_t max, size_t *ret_count, struct thole_status *st)
+{
+    char *copy = xstrdup(addresses), *save = NULL;
+    size_t n = 0;
+    for (char *p = strtok_r(copy, ", ", &save); p; p = strtok_r(NULL, ", ", &save)) {
+        const char *colon = strrchr(p, ':');
+        if (n == max || !colon || colon == p || !colon[1] || strlen(p) >= DATADIR_ADDRESS_BYTES) {
+            enum thole_code code = THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
+                                              n == max ? "too many addresses, from \"%.64s\" on"
+                                                       : "\"%.64s\" is not HOST:PORT",
+                                              p);
+            free(copy);
+            return code;
+        }
+        ret[n++] = p;
+    }
+    if (n == 0) {
+        free(copy);
+        return THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
+                          "no address in \"%.64s\"", addresses);
+    }
+    *ret_copy = copy;
+    *ret_count = n;
+    return THOLE_OK;
+}
+
+/* ---- Shard zero's replica on this host --------------------------------------------------------- */
+
+struct wait_done {
+    pthread_mutex_t lock;
+    pthread_cond_t cond;
+    bool done;
+    struct thole_status st;
+};
+
+static void zero_started(void *ctx, const struct thole_status *st)
+{
+    struct wait_done *w = ctx;
+    pthread_mutex_lock(&w->lock);
+    if (st)
+        w->st = *st;
+    w->done = true;
+    pthread_cond_signal(&w->cond);
+    pthread_mutex_unlock(&w->lock);
+}
+
+static enum thole_code start_zero(struct agent *a, const struct identity *i,
+                                  struct thole_status *st)
+{
+    struct raft_member members[DATADIR_MEMBERS_MAX];
+    memset(members, 0, sizeof members);
+    for (uint32_t k = 0; k < i->first.count; k++) {
+        members[k].replica_id = k + 1;
+        members[k].role = RAFT_VOTER; /* as the registry's Bootstrap says */
+        memcpy(members[k].host, i->first.members[k].host.bytes, sizeof members[k].host);
+    }
+    const struct engine_replica_spec spec = {
+        .replica_id = i->zero_replica,
+        .shard_id = REGISTRY_SHARD_ID,
+        .machine_type = REGISTRY_MACHINE_TYPE,
+        .initial = i->first.count > 0 ? members : NULL,
+        .initial_count = i->first.count,
+    };
+    struct wait_done w = {.lock = PTHREAD_MUTEX_INITIALIZER, .cond = PTHREAD_COND_INITIALIZER};
+    engine_replica_start(a->engine, &spec, zero_started, &w);
+    pthread_mutex_lock(&w.lock);
+    while (!w.done)
+        pthread_cond_wait(&w.cond, &w.lock);
+    pthread_mutex_unlock(&w.lock);
+    if (w.st.code != THOLE_OK && st)
+        *st = w.st;
+    return w.st.code;
+}
+
+/* Run shard zero's replica: the one the engine found in the log, or, only on the way into the
+ * cluster, a new one. A replica that was there and is not any more must not be made again: it
+ * would have forgotten its votes. */
+static enum thole_code run_member(struct agent *a, struct identity *i, struct thole_status *st)
+{
+    struct engine_replica_status s;
+    bool there = engine_shard_status(a->engine, REGISTRY_SHARD_ID, &s);
+    if (!there && i->zero_created)
+        return THOLE_FAIL(
+            st, THOLE_DATA_LOSS, THOLE_REASON_CORRUPT,
+            "%s/log has no replica of shard zero although it had one: the log was lost; "
+            "wipe the data directory and join as a new host",
+            a->dir.path);
+    enum thole_code code = THOLE_OK;
+    bus_set_cluster(a->bus, &i->cluster);
+    if (!i->zero_created)
+        agent_know_members(a, &i->first);
+    if (!there)
+        code = start_zero(a, i, st);
+    if (code != THOLE_OK)
+        return code;
+    if (!bootstrap_step(a, "zero-started"))
+        return THOLE_FAIL(st, THOLE_CANCELLED, THOLE_REASON_STOPPED, "stopped by a test");
+    if (!i->zero_created) {
+        i->zero_created = true;
+        code = datadir_save_identity(&a->dir, i, st);
+        if (code != THOLE_OK)
+            return code;
+    }
+    pthread_mutex_lock(&a->lock);
+    a->identity = *i;
+    a->member = true;
+    a->waiting_for[0] = 0;
+    pthread_mutex_unlock(&a->lock);
+    char id[UUID_TEXT_BYTES];
+    uuid_format(&i->cluster, id);
+    LOG_INFO(AGENT, "member of cluster=%s replica of shard zero=%" PRIu64, id, i->zero_replica);
+    chores_wake(a->chores);
+    agent_signal(a);
+    return THOLE_OK;
+}
+
+enum thole_code bootstrap_become_member(struct agent *a, const struct identity *i,
+                                        struct thole_status *st)
+{
+    struct identity *mine = xmalloc(sizeof *mine);
+    *mine = *i;
+    ASSERT(!uuid_is_nil(&mine->cluster) && mine->zero_replica != 0 && !mine->zero_created);
+    enum thole_code code = datadir_save_identity(&a->dir, mine, st);
+    if (code == THOLE_OK && !bootstrap_step(a, "identity-saved"))
+        code = THOLE_FAIL(st, THOLE_CANCELLED, THOLE_REASON_STOPPED, "stopped by a test");
+    if (code == THOLE_OK)
+        code = run_member(a, mine, st);
+    free(mine);
+    return code;
+}
+
+/* ---- Ways in ----------------------------------------------------------------------------------- */
+
+static enum thole_code become_alone(struct agent *a, struct thole_status *st)
+{
+    struct identity *i = xmalloc(sizeof *i);
+    *i = a->identity;
+    struct member *m = &i->first.members[0];
+    m->host = i->host;
+    snprintf(m->name, sizeof m->name, "%s", i->name);
+    snprintf(m->address, sizeof m->address, "%s", agent_address(a));
+    snprintf(m->tags, sizeof m->tags, "%s", a->tags);
+    i->first.count = 1;
+    i->first.cluster = i->cluster = meeting_cluster_id(&i->first);
+    i->zero_replica = 1;
+    enum thole_code code = bootstrap_become_member(a, i, st);
+    free(i);
+    return code;
+}
+
+static void *bootstrap_main(void *ctx)
+{
+    struct agent *a = ctx;
+    pthread_setname_np(pthread_self(), "bootstrap");
+    if (a->bootstrap == AGENT_BOOTSTRAP_PEERS)
+        meeting_run(a);
+    else
+        join_run(a);
+    return NULL;
+}
+
+static enum thole_code start_thread(struct agent *a, struct thole_status *st)
+{
+    if (a->bootstrap == AGENT_BOOTSTRAP_JOIN) { /* mistakes in the addresses are told at once */
+        char *copy = NULL;
+        const char *parts[DATADIR_MEMBERS_MAX];
+        size_t n;
+        enum thole_code code =
+            bootstrap_split(a->addresses, &copy, parts, DATADIR_MEMBERS_MAX, &n, st);
+        if (code != THOLE_OK)
+            return code;
+        free(copy);
+    }
+    agent_waiting_for(a, "not yet a member of a cluster: looking for the others");
+    if (pthread_create(&a->bootstrap_thread, NULL, bootstrap_main, a) != 0)
+        return THOLE_FAIL(st, THOLE_RESOURCE_EXHAUSTED, THOLE_REASON_NONE, "cannot start a thread");
+    a->bootstrap_running = true;
+    return THOLE_OK;
+}
+
+enum thole_code bootstrap_start(struct agent *a, struct thole_status *st)
+{
+    if (!uuid_is_nil(&a->identity.cluster)) {
+        struct identity *i = xmalloc(sizeof *i);
+        *i = a->identity;
+        enum thole_code code = THOLE_OK;
+        if (a->bootstrap == AGENT_BOOTSTRAP_JOIN && a->addresses)
+            code = join_check_cluster(a, st);
+        if (code == THOLE_OK)
+            code = run_member(a, i, st);
+        free(i);
+        return code;
+    }
+    switch (a->bootstrap) {
+    case AGENT_BOOTSTRAP_DEV:
+        return become_alone(a, st);
+    case AGENT_BOOTSTRAP_PEERS:
+    case AGENT_BOOTSTRAP_JOIN:
+        return start_thread(a, st);
+    case AGENT_BOOTSTRAP_NONE:
+        break;
+    }
+    return THOLE_FAIL(st, THOLE_FAILED_PRECONDITION, THOLE_REASON_NOT_READY,
+                      "the data directory %s is new: say how to begin (dev, peers or join)",
+                      a->dir.path);
+}
+
+void bootstrap_stop(struct agent *a)
+{
+    if (a->bootstrap_running)
+        pthread_join(a->bootstrap_thread, NULL);
+    a->bootstrap_running = false;
+}

@@ -1,0 +1,169 @@
+/* Joining an existing cluster: ask any member until one accepts, then start passively. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "agent/agent_internal.h"
+#include "base/log.h"
+
+#define ASK_MS 10000
+#define CHECK_MS 500
+#define PAUSE_MS 300
+
+static struct buf *join_request(struct agent *a)
+{
+    upb_Arena *arena = upb_Arena_New();
+    thole_bus_v1_JoinRequest *q = thole_bus_v1_JoinRequest_new(arena);
+    thole_bus_v1_JoinRequest_set_host(q, agent_host_row(a, arena));
+    size_t size = 0;
+    const char *bytes = thole_bus_v1_JoinRequest_serialize(q, arena, &size);
+    struct buf *b = buf_copy(bytes, size);
+    upb_Arena_Free(arena);
+    return b;
+}
+
+static bool host_id_of(const thole_v1_Host *h, struct uuid *ret)
+{
+    char id[UUID_TEXT_BYTES];
+    upb_StringView v = thole_v1_Host_id(h);
+    if (v.size != UUID_TEXT_BYTES - 1)
+        return false;
+    memcpy(id, v.data, v.size);
+    id[v.size] = 0;
+    return uuid_parse(id, ret);
+}
+
+/* The addresses of the others, durable before this host is a member: a restart finds them. */
+static void learn_hosts(struct agent *a, const thole_bus_v1_JoinReply *reply)
+{
+    size_t n = 0;
+    const struct thole_v1_Host *const *hosts = thole_bus_v1_JoinReply_hosts(reply, &n);
+    struct bytes lines = {0};
+    for (size_t i = 0; i < n; i++) {
+        struct uuid id;
+        char text[UUID_TEXT_BYTES];
+        char *address = NULL;
+        const thole_v1_HostStatus *st = thole_v1_Host_status(hosts[i]);
+        if (!st || !host_id_of(hosts[i], &id) || uuid_equal(&id, agent_host_id(a)))
+            continue;
+        upb_StringView v = thole_v1_HostStatus_address(st);
+        if (v.size == 0 || v.size >= DATADIR_ADDRESS_BYTES)
+            continue;
+        address = xstrndup(v.data, v.size);
+        uuid_format(&id, text);
+        bytes_printf(&lines, "%s %s\n", text, address);
+        enum thole_code code = bus_peer_set(a->bus, &id, address, NULL);
+        (void)code; /* a bad address is the registry's to correct */
+        chores_address(a->chores, &id, address);
+        free(address);
+    }
+    struct thole_status st = {0};
+    if (datadir_save_peers(&a->dir, bytes_slice(&lines), &st) != THOLE_OK)
+        LOG_WARN(AGENT, "cannot write the peers file error=\"%s\"; it is written again later",
+                 st.message);
+    bytes_deinit(&lines);
+}
+
+static enum thole_code accept_reply(struct agent *a, struct slice body, struct thole_status *st)
+{
+    upb_Arena *arena = upb_Arena_New();
+    const thole_bus_v1_JoinReply *reply =
+        thole_bus_v1_JoinReply_parse((const char *)body.data, body.size, arena);
+    upb_StringView cluster =
+        reply ? thole_bus_v1_JoinReply_cluster_id(reply) : upb_StringView_FromDataAndSize(NULL, 0);
+    uint64_t replica = reply ? thole_bus_v1_JoinReply_replica_id(reply) : 0;
+    enum thole_code code = THOLE_OK;
+    if (cluster.size != sizeof(struct uuid) || replica == 0) {
+        code =
+            THOLE_FAIL(st, THOLE_INTERNAL, THOLE_REASON_BAD_REQUEST, "malformed answer to a join");
+    } else {
+        struct identity *i = xmalloc(sizeof *i);
+        *i = a->identity;
+        memcpy(i->cluster.bytes, cluster.data, sizeof i->cluster.bytes);
+        i->zero_replica = replica;
+        /* The lanes need the cluster id before they are opened. */
+        bus_set_cluster(a->bus, &i->cluster);
+        learn_hosts(a, reply);
+        code = bootstrap_become_member(a, i, st);
+        free(i);
+    }
+    upb_Arena_Free(arena);
+    return code;
+}
+
+/* One round over the addresses. True when done, for good or ill. */
+static bool join_round(struct agent *a, const char *const *addresses, size_t n)
+{
+    struct buf *request = join_request(a);
+    bool done = false;
+    for (size_t i = 0; i < n && !done && !agent_stopping(a); i++) {
+        struct thole_status st = {0};
+        struct buf *reply = NULL;
+        struct bus_ask_peer peer;
+        enum thole_code code =
+            bus_ask(a->bus, addresses[i], METHOD_JOIN, slice_of(request->data, request->size),
+                    ASK_MS, &reply, &peer, &st);
+        if (code == THOLE_OK) {
+            code = accept_reply(a, slice_of(reply->data, reply->size), &st);
+            buf_unref(reply);
+            done = true;
+            if (code != THOLE_OK && !agent_stopping(a))
+                agent_fail(a, &st);
+        } else if (st.reason == THOLE_REASON_REMOVED || st.reason == THOLE_REASON_EXISTS ||
+                   st.reason == THOLE_REASON_STALE_INCARNATION || code == THOLE_INVALID_ARGUMENT ||
+                   code == THOLE_ALREADY_EXISTS) {
+            agent_fail(a, &st);
+            done = true;
+        } else {
+            agent_waiting_for(a, "joining: %s says: %.120s; asking again", addresses[i],
+                              st.message);
+        }
+    }
+    buf_unref(request);
+    return done;
+}
+
+void join_run(struct agent *a)
+{
+    char *copy = NULL;
+    const char *addresses[DATADIR_MEMBERS_MAX];
+    size_t n;
+    struct thole_status st = {0};
+    if (bootstrap_split(a->addresses, &copy, addresses, DATADIR_MEMBERS_MAX, &n, &st) != THOLE_OK) {
+        agent_fail(a, &st);
+        return;
+    }
+    while (!join_round(a, addresses, n) && bootstrap_pause(a, PAUSE_MS))
+        ;
+    free(copy);
+}
+
+/* Best effort: an address that does not answer, or is in no cluster yet, contradicts nothing. */
+enum thole_code join_check_cluster(struct agent *a, struct thole_status *st)
+{
+    char *copy = NULL;
+    const char *addresses[DATADIR_MEMBERS_MAX];
+    size_t n;
+    enum thole_code code =
+        bootstrap_split(a->addresses, &copy, addresses, DATADIR_MEMBERS_MAX, &n, st);
+    for (size_t i = 0; code == THOLE_OK && i < n; i++) {
+        struct buf *reply = NULL;
+        struct bus_ask_peer peer = {0};
+        struct thole_status why = {0};
+        enum thole_code asked = bus_ask(a->bus, addresses[i], METHOD_MEET, (struct slice){0},
+                                        CHECK_MS, &reply, &peer, &why);
+        bool other = asked == THOLE_OK ? !uuid_is_nil(&peer.cluster_id) &&
+                                             !uuid_equal(&peer.cluster_id, &a->identity.cluster)
+                                       : why.reason == THOLE_REASON_WRONG_CLUSTER;
+        if (asked == THOLE_OK)
+            buf_unref(reply);
+        if (other)
+            code =
+                THOLE_FAIL(st, THOLE_FAILED_PRECONDITION, THOLE_REASON_WRONG_CLUSTER,
+                           "the data directory %s belongs to another cluster than the host at %s",
+                           a->dir.path, addresses[i]);
+        else if (asked == THOLE_OK)
+            break;
+    }
+    free(copy);
+    return code;
+}

@@ -1,0 +1,383 @@
+/* The agent's worker: small things to be done when something changed.
+ *
+ * Level-triggered: every turn compares what is with what should be, and starts what is missing.
+ *   - shard zero leads here and the registry is empty: propose its first command;
+ *   - this host's row is missing or out of date: propose AdmitHost, until it is accepted;
+ *   - addresses of hosts changed: write the peers file;
+ *   - hosts that want to join: propose AdmitHost for them, and answer when the view shows it;
+ *   - health as seen from outside. */
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "agent/agent_internal.h"
+#include "agent/joiner.h"
+#include "base/log.h"
+
+#define COMMAND_NS (5 * NS_PER_S)
+#define RETRY_NS (300 * NS_PER_MS)
+/* Addresses are written this long after the first change, to write many at once. */
+#define PEERS_DELAY_NS (200 * NS_PER_MS)
+
+enum { MSG_WAKE, MSG_ADDRESS, MSG_JOIN, MSG_OUTCOME };
+
+struct address_msg {
+    struct worker_msg msg;
+    struct uuid host;
+    bool gone;
+    char address[DATADIR_ADDRESS_BYTES];
+};
+
+struct known {
+    struct uuid host;
+    char address[DATADIR_ADDRESS_BYTES];
+};
+
+/* A command under way: at most one of each. */
+struct chore {
+    struct worker_msg msg; /* MSG_OUTCOME */
+    struct chores *chores;
+    bool busy;
+    uint64_t again_ns;
+    struct thole_status outcome;
+};
+
+struct chores {
+    struct agent *agent;
+    struct worker *worker;
+    struct worker_msg wake;
+    _Atomic bool started, woken;
+    struct chore bootstrap, admit;
+    bool admitted; /* this start was admitted */
+    struct known *known;
+    size_t known_count;
+    uint64_t peers_due_ns; /* 0: nothing to write */
+    struct joiners *joiners;
+    struct health *health;
+};
+
+/* ---- Commands ---------------------------------------------------------------------------------- */
+
+static struct bufslice encode(thole_registry_v1_Command *c, const char *actor, upb_Arena *arena)
+{
+    thole_registry_v1_Command_set_actor(c, upb_StringView_FromString(actor));
+    thole_registry_v1_Command_set_time_ms(c, (int64_t)clock_system.wall_ms(&clock_system));
+    size_t size = 0;
+    const char *bytes = thole_registry_v1_Command_serialize(c, arena, &size);
+    struct buf *b = buf_copy(bytes, size);
+    return (struct bufslice){.owner = b, .bytes = slice_of(b->data, b->size)};
+}
+
+struct bufslice chores_admit_command(const thole_v1_Host *host, const char *actor, upb_Arena *arena)
+{
+    thole_registry_v1_Command *c = thole_registry_v1_Command_new(arena);
+    thole_registry_v1_Operation *op = thole_registry_v1_Command_add_operations(c, arena);
+    thole_registry_v1_AdmitHost *admit = thole_registry_v1_Operation_mutable_admit_host(op, arena);
+    thole_registry_v1_AdmitHost_set_host(admit, (thole_v1_Host *)(uintptr_t)host);
+    return encode(c, actor, arena);
+}
+
+static void outcome(void *ctx, const struct thole_status *st,
+                    const thole_registry_v1_Result *result)
+{
+    struct chore *c = ctx;
+    (void)result;
+    c->outcome = *st;
+    c->msg.kind = MSG_OUTCOME;
+    if (!worker_post_internal(c->chores->worker, &c->msg))
+        return; /* stopped: nobody waits */
+}
+
+static void begin(struct chores *cs, struct chore *c, struct bufslice command, uint64_t now)
+{
+    c->busy = true;
+    agent_command(cs->agent, command, now + COMMAND_NS, outcome, c);
+}
+
+/* ---- The first command of shard zero ----------------------------------------------------------- */
+
+static thole_v1_Host *member_row(struct agent *a, const struct member *m, upb_Arena *arena)
+{
+    if (uuid_equal(&m->host, agent_host_id(a)))
+        return agent_host_row(a, arena);
+    char *id = upb_Arena_Malloc(arena, UUID_TEXT_BYTES);
+    uuid_format(&m->host, id);
+    thole_v1_Host *h = thole_v1_Host_new(arena);
+    thole_v1_Host_set_name(h, upb_StringView_FromString(m->name));
+    thole_v1_Host_set_id(h, upb_StringView_FromString(id));
+    thole_v1_HostSpec *spec = thole_v1_Host_mutable_spec(h, arena);
+    thole_v1_HostSpec_set_state(spec, thole_v1_HOST_STATE_ACTIVE);
+    agent_set_tags(spec, m->tags, arena);
+    thole_v1_HostStatus *st = thole_v1_Host_mutable_status(h, arena);
+    thole_v1_HostStatus_set_address(st, upb_StringView_FromString(m->address));
+    thole_v1_HostStatus_set_liveness(st, thole_v1_HOST_LIVENESS_LIVE);
+    return h;
+}
+
+static void propose_bootstrap(struct chores *cs, uint64_t now)
+{
+    struct agent *a = cs->agent;
+    pthread_mutex_lock(&a->lock);
+    struct member_list *l = xmalloc(sizeof *l);
+    *l = a->identity.first;
+    pthread_mutex_unlock(&a->lock);
+    if (l->count > 0) {
+        upb_Arena *arena = upb_Arena_New();
+        thole_registry_v1_Command *c = thole_registry_v1_Command_new(arena);
+        thole_registry_v1_Operation *op = thole_registry_v1_Command_add_operations(c, arena);
+        thole_registry_v1_Bootstrap *b = thole_registry_v1_Operation_mutable_bootstrap(op, arena);
+        thole_registry_v1_Bootstrap_set_cluster_id(
+            b, upb_StringView_FromDataAndSize((const char *)l->cluster.bytes, 16));
+        thole_v1_Host **rows = thole_registry_v1_Bootstrap_resize_hosts(b, l->count, arena);
+        for (uint32_t i = 0; i < l->count; i++)
+            rows[i] = member_row(a, &l->members[i], arena);
+        begin(cs, &cs->bootstrap, encode(c, "bootstrap", arena), now);
+        upb_Arena_Free(arena);
+    }
+    free(l);
+}
+
+/* ---- This host's row --------------------------------------------------------------------------- */
+
+static bool same_text(upb_StringView v, const char *s)
+{
+    return v.size == strlen(s) && memcmp(v.data, s, v.size) == 0;
+}
+
+/* Does the view show this very start of this host? */
+static bool row_current(struct agent *a, const struct registry_view *v)
+{
+    const thole_v1_Host *row = registry_host(v, agent_host_id(a));
+    const thole_v1_HostStatus *st = row ? thole_v1_Host_status(row) : NULL;
+    size_t types = 0;
+    if (!st)
+        return false;
+    thole_v1_HostStatus_machine_types(st, &types);
+    return thole_v1_HostStatus_incarnation(st) == a->incarnation &&
+           same_text(thole_v1_HostStatus_address(st), agent_address(a)) &&
+           same_text(thole_v1_HostStatus_version(st), agent_version()) &&
+           types + 1 == a->type_count;
+}
+
+static void propose_admit(struct chores *cs, uint64_t now)
+{
+    upb_Arena *arena = upb_Arena_New();
+    char actor[LIMIT_NAME_BYTES + 8];
+    snprintf(actor, sizeof actor, "host/%s", agent_name(cs->agent));
+    begin(cs, &cs->admit, chores_admit_command(agent_host_row(cs->agent, arena), actor, arena),
+          now);
+    upb_Arena_Free(arena);
+}
+
+/* Refusals that time does not heal. */
+static bool for_good(const struct thole_status *st)
+{
+    return st->reason == THOLE_REASON_REMOVED || st->reason == THOLE_REASON_STALE_INCARNATION ||
+           st->reason == THOLE_REASON_WRONG_CLUSTER || st->reason == THOLE_REASON_WRONG_HOST;
+}
+
+static void on_outcome(struct chores *cs, struct chore *c, uint64_t now)
+{
+    c->busy = false;
+    c->again_ns = now + RETRY_NS;
+    if (c == &cs->bootstrap) {
+        if (c->outcome.code != THOLE_OK && c->outcome.code != THOLE_ALREADY_EXISTS &&
+            c->outcome.code != THOLE_FAILED_PRECONDITION)
+            LOG_WARN(AGENT, "shard zero's first command failed error=\"%s\"; trying again",
+                     c->outcome.message);
+        return;
+    }
+    if (c->outcome.code == THOLE_OK) {
+        cs->admitted = true;
+    } else if (for_good(&c->outcome)) {
+        agent_fail(cs->agent, &c->outcome);
+        c->again_ns = CLOCK_NEVER;
+    } else {
+        LOG_INFO(AGENT, "not admitted yet error=\"%s\"; trying again in %u ms", c->outcome.message,
+                 (unsigned)(RETRY_NS / NS_PER_MS));
+    }
+}
+
+/* ---- Addresses --------------------------------------------------------------------------------- */
+
+static void on_address(struct chores *cs, const struct address_msg *m, uint64_t now)
+{
+    size_t i = 0;
+    while (i < cs->known_count && !uuid_equal(&cs->known[i].host, &m->host))
+        i++;
+    if (m->gone) {
+        if (i == cs->known_count)
+            return;
+        cs->known[i] = cs->known[--cs->known_count];
+    } else {
+        if (i < cs->known_count && strcmp(cs->known[i].address, m->address) == 0)
+            return;
+        if (i == cs->known_count)
+            cs->known = xrealloc(cs->known, ++cs->known_count * sizeof *cs->known);
+        cs->known[i].host = m->host;
+        memcpy(cs->known[i].address, m->address, sizeof m->address);
+    }
+    if (cs->peers_due_ns == 0)
+        cs->peers_due_ns = now + PEERS_DELAY_NS;
+}
+
+static void write_peers(struct chores *cs)
+{
+    struct bytes lines = {0};
+    struct thole_status st = {0};
+    for (size_t i = 0; i < cs->known_count; i++) {
+        char id[UUID_TEXT_BYTES];
+        uuid_format(&cs->known[i].host, id);
+        bytes_printf(&lines, "%s %s\n", id, cs->known[i].address);
+    }
+    if (datadir_save_peers(&cs->agent->dir, bytes_slice(&lines), &st) != THOLE_OK)
+        LOG_WARN(AGENT, "cannot write the peers file error=\"%s\"; a restart may need the registry",
+                 st.message);
+    bytes_deinit(&lines);
+    cs->peers_due_ns = 0;
+}
+
+/* ---- A turn ------------------------------------------------------------------------------------ */
+
+static uint64_t earlier(uint64_t a, uint64_t b)
+{
+    return a < b ? a : b;
+}
+
+static uint64_t membership_step(struct chores *cs, uint64_t now)
+{
+    struct agent *a = cs->agent;
+    struct engine_replica_status s;
+    uint64_t next = CLOCK_NEVER;
+    if (!agent_cluster(a, &(struct uuid){{0}}))
+        return next;
+    struct registry_view *v = registry_view_acquire(a->registry);
+    bool empty = registry_view_revision(v) == 0;
+    bool current = !empty && row_current(a, v);
+    registry_view_release(v);
+    if (empty) {
+        bool leads = engine_shard_status(a->engine, REGISTRY_SHARD_ID, &s) &&
+                     s.role == RAFT_LEADER && s.leader_ready;
+        if (leads && !cs->bootstrap.busy && now >= cs->bootstrap.again_ns)
+            propose_bootstrap(cs, now);
+        else if (leads && !cs->bootstrap.busy)
+            next = cs->bootstrap.again_ns;
+    } else if (!current && !cs->admitted && !cs->admit.busy) {
+        if (now >= cs->admit.again_ns)
+            propose_admit(cs, now);
+        else
+            next = cs->admit.again_ns;
+    }
+    return next;
+}
+
+static uint64_t chores_turn(void *ctx, struct msgq *batch, uint64_t now)
+{
+    struct chores *cs = ctx;
+    for (struct worker_msg *m; (m = msgq_pop(batch));) {
+        switch (m->kind) {
+        case MSG_ADDRESS: {
+            struct address_msg *am = CONTAINER_OF(m, struct address_msg, msg);
+            on_address(cs, am, now);
+            free(am);
+            break;
+        }
+        case MSG_JOIN:
+            joiners_add(cs->joiners, m, now);
+            break;
+        case MSG_OUTCOME:
+            on_outcome(cs, CONTAINER_OF(m, struct chore, msg), now);
+            break;
+        default: /* free to be posted again; what it tells of is looked at below */
+            atomic_store(&cs->woken, false);
+            break;
+        }
+    }
+    if (!atomic_load(&cs->started))
+        return CLOCK_NEVER;
+    uint64_t next = membership_step(cs, now);
+    next = earlier(next, joiners_step(cs->joiners, now));
+    if (cs->peers_due_ns != 0 && now >= cs->peers_due_ns)
+        write_peers(cs);
+    if (cs->peers_due_ns != 0)
+        next = earlier(next, cs->peers_due_ns);
+    next = earlier(next, health_update(cs->health, now));
+    agent_signal(cs->agent);
+    return next;
+}
+
+/* ---- Face -------------------------------------------------------------------------------------- */
+
+struct chores *chores_new(struct agent *a)
+{
+    struct chores *cs = xcalloc(1, sizeof *cs);
+    cs->agent = a;
+    cs->bootstrap.chores = cs->admit.chores = cs;
+    cs->joiners = joiners_new(a);
+    cs->health = health_new(a);
+    cs->worker = worker_new(a->executor, "agent", 1u << 16, chores_turn, cs);
+    return cs;
+}
+
+void chores_start(struct chores *cs)
+{
+    atomic_store(&cs->started, true);
+    chores_wake(cs);
+}
+
+void chores_stop(struct chores *cs)
+{
+    worker_stop(cs->worker);
+    joiners_stop(cs->joiners);
+    if (cs->peers_due_ns != 0)
+        write_peers(cs);
+}
+
+void chores_free(struct chores *cs)
+{
+    if (!cs)
+        return;
+    worker_free(cs->worker);
+    joiners_free(cs->joiners);
+    health_free(cs->health);
+    free(cs->known);
+    free(cs);
+}
+
+void chores_wake(struct chores *cs)
+{
+    if (!atomic_load(&cs->started) || atomic_exchange(&cs->woken, true))
+        return;
+    cs->wake.kind = MSG_WAKE;
+    if (!worker_post_internal(cs->worker, &cs->wake))
+        atomic_store(&cs->woken, true);
+}
+
+void chores_address(struct chores *cs, const struct uuid *host, const char *address)
+{
+    struct address_msg *m = xcalloc(1, sizeof *m);
+    m->msg.kind = MSG_ADDRESS;
+    m->host = *host;
+    m->gone = address == NULL;
+    if (address)
+        snprintf(m->address, sizeof m->address, "%s", address);
+    if (!worker_post_internal(cs->worker, &m->msg))
+        free(m);
+}
+
+void chores_join(struct chores *cs, struct bus_request *request)
+{
+    struct worker_msg *m = joiner_msg(cs->agent, request);
+    if (!m)
+        return; /* refused, and answered */
+    m->kind = MSG_JOIN;
+    if (!worker_post_internal(cs->worker, m))
+        joiner_refuse(m);
+}
+
+bool chores_repost(struct chores *cs, struct worker_msg *m)
+{
+    m->kind = MSG_JOIN;
+    return worker_post_internal(cs->worker, m);
+}

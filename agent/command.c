@@ -1,0 +1,163 @@
+/* Commands and reads of shard zero on top of the router. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "agent/agent_internal.h"
+
+void agent_route(struct agent *a, struct router_request *r)
+{
+    router_route(a->router, r, NULL);
+}
+
+/* ---- Commands ---------------------------------------------------------------------------------- */
+
+struct command {
+    struct router_request r;
+    agent_command_fn done;
+    void *ctx;
+};
+
+static void refusal(struct thole_status *st, uint64_t code, const thole_registry_v1_Result *result)
+{
+    struct slice reason = registry_str(thole_registry_v1_Result_reason(result));
+    struct slice message = registry_str(thole_registry_v1_Result_message(result));
+    char name[64] = "";
+    if (reason.size > 0 && reason.size < sizeof name)
+        memcpy(name, reason.data, reason.size);
+    thole_status_set(st, code <= THOLE_UNAUTHENTICATED ? (enum thole_code)code : THOLE_UNKNOWN,
+                     thole_reason_from_name(name), __FILE__, __LINE__, "%.*s",
+                     (int)(message.size < THOLE_STATUS_MESSAGE_BYTES ? message.size
+                                                                     : THOLE_STATUS_MESSAGE_BYTES),
+                     message.size > 0 ? (const char *)message.data : "");
+}
+
+static void command_done(struct router_request *r)
+{
+    struct command *c = CONTAINER_OF(r, struct command, r);
+    upb_Arena *arena = upb_Arena_New();
+    struct thole_status st = r->status;
+    const thole_registry_v1_Result *result = NULL;
+    if (st.code == THOLE_OK) {
+        result = thole_registry_v1_Result_parse((const char *)r->result.bytes.data,
+                                                r->result.bytes.size, arena);
+        if (!result)
+            thole_status_set(&st, THOLE_INTERNAL, THOLE_REASON_NONE, __FILE__, __LINE__,
+                             "malformed result of a command");
+        else if (r->code != 0)
+            refusal(&st, r->code, result);
+    }
+    c->done(c->ctx, &st, result);
+    upb_Arena_Free(arena);
+    bufslice_unref(r->result);
+    free(c);
+}
+
+void agent_command(struct agent *a, struct bufslice command, uint64_t deadline_ns,
+                   agent_command_fn done, void *ctx)
+{
+    struct command *c = xcalloc(1, sizeof *c);
+    c->done = done;
+    c->ctx = ctx;
+    c->r.kind = ROUTER_PROPOSE;
+    c->r.shard_id = REGISTRY_SHARD_ID;
+    c->r.payload = command;
+    c->r.deadline_ns = deadline_ns;
+    c->r.done = command_done;
+    agent_route(a, &c->r);
+}
+
+/* ---- The barrier ------------------------------------------------------------------------------- */
+
+struct barrier {
+    struct router_request r;
+    struct agent *agent;
+    void (*done)(void *ctx, const struct thole_status *st);
+    void *ctx;
+};
+
+/* The local replica read at or after the read point, on its applier: its view has been published.
+ * What the machine answers does not matter. */
+static void barrier_done(struct router_request *r)
+{
+    struct barrier *b = CONTAINER_OF(r, struct barrier, r);
+    struct thole_status st = r->status;
+    b->done(b->ctx, &st);
+    bufslice_unref(r->result);
+    free(b);
+}
+
+void agent_barrier(struct agent *a, uint64_t deadline_ns,
+                   void (*done)(void *ctx, const struct thole_status *st), void *ctx)
+{
+    struct barrier *b = xcalloc(1, sizeof *b);
+    b->agent = a;
+    b->done = done;
+    b->ctx = ctx;
+    b->r.kind = ROUTER_QUERY;
+    b->r.shard_id = REGISTRY_SHARD_ID;
+    b->r.deadline_ns = deadline_ns;
+    b->r.done = barrier_done;
+    agent_route(a, &b->r);
+}
+
+/* ---- Names ------------------------------------------------------------------------------------- */
+
+struct resolve {
+    struct agent *agent;
+    char name[LIMIT_NAME_BYTES + 1];
+    void (*done)(void *ctx, const struct thole_status *st, uint64_t shard_id);
+    void *ctx;
+};
+
+static bool lookup(struct agent *a, struct slice name, uint64_t *ret)
+{
+    struct registry_view *v = registry_view_acquire(a->registry);
+    const thole_v1_Shard *s = registry_shard_by_name(v, name);
+    if (s)
+        *ret = thole_v1_Shard_id(s);
+    registry_view_release(v);
+    return s != NULL;
+}
+
+static void no_such(struct thole_status *st, struct slice name)
+{
+    thole_status_set(st, THOLE_NOT_FOUND, THOLE_REASON_NO_SUCH_SHARD, __FILE__, __LINE__,
+                     "no shard \"%.*s\"", (int)(name.size < 128 ? name.size : 128),
+                     (const char *)name.data);
+}
+
+static void resolve_again(void *ctx, const struct thole_status *st)
+{
+    struct resolve *r = ctx;
+    struct thole_status out = *st;
+    struct slice name = slice_str(r->name);
+    uint64_t id = 0;
+    if (st->code == THOLE_OK && !lookup(r->agent, name, &id))
+        no_such(&out, name);
+    r->done(r->ctx, &out, id);
+    free(r);
+}
+
+void agent_resolve(struct agent *a, struct slice name, uint64_t deadline_ns,
+                   void (*done)(void *ctx, const struct thole_status *st, uint64_t shard_id),
+                   void *ctx)
+{
+    struct thole_status st = {0};
+    uint64_t id = 0;
+    if (lookup(a, name, &id)) {
+        done(ctx, &st, id);
+        return;
+    }
+    if (name.size > LIMIT_NAME_BYTES) {
+        no_such(&st, name);
+        done(ctx, &st, 0);
+        return;
+    }
+    /* Perhaps created a moment ago through another host. */
+    struct resolve *r = xcalloc(1, sizeof *r);
+    r->agent = a;
+    r->done = done;
+    r->ctx = ctx;
+    memcpy(r->name, name.data, name.size);
+    agent_barrier(a, deadline_ns, resolve_again, r);
+}

@@ -1,0 +1,328 @@
+/* The data directory: opening, locking, and the small files in it. See datadir.h. */
+#include "agent/datadir.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "agent/textfile.h"
+#include "base/file.h"
+
+char *datadir_file(const struct datadir *d, const char *name)
+{
+    return xasprintf("%s/%s", d->path, name);
+}
+
+/* ---- Members ----------------------------------------------------------------------------------- */
+
+static void members_write(struct bytes *out, const struct member_list *l)
+{
+    for (uint32_t i = 0; i < l->count; i++) {
+        char id[UUID_TEXT_BYTES];
+        uuid_format(&l->members[i].host, id);
+        bytes_printf(out, "member %s %s %s %s\n", id, l->members[i].name, l->members[i].address,
+                     l->members[i].tags);
+    }
+}
+
+static bool member_read(struct member_list *l, char *words)
+{
+    if (l->count == DATADIR_MEMBERS_MAX)
+        return false;
+    struct member *m = &l->members[l->count];
+    char *save = NULL;
+    const char *id = strtok_r(words, " ", &save);
+    const char *name = strtok_r(NULL, " ", &save);
+    const char *address = strtok_r(NULL, " ", &save);
+    const char *tags = strtok_r(NULL, "", &save);
+    if (tags && strlen(tags) >= sizeof m->tags)
+        return false;
+    if (!id || !name || !address || !uuid_parse(id, &m->host) || strlen(name) >= sizeof m->name ||
+        strlen(address) >= sizeof m->address)
+        return false;
+    snprintf(m->name, sizeof m->name, "%s", name);
+    snprintf(m->address, sizeof m->address, "%s", address);
+    snprintf(m->tags, sizeof m->tags, "%s", tags ? tags : "");
+    l->count++;
+    return true;
+}
+
+/* ---- Identity ---------------------------------------------------------------------------------- */
+
+static bool identity_line(void *ctx, const char *key, char *value)
+{
+    struct identity *i = ctx;
+    if (strcmp(key, "host") == 0)
+        return uuid_parse(value, &i->host);
+    if (strcmp(key, "name") == 0) {
+        snprintf(i->name, sizeof i->name, "%s", value);
+        return strlen(value) < sizeof i->name;
+    }
+    if (strcmp(key, "cluster") == 0)
+        return uuid_parse(value, &i->cluster);
+    if (strcmp(key, "zero-replica") == 0)
+        return sscanf(value, "%" SCNu64, &i->zero_replica) == 1;
+    if (strcmp(key, "zero-created") == 0) {
+        i->zero_created = strcmp(value, "yes") == 0;
+        return true;
+    }
+    if (strcmp(key, "member") == 0)
+        return member_read(&i->first, value);
+    return false;
+}
+
+enum thole_code datadir_save_identity(struct datadir *d, const struct identity *i,
+                                      struct thole_status *st)
+{
+    char id[UUID_TEXT_BYTES];
+    struct bytes out = {0};
+    uuid_format(&i->host, id);
+    bytes_printf(&out, "host %s\nname %s\n", id, i->name);
+    if (!uuid_is_nil(&i->cluster)) {
+        uuid_format(&i->cluster, id);
+        bytes_printf(&out, "cluster %s\nzero-replica %" PRIu64 "\nzero-created %s\n", id,
+                     i->zero_replica, i->zero_created ? "yes" : "no");
+        members_write(&out, &i->first);
+    }
+    char *path = datadir_file(d, "identity");
+    enum thole_code code = textfile_write(path, "thole-host", DATADIR_FORMAT, &out, st);
+    free(path);
+    return code;
+}
+
+static enum thole_code load_identity(struct datadir *d, struct identity *ret,
+                                     struct thole_status *st)
+{
+    char *path = datadir_file(d, "identity");
+    struct identity *i = xcalloc(1, sizeof *i);
+    enum thole_code code = textfile_read(path, "thole-host", DATADIR_FORMAT, identity_line, i, st);
+    if (code == THOLE_OK && uuid_is_nil(&i->host))
+        code = THOLE_FAIL(st, THOLE_DATA_LOSS, THOLE_REASON_CORRUPT, "%s names no host", path);
+    if (code == THOLE_OK) {
+        i->first.cluster = i->first.count > 0 ? i->cluster : (struct uuid){{0}};
+        *ret = *i;
+    }
+    free(i);
+    free(path);
+    return code;
+}
+
+static void new_identity(const char *name, struct identity *ret)
+{
+    memset(ret, 0, sizeof *ret);
+    ret->host = uuid_random();
+    if (name)
+        snprintf(ret->name, sizeof ret->name, "%s", name);
+    else
+        snprintf(ret->name, sizeof ret->name, "host-%02x%02x%02x%02x", ret->host.bytes[0],
+                 ret->host.bytes[1], ret->host.bytes[2], ret->host.bytes[3]);
+}
+
+/* ---- Open -------------------------------------------------------------------------------------- */
+
+/* Is there anything but what we put there before the identity (LOCK, temporary files)? */
+static bool holds_something_else(const char *path, char *ret_name, size_t size)
+{
+    DIR *dir = opendir(path);
+    bool found = false;
+    for (struct dirent *e; dir && !found && (e = readdir(dir));) {
+        const char *n = e->d_name;
+        bool ours = strcmp(n, ".") == 0 || strcmp(n, "..") == 0 || strcmp(n, "LOCK") == 0 ||
+                    strcmp(n, "lost+found") == 0 || strncmp(n, "identity", 8) == 0;
+        if (!ours) {
+            snprintf(ret_name, size, "%s", n);
+            found = true;
+        }
+    }
+    if (dir)
+        closedir(dir);
+    return found;
+}
+
+static enum thole_code open_identity(struct datadir *d, const char *name, struct identity *ret,
+                                     struct thole_status *st)
+{
+    struct thole_status why = {0};
+    enum thole_code code = load_identity(d, ret, &why);
+    if (code == THOLE_OK) {
+        if (name && strcmp(name, ret->name) != 0)
+            return THOLE_FAIL(st, THOLE_FAILED_PRECONDITION, THOLE_REASON_WRONG_HOST,
+                              "data directory %s belongs to host \"%s\", not \"%s\"", d->path,
+                              ret->name, name);
+        return THOLE_OK;
+    }
+    if (code != THOLE_NOT_FOUND) {
+        if (st)
+            *st = why;
+        return code;
+    }
+    char other[256];
+    if (holds_something_else(d->path, other, sizeof other))
+        return THOLE_FAIL(
+            st, THOLE_FAILED_PRECONDITION, THOLE_REASON_FORMAT,
+            "%s is not a Thole data directory: it has no identity, but holds \"%.64s\"", d->path,
+            other);
+    new_identity(name, ret);
+    return datadir_save_identity(d, ret, st);
+}
+
+enum thole_code datadir_open(const char *path, const char *name, struct datadir *ret,
+                             struct identity *ret_identity, struct thole_status *st)
+{
+    enum thole_code code = file_make_dirs(path, st);
+    if (code != THOLE_OK)
+        return code;
+    struct datadir d = {.path = xstrdup(path), .lock_fd = -1};
+    char *lock = datadir_file(&d, "LOCK");
+    /* A foreign directory is refused before anything is written into it. */
+    char other[256];
+    char *identity = datadir_file(&d, "identity");
+    if (access(identity, F_OK) != 0 && holds_something_else(path, other, sizeof other))
+        code =
+            THOLE_FAIL(st, THOLE_FAILED_PRECONDITION, THOLE_REASON_FORMAT,
+                       "%s is not a Thole data directory: it has no identity, but holds \"%.64s\"",
+                       path, other);
+    free(identity);
+    if (code == THOLE_OK)
+        code = file_lock(lock, &d.lock_fd, st);
+    if (code == THOLE_OK)
+        code = open_identity(&d, name, ret_identity, st);
+    free(lock);
+    if (code == THOLE_OK)
+        *ret = d;
+    else
+        datadir_close(&d);
+    return code;
+}
+
+void datadir_close(struct datadir *d)
+{
+    if (d->path && d->lock_fd >= 0)
+        close(d->lock_fd);
+    d->lock_fd = -1;
+    free(d->path);
+    d->path = NULL;
+}
+
+/* ---- Incarnation ------------------------------------------------------------------------------- */
+
+static bool incarnation_line(void *ctx, const char *key, char *value)
+{
+    uint64_t *n = ctx;
+    return strcmp(key, "incarnation") == 0 && sscanf(value, "%" SCNu64, n) == 1;
+}
+
+enum thole_code datadir_next_incarnation(struct datadir *d, uint64_t *ret, struct thole_status *st)
+{
+    struct thole_status why = {0};
+    uint64_t n = 0;
+    char *path = datadir_file(d, "incarnation");
+    enum thole_code code =
+        textfile_read(path, "thole-incarnation", DATADIR_FORMAT, incarnation_line, &n, &why);
+    if (code == THOLE_NOT_FOUND)
+        code = THOLE_OK;
+    else if (code != THOLE_OK && st)
+        *st = why;
+    if (code == THOLE_OK) {
+        struct bytes out = {0};
+        bytes_printf(&out, "incarnation %" PRIu64 "\n", n + 1);
+        code = textfile_write(path, "thole-incarnation", DATADIR_FORMAT, &out, st);
+    }
+    if (code == THOLE_OK)
+        *ret = n + 1;
+    free(path);
+    return code;
+}
+
+/* ---- Promise ----------------------------------------------------------------------------------- */
+
+static bool promise_line(void *ctx, const char *key, char *value)
+{
+    struct member_list *l = ctx;
+    if (strcmp(key, "cluster") == 0)
+        return uuid_parse(value, &l->cluster);
+    return strcmp(key, "member") == 0 && member_read(l, value);
+}
+
+enum thole_code datadir_load_promise(struct datadir *d, struct member_list *ret,
+                                     struct thole_status *st)
+{
+    struct thole_status why = {0};
+    struct member_list *l = xcalloc(1, sizeof *l);
+    char *path = datadir_file(d, "promise");
+    enum thole_code code =
+        textfile_read(path, "thole-promise", DATADIR_FORMAT, promise_line, l, &why);
+    if (code == THOLE_NOT_FOUND) {
+        memset(l, 0, sizeof *l);
+        code = THOLE_OK;
+    } else if (code != THOLE_OK && st) {
+        *st = why;
+    }
+    if (code == THOLE_OK)
+        *ret = *l;
+    free(path);
+    free(l);
+    return code;
+}
+
+enum thole_code datadir_save_promise(struct datadir *d, const struct member_list *l,
+                                     struct thole_status *st)
+{
+    char *path = datadir_file(d, "promise");
+    enum thole_code code = THOLE_OK;
+    if (access(path, F_OK) == 0) {
+        code = THOLE_FAIL(st, THOLE_FAILED_PRECONDITION, THOLE_REASON_EXISTS,
+                          "%s: this host has promised itself already", path);
+    } else {
+        char id[UUID_TEXT_BYTES];
+        struct bytes out = {0};
+        uuid_format(&l->cluster, id);
+        bytes_printf(&out, "cluster %s\n", id);
+        members_write(&out, l);
+        code = textfile_write(path, "thole-promise", DATADIR_FORMAT, &out, st);
+    }
+    free(path);
+    return code;
+}
+
+/* ---- Addresses --------------------------------------------------------------------------------- */
+
+struct peers_reader {
+    void (*each)(void *ctx, const struct uuid *host, const char *address);
+    void *ctx;
+};
+
+static bool peer_line(void *ctx, const char *key, char *value)
+{
+    struct peers_reader *r = ctx;
+    struct uuid host;
+    if (uuid_parse(key, &host))
+        r->each(r->ctx, &host, value);
+    return true;
+}
+
+void datadir_load_peers(struct datadir *d,
+                        void (*each)(void *ctx, const struct uuid *host, const char *address),
+                        void *ctx)
+{
+    struct peers_reader r = {.each = each, .ctx = ctx};
+    char *path = datadir_file(d, "peers");
+    /* Best effort: addresses come again from the registry. */
+    enum thole_code code = textfile_read(path, "thole-peers", DATADIR_FORMAT, peer_line, &r, NULL);
+    (void)code;
+    free(path);
+}
+
+enum thole_code datadir_save_peers(struct datadir *d, struct slice lines, struct thole_status *st)
+{
+    struct bytes out = {0};
+    bytes_append_slice(&out, lines);
+    char *path = datadir_file(d, "peers");
+    enum thole_code code = textfile_write(path, "thole-peers", DATADIR_FORMAT, &out, st);
+    free(path);
+    return code;
+}

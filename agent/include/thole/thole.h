@@ -1,0 +1,303 @@
+/* libthole: a host of a Thole cluster inside your program, or a client of one.
+ *
+ * A *host* runs replicas of shards (your own machine types, see <thole/machine.h>, and the built-in
+ * ones) and serves the same gRPC port as tholed, so that `thole` and any gRPC client work with it:
+ *
+ *     struct thole_options o = THOLE_OPTIONS_INIT;
+ *     o.data_dir = "data";
+ *     o.bootstrap = THOLE_BOOTSTRAP_DEV;
+ *     thole_new(&o, &t, &st) -> thole_register(t, &my_type, &st) -> thole_start(t, &st)
+ *     -> thole_wait_ready(t, 10000, &st) -> ... -> thole_close(t)
+ *
+ * A *client* has no data and no replicas: thole_connect("h1:7400,h2:7400", &t, &st). Calls that are
+ * for hosts alone say so and are FAILED_PRECONDITION on a client.
+ *
+ * Errors: fallible functions return a code and fill `st` (may be NULL) only on failure.
+ *   UNAVAILABLE: certainly not applied; try again.  UNKNOWN / OUTCOME_UNKNOWN, DEADLINE_EXCEEDED: it
+ *   may have been applied, or may yet be; a proposal in a session can be sent again safely.
+ *   RESOURCE_EXHAUSTED / QUEUE_FULL: wait for completions, then try again.
+ * Requests that certainly took no effect (no leader, host unreachable) are tried again inside until
+ * the timeout.
+ *
+ * Threads: every function may be called from any thread, at the same time, except where it says
+ * otherwise; thole_close must be the last call. Blocking calls must not be made from callbacks.
+ * Callbacks: completions of thole_submit run on one thread per handle, in batches; they may take
+ * their time (completions then wait, and the in-flight limit is reached) but must not block on
+ * this handle. Watch callbacks run on other threads, one at a time per watch, and must be quick.
+ * Ownership: strings and payloads given to a function are copied before it returns; what a callback
+ * is given is valid until it returns.
+ * Limits: payload 1 MiB, result 2 MiB, THOLE_IN_FLIGHT_MAX operations submitted and not completed. */
+#ifndef THOLE_THOLE_H
+#define THOLE_THOLE_H
+
+#include <thole/machine.h>
+#include <thole/status.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define THOLE_VERSION_MAJOR 0
+#define THOLE_VERSION_MINOR 1
+#define THOLE_VERSION_PATCH 0
+#define THOLE_VERSION "0.1.0"
+/* Of the library that is running; "0.1.0". */
+THOLE_API const char *thole_version(void);
+
+#define THOLE_IN_FLIGHT_MAX 65536
+#define THOLE_NAME_BYTES 129 /* names of hosts, shards, types, with their NUL */
+#define THOLE_ID_BYTES 37    /* UUIDs as text, with their NUL */
+#define THOLE_ADDRESS_BYTES 272
+
+struct thole; /* a host or a client */
+
+/* ---- Hosts ------------------------------------------------------------------------------------- */
+
+enum thole_bootstrap {
+    THOLE_BOOTSTRAP_NONE = 0,  /* only with a data directory that is a member's already */
+    THOLE_BOOTSTRAP_DEV = 1,   /* a cluster of this host alone; it can grow later */
+    THOLE_BOOTSTRAP_PEERS = 2, /* a new cluster of `addresses`, this host among them */
+    THOLE_BOOTSTRAP_JOIN = 3,  /* an existing cluster, through one of `addresses` */
+};
+
+/* Fields that are 0 or NULL have the defaults. `size` lets the struct grow. */
+struct thole_options {
+    uint32_t size;           /* sizeof(struct thole_options) */
+    uint32_t bootstrap;      /* enum thole_bootstrap; a data directory that was used needs none */
+    const char *data_dir;    /* required */
+    const char *listen;      /* HOST:PORT; port 0 picks one; default 127.0.0.1:7400 */
+    const char *advertise;   /* where others reach this host; default: the listen address */
+    const char *name;        /* unique in the cluster; default: made from the new host's id */
+    const char *addresses;   /* "a:7400,b:7400" */
+    const char *const *tags; /* "key=value", NULL-terminated; counted when the host is new */
+    uint32_t election_timeout_ms; /* 500 */
+    uint32_t heartbeat_ms;        /* 100; at most a third of the election timeout */
+    uint32_t loops, appliers;     /* threads; by cores */
+    /* Once, on any thread, when this host cannot go on (disk failed, removed from the cluster). Should
+     * make another thread call thole_close. */
+    void (*failed)(void *ctx, const struct thole_status *st);
+    void *ctx;
+};
+#define THOLE_OPTIONS_INIT                   \
+    {                                        \
+        .size = sizeof(struct thole_options) \
+    }
+
+/* Copies the options; touches nothing. INVALID_ARGUMENT. */
+THOLE_API THOLE_MUST_CHECK enum thole_code thole_new(const struct thole_options *options,
+                                                     struct thole **ret, struct thole_status *st);
+/* A machine type, before thole_start; `type` must outlive the handle. kv, counter and noop are there.
+ * ALREADY_EXISTS, INVALID_ARGUMENT, FAILED_PRECONDITION (started, or a client). */
+THOLE_API THOLE_MUST_CHECK enum thole_code thole_register(struct thole *t,
+                                                          const struct thole_machine_type *type,
+                                                          struct thole_status *st);
+/* Open the data directory and run. Returns when the host listens; it may yet have to find its cluster:
+ * thole_wait_ready. FAILED_PRECONDITION (LOCKED, FORMAT, WRONG_CLUSTER, WRONG_HOST), DATA_LOSS CORRUPT,
+ * UNAVAILABLE (ADDRESS_IN_USE, DISK). After a failure only thole_close may be called. */
+THOLE_API THOLE_MUST_CHECK enum thole_code thole_start(struct thole *t, struct thole_status *st);
+/* Until this host is a member and knows a leader of shard zero (a client: until a host answers).
+ * DEADLINE_EXCEEDED, with what it waits for. */
+THOLE_API THOLE_MUST_CHECK enum thole_code thole_wait_ready(struct thole *t, uint32_t timeout_ms,
+                                                            struct thole_status *st);
+/* Stop gracefully and free; outstanding operations complete first (UNAVAILABLE STOPPED, or
+ * OUTCOME_UNKNOWN). Views and shards must have been released. Not from a callback. NULL is fine. */
+THOLE_API void thole_close(struct thole *t);
+THOLE_API const char *thole_address(const struct thole *t); /* advertised; "" before thole_start */
+THOLE_API const char *thole_host_name(const struct thole *t);
+
+/* ---- Clients ----------------------------------------------------------------------------------- */
+
+/* Addresses of some hosts, comma separated; one that answers is kept to. Returns when one has
+ * answered. UNAVAILABLE UNREACHABLE, INVALID_ARGUMENT. */
+THOLE_API THOLE_MUST_CHECK enum thole_code thole_connect(const char *addresses, struct thole **ret,
+                                                         struct thole_status *st);
+
+/* ---- Shards, declared -------------------------------------------------------------------------- */
+
+enum thole_operator {
+    THOLE_IN = 1,
+    THOLE_NOT_IN = 2,
+    THOLE_EXISTS = 3,
+    THOLE_NOT_EXISTS = 4,
+};
+struct thole_constraint {
+    const char *key;           /* of the hosts' tags */
+    uint32_t op;               /* enum thole_operator */
+    const char *const *values; /* NULL-terminated; for IN and NOT_IN */
+};
+struct thole_shard_spec {
+    uint32_t size; /* sizeof(struct thole_shard_spec) */
+    const char *name;
+    const char *type;          /* of the machine; cannot change */
+    struct thole_slice config; /* for the machine; cannot change */
+    uint32_t voters, non_voting;
+    const struct thole_constraint *constraints;
+    uint32_t constraint_count;
+    const char *etag;       /* apply, delete: only if the spec is still the one with this etag */
+    const char *request_id; /* idempotency: a repeated call gets the first answer */
+    bool validate_only;
+};
+
+/* ALREADY_EXISTS, INVALID_ARGUMENT, NOT_FOUND NO_SUCH_TYPE, ABORTED (etag). */
+THOLE_API THOLE_MUST_CHECK enum thole_code thole_shard_create(struct thole *t,
+                                                              const struct thole_shard_spec *spec,
+                                                              uint32_t timeout_ms,
+                                                              struct thole_status *st);
+/* Create it or change its spec. */
+THOLE_API THOLE_MUST_CHECK enum thole_code thole_shard_apply(struct thole *t,
+                                                             const struct thole_shard_spec *spec,
+                                                             uint32_t timeout_ms,
+                                                             struct thole_status *st);
+/* Returns when it is accepted; the data goes soon after. */
+THOLE_API THOLE_MUST_CHECK enum thole_code thole_shard_delete(struct thole *t, const char *name,
+                                                              uint32_t timeout_ms,
+                                                              struct thole_status *st);
+/* Until the shard has formed and every wanted replica runs. DEADLINE_EXCEEDED with the reason. */
+THOLE_API THOLE_MUST_CHECK enum thole_code thole_shard_wait_ready(struct thole *t, const char *name,
+                                                                  uint32_t timeout_ms,
+                                                                  struct thole_status *st);
+enum thole_role { THOLE_VOTER = 1, THOLE_NON_VOTING = 2 };
+/* A replica of the caller's own beside those that placement makes; see CreateReplica. */
+THOLE_API THOLE_MUST_CHECK enum thole_code thole_replica_create(struct thole *t, const char *shard,
+                                                                const char *host, uint32_t role,
+                                                                uint32_t timeout_ms,
+                                                                uint64_t *ret_replica,
+                                                                struct thole_status *st);
+THOLE_API THOLE_MUST_CHECK enum thole_code thole_replica_delete(struct thole *t, uint64_t replica,
+                                                                uint32_t timeout_ms,
+                                                                struct thole_status *st);
+
+/* ---- Operations on shards ---------------------------------------------------------------------- */
+
+/* A shard by its name, to address operations to. It need not exist yet: operations then fail with
+ * NOT_FOUND NO_SUCH_SHARD. Released by the caller, before thole_close. */
+struct thole_shard;
+THOLE_API THOLE_MUST_CHECK enum thole_code thole_shard_open(struct thole *t, const char *name,
+                                                            struct thole_shard **ret,
+                                                            struct thole_status *st);
+/* After its operations have completed. NULL is fine. */
+THOLE_API void thole_shard_release(struct thole_shard *s);
+
+enum thole_op_kind {
+    THOLE_PROPOSE = 1, /* committed by a majority, synced and applied when it completes */
+    THOLE_QUERY = 2,   /* linearizable, unless THOLE_STALE */
+};
+#define THOLE_STALE 1u /* query: from any replica, at most max_staleness_ms behind (0: no bound) */
+
+struct thole_op {
+    uint32_t kind;  /* enum thole_op_kind */
+    uint32_t flags; /* THOLE_STALE */
+    struct thole_shard *shard;
+    struct thole_slice payload;
+    uint64_t session, sequence; /* proposals, exactly once: see thole_session_open */
+    uint32_t max_staleness_ms;
+    uint32_t timeout_ms; /* 0: 5000 */
+    void *user;
+};
+struct thole_result {
+    void *user;
+    enum thole_code code;
+    enum thole_reason reason;
+    const char *message;     /* "" on success */
+    uint64_t index;          /* proposal: of its entry; query: of the state that answered */
+    uint64_t value;          /* proposal: the machine's number */
+    bool duplicate;          /* the remembered answer to an earlier attempt */
+    struct thole_slice data; /* the machine's result or answer */
+};
+/* Results in no particular order, several of one thole_submit or of many in one call. */
+typedef void (*thole_results_fn)(void *ctx, const struct thole_result *results, size_t count);
+/* Start all of `ops`, or none: RESOURCE_EXHAUSTED QUEUE_FULL, INVALID_ARGUMENT. Each accepted one is
+ * completed exactly once, through `done`. */
+THOLE_API THOLE_MUST_CHECK enum thole_code thole_submit(struct thole *t, const struct thole_op *ops,
+                                                        size_t count, thole_results_fn done,
+                                                        void *ctx, struct thole_status *st);
+/* One operation, blocking. `data` (may be NULL if the result's bytes are not wanted) is malloced. */
+struct thole_answer {
+    uint64_t index, value;
+    bool duplicate;
+    void *data; /* free() it */
+    size_t size;
+};
+THOLE_API THOLE_MUST_CHECK enum thole_code thole_call(struct thole *t, const struct thole_op *op,
+                                                      struct thole_answer *ret,
+                                                      struct thole_status *st);
+
+/* A session makes proposals exactly-once: (session, sequence) is applied at most once, and a retry
+ * gets the first answer. Sequences count from 1, and at most 64 of them are outstanding. A shard
+ * remembers 4096 sessions, then forgets the least recently used (FAILED_PRECONDITION
+ * SESSION_EXPIRED). */
+THOLE_API THOLE_MUST_CHECK enum thole_code thole_session_open(struct thole *t,
+                                                              struct thole_shard *shard,
+                                                              uint32_t timeout_ms, uint64_t *ret,
+                                                              struct thole_status *st);
+
+/* Changes that a shard's machine reports, from now on. The first call is a bookmark: from its index on
+ * nothing is missed; more of them follow every few seconds. `ended` comes once, after everything
+ * else: CANCELLED (thole_unwatch), UNAVAILABLE (watch again), NOT_FOUND. */
+struct thole_watcher {
+    void *ctx;
+    void (*event)(void *ctx, uint64_t index, struct thole_slice key, struct thole_slice event,
+                  bool bookmark);
+    void (*ended)(void *ctx, const struct thole_status *st);
+};
+THOLE_API THOLE_MUST_CHECK enum thole_code thole_watch(struct thole *t, struct thole_shard *shard,
+                                                       const struct thole_watcher *watcher,
+                                                       uint64_t *ret_id, struct thole_status *st);
+/* `ended` follows, perhaps before this returns. An id that is no more is ignored. */
+THOLE_API void thole_unwatch(struct thole *t, uint64_t id);
+
+/* ---- What this host knows of the cluster (hosts only) ------------------------------------------ */
+
+/* An immutable view of the registry, released before thole_close. With linearizable, it is at least
+ * as new as shard zero was when the call began (UNAVAILABLE, DEADLINE_EXCEEDED); else it is what
+ * this host has now. */
+struct thole_view;
+THOLE_API THOLE_MUST_CHECK enum thole_code thole_view_acquire(struct thole *t, bool linearizable,
+                                                              uint32_t timeout_ms,
+                                                              struct thole_view **ret,
+                                                              struct thole_status *st);
+THOLE_API void thole_view_release(struct thole_view *v);
+THOLE_API uint64_t thole_view_revision(const struct thole_view *v);
+
+enum thole_liveness { THOLE_LIVE = 1, THOLE_SUSPECT = 2, THOLE_DEAD = 3 };
+struct thole_host_info {
+    uint32_t size; /* sizeof(struct thole_host_info), set by the caller */
+    char name[THOLE_NAME_BYTES], id[THOLE_ID_BYTES], address[THOLE_ADDRESS_BYTES];
+    uint32_t state;    /* 1 active, 2 cordoned, 3 draining, 4 removed */
+    uint32_t liveness; /* enum thole_liveness, 0 unknown */
+    uint64_t incarnation, revision;
+};
+struct thole_shard_info {
+    uint32_t size;
+    char name[THOLE_NAME_BYTES], type[THOLE_NAME_BYTES], leader_host[THOLE_NAME_BYTES];
+    uint64_t id, leader_replica, leader_term; /* leader: the last one reported */
+    uint32_t voters, non_voting;
+    bool formed, ready, deleting;
+    uint64_t generation, revision;
+};
+struct thole_replica_info {
+    uint32_t size;
+    uint64_t id, shard_id;
+    char shard[THOLE_NAME_BYTES], host[THOLE_NAME_BYTES];
+    uint32_t role; /* enum thole_role */
+    uint32_t
+        phase; /* 1 joining, 2 catching up, 3 running, 4 out, 5 gone, 6 failed; 0 not reported */
+    bool removing; /* wanted to go */
+    bool user;     /* made by thole_replica_create */
+    uint64_t revision;
+};
+/* Walk: zero the struct but `size` for the first call, then give back what you got; false at the
+ * end. Hosts and shards by name, replicas by id. */
+THOLE_API bool thole_view_next_host(const struct thole_view *v, struct thole_host_info *io);
+THOLE_API bool thole_view_next_shard(const struct thole_view *v, struct thole_shard_info *io);
+THOLE_API bool thole_view_next_replica(const struct thole_view *v, struct thole_replica_info *io);
+/* By name; false if there is none. */
+THOLE_API bool thole_view_shard(const struct thole_view *v, const char *name,
+                                struct thole_shard_info *ret);
+THOLE_API bool thole_view_host(const struct thole_view *v, const char *name,
+                               struct thole_host_info *ret);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

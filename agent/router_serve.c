@@ -1,0 +1,205 @@
+/* Requests of other hosts and of the library's clients, as they come from the bus. */
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "agent/agent_internal.h"
+#include "agent/router.h"
+#include "base/assert.h"
+
+struct served {
+    struct router_request r;
+    struct agent *agent;
+    struct bus_request *request;
+};
+
+/* A client that names no deadline gets this one. */
+#define SERVE_DEADLINE_NS (30 * NS_PER_S)
+
+static void answer(struct served *s)
+{
+    struct router_request *r = &s->r;
+    struct forward_reply f = {
+        .code = r->code,
+        .index = r->index,
+        .duplicate = r->duplicate,
+        .result = r->result.bytes,
+    };
+    f.failure.code = r->status.code;
+    if (r->status.code != THOLE_OK)
+        f.failure = r->status;
+    struct route_hint h;
+    if (route_cache_get(router_cache(s->agent->router), r->shard_id, &h)) {
+        f.leader_host = h.leader_host;
+        f.leader_term = h.term;
+    }
+    bus_answer(s->request, forward_reply_encode(&f), false);
+    bufslice_unref(r->result);
+    free(s);
+}
+
+static void served_done(struct router_request *r)
+{
+    answer(CONTAINER_OF(r, struct served, r));
+}
+
+static void resolved(void *ctx, const struct thole_status *st, uint64_t shard_id)
+{
+    struct served *s = ctx;
+    if (st->code != THOLE_OK) {
+        bufslice_unref(s->r.payload);
+        s->r.status = *st;
+        answer(s);
+        return;
+    }
+    s->r.shard_id = shard_id;
+    agent_route(s->agent, &s->r);
+}
+
+static enum router_kind kind_of(uint32_t method, const struct forward *f)
+{
+    if (method == METHOD_QUERY)
+        return ROUTER_QUERY;
+    if (method == METHOD_TRANSFER)
+        return ROUTER_TRANSFER;
+    return f->open_session ? ROUTER_OPEN_SESSION : ROUTER_PROPOSE;
+}
+
+static void refuse(struct bus_request *q, const char *what)
+{
+    struct thole_status st = {0};
+    thole_status_set(&st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST, __FILE__, __LINE__,
+                     "%s", what);
+    bus_answer_failure(q, &st);
+}
+
+void serve_forward(struct agent *a, struct bus_request *q)
+{
+    struct forward f;
+    if (!forward_decode(bus_request_body(q), &f)) {
+        refuse(q, "malformed body of a forwarded request");
+        return;
+    }
+    if (f.payload.size > LIMIT_PAYLOAD_BYTES) {
+        refuse(q, "payload is larger than 1 MiB");
+        return;
+    }
+    struct served *s = xmalloc(sizeof *s);
+    struct router_request *r = &s->r;
+    memset(&r->kind, 0,
+           offsetof(struct router_request, status) - offsetof(struct router_request, kind));
+    s->agent = a;
+    s->request = q;
+    r->kind = kind_of(bus_request_method(q), &f);
+    r->shard_id = f.shard_id;
+    if (f.payload.size > 0) {
+        struct buf *b = buf_copy(f.payload.data, f.payload.size);
+        r->payload = (struct bufslice){.owner = b, .bytes = slice_of(b->data, b->size)};
+    }
+    r->session = f.session;
+    r->sequence = f.sequence;
+    r->target_replica = f.sequence;
+    r->stale = f.stale;
+    r->max_staleness_ms = f.max_staleness_ms;
+    r->hops = f.hops;
+    r->deadline_ns = bus_request_deadline_ns(q);
+    if (r->deadline_ns == CLOCK_NEVER)
+        r->deadline_ns = clock_now(&clock_system) + SERVE_DEADLINE_NS;
+    r->done = served_done;
+    r->code = r->index = 0;
+    r->duplicate = false;
+    r->result = (struct bufslice){0};
+    if (f.shard_name.size > 0)
+        agent_resolve(a, f.shard_name, r->deadline_ns, resolved, s);
+    else
+        agent_route(a, r);
+}
+
+/* ---- Watches for others ------------------------------------------------------------------------ */
+
+struct served_watch {
+    struct agent *agent;
+    struct bus_request *request;
+    uint32_t hops;
+    _Atomic uint64_t id;   /* 0 until the watch was made */
+    _Atomic bool unwanted; /* cancelled, or too slow */
+    _Atomic uint32_t refs; /* the watch, and the maker */
+    bool slow;
+};
+
+static void served_watch_unref(struct served_watch *w)
+{
+    if (atomic_fetch_sub(&w->refs, 1) == 1)
+        free(w);
+}
+
+static void served_watch_stop(struct served_watch *w)
+{
+    atomic_store(&w->unwanted, true);
+    uint64_t id = atomic_load(&w->id);
+    if (id != 0)
+        agent_unwatch(w->agent, id);
+}
+
+static void served_event(void *ctx, uint64_t index, struct slice key, struct slice event,
+                         bool bookmark)
+{
+    struct served_watch *w = ctx;
+    struct forward_reply f = {.index = index, .key = key, .result = event, .bookmark = bookmark};
+    if (!w->slow && !bus_answer(w->request, forward_reply_encode(&f), true)) {
+        w->slow = true;
+        served_watch_stop(w);
+    }
+}
+
+static void served_ended(void *ctx, const struct thole_status *st)
+{
+    struct served_watch *w = ctx;
+    struct forward_reply f = {.failure = *st};
+    if (w->slow)
+        thole_status_set(&f.failure, THOLE_RESOURCE_EXHAUSTED, THOLE_REASON_QUEUE_FULL, __FILE__,
+                         __LINE__, "the watcher does not keep up; watch again");
+    bus_answer(w->request, forward_reply_encode(&f), false);
+    served_watch_unref(w);
+}
+
+static void served_cancel(void *ctx)
+{
+    served_watch_stop(ctx);
+}
+
+static void watch_resolved(void *ctx, const struct thole_status *st, uint64_t shard_id)
+{
+    struct served_watch *w = ctx;
+    if (st->code != THOLE_OK) {
+        served_ended(w, st);
+        served_watch_unref(w);
+        return;
+    }
+    const struct agent_watcher watcher = {.ctx = w, .event = served_event, .ended = served_ended};
+    uint64_t id = watches_add(w->agent->watches, shard_id, w->hops, &watcher);
+    atomic_store(&w->id, id);
+    if (atomic_load(&w->unwanted))
+        agent_unwatch(w->agent, id);
+    served_watch_unref(w);
+}
+
+void serve_watch(struct agent *a, struct bus_request *q)
+{
+    struct forward f;
+    if (!forward_decode(bus_request_body(q), &f)) {
+        refuse(q, "malformed body of a watch");
+        return;
+    }
+    struct served_watch *w = xcalloc(1, sizeof *w);
+    w->agent = a;
+    w->request = q;
+    w->hops = f.hops;
+    atomic_store(&w->refs, 2);
+    bus_request_on_cancel(q, served_cancel, w);
+    if (f.shard_name.size > 0)
+        agent_resolve(a, f.shard_name, clock_now(&clock_system) + SERVE_DEADLINE_NS, watch_resolved,
+                      w);
+    else
+        watch_resolved(w, &(struct thole_status){0}, f.shard_id);
+}

@@ -1,0 +1,167 @@
+/* The HTTP port, by libmicrohttpd. See http.h. */
+#include "agent/tholed/http.h"
+
+#include <microhttpd.h>
+#include <netdb.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+
+#include "agent/agent_internal.h"
+#include "base/metrics.h"
+
+struct http {
+    struct agent *agent;
+    struct MHD_Daemon *daemon;
+    char *address;
+};
+
+#define TEXT_PLAIN "text/plain; charset=utf-8"
+
+static enum MHD_Result reply(struct MHD_Connection *c, unsigned status, const char *type,
+                             struct slice body)
+{
+    struct MHD_Response *r = MHD_create_response_from_buffer(
+        body.size, (void *)(uintptr_t)body.data, MHD_RESPMEM_MUST_COPY);
+    if (!r)
+        return MHD_NO;
+    MHD_add_response_header(r, MHD_HTTP_HEADER_CONTENT_TYPE, type);
+    MHD_add_response_header(r, MHD_HTTP_HEADER_CACHE_CONTROL, "no-store");
+    enum MHD_Result result = MHD_queue_response(c, status, r);
+    MHD_destroy_response(r);
+    return result;
+}
+
+static enum MHD_Result get_metrics(struct MHD_Connection *c)
+{
+    struct bytes text = {0};
+    metrics_render(&text);
+    enum MHD_Result r =
+        reply(c, MHD_HTTP_OK, "text/plain; version=0.0.4; charset=utf-8", bytes_slice(&text));
+    bytes_deinit(&text);
+    return r;
+}
+
+static enum MHD_Result get_ready(struct http *h, struct MHD_Connection *c)
+{
+    char why[200], text[600];
+    bool ready = agent_ready(h->agent, why, sizeof why);
+    struct uuid cluster;
+    struct engine_replica_status s;
+    bool member = agent_cluster(h->agent, &cluster);
+    bool zero = engine_shard_status(agent_engine(h->agent), REGISTRY_SHARD_ID, &s);
+    if (MHD_lookup_connection_value_n(c, MHD_GET_ARGUMENT_KIND, "verbose", 7, NULL, NULL) ==
+        MHD_YES)
+        snprintf(text, sizeof text,
+                 "[%c] member of a cluster\n[%c] replica of shard zero runs\n"
+                 "[%c] ready%s%s\nreadyz check %s\n",
+                 member ? '+' : '-', zero ? '+' : '-', ready ? '+' : '-', ready ? "" : ": ",
+                 ready ? "" : why, ready ? "passed" : "failed");
+    else
+        snprintf(text, sizeof text, "%s%s\n", ready ? "ok" : "not ready: ", ready ? "" : why);
+    return reply(c, ready ? MHD_HTTP_OK : MHD_HTTP_SERVICE_UNAVAILABLE, TEXT_PLAIN,
+                 slice_str(text));
+}
+
+static enum MHD_Result get_version(struct http *h, struct MHD_Connection *c)
+{
+    char text[512];
+    snprintf(text, sizeof text, "{\"version\":\"%s\",\"host\":\"%s\",\"address\":\"%s\"}\n",
+             agent_version(), agent_name(h->agent), agent_address(h->agent));
+    return reply(c, MHD_HTTP_OK, "application/json", slice_str(text));
+}
+
+static enum MHD_Result answer(void *ctx, struct MHD_Connection *c, const char *url,
+                              const char *method, const char *version, const char *upload,
+                              size_t *upload_size, void **state)
+{
+    struct http *h = ctx;
+    (void)version;
+    (void)upload;
+    (void)upload_size;
+    (void)state;
+    if (strcmp(method, MHD_HTTP_METHOD_GET) != 0 && strcmp(method, MHD_HTTP_METHOD_HEAD) != 0)
+        return reply(c, MHD_HTTP_METHOD_NOT_ALLOWED, TEXT_PLAIN, slice_str("only GET\n"));
+    if (strcmp(url, "/metrics") == 0)
+        return get_metrics(c);
+    if (strcmp(url, "/livez") == 0)
+        return reply(c, MHD_HTTP_OK, TEXT_PLAIN, slice_str("ok\n"));
+    if (strcmp(url, "/readyz") == 0)
+        return get_ready(h, c);
+    if (strcmp(url, "/version") == 0)
+        return get_version(h, c);
+    return reply(c, MHD_HTTP_NOT_FOUND, TEXT_PLAIN,
+                 slice_str("there are /metrics /livez /readyz?verbose /version\n"));
+}
+
+static enum thole_code resolve(const char *address, char **ret_host, struct addrinfo **ret,
+                               struct thole_status *st)
+{
+    const char *colon = strrchr(address, ':');
+    const struct addrinfo hints = {
+        .ai_family = AF_UNSPEC, .ai_socktype = SOCK_STREAM, .ai_flags = AI_PASSIVE};
+    if (!colon || colon == address || !colon[1])
+        return THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
+                          "http address \"%.64s\" is not HOST:PORT", address);
+    char *host = xstrndup(address, (size_t)(colon - address));
+    size_t n = strlen(host);
+    bool brackets = host[0] == '[' && host[n - 1] == ']';
+    if (brackets)
+        host[n - 1] = 0;
+    int rc = getaddrinfo(brackets ? host + 1 : host, colon + 1, &hints, ret);
+    if (rc != 0) {
+        free(host);
+        return THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
+                          "http address \"%.64s\": %s", address, gai_strerror(rc));
+    }
+    if (brackets)
+        host[n - 1] = ']';
+    *ret_host = host;
+    return THOLE_OK;
+}
+
+enum thole_code http_new(struct agent *a, const char *address, struct http **ret,
+                         struct thole_status *st)
+{
+    struct addrinfo *ai = NULL;
+    char *host = NULL;
+    enum thole_code code = resolve(address, &host, &ai, st);
+    if (code != THOLE_OK)
+        return code;
+    struct http *h = xcalloc(1, sizeof *h);
+    h->agent = a;
+    unsigned flags = MHD_USE_AUTO | MHD_USE_INTERNAL_POLLING_THREAD |
+                     (ai->ai_family == AF_INET6 ? MHD_USE_IPv6 : 0);
+    h->daemon = MHD_start_daemon(flags, 0, NULL, NULL, answer, h, MHD_OPTION_SOCK_ADDR, ai->ai_addr,
+                                 MHD_OPTION_CONNECTION_LIMIT, 64u, MHD_OPTION_CONNECTION_TIMEOUT,
+                                 30u, MHD_OPTION_END);
+    freeaddrinfo(ai);
+    const union MHD_DaemonInfo *info =
+        h->daemon ? MHD_get_daemon_info(h->daemon, MHD_DAEMON_INFO_BIND_PORT) : NULL;
+    if (!info) {
+        free(host);
+        http_free(h);
+        return THOLE_FAIL(st, THOLE_UNAVAILABLE, THOLE_REASON_ADDRESS_IN_USE,
+                          "cannot listen for http on %s", address);
+    }
+    h->address = xasprintf("%s:%u", host, (unsigned)info->port);
+    free(host);
+    *ret = h;
+    return THOLE_OK;
+}
+
+void http_free(struct http *h)
+{
+    if (!h)
+        return;
+    if (h->daemon)
+        MHD_stop_daemon(h->daemon);
+    free(h->address);
+    free(h);
+}
+
+const char *http_address(const struct http *h)
+{
+    return h->address;
+}

@@ -1,0 +1,16 @@
+/* The HTTP port: /metrics, /livez, /readyz, /version. Read-only, in one thread of its own. */
+#ifndef AGENT_THOLED_HTTP_H
+#define AGENT_THOLED_HTTP_H
+
+#include <stdint.h>
+#include <thole/status.h>
+
+struct agent;
+struct http;
+/* `address` is HOST:PORT; port 0 picks one. UNAVAILABLE ADDRESS_IN_USE, INVALID_ARGUMENT. */
+THOLE_MUST_CHECK enum thole_code http_new(struct agent *a, const char *address, struct http **ret,
+                                          struct thole_status *st);
+void http_free(struct http *h);                 /* NULL is fine */
+const char *http_address(const struct http *h); /* with the real port */
+
+#endif

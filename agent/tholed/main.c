@@ -1,0 +1,289 @@
+/* tholed: a host of a cluster as a daemon. Options in options.c; everything else is the agent's. */
+#include <errno.h>
+#include <inttypes.h>
+#include <poll.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <sys/signalfd.h>
+#include <systemd/sd-daemon.h>
+#include <unistd.h>
+
+#include "agent/agent_internal.h"
+#include "agent/services/services.h"
+#include "agent/tholed/http.h"
+#include "agent/tholed/options.h"
+#include "base/log.h"
+
+enum {
+    EXIT_OK = 0,
+    EXIT_START = 1,
+    EXIT_USAGE = 2,
+    EXIT_DATA = 3,
+    EXIT_ADDRESS = 4,
+    EXIT_FAILED = 5
+};
+
+struct daemon {
+    struct daemon_options options;
+    struct agent *agent;
+    struct http *http;
+    int wake_fd;
+    _Atomic bool failed, stopping;
+    struct thole_status failure; /* written before `failed` */
+    pthread_t status_thread;
+    bool status_running;
+    bool last_ready;
+    char last_why[200];
+    /* The watchdog is fed when a read went through a loop and an applier. */
+    struct router_request probe;
+    _Atomic bool probe_running, probe_returned;
+};
+
+static int exit_code(const struct thole_status *st)
+{
+    switch ((int)st->reason) {
+    case THOLE_REASON_LOCKED:
+    case THOLE_REASON_FORMAT:
+    case THOLE_REASON_CORRUPT:
+    case THOLE_REASON_WRONG_CLUSTER:
+    case THOLE_REASON_WRONG_HOST:
+    case THOLE_REASON_DISK:
+        return EXIT_DATA;
+    case THOLE_REASON_ADDRESS_IN_USE:
+        return EXIT_ADDRESS;
+    default:
+        return st->code == THOLE_INVALID_ARGUMENT ? EXIT_USAGE : EXIT_START;
+    }
+}
+
+static int say(const struct thole_status *st, int code)
+{
+    fprintf(stderr, "tholed: %s\n", st->message);
+    return code;
+}
+
+static void wake(struct daemon *d)
+{
+    uint64_t one = 1;
+    ssize_t n = write(d->wake_fd, &one, sizeof one);
+    (void)n; /* a full counter wakes as well */
+}
+
+static void on_failed(void *ctx, const struct thole_status *st)
+{
+    struct daemon *d = ctx;
+    d->failure = *st;
+    atomic_store(&d->failed, true);
+    wake(d);
+}
+
+/* ---- Start ------------------------------------------------------------------------------------- */
+
+static enum thole_code configure_log(const struct daemon_options *o, struct thole_status *st)
+{
+    if (o->log_level && !log_configure_text(o->log_level))
+        return THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
+                          "--log-level \"%.64s\": see --help", o->log_level);
+    if (o->log_format && strcmp(o->log_format, "text") != 0 && strcmp(o->log_format, "json") != 0)
+        return THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
+                          "--log-format \"%.64s\": text or json", o->log_format);
+    if (o->log_format)
+        log_set_json(strcmp(o->log_format, "json") == 0);
+    return THOLE_OK;
+}
+
+static enum thole_code start(struct daemon *d, struct thole_status *st)
+{
+    const struct daemon_options *o = &d->options;
+    enum thole_code code = configure_log(o, st);
+    if (code != THOLE_OK)
+        return code;
+    const struct agent_options ao = {
+        .data_dir = o->data_dir ? o->data_dir : "thole-data",
+        .listen = o->listen,
+        .advertise = o->advertise,
+        .name = o->name,
+        .tags = (const char *const *)o->tags,
+        .tag_count = o->tag_count,
+        .bootstrap = o->dev     ? AGENT_BOOTSTRAP_DEV
+                     : o->peers ? AGENT_BOOTSTRAP_PEERS
+                     : o->join  ? AGENT_BOOTSTRAP_JOIN
+                                : AGENT_BOOTSTRAP_NONE,
+        .addresses = o->peers ? o->peers : o->join,
+        .election_timeout_ms = (uint32_t)o->election_timeout_ms,
+        .heartbeat_ms = (uint32_t)o->heartbeat_ms,
+        .loop_count = (uint32_t)o->loops,
+        .applier_count = (uint32_t)o->appliers,
+        .services = services_register,
+        .services_end = services_unregister,
+        .failed = on_failed,
+        .failed_ctx = d,
+    };
+    code = agent_new(&ao, &d->agent, st);
+    const char *http = o->http ? o->http : o->dev ? "127.0.0.1:0" : "off";
+    if (code == THOLE_OK && strcmp(http, "off") != 0)
+        code = http_new(d->agent, http, &d->http, st);
+    return code;
+}
+
+static void banner(struct daemon *d)
+{
+    char id[UUID_TEXT_BYTES];
+    struct uuid cluster;
+    uuid_format(agent_host_id(d->agent), id);
+    printf("tholed %s\n  host     %s (%s)\n  data     %s\n  grpc     %s\n", agent_version(),
+           agent_name(d->agent), id, d->options.data_dir ? d->options.data_dir : "thole-data",
+           agent_address(d->agent));
+    if (d->http)
+        printf("  http     http://%s/ (metrics livez readyz version)\n", http_address(d->http));
+    if (agent_cluster(d->agent, &cluster)) {
+        uuid_format(&cluster, id);
+        printf("  cluster  %s\n", id);
+    } else {
+        printf("  cluster  not a member yet (%s)\n", d->options.peers  ? d->options.peers
+                                                     : d->options.join ? d->options.join
+                                                                       : "as promised");
+    }
+    printf("  try      thole --endpoints %s status\n", agent_address(d->agent));
+    fflush(stdout);
+}
+
+/* ---- Status for people and systemd ------------------------------------------------------------- */
+
+static bool status_changed(struct agent *a, void *ctx)
+{
+    struct daemon *d = ctx;
+    char why[sizeof d->last_why] = "";
+    bool ready = agent_ready(a, why, sizeof why);
+    return atomic_load(&d->stopping) || ready != d->last_ready || strcmp(why, d->last_why) != 0;
+}
+
+static void *status_main(void *ctx)
+{
+    struct daemon *d = ctx;
+    pthread_setname_np(pthread_self(), "status");
+    while (!atomic_load(&d->stopping) && !agent_stopping(d->agent)) {
+        if (!agent_wait(d->agent, clock_now(&clock_system) + 3600 * NS_PER_S, status_changed, d))
+            continue;
+        bool was = d->last_ready;
+        d->last_ready = agent_ready(d->agent, d->last_why, sizeof d->last_why);
+        if (d->last_ready)
+            d->last_why[0] = 0;
+        sd_notifyf(0, "STATUS=%s%s", d->last_ready ? "ready" : "not ready: ", d->last_why);
+        if (d->last_ready && !was)
+            LOG_INFO(DAEMON, "ready address=%s", agent_address(d->agent));
+        else if (!d->last_ready && was && !atomic_load(&d->stopping))
+            LOG_WARN(DAEMON, "not ready: %s; waiting", d->last_why);
+    }
+    return NULL;
+}
+
+static void probe_done(struct router_request *r)
+{
+    struct daemon *d = CONTAINER_OF(r, struct daemon, probe);
+    bufslice_unref(r->result);
+    atomic_store(&d->probe_returned, true);
+    atomic_store(&d->probe_running, false);
+}
+
+/* Feed the watchdog for the probe that returned, and send the next one. */
+static void watchdog(struct daemon *d, uint64_t interval_us)
+{
+    struct uuid cluster;
+    if (!agent_cluster(d->agent, &cluster) || atomic_exchange(&d->probe_returned, false))
+        sd_notify(0, "WATCHDOG=1");
+    if (!agent_cluster(d->agent, &cluster) || atomic_exchange(&d->probe_running, true))
+        return;
+    memset(&d->probe, 0, sizeof d->probe);
+    d->probe.kind = ROUTER_QUERY;
+    d->probe.shard_id = REGISTRY_SHARD_ID;
+    d->probe.stale = true;
+    d->probe.deadline_ns = clock_now(&clock_system) + interval_us * NS_PER_US;
+    d->probe.done = probe_done;
+    agent_route(d->agent, &d->probe);
+}
+
+/* ---- Run --------------------------------------------------------------------------------------- */
+
+static int run(struct daemon *d, int signal_fd)
+{
+    uint64_t watchdog_us = 0;
+    int timeout_ms = -1;
+    if (sd_watchdog_enabled(0, &watchdog_us) > 0 && watchdog_us > 0)
+        timeout_ms = (int)(watchdog_us / 4000) + 1;
+    if (pthread_create(&d->status_thread, NULL, status_main, d) == 0)
+        d->status_running = true;
+    sd_notifyf(0, "READY=1\nMAINPID=%ld", (long)getpid());
+    for (;;) {
+        struct pollfd fds[] = {{.fd = signal_fd, .events = POLLIN},
+                               {.fd = d->wake_fd, .events = POLLIN}};
+        int n = poll(fds, 2, timeout_ms);
+        if (n < 0 && errno != EINTR)
+            return EXIT_FAILED;
+        if (atomic_load(&d->failed))
+            return say(&d->failure, EXIT_FAILED);
+        struct signalfd_siginfo info;
+        if (n > 0 && (fds[0].revents & POLLIN) && read(signal_fd, &info, sizeof info) > 0) {
+            if (info.ssi_signo == SIGHUP)
+                continue; /* nothing to read anew yet */
+            LOG_INFO(DAEMON, "stopping signal=%u", (unsigned)info.ssi_signo);
+            return EXIT_OK;
+        }
+        if (timeout_ms > 0)
+            watchdog(d, watchdog_us);
+    }
+}
+
+static void stop(struct daemon *d)
+{
+    sd_notify(0, "STOPPING=1");
+    atomic_store(&d->stopping, true);
+    if (d->agent)
+        agent_signal(d->agent);
+    if (d->status_running)
+        pthread_join(d->status_thread, NULL);
+    http_free(d->http);
+    if (d->agent)
+        agent_stop(d->agent);
+    agent_free(d->agent);
+}
+
+int main(int argc, char **argv)
+{
+    struct thole_status st = {0};
+    struct daemon *d = xcalloc(1, sizeof *d);
+    int rc = EXIT_OK;
+    if (options_read(argc, argv, &d->options, &st) != THOLE_OK) {
+        rc = say(&st, EXIT_USAGE);
+    } else if (d->options.help) {
+        options_help();
+    } else if (d->options.version) {
+        printf("tholed %s\n", agent_version());
+    } else {
+        sigset_t signals;
+        sigemptyset(&signals);
+        sigaddset(&signals, SIGTERM);
+        sigaddset(&signals, SIGINT);
+        sigaddset(&signals, SIGHUP);
+        pthread_sigmask(SIG_BLOCK, &signals, NULL);
+        signal(SIGPIPE, SIG_IGN);
+        int signal_fd = signalfd(-1, &signals, SFD_CLOEXEC);
+        d->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+        if (start(d, &st) != THOLE_OK) {
+            rc = say(&st, exit_code(&st));
+        } else {
+            banner(d);
+            rc = run(d, signal_fd);
+        }
+        stop(d);
+        close(signal_fd);
+        close(d->wake_fd);
+    }
+    options_deinit(&d->options);
+    free(d);
+    return rc;
+}

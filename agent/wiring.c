@@ -1,0 +1,254 @@
+/* Who calls whom: the vtables between bus, engine, controllers and router.
+ *
+ *   engine  --frames-->        bus        engine_transport.send -> bus_send
+ *   bus     --frames-->        engine     bus_handler.frame -> engine_deliver
+ *   bus     --peer states-->   engine, hostctl
+ *   engine  --replica state--> router's cache, hostctl, chores
+ *   hostctl --commands-->      router     upward.propose -> agent_route on shard zero
+ *   hostctl --addresses-->     bus, chores (the peers file)
+ *
+ * Everything here runs on the threads of whoever calls, and only passes on. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "agent/agent_internal.h"
+#include "base/log.h"
+
+_Static_assert((int)ENGINE_LANE_CONTROL == (int)BUS_LANE_CONTROL &&
+                   (int)ENGINE_LANE_APPEND == (int)BUS_LANE_APPEND &&
+                   (int)ENGINE_LANE_SNAPSHOT == (int)BUS_LANE_SNAPSHOT,
+               "the engine's lanes are the bus's");
+
+/* ---- Engine and bus ---------------------------------------------------------------------------- */
+
+static enum thole_code transport_send(void *ctx, const struct uuid *host, enum engine_lane lane,
+                                      struct bufslice frame)
+{
+    struct agent *a = ctx;
+    return bus_send(a->bus, host, (enum bus_lane)lane, frame);
+}
+
+struct engine_transport wiring_transport(struct agent *a)
+{
+    return (struct engine_transport){.ctx = a, .send = transport_send};
+}
+
+static void on_replica_changed(void *ctx, const struct engine_replica_status *s)
+{
+    struct agent *a = ctx;
+    route_cache_local(router_cache(a->router), s);
+    struct hostctl *h = atomic_load_explicit(&a->hostctl, memory_order_acquire);
+    if (h)
+        hostctl_replica_changed(h, s);
+    chores_wake(a->chores);
+}
+
+static void on_host_failed(void *ctx, const struct thole_status *st)
+{
+    agent_fail(ctx, st);
+}
+
+struct engine_observer wiring_observer(struct agent *a)
+{
+    return (struct engine_observer){
+        .ctx = a, .replica_changed = on_replica_changed, .host_failed = on_host_failed};
+}
+
+static void on_frame(void *ctx, const struct uuid *from, uint64_t incarnation, enum bus_lane lane,
+                     struct bufslice frame)
+{
+    struct agent *a = ctx;
+    engine_deliver(a->engine, from, incarnation, (enum engine_lane)lane, bufslice_ref(frame));
+}
+
+static void on_peer_state(void *ctx, const struct uuid *host, bool up, uint64_t incarnation)
+{
+    struct agent *a = ctx;
+    (void)incarnation;
+    engine_peer_state(a->engine, host, up);
+    hostctl_peer_state(atomic_load_explicit(&a->hostctl, memory_order_acquire), host, up);
+}
+
+static void on_request(void *ctx, struct bus_request *q)
+{
+    struct agent *a = ctx;
+    struct thole_status st = {0};
+    switch (bus_request_method(q)) {
+    case METHOD_PROPOSE:
+    case METHOD_QUERY:
+    case METHOD_TRANSFER:
+        serve_forward(a, q);
+        return;
+    case METHOD_WATCH:
+        serve_watch(a, q);
+        return;
+    case METHOD_JOIN:
+        chores_join(a->chores, q);
+        return;
+    case METHOD_MEET:
+        meeting_serve(a, q);
+        return;
+    default:
+        thole_status_set(&st, THOLE_UNIMPLEMENTED, THOLE_REASON_NONE, __FILE__, __LINE__,
+                         "no such method between hosts: %u", (unsigned)bus_request_method(q));
+        bus_answer_failure(q, &st);
+    }
+}
+
+struct bus_handler wiring_bus_handler(struct agent *a)
+{
+    return (struct bus_handler){
+        .ctx = a, .frame = on_frame, .peer_state = on_peer_state, .request = on_request};
+}
+
+/* ---- Controllers ------------------------------------------------------------------------------- */
+
+#define COMMAND_DEADLINE_NS (10 * NS_PER_S)
+
+struct proposed {
+    struct router_request r;
+    void (*done)(void *ctx, const struct thole_status *st, uint64_t code, struct slice result);
+    void *ctx;
+};
+
+static void proposed_done(struct router_request *r)
+{
+    struct proposed *p = CONTAINER_OF(r, struct proposed, r);
+    p->done(p->ctx, &r->status, r->code, r->result.bytes);
+    bufslice_unref(r->result);
+    free(p);
+}
+
+static void upward_propose(void *ctx, struct bufslice command,
+                           void (*done)(void *done_ctx, const struct thole_status *st,
+                                        uint64_t code, struct slice result),
+                           void *done_ctx)
+{
+    struct agent *a = ctx;
+    struct proposed *p = xcalloc(1, sizeof *p);
+    p->done = done;
+    p->ctx = done_ctx;
+    p->r.kind = ROUTER_PROPOSE;
+    p->r.shard_id = REGISTRY_SHARD_ID;
+    p->r.payload = command;
+    p->r.deadline_ns = clock_now(executor_clock(a->executor)) + COMMAND_DEADLINE_NS;
+    p->r.done = proposed_done;
+    agent_route(a, &p->r);
+}
+
+static void upward_host_address(void *ctx, const struct uuid *host, const char *address)
+{
+    struct agent *a = ctx;
+    struct thole_status st = {0};
+    if (uuid_equal(host, agent_host_id(a)))
+        return;
+    if (!address)
+        bus_peer_remove(a->bus, host);
+    else if (bus_peer_set(a->bus, host, address, &st) != THOLE_OK)
+        LOG_WARN(AGENT, "cannot use a host's address address=%s error=\"%s\"; waiting for another",
+                 address, st.message);
+    chores_address(a->chores, host, address);
+}
+
+struct hostctl_upward wiring_upward(struct agent *a)
+{
+    return (struct hostctl_upward){
+        .ctx = a, .propose = upward_propose, .host_address = upward_host_address};
+}
+
+/* ---- Router ------------------------------------------------------------------------------------ */
+
+static bool row_host_id(upb_StringView text, struct uuid *ret)
+{
+    char id[UUID_TEXT_BYTES];
+    if (text.size != sizeof id - 1)
+        return false;
+    memcpy(id, text.data, sizeof id - 1);
+    id[sizeof id - 1] = 0;
+    return uuid_parse(id, ret);
+}
+
+static bool eligible(struct agent *a, const struct uuid *host, const struct uuid *avoid)
+{
+    return !uuid_equal(host, agent_host_id(a)) && !uuid_equal(host, avoid);
+}
+
+/* The leader that the registry knows of, at every other attempt; else the shard's replicas in turn. */
+static bool by_registry(struct agent *a, const struct registry_view *v, uint64_t shard_id,
+                        uint32_t attempt, const struct uuid *avoid, struct uuid *ret)
+{
+    const thole_v1_Shard *s = registry_shard(v, shard_id);
+    const thole_v1_ShardStatus *st = s ? thole_v1_Shard_status(s) : NULL;
+    if (st && attempt % 2 == 0) {
+        upb_StringView name = thole_v1_ShardStatus_leader_host(st);
+        const thole_v1_Host *h =
+            name.size > 0 ? registry_host_by_name(v, registry_str(name)) : NULL;
+        if (h && row_host_id(thole_v1_Host_id(h), ret) && eligible(a, ret, avoid))
+            return true;
+    }
+    struct uuid found[LIMIT_MEMBERS];
+    uint32_t n = 0;
+    const thole_v1_Replica *r = NULL;
+    for (uint64_t after = 0;
+         n < LIMIT_MEMBERS && (r = registry_next_replica_of_shard(v, shard_id, after));
+         after = thole_v1_Replica_id(r)) {
+        if (thole_v1_Replica_desired(r) == thole_v1_REPLICA_DESIRED_RUN &&
+            row_host_id(thole_v1_Replica_host_id(r), &found[n]) && eligible(a, &found[n], avoid))
+            n++;
+    }
+    if (n == 0)
+        return false;
+    *ret = found[attempt % n];
+    return true;
+}
+
+/* Before there is a view: the hosts that formed the cluster. */
+static bool by_identity(struct agent *a, uint32_t attempt, const struct uuid *avoid,
+                        struct uuid *ret)
+{
+    bool found = false;
+    pthread_mutex_lock(&a->lock);
+    const struct member_list *l = &a->identity.first;
+    for (uint32_t i = 0; i < l->count && !found; i++) {
+        const struct uuid *host = &l->members[(attempt + i) % l->count].host;
+        if (eligible(a, host, avoid)) {
+            *ret = *host;
+            found = true;
+        }
+    }
+    pthread_mutex_unlock(&a->lock);
+    return found;
+}
+
+static bool router_elsewhere(void *ctx, uint64_t shard_id, uint32_t attempt,
+                             const struct uuid *avoid, struct uuid *ret)
+{
+    struct agent *a = ctx;
+    struct registry_view *v = registry_view_acquire(a->registry);
+    bool found = by_registry(a, v, shard_id, attempt, avoid, ret);
+    registry_view_release(v);
+    return found || (shard_id == REGISTRY_SHARD_ID && by_identity(a, attempt, avoid, ret));
+}
+
+static bool router_exists(void *ctx, uint64_t shard_id)
+{
+    struct agent *a = ctx;
+    if (shard_id == REGISTRY_SHARD_ID)
+        return true;
+    struct registry_view *v = registry_view_acquire(a->registry);
+    bool exists = registry_shard(v, shard_id) != NULL;
+    registry_view_release(v);
+    return exists;
+}
+
+struct router_options wiring_router(struct agent *a)
+{
+    return (struct router_options){
+        .bus = a->bus,
+        .self = *agent_host_id(a),
+        .executor = a->executor,
+        .ctx = a,
+        .elsewhere = router_elsewhere,
+        .exists = router_exists,
+    };
+}
