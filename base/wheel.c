@@ -1,46 +1,83 @@
-/* Six levels of 64 slots: level l has slots of 64^l milliseconds, 2^36 ms (two years) in all; what
- * is due later waits in the last slot and is sorted in again. A bitmap per level finds the next
- * occupied slot without walking. */
+/* A hierarchical timer wheel whose levels cover all 64 bits of time, so that nothing overflows.
+ *
+ * A time is read as digits of six bits. Invariant: a timer that is due after `now` sits at the
+ * level of the most significant digit in which its due time differs from `now`, in the slot of its
+ * own digit there. It follows that
+ *   - occupied slots of a level lie ahead of `now`, never behind: no slot wraps around;
+ *   - everything on a lower level is due before everything on a higher one.
+ * So the first occupied slot of the lowest occupied level comes next. Time jumps to the start of
+ * that slot, its timers sink to lower levels, and what is due goes to the `due` list. A jump over
+ * empty slots costs nothing. */
 #include "base/wheel.h"
 
+#include <stddef.h>
 #include <stdlib.h>
 
 #include "base/assert.h"
 #include "base/buf.h"
 
-#define LEVELS 6
-#define SLOT_BITS 6
-#define SLOTS (1u << SLOT_BITS)
-#define SPAN_MS (UINT64_C(1) << (LEVELS * SLOT_BITS))
+#define DIGIT_BITS 6u
+#define SLOTS (1u << DIGIT_BITS)
+#define LEVELS ((64u + DIGIT_BITS - 1) / DIGIT_BITS)
 
 struct wheel {
     uint64_t now_ms;
+    struct wheel_timer *due;   /* due_ms <= now_ms */
+    uint64_t due_min_ms;       /* a lower bound over `due`, if that is not empty */
+    uint64_t occupied[LEVELS]; /* bit s: slots[level][s] is not empty */
     struct wheel_timer *slots[LEVELS][SLOTS];
-    uint64_t occupied[LEVELS];
-    struct wheel_timer *due; /* expired, not yet taken */
 };
 
-static void list_push(struct wheel_timer **head, struct wheel_timer *t)
+struct place {
+    unsigned level, slot;
+};
+
+static unsigned digit(uint64_t t, unsigned level)
+{
+    return (unsigned)(t >> (level * DIGIT_BITS)) & (SLOTS - 1);
+}
+
+static struct place place_of(const struct wheel *w, uint64_t due_ms)
+{
+    unsigned highest = 63u - (unsigned)__builtin_clzll(due_ms ^ w->now_ms);
+    unsigned level = highest / DIGIT_BITS;
+    return (struct place){.level = level, .slot = digit(due_ms, level)};
+}
+
+static void push(struct wheel_timer **head, struct wheel_timer *t)
 {
     t->next = *head;
-    if (*head)
-        (*head)->prev = &t->next;
     t->prev = head;
+    if (t->next != NULL)
+        t->next->prev = &t->next;
     *head = t;
 }
 
-static void list_remove(struct wheel_timer *t)
+static void unlink_timer(struct wheel_timer *t)
 {
     *t->prev = t->next;
-    if (t->next)
+    if (t->next != NULL)
         t->next->prev = t->prev;
     t->next = NULL;
     t->prev = NULL;
 }
 
+static void insert(struct wheel *w, struct wheel_timer *t)
+{
+    if (t->due_ms <= w->now_ms) {
+        if (w->due == NULL || t->due_ms < w->due_min_ms)
+            w->due_min_ms = t->due_ms;
+        push(&w->due, t);
+        return;
+    }
+    struct place p = place_of(w, t->due_ms);
+    push(&w->slots[p.level][p.slot], t);
+    w->occupied[p.level] |= UINT64_C(1) << p.slot;
+}
+
 struct wheel *wheel_new(uint64_t now_ms)
 {
-    struct wheel *w = xcalloc(1, sizeof *w);
+    struct wheel *w = xcalloc(1, sizeof(*w));
     w->now_ms = now_ms;
     return w;
 }
@@ -55,103 +92,85 @@ bool wheel_armed(const struct wheel_timer *t)
     return t->prev != NULL;
 }
 
-static unsigned slot_of(uint64_t ms, unsigned level)
+void wheel_cancel(struct wheel *w, struct wheel_timer *t)
 {
-    return (unsigned)(ms >> (level * SLOT_BITS)) & (SLOTS - 1);
-}
-
-static void place(struct wheel *w, struct wheel_timer *t)
-{
-    if (t->due_ms <= w->now_ms) {
-        list_push(&w->due, t);
+    if (!wheel_armed(t))
         return;
+    bool waits_in_slot = t->due_ms > w->now_ms;
+    unlink_timer(t);
+    if (waits_in_slot) {
+        struct place p = place_of(w, t->due_ms);
+        if (w->slots[p.level][p.slot] == NULL)
+            w->occupied[p.level] &= ~(UINT64_C(1) << p.slot);
     }
-    uint64_t at = t->due_ms - w->now_ms < SPAN_MS ? t->due_ms : w->now_ms + SPAN_MS - 1;
-    /* The level of the highest group of bits in which it differs from now. */
-    unsigned level = (63 - (unsigned)__builtin_clzll(at ^ w->now_ms)) / SLOT_BITS;
-    if (level >= LEVELS)
-        level = LEVELS - 1;
-    unsigned slot = slot_of(at, level);
-    list_push(&w->slots[level][slot], t);
-    w->occupied[level] |= UINT64_C(1) << slot;
 }
 
 void wheel_arm(struct wheel *w, struct wheel_timer *t, uint64_t due_ms)
 {
     wheel_cancel(w, t);
     t->due_ms = due_ms;
-    place(w, t);
+    insert(w, t);
 }
 
-void wheel_cancel(struct wheel *w, struct wheel_timer *t)
+/* The slot that comes next; false if all are empty. */
+static bool next_place(const struct wheel *w, struct place *ret)
 {
-    (void)w; /* a stale bit in `occupied` costs one look, and is cleared then */
-    if (wheel_armed(t))
-        list_remove(t);
-}
-
-/* The next slot of a level after now's own, and when it begins; false if the level is empty. */
-static bool next_slot(const struct wheel *w, unsigned level, unsigned *ret_slot, uint64_t *ret_ms)
-{
-    uint64_t bits = w->occupied[level];
-    if (!bits)
-        return false;
-    unsigned current = slot_of(w->now_ms, level);
-    /* Rotate so that bit 0 is the slot after the current one. */
-    unsigned shift = (current + 1) & (SLOTS - 1);
-    uint64_t rotated = shift ? (bits >> shift) | (bits << (SLOTS - shift)) : bits;
-    unsigned ahead = (unsigned)__builtin_ctzll(rotated) + 1;
-    *ret_slot = (current + ahead) & (SLOTS - 1);
-    uint64_t unit = UINT64_C(1) << (level * SLOT_BITS);
-    *ret_ms = (w->now_ms / unit + ahead) * unit;
-    return true;
-}
-
-uint64_t wheel_next(const struct wheel *w)
-{
-    if (w->due)
-        return w->now_ms;
-    uint64_t next = UINT64_MAX;
     for (unsigned level = 0; level < LEVELS; level++) {
-        unsigned slot;
-        uint64_t ms;
-        if (next_slot(w, level, &slot, &ms) && ms < next)
-            next = ms;
+        if (w->occupied[level] != 0) {
+            unsigned slot = (unsigned)__builtin_ctzll(w->occupied[level]);
+            *ret = (struct place){.level = level, .slot = slot};
+            return true;
+        }
     }
-    return next;
+    return false;
 }
 
-/* Enter the slots that begin at w->now_ms: sort their timers in again, lower or due. */
-static void cascade(struct wheel *w)
+static uint64_t start_of(const struct wheel *w, struct place p)
 {
-    for (unsigned level = LEVELS; level-- > 0;) {
-        uint64_t unit = UINT64_C(1) << (level * SLOT_BITS);
-        if (w->now_ms & (unit - 1))
-            continue;
-        unsigned slot = slot_of(w->now_ms, level);
-        if (!(w->occupied[level] >> slot & 1))
-            continue;
-        w->occupied[level] &= ~(UINT64_C(1) << slot);
-        struct wheel_timer *t = w->slots[level][slot];
-        w->slots[level][slot] = NULL;
-        for (struct wheel_timer *next; t; t = next) {
-            next = t->next;
-            t->next = NULL;
-            t->prev = NULL;
-            place(w, t);
-        }
+    unsigned shift = p.level * DIGIT_BITS;
+    unsigned above = shift + DIGIT_BITS;
+    uint64_t high = above >= 64 ? 0 : w->now_ms >> above << above;
+    return high | (uint64_t)p.slot << shift;
+}
+
+/* Enter the slot at `start_ms`: with the new time its timers belong elsewhere. */
+static void open_slot(struct wheel *w, struct place p, uint64_t start_ms)
+{
+    ASSERT(start_ms > w->now_ms);
+    w->now_ms = start_ms;
+    w->occupied[p.level] &= ~(UINT64_C(1) << p.slot);
+    struct wheel_timer **slot = &w->slots[p.level][p.slot];
+    struct wheel_timer *t;
+    while ((t = *slot) != NULL) {
+        unlink_timer(t);
+        insert(w, t);
     }
 }
 
 struct wheel_timer *wheel_expire(struct wheel *w, uint64_t now_ms)
 {
-    while (!w->due && w->now_ms < now_ms) {
-        uint64_t next = wheel_next(w);
-        w->now_ms = next < now_ms ? next : now_ms;
-        cascade(w);
+    struct place p;
+    while (w->due == NULL && next_place(w, &p)) {
+        uint64_t start_ms = start_of(w, p);
+        if (start_ms > now_ms)
+            break;
+        open_slot(w, p, start_ms);
     }
     struct wheel_timer *t = w->due;
-    if (t)
-        list_remove(t);
-    return t;
+    if (t != NULL) {
+        unlink_timer(t);
+        return t;
+    }
+    /* No slot starts before now_ms, so every timer keeps its place. */
+    if (now_ms > w->now_ms)
+        w->now_ms = now_ms;
+    return NULL;
+}
+
+uint64_t wheel_next(const struct wheel *w)
+{
+    struct place p;
+    if (w->due != NULL)
+        return w->due_min_ms;
+    return next_place(w, &p) ? start_of(w, p) : UINT64_MAX;
 }
