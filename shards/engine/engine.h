@@ -23,6 +23,7 @@
 #include "shards/store/store.h"
 
 struct engine;
+struct engine_files; /* files.h */
 
 enum engine_lane { ENGINE_LANE_CONTROL = 1, ENGINE_LANE_APPEND = 2, ENGINE_LANE_SNAPSHOT = 3 };
 
@@ -63,6 +64,7 @@ struct engine_options {
     struct log_store *log;   /* borrowed until engine_free */
     struct state_db *state;  /* may be NULL: no built-in persistent machines then */
     const char *directory;   /* for staged snapshots and machines' own files; created */
+    struct engine_files *files; /* snapshot files; NULL: in `directory`. Borrowed until engine_free */
     struct executor *executor;
     struct engine_transport transport;
     struct engine_observer observer;

@@ -1,0 +1,289 @@
+/* An applier: the only thread that changes the machines of its replicas, and that serves queries. */
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "shards/engine/engine_internal.h"
+
+/* ---- Queries ------------------------------------------------------------------------------------------------ */
+
+void query_job_fail(struct query_job *j, enum thole_code code, enum thole_reason reason,
+                    const char *message)
+{
+    struct worker_msg *m;
+    while ((m = msgq_pop(&j->requests)))
+        request_fail(CONTAINER_OF(m, struct engine_request, msg), code, reason, message);
+    replica_unref(j->r);
+    free(j);
+}
+
+static void serve_one(struct machine *m, void *view, struct engine_request *q, struct bytes *out)
+{
+    bytes_clear(out);
+    q->index = m->applied;
+    if (machine_query(m, view, q->payload.bytes, out, &q->status) == THOLE_OK && out->size > 0) {
+        q->result.owner = buf_copy(out->data, out->size);
+        q->result.bytes = slice_of(q->result.owner->data, out->size);
+    }
+    request_finish(q);
+}
+
+/* One view for all queries of a job. Nothing here needs this thread but acquiring the view. */
+static void serve(struct query_job *j)
+{
+    struct machine *m = j->r->machine;
+    struct thole_status st;
+    struct bytes out = {0};
+    void *view = NULL;
+    bool locked = m->type->view_acquire == NULL;
+    if (locked) {
+        pthread_rwlock_rdlock(&m->lock);
+    } else if (m->type->view_acquire(m->state, &view, &st) != THOLE_OK) {
+        query_job_fail(j, st.code, st.reason, st.message);
+        return;
+    }
+    struct worker_msg *msg;
+    while ((msg = msgq_pop(&j->requests)))
+        serve_one(m, view, CONTAINER_OF(msg, struct engine_request, msg), &out);
+    if (locked)
+        pthread_rwlock_unlock(&m->lock);
+    else if (m->type->view_release)
+        m->type->view_release(m->state, view);
+    bytes_deinit(&out);
+    replica_unref(j->r);
+    free(j);
+}
+
+static void handle_query(struct query_job *j)
+{
+    struct replica *r = j->r;
+    if (r->machine_failed) {
+        query_job_fail(j, THOLE_FAILED_PRECONDITION, THOLE_REASON_MACHINE_FAILED,
+                       "the machine has failed");
+    } else if (!r->machine) {
+        query_job_fail(j, THOLE_UNAVAILABLE, THOLE_REASON_STOPPED, "the replica is stopping");
+    } else if (j->index <= r->machine->applied) {
+        serve(j);
+    } else {
+        j->next = r->parked;
+        r->parked = j;
+    }
+}
+
+static void serve_parked(struct replica *r)
+{
+    for (struct query_job **at = &r->parked; *at;) {
+        struct query_job *j = *at;
+        if (j->index > r->machine->applied) {
+            at = &j->next;
+            continue;
+        }
+        *at = j->next;
+        serve(j);
+    }
+}
+
+static void fail_parked(struct replica *r, enum thole_code code, enum thole_reason reason,
+                        const char *message)
+{
+    while (r->parked) {
+        struct query_job *j = r->parked;
+        r->parked = j->next;
+        query_job_fail(j, code, reason, message);
+    }
+}
+
+/* ---- Apply --------------------------------------------------------------------------------------------------- */
+
+static enum thole_code apply_pages(struct applier *a, struct apply_job *j, struct thole_status *st)
+{
+    struct raft_entry *page[ENGINE_PAGE_ENTRIES];
+    struct log_store *log = a->e->o.log;
+    uint64_t next = j->first;
+    while (next <= j->last) {
+        size_t n = 0;
+        enum thole_code code = log->ops->read(log, j->r->replica_id, next, j->last,
+                                              ENGINE_PAGE_BYTES, ENGINE_PAGE_ENTRIES, page, &n, st);
+        if (code == THOLE_OK && n == 0)
+            code = THOLE_FAIL(st, THOLE_DATA_LOSS, THOLE_REASON_CORRUPT,
+                              "committed entry %llu is not in the log", (unsigned long long)next);
+        if (code == THOLE_OK)
+            code = apply_entries(a->batch, page, n, st);
+        for (size_t i = 0; i < n; i++)
+            raft_entry_unref(page[i]);
+        if (code != THOLE_OK)
+            return code;
+        next += n;
+    }
+    return THOLE_OK;
+}
+
+static void handle_apply(struct applier *a, struct apply_job *j)
+{
+    struct replica *r = j->r;
+    log_context(r->shard_id, r->replica_id);
+    uint64_t begun = clock_now(a->e->clock);
+    apply_begin(a->batch, r, j);
+    if (r->machine_failed || !r->machine) {
+        (void)THOLE_FAIL(&j->st, THOLE_UNAVAILABLE, THOLE_REASON_MACHINE_FAILED,
+                         "the machine is not running");
+        apply_abandon(a->batch);
+    } else {
+        enum thole_code code =
+            j->entries ? apply_entries(a->batch, j->entries, (size_t)(j->last - j->first + 1), &j->st)
+                       : apply_pages(a, j, &j->st);
+        if (code == THOLE_OK) {
+            apply_done(a->batch);
+            serve_parked(r);
+        } else {
+            j->st.code = code;
+            r->machine_failed = true;
+            apply_abandon(a->batch);
+            fail_parked(r, THOLE_FAILED_PRECONDITION, THOLE_REASON_MACHINE_FAILED,
+                        "the machine has failed");
+            watch_end(r, THOLE_REASON_MACHINE_FAILED, "the machine has failed");
+        }
+    }
+    uint64_t now = clock_now(a->e->clock);
+    metric_record(&engine_apply_ns, now - begun);
+    metric_record(&engine_apply_lag_ns, now - j->handed_ns);
+    loop_post(r->loop, &j->msg);
+}
+
+/* ---- Tasks --------------------------------------------------------------------------------------------------- */
+
+static void encode_sessions(const struct session_table *t, struct bytes *out)
+{
+    for (const struct session *s = t->oldest; s; s = s->newer) {
+        size_t at = out->size;
+        (void)bytes_extend(out, 4);
+        session_encode(s, out);
+        put_le32(out->data + at, (uint32_t)(out->size - at - 4));
+    }
+    put_le32(bytes_extend(out, 4), 0);
+}
+
+static void acquire_view(struct task *t)
+{
+    struct machine *m = t->r->machine;
+    if (!m || t->r->machine_failed) {
+        (void)THOLE_FAIL(&t->st, THOLE_UNAVAILABLE, THOLE_REASON_MACHINE_FAILED,
+                         "the machine is not running");
+        return;
+    }
+    t->machine = machine_ref(m);
+    t->index = m->applied;
+    t->term = m->applied_term;
+    encode_sessions(&m->sessions, &t->sessions);
+    if (m->type->view_acquire)
+        (void)m->type->view_acquire(m->state, &t->view, &t->st);
+}
+
+/* What is applied now will be durable when the flush has ended. */
+static void acquire_for_flush(struct applier *a, struct task *t)
+{
+    struct machine *m = t->r->machine;
+    if (!m || t->r->machine_failed)
+        (void)THOLE_FAIL(&t->st, THOLE_UNAVAILABLE, THOLE_REASON_MACHINE_FAILED,
+                         "the machine is not running");
+    if (t->st.code != THOLE_OK) {
+        loop_post(t->loop, &t->msg);
+        return;
+    }
+    t->machine = machine_ref(m);
+    t->index = m->applied;
+    if (!worker_post_internal(a->e->snapshotter, &t->msg))
+        loop_discard(t->loop, &t->msg);
+}
+
+static void switch_machine(struct task *t)
+{
+    struct replica *r = t->r;
+    struct machine *old = r->machine;
+    pthread_mutex_lock(&r->watch_lock);
+    r->machine = t->machine;
+    r->watch_applied = t->machine->applied;
+    pthread_mutex_unlock(&r->watch_lock);
+    t->machine = NULL;
+    t->generation = old ? old->generation : 0;
+    machine_unref(old);
+    r->machine_failed = false;
+    watch_end(r, THOLE_REASON_NOT_READY, "a snapshot was installed: events may have been missed");
+    serve_parked(r);
+}
+
+static void close_machine(struct task *t)
+{
+    struct replica *r = t->r;
+    fail_parked(r, t->st.code ? t->st.code : THOLE_UNAVAILABLE,
+                t->st.reason ? t->st.reason : THOLE_REASON_STOPPED, "the replica is stopping");
+    watch_end(r, t->st.reason ? t->st.reason : THOLE_REASON_STOPPED, "the replica is stopping");
+    machine_unref(r->machine);
+    r->machine = NULL;
+}
+
+static void handle_task(struct applier *a, struct task *t)
+{
+    switch (t->kind) {
+    case TASK_VIEW:
+        acquire_view(t);
+        loop_post(t->loop, &t->msg);
+        break;
+    case TASK_SWITCH:
+        switch_machine(t);
+        loop_post(t->loop, &t->msg);
+        break;
+    case TASK_CLOSE:
+        close_machine(t);
+        task_free(t);
+        break;
+    case TASK_FLUSH:
+        acquire_for_flush(a, t);
+        break;
+    case TASK_DESTROY: /* on its way to the snapshotter, behind the close */
+        if (!worker_post_internal(a->e->snapshotter, &t->msg))
+            loop_discard(t->loop, &t->msg);
+        break;
+    case TASK_OPEN:
+    case TASK_SAVE:
+    case TASK_RESTORE:
+    case TASK_REMOVE:
+    case TASK_SPACE:
+        ASSERT(!"a task that is not for an applier");
+    }
+}
+
+static uint64_t applier_turn(void *ctx, struct msgq *batch, uint64_t now_ns)
+{
+    (void)now_ns;
+    struct applier *a = ctx;
+    struct worker_msg *m;
+    while ((m = msgq_pop(batch))) {
+        if (m->kind == MSG_APPLY)
+            handle_apply(a, CONTAINER_OF(m, struct apply_job, msg));
+        else if (m->kind == MSG_QUERY)
+            handle_query(CONTAINER_OF(m, struct query_job, msg));
+        else
+            handle_task(a, CONTAINER_OF(m, struct task, msg));
+    }
+    return CLOCK_NEVER;
+}
+
+struct applier *applier_new(struct engine *e, uint32_t index)
+{
+    struct applier *a = xcalloc(1, sizeof(*a));
+    char name[16];
+    (void)snprintf(name, sizeof(name), "applier-%u", index % 100);
+    a->e = e;
+    a->batch = apply_batch_new();
+    a->w = worker_new(e->o.executor, name, ENGINE_QUEUE_MAX, applier_turn, a);
+    return a;
+}
+
+void applier_free(struct applier *a)
+{
+    if (!a)
+        return;
+    worker_free(a->w);
+    apply_batch_free(a->batch);
+    free(a);
+}

@@ -1,0 +1,321 @@
+/* Committed entries of one job, through the dedupe table, to the machine, and back to proposers.
+ *
+ * Answers of a session become known only when the machine has run, so a persistent machine first
+ * stores "applied" for each with the batch itself, and the answers right after it with a call that
+ * has metadata only. A crash between the two costs the answer, never exactly-once. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "shards/engine/meta.h"
+
+#define BATCH_ENTRIES 512
+
+struct result_sink {
+    struct thole_sink base;
+    struct apply_batch *b;
+    size_t offset, size;
+    bool wanted; /* somebody waits, or the dedupe table must remember */
+};
+struct item {
+    struct raft_entry *entry; /* borrowed from the job */
+    struct engine_request *request;
+};
+struct apply_batch {
+    struct replica *r;
+    struct machine *m;
+    struct apply_job *job;
+    size_t request_at;
+    uint64_t last_index, last_term; /* of what was handed to the machine */
+    size_t count;
+    struct thole_entry entries[BATCH_ENTRIES];
+    struct result_sink sinks[BATCH_ENTRIES];
+    struct item items[BATCH_ENTRIES];
+    struct bytes results;
+    struct meta_list metas, answers;
+    struct thole_watch_sink watch;
+};
+
+struct apply_batch *apply_batch_new(void)
+{
+    return xcalloc(1, sizeof(struct apply_batch));
+}
+
+void apply_batch_free(struct apply_batch *b)
+{
+    bytes_deinit(&b->results);
+    meta_list_deinit(&b->metas);
+    meta_list_deinit(&b->answers);
+    free(b);
+}
+
+static void emit(struct thole_watch_sink *s, uint64_t index, struct thole_slice key,
+                 struct thole_slice event)
+{
+    struct apply_batch *b = CONTAINER_OF(s, struct apply_batch, watch);
+    watch_event(b->r, index, slice_of(key.data, key.size), slice_of(event.data, event.size));
+}
+
+void apply_begin(struct apply_batch *b, struct replica *r, struct apply_job *j)
+{
+    b->r = r;
+    b->m = r->machine;
+    b->job = j;
+    b->request_at = 0;
+    b->count = 0;
+    b->watch.event = emit;
+    b->last_index = b->m ? b->m->applied : 0;
+    b->last_term = b->m ? b->m->applied_term : 0;
+    bytes_clear(&b->results);
+    meta_list_clear(&b->metas);
+    meta_list_clear(&b->answers);
+}
+
+/* ---- Results -------------------------------------------------------------------------------------------- */
+
+static enum thole_code write_result(struct thole_sink *s, const void *data, size_t size)
+{
+    struct result_sink *sink = CONTAINER_OF(s, struct result_sink, base);
+    struct bytes *all = &sink->b->results;
+    if (size > LIMIT_RESULT_BYTES - sink->size)
+        return THOLE_RESOURCE_EXHAUSTED;
+    if (sink->wanted) {
+        if (sink->offset + sink->size != all->size) { /* another entry wrote since: move to the end */
+            size_t from = sink->offset;
+            sink->offset = all->size;
+            uint8_t *to = bytes_extend(all, sink->size);
+            memcpy(to, all->data + from, sink->size);
+        }
+        bytes_append(all, data, size);
+    }
+    sink->size += size;
+    return THOLE_OK;
+}
+
+static void complete(struct apply_batch *b, const struct item *item, size_t slot, struct buf *all)
+{
+    struct engine_request *q = item->request;
+    const struct result_sink *sink = &b->sinks[slot];
+    struct slice result = {0};
+    if (sink->wanted && sink->size > 0)
+        result = slice_of((all ? all->data : b->results.data) + sink->offset, sink->size);
+    if (item->entry->session != 0) {
+        const struct session_result *known =
+            session_finish(&b->m->sessions, item->entry->session, item->entry->sequence,
+                           b->entries[slot].code, result);
+        if (known && b->m->persistent)
+            meta_add_result(&b->answers, item->entry->session, known);
+    }
+    if (!q)
+        return;
+    q->index = item->entry->index;
+    q->code = b->entries[slot].code;
+    if (result.size > 0)
+        q->result = (struct bufslice){buf_ref(all), result};
+    request_finish(q);
+}
+
+static enum thole_code run_machine(struct apply_batch *b, struct meta_list *metas,
+                                   struct thole_status *st)
+{
+    struct machine *m = b->m;
+    struct thole_apply apply = {
+        .entries = b->entries,
+        .entry_count = b->count,
+        .applied_index = b->last_index,
+        .watch = b->r->watches ? &b->watch : NULL,
+    };
+    if (m->persistent) {
+        meta_add_applied(metas, b->last_index, b->last_term);
+        apply.meta = meta_list_ready(metas);
+        apply.meta_count = metas->count;
+    }
+    pthread_rwlock_wrlock(&m->lock);
+    enum thole_code code = m->type->apply(m->state, &apply, st);
+    pthread_rwlock_unlock(&m->lock);
+    return code;
+}
+
+static enum thole_code store_answers(struct apply_batch *b, struct thole_status *st)
+{
+    if (b->answers.count == 0)
+        return THOLE_OK;
+    ASSERT(b->count == 0);
+    pthread_mutex_lock(&b->r->watch_lock);
+    enum thole_code code = run_machine(b, &b->answers, st);
+    pthread_mutex_unlock(&b->r->watch_lock);
+    meta_list_clear(&b->answers);
+    return code;
+}
+
+static enum thole_code flush(struct apply_batch *b, struct thole_status *st)
+{
+    if (b->count == 0 && b->metas.count == 0)
+        return THOLE_OK;
+    pthread_mutex_lock(&b->r->watch_lock);
+    enum thole_code code = run_machine(b, &b->metas, st);
+    if (code == THOLE_OK)
+        b->r->watch_applied = b->last_index;
+    pthread_mutex_unlock(&b->r->watch_lock);
+    if (code != THOLE_OK)
+        return code;
+    struct buf *all = b->results.size ? buf_copy(b->results.data, b->results.size) : NULL;
+    for (size_t i = 0; i < b->count; i++)
+        complete(b, &b->items[i], i, all);
+    buf_unref(all);
+    b->count = 0;
+    bytes_clear(&b->results);
+    meta_list_clear(&b->metas);
+    return store_answers(b, st);
+}
+
+/* ---- Entries --------------------------------------------------------------------------------------------- */
+
+static void session_changed(void *ctx, enum session_change what, const struct session *s,
+                            uint64_t sequence)
+{
+    struct apply_batch *b = ctx;
+    if (!b->m->persistent)
+        return;
+    switch (what) {
+    case SESSION_CHANGED:
+        meta_add_head(&b->metas, s);
+        break;
+    case SESSION_GONE:
+        meta_remove_head(&b->metas, s->id);
+        break;
+    case RESULT_GONE:
+        meta_remove_result(&b->metas, s->id, sequence);
+        break;
+    }
+}
+
+static struct engine_request *request_of(struct apply_batch *b, uint64_t index)
+{
+    struct apply_job *j = b->job;
+    if (b->request_at == j->request_count || j->requests[b->request_at].index != index)
+        return NULL;
+    struct engine_request *q = j->requests[b->request_at].request;
+    j->requests[b->request_at++].request = NULL;
+    return q;
+}
+
+static void add_item(struct apply_batch *b, struct raft_entry *e, struct engine_request *q)
+{
+    size_t i = b->count++;
+    b->items[i] = (struct item){e, q};
+    b->sinks[i] = (struct result_sink){
+        .base = {write_result}, .b = b, .wanted = q != NULL || e->session != 0};
+    b->entries[i] = (struct thole_entry){
+        .index = e->index,
+        .command = {e->payload.bytes.data, e->payload.bytes.size},
+        .result = &b->sinks[i].base,
+    };
+}
+
+static void answer(struct engine_request *q, const struct raft_entry *e,
+                   enum session_verdict verdict, const struct session_result *first)
+{
+    if (!q)
+        return;
+    q->index = e->index;
+    if (verdict == SESSION_DUPLICATE) {
+        q->duplicate = true;
+        q->index = first->index;
+        q->code = first->code;
+        if (first->result)
+            q->result = (struct bufslice){buf_ref(first->result),
+                                          slice_of(first->result->data, first->result->size)};
+        request_finish(q);
+    } else if (verdict == SESSION_EXPIRED) {
+        request_fail(q, THOLE_FAILED_PRECONDITION, THOLE_REASON_SESSION_EXPIRED,
+                     "the session is not, or no longer, known to the shard");
+    } else {
+        request_fail(q, THOLE_FAILED_PRECONDITION, THOLE_REASON_SEQUENCE_TOO_OLD,
+                     "the sequence is below what the session remembers");
+    }
+}
+
+static enum thole_code apply_in_session(struct apply_batch *b, struct raft_entry *e,
+                                        struct thole_status *st)
+{
+    const struct session_observer o = {b, session_changed};
+    const struct session_result *first = NULL;
+    enum session_verdict v =
+        session_begin(&b->m->sessions, e->session, e->sequence, e->index, &o, &first);
+    if (v == SESSION_BUSY) {
+        enum thole_code code = flush(b, st);
+        if (code != THOLE_OK)
+            return code;
+        v = session_begin(&b->m->sessions, e->session, e->sequence, e->index, &o, &first);
+    }
+    ASSERT(v != SESSION_BUSY);
+    struct engine_request *q = request_of(b, e->index);
+    if (v != SESSION_APPLY) {
+        answer(q, e, v, first);
+        return THOLE_OK;
+    }
+    if (b->m->persistent && first)
+        meta_add_result(&b->metas, e->session, first);
+    add_item(b, e, q);
+    return THOLE_OK;
+}
+
+static enum thole_code open_session(struct apply_batch *b, struct raft_entry *e,
+                                    struct thole_status *st)
+{
+    const struct session_observer o = {b, session_changed};
+    if (!session_open(&b->m->sessions, e->index, &o)) {
+        enum thole_code code = flush(b, st);
+        if (code != THOLE_OK)
+            return code;
+        ASSERT(session_open(&b->m->sessions, e->index, &o));
+    }
+    struct engine_request *q = request_of(b, e->index);
+    if (q) {
+        q->index = e->index;
+        request_finish(q);
+    }
+    return THOLE_OK;
+}
+
+enum thole_code apply_entries(struct apply_batch *b, struct raft_entry *const *entries, size_t n,
+                              struct thole_status *st)
+{
+    enum thole_code code = THOLE_OK;
+    for (size_t i = 0; i < n && code == THOLE_OK; i++) {
+        struct raft_entry *e = entries[i];
+        ASSERT(e->index > b->m->applied);
+        if (e->kind == RAFT_ENTRY_SESSION)
+            code = open_session(b, e, st);
+        else if (e->kind == RAFT_ENTRY_COMMAND && e->session != 0)
+            code = apply_in_session(b, e, st);
+        else if (e->kind == RAFT_ENTRY_COMMAND)
+            add_item(b, e, request_of(b, e->index));
+        b->last_index = e->index;
+        b->last_term = e->term;
+        if (code == THOLE_OK && b->count == BATCH_ENTRIES)
+            code = flush(b, st);
+    }
+    /* The entries of this page may go when we return. */
+    return code == THOLE_OK ? flush(b, st) : code;
+}
+
+void apply_done(struct apply_batch *b)
+{
+    ASSERT(b->request_at == b->job->request_count);
+    b->m->applied = b->job->last;
+    b->m->applied_term = b->last_term;
+}
+
+void apply_abandon(struct apply_batch *b)
+{
+    for (size_t i = 0; i < b->count; i++)
+        if (b->items[i].request)
+            request_fail(b->items[i].request, THOLE_UNKNOWN, THOLE_REASON_OUTCOME_UNKNOWN,
+                         "the machine failed while it applied the entry");
+    b->count = 0;
+    for (; b->request_at < b->job->request_count; b->request_at++)
+        request_fail(b->job->requests[b->request_at].request, THOLE_UNKNOWN,
+                     THOLE_REASON_OUTCOME_UNKNOWN,
+                     "the machine failed before it applied the entry");
+}

@@ -1,0 +1,103 @@
+/* What a loop has for the writer: one update per replica, however many harvests it came from. */
+#include <stdlib.h>
+
+#include "shards/engine/engine_internal.h"
+
+struct write_batch *write_batch_new(struct loop *l)
+{
+    struct write_batch *b = xcalloc(1, sizeof(*b));
+    b->msg.kind = MSG_WRITE;
+    b->loop = l;
+    return b;
+}
+
+static void drop_entries(struct write_update *w, size_t from)
+{
+    for (size_t i = from; i < w->entry_count; i++)
+        raft_entry_unref(w->entries[i]);
+    if (from < w->entry_count)
+        w->entry_count = from;
+}
+
+void write_batch_free(struct write_batch *b)
+{
+    if (!b)
+        return;
+    for (size_t i = 0; i < b->count; i++) {
+        struct write_update *w = &b->updates[i];
+        drop_entries(w, 0);
+        free(w->entries);
+        bytes_deinit(&w->config);
+        ASSERT(w->control == NULL);
+        replica_unref(w->r);
+    }
+    free(b->updates);
+    free(b);
+}
+
+struct write_update *write_batch_add(struct write_batch *b, struct replica *r)
+{
+    if (b->count == b->capacity) {
+        b->capacity = b->capacity ? b->capacity * 2 : 16;
+        b->updates = xrealloc(b->updates, b->capacity * sizeof(b->updates[0]));
+    }
+    if (r) {
+        r->update_batch = b;
+        r->update_slot = b->count;
+    }
+    struct write_update *w = &b->updates[b->count++];
+    *w = (struct write_update){0};
+    w->r = r ? replica_ref(r) : NULL;
+    w->u.replica_id = r ? r->replica_id : 0;
+    return w;
+}
+
+static void merge_start(struct replica *r, struct write_update *w, const struct raft_update *u)
+{
+    if (u->snapshot) {
+        drop_entries(w, 0);
+        w->install = true;
+        w->u.start_reset = true;
+    }
+    w->u.has_start = true;
+    w->u.start_index = u->log_start_index;
+    w->u.start_term = u->log_start_term;
+    w->u.machine_generation = r->generation + (w->install ? 1 : 0);
+    bytes_clear(&w->config);
+    raft_config_encode(u->log_start_config, &w->config);
+}
+
+static void merge_entries(struct write_update *w, const struct raft_update *u)
+{
+    if (u->entry_count == 0)
+        return;
+    uint64_t first = u->entries[0]->index;
+    if (w->entry_count > 0) {
+        uint64_t base = w->entries[0]->index;
+        drop_entries(w, first <= base ? 0 : (size_t)(first - base));
+        ASSERT(w->entry_count == 0 || w->entries[w->entry_count - 1]->index + 1 == first);
+    }
+    size_t need = w->entry_count + u->entry_count;
+    if (need > w->entry_capacity) {
+        w->entry_capacity = need * 2;
+        w->entries = xrealloc(w->entries, w->entry_capacity * sizeof(w->entries[0]));
+    }
+    for (size_t i = 0; i < u->entry_count; i++)
+        w->entries[w->entry_count++] = raft_entry_ref(u->entries[i]);
+}
+
+void write_batch_merge(struct loop *l, struct replica *r, const struct raft_update *u)
+{
+    if (!l->next)
+        l->next = write_batch_new(l);
+    struct write_update *w = r->update_batch == l->next ? &l->next->updates[r->update_slot]
+                                                        : write_batch_add(l->next, r);
+    ASSERT(u->persist > w->token && !w->u.remove);
+    w->token = u->persist;
+    w->u.has_hard = true;
+    w->u.hard = u->hard;
+    if (u->log_start_changed || u->snapshot)
+        merge_start(r, w, u);
+    merge_entries(w, u);
+    compact_note_entries(r, u->entries, u->entry_count);
+}

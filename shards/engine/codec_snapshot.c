@@ -1,0 +1,186 @@
+/* Snapshot chunks and replies, replica descriptors and snapshot headers, by upb. */
+#include <string.h>
+
+#include "base/hash.h"
+#include "shards/engine/codec.h"
+#include "thole/engine/v1/engine.upb.h"
+
+static upb_StringView view_of(struct slice s)
+{
+    return upb_StringView_FromDataAndSize((const char *)s.data, s.size);
+}
+
+static struct slice slice_of_view(upb_StringView v)
+{
+    return slice_of(v.data, v.size);
+}
+
+static struct bufslice frame_of(const char *data, size_t size)
+{
+    ASSERT(data != NULL);
+    struct buf *b = buf_copy(data, size);
+    return (struct bufslice){b, slice_of(b->data, size)};
+}
+
+struct bufslice codec_reply_frame(const struct stream_msg *m)
+{
+    upb_Arena *arena = upb_Arena_New();
+    thole_engine_v1_RaftFrame *frame = thole_engine_v1_RaftFrame_new(arena);
+    thole_engine_v1_SnapshotReply *r = thole_engine_v1_RaftFrame_add_snapshot_replies(frame, arena);
+    ASSERT(r != NULL);
+    thole_engine_v1_SnapshotReply_set_shard(r, m->shard_id);
+    thole_engine_v1_SnapshotReply_set_from(r, m->to);
+    thole_engine_v1_SnapshotReply_set_to(r, m->from);
+    thole_engine_v1_SnapshotReply_set_transfer(r, m->transfer);
+    thole_engine_v1_SnapshotReply_set_received(r, m->received);
+    thole_engine_v1_SnapshotReply_set_installed(r, m->installed);
+    thole_engine_v1_SnapshotReply_set_refused(r, m->refused);
+    size_t size;
+    const char *data = thole_engine_v1_RaftFrame_serialize(frame, arena, &size);
+    struct bufslice out = frame_of(data, size);
+    upb_Arena_Free(arena);
+    return out;
+}
+
+struct bufslice codec_chunk_frame(const struct codec_chunk *c)
+{
+    upb_Arena *arena = upb_Arena_New();
+    thole_engine_v1_SnapshotChunk *m = thole_engine_v1_SnapshotChunk_new(arena);
+    thole_engine_v1_SnapshotChunk_set_shard(m, c->shard_id);
+    thole_engine_v1_SnapshotChunk_set_from(m, c->from);
+    thole_engine_v1_SnapshotChunk_set_to(m, c->to);
+    thole_engine_v1_SnapshotChunk_set_term(m, c->term);
+    thole_engine_v1_SnapshotChunk_set_transfer(m, c->transfer);
+    thole_engine_v1_SnapshotChunk_set_index(m, c->index);
+    thole_engine_v1_SnapshotChunk_set_index_term(m, c->index_term);
+    thole_engine_v1_SnapshotChunk_set_config(m, view_of(c->config));
+    thole_engine_v1_SnapshotChunk_set_offset(m, c->offset);
+    thole_engine_v1_SnapshotChunk_set_data(m, view_of(c->data));
+    thole_engine_v1_SnapshotChunk_set_checksum(m, hash64(c->data.data, c->data.size, c->offset));
+    thole_engine_v1_SnapshotChunk_set_last(m, c->last);
+    thole_engine_v1_SnapshotChunk_set_total_checksum(m, c->total_checksum);
+    size_t size;
+    const char *data = thole_engine_v1_SnapshotChunk_serialize(m, arena, &size);
+    struct bufslice out = frame_of(data, size);
+    upb_Arena_Free(arena);
+    return out;
+}
+
+static void fill_chunk(const thole_engine_v1_SnapshotChunk *m, struct codec_chunk *ret)
+{
+    *ret = (struct codec_chunk){
+        .shard_id = thole_engine_v1_SnapshotChunk_shard(m),
+        .from = thole_engine_v1_SnapshotChunk_from(m),
+        .to = thole_engine_v1_SnapshotChunk_to(m),
+        .term = thole_engine_v1_SnapshotChunk_term(m),
+        .transfer = thole_engine_v1_SnapshotChunk_transfer(m),
+        .index = thole_engine_v1_SnapshotChunk_index(m),
+        .index_term = thole_engine_v1_SnapshotChunk_index_term(m),
+        .config = slice_of_view(thole_engine_v1_SnapshotChunk_config(m)),
+        .offset = thole_engine_v1_SnapshotChunk_offset(m),
+        .data = slice_of_view(thole_engine_v1_SnapshotChunk_data(m)),
+        .checksum = thole_engine_v1_SnapshotChunk_checksum(m),
+        .last = thole_engine_v1_SnapshotChunk_last(m),
+        .total_checksum = thole_engine_v1_SnapshotChunk_total_checksum(m),
+    };
+}
+
+enum thole_code codec_read_chunk(struct slice frame, struct codec_chunk *ret,
+                                 struct thole_status *st)
+{
+    if (frame.size > LIMIT_FRAME_BYTES)
+        return THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_TOO_LARGE,
+                          "chunk frame of %zu bytes", frame.size);
+    upb_Arena *arena = upb_Arena_New();
+    const thole_engine_v1_SnapshotChunk *m = thole_engine_v1_SnapshotChunk_parse_ex(
+        (const char *)frame.data, frame.size, NULL, kUpb_DecodeOption_AliasString, arena);
+    struct codec_chunk c = {0};
+    if (m)
+        fill_chunk(m, &c);
+    upb_Arena_Free(arena);
+    if (!m || c.from == 0 || c.to == 0 || c.index == 0 || c.data.size > 2 * LIMIT_CHUNK_BYTES ||
+        c.offset > UINT64_MAX / 2)
+        return THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
+                          "malformed snapshot chunk");
+    if (c.checksum != hash64(c.data.data, c.data.size, c.offset))
+        return THOLE_FAIL(st, THOLE_DATA_LOSS, THOLE_REASON_CORRUPT,
+                          "damaged snapshot chunk at %llu", (unsigned long long)c.offset);
+    *ret = c;
+    return THOLE_OK;
+}
+
+void codec_descriptor_encode(const struct codec_descriptor *d, struct bytes *out)
+{
+    upb_Arena *arena = upb_Arena_New();
+    thole_engine_v1_ReplicaDescriptor *m = thole_engine_v1_ReplicaDescriptor_new(arena);
+    thole_engine_v1_ReplicaDescriptor_set_machine_type(m, view_of(d->machine_type));
+    thole_engine_v1_ReplicaDescriptor_set_machine_version(m, d->machine_version);
+    thole_engine_v1_ReplicaDescriptor_set_machine_config(m, view_of(d->machine_config));
+    thole_engine_v1_ReplicaDescriptor_set_witness(m, d->witness);
+    size_t size;
+    const char *data = thole_engine_v1_ReplicaDescriptor_serialize(m, arena, &size);
+    bytes_append(out, data, size);
+    upb_Arena_Free(arena);
+}
+
+enum thole_code codec_descriptor_decode(struct slice in, struct codec_descriptor *ret,
+                                        struct thole_status *st)
+{
+    upb_Arena *arena = upb_Arena_New();
+    const thole_engine_v1_ReplicaDescriptor *m = thole_engine_v1_ReplicaDescriptor_parse_ex(
+        (const char *)in.data, in.size, NULL, kUpb_DecodeOption_AliasString, arena);
+    enum thole_code code = THOLE_OK;
+    if (m)
+        *ret = (struct codec_descriptor){
+            .machine_type = slice_of_view(thole_engine_v1_ReplicaDescriptor_machine_type(m)),
+            .machine_config = slice_of_view(thole_engine_v1_ReplicaDescriptor_machine_config(m)),
+            .machine_version = thole_engine_v1_ReplicaDescriptor_machine_version(m),
+            .witness = thole_engine_v1_ReplicaDescriptor_witness(m),
+        };
+    else
+        code = THOLE_FAIL(st, THOLE_DATA_LOSS, THOLE_REASON_CORRUPT, "unreadable descriptor");
+    upb_Arena_Free(arena);
+    return code;
+}
+
+void codec_header_encode(const struct codec_header *h, struct bytes *out)
+{
+    upb_Arena *arena = upb_Arena_New();
+    thole_engine_v1_SnapshotHeader *m = thole_engine_v1_SnapshotHeader_new(arena);
+    thole_engine_v1_SnapshotHeader_set_format(m, SNAPSHOT_FORMAT);
+    thole_engine_v1_SnapshotHeader_set_shard(m, h->shard_id);
+    thole_engine_v1_SnapshotHeader_set_index(m, h->index);
+    thole_engine_v1_SnapshotHeader_set_index_term(m, h->index_term);
+    thole_engine_v1_SnapshotHeader_set_machine_type(m, view_of(h->machine_type));
+    thole_engine_v1_SnapshotHeader_set_machine_version(m, h->machine_version);
+    thole_engine_v1_SnapshotHeader_set_config(m, view_of(h->config));
+    size_t size;
+    const char *data = thole_engine_v1_SnapshotHeader_serialize(m, arena, &size);
+    bytes_append(out, data, size);
+    upb_Arena_Free(arena);
+}
+
+enum thole_code codec_header_decode(struct slice in, struct codec_header *ret,
+                                    struct thole_status *st)
+{
+    upb_Arena *arena = upb_Arena_New();
+    const thole_engine_v1_SnapshotHeader *m = thole_engine_v1_SnapshotHeader_parse_ex(
+        (const char *)in.data, in.size, NULL, kUpb_DecodeOption_AliasString, arena);
+    enum thole_code code = THOLE_OK;
+    if (!m)
+        code = THOLE_FAIL(st, THOLE_DATA_LOSS, THOLE_REASON_CORRUPT, "unreadable snapshot header");
+    else if (thole_engine_v1_SnapshotHeader_format(m) != SNAPSHOT_FORMAT)
+        code = THOLE_FAIL(st, THOLE_FAILED_PRECONDITION, THOLE_REASON_FORMAT,
+                          "snapshot format %u", thole_engine_v1_SnapshotHeader_format(m));
+    else
+        *ret = (struct codec_header){
+            .shard_id = thole_engine_v1_SnapshotHeader_shard(m),
+            .index = thole_engine_v1_SnapshotHeader_index(m),
+            .index_term = thole_engine_v1_SnapshotHeader_index_term(m),
+            .machine_type = slice_of_view(thole_engine_v1_SnapshotHeader_machine_type(m)),
+            .config = slice_of_view(thole_engine_v1_SnapshotHeader_config(m)),
+            .machine_version = thole_engine_v1_SnapshotHeader_machine_version(m),
+        };
+    upb_Arena_Free(arena);
+    return code;
+}

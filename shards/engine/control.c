@@ -1,0 +1,349 @@
+/* Commands about replicas: create, remove, change members, transfer leadership. The table of what
+ * exists is changed at once, under the engine's lock; the rest happens on the replica's loop. */
+#include <stdlib.h>
+
+#include "shards/engine/codec.h"
+
+void control_answer(struct control *c)
+{
+    if (!c)
+        return;
+    if (c->done)
+        c->done(c->ctx, &c->st);
+    replica_unref(c->r);
+    free(c);
+}
+
+static struct control *control_new(enum control_kind kind, engine_done_fn done, void *ctx)
+{
+    struct control *c = xcalloc(1, sizeof(*c));
+    c->msg.kind = MSG_CONTROL;
+    c->kind = kind;
+    c->done = done;
+    c->ctx = ctx;
+    return c;
+}
+
+/* ---- Entry points, on any thread ------------------------------------------------------------------------ */
+
+static enum thole_code describe(struct engine *e, const struct engine_replica_spec *spec,
+                                struct bytes *out, struct thole_status *st)
+{
+    const struct thole_machine_type *type = machine_type_find(e, spec->machine_type);
+    if (!type)
+        return THOLE_FAIL(st, THOLE_NOT_FOUND, THOLE_REASON_NO_SUCH_TYPE,
+                          "this host has no machine type %s", spec->machine_type);
+    if (spec->machine_version > type->version)
+        return THOLE_FAIL(st, THOLE_NOT_FOUND, THOLE_REASON_NO_SUCH_TYPE,
+                          "machine type %s: version %u wanted, this host has %u",
+                          spec->machine_type, spec->machine_version, type->version);
+    if (spec->replica_id == 0 || spec->shard_id == UINT64_MAX ||
+        spec->initial_count > LIMIT_MEMBERS)
+        return THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
+                          "replica id 0, or too many initial members");
+    struct codec_descriptor d = {
+        .machine_type = slice_str(spec->machine_type),
+        .machine_config = spec->machine_config,
+        .machine_version = spec->machine_version ? spec->machine_version : type->version,
+        .witness = spec->witness,
+    };
+    codec_descriptor_encode(&d, out);
+    return THOLE_OK;
+}
+
+/* A new replica object, or NULL: refused, or (status still OK) it runs already. */
+static struct replica *claim(struct engine *e, const struct engine_replica_spec *spec,
+                             struct slice descriptor, struct thole_status *st)
+{
+    struct replica *r = map_get(&e->by_replica, spec->replica_id);
+    if (map_get(&e->tombstones, spec->replica_id) || (r && atomic_load(&r->removing))) {
+        (void)THOLE_FAIL(st, THOLE_FAILED_PRECONDITION, THOLE_REASON_REMOVED,
+                         "the replica was removed");
+        return NULL;
+    }
+    if (r && r->shard_id == spec->shard_id)
+        return NULL; /* OK: it runs already */
+    if (r || map_get(&e->by_shard, spec->shard_id)) {
+        (void)THOLE_FAIL(st, THOLE_ALREADY_EXISTS, THOLE_REASON_EXISTS,
+                         "another replica of the shard is active on this host");
+        return NULL;
+    }
+    r = replica_new(e, spec->replica_id, spec->shard_id, descriptor);
+    (void)map_put(&e->by_replica, spec->replica_id, r);
+    (void)map_put(&e->by_shard, spec->shard_id, r);
+    return r;
+}
+
+static void boot_config(const struct engine_replica_spec *spec, struct bytes *out)
+{
+    struct raft_config c = {0};
+    for (size_t i = 0; i < spec->initial_count; i++) {
+        uint32_t at = c.member_count++;
+        while (at > 0 && c.members[at - 1].replica_id > spec->initial[i].replica_id) {
+            c.members[at] = c.members[at - 1];
+            at--;
+        }
+        c.members[at] = spec->initial[i];
+    }
+    raft_config_encode(&c, out);
+}
+
+void engine_replica_start(struct engine *e, const struct engine_replica_spec *spec,
+                          engine_done_fn done, void *ctx)
+{
+    struct control *c = control_new(CONTROL_ANSWER, done, ctx);
+    struct bytes descriptor = {0};
+    c->shard_id = spec->shard_id;
+    c->replica_id = spec->replica_id;
+    if (describe(e, spec, &descriptor, &c->st) == THOLE_OK) {
+        pthread_mutex_lock(&e->lock);
+        struct replica *r = claim(e, spec, bytes_slice(&descriptor), &c->st);
+        if (r) {
+            c->kind = CONTROL_START;
+            c->r = replica_ref(r);
+            boot_config(spec, &r->boot_config);
+        }
+        pthread_mutex_unlock(&e->lock);
+    }
+    bytes_deinit(&descriptor);
+    loop_post(engine_loop(e, spec->shard_id), &c->msg);
+}
+
+void engine_replica_remove(struct engine *e, uint64_t replica_id, engine_done_fn done, void *ctx)
+{
+    struct control *c = control_new(CONTROL_ANSWER, done, ctx);
+    c->replica_id = replica_id;
+    struct replica *r = engine_find_replica(e, replica_id);
+    if (r) {
+        c->kind = CONTROL_REMOVE;
+        c->r = r;
+    } else if (!engine_is_tombstone(e, replica_id)) {
+        c->kind = CONTROL_BURY;
+    }
+    loop_post(r ? r->loop : e->loops[0], &c->msg);
+}
+
+void engine_replica_forget(struct engine *e, uint64_t replica_id, engine_done_fn done, void *ctx)
+{
+    struct control *c = control_new(CONTROL_FORGET, done, ctx);
+    c->replica_id = replica_id;
+    loop_post(e->loops[0], &c->msg);
+}
+
+void engine_change(struct engine *e, uint64_t shard_id, const struct raft_change *change,
+                   engine_done_fn done, void *ctx)
+{
+    struct control *c = control_new(CONTROL_CHANGE, done, ctx);
+    c->shard_id = shard_id;
+    c->change = *change;
+    loop_post(engine_loop(e, shard_id), &c->msg);
+}
+
+void engine_transfer(struct engine *e, uint64_t shard_id, uint64_t target_replica,
+                     engine_done_fn done, void *ctx)
+{
+    struct control *c = control_new(CONTROL_TRANSFER, done, ctx);
+    c->shard_id = shard_id;
+    c->replica_id = target_replica;
+    loop_post(engine_loop(e, shard_id), &c->msg);
+}
+
+/* ---- On the loop -------------------------------------------------------------------------------------------- */
+
+static struct write_batch *next_batch(struct loop *l)
+{
+    if (!l->next)
+        l->next = write_batch_new(l);
+    return l->next;
+}
+
+static void start(struct loop *l, struct control *c)
+{
+    struct replica *r = c->r;
+    (void)map_put(&l->by_replica, r->replica_id, replica_ref(r));
+    (void)map_put(&l->by_shard, r->shard_id, r);
+    r->state = GROUP_CREATING;
+    r->starting = c;
+    struct write_update *w = write_batch_add(next_batch(l), r);
+    w->identity = (struct store_identity){
+        .replica_id = r->replica_id,
+        .shard_id = r->shard_id,
+        .incarnation_created = l->e->o.incarnation,
+        .descriptor = bytes_slice(&r->descriptor),
+    };
+    w->u.create = &w->identity;
+    w->u.has_hard = true;
+    w->u.has_start = true;
+    bytes_append_slice(&w->config, bytes_slice(&r->boot_config));
+    r->shown.initialised = false;
+}
+
+static void finish_removal(struct loop *l, struct control *c)
+{
+    struct replica *r = c->r;
+    if (r->state == GROUP_REMOVING) { /* asked twice: both are answered when it is done */
+        c->next = r->transfers;
+        r->transfers = c;
+        return;
+    }
+    struct thole_status st;
+    (void)THOLE_FAIL(&st, THOLE_UNAVAILABLE, THOLE_REASON_REMOVED, "the replica is being removed");
+    group_stop(l, r, &st);
+    r->state = GROUP_REMOVING;
+    atomic_store(&r->removing, true);
+    (void)map_remove(&l->by_shard, r->shard_id);
+    struct write_batch *b = next_batch(l);
+    struct write_update *w = r->update_batch == b ? &b->updates[r->update_slot] : NULL;
+    if (w) { /* what it had to write is moot */
+        for (size_t i = 0; i < w->entry_count; i++)
+            raft_entry_unref(w->entries[i]);
+        w->entry_count = 0;
+        control_answer(w->control);
+        w->token = 0;
+        w->install = false;
+        w->u = (struct store_update){.replica_id = r->replica_id};
+    } else {
+        w = write_batch_add(b, r);
+    }
+    w->u.remove = true;
+    w->control = c;
+}
+
+/* The tombstone is durable: delete the data, then forget the object. */
+void control_removed(struct loop *l, struct replica *r, struct control *c)
+{
+    struct task *t = task_new(TASK_DESTROY, r);
+    t->everything = true;
+    t->control = c;
+    if (!worker_post_internal(r->applier->w, &t->msg)) /* behind TASK_CLOSE, then on */
+        loop_discard(l, &t->msg);
+}
+
+static void bury(struct loop *l, struct control *c)
+{
+    struct write_update *w = write_batch_add(next_batch(l), NULL);
+    w->u.replica_id = c->replica_id;
+    w->u.remove = true;
+    w->control = c;
+    engine_add_tombstone(l->e, c->replica_id);
+}
+
+static void forget(struct loop *l, struct control *c)
+{
+    struct engine *e = l->e;
+    pthread_mutex_lock(&e->lock);
+    bool known = map_remove(&e->tombstones, c->replica_id) != NULL;
+    pthread_mutex_unlock(&e->lock);
+    if (!known) {
+        control_answer(c);
+        return;
+    }
+    struct write_update *w = write_batch_add(next_batch(l), NULL);
+    w->u.replica_id = c->replica_id;
+    w->u.forget = true;
+    w->control = c;
+}
+
+/* The running replica of the command's shard, or NULL and the command is answered. */
+static struct replica *running(struct loop *l, struct control *c)
+{
+    struct replica *r = map_get(&l->by_shard, c->shard_id);
+    if (r && r->state == GROUP_RUNNING)
+        return r;
+    if (r)
+        (void)THOLE_FAIL(&c->st, THOLE_UNAVAILABLE, THOLE_REASON_NOT_READY,
+                         "this replica is not running");
+    else
+        (void)THOLE_FAIL(&c->st, THOLE_NOT_FOUND, THOLE_REASON_NO_SUCH_SHARD,
+                         "the shard has no replica on this host");
+    control_answer(c);
+    return NULL;
+}
+
+static void change(struct loop *l, struct control *c)
+{
+    struct replica *r = running(l, c);
+    uint64_t index;
+    if (!r)
+        return;
+    proposals_flush(l, r);
+    if (raft_change_membership(r->core, &c->change, &index, &c->st) != THOLE_OK) {
+        control_answer(c);
+        return;
+    }
+    struct raft_status s;
+    raft_status(r->core, &s);
+    pending_trim(l, r, index);
+    pending_push(r, &(struct pending){index, s.term, NULL, c});
+    loop_dirty(l, r);
+}
+
+static void transfer(struct loop *l, struct control *c)
+{
+    struct replica *r = running(l, c);
+    if (!r)
+        return;
+    proposals_flush(l, r);
+    if (raft_transfer(r->core, c->replica_id, l->now_ms, &c->st) != THOLE_OK) {
+        control_answer(c);
+        return;
+    }
+    c->next = r->transfers;
+    r->transfers = c;
+    loop_dirty(l, r);
+}
+
+void control_check_transfers(struct loop *l, struct replica *r)
+{
+    (void)l;
+    const struct raft_status *s = &r->status;
+    bool moved = s->leader != 0 && s->leader != r->replica_id;
+    bool aborted = s->role == RAFT_LEADER && s->transfer_target == 0;
+    if (!r->transfers || (!moved && !aborted))
+        return;
+    struct thole_status st = {0};
+    if (aborted)
+        (void)THOLE_FAIL(&st, THOLE_ABORTED, THOLE_REASON_NONE, "the transfer timed out");
+    control_fail_transfers(r, &st);
+}
+
+void control_fail_transfers(struct replica *r, const struct thole_status *st)
+{
+    while (r->transfers) {
+        struct control *c = r->transfers;
+        r->transfers = c->next;
+        c->st = *st;
+        control_answer(c);
+    }
+}
+
+void control_handle(struct loop *l, struct control *c)
+{
+    if (l->stopping || l->failed) {
+        loop_discard(l, &c->msg);
+        return;
+    }
+    switch (c->kind) {
+    case CONTROL_START:
+        start(l, c);
+        break;
+    case CONTROL_REMOVE:
+        finish_removal(l, c);
+        break;
+    case CONTROL_BURY:
+        bury(l, c);
+        break;
+    case CONTROL_FORGET:
+        forget(l, c);
+        break;
+    case CONTROL_CHANGE:
+        change(l, c);
+        break;
+    case CONTROL_TRANSFER:
+        transfer(l, c);
+        break;
+    case CONTROL_ANSWER:
+        control_answer(c);
+        break;
+    }
+}

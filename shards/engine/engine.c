@@ -1,0 +1,304 @@
+/* The engine as a whole: workers, the table of replicas, and the calls that go straight to a loop. */
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/file.h"
+#include "shards/engine/codec.h"
+
+#define LOOPS_MAX 64 /* engine_deliver splits a frame over this many */
+#define CORES_PER_LOOP 4
+
+/* ---- Small things that everybody uses ----------------------------------------------------------------------- */
+
+struct loop *engine_loop(struct engine *e, uint64_t shard_id)
+{
+    return e->loops[shard_id % e->o.loop_count];
+}
+
+struct replica *engine_find_replica(struct engine *e, uint64_t replica_id)
+{
+    pthread_mutex_lock(&e->lock);
+    struct replica *r = map_get(&e->by_replica, replica_id);
+    if (r)
+        (void)replica_ref(r);
+    pthread_mutex_unlock(&e->lock);
+    return r;
+}
+
+struct replica *engine_find_shard(struct engine *e, uint64_t shard_id)
+{
+    pthread_mutex_lock(&e->lock);
+    struct replica *r = map_get(&e->by_shard, shard_id);
+    if (r)
+        (void)replica_ref(r);
+    pthread_mutex_unlock(&e->lock);
+    return r;
+}
+
+bool engine_is_tombstone(struct engine *e, uint64_t replica_id)
+{
+    pthread_mutex_lock(&e->lock);
+    bool found = map_get(&e->tombstones, replica_id) != NULL;
+    pthread_mutex_unlock(&e->lock);
+    return found;
+}
+
+void engine_add_tombstone(struct engine *e, uint64_t replica_id)
+{
+    pthread_mutex_lock(&e->lock);
+    (void)map_put(&e->tombstones, replica_id, e); /* any pointer: it is a set */
+    pthread_mutex_unlock(&e->lock);
+}
+
+void engine_drop(struct engine *e, struct replica *r)
+{
+    pthread_mutex_lock(&e->lock);
+    (void)map_put(&e->tombstones, r->replica_id, e);
+    bool held = map_remove(&e->by_replica, r->replica_id) != NULL;
+    if (map_get(&e->by_shard, r->shard_id) == r)
+        (void)map_remove(&e->by_shard, r->shard_id);
+    pthread_mutex_unlock(&e->lock);
+    if (held)
+        replica_unref(r);
+}
+
+void engine_send(struct engine *e, const struct uuid *host, enum engine_lane lane,
+                 struct bufslice frame)
+{
+    /* After a failed write nothing more is said: it might attest to what was not kept. */
+    if (atomic_load(&e->failed) || atomic_load(&e->dead)) {
+        bufslice_unref(frame);
+        return;
+    }
+    (void)e->o.transport.send(e->o.transport.ctx, host, lane, frame);
+}
+
+void engine_send_reply(struct engine *e, const struct uuid *host, const struct stream_msg *m)
+{
+    engine_send(e, host, ENGINE_LANE_CONTROL, codec_reply_frame(m));
+}
+
+void engine_host_failed(struct engine *e, const struct thole_status *st)
+{
+    if (atomic_exchange(&e->failed, true))
+        return;
+    LOG_ERROR(ENGINE, "the log cannot be written, this host stops: %s", st->message);
+    if (e->o.observer.host_failed && !atomic_load(&e->dead))
+        e->o.observer.host_failed(e->o.observer.ctx, st);
+}
+
+void engine_submit(struct engine *e, struct engine_request *r)
+{
+    struct loop *l = engine_loop(e, r->shard_id);
+    r->status = (struct thole_status){0};
+    r->index = r->code = r->leader_term = 0;
+    r->duplicate = false;
+    r->result = (struct bufslice){0};
+    r->leader_host = (struct uuid){0};
+    r->msg.kind = MSG_REQUEST;
+    if (worker_post(l->w, &r->msg))
+        return;
+    r->msg.kind = MSG_REFUSE;
+    loop_post(l, &r->msg);
+}
+
+void engine_peer_state(struct engine *e, const struct uuid *host, bool up)
+{
+    for (uint32_t i = 0; i < e->o.loop_count; i++) {
+        struct peer_change *p = xcalloc(1, sizeof(*p));
+        p->msg.kind = MSG_PEER;
+        p->host = *host;
+        p->up = up;
+        loop_post(e->loops[i], &p->msg);
+    }
+}
+
+/* ---- Start ----------------------------------------------------------------------------------------------------- */
+
+static void resolve(struct engine *e, const struct engine_options *o)
+{
+    long cores = sysconf(_SC_NPROCESSORS_ONLN);
+    uint32_t count = cores > CORES_PER_LOOP ? (uint32_t)(cores / CORES_PER_LOOP) : 1;
+    e->o = *o;
+    e->o.loop_count = o->loop_count ? o->loop_count : count;
+    e->o.loop_count = e->o.loop_count < LOOPS_MAX ? e->o.loop_count : LOOPS_MAX;
+    e->o.applier_count = o->applier_count ? o->applier_count : count;
+    e->o.election_timeout_ms = o->election_timeout_ms ? o->election_timeout_ms : 500;
+    e->o.heartbeat_ms = o->heartbeat_ms ? o->heartbeat_ms : 100;
+    e->o.compact_log_bytes = o->compact_log_bytes ? o->compact_log_bytes : 64 * MIB;
+    e->o.keep_log_bytes = o->keep_log_bytes ? o->keep_log_bytes : 8 * MIB;
+    e->o.cache_bytes = o->cache_bytes ? o->cache_bytes : 1 * MIB;
+    e->o.free_bytes_min = o->free_bytes_min ? o->free_bytes_min : 128 * MIB;
+    if (o->seed == 0) {
+        struct uuid u = uuid_random();
+        e->o.seed = get_be64(u.bytes);
+    }
+    e->o.directory = e->directory;
+    e->clock = executor_clock(o->executor);
+}
+
+static enum thole_code open_files(struct engine *e, const struct engine_options *o,
+                                  struct thole_status *st)
+{
+    if (o->directory) {
+        e->directory = xstrdup(o->directory);
+        enum thole_code code = file_make_dirs(o->directory, st);
+        if (code != THOLE_OK)
+            return code;
+    }
+    e->files = o->files;
+    if (e->files)
+        return THOLE_OK;
+    if (!o->directory)
+        return THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
+                          "the engine needs a directory, or files");
+    char *path = xasprintf("%s/snapshots", o->directory);
+    enum thole_code code = engine_files_disk_new(path, &e->files, st);
+    e->owns_files = code == THOLE_OK;
+    free(path);
+    return code;
+}
+
+static void start_workers(struct engine *e)
+{
+    e->loops = xcalloc(e->o.loop_count, sizeof(struct loop *));
+    e->appliers = xcalloc(e->o.applier_count, sizeof(struct applier *));
+    e->snapshotter = worker_new(e->o.executor, "snapshotter", SIZE_MAX, snapshotter_turn, e);
+    e->writer = worker_new(e->o.executor, "writer", SIZE_MAX, writer_turn, e);
+    e->streamer = streamer_new(e);
+    for (uint32_t i = 0; i < e->o.applier_count; i++)
+        e->appliers[i] = applier_new(e, i);
+    for (uint32_t i = 0; i < e->o.loop_count; i++)
+        e->loops[i] = loop_new(e, i);
+}
+
+/* A replica that the log knows; its machine is opened by the snapshotter. */
+static void recover(struct engine *e, const struct store_replica *s)
+{
+    if (s->removed) {
+        engine_add_tombstone(e, s->replica_id);
+        return;
+    }
+    struct replica *r = replica_new(e, s->replica_id, s->shard_id, s->descriptor);
+    if (s->hard.term == UINT64_MAX)
+        (void)THOLE_FAIL(&r->failure, THOLE_DATA_LOSS, THOLE_REASON_CORRUPT,
+                         "the replica's log records are damaged");
+    r->boot = (struct raft_boot){
+        .hard = s->hard,
+        .start_index = s->start_index,
+        .start_term = s->start_term,
+        .last_index = s->last_index,
+        .runs = s->runs,
+        .run_count = s->run_count,
+    };
+    r->boot_bytes = s->bytes;
+    r->generation = s->machine_generation;
+    bytes_append_slice(&r->boot_config, s->start_config);
+    r->state = GROUP_OPENING;
+    r->shown.log_bytes = s->bytes;
+    (void)map_put(&e->by_replica, r->replica_id, r);
+    (void)map_put(&e->by_shard, r->shard_id, r);
+    (void)map_put(&r->loop->by_replica, r->replica_id, replica_ref(r));
+    (void)map_put(&r->loop->by_shard, r->shard_id, r);
+}
+
+static void open_replicas(struct engine *e)
+{
+    size_t it = 0;
+    struct replica *r;
+    while ((r = map_next(&e->by_replica, &it, NULL))) {
+        struct task *t = task_new(TASK_OPEN, r);
+        ASSERT(worker_post_internal(e->snapshotter, &t->msg));
+    }
+}
+
+enum thole_code engine_new(const struct engine_options *o, struct engine **ret,
+                           struct thole_status *st)
+{
+    struct engine *e = xcalloc(1, sizeof(*e));
+    enum thole_code code = open_files(e, o, st);
+    if (code != THOLE_OK) {
+        free(e->directory);
+        free(e);
+        return code;
+    }
+    resolve(e, o);
+    /* Transfers of different lives must not be mistaken for each other. */
+    atomic_init(&e->transfer_id, o->incarnation << 32);
+    pthread_mutex_init(&e->lock, NULL);
+    start_workers(e);
+    const struct store_replica *s;
+    for (size_t i = 0; (s = e->o.log->ops->next(e->o.log, &i));)
+        recover(e, s);
+    snapshots_find(e);
+    open_replicas(e);
+    *ret = e;
+    return THOLE_OK;
+}
+
+/* ---- Stop ------------------------------------------------------------------------------------------------------ */
+
+void engine_stop(struct engine *e)
+{
+    if (e->stopped)
+        return;
+    e->stopped = true;
+    atomic_store(&e->stopping, true);
+    /* A stopped worker hands what still comes for it to loop_discard, so any order will do as long
+     * as each one's queue is drained: loops first, because they hold what waits. */
+    for (uint32_t i = 0; i < e->o.loop_count; i++)
+        if (!worker_post_internal(e->loops[i]->w, &e->loops[i]->stop_msg))
+            ASSERT(!"a loop was stopped by somebody else");
+    for (uint32_t i = 0; i < e->o.loop_count; i++)
+        worker_stop(e->loops[i]->w);
+    worker_stop(e->writer);
+    for (uint32_t i = 0; i < e->o.applier_count; i++)
+        worker_stop(e->appliers[i]->w);
+    worker_stop(e->snapshotter);
+    streamer_stop(e->streamer);
+}
+
+void engine_crash(struct engine *e)
+{
+    atomic_store(&e->dead, true);
+}
+
+static void drop_watches(struct engine *e)
+{
+    size_t it = 0;
+    struct replica *r;
+    while ((r = map_next(&e->by_replica, &it, NULL)))
+        watch_end(r, THOLE_REASON_STOPPED, "the host is stopping");
+    map_deinit(&e->watches);
+}
+
+void engine_free(struct engine *e)
+{
+    if (!e)
+        return;
+    ASSERT(e->stopped);
+    drop_watches(e);
+    for (uint32_t i = 0; i < e->o.loop_count; i++)
+        loop_free(e->loops[i]);
+    worker_free(e->writer);
+    worker_free(e->snapshotter);
+    streamer_free(e->streamer);
+    size_t it = 0;
+    struct replica *r;
+    while ((r = map_next(&e->by_replica, &it, NULL)))
+        replica_unref(r);
+    for (uint32_t i = 0; i < e->o.applier_count; i++)
+        applier_free(e->appliers[i]);
+    map_deinit(&e->by_replica);
+    map_deinit(&e->by_shard);
+    map_deinit(&e->tombstones);
+    pthread_mutex_destroy(&e->lock);
+    if (e->owns_files)
+        e->files->ops->free(e->files);
+    free(e->loops);
+    free(e->appliers);
+    free(e->found);
+    free(e->directory);
+    free(e);
+}

@@ -1,0 +1,580 @@
+/* What the files of the engine share. README.md says which thread owns what; here each field is
+ * grouped by its owner, and a pointer that crosses threads says so. */
+#ifndef SHARDS_ENGINE_ENGINE_INTERNAL_H
+#define SHARDS_ENGINE_ENGINE_INTERNAL_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+
+#include "base/assert.h"
+#include "base/limits.h"
+#include "base/log.h"
+#include "base/map.h"
+#include "base/metrics.h"
+#include "base/wheel.h"
+#include "shards/engine/engine.h"
+#include "shards/engine/files.h"
+#include "shards/engine/session.h"
+
+struct loop;
+struct applier;
+struct replica;
+struct machine;
+struct write_batch;
+struct watch_list;
+struct save_waiter;
+
+/* Messages waiting for one worker, beyond which it refuses (requests) or drops (frames). */
+#define ENGINE_QUEUE_MAX 65536
+/* Bytes of frames that wait for one loop. */
+#define ENGINE_INBOUND_BYTES_MAX (64 * MIB)
+/* Entries that one frame may carry: what the sender's byte bound allows. */
+#define ENGINE_FRAME_ENTRIES_MAX (LIMIT_FRAME_BYTES / RAFT_ENTRY_OVERHEAD_BYTES)
+/* Entries of one page read from the store, and proposals of one raft_propose. */
+#define ENGINE_PAGE_ENTRIES 1024
+#define ENGINE_PAGE_BYTES (1 * MIB)
+#define ENGINE_SPACE_CHECK_NS (2 * NS_PER_S)
+#define ENGINE_NAME_BYTES 96 /* of a snapshot file */
+
+/* ---- Machines (machine.c): owned by the applier; the snapshotter saves, flushes, opens --------- */
+
+struct machine {
+    _Atomic uint32_t refs; /* of the replica, and of a save or flush in progress */
+    const struct thole_machine_type *type;
+    void *state;
+    char *directory; /* NULL unless persistent */
+    uint64_t generation;
+    bool persistent;
+    /* Write: apply and flush. Read: query and save of a type without views. */
+    pthread_rwlock_t lock;
+    struct session_table sessions; /* applier only, once the machine is switched in */
+    uint64_t applied, applied_term;
+};
+
+enum thole_code machine_open(struct replica *r, uint64_t generation, struct machine **ret,
+                             struct thole_status *st);
+struct machine *machine_ref(struct machine *m);
+void machine_unref(struct machine *m); /* the last one closes it */
+enum thole_code machine_destroy(struct replica *r, uint64_t generation, struct thole_status *st);
+enum thole_code machine_query(struct machine *m, void *view, struct slice query, struct bytes *out,
+                              struct thole_status *st);
+const struct thole_machine_type *machine_type_find(const struct engine *e, const char *name);
+
+/* ---- What travels between workers --------------------------------------------------------------- */
+
+enum msg_kind {
+    MSG_REQUEST = 1, /* struct engine_request: to a loop */
+    MSG_REFUSE,      /* struct engine_request that met a full mailbox */
+    MSG_INBOUND,     /* struct inbound: deliver -> loop */
+    MSG_WRITE,       /* struct write_batch: loop -> writer -> loop */
+    MSG_APPLY,       /* struct apply_job: loop -> applier -> loop */
+    MSG_QUERY,       /* struct query_job: loop -> applier */
+    MSG_LOG_READ,    /* struct log_read: loop -> streamer -> loop */
+    MSG_TASK,        /* struct task: loop <-> applier, snapshotter */
+    MSG_CONTROL,     /* struct control: anyone -> loop */
+    MSG_PEER,        /* struct peer_change: anyone -> loop */
+    MSG_STOP,        /* the loop's own */
+    MSG_CHUNK,       /* struct stream_msg: deliver -> streamer */
+    MSG_REPLY,       /* struct stream_msg */
+    MSG_SEND,        /* struct stream_msg: loop -> streamer */
+    MSG_RECEIVE_END, /* struct stream_msg: loop -> streamer */
+    MSG_SENT,        /* struct stream_msg: streamer -> loop */
+    MSG_RECEIVED,    /* struct stream_msg: streamer -> loop */
+};
+
+struct inbound_msg {
+    uint64_t shard_id;
+    struct raft_message raft;
+};
+struct inbound {
+    struct worker_msg msg;
+    struct uuid host;
+    uint64_t incarnation;
+    size_t bytes;
+    size_t count, capacity;
+    struct inbound_msg *messages;
+};
+
+/* One of our own log entries, whose outcome somebody awaits. */
+struct pending {
+    uint64_t index, term;
+    struct engine_request *request; /* NULL: a control, or given up at its deadline */
+    struct control *control;
+};
+
+struct apply_job {
+    struct worker_msg msg;
+    struct replica *r;
+    uint64_t first, last;
+    size_t bytes;
+    struct raft_entry **entries; /* NULL: the applier reads them from the store */
+    struct pending *requests;    /* ascending by index, all matched */
+    size_t request_count;
+    uint64_t handed_ns;
+    struct thole_status st; /* a failed machine */
+};
+
+struct query_job {
+    struct worker_msg msg;
+    struct query_job *next;
+    struct replica *r;
+    uint64_t index; /* serve when this is applied */
+    struct msgq requests;
+};
+
+struct log_read {
+    struct worker_msg msg;
+    struct replica *r;
+    uint64_t peer, first, last;
+    size_t max_bytes;
+    struct raft_entry **entries;
+    size_t count;
+    struct thole_status st;
+};
+
+enum task_kind {
+    TASK_OPEN,    /* snapshotter: open the machine, load its snapshot */
+    TASK_VIEW,    /* applier: acquire a view and the sessions ... */
+    TASK_SAVE,    /* snapshotter: ... and write the file */
+    TASK_FLUSH,   /* snapshotter: make a persistent machine durable */
+    TASK_RESTORE, /* snapshotter: a received file into a new generation */
+    TASK_SWITCH,  /* applier: the restored machine takes over */
+    TASK_CLOSE,   /* applier: end watchers and queries, close the machine */
+    TASK_DESTROY, /* snapshotter: delete the data of one generation, or of everything */
+    TASK_REMOVE,  /* snapshotter: delete snapshot files below `index` */
+    TASK_SPACE,   /* snapshotter: measure free space */
+};
+struct task {
+    struct worker_msg msg;
+    enum task_kind kind;
+    struct replica *r; /* a reference, or NULL */
+    struct loop *loop; /* who gets the answer */
+    struct machine *machine;
+    void *view;
+    uint64_t index, term, generation;
+    struct bytes config, sessions;
+    struct raft_entry **config_entries; /* TASK_OPEN */
+    size_t config_entry_count;
+    char name[ENGINE_NAME_BYTES];
+    struct stream_msg *received; /* TASK_RESTORE */
+    bool everything;             /* TASK_DESTROY */
+    struct control *control;
+    struct thole_status st;
+};
+struct task *task_new(enum task_kind kind, struct replica *r);
+void task_free(struct task *t); /* releases what it still holds */
+
+enum control_kind {
+    CONTROL_START,
+    CONTROL_REMOVE,
+    CONTROL_BURY,   /* a tombstone for a replica that was never here */
+    CONTROL_FORGET,
+    CONTROL_CHANGE,
+    CONTROL_TRANSFER,
+    CONTROL_ANSWER, /* only calls done */
+};
+struct control {
+    struct worker_msg msg;
+    enum control_kind kind;
+    struct control *next;
+    uint64_t shard_id, replica_id;
+    struct replica *r; /* a reference, or NULL */
+    struct raft_change change;
+    struct thole_status st;
+    uint64_t expires_ms;
+    engine_done_fn done;
+    void *ctx;
+};
+void control_answer(struct control *c); /* calls done with c->st and frees it */
+
+struct peer_change {
+    struct worker_msg msg;
+    struct uuid host;
+    bool up;
+};
+
+/* A step of a snapshot transfer, between loops and the streamer. */
+struct stream_msg {
+    struct worker_msg msg;
+    struct replica *r; /* a reference, or NULL */
+    struct uuid host;
+    struct bufslice frame;                  /* MSG_CHUNK */
+    uint64_t shard_id, from, to, transfer;  /* from: the sender of the snapshot */
+    uint64_t term, index, index_term;
+    uint64_t received;
+    bool installed, refused, ok;
+    struct bytes config;
+    char name[ENGINE_NAME_BYTES]; /* the file to send, or the one received */
+};
+void stream_msg_free(struct stream_msg *m);
+
+/* ---- Replicas (replica.c, group.c) ---------------------------------------------------------------- */
+
+enum group_state {
+    GROUP_CREATING, /* its identity is being written */
+    GROUP_OPENING,  /* its machine is being opened */
+    GROUP_RUNNING,
+    GROUP_FAILED,   /* shows why; takes part in nothing */
+    GROUP_REMOVING,
+    GROUP_GONE,
+};
+
+struct pending_ring {
+    struct pending *slots;
+    size_t capacity, head, count;
+};
+
+struct read_batch {
+    struct read_batch *next;
+    uint64_t context;
+    struct msgq requests;
+};
+
+struct log_mark { /* where in the log `bytes` were reached: finds the tail to keep */
+    uint64_t index, bytes;
+};
+
+struct peer_view {
+    uint64_t replica_id;
+    struct raft_peer_status status;
+};
+
+struct replica {
+    _Atomic uint32_t refs;
+    /* Immutable. */
+    struct engine *e;
+    uint64_t replica_id, shard_id;
+    struct loop *loop;
+    struct applier *applier;
+    char *type_name;
+    uint32_t type_version;
+    struct bytes type_config;
+    bool witness;
+    struct bytes descriptor;
+
+    /* The loop's. */
+    enum group_state state;
+    struct raft *core;
+    struct wheel_timer tick;
+    bool dirty, publish, notify;
+    bool removed_by_peer;
+    struct thole_status failure;
+    struct raft_status status; /* after the last harvest */
+    struct raft_boot boot;     /* until the core exists */
+    struct bytes boot_config;
+    uint64_t boot_bytes;
+    struct control *starting;
+    struct msgq proposing, reading;
+    struct pending_ring pending;
+    struct read_batch *reads, **reads_tail;
+    uint64_t read_context;
+    uint64_t apply_next, apply_last; /* committed and durable here, not handed over: [next, last] */
+    uint64_t applied;
+    size_t applying_bytes, applying_jobs;
+    struct write_batch *update_batch; /* the accumulating batch that holds update_slot */
+    size_t update_slot;
+    uint64_t contact_ns; /* last word from a leader */
+    uint64_t generation;
+    struct map peer_hosts; /* replica id -> struct uuid *, learnt from their messages */
+    struct control *transfers;
+    struct task *install; /* restored, waiting for its batch */
+    bool restoring, saving, compacting, holding_applies;
+    struct save_waiter *save_waiters;
+    uint64_t snapshot_index, snapshot_term; /* of the newest file; 0: none */
+    bool persistent;
+    uint64_t log_bytes, compact_at_bytes;
+    uint64_t appended_bytes; /* ever, here: what marks count in */
+    struct log_mark *marks;
+    size_t mark_count, mark_capacity;
+    uint64_t sending; /* transfers from here under way */
+
+    /* The applier's (set by tasks). */
+    struct machine *machine;
+    struct query_job *parked;
+    bool machine_failed;
+
+    /* Under watch_lock: watchers, and `watch_applied` for a consistent start. */
+    pthread_mutex_t watch_lock;
+    struct watch_list *watches;
+    uint64_t watch_applied;
+
+    /* Under the engine's lock. */
+    struct engine_replica_status shown;
+    struct raft_config shown_config;
+    struct peer_view shown_peers[LIMIT_MEMBERS];
+    size_t shown_peer_count;
+    _Atomic bool peers_wanted, removing;
+};
+struct replica *replica_new(struct engine *e, uint64_t replica_id, uint64_t shard_id,
+                            struct slice descriptor);
+struct replica *replica_ref(struct replica *r);
+void replica_unref(struct replica *r);
+
+/* ---- Batches (batch.c, writer.c) -------------------------------------------------------------------- */
+
+struct write_update {
+    struct replica *r; /* a reference; NULL for tombstones of strangers */
+    struct store_update u;
+    struct store_identity identity;
+    uint64_t token;
+    bool install;
+    struct raft_entry **entries;
+    size_t entry_count, entry_capacity;
+    struct bytes config;
+    struct control *control; /* answered when durable */
+};
+struct write_batch {
+    struct worker_msg msg;
+    struct loop *loop;
+    struct write_update *updates;
+    size_t count, capacity;
+    uint64_t posted_ns;
+    struct thole_status st;
+};
+struct write_batch *write_batch_new(struct loop *l);
+void write_batch_free(struct write_batch *b);
+struct write_update *write_batch_add(struct write_batch *b, struct replica *r);
+void write_batch_merge(struct loop *l, struct replica *r, const struct raft_update *u);
+
+/* ---- Loops ------------------------------------------------------------------------------------------- */
+
+struct out_msg {
+    uint64_t shard_id;
+    uint64_t to_incarnation;
+    struct raft_message raft;
+};
+struct out_lane {
+    struct out_msg *messages;
+    size_t count, capacity;
+};
+struct peer_host {
+    struct uuid host;
+    uint64_t incarnation;
+    bool down;
+    bool touched;
+    struct out_lane lanes[2]; /* control, append */
+};
+
+struct loop {
+    struct engine *e;
+    uint32_t index;
+    struct worker *w;
+    struct worker_msg stop_msg;
+    struct map by_shard, by_replica; /* of struct replica; each entry holds a reference */
+    struct map hosts;                /* uuid_hash -> struct peer_host */
+    struct wheel *ticks;             /* logical milliseconds */
+    struct wheel *deadlines;         /* real milliseconds */
+    uint64_t now_ns, real_ms, now_ms;
+    uint64_t rate_ms;     /* of rate-limited log lines */
+    struct replica **dirty;
+    size_t dirty_count, dirty_capacity;
+    struct replica **published;
+    size_t published_count, published_capacity;
+    struct peer_host **touched;
+    size_t touched_count, touched_capacity;
+    struct write_batch *next, *in_flight;
+    uint64_t space_checked_ns;
+    bool space_checking;
+    bool stopping, failed;
+    _Atomic size_t inbound_bytes;
+};
+
+uint64_t loop_turn(void *ctx, struct msgq *batch, uint64_t now_ns);
+struct loop *loop_new(struct engine *e, uint32_t index);
+void loop_free(struct loop *l);
+void loop_dirty(struct loop *l, struct replica *r);
+void loop_publish(struct loop *l, struct replica *r); /* at the end of the turn */
+/* The log writer makes no progress: nothing that keeps followers loyal may leave. */
+bool loop_writer_hung(const struct loop *l);
+/* Hand a message to a loop from another worker; if the loop is gone, it is released instead. */
+void loop_post(struct loop *l, struct worker_msg *m);
+void loop_discard(struct loop *l, struct worker_msg *m);
+
+/* inbound.c */
+void inbound_free(struct inbound *in);
+void loop_inbound(struct loop *l, struct inbound *in);
+/* outbox.c */
+struct peer_host *loop_host(struct loop *l, const struct uuid *host);
+void outbox_add(struct loop *l, struct replica *r, struct raft_message *m);
+void outbox_add_to(struct loop *l, const struct uuid *host, uint64_t shard_id,
+                   const struct raft_message *m);
+void outbox_flush(struct loop *l);
+
+/* group.c: the life of a replica on its loop */
+void group_boot(struct loop *l, struct task *opened);
+void group_receive(struct loop *l, struct replica *r, struct raft_message *m,
+                   const struct uuid *host);
+void group_tick(struct loop *l, struct replica *r);
+void group_harvest(struct loop *l, struct replica *r);
+void group_applied(struct loop *l, struct apply_job *j);
+void group_persisted(struct loop *l, struct write_update *u);
+void group_fail(struct loop *l, struct replica *r, const struct thole_status *st);
+void group_stop(struct loop *l, struct replica *r, const struct thole_status *st);
+void group_dispatch(struct loop *l, struct replica *r);
+/* control.c */
+void control_handle(struct loop *l, struct control *c);
+void control_removed(struct loop *l, struct replica *r, struct control *c);
+void control_check_transfers(struct loop *l, struct replica *r);
+void control_fail_transfers(struct replica *r, const struct thole_status *st);
+/* proposals.c */
+void proposal_submit(struct loop *l, struct engine_request *q);
+void proposals_flush(struct loop *l, struct replica *r);
+/* Resolve outstanding entries in [.., last]: matched ones move into `j`, others were dropped. */
+void proposals_take(struct loop *l, struct replica *r, uint64_t last, struct apply_job *j);
+void proposals_installed(struct loop *l, struct replica *r, uint64_t index);
+void proposals_end(struct loop *l, struct replica *r, const struct thole_status *st);
+void pending_push(struct replica *r, const struct pending *p);
+void pending_trim(struct loop *l, struct replica *r, uint64_t first);
+void proposal_expired(struct loop *l, struct engine_request *q);
+/* reads.c */
+void read_submit(struct loop *l, struct engine_request *q);
+void reads_flush(struct loop *l, struct replica *r);
+void reads_answer(struct loop *l, struct replica *r, const struct raft_read_result *results,
+                  size_t n);
+void reads_end(struct loop *l, struct replica *r, const struct thole_status *st);
+bool read_expired(struct loop *l, struct replica *r, struct engine_request *q);
+/* requests.c */
+struct wheel_timer *request_timer(struct engine_request *q);
+void request_arm(struct loop *l, struct engine_request *q);
+void request_disarm(struct loop *l, struct engine_request *q);
+void request_fail(struct engine_request *q, enum thole_code code, enum thole_reason reason,
+                  const char *message);
+void request_finish(struct engine_request *q); /* status is set */
+void request_not_leader(struct loop *l, struct replica *r, struct engine_request *q);
+bool replica_host(const struct replica *r, uint64_t replica_id, struct uuid *ret);
+
+/* compact.c and snapshot.c, on the loop */
+void compact_boot(struct replica *r);
+void compact_to(struct loop *l, struct replica *r, uint64_t index);
+void snapshot_start_save(struct loop *l, struct replica *r);
+void compact_note_entries(struct replica *r, struct raft_entry *const *entries, size_t n);
+void compact_consider(struct loop *l, struct replica *r);
+void compact_started(struct replica *r, uint64_t start_index);
+void snapshot_task_done(struct loop *l, struct task *t);
+void snapshot_wanted(struct loop *l, struct replica *r, const struct raft_peer_request *q);
+void snapshot_sent(struct loop *l, struct stream_msg *m);
+void snapshot_received(struct loop *l, struct stream_msg *m);
+void snapshot_installed(struct loop *l, struct replica *r);
+void snapshot_end(struct replica *r);
+void snapshot_name(const struct replica *r, uint64_t index, char ret[ENGINE_NAME_BYTES]);
+
+/* ---- Other workers -------------------------------------------------------------------------------------- */
+
+struct applier {
+    struct engine *e;
+    struct worker *w;
+    struct apply_batch *batch;
+};
+struct applier *applier_new(struct engine *e, uint32_t index);
+void applier_free(struct applier *a);
+/* apply.c: the entries of one job, page by page. */
+struct apply_batch;
+struct apply_batch *apply_batch_new(void);
+void apply_batch_free(struct apply_batch *b);
+void apply_begin(struct apply_batch *b, struct replica *r, struct apply_job *j);
+enum thole_code apply_entries(struct apply_batch *b, struct raft_entry *const *entries, size_t n,
+                              struct thole_status *st);
+void apply_done(struct apply_batch *b); /* the machine has all of the job */
+/* Whoever still waits on the job gets OUTCOME_UNKNOWN: its machine has failed. */
+void apply_abandon(struct apply_batch *b);
+
+uint64_t writer_turn(void *ctx, struct msgq *batch, uint64_t now_ns);
+uint64_t snapshotter_turn(void *ctx, struct msgq *batch, uint64_t now_ns);
+enum thole_code snapshot_save(struct engine *e, struct task *t, struct thole_status *st);
+enum thole_code snapshot_load(struct engine *e, struct replica *r, const char *name,
+                              uint64_t generation, struct machine **ret, struct thole_status *st);
+struct snapshot_info {
+    uint64_t shard_id, index, index_term;
+};
+/* Check the whole file, and what it says of itself. */
+enum thole_code snapshot_check(struct engine *e, const char *name, struct snapshot_info *ret,
+                               struct thole_status *st);
+/* A file is the stream and this trailer: its checksum (XXH3, 8 bytes little-endian) and a magic. */
+#define SNAPSHOT_TRAILER_BYTES 16
+void snapshot_trailer(uint64_t checksum, uint8_t ret[SNAPSHOT_TRAILER_BYTES]);
+bool snapshot_trailer_read(const uint8_t in[SNAPSHOT_TRAILER_BYTES], uint64_t *ret_checksum);
+/* Parses "<replica>-<index>.snap"; false for anything else. */
+bool snapshot_name_parse(const char *name, uint64_t *ret_replica, uint64_t *ret_index);
+
+/* What was found in the directory at start, sorted by replica, newest first. */
+struct found_snapshot {
+    uint64_t replica_id, index;
+    char name[ENGINE_NAME_BYTES];
+};
+void snapshots_find(struct engine *e);
+void snapshotter_open(struct engine *e, struct task *t);
+
+struct streamer;
+struct streamer *streamer_new(struct engine *e);
+void streamer_stop(struct streamer *s);
+void streamer_free(struct streamer *s);
+void streamer_post(struct engine *e, struct worker_msg *m); /* releases it if it cannot */
+void log_read_free(struct log_read *m);
+void apply_job_free(struct apply_job *j);
+void query_job_fail(struct query_job *j, enum thole_code code, enum thole_reason reason,
+                    const char *message); /* and frees it */
+/* snapshot_send.c and snapshot_receive.c, on the streamer; `tick` returns the next deadline. */
+struct snapshot_sends;
+struct snapshot_sends *sends_new(struct engine *e);
+void sends_free(struct snapshot_sends *s);
+void sends_start(struct snapshot_sends *s, struct stream_msg *m, uint64_t now_ns);
+void sends_reply(struct snapshot_sends *s, struct stream_msg *m, uint64_t now_ns);
+uint64_t sends_tick(struct snapshot_sends *s, uint64_t now_ns);
+struct snapshot_receives;
+struct snapshot_receives *receives_new(struct engine *e);
+void receives_free(struct snapshot_receives *s);
+void receives_chunk(struct snapshot_receives *s, struct stream_msg *m, uint64_t now_ns);
+void receives_end(struct snapshot_receives *s, struct stream_msg *m);
+uint64_t receives_tick(struct snapshot_receives *s, uint64_t now_ns);
+
+/* watch.c */
+void watch_event(struct replica *r, uint64_t index, struct slice key, struct slice event);
+void watch_end(struct replica *r, enum thole_reason reason, const char *message);
+
+/* ---- The engine --------------------------------------------------------------------------------------------- */
+
+struct engine {
+    struct engine_options o; /* directory and types as given; counts and times resolved */
+    char *directory;
+    const struct clock *clock;
+    struct engine_files *files;
+    bool owns_files;
+    struct loop **loops;
+    struct applier **appliers;
+    struct worker *writer, *snapshotter;
+    struct streamer *streamer;
+    _Atomic bool stopping, failed, low_space;
+    _Atomic bool dead; /* crashed, in a harness: nothing reaches disk, peers or observers */
+    bool stopped;
+
+    /* Under lock: which replicas exist, and what is shown of them. */
+    pthread_mutex_t lock;
+    struct map by_shard, by_replica; /* struct replica; by_replica holds a reference */
+    struct map tombstones;           /* replica id -> engine_tombstone */
+    struct map watches;              /* watch id -> struct replica, a reference */
+    uint64_t watch_id;
+    _Atomic uint64_t transfer_id;
+
+    struct found_snapshot *found; /* written by engine_new, then read only */
+    size_t found_count;
+};
+
+struct loop *engine_loop(struct engine *e, uint64_t shard_id);
+struct replica *engine_find_replica(struct engine *e, uint64_t replica_id); /* a reference, or NULL */
+struct replica *engine_find_shard(struct engine *e, uint64_t shard_id);
+bool engine_is_tombstone(struct engine *e, uint64_t replica_id);
+void engine_add_tombstone(struct engine *e, uint64_t replica_id);
+void engine_drop(struct engine *e, struct replica *r);
+void engine_send(struct engine *e, const struct uuid *host, enum engine_lane lane,
+                 struct bufslice frame);
+void engine_send_reply(struct engine *e, const struct uuid *host, const struct stream_msg *m);
+void engine_host_failed(struct engine *e, const struct thole_status *st);
+/* For harnesses: from now on nothing that this engine does has an effect; then stop and free it. */
+void engine_crash(struct engine *e);
+
+extern struct metric engine_proposals, engine_queries, engine_refused, engine_dropped_frames,
+    engine_bad_frames, engine_sync_ns, engine_batch_updates, engine_batch_entries,
+    engine_apply_entries, engine_apply_ns, engine_apply_lag_ns, engine_turn_ns, engine_commit_ns,
+    engine_snapshots_saved, engine_snapshots_sent, engine_snapshots_installed, engine_loop_depth;
+
+#endif

@@ -1,0 +1,377 @@
+/* A replica on its loop: from its boot to its end, one harvest per turn in between. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "shards/engine/engine_internal.h"
+
+/* Most entries of one range handed to the applier. */
+#define APPLY_ENTRIES_MAX 8192
+
+/* ---- Events ------------------------------------------------------------------------------------------ */
+
+static void learn_host(struct replica *r, uint64_t replica_id, const struct uuid *host)
+{
+    struct uuid *known = map_get(&r->peer_hosts, replica_id);
+    if (known) {
+        *known = *host;
+    } else if (r->peer_hosts.count < 2 * LIMIT_MEMBERS) { /* a peer decides the key: bounded */
+        known = xmalloc(sizeof(*known));
+        *known = *host;
+        (void)map_put(&r->peer_hosts, replica_id, known);
+    }
+}
+
+void group_receive(struct loop *l, struct replica *r, struct raft_message *m,
+                   const struct uuid *host)
+{
+    struct thole_status st;
+    learn_host(r, m->from, host);
+    if ((m->kind == RAFT_MSG_APPEND || m->kind == RAFT_MSG_HEARTBEAT) && m->term >= r->status.term)
+        r->contact_ns = l->now_ns;
+    if (raft_receive(r->core, m, l->now_ms, &st) != THOLE_OK) {
+        metric_add(&engine_bad_frames, 1);
+        LOG_DEBUG(ENGINE, "message refused: %s", st.message);
+    }
+    *m = (struct raft_message){0};
+    loop_dirty(l, r);
+}
+
+static void show_peers(struct replica *r)
+{
+    const struct raft_config *c = raft_config(r->core);
+    pthread_mutex_lock(&r->e->lock);
+    r->shown_peer_count = 0;
+    for (uint32_t i = 0; i < c->member_count; i++) {
+        struct peer_view *v = &r->shown_peers[r->shown_peer_count];
+        v->replica_id = c->members[i].replica_id;
+        if (raft_peer(r->core, v->replica_id, &v->status))
+            r->shown_peer_count++;
+    }
+    pthread_mutex_unlock(&r->e->lock);
+}
+
+void group_tick(struct loop *l, struct replica *r)
+{
+    raft_tick(r->core, l->now_ms);
+    if (atomic_load_explicit(&r->peers_wanted, memory_order_relaxed))
+        show_peers(r);
+    loop_dirty(l, r);
+}
+
+/* ---- The apply side -------------------------------------------------------------------------------------- */
+
+static void collect_cached(struct replica *r, struct apply_job *j, size_t max)
+{
+    j->entries = xmalloc(max * sizeof(j->entries[0]));
+    size_t n = 0;
+    while (n < max && j->bytes < LIMIT_APPLYING_BYTES / 4) {
+        struct raft_entry *e = raft_entry_at(r->core, j->first + n);
+        if (!e)
+            break;
+        j->entries[n++] = raft_entry_ref(e);
+        j->bytes += raft_entry_size(e);
+    }
+    j->last = j->first + n - 1;
+}
+
+static struct apply_job *next_job(struct replica *r)
+{
+    uint64_t left = r->apply_last - r->apply_next + 1;
+    size_t max = left < APPLY_ENTRIES_MAX ? (size_t)left : APPLY_ENTRIES_MAX;
+    bool cached = raft_entry_at(r->core, r->apply_next) != NULL;
+    if (!cached && r->applying_jobs > 0)
+        return NULL; /* one range at a time is read from the store */
+    struct apply_job *j = xcalloc(1, sizeof(*j));
+    j->msg.kind = MSG_APPLY;
+    j->r = replica_ref(r);
+    j->first = r->apply_next;
+    if (cached) {
+        collect_cached(r, j, max);
+        return j;
+    }
+    j->last = j->first;
+    while (j->last < r->apply_last && j->last - j->first + 1 < max &&
+           !raft_entry_at(r->core, j->last + 1))
+        j->last++;
+    j->bytes = ENGINE_PAGE_BYTES;
+    return j;
+}
+
+static void dispatch_witness(struct loop *l, struct replica *r)
+{
+    struct apply_job none = {.first = r->apply_next};
+    proposals_take(l, r, r->apply_last, &none);
+    free(none.requests);
+    r->apply_next = r->apply_last + 1;
+    r->applied = r->apply_last;
+    raft_applied(r->core, r->applied);
+    compact_consider(l, r);
+    loop_dirty(l, r);
+}
+
+void group_dispatch(struct loop *l, struct replica *r)
+{
+    if (r->holding_applies || r->apply_next > r->apply_last)
+        return;
+    if (r->witness) {
+        dispatch_witness(l, r);
+        return;
+    }
+    while (r->apply_next <= r->apply_last && r->applying_bytes < LIMIT_APPLYING_BYTES) {
+        struct apply_job *j = next_job(r);
+        if (!j)
+            return;
+        proposals_take(l, r, j->last, j);
+        r->apply_next = j->last + 1;
+        r->applying_bytes += j->bytes;
+        r->applying_jobs++;
+        j->handed_ns = l->now_ns;
+        metric_record(&engine_apply_entries, j->last - j->first + 1);
+        if (!worker_post_internal(r->applier->w, &j->msg))
+            loop_discard(l, &j->msg);
+    }
+}
+
+void apply_job_free(struct apply_job *j)
+{
+    if (j->entries)
+        for (uint64_t i = 0; i <= j->last - j->first; i++)
+            raft_entry_unref(j->entries[i]);
+    free(j->entries);
+    free(j->requests);
+    replica_unref(j->r);
+    free(j);
+}
+
+void group_applied(struct loop *l, struct apply_job *j)
+{
+    struct replica *r = j->r;
+    r->applying_bytes -= j->bytes;
+    r->applying_jobs--;
+    if (r->state == GROUP_RUNNING && j->st.code != THOLE_OK) {
+        group_fail(l, r, &j->st);
+    } else if (r->state == GROUP_RUNNING) {
+        if (j->last > r->applied) {
+            r->applied = j->last;
+            raft_applied(r->core, j->last);
+        }
+        compact_consider(l, r);
+        loop_dirty(l, r);
+    }
+    apply_job_free(j);
+}
+
+/* ---- Harvest ------------------------------------------------------------------------------------------------ */
+
+static void ask_log(struct replica *r, const struct raft_peer_request *q)
+{
+    struct log_read *m = xcalloc(1, sizeof(*m));
+    m->msg.kind = MSG_LOG_READ;
+    m->r = replica_ref(r);
+    m->peer = q->peer;
+    m->first = q->first;
+    m->last = r->status.durable_index;
+    m->max_bytes = q->max_bytes < LIMIT_APPEND_BYTES ? q->max_bytes : LIMIT_APPEND_BYTES;
+    streamer_post(r->e, &m->msg);
+}
+
+static void rearm(struct loop *l, struct replica *r)
+{
+    uint64_t due = raft_deadline_ms(r->core);
+    uint64_t beat = l->e->o.heartbeat_ms;
+    if (r->status.role == RAFT_LEADER && due != UINT64_MAX)
+        due = (due + beat - 1) / beat * beat; /* so that the groups of a host beat together */
+    if (due <= l->now_ms)
+        due = l->now_ms + 1;
+    if (wheel_armed(&r->tick) && r->tick.due_ms == due)
+        return;
+    wheel_cancel(l->ticks, &r->tick);
+    if (due != UINT64_MAX)
+        wheel_arm(l->ticks, &r->tick, due);
+}
+
+static void carry_out(struct loop *l, struct replica *r, struct raft_update *u)
+{
+    if (u->persist != 0)
+        write_batch_merge(l, r, u);
+    for (size_t i = 0; i < u->message_count; i++)
+        outbox_add(l, r, &u->messages[i]);
+    raft_status(r->core, &r->status);
+    if (u->apply_first != 0) {
+        ASSERT(u->apply_first == r->apply_last + 1);
+        r->apply_last = u->apply_last;
+    }
+    for (size_t i = 0; i < u->need_log_count; i++)
+        ask_log(r, &u->need_log[i]);
+    for (size_t i = 0; i < u->need_snapshot_count; i++)
+        snapshot_wanted(l, r, &u->need_snapshot[i]);
+    reads_answer(l, r, u->reads, u->read_count);
+    r->removed_by_peer = r->removed_by_peer || u->removed;
+    r->notify = r->notify || u->status_changed || u->config_changed || u->removed;
+    if (u->config_changed) {
+        pthread_mutex_lock(&l->e->lock);
+        raft_config_copy(&r->shown_config, raft_config(r->core));
+        pthread_mutex_unlock(&l->e->lock);
+    }
+    if (u->status_changed)
+        LOG_INFO(ENGINE, "replica role=%d term=%llu leader=%llu", (int)r->status.role,
+                 (unsigned long long)r->status.term, (unsigned long long)r->status.leader);
+}
+
+void group_harvest(struct loop *l, struct replica *r)
+{
+    log_context(r->shard_id, r->replica_id);
+    proposals_flush(l, r);
+    reads_flush(l, r);
+    if (raft_has_update(r->core)) {
+        struct raft_update u;
+        raft_harvest(r->core, &u);
+        carry_out(l, r, &u);
+        control_check_transfers(l, r);
+        loop_publish(l, r);
+    }
+    group_dispatch(l, r);
+    rearm(l, r);
+}
+
+/* ---- Life ------------------------------------------------------------------------------------------------------ */
+
+static enum thole_code new_core(struct loop *l, struct replica *r, const struct task *t,
+                                struct thole_status *st)
+{
+    struct raft_config config = {0};
+    struct slice encoded = bytes_slice(&r->boot_config);
+    enum thole_code code = THOLE_OK;
+    if (encoded.size > 0)
+        code = raft_config_decode(encoded, &config, st);
+    if (code != THOLE_OK)
+        return code;
+    struct raft_boot b = r->boot;
+    b.config = &config;
+    b.config_entries = t->config_entries;
+    b.config_entry_count = t->config_entry_count;
+    b.applied = t->machine ? t->machine->applied : b.start_index;
+    b.now_ms = l->now_ms;
+    const struct engine_options *o = &l->e->o;
+    struct raft_options ro = {
+        .replica_id = r->replica_id,
+        .seed = o->seed ^ (r->replica_id * UINT64_C(0x9e3779b97f4a7c15)) ^ o->incarnation,
+        .election_timeout_ms = o->election_timeout_ms,
+        .heartbeat_ms = o->heartbeat_ms,
+        .cache_bytes = o->cache_bytes,
+        .pre_vote = true,
+        .check_quorum = true,
+        .witness = r->witness,
+    };
+    code = raft_new(&ro, &b, &r->core, st);
+    if (code == THOLE_OK)
+        r->applied = b.applied;
+    raft_config_deinit(&config);
+    return code;
+}
+
+void group_boot(struct loop *l, struct task *t)
+{
+    struct replica *r = t->r;
+    struct thole_status st = t->st;
+    if (r->state != GROUP_OPENING)
+        return;
+    if (st.code != THOLE_OK || new_core(l, r, t, &st) != THOLE_OK) {
+        group_fail(l, r, &st);
+        return;
+    }
+    r->machine = t->machine;
+    t->machine = NULL;
+    r->state = GROUP_RUNNING;
+    r->watch_applied = r->applied;
+    r->apply_next = r->applied + 1;
+    r->apply_last = r->applied;
+    r->snapshot_index = t->index;
+    r->snapshot_term = t->term;
+    raft_status(r->core, &r->status);
+    r->persistent = r->machine && r->machine->persistent;
+    compact_boot(r);
+    pthread_mutex_lock(&l->e->lock);
+    raft_config_copy(&r->shown_config, raft_config(r->core));
+    pthread_mutex_unlock(&l->e->lock);
+    r->notify = true;
+    loop_publish(l, r);
+    loop_dirty(l, r);
+    LOG_INFO(ENGINE, "replica running applied=%llu last=%llu", (unsigned long long)r->applied,
+             (unsigned long long)r->status.last_index);
+    if (r->starting) {
+        struct control *c = r->starting;
+        r->starting = NULL;
+        control_answer(c);
+    }
+}
+
+void group_persisted(struct loop *l, struct write_update *w)
+{
+    struct replica *r = w->r;
+    if (r && w->u.create && r->state == GROUP_CREATING) {
+        r->state = GROUP_OPENING;
+        struct task *t = task_new(TASK_OPEN, r);
+        if (!worker_post_internal(l->e->snapshotter, &t->msg))
+            task_free(t);
+    }
+    if (r && w->token != 0 && r->state == GROUP_RUNNING) {
+        raft_persisted(r->core, w->token, l->now_ms);
+        if (w->install)
+            snapshot_installed(l, r);
+        if (w->u.has_start)
+            compact_started(r, w->u.start_index);
+        loop_dirty(l, r);
+    }
+    if (w->u.remove && r)
+        control_removed(l, r, w->control);
+    else if (w->control)
+        control_answer(w->control);
+    w->control = NULL;
+}
+
+/* Everything that waits on this replica is answered; the core goes. */
+static void silence(struct loop *l, struct replica *r, const struct thole_status *st)
+{
+    wheel_cancel(l->ticks, &r->tick);
+    proposals_end(l, r, st);
+    reads_end(l, r, st);
+    control_fail_transfers(r, st);
+    if (r->starting) {
+        struct control *c = r->starting;
+        r->starting = NULL;
+        c->st = *st;
+        control_answer(c);
+    }
+    task_free(r->install);
+    r->install = NULL;
+    snapshot_end(r);
+    if (r->core)
+        raft_free(r->core);
+    r->core = NULL;
+    r->status.role = RAFT_FOLLOWER;
+    r->status.leader = 0;
+    r->status.leader_ready = false;
+}
+
+void group_fail(struct loop *l, struct replica *r, const struct thole_status *st)
+{
+    log_context(r->shard_id, r->replica_id);
+    LOG_ERROR(ENGINE, "replica failed and stays stopped: %s", st->message);
+    struct thole_status failed = *st;
+    r->state = GROUP_FAILED;
+    r->failure = failed;
+    silence(l, r, &failed);
+    r->notify = true;
+    loop_publish(l, r);
+}
+
+void group_stop(struct loop *l, struct replica *r, const struct thole_status *st)
+{
+    silence(l, r, st);
+    r->state = GROUP_GONE;
+    struct task *t = task_new(TASK_CLOSE, r);
+    t->st = *st;
+    if (!worker_post_internal(r->applier->w, &t->msg))
+        task_free(t);
+}

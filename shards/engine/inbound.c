@@ -1,0 +1,138 @@
+/* Frames from peers: decoded on the thread that brings them, split by loop, and fed to the cores. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "shards/engine/codec.h"
+
+void inbound_free(struct inbound *in)
+{
+    if (!in)
+        return;
+    for (size_t i = 0; i < in->count; i++)
+        raft_message_deinit(&in->messages[i].raft);
+    free(in->messages);
+    free(in);
+}
+
+/* ---- On the thread of engine_deliver -------------------------------------------------------------- */
+
+struct delivery {
+    struct engine *e;
+    const struct uuid *host;
+    uint64_t incarnation;
+    struct inbound **by_loop;
+};
+
+static void take_message(void *ctx, uint64_t shard_id, uint64_t to_incarnation,
+                         struct raft_message *m)
+{
+    struct delivery *d = ctx;
+    if (to_incarnation != 0 && to_incarnation != d->e->o.incarnation) {
+        raft_message_deinit(m);
+        return;
+    }
+    m->incarnation_from = d->incarnation;
+    struct inbound **at = &d->by_loop[engine_loop(d->e, shard_id)->index];
+    if (!*at) {
+        *at = xcalloc(1, sizeof(**at));
+        (*at)->msg.kind = MSG_INBOUND;
+        (*at)->host = *d->host;
+        (*at)->incarnation = d->incarnation;
+    }
+    struct inbound *in = *at;
+    if (in->count == in->capacity) {
+        in->capacity = in->capacity ? in->capacity * 2 : 8;
+        in->messages = xrealloc(in->messages, in->capacity * sizeof(in->messages[0]));
+    }
+    in->bytes += codec_weight(m);
+    in->messages[in->count++] = (struct inbound_msg){shard_id, *m};
+}
+
+static void take_reply(void *ctx, const struct stream_msg *m, uint64_t reply_from,
+                       uint64_t reply_to)
+{
+    struct delivery *d = ctx;
+    struct stream_msg *copy = xcalloc(1, sizeof(*copy));
+    *copy = *m;
+    copy->msg.kind = MSG_REPLY;
+    copy->host = *d->host;
+    copy->from = reply_to; /* the sender of the snapshot */
+    copy->to = reply_from;
+    streamer_post(d->e, &copy->msg);
+}
+
+static void post_inbound(struct loop *l, struct inbound *in)
+{
+    size_t waiting = atomic_fetch_add(&l->inbound_bytes, in->bytes) + in->bytes;
+    if (waiting <= ENGINE_INBOUND_BYTES_MAX && worker_post(l->w, &in->msg))
+        return;
+    atomic_fetch_sub(&l->inbound_bytes, in->bytes);
+    metric_add(&engine_dropped_frames, 1);
+    inbound_free(in);
+}
+
+static void deliver_chunk(struct engine *e, const struct uuid *host, struct bufslice frame)
+{
+    struct stream_msg *m = xcalloc(1, sizeof(*m));
+    m->msg.kind = MSG_CHUNK;
+    m->host = *host;
+    m->frame = frame;
+    streamer_post(e, &m->msg);
+}
+
+void engine_deliver(struct engine *e, const struct uuid *host, uint64_t incarnation,
+                    enum engine_lane lane, struct bufslice frame)
+{
+    if (atomic_load(&e->stopping)) {
+        bufslice_unref(frame);
+        return;
+    }
+    if (lane == ENGINE_LANE_SNAPSHOT) {
+        deliver_chunk(e, host, frame);
+        return;
+    }
+    struct inbound *by_loop[64] = {0};
+    struct delivery d = {.e = e, .host = host, .incarnation = incarnation, .by_loop = by_loop};
+    struct codec_sink sink = {&d, take_message, take_reply};
+    struct thole_status st;
+    if (codec_read_frame(frame, &sink, &st) != THOLE_OK) {
+        metric_add(&engine_bad_frames, 1);
+        LOG_DEBUG(ENGINE, "frame dropped: %s", st.message);
+    }
+    for (uint32_t i = 0; i < e->o.loop_count; i++)
+        if (by_loop[i])
+            post_inbound(e->loops[i], by_loop[i]);
+    bufslice_unref(frame);
+}
+
+/* ---- On the loop -------------------------------------------------------------------------------------- */
+
+/* A call from or about a replica that is not here. Only a tombstone has something to say. */
+static void stranger(struct loop *l, const struct uuid *host, struct inbound_msg *m)
+{
+    if (m->raft.kind == RAFT_MSG_REMOVED || !engine_is_tombstone(l->e, m->raft.to))
+        return;
+    struct raft_message answer = {
+        .kind = RAFT_MSG_REMOVED,
+        .from = m->raft.to,
+        .to = m->raft.from,
+    };
+    outbox_add_to(l, host, m->shard_id, &answer);
+}
+
+void loop_inbound(struct loop *l, struct inbound *in)
+{
+    atomic_fetch_sub(&l->inbound_bytes, in->bytes);
+    struct peer_host *h = loop_host(l, &in->host);
+    if (in->incarnation > h->incarnation)
+        h->incarnation = in->incarnation;
+    for (size_t i = 0; i < in->count; i++) {
+        struct inbound_msg *m = &in->messages[i];
+        struct replica *r = map_get(&l->by_replica, m->raft.to);
+        if (r && r->shard_id == m->shard_id && r->state == GROUP_RUNNING)
+            group_receive(l, r, &m->raft, &in->host);
+        else if (!r)
+            stranger(l, &in->host, m);
+    }
+    inbound_free(in);
+}

@@ -1,0 +1,464 @@
+/* A loop's turn: drain the inbox, deliver what is due, harvest each dirty group, send, and hand one
+ * merged batch to the writer. While a batch is at the writer, the next one accumulates. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "shards/engine/engine_internal.h"
+
+static void list_add(struct replica ***list, size_t *count, size_t *capacity, struct replica *r)
+{
+    if (*count == *capacity) {
+        *capacity = *capacity ? *capacity * 2 : 64;
+        *list = xrealloc(*list, *capacity * sizeof(**list));
+    }
+    (*list)[(*count)++] = r;
+}
+
+void loop_dirty(struct loop *l, struct replica *r)
+{
+    if (r->dirty)
+        return;
+    r->dirty = true;
+    list_add(&l->dirty, &l->dirty_count, &l->dirty_capacity, replica_ref(r));
+}
+
+void loop_publish(struct loop *l, struct replica *r)
+{
+    if (r->publish)
+        return;
+    r->publish = true;
+    list_add(&l->published, &l->published_count, &l->published_capacity, replica_ref(r));
+}
+
+bool loop_writer_hung(const struct loop *l)
+{
+    return l->in_flight &&
+           l->now_ns - l->in_flight->posted_ns > l->e->o.election_timeout_ms * NS_PER_MS;
+}
+
+/* ---- Messages ------------------------------------------------------------------------------------------ */
+
+static void handle_request(struct loop *l, struct engine_request *q)
+{
+    if (l->stopping || l->failed)
+        request_fail(q, THOLE_UNAVAILABLE, l->failed ? THOLE_REASON_DISK : THOLE_REASON_STOPPED,
+                     l->failed ? "the log of this host has failed" : "the host is stopping");
+    else if (!map_get(&l->by_shard, q->shard_id))
+        request_fail(q, THOLE_NOT_FOUND, THOLE_REASON_NO_SUCH_SHARD,
+                     "the shard has no replica on this host");
+    else if (q->kind == ENGINE_QUERY)
+        read_submit(l, q);
+    else
+        proposal_submit(l, q);
+}
+
+static void stop_all(struct loop *l, const struct thole_status *st)
+{
+    size_t it = 0;
+    struct replica *r;
+    while ((r = map_next(&l->by_replica, &it, NULL)))
+        group_stop(l, r, st);
+}
+
+static void fail_loop(struct loop *l, const struct thole_status *st)
+{
+    if (l->failed)
+        return;
+    l->failed = true;
+    size_t it = 0;
+    struct replica *r;
+    while ((r = map_next(&l->by_replica, &it, NULL)))
+        if (r->state != GROUP_FAILED && r->state != GROUP_GONE)
+            group_fail(l, r, st);
+}
+
+static void handle_persisted(struct loop *l, struct write_batch *b)
+{
+    ASSERT(l->in_flight == b);
+    l->in_flight = NULL;
+    metric_record(&engine_commit_ns, l->now_ns - b->posted_ns);
+    for (size_t i = 0; i < b->count; i++) {
+        struct write_update *w = &b->updates[i];
+        if (w->r && w->r->update_batch == b)
+            w->r->update_batch = NULL;
+        if (b->st.code == THOLE_OK) {
+            group_persisted(l, w);
+        } else if (w->control) {
+            w->control->st = b->st;
+            control_answer(w->control);
+            w->control = NULL;
+        }
+    }
+    if (b->st.code != THOLE_OK)
+        fail_loop(l, &b->st);
+    write_batch_free(b);
+}
+
+static void handle_log_read(struct loop *l, struct log_read *m)
+{
+    struct replica *r = m->r;
+    if (r->state == GROUP_RUNNING && m->st.code == THOLE_DATA_LOSS) {
+        group_fail(l, r, &m->st);
+    } else if (r->state == GROUP_RUNNING) {
+        raft_log_read(r->core, m->peer, m->first, m->entries, m->count);
+        m->count = 0; /* references taken */
+        loop_dirty(l, r);
+    }
+    log_read_free(m);
+}
+
+static void handle_peer(struct loop *l, struct peer_change *p)
+{
+    struct peer_host *h = loop_host(l, &p->host);
+    h->down = !p->up;
+    size_t it = 0;
+    struct replica *r;
+    while ((r = map_next(&l->by_replica, &it, NULL))) {
+        if (r->state != GROUP_RUNNING)
+            continue;
+        const struct raft_config *c = raft_config(r->core);
+        for (uint32_t i = 0; i < c->member_count; i++) {
+            const struct raft_member *m = &c->members[i];
+            if (m->replica_id == r->replica_id || memcmp(m->host, p->host.bytes, 16) != 0)
+                continue;
+            if (h->down)
+                raft_unreachable(r->core, m->replica_id);
+            loop_dirty(l, r);
+            break;
+        }
+    }
+    free(p);
+}
+
+static void handle(struct loop *l, struct worker_msg *m)
+{
+    switch ((enum msg_kind)m->kind) {
+    case MSG_REQUEST:
+        handle_request(l, CONTAINER_OF(m, struct engine_request, msg));
+        break;
+    case MSG_REFUSE:
+        request_fail(CONTAINER_OF(m, struct engine_request, msg), THOLE_RESOURCE_EXHAUSTED,
+                     THOLE_REASON_QUEUE_FULL, "too many requests wait for this loop");
+        break;
+    case MSG_INBOUND:
+        loop_inbound(l, CONTAINER_OF(m, struct inbound, msg));
+        break;
+    case MSG_WRITE:
+        handle_persisted(l, CONTAINER_OF(m, struct write_batch, msg));
+        break;
+    case MSG_APPLY:
+        group_applied(l, CONTAINER_OF(m, struct apply_job, msg));
+        break;
+    case MSG_LOG_READ:
+        handle_log_read(l, CONTAINER_OF(m, struct log_read, msg));
+        break;
+    case MSG_TASK:
+        snapshot_task_done(l, CONTAINER_OF(m, struct task, msg));
+        break;
+    case MSG_CONTROL:
+        control_handle(l, CONTAINER_OF(m, struct control, msg));
+        break;
+    case MSG_PEER:
+        handle_peer(l, CONTAINER_OF(m, struct peer_change, msg));
+        break;
+    case MSG_SENT:
+        snapshot_sent(l, CONTAINER_OF(m, struct stream_msg, msg));
+        break;
+    case MSG_RECEIVED:
+        snapshot_received(l, CONTAINER_OF(m, struct stream_msg, msg));
+        break;
+    case MSG_STOP: {
+        struct thole_status st;
+        (void)THOLE_FAIL(&st, THOLE_UNAVAILABLE, THOLE_REASON_STOPPED, "the host is stopping");
+        l->stopping = true;
+        stop_all(l, &st);
+        break;
+    }
+    case MSG_QUERY:
+    case MSG_CHUNK:
+    case MSG_REPLY:
+    case MSG_SEND:
+    case MSG_RECEIVE_END:
+    default:
+        ASSERT(!"a message that is not for a loop");
+    }
+}
+
+/* A message whose worker has stopped: nobody will handle it, its owner still needs an answer. */
+void loop_discard(struct loop *l, struct worker_msg *m)
+{
+    (void)l;
+    struct thole_status stopped;
+    (void)THOLE_FAIL(&stopped, THOLE_UNAVAILABLE, THOLE_REASON_STOPPED, "the host is stopping");
+    switch ((enum msg_kind)m->kind) {
+    case MSG_REQUEST:
+    case MSG_REFUSE: {
+        struct engine_request *q = CONTAINER_OF(m, struct engine_request, msg);
+        q->status = stopped;
+        request_finish(q);
+        break;
+    }
+    case MSG_INBOUND:
+        inbound_free(CONTAINER_OF(m, struct inbound, msg));
+        break;
+    case MSG_WRITE: {
+        struct write_batch *b = CONTAINER_OF(m, struct write_batch, msg);
+        for (size_t i = 0; i < b->count; i++) {
+            if (!b->updates[i].control)
+                continue;
+            b->updates[i].control->st = b->st.code ? b->st : stopped;
+            control_answer(b->updates[i].control);
+            b->updates[i].control = NULL;
+        }
+        write_batch_free(b);
+        break;
+    }
+    case MSG_APPLY: {
+        struct apply_job *j = CONTAINER_OF(m, struct apply_job, msg);
+        for (size_t i = 0; i < j->request_count; i++)
+            request_fail(j->requests[i].request, THOLE_UNKNOWN, THOLE_REASON_OUTCOME_UNKNOWN,
+                         "the host stopped before the entry was applied");
+        apply_job_free(j);
+        break;
+    }
+    case MSG_QUERY:
+        query_job_fail(CONTAINER_OF(m, struct query_job, msg), THOLE_UNAVAILABLE,
+                       THOLE_REASON_STOPPED, "the host is stopping");
+        break;
+    case MSG_LOG_READ:
+        log_read_free(CONTAINER_OF(m, struct log_read, msg));
+        break;
+    case MSG_TASK:
+        task_free(CONTAINER_OF(m, struct task, msg));
+        break;
+    case MSG_CONTROL: {
+        struct control *c = CONTAINER_OF(m, struct control, msg);
+        c->st = stopped;
+        control_answer(c);
+        break;
+    }
+    case MSG_PEER:
+        free(CONTAINER_OF(m, struct peer_change, msg));
+        break;
+    case MSG_CHUNK:
+    case MSG_REPLY:
+    case MSG_SEND:
+    case MSG_RECEIVE_END:
+    case MSG_SENT:
+    case MSG_RECEIVED:
+        stream_msg_free(CONTAINER_OF(m, struct stream_msg, msg));
+        break;
+    case MSG_STOP:
+        break;
+    }
+}
+
+void loop_post(struct loop *l, struct worker_msg *m)
+{
+    if (!worker_post_internal(l->w, m))
+        loop_discard(l, m);
+}
+
+/* ---- The turn -------------------------------------------------------------------------------------------- */
+
+/* Logical time: after a stall it moves by one heartbeat interval per turn at most, so that
+ * messages that wait in the inbox are heard before anybody is given up. */
+static void move_time(struct loop *l, uint64_t now_ns)
+{
+    uint64_t real_ms = now_ns / NS_PER_MS, passed = real_ms - l->real_ms;
+    l->now_ns = now_ns;
+    l->real_ms = real_ms;
+    l->now_ms += passed < l->e->o.heartbeat_ms ? passed : l->e->o.heartbeat_ms;
+}
+
+static void run_timers(struct loop *l)
+{
+    struct wheel_timer *t;
+    while ((t = wheel_expire(l->ticks, l->now_ms))) {
+        struct replica *r = CONTAINER_OF(t, struct replica, tick);
+        if (r->state == GROUP_RUNNING)
+            group_tick(l, r);
+    }
+    while ((t = wheel_expire(l->deadlines, l->real_ms))) {
+        struct engine_request *q = CONTAINER_OF(t, struct engine_request, internal);
+        struct replica *r = map_get(&l->by_shard, q->shard_id);
+        ASSERT(r != NULL);
+        if (q->kind != ENGINE_QUERY)
+            proposal_expired(l, q);
+        else
+            ASSERT(read_expired(l, r, q));
+    }
+}
+
+static void harvest_all(struct loop *l)
+{
+    for (size_t i = 0; i < l->dirty_count; i++) {
+        struct replica *r = l->dirty[i];
+        r->dirty = false;
+        if (r->state == GROUP_RUNNING)
+            group_harvest(l, r);
+        replica_unref(r);
+    }
+    l->dirty_count = 0;
+    log_context(0, 0);
+}
+
+static void check_space(struct loop *l)
+{
+    if (l->space_checking || l->now_ns - l->space_checked_ns < ENGINE_SPACE_CHECK_NS)
+        return;
+    struct task *t = task_new(TASK_SPACE, NULL);
+    t->loop = l;
+    l->space_checking = true;
+    l->space_checked_ns = l->now_ns;
+    if (!worker_post_internal(l->e->snapshotter, &t->msg))
+        task_free(t);
+}
+
+static void post_batch(struct loop *l)
+{
+    if (l->next && !l->in_flight) {
+        l->in_flight = l->next;
+        l->next = NULL;
+        l->in_flight->posted_ns = l->now_ns;
+        for (size_t i = 0; i < l->in_flight->count; i++)
+            if (l->in_flight->updates[i].r)
+                l->in_flight->updates[i].r->update_batch = NULL;
+        check_space(l);
+        if (!worker_post_internal(l->e->writer, &l->in_flight->msg)) {
+            struct write_batch *b = l->in_flight;
+            l->in_flight = NULL;
+            loop_discard(l, &b->msg);
+        }
+    } else if (atomic_load_explicit(&l->e->low_space, memory_order_relaxed)) {
+        check_space(l); /* refused proposals write nothing, and must notice that space is back */
+    }
+}
+
+static void fill_shown(struct replica *r)
+{
+    struct engine_replica_status *s = &r->shown;
+    const struct raft_status *c = &r->status;
+    s->term = c->term;
+    s->leader_replica = c->leader;
+    s->leader_host = (struct uuid){0};
+    if (c->leader == r->replica_id)
+        s->leader_host = r->e->o.host_id;
+    else if (c->leader != 0)
+        (void)replica_host(r, c->leader, &s->leader_host);
+    s->role = c->role;
+    s->leader_ready = c->leader_ready;
+    if (r->core) {
+        s->initialised = s->initialised ||
+                         raft_config_find(raft_config(r->core), r->replica_id) != NULL;
+        s->voter = raft_config_is_voter(raft_config(r->core), r->replica_id);
+        s->config_revision = raft_config(r->core)->revision;
+    }
+    s->removed_by_peer = r->removed_by_peer;
+    s->failed = r->state == GROUP_FAILED;
+    if (s->failed)
+        memcpy(s->failure, r->failure.message, sizeof(s->failure));
+    s->commit = c->commit;
+    s->applied = r->applied;
+    s->last_index = c->last_index;
+    s->first_index = c->first_index;
+    s->config_index = c->config_index;
+    s->log_bytes = r->log_bytes;
+    s->snapshot_index = r->snapshot_index;
+}
+
+static void publish_all(struct loop *l)
+{
+    struct engine *e = l->e;
+    if (l->published_count == 0)
+        return;
+    pthread_mutex_lock(&e->lock);
+    for (size_t i = 0; i < l->published_count; i++)
+        fill_shown(l->published[i]);
+    pthread_mutex_unlock(&e->lock);
+    for (size_t i = 0; i < l->published_count; i++) {
+        struct replica *r = l->published[i];
+        r->publish = false;
+        if (r->notify && e->o.observer.replica_changed && !atomic_load(&e->dead))
+            e->o.observer.replica_changed(e->o.observer.ctx, &r->shown);
+        r->notify = false;
+        replica_unref(r);
+    }
+    l->published_count = 0;
+}
+
+static uint64_t next_turn(const struct loop *l)
+{
+    uint64_t next = CLOCK_NEVER;
+    uint64_t tick = wheel_next(l->ticks), deadline = wheel_next(l->deadlines);
+    if (tick != UINT64_MAX)
+        next = (l->real_ms + (tick > l->now_ms ? tick - l->now_ms : 0)) * NS_PER_MS;
+    if (deadline != UINT64_MAX && deadline * NS_PER_MS < next)
+        next = deadline * NS_PER_MS;
+    return next;
+}
+
+uint64_t loop_turn(void *ctx, struct msgq *batch, uint64_t now_ns)
+{
+    struct loop *l = ctx;
+    struct worker_msg *m;
+    move_time(l, now_ns);
+    metric_record(&engine_loop_depth, batch->count);
+    while ((m = msgq_pop(batch)))
+        handle(l, m);
+    run_timers(l);
+    harvest_all(l);
+    outbox_flush(l);
+    post_batch(l);
+    publish_all(l);
+    return l->stopping ? CLOCK_NEVER : next_turn(l);
+}
+
+/* ---- Life -------------------------------------------------------------------------------------------------- */
+
+struct loop *loop_new(struct engine *e, uint32_t index)
+{
+    struct loop *l = xcalloc(1, sizeof(*l));
+    char name[16];
+    l->e = e;
+    l->index = index;
+    l->now_ns = clock_now(e->clock);
+    l->real_ms = l->now_ns / NS_PER_MS;
+    l->now_ms = 1;
+    l->ticks = wheel_new(l->now_ms);
+    l->deadlines = wheel_new(l->real_ms);
+    l->stop_msg.kind = MSG_STOP;
+    (void)snprintf(name, sizeof(name), "loop-%u", index % 100);
+    l->w = worker_new(e->o.executor, name, ENGINE_QUEUE_MAX, loop_turn, l);
+    return l;
+}
+
+void loop_free(struct loop *l)
+{
+    if (!l)
+        return;
+    worker_free(l->w);
+    ASSERT(l->dirty_count == 0 && l->published_count == 0);
+    if (l->next)
+        loop_discard(l, &l->next->msg);
+    size_t it = 0;
+    struct replica *r;
+    while ((r = map_next(&l->by_replica, &it, NULL)))
+        replica_unref(r);
+    map_deinit(&l->by_replica);
+    map_deinit(&l->by_shard);
+    struct peer_host *h;
+    for (it = 0; (h = map_next(&l->hosts, &it, NULL));) {
+        free(h->lanes[0].messages);
+        free(h->lanes[1].messages);
+        free(h);
+    }
+    map_deinit(&l->hosts);
+    wheel_free(l->ticks);
+    wheel_free(l->deadlines);
+    free(l->dirty);
+    free(l->published);
+    free(l->touched);
+    free(l);
+}

@@ -1,0 +1,149 @@
+/* One generation of a replica's state machine: opening, closing, queries. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/file.h"
+#include "shards/engine/meta.h"
+
+const struct thole_machine_type *machine_type_find(const struct engine *e, const char *name)
+{
+    for (const struct thole_machine_type *const *t = e->o.types; t && *t; t++)
+        if (strcmp((*t)->name, name) == 0)
+            return *t;
+    return NULL;
+}
+
+static char *directory_of(const struct replica *r, uint64_t generation)
+{
+    return xasprintf("%s/machines/%llu/%llu", r->e->directory, (unsigned long long)r->replica_id,
+                     (unsigned long long)generation);
+}
+
+struct meta_reader {
+    struct machine *m;
+    bool bad;
+};
+
+static void take_meta(void *ctx, struct thole_slice key, struct thole_slice value)
+{
+    struct meta_reader *reader = ctx;
+    if (!meta_read(reader->m, slice_of(key.data, key.size), slice_of(value.data, value.size)))
+        reader->bad = true;
+}
+
+static struct thole_machine_env env_of(const struct replica *r, uint64_t generation,
+                                       const struct thole_machine_type *type, const char *directory)
+{
+    return (struct thole_machine_env){
+        .size = sizeof(struct thole_machine_env),
+        .version = r->type_version,
+        .shard_id = r->shard_id,
+        .replica_id = r->replica_id,
+        .generation = generation,
+        .config = {r->type_config.data, r->type_config.size},
+        .directory = directory,
+        .state_db = r->e->o.state,
+        .type_ctx = type->type_ctx,
+    };
+}
+
+static enum thole_code open_state(struct replica *r, struct machine *m, struct thole_status *st)
+{
+    struct meta_reader reader = {m, false};
+    struct thole_machine_env env = env_of(r, m->generation, m->type, m->directory);
+    env.meta = take_meta;
+    env.meta_ctx = &reader;
+    if (m->directory) {
+        enum thole_code code = file_make_dirs(m->directory, st);
+        if (code != THOLE_OK)
+            return code;
+    }
+    enum thole_code code = m->type->open(&env, &m->state, st);
+    if (code == THOLE_OK && reader.bad)
+        return THOLE_FAIL(st, THOLE_DATA_LOSS, THOLE_REASON_CORRUPT,
+                          "the machine holds unreadable engine metadata");
+    session_table_sort(&m->sessions);
+    return code;
+}
+
+enum thole_code machine_open(struct replica *r, uint64_t generation, struct machine **ret,
+                             struct thole_status *st)
+{
+    const struct thole_machine_type *type = machine_type_find(r->e, r->type_name);
+    if (!type || type->version < r->type_version)
+        return THOLE_FAIL(st, THOLE_FAILED_PRECONDITION, THOLE_REASON_NO_SUCH_TYPE,
+                          "this host cannot run machine type %s version %u", r->type_name,
+                          r->type_version);
+    struct machine *m = xcalloc(1, sizeof(*m));
+    atomic_init(&m->refs, 1);
+    m->type = type;
+    m->generation = generation;
+    m->persistent = (type->flags & THOLE_MACHINE_PERSISTENT) != 0;
+    if (m->persistent && r->e->directory)
+        m->directory = directory_of(r, generation);
+    pthread_rwlock_init(&m->lock, NULL);
+    enum thole_code code = open_state(r, m, st);
+    if (code != THOLE_OK) {
+        machine_unref(m);
+        return code;
+    }
+    *ret = m;
+    return THOLE_OK;
+}
+
+struct machine *machine_ref(struct machine *m)
+{
+    atomic_fetch_add_explicit(&m->refs, 1, memory_order_relaxed);
+    return m;
+}
+
+void machine_unref(struct machine *m)
+{
+    if (!m || atomic_fetch_sub_explicit(&m->refs, 1, memory_order_acq_rel) != 1)
+        return;
+    if (m->state)
+        m->type->close(m->state);
+    session_table_deinit(&m->sessions);
+    pthread_rwlock_destroy(&m->lock);
+    free(m->directory);
+    free(m);
+}
+
+enum thole_code machine_destroy(struct replica *r, uint64_t generation, struct thole_status *st)
+{
+    const struct thole_machine_type *type = machine_type_find(r->e, r->type_name);
+    if (!type || !(type->flags & THOLE_MACHINE_PERSISTENT))
+        return THOLE_OK;
+    char *directory = r->e->directory ? directory_of(r, generation) : NULL;
+    enum thole_code code = THOLE_OK;
+    if (type->destroy) {
+        struct thole_machine_env env = env_of(r, generation, type, directory);
+        code = type->destroy(&env, st);
+    }
+    if (code == THOLE_OK && directory)
+        code = file_remove_tree(directory, st);
+    free(directory);
+    return code == THOLE_NOT_FOUND ? THOLE_OK : code;
+}
+
+struct bytes_sink {
+    struct thole_sink base;
+    struct bytes *out;
+};
+
+static enum thole_code write_bytes(struct thole_sink *s, const void *data, size_t size)
+{
+    struct bytes_sink *sink = CONTAINER_OF(s, struct bytes_sink, base);
+    if (size > LIMIT_RESULT_BYTES - sink->out->size)
+        return THOLE_RESOURCE_EXHAUSTED;
+    bytes_append(sink->out, data, size);
+    return THOLE_OK;
+}
+
+enum thole_code machine_query(struct machine *m, void *view, struct slice query, struct bytes *out,
+                              struct thole_status *st)
+{
+    struct bytes_sink sink = {{write_bytes}, out};
+    struct thole_slice q = {query.data, query.size};
+    return m->type->query(m->state, view, q, &sink.base, st);
+}

@@ -1,0 +1,35 @@
+/* The engine's metrics: names are documented in docs/operations.md. */
+#include "shards/engine/engine_internal.h"
+
+METRIC_DEFINE_COUNTER(engine_proposals, "thole_engine_proposals_total", "Proposals appended");
+METRIC_DEFINE_COUNTER(engine_queries, "thole_engine_queries_total", "Queries received");
+METRIC_DEFINE_COUNTER(engine_refused, "thole_engine_requests_refused_total",
+                      "Requests that were answered with an error");
+METRIC_DEFINE_COUNTER(engine_dropped_frames, "thole_engine_frames_dropped_total",
+                      "Frames dropped because a queue was full");
+METRIC_DEFINE_COUNTER(engine_bad_frames, "thole_engine_frames_malformed_total",
+                      "Frames from peers that could not be read");
+METRIC_DEFINE_HISTOGRAM_NS(engine_sync_ns, "thole_engine_log_write_seconds",
+                           "Time of one synced write of the log");
+METRIC_DEFINE_HISTOGRAM(engine_batch_updates, "thole_engine_log_write_replicas",
+                        "Replicas in one synced write");
+METRIC_DEFINE_HISTOGRAM(engine_batch_entries, "thole_engine_log_write_entries",
+                        "Entries in one synced write");
+METRIC_DEFINE_HISTOGRAM(engine_apply_entries, "thole_engine_apply_batch_entries",
+                        "Entries of one range handed to an applier");
+METRIC_DEFINE_HISTOGRAM_NS(engine_apply_ns, "thole_engine_apply_seconds",
+                           "Time to apply one range");
+METRIC_DEFINE_HISTOGRAM_NS(engine_apply_lag_ns, "thole_engine_apply_lag_seconds",
+                           "Time from handing a range over until it is applied");
+METRIC_DEFINE_HISTOGRAM_NS(engine_turn_ns, "thole_engine_loop_turn_seconds",
+                           "Time of one turn of a loop");
+METRIC_DEFINE_HISTOGRAM_NS(engine_commit_ns, "thole_engine_log_wait_seconds",
+                           "Time from handing a batch to the writer until it is durable");
+METRIC_DEFINE_COUNTER(engine_snapshots_saved, "thole_engine_snapshots_saved_total",
+                      "Snapshots written to disk");
+METRIC_DEFINE_COUNTER(engine_snapshots_sent, "thole_engine_snapshots_sent_total",
+                      "Snapshots installed by peers");
+METRIC_DEFINE_COUNTER(engine_snapshots_installed, "thole_engine_snapshots_installed_total",
+                      "Snapshots installed here");
+METRIC_DEFINE_HISTOGRAM(engine_loop_depth, "thole_engine_loop_messages",
+                        "Messages handled in one turn of a loop");

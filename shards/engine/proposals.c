@@ -1,0 +1,265 @@
+/* Proposals on their loop: queued in a turn, appended together, and followed by (index, term)
+ * until a committed range decides them.
+ *
+ * An entry of ours that was truncated here may still be committed by a later leader that has it, so
+ * truncation decides nothing. What decides is a committed entry: the same (index, term) is success;
+ * another term at the index, or a later term at a lower index, means that ours can never be
+ * committed, because terms never decrease along a log. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "shards/engine/engine_internal.h"
+
+/* ---- The ring of outstanding entries, ascending by index ------------------------------------------- */
+
+static struct pending *slot_at(const struct pending_ring *ring, size_t i)
+{
+    return &ring->slots[(ring->head + i) & (ring->capacity - 1)];
+}
+
+static void ring_grow(struct pending_ring *ring)
+{
+    size_t capacity = ring->capacity ? ring->capacity * 2 : 64;
+    struct pending *slots = xcalloc(capacity, sizeof(*slots));
+    for (size_t i = 0; i < ring->count; i++)
+        slots[i] = *slot_at(ring, i);
+    free(ring->slots);
+    *ring = (struct pending_ring){slots, capacity, 0, ring->count};
+}
+
+void pending_push(struct replica *r, const struct pending *p)
+{
+    struct pending_ring *ring = &r->pending;
+    if (ring->count == ring->capacity)
+        ring_grow(ring);
+    ASSERT(ring->count == 0 || slot_at(ring, ring->count - 1)->index < p->index);
+    *slot_at(ring, ring->count++) = *p;
+}
+
+static struct pending pop_front(struct pending_ring *ring)
+{
+    struct pending p = *slot_at(ring, 0);
+    ring->head = (ring->head + 1) & (ring->capacity - 1);
+    ring->count--;
+    return p;
+}
+
+static void fail_pending(struct loop *l, struct pending *p, enum thole_code code,
+                         enum thole_reason reason, const char *message)
+{
+    if (p->request) {
+        request_disarm(l, p->request);
+        request_fail(p->request, code, reason, message);
+    }
+    if (p->control) {
+        (void)THOLE_FAIL(&p->control->st, code, reason, "%s", message);
+        control_answer(p->control);
+    }
+}
+
+void pending_trim(struct loop *l, struct replica *r, uint64_t first)
+{
+    struct pending_ring *ring = &r->pending;
+    while (ring->count > 0 && slot_at(ring, ring->count - 1)->index >= first) {
+        ring->count--;
+        struct pending *p = &ring->slots[(ring->head + ring->count) & (ring->capacity - 1)];
+        fail_pending(l, p, THOLE_UNKNOWN, THOLE_REASON_OUTCOME_UNKNOWN,
+                     "the entry was replaced in this log; another replica may still have it");
+    }
+}
+
+/* ---- From the inbox to the log ----------------------------------------------------------------------- */
+
+static bool refuse_early(struct loop *l, struct replica *r, struct engine_request *q)
+{
+    enum thole_code code = THOLE_UNAVAILABLE;
+    enum thole_reason reason = THOLE_REASON_NOT_READY;
+    const char *message = NULL;
+    if (q->deadline_ns <= l->now_ns) {
+        code = THOLE_DEADLINE_EXCEEDED;
+        reason = THOLE_REASON_NONE;
+        message = "the deadline passed before the proposal was appended";
+    } else if (q->payload.bytes.size > LIMIT_PAYLOAD_BYTES) {
+        code = THOLE_INVALID_ARGUMENT;
+        reason = THOLE_REASON_TOO_LARGE;
+        message = "the payload exceeds 1 MiB";
+    } else if (r->state == GROUP_FAILED) {
+        code = THOLE_FAILED_PRECONDITION;
+        reason = THOLE_REASON_MACHINE_FAILED;
+        message = "this replica has failed";
+    } else if (r->state != GROUP_RUNNING) {
+        message = "this replica is not running yet";
+    } else if (atomic_load_explicit(&l->e->low_space, memory_order_relaxed)) {
+        code = THOLE_RESOURCE_EXHAUSTED;
+        reason = THOLE_REASON_LOW_SPACE;
+        message = "the disk of this host is nearly full";
+    } else if (loop_writer_hung(l)) {
+        reason = THOLE_REASON_DISK;
+        message = "the log of this host makes no progress";
+    }
+    if (!message)
+        return false;
+    request_fail(q, code, reason, message);
+    return true;
+}
+
+void proposal_submit(struct loop *l, struct engine_request *q)
+{
+    struct replica *r = map_get(&l->by_shard, q->shard_id);
+    ASSERT(r != NULL);
+    if (refuse_early(l, r, q))
+        return;
+    if (r->status.role != RAFT_LEADER) {
+        request_not_leader(l, r, q);
+        return;
+    }
+    msgq_push(&r->proposing, &q->msg);
+    loop_dirty(l, r);
+}
+
+static struct raft_entry *entry_of(struct engine_request *q)
+{
+    struct bufslice payload = q->payload;
+    q->payload = (struct bufslice){0};
+    if (q->kind == ENGINE_OPEN_SESSION) {
+        bufslice_unref(payload);
+        return raft_entry_new(RAFT_ENTRY_SESSION, 0, 0, (struct bufslice){0});
+    }
+    return raft_entry_new(RAFT_ENTRY_COMMAND, q->session, q->session ? q->sequence : 0, payload);
+}
+
+static void appended(struct loop *l, struct replica *r, struct engine_request **requests, size_t n,
+                     uint64_t first)
+{
+    struct raft_status s;
+    raft_status(r->core, &s);
+    pending_trim(l, r, first);
+    for (size_t i = 0; i < n; i++) {
+        requests[i]->index = first + i;
+        request_arm(l, requests[i]);
+        pending_push(r, &(struct pending){first + i, s.term, requests[i], NULL});
+    }
+    metric_add(&engine_proposals, (int64_t)n);
+}
+
+static void refused(struct loop *l, struct replica *r, struct engine_request **requests, size_t n,
+                    const struct thole_status *st)
+{
+    for (size_t i = 0; i < n; i++) {
+        if (st->reason == THOLE_REASON_NOT_LEADER) {
+            request_not_leader(l, r, requests[i]);
+        } else {
+            requests[i]->status = *st;
+            request_finish(requests[i]);
+        }
+    }
+}
+
+void proposals_flush(struct loop *l, struct replica *r)
+{
+    struct engine_request *requests[ENGINE_PAGE_ENTRIES];
+    struct raft_entry *entries[ENGINE_PAGE_ENTRIES];
+    while (r->proposing.count > 0) {
+        size_t n = 0, bytes = 0;
+        while (n < ENGINE_PAGE_ENTRIES && bytes < ENGINE_PAGE_BYTES && r->proposing.count > 0) {
+            struct worker_msg *m = msgq_pop(&r->proposing);
+            requests[n] = CONTAINER_OF(m, struct engine_request, msg);
+            entries[n] = entry_of(requests[n]);
+            bytes += raft_entry_size(entries[n]);
+            n++;
+        }
+        uint64_t first = 0;
+        struct thole_status st;
+        if (raft_propose(r->core, entries, n, &first, &st) == THOLE_OK)
+            appended(l, r, requests, n, first);
+        else
+            refused(l, r, requests, n, &st);
+        for (size_t i = 0; i < n; i++)
+            raft_entry_unref(entries[i]);
+    }
+}
+
+/* ---- Outcomes ------------------------------------------------------------------------------------------ */
+
+/* The change took effect unless the configuration in force is older than its entry. */
+static void change_decided(struct replica *r, struct pending *p)
+{
+    struct raft_status s;
+    raft_status(r->core, &s);
+    if (s.config_index < p->index)
+        (void)THOLE_FAIL(&p->control->st, THOLE_FAILED_PRECONDITION, THOLE_REASON_STALE_REVISION,
+                         "a newer decision was applied first");
+    control_answer(p->control);
+}
+
+void proposals_take(struct loop *l, struct replica *r, uint64_t last, struct apply_job *j)
+{
+    struct pending_ring *ring = &r->pending;
+    uint64_t last_term = 0;
+    if (ring->count == 0)
+        return;
+    ASSERT(raft_term_at(r->core, last, &last_term));
+    while (ring->count > 0) {
+        struct pending *head = slot_at(ring, 0);
+        uint64_t term = last_term;
+        if (head->index > last && head->term >= last_term)
+            break;
+        bool decided = head->index <= last && raft_term_at(r->core, head->index, &term);
+        struct pending p = pop_front(ring);
+        if (!decided || term != p.term) {
+            fail_pending(l, &p, THOLE_ABORTED, THOLE_REASON_DROPPED,
+                         "leadership changed: the entry was replaced and will never be applied");
+        } else if (p.control) {
+            change_decided(r, &p);
+        } else if (p.request) {
+            request_disarm(l, p.request);
+            j->requests = j->requests ? j->requests
+                                      : xmalloc((last - j->first + 1) * sizeof(struct pending));
+            j->requests[j->request_count++] = p;
+        }
+    }
+}
+
+void proposals_installed(struct loop *l, struct replica *r, uint64_t index)
+{
+    struct pending_ring *ring = &r->pending;
+    while (ring->count > 0 && slot_at(ring, 0)->index <= index) {
+        struct pending p = pop_front(ring);
+        fail_pending(l, &p, THOLE_UNKNOWN, THOLE_REASON_OUTCOME_UNKNOWN,
+                     "a snapshot was installed over the entry");
+    }
+}
+
+void proposals_end(struct loop *l, struct replica *r, const struct thole_status *st)
+{
+    struct worker_msg *m;
+    while ((m = msgq_pop(&r->proposing))) {
+        struct engine_request *q = CONTAINER_OF(m, struct engine_request, msg);
+        q->status = *st;
+        request_finish(q);
+    }
+    while (r->pending.count > 0) {
+        struct pending p = pop_front(&r->pending);
+        fail_pending(l, &p, THOLE_UNKNOWN, THOLE_REASON_OUTCOME_UNKNOWN,
+                     "the replica stopped before the entry was applied");
+    }
+}
+
+void proposal_expired(struct loop *l, struct engine_request *q)
+{
+    struct replica *r = map_get(&l->by_shard, q->shard_id);
+    ASSERT(r != NULL);
+    const struct pending_ring *ring = &r->pending;
+    size_t low = 0, high = ring->count;
+    while (low < high) {
+        size_t middle = low + (high - low) / 2;
+        if (slot_at(ring, middle)->index < q->index)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    ASSERT(low < ring->count && slot_at(ring, low)->request == q);
+    slot_at(ring, low)->request = NULL;
+    request_fail(q, THOLE_UNKNOWN, THOLE_REASON_OUTCOME_UNKNOWN,
+                 "the deadline passed while the proposal was being replicated");
+}

@@ -1,0 +1,181 @@
+/* Queries on their loop. All linearizable queries that a group has in one turn share one read
+ * point; the answer (an index) sends them to the applier, which serves them once it is applied. */
+#include <stdlib.h>
+
+#include "shards/engine/engine_internal.h"
+
+static void hand_over(struct replica *r, uint64_t index, struct msgq *requests)
+{
+    struct query_job *j = xcalloc(1, sizeof(*j));
+    j->msg.kind = MSG_QUERY;
+    j->r = replica_ref(r);
+    j->index = index;
+    msgq_concat(&j->requests, requests);
+    if (!worker_post_internal(r->applier->w, &j->msg))
+        loop_discard(r->loop, &j->msg);
+}
+
+/* Answered from what is applied here, if a leader was heard recently enough. */
+static void serve_stale(struct loop *l, struct replica *r, struct engine_request *q)
+{
+    bool fresh = q->max_staleness_ms == 0;
+    if (!fresh && r->status.role == RAFT_LEADER && r->status.leader_ready)
+        fresh = !loop_writer_hung(l);
+    else if (!fresh && r->contact_ns != 0)
+        fresh = l->now_ns - r->contact_ns <= q->max_staleness_ms * NS_PER_MS;
+    if (!fresh) {
+        request_fail(q, THOLE_UNAVAILABLE, THOLE_REASON_NO_LEADER,
+                     "no leader was heard within the staleness bound");
+        return;
+    }
+    struct msgq one = {0};
+    msgq_push(&one, &q->msg);
+    hand_over(r, 0, &one);
+}
+
+void read_submit(struct loop *l, struct engine_request *q)
+{
+    struct replica *r = map_get(&l->by_shard, q->shard_id);
+    ASSERT(r != NULL);
+    metric_add(&engine_queries, 1);
+    if (q->deadline_ns <= l->now_ns) {
+        request_fail(q, THOLE_DEADLINE_EXCEEDED, THOLE_REASON_NONE,
+                     "the deadline passed before the query was served");
+    } else if (r->state == GROUP_FAILED) {
+        request_fail(q, THOLE_FAILED_PRECONDITION, THOLE_REASON_MACHINE_FAILED,
+                     "this replica has failed");
+    } else if (r->state != GROUP_RUNNING) {
+        request_fail(q, THOLE_UNAVAILABLE, THOLE_REASON_NOT_READY,
+                     "this replica is not running yet");
+    } else if (r->witness) {
+        request_fail(q, THOLE_FAILED_PRECONDITION, THOLE_REASON_NOT_READY,
+                     "a witness holds no data");
+    } else if (q->payload.bytes.size > LIMIT_PAYLOAD_BYTES) {
+        request_fail(q, THOLE_INVALID_ARGUMENT, THOLE_REASON_TOO_LARGE, "the query exceeds 1 MiB");
+    } else if (q->stale) {
+        serve_stale(l, r, q);
+    } else {
+        request_arm(l, q);
+        msgq_push(&r->reading, &q->msg);
+        loop_dirty(l, r);
+    }
+}
+
+static void fail_queue(struct loop *l, struct replica *r, struct msgq *requests,
+                       const struct thole_status *st)
+{
+    struct worker_msg *m;
+    while ((m = msgq_pop(requests))) {
+        struct engine_request *q = CONTAINER_OF(m, struct engine_request, msg);
+        request_disarm(l, q);
+        if (st->reason == THOLE_REASON_NOT_LEADER || st->reason == THOLE_REASON_NO_LEADER) {
+            request_not_leader(l, r, q);
+            continue;
+        }
+        q->status = *st;
+        request_finish(q);
+    }
+}
+
+void reads_flush(struct loop *l, struct replica *r)
+{
+    if (r->reading.count == 0)
+        return;
+    struct thole_status st;
+    uint64_t context = ++r->read_context;
+    if (loop_writer_hung(l)) {
+        (void)THOLE_FAIL(&st, THOLE_UNAVAILABLE, THOLE_REASON_DISK,
+                         "the log of this host makes no progress");
+        fail_queue(l, r, &r->reading, &st);
+        return;
+    }
+    if (raft_read(r->core, context, l->now_ms, &st) != THOLE_OK) {
+        fail_queue(l, r, &r->reading, &st);
+        return;
+    }
+    struct read_batch *b = xcalloc(1, sizeof(*b));
+    b->context = context;
+    msgq_concat(&b->requests, &r->reading);
+    *r->reads_tail = b;
+    r->reads_tail = &b->next;
+}
+
+static struct read_batch *take_batch(struct replica *r, uint64_t context)
+{
+    for (struct read_batch **at = &r->reads; *at; at = &(*at)->next) {
+        struct read_batch *b = *at;
+        if (b->context != context)
+            continue;
+        *at = b->next;
+        if (!*at)
+            r->reads_tail = at;
+        return b;
+    }
+    return NULL;
+}
+
+void reads_answer(struct loop *l, struct replica *r, const struct raft_read_result *results,
+                  size_t n)
+{
+    struct thole_status st;
+    struct msgq ready = {0};
+    uint64_t index = 0;
+    for (size_t i = 0; i < n; i++) {
+        struct read_batch *b = take_batch(r, results[i].context);
+        if (!b)
+            continue;
+        if (results[i].failed) {
+            (void)THOLE_FAIL(&st, THOLE_UNAVAILABLE, THOLE_REASON_NO_LEADER,
+                             "no leader confirmed the read");
+            fail_queue(l, r, &b->requests, &st);
+        } else {
+            for (struct worker_msg *m = b->requests.head; m; m = m->next)
+                request_disarm(l, CONTAINER_OF(m, struct engine_request, msg));
+            index = results[i].index > index ? results[i].index : index;
+            msgq_concat(&ready, &b->requests);
+        }
+        free(b);
+    }
+    if (ready.count > 0)
+        hand_over(r, index, &ready);
+}
+
+void reads_end(struct loop *l, struct replica *r, const struct thole_status *st)
+{
+    fail_queue(l, r, &r->reading, st);
+    while (r->reads) {
+        struct read_batch *b = r->reads;
+        r->reads = b->next;
+        fail_queue(l, r, &b->requests, st);
+        free(b);
+    }
+    r->reads_tail = &r->reads;
+}
+
+/* Take `q` out of the queue, if it is there. */
+static bool take_out(struct msgq *queue, struct engine_request *q)
+{
+    struct msgq kept = {0};
+    struct worker_msg *m;
+    bool found = false;
+    while ((m = msgq_pop(queue))) {
+        if (m == &q->msg)
+            found = true;
+        else
+            msgq_push(&kept, m);
+    }
+    *queue = kept;
+    return found;
+}
+
+bool read_expired(struct loop *l, struct replica *r, struct engine_request *q)
+{
+    (void)l;
+    bool found = take_out(&r->reading, q);
+    for (struct read_batch *b = r->reads; b && !found; b = b->next)
+        found = take_out(&b->requests, q);
+    if (found)
+        request_fail(q, THOLE_DEADLINE_EXCEEDED, THOLE_REASON_NONE,
+                     "the deadline passed before the read was confirmed");
+    return found;
+}

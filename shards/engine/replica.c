@@ -1,0 +1,70 @@
+/* The replica object: what lives as long as anything refers to it. Its life is in group.c. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "shards/engine/codec.h"
+
+struct replica *replica_new(struct engine *e, uint64_t replica_id, uint64_t shard_id,
+                            struct slice descriptor)
+{
+    struct replica *r = xcalloc(1, sizeof(*r));
+    atomic_init(&r->refs, 1);
+    r->e = e;
+    r->replica_id = replica_id;
+    r->shard_id = shard_id;
+    r->loop = engine_loop(e, shard_id);
+    r->applier = e->appliers[shard_id % e->o.applier_count];
+    bytes_append_slice(&r->descriptor, descriptor);
+    struct codec_descriptor d = {0};
+    if (codec_descriptor_decode(bytes_slice(&r->descriptor), &d, &r->failure) != THOLE_OK)
+        d = (struct codec_descriptor){0};
+    r->type_name = xstrndup((const char *)d.machine_type.data, d.machine_type.size);
+    r->type_version = d.machine_version;
+    bytes_append_slice(&r->type_config, d.machine_config);
+    r->witness = d.witness;
+    r->reads_tail = &r->reads;
+    r->shown.replica_id = replica_id;
+    r->shown.shard_id = shard_id;
+    pthread_mutexattr_t recursive; /* a watcher may end itself from its own event */
+    pthread_mutexattr_init(&recursive);
+    pthread_mutexattr_settype(&recursive, PTHREAD_MUTEX_RECURSIVE);
+    pthread_mutex_init(&r->watch_lock, &recursive);
+    pthread_mutexattr_destroy(&recursive);
+    return r;
+}
+
+struct replica *replica_ref(struct replica *r)
+{
+    atomic_fetch_add_explicit(&r->refs, 1, memory_order_relaxed);
+    return r;
+}
+
+static void free_replica(struct replica *r)
+{
+    ASSERT(r->pending.count == 0 && r->proposing.count == 0 && r->reading.count == 0);
+    ASSERT(!r->reads && !r->parked && !r->transfers && !r->watches);
+    if (r->core)
+        raft_free(r->core);
+    machine_unref(r->machine);
+    snapshot_end(r);
+    size_t it = 0;
+    void *host;
+    while ((host = map_next(&r->peer_hosts, &it, NULL)))
+        free(host);
+    map_deinit(&r->peer_hosts);
+    raft_config_deinit(&r->shown_config);
+    bytes_deinit(&r->type_config);
+    bytes_deinit(&r->descriptor);
+    bytes_deinit(&r->boot_config);
+    free(r->pending.slots);
+    free(r->marks);
+    free(r->type_name);
+    pthread_mutex_destroy(&r->watch_lock);
+    free(r);
+}
+
+void replica_unref(struct replica *r)
+{
+    if (r && atomic_fetch_sub_explicit(&r->refs, 1, memory_order_acq_rel) == 1)
+        free_replica(r);
+}

@@ -1,0 +1,70 @@
+/* What proposals and queries have in common: deadlines and answers. */
+#include <string.h>
+
+#include "shards/engine/engine_internal.h"
+
+_Static_assert(sizeof(struct wheel_timer) <= sizeof(((struct engine_request *)0)->internal),
+               "a request's deadline timer fits in its private words");
+
+struct wheel_timer *request_timer(struct engine_request *q)
+{
+    return (struct wheel_timer *)(void *)q->internal;
+}
+
+void request_arm(struct loop *l, struct engine_request *q)
+{
+    *request_timer(q) = (struct wheel_timer){0};
+    if (q->deadline_ns == CLOCK_NEVER)
+        return;
+    /* Rounded up: a request is never given up early. */
+    wheel_arm(l->deadlines, request_timer(q), q->deadline_ns / NS_PER_MS + 1);
+}
+
+void request_disarm(struct loop *l, struct engine_request *q)
+{
+    wheel_cancel(l->deadlines, request_timer(q));
+}
+
+void request_finish(struct engine_request *q)
+{
+    bufslice_unref(q->payload);
+    q->payload = (struct bufslice){0};
+    if (q->status.code != THOLE_OK)
+        metric_add(&engine_refused, 1);
+    q->done(q);
+}
+
+void request_fail(struct engine_request *q, enum thole_code code, enum thole_reason reason,
+                  const char *message)
+{
+    (void)THOLE_FAIL(&q->status, code, reason, "%s", message);
+    request_finish(q);
+}
+
+bool replica_host(const struct replica *r, uint64_t replica_id, struct uuid *ret)
+{
+    const struct raft_member *m = r->core ? raft_config_find(raft_config(r->core), replica_id) : NULL;
+    if (m) {
+        memcpy(ret->bytes, m->host, sizeof(ret->bytes));
+        return true;
+    }
+    const struct uuid *learnt = map_get(&r->peer_hosts, replica_id);
+    if (!learnt)
+        return false;
+    *ret = *learnt;
+    return true;
+}
+
+void request_not_leader(struct loop *l, struct replica *r, struct engine_request *q)
+{
+    (void)l;
+    q->leader_term = r->status.term;
+    q->leader_host = (struct uuid){0};
+    uint64_t leader = r->status.leader;
+    if (leader != 0 && leader != r->replica_id && replica_host(r, leader, &q->leader_host)) {
+        request_fail(q, THOLE_UNAVAILABLE, THOLE_REASON_NOT_LEADER, "another replica leads");
+        return;
+    }
+    request_fail(q, THOLE_UNAVAILABLE, leader ? THOLE_REASON_NOT_LEADER : THOLE_REASON_NO_LEADER,
+                 "this replica does not lead, and knows no leader");
+}

@@ -1,0 +1,210 @@
+/* The dedupe table: lookup, reservation, trimming, eviction. Encodings are in session_codec.c. */
+#include "shards/engine/session.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/assert.h"
+#include "base/limits.h"
+
+static void session_free(struct session *s)
+{
+    for (uint32_t i = 0; i < s->count; i++)
+        buf_unref(s->results[i].result);
+    free(s->results);
+    free(s);
+}
+
+void session_table_deinit(struct session_table *t)
+{
+    size_t it = 0;
+    struct session *s;
+    while ((s = map_next(&t->by_id, &it, NULL)))
+        session_free(s);
+    map_deinit(&t->by_id);
+    *t = (struct session_table){0};
+}
+
+static void unlink_session(struct session_table *t, struct session *s)
+{
+    if (s->older)
+        s->older->newer = s->newer;
+    else
+        t->oldest = s->newer;
+    if (s->newer)
+        s->newer->older = s->older;
+    else
+        t->newest = s->older;
+    s->older = s->newer = NULL;
+}
+
+static void link_newest(struct session_table *t, struct session *s)
+{
+    s->older = t->newest;
+    if (t->newest)
+        t->newest->newer = s;
+    else
+        t->oldest = s;
+    t->newest = s;
+}
+
+static void use(struct session_table *t, struct session *s, uint64_t index)
+{
+    ASSERT(index >= s->used);
+    s->used = index;
+    if (t->newest != s) {
+        unlink_session(t, s);
+        link_newest(t, s);
+    }
+}
+
+static void tell(const struct session_observer *o, enum session_change what,
+                 const struct session *s, uint64_t sequence)
+{
+    if (o)
+        o->changed(o->ctx, what, s, sequence);
+}
+
+bool session_open(struct session_table *t, uint64_t index, const struct session_observer *o)
+{
+    if (t->by_id.count >= LIMIT_SESSIONS) {
+        struct session *victim = t->oldest;
+        if (victim->reserved > 0)
+            return false;
+        for (uint32_t i = 0; i < victim->count; i++)
+            tell(o, RESULT_GONE, victim, victim->results[i].sequence);
+        tell(o, SESSION_GONE, victim, 0);
+        unlink_session(t, victim);
+        map_remove(&t->by_id, victim->id);
+        session_free(victim);
+    }
+    struct session *s = xcalloc(1, sizeof(*s));
+    s->id = s->used = index;
+    ASSERT(map_put(&t->by_id, index, s) == NULL);
+    link_newest(t, s);
+    tell(o, SESSION_CHANGED, s, 0);
+    return true;
+}
+
+/* The first position whose sequence is not below `sequence`; searched from the new end. */
+static uint32_t position_of(const struct session *s, uint64_t sequence)
+{
+    uint32_t at = s->count;
+    while (at > 0 && s->results[at - 1].sequence >= sequence)
+        at--;
+    return at;
+}
+
+static void drop_lowest(struct session *s, const struct session_observer *o)
+{
+    s->floor = s->results[0].sequence + 1;
+    tell(o, RESULT_GONE, s, s->results[0].sequence);
+    buf_unref(s->results[0].result);
+    s->count--;
+    memmove(s->results, s->results + 1, s->count * sizeof(s->results[0]));
+}
+
+static struct session_result *insert_at(struct session *s, uint32_t at)
+{
+    if (s->count == s->capacity) {
+        s->capacity = s->capacity ? s->capacity * 2 : 4;
+        s->results = xrealloc(s->results, s->capacity * sizeof(s->results[0]));
+    }
+    memmove(s->results + at + 1, s->results + at, (s->count - at) * sizeof(s->results[0]));
+    s->count++;
+    s->results[at] = (struct session_result){0};
+    return &s->results[at];
+}
+
+static struct session_result *reserve(struct session *s, uint32_t at, bool full,
+                                      const struct session_observer *o)
+{
+    if (full) {
+        drop_lowest(s, o);
+        at--;
+    }
+    struct session_result *r = insert_at(s, at);
+    r->reserved = true;
+    s->reserved++;
+    return r;
+}
+
+enum session_verdict session_begin(struct session_table *t, uint64_t id, uint64_t sequence,
+                                   uint64_t index, const struct session_observer *o,
+                                   const struct session_result **ret)
+{
+    struct session *s = map_get(&t->by_id, id);
+    if (!s)
+        return SESSION_EXPIRED;
+    uint32_t at = position_of(s, sequence);
+    bool found = at < s->count && s->results[at].sequence == sequence;
+    if (found && s->results[at].reserved)
+        return SESSION_BUSY;
+    bool full = s->count == LIMIT_SESSION_RESULTS;
+    if (!found && sequence >= s->floor && full && s->results[0].reserved)
+        return SESSION_BUSY;
+    use(t, s, index);
+    enum session_verdict verdict = SESSION_APPLY;
+    if (found) {
+        *ret = &s->results[at];
+        verdict = SESSION_DUPLICATE;
+    } else if (sequence < s->floor) {
+        verdict = SESSION_TOO_OLD;
+    } else if (full && at == 0) { /* older than all that is remembered: applied, not remembered */
+        *ret = NULL;
+        s->floor = sequence + 1;
+    } else {
+        struct session_result *r = reserve(s, at, full, o);
+        r->sequence = sequence;
+        r->index = index;
+        *ret = r;
+    }
+    tell(o, SESSION_CHANGED, s, 0);
+    return verdict;
+}
+
+const struct session_result *session_finish(struct session_table *t, uint64_t id,
+                                            uint64_t sequence, uint64_t code, struct slice result)
+{
+    struct session *s = map_get(&t->by_id, id);
+    ASSERT(s != NULL);
+    uint32_t at = position_of(s, sequence);
+    if (at == s->count || s->results[at].sequence != sequence)
+        return NULL;
+    struct session_result *r = &s->results[at];
+    ASSERT(r->reserved && s->reserved > 0);
+    r->reserved = false;
+    s->reserved--;
+    r->code = code;
+    if (result.size > LIMIT_SESSION_RESULT_BYTES)
+        r->cut = true;
+    else if (result.size > 0)
+        r->result = buf_copy(result.data, result.size);
+    return r;
+}
+
+static int compare_used(const void *a, const void *b)
+{
+    const struct session *x = *(struct session *const *)a, *y = *(struct session *const *)b;
+    if (x->used != y->used)
+        return x->used < y->used ? -1 : 1;
+    return x->id < y->id ? -1 : x->id > y->id;
+}
+
+void session_table_sort(struct session_table *t)
+{
+    size_t n = t->by_id.count, i = 0, it = 0;
+    if (n == 0)
+        return;
+    struct session **all = xcalloc(n, sizeof(struct session *));
+    struct session *s;
+    while ((s = map_next(&t->by_id, &it, NULL)))
+        all[i++] = s;
+    qsort(all, n, sizeof(struct session *), compare_used);
+    t->oldest = t->newest = NULL;
+    for (i = 0; i < n; i++) {
+        all[i]->older = all[i]->newer = NULL;
+        link_newest(t, all[i]);
+    }
+    free(all);
+}

@@ -1,0 +1,72 @@
+/* The dedupe table of one shard: which proposals of which session were applied, with what answer.
+ *
+ * It is replicated state: every operation depends on the log alone, so that all replicas keep and
+ * evict the same sessions and answers. Not thread safe; it belongs to the applier.
+ *
+ * Around a batch that goes to the machine, answers are first *reserved* (session_begin says
+ * SESSION_APPLY) and filled in when the machine has answered (session_finish). A proposal that
+ * needs an answer which is only reserved gets SESSION_BUSY: finish the batch first, then ask again. */
+#ifndef SHARDS_ENGINE_SESSION_H
+#define SHARDS_ENGINE_SESSION_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/buf.h"
+#include "base/map.h"
+
+struct session_result {
+    uint64_t sequence, index, code;
+    struct buf *result; /* NULL: empty */
+    bool cut;           /* the answer was too large to remember */
+    bool reserved;
+};
+struct session {
+    uint64_t id, used, floor;
+    uint32_t count, capacity;
+    struct session_result *results; /* ascending by sequence */
+    struct session *older, *newer;
+    uint32_t reserved;
+};
+struct session_table {
+    struct map by_id;
+    struct session *oldest, *newest; /* by log index of the last use */
+};
+
+/* What changed, for the metadata of persistent machines. */
+enum session_change { SESSION_CHANGED, SESSION_GONE, RESULT_GONE };
+struct session_observer {
+    void *ctx;
+    void (*changed)(void *ctx, enum session_change what, const struct session *s,
+                    uint64_t sequence);
+};
+
+void session_table_deinit(struct session_table *t);
+/* False (nothing done) if a session with reserved answers would have to be evicted. */
+bool session_open(struct session_table *t, uint64_t index, const struct session_observer *o);
+
+enum session_verdict {
+    SESSION_APPLY,     /* *ret is the reserved answer; NULL: it will not be remembered */
+    SESSION_DUPLICATE, /* *ret is the first answer */
+    SESSION_EXPIRED,
+    SESSION_TOO_OLD,
+    SESSION_BUSY,
+};
+enum session_verdict session_begin(struct session_table *t, uint64_t id, uint64_t sequence,
+                                   uint64_t index, const struct session_observer *o,
+                                   const struct session_result **ret);
+/* The answer of a reserved proposal; NULL if its session was trimmed past it meanwhile. */
+const struct session_result *session_finish(struct session_table *t, uint64_t id,
+                                            uint64_t sequence, uint64_t code,
+                                            struct slice result);
+
+/* Records, as stored: whole sessions in snapshots; heads and single results as metadata. */
+void session_encode(const struct session *s, struct bytes *out);         /* with all results */
+void session_encode_head(const struct session *s, struct bytes *out);    /* without */
+void session_encode_result(const struct session_result *r, struct bytes *out);
+/* False if malformed. Sessions may come in any order; call session_table_sort at the end. */
+bool session_decode(struct session_table *t, struct slice in);
+bool session_decode_result(struct session_table *t, uint64_t id, struct slice in);
+void session_table_sort(struct session_table *t);
+
+#endif

@@ -1,0 +1,132 @@
+/* Records of the dedupe table: thole.engine.v1.SnapshotSession and SessionResult. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/assert.h"
+#include "base/limits.h"
+#include "shards/engine/session.h"
+#include "thole/engine/v1/engine.upb.h"
+
+static upb_StringView view_of(const struct buf *b)
+{
+    return b ? upb_StringView_FromDataAndSize((const char *)b->data, b->size)
+             : upb_StringView_FromDataAndSize(NULL, 0);
+}
+
+static void fill_result(thole_engine_v1_SessionResult *m, const struct session_result *r)
+{
+    thole_engine_v1_SessionResult_set_sequence(m, r->sequence);
+    thole_engine_v1_SessionResult_set_index(m, r->index);
+    thole_engine_v1_SessionResult_set_code(m, r->code);
+    thole_engine_v1_SessionResult_set_result(m, view_of(r->result));
+    thole_engine_v1_SessionResult_set_cut(m, r->cut);
+}
+
+static void encode_session(const struct session *s, bool results, struct bytes *out)
+{
+    upb_Arena *arena = upb_Arena_New();
+    thole_engine_v1_SnapshotSession *m = thole_engine_v1_SnapshotSession_new(arena);
+    thole_engine_v1_SnapshotSession_set_id(m, s->id);
+    thole_engine_v1_SnapshotSession_set_used(m, s->used);
+    thole_engine_v1_SnapshotSession_set_floor(m, s->floor);
+    for (uint32_t i = 0; results && i < s->count; i++) {
+        thole_engine_v1_SessionResult *r = thole_engine_v1_SnapshotSession_add_results(m, arena);
+        ASSERT(r != NULL);
+        fill_result(r, &s->results[i]);
+    }
+    size_t size;
+    char *data = thole_engine_v1_SnapshotSession_serialize(m, arena, &size);
+    bytes_append(out, data, size);
+    upb_Arena_Free(arena);
+}
+
+void session_encode(const struct session *s, struct bytes *out)
+{
+    encode_session(s, true, out);
+}
+
+void session_encode_head(const struct session *s, struct bytes *out)
+{
+    encode_session(s, false, out);
+}
+
+void session_encode_result(const struct session_result *r, struct bytes *out)
+{
+    upb_Arena *arena = upb_Arena_New();
+    thole_engine_v1_SessionResult *m = thole_engine_v1_SessionResult_new(arena);
+    fill_result(m, r);
+    size_t size;
+    char *data = thole_engine_v1_SessionResult_serialize(m, arena, &size);
+    bytes_append(out, data, size);
+    upb_Arena_Free(arena);
+}
+
+/* The session with this id, created if absent; NULL if there are too many. */
+static struct session *obtain(struct session_table *t, uint64_t id)
+{
+    struct session *s = map_get(&t->by_id, id);
+    if (s || t->by_id.count >= LIMIT_SESSIONS)
+        return s;
+    s = xcalloc(1, sizeof(*s));
+    s->id = id;
+    (void)map_put(&t->by_id, id, s);
+    return s;
+}
+
+static bool add_result(struct session *s, const thole_engine_v1_SessionResult *m)
+{
+    uint64_t sequence = thole_engine_v1_SessionResult_sequence(m);
+    upb_StringView result = thole_engine_v1_SessionResult_result(m);
+    uint32_t at = s->count;
+    while (at > 0 && s->results[at - 1].sequence >= sequence)
+        at--;
+    if (s->count >= LIMIT_SESSION_RESULTS || result.size > LIMIT_SESSION_RESULT_BYTES ||
+        (at < s->count && s->results[at].sequence == sequence))
+        return false;
+    if (s->count == s->capacity) {
+        s->capacity = s->capacity ? s->capacity * 2 : 4;
+        s->results = xrealloc(s->results, s->capacity * sizeof(s->results[0]));
+    }
+    memmove(s->results + at + 1, s->results + at, (s->count - at) * sizeof(s->results[0]));
+    s->count++;
+    s->results[at] = (struct session_result){
+        .sequence = sequence,
+        .index = thole_engine_v1_SessionResult_index(m),
+        .code = thole_engine_v1_SessionResult_code(m),
+        .result = result.size ? buf_copy(result.data, result.size) : NULL,
+        .cut = thole_engine_v1_SessionResult_cut(m),
+    };
+    return true;
+}
+
+bool session_decode(struct session_table *t, struct slice in)
+{
+    upb_Arena *arena = upb_Arena_New();
+    const thole_engine_v1_SnapshotSession *m =
+        thole_engine_v1_SnapshotSession_parse((const char *)in.data, in.size, arena);
+    uint64_t id = m ? thole_engine_v1_SnapshotSession_id(m) : 0;
+    struct session *s = id ? obtain(t, id) : NULL;
+    bool ok = s != NULL;
+    if (ok) {
+        s->used = thole_engine_v1_SnapshotSession_used(m);
+        s->floor = thole_engine_v1_SnapshotSession_floor(m);
+        size_t n;
+        const thole_engine_v1_SessionResult *const *results =
+            thole_engine_v1_SnapshotSession_results(m, &n);
+        for (size_t i = 0; i < n && ok; i++)
+            ok = add_result(s, results[i]);
+    }
+    upb_Arena_Free(arena);
+    return ok;
+}
+
+bool session_decode_result(struct session_table *t, uint64_t id, struct slice in)
+{
+    upb_Arena *arena = upb_Arena_New();
+    const thole_engine_v1_SessionResult *m =
+        thole_engine_v1_SessionResult_parse((const char *)in.data, in.size, arena);
+    struct session *s = m && id ? obtain(t, id) : NULL;
+    bool ok = s && add_result(s, m);
+    upb_Arena_Free(arena);
+    return ok;
+}

@@ -1,0 +1,404 @@
+/* Snapshots as a loop sees them: asking for one to be saved or sent, and the steps of installing
+ * one that was received: restore beside the running machine, offer it to the core, write the one
+ * batch that makes it live, switch the applier over, delete the old generation. */
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "shards/engine/engine_internal.h"
+
+struct save_waiter {
+    struct save_waiter *next;
+    uint64_t peer;
+};
+
+/* ---- Tasks and messages ------------------------------------------------------------------------------------ */
+
+struct task *task_new(enum task_kind kind, struct replica *r)
+{
+    struct task *t = xcalloc(1, sizeof(*t));
+    t->msg.kind = MSG_TASK;
+    t->kind = kind;
+    t->r = r ? replica_ref(r) : NULL;
+    t->loop = r ? r->loop : NULL;
+    return t;
+}
+
+void task_free(struct task *t)
+{
+    if (!t)
+        return;
+    if (t->view && t->machine && t->machine->type->view_release)
+        t->machine->type->view_release(t->machine->state, t->view);
+    machine_unref(t->machine);
+    for (size_t i = 0; i < t->config_entry_count; i++)
+        raft_entry_unref(t->config_entries[i]);
+    free(t->config_entries);
+    bytes_deinit(&t->config);
+    bytes_deinit(&t->sessions);
+    stream_msg_free(t->received);
+    if (t->control) {
+        if (t->control->st.code == THOLE_OK)
+            (void)THOLE_FAIL(&t->control->st, THOLE_UNAVAILABLE, THOLE_REASON_STOPPED,
+                             "the host is stopping");
+        control_answer(t->control);
+    }
+    replica_unref(t->r);
+    free(t);
+}
+
+void stream_msg_free(struct stream_msg *m)
+{
+    if (!m)
+        return;
+    bufslice_unref(m->frame);
+    bytes_deinit(&m->config);
+    replica_unref(m->r);
+    free(m);
+}
+
+void snapshot_name(const struct replica *r, uint64_t index, char ret[ENGINE_NAME_BYTES])
+{
+    (void)snprintf(ret, ENGINE_NAME_BYTES, "%" PRIu64 "-%" PRIu64 ".snap", r->replica_id, index);
+}
+
+static void to_snapshotter(struct loop *l, struct task *t)
+{
+    if (!worker_post_internal(l->e->snapshotter, &t->msg))
+        loop_discard(l, &t->msg);
+}
+
+static void remove_files(struct loop *l, struct replica *r, uint64_t below)
+{
+    struct task *t = task_new(TASK_REMOVE, r);
+    t->index = below;
+    to_snapshotter(l, t);
+}
+
+/* ---- Saving -------------------------------------------------------------------------------------------------- */
+
+void snapshot_start_save(struct loop *l, struct replica *r)
+{
+    ASSERT(!r->saving);
+    r->saving = true;
+    struct task *t = task_new(TASK_VIEW, r);
+    if (!worker_post_internal(r->applier->w, &t->msg))
+        loop_discard(l, &t->msg);
+}
+
+static void save_failed(struct replica *r, const struct thole_status *st)
+{
+    LOG_WARN(ENGINE, "no snapshot was saved, the next need for one tries again: %s", st->message);
+    r->saving = r->compacting = false;
+    r->compact_at_bytes = r->log_bytes + r->e->o.compact_log_bytes / 2;
+    while (r->save_waiters) {
+        struct save_waiter *w = r->save_waiters;
+        r->save_waiters = w->next;
+        raft_snapshot_sent(r->core, w->peer, 0, false);
+        free(w);
+    }
+}
+
+static void view_acquired(struct loop *l, struct task *t)
+{
+    struct replica *r = t->r;
+    const struct raft_config *config =
+        t->st.code == THOLE_OK ? raft_config_at(r->core, t->index) : NULL;
+    bool current = t->machine && t->machine->generation == r->generation;
+    if (t->st.code == THOLE_OK && (!config || !current || t->index == 0))
+        (void)THOLE_FAIL(&t->st, THOLE_UNAVAILABLE, THOLE_REASON_NOT_READY,
+                         "nothing to save, or a snapshot was installed meanwhile");
+    if (t->st.code != THOLE_OK) {
+        save_failed(r, &t->st);
+        loop_dirty(l, r);
+        task_free(t);
+        return;
+    }
+    raft_config_encode(config, &t->config);
+    t->kind = TASK_SAVE;
+    to_snapshotter(l, t);
+}
+
+static void send_snapshot(struct loop *l, struct replica *r, uint64_t peer)
+{
+    const struct raft_config *config = raft_config_at(r->core, r->snapshot_index);
+    struct stream_msg *m = xcalloc(1, sizeof(*m));
+    m->msg.kind = MSG_SEND;
+    m->r = replica_ref(r);
+    m->shard_id = r->shard_id;
+    m->from = r->replica_id;
+    m->to = peer;
+    m->term = r->status.term;
+    m->index = r->snapshot_index;
+    m->index_term = r->snapshot_term;
+    r->sending++;
+    if (!config || !replica_host(r, peer, &m->host)) {
+        m->msg.kind = MSG_SENT;
+        loop_post(l, &m->msg);
+        return;
+    }
+    raft_config_encode(config, &m->config);
+    snapshot_name(r, r->snapshot_index, m->name);
+    streamer_post(l->e, &m->msg);
+}
+
+static void saved(struct loop *l, struct task *t)
+{
+    struct replica *r = t->r;
+    if (t->st.code != THOLE_OK || t->machine->generation != r->generation) {
+        save_failed(r, &t->st);
+        loop_dirty(l, r);
+        return;
+    }
+    metric_add(&engine_snapshots_saved, 1);
+    r->saving = false;
+    if (t->index > r->snapshot_index) {
+        r->snapshot_index = t->index;
+        r->snapshot_term = t->term;
+    }
+    remove_files(l, r, r->snapshot_index);
+    if (r->compacting && !r->persistent)
+        compact_to(l, r, t->index);
+    while (r->save_waiters) {
+        struct save_waiter *w = r->save_waiters;
+        r->save_waiters = w->next;
+        send_snapshot(l, r, w->peer);
+        free(w);
+    }
+    loop_publish(l, r);
+}
+
+void snapshot_end(struct replica *r)
+{
+    while (r->save_waiters) {
+        struct save_waiter *w = r->save_waiters;
+        r->save_waiters = w->next;
+        free(w);
+    }
+}
+
+/* ---- Sending -------------------------------------------------------------------------------------------------- */
+
+void snapshot_wanted(struct loop *l, struct replica *r, const struct raft_peer_request *q)
+{
+    uint64_t least = q->min_index > r->status.first_index ? q->min_index : r->status.first_index;
+    if (r->snapshot_index != 0 && r->snapshot_index + 1 >= least &&
+        r->snapshot_index >= q->min_index) {
+        send_snapshot(l, r, q->peer);
+        return;
+    }
+    for (struct save_waiter *w = r->save_waiters; w; w = w->next)
+        if (w->peer == q->peer)
+            return;
+    struct save_waiter *w = xcalloc(1, sizeof(*w));
+    w->peer = q->peer;
+    w->next = r->save_waiters;
+    r->save_waiters = w;
+    if (!r->saving)
+        snapshot_start_save(l, r);
+}
+
+void snapshot_sent(struct loop *l, struct stream_msg *m)
+{
+    struct replica *r = m->r;
+    ASSERT(r->sending > 0);
+    r->sending--;
+    if (m->ok)
+        metric_add(&engine_snapshots_sent, 1);
+    if (r->state == GROUP_RUNNING) {
+        raft_snapshot_sent(r->core, m->to, m->index, m->ok);
+        loop_dirty(l, r);
+        if (r->persistent && r->sending == 0 && !r->save_waiters && !r->saving) {
+            r->snapshot_index = r->snapshot_term = 0; /* was made only to be sent */
+            remove_files(l, r, UINT64_MAX);
+        }
+    }
+    stream_msg_free(m);
+}
+
+/* ---- Receiving ------------------------------------------------------------------------------------------------ */
+
+/* Tell the sender how it went, and the streamer that the transfer is over. Frees `m`. */
+static void end_receive(struct loop *l, struct stream_msg *m, bool installed, bool keep_file)
+{
+    m->installed = installed;
+    m->refused = !installed;
+    engine_send_reply(l->e, &m->host, m);
+    if (!keep_file && m->index != m->r->snapshot_index) {
+        struct task *t = task_new(TASK_REMOVE, m->r);
+        memcpy(t->name, m->name, sizeof(t->name));
+        to_snapshotter(l, t);
+    }
+    m->msg.kind = MSG_RECEIVE_END;
+    streamer_post(l->e, &m->msg);
+}
+
+/* Offer it to the core. True if the core forgot its log for it. */
+static bool offer(struct loop *l, struct replica *r, const struct stream_msg *m, bool *ret_ok)
+{
+    struct raft_config config = {0};
+    struct thole_status st;
+    bool install = false;
+    *ret_ok = raft_config_decode(bytes_slice(&m->config), &config, &st) == THOLE_OK &&
+              raft_snapshot_received(r->core, m->from, m->term, m->index, m->index_term, &config,
+                                     l->now_ms, &install, &st) == THOLE_OK;
+    if (!*ret_ok)
+        LOG_WARN(ENGINE, "a received snapshot was refused: %s", st.message);
+    raft_config_deinit(&config);
+    loop_dirty(l, r);
+    return install;
+}
+
+void snapshot_received(struct loop *l, struct stream_msg *m)
+{
+    struct replica *r = m->r;
+    bool ok = false;
+    if (r->state != GROUP_RUNNING || r->restoring || r->install) {
+        end_receive(l, m, false, r->state == GROUP_RUNNING);
+        return;
+    }
+    if (m->index <= r->status.commit) {
+        ASSERT(!offer(l, r, m, &ok));
+        end_receive(l, m, ok, false);
+        return;
+    }
+    r->restoring = true;
+    struct task *t = task_new(TASK_RESTORE, r);
+    t->received = m;
+    t->generation = r->generation + 1;
+    to_snapshotter(l, t);
+}
+
+static void discard_generation(struct loop *l, struct replica *r, uint64_t generation)
+{
+    struct task *t = task_new(TASK_DESTROY, r);
+    t->generation = generation;
+    to_snapshotter(l, t);
+}
+
+static void restored(struct loop *l, struct task *t)
+{
+    struct replica *r = t->r;
+    struct stream_msg *m = t->received;
+    bool ok = false;
+    t->received = NULL;
+    r->restoring = false;
+    if (t->st.code != THOLE_OK)
+        LOG_WARN(ENGINE, "a received snapshot could not be restored: %s", t->st.message);
+    if (t->st.code != THOLE_OK || !offer(l, r, m, &ok)) {
+        end_receive(l, m, ok, false);
+        machine_unref(t->machine);
+        t->machine = NULL;
+        discard_generation(l, r, t->generation);
+        task_free(t);
+        return;
+    }
+    LOG_INFO(ENGINE, "installing a snapshot index=%" PRIu64 " generation=%" PRIu64, m->index,
+             t->generation);
+    t->received = m;
+    r->install = t; /* until the batch that makes it live is durable */
+    r->holding_applies = true;
+    r->apply_next = m->index + 1;
+    r->apply_last = m->index;
+}
+
+void snapshot_installed(struct loop *l, struct replica *r)
+{
+    struct task *t = r->install;
+    struct stream_msg *m = t->received;
+    r->install = NULL;
+    r->holding_applies = false;
+    t->received = NULL;
+    r->generation = t->generation;
+    r->applied = m->index;
+    metric_add(&engine_snapshots_installed, 1);
+    if (!r->witness && !r->persistent) {
+        r->snapshot_index = m->index;
+        r->snapshot_term = m->index_term;
+    }
+    remove_files(l, r, r->persistent || r->witness ? UINT64_MAX : m->index);
+    end_receive(l, m, true, true);
+    if (r->saving || r->compacting) {
+        /* Their answers carry the old generation, and are dropped. */
+        r->compact_at_bytes = r->log_bytes + r->e->o.compact_log_bytes / 2;
+    }
+    if (r->witness) {
+        task_free(t);
+        return;
+    }
+    t->kind = TASK_SWITCH;
+    if (!worker_post_internal(r->applier->w, &t->msg))
+        loop_discard(l, &t->msg);
+    proposals_installed(l, r, r->applied);
+    group_dispatch(l, r);
+    loop_publish(l, r);
+}
+
+/* ---- Answers -------------------------------------------------------------------------------------------------- */
+
+static void flushed(struct loop *l, struct task *t)
+{
+    struct replica *r = t->r;
+    if (t->st.code == THOLE_OK && t->machine->generation == r->generation) {
+        compact_to(l, r, t->index);
+        return;
+    }
+    r->compacting = false;
+    r->compact_at_bytes = r->log_bytes + r->e->o.compact_log_bytes / 2;
+    if (t->st.code != THOLE_OK && t->machine)
+        group_fail(l, r, &t->st);
+}
+
+static void destroyed(struct loop *l, struct task *t)
+{
+    struct replica *r = t->r;
+    if (t->st.code != THOLE_OK)
+        LOG_WARN(ENGINE, "old data stays until the next start: %s", t->st.message);
+    if (!t->everything)
+        return;
+    engine_drop(l->e, r);
+    control_fail_transfers(r, &(struct thole_status){0}); /* further removals of the same */
+    if (map_remove(&l->by_replica, r->replica_id))
+        replica_unref(r);
+    r->state = GROUP_GONE;
+    control_answer(t->control);
+    t->control = NULL;
+}
+
+static void space_measured(struct loop *l, struct task *t)
+{
+    l->space_checking = false;
+    bool low = t->st.code == THOLE_OK && t->index < l->e->o.free_bytes_min;
+    if (low != atomic_exchange(&l->e->low_space, low))
+        LOG_WARN(ENGINE, "free disk space is %s: proposals are %s free_bytes=%" PRIu64,
+                 low ? "low" : "back", low ? "refused" : "taken again", t->index);
+}
+
+void snapshot_task_done(struct loop *l, struct task *t)
+{
+    struct replica *r = t->r;
+    bool runs = r && r->state == GROUP_RUNNING;
+    if (r)
+        log_context(r->shard_id, r->replica_id);
+    if (t->kind == TASK_OPEN) {
+        group_boot(l, t);
+    } else if (t->kind == TASK_SPACE) {
+        space_measured(l, t);
+    } else if (t->kind == TASK_DESTROY) {
+        destroyed(l, t);
+    } else if (t->kind == TASK_SWITCH && r->state != GROUP_GONE) {
+        discard_generation(l, r, t->generation);
+    } else if (runs && t->kind == TASK_VIEW) {
+        view_acquired(l, t);
+        return;
+    } else if (runs && t->kind == TASK_SAVE) {
+        saved(l, t);
+    } else if (runs && t->kind == TASK_FLUSH) {
+        flushed(l, t);
+    } else if (runs && t->kind == TASK_RESTORE) {
+        restored(l, t); /* keeps or frees it */
+        return;
+    }
+    task_free(t);
+}

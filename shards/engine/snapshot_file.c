@@ -1,0 +1,327 @@
+/* A snapshot file: [size][SnapshotHeader][sessions, each with its size][0][machine bytes][trailer].
+ * The stream up to the trailer is also what is sent to a peer. */
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/hash.h"
+#include "shards/engine/codec.h"
+#include "shards/engine/meta.h"
+
+#define IO_BYTES (256 * KIB)
+static const char magic[8] = "tholsnap";
+
+void snapshot_trailer(uint64_t checksum, uint8_t ret[SNAPSHOT_TRAILER_BYTES])
+{
+    put_le64(ret, checksum);
+    memcpy(ret + 8, magic, sizeof(magic));
+}
+
+bool snapshot_trailer_read(const uint8_t in[SNAPSHOT_TRAILER_BYTES], uint64_t *ret_checksum)
+{
+    *ret_checksum = get_le64(in);
+    return memcmp(in + 8, magic, sizeof(magic)) == 0;
+}
+
+bool snapshot_name_parse(const char *name, uint64_t *ret_replica, uint64_t *ret_index)
+{
+    char again[ENGINE_NAME_BYTES];
+    if (sscanf(name, "%" SCNu64 "-%" SCNu64 ".snap", ret_replica, ret_index) != 2)
+        return false;
+    (void)snprintf(again, sizeof(again), "%" PRIu64 "-%" PRIu64 ".snap", *ret_replica, *ret_index);
+    return strcmp(again, name) == 0;
+}
+
+/* ---- Writing ---------------------------------------------------------------------------------------------- */
+
+struct file_sink {
+    struct thole_sink base;
+    const struct engine_files_ops *ops;
+    struct engine_file *file;
+    struct hash_state *hash;
+    struct bytes pending;
+    struct thole_status st;
+};
+
+static enum thole_code drain(struct file_sink *s)
+{
+    if (s->st.code != THOLE_OK || s->pending.size == 0)
+        return s->st.code;
+    hash_state_update(s->hash, s->pending.data, s->pending.size);
+    enum thole_code code = s->ops->append(s->file, s->pending.data, s->pending.size, &s->st);
+    bytes_clear(&s->pending);
+    return code;
+}
+
+static enum thole_code write_file(struct thole_sink *base, const void *data, size_t size)
+{
+    struct file_sink *s = CONTAINER_OF(base, struct file_sink, base);
+    bytes_append(&s->pending, data, size);
+    return s->pending.size >= IO_BYTES ? drain(s) : s->st.code;
+}
+
+static void write_head(struct file_sink *s, const struct task *t)
+{
+    struct bytes header = {0};
+    uint8_t size[4];
+    struct codec_header h = {
+        .shard_id = t->r->shard_id,
+        .index = t->index,
+        .index_term = t->term,
+        .machine_type = slice_str(t->r->type_name),
+        .config = bytes_slice(&t->config),
+        .machine_version = t->r->type_version,
+    };
+    codec_header_encode(&h, &header);
+    put_le32(size, (uint32_t)header.size);
+    (void)write_file(&s->base, size, sizeof(size));
+    (void)write_file(&s->base, header.data, header.size);
+    (void)write_file(&s->base, t->sessions.data, t->sessions.size);
+    bytes_deinit(&header);
+}
+
+static enum thole_code save_machine(struct file_sink *s, struct machine *m, const void *view,
+                                    struct thole_status *st)
+{
+    bool locked = m->type->view_acquire == NULL;
+    if (locked)
+        pthread_rwlock_rdlock(&m->lock);
+    enum thole_code code = m->type->save(m->state, view, &s->base, st);
+    if (locked)
+        pthread_rwlock_unlock(&m->lock);
+    if (code == THOLE_OK && drain(s) != THOLE_OK) {
+        code = s->st.code;
+        *st = s->st;
+    }
+    return code;
+}
+
+enum thole_code snapshot_save(struct engine *e, struct task *t, struct thole_status *st)
+{
+    struct file_sink s = {.base = {write_file}, .ops = e->files->ops};
+    char staged[ENGINE_NAME_BYTES];
+    (void)snprintf(staged, sizeof(staged), "%" PRIu64 ".tmp", t->r->replica_id);
+    enum thole_code code = s.ops->create(e->files, staged, &s.file, st);
+    if (code != THOLE_OK)
+        return code;
+    s.hash = hash_state_new(0);
+    write_head(&s, t);
+    code = save_machine(&s, t->machine, t->view, st);
+    uint8_t trailer[SNAPSHOT_TRAILER_BYTES];
+    snapshot_trailer(hash_state_digest(s.hash), trailer);
+    if (code == THOLE_OK)
+        code = s.ops->append(s.file, trailer, sizeof(trailer), st);
+    snapshot_name(t->r, t->index, t->name);
+    if (code == THOLE_OK)
+        code = s.ops->commit(s.file, t->name, st);
+    else
+        s.ops->discard(s.file);
+    hash_state_free(s.hash);
+    bytes_deinit(&s.pending);
+    return code;
+}
+
+/* ---- Reading ---------------------------------------------------------------------------------------------- */
+
+struct file_source {
+    struct thole_source base;
+    const struct engine_files_ops *ops;
+    struct engine_file *file;
+    uint64_t at, end; /* of what is not buffered yet */
+    uint8_t *buffer;
+    size_t from, to;
+    struct thole_status st;
+};
+
+static bool fill(struct file_source *s)
+{
+    size_t n = s->end - s->at < IO_BYTES ? (size_t)(s->end - s->at) : IO_BYTES;
+    s->from = s->to = 0;
+    if (n == 0 || s->ops->read(s->file, s->at, s->buffer, n, &s->st) != THOLE_OK)
+        return false;
+    s->at += n;
+    s->to = n;
+    return true;
+}
+
+static int64_t read_file(struct thole_source *base, void *data, size_t size)
+{
+    struct file_source *s = CONTAINER_OF(base, struct file_source, base);
+    if (s->st.code != THOLE_OK)
+        return -1;
+    if (s->from == s->to && !fill(s))
+        return s->st.code == THOLE_OK ? 0 : -1;
+    size_t n = s->to - s->from < size ? s->to - s->from : size;
+    memcpy(data, s->buffer + s->from, n);
+    s->from += n;
+    return (int64_t)n;
+}
+
+static bool read_exactly(struct file_source *s, void *data, size_t size)
+{
+    uint8_t *p = data;
+    while (size > 0) {
+        int64_t n = read_file(&s->base, p, size);
+        if (n <= 0)
+            return false;
+        p += n;
+        size -= (size_t)n;
+    }
+    return true;
+}
+
+static enum thole_code open_source(struct engine *e, const char *name, struct file_source *s,
+                                   uint64_t *ret_checksum, struct thole_status *st)
+{
+    uint64_t size;
+    uint8_t trailer[SNAPSHOT_TRAILER_BYTES];
+    *s = (struct file_source){.base = {read_file}, .ops = e->files->ops};
+    enum thole_code code = s->ops->open(e->files, name, &s->file, &size, st);
+    if (code != THOLE_OK)
+        return code;
+    if (size < sizeof(trailer))
+        code = THOLE_FAIL(st, THOLE_DATA_LOSS, THOLE_REASON_CORRUPT, "snapshot %s is cut", name);
+    if (code == THOLE_OK)
+        code = s->ops->read(s->file, size - sizeof(trailer), trailer, sizeof(trailer), st);
+    if (code == THOLE_OK && !snapshot_trailer_read(trailer, ret_checksum))
+        code = THOLE_FAIL(st, THOLE_DATA_LOSS, THOLE_REASON_CORRUPT, "%s is no snapshot", name);
+    if (code != THOLE_OK) {
+        s->ops->close(s->file);
+        return code;
+    }
+    s->end = size - sizeof(trailer);
+    s->buffer = xmalloc(IO_BYTES);
+    return THOLE_OK;
+}
+
+static void close_source(struct file_source *s)
+{
+    s->ops->close(s->file);
+    free(s->buffer);
+}
+
+/* A piece with its 4-byte size; false if damaged. An empty piece ends a list. */
+static bool read_piece(struct file_source *s, struct bytes *out)
+{
+    uint8_t size[4];
+    bytes_clear(out);
+    if (!read_exactly(s, size, sizeof(size)) || get_le32(size) > 2 * LIMIT_FRAME_BYTES)
+        return false;
+    uint32_t n = get_le32(size);
+    return n == 0 || read_exactly(s, bytes_extend(out, n), n);
+}
+
+static enum thole_code read_head(struct file_source *s, const char *name, struct bytes *piece,
+                                 struct codec_header *ret, struct thole_status *st)
+{
+    if (!read_piece(s, piece))
+        return THOLE_FAIL(st, THOLE_DATA_LOSS, THOLE_REASON_CORRUPT, "snapshot %s: bad header",
+                          name);
+    return codec_header_decode(bytes_slice(piece), ret, st);
+}
+
+enum thole_code snapshot_check(struct engine *e, const char *name, struct snapshot_info *ret,
+                               struct thole_status *st)
+{
+    struct file_source s;
+    struct codec_header h;
+    struct bytes piece = {0};
+    uint64_t checksum;
+    enum thole_code code = open_source(e, name, &s, &checksum, st);
+    if (code != THOLE_OK)
+        return code;
+    struct hash_state *hash = hash_state_new(0);
+    while (fill(&s))
+        hash_state_update(hash, s.buffer, s.to);
+    if (s.st.code != THOLE_OK || hash_state_digest(hash) != checksum)
+        code = THOLE_FAIL(st, THOLE_DATA_LOSS, THOLE_REASON_CORRUPT, "snapshot %s is damaged",
+                          name);
+    hash_state_free(hash);
+    s.at = 0;
+    s.from = s.to = 0;
+    if (code == THOLE_OK)
+        code = read_head(&s, name, &piece, &h, st);
+    if (code == THOLE_OK)
+        *ret = (struct snapshot_info){h.shard_id, h.index, h.index_term};
+    bytes_deinit(&piece);
+    close_source(&s);
+    return code;
+}
+
+static enum thole_code read_sessions(struct file_source *s, struct session_table *t,
+                                     struct thole_status *st)
+{
+    struct bytes piece = {0};
+    bool ok;
+    while ((ok = read_piece(s, &piece)) && piece.size > 0) {
+        ok = session_decode(t, bytes_slice(&piece));
+        if (!ok)
+            break;
+    }
+    bytes_deinit(&piece);
+    if (!ok)
+        return THOLE_FAIL(st, THOLE_DATA_LOSS, THOLE_REASON_CORRUPT,
+                          "snapshot with unreadable sessions");
+    session_table_sort(t);
+    return THOLE_OK;
+}
+
+static enum thole_code restore(struct file_source *s, struct machine *m, struct thole_status *st)
+{
+    struct meta_list metas = {0};
+    const struct thole_meta *ready = NULL;
+    if (m->persistent) {
+        meta_add_applied(&metas, m->applied, m->applied_term);
+        meta_add_table(&metas, &m->sessions);
+        ready = meta_list_ready(&metas);
+    }
+    enum thole_code code = m->type->restore(m->state, &s->base, ready, metas.count, st);
+    if (code == THOLE_OK && s->st.code != THOLE_OK) {
+        *st = s->st;
+        code = s->st.code;
+    }
+    meta_list_deinit(&metas);
+    return code;
+}
+
+static enum thole_code load(struct file_source *s, struct replica *r, const char *name,
+                            uint64_t generation, struct machine **ret, struct thole_status *st)
+{
+    struct codec_header h;
+    struct bytes piece = {0};
+    struct machine *m = NULL;
+    enum thole_code code = read_head(s, name, &piece, &h, st);
+    if (code == THOLE_OK && (h.shard_id != r->shard_id ||
+                             !slice_equal(h.machine_type, slice_str(r->type_name))))
+        code = THOLE_FAIL(st, THOLE_DATA_LOSS, THOLE_REASON_CORRUPT,
+                          "snapshot %s belongs to another shard or machine type", name);
+    if (code == THOLE_OK)
+        code = machine_open(r, generation, &m, st);
+    if (code == THOLE_OK) {
+        m->applied = h.index;
+        m->applied_term = h.index_term;
+        code = read_sessions(s, &m->sessions, st);
+    }
+    if (code == THOLE_OK)
+        code = restore(s, m, st);
+    bytes_deinit(&piece);
+    if (code == THOLE_OK)
+        *ret = m;
+    else
+        machine_unref(m);
+    return code;
+}
+
+enum thole_code snapshot_load(struct engine *e, struct replica *r, const char *name,
+                              uint64_t generation, struct machine **ret, struct thole_status *st)
+{
+    struct file_source s;
+    uint64_t checksum;
+    enum thole_code code = open_source(e, name, &s, &checksum, st);
+    if (code != THOLE_OK)
+        return code;
+    code = load(&s, r, name, generation, ret, st);
+    close_source(&s);
+    return code;
+}

@@ -1,0 +1,70 @@
+/* The writer: everything that all loops have posted goes into one synced write; then each loop is
+ * told. A failed write is final: this host acknowledges nothing any more. */
+#include <stdlib.h>
+
+#include "shards/engine/engine_internal.h"
+
+static void finish_update(struct write_update *w)
+{
+    w->u.entries = w->entries;
+    w->u.entry_count = w->entry_count;
+    if (w->u.has_start)
+        w->u.start_config = bytes_slice(&w->config);
+}
+
+static enum thole_code write_some(struct engine *e, const struct store_update *updates, size_t n,
+                                  struct thole_status *st)
+{
+    if (atomic_load(&e->failed) || atomic_load(&e->dead))
+        return THOLE_FAIL(st, THOLE_UNAVAILABLE, THOLE_REASON_DISK, "the log has failed before");
+    uint64_t before = clock_now(e->clock);
+    enum thole_code code = e->o.log->ops->write(e->o.log, updates, n, st);
+    metric_record(&engine_sync_ns, clock_now(e->clock) - before);
+    metric_record(&engine_batch_updates, n);
+    if (code != THOLE_OK)
+        engine_host_failed(e, st);
+    return code;
+}
+
+static enum thole_code write_all(struct engine *e, const struct msgq *batch,
+                                 struct thole_status *st)
+{
+    size_t n = 0, entries = 0;
+    for (struct worker_msg *m = batch->head; m; m = m->next)
+        n += CONTAINER_OF(m, struct write_batch, msg)->count;
+    struct store_update *updates = xcalloc(n + 1, sizeof(*updates));
+    size_t at = 0;
+    for (struct worker_msg *m = batch->head; m; m = m->next) {
+        struct write_batch *b = CONTAINER_OF(m, struct write_batch, msg);
+        for (size_t i = 0; i < b->count; i++) {
+            finish_update(&b->updates[i]);
+            entries += b->updates[i].entry_count;
+            updates[at++] = b->updates[i].u;
+        }
+    }
+    enum thole_code code = THOLE_OK;
+    for (at = 0; at < n && code == THOLE_OK; at += STORE_BATCH_UPDATES_MAX) {
+        size_t part = n - at < STORE_BATCH_UPDATES_MAX ? n - at : STORE_BATCH_UPDATES_MAX;
+        code = write_some(e, updates + at, part, st);
+    }
+    metric_record(&engine_batch_entries, entries);
+    free(updates);
+    return code;
+}
+
+uint64_t writer_turn(void *ctx, struct msgq *batch, uint64_t now_ns)
+{
+    (void)now_ns;
+    struct engine *e = ctx;
+    struct thole_status st = {0};
+    if (batch->count == 0)
+        return CLOCK_NEVER;
+    (void)write_all(e, batch, &st);
+    struct worker_msg *m;
+    while ((m = msgq_pop(batch))) {
+        struct write_batch *b = CONTAINER_OF(m, struct write_batch, msg);
+        b->st = st;
+        loop_post(b->loop, &b->msg);
+    }
+    return CLOCK_NEVER;
+}
