@@ -1,0 +1,160 @@
+/* Placement of shard zero. Every host that is not removed has a replica; as many of them vote as
+ * the largest of 1, 3, 5 that is not above the number of hosts that are active and not dead. One
+ * step at a time: promote what is missing, then take the vote from hosts that are draining or dead,
+ * then remove the replicas of removed hosts. A voter on a host in order keeps its vote, even when
+ * fewer would do: votes do not wander because a host comes or goes. */
+#include "registry/placement_internal.h"
+
+#include <stdio.h>
+
+struct zero {
+    uint32_t hosts;   /* active and not dead */
+    uint32_t target;  /* voters */
+    uint32_t good;    /* voters on hosts in order */
+    uint32_t running; /* of them */
+    bool leaving;     /* a voter is being removed, or a demotion is under way */
+};
+
+/* Cordoned hosts keep their vote; the constraints of shard zero are none. */
+static void place_missing(struct placement *p)
+{
+    thole_registry_v1_PlaceReplicas *op = NULL;
+    const thole_v1_Host *row = NULL;
+    struct slice name = {0};
+    size_t rows = p->member_count;
+    while (rows < LIMIT_MEMBERS && (row = registry_next_host(p->v, name)) != NULL) {
+        struct placement_host host = {.row = row};
+        name = registry_str(thole_v1_Host_name(row));
+        if (placement__host_state_is(row, thole_v1_HOST_STATE_REMOVED) ||
+            !registry__parse_uuid(thole_v1_Host_id(row), &host.id) ||
+            registry__occupant(&p->v->s, REGISTRY_SHARD_ID, &host.id) != NULL) {
+            continue;
+        }
+        placement__place(p, &op, &host, false, "every host has a replica of shard zero");
+        rows++;
+    }
+}
+
+static void count(const struct placement *p, struct zero *z)
+{
+    const thole_v1_Host *row = NULL;
+    struct slice name = {0};
+    while ((row = registry_next_host(p->v, name)) != NULL) {
+        name = registry_str(thole_v1_Host_name(row));
+        z->hosts +=
+            placement__host_state_is(row, thole_v1_HOST_STATE_ACTIVE) && !placement__host_dead(row);
+    }
+    z->target = z->hosts >= 5 ? 5 : z->hosts >= 3 ? 3 : 1;
+    for (size_t i = 0; i < p->member_count; i++) {
+        const struct placement_member *m = &p->members[i];
+        bool out = thole_v1_Replica_phase(m->row) == thole_v1_REPLICA_PHASE_OUT;
+        z->leaving |= !m->run && m->voter && !out;
+        z->leaving |= m->run && !m->voter && m->host_up &&
+                      thole_v1_Replica_phase(m->row) == thole_v1_REPLICA_PHASE_CATCHING_UP &&
+                      m->leader;
+        z->good += m->run && m->voter && m->keep;
+        z->running += m->run && m->voter && m->keep && m->running;
+    }
+}
+
+/* Best the least loaded host; dead, draining, suspect and cordoned ones do not get a vote. */
+static struct placement_member *promotable(struct placement *p)
+{
+    struct placement_member *best = NULL;
+    uint32_t best_load = 0;
+    for (size_t i = 0; i < p->member_count; i++) {
+        struct placement_member *m = &p->members[i];
+        if (!m->run || m->voter || !m->running || !m->keep ||
+            !placement__host_state_is(m->host, thole_v1_HOST_STATE_ACTIVE) ||
+            thole_v1_HostStatus_liveness(thole_v1_Host_status(m->host)) ==
+                thole_v1_HOST_LIVENESS_SUSPECT) {
+            continue;
+        }
+        uint32_t load = placement__host_load(p, &m->host_id);
+        if (best == NULL || load < best_load) {
+            best = m;
+            best_load = load;
+        }
+    }
+    return best;
+}
+
+static bool is_removed(const struct placement_member *m)
+{
+    return m->host == NULL || placement__host_state_is(m->host, thole_v1_HOST_STATE_REMOVED);
+}
+
+/* A voter that must lose its vote: removed hosts first, then dead ones, the leader last. */
+static struct placement_member *unfit_voter(struct placement *p)
+{
+    struct placement_member *best = NULL;
+    for (size_t i = 0; i < p->member_count; i++) {
+        struct placement_member *m = &p->members[i];
+        if (!m->run || !m->voter || m->keep) {
+            continue;
+        }
+        if (best == NULL || (best->leader && !m->leader) ||
+            (best->leader == m->leader && best->host_up && !m->host_up)) {
+            best = m;
+        }
+    }
+    return best;
+}
+
+static void wait_for(struct placement *p, const char *what)
+{
+    if (p->appended == 0) {
+        p->ret->verdict = PLACEMENT_WAIT;
+        snprintf(p->ret->explanation, sizeof(p->ret->explanation), "%s", what);
+    }
+}
+
+static void remove_non_voting(struct placement *p)
+{
+    for (size_t i = 0; i < p->member_count; i++) {
+        struct placement_member *m = &p->members[i];
+        if (m->run && !m->voter && is_removed(m)) {
+            placement__remove(p, m, "its host was removed");
+        }
+    }
+}
+
+void placement__decide_zero(struct placement *p)
+{
+    const thole_v1_ShardStatus *status = thole_v1_Shard_status(p->shard);
+    struct zero z = {0};
+    place_missing(p);
+    if (status == NULL || !thole_v1_ShardStatus_formed(status)) {
+        wait_for(p, "the first leader has not reported yet");
+        return;
+    }
+    remove_non_voting(p);
+    count(p, &z);
+    if (p->appended > 0) {
+        return;
+    }
+    if (z.leaving || z.running < z.good) {
+        wait_for(p, "a vote is being given or taken");
+        return;
+    }
+    if (z.good < z.target) {
+        struct placement_member *m = promotable(p);
+        if (m == NULL) {
+            wait_for(p, "more voters are wanted, and no other host is ready to vote");
+            return;
+        }
+        placement__set_role(p, m, true, "more hosts allow more voters");
+        return;
+    }
+    struct placement_member *unfit = unfit_voter(p);
+    if (unfit == NULL) {
+        return;
+    }
+    if (is_removed(unfit)) {
+        placement__remove(p, unfit, "its host was removed");
+    } else {
+        placement__set_role(p, unfit, false,
+                            placement__host_dead(unfit->host) ? "its host is dead"
+                                                              : "its host is draining");
+    }
+}

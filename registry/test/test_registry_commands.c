@@ -1,0 +1,577 @@
+/* Each operation and each invariant, through the machine's own interface. */
+#include "registry/test/registry_fixture.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <string.h>
+#include <cmocka.h>
+
+#define VOTER thole_v1_REPLICA_ROLE_VOTER
+#define NON_VOTING thole_v1_REPLICA_ROLE_NON_VOTING
+
+static int setup(void **state)
+{
+    static struct fixture f;
+    fixture_init(&f);
+    *state = &f;
+    return 0;
+}
+
+static int setup_three(void **state)
+{
+    setup(state);
+    return do_bootstrap(*state, 3) == THOLE_OK ? 0 : -1;
+}
+
+static int teardown(void **state)
+{
+    struct fixture *f = *state;
+    struct registry_view *v = registry_view_acquire(f->r);
+    check_invariants(v);
+    registry_view_release(v);
+    fixture_deinit(f);
+    return 0;
+}
+
+#define EXPECT(f, expr, code, reason)                   \
+    do {                                                \
+        assert_int_equal((expr), (code));               \
+        assert_string_equal(fixture_reason(f), reason); \
+    } while (0)
+#define EXPECT_OK(f, expr) EXPECT(f, expr, THOLE_OK, "")
+
+static const thole_v1_Replica *replica_row(struct fixture *f, uint64_t id)
+{
+    struct registry_view *v = registry_view_acquire(f->r);
+    const thole_v1_Replica *r = registry_replica(v, id);
+    registry_view_release(v); /* the machine's own view keeps it until the next command */
+    return r;
+}
+
+static const thole_v1_Shard *shard_row(struct fixture *f, uint64_t id)
+{
+    struct registry_view *v = registry_view_acquire(f->r);
+    const thole_v1_Shard *s = registry_shard(v, id);
+    registry_view_release(v);
+    return s;
+}
+
+static const thole_v1_Host *host_row(struct fixture *f, uint64_t n)
+{
+    struct registry_view *v = registry_view_acquire(f->r);
+    struct uuid id = test_uuid(n);
+    const thole_v1_Host *h = registry_host(v, &id);
+    registry_view_release(v);
+    return h;
+}
+
+static uint64_t revision(struct fixture *f)
+{
+    struct registry_view *v = registry_view_acquire(f->r);
+    uint64_t r = registry_view_revision(v);
+    registry_view_release(v);
+    return r;
+}
+
+static void test_bootstrap_makes_cluster_once(void **state)
+{
+    struct fixture *f = *state;
+    EXPECT(f, do_create_shard(f, "a", 1, 0), THOLE_FAILED_PRECONDITION, "NOT_READY");
+    EXPECT_OK(f, do_bootstrap(f, 3));
+    assert_int_equal(revision(f), 1);
+    struct registry_view *v = registry_view_acquire(f->r);
+    struct uuid cluster;
+    assert_true(registry_view_cluster(v, &cluster));
+    assert_memory_equal(cluster.bytes, "0123456789abcdef", 16);
+    const thole_v1_Shard *zero = registry_shard_by_name(v, slice_str("zero"));
+    size_t count = 0;
+    thole_v1_Shard_initial(zero, &count);
+    assert_int_equal(count, 3);
+    for (uint64_t i = 0; i < 3; i++) {
+        const thole_v1_Replica *r = registry_replica(v, i + 1);
+        assert_true(thole_v1_Replica_initial(r));
+        assert_int_equal(thole_v1_Replica_role(r), VOTER);
+        char name[8];
+        snprintf(name, sizeof(name), "h%d", (int)i);
+        assert_true(slice_equal(registry_str(thole_v1_Replica_host(r)), slice_str(name)));
+    }
+    assert_int_equal(registry_next_replica_id(v), 4);
+    registry_view_release(v);
+    EXPECT_OK(f, do_bootstrap(f, 1));
+    assert_int_equal(revision(f), 1);
+
+    struct cmd c = cmd_new("user");
+    thole_registry_v1_Bootstrap *b =
+        thole_registry_v1_Operation_mutable_bootstrap(cmd_op(&c), c.arena);
+    thole_registry_v1_Bootstrap_set_cluster_id(
+        b, upb_StringView_FromDataAndSize("another cluster!", 16));
+    fill_host(thole_registry_v1_Bootstrap_add_hosts(b, c.arena), c.arena, 7, 1);
+    EXPECT(f, fixture_run(f, &c), THOLE_FAILED_PRECONDITION, "WRONG_CLUSTER");
+}
+
+static void test_admit_new_host_gets_replica_of_zero(void **state)
+{
+    struct fixture *f = *state;
+    EXPECT_OK(f, do_admit(f, 3, 5));
+    const thole_v1_Replica *r = replica_row(f, 4);
+    assert_int_equal(thole_v1_Replica_role(r), NON_VOTING);
+    assert_int_equal(thole_v1_Replica_owner(r), thole_v1_REPLICA_OWNER_PLACEMENT);
+    assert_false(thole_v1_Replica_initial(r));
+    uint64_t before = revision(f);
+    EXPECT_OK(f, do_admit(f, 3, 5)); /* the answer was lost, and it asks again */
+    assert_int_equal(revision(f), before);
+    EXPECT_OK(f, do_admit(f, 3, 6));
+    assert_int_equal(thole_v1_HostStatus_incarnation(thole_v1_Host_status(host_row(f, 3))), 6);
+    assert_null(replica_row(f, 5));
+    EXPECT(f, do_admit(f, 3, 4), THOLE_ABORTED, "STALE_INCARNATION");
+}
+
+static void test_admit_taken_name_is_refused(void **state)
+{
+    struct fixture *f = *state;
+    struct cmd c = cmd_new("host");
+    thole_registry_v1_AdmitHost *a =
+        thole_registry_v1_Operation_mutable_admit_host(cmd_op(&c), c.arena);
+    thole_v1_Host *host = thole_registry_v1_AdmitHost_mutable_host(a, c.arena);
+    fill_host(host, c.arena, 9, 1);
+    thole_v1_Host_set_name(host, upb_StringView_FromString("h1"));
+    EXPECT(f, fixture_run(f, &c), THOLE_ALREADY_EXISTS, "EXISTS");
+}
+
+static void test_host_spec_etag_and_generation(void **state)
+{
+    struct fixture *f = *state;
+    char etag[32] = {0};
+    upb_StringView e = thole_v1_Host_etag(host_row(f, 0));
+    memcpy(etag, e.data, e.size);
+    EXPECT_OK(f, do_liveness(f, 0, thole_v1_HOST_LIVENESS_SUSPECT));
+    assert_int_equal(thole_v1_Host_generation(host_row(f, 0)), 1);
+    EXPECT_OK(f, do_host_state(f, 0, thole_v1_HOST_STATE_CORDONED));
+    assert_int_equal(thole_v1_Host_generation(host_row(f, 0)), 2);
+    uint64_t before = revision(f);
+    EXPECT_OK(f, do_host_state(f, 0, thole_v1_HOST_STATE_CORDONED));
+    assert_int_equal(revision(f), before);
+    struct cmd c = cmd_new("user");
+    thole_registry_v1_UpdateHost *u =
+        thole_registry_v1_Operation_mutable_update_host(cmd_op(&c), c.arena);
+    thole_registry_v1_UpdateHost_set_name(u, upb_StringView_FromString("h0"));
+    thole_registry_v1_UpdateHost_mutable_spec(u, c.arena);
+    thole_registry_v1_UpdateHost_set_etag(u, upb_StringView_FromString(etag));
+    EXPECT(f, fixture_run(f, &c), THOLE_ABORTED, "ETAG_MISMATCH");
+    EXPECT(f, do_host_state(f, 0, thole_v1_HOST_STATE_REMOVED), THOLE_INVALID_ARGUMENT,
+           "BAD_REQUEST");
+    EXPECT(f, do_host_state(f, 8, thole_v1_HOST_STATE_ACTIVE), THOLE_NOT_FOUND, "NO_SUCH_HOST");
+}
+
+static void test_observe_host_stale_incarnation_is_refused(void **state)
+{
+    struct fixture *f = *state;
+    EXPECT_OK(f, do_admit(f, 0, 2));
+    struct cmd c = cmd_new("host/h0");
+    thole_registry_v1_ObserveHost *o =
+        thole_registry_v1_Operation_mutable_observe_host(cmd_op(&c), c.arena);
+    thole_registry_v1_ObserveHost_set_host_id(o, upb_StringView_FromString(test_uuid_text(0)));
+    thole_v1_HostStatus *s = thole_registry_v1_ObserveHost_mutable_status(o, c.arena);
+    thole_v1_HostStatus_set_incarnation(s, 1);
+    thole_v1_HostStatus_set_liveness(s, thole_v1_HOST_LIVENESS_DEAD);
+    EXPECT(f, fixture_run(f, &c), THOLE_ABORTED, "STALE_INCARNATION");
+    EXPECT_OK(f, do_liveness(f, 0, thole_v1_HOST_LIVENESS_DEAD));
+    upb_StringView address = thole_v1_HostStatus_address(thole_v1_Host_status(host_row(f, 0)));
+    assert_true(slice_equal(registry_str(address), slice_str("10.0.0.0:7000")));
+}
+
+static void test_delete_host_leaves_tombstone_after_last_replica(void **state)
+{
+    struct fixture *f = *state;
+    EXPECT_OK(f, do_formed(f, 0, 1, 1));
+    EXPECT_OK(f, do_delete_host(f, 2));
+    EXPECT(f, do_admit(f, 2, 9), THOLE_FAILED_PRECONDITION, "REMOVED");
+    EXPECT_OK(f, do_remove_replica(f, 3));
+    EXPECT_OK(f, do_observe(f, 3, thole_v1_REPLICA_PHASE_OUT, 77));
+    assert_null(replica_row(f, 3));
+    const thole_v1_Host *tombstone = host_row(f, 2);
+    assert_non_null(tombstone);
+    assert_int_equal(thole_v1_Host_name(tombstone).size, 0);
+    struct registry_view *v = registry_view_acquire(f->r);
+    assert_null(registry_host_by_name(v, slice_str("h2")));
+    registry_view_release(v);
+    EXPECT(f, do_admit(f, 2, 9), THOLE_FAILED_PRECONDITION, "REMOVED");
+    /* The name is free for another machine. */
+    struct cmd c = cmd_new("host");
+    thole_registry_v1_AdmitHost *a =
+        thole_registry_v1_Operation_mutable_admit_host(cmd_op(&c), c.arena);
+    thole_v1_Host *host = thole_registry_v1_AdmitHost_mutable_host(a, c.arena);
+    fill_host(host, c.arena, 22, 1);
+    thole_v1_Host_set_name(host, upb_StringView_FromString("h2"));
+    EXPECT_OK(f, fixture_run(f, &c));
+}
+
+static void test_delete_last_host_is_refused(void **state)
+{
+    struct fixture *f = *state;
+    EXPECT_OK(f, do_bootstrap(f, 1));
+    EXPECT(f, do_delete_host(f, 0), THOLE_FAILED_PRECONDITION, "UNSATISFIABLE");
+}
+
+static void test_create_shard_checks_name_and_spec(void **state)
+{
+    struct fixture *f = *state;
+    EXPECT_OK(f, do_create_shard(f, "orders", 3, 0));
+    EXPECT(f, do_create_shard(f, "orders", 3, 0), THOLE_ALREADY_EXISTS, "EXISTS");
+    EXPECT(f, do_create_shard(f, "zero", 3, 0), THOLE_ALREADY_EXISTS, "EXISTS");
+    EXPECT(f, do_create_shard(f, "Bad", 3, 0), THOLE_INVALID_ARGUMENT, "BAD_REQUEST");
+    EXPECT(f, do_create_shard(f, "-x", 3, 0), THOLE_INVALID_ARGUMENT, "BAD_REQUEST");
+    EXPECT(f, do_create_shard(f, "", 3, 0), THOLE_INVALID_ARGUMENT, "BAD_REQUEST");
+    EXPECT(f, do_create_shard(f, "a", 0, 0), THOLE_INVALID_ARGUMENT, "BAD_REQUEST");
+    EXPECT(f, do_create_shard(f, "a", 99, 0), THOLE_INVALID_ARGUMENT, "BAD_REQUEST");
+    EXPECT(f, do_create_shard(f, "a", 3, 99), THOLE_INVALID_ARGUMENT, "BAD_REQUEST");
+    assert_int_equal(thole_v1_Shard_id(shard_row(f, 1)), 1);
+    assert_null(shard_row(f, 2));
+}
+
+static void test_update_shard_follows_etag(void **state)
+{
+    struct fixture *f = *state;
+    EXPECT_OK(f, do_create_shard(f, "orders", 3, 0));
+    char etag[32] = {0};
+    upb_StringView e = thole_v1_Shard_etag(shard_row(f, 1));
+    memcpy(etag, e.data, e.size);
+    EXPECT_OK(f, do_formed(f, 1, 9, 4)); /* a status does not change the etag */
+    EXPECT_OK(f, do_update_shard(f, "orders", 5, 1, etag));
+    assert_int_equal(thole_v1_Shard_generation(shard_row(f, 1)), 2);
+    EXPECT(f, do_update_shard(f, "orders", 7, 1, etag), THOLE_ABORTED, "ETAG_MISMATCH");
+    uint64_t before = revision(f);
+    EXPECT_OK(f, do_update_shard(f, "orders", 5, 1, ""));
+    assert_int_equal(revision(f), before);
+    EXPECT(f, do_update_shard(f, "none", 5, 1, ""), THOLE_NOT_FOUND, "NO_SUCH_SHARD");
+    EXPECT(f, do_update_shard(f, "zero", 5, 1, ""), THOLE_FAILED_PRECONDITION, "BAD_REQUEST");
+    EXPECT(f, do_delete_shard(f, "zero"), THOLE_FAILED_PRECONDITION, "BAD_REQUEST");
+}
+
+static void test_first_placement_writes_initial_list(void **state)
+{
+    struct fixture *f = *state;
+    EXPECT_OK(f, do_create_shard(f, "orders", 3, 0));
+    EXPECT(f, do_create_replica(f, "orders", 0, VOTER), THOLE_FAILED_PRECONDITION, "NOT_READY");
+    EXPECT(f, do_place_one(f, 1, 0, NON_VOTING), THOLE_INVALID_ARGUMENT, "BAD_REQUEST");
+    EXPECT_OK(f, do_place(f, 1, 0, 2));
+    size_t count = 0;
+    const thole_v1_InitialReplica *const *initial = thole_v1_Shard_initial(shard_row(f, 1), &count);
+    assert_int_equal(count, 2);
+    assert_int_equal(thole_v1_InitialReplica_replica_id(initial[0]), 4);
+    assert_int_equal(thole_v1_InitialReplica_replica_id(initial[1]), 5);
+    EXPECT_OK(f, do_place(f, 1, 2, 1));
+    thole_v1_Shard_initial(shard_row(f, 1), &count);
+    assert_int_equal(count, 2);
+    assert_false(thole_v1_Replica_initial(replica_row(f, 6)));
+    EXPECT(f, do_place(f, 1, 2, 1), THOLE_FAILED_PRECONDITION, "EXISTS");
+    EXPECT(f, do_place(f, 1, 9, 1), THOLE_NOT_FOUND, "NO_SUCH_HOST");
+    EXPECT(f, do_create_replica(f, "orders", 1, NON_VOTING), THOLE_FAILED_PRECONDITION, "EXISTS");
+}
+
+static void test_members_are_not_edited_before_formed(void **state)
+{
+    struct fixture *f = *state;
+    EXPECT_OK(f, do_create_shard(f, "orders", 3, 0));
+    EXPECT_OK(f, do_place(f, 1, 0, 3));
+    EXPECT(f, do_remove_replica(f, 4), THOLE_FAILED_PRECONDITION, "NOT_READY");
+    EXPECT(f, do_set_role(f, 4, NON_VOTING), THOLE_FAILED_PRECONDITION, "NOT_READY");
+    EXPECT_OK(f, do_formed(f, 1, 4, 1));
+    EXPECT_OK(f, do_set_role(f, 4, NON_VOTING));
+    EXPECT_OK(f, do_remove_replica(f, 5));
+    EXPECT(f, do_remove_replica(f, 6), THOLE_FAILED_PRECONDITION, "UNSATISFIABLE");
+    EXPECT(f, do_set_role(f, 6, NON_VOTING), THOLE_FAILED_PRECONDITION, "UNSATISFIABLE");
+    EXPECT(f, do_set_role(f, 5, NON_VOTING), THOLE_FAILED_PRECONDITION, "REMOVED");
+    EXPECT(f, do_remove_replica(f, 1), THOLE_FAILED_PRECONDITION, "BAD_REQUEST");
+    EXPECT(f, do_remove_replica(f, 99), THOLE_NOT_FOUND, "NO_SUCH_REPLICA");
+}
+
+static void test_removal_is_a_handshake(void **state)
+{
+    struct fixture *f = *state;
+    EXPECT_OK(f, do_create_shard(f, "orders", 3, 0));
+    EXPECT_OK(f, do_place(f, 1, 0, 3));
+    EXPECT_OK(f, do_formed(f, 1, 4, 1));
+    EXPECT_OK(f, do_observe(f, 4, thole_v1_REPLICA_PHASE_RUNNING, 0));
+    EXPECT(f, do_observe(f, 4, thole_v1_REPLICA_PHASE_OUT, 9), THOLE_FAILED_PRECONDITION,
+           "BAD_REQUEST");
+    EXPECT(f, do_observe(f, 4, thole_v1_REPLICA_PHASE_GONE, 0), THOLE_FAILED_PRECONDITION,
+           "BAD_REQUEST");
+    EXPECT_OK(f, do_remove_replica(f, 4));
+    EXPECT(f, do_observe(f, 4, thole_v1_REPLICA_PHASE_GONE, 0), THOLE_FAILED_PRECONDITION,
+           "BAD_REQUEST");
+    EXPECT(f, do_place(f, 1, 0, 1), THOLE_FAILED_PRECONDITION, "EXISTS");
+    EXPECT_OK(f, do_observe(f, 4, thole_v1_REPLICA_PHASE_OUT, 9));
+    assert_int_equal(thole_v1_Replica_out_index(replica_row(f, 4)), 9);
+    EXPECT_OK(f, do_observe(f, 4, thole_v1_REPLICA_PHASE_RUNNING, 0)); /* late: ignored */
+    assert_int_equal(thole_v1_Replica_phase(replica_row(f, 4)), thole_v1_REPLICA_PHASE_OUT);
+    EXPECT_OK(f, do_place(f, 1, 0, 1)); /* the host is free again, under another id */
+    EXPECT_OK(f, do_observe(f, 4, thole_v1_REPLICA_PHASE_GONE, 0));
+    assert_null(replica_row(f, 4));
+    uint64_t before = revision(f);
+    EXPECT_OK(f, do_observe(f, 4, thole_v1_REPLICA_PHASE_GONE, 0));
+    assert_int_equal(revision(f), before);
+    EXPECT(f, do_observe(f, 99, thole_v1_REPLICA_PHASE_RUNNING, 0), THOLE_NOT_FOUND,
+           "NO_SUCH_REPLICA");
+}
+
+static void test_shard_deletion_skips_out_and_drops_row_last(void **state)
+{
+    struct fixture *f = *state;
+    EXPECT_OK(f, do_create_shard(f, "orders", 3, 0));
+    EXPECT_OK(f, do_place(f, 1, 0, 3));
+    EXPECT_OK(f, do_delete_shard(f, "orders"));
+    EXPECT_OK(f, do_delete_shard(f, "orders"));
+    EXPECT(f, do_place(f, 1, 0, 1), THOLE_FAILED_PRECONDITION, "REMOVED");
+    EXPECT(f, do_update_shard(f, "orders", 1, 0, ""), THOLE_FAILED_PRECONDITION, "REMOVED");
+    EXPECT(f, do_create_shard(f, "orders", 1, 0), THOLE_ALREADY_EXISTS, "EXISTS");
+    for (uint64_t id = 4; id <= 6; id++) {
+        assert_non_null(shard_row(f, 1));
+        EXPECT_OK(f, do_observe(f, id, thole_v1_REPLICA_PHASE_GONE, 0));
+    }
+    assert_null(shard_row(f, 1));
+    EXPECT_OK(f, do_create_shard(f, "orders", 1, 0));
+    assert_non_null(shard_row(f, 2)); /* ids are not used again */
+    EXPECT_OK(f, do_delete_shard(f, "orders"));
+    assert_null(shard_row(f, 2)); /* nothing was placed: it goes at once */
+}
+
+static void test_reports_of_wrong_host_or_incarnation_are_refused(void **state)
+{
+    struct fixture *f = *state;
+    static const struct {
+        uint64_t host, incarnation;
+        enum thole_code code;
+    } cases[] = {{0, 1, THOLE_OK}, {1, 1, THOLE_FAILED_PRECONDITION}, {0, 0, THOLE_ABORTED}};
+    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+        struct cmd c = cmd_new("host/x");
+        thole_registry_v1_ObserveReplica *o =
+            thole_registry_v1_Operation_mutable_observe_replica(cmd_op(&c), c.arena);
+        thole_registry_v1_ObserveReplica_set_replica_id(o, 1);
+        thole_registry_v1_ObserveReplica_set_phase(o, thole_v1_REPLICA_PHASE_RUNNING);
+        thole_registry_v1_ObserveReplica_set_reporter_host_id(
+            o, upb_StringView_FromString(test_uuid_text(cases[i].host)));
+        thole_registry_v1_ObserveReplica_set_reporter_incarnation(o, cases[i].incarnation);
+        assert_int_equal(fixture_run(f, &c), cases[i].code);
+    }
+}
+
+static void test_observe_shard_lower_term_is_ignored(void **state)
+{
+    struct fixture *f = *state;
+    EXPECT_OK(f, do_formed(f, 0, 2, 5));
+    EXPECT_OK(f, do_formed(f, 0, 1, 4));
+    const thole_v1_ShardStatus *s = thole_v1_Shard_status(shard_row(f, 0));
+    assert_int_equal(thole_v1_ShardStatus_leader_replica(s), 2);
+    EXPECT(f, do_formed(f, 7, 1, 1), THOLE_NOT_FOUND, "NO_SUCH_SHARD");
+}
+
+static void test_conditions_keep_transition_time(void **state)
+{
+    struct fixture *f = *state;
+    static const bool steps[] = {false, false, true};
+    int64_t times[3];
+    for (size_t i = 0; i < 3; i++) {
+        struct cmd c = cmd_new("placement");
+        thole_registry_v1_ObserveShard *o =
+            thole_registry_v1_Operation_mutable_observe_shard(cmd_op(&c), c.arena);
+        thole_v1_ShardStatus *s = thole_registry_v1_ObserveShard_mutable_status(o, c.arena);
+        thole_v1_Condition *condition = thole_v1_ShardStatus_add_conditions(s, c.arena);
+        thole_v1_Condition_set_type(condition, upb_StringView_FromString("Ready"));
+        thole_v1_Condition_set_status(condition, steps[i]);
+        thole_v1_Condition_set_message(condition,
+                                       upb_StringView_FromString(i == 0 ? "first" : "then"));
+        EXPECT_OK(f, fixture_run(f, &c));
+        size_t count = 0;
+        const thole_v1_Condition *const *have =
+            thole_v1_ShardStatus_conditions(thole_v1_Shard_status(shard_row(f, 0)), &count);
+        assert_int_equal(count, 1);
+        times[i] = thole_v1_Condition_transition_time_ms(have[0]);
+    }
+    assert_int_equal(times[0], times[1]);
+    assert_true(times[2] > times[1]);
+}
+
+static void test_expected_revision_and_decided_at_guard(void **state)
+{
+    struct fixture *f = *state;
+    EXPECT_OK(f, do_create_shard(f, "orders", 3, 0));
+    uint64_t seen = thole_v1_Shard_revision(shard_row(f, 1));
+    EXPECT_OK(f, do_update_shard(f, "orders", 5, 0, ""));
+    struct cmd c = cmd_new("user");
+    thole_registry_v1_Operation *op = cmd_op(&c);
+    thole_registry_v1_Operation_set_expected_revision(op, seen);
+    thole_registry_v1_DeleteShard_set_name(
+        thole_registry_v1_Operation_mutable_delete_shard(op, c.arena),
+        upb_StringView_FromString("orders"));
+    EXPECT(f, fixture_run(f, &c), THOLE_ABORTED, "STALE_REVISION");
+    c = cmd_new("placement");
+    thole_registry_v1_Command_set_decided_at(c.c, seen);
+    thole_registry_v1_PlaceReplicas *p =
+        thole_registry_v1_Operation_mutable_place_replicas(cmd_op(&c), c.arena);
+    thole_registry_v1_PlaceReplicas_set_shard_id(p, 1);
+    thole_registry_v1_Placed *placed = thole_registry_v1_PlaceReplicas_add_replicas(p, c.arena);
+    thole_registry_v1_Placed_set_host_id(placed, upb_StringView_FromString(test_uuid_text(0)));
+    thole_registry_v1_Placed_set_role(placed, VOTER);
+    EXPECT(f, fixture_run(f, &c), THOLE_ABORTED, "STALE_REVISION");
+}
+
+static void test_command_is_all_or_nothing(void **state)
+{
+    struct fixture *f = *state;
+    struct bytes before = {0};
+    struct bytes after = {0};
+    fixture_save(f, &before);
+    struct cmd c = cmd_new("user");
+    thole_registry_v1_CreateShard *s =
+        thole_registry_v1_Operation_mutable_create_shard(cmd_op(&c), c.arena);
+    thole_registry_v1_CreateShard_set_name(s, upb_StringView_FromString("a"));
+    thole_v1_ShardSpec *spec = thole_registry_v1_CreateShard_mutable_spec(s, c.arena);
+    thole_v1_ShardSpec_set_type(spec, upb_StringView_FromString("kv"));
+    thole_v1_ShardSpec_set_voters(spec, 3);
+    thole_registry_v1_DeleteShard_set_name(
+        thole_registry_v1_Operation_mutable_delete_shard(cmd_op(&c), c.arena),
+        upb_StringView_FromString("none"));
+    EXPECT(f, fixture_run(f, &c), THOLE_NOT_FOUND, "NO_SUCH_SHARD");
+    fixture_save(f, &after);
+    assert_true(slice_equal(bytes_slice(&before), bytes_slice(&after)));
+    bytes_deinit(&before);
+    bytes_deinit(&after);
+}
+
+static struct cmd create_with_id(const char *name, const char *request_id, bool validate_only)
+{
+    struct cmd c = cmd_new("user");
+    thole_registry_v1_Command_set_request_id(c.c, upb_StringView_FromString(request_id));
+    thole_registry_v1_Command_set_validate_only(c.c, validate_only);
+    thole_registry_v1_CreateShard *s =
+        thole_registry_v1_Operation_mutable_create_shard(cmd_op(&c), c.arena);
+    thole_registry_v1_CreateShard_set_name(s, upb_StringView_FromString(name));
+    thole_v1_ShardSpec *spec = thole_registry_v1_CreateShard_mutable_spec(s, c.arena);
+    thole_v1_ShardSpec_set_type(spec, upb_StringView_FromString("kv"));
+    thole_v1_ShardSpec_set_voters(spec, 1);
+    return c;
+}
+
+static void test_request_id_gets_first_answer(void **state)
+{
+    struct fixture *f = *state;
+    struct cmd c = create_with_id("a", "req-1", false);
+    EXPECT_OK(f, fixture_run(f, &c));
+    uint64_t first = thole_registry_v1_Result_revision(f->result);
+    c = create_with_id("a", "req-1", false);
+    EXPECT_OK(f, fixture_run(f, &c));
+    assert_int_equal(thole_registry_v1_Result_revision(f->result), first);
+    assert_true(thole_registry_v1_Result_has_shard(f->result));
+    c = create_with_id("a", "req-2", false);
+    EXPECT(f, fixture_run(f, &c), THOLE_ALREADY_EXISTS, "EXISTS");
+    /* Forgotten after 1024 others. */
+    for (int i = 0; i < 1024; i++) {
+        char id[32];
+        snprintf(id, sizeof(id), "other-%d", i);
+        c = create_with_id("a", id, false);
+        assert_int_equal(fixture_run(f, &c), THOLE_ALREADY_EXISTS);
+    }
+    c = create_with_id("a", "req-1", false);
+    EXPECT(f, fixture_run(f, &c), THOLE_ALREADY_EXISTS, "EXISTS");
+}
+
+static void test_validate_only_changes_nothing(void **state)
+{
+    struct fixture *f = *state;
+    uint64_t before = revision(f);
+    struct cmd c = create_with_id("a", "req-1", true);
+    EXPECT_OK(f, fixture_run(f, &c));
+    assert_true(thole_registry_v1_Result_has_shard(f->result));
+    assert_int_equal(revision(f), before);
+    assert_null(shard_row(f, 1));
+    c = create_with_id("a", "req-1", false);
+    EXPECT_OK(f, fixture_run(f, &c));
+    assert_non_null(shard_row(f, 1));
+}
+
+static void test_malformed_commands_are_refused(void **state)
+{
+    struct fixture *f = *state;
+    EXPECT(f, fixture_apply(f, slice_str("\xff\xff not a message")), THOLE_INVALID_ARGUMENT,
+           "BAD_REQUEST");
+    EXPECT(f, fixture_apply(f, slice_of(NULL, 0)), THOLE_INVALID_ARGUMENT, "BAD_REQUEST");
+    struct cmd c = cmd_new("user");
+    cmd_op(&c);
+    EXPECT(f, fixture_run(f, &c), THOLE_INVALID_ARGUMENT, "BAD_REQUEST");
+    c = cmd_new("user");
+    thole_registry_v1_Operation_mutable_admit_host(cmd_op(&c), c.arena);
+    EXPECT(f, fixture_run(f, &c), THOLE_INVALID_ARGUMENT, "BAD_REQUEST");
+    c = cmd_new("user");
+    thole_registry_v1_Operation_mutable_create_shard(cmd_op(&c), c.arena);
+    EXPECT(f, fixture_run(f, &c), THOLE_INVALID_ARGUMENT, "BAD_REQUEST");
+}
+
+static void test_user_replica_and_draining_host(void **state)
+{
+    struct fixture *f = *state;
+    EXPECT_OK(f, do_create_shard(f, "orders", 1, 0));
+    EXPECT_OK(f, do_place(f, 1, 0, 1));
+    EXPECT_OK(f, do_host_state(f, 1, thole_v1_HOST_STATE_DRAINING));
+    EXPECT(f, do_create_replica(f, "orders", 1, NON_VOTING), THOLE_FAILED_PRECONDITION,
+           "UNSATISFIABLE");
+    EXPECT(f, do_place(f, 1, 1, 1), THOLE_FAILED_PRECONDITION, "UNSATISFIABLE");
+    EXPECT_OK(f, do_create_replica(f, "orders", 2, NON_VOTING));
+    assert_int_equal(thole_v1_Replica_owner(replica_row(f, 5)), thole_v1_REPLICA_OWNER_USER);
+    EXPECT(f, do_create_replica(f, "zero", 2, NON_VOTING), THOLE_FAILED_PRECONDITION,
+           "BAD_REQUEST");
+    EXPECT(f, do_create_replica(f, "orders", 2, 0), THOLE_INVALID_ARGUMENT, "BAD_REQUEST");
+}
+
+static void test_query_empty_gives_revision(void **state)
+{
+    struct fixture *f = *state;
+    struct sink {
+        struct thole_sink sink;
+    };
+    EXPECT_OK(f, do_create_shard(f, "orders", 1, 0));
+    struct thole_status st;
+    void *view = NULL;
+    assert_int_equal(f->type->view_acquire(f->machine, &view, &st), THOLE_OK);
+    struct thole_slice bad = {"x", 1};
+    assert_int_equal(f->type->query(f->machine, view, bad, NULL, &st), THOLE_INVALID_ARGUMENT);
+    f->type->view_release(f->machine, view);
+    assert_int_equal(revision(f), 2);
+    assert_int_equal(f->published, 2);
+}
+
+#define TEST(name) cmocka_unit_test_setup_teardown(name, setup_three, teardown)
+#define TEST_EMPTY(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        TEST_EMPTY(test_bootstrap_makes_cluster_once),
+        TEST(test_admit_new_host_gets_replica_of_zero),
+        TEST(test_admit_taken_name_is_refused),
+        TEST(test_host_spec_etag_and_generation),
+        TEST(test_observe_host_stale_incarnation_is_refused),
+        TEST(test_delete_host_leaves_tombstone_after_last_replica),
+        TEST_EMPTY(test_delete_last_host_is_refused),
+        TEST(test_create_shard_checks_name_and_spec),
+        TEST(test_update_shard_follows_etag),
+        TEST(test_first_placement_writes_initial_list),
+        TEST(test_members_are_not_edited_before_formed),
+        TEST(test_removal_is_a_handshake),
+        TEST(test_shard_deletion_skips_out_and_drops_row_last),
+        TEST(test_reports_of_wrong_host_or_incarnation_are_refused),
+        TEST(test_observe_shard_lower_term_is_ignored),
+        TEST(test_conditions_keep_transition_time),
+        TEST(test_expected_revision_and_decided_at_guard),
+        TEST(test_command_is_all_or_nothing),
+        TEST(test_request_id_gets_first_answer),
+        TEST(test_validate_only_changes_nothing),
+        TEST(test_malformed_commands_are_refused),
+        TEST(test_user_replica_and_draining_host),
+        TEST(test_query_empty_gives_revision),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
