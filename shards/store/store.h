@@ -20,15 +20,15 @@ struct store_identity {
     uint64_t replica_id;
     uint64_t shard_id;
     uint64_t incarnation_created; /* of the host, for diagnostics */
-    struct slice descriptor;      /* the engine's own encoded replica descriptor (machine type...) */
+    struct slice descriptor; /* the engine's own encoded replica descriptor (machine type...) */
 };
 
 /* One replica's part of a batch. Pointers are borrowed for the duration of the write. */
 struct store_update {
     uint64_t replica_id;
     const struct store_identity *create; /* NULL unless the replica is created by this batch */
-    bool remove;        /* delete everything but a tombstone; no other field may be set */
-    bool forget;        /* drop the tombstone too */
+    bool remove; /* delete everything but a tombstone; no other field may be set */
+    bool forget; /* drop the tombstone too */
     bool has_hard;
     struct raft_hard hard;
     /* The log now begins after `start_index`; entries up to it are dropped. With start_reset all
@@ -36,7 +36,7 @@ struct store_update {
     bool has_start;
     bool start_reset;
     uint64_t start_index, start_term;
-    struct slice start_config; /* raft_config_encode at start_index */
+    struct slice start_config;   /* raft_config_encode at start_index */
     uint64_t machine_generation; /* with has_start: which generation of machine data is live */
     /* Appended entries; everything from entries[0]->index on is replaced. */
     struct raft_entry *const *entries;
@@ -89,7 +89,7 @@ struct log_store {
 #define STORE_BATCH_UPDATES_MAX 65536
 
 struct log_store_options {
-    const char *path; /* directory, created if absent */
+    const char *path;          /* directory, created if absent */
     size_t write_buffer_bytes; /* 0: default 64 MiB */
     uint64_t wal_bytes_max;    /* 0: default 512 MiB; bounds recovery time */
     bool unsafe_no_sync;       /* only for the test which proves that syncs matter */
@@ -132,14 +132,15 @@ uint64_t state_db_unflushed_bytes(const struct state_db *db);
 struct state_batch *state_batch_new(struct state_db *db);
 void state_batch_free(struct state_batch *b);
 void state_batch_clear(struct state_batch *b);
-void state_batch_put(struct state_batch *b, struct state_space s, struct slice key, struct slice value);
+void state_batch_put(struct state_batch *b, struct state_space s, struct slice key,
+                     struct slice value);
 void state_batch_delete(struct state_batch *b, struct state_space s, struct slice key);
 THOLE_MUST_CHECK enum thole_code state_batch_write(struct state_batch *b, struct thole_status *st);
 
 /* NOT_FOUND leaves *ret untouched. `v` NULL reads the latest. */
 THOLE_MUST_CHECK enum thole_code state_get(struct state_db *db, const struct state_view *v,
-                                           struct state_space s, struct slice key,
-                                           struct buf **ret, struct thole_status *st);
+                                           struct state_space s, struct slice key, struct buf **ret,
+                                           struct thole_status *st);
 struct state_view *state_view_acquire(struct state_db *db); /* O(1) */
 void state_view_release(struct state_db *db, struct state_view *v);
 /* Keys of the space in [from, to) in order; `to` with size 0 means to the end of the space. */

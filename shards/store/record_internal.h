@@ -1,0 +1,17 @@
+/* What record.c and run.c share: the header, and the hard state inside other records. */
+#ifndef SHARDS_STORE_RECORD_INTERNAL_H
+#define SHARDS_STORE_RECORD_INTERNAL_H
+
+#include "base/hash.h"
+#include "shards/store/record.h"
+
+#define STORE_HARD_BYTES 32
+
+void store__record_begin(struct bytes *out); /* clears `out` and reserves the header */
+void store__record_seal(struct bytes *out, struct slice key, uint8_t flags, uint32_t count);
+bool store__record_open(struct slice key, struct slice value, uint8_t *ret_flags,
+                        uint32_t *ret_count, struct slice *ret_body);
+void store__hard_put(uint8_t *p, const struct store_hard *h);
+bool store__hard_take(struct slice *body, struct store_hard *ret);
+
+#endif

@@ -1,0 +1,124 @@
+/* A run: consecutive entries of one replica in one record.
+ *
+ * Body: [hard state 32, if STORE_FLAG_HARD] then per entry
+ *   [kind and flags 1][term delta varint][session, sequence varints, if flagged]
+ *   [payload size varint][payload]
+ * The term delta is to the entry before, for the first one to 0. Space for the hard state is
+ * always reserved while building and closed up if unused, because only the end of a batch knows. */
+#include <string.h>
+
+#include "base/assert.h"
+#include "shards/store/record_internal.h"
+
+#define ENTRY_HAS_SESSION 0x80
+#define ENTRY_KIND_MASK 0x0f
+
+void store_run_begin(struct store_run_writer *w, struct bytes *out)
+{
+    *w = (struct store_run_writer){.out = out};
+    store__record_begin(out);
+    bytes_extend(out, STORE_HARD_BYTES);
+}
+
+static uint8_t *put_varint(uint8_t *p, uint64_t v)
+{
+    while (v >= 0x80) {
+        *p++ = (uint8_t)(v | 0x80);
+        v >>= 7;
+    }
+    *p++ = (uint8_t)v;
+    return p;
+}
+
+void store_run_add(struct store_run_writer *w, const struct store_entry *e)
+{
+    size_t max = store_run_entry_bytes_max(e->payload.size);
+    uint8_t *start = bytes_extend(w->out, max);
+    uint8_t *p = start;
+    bool session = e->session != 0 || e->sequence != 0;
+
+    ASSERT(e->term >= w->term && e->kind <= ENTRY_KIND_MASK);
+    *p++ = (uint8_t)(e->kind | (session ? ENTRY_HAS_SESSION : 0));
+    p = put_varint(p, e->term - w->term);
+    if (session) {
+        p = put_varint(p, e->session);
+        p = put_varint(p, e->sequence);
+    }
+    p = put_varint(p, e->payload.size);
+    if (e->payload.size > 0) {
+        memcpy(p, e->payload.data, e->payload.size);
+        p += e->payload.size;
+    }
+    w->out->size -= max - (size_t)(p - start);
+    w->term = e->term;
+    w->count++;
+    if (e->kind == RAFT_ENTRY_CONFIG) {
+        w->flags |= STORE_FLAG_CONFIG;
+    }
+}
+
+void store_run_end(struct store_run_writer *w, struct slice key, const struct store_hard *hard)
+{
+    uint8_t *body = w->out->data + STORE_HEADER_BYTES;
+
+    ASSERT(w->count > 0);
+    if (hard != NULL) {
+        store__hard_put(body, hard);
+        w->flags |= STORE_FLAG_HARD;
+    } else {
+        w->out->size -= STORE_HARD_BYTES;
+        memmove(body, body + STORE_HARD_BYTES, w->out->size - STORE_HEADER_BYTES);
+    }
+    store__record_seal(w->out, key, w->flags, w->count);
+}
+
+bool store_run_open(struct store_run_reader *r, struct slice key, struct slice value)
+{
+    struct store_run_reader n = {0};
+    struct store_key_parts parts;
+
+    if (!store_key_parse(key, &parts) || parts.kind != STORE_KIND_RUN || parts.first == 0 ||
+        !store__record_open(key, value, &n.flags, &n.count, &n.rest) ||
+        ((n.flags & STORE_FLAG_HARD) != 0 && !store__hard_take(&n.rest, &n.hard)) || n.count == 0 ||
+        n.count > n.rest.size / 3 || parts.first > UINT64_MAX - n.count) {
+        return false; /* an entry takes three bytes at least */
+    }
+    n.left = n.count;
+    n.index = parts.first;
+    *r = n;
+    return true;
+}
+
+bool store_run_next(struct store_run_reader *r, struct store_entry *ret)
+{
+    struct store_entry e = {.index = r->index};
+    struct slice s = r->rest, kind;
+    uint64_t delta, size;
+
+    if (r->left == 0 || !slice_take(&s, 1, &kind) || !slice_take_varint(&s, &delta) ||
+        delta > UINT64_MAX - r->term) {
+        return false;
+    }
+    e.kind = kind.data[0] & ENTRY_KIND_MASK;
+    e.term = r->term + delta;
+    if ((kind.data[0] & ENTRY_HAS_SESSION) != 0 &&
+        (!slice_take_varint(&s, &e.session) || !slice_take_varint(&s, &e.sequence))) {
+        return false;
+    }
+    if ((kind.data[0] & ~(ENTRY_HAS_SESSION | ENTRY_KIND_MASK)) != 0 ||
+        e.kind > RAFT_ENTRY_SESSION || !slice_take_varint(&s, &size) || size > s.size ||
+        !slice_take(&s, (size_t)size, &e.payload)) {
+        return false;
+    }
+    r->rest = s;
+    r->left--;
+    r->index++;
+    r->term = e.term;
+    *ret = e;
+    return true;
+}
+
+uint32_t store_run_count(struct slice value)
+{
+    return value.size < STORE_HEADER_BYTES ? 0 : get_le32(value.data + 4);
+}

@@ -1,0 +1,40 @@
+/* What the tests of this folder share: a directory that goes away, and short ways to write. */
+#ifndef SHARDS_STORE_TEST_STORE_FIXTURE_H
+#define SHARDS_STORE_TEST_STORE_FIXTURE_H
+
+#include "shards/store/store.h"
+
+/* A fresh directory under $TMPDIR; freed and removed by dir_free. */
+char *dir_new(void);
+void dir_free(char *dir);
+/* The path of the newest file in `dir` whose name ends so; malloced; NULL if none. */
+char *dir_newest(const char *dir, const char *suffix);
+/* Flip one bit in the file's only (or last) place that holds these bytes. */
+void file_flip(const char *path, const char *needle);
+
+struct log_store *log_open(const char *dir);
+enum thole_code log_try_open(const char *dir, struct log_store **ret, struct thole_status *st);
+void log_shut(struct log_store *s);
+
+struct raft_entry *entry_new(enum raft_entry_kind kind, uint64_t index, uint64_t term,
+                             const char *payload);
+/* COMMAND entries [first, first + n) of `term` with payload "<id>.<index>.<term>". */
+struct raft_entry **entries_new(uint64_t id, uint64_t first, size_t n, uint64_t term);
+void entries_free(struct raft_entry **e, size_t n);
+
+/* Each is one write() of one update and must succeed. */
+void log_create(struct log_store *s, uint64_t id);
+void log_append(struct log_store *s, uint64_t id, uint64_t first, size_t n, uint64_t term);
+void log_start(struct log_store *s, uint64_t id, uint64_t index, uint64_t term, bool reset);
+void log_hard(struct log_store *s, uint64_t id, uint64_t term, uint64_t vote, uint64_t commit);
+void log_remove(struct log_store *s, uint64_t id);
+void log_forget(struct log_store *s, uint64_t id);
+enum thole_code log_write_one(struct log_store *s, const struct store_update *u);
+
+const struct store_replica *log_find(struct log_store *s, uint64_t id);
+/* The log of `id` is (start, last], and each entry from the start on has the payload above. */
+void log_expect(struct log_store *s, uint64_t id, uint64_t start, uint64_t last);
+/* Both stores know the same and give the same answers. */
+void log_expect_same(struct log_store *a, struct log_store *b);
+
+#endif
