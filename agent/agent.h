@@ -30,8 +30,8 @@ bool agent_ready(struct agent *a, char *ret_reason, size_t reason_bytes);
 enum router_kind { ROUTER_PROPOSE, ROUTER_OPEN_SESSION, ROUTER_QUERY, ROUTER_TRANSFER };
 
 /* Owned by the caller and untouched until `done`, which comes exactly once, on any thread, and must
- * not block. Proposals are sent again only when they were certainly not appended (NOT_LEADER,
- * UNREACHABLE), until the deadline; everything else is the caller's decision. */
+ * not block. Proposals are sent again only when they certainly took no effect (NOT_LEADER, NO_LEADER,
+ * UNREACHABLE, DROPPED, ...), until the deadline; everything else is the caller's decision. */
 struct router_request {
     struct engine_request engine; /* the router's: holds payload etc. while it runs locally */
     void *internal[8];            /* the router's */
@@ -67,7 +67,9 @@ void agent_barrier(struct agent *a, uint64_t deadline_ns,
                    void (*done)(void *ctx, const struct thole_status *st), void *ctx);
 
 /* Watch a shard's machine events, here or on a host that has a replica. `event` with bookmark ==
- * true has no key nor event. Returns an id; 0 never. `ended` once. */
+ * true has no key nor event. Returns an id; 0 never. `ended` comes exactly once, on the watches'
+ * thread, also after agent_unwatch (CANCELLED) and when the watch could not begin; nothing comes
+ * after it. agent_unwatch may be called from a callback, and an unknown id is ignored. */
 struct agent_watcher {
     void *ctx;
     void (*event)(void *ctx, uint64_t index, struct slice key, struct slice event, bool bookmark);

@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "agent/agent_internal.h"
+#include "agent/api_internal.h"
 
 void agent_route(struct agent *a, struct router_request *r)
 {
@@ -31,21 +32,29 @@ static void refusal(struct thole_status *st, uint64_t code, const thole_registry
                      message.size > 0 ? (const char *)message.data : "");
 }
 
+void command_read(const struct router_request *r, upb_Arena *arena, struct thole_status *ret_st,
+                  const thole_registry_v1_Result **ret)
+{
+    *ret_st = r->status;
+    *ret = NULL;
+    if (r->status.code != THOLE_OK)
+        return;
+    *ret = thole_registry_v1_Result_parse((const char *)r->result.bytes.data, r->result.bytes.size,
+                                          arena);
+    if (!*ret)
+        thole_status_set(ret_st, THOLE_INTERNAL, THOLE_REASON_NONE, __FILE__, __LINE__,
+                         "malformed result of a command");
+    else if (r->code != 0)
+        refusal(ret_st, r->code, *ret);
+}
+
 static void command_done(struct router_request *r)
 {
     struct command *c = CONTAINER_OF(r, struct command, r);
     upb_Arena *arena = upb_Arena_New();
-    struct thole_status st = r->status;
-    const thole_registry_v1_Result *result = NULL;
-    if (st.code == THOLE_OK) {
-        result = thole_registry_v1_Result_parse((const char *)r->result.bytes.data,
-                                                r->result.bytes.size, arena);
-        if (!result)
-            thole_status_set(&st, THOLE_INTERNAL, THOLE_REASON_NONE, __FILE__, __LINE__,
-                             "malformed result of a command");
-        else if (r->code != 0)
-            refusal(&st, r->code, result);
-    }
+    struct thole_status st;
+    const thole_registry_v1_Result *result;
+    command_read(r, arena, &st, &result);
     c->done(c->ctx, &st, result);
     upb_Arena_Free(arena);
     bufslice_unref(r->result);
