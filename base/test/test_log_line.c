@@ -1,0 +1,343 @@
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/log_internal.h"
+
+#define WALL_MS UINT64_C(1769853600123) /* 2026-01-31T10:00:00.123Z */
+
+static struct log_line line_of(const char *message)
+{
+    return (struct log_line){
+        .wall_ms = WALL_MS, .level = LOG_LEVEL_INFO, .subject = LOG_RAFT, .message = message};
+}
+
+static void check_text(const struct log_line *line, const char *expected)
+{
+    struct bytes out = {0};
+    log__render_text(&out, line);
+    bytes_append(&out, "", 1);
+    assert_string_equal((char *)out.data, expected);
+    bytes_deinit(&out);
+}
+
+static void check_json(const struct log_line *line, const char *expected)
+{
+    struct bytes out = {0};
+    log__render_json(&out, line);
+    bytes_append(&out, "", 1);
+    assert_string_equal((char *)out.data, expected);
+    bytes_deinit(&out);
+}
+
+static void test_log_line_text_shows_what_is_known(void **state)
+{
+    (void)state;
+    struct log_line line = line_of("became leader term=4");
+    check_text(&line, "2026-01-31T10:00:00.123Z INFO  raft  became leader term=4\n");
+    line.shard_id = 7;
+    line.replica_id = 12;
+    check_text(&line,
+               "2026-01-31T10:00:00.123Z INFO  raft  became leader term=4 shard=7 replica=12\n");
+    line.host = "h1";
+    line.thread = "loop-0";
+    line.replica_id = 0;
+    line.level = LOG_LEVEL_ERROR;
+    line.subject = LOG_REGISTRY;
+    check_text(&line, "2026-01-31T10:00:00.123Z ERROR registry  became leader term=4 host=h1 "
+                      "thread=loop-0 shard=7\n");
+}
+
+static void test_log_line_json_shows_what_is_known(void **state)
+{
+    (void)state;
+    struct log_line line = line_of("became leader term=4");
+    check_json(&line,
+               "{\"time\":\"2026-01-31T10:00:00.123Z\",\"level\":\"info\",\"subject\":\"raft\","
+               "\"message\":\"became leader term=4\"}\n");
+    line.shard_id = UINT64_MAX;
+    line.replica_id = 12;
+    line.host = "h\"1";
+    line.thread = "loop-0";
+    check_json(&line,
+               "{\"time\":\"2026-01-31T10:00:00.123Z\",\"level\":\"info\",\"subject\":\"raft\","
+               "\"message\":\"became leader term=4\",\"host\":\"h\\\"1\","
+               "\"thread\":\"loop-0\",\"shard\":18446744073709551615,\"replica\":12}\n");
+}
+
+static void test_log_line_text_with_control_characters_is_one_line(void **state)
+{
+    (void)state;
+    struct log_line line = line_of("a\nb\r\tc\x1b[31m\x7f \xc3\xa9 \"q\" \\");
+    check_text(&line, "2026-01-31T10:00:00.123Z INFO  raft  a\\nb\\r\\tc\\x1b[31m\\x7f \xc3\xa9 "
+                      "\"q\" \\\n");
+}
+
+static void check_message(const char *message, const char *expected)
+{
+    struct log_line line = line_of(message);
+    struct bytes all = {0};
+    bytes_printf(&all,
+                 "{\"time\":\"2026-01-31T10:00:00.123Z\",\"level\":\"info\",\"subject\":\"raft\","
+                 "\"message\":\"%s\"}\n",
+                 expected);
+    bytes_append(&all, "", 1);
+    check_json(&line, (const char *)all.data);
+    bytes_deinit(&all);
+}
+
+static void test_log_line_json_escapes_what_json_reserves(void **state)
+{
+    (void)state;
+    check_message("", "");
+    check_message("a\"b\\c/", "a\\\"b\\\\c/");
+    check_message("\n\r\t", "\\n\\r\\t");
+    check_message("\x01\x1f\x7f\b", "\\u0001\\u001f\\u007f\\u0008");
+}
+
+static void test_log_line_json_of_any_bytes_is_utf8(void **state)
+{
+    (void)state;
+    check_message("\xc3\xa9 \xe2\x82\xac \xf0\x9f\x98\x80",
+                  "\xc3\xa9 \xe2\x82\xac \xf0\x9f\x98\x80");
+    check_message("\xf4\x8f\xbf\xbf\xed\x9f\xbf\xee\x80\x80",
+                  "\xf4\x8f\xbf\xbf\xed\x9f\xbf\xee\x80\x80");
+    check_message("\x80", "\\ufffd");                                  /* no lead */
+    check_message("\xc0\xaf", "\\ufffd\\ufffd");                       /* overlong */
+    check_message("\xe0\x80\xaf", "\\ufffd\\ufffd\\ufffd");            /* overlong */
+    check_message("\xed\xa0\x80", "\\ufffd\\ufffd\\ufffd");            /* surrogate */
+    check_message("\xf4\x90\x80\x80", "\\ufffd\\ufffd\\ufffd\\ufffd"); /* above 10FFFF */
+    check_message("\xf5", "\\ufffd");
+    check_message("\xff\xfe", "\\ufffd\\ufffd");
+    check_message("\xe2\x82", "\\ufffd\\ufffd"); /* cut at the end */
+    check_message("\xf0\x9f\x98", "\\ufffd\\ufffd\\ufffd");
+    check_message("\xc3(", "\\ufffd(");
+}
+
+static void test_log_configure_text_sets_all_or_nothing(void **state)
+{
+    (void)state;
+    log_configure(LOG_LEVEL_INFO, false);
+    assert_true(log_configure_text("warn"));
+    for (int i = 0; i < LOG_SUBJECT_COUNT; i++)
+        assert_int_equal(log_levels[i], LOG_LEVEL_WARN);
+    assert_true(log_configure_text("info,raft=debug,bus=error"));
+    assert_int_equal(log_levels[LOG_RAFT], LOG_LEVEL_DEBUG);
+    assert_int_equal(log_levels[LOG_BUS], LOG_LEVEL_ERROR);
+    assert_int_equal(log_levels[LOG_BASE], LOG_LEVEL_INFO);
+    assert_true(log_configure_text("daemon=error"));
+    assert_int_equal(log_levels[LOG_DAEMON], LOG_LEVEL_ERROR);
+    assert_int_equal(log_levels[LOG_RAFT], LOG_LEVEL_DEBUG);
+    const char *const bad[] = {"",
+                               "loud",
+                               "info,",
+                               ",info",
+                               "raft=",
+                               "=debug",
+                               "rafts=debug",
+                               "raft=loud",
+                               "INFO",
+                               "info raft=debug",
+                               "raft=debug=info",
+                               "warn,raft=debug,what=info",
+                               "inf",
+                               "infos"};
+    for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
+        if (log_configure_text(bad[i]))
+            fail_msg("accepted: %s", bad[i]);
+        assert_int_equal(log_levels[LOG_RAFT], LOG_LEVEL_DEBUG);
+        assert_int_equal(log_levels[LOG_BASE], LOG_LEVEL_INFO);
+    }
+    log_configure(LOG_LEVEL_INFO, false);
+}
+
+/* What `f` writes to stderr; the caller frees it. */
+static char *captured(void (*f)(void))
+{
+    char path[] = "/tmp/thole-log-XXXXXX";
+    int fd = mkstemp(path);
+    assert_true(fd >= 0);
+    (void)unlink(path);
+    int saved = dup(STDERR_FILENO);
+    assert_true(dup2(fd, STDERR_FILENO) >= 0);
+    f();
+    assert_true(dup2(saved, STDERR_FILENO) >= 0);
+    (void)close(saved);
+    size_t size = (size_t)lseek(fd, 0, SEEK_END);
+    char *text = xcalloc(size + 1, 1);
+    assert_int_equal(pread(fd, text, size, 0), size);
+    (void)close(fd);
+    return text;
+}
+
+static int evaluated;
+
+static int evaluate(void)
+{
+    return ++evaluated;
+}
+
+static void write_below_level(void)
+{
+    LOG_DEBUG(RAFT, "n=%d", evaluate());
+    log_configure_text("error,bus=debug");
+    LOG_WARN(RAFT, "n=%d", evaluate());
+    LOG_ERROR(RAFT, "n=%d", evaluate());
+    LOG_DEBUG(BUS, "n=%d", evaluate());
+    log_configure(LOG_LEVEL_INFO, false);
+}
+
+static void test_log_below_the_level_evaluates_nothing(void **state)
+{
+    (void)state;
+    evaluated = 0;
+    char *text = captured(write_below_level);
+    assert_int_equal(evaluated, 2);
+    assert_non_null(strstr(text, "ERROR raft  n=1\n"));
+    assert_non_null(strstr(text, "DEBUG bus  n=2\n"));
+    free(text);
+}
+
+static void write_with_context(void)
+{
+    char host[] = "h1";
+    log_set_host(host);
+    host[0] = 'x'; /* it was copied */
+    log_context(7, 12);
+    const char *before = log__thread("loop-0");
+    errno = ENOENT;
+    LOG_INFO(RAFT, "in context");
+    assert_int_equal(errno, ENOENT);
+    log__thread(before);
+    log_context(0, 0);
+    log_set_host("h2");
+    LOG_INFO(RAFT, "renamed");
+    log_set_host(NULL);
+    LOG_INFO(RAFT, "without");
+}
+
+static void test_log_context_is_shown_until_it_is_cleared(void **state)
+{
+    (void)state;
+    char *text = captured(write_with_context);
+    assert_non_null(strstr(text, "raft  in context host=h1 thread=loop-0 shard=7 replica=12\n"));
+    assert_non_null(strstr(text, "raft  renamed host=h2\n"));
+    assert_non_null(strstr(text, "raft  without\n"));
+    free(text);
+}
+
+static void write_long(void)
+{
+    static char text[10000];
+    memset(text, 'y', sizeof(text) - 1);
+    LOG_INFO(BASE, "%s", text);
+    log_set_json(true);
+    LOG_INFO(BASE, "%s", text);
+    log_set_json(false);
+}
+
+static void test_log_message_too_long_is_cut(void **state)
+{
+    (void)state;
+    char *text = captured(write_long);
+    assert_true(strlen(text) < 5000);
+    assert_non_null(strstr(text, "yyy...\n"));
+    assert_non_null(strstr(text, "yyy...\"}\n"));
+    free(text);
+}
+
+#define THREADS 4
+#define LINES 300
+
+static void *write_many(void *arg)
+{
+    int id = *(int *)arg;
+    char filler[200];
+    memset(filler, 'a' + id, sizeof(filler));
+    log_context((uint64_t)id + 1, 1);
+    for (int i = 0; i < LINES; i++)
+        LOG_INFO(BASE, "<%.*s>", (int)sizeof(filler), filler);
+    return NULL;
+}
+
+static void write_in_parallel(void)
+{
+    pthread_t threads[THREADS];
+    int ids[THREADS];
+    for (int i = 0; i < THREADS; i++) {
+        ids[i] = i;
+        assert_int_equal(pthread_create(&threads[i], NULL, write_many, &ids[i]), 0);
+    }
+    for (int i = 0; i < 100; i++) {
+        log_set_host(i % 2 ? "even" : "odd");
+        log_configure_text(i % 2 ? "info" : "debug");
+    }
+    for (int i = 0; i < THREADS; i++)
+        pthread_join(threads[i], NULL);
+    log_set_host(NULL);
+    log_configure(LOG_LEVEL_INFO, false);
+}
+
+static void test_log_lines_of_many_threads_stay_whole(void **state)
+{
+    (void)state;
+    char *text = captured(write_in_parallel);
+    int lines = 0;
+    char *rest = text, *line;
+    while ((line = strsep(&rest, "\n")) != NULL && *line != '\0') {
+        char *open = strchr(line, '<');
+        assert_non_null(open);
+        size_t same = strspn(open + 1, (char[]){open[1], '\0'});
+        assert_int_equal(same, 200);
+        assert_int_equal(open[201], '>');
+        assert_int_equal(strstr(line, "shard=")[6], open[1] - 'a' + '1');
+        lines++;
+    }
+    assert_int_equal(lines, THREADS * LINES);
+    free(text);
+}
+
+static void write_to_closed(void)
+{
+    int saved = dup(STDERR_FILENO);
+    (void)close(STDERR_FILENO);
+    LOG_ERROR(BASE, "nobody hears this");
+    (void)dup2(saved, STDERR_FILENO);
+    (void)close(saved);
+}
+
+static void test_log_to_a_closed_stderr_is_lost_quietly(void **state)
+{
+    (void)state;
+    char *text = captured(write_to_closed);
+    assert_string_equal(text, "");
+    free(text);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_log_line_text_shows_what_is_known),
+        cmocka_unit_test(test_log_line_json_shows_what_is_known),
+        cmocka_unit_test(test_log_line_text_with_control_characters_is_one_line),
+        cmocka_unit_test(test_log_line_json_escapes_what_json_reserves),
+        cmocka_unit_test(test_log_line_json_of_any_bytes_is_utf8),
+        cmocka_unit_test(test_log_configure_text_sets_all_or_nothing),
+        cmocka_unit_test(test_log_below_the_level_evaluates_nothing),
+        cmocka_unit_test(test_log_context_is_shown_until_it_is_cleared),
+        cmocka_unit_test(test_log_message_too_long_is_cut),
+        cmocka_unit_test(test_log_lines_of_many_threads_stay_whole),
+        cmocka_unit_test(test_log_to_a_closed_stderr_is_lost_quietly),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,0 +1,274 @@
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+
+#include <math.h>
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/metrics_internal.h"
+#include "base/rand.h"
+#include "base/test/death.h"
+
+#define VALUE_LIMIT (UINT64_C(1) << 40)
+
+static void check_bucket(uint64_t value)
+{
+    size_t bucket = histogram__bucket_of(value);
+    assert_true(bucket < HISTOGRAM_BUCKETS);
+    uint64_t max = histogram__bucket_max(bucket);
+    uint64_t min = bucket == 0 ? 0 : histogram__bucket_max(bucket - 1) + 1;
+    assert_true(min <= value && value <= max);
+    assert_true(max - min <= min / 16);
+}
+
+static void test_histogram_buckets_cover_all_values_without_gaps(void **state)
+{
+    (void)state;
+    for (size_t i = 0; i < HISTOGRAM_BUCKETS; i++) {
+        uint64_t max = histogram__bucket_max(i);
+        assert_int_equal(histogram__bucket_of(max), i);
+        if (i + 1 < HISTOGRAM_BUCKETS)
+            assert_int_equal(histogram__bucket_of(max + 1), i + 1);
+    }
+    assert_true(histogram__bucket_max(HISTOGRAM_BUCKETS - 1) == VALUE_LIMIT - 1);
+    for (uint64_t v = 0; v < 100000; v++)
+        check_bucket(v);
+    for (unsigned bit = 0; bit < 40; bit++) {
+        check_bucket(UINT64_C(1) << bit);
+        check_bucket((UINT64_C(1) << bit) - 1);
+    }
+    assert_int_equal(histogram__bucket_of(VALUE_LIMIT), HISTOGRAM_BUCKETS - 1);
+    assert_int_equal(histogram__bucket_of(UINT64_MAX), HISTOGRAM_BUCKETS - 1);
+}
+
+static int compare(const void *a, const void *b)
+{
+    const uint64_t *x = a, *y = b;
+    return (*x > *y) - (*x < *y);
+}
+
+/* The definition: the smallest value that at least p percent of all values do not exceed. */
+static uint64_t naive_percentile(const uint64_t *sorted, size_t n, double p)
+{
+    size_t rank = (size_t)ceil(p / 100 * (double)n);
+    return sorted[rank > 0 ? rank - 1 : 0];
+}
+
+static void test_histogram_percentiles_are_within_a_sixteenth(void **state)
+{
+    (void)state;
+    static uint64_t values[3000];
+    static const double percentiles[] = {0, 0.1, 1, 10, 25, 50, 75, 90, 99, 99.9, 100};
+    struct rand r;
+    rand_seed(&r, 1);
+    for (int round = 0; round < 100; round++) {
+        static struct histogram h;
+        memset(&h, 0, sizeof(h));
+        size_t n = (size_t)rand_between(&r, 1, round % 2 ? 5 : 3000);
+        unsigned bits = (unsigned)rand_between(&r, 1, 40);
+        double sum = 0;
+        for (size_t i = 0; i < n; i++) {
+            values[i] = rand_below(&r, UINT64_C(1) << rand_between(&r, 0, bits));
+            sum += (double)values[i];
+            histogram_record(&h, values[i]);
+        }
+        qsort(values, n, sizeof(values[0]), compare);
+        for (size_t i = 0; i < sizeof(percentiles) / sizeof(percentiles[0]); i++) {
+            uint64_t truth = naive_percentile(values, n, percentiles[i]);
+            uint64_t answer = histogram_percentile(&h, percentiles[i]);
+            assert_true(answer >= truth && answer - truth <= truth / 16);
+        }
+        assert_int_equal(histogram_count(&h), n);
+        assert_true(fabs(histogram_mean(&h) - sum / (double)n) <= sum * 1e-9);
+    }
+}
+
+static void test_histogram_empty_answers_zero(void **state)
+{
+    (void)state;
+    static struct histogram h;
+    assert_int_equal(histogram_count(&h), 0);
+    assert_int_equal(histogram_percentile(&h, 50), 0);
+    assert_true(histogram_mean(&h) == 0);
+}
+
+static void percentile_above_100(void *arg)
+{
+    (void)histogram_percentile(arg, 100.5);
+}
+
+static void test_histogram_percentile_out_of_range_is_refused(void **state)
+{
+    (void)state;
+    static struct histogram h;
+    assert_true(dies(percentile_above_100, &h, "p <= 100"));
+}
+
+static void test_histogram_merge_equals_recording_both(void **state)
+{
+    (void)state;
+    static struct histogram a, b, both;
+    struct rand r;
+    rand_seed(&r, 2);
+    for (int i = 0; i < 5000; i++) {
+        uint64_t v = rand_u64(&r) >> rand_between(&r, 20, 63);
+        histogram_record(i % 3 ? &a : &b, v);
+        histogram_record(&both, v);
+    }
+    histogram_merge(&a, &b);
+    assert_memory_equal(&a, &both, sizeof(a));
+}
+
+METRIC_DEFINE_COUNTER(requests, "thole_test_requests_total", "Requests\nwith a \\ in the help");
+METRIC_DEFINE_GAUGE(depth, "thole_test_depth", "Depth");
+METRIC_DEFINE_HISTOGRAM_NS(latency, "thole_test_latency_seconds", "Latency");
+METRIC_DEFINE_HISTOGRAM(batch, "thole_test_batch_size", "Batch size");
+METRIC_DEFINE_COUNTER(unused, "thole_test_unused_total", "Never touched");
+
+static char *rendered(void)
+{
+    struct bytes out = {0};
+    metrics_render(&out);
+    bytes_append(&out, "", 1);
+    return (char *)out.data;
+}
+
+static void test_metrics_render_is_sorted_prometheus_text(void **state)
+{
+    (void)state;
+    metric_add(&requests, 3);
+    metric_add(&requests, 0);
+    metric_set(&depth, 10);
+    metric_add(&depth, -12);
+    metric_record(&batch, 0);
+    metric_record(&batch, 1);
+    metric_record(&batch, 2);
+    metric_record(&batch, UINT64_C(1) << 30);
+    metric_record(&latency, 16383);
+    metric_record(&latency, 16384);
+    metric_record(&latency, UINT64_C(3000000000));
+    assert_int_equal(metric_value(&requests), 3);
+    assert_int_equal(metric_value(&depth), -2);
+
+    char *text = rendered();
+    const char *const parts[] = {
+        "# HELP thole_test_batch_size Batch size\n"
+        "# TYPE thole_test_batch_size histogram\n"
+        "thole_test_batch_size_bucket{le=\"0\"} 1\n"
+        "thole_test_batch_size_bucket{le=\"1\"} 2\n"
+        "thole_test_batch_size_bucket{le=\"3\"} 3\n",
+        "thole_test_batch_size_bucket{le=\"67108863\"} 3\n"
+        "thole_test_batch_size_bucket{le=\"+Inf\"} 4\n"
+        "thole_test_batch_size_sum 1073741827\n"
+        "thole_test_batch_size_count 4\n"
+        "# HELP thole_test_depth Depth\n"
+        "# TYPE thole_test_depth gauge\n"
+        "thole_test_depth -2\n"
+        "# HELP thole_test_latency_seconds Latency\n"
+        "# TYPE thole_test_latency_seconds histogram\n"
+        "thole_test_latency_seconds_bucket{le=\"0.000016383\"} 1\n"
+        "thole_test_latency_seconds_bucket{le=\"0.000032767\"} 2\n",
+        "thole_test_latency_seconds_bucket{le=\"2.147483647\"} 2\n"
+        "thole_test_latency_seconds_bucket{le=\"4.294967295\"} 3\n",
+        "thole_test_latency_seconds_bucket{le=\"+Inf\"} 3\n"
+        "thole_test_latency_seconds_sum 3.000032767\n"
+        "thole_test_latency_seconds_count 3\n"
+        "# HELP thole_test_requests_total Requests\\nwith a \\\\ in the help\n"
+        "# TYPE thole_test_requests_total counter\n"
+        "thole_test_requests_total 3\n",
+    };
+    const char *at = text;
+    for (size_t i = 0; i < sizeof(parts) / sizeof(parts[0]); i++) {
+        const char *found = strstr(at, parts[i]);
+        if (found == NULL)
+            fail_msg("missing:\n%s\nin:\n%s", parts[i], text);
+        else
+            at = found + strlen(parts[i]);
+    }
+    assert_int_equal(*at, '\0');
+    assert_null(strstr(text, unused.name));
+    free(text);
+}
+
+static struct metric many[64];
+static char names[64][32];
+
+static void *touch_all(void *arg)
+{
+    struct rand r;
+    rand_seed(&r, *(uint64_t *)arg);
+    for (int i = 0; i < 64000; i++)
+        metric_add(&many[(rand_below(&r, 64) + (uint64_t)i / 1000) % 64], 1);
+    return NULL;
+}
+
+static void test_metrics_first_use_by_many_threads_registers_once(void **state)
+{
+    (void)state;
+    pthread_t threads[4];
+    uint64_t seeds[4] = {1, 2, 3, 4};
+    for (unsigned i = 0; i < 64; i++) {
+        char *name = xasprintf("many_%02u_total", i);
+        memcpy(names[i], name, strlen(name) + 1);
+        free(name);
+        many[i].name = names[i];
+        many[i].help = "";
+        many[i].kind = METRIC_COUNTER;
+    }
+    for (int i = 0; i < 4; i++)
+        assert_int_equal(pthread_create(&threads[i], NULL, touch_all, &seeds[i]), 0);
+    free(rendered()); /* meanwhile */
+    for (int i = 0; i < 4; i++)
+        pthread_join(threads[i], NULL);
+    char *text = rendered();
+    int64_t sum = 0;
+    const char *last = text;
+    for (int i = 0; i < 64; i++) {
+        sum += metric_value(&many[i]);
+        char *type = xasprintf("# TYPE %s counter\n", names[i]);
+        char *found = strstr(text, type);
+        assert_true(found != NULL && found >= last);
+        assert_null(strstr(found + 1, type));
+        last = found;
+        free(type);
+    }
+    assert_int_equal(sum, 4 * 64000);
+    free(text);
+}
+
+static void count_down(void *arg)
+{
+    metric_add(arg, -1);
+}
+
+static void record_in_counter(void *arg)
+{
+    metric_record(arg, 1);
+}
+
+static void test_metrics_misuse_is_refused(void **state)
+{
+    (void)state;
+    assert_true(dies(count_down, &requests, "n >= 0"));
+    assert_true(dies(record_in_counter, &requests, "m->histogram != NULL"));
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_histogram_buckets_cover_all_values_without_gaps),
+        cmocka_unit_test(test_histogram_percentiles_are_within_a_sixteenth),
+        cmocka_unit_test(test_histogram_empty_answers_zero),
+        cmocka_unit_test(test_histogram_percentile_out_of_range_is_refused),
+        cmocka_unit_test(test_histogram_merge_equals_recording_both),
+        cmocka_unit_test(test_metrics_render_is_sorted_prometheus_text),
+        cmocka_unit_test(test_metrics_first_use_by_many_threads_registers_once),
+        cmocka_unit_test(test_metrics_misuse_is_refused),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
