@@ -42,16 +42,17 @@ struct metric {
     struct metric var = {.name = (name_), .help = (help_), .kind = METRIC_COUNTER}
 #define METRIC_DEFINE_GAUGE(var, name_, help_) \
     struct metric var = {.name = (name_), .help = (help_), .kind = METRIC_GAUGE}
+/* At file scope, where the literal lives as long as the program; `static` may stand in front. */
 #define METRIC_DEFINE_HISTOGRAM_NS(var, name_, help_) \
-    static struct histogram var##_histogram;          \
     struct metric var = {.name = (name_),             \
                          .help = (help_),             \
                          .kind = METRIC_HISTOGRAM_NS, \
-                         .histogram = &var##_histogram}
+                         .histogram = &(struct histogram){.count = 0}}
 #define METRIC_DEFINE_HISTOGRAM(var, name_, help_) \
-    static struct histogram var##_histogram;       \
-    struct metric var = {                          \
-        .name = (name_), .help = (help_), .kind = METRIC_HISTOGRAM, .histogram = &var##_histogram}
+    struct metric var = {.name = (name_),          \
+                         .help = (help_),          \
+                         .kind = METRIC_HISTOGRAM, \
+                         .histogram = &(struct histogram){.count = 0}}
 
 void metric_add(struct metric *m, int64_t n);
 void metric_set(struct metric *m, int64_t v);

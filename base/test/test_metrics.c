@@ -127,7 +127,7 @@ static void test_histogram_merge_equals_recording_both(void **state)
 METRIC_DEFINE_COUNTER(requests, "thole_test_requests_total", "Requests\nwith a \\ in the help");
 METRIC_DEFINE_GAUGE(depth, "thole_test_depth", "Depth");
 METRIC_DEFINE_HISTOGRAM_NS(latency, "thole_test_latency_seconds", "Latency");
-METRIC_DEFINE_HISTOGRAM(batch, "thole_test_batch_size", "Batch size");
+static METRIC_DEFINE_HISTOGRAM(batch, "thole_test_batch_size", "Batch size");
 METRIC_DEFINE_COUNTER(unused, "thole_test_unused_total", "Never touched");
 
 static char *rendered(void)
