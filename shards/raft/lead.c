@@ -164,6 +164,7 @@ void raft__lead_config_changed(struct raft *r, const struct raft_config *before)
         }
     }
     if (raft_config_is_voter(now, r->options.replica_id)) {
+        raft__reads_confirm(r); /* a smaller quorum may have confirmed more */
         return;
     }
     /* Dissertation 4.2.2: a leader that is out steps down when that is committed. The members learn

@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "base/assert.h"
+#include "shards/raft/raft_internal.h"
 #include "shards/raft/test/cluster_internal.h"
 
 struct raft_config config_of(const uint64_t *voters, size_t voter_count, const uint64_t *learners,
@@ -94,6 +95,11 @@ uint64_t cluster_elect(struct cluster *c, uint64_t ms)
 
 void cluster_make_leader(struct cluster *c, uint64_t id)
 {
+    for (size_t i = 1; i <= c->node_count; i++) {
+        if (c->nodes[i].raft != NULL) {
+            c->nodes[i].raft->contact_ms = 0; /* as if no leader had been heard for long */
+        }
+    }
     raft_campaign(node_at(c, id)->raft, c->now_ms);
     cluster_settle(c);
     ASSERT(node_role(c, id) == RAFT_LEADER);
