@@ -12,7 +12,7 @@ struct zero {
     uint32_t target;  /* voters */
     uint32_t good;    /* voters on hosts in order */
     uint32_t running; /* of them */
-    bool leaving;     /* a voter is being removed, or a demotion is under way */
+    bool leaving;     /* a voter is being removed */
 };
 
 /* Cordoned hosts keep their vote; the constraints of shard zero are none. */
@@ -49,9 +49,6 @@ static void count(const struct placement *p, struct zero *z)
         const struct placement_member *m = &p->members[i];
         bool out = thole_v1_Replica_phase(m->row) == thole_v1_REPLICA_PHASE_OUT;
         z->leaving |= !m->run && m->voter && !out;
-        z->leaving |= m->run && !m->voter && m->host_up &&
-                      thole_v1_Replica_phase(m->row) == thole_v1_REPLICA_PHASE_CATCHING_UP &&
-                      m->leader;
         z->good += m->run && m->voter && m->keep;
         z->running += m->run && m->voter && m->keep && m->running;
     }
