@@ -18,6 +18,7 @@
 #include "base/assert.h"
 #include "base/file.h"
 #include "base/log.h"
+#include "shards/machine/builtin.h"
 
 #define BUS_GRACE_MS 2000
 
@@ -347,6 +348,8 @@ static enum thole_code open_bus(struct agent *a, struct thole_status *st)
 static void collect_types(struct agent *a)
 {
     a->types[a->type_count++] = registry_machine_type(a->registry);
+    for (size_t i = 0; i < MACHINE_BUILTIN_COUNT; i++)
+        a->types[a->type_count++] = machine_builtin[i];
     for (size_t i = 0; i < a->o.type_count; i++)
         a->types[a->type_count++] = a->o.types[i];
     ASSERT(a->type_count <= AGENT_TYPES_MAX);

@@ -100,6 +100,7 @@ static void call_back(struct results *rs, struct op **ops, size_t n)
 {
     struct thole_result results[RESULTS_BATCH];
     struct op *list = NULL;
+    ASSERT(n > 0);
     for (size_t i = 0; i < n; i++)
         fill(&results[i], ops[i]);
     ops[0]->done(ops[0]->ctx, results, n);
