@@ -1,6 +1,9 @@
 /* The wire format between engines (thole.engine.v1). Frames are written by hand into one exactly
  * sized buffer, because appending fields is all there is to it; they are read by upb, with payloads
- * aliasing the frame, which they keep alive. Decoders take hostile input: they fail, never assert. */
+ * aliasing the frame, which they keep alive. Decoders take hostile input: they fail, never assert.
+ *
+ * upb may copy short strings into its arena: what other decoders return lives until codec_release
+ * of its `arena`. */
 #ifndef SHARDS_ENGINE_CODEC_H
 #define SHARDS_ENGINE_CODEC_H
 
@@ -22,22 +25,26 @@ THOLE_MUST_CHECK enum thole_code codec_read_frame(struct bufslice frame,
                                                   const struct codec_sink *sink,
                                                   struct thole_status *st);
 
-/* A chunk of the snapshot lane; `config` and `data` are borrowed from the frame. */
+void codec_release(void *arena); /* NULL is fine */
+
+/* A chunk of the snapshot lane. */
 struct codec_chunk {
     uint64_t shard_id, from, to, term, transfer, index, index_term, offset;
     struct slice config, data;
     uint64_t checksum, total_checksum;
     bool last;
+    void *arena;
 };
 struct bufslice codec_chunk_frame(const struct codec_chunk *c);
-/* Also checks the chunk's checksum (DATA_LOSS CORRUPT). The slices live as long as the frame. */
+/* Also checks the chunk's checksum (DATA_LOSS CORRUPT). The slices need the frame too. */
 THOLE_MUST_CHECK enum thole_code codec_read_chunk(struct slice frame, struct codec_chunk *ret,
                                                   struct thole_status *st);
 
 struct codec_descriptor {
-    struct slice machine_type, machine_config; /* borrowed from the input */
+    struct slice machine_type, machine_config; /* live as long as the input and the arena */
     uint32_t machine_version;
     bool witness;
+    void *arena;
 };
 void codec_descriptor_encode(const struct codec_descriptor *d, struct bytes *out);
 THOLE_MUST_CHECK enum thole_code codec_descriptor_decode(struct slice in,
@@ -47,8 +54,9 @@ THOLE_MUST_CHECK enum thole_code codec_descriptor_decode(struct slice in,
 /* The header of a snapshot's byte stream. */
 struct codec_header {
     uint64_t shard_id, index, index_term;
-    struct slice machine_type, config; /* borrowed */
+    struct slice machine_type, config; /* live as long as the input and the arena */
     uint32_t machine_version;
+    void *arena;
 };
 #define SNAPSHOT_FORMAT 1
 void codec_header_encode(const struct codec_header *h, struct bytes *out);

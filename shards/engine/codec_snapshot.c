@@ -22,6 +22,12 @@ static struct bufslice frame_of(const char *data, size_t size)
     return (struct bufslice){b, slice_of(b->data, size)};
 }
 
+void codec_release(void *arena)
+{
+    if (arena)
+        upb_Arena_Free(arena);
+}
+
 struct bufslice codec_reply_frame(const struct stream_msg *m)
 {
     upb_Arena *arena = upb_Arena_New();
@@ -97,14 +103,19 @@ enum thole_code codec_read_chunk(struct slice frame, struct codec_chunk *ret,
     struct codec_chunk c = {0};
     if (m)
         fill_chunk(m, &c);
-    upb_Arena_Free(arena);
+    enum thole_code code = THOLE_OK;
     if (!m || c.from == 0 || c.to == 0 || c.index == 0 || c.data.size > 2 * LIMIT_CHUNK_BYTES ||
         c.offset > UINT64_MAX / 2)
-        return THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
+        code = THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
                           "malformed snapshot chunk");
-    if (c.checksum != hash64(c.data.data, c.data.size, c.offset))
-        return THOLE_FAIL(st, THOLE_DATA_LOSS, THOLE_REASON_CORRUPT,
+    else if (c.checksum != hash64(c.data.data, c.data.size, c.offset))
+        code = THOLE_FAIL(st, THOLE_DATA_LOSS, THOLE_REASON_CORRUPT,
                           "damaged snapshot chunk at %llu", (unsigned long long)c.offset);
+    if (code != THOLE_OK) {
+        upb_Arena_Free(arena);
+        return code;
+    }
+    c.arena = arena;
     *ret = c;
     return THOLE_OK;
 }
@@ -135,11 +146,13 @@ enum thole_code codec_descriptor_decode(struct slice in, struct codec_descriptor
             .machine_type = slice_of_view(thole_engine_v1_ReplicaDescriptor_machine_type(m)),
             .machine_config = slice_of_view(thole_engine_v1_ReplicaDescriptor_machine_config(m)),
             .machine_version = thole_engine_v1_ReplicaDescriptor_machine_version(m),
+            .arena = arena,
             .witness = thole_engine_v1_ReplicaDescriptor_witness(m),
         };
     else
         code = THOLE_FAIL(st, THOLE_DATA_LOSS, THOLE_REASON_CORRUPT, "unreadable descriptor");
-    upb_Arena_Free(arena);
+    if (code != THOLE_OK)
+        upb_Arena_Free(arena);
     return code;
 }
 
@@ -180,7 +193,9 @@ enum thole_code codec_header_decode(struct slice in, struct codec_header *ret,
             .machine_type = slice_of_view(thole_engine_v1_SnapshotHeader_machine_type(m)),
             .config = slice_of_view(thole_engine_v1_SnapshotHeader_config(m)),
             .machine_version = thole_engine_v1_SnapshotHeader_machine_version(m),
+            .arena = arena,
         };
-    upb_Arena_Free(arena);
+    if (code != THOLE_OK)
+        upb_Arena_Free(arena);
     return code;
 }

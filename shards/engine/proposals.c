@@ -170,11 +170,12 @@ void proposals_flush(struct loop *l, struct replica *r)
         }
         uint64_t first = 0;
         struct thole_status st;
-        if (raft_propose(r->core, entries, n, &first, &st) == THOLE_OK)
+        if (raft_propose(r->core, entries, n, &first, &st) == THOLE_OK) {
             appended(l, r, requests, n, first);
-        else
-            refused(l, r, requests, n, &st);
-        for (size_t i = 0; i < n; i++)
+            continue;
+        }
+        refused(l, r, requests, n, &st);
+        for (size_t i = 0; i < n; i++) /* the core has taken none */
             raft_entry_unref(entries[i]);
     }
 }

@@ -225,7 +225,7 @@ enum thole_code snapshot_check(struct engine *e, const char *name, struct snapsh
                                struct thole_status *st)
 {
     struct file_source s;
-    struct codec_header h;
+    struct codec_header h = {0};
     struct bytes piece = {0};
     uint64_t checksum;
     enum thole_code code = open_source(e, name, &s, &checksum, st);
@@ -244,6 +244,7 @@ enum thole_code snapshot_check(struct engine *e, const char *name, struct snapsh
         code = read_head(&s, name, &piece, &h, st);
     if (code == THOLE_OK)
         *ret = (struct snapshot_info){h.shard_id, h.index, h.index_term};
+    codec_release(h.arena);
     bytes_deinit(&piece);
     close_source(&s);
     return code;
@@ -288,7 +289,7 @@ static enum thole_code restore(struct file_source *s, struct machine *m, struct 
 static enum thole_code load(struct file_source *s, struct replica *r, const char *name,
                             uint64_t generation, struct machine **ret, struct thole_status *st)
 {
-    struct codec_header h;
+    struct codec_header h = {0};
     struct bytes piece = {0};
     struct machine *m = NULL;
     enum thole_code code = read_head(s, name, &piece, &h, st);
@@ -305,6 +306,7 @@ static enum thole_code load(struct file_source *s, struct replica *r, const char
     }
     if (code == THOLE_OK)
         code = restore(s, m, st);
+    codec_release(h.arena);
     bytes_deinit(&piece);
     if (code == THOLE_OK)
         *ret = m;

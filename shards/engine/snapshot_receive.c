@@ -180,6 +180,7 @@ void receives_chunk(struct snapshot_receives *s, struct stream_msg *m, uint64_t 
         else if (engine_is_tombstone(s->e, c.to))
             reply(s, &m->host, &c, 0, true);
         replica_unref(r);
+        codec_release(c.arena);
     }
     stream_msg_free(m);
 }

@@ -1,0 +1,278 @@
+/* Proposals, queries, refusals, deadlines, restarts. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "shards/engine/test/harness.h"
+
+#include <cmocka.h>
+
+static void test_engine_one_voter_proposes_and_queries(void **state)
+{
+    (void)state;
+    struct cluster *c = cluster_new(1, 1);
+    cluster_bootstrap(c, 1);
+    assert_int_equal(cluster_wait_leader(c), 0);
+    struct op *o = op_propose(c, 0, "a");
+    op_wait(o);
+    assert_int_equal(o->r.status.code, THOLE_OK);
+    assert_int_equal(o->r.code, 1);
+    assert_int_equal(o->r.result.bytes.size, 8);
+    assert_int_equal(get_le64(o->r.result.bytes.data), 1);
+    op_free(o);
+    assert_int_equal(query_ok(c, 0).count, 1);
+    cluster_free(c);
+}
+
+static void test_engine_three_voters_query_from_all(void **state)
+{
+    (void)state;
+    struct cluster *c = cluster_new(3, 2);
+    cluster_bootstrap(c, 3);
+    for (int i = 0; i < 20; i++)
+        propose_ok(c, "x");
+    for (int h = 0; h < 3; h++)
+        assert_int_equal(query_ok(c, h).count, 20);
+    cluster_run(c, 500);
+    struct tally first = stale_state(c, 0);
+    for (int h = 1; h < 3; h++)
+        assert_int_equal(stale_state(c, h).hash, first.hash);
+    cluster_free(c);
+}
+
+static void test_engine_many_in_flight_are_batched(void **state)
+{
+    (void)state;
+    struct cluster *c = cluster_new(3, 3);
+    cluster_bootstrap(c, 3);
+    int leader = cluster_wait_leader(c);
+    struct op *ops[3000];
+    uint64_t before = c->hosts[leader].writes;
+    for (int i = 0; i < 3000; i++)
+        ops[i] = op_propose(c, leader, "payload");
+    for (int i = 0; i < 3000; i++) {
+        op_wait(ops[i]);
+        assert_int_equal(ops[i]->r.status.code, THOLE_OK);
+        assert_int_equal(ops[i]->r.code, i + 1);
+        op_free(ops[i]);
+    }
+    assert_true(c->hosts[leader].writes - before < 100);
+    cluster_free(c);
+}
+
+static void test_engine_follower_refuses_with_leader_hint(void **state)
+{
+    (void)state;
+    struct cluster *c = cluster_new(3, 4);
+    cluster_bootstrap(c, 3);
+    int leader = cluster_wait_leader(c);
+    cluster_run(c, 300);
+    int other = (leader + 1) % 3;
+    struct op *o = op_propose(c, other, "x");
+    op_wait(o);
+    assert_int_equal(o->r.status.code, THOLE_UNAVAILABLE);
+    assert_int_equal(o->r.status.reason, THOLE_REASON_NOT_LEADER);
+    assert_true(uuid_equal(&o->r.leader_host, &c->hosts[leader].uuid));
+    assert_int_equal(o->r.leader_term, status_of(c, leader).term);
+    op_free(o);
+    cluster_free(c);
+}
+
+static void test_engine_unknown_shard_is_not_found(void **state)
+{
+    (void)state;
+    struct cluster *c = cluster_new(1, 5);
+    cluster_bootstrap(c, 1);
+    struct op *o = op_new(c, ENGINE_PROPOSE, "x");
+    o->r.shard_id = 999;
+    op_submit(o, 0);
+    assert_false(o->done); /* never inline */
+    op_wait(o);
+    assert_int_equal(o->r.status.reason, THOLE_REASON_NO_SUCH_SHARD);
+    op_free(o);
+    cluster_free(c);
+}
+
+static void test_engine_restart_keeps_state(void **state)
+{
+    (void)state;
+    const char *machines[] = {"tally", "tally-plain", "ledger"};
+    for (int m = 0; m < 3; m++) {
+        struct cluster *c = cluster_new(3, 6);
+        c->machine = machines[m];
+        cluster_bootstrap(c, 3);
+        for (int i = 0; i < 10; i++)
+            propose_ok(c, "x");
+        for (int h = 0; h < 3; h++)
+            host_stop(c, h);
+        for (int h = 0; h < 3; h++)
+            host_start(c, h);
+        cluster_wait_leader(c);
+        for (int h = 0; h < 3; h++)
+            assert_int_equal(query_ok(c, h).count, 10);
+        for (int h = 0; h < 3; h++)
+            host_crash(c, h);
+        for (int h = 0; h < 3; h++)
+            host_start(c, h);
+        propose_ok(c, "y");
+        for (int h = 0; h < 3; h++)
+            assert_int_equal(query_ok(c, h).count, 11);
+        cluster_free(c);
+    }
+}
+
+static void test_engine_oversized_payload_is_refused(void **state)
+{
+    (void)state;
+    struct cluster *c = cluster_new(1, 7);
+    cluster_bootstrap(c, 1);
+    cluster_wait_leader(c);
+    struct op *o = op_new(c, ENGINE_PROPOSE, NULL);
+    struct buf *b = buf_new(LIMIT_PAYLOAD_BYTES + 1);
+    memset(b->data, 0, b->size);
+    o->r.payload = (struct bufslice){b, slice_of(b->data, b->size)};
+    op_submit(o, 0);
+    op_wait(o);
+    assert_int_equal(o->r.status.code, THOLE_INVALID_ARGUMENT);
+    assert_int_equal(o->r.status.reason, THOLE_REASON_TOO_LARGE);
+    op_free(o);
+    cluster_free(c);
+}
+
+static void test_engine_deadline_before_append_is_exceeded(void **state)
+{
+    (void)state;
+    struct cluster *c = cluster_new(1, 8);
+    cluster_bootstrap(c, 1);
+    cluster_wait_leader(c);
+    struct op *o = op_new(c, ENGINE_PROPOSE, "x");
+    o->r.deadline_ns = cluster_now(c);
+    op_submit(o, 0);
+    op_wait(o);
+    assert_int_equal(o->r.status.code, THOLE_DEADLINE_EXCEEDED);
+    op_free(o);
+    cluster_free(c);
+}
+
+static void test_engine_deadline_after_append_is_unknown(void **state)
+{
+    (void)state;
+    struct cluster *c = cluster_new(3, 9);
+    cluster_bootstrap(c, 3);
+    int leader = cluster_wait_leader(c);
+    isolate(c, leader, true);
+    struct op *p = op_new(c, ENGINE_PROPOSE, "x"), *q = op_new(c, ENGINE_QUERY, "q");
+    p->r.deadline_ns = q->r.deadline_ns = cluster_now(c) + 50 * MS;
+    op_submit(p, leader);
+    op_submit(q, leader);
+    op_wait(p);
+    op_wait(q);
+    assert_int_equal(p->r.status.code, THOLE_UNKNOWN);
+    assert_int_equal(p->r.status.reason, THOLE_REASON_OUTCOME_UNKNOWN);
+    assert_true(p->done_ns <= cluster_now(c) && p->done_ns >= p->r.deadline_ns);
+    assert_int_equal(q->r.status.code, THOLE_DEADLINE_EXCEEDED);
+    op_free(p);
+    op_free(q);
+    isolate(c, leader, false);
+    propose_ok(c, "y"); /* what comes later for the request that was given up is discarded */
+    cluster_free(c);
+}
+
+static void test_engine_deposed_leader_drops_or_keeps_proposals(void **state)
+{
+    (void)state;
+    struct cluster *c = cluster_new(3, 10);
+    cluster_bootstrap(c, 3);
+    int old = cluster_wait_leader(c);
+    isolate(c, old, true);
+    struct op *o = op_propose(c, old, "lost");
+    o->r.deadline_ns = CLOCK_NEVER;
+    RUN_UNTIL(c, 20000, cluster_leader(c) != old && cluster_leader(c) >= 0);
+    propose_ok(c, "kept");
+    isolate(c, old, false);
+    op_wait(o);
+    assert_int_equal(o->r.status.code, THOLE_ABORTED);
+    assert_int_equal(o->r.status.reason, THOLE_REASON_DROPPED);
+    op_free(o);
+    assert_int_equal(query_ok(c, old).count, 1);
+    cluster_free(c);
+}
+
+static void test_engine_stop_answers_everything(void **state)
+{
+    (void)state;
+    struct cluster *c = cluster_new(3, 11);
+    cluster_bootstrap(c, 3);
+    int leader = cluster_wait_leader(c);
+    isolate(c, leader, true);
+    struct op *ops[20];
+    for (int i = 0; i < 20; i++)
+        ops[i] = i % 2 ? op_propose(c, leader, "x") : op_query(c, leader);
+    executor_manual_run(c->ex, 1000);
+    host_stop(c, leader);
+    for (int i = 0; i < 20; i++) {
+        assert_true(ops[i]->done);
+        assert_int_equal(ops[i]->r.status.reason,
+                         i % 2 ? THOLE_REASON_OUTCOME_UNKNOWN : THOLE_REASON_STOPPED);
+        op_free(ops[i]);
+    }
+    cluster_free(c);
+}
+
+static void test_engine_stale_query_respects_bound(void **state)
+{
+    (void)state;
+    struct cluster *c = cluster_new(3, 12);
+    cluster_bootstrap(c, 3);
+    propose_ok(c, "x");
+    cluster_run(c, 500);
+    int other = (cluster_leader(c) + 1) % 3;
+    struct op *o = op_query_stale(c, other, 400);
+    op_wait(o);
+    assert_int_equal(o->r.status.code, THOLE_OK);
+    op_free(o);
+    isolate(c, other, true);
+    cluster_run(c, 1000);
+    o = op_query_stale(c, other, 400);
+    op_wait(o);
+    assert_int_equal(o->r.status.code, THOLE_UNAVAILABLE);
+    op_free(o);
+    assert_int_equal(stale_state(c, other).count, 1);
+    cluster_free(c);
+}
+
+static void test_engine_bad_query_fails_alone(void **state)
+{
+    (void)state;
+    struct cluster *c = cluster_new(1, 13);
+    cluster_bootstrap(c, 1);
+    cluster_wait_leader(c);
+    struct op *bad = op_new(c, ENGINE_QUERY, "!");
+    op_submit(bad, 0);
+    op_wait(bad);
+    assert_int_equal(bad->r.status.code, THOLE_INVALID_ARGUMENT);
+    op_free(bad);
+    assert_int_equal(query_ok(c, 0).count, 0);
+    cluster_free(c);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_engine_one_voter_proposes_and_queries),
+        cmocka_unit_test(test_engine_three_voters_query_from_all),
+        cmocka_unit_test(test_engine_many_in_flight_are_batched),
+        cmocka_unit_test(test_engine_follower_refuses_with_leader_hint),
+        cmocka_unit_test(test_engine_unknown_shard_is_not_found),
+        cmocka_unit_test(test_engine_restart_keeps_state),
+        cmocka_unit_test(test_engine_oversized_payload_is_refused),
+        cmocka_unit_test(test_engine_deadline_before_append_is_exceeded),
+        cmocka_unit_test(test_engine_deadline_after_append_is_unknown),
+        cmocka_unit_test(test_engine_deposed_leader_drops_or_keeps_proposals),
+        cmocka_unit_test(test_engine_stop_answers_everything),
+        cmocka_unit_test(test_engine_stale_query_respects_bound),
+        cmocka_unit_test(test_engine_bad_query_fails_alone),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
