@@ -168,6 +168,15 @@ static enum thole_code dispatch(struct raft *r, struct raft_message *m, struct t
     return THOLE_OK;
 }
 
+/* A removed replica is told so and has no say any more; but a leader that removed itself may still
+ * name its heir, who may have applied the removal already. */
+static bool is_cast_out(const struct raft *r, const struct raft_message *m)
+{
+    bool heir = m->kind == RAFT_MSG_TIMEOUT_NOW && m->from == r->leader;
+
+    return !heir && raft_config_is_removed(raft__config(r), m->from);
+}
+
 enum thole_code raft_receive(struct raft *r, struct raft_message *m, uint64_t now_ms,
                              struct thole_status *st)
 {
@@ -177,7 +186,7 @@ enum thole_code raft_receive(struct raft *r, struct raft_message *m, uint64_t no
     if (code != THOLE_OK) {
         goto done;
     }
-    if (raft_config_is_removed(raft__config(r), m->from)) {
+    if (is_cast_out(r, m)) {
         if (is_request(m->kind)) {
             raft__send(r, (struct raft_message){.kind = RAFT_MSG_REMOVED, .to = m->from}, 0);
         }

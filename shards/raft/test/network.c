@@ -76,6 +76,10 @@ static uint64_t latency(struct cluster *c)
 
 static void enqueue(struct cluster *c, struct packet p)
 {
+    if (p.message.to > c->node_count) {
+        packet_deinit(&p); /* a member that nobody started */
+        return;
+    }
     p.due_ms = c->now_ms + latency(c);
     p.order = c->next_order++;
     push(&c->packets, &c->packet_count, &c->packet_capacity, p);
@@ -85,8 +89,10 @@ void network_send(struct cluster *c, const struct raft_message *m)
 {
     c->sent[m->kind]++;
     c->sent_entries += m->entry_count;
-    if (m->to > c->node_count || c->cut[m->from][m->to] ||
-        (c->drop > 0 && rand_chance(&c->rand, c->drop))) {
+    if (m->to <= NODES_MAX && c->cut[m->from][m->to]) {
+        return;
+    }
+    if (c->drop > 0 && rand_chance(&c->rand, c->drop)) {
         return;
     }
     switch (c->filter != NULL ? c->filter(c, m) : PASS) {
