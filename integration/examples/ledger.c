@@ -1,0 +1,239 @@
+/* A program that embeds a Thole host with a state machine of its own: accounts, and transfers that
+ * never overdraw.
+ *
+ *   cc ledger.c $(pkg-config --cflags --libs thole) -o ledger
+ *   ./ledger DATA_DIRECTORY [LISTEN_ADDRESS]
+ *
+ * Run it twice with the same directory: the balances are still there. It serves the same gRPC port as
+ * tholed while it runs, so `thole --endpoints ADDRESS query ledger "balance alice"` works too.
+ *
+ * Commands: "deposit NAME AMOUNT", "transfer FROM TO AMOUNT". Queries: "balance NAME", "total". */
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <thole/thole.h>
+
+/* ---- The machine ----------------------------------------------------------------------------- */
+
+#define ACCOUNTS_MAX 64
+#define WORD 32
+
+struct account {
+    char name[WORD];
+    uint64_t balance;
+};
+
+struct ledger {
+    size_t count;
+    struct account accounts[ACCOUNTS_MAX];
+};
+
+/* What a proposer sees in thole_result.value. */
+enum { DONE = 0, BAD_COMMAND = 1, NO_FUNDS = 2, FULL = 3 };
+
+static struct account *find(const struct ledger *l, const char *name)
+{
+    for (size_t i = 0; i < l->count; i++)
+        if (strcmp(l->accounts[i].name, name) == 0)
+            return (struct account *)&l->accounts[i];
+    return NULL;
+}
+
+static struct account *find_or_open(struct ledger *l, const char *name)
+{
+    struct account *a = find(l, name);
+    if (a || l->count == ACCOUNTS_MAX)
+        return a;
+    a = &l->accounts[l->count++];
+    snprintf(a->name, sizeof a->name, "%s", name);
+    return a;
+}
+
+/* Payloads are bytes from anybody: copy into a bounded text first. */
+static void to_text(struct thole_slice s, char *text, size_t size)
+{
+    size_t n = s.size < size - 1 ? s.size : size - 1;
+    if (n)
+        memcpy(text, s.data, n);
+    text[n] = 0;
+}
+
+static uint64_t run_command(struct ledger *l, struct thole_slice command)
+{
+    char text[128], from[WORD], to[WORD];
+    uint64_t amount;
+    to_text(command, text, sizeof text);
+    if (sscanf(text, "deposit %31s %" SCNu64, to, &amount) == 2) {
+        struct account *a = find_or_open(l, to);
+        if (!a)
+            return FULL;
+        a->balance += amount;
+        return DONE;
+    }
+    if (sscanf(text, "transfer %31s %31s %" SCNu64, from, to, &amount) == 3) {
+        struct account *a = find(l, from);
+        if (!a || a->balance < amount)
+            return NO_FUNDS;
+        struct account *b = find_or_open(l, to);
+        if (!b)
+            return FULL;
+        a->balance -= amount;
+        b->balance += amount;
+        return DONE;
+    }
+    return BAD_COMMAND;
+}
+
+static enum thole_code ledger_open(const struct thole_machine_env *env, void **ret_machine,
+                                   struct thole_status *st)
+{
+    (void)env;
+    *ret_machine = calloc(1, sizeof(struct ledger));
+    return *ret_machine ? THOLE_OK
+                        : THOLE_FAIL(st, THOLE_RESOURCE_EXHAUSTED, THOLE_REASON_NONE, "no memory");
+}
+
+static void ledger_close(void *machine)
+{
+    free(machine);
+}
+
+static enum thole_code ledger_apply(void *machine, struct thole_apply *batch,
+                                    struct thole_status *st)
+{
+    (void)st;
+    for (size_t i = 0; i < batch->entry_count; i++)
+        batch->entries[i].code = run_command(machine, batch->entries[i].command);
+    return THOLE_OK;
+}
+
+static enum thole_code ledger_query(void *machine, const void *view, struct thole_slice query,
+                                    struct thole_sink *answer, struct thole_status *st)
+{
+    (void)view;
+    const struct ledger *l = machine;
+    char text[128], name[WORD], out[32];
+    uint64_t value = 0;
+    to_text(query, text, sizeof text);
+    if (sscanf(text, "balance %31s", name) == 1) {
+        const struct account *a = find(l, name);
+        value = a ? a->balance : 0;
+    } else if (strcmp(text, "total") == 0) {
+        for (size_t i = 0; i < l->count; i++)
+            value += l->accounts[i].balance;
+    } else {
+        return THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
+                          "queries are \"balance NAME\" and \"total\"");
+    }
+    int n = snprintf(out, sizeof out, "%" PRIu64, value);
+    return answer->write(answer, out, (size_t)n);
+}
+
+/* The engine checks snapshots for damage; the format is ours. All hosts here have one byte order. */
+static enum thole_code ledger_save(void *machine, const void *view, struct thole_sink *out,
+                                   struct thole_status *st)
+{
+    (void)view, (void)st;
+    return out->write(out, machine, sizeof(struct ledger));
+}
+
+static enum thole_code ledger_restore(void *machine, struct thole_source *in,
+                                      const struct thole_meta *meta, size_t meta_count,
+                                      struct thole_status *st)
+{
+    (void)meta, (void)meta_count; /* for persistent machines */
+    struct ledger l;
+    size_t at = 0;
+    for (int64_t n; at < sizeof l; at += (size_t)n)
+        if ((n = in->read(in, (char *)&l + at, sizeof l - at)) <= 0)
+            return THOLE_FAIL(st, THOLE_DATA_LOSS, THOLE_REASON_CORRUPT, "the snapshot is cut");
+    if (l.count > ACCOUNTS_MAX)
+        return THOLE_FAIL(st, THOLE_DATA_LOSS, THOLE_REASON_CORRUPT, "too many accounts");
+    for (size_t i = 0; i < l.count; i++)
+        l.accounts[i].name[WORD - 1] = 0;
+    memcpy(machine, &l, sizeof l);
+    return THOLE_OK;
+}
+
+static const struct thole_machine_type ledger_type = {
+    .size = sizeof ledger_type,
+    .version = 1,
+    .name = "ledger",
+    .open = ledger_open,
+    .close = ledger_close,
+    .apply = ledger_apply,
+    .query = ledger_query, /* no views: the engine keeps queries and applies apart */
+    .save = ledger_save,
+    .restore = ledger_restore,
+};
+
+/* ---- The program ----------------------------------------------------------------------------- */
+
+static int fail(const char *what, const struct thole_status *st)
+{
+    fprintf(stderr, "%s: %s (%s)\n", what, st->message, thole_reason_name(st->reason));
+    return 1;
+}
+
+static enum thole_code call(struct thole *t, struct thole_shard *shard, uint32_t kind,
+                            const char *text, struct thole_status *st)
+{
+    struct thole_op op = {.kind = kind, .shard = shard, .payload = {text, strlen(text)}};
+    struct thole_answer answer;
+    enum thole_code code = thole_call(t, &op, &answer, st);
+    if (code != THOLE_OK)
+        return code;
+    if (kind == THOLE_PROPOSE)
+        printf("%-28s -> %s\n", text, answer.value == DONE ? "done" : "refused");
+    else
+        printf("%-28s -> %.*s\n", text, (int)answer.size, (const char *)answer.data);
+    free(answer.data);
+    return THOLE_OK;
+}
+
+static int use(struct thole *t, struct thole_status *st)
+{
+    struct thole_shard_spec spec = {
+        .size = sizeof spec, .name = "ledger", .type = "ledger", .voters = 1};
+    struct thole_shard *shard = NULL;
+    if (thole_wait_ready(t, 20000, st) != THOLE_OK)
+        return fail("waiting for the cluster", st);
+    if (thole_shard_apply(t, &spec, 10000, st) != THOLE_OK ||
+        thole_shard_wait_ready(t, "ledger", 20000, st) != THOLE_OK ||
+        thole_shard_open(t, "ledger", &shard, st) != THOLE_OK)
+        return fail("declaring the shard", st);
+    int rc = 0;
+    if (call(t, shard, THOLE_PROPOSE, "deposit alice 100", st) != THOLE_OK ||
+        call(t, shard, THOLE_PROPOSE, "transfer alice bob 30", st) != THOLE_OK ||
+        call(t, shard, THOLE_PROPOSE, "transfer carol bob 1", st) != THOLE_OK ||
+        call(t, shard, THOLE_QUERY, "balance bob", st) != THOLE_OK ||
+        call(t, shard, THOLE_QUERY, "total", st) != THOLE_OK)
+        rc = fail("using the shard", st);
+    thole_shard_release(shard);
+    return rc;
+}
+
+int main(int argc, char **argv)
+{
+    if (argc < 2 || argc > 3) {
+        fprintf(stderr, "usage: %s DATA_DIRECTORY [LISTEN_ADDRESS]\n", argv[0]);
+        return 2;
+    }
+    struct thole_status st = {0};
+    struct thole_options options = THOLE_OPTIONS_INIT;
+    options.data_dir = argv[1];
+    options.listen = argc > 2 ? argv[2] : "127.0.0.1:0";
+    options.bootstrap = THOLE_BOOTSTRAP_DEV; /* a used directory needs none, and ignores it */
+    options.name = "ledger-host";
+
+    struct thole *t = NULL;
+    int rc = 0;
+    if (thole_new(&options, &t, &st) != THOLE_OK ||
+        thole_register(t, &ledger_type, &st) != THOLE_OK || thole_start(t, &st) != THOLE_OK)
+        rc = fail("starting", &st);
+    else
+        rc = use(t, &st);
+    thole_close(t);
+    return rc;
+}

@@ -1,0 +1,353 @@
+#include "integration/test/cluster.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <ftw.h>
+#include <setjmp.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#include "base/buf.h"
+
+#define CLI_OUTPUT_BYTES (256 * 1024)
+
+static unsigned clusters_made;
+
+uint64_t now_ms(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (uint64_t)t.tv_sec * 1000 + (uint64_t)t.tv_nsec / 1000000;
+}
+
+static void pause_ms(long ms)
+{
+    nanosleep(&(struct timespec){.tv_sec = ms / 1000, .tv_nsec = ms % 1000 * 1000000}, NULL);
+}
+
+struct cluster *cluster_new(void)
+{
+    struct cluster *c = xcalloc(1, sizeof *c);
+    const char *tmp = getenv("TMPDIR");
+    snprintf(c->dir, sizeof c->dir, "%.150s/thole-test-XXXXXX", tmp ? tmp : "/tmp");
+    assert_non_null(mkdtemp(c->dir));
+    c->tholed = THOLED_PATH;
+    unsigned pid = (unsigned)getpid() + clusters_made++ * 7919;
+    for (int i = 0; i < HOSTS_MAX; i++) {
+        struct host *h = &c->hosts[i];
+        snprintf(h->name, sizeof h->name, "h%d", i + 1);
+        snprintf(h->address, sizeof h->address, "127.%u.%u.%d:7400", 1 + (pid >> 8) % 250, pid % 250,
+                 i + 1);
+        snprintf(h->data_dir, sizeof h->data_dir, "%s/%s", c->dir, h->name);
+        snprintf(h->log_path, sizeof h->log_path, "%s/%s.log", c->dir, h->name);
+    }
+    return c;
+}
+
+static int remove_one(const char *path, const struct stat *s, int type, struct FTW *f)
+{
+    (void)s, (void)type, (void)f;
+    return remove(path);
+}
+
+void cluster_free(struct cluster *c)
+{
+    for (int i = 0; i < HOSTS_MAX; i++)
+        if (c->hosts[i].pid)
+            host_kill(c, i);
+    if (getenv("THOLE_KEEP"))
+        fprintf(stderr, "kept %s\n", c->dir);
+    else
+        nftw(c->dir, remove_one, 32, FTW_DEPTH | FTW_PHYS);
+    free(c);
+}
+
+static void show_logs(struct cluster *c)
+{
+    for (int i = 0; i < HOSTS_MAX; i++) {
+        if (access(c->hosts[i].log_path, R_OK) != 0)
+            continue;
+        char command[512];
+        snprintf(command, sizeof command, "echo '--- %s'; tail -n 15 '%s'", c->hosts[i].name,
+                 c->hosts[i].log_path);
+        if (system(command) != 0)
+            fprintf(stderr, "no log of %s\n", c->hosts[i].name);
+    }
+}
+
+static struct cluster *current; /* whose logs eventually() shows */
+
+void host_start(struct cluster *c, int i, const char *const *args)
+{
+    struct host *h = &c->hosts[i];
+    assert_int_equal(h->pid, 0);
+    current = c;
+    const char *argv[40];
+    int n = 0;
+    argv[n++] = c->tholed;
+    argv[n++] = "--data-dir";
+    argv[n++] = h->data_dir;
+    for (; args && *args; args++)
+        argv[n++] = *args;
+    for (const char *const *e = c->extra_args; *e; e++)
+        argv[n++] = *e;
+    argv[n] = NULL;
+    fflush(NULL);
+    pid_t pid = fork();
+    assert_true(pid >= 0);
+    if (pid == 0) {
+        int out = open(h->log_path, O_WRONLY | O_CREAT | O_APPEND, 0600);
+        dup2(out, 1);
+        dup2(out, 2);
+        close(0);
+        if (c->preload) {
+            setenv("LOSE_UNSYNCED_DIR", c->dir, 1);
+            setenv("LD_PRELOAD", c->preload, 1);
+        }
+        execv(c->tholed, (char *const *)(uintptr_t)argv);
+        _exit(127);
+    }
+    h->pid = pid;
+}
+
+void host_restart(struct cluster *c, int i)
+{
+    host_start(c, i, NULL);
+}
+
+void host_kill(struct cluster *c, int i)
+{
+    struct host *h = &c->hosts[i];
+    assert_true(h->pid > 0);
+    kill(h->pid, SIGKILL);
+    waitpid(h->pid, NULL, 0);
+    h->pid = 0;
+}
+
+int host_wait_exit(struct cluster *c, int i, int timeout_ms)
+{
+    struct host *h = &c->hosts[i];
+    uint64_t deadline = now_ms() + (uint64_t)timeout_ms;
+    int status;
+    while (waitpid(h->pid, &status, WNOHANG) == 0) {
+        if (now_ms() >= deadline) {
+            show_logs(c);
+            fail_msg("%s has not ended within %d ms", h->name, timeout_ms);
+        }
+        pause_ms(20);
+    }
+    h->pid = 0;
+    return status;
+}
+
+void host_stop(struct cluster *c, int i)
+{
+    kill(c->hosts[i].pid, SIGTERM);
+    int status = host_wait_exit(c, i, 20000);
+    if (status != 0) {
+        show_logs(c);
+        fail_msg("%s ended with status %#x", c->hosts[i].name, (unsigned)status);
+    }
+}
+
+void host_pause(struct cluster *c, int i, bool paused)
+{
+    kill(c->hosts[i].pid, paused ? SIGSTOP : SIGCONT);
+}
+
+bool host_running(struct cluster *c, int i)
+{
+    struct host *h = &c->hosts[i];
+    if (h->pid && waitpid(h->pid, NULL, WNOHANG) == h->pid)
+        h->pid = 0;
+    return h->pid != 0;
+}
+
+bool host_log_has(struct cluster *c, int i, const char *text)
+{
+    FILE *f = fopen(c->hosts[i].log_path, "r");
+    if (!f)
+        return false;
+    char line[4096];
+    bool found = false;
+    while (!found && fgets(line, sizeof line, f))
+        found = strstr(line, text) != NULL;
+    fclose(f);
+    return found;
+}
+
+void eventually(int timeout_ms, const char *what, bool (*predicate)(void *ctx), void *ctx)
+{
+    uint64_t deadline = now_ms() + (uint64_t)timeout_ms;
+    while (!predicate(ctx)) {
+        if (now_ms() >= deadline) {
+            if (current)
+                show_logs(current);
+            fail_msg("not within %d ms: %s", timeout_ms, what);
+        }
+        pause_ms(20);
+    }
+}
+
+const char *cluster_endpoints(struct cluster *c, int n)
+{
+    static char text[HOSTS_MAX * 34];
+    text[0] = 0;
+    for (int i = 0; i < n; i++) {
+        strcat(text, i ? "," : "");
+        strcat(text, c->hosts[i].address);
+    }
+    return text;
+}
+
+struct ready {
+    struct cluster *c;
+    int i;
+};
+
+static bool is_ready(void *ctx)
+{
+    struct ready *r = ctx;
+    char out[4096];
+    if (!host_running(r->c, r->i)) {
+        show_logs(r->c);
+        fail_msg("%s ended while it should start", r->c->hosts[r->i].name);
+    }
+    /* A linearizable read of shard zero: formed, has a leader, and this host is part of it. */
+    return cli(r->c, r->i, out, sizeof out, "get host %s", r->c->hosts[r->i].name) == 0;
+}
+
+void cluster_wait_ready(struct cluster *c, int i, int timeout_ms)
+{
+    eventually(timeout_ms, "host is ready", is_ready, &(struct ready){c, i});
+}
+
+void cluster_start_peers(struct cluster *c, int n)
+{
+    char peers[HOSTS_MAX * 34];
+    snprintf(peers, sizeof peers, "%s", cluster_endpoints(c, n));
+    for (int i = 0; i < n; i++)
+        host_start(c, i, (const char *[]){"--name", c->hosts[i].name, "--listen",
+                                          c->hosts[i].address, "--peers", peers, NULL});
+    for (int i = 0; i < n; i++)
+        cluster_wait_ready(c, i, 20000);
+}
+
+void cluster_start_dev(struct cluster *c)
+{
+    host_start(c, 0, (const char *[]){"--name", c->hosts[0].name, "--listen", c->hosts[0].address,
+                                      "--dev", NULL});
+    cluster_wait_ready(c, 0, 20000);
+}
+
+void cluster_join(struct cluster *c, int i, int through)
+{
+    host_start(c, i, (const char *[]){"--name", c->hosts[i].name, "--listen", c->hosts[i].address,
+                                      "--join", c->hosts[through].address, NULL});
+    cluster_wait_ready(c, i, 20000);
+}
+
+static int cli_v(struct cluster *c, int i, char *out, size_t out_size, const char *format,
+                 va_list args)
+{
+    char words[4096], command[4608];
+    vsnprintf(words, sizeof words, format, args);
+    snprintf(command, sizeof command, "'%s' --endpoints %s %s 2>&1", THOLE_PATH,
+             c->hosts[i].address, words);
+    FILE *p = popen(command, "r");
+    assert_non_null(p);
+    size_t n = fread(out, 1, out_size - 1, p);
+    out[n] = 0;
+    char rest[4096];
+    while (fread(rest, 1, sizeof rest, p) > 0)
+        continue;
+    int status = pclose(p);
+    return WIFEXITED(status) ? WEXITSTATUS(status) : 128;
+}
+
+int cli(struct cluster *c, int i, char *out, size_t out_size, const char *format, ...)
+{
+    va_list args;
+    va_start(args, format);
+    int status = cli_v(c, i, out, out_size, format, args);
+    va_end(args);
+    return status;
+}
+
+const char *cli_ok(struct cluster *c, int i, const char *format, ...)
+{
+    static char out[CLI_OUTPUT_BYTES];
+    va_list args;
+    va_start(args, format);
+    int status = cli_v(c, i, out, sizeof out, format, args);
+    va_end(args);
+    if (status != 0) {
+        show_logs(c);
+        fail_msg("thole %s: exit status %d: %s", format, status, out);
+    }
+    return out;
+}
+
+void apply_yaml(struct cluster *c, int i, const char *yaml)
+{
+    char path[256];
+    snprintf(path, sizeof path, "%s/spec.yaml", c->dir);
+    FILE *f = fopen(path, "w");
+    assert_non_null(f);
+    fputs(yaml, f);
+    assert_int_equal(fclose(f), 0);
+    cli_ok(c, i, "apply -f %s --wait --timeout 30s", path);
+}
+
+int shard_leader(struct cluster *c, int via, const char *shard)
+{
+    char out[16384];
+    if (cli(c, via, out, sizeof out, "get shard %s -o json", shard) != 0)
+        return -1;
+    const char *at = strstr(out, "\"leaderHost\":");
+    if (!at || !(at = strchr(at + 13, '"')))
+        return -1;
+    at++;
+    for (int i = 0; i < HOSTS_MAX; i++) {
+        size_t n = strlen(c->hosts[i].name);
+        if (strncmp(at, c->hosts[i].name, n) == 0 && at[n] == '"')
+            return i;
+    }
+    return -1;
+}
+
+int count_lines(const char *text, const char *needle)
+{
+    int n = 0;
+    for (const char *line = text; line && *line; line = strchr(line, '\n')) {
+        line += *line == '\n';
+        const char *end = strchr(line, '\n');
+        const char *found = strstr(line, needle);
+        n += found && (!end || found < end);
+    }
+    return n;
+}
+
+static uint64_t bytes_found;
+
+static int add_bytes(const char *path, const struct stat *s, int type, struct FTW *f)
+{
+    (void)path, (void)type, (void)f;
+    bytes_found += (uint64_t)s->st_blocks * 512;
+    return 0;
+}
+
+uint64_t directory_bytes(const char *path)
+{
+    bytes_found = 0;
+    nftw(path, add_bytes, 32, FTW_PHYS);
+    return bytes_found;
+}

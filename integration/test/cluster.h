@@ -1,0 +1,79 @@
+/* Clusters of real daemons for integration tests.
+ *
+ * Each cluster has a temporary directory and loopback addresses of its own (127.x.y.N, derived from
+ * the process id), so that tests can run beside each other. Helpers fail the test (cmocka) with the
+ * daemons' last log lines when something that must work does not. Not thread safe, except that
+ * load threads (test/load.h) run beside it. */
+#ifndef INTEGRATION_TEST_CLUSTER_H
+#define INTEGRATION_TEST_CLUSTER_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+#define HOSTS_MAX 8
+#define ELECTION_TIMEOUT_MS 500 /* tholed's default */
+
+struct host {
+    char name[16];
+    char address[32];
+    char data_dir[256];
+    char log_path[256];
+    pid_t pid; /* 0: not running */
+};
+
+struct cluster {
+    char dir[192];
+    struct host hosts[HOSTS_MAX]; /* h1 is hosts[0] */
+    const char *tholed;           /* which binary; the default is the product's */
+    const char *preload;          /* a shim to preload into daemons, or NULL */
+    const char *extra_args[8];    /* NULL-terminated; given to every daemon */
+};
+
+struct cluster *cluster_new(void);
+/* Kills what runs and deletes the directory (kept, and named, if the environment has
+ * THOLE_KEEP=1). */
+void cluster_free(struct cluster *c);
+
+/* Start one daemon with arguments beside its data directory; it may still be starting on return. */
+void host_start(struct cluster *c, int i, const char *const *args);
+/* A daemon that has been started before needs only its data directory. */
+void host_restart(struct cluster *c, int i);
+void host_kill(struct cluster *c, int i); /* SIGKILL, and wait */
+void host_stop(struct cluster *c, int i); /* SIGTERM; must end with 0 within 20 s */
+void host_pause(struct cluster *c, int i, bool paused);
+bool host_running(struct cluster *c, int i); /* reaps it if it ended */
+/* Waits for a daemon that is expected to end by itself; returns its exit status. */
+int host_wait_exit(struct cluster *c, int i, int timeout_ms);
+bool host_log_has(struct cluster *c, int i, const char *text);
+
+/* Hosts 0..n-1 by --peers, ready when it returns. */
+void cluster_start_peers(struct cluster *c, int n);
+void cluster_start_dev(struct cluster *c);             /* host 0 by --dev, ready */
+void cluster_join(struct cluster *c, int i, int through); /* host i joins; ready */
+void cluster_wait_ready(struct cluster *c, int i, int timeout_ms);
+/* "127.x.y.1:7400,127.x.y.2:7400,..." of the first n. */
+const char *cluster_endpoints(struct cluster *c, int n);
+
+/* Run `thole --endpoints <host i> ARGS...` (split at spaces; quoted by '...'); returns its exit
+ * status; output (both streams) in `out`. */
+int cli(struct cluster *c, int i, char *out, size_t out_size, const char *format, ...)
+    __attribute__((format(printf, 5, 6)));
+/* The same; must succeed. Returns a static buffer. */
+const char *cli_ok(struct cluster *c, int i, const char *format, ...)
+    __attribute__((format(printf, 3, 4)));
+/* Apply a YAML text and wait until the shards are ready. */
+void apply_yaml(struct cluster *c, int i, const char *yaml);
+
+/* The host that leads a shard as far as host `via` knows; -1 if none. */
+int shard_leader(struct cluster *c, int via, const char *shard);
+/* Rows of `thole get replicas` that match: for counting. */
+int count_lines(const char *text, const char *needle);
+
+uint64_t now_ms(void);
+/* Call `predicate` until it is true; fail the test after timeout_ms. */
+void eventually(int timeout_ms, const char *what, bool (*predicate)(void *ctx), void *ctx);
+uint64_t directory_bytes(const char *path);
+
+#endif

@@ -1,0 +1,36 @@
+/* Writes under load, and the proof that none was lost.
+ *
+ * A load is one client of the library that keeps `in_flight` proposals going against a kv shard, each
+ * putting a new key, and remembers which were acknowledged. Failures that say "certainly not
+ * applied" are sent again; unknown outcomes are counted and left open. */
+#ifndef INTEGRATION_TEST_LOAD_H
+#define INTEGRATION_TEST_LOAD_H
+
+#include "integration/test/cluster.h"
+
+struct load;
+
+struct load_report {
+    uint64_t acknowledged;
+    uint64_t unknown;
+    uint64_t refused;        /* certainly not applied, and sent again */
+    uint64_t gap_ms_max;     /* longest time without any acknowledgement while it ran */
+};
+
+struct load *load_start(const char *endpoints, const char *shard, unsigned in_flight);
+/* Acknowledgements so far. */
+uint64_t load_acknowledged(const struct load *l);
+/* Time of the last acknowledgement (now_ms clock), and forgets the longest gap. */
+void load_reset_gap(struct load *l);
+uint64_t load_gap_ms_max(const struct load *l);
+/* Stop sending, wait for what is in flight (up to 15 s). */
+void load_stop(struct load *l, struct load_report *ret);
+/* After load_stop: read every acknowledged key back through the given endpoints; returns how many are
+ * missing or wrong. */
+uint64_t load_verify(struct load *l, const char *endpoints);
+void load_free(struct load *l);
+
+/* Wait until `n` more writes have been acknowledged. */
+void load_wait_progress(struct load *l, uint64_t n, int timeout_ms);
+
+#endif

@@ -1,0 +1,226 @@
+/* Bad input of every kind gets a clear error, to the caller and in the log, and the cluster goes on. */
+#include <arpa/inet.h>
+#include <netinet/in.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#include "base/rand.h"
+#include "integration/test/cluster.h"
+
+static struct cluster *cluster;
+
+static int setup(void **state)
+{
+    (void)state;
+    cluster = cluster_new();
+    cluster_start_dev(cluster);
+    apply_yaml(cluster, 0, "kind: Shard\nname: orders\nspec: {type: kv, voters: 1}\n");
+    return 0;
+}
+
+static int teardown(void **state)
+{
+    (void)state;
+    cluster_free(cluster);
+    return 0;
+}
+
+/* The cluster still serves, after whatever was done to it. */
+static void assert_goes_on(void)
+{
+    cli_ok(cluster, 0, "propose orders 'put still here'");
+    assert_non_null(strstr(cli_ok(cluster, 0, "query orders 'get still'"), "here"));
+}
+
+/* The command must fail and say `needle`. */
+static void assert_refused(const char *needle, const char *command)
+{
+    char out[16384];
+    int status = cli(cluster, 0, out, sizeof out, "%s", command);
+    if (status == 0 || !strstr(out, needle))
+        fail_msg("thole %s: exit status %d, wanted a failure that says \"%s\", got: %s", command,
+                 status, needle, out);
+}
+
+static void write_file(const char *path, const char *text)
+{
+    FILE *f = fopen(path, "w");
+    assert_non_null(f);
+    fputs(text, f);
+    fclose(f);
+}
+
+static void test_malformed_spec_is_refused_with_its_place(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *yaml, *needle;
+    } cases[] = {
+        {"kind: Shard\nname: a\nspec: {type: kv, voters: [}\n", "line 3"},
+        {"kind: Shard\nname: a\nspec: {type: kv, voterz: 3}\n", "voterz"},
+        {"kind: Shard\nname: a\nspec: {type: kv, voters: many}\n", "voters"},
+        {"kind: Shark\nname: a\nspec: {type: kv}\n", "Shark"},
+        {"kind: Shard\nspec: {type: kv, voters: 1}\n", "name"},
+        {"kind: Shard\nname: a\nspec: {type: no-such-type, voters: 1}\n", "no-such-type"},
+        {"kind: Shard\nname: \"Not A Name\"\nspec: {type: kv, voters: 1}\n", "name"},
+        {"kind: Shard\nname: a\nspec: {type: kv, voters: 0}\n", "voters"},
+    };
+    char path[256], command[320];
+    snprintf(path, sizeof path, "%s/bad.yaml", cluster->dir);
+    snprintf(command, sizeof command, "apply -f %s", path);
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        write_file(path, cases[i].yaml);
+        assert_refused(cases[i].needle, command);
+    }
+    assert_refused("no-such-file", "apply -f /no-such-file.yaml");
+    assert_goes_on();
+}
+
+static void test_unknown_names_are_not_found(void **state)
+{
+    (void)state;
+    assert_refused("nowhere", "propose nowhere 'put a 1'");
+    assert_refused("nowhere", "query nowhere 'get a'");
+    assert_refused("nowhere", "delete shard nowhere");
+    assert_refused("frobnicate", "frobnicate");
+    assert_goes_on();
+}
+
+static void test_oversize_proposal_is_refused(void **state)
+{
+    (void)state;
+    char path[256], command[320];
+    snprintf(path, sizeof path, "%s/big", cluster->dir);
+    FILE *f = fopen(path, "w");
+    assert_non_null(f);
+    fputs("put big ", f);
+    for (int i = 0; i < 2 * 1024 * 1024; i++)
+        fputc('x', f);
+    fclose(f);
+    snprintf(command, sizeof command, "propose orders --file %s", path);
+    assert_refused("1048576", command);
+    assert_goes_on();
+}
+
+/* Start a daemon that must end by itself, unsuccessfully, with `needle` in its log. */
+static void assert_does_not_start(int i, const char *const *args, const char *needle)
+{
+    host_start(cluster, i, args);
+    int status = host_wait_exit(cluster, i, 20000);
+    assert_true(WIFEXITED(status));
+    assert_int_not_equal(WEXITSTATUS(status), 0);
+    if (!host_log_has(cluster, i, needle))
+        fail_msg("%s does not say \"%s\"", cluster->hosts[i].log_path, needle);
+}
+
+static void test_locked_data_directory_is_refused(void **state)
+{
+    (void)state;
+    strcpy(cluster->hosts[1].data_dir, cluster->hosts[0].data_dir);
+    assert_does_not_start(1, (const char *[]){"--listen", cluster->hosts[1].address, NULL},
+                          "locked by process");
+    assert_goes_on();
+}
+
+static void test_foreign_data_directory_is_refused(void **state)
+{
+    (void)state;
+    struct host *h = &cluster->hosts[2];
+    char path[300];
+    assert_int_equal(mkdir(h->data_dir, 0700), 0);
+    snprintf(path, sizeof path, "%s/holiday-pictures", h->data_dir);
+    write_file(path, "not a data directory");
+    assert_does_not_start(2, (const char *[]){"--listen", h->address, "--dev", NULL}, h->data_dir);
+    assert_int_equal(access(path, F_OK), 0);
+    assert_goes_on();
+}
+
+static void test_data_directory_of_another_cluster_cannot_join(void **state)
+{
+    (void)state;
+    struct host *h = &cluster->hosts[3];
+    host_start(cluster, 3, (const char *[]){"--name", h->name, "--listen", h->address, "--dev",
+                                            NULL});
+    cluster_wait_ready(cluster, 3, 20000);
+    host_stop(cluster, 3);
+    assert_does_not_start(3, (const char *[]){"--join", cluster->hosts[0].address, NULL},
+                          "cluster");
+    assert_goes_on();
+}
+
+static void test_port_in_use_is_refused(void **state)
+{
+    (void)state;
+    assert_does_not_start(4, (const char *[]){"--name", "h5", "--listen",
+                                              cluster->hosts[0].address, "--dev", NULL},
+                          cluster->hosts[0].address);
+    assert_goes_on();
+}
+
+static void test_unknown_flag_is_refused(void **state)
+{
+    (void)state;
+    assert_does_not_start(5, (const char *[]){"--frobnicate", NULL}, "frobnicate");
+    assert_goes_on();
+}
+
+static int dial(void)
+{
+    struct sockaddr_in to = {.sin_family = AF_INET, .sin_port = htons(7400)};
+    char ip[32];
+    snprintf(ip, sizeof ip, "%s", cluster->hosts[0].address);
+    *strchr(ip, ':') = 0;
+    assert_int_equal(inet_pton(AF_INET, ip, &to.sin_addr), 1);
+    int fd = socket(AF_INET, SOCK_STREAM, 0);
+    assert_int_equal(connect(fd, (struct sockaddr *)&to, sizeof to), 0);
+    struct timeval wait = {.tv_sec = 2};
+    setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &wait, sizeof wait);
+    setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &wait, sizeof wait);
+    return fd;
+}
+
+static void test_garbage_on_the_bus_port_is_survived(void **state)
+{
+    (void)state;
+    static const char preface[] = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+    struct rand r;
+    rand_seed(&r, 7);
+    for (int i = 0; i < 200; i++) {
+        unsigned char bytes[2048];
+        for (size_t k = 0; k < sizeof bytes; k++)
+            bytes[k] = (unsigned char)rand_u64(&r);
+        int fd = dial();
+        if (i % 2)
+            (void)!send(fd, preface, sizeof preface - 1, MSG_NOSIGNAL);
+        (void)!send(fd, bytes, 1 + rand_below(&r, sizeof bytes - 1), MSG_NOSIGNAL);
+        close(fd);
+    }
+    assert_goes_on();
+    assert_true(host_running(cluster, 0));
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_malformed_spec_is_refused_with_its_place),
+        cmocka_unit_test(test_unknown_names_are_not_found),
+        cmocka_unit_test(test_oversize_proposal_is_refused),
+        cmocka_unit_test(test_locked_data_directory_is_refused),
+        cmocka_unit_test(test_foreign_data_directory_is_refused),
+        cmocka_unit_test(test_data_directory_of_another_cluster_cannot_join),
+        cmocka_unit_test(test_port_in_use_is_refused),
+        cmocka_unit_test(test_unknown_flag_is_refused),
+        cmocka_unit_test(test_garbage_on_the_bus_port_is_survived),
+    };
+    return cmocka_run_group_tests(tests, setup, teardown);
+}

@@ -1,0 +1,139 @@
+/* Hosts join, a shard grows to five voters and shrinks to three under load, a host is drained,
+ * shards and replicas are deleted and leave nothing but tombstones; and a one-host cluster grows to
+ * three without a restart. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/types.h>
+
+#include <cmocka.h>
+
+#include "integration/test/load.h"
+
+struct expect {
+    struct cluster *c;
+    int via;
+    const char *command, *needle;
+    int lines;
+};
+
+static bool lines_match(void *ctx)
+{
+    struct expect *e = ctx;
+    char out[65536];
+    return cli(e->c, e->via, out, sizeof out, "%s", e->command) == 0 &&
+           count_lines(out, e->needle) == e->lines;
+}
+
+static void expect_lines(struct cluster *c, int via, const char *command, const char *needle,
+                         int lines)
+{
+    struct expect e = {c, via, command, needle, lines};
+    char what[256];
+    snprintf(what, sizeof what, "`%s` has %d lines with \"%s\"", command, lines, needle);
+    eventually(60000, what, lines_match, &e);
+}
+
+static void set_voters(struct cluster *c, int via, const char *shard, int voters)
+{
+    char yaml[256];
+    snprintf(yaml, sizeof yaml, "kind: Shard\nname: %s\nspec: {type: kv, voters: %d}\n", shard,
+             voters);
+    apply_yaml(c, via, yaml);
+}
+
+static void test_scale_to_five_and_back_under_load(void **state)
+{
+    (void)state;
+    struct cluster *c = cluster_new();
+    cluster_start_peers(c, 3);
+    set_voters(c, 0, "orders", 3);
+    struct load *load = load_start(cluster_endpoints(c, 3), "orders", 16);
+    load_wait_progress(load, 200, 10000);
+
+    cluster_join(c, 3, 0);
+    cluster_join(c, 4, 1);
+    set_voters(c, 4, "orders", 5);
+    expect_lines(c, 3, "get replicas --shard orders -o wide", "RUNNING", 5);
+    load_wait_progress(load, 200, 20000);
+    set_voters(c, 2, "orders", 3);
+    expect_lines(c, 3, "get replicas --shard orders -o wide", "RUNNING", 3);
+    expect_lines(c, 3, "get replicas --shard orders -o name", "replicas/", 3);
+    load_wait_progress(load, 200, 20000);
+
+    /* Move everything away from one host that has a replica. */
+    cli_ok(c, 0, "host drain h2 --wait --timeout 60s");
+    load_wait_progress(load, 200, 20000);
+
+    struct load_report r;
+    load_stop(load, &r);
+    printf("acknowledged %llu, unknown %llu, longest gap %llu ms\n",
+           (unsigned long long)r.acknowledged, (unsigned long long)r.unknown,
+           (unsigned long long)r.gap_ms_max);
+    assert_int_equal(load_verify(load, cluster_endpoints(c, 5)), 0);
+    load_free(load);
+    cluster_free(c);
+}
+
+static void test_deleted_shards_leave_no_group_and_return_their_space(void **state)
+{
+    (void)state;
+    struct cluster *c = cluster_new();
+    cluster_start_peers(c, 3);
+    set_voters(c, 0, "orders", 3);
+    set_voters(c, 0, "keeps", 3);
+    struct load *load = load_start(cluster_endpoints(c, 3), "orders", 64);
+    load_wait_progress(load, 2000, 30000);
+    struct load_report r;
+    load_stop(load, &r);
+    load_free(load);
+
+    cli_ok(c, 1, "delete shard orders --wait");
+    expect_lines(c, 2, "get shards -o name", "shards/orders", 0);
+    expect_lines(c, 2, "get replicas -o wide", "orders", 0);
+    for (int i = 0; i < 3; i++) {
+        char command[64];
+        snprintf(command, sizeof command, "status --local");
+        expect_lines(c, i, command, "orders", 0);
+        expect_lines(c, i, command, "keeps", 1);
+    }
+    /* The name is free again, for a shard that is another one. */
+    set_voters(c, 2, "orders", 3);
+    cli_ok(c, 0, "propose orders 'put a 1'");
+    assert_non_null(strstr(cli_ok(c, 1, "query orders 'get a'"), "1"));
+    cluster_free(c);
+}
+
+static void test_one_host_grows_to_three_without_a_restart(void **state)
+{
+    (void)state;
+    struct cluster *c = cluster_new();
+    cluster_start_dev(c);
+    pid_t first = c->hosts[0].pid;
+    set_voters(c, 0, "orders", 1);
+    cli_ok(c, 0, "propose orders 'put a 1'");
+    cluster_join(c, 1, 0);
+    cluster_join(c, 2, 0);
+    set_voters(c, 1, "orders", 3);
+    expect_lines(c, 2, "members", "VOTER", 3);
+    expect_lines(c, 2, "get replicas --shard orders -o wide", "RUNNING", 3);
+    assert_int_equal(c->hosts[0].pid, first);
+    /* Now the first host is dispensable. */
+    host_kill(c, 0);
+    cluster_wait_ready(c, 1, 20000);
+    assert_non_null(strstr(cli_ok(c, 2, "query orders 'get a'"), "1"));
+    cluster_free(c);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_scale_to_five_and_back_under_load),
+        cmocka_unit_test(test_deleted_shards_leave_no_group_and_return_their_space),
+        cmocka_unit_test(test_one_host_grows_to_three_without_a_restart),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
