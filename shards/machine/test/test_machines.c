@@ -1,0 +1,500 @@
+/* The built-in machines through the machine interface. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "shards/machine/builtin.h"
+#include "shards/machine/test/machine_fixture.h"
+#include "thole/kv/v1/kv.upb.h"
+
+static void test_builtin_types_are_well_formed(void **state)
+{
+    (void)state;
+    for (size_t i = 0; i < MACHINE_BUILTIN_COUNT; i++) {
+        const struct thole_machine_type *t = machine_builtin[i];
+        assert_int_equal(t->size, sizeof *t);
+        assert_true(t->version >= 1);
+        assert_true(strspn(t->name, "abcdefghijklmnopqrstuvwxyz0123456789-") == strlen(t->name));
+        assert_non_null(t->open);
+        assert_non_null(t->close);
+        assert_non_null(t->apply);
+        assert_non_null(t->query);
+        assert_non_null(t->save);
+        assert_non_null(t->restore);
+        assert_true((t->view_acquire == NULL) == (t->view_release == NULL));
+    }
+}
+
+/* ---- counter ---------------------------------------------------------------------------------- */
+
+static void test_counter_adds_and_answers(void **state)
+{
+    struct test_machine t;
+    uint8_t amount[8];
+    struct bytes out = {0};
+
+    (void)state;
+    test_machine_init(&t, &machine_counter);
+    test_text(&t, "add 5", 0, "5");
+    test_text(&t, "add -7\n", 0, "-2");
+    test_text(&t, "add 1000", 0, "998"); /* eight bytes, and still text */
+    test_text(&t, "get", 0, "998");
+    put_le64(amount, 2);
+    assert_int_equal(test_apply(&t, slice_of(amount, 8), &out), 0);
+    assert_int_equal(out.size, 8);
+    assert_int_equal(get_le64(out.data), 1000);
+    static const char *const bad[] = {"",      "add",    "add ",
+                                      "add x", "add 5 ", "add --",
+                                      "nope",  "add -",  "add 99999999999999999999"};
+    for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
+        assert_int_equal(test_apply(&t, slice_str(bad[i]), &out), 1);
+    }
+    test_ask(&t, "get", "1000");
+    test_ask(&t, "add 5", NULL);
+    bytes_deinit(&out);
+    test_machine_deinit(&t);
+}
+
+static void test_counter_snapshot_and_views(void **state)
+{
+    struct test_machine t, u;
+    struct bytes snapshot = {0};
+    struct test_sink sink;
+    void *view = NULL;
+
+    (void)state;
+    test_machine_init(&t, &machine_counter);
+    test_machine_init(&u, &machine_counter);
+    test_text(&t, "add 41", 0, "41");
+    assert_int_equal(t.type->view_acquire(t.m, &view, NULL), THOLE_OK);
+    test_text(&t, "add 1", 0, "42");
+    test_sink_init(&sink);
+    assert_int_equal(t.type->query(t.m, view, (struct thole_slice){"get", 3}, &sink.base, NULL),
+                     THOLE_OK);
+    assert_true(test_sink_is(&sink, "41"));
+    t.type->view_release(t.m, view);
+    test_save(&t, &snapshot);
+    assert_int_equal(test_restore(&u, bytes_slice(&snapshot), 3, NULL), THOLE_OK);
+    test_ask(&u, "get", "42");
+    snapshot.size--;
+    assert_int_equal(test_restore(&u, bytes_slice(&snapshot), 0, NULL), THOLE_DATA_LOSS);
+    bytes_deinit(&snapshot);
+    bytes_deinit(&sink.out);
+    test_machine_deinit(&t);
+    test_machine_deinit(&u);
+}
+
+/* ---- noop ------------------------------------------------------------------------------------- */
+
+static void test_noop_counts_and_hashes(void **state)
+{
+    struct test_machine t, u;
+    struct bytes snapshot = {0}, other = {0};
+
+    (void)state;
+    test_machine_init(&t, &machine_noop);
+    test_machine_init(&u, &machine_noop);
+    test_text(&t, "abc", 0, "");
+    test_text(&t, "", 0, "");
+    test_save(&t, &snapshot);
+    assert_int_equal(test_restore(&u, bytes_slice(&snapshot), 0, NULL), THOLE_OK);
+    u.index = t.index;
+    test_text(&t, "x", 0, "");
+    test_text(&u, "x", 0, "");
+    test_save(&t, &snapshot);
+    test_save(&u, &other);
+    assert_true(slice_equal(bytes_slice(&snapshot), bytes_slice(&other)));
+    test_text(&t, "y", 0, "");
+    test_text(&u, "z", 0, "");
+    test_save(&t, &snapshot);
+    test_save(&u, &other);
+    assert_false(slice_equal(bytes_slice(&snapshot), bytes_slice(&other)));
+    bytes_deinit(&snapshot);
+    bytes_deinit(&other);
+    test_machine_deinit(&t);
+    test_machine_deinit(&u);
+}
+
+/* ---- kv --------------------------------------------------------------------------------------- */
+
+static int kv_setup(void **state)
+{
+    struct test_machine *t = xcalloc(1, sizeof *t);
+
+    test_machine_init(t, &machine_kv);
+    *state = t;
+    return 0;
+}
+
+static int kv_teardown(void **state)
+{
+    test_machine_deinit(*state);
+    free(*state);
+    return 0;
+}
+
+static void test_kv_text_commands(void **state)
+{
+    struct test_machine *t = *state;
+
+    test_text(t, "put a 1", 0, "ok mod_index=1 version=1");
+    test_text(t, "put a one and more\n", 0, "ok mod_index=2 version=2");
+    test_text(t, "get a", 0, "one and more");
+    test_text(t, "get b", 3, "error: no such key");
+    test_text(t, "cas a wrong x", 2, "error: not as expected, it is: one and more");
+    test_text(t, "put a 1", 0, "ok mod_index=6 version=3");
+    test_text(t, "cas a 1 2", 0, "ok mod_index=7 version=4");
+    test_text(t, "cas-absent a 3", 2, "error: not as expected, it is: 2");
+    test_text(t, "cas-absent b 3", 0, "ok mod_index=9 version=1");
+    test_text(t, "cas c 1 2", 2, "error: not as expected, it does not exist");
+    test_text(t, "delete b", 0, "deleted 1");
+    test_text(t, "delete b", 0, "deleted 0");
+    test_text(t, "put b x", 0, "ok mod_index=13 version=1");
+    test_text(t, "put empty", 0, "ok mod_index=14 version=1");
+    test_ask(t, "get empty", "");
+    test_ask(t, "get a", "2");
+    test_ask(t, "get nothing", NULL);
+    test_ask(t, "range", "a 2\nb x\nempty \n");
+    test_ask(t, "range a b", "a 2\n");
+    test_ask(t, "range b", "b x\nempty \n");
+    test_ask(t, "range - - 2", "a 2\nb x\n(more from empty)\n");
+    test_text(t, "delete-range a c", 0, "deleted 2");
+    test_ask(t, "range", "empty \n");
+    test_text(t, "delete-range -", 0, "deleted 1");
+    test_ask(t, "range", "");
+}
+
+static void test_kv_malformed_commands_change_nothing(void **state)
+{
+    static const char *const bad[] = {
+        "",
+        "put",
+        "put ",
+        "nope",
+        "get",
+        "get a b",
+        "delete",
+        "cas a",
+        "cas",
+        "cas-absent",
+        "delete-range",
+        "PUT a",
+        " put a",
+        "range a",
+        "\n",
+        "\r\n",
+        "delete-range a b c",
+    };
+    struct test_machine *t = *state;
+    struct bytes out = {0};
+
+    for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
+        assert_int_equal(test_apply(t, slice_str(bad[i]), &out), 1);
+        assert_memory_equal(out.data, "error: ", 7);
+    }
+    static const char proto[][6] = {"\0", "\0\x0a", "\0\x0a\x7f", "\0\xff\xff", "\0\x0a\x01\x0a"};
+    for (size_t i = 0; i < sizeof proto / sizeof proto[0]; i++) {
+        assert_int_equal(test_apply(t, slice_of(proto[i], 1 + strlen(proto[i] + 1)), &out), 1);
+    }
+    char *key = xmalloc(5000);
+    memset(key, 'k', 5000);
+    memcpy(key, "put ", 4);
+    key[4998] = ' ';
+    key[4999] = '\0';
+    assert_int_equal(test_apply(t, slice_str(key), &out), 1);
+    free(key);
+    bytes_deinit(&out);
+    test_ask(t, "range", "");
+    test_ask(t, "", NULL);
+    test_ask(t, "range a b x", NULL);
+    test_ask(t, "range a b 0", NULL);
+    test_ask(t, "put a 1", NULL);
+}
+
+static struct slice command_bytes(thole_kv_v1_Command *m, upb_Arena *arena)
+{
+    size_t n;
+    char *data = thole_kv_v1_Command_serialize(m, arena, &n);
+    uint8_t *p = upb_Arena_Malloc(arena, n + 1);
+
+    p[0] = 0;
+    memcpy(p + 1, data, n);
+    return slice_of(p, n + 1);
+}
+
+static const thole_kv_v1_Result *apply_proto(struct test_machine *t, thole_kv_v1_Command *m,
+                                             upb_Arena *arena)
+{
+    struct bytes out = {0};
+    uint64_t code = test_apply(t, command_bytes(m, arena), &out);
+    char *copy = upb_Arena_Malloc(arena, out.size + 1);
+
+    memcpy(copy, out.data != NULL ? out.data : (const uint8_t *)"", out.size);
+    const thole_kv_v1_Result *r = thole_kv_v1_Result_parse(copy, out.size, arena);
+    bytes_deinit(&out);
+    assert_non_null(r);
+    assert_int_equal(thole_kv_v1_Result_code(r), code);
+    return r;
+}
+
+static void test_kv_proto_compare_and_set(void **state)
+{
+    struct test_machine *t = *state;
+    upb_Arena *arena = upb_Arena_New();
+    thole_kv_v1_Command *m = thole_kv_v1_Command_new(arena);
+    thole_kv_v1_CompareAndSet *cas = thole_kv_v1_Command_mutable_compare_and_set(m, arena);
+
+    thole_kv_v1_CompareAndSet_set_key(cas, upb_StringView_FromString("k ey"));
+    thole_kv_v1_CompareAndSet_set_absent(cas, true);
+    thole_kv_v1_CompareAndSet_set_new_value(cas, upb_StringView_FromString("v1"));
+    const thole_kv_v1_Result *r = apply_proto(t, m, arena);
+    assert_int_equal(thole_kv_v1_Result_code(r), thole_kv_v1_CODE_OK);
+    assert_int_equal(thole_kv_v1_KeyValue_mod_index(thole_kv_v1_Result_current(r)), 1);
+
+    r = apply_proto(t, m, arena); /* now it exists */
+    assert_int_equal(thole_kv_v1_Result_code(r), thole_kv_v1_CODE_CONFLICT);
+    assert_int_equal(thole_kv_v1_KeyValue_value(thole_kv_v1_Result_current(r)).size, 2);
+
+    thole_kv_v1_CompareAndSet_set_mod_index(cas, 1);
+    thole_kv_v1_CompareAndSet_set_new_value(cas, upb_StringView_FromString("v2"));
+    r = apply_proto(t, m, arena);
+    assert_int_equal(thole_kv_v1_KeyValue_version(thole_kv_v1_Result_current(r)), 2);
+    assert_int_equal(thole_kv_v1_KeyValue_create_index(thole_kv_v1_Result_current(r)), 1);
+
+    thole_kv_v1_CompareAndSet_set_value(cas, upb_StringView_FromString("v2"));
+    thole_kv_v1_CompareAndSet_set_delete(cas, true);
+    r = apply_proto(t, m, arena);
+    assert_int_equal(thole_kv_v1_Result_deleted(r), 1);
+    r = apply_proto(t, m, arena);
+    assert_int_equal(thole_kv_v1_Result_code(r), thole_kv_v1_CODE_CONFLICT);
+    assert_null(thole_kv_v1_Result_current(r));
+    upb_Arena_Free(arena);
+}
+
+static void test_kv_proto_range_continues(void **state)
+{
+    struct test_machine *t = *state;
+    upb_Arena *arena = upb_Arena_New();
+    thole_kv_v1_Query *m = thole_kv_v1_Query_new(arena);
+    thole_kv_v1_Range *range = thole_kv_v1_Query_mutable_range(m, arena);
+    char text[32];
+    size_t found = 0, rounds = 0;
+    bool more = true;
+    void *view = NULL;
+
+    for (int i = 0; i < 25; i++) {
+        snprintf(text, sizeof text, "put key%02d v%d", i, i);
+        assert_int_equal(test_apply(t, slice_str(text), NULL), 0);
+    }
+    thole_kv_v1_Range_set_limit(range, 10);
+    assert_int_equal(t->type->view_acquire(t->m, &view, NULL), THOLE_OK);
+    assert_int_equal(test_apply(t, slice_str("delete-range -"), NULL), 0); /* not in the view */
+    while (more) {
+        struct test_sink sink;
+        size_t n;
+        char *data = thole_kv_v1_Query_serialize(m, arena, &n);
+        char *query = upb_Arena_Malloc(arena, n + 1);
+
+        query[0] = 0;
+        memcpy(query + 1, data, n);
+        test_sink_init(&sink);
+        assert_int_equal(
+            t->type->query(t->m, view, (struct thole_slice){query, n + 1}, &sink.base, NULL),
+            THOLE_OK);
+        const thole_kv_v1_Answer *a =
+            thole_kv_v1_Answer_parse((const char *)sink.out.data, sink.out.size, arena);
+        assert_non_null(a);
+        const thole_kv_v1_KeyValue *const *items = thole_kv_v1_Answer_items(a, &n);
+        for (size_t i = 0; i < n; i++, found++) {
+            snprintf(text, sizeof text, "key%02zu", found);
+            assert_memory_equal(thole_kv_v1_KeyValue_key(items[i]).data, text, 5);
+            assert_int_equal(thole_kv_v1_KeyValue_mod_index(items[i]), found + 1);
+            assert_int_equal(thole_kv_v1_KeyValue_version(items[i]), 1);
+        }
+        more = thole_kv_v1_Answer_more(a);
+        thole_kv_v1_Range_set_from(range, thole_kv_v1_Answer_next(a));
+        bytes_deinit(&sink.out);
+        rounds++;
+    }
+    t->type->view_release(t->m, view);
+    assert_int_equal(found, 25);
+    assert_int_equal(rounds, 3);
+    upb_Arena_Free(arena);
+}
+
+static void test_kv_batch_sees_its_own_changes(void **state)
+{
+    static const char *const commands[] = {"put a 1", "put c 3",          "delete a",
+                                           "put b 2", "delete-range a c", "put a again",
+                                           "get b",   "cas c 3 4",        "delete-range a -"};
+    static const char *const results[] = {"ok mod_index=101 version=1",
+                                          "ok mod_index=102 version=1",
+                                          "deleted 1",
+                                          "ok mod_index=104 version=1",
+                                          "deleted 2", /* b, and the stored aa */
+                                          "ok mod_index=106 version=1",
+                                          "error: no such key",
+                                          "ok mod_index=108 version=2",
+                                          "deleted 3"}; /* a, c, and the stored z */
+    enum { N = sizeof commands / sizeof commands[0] };
+    struct test_machine *t = *state;
+    struct test_sink sinks[N];
+    struct thole_entry e[N];
+    struct test_watch watch;
+
+    test_text(t, "put aa stored", 0, "ok mod_index=1 version=1");
+    test_text(t, "put z stored", 0, "ok mod_index=2 version=1");
+    for (size_t i = 0; i < N; i++) {
+        test_sink_init(&sinks[i]);
+        e[i] = (struct thole_entry){
+            .index = 101 + i,
+            .command = {commands[i], strlen(commands[i])},
+            .result = &sinks[i].base,
+        };
+    }
+    test_watch_init(&watch);
+    struct thole_apply batch = {.entries = e, .entry_count = N, .watch = &watch.base};
+    assert_int_equal(t->type->apply(t->m, &batch, NULL), THOLE_OK);
+    for (size_t i = 0; i < N; i++) {
+        if (!test_sink_is(&sinks[i], results[i])) {
+            fail_msg("%s: %.*s", commands[i], (int)sinks[i].out.size,
+                     (const char *)sinks[i].out.data);
+        }
+        bytes_deinit(&sinks[i].out);
+    }
+    static const char keys[] = "a c a b aa b a c a c z ";
+    char seen[128] = "";
+    for (size_t i = 0; i < watch.count; i++) {
+        size_t n = strlen(seen);
+        snprintf(seen + n, sizeof seen - n, "%s ", watch.events[i].key);
+    }
+    assert_string_equal(seen, keys);
+    upb_Arena *arena = upb_Arena_New();
+    const thole_kv_v1_Event *last = thole_kv_v1_Event_parse(
+        (const char *)watch.events[10].event->data, watch.events[10].event->size, arena);
+    assert_int_equal(thole_kv_v1_Event_type(last), thole_kv_v1_Event_TYPE_DELETE);
+    assert_int_equal(thole_kv_v1_KeyValue_mod_index(thole_kv_v1_Event_item(last)), 109);
+    upb_Arena_Free(arena);
+    test_watch_clear(&watch);
+    test_ask(t, "range", "");
+}
+
+static void apply_meta(struct test_machine *t, const char *key, const char *value)
+{
+    struct thole_meta meta = {{key, strlen(key)}, {value, value != NULL ? strlen(value) : 0}};
+    struct thole_apply batch = {.meta = &meta, .meta_count = 1};
+
+    assert_int_equal(t->type->apply(t->m, &batch, NULL), THOLE_OK);
+}
+
+static void test_kv_reopen_keeps_data_and_metadata(void **state)
+{
+    struct test_machine *t = *state;
+
+    test_text(t, "put a 1", 0, "ok mod_index=1 version=1");
+    apply_meta(t, "applied", "5");
+    apply_meta(t, "session", "x");
+    apply_meta(t, "gone", "x");
+    apply_meta(t, "gone", NULL);
+    assert_true(state_db_unflushed_bytes(t->db) > 0);
+    assert_int_equal(state_db_flush(t->db, NULL), THOLE_OK);
+    assert_int_equal(state_db_unflushed_bytes(t->db), 0);
+    test_machine_reopen(t);
+    assert_string_equal(t->meta, "applied=5;session=x;");
+    test_ask(t, "range", "a 1\n");
+    t->index = 1;
+    test_text(t, "put a 2", 0, "ok mod_index=2 version=2");
+}
+
+static void test_kv_save_and_restore_to_another_replica(void **state)
+{
+    struct test_machine *t = *state;
+    struct bytes snapshot = {0}, again = {0};
+    char text[64];
+
+    for (int i = 0; i < 3000; i++) {
+        snprintf(text, sizeof text, "put key%04d value-%d", i, i);
+        assert_int_equal(test_apply(t, slice_str(text), NULL), 0);
+    }
+    apply_meta(t, "applied", "5");
+    test_save(t, &snapshot);
+    assert_int_equal(test_apply(t, slice_str("put later x"), NULL), 0);
+
+    /* Another replica on the same host, with rubbish from an interrupted restore. */
+    t->type->close(t->m);
+    t->env.replica_id = 12;
+    t->env.generation = 3;
+    t->meta[0] = '\0';
+    assert_int_equal(t->type->open(&t->env, &t->m, NULL), THOLE_OK);
+    assert_int_equal(test_apply(t, slice_str("put rubbish x"), NULL), 0);
+    assert_int_equal(test_restore(t, bytes_slice(&snapshot), 777, NULL), THOLE_OK);
+    test_save(t, &again);
+    assert_true(slice_equal(bytes_slice(&snapshot), bytes_slice(&again)));
+    test_machine_reopen(t);
+    assert_string_equal(t->meta, "applied=77;");
+    test_ask(t, "get key2999", "value-2999");
+    test_ask(t, "get later", NULL);
+
+    /* Both spaces are there; the first one can go. */
+    struct state_space *spaces;
+    size_t n = 0;
+    assert_int_equal(state_spaces(t->db, &spaces, &n, NULL), THOLE_OK);
+    assert_int_equal(n, 2);
+    assert_int_equal(spaces[0].replica_id, 11);
+    assert_int_equal(spaces[1].generation, 3);
+    free(spaces);
+    struct thole_machine_env old = t->env;
+    old.replica_id = 11;
+    old.generation = 1;
+    assert_int_equal(t->type->destroy(&old, NULL), THOLE_OK);
+    assert_int_equal(state_spaces(t->db, &spaces, &n, NULL), THOLE_OK);
+    assert_int_equal(n, 1);
+    assert_int_equal(spaces[0].replica_id, 12);
+    free(spaces);
+    bytes_deinit(&snapshot);
+    bytes_deinit(&again);
+}
+
+static void test_kv_damaged_snapshots_are_refused(void **state)
+{
+    struct test_machine *t = *state;
+    struct bytes snapshot = {0};
+
+    test_text(t, "put a 1", 0, "ok mod_index=1 version=1");
+    test_text(t, "put b 2", 0, "ok mod_index=2 version=1");
+    test_save(t, &snapshot);
+    for (size_t n = 0; n < snapshot.size; n++) {
+        assert_int_equal(test_restore(t, slice_of(snapshot.data, n), 0, NULL), THOLE_DATA_LOSS);
+    }
+    bytes_append(&snapshot, "x", 1);
+    assert_int_equal(test_restore(t, bytes_slice(&snapshot), 0, NULL), THOLE_DATA_LOSS);
+    snapshot.data[0] = 2;
+    assert_int_equal(test_restore(t, bytes_slice(&snapshot), 0, NULL), THOLE_DATA_LOSS);
+    bytes_deinit(&snapshot);
+}
+
+int main(void)
+{
+#define KV(test) cmocka_unit_test_setup_teardown(test, kv_setup, kv_teardown)
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_builtin_types_are_well_formed),
+        cmocka_unit_test(test_counter_adds_and_answers),
+        cmocka_unit_test(test_counter_snapshot_and_views),
+        cmocka_unit_test(test_noop_counts_and_hashes),
+        KV(test_kv_text_commands),
+        KV(test_kv_malformed_commands_change_nothing),
+        KV(test_kv_proto_compare_and_set),
+        KV(test_kv_proto_range_continues),
+        KV(test_kv_batch_sees_its_own_changes),
+        KV(test_kv_reopen_keeps_data_and_metadata),
+        KV(test_kv_save_and_restore_to_another_replica),
+        KV(test_kv_damaged_snapshots_are_refused),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
