@@ -6,6 +6,7 @@
 #include <upb/upb.h>
 
 #include "agent/agent.h"
+#include "agent/services/utf8.h"
 #include "base/limits.h"
 #include "base/worker.h"
 #include "thole/registry/v1/registry.upb.h"
@@ -141,7 +142,6 @@ struct check {
 /* False: `ret` says what is wrong. */
 bool check_host_spec(const thole_v1_HostSpec *spec, struct check *ret);
 bool check_shard_spec(const thole_v1_ShardSpec *spec, struct check *ret);
-bool check_utf8(struct slice text);
 
 /* A resource's name without its collection: "shards/orders" and "orders" are both orders. */
 upb_StringView name_strip(upb_StringView name, const char *collection);

@@ -1,0 +1,231 @@
+/* The command line: what its files share.
+ *
+ * One table of commands and one of options (commands.c, options.c) make the parser, the help and
+ * the completion. A command gets a `struct cli` with its arguments and options, writes data to
+ * stdout and words to stderr, and returns an exit code. */
+#ifndef AGENT_CLI_CLI_H
+#define AGENT_CLI_CLI_H
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <thole/status.h>
+#include <upb/reflection.h>
+#include <upb/upb.h>
+
+#include "base/buf.h"
+
+/* Documented in docs/operations.md and in `thole help`. */
+enum cli_exit {
+    CLI_OK = 0,
+    CLI_FAILED = 1,
+    CLI_USAGE = 2,
+    CLI_NOT_FOUND = 3,
+    CLI_UNAVAILABLE = 4, /* nobody answered, no leader, or not in time: try again */
+    CLI_UNKNOWN = 5,     /* the outcome is unknown: it may have happened */
+};
+
+/* ---- Options (options.c) ----------------------------------------------------------------------- */
+
+enum cli_option_id {
+    OPT_NONE,
+    /* Global. */
+    OPT_ENDPOINTS,
+    OPT_COMMAND_TIMEOUT,
+    OPT_OUTPUT,
+    OPT_HELP,
+    OPT_VERSION,
+    /* Of some commands. */
+    OPT_FILE,
+    OPT_DRY_RUN,
+    OPT_WAIT,
+    OPT_TIMEOUT,
+    OPT_WATCH,
+    OPT_FOR,
+    OPT_STALE,
+    OPT_MAX_STALENESS,
+    OPT_TEXT,
+    OPT_DATA_BASE64,
+    OPT_SESSION,
+    OPT_SEQUENCE,
+    OPT_TO,
+    OPT_SHARD,
+    OPT_HOST,
+    OPT_OBJECT,
+    OPT_AFTER,
+    OPT_LIMIT,
+    OPT_NON_VOTING,
+    OPT_ALLOW_MISSING,
+    OPT_COUNT,
+    OPT_MODE,
+    OPT_SHARDS,
+    OPT_IN_FLIGHT,
+    OPT_PAYLOAD,
+    OPT_READ_SHARE,
+    OPT_SECONDS,
+    OPT_WARMUP,
+    OPT_VOTERS,
+    OPT_CLEANUP,
+    OPT_OPTIONS, /* how many */
+};
+
+enum cli_option_kind { OPTION_FLAG, OPTION_TEXT, OPTION_NUMBER, OPTION_DURATION, OPTION_CHOICE };
+
+struct cli_option {
+    const char *name; /* without the dashes */
+    char letter;      /* 0: none */
+    enum cli_option_kind kind;
+    const char *value;       /* shown in help: FILE; or the choices "a|b|c" */
+    const char *standard;    /* the default, as text; NULL: none */
+    const char *environment; /* NULL: none */
+    const char *help;
+};
+extern const struct cli_option cli_options[OPT_OPTIONS];
+
+struct cli_value {
+    bool set; /* by flag, environment or file */
+    const char *text;
+    uint64_t number; /* NUMBER; DURATION in ms; a flag's 1 */
+};
+
+struct cli;
+#define CLI_COMMAND_OPTIONS_MAX 16
+struct cli_command {
+    const char *name;      /* one or two words */
+    const char *arguments; /* "SHARD KEY [VALUE]"; "..." after the last takes any number */
+    const char *summary;
+    const char *text; /* more help; NULL: none */
+    uint8_t options[CLI_COMMAND_OPTIONS_MAX];
+    int (*run)(struct cli *c);
+};
+extern const struct cli_command cli_commands[];
+extern const size_t cli_command_count;
+
+struct cli {
+    const struct cli_command *command;
+    const char **args; /* the command's arguments */
+    size_t arg_count;
+    struct cli_value values[OPT_OPTIONS];
+
+    upb_DefPool *pool;
+    upb_Arena *arena; /* lives as long as the process needs it */
+    struct bus_channel *channel;
+    const char *about; /* what errors speak of: `shard "orders"`; NULL: the command */
+};
+
+/* Global options are allowed with every command. */
+bool cli_option_global(enum cli_option_id id);
+/* Parses everything; OK, or CLI_USAGE after words on stderr. `c` is zeroed before. */
+enum cli_exit cli_parse(struct cli *c, int argc, const char *const *argv);
+/* Then environment, file and defaults, for what was not set. */
+enum cli_exit cli_defaults(struct cli *c, const char *config_path);
+/* Checks and stores one option's text; false after words on stderr. `from` names its origin. */
+bool cli_set(struct cli *c, enum cli_option_id id, const char *text, const char *from);
+enum cli_option_id cli_option_find(const char *name, size_t size);
+void cli_deinit(struct cli *c);
+/* "shards/orders", "shard/orders" -> "orders" */
+const char *cli_strip(const char *name, const char *kind);
+
+static inline bool cli_flag(const struct cli *c, enum cli_option_id id)
+{
+    return c->values[id].set && c->values[id].number != 0;
+}
+
+/* ---- Words (words.c) --------------------------------------------------------------------------- */
+
+/* One line on stderr: "thole: ...". Returns the code. */
+enum cli_exit cli_say_usage(const struct cli *c, const char *format, ...)
+    __attribute__((format(printf, 2, 3)));
+enum cli_exit cli_say_failed(const char *format, ...) __attribute__((format(printf, 1, 2)));
+/* What failed, the server's reason, and what to do. */
+enum cli_exit cli_say_status(const char *what, const struct thole_status *st);
+enum cli_exit cli_exit_of(enum thole_code code);
+/* Progress and the like: only words, no prefix. */
+void cli_note(const char *format, ...) __attribute__((format(printf, 1, 2)));
+
+/* Help (help.c), completion (completion.c). */
+void cli_help_all(FILE *out);
+void cli_help_command(FILE *out, const struct cli_command *command);
+const struct cli_command *cli_command_find(const char *first, const char *second);
+int command_help(struct cli *c);
+int command_completion(struct cli *c);
+int command_version(struct cli *c);
+
+/* ---- Units (units.c) --------------------------------------------------------------------------- */
+
+bool cli_parse_number(const char *text, uint64_t *ret);
+/* "250ms", "10s", "5m", "1h"; a bare number is seconds. */
+bool cli_parse_duration(const char *text, uint64_t *ret_ms);
+/* "5s", "3m", "2h", "4d": for tables. */
+const char *cli_age(int64_t since_ms, char *ret, size_t size);
+const char *cli_time(int64_t time_ms, char *ret, size_t size);
+const char *cli_bytes(uint64_t bytes, char *ret, size_t size);
+bool cli_base64_decode(const char *text, size_t size, struct bytes *out);
+void cli_base64_encode(struct slice bytes, struct bytes *out);
+
+/* ---- Calls (client.c) -------------------------------------------------------------------------- */
+
+enum thole_code cli_connect(struct cli *c, struct thole_status *st);
+/* One unary call. Waits for a leader, if there is none, for as long as the command may take. The
+ * reply is in `arena`. */
+enum thole_code cli_call_in(struct cli *c, const char *path, const void *request,
+                            const upb_MiniTable *request_kind, const upb_MiniTable *reply_kind,
+                            upb_Arena *arena, void **ret, struct thole_status *st);
+uint32_t cli_timeout_ms(const struct cli *c);
+
+#define CLI_CALL(c, service, method, request, ret_reply, reply_type, st)                           \
+    cli_call_in((c), "/thole.v1." #service "/" #method, (request),                                 \
+                &thole_v1_##method##Request_msginit, &thole_v1_##reply_type##_msginit, (c)->arena, \
+                (void **)(ret_reply), (st))
+
+/* ---- Output (output.c, yaml_out.c, table.c) ---------------------------------------------------- */
+
+enum cli_format { FORMAT_TABLE, FORMAT_WIDE, FORMAT_JSON, FORMAT_YAML, FORMAT_NAME };
+enum cli_format cli_format(const struct cli *c);
+/* Canonical proto3 JSON, without a newline. */
+void cli_json(struct cli *c, const void *message, const upb_MessageDef *def, struct bytes *out);
+/* A block of YAML. `kind` (may be NULL) is its first line. False if `json` is no JSON. */
+bool cli_yaml(const char *kind, struct slice json, struct bytes *out);
+void cli_print(struct slice bytes); /* to stdout */
+int cli_flush(void);                /* CLI_FAILED if stdout could not be written */
+
+struct cli_table;
+/* Column names, NULL at the end; "+NAME" is only shown wide, ">NAME" is aligned right. */
+struct cli_table *cli_table_new(bool wide, const char *const *columns);
+void cli_table_row(struct cli_table *t);
+void cli_table_cell(struct cli_table *t, const char *format, ...)
+    __attribute__((format(printf, 2, 3)));
+void cli_table_print(struct cli_table *t); /* and frees */
+
+/* Strings of messages for printf: "%.*s", CLI_SV(v). */
+#define CLI_SV(v) (int)(v).size, (v).data != NULL ? (v).data : ""
+upb_StringView cli_sv(const char *text);
+
+/* ---- Commands ---------------------------------------------------------------------------------- */
+
+int command_status(struct cli *c);
+int command_members(struct cli *c);
+int command_apply(struct cli *c);
+int command_diff(struct cli *c);
+int command_get(struct cli *c);
+int command_describe(struct cli *c);
+int command_delete(struct cli *c);
+int command_wait(struct cli *c);
+int command_propose(struct cli *c);
+int command_query(struct cli *c);
+int command_watch(struct cli *c);
+int command_session_open(struct cli *c);
+int command_kv_put(struct cli *c);
+int command_kv_get(struct cli *c);
+int command_kv_delete(struct cli *c);
+int command_kv_range(struct cli *c);
+int command_kv_cas(struct cli *c);
+int command_shard_transfer(struct cli *c);
+int command_replica_create(struct cli *c);
+int command_replica_delete(struct cli *c);
+int command_host_cordon(struct cli *c);
+int command_host_uncordon(struct cli *c);
+int command_host_drain(struct cli *c);
+int command_bench(struct cli *c);
+
+#endif

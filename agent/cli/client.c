@@ -1,0 +1,89 @@
+/* Calls to the cluster. */
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <upb/decode.h>
+#include <upb/encode.h>
+
+#include "agent/cli/cli.h"
+#include "base/clock.h"
+#include "bus/bus.h"
+
+#define RETRY_MS 200
+
+upb_StringView cli_sv(const char *text)
+{
+    return upb_StringView_FromString(text);
+}
+
+uint32_t cli_timeout_ms(const struct cli *c)
+{
+    uint64_t ms = c->values[OPT_COMMAND_TIMEOUT].number;
+    return ms == 0 || ms > UINT32_MAX ? UINT32_MAX : (uint32_t)ms;
+}
+
+enum thole_code cli_connect(struct cli *c, struct thole_status *st)
+{
+    if (c->channel != NULL) {
+        return THOLE_OK;
+    }
+    return bus_channel_new(c->values[OPT_ENDPOINTS].text, &c->channel, st);
+}
+
+/* Is it known that nothing happened, and likely that it soon could? */
+static bool worth_a_retry(const struct thole_status *st)
+{
+    return st->code == THOLE_UNAVAILABLE && st->reason != THOLE_REASON_UNREACHABLE &&
+           st->reason != THOLE_REASON_NONE;
+}
+
+enum thole_code cli_call_in(struct cli *c, const char *path, const void *request,
+                            const upb_MiniTable *request_kind, const upb_MiniTable *reply_kind,
+                            upb_Arena *arena, void **ret, struct thole_status *st)
+{
+    char *bytes = NULL;
+    size_t size = 0;
+    if (cli_connect(c, st) != THOLE_OK) {
+        return st->code;
+    }
+    if (upb_Encode(request, request_kind, 0, arena, &bytes, &size) != kUpb_EncodeStatus_Ok) {
+        return THOLE_FAIL(st, THOLE_INTERNAL, THOLE_REASON_NONE, "cannot encode the request");
+    }
+    uint64_t begin = clock_now(&clock_system);
+    struct buf *reply = NULL;
+    for (;;) {
+        uint64_t passed = (clock_now(&clock_system) - begin) / NS_PER_MS;
+        uint64_t limit = cli_timeout_ms(c);
+        uint32_t left = passed < limit ? (uint32_t)(limit - passed) : 1;
+        if (bus_channel_call(c->channel, path, slice_of(bytes, size), left, &reply, st) ==
+            THOLE_OK) {
+            break;
+        }
+        if (!worth_a_retry(st) || passed + RETRY_MS >= limit) {
+            return st->code;
+        }
+        nanosleep(&(struct timespec){.tv_nsec = RETRY_MS * NS_PER_MS}, NULL);
+    }
+    upb_Message *message = _upb_Message_New(reply_kind, arena);
+    bool ok = upb_Decode((const char *)reply->data, reply->size, message, reply_kind, NULL, 0,
+                         arena) == kUpb_DecodeStatus_Ok;
+    buf_unref(reply);
+    if (!ok) {
+        return THOLE_FAIL(st, THOLE_INTERNAL, THOLE_REASON_NONE, "%s: the reply does not decode",
+                          path);
+    }
+    *ret = message;
+    return THOLE_OK;
+}
+
+void cli_deinit(struct cli *c)
+{
+    bus_channel_free(c->channel);
+    if (c->pool != NULL) {
+        upb_DefPool_Free(c->pool);
+    }
+    if (c->arena != NULL) {
+        upb_Arena_Free(c->arena);
+    }
+    free(c->args);
+}

@@ -1,0 +1,176 @@
+/* `thole describe`: one host or shard with everything around it. */
+#include <inttypes.h>
+#include <stdarg.h>
+#include <string.h>
+
+#include "agent/cli/rows.h"
+
+#define EVENTS_SHOWN 20
+
+static void show_related(struct cli *c, const char *title, const struct rows *rows)
+{
+    printf("\n%s:\n", title);
+    if (rows->count == 0) {
+        printf("none\n");
+    } else {
+        rows_show(c, rows, false, false);
+    }
+}
+
+/* Replicas of a shard or on a host, then the newest events about it. */
+static int related(struct cli *c, const struct rows_query *replicas, const char *object)
+{
+    struct thole_status st;
+    struct rows rows;
+    if (rows_list(c, replicas, &rows, &st) != THOLE_OK) {
+        return cli_say_status("cannot list replicas", &st);
+    }
+    show_related(c, "Replicas", &rows);
+    rows_deinit(&rows);
+    const struct rows_query events = {
+        .kind = ROWS_EVENTS, .object = object, .stale = replicas->stale};
+    if (rows_list(c, &events, &rows, &st) != THOLE_OK) {
+        return cli_say_status("cannot list events", &st);
+    }
+    struct rows newest = rows;
+    if (rows.count > EVENTS_SHOWN) {
+        newest.items += rows.count - EVENTS_SHOWN;
+        newest.count = EVENTS_SHOWN;
+    }
+    show_related(c, "Events", &newest);
+    rows_deinit(&rows);
+    return cli_flush();
+}
+
+static void line(const char *name, const char *format, ...) __attribute__((format(printf, 2, 3)));
+static void line(const char *name, const char *format, ...)
+{
+    va_list args;
+    va_start(args, format);
+    printf("%-12s ", name);
+    vprintf(format, args);
+    putchar('\n');
+    va_end(args);
+}
+
+static void show_conditions(const thole_v1_Shard *s)
+{
+    static const char *const columns[] = {"CONDITION", "STATUS",  "REASON",
+                                          "SINCE",     "MESSAGE", NULL};
+    const thole_v1_ShardStatus *status = thole_v1_Shard_status(s);
+    size_t n = 0;
+    const thole_v1_Condition *const *conditions =
+        status != NULL ? thole_v1_ShardStatus_conditions(status, &n) : NULL;
+    printf("\nConditions (of generation %" PRIu64 "):\n",
+           status != NULL ? thole_v1_ShardStatus_observed_generation(status) : 0);
+    if (n == 0) {
+        printf("none reported yet\n");
+        return;
+    }
+    struct cli_table *t = cli_table_new(false, columns);
+    for (size_t i = 0; i < n; i++) {
+        char time[24];
+        cli_table_row(t);
+        cli_table_cell(t, "%.*s", CLI_SV(thole_v1_Condition_type(conditions[i])));
+        cli_table_cell(t, "%s", thole_v1_Condition_status(conditions[i]) ? "true" : "false");
+        cli_table_cell(t, "%.*s", CLI_SV(thole_v1_Condition_reason(conditions[i])));
+        cli_table_cell(
+            t, "%s",
+            cli_age(thole_v1_Condition_transition_time_ms(conditions[i]), time, sizeof(time)));
+        cli_table_cell(t, "%.*s", CLI_SV(thole_v1_Condition_message(conditions[i])));
+    }
+    cli_table_print(t);
+}
+
+static int describe_shard(struct cli *c, const char *name, bool stale)
+{
+    struct thole_status st;
+    const thole_v1_Shard *s = NULL;
+    if (rows_get_shard(c, name, stale, &s, &st) != THOLE_OK) {
+        return cli_say_status("cannot describe the shard", &st);
+    }
+    const thole_v1_ShardSpec *spec = thole_v1_Shard_spec(s);
+    const thole_v1_ShardStatus *status = thole_v1_Shard_status(s);
+    struct bytes constraints = {0};
+    char time[32];
+    line("Name", "%.*s", CLI_SV(thole_v1_Shard_name(s)));
+    line("Id", "%" PRIu64, thole_v1_Shard_id(s));
+    line("Created", "%s", cli_time(thole_v1_Shard_create_time_ms(s), time, sizeof(time)));
+    if (spec != NULL) {
+        show_constraints(spec, &constraints);
+        line("Type", "%.*s", CLI_SV(thole_v1_ShardSpec_type(spec)));
+        line("Voters", "%" PRIu32, thole_v1_ShardSpec_voters(spec));
+        line("Non-voting", "%" PRIu32, thole_v1_ShardSpec_non_voting(spec));
+        line("Constraints", "%.*s", (int)constraints.size,
+             constraints.size > 0 ? (const char *)constraints.data : "");
+        bytes_deinit(&constraints);
+    }
+    line("Generation", "%" PRIu64, thole_v1_Shard_generation(s));
+    line("Etag", "%.*s", CLI_SV(thole_v1_Shard_etag(s)));
+    if (status != NULL && thole_v1_ShardStatus_leader_replica(status) != 0) {
+        line("Leader", "%.*s (replica %" PRIu64 ", term %" PRIu64 ")",
+             CLI_SV(thole_v1_ShardStatus_leader_host(status)),
+             thole_v1_ShardStatus_leader_replica(status), thole_v1_ShardStatus_leader_term(status));
+    } else {
+        line("Leader", "unknown");
+    }
+    line("Formed", "%s", status != NULL && thole_v1_ShardStatus_formed(status) ? "yes" : "no");
+    if (thole_v1_Shard_deleting(s)) {
+        line("Deleting", "yes");
+    }
+    show_conditions(s);
+    char object[ROWS_NAME_BYTES];
+    const struct rows_query replicas = {.kind = ROWS_REPLICAS, .shard = name, .stale = stale};
+    return related(c, &replicas, rows_name(ROWS_SHARDS, s, object, sizeof(object)));
+}
+
+static int describe_host(struct cli *c, const char *name, bool stale)
+{
+    struct thole_status st;
+    const thole_v1_Host *h = NULL;
+    if (rows_get_host(c, name, stale, &h, &st) != THOLE_OK) {
+        return cli_say_status("cannot describe the host", &st);
+    }
+    const thole_v1_HostSpec *spec = thole_v1_Host_spec(h);
+    const thole_v1_HostStatus *status = thole_v1_Host_status(h);
+    struct bytes tags = {0};
+    char time[32];
+    show_tags(h, &tags);
+    line("Name", "%.*s", CLI_SV(thole_v1_Host_name(h)));
+    line("Id", "%.*s", CLI_SV(thole_v1_Host_id(h)));
+    line("Created", "%s", cli_time(thole_v1_Host_create_time_ms(h), time, sizeof(time)));
+    line("State", "%s", show_host_state(spec != NULL ? thole_v1_HostSpec_state(spec) : 0));
+    line("Tags", "%.*s", (int)tags.size, tags.size > 0 ? (const char *)tags.data : "");
+    bytes_deinit(&tags);
+    if (status != NULL) {
+        line("Liveness", "%s", show_liveness(thole_v1_HostStatus_liveness(status)));
+        line("Address", "%.*s", CLI_SV(thole_v1_HostStatus_address(status)));
+        line("Version", "%.*s", CLI_SV(thole_v1_HostStatus_version(status)));
+        line("Starts", "%" PRIu64, thole_v1_HostStatus_incarnation(status));
+        size_t n = 0;
+        const thole_v1_MachineType *const *types = thole_v1_HostStatus_machine_types(status, &n);
+        printf("%-12s", "Types");
+        for (size_t i = 0; i < n; i++) {
+            printf(" %.*s (%" PRIu32 ")", CLI_SV(thole_v1_MachineType_name(types[i])),
+                   thole_v1_MachineType_version(types[i]));
+        }
+        putchar('\n');
+    }
+    line("Generation", "%" PRIu64, thole_v1_Host_generation(h));
+    line("Etag", "%.*s", CLI_SV(thole_v1_Host_etag(h)));
+    char object[ROWS_NAME_BYTES];
+    const struct rows_query replicas = {.kind = ROWS_REPLICAS, .host = name, .stale = stale};
+    return related(c, &replicas, rows_name(ROWS_HOSTS, h, object, sizeof(object)));
+}
+
+int command_describe(struct cli *c)
+{
+    bool stale = cli_flag(c, OPT_STALE);
+    if (strcmp(c->args[0], "shard") == 0 || strcmp(c->args[0], "shards") == 0) {
+        return describe_shard(c, cli_strip(c->args[1], "shard"), stale);
+    }
+    if (strcmp(c->args[0], "host") == 0 || strcmp(c->args[0], "hosts") == 0) {
+        return describe_host(c, cli_strip(c->args[1], "host"), stale);
+    }
+    return cli_say_usage(c, "\"%s\" is neither host nor shard", c->args[0]);
+}

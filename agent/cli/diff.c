@@ -1,0 +1,118 @@
+/* `thole diff`: what apply would change, as a unified diff of YAML. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "agent/cli/apply.h"
+#include "thole/v1/resources.upbdefs.h"
+
+#define DIFF_ERROR 2
+
+struct lines {
+    char *text;
+    char **items;
+    size_t count;
+};
+
+static void lines_split(struct bytes *text, struct lines *ret)
+{
+    bytes_append(text, "", 1);
+    *ret = (struct lines){.text = xstrdup((const char *)text->data)};
+    for (char *at = ret->text; *at != '\0';) {
+        ret->items = xrealloc(ret->items, (ret->count + 1) * sizeof(*ret->items));
+        ret->items[ret->count++] = at;
+        char *end = strchrnul(at, '\n');
+        at = *end != '\0' ? end + 1 : end;
+        *end = '\0';
+    }
+}
+
+static void lines_deinit(struct lines *l)
+{
+    free(l->items);
+    free(l->text);
+}
+
+/* Longest common subsequence, the plain way: specs are short. */
+static void print_diff(const struct lines *a, const struct lines *b)
+{
+    size_t width = b->count + 1;
+    uint32_t *common = xcalloc((a->count + 1) * width, sizeof(*common));
+    for (size_t i = a->count; i-- > 0;) {
+        for (size_t k = b->count; k-- > 0;) {
+            uint32_t down = common[(i + 1) * width + k], right = common[i * width + k + 1];
+            common[i * width + k] = strcmp(a->items[i], b->items[k]) == 0
+                                        ? common[(i + 1) * width + k + 1] + 1
+                                    : down > right ? down
+                                                   : right;
+        }
+    }
+    for (size_t i = 0, k = 0; i < a->count || k < b->count;) {
+        if (i < a->count && k < b->count && strcmp(a->items[i], b->items[k]) == 0) {
+            printf("  %s\n", a->items[i]);
+            i++;
+            k++;
+        } else if (i < a->count &&
+                   (k == b->count || common[(i + 1) * width + k] >= common[i * width + k + 1])) {
+            printf("- %s\n", a->items[i++]);
+        } else {
+            printf("+ %s\n", b->items[k++]);
+        }
+    }
+    free(common);
+}
+
+static void spec_lines(struct cli *c, const struct spec *s, const void *row, struct lines *ret)
+{
+    struct bytes json = {0}, yaml = {0};
+    if (row != NULL && s->kind == SPEC_SHARD && thole_v1_Shard_spec(row) != NULL) {
+        cli_json(c, thole_v1_Shard_spec(row), thole_v1_ShardSpec_getmsgdef(c->pool), &json);
+    } else if (row != NULL && s->kind == SPEC_HOST && thole_v1_Host_spec(row) != NULL) {
+        cli_json(c, thole_v1_Host_spec(row), thole_v1_HostSpec_getmsgdef(c->pool), &json);
+    }
+    if (json.size > 0) {
+        cli_yaml(NULL, bytes_slice(&json), &yaml);
+    }
+    lines_split(&yaml, ret);
+    bytes_deinit(&json);
+    bytes_deinit(&yaml);
+}
+
+/* 0 the same, 1 different, more: failed. */
+static int diff_one(struct cli *c, const struct spec *s)
+{
+    struct thole_status st;
+    const void *current = NULL;
+    const char *name = apply_name(c, s);
+    if (apply_current(c, s, &current, &st) != THOLE_OK) {
+        int code = cli_say_status(name, &st);
+        return code > DIFF_ERROR ? code : DIFF_ERROR;
+    }
+    if (apply_same(c, s, current)) {
+        return 0;
+    }
+    struct lines is, wanted;
+    spec_lines(c, s, current, &is);
+    spec_lines(c, s, s->row, &wanted);
+    const char *kind = s->kind == SPEC_SHARD ? "shards" : "hosts";
+    printf("--- %s/%s%s\n+++ %s/%s (%s:%zu)\n", kind, name, current == NULL ? " (none)" : "", kind,
+           name, s->source, s->line);
+    print_diff(&is, &wanted);
+    lines_deinit(&is);
+    lines_deinit(&wanted);
+    return 1;
+}
+
+int command_diff(struct cli *c)
+{
+    struct spec_list list = {0};
+    int result = apply_read(c, &list);
+    if (result != CLI_OK) {
+        result = DIFF_ERROR;
+    }
+    for (size_t i = 0; result < DIFF_ERROR && i < list.count; i++) {
+        int one = diff_one(c, &list.items[i]);
+        result = one > result ? one : result;
+    }
+    spec_list_deinit(&list);
+    return cli_flush() == CLI_OK ? result : DIFF_ERROR;
+}

@@ -1,0 +1,246 @@
+/* `thole get`: lists, single rows, and --watch. */
+#include <string.h>
+#include <upb/decode.h>
+#include <upb/encode.h>
+
+#include "agent/cli/rows.h"
+
+struct get {
+    struct cli *c;
+    struct rows_query q;
+    const char *name; /* NULL: all */
+    uint64_t limit;
+    uint64_t replica;
+    /* While watching: what changed since the last bookmark. */
+    struct rows batch;
+    upb_Arena *arena;
+    bool begun;
+};
+
+static bool parse_kind(const char *text, enum rows_kind *ret)
+{
+    static const char *const names[][3] = {
+        [ROWS_HOSTS] = {"hosts", "host"},
+        [ROWS_SHARDS] = {"shards", "shard"},
+        [ROWS_REPLICAS] = {"replicas", "replica"},
+        [ROWS_EVENTS] = {"events", "event"},
+    };
+    for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
+        if (strcmp(names[i][0], text) == 0 || strcmp(names[i][1], text) == 0) {
+            *ret = (enum rows_kind)i;
+            return true;
+        }
+    }
+    return false;
+}
+
+/* What the options leave of a row. */
+static bool wanted(const struct get *g, enum rows_kind kind, const void *row)
+{
+    char name[ROWS_NAME_BYTES];
+    if (kind != g->q.kind) {
+        return false;
+    }
+    switch (kind) {
+    case ROWS_HOSTS:
+        return g->name == NULL || upb_StringView_IsEqual(thole_v1_Host_name(row), cli_sv(g->name));
+    case ROWS_SHARDS:
+        return g->name == NULL || upb_StringView_IsEqual(thole_v1_Shard_name(row), cli_sv(g->name));
+    case ROWS_REPLICAS:
+        return (g->name == NULL || thole_v1_Replica_id(row) == g->replica) &&
+               (g->q.shard == NULL ||
+                upb_StringView_IsEqual(thole_v1_Replica_shard(row), cli_sv(g->q.shard))) &&
+               (g->q.host == NULL ||
+                upb_StringView_IsEqual(thole_v1_Replica_host(row), cli_sv(g->q.host)));
+    case ROWS_EVENTS:
+        break;
+    }
+    rows_name(kind, row, name, sizeof(name));
+    size_t size = g->q.object != NULL ? strlen(g->q.object) : 0;
+    return size == 0 ||
+           (strncmp(name, g->q.object, size) == 0 && (name[size] == '\0' || name[size] == '/'));
+}
+
+/* ---- Lists ------------------------------------------------------------------------------------- */
+
+static int get_list(struct get *g)
+{
+    struct cli *c = g->c;
+    struct thole_status st;
+    struct rows all, some = {.kind = g->q.kind};
+    if (rows_list(c, &g->q, &all, &st) != THOLE_OK) {
+        return cli_say_status("cannot list", &st);
+    }
+    /* Of events the newest are wanted. */
+    size_t skip = g->limit != 0 && g->q.kind == ROWS_EVENTS && all.count > g->limit
+                      ? all.count - (size_t)g->limit
+                      : 0;
+    for (size_t i = skip; i < all.count && (g->limit == 0 || some.count < g->limit); i++) {
+        if (wanted(g, g->q.kind, all.items[i])) {
+            rows_add(&some, all.items[i]);
+        }
+    }
+    int result = CLI_OK;
+    if (some.count == 0 && g->name != NULL && g->q.kind != ROWS_EVENTS) {
+        (void)cli_say_failed("there is no such replica: %s", g->name);
+        result = CLI_NOT_FOUND;
+    } else {
+        rows_show(c, &some, true, g->name != NULL && g->q.kind != ROWS_EVENTS);
+        result = cli_flush();
+    }
+    rows_deinit(&some);
+    rows_deinit(&all);
+    return result;
+}
+
+static int get_one(struct get *g)
+{
+    struct thole_status st;
+    const void *row = NULL;
+    bool stale = g->q.stale;
+    enum thole_code code =
+        g->q.kind == ROWS_HOSTS
+            ? rows_get_host(g->c, g->name, stale, (const thole_v1_Host **)&row, &st)
+            : rows_get_shard(g->c, g->name, stale, (const thole_v1_Shard **)&row, &st);
+    if (code != THOLE_OK) {
+        return cli_say_status("cannot get", &st);
+    }
+    struct rows rows = {.kind = g->q.kind};
+    rows_add(&rows, row);
+    rows_show(g->c, &rows, true, true);
+    rows_deinit(&rows);
+    return cli_flush();
+}
+
+/* ---- Watching ---------------------------------------------------------------------------------- */
+
+static void show_gone(struct get *g, upb_StringView name)
+{
+    static const char *const prefixes[] = {"hosts/", "shards/", "shards/", "?"};
+    const char *prefix = prefixes[g->q.kind];
+    size_t size = strlen(prefix);
+    bool replica = memmem(name.data, name.size, "/replicas/", 10) != NULL;
+    if (name.size > size && memcmp(name.data, prefix, size) == 0 &&
+        replica == (g->q.kind == ROWS_REPLICAS)) {
+        if (cli_format(g->c) == FORMAT_JSON) {
+            printf("{\"deleted\":\"%.*s\"}\n", CLI_SV(name));
+        } else {
+            printf("%.*s deleted\n", CLI_SV(name));
+        }
+    }
+}
+
+static void flush_batch(struct get *g)
+{
+    enum cli_format format = cli_format(g->c);
+    if (g->batch.count > 0 && format == FORMAT_JSON) {
+        for (size_t i = 0; i < g->batch.count; i++) { /* one object a line, for programs */
+            struct rows one = {.kind = g->q.kind, .items = &g->batch.items[i], .count = 1};
+            rows_show(g->c, &one, false, true);
+        }
+    } else if (g->batch.count > 0) {
+        if (format == FORMAT_YAML && g->begun) {
+            printf("---\n");
+        }
+        rows_show(g->c, &g->batch, false, false);
+        g->begun = true;
+    }
+    fflush(stdout);
+    rows_deinit(&g->batch);
+    upb_Arena_Free(g->arena);
+    g->arena = upb_Arena_New();
+}
+
+/* Rows live only as long as their message, so a batch keeps copies. */
+static void keep(struct get *g, enum rows_kind kind, const void *row, const upb_MiniTable *table)
+{
+    if (!wanted(g, kind, row)) {
+        return;
+    }
+    char *bytes = NULL;
+    size_t size = 0;
+    upb_Message *copy = _upb_Message_New(table, g->arena);
+    if (upb_Encode(row, table, 0, g->arena, &bytes, &size) == kUpb_EncodeStatus_Ok &&
+        upb_Decode(bytes, size, copy, table, NULL, 0, g->arena) == kUpb_DecodeStatus_Ok) {
+        rows_add(&g->batch, copy);
+    }
+}
+
+static bool watch_row(void *ctx, const thole_v1_WatchClusterResponse *m)
+{
+    struct get *g = ctx;
+    switch (thole_v1_WatchClusterResponse_row_case(m)) {
+    case thole_v1_WatchClusterResponse_row_host:
+        keep(g, ROWS_HOSTS, thole_v1_WatchClusterResponse_host(m), &thole_v1_Host_msginit);
+        break;
+    case thole_v1_WatchClusterResponse_row_shard:
+        keep(g, ROWS_SHARDS, thole_v1_WatchClusterResponse_shard(m), &thole_v1_Shard_msginit);
+        break;
+    case thole_v1_WatchClusterResponse_row_replica:
+        keep(g, ROWS_REPLICAS, thole_v1_WatchClusterResponse_replica(m), &thole_v1_Replica_msginit);
+        break;
+    case thole_v1_WatchClusterResponse_row_event:
+        keep(g, ROWS_EVENTS, thole_v1_WatchClusterResponse_event(m), &thole_v1_Event_msginit);
+        break;
+    case thole_v1_WatchClusterResponse_row_deleted:
+        show_gone(g, thole_v1_WatchClusterResponse_deleted(m));
+        break;
+    case thole_v1_WatchClusterResponse_row_NOT_SET:
+        break;
+    }
+    if (thole_v1_WatchClusterResponse_bookmark(m)) {
+        flush_batch(g);
+    }
+    return ferror(stdout) == 0;
+}
+
+static int get_watch(struct get *g)
+{
+    struct thole_status st;
+    g->batch.kind = g->q.kind;
+    g->arena = upb_Arena_New();
+    if (g->q.kind == ROWS_EVENTS) { /* the snapshot has none */
+        int result = get_list(g);
+        if (result != CLI_OK) {
+            upb_Arena_Free(g->arena);
+            return result;
+        }
+    }
+    enum thole_code code = rows_watch(g->c, 0, watch_row, g, &st);
+    rows_deinit(&g->batch);
+    upb_Arena_Free(g->arena);
+    return code == THOLE_OK ? cli_flush() : (int)cli_say_status("the watch ended", &st);
+}
+
+int command_get(struct cli *c)
+{
+    struct get g = {.c = c, .limit = c->values[OPT_LIMIT].number};
+    if (!parse_kind(c->args[0], &g.q.kind)) {
+        return cli_say_usage(c, "\"%s\" is none of hosts, shards, replicas, events", c->args[0]);
+    }
+    g.name = c->arg_count > 1 ? c->args[1] : NULL;
+    if (c->values[OPT_SHARD].set) {
+        g.q.shard = cli_strip(c->values[OPT_SHARD].text, "shard");
+    }
+    if (c->values[OPT_HOST].set) {
+        g.q.host = cli_strip(c->values[OPT_HOST].text, "host");
+    }
+    g.q.object = c->values[OPT_OBJECT].set ? c->values[OPT_OBJECT].text : NULL;
+    g.q.after = c->values[OPT_AFTER].number;
+    g.q.stale = cli_flag(c, OPT_STALE);
+    if (g.name != NULL && g.q.kind == ROWS_EVENTS) {
+        g.q.object = g.name;
+    } else if (g.name != NULL && g.q.kind == ROWS_REPLICAS) {
+        const char *slash = strrchr(g.name, '/');
+        if (!cli_parse_number(slash != NULL ? slash + 1 : g.name, &g.replica)) {
+            return cli_say_usage(c, "\"%s\" is no replica id", g.name);
+        }
+    } else if (g.name != NULL) {
+        g.name = cli_strip(g.name, g.q.kind == ROWS_HOSTS ? "host" : "shard");
+    }
+    if (cli_flag(c, OPT_WATCH)) {
+        return get_watch(&g);
+    }
+    bool one = g.name != NULL && (g.q.kind == ROWS_HOSTS || g.q.kind == ROWS_SHARDS);
+    return one ? get_one(&g) : get_list(&g);
+}

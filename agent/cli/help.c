@@ -1,0 +1,104 @@
+/* Help, made from the tables. */
+#include <string.h>
+
+#include "agent/cli/cli.h"
+
+static void print_option(FILE *out, enum cli_option_id id)
+{
+    const struct cli_option *o = &cli_options[id];
+    char name[80];
+    bool value = o->kind != OPTION_FLAG;
+    snprintf(name, sizeof(name), "--%s%s%s", o->name, value ? " " : "", value ? o->value : "");
+    if (o->letter != 0) {
+        fprintf(out, "  -%c, ", o->letter);
+    } else {
+        fputs("      ", out);
+    }
+    fprintf(out, "%-30s", name);
+    if (strlen(name) > 29) { /* no room left for the text on this line */
+        fprintf(out, "\n%36s", "");
+    }
+    fputs(o->help, out);
+    if (o->standard != NULL) {
+        fprintf(out, " (%s)", o->standard);
+    }
+    if (o->environment != NULL) {
+        fprintf(out, " [%s]", o->environment);
+    }
+    fputc('\n', out);
+}
+
+static void print_global(FILE *out)
+{
+    fputs("\nOptions of all commands:\n", out);
+    for (unsigned id = 1; id < OPT_OPTIONS; id++) {
+        if (cli_option_global((enum cli_option_id)id)) {
+            print_option(out, (enum cli_option_id)id);
+        }
+    }
+}
+
+void cli_help_all(FILE *out)
+{
+    fputs("Usage: thole COMMAND [ARGUMENTS] [OPTIONS]\n\nCommands:\n", out);
+    for (size_t i = 0; i < cli_command_count; i++) {
+        const struct cli_command *command = &cli_commands[i];
+        fprintf(out, "  %-22s %s\n", command->name, command->summary);
+    }
+    print_global(out);
+    fputs("\nA flag beats the environment, which beats ~/.config/thole/config.yaml (lines such as\n"
+          "\"endpoints: HOST:PORT\"). Data goes to stdout, words to stderr.\n"
+          "\nExit codes: 0 done, 1 failed, 2 wrong usage, 3 not found, 4 unavailable or timed out\n"
+          "(try again), 5 outcome unknown.\n"
+          "\n`thole help COMMAND` explains a command.\n",
+          out);
+}
+
+void cli_help_command(FILE *out, const struct cli_command *command)
+{
+    fprintf(out, "Usage: thole %s%s%s%s\n\n%s\n", command->name,
+            command->arguments[0] != '\0' ? " " : "", command->arguments,
+            command->options[0] != 0 ? " [OPTIONS]" : "", command->summary);
+    if (command->text != NULL) {
+        fprintf(out, "\n%s\n", command->text);
+    }
+    if (command->options[0] != 0) {
+        fputs("\nOptions:\n", out);
+        for (size_t i = 0; i < CLI_COMMAND_OPTIONS_MAX && command->options[i] != 0; i++) {
+            print_option(out, (enum cli_option_id)command->options[i]);
+        }
+    }
+    print_global(out);
+}
+
+/* `thole help kv` lists the commands that begin with it. */
+static bool help_group(const char *first)
+{
+    bool any = false;
+    size_t size = strlen(first);
+    for (size_t i = 0; i < cli_command_count; i++) {
+        const struct cli_command *command = &cli_commands[i];
+        if (strncmp(command->name, first, size) == 0 && command->name[size] == ' ') {
+            printf("  thole %s %-26s %s\n", command->name, command->arguments, command->summary);
+            any = true;
+        }
+    }
+    return any;
+}
+
+int command_help(struct cli *c)
+{
+    if (c->arg_count == 0) {
+        cli_help_all(stdout);
+        return cli_flush();
+    }
+    const struct cli_command *command =
+        cli_command_find(c->args[0], c->arg_count > 1 ? c->args[1] : NULL);
+    if (command != NULL) {
+        cli_help_command(stdout, command);
+    } else if (!help_group(c->args[0])) {
+        c->command = NULL;
+        return cli_say_usage(c, "there is no command \"%s\"", c->args[0]);
+    }
+    return cli_flush();
+}

@@ -1,0 +1,42 @@
+/* The command line: `thole`. Parse, run, exit with the documented code. */
+#include <locale.h>
+#include <signal.h>
+
+#include "agent/cli/cli.h"
+
+static int run(struct cli *c, int argc, const char *const *argv)
+{
+    enum cli_exit result = cli_parse(c, argc, argv);
+    if (result != CLI_OK) {
+        return result;
+    }
+    if (cli_flag(c, OPT_VERSION)) {
+        return command_version(c);
+    }
+    if (cli_flag(c, OPT_HELP) || c->command == NULL) {
+        bool asked = cli_flag(c, OPT_HELP);
+        if (c->command != NULL) {
+            cli_help_command(stdout, c->command);
+        } else {
+            cli_help_all(asked ? stdout : stderr);
+        }
+        return asked ? cli_flush() : CLI_USAGE;
+    }
+    result = cli_defaults(c, NULL);
+    if (result != CLI_OK) {
+        return result;
+    }
+    return c->command->run(c);
+}
+
+int main(int argc, char **argv)
+{
+    setlocale(LC_CTYPE, "C.UTF-8"); /* widths of table cells */
+    signal(SIGPIPE, SIG_IGN);
+    struct cli c = {0};
+    c.arena = upb_Arena_New();
+    c.pool = upb_DefPool_New();
+    int result = run(&c, argc, (const char *const *)argv);
+    cli_deinit(&c);
+    return result;
+}

@@ -1,0 +1,203 @@
+/* Commands that change one thing: delete, hosts, replicas, leadership. */
+#include <inttypes.h>
+#include <stdarg.h>
+#include <string.h>
+
+#include "agent/cli/wait.h"
+#include "base/uuid.h"
+
+/* A request id of our own makes it safe to send a request again. */
+static upb_StringView request_id(struct cli *c)
+{
+    struct uuid id = uuid_random();
+    char *text = upb_Arena_Malloc(c->arena, UUID_TEXT_BYTES);
+    uuid_format(&id, text);
+    return cli_sv(text);
+}
+
+static int done(struct cli *c, struct wait_item *item, const char *format, ...)
+    __attribute__((format(printf, 3, 4)));
+/* Says what was done on stdout, and waits if that was asked for. */
+static int done(struct cli *c, struct wait_item *item, const char *format, ...)
+{
+    va_list args;
+    va_start(args, format);
+    vprintf(format, args);
+    putchar('\n');
+    va_end(args);
+    int result = cli_flush();
+    if (result == CLI_OK && item != NULL && cli_flag(c, OPT_WAIT)) {
+        result = wait_all(c, item, 1, wait_timeout_ms(c));
+    }
+    return result;
+}
+
+/* ---- Delete ------------------------------------------------------------------------------------ */
+
+static int delete_shard(struct cli *c, const char *name)
+{
+    struct thole_status st;
+    const thole_v1_DeleteShardResponse *reply = NULL;
+    thole_v1_DeleteShardRequest *request = thole_v1_DeleteShardRequest_new(c->arena);
+    thole_v1_DeleteShardRequest_set_name(request, cli_sv(name));
+    thole_v1_DeleteShardRequest_set_allow_missing(request, cli_flag(c, OPT_ALLOW_MISSING));
+    thole_v1_DeleteShardRequest_set_request_id(request, request_id(c));
+    if (CLI_CALL(c, Shards, DeleteShard, request, &reply, DeleteShardResponse, &st)) {
+        return cli_say_status("cannot delete the shard", &st);
+    }
+    struct wait_item item = {.kind = ROWS_SHARDS, .what = WAIT_DELETED, .name = name};
+    return done(c, &item, "shards/%s %s", name, cli_flag(c, OPT_WAIT) ? "deleting" : "deleted");
+}
+
+static int delete_replica(struct cli *c, const char *text)
+{
+    struct thole_status st;
+    const thole_v1_DeleteReplicaResponse *reply = NULL;
+    thole_v1_DeleteReplicaRequest *request = thole_v1_DeleteReplicaRequest_new(c->arena);
+    const char *slash = strrchr(text, '/');
+    uint64_t id = 0;
+    if (!cli_parse_number(slash != NULL ? slash + 1 : text, &id)) {
+        return cli_say_usage(c, "\"%s\" is no replica id", text);
+    }
+    thole_v1_DeleteReplicaRequest_set_id(request, id);
+    thole_v1_DeleteReplicaRequest_set_request_id(request, request_id(c));
+    if (CLI_CALL(c, Replicas, DeleteReplica, request, &reply, DeleteReplicaResponse, &st) &&
+        !(st.code == THOLE_NOT_FOUND && cli_flag(c, OPT_ALLOW_MISSING))) {
+        return cli_say_status("cannot delete the replica", &st);
+    }
+    struct wait_item item = {.kind = ROWS_REPLICAS, .what = WAIT_DELETED, .id = id};
+    return done(c, &item, "replicas/%" PRIu64 " %s", id,
+                cli_flag(c, OPT_WAIT) ? "deleting" : "deleted");
+}
+
+static int delete_host(struct cli *c, const char *name)
+{
+    struct thole_status st;
+    const thole_v1_DeleteHostResponse *reply = NULL;
+    thole_v1_DeleteHostRequest *request = thole_v1_DeleteHostRequest_new(c->arena);
+    thole_v1_DeleteHostRequest_set_name(request, cli_sv(name));
+    thole_v1_DeleteHostRequest_set_request_id(request, request_id(c));
+    if (CLI_CALL(c, Hosts, DeleteHost, request, &reply, DeleteHostResponse, &st) &&
+        !(st.code == THOLE_NOT_FOUND && cli_flag(c, OPT_ALLOW_MISSING))) {
+        return cli_say_status("cannot delete the host", &st);
+    }
+    struct wait_item item = {.kind = ROWS_HOSTS, .what = WAIT_DELETED, .name = name};
+    return done(c, &item, "hosts/%s deleted", name);
+}
+
+int command_delete(struct cli *c)
+{
+    const char *kind = c->args[0];
+    if (strcmp(kind, "shard") == 0 || strcmp(kind, "shards") == 0) {
+        return delete_shard(c, cli_strip(c->args[1], "shard"));
+    }
+    if (strcmp(kind, "replica") == 0 || strcmp(kind, "replicas") == 0) {
+        return delete_replica(c, c->args[1]);
+    }
+    if (strcmp(kind, "host") == 0 || strcmp(kind, "hosts") == 0) {
+        return delete_host(c, cli_strip(c->args[1], "host"));
+    }
+    return cli_say_usage(c, "\"%s\" is none of shard, replica, host", kind);
+}
+
+/* ---- Replicas ---------------------------------------------------------------------------------- */
+
+int command_replica_create(struct cli *c)
+{
+    struct thole_status st;
+    const thole_v1_Replica *reply = NULL;
+    thole_v1_CreateReplicaRequest *request = thole_v1_CreateReplicaRequest_new(c->arena);
+    thole_v1_CreateReplicaRequest_set_shard(request, cli_sv(cli_strip(c->args[0], "shard")));
+    thole_v1_CreateReplicaRequest_set_host(request, cli_sv(cli_strip(c->args[1], "host")));
+    thole_v1_CreateReplicaRequest_set_role(request, cli_flag(c, OPT_NON_VOTING)
+                                                        ? thole_v1_REPLICA_ROLE_NON_VOTING
+                                                        : thole_v1_REPLICA_ROLE_VOTER);
+    thole_v1_CreateReplicaRequest_set_request_id(request, request_id(c));
+    if (CLI_CALL(c, Replicas, CreateReplica, request, &reply, Replica, &st)) {
+        return cli_say_status("cannot create the replica", &st);
+    }
+    char name[ROWS_NAME_BYTES];
+    struct wait_item item = {
+        .kind = ROWS_REPLICAS, .what = WAIT_RUNNING, .id = thole_v1_Replica_id(reply)};
+    return done(c, &item, "%s created", rows_name(ROWS_REPLICAS, reply, name, sizeof(name)));
+}
+
+int command_replica_delete(struct cli *c)
+{
+    return delete_replica(c, c->args[0]);
+}
+
+/* ---- Leadership -------------------------------------------------------------------------------- */
+
+int command_shard_transfer(struct cli *c)
+{
+    struct thole_status st;
+    const thole_v1_TransferLeaderResponse *reply = NULL;
+    const char *name = cli_strip(c->args[0], "shard");
+    thole_v1_TransferLeaderRequest *request = thole_v1_TransferLeaderRequest_new(c->arena);
+    thole_v1_TransferLeaderRequest_set_shard(request, cli_sv(name));
+    thole_v1_TransferLeaderRequest_set_replica_id(request, c->values[OPT_TO].number);
+    if (CLI_CALL(c, Shards, TransferLeader, request, &reply, TransferLeaderResponse, &st)) {
+        return cli_say_status("cannot transfer the leadership", &st);
+    }
+    printf("shards/%s is led by replica %" PRIu64 " on %.*s\n", name,
+           thole_v1_TransferLeaderResponse_leader_replica(reply),
+           CLI_SV(thole_v1_TransferLeaderResponse_leader_host(reply)));
+    return cli_flush();
+}
+
+/* ---- Hosts ------------------------------------------------------------------------------------- */
+
+/* Sets the state and keeps the rest; guarded by the etag, and read again if that is stale. */
+static enum thole_code set_state(struct cli *c, const char *name, int32_t state,
+                                 struct thole_status *st)
+{
+    for (int attempt = 0;; attempt++) {
+        const thole_v1_Host *row = NULL, *reply = NULL;
+        if (rows_get_host(c, name, false, &row, st) != THOLE_OK) {
+            return st->code;
+        }
+        thole_v1_Host *host = (thole_v1_Host *)(uintptr_t)row; /* ours: decoded for us */
+        thole_v1_HostSpec_set_state(thole_v1_Host_mutable_spec(host, c->arena), state);
+        thole_v1_UpdateHostRequest *request = thole_v1_UpdateHostRequest_new(c->arena);
+        thole_v1_UpdateHostRequest_set_host(request, host);
+        enum thole_code code = CLI_CALL(c, Hosts, UpdateHost, request, &reply, Host, st);
+        if (code != THOLE_ABORTED || attempt == 4) {
+            return code;
+        }
+    }
+}
+
+static int host_state(struct cli *c, int32_t state, const char *verb, struct wait_item *item)
+{
+    struct thole_status st;
+    const char *name = cli_strip(c->args[0], "host");
+    if (set_state(c, name, state, &st) != THOLE_OK) {
+        return cli_say_status("cannot change the host", &st);
+    }
+    if (item != NULL) {
+        item->name = name;
+        if (cli_flag(c, OPT_WAIT)) {
+            cli_note("^C stops waiting; the drain goes on; `thole wait --for drained host/%s` "
+                     "waits again",
+                     name);
+        }
+    }
+    return done(c, item, "hosts/%s %s", name, verb);
+}
+
+int command_host_cordon(struct cli *c)
+{
+    return host_state(c, thole_v1_HOST_STATE_CORDONED, "cordoned", NULL);
+}
+
+int command_host_uncordon(struct cli *c)
+{
+    return host_state(c, thole_v1_HOST_STATE_ACTIVE, "active", NULL);
+}
+
+int command_host_drain(struct cli *c)
+{
+    struct wait_item item = {.kind = ROWS_HOSTS, .what = WAIT_DRAINED};
+    return host_state(c, thole_v1_HOST_STATE_DRAINING, "draining", &item);
+}

@@ -1,0 +1,47 @@
+/* What is printed: JSON, and the common parts of all forms. */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <upb/json_encode.h>
+
+#include "agent/cli/cli.h"
+
+enum cli_format cli_format(const struct cli *c)
+{
+    static const char *const names[] = {"table", "wide", "json", "yaml", "name"};
+    const char *text = c->values[OPT_OUTPUT].text;
+    for (size_t i = 0; text != NULL && i < sizeof(names) / sizeof(names[0]); i++) {
+        if (strcmp(names[i], text) == 0) {
+            return (enum cli_format)i;
+        }
+    }
+    return FORMAT_TABLE;
+}
+
+void cli_json(struct cli *c, const void *message, const upb_MessageDef *def, struct bytes *out)
+{
+    upb_Status status;
+    upb_Status_Clear(&status);
+    size_t size = upb_JsonEncode(message, def, c->pool, 0, NULL, 0, &status);
+    if (!upb_Status_IsOk(&status)) {
+        cli_say_failed("cannot show a message as JSON: %s", upb_Status_ErrorMessage(&status));
+        return;
+    }
+    char *text = xmalloc(size + 1);
+    upb_JsonEncode(message, def, c->pool, 0, text, size + 1, &status);
+    bytes_append(out, text, size);
+    free(text);
+}
+
+void cli_print(struct slice bytes)
+{
+    fwrite(bytes.data, 1, bytes.size, stdout);
+}
+
+int cli_flush(void)
+{
+    if (fflush(stdout) != 0 || ferror(stdout)) {
+        return errno == EPIPE ? CLI_OK : (int)cli_say_failed("cannot write: %s", strerror(errno));
+    }
+    return CLI_OK;
+}

@@ -1,0 +1,272 @@
+/* Reading rows: lists with all their pages, single ones, and watching. */
+#include "agent/cli/rows.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "base/clock.h"
+#include "bus/bus.h"
+#include "thole/v1/resources.upbdefs.h"
+
+#define PAGE_SIZE 1000
+
+void rows_add(struct rows *rows, const void *item)
+{
+    if ((rows->count & (rows->count - 1)) == 0) { /* full at each power of two */
+        size_t capacity = rows->count == 0 ? 1 : rows->count * 2;
+        rows->items = xrealloc(rows->items, capacity * sizeof(*rows->items));
+    }
+    rows->items[rows->count++] = item;
+}
+
+void rows_deinit(struct rows *rows)
+{
+    free(rows->items);
+    rows->items = NULL;
+    rows->count = 0;
+}
+
+static upb_StringView view_of(const char *text)
+{
+    return text != NULL ? cli_sv(text) : (upb_StringView){NULL, 0};
+}
+
+#define LIST_PAGE(Service, Names, names)                                                 \
+    thole_v1_List##Names##Response *reply = NULL;                                        \
+    thole_v1_List##Names##Request_set_page_size(request, PAGE_SIZE);                     \
+    thole_v1_List##Names##Request_set_page_token(request, *token);                       \
+    thole_v1_List##Names##Request_set_stale(request, q->stale);                          \
+    if (CLI_CALL(c, Service, List##Names, request, &reply, List##Names##Response, st)) { \
+        return st->code;                                                                 \
+    }                                                                                    \
+    size_t n = 0;                                                                        \
+    const void *const *items =                                                           \
+        (const void *const *)thole_v1_List##Names##Response_##names(reply, &n);          \
+    for (size_t i = 0; i < n; i++) {                                                     \
+        rows_add(ret, items[i]);                                                         \
+    }                                                                                    \
+    ret->revision = thole_v1_List##Names##Response_revision(reply);                      \
+    *token = thole_v1_List##Names##Response_next_page_token(reply);                      \
+    return THOLE_OK
+
+static enum thole_code hosts_page(struct cli *c, const struct rows_query *q, upb_StringView *token,
+                                  struct rows *ret, struct thole_status *st)
+{
+    thole_v1_ListHostsRequest *request = thole_v1_ListHostsRequest_new(c->arena);
+    LIST_PAGE(Hosts, Hosts, hosts);
+}
+
+static enum thole_code shards_page(struct cli *c, const struct rows_query *q, upb_StringView *token,
+                                   struct rows *ret, struct thole_status *st)
+{
+    thole_v1_ListShardsRequest *request = thole_v1_ListShardsRequest_new(c->arena);
+    LIST_PAGE(Shards, Shards, shards);
+}
+
+static enum thole_code replicas_page(struct cli *c, const struct rows_query *q,
+                                     upb_StringView *token, struct rows *ret,
+                                     struct thole_status *st)
+{
+    thole_v1_ListReplicasRequest *request = thole_v1_ListReplicasRequest_new(c->arena);
+    thole_v1_ListReplicasRequest_set_shard(request, view_of(q->shard));
+    thole_v1_ListReplicasRequest_set_host(request, view_of(q->host));
+    LIST_PAGE(Replicas, Replicas, replicas);
+}
+
+static enum thole_code events_page(struct cli *c, const struct rows_query *q, upb_StringView *token,
+                                   struct rows *ret, struct thole_status *st)
+{
+    thole_v1_ListEventsRequest *request = thole_v1_ListEventsRequest_new(c->arena);
+    thole_v1_ListEventsRequest_set_object(request, view_of(q->object));
+    thole_v1_ListEventsRequest_set_after_revision(request, q->after);
+    LIST_PAGE(Events, Events, events);
+}
+
+enum thole_code rows_list(struct cli *c, const struct rows_query *q, struct rows *ret,
+                          struct thole_status *st)
+{
+    upb_StringView token = {NULL, 0};
+    *ret = (struct rows){.kind = q->kind};
+    do {
+        enum thole_code code = THOLE_OK;
+        switch (q->kind) {
+        case ROWS_HOSTS:
+            code = hosts_page(c, q, &token, ret, st);
+            break;
+        case ROWS_SHARDS:
+            code = shards_page(c, q, &token, ret, st);
+            break;
+        case ROWS_REPLICAS:
+            code = replicas_page(c, q, &token, ret, st);
+            break;
+        case ROWS_EVENTS:
+            code = events_page(c, q, &token, ret, st);
+            break;
+        }
+        if (code != THOLE_OK) {
+            rows_deinit(ret);
+            return code;
+        }
+    } while (token.size > 0);
+    return THOLE_OK;
+}
+
+enum thole_code rows_get_shard(struct cli *c, const char *name, bool stale,
+                               const thole_v1_Shard **ret, struct thole_status *st)
+{
+    thole_v1_GetShardRequest *request = thole_v1_GetShardRequest_new(c->arena);
+    thole_v1_GetShardRequest_set_name(request, cli_sv(name));
+    thole_v1_GetShardRequest_set_stale(request, stale);
+    return CLI_CALL(c, Shards, GetShard, request, ret, Shard, st);
+}
+
+enum thole_code rows_get_host(struct cli *c, const char *name, bool stale,
+                              const thole_v1_Host **ret, struct thole_status *st)
+{
+    thole_v1_GetHostRequest *request = thole_v1_GetHostRequest_new(c->arena);
+    thole_v1_GetHostRequest_set_name(request, cli_sv(name));
+    thole_v1_GetHostRequest_set_stale(request, stale);
+    return CLI_CALL(c, Hosts, GetHost, request, ret, Host, st);
+}
+
+const thole_v1_Condition *rows_condition(const thole_v1_Shard *shard, const char *type)
+{
+    const thole_v1_ShardStatus *status = thole_v1_Shard_status(shard);
+    size_t n = 0;
+    const thole_v1_Condition *const *conditions =
+        status != NULL ? thole_v1_ShardStatus_conditions(status, &n) : NULL;
+    for (size_t i = 0; i < n; i++) {
+        if (upb_StringView_IsEqual(thole_v1_Condition_type(conditions[i]), cli_sv(type))) {
+            return conditions[i];
+        }
+    }
+    return NULL;
+}
+
+bool rows_shard_ready(const thole_v1_Shard *shard)
+{
+    const thole_v1_Condition *ready = rows_condition(shard, "Ready");
+    return ready != NULL && thole_v1_Condition_status(ready) &&
+           thole_v1_ShardStatus_observed_generation(thole_v1_Shard_status(shard)) >=
+               thole_v1_Shard_generation(shard);
+}
+
+const char *rows_name(enum rows_kind kind, const void *row, char *ret, size_t size)
+{
+    ret[0] = '\0';
+    switch (kind) {
+    case ROWS_HOSTS:
+        snprintf(ret, size, "hosts/%.*s", CLI_SV(thole_v1_Host_name(row)));
+        break;
+    case ROWS_SHARDS:
+        snprintf(ret, size, "shards/%.*s", CLI_SV(thole_v1_Shard_name(row)));
+        break;
+    case ROWS_REPLICAS:
+        snprintf(ret, size, "shards/%.*s/replicas/%llu", CLI_SV(thole_v1_Replica_shard(row)),
+                 (unsigned long long)thole_v1_Replica_id(row));
+        break;
+    case ROWS_EVENTS:
+        snprintf(ret, size, "%.*s", CLI_SV(thole_v1_Event_object(row)));
+        break;
+    }
+    return ret;
+}
+
+const upb_MessageDef *rows_def(struct cli *c, enum rows_kind kind)
+{
+    switch (kind) {
+    case ROWS_HOSTS:
+        return thole_v1_Host_getmsgdef(c->pool);
+    case ROWS_SHARDS:
+        return thole_v1_Shard_getmsgdef(c->pool);
+    case ROWS_REPLICAS:
+        return thole_v1_Replica_getmsgdef(c->pool);
+    case ROWS_EVENTS:
+        break;
+    }
+    return thole_v1_Event_getmsgdef(c->pool);
+}
+
+/* ---- Watching ---------------------------------------------------------------------------------- */
+
+struct watching {
+    struct cli *c;
+    uint64_t begin_ns, timeout_ms;
+    uint64_t revision; /* seen up to here */
+    rows_watch_fn row;
+    void *ctx;
+};
+
+static bool time_left(const struct watching *w, uint32_t *ret_ms)
+{
+    uint64_t passed = (clock_now(&clock_system) - w->begin_ns) / NS_PER_MS;
+    if (w->timeout_ms == 0) {
+        *ret_ms = 24 * 3600 * 1000;
+        return true;
+    }
+    *ret_ms = passed < w->timeout_ms ? (uint32_t)(w->timeout_ms - passed) : 0;
+    return passed < w->timeout_ms;
+}
+
+/* One stream, until it ends. True: the watcher has seen enough. */
+static bool watch_stream(struct watching *w, struct bus_stream *stream, struct thole_status *st)
+{
+    uint32_t left = 0;
+    while (time_left(w, &left)) {
+        struct buf *b = NULL;
+        if (bus_stream_next(stream, left, &b, st) != THOLE_OK) {
+            return false;
+        }
+        upb_Arena *arena = upb_Arena_New();
+        const thole_v1_WatchClusterResponse *m =
+            thole_v1_WatchClusterResponse_parse((const char *)b->data, b->size, arena);
+        bool more = m != NULL && w->row(w->ctx, m);
+        if (m != NULL && thole_v1_WatchClusterResponse_bookmark(m)) {
+            w->revision = thole_v1_WatchClusterResponse_revision(m);
+        }
+        upb_Arena_Free(arena);
+        buf_unref(b);
+        if (!more) {
+            return true;
+        }
+    }
+    (void)THOLE_FAIL(st, THOLE_DEADLINE_EXCEEDED, THOLE_REASON_NONE, "the time is over");
+    return false;
+}
+
+enum thole_code rows_watch(struct cli *c, uint64_t timeout_ms, rows_watch_fn row, void *ctx,
+                           struct thole_status *st)
+{
+    struct watching w = {.c = c, .timeout_ms = timeout_ms, .row = row, .ctx = ctx};
+    w.begin_ns = clock_now(&clock_system);
+    uint32_t left = 0;
+    if (cli_connect(c, st) != THOLE_OK) {
+        return st->code;
+    }
+    while (time_left(&w, &left)) {
+        upb_Arena *arena = upb_Arena_New();
+        thole_v1_WatchClusterRequest *request = thole_v1_WatchClusterRequest_new(arena);
+        thole_v1_WatchClusterRequest_set_from_revision(request, w.revision);
+        size_t size = 0;
+        char *bytes = thole_v1_WatchClusterRequest_serialize(request, arena, &size);
+        struct bus_stream *stream = NULL;
+        bool enough = bus_channel_stream(c->channel, "/thole.v1.Cluster/Watch",
+                                         slice_of(bytes, size), &stream, st) == THOLE_OK &&
+                      watch_stream(&w, stream, st);
+        bus_stream_free(stream);
+        upb_Arena_Free(arena);
+        if (enough) {
+            return THOLE_OK;
+        }
+        /* Begin again: elsewhere, or with a snapshot. */
+        if (st->code == THOLE_OUT_OF_RANGE && st->reason == THOLE_REASON_COMPACTED) {
+            w.revision = 0;
+        } else if (st->code != THOLE_UNAVAILABLE || w.revision == 0) {
+            return st->code;
+        } else {
+            nanosleep(&(struct timespec){.tv_nsec = 300 * NS_PER_MS}, NULL);
+        }
+    }
+    return THOLE_FAIL(st, THOLE_DEADLINE_EXCEEDED, THOLE_REASON_NONE, "the time is over");
+}

@@ -1,0 +1,63 @@
+/* Rows of the cluster: reading them (rows.c), and showing them (show.c). */
+#ifndef AGENT_CLI_ROWS_H
+#define AGENT_CLI_ROWS_H
+
+#include "agent/cli/cli.h"
+#include "thole/v1/control.upb.h"
+#include "thole/v1/resources.upb.h"
+
+enum rows_kind { ROWS_HOSTS, ROWS_SHARDS, ROWS_REPLICAS, ROWS_EVENTS };
+
+struct rows {
+    enum rows_kind kind;
+    const void **items; /* in the caller's arena; the array is released by rows_deinit */
+    size_t count;
+    uint64_t revision;
+};
+
+struct rows_query {
+    enum rows_kind kind;
+    const char *shard, *host; /* replicas; NULL: any */
+    const char *object;       /* events; NULL: any */
+    uint64_t after;           /* events */
+    bool stale;
+};
+
+/* All pages. */
+enum thole_code rows_list(struct cli *c, const struct rows_query *q, struct rows *ret,
+                          struct thole_status *st);
+void rows_deinit(struct rows *rows);
+void rows_add(struct rows *rows, const void *item);
+
+enum thole_code rows_get_shard(struct cli *c, const char *name, bool stale,
+                               const thole_v1_Shard **ret, struct thole_status *st);
+enum thole_code rows_get_host(struct cli *c, const char *name, bool stale,
+                              const thole_v1_Host **ret, struct thole_status *st);
+const thole_v1_Condition *rows_condition(const thole_v1_Shard *shard, const char *type);
+/* Ready, of the spec that is in force now. */
+bool rows_shard_ready(const thole_v1_Shard *shard);
+
+/* "shards/orders" and the like. */
+const char *rows_name(enum rows_kind kind, const void *row, char *ret, size_t size);
+#define ROWS_NAME_BYTES 320
+const upb_MessageDef *rows_def(struct cli *c, enum rows_kind kind);
+
+/* In the format of -o; a table has a header if `header`. `single`: an object instead of a list. */
+void rows_show(struct cli *c, const struct rows *rows, bool header, bool single);
+const char *rows_enum(enum rows_kind kind, int32_t value); /* host state, replica phase */
+const char *show_liveness(int32_t value);
+const char *show_role(int32_t value);
+const char *show_host_state(int32_t value);
+const char *show_phase(int32_t value);
+const char *show_owner(int32_t value);
+void show_tags(const thole_v1_Host *host, struct bytes *out);
+void show_constraints(const thole_v1_ShardSpec *spec, struct bytes *out);
+
+/* Runs `row` for each message of Cluster.Watch until it returns false, the time is over
+ * (DEADLINE_EXCEEDED) or the stream fails. timeout_ms 0: for ever. Resumes by revision when a
+ * host goes away. */
+typedef bool (*rows_watch_fn)(void *ctx, const thole_v1_WatchClusterResponse *message);
+enum thole_code rows_watch(struct cli *c, uint64_t timeout_ms, rows_watch_fn row, void *ctx,
+                           struct thole_status *st);
+
+#endif

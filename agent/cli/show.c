@@ -1,0 +1,283 @@
+/* Showing rows: tables, and the other forms of -o. */
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "agent/cli/rows.h"
+
+#define NAME_OF(names, value) \
+    ((value) >= 0 && (size_t)(value) < sizeof(names) / sizeof((names)[0]) ? (names)[value] : "?")
+
+const char *show_host_state(int32_t value)
+{
+    static const char *const names[] = {"-", "active", "cordoned", "draining", "removed"};
+    return NAME_OF(names, value);
+}
+
+const char *show_liveness(int32_t value)
+{
+    static const char *const names[] = {"-", "live", "suspect", "dead"};
+    return NAME_OF(names, value);
+}
+
+const char *show_role(int32_t value)
+{
+    static const char *const names[] = {"-", "voter", "non-voting"};
+    return NAME_OF(names, value);
+}
+
+const char *show_phase(int32_t value)
+{
+    static const char *const names[] = {"waiting", "joining", "catching-up", "running",
+                                        "out",     "gone",    "failed"};
+    return NAME_OF(names, value);
+}
+
+const char *show_owner(int32_t value)
+{
+    static const char *const names[] = {"-", "placement", "user"};
+    return NAME_OF(names, value);
+}
+
+static const char *constraint_operator(int32_t value)
+{
+    static const char *const names[] = {"?", "in", "not in", "exists", "does not exist"};
+    return NAME_OF(names, value);
+}
+
+static int compare_text(const void *a, const void *b)
+{
+    return strcmp(*(const char *const *)a, *(const char *const *)b);
+}
+
+/* "disk=ssd,zone=a", in the order of the keys. */
+void show_tags(const thole_v1_Host *host, struct bytes *out)
+{
+    const thole_v1_HostSpec *spec = thole_v1_Host_spec(host);
+    size_t n = spec != NULL ? thole_v1_HostSpec_tags_size(spec) : 0;
+    char **tags = xcalloc(n + 1, sizeof(*tags));
+    size_t it = kUpb_Map_Begin, count = 0;
+    const thole_v1_HostSpec_TagsEntry *tag;
+    while (count < n && (tag = thole_v1_HostSpec_tags_next(spec, &it)) != NULL) {
+        tags[count++] = xasprintf("%.*s=%.*s", CLI_SV(thole_v1_HostSpec_TagsEntry_key(tag)),
+                                  CLI_SV(thole_v1_HostSpec_TagsEntry_value(tag)));
+    }
+    qsort(tags, count, sizeof(*tags), compare_text);
+    for (size_t i = 0; i < count; i++) {
+        bytes_printf(out, "%s%s", i > 0 ? "," : "", tags[i]);
+        free(tags[i]);
+    }
+    free(tags);
+}
+
+void show_constraints(const thole_v1_ShardSpec *spec, struct bytes *out)
+{
+    size_t n = 0;
+    const thole_v1_Constraint *const *constraints =
+        spec != NULL ? thole_v1_ShardSpec_constraints(spec, &n) : NULL;
+    for (size_t i = 0; i < n; i++) {
+        size_t values = 0;
+        const upb_StringView *value = thole_v1_Constraint_values(constraints[i], &values);
+        bytes_printf(out, "%s%.*s %s", i > 0 ? "; " : "",
+                     CLI_SV(thole_v1_Constraint_key(constraints[i])),
+                     constraint_operator(thole_v1_Constraint_operator(constraints[i])));
+        for (size_t k = 0; k < values; k++) {
+            bytes_printf(out, "%s%.*s", k == 0 ? " " : ",", CLI_SV(value[k]));
+        }
+    }
+}
+
+static const char *text_of(struct bytes *b)
+{
+    bytes_append(b, "", 1);
+    return (const char *)b->data;
+}
+
+static void host_row(struct cli_table *t, const thole_v1_Host *h)
+{
+    const thole_v1_HostSpec *spec = thole_v1_Host_spec(h);
+    const thole_v1_HostStatus *status = thole_v1_Host_status(h);
+    struct bytes tags = {0}, types = {0};
+    char age[24];
+    show_tags(h, &tags);
+    size_t n = 0;
+    const thole_v1_MachineType *const *type =
+        status != NULL ? thole_v1_HostStatus_machine_types(status, &n) : NULL;
+    for (size_t i = 0; i < n; i++) {
+        bytes_printf(&types, "%s%.*s", i > 0 ? "," : "",
+                     CLI_SV(thole_v1_MachineType_name(type[i])));
+    }
+    upb_StringView none = {NULL, 0};
+    cli_table_row(t);
+    cli_table_cell(t, "%.*s", CLI_SV(thole_v1_Host_name(h)));
+    cli_table_cell(t, "%s", show_host_state(spec != NULL ? thole_v1_HostSpec_state(spec) : 0));
+    cli_table_cell(t, "%s",
+                   show_liveness(status != NULL ? thole_v1_HostStatus_liveness(status) : 0));
+    cli_table_cell(t, "%.*s", CLI_SV(status != NULL ? thole_v1_HostStatus_address(status) : none));
+    cli_table_cell(t, "%s", text_of(&tags));
+    cli_table_cell(t, "%.*s", CLI_SV(status != NULL ? thole_v1_HostStatus_version(status) : none));
+    cli_table_cell(t, "%s", cli_age(thole_v1_Host_create_time_ms(h), age, sizeof(age)));
+    cli_table_cell(t, "%.*s", CLI_SV(thole_v1_Host_id(h)));
+    cli_table_cell(t, "%" PRIu64, status != NULL ? thole_v1_HostStatus_incarnation(status) : 0);
+    cli_table_cell(t, "%s", text_of(&types));
+    bytes_deinit(&tags);
+    bytes_deinit(&types);
+}
+
+static void ready_cell(struct cli_table *t, const thole_v1_Shard *s)
+{
+    const thole_v1_Condition *placed = rows_condition(s, "Placed");
+    const thole_v1_Condition *ready = rows_condition(s, "Ready");
+    const thole_v1_Condition *why =
+        placed != NULL && !thole_v1_Condition_status(placed) ? placed : ready;
+    if (thole_v1_Shard_deleting(s)) {
+        cli_table_cell(t, "deleting");
+    } else if (rows_shard_ready(s)) {
+        cli_table_cell(t, "yes");
+    } else if (why != NULL && thole_v1_Condition_reason(why).size > 0) {
+        cli_table_cell(t, "no (%.*s)", CLI_SV(thole_v1_Condition_reason(why)));
+    } else {
+        cli_table_cell(t, "no");
+    }
+}
+
+static void shard_row(struct cli_table *t, const thole_v1_Shard *s)
+{
+    const thole_v1_ShardSpec *spec = thole_v1_Shard_spec(s);
+    const thole_v1_ShardStatus *status = thole_v1_Shard_status(s);
+    upb_StringView none = {NULL, 0};
+    struct bytes constraints = {0};
+    char age[24];
+    show_constraints(spec, &constraints);
+    cli_table_row(t);
+    cli_table_cell(t, "%.*s", CLI_SV(thole_v1_Shard_name(s)));
+    cli_table_cell(t, "%.*s", CLI_SV(spec != NULL ? thole_v1_ShardSpec_type(spec) : none));
+    cli_table_cell(t, "%" PRIu32, spec != NULL ? thole_v1_ShardSpec_voters(spec) : 0);
+    ready_cell(t, s);
+    cli_table_cell(t, "%.*s",
+                   CLI_SV(status != NULL ? thole_v1_ShardStatus_leader_host(status) : none));
+    cli_table_cell(t, "%" PRIu64, status != NULL ? thole_v1_ShardStatus_leader_term(status) : 0);
+    cli_table_cell(t, "%s", cli_age(thole_v1_Shard_create_time_ms(s), age, sizeof(age)));
+    cli_table_cell(t, "%" PRIu64, thole_v1_Shard_id(s));
+    cli_table_cell(t, "%" PRIu32, spec != NULL ? thole_v1_ShardSpec_non_voting(spec) : 0);
+    cli_table_cell(t, "%" PRIu64, thole_v1_Shard_generation(s));
+    cli_table_cell(t, "%s", text_of(&constraints));
+    bytes_deinit(&constraints);
+}
+
+static void replica_row(struct cli_table *t, const thole_v1_Replica *r)
+{
+    char age[24];
+    cli_table_row(t);
+    cli_table_cell(t, "%" PRIu64, thole_v1_Replica_id(r));
+    cli_table_cell(t, "%.*s", CLI_SV(thole_v1_Replica_shard(r)));
+    cli_table_cell(t, "%.*s", CLI_SV(thole_v1_Replica_host(r)));
+    cli_table_cell(t, "%s", show_role(thole_v1_Replica_role(r)));
+    cli_table_cell(t, "%s%s", show_phase(thole_v1_Replica_phase(r)),
+                   thole_v1_Replica_desired(r) == thole_v1_REPLICA_DESIRED_REMOVE ? " (removing)"
+                                                                                  : "");
+    cli_table_cell(t, "%s", cli_age(thole_v1_Replica_create_time_ms(r), age, sizeof(age)));
+    cli_table_cell(t, "%.*s", CLI_SV(thole_v1_Replica_message(r)));
+    cli_table_cell(t, "%s", show_owner(thole_v1_Replica_owner(r)));
+    cli_table_cell(t, "%s", thole_v1_Replica_initial(r) ? "yes" : "no");
+    cli_table_cell(t, "%" PRIu64, thole_v1_Replica_out_index(r));
+}
+
+static void event_row(struct cli_table *t, const thole_v1_Event *e)
+{
+    char time[32];
+    cli_table_row(t);
+    cli_table_cell(t, "%s", cli_time(thole_v1_Event_time_ms(e), time, sizeof(time)));
+    cli_table_cell(t, "%" PRIu64, thole_v1_Event_revision(e));
+    cli_table_cell(t, "%.*s", CLI_SV(thole_v1_Event_actor(e)));
+    cli_table_cell(t, "%.*s", CLI_SV(thole_v1_Event_object(e)));
+    cli_table_cell(t, "%.*s", CLI_SV(thole_v1_Event_reason(e)));
+    cli_table_cell(t, "%.*s", CLI_SV(thole_v1_Event_message(e)));
+}
+
+static void show_table(const struct rows *rows, bool wide)
+{
+    static const char *const columns[][16] = {
+        [ROWS_HOSTS] = {"NAME", "STATE", "LIVENESS", "ADDRESS", "TAGS", "VERSION", "AGE", "+ID",
+                        "+>STARTS", "+TYPES"},
+        [ROWS_SHARDS] = {"NAME", "TYPE", ">VOTERS", "READY", "LEADER", ">TERM", "AGE", "+>ID",
+                         "+>NON-VOTING", "+>GENERATION", "+CONSTRAINTS"},
+        [ROWS_REPLICAS] = {">ID", "SHARD", "HOST", "ROLE", "PHASE", "AGE", "MESSAGE", "+OWNER",
+                           "+INITIAL", "+>OUT-INDEX"},
+        [ROWS_EVENTS] = {"TIME", "+>REVISION", "ACTOR", "OBJECT", "REASON", "MESSAGE"},
+    };
+    struct cli_table *t = cli_table_new(wide, columns[rows->kind]);
+    for (size_t i = 0; i < rows->count; i++) {
+        switch (rows->kind) {
+        case ROWS_HOSTS:
+            host_row(t, rows->items[i]);
+            break;
+        case ROWS_SHARDS:
+            shard_row(t, rows->items[i]);
+            break;
+        case ROWS_REPLICAS:
+            replica_row(t, rows->items[i]);
+            break;
+        case ROWS_EVENTS:
+            event_row(t, rows->items[i]);
+            break;
+        }
+    }
+    cli_table_print(t);
+}
+
+static void show_json(struct cli *c, const struct rows *rows, bool single)
+{
+    struct bytes out = {0};
+    for (size_t i = 0; i < rows->count; i++) {
+        bytes_append_str(&out, single ? "" : i == 0 ? "[" : ",\n ");
+        cli_json(c, rows->items[i], rows_def(c, rows->kind), &out);
+    }
+    bytes_append_str(&out, single ? "\n" : rows->count == 0 ? "[]\n" : "]\n");
+    cli_print(bytes_slice(&out));
+    bytes_deinit(&out);
+}
+
+static void show_yaml(struct cli *c, const struct rows *rows)
+{
+    const char *kind = rows->kind == ROWS_HOSTS    ? "Host"
+                       : rows->kind == ROWS_SHARDS ? "Shard"
+                                                   : NULL;
+    for (size_t i = 0; i < rows->count; i++) {
+        struct bytes json = {0}, out = {0};
+        cli_json(c, rows->items[i], rows_def(c, rows->kind), &json);
+        if (i > 0) {
+            bytes_append_str(&out, "---\n");
+        }
+        cli_yaml(kind, bytes_slice(&json), &out);
+        cli_print(bytes_slice(&out));
+        bytes_deinit(&json);
+        bytes_deinit(&out);
+    }
+}
+
+void rows_show(struct cli *c, const struct rows *rows, bool header, bool single)
+{
+    char name[ROWS_NAME_BYTES];
+    switch (cli_format(c)) {
+    case FORMAT_TABLE:
+    case FORMAT_WIDE:
+        if (rows->count == 0 && header) {
+            cli_note("none");
+        } else if (rows->count > 0) {
+            show_table(rows, cli_format(c) == FORMAT_WIDE);
+        }
+        break;
+    case FORMAT_JSON:
+        show_json(c, rows, single);
+        break;
+    case FORMAT_YAML:
+        show_yaml(c, rows);
+        break;
+    case FORMAT_NAME:
+        for (size_t i = 0; i < rows->count; i++) {
+            printf("%s\n", rows_name(rows->kind, rows->items[i], name, sizeof(name)));
+        }
+        break;
+    }
+}

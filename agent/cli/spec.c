@@ -1,0 +1,173 @@
+/* Documents of a file: {kind, name, spec}. */
+#include "agent/cli/spec.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "agent/cli/cli.h"
+#include "thole/v1/resources.upbdefs.h"
+
+/* What the server fills in, and a user may leave in a document. */
+static bool is_observed(const char *name)
+{
+    static const char *const names[] = {
+        "id", "status", "generation", "revision", "create_time_ms", "initial", "deleting"};
+    for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
+        if (strcmp(names[i], name) == 0) {
+            return true;
+        }
+    }
+    return false;
+}
+
+static yaml_node_t *find(struct spec_reader *r, yaml_node_t *mapping, const char *name)
+{
+    for (yaml_node_pair_t *p = mapping->data.mapping.pairs.start;
+         p < mapping->data.mapping.pairs.top; p++) {
+        yaml_node_t *key = yaml_document_get_node(r->doc, p->key);
+        if (key->type == YAML_SCALAR_NODE &&
+            strcmp((const char *)key->data.scalar.value, name) == 0) {
+            return yaml_document_get_node(r->doc, p->value);
+        }
+    }
+    return NULL;
+}
+
+static bool read_kind(struct spec_reader *r, yaml_node_t *root, enum spec_kind *ret)
+{
+    if (root->type != YAML_MAPPING_NODE) {
+        return spec_fail(r, root, "a document with kind, name and spec is expected");
+    }
+    yaml_node_t *node = find(r, root, "kind");
+    if (node == NULL || node->type != YAML_SCALAR_NODE) {
+        return spec_fail(r, root, "kind: is needed: Shard or Host");
+    }
+    const char *kind = (const char *)node->data.scalar.value;
+    if (strcmp(kind, "Shard") == 0) {
+        *ret = SPEC_SHARD;
+    } else if (strcmp(kind, "Host") == 0) {
+        *ret = SPEC_HOST;
+    } else {
+        return spec_fail(r, node, "kind: \"%.40s\" is neither Shard nor Host", kind);
+    }
+    return true;
+}
+
+/* name, spec and etag go into the row; all other fields are known, or an error. */
+static bool read_row(struct spec_reader *r, yaml_node_t *root, const upb_MessageDef *def,
+                     upb_Message *row)
+{
+    unsigned seen = 0;
+    for (yaml_node_pair_t *p = root->data.mapping.pairs.start; p < root->data.mapping.pairs.top;
+         p++) {
+        yaml_node_t *key = yaml_document_get_node(r->doc, p->key);
+        yaml_node_t *value = yaml_document_get_node(r->doc, p->value);
+        if (key->type != YAML_SCALAR_NODE) {
+            return spec_fail(r, key, "a field's name is expected");
+        }
+        const char *name = (const char *)key->data.scalar.value;
+        const upb_FieldDef *field = spec_field(def, name, key->data.scalar.length);
+        if (strcmp(name, "kind") == 0 || (field != NULL && is_observed(upb_FieldDef_Name(field)))) {
+            continue;
+        }
+        if (field == NULL) {
+            return spec_fail(
+                r, key, "%.60s: there is no such field; there are: kind, name, spec, etag", name);
+        }
+        uint32_t bit = 1u << (upb_FieldDef_Number(field) & 31);
+        if (seen & bit) {
+            return spec_fail(r, key, "%.60s: is there twice", name);
+        }
+        seen |= bit;
+        if (upb_FieldDef_IsSubMessage(field)) {
+            upb_Message *spec = upb_Message_Mutable(row, field, r->arena).msg;
+            if (!spec_message(r, value, name, 1, spec, upb_FieldDef_MessageSubDef(field))) {
+                return false;
+            }
+            continue;
+        }
+        if (value->type != YAML_SCALAR_NODE) {
+            return spec_fail(r, value, "%s: a single value is expected", name);
+        }
+        char *copy = upb_Arena_Malloc(r->arena, value->data.scalar.length + 1);
+        memcpy(copy, value->data.scalar.value, value->data.scalar.length + 1);
+        upb_MessageValue text = {.str_val = {copy, value->data.scalar.length}};
+        upb_Message_Set(row, field, text, r->arena);
+    }
+    return true;
+}
+
+static bool read_document(struct spec_reader *r, yaml_node_t *root, struct spec_list *list)
+{
+    enum spec_kind kind = SPEC_SHARD;
+    r->nodes = 0;
+    if (!read_kind(r, root, &kind)) {
+        return false;
+    }
+    const upb_MessageDef *def =
+        kind == SPEC_SHARD ? thole_v1_Shard_getmsgdef(r->pool) : thole_v1_Host_getmsgdef(r->pool);
+    upb_Message *row = upb_Message_New(def, r->arena);
+    if (!read_row(r, root, def, row)) {
+        return false;
+    }
+    const upb_FieldDef *name = upb_MessageDef_FindFieldByName(def, "name");
+    if (upb_Message_Get(row, name).str_val.size == 0) {
+        return spec_fail(r, root, "name: is needed");
+    }
+    if (!upb_Message_Has(row, upb_MessageDef_FindFieldByName(def, "spec"))) {
+        return spec_fail(r, root, "spec: is needed");
+    }
+    list->items = xrealloc(list->items, (list->count + 1) * sizeof(*list->items));
+    list->items[list->count++] = (struct spec){r->source, root->start_mark.line + 1, kind, row};
+    return true;
+}
+
+bool spec_parse(upb_DefPool *pool, upb_Arena *arena, const char *source, struct slice text,
+                struct spec_list *list, struct spec_error *error)
+{
+    yaml_parser_t parser;
+    struct spec_reader r = {.pool = pool, .arena = arena, .error = error};
+    size_t source_size = strlen(source) + 1;
+    char *source_copy = upb_Arena_Malloc(arena, source_size);
+    memcpy(source_copy, source, source_size);
+    r.source = source_copy;
+    if (text.size > SPEC_BYTES_MAX) {
+        snprintf(error->text, sizeof(error->text), "%s: has more than %d bytes", source,
+                 SPEC_BYTES_MAX);
+        return false;
+    }
+    if (!yaml_parser_initialize(&parser)) {
+        abort(); /* out of memory */
+    }
+    yaml_parser_set_input_string(&parser, text.data, text.size);
+    bool ok = true, end = false;
+    while (ok && !end) {
+        yaml_document_t doc;
+        if (!yaml_parser_load(&parser, &doc)) {
+            snprintf(error->text, sizeof(error->text), "%s:%zu: %s", source,
+                     parser.problem_mark.line + 1,
+                     parser.problem != NULL ? parser.problem : "it cannot be read");
+            ok = false;
+            break;
+        }
+        yaml_node_t *root = yaml_document_get_root_node(&doc);
+        end = root == NULL;
+        r.doc = &doc;
+        /* A document without content, as after a last "---", says nothing. */
+        bool empty =
+            root != NULL && root->type == YAML_SCALAR_NODE && root->data.scalar.length == 0;
+        if (!end && !empty) {
+            ok = read_document(&r, root, list);
+        }
+        yaml_document_delete(&doc);
+    }
+    yaml_parser_delete(&parser);
+    return ok;
+}
+
+void spec_list_deinit(struct spec_list *list)
+{
+    free(list->items);
+    *list = (struct spec_list){0};
+}

@@ -1,0 +1,139 @@
+/* `thole status` and `thole members`: the cluster at a glance. */
+#include <inttypes.h>
+
+#include "agent/cli/rows.h"
+#include "thole/v1/control.upbdefs.h"
+
+#define SHARDS_SHOWN 100
+
+static void show_problems(const struct rows *shards)
+{
+    bool any = false;
+    for (size_t i = 0; i < shards->count; i++) {
+        const thole_v1_Shard *s = shards->items[i];
+        const thole_v1_ShardStatus *status = thole_v1_Shard_status(s);
+        size_t n = 0;
+        const thole_v1_Condition *const *conditions =
+            status != NULL ? thole_v1_ShardStatus_conditions(status, &n) : NULL;
+        for (size_t k = 0; k < n; k++) {
+            if (thole_v1_Condition_status(conditions[k])) {
+                continue;
+            }
+            if (!any) {
+                printf("\nNot as wanted:\n");
+            }
+            any = true;
+            printf("shard %.*s: not %.*s: %.*s: %.*s\n", CLI_SV(thole_v1_Shard_name(s)),
+                   CLI_SV(thole_v1_Condition_type(conditions[k])),
+                   CLI_SV(thole_v1_Condition_reason(conditions[k])),
+                   CLI_SV(thole_v1_Condition_message(conditions[k])));
+        }
+    }
+}
+
+static size_t count_ready(const struct rows *shards)
+{
+    size_t ready = 0;
+    for (size_t i = 0; i < shards->count; i++) {
+        ready += rows_shard_ready(shards->items[i]);
+    }
+    return ready;
+}
+
+/* Not ready ones first, if there are too many for a screen. */
+static void show_shards(struct cli *c, const struct rows *shards)
+{
+    struct rows some = {.kind = ROWS_SHARDS};
+    for (int ready = 0; ready < 2; ready++) {
+        for (size_t i = 0; i < shards->count && some.count < SHARDS_SHOWN; i++) {
+            if (shards->count <= SHARDS_SHOWN
+                    ? ready == 0
+                    : rows_shard_ready(shards->items[i]) == (ready != 0)) {
+                rows_add(&some, shards->items[i]);
+            }
+        }
+    }
+    rows_show(c, &some, false, false);
+    if (some.count < shards->count) {
+        printf("... and %zu more: thole get shards\n", shards->count - some.count);
+    }
+    rows_deinit(&some);
+}
+
+static enum thole_code get_status(struct cli *c, const thole_v1_StatusResponse **ret,
+                                  struct thole_status *st)
+{
+    thole_v1_StatusRequest *request = thole_v1_StatusRequest_new(c->arena);
+    return CLI_CALL(c, Cluster, Status, request, ret, StatusResponse, st);
+}
+
+static void show_json(struct cli *c, const thole_v1_StatusResponse *status)
+{
+    struct bytes json = {0}, out = {0};
+    cli_json(c, status, thole_v1_StatusResponse_getmsgdef(c->pool), &json);
+    if (cli_format(c) == FORMAT_YAML) {
+        cli_yaml(NULL, bytes_slice(&json), &out);
+    } else {
+        bytes_append_slice(&out, bytes_slice(&json));
+        bytes_append_str(&out, "\n");
+    }
+    cli_print(bytes_slice(&out));
+    bytes_deinit(&json);
+    bytes_deinit(&out);
+}
+
+int command_status(struct cli *c)
+{
+    struct thole_status st;
+    const thole_v1_StatusResponse *status = NULL;
+    if (get_status(c, &status, &st) != THOLE_OK) {
+        return cli_say_status("cannot get the status", &st);
+    }
+    bool ready = thole_v1_StatusResponse_ready(status);
+    if (cli_format(c) == FORMAT_JSON || cli_format(c) == FORMAT_YAML) {
+        show_json(c, status);
+        return ready ? cli_flush() : CLI_UNAVAILABLE;
+    }
+    const thole_v1_Host *host = thole_v1_StatusResponse_host(status);
+    upb_StringView none = {NULL, 0};
+    printf("cluster   %.*s\n", CLI_SV(thole_v1_StatusResponse_cluster_id(status)));
+    printf("asked     host %.*s, version %.*s, revision %" PRIu64 "\n",
+           CLI_SV(host != NULL ? thole_v1_Host_name(host) : none),
+           CLI_SV(thole_v1_StatusResponse_version(status)),
+           thole_v1_StatusResponse_revision(status));
+    printf("ready     %s%.*s\n",
+           ready ? "yes" : "no: ", CLI_SV(thole_v1_StatusResponse_not_ready_reason(status)));
+    /* When shard zero cannot be asked, what this host knows is better than nothing. */
+    const struct rows_query hosts_query = {.kind = ROWS_HOSTS, .stale = !ready};
+    const struct rows_query shards_query = {.kind = ROWS_SHARDS, .stale = !ready};
+    struct rows hosts, shards;
+    if (rows_list(c, &hosts_query, &hosts, &st) != THOLE_OK) {
+        return cli_say_status("cannot list hosts", &st);
+    }
+    if (rows_list(c, &shards_query, &shards, &st) != THOLE_OK) {
+        rows_deinit(&hosts);
+        return cli_say_status("cannot list shards", &st);
+    }
+    printf("shards    %zu, %zu ready\n\n", shards.count, count_ready(&shards));
+    rows_show(c, &hosts, false, false);
+    printf("\n");
+    show_shards(c, &shards);
+    show_problems(&shards);
+    rows_deinit(&hosts);
+    rows_deinit(&shards);
+    int result = cli_flush();
+    return ready ? result : CLI_UNAVAILABLE;
+}
+
+int command_members(struct cli *c)
+{
+    struct thole_status st;
+    struct rows rows;
+    const struct rows_query q = {.kind = ROWS_REPLICAS, .shard = "zero"};
+    if (rows_list(c, &q, &rows, &st) != THOLE_OK) {
+        return cli_say_status("cannot list the members of shard zero", &st);
+    }
+    rows_show(c, &rows, true, false);
+    rows_deinit(&rows);
+    return cli_flush();
+}

@@ -1,0 +1,134 @@
+/* Numbers, times, sizes and base64, as people write and read them. */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "agent/cli/cli.h"
+
+static bool parse_digits(const char **text, uint64_t *ret)
+{
+    if (**text < '0' || **text > '9') {
+        return false;
+    }
+    char *end = NULL;
+    errno = 0;
+    *ret = strtoull(*text, &end, 10);
+    *text = end;
+    return errno == 0;
+}
+
+bool cli_parse_number(const char *text, uint64_t *ret)
+{
+    return parse_digits(&text, ret) && *text == '\0';
+}
+
+bool cli_parse_duration(const char *text, uint64_t *ret_ms)
+{
+    static const struct {
+        const char *unit;
+        uint64_t ms;
+    } units[] = {{"", 1000}, {"s", 1000}, {"ms", 1}, {"m", 60000}, {"h", 3600000}};
+    uint64_t n = 0;
+    if (!parse_digits(&text, &n)) {
+        return false;
+    }
+    for (size_t i = 0; i < sizeof(units) / sizeof(units[0]); i++) {
+        if (strcmp(text, units[i].unit) == 0 && n <= UINT32_MAX / units[i].ms) {
+            *ret_ms = n * units[i].ms;
+            return true;
+        }
+    }
+    return false;
+}
+
+const char *cli_age(int64_t since_ms, char *ret, size_t size)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_REALTIME, &now);
+    int64_t s = (int64_t)now.tv_sec - since_ms / 1000;
+    if (since_ms <= 0) {
+        snprintf(ret, size, "-");
+    } else if (s < 120) {
+        snprintf(ret, size, "%llds", (long long)(s < 0 ? 0 : s));
+    } else if (s < 120 * 60) {
+        snprintf(ret, size, "%lldm", (long long)s / 60);
+    } else if (s < 48 * 3600) {
+        snprintf(ret, size, "%lldh", (long long)s / 3600);
+    } else {
+        snprintf(ret, size, "%lldd", (long long)s / 86400);
+    }
+    return ret;
+}
+
+const char *cli_time(int64_t time_ms, char *ret, size_t size)
+{
+    time_t seconds = (time_t)(time_ms / 1000);
+    struct tm tm;
+    char text[32];
+    if (time_ms <= 0 || gmtime_r(&seconds, &tm) == NULL ||
+        strftime(text, sizeof(text), "%Y-%m-%dT%H:%M:%S", &tm) == 0) {
+        snprintf(ret, size, "-");
+    } else {
+        snprintf(ret, size, "%s.%03dZ", text, (int)(time_ms % 1000));
+    }
+    return ret;
+}
+
+const char *cli_bytes(uint64_t bytes, char *ret, size_t size)
+{
+    static const char units[] = "BKMGTPE";
+    size_t unit = 0;
+    double value = (double)bytes;
+    while (value >= 1024 && unit + 1 < sizeof(units) - 1) {
+        value /= 1024;
+        unit++;
+    }
+    snprintf(ret, size, unit == 0 || value >= 10 ? "%.0f%c" : "%.1f%c", value, units[unit]);
+    return ret;
+}
+
+static const char alphabet[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+
+/* Both alphabets, with or without padding. */
+bool cli_base64_decode(const char *text, size_t size, struct bytes *out)
+{
+    uint32_t v = 0;
+    unsigned bits = 0;
+    size_t padding = 0;
+    while (size > 0 && text[size - 1] == '=' && padding < 2) {
+        size--;
+        padding++;
+    }
+    if (size % 4 == 1 || (padding > 0 && (size + padding) % 4 != 0)) {
+        return false;
+    }
+    for (size_t i = 0; i < size; i++) {
+        char ch = text[i] == '-' ? '+' : text[i] == '_' ? '/' : text[i];
+        const char *at = ch != '\0' ? strchr(alphabet, ch) : NULL;
+        if (at == NULL) {
+            return false;
+        }
+        v = (v << 6 | (uint32_t)(at - alphabet)) & 0xffffff;
+        bits += 6;
+        if (bits >= 8) {
+            bits -= 8;
+            uint8_t byte = (uint8_t)(v >> bits);
+            bytes_append(out, &byte, 1);
+        }
+    }
+    return true;
+}
+
+void cli_base64_encode(struct slice bytes, struct bytes *out)
+{
+    for (size_t i = 0; i < bytes.size; i += 3) {
+        size_t n = bytes.size - i < 3 ? bytes.size - i : 3;
+        uint32_t v = (uint32_t)bytes.data[i] << 16;
+        v |= n > 1 ? (uint32_t)bytes.data[i + 1] << 8 : 0;
+        v |= n > 2 ? bytes.data[i + 2] : 0;
+        for (size_t k = 0; k < 4; k++) {
+            bytes_append(out, k <= n ? &alphabet[(v >> (18 - 6 * k)) & 63] : "=", 1);
+        }
+    }
+}

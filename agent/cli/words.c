@@ -1,0 +1,118 @@
+/* What the command line says to people: one line per error, with what to do about it. */
+#include <stdarg.h>
+#include <string.h>
+
+#include "agent/cli/cli.h"
+
+enum cli_exit cli_say_usage(const struct cli *c, const char *format, ...)
+{
+    va_list args;
+    va_start(args, format);
+    fputs("thole: ", stderr);
+    vfprintf(stderr, format, args);
+    va_end(args);
+    if (c != NULL && c->command != NULL) {
+        fprintf(stderr, " (see `thole help %s`)\n", c->command->name);
+    } else {
+        fputs(" (see `thole help`)\n", stderr);
+    }
+    return CLI_USAGE;
+}
+
+enum cli_exit cli_say_failed(const char *format, ...)
+{
+    va_list args;
+    va_start(args, format);
+    fputs("thole: ", stderr);
+    vfprintf(stderr, format, args);
+    va_end(args);
+    fputc('\n', stderr);
+    return CLI_FAILED;
+}
+
+void cli_note(const char *format, ...)
+{
+    va_list args;
+    va_start(args, format);
+    vfprintf(stderr, format, args);
+    va_end(args);
+    fputc('\n', stderr);
+}
+
+enum cli_exit cli_exit_of(enum thole_code code)
+{
+    switch (code) {
+    case THOLE_OK:
+        return CLI_OK;
+    case THOLE_NOT_FOUND:
+        return CLI_NOT_FOUND;
+    case THOLE_UNAVAILABLE:
+    case THOLE_DEADLINE_EXCEEDED:
+    case THOLE_RESOURCE_EXHAUSTED:
+        return CLI_UNAVAILABLE;
+    case THOLE_UNKNOWN:
+        return CLI_UNKNOWN;
+    case THOLE_CANCELLED:
+    case THOLE_INVALID_ARGUMENT:
+    case THOLE_ALREADY_EXISTS:
+    case THOLE_PERMISSION_DENIED:
+    case THOLE_FAILED_PRECONDITION:
+    case THOLE_ABORTED:
+    case THOLE_OUT_OF_RANGE:
+    case THOLE_UNIMPLEMENTED:
+    case THOLE_INTERNAL:
+    case THOLE_DATA_LOSS:
+    case THOLE_UNAUTHENTICATED:
+        break;
+    }
+    return CLI_FAILED;
+}
+
+/* What to do, by reason first and by code second. "" when the message says it all. */
+static const char *advice(const struct thole_status *st)
+{
+    static const struct {
+        enum thole_reason reason;
+        const char *text;
+    } by_reason[] = {
+        {THOLE_REASON_UNREACHABLE, "is tholed running there? see --endpoints"},
+        {THOLE_REASON_NO_LEADER, "a majority of the shard's voters must be up; try again"},
+        {THOLE_REASON_NOT_LEADER, "leadership is moving; try again"},
+        {THOLE_REASON_DROPPED, "it was certainly not applied; try again"},
+        {THOLE_REASON_OUTCOME_UNKNOWN, "it may have been applied; query before you repeat it"},
+        {THOLE_REASON_QUEUE_FULL, "the host is busy; try again"},
+        {THOLE_REASON_LOW_SPACE, "free space on the host's disk"},
+        {THOLE_REASON_SESSION_EXPIRED, "open a new session"},
+        {THOLE_REASON_TRANSFERRING, "try again"},
+        {THOLE_REASON_CHANGE_IN_FLIGHT, "try again"},
+        {THOLE_REASON_NO_SUCH_SHARD, "see `thole get shards`"},
+        {THOLE_REASON_NO_SUCH_HOST, "see `thole get hosts`"},
+        {THOLE_REASON_NO_SUCH_REPLICA, "see `thole get replicas`"},
+        {THOLE_REASON_NO_SUCH_TYPE, "see the machine types in `thole get hosts -o wide`"},
+        {THOLE_REASON_ETAG_MISMATCH, "it was changed meanwhile; read it again"},
+        {THOLE_REASON_STALE_REVISION, "it was changed meanwhile; try again"},
+        {THOLE_REASON_COMPACTED, "begin again with a snapshot"},
+        {THOLE_REASON_NOT_READY, "see `thole status`"},
+        {THOLE_REASON_STOPPED, "the host is stopping; use another one"},
+    };
+    for (size_t i = 0; i < sizeof(by_reason) / sizeof(by_reason[0]); i++) {
+        if (by_reason[i].reason == st->reason) {
+            return by_reason[i].text;
+        }
+    }
+    if (st->code == THOLE_DEADLINE_EXCEEDED) {
+        return "if it was a change, it may yet happen; --command-timeout gives more time";
+    }
+    return st->code == THOLE_UNAVAILABLE ? "try again" : "";
+}
+
+enum cli_exit cli_say_status(const char *what, const struct thole_status *st)
+{
+    const char *todo = advice(st);
+    const char *reason =
+        st->reason != THOLE_REASON_NONE ? thole_reason_name(st->reason) : thole_code_name(st->code);
+    const char *message = st->message[0] != '\0' ? st->message : thole_code_name(st->code);
+    fprintf(stderr, "thole: %s: %s (%s)%s%s\n", what, message, reason, todo[0] != '\0' ? "; " : "",
+            todo);
+    return cli_exit_of(st->code);
+}
