@@ -1,0 +1,319 @@
+/* The public API: a host, a client of it, batches, sessions, watches, views. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <thole/thole.h>
+
+#include "agent/test/agent_fixture.h"
+
+#include <cmocka.h>
+
+struct world {
+    struct fixture *f;
+    struct thole *host, *client;
+    struct thole_shard *on_host, *on_client;
+};
+
+static struct thole *start_host(struct fixture *f)
+{
+    struct thole_options o = THOLE_OPTIONS_INIT;
+    struct thole_status st = {0};
+    struct thole *t = NULL;
+    char *dir = fixture_dir(f, 0);
+    o.data_dir = dir;
+    o.listen = fixture_address(f, 0);
+    o.name = "h1";
+    o.bootstrap = THOLE_BOOTSTRAP_DEV;
+    o.election_timeout_ms = 200;
+    o.heartbeat_ms = 40;
+    o.tags = (const char *const[]){"zone=a", NULL};
+    assert_int_equal(thole_new(&o, &t, &st), THOLE_OK);
+    free(dir);
+    if (thole_start(t, &st) != THOLE_OK || thole_wait_ready(t, 20000, &st) != THOLE_OK)
+        fail_msg("host does not start: %s", st.message);
+    return t;
+}
+
+static int set_up(void **state)
+{
+    struct thole_status st = {0};
+    struct world *w = calloc(1, sizeof *w);
+    w->f = fixture_new(1);
+    w->host = start_host(w->f);
+    if (thole_connect(fixture_address(w->f, 0), &w->client, &st) != THOLE_OK)
+        fail_msg("client does not connect: %s", st.message);
+    const struct thole_shard_spec spec = {
+        .size = sizeof spec, .name = "c", .type = "counter", .voters = 1};
+    if (thole_shard_create(w->client, &spec, 10000, &st) != THOLE_OK ||
+        thole_shard_wait_ready(w->host, "c", 20000, &st) != THOLE_OK)
+        fail_msg("shard: %s", st.message);
+    assert_int_equal(thole_shard_open(w->host, "c", &w->on_host, &st), THOLE_OK);
+    assert_int_equal(thole_shard_open(w->client, "c", &w->on_client, &st), THOLE_OK);
+    *state = w;
+    return 0;
+}
+
+static int tear_down(void **state)
+{
+    struct world *w = *state;
+    thole_shard_release(w->on_host);
+    thole_shard_release(w->on_client);
+    thole_close(w->client);
+    thole_close(w->host);
+    fixture_free(w->f);
+    free(w);
+    return 0;
+}
+
+static struct thole_op add(struct thole_shard *s, const char *text)
+{
+    return (struct thole_op){
+        .kind = THOLE_PROPOSE, .shard = s, .payload = {.data = text, .size = strlen(text)}};
+}
+
+static void call_is(struct thole *t, const struct thole_op *op, const char *want)
+{
+    struct thole_answer a;
+    struct thole_status st = {0};
+    if (thole_call(t, op, &a, &st) != THOLE_OK)
+        fail_msg("call: %s", st.message);
+    assert_string_equal(a.data, want);
+    free(a.data);
+}
+
+static void test_host_and_client_propose_and_query(void **state)
+{
+    struct world *w = *state;
+    struct thole_op a = add(w->on_host, "add 2"), b = add(w->on_client, "add 3");
+    call_is(w->host, &a, "2");
+    call_is(w->client, &b, "5");
+    struct thole_op q = {.kind = THOLE_QUERY, .payload = {.data = "get", .size = 3}};
+    q.shard = w->on_host;
+    call_is(w->host, &q, "5");
+    q.shard = w->on_client;
+    call_is(w->client, &q, "5");
+    q.flags = THOLE_STALE;
+    call_is(w->client, &q, "5");
+}
+
+static void test_unknown_shard_is_not_found(void **state)
+{
+    struct world *w = *state;
+    struct thole_shard *s;
+    struct thole_status st = {0};
+    assert_int_equal(thole_shard_open(w->client, "nothing", &s, NULL), THOLE_OK);
+    struct thole_op op = add(s, "add 1");
+    assert_int_equal(thole_call(w->client, &op, NULL, &st), THOLE_NOT_FOUND);
+    assert_int_equal(st.reason, THOLE_REASON_NO_SUCH_SHARD);
+    thole_shard_release(s);
+    assert_int_equal(thole_shard_open(w->client, "Not A Name", &s, NULL), THOLE_INVALID_ARGUMENT);
+}
+
+#define BATCH 500
+struct batch {
+    _Atomic int done, failed, calls;
+    bool seen[BATCH];
+};
+
+static void collect(void *ctx, const struct thole_result *results, size_t count)
+{
+    struct batch *b = ctx;
+    for (size_t i = 0; i < count; i++) {
+        size_t k = (size_t)(uintptr_t)results[i].user;
+        if (results[i].code != THOLE_OK || b->seen[k])
+            atomic_fetch_add(&b->failed, 1);
+        b->seen[k] = true;
+    }
+    atomic_fetch_add(&b->calls, 1);
+    atomic_fetch_add(&b->done, (int)count);
+}
+
+static void submit_batch(struct thole *t, struct thole_shard *s)
+{
+    struct batch *b = calloc(1, sizeof *b);
+    struct thole_op *ops = calloc(BATCH, sizeof *ops);
+    struct thole_status st = {0};
+    for (size_t i = 0; i < BATCH; i++) {
+        ops[i] = add(s, "add 1");
+        ops[i].user = (void *)(uintptr_t)i;
+    }
+    assert_int_equal(thole_submit(t, ops, BATCH, collect, b, &st), THOLE_OK);
+    for (int k = 0; k < 2000 && atomic_load(&b->done) < BATCH; k++)
+        fixture_pause_ms(5);
+    assert_int_equal(atomic_load(&b->done), BATCH);
+    assert_int_equal(atomic_load(&b->failed), 0);
+    assert_true(atomic_load(&b->calls) < BATCH);
+    free(ops);
+    free(b);
+}
+
+static void test_batches_complete_once_each(void **state)
+{
+    struct world *w = *state;
+    submit_batch(w->host, w->on_host);
+    submit_batch(w->client, w->on_client);
+}
+
+static void test_session_applies_a_retry_once(void **state)
+{
+    struct world *w = *state;
+    struct thole_status st = {0};
+    struct thole_answer a, b;
+    uint64_t session = 0;
+    if (thole_session_open(w->client, w->on_client, 5000, &session, &st) != THOLE_OK)
+        fail_msg("session: %s", st.message);
+    assert_int_not_equal(session, 0);
+    struct thole_op op = add(w->on_client, "add 100");
+    op.session = session;
+    op.sequence = 1;
+    assert_int_equal(thole_call(w->client, &op, &a, &st), THOLE_OK);
+    assert_false(a.duplicate);
+    op.shard = w->on_host;
+    assert_int_equal(thole_call(w->host, &op, &b, &st), THOLE_OK);
+    assert_true(b.duplicate);
+    assert_int_equal(a.size, b.size);
+    assert_memory_equal(a.data, b.data, a.size);
+    free(a.data);
+    free(b.data);
+    op.session = 12345678;
+    assert_int_equal(thole_call(w->host, &op, NULL, &st), THOLE_FAILED_PRECONDITION);
+    assert_int_equal(st.reason, THOLE_REASON_SESSION_EXPIRED);
+}
+
+/* ---- Watches ----------------------------------------------------------------------------------- */
+
+struct seen {
+    _Atomic int bookmarks, events, ended;
+    enum thole_code why;
+};
+
+static void on_event(void *ctx, uint64_t index, struct thole_slice key, struct thole_slice event,
+                     bool bookmark)
+{
+    struct seen *s = ctx;
+    (void)index;
+    (void)key;
+    (void)event;
+    atomic_fetch_add(bookmark ? &s->bookmarks : &s->events, 1);
+}
+
+static void on_ended(void *ctx, const struct thole_status *st)
+{
+    struct seen *s = ctx;
+    s->why = st->code;
+    atomic_fetch_add(&s->ended, 1);
+}
+
+static void wait_for(_Atomic int *value, int at_least)
+{
+    for (int k = 0; k < 2000 && atomic_load(value) < at_least; k++)
+        fixture_pause_ms(5);
+    assert_true(atomic_load(value) >= at_least);
+}
+
+static void watch_works(struct thole *t, struct thole_shard *s, const char *kv_put)
+{
+    struct seen seen = {0};
+    struct thole_status st = {0};
+    const struct thole_watcher w = {.ctx = &seen, .event = on_event, .ended = on_ended};
+    uint64_t id = 0;
+    assert_int_equal(thole_watch(t, s, &w, &id, &st), THOLE_OK);
+    wait_for(&seen.bookmarks, 1);
+    if (kv_put) {
+        struct thole_op op = add(s, kv_put);
+        assert_int_equal(thole_call(t, &op, NULL, &st), THOLE_OK);
+        wait_for(&seen.events, 1);
+    }
+    thole_unwatch(t, id);
+    wait_for(&seen.ended, 1);
+    assert_int_equal(seen.why, THOLE_CANCELLED);
+    thole_unwatch(t, id);
+}
+
+static void test_watch_sees_changes_and_ends_once(void **state)
+{
+    struct world *w = *state;
+    struct thole_status st = {0};
+    struct thole_shard *h, *c;
+    const struct thole_shard_spec spec = {
+        .size = sizeof spec, .name = "k", .type = "kv", .voters = 1};
+    assert_int_equal(thole_shard_apply(w->client, &spec, 10000, &st), THOLE_OK);
+    assert_int_equal(thole_shard_wait_ready(w->client, "k", 20000, &st), THOLE_OK);
+    assert_int_equal(thole_shard_open(w->host, "k", &h, NULL), THOLE_OK);
+    assert_int_equal(thole_shard_open(w->client, "k", &c, NULL), THOLE_OK);
+    watch_works(w->host, h, "put colour blue");
+    watch_works(w->client, c, "put colour red");
+    watch_works(w->client, w->on_client, NULL);
+    thole_shard_release(h);
+    thole_shard_release(c);
+}
+
+/* ---- Views ------------------------------------------------------------------------------------- */
+
+static void test_view_walks_hosts_shards_and_replicas(void **state)
+{
+    struct world *w = *state;
+    struct thole_status st = {0};
+    struct thole_view *v = NULL;
+    struct thole_host_info h = {.size = sizeof h};
+    struct thole_shard_info s = {.size = sizeof s};
+    struct thole_replica_info r = {.size = sizeof r};
+    int shards = 0, replicas = 0;
+    assert_int_equal(thole_view_acquire(w->client, false, 0, &v, &st), THOLE_FAILED_PRECONDITION);
+    assert_int_equal(thole_view_acquire(w->host, true, 5000, &v, &st), THOLE_OK);
+    assert_true(thole_view_revision(v) > 0);
+    assert_true(thole_view_next_host(v, &h));
+    assert_string_equal(h.name, "h1");
+    assert_string_equal(h.address, thole_address(w->host));
+    assert_false(thole_view_next_host(v, &h));
+    while (thole_view_next_shard(v, &s))
+        shards++;
+    while (thole_view_next_replica(v, &r))
+        replicas++;
+    assert_true(shards >= 2 && replicas >= 2);
+    assert_true(thole_view_shard(v, "c", &s));
+    assert_string_equal(s.type, "counter");
+    assert_true(s.formed);
+    assert_false(thole_view_shard(v, "nothing", &s));
+    thole_view_release(v);
+}
+
+static void test_options_and_order_are_checked(void **state)
+{
+    struct world *w = *state;
+    struct thole *t = NULL;
+    struct thole_status st = {0};
+    struct thole_options o = THOLE_OPTIONS_INIT;
+    assert_string_equal(thole_version(), THOLE_VERSION);
+    assert_int_equal(thole_new(&o, &t, &st), THOLE_INVALID_ARGUMENT);
+    o.data_dir = "/nowhere";
+    o.size = 0;
+    assert_int_equal(thole_new(&o, &t, &st), THOLE_INVALID_ARGUMENT);
+    o.size = sizeof o;
+    assert_int_equal(thole_new(&o, &t, &st), THOLE_OK);
+    struct thole_op op = add(w->on_host, "add 1");
+    assert_int_equal(thole_call(t, &op, NULL, &st), THOLE_FAILED_PRECONDITION);
+    thole_close(t);
+    assert_int_equal(thole_register(w->host, &(struct thole_machine_type){0}, &st),
+                     THOLE_FAILED_PRECONDITION);
+    assert_int_equal(thole_start(w->host, &st), THOLE_FAILED_PRECONDITION);
+    t = NULL;
+    assert_int_equal(thole_connect("127.0.0.1:1", &t, &st), THOLE_UNAVAILABLE);
+    assert_int_equal(thole_connect("nonsense", &t, &st), THOLE_INVALID_ARGUMENT);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_host_and_client_propose_and_query),
+        cmocka_unit_test(test_unknown_shard_is_not_found),
+        cmocka_unit_test(test_batches_complete_once_each),
+        cmocka_unit_test(test_session_applies_a_retry_once),
+        cmocka_unit_test(test_watch_sees_changes_and_ends_once),
+        cmocka_unit_test(test_view_walks_hosts_shards_and_replicas),
+        cmocka_unit_test(test_options_and_order_are_checked),
+    };
+    return cmocka_run_group_tests(tests, set_up, tear_down);
+}

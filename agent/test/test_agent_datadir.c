@@ -1,0 +1,183 @@
+/* The data directory: what is kept, and what is refused. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "agent/test/agent_fixture.h"
+#include "base/file.h"
+
+#include <cmocka.h>
+
+static enum thole_code open_at(struct fixture *f, const char *name, struct datadir *d,
+                               struct identity *i, struct thole_status *st)
+{
+    char *dir = fixture_dir(f, 0);
+    enum thole_code code = datadir_open(dir, name, d, i, st);
+    free(dir);
+    return code;
+}
+
+static void test_datadir_new_then_reopened_keeps_identity(void **state)
+{
+    (void)state;
+    struct fixture *f = fixture_new(1);
+    struct datadir d;
+    struct identity a, b;
+    uint64_t n = 0;
+    assert_int_equal(open_at(f, "h1", &d, &a, NULL), THOLE_OK);
+    assert_true(uuid_is_nil(&a.cluster));
+    assert_int_equal(datadir_next_incarnation(&d, &n, NULL), THOLE_OK);
+    assert_int_equal(n, 1);
+    a.cluster = uuid_random();
+    a.zero_replica = 3;
+    a.zero_created = true;
+    a.first.count = 2;
+    for (int i = 0; i < 2; i++) {
+        a.first.members[i].host = uuid_random();
+        snprintf(a.first.members[i].name, 8, "h%d", i);
+        snprintf(a.first.members[i].address, 32, "127.0.0.1:%d", 7400 + i);
+        snprintf(a.first.members[i].tags, 32, "%s", i ? "zone=b,disk=ssd" : "");
+    }
+    a.first.cluster = a.cluster;
+    assert_int_equal(datadir_save_identity(&d, &a, NULL), THOLE_OK);
+    datadir_close(&d);
+
+    assert_int_equal(open_at(f, NULL, &d, &b, NULL), THOLE_OK);
+    assert_true(uuid_equal(&a.host, &b.host));
+    assert_string_equal(b.name, "h1");
+    assert_true(uuid_equal(&a.cluster, &b.cluster));
+    assert_int_equal(b.zero_replica, 3);
+    assert_true(b.zero_created);
+    assert_int_equal(b.first.count, 2);
+    assert_string_equal(b.first.members[1].tags, "zone=b,disk=ssd");
+    assert_string_equal(b.first.members[0].tags, "");
+    assert_int_equal(datadir_next_incarnation(&d, &n, NULL), THOLE_OK);
+    assert_int_equal(n, 2);
+    datadir_close(&d);
+    fixture_free(f);
+}
+
+static void test_datadir_locked_by_another_is_refused(void **state)
+{
+    (void)state;
+    struct fixture *f = fixture_new(1);
+    struct datadir d, e;
+    struct identity i;
+    struct thole_status st = {0};
+    assert_int_equal(open_at(f, NULL, &d, &i, NULL), THOLE_OK);
+    assert_int_equal(open_at(f, NULL, &e, &i, &st), THOLE_FAILED_PRECONDITION);
+    assert_int_equal(st.reason, THOLE_REASON_LOCKED);
+    datadir_close(&d);
+    fixture_free(f);
+}
+
+static void put(struct fixture *f, const char *name, const char *text)
+{
+    char *dir = fixture_dir(f, 0), *path = xasprintf("%s/%s", dir, name);
+    assert_int_equal(file_make_dirs(dir, NULL), THOLE_OK);
+    assert_int_equal(file_write_atomic(path, slice_str(text), NULL), THOLE_OK);
+    free(path);
+    free(dir);
+}
+
+static void test_datadir_foreign_is_refused_untouched(void **state)
+{
+    (void)state;
+    struct fixture *f = fixture_new(1);
+    struct datadir d;
+    struct identity i;
+    struct thole_status st = {0};
+    put(f, "thesis.tex", "years of work");
+    assert_int_equal(open_at(f, NULL, &d, &i, &st), THOLE_FAILED_PRECONDITION);
+    assert_int_equal(st.reason, THOLE_REASON_FORMAT);
+    assert_non_null(strstr(st.message, "thesis.tex"));
+    char *dir = fixture_dir(f, 0), *lock = xasprintf("%s/LOCK", dir);
+    assert_int_not_equal(access(lock, F_OK), 0);
+    free(lock);
+    free(dir);
+    fixture_free(f);
+}
+
+static void test_datadir_newer_format_is_refused(void **state)
+{
+    (void)state;
+    struct fixture *f = fixture_new(1);
+    struct datadir d;
+    struct identity i;
+    struct thole_status st = {0};
+    put(f, "identity", "thole-host 99\nsoul immortal\nsum 0\n");
+    assert_int_equal(open_at(f, NULL, &d, &i, &st), THOLE_FAILED_PRECONDITION);
+    assert_int_equal(st.reason, THOLE_REASON_FORMAT);
+    assert_non_null(strstr(st.message, "newer"));
+    fixture_free(f);
+}
+
+static void test_datadir_damaged_identity_is_data_loss(void **state)
+{
+    (void)state;
+    struct fixture *f = fixture_new(1);
+    struct datadir d;
+    struct identity i;
+    struct thole_status st = {0};
+    put(f, "identity",
+        "thole-host 1\nhost 00000000-0000-4000-8000-000000000001\nname h1\nsum 0123456789abcdef\n");
+    assert_int_equal(open_at(f, NULL, &d, &i, &st), THOLE_DATA_LOSS);
+    assert_int_equal(st.reason, THOLE_REASON_CORRUPT);
+    fixture_free(f);
+}
+
+static void test_datadir_other_name_is_refused(void **state)
+{
+    (void)state;
+    struct fixture *f = fixture_new(1);
+    struct datadir d;
+    struct identity i;
+    struct thole_status st = {0};
+    assert_int_equal(open_at(f, "h1", &d, &i, NULL), THOLE_OK);
+    datadir_close(&d);
+    assert_int_equal(open_at(f, "h2", &d, &i, &st), THOLE_FAILED_PRECONDITION);
+    assert_int_equal(st.reason, THOLE_REASON_WRONG_HOST);
+    fixture_free(f);
+}
+
+static void test_datadir_promise_is_made_once(void **state)
+{
+    (void)state;
+    struct fixture *f = fixture_new(1);
+    struct datadir d;
+    struct identity i;
+    struct thole_status st = {0};
+    struct member_list l = {.count = 1}, back;
+    assert_int_equal(open_at(f, "h1", &d, &i, NULL), THOLE_OK);
+    assert_int_equal(datadir_load_promise(&d, &back, NULL), THOLE_OK);
+    assert_true(uuid_is_nil(&back.cluster));
+    l.members[0].host = i.host;
+    snprintf(l.members[0].name, 8, "h1");
+    snprintf(l.members[0].address, 16, "a:1");
+    l.cluster = meeting_cluster_id(&l);
+    assert_int_equal(datadir_save_promise(&d, &l, NULL), THOLE_OK);
+    assert_int_equal(datadir_save_promise(&d, &l, &st), THOLE_FAILED_PRECONDITION);
+    assert_int_equal(datadir_load_promise(&d, &back, NULL), THOLE_OK);
+    assert_true(uuid_equal(&back.cluster, &l.cluster));
+    assert_int_equal(back.count, 1);
+    assert_string_equal(back.members[0].address, "a:1");
+    datadir_close(&d);
+    fixture_free(f);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_datadir_new_then_reopened_keeps_identity),
+        cmocka_unit_test(test_datadir_locked_by_another_is_refused),
+        cmocka_unit_test(test_datadir_foreign_is_refused_untouched),
+        cmocka_unit_test(test_datadir_newer_format_is_refused),
+        cmocka_unit_test(test_datadir_damaged_identity_is_data_loss),
+        cmocka_unit_test(test_datadir_other_name_is_refused),
+        cmocka_unit_test(test_datadir_promise_is_made_once),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
