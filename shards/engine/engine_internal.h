@@ -365,6 +365,7 @@ struct loop {
     struct wheel *ticks;             /* logical milliseconds */
     struct wheel *deadlines;         /* real milliseconds */
     uint64_t now_ns, real_ms, now_ms;
+    uint64_t planned_ms; /* after real_ms: the turn that the last one asked for */
     uint64_t rate_ms;     /* of rate-limited log lines */
     struct replica **dirty;
     size_t dirty_count, dirty_capacity;

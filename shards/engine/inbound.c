@@ -107,19 +107,6 @@ void engine_deliver(struct engine *e, const struct uuid *host, uint64_t incarnat
 
 /* ---- On the loop -------------------------------------------------------------------------------------- */
 
-/* A call from or about a replica that is not here. Only a tombstone has something to say. */
-static void stranger(struct loop *l, const struct uuid *host, struct inbound_msg *m)
-{
-    if (m->raft.kind == RAFT_MSG_REMOVED || !engine_is_tombstone(l->e, m->raft.to))
-        return;
-    struct raft_message answer = {
-        .kind = RAFT_MSG_REMOVED,
-        .from = m->raft.to,
-        .to = m->raft.from,
-    };
-    outbox_add_to(l, host, m->shard_id, &answer);
-}
-
 void loop_inbound(struct loop *l, struct inbound *in)
 {
     atomic_fetch_sub(&l->inbound_bytes, in->bytes);
@@ -131,8 +118,8 @@ void loop_inbound(struct loop *l, struct inbound *in)
         struct replica *r = map_get(&l->by_replica, m->raft.to);
         if (r && r->shard_id == m->shard_id && r->state == GROUP_RUNNING)
             group_receive(l, r, &m->raft, &in->host);
-        else if (!r)
-            stranger(l, &in->host, m);
+        /* Otherwise it is not here, not yet, or no more. "You were removed" is said by those whose
+         * configuration says so; a tombstone only knows that *it* was removed, and stays silent. */
     }
     inbound_free(in);
 }

@@ -262,14 +262,16 @@ void loop_post(struct loop *l, struct worker_msg *m)
 
 /* ---- The turn -------------------------------------------------------------------------------------------- */
 
-/* Logical time: after a stall it moves by one heartbeat interval per turn at most, so that
- * messages that wait in the inbox are heard before anybody is given up. */
+/* Logical time: after a stall, which is a turn much later than the last one asked for, it moves by
+ * one heartbeat interval more than was planned, so that messages that wait in the inbox are heard
+ * before anybody is given up. */
 static void move_time(struct loop *l, uint64_t now_ns)
 {
     uint64_t real_ms = now_ns / NS_PER_MS, passed = real_ms - l->real_ms;
+    uint64_t most = l->planned_ms + l->e->o.heartbeat_ms;
     l->now_ns = now_ns;
     l->real_ms = real_ms;
-    l->now_ms += passed < l->e->o.heartbeat_ms ? passed : l->e->o.heartbeat_ms;
+    l->now_ms += passed < most ? passed : most;
 }
 
 static void run_timers(struct loop *l)
@@ -388,7 +390,7 @@ static void publish_all(struct loop *l)
     l->published_count = 0;
 }
 
-static uint64_t next_turn(const struct loop *l)
+static uint64_t next_turn(struct loop *l)
 {
     uint64_t next = CLOCK_NEVER;
     uint64_t tick = wheel_next(l->ticks), deadline = wheel_next(l->deadlines);
@@ -396,6 +398,8 @@ static uint64_t next_turn(const struct loop *l)
         next = (l->real_ms + (tick > l->now_ms ? tick - l->now_ms : 0)) * NS_PER_MS;
     if (deadline != UINT64_MAX && deadline * NS_PER_MS < next)
         next = deadline * NS_PER_MS;
+    /* Without timers any leap is harmless; a day bounds the arithmetic. */
+    l->planned_ms = next == CLOCK_NEVER ? 86400000 : next / NS_PER_MS - l->real_ms;
     return next;
 }
 

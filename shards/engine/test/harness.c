@@ -179,6 +179,7 @@ void host_start(struct cluster *c, int i)
     };
     if (engine_new(&o, &h->engine, &st) != THOLE_OK)
         fail_msg("engine_new: %s", st.message);
+    executor_manual_run(c->ex, TURNS_MAX); /* machines are open */
 }
 
 void host_stop(struct cluster *c, int i)

@@ -1,0 +1,275 @@
+/* What fails alone, what stops the host, what is bounded; and watching. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "shards/engine/codec.h"
+#include "shards/engine/test/harness.h"
+
+#include <cmocka.h>
+
+static void test_engine_failing_machine_stops_alone(void **state)
+{
+    (void)state;
+    struct cluster *c = cluster_new(3, 51);
+    cluster_bootstrap(c, 3);
+    propose_ok(c, "x");
+    int bad = (cluster_leader(c) + 1) % 3;
+    c->hosts[bad].tally.poisoned = true;
+    propose_ok(c, TALLY_POISON);
+    RUN_UNTIL(c, 2000, status_of(c, bad).failed);
+    assert_non_null(strstr(status_of(c, bad).failure, "poisoned"));
+    assert_int_equal(c->hosts[bad].host_failed, 0);
+    struct op *o = op_query_stale(c, bad, 0);
+    op_wait(o);
+    assert_int_equal(o->r.status.reason, THOLE_REASON_MACHINE_FAILED);
+    op_free(o);
+    propose_ok(c, "y");
+    assert_int_equal(query_ok(c, cluster_leader(c)).count, 3);
+    cluster_free(c);
+}
+
+static void test_engine_failing_machine_of_leader_answers_unknown(void **state)
+{
+    (void)state;
+    struct cluster *c = cluster_new(3, 52);
+    cluster_bootstrap(c, 3);
+    int leader = cluster_wait_leader(c);
+    c->hosts[leader].tally.poisoned = true;
+    struct op *a = op_propose(c, leader, TALLY_POISON), *b = op_propose(c, leader, "after");
+    op_wait(a);
+    op_wait(b);
+    assert_int_equal(a->r.status.reason, THOLE_REASON_OUTCOME_UNKNOWN);
+    assert_int_equal(b->r.status.reason, THOLE_REASON_OUTCOME_UNKNOWN);
+    op_free(a);
+    op_free(b);
+    RUN_UNTIL(c, 20000, cluster_leader(c) >= 0 && cluster_leader(c) != leader);
+    propose_ok(c, "y");
+    cluster_free(c);
+}
+
+static void test_engine_failed_write_stops_the_host(void **state)
+{
+    (void)state;
+    struct cluster *c = cluster_new(3, 53);
+    cluster_bootstrap(c, 3);
+    propose_ok(c, "x");
+    int leader = cluster_leader(c);
+    c->hosts[leader].fail_writes = true;
+    struct op *o = op_propose(c, leader, "lost");
+    op_wait(o);
+    assert_int_equal(o->r.status.reason, THOLE_REASON_OUTCOME_UNKNOWN);
+    op_free(o);
+    assert_int_equal(c->hosts[leader].host_failed, 1);
+    o = op_propose(c, leader, "refused");
+    op_wait(o);
+    assert_int_equal(o->r.status.reason, THOLE_REASON_DISK);
+    op_free(o);
+    RUN_UNTIL(c, 20000, cluster_leader(c) >= 0 && cluster_leader(c) != leader);
+    propose_ok(c, "y");
+    assert_int_equal(c->hosts[leader].host_failed, 1);
+    c->hosts[leader].fail_writes = false;
+    host_crash(c, leader);
+    host_start(c, leader);
+    cluster_run(c, 2000);
+    assert_int_equal(stale_state(c, leader).hash, stale_state(c, cluster_leader(c)).hash);
+    cluster_free(c);
+}
+
+static void test_engine_low_space_refuses_proposals(void **state)
+{
+    (void)state;
+    struct cluster *c = cluster_new(1, 54);
+    cluster_bootstrap(c, 1);
+    propose_ok(c, "x");
+    engine_files_memory_set_free_bytes(c->hosts[0].files, 1000);
+    cluster_run(c, 3000);
+    propose_ok(c, "notices");
+    cluster_run(c, 10);
+    struct op *o = op_propose(c, 0, "refused");
+    op_wait(o);
+    assert_int_equal(o->r.status.code, THOLE_RESOURCE_EXHAUSTED);
+    assert_int_equal(o->r.status.reason, THOLE_REASON_LOW_SPACE);
+    op_free(o);
+    engine_files_memory_set_free_bytes(c->hosts[0].files, UINT64_MAX);
+    cluster_run(c, 3000);
+    o = op_propose(c, 0, "refused, but looks again");
+    op_wait(o);
+    op_free(o);
+    cluster_run(c, 10);
+    propose_ok(c, "y");
+    cluster_free(c);
+}
+
+static void test_engine_full_queue_refuses(void **state)
+{
+    (void)state;
+    struct cluster *c = cluster_new(1, 55);
+    cluster_bootstrap(c, 1);
+    cluster_wait_leader(c);
+    int n = ENGINE_QUEUE_MAX + 100, full = 0, ok = 0;
+    struct op **ops = xcalloc((size_t)n, sizeof(*ops));
+    for (int i = 0; i < n; i++)
+        ops[i] = op_propose(c, 0, "x");
+    for (int i = 0; i < n; i++) {
+        op_wait(ops[i]);
+        full += ops[i]->r.status.reason == THOLE_REASON_QUEUE_FULL;
+        ok += ops[i]->r.status.code == THOLE_OK;
+        op_free(ops[i]);
+    }
+    assert_int_equal(full, 100);
+    assert_int_equal(ok, ENGINE_QUEUE_MAX);
+    free(ops);
+    cluster_free(c);
+}
+
+static void test_engine_uncommitted_bytes_are_bounded(void **state)
+{
+    (void)state;
+    struct cluster *c = cluster_new(3, 56);
+    cluster_bootstrap(c, 3);
+    int leader = cluster_wait_leader(c);
+    isolate(c, leader, true);
+    char *text = xmalloc(LIMIT_PAYLOAD_BYTES + 1);
+    memset(text, 'x', LIMIT_PAYLOAD_BYTES);
+    text[LIMIT_PAYLOAD_BYTES] = 0;
+    struct op *ops[80];
+    int full = 0;
+    for (int i = 0; i < 80; i++)
+        ops[i] = op_propose(c, leader, text);
+    cluster_run(c, 10);
+    for (int i = 0; i < 80; i++)
+        full += ops[i]->done && ops[i]->r.status.reason == THOLE_REASON_QUEUE_FULL;
+    assert_true(full >= 10);
+    isolate(c, leader, false);
+    for (int i = 0; i < 80; i++) {
+        op_wait(ops[i]);
+        op_free(ops[i]);
+    }
+    propose_ok(c, "y");
+    free(text);
+    cluster_free(c);
+}
+
+static void test_engine_malformed_frames_are_dropped(void **state)
+{
+    (void)state;
+    struct cluster *c = cluster_new(3, 57);
+    cluster_bootstrap(c, 3);
+    propose_ok(c, "x");
+    int64_t before = metric_value(&engine_bad_frames);
+    for (int i = 0; i < 2000; i++) {
+        struct buf *b = buf_new(1 + rand_below(&c->rand, 200));
+        for (size_t k = 0; k < b->size; k++)
+            b->data[k] = (uint8_t)(rand_chance(&c->rand, 0.5) ? rand_below(&c->rand, 16)
+                                                              : rand_u64(&c->rand));
+        enum engine_lane lane = (enum engine_lane)(1 + rand_below(&c->rand, 3));
+        engine_deliver(c->hosts[0].engine, &c->hosts[1].uuid, 1, lane,
+                       (struct bufslice){b, slice_of(b->data, b->size)});
+        executor_manual_run(c->ex, 1000);
+    }
+    assert_true(metric_value(&engine_bad_frames) - before > 1000);
+    propose_ok(c, "y");
+    assert_int_equal(query_ok(c, 0).count, 2);
+    cluster_free(c);
+}
+
+static void test_engine_hung_writer_loses_leadership(void **state)
+{
+    (void)state;
+    /* Seen from the loop: a batch that is at the writer for longer than T. The manual executor
+     * cannot hang one worker, so the clock of the oldest batch is turned back. */
+    struct cluster *c = cluster_new(3, 58);
+    cluster_bootstrap(c, 3);
+    propose_ok(c, "x");
+    int leader = cluster_leader(c);
+    struct loop *l = c->hosts[leader].engine->loops[0];
+    struct write_batch stuck = {.loop = l};
+    assert_null(l->in_flight);
+    stuck.posted_ns = cluster_now(c) - 10000 * MS;
+    l->in_flight = &stuck;
+    RUN_UNTIL(c, 20000, cluster_leader(c) >= 0 && cluster_leader(c) != leader);
+    struct op *o = op_propose(c, leader, "refused");
+    op_wait(o);
+    assert_int_equal(o->r.status.code, THOLE_UNAVAILABLE);
+    op_free(o);
+    l->in_flight = NULL;
+    propose_ok(c, "y");
+    cluster_run(c, 2000);
+    assert_int_equal(stale_state(c, leader).count, 2);
+    cluster_free(c);
+}
+
+/* ---- Watching --------------------------------------------------------------------------------------------------- */
+
+struct seen {
+    int events, ended;
+    uint64_t last_index;
+    struct engine *e;
+    uint64_t id;
+    int unwatch_after;
+};
+
+static void on_event(void *ctx, uint64_t index, struct slice key, struct slice event)
+{
+    struct seen *s = ctx;
+    assert_true(index > s->last_index);
+    assert_int_equal(key.size, 1);
+    assert_true(event.size > 0);
+    s->last_index = index;
+    if (++s->events == s->unwatch_after)
+        engine_unwatch(s->e, s->id);
+}
+
+static void on_ended(void *ctx, const struct thole_status *st)
+{
+    struct seen *s = ctx;
+    assert_int_not_equal(st->code, THOLE_OK);
+    s->ended++;
+}
+
+static void test_engine_watch_sees_every_later_event(void **state)
+{
+    (void)state;
+    struct cluster *c = cluster_new(3, 59);
+    cluster_bootstrap(c, 3);
+    uint64_t index = propose_ok(c, "before"), from = 0;
+    int h = (cluster_leader(c) + 1) % 3;
+    cluster_run(c, 500);
+    struct engine *e = c->hosts[h].engine;
+    struct seen a = {.e = e}, b = {.e = e, .unwatch_after = 3};
+    struct engine_watcher w = {&a, on_event, on_ended}, v = {&b, on_event, on_ended};
+    a.id = engine_watch(e, SHARD, &w, &from);
+    assert_int_not_equal(a.id, 0);
+    assert_int_equal(from, index);
+    b.id = engine_watch(e, SHARD, &v, NULL);
+    assert_int_equal(engine_watch(e, 999, &w, NULL), 0);
+    for (int i = 0; i < 5; i++)
+        index = propose_ok(c, "x");
+    cluster_run(c, 500);
+    assert_int_equal(a.events, 5);
+    assert_int_equal(a.last_index, index);
+    assert_int_equal(b.events, 3);
+    host_stop(c, h);
+    assert_int_equal(a.ended, 1);
+    assert_int_equal(b.ended, 0);
+    cluster_free(c);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_engine_failing_machine_stops_alone),
+        cmocka_unit_test(test_engine_failing_machine_of_leader_answers_unknown),
+        cmocka_unit_test(test_engine_failed_write_stops_the_host),
+        cmocka_unit_test(test_engine_low_space_refuses_proposals),
+        cmocka_unit_test(test_engine_full_queue_refuses),
+        cmocka_unit_test(test_engine_uncommitted_bytes_are_bounded),
+        cmocka_unit_test(test_engine_malformed_frames_are_dropped),
+        cmocka_unit_test(test_engine_hung_writer_loses_leadership),
+        cmocka_unit_test(test_engine_watch_sees_every_later_event),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

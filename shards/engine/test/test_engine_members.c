@@ -1,0 +1,254 @@
+/* Membership, transfer, removal, tombstones. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "shards/engine/test/harness.h"
+
+#include <cmocka.h>
+
+static void test_engine_grows_from_one_to_three(void **state)
+{
+    (void)state;
+    struct cluster *c = cluster_new(3, 41);
+    cluster_bootstrap(c, 1);
+    for (int i = 0; i < 5; i++)
+        propose_ok(c, "x");
+    for (int h = 1; h < 3; h++) {
+        struct raft_change add = change_one(RAFT_CHANGE_ADD_LEARNER, h);
+        struct raft_change promote = change_one(RAFT_CHANGE_ADD_VOTER, h);
+        host_join(c, h);
+        assert_int_equal(change_wait(c, 0, &add), THOLE_OK);
+        RUN_UNTIL(c, 10000, stale_state(c, h).count == 5);
+        assert_int_equal(change_wait(c, 0, &promote), THOLE_OK);
+        RUN_UNTIL(c, 10000, status_of(c, h).voter);
+    }
+    host_crash(c, 0);
+    RUN_UNTIL(c, 20000, cluster_leader(c) > 0);
+    propose_ok(c, "y");
+    assert_int_equal(query_ok(c, 1).count, 6);
+    cluster_free(c);
+}
+
+static void test_engine_progress_of_peers_is_shown(void **state)
+{
+    (void)state;
+    struct cluster *c = cluster_new(3, 42);
+    cluster_bootstrap(c, 3);
+    uint64_t index = propose_ok(c, "x");
+    int leader = cluster_leader(c), other = (leader + 1) % 3;
+    struct raft_peer_status p = {0};
+    struct engine *e = c->hosts[leader].engine;
+    RUN_UNTIL(c, 5000,
+              engine_shard_peer(e, SHARD, (uint64_t)other + 1, &p) && p.match >= index);
+    assert_false(engine_shard_peer(c->hosts[other].engine, SHARD, (uint64_t)leader + 1, &p));
+    struct raft_config config = {0};
+    assert_true(engine_shard_config(c->hosts[other].engine, SHARD, &config));
+    assert_int_equal(config.member_count, 3);
+    raft_config_deinit(&config);
+    cluster_free(c);
+}
+
+static void test_engine_changes_are_refused_for_a_reason(void **state)
+{
+    (void)state;
+    struct cluster *c = cluster_new(4, 43);
+    cluster_bootstrap(c, 3);
+    int leader = cluster_wait_leader(c);
+    cluster_run(c, 300);
+    struct raft_change add = change_one(RAFT_CHANGE_ADD_LEARNER, 3);
+    assert_int_equal(change_wait(c, (leader + 1) % 3, &add), THOLE_UNAVAILABLE);
+    struct raft_change unknown = change_one(RAFT_CHANGE_REMOVE, 6);
+    assert_int_equal(change_wait(c, leader, &unknown), THOLE_FAILED_PRECONDITION);
+    add.revision = 10;
+    assert_int_equal(change_wait(c, leader, &add), THOLE_OK);
+    struct raft_change stale = change_one(RAFT_CHANGE_REMOVE, 3);
+    stale.revision = 9;
+    assert_int_equal(change_wait(c, leader, &stale), THOLE_FAILED_PRECONDITION);
+    cluster_free(c);
+}
+
+static void test_engine_transfers_leadership(void **state)
+{
+    (void)state;
+    struct cluster *c = cluster_new(3, 44);
+    cluster_bootstrap(c, 3);
+    propose_ok(c, "x");
+    int leader = cluster_leader(c), target = (leader + 1) % 3;
+    cluster_run(c, 500);
+    struct done d = {0}, e = {0};
+    engine_transfer(c->hosts[leader].engine, SHARD, (uint64_t)target + 1, on_done, &d);
+    RUN_UNTIL(c, 5000, d.done);
+    assert_int_equal(d.st.code, THOLE_OK);
+    RUN_UNTIL(c, 5000, cluster_leader(c) == target);
+    isolate(c, leader, true);
+    engine_transfer(c->hosts[target].engine, SHARD, (uint64_t)leader + 1, on_done, &e);
+    RUN_UNTIL(c, 10000, e.done);
+    assert_int_equal(e.st.code, THOLE_ABORTED);
+    cluster_free(c);
+}
+
+static enum thole_code remove_wait(struct cluster *c, int h, uint64_t replica)
+{
+    struct done d = {0};
+    engine_replica_remove(c->hosts[h].engine, replica, on_done, &d);
+    RUN_UNTIL(c, 5000, d.done);
+    return d.st.code;
+}
+
+static enum thole_code start_wait(struct cluster *c, int h, uint64_t replica, uint64_t shard,
+                                  const char *type)
+{
+    struct done d = {0};
+    struct engine_replica_spec spec = {
+        .replica_id = replica, .shard_id = shard, .machine_type = type};
+    engine_replica_start(c->hosts[h].engine, &spec, on_done, &d);
+    RUN_UNTIL(c, 5000, d.done);
+    return d.st.code;
+}
+
+static void check_removal(const char *machine)
+{
+    struct cluster *c = cluster_new(3, 45);
+    c->machine = machine;
+    c->compact_log_bytes = 2000;
+    c->keep_log_bytes = 200;
+    cluster_bootstrap(c, 3);
+    for (int i = 0; i < 100; i++)
+        propose_ok(c, "a payload of some bytes");
+    int leader = cluster_leader(c), gone = (leader + 1) % 3;
+    struct raft_change remove = change_one(RAFT_CHANGE_REMOVE, gone);
+    assert_int_equal(change_wait(c, leader, &remove), THOLE_OK);
+    uint64_t id = (uint64_t)gone + 1;
+    assert_int_equal(remove_wait(c, gone, id), THOLE_OK);
+    assert_int_equal(remove_wait(c, gone, id), THOLE_OK);
+    struct engine_replica_status s;
+    assert_false(engine_shard_status(c->hosts[gone].engine, SHARD, &s));
+    assert_int_equal(start_wait(c, gone, id, SHARD, machine), THOLE_FAILED_PRECONDITION);
+    assert_int_equal(ledger_disk_spaces(c->hosts[gone].ledger), 0);
+    host_crash(c, gone);
+    host_start(c, gone);
+    uint64_t *tombstones;
+    assert_int_equal(engine_tombstones(c->hosts[gone].engine, &tombstones), 1);
+    assert_int_equal(tombstones[0], id);
+    free(tombstones);
+    /* The same shard may come back here under another replica id. */
+    assert_int_equal(start_wait(c, gone, 50, SHARD, machine), THOLE_OK);
+    struct raft_change add = change_one(RAFT_CHANGE_ADD_LEARNER, gone);
+    add.items[0].replica_id = 50;
+    assert_int_equal(change_wait(c, cluster_wait_leader(c), &add), THOLE_OK);
+    RUN_UNTIL(c, 20000, stale_state(c, gone).count == 100);
+    cluster_free(c);
+}
+
+static void test_engine_removed_replica_leaves_a_tombstone(void **state)
+{
+    (void)state;
+    check_removal("tally");
+    check_removal("ledger");
+}
+
+static void test_engine_deleted_replica_harms_nobody(void **state)
+{
+    (void)state;
+    struct cluster *c = cluster_new(3, 46);
+    cluster_bootstrap(c, 3);
+    propose_ok(c, "x");
+    int leader = cluster_leader(c), other = (leader + 1) % 3;
+    /* Deleted on its host without having left the group: the others go on, and it stays away. */
+    assert_int_equal(remove_wait(c, other, (uint64_t)other + 1), THOLE_OK);
+    cluster_run(c, 1000);
+    propose_ok(c, "y");
+    assert_int_equal(query_ok(c, cluster_leader(c)).count, 2);
+    cluster_free(c);
+}
+
+static void test_engine_start_checks_what_is_there(void **state)
+{
+    (void)state;
+    struct cluster *c = cluster_new(1, 47);
+    cluster_bootstrap(c, 1);
+    assert_int_equal(start_wait(c, 0, 1, SHARD, "tally"), THOLE_OK);
+    assert_int_equal(start_wait(c, 0, 2, SHARD, "tally"), THOLE_ALREADY_EXISTS);
+    assert_int_equal(start_wait(c, 0, 3, 99, "nonesuch"), THOLE_NOT_FOUND);
+    assert_int_equal(start_wait(c, 0, 0, 99, "tally"), THOLE_INVALID_ARGUMENT);
+    /* A replica that never came may be buried, and its grave levelled. */
+    struct done d = {0}, e = {0};
+    assert_int_equal(remove_wait(c, 0, 77), THOLE_OK);
+    assert_int_equal(start_wait(c, 0, 77, 99, "tally"), THOLE_FAILED_PRECONDITION);
+    engine_replica_forget(c->hosts[0].engine, 77, on_done, &d);
+    RUN_UNTIL(c, 1000, d.done);
+    engine_replica_forget(c->hosts[0].engine, 78, on_done, &e);
+    RUN_UNTIL(c, 1000, e.done);
+    assert_int_equal(e.st.code, THOLE_OK);
+    uint64_t *tombstones;
+    assert_int_equal(engine_tombstones(c->hosts[0].engine, &tombstones), 0);
+    free(tombstones);
+    struct engine_replica_status *all;
+    assert_int_equal(engine_replicas(c->hosts[0].engine, &all), 1);
+    free(all);
+    cluster_free(c);
+}
+
+static void test_engine_many_groups_share_writes(void **state)
+{
+    (void)state;
+    enum { GROUPS = 50 };
+    struct cluster *c = cluster_new(1, 48);
+    cluster_bootstrap(c, 1);
+    for (uint64_t g = 1; g <= GROUPS; g++) {
+        struct raft_member m = {.replica_id = 1000 + g, .role = RAFT_VOTER};
+        memcpy(m.host, c->hosts[0].uuid.bytes, 16);
+        struct engine_replica_spec spec = {.replica_id = 1000 + g,
+                                           .shard_id = 100 + g,
+                                           .machine_type = "tally",
+                                           .initial = &m,
+                                           .initial_count = 1};
+        struct done d = {0};
+        engine_replica_start(c->hosts[0].engine, &spec, on_done, &d);
+        RUN_UNTIL(c, 1000, d.done);
+    }
+    cluster_run(c, 3000);
+    uint64_t before = c->hosts[0].writes;
+    struct op *ops[GROUPS];
+    for (uint64_t g = 0; g < GROUPS; g++) {
+        ops[g] = op_new(c, ENGINE_PROPOSE, "x");
+        ops[g]->r.shard_id = 101 + g;
+        op_submit(ops[g], 0);
+    }
+    for (int g = 0; g < GROUPS; g++) {
+        op_wait(ops[g]);
+        assert_int_equal(ops[g]->r.status.code, THOLE_OK);
+        op_free(ops[g]);
+    }
+    assert_true(c->hosts[0].writes - before <= 2);
+    host_crash(c, 0);
+    host_start(c, 0);
+    cluster_run(c, 3000);
+    struct op *q = op_new(c, ENGINE_QUERY, "q");
+    q->r.shard_id = 150;
+    op_submit(q, 0);
+    op_wait(q);
+    assert_int_equal(q->r.status.code, THOLE_OK);
+    assert_int_equal(q->r.status.code, THOLE_OK);
+    assert_int_equal(get_le64(q->r.result.bytes.data), 1);
+    op_free(q);
+    cluster_free(c);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_engine_grows_from_one_to_three),
+        cmocka_unit_test(test_engine_progress_of_peers_is_shown),
+        cmocka_unit_test(test_engine_changes_are_refused_for_a_reason),
+        cmocka_unit_test(test_engine_transfers_leadership),
+        cmocka_unit_test(test_engine_removed_replica_leaves_a_tombstone),
+        cmocka_unit_test(test_engine_deleted_replica_harms_nobody),
+        cmocka_unit_test(test_engine_start_checks_what_is_there),
+        cmocka_unit_test(test_engine_many_groups_share_writes),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,0 +1,248 @@
+/* Exactly-once: retries, windows, eviction, snapshots, persistent machines, crashes. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "shards/engine/test/harness.h"
+
+#include <cmocka.h>
+
+static uint64_t open_session(struct cluster *c)
+{
+    for (;;) {
+        struct op *o = op_open_session(c, cluster_wait_leader(c));
+        op_wait(o);
+        uint64_t id = o->r.status.code == THOLE_OK ? o->r.index : 0;
+        op_free(o);
+        if (id)
+            return id;
+    }
+}
+
+/* Retries with the same sequence until it is answered, as a client does. */
+static void once(struct cluster *c, uint64_t session, uint64_t sequence, struct op **ret)
+{
+    for (int i = 0; i < 100; i++) {
+        struct op *o = op_propose_in(c, cluster_wait_leader(c), session, sequence, "x");
+        op_wait(o);
+        if (o->r.status.code == THOLE_OK || o->r.status.code == THOLE_FAILED_PRECONDITION) {
+            *ret = o;
+            return;
+        }
+        op_free(o);
+        cluster_run(c, 20);
+    }
+    fail_msg("no answer");
+}
+
+static uint64_t code_of(struct cluster *c, uint64_t session, uint64_t sequence, bool duplicate)
+{
+    struct op *o;
+    once(c, session, sequence, &o);
+    assert_int_equal(o->r.status.code, THOLE_OK);
+    assert_int_equal(o->r.duplicate, duplicate);
+    assert_int_equal(o->r.result.bytes.size, 8);
+    assert_int_equal(get_le64(o->r.result.bytes.data), o->r.code);
+    uint64_t code = o->r.code;
+    op_free(o);
+    return code;
+}
+
+static enum thole_reason reason_of(struct cluster *c, uint64_t session, uint64_t sequence)
+{
+    struct op *o;
+    once(c, session, sequence, &o);
+    enum thole_reason reason = o->r.status.reason;
+    op_free(o);
+    return reason;
+}
+
+static void check_retries(const char *machine)
+{
+    struct cluster *c = cluster_new(3, 21);
+    c->machine = machine;
+    cluster_bootstrap(c, 3);
+    uint64_t s = open_session(c);
+    assert_int_equal(code_of(c, s, 1, false), 1);
+    assert_int_equal(code_of(c, s, 2, false), 2);
+    assert_int_equal(code_of(c, s, 1, true), 1);
+    /* The same sequence twice in one batch. */
+    int leader = cluster_wait_leader(c);
+    struct op *a = op_propose_in(c, leader, s, 3, "x"), *b = op_propose_in(c, leader, s, 3, "x");
+    op_wait(a);
+    op_wait(b);
+    assert_false(a->r.duplicate);
+    assert_true(b->r.duplicate);
+    assert_int_equal(a->r.code, b->r.code);
+    assert_int_equal(a->r.index, b->r.index);
+    op_free(a);
+    op_free(b);
+    for (int h = 0; h < 3; h++)
+        host_stop(c, h);
+    for (int h = 0; h < 3; h++)
+        host_start(c, h);
+    assert_int_equal(code_of(c, s, 2, true), 2);
+    assert_int_equal(query_ok(c, 0).count, 3);
+    cluster_free(c);
+}
+
+static void test_engine_retry_gets_the_first_answer(void **state)
+{
+    (void)state;
+    check_retries("tally");
+    check_retries("ledger");
+}
+
+static void test_engine_unknown_session_is_expired(void **state)
+{
+    (void)state;
+    struct cluster *c = cluster_new(1, 22);
+    cluster_bootstrap(c, 1);
+    assert_int_equal(reason_of(c, 12345, 1), THOLE_REASON_SESSION_EXPIRED);
+    assert_int_equal(query_ok(c, 0).count, 0);
+    cluster_free(c);
+}
+
+static void check_window(const char *machine)
+{
+    struct cluster *c = cluster_new(1, 23);
+    c->machine = machine;
+    cluster_bootstrap(c, 1);
+    uint64_t s = open_session(c);
+    for (uint64_t i = 1; i <= LIMIT_SESSION_RESULTS + 3; i++)
+        assert_int_equal(code_of(c, s, i, false), i);
+    assert_int_equal(reason_of(c, s, 1), THOLE_REASON_SEQUENCE_TOO_OLD);
+    assert_int_equal(code_of(c, s, 4, true), 4);
+    host_crash(c, 0);
+    host_start(c, 0);
+    assert_int_equal(reason_of(c, s, 3), THOLE_REASON_SEQUENCE_TOO_OLD);
+    assert_int_equal(code_of(c, s, 4, true), 4);
+    assert_int_equal(query_ok(c, 0).count, LIMIT_SESSION_RESULTS + 3);
+    cluster_free(c);
+}
+
+static void test_engine_window_of_answers_moves(void **state)
+{
+    (void)state;
+    check_window("tally");
+    check_window("ledger");
+}
+
+static void test_engine_least_recently_used_session_is_evicted(void **state)
+{
+    (void)state;
+    struct cluster *c = cluster_new(1, 24);
+    c->machine = "ledger";
+    cluster_bootstrap(c, 1);
+    uint64_t first = open_session(c), second = open_session(c);
+    (void)code_of(c, second, 1, false);
+    (void)code_of(c, first, 1, false); /* now `second` is the older one */
+    struct op **ops = xcalloc(LIMIT_SESSIONS, sizeof(*ops));
+    for (int i = 0; i < LIMIT_SESSIONS - 1; i++)
+        ops[i] = op_open_session(c, 0);
+    for (int i = 0; i < LIMIT_SESSIONS - 1; i++) {
+        op_wait(ops[i]);
+        assert_int_equal(ops[i]->r.status.code, THOLE_OK);
+        op_free(ops[i]);
+    }
+    free(ops);
+    assert_int_equal(reason_of(c, second, 1), THOLE_REASON_SESSION_EXPIRED);
+    assert_int_equal(code_of(c, first, 1, true), 2);
+    host_crash(c, 0);
+    host_start(c, 0);
+    assert_int_equal(reason_of(c, second, 1), THOLE_REASON_SESSION_EXPIRED);
+    assert_int_equal(code_of(c, first, 1, true), 2);
+    cluster_free(c);
+}
+
+static void check_through_snapshot(const char *machine)
+{
+    struct cluster *c = cluster_new(3, 25);
+    c->machine = machine;
+    c->compact_log_bytes = 2000;
+    c->keep_log_bytes = 200;
+    cluster_bootstrap(c, 3);
+    uint64_t s = open_session(c);
+    assert_int_equal(code_of(c, s, 1, false), 1);
+    int behind = (cluster_wait_leader(c) + 1) % 3;
+    isolate(c, behind, true);
+    for (uint64_t i = 2; i <= 300; i++)
+        (void)code_of(c, s, i, false);
+    isolate(c, behind, false);
+    RUN_UNTIL(c, 20000, stale_state(c, behind).count == 300);
+    for (int h = 0; h < 3; h++)
+        if (h != behind)
+            host_crash(c, h);
+    host_start(c, (behind + 1) % 3);
+    RUN_UNTIL(c, 20000, cluster_leader(c) >= 0);
+    assert_int_equal(code_of(c, s, 299, true), 299);
+    assert_int_equal(reason_of(c, s, 1), THOLE_REASON_SEQUENCE_TOO_OLD);
+    assert_int_equal(code_of(c, s, 301, false), 301);
+    cluster_free(c);
+}
+
+static void test_engine_sessions_travel_in_snapshots(void **state)
+{
+    (void)state;
+    check_through_snapshot("tally");
+    check_through_snapshot("ledger");
+}
+
+/* ---- The table alone ------------------------------------------------------------------------------------------- */
+
+static void test_session_table_encodes_and_decodes(void **state)
+{
+    (void)state;
+    struct session_table t = {0}, u = {0};
+    const struct session_result *r = NULL;
+    struct bytes out = {0};
+    assert_true(session_open(&t, 5, NULL));
+    for (uint64_t i = 0; i < 100; i++) {
+        assert_int_equal(session_begin(&t, 5, i * 2, 10 + i, NULL, &r), SESSION_APPLY);
+        (void)session_finish(&t, 5, i * 2, i, slice_of("answer", 6));
+    }
+    session_encode(t.oldest, &out);
+    assert_true(session_decode(&u, bytes_slice(&out)));
+    session_table_sort(&u);
+    assert_int_equal(u.oldest->count, LIMIT_SESSION_RESULTS);
+    assert_int_equal(u.oldest->floor, t.oldest->floor);
+    assert_int_equal(session_begin(&u, 5, 198, 500, NULL, &r), SESSION_DUPLICATE);
+    assert_int_equal(r->code, 99);
+    assert_int_equal(session_begin(&u, 5, 10, 501, NULL, &r), SESSION_TOO_OLD);
+    assert_false(session_decode(&u, slice_of("\xff\xff\xff", 3)));
+    session_table_deinit(&t);
+    session_table_deinit(&u);
+    bytes_deinit(&out);
+}
+
+static void test_session_reserved_answer_is_busy(void **state)
+{
+    (void)state;
+    struct session_table t = {0};
+    const struct session_result *r = NULL;
+    assert_true(session_open(&t, 1, NULL));
+    for (uint64_t i = 1; i <= LIMIT_SESSION_RESULTS; i++)
+        assert_int_equal(session_begin(&t, 1, i, 1 + i, NULL, &r), SESSION_APPLY);
+    assert_int_equal(session_begin(&t, 1, 5, 100, NULL, &r), SESSION_BUSY);
+    assert_int_equal(session_begin(&t, 1, 1000, 100, NULL, &r), SESSION_BUSY); /* would trim one */
+    (void)session_finish(&t, 1, 1, 0, (struct slice){0});
+    assert_int_equal(session_begin(&t, 1, 1000, 100, NULL, &r), SESSION_APPLY);
+    assert_int_equal(session_begin(&t, 1, 1, 101, NULL, &r), SESSION_TOO_OLD);
+    session_table_deinit(&t);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_session_table_encodes_and_decodes),
+        cmocka_unit_test(test_session_reserved_answer_is_busy),
+        cmocka_unit_test(test_engine_retry_gets_the_first_answer),
+        cmocka_unit_test(test_engine_unknown_session_is_expired),
+        cmocka_unit_test(test_engine_window_of_answers_moves),
+        cmocka_unit_test(test_engine_least_recently_used_session_is_evicted),
+        cmocka_unit_test(test_engine_sessions_travel_in_snapshots),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

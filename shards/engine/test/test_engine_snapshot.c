@@ -1,0 +1,213 @@
+/* Compaction, snapshots to followers and learners, recovery of what was half done. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "shards/engine/test/harness.h"
+
+#include <cmocka.h>
+
+static struct cluster *compacting(int hosts, int voters, const char *machine, uint64_t seed)
+{
+    struct cluster *c = cluster_new(hosts, seed);
+    c->machine = machine;
+    c->compact_log_bytes = 4000;
+    c->keep_log_bytes = 500;
+    cluster_bootstrap(c, voters);
+    return c;
+}
+
+static void propose_many(struct cluster *c, int n)
+{
+    for (int i = 0; i < n; i++)
+        propose_ok(c, "some payload of a few bytes");
+}
+
+static void check_compaction(const char *machine)
+{
+    struct cluster *c = compacting(3, 3, machine, 31);
+    propose_many(c, 400);
+    cluster_run(c, 500);
+    for (int h = 0; h < 3; h++) {
+        struct engine_replica_status s = status_of(c, h);
+        assert_true(s.first_index > 250);
+        assert_true(s.log_bytes < 3 * c->compact_log_bytes);
+    }
+    for (int h = 0; h < 3; h++)
+        host_crash(c, h);
+    for (int h = 0; h < 3; h++)
+        host_start(c, h);
+    cluster_wait_leader(c);
+    for (int h = 0; h < 3; h++)
+        assert_int_equal(query_ok(c, h).count, 400);
+    propose_many(c, 200);
+    cluster_run(c, 500);
+    assert_int_equal(stale_state(c, 0).hash, stale_state(c, 1).hash);
+    assert_int_equal(stale_state(c, 0).hash, stale_state(c, 2).hash);
+    cluster_free(c);
+}
+
+static void test_engine_compacts_and_recovers(void **state)
+{
+    (void)state;
+    check_compaction("tally");
+    check_compaction("tally-plain");
+    check_compaction("ledger");
+}
+
+static void check_lagging(const char *machine, size_t ballast, double drop)
+{
+    struct cluster *c = compacting(3, 3, machine, 32);
+    for (int h = 0; h < 3; h++)
+        c->hosts[h].tally.ballast = ballast;
+    propose_many(c, 10);
+    int behind = (cluster_wait_leader(c) + 1) % 3;
+    isolate(c, behind, true);
+    propose_many(c, 400);
+    isolate(c, behind, false);
+    c->drop = drop;
+    c->delay_ms_max = drop > 0 ? 20 : 0;
+    RUN_UNTIL(c, 60000, stale_state(c, behind).count == 410);
+    c->drop = 0;
+    assert_true(c->snapshot_frames > 0);
+    propose_many(c, 10);
+    cluster_run(c, 1000);
+    assert_int_equal(stale_state(c, behind).hash, stale_state(c, cluster_leader(c)).hash);
+    host_crash(c, behind);
+    host_start(c, behind);
+    cluster_run(c, 1000);
+    assert_int_equal(stale_state(c, behind).count, 420);
+    if (strcmp(machine, "ledger") == 0) /* the old generation is gone */
+        assert_int_equal(ledger_disk_spaces(c->hosts[behind].ledger), 1);
+    cluster_free(c);
+}
+
+static void test_engine_lagging_follower_gets_a_snapshot(void **state)
+{
+    (void)state;
+    check_lagging("tally", 0, 0);
+    check_lagging("tally-plain", 100, 0);
+    check_lagging("ledger", 0, 0);
+}
+
+static void test_engine_large_snapshot_over_a_lossy_link(void **state)
+{
+    (void)state;
+    check_lagging("tally", 3 * MIB + 17, 0.2);
+    check_lagging("tally", 4 * LIMIT_CHUNK_BYTES - 100, 0.2);
+}
+
+static void test_engine_new_learner_gets_a_snapshot(void **state)
+{
+    (void)state;
+    struct cluster *c = compacting(4, 3, "tally", 33);
+    propose_many(c, 400);
+    host_join(c, 3);
+    assert_false(status_of(c, 3).initialised);
+    struct raft_change add = change_one(RAFT_CHANGE_ADD_LEARNER, 3);
+    assert_int_equal(change_wait(c, cluster_wait_leader(c), &add), THOLE_OK);
+    RUN_UNTIL(c, 20000, stale_state(c, 3).count == 400);
+    assert_true(status_of(c, 3).initialised);
+    assert_false(status_of(c, 3).voter);
+    assert_int_equal(query_ok(c, 3).count, 400);
+    host_crash(c, 3);
+    host_start(c, 3);
+    propose_many(c, 5);
+    RUN_UNTIL(c, 20000, stale_state(c, 3).count == 405);
+    cluster_free(c);
+}
+
+/* A crash at every moment of an installation leaves a replica that gets there. */
+static void check_crash_during_install(const char *machine)
+{
+    for (uint64_t at = 0; at < 60; at += 3) {
+        struct cluster *c = compacting(3, 3, machine, 34 + at);
+        c->delay_ms_max = 5;
+        int behind = (cluster_wait_leader(c) + 1) % 3;
+        isolate(c, behind, true);
+        propose_many(c, 300);
+        isolate(c, behind, false);
+        uint64_t frames = c->snapshot_frames;
+        RUN_UNTIL(c, 20000, c->snapshot_frames > frames);
+        for (uint64_t i = 0; i < at; i++)
+            cluster_run(c, 1);
+        host_crash(c, behind);
+        host_start(c, behind);
+        RUN_UNTIL(c, 60000, stale_state(c, behind).count == 300);
+        cluster_run(c, 500);
+        if (strcmp(machine, "ledger") == 0)
+            assert_int_equal(ledger_disk_spaces(c->hosts[behind].ledger), 1);
+        cluster_free(c);
+    }
+}
+
+static void test_engine_crash_while_installing(void **state)
+{
+    (void)state;
+    check_crash_during_install("tally");
+    check_crash_during_install("ledger");
+}
+
+static void test_engine_installed_snapshot_answers_proposals_unknown(void **state)
+{
+    (void)state;
+    struct cluster *c = compacting(3, 3, "tally", 35);
+    int old = cluster_wait_leader(c);
+    isolate(c, old, true);
+    struct op *o = op_propose(c, old, "x");
+    o->r.deadline_ns = CLOCK_NEVER;
+    RUN_UNTIL(c, 20000, cluster_leader(c) != old && cluster_leader(c) >= 0);
+    propose_many(c, 300);
+    isolate(c, old, false);
+    op_wait(o);
+    assert_int_equal(o->r.status.reason, THOLE_REASON_OUTCOME_UNKNOWN);
+    op_free(o);
+    RUN_UNTIL(c, 20000, stale_state(c, old).count == 300);
+    cluster_free(c);
+}
+
+static void count_name(void *ctx, const char *name)
+{
+    (void)name;
+    ++*(int *)ctx;
+}
+
+static void test_engine_stale_files_are_removed(void **state)
+{
+    (void)state;
+    struct thole_status st;
+    struct cluster *c = compacting(1, 1, "tally", 36);
+    cluster_wait_leader(c);
+    propose_many(c, 300);
+    host_crash(c, 0);
+    struct engine_files *f = c->hosts[0].files;
+    const char *names[] = {"1-999999.snap", "77-5.snap", "1.tmp", "garbage"};
+    for (int i = 0; i < 4; i++) {
+        struct engine_file *file;
+        assert_int_equal(f->ops->create(f, names[i], &file, &st), THOLE_OK);
+        assert_int_equal(f->ops->append(file, "damaged bytes, not a snapshot", 29, &st), THOLE_OK);
+        assert_int_equal(f->ops->commit(file, names[i], &st), THOLE_OK);
+    }
+    host_start(c, 0);
+    cluster_wait_leader(c);
+    assert_int_equal(query_ok(c, 0).count, 300);
+    int count = 0;
+    f->ops->list(f, count_name, &count);
+    assert_int_equal(count, 1);
+    cluster_free(c);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_engine_compacts_and_recovers),
+        cmocka_unit_test(test_engine_lagging_follower_gets_a_snapshot),
+        cmocka_unit_test(test_engine_large_snapshot_over_a_lossy_link),
+        cmocka_unit_test(test_engine_new_learner_gets_a_snapshot),
+        cmocka_unit_test(test_engine_crash_while_installing),
+        cmocka_unit_test(test_engine_installed_snapshot_answers_proposals_unknown),
+        cmocka_unit_test(test_engine_stale_files_are_removed),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
