@@ -29,12 +29,15 @@ enum bus_lane { BUS_LANE_CONTROL = 1, BUS_LANE_APPEND = 2, BUS_LANE_SNAPSHOT = 3
  * once with bus_answer(more = false) or bus_answer_failure, from any thread, now or later. */
 struct bus_request;
 uint32_t bus_request_method(const struct bus_request *r);
-struct slice bus_request_body(const struct bus_request *r);       /* until the last answer */
+struct slice bus_request_body(const struct bus_request *r); /* until the last answer */
 bool bus_request_from(const struct bus_request *r, struct uuid *ret_host); /* false: a client */
-uint64_t bus_request_deadline_ns(const struct bus_request *r);    /* monotonic; CLOCK_NEVER */
+uint64_t bus_request_deadline_ns(const struct bus_request *r); /* monotonic; CLOCK_NEVER */
 /* `on_cancel` runs at most once, when the caller cancelled, or its stream broke; a final answer is
  * still owed (it goes nowhere). Set it before returning from the handler. */
 void bus_request_on_cancel(struct bus_request *r, void (*on_cancel)(void *ctx), void *ctx);
+/* `data` is freed by the bus once the final answer was given and no callback can use it any more:
+ * the right owner for an on_cancel context, which may run while another thread answers. */
+void bus_request_set_data(struct bus_request *r, void *data, void (*free_fn)(void *data));
 /* False (only with more = true) when the stream's bound is reached: slow down or fail the watch. */
 bool bus_answer(struct bus_request *r, struct bufslice body, bool more);
 void bus_answer_failure(struct bus_request *r, const struct thole_status *st);
@@ -42,8 +45,8 @@ void bus_answer_failure(struct bus_request *r, const struct thole_status *st);
 struct bus_handler {
     void *ctx;
     /* A frame from a known host of this cluster. `frame` is borrowed; take a reference to keep. */
-    void (*frame)(void *ctx, const struct uuid *from, uint64_t from_incarnation,
-                  enum bus_lane lane, struct bufslice frame);
+    void (*frame)(void *ctx, const struct uuid *from, uint64_t from_incarnation, enum bus_lane lane,
+                  struct bufslice frame);
     /* The lanes to a peer became usable, or stopped being so (broken, silent for too long). */
     void (*peer_state)(void *ctx, const struct uuid *host, bool up, uint64_t incarnation);
     void (*request)(void *ctx, struct bus_request *r);
@@ -54,16 +57,16 @@ struct bus_handler {
 };
 
 struct bus_options {
-    const char *listen_address; /* "127.0.0.1:0" picks a port; NULL: no server (a client) */
+    const char *listen_address;    /* "127.0.0.1:0" picks a port; NULL: no server (a client) */
     const char *advertise_address; /* NULL: the listen address with the real port */
-    struct uuid host_id;        /* nil: a client */
-    struct uuid cluster_id;     /* nil until known; see bus_set_cluster */
+    struct uuid host_id;           /* nil: a client */
+    struct uuid cluster_id;        /* nil until known; see bus_set_cluster */
     uint64_t incarnation;
     const char *version;
     const struct clock *clock;
     struct bus_handler handler;
-    size_t peer_queue_bytes;    /* per lane; 0: default 16 MiB. Full: bus_send refuses */
-    uint32_t unary_slots;       /* concurrent unary control-plane calls; 0: default 256 */
+    size_t peer_queue_bytes; /* per lane; 0: default 16 MiB. Full: bus_send refuses */
+    uint32_t unary_slots;    /* concurrent unary control-plane calls; 0: default 256 */
 };
 
 /* UNAVAILABLE ADDRESS_IN_USE, INVALID_ARGUMENT. The server does not answer until bus_start. */
@@ -72,7 +75,7 @@ THOLE_MUST_CHECK enum thole_code bus_new(const struct bus_options *o, struct bus
 void bus_start(struct bus *b);
 /* Refuse new calls, let running ones end for up to grace_ms, then cancel. Not from a callback. */
 void bus_stop(struct bus *b, uint32_t grace_ms);
-void bus_free(struct bus *b); /* after bus_stop; NULL is fine */
+void bus_free(struct bus *b);                 /* after bus_stop; NULL is fine */
 const char *bus_address(const struct bus *b); /* advertised, with the real port */
 uint16_t bus_port(const struct bus *b);
 void bus_set_cluster(struct bus *b, const struct uuid *cluster_id);
@@ -98,8 +101,8 @@ enum thole_code bus_send(struct bus *b, const struct uuid *host, enum bus_lane l
  * `body` is borrowed. Returns an id for bus_exchange_cancel. timeout_ms 0: no limit. */
 typedef void (*bus_answer_fn)(void *ctx, const struct thole_status *st, struct bufslice body,
                               bool more);
-uint64_t bus_exchange(struct bus *b, const struct uuid *host, uint32_t method,
-                      struct bufslice body, uint32_t timeout_ms, bus_answer_fn done, void *ctx);
+uint64_t bus_exchange(struct bus *b, const struct uuid *host, uint32_t method, struct bufslice body,
+                      uint32_t timeout_ms, bus_answer_fn done, void *ctx);
 /* `done` still comes (CANCELLED), perhaps before this returns. */
 void bus_exchange_cancel(struct bus *b, const struct uuid *host, uint64_t id);
 
@@ -177,7 +180,8 @@ THOLE_MUST_CHECK enum thole_code bus_channel_stream(struct bus_channel *c, const
                                                     struct thole_status *st);
 THOLE_MUST_CHECK enum thole_code bus_stream_next(struct bus_stream *s, uint32_t timeout_ms,
                                                  struct buf **ret, struct thole_status *st);
-void bus_stream_free(struct bus_stream *s); /* cancels if it has not ended; any thread may cancel: */
+void bus_stream_free(
+    struct bus_stream *s); /* cancels if it has not ended; any thread may cancel: */
 void bus_stream_cancel(struct bus_stream *s);
 
 #endif

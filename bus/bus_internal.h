@@ -1,0 +1,438 @@
+/* What the bus's files share. From the bottom up:
+ *
+ *   loop     a completion queue and its thread, with deferred tasks and timers
+ *   pipe     a stream on either side: one receive and one send outstanding, a bounded send queue
+ *   rpc      one call on the server (unary, or around a pipe)
+ *   peer     links (pipes with reconnection) to one host, and the exchanges open with it
+ *
+ * Lock order: bus.mutex, peer.mutex, pipe.mutex, loop.mutex. No callback runs under a lock. */
+#ifndef BUS_BUS_INTERNAL_H
+#define BUS_BUS_INTERNAL_H
+
+#include <grpc/grpc.h>
+#include <grpc/grpc_security.h>
+#include <pthread.h>
+#include <stdatomic.h>
+
+#include "base/assert.h"
+#include "base/limits.h"
+#include "base/log.h"
+#include "base/map.h"
+#include "base/metrics.h"
+#include "base/wheel.h"
+#include "base/worker.h"
+#include "bus/bus.h"
+
+/* A frame or a body, and what is wrapped around it. */
+#define BUS_MESSAGE_BYTES_MAX (LIMIT_FRAME_BYTES + 64 * KIB)
+#define BUS_COPY_BYTES_MAX 1024 /* smaller payloads are copied next to each other */
+#define BUS_RPC_QUEUE_BYTES (4 * MIB)
+#define BUS_PEER_QUEUE_BYTES (16 * MIB)
+#define BUS_EXCHANGES_MAX 65536 /* open exchanges with one peer, and open requests of one stream */
+
+/* ---- loop.c --------------------------------------------------------------------------------- */
+
+/* What a completion queue returns: embedded in the owner, which lives until it came back. */
+struct bus_tag {
+    uint32_t magic;
+    void (*fn)(struct bus_tag *tag, bool ok);
+};
+#define BUS_TAG_MAGIC 0x7a67626fU
+static inline struct bus_tag bus_tag_of(void (*fn)(struct bus_tag *tag, bool ok))
+{
+    return (struct bus_tag){.magic = BUS_TAG_MAGIC, .fn = fn};
+}
+
+struct bus_task { /* embed; may be freed by fn */
+    struct bus_task *next;
+    void (*fn)(struct bus_task *task);
+};
+
+struct bus_timer { /* embed; zero-initialise, set fn */
+    struct wheel_timer wheel;
+    void (*fn)(struct bus_timer *timer);
+};
+
+struct bus_loop {
+    grpc_completion_queue *cq;
+    const struct clock *clock;
+    pthread_t thread;
+    bool threaded;
+    pthread_mutex_t mutex;
+    pthread_cond_t changed;
+    struct bus_task *tasks, **tasks_tail;
+    bool sleeping, rung, closed;
+    uint64_t wake_ms; /* when the sleeping thread will look at its timers */
+    struct wheel *wheel;
+    struct unary *unaries; /* calls under way */
+    size_t live;           /* objects that have tags outstanding, or may start batches */
+    grpc_channel *bell_channel;
+    grpc_call *bell_call;
+    struct bus_tag bell;
+};
+
+void bus__loop_init(struct bus_loop *l, const struct clock *clock);
+void bus__loop_run(struct bus_loop *l, const char *name); /* starts the thread */
+/* `ready` is called with the loop's mutex held, whenever `changed` was signalled. */
+bool bus__loop_wait(struct bus_loop *l, bool (*ready)(struct bus_loop *l), uint32_t timeout_ms);
+/* Admit nothing new, wait for what is live, end the thread, run the remaining tasks. */
+void bus__loop_stop(struct bus_loop *l);
+void bus__loop_deinit(struct bus_loop *l);
+bool bus__loop_here(const struct bus_loop *l); /* on its thread? */
+void bus__loop_live(struct bus_loop *l, int change);
+bool bus__loop_enter(struct bus_loop *l); /* live + 1, unless the loop was stopped */
+/* Run `t` on the loop's thread, soon, in the order of posting; after bus__loop_stop, here and now. */
+void bus__loop_post(struct bus_loop *l, struct bus_task *t);
+/* Timers fire on the loop's thread. Cancelling elsewhere does not wait for one that is firing. */
+void bus__loop_arm(struct bus_loop *l, struct bus_timer *t, uint32_t after_ms);
+void bus__loop_cancel(struct bus_loop *l, struct bus_timer *t);
+/* grpc_call_start_batch for a live call; the tag will come back on the call's loop. */
+void bus__start(grpc_call *call, const grpc_op *ops, size_t n, struct bus_tag *tag);
+void bus__tag_release(struct bus_tag *tag); /* before a tag is handed to gRPC by another call */
+void bus__grpc_init(void);
+void bus__grpc_shutdown(void);
+gpr_timespec bus__deadline(uint32_t timeout_ms); /* 0: never */
+
+/* ---- writer.c: the send queue of a pipe ------------------------------------------------------- */
+
+struct bus_out {
+    grpc_slice slice;
+    uint32_t items; /* that end in this slice; 0: the item goes on in the next one */
+};
+struct bus_writer {
+    struct bus_out *ring;
+    size_t head, count, capacity;
+    struct buf *chunk; /* joined items are copied here until it is full or sent */
+    size_t chunk_used;
+    uint32_t chunk_items;
+    size_t chunk_size;      /* of the next chunk: follows what is sent at a time */
+    size_t bytes;           /* queued */
+    uint64_t queued, taken; /* items so far */
+    bool join;              /* items may share a message */
+};
+void bus__writer_init(struct bus_writer *w, bool join);
+void bus__writer_deinit(struct bus_writer *w);
+void bus__writer_clear(struct bus_writer *w);
+bool bus__writer_empty(const struct bus_writer *w);
+/* Queue one item: `head` is copied, `body` is taken over. */
+void bus__writer_put(struct bus_writer *w, struct slice head, struct bufslice body);
+/* Move the next message into `ret` (empty before). */
+void bus__writer_take(struct bus_writer *w, grpc_slice_buffer *ret);
+
+grpc_slice bus__slice_of(struct bufslice s);   /* takes s over; copies what is small */
+struct buf *bus__buf_of(grpc_byte_buffer *bb); /* copies into one buffer */
+
+/* ---- pipe.c ------------------------------------------------------------------------------------ */
+
+struct bus_pipe;
+/* All on the pipe's loop, one at a time. */
+struct bus_pipe_events {
+    void (*message)(void *ctx, struct bufslice message); /* borrowed */
+    void (*half_closed)(void *ctx);                      /* server: no more messages; may be NULL */
+    void (*cancelled)(void *ctx); /* server: the client is gone; may be NULL */
+    void (*drained)(void *ctx);   /* may be NULL */
+    /* The last one. On a client with the status of the call. */
+    void (*closed)(void *ctx, const struct thole_status *st);
+};
+struct bus_pipe_options {
+    struct bus_loop *loop;
+    grpc_call *call; /* taken over */
+    bool server;
+    bool join;
+    bool half_close; /* client: after the first message */
+    size_t queue_bytes;
+    const struct bus_pipe_events *events;
+    void *ctx;
+};
+enum bus_put { BUS_PUT_OK, BUS_PUT_FULL, BUS_PUT_CLOSED };
+
+/* One reference for the owner, who releases it after `closed` (and, on a server, the finish). */
+struct bus_pipe *bus__pipe_new(const struct bus_pipe_options *o);
+/* Begin. A client's first message (taken over) goes with it. */
+void bus__pipe_start(struct bus_pipe *p, struct bufslice first);
+struct bus_pipe *bus__pipe_ref(struct bus_pipe *p);
+void bus__pipe_unref(struct bus_pipe *p);
+/* `body` is taken over. `must`: queue it even beyond the bound. `ret_seq` (or NULL): its number. */
+enum bus_put bus__pipe_put(struct bus_pipe *p, struct slice head, struct bufslice body, bool must,
+                           uint64_t *ret_seq);
+bool bus__pipe_taken(struct bus_pipe *p, uint64_t seq); /* has it been handed to gRPC? */
+size_t bus__pipe_queued(struct bus_pipe *p);
+void bus__pipe_headers(struct bus_pipe *p); /* server: send the initial metadata now */
+/* Server: after what is queued, end with this status; `details` is taken over. */
+void bus__pipe_finish(struct bus_pipe *p, enum thole_code code, const char *message,
+                      grpc_slice details);
+void bus__pipe_cancel(struct bus_pipe *p);
+void bus__pipe_pause(struct bus_pipe *p); /* read no more; from the message callback */
+void bus__pipe_resume(struct bus_pipe *p);
+/* From the message callback: read no more while the send queue is beyond its bound. */
+void bus__pipe_throttle(struct bus_pipe *p);
+grpc_call *bus__pipe_call(struct bus_pipe *p);
+
+/* ---- errors.c ------------------------------------------------------------------------------- */
+
+/* A serialised google.rpc.Status for the trailer. */
+grpc_slice bus__details_encode(const struct thole_status *st, uint32_t retry_ms,
+                               const char *const *metadata);
+/* What a client got; `trailing` may hold details. OK leaves *st zeroed. */
+void bus__status_decode(grpc_status_code code, grpc_slice message,
+                        const grpc_metadata_array *trailing, struct thole_status *st);
+grpc_slice bus__details_key(void);
+bool bus__log_allowed(struct bus *b); /* rate limit for lines that others can provoke */
+
+/* ---- wire.c ------------------------------------------------------------------------------------ */
+
+struct bus_hello {
+    struct uuid host, cluster, callee;
+    uint64_t incarnation;
+    char version[64];
+    char address[256];
+    uint32_t lane;
+};
+struct bus_item {
+    uint64_t id;
+    uint32_t method, timeout_ms;
+    bool more, cancel, failed;
+    struct slice body;
+    struct thole_status failure;
+};
+#define BUS_ITEM_HEAD_MAX 64
+struct bus_head { /* an encoded prefix; the body follows it directly */
+    uint8_t data[BUS_ITEM_HEAD_MAX];
+    size_t size;
+};
+/* All hellos use field 1, so one encoding serves LaneMessage, LaneReply, Exchange and Ask. */
+struct bufslice bus__hello_encode(const struct bus *b, uint32_t lane, const struct uuid *callee);
+void bus__hello_append(struct bytes *out, const struct bus *b, uint32_t lane,
+                       const struct uuid *callee);
+void bus__lane_head(struct bus_head *h, size_t body_size);
+void bus__item_head(struct bus_head *h, const struct bus_item *item, size_t body_size);
+struct bufslice bus__item_failure(uint64_t id, const struct thole_status *st);
+struct bufslice bus__ask_encode(const struct bus *b, const struct bus_item *item);
+/* False if malformed. `has_hello` tells which of the two a message carried. */
+bool bus__lane_decode(struct slice in, bool *has_hello, struct bus_hello *ret_hello,
+                      struct slice *ret_body);
+bool bus__ask_decode(struct slice in, struct bus_hello *ret_hello, struct bus_item *ret);
+bool bus__answer_decode(struct slice in, struct bus_hello *ret_hello, struct slice *ret_body);
+/* Calls `item` for each item; bodies point into `in`. */
+bool bus__exchange_decode(struct slice in, bool *has_hello, struct bus_hello *ret_hello,
+                          void (*item)(void *ctx, struct bus_item *item), void *ctx);
+
+/* ---- server.c, rpc.c --------------------------------------------------------------------------- */
+
+struct bus_entry { /* a method on the server */
+    struct bus *bus;
+    struct bus_method m;
+    void *registered; /* gRPC's handle; NULL: the catch-all */
+    /* Instead of m.handle: keeps the message's owner. */
+    void (*handle_buf)(void *ctx, struct bus_rpc *rpc, struct bufslice message);
+    bool join;        /* queued messages may be concatenated */
+    bool ends_itself; /* BIDI: a cancelled call needs no finish by the handler */
+    bool inward;      /* between hosts: no rpc metrics, not bounded by unary_slots */
+};
+
+struct bus_rpc {
+    struct bus_entry *entry;
+    struct bus *bus;
+    struct bus_rpc *next_free;
+    _Atomic uint32_t refs;
+    grpc_call *call;
+    struct bus_pipe *pipe; /* not UNARY */
+    struct bus_tag arrived, sent, closed;
+    grpc_metadata_array metadata;
+    grpc_call_details details; /* the catch-all's */
+    gpr_timespec deadline;
+    grpc_byte_buffer *payload;
+    grpc_byte_buffer *reply; /* reused */
+    struct buf *request;     /* the payload, if it was not in one piece */
+    uint64_t started_ns;
+    int cancelled_flag;
+    bool listening; /* for the close, by its own tag */
+    bool counted;   /* in unary_active */
+    bool handled;   /* BIDI: the handler knows of it; loop thread */
+    _Atomic bool finished;
+    void *data;
+    void (*data_free)(void *data);
+    pthread_mutex_t mutex; /* the callbacks */
+    void (*on_cancel)(void *ctx);
+    void *on_cancel_ctx;
+    void (*on_drained)(void *ctx);
+    void *on_drained_ctx;
+    bool cancelled;
+    char *peer;
+};
+
+void bus__rpc_arm(struct bus_entry *e); /* one more slot */
+void bus__rpc_free_all(struct bus *b);  /* the unused ones */
+
+struct bus_inbound { /* an accepted stream of a peer or client; the data of its rpc */
+    struct bus_inbound *next, **prev; /* under bus.mutex */
+    struct bus *bus;
+    struct bus_rpc *rpc; /* until `ended` */
+    struct bus_pipe *pipe;
+    bool lane;
+    bool known; /* hello accepted; loop thread */
+    struct bus_hello
+        hello; /* hello.incarnation is under bus.mutex, and changed to end the stream */
+    uint64_t incarnation;
+    _Atomic uint32_t refs; /* the rpc's, one per open request, and short-lived ones */
+    pthread_mutex_t mutex; /* below */
+    struct map requests;   /* Exchange: id -> struct bus_request */
+    size_t open_bytes;
+    bool ended;    /* the rpc was finished */
+    bool draining; /* end when no request is open */
+};
+
+struct bus_seen { /* the highest incarnation known of a host */
+    struct bus_seen *next;
+    struct uuid host;
+    uint64_t incarnation;
+};
+
+struct bus {
+    _Atomic uint32_t refs;
+    struct bus_options o;
+    const struct clock *clock;
+    char *version, *listen_address, *advertise_address;
+    uint16_t port;
+    _Atomic bool stopping;
+    bool started, stopped;
+    pthread_mutex_t mutex; /* below, to the blank line */
+    struct uuid cluster_id;
+    struct peer *peers;
+    struct bus_inbound *inbound;
+    struct bus_seen *seen;
+    uint64_t log_window_ns;
+    uint32_t log_count;
+
+    struct bus_loop server_loop, client_loop;
+    grpc_server *server;
+    struct bus_entry **entries;
+    size_t entry_count;
+    pthread_mutex_t pool_mutex;
+    struct bus_rpc *pool;
+    _Atomic uint32_t unary_active;
+    struct bus_tag shutdown_tag;
+    bool shutdown_done; /* under server_loop.mutex */
+    struct peer *self;
+    struct bus_health *health;
+    struct bus_reflection *reflection;
+};
+
+void bus__unref(struct bus *b);
+struct bus_entry *bus__register(struct bus *b, const struct bus_method *m);
+bool bus__serves(const struct bus *b, const char *service, size_t size);
+/* Refuse a caller or remember it; the rules for all streams of hosts. */
+enum thole_code bus__admit(struct bus *b, const struct bus_hello *h, bool stream,
+                           struct thole_status *st);
+void bus__cluster(struct bus *b, struct uuid *ret);
+void bus__seen(struct bus *b, const struct uuid *host, uint64_t incarnation);
+
+/* ---- inbound.c, lane.c, request.c: what peers call -------------------------------------------- */
+
+struct bus_inbound *bus__inbound_of(struct bus *b, struct bus_rpc *rpc, bool lane);
+/* The first message must be a hello; answers it, or ends the stream. False: stop here. */
+bool bus__inbound_greet(struct bus_inbound *in, const struct bus_hello *hello);
+void bus__inbound_malformed(struct bus_inbound *in, const char *what);
+void bus__inbound_end(struct bus_inbound *in, const struct thole_status *st); /* NULL: OK */
+void bus__inbound_ref(struct bus_inbound *in);
+void bus__inbound_unref(struct bus_inbound *in);
+void bus__inbound_stop(struct bus *b); /* end the streams of peers as soon as nothing is open */
+void bus__lane_register(struct bus *b);
+void bus__exchange_register(struct bus *b);
+void bus__frame_sent(enum bus_lane lane, size_t bytes);
+void bus__frame_received(enum bus_lane lane, size_t bytes);
+
+/* A request from this process itself, handed to the handler; answers go to bus__self_answer.
+ * Returns with a reference for the caller, to cancel it. */
+struct bus_request *bus__request_self(struct bus *b, uint64_t id, uint32_t method,
+                                      struct bufslice body, uint64_t deadline_ns);
+void bus__request_deliver(struct bus_request *r);
+/* One whose cancellation was not told yet, with a reference; in->mutex is held. */
+struct bus_request *bus__request_next_cancellable(struct bus_inbound *in);
+void bus__request_cancel(struct bus_request *r);
+void bus__request_unref(struct bus_request *r);
+
+/* ---- peer.c, link.c, exchange.c --------------------------------------------------------------- */
+
+#define BUS_LINKS 4 /* lanes 1 to 3, and 0: exchanges */
+enum link_state {
+    LINK_IDLE,       /* nobody has asked for it */
+    LINK_CONNECTING, /* the hello was sent */
+    LINK_READY,      /* and answered */
+    LINK_WAITING,    /* broken; the timer is set */
+};
+
+struct link {
+    struct peer *peer;
+    uint32_t lane;
+    struct bus_timer retry;
+    uint32_t failures;     /* in a row; client loop */
+    enum link_state state; /* below: under peer.mutex, and changed on the client loop only */
+    struct bus_pipe *pipe; /* CONNECTING, READY */
+    uint64_t incarnation;  /* of the callee, when READY */
+};
+
+struct peer {
+    struct peer *next; /* under bus.mutex */
+    struct bus *bus;
+    struct uuid host;
+    _Atomic uint32_t refs;                 /* the bus's list, each pipe's, each task's */
+    bool up_told;                          /* client loop */
+    char said[THOLE_STATUS_MESSAGE_BYTES]; /* the last failure logged; client loop */
+    pthread_mutex_t mutex;                 /* below */
+    char *address;
+    uint32_t generation; /* of the address and of our cluster: a change is worth a try at once */
+    bool removed, up;
+    struct link links[BUS_LINKS];
+    struct map exchanges; /* id -> struct exchange */
+    uint64_t next_id;
+    struct exchange *waiting, **waiting_tail; /* for the link to be READY; also in the map */
+    size_t waiting_bytes;
+    size_t self_bytes; /* to ourselves, under way */
+};
+
+struct peer *bus__peer_find(struct bus *b, const struct uuid *host); /* a reference, or NULL */
+struct peer *bus__peer_new(struct bus *b, const struct uuid *host, const char *address);
+struct peer *bus__peer_ref(struct peer *p);
+void bus__peer_unref(struct peer *p);
+void bus__peer_report(struct peer *p); /* tell the handler if `up` changed; client loop */
+void bus__peer_post(struct peer *p, void (*fn)(struct peer *p)); /* run fn on the client loop */
+void bus__peers_stop(struct bus *b);
+
+void bus__link_init(struct link *l, struct peer *p, uint32_t lane);
+bool bus__link_wanted(const struct link *l); /* does this process use it? */
+void bus__link_connect(struct link *l);      /* client loop */
+void bus__link_kick(struct link *l);         /* client loop: the address or cluster changed */
+void bus__link_close(struct link *l);        /* client loop: the peer was removed */
+grpc_channel *bus__channel_open(const char *address, bool peer);
+
+/* Of the exchange link; client loop. */
+void bus__exchange_ready(struct peer *p);
+void bus__exchange_message(struct peer *p, struct bufslice message);
+/* Fail what is open; the peer's mutex is held on entry and released. */
+void bus__exchange_broken(struct peer *p, struct bus_pipe *pipe, const char *why);
+/* Takes body over; false if the bound is reached (only with more). */
+bool bus__self_answer(struct bus *b, uint64_t id, struct bufslice body,
+                      const struct thole_status *st, bool more);
+
+/* ---- unary.c: one call of a client --------------------------------------------------------------- */
+
+/* `done` runs on the loop, once, unless false is returned: the loop was stopped. */
+typedef void (*bus_unary_fn)(void *ctx, const struct thole_status *st, grpc_byte_buffer *reply);
+bool bus__unary(struct bus_loop *loop, grpc_channel *channel, const char *path,
+                struct bufslice request, uint32_t timeout_ms, bus_unary_fn done, void *ctx);
+void bus__unary_cancel_all(struct bus_loop *loop);
+/* The same, blocking. */
+enum thole_code bus__unary_wait(struct bus_loop *loop, grpc_channel *channel, const char *path,
+                                struct bufslice request, uint32_t timeout_ms,
+                                struct buf **ret_reply, struct thole_status *st);
+
+/* ---- health.c, reflection.c -------------------------------------------------------------------- */
+
+void bus__health_init(struct bus *b);
+void bus__health_stop(struct bus *b);
+void bus__health_free(struct bus *b);
+void bus__reflection_init(struct bus *b);
+void bus__reflection_free(struct bus *b);
+
+#endif

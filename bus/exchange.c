@@ -1,0 +1,398 @@
+/* The caller's side of exchanges: requests to a peer (or ourselves), matched with answers by id.
+ *
+ * An exchange is freed on the client loop only, so whoever finds it in the table there may use it
+ * after the lock was released. "Sent" means: its message was handed to gRPC. What was not is certain
+ * never to have been handled. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "bus/bus_internal.h"
+
+static METRIC_DEFINE_COUNTER(metric_exchanges, "thole_bus_exchanges_total",
+                             "Requests made of other hosts (and of this one)");
+static METRIC_DEFINE_COUNTER(metric_failed, "thole_bus_exchanges_failed_total",
+                             "Requests that got no answer from their host");
+static METRIC_DEFINE_GAUGE(metric_open, "thole_bus_exchanges_open",
+                           "Requests to other hosts that wait for their answer");
+
+struct exchange {
+    struct peer *peer;
+    struct exchange *next; /* waiting */
+    uint64_t id;
+    uint64_t seq; /* in the pipe's queue; 0: not there */
+    uint32_t method, timeout_ms;
+    struct bufslice body; /* while waiting */
+    struct bus_timer timer;
+    struct bus_request *local; /* of one to ourselves */
+    bus_answer_fn done;
+    void *ctx;
+};
+
+/* ---- Ends that need no exchange --------------------------------------------------------------------- */
+
+struct early_end {
+    struct bus_task task;
+    struct thole_status st;
+    bus_answer_fn done;
+    void *ctx;
+};
+
+static void run_early_end(struct bus_task *t)
+{
+    struct early_end *e = CONTAINER_OF(t, struct early_end, task);
+    metric_add(&metric_failed, 1);
+    e->done(e->ctx, &e->st, (struct bufslice){0}, false);
+    free(e);
+}
+
+static void end_early(struct bus *b, bus_answer_fn done, void *ctx, enum thole_code code,
+                      enum thole_reason reason, const char *why)
+{
+    struct early_end *e = xcalloc(1, sizeof *e);
+    e->task.fn = run_early_end;
+    e->done = done;
+    e->ctx = ctx;
+    thole_status_set(&e->st, code, reason, __FILE__, __LINE__, "%s", why);
+    bus__loop_post(&b->client_loop, &e->task);
+}
+
+/* ---- The table --------------------------------------------------------------------------------------- */
+
+/* The mutex is held. */
+static bool was_sent(const struct exchange *x, struct bus_pipe *pipe)
+{
+    if (x->local)
+        return true;
+    return x->seq > 0 && pipe && bus__pipe_taken(pipe, x->seq);
+}
+
+/* The mutex is held. */
+static void unwait(struct peer *p, const struct exchange *x)
+{
+    struct exchange **at = &p->waiting;
+    while (*at && *at != x)
+        at = &(*at)->next;
+    if (!*at)
+        return;
+    *at = x->next;
+    p->waiting_bytes -= x->body.bytes.size;
+    p->waiting_tail = &p->waiting;
+    while (*p->waiting_tail)
+        p->waiting_tail = &(*p->waiting_tail)->next;
+}
+
+/* Client loop; it has left the table. */
+static void end(struct exchange *x, const struct thole_status *st, struct bufslice body)
+{
+    bus__loop_cancel(&x->peer->bus->client_loop, &x->timer);
+    metric_add(&metric_open, -1);
+    x->done(x->ctx, st, body, false);
+    bufslice_unref(x->body);
+    if (x->local)
+        bus__request_unref(x->local);
+    bus__peer_unref(x->peer);
+    free(x);
+}
+
+/* Stop one that is open, telling the callee. Client loop. */
+static void abandon(struct peer *p, uint64_t id, enum thole_code code, const char *why)
+{
+    pthread_mutex_lock(&p->mutex);
+    struct exchange *x = map_remove(&p->exchanges, id);
+    struct bus_pipe *pipe = p->links[0].pipe ? bus__pipe_ref(p->links[0].pipe) : NULL;
+    bool sent = x && was_sent(x, pipe);
+    if (x && x->seq == 0)
+        unwait(p, x);
+    pthread_mutex_unlock(&p->mutex);
+    if (x && x->seq > 0 && pipe) {
+        struct bus_head head;
+        const struct bus_item item = {.id = id, .cancel = true};
+        bus__item_head(&head, &item, 0);
+        bus__pipe_put(pipe, (struct slice){head.data, head.size}, (struct bufslice){0}, true, NULL);
+    }
+    if (pipe)
+        bus__pipe_unref(pipe);
+    if (!x)
+        return;
+    if (x->local)
+        bus__request_cancel(x->local);
+    struct thole_status st;
+    thole_status_set(&st, code, sent ? THOLE_REASON_OUTCOME_UNKNOWN : THOLE_REASON_NONE, __FILE__,
+                     __LINE__, "%s", why);
+    metric_add(&metric_failed, 1);
+    end(x, &st, (struct bufslice){0});
+}
+
+static void timed_out(struct bus_timer *t)
+{
+    struct exchange *x = CONTAINER_OF(t, struct exchange, timer);
+    abandon(x->peer, x->id, THOLE_DEADLINE_EXCEEDED, "the host did not answer in time");
+}
+
+/* ---- Starting ---------------------------------------------------------------------------------------- */
+
+/* The mutex is held; the link is READY. Takes `body` over. */
+static enum bus_put put(struct peer *p, struct exchange *x, struct bufslice body, bool must)
+{
+    struct bus_head head;
+    const struct bus_item item = {.id = x->id, .method = x->method, .timeout_ms = x->timeout_ms};
+    bus__item_head(&head, &item, body.bytes.size);
+    return bus__pipe_put(p->links[0].pipe, (struct slice){head.data, head.size}, body, must,
+                         &x->seq);
+}
+
+/* The mutex is held. On failure nothing of `x` is kept; takes `body` over. */
+static enum bus_put admit(struct peer *p, struct exchange *x, struct bufslice body)
+{
+    struct bus *b = p->bus;
+    enum link_state state = p->links[0].state;
+    bool self = p == b->self;
+    enum bus_put result = BUS_PUT_OK;
+    if (p->removed || (!self && state == LINK_WAITING))
+        result = BUS_PUT_CLOSED;
+    else if (p->exchanges.count >= BUS_EXCHANGES_MAX ||
+             (state != LINK_READY && p->waiting_bytes > 0 &&
+              p->waiting_bytes + body.bytes.size > b->o.peer_queue_bytes))
+        result = BUS_PUT_FULL;
+    if (result != BUS_PUT_OK) {
+        bufslice_unref(body);
+        return result;
+    }
+    if (self) {
+        uint64_t deadline =
+            x->timeout_ms ? clock_now(b->clock) + x->timeout_ms * NS_PER_MS : CLOCK_NEVER;
+        x->local = bus__request_self(b, x->id, x->method, body, deadline);
+    } else if (state == LINK_READY) {
+        result = put(p, x, body, false);
+    } else {
+        x->body = body;
+        *p->waiting_tail = x;
+        p->waiting_tail = &x->next;
+        p->waiting_bytes += body.bytes.size;
+    }
+    return result;
+}
+
+uint64_t bus_exchange(struct bus *b, const struct uuid *host, uint32_t method, struct bufslice body,
+                      uint32_t timeout_ms, bus_answer_fn done, void *ctx)
+{
+    metric_add(&metric_exchanges, 1);
+    struct peer *p = bus__peer_find(b, host);
+    if (!p || body.bytes.size > LIMIT_FRAME_BYTES) {
+        bufslice_unref(body);
+        if (!p)
+            end_early(b, done, ctx, THOLE_UNAVAILABLE, THOLE_REASON_UNREACHABLE,
+                      "no address of that host is known");
+        else
+            end_early(b, done, ctx, THOLE_RESOURCE_EXHAUSTED, THOLE_REASON_TOO_LARGE,
+                      "the request is larger than a frame");
+        bus__peer_unref(p);
+        return 0;
+    }
+    struct exchange *x = xcalloc(1, sizeof *x);
+    *x = (struct exchange){.peer = p,
+                           .method = method,
+                           .timeout_ms = timeout_ms,
+                           .timer = {.fn = timed_out},
+                           .done = done,
+                           .ctx = ctx};
+    pthread_mutex_lock(&p->mutex);
+    uint64_t id = x->id = ++p->next_id;
+    enum bus_put result = admit(p, x, body);
+    if (result == BUS_PUT_OK) {
+        map_put(&p->exchanges, id, x);
+        if (timeout_ms > 0)
+            bus__loop_arm(&b->client_loop, &x->timer, timeout_ms);
+        if (x->local)
+            bus__request_deliver(x->local);
+        metric_add(&metric_open, 1);
+    }
+    pthread_mutex_unlock(&p->mutex);
+    if (result == BUS_PUT_OK)
+        return id;
+    free(x);
+    bus__peer_unref(p);
+    if (result == BUS_PUT_FULL)
+        end_early(b, done, ctx, THOLE_RESOURCE_EXHAUSTED, THOLE_REASON_QUEUE_FULL,
+                  "too much is queued for that host");
+    else
+        end_early(b, done, ctx, THOLE_UNAVAILABLE, THOLE_REASON_UNREACHABLE,
+                  "the host is not connected");
+    return 0;
+}
+
+struct cancel_task {
+    struct bus_task task;
+    struct peer *peer;
+    uint64_t id;
+};
+
+static void run_cancel(struct bus_task *t)
+{
+    struct cancel_task *c = CONTAINER_OF(t, struct cancel_task, task);
+    abandon(c->peer, c->id, THOLE_CANCELLED, "cancelled by the caller");
+    bus__peer_unref(c->peer);
+    free(c);
+}
+
+void bus_exchange_cancel(struct bus *b, const struct uuid *host, uint64_t id)
+{
+    struct peer *p = id > 0 ? bus__peer_find(b, host) : NULL;
+    if (!p)
+        return;
+    struct cancel_task *c = xcalloc(1, sizeof *c);
+    c->task.fn = run_cancel;
+    c->peer = p;
+    c->id = id;
+    bus__loop_post(&b->client_loop, &c->task);
+}
+
+/* ---- Events of the link, on the client loop -------------------------------------------------------------- */
+
+void bus__exchange_ready(struct peer *p)
+{
+    pthread_mutex_lock(&p->mutex);
+    struct exchange *x = p->waiting;
+    p->waiting = NULL;
+    p->waiting_tail = &p->waiting;
+    p->waiting_bytes = 0;
+    while (x && p->links[0].pipe) {
+        struct exchange *next = x->next;
+        struct bufslice body = x->body;
+        x->next = NULL;
+        x->body = (struct bufslice){0};
+        put(p, x, body, true); /* if the pipe is closing, its end will fail it: never sent */
+        x = next;
+    }
+    pthread_mutex_unlock(&p->mutex);
+}
+
+struct answers {
+    struct peer *peer;
+    struct buf *owner;
+};
+
+static void on_item(void *ctx, struct bus_item *item)
+{
+    const struct answers *a = ctx;
+    struct peer *p = a->peer;
+    bool more = item->more && !item->failed;
+    pthread_mutex_lock(&p->mutex);
+    struct exchange *x =
+        more ? map_get(&p->exchanges, item->id) : map_remove(&p->exchanges, item->id);
+    pthread_mutex_unlock(&p->mutex);
+    if (!x)
+        return; /* cancelled meanwhile */
+    const struct thole_status ok = {0};
+    const struct bufslice body = {a->owner, item->body};
+    if (more)
+        x->done(x->ctx, &ok, body, true);
+    else if (item->failed)
+        end(x, &item->failure, (struct bufslice){0});
+    else
+        end(x, &ok, body);
+}
+
+void bus__exchange_message(struct peer *p, struct bufslice message)
+{
+    struct answers a = {p, message.owner};
+    struct bus_hello hello;
+    bool has_hello;
+    if (bus__exchange_decode(message.bytes, &has_hello, &hello, on_item, &a))
+        return;
+    if (bus__log_allowed(p->bus))
+        LOG_WARN(BUS, "a peer answers with malformed messages; connecting anew");
+    if (p->links[0].pipe)
+        bus__pipe_cancel(p->links[0].pipe);
+}
+
+void bus__exchange_broken(struct peer *p, struct bus_pipe *pipe, const char *why)
+{
+    struct exchange *list = NULL;
+    size_t it = 0;
+    struct exchange *x;
+    while ((x = map_next(&p->exchanges, &it, NULL)))
+        if (was_sent(x, pipe))
+            x->seq = UINT64_MAX; /* below: sent */
+        else
+            x->seq = 0;
+    it = 0;
+    while ((x = map_next(&p->exchanges, &it, NULL))) {
+        x->next = list;
+        list = x;
+    }
+    map_deinit(&p->exchanges);
+    p->exchanges = (struct map){0};
+    p->waiting = NULL;
+    p->waiting_tail = &p->waiting;
+    p->waiting_bytes = 0;
+    pthread_mutex_unlock(&p->mutex);
+    for (; list; list = x) {
+        struct thole_status st;
+        x = list->next;
+        bool sent = list->seq > 0;
+        thole_status_set(
+            &st, sent ? THOLE_UNKNOWN : THOLE_UNAVAILABLE,
+            sent ? THOLE_REASON_OUTCOME_UNKNOWN : THOLE_REASON_UNREACHABLE, __FILE__, __LINE__,
+            "%s: %.180s",
+            sent ? "the connection broke before the answer" : "the host was not reached", why);
+        metric_add(&metric_failed, 1);
+        if (list->local)
+            bus__request_cancel(list->local);
+        end(list, &st, (struct bufslice){0});
+    }
+}
+
+/* ---- Ourselves ------------------------------------------------------------------------------------------- */
+
+struct self_answer {
+    struct bus_task task;
+    struct peer *self;
+    uint64_t id;
+    struct bufslice body;
+    struct thole_status st;
+    bool more;
+};
+
+static void run_self_answer(struct bus_task *t)
+{
+    struct self_answer *a = CONTAINER_OF(t, struct self_answer, task);
+    struct peer *p = a->self;
+    pthread_mutex_lock(&p->mutex);
+    p->self_bytes -= a->body.bytes.size;
+    struct exchange *x = a->more ? map_get(&p->exchanges, a->id) : map_remove(&p->exchanges, a->id);
+    pthread_mutex_unlock(&p->mutex);
+    if (x && a->more)
+        x->done(x->ctx, &a->st, a->body, true);
+    else if (x)
+        end(x, &a->st, a->body);
+    bufslice_unref(a->body);
+    bus__peer_unref(p);
+    free(a);
+}
+
+bool bus__self_answer(struct bus *b, uint64_t id, struct bufslice body,
+                      const struct thole_status *st, bool more)
+{
+    struct peer *p = b->self;
+    pthread_mutex_lock(&p->mutex);
+    bool full =
+        more && p->self_bytes > 0 && p->self_bytes + body.bytes.size > b->o.peer_queue_bytes;
+    if (!full)
+        p->self_bytes += body.bytes.size;
+    pthread_mutex_unlock(&p->mutex);
+    if (full) {
+        bufslice_unref(body);
+        return false;
+    }
+    struct self_answer *a = xcalloc(1, sizeof *a);
+    a->task.fn = run_self_answer;
+    a->self = bus__peer_ref(p);
+    a->id = id;
+    a->body = body;
+    a->more = more;
+    if (st)
+        a->st = *st;
+    bus__loop_post(&b->client_loop, &a->task);
+    return true;
+}

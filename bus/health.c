@@ -1,0 +1,270 @@
+/* grpc.health.v1: what is set by name, a service without an entry of its own follows the server
+ * (the name ""). A watch is told the state at once and then each change. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "bus/bus_internal.h"
+#include "grpc/health/v1/health.upb.h"
+
+enum {
+    UNKNOWN = grpc_health_v1_HealthCheckResponse_SERVICE_UNKNOWN,
+    SERVING = grpc_health_v1_HealthCheckResponse_SERVING,
+    NOT_SERVING = grpc_health_v1_HealthCheckResponse_NOT_SERVING,
+};
+#define NAME_BYTES_MAX 512
+#define WATCHERS_MAX 4096
+
+struct named {
+    struct named *next;
+    int status;
+    char name[];
+};
+
+struct watcher { /* the data of its rpc, which it outlives only in the list's removal */
+    struct watcher *next, **prev; /* NULL prev: not in the list */
+    struct bus_health *health;
+    struct bus_rpc *rpc;
+    int told;
+    char *name;
+};
+
+struct bus_health {
+    pthread_mutex_t mutex; /* below */
+    struct bus *bus;
+    struct named *names;
+    struct watcher *watchers;
+    size_t watcher_count;
+    bool stopped;
+};
+
+/* ---- State; the mutex is held ----------------------------------------------------------------------- */
+
+static struct named **slot_of(struct bus_health *h, const char *name)
+{
+    struct named **at = &h->names;
+    while (*at && strcmp((*at)->name, name) != 0)
+        at = &(*at)->next;
+    return at;
+}
+
+static int status_of(struct bus_health *h, const char *name)
+{
+    const struct named *n = *slot_of(h, name);
+    const struct named *server = *slot_of(h, "");
+    int whole = server ? server->status : SERVING;
+    if (h->stopped)
+        whole = NOT_SERVING;
+    if (n)
+        return h->stopped ? NOT_SERVING : n->status;
+    if (!*name || bus__serves(h->bus, name, strlen(name)))
+        return whole;
+    return UNKNOWN;
+}
+
+static struct bufslice encode(int status)
+{
+    /* HealthCheckResponse.status is field 1, a varint. */
+    const uint8_t bytes[2] = {1 << 3, (uint8_t)status};
+    struct buf *buf = buf_copy(bytes, sizeof bytes);
+    return (struct bufslice){buf, {buf->data, buf->size}};
+}
+
+static void tell_all(struct bus_health *h)
+{
+    for (struct watcher *w = h->watchers; w; w = w->next) {
+        int status = status_of(h, w->name);
+        if (status == w->told)
+            continue;
+        w->told = status;
+        bus_rpc_send(w->rpc, encode(status)); /* a full queue: it is told the next change */
+    }
+}
+
+static void leave(struct watcher *w)
+{
+    if (!w->prev)
+        return;
+    *w->prev = w->next;
+    if (w->next)
+        w->next->prev = w->prev;
+    w->prev = NULL;
+    w->health->watcher_count--;
+}
+
+/* ---- Calls ---------------------------------------------------------------------------------------------- */
+
+/* The service's name, or NULL if the request is malformed (answered). */
+static char *name_of(struct bus_rpc *rpc, struct slice message)
+{
+    upb_Arena *arena = upb_Arena_New();
+    const grpc_health_v1_HealthCheckRequest *q =
+        grpc_health_v1_HealthCheckRequest_parse((const char *)message.data, message.size, arena);
+    char *name = NULL;
+    if (q && grpc_health_v1_HealthCheckRequest_service(q).size <= NAME_BYTES_MAX) {
+        upb_StringView v = grpc_health_v1_HealthCheckRequest_service(q);
+        name = xstrndup(v.size ? v.data : "", v.size);
+    } else {
+        struct thole_status st;
+        thole_status_set(&st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST, __FILE__, __LINE__,
+                         "malformed health request");
+        bus_rpc_fail(rpc, &st, 0, NULL);
+    }
+    upb_Arena_Free(arena);
+    return name;
+}
+
+static void check(void *ctx, struct bus_rpc *rpc, struct slice message)
+{
+    struct bus_health *h = ctx;
+    char *name = name_of(rpc, message);
+    if (!name)
+        return;
+    pthread_mutex_lock(&h->mutex);
+    int status = status_of(h, name);
+    pthread_mutex_unlock(&h->mutex);
+    if (status == UNKNOWN) {
+        struct thole_status st;
+        thole_status_set(&st, THOLE_NOT_FOUND, THOLE_REASON_NONE, __FILE__, __LINE__,
+                         "nothing here is called \"%.100s\"", name);
+        bus_rpc_fail(rpc, &st, 0, NULL);
+    } else {
+        bus_rpc_reply(rpc, encode(status));
+    }
+    free(name);
+}
+
+static void forget(void *data)
+{
+    struct watcher *w = data;
+    pthread_mutex_lock(&w->health->mutex);
+    leave(w);
+    pthread_mutex_unlock(&w->health->mutex);
+    free(w->name);
+    free(w);
+}
+
+static void cancelled(void *ctx)
+{
+    struct watcher *w = ctx;
+    pthread_mutex_lock(&w->health->mutex);
+    bool ours = w->prev != NULL; /* else bus__health_stop finishes it */
+    leave(w);
+    pthread_mutex_unlock(&w->health->mutex);
+    if (ours)
+        bus_rpc_reply(w->rpc, (struct bufslice){0});
+}
+
+static void watch(void *ctx, struct bus_rpc *rpc, struct slice message)
+{
+    struct bus_health *h = ctx;
+    char *name = name_of(rpc, message);
+    if (!name)
+        return;
+    struct watcher *w = xcalloc(1, sizeof *w);
+    *w = (struct watcher){.health = h, .rpc = rpc, .name = name};
+    bus_rpc_set_data(rpc, w, forget);
+    pthread_mutex_lock(&h->mutex);
+    bool refuse = h->stopped || h->watcher_count >= WATCHERS_MAX;
+    if (!refuse) {
+        w->told = status_of(h, name);
+        bus_rpc_send(rpc, encode(w->told));
+        w->next = h->watchers;
+        w->prev = &h->watchers;
+        if (w->next)
+            w->next->prev = &w->next;
+        h->watchers = w;
+        h->watcher_count++;
+    }
+    pthread_mutex_unlock(&h->mutex);
+    if (!refuse) {
+        bus_rpc_on_cancel(rpc, cancelled, w);
+        return;
+    }
+    struct thole_status st;
+    thole_status_set(&st, THOLE_UNAVAILABLE, THOLE_REASON_QUEUE_FULL, __FILE__, __LINE__,
+                     "no more health watches are taken");
+    bus_rpc_fail(rpc, &st, 1000, NULL);
+}
+
+/* ---- The owner's face ------------------------------------------------------------------------------------ */
+
+void bus_health_set(struct bus *b, const char *name, bool serving)
+{
+    struct bus_health *h = b->health;
+    if (!h)
+        return;
+    pthread_mutex_lock(&h->mutex);
+    struct named **at = slot_of(h, name);
+    if (!*at) {
+        size_t n = strlen(name) + 1;
+        *at = xcalloc(1, sizeof **at + n);
+        memcpy((*at)->name, name, n);
+    }
+    (*at)->status = serving ? SERVING : NOT_SERVING;
+    tell_all(h);
+    pthread_mutex_unlock(&h->mutex);
+}
+
+void bus_health_remove(struct bus *b, const char *name)
+{
+    struct bus_health *h = b->health;
+    if (!h)
+        return;
+    pthread_mutex_lock(&h->mutex);
+    struct named **at = slot_of(h, name);
+    struct named *n = *at;
+    if (n)
+        *at = n->next;
+    free(n);
+    tell_all(h);
+    pthread_mutex_unlock(&h->mutex);
+}
+
+void bus__health_init(struct bus *b)
+{
+    struct bus_health *h = xcalloc(1, sizeof *h);
+    h->bus = b;
+    pthread_mutex_init(&h->mutex, NULL);
+    b->health = h;
+    const struct bus_method methods[] = {
+        {.path = "/grpc.health.v1.Health/Check", .kind = BUS_RPC_UNARY, .ctx = h, .handle = check},
+        {.path = "/grpc.health.v1.Health/Watch",
+         .kind = BUS_RPC_SERVER_STREAM,
+         .ctx = h,
+         .handle = watch},
+    };
+    bus_register(b, methods, sizeof methods / sizeof *methods);
+}
+
+void bus__health_stop(struct bus *b)
+{
+    struct bus_health *h = b->health;
+    struct thole_status st;
+    thole_status_set(&st, THOLE_UNAVAILABLE, THOLE_REASON_STOPPED, __FILE__, __LINE__,
+                     "this host is shutting down");
+    pthread_mutex_lock(&h->mutex);
+    h->stopped = true;
+    tell_all(h);
+    while (h->watchers) {
+        struct watcher *w = h->watchers;
+        leave(w);
+        pthread_mutex_unlock(&h->mutex);
+        bus_rpc_fail(w->rpc, &st, 0, NULL); /* may free w */
+        pthread_mutex_lock(&h->mutex);
+    }
+    pthread_mutex_unlock(&h->mutex);
+}
+
+void bus__health_free(struct bus *b)
+{
+    struct bus_health *h = b->health;
+    if (!h)
+        return;
+    ASSERT(!h->watchers);
+    for (struct named *n = h->names, *next; n; n = next) {
+        next = n->next;
+        free(n);
+    }
+    pthread_mutex_destroy(&h->mutex);
+    free(h);
+}

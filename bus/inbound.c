@@ -1,0 +1,272 @@
+/* Streams that peers and clients opened here: who may, and when they end. */
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "bus/bus_internal.h"
+
+/* ---- Whom to accept -------------------------------------------------------------------------------- */
+
+/* The mutex is held. */
+static struct bus_seen *seen_of(struct bus *b, const struct uuid *host)
+{
+    struct bus_seen *s = b->seen;
+    while (s && !uuid_equal(&s->host, host))
+        s = s->next;
+    return s;
+}
+
+static void end_older(struct bus *b, const struct uuid *host, uint64_t incarnation)
+{
+    for (;;) {
+        struct bus_inbound *found = NULL;
+        pthread_mutex_lock(&b->mutex);
+        for (struct bus_inbound *in = b->inbound; in && !found; in = in->next)
+            if (uuid_equal(&in->hello.host, host) && in->hello.incarnation < incarnation) {
+                found = in;
+                in->hello.incarnation = UINT64_MAX; /* not again */
+                bus__inbound_ref(in);
+            }
+        pthread_mutex_unlock(&b->mutex);
+        if (!found)
+            return;
+        struct thole_status st;
+        thole_status_set(&st, THOLE_FAILED_PRECONDITION, THOLE_REASON_STALE_INCARNATION, __FILE__,
+                         __LINE__, "a newer process of this host has called");
+        bus__inbound_end(found, &st);
+        bus__inbound_unref(found);
+    }
+}
+
+void bus__seen(struct bus *b, const struct uuid *host, uint64_t incarnation)
+{
+    pthread_mutex_lock(&b->mutex);
+    struct bus_seen *s = seen_of(b, host);
+    if (!s) {
+        s = xcalloc(1, sizeof *s);
+        s->host = *host;
+        s->next = b->seen;
+        b->seen = s;
+    }
+    bool newer = incarnation > s->incarnation;
+    bool known = s->incarnation > 0;
+    if (newer)
+        s->incarnation = incarnation;
+    pthread_mutex_unlock(&b->mutex);
+    if (newer && known)
+        end_older(b, host, incarnation);
+}
+
+static enum thole_code check_cluster(struct bus *b, const struct bus_hello *h, bool stream,
+                                     struct thole_status *st)
+{
+    struct uuid ours;
+    bus__cluster(b, &ours);
+    bool we = !uuid_is_nil(&ours), they = !uuid_is_nil(&h->cluster);
+    if (uuid_equal(&ours, &h->cluster) || (!stream && !(we && they)))
+        return THOLE_OK;
+    if (we && they)
+        return THOLE_FAIL(st, THOLE_FAILED_PRECONDITION, THOLE_REASON_WRONG_CLUSTER,
+                          "this host belongs to another cluster");
+    if (uuid_is_nil(&h->host))
+        return THOLE_OK; /* clients need not know */
+    if (b->o.handler.admit)
+        return THOLE_OK; /* it decides */
+    if (we)
+        return THOLE_FAIL(st, THOLE_FAILED_PRECONDITION, THOLE_REASON_WRONG_CLUSTER,
+                          "the caller does not name the cluster it belongs to");
+    return THOLE_FAIL(st, THOLE_UNAVAILABLE, THOLE_REASON_NOT_READY,
+                      "this host has no cluster yet");
+}
+
+enum thole_code bus__admit(struct bus *b, const struct bus_hello *h, bool stream,
+                           struct thole_status *st)
+{
+    if (!uuid_is_nil(&h->callee) && !uuid_equal(&h->callee, &b->o.host_id))
+        return THOLE_FAIL(st, THOLE_FAILED_PRECONDITION, THOLE_REASON_WRONG_HOST,
+                          "another host lives at this address now");
+    enum thole_code code = check_cluster(b, h, stream, st);
+    if (code != THOLE_OK || uuid_is_nil(&h->host))
+        return code;
+    pthread_mutex_lock(&b->mutex);
+    const struct bus_seen *s = seen_of(b, &h->host);
+    uint64_t newest = s ? s->incarnation : 0;
+    pthread_mutex_unlock(&b->mutex);
+    if (h->incarnation < newest)
+        return THOLE_FAIL(st, THOLE_FAILED_PRECONDITION, THOLE_REASON_STALE_INCARNATION,
+                          "incarnation %" PRIu64 " of this host is older than %" PRIu64
+                          ", which is known here; is its disk a copy?",
+                          h->incarnation, newest);
+    if (uuid_equal(&h->host, &b->o.host_id))
+        return THOLE_FAIL(st, THOLE_FAILED_PRECONDITION, THOLE_REASON_WRONG_HOST,
+                          "the caller has the host id of the callee; is its disk a copy?");
+    if (stream && b->o.handler.admit) {
+        code = b->o.handler.admit(b->o.handler.ctx, &h->host, &h->cluster, h->incarnation,
+                                  h->address, st);
+        if (code != THOLE_OK)
+            return code;
+    }
+    if (stream)
+        bus__seen(b, &h->host, h->incarnation);
+    return THOLE_OK;
+}
+
+/* ---- The streams ------------------------------------------------------------------------------------ */
+
+void bus__inbound_ref(struct bus_inbound *in)
+{
+    atomic_fetch_add_explicit(&in->refs, 1, memory_order_relaxed);
+}
+
+void bus__inbound_unref(struct bus_inbound *in)
+{
+    if (atomic_fetch_sub_explicit(&in->refs, 1, memory_order_acq_rel) != 1)
+        return;
+    map_deinit(&in->requests);
+    bus__pipe_unref(in->pipe);
+    pthread_mutex_destroy(&in->mutex);
+    free(in);
+}
+
+static void forget(void *data)
+{
+    struct bus_inbound *in = data;
+    pthread_mutex_lock(&in->bus->mutex);
+    *in->prev = in->next;
+    if (in->next)
+        in->next->prev = in->prev;
+    pthread_mutex_unlock(&in->bus->mutex);
+    bus__inbound_unref(in);
+}
+
+static void gone(void *ctx)
+{
+    struct bus_inbound *in = ctx;
+    bus__inbound_end(in, NULL);
+    for (;;) {
+        pthread_mutex_lock(&in->mutex);
+        struct bus_request *r = bus__request_next_cancellable(in);
+        pthread_mutex_unlock(&in->mutex);
+        if (!r)
+            return;
+        bus__request_cancel(r);
+        bus__request_unref(r);
+    }
+}
+
+struct bus_inbound *bus__inbound_of(struct bus *b, struct bus_rpc *rpc, bool lane)
+{
+    struct bus_inbound *in = bus_rpc_data(rpc);
+    if (in)
+        return in;
+    in = xcalloc(1, sizeof *in);
+    in->bus = b;
+    in->rpc = rpc;
+    in->pipe = bus__pipe_ref(rpc->pipe);
+    in->lane = lane;
+    atomic_init(&in->refs, 1);
+    pthread_mutex_init(&in->mutex, NULL);
+    in->hello.incarnation = UINT64_MAX;
+    pthread_mutex_lock(&b->mutex);
+    in->next = b->inbound;
+    in->prev = &b->inbound;
+    if (in->next)
+        in->next->prev = &in->next;
+    b->inbound = in;
+    pthread_mutex_unlock(&b->mutex);
+    bus_rpc_set_data(rpc, in, forget);
+    bus_rpc_on_cancel(rpc, gone, in);
+    return in;
+}
+
+void bus__inbound_end(struct bus_inbound *in, const struct thole_status *st)
+{
+    pthread_mutex_lock(&in->mutex);
+    bool now = !in->ended;
+    in->ended = true;
+    pthread_mutex_unlock(&in->mutex);
+    if (!now)
+        return;
+    if (st)
+        bus_rpc_fail(in->rpc, st, 0, NULL);
+    else
+        bus_rpc_reply(in->rpc, (struct bufslice){0});
+}
+
+void bus__inbound_malformed(struct bus_inbound *in, const char *what)
+{
+    struct thole_status st;
+    if (bus__log_allowed(in->bus))
+        LOG_WARN(BUS, "closing a stream that sent a malformed message peer=%s what=\"%s\"",
+                 bus_rpc_peer(in->rpc), what);
+    thole_status_set(&st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST, __FILE__, __LINE__,
+                     "malformed message: %s", what);
+    bus__inbound_end(in, &st);
+}
+
+bool bus__inbound_greet(struct bus_inbound *in, const struct bus_hello *hello)
+{
+    struct bus *b = in->bus;
+    struct thole_status st;
+    if (!hello) {
+        bus__inbound_malformed(in, "the first message of a stream has no hello");
+        return false;
+    }
+    if (in->lane && (uuid_is_nil(&hello->host) || hello->lane < BUS_LANE_CONTROL ||
+                     hello->lane > BUS_LANE_SNAPSHOT)) {
+        bus__inbound_malformed(in, "a lane's hello needs a host id and a lane");
+        return false;
+    }
+    if (atomic_load(&b->stopping)) {
+        thole_status_set(&st, THOLE_UNAVAILABLE, THOLE_REASON_STOPPED, __FILE__, __LINE__,
+                         "this host is shutting down");
+        bus__inbound_end(in, &st);
+        return false;
+    }
+    if (bus__admit(b, hello, true, &st) != THOLE_OK) {
+        char host[UUID_TEXT_BYTES];
+        uuid_format(&hello->host, host);
+        /* A host calls with several streams at once: one line is enough. */
+        if (hello->lane <= BUS_LANE_CONTROL && bus__log_allowed(b))
+            LOG_WARN(BUS, "refused a caller host=%s address=%s incarnation=%" PRIu64 " why=\"%s\"",
+                     host, hello->address, hello->incarnation, st.message);
+        bus__inbound_end(in, &st);
+        return false;
+    }
+    pthread_mutex_lock(&b->mutex);
+    in->hello = *hello;
+    pthread_mutex_unlock(&b->mutex);
+    in->incarnation = hello->incarnation;
+    in->known = true;
+    bus__pipe_put(in->pipe, (struct slice){0}, bus__hello_encode(b, hello->lane, &hello->host),
+                  true, NULL);
+    return true;
+}
+
+void bus__inbound_stop(struct bus *b)
+{
+    struct thole_status st;
+    thole_status_set(&st, THOLE_UNAVAILABLE, THOLE_REASON_STOPPED, __FILE__, __LINE__,
+                     "this host is shutting down");
+    for (;;) {
+        struct bus_inbound *found = NULL;
+        bool now = false;
+        pthread_mutex_lock(&b->mutex);
+        for (struct bus_inbound *in = b->inbound; in && !found; in = in->next) {
+            pthread_mutex_lock(&in->mutex);
+            if (!in->draining) {
+                in->draining = true;
+                found = in;
+                now = in->requests.count == 0;
+                bus__inbound_ref(in);
+            }
+            pthread_mutex_unlock(&in->mutex);
+        }
+        pthread_mutex_unlock(&b->mutex);
+        if (!found)
+            return;
+        if (now)
+            bus__inbound_end(found, &st);
+        bus__inbound_unref(found);
+    }
+}

@@ -1,0 +1,302 @@
+/* One connection to a peer, for one lane or for exchanges, kept up by reconnecting.
+ *
+ *          connect                 hello answered
+ *   IDLE ----------> CONNECTING ------------------> READY
+ *                      ^   | failed                   | broken
+ *                      |   v                          |
+ *                     WAITING <-----------------------+      (timer: 20 ms after READY, else backoff)
+ *
+ * Each attempt uses a channel of its own with its own subchannel pool, so the only backoff is the
+ * one here. All of it happens on the client loop. */
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "bus/bus_internal.h"
+
+#define BACKOFF_MS_FIRST 100
+#define BACKOFF_MS_MAX 1000
+#define BACKOFF_MS_BROKEN 20
+#define BACKOFF_MS_REFUSED 5000
+#define CONNECT_MS_MAX 500
+
+static METRIC_DEFINE_COUNTER(metric_connects, "thole_bus_connects_total",
+                             "Connections to peers that became usable");
+static METRIC_DEFINE_COUNTER(metric_breaks, "thole_bus_breaks_total",
+                             "Connections to peers that broke after having been usable");
+
+static const char *const lane_names[BUS_LINKS] = {"exchange", "control", "append", "snapshot"};
+
+struct link_call { /* the context of one attempt's pipe */
+    struct link *link;
+    struct bus_pipe *pipe;
+    grpc_channel *channel;
+    uint32_t generation;
+    bool ready;
+    struct thole_status verdict; /* ours about the callee's hello; code 0: none */
+};
+
+static grpc_arg int_arg(const char *key, int value)
+{
+    return (grpc_arg){
+        .type = GRPC_ARG_INTEGER, .key = (char *)(uintptr_t)key, .value.integer = value};
+}
+
+grpc_channel *bus__channel_open(const char *address, bool peer)
+{
+    grpc_arg args[] = {
+        int_arg(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1),
+        int_arg(GRPC_ARG_ENABLE_RETRIES, 0),
+        int_arg(GRPC_ARG_ENABLE_HTTP_PROXY, 0),
+        int_arg(GRPC_ARG_SERVICE_CONFIG_DISABLE_RESOLUTION, 1),
+        int_arg(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, BACKOFF_MS_FIRST),
+        int_arg(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, CONNECT_MS_MAX),
+        int_arg(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, BACKOFF_MS_MAX),
+        int_arg(GRPC_ARG_KEEPALIVE_TIME_MS, peer ? 1000 : 10000),
+        int_arg(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, peer ? 500 : 5000),
+        int_arg(GRPC_ARG_HTTP2_MAX_PINGS_WITHOUT_DATA, 0),
+        int_arg(GRPC_ARG_MAX_RECEIVE_MESSAGE_LENGTH, BUS_MESSAGE_BYTES_MAX),
+        int_arg(GRPC_ARG_MAX_SEND_MESSAGE_LENGTH, -1),
+        int_arg(GRPC_ARG_ENABLE_CHANNELZ, 0),
+        int_arg(GRPC_ARG_MAX_CHANNEL_TRACE_EVENT_MEMORY_PER_NODE, 0),
+        int_arg(GRPC_ARG_DNS_MIN_TIME_BETWEEN_RESOLUTIONS_MS, BACKOFF_MS_MAX),
+    };
+    const grpc_channel_args all = {sizeof args / sizeof *args, args};
+    grpc_channel_credentials *plain = grpc_insecure_credentials_create();
+    grpc_channel *channel = grpc_channel_create(address, plain, &all);
+    grpc_channel_credentials_release(plain);
+    return channel;
+}
+
+static void retry_due(struct bus_timer *t)
+{
+    bus__link_connect(CONTAINER_OF(t, struct link, retry));
+}
+
+void bus__link_init(struct link *l, struct peer *p, uint32_t lane)
+{
+    *l = (struct link){.peer = p, .lane = lane, .retry = {.fn = retry_due}};
+}
+
+bool bus__link_wanted(const struct link *l)
+{
+    return l->lane == 0 || !uuid_is_nil(&l->peer->bus->o.host_id); /* a client has no lanes */
+}
+
+/* The peer's mutex is held. */
+static void refresh_up(struct peer *p)
+{
+    const struct link *control = &p->links[BUS_LANE_CONTROL], *append = &p->links[BUS_LANE_APPEND];
+    if (uuid_is_nil(&p->bus->o.host_id))
+        p->up = p->links[0].state == LINK_READY;
+    else
+        p->up = control->state == LINK_READY && append->state == LINK_READY &&
+                control->incarnation == append->incarnation;
+}
+
+/* ---- Events of the pipe ----------------------------------------------------------------------------- */
+
+static void judge(struct link_call *c, const struct bus_hello *h)
+{
+    struct peer *p = c->link->peer;
+    struct uuid ours;
+    bus__cluster(p->bus, &ours);
+    if (!uuid_equal(&h->host, &p->host))
+        thole_status_set(&c->verdict, THOLE_FAILED_PRECONDITION, THOLE_REASON_WRONG_HOST, __FILE__,
+                         __LINE__, "another host lives at this address");
+    else if (!uuid_is_nil(&ours) && !uuid_is_nil(&h->cluster) && !uuid_equal(&ours, &h->cluster))
+        thole_status_set(&c->verdict, THOLE_FAILED_PRECONDITION, THOLE_REASON_WRONG_CLUSTER,
+                         __FILE__, __LINE__, "the host belongs to another cluster");
+}
+
+static void became_ready(struct link_call *c, const struct bus_hello *h)
+{
+    struct link *l = c->link;
+    struct peer *p = l->peer;
+    c->ready = true;
+    l->failures = 0;
+    l->peer->said[0] = '\0';
+    metric_add(&metric_connects, 1);
+    bus__seen(p->bus, &h->host, h->incarnation);
+    pthread_mutex_lock(&p->mutex);
+    if (!p->removed && l->pipe == c->pipe) {
+        l->state = LINK_READY;
+        l->incarnation = h->incarnation;
+        refresh_up(p);
+    }
+    pthread_mutex_unlock(&p->mutex);
+    LOG_DEBUG(BUS, "connected lane=%s address=%s incarnation=%" PRIu64, lane_names[l->lane],
+              h->address, h->incarnation);
+    if (l->lane == 0)
+        bus__exchange_ready(p);
+    bus__peer_report(p);
+}
+
+static void no_item(void *ctx, struct bus_item *item)
+{
+    (void)ctx;
+    (void)item;
+}
+
+static void on_message(void *ctx, struct bufslice message)
+{
+    struct link_call *c = ctx;
+    if (c->ready) {
+        if (c->link->lane == 0)
+            bus__exchange_message(c->link->peer, message);
+        return; /* nothing else is ever answered on a lane */
+    }
+    struct bus_hello hello;
+    bool has_hello = false;
+    struct slice body;
+    bool ok = c->link->lane == 0
+                  ? bus__exchange_decode(message.bytes, &has_hello, &hello, no_item, NULL)
+                  : bus__lane_decode(message.bytes, &has_hello, &hello, &body);
+    if (!ok || !has_hello)
+        thole_status_set(&c->verdict, THOLE_INTERNAL, THOLE_REASON_FORMAT, __FILE__, __LINE__,
+                         "the answer to our hello is malformed");
+    else
+        judge(c, &hello);
+    if (c->verdict.code != THOLE_OK) {
+        bus__pipe_cancel(c->pipe);
+        return;
+    }
+    became_ready(c, &hello);
+    if (c->link->lane == 0)
+        bus__exchange_message(c->link->peer, message); /* items beside the hello */
+}
+
+static uint32_t delay_of(struct link *l, const struct link_call *c, bool refused)
+{
+    if (refused)
+        return BACKOFF_MS_REFUSED;
+    if (c->ready)
+        return BACKOFF_MS_BROKEN;
+    uint32_t shift = l->failures < 5 ? l->failures : 5;
+    uint32_t ms = BACKOFF_MS_FIRST << shift;
+    return ms < BACKOFF_MS_MAX ? ms : BACKOFF_MS_MAX;
+}
+
+/* Once for each thing that a peer says on any lane, until one was connected again. */
+static void log_failure(struct link *l, const struct thole_status *st, bool ready, bool refused,
+                        uint32_t delay_ms)
+{
+    char host[UUID_TEXT_BYTES];
+    char *said = l->peer->said;
+    if (strcmp(said, st->message) == 0)
+        return;
+    snprintf(said, sizeof l->peer->said, "%s", st->message);
+    uuid_format(&l->peer->host, host);
+    if (refused)
+        LOG_WARN(BUS,
+                 "refused by a peer host=%s lane=%s why=\"%s\" reason=%s; retrying every %u ms",
+                 host, lane_names[l->lane], st->message, thole_reason_name(st->reason),
+                 (unsigned)delay_ms);
+    else
+        LOG_INFO(BUS, "%s host=%s lane=%s why=\"%s\"; retrying in %u ms",
+                 ready ? "connection lost" : "cannot connect", host, lane_names[l->lane],
+                 st->message, (unsigned)delay_ms);
+}
+
+static void on_closed(void *ctx, const struct thole_status *st)
+{
+    struct link_call *c = ctx;
+    struct link *l = c->link;
+    struct peer *p = l->peer;
+    struct thole_status why = c->verdict.code != THOLE_OK ? c->verdict : *st;
+    if (why.code == THOLE_OK)
+        thole_status_set(&why, THOLE_UNAVAILABLE, THOLE_REASON_UNREACHABLE, __FILE__, __LINE__,
+                         "the peer ended the stream");
+    /* Whoever answers with a status of his own is alive, and will say the same again. */
+    bool refused = why.code != THOLE_UNAVAILABLE && why.code != THOLE_CANCELLED &&
+                   why.code != THOLE_DEADLINE_EXCEEDED && why.code != THOLE_INTERNAL;
+    if (c->ready)
+        metric_add(&metric_breaks, 1);
+    pthread_mutex_lock(&p->mutex);
+    bool moved = c->generation != p->generation;
+    bool removed = p->removed;
+    l->pipe = NULL;
+    l->state = removed ? LINK_IDLE : LINK_WAITING;
+    refresh_up(p);
+    if (l->lane == 0)
+        bus__exchange_broken(p, c->pipe, why.message);
+    else
+        pthread_mutex_unlock(&p->mutex);
+    if (!removed) {
+        uint32_t delay_ms = moved ? 0 : delay_of(l, c, refused);
+        if (!moved)
+            log_failure(l, &why, c->ready, refused, delay_ms);
+        l->failures = c->ready || moved ? 0 : l->failures + 1;
+        bus__loop_arm(&p->bus->client_loop, &l->retry, delay_ms);
+    }
+    bus__peer_report(p);
+    bus__pipe_unref(c->pipe);
+    grpc_channel_destroy(c->channel);
+    free(c);
+    bus__peer_unref(p);
+}
+
+static const struct bus_pipe_events link_events = {.message = on_message, .closed = on_closed};
+
+/* ---- Attempts ---------------------------------------------------------------------------------------- */
+
+void bus__link_connect(struct link *l)
+{
+    struct peer *p = l->peer;
+    struct bus *b = p->bus;
+    struct link_call *c = xcalloc(1, sizeof *c);
+    c->link = l;
+    pthread_mutex_lock(&p->mutex);
+    bool go = !p->removed && !l->pipe;
+    char *address = go ? xstrdup(p->address) : NULL;
+    c->generation = p->generation;
+    pthread_mutex_unlock(&p->mutex);
+    if (!go) {
+        free(c);
+        return;
+    }
+    c->channel = bus__channel_open(address, true);
+    free(address);
+    const char *path = l->lane == 0 ? "/thole.bus.v1.Bus/Exchange" : "/thole.bus.v1.Bus/Lane";
+    grpc_call *call = grpc_channel_create_call(
+        c->channel, NULL, GRPC_PROPAGATE_DEFAULTS, b->client_loop.cq,
+        grpc_slice_from_static_string(path), NULL, gpr_inf_future(GPR_CLOCK_MONOTONIC), NULL);
+    const struct bus_pipe_options o = {
+        .loop = &b->client_loop,
+        .call = call,
+        .join = l->lane == 0,
+        .queue_bytes = b->o.peer_queue_bytes,
+        .events = &link_events,
+        .ctx = c,
+    };
+    c->pipe = bus__pipe_new(&o);
+    bus__peer_ref(p);
+    bus__pipe_start(c->pipe, bus__hello_encode(b, l->lane, &p->host));
+    pthread_mutex_lock(&p->mutex);
+    l->pipe = c->pipe;
+    l->state = LINK_CONNECTING;
+    bool removed = p->removed;
+    pthread_mutex_unlock(&p->mutex);
+    if (removed)
+        bus__pipe_cancel(c->pipe);
+}
+
+void bus__link_kick(struct link *l)
+{
+    if (l->pipe) {
+        bus__pipe_cancel(l->pipe);
+        return;
+    }
+    bus__loop_cancel(&l->peer->bus->client_loop, &l->retry);
+    l->failures = 0;
+    if (bus__link_wanted(l) || l->state == LINK_WAITING)
+        bus__link_connect(l);
+}
+
+void bus__link_close(struct link *l)
+{
+    bus__loop_cancel(&l->peer->bus->client_loop, &l->retry);
+    if (l->pipe)
+        bus__pipe_cancel(l->pipe);
+}

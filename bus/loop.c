@@ -1,0 +1,304 @@
+/* A completion queue and its thread, with deferred tasks and timers on the same thread.
+ *
+ * gRPC's C API has no public alarm, so a sleeping thread is woken by an empty batch on a call that
+ * exists for nothing else (the bell); timers bound the time that the thread sleeps. */
+#include <errno.h>
+#include <grpc/support/log.h>
+#include <grpc/support/time.h>
+#include <stdlib.h>
+#include <time.h>
+
+#include "bus/bus_internal.h"
+
+#ifdef __SANITIZE_THREAD__
+#include <sanitizer/tsan_interface.h>
+#define TAG_RELEASE(p) __tsan_release(p)
+#define TAG_ACQUIRE(p) __tsan_acquire(p)
+#else
+#define TAG_RELEASE(p) ((void)(p))
+#define TAG_ACQUIRE(p) ((void)(p))
+#endif
+
+/* gRPC's own lines are about single connections; we log what matters of them ourselves. */
+static void grpc_log(gpr_log_func_args *args)
+{
+    LOG_DEBUG(BUS, "grpc: %s file=%s line=%d", args->message, args->file, args->line);
+}
+
+void bus__grpc_init(void)
+{
+    grpc_init();
+    gpr_set_log_function(grpc_log);
+}
+
+void bus__grpc_shutdown(void)
+{
+    grpc_shutdown_blocking();
+}
+
+gpr_timespec bus__deadline(uint32_t timeout_ms)
+{
+    if (timeout_ms == 0)
+        return gpr_inf_future(GPR_CLOCK_MONOTONIC);
+    return gpr_time_add(gpr_now(GPR_CLOCK_MONOTONIC),
+                        gpr_time_from_millis(timeout_ms, GPR_TIMESPAN));
+}
+
+void bus__tag_release(struct bus_tag *tag)
+{
+    ASSERT(tag->magic == BUS_TAG_MAGIC);
+    TAG_RELEASE(tag);
+}
+
+void bus__start(grpc_call *call, const grpc_op *ops, size_t n, struct bus_tag *tag)
+{
+    bus__tag_release(tag);
+    grpc_call_error e = grpc_call_start_batch(call, ops, n, tag, NULL);
+    if (e != GRPC_CALL_OK) {
+        LOG_ERROR(BUS, "gRPC refused a batch error=\"%s\"", grpc_call_error_to_string(e));
+        ASSERT(e == GRPC_CALL_OK);
+    }
+}
+
+#define STOP_MS_MAX 30000 /* tags return at once when their calls were cancelled */
+
+static uint64_t now_ms(const struct bus_loop *l)
+{
+    return clock_now(l->clock) / NS_PER_MS;
+}
+
+bool bus__loop_here(const struct bus_loop *l)
+{
+    return l->threaded && pthread_equal(l->thread, pthread_self());
+}
+
+/* The mutex is held. */
+static void ring(struct bus_loop *l)
+{
+    if (!l->sleeping || l->rung)
+        return;
+    l->rung = true;
+    bus__start(l->bell_call, NULL, 0, &l->bell);
+}
+
+static void rang(struct bus_tag *tag, bool ok)
+{
+    struct bus_loop *l = CONTAINER_OF(tag, struct bus_loop, bell);
+    (void)ok;
+    pthread_mutex_lock(&l->mutex);
+    l->rung = false;
+    pthread_mutex_unlock(&l->mutex);
+}
+
+void bus__loop_init(struct bus_loop *l, const struct clock *clock)
+{
+    *l = (struct bus_loop){.clock = clock, .wake_ms = UINT64_MAX};
+    l->tasks_tail = &l->tasks;
+    pthread_mutex_init(&l->mutex, NULL);
+    pthread_condattr_t attr;
+    pthread_condattr_init(&attr);
+    pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
+    pthread_cond_init(&l->changed, &attr);
+    pthread_condattr_destroy(&attr);
+    l->wheel = wheel_new(now_ms(l));
+    l->cq = grpc_completion_queue_create_for_next(NULL);
+    l->bell = bus_tag_of(rang);
+    l->bell_channel = grpc_lame_client_channel_create("bell", GRPC_STATUS_UNAVAILABLE, "bell");
+    l->bell_call = grpc_channel_create_call(l->bell_channel, NULL, 0, l->cq,
+                                            grpc_slice_from_static_string("/bell"), NULL,
+                                            gpr_inf_future(GPR_CLOCK_MONOTONIC), NULL);
+}
+
+static void run_tasks(struct bus_loop *l)
+{
+    pthread_mutex_lock(&l->mutex);
+    struct bus_task *t = l->tasks;
+    l->tasks = NULL;
+    l->tasks_tail = &l->tasks;
+    pthread_mutex_unlock(&l->mutex);
+    while (t) {
+        struct bus_task *next = t->next;
+        t->fn(t);
+        t = next;
+    }
+}
+
+/* Fire what is due; the time of the next look. */
+static uint64_t run_timers(struct bus_loop *l)
+{
+    uint64_t now = now_ms(l);
+    for (;;) {
+        pthread_mutex_lock(&l->mutex);
+        struct wheel_timer *w = wheel_expire(l->wheel, now);
+        uint64_t next = w ? 0 : wheel_next(l->wheel);
+        if (!w)
+            l->wake_ms = next;
+        pthread_mutex_unlock(&l->mutex);
+        if (!w)
+            return next;
+        struct bus_timer *t = CONTAINER_OF(w, struct bus_timer, wheel);
+        t->fn(t);
+    }
+}
+
+/* Until when to wait; false: there are tasks to run first. */
+static bool fall_asleep(struct bus_loop *l, gpr_timespec *ret)
+{
+    pthread_mutex_lock(&l->mutex);
+    bool sleep = l->tasks == NULL;
+    uint64_t wake = l->wake_ms;
+    l->sleeping = sleep;
+    pthread_mutex_unlock(&l->mutex);
+    if (!sleep)
+        return false;
+    *ret = gpr_inf_future(GPR_CLOCK_MONOTONIC);
+    if (wake != UINT64_MAX) {
+        uint64_t now = now_ms(l);
+        int64_t left = wake > now ? (int64_t)(wake - now) : 0;
+        *ret = gpr_time_add(gpr_now(GPR_CLOCK_MONOTONIC), gpr_time_from_millis(left, GPR_TIMESPAN));
+    }
+    return true;
+}
+
+static void *loop_main(void *arg)
+{
+    struct bus_loop *l = arg;
+    for (;;) {
+        run_tasks(l);
+        pthread_mutex_lock(&l->mutex);
+        bool due = l->wake_ms != UINT64_MAX && now_ms(l) >= l->wake_ms;
+        pthread_mutex_unlock(&l->mutex);
+        if (due)
+            run_timers(l);
+        gpr_timespec until;
+        if (!fall_asleep(l, &until))
+            continue;
+        grpc_event ev = grpc_completion_queue_next(l->cq, until, NULL);
+        pthread_mutex_lock(&l->mutex);
+        l->sleeping = false;
+        pthread_mutex_unlock(&l->mutex);
+        if (ev.type == GRPC_QUEUE_SHUTDOWN)
+            return NULL;
+        if (ev.type != GRPC_OP_COMPLETE)
+            continue;
+        struct bus_tag *tag = ev.tag;
+        TAG_ACQUIRE(tag);
+        ASSERT(tag->magic == BUS_TAG_MAGIC);
+        tag->fn(tag, ev.success != 0);
+    }
+}
+
+void bus__loop_run(struct bus_loop *l, const char *name)
+{
+    int e = pthread_create(&l->thread, NULL, loop_main, l);
+    ASSERT(e == 0);
+    l->threaded = true;
+    pthread_setname_np(l->thread, name);
+}
+
+void bus__loop_live(struct bus_loop *l, int change)
+{
+    pthread_mutex_lock(&l->mutex);
+    l->live += (size_t)change;
+    if (l->live == 0)
+        pthread_cond_broadcast(&l->changed);
+    pthread_mutex_unlock(&l->mutex);
+}
+
+bool bus__loop_enter(struct bus_loop *l)
+{
+    pthread_mutex_lock(&l->mutex);
+    bool open = !l->closed;
+    l->live += open;
+    pthread_mutex_unlock(&l->mutex);
+    return open;
+}
+
+bool bus__loop_wait(struct bus_loop *l, bool (*ready)(struct bus_loop *l), uint32_t timeout_ms)
+{
+    struct timespec until;
+    clock_gettime(CLOCK_MONOTONIC, &until);
+    until.tv_sec += timeout_ms / 1000;
+    until.tv_nsec += (long)(timeout_ms % 1000) * 1000000;
+    if (until.tv_nsec >= 1000000000) {
+        until.tv_sec++;
+        until.tv_nsec -= 1000000000;
+    }
+    pthread_mutex_lock(&l->mutex);
+    int e = 0;
+    while (!ready(l) && e != ETIMEDOUT)
+        e = pthread_cond_timedwait(&l->changed, &l->mutex, &until);
+    bool is = ready(l);
+    pthread_mutex_unlock(&l->mutex);
+    return is;
+}
+
+static bool idle(struct bus_loop *l)
+{
+    return l->live == 0;
+}
+
+void bus__loop_stop(struct bus_loop *l)
+{
+    ASSERT(!bus__loop_here(l));
+    pthread_mutex_lock(&l->mutex);
+    l->closed = true;
+    pthread_mutex_unlock(&l->mutex);
+    if (!bus__loop_wait(l, idle, STOP_MS_MAX))
+        LOG_ERROR(BUS, "calls do not end left=%zu; waiting no longer", l->live);
+    grpc_completion_queue_shutdown(l->cq);
+    if (l->threaded)
+        pthread_join(l->thread, NULL);
+    else
+        while (grpc_completion_queue_next(l->cq, gpr_inf_future(GPR_CLOCK_MONOTONIC), NULL).type !=
+               GRPC_QUEUE_SHUTDOWN) {
+        }
+    l->threaded = false;
+    run_tasks(l);
+}
+
+void bus__loop_deinit(struct bus_loop *l)
+{
+    grpc_call_unref(l->bell_call);
+    grpc_channel_destroy(l->bell_channel);
+    grpc_completion_queue_destroy(l->cq);
+    wheel_free(l->wheel);
+    pthread_cond_destroy(&l->changed);
+    pthread_mutex_destroy(&l->mutex);
+}
+
+void bus__loop_post(struct bus_loop *l, struct bus_task *t)
+{
+    t->next = NULL;
+    pthread_mutex_lock(&l->mutex);
+    bool closed = l->closed;
+    if (!closed) {
+        *l->tasks_tail = t;
+        l->tasks_tail = &t->next;
+        ring(l);
+    }
+    pthread_mutex_unlock(&l->mutex);
+    if (closed)
+        t->fn(t);
+}
+
+void bus__loop_arm(struct bus_loop *l, struct bus_timer *t, uint32_t after_ms)
+{
+    pthread_mutex_lock(&l->mutex);
+    uint64_t due = now_ms(l) + after_ms;
+    if (!l->closed) {
+        wheel_arm(l->wheel, &t->wheel, due);
+        if (due < l->wake_ms) {
+            l->wake_ms = due;
+            ring(l);
+        }
+    }
+    pthread_mutex_unlock(&l->mutex);
+}
+
+void bus__loop_cancel(struct bus_loop *l, struct bus_timer *t)
+{
+    pthread_mutex_lock(&l->mutex);
+    wheel_cancel(l->wheel, &t->wheel);
+    pthread_mutex_unlock(&l->mutex);
+}

@@ -1,0 +1,395 @@
+/* A stream, seen from either side: one receive and one send outstanding, a bounded send queue.
+ *
+ *            start                 queue empty and finish asked (server)
+ *   NEW ---------------> OPEN ------------------------------------------> FINISHING
+ *                         |  end tag (status, or close)                      |  end tag
+ *                         v                                                  v
+ *                       BROKEN  -- last receive returned --> CLOSED <--------+
+ *
+ * Invariants:
+ *   1. Every tag handed to gRPC holds a reference; so does the owner.
+ *   2. `closed` comes once, on the loop, when every tag has returned; no batch is started afterwards,
+ *      so the queue may be shut down although the owner still holds a reference.
+ *   3. `sending` admits one send batch at a time and `receiving` one receive, so batches are
+ *      started outside the mutex. */
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "bus/bus_internal.h"
+
+struct bus_pipe {
+    struct bus_pipe_options o;
+    _Atomic uint32_t refs;
+    struct bus_tag send_tag, recv_tag, end_tag;
+    grpc_byte_buffer *outgoing; /* reused: gRPC takes the slices out of it */
+    pthread_mutex_t mutex;      /* below, to the blank line */
+    struct bus_writer writer;
+    bool sending, receiving, paused, read_end;
+    bool sent_initial, headers_wanted, want_drained;
+    bool broken, finish_wanted, finish_started;
+    enum thole_code finish_code;
+    char finish_message[THOLE_STATUS_MESSAGE_BYTES];
+    grpc_slice finish_details;
+
+    grpc_byte_buffer *incoming; /* of the receive under way */
+    grpc_metadata_array initial, trailing;
+    bool asked_initial; /* a client's first receive asks for the initial metadata too */
+    grpc_status_code code;
+    grpc_slice details;
+    int cancelled;
+    bool ended, closed; /* loop thread */
+};
+
+static void ref(struct bus_pipe *p)
+{
+    atomic_fetch_add_explicit(&p->refs, 1, memory_order_relaxed);
+}
+
+static void send_returned(struct bus_tag *tag, bool ok);
+static void recv_returned(struct bus_tag *tag, bool ok);
+static void end_returned(struct bus_tag *tag, bool ok);
+static void maybe_closed(struct bus_pipe *p);
+static void receive(struct bus_pipe *p);
+
+struct bus_pipe *bus__pipe_new(const struct bus_pipe_options *o)
+{
+    struct bus_pipe *p = xcalloc(1, sizeof *p);
+    p->o = *o;
+    atomic_init(&p->refs, 1);
+    p->send_tag = bus_tag_of(send_returned);
+    p->recv_tag = bus_tag_of(recv_returned);
+    p->end_tag = bus_tag_of(end_returned);
+    p->outgoing = grpc_raw_byte_buffer_create(NULL, 0);
+    pthread_mutex_init(&p->mutex, NULL);
+    bus__writer_init(&p->writer, o->join);
+    p->finish_details = grpc_empty_slice();
+    p->details = grpc_empty_slice();
+    grpc_metadata_array_init(&p->initial);
+    grpc_metadata_array_init(&p->trailing);
+    bus__loop_live(o->loop, 1);
+    return p;
+}
+
+struct bus_pipe *bus__pipe_ref(struct bus_pipe *p)
+{
+    ref(p);
+    return p;
+}
+
+void bus__pipe_unref(struct bus_pipe *p)
+{
+    if (!p || atomic_fetch_sub_explicit(&p->refs, 1, memory_order_acq_rel) != 1)
+        return;
+    grpc_call_unref(p->o.call);
+    grpc_byte_buffer_destroy(p->outgoing);
+    if (p->incoming)
+        grpc_byte_buffer_destroy(p->incoming);
+    bus__writer_deinit(&p->writer);
+    grpc_slice_unref(p->finish_details);
+    grpc_slice_unref(p->details);
+    grpc_metadata_array_destroy(&p->initial);
+    grpc_metadata_array_destroy(&p->trailing);
+    pthread_mutex_destroy(&p->mutex);
+    free(p);
+}
+
+grpc_call *bus__pipe_call(struct bus_pipe *p)
+{
+    return p->o.call;
+}
+
+/* ---- Sending ----------------------------------------------------------------------------------- */
+
+#define SEND_OPS_MAX 4
+struct batch {
+    grpc_op ops[SEND_OPS_MAX];
+    size_t n;
+    grpc_metadata trailer;
+    grpc_slice message; /* of the status; ours */
+};
+
+static void add_status(struct bus_pipe *p, struct batch *b)
+{
+    grpc_op *op = &b->ops[b->n++];
+    op->op = GRPC_OP_SEND_STATUS_FROM_SERVER;
+    op->data.send_status_from_server.status = (grpc_status_code)p->finish_code;
+    if (p->finish_code == THOLE_OK)
+        return;
+    b->message = grpc_slice_from_copied_string(p->finish_message);
+    op->data.send_status_from_server.status_details = &b->message;
+    if (GRPC_SLICE_LENGTH(p->finish_details) > 0) {
+        b->trailer = (grpc_metadata){.key = bus__details_key(), .value = p->finish_details};
+        op->data.send_status_from_server.trailing_metadata = &b->trailer;
+        op->data.send_status_from_server.trailing_metadata_count = 1;
+    }
+}
+
+/* What to send next; false if nothing. The mutex is held. */
+static bool next_batch(struct bus_pipe *p, struct batch *b)
+{
+    bool message = !bus__writer_empty(&p->writer);
+    bool finish = p->finish_wanted && !p->finish_started && !message;
+    if (p->sending || p->broken || p->finish_started)
+        return false;
+    if (!message && !finish && !(p->headers_wanted && !p->sent_initial))
+        return false;
+    *b = (struct batch){.message = grpc_empty_slice()};
+    if (!p->sent_initial) {
+        p->sent_initial = true;
+        b->ops[b->n++].op = GRPC_OP_SEND_INITIAL_METADATA;
+    }
+    if (message) {
+        bus__writer_take(&p->writer, &p->outgoing->data.raw.slice_buffer);
+        grpc_op *op = &b->ops[b->n++];
+        op->op = GRPC_OP_SEND_MESSAGE;
+        op->data.send_message.send_message = p->outgoing;
+        if (!bus__writer_empty(&p->writer))
+            op->flags = GRPC_WRITE_BUFFER_HINT;
+        if (p->o.half_close)
+            b->ops[b->n++].op = GRPC_OP_SEND_CLOSE_FROM_CLIENT;
+    }
+    if (finish) {
+        p->finish_started = true;
+        add_status(p, b);
+    }
+    p->sending = true;
+    return true;
+}
+
+/* Takes the mutex over. */
+static void pump(struct bus_pipe *p)
+{
+    struct batch b;
+    bool any = next_batch(p, &b);
+    pthread_mutex_unlock(&p->mutex);
+    if (!any)
+        return;
+    ref(p);
+    bus__start(p->o.call, b.ops, b.n, &p->send_tag);
+    grpc_slice_unref(b.message);
+}
+
+static void send_returned(struct bus_tag *tag, bool ok)
+{
+    struct bus_pipe *p = CONTAINER_OF(tag, struct bus_pipe, send_tag);
+    grpc_slice_buffer_reset_and_unref(&p->outgoing->data.raw.slice_buffer);
+    pthread_mutex_lock(&p->mutex);
+    p->sending = false;
+    if (!ok) { /* the end tag will tell why */
+        p->broken = true;
+        bus__writer_clear(&p->writer);
+    }
+    bool drained = p->want_drained && !p->broken && p->writer.bytes <= p->o.queue_bytes / 2;
+    bool resume = drained && p->paused;
+    if (drained)
+        p->want_drained = p->paused = false;
+    pump(p);
+    if (resume) {
+        pthread_mutex_lock(&p->mutex);
+        receive(p);
+    }
+    if (drained && p->o.events->drained && !p->closed)
+        p->o.events->drained(p->o.ctx);
+    maybe_closed(p);
+    bus__pipe_unref(p);
+}
+
+enum bus_put bus__pipe_put(struct bus_pipe *p, struct slice head, struct bufslice body, bool must,
+                           uint64_t *ret_seq)
+{
+    enum bus_put result = BUS_PUT_OK;
+    pthread_mutex_lock(&p->mutex);
+    if (p->broken || p->finish_wanted) {
+        result = BUS_PUT_CLOSED;
+    } else if (!must && p->writer.bytes > 0 &&
+               p->writer.bytes + body.bytes.size > p->o.queue_bytes) {
+        p->want_drained = true;
+        result = BUS_PUT_FULL;
+    }
+    if (result != BUS_PUT_OK) {
+        pthread_mutex_unlock(&p->mutex);
+        buf_unref(body.owner);
+        return result;
+    }
+    bus__writer_put(&p->writer, head, body);
+    if (ret_seq)
+        *ret_seq = p->writer.queued;
+    pump(p);
+    return result;
+}
+
+bool bus__pipe_taken(struct bus_pipe *p, uint64_t seq)
+{
+    pthread_mutex_lock(&p->mutex);
+    bool taken = p->writer.taken >= seq;
+    pthread_mutex_unlock(&p->mutex);
+    return taken;
+}
+
+size_t bus__pipe_queued(struct bus_pipe *p)
+{
+    pthread_mutex_lock(&p->mutex);
+    size_t bytes = p->writer.bytes;
+    pthread_mutex_unlock(&p->mutex);
+    return bytes;
+}
+
+void bus__pipe_headers(struct bus_pipe *p)
+{
+    pthread_mutex_lock(&p->mutex);
+    p->headers_wanted = true;
+    pump(p);
+}
+
+void bus__pipe_finish(struct bus_pipe *p, enum thole_code code, const char *message,
+                      grpc_slice details)
+{
+    ASSERT(p->o.server);
+    pthread_mutex_lock(&p->mutex);
+    if (p->broken || p->finish_wanted) {
+        pthread_mutex_unlock(&p->mutex);
+        grpc_slice_unref(details);
+        return;
+    }
+    p->finish_wanted = true;
+    p->finish_code = code;
+    snprintf(p->finish_message, sizeof p->finish_message, "%s", message ? message : "");
+    p->finish_details = details;
+    pump(p);
+}
+
+void bus__pipe_cancel(struct bus_pipe *p)
+{
+    grpc_call_cancel(p->o.call, NULL);
+}
+
+/* ---- Receiving ---------------------------------------------------------------------------------- */
+
+/* Takes the mutex over. */
+static void receive(struct bus_pipe *p)
+{
+    bool start = !p->receiving && !p->paused && !p->read_end;
+    if (start)
+        p->receiving = true;
+    pthread_mutex_unlock(&p->mutex);
+    if (!start)
+        return;
+    grpc_op ops[2] = {{.op = GRPC_OP_RECV_MESSAGE}, {.op = GRPC_OP_RECV_INITIAL_METADATA}};
+    ops[0].data.recv_message.recv_message = &p->incoming;
+    ops[1].data.recv_initial_metadata.recv_initial_metadata = &p->initial;
+    bool first = !p->o.server && !p->asked_initial;
+    p->asked_initial = true; /* only one receive at a time comes here */
+    ref(p);
+    bus__start(p->o.call, ops, first ? 2 : 1, &p->recv_tag);
+}
+
+static void maybe_closed(struct bus_pipe *p)
+{
+    pthread_mutex_lock(&p->mutex);
+    bool now = p->ended && !p->receiving && !p->sending && !p->closed;
+    if (now) {
+        p->closed = true;
+        p->read_end = true;
+        p->broken = true;
+        bus__writer_clear(&p->writer);
+    }
+    pthread_mutex_unlock(&p->mutex);
+    if (!now)
+        return;
+    struct thole_status st = {0};
+    if (!p->o.server)
+        bus__status_decode(p->code, p->details, &p->trailing, &st);
+    struct bus_loop *loop = p->o.loop;
+    p->o.events->closed(p->o.ctx, &st);
+    bus__loop_live(loop, -1);
+}
+
+static void recv_returned(struct bus_tag *tag, bool ok)
+{
+    struct bus_pipe *p = CONTAINER_OF(tag, struct bus_pipe, recv_tag);
+    grpc_byte_buffer *bb = p->incoming;
+    p->incoming = NULL;
+    (void)ok; /* then there is no message either */
+    if (bb) {
+        struct buf *buf = bus__buf_of(bb);
+        grpc_byte_buffer_destroy(bb);
+        p->o.events->message(p->o.ctx, (struct bufslice){buf, {buf->data, buf->size}});
+        buf_unref(buf);
+        pthread_mutex_lock(&p->mutex);
+        p->receiving = false;
+        receive(p);
+    } else {
+        pthread_mutex_lock(&p->mutex);
+        p->receiving = false;
+        p->read_end = true;
+        bool half = p->o.server && !p->ended && !grpc_call_failed_before_recv_message(p->o.call);
+        pthread_mutex_unlock(&p->mutex);
+        if (half && p->o.events->half_closed)
+            p->o.events->half_closed(p->o.ctx);
+    }
+    maybe_closed(p);
+    bus__pipe_unref(p);
+}
+
+static void end_returned(struct bus_tag *tag, bool ok)
+{
+    struct bus_pipe *p = CONTAINER_OF(tag, struct bus_pipe, end_tag);
+    (void)ok;
+    p->ended = true;
+    bool gone = !p->o.server || p->cancelled != 0;
+    if (gone) {
+        pthread_mutex_lock(&p->mutex);
+        p->broken = true;
+        p->paused = false;
+        bus__writer_clear(&p->writer);
+        pthread_mutex_unlock(&p->mutex);
+        if (p->o.server && p->o.events->cancelled)
+            p->o.events->cancelled(p->o.ctx);
+    }
+    maybe_closed(p);
+    bus__pipe_unref(p);
+}
+
+void bus__pipe_throttle(struct bus_pipe *p)
+{
+    pthread_mutex_lock(&p->mutex);
+    if (p->sending && p->writer.bytes > p->o.queue_bytes)
+        p->paused = p->want_drained = true;
+    pthread_mutex_unlock(&p->mutex);
+}
+
+void bus__pipe_pause(struct bus_pipe *p)
+{
+    pthread_mutex_lock(&p->mutex);
+    p->paused = true;
+    pthread_mutex_unlock(&p->mutex);
+}
+
+void bus__pipe_resume(struct bus_pipe *p)
+{
+    pthread_mutex_lock(&p->mutex);
+    p->paused = false;
+    receive(p);
+}
+
+void bus__pipe_start(struct bus_pipe *p, struct bufslice first)
+{
+    grpc_op end = {0};
+    if (p->o.server) {
+        end.op = GRPC_OP_RECV_CLOSE_ON_SERVER;
+        end.data.recv_close_on_server.cancelled = &p->cancelled;
+    } else {
+        end.op = GRPC_OP_RECV_STATUS_ON_CLIENT;
+        end.data.recv_status_on_client.trailing_metadata = &p->trailing;
+        end.data.recv_status_on_client.status = &p->code;
+        end.data.recv_status_on_client.status_details = &p->details;
+    }
+    ref(p);
+    ref(p); /* for this function: the end may come at once */
+    bus__start(p->o.call, &end, 1, &p->end_tag);
+    if (!p->o.server)
+        bus__pipe_put(p, (struct slice){0}, first, true, NULL);
+    pthread_mutex_lock(&p->mutex);
+    receive(p);
+    bus__pipe_unref(p);
+}

@@ -1,0 +1,431 @@
+/* Requests of others: by Exchange, by Ask, and of this process to itself; and their answers.
+ *
+ * References of a request: one for the answer that is owed, one for the table of its stream (or for
+ * the exchange, of one to ourselves), and short-lived ones while its cancellation is told. */
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "bus/bus_internal.h"
+
+#define OPEN_BYTES_MAX (64 * MIB) /* bodies of the open requests of one stream */
+
+static METRIC_DEFINE_COUNTER(metric_requests, "thole_bus_requests_total",
+                             "Requests received from other hosts and clients of the library");
+static METRIC_DEFINE_COUNTER(metric_refused, "thole_bus_requests_refused_total",
+                             "Requests refused because too many were open on their stream");
+
+struct bus_request {
+    struct bus *bus;
+    struct bus_inbound *in; /* Exchange */
+    struct bus_rpc *rpc;    /* Ask; neither: ourselves */
+    _Atomic uint32_t refs;
+    uint64_t id;
+    uint32_t method;
+    struct bufslice body;
+    uint64_t deadline_ns;
+    struct uuid from;
+    _Atomic bool answered;
+    void *data;
+    void (*data_free)(void *data);
+    pthread_mutex_t mutex; /* below */
+    void (*on_cancel)(void *ctx);
+    void *on_cancel_ctx;
+    bool cancelled;
+    bool told; /* under in->mutex: found by next_cancellable */
+    struct bus_task task;
+};
+
+static struct bus_request *request_new(struct bus *b, uint64_t id, uint32_t method,
+                                       struct bufslice body, uint32_t refs)
+{
+    struct bus_request *r = xcalloc(1, sizeof *r);
+    atomic_fetch_add_explicit(&b->refs, 1, memory_order_relaxed);
+    r->bus = b;
+    r->id = id;
+    r->method = method;
+    r->body = body;
+    r->deadline_ns = CLOCK_NEVER;
+    atomic_init(&r->refs, refs);
+    pthread_mutex_init(&r->mutex, NULL);
+    return r;
+}
+
+static void ref(struct bus_request *r)
+{
+    atomic_fetch_add_explicit(&r->refs, 1, memory_order_relaxed);
+}
+
+void bus__request_unref(struct bus_request *r)
+{
+    if (atomic_fetch_sub_explicit(&r->refs, 1, memory_order_acq_rel) != 1)
+        return;
+    struct bus *b = r->bus;
+    if (r->data_free && r->data)
+        r->data_free(r->data);
+    bufslice_unref(r->body);
+    if (r->in)
+        bus__inbound_unref(r->in);
+    pthread_mutex_destroy(&r->mutex);
+    free(r);
+    bus__unref(b);
+}
+
+void bus__request_cancel(struct bus_request *r)
+{
+    pthread_mutex_lock(&r->mutex);
+    void (*fn)(void *) = r->on_cancel;
+    void *ctx = r->on_cancel_ctx;
+    r->on_cancel = NULL;
+    r->cancelled = true;
+    pthread_mutex_unlock(&r->mutex);
+    if (fn && !atomic_load(&r->answered))
+        fn(ctx);
+}
+
+struct bus_request *bus__request_next_cancellable(struct bus_inbound *in)
+{
+    size_t it = 0;
+    struct bus_request *r;
+    while ((r = map_next(&in->requests, &it, NULL)))
+        if (!r->told) {
+            r->told = true;
+            ref(r);
+            return r;
+        }
+    return NULL;
+}
+
+static void deliver(struct bus_request *r)
+{
+    struct bus *b = r->bus;
+    struct thole_status st;
+    if (b->o.handler.request) {
+        b->o.handler.request(b->o.handler.ctx, r);
+        return;
+    }
+    thole_status_set(&st, THOLE_UNIMPLEMENTED, THOLE_REASON_NONE, __FILE__, __LINE__,
+                     "this process answers no requests");
+    bus_answer_failure(r, &st);
+}
+
+/* ---- Exchange ------------------------------------------------------------------------------------- */
+
+static void put_failure(struct bus_inbound *in, uint64_t id, const struct thole_status *st)
+{
+    bus__pipe_put(in->pipe, (struct slice){0}, bus__item_failure(id, st), true, NULL);
+}
+
+static void refuse(struct bus_inbound *in, uint64_t id, enum thole_code code,
+                   enum thole_reason reason, const char *why)
+{
+    struct thole_status st;
+    thole_status_set(&st, code, reason, __FILE__, __LINE__, "%s", why);
+    put_failure(in, id, &st);
+}
+
+static void on_cancel_item(struct bus_inbound *in, uint64_t id)
+{
+    pthread_mutex_lock(&in->mutex);
+    struct bus_request *r = map_get(&in->requests, id);
+    if (r && r->told)
+        r = NULL;
+    if (r) {
+        r->told = true;
+        ref(r);
+    }
+    pthread_mutex_unlock(&in->mutex);
+    if (!r)
+        return;
+    bus__request_cancel(r);
+    bus__request_unref(r);
+}
+
+struct arrival {
+    struct bus_inbound *in;
+    struct buf *owner;
+    bool ignore; /* the items beside a hello */
+};
+
+static void on_item(void *ctx, struct bus_item *item)
+{
+    const struct arrival *a = ctx;
+    struct bus_inbound *in = a->in;
+    if (a->ignore || !in->known)
+        return;
+    if (item->cancel) {
+        on_cancel_item(in, item->id);
+        return;
+    }
+    metric_add(&metric_requests, 1);
+    struct bus_request *r = request_new(in->bus, item->id, item->method,
+                                        (struct bufslice){buf_ref(a->owner), item->body}, 2);
+    r->in = in;
+    bus__inbound_ref(in);
+    r->from = in->hello.host;
+    if (item->timeout_ms > 0)
+        r->deadline_ns = clock_now(in->bus->clock) + item->timeout_ms * NS_PER_MS;
+    pthread_mutex_lock(&in->mutex);
+    bool stopping = in->draining || in->ended;
+    bool twice = map_get(&in->requests, item->id) != NULL;
+    bool full = in->requests.count >= BUS_EXCHANGES_MAX ||
+                in->open_bytes + item->body.size > OPEN_BYTES_MAX;
+    bool take = !stopping && !twice && !full;
+    if (take) {
+        map_put(&in->requests, item->id, r);
+        in->open_bytes += item->body.size;
+    }
+    pthread_mutex_unlock(&in->mutex);
+    if (take) {
+        deliver(r);
+        return;
+    }
+    bus__request_unref(r);
+    bus__request_unref(r);
+    if (stopping) {
+        refuse(in, item->id, THOLE_UNAVAILABLE, THOLE_REASON_STOPPED, "this host is shutting down");
+    } else if (full) {
+        metric_add(&metric_refused, 1);
+        refuse(in, item->id, THOLE_RESOURCE_EXHAUSTED, THOLE_REASON_QUEUE_FULL,
+               "too many requests are open on this stream");
+    } else {
+        bus__inbound_malformed(in, "the id of an open request is used again");
+    }
+}
+
+static void on_message(void *ctx, struct bus_rpc *rpc, struct bufslice message)
+{
+    struct bus *b = ctx;
+    struct bus_inbound *in = bus__inbound_of(b, rpc, false);
+    struct arrival a = {.in = in, .owner = message.owner, .ignore = !in->known};
+    struct bus_hello hello;
+    bool has_hello = false;
+    if (!bus__exchange_decode(message.bytes, &has_hello, &hello, on_item, &a)) {
+        bus__inbound_malformed(in, "not an ExchangeMessage");
+        return;
+    }
+    if (!in->known)
+        bus__inbound_greet(in, has_hello ? &hello : NULL);
+    else
+        bus__pipe_throttle(in->pipe);
+}
+
+/* The caller sends no more requests; what is open is answered first. */
+static void on_end(void *ctx, struct bus_rpc *rpc)
+{
+    struct bus_inbound *in = bus__inbound_of(ctx, rpc, false);
+    pthread_mutex_lock(&in->mutex);
+    in->draining = true;
+    bool now = in->requests.count == 0;
+    pthread_mutex_unlock(&in->mutex);
+    if (now)
+        bus__inbound_end(in, NULL);
+}
+
+/* The request's answer is on its way: it is no longer open. */
+static void settle(struct bus_request *r)
+{
+    struct bus_inbound *in = r->in;
+    pthread_mutex_lock(&in->mutex);
+    map_remove(&in->requests, r->id);
+    in->open_bytes -= r->body.bytes.size;
+    bool end = in->draining && in->requests.count == 0;
+    pthread_mutex_unlock(&in->mutex);
+    bus__request_unref(r);
+    if (end) {
+        struct thole_status st;
+        thole_status_set(&st, THOLE_UNAVAILABLE, THOLE_REASON_STOPPED, __FILE__, __LINE__,
+                         "this host is shutting down");
+        bus__inbound_end(in, atomic_load(&r->bus->stopping) ? &st : NULL);
+    }
+}
+
+/* ---- Ask ------------------------------------------------------------------------------------------- */
+
+static void ask_cancelled(void *ctx)
+{
+    bus__request_cancel(ctx);
+}
+
+static void ask_forget(void *data)
+{
+    bus__request_unref(data);
+}
+
+static void on_ask(void *ctx, struct bus_rpc *rpc, struct slice message)
+{
+    struct bus *b = ctx;
+    struct bus_hello hello;
+    struct bus_item item = {0};
+    struct thole_status st;
+    if (!bus__ask_decode(message, &hello, &item)) {
+        thole_status_set(&st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST, __FILE__, __LINE__,
+                         "malformed message: not an AskRequest with a hello");
+        bus_rpc_fail(rpc, &st, 0, NULL);
+        return;
+    }
+    if (bus__admit(b, &hello, false, &st) != THOLE_OK) {
+        bus_rpc_fail(rpc, &st, 0, NULL);
+        return;
+    }
+    struct buf *body = buf_copy(item.body.data, item.body.size);
+    struct bus_request *r =
+        request_new(b, 0, item.method, (struct bufslice){body, {body->data, body->size}}, 2);
+    r->rpc = rpc;
+    r->from = hello.host;
+    r->deadline_ns = bus_rpc_deadline_ns(rpc);
+    bus_rpc_set_data(rpc, r, ask_forget);
+    bus_rpc_on_cancel(rpc, ask_cancelled, r);
+    deliver(r);
+}
+
+/* ---- Ourselves ------------------------------------------------------------------------------------- */
+
+static void deliver_task(struct bus_task *t)
+{
+    deliver(CONTAINER_OF(t, struct bus_request, task));
+}
+
+struct bus_request *bus__request_self(struct bus *b, uint64_t id, uint32_t method,
+                                      struct bufslice body, uint64_t deadline_ns)
+{
+    struct bus_request *r = request_new(b, id, method, body, 2);
+    r->from = b->o.host_id;
+    r->deadline_ns = deadline_ns;
+    r->task.fn = deliver_task;
+    return r;
+}
+
+void bus__request_deliver(struct bus_request *r)
+{
+    bus__loop_post(&r->bus->client_loop, &r->task);
+}
+
+/* ---- The handler's face ------------------------------------------------------------------------------ */
+
+uint32_t bus_request_method(const struct bus_request *r)
+{
+    return r->method;
+}
+
+struct slice bus_request_body(const struct bus_request *r)
+{
+    return r->body.bytes;
+}
+
+bool bus_request_from(const struct bus_request *r, struct uuid *ret_host)
+{
+    if (uuid_is_nil(&r->from))
+        return false;
+    *ret_host = r->from;
+    return true;
+}
+
+uint64_t bus_request_deadline_ns(const struct bus_request *r)
+{
+    return r->deadline_ns;
+}
+
+void bus_request_set_data(struct bus_request *r, void *data, void (*free_fn)(void *data))
+{
+    r->data = data;
+    r->data_free = free_fn;
+}
+
+void bus_request_on_cancel(struct bus_request *r, void (*on_cancel)(void *ctx), void *ctx)
+{
+    pthread_mutex_lock(&r->mutex);
+    bool now = r->cancelled;
+    r->on_cancel = now ? NULL : on_cancel;
+    r->on_cancel_ctx = ctx;
+    pthread_mutex_unlock(&r->mutex);
+    if (now)
+        on_cancel(ctx);
+}
+
+static void answer_ask(struct bus_request *r, struct bufslice body, const struct thole_status *st)
+{
+    if (st) {
+        bus_rpc_fail(r->rpc, st, 0, NULL);
+    } else {
+        const struct bus_item item = {.body = body.bytes};
+        bus_rpc_reply(r->rpc, bus__ask_encode(r->bus, &item));
+    }
+    bufslice_unref(body);
+}
+
+static bool too_large(const struct bus_request *r, size_t size)
+{
+    if (size <= LIMIT_FRAME_BYTES)
+        return false;
+    LOG_ERROR(BUS, "an answer is too large method=%u size=%zu", (unsigned)r->method, size);
+    return true;
+}
+
+bool bus_answer(struct bus_request *r, struct bufslice body, bool more)
+{
+    if (too_large(r, body.bytes.size)) {
+        bufslice_unref(body);
+        if (more)
+            return false;
+        struct thole_status st;
+        thole_status_set(&st, THOLE_RESOURCE_EXHAUSTED, THOLE_REASON_TOO_LARGE, __FILE__, __LINE__,
+                         "the answer is larger than %d bytes", LIMIT_FRAME_BYTES);
+        bus_answer_failure(r, &st);
+        return true;
+    }
+    if (!more) {
+        bool twice = atomic_exchange(&r->answered, true);
+        ASSERT(!twice);
+    }
+    bool fits = true;
+    if (r->in) {
+        struct bus_head head;
+        const struct bus_item item = {.id = r->id, .more = more};
+        bus__item_head(&head, &item, body.bytes.size);
+        fits = bus__pipe_put(r->in->pipe, (struct slice){head.data, head.size}, body, !more,
+                             NULL) != BUS_PUT_FULL;
+        if (!more)
+            settle(r);
+    } else if (!r->rpc) {
+        fits = bus__self_answer(r->bus, r->id, body, NULL, more);
+    } else if (!more) {
+        answer_ask(r, body, NULL);
+    } else { /* an Ask has one answer */
+        bufslice_unref(body);
+        fits = false;
+    }
+    if (!more)
+        bus__request_unref(r);
+    return fits;
+}
+
+void bus_answer_failure(struct bus_request *r, const struct thole_status *st)
+{
+    ASSERT(st->code != THOLE_OK);
+    bool twice = atomic_exchange(&r->answered, true);
+    ASSERT(!twice);
+    if (r->in) {
+        put_failure(r->in, r->id, st);
+        settle(r);
+    } else if (r->rpc) {
+        answer_ask(r, (struct bufslice){0}, st);
+    } else {
+        bus__self_answer(r->bus, r->id, (struct bufslice){0}, st, false);
+    }
+    bus__request_unref(r);
+}
+
+void bus__exchange_register(struct bus *b)
+{
+    const struct bus_method exchange = {
+        .path = "/thole.bus.v1.Bus/Exchange", .kind = BUS_RPC_BIDI_STREAM, .ctx = b, .end = on_end};
+    struct bus_entry *e = bus__register(b, &exchange);
+    e->handle_buf = on_message;
+    e->join = true;
+    e->inward = true;
+    const struct bus_method ask = {
+        .path = "/thole.bus.v1.Bus/Ask", .kind = BUS_RPC_UNARY, .ctx = b, .handle = on_ask};
+    e = bus__register(b, &ask);
+    e->inward = true;
+}

@@ -1,0 +1,464 @@
+/* Calls that clients make of the server's methods: slots that wait for a call, the unary path (one
+ * batch per call), and streams around a pipe.
+ *
+ *   slot:  pool -> armed -> arrived -> handled -> finished -> pool
+ *
+ * References of a call: one for the finish that is owed, one per tag with gRPC, one for the pipe. */
+#include <grpc/support/alloc.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "bus/bus_internal.h"
+
+static METRIC_DEFINE_COUNTER(metric_calls, "thole_rpc_calls_total", "Calls of clients that began");
+static METRIC_DEFINE_COUNTER(metric_failures, "thole_rpc_failures_total",
+                             "Calls of clients that ended with an error");
+static METRIC_DEFINE_COUNTER(metric_refused, "thole_rpc_refused_total",
+                             "Unary calls refused because too many were running");
+static METRIC_DEFINE_HISTOGRAM_NS(metric_latency, "thole_rpc_unary_seconds",
+                                  "From the arrival of a unary call to its answer");
+
+static void arrived(struct bus_tag *tag, bool ok);
+static void sent(struct bus_tag *tag, bool ok);
+static void closed(struct bus_tag *tag, bool ok);
+
+static bool is_unary(const struct bus_rpc *r)
+{
+    return r->entry->m.kind == BUS_RPC_UNARY;
+}
+
+static void ref(struct bus_rpc *r)
+{
+    atomic_fetch_add_explicit(&r->refs, 1, memory_order_relaxed);
+}
+
+/* ---- Slots -------------------------------------------------------------------------------------- */
+
+static struct bus_rpc *slot_get(struct bus *b)
+{
+    pthread_mutex_lock(&b->pool_mutex);
+    struct bus_rpc *r = b->pool;
+    if (r)
+        b->pool = r->next_free;
+    pthread_mutex_unlock(&b->pool_mutex);
+    if (r)
+        return r;
+    r = xcalloc(1, sizeof *r);
+    r->bus = b;
+    r->arrived = bus_tag_of(arrived);
+    r->sent = bus_tag_of(sent);
+    r->closed = bus_tag_of(closed);
+    r->reply = grpc_raw_byte_buffer_create(NULL, 0);
+    grpc_metadata_array_init(&r->metadata);
+    grpc_call_details_init(&r->details);
+    pthread_mutex_init(&r->mutex, NULL);
+    return r;
+}
+
+/* Release what the call left behind. */
+static void slot_clear(struct bus_rpc *r)
+{
+    if (r->counted)
+        atomic_fetch_sub_explicit(&r->bus->unary_active, 1, memory_order_relaxed);
+    if (r->data_free && r->data)
+        r->data_free(r->data);
+    bus__pipe_unref(r->pipe);
+    if (r->call)
+        grpc_call_unref(r->call);
+    if (r->payload)
+        grpc_byte_buffer_destroy(r->payload);
+    buf_unref(r->request);
+    grpc_slice_buffer_reset_and_unref(&r->reply->data.raw.slice_buffer);
+    if (!r->entry->registered) {
+        grpc_call_details_destroy(&r->details);
+        grpc_call_details_init(&r->details);
+    }
+    r->metadata.count = 0;
+    gpr_free(r->peer);
+    r->peer = NULL;
+    r->data = NULL;
+    r->data_free = NULL;
+    r->pipe = NULL;
+    r->call = NULL;
+    r->payload = NULL;
+    r->request = NULL;
+    r->on_cancel = r->on_drained = NULL;
+    r->cancelled = r->listening = r->counted = r->handled = false;
+    r->cancelled_flag = 0;
+    atomic_store_explicit(&r->finished, false, memory_order_relaxed);
+}
+
+static void unref(struct bus_rpc *r)
+{
+    if (atomic_fetch_sub_explicit(&r->refs, 1, memory_order_acq_rel) != 1)
+        return;
+    struct bus *b = r->bus;
+    slot_clear(r);
+    pthread_mutex_lock(&b->pool_mutex);
+    r->next_free = b->pool;
+    b->pool = r;
+    pthread_mutex_unlock(&b->pool_mutex);
+    bus__unref(b);
+}
+
+void bus__rpc_free_all(struct bus *b)
+{
+    for (struct bus_rpc *r = b->pool, *next; r; r = next) {
+        next = r->next_free;
+        grpc_byte_buffer_destroy(r->reply);
+        grpc_metadata_array_destroy(&r->metadata);
+        grpc_call_details_destroy(&r->details);
+        pthread_mutex_destroy(&r->mutex);
+        free(r);
+    }
+    b->pool = NULL;
+}
+
+void bus__rpc_arm(struct bus_entry *e)
+{
+    struct bus *b = e->bus;
+    grpc_completion_queue *cq = b->server_loop.cq;
+    struct bus_rpc *r = slot_get(b);
+    atomic_fetch_add_explicit(&b->refs, 1, memory_order_relaxed);
+    atomic_store_explicit(&r->refs, 1, memory_order_relaxed);
+    r->entry = e;
+    bus__tag_release(&r->arrived);
+    grpc_call_error error;
+    if (e->registered)
+        error = grpc_server_request_registered_call(
+            b->server, e->registered, &r->call, &r->deadline, &r->metadata,
+            e->m.kind == BUS_RPC_BIDI_STREAM ? NULL : &r->payload, cq, cq, &r->arrived);
+    else
+        error = grpc_server_request_call(b->server, &r->call, &r->details, &r->metadata, cq, cq,
+                                         &r->arrived);
+    ASSERT(error == GRPC_CALL_OK);
+}
+
+/* ---- The unary path ------------------------------------------------------------------------------- */
+
+static void finish_unary(struct bus_rpc *r, const struct thole_status *st, grpc_slice details,
+                         struct bufslice message)
+{
+    struct bus_loop *loop = &r->bus->server_loop;
+    grpc_op ops[4] = {{.op = GRPC_OP_SEND_INITIAL_METADATA}};
+    grpc_metadata trailer;
+    grpc_slice text = grpc_empty_slice();
+    size_t n = 1;
+    if (!bus__loop_enter(loop)) { /* the bus was stopped: nobody listens */
+        grpc_slice_unref(details);
+        bufslice_unref(message);
+        unref(r);
+        return;
+    }
+    grpc_slice_buffer_add(&r->reply->data.raw.slice_buffer, bus__slice_of(message));
+    if (!st) {
+        ops[n].op = GRPC_OP_SEND_MESSAGE;
+        ops[n++].data.send_message.send_message = r->reply;
+    }
+    ops[n].op = GRPC_OP_SEND_STATUS_FROM_SERVER;
+    if (st) {
+        text = grpc_slice_from_copied_string(st->message);
+        trailer = (grpc_metadata){.key = bus__details_key(), .value = details};
+        ops[n].data.send_status_from_server.status = (grpc_status_code)st->code;
+        ops[n].data.send_status_from_server.status_details = &text;
+        ops[n].data.send_status_from_server.trailing_metadata_count = 1;
+        ops[n].data.send_status_from_server.trailing_metadata = &trailer;
+    }
+    n++;
+    if (!r->listening) {
+        ops[n].op = GRPC_OP_RECV_CLOSE_ON_SERVER;
+        ops[n++].data.recv_close_on_server.cancelled = &r->cancelled_flag;
+    }
+    if (!r->entry->inward)
+        metric_record(&metric_latency, clock_now(r->bus->clock) - r->started_ns);
+    /* The owed reference becomes the tag's. */
+    bus__start(r->call, ops, n, &r->sent);
+    grpc_slice_unref(text);
+    grpc_slice_unref(details);
+}
+
+static void sent(struct bus_tag *tag, bool ok)
+{
+    struct bus_rpc *r = CONTAINER_OF(tag, struct bus_rpc, sent);
+    struct bus_loop *loop = &r->bus->server_loop;
+    (void)ok;
+    unref(r);
+    bus__loop_live(loop, -1);
+}
+
+static void run_cancel(struct bus_rpc *r)
+{
+    pthread_mutex_lock(&r->mutex);
+    void (*fn)(void *) = r->on_cancel;
+    void *ctx = r->on_cancel_ctx;
+    r->on_cancel = NULL;
+    r->cancelled = true;
+    pthread_mutex_unlock(&r->mutex);
+    if (fn && !atomic_load(&r->finished))
+        fn(ctx);
+}
+
+static void closed(struct bus_tag *tag, bool ok)
+{
+    struct bus_rpc *r = CONTAINER_OF(tag, struct bus_rpc, closed);
+    struct bus_loop *loop = &r->bus->server_loop;
+    (void)ok;
+    if (r->cancelled_flag)
+        run_cancel(r);
+    unref(r);
+    bus__loop_live(loop, -1);
+}
+
+/* A unary call learns of its cancellation only if somebody asks. */
+static void listen_for_close(struct bus_rpc *r)
+{
+    if (r->listening || !bus__loop_enter(&r->bus->server_loop))
+        return;
+    r->listening = true;
+    grpc_op op = {.op = GRPC_OP_RECV_CLOSE_ON_SERVER};
+    op.data.recv_close_on_server.cancelled = &r->cancelled_flag;
+    ref(r);
+    bus__start(r->call, &op, 1, &r->closed);
+}
+
+/* ---- Arrival -------------------------------------------------------------------------------------- */
+
+/* The request's bytes, as long as the call lives. */
+static struct slice request_of(struct bus_rpc *r)
+{
+    const grpc_slice_buffer *s = &r->payload->data.raw.slice_buffer;
+    if (r->payload->data.raw.compression == GRPC_COMPRESS_NONE && s->count <= 1)
+        return s->count == 0 ? (struct slice){0}
+                             : (struct slice){GRPC_SLICE_START_PTR(s->slices[0]),
+                                              GRPC_SLICE_LENGTH(s->slices[0])};
+    r->request = bus__buf_of(r->payload);
+    return (struct slice){r->request->data, r->request->size};
+}
+
+static void stream_message(void *ctx, struct bufslice message)
+{
+    struct bus_rpc *r = ctx;
+    if (r->entry->m.kind != BUS_RPC_BIDI_STREAM || atomic_load(&r->finished))
+        return;
+    r->handled = true;
+    if (r->entry->handle_buf)
+        r->entry->handle_buf(r->entry->m.ctx, r, message);
+    else
+        r->entry->m.handle(r->entry->m.ctx, r, message.bytes);
+}
+
+static void stream_half_closed(void *ctx)
+{
+    struct bus_rpc *r = ctx;
+    if (r->entry->m.kind != BUS_RPC_BIDI_STREAM || atomic_load(&r->finished))
+        return;
+    if (r->entry->m.end) {
+        r->handled = true;
+        r->entry->m.end(r->entry->m.ctx, r);
+    } else if (!r->handled) {
+        bus_rpc_reply(r, (struct bufslice){0});
+    }
+}
+
+static void stream_cancelled(void *ctx)
+{
+    struct bus_rpc *r = ctx;
+    /* Who never heard of the call cannot finish it. */
+    bool ours = r->entry->m.kind == BUS_RPC_BIDI_STREAM && (!r->handled || r->entry->ends_itself);
+    run_cancel(r);
+    if (ours && !atomic_load(&r->finished))
+        bus_rpc_reply(r, (struct bufslice){0});
+}
+
+static void stream_drained(void *ctx)
+{
+    struct bus_rpc *r = ctx;
+    pthread_mutex_lock(&r->mutex);
+    void (*fn)(void *) = r->on_drained;
+    void *fn_ctx = r->on_drained_ctx;
+    pthread_mutex_unlock(&r->mutex);
+    if (fn && !atomic_load(&r->finished))
+        fn(fn_ctx);
+}
+
+static void stream_closed(void *ctx, const struct thole_status *st)
+{
+    (void)st;
+    unref(ctx);
+}
+
+static const struct bus_pipe_events stream_events = {
+    .message = stream_message,
+    .half_closed = stream_half_closed,
+    .cancelled = stream_cancelled,
+    .drained = stream_drained,
+    .closed = stream_closed,
+};
+
+static void begin_stream(struct bus_rpc *r)
+{
+    const struct bus_pipe_options o = {
+        .loop = &r->bus->server_loop,
+        .call = r->call,
+        .server = true,
+        .join = r->entry->join,
+        .queue_bytes = r->entry->inward ? r->bus->o.peer_queue_bytes : BUS_RPC_QUEUE_BYTES,
+        .events = &stream_events,
+        .ctx = r,
+    };
+    grpc_call_ref(r->call); /* the slot's own */
+    r->pipe = bus__pipe_new(&o);
+    ref(r);
+    bus__pipe_start(r->pipe, (struct bufslice){0});
+}
+
+static bool too_many(struct bus_rpc *r)
+{
+    if (r->entry->inward || !is_unary(r))
+        return false;
+    r->counted = true;
+    return atomic_fetch_add_explicit(&r->bus->unary_active, 1, memory_order_relaxed) >=
+           r->bus->o.unary_slots;
+}
+
+static void handle(struct bus_rpc *r)
+{
+    struct bus_entry *e = r->entry;
+    struct thole_status st;
+    if (!e->registered) {
+        thole_status_set(&st, THOLE_UNIMPLEMENTED, THOLE_REASON_NONE, __FILE__, __LINE__,
+                         "there is no such method here");
+        bus_rpc_fail(r, &st, 0, NULL);
+        return;
+    }
+    if (too_many(r)) {
+        metric_add(&metric_refused, 1);
+        thole_status_set(&st, THOLE_RESOURCE_EXHAUSTED, THOLE_REASON_QUEUE_FULL, __FILE__, __LINE__,
+                         "too many calls are running; try again after a pause");
+        bus_rpc_fail(r, &st, 100, NULL);
+        return;
+    }
+    if (!is_unary(r))
+        begin_stream(r);
+    ref(r);
+    if (e->m.kind == BUS_RPC_BIDI_STREAM) {
+        bus__pipe_headers(r->pipe);
+    } else if (!r->payload) {
+        thole_status_set(&st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST, __FILE__, __LINE__,
+                         "the call carries no request message");
+        bus_rpc_fail(r, &st, 0, NULL);
+    } else {
+        e->m.handle(e->m.ctx, r, request_of(r));
+        if (e->m.kind == BUS_RPC_SERVER_STREAM)
+            bus__pipe_headers(r->pipe); /* the client sees that its watch stands */
+    }
+    unref(r);
+}
+
+static void arrived(struct bus_tag *tag, bool ok)
+{
+    struct bus_rpc *r = CONTAINER_OF(tag, struct bus_rpc, arrived);
+    if (!ok) {
+        unref(r);
+        return;
+    }
+    bus__rpc_arm(r->entry);
+    r->started_ns = clock_now(r->bus->clock);
+    if (!r->entry->inward)
+        metric_add(&metric_calls, 1);
+    handle(r); /* the tag's reference becomes the owed one */
+}
+
+/* ---- What handlers call --------------------------------------------------------------------------- */
+
+void bus_rpc_set_data(struct bus_rpc *rpc, void *data, void (*free_fn)(void *data))
+{
+    rpc->data = data;
+    rpc->data_free = free_fn;
+}
+
+void *bus_rpc_data(const struct bus_rpc *rpc)
+{
+    return rpc->data;
+}
+
+uint64_t bus_rpc_deadline_ns(const struct bus_rpc *rpc)
+{
+    gpr_timespec d = gpr_convert_clock_type(rpc->deadline, GPR_CLOCK_MONOTONIC);
+    if (gpr_time_cmp(d, gpr_inf_future(GPR_CLOCK_MONOTONIC)) == 0)
+        return CLOCK_NEVER;
+    gpr_timespec left = gpr_time_sub(d, gpr_now(GPR_CLOCK_MONOTONIC));
+    int64_t ns = left.tv_sec * (int64_t)NS_PER_S + left.tv_nsec;
+    uint64_t now = clock_now(rpc->bus->clock);
+    return ns > 0 ? now + (uint64_t)ns : now;
+}
+
+const char *bus_rpc_peer(const struct bus_rpc *rpc)
+{
+    struct bus_rpc *r = (struct bus_rpc *)(uintptr_t)rpc;
+    pthread_mutex_lock(&r->mutex);
+    if (!r->peer)
+        r->peer = grpc_call_get_peer(r->call);
+    pthread_mutex_unlock(&r->mutex);
+    return r->peer ? r->peer : "?";
+}
+
+void bus_rpc_on_cancel(struct bus_rpc *rpc, void (*on_cancel)(void *ctx), void *ctx)
+{
+    pthread_mutex_lock(&rpc->mutex);
+    bool now = rpc->cancelled;
+    if (!now) {
+        rpc->on_cancel = on_cancel;
+        rpc->on_cancel_ctx = ctx;
+    }
+    pthread_mutex_unlock(&rpc->mutex);
+    if (now)
+        on_cancel(ctx);
+    else if (is_unary(rpc))
+        listen_for_close(rpc);
+}
+
+void bus_rpc_on_drained(struct bus_rpc *rpc, void (*drained)(void *ctx), void *ctx)
+{
+    pthread_mutex_lock(&rpc->mutex);
+    rpc->on_drained = drained;
+    rpc->on_drained_ctx = ctx;
+    pthread_mutex_unlock(&rpc->mutex);
+}
+
+bool bus_rpc_send(struct bus_rpc *rpc, struct bufslice message)
+{
+    ASSERT(!is_unary(rpc));
+    return bus__pipe_put(rpc->pipe, (struct slice){0}, message, false, NULL) != BUS_PUT_FULL;
+}
+
+static void finish(struct bus_rpc *r, const struct thole_status *st, grpc_slice details,
+                   struct bufslice message)
+{
+    bool twice = atomic_exchange(&r->finished, true);
+    ASSERT(!twice);
+    if (st && !r->entry->inward)
+        metric_add(&metric_failures, 1);
+    if (!r->pipe) {
+        finish_unary(r, st, details, message);
+        return;
+    }
+    if (message.bytes.data)
+        bus__pipe_put(r->pipe, (struct slice){0}, message, true, NULL);
+    else
+        bufslice_unref(message);
+    bus__pipe_finish(r->pipe, st ? st->code : THOLE_OK, st ? st->message : NULL, details);
+    unref(r);
+}
+
+void bus_rpc_reply(struct bus_rpc *rpc, struct bufslice message)
+{
+    finish(rpc, NULL, grpc_empty_slice(), message);
+}
+
+void bus_rpc_fail(struct bus_rpc *rpc, const struct thole_status *st, uint32_t retry_ms,
+                  const char *const *metadata)
+{
+    ASSERT(st->code != THOLE_OK);
+    finish(rpc, st, bus__details_encode(st, retry_ms, metadata), (struct bufslice){0});
+}

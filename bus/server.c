@@ -1,0 +1,314 @@
+/* The life of a bus: options, the listening server, its methods, start and orderly stop. */
+#include <errno.h>
+#include <inttypes.h>
+#include <netdb.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "bus/bus_internal.h"
+
+#define UNARY_SLOTS_DEFAULT 256
+#define SLOTS_UNARY 16 /* waiting calls per method; more queue inside gRPC until one is free */
+#define SLOTS_STREAM 4
+#define STREAMS_MAX 4096 /* concurrent calls of one connection */
+#define CANCEL_WAIT_MS 10000
+
+/* ---- Listening ---------------------------------------------------------------------------------- */
+
+static grpc_arg int_arg(const char *key, int value)
+{
+    return (grpc_arg){
+        .type = GRPC_ARG_INTEGER, .key = (char *)(uintptr_t)key, .value.integer = value};
+}
+
+static grpc_server *server_create(void)
+{
+    grpc_arg args[] = {
+        int_arg(GRPC_ARG_ALLOW_REUSEPORT, 0),
+        int_arg(GRPC_ARG_MAX_CONCURRENT_STREAMS, STREAMS_MAX),
+        int_arg(GRPC_ARG_MAX_RECEIVE_MESSAGE_LENGTH, BUS_MESSAGE_BYTES_MAX),
+        int_arg(GRPC_ARG_MAX_SEND_MESSAGE_LENGTH, -1),
+        /* Clients may ping as they like: peers every second, etcd-like clients when idle. */
+        int_arg(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1),
+        int_arg(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS, 100),
+        int_arg(GRPC_ARG_HTTP2_MAX_PING_STRIKES, 0),
+        int_arg(GRPC_ARG_KEEPALIVE_TIME_MS, 5000),
+        int_arg(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, 3000),
+        int_arg(GRPC_ARG_HTTP2_MAX_PINGS_WITHOUT_DATA, 0),
+        int_arg(GRPC_ARG_SERVER_HANDSHAKE_TIMEOUT_MS, 5000),
+        int_arg(GRPC_ARG_ENABLE_CHANNELZ, 0),
+        int_arg(GRPC_ARG_MAX_CHANNEL_TRACE_EVENT_MEMORY_PER_NODE, 0),
+    };
+    const grpc_channel_args all = {sizeof args / sizeof *args, args};
+    return grpc_server_create(&all, NULL);
+}
+
+/* gRPC does not tell why it could not listen, and is content with one of a name's addresses, so
+ * each address is tried first. */
+static enum thole_code probe(const char *host, const char *port, const char *address,
+                             struct thole_status *st)
+{
+    struct addrinfo hints = {.ai_socktype = SOCK_STREAM, .ai_flags = AI_PASSIVE | AI_NUMERICSERV};
+    struct addrinfo *all = NULL;
+    int e = getaddrinfo(*host ? host : NULL, port, &hints, &all);
+    if (e != 0)
+        return THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
+                          "cannot listen on \"%s\": %s", address, gai_strerror(e));
+    int error = 0;
+    for (struct addrinfo *a = all; a && error == 0; a = a->ai_next) {
+        int fd = socket(a->ai_family, SOCK_STREAM | SOCK_CLOEXEC, 0);
+        if (fd < 0)
+            continue; /* a family that this kernel lacks */
+        int on = 1;
+        setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
+        if (bind(fd, a->ai_addr, a->ai_addrlen) != 0 || listen(fd, 1) != 0)
+            error = errno;
+        close(fd);
+    }
+    freeaddrinfo(all);
+    if (error == 0)
+        return THOLE_OK;
+    if (error == EADDRINUSE)
+        return THOLE_FAIL(st, THOLE_UNAVAILABLE, THOLE_REASON_ADDRESS_IN_USE,
+                          "cannot listen on \"%s\": another process does", address);
+    return THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
+                      "cannot listen on \"%s\": %s", address, strerror(error));
+}
+
+static enum thole_code listen_on(struct bus *b, struct thole_status *st)
+{
+    const char *address = b->listen_address;
+    const char *colon = strrchr(address, ':');
+    if (!colon || !colon[1])
+        return THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
+                          "cannot listen on \"%s\": it must be host:port", address);
+    bool bracket = address[0] == '[' && colon > address && colon[-1] == ']';
+    char *host = bracket ? xstrndup(address + 1, (size_t)(colon - address) - 2)
+                         : xstrndup(address, (size_t)(colon - address));
+    enum thole_code code = probe(host, colon + 1, address, st);
+    free(host);
+    if (code != THOLE_OK)
+        return code;
+    b->server = server_create();
+    grpc_server_register_completion_queue(b->server, b->server_loop.cq, NULL);
+    grpc_server_credentials *plain = grpc_insecure_server_credentials_create();
+    int port = grpc_server_add_http2_port(b->server, address, plain);
+    grpc_server_credentials_release(plain);
+    if (port <= 0)
+        return THOLE_FAIL(st, THOLE_UNAVAILABLE, THOLE_REASON_ADDRESS_IN_USE,
+                          "cannot listen on \"%s\"", address);
+    b->port = (uint16_t)port;
+    if (!b->advertise_address)
+        b->advertise_address = xasprintf("%.*s:%d", (int)(colon - address), address, port);
+    return THOLE_OK;
+}
+
+/* ---- Methods ------------------------------------------------------------------------------------ */
+
+struct bus_entry *bus__register(struct bus *b, const struct bus_method *m)
+{
+    ASSERT(b->server && !b->started);
+    struct bus_entry *e = xcalloc(1, sizeof *e);
+    e->bus = b;
+    e->m = *m;
+    e->registered = grpc_server_register_method(b->server, m->path, NULL,
+                                                m->kind == BUS_RPC_BIDI_STREAM
+                                                    ? GRPC_SRM_PAYLOAD_NONE
+                                                    : GRPC_SRM_PAYLOAD_READ_INITIAL_BYTE_BUFFER,
+                                                0);
+    ASSERT(e->registered != NULL); /* else the path is registered twice */
+    b->entries = xrealloc(b->entries, (b->entry_count + 1) * sizeof(struct bus_entry *));
+    b->entries[b->entry_count++] = e;
+    return e;
+}
+
+void bus_register(struct bus *b, const struct bus_method *methods, size_t n)
+{
+    for (size_t i = 0; i < n; i++)
+        bus__register(b, &methods[i]);
+}
+
+bool bus__serves(const struct bus *b, const char *service, size_t size)
+{
+    for (size_t i = 0; i < b->entry_count; i++) {
+        const char *path = b->entries[i]->m.path;
+        if (path && strncmp(path + 1, service, size) == 0 && path[1 + size] == '/')
+            return true;
+    }
+    return false;
+}
+
+static void add_catch_all(struct bus *b)
+{
+    struct bus_entry *e = xcalloc(1, sizeof *e);
+    e->bus = b;
+    e->inward = true;
+    b->entries = xrealloc(b->entries, (b->entry_count + 1) * sizeof(struct bus_entry *));
+    b->entries[b->entry_count++] = e;
+}
+
+/* ---- Life --------------------------------------------------------------------------------------- */
+
+static void shutdown_returned(struct bus_tag *tag, bool ok)
+{
+    struct bus *b = CONTAINER_OF(tag, struct bus, shutdown_tag);
+    (void)ok;
+    pthread_mutex_lock(&b->server_loop.mutex);
+    b->shutdown_done = true;
+    pthread_cond_broadcast(&b->server_loop.changed);
+    pthread_mutex_unlock(&b->server_loop.mutex);
+}
+
+enum thole_code bus_new(const struct bus_options *o, struct bus **ret, struct thole_status *st)
+{
+    struct bus *b = xcalloc(1, sizeof *b);
+    bus__grpc_init();
+    atomic_init(&b->refs, 1);
+    b->o = *o;
+    b->clock = o->clock ? o->clock : &clock_system;
+    b->version = xstrdup(o->version ? o->version : "");
+    b->listen_address = o->listen_address ? xstrdup(o->listen_address) : NULL;
+    b->advertise_address = o->advertise_address ? xstrdup(o->advertise_address) : NULL;
+    b->cluster_id = o->cluster_id;
+    if (b->o.peer_queue_bytes == 0)
+        b->o.peer_queue_bytes = BUS_PEER_QUEUE_BYTES;
+    if (b->o.unary_slots == 0)
+        b->o.unary_slots = UNARY_SLOTS_DEFAULT;
+    pthread_mutex_init(&b->mutex, NULL);
+    pthread_mutex_init(&b->pool_mutex, NULL);
+    b->shutdown_tag = bus_tag_of(shutdown_returned);
+    bus__loop_init(&b->server_loop, b->clock);
+    bus__loop_init(&b->client_loop, b->clock);
+    if (b->listen_address && listen_on(b, st) != THOLE_OK) {
+        enum thole_code code = st ? st->code : THOLE_INVALID_ARGUMENT;
+        bus_stop(b, 0);
+        bus_free(b);
+        return code;
+    }
+    if (!uuid_is_nil(&o->host_id)) {
+        b->self = bus__peer_new(b, &o->host_id, "");
+        bus__seen(b, &o->host_id, o->incarnation);
+    }
+    bus__loop_run(&b->client_loop, "bus-client");
+    if (b->server) {
+        bus__lane_register(b);
+        bus__exchange_register(b);
+        bus__health_init(b);
+        bus__reflection_init(b);
+        add_catch_all(b);
+        bus__loop_run(&b->server_loop, "bus-server");
+    }
+    *ret = b;
+    return THOLE_OK;
+}
+
+void bus_start(struct bus *b)
+{
+    ASSERT(!b->started);
+    b->started = true;
+    if (!b->server)
+        return;
+    grpc_server_start(b->server);
+    for (size_t i = 0; i < b->entry_count; i++) {
+        struct bus_entry *e = b->entries[i];
+        int slots = e->registered && e->m.kind == BUS_RPC_UNARY ? SLOTS_UNARY : SLOTS_STREAM;
+        for (int k = 0; k < slots; k++)
+            bus__rpc_arm(e);
+    }
+    LOG_INFO(BUS, "listening address=%s port=%u incarnation=%" PRIu64, b->advertise_address,
+             (unsigned)b->port, b->o.incarnation);
+}
+
+static bool server_is_down(struct bus_loop *l)
+{
+    return CONTAINER_OF(l, struct bus, server_loop)->shutdown_done;
+}
+
+static void server_stop(struct bus *b, uint32_t grace_ms)
+{
+    if (b->started) {
+        bus__health_stop(b);
+        bus__inbound_stop(b);
+    }
+    bus__tag_release(&b->shutdown_tag);
+    grpc_server_shutdown_and_notify(b->server, b->server_loop.cq, &b->shutdown_tag);
+    if (!b->server_loop.threaded)
+        return;
+    if (bus__loop_wait(&b->server_loop, server_is_down, grace_ms))
+        return;
+    LOG_INFO(BUS, "cancelling the calls that did not end in time grace_ms=%u", (unsigned)grace_ms);
+    grpc_server_cancel_all_calls(b->server);
+    if (!bus__loop_wait(&b->server_loop, server_is_down, CANCEL_WAIT_MS))
+        LOG_ERROR(BUS, "the server does not shut down; going on without waiting");
+}
+
+void bus_stop(struct bus *b, uint32_t grace_ms)
+{
+    ASSERT(!bus__loop_here(&b->server_loop) && !bus__loop_here(&b->client_loop));
+    if (b->stopped)
+        return;
+    b->stopped = true;
+    atomic_store(&b->stopping, true);
+    if (b->server)
+        server_stop(b, grace_ms);
+    bus__peers_stop(b);
+    bus__unary_cancel_all(&b->client_loop);
+    bus__loop_stop(&b->client_loop);
+    bus__loop_stop(&b->server_loop);
+}
+
+/* The last reference: a call may have been finished by its owner after bus_free. */
+void bus__unref(struct bus *b)
+{
+    if (atomic_fetch_sub_explicit(&b->refs, 1, memory_order_acq_rel) != 1)
+        return;
+    bus__rpc_free_all(b);
+    bus__peer_unref(b->self);
+    bus__health_free(b);
+    bus__reflection_free(b);
+    if (b->server)
+        grpc_server_destroy(b->server);
+    bus__loop_deinit(&b->client_loop);
+    bus__loop_deinit(&b->server_loop);
+    for (size_t i = 0; i < b->entry_count; i++)
+        free(b->entries[i]);
+    free(b->entries);
+    for (struct bus_seen *s = b->seen, *next; s; s = next) {
+        next = s->next;
+        free(s);
+    }
+    pthread_mutex_destroy(&b->mutex);
+    pthread_mutex_destroy(&b->pool_mutex);
+    free(b->version);
+    free(b->listen_address);
+    free(b->advertise_address);
+    free(b);
+    bus__grpc_shutdown();
+}
+
+void bus_free(struct bus *b)
+{
+    if (!b)
+        return;
+    ASSERT(b->stopped);
+    bus__unref(b);
+}
+
+const char *bus_address(const struct bus *b)
+{
+    return b->advertise_address ? b->advertise_address : "";
+}
+
+uint16_t bus_port(const struct bus *b)
+{
+    return b->port;
+}
+
+void bus__cluster(struct bus *b, struct uuid *ret)
+{
+    pthread_mutex_lock(&b->mutex);
+    *ret = b->cluster_id;
+    pthread_mutex_unlock(&b->mutex);
+}

@@ -1,0 +1,141 @@
+/* A server stream read by blocking calls. Messages wait in a queue of a few; while it is full, the
+ * loop's thread does not read on, and gRPC's flow control slows the server. */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "bus/channel.h"
+
+#define QUEUE_MAX 16
+
+struct bus_stream {
+    struct bus_pipe *pipe;
+    _Atomic uint32_t refs; /* the reader's, and the pipe's until it closed */
+    pthread_mutex_t mutex; /* below */
+    pthread_cond_t cond;
+    struct buf *queue[QUEUE_MAX];
+    size_t head, count;
+    bool closed;
+    struct thole_status st;
+};
+
+static void unref(struct bus_stream *s)
+{
+    if (atomic_fetch_sub_explicit(&s->refs, 1, memory_order_acq_rel) != 1)
+        return;
+    bus__pipe_unref(s->pipe);
+    for (; s->count > 0; s->count--, s->head++)
+        buf_unref(s->queue[s->head % QUEUE_MAX]);
+    pthread_mutex_destroy(&s->mutex);
+    pthread_cond_destroy(&s->cond);
+    free(s);
+}
+
+static void on_message(void *ctx, struct bufslice message)
+{
+    struct bus_stream *s = ctx;
+    pthread_mutex_lock(&s->mutex);
+    ASSERT(s->count < QUEUE_MAX);
+    s->queue[(s->head + s->count++) % QUEUE_MAX] = buf_ref(message.owner);
+    if (s->count == QUEUE_MAX)
+        bus__pipe_pause(s->pipe);
+    pthread_cond_broadcast(&s->cond);
+    pthread_mutex_unlock(&s->mutex);
+}
+
+static void on_closed(void *ctx, const struct thole_status *st)
+{
+    struct bus_stream *s = ctx;
+    pthread_mutex_lock(&s->mutex);
+    s->closed = true;
+    s->st = *st;
+    pthread_cond_broadcast(&s->cond);
+    pthread_mutex_unlock(&s->mutex);
+    unref(s);
+}
+
+static const struct bus_pipe_events events = {.message = on_message, .closed = on_closed};
+
+enum thole_code bus_channel_stream(struct bus_channel *c, const char *path, struct slice request,
+                                   struct bus_stream **ret, struct thole_status *st)
+{
+    struct bus_stream *s = xcalloc(1, sizeof *s);
+    (void)st; /* what is wrong with the call is told by the first bus_stream_next */
+    atomic_init(&s->refs, 2);
+    pthread_mutex_init(&s->mutex, NULL);
+    pthread_condattr_t attr;
+    pthread_condattr_init(&attr);
+    pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
+    pthread_cond_init(&s->cond, &attr);
+    pthread_condattr_destroy(&attr);
+    const struct bus_pipe_options o = {
+        .loop = &c->loop,
+        .call = grpc_channel_create_call(c->channel, NULL, GRPC_PROPAGATE_DEFAULTS, c->loop.cq,
+                                         grpc_slice_from_copied_string(path), NULL,
+                                         gpr_inf_future(GPR_CLOCK_MONOTONIC), NULL),
+        .half_close = true,
+        .queue_bytes = BUS_RPC_QUEUE_BYTES,
+        .events = &events,
+        .ctx = s,
+    };
+    s->pipe = bus__pipe_new(&o);
+    bus__pipe_start(s->pipe, (struct bufslice){NULL, request});
+    *ret = s;
+    return THOLE_OK;
+}
+
+static struct timespec after(uint32_t ms)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    uint64_t ns = (uint64_t)t.tv_nsec + ms * NS_PER_MS;
+    t.tv_sec += (time_t)(ns / NS_PER_S);
+    t.tv_nsec = (long)(ns % NS_PER_S);
+    return t;
+}
+
+enum thole_code bus_stream_next(struct bus_stream *s, uint32_t timeout_ms, struct buf **ret,
+                                struct thole_status *st)
+{
+    const struct timespec until = after(timeout_ms);
+    enum thole_code code = THOLE_OK;
+    bool resume = false;
+    int e = 0;
+    pthread_mutex_lock(&s->mutex);
+    while (s->count == 0 && !s->closed && e != ETIMEDOUT)
+        e = timeout_ms ? pthread_cond_timedwait(&s->cond, &s->mutex, &until)
+                       : pthread_cond_wait(&s->cond, &s->mutex);
+    if (s->count > 0) {
+        resume = s->count == QUEUE_MAX;
+        *ret = s->queue[s->head];
+        s->head = (s->head + 1) % QUEUE_MAX;
+        s->count--;
+    } else if (!s->closed) {
+        code = THOLE_FAIL(st, THOLE_DEADLINE_EXCEEDED, THOLE_REASON_NONE, "no message within %u ms",
+                          (unsigned)timeout_ms);
+    } else if (s->st.code == THOLE_OK) {
+        code = THOLE_FAIL(st, THOLE_OUT_OF_RANGE, THOLE_REASON_NONE, "the stream has ended");
+    } else {
+        code = s->st.code;
+        if (st)
+            *st = s->st;
+    }
+    pthread_mutex_unlock(&s->mutex);
+    if (resume)
+        bus__pipe_resume(s->pipe);
+    return code;
+}
+
+void bus_stream_cancel(struct bus_stream *s)
+{
+    bus__pipe_cancel(s->pipe);
+}
+
+void bus_stream_free(struct bus_stream *s)
+{
+    if (!s)
+        return;
+    bus__pipe_cancel(s->pipe);
+    unref(s);
+}

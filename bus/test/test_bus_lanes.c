@@ -1,0 +1,259 @@
+/* Frames between hosts: order, bounds, reconnection, and who is refused. */
+#include "bus/test/fixture.h"
+
+#include <stdlib.h>
+
+static void send_all(struct host *a, const struct host *b, enum bus_lane lane, uint64_t n,
+                     size_t size)
+{
+    for (uint64_t i = 0; i < n; i++) {
+        for (;;) {
+            struct buf *f = buf_new(size);
+            memset(f->data, 7, size);
+            put_le64(f->data, i);
+            enum thole_code code =
+                bus_send(a->bus, &b->id, lane, (struct bufslice){f, {f->data, size}});
+            if (code == THOLE_OK)
+                break;
+            assert_int_equal(code, THOLE_RESOURCE_EXHAUSTED);
+            pause_ms(1);
+        }
+    }
+}
+
+static void test_lanes_under_load_keep_order(void **state)
+{
+    (void)state;
+    struct host *a = host_new(1, 9, 1, NULL), *b = host_new(2, 9, 1, NULL);
+    host_knows(a, b);
+    eventually(a, a->ups == 1);
+    assert_true(bus_peer_up(a->bus, &b->id));
+    send_all(a, b, BUS_LANE_APPEND, 20000, 64);
+    send_all(a, b, BUS_LANE_CONTROL, 20000, 20);
+    eventually(b, b->frames == 40000);
+    for (int i = 0; i < 100; i++) /* its connection may come up a little later */
+        if (bus_send(a->bus, &b->id, BUS_LANE_SNAPSHOT, body_of("12345678")) != THOLE_OK)
+            pause_ms(10);
+        else
+            break;
+    eventually(b, b->frames == 40001);
+    assert_int_equal(b->disorder, 1); /* the last one's number */
+    host_free(a);
+    host_free(b);
+}
+
+static void test_large_frames_arrive_whole(void **state)
+{
+    (void)state;
+    struct host *a = host_new(1, 9, 1, NULL), *b = host_new(2, 9, 1, NULL);
+    host_knows(a, b);
+    eventually(a, a->ups == 1);
+    send_all(a, b, BUS_LANE_APPEND, 8, 4 * 1024 * 1024);
+    eventually(b, b->frames == 8);
+    assert_int_equal(b->disorder, 0);
+    assert_int_equal(b->bytes, 8 * 4 * 1024 * 1024);
+    host_free(a);
+    host_free(b);
+}
+
+static void test_oversize_frame_is_refused(void **state)
+{
+    (void)state;
+    struct host *a = host_new(1, 9, 1, NULL), *b = host_new(2, 9, 1, NULL);
+    host_knows(a, b);
+    eventually(a, a->ups == 1);
+    struct buf *f = buf_new(4 * 1024 * 1024 + 1);
+    memset(f->data, 0, f->size);
+    assert_int_equal(
+        bus_send(a->bus, &b->id, BUS_LANE_APPEND, (struct bufslice){f, {f->data, f->size}}),
+        THOLE_RESOURCE_EXHAUSTED);
+    frame_send(a, b, BUS_LANE_APPEND, 0, 8);
+    eventually(b, b->frames == 1);
+    host_free(a);
+    host_free(b);
+}
+
+static void test_full_queue_refuses(void **state)
+{
+    (void)state;
+    struct host *a = host_alloc(), *b = host_new(2, 9, 1, NULL);
+    struct bus_options o = host_options(a, 1, 9, 1, "127.0.0.1:0");
+    o.peer_queue_bytes = 256 * 1024;
+    host_open(a, &o);
+    host_knows(a, b);
+    eventually(a, a->ups == 1);
+    /* The receiver's thread stands still in its handler. */
+    pthread_mutex_lock(&b->mutex);
+    bool refused = false;
+    uint64_t sent = 0;
+    for (int i = 0; i < 100000 && !refused; i++) {
+        struct buf *f = buf_new(65536);
+        memset(f->data, 0, f->size);
+        put_le64(f->data, sent);
+        enum thole_code code =
+            bus_send(a->bus, &b->id, BUS_LANE_APPEND, (struct bufslice){f, {f->data, f->size}});
+        refused = code == THOLE_RESOURCE_EXHAUSTED;
+        sent += code == THOLE_OK;
+    }
+    pthread_mutex_unlock(&b->mutex);
+    assert_true(refused);
+    eventually(b, b->frames == sent);
+    assert_int_equal(b->disorder, 0);
+    host_free(a);
+    host_free(b);
+}
+
+static void test_unknown_peer_drops(void **state)
+{
+    (void)state;
+    struct host *a = host_new(1, 9, 1, NULL);
+    struct uuid nobody = uuid_of(7);
+    assert_int_equal(bus_send(a->bus, &nobody, BUS_LANE_CONTROL, body_of("x")), THOLE_UNAVAILABLE);
+    assert_false(bus_peer_up(a->bus, &nobody));
+    struct thole_status st;
+    struct uuid nil = uuid_of(0);
+    assert_int_equal(bus_peer_set(a->bus, &nil, "127.0.0.1:1", &st), THOLE_INVALID_ARGUMENT);
+    assert_int_equal(bus_peer_set(a->bus, &nobody, "nonsense", &st), THOLE_INVALID_ARGUMENT);
+    bus_peer_remove(a->bus, &nobody);
+    host_free(a);
+}
+
+static void test_frames_to_self_loop_back(void **state)
+{
+    (void)state;
+    struct host *a = host_new(1, 9, 5, NULL);
+    assert_true(bus_peer_up(a->bus, &a->id));
+    for (uint64_t i = 0; i < 1000; i++)
+        frame_send(a, a, BUS_LANE_CONTROL, i, 16);
+    eventually(a, a->frames == 1000);
+    assert_int_equal(a->disorder, 0);
+    assert_int_equal(a->last_incarnation, 5);
+    host_free(a);
+}
+
+static void test_restarted_peer_is_reconnected(void **state)
+{
+    (void)state;
+    struct host *a = host_new(1, 9, 1, NULL), *b = host_new(2, 9, 1, NULL);
+    host_knows(a, b);
+    eventually(a, a->ups == 1);
+    char address[64];
+    memcpy(address, b->address, sizeof address);
+    host_free(b);
+    eventually(a, a->downs == 1);
+    b = host_new(2, 9, 2, address);
+    uint64_t began = now_ms();
+    eventually(a, a->ups == 2);
+    assert_true(now_ms() - began < 5000);
+    assert_int_equal(a->up_incarnation, 2);
+    frame_send(a, b, BUS_LANE_APPEND, 0, 8);
+    eventually(b, b->frames == 1);
+    host_free(a);
+    host_free(b);
+}
+
+static void test_late_peer_and_moved_peer_are_found(void **state)
+{
+    (void)state;
+    struct host *a = host_new(1, 9, 1, NULL), *b = host_new(2, 9, 1, NULL);
+    struct thole_status st;
+    assert_int_equal(bus_peer_set(a->bus, &b->id, "127.0.0.1:1", &st), THOLE_OK);
+    host_knows(a, b);
+    eventually(a, a->ups == 1);
+    struct host *c = host_new(2, 9, 2, NULL); /* the same host, elsewhere */
+    host_knows(a, c);
+    eventually(a, a->ups == 2);
+    frame_send(a, c, BUS_LANE_CONTROL, 0, 8);
+    eventually(c, c->frames == 1);
+    bus_peer_remove(a->bus, &b->id);
+    eventually(a, a->downs == 2);
+    assert_int_equal(bus_send(a->bus, &b->id, BUS_LANE_CONTROL, body_of("x")), THOLE_UNAVAILABLE);
+    host_free(a);
+    host_free(b);
+    host_free(c);
+}
+
+/* An exchange that is refused together with the peer's streams tells that it was not reached. */
+static void expect_refused(struct host *a, struct host *b)
+{
+    struct outcome o;
+    host_knows(a, b);
+    ask(a, b, METHOD_ECHO, "hello", 0, &o);
+    eventually(&o, o.done);
+    assert_int_equal(o.st.code, THOLE_UNAVAILABLE);
+    assert_int_equal(o.st.reason, THOLE_REASON_UNREACHABLE);
+    assert_false(bus_peer_up(a->bus, &b->id));
+    assert_int_equal(a->ups, 0);
+    assert_int_equal(b->requests, 0);
+}
+
+static void test_wrong_cluster_is_refused(void **state)
+{
+    (void)state;
+    struct host *a = host_new(1, 8, 1, NULL), *b = host_new(2, 9, 1, NULL);
+    expect_refused(a, b);
+    struct uuid right = uuid_of(9);
+    bus_set_cluster(a->bus, &right);
+    eventually(a, a->ups == 1);
+    host_free(a);
+    host_free(b);
+}
+
+static void test_wrong_host_is_refused(void **state)
+{
+    (void)state;
+    struct host *a = host_new(1, 9, 1, NULL), *b = host_new(2, 9, 1, NULL);
+    b->id = uuid_of(3); /* what a believes */
+    expect_refused(a, b);
+    host_free(a);
+    host_free(b);
+}
+
+static void test_stale_incarnation_is_refused(void **state)
+{
+    (void)state;
+    struct host *old = host_new(1, 9, 4, NULL), *b = host_new(2, 9, 1, NULL);
+    host_knows(old, b);
+    eventually(old, old->ups == 1);
+    struct host *young = host_new(1, 9, 5, NULL);
+    host_knows(young, b);
+    eventually(young, young->ups == 1);
+    eventually(old, old->downs == 1); /* its streams were ended, and it may not come back */
+    struct outcome o;
+    ask(old, b, METHOD_ECHO, "x", 0, &o);
+    eventually(&o, o.done);
+    assert_int_equal(o.st.code, THOLE_UNAVAILABLE);
+    assert_true(bus_peer_up(young->bus, &b->id));
+    host_free(old);
+    host_free(young);
+    host_free(b);
+}
+
+static void test_admit_refuses(void **state)
+{
+    (void)state;
+    struct host *a = host_new(1, 9, 1, NULL), *b = host_new(2, 9, 1, NULL);
+    b->refuse = THOLE_PERMISSION_DENIED;
+    expect_refused(a, b);
+    host_free(a);
+    host_free(b);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_lanes_under_load_keep_order),
+        cmocka_unit_test(test_large_frames_arrive_whole),
+        cmocka_unit_test(test_oversize_frame_is_refused),
+        cmocka_unit_test(test_full_queue_refuses),
+        cmocka_unit_test(test_unknown_peer_drops),
+        cmocka_unit_test(test_frames_to_self_loop_back),
+        cmocka_unit_test(test_restarted_peer_is_reconnected),
+        cmocka_unit_test(test_late_peer_and_moved_peer_are_found),
+        cmocka_unit_test(test_wrong_cluster_is_refused),
+        cmocka_unit_test(test_wrong_host_is_refused),
+        cmocka_unit_test(test_stale_incarnation_is_refused),
+        cmocka_unit_test(test_admit_refuses),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,0 +1,164 @@
+/* One unary call of a client, one batch, answered on the loop; and Ask on top of it. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "bus/bus_internal.h"
+
+struct unary {
+    struct unary *next, **prev; /* under loop.mutex */
+    struct bus_loop *loop;
+    grpc_call *call;
+    struct bus_tag tag;
+    grpc_metadata_array initial, trailing;
+    grpc_byte_buffer *reply;
+    grpc_status_code code;
+    grpc_slice message;
+    bus_unary_fn done;
+    void *ctx;
+};
+
+static void returned(struct bus_tag *tag, bool ok)
+{
+    struct unary *u = CONTAINER_OF(tag, struct unary, tag);
+    struct bus_loop *loop = u->loop;
+    struct thole_status st;
+    (void)ok; /* the status tells */
+    pthread_mutex_lock(&loop->mutex);
+    *u->prev = u->next;
+    if (u->next)
+        u->next->prev = u->prev;
+    pthread_mutex_unlock(&loop->mutex);
+    bus__status_decode(u->code, u->message, &u->trailing, &st);
+    if (st.code == THOLE_OK && !u->reply)
+        thole_status_set(&st, THOLE_INTERNAL, THOLE_REASON_NONE, __FILE__, __LINE__,
+                         "the call succeeded without an answer");
+    u->done(u->ctx, &st, u->reply);
+    if (u->reply)
+        grpc_byte_buffer_destroy(u->reply);
+    grpc_slice_unref(u->message);
+    grpc_metadata_array_destroy(&u->initial);
+    grpc_metadata_array_destroy(&u->trailing);
+    grpc_call_unref(u->call);
+    free(u);
+    bus__loop_live(loop, -1);
+}
+
+bool bus__unary(struct bus_loop *loop, grpc_channel *channel, const char *path,
+                struct bufslice request, uint32_t timeout_ms, bus_unary_fn done, void *ctx)
+{
+    if (!bus__loop_enter(loop)) {
+        bufslice_unref(request);
+        return false;
+    }
+    struct unary *u = xcalloc(1, sizeof *u);
+    u->loop = loop;
+    u->tag = bus_tag_of(returned);
+    u->done = done;
+    u->ctx = ctx;
+    u->message = grpc_empty_slice();
+    u->call = grpc_channel_create_call(channel, NULL, GRPC_PROPAGATE_DEFAULTS, loop->cq,
+                                       grpc_slice_from_copied_string(path), NULL,
+                                       bus__deadline(timeout_ms), NULL);
+    grpc_slice slice = bus__slice_of(request);
+    grpc_byte_buffer *bb = grpc_raw_byte_buffer_create(&slice, 1);
+    grpc_slice_unref(slice);
+    grpc_op ops[6] = {
+        {.op = GRPC_OP_SEND_INITIAL_METADATA},  {.op = GRPC_OP_SEND_MESSAGE},
+        {.op = GRPC_OP_SEND_CLOSE_FROM_CLIENT}, {.op = GRPC_OP_RECV_INITIAL_METADATA},
+        {.op = GRPC_OP_RECV_MESSAGE},           {.op = GRPC_OP_RECV_STATUS_ON_CLIENT},
+    };
+    ops[1].data.send_message.send_message = bb;
+    ops[3].data.recv_initial_metadata.recv_initial_metadata = &u->initial;
+    ops[4].data.recv_message.recv_message = &u->reply;
+    ops[5].data.recv_status_on_client.trailing_metadata = &u->trailing;
+    ops[5].data.recv_status_on_client.status = &u->code;
+    ops[5].data.recv_status_on_client.status_details = &u->message;
+    pthread_mutex_lock(&loop->mutex);
+    u->next = loop->unaries;
+    u->prev = &loop->unaries;
+    if (u->next)
+        u->next->prev = &u->next;
+    loop->unaries = u;
+    pthread_mutex_unlock(&loop->mutex);
+    bus__start(u->call, ops, 6, &u->tag);
+    grpc_byte_buffer_destroy(bb);
+    return true;
+}
+
+void bus__unary_cancel_all(struct bus_loop *loop)
+{
+    pthread_mutex_lock(&loop->mutex);
+    for (struct unary *u = loop->unaries; u; u = u->next)
+        grpc_call_cancel(u->call, NULL);
+    pthread_mutex_unlock(&loop->mutex);
+}
+
+struct waiter {
+    pthread_mutex_t mutex;
+    pthread_cond_t cond;
+    bool done;
+    struct thole_status st;
+    struct buf *reply;
+};
+
+static void wake(void *ctx, const struct thole_status *st, grpc_byte_buffer *reply)
+{
+    struct waiter *w = ctx;
+    struct buf *buf = st->code == THOLE_OK ? bus__buf_of(reply) : NULL;
+    pthread_mutex_lock(&w->mutex);
+    w->st = *st;
+    w->reply = buf;
+    w->done = true;
+    pthread_cond_signal(&w->cond);
+    pthread_mutex_unlock(&w->mutex);
+}
+
+enum thole_code bus__unary_wait(struct bus_loop *loop, grpc_channel *channel, const char *path,
+                                struct bufslice request, uint32_t timeout_ms,
+                                struct buf **ret_reply, struct thole_status *st)
+{
+    ASSERT(!bus__loop_here(loop)); /* it would wait for itself */
+    struct waiter w = {.mutex = PTHREAD_MUTEX_INITIALIZER, .cond = PTHREAD_COND_INITIALIZER};
+    if (!bus__unary(loop, channel, path, request, timeout_ms, wake, &w))
+        return THOLE_FAIL(st, THOLE_UNAVAILABLE, THOLE_REASON_STOPPED, "stopped");
+    pthread_mutex_lock(&w.mutex);
+    while (!w.done)
+        pthread_cond_wait(&w.cond, &w.mutex);
+    pthread_mutex_unlock(&w.mutex);
+    if (w.st.code == THOLE_OK)
+        *ret_reply = w.reply;
+    else if (st)
+        *st = w.st;
+    return w.st.code;
+}
+
+enum thole_code bus_ask(struct bus *b, const char *address, uint32_t method, struct slice body,
+                        uint32_t timeout_ms, struct buf **ret_body, struct bus_ask_peer *ret_peer,
+                        struct thole_status *st)
+{
+    ASSERT(!bus__loop_here(&b->server_loop));
+    const struct bus_item item = {.method = method, .body = body};
+    if (method == 0)
+        return THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
+                          "a request needs a method");
+    struct buf *reply = NULL;
+    grpc_channel *channel = bus__channel_open(address, true);
+    enum thole_code code = bus__unary_wait(&b->client_loop, channel, "/thole.bus.v1.Bus/Ask",
+                                           bus__ask_encode(b, &item), timeout_ms, &reply, st);
+    grpc_channel_destroy(channel);
+    if (code != THOLE_OK)
+        return code;
+    struct bus_hello hello;
+    struct slice answer;
+    if (!bus__answer_decode((struct slice){reply->data, reply->size}, &hello, &answer)) {
+        buf_unref(reply);
+        return THOLE_FAIL(st, THOLE_INTERNAL, THOLE_REASON_FORMAT, "the answer of %s is malformed",
+                          address);
+    }
+    if (ret_body)
+        *ret_body = buf_copy(answer.data, answer.size);
+    if (ret_peer)
+        *ret_peer = (struct bus_ask_peer){hello.host, hello.cluster, hello.incarnation};
+    buf_unref(reply);
+    return THOLE_OK;
+}
