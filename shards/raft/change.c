@@ -28,7 +28,8 @@ static enum thole_code add_member(struct raft_config *c, const struct raft_chang
         return refuse(st, THOLE_REASON_REMOVED, item->replica_id, "was removed for good");
     }
     if (c->member_count == LIMIT_MEMBERS) {
-        return refuse(st, THOLE_REASON_TOO_LARGE, item->replica_id, "does not fit: too many members");
+        return refuse(st, THOLE_REASON_TOO_LARGE, item->replica_id,
+                      "does not fit: too many members");
     }
     while (i < c->member_count && c->members[i].replica_id < item->replica_id) {
         i++;

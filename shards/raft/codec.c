@@ -15,8 +15,8 @@ enum {
 
 static enum thole_code malformed(struct thole_status *st, const char *what, const char *field)
 {
-    return THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST, "%s: malformed %s", what,
-                      field);
+    return THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST, "%s: malformed %s",
+                      what, field);
 }
 
 /* A varint that fits the small field it is for. */

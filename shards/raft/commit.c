@@ -24,12 +24,61 @@ void raft__commit_to(struct raft *r, uint64_t index)
     ASSERT(index <= r->log.last_index);
     if (r->role == RAFT_LEADER) {
         free_uncommitted(r, r->commit + 1, index);
-        r->status_changed = r->status_changed ||
-                            (r->commit < r->lead.first_index && index >= r->lead.first_index);
+        r->status_changed =
+            r->status_changed || (r->commit < r->lead.first_index && index >= r->lead.first_index);
         r->work = true;
     }
     r->commit = index;
     raft__advance(r);
+}
+
+bool raft__has_witness(const struct raft_config *c)
+{
+    for (uint32_t i = 0; i < c->member_count; i++) {
+        if (c->members[i].role == RAFT_WITNESS || c->members[i].outgoing_role == RAFT_WITNESS) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* Some voter of `next`, witnesses not counted, has everything up to `index`. */
+static bool voter_has(const struct raft *r, const struct raft_config *next, uint64_t index)
+{
+    const struct raft_config *c = raft__config(r);
+
+    for (uint32_t i = 0; i < c->member_count; i++) {
+        const struct raft_member *m = raft_config_find(next, c->members[i].replica_id);
+        bool self = c->members[i].replica_id == r->options.replica_id;
+        uint64_t match = self ? r->log.durable : r->lead.peers[i].match;
+        if (m != NULL && m->role == RAFT_VOTER && match >= index) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* A voter and a witness may be a quorum. If they committed that this voter goes, the only log as
+ * new as the witness' would go with it and nobody could be elected any more. So with witnesses a
+ * change is committed only when a voter that stays has it; to commit late is always safe. */
+static uint64_t hold_back_change(const struct raft *r, uint64_t index)
+{
+    const struct raft_membership *m = &r->membership;
+    struct raft_config next = {0};
+    struct raft_change change;
+
+    if (m->pending_count == 0 || index < m->pending[0]->index ||
+        !raft__has_witness(raft__config(r))) {
+        return index;
+    }
+    uint64_t at = m->pending[0]->index;
+    if (raft_change_decode(m->pending[0]->payload.bytes, &change, NULL) != THOLE_OK ||
+        raft_change_apply(raft__config(r), &change, &next, NULL) != THOLE_OK) {
+        return index;
+    }
+    bool safe = voter_has(r, &next, at);
+    raft_config_deinit(&next);
+    return safe ? index : at - 1;
 }
 
 void raft__commit_by_quorum(struct raft *r)
@@ -46,7 +95,7 @@ void raft__commit_by_quorum(struct raft *r)
         bool self = c->members[i].replica_id == r->options.replica_id;
         match[i] = self ? r->log.durable : r->lead.peers[i].match;
     }
-    uint64_t index = raft__quorum_joint_value(c, match);
+    uint64_t index = hold_back_change(r, raft__quorum_joint_value(c, match));
     /* Only entries of our own term are committed by counting (3.6.2, figure 3.7). */
     if (index > r->commit && raft__log_matches(&r->log, index, r->term)) {
         raft__commit_to(r, index);

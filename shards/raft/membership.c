@@ -108,9 +108,9 @@ bool raft__membership_apply_next(struct raft_membership *m)
     /* A change that does not decode or is refused (a stale revision, say) is a no-op: every replica
      * decides so from the same bytes and the same configuration. */
     v->index = e->index;
-    bool changed = raft_change_decode(e->payload.bytes, &change, NULL) == THOLE_OK &&
-                   raft_change_apply(raft__membership_current(m), &change, &v->config, NULL) ==
-                       THOLE_OK;
+    bool changed =
+        raft_change_decode(e->payload.bytes, &change, NULL) == THOLE_OK &&
+        raft_change_apply(raft__membership_current(m), &change, &v->config, NULL) == THOLE_OK;
     if (changed) {
         push_version(m, v);
     } else {

@@ -50,8 +50,7 @@ static void drop_withheld(struct raft_outbox *o, size_t i)
 {
     raft_message_deinit(&o->withheld[i].message);
     o->withheld_count--;
-    memmove(&o->withheld[i], &o->withheld[i + 1],
-            (o->withheld_count - i) * sizeof o->withheld[0]);
+    memmove(&o->withheld[i], &o->withheld[i + 1], (o->withheld_count - i) * sizeof o->withheld[0]);
 }
 
 void raft__outbox_withhold(struct raft_outbox *o, const struct raft_message *m, uint64_t token)

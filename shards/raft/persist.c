@@ -69,5 +69,8 @@ void raft_persisted(struct raft *r, uint64_t token, uint64_t now_ms)
     if (r->campaign.self_token != 0 && r->campaign.self_token <= token) {
         raft__self_vote_durable(r);
     }
+    if (r->role == RAFT_LEADER && raft__has_witness(raft__config(r))) {
+        r->work = true; /* witnesses get what is durable here */
+    }
     raft__advance(r);
 }

@@ -20,8 +20,8 @@ struct raft_progress {
     enum raft_peer_state state;
     bool recently_active; /* since the last quorum check */
     bool paused;          /* PROBE: a message is out */
-    bool want_append;     /* it answered a heartbeat and is behind: an append even if an empty one */
-    bool log_wait;        /* REPLICATE: a log read from `log_first` is outstanding */
+    bool want_append; /* it answered a heartbeat and is behind: an append even if an empty one */
+    bool log_wait;    /* REPLICATE: a log read from `log_first` is outstanding */
     uint64_t log_first;
     uint64_t commit_sent;
     uint64_t read_acked; /* the newest read round that it confirmed */

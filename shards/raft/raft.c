@@ -85,8 +85,19 @@ static uint64_t max_u64(uint64_t a, uint64_t b)
     return a > b ? a : b;
 }
 
-enum thole_code raft_new(const struct raft_options *o, const struct raft_boot *b,
-                         struct raft **ret, struct thole_status *st)
+static bool is_only_voter(const struct raft *r)
+{
+    const struct raft_config *c = raft__config(r);
+    uint32_t voters = 0;
+
+    for (uint32_t i = 0; i < c->member_count; i++) {
+        voters += raft_config_is_voter(c, c->members[i].replica_id);
+    }
+    return voters == 1 && raft_config_is_voter(c, r->options.replica_id);
+}
+
+enum thole_code raft_new(const struct raft_options *o, const struct raft_boot *b, struct raft **ret,
+                         struct thole_status *st)
 {
     enum thole_code code = check_options(o, st);
 
@@ -115,6 +126,9 @@ enum thole_code raft_new(const struct raft_options *o, const struct raft_boot *b
     r->removed_changed = r->removed;
     raft__advance(r);
     raft__redraw_election(r);
+    if (r->election_deadline_ms != RAFT_NEVER_MS && is_only_voter(r)) {
+        r->election_deadline_ms = r->now_ms; /* nobody to wait for */
+    }
     /* Answers to reads of an earlier life of this replica must not fit those of this one. */
     r->reads.last_number = rand_u64(&r->rand) >> 2;
     *ret = r;

@@ -67,8 +67,8 @@ enum raft_member_role {
 
 struct raft_member {
     uint64_t replica_id;
-    uint8_t host[16];      /* where it lives: carried so that every member can be reached */
-    uint8_t role;          /* in the incoming (newest) configuration: enum raft_member_role, 0 = none */
+    uint8_t host[16]; /* where it lives: carried so that every member can be reached */
+    uint8_t role;     /* in the incoming (newest) configuration: enum raft_member_role, 0 = none */
     uint8_t outgoing_role; /* in the outgoing configuration of a joint one; 0 when not joint */
     bool learner_next;     /* joint only: an outgoing voter that becomes a learner on leaving */
 };
@@ -84,7 +84,8 @@ struct raft_config {
     uint64_t *removed;      /* sorted; owned by the config */
 };
 void raft_config_deinit(struct raft_config *c);
-void raft_config_copy(struct raft_config *to, const struct raft_config *from); /* `to` is zeroed or a config */
+void raft_config_copy(struct raft_config *to,
+                      const struct raft_config *from); /* `to` is zeroed or a config */
 bool raft_config_equal(const struct raft_config *a, const struct raft_config *b);
 const struct raft_member *raft_config_find(const struct raft_config *c, uint64_t replica_id);
 bool raft_config_is_voter(const struct raft_config *c, uint64_t replica_id); /* either half */
@@ -110,7 +111,8 @@ struct raft_change_item {
  * "leave the joint configuration". */
 #define RAFT_CHANGE_ITEMS_MAX 16
 struct raft_change {
-    uint64_t revision; /* must be >= the configuration's, or the change becomes a no-op when applied */
+    uint64_t
+        revision; /* must be >= the configuration's, or the change becomes a no-op when applied */
     uint32_t item_count;
     struct raft_change_item items[RAFT_CHANGE_ITEMS_MAX];
 };
@@ -153,9 +155,9 @@ struct raft_message {
                           votes: last index; READ_REPLY: read index */
     uint64_t log_term; /* APPEND: prev term; votes: last term; rejection: hint term */
     uint64_t commit;
-    uint64_t commit_term; /* votes: term of `commit`, or 0 */
-    uint64_t hint;        /* APPEND_REPLY rejection: the follower's best guess of the match */
-    uint64_t context;     /* HEARTBEAT(_REPLY): read round; READ(_REPLY): read number */
+    uint64_t commit_term;      /* votes: term of `commit`, or 0 */
+    uint64_t hint;             /* APPEND_REPLY rejection: the follower's best guess of the match */
+    uint64_t context;          /* HEARTBEAT(_REPLY): read round; READ(_REPLY): read number */
     uint64_t incarnation_from; /* set by the engine on receipt; 0 in a single-process test */
     uint32_t entry_count;
     struct raft_entry **entries; /* APPEND; references owned by the message */
@@ -173,7 +175,7 @@ struct raft_hard {
 
 struct raft_options {
     uint64_t replica_id;
-    uint64_t seed; /* another one for each start of the replica */
+    uint64_t seed;                /* another one for each start of the replica */
     uint32_t election_timeout_ms; /* T; elections fire uniformly in [T, 2T) */
     uint32_t heartbeat_ms;        /* at most T / 3 */
     uint64_t cache_bytes;         /* of applied entries kept in memory for followers */
@@ -261,12 +263,9 @@ void raft_snapshot_sent(struct raft *r, uint64_t peer, uint64_t index, bool ok);
 /* A complete, verified snapshot from `from` is staged here. If it is newer than our log's commit,
  * the core forgets its log and the next update carries `snapshot`; if stale, commit may advance
  * and ret_install is false. `config` is copied. */
-THOLE_MUST_CHECK enum thole_code raft_snapshot_received(struct raft *r, uint64_t from,
-                                                        uint64_t term, uint64_t index,
-                                                        uint64_t index_term,
-                                                        const struct raft_config *config,
-                                                        uint64_t now_ms, bool *ret_install,
-                                                        struct thole_status *st);
+THOLE_MUST_CHECK enum thole_code raft_snapshot_received(
+    struct raft *r, uint64_t from, uint64_t term, uint64_t index, uint64_t index_term,
+    const struct raft_config *config, uint64_t now_ms, bool *ret_install, struct thole_status *st);
 /* The log up to `index` (<= applied, known durable in the machine or a snapshot) may go. The next
  * update carries `log_start`. Ignored if index is not beyond the current start. */
 void raft_compact(struct raft *r, uint64_t index);
@@ -325,7 +324,8 @@ struct raft_update {
 
     bool status_changed; /* role, leader, term or configuration: see raft_status */
     bool config_changed;
-    bool removed; /* a peer says that this replica was removed */
+    bool
+        removed; /* this replica was removed for good: a member says so, or the configuration does */
 };
 bool raft_has_update(const struct raft *r);
 void raft_harvest(struct raft *r, struct raft_update *ret);
@@ -341,8 +341,9 @@ struct raft_status {
     bool leader_ready; /* leads and has committed an entry of its term */
 };
 void raft_status(const struct raft *r, struct raft_status *ret);
-const struct raft_config *raft_config(const struct raft *r);            /* in force (applied) */
-const struct raft_config *raft_config_at(const struct raft *r, uint64_t index); /* index >= log start */
+const struct raft_config *raft_config(const struct raft *r); /* in force (applied) */
+const struct raft_config *raft_config_at(const struct raft *r,
+                                         uint64_t index); /* index >= log start */
 /* The cached entry, borrowed; NULL when it must be read from the store. */
 struct raft_entry *raft_entry_at(const struct raft *r, uint64_t index);
 /* Term of an index in [log start, last]; false outside. */

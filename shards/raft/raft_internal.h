@@ -116,6 +116,7 @@ void raft__commit_to(struct raft *r, uint64_t index);
 void raft__commit_by_quorum(struct raft *r);
 /* Anyone: a peer's (commit, term of it) on a vote message, if our log has that entry. */
 void raft__commit_by_vote(struct raft *r, const struct raft_message *m);
+bool raft__has_witness(const struct raft_config *c);
 /* Let configurations act that are committed and durable, then drop what the cache need not hold. */
 void raft__advance(struct raft *r);
 

@@ -123,8 +123,7 @@ void raft__reads_confirm(struct raft *r)
         acked[i] = self ? r->reads.last_number : r->lead.peers[i].read_acked;
     }
     uint64_t confirmed = raft__quorum_joint_value(c, acked);
-    while ((w = raft__reads_front(&r->reads)) != NULL && w->number != 0 &&
-           w->number <= confirmed) {
+    while ((w = raft__reads_front(&r->reads)) != NULL && w->number != 0 && w->number <= confirmed) {
         struct raft_read_wait done = raft__reads_pop(&r->reads);
         answer(r, &done, done.index, false);
     }

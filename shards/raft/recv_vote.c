@@ -5,8 +5,7 @@ static bool up_to_date(const struct raft *r, const struct raft_message *m)
 {
     uint64_t last_term = raft__log_last_term(&r->log);
 
-    return m->log_term > last_term ||
-           (m->log_term == last_term && m->index >= r->log.last_index);
+    return m->log_term > last_term || (m->log_term == last_term && m->index >= r->log.last_index);
 }
 
 /* Asked of any replica, learners too: it may be a voter that does not know so yet. */

@@ -26,13 +26,20 @@ static bool is_witness(const struct raft_member *m)
     return m->role == RAFT_WITNESS || m->outgoing_role == RAFT_WITNESS;
 }
 
+/* A witness must never be ahead of every replica that has the data: if we crashed, it would keep all
+ * of them from being elected. So it gets only what is durable here; others need not wait for us. */
+static uint64_t last_for(const struct raft *r, bool witness)
+{
+    return witness ? r->log.durable : r->log.last_index;
+}
+
 /* How many cached entries from `first` fit in one append: at least one, if there is one. */
-static uint32_t count_cached(const struct raft *r, uint64_t first)
+static uint32_t count_cached(const struct raft *r, uint64_t first, uint64_t last)
 {
     uint64_t bytes = 0;
     uint32_t n = 0;
 
-    for (uint64_t i = first; i <= r->log.last_index; i++, n++) {
+    for (uint64_t i = first; i <= last; i++, n++) {
         bytes += raft_entry_size(raft__log_entry(&r->log, i));
         if (n > 0 && bytes > LIMIT_APPEND_BYTES) {
             break;
@@ -43,7 +50,7 @@ static uint32_t count_cached(const struct raft *r, uint64_t first)
 
 static struct batch collect(const struct raft *r, uint64_t first, bool witness)
 {
-    struct batch b = {.count = count_cached(r, first)};
+    struct batch b = {.count = count_cached(r, first, last_for(r, witness))};
 
     if (b.count == 0) {
         return b;
@@ -100,7 +107,7 @@ static bool must_have_snapshot(const struct raft *r, uint64_t to, const struct r
 
 static void probe(struct raft *r, uint64_t to, struct raft_progress *p, bool witness)
 {
-    if (p->next > r->log.last_index && !p->want_append) {
+    if (p->next > last_for(r, witness) && !p->want_append) {
         return;
     }
     /* Uncached entries are not worth a read before we know where the logs part. */
@@ -110,7 +117,7 @@ static void probe(struct raft *r, uint64_t to, struct raft_progress *p, bool wit
 
 static void stream(struct raft *r, uint64_t to, struct raft_progress *p, bool witness)
 {
-    while (!p->log_wait && p->next <= r->log.last_index && !raft__progress_window_full(p)) {
+    while (!p->log_wait && p->next <= last_for(r, witness) && !raft__progress_window_full(p)) {
         if (p->next < r->log.cache_first) {
             p->log_wait = true;
             p->log_first = p->next;
@@ -123,7 +130,8 @@ static void stream(struct raft *r, uint64_t to, struct raft_progress *p, bool wi
         }
         send_append(r, to, p, collect(r, p->next, witness));
     }
-    if (p->want_append || p->commit_sent < r->commit) {
+    /* A full window gets empty ones only as answers to its heartbeats: it may be stuck. */
+    if (p->want_append || (p->commit_sent < r->commit && !raft__progress_window_full(p))) {
         send_append(r, to, p, (struct batch){0});
     }
 }
@@ -202,7 +210,8 @@ static void read_arrived(struct raft *r, uint64_t peer, uint64_t first,
         want_snapshot(r, peer, p, first);
         return;
     }
-    struct batch b = take_read(r, first, entries, n, is_witness(raft_config_find(raft__config(r), peer)));
+    struct batch b =
+        take_read(r, first, entries, n, is_witness(raft_config_find(raft__config(r), peer)));
     if (b.count > 0) {
         send_append(r, peer, p, b);
     }

@@ -9,10 +9,10 @@
 #include "shards/raft/raft_internal.h"
 
 static const bool role_may_follow[4][4] = {
-    [RAFT_FOLLOWER] = {[RAFT_FOLLOWER] = true, [RAFT_PRE_CANDIDATE] = true, [RAFT_CANDIDATE] = true},
-    [RAFT_PRE_CANDIDATE] = {[RAFT_FOLLOWER] = true,
-                            [RAFT_PRE_CANDIDATE] = true,
-                            [RAFT_CANDIDATE] = true},
+    [RAFT_FOLLOWER] =
+        {[RAFT_FOLLOWER] = true, [RAFT_PRE_CANDIDATE] = true, [RAFT_CANDIDATE] = true},
+    [RAFT_PRE_CANDIDATE] =
+        {[RAFT_FOLLOWER] = true, [RAFT_PRE_CANDIDATE] = true, [RAFT_CANDIDATE] = true},
     [RAFT_CANDIDATE] = {[RAFT_FOLLOWER] = true,
                         [RAFT_PRE_CANDIDATE] = true,
                         [RAFT_CANDIDATE] = true,

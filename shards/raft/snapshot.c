@@ -54,10 +54,9 @@ static void install(struct raft *r, uint64_t index, uint64_t index_term,
     raft__redraw_election(r);
 }
 
-enum thole_code raft_snapshot_received(struct raft *r, uint64_t from, uint64_t term,
-                                       uint64_t index, uint64_t index_term,
-                                       const struct raft_config *config, uint64_t now_ms,
-                                       bool *ret_install, struct thole_status *st)
+enum thole_code raft_snapshot_received(struct raft *r, uint64_t from, uint64_t term, uint64_t index,
+                                       uint64_t index_term, const struct raft_config *config,
+                                       uint64_t now_ms, bool *ret_install, struct thole_status *st)
 {
     raft__begin(r, now_ms);
     enum thole_code code = check_snapshot(r, from, term, index, index_term, config, st);

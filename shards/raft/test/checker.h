@@ -12,7 +12,7 @@ struct raft_message;
 struct raft_update;
 
 struct checker {
-    bool loose; /* a solo node is told of commits that nobody else here made */
+    bool loose;                /* a solo node is told of commits that nobody else here made */
     uint64_t *committed_terms; /* [index - 1]: term of the committed entry, as first seen */
     uint64_t *committed_values;
     size_t committed_count, committed_capacity;

@@ -40,9 +40,9 @@ struct node {
     struct disk disk;
     struct disk_write *writes;
     size_t write_count, write_capacity;
-    bool manual_disk;  /* writes become durable only by node_sync */
-    bool manual_apply; /* raft_applied only by node_apply */
-    bool manual_log;   /* need_log is recorded, not answered */
+    bool manual_disk;     /* writes become durable only by node_sync */
+    bool manual_apply;    /* raft_applied only by node_apply */
+    bool manual_log;      /* need_log is recorded, not answered */
     bool manual_snapshot; /* need_snapshot is recorded, not answered */
     uint64_t applied, apply_to;
     struct raft_read_result reads[256];
@@ -84,7 +84,8 @@ struct cluster {
     uint64_t disk_max_ms; /* syncs take up to this */
     uint64_t sent[RAFT_MSG_KIND_MAX + 1];
     uint64_t sent_entries, persists;
-    struct bytes *trace; /* if set, one line for each message that arrives and each change of state */
+    struct bytes
+        *trace; /* if set, one line for each message that arrives and each change of state */
 };
 
 /* Nodes 1..n are the voters of the first configuration. Options may be changed before a restart. */
@@ -124,7 +125,7 @@ uint64_t cluster_leader(struct cluster *c); /* of the highest term, 0: none */
 void cluster_release_held(struct cluster *c);
 void cluster_drop_held(struct cluster *c);
 
-void cluster_cut(struct cluster *c, uint64_t a, uint64_t b);  /* both directions */
+void cluster_cut(struct cluster *c, uint64_t a, uint64_t b); /* both directions */
 void cluster_isolate(struct cluster *c, uint64_t id);
 void cluster_heal(struct cluster *c);
 

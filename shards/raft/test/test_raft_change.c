@@ -333,10 +333,20 @@ TEST(config_decode_refuses_invalid)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        RUN(zero), RUN(simple_idempotency), RUN(simple_promote_demote), RUN(simple_safety),
-        RUN(stale_revision), RUN(joint_autoleave), RUN(joint_idempotency),
-        RUN(joint_learners_next), RUN(joint_safety), RUN(update), RUN(conf_change_quick),
-        RUN(restore), RUN(change_encoding_round_trip), RUN(config_decode_refuses_invalid),
+        RUN(zero),
+        RUN(simple_idempotency),
+        RUN(simple_promote_demote),
+        RUN(simple_safety),
+        RUN(stale_revision),
+        RUN(joint_autoleave),
+        RUN(joint_idempotency),
+        RUN(joint_learners_next),
+        RUN(joint_safety),
+        RUN(update),
+        RUN(conf_change_quick),
+        RUN(restore),
+        RUN(change_encoding_round_trip),
+        RUN(config_decode_refuses_invalid),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

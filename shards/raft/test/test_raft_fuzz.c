@@ -104,7 +104,9 @@ static void random_change(struct world *w)
         if (op == RAFT_CHANGE_REMOVE && (id <= 2 || rand_below(&w->c.rand, 4) != 0)) {
             op = RAFT_CHANGE_DEMOTE; /* ids never come back: keep some */
         }
-        if (op == RAFT_CHANGE_ADD_WITNESS) {
+        if (node_at(&w->c, id)->options.witness) {
+            op = rand_below(&w->c.rand, 8) == 0 ? RAFT_CHANGE_REMOVE : RAFT_CHANGE_ADD_WITNESS;
+        } else if (op == RAFT_CHANGE_ADD_WITNESS) {
             op = RAFT_CHANGE_ADD_VOTER;
         }
         change_add(&change, op, id);
@@ -224,7 +226,9 @@ static void run_seed(uint64_t seed)
     w = (struct world){0};
     cluster_init(&w.c, 3 + seed % 3, seed);
     for (uint64_t i = 0; i < 1 + seed % 4; i++) {
-        (void)cluster_join(&w.c);
+        struct node *n = cluster_join(&w.c);
+        n->options.witness = i == 1;
+        node_restart(&w.c, n->id);
     }
     set_weather(&w);
     for (int i = 0; i < STEPS; i++) {
@@ -232,10 +236,11 @@ static void run_seed(uint64_t seed)
     }
     recover(&w);
     if (getenv("RAFT_FUZZ_VERBOSE") != NULL) {
-        print_message("seed %llu: committed %zu, term %llu, reads %llu + %llu failed, changes %llu\n",
-                      (unsigned long long)seed, w.c.checker.committed_count,
-                      (unsigned long long)node_term(&w.c, 1), (unsigned long long)w.reads_done,
-                      (unsigned long long)w.reads_failed, (unsigned long long)w.changes);
+        print_message(
+            "seed %llu: committed %zu, term %llu, reads %llu + %llu failed, changes %llu\n",
+            (unsigned long long)seed, w.c.checker.committed_count,
+            (unsigned long long)node_term(&w.c, 1), (unsigned long long)w.reads_done,
+            (unsigned long long)w.reads_failed, (unsigned long long)w.changes);
     }
     cluster_deinit(&w.c);
 }

@@ -309,10 +309,19 @@ TEST(random_against_array)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        RUN(term), RUN(is_out_of_bounds), RUN(find_conflict_by_term), RUN(append), RUN(compaction),
-        RUN(compaction_side_effects), RUN(log_restore), RUN(stable_to), RUN(stable_to_with_snap),
-        RUN(unstable_stable_to_after_truncation), RUN(unstable_truncate_and_append),
-        RUN(cache_evicts_from_the_front), RUN(random_against_array),
+        RUN(term),
+        RUN(is_out_of_bounds),
+        RUN(find_conflict_by_term),
+        RUN(append),
+        RUN(compaction),
+        RUN(compaction_side_effects),
+        RUN(log_restore),
+        RUN(stable_to),
+        RUN(stable_to_with_snap),
+        RUN(unstable_stable_to_after_truncation),
+        RUN(unstable_truncate_and_append),
+        RUN(cache_evicts_from_the_front),
+        RUN(random_against_array),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -425,8 +425,8 @@ TEST(raw_node_joint_auto_leave)
     cluster_join(&c);
     c.filter = NULL;
     assert_int_equal(node_change(&c, 1, &ch), THOLE_OK);
-    node_harvest(&c, 1);          /* the appends leave */
-    node_crash(&c, 1);            /* and with it the leader */
+    node_harvest(&c, 1); /* the appends leave */
+    node_crash(&c, 1);   /* and with it the leader */
     cluster_settle(&c);
     (void)cluster_elect(&c, 10 * TIMEOUT_MS);
     node_start(&c, 1);
@@ -701,22 +701,44 @@ TEST(pending_change_is_dropped_with_the_log_that_held_it)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        RUN(step_config), RUN(step_ignore_config), RUN(new_leader_pending_config), RUN(add_node),
-        RUN(raw_node_propose_add_duplicate_node), RUN(add_learner), RUN(add_node_check_quorum),
-        RUN(remove_node), RUN(remove_learner), RUN(raft_nodes), RUN(promotable),
-        RUN(commit_after_remove_node), RUN(learner_election_timeout), RUN(learner_campaign),
-        RUN(learner_promotion), RUN(learner_can_vote), RUN(campaign_learner_must_vote),
-        RUN(learner_log_replication), RUN(non_promotable_voter_with_check_quorum),
-        RUN(conf_change_check_before_campaign), RUN(conf_change_v2_check_before_campaign),
-        RUN(confchange_v1_add_single), RUN(confchange_v1_remove_leader_stepdown),
-        RUN(confchange_v1_remove_leader), RUN(confchange_v2_add_double_auto),
-        RUN(raw_node_joint_auto_leave), RUN(confchange_v2_add_single_auto),
+        RUN(step_config),
+        RUN(step_ignore_config),
+        RUN(new_leader_pending_config),
+        RUN(add_node),
+        RUN(raw_node_propose_add_duplicate_node),
+        RUN(add_learner),
+        RUN(add_node_check_quorum),
+        RUN(remove_node),
+        RUN(remove_learner),
+        RUN(raft_nodes),
+        RUN(promotable),
+        RUN(commit_after_remove_node),
+        RUN(learner_election_timeout),
+        RUN(learner_campaign),
+        RUN(learner_promotion),
+        RUN(learner_can_vote),
+        RUN(campaign_learner_must_vote),
+        RUN(learner_log_replication),
+        RUN(non_promotable_voter_with_check_quorum),
+        RUN(conf_change_check_before_campaign),
+        RUN(conf_change_v2_check_before_campaign),
+        RUN(confchange_v1_add_single),
+        RUN(confchange_v1_remove_leader_stepdown),
+        RUN(confchange_v1_remove_leader),
+        RUN(confchange_v2_add_double_auto),
+        RUN(raw_node_joint_auto_leave),
+        RUN(confchange_v2_add_single_auto),
         RUN(changes_during_joint_are_refused_and_a_second_leave_is_a_no_op),
-        RUN(joint_commits_need_both_majorities), RUN(confchange_v2_replace_leader),
-        RUN(confchange_v2_replace_leader_stepdown), RUN(transfer_to_a_new_voter_while_joint),
-        RUN(removed_replica_is_told_when_it_calls), RUN(removed_is_no_word_of_strangers),
-        RUN(joiner_is_passive), RUN(stale_revision_becomes_a_no_op_when_applied),
-        RUN(malformed_change_is_a_no_op), RUN(witness_gets_no_payload_votes_and_never_leads),
+        RUN(joint_commits_need_both_majorities),
+        RUN(confchange_v2_replace_leader),
+        RUN(confchange_v2_replace_leader_stepdown),
+        RUN(transfer_to_a_new_voter_while_joint),
+        RUN(removed_replica_is_told_when_it_calls),
+        RUN(removed_is_no_word_of_strangers),
+        RUN(joiner_is_passive),
+        RUN(stale_revision_becomes_a_no_op_when_applied),
+        RUN(malformed_change_is_a_no_op),
+        RUN(witness_gets_no_payload_votes_and_never_leads),
         RUN(config_at_follows_the_log),
         RUN(pending_change_is_dropped_with_the_log_that_held_it),
     };

@@ -290,9 +290,9 @@ TEST(async_storage_writes_append_aba_race)
 {
     (void)state;
     solo_manual(7, true);
-    (void)give(&c, append_msg(2, 1, 0, 0, 0, (uint64_t[]){1, 1}, 2));  /* token 1 */
-    (void)give(&c, append_msg(3, 2, 1, 1, 0, (uint64_t[]){2}, 1));     /* token 2: index 2 again */
-    (void)give(&c, append_msg(4, 3, 0, 0, 0, (uint64_t[]){3}, 1));     /* token 3: all gone */
+    (void)give(&c, append_msg(2, 1, 0, 0, 0, (uint64_t[]){1, 1}, 2)); /* token 1 */
+    (void)give(&c, append_msg(3, 2, 1, 1, 0, (uint64_t[]){2}, 1));    /* token 2: index 2 again */
+    (void)give(&c, append_msg(4, 3, 0, 0, 0, (uint64_t[]){3}, 1));    /* token 3: all gone */
     struct raft_message m = append_msg(5, 4, 0, 0, 0, (uint64_t[]){1, 1}, 2);
     (void)give(&c, m); /* token 4: (2, 1) is back, and so is token 1's view */
     assert_int_equal(node_sync(&c, 1, 1), 1);
@@ -477,11 +477,70 @@ TEST(node_step_refuses_malformed)
     cluster_deinit(&c);
 }
 
+TEST(next_unstable_ents)
+{
+    struct raft_update u;
+    (void)state;
+    solo_init(&c, 3);
+    c.nodes[1].manual_disk = true;
+    struct raft *r = c.nodes[1].raft;
+    assert_int_equal(node_receive(&c, append_msg(2, 1, 0, 0, 0, (uint64_t[]){1, 1}, 2)), THOLE_OK);
+    raft_harvest(r, &u);
+    assert_int_equal(u.entry_count, 2);
+    assert_int_equal(node_receive(&c, append_msg(2, 1, 2, 1, 0, (uint64_t[]){1}, 1)), THOLE_OK);
+    raft_harvest(r, &u);
+    assert_int_equal(u.persist, 2);
+    assert_int_equal(u.entry_count, 1); /* each entry once */
+    assert_int_equal(u.entries[0]->index, 3);
+    /* A new leader replaces the tail: everything from there on goes again. */
+    assert_int_equal(node_receive(&c, append_msg(3, 2, 1, 1, 0, (uint64_t[]){2}, 1)), THOLE_OK);
+    raft_harvest(r, &u);
+    assert_int_equal(u.entry_count, 1);
+    assert_int_equal(u.entries[0]->index, 2);
+    assert_int_equal(u.hard.term, 2);
+    cluster_deinit(&c);
+}
+
+TEST(raw_node_status)
+{
+    struct raft_peer_status p;
+    (void)state;
+    solo_init(&c, 3);
+    assert_false(raft_peer(c.nodes[1].raft, 2, &p)); /* followers know nothing of others */
+    solo_lead(&c);
+    struct raft_status s = status();
+    assert_int_equal(s.role, RAFT_LEADER);
+    assert_int_equal(s.leader, 1);
+    assert_false(s.leader_ready);
+    assert_int_equal(s.durable_index, 1);
+    assert_int_equal(s.first_index, 1);
+    assert_true(raft_peer(c.nodes[1].raft, 2, &p));
+    assert_int_equal(p.state, RAFT_PROBE);
+    assert_false(raft_peer(c.nodes[1].raft, 9, &p));
+    (void)give_ack(&c, 2, 1);
+    assert_true(status().leader_ready);
+    cluster_deinit(&c);
+}
+
+TEST(only_voter_campaigns_at_once)
+{
+    (void)state;
+    cluster_init(&c, 1, 1);
+    cluster_run(&c, 1);
+    assert_true(status().leader_ready);
+    node_restart(&c, 1);
+    cluster_run(&c, 1);
+    assert_true(status().leader_ready);
+    cluster_deinit(&c);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        RUN(vote_request_waits_for_term_and_vote), RUN(vote_request_waits_for_the_log_tail),
-        RUN(campaign_requests_die_with_the_campaign), RUN(self_vote_counts_when_durable),
+        RUN(vote_request_waits_for_term_and_vote),
+        RUN(vote_request_waits_for_the_log_tail),
+        RUN(campaign_requests_die_with_the_campaign),
+        RUN(self_vote_counts_when_durable),
         RUN(single_node_write_is_committed_after_its_sync),
         RUN(candidate_self_vote_after_lost_election),
         RUN(candidate_self_vote_after_lost_election_pre_vote),
@@ -491,13 +550,22 @@ int main(void)
         RUN(quorum_without_the_leader_commits_and_the_leader_applies_after_its_sync),
         RUN(append_reply_waits_for_the_entries),
         RUN(append_reply_of_durable_entries_goes_at_once),
-        RUN(heartbeat_reply_waits_only_for_a_new_term), RUN(vote_reply_waits_for_the_vote),
+        RUN(heartbeat_reply_waits_only_for_a_new_term),
+        RUN(vote_reply_waits_for_the_vote),
         RUN(term_survives_a_crash_after_sync_and_not_before),
-        RUN(commit_alone_is_never_persisted), RUN(async_storage_writes_append_aba_race),
-        RUN(async_storage_writes), RUN(hung_disk_unseats_the_leader),
-        RUN(hung_disk_does_not_campaign_or_grow), RUN(consume_ready), RUN(soft_state_equal),
-        RUN(is_hard_state_equal), RUN(boot_refuses_contradictions),
+        RUN(commit_alone_is_never_persisted),
+        RUN(async_storage_writes_append_aba_race),
+        RUN(async_storage_writes),
+        RUN(hung_disk_unseats_the_leader),
+        RUN(hung_disk_does_not_campaign_or_grow),
+        RUN(consume_ready),
+        RUN(soft_state_equal),
+        RUN(is_hard_state_equal),
+        RUN(boot_refuses_contradictions),
         RUN(node_step_refuses_malformed),
+        RUN(next_unstable_ents),
+        RUN(raw_node_status),
+        RUN(only_voter_campaigns_at_once),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

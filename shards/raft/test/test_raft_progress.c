@@ -188,9 +188,16 @@ TEST(progress_maybe_decr)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        RUN(inflights_add), RUN(inflight_free_to), RUN(inflights_full), RUN(inflights_reset),
-        RUN(progress_become_probe), RUN(progress_become_replicate), RUN(progress_become_snapshot),
-        RUN(progress_is_paused), RUN(progress_resume), RUN(progress_update),
+        RUN(inflights_add),
+        RUN(inflight_free_to),
+        RUN(inflights_full),
+        RUN(inflights_reset),
+        RUN(progress_become_probe),
+        RUN(progress_become_replicate),
+        RUN(progress_become_snapshot),
+        RUN(progress_is_paused),
+        RUN(progress_resume),
+        RUN(progress_update),
         RUN(progress_maybe_decr),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

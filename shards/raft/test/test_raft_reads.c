@@ -314,13 +314,21 @@ TEST(answers_to_an_earlier_life_are_ignored)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        RUN(read_only_option_safe), RUN(read_only_with_learner), RUN(read_index),
-        RUN(read_only_for_new_leader), RUN(read_only_duplicate_request),
-        RUN(one_round_confirms_all_earlier_reads), RUN(lost_round_is_repeated_by_the_heartbeat),
-        RUN(follower_reads_are_batched_and_forwarded), RUN(read_index_to_old_leader),
-        RUN(reads_fail_after_two_timeouts), RUN(reads_without_a_leader_are_refused),
-        RUN(read_sent_to_a_follower_is_rejected), RUN(raft_frees_read_only_mem),
-        RUN(reads_are_bounded), RUN(read_when_quorum_becomes_less),
+        RUN(read_only_option_safe),
+        RUN(read_only_with_learner),
+        RUN(read_index),
+        RUN(read_only_for_new_leader),
+        RUN(read_only_duplicate_request),
+        RUN(one_round_confirms_all_earlier_reads),
+        RUN(lost_round_is_repeated_by_the_heartbeat),
+        RUN(follower_reads_are_batched_and_forwarded),
+        RUN(read_index_to_old_leader),
+        RUN(reads_fail_after_two_timeouts),
+        RUN(reads_without_a_leader_are_refused),
+        RUN(read_sent_to_a_follower_is_rejected),
+        RUN(raft_frees_read_only_mem),
+        RUN(reads_are_bounded),
+        RUN(read_when_quorum_becomes_less),
         RUN(answers_to_an_earlier_life_are_ignored),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

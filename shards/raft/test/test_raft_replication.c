@@ -124,7 +124,7 @@ TEST(leader_acknowledge_commit)
         size_t nodes;
         int acks;
         bool want;
-    } cases[] = {{1, 0, true}, {3, 0, false}, {3, 1, true}, {3, 2, true},
+    } cases[] = {{1, 0, true},  {3, 0, false}, {3, 1, true}, {3, 2, true},
                  {5, 0, false}, {5, 1, false}, {5, 2, true}, {5, 4, true}};
     (void)state;
 
@@ -208,8 +208,8 @@ TEST(follower_check_msg_app)
         bool reject;
     } cases[] = {
         {0, 0, 1, 0, 0, false}, /* below commit: acknowledges that */
-        {1, 1, 1, 0, 0, false}, {2, 2, 2, 0, 0, false},
-        {1, 2, 1, 1, 1, true},  {2, 3, 2, 2, 2, true}, {3, 3, 3, 2, 2, true},
+        {1, 1, 1, 0, 0, false}, {2, 2, 2, 0, 0, false}, {1, 2, 1, 1, 1, true},
+        {2, 3, 2, 2, 2, true},  {3, 3, 3, 2, 2, true},
     };
     (void)state;
 
@@ -261,14 +261,14 @@ TEST(handle_msg_app)
         uint64_t want_last, want_commit;
         bool want_reject;
     } cases[] = {
-        {2, 2, 3, 3, {0}, 0, 2, 0, true},      /* term differs */
-        {2, 3, 3, 3, {0}, 0, 2, 0, true},      /* not there */
+        {2, 2, 3, 3, {0}, 0, 2, 0, true}, /* term differs */
+        {2, 3, 3, 3, {0}, 0, 2, 0, true}, /* not there */
         {2, 1, 1, 1, {0}, 0, 2, 1, false},
-        {2, 0, 0, 1, {2}, 1, 1, 1, false},     /* replaces all */
+        {2, 0, 0, 1, {2}, 1, 1, 1, false}, /* replaces all */
         {2, 2, 2, 3, {2, 2}, 2, 4, 3, false},
         {2, 2, 2, 4, {2}, 1, 3, 3, false},
         {2, 1, 1, 4, {2}, 1, 2, 2, false},
-        {2, 1, 1, 3, {0}, 0, 2, 1, false},     /* commit only what it vouches for */
+        {2, 1, 1, 3, {0}, 0, 2, 1, false}, /* commit only what it vouches for */
         {2, 1, 1, 3, {2}, 1, 2, 2, false},
         {2, 2, 2, 3, {0}, 0, 2, 2, false},
         {2, 2, 2, 4, {0}, 0, 2, 2, false},
@@ -832,9 +832,8 @@ static void converge(const uint64_t logs[][16], const size_t *counts, size_t n, 
 
 /* Dissertation figure 3.6 (figure 7 of the paper). */
 static const uint64_t figure7[7][16] = {
-    {1, 1, 1, 4, 4, 5, 5, 6, 6, 6},          {1, 1, 1, 4, 4, 5, 5, 6, 6},
-    {1, 1, 1, 4},                            {1, 1, 1, 4, 4, 5, 5, 6, 6, 6, 6},
-    {1, 1, 1, 4, 4, 5, 5, 6, 6, 6, 7, 7},    {1, 1, 1, 4, 4, 4, 4},
+    {1, 1, 1, 4, 4, 5, 5, 6, 6, 6},    {1, 1, 1, 4, 4, 5, 5, 6, 6},          {1, 1, 1, 4},
+    {1, 1, 1, 4, 4, 5, 5, 6, 6, 6, 6}, {1, 1, 1, 4, 4, 5, 5, 6, 6, 6, 7, 7}, {1, 1, 1, 4, 4, 4, 4},
     {1, 1, 1, 2, 2, 2, 3, 3, 3, 3, 3},
 };
 static const size_t figure7_counts[7] = {10, 9, 4, 11, 12, 7, 11};
@@ -1035,7 +1034,8 @@ TEST(need_log_is_asked_once)
     assert_null(raft_entry_at(c.nodes[1].raft, 11));
     raft_unreachable(c.nodes[1].raft, 2);
     (void)give_beat_reply(2);
-    assert_int_equal(sent(&c, RAFT_MSG_APPEND, 2)->entry_count, 0); /* a probe is not worth a read */
+    assert_int_equal(sent(&c, RAFT_MSG_APPEND, 2)->entry_count,
+                     0); /* a probe is not worth a read */
     (void)give_ack(&c, 2, 1);
     assert_int_equal(c.nodes[1].need_log_count, 1);
     assert_int_equal(c.nodes[1].need_log.first, 2);
@@ -1077,29 +1077,62 @@ TEST(need_log_of_compacted_entries_becomes_a_snapshot)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        RUN(leader_bcast_beat), RUN(bcast_beat), RUN(recv_msg_beat),
-        RUN(leader_start_replication), RUN(leader_commit_entry), RUN(leader_acknowledge_commit),
-        RUN(leader_commit_preceding_entries), RUN(leader_only_commits_log_from_current_term),
-        RUN(commit), RUN(follower_commit_entry), RUN(follower_check_msg_app),
-        RUN(follower_append_entries), RUN(handle_msg_app),
-        RUN(old_appends_out_of_order_delete_nothing), RUN(committed_entries_are_never_replaced),
-        RUN(handle_heartbeat), RUN(handle_heartbeat_resp), RUN(leader_app_resp),
-        RUN(leader_increase_next), RUN(progress_leader), RUN(send_append_for_progress_probe),
-        RUN(progress_paused), RUN(progress_resume_by_heartbeat_resp),
-        RUN(msg_app_resp_wait_reset), RUN(send_append_for_progress_replicate),
-        RUN(send_append_for_progress_snapshot), RUN(recv_msg_unreachable),
-        RUN(heartbeat_resp_recovers_from_probing), RUN(msg_app_flow_control_full),
-        RUN(msg_app_flow_control_move_forward), RUN(msg_app_flow_control_recv_heartbeat),
-        RUN(replicate_pause), RUN(progress_flow_control), RUN(append_pagination),
-        RUN(uncommitted_entry_limit), RUN(uncommitted_state_advance_ready_from_last_term),
-        RUN(bounded_log_growth_with_partition), RUN(batch_msg_append), RUN(proposal),
-        RUN(propose_on_follower_is_refused), RUN(log_replication), RUN(single_node_commit),
-        RUN(cannot_commit_without_new_term_entry), RUN(commit_without_new_term_entry),
-        RUN(old_messages), RUN(leader_sync_follower_log), RUN(probe_and_replicate),
-        RUN(probes_skip_by_term), RUN(fast_log_rejection), RUN(lagging_commit),
-        RUN(log_replication_with_reordered_message), RUN(asymmetric_link_matrix),
-        RUN(next_committed_ents), RUN(commit_pagination_after_restart),
-        RUN(uncached_entries_are_read_from_the_log), RUN(need_log_is_asked_once),
+        RUN(leader_bcast_beat),
+        RUN(bcast_beat),
+        RUN(recv_msg_beat),
+        RUN(leader_start_replication),
+        RUN(leader_commit_entry),
+        RUN(leader_acknowledge_commit),
+        RUN(leader_commit_preceding_entries),
+        RUN(leader_only_commits_log_from_current_term),
+        RUN(commit),
+        RUN(follower_commit_entry),
+        RUN(follower_check_msg_app),
+        RUN(follower_append_entries),
+        RUN(handle_msg_app),
+        RUN(old_appends_out_of_order_delete_nothing),
+        RUN(committed_entries_are_never_replaced),
+        RUN(handle_heartbeat),
+        RUN(handle_heartbeat_resp),
+        RUN(leader_app_resp),
+        RUN(leader_increase_next),
+        RUN(progress_leader),
+        RUN(send_append_for_progress_probe),
+        RUN(progress_paused),
+        RUN(progress_resume_by_heartbeat_resp),
+        RUN(msg_app_resp_wait_reset),
+        RUN(send_append_for_progress_replicate),
+        RUN(send_append_for_progress_snapshot),
+        RUN(recv_msg_unreachable),
+        RUN(heartbeat_resp_recovers_from_probing),
+        RUN(msg_app_flow_control_full),
+        RUN(msg_app_flow_control_move_forward),
+        RUN(msg_app_flow_control_recv_heartbeat),
+        RUN(replicate_pause),
+        RUN(progress_flow_control),
+        RUN(append_pagination),
+        RUN(uncommitted_entry_limit),
+        RUN(uncommitted_state_advance_ready_from_last_term),
+        RUN(bounded_log_growth_with_partition),
+        RUN(batch_msg_append),
+        RUN(proposal),
+        RUN(propose_on_follower_is_refused),
+        RUN(log_replication),
+        RUN(single_node_commit),
+        RUN(cannot_commit_without_new_term_entry),
+        RUN(commit_without_new_term_entry),
+        RUN(old_messages),
+        RUN(leader_sync_follower_log),
+        RUN(probe_and_replicate),
+        RUN(probes_skip_by_term),
+        RUN(fast_log_rejection),
+        RUN(lagging_commit),
+        RUN(log_replication_with_reordered_message),
+        RUN(asymmetric_link_matrix),
+        RUN(next_committed_ents),
+        RUN(commit_pagination_after_restart),
+        RUN(uncached_entries_are_read_from_the_log),
+        RUN(need_log_is_asked_once),
         RUN(need_log_of_compacted_entries_becomes_a_snapshot),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

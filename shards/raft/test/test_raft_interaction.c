@@ -1,0 +1,315 @@
+/* Golden traces: every message that arrives and every change of role, in order, for the scenarios
+ * whose value is in the exact exchange. RAFT_GOLDEN_REWRITE=1 writes the files anew; then read the
+ * difference before committing it. */
+#include "shards/raft/test/raft_test.h"
+
+static struct cluster c;
+static struct bytes trace;
+
+static void begin(size_t n)
+{
+    cluster_init(&c, n, 71);
+    bytes_clear(&trace);
+    c.trace = &trace;
+}
+
+static void note(const char *what)
+{
+    bytes_append(&trace, "# ", 2);
+    bytes_append(&trace, what, strlen(what));
+    bytes_append(&trace, "\n", 1);
+}
+
+static char *golden_path(const char *name)
+{
+    return xasprintf("%s/golden/%s.txt", THOLE_TEST_SOURCE_DIR, name);
+}
+
+static void compare(const char *path)
+{
+    FILE *f = fopen(path, "rb");
+    struct bytes want = {0};
+    char part[4096];
+    size_t n;
+
+    if (f == NULL) {
+        fail_msg("no golden trace %s", path);
+        return;
+    }
+    while ((n = fread(part, 1, sizeof part, f)) > 0) {
+        bytes_append(&want, part, n);
+    }
+    (void)fclose(f);
+    if (want.size != trace.size || memcmp(want.data, trace.data, want.size) != 0) {
+        (void)fprintf(stderr, "%s differs; now:\n%.*s", path, (int)trace.size,
+                      (const char *)trace.data);
+        fail();
+    }
+    bytes_deinit(&want);
+}
+
+static void end(const char *name)
+{
+    char *path = golden_path(name);
+
+    if (getenv("RAFT_GOLDEN_REWRITE") != NULL) {
+        FILE *f = fopen(path, "wb");
+        assert_non_null(f);
+        assert_int_equal(fwrite(trace.data, 1, trace.size, f), trace.size);
+        assert_int_equal(fclose(f), 0);
+    } else {
+        compare(path);
+    }
+    free(path);
+    cluster_deinit(&c);
+    bytes_deinit(&trace);
+}
+
+static void campaign(uint64_t id)
+{
+    note("campaign");
+    raft_campaign(c.nodes[id].raft, c.now_ms);
+    cluster_settle(&c);
+}
+
+static void propose(size_t n)
+{
+    note("propose");
+    cluster_propose(&c, n);
+}
+
+static void wait_ms(uint64_t ms)
+{
+    note("time passes");
+    cluster_run(&c, ms);
+}
+
+TEST(campaign)
+{
+    (void)state;
+    begin(3);
+    campaign(1);
+    end("campaign");
+}
+
+TEST(campaign_without_pre_vote)
+{
+    (void)state;
+    begin(3);
+    c.nodes[1].options.pre_vote = false;
+    node_restart(&c, 1);
+    campaign(1);
+    end("campaign_without_pre_vote");
+}
+
+TEST(single_node)
+{
+    (void)state;
+    begin(1);
+    campaign(1);
+    propose(2);
+    end("single_node");
+}
+
+TEST(async_storage_writes)
+{
+    (void)state;
+    begin(3);
+    campaign(1);
+    c.nodes[1].manual_disk = true;
+    c.nodes[2].manual_disk = true;
+    propose(1);
+    propose(1);
+    note("disk of 2: first write");
+    (void)node_sync(&c, 2, 1);
+    cluster_settle(&c);
+    note("disk of 1: both writes");
+    (void)node_sync(&c, 1, SIZE_MAX);
+    cluster_settle(&c);
+    note("disk of 2: second write");
+    (void)node_sync(&c, 2, SIZE_MAX);
+    cluster_settle(&c);
+    end("async_storage_writes");
+}
+
+TEST(checkquorum)
+{
+    (void)state;
+    begin(3);
+    campaign(1);
+    note("2 in vain");
+    campaign(2);
+    note("1 is cut off");
+    cluster_isolate(&c, 1);
+    wait_ms(2 * TIMEOUT_MS);
+    end("checkquorum");
+}
+
+TEST(prevote)
+{
+    (void)state;
+    begin(3);
+    campaign(1);
+    cluster_isolate(&c, 3);
+    propose(1);
+    cluster_heal(&c);
+    campaign(3);
+    end("prevote");
+}
+
+TEST(prevote_checkquorum)
+{
+    (void)state;
+    begin(3);
+    campaign(1);
+    cluster_isolate(&c, 1);
+    wait_ms(2 * TIMEOUT_MS);
+    end("prevote_checkquorum");
+}
+
+TEST(lagging_commit)
+{
+    (void)state;
+    begin(3);
+    campaign(1);
+    c.cut[2][1] = true; /* the acknowledgements of 2 are lost */
+    propose(1);
+    c.cut[2][1] = false;
+    wait_ms(2 * HEARTBEAT_MS);
+    end("lagging_commit");
+}
+
+TEST(heartbeat_resp_recovers_from_probing)
+{
+    (void)state;
+    begin(3);
+    campaign(1);
+    raft_unreachable(c.nodes[1].raft, 2);
+    wait_ms(HEARTBEAT_MS);
+    propose(1);
+    end("heartbeat_resp_recovers_from_probing");
+}
+
+TEST(probe_and_replicate)
+{
+    static const uint64_t logs[7][12] = {
+        {1, 1, 1, 4, 4, 5, 5, 6, 6, 6},
+        {1, 1, 1, 4, 4, 5, 5, 6, 6},
+        {1, 1, 1, 4},
+        {1, 1, 1, 4, 4, 5, 5, 6, 6, 6, 6},
+        {1, 1, 1, 4, 4, 5, 5, 6, 6, 6, 7, 7},
+        {1, 1, 1, 4, 4, 4, 4},
+        {1, 1, 1, 2, 2, 2, 3, 3, 3, 3, 3},
+    };
+    static const size_t counts[7] = {10, 9, 4, 11, 12, 7, 11};
+    (void)state;
+    begin(7);
+    for (uint64_t id = 1; id <= 7; id++) {
+        node_restart_with_log(&c, id, logs[id - 1], counts[id - 1], 7, 0);
+    }
+    campaign(1);
+    wait_ms(HEARTBEAT_MS);
+    end("probe_and_replicate");
+}
+
+TEST(confchange_v1_add_single)
+{
+    (void)state;
+    begin(1);
+    campaign(1);
+    (void)cluster_join(&c);
+    struct raft_change change = change_one(RAFT_CHANGE_ADD_VOTER, 2);
+    assert_int_equal(node_change(&c, 1, &change), THOLE_OK);
+    cluster_settle(&c);
+    wait_ms(HEARTBEAT_MS);
+    end("confchange_v1_add_single");
+}
+
+TEST(confchange_v1_remove_leader_stepdown)
+{
+    (void)state;
+    begin(3);
+    campaign(1);
+    struct raft_change change = change_one(RAFT_CHANGE_REMOVE, 1);
+    assert_int_equal(node_change(&c, 1, &change), THOLE_OK);
+    cluster_settle(&c);
+    end("confchange_v1_remove_leader_stepdown");
+}
+
+TEST(confchange_v2_add_double_auto)
+{
+    (void)state;
+    begin(1);
+    campaign(1);
+    (void)cluster_join(&c);
+    (void)cluster_join(&c);
+    struct raft_change change = change_one(RAFT_CHANGE_ADD_VOTER, 2);
+    change_add(&change, RAFT_CHANGE_ADD_VOTER, 3);
+    assert_int_equal(node_change(&c, 1, &change), THOLE_OK);
+    cluster_settle(&c);
+    wait_ms(HEARTBEAT_MS);
+    end("confchange_v2_add_double_auto");
+}
+
+TEST(slow_follower_after_compaction)
+{
+    (void)state;
+    begin(3);
+    campaign(1);
+    cluster_isolate(&c, 3);
+    propose(5);
+    node_compact(&c, 1, 6);
+    cluster_settle(&c);
+    cluster_heal(&c);
+    wait_ms(2 * HEARTBEAT_MS);
+    end("slow_follower_after_compaction");
+}
+
+TEST(leader_transfer)
+{
+    (void)state;
+    begin(3);
+    campaign(1);
+    propose(1);
+    assert_int_equal(raft_transfer(c.nodes[1].raft, 2, c.now_ms, NULL), THOLE_OK);
+    note("transfer");
+    cluster_settle(&c);
+    end("leader_transfer");
+}
+
+TEST(reads)
+{
+    (void)state;
+    begin(3);
+    campaign(1);
+    note("two reads on 1, two on 2");
+    for (uint64_t id = 1; id <= 2; id++) {
+        assert_int_equal(raft_read(c.nodes[id].raft, 1, c.now_ms, NULL), THOLE_OK);
+        assert_int_equal(raft_read(c.nodes[id].raft, 2, c.now_ms, NULL), THOLE_OK);
+    }
+    cluster_settle(&c);
+    end("reads");
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        RUN(campaign),
+        RUN(campaign_without_pre_vote),
+        RUN(single_node),
+        RUN(async_storage_writes),
+        RUN(checkquorum),
+        RUN(prevote),
+        RUN(prevote_checkquorum),
+        RUN(lagging_commit),
+        RUN(heartbeat_resp_recovers_from_probing),
+        RUN(probe_and_replicate),
+        RUN(confchange_v1_add_single),
+        RUN(confchange_v1_remove_leader_stepdown),
+        RUN(confchange_v2_add_double_auto),
+        RUN(slow_follower_after_compaction),
+        RUN(leader_transfer),
+        RUN(reads),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
