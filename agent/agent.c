@@ -20,7 +20,8 @@
 #include "base/log.h"
 #include "shards/machine/builtin.h"
 
-#define BUS_GRACE_MS 2000
+/* Streams of peers never end by themselves, so that all of it is always used. */
+#define BUS_GRACE_MS 300
 
 /* ---- Small getters ----------------------------------------------------------------------------- */
 
@@ -357,13 +358,12 @@ static void collect_types(struct agent *a)
 
 static enum thole_code open_engine(struct agent *a, struct thole_status *st)
 {
-    char *directory = datadir_file(&a->dir, "snapshots");
     const struct engine_options o = {
         .host_id = a->identity.host,
         .incarnation = a->incarnation,
         .log = a->log,
         .state = a->state,
-        .directory = directory,
+        .directory = a->dir.path, /* it makes snapshots/ and machines' own folders there */
         .executor = a->executor,
         .transport = wiring_transport(a),
         .observer = wiring_observer(a),
@@ -375,9 +375,7 @@ static enum thole_code open_engine(struct agent *a, struct thole_status *st)
         .snapshot_bytes_per_s = a->o.snapshot_bytes_per_s,
         .types = a->types,
     };
-    enum thole_code code = engine_new(&o, &a->engine, st);
-    free(directory);
-    return code;
+    return engine_new(&o, &a->engine, st);
 }
 
 static void on_view(void *ctx, uint64_t revision)

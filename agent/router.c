@@ -163,14 +163,7 @@ static void go_local(struct router *ro, struct router_request *r)
         return;
     }
     struct engine_request *e = &r->engine;
-    memset(e, 0, offsetof(struct engine_request, status));
-    e->status.code = THOLE_OK;
-    e->status.reason = THOLE_REASON_NONE;
-    e->status.message[0] = 0;
-    e->index = e->code = e->leader_term = 0;
-    e->duplicate = false;
-    e->result = (struct bufslice){0};
-    e->leader_host = (struct uuid){{0}};
+    memset(e, 0, offsetof(struct engine_request, status)); /* the engine clears the rest */
     e->kind = r->kind == ROUTER_PROPOSE ? ENGINE_PROPOSE
               : r->kind == ROUTER_QUERY ? ENGINE_QUERY
                                         : ENGINE_OPEN_SESSION;

@@ -123,12 +123,13 @@ struct served_watch {
     uint32_t hops;
     _Atomic uint64_t id;   /* 0 until the watch was made */
     _Atomic bool unwanted; /* cancelled, or too slow */
-    _Atomic uint32_t refs; /* the watch, and the maker */
+    _Atomic uint32_t refs; /* the watch, its maker, and the request (for a cancellation) */
     bool slow;
 };
 
-static void served_watch_unref(struct served_watch *w)
+static void served_watch_unref(void *data)
 {
+    struct served_watch *w = data;
     if (atomic_fetch_sub(&w->refs, 1) == 1)
         free(w);
 }
@@ -195,7 +196,8 @@ void serve_watch(struct agent *a, struct bus_request *q)
     w->agent = a;
     w->request = q;
     w->hops = f.hops;
-    atomic_store(&w->refs, 2);
+    atomic_store(&w->refs, 3);
+    bus_request_set_data(q, w, served_watch_unref);
     bus_request_on_cancel(q, served_cancel, w);
     if (f.shard_name.size > 0)
         agent_resolve(a, f.shard_name, clock_now(&clock_system) + SERVE_DEADLINE_NS, watch_resolved,

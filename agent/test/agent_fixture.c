@@ -73,7 +73,7 @@ char *fixture_dir(struct fixture *f, int i)
 /* Strings of options are needed only during agent_new: leaked into one array per fixture call. */
 struct agent_options fixture_options(struct fixture *f, int i, enum agent_bootstrap how)
 {
-    static char dirs[FIXTURE_HOSTS_MAX][160], names[FIXTURE_HOSTS_MAX][8];
+    static char dirs[FIXTURE_HOSTS_MAX][160], names[FIXTURE_HOSTS_MAX][16];
     static char listens[FIXTURE_HOSTS_MAX][32];
     snprintf(dirs[i], sizeof dirs[i], "%s/h%d", f->dir, i + 1);
     snprintf(names[i], sizeof names[i], "h%d", i + 1);
