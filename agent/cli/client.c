@@ -11,11 +11,6 @@
 
 #define RETRY_MS 200
 
-upb_StringView cli_sv(const char *text)
-{
-    return upb_StringView_FromString(text);
-}
-
 uint32_t cli_timeout_ms(const struct cli *c)
 {
     uint64_t ms = c->values[OPT_COMMAND_TIMEOUT].number;

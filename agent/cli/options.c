@@ -273,14 +273,3 @@ enum cli_exit cli_parse(struct cli *c, int argc, const char *const *argv)
     c->args[c->arg_count] = NULL;
     return check_command(c);
 }
-
-const char *cli_strip(const char *name, const char *kind)
-{
-    size_t size = strlen(kind);
-    if (strncmp(name, kind, size) != 0) {
-        return name;
-    }
-    const char *rest = name + size;
-    rest += *rest == 's';
-    return *rest == '/' && rest[1] != '\0' ? rest + 1 : name;
-}

@@ -132,3 +132,19 @@ void cli_base64_encode(struct slice bytes, struct bytes *out)
         }
     }
 }
+
+upb_StringView cli_sv(const char *text)
+{
+    return upb_StringView_FromString(text);
+}
+
+const char *cli_strip(const char *name, const char *kind)
+{
+    size_t size = strlen(kind);
+    if (strncmp(name, kind, size) != 0) {
+        return name;
+    }
+    const char *rest = name + size;
+    rest += *rest == 's';
+    return *rest == '/' && rest[1] != '\0' ? rest + 1 : name;
+}

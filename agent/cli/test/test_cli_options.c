@@ -1,0 +1,190 @@
+/* The parser of the command line, and the tables it is made from. */
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "agent/cli/cli.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <cmocka.h>
+
+static enum cli_exit parse(struct cli *c, const char *line)
+{
+    static char copy[512];
+    static const char *argv[64];
+    int argc = 0;
+    char *save = NULL;
+    snprintf(copy, sizeof(copy), "thole %s", line);
+    for (char *word = strtok_r(copy, " ", &save); word != NULL; word = strtok_r(NULL, " ", &save)) {
+        argv[argc++] = word;
+    }
+    *c = (struct cli){.arena = upb_Arena_New()};
+    return cli_parse(c, argc, argv);
+}
+
+static void assert_usage(const char *line)
+{
+    struct cli c;
+    if (parse(&c, line) != CLI_USAGE) {
+        fail_msg("accepted: %s", line);
+    }
+    cli_deinit(&c);
+}
+
+static void test_options_stand_anywhere(void **state)
+{
+    (void)state;
+    struct cli c;
+    assert_int_equal(parse(&c, "-o json get --stale shards orders --endpoints=a:1,b:2"), CLI_OK);
+    assert_string_equal(c.command->name, "get");
+    assert_int_equal(c.arg_count, 2);
+    assert_string_equal(c.args[1], "orders");
+    assert_int_equal(cli_format(&c), FORMAT_JSON);
+    assert_true(cli_flag(&c, OPT_STALE));
+    assert_string_equal(c.values[OPT_ENDPOINTS].text, "a:1,b:2");
+    cli_deinit(&c);
+    assert_int_equal(parse(&c, "get hosts -owide -w"), CLI_OK);
+    assert_int_equal(cli_format(&c), FORMAT_WIDE);
+    assert_true(cli_flag(&c, OPT_WATCH));
+    cli_deinit(&c);
+}
+
+static void test_two_word_commands_are_found(void **state)
+{
+    (void)state;
+    struct cli c;
+    assert_int_equal(parse(&c, "kv put orders k v"), CLI_OK);
+    assert_string_equal(c.command->name, "kv put");
+    assert_int_equal(c.arg_count, 3);
+    cli_deinit(&c);
+    assert_int_equal(parse(&c, "shard transfer-leader orders --to 12"), CLI_OK);
+    assert_int_equal(c.values[OPT_TO].number, 12);
+    cli_deinit(&c);
+}
+
+static void test_after_two_dashes_nothing_is_an_option(void **state)
+{
+    (void)state;
+    struct cli c;
+    assert_int_equal(parse(&c, "propose orders -- put --stale -x"), CLI_OK);
+    assert_int_equal(c.arg_count, 4);
+    assert_string_equal(c.args[2], "--stale");
+    cli_deinit(&c);
+}
+
+static void test_wrong_usage_is_refused(void **state)
+{
+    (void)state;
+    assert_usage("frobnicate");
+    assert_usage("kv");
+    assert_usage("kv frobnicate");
+    assert_usage("get");
+    assert_usage("get shards a b");
+    assert_usage("get shards --frobnicate");
+    assert_usage("get shards -x");
+    assert_usage("get shards --to 1");
+    assert_usage("get shards -o xml");
+    assert_usage("get shards -o jso");
+    assert_usage("get shards --limit many");
+    assert_usage("get shards --command-timeout soon");
+    assert_usage("get shards --endpoints");
+    assert_usage("get shards --stale=maybe");
+}
+
+static void test_flag_beats_environment_beats_file(void **state)
+{
+    (void)state;
+    struct cli c;
+    char path[] = "/tmp/test-cli-XXXXXX";
+    int fd = mkstemp(path);
+    static const char text[] = "endpoints: file:1\ncommand-timeout: 3s\noutput: yaml\n";
+    assert_int_equal(write(fd, text, sizeof(text) - 1), sizeof(text) - 1);
+    close(fd);
+    setenv("THOLE_ENDPOINTS", "environment:1", 1);
+    setenv("THOLE_COMMAND_TIMEOUT", "2s", 1);
+    unsetenv("THOLE_OUTPUT");
+    assert_int_equal(parse(&c, "status --endpoints flag:1"), CLI_OK);
+    assert_int_equal(cli_defaults(&c, path), CLI_OK);
+    assert_string_equal(c.values[OPT_ENDPOINTS].text, "flag:1");
+    assert_int_equal(c.values[OPT_COMMAND_TIMEOUT].number, 2000);
+    assert_int_equal(cli_format(&c), FORMAT_YAML);
+    cli_deinit(&c);
+    unsetenv("THOLE_ENDPOINTS");
+    unsetenv("THOLE_COMMAND_TIMEOUT");
+    assert_int_equal(parse(&c, "status"), CLI_OK);
+    assert_int_equal(cli_defaults(&c, "/nonexistent"), CLI_OK);
+    assert_string_equal(c.values[OPT_ENDPOINTS].text, "127.0.0.1:7400");
+    assert_int_equal(c.values[OPT_COMMAND_TIMEOUT].number, 10000);
+    cli_deinit(&c);
+    unlink(path);
+}
+
+static void test_wrong_settings_name_their_line(void **state)
+{
+    (void)state;
+    static const char *const bad[] = {"endpoint: a\n", "- a\n", "output: [a]\n", "output: xml\n",
+                                      "watch: true\n", "output: {\n"};
+    for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
+        struct cli c;
+        char path[] = "/tmp/test-cli-XXXXXX";
+        int fd = mkstemp(path);
+        assert_int_equal(write(fd, bad[i], strlen(bad[i])), strlen(bad[i]));
+        close(fd);
+        assert_int_equal(parse(&c, "status"), CLI_OK);
+        assert_int_equal(cli_defaults(&c, path), CLI_USAGE);
+        cli_deinit(&c);
+        unlink(path);
+    }
+}
+
+/* The tables are consistent: names are unique, defaults are valid, options exist. */
+static void test_tables_are_consistent(void **state)
+{
+    (void)state;
+    struct cli c = {.arena = upb_Arena_New()};
+    for (unsigned id = 1; id < OPT_OPTIONS; id++) {
+        const struct cli_option *o = &cli_options[id];
+        assert_non_null(o->name);
+        assert_non_null(o->help);
+        assert_int_equal(cli_option_find(o->name, strlen(o->name)), id);
+        assert_true(o->kind == OPTION_FLAG || o->value != NULL);
+        if (o->standard != NULL) {
+            assert_true(cli_set(&c, (enum cli_option_id)id, o->standard, "default"));
+        }
+        for (unsigned other = 1; o->letter != 0 && other < id; other++) {
+            assert_int_not_equal(cli_options[other].letter, o->letter);
+        }
+    }
+    for (size_t i = 0; i < cli_command_count; i++) {
+        const struct cli_command *command = &cli_commands[i];
+        char first[32] = "";
+        const char *space = strchr(command->name, ' ');
+        size_t size = space != NULL ? (size_t)(space - command->name) : strlen(command->name);
+        memcpy(first, command->name, size);
+        assert_ptr_equal(cli_command_find(first, space != NULL ? space + 1 : NULL), command);
+        assert_non_null(command->run);
+        for (size_t k = 0; k < CLI_COMMAND_OPTIONS_MAX; k++) {
+            assert_true(command->options[k] < OPT_OPTIONS);
+            assert_false(command->options[k] != 0 &&
+                         cli_option_global((enum cli_option_id)command->options[k]));
+        }
+    }
+    cli_deinit(&c);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_options_stand_anywhere),
+        cmocka_unit_test(test_two_word_commands_are_found),
+        cmocka_unit_test(test_after_two_dashes_nothing_is_an_option),
+        cmocka_unit_test(test_wrong_usage_is_refused),
+        cmocka_unit_test(test_flag_beats_environment_beats_file),
+        cmocka_unit_test(test_wrong_settings_name_their_line),
+        cmocka_unit_test(test_tables_are_consistent),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
