@@ -100,9 +100,10 @@ static void call_back(struct results *rs, struct op **ops, size_t n)
 {
     struct thole_result results[RESULTS_BATCH];
     struct op *list = NULL;
-    ASSERT(n > 0);
-    for (size_t i = 0; i < n; i++)
-        fill(&results[i], ops[i]);
+    size_t filled = 0;
+    do
+        fill(&results[filled], ops[filled]);
+    while (++filled < n);
     ops[0]->done(ops[0]->ctx, results, n);
     for (size_t i = 0; i < n; i++) {
         bufslice_unref(ops[i]->q.r.result);
