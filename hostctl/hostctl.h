@@ -39,10 +39,16 @@ struct hostctl_options {
     struct hostctl_upward upward;
     uint32_t retry_ms;           /* pause before a failed step is tried again; 0: 200 */
     uint32_t report_interval_ms; /* observed state is batched for this long; 0: 200 */
+    /* On shard zero's leader host: a host that is not heard of for this long is reported so. */
+    uint32_t suspect_after_ms; /* 0: 2000 */
+    uint32_t dead_after_ms;    /* the grace before its replicas are replaced; 0: 30000 */
 };
 
 struct hostctl *hostctl_new(const struct hostctl_options *o);
+/* No step is taken any more; what is under way ends by itself. Before engine_stop. */
 void hostctl_stop(struct hostctl *h);
+/* After engine_stop: the calls below, and the registry's, must have ended. Answers to proposals may
+ * still come later. */
 void hostctl_free(struct hostctl *h);
 
 /* From engine_observer.replica_changed: copied and posted. Any thread. */

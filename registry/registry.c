@@ -32,10 +32,13 @@ const struct thole_machine_type *registry_machine_type(struct registry *r)
 void registry_subscribe(struct registry *r, void (*changed)(void *ctx, uint64_t revision),
                         void *ctx)
 {
-    ASSERT(r->subscriber_count < REGISTRY_SUBSCRIBERS_MAX);
-    r->subscribers[r->subscriber_count].changed = changed;
-    r->subscribers[r->subscriber_count].ctx = ctx;
-    r->subscriber_count++;
+    pthread_mutex_lock(&r->lock);
+    size_t at = atomic_load(&r->subscriber_count);
+    ASSERT(at < REGISTRY_SUBSCRIBERS_MAX);
+    r->subscribers[at].changed = changed;
+    r->subscribers[at].ctx = ctx;
+    atomic_store(&r->subscriber_count, at + 1); /* publishes the entry to who calls it */
+    pthread_mutex_unlock(&r->lock);
 }
 
 struct registry_view *registry_view_acquire(struct registry *r)
@@ -60,7 +63,8 @@ void registry__publish(struct registry *r, struct registry_view *v)
         return;
     }
     registry_view_release(old);
-    for (size_t i = 0; i < r->subscriber_count; i++) {
+    size_t count = atomic_load(&r->subscriber_count);
+    for (size_t i = 0; i < count; i++) {
         r->subscribers[i].changed(r->subscribers[i].ctx, v->s.revision);
     }
 }

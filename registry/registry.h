@@ -40,8 +40,9 @@ void registry_free(struct registry *r); /* after the engine; every view must hav
 const struct thole_machine_type *registry_machine_type(struct registry *r);
 
 /* Called after each published view, on the applier's thread; must not block: post to a worker.
- * Before the engine starts. At most 8. */
-void registry_subscribe(struct registry *r, void (*changed)(void *ctx, uint64_t revision), void *ctx);
+ * At most 8, for ever; may be called while the engine runs. */
+void registry_subscribe(struct registry *r, void (*changed)(void *ctx, uint64_t revision),
+                        void *ctx);
 
 /* ---- Views ----------------------------------------------------------------------------------- */
 
@@ -51,7 +52,8 @@ struct registry_view *registry_view_ref(struct registry_view *v);
 void registry_view_release(struct registry_view *v);
 
 uint64_t registry_view_revision(const struct registry_view *v);
-bool registry_view_cluster(const struct registry_view *v, struct uuid *ret); /* false before bootstrap */
+bool registry_view_cluster(const struct registry_view *v,
+                           struct uuid *ret); /* false before bootstrap */
 
 /* Rows are borrowed from the view. NULL: no such row. */
 const thole_v1_Host *registry_host(const struct registry_view *v, const struct uuid *id);

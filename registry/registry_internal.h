@@ -266,7 +266,7 @@ struct registry {
         void (*changed)(void *ctx, uint64_t revision);
         void *ctx;
     } subscribers[REGISTRY_SUBSCRIBERS_MAX];
-    size_t subscriber_count;
+    _Atomic size_t subscriber_count;
 };
 
 struct registry_view *registry__view_new(struct registry *r, const struct state *s);

@@ -1,0 +1,191 @@
+/* The host controller: rows with this host's id -> running replicas.
+ *
+ * Deleting is only ever done on a positive sign: the row says that the replica is out (or its shard
+ * is being deleted), or the id is below the view's watermark and has no row, which means that it
+ * was gone before. An empty or old view has a low watermark, so it never deletes anything. */
+#include "hostctl/hostctl_internal.h"
+
+#include "base/log.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+static bool may_delete(const struct hostctl *h, const struct engine_replica_status *local)
+{
+    const thole_v1_Replica *row = registry_replica(h->view, local->replica_id);
+    if (row == NULL) {
+        return local->replica_id < registry_next_replica_id(h->view);
+    }
+    if (thole_v1_Replica_desired(row) != thole_v1_REPLICA_DESIRED_REMOVE) {
+        return false;
+    }
+    const thole_v1_Shard *shard = registry_shard(h->view, local->shard_id);
+    bool host_removed = hostctl__host_is(hostctl__own_row(h), thole_v1_HOST_STATE_REMOVED);
+    return thole_v1_Replica_phase(row) == thole_v1_REPLICA_PHASE_OUT ||
+           (shard != NULL && thole_v1_Shard_deleting(shard)) ||
+           (host_removed && local->removed_by_peer);
+}
+
+/* ---- Starting -------------------------------------------------------------------------------- */
+
+/* The initial members, exactly as the shard's row has them. False if the row makes no sense. */
+static bool initial_members(const thole_v1_Shard *shard, struct raft_member *ret, size_t *ret_count)
+{
+    size_t count = 0;
+    const thole_v1_InitialReplica *const *initial = thole_v1_Shard_initial(shard, &count);
+    if (count > LIMIT_MEMBERS) {
+        return false;
+    }
+    for (size_t i = 0; i < count; i++) {
+        struct uuid host;
+        if (!hostctl__parse_uuid(thole_v1_InitialReplica_host_id(initial[i]), &host)) {
+            return false;
+        }
+        ret[i] = (struct raft_member){.replica_id = thole_v1_InitialReplica_replica_id(initial[i]),
+                                      .role = RAFT_VOTER};
+        memcpy(ret[i].host, host.bytes, sizeof(ret[i].host));
+    }
+    *ret_count = count;
+    return true;
+}
+
+static void start(struct hostctl *h, struct ctl_shard *s, const thole_v1_Shard *shard,
+                  const thole_v1_Replica *row)
+{
+    struct raft_member members[LIMIT_MEMBERS];
+    const thole_v1_ShardSpec *spec = thole_v1_Shard_spec(shard);
+    upb_StringView type = thole_v1_ShardSpec_type(spec);
+    char *type_text = xstrndup(type.data, type.size);
+    struct engine_replica_spec r = {
+        .replica_id = thole_v1_Replica_id(row),
+        .shard_id = s->id,
+        .machine_type = type_text,
+        .machine_config = registry_str(thole_v1_ShardSpec_config(spec)),
+    };
+    if (thole_v1_Replica_initial(row)) {
+        r.initial = members;
+        if (!initial_members(shard, members, &r.initial_count)) {
+            free(type_text);
+            return;
+        }
+    }
+    LOG_INFO(HOSTCTL, "starting a replica shard=%" PRIu64 " replica=%" PRIu64 " initial=%zu", s->id,
+             r.replica_id, r.initial_count);
+    s->starting = true;
+    engine_replica_start(h->o.engine, &r, hostctl__op_engine_done,
+                         hostctl__op_new(h, OP_START, s->id, r.replica_id));
+    free(type_text);
+}
+
+/* The row of this host that should run. */
+static const thole_v1_Replica *wanted_row(const struct hostctl *h, uint64_t shard_id)
+{
+    uint64_t after = 0;
+    const thole_v1_Replica *row;
+    while ((row = registry_next_replica_of_shard(h->view, shard_id, after)) != NULL) {
+        struct uuid host;
+        after = thole_v1_Replica_id(row);
+        if (thole_v1_Replica_desired(row) == thole_v1_REPLICA_DESIRED_RUN &&
+            hostctl__parse_uuid(thole_v1_Replica_host_id(row), &host) &&
+            uuid_equal(&host, &h->o.host_id)) {
+            return row;
+        }
+    }
+    return NULL;
+}
+
+void hostctl__host_evaluate(struct hostctl *h, struct ctl_shard *s,
+                            const struct engine_replica_status *local)
+{
+    if (s->starting || s->removing) {
+        return;
+    }
+    if (h->now_ms < s->host_after_ms) {
+        hostctl__again(h, s, s->host_after_ms);
+        return;
+    }
+    if (local != NULL) {
+        if (may_delete(h, local)) {
+            LOG_INFO(HOSTCTL, "deleting a removed replica shard=%" PRIu64 " replica=%" PRIu64,
+                     s->id, local->replica_id);
+            s->removing = true;
+            engine_replica_remove(h->o.engine, local->replica_id, hostctl__op_engine_done,
+                                  hostctl__op_new(h, OP_REMOVE, s->id, local->replica_id));
+        }
+        return;
+    }
+    const thole_v1_Shard *shard = registry_shard(h->view, s->id);
+    const thole_v1_Replica *row = wanted_row(h, s->id);
+    /* A row whose replica was seen here before and is not here now has lost its data: its votes
+     * are forgotten, so it must not start again under its id. report.c says so. */
+    if (shard != NULL && row != NULL && !thole_v1_Shard_deleting(shard) &&
+        thole_v1_Replica_phase(row) == thole_v1_REPLICA_PHASE_UNSPECIFIED) {
+        start(h, s, shard, row);
+    }
+}
+
+static void start_done(struct hostctl *h, struct ctl_shard *s, const struct ctl_op *op)
+{
+    s->starting = false;
+    if (op->st.code == THOLE_OK) {
+        s->failed_replica = 0;
+        return;
+    }
+    LOG_WARN(HOSTCTL,
+             "a replica did not start shard=%" PRIu64 " replica=%" PRIu64
+             " error=\"%s\"; trying again in %" PRIu32 " ms",
+             op->shard_id, op->replica_id, op->st.message, h->o.retry_ms);
+    s->host_after_ms = h->now_ms + h->o.retry_ms;
+    hostctl__again(h, s, s->host_after_ms);
+    if (op->st.code != THOLE_ALREADY_EXISTS && op->st.code != THOLE_UNAVAILABLE) {
+        s->failed_replica = op->replica_id;
+        memcpy(s->failure, op->st.message, sizeof(s->failure));
+    }
+}
+
+static void remove_done(struct hostctl *h, struct ctl_shard *s, const struct ctl_op *op)
+{
+    s->removing = false;
+    h->tombstones_dirty = true;
+    if (op->st.code != THOLE_OK) {
+        LOG_WARN(HOSTCTL,
+                 "a replica's data was not deleted shard=%" PRIu64 " replica=%" PRIu64
+                 " error=\"%s\"; trying again in %" PRIu32 " ms",
+                 op->shard_id, op->replica_id, op->st.message, h->o.retry_ms);
+        s->host_after_ms = h->now_ms + h->o.retry_ms;
+        hostctl__again(h, s, s->host_after_ms);
+    }
+}
+
+void hostctl__host_done(struct hostctl *h, struct ctl_op *op)
+{
+    if (op->kind == OP_FORGET) {
+        h->forgetting = false;
+        h->tombstones_dirty |= op->st.code == THOLE_OK; /* the next one */
+        return;
+    }
+    struct ctl_shard *s = hostctl__shard(h, op->shard_id);
+    if (op->kind == OP_START) {
+        start_done(h, s, op);
+    } else {
+        remove_done(h, s, op);
+    }
+    hostctl__dirty(h, op->shard_id);
+}
+
+/* A tombstone keeps a removed id from starting again; the view does so as well, once it is past. */
+void hostctl__forget_tombstones(struct hostctl *h)
+{
+    h->tombstones_dirty = false;
+    uint64_t *ids = NULL;
+    size_t count = h->forgetting ? 0 : engine_tombstones(h->o.engine, &ids);
+    for (size_t i = 0; i < count && !h->forgetting; i++) {
+        if (ids[i] < registry_next_replica_id(h->view) &&
+            registry_replica(h->view, ids[i]) == NULL) {
+            h->forgetting = true;
+            engine_replica_forget(h->o.engine, ids[i], hostctl__op_engine_done,
+                                  hostctl__op_new(h, OP_FORGET, 0, ids[i]));
+        }
+    }
+    free(ids);
+}

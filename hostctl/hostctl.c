@@ -1,0 +1,318 @@
+/* The controllers' worker: what wakes it, which shards it looks at, and when it looks again. */
+#include "hostctl/hostctl_internal.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+/* ---- Which shards to look at ----------------------------------------------------------------- */
+
+struct ctl_shard *hostctl__shard(struct hostctl *h, uint64_t id)
+{
+    struct ctl_shard *s = map_get(&h->shards, id);
+    if (s == NULL) {
+        s = xcalloc(1, sizeof(*s));
+        s->id = id;
+        (void)map_put(&h->shards, id, s);
+    }
+    return s;
+}
+
+void hostctl__dirty(struct hostctl *h, uint64_t shard_id)
+{
+    struct ctl_shard *s = hostctl__shard(h, shard_id);
+    if (!s->dirty) {
+        s->dirty = true;
+        s->next_dirty = h->dirty;
+        h->dirty = s;
+    }
+}
+
+void hostctl__dirty_all(struct hostctl *h)
+{
+    struct slice name = {0};
+    const thole_v1_Shard *row;
+    while (h->view != NULL && (row = registry_next_shard(h->view, name)) != NULL) {
+        name = registry_str(thole_v1_Shard_name(row));
+        hostctl__dirty(h, thole_v1_Shard_id(row));
+    }
+    struct engine_replica_status *local = NULL;
+    size_t count = engine_replicas(h->o.engine, &local);
+    for (size_t i = 0; i < count; i++) {
+        hostctl__dirty(h, local[i].shard_id);
+    }
+    free(local);
+    size_t it = 0;
+    struct ctl_shard *s;
+    while ((s = map_next(&h->shards, &it, NULL)) != NULL) {
+        if (!s->dirty) {
+            s->dirty = true;
+            s->next_dirty = h->dirty;
+            h->dirty = s;
+        }
+    }
+}
+
+void hostctl__again(struct hostctl *h, struct ctl_shard *s, uint64_t at_ms)
+{
+    if (!wheel_armed(&s->timer) || at_ms < s->timer.due_ms) {
+        wheel_arm(h->wheel, &s->timer, at_ms);
+    }
+}
+
+static void forget_shard(struct hostctl *h, struct ctl_shard *s)
+{
+    wheel_cancel(h->wheel, &s->timer);
+    (void)map_remove(&h->shards, s->id);
+    free(s->explanation);
+    free(s);
+}
+
+static void note_zero_leader(struct hostctl *h)
+{
+    struct engine_replica_status zero;
+    bool leads = engine_shard_status(h->o.engine, REGISTRY_SHARD_ID, &zero) && zero.leader_ready;
+    if (leads && !h->zero_leader) {
+        h->zero_leader = true;
+        h->zero_leader_since_ms = h->now_ms;
+        h->liveness_due_ms = h->now_ms;
+        hostctl__dirty_all(h);
+    }
+    h->zero_leader = leads;
+}
+
+static void evaluate(struct hostctl *h, struct ctl_shard *s)
+{
+    struct engine_replica_status status;
+    bool here = engine_shard_status(h->o.engine, s->id, &status);
+    const struct engine_replica_status *local = here ? &status : NULL;
+    hostctl__host_evaluate(h, s, local);
+    if (here && status.leader_ready && !status.failed) {
+        hostctl__membership_evaluate(h, s, local);
+    }
+    if (h->zero_leader) {
+        hostctl__place_evaluate(h, s);
+    }
+    hostctl__report_evaluate(h, s, local);
+    bool busy =
+        s->starting || s->removing || s->changing || s->placing || s->reporting || s->report_queued;
+    if (!busy && !here && registry_shard(h->view, s->id) == NULL) {
+        forget_shard(h, s);
+    }
+}
+
+/* ---- The turn -------------------------------------------------------------------------------- */
+
+static void op_done(struct hostctl *h, struct ctl_op *op)
+{
+    switch (op->kind) {
+    case OP_START:
+    case OP_REMOVE:
+    case OP_FORGET:
+        hostctl__host_done(h, op);
+        break;
+    case OP_CHANGE:
+        hostctl__membership_done(h, op);
+        break;
+    case OP_PLACE:
+        hostctl__place_done(h, op); /* may keep it */
+        return;
+    case OP_REPORT:
+        hostctl__report_done(h, op);
+        break;
+    case OP_LIVENESS:
+        hostctl__liveness_done(h, op);
+        break;
+    }
+    hostctl__op_free(op);
+}
+
+static void peer_state(struct hostctl *h, const struct ctl_peer_msg *m)
+{
+    struct ctl_host *host = hostctl__host(h, &m->host);
+    if (!host->known || host->up != m->up) {
+        host->known = true;
+        host->up = m->up;
+        host->since_ms = h->now_ms;
+        h->liveness_due_ms = h->now_ms;
+    }
+}
+
+static void handle(struct hostctl *h, struct worker_msg *m)
+{
+    switch ((enum ctl_msg)m->kind) {
+    case MSG_WAKE:
+        atomic_store(&h->wake_posted, false);
+        break;
+    case MSG_REPLICA: {
+        struct ctl_replica_msg *r = CONTAINER_OF(m, struct ctl_replica_msg, msg);
+        hostctl__dirty(h, r->shard_id);
+        free(r);
+        break;
+    }
+    case MSG_PEER: {
+        struct ctl_peer_msg *p = CONTAINER_OF(m, struct ctl_peer_msg, msg);
+        peer_state(h, p);
+        free(p);
+        break;
+    }
+    case MSG_OP:
+        op_done(h, CONTAINER_OF(m, struct ctl_op, msg));
+        break;
+    }
+}
+
+static uint64_t next_turn_ns(const struct hostctl *h)
+{
+    uint64_t due_ms = wheel_next(h->wheel);
+    if (h->zero_leader && h->liveness_due_ms < due_ms) {
+        due_ms = h->liveness_due_ms;
+    }
+    if (!h->report_outstanding && h->report_due_ms < due_ms) {
+        due_ms = h->report_due_ms;
+    }
+    return due_ms == UINT64_MAX ? CLOCK_NEVER : due_ms * NS_PER_MS;
+}
+
+static uint64_t turn(void *ctx, struct msgq *batch, uint64_t now_ns)
+{
+    struct hostctl *h = ctx;
+    h->now_ms = now_ns / NS_PER_MS;
+    struct worker_msg *m;
+    while ((m = msgq_pop(batch)) != NULL) {
+        handle(h, m);
+    }
+    if (atomic_load(&h->stopping)) {
+        return CLOCK_NEVER;
+    }
+    hostctl__refresh_view(h);
+    if (atomic_exchange(&h->all_dirty, false)) {
+        hostctl__dirty_all(h);
+    }
+    note_zero_leader(h);
+    struct wheel_timer *t;
+    while ((t = wheel_expire(h->wheel, h->now_ms)) != NULL) {
+        hostctl__dirty(h, CONTAINER_OF(t, struct ctl_shard, timer)->id);
+    }
+    if (h->zero_leader && h->liveness_due_ms <= h->now_ms) {
+        hostctl__liveness_run(h);
+    }
+    if (!h->report_outstanding && h->report_due_ms <= h->now_ms) {
+        hostctl__report_run(h);
+    }
+    struct ctl_shard *s;
+    while ((s = h->dirty) != NULL) {
+        h->dirty = s->next_dirty;
+        s->dirty = false;
+        evaluate(h, s);
+    }
+    if (h->tombstones_dirty) {
+        hostctl__forget_tombstones(h);
+    }
+    return next_turn_ns(h);
+}
+
+/* ---- From other threads ---------------------------------------------------------------------- */
+
+static void wake(struct hostctl *h)
+{
+    if (!atomic_exchange(&h->wake_posted, true)) {
+        (void)!worker_post_internal(h->worker, &h->wake); /* false: stopped, nothing to wake */
+    }
+}
+
+static void view_changed(void *ctx, uint64_t revision)
+{
+    (void)revision;
+    wake(ctx);
+}
+
+void hostctl_replica_changed(struct hostctl *h, const struct engine_replica_status *s)
+{
+    struct ctl_replica_msg *m = xcalloc(1, sizeof(*m));
+    m->msg.kind = MSG_REPLICA;
+    m->shard_id = s->shard_id;
+    if (!worker_post(h->worker, &m->msg)) {
+        free(m);
+        atomic_store(&h->all_dirty, true);
+        wake(h);
+    }
+}
+
+void hostctl_peer_state(struct hostctl *h, const struct uuid *host, bool up)
+{
+    struct ctl_peer_msg *m = xcalloc(1, sizeof(*m));
+    m->msg.kind = MSG_PEER;
+    m->host = *host;
+    m->up = up;
+    if (!worker_post_internal(h->worker, &m->msg)) {
+        free(m);
+    }
+}
+
+/* ---- Life ------------------------------------------------------------------------------------ */
+
+struct hostctl *hostctl_new(const struct hostctl_options *o)
+{
+    struct hostctl *h = xcalloc(1, sizeof(*h));
+    h->o = *o;
+    h->o.retry_ms = o->retry_ms > 0 ? o->retry_ms : 200;
+    h->o.report_interval_ms = o->report_interval_ms > 0 ? o->report_interval_ms : 200;
+    h->o.suspect_after_ms = o->suspect_after_ms > 0 ? o->suspect_after_ms : 2000;
+    h->o.dead_after_ms = o->dead_after_ms > 0 ? o->dead_after_ms : 30000;
+    h->clock = executor_clock(o->executor);
+    h->now_ms = clock_now(h->clock) / NS_PER_MS;
+    h->wheel = wheel_new(h->now_ms);
+    h->wake.kind = MSG_WAKE;
+    h->reports_tail = &h->reports;
+    h->report_limit = HOSTCTL_REPORT_SHARDS_MAX;
+    h->report_due_ms = UINT64_MAX;
+    h->liveness_due_ms = UINT64_MAX;
+    h->port = hostctl__port_new();
+    h->tombstones_dirty = true;
+    atomic_init(&h->all_dirty, true);
+    h->worker = worker_new(o->executor, "hostctl", HOSTCTL_MAILBOX, turn, h);
+    h->port->worker = h->worker;
+    registry_subscribe(o->registry, view_changed, h);
+    wake(h);
+    return h;
+}
+
+void hostctl_stop(struct hostctl *h)
+{
+    if (!atomic_exchange(&h->stopping, true)) {
+        worker_stop(h->worker);
+    }
+}
+
+void hostctl_free(struct hostctl *h)
+{
+    if (h == NULL) {
+        return;
+    }
+    hostctl_stop(h);
+    pthread_mutex_lock(&h->port->lock);
+    h->port->worker = NULL;
+    pthread_mutex_unlock(&h->port->lock);
+    worker_free(h->worker);
+    hostctl__port_unref(h->port);
+    registry_view_release(h->view);
+    size_t it = 0;
+    struct ctl_shard *s;
+    while ((s = map_next(&h->shards, &it, NULL)) != NULL) {
+        wheel_cancel(h->wheel, &s->timer);
+        free(s->explanation);
+        free(s);
+    }
+    map_deinit(&h->shards);
+    while (h->unseen_placements != NULL) {
+        struct ctl_op *op = h->unseen_placements;
+        h->unseen_placements = op->next;
+        hostctl__op_free(op);
+    }
+    for (size_t i = 0; i < h->host_count; i++) {
+        free(h->hosts[i].address);
+    }
+    free(h->hosts);
+    wheel_free(h->wheel);
+    free(h);
+}

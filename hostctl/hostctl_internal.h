@@ -1,0 +1,201 @@
+/* Inside the controllers. Everything here belongs to one worker, but `struct ctl_port`.
+ *
+ * Level-triggered: an event only marks a shard dirty. Evaluating a shard compares the newest view
+ * with the engine and takes at most one step per controller; the step's end marks it dirty again.
+ * A step that failed is tried again after a pause (the shard's timer); when everything agrees no
+ * timer is armed. */
+#ifndef HOSTCTL_HOSTCTL_INTERNAL_H
+#define HOSTCTL_HOSTCTL_INTERNAL_H
+
+#include <inttypes.h>
+#include <pthread.h>
+#include <stdatomic.h>
+
+#include "base/assert.h"
+#include "base/map.h"
+#include "base/wheel.h"
+#include "hostctl/hostctl.h"
+#include "registry/placement.h"
+
+#define HOSTCTL_MAILBOX 65536
+#define HOSTCTL_REPORT_SHARDS_MAX 256 /* in one command */
+#define HOSTCTL_PLACEMENTS_MAX 64     /* commands of the placement controller under way */
+
+enum ctl_msg { MSG_WAKE, MSG_REPLICA, MSG_PEER, MSG_OP };
+
+/* What a message comes back to; outlives the controllers as long as an operation is under way. */
+struct ctl_port {
+    _Atomic uint32_t refs;
+    pthread_mutex_t lock;
+    struct worker *worker; /* NULL: gone */
+};
+
+enum ctl_op_kind {
+    OP_START,
+    OP_REMOVE,
+    OP_FORGET,
+    OP_CHANGE, /* a membership change, or a transfer */
+    OP_PLACE,
+    OP_REPORT,
+    OP_LIVENESS,
+};
+
+/* Something under way: in the engine, or a proposal. */
+struct ctl_op {
+    struct worker_msg msg;
+    struct ctl_port *port;
+    enum ctl_op_kind kind;
+    uint64_t shard_id, replica_id;
+    struct uuid host;
+    struct thole_status st;
+    uint64_t code;       /* proposals: the registry's answer */
+    uint64_t revision;   /* proposals: where the answer takes effect */
+    uint64_t *shards;    /* OP_REPORT: those that are reported on */
+    struct uuid *placed; /* OP_PLACE: hosts that get a replica */
+    size_t count;        /* of either */
+    struct ctl_op *next; /* OP_PLACE: answered, but not yet in our view */
+};
+
+struct ctl_replica_msg {
+    struct worker_msg msg;
+    uint64_t shard_id;
+};
+
+struct ctl_peer_msg {
+    struct worker_msg msg;
+    struct uuid host;
+    bool up;
+};
+
+/* A shard of interest: with a replica here, or (on shard zero's leader host) any. */
+struct ctl_shard {
+    uint64_t id;
+    bool dirty;
+    struct ctl_shard *next_dirty;
+    struct wheel_timer timer;
+    /* Host controller. */
+    bool starting, removing;
+    uint64_t host_after_ms; /* not before */
+    uint64_t failed_replica;
+    char failure[THOLE_STATUS_MESSAGE_BYTES]; /* of starting failed_replica */
+    /* Membership controller. */
+    bool changing;
+    uint64_t change_after_ms;
+    /* Placement controller. */
+    bool placing;
+    uint64_t place_after_ms;
+    uint64_t place_revision; /* our last decision took effect here: wait for the view to have it */
+    enum placement_verdict verdict;
+    char *explanation; /* NULL: none */
+    bool decided;
+    /* Reports. */
+    bool report_queued, reporting;
+    struct ctl_shard *next_report;
+    uint64_t report_after_ms;
+    uint64_t report_revision;
+};
+
+/* A host row, or a host that the bus spoke of. */
+struct ctl_host {
+    struct uuid id;
+    bool in_view;
+    char *address; /* as given upward; NULL: none */
+    bool known, up;
+    uint64_t since_ms; /* of `up`, or when it was first seen */
+    uint32_t extra;    /* replicas on their way to it */
+    bool reporting;
+    uint64_t report_after_ms, report_revision;
+};
+
+struct hostctl {
+    struct hostctl_options o;
+    struct worker *worker;
+    struct ctl_port *port;
+    const struct clock *clock;
+    struct wheel *wheel;
+    uint64_t now_ms;
+    _Atomic bool stopping;
+
+    _Atomic bool wake_posted;
+    struct worker_msg wake;
+    _Atomic bool all_dirty; /* a message was lost to a full mailbox */
+
+    struct registry_view *view; /* NULL before the first turn */
+    bool tombstones_dirty;
+    bool forgetting;
+    struct map shards; /* id -> struct ctl_shard */
+    struct ctl_shard *dirty;
+    struct ctl_host *hosts;
+    size_t host_count, host_capacity;
+
+    bool zero_leader;
+    uint64_t zero_leader_since_ms;
+    size_t placements;
+    struct ctl_op *unseen_placements;
+    uint64_t liveness_due_ms; /* UINT64_MAX: nothing to wait for */
+
+    struct ctl_shard *reports, **reports_tail;
+    bool report_outstanding;
+    size_t report_limit;
+    uint64_t report_due_ms; /* UINT64_MAX: nothing queued */
+};
+
+/* ---- hostctl.c ------------------------------------------------------------------------------- */
+
+struct ctl_shard *hostctl__shard(struct hostctl *h, uint64_t id); /* made if there is none */
+void hostctl__dirty(struct hostctl *h, uint64_t shard_id);
+void hostctl__dirty_all(struct hostctl *h);
+/* Evaluate the shard again at this time, or earlier. */
+void hostctl__again(struct hostctl *h, struct ctl_shard *s, uint64_t at_ms);
+
+/* ---- ops.c ----------------------------------------------------------------------------------- */
+
+struct ctl_port *hostctl__port_new(void);
+void hostctl__port_unref(struct ctl_port *p);
+struct ctl_op *hostctl__op_new(struct hostctl *h, enum ctl_op_kind kind, uint64_t shard_id,
+                               uint64_t replica_id);
+void hostctl__op_free(struct ctl_op *op);
+void hostctl__op_engine_done(void *op, const struct thole_status *st); /* an engine_done_fn */
+/* A command by `actor` at this time; add operations, then propose it. */
+thole_registry_v1_Command *hostctl__command(struct hostctl *h, const char *actor, upb_Arena *arena);
+/* `op` comes back as MSG_OP. The arena stays the caller's. */
+void hostctl__propose(struct hostctl *h, const thole_registry_v1_Command *c, upb_Arena *arena,
+                      struct ctl_op *op);
+
+/* ---- hosts.c: views and host rows ------------------------------------------------------------ */
+
+void hostctl__refresh_view(struct hostctl *h);
+struct ctl_host *hostctl__host(struct hostctl *h, const struct uuid *id); /* made if none */
+bool hostctl__parse_uuid(upb_StringView text, struct uuid *ret);
+const thole_v1_Host *hostctl__own_row(const struct hostctl *h);
+bool hostctl__host_is(const thole_v1_Host *row, thole_v1_HostState state);
+
+/* ---- The controllers ------------------------------------------------------------------------- */
+
+/* host.c. `local` NULL: the shard has no replica here. */
+void hostctl__host_evaluate(struct hostctl *h, struct ctl_shard *s,
+                            const struct engine_replica_status *local);
+void hostctl__host_done(struct hostctl *h, struct ctl_op *op);
+void hostctl__forget_tombstones(struct hostctl *h);
+
+/* membership.c: the local replica leads and is ready. */
+void hostctl__membership_evaluate(struct hostctl *h, struct ctl_shard *s,
+                                  const struct engine_replica_status *local);
+void hostctl__membership_done(struct hostctl *h, struct ctl_op *op);
+
+/* place.c: on shard zero's leader host. */
+void hostctl__place_evaluate(struct hostctl *h, struct ctl_shard *s);
+void hostctl__place_done(struct hostctl *h, struct ctl_op *op);
+void hostctl__place_view_changed(struct hostctl *h);
+
+/* liveness.c: on shard zero's leader host. */
+void hostctl__liveness_run(struct hostctl *h);
+void hostctl__liveness_done(struct hostctl *h, struct ctl_op *op);
+
+/* report.c */
+void hostctl__report_evaluate(struct hostctl *h, struct ctl_shard *s,
+                              const struct engine_replica_status *local);
+void hostctl__report_run(struct hostctl *h);
+void hostctl__report_done(struct hostctl *h, struct ctl_op *op);
+
+#endif

@@ -1,0 +1,242 @@
+/* The membership controller: on a shard's leader host, replica rows -> Raft configuration.
+ *
+ * One change at a time, in this order: bring in who is missing, promote who has caught up, demote,
+ * remove. Each carries the revision of the view it was decided on, so that a leader with an older
+ * view cannot undo what one with a newer view did. A vote is only taken while those who keep theirs
+ * are a majority that answers; nobody removes or demotes itself: leadership is handed on first. */
+#include "hostctl/hostctl_internal.h"
+
+#include "base/log.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+/* How far behind the commit index a learner may be when it gets its vote. */
+#define CAUGHT_UP_ENTRIES 64
+
+struct member_step {
+    uint8_t op; /* enum raft_change_op; 0: none */
+    uint64_t replica_id;
+    struct uuid host;
+    bool look_again; /* something is wanted that is not possible yet */
+};
+
+static bool peer_active(const struct hostctl *h, const struct engine_replica_status *local,
+                        uint64_t replica_id)
+{
+    struct raft_peer_status peer;
+    return replica_id == local->replica_id ||
+           (engine_shard_peer(h->o.engine, local->shard_id, replica_id, &peer) &&
+            peer.recently_active);
+}
+
+static bool caught_up(const struct hostctl *h, const struct engine_replica_status *local,
+                      uint64_t replica_id)
+{
+    struct raft_peer_status peer;
+    return engine_shard_peer(h->o.engine, local->shard_id, replica_id, &peer) &&
+           peer.recently_active && peer.match + CAUGHT_UP_ENTRIES >= local->commit;
+}
+
+/* Do those who still vote without `leaving` answer, a majority of them? */
+static bool can_lose_vote(const struct hostctl *h, const struct engine_replica_status *local,
+                          const struct raft_config *c, uint64_t leaving)
+{
+    uint32_t voters = 0;
+    uint32_t active = 0;
+    for (uint32_t i = 0; i < c->member_count; i++) {
+        const struct raft_member *m = &c->members[i];
+        if (m->role == RAFT_VOTER && m->replica_id != leaving) {
+            voters++;
+            active += peer_active(h, local, m->replica_id);
+        }
+    }
+    return voters > 0 && active * 2 > voters;
+}
+
+/* ---- What to do next ------------------------------------------------------------------------- */
+
+static void find_missing(const struct hostctl *h, const struct raft_config *c, uint64_t shard_id,
+                         struct member_step *step)
+{
+    uint64_t after = 0;
+    const thole_v1_Replica *row;
+    while (step->op == 0 &&
+           (row = registry_next_replica_of_shard(h->view, shard_id, after)) != NULL) {
+        after = thole_v1_Replica_id(row);
+        if (thole_v1_Replica_desired(row) == thole_v1_REPLICA_DESIRED_RUN &&
+            raft_config_find(c, after) == NULL && !raft_config_is_removed(c, after) &&
+            c->member_count < LIMIT_MEMBERS &&
+            hostctl__parse_uuid(thole_v1_Replica_host_id(row), &step->host)) {
+            step->op = RAFT_CHANGE_ADD_LEARNER;
+            step->replica_id = after;
+        }
+    }
+}
+
+static bool wants(const thole_v1_Replica *row, thole_v1_ReplicaRole role)
+{
+    return row != NULL && thole_v1_Replica_desired(row) == thole_v1_REPLICA_DESIRED_RUN &&
+           thole_v1_Replica_role(row) == (int32_t)role;
+}
+
+static void find_promotion(const struct hostctl *h, const struct engine_replica_status *local,
+                           const struct raft_config *c, struct member_step *step)
+{
+    for (uint32_t i = 0; i < c->member_count && step->op == 0; i++) {
+        const struct raft_member *m = &c->members[i];
+        if (m->role != RAFT_LEARNER ||
+            !wants(registry_replica(h->view, m->replica_id), thole_v1_REPLICA_ROLE_VOTER)) {
+            continue;
+        }
+        if (caught_up(h, local, m->replica_id)) {
+            step->op = RAFT_CHANGE_ADD_VOTER;
+            step->replica_id = m->replica_id;
+            memcpy(step->host.bytes, m->host, sizeof(step->host.bytes));
+        } else {
+            step->look_again = true;
+        }
+    }
+}
+
+/* The row says REMOVE, or there is none although the id was given out. */
+static bool should_go(const struct hostctl *h, uint64_t replica_id)
+{
+    const thole_v1_Replica *row = registry_replica(h->view, replica_id);
+    if (row == NULL) {
+        return replica_id < registry_next_replica_id(h->view);
+    }
+    return thole_v1_Replica_desired(row) == thole_v1_REPLICA_DESIRED_REMOVE;
+}
+
+static void find_departure(const struct hostctl *h, const struct engine_replica_status *local,
+                           const struct raft_config *c, struct member_step *step)
+{
+    for (uint32_t i = 0; i < c->member_count; i++) {
+        const struct raft_member *m = &c->members[i];
+        bool voter = m->role == RAFT_VOTER;
+        bool go = should_go(h, m->replica_id);
+        bool demote = voter && wants(registry_replica(h->view, m->replica_id),
+                                     thole_v1_REPLICA_ROLE_NON_VOTING);
+        if (!go && !demote) {
+            continue;
+        }
+        if (voter && !can_lose_vote(h, local, c, m->replica_id)) {
+            step->look_again = true;
+            continue;
+        }
+        /* Ourselves last: who follows can do the rest. */
+        if (step->op == 0 || step->replica_id == local->replica_id) {
+            step->op = go ? RAFT_CHANGE_REMOVE : RAFT_CHANGE_DEMOTE;
+            step->replica_id = m->replica_id;
+        }
+    }
+}
+
+static struct member_step decide(const struct hostctl *h, const struct engine_replica_status *local,
+                                 const struct raft_config *c)
+{
+    struct member_step step = {0};
+    find_missing(h, c, local->shard_id, &step);
+    if (step.op == 0) {
+        find_promotion(h, local, c, &step);
+    }
+    if (step.op == 0) {
+        find_departure(h, local, c, &step);
+    }
+    return step;
+}
+
+/* The best voter that is to stay. 0: none answers. */
+static uint64_t successor(const struct hostctl *h, const struct engine_replica_status *local,
+                          const struct raft_config *c)
+{
+    uint64_t best = 0;
+    uint64_t best_match = 0;
+    for (uint32_t i = 0; i < c->member_count; i++) {
+        const struct raft_member *m = &c->members[i];
+        struct raft_peer_status peer;
+        if (m->role == RAFT_VOTER && m->replica_id != local->replica_id &&
+            wants(registry_replica(h->view, m->replica_id), thole_v1_REPLICA_ROLE_VOTER) &&
+            engine_shard_peer(h->o.engine, local->shard_id, m->replica_id, &peer) &&
+            peer.recently_active && peer.match >= best_match) {
+            best = m->replica_id;
+            best_match = peer.match;
+        }
+    }
+    return best;
+}
+
+/* ---- Taking the step ------------------------------------------------------------------------- */
+
+static void take_step(struct hostctl *h, struct ctl_shard *s,
+                      const struct engine_replica_status *local, const struct raft_config *c,
+                      const struct member_step *step)
+{
+    bool leaving = step->op == RAFT_CHANGE_REMOVE || step->op == RAFT_CHANGE_DEMOTE;
+    struct ctl_op *op = NULL;
+    if (leaving && step->replica_id == local->replica_id) {
+        uint64_t target = successor(h, local, c);
+        if (target == 0) {
+            hostctl__again(h, s, h->now_ms + h->o.retry_ms);
+            return;
+        }
+        LOG_INFO(HOSTCTL, "handing leadership on shard=%" PRIu64 " to=%" PRIu64, s->id, target);
+        op = hostctl__op_new(h, OP_CHANGE, s->id, 0);
+        s->changing = true;
+        engine_transfer(h->o.engine, s->id, target, hostctl__op_engine_done, op);
+        return;
+    }
+    struct raft_change change = {.revision = registry_view_revision(h->view), .item_count = 1};
+    change.items[0].op = step->op;
+    change.items[0].replica_id = step->replica_id;
+    memcpy(change.items[0].host, step->host.bytes, sizeof(change.items[0].host));
+    LOG_INFO(HOSTCTL, "changing members shard=%" PRIu64 " op=%u replica=%" PRIu64, s->id,
+             (unsigned)step->op, step->replica_id);
+    op = hostctl__op_new(h, OP_CHANGE, s->id, step->replica_id);
+    s->changing = true;
+    engine_change(h->o.engine, s->id, &change, hostctl__op_engine_done, op);
+}
+
+void hostctl__membership_evaluate(struct hostctl *h, struct ctl_shard *s,
+                                  const struct engine_replica_status *local)
+{
+    const thole_v1_Shard *shard = registry_shard(h->view, s->id);
+    if (s->changing || shard == NULL || thole_v1_Shard_deleting(shard)) {
+        return;
+    }
+    if (h->now_ms < s->change_after_ms) {
+        hostctl__again(h, s, s->change_after_ms);
+        return;
+    }
+    struct raft_config c = {0};
+    if (!engine_shard_config(h->o.engine, s->id, &c)) {
+        return;
+    }
+    if (c.joint || c.revision > registry_view_revision(h->view)) {
+        hostctl__again(h, s, h->now_ms + h->o.retry_ms); /* it leaves by itself; we catch up */
+    } else {
+        struct member_step step = decide(h, local, &c);
+        if (step.op != 0) {
+            take_step(h, s, local, &c, &step);
+        } else if (step.look_again) {
+            hostctl__again(h, s, h->now_ms + h->o.retry_ms);
+        }
+    }
+    raft_config_deinit(&c);
+}
+
+void hostctl__membership_done(struct hostctl *h, struct ctl_op *op)
+{
+    struct ctl_shard *s = hostctl__shard(h, op->shard_id);
+    s->changing = false;
+    if (op->st.code != THOLE_OK) {
+        LOG_INFO(HOSTCTL,
+                 "a membership step was refused shard=%" PRIu64 " error=\"%s\"; trying "
+                 "again in %" PRIu32 " ms",
+                 op->shard_id, op->st.message, h->o.retry_ms);
+        s->change_after_ms = h->now_ms + h->o.retry_ms;
+        hostctl__again(h, s, s->change_after_ms);
+    }
+    hostctl__dirty(h, op->shard_id);
+}

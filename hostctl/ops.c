@@ -1,0 +1,97 @@
+/* What the controllers ask of others, and how the answer finds back: an operation is a message that
+ * the answering thread posts to the worker, or frees if the controllers are gone. */
+#include "hostctl/hostctl_internal.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+struct ctl_port *hostctl__port_new(void)
+{
+    struct ctl_port *p = xcalloc(1, sizeof(*p));
+    atomic_init(&p->refs, 1);
+    int failed = pthread_mutex_init(&p->lock, NULL);
+    ASSERT(failed == 0);
+    return p;
+}
+
+void hostctl__port_unref(struct ctl_port *p)
+{
+    if (atomic_fetch_sub_explicit(&p->refs, 1, memory_order_acq_rel) == 1) {
+        pthread_mutex_destroy(&p->lock);
+        free(p);
+    }
+}
+
+struct ctl_op *hostctl__op_new(struct hostctl *h, enum ctl_op_kind kind, uint64_t shard_id,
+                               uint64_t replica_id)
+{
+    struct ctl_op *op = xcalloc(1, sizeof(*op));
+    op->msg.kind = MSG_OP;
+    op->kind = kind;
+    op->port = h->port;
+    op->shard_id = shard_id;
+    op->replica_id = replica_id;
+    atomic_fetch_add_explicit(&h->port->refs, 1, memory_order_relaxed);
+    return op;
+}
+
+void hostctl__op_free(struct ctl_op *op)
+{
+    hostctl__port_unref(op->port);
+    free(op->shards);
+    free(op->placed);
+    free(op);
+}
+
+static void post(struct ctl_op *op)
+{
+    struct ctl_port *port = op->port;
+    pthread_mutex_lock(&port->lock);
+    bool posted = port->worker != NULL && worker_post_internal(port->worker, &op->msg);
+    pthread_mutex_unlock(&port->lock);
+    if (!posted) {
+        hostctl__op_free(op);
+    }
+}
+
+void hostctl__op_engine_done(void *ctx, const struct thole_status *st)
+{
+    struct ctl_op *op = ctx;
+    op->st = *st;
+    post(op);
+}
+
+static void proposed(void *ctx, const struct thole_status *st, uint64_t code, struct slice result)
+{
+    struct ctl_op *op = ctx;
+    op->st = *st;
+    op->code = code;
+    if (st->code == THOLE_OK && code == THOLE_OK) {
+        upb_Arena *arena = upb_Arena_New();
+        const thole_registry_v1_Result *r =
+            thole_registry_v1_Result_parse((const char *)result.data, result.size, arena);
+        op->revision = r == NULL ? 0 : thole_registry_v1_Result_revision(r);
+        upb_Arena_Free(arena);
+    }
+    post(op);
+}
+
+thole_registry_v1_Command *hostctl__command(struct hostctl *h, const char *actor, upb_Arena *arena)
+{
+    ASSERT(arena != NULL);
+    thole_registry_v1_Command *c = thole_registry_v1_Command_new(arena);
+    thole_registry_v1_Command_set_actor(c, upb_StringView_FromString(actor));
+    thole_registry_v1_Command_set_time_ms(c, (int64_t)h->clock->wall_ms(h->clock));
+    return c;
+}
+
+void hostctl__propose(struct hostctl *h, const thole_registry_v1_Command *c, upb_Arena *arena,
+                      struct ctl_op *op)
+{
+    size_t size = 0;
+    char *bytes = thole_registry_v1_Command_serialize(c, arena, &size);
+    ASSERT(bytes != NULL);
+    struct buf *b = buf_copy(bytes, size);
+    struct bufslice command = {.owner = b, .bytes = slice_of(b->data, b->size)};
+    h->o.upward.propose(h->o.upward.ctx, command, proposed, op);
+}
