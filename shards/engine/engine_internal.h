@@ -279,9 +279,10 @@ struct replica {
     struct control *transfers;
     struct task *install; /* restored, waiting for its batch */
     bool restoring, saving, compacting, holding_applies;
+    bool holding_for_save; /* a machine without views stands still while it is saved */
     struct save_waiter *save_waiters;
     uint64_t snapshot_index, snapshot_term; /* of the newest file; 0: none */
-    bool persistent;
+    bool persistent, has_views;
     uint64_t log_bytes, compact_at_bytes;
     uint64_t appended_bytes; /* ever, here: what marks count in */
     struct log_mark *marks;

@@ -111,7 +111,7 @@ static void dispatch_witness(struct loop *l, struct replica *r)
 
 void group_dispatch(struct loop *l, struct replica *r)
 {
-    if (r->holding_applies || r->apply_next > r->apply_last)
+    if (r->holding_applies || r->holding_for_save || r->apply_next > r->apply_last)
         return;
     if (r->witness) {
         dispatch_witness(l, r);
@@ -214,8 +214,8 @@ static void carry_out(struct loop *l, struct replica *r, struct raft_update *u)
         pthread_mutex_unlock(&l->e->lock);
     }
     if (u->status_changed)
-        LOG_INFO(ENGINE, "replica role=%d term=%llu leader=%llu", (int)r->status.role,
-                 (unsigned long long)r->status.term, (unsigned long long)r->status.leader);
+        LOG_DEBUG(ENGINE, "replica role=%d term=%llu leader=%llu", (int)r->status.role,
+                  (unsigned long long)r->status.term, (unsigned long long)r->status.leader);
 }
 
 void group_harvest(struct loop *l, struct replica *r)
@@ -290,6 +290,7 @@ void group_boot(struct loop *l, struct task *t)
     r->snapshot_term = t->term;
     raft_status(r->core, &r->status);
     r->persistent = r->machine && r->machine->persistent;
+    r->has_views = r->machine && r->machine->type->view_acquire;
     compact_boot(r);
     pthread_mutex_lock(&l->e->lock);
     raft_config_copy(&r->shown_config, raft_config(r->core));
@@ -297,8 +298,8 @@ void group_boot(struct loop *l, struct task *t)
     r->notify = true;
     loop_publish(l, r);
     loop_dirty(l, r);
-    LOG_INFO(ENGINE, "replica running applied=%llu last=%llu", (unsigned long long)r->applied,
-             (unsigned long long)r->status.last_index);
+    LOG_DEBUG(ENGINE, "replica running applied=%llu last=%llu", (unsigned long long)r->applied,
+              (unsigned long long)r->status.last_index);
     if (r->starting) {
         struct control *c = r->starting;
         r->starting = NULL;

@@ -82,6 +82,7 @@ void snapshot_start_save(struct loop *l, struct replica *r)
 {
     ASSERT(!r->saving);
     r->saving = true;
+    r->holding_for_save = !r->has_views;
     struct task *t = task_new(TASK_VIEW, r);
     if (!worker_post_internal(r->applier->w, &t->msg))
         loop_discard(l, &t->msg);
@@ -90,7 +91,7 @@ void snapshot_start_save(struct loop *l, struct replica *r)
 static void save_failed(struct replica *r, const struct thole_status *st)
 {
     LOG_WARN(ENGINE, "no snapshot was saved, the next need for one tries again: %s", st->message);
-    r->saving = r->compacting = false;
+    r->saving = r->compacting = r->holding_for_save = false;
     r->compact_at_bytes = r->log_bytes + r->e->o.compact_log_bytes / 2;
     while (r->save_waiters) {
         struct save_waiter *w = r->save_waiters;
@@ -152,7 +153,8 @@ static void saved(struct loop *l, struct task *t)
         return;
     }
     metric_add(&engine_snapshots_saved, 1);
-    r->saving = false;
+    r->saving = r->holding_for_save = false;
+    loop_dirty(l, r);
     if (t->index > r->snapshot_index) {
         r->snapshot_index = t->index;
         r->snapshot_term = t->term;

@@ -10,7 +10,7 @@
 
 #include <cmocka.h>
 
-#define SEEDS 60
+#define SEEDS 40 /* STORM_SEEDS overrides; STORM_SEED runs one alone */
 #define CLIENTS 8
 
 struct client { /* one session, one proposal at a time, retried until it is answered */
@@ -22,6 +22,8 @@ struct storm {
     struct rand rand;
     struct client clients[CLIENTS];
     uint64_t acknowledged;
+    struct done changes[16]; /* answers are not looked at: any is fine */
+    size_t change_count;
     struct op *query;
     uint64_t query_floor; /* acknowledged before the query was sent */
     int queries;
@@ -87,11 +89,27 @@ static void read_sometimes(struct storm *s)
     s->query->r.deadline_ns = cluster_now(c) + 3000 * MS;
 }
 
+/* Somebody becomes a learner, or a voter again, or is asked to lead. */
+static void rearrange(struct storm *s, int h)
+{
+    struct cluster *c = s->c;
+    int leader = cluster_leader(c);
+    if (leader < 0 || s->change_count == 16)
+        return;
+    struct done *d = &s->changes[s->change_count++];
+    struct raft_change change =
+        change_one(rand_chance(&s->rand, 0.4) ? RAFT_CHANGE_DEMOTE : RAFT_CHANGE_ADD_VOTER, h);
+    if (rand_chance(&s->rand, 0.4))
+        engine_transfer(c->hosts[leader].engine, SHARD, (uint64_t)h + 1, on_done, d);
+    else
+        engine_change(c->hosts[leader].engine, SHARD, &change, on_done, d);
+}
+
 static void trouble(struct storm *s)
 {
     struct cluster *c = s->c;
     int h = random_host(s);
-    switch (rand_below(&s->rand, 8)) {
+    switch (rand_below(&s->rand, 10)) {
     case 0:
     case 1:
         host_crash(c, h);
@@ -108,6 +126,10 @@ static void trouble(struct storm *s)
     case 5:
         c->drop = rand_chance(&s->rand, 0.5) ? 0.15 : 0;
         c->delay_ms_max = rand_below(&s->rand, 60);
+        break;
+    case 6:
+    case 7:
+        rearrange(s, h);
         break;
     default:
         for (int i = 0; i < c->count; i++)
@@ -184,12 +206,16 @@ static void run_storm(uint64_t seed, const char *machine, int hosts)
     calm(&s);
     settle(&s);
     cluster_free(c);
+    for (size_t i = 0; i < s.change_count; i++)
+        assert_true(s.changes[i].done);
 }
 
 static void storms(const char *machine, int hosts, uint64_t base)
 {
     const char *one = getenv("STORM_SEED");
-    for (uint64_t seed = base; seed < base + SEEDS; seed++) {
+    const char *many = getenv("STORM_SEEDS");
+    uint64_t seeds = many ? strtoull(many, NULL, 10) : SEEDS;
+    for (uint64_t seed = base; seed < base + seeds; seed++) {
         if (one && strtoull(one, NULL, 10) != seed)
             continue;
         print_message("seed %llu\r", (unsigned long long)seed);
@@ -200,19 +226,19 @@ static void storms(const char *machine, int hosts, uint64_t base)
 static void test_engine_storm_three_hosts_memory(void **state)
 {
     (void)state;
-    storms("tally", 3, 1000);
+    storms("tally", 3, 100000);
 }
 
 static void test_engine_storm_three_hosts_persistent(void **state)
 {
     (void)state;
-    storms("ledger", 3, 2000);
+    storms("ledger", 3, 200000);
 }
 
 static void test_engine_storm_five_hosts(void **state)
 {
     (void)state;
-    storms("tally-plain", 5, 3000);
+    storms("tally-plain", 5, 300000);
 }
 
 int main(void)

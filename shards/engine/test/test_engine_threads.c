@@ -1,0 +1,190 @@
+/* The same engine on real threads, with RocksDB and real files. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/file.h"
+#include "shards/engine/test/machines.h"
+#include "shards/engine/test/rig.h"
+#include "shards/machine/builtin.h"
+
+#include <cmocka.h>
+
+#define SHARDS 8
+#define CLIENTS 64
+
+struct client {
+    struct engine_request r;
+    struct rig *rig;
+    _Atomic bool done;
+    uint64_t session, sequence, shard, acknowledged;
+    bool opening;
+};
+
+static void on_done(struct engine_request *q)
+{
+    atomic_store(&CONTAINER_OF(q, struct client, r)->done, true);
+}
+
+static void submit(struct client *k, enum engine_request_kind kind, int h)
+{
+    struct buf *b = buf_copy("payload", 7);
+    atomic_store(&k->done, false);
+    k->r = (struct engine_request){
+        .kind = kind,
+        .shard_id = k->shard,
+        .payload = {b, slice_of(b->data, b->size)},
+        .session = kind == ENGINE_PROPOSE ? k->session : 0,
+        .sequence = k->sequence,
+        .deadline_ns = clock_now(&clock_system) + 5 * NS_PER_S,
+        .done = on_done,
+    };
+    engine_submit(k->rig->hosts[h].engine, &k->r);
+}
+
+static void wait_done(struct client *k)
+{
+    for (int i = 0; !atomic_load(&k->done); i++) {
+        assert_true(i < 200000);
+        usleep(100);
+    }
+}
+
+/* One step of every client: all in flight together, then all awaited. */
+static void round_of(struct rig *r, struct client *clients)
+{
+    bool sent[CLIENTS] = {false};
+    for (int i = 0; i < CLIENTS; i++) {
+        struct client *k = &clients[i];
+        int h = rig_leader(r, k->shard);
+        sent[i] = h >= 0;
+        if (sent[i])
+            submit(k, k->session ? ENGINE_PROPOSE : ENGINE_OPEN_SESSION, h);
+    }
+    for (int i = 0; i < CLIENTS; i++) {
+        struct client *k = &clients[i];
+        if (!sent[i])
+            continue;
+        wait_done(k);
+        if (k->r.status.code == THOLE_OK && !k->session) {
+            k->session = k->r.index;
+        } else if (k->r.status.code == THOLE_OK) {
+            k->sequence++;
+            k->acknowledged++;
+        }
+        bufslice_unref(k->r.result);
+    }
+}
+
+static struct tally query(struct rig *r, uint64_t shard, int h)
+{
+    struct client k = {.rig = r, .shard = shard};
+    struct tally t = {0};
+    for (int tries = 0; tries < 300; tries++) {
+        submit(&k, ENGINE_QUERY, h);
+        wait_done(&k);
+        bool ok = k.r.status.code == THOLE_OK;
+        if (ok)
+            memcpy(&t, k.r.result.bytes.data, sizeof(t));
+        bufslice_unref(k.r.result);
+        if (ok)
+            return t;
+        usleep(20000);
+    }
+    fail_msg("no answer");
+    return t;
+}
+
+static void check_states(struct rig *r, struct client *clients)
+{
+    for (int i = 0; i < CLIENTS; i++) { /* settle what was in doubt */
+        uint64_t target = clients[i].acknowledged + 1;
+        for (int tries = 0; clients[i].acknowledged < target; tries++) {
+            assert_true(tries < 1000);
+            round_of(r, clients);
+        }
+    }
+    for (uint64_t shard = 1; shard <= SHARDS; shard++) {
+        uint64_t total = 0;
+        for (int i = 0; i < CLIENTS; i++)
+            total += clients[i].shard == shard ? clients[i].acknowledged : 0;
+        struct tally first = query(r, shard, 0);
+        assert_int_equal(first.count, total);
+        for (int h = 1; h < 3; h++)
+            assert_int_equal(query(r, shard, h).hash, first.hash);
+    }
+}
+
+static void run(bool memory_log, uint32_t threads)
+{
+    char *directory = rig_directory();
+    struct tally_ctx ctx = {.ballast = 10000};
+    struct thole_machine_type tally = tally_type(&ctx);
+    const struct thole_machine_type *types[] = {&tally, &machine_noop, NULL};
+    struct rig_options o = {
+        .directory = directory,
+        .hosts = 3,
+        .shards = SHARDS,
+        .machine = "tally",
+        .types = types,
+        .memory_log = memory_log,
+        .loops = threads,
+        .appliers = threads,
+        .compact_log_bytes = 8000,
+        .keep_log_bytes = 1000,
+    };
+    log_configure(LOG_LEVEL_WARN, false);
+    struct rig *r = rig_new(&o);
+    struct client *clients = xcalloc(CLIENTS, sizeof(*clients));
+    rig_wait_leaders(r);
+    for (int i = 0; i < CLIENTS; i++) {
+        clients[i].rig = r;
+        clients[i].shard = 1 + (uint64_t)i % SHARDS;
+    }
+    for (int i = 0; i < 60; i++)
+        round_of(r, clients);
+    for (int h = 0; h < 3; h++) {
+        rig_stop_host(r, h);
+        for (int i = 0; i < 40; i++)
+            round_of(r, clients);
+        rig_start_host(r, h);
+        rig_wait_leaders(r);
+    }
+    check_states(r, clients);
+    rig_free(r);
+    free(clients);
+    struct thole_status st;
+    assert_int_equal(file_remove_tree(directory, &st), THOLE_OK);
+    free(directory);
+}
+
+static void test_engine_threads_memory_log(void **state)
+{
+    (void)state;
+    run(true, 1);
+}
+
+static void test_engine_threads_rocks_log(void **state)
+{
+    (void)state;
+    run(false, 1);
+}
+
+static void test_engine_threads_several_loops(void **state)
+{
+    (void)state;
+    run(false, 3);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_engine_threads_memory_log),
+        cmocka_unit_test(test_engine_threads_rocks_log),
+        cmocka_unit_test(test_engine_threads_several_loops),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
