@@ -15,6 +15,9 @@
  * deletion into a database that has this (RocksDB #5118). */
 #define INSERT_HINT "memtable_insert_with_hint_prefix_extractor=rocksdb.FixedPrefix.8"
 
+/* rocksdb::BlockBasedTableOptions::kBinarySearchWithFirstKey, which c.h has no name for. */
+#define INDEX_WITH_FIRST_KEY 3
+
 struct log_replica *rocks_log__replica(struct rocks_log *s, uint64_t id)
 {
     struct log_replica *r = map_get(&s->replicas, id);
@@ -222,6 +225,7 @@ static enum thole_code open_db(struct rocks_log *s, const struct log_store_optio
         "compression=kNoCompression",
         "compaction_filter_factory=thole.log",
         "paranoid_checks=true",
+        "index_type=kBinarySearchWithFirstKey",
         NULL,
     };
     /* Without compression damage stays where it is: the records beside it can still be read. Runs
@@ -236,6 +240,7 @@ static enum thole_code open_db(struct rocks_log *s, const struct log_store_optio
     rocksdb_cache_t *cache = rocksdb_cache_create_lru(BLOCK_CACHE_BYTES);
     rocksdb_block_based_options_set_block_cache(s->table, cache);
     rocksdb_cache_destroy(cache);
+    rocksdb_block_based_options_set_index_type(s->table, INDEX_WITH_FIRST_KEY);
     rocksdb_options_set_block_based_table_factory(s->options, s->table);
     log_filter_install(s->filter, s->options);
     rocksdb_writeoptions_set_sync(s->sync, !o->unsafe_no_sync);

@@ -2,10 +2,11 @@
  * in-memory state of each replica.
  *
  * Damage. A record that fails its checksum, a gap between runs, terms that fall, or a file block
- * that RocksDB rejects: the replica to which it belongs is reported alone. The scan reads one
- * replica's key range at a time, so a bad block stops the scan of that replica; the next one is
- * then looked for by a second iterator that does not verify blocks. What it finds must be a
- * verified identity record: otherwise we could not say who is hurt, and the store stays shut.
+ * that RocksDB rejects: the replicas that have a part in it are reported, the others run. The scan
+ * reads one replica's key range at a time, so a bad block stops the scan of that replica; the next
+ * one is then looked for by an iterator that does not verify blocks. What that finds must be a
+ * verified identity record: otherwise we could not say who is hurt, and the store stays shut. So
+ * it does if the block holds the format or a host record.
  *
  * Runs without an identity are what is left of replicas that were removed and forgotten. */
 #include <inttypes.h>
@@ -141,8 +142,10 @@ static void seek_first_run(struct scan *c)
 
 static void scan_replica(struct scan *c)
 {
+    struct store_key first = store_key(c->r->id, STORE_KIND_FORMAT);
     struct store_key_parts k;
 
+    rocks_iter_seek(c->it, store_key_slice(&first));
     for (; at_replica(c, &k) && k.kind != STORE_KIND_RUN; rocksdb_iter_next(c->it)) {
         struct slice key = rocks_iter_key(c->it), value = rocks_iter_value(c->it);
 
@@ -183,7 +186,9 @@ static void finish_replica(struct scan *c)
         c->why = "file block";
         rocksdb_free(error);
     }
-    if (c->why != NULL) {
+    if (r->state == LOG_TOMBSTONE) { /* verified; what may be damaged is garbage */
+        log_filter_set_gone(c->s->filter, r->id);
+    } else if (c->why != NULL) {
         LOG_ERROR(STORE,
                   "the log of a replica is damaged; it stays off, the others run replica=%" PRIu64
                   " damaged=\"%s\" after_index=%" PRIu64,
@@ -192,8 +197,8 @@ static void finish_replica(struct scan *c)
     } else if (r->state == LOG_LIVE) {
         r->visible = (struct log_visible){r->index.start, r->index.last, r->epoch, 1};
         log_filter_set_start(c->s->filter, r->id, r->epoch, r->index.start);
-    } else { /* a tombstone, or runs without an identity */
-        r->state = r->state == LOG_TOMBSTONE ? LOG_TOMBSTONE : LOG_GONE;
+    } else { /* runs without an identity */
+        r->state = LOG_GONE;
         log_filter_set_gone(c->s->filter, r->id);
     }
 }
@@ -201,7 +206,7 @@ static void finish_replica(struct scan *c)
 /* ---- All replicas ----------------------------------------------------------------------------- */
 
 /* The next replica at or after `from`, although its file block is damaged. UINT64_MAX: none. */
-static enum thole_code next_past_damage(struct scan *c, uint64_t from, uint64_t *ret,
+static enum thole_code next_past_damage(struct rocks_log *s, uint64_t from, uint64_t *ret,
                                         struct thole_status *st)
 {
     rocksdb_readoptions_t *ro = rocksdb_readoptions_create();
@@ -212,7 +217,8 @@ static enum thole_code next_past_damage(struct scan *c, uint64_t from, uint64_t 
     char *error = NULL;
 
     rocksdb_readoptions_set_verify_checksums(ro, 0);
-    rocksdb_iterator_t *it = rocksdb_create_iterator(c->s->db, ro);
+    rocksdb_readoptions_set_fill_cache(ro, 0); /* others would find the block there and trust it */
+    rocksdb_iterator_t *it = rocksdb_create_iterator(s->db, ro);
     rocks_iter_seek(it, store_key_slice(&target));
     rocksdb_iter_get_error(it, &error);
     if (error != NULL) {
@@ -221,7 +227,7 @@ static enum thole_code next_past_damage(struct scan *c, uint64_t from, uint64_t 
         *ret = UINT64_MAX;
     } else if (store_key_parse(rocks_iter_key(it), &k) && k.kind == STORE_KIND_IDENTITY &&
                store_decode_identity(rocks_iter_key(it), rocks_iter_value(it), &id)) {
-        struct scan one = {.s = c->s, .r = rocks_log__replica(c->s, k.replica_id)};
+        struct scan one = {.s = s, .r = rocks_log__replica(s, k.replica_id)};
 
         scan_identity(&one, rocks_iter_key(it), rocks_iter_value(it));
         *ret = k.replica_id;
@@ -235,24 +241,24 @@ static enum thole_code next_past_damage(struct scan *c, uint64_t from, uint64_t 
 }
 
 /* The next replica with an id of at least `from`; UINT64_MAX: none. */
-static enum thole_code next_replica(struct scan *c, uint64_t from, uint64_t *ret,
-                                    struct thole_status *st)
+static enum thole_code next_replica(struct rocks_log *s, rocksdb_iterator_t *it, uint64_t from,
+                                    uint64_t *ret, struct thole_status *st)
 {
     struct store_key target = store_key(from, STORE_KIND_FORMAT);
     struct store_key_parts k;
     char *error = NULL;
 
-    rocks_iter_seek(c->it, store_key_slice(&target));
-    rocksdb_iter_get_error(c->it, &error);
+    rocks_iter_seek(it, store_key_slice(&target));
+    rocksdb_iter_get_error(it, &error);
     if (error != NULL) {
         rocksdb_free(error);
-        return next_past_damage(c, from, ret, st);
+        return next_past_damage(s, from, ret, st);
     }
-    if (!rocksdb_iter_valid(c->it)) {
+    if (!rocksdb_iter_valid(it)) {
         *ret = UINT64_MAX;
         return THOLE_OK;
     }
-    if (!store_key_parse(rocks_iter_key(c->it), &k) || k.replica_id < from) {
+    if (!store_key_parse(rocks_iter_key(it), &k) || k.replica_id < from) {
         return THOLE_FAIL(st, THOLE_DATA_LOSS, THOLE_REASON_CORRUPT, "malformed key");
     }
     *ret = k.replica_id;
@@ -268,14 +274,21 @@ enum thole_code rocks_log__recover(struct rocks_log *s, struct thole_status *st)
 
     rocksdb_readoptions_set_fill_cache(ro, 0);
     rocksdb_readoptions_set_readahead_size(ro, SCAN_READAHEAD_BYTES);
-    c.it = rocksdb_create_iterator(s->db, ro);
-    while ((code = next_replica(&c, id + 1, &id, st)) == THOLE_OK && id != UINT64_MAX) {
+    rocksdb_iterator_t *all = rocksdb_create_iterator(s->db, ro);
+    while ((code = next_replica(s, all, id + 1, &id, st)) == THOLE_OK && id != UINT64_MAX) {
+        struct store_key end = store_key(id + 1, STORE_KIND_FORMAT);
+
+        /* With the bound, and first keys in the file indexes, blocks of the next replica are not
+         * touched: damage there is not ours. */
+        rocksdb_readoptions_set_iterate_upper_bound(ro, (const char *)end.bytes, end.size);
+        c.it = rocksdb_create_iterator(s->db, ro);
         c.r = rocks_log__replica(s, id);
         c.why = NULL;
         scan_replica(&c);
         finish_replica(&c);
+        rocksdb_iter_destroy(c.it);
     }
-    rocksdb_iter_destroy(c.it);
+    rocksdb_iter_destroy(all);
     rocksdb_readoptions_destroy(ro);
     return code;
 }

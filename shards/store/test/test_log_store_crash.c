@@ -1,0 +1,356 @@
+/* What the log database makes of kill -9, of a torn tail, and of bits that flipped.
+ *
+ * The process that is killed is this executable again: "test_log_store_crash write DIR" appends
+ * and prints what was acknowledged. (A fork without exec would inherit RocksDB without its
+ * threads.) */
+#include <fcntl.h>
+#include <inttypes.h>
+#include <setjmp.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#include "base/rand.h"
+#include "shards/store/rocks_log.h"
+#include "shards/store/test/store_fixture.h"
+
+enum { GROUPS = 5 };
+static char *self;
+
+/* One line per acknowledged batch: "LAST TERM" of group 1 + batch % GROUPS. */
+static int child_write(const char *dir)
+{
+    struct log_store *s = log_open(dir);
+    uint64_t last[GROUPS] = {0}, term = 1;
+    struct rand r;
+
+    rand_seed(&r, (uint64_t)getpid());
+    for (uint64_t g = 0; g < GROUPS; g++) {
+        const struct store_replica *found = log_find(s, g + 1);
+        if (found == NULL) {
+            log_create(s, g + 1);
+        } else {
+            last[g] = found->last_index;
+            term = found->hard.term > term ? found->hard.term : term;
+        }
+    }
+    for (uint64_t batch = 0;; batch++) {
+        uint64_t g = batch % GROUPS;
+        size_t n = 1 + rand_below(&r, 20);
+        char line[64];
+        uint64_t back = rand_chance(&r, 0.1) ? rand_below(&r, 10) : 0;
+        uint64_t first = last[g] - (back < last[g] ? back : last[g]) + 1;
+
+        term += back > 0;
+        if (first <= log_find(s, g + 1)->start_index) {
+            first = last[g] + 1;
+        }
+        log_append(s, g + 1, first, n, term);
+        last[g] = first + n - 1;
+        if (rand_chance(&r, 0.05)) {
+            const struct store_replica *x = log_find(s, g + 1);
+            log_start(s, g + 1, x->start_index + (x->last_index - x->start_index) / 2,
+                      x->start_term, false);
+        }
+        int size = snprintf(line, sizeof line, "%" PRIu64 " %" PRIu64 " %" PRIu64 "\n", g + 1,
+                            last[g], term);
+        if (write(STDOUT_FILENO, line, (size_t)size) != size) {
+            return 1;
+        }
+    }
+}
+
+/* Start the writer, let it work for a while, kill it; returns what it printed. */
+static struct bytes run_and_kill(const char *dir, unsigned ms)
+{
+    struct bytes out = {0};
+    int fds[2];
+
+    assert_int_equal(pipe(fds), 0);
+    pid_t pid = fork();
+    assert_true(pid >= 0);
+    if (pid == 0) {
+        dup2(fds[1], STDOUT_FILENO);
+        close(fds[0]);
+        close(fds[1]);
+        execl(self, self, "write", dir, (char *)NULL);
+        _exit(127);
+    }
+    close(fds[1]);
+    struct timespec end, now;
+    clock_gettime(CLOCK_MONOTONIC, &end);
+    end.tv_nsec += (long)ms * 1000000;
+    end.tv_sec += end.tv_nsec / 1000000000;
+    end.tv_nsec %= 1000000000;
+    bool killed = false;
+    for (;;) { /* what was printed before the kill is read to the end */
+        uint8_t *p = bytes_extend(&out, 65536);
+        ssize_t n = read(fds[0], p, 65536);
+        out.size -= 65536 - (n > 0 ? (size_t)n : 0);
+        if (n <= 0) {
+            break;
+        }
+        clock_gettime(CLOCK_MONOTONIC, &now);
+        if (!killed &&
+            (now.tv_sec > end.tv_sec || (now.tv_sec == end.tv_sec && now.tv_nsec >= end.tv_nsec))) {
+            kill(pid, SIGKILL);
+            killed = true;
+        }
+    }
+    int status;
+    assert_int_equal(waitpid(pid, &status, 0), pid);
+    assert_true(WIFSIGNALED(status));
+    close(fds[0]);
+    bytes_append(&out, "", 1);
+    return out;
+}
+
+static void test_log_kill_keeps_what_was_acknowledged(void **state)
+{
+    char *dir = dir_new();
+    struct rand r;
+    size_t batches = 0;
+
+    (void)state;
+    rand_seed(&r, (uint64_t)time(NULL));
+    for (int round = 0; round < 5; round++) {
+        struct bytes out = run_and_kill(dir, 30 + (unsigned)rand_below(&r, 150));
+        uint64_t last[GROUPS + 1] = {0}, term[GROUPS + 1] = {0};
+        char *save = NULL;
+
+        for (char *l = strtok_r((char *)out.data, "\n", &save); l != NULL;
+             l = strtok_r(NULL, "\n", &save)) {
+            uint64_t g, a, b;
+            if (sscanf(l, "%" SCNu64 " %" SCNu64 " %" SCNu64, &g, &a, &b) == 3) {
+                last[g] = a;
+                term[g] = b;
+                batches++;
+            }
+        }
+        struct log_store *s = log_open(dir);
+        for (uint64_t g = 1; g <= GROUPS && last[g] > 0; g++) {
+            const struct store_replica *x = log_find(s, g);
+            assert_true(x->hard.term >= term[g]);
+            /* One more batch may have been written than was printed, and may have cut the tail. */
+            if (x->hard.term == term[g]) {
+                assert_true(x->last_index >= last[g]);
+            }
+            log_expect(s, g, x->start_index, x->last_index);
+        }
+        log_shut(s);
+        bytes_deinit(&out);
+    }
+    assert_true(batches > 20);
+    dir_free(dir);
+}
+
+/* ---- Torn and damaged files ------------------------------------------------------------------- */
+
+static char *log_folder(const char *dir)
+{
+    struct bytes b = {0};
+
+    bytes_printf(&b, "%s/log", dir);
+    bytes_append(&b, "", 1);
+    return (char *)b.data;
+}
+
+/* Ten batches that are only in the WAL; returns its path. */
+static char *wal_of_ten(const char *dir)
+{
+    struct log_store *s = log_open(dir);
+
+    log_create(s, 1);
+    for (uint64_t i = 1; i <= 10; i++) {
+        log_append(s, 1, i, 1, 1);
+    }
+    log_shut(s);
+    char *folder = log_folder(dir);
+    char *wal = dir_newest(folder, ".log");
+    free(folder);
+    assert_non_null(wal);
+    return wal;
+}
+
+static void test_log_torn_tail_loses_only_the_torn_batch(void **state)
+{
+    (void)state;
+    for (off_t cut = 1; cut < 60; cut += 9) {
+        char *dir = dir_new();
+        char *wal = wal_of_ten(dir);
+        struct stat st;
+
+        assert_int_equal(stat(wal, &st), 0);
+        assert_int_equal(truncate(wal, st.st_size - cut), 0);
+        struct log_store *s = log_open(dir);
+        log_expect(s, 1, 0, 9);
+        log_append(s, 1, 10, 5, 2);
+        log_shut(s);
+        s = log_open(dir);
+        log_expect(s, 1, 0, 14);
+        log_shut(s);
+        free(wal);
+        dir_free(dir);
+    }
+}
+
+static void test_log_flip_in_the_middle_of_the_wal_is_data_loss(void **state)
+{
+    char *dir = dir_new();
+    char *wal = wal_of_ten(dir);
+    struct thole_status st = {0};
+    struct log_store *s = NULL;
+
+    (void)state;
+    file_flip(wal, "1.5.1");
+    assert_int_equal(log_try_open(dir, &s, &st), THOLE_DATA_LOSS);
+    assert_int_equal(st.reason, THOLE_REASON_CORRUPT);
+    free(wal);
+    dir_free(dir);
+}
+
+/* Groups with payloads larger than a file block, all in one flushed file. */
+static char *table_of_groups(const char *dir)
+{
+    struct log_store *s = log_open(dir);
+    char *payload = xmalloc(6001);
+
+    for (uint64_t g = 1; g <= GROUPS; g++) {
+        log_create(s, g);
+        for (uint64_t i = 1; i <= 3; i++) {
+            memset(payload, 'a' + (int)i, 6000);
+            payload[6000] = '\0';
+            payload[0] = '<', payload[4] = '>', payload[2] = '.';
+            payload[1] = (char)('0' + g), payload[3] = (char)('0' + i);
+            struct raft_entry *e = entry_new(RAFT_ENTRY_COMMAND, i, 1, payload);
+            assert_int_equal(
+                log_write_one(
+                    s, &(struct store_update){.replica_id = g, .entries = &e, .entry_count = 1}),
+                THOLE_OK);
+            raft_entry_unref(e);
+        }
+    }
+    free(payload);
+    log_shut(s);
+    log_shut(log_open(dir)); /* recovery writes the file */
+    char *folder = log_folder(dir);
+    char *table = dir_newest(folder, ".sst");
+    free(folder);
+    assert_non_null(table);
+    return table;
+}
+
+static void test_log_flip_in_a_run_hurts_that_replica_alone(void **state)
+{
+    static const char *const where[] = {"<3.1>", "<3.2>", "<3.3>"};
+
+    (void)state;
+    for (size_t w = 0; w < sizeof where / sizeof where[0]; w++) {
+        char *dir = dir_new();
+        char *table = table_of_groups(dir);
+        struct raft_entry *got[3];
+        size_t n = 0;
+
+        file_flip(table, where[w]);
+        struct log_store *s = log_open(dir);
+        for (uint64_t g = 1; g <= GROUPS; g++) {
+            const struct store_replica *x = log_find(s, g);
+            assert_non_null(x);
+            assert_int_equal(x->shard_id, g + 1000);
+            if (g == 3) {
+                assert_true(x->hard.term == UINT64_MAX);
+                assert_int_equal(s->ops->read(s, g, 1, 3, SIZE_MAX, 3, got, &n, NULL),
+                                 THOLE_DATA_LOSS);
+                continue;
+            }
+            assert_int_equal(x->last_index, 3);
+            assert_int_equal(s->ops->read(s, g, 1, 3, SIZE_MAX, 3, got, &n, NULL), THOLE_OK);
+            assert_int_equal(n, 3);
+            for (size_t i = 0; i < n; i++) {
+                raft_entry_unref(got[i]);
+            }
+        }
+        assert_int_equal(
+            log_write_one(
+                s, &(struct store_update){.replica_id = 3, .has_hard = true, .hard = {9, 0, 0}}),
+            THOLE_INVALID_ARGUMENT);
+        log_remove(s, 3); /* how it is rebuilt: under another id */
+        log_create(s, 33);
+        log_shut(s);
+        s = log_open(dir);
+        assert_true(log_find(s, 3)->removed);
+        log_shut(s);
+        free(table);
+        dir_free(dir);
+    }
+}
+
+static void test_log_flips_never_go_unnoticed(void **state)
+{
+    char *dir = dir_new();
+    char *table = table_of_groups(dir);
+    struct thole_status st = {0};
+    struct stat info;
+    struct rand r;
+
+    (void)state;
+    rand_seed(&r, 7);
+    assert_int_equal(stat(table, &info), 0);
+    FILE *f = fopen(table, "rb");
+    size_t size = (size_t)info.st_size;
+    uint8_t *original = xmalloc(size);
+    assert_non_null(f);
+    assert_int_equal(fread(original, 1, size, f), size);
+    fclose(f);
+    for (int round = 0; round < 60; round++) {
+        /* Half of them near the end, where the file's own structures are. */
+        size_t at = round % 2 ? rand_below(&r, size) : size - 1 - rand_below(&r, 2000);
+        struct log_store *s = NULL;
+        int fd = open(table, O_WRONLY);
+        uint8_t bad = original[at] ^ (uint8_t)(1 << rand_below(&r, 8));
+
+        assert_int_equal(pwrite(fd, &bad, 1, (off_t)at), 1);
+        enum thole_code code = log_try_open(dir, &s, &st);
+        if (code == THOLE_OK) { /* what is not reported as damaged is complete */
+            for (uint64_t g = 1; g <= GROUPS; g++) {
+                const struct store_replica *x = log_find(s, g);
+                assert_non_null(x);
+                assert_true(x->hard.term == UINT64_MAX || x->last_index == 3);
+            }
+            log_shut(s);
+        } else {
+            assert_int_equal(code, THOLE_DATA_LOSS);
+        }
+        assert_int_equal(pwrite(fd, &original[at], 1, (off_t)at), 1);
+        close(fd);
+    }
+    free(original);
+    free(table);
+    dir_free(dir);
+}
+
+int main(int argc, char **argv)
+{
+    if (argc == 3 && strcmp(argv[1], "write") == 0) {
+        return child_write(argv[2]);
+    }
+    self = argv[0];
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_log_kill_keeps_what_was_acknowledged),
+        cmocka_unit_test(test_log_torn_tail_loses_only_the_torn_batch),
+        cmocka_unit_test(test_log_flip_in_the_middle_of_the_wal_is_data_loss),
+        cmocka_unit_test(test_log_flip_in_a_run_hurts_that_replica_alone),
+        cmocka_unit_test(test_log_flips_never_go_unnoticed),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
