@@ -42,43 +42,55 @@ bool raft__has_witness(const struct raft_config *c)
     return false;
 }
 
-/* Some voter of `next`, witnesses not counted, has everything up to `index`. */
-static bool voter_has(const struct raft *r, const struct raft_config *next, uint64_t index)
+/* How far the logs of those reach who may lead under `next`: the best of them. */
+static uint64_t best_match(const struct raft *r, const struct raft_config *next)
 {
     const struct raft_config *c = raft__config(r);
+    uint64_t best = 0;
 
     for (uint32_t i = 0; i < c->member_count; i++) {
         const struct raft_member *m = raft_config_find(next, c->members[i].replica_id);
         bool self = c->members[i].replica_id == r->options.replica_id;
         uint64_t match = self ? r->log.durable : r->lead.peers[i].match;
-        if (m != NULL && m->role == RAFT_VOTER && match >= index) {
-            return true;
+        if (m != NULL && (m->role == RAFT_VOTER || m->outgoing_role == RAFT_VOTER) &&
+            match > best) {
+            best = match;
         }
     }
-    return false;
+    return best;
 }
 
-/* A voter and a witness may be a quorum. If they committed that this voter goes, the only log as
- * new as the witness' would go with it and nobody could be elected any more. So with witnesses a
- * change is committed only when a voter that stays has it; to commit late is always safe. */
-static uint64_t hold_back_change(const struct raft *r, uint64_t index)
+uint64_t raft__staying_match(const struct raft *r)
 {
+    const struct raft_config *c = raft__config(r);
     const struct raft_membership *m = &r->membership;
     struct raft_config next = {0};
     struct raft_change change;
 
+    if (!raft__has_witness(c)) {
+        return UINT64_MAX;
+    }
+    if (m->pending_count > 0 &&
+        raft_change_decode(m->pending[0]->payload.bytes, &change, NULL) == THOLE_OK &&
+        raft_change_apply(c, &change, &next, NULL) == THOLE_OK) {
+        uint64_t best = best_match(r, &next);
+        raft_config_deinit(&next);
+        return best;
+    }
+    /* We lead, so our own log is bound enough, unless we are on our way out. */
+    return raft_config_is_voter(c, r->options.replica_id) ? UINT64_MAX : best_match(r, c);
+}
+
+/* A change waits for a voter that stays: see raft__staying_match. To commit late is always safe. */
+static uint64_t hold_back_change(const struct raft *r, uint64_t index)
+{
+    const struct raft_membership *m = &r->membership;
+
     if (m->pending_count == 0 || index < m->pending[0]->index ||
-        !raft__has_witness(raft__config(r))) {
+        raft__staying_match(r) >= m->pending[0]->index) {
         return index;
     }
-    uint64_t at = m->pending[0]->index;
-    if (raft_change_decode(m->pending[0]->payload.bytes, &change, NULL) != THOLE_OK ||
-        raft_change_apply(raft__config(r), &change, &next, NULL) != THOLE_OK) {
-        return index;
-    }
-    bool safe = voter_has(r, &next, at);
-    raft_config_deinit(&next);
-    return safe ? index : at - 1;
+    return m->pending[0]->index - 1;
 }
 
 void raft__commit_by_quorum(struct raft *r)

@@ -117,6 +117,11 @@ void raft__commit_by_quorum(struct raft *r);
 /* Anyone: a peer's (commit, term of it) on a vote message, if our log has that entry. */
 void raft__commit_by_vote(struct raft *r, const struct raft_message *m);
 bool raft__has_witness(const struct raft_config *c);
+/* A voter and a witness may be a quorum, and a witness cannot lead. If a change takes away the voter
+ * whose log alone is as new as the witness', nobody can be elected any more. So while a change is
+ * pending in a group with witnesses, it commits only when a voter that stays has it, and witnesses
+ * get nothing that none of those has. This is how far they have the log; UINT64_MAX: no bound. */
+uint64_t raft__staying_match(const struct raft *r);
 /* Let configurations act that are committed and durable, then drop what the cache need not hold. */
 void raft__advance(struct raft *r);
 

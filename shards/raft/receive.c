@@ -65,6 +65,11 @@ static bool is_vote(uint8_t kind)
     return kind == RAFT_MSG_PREVOTE || kind == RAFT_MSG_VOTE;
 }
 
+static bool is_vote_reply(uint8_t kind)
+{
+    return kind == RAFT_MSG_PREVOTE_REPLY || kind == RAFT_MSG_VOTE_REPLY;
+}
+
 static bool leader_is_fresh(const struct raft *r)
 {
     if (!r->options.check_quorum || r->leader == 0) {
@@ -101,6 +106,10 @@ static void answer_stale(struct raft *r, const struct raft_message *m)
 static bool adjust_term(struct raft *r, const struct raft_message *m)
 {
     if (m->term < r->term) {
+        if (is_vote(m->kind) || is_vote_reply(m->kind)) {
+            /* What is committed is so in every term; it may be what keeps us from winning. */
+            raft__commit_by_vote(r, m);
+        }
         answer_stale(r, m);
         return false;
     }

@@ -30,7 +30,11 @@ static bool is_witness(const struct raft_member *m)
  * of them from being elected. So it gets only what is durable here; others need not wait for us. */
 static uint64_t last_for(const struct raft *r, bool witness)
 {
-    return witness ? r->log.durable : r->log.last_index;
+    if (!witness) {
+        return r->log.last_index;
+    }
+    uint64_t staying = raft__staying_match(r);
+    return staying < r->log.durable ? staying : r->log.durable;
 }
 
 /* How many cached entries from `first` fit in one append: at least one, if there is one. */
