@@ -74,19 +74,39 @@ static enum thole_code create_shard(struct cli *c, const char *name, struct thol
     return CLI_CALL(c, Shards, CreateShard, request, &reply, Shard, st);
 }
 
+/* Those that an earlier run deletes must be gone before they can be made again. */
+static int await_deletions(struct bench *b)
+{
+    struct wait_item *items = xcalloc(b->shard_count, sizeof(*items));
+    size_t n = 0;
+    int result = CLI_OK;
+    for (size_t i = 0; result == CLI_OK && i < b->shard_count; i++) {
+        struct thole_status st;
+        const thole_v1_Shard *row = NULL;
+        enum thole_code code = rows_get_shard(b->c, b->shards[i], false, &row, &st);
+        if (code != THOLE_OK && code != THOLE_NOT_FOUND) {
+            result = cli_say_status(b->shards[i], &st);
+        } else if (code == THOLE_OK && thole_v1_Shard_deleting(row)) {
+            items[n++] = (struct wait_item){
+                .kind = ROWS_SHARDS, .what = WAIT_DELETED, .name = b->shards[i], .quiet = true};
+        }
+    }
+    if (result == CLI_OK) {
+        result = wait_all(b->c, items, n, wait_timeout_ms(b->c));
+    }
+    free(items);
+    return result;
+}
+
 static int ensure_shards(struct bench *b)
 {
     struct cli *c = b->c;
     struct thole_status st;
+    int result = await_deletions(b);
     struct wait_item *items = xcalloc(b->shard_count, sizeof(*items));
-    int result = CLI_OK;
     for (size_t i = 0; result == CLI_OK && i < b->shard_count; i++) {
-        const thole_v1_Shard *row = NULL;
-        enum thole_code code = rows_get_shard(c, b->shards[i], false, &row, &st);
-        if (code == THOLE_NOT_FOUND) {
-            code = create_shard(c, b->shards[i], &st);
-        }
-        if (code != THOLE_OK) {
+        enum thole_code code = create_shard(c, b->shards[i], &st);
+        if (code != THOLE_OK && code != THOLE_ALREADY_EXISTS) {
             result = cli_say_status(b->shards[i], &st);
         }
         items[i] = (struct wait_item){

@@ -4,6 +4,7 @@
 
 #include <inttypes.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "agent/cli/kv.h"
 #include "agent/cli/rows.h"
@@ -42,13 +43,27 @@ static bool read_payload(struct cli *c, struct payload *ret)
     return true;
 }
 
-/* A machine's bytes: text as it is, anything else quoted. */
+/* Text that a terminal may be shown: no control characters but tabs and ends of lines. */
+static bool is_plain(upb_StringView bytes)
+{
+    for (size_t i = 0; i < bytes.size; i++) {
+        uint8_t b = (uint8_t)bytes.data[i];
+        if ((b < 0x20 && b != '\n' && b != '\t') || b == 0x7f) {
+            return false;
+        }
+    }
+    return utf8_valid(slice_of(bytes.data, bytes.size));
+}
+
+/* A machine's bytes. What is not text is quoted, but a pipe that takes just them gets them as they
+ * are. */
 void cli_data_print(upb_StringView bytes, bool base64, bool newline)
 {
     struct bytes out = {0};
+    bool raw = newline && !isatty(STDOUT_FILENO);
     if (base64) {
         cli_base64_encode(slice_of(bytes.data, bytes.size), &out);
-    } else if (utf8_valid(slice_of(bytes.data, bytes.size))) {
+    } else if (raw || is_plain(bytes)) {
         bytes_append(&out, bytes.data, bytes.size);
     } else {
         for (size_t i = 0; i < bytes.size; i++) {
@@ -188,10 +203,9 @@ static void show_event(struct cli *c, bool kv, const thole_v1_WatchResponse *eve
     upb_StringView value = thole_v1_WatchResponse_event(event);
     if (value.size > 0) {
         printf(" ");
-        cli_data_print(value, false, true);
-    } else {
-        printf("\n");
+        cli_data_print(value, false, false);
     }
+    printf("\n");
 }
 
 /* Until the stream fails, --count is reached, or nobody reads any more. */

@@ -1,8 +1,10 @@
 /* The command line: `thole`. Parse, run, exit with the documented code. */
 #include <locale.h>
 #include <signal.h>
+#include <stdlib.h>
 
 #include "agent/cli/cli.h"
+#include "base/log.h"
 
 static int run(struct cli *c, int argc, const char *const *argv)
 {
@@ -33,6 +35,11 @@ int main(int argc, char **argv)
 {
     setlocale(LC_CTYPE, "C.UTF-8"); /* widths of table cells */
     signal(SIGPIPE, SIG_IGN);
+    log_configure(LOG_LEVEL_ERROR, false);
+    const char *log = getenv("THOLE_LOG"); /* for looking into the client itself */
+    if (log != NULL && !log_configure_text(log)) {
+        return cli_say_usage(NULL, "THOLE_LOG: \"%s\" is no level", log);
+    }
     struct cli c = {0};
     c.arena = upb_Arena_New();
     c.pool = upb_DefPool_New();

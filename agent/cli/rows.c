@@ -147,7 +147,7 @@ const thole_v1_Condition *rows_condition(const thole_v1_Shard *shard, const char
 bool rows_shard_ready(const thole_v1_Shard *shard)
 {
     const thole_v1_Condition *ready = rows_condition(shard, "Ready");
-    return ready != NULL && thole_v1_Condition_status(ready) &&
+    return ready != NULL && thole_v1_Condition_status(ready) && !thole_v1_Shard_deleting(shard) &&
            thole_v1_ShardStatus_observed_generation(thole_v1_Shard_status(shard)) >=
                thole_v1_Shard_generation(shard);
 }
