@@ -89,6 +89,8 @@ void bus__loop_cancel(struct bus_loop *l, struct bus_timer *t);
 /* grpc_call_start_batch for a live call; the tag will come back on the call's loop. */
 void bus__start(grpc_call *call, const grpc_op *ops, size_t n, struct bus_tag *tag);
 void bus__tag_release(struct bus_tag *tag); /* before a tag is handed to gRPC by another call */
+grpc_call *bus__call_new(grpc_channel *channel, struct bus_loop *l, const char *path,
+                         gpr_timespec deadline);
 void bus__grpc_init(void);
 void bus__grpc_shutdown(void);
 gpr_timespec bus__deadline(uint32_t timeout_ms); /* 0: never */

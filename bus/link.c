@@ -259,9 +259,8 @@ void bus__link_connect(struct link *l)
     c->channel = bus__channel_open(address, true);
     free(address);
     const char *path = l->lane == 0 ? "/thole.bus.v1.Bus/Exchange" : "/thole.bus.v1.Bus/Lane";
-    grpc_call *call = grpc_channel_create_call(
-        c->channel, NULL, GRPC_PROPAGATE_DEFAULTS, b->client_loop.cq,
-        grpc_slice_from_static_string(path), NULL, gpr_inf_future(GPR_CLOCK_MONOTONIC), NULL);
+    grpc_call *call =
+        bus__call_new(c->channel, &b->client_loop, path, gpr_inf_future(GPR_CLOCK_MONOTONIC));
     const struct bus_pipe_options o = {
         .loop = &b->client_loop,
         .call = call,

@@ -62,6 +62,16 @@ void bus__start(grpc_call *call, const grpc_op *ops, size_t n, struct bus_tag *t
 
 #define STOP_MS_MAX 30000 /* tags return at once when their calls were cancelled */
 
+grpc_call *bus__call_new(grpc_channel *channel, struct bus_loop *l, const char *path,
+                         gpr_timespec deadline)
+{
+    grpc_slice method = grpc_slice_from_copied_string(path);
+    grpc_call *call = grpc_channel_create_call(channel, NULL, GRPC_PROPAGATE_DEFAULTS, l->cq,
+                                               method, NULL, deadline, NULL);
+    grpc_slice_unref(method);
+    return call;
+}
+
 static uint64_t now_ms(const struct bus_loop *l)
 {
     return clock_now(l->clock) / NS_PER_MS;

@@ -81,7 +81,9 @@ static enum thole_code listen_on(struct bus *b, struct thole_status *st)
 {
     const char *address = b->listen_address;
     const char *colon = strrchr(address, ':');
-    if (!colon || !colon[1])
+    char *rest = NULL;
+    long number = colon ? strtol(colon + 1, &rest, 10) : 0;
+    if (!colon || !colon[1] || *rest || number < 0 || number > UINT16_MAX)
         return THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
                           "cannot listen on \"%s\": it must be host:port", address);
     bool bracket = address[0] == '[' && colon > address && colon[-1] == ']';

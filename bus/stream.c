@@ -71,9 +71,7 @@ enum thole_code bus_channel_stream(struct bus_channel *c, const char *path, stru
     pthread_condattr_destroy(&attr);
     const struct bus_pipe_options o = {
         .loop = &c->loop,
-        .call = grpc_channel_create_call(c->channel, NULL, GRPC_PROPAGATE_DEFAULTS, c->loop.cq,
-                                         grpc_slice_from_copied_string(path), NULL,
-                                         gpr_inf_future(GPR_CLOCK_MONOTONIC), NULL),
+        .call = bus__call_new(c->channel, &c->loop, path, gpr_inf_future(GPR_CLOCK_MONOTONIC)),
         .half_close = true,
         .queue_bytes = BUS_RPC_QUEUE_BYTES,
         .events = &events,

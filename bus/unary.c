@@ -56,9 +56,7 @@ bool bus__unary(struct bus_loop *loop, grpc_channel *channel, const char *path,
     u->done = done;
     u->ctx = ctx;
     u->message = grpc_empty_slice();
-    u->call = grpc_channel_create_call(channel, NULL, GRPC_PROPAGATE_DEFAULTS, loop->cq,
-                                       grpc_slice_from_copied_string(path), NULL,
-                                       bus__deadline(timeout_ms), NULL);
+    u->call = bus__call_new(channel, loop, path, bus__deadline(timeout_ms));
     grpc_slice slice = bus__slice_of(request);
     grpc_byte_buffer *bb = grpc_raw_byte_buffer_create(&slice, 1);
     grpc_slice_unref(slice);

@@ -27,9 +27,21 @@ static upb_StringView view(const void *data, size_t size)
     return upb_StringView_FromDataAndSize(data, size);
 }
 
-static struct slice slice_of_view(upb_StringView v)
+/* Bytes of a decoded message, as part of its input. upb copies strings that end in the last few bytes
+ * into the arena even when told to alias; any equal bytes of the input are as good. */
+static struct slice within(struct slice in, upb_StringView v)
 {
-    return (struct slice){(const uint8_t *)v.data, v.size};
+    const uint8_t *data = (const uint8_t *)v.data;
+    if (v.size == 0)
+        return (struct slice){in.data, 0};
+    if (data >= in.data && data < in.data + in.size)
+        return (struct slice){data, v.size};
+    size_t tail = in.size < 128 ? in.size : 128;
+    const uint8_t *found = memmem(in.data + in.size - tail, tail, v.data, v.size);
+    if (!found)
+        found = memmem(in.data, in.size, v.data, v.size);
+    ASSERT(found != NULL);
+    return (struct slice){found, v.size};
 }
 
 /* ---- Hello -------------------------------------------------------------------------------------- */
@@ -237,7 +249,7 @@ bool bus__lane_decode(struct slice in, bool *has_hello, struct bus_hello *ret_he
     if (ok) {
         const thole_bus_v1_Hello *h = thole_bus_v1_LaneMessage_hello(m);
         *has_hello = h != NULL;
-        *ret_body = slice_of_view(thole_bus_v1_LaneMessage_body(m));
+        *ret_body = within(in, thole_bus_v1_LaneMessage_body(m));
         if (h)
             ok = read_hello(h, ret_hello);
     }
@@ -254,7 +266,7 @@ bool bus__ask_decode(struct slice in, struct bus_hello *ret_hello, struct bus_it
     bool ok = h && read_hello(h, ret_hello);
     if (ok) {
         ret->method = thole_bus_v1_AskRequest_method(m);
-        ret->body = slice_of_view(thole_bus_v1_AskRequest_body(m));
+        ret->body = within(in, thole_bus_v1_AskRequest_body(m));
     }
     upb_Arena_Free(arena);
     return ok;
@@ -268,7 +280,7 @@ bool bus__answer_decode(struct slice in, struct bus_hello *ret_hello, struct sli
     const thole_bus_v1_Hello *h = m ? thole_bus_v1_AskReply_hello(m) : NULL;
     bool ok = h && read_hello(h, ret_hello);
     if (ok)
-        *ret_body = slice_of_view(thole_bus_v1_AskReply_body(m));
+        *ret_body = within(in, thole_bus_v1_AskReply_body(m));
     upb_Arena_Free(arena);
     return ok;
 }
@@ -307,7 +319,7 @@ bool bus__exchange_decode(struct slice in, bool *has_hello, struct bus_hello *re
             .timeout_ms = thole_bus_v1_ExchangeItem_timeout_ms(items[i]),
             .more = thole_bus_v1_ExchangeItem_more(items[i]),
             .cancel = thole_bus_v1_ExchangeItem_cancel(items[i]),
-            .body = slice_of_view(thole_bus_v1_ExchangeItem_body(items[i])),
+            .body = within(in, thole_bus_v1_ExchangeItem_body(items[i])),
         };
         const thole_bus_v1_Failure *f = thole_bus_v1_ExchangeItem_failure(items[i]);
         one.failed = f != NULL;

@@ -106,7 +106,8 @@ static void append(struct bus_writer *w, struct slice head, struct slice body)
         w->chunk_items = 0;
     }
     uint8_t *to = w->chunk->data + w->chunk_used;
-    memcpy(to, head.data, head.size);
+    if (head.size > 0)
+        memcpy(to, head.data, head.size);
     if (body.size > 0)
         memcpy(to + head.size, body.data, body.size);
     w->chunk_used += n;

@@ -74,6 +74,14 @@ struct bufslice body_of(const char *text);
             pause_ms(1);                                                                   \
         }                                                                                  \
     } while (0)
+/* Read a field under the host's mutex. */
+#define locked(h, expression)                     \
+    __extension__({                               \
+        pthread_mutex_lock(&(h)->mutex);          \
+        __typeof__(expression) v_ = (expression); \
+        pthread_mutex_unlock(&(h)->mutex);        \
+        v_;                                       \
+    })
 uint64_t now_ms(void);
 void pause_ms(unsigned ms);
 

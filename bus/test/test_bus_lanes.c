@@ -37,7 +37,7 @@ static void test_lanes_under_load_keep_order(void **state)
         else
             break;
     eventually(b, b->frames == 40001);
-    assert_int_equal(b->disorder, 1); /* the last one's number */
+    assert_int_equal(locked(b, b->disorder), 1); /* the last one's number */
     host_free(a);
     host_free(b);
 }
@@ -50,8 +50,8 @@ static void test_large_frames_arrive_whole(void **state)
     eventually(a, a->ups == 1);
     send_all(a, b, BUS_LANE_APPEND, 8, 4 * 1024 * 1024);
     eventually(b, b->frames == 8);
-    assert_int_equal(b->disorder, 0);
-    assert_int_equal(b->bytes, 8 * 4 * 1024 * 1024);
+    assert_int_equal(locked(b, b->disorder), 0);
+    assert_int_equal(locked(b, b->bytes), 8 * 4 * 1024 * 1024);
     host_free(a);
     host_free(b);
 }
@@ -98,7 +98,7 @@ static void test_full_queue_refuses(void **state)
     pthread_mutex_unlock(&b->mutex);
     assert_true(refused);
     eventually(b, b->frames == sent);
-    assert_int_equal(b->disorder, 0);
+    assert_int_equal(locked(b, b->disorder), 0);
     host_free(a);
     host_free(b);
 }
@@ -126,8 +126,8 @@ static void test_frames_to_self_loop_back(void **state)
     for (uint64_t i = 0; i < 1000; i++)
         frame_send(a, a, BUS_LANE_CONTROL, i, 16);
     eventually(a, a->frames == 1000);
-    assert_int_equal(a->disorder, 0);
-    assert_int_equal(a->last_incarnation, 5);
+    assert_int_equal(locked(a, a->disorder), 0);
+    assert_int_equal(locked(a, a->last_incarnation), 5);
     host_free(a);
 }
 
@@ -145,7 +145,7 @@ static void test_restarted_peer_is_reconnected(void **state)
     uint64_t began = now_ms();
     eventually(a, a->ups == 2);
     assert_true(now_ms() - began < 5000);
-    assert_int_equal(a->up_incarnation, 2);
+    assert_int_equal(locked(a, a->up_incarnation), 2);
     frame_send(a, b, BUS_LANE_APPEND, 0, 8);
     eventually(b, b->frames == 1);
     host_free(a);
@@ -183,8 +183,8 @@ static void expect_refused(struct host *a, struct host *b)
     assert_int_equal(o.st.code, THOLE_UNAVAILABLE);
     assert_int_equal(o.st.reason, THOLE_REASON_UNREACHABLE);
     assert_false(bus_peer_up(a->bus, &b->id));
-    assert_int_equal(a->ups, 0);
-    assert_int_equal(b->requests, 0);
+    assert_int_equal(locked(a, a->ups), 0);
+    assert_int_equal(locked(b, b->requests), 0);
 }
 
 static void test_wrong_cluster_is_refused(void **state)
