@@ -1,0 +1,262 @@
+/* What the bus costs: unary calls with 1 and 16 in flight, exchanges with 1,000 in flight, frames of
+ * 64 B and 64 KiB one way; both ends in this process. One line each: rate, latency, CPU per operation
+ * (of both ends). Usage: bench_bus [seconds per figure] */
+#include <inttypes.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <time.h>
+
+#include "base/assert.h"
+#include "base/log.h"
+#include "base/metrics.h"
+#include "bus/bus.h"
+
+static struct bus *server, *client;
+static struct bus_channel *channel;
+static struct uuid server_id, client_id;
+static _Atomic uint64_t frames_in, bytes_in, done_count;
+static _Atomic bool up, stop;
+static struct histogram latency;
+
+static uint64_t now(void)
+{
+    return clock_now(&clock_system);
+}
+
+static uint64_t cpu_ns(void)
+{
+    struct rusage u;
+    getrusage(RUSAGE_SELF, &u);
+    return (uint64_t)(u.ru_utime.tv_sec + u.ru_stime.tv_sec) * NS_PER_S +
+           (uint64_t)(u.ru_utime.tv_usec + u.ru_stime.tv_usec) * NS_PER_US;
+}
+
+static struct bufslice fresh(size_t size)
+{
+    struct buf *b = buf_new(size);
+    memset(b->data, 'x', size);
+    return (struct bufslice){b, {b->data, size}};
+}
+
+static void on_frame(void *ctx, const struct uuid *from, uint64_t incarnation, enum bus_lane lane,
+                     struct bufslice frame)
+{
+    (void)ctx;
+    (void)from;
+    (void)incarnation;
+    (void)lane;
+    atomic_fetch_add_explicit(&frames_in, 1, memory_order_relaxed);
+    atomic_fetch_add_explicit(&bytes_in, frame.bytes.size, memory_order_relaxed);
+}
+
+static void on_state(void *ctx, const struct uuid *host, bool is_up, uint64_t incarnation)
+{
+    (void)ctx;
+    (void)host;
+    (void)incarnation;
+    atomic_store(&up, is_up);
+}
+
+static void on_request(void *ctx, struct bus_request *r)
+{
+    (void)ctx;
+    struct slice body = bus_request_body(r);
+    struct buf *b = buf_copy(body.data, body.size);
+    bus_answer(r, (struct bufslice){b, {b->data, b->size}}, false);
+}
+
+static void on_echo(void *ctx, struct bus_rpc *rpc, struct slice message)
+{
+    (void)ctx;
+    struct buf *b = buf_copy(message.data, message.size);
+    bus_rpc_reply(rpc, (struct bufslice){b, {b->data, b->size}});
+}
+
+/* ---- Measuring -------------------------------------------------------------------------------------- */
+
+static uint64_t began_ns, began_cpu, began_count;
+
+static void begin(void)
+{
+    memset(&latency, 0, sizeof latency);
+    began_count = atomic_load(&done_count);
+    began_ns = now();
+    began_cpu = cpu_ns();
+}
+
+static void report(const char *what)
+{
+    uint64_t n = atomic_load(&done_count) - began_count;
+    double seconds = (double)(now() - began_ns) / 1e9;
+    printf("%-28s %10.0f/s  p50 %6.0f us  p99 %6.0f us  cpu %6.2f us/op\n", what,
+           (double)n / seconds, (double)histogram_percentile(&latency, 50) / 1e3,
+           (double)histogram_percentile(&latency, 99) / 1e3,
+           (double)(cpu_ns() - began_cpu) / 1e3 / (double)(n ? n : 1));
+}
+
+static void sleep_for(double seconds)
+{
+    nanosleep(&(struct timespec){(time_t)seconds, (long)((seconds - (double)(time_t)seconds) * 1e9)},
+              NULL);
+}
+
+/* ---- Closed loops: each answer starts the next call --------------------------------------------------- */
+
+struct flight {
+    uint64_t sent_ns;
+    bool exchange;
+};
+static _Atomic uint32_t flying;
+
+static void fly(struct flight *f);
+
+static void landed(struct flight *f, const struct thole_status *st)
+{
+    ASSERT(st->code == THOLE_OK);
+    histogram_record(&latency, now() - f->sent_ns);
+    atomic_fetch_add_explicit(&done_count, 1, memory_order_relaxed);
+    if (atomic_load_explicit(&stop, memory_order_relaxed))
+        atomic_fetch_sub(&flying, 1);
+    else
+        fly(f);
+}
+
+static void on_reply(void *ctx, const struct thole_status *st, struct bufslice reply)
+{
+    (void)reply;
+    landed(ctx, st);
+}
+
+static void on_answer(void *ctx, const struct thole_status *st, struct bufslice body, bool more)
+{
+    (void)body;
+    (void)more;
+    landed(ctx, st);
+}
+
+static void fly(struct flight *f)
+{
+    f->sent_ns = now();
+    if (f->exchange)
+        bus_exchange(client, &server_id, 1, fresh(16), 5000, on_answer, f);
+    else
+        bus_channel_call_async(channel, "/bench.Bench/Echo", fresh(16), 5000, on_reply, f);
+}
+
+static void closed_loop(const char *what, bool exchange, uint32_t in_flight, double seconds)
+{
+    struct flight *all = calloc(in_flight, sizeof *all);
+    atomic_store(&stop, false);
+    atomic_store(&flying, in_flight);
+    begin();
+    for (uint32_t i = 0; i < in_flight; i++) {
+        all[i].exchange = exchange;
+        fly(&all[i]);
+    }
+    sleep_for(seconds);
+    report(what);
+    atomic_store(&stop, true);
+    while (atomic_load(&flying) > 0)
+        sleep_for(0.001);
+    free(all);
+}
+
+static void blocking_calls(double seconds)
+{
+    begin();
+    while (now() - began_ns < (uint64_t)(seconds * 1e9)) {
+        struct buf *reply;
+        struct thole_status st;
+        uint64_t sent_ns = now();
+        enum thole_code code = bus_channel_call(channel, "/bench.Bench/Echo",
+                                                slice_str("0123456789abcdef"), 5000, &reply, &st);
+        ASSERT(code == THOLE_OK);
+        buf_unref(reply);
+        histogram_record(&latency, now() - sent_ns);
+        atomic_fetch_add(&done_count, 1);
+    }
+    report("unary, blocking");
+}
+
+/* ---- Frames --------------------------------------------------------------------------------------------- */
+
+static void frames(const char *what, size_t size, double seconds)
+{
+    uint64_t frames0 = atomic_load(&frames_in), bytes0 = atomic_load(&bytes_in);
+    uint64_t sent = 0;
+    struct bufslice one = fresh(size);
+    begin();
+    while (now() - began_ns < (uint64_t)(seconds * 1e9)) {
+        for (int i = 0; i < 64; i++) {
+            enum thole_code code = bus_send(client, &server_id, BUS_LANE_APPEND, bufslice_ref(one));
+            if (code == THOLE_OK)
+                sent++;
+            else
+                sleep_for(0.0002);
+        }
+    }
+    while (atomic_load(&frames_in) - frames0 < sent)
+        sleep_for(0.0002);
+    double took = (double)(now() - began_ns) / 1e9;
+    printf("%-28s %10.0f/s  %8.1f MB/s  cpu %6.2f us/op\n", what, (double)sent / took,
+           (double)(atomic_load(&bytes_in) - bytes0) / took / 1e6,
+           (double)(cpu_ns() - began_cpu) / 1e3 / (double)sent);
+    bufslice_unref(one);
+}
+
+static void open_all(void)
+{
+    struct thole_status st;
+    server_id = uuid_random();
+    client_id = uuid_random();
+    struct uuid cluster = uuid_random();
+    struct bus_options o = {.listen_address = "127.0.0.1:0",
+                            .host_id = server_id,
+                            .cluster_id = cluster,
+                            .incarnation = 1,
+                            .version = "bench",
+                            .clock = &clock_system,
+                            .handler = {.frame = on_frame, .request = on_request}};
+    const struct bus_method echo = {"/bench.Bench/Echo", BUS_RPC_UNARY, NULL, on_echo, NULL};
+    enum thole_code code = bus_new(&o, &server, &st);
+    ASSERT(code == THOLE_OK);
+    bus_register(server, &echo, 1);
+    bus_start(server);
+    o.host_id = client_id;
+    o.handler = (struct bus_handler){.peer_state = on_state};
+    code = bus_new(&o, &client, &st);
+    ASSERT(code == THOLE_OK);
+    bus_start(client);
+    code = bus_peer_set(client, &server_id, bus_address(server), &st);
+    ASSERT(code == THOLE_OK);
+    code = bus_channel_new(bus_address(server), &channel, &st);
+    ASSERT(code == THOLE_OK);
+    while (!atomic_load(&up))
+        sleep_for(0.001);
+}
+
+int main(int argc, char **argv)
+{
+    double seconds = argc > 1 ? atof(argv[1]) : 2.0;
+    log_configure(LOG_LEVEL_WARN, false);
+    open_all();
+    blocking_calls(seconds);
+    closed_loop("unary, 1 in flight", false, 1, seconds);
+    closed_loop("unary, 16 in flight", false, 16, seconds);
+    closed_loop("unary, 128 in flight", false, 128, seconds);
+    closed_loop("exchange, 1 in flight", true, 1, seconds);
+    closed_loop("exchange, 1000 in flight", true, 1000, seconds);
+    closed_loop("exchange, 10000 in flight", true, 10000, seconds);
+    frames("frames of 64 B", 64, seconds);
+    frames("frames of 4 KiB", 4096, seconds);
+    frames("frames of 64 KiB", 65536, seconds);
+    bus_channel_free(channel);
+    bus_stop(client, 0);
+    bus_free(client);
+    bus_stop(server, 0);
+    bus_free(server);
+    return 0;
+}
