@@ -36,9 +36,7 @@ void raft__recv_vote_reply(struct raft *r, const struct raft_message *m)
     bool pre = m->kind == RAFT_MSG_PREVOTE_REPLY;
     uint64_t term = pre && !m->reject ? r->term + 1 : r->term;
 
-    if (m->reject) {
-        raft__commit_by_vote(r, m);
-    }
+    raft__commit_by_vote(r, m); /* a grant's, too: others may refuse for what we do not know */
     /* commit_by_vote may have ended the campaign. */
     if (r->role == (pre ? RAFT_PRE_CANDIDATE : RAFT_CANDIDATE) && m->term == term) {
         raft__count_vote(r, m->from, !m->reject);

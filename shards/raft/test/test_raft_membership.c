@@ -698,6 +698,77 @@ TEST(pending_change_is_dropped_with_the_log_that_held_it)
     cluster_deinit(&c);
 }
 
+/* Node 1 leads; 2 is a voter, 3 a witness. Everything before is acknowledged by all. */
+static void solo_with_witness(void)
+{
+    struct raft_config config = config_of((uint64_t[]){1, 2, 3}, 3, NULL, 0);
+
+    config.members[2].role = RAFT_WITNESS;
+    solo_init_config(&c, &config);
+    solo_lead(&c);
+    (void)give_ack(&c, 2, 1);
+    (void)give_ack(&c, 3, 1);
+    forget_sent(&c);
+}
+
+TEST(witness_is_never_ahead_of_all_data)
+{
+    (void)state;
+    solo_with_witness();
+    c.nodes[1].manual_disk = true;
+    assert_int_equal(node_propose(&c, 1, 8), THOLE_OK);
+    cluster_settle(&c);
+    assert_int_equal(sent(&c, RAFT_MSG_APPEND, 2)->entry_count, 1);
+    assert_null(sent(&c, RAFT_MSG_APPEND, 3)); /* if we crashed now, only it would have the entry */
+    (void)node_sync(&c, 1, SIZE_MAX);
+    cluster_settle(&c);
+    assert_int_equal(sent(&c, RAFT_MSG_APPEND, 3)->entry_count, 1);
+    cluster_deinit(&c);
+}
+
+TEST(change_waits_for_a_voter_that_stays)
+{
+    (void)state;
+    solo_with_witness();
+    assert_int_equal(change(1, RAFT_CHANGE_DEMOTE, 1), THOLE_OK);
+    assert_null(sent(&c, RAFT_MSG_APPEND, 3)); /* not before 2 has it */
+    (void)give_ack(&c, 3, 2);                  /* a quorum, of us and a witness */
+    assert_int_equal(node_commit(&c, 1), 1);
+    (void)give_ack(&c, 2, 2);
+    assert_int_equal(node_commit(&c, 1), 2);
+    assert_int_equal(node_role(&c, 1), RAFT_FOLLOWER);
+    assert_non_null(sent(&c, RAFT_MSG_TIMEOUT_NOW, 2));
+    cluster_deinit(&c);
+}
+
+/* 1 has a committed change and does not know; 2, which it removed from the voters, has more entries
+ * and a lower term. Its refusals carry the commit index that lets 1 win alone. */
+TEST(commit_on_votes_counts_in_every_term)
+{
+    (void)state;
+    solo_init(&c, 2);
+    struct raft_change ch = change_one(RAFT_CHANGE_DEMOTE, 2);
+    struct raft_entry *e = raft__change_entry(&ch);
+    struct raft_message m = append_msg(2, 1, 0, 0, 0, (uint64_t[]){1}, 1);
+    raft_entry_unref(m.entries[0]);
+    m.entries[0] = e;
+    e->index = 1;
+    e->term = 1;
+    (void)give(&c, m);
+    (void)give(&c, msg(RAFT_MSG_VOTE, 2, 9)); /* our term is far above 2's */
+    raft_campaign(c.nodes[1].raft, c.now_ms);
+    cluster_settle(&c);
+    m = msg(RAFT_MSG_PREVOTE_REPLY, 2, 1);
+    m.reject = true;
+    m.commit = 1;
+    m.commit_term = 1;
+    (void)give(&c, m);
+    assert_int_equal(node_commit(&c, 1), 1);
+    cluster_run(&c, 2 * TIMEOUT_MS);
+    assert_int_equal(node_role(&c, 1), RAFT_LEADER);
+    cluster_deinit(&c);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -741,6 +812,9 @@ int main(void)
         RUN(witness_gets_no_payload_votes_and_never_leads),
         RUN(config_at_follows_the_log),
         RUN(pending_change_is_dropped_with_the_log_that_held_it),
+        RUN(witness_is_never_ahead_of_all_data),
+        RUN(change_waits_for_a_voter_that_stays),
+        RUN(commit_on_votes_counts_in_every_term),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
