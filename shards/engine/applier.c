@@ -128,9 +128,9 @@ static void handle_apply(struct applier *a, struct apply_job *j)
                          "the machine is not running");
         apply_abandon(a->batch);
     } else {
-        enum thole_code code =
-            j->entries ? apply_entries(a->batch, j->entries, (size_t)(j->last - j->first + 1), &j->st)
-                       : apply_pages(a, j, &j->st);
+        enum thole_code code = j->entries ? apply_entries(a->batch, j->entries,
+                                                          (size_t)(j->last - j->first + 1), &j->st)
+                                          : apply_pages(a, j, &j->st);
         if (code == THOLE_OK) {
             apply_done(a->batch);
             serve_parked(r);
@@ -175,7 +175,7 @@ static void acquire_view(struct task *t)
     t->term = m->applied_term;
     encode_sessions(&m->sessions, &t->sessions);
     if (m->type->view_acquire)
-        (void)m->type->view_acquire(m->state, &t->view, &t->st);
+        (void)machine_result(m->type->view_acquire(m->state, &t->view, &t->st), &t->st);
 }
 
 /* What is applied now will be durable when the flush has ended. */

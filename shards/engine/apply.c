@@ -79,7 +79,8 @@ static enum thole_code write_result(struct thole_sink *s, const void *data, size
     if (size > LIMIT_RESULT_BYTES - sink->size)
         return THOLE_RESOURCE_EXHAUSTED;
     if (sink->wanted) {
-        if (sink->offset + sink->size != all->size) { /* another entry wrote since: move to the end */
+        if (sink->offset + sink->size !=
+            all->size) { /* another entry wrote since: move to the end */
             size_t from = sink->offset;
             sink->offset = all->size;
             uint8_t *to = bytes_extend(all, sink->size);
@@ -130,7 +131,7 @@ static enum thole_code run_machine(struct apply_batch *b, struct meta_list *meta
         apply.meta_count = metas->count;
     }
     pthread_rwlock_wrlock(&m->lock);
-    enum thole_code code = m->type->apply(m->state, &apply, st);
+    enum thole_code code = machine_result(m->type->apply(m->state, &apply, st), st);
     pthread_rwlock_unlock(&m->lock);
     return code;
 }

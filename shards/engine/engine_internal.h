@@ -53,6 +53,8 @@ struct machine {
 
 enum thole_code machine_open(struct replica *r, uint64_t generation, struct machine **ret,
                              struct thole_status *st);
+/* A machine is other people's code: what it left in `st` counts only with the code it returned. */
+enum thole_code machine_result(enum thole_code code, struct thole_status *st);
 struct machine *machine_ref(struct machine *m);
 void machine_unref(struct machine *m); /* the last one closes it */
 enum thole_code machine_destroy(struct replica *r, uint64_t generation, struct thole_status *st);
@@ -167,7 +169,7 @@ void task_free(struct task *t); /* releases what it still holds */
 enum control_kind {
     CONTROL_START,
     CONTROL_REMOVE,
-    CONTROL_BURY,   /* a tombstone for a replica that was never here */
+    CONTROL_BURY, /* a tombstone for a replica that was never here */
     CONTROL_FORGET,
     CONTROL_CHANGE,
     CONTROL_TRANSFER,
@@ -198,8 +200,8 @@ struct stream_msg {
     struct worker_msg msg;
     struct replica *r; /* a reference, or NULL */
     struct uuid host;
-    struct bufslice frame;                  /* MSG_CHUNK */
-    uint64_t shard_id, from, to, transfer;  /* from: the sender of the snapshot */
+    struct bufslice frame;                 /* MSG_CHUNK */
+    uint64_t shard_id, from, to, transfer; /* from: the sender of the snapshot */
     uint64_t term, index, index_term;
     uint64_t received;
     bool installed, refused, ok;
@@ -214,7 +216,7 @@ enum group_state {
     GROUP_CREATING, /* its identity is being written */
     GROUP_OPENING,  /* its machine is being opened */
     GROUP_RUNNING,
-    GROUP_FAILED,   /* shows why; takes part in nothing */
+    GROUP_FAILED, /* shows why; takes part in nothing */
     GROUP_REMOVING,
     GROUP_GONE,
 };
@@ -318,7 +320,7 @@ struct write_update {
     struct store_update u;
     struct store_identity identity;
     uint64_t token;
-    bool install;
+    bool create, install;
     struct raft_entry **entries;
     size_t entry_count, entry_capacity;
     struct bytes config;
@@ -367,7 +369,7 @@ struct loop {
     struct wheel *deadlines;         /* real milliseconds */
     uint64_t now_ns, real_ms, now_ms;
     uint64_t planned_ms; /* after real_ms: the turn that the last one asked for */
-    uint64_t rate_ms;     /* of rate-limited log lines */
+    uint64_t rate_ms;    /* of rate-limited log lines */
     struct replica **dirty;
     size_t dirty_count, dirty_capacity;
     struct replica **published;
@@ -562,7 +564,8 @@ struct engine {
 };
 
 struct loop *engine_loop(struct engine *e, uint64_t shard_id);
-struct replica *engine_find_replica(struct engine *e, uint64_t replica_id); /* a reference, or NULL */
+struct replica *engine_find_replica(struct engine *e,
+                                    uint64_t replica_id); /* a reference, or NULL */
 struct replica *engine_find_shard(struct engine *e, uint64_t shard_id);
 bool engine_is_tombstone(struct engine *e, uint64_t replica_id);
 void engine_add_tombstone(struct engine *e, uint64_t replica_id);

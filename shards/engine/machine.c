@@ -19,6 +19,16 @@ static char *directory_of(const struct replica *r, uint64_t generation)
                      (unsigned long long)generation);
 }
 
+enum thole_code machine_result(enum thole_code code, struct thole_status *st)
+{
+    if (code == THOLE_OK)
+        *st = (struct thole_status){0};
+    else if (st->code != code)
+        THOLE_FAIL(st, code, THOLE_REASON_MACHINE_FAILED, "the machine failed: %s",
+                   thole_code_name(code));
+    return code;
+}
+
 struct meta_reader {
     struct machine *m;
     bool bad;
@@ -58,7 +68,7 @@ static enum thole_code open_state(struct replica *r, struct machine *m, struct t
         if (code != THOLE_OK)
             return code;
     }
-    enum thole_code code = m->type->open(&env, &m->state, st);
+    enum thole_code code = machine_result(m->type->open(&env, &m->state, st), st);
     if (code == THOLE_OK && reader.bad)
         return THOLE_FAIL(st, THOLE_DATA_LOSS, THOLE_REASON_CORRUPT,
                           "the machine holds unreadable engine metadata");
@@ -118,7 +128,7 @@ enum thole_code machine_destroy(struct replica *r, uint64_t generation, struct t
     enum thole_code code = THOLE_OK;
     if (type->destroy) {
         struct thole_machine_env env = env_of(r, generation, type, directory);
-        code = type->destroy(&env, st);
+        code = machine_result(type->destroy(&env, st), st);
     }
     if (code == THOLE_OK && directory)
         code = file_remove_tree(directory, st);

@@ -87,7 +87,7 @@ static enum thole_code save_machine(struct file_sink *s, struct machine *m, cons
     bool locked = m->type->view_acquire == NULL;
     if (locked)
         pthread_rwlock_rdlock(&m->lock);
-    enum thole_code code = m->type->save(m->state, view, &s->base, st);
+    enum thole_code code = machine_result(m->type->save(m->state, view, &s->base, st), st);
     if (locked)
         pthread_rwlock_unlock(&m->lock);
     if (code == THOLE_OK && drain(s) != THOLE_OK) {
@@ -235,8 +235,8 @@ enum thole_code snapshot_check(struct engine *e, const char *name, struct snapsh
     while (fill(&s))
         hash_state_update(hash, s.buffer, s.to);
     if (s.st.code != THOLE_OK || hash_state_digest(hash) != checksum)
-        code = THOLE_FAIL(st, THOLE_DATA_LOSS, THOLE_REASON_CORRUPT, "snapshot %s is damaged",
-                          name);
+        code =
+            THOLE_FAIL(st, THOLE_DATA_LOSS, THOLE_REASON_CORRUPT, "snapshot %s is damaged", name);
     hash_state_free(hash);
     s.at = 0;
     s.from = s.to = 0;
@@ -277,7 +277,8 @@ static enum thole_code restore(struct file_source *s, struct machine *m, struct 
         meta_add_table(&metas, &m->sessions);
         ready = meta_list_ready(&metas);
     }
-    enum thole_code code = m->type->restore(m->state, &s->base, ready, metas.count, st);
+    enum thole_code code =
+        machine_result(m->type->restore(m->state, &s->base, ready, metas.count, st), st);
     if (code == THOLE_OK && s->st.code != THOLE_OK) {
         *st = s->st;
         code = s->st.code;
@@ -293,8 +294,8 @@ static enum thole_code load(struct file_source *s, struct replica *r, const char
     struct bytes piece = {0};
     struct machine *m = NULL;
     enum thole_code code = read_head(s, name, &piece, &h, st);
-    if (code == THOLE_OK && (h.shard_id != r->shard_id ||
-                             !slice_equal(h.machine_type, slice_str(r->type_name))))
+    if (code == THOLE_OK &&
+        (h.shard_id != r->shard_id || !slice_equal(h.machine_type, slice_str(r->type_name))))
         code = THOLE_FAIL(st, THOLE_DATA_LOSS, THOLE_REASON_CORRUPT,
                           "snapshot %s belongs to another shard or machine type", name);
     if (code == THOLE_OK)

@@ -163,7 +163,7 @@ static void flush(struct engine *e, struct task *t)
     enum thole_code code = THOLE_OK;
     if (m->type->flush) {
         pthread_rwlock_wrlock(&m->lock);
-        code = m->type->flush(m->state, &t->st);
+        code = machine_result(m->type->flush(m->state, &t->st), &t->st);
         pthread_rwlock_unlock(&m->lock);
     } else if (e->o.state) {
         code = state_db_flush(e->o.state, &t->st);

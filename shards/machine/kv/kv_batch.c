@@ -83,10 +83,12 @@ enum thole_code kv_batch_cell(struct kv_batch *b, struct slice key, struct kv_ce
     struct buf *stored = NULL;
 
     if (c == NULL) {
+        struct thole_status missing; /* a key that is not there is no failure to report */
         kv_user_key(&kv->out, key);
         enum thole_code code =
-            state_get(kv->db, NULL, kv->space, bytes_slice(&kv->out), &stored, st);
+            state_get(kv->db, NULL, kv->space, bytes_slice(&kv->out), &stored, &missing);
         if (code != THOLE_OK && code != THOLE_NOT_FOUND) {
+            *st = missing;
             return code;
         }
         c = add_cell(b, key, hash);
