@@ -256,12 +256,12 @@ enum thole_code codec_read_frame(struct bufslice frame, const struct codec_sink 
                                  struct thole_status *st)
 {
     if (frame.bytes.size > LIMIT_FRAME_BYTES)
-        return THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_TOO_LARGE,
-                          "frame of %zu bytes", frame.bytes.size);
+        return THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_TOO_LARGE, "frame of %zu bytes",
+                          frame.bytes.size);
     upb_Arena *arena = upb_Arena_New();
-    const thole_engine_v1_RaftFrame *m = thole_engine_v1_RaftFrame_parse_ex(
-        (const char *)frame.bytes.data, frame.bytes.size, NULL, kUpb_DecodeOption_AliasString,
-        arena);
+    const thole_engine_v1_RaftFrame *m =
+        thole_engine_v1_RaftFrame_parse_ex((const char *)frame.bytes.data, frame.bytes.size, NULL,
+                                           kUpb_DecodeOption_AliasString, arena);
     enum thole_code code =
         m ? read_all(frame, m, sink, st)
           : THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST, "unreadable frame");

@@ -183,8 +183,8 @@ enum thole_code codec_header_decode(struct slice in, struct codec_header *ret,
     if (!m)
         code = THOLE_FAIL(st, THOLE_DATA_LOSS, THOLE_REASON_CORRUPT, "unreadable snapshot header");
     else if (thole_engine_v1_SnapshotHeader_format(m) != SNAPSHOT_FORMAT)
-        code = THOLE_FAIL(st, THOLE_FAILED_PRECONDITION, THOLE_REASON_FORMAT,
-                          "snapshot format %u", thole_engine_v1_SnapshotHeader_format(m));
+        code = THOLE_FAIL(st, THOLE_FAILED_PRECONDITION, THOLE_REASON_FORMAT, "snapshot format %u",
+                          thole_engine_v1_SnapshotHeader_format(m));
     else
         *ret = (struct codec_header){
             .shard_id = thole_engine_v1_SnapshotHeader_shard(m),

@@ -37,8 +37,7 @@ static enum thole_code describe(struct engine *e, const struct engine_replica_sp
         return THOLE_FAIL(st, THOLE_NOT_FOUND, THOLE_REASON_NO_SUCH_TYPE,
                           "machine type %s: version %u wanted, this host has %u",
                           spec->machine_type, spec->machine_version, type->version);
-    if (spec->replica_id == 0 || spec->shard_id == UINT64_MAX ||
-        spec->initial_count > LIMIT_MEMBERS)
+    if (spec->replica_id == 0 || spec->initial_count > LIMIT_MEMBERS)
         return THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
                           "replica id 0, or too many initial members");
     struct codec_descriptor d = {
@@ -171,7 +170,7 @@ static void start(struct loop *l, struct control *c)
         .incarnation_created = l->e->o.incarnation,
         .descriptor = bytes_slice(&r->descriptor),
     };
-    w->u.create = &w->identity;
+    w->create = true;
     w->u.has_hard = true;
     w->u.has_start = true;
     bytes_append_slice(&w->config, bytes_slice(&r->boot_config));
@@ -200,7 +199,7 @@ static void finish_removal(struct loop *l, struct control *c)
         w->entry_count = 0;
         control_answer(w->control);
         w->token = 0;
-        w->install = false;
+        w->install = w->create = false;
         w->u = (struct store_update){.replica_id = r->replica_id};
     } else {
         w = write_batch_add(b, r);

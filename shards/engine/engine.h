@@ -40,8 +40,8 @@ struct engine_replica_status {
     struct uuid leader_host;       /* nil: unknown */
     enum raft_role role;
     bool leader_ready;
-    bool initialised; /* has a configuration that contains it, or ever had one */
-    bool voter;       /* in the configuration in force */
+    bool initialised;     /* has a configuration that contains it, or ever had one */
+    bool voter;           /* in the configuration in force */
     bool removed_by_peer; /* a peer says that this replica was removed */
     bool failed;
     char failure[THOLE_STATUS_MESSAGE_BYTES];
@@ -61,21 +61,22 @@ struct engine_observer {
 struct engine_options {
     struct uuid host_id;
     uint64_t incarnation;
-    struct log_store *log;   /* borrowed until engine_free */
-    struct state_db *state;  /* may be NULL: no built-in persistent machines then */
-    const char *directory;   /* for staged snapshots and machines' own files; created */
-    struct engine_files *files; /* snapshot files; NULL: in `directory`. Borrowed until engine_free */
+    struct log_store *log;  /* borrowed until engine_free */
+    struct state_db *state; /* may be NULL: no built-in persistent machines then */
+    const char *directory;  /* for staged snapshots and machines' own files; created */
+    struct engine_files
+        *files; /* snapshot files; NULL: in `directory`. Borrowed until engine_free */
     struct executor *executor;
     struct engine_transport transport;
     struct engine_observer observer;
-    uint32_t loop_count, applier_count;            /* 0: by core count */
-    uint32_t election_timeout_ms, heartbeat_ms;    /* 0: 500 and 100 */
-    uint64_t compact_log_bytes;   /* snapshot or flush and compact a group beyond this; 0: 64 MiB */
-    uint64_t keep_log_bytes;      /* tail kept for slow followers; 0: 8 MiB */
-    uint64_t cache_bytes;         /* applied entries in memory per group; 0: 1 MiB */
-    uint64_t free_bytes_min;      /* refuse proposals below this much free disk; 0: 128 MiB */
-    uint64_t snapshot_bytes_per_s; /* cap on sending; 0: none */
-    uint64_t seed;                /* of the cores' random generators; 0: random */
+    uint32_t loop_count, applier_count;         /* 0: by core count */
+    uint32_t election_timeout_ms, heartbeat_ms; /* 0: 500 and 100 */
+    uint64_t compact_log_bytes; /* snapshot or flush and compact a group beyond this; 0: 64 MiB */
+    uint64_t keep_log_bytes;    /* tail kept for slow followers; 0: 8 MiB */
+    uint64_t cache_bytes;       /* applied entries in memory per group; 0: 1 MiB */
+    uint64_t free_bytes_min;    /* refuse proposals below this much free disk; 0: 128 MiB */
+    uint64_t snapshot_bytes_per_s;                 /* cap on sending; 0: none */
+    uint64_t seed;                                 /* of the cores' random generators; 0: random */
     const struct thole_machine_type *const *types; /* NULL-terminated; borrowed for ever */
 };
 
@@ -142,9 +143,9 @@ struct engine_request {
     uint64_t shard_id;
     struct bufslice payload; /* taken over: the engine releases it */
     uint64_t session, sequence;
-    bool stale;               /* queries: answer from the local state ... */
+    bool stale;                /* queries: answer from the local state ... */
     uint32_t max_staleness_ms; /* ... if it heard from a leader this recently; 0: any */
-    uint64_t deadline_ns;     /* monotonic; CLOCK_NEVER for none */
+    uint64_t deadline_ns;      /* monotonic; CLOCK_NEVER for none */
     void (*done)(struct engine_request *r);
 
     /* Results. */

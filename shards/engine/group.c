@@ -157,6 +157,7 @@ void group_applied(struct loop *l, struct apply_job *j)
         }
         compact_consider(l, r);
         loop_dirty(l, r);
+        loop_publish(l, r);
     }
     apply_job_free(j);
 }
@@ -310,7 +311,7 @@ void group_boot(struct loop *l, struct task *t)
 void group_persisted(struct loop *l, struct write_update *w)
 {
     struct replica *r = w->r;
-    if (r && w->u.create && r->state == GROUP_CREATING) {
+    if (r && w->create && r->state == GROUP_CREATING) {
         r->state = GROUP_OPENING;
         struct task *t = task_new(TASK_OPEN, r);
         if (!worker_post_internal(l->e->snapshotter, &t->msg))

@@ -352,8 +352,8 @@ static void fill_shown(struct replica *r)
     s->role = c->role;
     s->leader_ready = c->leader_ready;
     if (r->core) {
-        s->initialised = s->initialised ||
-                         raft_config_find(raft_config(r->core), r->replica_id) != NULL;
+        s->initialised =
+            s->initialised || raft_config_find(raft_config(r->core), r->replica_id) != NULL;
         s->voter = raft_config_is_voter(raft_config(r->core), r->replica_id);
         s->config_revision = raft_config(r->core)->revision;
     }

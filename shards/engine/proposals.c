@@ -214,8 +214,8 @@ void proposals_take(struct loop *l, struct replica *r, uint64_t last, struct app
             change_decided(r, &p);
         } else if (p.request) {
             request_disarm(l, p.request);
-            j->requests = j->requests ? j->requests
-                                      : xmalloc((last - j->first + 1) * sizeof(struct pending));
+            j->requests =
+                j->requests ? j->requests : xmalloc((last - j->first + 1) * sizeof(struct pending));
             j->requests[j->request_count++] = p;
         }
     }

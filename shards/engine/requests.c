@@ -43,7 +43,8 @@ void request_fail(struct engine_request *q, enum thole_code code, enum thole_rea
 
 bool replica_host(const struct replica *r, uint64_t replica_id, struct uuid *ret)
 {
-    const struct raft_member *m = r->core ? raft_config_find(raft_config(r->core), replica_id) : NULL;
+    const struct raft_member *m =
+        r->core ? raft_config_find(raft_config(r->core), replica_id) : NULL;
     if (m) {
         memcpy(ret->bytes, m->host, sizeof(ret->bytes));
         return true;

@@ -163,8 +163,8 @@ enum session_verdict session_begin(struct session_table *t, uint64_t id, uint64_
     return verdict;
 }
 
-const struct session_result *session_finish(struct session_table *t, uint64_t id,
-                                            uint64_t sequence, uint64_t code, struct slice result)
+const struct session_result *session_finish(struct session_table *t, uint64_t id, uint64_t sequence,
+                                            uint64_t code, struct slice result)
 {
     struct session *s = map_get(&t->by_id, id);
     ASSERT(s != NULL);

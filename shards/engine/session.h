@@ -56,13 +56,12 @@ enum session_verdict session_begin(struct session_table *t, uint64_t id, uint64_
                                    uint64_t index, const struct session_observer *o,
                                    const struct session_result **ret);
 /* The answer of a reserved proposal; NULL if its session was trimmed past it meanwhile. */
-const struct session_result *session_finish(struct session_table *t, uint64_t id,
-                                            uint64_t sequence, uint64_t code,
-                                            struct slice result);
+const struct session_result *session_finish(struct session_table *t, uint64_t id, uint64_t sequence,
+                                            uint64_t code, struct slice result);
 
 /* Records, as stored: whole sessions in snapshots; heads and single results as metadata. */
-void session_encode(const struct session *s, struct bytes *out);         /* with all results */
-void session_encode_head(const struct session *s, struct bytes *out);    /* without */
+void session_encode(const struct session *s, struct bytes *out);      /* with all results */
+void session_encode_head(const struct session *s, struct bytes *out); /* without */
 void session_encode_result(const struct session_result *r, struct bytes *out);
 /* False if malformed. Sessions may come in any order; call session_table_sort at the end. */
 bool session_decode(struct session_table *t, struct slice in);

@@ -51,8 +51,8 @@ void receives_free(struct snapshot_receives *s)
     free(s);
 }
 
-static void reply(struct snapshot_receives *s, const struct uuid *host,
-                  const struct codec_chunk *c, uint64_t received, bool refused)
+static void reply(struct snapshot_receives *s, const struct uuid *host, const struct codec_chunk *c,
+                  uint64_t received, bool refused)
 {
     struct stream_msg m = {
         .shard_id = c->shard_id,
@@ -126,8 +126,8 @@ static struct receive *match(struct snapshot_receives *s, const struct uuid *hos
                              const struct codec_chunk *c, struct replica *r)
 {
     struct receive *x = map_get(&s->by_replica, c->to);
-    bool same = x && x->from == c->from && x->index == c->index &&
-                x->index_term == c->index_term && uuid_equal(&x->host, host);
+    bool same = x && x->from == c->from && x->index == c->index && x->index_term == c->index_term &&
+                uuid_equal(&x->host, host);
     if (x && (same || x->done))
         return same ? x : NULL; /* another attempt for the same goes on where we are */
     if (c->offset != 0)

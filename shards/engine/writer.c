@@ -4,8 +4,10 @@
 
 #include "shards/engine/engine_internal.h"
 
+/* Pointers into the update itself are set only now that the batch does not grow any more. */
 static void finish_update(struct write_update *w)
 {
+    w->u.create = w->create ? &w->identity : NULL;
     w->u.entries = w->entries;
     w->u.entry_count = w->entry_count;
     if (w->u.has_start)

@@ -41,8 +41,8 @@ static void on_done(struct engine_request *q);
 static void submit(struct slot *s)
 {
     struct bench *b = s->b;
-    uint64_t shard = 1 + atomic_fetch_add_explicit(&b->next_shard, 1, memory_order_relaxed) %
-                             b->s.shards;
+    uint64_t shard =
+        1 + atomic_fetch_add_explicit(&b->next_shard, 1, memory_order_relaxed) % b->s.shards;
     s->begun_ns = clock_now(&clock_system);
     s->r = (struct engine_request){
         .kind = b->s.queries ? ENGINE_QUERY : ENGINE_PROPOSE,
@@ -122,10 +122,14 @@ static void measure(struct bench *b)
 static void parse(int argc, char **argv, struct settings *s)
 {
     static const struct option options[] = {
-        {"shards", required_argument, NULL, 's'},  {"in-flight", required_argument, NULL, 'i'},
-        {"seconds", required_argument, NULL, 't'}, {"bytes", required_argument, NULL, 'b'},
-        {"loops", required_argument, NULL, 'l'},   {"memory", no_argument, NULL, 'm'},
-        {"queries", no_argument, NULL, 'q'},       {"machine", required_argument, NULL, 'k'},
+        {"shards", required_argument, NULL, 's'},
+        {"in-flight", required_argument, NULL, 'i'},
+        {"seconds", required_argument, NULL, 't'},
+        {"bytes", required_argument, NULL, 'b'},
+        {"loops", required_argument, NULL, 'l'},
+        {"memory", no_argument, NULL, 'm'},
+        {"queries", no_argument, NULL, 'q'},
+        {"machine", required_argument, NULL, 'k'},
         {NULL, 0, NULL, 0},
     };
     int c;
@@ -163,7 +167,11 @@ static void parse(int argc, char **argv, struct settings *s)
 
 int main(int argc, char **argv)
 {
-    struct bench b = {.s = {.shards = 48, .in_flight = 1000, .seconds = 5, .bytes = 16, .loops = 1,
+    struct bench b = {.s = {.shards = 48,
+                            .in_flight = 1000,
+                            .seconds = 5,
+                            .bytes = 16,
+                            .loops = 1,
                             .machine = "noop"}};
     parse(argc, argv, &b.s);
     const struct thole_machine_type *types[MACHINE_BUILTIN_COUNT + 1] = {NULL};

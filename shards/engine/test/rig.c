@@ -201,8 +201,8 @@ int rig_leader(struct rig *r, uint64_t shard)
 {
     for (int i = 0; i < r->o.hosts; i++) {
         struct engine_replica_status s;
-        if (atomic_load(&r->hosts[i].up) &&
-            engine_shard_status(r->hosts[i].engine, shard, &s) && s.leader_ready)
+        if (atomic_load(&r->hosts[i].up) && engine_shard_status(r->hosts[i].engine, shard, &s) &&
+            s.leader_ready)
             return i;
     }
     return -1;

@@ -41,8 +41,7 @@ static void test_engine_progress_of_peers_is_shown(void **state)
     int leader = cluster_leader(c), other = (leader + 1) % 3;
     struct raft_peer_status p = {0};
     struct engine *e = c->hosts[leader].engine;
-    RUN_UNTIL(c, 5000,
-              engine_shard_peer(e, SHARD, (uint64_t)other + 1, &p) && p.match >= index);
+    RUN_UNTIL(c, 5000, engine_shard_peer(e, SHARD, (uint64_t)other + 1, &p) && p.match >= index);
     assert_false(engine_shard_peer(c->hosts[other].engine, SHARD, (uint64_t)leader + 1, &p));
     struct raft_config config = {0};
     assert_true(engine_shard_config(c->hosts[other].engine, SHARD, &config));
@@ -198,6 +197,7 @@ static void test_engine_many_groups_share_writes(void **state)
     enum { GROUPS = 50 };
     struct cluster *c = cluster_new(1, 48);
     cluster_bootstrap(c, 1);
+    struct done done[GROUPS + 1] = {{0}};
     for (uint64_t g = 1; g <= GROUPS; g++) {
         struct raft_member m = {.replica_id = 1000 + g, .role = RAFT_VOTER};
         memcpy(m.host, c->hosts[0].uuid.bytes, 16);
@@ -206,11 +206,11 @@ static void test_engine_many_groups_share_writes(void **state)
                                            .machine_type = "tally",
                                            .initial = &m,
                                            .initial_count = 1};
-        struct done d = {0};
-        engine_replica_start(c->hosts[0].engine, &spec, on_done, &d);
-        RUN_UNTIL(c, 1000, d.done);
+        engine_replica_start(c->hosts[0].engine, &spec, on_done, &done[g]);
     }
     cluster_run(c, 3000);
+    for (int g = 1; g <= GROUPS; g++)
+        assert_true(done[g].done && done[g].st.code == THOLE_OK);
     uint64_t before = c->hosts[0].writes;
     struct op *ops[GROUPS];
     for (uint64_t g = 0; g < GROUPS; g++) {
