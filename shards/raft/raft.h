@@ -155,7 +155,7 @@ struct raft_message {
                           votes: last index; READ_REPLY: read index */
     uint64_t log_term; /* APPEND: prev term; votes: last term; rejection: hint term */
     uint64_t commit;
-    uint64_t commit_term;      /* votes: term of `commit`, or 0 */
+    uint64_t commit_term;      /* votes, REMOVED: term of `commit`, or 0 */
     uint64_t hint;             /* APPEND_REPLY rejection: the follower's best guess of the match */
     uint64_t context;          /* HEARTBEAT(_REPLY): read round; READ(_REPLY): read number */
     uint64_t incarnation_from; /* set by the engine on receipt; 0 in a single-process test */

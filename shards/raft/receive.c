@@ -127,6 +127,16 @@ static bool adjust_term(struct raft *r, const struct raft_message *m)
     return true;
 }
 
+/* With our commit index: the removed replica may hold the longest log of a configuration that others
+ * still believe in, and must be able to tell them. */
+static void answer_removed(struct raft *r, uint64_t to)
+{
+    struct raft_message m = {.kind = RAFT_MSG_REMOVED, .to = to, .commit = r->commit};
+
+    (void)raft__log_term(&r->log, r->commit, &m.commit_term);
+    raft__send(r, m, 0);
+}
+
 void raft__recv_removed(struct raft *r, const struct raft_message *m)
 {
     const struct raft_config *c = raft__config(r);
@@ -139,6 +149,7 @@ void raft__recv_removed(struct raft *r, const struct raft_message *m)
         r->removed_changed = true;
     }
     raft__become_follower(r, r->term, 0);
+    raft__commit_by_vote(r, m);
     raft__rearm_election(r);
 }
 
@@ -197,7 +208,7 @@ enum thole_code raft_receive(struct raft *r, struct raft_message *m, uint64_t no
     }
     if (is_cast_out(r, m)) {
         if (is_request(m->kind)) {
-            raft__send(r, (struct raft_message){.kind = RAFT_MSG_REMOVED, .to = m->from}, 0);
+            answer_removed(r, m->from);
         }
         goto done;
     }
