@@ -94,6 +94,29 @@ static const thole_v1_Replica *wanted_row(const struct hostctl *h, uint64_t shar
     return NULL;
 }
 
+bool hostctl__view_is_fresh(struct hostctl *h, struct ctl_shard *s)
+{
+    if (h->barrier_known && registry_view_revision(h->view) >= h->barrier_revision) {
+        return true;
+    }
+    if (!h->barrier_known && !h->barrier_asked) {
+        h->barrier_asked = true;
+        hostctl__barrier(h);
+    }
+    hostctl__again(h, s, h->now_ms + h->o.retry_ms);
+    return false;
+}
+
+void hostctl__barrier_done(struct hostctl *h, struct ctl_op *op)
+{
+    h->barrier_asked = false;
+    if (op->st.code == THOLE_OK) {
+        h->barrier_known = true;
+        h->barrier_revision = op->revision;
+        hostctl__dirty_all(h);
+    }
+}
+
 void hostctl__host_evaluate(struct hostctl *h, struct ctl_shard *s,
                             const struct engine_replica_status *local)
 {
@@ -119,7 +142,8 @@ void hostctl__host_evaluate(struct hostctl *h, struct ctl_shard *s,
     /* A row whose replica was seen here before and is not here now has lost its data: its votes
      * are forgotten, so it must not start again under its id. report.c says so. */
     if (shard != NULL && row != NULL && !thole_v1_Shard_deleting(shard) &&
-        thole_v1_Replica_phase(row) == thole_v1_REPLICA_PHASE_UNSPECIFIED) {
+        thole_v1_Replica_phase(row) == thole_v1_REPLICA_PHASE_UNSPECIFIED &&
+        hostctl__view_is_fresh(h, s)) {
         start(h, s, shard, row);
     }
 }

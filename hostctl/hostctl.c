@@ -110,8 +110,14 @@ static void op_done(struct hostctl *h, struct ctl_op *op)
     case OP_FORGET:
         hostctl__host_done(h, op);
         break;
+    case OP_BARRIER:
+        hostctl__barrier_done(h, op);
+        break;
     case OP_CHANGE:
         hostctl__membership_done(h, op);
+        break;
+    case OP_FENCE:
+        hostctl__fence_done(h, op);
         break;
     case OP_PLACE:
         hostctl__place_done(h, op); /* may keep it */

@@ -34,7 +34,9 @@ enum ctl_op_kind {
     OP_START,
     OP_REMOVE,
     OP_FORGET,
+    OP_BARRIER,
     OP_CHANGE, /* a membership change, or a transfer */
+    OP_FENCE,  /* see hostctl__fence */
     OP_PLACE,
     OP_REPORT,
     OP_LIVENESS,
@@ -79,7 +81,9 @@ struct ctl_shard {
     uint64_t failed_replica;
     char failure[THOLE_STATUS_MESSAGE_BYTES]; /* of starting failed_replica */
     /* Membership controller. */
-    bool changing;
+    bool changing, fencing;
+    uint64_t fenced_index, fenced_term; /* the configuration that is fenced, and by which leader */
+    uint64_t fencing_index, fencing_term;
     uint64_t change_after_ms;
     /* Placement controller. */
     bool placing;
@@ -123,6 +127,10 @@ struct hostctl {
     struct registry_view *view; /* NULL before the first turn */
     bool tombstones_dirty;
     bool forgetting;
+    /* After a start the registry's machine replays, and old views show replicas that are long gone
+     * as if they were new. So nothing is created before the view has what was true at the start. */
+    bool barrier_asked, barrier_known;
+    uint64_t barrier_revision;
     struct map shards; /* id -> struct ctl_shard */
     struct ctl_shard *dirty;
     struct ctl_host *hosts;
@@ -155,6 +163,13 @@ void hostctl__port_unref(struct ctl_port *p);
 struct ctl_op *hostctl__op_new(struct hostctl *h, enum ctl_op_kind kind, uint64_t shard_id,
                                uint64_t replica_id);
 void hostctl__op_free(struct ctl_op *op);
+/* Ask shard zero for its revision now; comes back as OP_BARRIER. */
+void hostctl__barrier(struct hostctl *h);
+/* Commit one more entry in the shard, which opens a session that nobody uses; comes back as OP_FENCE.
+ * A member stores its commit index along with entries. So when an entry that was appended after a
+ * configuration was in force is committed, a quorum of this configuration has stored that it is
+ * committed, and can elect a leader without those who were removed: only then may they go. */
+void hostctl__fence(struct hostctl *h, uint64_t shard_id);
 void hostctl__op_engine_done(void *op, const struct thole_status *st); /* an engine_done_fn */
 /* A command by `actor` at this time; add operations, then propose it. */
 thole_registry_v1_Command *hostctl__command(struct hostctl *h, const char *actor, upb_Arena *arena);
@@ -177,11 +192,18 @@ void hostctl__host_evaluate(struct hostctl *h, struct ctl_shard *s,
                             const struct engine_replica_status *local);
 void hostctl__host_done(struct hostctl *h, struct ctl_op *op);
 void hostctl__forget_tombstones(struct hostctl *h);
+void hostctl__barrier_done(struct hostctl *h, struct ctl_op *op);
+/* If not, the shard is looked at again later. */
+bool hostctl__view_is_fresh(struct hostctl *h, struct ctl_shard *s);
 
 /* membership.c: the local replica leads and is ready. */
 void hostctl__membership_evaluate(struct hostctl *h, struct ctl_shard *s,
                                   const struct engine_replica_status *local);
 void hostctl__membership_done(struct hostctl *h, struct ctl_op *op);
+/* Is the configuration in force fenced? If not, see to it. */
+bool hostctl__config_fenced(struct hostctl *h, struct ctl_shard *s,
+                            const struct engine_replica_status *local);
+void hostctl__fence_done(struct hostctl *h, struct ctl_op *op);
 
 /* place.c: on shard zero's leader host. */
 void hostctl__place_evaluate(struct hostctl *h, struct ctl_shard *s);

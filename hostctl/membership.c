@@ -240,3 +240,34 @@ void hostctl__membership_done(struct hostctl *h, struct ctl_op *op)
     }
     hostctl__dirty(h, op->shard_id);
 }
+
+/* ---- Fences ---------------------------------------------------------------------------------- */
+
+bool hostctl__config_fenced(struct hostctl *h, struct ctl_shard *s,
+                            const struct engine_replica_status *local)
+{
+    if (s->fenced_index == local->config_index && s->fenced_term == local->term) {
+        return true;
+    }
+    if (!s->fencing && h->now_ms >= s->change_after_ms) {
+        s->fencing = true;
+        s->fencing_index = local->config_index;
+        s->fencing_term = local->term;
+        hostctl__fence(h, s->id);
+    }
+    return false;
+}
+
+void hostctl__fence_done(struct hostctl *h, struct ctl_op *op)
+{
+    struct ctl_shard *s = hostctl__shard(h, op->shard_id);
+    s->fencing = false;
+    if (op->st.code == THOLE_OK) {
+        s->fenced_index = s->fencing_index;
+        s->fenced_term = s->fencing_term;
+    } else {
+        s->change_after_ms = h->now_ms + h->o.retry_ms;
+        hostctl__again(h, s, s->change_after_ms);
+    }
+    hostctl__dirty(h, op->shard_id);
+}

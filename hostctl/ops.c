@@ -5,6 +5,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#define ASK_DEADLINE_NS (5 * NS_PER_S)
+
 struct ctl_port *hostctl__port_new(void)
 {
     struct ctl_port *p = xcalloc(1, sizeof(*p));
@@ -59,6 +61,46 @@ void hostctl__op_engine_done(void *ctx, const struct thole_status *st)
     struct ctl_op *op = ctx;
     op->st = *st;
     post(op);
+}
+
+struct query {
+    struct engine_request r;
+    struct ctl_op *op;
+};
+
+static void answered(struct engine_request *r)
+{
+    struct query *q = CONTAINER_OF(r, struct query, r);
+    struct ctl_op *op = q->op;
+    op->st = r->status;
+    if (r->status.code == THOLE_OK && r->result.bytes.size == 8) {
+        op->revision = get_le64(r->result.bytes.data);
+    }
+    bufslice_unref(r->result);
+    free(q);
+    post(op);
+}
+
+static void ask(struct hostctl *h, enum ctl_op_kind op, enum engine_request_kind kind,
+                uint64_t shard_id)
+{
+    struct query *q = xcalloc(1, sizeof(*q));
+    q->op = hostctl__op_new(h, op, shard_id, 0);
+    q->r.kind = kind;
+    q->r.shard_id = shard_id;
+    q->r.deadline_ns = clock_now(h->clock) + ASK_DEADLINE_NS;
+    q->r.done = answered;
+    engine_submit(h->o.engine, &q->r);
+}
+
+void hostctl__barrier(struct hostctl *h)
+{
+    ask(h, OP_BARRIER, ENGINE_QUERY, REGISTRY_SHARD_ID);
+}
+
+void hostctl__fence(struct hostctl *h, uint64_t shard_id)
+{
+    ask(h, OP_FENCE, ENGINE_OPEN_SESSION, shard_id);
 }
 
 static void proposed(void *ctx, const struct thole_status *st, uint64_t code, struct slice result)

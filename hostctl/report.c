@@ -112,7 +112,7 @@ static void report_absent(const struct report *r, const thole_v1_Replica *row, b
     } else if (r->s->failed_replica == thole_v1_Replica_id(row)) {
         report_phase(r, row, thole_v1_REPLICA_PHASE_FAILED, r->s->failure);
     } else if (phase != thole_v1_REPLICA_PHASE_UNSPECIFIED &&
-               phase != thole_v1_REPLICA_PHASE_FAILED) {
+               phase != thole_v1_REPLICA_PHASE_FAILED && hostctl__view_is_fresh(r->h, r->s)) {
         report_phase(r, row, thole_v1_REPLICA_PHASE_FAILED,
                      "its data is missing on this host; remove the replica");
     }
@@ -162,7 +162,8 @@ static void report_leader(const struct report *r, const thole_v1_Shard *shard)
     }
 }
 
-/* The configuration in force is committed: who is not in it and should not be is out. */
+/* Who is not in the configuration in force and should not be is out, once those who stay can do
+ * without. */
 static void report_out(const struct report *r)
 {
     struct raft_config c = {0};
@@ -176,7 +177,7 @@ static void report_out(const struct report *r)
         after = thole_v1_Replica_id(row);
         if (thole_v1_Replica_desired(row) == thole_v1_REPLICA_DESIRED_REMOVE &&
             thole_v1_Replica_phase(row) != thole_v1_REPLICA_PHASE_OUT &&
-            raft_config_find(&c, after) == NULL) {
+            raft_config_find(&c, after) == NULL && hostctl__config_fenced(r->h, r->s, r->local)) {
             thole_registry_v1_ObserveReplica *o = add_phase(r, after, thole_v1_REPLICA_PHASE_OUT);
             thole_registry_v1_ObserveReplica_set_out_index(o, r->local->config_index);
         }

@@ -670,3 +670,68 @@ size_t house_replicas_on(struct house *h, uint64_t n)
     registry_view_release(v);
     return count;
 }
+
+static void dump_shard(const struct registry_view *v, const thole_v1_Shard *s)
+{
+    const thole_v1_ShardStatus *status = thole_v1_Shard_status(s);
+    upb_StringView name = thole_v1_Shard_name(s);
+    print_message("shard %.*s id=%" PRIu64 " voters=%u non_voting=%u formed=%d deleting=%d\n",
+                  (int)name.size, name.data, thole_v1_Shard_id(s),
+                  thole_v1_ShardSpec_voters(thole_v1_Shard_spec(s)),
+                  thole_v1_ShardSpec_non_voting(thole_v1_Shard_spec(s)),
+                  thole_v1_ShardStatus_formed(status), thole_v1_Shard_deleting(s));
+    size_t count = 0;
+    const thole_v1_Condition *const *c = thole_v1_ShardStatus_conditions(status, &count);
+    for (size_t i = 0; i < count; i++) {
+        upb_StringView type = thole_v1_Condition_type(c[i]);
+        upb_StringView message = thole_v1_Condition_message(c[i]);
+        print_message("  %.*s=%d %.*s\n", (int)type.size, type.data,
+                      thole_v1_Condition_status(c[i]), (int)message.size, message.data);
+    }
+    uint64_t after = 0;
+    const thole_v1_Replica *r;
+    while ((r = registry_next_replica_of_shard(v, thole_v1_Shard_id(s), after)) != NULL) {
+        after = thole_v1_Replica_id(r);
+        upb_StringView host = thole_v1_Replica_host(r);
+        upb_StringView message = thole_v1_Replica_message(r);
+        print_message("  replica %" PRIu64 " on %.*s role=%d desired=%d phase=%d initial=%d %.*s\n",
+                      after, (int)host.size, host.data, thole_v1_Replica_role(r),
+                      thole_v1_Replica_desired(r), thole_v1_Replica_phase(r),
+                      thole_v1_Replica_initial(r), (int)message.size, message.data);
+    }
+}
+
+void house_dump(struct house *h)
+{
+    struct registry_view *v = house_view(h);
+    struct slice name = {0};
+    const thole_v1_Shard *s;
+    const thole_v1_Host *row;
+    print_message("revision %" PRIu64 "\n", registry_view_revision(v));
+    while ((row = registry_next_host(v, name)) != NULL) {
+        name = registry_str(thole_v1_Host_name(row));
+        print_message("host %.*s state=%d liveness=%d\n", (int)name.size, name.data,
+                      thole_v1_HostSpec_state(thole_v1_Host_spec(row)),
+                      thole_v1_HostStatus_liveness(thole_v1_Host_status(row)));
+    }
+    name = (struct slice){0};
+    while ((s = registry_next_shard(v, name)) != NULL) {
+        name = registry_str(thole_v1_Shard_name(s));
+        dump_shard(v, s);
+    }
+    registry_view_release(v);
+    for (uint64_t i = 0; i < HOUSE_HOSTS; i++) {
+        struct engine_replica_status *all = NULL;
+        size_t count = h->hosts[i].hostctl == NULL ? 0 : engine_replicas(h->hosts[i].engine, &all);
+        for (size_t k = 0; k < count; k++) {
+            print_message("h%" PRIu64 " shard=%" PRIu64 " replica=%" PRIu64 " role=%d term=%" PRIu64
+                          " leader=%" PRIu64 " ready=%d voter=%d init=%d removed=%d failed=%d "
+                          "commit=%" PRIu64 " last=%" PRIu64 "\n",
+                          i, all[k].shard_id, all[k].replica_id, (int)all[k].role, all[k].term,
+                          all[k].leader_replica, all[k].leader_ready, all[k].voter,
+                          all[k].initialised, all[k].removed_by_peer, all[k].failed, all[k].commit,
+                          all[k].last_index);
+        }
+        free(all);
+    }
+}

@@ -43,12 +43,15 @@ struct house *house_new(uint64_t seed);
 void house_free(struct house *h);
 uint64_t house_now_ms(const struct house *h);
 void house_run(struct house *h, uint64_t ms);
-#define RUN_UNTIL(h, ms, condition)                    \
-    do {                                               \
-        uint64_t end_ = house_now_ms(h) + (ms);        \
-        while (!(condition) && house_now_ms(h) < end_) \
-            house_run(h, 20);                          \
-        assert_true(condition);                        \
+#define RUN_UNTIL(h, ms, condition)                                  \
+    do {                                                             \
+        uint64_t end_ = house_now_ms(h) + (ms);                      \
+        while (!(condition) && house_now_ms(h) < end_)               \
+            house_run(h, 20);                                        \
+        if (!(condition)) {                                          \
+            house_dump(h);                                           \
+            fail_msg("not within %d ms: %s", (int)(ms), #condition); \
+        }                                                            \
     } while (0)
 
 void house_start(struct house *h, uint64_t n);
@@ -73,6 +76,7 @@ struct registry_view *house_view(struct house *h);
 /* The shard is Placed and Ready for its newest spec, no replica is leaving, and its leader's
  * configuration is what the rows say. */
 bool house_settled(struct house *h, const char *shard);
+void house_dump(struct house *h); /* for people */
 /* Nothing of the shard is left: no row, no replica, no tombstone on any host that is up. */
 bool house_gone(struct house *h, const char *shard, uint64_t shard_id);
 bool house_all_see_same(struct house *h);

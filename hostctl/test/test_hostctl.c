@@ -171,6 +171,117 @@ static void test_restart_of_all_hosts_continues(void **state)
     house_free(h);
 }
 
+static void test_dead_host_deleted_needs_no_farewell(void **state)
+{
+    (void)state;
+    struct house *h = house_new(9);
+    house_bootstrap(h, 3);
+    house_join(h, 3);
+    assert_int_equal(house_create(h, "a", 3, 0), THOLE_OK);
+    RUN_UNTIL(h, 20000, house_settled(h, "a") && house_settled(h, "zero"));
+    house_stop(h, 1);
+    assert_int_equal(house_delete_host(h, 1), THOLE_OK);
+    RUN_UNTIL(h, 30000, house_replicas_on(h, 1) == 0);
+    RUN_UNTIL(h, 30000, house_settled(h, "a") && house_settled(h, "zero"));
+    struct registry_view *v = house_view(h);
+    struct uuid id = test_uuid(1);
+    assert_null(registry_host_by_name(v, slice_str("h1")));
+    assert_non_null(registry_host(v, &id)); /* the id is remembered */
+    registry_view_release(v);
+    house_free(h);
+}
+
+static void test_shard_that_cannot_form_can_be_deleted(void **state)
+{
+    (void)state;
+    struct house *h = house_new(10);
+    house_bootstrap(h, 3);
+    RUN_UNTIL(h, 20000, house_settled(h, "zero"));
+    struct cmd c = cmd_new("user");
+    thole_registry_v1_CreateShard *s =
+        thole_registry_v1_Operation_mutable_create_shard(cmd_op(&c), c.arena);
+    thole_registry_v1_CreateShard_set_name(s, upb_StringView_FromString("bad"));
+    thole_v1_ShardSpec *spec = thole_registry_v1_CreateShard_mutable_spec(s, c.arena);
+    thole_v1_ShardSpec_set_type(spec, upb_StringView_FromString("failing"));
+    thole_v1_ShardSpec_set_voters(spec, 3);
+    assert_int_equal(house_command(h, &c), THOLE_OK);
+    uint64_t id = house_shard_id(h, "bad");
+    house_run(h, 3000);
+    assert_false(house_settled(h, "bad"));
+    struct registry_view *v = house_view(h);
+    const thole_v1_Replica *r = registry_next_replica_of_shard(v, id, 0);
+    assert_int_equal(thole_v1_Replica_phase(r), thole_v1_REPLICA_PHASE_FAILED);
+    assert_true(thole_v1_Replica_message(r).size > 0);
+    registry_view_release(v);
+    assert_int_equal(house_delete(h, "bad"), THOLE_OK);
+    RUN_UNTIL(h, 10000, house_gone(h, "bad", id));
+    house_free(h);
+}
+
+static void test_user_replica_comes_and_goes(void **state)
+{
+    (void)state;
+    struct house *h = house_new(11);
+    house_bootstrap(h, 3);
+    assert_int_equal(house_create(h, "a", 1, 0), THOLE_OK);
+    RUN_UNTIL(h, 20000, house_settled(h, "a") && house_settled(h, "zero"));
+    uint64_t id = house_shard_id(h, "a");
+    struct engine_replica_status status;
+    uint64_t free_host = 0;
+    while (engine_shard_status(h->hosts[free_host].engine, id, &status)) {
+        free_host++;
+    }
+    char name[8];
+    snprintf(name, sizeof(name), "h%d", (int)free_host);
+    struct cmd c = cmd_new("user");
+    thole_registry_v1_CreateReplica *r =
+        thole_registry_v1_Operation_mutable_create_replica(cmd_op(&c), c.arena);
+    thole_registry_v1_CreateReplica_set_shard(r, upb_StringView_FromString("a"));
+    thole_registry_v1_CreateReplica_set_host(r, upb_StringView_FromString(name));
+    thole_registry_v1_CreateReplica_set_role(r, thole_v1_REPLICA_ROLE_NON_VOTING);
+    assert_int_equal(house_command(h, &c), THOLE_OK);
+    RUN_UNTIL(h, 10000, engine_shard_status(h->hosts[free_host].engine, id, &status));
+    RUN_UNTIL(h, 10000, house_settled(h, "a"));
+    house_run(h, 3000); /* placement leaves it alone */
+    assert_true(engine_shard_status(h->hosts[free_host].engine, id, &status));
+    c = cmd_new("user");
+    thole_registry_v1_RemoveReplica_set_replica_id(
+        thole_registry_v1_Operation_mutable_remove_replica(cmd_op(&c), c.arena), status.replica_id);
+    assert_int_equal(house_command(h, &c), THOLE_OK);
+    RUN_UNTIL(h, 10000, !engine_shard_status(h->hosts[free_host].engine, id, &status));
+    RUN_UNTIL(h, 10000, house_settled(h, "a"));
+    house_free(h);
+}
+
+/* After a removal down to one voter, that one must start alone: it has to have stored that the
+ * removal was committed before the other's data went. */
+static void test_survivor_of_removal_restarts_alone(void **state)
+{
+    (void)state;
+    for (uint64_t seed = 20; seed < 26; seed++) {
+        struct house *h = house_new(seed);
+        house_bootstrap(h, 3);
+        assert_int_equal(house_create(h, "a", 3, 0), THOLE_OK);
+        RUN_UNTIL(h, 20000, house_settled(h, "a") && house_settled(h, "zero"));
+        assert_int_equal(house_update(h, "a", 1, 0), THOLE_OK);
+        uint64_t id = house_shard_id(h, "a");
+        RUN_UNTIL(h, 20000, house_settled(h, "a") && house_voters(h, "a") == 1);
+        for (uint64_t n = 0; n < 3; n++) {
+            struct engine_replica_status status;
+            if (engine_shard_status(h->hosts[n].engine, id, &status)) {
+                uint64_t replica;
+                house_stop(h, n);
+                house_start(h, n);
+                memset(h->hosts[n].address_known, true, sizeof(h->hosts[n].address_known));
+                assert_int_equal(house_admit(h, n, &replica), THOLE_OK);
+                break;
+            }
+        }
+        RUN_UNTIL(h, 20000, house_settled(h, "a") && house_voters(h, "a") == 1);
+        house_free(h);
+    }
+}
+
 /* ---- Storms ---------------------------------------------------------------------------------- */
 
 static void disturb(struct house *h)
@@ -267,6 +378,10 @@ int main(void)
         cmocka_unit_test(test_dead_host_is_replaced_and_comes_back_empty),
         cmocka_unit_test(test_idle_cluster_writes_nothing),
         cmocka_unit_test(test_restart_of_all_hosts_continues),
+        cmocka_unit_test(test_dead_host_deleted_needs_no_farewell),
+        cmocka_unit_test(test_shard_that_cannot_form_can_be_deleted),
+        cmocka_unit_test(test_user_replica_comes_and_goes),
+        cmocka_unit_test(test_survivor_of_removal_restarts_alone),
         cmocka_unit_test(test_storms_end_in_agreement),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
