@@ -279,13 +279,13 @@ static struct agent *agent_alloc(const struct agent_options *o)
     a->o = *o;
     a->dir.lock_fd = -1;
     a->bootstrap = o->bootstrap;
-    a->listen = xstrdup(o->listen ? o->listen : "127.0.0.1:7400");
+    a->listen = o->listen ? xstrdup(o->listen) : NULL;
     a->advertise = o->advertise ? xstrdup(o->advertise) : NULL;
     a->addresses = o->addresses ? xstrdup(o->addresses) : NULL;
     struct bytes tags = {0};
     for (size_t i = 0; i < o->tag_count; i++)
         bytes_printf(&tags, "%s%s", i > 0 ? "," : "", o->tags[i]);
-    a->tags = xstrndup((const char *)tags.data, tags.size);
+    a->tags = tags.size > 0 ? xstrndup((const char *)tags.data, tags.size) : xstrdup("");
     bytes_deinit(&tags);
     pthread_mutex_init(&a->lock, NULL);
     pthread_condattr_t attr;
@@ -294,6 +294,33 @@ static struct agent *agent_alloc(const struct agent_options *o)
     pthread_cond_init(&a->changed, &attr);
     pthread_condattr_destroy(&attr);
     return a;
+}
+
+/* What was not given now is as it was at the last start. */
+static void default_listen(struct agent *a)
+{
+    const struct identity *i = &a->identity;
+    if (!a->listen)
+        a->listen = xstrdup(i->listen[0] ? i->listen : "127.0.0.1:7400");
+    if (!a->advertise && i->advertise[0])
+        a->advertise = xstrdup(i->advertise);
+}
+
+/* Remember it, with the port that was really taken. */
+static enum thole_code save_listen(struct agent *a, struct thole_status *st)
+{
+    struct identity i = a->identity;
+    const char *colon = strrchr(a->listen, ':');
+    snprintf(i.listen, sizeof i.listen, "%.*s:%u", colon ? (int)(colon - a->listen) : 0, a->listen,
+             bus_port(a->bus));
+    snprintf(i.advertise, sizeof i.advertise, "%s", a->advertise ? a->advertise : "");
+    if (strcmp(i.listen, a->identity.listen) == 0 &&
+        strcmp(i.advertise, a->identity.advertise) == 0)
+        return THOLE_OK;
+    enum thole_code code = datadir_save_identity(&a->dir, &i, st);
+    if (code == THOLE_OK)
+        a->identity = i;
+    return code;
 }
 
 /* A wildcard says where to listen, not where to be found. */
@@ -330,6 +357,7 @@ static enum thole_code open_stores(struct agent *a, struct thole_status *st)
 
 static enum thole_code open_bus(struct agent *a, struct thole_status *st)
 {
+    default_listen(a);
     enum thole_code code = default_advertise(a, st);
     if (code != THOLE_OK)
         return code;
@@ -343,7 +371,8 @@ static enum thole_code open_bus(struct agent *a, struct thole_status *st)
         .clock = executor_clock(a->executor),
         .handler = wiring_bus_handler(a),
     };
-    return bus_new(&o, &a->bus, st);
+    code = bus_new(&o, &a->bus, st);
+    return code == THOLE_OK ? save_listen(a, st) : code;
 }
 
 static void collect_types(struct agent *a)

@@ -35,7 +35,7 @@ enum agent_bootstrap {
 /* Everything is copied but the machine types and `services`. */
 struct agent_options {
     const char *data_dir;
-    const char *listen;      /* NULL: 127.0.0.1:7400 */
+    const char *listen;      /* NULL: as at the last start, or 127.0.0.1:7400 */
     const char *advertise;   /* NULL: the listen address with the real port */
     const char *name;        /* NULL: from the data directory, or made from the new host id */
     const char *const *tags; /* "key=value" */

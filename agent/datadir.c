@@ -1,6 +1,7 @@
 /* The data directory: opening, locking, and the small files in it. See datadir.h. */
 #include "agent/datadir.h"
 
+#include <bsd/string.h>
 #include <dirent.h>
 #include <errno.h>
 #include <inttypes.h>
@@ -53,15 +54,22 @@ static bool member_read(struct member_list *l, char *words)
 
 /* ---- Identity ---------------------------------------------------------------------------------- */
 
+static bool copy_word(char *to, size_t size, const char *value)
+{
+    return strlcpy(to, value, size) < size;
+}
+
 static bool identity_line(void *ctx, const char *key, char *value)
 {
     struct identity *i = ctx;
     if (strcmp(key, "host") == 0)
         return uuid_parse(value, &i->host);
-    if (strcmp(key, "name") == 0) {
-        snprintf(i->name, sizeof i->name, "%s", value);
-        return strlen(value) < sizeof i->name;
-    }
+    if (strcmp(key, "name") == 0)
+        return copy_word(i->name, sizeof i->name, value);
+    if (strcmp(key, "listen") == 0)
+        return copy_word(i->listen, sizeof i->listen, value);
+    if (strcmp(key, "advertise") == 0)
+        return copy_word(i->advertise, sizeof i->advertise, value);
     if (strcmp(key, "cluster") == 0)
         return uuid_parse(value, &i->cluster);
     if (strcmp(key, "zero-replica") == 0)
@@ -82,6 +90,10 @@ enum thole_code datadir_save_identity(struct datadir *d, const struct identity *
     struct bytes out = {0};
     uuid_format(&i->host, id);
     bytes_printf(&out, "host %s\nname %s\n", id, i->name);
+    if (i->listen[0])
+        bytes_printf(&out, "listen %s\n", i->listen);
+    if (i->advertise[0])
+        bytes_printf(&out, "advertise %s\n", i->advertise);
     if (!uuid_is_nil(&i->cluster)) {
         uuid_format(&i->cluster, id);
         bytes_printf(&out, "cluster %s\nzero-replica %" PRIu64 "\nzero-created %s\n", id,

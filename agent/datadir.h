@@ -43,8 +43,10 @@ struct member_list {
 struct identity {
     struct uuid host;
     char name[LIMIT_NAME_BYTES + 1];
-    struct uuid cluster;      /* nil: not a member yet */
-    uint64_t zero_replica;    /* this host's replica of shard zero */
+    char listen[DATADIR_ADDRESS_BYTES];    /* as last started; what a start without flags uses */
+    char advertise[DATADIR_ADDRESS_BYTES]; /* "": the listen address */
+    struct uuid cluster;                   /* nil: not a member yet */
+    uint64_t zero_replica;                 /* this host's replica of shard zero */
     bool zero_created;        /* the replica was durably created: it must not be created again */
     struct member_list first; /* the hosts that formed the cluster; empty on one that joined */
 };

@@ -25,7 +25,8 @@ struct row {
 #define AT(field) offsetof(struct daemon_options, field)
 static const struct row table[] = {
     {"data-dir", "DIR", "where everything is kept (default: thole-data)", TEXT, AT(data_dir), 0},
-    {"listen", "HOST:PORT", "gRPC: hosts, clients, control plane (default: 127.0.0.1:7400)", TEXT,
+    {"listen", "HOST:PORT",
+     "gRPC: hosts, clients, control plane (default: as at the last start, or 127.0.0.1:7400)", TEXT,
      AT(listen), 0},
     {"advertise", "HOST:PORT", "where others reach this host (default: the listen address)", TEXT,
      AT(advertise), 0},

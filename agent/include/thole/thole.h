@@ -62,14 +62,15 @@ enum thole_bootstrap {
 
 /* Fields that are 0 or NULL have the defaults. `size` lets the struct grow. */
 struct thole_options {
-    uint32_t size;           /* sizeof(struct thole_options) */
-    uint32_t bootstrap;      /* enum thole_bootstrap; a data directory that was used needs none */
-    const char *data_dir;    /* required */
-    const char *listen;      /* HOST:PORT; port 0 picks one; default 127.0.0.1:7400 */
-    const char *advertise;   /* where others reach this host; default: the listen address */
-    const char *name;        /* unique in the cluster; default: made from the new host's id */
-    const char *addresses;   /* "a:7400,b:7400" */
-    const char *const *tags; /* "key=value", NULL-terminated; counted when the host is new */
+    uint32_t size;        /* sizeof(struct thole_options) */
+    uint32_t bootstrap;   /* enum thole_bootstrap; a data directory that was used needs none */
+    const char *data_dir; /* required */
+    const char
+        *listen; /* HOST:PORT; port 0 picks one; default: as at the last start, or 127.0.0.1:7400 */
+    const char *advertise;        /* where others reach this host; default: the listen address */
+    const char *name;             /* unique in the cluster; default: made from the new host's id */
+    const char *addresses;        /* "a:7400,b:7400" */
+    const char *const *tags;      /* "key=value", NULL-terminated; counted when the host is new */
     uint32_t election_timeout_ms; /* 500 */
     uint32_t heartbeat_ms;        /* 100; at most a third of the election timeout */
     uint32_t loops, appliers;     /* threads; by cores */
