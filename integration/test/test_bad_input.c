@@ -66,7 +66,7 @@ static void test_malformed_spec_is_refused_with_its_place(void **state)
     static const struct {
         const char *yaml, *needle;
     } cases[] = {
-        {"kind: Shard\nname: a\nspec: {type: kv, voters: [}\n", "line 3"},
+        {"kind: Shard\nname: a\nspec: {type: kv, voters: [}\n", ":3:"},
         {"kind: Shard\nname: a\nspec: {type: kv, voterz: 3}\n", "voterz"},
         {"kind: Shard\nname: a\nspec: {type: kv, voters: many}\n", "voters"},
         {"kind: Shark\nname: a\nspec: {type: kv}\n", "Shark"},
