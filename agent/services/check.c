@@ -114,7 +114,7 @@ bool check_shard_spec(const thole_v1_ShardSpec *spec, struct check *ret)
 upb_StringView name_strip(upb_StringView name, const char *collection)
 {
     size_t n = strlen(collection);
-    if (name.size > n && memcmp(name.data, collection, n) == 0 && name.data[n] == '/') {
+    if (name.size > n + 1 && memcmp(name.data, collection, n) == 0 && name.data[n] == '/') {
         return (upb_StringView){name.data + n + 1, name.size - n - 1};
     }
     return name;

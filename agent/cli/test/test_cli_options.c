@@ -125,8 +125,8 @@ static void test_flag_beats_environment_beats_file(void **state)
 static void test_wrong_settings_name_their_line(void **state)
 {
     (void)state;
-    static const char *const bad[] = {"endpoint: a\n", "- a\n", "output: [a]\n", "output: xml\n",
-                                      "watch: true\n", "output: {\n"};
+    static const char *const bad[] = {"endpoint: a\n", "- a\n",         "output: [a]\n",
+                                      "output: xml\n", "watch: true\n", "output: {\n"};
     for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
         struct cli c;
         char path[] = "/tmp/test-cli-XXXXXX";

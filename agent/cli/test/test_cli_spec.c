@@ -148,8 +148,7 @@ static void test_bad_documents_name_line_and_field(void **state)
                "x.yaml:4: spec.config: is not base64");
     assert_bad(f, "kind: Shard\nname: a\nspec:\n  voters: 1\n  voters: 2\n",
                "x.yaml:5: spec.voters: is there twice");
-    assert_bad(f,
-               "kind: Shard\nname: a\nspec:\n  constraints:\n  - {key: z, operator: LIKE}\n",
+    assert_bad(f, "kind: Shard\nname: a\nspec:\n  constraints:\n  - {key: z, operator: LIKE}\n",
                "x.yaml:5: spec.constraints[0].operator: \"LIKE\" is none of IN, NOT_IN, EXISTS");
     assert_bad(f, "kind: Shard\nname: a\nspec:\n  constraints: {key: z}\n",
                "x.yaml:4: spec.constraints: a list is expected");

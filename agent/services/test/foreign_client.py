@@ -130,8 +130,8 @@ class Client:
         method = self.server.pool.FindServiceByName(service).FindMethodByName(name)
         request = self.server.message(method.input_type.full_name)
         response = self.server.message(method.output_type.full_name)
-        kind = self.channel.unary_stream if name == "Watch" else self.channel.unary_unary
-        call = kind(
+        kinds = {"Watch": self.channel.unary_stream, "Stream": self.channel.stream_stream}
+        call = kinds.get(name, self.channel.unary_unary)(
             f"/{service}/{name}",
             request_serializer=lambda m: m.SerializeToString(),
             response_deserializer=response.FromString,
@@ -234,6 +234,16 @@ def main():
     stream.cancel()
     thread.join(TIMEOUT_S)
     print("proposed, queried and watched:", answer.text, "with", len(events), "events")
+
+    call, request = client.method("thole.v1.Data", "Stream")
+    propose = {"shard": shard, "text": "add 1"}
+    asked = [request(id=i, propose=propose) for i in range(1, 11)]
+    asked.append(request(id=99, propose={"shard": "no-such-shard", "text": "x"}))
+    answers = {a.id: a for a in call(iter(asked), timeout=TIMEOUT_S)}
+    assert sorted(answers) == [*range(1, 11), 99], answers
+    assert answers[99].code == 5 and answers[99].reason == "NO_SUCH_SHARD", answers[99]
+    assert max(int(answers[i].response.text) for i in range(1, 11)) == 53, answers
+    print("streamed:", len(answers), "answers")
 
     propose, request = client.method("thole.v1.Data", "Propose")
     details = expect_error(

@@ -68,11 +68,22 @@ static void test_collections_are_stripped_from_names(void **state)
 static void test_only_valid_utf8_is_text(void **state)
 {
     (void)state;
-    static const char *const good[] = {"",         "plain",        "\xc3\xa9", "\xe2\x82\xac",
-                                       "\xf0\x9f\x98\x80", "a\xf4\x8f\xbf\xbf" "b"};
-    static const char *const bad[] = {"\x80",         "\xc3",         "\xc0\xaf",
-                                      "\xe0\x80\x80", "\xed\xa0\x80", "\xf4\x90\x80\x80",
-                                      "\xf8\x88\x80\x80\x80", "a\xe2\x82", "\xff"};
+    static const char *const good[] = {"",
+                                       "plain",
+                                       "\xc3\xa9",
+                                       "\xe2\x82\xac",
+                                       "\xf0\x9f\x98\x80",
+                                       "a\xf4\x8f\xbf\xbf"
+                                       "b"};
+    static const char *const bad[] = {"\x80",
+                                      "\xc3",
+                                      "\xc0\xaf",
+                                      "\xe0\x80\x80",
+                                      "\xed\xa0\x80",
+                                      "\xf4\x90\x80\x80",
+                                      "\xf8\x88\x80\x80\x80",
+                                      "a\xe2\x82",
+                                      "\xff"};
     for (size_t i = 0; i < sizeof(good) / sizeof(good[0]); i++) {
         assert_true(utf8_valid(slice_str(good[i])));
     }
