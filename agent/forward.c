@@ -1,7 +1,9 @@
 /* Encoding of the exchanges between hosts: thole.bus.v1.Forward and ForwardReply.
  *
- * Everything but the payload goes through upb on the stack; the payload's field is put behind by
- * hand (fields of a message may come in any order), so that it is copied exactly once. */
+ * Encoding: everything but the payload goes through upb on the stack; the payload's field is put
+ * behind by hand (fields of a message may come in any order), so that it is copied exactly once.
+ * Decoding is by hand altogether: upb may copy short strings into its arena even when asked to alias
+ * the input, and these are on the hot path, flat, and point into a body that its owner keeps. */
 #include <string.h>
 
 #include "agent/router.h"
@@ -14,11 +16,6 @@
 static upb_StringView view_of(const void *data, size_t size)
 {
     return upb_StringView_FromDataAndSize(data, size);
-}
-
-static struct slice slice_of_view(upb_StringView v)
-{
-    return slice_of(v.data, v.size);
 }
 
 static size_t varint_put(uint8_t *p, uint64_t v)
@@ -71,28 +68,6 @@ struct bufslice forward_encode(const struct router_request *r, const char *shard
     return out;
 }
 
-bool forward_decode(struct slice body, struct forward *ret)
-{
-    _Alignas(16) char stack[STACK_BYTES];
-    upb_Arena *arena = upb_Arena_Init(stack, sizeof stack, &upb_alloc_global);
-    const thole_bus_v1_Forward *f = thole_bus_v1_Forward_parse_ex(
-        (const char *)body.data, body.size, NULL, kUpb_DecodeOption_AliasString, arena);
-    if (f)
-        *ret = (struct forward){
-            .shard_id = thole_bus_v1_Forward_shard_id(f),
-            .shard_name = slice_of_view(thole_bus_v1_Forward_shard_name(f)),
-            .payload = slice_of_view(thole_bus_v1_Forward_payload(f)),
-            .session = thole_bus_v1_Forward_session(f),
-            .sequence = thole_bus_v1_Forward_sequence(f),
-            .open_session = thole_bus_v1_Forward_open_session(f),
-            .stale = thole_bus_v1_Forward_stale(f),
-            .max_staleness_ms = thole_bus_v1_Forward_max_staleness_ms(f),
-            .hops = thole_bus_v1_Forward_hops(f),
-        };
-    upb_Arena_Free(arena);
-    return f != NULL;
-}
-
 struct bufslice forward_reply_encode(const struct forward_reply *in)
 {
     _Alignas(16) char stack[STACK_BYTES];
@@ -122,45 +97,149 @@ struct bufslice forward_reply_encode(const struct forward_reply *in)
     return out;
 }
 
-static void reply_read(const thole_bus_v1_ForwardReply *f, struct forward_reply *ret)
+/* ---- Reading ----------------------------------------------------------------------------------- */
+
+struct field {
+    uint32_t number;
+    uint64_t value;     /* varints */
+    struct slice bytes; /* length-delimited */
+};
+
+/* Take one field from the front; false at the end or, with *ok cleared, on damage. Fixed-width fields
+ * are none of ours, and are skipped by their size. */
+static bool field_next(struct slice *in, struct field *ret, bool *ok)
 {
-    memset(ret, 0, offsetof(struct forward_reply, failure.message));
-    ret->failure.message[0] = 0;
-    ret->code = thole_bus_v1_ForwardReply_code(f);
-    ret->index = thole_bus_v1_ForwardReply_index(f);
-    ret->result = slice_of_view(thole_bus_v1_ForwardReply_result(f));
-    ret->duplicate = thole_bus_v1_ForwardReply_duplicate(f);
-    uint32_t code = thole_bus_v1_ForwardReply_failure_code(f);
-    if (code != 0) {
-        struct slice m = slice_of_view(thole_bus_v1_ForwardReply_failure_message(f));
-        struct slice name = slice_of_view(thole_bus_v1_ForwardReply_failure_reason(f));
-        char text[64] = "";
-        if (name.size > 0 && name.size < sizeof text) {
-            memcpy(text, name.data, name.size);
-            text[name.size] = 0;
-        }
-        enum thole_code known =
-            code <= THOLE_UNAUTHENTICATED ? (enum thole_code)code : THOLE_UNKNOWN;
-        thole_status_set(&ret->failure, known, thole_reason_from_name(text), NULL, 0, "%.*s",
-                         (int)(m.size < THOLE_STATUS_MESSAGE_BYTES ? m.size : 200), m.data);
+    uint64_t tag, size = 0;
+    struct slice skipped;
+    if (in->size == 0)
+        return false;
+    memset(ret, 0, sizeof *ret);
+    *ok = slice_take_varint(in, &tag) && tag >> 3 != 0 && tag >> 3 <= UINT32_MAX;
+    if (!*ok)
+        return false;
+    ret->number = (uint32_t)(tag >> 3);
+    switch (tag & 7) {
+    case 0:
+        *ok = slice_take_varint(in, &ret->value);
+        break;
+    case 1:
+        *ok = slice_take(in, 8, &skipped);
+        break;
+    case 2:
+        *ok = slice_take_varint(in, &size) && size <= in->size &&
+              slice_take(in, (size_t)size, &ret->bytes);
+        break;
+    case 5:
+        *ok = slice_take(in, 4, &skipped);
+        break;
+    default:
+        *ok = false;
     }
-    struct slice leader = slice_of_view(thole_bus_v1_ForwardReply_leader_host(f));
-    ret->leader_term = thole_bus_v1_ForwardReply_leader_term(f);
-    memset(&ret->leader_host, 0, sizeof ret->leader_host);
-    if (leader.size == sizeof ret->leader_host.bytes)
-        memcpy(ret->leader_host.bytes, leader.data, leader.size);
-    ret->key = slice_of_view(thole_bus_v1_ForwardReply_key(f));
-    ret->bookmark = thole_bus_v1_ForwardReply_bookmark(f);
+    return *ok;
+}
+
+bool forward_decode(struct slice body, struct forward *ret)
+{
+    struct field f;
+    bool ok = true;
+    memset(ret, 0, sizeof *ret);
+    while (field_next(&body, &f, &ok)) {
+        switch (f.number) {
+        case 1:
+            ret->shard_id = f.value;
+            break;
+        case 2:
+            ret->shard_name = f.bytes;
+            break;
+        case FORWARD_PAYLOAD_FIELD:
+            ret->payload = f.bytes;
+            break;
+        case 4:
+            ret->session = f.value;
+            break;
+        case 5:
+            ret->sequence = f.value;
+            break;
+        case 6:
+            ret->open_session = f.value != 0;
+            break;
+        case 7:
+            ret->stale = f.value != 0;
+            break;
+        case 8:
+            ret->max_staleness_ms = (uint32_t)f.value;
+            break;
+        case 9:
+            ret->hops = (uint32_t)f.value;
+            break;
+        default:
+            break;
+        }
+    }
+    return ok;
+}
+
+static void read_failure(uint64_t code, struct slice reason, struct slice message,
+                         struct thole_status *ret)
+{
+    char text[64] = "";
+    if (reason.size > 0 && reason.size < sizeof text)
+        memcpy(text, reason.data, reason.size);
+    enum thole_code known = code <= THOLE_UNAUTHENTICATED ? (enum thole_code)code : THOLE_UNKNOWN;
+    size_t n =
+        message.size < THOLE_STATUS_MESSAGE_BYTES ? message.size : THOLE_STATUS_MESSAGE_BYTES;
+    thole_status_set(ret, known, thole_reason_from_name(text), __FILE__, __LINE__, "%.*s", (int)n,
+                     n > 0 ? (const char *)message.data : "");
 }
 
 bool forward_reply_decode(struct slice body, struct forward_reply *ret)
 {
-    _Alignas(16) char stack[STACK_BYTES];
-    upb_Arena *arena = upb_Arena_Init(stack, sizeof stack, &upb_alloc_global);
-    const thole_bus_v1_ForwardReply *f = thole_bus_v1_ForwardReply_parse_ex(
-        (const char *)body.data, body.size, NULL, kUpb_DecodeOption_AliasString, arena);
-    if (f)
-        reply_read(f, ret);
-    upb_Arena_Free(arena);
-    return f != NULL;
+    struct field f;
+    struct slice reason = {0}, message = {0};
+    uint64_t failure = 0;
+    bool ok = true;
+    memset(ret, 0, sizeof *ret);
+    while (field_next(&body, &f, &ok)) {
+        switch (f.number) {
+        case 1:
+            ret->code = f.value;
+            break;
+        case 2:
+            ret->index = f.value;
+            break;
+        case REPLY_RESULT_FIELD:
+            ret->result = f.bytes;
+            break;
+        case 4:
+            ret->duplicate = f.value != 0;
+            break;
+        case 5:
+            failure = f.value;
+            break;
+        case 6:
+            reason = f.bytes;
+            break;
+        case 7:
+            message = f.bytes;
+            break;
+        case 8:
+            ret->leader_term = f.value;
+            break;
+        case 9:
+            if (f.bytes.size == sizeof ret->leader_host.bytes)
+                memcpy(ret->leader_host.bytes, f.bytes.data, f.bytes.size);
+            break;
+        case 10:
+            ret->key = f.bytes;
+            break;
+        case 11:
+            ret->bookmark = f.value != 0;
+            break;
+        default:
+            break;
+        }
+    }
+    if (ok && failure != 0)
+        read_failure(failure, reason, message, &ret->failure);
+    return ok;
 }
