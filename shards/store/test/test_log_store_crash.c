@@ -13,6 +13,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <time.h>
@@ -163,6 +164,50 @@ static char *log_folder(const char *dir)
     bytes_printf(&b, "%s/log", dir);
     bytes_append(&b, "", 1);
     return (char *)b.data;
+}
+
+static void test_log_failed_write_poisons_the_store(void **state)
+{
+    char *dir = dir_new();
+    struct log_store *s = log_open(dir);
+    struct raft_entry **e = entries_new(1, 11, 9000, 1);
+    struct store_update u = {.replica_id = 1, .entries = e, .entry_count = 9000};
+    struct rlimit old, small;
+    struct thole_status st = {0};
+
+    (void)state;
+    log_create(s, 1);
+    log_append(s, 1, 1, 10, 1);
+    /* The WAL cannot grow any more. */
+    signal(SIGXFSZ, SIG_IGN);
+    assert_int_equal(getrlimit(RLIMIT_FSIZE, &old), 0);
+    small = old;
+    small.rlim_cur = 65536; /* but the diagnostic files can, which are smaller */
+    assert_int_equal(setrlimit(RLIMIT_FSIZE, &small), 0);
+    enum thole_code code = s->ops->write(s, &u, 1, &st);
+    assert_int_equal(setrlimit(RLIMIT_FSIZE, &old), 0);
+    assert_int_equal(code, THOLE_UNAVAILABLE);
+    assert_int_equal(st.reason, THOLE_REASON_DISK);
+    /* The disk is well again, but what it holds is unknown. */
+    assert_int_equal(s->ops->write(s, &u, 1, &st), THOLE_UNAVAILABLE);
+    u = (struct store_update){.replica_id = 1, .has_hard = true, .hard = {9, 9, 9}};
+    assert_int_equal(s->ops->write(s, &u, 1, &st), THOLE_UNAVAILABLE);
+    assert_int_equal(s->ops->put_host(s, "x", slice_str("y"), &st), THOLE_UNAVAILABLE);
+    struct raft_entry *got[10];
+    size_t n = 0; /* readers see what was durable */
+    assert_int_equal(s->ops->read(s, 1, 1, 9010, SIZE_MAX, 10, got, &n, &st), THOLE_OK);
+    assert_int_equal(n, 10);
+    for (size_t i = 0; i < n; i++) {
+        raft_entry_unref(got[i]);
+    }
+    log_shut(s);
+    s = log_open(dir);
+    log_expect(s, 1, 0, 10);
+    assert_int_equal(log_find(s, 1)->hard.term, 1);
+    log_append(s, 1, 11, 1, 1);
+    log_shut(s);
+    entries_free(e, 9000);
+    dir_free(dir);
 }
 
 /* Ten batches that are only in the WAL; returns its path. */
@@ -347,6 +392,7 @@ int main(int argc, char **argv)
     self = argv[0];
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_log_kill_keeps_what_was_acknowledged),
+        cmocka_unit_test(test_log_failed_write_poisons_the_store),
         cmocka_unit_test(test_log_torn_tail_loses_only_the_torn_batch),
         cmocka_unit_test(test_log_flip_in_the_middle_of_the_wal_is_data_loss),
         cmocka_unit_test(test_log_flip_in_a_run_hurts_that_replica_alone),

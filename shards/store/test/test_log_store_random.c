@@ -16,7 +16,7 @@
 #include "shards/store/rocks_log.h"
 #include "shards/store/test/store_fixture.h"
 
-enum { IDS = 6, UPDATES_MAX = 8, ENTRIES_MAX = 30 };
+enum { SLOTS = 6, IDS = 1000, UPDATES_MAX = 8, ENTRIES_MAX = 30 };
 
 /* What the generator believes of a replica, so that most updates are acceptable. */
 struct guess {
@@ -82,11 +82,23 @@ static void random_log_change(struct rand *r, struct guess *g, struct store_upda
     }
 }
 
+/* One of a few replicas that are in use; now and then a fresh one takes a dead one's place. */
+static size_t pick(struct rand *r, struct guess *guesses)
+{
+    static size_t active[SLOTS] = {0, 1, 2, 3, 4, 5}, next = SLOTS;
+    size_t *id = &active[rand_below(r, SLOTS)];
+
+    if (guesses[*id].used && !guesses[*id].live && rand_chance(r, 0.3)) {
+        *id = next < IDS - 1 ? next++ : next;
+    }
+    return *id;
+}
+
 static void random_batch(struct rand *r, struct guess *guesses, struct random_batch *b)
 {
     *b = (struct random_batch){.count = 1 + rand_below(r, UPDATES_MAX)};
     for (size_t i = 0; i < b->count; i++) {
-        size_t id = rand_below(r, IDS);
+        size_t id = pick(r, guesses);
         struct guess *g = &guesses[id];
         struct store_update *u = &b->u[i];
 
@@ -151,7 +163,7 @@ static void test_log_random_operations_equal_the_memory_store(void **state)
     uint64_t steps = number("THOLE_STEPS", 600);
     char *dir = dir_new();
     struct log_store *rocks = log_open(dir), *memory = log_store_memory_new();
-    struct guess guesses[IDS] = {0};
+    static struct guess guesses[IDS];
     struct random_batch b;
     uint64_t accepted = 0;
     struct rand r;
