@@ -97,7 +97,7 @@ struct raft_entry *raft__log_entry(const struct raft_log *l, uint64_t index)
 
 static void resize_ring(struct raft_log *l, size_t capacity)
 {
-    struct raft_entry **ring = xcalloc(capacity, sizeof(*ring));
+    struct raft_entry **ring = xcalloc(capacity, sizeof(struct raft_entry *));
 
     for (uint64_t i = l->cache_first; i <= l->last_index; i++) {
         ring[i & (capacity - 1)] = *slot(l, i);

@@ -10,7 +10,8 @@ static void push_version(struct raft_membership *m, struct raft_config_version *
 {
     if (m->version_count == m->version_capacity) {
         m->version_capacity = m->version_capacity == 0 ? 1 : m->version_capacity * 2;
-        m->versions = xrealloc(m->versions, m->version_capacity * sizeof(*m->versions));
+        m->versions =
+            xrealloc(m->versions, m->version_capacity * sizeof(struct raft_config_version *));
     }
     m->versions[m->version_count++] = v;
 }
@@ -22,7 +23,7 @@ static void drop_versions(struct raft_membership *m, size_t n)
         free(m->versions[i]);
     }
     m->version_count -= n;
-    memmove(m->versions, m->versions + n, m->version_count * sizeof(*m->versions));
+    memmove(m->versions, m->versions + n, m->version_count * sizeof(struct raft_config_version *));
 }
 
 void raft__membership_init(struct raft_membership *m, uint64_t index, const struct raft_config *c)
@@ -83,7 +84,7 @@ void raft__membership_note(struct raft_membership *m, struct raft_entry *e)
     ASSERT(m->pending_count == 0 || m->pending[m->pending_count - 1]->index < e->index);
     if (m->pending_count == m->pending_capacity) {
         m->pending_capacity = m->pending_capacity == 0 ? 2 : m->pending_capacity * 2;
-        m->pending = xrealloc(m->pending, m->pending_capacity * sizeof(*m->pending));
+        m->pending = xrealloc(m->pending, m->pending_capacity * sizeof(struct raft_entry *));
     }
     m->pending[m->pending_count++] = raft_entry_ref(e);
 }
@@ -103,7 +104,7 @@ bool raft__membership_apply_next(struct raft_membership *m)
     struct raft_change change;
 
     m->pending_count--;
-    memmove(m->pending, m->pending + 1, m->pending_count * sizeof(*m->pending));
+    memmove(m->pending, m->pending + 1, m->pending_count * sizeof(struct raft_entry *));
 
     /* A change that does not decode or is refused (a stale revision, say) is a no-op: every replica
      * decides so from the same bytes and the same configuration. */

@@ -121,7 +121,7 @@ struct raft_entry **raft__outbox_entries(struct raft_outbox *o, size_t n)
     if (n > o->entry_capacity) {
         o->entry_capacity = n < 16 ? 16 : n * 2;
         free(o->entries);
-        o->entries = xmalloc(o->entry_capacity * sizeof(*o->entries));
+        o->entries = xmalloc(o->entry_capacity * sizeof(struct raft_entry *));
     }
     return o->entries;
 }

@@ -23,7 +23,7 @@ uint64_t raft__log_token(const struct raft *r, uint64_t index)
             return l->writes[i].token;
         }
     }
-    ASSERT(!"every index is durable, under way or unsaved");
+    ASSERT(false); /* every index is durable, under way or unsaved */
     return r->persist.token + 1;
 }
 

@@ -59,7 +59,7 @@ static struct batch collect(const struct raft *r, uint64_t first, bool witness)
     if (b.count == 0) {
         return b;
     }
-    b.entries = xmalloc(b.count * sizeof(*b.entries));
+    b.entries = xmalloc(b.count * sizeof(struct raft_entry *));
     for (uint32_t i = 0; i < b.count; i++) {
         b.entries[i] = entry_for(raft__log_entry(&r->log, first + i), witness);
         b.bytes += raft_entry_size(b.entries[i]);
@@ -180,7 +180,7 @@ static struct batch take_read(struct raft *r, uint64_t first, struct raft_entry 
 {
     struct batch b = {0};
 
-    b.entries = xmalloc(n * sizeof(*b.entries));
+    b.entries = xmalloc(n * sizeof(struct raft_entry *));
     for (size_t i = 0; i < n; i++) {
         struct raft_entry *e = entries[i];
         if (e->index != first + i || !raft__log_matches(&r->log, e->index, e->term) ||

@@ -109,7 +109,7 @@ static void disk_append(struct disk *d, struct raft_entry *e)
 {
     if (d->count == d->capacity) {
         d->capacity = d->capacity == 0 ? 64 : d->capacity * 2;
-        d->entries = xrealloc(d->entries, d->capacity * sizeof(*d->entries));
+        d->entries = xrealloc(d->entries, d->capacity * sizeof(struct raft_entry *));
     }
     d->entries[d->count++] = raft_entry_ref(e);
 }
@@ -125,7 +125,7 @@ static void disk_start_moves(struct disk *d, const struct disk_write *w)
             raft_entry_unref(d->entries[i]);
         }
         d->count -= gone;
-        memmove(d->entries, d->entries + gone, d->count * sizeof(*d->entries));
+        memmove(d->entries, d->entries + gone, d->count * sizeof(struct raft_entry *));
     }
     d->start_index = w->start_index;
     d->start_term = w->start_term;
@@ -187,7 +187,7 @@ static void queue_write(struct cluster *c, struct node *n, const struct raft_upd
         raft_config_copy(&w.start_config, u->log_start_config);
     }
     if (u->entry_count > 0) {
-        w.entries = xmalloc(u->entry_count * sizeof(*w.entries));
+        w.entries = xmalloc(u->entry_count * sizeof(struct raft_entry *));
         for (size_t i = 0; i < u->entry_count; i++) {
             w.entries[i] = raft_entry_ref(u->entries[i]);
         }
@@ -421,7 +421,7 @@ void node_start(struct cluster *c, uint64_t id)
     struct node *n = node_at(c, id);
     struct disk *d = &n->disk;
     struct raft_term_run *runs = xmalloc((d->count + 1) * sizeof *runs);
-    struct raft_entry **configs = xmalloc((d->count + 1) * sizeof(*configs));
+    struct raft_entry **configs = xmalloc((d->count + 1) * sizeof(struct raft_entry *));
     struct raft_boot boot = {
         .hard = d->hard,
         .start_index = d->start_index,

@@ -103,13 +103,13 @@ void node_crash(struct cluster *c, uint64_t id);
 void node_start(struct cluster *c, uint64_t id);
 void node_restart(struct cluster *c, uint64_t id);
 /* With a log made of these terms, as if recovered; term of the hard state = `term`. */
-void node_restart_with_log(struct cluster *c, uint64_t id, const uint64_t *terms, size_t n,
+void node_restart_with_log(struct cluster *c, uint64_t id, const uint64_t *terms, size_t count,
                            uint64_t term, uint64_t vote);
 
 /* Harvest one node: writes go to its queue, messages to the network. */
 void node_harvest(struct cluster *c, uint64_t id);
-/* Make the oldest `n` writes durable (SIZE_MAX: all). Returns how many. */
-size_t node_sync(struct cluster *c, uint64_t id, size_t n);
+/* Make the oldest `max` writes durable (SIZE_MAX: all). Returns how many. */
+size_t node_sync(struct cluster *c, uint64_t id, size_t max);
 void node_apply(struct cluster *c, uint64_t id);
 /* Hand a message to a node now, without the network; its code. */
 enum thole_code node_receive(struct cluster *c, struct raft_message m);

@@ -89,7 +89,7 @@ uint64_t cluster_elect(struct cluster *c, uint64_t ms)
             return leader;
         }
     }
-    ASSERT(!"no leader in time");
+    ASSERT(false); /* no leader in time */
     return 0;
 }
 

@@ -91,7 +91,7 @@ static void fuzz_message(struct raft *r, struct slice *in, uint64_t now_ms)
     m.reject = (flags & 1) != 0;
     m.transfer = (flags & 2) != 0;
     if (count > 0 && m.kind == RAFT_MSG_APPEND) {
-        m.entries = xmalloc(count * sizeof(*m.entries));
+        m.entries = xmalloc(count * sizeof(struct raft_entry *));
         for (; m.entry_count < count; m.entry_count++) {
             m.entries[m.entry_count] = take_entry(in);
         }

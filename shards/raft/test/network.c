@@ -44,7 +44,7 @@ static struct raft_message message_copy(const struct raft_message *m)
     struct raft_message copy = *m;
 
     if (m->entry_count > 0) {
-        copy.entries = xmalloc(m->entry_count * sizeof(*copy.entries));
+        copy.entries = xmalloc(m->entry_count * sizeof(struct raft_entry *));
         for (uint32_t i = 0; i < m->entry_count; i++) {
             copy.entries[i] = raft_entry_ref(m->entries[i]);
         }

@@ -44,7 +44,7 @@ struct raft_message append_msg(uint64_t from, uint64_t term, uint64_t index, uin
     m.commit = commit;
     m.entry_count = count;
     if (count > 0) {
-        m.entries = xmalloc(count * sizeof(*m.entries));
+        m.entries = xmalloc(count * sizeof(struct raft_entry *));
     }
     for (uint32_t i = 0; i < count; i++) {
         m.entries[i] = raft_entry_new(RAFT_ENTRY_NOOP, 0, 0, (struct bufslice){0});
