@@ -1,0 +1,77 @@
+/* Commands, queries and snapshots from outside: the machine must answer each, and never fail. */
+#include <stddef.h>
+#include <stdint.h>
+#include <stdlib.h>
+
+#include "base/assert.h"
+#include "base/file.h"
+#include "shards/machine/builtin.h"
+#include "shards/machine/test/machine_fixture.h"
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+
+static struct test_machine machine;
+
+static void at_exit(void)
+{
+    test_machine_deinit(&machine);
+}
+
+/* Commands: [size 1][payload] again and again, in one batch. */
+static void fuzz_commands(const uint8_t *data, size_t size)
+{
+    struct thole_entry e[32] = {0};
+    struct test_sink sinks[32];
+    size_t n = 0;
+
+    for (; n < 32 && size > 0; n++) {
+        size_t take = data[0] < size ? data[0] : size - 1;
+
+        test_sink_init(&sinks[n]);
+        e[n].index = ++machine.index;
+        e[n].command = (struct thole_slice){data + 1, take};
+        e[n].result = &sinks[n].base;
+        data += 1 + take;
+        size -= 1 + take;
+    }
+    struct thole_apply batch = {.entries = e, .entry_count = n, .applied_index = machine.index};
+    ASSERT(machine.type->apply(machine.m, &batch, NULL) == THOLE_OK);
+    for (size_t i = 0; i < n; i++) {
+        ASSERT(e[i].code <= 3);
+        bytes_deinit(&sinks[i].out);
+    }
+}
+
+static void fuzz_query(const uint8_t *data, size_t size)
+{
+    struct test_sink sink;
+    void *view = NULL;
+
+    test_sink_init(&sink);
+    ASSERT(machine.type->view_acquire(machine.m, &view, NULL) == THOLE_OK);
+    enum thole_code code =
+        machine.type->query(machine.m, view, (struct thole_slice){data, size}, &sink.base, NULL);
+    ASSERT(code == THOLE_OK || code == THOLE_INVALID_ARGUMENT || code == THOLE_NOT_FOUND);
+    machine.type->view_release(machine.m, view);
+    bytes_deinit(&sink.out);
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+{
+    if (machine.m == NULL) {
+        test_machine_init(&machine, &machine_kv);
+        atexit(at_exit);
+    }
+    if (size == 0) {
+        return 0;
+    }
+    if (data[0] % 8 == 0) {
+        enum thole_code code = test_restore(&machine, slice_of(data + 1, size - 1), 7, NULL);
+        ASSERT(code == THOLE_OK || code == THOLE_DATA_LOSS);
+    } else if (data[0] % 2 == 0) {
+        fuzz_query(data + 1, size - 1);
+    } else {
+        fuzz_commands(data + 1, size - 1);
+    }
+    return 0;
+}

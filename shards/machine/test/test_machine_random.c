@@ -1,0 +1,188 @@
+/* Random commands: however they are cut into batches, results and state are the same; and queries
+ * on views run beside apply (under ThreadSanitizer, too). THOLE_SEED=n repeats a run. */
+#include <inttypes.h>
+#include <pthread.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdatomic.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include <cmocka.h>
+
+#include "base/hash.h"
+#include "base/rand.h"
+#include "shards/machine/builtin.h"
+#include "shards/machine/test/machine_fixture.h"
+
+enum { COMMANDS = 3000, BATCH_MAX = 40, COMMAND_BYTES = 64 };
+
+static void random_command(struct rand *r, char out[COMMAND_BYTES])
+{
+    int a = (int)rand_below(r, 30), b = (int)rand_below(r, 30), v = (int)rand_below(r, 4);
+
+    switch (rand_below(r, 8)) {
+    case 0:
+        snprintf(out, COMMAND_BYTES, "delete k%02d", a);
+        break;
+    case 1:
+        snprintf(out, COMMAND_BYTES, "delete-range k%02d k%02d", a, b);
+        break;
+    case 2:
+        snprintf(out, COMMAND_BYTES, "cas k%02d %d %d", a, v, b);
+        break;
+    case 3:
+        snprintf(out, COMMAND_BYTES, "cas-absent k%02d %d", a, v);
+        break;
+    case 4:
+        snprintf(out, COMMAND_BYTES, "get k%02d", a);
+        break;
+    default:
+        snprintf(out, COMMAND_BYTES, "put k%02d %d", a, v);
+        break;
+    }
+}
+
+/* Apply [at, at + n) as one batch; mixes codes and results into `hash`. */
+static uint64_t apply_batch(struct test_machine *t, char (*commands)[COMMAND_BYTES], size_t at,
+                            size_t n, uint64_t hash)
+{
+    struct thole_entry e[BATCH_MAX] = {0};
+    struct test_sink sinks[BATCH_MAX];
+
+    for (size_t i = 0; i < n; i++) {
+        test_sink_init(&sinks[i]);
+        e[i].index = at + i + 1;
+        e[i].command = (struct thole_slice){commands[at + i], strlen(commands[at + i])};
+        e[i].result = &sinks[i].base;
+    }
+    struct thole_apply batch = {.entries = e, .entry_count = n};
+    assert_int_equal(t->type->apply(t->m, &batch, NULL), THOLE_OK);
+    for (size_t i = 0; i < n; i++) {
+        hash = hash64(sinks[i].out.data, sinks[i].out.size, hash + e[i].code);
+        bytes_deinit(&sinks[i].out);
+    }
+    return hash;
+}
+
+static void test_kv_batching_changes_nothing(void **state)
+{
+    const char *text = getenv("THOLE_SEED");
+    uint64_t seed = text != NULL ? strtoull(text, NULL, 10) : (uint64_t)time(NULL);
+    static char commands[COMMANDS][COMMAND_BYTES];
+    struct bytes first = {0}, second = {0};
+    struct test_machine t, u;
+    uint64_t a = 0, b = 0;
+    struct rand r;
+
+    (void)state;
+    print_message("THOLE_SEED=%" PRIu64 "\n", seed);
+    rand_seed(&r, seed);
+    test_machine_init(&t, &machine_kv);
+    test_machine_init(&u, &machine_kv);
+    for (size_t i = 0; i < COMMANDS; i++) {
+        random_command(&r, commands[i]);
+    }
+    for (size_t i = 0; i < COMMANDS; i++) {
+        a = apply_batch(&t, commands, i, 1, a);
+    }
+    for (size_t i = 0, n; i < COMMANDS; i += n) {
+        n = 1 + rand_below(&r, BATCH_MAX);
+        n = n < COMMANDS - i ? n : COMMANDS - i;
+        b = apply_batch(&u, commands, i, n, b);
+        if (rand_chance(&r, 0.05)) {
+            test_machine_reopen(&u);
+        }
+    }
+    assert_true(a == b);
+    test_save(&t, &first);
+    test_save(&u, &second);
+    assert_true(slice_equal(bytes_slice(&first), bytes_slice(&second)));
+    bytes_deinit(&first);
+    bytes_deinit(&second);
+    test_machine_deinit(&t);
+    test_machine_deinit(&u);
+}
+
+/* ---- Beside apply ----------------------------------------------------------------------------- */
+
+struct shared {
+    struct test_machine *t;
+    pthread_mutex_t lock; /* apply and view_acquire come one at a time: the engine's promise */
+    _Atomic bool stop;
+    _Atomic uint64_t asked;
+};
+
+/* Both keys are always written in one batch, so every view has them equal. */
+static void *ask(void *arg)
+{
+    struct shared *h = arg;
+    const struct thole_machine_type *type = h->t->type;
+    static const char *const queries[] = {"get a", "get b"};
+
+    while (!h->stop) {
+        struct test_sink out[2];
+        void *view = NULL;
+
+        pthread_mutex_lock(&h->lock);
+        enum thole_code code = type->view_acquire(h->t->m, &view, NULL);
+        pthread_mutex_unlock(&h->lock);
+        for (int i = 0; i < 2 && code == THOLE_OK; i++) {
+            test_sink_init(&out[i]);
+            code =
+                type->query(h->t->m, view, (struct thole_slice){queries[i], 5}, &out[i].base, NULL);
+        }
+        if (code != THOLE_OK || !slice_equal(bytes_slice(&out[0].out), bytes_slice(&out[1].out))) {
+            abort(); /* not cmocka's: this is another thread */
+        }
+        bytes_deinit(&out[0].out);
+        bytes_deinit(&out[1].out);
+        type->view_release(h->t->m, view);
+        h->asked++;
+    }
+    return NULL;
+}
+
+static void test_kv_queries_beside_apply(void **state)
+{
+    static char commands[2][COMMAND_BYTES];
+    struct test_machine t;
+    struct shared h = {.t = &t};
+    pthread_t threads[2];
+
+    (void)state;
+    test_machine_init(&t, &machine_kv);
+    pthread_mutex_init(&h.lock, NULL);
+    snprintf(commands[0], COMMAND_BYTES, "put a 0");
+    snprintf(commands[1], COMMAND_BYTES, "put b 0");
+    apply_batch(&t, commands, 0, 2, 0);
+    for (int i = 0; i < 2; i++) {
+        assert_int_equal(pthread_create(&threads[i], NULL, ask, &h), 0);
+    }
+    for (int i = 1; i < 2000 || h.asked < 100; i++) {
+        snprintf(commands[0], COMMAND_BYTES, "put a %d", i);
+        snprintf(commands[1], COMMAND_BYTES, "put b %d", i);
+        pthread_mutex_lock(&h.lock);
+        apply_batch(&t, commands, 0, 2, 0);
+        pthread_mutex_unlock(&h.lock);
+    }
+    h.stop = true;
+    for (int i = 0; i < 2; i++) {
+        pthread_join(threads[i], NULL);
+    }
+    pthread_mutex_destroy(&h.lock);
+    test_machine_deinit(&t);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_kv_batching_changes_nothing),
+        cmocka_unit_test(test_kv_queries_beside_apply),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
