@@ -42,8 +42,7 @@ bool raft__has_witness(const struct raft_config *c)
     return false;
 }
 
-/* How far the logs of those reach who may lead under `next`: the best of them. */
-static uint64_t best_match(const struct raft *r, const struct raft_config *next)
+uint64_t raft__best_match(const struct raft *r, const struct raft_config *next)
 {
     const struct raft_config *c = raft__config(r);
     uint64_t best = 0;
@@ -73,24 +72,36 @@ uint64_t raft__staying_match(const struct raft *r)
     if (m->pending_count > 0 &&
         raft_change_decode(m->pending[0]->payload.bytes, &change, NULL) == THOLE_OK &&
         raft_change_apply(c, &change, &next, NULL) == THOLE_OK) {
-        uint64_t best = best_match(r, &next);
+        uint64_t best = raft__best_match(r, &next);
         raft_config_deinit(&next);
         return best;
     }
     /* We lead, so our own log is bound enough, unless we are on our way out. */
-    return raft_config_is_voter(c, r->options.replica_id) ? UINT64_MAX : best_match(r, c);
+    return raft_config_is_voter(c, r->options.replica_id) ? UINT64_MAX : raft__best_match(r, c);
 }
 
-/* A change waits for a voter that stays: see raft__staying_match. To commit late is always safe. */
-static uint64_t hold_back_change(const struct raft *r, uint64_t index)
+/* What a quorum has is committed, but with witnesses it is not acted on beyond a change until a voter
+ * that stays is at least as far as any witness: see raft__staying_match. One change after the other,
+ * because who stays at the second depends on the first. To commit late is always safe. */
+static uint64_t hold_back_changes(const struct raft *r, uint64_t index)
 {
     const struct raft_membership *m = &r->membership;
 
     if (m->pending_count == 0 || index < m->pending[0]->index ||
-        raft__staying_match(r) >= m->pending[0]->index) {
+        !raft__has_witness(raft__config(r))) {
         return index;
     }
-    return m->pending[0]->index - 1;
+    uint64_t wanted = m->pending[0]->index;
+    if (wanted < r->lead.first_index) {
+        wanted = r->lead.first_index; /* then its last term is ours, and no witness' is newer */
+    }
+    if (wanted < r->lead.witness_sent) {
+        wanted = r->lead.witness_sent;
+    }
+    if (raft__staying_match(r) < wanted) {
+        return m->pending[0]->index - 1;
+    }
+    return m->pending_count > 1 ? min_u64(index, m->pending[1]->index - 1) : index;
 }
 
 void raft__commit_by_quorum(struct raft *r)
@@ -107,10 +118,10 @@ void raft__commit_by_quorum(struct raft *r)
         bool self = c->members[i].replica_id == r->options.replica_id;
         match[i] = self ? r->log.durable : r->lead.peers[i].match;
     }
-    uint64_t index = hold_back_change(r, raft__quorum_joint_value(c, match));
+    uint64_t index = raft__quorum_joint_value(c, match);
     /* Only entries of our own term are committed by counting (3.6.2, figure 3.7). */
     if (index > r->commit && raft__log_matches(&r->log, index, r->term)) {
-        raft__commit_to(r, index);
+        raft__commit_to(r, hold_back_changes(r, index));
     }
 }
 

@@ -89,6 +89,12 @@ static enum thole_code check_change(const struct raft *r, const struct raft_chan
                           (unsigned long long)r->term);
     }
     code = raft_change_apply(raft__config(r), c, &after, st);
+    if (code == THOLE_OK && raft__has_witness(raft__config(r)) &&
+        raft__best_match(r, &after) < r->commit) {
+        /* It would hold up everything behind it: see raft__staying_match. */
+        code = THOLE_FAIL(st, THOLE_FAILED_PRECONDITION, THOLE_REASON_UNSATISFIABLE,
+                          "membership change: beside witnesses no caught-up voter would stay");
+    }
     raft_config_deinit(&after);
     return code;
 }

@@ -43,6 +43,7 @@ struct raft_lead {
     uint32_t peer_count;
     uint64_t first_index; /* of this leadership: its no-op */
     uint64_t uncommitted_bytes;
+    uint64_t witness_sent; /* the last entry that any witness was sent */
     uint64_t heartbeat_deadline_ms;
     uint64_t quorum_deadline_ms; /* when the next check of a quorum's activity is due */
     uint64_t transfer_target;    /* 0: none */
@@ -117,6 +118,8 @@ void raft__commit_by_quorum(struct raft *r);
 /* Anyone: a peer's (commit, term of it) on a vote message, if our log has that entry. */
 void raft__commit_by_vote(struct raft *r, const struct raft_message *m);
 bool raft__has_witness(const struct raft_config *c);
+/* Leader: how far the logs of those reach who may lead under `next`: the best of them. */
+uint64_t raft__best_match(const struct raft *r, const struct raft_config *next);
 /* A voter and a witness may be a quorum, and a witness cannot lead. If a change takes away the voter
  * whose log alone is as new as the witness', nobody can be elected any more. So while a change is
  * pending in a group with witnesses, it commits only when a voter that stays has it, and witnesses

@@ -6,6 +6,7 @@ struct batch {
     struct raft_entry **entries; /* NULL if count == 0; references owned */
     uint32_t count;
     uint64_t bytes;
+    bool witness; /* for one */
 };
 
 /* A witness keeps metadata only: commands reach it without their payload (dissertation 11.7.2). */
@@ -56,6 +57,7 @@ static struct batch collect(const struct raft *r, uint64_t first, bool witness)
 {
     struct batch b = {.count = count_cached(r, first, last_for(r, witness))};
 
+    b.witness = witness;
     if (b.count == 0) {
         return b;
     }
@@ -82,6 +84,9 @@ static void send_append(struct raft *r, uint64_t to, struct raft_progress *p, st
 
     ASSERT(known);
     raft__progress_sent(p, m.index + b.count, b.count, b.bytes);
+    if (b.witness && b.count > 0 && m.index + b.count > r->lead.witness_sent) {
+        r->lead.witness_sent = m.index + b.count;
+    }
     p->commit_sent = r->commit;
     p->want_append = false;
     raft__send(r, m, 0); /* our own write of these entries may still be under way: rule 2 */
@@ -178,7 +183,7 @@ void raft__replicate(struct raft *r)
 static struct batch take_read(struct raft *r, uint64_t first, struct raft_entry *const *entries,
                               size_t n, bool witness)
 {
-    struct batch b = {0};
+    struct batch b = {.witness = witness};
 
     b.entries = xmalloc(n * sizeof(struct raft_entry *));
     for (size_t i = 0; i < n; i++) {

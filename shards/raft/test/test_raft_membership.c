@@ -741,6 +741,20 @@ TEST(change_waits_for_a_voter_that_stays)
     cluster_deinit(&c);
 }
 
+TEST(change_that_leaves_only_a_lagging_voter_beside_a_witness_is_refused)
+{
+    (void)state;
+    solo_with_witness();
+    assert_int_equal(node_propose(&c, 1, 8), THOLE_OK);
+    cluster_settle(&c);
+    (void)give_ack(&c, 3, 2);
+    assert_int_equal(node_commit(&c, 1), 2);
+    assert_int_equal(change(1, RAFT_CHANGE_DEMOTE, 1), THOLE_FAILED_PRECONDITION); /* 2 is behind */
+    (void)give_ack(&c, 2, 2);
+    assert_int_equal(change(1, RAFT_CHANGE_DEMOTE, 1), THOLE_OK);
+    cluster_deinit(&c);
+}
+
 /* 1 has a committed change and does not know; 2, which it removed from the voters, has more entries
  * and a lower term. Its refusals carry the commit index that lets 1 win alone. */
 TEST(commit_on_votes_counts_in_every_term)
@@ -815,6 +829,7 @@ int main(void)
         RUN(witness_is_never_ahead_of_all_data),
         RUN(change_waits_for_a_voter_that_stays),
         RUN(commit_on_votes_counts_in_every_term),
+        RUN(change_that_leaves_only_a_lagging_voter_beside_a_witness_is_refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
