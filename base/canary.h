@@ -1,0 +1,43 @@
+/* Injected bugs: each is a known mistake of other Raft implementations, written where it would have
+ * been made. `CANARY(x)` is false, at compile time, in every build but the simulator's own copy of
+ * the code, where one of them can be switched on to prove that the simulator finds it. */
+#ifndef BASE_CANARY_H
+#define BASE_CANARY_H
+
+#include <stdbool.h>
+
+/* The number is the one in the catalogue of shards/sim/README.md. */
+#define CANARY_LIST(X)            \
+    X(vote_before_sync, 1)        \
+    X(stale_lease, 2)             \
+    X(duplicate_read_context, 3)  \
+    X(read_before_commit, 4)      \
+    X(reads_parked, 5)            \
+    X(step_down_erases_vote, 6)   \
+    X(stale_vote_counted, 7)      \
+    X(two_changes_in_flight, 8)   \
+    X(term_not_synced, 9)         \
+    X(pre_vote_deadlock, 10)      \
+    X(commit_past_match, 17)      \
+    X(empty_append_term_zero, 18) \
+    X(campaign_unapplied, 23)     \
+    X(new_peer_inactive, 24)      \
+    X(failed_write_counts, 29)    \
+    X(log_over_snapshot, 30)      \
+    X(snapshot_index_lost, 31)
+
+enum canary {
+    CANARY_none = 0,
+#define CANARY_NUMBER(name, number) CANARY_##name = number,
+    CANARY_LIST(CANARY_NUMBER)
+#undef CANARY_NUMBER
+};
+
+#ifdef THOLE_CANARIES
+extern enum canary canary_on;
+#define CANARY(name) (__builtin_expect(canary_on == CANARY_##name, 0))
+#else
+#define CANARY(name) false
+#endif
+
+#endif

@@ -1,0 +1,182 @@
+/* The last phase: a random part of the hosts that is a quorum of every shard becomes free of faults,
+ * the others are gone. Every shard must then elect, accept a write, serve linearizable reads at each
+ * of its replicas, and bring all of them to the same place. */
+#include <inttypes.h>
+
+#include "shards/sim/sim_internal.h"
+
+#define PATIENCE_MS 60000
+
+/* Is everything known about who the members are? A change that is not yet in force may need others. */
+static bool settled(const struct shard *shard)
+{
+    if (shard->config_count == 0)
+        return false;
+    uint64_t from = shard->configs[shard->config_count - 1].index + 1;
+    for (uint64_t i = from; i < shard->slot_count; i++)
+        for (const struct shadow_entry *e = shard->slots[i].entries; e; e = e->other)
+            if (e->kind == RAFT_ENTRY_CONFIG)
+                return false;
+    return true;
+}
+
+static bool lives(struct sim *s, uint64_t replica_id, uint32_t dead)
+{
+    const struct member *m = shadow_member(s, replica_id);
+    return m && !m->gone && !m->damaged && !(dead >> m->host & 1);
+}
+
+static bool works(struct sim *s, const struct shard *shard, uint32_t dead)
+{
+    const struct raft_config *c = &shard->configs[shard->config_count - 1].config;
+    int data = 0;
+    for (int half = 0; half <= (c->joint ? 1 : 0); half++) {
+        int voters = 0, alive = 0;
+        for (uint32_t i = 0; i < c->member_count; i++) {
+            uint8_t role = half ? c->members[i].outgoing_role : c->members[i].role;
+            if (role != RAFT_VOTER && role != RAFT_WITNESS)
+                continue;
+            bool live = lives(s, c->members[i].replica_id, dead);
+            voters++;
+            alive += live;
+            data += live && role == RAFT_VOTER;
+        }
+        if (2 * alive <= voters)
+            return false;
+    }
+    /* A witness can vote for nobody but a voter that has the data. */
+    for (uint32_t i = 0; i < c->member_count; i++)
+        if (c->members[i].role == RAFT_WITNESS && dead != 0)
+            return false;
+    return data > 0;
+}
+
+static void choose_dead(struct sim *s)
+{
+    struct rand *r = &s->rand[SIM_RAND_NEMESIS];
+    for (int g = 0; g < s->c.groups; g++)
+        if (!settled(&s->shards[g]))
+            return;
+    for (int attempt = 0; attempt < 4; attempt++) {
+        uint32_t dead = (uint32_t)rand_u64(r) & ((1u << s->c.hosts) - 1);
+        bool all = dead != 0;
+        for (int g = 0; g < s->c.groups && all; g++)
+            all = works(s, &s->shards[g], dead);
+        for (int i = 0; i < s->c.hosts && all; i++)
+            s->hosts[i].dead = dead >> i & 1;
+        if (all)
+            return;
+    }
+}
+
+static void probed(struct sim *s, struct shard *shard, int host, bool ok)
+{
+    uint32_t bit = 1u << host;
+    (void)s;
+    if (shard->write_sent && !shard->write_done) {
+        shard->write_sent = shard->write_done = ok;
+        return;
+    }
+    shard->reads_sent &= ~bit;
+    if (ok)
+        shard->reads_done |= bit;
+}
+
+/* The replica that should work here, or NULL. */
+static struct replica *expected(struct sim *s, struct shard *shard, int host)
+{
+    struct replica *r = sim_replica(s, host, shard);
+    if (!r || r->state == GROUP_FAILED)
+        return NULL;
+    const struct shadow_config *c = &shard->configs[shard->config_count - 1];
+    const struct member *m = shadow_member(s, r->replica_id);
+    return raft_config_find(&c->config, r->replica_id) && !m->damaged ? r : NULL;
+}
+
+/* Moves a shard on; true when it is where it has to be. */
+static bool progress(struct sim *s, struct shard *shard)
+{
+    int leader = sim_leader(s, shard);
+    if (leader < 0)
+        return false;
+    const struct replica *l = sim_replica(s, leader, shard);
+    if (!shard->write_sent && l->status.leader_ready) {
+        shard->write_sent = true;
+        client_probe(s, shard, leader, true, probed);
+    }
+    if (!shard->write_done)
+        return false;
+    bool all = true;
+    for (int h = 0; h < s->c.hosts; h++) {
+        const struct replica *r = expected(s, shard, h);
+        uint32_t bit = 1u << h;
+        if (!r)
+            continue;
+        if (!r->witness && !((shard->reads_sent | shard->reads_done) & bit)) {
+            shard->reads_sent |= bit;
+            client_probe(s, shard, h, false, probed);
+        }
+        all = all && r->state == GROUP_RUNNING && r->applied == l->applied &&
+              r->status.commit == l->status.last_index && r->status.leader == l->replica_id &&
+              (r->witness || (shard->reads_done & bit));
+    }
+    return all;
+}
+
+static void check_leaks(struct sim *s)
+{
+    for (int g = 0; g < s->c.groups; g++)
+        for (int h = 0; h < s->c.hosts; h++) {
+            const struct replica *r = sim_replica(s, h, &s->shards[g]);
+            if (r && (r->reads || r->reading.count || r->pending.count || r->parked))
+                sim_fail(s, "replica %" PRIu64 ": requests are left over", r->replica_id);
+        }
+}
+
+static void explain(struct sim *s, const struct shard *shard)
+{
+    int leader = sim_leader(s, shard);
+    struct bytes b = {0};
+    for (int h = 0; h < s->c.hosts; h++) {
+        const struct replica *r = sim_replica(s, h, shard);
+        if (r)
+            bytes_printf(&b, " [%" PRIu64 "@%d state=%d role=%d term=%" PRIu64 " commit=%" PRIu64
+                             " applied=%" PRIu64 " last=%" PRIu64 "%s]",
+                         r->replica_id, h, (int)r->state, (int)r->status.role, r->status.term,
+                         r->status.commit, r->applied, r->status.last_index,
+                         r->witness ? " witness" : "");
+    }
+    bytes_append(&b, "", 1);
+    sim_fail(s, "no convergence: shard %" PRIu64 ", leader at host %d, write %d, reads %x:%s",
+             shard->id, leader, shard->write_done, shard->reads_done, (const char *)b.data);
+    bytes_deinit(&b);
+}
+
+void final_phase(struct sim *s)
+{
+    choose_dead(s);
+    for (int i = 0; i < s->c.hosts; i++) {
+        if (s->hosts[i].dead)
+            host_crash(&s->hosts[i]);
+        else
+            host_start(&s->hosts[i]);
+    }
+    nemesis_stop(s);
+    SIM_TRACE(s, "the last phase begins");
+    uint64_t end = s->now_ns + PATIENCE_MS * SIM_MS;
+    bool done = false;
+    while (!done && s->now_ns < end && !s->report->failed) {
+        sim_advance(s, s->now_ns + 50 * SIM_MS);
+        done = s->op_count == 0;
+        for (int g = 0; g < s->c.groups; g++)
+            done = progress(s, &s->shards[g]) && done;
+    }
+    if (s->report->failed)
+        return;
+    for (int g = 0; g < s->c.groups && !done; g++)
+        if (!progress(s, &s->shards[g]))
+            explain(s, &s->shards[g]);
+    if (!done)
+        sim_fail(s, "no convergence: %zu requests are still open", s->op_count);
+    check_leaks(s);
+}

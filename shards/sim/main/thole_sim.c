@@ -1,0 +1,282 @@
+/* thole-sim: runs seeds, repeats one, shrinks a failure, and measures. */
+#include <getopt.h>
+#include <inttypes.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "base/log.h"
+#include "shards/sim/sim.h"
+
+static char replay[512]; /* of the run under way */
+
+static void on_signal(int number)
+{
+    (void)number;
+    ssize_t n = write(STDERR_FILENO, "replay: ", 8);
+    n = write(STDERR_FILENO, replay, strlen(replay));
+    n = write(STDERR_FILENO, "\n", 1);
+    (void)n;
+    _exit(1);
+}
+
+static double seconds(void)
+{
+    struct timespec t;
+    (void)clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + (double)t.tv_nsec / 1e9;
+}
+
+static bool report(const struct sim_options *o, const struct sim_report *r)
+{
+    if (!r->failed)
+        return true;
+    char what[512];
+    sim_describe(o, what, sizeof(what));
+    (void)printf("seed %" PRIu64 " FAILED at %" PRIu64 " ms: %s\n  %s\nreplay: %s\n", o->seed,
+                 r->at_ns / 1000000, r->why, what, replay);
+    (void)fflush(stdout);
+    return false;
+}
+
+static bool run_one(const struct sim_options *o, struct sim_report *ret)
+{
+    sim_replay_line(o, replay, sizeof(replay));
+    sim_run(o, ret);
+    return report(o, ret);
+}
+
+static int run_seeds(struct sim_options o, uint64_t count, bool forked, bool verbose)
+{
+    uint64_t first = o.seed, failed = 0, turns = 0, commands = 0, virtual_ns = 0;
+    uint64_t crashes = 0, elections = 0, snapshots = 0, changes = 0, unknown = 0, open = 0;
+    double begin = seconds();
+    for (o.seed = first; o.seed < first + count; o.seed++) {
+        struct sim_report r;
+        sim_replay_line(&o, replay, sizeof(replay));
+        double before = seconds();
+        if (forked)
+            sim_run_forked(&o, &r);
+        else
+            sim_run(&o, &r);
+        if (verbose)
+            (void)printf("seed %" PRIu64 ": %.2f s, %" PRIu64 " turns, %" PRIu64
+                         " commands, %" PRIu64 " reads, %" PRIu64 " elections, hash %016" PRIx64
+                         "\n",
+                         o.seed, seconds() - before, r.turns, r.proposals, r.reads, r.elections,
+                         r.hash);
+        failed += !report(&o, &r);
+        turns += r.turns;
+        commands += r.proposals + r.reads;
+        virtual_ns += r.at_ns;
+        crashes += r.crashes;
+        elections += r.elections;
+        snapshots += r.snapshots;
+        changes += r.changes;
+        unknown += r.unknown;
+        open += r.inconclusive;
+    }
+    (void)printf("%" PRIu64 " seeds, %" PRIu64 " failed; %.1f virtual hours in %.1f s; %" PRIu64
+                 " turns, %" PRIu64 " operations (%" PRIu64 " unknown), %" PRIu64
+                 " crashes, %" PRIu64 " elections, %" PRIu64 " snapshots, %" PRIu64
+                 " changes, %" PRIu64 " inconclusive histories\n",
+                 count, failed, (double)virtual_ns / 3.6e12, seconds() - begin, turns, commands,
+                 unknown, crashes, elections, snapshots, changes, open);
+    return failed ? 1 : 0;
+}
+
+/* Take away whatever the failure does not need. */
+static int minimize(struct sim_options o)
+{
+    struct sim_report r;
+    sim_run_forked(&o, &r);
+    if (!r.failed) {
+        (void)printf("seed %" PRIu64 " does not fail\n", o.seed);
+        return 1;
+    }
+    for (int i = 0; sim_fault_name(i); i++) {
+        struct sim_options fewer = o;
+        fewer.without |= UINT32_C(1) << i;
+        sim_run_forked(&fewer, &r);
+        if (r.failed)
+            o = fewer;
+    }
+    struct sim_options smaller = o;
+    smaller.groups = 1;
+    sim_run_forked(&smaller, &r);
+    o = r.failed ? smaller : o;
+    smaller = o;
+    smaller.hosts = 3;
+    sim_run_forked(&smaller, &r);
+    o = r.failed ? smaller : o;
+    for (uint64_t low = 0, high = o.ticks; low < high;) {
+        struct sim_options shorter = o;
+        shorter.ticks = low + (high - low) / 2;
+        sim_run_forked(&shorter, &r);
+        if (r.failed)
+            high = o.ticks = shorter.ticks;
+        else
+            low = shorter.ticks + 1;
+    }
+    sim_run_forked(&o, &r);
+    sim_replay_line(&o, replay, sizeof(replay));
+    (void)report(&o, &r);
+    return 0;
+}
+
+static int canaries(struct sim_options o, const char *only, uint64_t budget)
+{
+    int missed = 0;
+    uint64_t first = o.seed;
+    for (int i = 0; sim_canary_name(i); i++) {
+        struct sim_report r = {0};
+        double begin = seconds();
+        o.canary = sim_canary_name(i);
+        if (strcmp(only, "all") != 0 && strcmp(only, o.canary) != 0)
+            continue;
+        (void)sim_canary_set(o.canary);
+        for (o.seed = first; o.seed < first + budget && !r.failed; o.seed++)
+            sim_run_forked(&o, &r);
+        o.seed--;
+        sim_replay_line(&o, replay, sizeof(replay));
+        (void)printf("%-24s %s after %" PRIu64 " seeds, %.1f s: %s\n  %s\n", o.canary,
+                     r.failed ? "found" : "NOT FOUND", o.seed - first + 1, seconds() - begin,
+                     r.failed ? r.why : "", replay);
+        (void)fflush(stdout);
+        missed += !r.failed;
+    }
+    return missed ? 1 : 0;
+}
+
+static int bench(void)
+{
+    struct sim_report r;
+    struct sim_options o = {.seed = 1, .ticks = 200000, .bench = true};
+    double begin = seconds();
+    if (!run_one(&o, &r))
+        return 1;
+    double took = seconds() - begin;
+    (void)printf("no faults, 1 group, 3 hosts: %.0f cluster-ticks/s (%.0f commands/s, %.0f turns/s)\n",
+                 (double)o.ticks / took, (double)r.proposals / took, (double)r.turns / took);
+    uint64_t ticks = 0;
+    begin = seconds();
+    for (o = (struct sim_options){.seed = 1, .ticks = SIM_TICKS_DEFAULT, .groups = 20};
+         o.seed <= 10; o.seed++) {
+        if (!run_one(&o, &r))
+            return 1;
+        ticks += r.at_ns / 1000000 / SIM_TICK_MS;
+    }
+    took = seconds() - begin;
+    (void)printf("faults, 20 groups, 10 seeds: %.0f cluster-ticks/s, %.0f group-ticks/s\n",
+                 (double)ticks / took, (double)ticks * 20 / took);
+    return 0;
+}
+
+static const char usage[] =
+    "usage: thole-sim [options]\n"
+    "  --seed N        the first seed (1)\n"
+    "  --seeds COUNT   how many (1)\n"
+    "  --ticks M       ticks of 10 ms with faults, before the last phase (2000)\n"
+    "  --trace         print every event\n"
+    "  --without LIST  faults to leave out, comma separated, or: all\n"
+    "  --hosts N, --groups N  instead of what the seed says\n"
+    "  --minimize      shrink a failing seed\n"
+    "  --canary NAME   switch an injected bug on; with --seeds: until found; or: all\n"
+    "  --forked        each seed in its own process: go on after a failed assertion\n"
+    "  --verbose       a line per seed\n"
+    "  --bench         measure\n"
+    "  --log LEVELS    the engines' log lines\n";
+
+struct command {
+    struct sim_options o;
+    uint64_t count;
+    bool trace, minimize, forked, verbose, bench;
+    const char *canary;
+};
+
+static bool parse(int argc, char **argv, struct command *c)
+{
+    static const struct option options[] = {
+        {"seed", 1, NULL, 's'},     {"seeds", 1, NULL, 'n'},   {"ticks", 1, NULL, 't'},
+        {"trace", 0, NULL, 'T'},    {"without", 1, NULL, 'w'}, {"hosts", 1, NULL, 'H'},
+        {"groups", 1, NULL, 'g'},   {"minimize", 0, NULL, 'm'}, {"canary", 1, NULL, 'c'},
+        {"forked", 0, NULL, 'f'},   {"verbose", 0, NULL, 'v'}, {"bench", 0, NULL, 'b'},
+        {"log", 1, NULL, 'l'},      {0},
+    };
+    int option;
+    bool ok = true;
+    while (ok && (option = getopt_long(argc, argv, "", options, NULL)) != -1) {
+        switch (option) {
+        case 's':
+            c->o.seed = strtoull(optarg, NULL, 10);
+            break;
+        case 'n':
+            c->count = strtoull(optarg, NULL, 10);
+            break;
+        case 't':
+            c->o.ticks = strtoull(optarg, NULL, 10);
+            break;
+        case 'T':
+            c->trace = true;
+            break;
+        case 'w':
+            ok = sim_fault_parse(optarg, &c->o.without);
+            break;
+        case 'H':
+            c->o.hosts = (uint32_t)strtoul(optarg, NULL, 10);
+            break;
+        case 'g':
+            c->o.groups = (uint32_t)strtoul(optarg, NULL, 10);
+            break;
+        case 'm':
+            c->minimize = true;
+            break;
+        case 'c':
+            c->canary = optarg;
+            break;
+        case 'f':
+            c->forked = true;
+            break;
+        case 'v':
+            c->verbose = true;
+            break;
+        case 'b':
+            c->bench = true;
+            break;
+        case 'l':
+            ok = log_configure_text(optarg);
+            break;
+        default:
+            ok = false;
+        }
+    }
+    return ok && optind == argc && c->o.hosts <= SIM_HOSTS_MAX && c->o.groups <= SIM_GROUPS_MAX;
+}
+
+int main(int argc, char **argv)
+{
+    struct command c = {.o = {.seed = 1, .ticks = SIM_TICKS_DEFAULT}, .count = 0};
+    /* Replicas fail and disks break all the time here: that is no news. */
+    (void)log_configure_text("error,engine=error");
+    if (!parse(argc, argv, &c) || (c.canary && strcmp(c.canary, "all") != 0 &&
+                                   !sim_canary_set(c.canary))) {
+        (void)fputs(usage, stderr);
+        return 2;
+    }
+    (void)signal(SIGABRT, on_signal);
+    (void)signal(SIGSEGV, on_signal);
+    c.o.trace = c.trace ? stdout : NULL;
+    if (c.bench)
+        return bench();
+    if (c.minimize) {
+        c.o.canary = c.canary;
+        return minimize(c.o);
+    }
+    if (c.canary && c.count > 0)
+        return canaries(c.o, c.canary, c.count);
+    c.o.canary = c.canary;
+    return run_seeds(c.o, c.count ? c.count : 1, c.forked, c.verbose);
+}

@@ -1,0 +1,291 @@
+/* What the files of the simulator share. */
+#ifndef SHARDS_SIM_SIM_INTERNAL_H
+#define SHARDS_SIM_SIM_INTERNAL_H
+
+#include "base/rand.h"
+#include "base/worker_internal.h"
+#include "shards/engine/engine_internal.h"
+#include "shards/sim/linear.h"
+#include "shards/sim/sim.h"
+
+#define SIM_MS NS_PER_MS
+#define SIM_START_NS (1000 * NS_PER_MS)
+#define SIM_WORKERS_MAX 12
+#define SIM_KEYS 4       /* of a group, at a time */
+#define SIM_CLIENTS_MAX 24
+#define SIM_OPEN_MAX 20  /* a key with this many open operations is replaced by a fresh one */
+
+struct sim;
+struct sim_host;
+struct shard;
+
+/* ---- Options as drawn (options.c) --------------------------------------------------------------- */
+
+struct sim_config {
+    uint32_t faults;
+    int hosts, groups, clients;
+    uint32_t loops, appliers;
+    uint32_t election_ms, heartbeat_ms;
+    uint64_t delay_min_ns, delay_max_ns; /* of a frame, usually */
+    double loss, duplicate, delay, reorder;
+    uint64_t think_ns;   /* between operations of a client */
+    uint64_t nemesis_ns; /* mean between faults */
+    uint64_t sync_ns;    /* a log write, usually */
+    uint64_t compact_bytes, keep_bytes, cache_bytes, ballast;
+    uint32_t skew_ppm;
+    double reads; /* part of the operations */
+};
+void sim_config_draw(const struct sim_options *o, struct sim_config *ret);
+static inline bool sim_has(const struct sim_config *c, enum sim_fault f)
+{
+    return c->faults >> f & 1;
+}
+
+/* ---- Events (sim.c) -------------------------------------------------------------------------------- */
+
+typedef void (*sim_fire_fn)(struct sim *s, void *arg);
+struct sim_event {
+    uint64_t at_ns, number;
+    sim_fire_fn fire;
+    void *arg;
+};
+void sim_at(struct sim *s, uint64_t at_ns, sim_fire_fn fire, void *arg);
+/* The first failure is kept; the run then ends. */
+void sim_fail(struct sim *s, const char *format, ...) __attribute__((format(printf, 2, 3)));
+void sim_trace_line(struct sim *s, const char *format, ...) __attribute__((format(printf, 2, 3)));
+/* Part of the run's fingerprint, and a line of the trace. */
+void sim_mix(struct sim *s, uint64_t a, uint64_t b);
+#define SIM_TRACE(s, ...)                    \
+    do {                                     \
+        if ((s)->o.trace)                    \
+            sim_trace_line((s), __VA_ARGS__); \
+    } while (0)
+
+/* ---- Hosts (host.c), their workers (executor.c) ------------------------------------------------------ */
+
+enum worker_kind { WORKER_LOOP, WORKER_WRITER, WORKER_APPLIER, WORKER_OTHER };
+struct sim_worker {
+    struct worker *w;
+    enum worker_kind kind;
+    uint64_t ready_ns;    /* a message waits, and may be handled then; virtual time */
+    uint64_t deadline_ns; /* virtual time */
+};
+
+struct sim_host {
+    struct sim *s;
+    int id;
+    struct uuid uuid;
+    uint64_t incarnation;
+    struct executor executor;
+    struct clock clock;
+    struct sim_worker workers[SIM_WORKERS_MAX];
+    int worker_count;
+    uint64_t next_ns; /* the earliest of its workers, or of the end of a pause */
+    bool next_stale;
+    uint64_t clock_base_ns, base_ns; /* the host's clock at virtual time base_ns */
+    uint64_t rate_ppm;               /* and how fast it runs */
+    uint64_t paused_until_ns, stalled_until_ns;
+    struct engine *engine; /* NULL: down */
+    bool ending;           /* crashed or its log failed: taken down after this turn */
+    bool dead;             /* stays down: not in the quorum of the last phase */
+    struct log_store *log;
+    struct engine_files *files;
+    struct kv_disk *kv;
+    struct thole_machine_type types_[3];
+    const struct thole_machine_type *types[4];
+    /* Armed faults. */
+    bool crash_in_write, fail_write, crash_in_commit, fail_file;
+    bool space_low;
+};
+
+void executor_init(struct sim_host *h);
+uint64_t host_clock(const struct sim_host *h);
+void host_set_rate(struct sim_host *h, uint64_t rate_ppm);
+uint64_t host_next(struct sim_host *h);
+/* Runs what is due at the simulation's time; one turn. */
+void host_turn(struct sim_host *h);
+
+void host_init(struct sim *s, int id);
+void host_deinit(struct sim_host *h);
+void host_start(struct sim_host *h);
+void host_stop(struct sim_host *h);
+void host_crash(struct sim_host *h); /* not from inside a turn: see `ending` */
+void host_restart_later(struct sim_host *h, uint64_t delay_ns);
+
+/* ---- Disk (disk.c), files (files.c), machines (machine.c) --------------------------------------------- */
+
+struct log_store *disk_new(struct sim_host *h);
+void disk_free(struct log_store *d);
+/* Damage records of a replica: found at the next read, or at the next start. */
+void disk_flip(struct log_store *d, uint64_t replica_id);
+
+struct engine_files *files_new(struct sim_host *h);
+void files_crash(struct engine_files *f);
+bool files_flip(struct engine_files *f, uint64_t replica_id);
+
+struct kv_disk *kv_disk_new(struct sim_host *h);
+void kv_disk_free(struct kv_disk *d);
+void kv_disk_crash(struct kv_disk *d);
+struct thole_machine_type kv_type(struct sim_host *h, const char *name, bool views);
+struct thole_machine_type kv_persistent_type(struct sim_host *h, const char *name);
+
+#define KV_COMMAND_BYTES 16 /* key, value; then padding */
+
+/* ---- Network (network.c) ------------------------------------------------------------------------------- */
+
+struct sim_link {
+    bool cut;
+    double loss, duplicate, delay, reorder;
+    uint64_t clogged_until_ns;
+    uint64_t last_due_ns[4]; /* by lane: frames of a lane arrive in order, unless reordered */
+};
+enum thole_code network_send(void *ctx, const struct uuid *to, enum engine_lane lane,
+                             struct bufslice frame);
+void network_init(struct sim *s);
+void network_heal(struct sim *s);
+void network_drop_all(struct sim *s);
+
+/* ---- The shadow of what happened (check.c, shadow.c) ----------------------------------------------------- */
+
+/* A log entry that some replica has written. Alternatives at one index have different terms. */
+struct shadow_entry {
+    uint64_t term, prev_term, hash;
+    uint8_t kind;
+    struct shadow_entry *other;
+};
+struct shadow_slot {
+    struct shadow_entry *entries;
+    uint64_t committed_term; /* of the entry; 0: not committed */
+    uint64_t commit_in;      /* the term of the leader that committed it */
+    uint64_t state;          /* hash of the machine's state after it; 0: not known */
+};
+/* A replica, over all its lives. */
+struct member {
+    uint64_t replica_id;
+    struct shard *shard;
+    int host;
+    bool witness, gone;
+    bool damaged; /* by us: it may fail */
+    /* What its disk holds. */
+    struct raft_hard hard;
+    uint64_t start, start_term;
+    uint64_t *terms; /* of start + 1 ... */
+    size_t count, capacity;
+    /* This life. */
+    uint64_t life; /* incarnation */
+    struct raft_status status;
+    uint64_t applied, peer_checks;
+    struct raft_config config; /* as last seen */
+};
+struct shadow_config {
+    uint64_t index;
+    struct raft_config config;
+};
+struct executed {
+    uint64_t index, result;
+};
+
+struct key {
+    uint64_t number;
+    struct linear *history;
+    int running; /* operations */
+};
+
+struct shard {
+    uint64_t id;
+    const char *type;
+    struct shadow_slot *slots; /* by index */
+    size_t slot_count;
+    uint64_t committed;
+    struct map leaders;  /* term -> struct member */
+    struct map executed; /* value -> struct executed */
+    struct map refused;  /* value -> anything */
+    struct shadow_config *configs;
+    size_t config_count;
+    struct key keys[SIM_KEYS];
+    uint64_t key_number;
+    uint64_t revision;
+    /* The last phase: a write, then a read at each host (bits). */
+    bool write_sent, write_done;
+    uint32_t reads_sent, reads_done;
+};
+
+struct member *shadow_member(struct sim *s, uint64_t replica_id);
+struct member *shadow_add_member(struct sim *s, struct shard *shard, uint64_t replica_id, int host);
+void shadow_free(struct sim *s);
+struct shadow_slot *shadow_slot(struct shard *shard, uint64_t index);
+bool member_term_at(const struct member *m, uint64_t index, uint64_t *ret);
+uint64_t member_last(const struct member *m);
+/* An update has reached the disk. */
+void shadow_write(struct sim *s, struct sim_host *h, const struct store_update *u);
+void check_config(struct sim *s, struct shard *shard, uint64_t index, const struct raft_config *c);
+
+void check_loop(struct sim *s, struct sim_host *h, struct loop *l);
+void check_frame(struct sim *s, struct sim_host *h, struct bufslice frame);
+/* A machine has executed a command; and its state after it. */
+void check_apply(struct sim *s, struct sim_host *h, uint64_t shard_id, uint64_t replica_id,
+                 uint64_t index, uint64_t state);
+void check_execute(struct sim *s, struct shard *shard, uint64_t index, uint64_t value,
+                   uint64_t result);
+void check_end(struct sim *s);
+
+/* ---- Clients (client.c), controller (admin.c), faults (nemesis.c), the end (final.c) ----------------------- */
+
+struct client {
+    struct sim *s;
+    int host;            /* where it asks */
+    struct shard *shard; /* of its session; NULL: it works without */
+    uint64_t session, sequence;
+    struct op *retry; /* to be sent again, in the session */
+};
+void clients_start(struct sim *s);
+void clients_free(struct sim *s);
+/* One operation for the last phase: `done` says whether it succeeded. */
+void client_probe(struct sim *s, struct shard *shard, int host, bool write,
+                  void (*done)(struct sim *s, struct shard *shard, int host, bool ok));
+
+void admin_start(struct sim *s);
+void admin_bootstrap(struct sim *s);
+void nemesis_start(struct sim *s);
+void nemesis_stop(struct sim *s);
+void final_phase(struct sim *s);
+
+/* ---- The simulation ------------------------------------------------------------------------------------------ */
+
+struct sim {
+    struct sim_options o;
+    struct sim_config c;
+    struct sim_report *report;
+    uint64_t now_ns, end_ns;
+    struct sim_event *events;
+    size_t event_count, event_capacity;
+    uint64_t event_number;
+    struct rand rand[SIM_FAULTS + 4]; /* by fault, and the four below */
+    struct sim_host hosts[SIM_HOSTS_MAX];
+    struct sim_link links[SIM_HOSTS_MAX][SIM_HOSTS_MAX];
+    struct shard shards[SIM_GROUPS_MAX];
+    struct map members; /* replica id -> struct member */
+    uint64_t replica_id; /* the last one given out */
+    struct client clients[SIM_CLIENTS_MAX];
+    size_t op_count; /* clients' requests outstanding */
+    uint64_t value;  /* the last one written */
+    bool calm;      /* the last phase: no more faults */
+    uint64_t in_flight; /* frames */
+};
+#define SIM_RAND_NET SIM_FAULTS
+#define SIM_RAND_CLIENT (SIM_FAULTS + 1)
+#define SIM_RAND_WORK (SIM_FAULTS + 2)
+#define SIM_RAND_NEMESIS (SIM_FAULTS + 3)
+
+static inline struct shard *sim_shard(struct sim *s, uint64_t id)
+{
+    ASSERT(id >= 1 && id <= (uint64_t)s->c.groups);
+    return &s->shards[id - 1];
+}
+void sim_advance(struct sim *s, uint64_t to_ns);
+/* The replica of a shard on a host; NULL if the host is down or has none. */
+struct replica *sim_replica(struct sim *s, int host, const struct shard *shard);
+/* A host whose replica leads, of the highest term; -1 if none. */
+int sim_leader(struct sim *s, const struct shard *shard);
+
+#endif
