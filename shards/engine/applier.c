@@ -53,6 +53,52 @@ static void serve(struct query_job *j)
     free(j);
 }
 
+static void park(struct query_job *j)
+{
+    struct replica *r = j->r;
+    uint64_t first = CLOCK_NEVER;
+    for (struct worker_msg *m = j->requests.head; m; m = m->next) {
+        const struct engine_request *q = CONTAINER_OF(m, struct engine_request, msg);
+        first = q->deadline_ns < first ? q->deadline_ns : first;
+    }
+    if (first != CLOCK_NEVER)
+        wheel_arm(r->applier->deadlines, &j->expiry, first / NS_PER_MS + 1);
+    j->next = r->parked;
+    r->parked = j;
+}
+
+static void unpark(struct query_job *j)
+{
+    struct query_job **at = &j->r->parked;
+    while (*at != j)
+        at = &(*at)->next;
+    *at = j->next;
+    wheel_cancel(j->r->applier->deadlines, &j->expiry);
+}
+
+/* Some requests of a parked job are too late. */
+static void expire(struct query_job *j, uint64_t now_ns)
+{
+    struct msgq left = {0};
+    struct worker_msg *m;
+    unpark(j);
+    while ((m = msgq_pop(&j->requests))) {
+        struct engine_request *q = CONTAINER_OF(m, struct engine_request, msg);
+        if (q->deadline_ns > now_ns)
+            msgq_push(&left, m);
+        else
+            request_fail(q, THOLE_DEADLINE_EXCEEDED, THOLE_REASON_NONE,
+                         "the deadline passed before the read point was applied here");
+    }
+    j->requests = left;
+    if (left.count > 0) {
+        park(j);
+        return;
+    }
+    replica_unref(j->r);
+    free(j);
+}
+
 static void handle_query(struct query_job *j)
 {
     struct replica *r = j->r;
@@ -64,20 +110,17 @@ static void handle_query(struct query_job *j)
     } else if (j->index <= r->machine->applied) {
         serve(j);
     } else {
-        j->next = r->parked;
-        r->parked = j;
+        park(j);
     }
 }
 
 static void serve_parked(struct replica *r)
 {
-    for (struct query_job **at = &r->parked; *at;) {
-        struct query_job *j = *at;
-        if (j->index > r->machine->applied) {
-            at = &j->next;
+    for (struct query_job *j = r->parked, *next; j; j = next) {
+        next = j->next;
+        if (j->index > r->machine->applied)
             continue;
-        }
-        *at = j->next;
+        unpark(j);
         serve(j);
     }
 }
@@ -87,7 +130,7 @@ static void fail_parked(struct replica *r, enum thole_code code, enum thole_reas
 {
     while (r->parked) {
         struct query_job *j = r->parked;
-        r->parked = j->next;
+        unpark(j);
         query_job_fail(j, code, reason, message);
     }
 }
@@ -248,15 +291,15 @@ static void handle_task(struct applier *a, struct task *t)
     case TASK_RESTORE:
     case TASK_REMOVE:
     case TASK_SPACE:
-        ASSERT(!"a task that is not for an applier");
+        ASSERT(false && "a task that is not for an applier");
     }
 }
 
 static uint64_t applier_turn(void *ctx, struct msgq *batch, uint64_t now_ns)
 {
-    (void)now_ns;
     struct applier *a = ctx;
     struct worker_msg *m;
+    struct wheel_timer *t;
     while ((m = msgq_pop(batch))) {
         if (m->kind == MSG_APPLY)
             handle_apply(a, CONTAINER_OF(m, struct apply_job, msg));
@@ -265,7 +308,10 @@ static uint64_t applier_turn(void *ctx, struct msgq *batch, uint64_t now_ns)
         else
             handle_task(a, CONTAINER_OF(m, struct task, msg));
     }
-    return CLOCK_NEVER;
+    while ((t = wheel_expire(a->deadlines, now_ns / NS_PER_MS)))
+        expire(CONTAINER_OF(t, struct query_job, expiry), now_ns);
+    uint64_t next = wheel_next(a->deadlines);
+    return next == UINT64_MAX ? CLOCK_NEVER : next * NS_PER_MS;
 }
 
 struct applier *applier_new(struct engine *e, uint32_t index)
@@ -275,6 +321,7 @@ struct applier *applier_new(struct engine *e, uint32_t index)
     (void)snprintf(name, sizeof(name), "applier-%u", index % 100);
     a->e = e;
     a->batch = apply_batch_new();
+    a->deadlines = wheel_new(clock_now(e->clock) / NS_PER_MS);
     a->w = worker_new(e->o.executor, name, ENGINE_QUEUE_MAX, applier_turn, a);
     return a;
 }
@@ -285,5 +332,6 @@ void applier_free(struct applier *a)
         return;
     worker_free(a->w);
     apply_batch_free(a->batch);
+    wheel_free(a->deadlines);
     free(a);
 }

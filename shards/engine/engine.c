@@ -232,6 +232,12 @@ enum thole_code engine_new(const struct engine_options *o, struct engine **ret,
     for (size_t i = 0; (s = e->o.log->ops->next(e->o.log, &i));)
         recover(e, s);
     snapshots_find(e);
+    code = spaces_clean(e, st);
+    if (code != THOLE_OK) {
+        engine_stop(e);
+        engine_free(e);
+        return code;
+    }
     open_replicas(e);
     *ret = e;
     return THOLE_OK;
@@ -249,7 +255,7 @@ void engine_stop(struct engine *e)
      * as each one's queue is drained: loops first, because they hold what waits. */
     for (uint32_t i = 0; i < e->o.loop_count; i++)
         if (!worker_post_internal(e->loops[i]->w, &e->loops[i]->stop_msg))
-            ASSERT(!"a loop was stopped by somebody else");
+            ASSERT(false && "a loop was stopped by somebody else");
     for (uint32_t i = 0; i < e->o.loop_count; i++)
         worker_stop(e->loops[i]->w);
     worker_stop(e->writer);

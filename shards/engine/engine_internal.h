@@ -122,6 +122,7 @@ struct query_job {
     struct replica *r;
     uint64_t index; /* serve when this is applied */
     struct msgq requests;
+    struct wheel_timer expiry; /* while parked: the first deadline of a request */
 };
 
 struct log_read {
@@ -468,6 +469,7 @@ struct applier {
     struct engine *e;
     struct worker *w;
     struct apply_batch *batch;
+    struct wheel *deadlines; /* of parked queries, in real milliseconds */
 };
 struct applier *applier_new(struct engine *e, uint32_t index);
 void applier_free(struct applier *a);
@@ -506,6 +508,8 @@ struct found_snapshot {
     char name[ENGINE_NAME_BYTES];
 };
 void snapshots_find(struct engine *e);
+/* Drop what the state database holds of strangers, and of generations that are not live. */
+enum thole_code spaces_clean(struct engine *e, struct thole_status *st);
 void snapshotter_open(struct engine *e, struct task *t);
 
 struct streamer;

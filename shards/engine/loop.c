@@ -181,7 +181,7 @@ static void handle(struct loop *l, struct worker_msg *m)
     case MSG_SEND:
     case MSG_RECEIVE_END:
     default:
-        ASSERT(!"a message that is not for a loop");
+        ASSERT(false && "a message that is not for a loop");
     }
 }
 

@@ -155,5 +155,5 @@ enum thole_code machine_query(struct machine *m, void *view, struct slice query,
 {
     struct bytes_sink sink = {{write_bytes}, out};
     struct thole_slice q = {query.data, query.size};
-    return m->type->query(m->state, view, q, &sink.base, st);
+    return machine_result(m->type->query(m->state, view, q, &sink.base, st), st);
 }

@@ -55,6 +55,24 @@ void snapshots_find(struct engine *e)
         qsort(e->found, e->found_count, sizeof(e->found[0]), compare_found);
 }
 
+enum thole_code spaces_clean(struct engine *e, struct thole_status *st)
+{
+    struct state_space *spaces;
+    size_t n;
+    if (!e->o.state)
+        return THOLE_OK;
+    enum thole_code code = state_spaces(e->o.state, &spaces, &n, st);
+    if (code != THOLE_OK)
+        return code;
+    for (size_t i = 0; i < n && code == THOLE_OK; i++) {
+        const struct replica *r = map_get(&e->by_replica, spaces[i].replica_id);
+        if (!r || r->generation != spaces[i].generation)
+            code = state_space_drop(e->o.state, spaces[i], st);
+    }
+    free(spaces);
+    return code;
+}
+
 /* ---- Opening -------------------------------------------------------------------------------------------------- */
 
 /* Is (index, term) a place in this replica's log, so that the log continues from it? */
@@ -118,9 +136,13 @@ static enum thole_code open_persistent(struct engine *e, struct task *t, struct 
     for (size_t i = first_found(e, r->replica_id);
          i < e->found_count && e->found[i].replica_id == r->replica_id; i++)
         e->files->ops->remove(e->files, e->found[i].name); /* were only made to be sent */
-    /* Half-installed, or replaced and not yet deleted. */
-    enum thole_code code = machine_destroy(r, r->generation + 1, st);
-    if (code == THOLE_OK && r->generation > 0)
+    /* Half-installed, or replaced and not yet deleted. What is in the state database has been
+     * dropped by spaces_clean. */
+    bool own = machine_type_find(e, r->type_name)->flush != NULL;
+    enum thole_code code = THOLE_OK;
+    if (own)
+        code = machine_destroy(r, r->generation + 1, st);
+    if (own && code == THOLE_OK && r->generation > 0)
         code = machine_destroy(r, r->generation - 1, st);
     if (code == THOLE_OK)
         code = machine_open(r, r->generation, &t->machine, st);
@@ -157,7 +179,8 @@ void snapshotter_open(struct engine *e, struct task *t)
 
 /* ---- The other tasks ------------------------------------------------------------------------------------------- */
 
-static void flush(struct engine *e, struct task *t)
+/* One flush of the state database serves every task that was waiting when it began. */
+static void flush(struct engine *e, struct task *t, bool *flushed)
 {
     struct machine *m = t->machine;
     enum thole_code code = THOLE_OK;
@@ -165,8 +188,9 @@ static void flush(struct engine *e, struct task *t)
         pthread_rwlock_wrlock(&m->lock);
         code = machine_result(m->type->flush(m->state, &t->st), &t->st);
         pthread_rwlock_unlock(&m->lock);
-    } else if (e->o.state) {
+    } else if (e->o.state && !*flushed) {
         code = state_db_flush(e->o.state, &t->st);
+        *flushed = code == THOLE_OK;
     }
     t->st.code = code;
 }
@@ -234,7 +258,7 @@ static void destroy(struct engine *e, struct task *t)
     t->st.code = code;
 }
 
-static void run(struct engine *e, struct task *t)
+static void run(struct engine *e, struct task *t, bool *flushed)
 {
     if (t->r)
         log_context(t->r->shard_id, t->r->replica_id);
@@ -250,7 +274,7 @@ static void run(struct engine *e, struct task *t)
         }
         break;
     case TASK_FLUSH:
-        flush(e, t);
+        flush(e, t, flushed);
         break;
     case TASK_RESTORE:
         restore(e, t);
@@ -267,7 +291,7 @@ static void run(struct engine *e, struct task *t)
     case TASK_VIEW:
     case TASK_SWITCH:
     case TASK_CLOSE:
-        ASSERT(!"a task that is not for the snapshotter");
+        ASSERT(false && "a task that is not for the snapshotter");
     }
     log_context(0, 0);
 }
@@ -277,10 +301,11 @@ uint64_t snapshotter_turn(void *ctx, struct msgq *batch, uint64_t now_ns)
     (void)now_ns;
     struct engine *e = ctx;
     struct worker_msg *m;
+    bool flushed = false;
     while ((m = msgq_pop(batch))) {
         struct task *t = CONTAINER_OF(m, struct task, msg);
         if (!atomic_load(&e->dead))
-            run(e, t);
+            run(e, t, &flushed);
         else
             (void)THOLE_FAIL(&t->st, THOLE_UNAVAILABLE, THOLE_REASON_STOPPED, "crashed");
         loop_post(t->loop, &t->msg);

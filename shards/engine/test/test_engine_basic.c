@@ -242,6 +242,35 @@ static void test_engine_stale_query_respects_bound(void **state)
     cluster_free(c);
 }
 
+static void test_engine_parked_query_keeps_its_deadline(void **state)
+{
+    (void)state;
+    struct cluster *c = cluster_new(1, 14);
+    cluster_bootstrap(c, 1);
+    cluster_wait_leader(c);
+    /* A read point that this applier has not reached: as after a long range was handed over. */
+    struct replica *r = engine_find_shard(c->hosts[0].engine, SHARD);
+    struct query_job *j = xcalloc(1, sizeof(*j));
+    struct op *a = op_new(c, ENGINE_QUERY, "q"), *b = op_new(c, ENGINE_QUERY, "q");
+    j->msg.kind = MSG_QUERY;
+    j->r = r;
+    j->index = r->applied + 1;
+    a->r.deadline_ns = cluster_now(c) + 50 * MS;
+    msgq_push(&j->requests, &a->r.msg);
+    msgq_push(&j->requests, &b->r.msg);
+    assert_true(worker_post_internal(r->applier->w, &j->msg));
+    op_wait(a);
+    assert_int_equal(a->r.status.code, THOLE_DEADLINE_EXCEEDED);
+    assert_true(a->done_ns - a->r.deadline_ns <= 2 * MS);
+    assert_false(b->done);
+    propose_ok(c, "x");
+    op_wait(b);
+    assert_int_equal(b->r.status.code, THOLE_OK);
+    op_free(a);
+    op_free(b);
+    cluster_free(c);
+}
+
 static void test_engine_bad_query_fails_alone(void **state)
 {
     (void)state;
@@ -272,6 +301,7 @@ int main(void)
         cmocka_unit_test(test_engine_deposed_leader_drops_or_keeps_proposals),
         cmocka_unit_test(test_engine_stop_answers_everything),
         cmocka_unit_test(test_engine_stale_query_respects_bound),
+        cmocka_unit_test(test_engine_parked_query_keeps_its_deadline),
         cmocka_unit_test(test_engine_bad_query_fails_alone),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

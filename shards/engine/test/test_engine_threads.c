@@ -179,12 +179,114 @@ static void test_engine_threads_several_loops(void **state)
     run(false, 3);
 }
 
+/* ---- The key-value machine and the state database -------------------------------------------- */
+
+static void kv_request(struct rig *r, struct client *k, enum engine_request_kind kind, int h,
+                       const char *text)
+{
+    for (int tries = 0; tries < 500; tries++) {
+        int at = h >= 0 ? h : rig_leader(r, k->shard);
+        if (at < 0) {
+            usleep(10000);
+            continue;
+        }
+        struct buf *b = buf_copy(text, strlen(text));
+        atomic_store(&k->done, false);
+        k->r = (struct engine_request){
+            .kind = kind,
+            .shard_id = k->shard,
+            .payload = {b, slice_of(b->data, b->size)},
+            .session = kind == ENGINE_PROPOSE ? k->session : 0,
+            .sequence = k->sequence,
+            .deadline_ns = clock_now(&clock_system) + 2 * NS_PER_S,
+            .done = on_done,
+        };
+        engine_submit(r->hosts[at].engine, &k->r);
+        wait_done(k);
+        if (k->r.status.code == THOLE_OK)
+            return;
+        usleep(10000);
+    }
+    fail_msg("no answer: %s", k->r.status.message);
+}
+
+static void put_many(struct rig *r, struct client *k, int n)
+{
+    for (int i = 0; i < n; i++) {
+        char text[200];
+        (void)snprintf(text, sizeof(text), "put key-%d a value of some length, number %d", i % 20,
+                       (int)k->sequence);
+        kv_request(r, k, ENGINE_PROPOSE, -1, text);
+        bufslice_unref(k->r.result);
+        k->sequence++;
+    }
+}
+
+static void check_equal(struct rig *r, struct client *k)
+{
+    for (int i = 0; i < 20; i++) {
+        char text[32], first[256] = {0};
+        (void)snprintf(text, sizeof(text), "get key-%d", i);
+        for (int h = 0; h < 3; h++) {
+            kv_request(r, k, ENGINE_QUERY, h, text);
+            struct slice answer = k->r.result.bytes;
+            assert_in_range(answer.size, 1, sizeof(first));
+            if (h == 0)
+                memcpy(first, answer.data, answer.size);
+            assert_memory_equal(first, answer.data, answer.size);
+            bufslice_unref(k->r.result);
+        }
+    }
+}
+
+static void test_engine_threads_kv_in_the_state_database(void **state)
+{
+    (void)state;
+    char *directory = rig_directory();
+    const struct thole_machine_type *types[] = {&machine_kv, NULL};
+    struct rig_options o = {
+        .directory = directory,
+        .hosts = 3,
+        .shards = 2,
+        .machine = "kv",
+        .types = types,
+        .loops = 1,
+        .appliers = 1,
+        .compact_log_bytes = 8000,
+        .keep_log_bytes = 1000,
+    };
+    log_configure(LOG_LEVEL_WARN, false);
+    struct rig *r = rig_new(&o);
+    struct client k = {.rig = r, .shard = 1};
+    kv_request(r, &k, ENGINE_OPEN_SESSION, -1, "");
+    k.session = k.r.index;
+    put_many(r, &k, 100);
+    int64_t installed = metric_value(&engine_snapshots_installed);
+    for (int h = 0; h < 3; h++) {
+        rig_stop_host(r, h);
+        put_many(r, &k, 150);
+        rig_start_host(r, h);
+        check_equal(r, &k);
+        k.sequence--; /* a retry of the last one */
+        kv_request(r, &k, ENGINE_PROPOSE, -1, "put key-0 never");
+        assert_true(k.r.duplicate);
+        bufslice_unref(k.r.result);
+        k.sequence++;
+    }
+    assert_true(metric_value(&engine_snapshots_installed) > installed);
+    rig_free(r);
+    struct thole_status st;
+    assert_int_equal(file_remove_tree(directory, &st), THOLE_OK);
+    free(directory);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_engine_threads_memory_log),
         cmocka_unit_test(test_engine_threads_rocks_log),
         cmocka_unit_test(test_engine_threads_several_loops),
+        cmocka_unit_test(test_engine_threads_kv_in_the_state_database),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
