@@ -97,7 +97,9 @@ int apply_read(struct cli *c, struct spec_list *list)
 static const char *copy_name(struct cli *c, upb_StringView name)
 {
     char *copy = upb_Arena_Malloc(c->arena, name.size + 1);
-    memcpy(copy, name.data, name.size);
+    if (name.size > 0) {
+        memcpy(copy, name.data, name.size);
+    }
     copy[name.size] = '\0';
     return copy;
 }

@@ -62,15 +62,16 @@ static int name_shards(struct bench *b)
                : (int)cli_say_usage(b->c, "--shards: 1 to %d are possible", BENCH_SHARDS_MAX);
 }
 
-static enum thole_code create_shard(struct cli *c, const char *name, struct thole_status *st)
+static enum thole_code create_shard(struct bench *b, const char *name, struct thole_status *st)
 {
+    struct cli *c = b->c;
     const thole_v1_Shard *reply = NULL;
     thole_v1_CreateShardRequest *request = thole_v1_CreateShardRequest_new(c->arena);
     thole_v1_Shard *shard = thole_v1_CreateShardRequest_mutable_shard(request, c->arena);
     thole_v1_ShardSpec *spec = thole_v1_Shard_mutable_spec(shard, c->arena);
     thole_v1_Shard_set_name(shard, cli_sv(name));
     thole_v1_ShardSpec_set_type(spec, cli_sv("noop"));
-    thole_v1_ShardSpec_set_voters(spec, (uint32_t)c->values[OPT_VOTERS].number);
+    thole_v1_ShardSpec_set_voters(spec, b->voters);
     return CLI_CALL(c, Shards, CreateShard, request, &reply, Shard, st);
 }
 
@@ -105,7 +106,7 @@ static int ensure_shards(struct bench *b)
     int result = await_deletions(b);
     struct wait_item *items = xcalloc(b->shard_count, sizeof(*items));
     for (size_t i = 0; result == CLI_OK && i < b->shard_count; i++) {
-        enum thole_code code = create_shard(c, b->shards[i], &st);
+        enum thole_code code = create_shard(b, b->shards[i], &st);
         if (code != THOLE_OK && code != THOLE_ALREADY_EXISTS) {
             result = cli_say_status(b->shards[i], &st);
         }
@@ -304,12 +305,15 @@ int command_bench(struct cli *c)
     if (result == CLI_OK) {
         result = name_shards(b);
     }
-    if (result == CLI_OK) {
-        result = ensure_shards(b);
-    }
     const struct rows_query q = {.kind = ROWS_HOSTS};
     if (result == CLI_OK && rows_list(c, &q, &hosts, &st) != THOLE_OK) {
         result = cli_say_status("cannot list hosts", &st);
+    }
+    if (result == CLI_OK) {
+        b->voters = c->values[OPT_VOTERS].set ? (uint32_t)c->values[OPT_VOTERS].number
+                    : hosts.count < 3         ? 1
+                                              : 3;
+        result = ensure_shards(b);
     }
     if (result == CLI_OK) {
         bool unary = strcmp(c->values[OPT_MODE].text, "unary") == 0;

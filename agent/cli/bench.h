@@ -18,6 +18,7 @@ struct bench {
     size_t shard_count;
     char **endpoints;
     size_t endpoint_count;
+    uint32_t voters; /* of shards that are made */
     uint32_t in_flight, payload_bytes, read_share, seconds, warmup;
     struct histogram latency; /* ns; of what began and ended while measuring */
     _Atomic uint64_t proposals, queries, failed;

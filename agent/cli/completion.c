@@ -81,6 +81,9 @@ static const char *names_of(const struct cli_command *command)
 
 static void print_command_cases(void)
 {
+    printf("    describe\\ shard*|delete\\ shard*) words=\"$(_thole_names shards)\" ;;\n"
+           "    describe\\ host*|delete\\ host*) words=\"$(_thole_names hosts)\" ;;\n"
+           "    delete\\ replica*) words=\"$(_thole_names replicas)\" ;;\n");
     for (size_t i = 0; i < cli_command_count; i++) {
         const struct cli_command *command = &cli_commands[i];
         const char *names = names_of(command);

@@ -79,7 +79,9 @@ static bool help_group(const char *first)
     for (size_t i = 0; i < cli_command_count; i++) {
         const struct cli_command *command = &cli_commands[i];
         if (strncmp(command->name, first, size) == 0 && command->name[size] == ' ') {
-            printf("  thole %s %-26s %s\n", command->name, command->arguments, command->summary);
+            char usage[80];
+            snprintf(usage, sizeof(usage), "%s %s", command->name, command->arguments);
+            printf("  thole %-34s %s\n", usage, command->summary);
             any = true;
         }
     }

@@ -58,7 +58,8 @@ const struct cli_option cli_options[OPT_OPTIONS] = {
                         "how many are linearizable queries"},
     [OPT_SECONDS] = {"seconds", 0, OPTION_NUMBER, "N", "10", NULL, "how long to measure"},
     [OPT_WARMUP] = {"warmup", 0, OPTION_NUMBER, "N", "2", NULL, "seconds before that"},
-    [OPT_VOTERS] = {"voters", 0, OPTION_NUMBER, "N", "3", NULL, "of shards that it creates"},
+    [OPT_VOTERS] = {"voters", 0, OPTION_NUMBER, "N", NULL, NULL,
+                    "of shards that it creates; 3, or 1 with fewer hosts"},
     [OPT_CLEANUP] = {"cleanup", 0, OPTION_FLAG, NULL, NULL, NULL, "delete those shards at the end"},
 };
 

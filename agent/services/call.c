@@ -75,7 +75,9 @@ void call_handle(void *ctx, struct bus_rpc *rpc, struct slice message)
 void call_about(struct call *c, const char *name, upb_StringView value)
 {
     char *copy = upb_Arena_Malloc(c->arena, value.size + 1);
-    memcpy(copy, value.data, value.size);
+    if (value.size > 0) {
+        memcpy(copy, value.data, value.size);
+    }
     copy[value.size] = '\0';
     c->metadata[0] = name;
     c->metadata[1] = copy;
