@@ -94,6 +94,7 @@ grpc_call *bus__call_new(grpc_channel *channel, struct bus_loop *l, const char *
 void bus__grpc_init(void);
 void bus__grpc_shutdown(void);
 gpr_timespec bus__deadline(uint32_t timeout_ms); /* 0: never */
+grpc_arg bus__int_arg(const char *key, int value);
 
 /* ---- writer.c: the send queue of a pipe ------------------------------------------------------- */
 

@@ -19,7 +19,7 @@
 #define BACKOFF_MS_MAX 1000
 #define BACKOFF_MS_BROKEN 20
 #define BACKOFF_MS_REFUSED 5000
-#define CONNECT_MS_MAX 500
+#define CONNECT_MS_MAX 1000
 
 static METRIC_DEFINE_COUNTER(metric_connects, "thole_bus_connects_total",
                              "Connections to peers that became usable");
@@ -37,30 +37,24 @@ struct link_call { /* the context of one attempt's pipe */
     struct thole_status verdict; /* ours about the callee's hello; code 0: none */
 };
 
-static grpc_arg int_arg(const char *key, int value)
-{
-    return (grpc_arg){
-        .type = GRPC_ARG_INTEGER, .key = (char *)(uintptr_t)key, .value.integer = value};
-}
-
 grpc_channel *bus__channel_open(const char *address, bool peer)
 {
     grpc_arg args[] = {
-        int_arg(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1),
-        int_arg(GRPC_ARG_ENABLE_RETRIES, 0),
-        int_arg(GRPC_ARG_ENABLE_HTTP_PROXY, 0),
-        int_arg(GRPC_ARG_SERVICE_CONFIG_DISABLE_RESOLUTION, 1),
-        int_arg(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, BACKOFF_MS_FIRST),
-        int_arg(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, CONNECT_MS_MAX),
-        int_arg(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, BACKOFF_MS_MAX),
-        int_arg(GRPC_ARG_KEEPALIVE_TIME_MS, peer ? 1000 : 10000),
-        int_arg(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, peer ? 500 : 5000),
-        int_arg(GRPC_ARG_HTTP2_MAX_PINGS_WITHOUT_DATA, 0),
-        int_arg(GRPC_ARG_MAX_RECEIVE_MESSAGE_LENGTH, BUS_MESSAGE_BYTES_MAX),
-        int_arg(GRPC_ARG_MAX_SEND_MESSAGE_LENGTH, -1),
-        int_arg(GRPC_ARG_ENABLE_CHANNELZ, 0),
-        int_arg(GRPC_ARG_MAX_CHANNEL_TRACE_EVENT_MEMORY_PER_NODE, 0),
-        int_arg(GRPC_ARG_DNS_MIN_TIME_BETWEEN_RESOLUTIONS_MS, BACKOFF_MS_MAX),
+        bus__int_arg(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1),
+        bus__int_arg(GRPC_ARG_ENABLE_RETRIES, 0),
+        bus__int_arg(GRPC_ARG_ENABLE_HTTP_PROXY, 0),
+        bus__int_arg(GRPC_ARG_SERVICE_CONFIG_DISABLE_RESOLUTION, 1),
+        bus__int_arg(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, BACKOFF_MS_FIRST),
+        bus__int_arg(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, CONNECT_MS_MAX),
+        bus__int_arg(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, BACKOFF_MS_MAX),
+        bus__int_arg(GRPC_ARG_KEEPALIVE_TIME_MS, peer ? 1000 : 10000),
+        bus__int_arg(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, peer ? 500 : 5000),
+        bus__int_arg(GRPC_ARG_HTTP2_MAX_PINGS_WITHOUT_DATA, 0),
+        bus__int_arg(GRPC_ARG_MAX_RECEIVE_MESSAGE_LENGTH, BUS_MESSAGE_BYTES_MAX),
+        bus__int_arg(GRPC_ARG_MAX_SEND_MESSAGE_LENGTH, -1),
+        bus__int_arg(GRPC_ARG_ENABLE_CHANNELZ, 0),
+        bus__int_arg(GRPC_ARG_MAX_CHANNEL_TRACE_EVENT_MEMORY_PER_NODE, 0),
+        bus__int_arg(GRPC_ARG_DNS_MIN_TIME_BETWEEN_RESOLUTIONS_MS, BACKOFF_MS_MAX),
     };
     const grpc_channel_args all = {sizeof args / sizeof *args, args};
     grpc_channel_credentials *plain = grpc_insecure_credentials_create();
@@ -174,7 +168,7 @@ static uint32_t delay_of(struct link *l, const struct link_call *c, bool refused
     if (c->ready)
         return BACKOFF_MS_BROKEN;
     uint32_t shift = l->failures < 5 ? l->failures : 5;
-    uint32_t ms = BACKOFF_MS_FIRST << shift;
+    uint32_t ms = (uint32_t)BACKOFF_MS_FIRST << shift;
     return ms < BACKOFF_MS_MAX ? ms : BACKOFF_MS_MAX;
 }
 
@@ -199,6 +193,14 @@ static void log_failure(struct link *l, const struct thole_status *st, bool read
                  st->message, (unsigned)delay_ms);
 }
 
+/* Whoever answers with one of these is alive, and will say the same again. */
+static bool is_refusal(enum thole_code code)
+{
+    return code == THOLE_FAILED_PRECONDITION || code == THOLE_PERMISSION_DENIED ||
+           code == THOLE_UNAUTHENTICATED || code == THOLE_INVALID_ARGUMENT ||
+           code == THOLE_UNIMPLEMENTED || code == THOLE_NOT_FOUND;
+}
+
 static void on_closed(void *ctx, const struct thole_status *st)
 {
     struct link_call *c = ctx;
@@ -208,9 +210,7 @@ static void on_closed(void *ctx, const struct thole_status *st)
     if (why.code == THOLE_OK)
         thole_status_set(&why, THOLE_UNAVAILABLE, THOLE_REASON_UNREACHABLE, __FILE__, __LINE__,
                          "the peer ended the stream");
-    /* Whoever answers with a status of his own is alive, and will say the same again. */
-    bool refused = why.code != THOLE_UNAVAILABLE && why.code != THOLE_CANCELLED &&
-                   why.code != THOLE_DEADLINE_EXCEEDED && why.code != THOLE_INTERNAL;
+    bool refused = is_refusal(why.code);
     if (c->ready)
         metric_add(&metric_breaks, 1);
     pthread_mutex_lock(&p->mutex);

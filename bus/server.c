@@ -17,7 +17,7 @@
 
 /* ---- Listening ---------------------------------------------------------------------------------- */
 
-static grpc_arg int_arg(const char *key, int value)
+grpc_arg bus__int_arg(const char *key, int value)
 {
     return (grpc_arg){
         .type = GRPC_ARG_INTEGER, .key = (char *)(uintptr_t)key, .value.integer = value};
@@ -26,20 +26,20 @@ static grpc_arg int_arg(const char *key, int value)
 static grpc_server *server_create(void)
 {
     grpc_arg args[] = {
-        int_arg(GRPC_ARG_ALLOW_REUSEPORT, 0),
-        int_arg(GRPC_ARG_MAX_CONCURRENT_STREAMS, STREAMS_MAX),
-        int_arg(GRPC_ARG_MAX_RECEIVE_MESSAGE_LENGTH, BUS_MESSAGE_BYTES_MAX),
-        int_arg(GRPC_ARG_MAX_SEND_MESSAGE_LENGTH, -1),
+        bus__int_arg(GRPC_ARG_ALLOW_REUSEPORT, 0),
+        bus__int_arg(GRPC_ARG_MAX_CONCURRENT_STREAMS, STREAMS_MAX),
+        bus__int_arg(GRPC_ARG_MAX_RECEIVE_MESSAGE_LENGTH, BUS_MESSAGE_BYTES_MAX),
+        bus__int_arg(GRPC_ARG_MAX_SEND_MESSAGE_LENGTH, -1),
         /* Clients may ping as they like: peers every second, etcd-like clients when idle. */
-        int_arg(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1),
-        int_arg(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS, 100),
-        int_arg(GRPC_ARG_HTTP2_MAX_PING_STRIKES, 0),
-        int_arg(GRPC_ARG_KEEPALIVE_TIME_MS, 5000),
-        int_arg(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, 3000),
-        int_arg(GRPC_ARG_HTTP2_MAX_PINGS_WITHOUT_DATA, 0),
-        int_arg(GRPC_ARG_SERVER_HANDSHAKE_TIMEOUT_MS, 5000),
-        int_arg(GRPC_ARG_ENABLE_CHANNELZ, 0),
-        int_arg(GRPC_ARG_MAX_CHANNEL_TRACE_EVENT_MEMORY_PER_NODE, 0),
+        bus__int_arg(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1),
+        bus__int_arg(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS, 100),
+        bus__int_arg(GRPC_ARG_HTTP2_MAX_PING_STRIKES, 0),
+        bus__int_arg(GRPC_ARG_KEEPALIVE_TIME_MS, 5000),
+        bus__int_arg(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, 3000),
+        bus__int_arg(GRPC_ARG_HTTP2_MAX_PINGS_WITHOUT_DATA, 0),
+        bus__int_arg(GRPC_ARG_SERVER_HANDSHAKE_TIMEOUT_MS, 5000),
+        bus__int_arg(GRPC_ARG_ENABLE_CHANNELZ, 0),
+        bus__int_arg(GRPC_ARG_MAX_CHANNEL_TRACE_EVENT_MEMORY_PER_NODE, 0),
     };
     const grpc_channel_args all = {sizeof args / sizeof *args, args};
     return grpc_server_create(&all, NULL);
@@ -183,8 +183,8 @@ enum thole_code bus_new(const struct bus_options *o, struct bus **ret, struct th
     b->shutdown_tag = bus_tag_of(shutdown_returned);
     bus__loop_init(&b->server_loop, b->clock);
     bus__loop_init(&b->client_loop, b->clock);
-    if (b->listen_address && listen_on(b, st) != THOLE_OK) {
-        enum thole_code code = st ? st->code : THOLE_INVALID_ARGUMENT;
+    enum thole_code code = b->listen_address ? listen_on(b, st) : THOLE_OK;
+    if (code != THOLE_OK) {
         bus_stop(b, 0);
         bus_free(b);
         return code;

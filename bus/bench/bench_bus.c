@@ -1,25 +1,36 @@
 /* What the bus costs: unary calls with 1 and 16 in flight, exchanges with 1,000 in flight, frames of
- * 64 B and 64 KiB one way; both ends in this process. One line each: rate, latency, CPU per operation
- * (of both ends). Usage: bench_bus [seconds per figure] */
+ * 64 B to 64 KiB one way; the server is a process of its own. One line each: rate, latency, CPU per
+ * operation (of both processes). Usage: bench_bus [seconds per figure [part of a figure's name]] */
 #include <inttypes.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/resource.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/wait.h>
 #include <time.h>
+#include <unistd.h>
 
 #include "base/assert.h"
 #include "base/log.h"
 #include "base/metrics.h"
 #include "bus/bus.h"
 
-static struct bus *server, *client;
+static struct bus *client;
+static pid_t server_pid;
 static struct bus_channel *channel;
-static struct uuid server_id, client_id;
-static _Atomic uint64_t frames_in, bytes_in, done_count;
+static struct uuid server_id;
+static struct shared { /* by both processes */
+    _Atomic uint64_t frames_in, bytes_in;
+    _Atomic bool serving;
+    char address[64];
+} * shared;
+static _Atomic uint64_t done_count;
 static _Atomic bool up, stop;
 static struct histogram latency;
+static const char *wanted; /* NULL: all figures */
 
 static uint64_t now(void)
 {
@@ -28,10 +39,13 @@ static uint64_t now(void)
 
 static uint64_t cpu_ns(void)
 {
-    struct rusage u;
-    getrusage(RUSAGE_SELF, &u);
-    return (uint64_t)(u.ru_utime.tv_sec + u.ru_stime.tv_sec) * NS_PER_S +
-           (uint64_t)(u.ru_utime.tv_usec + u.ru_stime.tv_usec) * NS_PER_US;
+    struct timespec ours, theirs = {0};
+    clockid_t clock;
+    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &ours);
+    if (clock_getcpuclockid(server_pid, &clock) == 0)
+        clock_gettime(clock, &theirs);
+    return (uint64_t)(ours.tv_sec + theirs.tv_sec) * NS_PER_S +
+           (uint64_t)(ours.tv_nsec + theirs.tv_nsec);
 }
 
 static struct bufslice fresh(size_t size)
@@ -48,8 +62,8 @@ static void on_frame(void *ctx, const struct uuid *from, uint64_t incarnation, e
     (void)from;
     (void)incarnation;
     (void)lane;
-    atomic_fetch_add_explicit(&frames_in, 1, memory_order_relaxed);
-    atomic_fetch_add_explicit(&bytes_in, frame.bytes.size, memory_order_relaxed);
+    atomic_fetch_add_explicit(&shared->frames_in, 1, memory_order_relaxed);
+    atomic_fetch_add_explicit(&shared->bytes_in, frame.bytes.size, memory_order_relaxed);
 }
 
 static void on_state(void *ctx, const struct uuid *host, bool is_up, uint64_t incarnation)
@@ -79,6 +93,11 @@ static void on_echo(void *ctx, struct bus_rpc *rpc, struct slice message)
 
 static uint64_t began_ns, began_cpu, began_count;
 
+static bool skip(const char *what)
+{
+    return wanted && !strstr(what, wanted);
+}
+
 static void begin(void)
 {
     memset(&latency, 0, sizeof latency);
@@ -99,8 +118,9 @@ static void report(const char *what)
 
 static void sleep_for(double seconds)
 {
-    nanosleep(&(struct timespec){(time_t)seconds, (long)((seconds - (double)(time_t)seconds) * 1e9)},
-              NULL);
+    nanosleep(
+        &(struct timespec){(time_t)seconds, (long)((seconds - (double)(time_t)seconds) * 1e9)},
+        NULL);
 }
 
 /* ---- Closed loops: each answer starts the next call --------------------------------------------------- */
@@ -148,6 +168,8 @@ static void fly(struct flight *f)
 
 static void closed_loop(const char *what, bool exchange, uint32_t in_flight, double seconds)
 {
+    if (skip(what))
+        return;
     struct flight *all = calloc(in_flight, sizeof *all);
     atomic_store(&stop, false);
     atomic_store(&flying, in_flight);
@@ -166,6 +188,8 @@ static void closed_loop(const char *what, bool exchange, uint32_t in_flight, dou
 
 static void blocking_calls(double seconds)
 {
+    if (skip("unary, blocking"))
+        return;
     begin();
     while (now() - began_ns < (uint64_t)(seconds * 1e9)) {
         struct buf *reply;
@@ -185,8 +209,10 @@ static void blocking_calls(double seconds)
 
 static void frames(const char *what, size_t size, double seconds)
 {
-    uint64_t frames0 = atomic_load(&frames_in), bytes0 = atomic_load(&bytes_in);
+    uint64_t frames0 = atomic_load(&shared->frames_in), bytes0 = atomic_load(&shared->bytes_in);
     uint64_t sent = 0;
+    if (skip(what))
+        return;
     struct bufslice one = fresh(size);
     begin();
     while (now() - began_ns < (uint64_t)(seconds * 1e9)) {
@@ -198,41 +224,63 @@ static void frames(const char *what, size_t size, double seconds)
                 sleep_for(0.0002);
         }
     }
-    while (atomic_load(&frames_in) - frames0 < sent)
+    while (atomic_load(&shared->frames_in) - frames0 < sent)
         sleep_for(0.0002);
     double took = (double)(now() - began_ns) / 1e9;
     printf("%-28s %10.0f/s  %8.1f MB/s  cpu %6.2f us/op\n", what, (double)sent / took,
-           (double)(atomic_load(&bytes_in) - bytes0) / took / 1e6,
+           (double)(atomic_load(&shared->bytes_in) - bytes0) / took / 1e6,
            (double)(cpu_ns() - began_cpu) / 1e3 / (double)sent);
     bufslice_unref(one);
+}
+
+static struct bus_options options(struct uuid id, struct uuid cluster)
+{
+    return (struct bus_options){.listen_address = "127.0.0.1:0",
+                                .host_id = id,
+                                .cluster_id = cluster,
+                                .incarnation = 1,
+                                .version = "bench",
+                                .clock = &clock_system};
+}
+
+static void serve(struct uuid cluster)
+{
+    struct thole_status st;
+    struct bus *server;
+    struct bus_options o = options(server_id, cluster);
+    o.handler = (struct bus_handler){.frame = on_frame, .request = on_request};
+    const struct bus_method echo = {"/bench.Bench/Echo", BUS_RPC_UNARY, NULL, on_echo, NULL};
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    enum thole_code code = bus_new(&o, &server, &st);
+    ASSERT(code == THOLE_OK);
+    bus_register(server, &echo, 1);
+    bus_start(server);
+    snprintf(shared->address, sizeof shared->address, "%s", bus_address(server));
+    atomic_store(&shared->serving, true);
+    for (;;)
+        pause();
 }
 
 static void open_all(void)
 {
     struct thole_status st;
+    struct uuid cluster = uuid_random(), client_id = uuid_random();
     server_id = uuid_random();
-    client_id = uuid_random();
-    struct uuid cluster = uuid_random();
-    struct bus_options o = {.listen_address = "127.0.0.1:0",
-                            .host_id = server_id,
-                            .cluster_id = cluster,
-                            .incarnation = 1,
-                            .version = "bench",
-                            .clock = &clock_system,
-                            .handler = {.frame = on_frame, .request = on_request}};
-    const struct bus_method echo = {"/bench.Bench/Echo", BUS_RPC_UNARY, NULL, on_echo, NULL};
-    enum thole_code code = bus_new(&o, &server, &st);
-    ASSERT(code == THOLE_OK);
-    bus_register(server, &echo, 1);
-    bus_start(server);
-    o.host_id = client_id;
-    o.handler = (struct bus_handler){.peer_state = on_state};
-    code = bus_new(&o, &client, &st);
+    shared = mmap(NULL, sizeof *shared, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    ASSERT(shared != MAP_FAILED);
+    server_pid = fork();
+    if (server_pid == 0)
+        serve(cluster);
+    while (!atomic_load(&shared->serving))
+        sleep_for(0.001);
+    struct bus_options o = options(client_id, cluster);
+    o.handler.peer_state = on_state;
+    enum thole_code code = bus_new(&o, &client, &st);
     ASSERT(code == THOLE_OK);
     bus_start(client);
-    code = bus_peer_set(client, &server_id, bus_address(server), &st);
+    code = bus_peer_set(client, &server_id, shared->address, &st);
     ASSERT(code == THOLE_OK);
-    code = bus_channel_new(bus_address(server), &channel, &st);
+    code = bus_channel_new(shared->address, &channel, &st);
     ASSERT(code == THOLE_OK);
     while (!atomic_load(&up))
         sleep_for(0.001);
@@ -241,6 +289,7 @@ static void open_all(void)
 int main(int argc, char **argv)
 {
     double seconds = argc > 1 ? atof(argv[1]) : 2.0;
+    wanted = argc > 2 ? argv[2] : NULL;
     log_configure(LOG_LEVEL_WARN, false);
     open_all();
     blocking_calls(seconds);
@@ -256,7 +305,7 @@ int main(int argc, char **argv)
     bus_channel_free(channel);
     bus_stop(client, 0);
     bus_free(client);
-    bus_stop(server, 0);
-    bus_free(server);
+    kill(server_pid, SIGKILL);
+    waitpid(server_pid, NULL, 0);
     return 0;
 }

