@@ -170,7 +170,7 @@ void hostctl__barrier(struct hostctl *h);
  * configuration was in force is committed, a quorum of this configuration has stored that it is
  * committed, and can elect a leader without those who were removed: only then may they go. */
 void hostctl__fence(struct hostctl *h, uint64_t shard_id);
-void hostctl__op_engine_done(void *op, const struct thole_status *st); /* an engine_done_fn */
+void hostctl__op_engine_done(void *ctx, const struct thole_status *st); /* an engine_done_fn */
 /* A command by `actor` at this time; add operations, then propose it. */
 thole_registry_v1_Command *hostctl__command(struct hostctl *h, const char *actor, upb_Arena *arena);
 /* `op` comes back as MSG_OP. The arena stays the caller's. */

@@ -46,9 +46,8 @@ struct ctl_host *hostctl__host(struct hostctl *h, const struct uuid *id)
 
 static void set_address(struct hostctl *h, struct ctl_host *host, struct slice address)
 {
-    bool same = host->address != NULL && strlen(host->address) == address.size &&
-                memcmp(host->address, address.data, address.size) == 0;
-    if (same || (host->address == NULL && address.size == 0)) {
+    struct slice have = host->address == NULL ? (struct slice){0} : slice_str(host->address);
+    if (slice_equal(have, address)) {
         return;
     }
     free(host->address);

@@ -78,6 +78,7 @@ static struct node *balance(const struct node *from, struct node *left, struct n
 {
     struct node *ret;
     if (height(left) > height(right) + 1) {
+        ASSERT(left != NULL);
         struct node *inner = left->right;
         if (height(left->left) >= height(inner)) {
             struct node *low = rebuild(from, registry__tree_ref(inner), right);
@@ -92,6 +93,7 @@ static struct node *balance(const struct node *from, struct node *left, struct n
         return ret;
     }
     if (height(right) > height(left) + 1) {
+        ASSERT(right != NULL);
         struct node *inner = right->left;
         if (height(right->right) >= height(inner)) {
             struct node *low = rebuild(from, left, registry__tree_ref(inner));

@@ -126,6 +126,9 @@ const char *test_uuid_text(uint64_t n)
 }
 
 static upb_StringView text(upb_Arena *arena, const char *format, ...)
+    __attribute__((format(printf, 2, 3)));
+
+static upb_StringView text(upb_Arena *arena, const char *format, ...)
 {
     va_list args;
     char *ret = upb_Arena_Malloc(arena, 256);

@@ -47,8 +47,8 @@ static bool host_up(const struct registry_view *v, const thole_v1_Replica *r)
 {
     struct slice name = registry_str(thole_v1_Replica_host(r));
     const thole_v1_Host *h = registry_host_by_name(v, name);
-    return h != NULL && thole_v1_HostStatus_liveness(thole_v1_Host_status(h)) !=
-                            thole_v1_HOST_LIVENESS_DEAD;
+    return h != NULL &&
+           thole_v1_HostStatus_liveness(thole_v1_Host_status(h)) != thole_v1_HOST_LIVENESS_DEAD;
 }
 
 /* One replica takes one step of its life; false if there was none to take. */
@@ -314,9 +314,9 @@ static void check_zero(struct fixture *f, const struct placement_result *result)
     const thole_v1_Replica *r;
     while ((h = registry_next_host(v, name)) != NULL) {
         name = registry_str(thole_v1_Host_name(h));
-        active += thole_v1_HostSpec_state(thole_v1_Host_spec(h)) == thole_v1_HOST_STATE_ACTIVE &&
-                  thole_v1_HostStatus_liveness(thole_v1_Host_status(h)) !=
-                      thole_v1_HOST_LIVENESS_DEAD;
+        active +=
+            thole_v1_HostSpec_state(thole_v1_Host_spec(h)) == thole_v1_HOST_STATE_ACTIVE &&
+            thole_v1_HostStatus_liveness(thole_v1_Host_status(h)) != thole_v1_HOST_LIVENESS_DEAD;
     }
     while ((r = registry_next_replica_of_shard(v, 0, id)) != NULL) {
         id = thole_v1_Replica_id(r);

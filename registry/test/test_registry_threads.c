@@ -1,0 +1,87 @@
+/* Views are read and released on many threads while commands are applied: meant for the thread and
+ * address sanitizers. */
+#include "registry/test/registry_fixture.h"
+
+#include <pthread.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdatomic.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <cmocka.h>
+
+#define READERS 3
+
+struct reader {
+    pthread_t thread;
+    struct fixture *f;
+    _Atomic bool *stop;
+    uint64_t views;
+    bool ok;
+};
+
+static void *read_views(void *ctx)
+{
+    struct reader *r = ctx;
+    uint64_t last = 0;
+    struct registry_view *held = NULL;
+    r->ok = true;
+    while (!atomic_load(r->stop)) {
+        struct registry_view *v = registry_view_acquire(r->f->r);
+        struct slice name = {0};
+        const thole_v1_Shard *s;
+        r->ok &= registry_view_revision(v) >= last;
+        last = registry_view_revision(v);
+        while ((s = registry_next_shard(v, name)) != NULL) {
+            name = registry_str(thole_v1_Shard_name(s));
+            r->ok &= thole_v1_Shard_revision(s) <= last;
+        }
+        if (r->views++ % 4 == 0) {
+            registry_view_release(held);
+            held = registry_view_ref(v);
+        }
+        registry_view_release(v);
+    }
+    registry_view_release(held);
+    return NULL;
+}
+
+static void test_views_on_many_threads_stay_consistent(void **state)
+{
+    (void)state;
+    struct fixture f;
+    struct reader readers[READERS] = {0};
+    _Atomic bool stop = false;
+    fixture_init(&f);
+    assert_int_equal(do_bootstrap(&f, 3), THOLE_OK);
+    for (size_t i = 0; i < READERS; i++) {
+        readers[i].f = &f;
+        readers[i].stop = &stop;
+        assert_int_equal(pthread_create(&readers[i].thread, NULL, read_views, &readers[i]), 0);
+    }
+    for (int i = 0; i < 600; i++) {
+        char name[16];
+        snprintf(name, sizeof(name), "s%d", i % 50);
+        if (i % 100 < 50) {
+            assert_int_equal(do_create_shard(&f, name, 3, 0), THOLE_OK);
+        } else {
+            assert_int_equal(do_delete_shard(&f, name), THOLE_OK);
+        }
+    }
+    atomic_store(&stop, true);
+    for (size_t i = 0; i < READERS; i++) {
+        pthread_join(readers[i].thread, NULL);
+        assert_true(readers[i].ok);
+        assert_true(readers[i].views > 0);
+    }
+    fixture_deinit(&f);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_views_on_many_threads_stay_consistent),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
