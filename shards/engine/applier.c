@@ -31,13 +31,13 @@ static void serve_one(struct machine *m, void *view, struct engine_request *q, s
 static void serve(struct query_job *j)
 {
     struct machine *m = j->r->machine;
-    struct thole_status st;
+    struct thole_status st = {0};
     struct bytes out = {0};
     void *view = NULL;
     bool locked = m->type->view_acquire == NULL;
     if (locked) {
         pthread_rwlock_rdlock(&m->lock);
-    } else if (m->type->view_acquire(m->state, &view, &st) != THOLE_OK) {
+    } else if (machine_result(m->type->view_acquire(m->state, &view, &st), &st) != THOLE_OK) {
         query_job_fail(j, st.code, st.reason, st.message);
         return;
     }

@@ -8,6 +8,7 @@
 
 #define LOOPS_MAX 64 /* engine_deliver splits a frame over this many */
 #define CORES_PER_LOOP 4
+#define BAD_FRAME_LOG_NS (10 * NS_PER_S)
 
 /* ---- Small things that everybody uses ----------------------------------------------------------------------- */
 
@@ -77,6 +78,20 @@ void engine_send(struct engine *e, const struct uuid *host, enum engine_lane lan
 void engine_send_reply(struct engine *e, const struct uuid *host, const struct stream_msg *m)
 {
     engine_send(e, host, ENGINE_LANE_CONTROL, codec_reply_frame(m));
+}
+
+void engine_bad_frame(struct engine *e, const struct uuid *host, const struct thole_status *st)
+{
+    uint64_t now = clock_now(e->clock), last = atomic_load(&e->bad_logged_ns);
+    metric_add(&engine_bad_frames, 1);
+    if (now - last < BAD_FRAME_LOG_NS && last != 0)
+        return;
+    if (!atomic_compare_exchange_strong(&e->bad_logged_ns, &last, now))
+        return;
+    char text[UUID_TEXT_BYTES];
+    uuid_format(host, text);
+    LOG_WARN(ENGINE, "frame dropped, later ones are only counted for a while: %s host=%s",
+             st->message, text);
 }
 
 void engine_host_failed(struct engine *e, const struct thole_status *st)

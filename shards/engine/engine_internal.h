@@ -184,7 +184,6 @@ struct control {
     struct replica *r; /* a reference, or NULL */
     struct raft_change change;
     struct thole_status st;
-    uint64_t expires_ms;
     engine_done_fn done;
     void *ctx;
 };
@@ -354,7 +353,6 @@ struct out_lane {
 struct peer_host {
     struct uuid host;
     uint64_t incarnation;
-    bool down;
     bool touched;
     struct out_lane lanes[2]; /* control, append */
 };
@@ -370,7 +368,6 @@ struct loop {
     struct wheel *deadlines;         /* real milliseconds */
     uint64_t now_ns, real_ms, now_ms;
     uint64_t planned_ms; /* after real_ms: the turn that the last one asked for */
-    uint64_t rate_ms;    /* of rate-limited log lines */
     struct replica **dirty;
     size_t dirty_count, dirty_capacity;
     struct replica **published;
@@ -562,6 +559,7 @@ struct engine {
     struct map watches;              /* watch id -> struct replica, a reference */
     uint64_t watch_id;
     _Atomic uint64_t transfer_id;
+    _Atomic uint64_t bad_logged_ns;
 
     struct found_snapshot *found; /* written by engine_new, then read only */
     size_t found_count;
@@ -577,6 +575,8 @@ void engine_drop(struct engine *e, struct replica *r);
 void engine_send(struct engine *e, const struct uuid *host, enum engine_lane lane,
                  struct bufslice frame);
 void engine_send_reply(struct engine *e, const struct uuid *host, const struct stream_msg *m);
+/* Counted, and logged now and then. */
+void engine_bad_frame(struct engine *e, const struct uuid *host, const struct thole_status *st);
 void engine_host_failed(struct engine *e, const struct thole_status *st);
 /* For harnesses: from now on nothing that this engine does has an effect; then stop and free it. */
 void engine_crash(struct engine *e);

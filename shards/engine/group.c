@@ -29,8 +29,7 @@ void group_receive(struct loop *l, struct replica *r, struct raft_message *m,
     if ((m->kind == RAFT_MSG_APPEND || m->kind == RAFT_MSG_HEARTBEAT) && m->term >= r->status.term)
         r->contact_ns = l->now_ns;
     if (raft_receive(r->core, m, l->now_ms, &st) != THOLE_OK) {
-        metric_add(&engine_bad_frames, 1);
-        LOG_DEBUG(ENGINE, "message refused: %s", st.message);
+        engine_bad_frame(l->e, host, &st);
     }
     *m = (struct raft_message){0};
     loop_dirty(l, r);

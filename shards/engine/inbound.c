@@ -64,7 +64,8 @@ static void take_reply(void *ctx, const struct stream_msg *m, uint64_t reply_fro
 static void post_inbound(struct loop *l, struct inbound *in)
 {
     size_t waiting = atomic_fetch_add(&l->inbound_bytes, in->bytes) + in->bytes;
-    if (waiting <= ENGINE_INBOUND_BYTES_MAX && worker_post(l->w, &in->msg))
+    /* Bounded by bytes alone: frames must not be crowded out by requests. */
+    if (waiting <= ENGINE_INBOUND_BYTES_MAX && worker_post_internal(l->w, &in->msg))
         return;
     atomic_fetch_sub(&l->inbound_bytes, in->bytes);
     metric_add(&engine_dropped_frames, 1);
@@ -96,8 +97,7 @@ void engine_deliver(struct engine *e, const struct uuid *host, uint64_t incarnat
     struct codec_sink sink = {&d, take_message, take_reply};
     struct thole_status st;
     if (codec_read_frame(frame, &sink, &st) != THOLE_OK) {
-        metric_add(&engine_bad_frames, 1);
-        LOG_DEBUG(ENGINE, "frame dropped: %s", st.message);
+        engine_bad_frame(e, host, &st);
     }
     for (uint32_t i = 0; i < e->o.loop_count; i++)
         if (by_loop[i])

@@ -110,8 +110,6 @@ static void handle_log_read(struct loop *l, struct log_read *m)
 
 static void handle_peer(struct loop *l, struct peer_change *p)
 {
-    struct peer_host *h = loop_host(l, &p->host);
-    h->down = !p->up;
     size_t it = 0;
     struct replica *r;
     while ((r = map_next(&l->by_replica, &it, NULL))) {
@@ -122,7 +120,7 @@ static void handle_peer(struct loop *l, struct peer_change *p)
             const struct raft_member *m = &c->members[i];
             if (m->replica_id == r->replica_id || memcmp(m->host, p->host.bytes, 16) != 0)
                 continue;
-            if (h->down)
+            if (!p->up)
                 raft_unreachable(r->core, m->replica_id);
             loop_dirty(l, r);
             break;

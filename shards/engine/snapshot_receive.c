@@ -171,8 +171,7 @@ void receives_chunk(struct snapshot_receives *s, struct stream_msg *m, uint64_t 
     struct codec_chunk c;
     struct thole_status st;
     if (codec_read_chunk(m->frame.bytes, &c, &st) != THOLE_OK) {
-        metric_add(&engine_bad_frames, 1);
-        LOG_DEBUG(ENGINE, "snapshot chunk dropped: %s", st.message);
+        engine_bad_frame(s->e, &m->host, &st);
     } else {
         struct replica *r = engine_find_replica(s->e, c.to);
         if (r && r->shard_id == c.shard_id)
