@@ -245,6 +245,27 @@ static void test_a_watch_ends_with_its_shard(void **state)
     bus_stream_free(s);
 }
 
+static void test_a_watcher_that_does_not_read_is_cut_off(void **state)
+{
+    struct services_fixture *f = *state;
+    services_fixture_create(f, "heavy", "kv");
+    services_fixture_wait_ready(f, "heavy");
+    struct bus_stream *s = watch(f, "heavy");
+    assert_non_null(next_event(f, s)); /* the bookmark: it has begun */
+    char *text = malloc(300 * KIB + 1);
+    memset(text, 'x', 300 * KIB);
+    memcpy(text, "put key ", 8);
+    text[300 * KIB] = '\0';
+    for (int i = 0; i < 100; i++) { /* 30 MB of events */
+        assert_non_null(propose(f, "heavy", text, 0, 0));
+    }
+    free(text);
+    while (next_event(f, s) != NULL) {
+    }
+    assert_failed(f, NULL, THOLE_RESOURCE_EXHAUSTED, THOLE_REASON_QUEUE_FULL);
+    bus_stream_free(s);
+}
+
 /* ---- Cluster.Watch ----------------------------------------------------------------------------- */
 
 struct seen {
@@ -353,6 +374,7 @@ int main(void)
         cmocka_unit_test(test_a_watch_begins_with_a_bookmark_and_sees_changes),
         cmocka_unit_test(test_a_watch_of_nothing_fails),
         cmocka_unit_test(test_a_watch_ends_with_its_shard),
+        cmocka_unit_test(test_a_watcher_that_does_not_read_is_cut_off),
         cmocka_unit_test(test_a_cluster_watch_is_snapshot_then_changes),
         cmocka_unit_test(test_many_cluster_watches_come_and_go),
     };
