@@ -20,48 +20,74 @@ static bool settled(const struct shard *shard)
     return true;
 }
 
-static bool lives(struct sim *s, uint64_t replica_id, uint32_t dead)
+struct losses {
+    uint32_t hosts;      /* bits */
+    uint64_t replica_id; /* and this one; 0: none */
+};
+
+static bool lives(struct sim *s, uint64_t replica_id, struct losses lost)
 {
     const struct member *m = shadow_member(s, replica_id);
-    return m && !m->gone && !m->damaged && !(dead >> m->host & 1);
+    return m && !m->gone && !m->damaged && !(lost.hosts >> m->host & 1) &&
+           replica_id != lost.replica_id;
 }
 
-static bool works(struct sim *s, const struct shard *shard, uint32_t dead)
+static bool works(struct sim *s, const struct raft_config *c, struct losses lost)
 {
-    const struct raft_config *c = &shard->configs[shard->config_count - 1].config;
     int data = 0;
+    bool witness = false, complete = true;
     for (int half = 0; half <= (c->joint ? 1 : 0); half++) {
         int voters = 0, alive = 0;
         for (uint32_t i = 0; i < c->member_count; i++) {
             uint8_t role = half ? c->members[i].outgoing_role : c->members[i].role;
             if (role != RAFT_VOTER && role != RAFT_WITNESS)
                 continue;
-            bool live = lives(s, c->members[i].replica_id, dead);
+            bool live = lives(s, c->members[i].replica_id, lost);
             voters++;
             alive += live;
+            complete = complete && live;
+            witness = witness || role == RAFT_WITNESS;
             data += live && role == RAFT_VOTER;
         }
         if (2 * alive <= voters)
             return false;
     }
-    /* A witness can vote for nobody but a voter that has the data. */
-    for (uint32_t i = 0; i < c->member_count; i++)
-        if (c->members[i].role == RAFT_WITNESS && dead != 0)
+    /* Beside a witness, the only copy of a write may be on the voter that is lost. */
+    return data > 0 && (complete || !witness);
+}
+
+/* Can the shard still work without these? A change that is in force takes effect at a replica once
+ * it knows that the change is committed, which it may forget in a crash: so every configuration
+ * counts that some disk may come back with. */
+bool final_survives(struct sim *s, const struct shard *shard, uint32_t hosts, uint64_t replica_id)
+{
+    struct losses lost = {hosts, replica_id};
+    if (!settled(shard))
+        return false;
+    uint64_t known = UINT64_MAX;
+    const struct raft_config *newest = &shard->configs[shard->config_count - 1].config;
+    for (uint32_t i = 0; i < newest->member_count; i++) {
+        const struct member *m = shadow_member(s, newest->members[i].replica_id);
+        if (m && m->hard.commit < known)
+            known = m->hard.commit;
+    }
+    for (size_t i = shard->config_count; i-- > 0;) {
+        if (!works(s, &shard->configs[i].config, lost))
             return false;
-    return data > 0;
+        if (shard->configs[i].index <= known)
+            break;
+    }
+    return true;
 }
 
 static void choose_dead(struct sim *s)
 {
     struct rand *r = &s->rand[SIM_RAND_NEMESIS];
-    for (int g = 0; g < s->c.groups; g++)
-        if (!settled(&s->shards[g]))
-            return;
     for (int attempt = 0; attempt < 4; attempt++) {
         uint32_t dead = (uint32_t)rand_u64(r) & ((1u << s->c.hosts) - 1);
         bool all = dead != 0;
         for (int g = 0; g < s->c.groups && all; g++)
-            all = works(s, &s->shards[g], dead);
+            all = final_survives(s, &s->shards[g], dead, 0);
         for (int i = 0; i < s->c.hosts && all; i++)
             s->hosts[i].dead = dead >> i & 1;
         if (all)

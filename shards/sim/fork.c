@@ -20,23 +20,33 @@ static bool read_all(int fd, void *data, size_t size)
     return true;
 }
 
-static void keep_first_line(int fd, char *ret, size_t size)
+/* The failed assertion, or else the last thing that was said. */
+static void find_reason(FILE *said, char *ret, size_t size)
 {
-    ssize_t n = read(fd, ret, size - 1);
-    ret[n > 0 ? n : 0] = '\0';
-    ret[strcspn(ret, "\n")] = '\0';
+    char line[512];
+    rewind(said);
+    (void)snprintf(ret, size, "the process ended");
+    while (fgets(line, sizeof(line), said)) {
+        line[strcspn(line, "\n")] = '\0';
+        if (strstr(line, "assertion failed") || strstr(line, "ERROR: AddressSanitizer") ||
+            strstr(line, "runtime error")) {
+            (void)snprintf(ret, size, "%.500s", line);
+            return;
+        }
+    }
 }
 
 void sim_run_forked(const struct sim_options *o, struct sim_report *ret)
 {
-    int report[2], error[2];
-    ASSERT(pipe(report) == 0 && pipe(error) == 0);
+    int report[2];
+    FILE *said = tmpfile();
+    ASSERT(said && pipe(report) == 0);
     (void)fflush(NULL);
     pid_t child = fork();
     ASSERT(child >= 0);
     if (child == 0) {
         struct sim_report r;
-        (void)dup2(error[1], STDERR_FILENO);
+        (void)dup2(fileno(said), STDERR_FILENO);
         sim_run(o, &r);
         ssize_t n = write(report[1], &r, sizeof(r));
         if (o->trace)
@@ -44,13 +54,13 @@ void sim_run_forked(const struct sim_options *o, struct sim_report *ret)
         _exit(n == (ssize_t)sizeof(r) ? 0 : 1);
     }
     (void)close(report[1]);
-    (void)close(error[1]);
-    if (!read_all(report[0], ret, sizeof(*ret))) {
-        *ret = (struct sim_report){.failed = true};
-        keep_first_line(error[0], ret->why, sizeof(ret->why));
-    }
-    (void)close(report[0]);
-    (void)close(error[0]);
+    bool complete = read_all(report[0], ret, sizeof(*ret));
     while (waitpid(child, NULL, 0) < 0 && errno == EINTR)
         continue;
+    if (!complete) {
+        *ret = (struct sim_report){.failed = true};
+        find_reason(said, ret->why, sizeof(ret->why));
+    }
+    (void)close(report[0]);
+    (void)fclose(said);
 }

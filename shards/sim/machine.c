@@ -99,7 +99,7 @@ static enum thole_code kv_apply(void *machine, struct thole_apply *b, struct tho
         s->report->applied++;
         check_execute(s, sim_shard(s, m->shard_id), e->index,
                       get_be64((const uint8_t *)e->command.data + 8), old);
-        check_apply(s, m->h, m->shard_id, m->replica_id, e->index, kv_state(m->kv));
+        check_apply(s, m->h, m->shard_id, m->replica_id, e->index, kv_state(m->kv), false);
     }
     return THOLE_OK;
 }
@@ -216,7 +216,7 @@ static enum thole_code kv_restore(void *machine, struct thole_source *in,
     map_deinit(&m->kv->values);
     *m->kv = fresh;
     if (fresh.last != 0)
-        check_apply(m->h->s, m->h, m->shard_id, m->replica_id, fresh.last, kv_state(m->kv));
+        check_apply(m->h->s, m->h, m->shard_id, m->replica_id, fresh.last, kv_state(m->kv), true);
     if (!m->space)
         return THOLE_OK;
     store_meta(m->space, meta, n);

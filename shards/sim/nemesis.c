@@ -95,35 +95,14 @@ static void do_space(struct sim *s)
 
 /* ---- Damage ----------------------------------------------------------------------------------------------- */
 
-/* At most one damaged voter of a shard, of three or more, and no change under way: the shard must
- * stay able to work, and to be repaired. */
-static bool may_damage(struct sim *s, struct shard *shard)
-{
-    int leader = sim_leader(s, shard), voters = 0;
-    if (leader < 0)
-        return false;
-    const struct replica *r = sim_replica(s, leader, shard);
-    const struct raft_config *c = raft_config(r->core);
-    for (uint32_t i = 0; i < c->member_count; i++) {
-        const struct member *m = shadow_member(s, c->members[i].replica_id);
-        if (!m || m->damaged)
-            return false;
-        voters += c->members[i].role != RAFT_LEARNER;
-    }
-    for (uint64_t i = c->member_count ? r->status.config_index + 1 : 0; i < shard->slot_count; i++)
-        for (const struct shadow_entry *e = shard->slots[i].entries; e; e = e->other)
-            if (e->kind == RAFT_ENTRY_CONFIG)
-                return false;
-    return voters >= 3 && !c->joint;
-}
-
 static void do_flip(struct sim *s)
 {
+    /* The shard must stay able to work, and to be repaired. */
     struct rand *d = &s->rand[SIM_FLIP];
     struct shard *shard = &s->shards[rand_below(d, (uint64_t)s->c.groups)];
     struct sim_host *h = some_host(s, SIM_FLIP);
     const struct replica *r = sim_replica(s, h->id, shard);
-    if (!r || !may_damage(s, shard))
+    if (!r || !final_survives(s, shard, 0, r->replica_id))
         return;
     struct member *m = shadow_member(s, r->replica_id);
     if (rand_chance(d, 0.5)) {

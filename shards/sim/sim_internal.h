@@ -224,7 +224,7 @@ void check_loop(struct sim *s, struct sim_host *h, struct loop *l);
 void check_frame(struct sim *s, struct sim_host *h, struct bufslice frame);
 /* A machine has executed a command; and its state after it. */
 void check_apply(struct sim *s, struct sim_host *h, uint64_t shard_id, uint64_t replica_id,
-                 uint64_t index, uint64_t state);
+                 uint64_t index, uint64_t state, bool restored);
 void check_execute(struct sim *s, struct shard *shard, uint64_t index, uint64_t value,
                    uint64_t result);
 void check_end(struct sim *s);
@@ -249,6 +249,8 @@ void admin_bootstrap(struct sim *s);
 void nemesis_start(struct sim *s);
 void nemesis_stop(struct sim *s);
 void final_phase(struct sim *s);
+/* Would the shard still be able to work, and lose nothing, without these hosts and this replica? */
+bool final_survives(struct sim *s, const struct shard *shard, uint32_t hosts, uint64_t replica_id);
 
 /* ---- The simulation ------------------------------------------------------------------------------------------ */
 
