@@ -20,7 +20,8 @@ enum store_kind {
     STORE_KIND_START = 2,
     STORE_KIND_HARD = 3,
     STORE_KIND_RUN = 4,
-    STORE_KIND_HOST = 5, /* under replica id 0, followed by the host record's name */
+    STORE_KIND_HOST = 5,    /* under replica id 0, followed by the host record's name */
+    STORE_KIND_DAMAGED = 6, /* empty: what was here could not be read; left by a salvage */
 };
 
 enum store_flag {

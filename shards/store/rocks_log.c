@@ -7,7 +7,6 @@
 #include "base/log.h"
 #include "shards/store/rocks.h"
 
-#define LOG_FORMAT_VERSION 1
 #define WAL_BYTES_MAX_DEFAULT ((uint64_t)512 * MIB)
 #define BLOCK_CACHE_BYTES ((size_t)16 * MIB)
 
@@ -253,7 +252,7 @@ static enum thole_code open_db(struct rocks_log *s, const struct log_store_optio
     return code == THOLE_OK ? rocks_log__recover(s, st) : code;
 }
 
-enum thole_code log_store_rocks_open(const struct log_store_options *o, struct log_store **ret,
+static enum thole_code log_open_once(const struct log_store_options *o, struct rocks_log **ret,
                                      struct thole_status *st)
 {
     struct rocks_log *s = xcalloc(1, sizeof *s);
@@ -272,6 +271,38 @@ enum thole_code log_store_rocks_open(const struct log_store_options *o, struct l
         log_close(&s->base);
         return code;
     }
-    *ret = &s->base;
+    *ret = s;
     return THOLE_OK;
+}
+
+enum thole_code log_store_rocks_open(const struct log_store_options *o, struct log_store **ret,
+                                     struct thole_status *st)
+{
+    struct rocks_log *s = NULL;
+    enum thole_code code = rocks_log__salvage_finish(o->path, st);
+
+    if (code == THOLE_OK) {
+        code = log_open_once(o, &s, st);
+    }
+    if (code == THOLE_OK && s->bad_blocks) {
+        struct thole_status why = {0};
+
+        code = rocks_log__salvage(s, o->path, &why);
+        if (code != THOLE_OK && s->db != NULL) { /* no space, perhaps: it can run as it is */
+            LOG_WARN(STORE, "not written anew, a compaction may stop the host; why=\"%s\"",
+                     why.message);
+            code = THOLE_OK;
+        } else {
+            log_close(&s->base);
+            if (code == THOLE_OK) {
+                code = log_open_once(o, &s, st);
+            } else if (st != NULL) {
+                *st = why;
+            }
+        }
+    }
+    if (code == THOLE_OK) {
+        *ret = &s->base;
+    }
+    return code;
 }

@@ -3,6 +3,7 @@
  *   rocks_log.c          open, close, host records, the vtable
  *   rocks_log_recover.c  the scan at open
  *   rocks_log_write.c    one batch of updates: check, encode, sync, publish
+ *   rocks_log_salvage.c  writing the database anew when a file block is damaged
  *   rocks_log_read.c     reading entries beside the writer
  *
  * Threads. One writer at a time (the caller's promise, and `write_lock` for host records); any
@@ -21,6 +22,9 @@
 #include "shards/store/plan.h"
 #include "shards/store/record.h"
 #include "shards/store/store.h"
+
+#define LOG_FORMAT_VERSION 1
+#define LOG_FORMAT_TEXT "1"
 
 /* What readers may rely on: true of the database as of the last batch that was synced. */
 struct log_visible {
@@ -68,6 +72,7 @@ struct rocks_log {
     pthread_cond_t written; /* `writing` became false */
     struct map replicas;    /* (lock) id -> struct log_replica; never shrinks */
     bool writing;           /* (lock) */
+    bool bad_blocks;        /* found by recovery */
     bool poisoned;          /* (lock) a write failed: nothing may be written any more */
     /* The writer's. */
     uint64_t batch_number;
@@ -84,6 +89,10 @@ struct rocks_log {
 
 struct log_replica *rocks_log__replica(struct rocks_log *s, uint64_t id); /* created if absent */
 enum thole_code rocks_log__recover(struct rocks_log *s, struct thole_status *st);
+/* Finish a salvage that a crash interrupted; before the database is opened. */
+enum thole_code rocks_log__salvage_finish(const char *path, struct thole_status *st);
+/* After recovery: replace the database by a healthy copy. Leaves `s->db` closed. */
+enum thole_code rocks_log__salvage(struct rocks_log *s, const char *path, struct thole_status *st);
 enum thole_code rocks_log__write(struct log_store *base, const struct store_update *updates,
                                  size_t n, struct thole_status *st);
 /* Write `s->batch` with one sync; a failure poisons the store. */

@@ -134,6 +134,7 @@ static void seek_first_run(struct scan *c)
     rocksdb_iter_get_error(c->it, &error);
     if (error != NULL) { /* the second seek would forget it */
         c->why = "file block";
+        c->s->bad_blocks = true;
         rocksdb_free(error);
     } else if (!at_run(c)) {
         rocks_iter_seek(c->it, store_key_slice(&k));
@@ -165,7 +166,7 @@ static void scan_replica(struct scan *c)
                 c->why = "hard state";
             }
         } else {
-            c->why = "unknown record";
+            c->why = k.kind == STORE_KIND_DAMAGED ? "earlier" : "unknown record";
         }
     }
     if (c->why != NULL || c->r->state != LOG_LIVE) {
@@ -184,6 +185,7 @@ static void finish_replica(struct scan *c)
     rocksdb_iter_get_error(c->it, &error);
     if (error != NULL) {
         c->why = "file block";
+        c->s->bad_blocks = true;
         rocksdb_free(error);
     }
     if (r->state == LOG_TOMBSTONE) { /* verified; what may be damaged is garbage */

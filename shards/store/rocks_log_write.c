@@ -254,7 +254,7 @@ static void stage_start(struct rocks_log *s, struct log_replica *r, const struct
 /* The end of a replica: its small records go at once, its runs when the filter meets them. */
 static void stage_end(struct rocks_log *s, struct log_replica *r, const struct store_update *u)
 {
-    static const enum store_kind kinds[] = {STORE_KIND_START, STORE_KIND_HARD};
+    static const enum store_kind kinds[] = {STORE_KIND_START, STORE_KIND_HARD, STORE_KIND_DAMAGED};
     struct store_key k = store_key(r->id, STORE_KIND_IDENTITY);
 
     if (u->forget) {

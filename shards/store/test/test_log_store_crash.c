@@ -3,6 +3,7 @@
  * The process that is killed is this executable again: "test_log_store_crash write DIR" appends
  * and prints what was acknowledged. (A fork without exec would inherit RocksDB without its
  * threads.) */
+#include <dirent.h>
 #include <fcntl.h>
 #include <inttypes.h>
 #include <setjmp.h>
@@ -21,6 +22,7 @@
 
 #include <cmocka.h>
 
+#include "base/file.h"
 #include "base/rand.h"
 #include "shards/store/rocks_log.h"
 #include "shards/store/test/store_fixture.h"
@@ -329,6 +331,19 @@ static void test_log_flip_in_a_run_hurts_that_replica_alone(void **state)
             log_write_one(
                 s, &(struct store_update){.replica_id = 3, .has_hard = true, .hard = {9, 0, 0}}),
             THOLE_INVALID_ARGUMENT);
+        /* The bad block is gone: compactions do not stumble over it, the others can be written. */
+        char *error = NULL;
+        rocksdb_compact_range(((struct rocks_log *)s)->db, NULL, 0, NULL, 0);
+        rocksdb_put(((struct rocks_log *)s)->db, ((struct rocks_log *)s)->sync, "x", 1, "", 0,
+                    &error);
+        assert_null(error);
+        rocksdb_delete(((struct rocks_log *)s)->db, ((struct rocks_log *)s)->sync, "x", 1, &error);
+        log_append(s, 2, 4, 2, 2);
+        log_shut(s);
+        s = log_open(dir);
+        assert_int_equal(log_find(s, 2)->last_index, 5);
+        assert_true(log_find(s, 3)->hard.term == UINT64_MAX);
+        assert_int_equal(log_find(s, 3)->shard_id, 1003);
         log_remove(s, 3); /* how it is rebuilt: under another id */
         log_create(s, 33);
         log_shut(s);
@@ -340,31 +355,71 @@ static void test_log_flip_in_a_run_hurts_that_replica_alone(void **state)
     }
 }
 
+static void copy_file(const char *from, const char *to)
+{
+    struct buf *b = NULL;
+
+    assert_int_equal(file_read(from, (size_t)64 << 20, &b, NULL), THOLE_OK);
+    FILE *f = fopen(to, "wb");
+    assert_non_null(f);
+    assert_int_equal(fwrite(b->data, 1, b->size, f), b->size);
+    assert_int_equal(fclose(f), 0);
+    buf_unref(b);
+}
+
+static void copy_dir(const char *from, const char *to)
+{
+    DIR *d = opendir(from);
+    struct dirent *e;
+
+    assert_non_null(d);
+    assert_int_equal(mkdir(to, 0700), 0);
+    while ((e = readdir(d)) != NULL) {
+        char a[1024], b[1024];
+
+        if (e->d_name[0] != '.') {
+            snprintf(a, sizeof a, "%s/%s", from, e->d_name);
+            snprintf(b, sizeof b, "%s/%s", to, e->d_name);
+            copy_file(a, b);
+        }
+    }
+    closedir(d);
+}
+
+static void flip_bit(const char *path, struct rand *r, bool near_end)
+{
+    struct stat info;
+    uint8_t byte;
+    int fd = open(path, O_RDWR);
+
+    assert_int_equal(fstat(fd, &info), 0);
+    uint64_t size = (uint64_t)info.st_size;
+    off_t at = (off_t)(near_end ? size - 1 - rand_below(r, 2000) : rand_below(r, size));
+    assert_int_equal(pread(fd, &byte, 1, at), 1);
+    byte ^= (uint8_t)(1 << rand_below(r, 8));
+    assert_int_equal(pwrite(fd, &byte, 1, at), 1);
+    close(fd);
+}
+
 static void test_log_flips_never_go_unnoticed(void **state)
 {
-    char *dir = dir_new();
-    char *table = table_of_groups(dir);
+    char *original = dir_new(), from[512];
     struct thole_status st = {0};
-    struct stat info;
     struct rand r;
 
     (void)state;
     rand_seed(&r, 7);
-    assert_int_equal(stat(table, &info), 0);
-    FILE *f = fopen(table, "rb");
-    size_t size = (size_t)info.st_size;
-    uint8_t *original = xmalloc(size);
-    assert_non_null(f);
-    assert_int_equal(fread(original, 1, size, f), size);
-    fclose(f);
+    free(table_of_groups(original));
+    snprintf(from, sizeof from, "%s/log", original);
     for (int round = 0; round < 60; round++) {
-        /* Half of them near the end, where the file's own structures are. */
-        size_t at = round % 2 ? rand_below(&r, size) : size - 1 - rand_below(&r, 2000);
         struct log_store *s = NULL;
-        int fd = open(table, O_WRONLY);
-        uint8_t bad = original[at] ^ (uint8_t)(1 << rand_below(&r, 8));
+        char *dir = dir_new(), to[512];
 
-        assert_int_equal(pwrite(fd, &bad, 1, (off_t)at), 1);
+        snprintf(to, sizeof to, "%s/log", dir);
+        copy_dir(from, to);
+        char *table = dir_newest(to, ".sst");
+        /* Half of them near the end, where the file's own structures are. */
+        flip_bit(table, &r, round % 2 == 0);
         enum thole_code code = log_try_open(dir, &s, &st);
         if (code == THOLE_OK) { /* what is not reported as damaged is complete */
             for (uint64_t g = 1; g <= GROUPS; g++) {
@@ -376,11 +431,27 @@ static void test_log_flips_never_go_unnoticed(void **state)
         } else {
             assert_int_equal(code, THOLE_DATA_LOSS);
         }
-        assert_int_equal(pwrite(fd, &original[at], 1, (off_t)at), 1);
-        close(fd);
+        free(table);
+        dir_free(dir);
     }
-    free(original);
-    free(table);
+    dir_free(original);
+}
+
+static void test_log_interrupted_salvage_is_finished(void **state)
+{
+    char *dir = dir_new(), a[512], b[512];
+    struct log_store *s = log_open(dir);
+
+    (void)state;
+    log_create(s, 1);
+    log_append(s, 1, 1, 3, 1);
+    log_shut(s);
+    snprintf(a, sizeof a, "%s/log", dir);
+    snprintf(b, sizeof b, "%s/log.new", dir);
+    assert_int_equal(rename(a, b), 0); /* between the two renames */
+    s = log_open(dir);
+    log_expect(s, 1, 0, 3);
+    log_shut(s);
     dir_free(dir);
 }
 
@@ -397,6 +468,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_log_flip_in_the_middle_of_the_wal_is_data_loss),
         cmocka_unit_test(test_log_flip_in_a_run_hurts_that_replica_alone),
         cmocka_unit_test(test_log_flips_never_go_unnoticed),
+        cmocka_unit_test(test_log_interrupted_salvage_is_finished),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
