@@ -110,7 +110,7 @@ struct cli {
     upb_DefPool *pool;
     upb_Arena *arena; /* lives as long as the process needs it */
     struct bus_channel *channel;
-    const char *about; /* what errors speak of: `shard "orders"`; NULL: the command */
+    struct cli_table_layout *layout; /* while watching */
 };
 
 /* Global options are allowed with every command. */
@@ -189,13 +189,21 @@ bool cli_yaml(const char *kind, struct slice json, struct bytes *out);
 void cli_print(struct slice bytes); /* to stdout */
 int cli_flush(void);                /* CLI_FAILED if stdout could not be written */
 
+/* Tables that follow each other, as in --watch: one header, and columns that only grow. */
+#define CLI_TABLE_COLUMNS_MAX 24
+struct cli_table_layout {
+    bool begun;
+    size_t widths[CLI_TABLE_COLUMNS_MAX];
+};
+
 struct cli_table;
 /* Column names, NULL at the end; "+NAME" is only shown wide, ">NAME" is aligned right. */
 struct cli_table *cli_table_new(bool wide, const char *const *columns);
 void cli_table_row(struct cli_table *t);
 void cli_table_cell(struct cli_table *t, const char *format, ...)
     __attribute__((format(printf, 2, 3)));
-void cli_table_print(struct cli_table *t); /* and frees */
+void cli_table_print(struct cli_table *t,
+                     struct cli_table_layout *layout); /* and frees; NULL: alone */
 
 /* Strings of messages for printf: "%.*s", CLI_SV(v). */
 #define CLI_SV(v) (int)(v).size, (v).data != NULL ? (v).data : ""

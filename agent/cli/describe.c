@@ -79,7 +79,7 @@ static void show_conditions(const thole_v1_Shard *s)
             cli_age(thole_v1_Condition_transition_time_ms(conditions[i]), time, sizeof(time)));
         cli_table_cell(t, "%.*s", CLI_SV(thole_v1_Condition_message(conditions[i])));
     }
-    cli_table_print(t);
+    cli_table_print(t, NULL);
 }
 
 static int describe_shard(struct cli *c, const char *name, bool stale)

@@ -197,16 +197,20 @@ static bool watch_row(void *ctx, const thole_v1_WatchClusterResponse *m)
 static int get_watch(struct get *g)
 {
     struct thole_status st;
+    struct cli_table_layout layout = {0};
     g->batch.kind = g->q.kind;
     g->arena = upb_Arena_New();
+    g->c->layout = &layout;
     if (g->q.kind == ROWS_EVENTS) { /* the snapshot has none */
         int result = get_list(g);
         if (result != CLI_OK) {
+            g->c->layout = NULL;
             upb_Arena_Free(g->arena);
             return result;
         }
     }
     enum thole_code code = rows_watch(g->c, 0, watch_row, g, &st);
+    g->c->layout = NULL;
     rows_deinit(&g->batch);
     upb_Arena_Free(g->arena);
     return code == THOLE_OK ? cli_flush() : (int)cli_say_status("the watch ended", &st);

@@ -195,7 +195,7 @@ static void event_row(struct cli_table *t, const thole_v1_Event *e)
     cli_table_cell(t, "%.*s", CLI_SV(thole_v1_Event_message(e)));
 }
 
-static void show_table(const struct rows *rows, bool wide)
+static void show_table(struct cli *c, const struct rows *rows)
 {
     static const char *const columns[][16] = {
         [ROWS_HOSTS] = {"NAME", "STATE", "LIVENESS", "ADDRESS", "TAGS", "VERSION", "AGE", "+ID",
@@ -206,7 +206,7 @@ static void show_table(const struct rows *rows, bool wide)
                            "+INITIAL", "+>OUT-INDEX"},
         [ROWS_EVENTS] = {"TIME", "+>REVISION", "ACTOR", "OBJECT", "REASON", "MESSAGE"},
     };
-    struct cli_table *t = cli_table_new(wide, columns[rows->kind]);
+    struct cli_table *t = cli_table_new(cli_format(c) == FORMAT_WIDE, columns[rows->kind]);
     for (size_t i = 0; i < rows->count; i++) {
         switch (rows->kind) {
         case ROWS_HOSTS:
@@ -223,7 +223,7 @@ static void show_table(const struct rows *rows, bool wide)
             break;
         }
     }
-    cli_table_print(t);
+    cli_table_print(t, c->layout);
 }
 
 static void show_json(struct cli *c, const struct rows *rows, bool single)
@@ -265,7 +265,7 @@ void rows_show(struct cli *c, const struct rows *rows, bool header, bool single)
         if (rows->count == 0 && header) {
             cli_note("none");
         } else if (rows->count > 0) {
-            show_table(rows, cli_format(c) == FORMAT_WIDE);
+            show_table(c, rows);
         }
         break;
     case FORMAT_JSON:

@@ -96,7 +96,8 @@ int command_status(struct cli *c)
     }
     const thole_v1_Host *host = thole_v1_StatusResponse_host(status);
     upb_StringView none = {NULL, 0};
-    printf("cluster   %.*s\n", CLI_SV(thole_v1_StatusResponse_cluster_id(status)));
+    upb_StringView cluster = thole_v1_StatusResponse_cluster_id(status);
+    printf("cluster   %.*s\n", CLI_SV(cluster.size > 0 ? cluster : cli_sv("none yet")));
     printf("asked     host %.*s, version %.*s, revision %" PRIu64 "\n",
            CLI_SV(host != NULL ? thole_v1_Host_name(host) : none),
            CLI_SV(thole_v1_StatusResponse_version(status)),
@@ -114,10 +115,15 @@ int command_status(struct cli *c)
         rows_deinit(&hosts);
         return cli_say_status("cannot list shards", &st);
     }
-    printf("shards    %zu, %zu ready\n\n", shards.count, count_ready(&shards));
-    rows_show(c, &hosts, false, false);
-    printf("\n");
-    show_shards(c, &shards);
+    printf("shards    %zu, %zu ready\n", shards.count, count_ready(&shards));
+    if (hosts.count > 0) {
+        printf("\n");
+        rows_show(c, &hosts, false, false);
+    }
+    if (shards.count > 0) {
+        printf("\n");
+        show_shards(c, &shards);
+    }
     show_problems(&shards);
     rows_deinit(&hosts);
     rows_deinit(&shards);

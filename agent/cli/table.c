@@ -2,16 +2,15 @@
 #include <libsmartcols/libsmartcols.h>
 #include <stdarg.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "agent/cli/cli.h"
 #include "base/assert.h"
 
-#define COLUMNS_MAX 24
-
 struct cli_table {
     struct libscols_table *table;
     struct libscols_line *line;
-    bool shown[COLUMNS_MAX]; /* of the columns as declared */
+    bool shown[CLI_TABLE_COLUMNS_MAX]; /* of the columns as declared */
     size_t columns, at, at_shown;
 };
 
@@ -26,7 +25,7 @@ struct cli_table *cli_table_new(bool wide, const char *const *columns)
     scols_table_set_termforce(t->table, SCOLS_TERMFORCE_NEVER);
     scols_table_set_termwidth(t->table, 10000);
     for (; columns[t->columns] != NULL; t->columns++) {
-        ASSERT(t->columns < COLUMNS_MAX);
+        ASSERT(t->columns < CLI_TABLE_COLUMNS_MAX);
         const char *name = columns[t->columns];
         bool only_wide = name[0] == '+';
         name += only_wide;
@@ -63,9 +62,44 @@ void cli_table_cell(struct cli_table *t, const char *format, ...)
     }
 }
 
-void cli_table_print(struct cli_table *t)
+/* One cell as wide as the column was before is enough to make it so again. */
+static void widen(struct libscols_line *line, struct libscols_column *column, size_t i,
+                  size_t width)
+{
+    struct libscols_cell *cell = scols_line_get_cell(line, i);
+    const char *data = cell != NULL ? scols_cell_get_data(cell) : NULL;
+    if (data != NULL && strlen(data) < width) {
+        bool right = scols_column_is_right(column) != 0;
+        scols_line_refer_data(line, i, xasprintf(right ? "%*s" : "%-*s", (int)width, data));
+    }
+}
+
+static void apply_layout(struct cli_table *t, struct cli_table_layout *layout, bool after)
+{
+    struct libscols_line *first = scols_table_get_line(t->table, 0);
+    for (size_t i = 0; i < t->columns; i++) {
+        struct libscols_column *column = scols_table_get_column(t->table, i);
+        if (column == NULL || first == NULL) {
+            break;
+        }
+        if (!after) {
+            widen(first, column, i, layout->widths[i]);
+        } else if (scols_column_get_width(column) > layout->widths[i]) {
+            layout->widths[i] = scols_column_get_width(column);
+        }
+    }
+    if (!after) {
+        scols_table_enable_noheadings(t->table, layout->begun);
+    }
+    layout->begun = true;
+}
+
+void cli_table_print(struct cli_table *t, struct cli_table_layout *layout)
 {
     char *text = NULL;
+    if (layout != NULL) {
+        apply_layout(t, layout, false);
+    }
     /* Without the spaces that fill the last column. */
     if (scols_print_table_to_string(t->table, &text) == 0 && text != NULL) {
         for (char *line = text; *line != '\0';) {
@@ -80,6 +114,9 @@ void cli_table_print(struct cli_table *t)
             printf("%.*s\n", (int)(end - line), line);
             line = next;
         }
+    }
+    if (layout != NULL) {
+        apply_layout(t, layout, true);
     }
     free(text);
     scols_unref_table(t->table);
