@@ -136,7 +136,10 @@ static enum thole_code run_member(struct agent *a, struct identity *i, struct th
             return code;
     }
     pthread_mutex_lock(&a->lock);
-    a->identity = *i;
+    a->identity.cluster = i->cluster; /* host and name stay, and are read without the lock */
+    a->identity.zero_replica = i->zero_replica;
+    a->identity.zero_created = i->zero_created;
+    a->identity.first = i->first;
     a->member = true;
     a->waiting_for[0] = 0;
     pthread_mutex_unlock(&a->lock);
