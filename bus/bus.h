@@ -98,7 +98,9 @@ enum thole_code bus_send(struct bus *b, const struct uuid *host, enum bus_lane l
 /* An exchange with a peer. `done` is called for each answer, on a bus thread: with more == true any
  * number of times, then exactly once with more == false (st->code tells success; UNAVAILABLE
  * UNREACHABLE if it was certainly never sent, UNKNOWN OUTCOME_UNKNOWN if it may have been handled).
- * `body` is borrowed. Returns an id for bus_exchange_cancel. timeout_ms 0: no limit. */
+ * `body` is borrowed. Returns an id for bus_exchange_cancel. timeout_ms 0: no limit. A timeout is
+ * DEADLINE_EXCEEDED; it, and a cancellation, has reason OUTCOME_UNKNOWN if the request may have been
+ * handled. After bus_stop `done` runs on the caller's thread. */
 typedef void (*bus_answer_fn)(void *ctx, const struct thole_status *st, struct bufslice body,
                               bool more);
 uint64_t bus_exchange(struct bus *b, const struct uuid *host, uint32_t method, struct bufslice body,
@@ -164,7 +166,8 @@ void bus_health_remove(struct bus *b, const char *name);
 struct bus_channel;
 THOLE_MUST_CHECK enum thole_code bus_channel_new(const char *addresses, struct bus_channel **ret,
                                                  struct thole_status *st);
-void bus_channel_free(struct bus_channel *c);
+void bus_channel_free(
+    struct bus_channel *c); /* open calls end with CANCELLED; streams: free first */
 /* Blocking unary call. On failure `st` has the server's code, reason (from ErrorInfo) and message. */
 THOLE_MUST_CHECK enum thole_code bus_channel_call(struct bus_channel *c, const char *path,
                                                   struct slice request, uint32_t timeout_ms,

@@ -75,7 +75,8 @@ void bus__loop_init(struct bus_loop *l, const struct clock *clock);
 void bus__loop_run(struct bus_loop *l, const char *name); /* starts the thread */
 /* `ready` is called with the loop's mutex held, whenever `changed` was signalled. */
 bool bus__loop_wait(struct bus_loop *l, bool (*ready)(struct bus_loop *l), uint32_t timeout_ms);
-/* Admit nothing new, wait for what is live, end the thread, run the remaining tasks. */
+/* Admit nothing new, cancel unary calls, wait for what is live, end the thread, run what tasks are
+ * left. */
 void bus__loop_stop(struct bus_loop *l);
 void bus__loop_deinit(struct bus_loop *l);
 bool bus__loop_here(const struct bus_loop *l); /* on its thread? */
@@ -424,7 +425,7 @@ bool bus__self_answer(struct bus *b, uint64_t id, struct bufslice body,
 typedef void (*bus_unary_fn)(void *ctx, const struct thole_status *st, grpc_byte_buffer *reply);
 bool bus__unary(struct bus_loop *loop, grpc_channel *channel, const char *path,
                 struct bufslice request, uint32_t timeout_ms, bus_unary_fn done, void *ctx);
-void bus__unary_cancel_all(struct bus_loop *loop);
+void bus__unary_cancel_all(struct bus_loop *loop); /* its mutex is held */
 /* The same, blocking. */
 enum thole_code bus__unary_wait(struct bus_loop *loop, grpc_channel *channel, const char *path,
                                 struct bufslice request, uint32_t timeout_ms,

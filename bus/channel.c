@@ -87,7 +87,6 @@ void bus_channel_free(struct bus_channel *c)
 {
     if (!c)
         return;
-    bus__unary_cancel_all(&c->loop);
     bus__loop_stop(&c->loop);
     grpc_channel_destroy(c->channel);
     bus__loop_deinit(&c->loop);

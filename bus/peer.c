@@ -151,9 +151,11 @@ enum thole_code bus_peer_set(struct bus *b, const struct uuid *host, const char 
     if (!address || !strchr(address, ':'))
         return THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
                           "a peer's address must be host:port, not \"%s\"", address ? address : "");
-    if (atomic_load(&b->stopping))
-        return THOLE_FAIL(st, THOLE_UNAVAILABLE, THOLE_REASON_STOPPED, "the bus was stopped");
     pthread_mutex_lock(&b->mutex);
+    if (atomic_load(&b->stopping)) { /* under the mutex: bus__peers_stop comes later, or saw it */
+        pthread_mutex_unlock(&b->mutex);
+        return THOLE_FAIL(st, THOLE_UNAVAILABLE, THOLE_REASON_STOPPED, "the bus was stopped");
+    }
     struct peer **at = slot_of(b, host);
     bool fresh = *at == NULL;
     if (fresh)

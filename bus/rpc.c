@@ -118,6 +118,8 @@ void bus__rpc_arm(struct bus_entry *e)
 {
     struct bus *b = e->bus;
     grpc_completion_queue *cq = b->server_loop.cq;
+    if (atomic_load_explicit(&b->stopping, memory_order_relaxed))
+        return; /* no new call is let in, and the queue may be shut down */
     struct bus_rpc *r = slot_get(b);
     atomic_fetch_add_explicit(&b->refs, 1, memory_order_relaxed);
     atomic_store_explicit(&r->refs, 1, memory_order_relaxed);

@@ -256,7 +256,6 @@ void bus_stop(struct bus *b, uint32_t grace_ms)
     if (b->server)
         server_stop(b, grace_ms);
     bus__peers_stop(b);
-    bus__unary_cancel_all(&b->client_loop);
     bus__loop_stop(&b->client_loop);
     bus__loop_stop(&b->server_loop);
 }

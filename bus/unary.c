@@ -77,18 +77,22 @@ bool bus__unary(struct bus_loop *loop, grpc_channel *channel, const char *path,
     if (u->next)
         u->next->prev = &u->next;
     loop->unaries = u;
+    bool late = loop->closed;
+    grpc_call_ref(u->call);
+    grpc_call *call = u->call;
     pthread_mutex_unlock(&loop->mutex);
-    bus__start(u->call, ops, 6, &u->tag);
+    bus__start(call, ops, 6, &u->tag); /* `u` may be gone when it returns */
+    if (late)
+        grpc_call_cancel(call, NULL);
+    grpc_call_unref(call);
     grpc_byte_buffer_destroy(bb);
     return true;
 }
 
 void bus__unary_cancel_all(struct bus_loop *loop)
 {
-    pthread_mutex_lock(&loop->mutex);
     for (struct unary *u = loop->unaries; u; u = u->next)
         grpc_call_cancel(u->call, NULL);
-    pthread_mutex_unlock(&loop->mutex);
 }
 
 struct waiter {
