@@ -95,7 +95,9 @@ static void evaluate(struct hostctl *h, struct ctl_shard *s)
     hostctl__report_evaluate(h, s, local);
     bool busy =
         s->starting || s->removing || s->changing || s->placing || s->reporting || s->report_queued;
-    if (!busy && !here && registry_shard(h->view, s->id) == NULL) {
+    /* What is left to remember is only of use where something can be done about the shard. */
+    bool idle = !h->zero_leader && !wheel_armed(&s->timer) && s->failed_replica == 0;
+    if (!busy && !here && (idle || registry_shard(h->view, s->id) == NULL)) {
         forget_shard(h, s);
     }
 }

@@ -284,12 +284,13 @@ static void test_survivor_of_removal_restarts_alone(void **state)
 
 /* ---- Storms ---------------------------------------------------------------------------------- */
 
-static void disturb(struct house *h)
+/* Host `*deleted` is deleted, if it is not UINT64_MAX. */
+static void disturb(struct house *h, uint64_t *deleted)
 {
     uint64_t n = rand_below(&h->rand, 5);
     uint64_t replica;
     const char *shard = rand_chance(&h->rand, 0.5) ? "a" : "b";
-    switch (rand_below(&h->rand, 6)) {
+    switch (rand_below(&h->rand, 7)) {
     case 0:
         if (h->hosts[n].hostctl != NULL && !h->cut[n]) {
             house_stop(h, n);
@@ -305,7 +306,7 @@ static void disturb(struct house *h)
         house_cut(h, n, false);
         break;
     case 2:
-        (void)house_update(h, shard, (uint32_t)rand_between(&h->rand, 1, 4),
+        (void)house_update(h, shard, (uint32_t)rand_between(&h->rand, 1, 3),
                            (uint32_t)rand_below(&h->rand, 2));
         break;
     case 3:
@@ -313,6 +314,11 @@ static void disturb(struct house *h)
         break;
     case 4:
         (void)house_delete(h, shard);
+        break;
+    case 5:
+        if (*deleted == UINT64_MAX && house_delete_host(h, n) == THOLE_OK) {
+            *deleted = n;
+        }
         break;
     default:
         (void)house_create(h, shard, (uint32_t)rand_between(&h->rand, 1, 3), 0);
@@ -328,22 +334,28 @@ static bool shard_settled_or_gone(struct house *h, const char *shard)
 static void storm(uint64_t seed)
 {
     struct house *h = house_new(seed);
+    uint64_t deleted = UINT64_MAX;
     house_bootstrap(h, 3);
     house_join(h, 3);
     house_join(h, 4);
     h->refuse = 0.1;
     (void)house_create(h, "a", 3, 0);
     for (int i = 0; i < 15; i++) {
-        disturb(h);
+        disturb(h, &deleted);
         house_run(h, rand_below(&h->rand, 1500));
     }
     h->refuse = 0;
     for (uint64_t n = 0; n < 5; n++) {
+        if (n == deleted) {
+            house_stop(h, n);
+            continue;
+        }
         assert_int_equal(house_host_state(h, n, thole_v1_HOST_STATE_ACTIVE), THOLE_OK);
     }
     RUN_UNTIL(h, 120000,
               shard_settled_or_gone(h, "a") && shard_settled_or_gone(h, "b") &&
-                  house_settled(h, "zero") && house_all_see_same(h));
+                  house_settled(h, "zero") && house_all_see_same(h) &&
+                  (deleted == UINT64_MAX || house_replicas_on(h, deleted) == 0));
     house_run(h, HOUSE_DEAD_MS);
     struct registry_view *v = house_view(h);
     check_invariants(v);
