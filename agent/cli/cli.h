@@ -45,6 +45,7 @@ enum cli_option_id {
     OPT_STALE,
     OPT_MAX_STALENESS,
     OPT_TEXT,
+    OPT_DATA_FILE,
     OPT_DATA_BASE64,
     OPT_SESSION,
     OPT_SEQUENCE,

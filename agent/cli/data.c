@@ -2,24 +2,58 @@
  * base64. */
 #include "agent/cli/data.h"
 
+#include <errno.h>
 #include <inttypes.h>
+#include <stdio.h>
 #include <string.h>
 #include <unistd.h>
 
 #include "agent/cli/kv.h"
 #include "agent/cli/rows.h"
 #include "agent/services/utf8.h"
+#include "base/limits.h"
 #include "bus/bus.h"
 #include "thole/v1/data.upbdefs.h"
+
+/* A payload beyond what a host takes is read far enough for the host to refuse it. */
+#define FILE_BYTES_MAX (2 * LIMIT_PAYLOAD_BYTES)
+
+static bool read_data_file(const char *path, struct bytes *to)
+{
+    FILE *f = strcmp(path, "-") == 0 ? stdin : fopen(path, "re");
+    if (f == NULL) {
+        cli_say_failed("cannot open %s: %s", path, strerror(errno));
+        return false;
+    }
+    size_t n;
+    do {
+        n = fread(bytes_extend(to, 64 * KIB), 1, 64 * KIB, f);
+        to->size -= 64 * KIB - n;
+    } while (n > 0 && to->size < FILE_BYTES_MAX);
+    bool ok = !ferror(f);
+    if (!ok) {
+        cli_say_failed("cannot read %s", path);
+    }
+    if (f != stdin) {
+        fclose(f);
+    }
+    return ok;
+}
 
 /* The arguments after the shard, with a space between, or an option. */
 static bool read_payload(struct cli *c, struct payload *ret)
 {
     const struct cli_value *text = &c->values[OPT_TEXT], *data = &c->values[OPT_DATA_BASE64];
+    const struct cli_value *file = &c->values[OPT_DATA_FILE];
     struct bytes joined = {0};
     ret->base64 = data->set;
-    if ((c->arg_count > 1) + text->set + data->set > 1) {
-        cli_say_usage(c, "give the payload once: as arguments, --text or --data-base64");
+    if ((c->arg_count > 1) + text->set + data->set + file->set > 1) {
+        cli_say_usage(c,
+                      "give the payload once: as arguments, --text, --data-file or --data-base64");
+        return false;
+    }
+    if (file->set && !read_data_file(file->text, &joined)) {
+        bytes_deinit(&joined);
         return false;
     }
     if (data->set && !cli_base64_decode(data->text, strlen(data->text), &joined)) {

@@ -29,6 +29,8 @@ const struct cli_option cli_options[OPT_OPTIONS] = {
     [OPT_MAX_STALENESS] = {"max-staleness", 0, OPTION_DURATION, "TIME", NULL, NULL,
                            "with --stale: refuse if the replica is cut off for longer"},
     [OPT_TEXT] = {"text", 0, OPTION_TEXT, "TEXT", NULL, NULL, "payload"},
+    [OPT_DATA_FILE] = {"data-file", 0, OPTION_TEXT, "FILE|-", NULL, NULL,
+                       "payload: the bytes of a file, or of stdin"},
     [OPT_DATA_BASE64] = {"data-base64", 0, OPTION_TEXT, "BASE64", NULL, NULL,
                          "payload; the answer is base64 too"},
     [OPT_SESSION] = {"session", 0, OPTION_NUMBER, "ID", NULL, NULL,

@@ -324,6 +324,14 @@ int shard_leader(struct cluster *c, int via, const char *shard)
     return -1;
 }
 
+int count_text(const char *text, const char *needle)
+{
+    int n = 0;
+    for (const char *at = text; (at = strstr(at, needle)); at += strlen(needle))
+        n++;
+    return n;
+}
+
 int count_lines(const char *text, const char *needle)
 {
     int n = 0;

@@ -68,7 +68,8 @@ void apply_yaml(struct cluster *c, int i, const char *yaml);
 
 /* The host that leads a shard as far as host `via` knows; -1 if none. */
 int shard_leader(struct cluster *c, int via, const char *shard);
-/* Rows of `thole get replicas` that match: for counting. */
+/* Lines that contain `needle`; and how often it occurs at all. */
+int count_text(const char *text, const char *needle);
 int count_lines(const char *text, const char *needle);
 
 uint64_t now_ms(void);

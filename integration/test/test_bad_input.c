@@ -107,7 +107,7 @@ static void test_oversize_proposal_is_refused(void **state)
     for (int i = 0; i < 2 * 1024 * 1024; i++)
         fputc('x', f);
     fclose(f);
-    snprintf(command, sizeof command, "propose orders --file %s", path);
+    snprintf(command, sizeof command, "propose orders --data-file %s", path);
     assert_refused("1048576", command);
     assert_goes_on();
 }
