@@ -67,7 +67,7 @@ void bus__request_unref(struct bus_request *r)
     if (r->in)
         bus__inbound_unref(r->in);
     pthread_mutex_destroy(&r->mutex);
-    free(r);
+    bus__free(r);
     bus__unref(b);
 }
 

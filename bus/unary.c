@@ -152,6 +152,7 @@ enum thole_code bus_ask(struct bus *b, const char *address, uint32_t method, str
         return code;
     struct bus_hello hello;
     struct slice answer;
+    ASSERT(reply != NULL);
     if (!bus__answer_decode((struct slice){reply->data, reply->size}, &hello, &answer)) {
         buf_unref(reply);
         return THOLE_FAIL(st, THOLE_INTERNAL, THOLE_REASON_FORMAT, "the answer of %s is malformed",

@@ -254,7 +254,7 @@ static void *proxy_main(void *arg)
 static struct proxy *proxy_new(uint16_t to)
 {
     struct proxy *p = calloc(1, sizeof *p);
-    struct sockaddr_in a;
+    struct sockaddr_in a = {0};
     socklen_t n = sizeof a;
     p->listener = p->fds[0] = socket_to(0);
     p->count = 1;

@@ -611,12 +611,15 @@ static void test_reflection_under_both_names(void **state)
 
 static int check_health(struct served *s, const char *name)
 {
-    uint8_t request[64] = {1 << 3 | 2, (uint8_t)strlen(name)};
+    struct bytes request = {0};
     struct buf *reply;
     struct thole_status st;
-    memcpy(request + 2, name, strlen(name));
-    enum thole_code code = call(s->c, "/grpc.health.v1.Health/Check",
-                                (struct slice){request, 2 + strlen(name)}, &reply, &st);
+    bytes_append_varint(&request, 1 << 3 | 2);
+    bytes_append_varint(&request, strlen(name));
+    bytes_append_str(&request, name);
+    enum thole_code code =
+        call(s->c, "/grpc.health.v1.Health/Check", bytes_slice(&request), &reply, &st);
+    bytes_deinit(&request);
     if (code != THOLE_OK)
         return -(int)code;
     int status = reply->data[1];
@@ -775,7 +778,7 @@ static void test_nothing_is_answered_before_start(void **state)
                                           (struct slice){empty, 0}, 200, &reply, &st),
                          THOLE_OK);
     bus_start(h->bus);
-    int code = THOLE_UNKNOWN;
+    enum thole_code code = THOLE_UNKNOWN;
     for (uint64_t end = now_ms() + WAIT_MS; code != THOLE_OK && now_ms() < end;)
         code = bus_channel_call(c, "/grpc.health.v1.Health/Check", (struct slice){empty, 0}, 1000,
                                 &reply, &st);
@@ -797,6 +800,7 @@ static int connect_raw(const struct served *s)
 static void test_garbage_on_the_port_disturbs_nobody(void **state)
 {
     (void)state;
+    static const char preface[24] = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
     struct served *s = served_new(0);
     struct host *peer = host_new(2, 9, 1, NULL);
     s->h->id = uuid_of(1);
@@ -808,7 +812,7 @@ static void test_garbage_on_the_port_disturbs_nobody(void **state)
         for (size_t k = 0; k < sizeof bytes; k++)
             bytes[k] = (char)(k * 31 + (size_t)i);
         if (i % 2) /* looks like HTTP/2 at first */
-            memcpy(bytes, "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 24);
+            memcpy(bytes, preface, sizeof preface);
         assert_int_equal(send(fd, bytes, sizeof bytes, MSG_NOSIGNAL), sizeof bytes);
         if (i % 3)
             shutdown(fd, SHUT_WR);
