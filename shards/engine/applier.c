@@ -128,9 +128,12 @@ static void serve_parked(struct replica *r)
 static void fail_parked(struct replica *r, enum thole_code code, enum thole_reason reason,
                         const char *message)
 {
-    while (r->parked) {
-        struct query_job *j = r->parked;
-        unpark(j);
+    struct query_job *all = r->parked;
+    r->parked = NULL;
+    while (all) {
+        struct query_job *j = all;
+        all = j->next;
+        wheel_cancel(r->applier->deadlines, &j->expiry);
         query_job_fail(j, code, reason, message);
     }
 }
@@ -225,10 +228,9 @@ static void acquire_view(struct task *t)
 static void acquire_for_flush(struct applier *a, struct task *t)
 {
     struct machine *m = t->r->machine;
-    if (!m || t->r->machine_failed)
+    if (!m || t->r->machine_failed) {
         (void)THOLE_FAIL(&t->st, THOLE_UNAVAILABLE, THOLE_REASON_MACHINE_FAILED,
                          "the machine is not running");
-    if (t->st.code != THOLE_OK) {
         loop_post(t->loop, &t->msg);
         return;
     }

@@ -315,8 +315,10 @@ void apply_abandon(struct apply_batch *b)
             request_fail(b->items[i].request, THOLE_UNKNOWN, THOLE_REASON_OUTCOME_UNKNOWN,
                          "the machine failed while it applied the entry");
     b->count = 0;
-    for (; b->request_at < b->job->request_count; b->request_at++)
-        request_fail(b->job->requests[b->request_at].request, THOLE_UNKNOWN,
-                     THOLE_REASON_OUTCOME_UNKNOWN,
+    for (; b->request_at < b->job->request_count; b->request_at++) {
+        struct pending *p = &b->job->requests[b->request_at];
+        request_fail(p->request, THOLE_UNKNOWN, THOLE_REASON_OUTCOME_UNKNOWN,
                      "the machine failed before it applied the entry");
+        p->request = NULL;
+    }
 }

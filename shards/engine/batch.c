@@ -80,7 +80,7 @@ static void merge_entries(struct write_update *w, const struct raft_update *u)
     size_t need = w->entry_count + u->entry_count;
     if (need > w->entry_capacity) {
         w->entry_capacity = need * 2;
-        w->entries = xrealloc(w->entries, w->entry_capacity * sizeof(w->entries[0]));
+        w->entries = xrealloc(w->entries, w->entry_capacity * sizeof(struct raft_entry *));
     }
     for (size_t i = 0; i < u->entry_count; i++)
         w->entries[w->entry_count++] = raft_entry_ref(u->entries[i]);

@@ -174,7 +174,7 @@ static bool read_entries(struct bufslice frame, const thole_engine_v1_RaftMessag
     uint64_t index = thole_engine_v1_Entry_index(entries[0]), term = 0;
     if (index == 0 || index > UINT64_MAX - n)
         return false;
-    ret->entries = xmalloc(n * sizeof(ret->entries[0]));
+    ret->entries = xmalloc(n * sizeof(struct raft_entry *));
     for (size_t i = 0; i < n; i++) {
         uint64_t given = thole_engine_v1_Entry_term(entries[i]);
         term = given ? given : term;

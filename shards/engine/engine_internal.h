@@ -403,13 +403,13 @@ void outbox_add_to(struct loop *l, const struct uuid *host, uint64_t shard_id,
 void outbox_flush(struct loop *l);
 
 /* group.c: the life of a replica on its loop */
-void group_boot(struct loop *l, struct task *opened);
+void group_boot(struct loop *l, struct task *t);
 void group_receive(struct loop *l, struct replica *r, struct raft_message *m,
                    const struct uuid *host);
 void group_tick(struct loop *l, struct replica *r);
 void group_harvest(struct loop *l, struct replica *r);
 void group_applied(struct loop *l, struct apply_job *j);
-void group_persisted(struct loop *l, struct write_update *u);
+void group_persisted(struct loop *l, struct write_update *w);
 void group_fail(struct loop *l, struct replica *r, const struct thole_status *st);
 void group_stop(struct loop *l, struct replica *r, const struct thole_status *st);
 void group_dispatch(struct loop *l, struct replica *r);

@@ -61,7 +61,7 @@ void group_tick(struct loop *l, struct replica *r)
 
 static void collect_cached(struct replica *r, struct apply_job *j, size_t max)
 {
-    j->entries = xmalloc(max * sizeof(j->entries[0]));
+    j->entries = xmalloc(max * sizeof(struct raft_entry *));
     size_t n = 0;
     while (n < max && j->bytes < LIMIT_APPLYING_BYTES / 4) {
         struct raft_entry *e = raft_entry_at(r->core, j->first + n);

@@ -10,7 +10,7 @@ static void list_add(struct replica ***list, size_t *count, size_t *capacity, st
 {
     if (*count == *capacity) {
         *capacity = *capacity ? *capacity * 2 : 64;
-        *list = xrealloc(*list, *capacity * sizeof(**list));
+        *list = xrealloc(*list, *capacity * sizeof(struct replica *));
     }
     (*list)[(*count)++] = r;
 }
@@ -215,8 +215,9 @@ void loop_discard(struct loop *l, struct worker_msg *m)
     case MSG_APPLY: {
         struct apply_job *j = CONTAINER_OF(m, struct apply_job, msg);
         for (size_t i = 0; i < j->request_count; i++)
-            request_fail(j->requests[i].request, THOLE_UNKNOWN, THOLE_REASON_OUTCOME_UNKNOWN,
-                         "the host stopped before the entry was applied");
+            if (j->requests[i].request) /* NULL: the applier has answered it */
+                request_fail(j->requests[i].request, THOLE_UNKNOWN, THOLE_REASON_OUTCOME_UNKNOWN,
+                             "the host stopped before the entry was applied");
         apply_job_free(j);
         break;
     }

@@ -49,7 +49,7 @@ void outbox_add_to(struct loop *l, const struct uuid *host, uint64_t shard_id,
     h->touched = true;
     if (l->touched_count == l->touched_capacity) {
         l->touched_capacity = l->touched_capacity ? l->touched_capacity * 2 : 16;
-        l->touched = xrealloc(l->touched, l->touched_capacity * sizeof(l->touched[0]));
+        l->touched = xrealloc(l->touched, l->touched_capacity * sizeof(struct peer_host *));
     }
     l->touched[l->touched_count++] = h;
 }

@@ -380,13 +380,16 @@ static void space_measured(struct loop *l, struct task *t)
 void snapshot_task_done(struct loop *l, struct task *t)
 {
     struct replica *r = t->r;
-    bool runs = r && r->state == GROUP_RUNNING;
-    if (r)
-        log_context(r->shard_id, r->replica_id);
+    if (!r) {
+        ASSERT(t->kind == TASK_SPACE);
+        space_measured(l, t);
+        task_free(t);
+        return;
+    }
+    bool runs = r->state == GROUP_RUNNING;
+    log_context(r->shard_id, r->replica_id);
     if (t->kind == TASK_OPEN) {
         group_boot(l, t);
-    } else if (t->kind == TASK_SPACE) {
-        space_measured(l, t);
     } else if (t->kind == TASK_DESTROY) {
         destroyed(l, t);
     } else if (t->kind == TASK_SWITCH && r->state != GROUP_GONE) {

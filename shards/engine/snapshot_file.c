@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/canary.h"
 #include "base/hash.h"
 #include "shards/engine/codec.h"
 #include "shards/engine/meta.h"
@@ -301,7 +302,7 @@ static enum thole_code load(struct file_source *s, struct replica *r, const char
     if (code == THOLE_OK)
         code = machine_open(r, generation, &m, st);
     if (code == THOLE_OK) {
-        m->applied = h.index;
+        m->applied = CANARY(log_over_snapshot) ? r->boot.start_index : h.index;
         m->applied_term = h.index_term;
         code = read_sessions(s, &m->sessions, st);
     }

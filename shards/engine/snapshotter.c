@@ -1,5 +1,6 @@
 /* The snapshotter: whatever takes long and is not on the way of a proposal. Opens machines, saves,
  * flushes, restores and deletes their data, measures the disk. One task after the other. */
+#include <bsd/string.h>
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
@@ -22,11 +23,11 @@ static void found_name(void *ctx, const char *name)
     struct found_snapshot s = {0};
     if (strlen(name) >= ENGINE_NAME_BYTES)
         return;
-    strcpy(s.name, name);
+    (void)strlcpy(s.name, name, sizeof(s.name));
     if (!snapshot_name_parse(name, &s.replica_id, &s.index) ||
         !map_get(&e->by_replica, s.replica_id)) {
         f->stale = xrealloc(f->stale, (f->stale_count + 1) * sizeof(f->stale[0]));
-        strcpy(f->stale[f->stale_count++], name);
+        (void)strlcpy(f->stale[f->stale_count++], name, ENGINE_NAME_BYTES);
         return;
     }
     if (e->found_count == f->capacity) {
@@ -227,7 +228,7 @@ static void maybe_remove(void *ctx, const char *name)
         index >= x->below)
         return;
     x->names = xrealloc(x->names, (x->count + 1) * sizeof(x->names[0]));
-    strcpy(x->names[x->count++], name);
+    (void)strlcpy(x->names[x->count++], name, ENGINE_NAME_BYTES);
 }
 
 static void remove_files(struct engine *e, struct task *t)
@@ -260,6 +261,7 @@ static void destroy(struct engine *e, struct task *t)
 
 static void run(struct engine *e, struct task *t, bool *flushed)
 {
+    ASSERT(t->r || t->kind == TASK_SPACE);
     if (t->r)
         log_context(t->r->shard_id, t->r->replica_id);
     switch (t->kind) {
