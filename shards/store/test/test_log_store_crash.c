@@ -73,11 +73,12 @@ static int child_write(const char *dir)
     }
 }
 
-/* Start the writer, let it work for a while, kill it; returns what it printed. */
-static struct bytes run_and_kill(const char *dir, unsigned ms)
+/* Start the writer, kill it when `lines` were printed; returns all that was. */
+static struct bytes run_and_kill(const char *dir, uint64_t lines)
 {
     struct bytes out = {0};
-    int fds[2];
+    int fds[2], status;
+    bool killed = false;
 
     assert_int_equal(pipe(fds), 0);
     pid_t pid = fork();
@@ -90,27 +91,22 @@ static struct bytes run_and_kill(const char *dir, unsigned ms)
         _exit(127);
     }
     close(fds[1]);
-    struct timespec end, now;
-    clock_gettime(CLOCK_MONOTONIC, &end);
-    end.tv_nsec += (long)ms * 1000000;
-    end.tv_sec += end.tv_nsec / 1000000000;
-    end.tv_nsec %= 1000000000;
-    bool killed = false;
     for (;;) { /* what was printed before the kill is read to the end */
-        uint8_t *p = bytes_extend(&out, 65536);
-        ssize_t n = read(fds[0], p, 65536);
-        out.size -= 65536 - (n > 0 ? (size_t)n : 0);
+        uint8_t *p = bytes_extend(&out, 4096);
+        ssize_t n = read(fds[0], p, 4096);
+
+        out.size -= 4096 - (n > 0 ? (size_t)n : 0);
         if (n <= 0) {
             break;
         }
-        clock_gettime(CLOCK_MONOTONIC, &now);
-        if (!killed &&
-            (now.tv_sec > end.tv_sec || (now.tv_sec == end.tv_sec && now.tv_nsec >= end.tv_nsec))) {
+        for (ssize_t i = 0; i < n; i++) {
+            lines -= lines > 0 && p[i] == '\n';
+        }
+        if (lines == 0 && !killed) {
             kill(pid, SIGKILL);
             killed = true;
         }
     }
-    int status;
     assert_int_equal(waitpid(pid, &status, 0), pid);
     assert_true(WIFSIGNALED(status));
     close(fds[0]);
@@ -122,12 +118,11 @@ static void test_log_kill_keeps_what_was_acknowledged(void **state)
 {
     char *dir = dir_new();
     struct rand r;
-    size_t batches = 0;
 
     (void)state;
     rand_seed(&r, (uint64_t)time(NULL));
     for (int round = 0; round < 5; round++) {
-        struct bytes out = run_and_kill(dir, 30 + (unsigned)rand_below(&r, 150));
+        struct bytes out = run_and_kill(dir, 1 + rand_below(&r, 80));
         uint64_t last[GROUPS + 1] = {0}, term[GROUPS + 1] = {0};
         char *save = NULL;
 
@@ -137,7 +132,6 @@ static void test_log_kill_keeps_what_was_acknowledged(void **state)
             if (sscanf(l, "%" SCNu64 " %" SCNu64 " %" SCNu64, &g, &a, &b) == 3) {
                 last[g] = a;
                 term[g] = b;
-                batches++;
             }
         }
         struct log_store *s = log_open(dir);
@@ -153,7 +147,6 @@ static void test_log_kill_keeps_what_was_acknowledged(void **state)
         log_shut(s);
         bytes_deinit(&out);
     }
-    assert_true(batches > 20);
     dir_free(dir);
 }
 
