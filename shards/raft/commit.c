@@ -173,14 +173,15 @@ void raft__advance(struct raft *r)
     struct raft_membership *m = &r->membership;
     uint64_t before = r->commit;
 
-    while (m->pending_count > 0 && m->pending[0]->index <= min_u64(r->commit, r->log.durable)) {
+    while (m->pending_count > 0 && m->pending[0]->index <= min_u64(r->commit, r->log.durable) &&
+           !(CANARY(campaign_unapplied) && m->pending[0]->index > r->applied)) {
         const struct raft_config *old = raft__config(r);
         if (raft__membership_apply_next(m)) {
             config_acts(r, old);
         }
     }
     if ((r->role == RAFT_PRE_CANDIDATE || r->role == RAFT_CANDIDATE) && m->pending_count > 0 &&
-        m->pending[0]->index <= r->commit) {
+        m->pending[0]->index <= r->commit && !CANARY(campaign_unapplied)) {
         raft__become_follower(r, r->term, 0);
     }
     if (r->role == RAFT_LEADER) {

@@ -13,7 +13,8 @@ bool raft__may_campaign(const struct raft *r)
         return false; /* an installed snapshot is not durable, or nothing would become so */
     }
     /* A committed change that does not act yet: our idea of a quorum may be too old. */
-    return r->membership.pending_count == 0 || r->membership.pending[0]->index > r->commit;
+    return r->membership.pending_count == 0 || r->membership.pending[0]->index > r->commit ||
+           CANARY(campaign_unapplied);
 }
 
 /* Rule 1: requests leave, and our own vote counts, when term, vote and the advertised log tail are

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "base/assert.h"
+#include "base/canary.h"
 #include "base/rand.h"
 #include "shards/raft/log.h"
 #include "shards/raft/membership.h"

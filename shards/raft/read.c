@@ -3,7 +3,8 @@
 
 static bool may_confirm(const struct raft *r)
 {
-    return r->role == RAFT_LEADER && r->commit >= r->lead.first_index;
+    return r->role == RAFT_LEADER &&
+           (r->commit >= r->lead.first_index || CANARY(read_before_commit));
 }
 
 static void reply(struct raft *r, uint64_t to, uint64_t context, uint64_t index, bool reject)
@@ -122,7 +123,8 @@ void raft__reads_confirm(struct raft *r)
         bool self = c->members[i].replica_id == r->options.replica_id;
         acked[i] = self ? r->reads.last_number : r->lead.peers[i].read_acked;
     }
-    uint64_t confirmed = raft__quorum_joint_value(c, acked);
+    uint64_t confirmed =
+        CANARY(stale_lease) ? r->reads.last_number : raft__quorum_joint_value(c, acked);
     while ((w = raft__reads_front(&r->reads)) != NULL && w->number != 0 && w->number <= confirmed) {
         struct raft_read_wait done = raft__reads_pop(&r->reads);
         answer(r, &done, done.index, false);
@@ -131,7 +133,7 @@ void raft__reads_confirm(struct raft *r)
 
 void raft__reads_fail(struct raft *r)
 {
-    while (raft__reads_front(&r->reads) != NULL) {
+    while (raft__reads_front(&r->reads) != NULL && !CANARY(reads_parked)) {
         struct raft_read_wait w = raft__reads_pop(&r->reads);
         answer(r, &w, 0, true);
     }
@@ -141,7 +143,8 @@ void raft__reads_tick(struct raft *r)
 {
     struct raft_read_wait *w;
 
-    while ((w = raft__reads_front(&r->reads)) != NULL && w->deadline_ms <= r->now_ms) {
+    while ((w = raft__reads_front(&r->reads)) != NULL && w->deadline_ms <= r->now_ms &&
+           !CANARY(reads_parked)) {
         struct raft_read_wait late = raft__reads_pop(&r->reads);
         answer(r, &late, 0, true);
     }
@@ -149,5 +152,5 @@ void raft__reads_tick(struct raft *r)
 
 uint64_t raft__reads_deadline(const struct raft *r)
 {
-    return r->reads.count > 0 ? r->reads.queue[r->reads.head].deadline_ms : RAFT_NEVER_MS;
+    return r->reads.count > 0 && !CANARY(reads_parked) ? r->reads.queue[r->reads.head].deadline_ms : RAFT_NEVER_MS;
 }

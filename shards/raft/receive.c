@@ -85,7 +85,7 @@ static void answer_stale(struct raft *r, const struct raft_message *m)
         .to = m->from, .term = r->term, .index = m->index, .reject = true, .commit = r->commit};
 
     (void)raft__log_term(&r->log, r->commit, &reply.commit_term);
-    switch (m->kind) {
+    switch (CANARY(pre_vote_deadlock) ? 0 : m->kind) {
     case RAFT_MSG_PREVOTE:
         reply.kind = RAFT_MSG_PREVOTE_REPLY;
         break;
@@ -105,7 +105,7 @@ static void answer_stale(struct raft *r, const struct raft_message *m)
 /* Bring our term up to the message's. False if the message is done with. */
 static bool adjust_term(struct raft *r, const struct raft_message *m)
 {
-    if (m->term < r->term) {
+    if (m->term < r->term && !(CANARY(stale_vote_counted) && is_vote_reply(m->kind))) {
         if (is_vote(m->kind) || is_vote_reply(m->kind)) {
             /* What is committed is so in every term; it may be what keeps us from winning. */
             raft__commit_by_vote(r, m);
@@ -113,7 +113,7 @@ static bool adjust_term(struct raft *r, const struct raft_message *m)
         answer_stale(r, m);
         return false;
     }
-    if (m->term == r->term) {
+    if (m->term == r->term || (CANARY(stale_vote_counted) && m->term < r->term)) {
         return true;
     }
     if (is_vote(m->kind) && !m->transfer && leader_is_fresh(r)) {

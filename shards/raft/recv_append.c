@@ -63,7 +63,8 @@ enum thole_code raft__recv_append(struct raft *r, struct raft_message *m, struct
         raft__send_ack(r, m->from, r->commit); /* old; what is committed is the same here */
         return THOLE_OK;
     }
-    if (!raft__log_matches(&r->log, m->index, m->log_term)) {
+    if (!raft__log_matches(&r->log, m->index, m->log_term) &&
+        !(CANARY(empty_append_term_zero) && m->log_term == 0)) {
         reject(r, m);
         return THOLE_OK;
     }
@@ -78,6 +79,7 @@ enum thole_code raft__recv_append(struct raft *r, struct raft_message *m, struct
     }
     uint64_t last = m->index + m->entry_count;
     raft__send_ack(r, m->from, last);
+    last = CANARY(commit_past_match) ? r->log.last_index : last;
     raft__commit_to(r, m->commit < last ? m->commit : last);
     return THOLE_OK;
 }

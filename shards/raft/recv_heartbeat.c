@@ -49,8 +49,9 @@ enum thole_code raft__recv_heartbeat_reply(struct raft *r, const struct raft_mes
         p->want_append = true;
         r->work = true;
     }
-    if (m->context > p->read_acked) {
-        p->read_acked = m->context;
+    uint64_t round = CANARY(duplicate_read_context) ? r->reads.last_number : m->context;
+    if (round > p->read_acked) {
+        p->read_acked = round;
         raft__reads_confirm(r);
     }
     return THOLE_OK;

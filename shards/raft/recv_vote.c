@@ -38,7 +38,8 @@ void raft__recv_vote_reply(struct raft *r, const struct raft_message *m)
 
     raft__commit_by_vote(r, m); /* a grant's, too: others may refuse for what we do not know */
     /* commit_by_vote may have ended the campaign. */
-    if (r->role == (pre ? RAFT_PRE_CANDIDATE : RAFT_CANDIDATE) && m->term == term) {
+    if (r->role == (pre ? RAFT_PRE_CANDIDATE : RAFT_CANDIDATE) &&
+        (m->term == term || CANARY(stale_vote_counted))) {
         raft__count_vote(r, m->from, !m->reject);
     }
 }

@@ -28,8 +28,8 @@ void raft__set_term(struct raft *r, uint64_t term)
     }
     r->term = term;
     r->vote = 0; /* only a new term clears the vote */
-    r->persist.hard_dirty = true;
-    r->persist.hard_token = r->persist.token + 1;
+    r->persist.hard_dirty = !CANARY(term_not_synced);
+    r->persist.hard_token = r->persist.token + (CANARY(term_not_synced) ? 0 : 1);
     r->status_changed = true;
 }
 
@@ -119,6 +119,7 @@ void raft__become_follower(struct raft *r, uint64_t term, uint64_t leader)
         return;
     }
     set_role(r, RAFT_FOLLOWER);
+    r->vote = CANARY(step_down_erases_vote) ? 0 : r->vote;
     raft__set_term(r, term);
     r->leader = leader;
     raft__reads_fail(r); /* they were asked of another leader */

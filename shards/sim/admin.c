@@ -141,7 +141,7 @@ static bool add_somewhere(struct view *v)
         (void)start_replica(s, v->shard, h, ++s->replica_id, witness, NULL, 0);
         return true;
     }
-    if (raft_config_find(v->config, r->replica_id) ||
+    if (!shadow_member(s, r->replica_id)->created || raft_config_find(v->config, r->replica_id) ||
         raft_config_is_removed(v->config, r->replica_id))
         return false;
     enum raft_change_op op = r->witness ? RAFT_CHANGE_ADD_WITNESS : RAFT_CHANGE_ADD_LEARNER;

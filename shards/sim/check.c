@@ -115,6 +115,26 @@ static bool quorum_has(struct sim *s, const struct raft_config *c, uint64_t inde
     return true;
 }
 
+/* Do a quorum's disks hold the vote? Voters may have moved on to a later term meanwhile. */
+static bool quorum_voted(struct sim *s, const struct raft_config *c, const struct member *leader,
+                         uint64_t term)
+{
+    for (int outgoing = 0; outgoing <= (c->joint ? 1 : 0); outgoing++) {
+        int voters = 0, have = 0;
+        for (uint32_t i = 0; i < c->member_count; i++) {
+            if (!votes_in(&c->members[i], outgoing != 0))
+                continue;
+            const struct member *m = shadow_member(s, c->members[i].replica_id);
+            voters++;
+            have += m && (m->hard.term > term ||
+                          (m->hard.term == term && m->hard.vote == leader->replica_id));
+        }
+        if (2 * have <= voters)
+            return false;
+    }
+    return true;
+}
+
 /* ---- Roles, terms, commits ------------------------------------------------------------------------------ */
 
 static void check_leader(struct sim *s, struct member *m, struct replica *r)
@@ -126,6 +146,9 @@ static void check_leader(struct sim *s, struct member *m, struct replica *r)
     if (other && other != m)
         FAIL(s, m, "leads term %" PRIu64 ", which replica %" PRIu64 " leads", now->term,
              other->replica_id);
+    if (!quorum_voted(s, &m->config, m, now->term) &&
+        !quorum_voted(s, raft_config(r->core), m, now->term))
+        FAIL(s, m, "leads term %" PRIu64 " without the votes of a quorum", now->term);
     /* Leader completeness: what was committed in earlier terms. `commit_in` never decreases. */
     uint64_t low = 0, high = shard->committed;
     while (low < high) {
@@ -202,6 +225,42 @@ static void check_peers(struct sim *s, struct member *m, struct replica *r)
     }
 }
 
+/* Nobody campaigns while a change that it knows to be committed is not in force for it. */
+static void check_campaign(struct sim *s, struct member *m, struct replica *r)
+{
+    const struct shard *shard = m->shard;
+    for (size_t i = shard->config_count; i-- > 0;) {
+        uint64_t index = shard->configs[i].index;
+        if (index <= r->status.config_index)
+            break;
+        /* After a compaction the same configuration has a later index. */
+        if (index <= r->status.commit &&
+            !raft_config_equal(&shard->configs[i].config, raft_config(r->core)))
+            FAIL(s, m, "campaigns, the configuration at %" PRIu64 " is not yet in force for it",
+                 index);
+    }
+}
+
+/* A member that is new to the leader counts as active at first, or it may cost it the quorum. (If
+ * nobody does, the leader has just begun another period of watching them.) */
+static void check_new_peers(struct sim *s, struct member *m, struct replica *r)
+{
+    const struct raft_config *c = raft_config(r->core);
+    uint64_t gone = 0;
+    bool somebody = false;
+    for (uint32_t i = 0; i < c->member_count; i++) {
+        struct raft_peer_status p;
+        uint64_t id = c->members[i].replica_id;
+        if (id == m->replica_id || !raft_peer(r->core, id, &p))
+            continue;
+        somebody = somebody || p.recently_active;
+        if (!p.recently_active && !raft_config_find(&m->config, id))
+            gone = id;
+    }
+    if (gone != 0 && somebody)
+        FAIL(s, m, "new peer %" PRIu64 " counts as gone", gone);
+}
+
 /* Membership changes that are appended and not yet in force. */
 static void check_in_flight(struct sim *s, struct member *m, struct replica *r)
 {
@@ -243,7 +302,11 @@ static void check_status(struct sim *s, struct member *m, struct replica *r)
     if (now->role == RAFT_LEADER && (was->role != RAFT_LEADER || was->term != now->term))
         check_leader(s, m, r);
     check_commits(s, m, r, was->commit);
+    if (now->role == RAFT_PRE_CANDIDATE || now->role == RAFT_CANDIDATE)
+        check_campaign(s, m, r);
     if (!raft_config_equal(&m->config, raft_config(r->core))) {
+        if (now->role == RAFT_LEADER && was->role == RAFT_LEADER)
+            check_new_peers(s, m, r);
         check_config(s, shard, now->config_index, raft_config(r->core));
         raft_config_copy(&m->config, raft_config(r->core));
     }

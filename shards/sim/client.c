@@ -60,7 +60,8 @@ static void submit(struct op *o, struct sim_host *h)
     o->host = h;
     if (o->r.kind != ENGINE_OPEN_SESSION)
         o->r.payload = payload_of(o);
-    o->r.deadline_ns = host_clock(h) + rand_between(dice(s), 300, 4000) * SIM_MS;
+    uint64_t patience = rand_chance(dice(s), 0.5) ? 400 : 4000;
+    o->r.deadline_ns = host_clock(h) + rand_between(dice(s), 40, patience) * SIM_MS;
     s->op_count++;
     SIM_TRACE(s, "host %d: shard %" PRIu64 " is asked: kind %d, key %" PRIu64 ", value %" PRIx64
                  ", session %" PRIu64 "/%" PRIu64,

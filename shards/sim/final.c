@@ -153,9 +153,14 @@ static void check_leaks(struct sim *s)
 {
     for (int g = 0; g < s->c.groups; g++)
         for (int h = 0; h < s->c.hosts; h++) {
-            const struct replica *r = sim_replica(s, h, &s->shards[g]);
+            /* One that was removed and does not know it waits for ever. */
+            const struct replica *r = expected(s, &s->shards[g], h);
             if (r && (r->reads || r->reading.count || r->pending.count || r->parked))
-                sim_fail(s, "replica %" PRIu64 ": requests are left over", r->replica_id);
+                sim_fail(s,
+                         "replica %" PRIu64 ": left over: %d batches of reads, %zu reads, %zu "
+                         "outcomes, %d parked",
+                         r->replica_id, r->reads != NULL, r->reading.count, r->pending.count,
+                         r->parked != NULL);
         }
 }
 

@@ -92,7 +92,7 @@ void sim_config_draw(const struct sim_options *o, struct sim_config *ret)
     /* Few groups mostly: each then sees more of what happens. */
     static const int groups[] = {1, 1, 2, 3, 5, 20};
     c.groups = groups[rand_below(&r, 6)];
-    c.clients = (int)rand_between(&r, 3, 8);
+    c.clients = (int)rand_between(&r, 4, 16);
     c.loops = (uint32_t)rand_between(&r, 1, 2);
     c.appliers = (uint32_t)rand_between(&r, 1, 2);
     c.election_ms = rand_chance(&r, 0.5) ? 500 : 200;

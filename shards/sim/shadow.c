@@ -167,6 +167,7 @@ void shadow_write(struct sim *s, struct sim_host *h, const struct store_update *
         m->count = 0;
         return;
     }
+    m->created = m->created || u->create;
     if (u->has_hard) {
         if (u->hard.term < m->hard.term || u->hard.commit < m->hard.commit)
             sim_fail(s, "replica %" PRIu64 ": term or commit goes back on disk", m->replica_id);

@@ -165,6 +165,7 @@ struct member {
     struct shard *shard;
     int host;
     bool witness, gone;
+    bool created; /* durably */
     bool damaged; /* by us: it may fail */
     /* What its disk holds. */
     struct raft_hard hard;

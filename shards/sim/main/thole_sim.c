@@ -179,7 +179,7 @@ static const char usage[] =
     "usage: thole-sim [options]\n"
     "  --seed N        the first seed (1)\n"
     "  --seeds COUNT   how many (1)\n"
-    "  --ticks M       ticks of 10 ms with faults, before the last phase (2000)\n"
+    "  --ticks M       ticks of 10 ms with faults, before the last phase (4000)\n"
     "  --trace         print every event\n"
     "  --without LIST  faults to leave out, comma separated, or: all\n"
     "  --hosts N, --groups N  instead of what the seed says\n"
