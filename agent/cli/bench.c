@@ -59,7 +59,7 @@ static int name_shards(struct bench *b)
     }
     return b->shard_count > 0 && b->shard_count <= BENCH_SHARDS_MAX
                ? CLI_OK
-               : (int)cli_say_usage(b->c, "--shards: 1 to %d are possible", BENCH_SHARDS_MAX);
+               : cli_say_usage(b->c, "--shards: 1 to %d are possible", BENCH_SHARDS_MAX);
 }
 
 static enum thole_code create_shard(struct bench *b, const char *name, struct thole_status *st)
@@ -267,7 +267,7 @@ static int measure(struct bench *b, const struct bench_mode *mode, const struct 
     free(before);
     return atomic_load(&b->proposals) + atomic_load(&b->queries) > 0
                ? CLI_OK
-               : (int)cli_say_failed("nothing succeeded");
+               : cli_say_failed("nothing succeeded");
 }
 
 static int check_options(struct bench *b)

@@ -117,9 +117,9 @@ struct cli {
 /* Global options are allowed with every command. */
 bool cli_option_global(enum cli_option_id id);
 /* Parses everything; OK, or CLI_USAGE after words on stderr. `c` is zeroed before. */
-enum cli_exit cli_parse(struct cli *c, int argc, const char *const *argv);
+int cli_parse(struct cli *c, int argc, const char *const *argv);
 /* Then environment, file and defaults, for what was not set. */
-enum cli_exit cli_defaults(struct cli *c, const char *config_path);
+int cli_defaults(struct cli *c, const char *config_path);
 /* Checks and stores one option's text; false after words on stderr. `from` names its origin. */
 bool cli_set(struct cli *c, enum cli_option_id id, const char *text, const char *from);
 enum cli_option_id cli_option_find(const char *name, size_t size);
@@ -135,12 +135,12 @@ static inline bool cli_flag(const struct cli *c, enum cli_option_id id)
 /* ---- Words (words.c) --------------------------------------------------------------------------- */
 
 /* One line on stderr: "thole: ...". Returns the code. */
-enum cli_exit cli_say_usage(const struct cli *c, const char *format, ...)
+int cli_say_usage(const struct cli *c, const char *format, ...)
     __attribute__((format(printf, 2, 3)));
-enum cli_exit cli_say_failed(const char *format, ...) __attribute__((format(printf, 1, 2)));
+int cli_say_failed(const char *format, ...) __attribute__((format(printf, 1, 2)));
 /* What failed, the server's reason, and what to do. */
-enum cli_exit cli_say_status(const char *what, const struct thole_status *st);
-enum cli_exit cli_exit_of(enum thole_code code);
+int cli_say_status(const char *what, const struct thole_status *st);
+int cli_exit_of(enum thole_code code);
 /* Progress and the like: only words, no prefix. */
 void cli_note(const char *format, ...) __attribute__((format(printf, 1, 2)));
 

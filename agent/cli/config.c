@@ -8,7 +8,7 @@
 #include "agent/cli/cli.h"
 
 /* The file is one mapping from option names to values. */
-static enum cli_exit read_mapping(struct cli *c, const char *path, yaml_document_t *doc)
+static int read_mapping(struct cli *c, const char *path, yaml_document_t *doc)
 {
     yaml_node_t *root = yaml_document_get_root_node(doc);
     if (root == NULL) {
@@ -46,7 +46,7 @@ static enum cli_exit read_mapping(struct cli *c, const char *path, yaml_document
     return CLI_OK;
 }
 
-static enum cli_exit read_file(struct cli *c, const char *path)
+static int read_file(struct cli *c, const char *path)
 {
     FILE *file = fopen(path, "re");
     if (file == NULL) {
@@ -61,7 +61,7 @@ static enum cli_exit read_file(struct cli *c, const char *path)
         abort(); /* out of memory */
     }
     yaml_parser_set_input_file(&parser, file);
-    enum cli_exit result = CLI_OK;
+    int result = CLI_OK;
     if (yaml_parser_load(&parser, &doc)) {
         result = read_mapping(c, path, &doc);
         yaml_document_delete(&doc);
@@ -73,7 +73,7 @@ static enum cli_exit read_file(struct cli *c, const char *path)
     return result;
 }
 
-static enum cli_exit read_default_file(struct cli *c)
+static int read_default_file(struct cli *c)
 {
     const char *base = getenv("XDG_CONFIG_HOME");
     const char *home = getenv("HOME");
@@ -88,7 +88,7 @@ static enum cli_exit read_default_file(struct cli *c)
     return read_file(c, path);
 }
 
-enum cli_exit cli_defaults(struct cli *c, const char *config_path)
+int cli_defaults(struct cli *c, const char *config_path)
 {
     for (unsigned id = 1; id < OPT_OPTIONS; id++) {
         const char *name = cli_options[id].environment;
@@ -98,7 +98,7 @@ enum cli_exit cli_defaults(struct cli *c, const char *config_path)
             return CLI_USAGE;
         }
     }
-    enum cli_exit result = config_path != NULL ? read_file(c, config_path) : read_default_file(c);
+    int result = config_path != NULL ? read_file(c, config_path) : read_default_file(c);
     if (result != CLI_OK) {
         return result;
     }

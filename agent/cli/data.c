@@ -293,5 +293,5 @@ int command_watch(struct cli *c)
         code = watch_loop(c, kv, stream, &st);
     }
     bus_stream_free(stream);
-    return code == THOLE_OK ? cli_flush() : (int)cli_say_status("the watch ended", &st);
+    return code == THOLE_OK ? cli_flush() : cli_say_status("the watch ended", &st);
 }

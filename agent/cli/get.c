@@ -213,7 +213,7 @@ static int get_watch(struct get *g)
     g->c->layout = NULL;
     rows_deinit(&g->batch);
     upb_Arena_Free(g->arena);
-    return code == THOLE_OK ? cli_flush() : (int)cli_say_status("the watch ended", &st);
+    return code == THOLE_OK ? cli_flush() : cli_say_status("the watch ended", &st);
 }
 
 int command_get(struct cli *c)

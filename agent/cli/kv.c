@@ -117,13 +117,12 @@ static int query(struct cli *c, const thole_kv_v1_Query *q, const thole_kv_v1_An
     if (cli_data_query(c, cli_strip(c->args[0], "shard"), &p, &reply, st) != THOLE_OK) {
         return st->code == THOLE_NOT_FOUND && st->reason == THOLE_REASON_NONE
                    ? CLI_NOT_FOUND
-                   : (int)cli_say_status("the query failed", st);
+                   : cli_say_status("the query failed", st);
     }
     upb_StringView data = thole_v1_QueryResponse_data(reply);
     *ret = thole_kv_v1_Answer_parse(data.data, data.size, c->arena);
-    return *ret != NULL
-               ? CLI_OK
-               : (int)cli_say_failed("the answer does not decode; is the shard of type kv?");
+    return *ret != NULL ? CLI_OK
+                        : cli_say_failed("the answer does not decode; is the shard of type kv?");
 }
 
 int command_kv_get(struct cli *c)

@@ -8,7 +8,7 @@
 
 static int run(struct cli *c, int argc, const char *const *argv)
 {
-    enum cli_exit result = cli_parse(c, argc, argv);
+    int result = cli_parse(c, argc, argv);
     if (result != CLI_OK) {
         return result;
     }

@@ -214,7 +214,7 @@ static void count_arguments(const char *text, size_t *ret_min, size_t *ret_max)
     }
 }
 
-static enum cli_exit check_command(struct cli *c)
+static int check_command(struct cli *c)
 {
     const struct cli_command *command = c->command;
     for (unsigned id = 1; id < OPT_OPTIONS; id++) {
@@ -240,7 +240,7 @@ static enum cli_exit check_command(struct cli *c)
     return CLI_OK;
 }
 
-enum cli_exit cli_parse(struct cli *c, int argc, const char *const *argv)
+int cli_parse(struct cli *c, int argc, const char *const *argv)
 {
     struct words w = {argc, argv, 1};
     bool options = true;

@@ -41,7 +41,7 @@ void cli_print(struct slice bytes)
 int cli_flush(void)
 {
     if (fflush(stdout) != 0 || ferror(stdout)) {
-        return errno == EPIPE ? CLI_OK : (int)cli_say_failed("cannot write: %s", strerror(errno));
+        return errno == EPIPE ? CLI_OK : cli_say_failed("cannot write: %s", strerror(errno));
     }
     return CLI_OK;
 }

@@ -4,7 +4,7 @@
 
 #include "agent/cli/cli.h"
 
-enum cli_exit cli_say_usage(const struct cli *c, const char *format, ...)
+int cli_say_usage(const struct cli *c, const char *format, ...)
 {
     va_list args;
     va_start(args, format);
@@ -19,7 +19,7 @@ enum cli_exit cli_say_usage(const struct cli *c, const char *format, ...)
     return CLI_USAGE;
 }
 
-enum cli_exit cli_say_failed(const char *format, ...)
+int cli_say_failed(const char *format, ...)
 {
     va_list args;
     va_start(args, format);
@@ -39,7 +39,7 @@ void cli_note(const char *format, ...)
     fputc('\n', stderr);
 }
 
-enum cli_exit cli_exit_of(enum thole_code code)
+int cli_exit_of(enum thole_code code)
 {
     switch (code) {
     case THOLE_OK:
@@ -106,7 +106,7 @@ static const char *advice(const struct thole_status *st)
     return st->code == THOLE_UNAVAILABLE ? "try again" : "";
 }
 
-enum cli_exit cli_say_status(const char *what, const struct thole_status *st)
+int cli_say_status(const char *what, const struct thole_status *st)
 {
     const char *todo = advice(st);
     const char *reason =

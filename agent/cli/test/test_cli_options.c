@@ -11,7 +11,7 @@
 #include <stdint.h>
 #include <cmocka.h>
 
-static enum cli_exit parse(struct cli *c, const char *line)
+static int parse(struct cli *c, const char *line)
 {
     static char copy[512];
     static const char *argv[64];
