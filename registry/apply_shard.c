@@ -24,6 +24,21 @@ static enum thole_code refuse_zero(struct txn *t, const struct row *shard)
     return THOLE_OK;
 }
 
+/* A shard of a type that no host has could never form: more likely the name is wrong. */
+static enum thole_code check_type_known(struct txn *t, upb_StringView type)
+{
+    const struct node *n = registry__tree_first(t->s.index[INDEX_HOST_NAMES]);
+    while (n != NULL && !registry__host_runs(n->row->host, type)) {
+        n = registry__tree_after(t->s.index[INDEX_HOST_NAMES], slice_of(n->key, n->key_size));
+    }
+    if (n == NULL) {
+        return THOLE_FAIL(&t->st, THOLE_NOT_FOUND, THOLE_REASON_NO_SUCH_TYPE,
+                          "spec.type: no host runs machines of type \"%.*s\"", (int)type.size,
+                          type.data);
+    }
+    return THOLE_OK;
+}
+
 static enum thole_code create(struct txn *t, upb_StringView name, const thole_v1_ShardSpec *spec)
 {
     enum thole_code code = registry__check_shard_name(t, registry_str(name));
@@ -33,6 +48,9 @@ static enum thole_code create(struct txn *t, upb_StringView name, const thole_v1
     }
     if (code == THOLE_OK) {
         code = registry__check_shard_spec(t, spec);
+    }
+    if (code == THOLE_OK) {
+        code = check_type_known(t, thole_v1_ShardSpec_type(spec));
     }
     if (code == THOLE_OK && registry__shard_by_name(&t->s, registry_str(name)) != NULL) {
         code = THOLE_FAIL(&t->st, THOLE_ALREADY_EXISTS, THOLE_REASON_EXISTS,

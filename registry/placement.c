@@ -66,7 +66,7 @@ bool placement_host_matches(const thole_v1_Host *host, const thole_v1_ShardSpec 
     return true;
 }
 
-static bool runs_type(const thole_v1_Host *host, upb_StringView type)
+bool registry__host_runs(const thole_v1_Host *host, upb_StringView type)
 {
     const thole_v1_HostStatus *status = thole_v1_Host_status(host);
     size_t count = 0;
@@ -105,7 +105,7 @@ static bool is_candidate(struct placement *p, const thole_v1_Host *host, const s
         p->not_active++;
     } else if (placement__host_dead(host)) {
         p->dead++;
-    } else if (!runs_type(host, thole_v1_ShardSpec_type(p->spec))) {
+    } else if (!registry__host_runs(host, thole_v1_ShardSpec_type(p->spec))) {
         p->without_type++;
     } else if (!placement_host_matches(host, p->spec, &failed)) {
         p->ruled_out[failed < REGISTRY_CONSTRAINTS_MAX ? failed : 0]++;

@@ -230,6 +230,7 @@ void registry__replica_drop(struct txn *t, struct row *replica, const char *why)
 void registry__shard_settle(struct txn *t, uint64_t shard_id);
 void registry__host_settle(struct txn *t, const struct uuid *id);
 bool registry__host_is(const struct row *host, thole_v1_HostState state);
+bool registry__host_runs(const thole_v1_Host *host, upb_StringView type);
 
 /* ---- Validation ------------------------------------------------------------------------------ */
 

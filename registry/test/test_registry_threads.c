@@ -17,6 +17,7 @@ struct reader {
     pthread_t thread;
     struct fixture *f;
     _Atomic bool *stop;
+    pthread_barrier_t *begin; /* so that readers and writer really overlap */
     uint64_t views;
     bool ok;
 };
@@ -27,7 +28,8 @@ static void *read_views(void *ctx)
     uint64_t last = 0;
     struct registry_view *held = NULL;
     r->ok = true;
-    while (!atomic_load(r->stop)) {
+    pthread_barrier_wait(r->begin);
+    do {
         struct registry_view *v = registry_view_acquire(r->f->r);
         struct slice name = {0};
         const thole_v1_Shard *s;
@@ -42,7 +44,7 @@ static void *read_views(void *ctx)
             held = registry_view_ref(v);
         }
         registry_view_release(v);
-    }
+    } while (!atomic_load(r->stop));
     registry_view_release(held);
     return NULL;
 }
@@ -53,13 +55,17 @@ static void test_views_on_many_threads_stay_consistent(void **state)
     struct fixture f;
     struct reader readers[READERS] = {0};
     _Atomic bool stop = false;
+    pthread_barrier_t begin;
     fixture_init(&f);
+    pthread_barrier_init(&begin, NULL, READERS + 1);
     assert_int_equal(do_bootstrap(&f, 3), THOLE_OK);
     for (size_t i = 0; i < READERS; i++) {
         readers[i].f = &f;
         readers[i].stop = &stop;
+        readers[i].begin = &begin;
         assert_int_equal(pthread_create(&readers[i].thread, NULL, read_views, &readers[i]), 0);
     }
+    pthread_barrier_wait(&begin);
     for (int i = 0; i < 600; i++) {
         char name[16];
         snprintf(name, sizeof(name), "s%d", i % 50);
@@ -75,6 +81,7 @@ static void test_views_on_many_threads_stay_consistent(void **state)
         assert_true(readers[i].ok);
         assert_true(readers[i].views > 0);
     }
+    pthread_barrier_destroy(&begin);
     fixture_deinit(&f);
 }
 
