@@ -59,9 +59,9 @@ void cluster_run(struct cluster *c, uint64_t ms);
     } while (0)
 
 /* Host h has replica h + 1 of SHARD. */
-void host_start(struct cluster *c, int h);
-void host_crash(struct cluster *c, int h);
-void host_stop(struct cluster *c, int h);
+void host_start(struct cluster *c, int i);
+void host_crash(struct cluster *c, int i);
+void host_stop(struct cluster *c, int i);
 void isolate(struct cluster *c, int h, bool cut);
 /* The shard on hosts [0, voters), bootstrapped with these as voters. */
 void cluster_bootstrap(struct cluster *c, int voters);

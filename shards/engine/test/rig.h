@@ -39,8 +39,8 @@ struct rig {
 
 struct rig *rig_new(const struct rig_options *o); /* hosts started, replicas created */
 void rig_free(struct rig *r);
-void rig_stop_host(struct rig *r, int h);
-void rig_start_host(struct rig *r, int h); /* its replicas come back by themselves */
+void rig_stop_host(struct rig *r, int i);
+void rig_start_host(struct rig *r, int i); /* its replicas come back by themselves */
 /* The host that leads a shard, or -1 when none is known. */
 int rig_leader(struct rig *r, uint64_t shard);
 void rig_wait_leaders(struct rig *r); /* gives up the process after 30 s */
