@@ -273,6 +273,9 @@ static int measure(struct bench *b, const struct bench_mode *mode, const struct 
 static int check_options(struct bench *b)
 {
     const struct cli_value *v = b->c->values;
+    if (b->endpoint_count == 0) {
+        return cli_say_usage(b->c, "--endpoints: there is none");
+    }
     if (v[OPT_IN_FLIGHT].number == 0 || v[OPT_IN_FLIGHT].number > BENCH_IN_FLIGHT_MAX) {
         return cli_say_usage(b->c, "--in-flight: 1 to %d", BENCH_IN_FLIGHT_MAX);
     }

@@ -6,6 +6,7 @@
 #include <time.h>
 
 #include "agent/cli/bench.h"
+#include "base/assert.h"
 #include "base/clock.h"
 #include "bus/bus.h"
 #include "thole/v1/data.upb.h"
@@ -122,6 +123,8 @@ static void encode_requests(struct unary_mode *m, size_t shard)
 static void *unary_start(struct bench *b, struct thole_status *st)
 {
     struct unary_mode *m = xcalloc(1, sizeof(*m));
+    const size_t endpoints = b->endpoint_count, shards = b->shard_count;
+    ASSERT(endpoints > 0 && shards > 0);
     m->b = b;
     pthread_mutex_init(&m->mutex, NULL);
     m->channels = xcalloc(b->endpoint_count, sizeof(struct bus_channel *));
@@ -140,9 +143,9 @@ static void *unary_start(struct bench *b, struct thole_status *st)
     for (uint32_t i = 0; i < b->in_flight; i++) {
         struct unary_slot *s = &m->slots[i];
         *s = (struct unary_slot){.mode = m,
-                                 .channel = m->channels[i % b->endpoint_count],
-                                 .propose = m->proposals[i % b->shard_count],
-                                 .query = m->queries[i % b->shard_count],
+                                 .channel = m->channels[i % endpoints],
+                                 .propose = m->proposals[i % shards],
+                                 .query = m->queries[i % shards],
                                  .count = i};
         atomic_fetch_add(&b->outstanding, 1);
         slot_start(s);

@@ -122,6 +122,7 @@ static void drop_pending(struct cluster_watch *w)
     w->last = &w->first;
 }
 
+/* The caller holds a reference of its own. */
 static void finish(struct cluster_watch *w, const struct thole_status *st)
 {
     drop_pending(w);
@@ -142,7 +143,7 @@ static void finish(struct cluster_watch *w, const struct thole_status *st)
         services_fail(w->rpc, st, NULL);
     }
     if (listed) {
-        watch_unref(w);
+        atomic_fetch_sub(&w->refs, 1); /* not the last one */
     }
 }
 
@@ -248,7 +249,9 @@ static void pump_all(struct services *s)
     atomic_store(&s->change_posted, false);
     for (struct cluster_watch *w = s->watches, *next = NULL; w != NULL; w = next) {
         next = w->next;
+        atomic_fetch_add(&w->refs, 1);
         pump(w);
+        watch_unref(w);
     }
 }
 
@@ -322,7 +325,7 @@ static bool post(struct cluster_watch *w, struct worker_msg *m, enum message_kin
     if (worker_post_internal(w->s->worker, m)) {
         return true;
     }
-    watch_unref(w);
+    atomic_fetch_sub(&w->refs, 1); /* not the last one: the call has another */
     return false;
 }
 
