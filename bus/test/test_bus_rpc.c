@@ -321,12 +321,16 @@ static void test_error_details_round_trip(void **state)
     grpc_op ops[] = {{.op = GRPC_OP_SEND_INITIAL_METADATA},
                      {.op = GRPC_OP_SEND_MESSAGE},
                      {.op = GRPC_OP_SEND_CLOSE_FROM_CLIENT},
-                     {.op = GRPC_OP_RECV_STATUS_ON_CLIENT}};
+                     {.op = GRPC_OP_RECV_STATUS_ON_CLIENT},
+                     {.op = GRPC_OP_RECV_INITIAL_METADATA},
+                     {.op = GRPC_OP_RECV_MESSAGE}};
     ops[1].data.send_message.send_message = empty;
+    ops[4].data.recv_initial_metadata.recv_initial_metadata = &r.initial;
+    ops[5].data.recv_message.recv_message = &r.reply;
     ops[3].data.recv_status_on_client.trailing_metadata = &r.trailing;
     ops[3].data.recv_status_on_client.status = &r.code;
     ops[3].data.recv_status_on_client.status_details = &r.message;
-    bus__start(c, ops, 4, &r.tag);
+    bus__start(c, ops, 6, &r.tag);
     grpc_byte_buffer_destroy(empty);
     for (bool done = false; !done; pause_ms(1)) {
         pthread_mutex_lock(&rich_mutex);
@@ -338,6 +342,7 @@ static void test_error_details_round_trip(void **state)
     upb_Arena_Free(arena);
     grpc_slice_unref(rich_details);
     grpc_slice_unref(r.message);
+    grpc_metadata_array_destroy(&r.initial);
     grpc_metadata_array_destroy(&r.trailing);
     grpc_call_unref(c);
     served_free(s);
