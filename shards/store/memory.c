@@ -50,7 +50,7 @@ static void drop_front(struct mem_replica *r, size_t n)
     }
     if (n > 0) {
         r->count -= n;
-        memmove(r->entries, r->entries + n, r->count * sizeof(*r->entries));
+        memmove(r->entries, r->entries + n, r->count * sizeof(struct raft_entry *));
     }
 }
 
@@ -149,7 +149,7 @@ static void carry_out(struct mem_replica *r, const struct store_update *u)
         drop_tail(r, u->entries[0]->index);
         if (r->count + u->entry_count > r->capacity) {
             r->capacity = (r->count + u->entry_count) * 2;
-            r->entries = xrealloc(r->entries, r->capacity * sizeof(*r->entries));
+            r->entries = xrealloc(r->entries, r->capacity * sizeof(struct raft_entry *));
         }
         for (size_t i = 0; i < u->entry_count; i++) {
             r->entries[r->count++] = raft_entry_ref(u->entries[i]);
@@ -296,12 +296,12 @@ static const struct store_replica *mem_next(struct log_store *base, size_t *it)
 
     pthread_mutex_lock(&s->lock);
     if (*it == 0) {
-        s->walk = xrealloc(s->walk, (s->replicas.count + 1) * sizeof(*s->walk));
+        s->walk = xrealloc(s->walk, (s->replicas.count + 1) * sizeof(struct mem_replica *));
         s->walk_count = 0;
         while ((r = map_next(&s->replicas, &walk, NULL)) != NULL) {
             s->walk[s->walk_count++] = r;
         }
-        qsort(s->walk, s->walk_count, sizeof(*s->walk), by_id);
+        qsort(s->walk, s->walk_count, sizeof(struct mem_replica *), by_id);
     }
     while (found == NULL && *it < s->walk_count) {
         r = s->walk[(*it)++];

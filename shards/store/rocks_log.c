@@ -132,12 +132,12 @@ static const struct store_replica *log_next(struct log_store *base, size_t *it)
     if (*it == 0) {
         size_t walk = 0;
 
-        s->walk = xrealloc(s->walk, (s->replicas.count + 1) * sizeof *s->walk);
+        s->walk = xrealloc(s->walk, (s->replicas.count + 1) * sizeof(struct log_replica *));
         s->walk_count = 0;
         while ((r = map_next(&s->replicas, &walk, NULL)) != NULL) {
             s->walk[s->walk_count++] = r;
         }
-        qsort(s->walk, s->walk_count, sizeof *s->walk, by_id);
+        qsort(s->walk, s->walk_count, sizeof(struct log_replica *), by_id);
     }
     while (*it < s->walk_count) {
         r = s->walk[(*it)++];

@@ -44,7 +44,7 @@ static enum thole_code check(struct rocks_log *s, const struct store_update *upd
     }
     if (s->target_capacity < n) {
         s->target_capacity = n;
-        s->targets = xrealloc(s->targets, n * sizeof(*s->targets));
+        s->targets = xrealloc(s->targets, n * sizeof(struct log_replica *));
     }
     s->batch_number++;
     for (size_t i = 0; i < n; i++) {

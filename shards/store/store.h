@@ -61,13 +61,16 @@ struct log_store;
 struct log_store_ops {
     void (*close)(struct log_store *s);
     /* Persist all updates in one batch with one sync before returning. Serialised by the caller (one
-     * writer). Errors: UNAVAILABLE DISK - the caller must stop the host; INVALID_ARGUMENT for a
-     * gap (nothing written). At most STORE_BATCH_UPDATES_MAX updates. */
+     * writer). A replica may occur in several updates. Errors: UNAVAILABLE DISK - the caller must
+     * stop the host, and every later write fails alike; INVALID_ARGUMENT for a gap, or an update
+     * that the replica's state does not allow (nothing written). At most STORE_BATCH_UPDATES_MAX updates. */
     enum thole_code (*write)(struct log_store *s, const struct store_update *updates, size_t n,
                              struct thole_status *st);
     /* Read entries [first, last] until max_bytes is exceeded (at least one entry if any). Each gets
      * one reference for the caller; `ret` has room for `max_entries`. May run on any thread beside
-     * write. Errors: OUT_OF_RANGE COMPACTED if `first` is not in the log; DATA_LOSS CORRUPT. */
+     * write, and sees only what was synced. Only the first entry may exceed max_bytes. Errors:
+     * OUT_OF_RANGE COMPACTED if `first` is not in the log; NOT_FOUND NO_SUCH_REPLICA; DATA_LOSS
+     * CORRUPT. */
     enum thole_code (*read)(struct log_store *s, uint64_t replica_id, uint64_t first, uint64_t last,
                             size_t max_bytes, size_t max_entries, struct raft_entry **ret,
                             size_t *ret_count, struct thole_status *st);

@@ -53,7 +53,7 @@ static struct kv_cell *add_cell(struct kv_batch *b, struct slice key, uint64_t h
     c->hash = hash;
     if (b->cell_count == b->cell_capacity) {
         b->cell_capacity = b->cell_capacity * 2 + 32;
-        b->cells = xrealloc(b->cells, b->cell_capacity * sizeof(*b->cells));
+        b->cells = xrealloc(b->cells, b->cell_capacity * sizeof(struct kv_cell *));
     }
     b->cells[b->cell_count++] = c;
     if (b->cell_count * 2 > b->table_size) {
@@ -162,7 +162,7 @@ static struct kv_cell **cells_in_range(const struct kv_batch *b, struct slice fr
             list[n++] = b->cells[i];
         }
     }
-    qsort(list, n, sizeof(*list), by_key);
+    qsort(list, n, sizeof(struct kv_cell *), by_key);
     *ret_count = n;
     return list;
 }

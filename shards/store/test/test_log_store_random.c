@@ -34,8 +34,8 @@ struct random_batch {
 static struct raft_entry *random_entry(struct rand *r, uint64_t index, uint64_t term)
 {
     size_t size = rand_chance(r, 0.02) ? rand_below(r, 300000) : rand_below(r, 40);
-    struct buf *b = size > 0 ? buf_new(size) : NULL;
-    struct bufslice p = {b, b != NULL ? slice_of(b->data, size) : (struct slice){0}};
+    struct buf *b = buf_new(size);
+    struct bufslice p = {b, slice_of(b->data, size)};
     struct raft_entry *e;
 
     for (size_t i = 0; i < size; i++) {
