@@ -24,8 +24,7 @@ static void count_once(struct fixture *f, int i, const char *want)
     struct router_request r;
     uint64_t id = fixture_shard_id(f, i, "c");
     assert_int_equal(fixture_request(f, i, ROUTER_PROPOSE, id, "add 1", 5, &r), THOLE_OK);
-    if (r.result.bytes.size != strlen(want) ||
-        memcmp(r.result.bytes.data, want, strlen(want)) != 0)
+    if (r.result.bytes.size != strlen(want) || memcmp(r.result.bytes.data, want, strlen(want)) != 0)
         print_error("host %d: index=%llu code=%llu result=\"%.*s\"\n", i + 1,
                     (unsigned long long)r.index, (unsigned long long)r.code,
                     (int)r.result.bytes.size, (const char *)r.result.bytes.data);
