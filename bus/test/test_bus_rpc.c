@@ -318,12 +318,9 @@ static void test_error_details_round_trip(void **state)
     grpc_call *c =
         bus__call_new(s->c->channel, &s->c->loop, "/test.Test/Fail", bus__deadline(5000));
     grpc_byte_buffer *empty = grpc_raw_byte_buffer_create(NULL, 0);
-    grpc_op ops[] = {{.op = GRPC_OP_SEND_INITIAL_METADATA},
-                     {.op = GRPC_OP_SEND_MESSAGE},
-                     {.op = GRPC_OP_SEND_CLOSE_FROM_CLIENT},
-                     {.op = GRPC_OP_RECV_STATUS_ON_CLIENT},
-                     {.op = GRPC_OP_RECV_INITIAL_METADATA},
-                     {.op = GRPC_OP_RECV_MESSAGE}};
+    grpc_op ops[] = {{.op = GRPC_OP_SEND_INITIAL_METADATA},  {.op = GRPC_OP_SEND_MESSAGE},
+                     {.op = GRPC_OP_SEND_CLOSE_FROM_CLIENT}, {.op = GRPC_OP_RECV_STATUS_ON_CLIENT},
+                     {.op = GRPC_OP_RECV_INITIAL_METADATA},  {.op = GRPC_OP_RECV_MESSAGE}};
     ops[1].data.send_message.send_message = empty;
     ops[4].data.recv_initial_metadata.recv_initial_metadata = &r.initial;
     ops[5].data.recv_message.recv_message = &r.reply;
