@@ -1,7 +1,7 @@
 /* All hosts die at once under load, and restart with nothing but their data directories: every
  * acknowledged write is there. First by kill -9 alone, then with a shim that makes the kill lose
  * whatever was not synced; and a build that does not sync must fail that one, or it proves
- * nothing. */
+ * nothing. THOLE_ROUNDS sets how often; the default keeps ./test short. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -20,6 +20,14 @@ static const char *const spec = "kind: Shard\n"
                                 "kind: Shard\n"
                                 "name: others\n"
                                 "spec: {type: kv, voters: 3}\n";
+
+static int rounds_wanted(void)
+{
+    const char *text = getenv("THOLE_ROUNDS");
+    int rounds = text ? atoi(text) : 2;
+    assert_in_range(rounds, 1, 1000);
+    return rounds;
+}
 
 /* Kills the whole cluster under load `rounds` times; returns the acknowledged writes missing. If
  * the cluster does not come back at all, that is a loss too: UINT64_MAX. */
@@ -67,13 +75,13 @@ static uint64_t lose_power(const char *tholed, const char *preload, int rounds, 
 static void test_all_killed_at_once_every_acknowledged_write_is_there(void **state)
 {
     (void)state;
-    assert_int_equal(lose_power(THOLED_PATH, NULL, 2, true), 0);
+    assert_int_equal(lose_power(THOLED_PATH, NULL, rounds_wanted(), true), 0);
 }
 
 static void test_all_lose_unsynced_data_every_acknowledged_write_is_there(void **state)
 {
     (void)state;
-    assert_int_equal(lose_power(THOLED_PATH, LOSE_UNSYNCED_PATH, 2, true), 0);
+    assert_int_equal(lose_power(THOLED_PATH, LOSE_UNSYNCED_PATH, rounds_wanted(), true), 0);
 }
 
 static void test_without_syncs_the_shim_shows_the_loss(void **state)
