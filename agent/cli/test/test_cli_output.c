@@ -1,0 +1,133 @@
+/* Tables and JSON as they are printed. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "agent/cli/rows.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <cmocka.h>
+
+/* What `print` writes to stdout. */
+static char *captured(void (*print)(struct cli *c), struct cli *c)
+{
+    static char text[4096];
+    char path[] = "/tmp/test-cli-out-XXXXXX";
+    int fd = mkstemp(path), saved = dup(STDOUT_FILENO);
+    assert_true(fd >= 0 && saved >= 0);
+    fflush(stdout);
+    dup2(fd, STDOUT_FILENO);
+    print(c);
+    fflush(stdout);
+    dup2(saved, STDOUT_FILENO);
+    close(saved);
+    ssize_t n = pread(fd, text, sizeof(text) - 1, 0);
+    text[n > 0 ? n : 0] = '\0';
+    close(fd);
+    unlink(path);
+    return text;
+}
+
+static struct cli cli_with(const char *format)
+{
+    struct cli c = {.arena = upb_Arena_New(), .pool = upb_DefPool_New()};
+    assert_true(cli_set(&c, OPT_OUTPUT, format, "test"));
+    return c;
+}
+
+static void add_shard(struct cli *c, struct rows *rows, const char *name, uint32_t voters)
+{
+    thole_v1_Shard *s = thole_v1_Shard_new(c->arena);
+    thole_v1_ShardSpec *spec = thole_v1_Shard_mutable_spec(s, c->arena);
+    thole_v1_Shard_set_name(s, cli_sv(name));
+    thole_v1_Shard_set_id(s, 7);
+    thole_v1_ShardSpec_set_type(spec, cli_sv("kv"));
+    thole_v1_ShardSpec_set_voters(spec, voters);
+    rows_add(rows, s);
+}
+
+static void print_two(struct cli *c)
+{
+    struct rows rows = {.kind = ROWS_SHARDS};
+    add_shard(c, &rows, "a", 3);
+    add_shard(c, &rows, "a-long-name", 15);
+    rows_show(c, &rows, true, false);
+    rows_deinit(&rows);
+}
+
+static void print_none(struct cli *c)
+{
+    struct rows rows = {.kind = ROWS_SHARDS};
+    rows_show(c, &rows, false, false);
+}
+
+static void test_a_table_is_aligned_and_has_no_trailing_blanks(void **state)
+{
+    (void)state;
+    struct cli c = cli_with("table");
+    assert_string_equal(captured(print_two, &c),
+                        "NAME         TYPE  VOTERS  READY  LEADER  TERM  AGE\n"
+                        "a            kv         3  no     -          0  -\n"
+                        "a-long-name  kv        15  no     -          0  -\n");
+    cli_deinit(&c);
+}
+
+static void test_a_watch_has_one_header(void **state)
+{
+    (void)state;
+    struct cli c = cli_with("table");
+    struct cli_table_layout layout = {0};
+    c.layout = &layout;
+    (void)captured(print_two, &c);
+    assert_string_equal(captured(print_two, &c),
+                        "a            kv         3  no     -          0  -\n"
+                        "a-long-name  kv        15  no     -          0  -\n");
+    cli_deinit(&c);
+}
+
+static void test_json_is_canonical(void **state)
+{
+    (void)state;
+    struct cli c = cli_with("json");
+    assert_string_equal(
+        captured(print_two, &c),
+        "[{\"name\":\"a\",\"id\":\"7\",\"spec\":{\"type\":\"kv\",\"voters\":3}},\n"
+        " {\"name\":\"a-long-name\",\"id\":\"7\",\"spec\":{\"type\":\"kv\",\"voters\":15}}]\n");
+    assert_string_equal(captured(print_none, &c), "[]\n");
+    cli_deinit(&c);
+}
+
+static void test_names_are_one_a_line(void **state)
+{
+    (void)state;
+    struct cli c = cli_with("name");
+    assert_string_equal(captured(print_two, &c), "shards/a\nshards/a-long-name\n");
+    cli_deinit(&c);
+}
+
+static void test_yaml_is_a_spec_again(void **state)
+{
+    (void)state;
+    struct cli c = cli_with("yaml");
+    assert_string_equal(captured(print_two, &c),
+                        "kind: Shard\nname: a\nid: \"7\"\nspec:\n  type: kv\n  voters: 3\n---\n"
+                        "kind: Shard\nname: a-long-name\nid: \"7\"\nspec:\n  type: kv\n"
+                        "  voters: 15\n");
+    cli_deinit(&c);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_a_table_is_aligned_and_has_no_trailing_blanks),
+        cmocka_unit_test(test_a_watch_has_one_header),
+        cmocka_unit_test(test_json_is_canonical),
+        cmocka_unit_test(test_names_are_one_a_line),
+        cmocka_unit_test(test_yaml_is_a_spec_again),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
