@@ -3,7 +3,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "base/canary.h"
 #include "shards/engine/engine_internal.h"
 
 #define MARKS_PER_LOG 64 /* a log about to be compacted has this many */
@@ -53,7 +52,7 @@ static uint64_t keep_point(const struct replica *r, uint64_t limit)
 
 void compact_to(struct loop *l, struct replica *r, uint64_t index)
 {
-    uint64_t point = keep_point(r, CANARY(snapshot_index_lost) ? r->applied : index);
+    uint64_t point = keep_point(r, index);
     r->compacting = false;
     /* Not again before the log has grown by half, whether or not this one achieves something. */
     r->compact_at_bytes = r->log_bytes + r->e->o.compact_log_bytes / 2;

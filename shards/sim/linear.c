@@ -140,11 +140,24 @@ size_t linear_open_count(const struct linear *l)
 
 /* ---- The search ---------------------------------------------------------------------------------- */
 
-/* Can the operation in `slot` take effect now? */
+/* Has somebody, who is pending too, seen what the operation in `slot` wrote? */
+static bool wanted(const struct linear *l, struct state x, int slot)
+{
+    uint64_t value = l->ops[l->slot_op[slot]].value;
+    for (uint64_t left = l->used & ~x.done; left != 0; left &= left - 1) {
+        const struct op *o = &l->ops[l->slot_op[__builtin_ctzll(left)]];
+        if (o->end == OP_RETURNED && o->result == value)
+            return true;
+    }
+    return false;
+}
+
+/* Can the operation in `slot` take effect now? An open one that nobody pending has seen need not, yet:
+ * if it is seen later, it can be put later. */
 static bool allowed(const struct linear *l, struct state x, int slot)
 {
     const struct op *o = &l->ops[l->slot_op[slot]];
-    return o->end == OP_OPEN || o->result == x.value;
+    return o->end == OP_OPEN ? wanted(l, x, slot) : o->result == x.value;
 }
 
 static struct state effect(const struct linear *l, struct state x, int slot)

@@ -15,11 +15,16 @@ static void arrive(struct sim *s, void *arg)
 {
     struct packet *p = arg;
     struct sim_host *to = p->to;
+    struct sim_link *link = &s->links[p->from->id][to->id];
     if (s->now_ns < to->paused_until_ns) {
-        sim_at(s, to->paused_until_ns, arrive, p);
+        /* What waited in the sockets is read in any order of the peers. */
+        uint64_t at = to->paused_until_ns + rand_below(&s->rand[SIM_PAUSE], 30 * NS_PER_MS);
+        if (at < link->resumed_ns)
+            at = link->resumed_ns;
+        link->resumed_ns = at;
+        sim_at(s, at, arrive, p);
         return;
     }
-    const struct sim_link *link = &s->links[p->from->id][to->id];
     s->in_flight--;
     /* A cut may come before or behind what is under way. */
     bool lost = link->cut && rand_chance(&s->rand[SIM_PARTITION], 0.5);

@@ -137,6 +137,7 @@ struct sim_link {
     bool cut;
     double loss, duplicate, delay, reorder;
     uint64_t clogged_until_ns;
+    uint64_t resumed_ns;     /* frames that a pause held back arrive until then */
     uint64_t last_due_ns[4]; /* by lane: frames of a lane arrive in order, unless reordered */
 };
 enum thole_code network_send(void *ctx, const struct uuid *to, enum engine_lane lane,
