@@ -88,7 +88,9 @@ enum thole_code kv_batch_cell(struct kv_batch *b, struct slice key, struct kv_ce
         enum thole_code code =
             state_get(kv->db, NULL, kv->space, bytes_slice(&kv->out), &stored, &missing);
         if (code != THOLE_OK && code != THOLE_NOT_FOUND) {
-            *st = missing;
+            if (st != NULL) {
+                *st = missing;
+            }
             return code;
         }
         c = add_cell(b, key, hash);

@@ -98,12 +98,16 @@ static enum thole_code get(struct kv *kv, const struct state_view *view, struct 
     struct buf *stored = NULL;
 
     kv_user_key(&key, item.key);
-    enum thole_code code = state_get(kv->db, view, kv->space, bytes_slice(&key), &stored, st);
+    struct thole_status why = {0};
+    enum thole_code code = state_get(kv->db, view, kv->space, bytes_slice(&key), &stored, &why);
     bytes_deinit(&key);
     if (code == THOLE_NOT_FOUND && !a->op->text) {
         return THOLE_OK; /* an answer without items */
     }
     if (code != THOLE_OK) {
+        if (st != NULL) {
+            *st = why;
+        }
         return code;
     }
     if (kv_item_decode(slice_of(stored->data, stored->size), &item)) {
