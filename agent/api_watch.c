@@ -3,12 +3,13 @@
 #include <string.h>
 
 #include "agent/api_internal.h"
+#include "agent/ref.h"
 #include "base/map.h"
 
 struct api_watch {
     struct thole *t;
     struct thole_watcher w;
-    _Atomic uint32_t refs; /* the source until it ended, and the caller of thole_watch */
+    struct ref refs; /* the source until it ended, and the caller of thole_watch */
     uint64_t id;
     /* Client. */
     struct uuid host;
@@ -16,10 +17,14 @@ struct api_watch {
     bool cancelled;
 };
 
+static void watch_release(struct ref *refs)
+{
+    free(CONTAINER_OF(refs, struct api_watch, refs));
+}
+
 static void watch_unref(struct api_watch *w)
 {
-    if (atomic_fetch_sub(&w->refs, 1) == 1)
-        free(w);
+    ref_drop(&w->refs, watch_release);
 }
 
 static void event(void *ctx, uint64_t index, struct slice key, struct slice bytes, bool bookmark)
@@ -113,7 +118,7 @@ enum thole_code thole_watch(struct thole *t, struct thole_shard *shard,
     struct api_watch *w = xcalloc(1, sizeof *w);
     w->t = t;
     w->w = *watcher;
-    atomic_store(&w->refs, 2); /* the source's, the table's */
+    ref_init(&w->refs, 2); /* the source's, the table's */
     pthread_mutex_lock(&t->lock);
     uint64_t id = w->id = ++t->next_watch;
     map_put(&t->watches, id, w);

@@ -90,7 +90,7 @@ struct forward_reply {
     struct slice key;
     bool bookmark;
 };
-struct bufslice forward_reply_encode(const struct forward_reply *f);
+struct bufslice forward_reply_encode(const struct forward_reply *in);
 bool forward_reply_decode(struct slice body, struct forward_reply *ret);
 
 /* ---- Serving (router_serve.c) ------------------------------------------------------------------ */

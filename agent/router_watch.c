@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "agent/agent_internal.h"
+#include "agent/ref.h"
 #include "base/map.h"
 
 #define BOOKMARK_NS (2 * NS_PER_S)
@@ -20,8 +21,8 @@ struct watch {
     uint64_t id, shard_id;
     uint32_t hops;
     struct agent_watcher w;
-    _Atomic uint32_t refs; /* table, source, pending messages */
-    _Atomic bool ending;   /* end_msg was posted */
+    struct ref refs;     /* table, source, pending messages */
+    _Atomic bool ending; /* end_msg was posted */
     struct thole_status why;
 
     pthread_mutex_t lock;
@@ -44,12 +45,16 @@ struct watches {
     bool stopping;
 };
 
-static void watch_unref(struct watch *w)
+static void watch_release(struct ref *refs)
 {
-    if (atomic_fetch_sub(&w->refs, 1) != 1)
-        return;
+    struct watch *w = CONTAINER_OF(refs, struct watch, refs);
     pthread_mutex_destroy(&w->lock);
     free(w);
+}
+
+static void watch_unref(struct watch *w)
+{
+    ref_drop(&w->refs, watch_release);
 }
 
 /* Ask the worker to end the watch; the first reason counts. */
@@ -60,7 +65,7 @@ static void watch_end(struct watch *w, const struct thole_status *st)
         return;
     w->why = *st;
     w->end_msg.kind = MSG_END;
-    atomic_fetch_add(&w->refs, 1);
+    ref_take(&w->refs);
     if (!worker_post_internal(w->set->worker, &w->end_msg))
         watch_unref(w); /* watches_stop ends it */
 }
@@ -110,7 +115,7 @@ static bool start_local(struct watch *w)
 {
     uint64_t from = 0;
     const struct engine_watcher ew = {.ctx = w, .event = local_event, .ended = local_ended};
-    atomic_fetch_add(&w->refs, 1);
+    ref_take(&w->refs);
     w->local_ref = true;
     uint64_t id = engine_watch(w->set->agent->engine, w->shard_id, &ew, &from);
     if (id == 0) {
@@ -172,7 +177,7 @@ static bool start_remote(struct watch *w)
     w->remote_open = true;
     w->host = host;
     pthread_mutex_unlock(&w->lock);
-    atomic_fetch_add(&w->refs, 1);
+    ref_take(&w->refs);
     uint64_t id =
         bus_exchange(a->bus, &host, METHOD_WATCH, forward_encode(&r, NULL), 0, remote_answer, w);
     pthread_mutex_lock(&w->lock);
@@ -227,11 +232,11 @@ static void finish(struct watch *w)
 static struct watch **collect(struct watches *ws, size_t *ret_n)
 {
     pthread_mutex_lock(&ws->lock);
-    struct watch **all = xcalloc(ws->table.count + 1, sizeof *all);
+    struct watch **all = xcalloc(ws->table.count + 1, sizeof(struct watch *));
     size_t n = 0;
     struct watch *w;
     for (size_t it = 0; (w = map_next(&ws->table, &it, NULL));) {
-        atomic_fetch_add(&w->refs, 1);
+        ref_take(&w->refs);
         all[n++] = w;
     }
     pthread_mutex_unlock(&ws->lock);
@@ -302,7 +307,7 @@ uint64_t watches_add(struct watches *ws, uint64_t shard_id, uint32_t hops,
     w->w = *watcher;
     w->start_msg.kind = MSG_START;
     pthread_mutex_init(&w->lock, NULL);
-    atomic_store(&w->refs, 2); /* table, start_msg */
+    ref_init(&w->refs, 2); /* table, start_msg */
     pthread_mutex_lock(&ws->lock);
     uint64_t id = w->id = ++ws->next_id;
     map_put(&ws->table, id, w);
@@ -322,7 +327,7 @@ void watches_remove(struct watches *ws, uint64_t id)
     pthread_mutex_lock(&ws->lock);
     struct watch *w = map_get(&ws->table, id);
     if (w)
-        atomic_fetch_add(&w->refs, 1);
+        ref_take(&w->refs);
     pthread_mutex_unlock(&ws->lock);
     if (!w)
         return;

@@ -16,6 +16,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "base/assert.h"
 #include "base/buf.h"
 #include "base/clock.h"
 #include "base/file.h"
@@ -65,6 +66,7 @@ static void die(const char *what, const struct thole_status *st)
 static void prepare(struct lane *ln, struct slot *s, uint64_t now, struct thole_op *op)
 {
     struct load *l = ln->l;
+    ASSERT(l && l->shards[ln->host]);
     ln->random = ln->random * UINT64_C(6364136223846793005) + 1442695040888963407;
     s->query = (ln->random >> 33) % 100 < l->c.read_share;
     s->begun_ns = now;
@@ -186,7 +188,7 @@ static void sleep_ms(uint64_t ms)
 
 static void run(struct load *l)
 {
-    struct lane lanes[HOSTS_MAX];
+    struct lane lanes[HOSTS_MAX] = {0};
     struct thole_status st = {0};
     l->slots = xcalloc(l->c.in_flight, sizeof *l->slots);
     l->payload = xcalloc(l->c.payload + 1, 1);

@@ -9,6 +9,7 @@
 #include <sys/socket.h>
 
 #include "agent/agent_internal.h"
+#include "base/assert.h"
 #include "base/metrics.h"
 
 struct http {
@@ -129,6 +130,7 @@ enum thole_code http_new(struct agent *a, const char *address, struct http **ret
     enum thole_code code = resolve(address, &host, &ai, st);
     if (code != THOLE_OK)
         return code;
+    ASSERT(ai);
     struct http *h = xcalloc(1, sizeof *h);
     h->agent = a;
     unsigned flags = MHD_USE_AUTO | MHD_USE_INTERNAL_POLLING_THREAD |
