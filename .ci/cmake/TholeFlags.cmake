@@ -67,7 +67,7 @@ set(THOLE_WARNINGS
     -Werror)
 if(CMAKE_C_COMPILER_ID STREQUAL "GNU" AND THOLE_FLAVOUR MATCHES "asan|tsan|coverage")
   # gcc's flow warnings follow paths that exist only in the instrumentation.
-  list(APPEND THOLE_WARNINGS -Wno-null-dereference -Wno-maybe-uninitialized)
+  list(APPEND THOLE_WARNINGS -Wno-null-dereference -Wno-maybe-uninitialized -Wno-restrict)
 endif()
 
 # What a test needs in its environment and in front of its command line.
