@@ -25,7 +25,7 @@ struct raft_persist {
     uint64_t token;      /* handed out last */
     uint64_t done;       /* durable up to this one */
     uint64_t hard_token; /* under which term and vote as they are now become durable */
-    bool hard_dirty;     /* term or vote changed since the last harvest */
+    bool hard_dirty;     /* term, vote or configuration changed since the last harvest */
     bool snapshot_dirty; /* a snapshot was installed since the last harvest */
     bool start_dirty;    /* the log start moved since the last harvest */
 };

@@ -102,9 +102,11 @@ static void do_flip(struct sim *s)
     struct shard *shard = &s->shards[rand_below(d, (uint64_t)s->c.groups)];
     struct sim_host *h = some_host(s, SIM_FLIP);
     const struct replica *r = sim_replica(s, h->id, shard);
-    if (!r || !final_survives(s, shard, 0, r->replica_id))
+    struct member *m = r ? shadow_member(s, r->replica_id) : NULL;
+    if (!m || shard->config_count == 0 ||
+        !raft_config_find(&shard->configs[shard->config_count - 1].config, m->replica_id) ||
+        !final_survives(s, shard, 0, m->replica_id))
         return;
-    struct member *m = shadow_member(s, r->replica_id);
     if (rand_chance(d, 0.5)) {
         disk_flip(h->log, r->replica_id);
     } else if (!files_flip(h->files, r->replica_id)) {

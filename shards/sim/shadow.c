@@ -120,11 +120,13 @@ static void write_entries(struct sim *s, struct member *m, const struct store_up
         sim_fail(s, "replica %" PRIu64 ": a gap in its log before %" PRIu64, m->replica_id, first);
         return;
     }
-    /* What this replica knows to be committed is never replaced by something else. */
+    /* A committed entry that is on this disk is never replaced by something else. (One that is only
+     * in memory may follow a write of its predecessors in this place that was already under way.) */
     for (size_t i = 0; i < u->entry_count; i++) {
         const struct shadow_slot *slot = shadow_slot(m->shard, first + i);
-        if (slot->committed_term != 0 && first + i <= m->status.commit &&
-            slot->committed_term != u->entries[i]->term)
+        uint64_t term;
+        if (slot->committed_term != 0 && member_term_at(m, first + i, &term) &&
+            term == slot->committed_term && term != u->entries[i]->term)
             sim_fail(s,
                      "shard %" PRIu64 ", replica %" PRIu64 ": committed entry %" PRIu64
                      " is overwritten",
