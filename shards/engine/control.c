@@ -55,7 +55,9 @@ static struct replica *claim(struct engine *e, const struct engine_replica_spec 
                              struct slice descriptor, struct thole_status *st)
 {
     struct replica *r = map_get(&e->by_replica, spec->replica_id);
-    if (map_get(&e->tombstones, spec->replica_id) || (r && atomic_load(&r->removing))) {
+    bool gone = map_get(&e->tombstones, spec->replica_id) ||
+                map_get(&e->forgotten, spec->replica_id);
+    if (gone || (r && atomic_load(&r->removing))) {
         (void)THOLE_FAIL(st, THOLE_FAILED_PRECONDITION, THOLE_REASON_REMOVED,
                          "the replica was removed");
         return NULL;
@@ -232,6 +234,8 @@ static void forget(struct loop *l, struct control *c)
     struct engine *e = l->e;
     pthread_mutex_lock(&e->lock);
     bool known = map_remove(&e->tombstones, c->replica_id) != NULL;
+    if (known)
+        (void)map_put(&e->forgotten, c->replica_id, e);
     pthread_mutex_unlock(&e->lock);
     if (!known) {
         control_answer(c);

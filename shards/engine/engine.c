@@ -314,6 +314,7 @@ void engine_free(struct engine *e)
     map_deinit(&e->by_replica);
     map_deinit(&e->by_shard);
     map_deinit(&e->tombstones);
+    map_deinit(&e->forgotten);
     pthread_mutex_destroy(&e->lock);
     if (e->owns_files)
         e->files->ops->free(e->files);

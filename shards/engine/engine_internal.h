@@ -555,7 +555,8 @@ struct engine {
     /* Under lock: which replicas exist, and what is shown of them. */
     pthread_mutex_t lock;
     struct map by_shard, by_replica; /* struct replica; by_replica holds a reference */
-    struct map tombstones;           /* replica id -> engine_tombstone */
+    struct map tombstones;           /* replica id -> anything: a set */
+    struct map forgotten;            /* in this life of the host; their ids cannot come back */
     struct map watches;              /* watch id -> struct replica, a reference */
     uint64_t watch_id;
     _Atomic uint64_t transfer_id;

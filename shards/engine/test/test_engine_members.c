@@ -182,11 +182,14 @@ static void test_engine_start_checks_what_is_there(void **state)
     engine_replica_forget(c->hosts[0].engine, 78, on_done, &e);
     RUN_UNTIL(c, 1000, e.done);
     assert_int_equal(e.st.code, THOLE_OK);
+    /* Its id cannot come back, and asking for it does no harm to the host. */
+    assert_int_equal(start_wait(c, 0, 77, 99, "tally"), THOLE_FAILED_PRECONDITION);
+    assert_int_equal(start_wait(c, 0, 79, 98, "tally"), THOLE_OK);
     uint64_t *tombstones;
     assert_int_equal(engine_tombstones(c->hosts[0].engine, &tombstones), 0);
     free(tombstones);
     struct engine_replica_status *all;
-    assert_int_equal(engine_replicas(c->hosts[0].engine, &all), 1);
+    assert_int_equal(engine_replicas(c->hosts[0].engine, &all), 2);
     free(all);
     cluster_free(c);
 }
