@@ -176,7 +176,6 @@ static void start(struct loop *l, struct control *c)
     w->u.has_hard = true;
     w->u.has_start = true;
     bytes_append_slice(&w->config, bytes_slice(&r->boot_config));
-    r->shown.initialised = false;
 }
 
 static void finish_removal(struct loop *l, struct control *c)
