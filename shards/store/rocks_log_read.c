@@ -234,6 +234,9 @@ enum thole_code rocks_log__read(struct log_store *base, uint64_t replica_id, uin
             break; /* perhaps fewer than wanted: the caller reads on from there */
         }
         if (code != THOLE_OK) {
+            while (g.count > 0) {
+                raft_entry_unref(ret[--g.count]); /* from before the error */
+            }
             return code;
         }
         if (g.damaged || (!changed_meanwhile(&g) && !use_hint)) {

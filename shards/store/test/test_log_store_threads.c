@@ -28,6 +28,7 @@ struct shared {
 static void check_entries(struct raft_entry **e, size_t n, uint64_t id, uint64_t first)
 {
     char payload[80];
+    uint64_t term = 0;
 
     for (size_t i = 0; i < n; i++) {
         int size = snprintf(payload, sizeof payload, "%" PRIu64 ".%" PRIu64 ".%" PRIu64, id,
@@ -35,10 +36,11 @@ static void check_entries(struct raft_entry **e, size_t n, uint64_t id, uint64_t
         /* Not cmocka's: these are other threads. */
         if (e[i]->index != first + i ||
             !slice_equal(e[i]->payload.bytes, slice_of(payload, (size_t)size)) ||
-            (i > 0 && e[i]->term < e[i - 1]->term)) {
+            e[i]->term < term) {
             fprintf(stderr, "replica %" PRIu64 " index %" PRIu64 ": wrong entry\n", id, first + i);
             abort();
         }
+        term = e[i]->term;
         raft_entry_unref(e[i]);
     }
 }
