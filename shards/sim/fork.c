@@ -1,5 +1,6 @@
 /* Runs in a child process: a failed assertion of the code under test is then a finding too. */
 #include <errno.h>
+#include <signal.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/wait.h>
@@ -46,6 +47,8 @@ void sim_run_forked(const struct sim_options *o, struct sim_report *ret)
     ASSERT(child >= 0);
     if (child == 0) {
         struct sim_report r;
+        (void)signal(SIGABRT, SIG_DFL);
+        (void)signal(SIGSEGV, SIG_DFL);
         (void)dup2(fileno(said), STDERR_FILENO);
         sim_run(o, &r);
         ssize_t n = write(report[1], &r, sizeof(r));

@@ -156,6 +156,7 @@ static void write_start(struct sim *s, struct member *m, const struct store_upda
         m->count -= gone;
         memmove(m->terms, m->terms + gone, m->count * sizeof(m->terms[0]));
     }
+    s->report->snapshots += u->start_reset;
     m->start = u->start_index;
     m->start_term = u->start_term;
 }

@@ -12,15 +12,47 @@
 #include "shards/sim/sim.h"
 
 static char replay[512]; /* of the run under way */
+static int said = -1;    /* what the engines log: a file that is read only after a crash */
+static int out = STDERR_FILENO;
 
+static void tell(const char *text, size_t size)
+{
+    ssize_t n = write(out, text, size);
+    (void)n;
+}
+
+/* A failed assertion: its lines are the last ones that were said. */
 static void on_signal(int number)
 {
+    char text[4096];
     (void)number;
-    ssize_t n = write(STDERR_FILENO, "replay: ", 8);
-    n = write(STDERR_FILENO, replay, strlen(replay));
-    n = write(STDERR_FILENO, "\n", 1);
-    (void)n;
+    if (said >= 0) {
+        off_t end = lseek(said, 0, SEEK_END);
+        off_t from = end > (off_t)sizeof(text) ? end - (off_t)sizeof(text) : 0;
+        ssize_t n = pread(said, text, sizeof(text), from);
+        tell(text, n > 0 ? (size_t)n : 0);
+    }
+    tell("replay: ", 8);
+    tell(replay, strlen(replay));
+    tell("\n", 1);
     _exit(1);
+}
+
+/* Replicas fail and disks break all the time here: that is no news. */
+static void hush(void)
+{
+    FILE *f = tmpfile();
+    if (!f)
+        return;
+    out = dup(STDERR_FILENO);
+    said = fileno(f);
+    (void)dup2(said, STDERR_FILENO);
+}
+
+static void forget_said(void)
+{
+    if (said >= 0 && ftruncate(said, 0) == 0)
+        (void)lseek(said, 0, SEEK_SET);
 }
 
 static double seconds(void)
@@ -44,48 +76,72 @@ static bool report(const struct sim_options *o, const struct sim_report *r)
 
 static bool run_one(const struct sim_options *o, struct sim_report *ret)
 {
+    forget_said();
     sim_replay_line(o, replay, sizeof(replay));
     sim_run(o, ret);
     return report(o, ret);
 }
 
-static int run_seeds(struct sim_options o, uint64_t count, bool forked, bool verbose)
+struct command {
+    struct sim_options o;
+    uint64_t count;
+    double seconds; /* start no further seed after that long; 0: no limit */
+    bool trace, minimize, forked, verbose, bench, log;
+    const char *canary;
+};
+
+struct totals {
+    struct sim_report r;
+    uint64_t failed, virtual_ns;
+};
+
+static void add(struct totals *to, const struct sim_report *r)
 {
-    uint64_t first = o.seed, failed = 0, turns = 0, commands = 0, virtual_ns = 0;
-    uint64_t crashes = 0, elections = 0, snapshots = 0, changes = 0, unknown = 0, open = 0;
+    to->virtual_ns += r->at_ns;
+    to->r.turns += r->turns;
+    to->r.proposals += r->proposals;
+    to->r.reads += r->reads;
+    to->r.unknown += r->unknown;
+    to->r.crashes += r->crashes;
+    to->r.elections += r->elections;
+    to->r.snapshots += r->snapshots;
+    to->r.changes += r->changes;
+    to->r.flips += r->flips;
+    to->r.inconclusive += r->inconclusive;
+}
+
+static int run_seeds(struct command c)
+{
+    struct sim_options o = c.o;
+    struct totals all = {0};
+    uint64_t seeds = 0;
     double begin = seconds();
-    for (o.seed = first; o.seed < first + count; o.seed++) {
+    for (; seeds < c.count && (c.seconds == 0 || seconds() - begin < c.seconds); seeds++, o.seed++) {
         struct sim_report r;
-        sim_replay_line(&o, replay, sizeof(replay));
         double before = seconds();
-        if (forked)
+        forget_said();
+        sim_replay_line(&o, replay, sizeof(replay));
+        if (c.forked)
             sim_run_forked(&o, &r);
         else
             sim_run(&o, &r);
-        if (verbose)
+        if (c.verbose)
             (void)printf("seed %" PRIu64 ": %.2f s, %" PRIu64 " turns, %" PRIu64
                          " commands, %" PRIu64 " reads, %" PRIu64 " elections, hash %016" PRIx64
                          "\n",
                          o.seed, seconds() - before, r.turns, r.proposals, r.reads, r.elections,
                          r.hash);
-        failed += !report(&o, &r);
-        turns += r.turns;
-        commands += r.proposals + r.reads;
-        virtual_ns += r.at_ns;
-        crashes += r.crashes;
-        elections += r.elections;
-        snapshots += r.snapshots;
-        changes += r.changes;
-        unknown += r.unknown;
-        open += r.inconclusive;
+        all.failed += !report(&o, &r);
+        add(&all, &r);
     }
     (void)printf("%" PRIu64 " seeds, %" PRIu64 " failed; %.1f virtual hours in %.1f s; %" PRIu64
-                 " turns, %" PRIu64 " operations (%" PRIu64 " unknown), %" PRIu64
-                 " crashes, %" PRIu64 " elections, %" PRIu64 " snapshots, %" PRIu64
-                 " changes, %" PRIu64 " inconclusive histories\n",
-                 count, failed, (double)virtual_ns / 3.6e12, seconds() - begin, turns, commands,
-                 unknown, crashes, elections, snapshots, changes, open);
-    return failed ? 1 : 0;
+                 " turns, %" PRIu64 " operations (%" PRIu64 " of unknown outcome), %" PRIu64
+                 " crashes, %" PRIu64 " elections, %" PRIu64 " snapshots installed, %" PRIu64
+                 " membership changes, %" PRIu64 " damages, %" PRIu64 " inconclusive histories\n",
+                 seeds, all.failed, (double)all.virtual_ns / 3.6e12, seconds() - begin,
+                 all.r.turns, all.r.proposals + all.r.reads, all.r.unknown, all.r.crashes,
+                 all.r.elections, all.r.snapshots, all.r.changes, all.r.flips, all.r.inconclusive);
+    return all.failed ? 1 : 0;
 }
 
 /* Take away whatever the failure does not need. */
@@ -177,8 +233,9 @@ static int bench(void)
 
 static const char usage[] =
     "usage: thole-sim [options]\n"
-    "  --seed N        the first seed (1)\n"
+    "  --seed N        the first seed (1); 0: from the clock\n"
     "  --seeds COUNT   how many (1)\n"
+    "  --seconds S     start no further seed after that long\n"
     "  --ticks M       ticks of 10 ms with faults, before the last phase (4000)\n"
     "  --trace         print every event\n"
     "  --without LIST  faults to leave out, comma separated, or: all\n"
@@ -188,14 +245,7 @@ static const char usage[] =
     "  --forked        each seed in its own process: go on after a failed assertion\n"
     "  --verbose       a line per seed\n"
     "  --bench         measure\n"
-    "  --log LEVELS    the engines' log lines\n";
-
-struct command {
-    struct sim_options o;
-    uint64_t count;
-    bool trace, minimize, forked, verbose, bench;
-    const char *canary;
-};
+    "  --log LEVELS    show the engines' log lines\n";
 
 static bool parse(int argc, char **argv, struct command *c)
 {
@@ -204,7 +254,7 @@ static bool parse(int argc, char **argv, struct command *c)
         {"trace", 0, NULL, 'T'},    {"without", 1, NULL, 'w'}, {"hosts", 1, NULL, 'H'},
         {"groups", 1, NULL, 'g'},   {"minimize", 0, NULL, 'm'}, {"canary", 1, NULL, 'c'},
         {"forked", 0, NULL, 'f'},   {"verbose", 0, NULL, 'v'}, {"bench", 0, NULL, 'b'},
-        {"log", 1, NULL, 'l'},      {0},
+        {"log", 1, NULL, 'l'},      {"seconds", 1, NULL, 'S'}, {0},
     };
     int option;
     bool ok = true;
@@ -247,7 +297,10 @@ static bool parse(int argc, char **argv, struct command *c)
             c->bench = true;
             break;
         case 'l':
-            ok = log_configure_text(optarg);
+            ok = c->log = log_configure_text(optarg);
+            break;
+        case 'S':
+            c->seconds = strtod(optarg, NULL);
             break;
         default:
             ok = false;
@@ -258,16 +311,18 @@ static bool parse(int argc, char **argv, struct command *c)
 
 int main(int argc, char **argv)
 {
-    struct command c = {.o = {.seed = 1, .ticks = SIM_TICKS_DEFAULT}, .count = 0};
-    /* Replicas fail and disks break all the time here: that is no news. */
-    (void)log_configure_text("error,engine=error");
-    if (!parse(argc, argv, &c) || (c.canary && strcmp(c.canary, "all") != 0 &&
-                                   !sim_canary_set(c.canary))) {
+    struct command c = {.o = {.seed = 1, .ticks = SIM_TICKS_DEFAULT}};
+    if (!parse(argc, argv, &c) ||
+        (c.canary && strcmp(c.canary, "all") != 0 && !sim_canary_set(c.canary))) {
         (void)fputs(usage, stderr);
         return 2;
     }
+    if (!c.log)
+        hush();
     (void)signal(SIGABRT, on_signal);
     (void)signal(SIGSEGV, on_signal);
+    if (c.o.seed == 0)
+        c.o.seed = (uint64_t)time(NULL) * 100000;
     c.o.trace = c.trace ? stdout : NULL;
     if (c.bench)
         return bench();
@@ -278,5 +333,6 @@ int main(int argc, char **argv)
     if (c.canary && c.count > 0)
         return canaries(c.o, c.canary, c.count);
     c.o.canary = c.canary;
-    return run_seeds(c.o, c.count ? c.count : 1, c.forked, c.verbose);
+    c.count = c.count ? c.count : c.seconds > 0 ? UINT64_MAX : 1;
+    return run_seeds(c);
 }
