@@ -26,6 +26,7 @@ struct apply_batch {
     struct apply_job *job;
     size_t request_at;
     uint64_t last_index, last_term; /* of what was handed to the machine */
+    uint64_t stored_index;          /* what a persistent machine says of itself after a crash */
     size_t count;
     struct thole_entry entries[BATCH_ENTRIES];
     struct result_sink sinks[BATCH_ENTRIES];
@@ -65,6 +66,7 @@ void apply_begin(struct apply_batch *b, struct replica *r, struct apply_job *j)
     b->watch.event = emit;
     b->last_index = b->m ? b->m->applied : 0;
     b->last_term = b->m ? b->m->applied_term : 0;
+    b->stored_index = b->last_index;
     bytes_clear(&b->results);
     meta_list_clear(&b->metas);
     meta_list_clear(&b->answers);
@@ -150,12 +152,14 @@ static enum thole_code store_answers(struct apply_batch *b, struct thole_status 
 
 static enum thole_code flush(struct apply_batch *b, struct thole_status *st)
 {
-    if (b->count == 0 && b->metas.count == 0)
+    /* Entries that are not for the machine move its index too: the log goes up to there. */
+    bool behind = b->m->persistent && b->stored_index != b->last_index;
+    if (b->count == 0 && b->metas.count == 0 && !behind)
         return THOLE_OK;
     pthread_mutex_lock(&b->r->watch_lock);
     enum thole_code code = run_machine(b, &b->metas, st);
     if (code == THOLE_OK)
-        b->r->watch_applied = b->last_index;
+        b->r->watch_applied = b->stored_index = b->last_index;
     pthread_mutex_unlock(&b->r->watch_lock);
     if (code != THOLE_OK)
         return code;

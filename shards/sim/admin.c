@@ -77,6 +77,7 @@ static void propose(struct view *v)
 {
     struct sim *s = v->s;
     v->change.revision = rand_chance(dice(s), 0.05) ? v->shard->revision / 2 : ++v->shard->revision;
+    v->shard->changed_ns = s->now_ns;
     for (uint32_t i = 0; i < v->change.item_count; i++)
         SIM_TRACE(s, "host %d: shard %" PRIu64 " change: operation %d of replica %" PRIu64,
                   v->leader, v->shard->id, v->change.items[i].op, v->change.items[i].replica_id);

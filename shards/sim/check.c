@@ -382,7 +382,9 @@ struct speaker {
 
 static void check_vote_message(struct sim *s, const struct member *m, const struct raft_message *r)
 {
-    if ((r->kind == RAFT_MSG_VOTE || r->kind == RAFT_MSG_PREVOTE) && r->index > member_last(m))
+    bool now = r->term == m->hard.term + (r->kind == RAFT_MSG_PREVOTE);
+    if ((r->kind == RAFT_MSG_VOTE || r->kind == RAFT_MSG_PREVOTE) && now &&
+        r->index > member_last(m))
         FAIL(s, m, "asks for a vote with index %" PRIu64 ", its disk ends at %" PRIu64, r->index,
              member_last(m));
     if (r->kind == RAFT_MSG_VOTE && m->hard.term == r->term && m->hard.vote != m->replica_id)
@@ -412,7 +414,9 @@ static void check_message(void *ctx, uint64_t shard_id, uint64_t to_incarnation,
             FAIL(s, m, "speaks of term %" PRIu64 ", its disk has %" PRIu64 " (kind %d)", r->term,
                  m->hard.term, r->kind);
         check_vote_message(s, m, r);
-        if (r->kind == RAFT_MSG_APPEND_REPLY && !r->reject && r->index > member_last(m))
+        /* What was acknowledged in an earlier term may be replaced by now, in the same write even. */
+        if (r->kind == RAFT_MSG_APPEND_REPLY && !r->reject && r->term == m->hard.term &&
+            r->index > member_last(m))
             FAIL(s, m, "acknowledges %" PRIu64 ", its disk ends at %" PRIu64, r->index,
                  member_last(m));
         if (r->commit > m->shard->committed)

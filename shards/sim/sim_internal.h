@@ -206,7 +206,7 @@ struct shard {
     size_t config_count;
     struct key keys[SIM_KEYS];
     uint64_t key_number;
-    uint64_t revision;
+    uint64_t revision, changed_ns; /* of the last change asked for */
     /* The last phase: a write, then a read at each host (bits). */
     bool write_sent, write_done;
     uint32_t reads_sent, reads_done;
