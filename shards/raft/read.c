@@ -133,9 +133,11 @@ void raft__reads_confirm(struct raft *r)
 
 void raft__reads_fail(struct raft *r)
 {
-    while (raft__reads_front(&r->reads) != NULL && !CANARY(reads_parked)) {
+    while (raft__reads_front(&r->reads) != NULL) {
         struct raft_read_wait w = raft__reads_pop(&r->reads);
-        answer(r, &w, 0, true);
+        if (!CANARY(reads_parked)) {
+            answer(r, &w, 0, true);
+        }
     }
 }
 
@@ -143,8 +145,7 @@ void raft__reads_tick(struct raft *r)
 {
     struct raft_read_wait *w;
 
-    while ((w = raft__reads_front(&r->reads)) != NULL && w->deadline_ms <= r->now_ms &&
-           !CANARY(reads_parked)) {
+    while ((w = raft__reads_front(&r->reads)) != NULL && w->deadline_ms <= r->now_ms) {
         struct raft_read_wait late = raft__reads_pop(&r->reads);
         answer(r, &late, 0, true);
     }
@@ -152,5 +153,5 @@ void raft__reads_tick(struct raft *r)
 
 uint64_t raft__reads_deadline(const struct raft *r)
 {
-    return r->reads.count > 0 && !CANARY(reads_parked) ? r->reads.queue[r->reads.head].deadline_ms : RAFT_NEVER_MS;
+    return r->reads.count > 0 ? r->reads.queue[r->reads.head].deadline_ms : RAFT_NEVER_MS;
 }
