@@ -28,10 +28,12 @@ void group_receive(struct loop *l, struct replica *r, struct raft_message *m,
     learn_host(r, m->from, host);
     if ((m->kind == RAFT_MSG_APPEND || m->kind == RAFT_MSG_HEARTBEAT) && m->term >= r->status.term)
         r->contact_ns = l->now_ns;
-    if (raft_receive(r->core, m, l->now_ms, &st) != THOLE_OK) {
-        engine_bad_frame(l->e, host, &st);
-    }
+    enum thole_code code = raft_receive(r->core, m, l->now_ms, &st);
     *m = (struct raft_message){0};
+    if (code == THOLE_DATA_LOSS)
+        group_fail(l, r, &st); /* we and the leader contradict each other about what is committed */
+    else if (code != THOLE_OK)
+        engine_bad_frame(l->e, host, &st);
     loop_dirty(l, r);
 }
 
