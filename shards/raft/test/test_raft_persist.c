@@ -284,6 +284,28 @@ TEST(commit_alone_is_never_persisted)
     cluster_deinit(&c);
 }
 
+/* The exception: whom a change removed may be gone for good, so nobody may fall back behind it. */
+TEST(commit_of_a_configuration_in_force_is_persisted)
+{
+    (void)state;
+    struct raft_change change = {.revision = 1, .item_count = 1};
+    change.items[0] = (struct raft_change_item){.op = RAFT_CHANGE_REMOVE, .replica_id = 3};
+    solo_init(&c, 3);
+    struct raft_message m = append_msg(2, 1, 0, 0, 0, NULL, 0);
+    m.entries = xcalloc(1, sizeof(struct raft_entry *));
+    m.entries[0] = raft__change_entry(&change);
+    m.entries[0]->index = 1;
+    m.entries[0]->term = 1;
+    m.entry_count = 1;
+    (void)give(&c, m);
+    m = msg(RAFT_MSG_HEARTBEAT, 2, 1);
+    m.commit = 1;
+    (void)give(&c, m);
+    assert_null(raft_config_find(raft_config(c.nodes[1].raft), 3));
+    assert_int_equal(c.nodes[1].disk.hard.commit, 1);
+    cluster_deinit(&c);
+}
+
 /* Seven nodes. Node 1 has entries of a deposed leader under way, which a new leader overwrites, and
  * so on, until (index, term) of the log is again what an old write carries. */
 TEST(async_storage_writes_append_aba_race)
@@ -554,6 +576,7 @@ int main(void)
         RUN(vote_reply_waits_for_the_vote),
         RUN(term_survives_a_crash_after_sync_and_not_before),
         RUN(commit_alone_is_never_persisted),
+        RUN(commit_of_a_configuration_in_force_is_persisted),
         RUN(async_storage_writes_append_aba_race),
         RUN(async_storage_writes),
         RUN(hung_disk_unseats_the_leader),
