@@ -179,7 +179,7 @@ static bool read_entries(struct bufslice frame, const thole_engine_v1_RaftMessag
         uint64_t given = thole_engine_v1_Entry_term(entries[i]);
         term = given ? given : term;
         if (thole_engine_v1_Entry_kind(entries[i]) > RAFT_ENTRY_SESSION || term == 0 ||
-            thole_engine_v1_Entry_payload(entries[i]).size > LIMIT_FRAME_BYTES)
+            thole_engine_v1_Entry_payload(entries[i]).size > LIMIT_PAYLOAD_BYTES)
             return false;
         struct raft_entry *e = read_entry(frame, entries[i]);
         e->index = index + i;

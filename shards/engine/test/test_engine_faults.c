@@ -176,6 +176,43 @@ static void test_engine_malformed_frames_are_dropped(void **state)
     cluster_free(c);
 }
 
+/* What the store would refuse must not get as far: a refused write stops the whole host. */
+static void test_engine_oversized_entry_of_a_peer_is_dropped(void **state)
+{
+    (void)state;
+    struct cluster *c = cluster_new(3, 58);
+    cluster_bootstrap(c, 3);
+    propose_ok(c, "x");
+    cluster_run(c, 500);
+    int leader = cluster_leader(c), h = (leader + 1) % 3;
+    struct engine_replica_status s = status_of(c, h);
+    struct buf *payload = buf_new(LIMIT_PAYLOAD_BYTES + 1);
+    memset(payload->data, 'p', payload->size);
+    struct bufslice large = {payload, slice_of(payload->data, payload->size)};
+    struct raft_entry *e = raft_entry_new(RAFT_ENTRY_COMMAND, 0, 0, large);
+    e->index = s.last_index + 1;
+    e->term = s.term;
+    struct out_msg m = {.shard_id = SHARD,
+                        .raft = {.kind = RAFT_MSG_APPEND,
+                                 .from = (uint64_t)leader + 1,
+                                 .to = (uint64_t)h + 1,
+                                 .term = s.term,
+                                 .index = s.last_index,
+                                 .log_term = s.term,
+                                 .entries = &e,
+                                 .entry_count = 1}};
+    int64_t before = metric_value(&engine_bad_frames);
+    engine_deliver(c->hosts[h].engine, &c->hosts[leader].uuid, 1, ENGINE_LANE_APPEND,
+                   codec_frame(&m, 1));
+    raft_entry_unref(e);
+    cluster_run(c, 100);
+    assert_int_equal(c->hosts[h].host_failed, 0);
+    assert_int_equal(metric_value(&engine_bad_frames) - before, 1);
+    propose_ok(c, "y");
+    RUN_UNTIL(c, 5000, stale_state(c, h).count == 2);
+    cluster_free(c);
+}
+
 static void test_engine_hung_writer_loses_leadership(void **state)
 {
     (void)state;
@@ -268,6 +305,7 @@ int main(void)
         cmocka_unit_test(test_engine_full_queue_refuses),
         cmocka_unit_test(test_engine_uncommitted_bytes_are_bounded),
         cmocka_unit_test(test_engine_malformed_frames_are_dropped),
+        cmocka_unit_test(test_engine_oversized_entry_of_a_peer_is_dropped),
         cmocka_unit_test(test_engine_hung_writer_loses_leadership),
         cmocka_unit_test(test_engine_watch_sees_every_later_event),
     };
