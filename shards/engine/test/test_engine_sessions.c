@@ -233,11 +233,34 @@ static void test_session_reserved_answer_is_busy(void **state)
     session_table_deinit(&t);
 }
 
+/* A command that is older than all that its session remembers reserves nothing, so nothing keeps the
+ * session from being evicted before the machine has run it. */
+static void test_session_evicted_before_its_command_ended(void **state)
+{
+    (void)state;
+    struct session_table t = {0};
+    const struct session_result *r = NULL;
+    uint64_t index = 1;
+    assert_true(session_open(&t, index++, NULL));
+    for (uint64_t i = 0; i < LIMIT_SESSION_RESULTS; i++) {
+        assert_int_equal(session_begin(&t, 1, 100 + i, index++, NULL, &r), SESSION_APPLY);
+        (void)session_finish(&t, 1, 100 + i, 0, (struct slice){0});
+    }
+    assert_int_equal(session_begin(&t, 1, 5, index++, NULL, &r), SESSION_APPLY);
+    assert_null(r);
+    for (int i = 0; i < LIMIT_SESSIONS; i++)
+        assert_true(session_open(&t, index++, NULL));
+    assert_null(session_finish(&t, 1, 5, 0, (struct slice){0}));
+    assert_int_equal(session_begin(&t, 1, 5, index, NULL, &r), SESSION_EXPIRED);
+    session_table_deinit(&t);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_session_table_encodes_and_decodes),
         cmocka_unit_test(test_session_reserved_answer_is_busy),
+        cmocka_unit_test(test_session_evicted_before_its_command_ended),
         cmocka_unit_test(test_engine_retry_gets_the_first_answer),
         cmocka_unit_test(test_engine_unknown_session_is_expired),
         cmocka_unit_test(test_engine_window_of_answers_moves),
