@@ -221,6 +221,13 @@ void control_removed(struct loop *l, struct replica *r, struct control *c)
 
 static void bury(struct loop *l, struct control *c)
 {
+    pthread_mutex_lock(&l->e->lock);
+    bool forgotten = map_get(&l->e->forgotten, c->replica_id) != NULL;
+    pthread_mutex_unlock(&l->e->lock);
+    if (forgotten) {
+        control_answer(c);
+        return;
+    }
     struct write_update *w = write_batch_add(next_batch(l), NULL);
     w->u.replica_id = c->replica_id;
     w->u.remove = true;
