@@ -28,7 +28,7 @@
 
 enum canary {
     CANARY_none = 0,
-#define CANARY_NUMBER(name, number) CANARY_##name = number,
+#define CANARY_NUMBER(name, number) CANARY_##name = (number),
     CANARY_LIST(CANARY_NUMBER)
 #undef CANARY_NUMBER
 };

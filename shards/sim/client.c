@@ -254,6 +254,7 @@ static bool conclude(struct op *o, bool crashed)
 static void session_opened(struct op *o, bool crashed)
 {
     struct client *c = o->c;
+    ASSERT(c != NULL);
     if (crashed || o->r.status.code != THOLE_OK)
         return;
     c->session = o->r.index;
@@ -289,6 +290,7 @@ static void op_done(struct engine_request *r)
             o->key->running--;
         free(o);
     } else {
+        ASSERT(c != NULL);
         c->retry = o;
     }
     if (c)

@@ -63,7 +63,7 @@ static struct sim_worker *slot_of(struct sim_host *h, const struct worker *w)
     for (int i = 0; i < h->worker_count; i++)
         if (h->workers[i].w == w)
             return &h->workers[i];
-    ASSERT(!"a worker of another host");
+    ASSERT(false && "a worker of another host");
     return NULL;
 }
 

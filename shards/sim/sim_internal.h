@@ -115,13 +115,13 @@ void host_restart_later(struct sim_host *h, uint64_t delay_ns);
 /* ---- Disk (disk.c), files (files.c), machines (machine.c) --------------------------------------------- */
 
 struct log_store *disk_new(struct sim_host *h);
-void disk_free(struct log_store *d);
+void disk_free(struct log_store *base);
 /* Damage records of a replica: found at the next read, or at the next start. */
-void disk_flip(struct log_store *d, uint64_t replica_id);
+void disk_flip(struct log_store *base, uint64_t replica_id);
 
 struct engine_files *files_new(struct sim_host *h);
-void files_crash(struct engine_files *f);
-bool files_flip(struct engine_files *f, uint64_t replica_id);
+void files_crash(struct engine_files *base);
+bool files_flip(struct engine_files *base, uint64_t replica_id);
 
 struct kv_disk *kv_disk_new(struct sim_host *h);
 void kv_disk_free(struct kv_disk *d);
@@ -140,7 +140,7 @@ struct sim_link {
     uint64_t resumed_ns;     /* frames that a pause held back arrive until then */
     uint64_t last_due_ns[4]; /* by lane: frames of a lane arrive in order, unless reordered */
 };
-enum thole_code network_send(void *ctx, const struct uuid *to, enum engine_lane lane,
+enum thole_code network_send(void *ctx, const struct uuid *uuid, enum engine_lane lane,
                              struct bufslice frame);
 void network_init(struct sim *s);
 void network_heal(struct sim *s);

@@ -1,15 +1,19 @@
 /* thole-sim: runs seeds, repeats one, shrinks a failure, and measures. */
+#include <errno.h>
 #include <getopt.h>
 #include <inttypes.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
 #include "base/log.h"
 #include "shards/sim/sim.h"
+
+#define EXIT_CRASHED 3
 
 static char replay[512]; /* of the run under way */
 static int said = -1;    /* what the engines log: a file that is read only after a crash */
@@ -21,32 +25,46 @@ static void tell(const char *text, size_t size)
     (void)n;
 }
 
-/* A failed assertion: its lines are the last ones that were said. */
 static void on_signal(int number)
 {
-    char text[4096];
     (void)number;
-    if (said >= 0) {
-        off_t end = lseek(said, 0, SEEK_END);
-        off_t from = end > (off_t)sizeof(text) ? end - (off_t)sizeof(text) : 0;
-        ssize_t n = pread(said, text, sizeof(text), from);
-        tell(text, n > 0 ? (size_t)n : 0);
-    }
     tell("replay: ", 8);
     tell(replay, strlen(replay));
     tell("\n", 1);
-    _exit(1);
+    _exit(EXIT_CRASHED);
 }
 
-/* Replicas fail and disks break all the time here: that is no news. */
+/* The end of what was said: a failed assertion, for example. */
+static void show_said(void)
+{
+    char text[4096];
+    if (lseek(said, -(off_t)sizeof(text), SEEK_END) < 0)
+        (void)lseek(said, 0, SEEK_SET);
+    ssize_t n = read(said, text, sizeof(text));
+    tell(text, n > 0 ? (size_t)n : 0);
+}
+
+/* Replicas fail and disks break all the time here: that is no news. So all work is done in a child
+ * whose complaints go to a file, which is shown if it crashes. */
 static void hush(void)
 {
     FILE *f = tmpfile();
     if (!f)
         return;
-    out = dup(STDERR_FILENO);
     said = fileno(f);
-    (void)dup2(said, STDERR_FILENO);
+    out = dup(STDERR_FILENO);
+    pid_t child = fork();
+    if (child == 0)
+        (void)dup2(said, STDERR_FILENO);
+    if (child <= 0)
+        return;
+    int status = 0;
+    while (waitpid(child, &status, 0) < 0 && errno == EINTR)
+        continue;
+    bool crashed = !WIFEXITED(status) || WEXITSTATUS(status) > 2;
+    if (crashed)
+        show_said();
+    exit(crashed ? 1 : WEXITSTATUS(status));
 }
 
 static void forget_said(void)

@@ -151,7 +151,7 @@ static void test_linear_agrees_with_brute_force(void **state)
     int good = 0;
     for (int run = 0; run < 20000; run++) {
         struct call c[OPS];
-        uint64_t op[OPS];
+        uint64_t op[OPS] = {0};
         make(&r, c);
         struct linear *l = linear_new(0);
         for (int t = 0; t < 2 * OPS; t++)
