@@ -228,7 +228,8 @@ static void end_receive(struct loop *l, struct stream_msg *m, bool installed, bo
     m->installed = installed;
     m->refused = !installed;
     engine_send_reply(l->e, &m->host, m);
-    if (!keep_file && m->index != m->r->snapshot_index) {
+    /* What is being saved now may get this very name; files below it are removed when it is done. */
+    if (!keep_file && m->index != m->r->snapshot_index && !m->r->saving) {
         struct task *t = task_new(TASK_REMOVE, m->r);
         memcpy(t->name, m->name, sizeof(t->name));
         to_snapshotter(l, t);

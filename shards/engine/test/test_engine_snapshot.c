@@ -4,6 +4,8 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "base/hash.h"
+#include "shards/engine/codec.h"
 #include "shards/engine/test/harness.h"
 
 #include <cmocka.h>
@@ -198,6 +200,55 @@ static void test_engine_stale_files_are_removed(void **state)
     cluster_free(c);
 }
 
+/* While a replica saves the snapshot of an index, one of the same index arrives that it does not need:
+ * the file of that name is about to be all that is left of the log before it. */
+static void test_engine_unneeded_snapshot_spares_the_one_being_saved(void **state)
+{
+    (void)state;
+    struct thole_status st;
+    struct cluster *c = compacting(1, 1, "tally", 37);
+    struct host *h = &c->hosts[0];
+    cluster_wait_leader(c);
+    propose_many(c, 300);
+    cluster_run(c, 500);
+    struct replica *r = engine_find_replica(h->engine, 1);
+    uint64_t index = r->snapshot_index;
+    assert_true(index > 0 && status_of(c, 0).first_index > 1);
+    char name[ENGINE_NAME_BYTES];
+    snapshot_name(r, index, name);
+    struct engine_file *file;
+    uint64_t size;
+    assert_int_equal(h->files->ops->open(h->files, name, &file, &size, &st), THOLE_OK);
+    struct buf *stream = buf_new(size - SNAPSHOT_TRAILER_BYTES);
+    assert_int_equal(h->files->ops->read(file, 0, stream->data, stream->size, &st), THOLE_OK);
+    h->files->ops->close(file);
+    struct codec_chunk chunk = {.shard_id = SHARD,
+                                .from = 2,
+                                .to = 1,
+                                .term = status_of(c, 0).term,
+                                .transfer = 1,
+                                .index = index,
+                                .index_term = r->snapshot_term,
+                                .data = slice_of(stream->data, stream->size),
+                                .last = true,
+                                .total_checksum = hash64(stream->data, stream->size, 0)};
+    /* As it is when the file is written, and the loop has not been told. */
+    r->saving = true;
+    r->snapshot_index = 0;
+    engine_deliver(h->engine, &c->hosts[1].uuid, 1, ENGINE_LANE_SNAPSHOT,
+                   codec_chunk_frame(&chunk));
+    cluster_run(c, 100);
+    r->saving = false;
+    r->snapshot_index = index;
+    replica_unref(r);
+    buf_unref(stream);
+    host_crash(c, 0);
+    host_start(c, 0);
+    cluster_wait_leader(c);
+    assert_int_equal(query_ok(c, 0).count, 300);
+    cluster_free(c);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -208,6 +259,7 @@ int main(void)
         cmocka_unit_test(test_engine_crash_while_installing),
         cmocka_unit_test(test_engine_installed_snapshot_answers_proposals_unknown),
         cmocka_unit_test(test_engine_stale_files_are_removed),
+        cmocka_unit_test(test_engine_unneeded_snapshot_spares_the_one_being_saved),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
