@@ -51,7 +51,7 @@ struct sim_options {
     /* Drawn from the seed unless set (not 0). */
     uint32_t hosts, groups;
 };
-#define SIM_TICKS_DEFAULT 4000
+#define SIM_TICKS_DEFAULT 8000
 
 struct sim_report {
     bool failed;

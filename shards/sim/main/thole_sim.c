@@ -254,7 +254,7 @@ static const char usage[] =
     "  --seed N        the first seed (1); 0: from the clock\n"
     "  --seeds COUNT   how many (1)\n"
     "  --seconds S     start no further seed after that long\n"
-    "  --ticks M       ticks of 10 ms with faults, before the last phase (4000)\n"
+    "  --ticks M       ticks of 10 ms with faults, before the last phase (8000)\n"
     "  --trace         print every event\n"
     "  --without LIST  faults to leave out, comma separated, or: all\n"
     "  --hosts N, --groups N  instead of what the seed says\n"
