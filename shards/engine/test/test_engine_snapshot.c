@@ -200,6 +200,24 @@ static void test_engine_stale_files_are_removed(void **state)
     cluster_free(c);
 }
 
+/* A whole snapshot of host 0's replica, from a stranger, in one chunk. */
+static void deliver_stream(struct cluster *c, uint64_t index, uint64_t term, struct slice stream)
+{
+    struct codec_chunk chunk = {.shard_id = SHARD,
+                                .from = 2,
+                                .to = 1,
+                                .term = status_of(c, 0).term,
+                                .transfer = 1,
+                                .index = index,
+                                .index_term = term,
+                                .data = stream,
+                                .last = true,
+                                .total_checksum = hash64(stream.data, stream.size, 0)};
+    engine_deliver(c->hosts[0].engine, &c->hosts[1].uuid, 1, ENGINE_LANE_SNAPSHOT,
+                   codec_chunk_frame(&chunk));
+    cluster_run(c, 100);
+}
+
 /* While a replica saves the snapshot of an index, one of the same index arrives that it does not need:
  * the file of that name is about to be all that is left of the log before it. */
 static void test_engine_unneeded_snapshot_spares_the_one_being_saved(void **state)
@@ -222,26 +240,31 @@ static void test_engine_unneeded_snapshot_spares_the_one_being_saved(void **stat
     struct buf *stream = buf_new(size - SNAPSHOT_TRAILER_BYTES);
     assert_int_equal(h->files->ops->read(file, 0, stream->data, stream->size, &st), THOLE_OK);
     h->files->ops->close(file);
-    struct codec_chunk chunk = {.shard_id = SHARD,
-                                .from = 2,
-                                .to = 1,
-                                .term = status_of(c, 0).term,
-                                .transfer = 1,
-                                .index = index,
-                                .index_term = r->snapshot_term,
-                                .data = slice_of(stream->data, stream->size),
-                                .last = true,
-                                .total_checksum = hash64(stream->data, stream->size, 0)};
     /* As it is when the file is written, and the loop has not been told. */
     r->saving = true;
     r->snapshot_index = 0;
-    engine_deliver(h->engine, &c->hosts[1].uuid, 1, ENGINE_LANE_SNAPSHOT,
-                   codec_chunk_frame(&chunk));
-    cluster_run(c, 100);
+    deliver_stream(c, index, r->snapshot_term, slice_of(stream->data, stream->size));
     r->saving = false;
     r->snapshot_index = index;
     replica_unref(r);
     buf_unref(stream);
+    host_crash(c, 0);
+    host_start(c, 0);
+    cluster_wait_leader(c);
+    assert_int_equal(query_ok(c, 0).count, 300);
+    cluster_free(c);
+}
+
+/* What arrives under the name of a snapshot that is in use has not been looked into yet. */
+static void test_engine_received_stream_replaces_no_snapshot(void **state)
+{
+    (void)state;
+    struct cluster *c = compacting(1, 1, "tally", 38);
+    cluster_wait_leader(c);
+    propose_many(c, 300);
+    cluster_run(c, 500);
+    assert_true(status_of(c, 0).first_index > 1);
+    deliver_stream(c, status_of(c, 0).snapshot_index, status_of(c, 0).term, slice_str("nonsense"));
     host_crash(c, 0);
     host_start(c, 0);
     cluster_wait_leader(c);
@@ -260,6 +283,7 @@ int main(void)
         cmocka_unit_test(test_engine_installed_snapshot_answers_proposals_unknown),
         cmocka_unit_test(test_engine_stale_files_are_removed),
         cmocka_unit_test(test_engine_unneeded_snapshot_spares_the_one_being_saved),
+        cmocka_unit_test(test_engine_received_stream_replaces_no_snapshot),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
