@@ -39,7 +39,7 @@ struct piece {
 
 static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
 static struct held *held_files;
-static bool tracked[FDS_MAX]; /* by descriptor: a regular file below the directory */
+static _Atomic bool tracked[FDS_MAX]; /* by descriptor: a regular file below the directory */
 
 static ssize_t (*real_pwrite)(int, const void *, size_t, off_t);
 static ssize_t (*real_write)(int, const void *, size_t);
