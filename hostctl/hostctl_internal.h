@@ -85,6 +85,7 @@ struct ctl_shard {
     uint64_t fenced_index, fenced_term; /* the configuration that is fenced, and by which leader */
     uint64_t fencing_index, fencing_term;
     uint64_t change_after_ms;
+    uint64_t round_commit, round_end_ms; /* a learner that has this before then has caught up */
     /* Placement controller. */
     bool placing;
     uint64_t place_after_ms;

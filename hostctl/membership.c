@@ -13,6 +13,10 @@
 
 /* How far behind the commit index a learner may be when it gets its vote. */
 #define CAUGHT_UP_ENTRIES 64
+/* Or, under a load that commits more than that between two looks at a learner, it has what was
+ * committed when a round began, before the round ends (thesis 4.2.1). In units of retry_ms; longer
+ * than the leader's heartbeats, with which what we see of learners is renewed. */
+#define ROUND_RETRIES 5
 
 struct member_step {
     uint8_t op; /* enum raft_change_op; 0: none */
@@ -30,12 +34,26 @@ static bool peer_active(const struct hostctl *h, const struct engine_replica_sta
             peer.recently_active);
 }
 
-static bool caught_up(const struct hostctl *h, const struct engine_replica_status *local,
-                      uint64_t replica_id)
+static bool caught_up(const struct hostctl *h, const struct ctl_shard *s,
+                      const struct engine_replica_status *local, uint64_t replica_id)
 {
     struct raft_peer_status peer;
-    return engine_shard_peer(h->o.engine, local->shard_id, replica_id, &peer) &&
-           peer.recently_active && peer.match + CAUGHT_UP_ENTRIES >= local->commit;
+    if (!engine_shard_peer(h->o.engine, local->shard_id, replica_id, &peer) ||
+        !peer.recently_active) {
+        return false;
+    }
+    return peer.match + CAUGHT_UP_ENTRIES >= local->commit ||
+           (h->now_ms < s->round_end_ms && peer.match >= s->round_commit);
+}
+
+/* Begin a round, unless the one under way lasts until we look again. */
+static void begin_round(const struct hostctl *h, struct ctl_shard *s,
+                        const struct engine_replica_status *local)
+{
+    if (h->now_ms + h->o.retry_ms >= s->round_end_ms) {
+        s->round_commit = local->commit;
+        s->round_end_ms = h->now_ms + (uint64_t)ROUND_RETRIES * h->o.retry_ms;
+    }
 }
 
 /* Do those who still vote without `leaving` answer, a majority of them? */
@@ -80,8 +98,9 @@ static bool wants(const thole_v1_Replica *row, thole_v1_ReplicaRole role)
            thole_v1_Replica_role(row) == (int32_t)role;
 }
 
-static void find_promotion(const struct hostctl *h, const struct engine_replica_status *local,
-                           const struct raft_config *c, struct member_step *step)
+static void find_promotion(const struct hostctl *h, const struct ctl_shard *s,
+                           const struct engine_replica_status *local, const struct raft_config *c,
+                           struct member_step *step)
 {
     for (uint32_t i = 0; i < c->member_count && step->op == 0; i++) {
         const struct raft_member *m = &c->members[i];
@@ -89,7 +108,7 @@ static void find_promotion(const struct hostctl *h, const struct engine_replica_
             !wants(registry_replica(h->view, m->replica_id), thole_v1_REPLICA_ROLE_VOTER)) {
             continue;
         }
-        if (caught_up(h, local, m->replica_id)) {
+        if (caught_up(h, s, local, m->replica_id)) {
             step->op = RAFT_CHANGE_ADD_VOTER;
             step->replica_id = m->replica_id;
             memcpy(step->host.bytes, m->host, sizeof(step->host.bytes));
@@ -133,13 +152,14 @@ static void find_departure(const struct hostctl *h, const struct engine_replica_
     }
 }
 
-static struct member_step decide(const struct hostctl *h, const struct engine_replica_status *local,
+static struct member_step decide(const struct hostctl *h, const struct ctl_shard *s,
+                                 const struct engine_replica_status *local,
                                  const struct raft_config *c)
 {
     struct member_step step = {0};
     find_missing(h, c, local->shard_id, &step);
     if (step.op == 0) {
-        find_promotion(h, local, c, &step);
+        find_promotion(h, s, local, c, &step);
     }
     if (step.op == 0) {
         find_departure(h, local, c, &step);
@@ -216,10 +236,11 @@ void hostctl__membership_evaluate(struct hostctl *h, struct ctl_shard *s,
     if (c.joint || c.revision > registry_view_revision(h->view)) {
         hostctl__again(h, s, h->now_ms + h->o.retry_ms); /* it leaves by itself; we catch up */
     } else {
-        struct member_step step = decide(h, local, &c);
+        struct member_step step = decide(h, s, local, &c);
         if (step.op != 0) {
             take_step(h, s, local, &c, &step);
         } else if (step.look_again) {
+            begin_round(h, s, local);
             hostctl__again(h, s, h->now_ms + h->o.retry_ms);
         }
     }
