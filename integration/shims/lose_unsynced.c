@@ -115,7 +115,8 @@ static void held_release(struct held *h)
     for (struct piece *p = h->first; p;) {
         struct piece *next = p->next;
         for (size_t done = 0; done < p->size;) {
-            ssize_t n = real_pwrite(h->fd, p->bytes + done, p->size - done, p->offset + (off_t)done);
+            ssize_t n =
+                real_pwrite(h->fd, p->bytes + done, p->size - done, p->offset + (off_t)done);
             if (n <= 0)
                 abort();
             done += (size_t)n;

@@ -13,6 +13,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include <bsd/string.h>
 #include <cmocka.h>
 
 #include "base/buf.h"
@@ -44,8 +45,8 @@ struct cluster *cluster_new(void)
     for (int i = 0; i < HOSTS_MAX; i++) {
         struct host *h = &c->hosts[i];
         snprintf(h->name, sizeof h->name, "h%d", i + 1);
-        snprintf(h->address, sizeof h->address, "127.%u.%u.%d:7400", 1 + (pid >> 8) % 250, pid % 250,
-                 i + 1);
+        snprintf(h->address, sizeof h->address, "127.%u.%u.%d:7400", 1 + (pid >> 8) % 250,
+                 pid % 250, i + 1);
         snprintf(h->data_dir, sizeof h->data_dir, "%s/%s", c->dir, h->name);
         snprintf(h->log_path, sizeof h->log_path, "%s/%s.log", c->dir, h->name);
     }
@@ -202,8 +203,8 @@ const char *cluster_endpoints(struct cluster *c, int n)
     static char text[HOSTS_MAX * 34];
     text[0] = 0;
     for (int i = 0; i < n; i++) {
-        strcat(text, i ? "," : "");
-        strcat(text, c->hosts[i].address);
+        strlcat(text, i ? "," : "", sizeof text);
+        strlcat(text, c->hosts[i].address, sizeof text);
     }
     return text;
 }
@@ -235,31 +236,32 @@ void cluster_start_peers(struct cluster *c, int n)
     char peers[HOSTS_MAX * 34];
     snprintf(peers, sizeof peers, "%s", cluster_endpoints(c, n));
     for (int i = 0; i < n; i++)
-        host_start(c, i, (const char *[]){"--name", c->hosts[i].name, "--listen",
-                                          c->hosts[i].address, "--peers", peers, NULL});
+        host_start(c, i,
+                   (const char *[]){"--name", c->hosts[i].name, "--listen", c->hosts[i].address,
+                                    "--peers", peers, NULL});
     for (int i = 0; i < n; i++)
         cluster_wait_ready(c, i, 20000);
 }
 
 void cluster_start_dev(struct cluster *c)
 {
-    host_start(c, 0, (const char *[]){"--name", c->hosts[0].name, "--listen", c->hosts[0].address,
-                                      "--dev", NULL});
+    host_start(c, 0,
+               (const char *[]){"--name", c->hosts[0].name, "--listen", c->hosts[0].address,
+                                "--dev", NULL});
     cluster_wait_ready(c, 0, 20000);
 }
 
 void cluster_join(struct cluster *c, int i, int through)
 {
-    host_start(c, i, (const char *[]){"--name", c->hosts[i].name, "--listen", c->hosts[i].address,
-                                      "--join", c->hosts[through].address, NULL});
+    host_start(c, i,
+               (const char *[]){"--name", c->hosts[i].name, "--listen", c->hosts[i].address,
+                                "--join", c->hosts[through].address, NULL});
     cluster_wait_ready(c, i, 20000);
 }
 
-static int cli_v(struct cluster *c, int i, char *out, size_t out_size, const char *format,
-                 va_list args)
+static int cli_words(struct cluster *c, int i, char *out, size_t out_size, const char *words)
 {
-    char words[4096], command[4608];
-    vsnprintf(words, sizeof words, format, args);
+    char command[4608];
     snprintf(command, sizeof command, "'%s' --endpoints %s %s 2>&1", THOLE_PATH,
              c->hosts[i].address, words);
     FILE *p = popen(command, "r");
@@ -275,23 +277,26 @@ static int cli_v(struct cluster *c, int i, char *out, size_t out_size, const cha
 
 int cli(struct cluster *c, int i, char *out, size_t out_size, const char *format, ...)
 {
+    char words[4096];
     va_list args;
     va_start(args, format);
-    int status = cli_v(c, i, out, out_size, format, args);
+    vsnprintf(words, sizeof words, format, args);
     va_end(args);
-    return status;
+    return cli_words(c, i, out, out_size, words);
 }
 
 const char *cli_ok(struct cluster *c, int i, const char *format, ...)
 {
     static char out[CLI_OUTPUT_BYTES];
+    char words[4096];
     va_list args;
     va_start(args, format);
-    int status = cli_v(c, i, out, sizeof out, format, args);
+    vsnprintf(words, sizeof words, format, args);
     va_end(args);
+    int status = cli_words(c, i, out, sizeof out, words);
     if (status != 0) {
         show_logs(c);
-        fail_msg("thole %s: exit status %d: %s", format, status, out);
+        fail_msg("thole %s: exit status %d: %s", words, status, out);
     }
     return out;
 }

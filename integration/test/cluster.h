@@ -50,7 +50,7 @@ bool host_log_has(struct cluster *c, int i, const char *text);
 
 /* Hosts 0..n-1 by --peers, ready when it returns. */
 void cluster_start_peers(struct cluster *c, int n);
-void cluster_start_dev(struct cluster *c);             /* host 0 by --dev, ready */
+void cluster_start_dev(struct cluster *c);                /* host 0 by --dev, ready */
 void cluster_join(struct cluster *c, int i, int through); /* host i joins; ready */
 void cluster_wait_ready(struct cluster *c, int i, int timeout_ms);
 /* "127.x.y.1:7400,127.x.y.2:7400,..." of the first n. */

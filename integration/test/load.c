@@ -30,14 +30,14 @@ struct load {
     pthread_mutex_t mutex;
     pthread_cond_t cond;
     bool stopping;
-    uint64_t next;        /* the next new write */
+    uint64_t next; /* the next new write */
     uint64_t outstanding;
-    uint64_t *again;      /* refused ones, to send again */
+    uint64_t *again; /* refused ones, to send again */
     size_t again_count;
-    uint8_t *outcome;     /* by write: enum outcome */
+    uint8_t *outcome; /* by write: enum outcome */
     struct load_report report;
     uint64_t last_ack_ms;
-    uint64_t wrong;       /* of a verification */
+    uint64_t wrong; /* of a verification */
 };
 
 static unsigned loads_made;

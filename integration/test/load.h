@@ -13,8 +13,8 @@ struct load;
 struct load_report {
     uint64_t acknowledged;
     uint64_t unknown;
-    uint64_t refused;        /* certainly not applied, and sent again */
-    uint64_t gap_ms_max;     /* longest time without any acknowledgement while it ran */
+    uint64_t refused;    /* certainly not applied, and sent again */
+    uint64_t gap_ms_max; /* longest time without any acknowledgement while it ran */
 };
 
 struct load *load_start(const char *endpoints, const char *shard, unsigned in_flight);

@@ -126,7 +126,8 @@ static void assert_does_not_start(int i, const char *const *args, const char *ne
 static void test_locked_data_directory_is_refused(void **state)
 {
     (void)state;
-    strcpy(cluster->hosts[1].data_dir, cluster->hosts[0].data_dir);
+    memcpy(cluster->hosts[1].data_dir, cluster->hosts[0].data_dir,
+           sizeof cluster->hosts[1].data_dir);
     assert_does_not_start(1, (const char *[]){"--listen", cluster->hosts[1].address, NULL},
                           "locked by process");
     assert_goes_on();
@@ -149,8 +150,8 @@ static void test_data_directory_of_another_cluster_cannot_join(void **state)
 {
     (void)state;
     struct host *h = &cluster->hosts[3];
-    host_start(cluster, 3, (const char *[]){"--name", h->name, "--listen", h->address, "--dev",
-                                            NULL});
+    host_start(cluster, 3,
+               (const char *[]){"--name", h->name, "--listen", h->address, "--dev", NULL});
     cluster_wait_ready(cluster, 3, 20000);
     host_stop(cluster, 3);
     assert_does_not_start(3, (const char *[]){"--join", cluster->hosts[0].address, NULL},
@@ -161,9 +162,9 @@ static void test_data_directory_of_another_cluster_cannot_join(void **state)
 static void test_port_in_use_is_refused(void **state)
 {
     (void)state;
-    assert_does_not_start(4, (const char *[]){"--name", "h5", "--listen",
-                                              cluster->hosts[0].address, "--dev", NULL},
-                          cluster->hosts[0].address);
+    assert_does_not_start(
+        4, (const char *[]){"--name", "h5", "--listen", cluster->hosts[0].address, "--dev", NULL},
+        cluster->hosts[0].address);
     assert_goes_on();
 }
 

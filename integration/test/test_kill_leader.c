@@ -66,11 +66,12 @@ static void test_leader_killed_under_load_writes_resume_and_nothing_is_lost(void
     cluster_free(c);
 
     qsort(gaps, (size_t)kills, sizeof *gaps, compare);
-    printf("kills %d: writes stopped for median %llu ms, most %llu ms; acknowledged %llu, unknown %llu, "
-           "missing %llu\n",
-           kills, (unsigned long long)gaps[kills / 2], (unsigned long long)gaps[kills - 1],
-           (unsigned long long)r.acknowledged, (unsigned long long)r.unknown,
-           (unsigned long long)missing);
+    printf(
+        "kills %d: writes stopped for median %llu ms, most %llu ms; acknowledged %llu, unknown %llu, "
+        "missing %llu\n",
+        kills, (unsigned long long)gaps[kills / 2], (unsigned long long)gaps[kills - 1],
+        (unsigned long long)r.acknowledged, (unsigned long long)r.unknown,
+        (unsigned long long)missing);
     assert_int_equal(missing, 0);
     assert_true(gaps[kills - 1] <= 4 * ELECTION_TIMEOUT_MS);
     if (kills >= 20)

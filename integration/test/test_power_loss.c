@@ -59,9 +59,9 @@ static uint64_t lose_power(const char *tholed, const char *preload, int rounds, 
         if (must_restart)
             for (int i = 0; i < 3; i++)
                 cluster_wait_ready(c, i, 20000);
-        missing = back ? load_verify(a, cluster_endpoints(c, 3)) +
-                             load_verify(b, cluster_endpoints(c, 3))
-                       : UINT64_MAX;
+        missing =
+            back ? load_verify(a, cluster_endpoints(c, 3)) + load_verify(b, cluster_endpoints(c, 3))
+                 : UINT64_MAX;
         printf("round %d: acknowledged %llu + %llu, unknown %llu + %llu, missing %lld\n", round,
                (unsigned long long)ra.acknowledged, (unsigned long long)rb.acknowledged,
                (unsigned long long)ra.unknown, (unsigned long long)rb.unknown, (long long)missing);

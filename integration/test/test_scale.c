@@ -104,7 +104,8 @@ static void test_deleted_shards_leave_no_group_and_return_their_space(void **sta
     expect_lines(c, 2, "get shards -o name", "shards/orders", 0);
     expect_lines(c, 2, "get replicas -o wide", "orders", 0);
     for (int i = 0; i < 3; i++)
-        eventually(30000, "only two groups run", runs_two_groups, &(struct expect){.c = c, .via = i});
+        eventually(30000, "only two groups run", runs_two_groups,
+                   &(struct expect){.c = c, .via = i});
     /* The name is free again, for a shard that is another one. */
     set_voters(c, 2, "orders", 3);
     cli_ok(c, 0, "propose orders 'put a 1'");

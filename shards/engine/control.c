@@ -55,8 +55,8 @@ static struct replica *claim(struct engine *e, const struct engine_replica_spec 
                              struct slice descriptor, struct thole_status *st)
 {
     struct replica *r = map_get(&e->by_replica, spec->replica_id);
-    bool gone = map_get(&e->tombstones, spec->replica_id) ||
-                map_get(&e->forgotten, spec->replica_id);
+    bool gone =
+        map_get(&e->tombstones, spec->replica_id) || map_get(&e->forgotten, spec->replica_id);
     if (gone || (r && atomic_load(&r->removing))) {
         (void)THOLE_FAIL(st, THOLE_FAILED_PRECONDITION, THOLE_REASON_REMOVED,
                          "the replica was removed");

@@ -144,7 +144,8 @@ static void rebuild_peers(struct raft *r, const struct raft_config *before)
             r->lead.peers[old] = (struct raft_progress){0};
         } else {
             raft__progress_init(&peers[i], r->log.last_index);
-            peers[i].recently_active = !CANARY(new_peer_inactive); /* grace: it must not cost us the quorum at once */
+            peers[i].recently_active =
+                !CANARY(new_peer_inactive); /* grace: it must not cost us the quorum at once */
         }
     }
     free_peers(r->lead.peers, r->lead.peer_count);

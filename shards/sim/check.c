@@ -9,9 +9,9 @@
 /* An isolated leader takes proposals for two election timeouts; clients are few, and patient. */
 #define PENDING_MAX 1000
 
-#define FAIL(s, m, format, ...)                                                              \
-    sim_fail(s, "shard %" PRIu64 ", replica %" PRIu64 ": " format, (m)->shard->id, (m)->replica_id, \
-             __VA_ARGS__)
+#define FAIL(s, m, format, ...)                                                    \
+    sim_fail(s, "shard %" PRIu64 ", replica %" PRIu64 ": " format, (m)->shard->id, \
+             (m)->replica_id, __VA_ARGS__)
 
 /* ---- Quorums ------------------------------------------------------------------------------------------ */
 
@@ -43,8 +43,7 @@ static bool is_quorum(uint32_t set, uint32_t voters, uint32_t outgoing)
 {
     if (2 * __builtin_popcount(set & voters) <= __builtin_popcount(voters))
         return false;
-    return outgoing == 0 ||
-           2 * __builtin_popcount(set & outgoing) > __builtin_popcount(outgoing);
+    return outgoing == 0 || 2 * __builtin_popcount(set & outgoing) > __builtin_popcount(outgoing);
 }
 
 static void check_adjacent(struct sim *s, struct shard *shard, const struct shadow_config *a,
@@ -61,8 +60,9 @@ static void check_adjacent(struct sim *s, struct shard *shard, const struct shad
     uint32_t all = (1u << n) - 1;
     for (uint32_t q = 0; q <= all; q++)
         if (is_quorum(q, in_a, out_a) && is_quorum(all & ~q, in_b, out_b)) {
-            sim_fail(s, "shard %" PRIu64 ": quorums of the configurations at %" PRIu64
-                        " and %" PRIu64 " need not meet",
+            sim_fail(s,
+                     "shard %" PRIu64 ": quorums of the configurations at %" PRIu64 " and %" PRIu64
+                     " need not meet",
                      shard->id, a->index, b->index);
             return;
         }
@@ -290,8 +290,9 @@ static void check_status(struct sim *s, struct member *m, struct replica *r)
     const struct raft_status *was = &m->status, *now = &r->status;
     struct shard *shard = m->shard;
     if (now->term < was->term || now->commit < was->commit || now->applied < was->applied)
-        FAIL(s, m, "goes back: term %" PRIu64 " to %" PRIu64 ", commit %" PRIu64 " to %" PRIu64
-                   ", applied %" PRIu64 " to %" PRIu64,
+        FAIL(s, m,
+             "goes back: term %" PRIu64 " to %" PRIu64 ", commit %" PRIu64 " to %" PRIu64
+             ", applied %" PRIu64 " to %" PRIu64,
              was->term, now->term, was->commit, now->commit, was->applied, now->applied);
     if (now->term == was->term && was->vote != 0 && now->vote != was->vote)
         FAIL(s, m, "votes for %" PRIu64 " and %" PRIu64 " in term %" PRIu64, was->vote, now->vote,
@@ -331,8 +332,8 @@ static void check_status(struct sim *s, struct member *m, struct replica *r)
 static void begin_life(struct sim *s, struct sim_host *h, struct member *m, struct replica *r)
 {
     m->life = h->incarnation;
-    m->status = (struct raft_status){.term = m->hard.term, .vote = m->hard.vote,
-                                     .commit = m->hard.commit};
+    m->status =
+        (struct raft_status){.term = m->hard.term, .vote = m->hard.vote, .commit = m->hard.commit};
     if (r->status.commit < m->hard.commit)
         FAIL(s, m, "commit %" PRIu64 " after a restart, its disk says %" PRIu64, r->status.commit,
              m->hard.commit);
@@ -407,8 +408,9 @@ static void check_message(void *ctx, uint64_t shard_id, uint64_t to_incarnation,
     (void)to_incarnation;
     if (sender)
         check_replica(s, speaker->h, sender);
-    SIM_TRACE(s, "host %d: shard %" PRIu64 " %" PRIu64 " > %" PRIu64 " kind=%d%s term=%" PRIu64
-                 " index=%" PRIu64 " log_term=%" PRIu64 " commit=%" PRIu64 " entries=%u",
+    SIM_TRACE(s,
+              "host %d: shard %" PRIu64 " %" PRIu64 " > %" PRIu64 " kind=%d%s term=%" PRIu64
+              " index=%" PRIu64 " log_term=%" PRIu64 " commit=%" PRIu64 " entries=%u",
               speaker->h->id, shard_id, r->from, r->to, r->kind, r->reject ? " reject" : "",
               r->term, r->index, r->log_term, r->commit, r->entry_count);
     if (m && !m->gone && r->kind != RAFT_MSG_REMOVED) {
@@ -473,12 +475,13 @@ void check_execute(struct sim *s, struct shard *shard, uint64_t index, uint64_t 
         (void)map_put(&shard->executed, value, e);
     }
     if (e->index != index || e->result != result)
-        sim_fail(s, "shard %" PRIu64 ": command %" PRIx64 " is executed at %" PRIu64
-                    " and at %" PRIu64,
-                 shard->id, value, e->index, index);
+        sim_fail(
+            s, "shard %" PRIu64 ": command %" PRIx64 " is executed at %" PRIu64 " and at %" PRIu64,
+            shard->id, value, e->index, index);
     if (map_get(&shard->refused, value))
-        sim_fail(s, "shard %" PRIu64 ": command %" PRIx64 ", refused for good, is executed at "
-                    "%" PRIu64,
+        sim_fail(s,
+                 "shard %" PRIu64 ": command %" PRIx64 ", refused for good, is executed at "
+                 "%" PRIu64,
                  shard->id, value, index);
 }
 

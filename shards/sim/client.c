@@ -63,8 +63,9 @@ static void submit(struct op *o, struct sim_host *h)
     uint64_t patience = rand_chance(dice(s), 0.5) ? 400 : 4000;
     o->r.deadline_ns = host_clock(h) + rand_between(dice(s), 40, patience) * SIM_MS;
     s->op_count++;
-    SIM_TRACE(s, "host %d: shard %" PRIu64 " is asked: kind %d, key %" PRIu64 ", value %" PRIx64
-                 ", session %" PRIu64 "/%" PRIu64,
+    SIM_TRACE(s,
+              "host %d: shard %" PRIu64 " is asked: kind %d, key %" PRIu64 ", value %" PRIx64
+              ", session %" PRIu64 "/%" PRIu64,
               h->id, o->shard->id, (int)o->r.kind, o->key ? o->key->number : 0, o->value,
               o->r.session, o->r.sequence);
     engine_submit(h->engine, &o->r);
@@ -208,8 +209,9 @@ static void wrote(struct op *o)
     const struct executed *e = map_get(&o->shard->executed, o->value);
     linear_return(o->key->history, o->handle, o->r.code);
     if (!e || e->index != o->r.index || e->result != o->r.code)
-        sim_fail(s, "shard %" PRIu64 ": command %" PRIx64 " is answered with index %" PRIu64
-                    " and %" PRIx64 ", it was executed at %" PRIu64 " with %" PRIx64,
+        sim_fail(s,
+                 "shard %" PRIu64 ": command %" PRIx64 " is answered with index %" PRIu64
+                 " and %" PRIx64 ", it was executed at %" PRIu64 " with %" PRIx64,
                  o->shard->id, o->value, o->r.index, o->r.code, e ? e->index : 0,
                  e ? e->result : 0);
     if (o->r.index > o->shard->committed)
@@ -221,8 +223,8 @@ static void wrote(struct op *o)
 static bool conclude(struct op *o, bool crashed)
 {
     const struct thole_status *st = &o->r.status;
-    bool expired = st->reason == THOLE_REASON_SESSION_EXPIRED ||
-                   st->reason == THOLE_REASON_SEQUENCE_TOO_OLD;
+    bool expired =
+        st->reason == THOLE_REASON_SESSION_EXPIRED || st->reason == THOLE_REASON_SEQUENCE_TOO_OLD;
     bool unknown = crashed || st->code == THOLE_UNKNOWN;
     if (o->r.kind == ENGINE_QUERY) {
         if (crashed || st->code != THOLE_OK)
@@ -270,8 +272,9 @@ static void op_done(struct engine_request *r)
     ASSERT(s->op_count > 0);
     s->op_count--;
     sim_mix(s, r->status.code, r->index);
-    SIM_TRACE(s, "host %d: shard %" PRIu64 " answers value %" PRIx64 ": %s %s index %" PRIu64
-                 " result %" PRIx64 "%s",
+    SIM_TRACE(s,
+              "host %d: shard %" PRIu64 " answers value %" PRIx64 ": %s %s index %" PRIu64
+              " result %" PRIx64 "%s",
               o->host->id, o->shard->id, o->value, thole_code_name(r->status.code),
               thole_reason_name(r->status.reason), r->index, r->code, crashed ? " (crashed)" : "");
     if (c && (crashed || r->status.code != THOLE_OK))

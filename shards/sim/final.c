@@ -191,8 +191,9 @@ static void explain(struct sim *s, const struct shard *shard)
     for (int h = 0; h < s->c.hosts; h++) {
         const struct replica *r = sim_replica(s, h, shard);
         if (r)
-            bytes_printf(&b, " [%" PRIu64 "@%d state=%d role=%d term=%" PRIu64 " commit=%" PRIu64
-                             " applied=%" PRIu64 " last=%" PRIu64 "%s]",
+            bytes_printf(&b,
+                         " [%" PRIu64 "@%d state=%d role=%d term=%" PRIu64 " commit=%" PRIu64
+                         " applied=%" PRIu64 " last=%" PRIu64 "%s]",
                          r->replica_id, h, (int)r->state, (int)r->status.role, r->status.term,
                          r->status.commit, r->applied, r->status.last_index,
                          r->witness ? " witness" : "");

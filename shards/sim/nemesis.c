@@ -139,9 +139,10 @@ static void do_clog(struct sim *s)
 static void do_partition(struct sim *s)
 {
     uint32_t side = (uint32_t)rand_u64(&s->rand[SIM_PARTITION]);
-    if (rand_chance(&s->rand[SIM_PARTITION], 0.5)) { /* one alone: the leader of some shard, often */
-        struct shard *shard = &s->shards[rand_below(&s->rand[SIM_PARTITION],
-                                                    (uint64_t)s->c.groups)];
+    if (rand_chance(&s->rand[SIM_PARTITION],
+                    0.5)) { /* one alone: the leader of some shard, often */
+        struct shard *shard =
+            &s->shards[rand_below(&s->rand[SIM_PARTITION], (uint64_t)s->c.groups)];
         int alone = sim_leader(s, shard);
         side = 1u << (alone >= 0 ? alone : 0);
     }
@@ -181,12 +182,18 @@ static const struct nemesis {
     void (*act)(struct sim *s);
     unsigned rarity;
 } all[] = {
-    {SIM_CRASH, do_crash, 3},   {SIM_CRASH_WRITE, do_crash_write, 3},
-    {SIM_STOP, do_stop, 4},     {SIM_PAUSE, do_pause, 3},
-    {SIM_SKEW, do_skew, 3},     {SIM_STALL, do_stall, 3},
-    {SIM_EIO, do_eio, 5},       {SIM_SPACE, do_space, 8},
-    {SIM_FLIP, do_flip, 5},     {SIM_CLOG, do_clog, 2},
-    {SIM_PARTITION, do_partition, 3}, {SIM_ONE_WAY, do_one_way, 4},
+    {SIM_CRASH, do_crash, 3},
+    {SIM_CRASH_WRITE, do_crash_write, 3},
+    {SIM_STOP, do_stop, 4},
+    {SIM_PAUSE, do_pause, 3},
+    {SIM_SKEW, do_skew, 3},
+    {SIM_STALL, do_stall, 3},
+    {SIM_EIO, do_eio, 5},
+    {SIM_SPACE, do_space, 8},
+    {SIM_FLIP, do_flip, 5},
+    {SIM_CLOG, do_clog, 2},
+    {SIM_PARTITION, do_partition, 3},
+    {SIM_ONE_WAY, do_one_way, 4},
     {SIM_REPORTS, do_report, 2},
 };
 
@@ -205,8 +212,8 @@ void nemesis_start(struct sim *s)
     for (size_t i = 0; i < sizeof(all) / sizeof(all[0]); i++)
         if (sim_has(&s->c, all[i].fault))
             sim_at(s,
-                   s->now_ns + rand_below(&s->rand[all[i].fault],
-                                          2 * s->c.nemesis_ns * all[i].rarity),
+                   s->now_ns +
+                       rand_below(&s->rand[all[i].fault], 2 * s->c.nemesis_ns * all[i].rarity),
                    strike, (void *)(uintptr_t)&all[i]);
 }
 

@@ -10,17 +10,28 @@
 #endif
 
 static const char *const names[SIM_FAULTS] = {
-    [SIM_LOSS] = "loss",           [SIM_DUPLICATE] = "duplicate",
-    [SIM_DELAY] = "delay",         [SIM_REORDER] = "reorder",
-    [SIM_CLOG] = "clog",           [SIM_PARTITION] = "partition",
-    [SIM_ONE_WAY] = "one-way",     [SIM_REPORTS] = "reports",
-    [SIM_CRASH] = "crash",         [SIM_CRASH_WRITE] = "crash-write",
-    [SIM_STOP] = "stop",           [SIM_PAUSE] = "pause",
-    [SIM_SKEW] = "skew",           [SIM_STALL] = "stall",
-    [SIM_EIO] = "eio",             [SIM_SPACE] = "space",
-    [SIM_FLIP] = "flip",           [SIM_MEMBERSHIP] = "membership",
-    [SIM_WITNESS] = "witness",     [SIM_TRANSFER] = "transfer",
-    [SIM_COMPACT] = "compact",     [SIM_SESSIONS] = "sessions",
+    [SIM_LOSS] = "loss",
+    [SIM_DUPLICATE] = "duplicate",
+    [SIM_DELAY] = "delay",
+    [SIM_REORDER] = "reorder",
+    [SIM_CLOG] = "clog",
+    [SIM_PARTITION] = "partition",
+    [SIM_ONE_WAY] = "one-way",
+    [SIM_REPORTS] = "reports",
+    [SIM_CRASH] = "crash",
+    [SIM_CRASH_WRITE] = "crash-write",
+    [SIM_STOP] = "stop",
+    [SIM_PAUSE] = "pause",
+    [SIM_SKEW] = "skew",
+    [SIM_STALL] = "stall",
+    [SIM_EIO] = "eio",
+    [SIM_SPACE] = "space",
+    [SIM_FLIP] = "flip",
+    [SIM_MEMBERSHIP] = "membership",
+    [SIM_WITNESS] = "witness",
+    [SIM_TRANSFER] = "transfer",
+    [SIM_COMPACT] = "compact",
+    [SIM_SESSIONS] = "sessions",
     [SIM_PERSISTENT] = "persistent",
 };
 
@@ -130,12 +141,13 @@ void sim_describe(const struct sim_options *o, char *ret, size_t size)
     struct sim_config c;
     sim_config_draw(o, &c);
     struct bytes b = {0};
-    bytes_printf(&b,
-                 "hosts=%d groups=%d clients=%d loops=%u election_ms=%u heartbeat_ms=%u sync_us=%llu "
-                 "loss=%.3f duplicate=%.3f delay=%.3f reorder=%.3f compact=%llu faults=",
-                 c.hosts, c.groups, c.clients, c.loops, c.election_ms, c.heartbeat_ms,
-                 (unsigned long long)(c.sync_ns / NS_PER_US), c.loss, c.duplicate, c.delay,
-                 c.reorder, (unsigned long long)c.compact_bytes);
+    bytes_printf(
+        &b,
+        "hosts=%d groups=%d clients=%d loops=%u election_ms=%u heartbeat_ms=%u sync_us=%llu "
+        "loss=%.3f duplicate=%.3f delay=%.3f reorder=%.3f compact=%llu faults=",
+        c.hosts, c.groups, c.clients, c.loops, c.election_ms, c.heartbeat_ms,
+        (unsigned long long)(c.sync_ns / NS_PER_US), c.loss, c.duplicate, c.delay, c.reorder,
+        (unsigned long long)c.compact_bytes);
     for (int i = 0, n = 0; i < SIM_FAULTS; i++)
         if (c.faults >> i & 1)
             bytes_printf(&b, "%s%s", n++ ? "," : "", names[i]);

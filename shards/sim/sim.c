@@ -59,7 +59,7 @@ void sim_mix(struct sim *s, uint64_t a, uint64_t b)
 }
 
 __attribute__((format(printf, 2, 0))) static void print_line(struct sim *s, const char *format,
-                                                              va_list args)
+                                                             va_list args)
 {
     (void)fprintf(s->o.trace, "%6" PRIu64 ".%06" PRIu64 " ", s->now_ns / NS_PER_MS,
                   s->now_ns % NS_PER_MS);

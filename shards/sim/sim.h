@@ -14,39 +14,39 @@
 /* What may go wrong or change; a seed draws a set of them, and each has its own random numbers, so
  * that taking one away disturbs the others as little as possible. */
 enum sim_fault {
-    SIM_LOSS,       /* frames are lost, per direction */
-    SIM_DUPLICATE,  /* ... arrive twice */
-    SIM_DELAY,      /* ... take long now and then */
-    SIM_REORDER,    /* ... overtake each other */
-    SIM_CLOG,       /* a direction holds everything back for a while */
-    SIM_PARTITION,  /* two sets of hosts hear nothing of each other */
-    SIM_ONE_WAY,    /* a random matrix of cut directions */
-    SIM_REPORTS,    /* hosts are told that others are down or up, rightly or not */
-    SIM_CRASH,      /* a host loses what was not synced */
+    SIM_LOSS,        /* frames are lost, per direction */
+    SIM_DUPLICATE,   /* ... arrive twice */
+    SIM_DELAY,       /* ... take long now and then */
+    SIM_REORDER,     /* ... overtake each other */
+    SIM_CLOG,        /* a direction holds everything back for a while */
+    SIM_PARTITION,   /* two sets of hosts hear nothing of each other */
+    SIM_ONE_WAY,     /* a random matrix of cut directions */
+    SIM_REPORTS,     /* hosts are told that others are down or up, rightly or not */
+    SIM_CRASH,       /* a host loses what was not synced */
     SIM_CRASH_WRITE, /* ... in the middle of a write, of which a prefix stays */
-    SIM_STOP,       /* a host stops in good order */
-    SIM_PAUSE,      /* a host does nothing for a while, its clock goes on */
-    SIM_SKEW,       /* clocks run at different rates */
-    SIM_STALL,      /* a disk hangs for a while */
-    SIM_EIO,        /* a log write fails */
-    SIM_SPACE,      /* a disk is full */
-    SIM_FLIP,       /* records and files are found damaged */
-    SIM_MEMBERSHIP, /* members are added, promoted, demoted, removed */
-    SIM_WITNESS,    /* ... and witnesses */
-    SIM_TRANSFER,   /* leadership is handed over */
-    SIM_COMPACT,    /* logs are compacted early, so that snapshots are needed */
-    SIM_SESSIONS,   /* clients retry in sessions */
-    SIM_PERSISTENT, /* some machines keep their data on disk */
+    SIM_STOP,        /* a host stops in good order */
+    SIM_PAUSE,       /* a host does nothing for a while, its clock goes on */
+    SIM_SKEW,        /* clocks run at different rates */
+    SIM_STALL,       /* a disk hangs for a while */
+    SIM_EIO,         /* a log write fails */
+    SIM_SPACE,       /* a disk is full */
+    SIM_FLIP,        /* records and files are found damaged */
+    SIM_MEMBERSHIP,  /* members are added, promoted, demoted, removed */
+    SIM_WITNESS,     /* ... and witnesses */
+    SIM_TRANSFER,    /* leadership is handed over */
+    SIM_COMPACT,     /* logs are compacted early, so that snapshots are needed */
+    SIM_SESSIONS,    /* clients retry in sessions */
+    SIM_PERSISTENT,  /* some machines keep their data on disk */
     SIM_FAULTS,
 };
 
 struct sim_options {
     uint64_t seed;
-    uint64_t ticks;    /* with faults; then comes the phase that must converge */
-    uint32_t without;  /* faults that were taken away: bits of enum sim_fault */
+    uint64_t ticks;     /* with faults; then comes the phase that must converge */
+    uint32_t without;   /* faults that were taken away: bits of enum sim_fault */
     const char *canary; /* the bug that is switched on, or NULL */
-    FILE *trace;       /* every event, or NULL */
-    bool bench;        /* one group on three hosts, no faults, a proposal every ten ticks */
+    FILE *trace;        /* every event, or NULL */
+    bool bench;         /* one group on three hosts, no faults, a proposal every ten ticks */
 
     /* Drawn from the seed unless set (not 0). */
     uint32_t hosts, groups;
@@ -56,7 +56,7 @@ struct sim_options {
 struct sim_report {
     bool failed;
     char why[512];
-    uint64_t at_ns;         /* virtual time of the failure, or of the end */
+    uint64_t at_ns; /* virtual time of the failure, or of the end */
     uint64_t turns, frames, writes, proposals, reads, applied, snapshots, crashes, elections;
     uint64_t unknown, inconclusive, changes, flips;
     uint64_t hash; /* of the whole run: equal for equal seeds */

@@ -11,9 +11,9 @@
 #define SIM_MS NS_PER_MS
 #define SIM_START_NS (1000 * NS_PER_MS)
 #define SIM_WORKERS_MAX 12
-#define SIM_KEYS 4       /* of a group, at a time */
+#define SIM_KEYS 4 /* of a group, at a time */
 #define SIM_CLIENTS_MAX 24
-#define SIM_OPEN_MAX 20  /* a key with this many open operations is replaced by a fresh one */
+#define SIM_OPEN_MAX 20 /* a key with this many open operations is replaced by a fresh one */
 
 struct sim;
 struct sim_host;
@@ -55,9 +55,9 @@ void sim_fail(struct sim *s, const char *format, ...) __attribute__((format(prin
 void sim_trace_line(struct sim *s, const char *format, ...) __attribute__((format(printf, 2, 3)));
 /* Part of the run's fingerprint, and a line of the trace. */
 void sim_mix(struct sim *s, uint64_t a, uint64_t b);
-#define SIM_TRACE(s, ...)                    \
-    do {                                     \
-        if ((s)->o.trace)                    \
+#define SIM_TRACE(s, ...)                     \
+    do {                                      \
+        if ((s)->o.trace)                     \
             sim_trace_line((s), __VA_ARGS__); \
     } while (0)
 
@@ -268,12 +268,12 @@ struct sim {
     struct sim_host hosts[SIM_HOSTS_MAX];
     struct sim_link links[SIM_HOSTS_MAX][SIM_HOSTS_MAX];
     struct shard shards[SIM_GROUPS_MAX];
-    struct map members; /* replica id -> struct member */
+    struct map members;  /* replica id -> struct member */
     uint64_t replica_id; /* the last one given out */
     struct client clients[SIM_CLIENTS_MAX];
-    size_t op_count; /* clients' requests outstanding */
-    uint64_t value;  /* the last one written */
-    bool calm;      /* the last phase: no more faults */
+    size_t op_count;    /* clients' requests outstanding */
+    uint64_t value;     /* the last one written */
+    bool calm;          /* the last phase: no more faults */
     uint64_t in_flight; /* frames */
 };
 #define SIM_RAND_NET SIM_FAULTS

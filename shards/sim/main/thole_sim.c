@@ -134,7 +134,8 @@ static int run_seeds(struct command c)
     struct totals all = {0};
     uint64_t seeds = 0;
     double begin = seconds();
-    for (; seeds < c.count && (c.seconds == 0 || seconds() - begin < c.seconds); seeds++, o.seed++) {
+    for (; seeds < c.count && (c.seconds == 0 || seconds() - begin < c.seconds);
+         seeds++, o.seed++) {
         struct sim_report r;
         double before = seconds();
         forget_said();
@@ -144,11 +145,10 @@ static int run_seeds(struct command c)
         else
             sim_run(&o, &r);
         if (c.verbose)
-            (void)printf("seed %" PRIu64 ": %.2f s, %" PRIu64 " turns, %" PRIu64
-                         " commands, %" PRIu64 " reads, %" PRIu64 " elections, hash %016" PRIx64
-                         "\n",
-                         o.seed, seconds() - before, r.turns, r.proposals, r.reads, r.elections,
-                         r.hash);
+            (void)printf(
+                "seed %" PRIu64 ": %.2f s, %" PRIu64 " turns, %" PRIu64 " commands, %" PRIu64
+                " reads, %" PRIu64 " elections, hash %016" PRIx64 "\n",
+                o.seed, seconds() - before, r.turns, r.proposals, r.reads, r.elections, r.hash);
         all.failed += !report(&o, &r);
         add(&all, &r);
     }
@@ -156,9 +156,9 @@ static int run_seeds(struct command c)
                  " turns, %" PRIu64 " operations (%" PRIu64 " of unknown outcome), %" PRIu64
                  " crashes, %" PRIu64 " elections, %" PRIu64 " snapshots installed, %" PRIu64
                  " membership changes, %" PRIu64 " damages, %" PRIu64 " inconclusive histories\n",
-                 seeds, all.failed, (double)all.virtual_ns / 3.6e12, seconds() - begin,
-                 all.r.turns, all.r.proposals + all.r.reads, all.r.unknown, all.r.crashes,
-                 all.r.elections, all.r.snapshots, all.r.changes, all.r.flips, all.r.inconclusive);
+                 seeds, all.failed, (double)all.virtual_ns / 3.6e12, seconds() - begin, all.r.turns,
+                 all.r.proposals + all.r.reads, all.r.unknown, all.r.crashes, all.r.elections,
+                 all.r.snapshots, all.r.changes, all.r.flips, all.r.inconclusive);
     return all.failed ? 1 : 0;
 }
 
@@ -233,8 +233,9 @@ static int bench(void)
     if (!run_one(&o, &r))
         return 1;
     double took = seconds() - begin;
-    (void)printf("no faults, 1 group, 3 hosts: %.0f cluster-ticks/s (%.0f commands/s, %.0f turns/s)\n",
-                 (double)o.ticks / took, (double)r.proposals / took, (double)r.turns / took);
+    (void)printf(
+        "no faults, 1 group, 3 hosts: %.0f cluster-ticks/s (%.0f commands/s, %.0f turns/s)\n",
+        (double)o.ticks / took, (double)r.proposals / took, (double)r.turns / took);
     uint64_t ticks = 0;
     begin = seconds();
     for (o = (struct sim_options){.seed = 1, .ticks = SIM_TICKS_DEFAULT, .groups = 20};
@@ -268,11 +269,11 @@ static const char usage[] =
 static bool parse(int argc, char **argv, struct command *c)
 {
     static const struct option options[] = {
-        {"seed", 1, NULL, 's'},     {"seeds", 1, NULL, 'n'},   {"ticks", 1, NULL, 't'},
-        {"trace", 0, NULL, 'T'},    {"without", 1, NULL, 'w'}, {"hosts", 1, NULL, 'H'},
-        {"groups", 1, NULL, 'g'},   {"minimize", 0, NULL, 'm'}, {"canary", 1, NULL, 'c'},
-        {"forked", 0, NULL, 'f'},   {"verbose", 0, NULL, 'v'}, {"bench", 0, NULL, 'b'},
-        {"log", 1, NULL, 'l'},      {"seconds", 1, NULL, 'S'}, {0},
+        {"seed", 1, NULL, 's'},   {"seeds", 1, NULL, 'n'},    {"ticks", 1, NULL, 't'},
+        {"trace", 0, NULL, 'T'},  {"without", 1, NULL, 'w'},  {"hosts", 1, NULL, 'H'},
+        {"groups", 1, NULL, 'g'}, {"minimize", 0, NULL, 'm'}, {"canary", 1, NULL, 'c'},
+        {"forked", 0, NULL, 'f'}, {"verbose", 0, NULL, 'v'},  {"bench", 0, NULL, 'b'},
+        {"log", 1, NULL, 'l'},    {"seconds", 1, NULL, 'S'},  {0},
     };
     int option;
     bool ok = true;

@@ -51,7 +51,8 @@ struct thole_entry {
     uint64_t index; /* strictly increasing, with gaps (entries that are not for the machine) */
     struct thole_slice command;
     struct thole_sink *result; /* at most 2 MiB; what is written goes to the proposer */
-    uint64_t code; /* set by apply, in/out, 0 at first: a number for the proposer beside the result */
+    uint64_t
+        code; /* set by apply, in/out, 0 at first: a number for the proposer beside the result */
 };
 
 struct thole_apply {
@@ -71,11 +72,11 @@ struct thole_watch_sink {
 };
 
 struct thole_machine_env {
-    uint32_t size;       /* sizeof(struct thole_machine_env) of the engine */
-    uint32_t version;    /* of the machine type that this shard is on */
+    uint32_t size;    /* sizeof(struct thole_machine_env) of the engine */
+    uint32_t version; /* of the machine type that this shard is on */
     uint64_t shard_id;
     uint64_t replica_id;
-    uint64_t generation; /* of this replica's data; a restore goes into a new one */
+    uint64_t generation;       /* of this replica's data; a restore goes into a new one */
     struct thole_slice config; /* the shard's opaque machine configuration */
     const char *directory;     /* for a persistent machine's own files (created); NULL if none */
     void *state_db;            /* built-in machines: the host's struct state_db */
@@ -88,7 +89,7 @@ struct thole_machine_env {
 #define THOLE_MACHINE_PERSISTENT 1u /* keeps data and metadata across restarts; has flush */
 
 struct thole_machine_type {
-    uint32_t size; /* sizeof(struct thole_machine_type): lets the struct grow */
+    uint32_t size;    /* sizeof(struct thole_machine_type): lets the struct grow */
     uint32_t version; /* highest version of the type that this host can run */
     const char *name; /* lower case letters, digits and dashes; at most 64 */
     uint32_t flags;
