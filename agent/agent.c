@@ -20,6 +20,9 @@
 #include "base/log.h"
 #include "shards/machine/builtin.h"
 
+/* Control-plane and data calls of gRPC clients in progress at once; more are refused. */
+#define UNARY_CALLS_MAX 4096
+
 /* Streams of peers never end by themselves, so that all of it is always used. */
 #define BUS_GRACE_MS 300
 
@@ -369,6 +372,7 @@ static enum thole_code open_bus(struct agent *a, struct thole_status *st)
         .incarnation = a->incarnation,
         .version = agent_version(),
         .clock = executor_clock(a->executor),
+        .unary_slots = UNARY_CALLS_MAX,
         .handler = wiring_bus_handler(a),
     };
     code = bus_new(&o, &a->bus, st);

@@ -6,6 +6,7 @@
  * reads or maps the file again in the same process sees it, because it is written out first.
  * Directory operations are not held back: a lost rename is not simulated. Only what RocksDB and
  * Thole use is intercepted. */
+// libc's parameter names are not ours. NOLINTBEGIN(readability-inconsistent-declaration-parameter-name)
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -297,3 +298,4 @@ __attribute__((destructor)) static void shim_end(void)
         held_release(held_files);
     pthread_mutex_unlock(&mutex);
 }
+// NOLINTEND(readability-inconsistent-declaration-parameter-name)

@@ -280,7 +280,7 @@ int cli(struct cluster *c, int i, char *out, size_t out_size, const char *format
     char words[4096];
     va_list args;
     va_start(args, format);
-    vsnprintf(words, sizeof words, format, args);
+    vsnprintf(words, sizeof words, format, args); // NOLINT(clang-analyzer-valist.Uninitialized)
     va_end(args);
     return cli_words(c, i, out, out_size, words);
 }
@@ -291,7 +291,7 @@ const char *cli_ok(struct cluster *c, int i, const char *format, ...)
     char words[4096];
     va_list args;
     va_start(args, format);
-    vsnprintf(words, sizeof words, format, args);
+    vsnprintf(words, sizeof words, format, args); // NOLINT(clang-analyzer-valist.Uninitialized)
     va_end(args);
     int status = cli_words(c, i, out, sizeof out, words);
     if (status != 0) {

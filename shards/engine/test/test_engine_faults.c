@@ -110,7 +110,7 @@ static void test_engine_full_queue_refuses(void **state)
     cluster_bootstrap(c, 1);
     cluster_wait_leader(c);
     int n = ENGINE_QUEUE_MAX + 100, full = 0, ok = 0;
-    struct op **ops = xcalloc((size_t)n, sizeof(*ops));
+    struct op **ops = xcalloc((size_t)n, sizeof(struct op *));
     for (int i = 0; i < n; i++)
         ops[i] = op_propose(c, 0, "x");
     for (int i = 0; i < n; i++) {

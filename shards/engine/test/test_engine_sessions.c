@@ -139,7 +139,7 @@ static void test_engine_least_recently_used_session_is_evicted(void **state)
     uint64_t first = open_session(c), second = open_session(c);
     (void)code_of(c, second, 1, false);
     (void)code_of(c, first, 1, false); /* now `second` is the older one */
-    struct op **ops = xcalloc(LIMIT_SESSIONS, sizeof(*ops));
+    struct op **ops = xcalloc(LIMIT_SESSIONS, sizeof(struct op *));
     for (int i = 0; i < LIMIT_SESSIONS - 1; i++)
         ops[i] = op_open_session(c, 0);
     for (int i = 0; i < LIMIT_SESSIONS - 1; i++) {
