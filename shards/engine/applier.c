@@ -163,6 +163,23 @@ static enum thole_code apply_pages(struct applier *a, struct apply_job *j, struc
     return THOLE_OK;
 }
 
+/* A snapshot was installed while the job waited, and took the log: the machine that comes with it has
+ * what is missing. This one applies nothing more, for that would leave a gap. */
+static void apply_overtaken(struct applier *a, struct apply_job *j)
+{
+    j->r->machine->overtaken = true;
+    j->st = (struct thole_status){0};
+    j->overtaken = true;
+    apply_abandon(a->batch);
+}
+
+static enum thole_code apply_job(struct applier *a, struct apply_job *j)
+{
+    if (j->entries)
+        return apply_entries(a->batch, j->entries, (size_t)(j->last - j->first + 1), &j->st);
+    return apply_pages(a, j, &j->st);
+}
+
 static void handle_apply(struct applier *a, struct apply_job *j)
 {
     struct replica *r = j->r;
@@ -173,13 +190,15 @@ static void handle_apply(struct applier *a, struct apply_job *j)
         (void)THOLE_FAIL(&j->st, THOLE_UNAVAILABLE, THOLE_REASON_MACHINE_FAILED,
                          "the machine is not running");
         apply_abandon(a->batch);
+    } else if (r->machine->overtaken) {
+        apply_overtaken(a, j);
     } else {
-        enum thole_code code = j->entries ? apply_entries(a->batch, j->entries,
-                                                          (size_t)(j->last - j->first + 1), &j->st)
-                                          : apply_pages(a, j, &j->st);
+        enum thole_code code = apply_job(a, j);
         if (code == THOLE_OK) {
             apply_done(a->batch);
             serve_parked(r);
+        } else if (!j->entries && j->st.reason == THOLE_REASON_COMPACTED) {
+            apply_overtaken(a, j);
         } else {
             j->st.code = code;
             r->machine_failed = true;

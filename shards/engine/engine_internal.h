@@ -41,6 +41,7 @@ struct save_waiter;
 struct machine {
     _Atomic uint32_t refs; /* of the replica, and of a save or flush in progress */
     const struct thole_machine_type *type;
+    bool overtaken; /* applier only: a snapshot took the log it should have applied */
     void *state;
     char *directory; /* NULL unless persistent */
     uint64_t generation;
@@ -105,6 +106,7 @@ struct pending {
 };
 
 struct apply_job {
+    bool overtaken; /* not applied: see apply_overtaken */
     struct worker_msg msg;
     struct replica *r;
     uint64_t first, last;

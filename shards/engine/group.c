@@ -152,7 +152,7 @@ void group_applied(struct loop *l, struct apply_job *j)
     if (r->state == GROUP_RUNNING && j->st.code != THOLE_OK) {
         group_fail(l, r, &j->st);
     } else if (r->state == GROUP_RUNNING) {
-        if (j->last > r->applied) {
+        if (!j->overtaken && j->last > r->applied) {
             r->applied = j->last;
             raft_applied(r->core, j->last);
         }
