@@ -149,6 +149,16 @@ void engine_transfer(struct engine *e, uint64_t shard_id, uint64_t target_replic
     loop_post(engine_loop(e, shard_id), &c->msg);
 }
 
+void engine_force(struct engine *e, uint64_t shard_id, uint64_t epoch, engine_done_fn done,
+                  void *ctx)
+{
+    struct control *c = control_new(CONTROL_ANSWER, done, ctx);
+    c->shard_id = shard_id;
+    (void)THOLE_FAIL(&c->st, THOLE_UNIMPLEMENTED, THOLE_REASON_NONE, "epoch %llu",
+                     (unsigned long long)epoch);
+    loop_post(engine_loop(e, shard_id), &c->msg);
+}
+
 /* ---- On the loop -------------------------------------------------------------------------------------------- */
 
 static struct write_batch *next_batch(struct loop *l)

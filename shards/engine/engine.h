@@ -45,6 +45,8 @@ struct engine_replica_status {
     bool removed_by_peer; /* a peer says that this replica was removed */
     bool failed;
     char failure[THOLE_STATUS_MESSAGE_BYTES];
+    uint64_t epoch; /* of the configuration in force: how often the group was forced (raft_force) */
+    uint64_t last_term; /* of the log's last entry; with last_index it says who has the most */
     uint64_t commit, applied, last_index, first_index, config_index, config_revision;
     uint64_t log_bytes;
     uint64_t snapshot_index; /* of the newest compaction point */
@@ -181,5 +183,12 @@ void engine_change(struct engine *e, uint64_t shard_id, const struct raft_change
 /* Done when another replica leads (OK), or the transfer was aborted. target 0: the best one. */
 void engine_transfer(struct engine *e, uint64_t shard_id, uint64_t target_replica,
                      engine_done_fn done, void *ctx);
+/* For a group that lost its quorum for good: make the local replica its only voter, under `epoch`,
+ * which must exceed the present one. What this replica has is then what the group has; whoever was
+ * a member is removed, and refused if it comes back. Done when the replica leads under the new
+ * epoch. FAILED_PRECONDITION: a witness, a replica without data, or an epoch that is not new;
+ * UNAVAILABLE or NOT_FOUND: no running replica. */
+void engine_force(struct engine *e, uint64_t shard_id, uint64_t epoch, engine_done_fn done,
+                  void *ctx);
 
 #endif

@@ -363,6 +363,7 @@ static void fill_shown(struct replica *r)
     s->commit = c->commit;
     s->applied = r->applied;
     s->last_index = c->last_index;
+    s->last_term = c->last_term;
     s->first_index = c->first_index;
     s->config_index = c->config_index;
     s->log_bytes = r->log_bytes;

@@ -201,6 +201,7 @@ void raft_status(const struct raft *r, struct raft_status *ret)
         .commit = r->commit,
         .applied = r->applied,
         .last_index = r->log.last_index,
+        .last_term = raft__log_last_term(&r->log),
         .durable_index = r->log.durable,
         .first_index = r->log.start_index + 1,
         .leader = r->leader,

@@ -334,7 +334,8 @@ void raft_harvest(struct raft *r, struct raft_update *ret);
 
 struct raft_status {
     uint64_t term, vote, commit, applied, last_index, durable_index, first_index;
-    uint64_t leader; /* replica id, 0 unknown */
+    uint64_t last_term; /* of the entry at last_index */
+    uint64_t leader;    /* replica id, 0 unknown */
     uint64_t transfer_target;
     uint64_t config_index; /* index of the entry that made the current configuration; 0 = initial */
     enum raft_role role;
