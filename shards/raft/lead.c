@@ -49,6 +49,8 @@ void raft__lead_end(struct raft *r)
 void raft__lead_append(struct raft *r, struct raft_entry *e)
 {
     ASSERT(r->role == RAFT_LEADER);
+    raft__wake(r, r->now_ms);
+    raft__busy(r);
     e->index = r->log.last_index + 1;
     e->term = r->term;
     raft__log_append(&r->log, e);
@@ -102,6 +104,12 @@ static bool check_quorum(struct raft *r)
 
 void raft__lead_tick(struct raft *r)
 {
+    if (r->busy_ms == RAFT_NEVER_MS) {
+        r->busy_ms = r->now_ms;
+    }
+    if (r->lead.quorum_deadline_ms == RAFT_NEVER_MS) {
+        r->lead.quorum_deadline_ms = r->now_ms + r->options.election_timeout_ms;
+    }
     if (raft__writer_stalled(r)) {
         raft__become_follower(r, r->term, 0); /* a leader with a hung disk keeps nobody waiting */
         return;
@@ -113,7 +121,9 @@ void raft__lead_tick(struct raft *r)
         raft__transfer_end(r);
     }
     if (r->now_ms >= r->lead.heartbeat_deadline_ms) {
-        raft__heartbeat(r, false);
+        if (!raft__lead_sleep(r)) {
+            raft__heartbeat(r, false);
+        }
         r->lead.heartbeat_deadline_ms = r->now_ms + r->options.heartbeat_ms;
     }
 }
@@ -158,6 +168,7 @@ void raft__lead_config_changed(struct raft *r, const struct raft_config *before)
     const struct raft_config *now = raft__config(r);
 
     rebuild_peers(r, before);
+    raft__busy(r);
     if (r->lead.transfer_target != 0) {
         const struct raft_member *m = raft_config_find(now, r->lead.transfer_target);
         if (m == NULL || m->role != RAFT_VOTER) {

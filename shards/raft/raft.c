@@ -161,6 +161,9 @@ void raft_tick(struct raft *r, uint64_t now_ms)
 {
     raft__begin(r, now_ms);
     raft__reads_tick(r);
+    if (r->asleep) {
+        return;
+    }
     if (r->role == RAFT_LEADER) {
         raft__lead_tick(r);
     } else if (r->now_ms >= r->election_deadline_ms) {
@@ -174,12 +177,16 @@ uint64_t raft_deadline_ms(const struct raft *r)
     uint64_t role = r->role == RAFT_LEADER ? raft__lead_deadline(r) : r->election_deadline_ms;
     uint64_t reads = raft__reads_deadline(r);
 
+    if (r->asleep) {
+        return RAFT_NEVER_MS; /* without reads outstanding: raft_read wakes */
+    }
     return role < reads ? role : reads;
 }
 
 void raft_campaign(struct raft *r, uint64_t now_ms)
 {
     raft__begin(r, now_ms);
+    raft__wake(r, now_ms);
     raft__campaign(r, false);
 }
 

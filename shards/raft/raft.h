@@ -141,7 +141,9 @@ enum raft_message_kind {
     RAFT_MSG_READ_REPLY = 10, /* `index` to wait for; `reject` when the sender does not lead */
     RAFT_MSG_TIMEOUT_NOW = 11,
     RAFT_MSG_REMOVED = 12, /* "you were removed": answers a call of a removed replica */
-    RAFT_MSG_KIND_MAX = 12,
+    RAFT_MSG_SLEEP = 13,   /* a heartbeat of an idle leader that asks to do without: see sleep.c */
+    RAFT_MSG_SLEEP_REPLY = 14, /* "I do": the sender's timer is stopped */
+    RAFT_MSG_KIND_MAX = 14,
 };
 
 /* Everything between replicas but snapshots, which the engine streams. */
@@ -152,12 +154,13 @@ struct raft_message {
     uint64_t from, to; /* replica ids */
     uint64_t term;     /* READ and READ_REPLY carry no term (0) */
     uint64_t index;    /* APPEND: prev index; APPEND_REPLY: acknowledged or rejected index;
-                          votes: last index; READ_REPLY: read index */
-    uint64_t log_term; /* APPEND: prev term; votes: last term; rejection: hint term */
+                          votes, SLEEP: last index; READ_REPLY: read index */
+    uint64_t log_term; /* APPEND: prev term; votes, SLEEP: last term; rejection: hint term */
     uint64_t commit;
     uint64_t commit_term;      /* votes, REMOVED: term of `commit`, or 0 */
     uint64_t hint;             /* APPEND_REPLY rejection: the follower's best guess of the match */
-    uint64_t context;          /* HEARTBEAT(_REPLY): read round; READ(_REPLY): read number */
+    uint64_t context;          /* HEARTBEAT(_REPLY): read round; READ(_REPLY): read number;
+                                  SLEEP(_REPLY): the leader's round of asking */
     uint64_t incarnation_from; /* set by the engine on receipt; 0 in a single-process test */
     uint32_t entry_count;
     struct raft_entry **entries; /* APPEND; references owned by the message */
@@ -178,6 +181,7 @@ struct raft_options {
     uint64_t seed;                /* another one for each start of the replica */
     uint32_t election_timeout_ms; /* T; elections fire uniformly in [T, 2T) */
     uint32_t heartbeat_ms;        /* at most T / 3 */
+    uint32_t sleep_after_ms;      /* a group that is idle for this long sleeps; 0: never */
     uint64_t cache_bytes;         /* of applied entries kept in memory for followers */
     bool pre_vote;                /* on, except in tests */
     bool check_quorum;            /* on, except in tests */
@@ -253,6 +257,15 @@ void raft_persisted(struct raft *r, uint64_t token, uint64_t now_ms);
 void raft_applied(struct raft *r, uint64_t index);
 /* The engine could not reach `peer` (its stream broke or its queue was full). */
 void raft_unreachable(struct raft *r, uint64_t peer);
+/* A replica that sleeps has no deadline. The caller hears its leader's (or members') hosts instead, and
+ * calls this when one of them fell silent or started anew, or when the leader there stopped. `heard_ms`:
+ * when the leader's host was last heard, for the election timer. Anything else that happens to a
+ * replica wakes it by itself. Does nothing to one that is awake. */
+void raft_wake(struct raft *r, uint64_t heard_ms, uint64_t now_ms);
+bool raft_asleep(const struct raft *r);
+/* Leader: the host of a member is not heard (or is again), so its consent to sleep is not waited for.
+ * Forgotten when leadership ends; a member that is new to the configuration is not absent. */
+void raft_absent(struct raft *r, uint64_t peer, bool absent, uint64_t now_ms);
 /* Answer of an update's `need_log`: entries from the store, ascending and contiguous from
  * `first`; references are taken. n == 0: no longer in the log (compacted), a snapshot is needed. */
 void raft_log_read(struct raft *r, uint64_t peer, uint64_t first, struct raft_entry *const *entries,

@@ -69,6 +69,10 @@ struct raft {
     uint64_t election_deadline_ms;
     uint64_t contact_ms; /* when the leader was last heard */
 
+    bool asleep;          /* no deadline: see sleep.c */
+    uint64_t busy_ms;     /* leader: when something last happened; never: since the last tick */
+    uint64_t sleep_round; /* leader: raised by all that voids members' consent to sleep */
+
     struct raft_log log;
     struct raft_membership membership;
     struct raft_persist persist;
@@ -163,6 +167,15 @@ uint64_t raft__reads_deadline(const struct raft *r);
 void raft__recv_read(struct raft *r, const struct raft_message *m);
 void raft__recv_read_reply(struct raft *r, const struct raft_message *m);
 
+/* sleep.c */
+void raft__busy(struct raft *r); /* something happens here: no time to sleep */
+/* Leader, in place of heartbeats: true if the group is falling asleep, or does. */
+bool raft__lead_sleep(struct raft *r);
+void raft__wake(struct raft *r, uint64_t heard_ms);
+THOLE_MUST_CHECK enum thole_code raft__recv_sleep(struct raft *r, const struct raft_message *m,
+                                                  struct thole_status *st);
+void raft__recv_sleep_reply(struct raft *r, const struct raft_message *m);
+
 /* recv_*.c: one per message kind, called at the message's term (replies and requests), with
  * INVALID_ARGUMENT or DATA_LOSS for what an honest peer cannot send. */
 enum thole_code raft__check_message(const struct raft *r, const struct raft_message *m,
@@ -174,6 +187,9 @@ THOLE_MUST_CHECK enum thole_code raft__recv_append(struct raft *r, struct raft_m
 THOLE_MUST_CHECK enum thole_code raft__recv_append_reply(struct raft *r,
                                                          const struct raft_message *m,
                                                          struct thole_status *st);
+/* All of a heartbeat (or SLEEP) but the answer. */
+THOLE_MUST_CHECK enum thole_code raft__take_heartbeat(struct raft *r, const struct raft_message *m,
+                                                      struct thole_status *st);
 THOLE_MUST_CHECK enum thole_code raft__recv_heartbeat(struct raft *r, const struct raft_message *m,
                                                       struct thole_status *st);
 THOLE_MUST_CHECK enum thole_code raft__recv_heartbeat_reply(struct raft *r,

@@ -32,6 +32,7 @@ enum thole_code raft_read(struct raft *r, uint64_t context, uint64_t now_ms,
                           struct thole_status *st)
 {
     raft__begin(r, now_ms);
+    raft__wake(r, now_ms);
     if (r->leader == 0) {
         return THOLE_FAIL(st, THOLE_UNAVAILABLE, THOLE_REASON_NO_LEADER,
                           "read: no leader is known");
@@ -98,6 +99,7 @@ void raft__reads_start(struct raft *r)
     }
     if (may_confirm(r)) {
         (void)open_round(r);
+        raft__busy(r);
         raft__reads_confirm(r); /* at once if we are the only voter */
         if (r->reads.started > 0) {
             raft__heartbeat(r, true);

@@ -57,7 +57,7 @@ enum thole_code raft__check_message(const struct raft *r, const struct raft_mess
 static bool is_request(uint8_t kind)
 {
     return kind == RAFT_MSG_PREVOTE || kind == RAFT_MSG_VOTE || kind == RAFT_MSG_APPEND ||
-           kind == RAFT_MSG_HEARTBEAT || kind == RAFT_MSG_READ;
+           kind == RAFT_MSG_HEARTBEAT || kind == RAFT_MSG_SLEEP || kind == RAFT_MSG_READ;
 }
 
 static bool is_vote(uint8_t kind)
@@ -94,6 +94,7 @@ static void answer_stale(struct raft *r, const struct raft_message *m)
         break;
     case RAFT_MSG_APPEND:
     case RAFT_MSG_HEARTBEAT:
+    case RAFT_MSG_SLEEP:
         reply.kind = RAFT_MSG_APPEND_REPLY;
         break;
     default:
@@ -122,7 +123,8 @@ static bool adjust_term(struct raft *r, const struct raft_message *m)
     if (m->kind == RAFT_MSG_PREVOTE || (m->kind == RAFT_MSG_PREVOTE_REPLY && !m->reject)) {
         return true; /* about a term that nobody is in yet */
     }
-    bool leads = m->kind == RAFT_MSG_APPEND || m->kind == RAFT_MSG_HEARTBEAT;
+    bool leads =
+        m->kind == RAFT_MSG_APPEND || m->kind == RAFT_MSG_HEARTBEAT || m->kind == RAFT_MSG_SLEEP;
     raft__become_follower(r, m->term, leads ? m->from : 0);
     return true;
 }
@@ -184,6 +186,11 @@ static enum thole_code dispatch(struct raft *r, struct raft_message *m, struct t
     case RAFT_MSG_REMOVED:
         raft__recv_removed(r, m);
         break;
+    case RAFT_MSG_SLEEP:
+        return raft__recv_sleep(r, m, st);
+    case RAFT_MSG_SLEEP_REPLY:
+        raft__recv_sleep_reply(r, m);
+        break;
     }
     return THOLE_OK;
 }
@@ -197,6 +204,13 @@ static bool is_cast_out(const struct raft *r, const struct raft_message *m)
     return !heir && raft_config_is_removed(raft__config(r), m->from);
 }
 
+/* What belongs to falling asleep does not wake who sleeps. */
+static bool may_sleep_on(const struct raft *r, const struct raft_message *m)
+{
+    return m->term == r->term &&
+           (m->kind == RAFT_MSG_SLEEP_REPLY || (m->kind == RAFT_MSG_SLEEP && m->from == r->leader));
+}
+
 enum thole_code raft_receive(struct raft *r, struct raft_message *m, uint64_t now_ms,
                              struct thole_status *st)
 {
@@ -205,6 +219,9 @@ enum thole_code raft_receive(struct raft *r, struct raft_message *m, uint64_t no
 
     if (code != THOLE_OK) {
         goto done;
+    }
+    if (!may_sleep_on(r, m)) {
+        raft__wake(r, now_ms);
     }
     if (is_cast_out(r, m)) {
         if (is_request(m->kind)) {

@@ -1,7 +1,7 @@
 /* Heartbeats and their answers: liveness, the commit index, and read rounds. */
 #include "shards/raft/raft_internal.h"
 
-enum thole_code raft__recv_heartbeat(struct raft *r, const struct raft_message *m,
+enum thole_code raft__take_heartbeat(struct raft *r, const struct raft_message *m,
                                      struct thole_status *st)
 {
     if (r->role == RAFT_LEADER || (r->leader != 0 && r->leader != m->from)) {
@@ -15,16 +15,26 @@ enum thole_code raft__recv_heartbeat(struct raft *r, const struct raft_message *
                           "heartbeat: we acknowledged %llu and have only %llu",
                           (unsigned long long)m->commit, (unsigned long long)r->log.last_index);
     }
-    struct raft_message reply = {
-        .kind = RAFT_MSG_HEARTBEAT_REPLY,
-        .to = m->from,
-        .term = r->term,
-        .context = m->context,
-    };
     raft__heard_leader(r, m->from);
-    raft__send(r, reply, 0);
     raft__commit_to(r, m->commit);
     return THOLE_OK;
+}
+
+enum thole_code raft__recv_heartbeat(struct raft *r, const struct raft_message *m,
+                                     struct thole_status *st)
+{
+    enum thole_code code = raft__take_heartbeat(r, m, st);
+
+    if (code == THOLE_OK) {
+        struct raft_message reply = {
+            .kind = RAFT_MSG_HEARTBEAT_REPLY,
+            .to = m->from,
+            .term = r->term,
+            .context = m->context,
+        };
+        raft__send(r, reply, 0);
+    }
+    return code;
 }
 
 enum thole_code raft__recv_heartbeat_reply(struct raft *r, const struct raft_message *m,

@@ -241,6 +241,9 @@ void raft_unreachable(struct raft *r, uint64_t peer)
     raft__begin(r, r->now_ms);
     struct raft_progress *p = raft__peer(r, peer);
 
+    if (p != NULL) {
+        raft__wake(r, r->now_ms);
+    }
     if (p != NULL && p->state == RAFT_REPLICATE) {
         raft__progress_probe(p, p->match + 1);
         p->paused = true; /* until it answers a heartbeat, or a full queue would spin */

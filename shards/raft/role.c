@@ -102,7 +102,7 @@ void raft__redraw_election(struct raft *r)
 
 static void set_role(struct raft *r, enum raft_role role)
 {
-    ASSERT(role_may_follow[r->role][role]);
+    ASSERT(role_may_follow[r->role][role] && !r->asleep);
     if (r->role == RAFT_LEADER) {
         raft__lead_end(r);
     }

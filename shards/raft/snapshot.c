@@ -64,6 +64,7 @@ enum thole_code raft_snapshot_received(struct raft *r, uint64_t from, uint64_t t
     if (code != THOLE_OK) {
         return code;
     }
+    raft__wake(r, now_ms);
     *ret_install = false;
     if (term < r->term) {
         struct raft_message stale = {

@@ -76,6 +76,7 @@ enum thole_code raft_transfer(struct raft *r, uint64_t target, uint64_t now_ms,
                               struct thole_status *st)
 {
     raft__begin(r, now_ms);
+    raft__wake(r, now_ms);
     if (r->role != RAFT_LEADER) {
         return THOLE_FAIL(st, THOLE_UNAVAILABLE, THOLE_REASON_NOT_LEADER,
                           "transfer: this replica does not lead");
@@ -94,6 +95,7 @@ enum thole_code raft_transfer(struct raft *r, uint64_t target, uint64_t now_ms,
     r->lead.transfer_deadline_ms = now_ms + r->options.election_timeout_ms;
     r->lead.transfer_sent = false;
     r->status_changed = true;
+    raft__busy(r);
     raft__peer(r, target)->want_append = true;
     r->work = true;
     raft__transfer_step(r, target);

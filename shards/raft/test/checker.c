@@ -105,6 +105,10 @@ void checker_sends(struct cluster *c, struct node *n, const struct raft_message 
         CHECK(h->term >= m->term);
         CHECK(m->reject || h->term > m->term || disk_last(n) >= m->index);
         break;
+    case RAFT_MSG_SLEEP_REPLY:
+        CHECK(h->term >= m->term && disk_last(n) >= m->index);
+        break;
+    case RAFT_MSG_SLEEP:
     case RAFT_MSG_HEARTBEAT_REPLY:
     case RAFT_MSG_APPEND:
     case RAFT_MSG_HEARTBEAT:

@@ -27,7 +27,7 @@ void trace_line(struct cluster *c, const char *format, ...)
 static const char *const kind_names[] = {
     "SNAPSHOT",     "PREVOTE",   "PREVOTE_REPLY",   "VOTE", "VOTE_REPLY", "APPEND",
     "APPEND_REPLY", "HEARTBEAT", "HEARTBEAT_REPLY", "READ", "READ_REPLY", "TIMEOUT_NOW",
-    "REMOVED",
+    "REMOVED",      "SLEEP",     "SLEEP_REPLY",
 };
 
 static void trace_message(struct cluster *c, const struct raft_message *m)

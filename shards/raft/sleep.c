@@ -1,0 +1,185 @@
+/* Sleep: a group in which nothing happens costs neither timers nor messages.
+ *
+ * A leader that has been idle for a while asks its members to SLEEP, in place of a heartbeat. A member
+ * whose log is the leader's, all of it durable and committed, stops its timer and says so; when all
+ * members have, the leader stops its own. From then on each relies on what the caller hears of the
+ * others' *hosts*: it must call raft_wake for a sleeping replica when the host of its leader, or of a
+ * member that it leads, falls silent or starts anew, and when a leader stopped without a word.
+ * Members whose hosts are known to be gone (raft_absent) need not answer, if the others are a quorum.
+ *
+ * Sleep concerns timers alone: terms, votes and logs know nothing of it. Everything that happens wakes
+ * a replica, so at worst a group is awake, or waits for an election, longer than it need be. */
+#include "shards/raft/raft_internal.h"
+
+void raft__busy(struct raft *r)
+{
+    r->busy_ms = RAFT_NEVER_MS; /* until the next tick: not every event knows the time */
+    r->sleep_round++;           /* consents given before are void */
+}
+
+/* Is all of this log on our disk, committed and in force? */
+static bool settled(const struct raft *r)
+{
+    return r->commit == r->log.last_index && r->log.durable == r->log.last_index &&
+           r->log.durable >= r->log.start_index && !raft__dirty(r) &&
+           r->membership.pending_count == 0 && r->reads.count == 0 && !r->removed;
+}
+
+static bool is_caught_up(const struct raft *r, const struct raft_progress *p)
+{
+    return p->state == RAFT_REPLICATE && p->match == r->log.last_index && p->inflight_count == 0;
+}
+
+static bool may_sleep(const struct raft *r)
+{
+    const struct raft_config *c = raft__config(r);
+
+    if (r->options.sleep_after_ms == 0 || r->busy_ms == RAFT_NEVER_MS ||
+        r->now_ms - r->busy_ms < r->options.sleep_after_ms || !settled(r) ||
+        r->commit < r->lead.first_index || c->joint || r->lead.transfer_target != 0) {
+        return false;
+    }
+    for (uint32_t i = 0; i < c->member_count; i++) {
+        const struct raft_progress *p = &r->lead.peers[i];
+        if (c->members[i].replica_id != r->options.replica_id && !p->absent &&
+            !is_caught_up(r, p)) {
+            return false;
+        }
+    }
+    return true;
+}
+
+/* Have all members agreed that are there, and are they enough to lead? */
+static bool all_agreed(const struct raft *r)
+{
+    const struct raft_config *c = raft__config(r);
+    uint8_t votes[LIMIT_MEMBERS];
+
+    for (uint32_t i = 0; i < c->member_count; i++) {
+        const struct raft_progress *p = &r->lead.peers[i];
+        bool agreed = c->members[i].replica_id == r->options.replica_id ||
+                      (!p->absent && p->sleep_round == r->sleep_round);
+        if (!agreed && !p->absent) {
+            return false;
+        }
+        votes[i] = agreed ? RAFT_VOTE_GRANTED : RAFT_VOTE_REFUSED;
+    }
+    return raft__quorum_joint_tally(c, votes) == RAFT_TALLY_WON;
+}
+
+bool raft__lead_sleep(struct raft *r)
+{
+    const struct raft_config *c = raft__config(r);
+
+    if (!may_sleep(r)) {
+        return false;
+    }
+    if (all_agreed(r)) {
+        r->asleep = true;
+        return true;
+    }
+    for (uint32_t i = 0; i < c->member_count; i++) {
+        if (c->members[i].replica_id == r->options.replica_id) {
+            continue;
+        }
+        struct raft_message m = {
+            .kind = r->lead.peers[i].absent ? RAFT_MSG_HEARTBEAT : RAFT_MSG_SLEEP,
+            .to = c->members[i].replica_id,
+            .term = r->term,
+        };
+        if (m.kind == RAFT_MSG_SLEEP) {
+            m.index = r->log.last_index;
+            m.log_term = raft__log_last_term(&r->log);
+            m.commit = r->commit;
+            m.context = r->sleep_round;
+        } else {
+            m.context = r->reads.last_number;
+        }
+        raft__send(r, m, 0);
+    }
+    return true;
+}
+
+enum thole_code raft__recv_sleep(struct raft *r, const struct raft_message *m,
+                                 struct thole_status *st)
+{
+    enum thole_code code = raft__take_heartbeat(r, m, st);
+
+    if (code != THOLE_OK) {
+        return code;
+    }
+    struct raft_message reply = {
+        .kind = RAFT_MSG_HEARTBEAT_REPLY, /* unless we can: it is a heartbeat at the least */
+        .to = m->from,
+        .term = r->term,
+    };
+    if (settled(r) && m->index == r->log.last_index &&
+        m->log_term == raft__log_last_term(&r->log)) {
+        reply.kind = RAFT_MSG_SLEEP_REPLY;
+        reply.index = m->index;
+        reply.context = m->context;
+        r->asleep = true;
+    }
+    raft__send(r, reply, 0);
+    return THOLE_OK;
+}
+
+void raft__recv_sleep_reply(struct raft *r, const struct raft_message *m)
+{
+    struct raft_progress *p = raft__peer(r, m->from);
+
+    if (p == NULL) {
+        return;
+    }
+    p->recently_active = true;
+    p->paused = false;
+    if (m->context == r->sleep_round && m->index == r->log.last_index) {
+        p->sleep_round = r->sleep_round;
+    }
+    if (!r->asleep && may_sleep(r) && all_agreed(r)) {
+        r->asleep = true;
+    }
+}
+
+void raft__wake(struct raft *r, uint64_t heard_ms)
+{
+    if (!r->asleep) {
+        return;
+    }
+    r->asleep = false;
+    raft__busy(r);
+    if (r->role == RAFT_LEADER) {
+        /* At the next tick, which knows the time: a heartbeat, and T for a quorum to answer it. */
+        r->lead.heartbeat_deadline_ms = r->now_ms;
+        r->lead.quorum_deadline_ms = RAFT_NEVER_MS;
+        return;
+    }
+    r->contact_ms = heard_ms < r->now_ms ? heard_ms : r->now_ms;
+    raft__rearm_election(r);
+    if (r->election_deadline_ms != RAFT_NEVER_MS) {
+        r->election_deadline_ms = r->contact_ms + r->election_timeout_ms;
+    }
+}
+
+void raft_wake(struct raft *r, uint64_t heard_ms, uint64_t now_ms)
+{
+    raft__begin(r, now_ms);
+    raft__wake(r, heard_ms);
+}
+
+bool raft_asleep(const struct raft *r)
+{
+    return r->asleep;
+}
+
+void raft_absent(struct raft *r, uint64_t peer, bool absent, uint64_t now_ms)
+{
+    raft__begin(r, now_ms);
+    struct raft_progress *p = raft__peer(r, peer);
+
+    if (p != NULL && p->absent != absent) {
+        raft__wake(r, r->now_ms);
+        raft__busy(r); /* what it consented to before does not count */
+        p->absent = absent;
+    }
+}
