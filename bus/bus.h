@@ -169,7 +169,10 @@ THOLE_MUST_CHECK enum thole_code bus_channel_new(const char *addresses, struct b
                                                  struct thole_status *st);
 void bus_channel_free(
     struct bus_channel *c); /* open calls end with CANCELLED; streams: free first */
-/* Blocking unary call. On failure `st` has the server's code, reason (from ErrorInfo) and message. */
+/* Blocking unary call. On failure `st` has the server's code, reason (from ErrorInfo) and message;
+ * UNAVAILABLE UNREACHABLE if the call was certainly never sent, UNKNOWN OUTCOME_UNKNOWN if the
+ * connection broke after it was. A timeout or cancellation has reason OUTCOME_UNKNOWN if the server
+ * may have seen the call. Streams and asynchronous calls tell the same. */
 THOLE_MUST_CHECK enum thole_code bus_channel_call(struct bus_channel *c, const char *path,
                                                   struct slice request, uint32_t timeout_ms,
                                                   struct buf **ret_reply, struct thole_status *st);

@@ -143,6 +143,7 @@ struct bus_pipe_events {
 struct bus_pipe_options {
     struct bus_loop *loop;
     grpc_call *call; /* taken over */
+    bool connected;  /* client: see bus__channel_ready */
     bool server;
     bool join;
     bool half_close; /* client: after the first message */
@@ -163,7 +164,7 @@ enum bus_put bus__pipe_put(struct bus_pipe *p, struct slice head, struct bufslic
                            uint64_t *ret_seq);
 bool bus__pipe_taken(struct bus_pipe *p, uint64_t seq); /* has it been handed to gRPC? */
 size_t bus__pipe_queued(struct bus_pipe *p);
-void bus__pipe_headers(struct bus_pipe *p); /* server: send the initial metadata now */
+void bus__pipe_headers(struct bus_pipe *p); /* send the initial metadata now */
 /* Server: after what is queued, end with this status; `details` is taken over. */
 void bus__pipe_finish(struct bus_pipe *p, enum thole_code code, const char *message,
                       grpc_slice details);
@@ -179,9 +180,10 @@ grpc_call *bus__pipe_call(struct bus_pipe *p);
 /* A serialised google.rpc.Status for the trailer. */
 grpc_slice bus__details_encode(const struct thole_status *st, uint32_t retry_ms,
                                const char *const *metadata);
-/* What a client got; `trailing` may hold details. OK leaves *st zeroed. */
+/* What a client got; `trailing` may hold details, `sent` is whether the server may have seen the
+ * call. OK leaves *st zeroed. */
 void bus__status_decode(grpc_status_code code, grpc_slice message,
-                        const grpc_metadata_array *trailing, struct thole_status *st);
+                        const grpc_metadata_array *trailing, bool sent, struct thole_status *st);
 grpc_slice bus__details_key(void);
 bool bus__log_allowed(struct bus *b); /* rate limit for lines that others can provoke */
 
@@ -411,6 +413,9 @@ void bus__link_connect(struct link *l);      /* client loop */
 void bus__link_kick(struct link *l);         /* client loop: the address or cluster changed */
 void bus__link_close(struct link *l);        /* client loop: the peer was removed */
 grpc_channel *bus__channel_open(const char *address, bool peer);
+/* A call that finds its channel not connected sends the headers first and the message after them:
+ * then a message that gRPC was never given was certainly not sent. */
+bool bus__channel_ready(grpc_channel *channel);
 
 /* Of the exchange link; client loop. */
 void bus__exchange_ready(struct peer *p);

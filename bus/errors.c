@@ -97,7 +97,7 @@ static enum thole_reason reason_of(grpc_slice value)
 }
 
 void bus__status_decode(grpc_status_code code, grpc_slice message,
-                        const grpc_metadata_array *trailing, struct thole_status *st)
+                        const grpc_metadata_array *trailing, bool sent, struct thole_status *st)
 {
     *st = (struct thole_status){0};
     if (code == GRPC_STATUS_OK)
@@ -111,9 +111,16 @@ void bus__status_decode(grpc_status_code code, grpc_slice message,
         reason = reason_of(trailing->metadata[i].value);
         details = true;
     }
-    /* Every refusal of our servers has details; without them the connection itself failed. */
-    if (code == GRPC_STATUS_UNAVAILABLE && !details)
+    /* Every refusal of our servers has details; without them the connection failed, or the call was
+     * ended here, and the server may have handled what it was sent. */
+    if (!details && sent && code == GRPC_STATUS_UNAVAILABLE)
+        code = GRPC_STATUS_UNKNOWN;
+    if (!details && code == GRPC_STATUS_UNAVAILABLE)
         reason = THOLE_REASON_UNREACHABLE;
+    else if (!details && sent &&
+             (code == GRPC_STATUS_UNKNOWN || code == GRPC_STATUS_DEADLINE_EXCEEDED ||
+              code == GRPC_STATUS_CANCELLED))
+        reason = THOLE_REASON_OUTCOME_UNKNOWN;
     size_t n = GRPC_SLICE_LENGTH(message);
     if (n > THOLE_STATUS_MESSAGE_BYTES)
         n = THOLE_STATUS_MESSAGE_BYTES;

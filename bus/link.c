@@ -63,6 +63,11 @@ grpc_channel *bus__channel_open(const char *address, bool peer)
     return channel;
 }
 
+bool bus__channel_ready(grpc_channel *channel)
+{
+    return grpc_channel_check_connectivity_state(channel, 0) == GRPC_CHANNEL_READY;
+}
+
 static void retry_due(struct bus_timer *t)
 {
     bus__link_connect(CONTAINER_OF(t, struct link, retry));
@@ -264,6 +269,7 @@ void bus__link_connect(struct link *l)
     const struct bus_pipe_options o = {
         .loop = &b->client_loop,
         .call = call,
+        .connected = true, /* who waits for an answer asks bus__pipe_taken */
         .join = l->lane == 0,
         .queue_bytes = b->o.peer_queue_bytes,
         .events = &link_events,

@@ -298,7 +298,7 @@ static void maybe_closed(struct bus_pipe *p)
         return;
     struct thole_status st = {0};
     if (!p->o.server)
-        bus__status_decode(p->code, p->details, &p->trailing, &st);
+        bus__status_decode(p->code, p->details, &p->trailing, bus__pipe_taken(p, 1), &st);
     struct bus_loop *loop = p->o.loop;
     p->o.events->closed(p->o.ctx, &st);
     bus__loop_live(loop, -1);
@@ -387,6 +387,8 @@ void bus__pipe_start(struct bus_pipe *p, struct bufslice first)
     ref(p);
     ref(p); /* for this function: the end may come at once */
     bus__start(p->o.call, &end, 1, &p->end_tag);
+    if (!p->o.server && !p->o.connected)
+        bus__pipe_headers(p);
     if (!p->o.server)
         bus__pipe_put(p, (struct slice){0}, first, true, NULL);
     pthread_mutex_lock(&p->mutex);

@@ -72,6 +72,7 @@ enum thole_code bus_channel_stream(struct bus_channel *c, const char *path, stru
     const struct bus_pipe_options o = {
         .loop = &c->loop,
         .call = bus__call_new(c->channel, &c->loop, path, gpr_inf_future(GPR_CLOCK_MONOTONIC)),
+        .connected = bus__channel_ready(c->channel),
         .half_close = true,
         .queue_bytes = BUS_RPC_QUEUE_BYTES,
         .events = &events,

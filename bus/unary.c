@@ -1,4 +1,5 @@
-/* One unary call of a client, one batch, answered on the loop; and Ask on top of it. */
+/* One unary call of a client, one batch (two while there is no connection), answered on the loop; and
+ * Ask on top of it. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -10,7 +11,8 @@ struct unary {
     grpc_call *call;
     struct bus_tag tag;
     grpc_metadata_array initial, trailing;
-    grpc_byte_buffer *reply;
+    grpc_byte_buffer *request, *reply;
+    bool sent; /* the request was given to gRPC: the server may have seen it */
     grpc_status_code code;
     grpc_slice message;
     bus_unary_fn done;
@@ -28,11 +30,12 @@ static void returned(struct bus_tag *tag, bool ok)
     if (u->next)
         u->next->prev = u->prev;
     pthread_mutex_unlock(&loop->mutex);
-    bus__status_decode(u->code, u->message, &u->trailing, &st);
+    bus__status_decode(u->code, u->message, &u->trailing, u->sent, &st);
     if (st.code == THOLE_OK && !u->reply)
         thole_status_set(&st, THOLE_INTERNAL, THOLE_REASON_NONE, __FILE__, __LINE__,
                          "the call succeeded without an answer");
     u->done(u->ctx, &st, u->reply);
+    grpc_byte_buffer_destroy(u->request);
     if (u->reply)
         grpc_byte_buffer_destroy(u->reply);
     grpc_slice_unref(u->message);
@@ -41,6 +44,47 @@ static void returned(struct bus_tag *tag, bool ok)
     grpc_call_unref(u->call);
     free(u);
     bus__loop_live(loop, -1);
+}
+
+/* The request, and all that is to be received. */
+static void start_all(struct unary *u, bool headers)
+{
+    grpc_op ops[6] = {
+        {.op = GRPC_OP_SEND_INITIAL_METADATA},  {.op = GRPC_OP_SEND_MESSAGE},
+        {.op = GRPC_OP_SEND_CLOSE_FROM_CLIENT}, {.op = GRPC_OP_RECV_INITIAL_METADATA},
+        {.op = GRPC_OP_RECV_MESSAGE},           {.op = GRPC_OP_RECV_STATUS_ON_CLIENT},
+    };
+    ops[1].data.send_message.send_message = u->request;
+    ops[3].data.recv_initial_metadata.recv_initial_metadata = &u->initial;
+    ops[4].data.recv_message.recv_message = &u->reply;
+    ops[5].data.recv_status_on_client.trailing_metadata = &u->trailing;
+    ops[5].data.recv_status_on_client.status = &u->code;
+    ops[5].data.recv_status_on_client.status_details = &u->message;
+    u->tag = bus_tag_of(returned);
+    u->sent = true;
+    bus__start(u->call, ops + !headers, headers ? 6 : 5, &u->tag);
+}
+
+static void headers_returned(struct bus_tag *tag, bool ok)
+{
+    struct unary *u = CONTAINER_OF(tag, struct unary, tag);
+    if (ok) {
+        start_all(u, false);
+        return;
+    }
+    grpc_op status = {.op = GRPC_OP_RECV_STATUS_ON_CLIENT};
+    status.data.recv_status_on_client.trailing_metadata = &u->trailing;
+    status.data.recv_status_on_client.status = &u->code;
+    status.data.recv_status_on_client.status_details = &u->message;
+    u->tag = bus_tag_of(returned);
+    bus__start(u->call, &status, 1, &u->tag);
+}
+
+static void start_headers(struct unary *u)
+{
+    const grpc_op headers = {.op = GRPC_OP_SEND_INITIAL_METADATA};
+    u->tag = bus_tag_of(headers_returned);
+    bus__start(u->call, &headers, 1, &u->tag);
 }
 
 bool bus__unary(struct bus_loop *loop, grpc_channel *channel, const char *path,
@@ -52,25 +96,14 @@ bool bus__unary(struct bus_loop *loop, grpc_channel *channel, const char *path,
     }
     struct unary *u = xcalloc(1, sizeof *u);
     u->loop = loop;
-    u->tag = bus_tag_of(returned);
     u->done = done;
     u->ctx = ctx;
     u->message = grpc_empty_slice();
     u->call = bus__call_new(channel, loop, path, bus__deadline(timeout_ms));
     grpc_slice slice = bus__slice_of(request);
-    grpc_byte_buffer *bb = grpc_raw_byte_buffer_create(&slice, 1);
+    u->request = grpc_raw_byte_buffer_create(&slice, 1);
     grpc_slice_unref(slice);
-    grpc_op ops[6] = {
-        {.op = GRPC_OP_SEND_INITIAL_METADATA},  {.op = GRPC_OP_SEND_MESSAGE},
-        {.op = GRPC_OP_SEND_CLOSE_FROM_CLIENT}, {.op = GRPC_OP_RECV_INITIAL_METADATA},
-        {.op = GRPC_OP_RECV_MESSAGE},           {.op = GRPC_OP_RECV_STATUS_ON_CLIENT},
-    };
-    ops[1].data.send_message.send_message = bb;
-    ops[3].data.recv_initial_metadata.recv_initial_metadata = &u->initial;
-    ops[4].data.recv_message.recv_message = &u->reply;
-    ops[5].data.recv_status_on_client.trailing_metadata = &u->trailing;
-    ops[5].data.recv_status_on_client.status = &u->code;
-    ops[5].data.recv_status_on_client.status_details = &u->message;
+    bool ready = bus__channel_ready(channel);
     pthread_mutex_lock(&loop->mutex);
     u->next = loop->unaries;
     u->prev = &loop->unaries;
@@ -81,11 +114,13 @@ bool bus__unary(struct bus_loop *loop, grpc_channel *channel, const char *path,
     grpc_call_ref(u->call);
     grpc_call *call = u->call;
     pthread_mutex_unlock(&loop->mutex);
-    bus__start(call, ops, 6, &u->tag); /* `u` may be gone when it returns */
+    if (ready)
+        start_all(u, true); /* `u` may be gone when it returns */
+    else
+        start_headers(u);
     if (late)
         grpc_call_cancel(call, NULL);
     grpc_call_unref(call);
-    grpc_byte_buffer_destroy(bb);
     return true;
 }
 

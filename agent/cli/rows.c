@@ -262,7 +262,8 @@ enum thole_code rows_watch(struct cli *c, uint64_t timeout_ms, rows_watch_fn row
         /* Begin again: elsewhere, or with a snapshot. */
         if (st->code == THOLE_OUT_OF_RANGE && st->reason == THOLE_REASON_COMPACTED) {
             w.revision = 0;
-        } else if (st->code != THOLE_UNAVAILABLE || w.revision == 0) {
+        } else if ((st->code != THOLE_UNAVAILABLE && st->reason != THOLE_REASON_OUTCOME_UNKNOWN) ||
+                   w.revision == 0) {
             return st->code;
         } else {
             nanosleep(&(struct timespec){.tv_nsec = 300 * NS_PER_MS}, NULL);

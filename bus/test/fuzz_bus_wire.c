@@ -33,7 +33,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     grpc_metadata m = {.key = bus__details_key(),
                        .value = grpc_slice_from_copied_buffer((const char *)data, size)};
     const grpc_metadata_array trailing = {.count = 1, .capacity = 1, .metadata = &m};
-    bus__status_decode(GRPC_STATUS_ABORTED, m.value, &trailing, &st);
+    bus__status_decode(GRPC_STATUS_ABORTED, m.value, &trailing, true, &st);
     grpc_slice_unref(m.value);
     return 0;
 }
