@@ -444,6 +444,9 @@ static void open_rest(struct agent *a)
         .registry = a->registry,
         .executor = a->executor,
         .upward = wiring_upward(a),
+        .suspect_after_ms = a->o.suspect_after_ms,
+        .suspect_after_ms_max = a->o.suspect_after_ms_max,
+        .dead_after_ms = a->o.dead_after_ms,
     };
     router_set_engine(a->router, a->engine);
     atomic_store_explicit(&a->hostctl, hostctl_new(&ho), memory_order_release);

@@ -21,6 +21,7 @@ enum {
     METHOD_TRANSFER = thole_bus_v1_METHOD_TRANSFER,
     METHOD_JOIN = thole_bus_v1_METHOD_JOIN,
     METHOD_MEET = thole_bus_v1_METHOD_MEET,
+    METHOD_REACHES = thole_bus_v1_METHOD_REACHES,
 };
 
 enum agent_bootstrap {
@@ -43,6 +44,7 @@ struct agent_options {
     enum agent_bootstrap bootstrap; /* ignored by a data directory that is a member's already */
     const char *addresses;          /* comma separated */
     uint32_t election_timeout_ms, heartbeat_ms;
+    uint32_t suspect_after_ms, suspect_after_ms_max, dead_after_ms; /* hostctl.h */
     uint32_t loop_count, applier_count;
     uint64_t compact_log_bytes, snapshot_bytes_per_s;
     const struct thole_machine_type *const *types; /* beside the built-in ones */

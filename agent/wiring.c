@@ -6,6 +6,8 @@
  *   engine  --replica state--> router's cache, hostctl, chores
  *   hostctl --commands-->      router     upward.propose -> agent_route on shard zero
  *   hostctl --addresses-->     bus, chores (the peers file)
+ *   hostctl --questions-->     bus, to other hosts: do they reach a silent one?
+ *   bus     --signs of life--> hostctl
  *
  * Everything here runs on the threads of whoever calls, and only passes on. */
 #include <stdlib.h>
@@ -58,6 +60,7 @@ static void on_frame(void *ctx, const struct uuid *from, uint64_t incarnation, e
                      struct bufslice frame)
 {
     struct agent *a = ctx;
+    hostctl_heard(atomic_load_explicit(&a->hostctl, memory_order_acquire), from);
     engine_deliver(a->engine, from, incarnation, (enum engine_lane)lane, bufslice_ref(frame));
 }
 
@@ -67,6 +70,24 @@ static void on_peer_state(void *ctx, const struct uuid *host, bool up, uint64_t 
     (void)incarnation;
     engine_peer_state(a->engine, host, up);
     hostctl_peer_state(atomic_load_explicit(&a->hostctl, memory_order_acquire), host, up);
+}
+
+/* One byte: does this host reach the one whose id is the request's body? */
+static void serve_reaches(struct agent *a, struct bus_request *q)
+{
+    struct slice body = bus_request_body(q);
+    struct uuid about;
+    struct thole_status st = {0};
+    if (body.size != sizeof about.bytes) {
+        thole_status_set(&st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST, __FILE__, __LINE__,
+                         "a host id has %zu bytes", sizeof about.bytes);
+        bus_answer_failure(q, &st);
+        return;
+    }
+    memcpy(about.bytes, body.data, sizeof about.bytes);
+    const uint8_t reaches = bus_peer_up(a->bus, &about);
+    struct buf *b = buf_copy(&reaches, 1);
+    bus_answer(q, (struct bufslice){.owner = b, .bytes = slice_of(b->data, b->size)}, false);
 }
 
 static void on_request(void *ctx, struct bus_request *q)
@@ -87,6 +108,9 @@ static void on_request(void *ctx, struct bus_request *q)
         return;
     case METHOD_MEET:
         meeting_serve(a, q);
+        return;
+    case METHOD_REACHES:
+        serve_reaches(a, q);
         return;
     default:
         thole_status_set(&st, THOLE_UNIMPLEMENTED, THOLE_REASON_NONE, __FILE__, __LINE__,
@@ -150,10 +174,44 @@ static void upward_host_address(void *ctx, const struct uuid *host, const char *
     chores_address(a->chores, host, address);
 }
 
+#define REACHES_MS 700
+
+struct question {
+    void (*done)(void *ctx, bool answered, bool reaches);
+    void *ctx;
+};
+
+static void reaches_answered(void *ctx, const struct thole_status *st, struct bufslice body,
+                             bool more)
+{
+    struct question *q = ctx;
+    if (more)
+        return;
+    bool answered = st->code == THOLE_OK && body.bytes.size == 1;
+    q->done(q->ctx, answered, answered && body.bytes.data[0] != 0);
+    free(q);
+}
+
+static void upward_reaches(void *ctx, const struct uuid *asked, const struct uuid *about,
+                           void (*done)(void *done_ctx, bool answered, bool reaches),
+                           void *done_ctx)
+{
+    struct agent *a = ctx;
+    struct question *q = xmalloc(sizeof *q);
+    struct buf *b = buf_copy(about->bytes, sizeof about->bytes);
+    q->done = done;
+    q->ctx = done_ctx;
+    (void)bus_exchange(a->bus, asked, METHOD_REACHES,
+                       (struct bufslice){.owner = b, .bytes = slice_of(b->data, b->size)},
+                       REACHES_MS, reaches_answered, q);
+}
+
 struct hostctl_upward wiring_upward(struct agent *a)
 {
-    return (struct hostctl_upward){
-        .ctx = a, .propose = upward_propose, .host_address = upward_host_address};
+    return (struct hostctl_upward){.ctx = a,
+                                   .propose = upward_propose,
+                                   .host_address = upward_host_address,
+                                   .reaches = upward_reaches};
 }
 
 /* ---- Router ------------------------------------------------------------------------------------ */

@@ -72,10 +72,10 @@ static void note_zero_leader(struct hostctl *h)
     struct engine_replica_status zero;
     bool leads = engine_shard_status(h->o.engine, REGISTRY_SHARD_ID, &zero) && zero.leader_ready;
     if (leads && !h->zero_leader) {
-        h->zero_leader = true;
-        h->zero_leader_since_ms = h->now_ms;
-        h->liveness_due_ms = h->now_ms;
+        hostctl__liveness_begin(h);
         hostctl__dirty_all(h);
+    } else if (!leads && h->zero_leader) {
+        hostctl__liveness_end(h);
     }
     h->zero_leader = leads;
 }
@@ -130,19 +130,11 @@ static void op_done(struct hostctl *h, struct ctl_op *op)
     case OP_LIVENESS:
         hostctl__liveness_done(h, op);
         break;
+    case OP_REACHES:
+        hostctl__liveness_answer(h, op);
+        break;
     }
     hostctl__op_free(op);
-}
-
-static void peer_state(struct hostctl *h, const struct ctl_peer_msg *m)
-{
-    struct ctl_host *host = hostctl__host(h, &m->host);
-    if (!host->known || host->up != m->up) {
-        host->known = true;
-        host->up = m->up;
-        host->since_ms = h->now_ms;
-        h->liveness_due_ms = h->now_ms;
-    }
 }
 
 static void handle(struct hostctl *h, struct worker_msg *m)
@@ -159,7 +151,7 @@ static void handle(struct hostctl *h, struct worker_msg *m)
     }
     case MSG_PEER: {
         struct ctl_peer_msg *p = CONTAINER_OF(m, struct ctl_peer_msg, msg);
-        peer_state(h, p);
+        hostctl__liveness_peer(h, &p->host, p->up);
         free(p);
         break;
     }
@@ -257,6 +249,24 @@ void hostctl_peer_state(struct hostctl *h, const struct uuid *host, bool up)
     }
 }
 
+void hostctl_heard(struct hostctl *h, const struct uuid *host)
+{
+    struct ctl_signs *s = &h->signs;
+    if (!atomic_load_explicit(&s->wanted, memory_order_relaxed)) {
+        return;
+    }
+    const struct detector_bounds b = {h->o.suspect_after_ms, h->o.suspect_after_ms_max};
+    uint64_t now_ms = clock_now(h->clock) / NS_PER_MS;
+    pthread_mutex_lock(&s->lock);
+    for (size_t i = 0; i < s->count; i++) {
+        if (uuid_equal(&s->of[i].host, host)) {
+            detector_heard(&s->of[i].detector, &b, now_ms);
+            break;
+        }
+    }
+    pthread_mutex_unlock(&s->lock);
+}
+
 /* ---- Life ------------------------------------------------------------------------------------ */
 
 struct hostctl *hostctl_new(const struct hostctl_options *o)
@@ -265,7 +275,10 @@ struct hostctl *hostctl_new(const struct hostctl_options *o)
     h->o = *o;
     h->o.retry_ms = o->retry_ms > 0 ? o->retry_ms : 200;
     h->o.report_interval_ms = o->report_interval_ms > 0 ? o->report_interval_ms : 200;
-    h->o.suspect_after_ms = o->suspect_after_ms > 0 ? o->suspect_after_ms : 2000;
+    h->o.suspect_after_ms = o->suspect_after_ms > 0 ? o->suspect_after_ms : 1000;
+    uint32_t suspect_max_ms = o->suspect_after_ms_max > 0 ? o->suspect_after_ms_max : 10000;
+    h->o.suspect_after_ms_max =
+        suspect_max_ms > h->o.suspect_after_ms ? suspect_max_ms : h->o.suspect_after_ms;
     h->o.dead_after_ms = o->dead_after_ms > 0 ? o->dead_after_ms : 30000;
     h->clock = executor_clock(o->executor);
     h->now_ms = clock_now(h->clock) / NS_PER_MS;
@@ -276,6 +289,8 @@ struct hostctl *hostctl_new(const struct hostctl_options *o)
     h->report_due_ms = UINT64_MAX;
     h->liveness_due_ms = UINT64_MAX;
     h->port = hostctl__port_new();
+    int failed = pthread_mutex_init(&h->signs.lock, NULL);
+    ASSERT(failed == 0);
     h->tombstones_dirty = true;
     atomic_init(&h->all_dirty, true);
     h->worker = worker_new(o->executor, "hostctl", HOSTCTL_MAILBOX, turn, h);
@@ -321,6 +336,8 @@ void hostctl_free(struct hostctl *h)
         free(h->hosts[i].address);
     }
     free(h->hosts);
+    free(h->signs.of);
+    pthread_mutex_destroy(&h->signs.lock);
     wheel_free(h->wheel);
     free(h);
 }

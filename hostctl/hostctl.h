@@ -28,6 +28,10 @@ struct hostctl_upward {
                     void *done_ctx);
     /* A host row appeared, changed its address, or went (address NULL). */
     void (*host_address)(void *ctx, const struct uuid *host, const char *address);
+    /* Ask host `asked` whether it reaches host `about`. `done` comes exactly once, on any thread,
+     * after at most a second; `answered` is false if it did not say. */
+    void (*reaches)(void *ctx, const struct uuid *asked, const struct uuid *about,
+                    void (*done)(void *done_ctx, bool answered, bool reaches), void *done_ctx);
 };
 
 struct hostctl_options {
@@ -39,9 +43,11 @@ struct hostctl_options {
     struct hostctl_upward upward;
     uint32_t retry_ms;           /* pause before a failed step is tried again; 0: 200 */
     uint32_t report_interval_ms; /* observed state is batched for this long; 0: 200 */
-    /* On shard zero's leader host: a host that is not heard of for this long is reported so. */
-    uint32_t suspect_after_ms; /* 0: 2000 */
-    uint32_t dead_after_ms;    /* the grace before its replicas are replaced; 0: 30000 */
+    /* On shard zero's leader host. How long a host may be silent before it is suspect follows what
+     * is seen of it (detector.h), within these bounds. */
+    uint32_t suspect_after_ms;     /* 0: 1000 */
+    uint32_t suspect_after_ms_max; /* 0: 10000, or suspect_after_ms if that is more */
+    uint32_t dead_after_ms; /* silence after which its replicas are replaced: the grace; 0: 30000 */
 };
 
 struct hostctl *hostctl_new(const struct hostctl_options *o);
@@ -55,5 +61,7 @@ void hostctl_free(struct hostctl *h);
 void hostctl_replica_changed(struct hostctl *h, const struct engine_replica_status *s);
 /* A peer host's liveness on the bus changed. Any thread. */
 void hostctl_peer_state(struct hostctl *h, const struct uuid *host, bool up);
+/* A frame came from a host: a sign of life. Any thread; cheap. */
+void hostctl_heard(struct hostctl *h, const struct uuid *host);
 
 #endif

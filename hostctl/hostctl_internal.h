@@ -14,6 +14,7 @@
 #include "base/assert.h"
 #include "base/map.h"
 #include "base/wheel.h"
+#include "hostctl/detector.h"
 #include "hostctl/hostctl.h"
 #include "registry/placement.h"
 
@@ -40,6 +41,7 @@ enum ctl_op_kind {
     OP_PLACE,
     OP_REPORT,
     OP_LIVENESS,
+    OP_REACHES, /* another host's word on a silent one */
 };
 
 /* Something under way: in the engine, or a proposal. */
@@ -50,8 +52,10 @@ struct ctl_op {
     uint64_t shard_id, replica_id;
     struct uuid host;
     struct thole_status st;
-    uint64_t code;       /* proposals: the registry's answer */
-    uint64_t revision;   /* proposals: where the answer takes effect */
+    uint64_t code;     /* proposals: the registry's answer */
+    uint64_t revision; /* proposals: where the answer takes effect */
+    struct uuid asked; /* OP_REACHES: who answered about `host` */
+    bool answered, reaches;
     uint64_t *shards;    /* OP_REPORT: those that are reported on */
     struct uuid *placed; /* OP_PLACE: hosts that get a replica */
     size_t count;        /* of either */
@@ -104,12 +108,28 @@ struct ctl_shard {
 struct ctl_host {
     struct uuid id;
     bool in_view;
-    char *address; /* as given upward; NULL: none */
-    bool known, up;
-    uint64_t since_ms; /* of `up`, or when it was first seen */
-    uint32_t extra;    /* replicas on their way to it */
+    char *address;  /* as given upward; NULL: none */
+    bool up;        /* as the bus says */
+    uint32_t extra; /* replicas on their way to it */
+    /* Liveness: what others said of it when it was last silent. */
+    uint32_t questions; /* under way */
+    uint32_t unreached; /* who said that they do not reach it either */
+    bool reached;       /* by `witness` */
+    struct uuid witness;
+    uint64_t asked_ms; /* 0: nobody yet */
     bool reporting;
     uint64_t report_after_ms, report_revision;
+};
+
+/* What is heard of hosts comes on the bus's threads, far more often than anybody looks at it. */
+struct ctl_signs {
+    _Atomic bool wanted; /* by a leader of shard zero */
+    pthread_mutex_t lock;
+    struct ctl_sign {
+        struct uuid host;
+        struct detector detector;
+    } * of; /* as many as hosts, in their order */
+    size_t count;
 };
 
 struct hostctl {
@@ -136,12 +156,13 @@ struct hostctl {
     struct ctl_shard *dirty;
     struct ctl_host *hosts;
     size_t host_count, host_capacity;
+    struct ctl_signs signs;
 
     bool zero_leader;
-    uint64_t zero_leader_since_ms;
     size_t placements;
     struct ctl_op *unseen_placements;
     uint64_t liveness_due_ms; /* UINT64_MAX: nothing to wait for */
+    uint64_t liveness_ran_ms;
 
     struct ctl_shard *reports, **reports_tail;
     bool report_outstanding;
@@ -177,6 +198,8 @@ thole_registry_v1_Command *hostctl__command(struct hostctl *h, const char *actor
 /* `op` comes back as MSG_OP. The arena stays the caller's. */
 void hostctl__propose(struct hostctl *h, const thole_registry_v1_Command *c, upb_Arena *arena,
                       struct ctl_op *op);
+/* Ask `asked` whether it reaches `about`; comes back as OP_REACHES. */
+void hostctl__ask_reaches(struct hostctl *h, const struct uuid *asked, const struct uuid *about);
 
 /* ---- hosts.c: views and host rows ------------------------------------------------------------ */
 
@@ -212,8 +235,12 @@ void hostctl__place_done(struct hostctl *h, struct ctl_op *op);
 void hostctl__place_view_changed(struct hostctl *h);
 
 /* liveness.c: on shard zero's leader host. */
+void hostctl__liveness_begin(struct hostctl *h); /* we lead now: all clocks start anew */
+void hostctl__liveness_end(struct hostctl *h);
+void hostctl__liveness_peer(struct hostctl *h, const struct uuid *host, bool up);
 void hostctl__liveness_run(struct hostctl *h);
 void hostctl__liveness_done(struct hostctl *h, struct ctl_op *op);
+void hostctl__liveness_answer(struct hostctl *h, const struct ctl_op *op);
 
 /* report.c */
 void hostctl__report_evaluate(struct hostctl *h, struct ctl_shard *s,

@@ -38,7 +38,12 @@ struct ctl_host *hostctl__host(struct hostctl *h, const struct uuid *id)
         h->hosts = xrealloc(h->hosts, h->host_capacity * sizeof(*h->hosts));
     }
     struct ctl_host *host = &h->hosts[h->host_count++];
-    *host = (struct ctl_host){.id = *id, .since_ms = h->now_ms};
+    *host = (struct ctl_host){.id = *id};
+    pthread_mutex_lock(&h->signs.lock);
+    h->signs.of = xrealloc(h->signs.of, h->host_count * sizeof(*h->signs.of));
+    h->signs.of[h->signs.count] = (struct ctl_sign){.host = *id};
+    detector_restart(&h->signs.of[h->signs.count++].detector, h->now_ms);
+    pthread_mutex_unlock(&h->signs.lock);
     return host;
 }
 
@@ -127,7 +132,10 @@ static void row_gone(void *ctx, const char *name)
     if (row != NULL) {
         hostctl__dirty(c->h, thole_v1_Shard_id(row));
     }
-    c->h->tombstones_dirty |= end != NULL;
+    if (end != NULL) { /* the replica of shard zero goes last from a removed host */
+        hostctl__dirty(c->h, REGISTRY_SHARD_ID);
+        c->h->tombstones_dirty = true;
+    }
 }
 
 void hostctl__refresh_view(struct hostctl *h)

@@ -1,30 +1,39 @@
-/* Liveness of hosts, judged on shard zero's leader host alone: a host that the bus cannot reach is
- * SUSPECT after a moment and DEAD after the grace; one that it reaches is LIVE. A new leader starts
- * its clocks anew, so that a change of leader never shortens a grace. */
+/* Liveness of hosts, judged on shard zero's leader host alone. Every host has a replica of shard
+ * zero, so its leader hears from every host all the time; how long a silence may last follows what
+ * was heard (detector.h).
+ *
+ *   LIVE ----> SUSPECT   silent for longer than allowed, or its connection broke and stays so
+ *   SUSPECT -> DEAD      silent for the whole grace
+ *   either --> LIVE      heard steadily for a while: as long as the smallest threshold, or twice that
+ *                        for a dead one
+ *
+ * A host that we cannot reach may still be reached by others. They are asked before it is called
+ * suspect and before it is called dead, and as long as one of them reaches it, it is not dead: its
+ * replicas serve. (When our connection to it stands and it is silent all the same, then it is the
+ * host, and nobody is asked.)
+ *
+ * A new leader starts its clocks anew, so that a change of leader never shortens a grace; a host that
+ * is suspect or dead stays so until it is heard. A pause of our own process is nobody's silence. */
 #include "hostctl/hostctl_internal.h"
 
 #include "base/log.h"
 
-static uint64_t replica_of_zero(const struct hostctl *h, const struct uuid *host)
-{
-    const thole_v1_Replica *row;
-    uint64_t after = 0;
-    while ((row = registry_next_replica_of_host(h->view, host, after)) != NULL) {
-        after = thole_v1_Replica_id(row);
-        if (thole_v1_Replica_shard_id(row) == REGISTRY_SHARD_ID) {
-            return after;
-        }
-    }
-    return 0;
-}
+#include <stdio.h>
+#include <string.h>
 
-/* The bus has not spoken of it: does its replica of shard zero answer us? */
-static bool answers(const struct hostctl *h, const struct uuid *host)
+/* So many others are asked about a silent host. */
+#define ASKED_MAX 3
+/* A partitioned host's others are asked again after this part of the grace. */
+#define ASK_AGAIN_PARTS 4
+
+struct judgement {
+    int32_t liveness; /* UNSPECIFIED: as it is */
+    char reason[THOLE_STATUS_MESSAGE_BYTES];
+};
+
+static struct detector_bounds bounds_of(const struct hostctl *h)
 {
-    struct raft_peer_status peer;
-    uint64_t replica = replica_of_zero(h, host);
-    return replica != 0 && engine_shard_peer(h->o.engine, REGISTRY_SHARD_ID, replica, &peer) &&
-           peer.recently_active;
+    return (struct detector_bounds){h->o.suspect_after_ms, h->o.suspect_after_ms_max};
 }
 
 static void look_at(struct hostctl *h, uint64_t at_ms)
@@ -34,40 +43,175 @@ static void look_at(struct hostctl *h, uint64_t at_ms)
     }
 }
 
-static int32_t judge(struct hostctl *h, const struct ctl_host *host)
+/* A copy of what is known of host `i`. */
+static struct detector detector_of(struct hostctl *h, size_t i)
 {
-    if (uuid_equal(&host->id, &h->o.host_id) || (host->known && host->up)) {
-        return thole_v1_HOST_LIVENESS_LIVE;
-    }
-    if (!host->known && answers(h, &host->id)) {
-        look_at(h, h->now_ms + h->o.dead_after_ms / 2);
-        return thole_v1_HOST_LIVENESS_LIVE;
-    }
-    uint64_t since =
-        host->since_ms > h->zero_leader_since_ms ? host->since_ms : h->zero_leader_since_ms;
-    if (h->now_ms >= since + h->o.dead_after_ms) {
-        return thole_v1_HOST_LIVENESS_DEAD;
-    }
-    if (h->now_ms >= since + h->o.suspect_after_ms) {
-        look_at(h, since + h->o.dead_after_ms);
-        return thole_v1_HOST_LIVENESS_SUSPECT;
-    }
-    look_at(h, since + h->o.suspect_after_ms);
-    return thole_v1_HOST_LIVENESS_UNSPECIFIED; /* too early to say */
+    pthread_mutex_lock(&h->signs.lock);
+    struct detector d = h->signs.of[i].detector;
+    pthread_mutex_unlock(&h->signs.lock);
+    return d;
 }
 
+/* ---- What others say ------------------------------------------------------------------------- */
+
+static bool may_be_asked(const struct hostctl *h, const struct ctl_host *host)
+{
+    const thole_v1_Host *row = registry_host(h->view, &host->id);
+    return host->in_view && host->up && !uuid_equal(&host->id, &h->o.host_id) &&
+           !hostctl__host_is(row, thole_v1_HOST_STATE_REMOVED);
+}
+
+static void ask_others(struct hostctl *h, struct ctl_host *about)
+{
+    about->asked_ms = h->now_ms;
+    about->reached = false;
+    about->unreached = 0;
+    for (size_t i = 0; i < h->host_count && about->questions < ASKED_MAX; i++) {
+        if (&h->hosts[i] != about && may_be_asked(h, &h->hosts[i])) {
+            about->questions++;
+            hostctl__ask_reaches(h, &h->hosts[i].id, &about->id);
+        }
+    }
+}
+
+void hostctl__liveness_answer(struct hostctl *h, const struct ctl_op *op)
+{
+    struct ctl_host *about = hostctl__host(h, &op->host);
+    ASSERT(about->questions > 0);
+    about->questions--;
+    if (op->answered && op->reaches) {
+        about->reached = true;
+        about->witness = op->asked;
+    } else if (op->answered) {
+        about->unreached++;
+    }
+    look_at(h, h->now_ms);
+}
+
+/* Have others been asked since then? If not, they are now. */
+static bool asked_since(struct hostctl *h, struct ctl_host *host, uint64_t since_ms)
+{
+    if (host->questions == 0 && host->asked_ms < since_ms) {
+        ask_others(h, host);
+    }
+    return host->questions == 0;
+}
+
+static void append_others(const struct hostctl *h, const struct ctl_host *host,
+                          struct judgement *ret)
+{
+    size_t size = strlen(ret->reason);
+    char *end = ret->reason + size;
+    if (host->up) {
+        snprintf(end, sizeof(ret->reason) - size, "; its connection stands");
+    } else if (host->reached) {
+        const thole_v1_Host *row = registry_host(h->view, &host->witness);
+        upb_StringView name =
+            row == NULL ? upb_StringView_FromString("another host") : thole_v1_Host_name(row);
+        snprintf(end, sizeof(ret->reason) - size, "; but %.*s reaches it", (int)name.size,
+                 name.data);
+    } else if (host->unreached > 0) {
+        snprintf(end, sizeof(ret->reason) - size, "; %u other%s not reach it either",
+                 (unsigned)host->unreached, host->unreached == 1 ? " does" : "s do");
+    }
+}
+
+/* ---- Judging --------------------------------------------------------------------------------- */
+
+static void judge_speaking(struct hostctl *h, const struct detector *d, int32_t before,
+                           struct judgement *ret)
+{
+    const struct detector_bounds b = bounds_of(h);
+    look_at(h, detector_due_ms(d, &b));
+    if (!d->spoke || before == thole_v1_HOST_LIVENESS_LIVE) {
+        return;
+    }
+    bool was_dead = before == thole_v1_HOST_LIVENESS_DEAD;
+    uint64_t steady_ms = d->steady_ms + (was_dead ? 2 * b.floor_ms : b.floor_ms);
+    if (before != thole_v1_HOST_LIVENESS_UNSPECIFIED && h->now_ms < steady_ms) {
+        look_at(h, steady_ms);
+        return;
+    }
+    ret->liveness = thole_v1_HOST_LIVENESS_LIVE;
+    snprintf(ret->reason, sizeof(ret->reason), "heard again for %.1f s",
+             (double)(h->now_ms - d->steady_ms) / 1000);
+}
+
+static void judge_silent(struct hostctl *h, struct ctl_host *host, const struct detector *d,
+                         int32_t before, struct judgement *ret)
+{
+    const struct detector_bounds b = bounds_of(h);
+    uint64_t silent_ms = h->now_ms - d->heard_ms;
+    uint64_t dead_ms = d->heard_ms + h->o.dead_after_ms;
+    uint64_t again_ms = h->o.dead_after_ms / ASK_AGAIN_PARTS + 1;
+    if (before == thole_v1_HOST_LIVENESS_DEAD) {
+        return;
+    }
+    bool late = h->now_ms >= dead_ms;
+    uint64_t since_ms = late && h->now_ms - dead_ms >= again_ms ? h->now_ms - again_ms + 1
+                        : late                                  ? dead_ms
+                                                                : detector_due_ms(d, &b);
+    if (!host->up && !asked_since(h, host, since_ms)) {
+        return; /* the answers wake us */
+    }
+    if (late && (host->up || !host->reached)) {
+        ret->liveness = thole_v1_HOST_LIVENESS_DEAD;
+        snprintf(ret->reason, sizeof(ret->reason),
+                 "silent for %.1f s, more than the grace of %.1f s", (double)silent_ms / 1000,
+                 (double)h->o.dead_after_ms / 1000);
+        append_others(h, host, ret);
+        return;
+    }
+    look_at(h, late ? h->now_ms + again_ms : dead_ms);
+    if (before == thole_v1_HOST_LIVENESS_SUSPECT) {
+        return;
+    }
+    ret->liveness = thole_v1_HOST_LIVENESS_SUSPECT;
+    if (d->broken) {
+        snprintf(ret->reason, sizeof(ret->reason),
+                 "its connection broke %.1f s ago and did not come back",
+                 (double)(h->now_ms - d->broken_ms) / 1000);
+    } else {
+        snprintf(ret->reason, sizeof(ret->reason), "silent for %.1f s, expected within %.1f s",
+                 (double)silent_ms / 1000, detector_allowed_ms(d, &b) / 1000.0);
+    }
+    append_others(h, host, ret);
+}
+
+static void judge(struct hostctl *h, size_t i, const thole_v1_Host *row, struct judgement *ret)
+{
+    struct ctl_host *host = &h->hosts[i];
+    const struct detector_bounds b = bounds_of(h);
+    int32_t before = thole_v1_HostStatus_liveness(thole_v1_Host_status(row));
+    *ret = (struct judgement){.liveness = thole_v1_HOST_LIVENESS_UNSPECIFIED};
+    if (uuid_equal(&host->id, &h->o.host_id)) {
+        ret->liveness = thole_v1_HOST_LIVENESS_LIVE;
+        snprintf(ret->reason, sizeof(ret->reason), "it leads shard zero");
+        return;
+    }
+    const struct detector d = detector_of(h, i);
+    if (h->now_ms < detector_due_ms(&d, &b)) {
+        judge_speaking(h, &d, before, ret);
+    } else {
+        judge_silent(h, host, &d, before, ret);
+    }
+}
+
+/* ---- Telling --------------------------------------------------------------------------------- */
+
 static void report(struct hostctl *h, struct ctl_host *host, const thole_v1_Host *row,
-                   int32_t liveness)
+                   const struct judgement *j)
 {
     upb_Arena *arena = upb_Arena_New();
-    thole_registry_v1_Command *c = hostctl__command(h, "placement", arena);
+    thole_registry_v1_Command *c = hostctl__command(h, "liveness", arena);
     thole_registry_v1_Operation *o = thole_registry_v1_Command_add_operations(c, arena);
     thole_registry_v1_ObserveHost *observe =
         thole_registry_v1_Operation_mutable_observe_host(o, arena);
     thole_v1_HostStatus *status = thole_registry_v1_ObserveHost_mutable_status(observe, arena);
     thole_registry_v1_Operation_set_expected_revision(o, thole_v1_Host_revision(row));
     thole_registry_v1_ObserveHost_set_host_id(observe, thole_v1_Host_id(row));
-    thole_v1_HostStatus_set_liveness(status, liveness);
+    thole_registry_v1_ObserveHost_set_reason(observe, upb_StringView_FromString(j->reason));
+    thole_v1_HostStatus_set_liveness(status, j->liveness);
     thole_v1_HostStatus_set_incarnation(status,
                                         thole_v1_HostStatus_incarnation(thole_v1_Host_status(row)));
     struct ctl_op *op = hostctl__op_new(h, OP_LIVENESS, 0, 0);
@@ -77,25 +221,45 @@ static void report(struct hostctl *h, struct ctl_host *host, const thole_v1_Host
     upb_Arena_Free(arena);
 }
 
+/* We were to run at liveness_due_ms. Much later means that this process stood still, and heard
+ * nobody. */
+static void excuse_all(struct hostctl *h)
+{
+    uint64_t late_ms = h->now_ms > h->liveness_due_ms ? h->now_ms - h->liveness_due_ms : 0;
+    if (late_ms < h->o.suspect_after_ms / 4) {
+        return;
+    }
+    uint64_t away_ms = h->now_ms - h->liveness_ran_ms;
+    LOG_INFO(HOSTCTL, "was away for up to %" PRIu64 " ms; no host is blamed for it", away_ms);
+    pthread_mutex_lock(&h->signs.lock);
+    for (size_t i = 0; i < h->signs.count; i++) {
+        detector_excuse(&h->signs.of[i].detector, away_ms, h->now_ms);
+    }
+    pthread_mutex_unlock(&h->signs.lock);
+}
+
 void hostctl__liveness_run(struct hostctl *h)
 {
+    excuse_all(h);
+    h->liveness_ran_ms = h->now_ms;
     h->liveness_due_ms = UINT64_MAX;
     for (size_t i = 0; i < h->host_count; i++) {
         struct ctl_host *host = &h->hosts[i];
         const thole_v1_Host *row = registry_host(h->view, &host->id);
+        struct judgement j;
         if (!host->in_view || row == NULL || host->reporting ||
             hostctl__host_is(row, thole_v1_HOST_STATE_REMOVED)) {
             continue;
         }
-        int32_t liveness = judge(h, host);
-        if (liveness == thole_v1_HOST_LIVENESS_UNSPECIFIED ||
-            liveness == thole_v1_HostStatus_liveness(thole_v1_Host_status(row))) {
+        judge(h, i, row, &j);
+        if (j.liveness == thole_v1_HOST_LIVENESS_UNSPECIFIED ||
+            j.liveness == thole_v1_HostStatus_liveness(thole_v1_Host_status(row))) {
             continue;
         }
         if (h->now_ms < host->report_after_ms) {
             look_at(h, host->report_after_ms);
         } else if (registry_view_revision(h->view) >= host->report_revision) {
-            report(h, host, row, liveness); /* else: when the view has it */
+            report(h, host, row, &j); /* else: when the view has it */
         }
     }
 }
@@ -109,5 +273,45 @@ void hostctl__liveness_done(struct hostctl *h, struct ctl_op *op)
     } else {
         host->report_after_ms = h->now_ms + h->o.retry_ms;
     }
+    look_at(h, h->now_ms);
+}
+
+/* ---- Beginning, end, the bus ----------------------------------------------------------------- */
+
+void hostctl__liveness_begin(struct hostctl *h)
+{
+    pthread_mutex_lock(&h->signs.lock);
+    for (size_t i = 0; i < h->signs.count; i++) {
+        detector_restart(&h->signs.of[i].detector, h->now_ms);
+    }
+    pthread_mutex_unlock(&h->signs.lock);
+    for (size_t i = 0; i < h->host_count; i++) {
+        h->hosts[i].asked_ms = 0;
+    }
+    atomic_store_explicit(&h->signs.wanted, true, memory_order_relaxed);
+    h->liveness_ran_ms = h->now_ms;
+    h->liveness_due_ms = h->now_ms;
+}
+
+void hostctl__liveness_end(struct hostctl *h)
+{
+    atomic_store_explicit(&h->signs.wanted, false, memory_order_relaxed);
+}
+
+void hostctl__liveness_peer(struct hostctl *h, const struct uuid *id, bool up)
+{
+    const struct detector_bounds b = bounds_of(h);
+    struct ctl_host *host = hostctl__host(h, id);
+    struct detector *d = NULL;
+    bool broke = host->up && !up;
+    host->up = up;
+    pthread_mutex_lock(&h->signs.lock);
+    d = &h->signs.of[host - h->hosts].detector;
+    if (up) {
+        detector_heard(d, &b, h->now_ms);
+    } else if (broke) {
+        detector_broken(d, &b, h->now_ms);
+    }
+    pthread_mutex_unlock(&h->signs.lock);
     look_at(h, h->now_ms);
 }

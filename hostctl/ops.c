@@ -103,6 +103,22 @@ void hostctl__fence(struct hostctl *h, uint64_t shard_id)
     ask(h, OP_FENCE, ENGINE_OPEN_SESSION, shard_id);
 }
 
+static void reaches_answered(void *ctx, bool answered, bool reaches)
+{
+    struct ctl_op *op = ctx;
+    op->answered = answered;
+    op->reaches = reaches;
+    post(op);
+}
+
+void hostctl__ask_reaches(struct hostctl *h, const struct uuid *asked, const struct uuid *about)
+{
+    struct ctl_op *op = hostctl__op_new(h, OP_REACHES, 0, 0);
+    op->host = *about;
+    op->asked = *asked;
+    h->o.upward.reaches(h->o.upward.ctx, asked, about, reaches_answered, op);
+}
+
 static void proposed(void *ctx, const struct thole_status *st, uint64_t code, struct slice result)
 {
     struct ctl_op *op = ctx;

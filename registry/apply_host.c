@@ -181,7 +181,8 @@ static const char *liveness_reason(int32_t liveness)
 }
 
 /* Merge `status` into the host's row; no change, no revision. */
-static void observe(struct txn *t, const struct row *host, const thole_v1_HostStatus *status)
+static void observe(struct txn *t, const struct row *host, const thole_v1_HostStatus *status,
+                    upb_StringView why)
 {
     struct row *row = registry__txn_edit(t, host);
     thole_v1_HostStatus *to = thole_v1_Host_mutable_status(row->host, row->arena);
@@ -195,7 +196,8 @@ static void observe(struct txn *t, const struct row *host, const thole_v1_HostSt
     struct uuid id = host->host_id;
     registry__txn_put(t, row);
     if (before != after) {
-        registry__txn_event(t, registry__host(&t->s, &id), liveness_reason(after), "%s", "");
+        registry__txn_event(t, registry__host(&t->s, &id), liveness_reason(after), "%.*s",
+                            (int)why.size, why.data != NULL ? why.data : "");
     }
 }
 
@@ -225,7 +227,7 @@ static enum thole_code readmit(struct txn *t, struct row *host, const thole_v1_H
         registry__message_copy(status, &thole_v1_HostStatus_msginit, t->arena);
     thole_v1_HostStatus_set_liveness(live, thole_v1_HOST_LIVENESS_LIVE);
     struct uuid id = host->host_id;
-    observe(t, host, live);
+    observe(t, host, live, upb_StringView_FromString("it started again"));
     if (incarnation > newest) {
         registry__txn_event(t, registry__host(&t->s, &id), "HostStarted", "incarnation %" PRIu64,
                             incarnation);
@@ -271,6 +273,10 @@ enum thole_code registry__op_observe_host(struct txn *t, const thole_registry_v1
     const thole_registry_v1_ObserveHost *o = thole_registry_v1_Operation_observe_host(op);
     const thole_v1_HostStatus *status = thole_registry_v1_ObserveHost_status(o);
     enum thole_code code = registry__check_host_status(t, status);
+    if (code == THOLE_OK) {
+        code = registry__check_text(t, "reason", thole_registry_v1_ObserveHost_reason(o),
+                                    REGISTRY_TEXT_BYTES);
+    }
     if (code != THOLE_OK) {
         return code;
     }
@@ -295,7 +301,7 @@ enum thole_code registry__op_observe_host(struct txn *t, const thole_registry_v1
     }
     registry__txn_show(t, host);
     if (!registry__host_is(host, thole_v1_HOST_STATE_REMOVED)) {
-        observe(t, host, status);
+        observe(t, host, status, thole_registry_v1_ObserveHost_reason(o));
     }
     return THOLE_OK;
 }

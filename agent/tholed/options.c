@@ -44,6 +44,12 @@ static const struct row table[] = {
     {"election-timeout-ms", "N", "elections begin after N to 2N ms of silence (default: 500)",
      NUMBER, AT(election_timeout_ms), 600000},
     {"heartbeat-ms", "N", "interval of heartbeats (default: 100)", NUMBER, AT(heartbeat_ms), 60000},
+    {"suspect-after-ms", "N", "least silence that makes a host suspect (default: 1000)", NUMBER,
+     AT(suspect_after_ms), 600000},
+    {"suspect-after-ms-max", "N", "most silence of a live host, however irregular (default: 10000)",
+     NUMBER, AT(suspect_after_ms_max), 600000},
+    {"dead-after-ms", "N", "silence after which a host's replicas are replaced (default: 30000)",
+     NUMBER, AT(dead_after_ms), 604800000},
     {"loops", "N", "threads that run groups (default: by cores)", NUMBER, AT(loops), 256},
     {"appliers", "N", "threads that apply entries (default: by cores)", NUMBER, AT(appliers), 256},
     {"config", "FILE", "YAML with these options as keys, without dashes in front", TEXT, AT(config),
@@ -223,6 +229,10 @@ enum thole_code options_read(int argc, char **argv, struct daemon_options *ret,
         ret->heartbeat_ms * 3 > ret->election_timeout_ms)
         code = THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
                           "--heartbeat-ms must be at most a third of --election-timeout-ms");
+    if (code == THOLE_OK && ret->dead_after_ms != 0 &&
+        ret->dead_after_ms <= (ret->suspect_after_ms != 0 ? ret->suspect_after_ms : 1000))
+        code = THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
+                          "--dead-after-ms must be more than --suspect-after-ms");
     return code;
 }
 

@@ -15,6 +15,7 @@ struct daemon_options {
         *log_format;
     char *tags[OPTIONS_LIST_MAX];
     size_t tag_count;
+    uint64_t suspect_after_ms, suspect_after_ms_max, dead_after_ms;
     uint64_t dev, election_timeout_ms, heartbeat_ms, loops, appliers, version, help;
 };
 

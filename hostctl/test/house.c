@@ -33,7 +33,7 @@ uint64_t house_now_ms(const struct house *h)
 static bool connected(const struct house *h, uint64_t a, uint64_t b)
 {
     return h->hosts[a].hostctl != NULL && h->hosts[b].hostctl != NULL && a != b && !h->cut[a] &&
-           !h->cut[b];
+           !h->cut[b] && !h->apart[a][b];
 }
 
 static enum thole_code net_send(void *ctx, const struct uuid *to, enum engine_lane lane,
@@ -68,7 +68,8 @@ static enum thole_code net_send(void *ctx, const struct uuid *to, enum engine_la
 
 static void deliver(struct house *h, struct packet *p)
 {
-    if (connected(h, p->from, p->to)) {
+    if (connected(h, p->from, p->to) && !h->mute[p->from]) {
+        hostctl_heard(h->hosts[p->to].hostctl, &h->hosts[p->from].id);
         engine_deliver(h->hosts[p->to].engine, &h->hosts[p->from].id, p->incarnation, p->lane,
                        p->frame);
     } else {
@@ -177,6 +178,27 @@ static void upward_host_address(void *ctx, const struct uuid *id, const char *ad
             host->address_known[i] = address != NULL;
         }
     }
+}
+
+static uint64_t number_of(const struct house *h, const struct uuid *id)
+{
+    uint64_t n = 0;
+    while (n < HOUSE_HOSTS && !uuid_equal(&h->hosts[n].id, id)) {
+        n++;
+    }
+    assert_true(n < HOUSE_HOSTS);
+    return n;
+}
+
+static void upward_reaches(void *ctx, const struct uuid *asked, const struct uuid *about,
+                           void (*done)(void *done_ctx, bool answered, bool reaches),
+                           void *done_ctx)
+{
+    struct house_host *host = ctx;
+    const struct house *h = host->house;
+    uint64_t a = number_of(h, asked);
+    bool answered = connected(h, host->n, a);
+    done(done_ctx, answered, answered && connected(h, a, number_of(h, about)));
 }
 
 struct waiting {
@@ -311,7 +333,7 @@ void house_start(struct house *h, uint64_t n)
         .engine = host->engine,
         .registry = host->registry,
         .executor = h->ex,
-        .upward = {host, upward_propose, upward_host_address},
+        .upward = {host, upward_propose, upward_host_address, upward_reaches},
         .retry_ms = 50,
         .report_interval_ms = 20,
         .suspect_after_ms = 500,
@@ -342,6 +364,14 @@ void house_cut(struct house *h, uint64_t n, bool cut)
 {
     h->cut[n] = cut;
     tell_peers(h, n);
+}
+
+void house_part(struct house *h, uint64_t a, uint64_t b, bool apart)
+{
+    h->apart[a][b] = apart;
+    h->apart[b][a] = apart;
+    tell_peers(h, a);
+    tell_peers(h, b);
 }
 
 struct house *house_new(uint64_t seed)
@@ -654,6 +684,40 @@ uint32_t house_voters(struct house *h, const char *shard)
     }
     raft_config_deinit(&c);
     return voters;
+}
+
+uint64_t house_zero_leader(struct house *h)
+{
+    const struct house_host *leader = zero_leader(h);
+    return leader == NULL ? UINT64_MAX : leader->n;
+}
+
+int32_t house_liveness(struct house *h, uint64_t n)
+{
+    struct registry_view *v = house_view(h);
+    struct uuid id = test_uuid(n);
+    int32_t liveness = thole_v1_HostStatus_liveness(thole_v1_Host_status(registry_host(v, &id)));
+    registry_view_release(v);
+    return liveness;
+}
+
+size_t house_events(struct house *h, const char *object, const char *reason, char *ret_last,
+                    size_t size)
+{
+    struct registry_view *v = house_view(h);
+    uint64_t it = 0;
+    size_t count = 0;
+    const thole_v1_Event *e;
+    while ((e = registry_next_event(v, 0, &it)) != NULL) {
+        if (slice_equal(registry_str(thole_v1_Event_object(e)), slice_str(object)) &&
+            slice_equal(registry_str(thole_v1_Event_reason(e)), slice_str(reason))) {
+            upb_StringView message = thole_v1_Event_message(e);
+            snprintf(ret_last, size, "%.*s", (int)message.size, message.data);
+            count++;
+        }
+    }
+    registry_view_release(v);
+    return count;
 }
 
 size_t house_replicas_on(struct house *h, uint64_t n)

@@ -34,6 +34,8 @@ struct house {
     struct rand rand;
     struct house_host hosts[HOUSE_HOSTS];
     bool cut[HOUSE_HOSTS]; /* from everybody */
+    bool apart[HOUSE_HOSTS][HOUSE_HOSTS];
+    bool mute[HOUSE_HOSTS]; /* connected, but no frame of it arrives */
     struct packet *packets;
     size_t proposals; /* by controllers */
     double refuse;    /* chance that a controller's proposal gets no answer */
@@ -57,6 +59,7 @@ void house_run(struct house *h, uint64_t ms);
 void house_start(struct house *h, uint64_t n);
 void house_stop(struct house *h, uint64_t n);
 void house_cut(struct house *h, uint64_t n, bool cut);
+void house_part(struct house *h, uint64_t a, uint64_t b, bool apart); /* only these two */
 void house_bootstrap(struct house *h, uint64_t hosts);
 void house_join(struct house *h, uint64_t n);
 
@@ -83,5 +86,10 @@ bool house_all_see_same(struct house *h);
 uint32_t house_voters(struct house *h, const char *shard); /* in the leader's configuration */
 size_t house_replicas_on(struct house *h, uint64_t n);     /* rows */
 uint64_t house_shard_id(struct house *h, const char *shard);
+uint64_t house_zero_leader(struct house *h); /* UINT64_MAX: nobody */
+int32_t house_liveness(struct house *h, uint64_t n);
+/* How many events with this reason there are about the object; the last one's message. */
+size_t house_events(struct house *h, const char *object, const char *reason, char *ret_last,
+                    size_t size);
 
 #endif

@@ -78,6 +78,9 @@ struct thole_options {
      * make another thread call thole_close. */
     void (*failed)(void *ctx, const struct thole_status *st);
     void *ctx;
+    /* While this host leads shard zero: the bounds of the silence after which another host is suspect,
+     * 1000 and 10000, and the silence after which its replicas are replaced, 30000. */
+    uint32_t suspect_after_ms, suspect_after_ms_max, dead_after_ms;
 };
 #define THOLE_OPTIONS_INIT                   \
     {                                        \

@@ -1,0 +1,174 @@
+/* Which hosts are called suspect and dead, and why, over real engines in virtual time. The smallest
+ * threshold is 500 ms here, the grace HOUSE_DEAD_MS. */
+#include "hostctl/test/house.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <string.h>
+#include <cmocka.h>
+
+static struct house *five_hosts(uint64_t seed)
+{
+    struct house *h = house_new(seed);
+    house_bootstrap(h, 3);
+    house_join(h, 3);
+    house_join(h, 4);
+    assert_int_equal(house_create(h, "a", 3, 0), THOLE_OK);
+    RUN_UNTIL(h, 20000, house_settled(h, "a") && house_settled(h, "zero"));
+    RUN_UNTIL(h, 20000, house_voters(h, "zero") == 5 && house_settled(h, "zero"));
+    house_run(h, 2000);
+    return h;
+}
+
+/* A host that does not lead shard zero. */
+static uint64_t other_host(struct house *h)
+{
+    return house_zero_leader(h) == 0 ? 1 : 0;
+}
+
+static size_t events(struct house *h, uint64_t n, const char *reason, char *ret, size_t size)
+{
+    char object[16];
+    snprintf(object, sizeof(object), "hosts/h%d", (int)n);
+    ret[0] = '\0';
+    return house_events(h, object, reason, ret, size);
+}
+
+static void liveness_short_silence_is_no_event(void **state)
+{
+    (void)state;
+    struct house *h = five_hosts(1);
+    char text[256];
+    uint64_t n = other_host(h);
+    for (int i = 0; i < 10; i++) {
+        h->mute[n] = true;
+        house_run(h, 350);
+        h->mute[n] = false;
+        house_run(h, 1000);
+    }
+    assert_int_equal(events(h, n, "HostSuspect", text, sizeof(text)), 0);
+    house_free(h);
+}
+
+static void liveness_silence_is_suspect_then_heard_again(void **state)
+{
+    (void)state;
+    struct house *h = five_hosts(2);
+    char text[256];
+    uint64_t n = other_host(h);
+    h->mute[n] = true;
+    RUN_UNTIL(h, 1000, house_liveness(h, n) == thole_v1_HOST_LIVENESS_SUSPECT);
+    assert_int_equal(events(h, n, "HostSuspect", text, sizeof(text)), 1);
+    assert_non_null(strstr(text, "expected within 0.5 s; its connection stands"));
+    h->mute[n] = false;
+    house_run(h, 300);
+    assert_int_equal(house_liveness(h, n), thole_v1_HOST_LIVENESS_SUSPECT); /* not yet steady */
+    RUN_UNTIL(h, 2000, house_liveness(h, n) == thole_v1_HOST_LIVENESS_LIVE);
+    assert_int_equal(events(h, n, "HostLive", text, sizeof(text)), 1);
+    assert_non_null(strstr(text, "heard again for 0.5 s"));
+    house_free(h);
+}
+
+static void liveness_killed_process_is_noticed_faster_than_silence(void **state)
+{
+    (void)state;
+    struct house *h = five_hosts(3);
+    char text[256];
+    uint64_t n = other_host(h);
+    house_stop(h, n);
+    RUN_UNTIL(h, 400, house_liveness(h, n) == thole_v1_HOST_LIVENESS_SUSPECT);
+    events(h, n, "HostSuspect", text, sizeof(text));
+    assert_non_null(strstr(text, "its connection broke"));
+    assert_non_null(strstr(text, "3 others do not reach it either"));
+    RUN_UNTIL(h, HOUSE_DEAD_MS, house_liveness(h, n) == thole_v1_HOST_LIVENESS_DEAD);
+    events(h, n, "HostDead", text, sizeof(text));
+    assert_non_null(strstr(text, "more than the grace of 3.0 s"));
+    house_free(h);
+}
+
+static void liveness_host_that_others_reach_is_not_dead(void **state)
+{
+    (void)state;
+    struct house *h = five_hosts(4);
+    char text[256];
+    uint64_t n = other_host(h);
+    uint64_t leader = house_zero_leader(h);
+    size_t replicas = house_replicas_on(h, n);
+    house_part(h, leader, n, true);
+    RUN_UNTIL(h, 2000, house_liveness(h, n) == thole_v1_HOST_LIVENESS_SUSPECT);
+    events(h, n, "HostSuspect", text, sizeof(text));
+    assert_non_null(strstr(text, " reaches it"));
+    house_run(h, 4 * HOUSE_DEAD_MS);
+    assert_int_equal(house_zero_leader(h), leader);
+    assert_int_equal(house_liveness(h, n), thole_v1_HOST_LIVENESS_SUSPECT);
+    assert_int_equal(house_replicas_on(h, n), replicas);
+    /* When nobody reaches it any more, it is. */
+    house_stop(h, n);
+    RUN_UNTIL(h, 2 * HOUSE_DEAD_MS, house_liveness(h, n) == thole_v1_HOST_LIVENESS_DEAD);
+    house_free(h);
+}
+
+/* The grace of a new leader begins with it, and who was dead stays so. */
+static void liveness_new_leader_keeps_the_dead_and_shortens_no_grace(void **state)
+{
+    (void)state;
+    struct house *h = five_hosts(5);
+    char text[256];
+    uint64_t leader = house_zero_leader(h);
+    uint64_t dead = (leader + 1) % 5;
+    uint64_t silent = (leader + 2) % 5;
+    struct engine_replica_status status = {.voter = true};
+    house_stop(h, dead);
+    RUN_UNTIL(h, 2 * HOUSE_DEAD_MS, house_liveness(h, dead) == thole_v1_HOST_LIVENESS_DEAD);
+    RUN_UNTIL(h, 20000, house_settled(h, "zero") && house_voters(h, "zero") == 3);
+    for (uint64_t n = 0; n < 5 && status.voter; n++) { /* one that the next leader does not need */
+        silent = n;
+        if (n != dead && !engine_shard_status(h->hosts[n].engine, REGISTRY_SHARD_ID, &status)) {
+            fail();
+        }
+    }
+    house_stop(h, silent);
+    house_run(h, HOUSE_DEAD_MS - 600);
+    house_cut(h, leader, true);
+    RUN_UNTIL(h, 10000, house_zero_leader(h) != UINT64_MAX);
+    house_run(h, HOUSE_DEAD_MS - 600);
+    assert_int_not_equal(house_liveness(h, silent), thole_v1_HOST_LIVENESS_DEAD);
+    assert_int_equal(house_liveness(h, dead), thole_v1_HOST_LIVENESS_DEAD);
+    assert_int_equal(events(h, dead, "HostSuspect", text, sizeof(text)), 1);
+    house_free(h);
+}
+
+/* Back at the edge of its grace, again and again: never dead, and nothing moves. */
+static void liveness_host_at_the_edge_of_its_grace_moves_nothing(void **state)
+{
+    (void)state;
+    struct house *h = five_hosts(6);
+    char text[256];
+    uint64_t n = other_host(h);
+    for (int i = 0; i < 5; i++) {
+        h->mute[n] = true;
+        house_run(h, HOUSE_DEAD_MS - 200);
+        h->mute[n] = false;
+        house_run(h, 200);
+    }
+    RUN_UNTIL(h, 5000, house_liveness(h, n) == thole_v1_HOST_LIVENESS_LIVE);
+    assert_int_equal(events(h, n, "HostDead", text, sizeof(text)), 0);
+    assert_int_equal(events(h, n, "HostSuspect", text, sizeof(text)), 1);
+    house_free(h);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(liveness_short_silence_is_no_event),
+        cmocka_unit_test(liveness_silence_is_suspect_then_heard_again),
+        cmocka_unit_test(liveness_killed_process_is_noticed_faster_than_silence),
+        cmocka_unit_test(liveness_host_that_others_reach_is_not_dead),
+        cmocka_unit_test(liveness_new_leader_keeps_the_dead_and_shortens_no_grace),
+        cmocka_unit_test(liveness_host_at_the_edge_of_its_grace_moves_nothing),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,0 +1,143 @@
+/* Hosts that are slow, die, come back: what is noticed, what is replaced, what is removed. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/types.h>
+
+#include <cmocka.h>
+
+#include "integration/test/cluster.h"
+
+struct expect {
+    struct cluster *c;
+    int via;
+    const char *command, *needle;
+    int lines;
+};
+
+static bool lines_match(void *ctx)
+{
+    struct expect *e = ctx;
+    char out[65536];
+    return cli(e->c, e->via, out, sizeof out, "%s", e->command) == 0 &&
+           count_lines(out, e->needle) == e->lines;
+}
+
+static void expect_lines(struct cluster *c, int via, const char *command, const char *needle,
+                         int lines)
+{
+    struct expect e = {c, via, command, needle, lines};
+    char what[256];
+    snprintf(what, sizeof what, "`%s` has %d lines with \"%s\"", command, lines, needle);
+    eventually(40000, what, lines_match, &e);
+}
+
+static bool has_leader(void *ctx)
+{
+    struct expect *e = ctx;
+    e->lines = shard_leader(e->c, e->via, e->needle);
+    return e->lines >= 0;
+}
+
+static int leader_of(struct cluster *c, int via, const char *shard)
+{
+    struct expect e = {.c = c, .via = via, .needle = shard};
+    eventually(20000, "the shard's leader is known", has_leader, &e);
+    return e.lines;
+}
+
+static bool runs_one_group(void *ctx)
+{
+    struct expect *e = ctx;
+    char out[65536];
+    return cli(e->c, e->via, out, sizeof out, "status -o json") == 0 &&
+           count_text(out, "\"replicaId\"") == 1;
+}
+
+/* A paused process is no dead one, and is not even suspect for less than a second. */
+static void test_slow_host_is_left_alone(void **state)
+{
+    (void)state;
+    struct cluster *c = cluster_new();
+    c->extra_args[0] = "--dead-after-ms";
+    c->extra_args[1] = "8000";
+    cluster_start_peers(c, 3);
+    int leader = leader_of(c, 0, "zero");
+    int slow = leader == 0 ? 1 : 0;
+    expect_lines(c, leader, "get hosts", "live", 3);
+    for (int i = 0; i < 5; i++) {
+        host_pause(c, slow, true);
+        uint64_t until = now_ms() + 500;
+        while (now_ms() < until)
+            cli_ok(c, leader, "get hosts --stale");
+        host_pause(c, slow, false);
+        cluster_wait_ready(c, slow, 10000);
+    }
+    assert_int_equal(count_text(cli_ok(c, leader, "get events"), "HostSuspect"), 0);
+    /* Longer than that it is, and says how long it was expected to be silent; then it is back. */
+    host_pause(c, slow, true);
+    expect_lines(c, leader, "get hosts", "suspect", 1);
+    host_pause(c, slow, false);
+    expect_lines(c, leader, "get hosts", "live", 3);
+    const char *events = cli_ok(c, leader, "get events");
+    assert_true(count_text(events, "expected within") > 0);
+    assert_int_equal(count_text(events, "HostDead"), 0);
+    cluster_free(c);
+}
+
+static void test_dead_host_is_replaced_and_returns_empty(void **state)
+{
+    (void)state;
+    struct cluster *c = cluster_new();
+    c->extra_args[0] = "--dead-after-ms";
+    c->extra_args[1] = "4000";
+    cluster_start_peers(c, 5);
+    apply_yaml(c, 0, "kind: Shard\nname: orders\nspec: {type: kv, voters: 3}\n");
+    cli_ok(c, 0, "propose orders 'put a 1'");
+    expect_lines(c, 0, "get replicas --shard zero -o wide", "voter", 5);
+    int dead = leader_of(c, 0, "orders");
+    int via = (dead + 1) % 5;
+    const char *name = c->hosts[dead].name;
+    host_kill(c, dead);
+    uint64_t killed = now_ms();
+    char command[128];
+    expect_lines(c, via, "get hosts", "suspect", 1);
+    printf("suspect after %llu ms\n", (unsigned long long)(now_ms() - killed));
+    expect_lines(c, via, "get hosts", "dead", 1);
+    printf("dead after %llu ms\n", (unsigned long long)(now_ms() - killed));
+
+    /* A new voter caught up before the dead one lost its vote; shard zero is down to three. */
+    expect_lines(c, via, "get replicas --shard orders -o wide", "running", 3);
+    snprintf(command, sizeof command, "get replicas --host %s -o wide", name);
+    expect_lines(c, via, command, "running", 0);
+    expect_lines(c, via, "get replicas --shard zero -o wide", "non-voting", 2);
+    printf("replaced after %llu ms\n", (unsigned long long)(now_ms() - killed));
+    assert_non_null(strstr(cli_ok(c, via, "query orders 'get a'"), "1"));
+    const char *events = cli_ok(c, via, "get events");
+    assert_true(count_text(events, "HostDead") == 1);
+    assert_true(count_text(events, "its host is dead") >= 1);
+    assert_true(count_text(events, "do not reach it either") >= 1);
+
+    /* It comes back with its disk: what it had is deleted, and it is used again. */
+    host_restart(c, dead);
+    cluster_wait_ready(c, dead, 20000);
+    eventually(30000, "only shard zero runs there", runs_one_group,
+               &(struct expect){.c = c, .via = dead});
+    expect_lines(c, via, "get replicas --shard zero -o wide", "voter", 5);
+    apply_yaml(c, via, "kind: Shard\nname: orders\nspec: {type: kv, voters: 5}\n");
+    expect_lines(c, dead, command, "running", 2);
+    assert_non_null(strstr(cli_ok(c, dead, "query orders 'get a'"), "1"));
+    cluster_free(c);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_slow_host_is_left_alone),
+        cmocka_unit_test(test_dead_host_is_replaced_and_returns_empty),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
