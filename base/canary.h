@@ -22,6 +22,7 @@
     X(empty_append_term_zero, 18) \
     X(campaign_unapplied, 23)     \
     X(new_peer_inactive, 24)      \
+    X(wake_up_lost, 27)           \
     X(failed_write_counts, 29)    \
     X(log_over_snapshot, 30)      \
     X(snapshot_index_lost, 31)

@@ -232,6 +232,24 @@ static void read_reply(const thole_engine_v1_SnapshotReply *m, const struct code
                 thole_engine_v1_SnapshotReply_to(m));
 }
 
+static bool read_beat(const thole_engine_v1_HostBeat *m, const struct codec_sink *sink)
+{
+    size_t n;
+    const uint64_t *woken = thole_engine_v1_HostBeat_woken(m, &n);
+    struct host_beat b = {
+        .number = thole_engine_v1_HostBeat_number(m),
+        .heard = thole_engine_v1_HostBeat_heard(m),
+        .all_woken = thole_engine_v1_HostBeat_all_woken(m),
+        .woken_count = (uint32_t)n,
+    };
+    if (b.number == 0 || n > BEAT_WOKEN_MAX)
+        return false;
+    if (n > 0)
+        memcpy(b.woken, woken, n * sizeof(b.woken[0]));
+    sink->beat(sink->ctx, &b);
+    return true;
+}
+
 static enum thole_code read_all(struct bufslice frame, const thole_engine_v1_RaftFrame *m,
                                 const struct codec_sink *sink, struct thole_status *st)
 {
@@ -249,6 +267,10 @@ static enum thole_code read_all(struct bufslice frame, const thole_engine_v1_Raf
         thole_engine_v1_RaftFrame_snapshot_replies(m, &n);
     for (size_t i = 0; i < n; i++)
         read_reply(replies[i], sink);
+    const thole_engine_v1_HostBeat *beat = thole_engine_v1_RaftFrame_beat(m);
+    if (beat && !read_beat(beat, sink))
+        return THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
+                          "malformed heartbeat of a host");
     return THOLE_OK;
 }
 

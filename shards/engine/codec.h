@@ -14,12 +14,14 @@ size_t codec_weight(const struct raft_message *m);
 /* One frame of `n` messages. */
 struct bufslice codec_frame(const struct out_msg *messages, size_t n);
 struct bufslice codec_reply_frame(const struct stream_msg *m);
+struct bufslice codec_beat_frame(const struct host_beat *b);
 /* INVALID_ARGUMENT BAD_REQUEST. `message` is called for each Raft message, which it takes over;
  * `reply` for each snapshot reply. Either may have been called before a failure is found. */
 struct codec_sink {
     void *ctx;
     void (*message)(void *ctx, uint64_t shard_id, uint64_t to_incarnation, struct raft_message *m);
     void (*reply)(void *ctx, const struct stream_msg *m, uint64_t reply_from, uint64_t reply_to);
+    void (*beat)(void *ctx, const struct host_beat *b); /* borrowed */
 };
 THOLE_MUST_CHECK enum thole_code codec_read_frame(struct bufslice frame,
                                                   const struct codec_sink *sink,

@@ -48,6 +48,24 @@ struct bufslice codec_reply_frame(const struct stream_msg *m)
     return out;
 }
 
+struct bufslice codec_beat_frame(const struct host_beat *b)
+{
+    upb_Arena *arena = upb_Arena_New();
+    thole_engine_v1_RaftFrame *frame = thole_engine_v1_RaftFrame_new(arena);
+    thole_engine_v1_HostBeat *m = thole_engine_v1_RaftFrame_mutable_beat(frame, arena);
+    ASSERT(m != NULL);
+    thole_engine_v1_HostBeat_set_number(m, b->number);
+    thole_engine_v1_HostBeat_set_heard(m, b->heard);
+    thole_engine_v1_HostBeat_set_all_woken(m, b->all_woken);
+    for (uint32_t i = 0; i < b->woken_count; i++)
+        ASSERT(thole_engine_v1_HostBeat_add_woken(m, b->woken[i], arena));
+    size_t size;
+    const char *data = thole_engine_v1_RaftFrame_serialize(frame, arena, &size);
+    struct bufslice out = frame_of(data, size);
+    upb_Arena_Free(arena);
+    return out;
+}
+
 struct bufslice codec_chunk_frame(const struct codec_chunk *c)
 {
     upb_Arena *arena = upb_Arena_New();

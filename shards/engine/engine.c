@@ -141,6 +141,7 @@ static void resolve(struct engine *e, const struct engine_options *o)
     e->o.applier_count = o->applier_count ? o->applier_count : count;
     e->o.election_timeout_ms = o->election_timeout_ms ? o->election_timeout_ms : 500;
     e->o.heartbeat_ms = o->heartbeat_ms ? o->heartbeat_ms : 100;
+    e->o.sleep_after_ms = o->sleep_after_ms ? o->sleep_after_ms : 1000;
     e->o.compact_log_bytes = o->compact_log_bytes ? o->compact_log_bytes : 64 * MIB;
     e->o.keep_log_bytes = o->keep_log_bytes ? o->keep_log_bytes : 8 * MIB;
     e->o.cache_bytes = o->cache_bytes ? o->cache_bytes : 1 * MIB;
@@ -315,6 +316,7 @@ void engine_free(struct engine *e)
     map_deinit(&e->by_shard);
     map_deinit(&e->tombstones);
     map_deinit(&e->forgotten);
+    beats_free(e);
     pthread_mutex_destroy(&e->lock);
     if (e->owns_files)
         e->files->ops->free(e->files);

@@ -60,6 +60,7 @@ struct engine_observer {
     void (*host_failed)(void *ctx, const struct thole_status *st);
 };
 
+#define ENGINE_SLEEP_NEVER UINT32_MAX
 struct engine_options {
     struct uuid host_id;
     uint64_t incarnation;
@@ -73,6 +74,8 @@ struct engine_options {
     struct engine_observer observer;
     uint32_t loop_count, applier_count;         /* 0: by core count */
     uint32_t election_timeout_ms, heartbeat_ms; /* 0: 500 and 100 */
+    /* A group that is idle for this long sleeps: no timers, no messages. 0: 1000. */
+    uint32_t sleep_after_ms;
     uint64_t compact_log_bytes; /* snapshot or flush and compact a group beyond this; 0: 64 MiB */
     uint64_t keep_log_bytes;    /* tail kept for slow followers; 0: 8 MiB */
     uint64_t cache_bytes;       /* applied entries in memory per group; 0: 1 MiB */

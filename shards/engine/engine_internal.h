@@ -83,6 +83,7 @@ enum msg_kind {
     MSG_RECEIVE_END, /* struct stream_msg: loop -> streamer */
     MSG_SENT,        /* struct stream_msg: streamer -> loop */
     MSG_RECEIVED,    /* struct stream_msg: streamer -> loop */
+    MSG_BEAT,        /* struct host_beat: deliver -> loop */
 };
 
 struct inbound_msg {
@@ -197,6 +198,26 @@ struct peer_change {
     bool up;
 };
 
+/* A heartbeat of a host: see beats.c. */
+#define BEAT_WOKEN_MAX 64
+struct host_beat {
+    struct worker_msg msg;
+    struct uuid host;
+    uint64_t incarnation, number, heard;
+    bool all_woken;
+    uint32_t woken_count;
+    uint64_t woken[BEAT_WOKEN_MAX];
+};
+struct beat_peer { /* what we told another host, and heard; under the engine's lock */
+    struct uuid host;
+    uint64_t sent;               /* the number of the last beat */
+    uint64_t incarnation, heard; /* of its last one */
+    uint64_t woken_from;         /* the first beat that names all of the following */
+    bool all_woken;
+    uint32_t woken_count;
+    uint64_t woken[BEAT_WOKEN_MAX];
+};
+
 /* A step of a snapshot transfer, between loops and the streamer. */
 struct stream_msg {
     struct worker_msg msg;
@@ -261,6 +282,7 @@ struct replica {
     struct raft *core;
     struct wheel_timer tick;
     bool dirty, publish, notify;
+    bool led, slept; /* after the last harvest */
     bool removed_by_peer;
     struct thole_status failure;
     struct raft_status status; /* after the last harvest */
@@ -355,6 +377,9 @@ struct out_lane {
 struct peer_host {
     struct uuid host;
     uint64_t incarnation;
+    bool alive;                /* its beats are heard */
+    uint64_t beat_number;      /* of the last one; it came ... */
+    uint64_t beat_ms, beat_ns; /* ... then, in logical and in real time */
     bool touched;
     struct out_lane lanes[2]; /* control, append */
 };
@@ -376,7 +401,10 @@ struct loop {
     size_t published_count, published_capacity;
     struct peer_host **touched;
     size_t touched_count, touched_capacity;
+    uint64_t beat_due_ms; /* logical: when beats_run has something to do */
     struct write_batch *next, *in_flight;
+    /* Read by loop 0; 0 for none. */
+    _Atomic uint64_t turn_since_ns, in_flight_since_ns;
     uint64_t space_checked_ns;
     bool space_checking;
     bool stopping, failed;
@@ -389,7 +417,7 @@ void loop_free(struct loop *l);
 void loop_dirty(struct loop *l, struct replica *r);
 void loop_publish(struct loop *l, struct replica *r); /* at the end of the turn */
 /* The log writer makes no progress: nothing that keeps followers loyal may leave. */
-bool loop_writer_hung(const struct loop *l);
+bool loop_writer_hung(const struct loop *l, uint64_t now_ns);
 /* Hand a message to a loop from another worker; if the loop is gone, it is released instead. */
 void loop_post(struct loop *l, struct worker_msg *m);
 void loop_discard(struct loop *l, struct worker_msg *m);
@@ -397,6 +425,23 @@ void loop_discard(struct loop *l, struct worker_msg *m);
 /* inbound.c */
 void inbound_free(struct inbound *in);
 void loop_inbound(struct loop *l, struct inbound *in);
+/* beats.c */
+void beats_add_peer(struct engine *e, const struct uuid *host);
+void beats_free(struct engine *e);
+void beats_deliver(struct engine *e, const struct uuid *host, uint64_t incarnation,
+                   const struct host_beat *heard);
+uint64_t beats_sent(struct engine *e, const struct uuid *host); /* number of the last beat to it */
+void beats_leader_ended(struct loop *l, struct replica *r);
+void beats_heard(struct loop *l, struct host_beat *b);
+void beats_incarnation(struct loop *l, struct peer_host *h, uint64_t incarnation);
+/* Is the host of a SLEEP's sender heard, and is this not old news? */
+bool beats_vouch(struct loop *l, const struct uuid *host, const struct raft_message *m);
+/* Something happens to the group: if it sleeps, wake it with what is known of its leader's host. */
+void beats_wake(struct loop *l, struct replica *r);
+void beats_show_leader(struct loop *l, struct replica *r);
+/* When a leader, or its host in its name, was last heard. */
+uint64_t beats_leader_heard_ns(struct loop *l, const struct replica *r);
+void beats_run(struct loop *l);
 /* outbox.c */
 struct peer_host *loop_host(struct loop *l, const struct uuid *host);
 void outbox_add(struct loop *l, struct replica *r, struct raft_message *m);
@@ -560,6 +605,7 @@ struct engine {
     struct map tombstones;           /* replica id -> anything: a set */
     struct map forgotten;            /* in this life of the host; their ids cannot come back */
     struct map watches;              /* watch id -> struct replica, a reference */
+    struct map beat_peers;           /* uuid_hash -> struct beat_peer */
     uint64_t watch_id;
     _Atomic uint64_t transfer_id;
     _Atomic uint64_t bad_logged_ns;
@@ -587,6 +633,7 @@ void engine_crash(struct engine *e);
 extern struct metric engine_proposals, engine_queries, engine_refused, engine_dropped_frames,
     engine_bad_frames, engine_sync_ns, engine_batch_updates, engine_batch_entries,
     engine_apply_entries, engine_apply_ns, engine_apply_lag_ns, engine_turn_ns, engine_commit_ns,
-    engine_snapshots_saved, engine_snapshots_sent, engine_snapshots_installed, engine_loop_depth;
+    engine_sleeping, engine_snapshots_saved, engine_snapshots_sent, engine_snapshots_installed,
+    engine_loop_depth;
 
 #endif

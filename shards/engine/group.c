@@ -26,8 +26,16 @@ void group_receive(struct loop *l, struct replica *r, struct raft_message *m,
 {
     struct thole_status st;
     learn_host(r, m->from, host);
-    if ((m->kind == RAFT_MSG_APPEND || m->kind == RAFT_MSG_HEARTBEAT) && m->term >= r->status.term)
+    if ((m->kind == RAFT_MSG_APPEND || m->kind == RAFT_MSG_HEARTBEAT ||
+         m->kind == RAFT_MSG_SLEEP) &&
+        m->term >= r->status.term)
         r->contact_ns = l->now_ns;
+    if (m->kind == RAFT_MSG_SLEEP && !beats_vouch(l, host, m)) {
+        m->kind = RAFT_MSG_HEARTBEAT;
+        m->index = m->log_term = m->context = m->hint = 0;
+    }
+    if (m->kind != RAFT_MSG_SLEEP && m->kind != RAFT_MSG_SLEEP_REPLY)
+        beats_wake(l, r);
     enum thole_code code = raft_receive(r->core, m, l->now_ms, &st);
     *m = (struct raft_message){0};
     if (code == THOLE_DATA_LOSS)
@@ -35,6 +43,17 @@ void group_receive(struct loop *l, struct replica *r, struct raft_message *m,
     else if (code != THOLE_OK)
         engine_bad_frame(l->e, host, &st);
     loop_dirty(l, r);
+}
+
+/* Who led and does not any more; who leads now. */
+static void note_leadership(struct loop *l, struct replica *r, bool changed)
+{
+    bool leads = r->status.role == RAFT_LEADER;
+    if (r->led && !leads)
+        beats_leader_ended(l, r);
+    if (leads && changed)
+        beats_show_leader(l, r);
+    r->led = leads;
 }
 
 static void show_peers(struct replica *r)
@@ -192,6 +211,17 @@ static void rearm(struct loop *l, struct replica *r)
         wheel_arm(l->ticks, &r->tick, due);
 }
 
+/* While it sleeps nothing else shows what a leader knows of its members. */
+static void note_sleep(struct replica *r, bool asleep)
+{
+    if (asleep == r->slept)
+        return;
+    r->slept = asleep;
+    metric_add(&engine_sleeping, asleep ? 1 : -1);
+    if (asleep && r->led)
+        show_peers(r);
+}
+
 static void carry_out(struct loop *l, struct replica *r, struct raft_update *u)
 {
     if (u->persist != 0)
@@ -209,6 +239,7 @@ static void carry_out(struct loop *l, struct replica *r, struct raft_update *u)
         snapshot_wanted(l, r, &u->need_snapshot[i]);
     reads_answer(l, r, u->reads, u->read_count);
     r->removed_by_peer = r->removed_by_peer || u->removed;
+    note_leadership(l, r, u->status_changed || u->config_changed);
     r->notify = r->notify || u->status_changed || u->config_changed || u->removed;
     if (u->config_changed) {
         pthread_mutex_lock(&l->e->lock);
@@ -233,6 +264,7 @@ void group_harvest(struct loop *l, struct replica *r)
         loop_publish(l, r);
     }
     group_dispatch(l, r);
+    note_sleep(r, raft_asleep(r->core));
     rearm(l, r);
 }
 
@@ -260,6 +292,7 @@ static enum thole_code new_core(struct loop *l, struct replica *r, const struct 
         .seed = o->seed ^ (r->replica_id * UINT64_C(0x9e3779b97f4a7c15)) ^ o->incarnation,
         .election_timeout_ms = o->election_timeout_ms,
         .heartbeat_ms = o->heartbeat_ms,
+        .sleep_after_ms = o->sleep_after_ms == ENGINE_SLEEP_NEVER ? 0 : o->sleep_after_ms,
         .cache_bytes = o->cache_bytes,
         .pre_vote = true,
         .check_quorum = true,
@@ -349,8 +382,13 @@ static void silence(struct loop *l, struct replica *r, const struct thole_status
     task_free(r->install);
     r->install = NULL;
     snapshot_end(r);
-    if (r->core)
+    if (r->core) {
+        if (r->led)
+            beats_leader_ended(l, r);
+        note_sleep(r, false);
         raft_free(r->core);
+    }
+    r->led = false;
     r->core = NULL;
     r->status.role = RAFT_FOLLOWER;
     r->status.leader = 0;

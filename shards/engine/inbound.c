@@ -61,6 +61,12 @@ static void take_reply(void *ctx, const struct stream_msg *m, uint64_t reply_fro
     streamer_post(d->e, &copy->msg);
 }
 
+static void take_beat(void *ctx, const struct host_beat *b)
+{
+    struct delivery *d = ctx;
+    beats_deliver(d->e, d->host, d->incarnation, b);
+}
+
 static void post_inbound(struct loop *l, struct inbound *in)
 {
     size_t waiting = atomic_fetch_add(&l->inbound_bytes, in->bytes) + in->bytes;
@@ -94,7 +100,7 @@ void engine_deliver(struct engine *e, const struct uuid *host, uint64_t incarnat
     }
     struct inbound *by_loop[64] = {0};
     struct delivery d = {.e = e, .host = host, .incarnation = incarnation, .by_loop = by_loop};
-    struct codec_sink sink = {&d, take_message, take_reply};
+    struct codec_sink sink = {&d, take_message, take_reply, take_beat};
     struct thole_status st;
     if (codec_read_frame(frame, &sink, &st) != THOLE_OK) {
         engine_bad_frame(e, host, &st);
@@ -111,8 +117,7 @@ void loop_inbound(struct loop *l, struct inbound *in)
 {
     atomic_fetch_sub(&l->inbound_bytes, in->bytes);
     struct peer_host *h = loop_host(l, &in->host);
-    if (in->incarnation > h->incarnation)
-        h->incarnation = in->incarnation;
+    beats_incarnation(l, h, in->incarnation);
     for (size_t i = 0; i < in->count; i++) {
         struct inbound_msg *m = &in->messages[i];
         struct replica *r = map_get(&l->by_replica, m->raft.to);

@@ -31,10 +31,10 @@ void loop_publish(struct loop *l, struct replica *r)
     list_add(&l->published, &l->published_count, &l->published_capacity, replica_ref(r));
 }
 
-bool loop_writer_hung(const struct loop *l)
+bool loop_writer_hung(const struct loop *l, uint64_t now_ns)
 {
-    return l->in_flight &&
-           l->now_ns - l->in_flight->posted_ns > l->e->o.election_timeout_ms * NS_PER_MS;
+    uint64_t since = atomic_load_explicit(&l->in_flight_since_ns, memory_order_relaxed);
+    return since != 0 && now_ns > since && now_ns - since > l->e->o.election_timeout_ms * NS_PER_MS;
 }
 
 /* ---- Messages ------------------------------------------------------------------------------------------ */
@@ -77,6 +77,7 @@ static void handle_persisted(struct loop *l, struct write_batch *b)
 {
     ASSERT(l->in_flight == b);
     l->in_flight = NULL;
+    atomic_store_explicit(&l->in_flight_since_ns, 0, memory_order_relaxed);
     metric_record(&engine_commit_ns, l->now_ns - b->posted_ns);
     for (size_t i = 0; i < b->count; i++) {
         struct write_update *w = &b->updates[i];
@@ -160,6 +161,9 @@ static void handle(struct loop *l, struct worker_msg *m)
     case MSG_PEER:
         handle_peer(l, CONTAINER_OF(m, struct peer_change, msg));
         break;
+    case MSG_BEAT:
+        beats_heard(l, CONTAINER_OF(m, struct host_beat, msg));
+        break;
     case MSG_SENT:
         snapshot_sent(l, CONTAINER_OF(m, struct stream_msg, msg));
         break;
@@ -240,6 +244,9 @@ void loop_discard(struct loop *l, struct worker_msg *m)
     case MSG_PEER:
         free(CONTAINER_OF(m, struct peer_change, msg));
         break;
+    case MSG_BEAT:
+        free(CONTAINER_OF(m, struct host_beat, msg));
+        break;
     case MSG_CHUNK:
     case MSG_REPLY:
     case MSG_SEND:
@@ -276,6 +283,7 @@ static void move_time(struct loop *l, uint64_t now_ns)
 static void run_timers(struct loop *l)
 {
     struct wheel_timer *t;
+    beats_run(l);
     while ((t = wheel_expire(l->ticks, l->now_ms))) {
         struct replica *r = CONTAINER_OF(t, struct replica, tick);
         if (r->state == GROUP_RUNNING)
@@ -323,6 +331,7 @@ static void post_batch(struct loop *l)
         l->in_flight = l->next;
         l->next = NULL;
         l->in_flight->posted_ns = l->now_ns;
+        atomic_store_explicit(&l->in_flight_since_ns, l->now_ns, memory_order_relaxed);
         for (size_t i = 0; i < l->in_flight->count; i++)
             if (l->in_flight->updates[i].r)
                 l->in_flight->updates[i].r->update_batch = NULL;
@@ -394,6 +403,7 @@ static uint64_t next_turn(struct loop *l)
 {
     uint64_t next = CLOCK_NEVER;
     uint64_t tick = wheel_next(l->ticks), deadline = wheel_next(l->deadlines);
+    tick = l->beat_due_ms < tick ? l->beat_due_ms : tick;
     if (tick != UINT64_MAX)
         next = (l->real_ms + (tick > l->now_ms ? tick - l->now_ms : 0)) * NS_PER_MS;
     if (deadline != UINT64_MAX && deadline * NS_PER_MS < next)
@@ -407,6 +417,7 @@ uint64_t loop_turn(void *ctx, struct msgq *batch, uint64_t now_ns)
 {
     struct loop *l = ctx;
     struct worker_msg *m;
+    atomic_store_explicit(&l->turn_since_ns, now_ns, memory_order_relaxed);
     move_time(l, now_ns);
     metric_record(&engine_loop_depth, batch->count);
     while ((m = msgq_pop(batch)))
@@ -416,6 +427,7 @@ uint64_t loop_turn(void *ctx, struct msgq *batch, uint64_t now_ns)
     outbox_flush(l);
     post_batch(l);
     publish_all(l);
+    atomic_store_explicit(&l->turn_since_ns, 0, memory_order_relaxed);
     return l->stopping ? CLOCK_NEVER : next_turn(l);
 }
 
@@ -430,6 +442,7 @@ struct loop *loop_new(struct engine *e, uint32_t index)
     l->now_ns = clock_now(e->clock);
     l->real_ms = l->now_ns / NS_PER_MS;
     l->now_ms = 1;
+    l->beat_due_ms = UINT64_MAX;
     l->ticks = wheel_new(l->now_ms);
     l->deadlines = wheel_new(l->real_ms);
     l->stop_msg.kind = MSG_STOP;

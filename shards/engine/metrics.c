@@ -9,6 +9,8 @@ METRIC_DEFINE_COUNTER(engine_dropped_frames, "thole_engine_frames_dropped_total"
                       "Frames dropped because a queue was full");
 METRIC_DEFINE_COUNTER(engine_bad_frames, "thole_engine_frames_malformed_total",
                       "Frames from peers that could not be read");
+METRIC_DEFINE_GAUGE(engine_sleeping, "thole_engine_replicas_sleeping",
+                    "Replicas of idle groups, without timers and messages");
 METRIC_DEFINE_HISTOGRAM_NS(engine_sync_ns, "thole_engine_log_write_seconds",
                            "Time of one synced write of the log");
 METRIC_DEFINE_HISTOGRAM(engine_batch_updates, "thole_engine_log_write_replicas",

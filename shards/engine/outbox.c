@@ -13,6 +13,7 @@ struct peer_host *loop_host(struct loop *l, const struct uuid *host)
         h = xcalloc(1, sizeof(*h));
         h->host = *host;
         (void)map_put(&l->hosts, key, h);
+        beats_add_peer(l->e, host);
     }
     return h;
 }
@@ -21,13 +22,13 @@ static bool is_reply(uint8_t kind)
 {
     return kind == RAFT_MSG_PREVOTE_REPLY || kind == RAFT_MSG_VOTE_REPLY ||
            kind == RAFT_MSG_APPEND_REPLY || kind == RAFT_MSG_HEARTBEAT_REPLY ||
-           kind == RAFT_MSG_READ_REPLY;
+           kind == RAFT_MSG_READ_REPLY || kind == RAFT_MSG_SLEEP_REPLY;
 }
 
 /* Appends keep followers loyal as much as heartbeats do. */
 static bool keeps_loyal(uint8_t kind)
 {
-    return kind == RAFT_MSG_APPEND || kind == RAFT_MSG_HEARTBEAT;
+    return kind == RAFT_MSG_APPEND || kind == RAFT_MSG_HEARTBEAT || kind == RAFT_MSG_SLEEP;
 }
 
 void outbox_add_to(struct loop *l, const struct uuid *host, uint64_t shard_id,
@@ -44,6 +45,8 @@ void outbox_add_to(struct loop *l, const struct uuid *host, uint64_t shard_id,
         .to_incarnation = is_reply(m->kind) ? h->incarnation : 0,
         .raft = *m,
     };
+    if (m->kind == RAFT_MSG_SLEEP)
+        lane->messages[lane->count - 1].raft.hint = beats_sent(l->e, host);
     if (h->touched)
         return;
     h->touched = true;
@@ -57,7 +60,7 @@ void outbox_add_to(struct loop *l, const struct uuid *host, uint64_t shard_id,
 void outbox_add(struct loop *l, struct replica *r, struct raft_message *m)
 {
     struct uuid host;
-    if ((keeps_loyal(m->kind) && loop_writer_hung(l)) || !replica_host(r, m->to, &host))
+    if ((keeps_loyal(m->kind) && loop_writer_hung(l, l->now_ns)) || !replica_host(r, m->to, &host))
         return; /* the entries stay the core's */
     outbox_add_to(l, &host, r->shard_id, m);
     m->entry_count = 0; /* taken over, with the array */

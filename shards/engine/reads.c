@@ -20,9 +20,9 @@ static void serve_stale(struct loop *l, struct replica *r, struct engine_request
 {
     bool fresh = q->max_staleness_ms == 0;
     if (!fresh && r->status.role == RAFT_LEADER && r->status.leader_ready)
-        fresh = !loop_writer_hung(l);
+        fresh = !loop_writer_hung(l, l->now_ns);
     else if (!fresh && r->contact_ns != 0)
-        fresh = l->now_ns - r->contact_ns <= q->max_staleness_ms * NS_PER_MS;
+        fresh = l->now_ns - beats_leader_heard_ns(l, r) <= q->max_staleness_ms * NS_PER_MS;
     if (!fresh) {
         request_fail(q, THOLE_UNAVAILABLE, THOLE_REASON_NO_LEADER,
                      "no leader was heard within the staleness bound");
@@ -83,7 +83,7 @@ void reads_flush(struct loop *l, struct replica *r)
         return;
     struct thole_status st;
     uint64_t context = ++r->read_context;
-    if (loop_writer_hung(l)) {
+    if (loop_writer_hung(l, l->now_ns)) {
         (void)THOLE_FAIL(&st, THOLE_UNAVAILABLE, THOLE_REASON_DISK,
                          "the log of this host makes no progress");
         fail_queue(l, r, &r->reading, &st);

@@ -252,7 +252,7 @@ bool raft_peer(const struct raft *r, uint64_t replica_id, struct raft_peer_statu
         .match = self ? r->log.durable : p->match,
         .next = self ? r->log.last_index + 1 : p->next,
         .state = self ? RAFT_REPLICATE : p->state,
-        .recently_active = self || p->recently_active,
+        .recently_active = self || (r->asleep ? !p->absent : p->recently_active),
     };
     return true;
 }

@@ -361,6 +361,13 @@ static void check_replica(struct sim *s, struct sim_host *h, struct replica *r)
         return;
     if (m->life != h->incarnation)
         begin_life(s, h, m, r);
+    bool asleep = r->core && raft_asleep(r->core);
+    if (asleep != m->asleep) {
+        SIM_TRACE(s, "host %d: replica %" PRIu64 " %s", h->id, m->replica_id,
+                  asleep ? "sleeps" : "wakes");
+        s->report->sleeps += asleep;
+        m->asleep = asleep;
+    }
     if (same_status(&m->status, &r->status))
         return;
     check_status(s, m, r);
@@ -436,10 +443,15 @@ static void ignore_reply(void *ctx, const struct stream_msg *m, uint64_t from, u
     (void)ctx, (void)m, (void)from, (void)to;
 }
 
+static void ignore_beat(void *ctx, const struct host_beat *b)
+{
+    (void)ctx, (void)b;
+}
+
 void check_frame(struct sim *s, struct sim_host *h, struct bufslice frame)
 {
     struct speaker speaker = {s, h};
-    struct codec_sink sink = {&speaker, check_message, ignore_reply};
+    struct codec_sink sink = {&speaker, check_message, ignore_reply, ignore_beat};
     struct thole_status st;
     if (codec_read_frame(frame, &sink, &st) != THOLE_OK)
         sim_fail(s, "host %d sends a frame that cannot be read: %s", h->id, st.message);

@@ -32,7 +32,8 @@ static void again(struct client *c)
     uint64_t pause = s->c.think_ns;
     if (!s->o.bench)
         pause = rand_below(dice(s), 2 * pause + 1);
-    sim_at(s, s->now_ns + pause, step, c);
+    uint64_t from = s->lull_until_ns > s->now_ns ? s->lull_until_ns : s->now_ns;
+    sim_at(s, from + pause, step, c);
 }
 
 /* ---- Operations ------------------------------------------------------------------------------------------ */

@@ -98,11 +98,14 @@ bool final_survives(struct sim *s, const struct shard *shard, uint32_t hosts, ui
     return true;
 }
 
-static void choose_dead(struct sim *s)
+static void choose_dead(struct sim *s, bool leader_too)
 {
     struct rand *r = &s->rand[SIM_RAND_NEMESIS];
     for (int attempt = 0; attempt < 4; attempt++) {
         uint32_t dead = (uint32_t)rand_u64(r) & ((1u << s->c.hosts) - 1);
+        int leader = sim_leader(s, &s->shards[rand_below(r, (uint64_t)s->c.groups)]);
+        if (leader_too && leader >= 0)
+            dead = attempt == 3 ? 1u << leader : dead | 1u << leader;
         bool all = dead != 0;
         for (int g = 0; g < s->c.groups && all; g++)
             all = final_survives(s, &s->shards[g], dead, 0);
@@ -204,16 +207,28 @@ static void explain(struct sim *s, const struct shard *shard)
     bytes_deinit(&b);
 }
 
+/* Nobody asks for anything: whoever dies after this dies among sleepers. */
+static void lull(struct sim *s)
+{
+    for (int i = 0; i < s->c.hosts; i++)
+        host_start(&s->hosts[i]);
+    nemesis_stop(s, true);
+    sim_advance(s, s->now_ns + (s->c.sleep_ms + 10 * s->c.election_ms) * SIM_MS);
+}
+
 void final_phase(struct sim *s)
 {
-    choose_dead(s);
+    bool asleep = sim_has(&s->c, SIM_SLEEP) && rand_chance(&s->rand[SIM_SLEEP], 0.5);
+    if (asleep)
+        lull(s);
+    choose_dead(s, asleep);
     for (int i = 0; i < s->c.hosts; i++) {
         if (s->hosts[i].dead)
             host_crash(&s->hosts[i]);
         else
             host_start(&s->hosts[i]);
     }
-    nemesis_stop(s);
+    nemesis_stop(s, asleep);
     SIM_TRACE(s, "the last phase begins");
     uint64_t end = s->now_ns + PATIENCE_MS * SIM_MS;
     bool done = false;

@@ -56,6 +56,7 @@ void host_start(struct sim_host *h)
         .applier_count = s->c.appliers,
         .election_timeout_ms = s->c.election_ms,
         .heartbeat_ms = s->c.heartbeat_ms,
+        .sleep_after_ms = s->c.sleep_ms,
         .compact_log_bytes = s->c.compact_bytes,
         .keep_log_bytes = s->c.keep_bytes,
         .cache_bytes = s->c.cache_bytes,

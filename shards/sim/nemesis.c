@@ -175,6 +175,13 @@ static void do_report(struct sim *s)
     engine_peer_state(h->engine, &about->uuid, up);
 }
 
+/* Long enough for groups to fall asleep, and for something to happen to them then. */
+static void do_lull(struct sim *s)
+{
+    s->lull_until_ns = s->now_ns + s->c.sleep_ms * SIM_MS + between_ms(s, SIM_SLEEP, 200, 4000);
+    SIM_TRACE(s, "clients pause until %" PRIu64, s->lull_until_ns / NS_PER_MS);
+}
+
 /* ---- The clocks ----------------------------------------------------------------------------------------------- */
 
 static const struct nemesis {
@@ -195,6 +202,7 @@ static const struct nemesis {
     {SIM_PARTITION, do_partition, 3},
     {SIM_ONE_WAY, do_one_way, 4},
     {SIM_REPORTS, do_report, 2},
+    {SIM_SLEEP, do_lull, 6},
 };
 
 static void strike(struct sim *s, void *arg)
@@ -218,7 +226,7 @@ void nemesis_start(struct sim *s)
 }
 
 /* Nothing goes wrong any more, but what is dead stays dead. */
-void nemesis_stop(struct sim *s)
+void nemesis_stop(struct sim *s, bool silently)
 {
     s->calm = true;
     for (int i = 0; i < s->c.hosts; i++) {
@@ -232,6 +240,6 @@ void nemesis_stop(struct sim *s)
     }
     for (int i = 0; i < s->c.hosts; i++)
         for (int k = 0; k < s->c.hosts && s->hosts[i].engine; k++)
-            if (i != k)
+            if (i != k && !(silently && s->hosts[k].dead))
                 engine_peer_state(s->hosts[i].engine, &s->hosts[k].uuid, !s->hosts[k].dead);
 }

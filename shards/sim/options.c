@@ -33,6 +33,7 @@ static const char *const names[SIM_FAULTS] = {
     [SIM_COMPACT] = "compact",
     [SIM_SESSIONS] = "sessions",
     [SIM_PERSISTENT] = "persistent",
+    [SIM_SLEEP] = "sleep",
 };
 
 const char *sim_fault_name(int fault)
@@ -81,6 +82,7 @@ static void draw_bench(const struct sim_options *o, struct sim_config *c)
     c->ballast = 0;
     c->skew_ppm = 0;
     c->reads = 0;
+    c->sleep_ms = ENGINE_SLEEP_NEVER;
     (void)o;
 }
 
@@ -125,6 +127,7 @@ void sim_config_draw(const struct sim_options *o, struct sim_config *ret)
     c.ballast = rand_chance(&r, 0.3) ? rand_below(&r, 600 * KIB) : 0;
     c.skew_ppm = sim_has(&c, SIM_SKEW) ? (uint32_t)rand_between(&r, 100, 100000) : 0;
     c.reads = 0.2 + 0.5 * rand_unit(&r);
+    c.sleep_ms = sim_has(&c, SIM_SLEEP) ? (uint32_t)rand_between(&r, 20, 600) : ENGINE_SLEEP_NEVER;
     if (c.groups > 5)
         c.clients = SIM_CLIENTS_MAX;
     if (o->hosts != 0)

@@ -37,6 +37,7 @@ enum sim_fault {
     SIM_COMPACT,     /* logs are compacted early, so that snapshots are needed */
     SIM_SESSIONS,    /* clients retry in sessions */
     SIM_PERSISTENT,  /* some machines keep their data on disk */
+    SIM_SLEEP,       /* idle groups sleep, and all clients pause now and then */
     SIM_FAULTS,
 };
 
@@ -58,7 +59,7 @@ struct sim_report {
     char why[512];
     uint64_t at_ns; /* virtual time of the failure, or of the end */
     uint64_t turns, frames, writes, proposals, reads, applied, snapshots, crashes, elections;
-    uint64_t unknown, inconclusive, changes, flips;
+    uint64_t unknown, inconclusive, changes, flips, sleeps;
     uint64_t hash; /* of the whole run: equal for equal seeds */
 };
 

@@ -33,7 +33,8 @@ struct sim_config {
     uint64_t sync_ns;    /* a log write, usually */
     uint64_t compact_bytes, keep_bytes, cache_bytes, ballast;
     uint32_t skew_ppm;
-    double reads; /* part of the operations */
+    uint32_t sleep_ms; /* idle before a group sleeps */
+    double reads;      /* part of the operations */
 };
 void sim_config_draw(const struct sim_options *o, struct sim_config *ret);
 static inline bool sim_has(const struct sim_config *c, enum sim_fault f)
@@ -168,6 +169,7 @@ struct member {
     bool witness, gone;
     bool created; /* durably */
     bool damaged; /* by us: it may fail */
+    bool asleep;  /* as last seen */
     /* What its disk holds. */
     struct raft_hard hard;
     uint64_t start, start_term;
@@ -249,7 +251,7 @@ void client_probe(struct sim *s, struct shard *shard, int host, bool write,
 void admin_start(struct sim *s);
 void admin_bootstrap(struct sim *s);
 void nemesis_start(struct sim *s);
-void nemesis_stop(struct sim *s);
+void nemesis_stop(struct sim *s, bool silently); /* nobody is told who is dead */
 void final_phase(struct sim *s);
 /* Would the shard still be able to work, and lose nothing, without these hosts and this replica? */
 bool final_survives(struct sim *s, const struct shard *shard, uint32_t hosts, uint64_t replica_id);
@@ -271,10 +273,11 @@ struct sim {
     struct map members;  /* replica id -> struct member */
     uint64_t replica_id; /* the last one given out */
     struct client clients[SIM_CLIENTS_MAX];
-    size_t op_count;    /* clients' requests outstanding */
-    uint64_t value;     /* the last one written */
-    bool calm;          /* the last phase: no more faults */
-    uint64_t in_flight; /* frames */
+    size_t op_count;        /* clients' requests outstanding */
+    uint64_t value;         /* the last one written */
+    bool calm;              /* the last phase: no more faults */
+    uint64_t lull_until_ns; /* clients pause */
+    uint64_t in_flight;     /* frames */
 };
 #define SIM_RAND_NET SIM_FAULTS
 #define SIM_RAND_CLIENT (SIM_FAULTS + 1)

@@ -17,6 +17,12 @@ static void take_reply(void *ctx, const struct stream_msg *m, uint64_t from, uin
     (void)ctx, (void)m, (void)from, (void)to;
 }
 
+static void take_beat(void *ctx, const struct host_beat *b)
+{
+    (void)ctx;
+    ASSERT(b->number > 0 && b->woken_count <= BEAT_WOKEN_MAX);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
@@ -24,7 +30,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         return 0;
     struct slice in = slice_of(data + 1, size - 1);
     struct thole_status st;
-    struct codec_sink sink = {NULL, take_message, take_reply};
+    struct codec_sink sink = {NULL, take_message, take_reply, take_beat};
     struct codec_chunk chunk;
     struct codec_header header;
     struct codec_descriptor descriptor;

@@ -89,6 +89,8 @@ static enum thole_code net_send(void *ctx, const struct uuid *to, enum engine_la
     int index = host_index(c, to);
     if (lane == ENGINE_LANE_SNAPSHOT)
         c->snapshot_frames++;
+    else
+        c->control_frames++;
     if (index < 0 || c->cut[h->id][index] || rand_chance(&c->rand, c->drop)) {
         bufslice_unref(frame);
         return THOLE_UNAVAILABLE;
@@ -169,7 +171,7 @@ void host_start(struct cluster *c, int i)
         .executor = c->ex,
         .transport = {h, net_send},
         .observer = {.ctx = h, .host_failed = on_host_failed},
-        .loop_count = 1,
+        .loop_count = c->loops ? c->loops : 1,
         .applier_count = 1,
         .compact_log_bytes = c->compact_log_bytes,
         .keep_log_bytes = c->keep_log_bytes,

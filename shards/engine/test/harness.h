@@ -42,7 +42,8 @@ struct cluster {
     struct packet *packets;
     /* Options of the next engine that is started. */
     uint64_t compact_log_bytes, keep_log_bytes;
-    uint64_t snapshot_frames; /* sent so far */
+    uint32_t loops;                           /* 0: one */
+    uint64_t snapshot_frames, control_frames; /* sent so far */
 };
 
 struct cluster *cluster_new(int hosts, uint64_t seed);

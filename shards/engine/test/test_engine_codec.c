@@ -15,6 +15,7 @@ struct taken {
     size_t count;
     struct stream_msg reply;
     uint64_t reply_from, reply_to;
+    struct host_beat beat;
 };
 
 static void take_message(void *ctx, uint64_t shard, uint64_t to_incarnation, struct raft_message *m)
@@ -33,6 +34,12 @@ static void take_reply(void *ctx, const struct stream_msg *m, uint64_t from, uin
     t->reply = *m;
     t->reply_from = from;
     t->reply_to = to;
+}
+
+static void take_beat(void *ctx, const struct host_beat *b)
+{
+    struct taken *t = ctx;
+    t->beat = *b;
 }
 
 static void release(struct taken *t)
@@ -92,7 +99,7 @@ static void test_codec_frame_round_trip(void **state)
     (void)state;
     struct thole_status st;
     struct taken t = {0};
-    struct codec_sink sink = {&t, take_message, take_reply};
+    struct codec_sink sink = {&t, take_message, take_reply, take_beat};
     struct bufslice f = sample_frame();
     assert_int_equal(codec_read_frame(f, &sink, &st), THOLE_OK);
     bufslice_unref(f); /* payloads keep it alive */
@@ -135,7 +142,7 @@ static void test_codec_damaged_frames_are_refused_or_harmless(void **state)
             f.bytes.size = rand_below(&r, f.bytes.size);
         struct taken t = {0};
         struct thole_status st;
-        struct codec_sink sink = {&t, take_message, take_reply};
+        struct codec_sink sink = {&t, take_message, take_reply, take_beat};
         refused += codec_read_frame(f, &sink, &st) != THOLE_OK;
         release(&t);
         bufslice_unref(f);
@@ -148,7 +155,7 @@ static void test_codec_reply_round_trip(void **state)
     (void)state;
     struct thole_status st;
     struct taken t = {0};
-    struct codec_sink sink = {&t, take_message, take_reply};
+    struct codec_sink sink = {&t, take_message, take_reply, take_beat};
     struct stream_msg m = {
         .shard_id = 3, .from = 1, .to = 2, .transfer = 9, .received = 1234567, .refused = true};
     struct bufslice f = codec_reply_frame(&m);
@@ -159,6 +166,47 @@ static void test_codec_reply_round_trip(void **state)
     assert_int_equal(t.reply_from, 2); /* the receiver of the snapshot speaks */
     assert_int_equal(t.reply_to, 1);
     bufslice_unref(f);
+}
+
+static void test_codec_beat_round_trip(void **state)
+{
+    (void)state;
+    struct thole_status st;
+    struct taken t = {0};
+    struct codec_sink sink = {&t, take_message, take_reply, take_beat};
+    struct host_beat b = {.number = 5, .heard = UINT64_MAX, .all_woken = true};
+    b.woken_count = BEAT_WOKEN_MAX;
+    for (uint64_t i = 0; i < BEAT_WOKEN_MAX; i++)
+        b.woken[i] = i << 50;
+    struct bufslice f = codec_beat_frame(&b);
+    assert_int_equal(codec_read_frame(f, &sink, &st), THOLE_OK);
+    bufslice_unref(f);
+    assert_true(t.beat.number == 5 && t.beat.heard == UINT64_MAX && t.beat.all_woken);
+    assert_int_equal(t.beat.woken_count, BEAT_WOKEN_MAX);
+    assert_memory_equal(t.beat.woken, b.woken, sizeof(b.woken));
+    b.number = 0;
+    f = codec_beat_frame(&b);
+    assert_int_equal(codec_read_frame(f, &sink, &st), THOLE_INVALID_ARGUMENT);
+    bufslice_unref(f);
+}
+
+static void test_codec_too_many_woken_are_refused(void **state)
+{
+    (void)state;
+    struct thole_status st;
+    struct taken t = {0};
+    struct codec_sink sink = {&t, take_message, take_reply, take_beat};
+    struct bytes frame = {0};
+    bytes_append(&frame, "\x1a", 1); /* beat: number 1, and one id too many, a byte each */
+    bytes_append_varint(&frame, 2 + 2 + BEAT_WOKEN_MAX + 1);
+    bytes_append(&frame, "\x08\x01\x1a", 3);
+    bytes_append_varint(&frame, BEAT_WOKEN_MAX + 1);
+    for (int i = 0; i <= BEAT_WOKEN_MAX; i++)
+        bytes_append(&frame, "\x07", 1);
+    assert_int_equal(codec_read_frame((struct bufslice){NULL, bytes_slice(&frame)}, &sink, &st),
+                     THOLE_INVALID_ARGUMENT);
+    assert_string_equal(st.message, "malformed heartbeat of a host");
+    bytes_deinit(&frame);
 }
 
 static void test_codec_chunk_round_trip_and_damage(void **state)
@@ -198,7 +246,7 @@ static void test_codec_too_many_entries_are_refused(void **state)
     /* Empty entries cost two bytes on the wire and much more here: their number is bounded. */
     struct thole_status st;
     struct taken t = {0};
-    struct codec_sink sink = {&t, take_message, take_reply};
+    struct codec_sink sink = {&t, take_message, take_reply, take_beat};
     struct bytes inner = {0}, frame = {0};
     bytes_append(&inner, "\x08\x05\x20\x01\x28\x02", 6); /* kind, from, to */
     bytes_append(&inner, "\x6a\x04\x10\x01\x18\x01", 6); /* entry: index 1, term 1 */
@@ -220,6 +268,8 @@ int main(void)
         cmocka_unit_test(test_codec_frame_round_trip),
         cmocka_unit_test(test_codec_damaged_frames_are_refused_or_harmless),
         cmocka_unit_test(test_codec_reply_round_trip),
+        cmocka_unit_test(test_codec_beat_round_trip),
+        cmocka_unit_test(test_codec_too_many_woken_are_refused),
         cmocka_unit_test(test_codec_chunk_round_trip_and_damage),
         cmocka_unit_test(test_codec_too_many_entries_are_refused),
     };

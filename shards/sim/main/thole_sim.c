@@ -125,6 +125,7 @@ static void add(struct totals *to, const struct sim_report *r)
     to->r.snapshots += r->snapshots;
     to->r.changes += r->changes;
     to->r.flips += r->flips;
+    to->r.sleeps += r->sleeps;
     to->r.inconclusive += r->inconclusive;
 }
 
@@ -155,10 +156,11 @@ static int run_seeds(struct command c)
     (void)printf("%" PRIu64 " seeds, %" PRIu64 " failed; %.1f virtual hours in %.1f s; %" PRIu64
                  " turns, %" PRIu64 " operations (%" PRIu64 " of unknown outcome), %" PRIu64
                  " crashes, %" PRIu64 " elections, %" PRIu64 " snapshots installed, %" PRIu64
-                 " membership changes, %" PRIu64 " damages, %" PRIu64 " inconclusive histories\n",
+                 " membership changes, %" PRIu64 " damages, %" PRIu64 " times asleep, %" PRIu64
+                 " inconclusive histories\n",
                  seeds, all.failed, (double)all.virtual_ns / 3.6e12, seconds() - begin, all.r.turns,
                  all.r.proposals + all.r.reads, all.r.unknown, all.r.crashes, all.r.elections,
-                 all.r.snapshots, all.r.changes, all.r.flips, all.r.inconclusive);
+                 all.r.snapshots, all.r.changes, all.r.flips, all.r.sleeps, all.r.inconclusive);
     return all.failed ? 1 : 0;
 }
 
