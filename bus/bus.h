@@ -7,8 +7,8 @@
  *     backoff, each with a batching writer and a byte bound;
  *   - channels: plain gRPC clients for the command line and tests.
  *
- * Threads: callbacks run on the bus's own threads, one at a time per peer or rpc, except that what a
- * peer called (frame, request) and what we called (peer_state, answers) are on two threads. They must
+ * Threads: callbacks run on the bus's own thread, one at a time (a cancellation of what another
+ * thread answers at that moment may come while it does). They must
  * not block: post to a worker. Every function may be called from any thread unless it says otherwise.
  * Ownership: `struct bufslice` arguments are taken over (the bus releases one reference). */
 #ifndef BUS_BUS_H

@@ -312,7 +312,7 @@ struct bus {
     uint64_t log_window_ns;
     uint32_t log_count;
 
-    struct bus_loop server_loop, client_loop;
+    struct bus_loop loop;
     grpc_server *server;
     struct bus_entry **entries;
     size_t entry_count;
@@ -320,7 +320,7 @@ struct bus {
     struct bus_rpc *pool;
     _Atomic uint32_t unary_active;
     struct bus_tag shutdown_tag;
-    bool shutdown_done; /* under server_loop.mutex */
+    bool shutdown_done; /* under loop.mutex */
     struct peer *self;
     struct bus_health *health;
     struct bus_reflection *reflection;
@@ -374,8 +374,8 @@ struct link {
     struct peer *peer;
     uint32_t lane;
     struct bus_timer retry;
-    uint32_t failures;     /* in a row; client loop */
-    enum link_state state; /* below: under peer.mutex, and changed on the client loop only */
+    uint32_t failures;     /* in a row; loop */
+    enum link_state state; /* below: under peer.mutex, and changed on the loop only */
     struct bus_pipe *pipe; /* CONNECTING, READY */
     uint64_t incarnation;  /* of the callee, when READY */
 };
@@ -385,8 +385,8 @@ struct peer {
     struct bus *bus;
     struct uuid host;
     _Atomic uint32_t refs;                 /* the bus's list, each pipe's, each task's */
-    bool up_told;                          /* client loop */
-    char said[THOLE_STATUS_MESSAGE_BYTES]; /* the last failure logged; client loop */
+    bool up_told;                          /* loop */
+    char said[THOLE_STATUS_MESSAGE_BYTES]; /* the last failure logged; loop */
     pthread_mutex_t mutex;                 /* below */
     char *address;
     uint32_t generation; /* of the address and of our cluster: a change is worth a try at once */
@@ -403,21 +403,21 @@ struct peer *bus__peer_find(struct bus *b, const struct uuid *host); /* a refere
 struct peer *bus__peer_new(struct bus *b, const struct uuid *host, const char *address);
 struct peer *bus__peer_ref(struct peer *p);
 void bus__peer_unref(struct peer *p);
-void bus__peer_report(struct peer *p); /* tell the handler if `up` changed; client loop */
-void bus__peer_post(struct peer *p, void (*fn)(struct peer *p)); /* run fn on the client loop */
+void bus__peer_report(struct peer *p); /* tell the handler if `up` changed; loop */
+void bus__peer_post(struct peer *p, void (*fn)(struct peer *p)); /* run fn on the loop */
 void bus__peers_stop(struct bus *b);
 
 void bus__link_init(struct link *l, struct peer *p, uint32_t lane);
 bool bus__link_wanted(const struct link *l); /* does this process use it? */
-void bus__link_connect(struct link *l);      /* client loop */
-void bus__link_kick(struct link *l);         /* client loop: the address or cluster changed */
-void bus__link_close(struct link *l);        /* client loop: the peer was removed */
+void bus__link_connect(struct link *l);      /* loop */
+void bus__link_kick(struct link *l);         /* loop: the address or cluster changed */
+void bus__link_close(struct link *l);        /* loop: the peer was removed */
 grpc_channel *bus__channel_open(const char *address, bool peer);
 /* A call that finds its channel not connected sends the headers first and the message after them:
  * then a message that gRPC was never given was certainly not sent. */
 bool bus__channel_ready(grpc_channel *channel);
 
-/* Of the exchange link; client loop. */
+/* Of the exchange link; loop. */
 void bus__exchange_ready(struct peer *p);
 void bus__exchange_message(struct peer *p, struct bufslice message);
 /* Fail what is open; the peer's mutex is held on entry and released. */

@@ -1,6 +1,6 @@
 /* The caller's side of exchanges: requests to a peer (or ourselves), matched with answers by id.
  *
- * An exchange is freed on the client loop only, so whoever finds it in the table there may use it
+ * An exchange is freed on the loop only, so whoever finds it in the table there may use it
  * after the lock was released. "Sent" means: its message was handed to gRPC. What was not is certain
  * never to have been handled. */
 #include <stdlib.h>
@@ -53,7 +53,7 @@ static void end_early(struct bus *b, bus_answer_fn done, void *ctx, enum thole_c
     e->done = done;
     e->ctx = ctx;
     thole_status_set(&e->st, code, reason, __FILE__, __LINE__, "%s", why);
-    bus__loop_post(&b->client_loop, &e->task);
+    bus__loop_post(&b->loop, &e->task);
 }
 
 /* ---- The table --------------------------------------------------------------------------------------- */
@@ -81,10 +81,10 @@ static void unwait(struct peer *p, const struct exchange *x)
         p->waiting_tail = &(*p->waiting_tail)->next;
 }
 
-/* Client loop; it has left the table. */
+/* Loop; it has left the table. */
 static void end(struct exchange *x, const struct thole_status *st, struct bufslice body)
 {
-    bus__loop_cancel(&x->peer->bus->client_loop, &x->timer);
+    bus__loop_cancel(&x->peer->bus->loop, &x->timer);
     metric_add(&metric_open, -1);
     x->done(x->ctx, st, body, false);
     bufslice_unref(x->body);
@@ -94,7 +94,7 @@ static void end(struct exchange *x, const struct thole_status *st, struct bufsli
     free(x);
 }
 
-/* Stop one that is open, telling the callee. Client loop. */
+/* Stop one that is open, telling the callee. Loop. */
 static void abandon(struct peer *p, uint64_t id, enum thole_code code, const char *why)
 {
     pthread_mutex_lock(&p->mutex);
@@ -202,7 +202,7 @@ uint64_t bus_exchange(struct bus *b, const struct uuid *host, uint32_t method, s
     if (result == BUS_PUT_OK) {
         map_put(&p->exchanges, id, x);
         if (timeout_ms > 0)
-            bus__loop_arm(&b->client_loop, &x->timer, timeout_ms);
+            bus__loop_arm(&b->loop, &x->timer, timeout_ms);
         if (x->local)
             bus__request_deliver(x->local);
         metric_add(&metric_open, 1);
@@ -244,10 +244,10 @@ void bus_exchange_cancel(struct bus *b, const struct uuid *host, uint64_t id)
     c->task.fn = run_cancel;
     c->peer = p;
     c->id = id;
-    bus__loop_post(&b->client_loop, &c->task);
+    bus__loop_post(&b->loop, &c->task);
 }
 
-/* ---- Events of the link, on the client loop -------------------------------------------------------------- */
+/* ---- Events of the link, on the loop -------------------------------------------------------------- */
 
 void bus__exchange_ready(struct peer *p)
 {
@@ -393,6 +393,6 @@ bool bus__self_answer(struct bus *b, uint64_t id, struct bufslice body,
     a->more = more;
     if (st)
         a->st = *st;
-    bus__loop_post(&b->client_loop, &a->task);
+    bus__loop_post(&b->loop, &a->task);
     return true;
 }

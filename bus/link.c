@@ -7,7 +7,7 @@
  *                     WAITING <-----------------------+      (timer: 20 ms after READY, else backoff)
  *
  * Each attempt uses a channel of its own with its own subchannel pool, so the only backoff is the
- * one here. All of it happens on the client loop. */
+ * one here. All of it happens on the loop. */
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -233,7 +233,7 @@ static void on_closed(void *ctx, const struct thole_status *st)
         if (!moved)
             log_failure(l, &why, c->ready, refused, delay_ms);
         l->failures = c->ready || moved ? 0 : l->failures + 1;
-        bus__loop_arm(&p->bus->client_loop, &l->retry, delay_ms);
+        bus__loop_arm(&p->bus->loop, &l->retry, delay_ms);
     }
     bus__peer_report(p);
     bus__pipe_unref(c->pipe);
@@ -265,9 +265,9 @@ void bus__link_connect(struct link *l)
     free(address);
     const char *path = l->lane == 0 ? "/thole.bus.v1.Bus/Exchange" : "/thole.bus.v1.Bus/Lane";
     grpc_call *call =
-        bus__call_new(c->channel, &b->client_loop, path, gpr_inf_future(GPR_CLOCK_MONOTONIC));
+        bus__call_new(c->channel, &b->loop, path, gpr_inf_future(GPR_CLOCK_MONOTONIC));
     const struct bus_pipe_options o = {
-        .loop = &b->client_loop,
+        .loop = &b->loop,
         .call = call,
         .connected = true, /* who waits for an answer asks bus__pipe_taken */
         .join = l->lane == 0,
@@ -293,7 +293,7 @@ void bus__link_kick(struct link *l)
         bus__pipe_cancel(l->pipe);
         return;
     }
-    bus__loop_cancel(&l->peer->bus->client_loop, &l->retry);
+    bus__loop_cancel(&l->peer->bus->loop, &l->retry);
     l->failures = 0;
     if (bus__link_wanted(l) || l->state == LINK_WAITING)
         bus__link_connect(l);
@@ -301,7 +301,7 @@ void bus__link_kick(struct link *l)
 
 void bus__link_close(struct link *l)
 {
-    bus__loop_cancel(&l->peer->bus->client_loop, &l->retry);
+    bus__loop_cancel(&l->peer->bus->loop, &l->retry);
     if (l->pipe)
         bus__pipe_cancel(l->pipe);
 }

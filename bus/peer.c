@@ -66,7 +66,7 @@ struct peer *bus__peer_find(struct bus *b, const struct uuid *host)
     return p;
 }
 
-/* ---- On the client loop ---------------------------------------------------------------------------- */
+/* ---- On the loop ---------------------------------------------------------------------------- */
 
 struct peer_task {
     struct bus_task task;
@@ -88,7 +88,7 @@ void bus__peer_post(struct peer *p, void (*fn)(struct peer *p))
     t->task.fn = run_peer_task;
     t->peer = bus__peer_ref(p);
     t->fn = fn;
-    bus__loop_post(&p->bus->client_loop, &t->task);
+    bus__loop_post(&p->bus->loop, &t->task);
 }
 
 void bus__peer_report(struct peer *p)
@@ -291,7 +291,7 @@ static enum bus_put send_self(struct peer *p, enum bus_lane lane, struct bufslic
     f->self = bus__peer_ref(p);
     f->lane = lane;
     f->frame = frame;
-    bus__loop_post(&p->bus->client_loop, &f->task);
+    bus__loop_post(&p->bus->loop, &f->task);
     return BUS_PUT_OK;
 }
 

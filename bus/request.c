@@ -298,7 +298,7 @@ struct bus_request *bus__request_self(struct bus *b, uint64_t id, uint32_t metho
 
 void bus__request_deliver(struct bus_request *r)
 {
-    bus__loop_post(&r->bus->client_loop, &r->task);
+    bus__loop_post(&r->bus->loop, &r->task);
 }
 
 /* ---- The handler's face ------------------------------------------------------------------------------ */

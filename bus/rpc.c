@@ -117,7 +117,7 @@ void bus__rpc_free_all(struct bus *b)
 void bus__rpc_arm(struct bus_entry *e)
 {
     struct bus *b = e->bus;
-    grpc_completion_queue *cq = b->server_loop.cq;
+    grpc_completion_queue *cq = b->loop.cq;
     if (atomic_load_explicit(&b->stopping, memory_order_relaxed))
         return; /* no new call is let in, and the queue may be shut down */
     struct bus_rpc *r = slot_get(b);
@@ -141,7 +141,7 @@ void bus__rpc_arm(struct bus_entry *e)
 static void finish_unary(struct bus_rpc *r, const struct thole_status *st, grpc_slice details,
                          struct bufslice message)
 {
-    struct bus_loop *loop = &r->bus->server_loop;
+    struct bus_loop *loop = &r->bus->loop;
     grpc_op ops[4] = {{.op = GRPC_OP_SEND_INITIAL_METADATA}};
     grpc_metadata trailer;
     grpc_slice text = grpc_empty_slice();
@@ -182,7 +182,7 @@ static void finish_unary(struct bus_rpc *r, const struct thole_status *st, grpc_
 static void sent(struct bus_tag *tag, bool ok)
 {
     struct bus_rpc *r = CONTAINER_OF(tag, struct bus_rpc, sent);
-    struct bus_loop *loop = &r->bus->server_loop;
+    struct bus_loop *loop = &r->bus->loop;
     (void)ok;
     unref(r);
     bus__loop_live(loop, -1);
@@ -203,7 +203,7 @@ static void run_cancel(struct bus_rpc *r)
 static void closed(struct bus_tag *tag, bool ok)
 {
     struct bus_rpc *r = CONTAINER_OF(tag, struct bus_rpc, closed);
-    struct bus_loop *loop = &r->bus->server_loop;
+    struct bus_loop *loop = &r->bus->loop;
     (void)ok;
     if (r->cancelled_flag)
         run_cancel(r);
@@ -214,7 +214,7 @@ static void closed(struct bus_tag *tag, bool ok)
 /* A unary call learns of its cancellation only if somebody asks. */
 static void listen_for_close(struct bus_rpc *r)
 {
-    if (r->listening || !bus__loop_enter(&r->bus->server_loop))
+    if (r->listening || !bus__loop_enter(&r->bus->loop))
         return;
     r->listening = true;
     grpc_op op = {.op = GRPC_OP_RECV_CLOSE_ON_SERVER};
@@ -300,7 +300,7 @@ static const struct bus_pipe_events stream_events = {
 static void begin_stream(struct bus_rpc *r)
 {
     const struct bus_pipe_options o = {
-        .loop = &r->bus->server_loop,
+        .loop = &r->bus->loop,
         .call = r->call,
         .server = true,
         .join = r->entry->join,

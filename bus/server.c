@@ -94,7 +94,7 @@ static enum thole_code listen_on(struct bus *b, struct thole_status *st)
     if (code != THOLE_OK)
         return code;
     b->server = server_create();
-    grpc_server_register_completion_queue(b->server, b->server_loop.cq, NULL);
+    grpc_server_register_completion_queue(b->server, b->loop.cq, NULL);
     grpc_server_credentials *plain = grpc_insecure_server_credentials_create();
     int port = grpc_server_add_http2_port(b->server, address, plain);
     grpc_server_credentials_release(plain);
@@ -157,10 +157,10 @@ static void shutdown_returned(struct bus_tag *tag, bool ok)
 {
     struct bus *b = CONTAINER_OF(tag, struct bus, shutdown_tag);
     (void)ok;
-    pthread_mutex_lock(&b->server_loop.mutex);
+    pthread_mutex_lock(&b->loop.mutex);
     b->shutdown_done = true;
-    pthread_cond_broadcast(&b->server_loop.changed);
-    pthread_mutex_unlock(&b->server_loop.mutex);
+    pthread_cond_broadcast(&b->loop.changed);
+    pthread_mutex_unlock(&b->loop.mutex);
 }
 
 enum thole_code bus_new(const struct bus_options *o, struct bus **ret, struct thole_status *st)
@@ -181,8 +181,7 @@ enum thole_code bus_new(const struct bus_options *o, struct bus **ret, struct th
     pthread_mutex_init(&b->mutex, NULL);
     pthread_mutex_init(&b->pool_mutex, NULL);
     b->shutdown_tag = bus_tag_of(shutdown_returned);
-    bus__loop_init(&b->server_loop, b->clock);
-    bus__loop_init(&b->client_loop, b->clock);
+    bus__loop_init(&b->loop, b->clock);
     enum thole_code code = b->listen_address ? listen_on(b, st) : THOLE_OK;
     if (code != THOLE_OK) {
         bus_stop(b, 0);
@@ -193,15 +192,14 @@ enum thole_code bus_new(const struct bus_options *o, struct bus **ret, struct th
         b->self = bus__peer_new(b, &o->host_id, "");
         bus__seen(b, &o->host_id, o->incarnation);
     }
-    bus__loop_run(&b->client_loop, "bus-client");
     if (b->server) {
         bus__lane_register(b);
         bus__exchange_register(b);
         bus__health_init(b);
         bus__reflection_init(b);
         add_catch_all(b);
-        bus__loop_run(&b->server_loop, "bus-server");
     }
+    bus__loop_run(&b->loop, "bus");
     *ret = b;
     return THOLE_OK;
 }
@@ -225,7 +223,7 @@ void bus_start(struct bus *b)
 
 static bool server_is_down(struct bus_loop *l)
 {
-    return CONTAINER_OF(l, struct bus, server_loop)->shutdown_done;
+    return CONTAINER_OF(l, struct bus, loop)->shutdown_done;
 }
 
 static void server_stop(struct bus *b, uint32_t grace_ms)
@@ -235,20 +233,20 @@ static void server_stop(struct bus *b, uint32_t grace_ms)
         bus__inbound_stop(b);
     }
     bus__tag_release(&b->shutdown_tag);
-    grpc_server_shutdown_and_notify(b->server, b->server_loop.cq, &b->shutdown_tag);
-    if (!b->server_loop.threaded)
+    grpc_server_shutdown_and_notify(b->server, b->loop.cq, &b->shutdown_tag);
+    if (!b->loop.threaded)
         return;
-    if (bus__loop_wait(&b->server_loop, server_is_down, grace_ms))
+    if (bus__loop_wait(&b->loop, server_is_down, grace_ms))
         return;
     LOG_INFO(BUS, "cancelling the calls that did not end in time grace_ms=%u", (unsigned)grace_ms);
     grpc_server_cancel_all_calls(b->server);
-    if (!bus__loop_wait(&b->server_loop, server_is_down, CANCEL_WAIT_MS))
+    if (!bus__loop_wait(&b->loop, server_is_down, CANCEL_WAIT_MS))
         LOG_ERROR(BUS, "the server does not shut down; going on without waiting");
 }
 
 void bus_stop(struct bus *b, uint32_t grace_ms)
 {
-    ASSERT(!bus__loop_here(&b->server_loop) && !bus__loop_here(&b->client_loop));
+    ASSERT(!bus__loop_here(&b->loop));
     if (b->stopped)
         return;
     b->stopped = true;
@@ -256,8 +254,7 @@ void bus_stop(struct bus *b, uint32_t grace_ms)
     if (b->server)
         server_stop(b, grace_ms);
     bus__peers_stop(b);
-    bus__loop_stop(&b->client_loop);
-    bus__loop_stop(&b->server_loop);
+    bus__loop_stop(&b->loop);
 }
 
 /* The last reference: a call may have been finished by its owner after bus_free. */
@@ -271,8 +268,7 @@ void bus__unref(struct bus *b)
     bus__reflection_free(b);
     if (b->server)
         grpc_server_destroy(b->server);
-    bus__loop_deinit(&b->client_loop);
-    bus__loop_deinit(&b->server_loop);
+    bus__loop_deinit(&b->loop);
     for (size_t i = 0; i < b->entry_count; i++)
         free(b->entries[i]);
     free(b->entries);

@@ -173,14 +173,14 @@ enum thole_code bus_ask(struct bus *b, const char *address, uint32_t method, str
                         uint32_t timeout_ms, struct buf **ret_body, struct bus_ask_peer *ret_peer,
                         struct thole_status *st)
 {
-    ASSERT(!bus__loop_here(&b->server_loop));
+    ASSERT(!bus__loop_here(&b->loop));
     const struct bus_item item = {.method = method, .body = body};
     if (method == 0)
         return THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
                           "a request needs a method");
     struct buf *reply = NULL;
     grpc_channel *channel = bus__channel_open(address, true);
-    enum thole_code code = bus__unary_wait(&b->client_loop, channel, "/thole.bus.v1.Bus/Ask",
+    enum thole_code code = bus__unary_wait(&b->loop, channel, "/thole.bus.v1.Bus/Ask",
                                            bus__ask_encode(b, &item), timeout_ms, &reply, st);
     grpc_channel_destroy(channel);
     if (code != THOLE_OK)
