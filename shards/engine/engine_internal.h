@@ -328,7 +328,7 @@ struct replica {
     /* Under the engine's lock. */
     struct engine_replica_status shown;
     struct raft_config shown_config;
-    struct peer_view shown_peers[LIMIT_MEMBERS];
+    struct peer_view *shown_peers; /* of a leader that somebody asked */
     size_t shown_peer_count;
     _Atomic bool peers_wanted, removing;
 };

@@ -60,6 +60,7 @@ static void show_peers(struct replica *r)
 {
     const struct raft_config *c = raft_config(r->core);
     pthread_mutex_lock(&r->e->lock);
+    r->shown_peers = xrealloc(r->shown_peers, (c->member_count + 1) * sizeof(r->shown_peers[0]));
     r->shown_peer_count = 0;
     for (uint32_t i = 0; i < c->member_count; i++) {
         struct peer_view *v = &r->shown_peers[r->shown_peer_count];

@@ -59,6 +59,7 @@ static void free_replica(struct replica *r)
     bytes_deinit(&r->boot_config);
     free(r->pending.slots);
     free(r->marks);
+    free(r->shown_peers);
     free(r->type_name);
     pthread_mutex_destroy(&r->watch_lock);
     free(r);

@@ -40,14 +40,22 @@ void kv_user_key(struct bytes *out, struct slice key)
 
 static void kv_close(void *machine)
 {
-    struct kv *kv = machine;
+    free(machine);
+}
 
-    if (kv != NULL) {
-        state_batch_free(kv->batch);
-        arena_free(kv->arena);
-        bytes_deinit(&kv->out);
-        free(kv);
-    }
+void kv_work_begin(struct kv *kv)
+{
+    kv->batch = state_batch_new(kv->db);
+    kv->arena = arena_new();
+}
+
+void kv_work_end(struct kv *kv)
+{
+    state_batch_free(kv->batch);
+    arena_free(kv->arena);
+    bytes_deinit(&kv->out);
+    kv->batch = NULL;
+    kv->arena = NULL;
 }
 
 /* Give the engine back what it stored with the data. */
@@ -80,8 +88,6 @@ static enum thole_code kv_open(const struct thole_machine_env *env, void **ret,
     struct kv *kv = xcalloc(1, sizeof *kv);
     kv->db = env->state_db;
     kv->space = (struct state_space){env->replica_id, env->generation};
-    kv->batch = state_batch_new(kv->db);
-    kv->arena = arena_new();
     enum thole_code code = report_meta(kv, env, st);
     if (code != THOLE_OK) {
         kv_close(kv);

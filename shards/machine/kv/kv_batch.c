@@ -12,12 +12,13 @@ void kv_batch_init(struct kv_batch *b, struct kv *kv, bool watched)
     *b = (struct kv_batch){.kv = kv, .upb = upb_Arena_New(), .watched = watched};
     b->table_size = TABLE_SIZE_MIN;
     b->table = xcalloc(b->table_size, sizeof *b->table);
+    kv_work_begin(kv);
 }
 
 void kv_batch_deinit(struct kv_batch *b)
 {
     upb_Arena_Free(b->upb);
-    arena_reset(b->kv->arena);
+    kv_work_end(b->kv);
     free(b->cells);
     free(b->table);
     free(b->events);
@@ -269,7 +270,6 @@ enum thole_code kv_batch_write(struct kv_batch *b, const struct thole_meta *meta
     struct kv *kv = b->kv;
     struct bytes key = {0};
 
-    state_batch_clear(kv->batch);
     for (size_t i = 0; i < b->cell_count; i++) {
         const struct kv_cell *c = b->cells[i];
 

@@ -30,11 +30,13 @@ enum kv_code { KV_OK = 0, KV_INVALID = 1, KV_CONFLICT = 2, KV_NOT_FOUND = 3 };
 struct kv {
     struct state_db *db;
     struct state_space space;
-    /* Reused from one apply to the next. */
+    /* Only during an apply or a restore: an idle machine is small, and there are many. */
     struct state_batch *batch;
     struct arena *arena;
     struct bytes out;
 };
+void kv_work_begin(struct kv *kv);
+void kv_work_end(struct kv *kv);
 
 /* A value as it is now. Stored as [create LE 8][mod LE 8][version LE 8][value]. */
 #define KV_STORED_HEADER_BYTES 24

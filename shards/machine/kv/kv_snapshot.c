@@ -179,16 +179,16 @@ enum thole_code kv_restore(void *machine, struct thole_source *in, const struct 
     struct reader r = {.in = in};
     enum thole_code code = clear_space(kv, st);
 
-    state_batch_clear(kv->batch);
+    kv_work_begin(kv);
     if (code == THOLE_OK) {
         code = restore_all(kv, &r, st);
     }
     bytes_deinit(&r.data);
-    if (code != THOLE_OK) {
-        return code;
+    if (code == THOLE_OK) {
+        /* The metadata comes last: a generation that has it is complete. */
+        kv_put_meta(kv, meta, meta_count);
+        code = state_batch_write(kv->batch, st);
     }
-    /* The metadata comes last: a generation that has it is complete. */
-    kv_put_meta(kv, meta, meta_count);
-    code = state_batch_write(kv->batch, st);
+    kv_work_end(kv);
     return code == THOLE_OK ? state_db_flush(kv->db, st) : code;
 }
