@@ -58,7 +58,9 @@ static thole_v1_ShardSpec *spec_of(const struct thole_shard_spec *s, upb_Arena *
         thole_v1_ShardSpec_set_config(
             to, upb_StringView_FromDataAndSize(s->config.data, s->config.size));
     thole_v1_ShardSpec_set_voters(to, s->voters);
-    thole_v1_ShardSpec_set_non_voting(to, s->non_voting);
+    if (s->non_voting > 0)
+        thole_v1_ReplicaGroup_set_count(thole_v1_ShardSpec_add_non_voting(to, arena),
+                                        s->non_voting);
     for (uint32_t i = 0; i < s->constraint_count; i++) {
         thole_v1_Constraint *c = thole_v1_ShardSpec_add_constraints(to, arena);
         thole_v1_Constraint_set_key(c, text(s->constraints[i].key));

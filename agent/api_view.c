@@ -140,7 +140,7 @@ static bool give_shard(const thole_v1_Shard *s, struct thole_shard_info *io)
     if (spec) {
         put(i.type, sizeof i.type, thole_v1_ShardSpec_type(spec));
         i.voters = thole_v1_ShardSpec_voters(spec);
-        i.non_voting = thole_v1_ShardSpec_non_voting(spec);
+        i.non_voting = registry_non_voting(spec);
     }
     if (st) {
         put(i.leader_host, sizeof i.leader_host, thole_v1_ShardStatus_leader_host(st));

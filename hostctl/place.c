@@ -8,9 +8,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-static uint32_t extra_load(void *ctx, const struct uuid *host)
+static int32_t extra_load(void *ctx, const struct uuid *host)
 {
-    return hostctl__host(ctx, host)->extra;
+    return (int32_t)hostctl__host(ctx, host)->extra;
 }
 
 static void note_placed(struct hostctl *h, struct ctl_op *op, const thole_registry_v1_Command *c)
@@ -68,9 +68,9 @@ void hostctl__place_evaluate(struct hostctl *h, struct ctl_shard *s)
     }
     upb_Arena *arena = upb_Arena_New();
     thole_registry_v1_Command *c = hostctl__command(h, "placement", arena);
-    const struct placement_load load = {.ctx = h, .extra = extra_load};
+    const struct placement_options options = {.ctx = h, .extra = extra_load};
     struct placement_result result;
-    placement_decide_loaded(h->view, shard, &load, c, arena, &result);
+    placement_decide(h->view, shard, &options, c, arena, &result);
     remember(s, &result);
     if (result.verdict == PLACEMENT_ACT) {
         struct ctl_op *op = hostctl__op_new(h, OP_PLACE, s->id, 0);

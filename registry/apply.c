@@ -22,6 +22,10 @@ static const registry_operation_fn operations[] = {
     [thole_registry_v1_Operation_op_observe_replica] = registry__op_observe_replica,
     [thole_registry_v1_Operation_op_observe_shard] = registry__op_observe_shard,
     [thole_registry_v1_Operation_op_set_role] = registry__op_set_role,
+    [thole_registry_v1_Operation_op_create_pool] = registry__op_create_pool,
+    [thole_registry_v1_Operation_op_update_pool] = registry__op_update_pool,
+    [thole_registry_v1_Operation_op_delete_pool] = registry__op_delete_pool,
+    [thole_registry_v1_Operation_op_reconcile_pool] = registry__op_reconcile_pool,
 };
 
 static enum thole_code run_operation(struct txn *t, const thole_registry_v1_Operation *op)
@@ -84,6 +88,9 @@ static void add_rows(const struct txn *t, thole_registry_v1_Result *result)
     }
     if (t->last[ROW_REPLICA] != NULL) {
         thole_registry_v1_Result_set_replica(result, t->last[ROW_REPLICA]->replica);
+    }
+    if (t->last[ROW_POOL] != NULL) {
+        thole_registry_v1_Result_set_pool(result, t->last[ROW_POOL]->pool);
     }
 }
 

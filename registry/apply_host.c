@@ -334,6 +334,7 @@ static void set_spec(struct txn *t, struct row *host, const thole_v1_HostSpec *s
     struct row *row = registry__txn_edit(t, host);
     thole_v1_HostSpec *to = thole_v1_Host_mutable_spec(row->host, row->arena);
     copy_tags(to, spec, row->arena);
+    thole_v1_HostSpec_set_capacity(to, thole_v1_HostSpec_capacity(spec));
     if (thole_v1_HostSpec_state(spec) != thole_v1_HOST_STATE_UNSPECIFIED) {
         thole_v1_HostSpec_set_state(to, thole_v1_HostSpec_state(spec));
     }

@@ -17,7 +17,9 @@ static bool is_formed(const struct row *shard)
 
 static const char *role_name(int32_t role)
 {
-    return role == thole_v1_REPLICA_ROLE_VOTER ? "voter" : "non-voting";
+    return role == thole_v1_REPLICA_ROLE_VOTER     ? "voter"
+           : role == thole_v1_REPLICA_ROLE_WITNESS ? "witness"
+                                                   : "non-voting";
 }
 
 struct row *registry__replica_add(struct txn *t, const struct row *shard, const struct row *host,
@@ -338,6 +340,11 @@ enum thole_code registry__op_set_role(struct txn *t, const thole_registry_v1_Ope
     registry__txn_show(t, row);
     if (thole_v1_Replica_role(row->replica) == role) {
         return THOLE_OK;
+    }
+    if (role == thole_v1_REPLICA_ROLE_WITNESS ||
+        thole_v1_Replica_role(row->replica) == thole_v1_REPLICA_ROLE_WITNESS) {
+        return THOLE_FAIL(&t->st, THOLE_FAILED_PRECONDITION, THOLE_REASON_BAD_REQUEST,
+                          "a witness is created and removed as such: it has no data");
     }
     code = check_editable(t, shard, row, role != thole_v1_REPLICA_ROLE_VOTER);
     if (code != THOLE_OK) {

@@ -1,5 +1,5 @@
 /* Operations on shards: spec, deletion, observed state. */
-#include "registry/registry_internal.h"
+#include "registry/placement_internal.h"
 
 #include <string.h>
 
@@ -24,6 +24,18 @@ static enum thole_code refuse_zero(struct txn *t, const struct row *shard)
     return THOLE_OK;
 }
 
+/* What a pool says of its shards is said in one place. */
+static enum thole_code refuse_pool(struct txn *t, const struct row *shard)
+{
+    upb_StringView pool = thole_v1_Shard_pool(shard->shard);
+    if (pool.size > 0) {
+        return THOLE_FAIL(&t->st, THOLE_FAILED_PRECONDITION, THOLE_REASON_BAD_REQUEST,
+                          "the shard belongs to the pool \"%.*s\": change that", (int)pool.size,
+                          pool.data);
+    }
+    return THOLE_OK;
+}
+
 /* A shard of a type that no host has could never form: more likely the name is wrong. */
 static enum thole_code check_type_known(struct txn *t, upb_StringView type)
 {
@@ -39,30 +51,23 @@ static enum thole_code check_type_known(struct txn *t, upb_StringView type)
     return THOLE_OK;
 }
 
-static enum thole_code create(struct txn *t, upb_StringView name, const thole_v1_ShardSpec *spec)
+enum thole_code registry__check_new_spec(struct txn *t, const thole_v1_ShardSpec *spec)
 {
-    enum thole_code code = registry__check_shard_name(t, registry_str(name));
-    if (code == THOLE_OK && spec == NULL) {
-        code =
-            THOLE_FAIL(&t->st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST, "spec: missing");
+    if (spec == NULL) {
+        return THOLE_FAIL(&t->st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
+                          "spec: missing");
     }
-    if (code == THOLE_OK) {
-        code = registry__check_shard_spec(t, spec);
-    }
-    if (code == THOLE_OK) {
-        code = check_type_known(t, thole_v1_ShardSpec_type(spec));
-    }
-    if (code == THOLE_OK && registry__shard_by_name(&t->s, registry_str(name)) != NULL) {
-        code = THOLE_FAIL(&t->st, THOLE_ALREADY_EXISTS, THOLE_REASON_EXISTS,
-                          "there is a shard named \"%.*s\"", (int)name.size, name.data);
-    }
-    if (code != THOLE_OK) {
-        return code;
-    }
+    enum thole_code code = registry__check_shard_spec(t, spec);
+    return code != THOLE_OK ? code : check_type_known(t, thole_v1_ShardSpec_type(spec));
+}
+
+void registry__shard_add(struct txn *t, struct slice name, const thole_v1_ShardSpec *spec,
+                         struct slice pool)
+{
     struct row *row = registry__row_new(ROW_SHARD);
     upb_Arena *arena = row->arena;
     uint64_t id = t->s.next_shard_id++;
-    thole_v1_Shard_set_name(row->shard, registry__dup(arena, registry_str(name)));
+    thole_v1_Shard_set_name(row->shard, registry__dup(arena, name));
     thole_v1_Shard_set_id(row->shard, id);
     thole_v1_Shard_set_spec(row->shard,
                             registry__message_copy(spec, &thole_v1_ShardSpec_msginit, arena));
@@ -70,11 +75,28 @@ static enum thole_code create(struct txn *t, upb_StringView name, const thole_v1
     thole_v1_Shard_set_etag(row->shard, registry__txn_etag(t, arena));
     thole_v1_Shard_set_generation(row->shard, 1);
     thole_v1_Shard_set_create_time_ms(row->shard, thole_registry_v1_Command_time_ms(t->command));
+    thole_v1_Shard_set_pool(row->shard, registry__dup(arena, pool));
     registry__txn_put(t, row);
     registry__txn_event(t, registry__shard(&t->s, id), "ShardCreated",
                         "%" PRIu32 " voters, %" PRIu32 " non-voting",
-                        thole_v1_ShardSpec_voters(spec), thole_v1_ShardSpec_non_voting(spec));
-    return THOLE_OK;
+                        thole_v1_ShardSpec_voters(spec), registry_non_voting(spec));
+}
+
+static enum thole_code create(struct txn *t, upb_StringView name, const thole_v1_ShardSpec *spec)
+{
+    enum thole_code code = registry__check_shard_name(t, registry_str(name));
+    if (code == THOLE_OK) {
+        code = registry__check_new_spec(t, spec);
+    }
+    if (code == THOLE_OK && registry__shard_by_name(&t->s, registry_str(name)) != NULL) {
+        code = THOLE_FAIL(&t->st, THOLE_ALREADY_EXISTS, THOLE_REASON_EXISTS,
+                          "there is a shard named \"%.*s\"", (int)name.size, name.data);
+    }
+    if (code == THOLE_OK) {
+        registry__shard_add(t, registry_str(name), spec, (struct slice){0});
+        placement__preview_shard(t);
+    }
+    return code;
 }
 
 enum thole_code registry__op_create_shard(struct txn *t, const thole_registry_v1_Operation *op)
@@ -90,11 +112,9 @@ static bool differs(upb_StringView have, upb_StringView given)
     return given.size > 0 && !slice_equal(registry_str(have), registry_str(given));
 }
 
-/* The spec as it will be: type and config cannot change, so leaving them out keeps them. */
-static enum thole_code merge_spec(struct txn *t, const struct row *shard,
-                                  const thole_v1_ShardSpec *given, thole_v1_ShardSpec **ret)
+enum thole_code registry__merge_spec(struct txn *t, const thole_v1_ShardSpec *have,
+                                     const thole_v1_ShardSpec *given, thole_v1_ShardSpec **ret)
 {
-    const thole_v1_ShardSpec *have = thole_v1_Shard_spec(shard->shard);
     if (given == NULL) {
         return THOLE_FAIL(&t->st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
                           "spec: missing");
@@ -114,7 +134,7 @@ static enum thole_code merge_spec(struct txn *t, const struct row *shard,
     return code;
 }
 
-static void set_spec(struct txn *t, struct row *shard, const thole_v1_ShardSpec *spec)
+void registry__shard_set_spec(struct txn *t, struct row *shard, const thole_v1_ShardSpec *spec)
 {
     registry__txn_show(t, shard);
     if (registry__message_equal(thole_v1_Shard_spec(shard->shard), spec,
@@ -131,8 +151,7 @@ static void set_spec(struct txn *t, struct row *shard, const thole_v1_ShardSpec 
     registry__txn_put(t, row);
     registry__txn_event(t, registry__shard(&t->s, id), "ShardUpdated",
                         "generation %" PRIu64 ": %" PRIu32 " voters, %" PRIu32 " non-voting",
-                        generation, thole_v1_ShardSpec_voters(spec),
-                        thole_v1_ShardSpec_non_voting(spec));
+                        generation, thole_v1_ShardSpec_voters(spec), registry_non_voting(spec));
 }
 
 enum thole_code registry__op_update_shard(struct txn *t, const thole_registry_v1_Operation *op)
@@ -150,6 +169,9 @@ enum thole_code registry__op_update_shard(struct txn *t, const thole_registry_v1
     }
     enum thole_code code = refuse_zero(t, shard);
     if (code == THOLE_OK) {
+        code = refuse_pool(t, shard);
+    }
+    if (code == THOLE_OK) {
         code = registry__check_revision(t, op, shard);
     }
     if (code == THOLE_OK) {
@@ -161,10 +183,11 @@ enum thole_code registry__op_update_shard(struct txn *t, const thole_registry_v1
     }
     thole_v1_ShardSpec *spec = NULL;
     if (code == THOLE_OK) {
-        code = merge_spec(t, shard, given, &spec);
+        code = registry__merge_spec(t, thole_v1_Shard_spec(shard->shard), given, &spec);
     }
     if (code == THOLE_OK) {
-        set_spec(t, shard, spec);
+        registry__shard_set_spec(t, shard, spec);
+        placement__preview_shard(t);
     }
     return code;
 }
@@ -200,6 +223,21 @@ static void retire_replicas(struct txn *t, uint64_t shard_id)
     }
 }
 
+void registry__shard_retire(struct txn *t, struct row *shard)
+{
+    registry__txn_show(t, shard);
+    if (thole_v1_Shard_deleting(shard->shard)) {
+        return;
+    }
+    uint64_t id = thole_v1_Shard_id(shard->shard);
+    struct row *row = registry__txn_edit(t, shard);
+    thole_v1_Shard_set_deleting(row->shard, true);
+    registry__txn_put(t, row);
+    registry__txn_event(t, registry__shard(&t->s, id), "ShardDeleting", "%s", "");
+    retire_replicas(t, id);
+    registry__shard_settle(t, id);
+}
+
 enum thole_code registry__op_delete_shard(struct txn *t, const thole_registry_v1_Operation *op)
 {
     const thole_registry_v1_DeleteShard *d = thole_registry_v1_Operation_delete_shard(op);
@@ -210,27 +248,19 @@ enum thole_code registry__op_delete_shard(struct txn *t, const thole_registry_v1
     }
     enum thole_code code = refuse_zero(t, shard);
     if (code == THOLE_OK) {
+        code = refuse_pool(t, shard);
+    }
+    if (code == THOLE_OK) {
         code = registry__check_revision(t, op, shard);
     }
     if (code == THOLE_OK) {
         code = registry__check_etag(t, thole_v1_Shard_etag(shard->shard),
                                     thole_registry_v1_DeleteShard_etag(d));
     }
-    if (code != THOLE_OK) {
-        return code;
+    if (code == THOLE_OK) {
+        registry__shard_retire(t, shard);
     }
-    registry__txn_show(t, shard);
-    if (thole_v1_Shard_deleting(shard->shard)) {
-        return THOLE_OK;
-    }
-    uint64_t id = thole_v1_Shard_id(shard->shard);
-    struct row *row = registry__txn_edit(t, shard);
-    thole_v1_Shard_set_deleting(row->shard, true);
-    registry__txn_put(t, row);
-    registry__txn_event(t, registry__shard(&t->s, id), "ShardDeleting", "%s", "");
-    retire_replicas(t, id);
-    registry__shard_settle(t, id);
-    return THOLE_OK;
+    return code;
 }
 
 /* ---- Observed state -------------------------------------------------------------------------- */
@@ -292,6 +322,17 @@ static void merge_conditions(const struct txn *t, thole_v1_ShardStatus *to,
     }
 }
 
+static bool known_condition(upb_StringView type)
+{
+    static const char *const types[] = {"Placed", "Ready", "Degraded", "Balanced"};
+    for (size_t i = 0; i < sizeof(types) / sizeof(types[0]); i++) {
+        if (slice_equal(registry_str(type), slice_str(types[i]))) {
+            return true;
+        }
+    }
+    return false;
+}
+
 static enum thole_code check_status(struct txn *t, const thole_v1_ShardStatus *status)
 {
     size_t count = 0;
@@ -304,19 +345,33 @@ static enum thole_code check_status(struct txn *t, const thole_v1_ShardStatus *s
     }
     for (size_t i = 0; code == THOLE_OK && i < count; i++) {
         upb_StringView type = thole_v1_Condition_type(given[i]);
-        bool known = slice_equal(registry_str(type), slice_str("Placed")) ||
-                     slice_equal(registry_str(type), slice_str("Ready"));
-        code = known
+        code = known_condition(type)
                    ? registry__check_text(t, "status.conditions: message",
                                           thole_v1_Condition_message(given[i]), REGISTRY_TEXT_BYTES)
                    : THOLE_FAIL(&t->st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
-                                "status.conditions: the types are Placed and Ready");
+                                "status.conditions: the types are Placed, Ready, Degraded and "
+                                "Balanced");
         if (code == THOLE_OK) {
             code = registry__check_text(t, "status.conditions: reason",
                                         thole_v1_Condition_reason(given[i]), LIMIT_NAME_BYTES);
         }
     }
     return code;
+}
+
+/* NULL: its changes are no news. */
+static const char *condition_event(upb_StringView type, bool status)
+{
+    if (slice_equal(registry_str(type), slice_str("Placed"))) {
+        return status ? "ShardPlaced" : "ShardNotPlaced";
+    }
+    if (slice_equal(registry_str(type), slice_str("Ready"))) {
+        return status ? "ShardReady" : "ShardNotReady";
+    }
+    if (slice_equal(registry_str(type), slice_str("Degraded"))) {
+        return status ? "ShardDegraded" : "ShardHealthy";
+    }
+    return NULL;
 }
 
 static void condition_events(struct txn *t, const struct row *before, uint64_t id)
@@ -337,11 +392,11 @@ static void condition_events(struct txn *t, const struct row *before, uint64_t i
         if (was == status) {
             continue;
         }
-        bool placed = slice_equal(registry_str(type), slice_str("Placed"));
-        const char *reason = placed ? (status ? "ShardPlaced" : "ShardNotPlaced")
-                                    : (status ? "ShardReady" : "ShardNotReady");
-        registry__txn_event(t, after, reason, "%.*s", (int)message.size,
-                            message.data != NULL ? message.data : "");
+        const char *reason = condition_event(type, status);
+        if (reason != NULL) {
+            registry__txn_event(t, after, reason, "%.*s", (int)message.size,
+                                message.data != NULL ? message.data : "");
+        }
     }
 }
 

@@ -1,10 +1,11 @@
-/* Placement: classification of replicas and hosts, choice of hosts, explanations, and operations.
- * What to do with them is decided in placement_user.c and placement_zero.c. */
+/* Placement: classification of replicas and hosts, and operations. Which host should have what is
+ * found in placement_target.c, the way there in placement_user.c and placement_zero.c. */
 #include "registry/placement_internal.h"
 
 #include "base/hash.h"
 
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 /* ---- Hosts ----------------------------------------------------------------------------------- */
@@ -27,7 +28,7 @@ bool placement__host_dead(const thole_v1_Host *host)
     return liveness(host) == thole_v1_HOST_LIVENESS_DEAD;
 }
 
-static bool satisfies(const thole_v1_Host *host, const thole_v1_Constraint *c)
+bool placement__satisfies(const thole_v1_Host *host, const thole_v1_Constraint *c)
 {
     upb_StringView have = {NULL, 0};
     const thole_v1_HostSpec *spec = thole_v1_Host_spec(host);
@@ -52,18 +53,45 @@ static bool satisfies(const thole_v1_Host *host, const thole_v1_Constraint *c)
     }
 }
 
-bool placement_host_matches(const thole_v1_Host *host, const thole_v1_ShardSpec *spec,
+bool placement_host_matches(const thole_v1_Host *host,
+                            const thole_v1_Constraint *const *constraints, size_t count,
                             size_t *ret_failed)
 {
-    size_t count = 0;
-    const thole_v1_Constraint *const *constraints = thole_v1_ShardSpec_constraints(spec, &count);
     for (size_t i = 0; i < count; i++) {
-        if (!satisfies(host, constraints[i])) {
+        if (!placement__satisfies(host, constraints[i])) {
             *ret_failed = i;
             return false;
         }
     }
     return true;
+}
+
+bool placement_host_leads(const thole_v1_Host *host, const thole_v1_ShardSpec *spec,
+                          bool *ret_preferred)
+{
+    size_t count = 0;
+    size_t failed;
+    const thole_v1_Constraint *const *preferred =
+        thole_v1_ShardSpec_leader_preference(spec, &count);
+    *ret_preferred = placement_host_matches(host, preferred, count, &failed);
+    return placement__host_state_is(host, thole_v1_HOST_STATE_ACTIVE) &&
+           liveness(host) == thole_v1_HOST_LIVENESS_LIVE;
+}
+
+uint32_t placement_host_replicas(const struct registry_view *v, const struct uuid *host)
+{
+    return registry__count_of_host(&v->s, host);
+}
+
+uint32_t registry_non_voting(const thole_v1_ShardSpec *spec)
+{
+    size_t count = 0;
+    uint32_t sum = 0;
+    const thole_v1_ReplicaGroup *const *groups = thole_v1_ShardSpec_non_voting(spec, &count);
+    for (size_t i = 0; i < count; i++) {
+        sum += thole_v1_ReplicaGroup_count(groups[i]);
+    }
+    return sum;
 }
 
 bool registry__host_runs(const thole_v1_Host *host, upb_StringView type)
@@ -80,104 +108,33 @@ bool registry__host_runs(const thole_v1_Host *host, upb_StringView type)
     return false;
 }
 
-static bool uses(const struct placement *p, const struct uuid *host)
-{
-    for (size_t i = 0; i < p->member_count; i++) {
-        if (uuid_equal(&p->members[i].host_id, host)) {
-            return true;
-        }
-    }
-    return false;
-}
-
 uint32_t placement__host_load(const struct placement *p, const struct uuid *id)
 {
-    uint32_t load = registry__count_of_host(&p->v->s, id);
-    return load + (p->load == NULL ? 0 : p->load->extra(p->load->ctx, id));
-}
-
-/* Count the host under the first thing that rules it out. */
-static bool is_candidate(struct placement *p, const thole_v1_Host *host, const struct uuid *id)
-{
-    size_t failed = 0;
-    p->all++;
-    if (!placement__host_state_is(host, thole_v1_HOST_STATE_ACTIVE)) {
-        p->not_active++;
-    } else if (placement__host_dead(host)) {
-        p->dead++;
-    } else if (!registry__host_runs(host, thole_v1_ShardSpec_type(p->spec))) {
-        p->without_type++;
-    } else if (!placement_host_matches(host, p->spec, &failed)) {
-        p->ruled_out[failed < REGISTRY_CONSTRAINTS_MAX ? failed : 0]++;
-    } else if (uses(p, id)) {
-        p->used++;
-    } else {
-        return true;
+    int64_t load = registry__count_of_host(&p->v->s, id);
+    if (p->o != NULL && p->o->extra != NULL) {
+        load += p->o->extra(p->o->ctx, id);
     }
-    return false;
-}
-
-void placement__load_hosts(struct placement *p)
-{
-    const thole_v1_Host *row = NULL;
-    struct slice name = {0};
-    while ((row = registry_next_host(p->v, name)) != NULL) {
-        struct placement_host host = {.row = row};
-        name = registry_str(thole_v1_Host_name(row));
-        if (!registry__parse_uuid(thole_v1_Host_id(row), &host.id) ||
-            !is_candidate(p, row, &host.id) || p->host_count == PLACEMENT_HOSTS_MAX) {
-            continue;
-        }
-        host.suspect = liveness(row) == thole_v1_HOST_LIVENESS_SUSPECT;
-        host.load = placement__host_load(p, &host.id);
-        host.hash = hash64(name.data, name.size, thole_v1_Shard_id(p->shard));
-        p->hosts[p->host_count++] = host;
-    }
-}
-
-static bool better(const struct placement_host *a, const struct placement_host *b)
-{
-    if (a->suspect != b->suspect) {
-        return !a->suspect;
-    }
-    if (a->load != b->load) {
-        return a->load < b->load;
-    }
-    return a->hash != b->hash ? a->hash < b->hash : uuid_compare(&a->id, &b->id) < 0;
-}
-
-bool placement__take_host(struct placement *p, struct placement_host *ret)
-{
-    size_t best = 0;
-    if (p->host_count == 0) {
-        return false;
-    }
-    for (size_t i = 1; i < p->host_count; i++) {
-        if (better(&p->hosts[i], &p->hosts[best])) {
-            best = i;
-        }
-    }
-    *ret = p->hosts[best];
-    p->hosts[best] = p->hosts[--p->host_count];
-    return true;
+    return load > 0 ? (uint32_t)load : 0;
 }
 
 /* ---- Members --------------------------------------------------------------------------------- */
 
 static void classify(const struct placement *p, struct placement_member *m)
 {
-    size_t failed = 0;
     uint64_t leader = thole_v1_ShardStatus_leader_replica(thole_v1_Shard_status(p->shard));
+    m->host_index = -1;
+    m->target = CLASS_NONE;
+    m->role = thole_v1_Replica_role(m->row);
     m->run = thole_v1_Replica_desired(m->row) == thole_v1_REPLICA_DESIRED_RUN;
-    m->voter = thole_v1_Replica_role(m->row) == thole_v1_REPLICA_ROLE_VOTER;
+    m->voting = m->role != thole_v1_REPLICA_ROLE_NON_VOTING;
     m->running = thole_v1_Replica_phase(m->row) == thole_v1_REPLICA_PHASE_RUNNING;
+    m->failed = thole_v1_Replica_phase(m->row) == thole_v1_REPLICA_PHASE_FAILED;
     m->mine = thole_v1_Replica_owner(m->row) == thole_v1_REPLICA_OWNER_PLACEMENT;
     m->leader = thole_v1_Replica_id(m->row) == leader;
     if (m->host != NULL) {
         m->host_up = !placement__host_dead(m->host) &&
                      !placement__host_state_is(m->host, thole_v1_HOST_STATE_REMOVED);
-        m->keep = m->host_up && !placement__host_state_is(m->host, thole_v1_HOST_STATE_DRAINING) &&
-                  placement_host_matches(m->host, p->spec, &failed);
+        m->keep = m->host_up && !placement__host_state_is(m->host, thole_v1_HOST_STATE_DRAINING);
     }
 }
 
@@ -198,64 +155,203 @@ void placement__load_members(struct placement *p)
     }
 }
 
-/* ---- Explanations ---------------------------------------------------------------------------- */
+/* ---- Classes --------------------------------------------------------------------------------- */
 
-static const char *operator_name(int32_t op)
+const thole_v1_Constraint *const *placement__group_constraints(const thole_v1_ShardSpec *spec,
+                                                               const thole_v1_ReplicaGroup *group,
+                                                               size_t *ret_count)
 {
-    return op == thole_v1_CONSTRAINT_OPERATOR_IN       ? "in"
-           : op == thole_v1_CONSTRAINT_OPERATOR_NOT_IN ? "not in"
-           : op == thole_v1_CONSTRAINT_OPERATOR_EXISTS ? "exists"
-                                                       : "does not exist";
+    const thole_v1_Constraint *const *own = thole_v1_ReplicaGroup_constraints(group, ret_count);
+    return *ret_count > 0 ? own : thole_v1_ShardSpec_constraints(spec, ret_count);
 }
 
-static void append_count(struct bytes *out, uint32_t count, const char *why)
+static struct placement_class *add_class(struct placement *p, int32_t role, uint32_t wanted)
 {
-    if (count > 0) {
-        bytes_printf(out, "; %" PRIu32 " %s", count, why);
-    }
+    struct placement_class *c = &p->classes[p->class_count++];
+    c->role = role;
+    c->wanted = wanted;
+    return c;
 }
 
-static void append_constraint(struct bytes *out, const struct placement *p, size_t i)
+static void load_classes(struct placement *p)
 {
     size_t count = 0;
-    const thole_v1_Constraint *c = thole_v1_ShardSpec_constraints(p->spec, &count)[i];
-    upb_StringView key = thole_v1_Constraint_key(c);
-    bytes_printf(out, "; %" PRIu32 " ruled out by tag %.*s %s", p->ruled_out[i], (int)key.size,
-                 key.data, operator_name(thole_v1_Constraint_operator(c)));
-    const upb_StringView *values = thole_v1_Constraint_values(c, &count);
-    for (size_t v = 0; v < count && v < 4; v++) {
-        bytes_printf(out, "%s%.*s", v == 0 ? " (" : ", ", (int)values[v].size, values[v].data);
-    }
-    if (count > 0) {
-        bytes_append_str(out, count > 4 ? ", ...)" : ")");
-    }
-}
-
-void placement__explain(struct placement *p, uint32_t voters_missing, uint32_t non_voting_missing)
-{
-    struct bytes out = {0};
-    upb_StringView type = thole_v1_ShardSpec_type(p->spec);
-    size_t count = 0;
-    thole_v1_ShardSpec_constraints(p->spec, &count);
-    bytes_printf(&out,
-                 "no host for %" PRIu32 " voters and %" PRIu32 " non-voting; of %" PRIu32 " hosts",
-                 voters_missing, non_voting_missing, p->all);
-    append_count(&out, p->used, "have a replica");
-    append_count(&out, p->not_active, "take no new replicas");
-    append_count(&out, p->dead, "are dead");
-    if (p->without_type > 0) {
-        bytes_printf(&out, "; %" PRIu32 " do not run type %.*s", p->without_type, (int)type.size,
-                     type.data);
-    }
-    for (size_t i = 0; i < count && i < REGISTRY_CONSTRAINTS_MAX; i++) {
-        if (p->ruled_out[i] > 0) {
-            append_constraint(&out, p, i);
+    const thole_v1_ShardSpec *spec = p->spec;
+    const thole_v1_ReplicaGroup *const *groups = thole_v1_ShardSpec_non_voting(spec, &count);
+    struct placement_class *c =
+        add_class(p, thole_v1_REPLICA_ROLE_VOTER, thole_v1_ShardSpec_voters(spec));
+    c->constraints = thole_v1_ShardSpec_constraints(spec, &c->constraint_count);
+    c = add_class(p, thole_v1_REPLICA_ROLE_WITNESS, thole_v1_ShardSpec_witnesses(spec));
+    c->constraints = thole_v1_ShardSpec_constraints(spec, &c->constraint_count);
+    for (size_t i = 0; i < count && p->class_count < PLACEMENT_CLASSES_MAX; i++) {
+        if (!thole_v1_ReplicaGroup_cover(groups[i])) {
+            c = add_class(p, thole_v1_REPLICA_ROLE_NON_VOTING,
+                          thole_v1_ReplicaGroup_count(groups[i]));
+            c->constraints = placement__group_constraints(spec, groups[i], &c->constraint_count);
         }
     }
-    snprintf(p->ret->explanation, sizeof(p->ret->explanation), "%.*s", (int)out.size,
-             (const char *)out.data);
-    registry__trim_utf8(p->ret->explanation);
-    bytes_deinit(&out);
+}
+
+/* ---- Hosts ----------------------------------------------------------------------------------- */
+
+static bool matches_cover(const struct placement *p, const thole_v1_Host *host)
+{
+    size_t count = 0;
+    const thole_v1_ReplicaGroup *const *groups = thole_v1_ShardSpec_non_voting(p->spec, &count);
+    for (size_t i = 0; i < count; i++) {
+        size_t constraint_count = 0;
+        size_t failed;
+        const thole_v1_Constraint *const *constraints =
+            placement__group_constraints(p->spec, groups[i], &constraint_count);
+        if (thole_v1_ReplicaGroup_cover(groups[i]) &&
+            placement_host_matches(host, constraints, constraint_count, &failed)) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* Replicas of users' shards on a host. */
+static uint32_t users_load(const struct placement *p, const struct placement_host *h)
+{
+    uint64_t after = 0;
+    const thole_v1_Replica *row;
+    while ((row = registry_next_replica_of_shard(p->v, REGISTRY_SHARD_ID, after)) != NULL) {
+        struct uuid id;
+        after = thole_v1_Replica_id(row);
+        if (registry__parse_uuid(thole_v1_Replica_host_id(row), &id) && uuid_equal(&id, &h->id)) {
+            return h->load - 1;
+        }
+    }
+    return h->load;
+}
+
+static void classify_host(struct placement *p, struct placement_host *h, int index)
+{
+    const thole_v1_Host *row = h->row;
+    struct slice name = registry_str(thole_v1_Host_name(row));
+    uint32_t capacity = thole_v1_HostSpec_capacity(thole_v1_Host_spec(row));
+    bool up =
+        !placement__host_dead(row) && !placement__host_state_is(row, thole_v1_HOST_STATE_REMOVED);
+    h->member = -1;
+    h->target = CLASS_NONE;
+    h->load = placement__host_load(p, &h->id);
+    h->hash = hash64(name.data, name.size, thole_v1_Shard_id(p->shard));
+    h->suspect = liveness(row) == thole_v1_HOST_LIVENESS_SUSPECT;
+    h->stays = up && !placement__host_state_is(row, thole_v1_HOST_STATE_DRAINING);
+    for (size_t i = 0; i < p->member_count; i++) {
+        if (uuid_equal(&p->members[i].host_id, &h->id)) {
+            p->members[i].host_index = index;
+            h->member = p->members[i].run ? (int)i : h->member;
+            h->used = true;
+        }
+    }
+    h->full = capacity > 0 && users_load(p, h) >= capacity;
+    h->over = capacity > 0 && users_load(p, h) > capacity;
+    h->open = up && !h->used && !h->full &&
+              placement__host_state_is(row, thole_v1_HOST_STATE_ACTIVE) &&
+              registry__host_runs(row, thole_v1_ShardSpec_type(p->spec));
+    for (size_t c = 0; c < p->class_count; c++) {
+        size_t failed;
+        if (placement_host_matches(row, p->classes[c].constraints, p->classes[c].constraint_count,
+                                   &failed)) {
+            h->matches |= UINT32_C(1) << c;
+        }
+    }
+    h->covers = matches_cover(p, row);
+}
+
+static bool same_tag(const struct placement_host *a, const struct placement_host *b,
+                     upb_StringView key)
+{
+    upb_StringView left = {NULL, 0};
+    upb_StringView right = {NULL, 0};
+    bool has_left = thole_v1_HostSpec_tags_get(thole_v1_Host_spec(a->row), key, &left);
+    bool has_right = thole_v1_HostSpec_tags_get(thole_v1_Host_spec(b->row), key, &right);
+    return has_left == has_right && slice_equal(registry_str(left), registry_str(right));
+}
+
+static void locate_hosts(struct placement *p)
+{
+    size_t count = 0;
+    const upb_StringView *keys = thole_v1_ShardSpec_spread(p->spec, &count);
+    p->spread_count = count < REGISTRY_SPREAD_MAX ? count : REGISTRY_SPREAD_MAX;
+    for (size_t depth = 0; depth < p->spread_count; depth++) {
+        for (size_t i = 0; i < p->host_count; i++) {
+            size_t first = 0;
+            while (first < i && !((depth == 0 || p->hosts[first].place[depth - 1] ==
+                                                     p->hosts[i].place[depth - 1]) &&
+                                  same_tag(&p->hosts[first], &p->hosts[i], keys[depth]))) {
+                first++;
+            }
+            p->hosts[i].place[depth] = (int)first;
+        }
+    }
+}
+
+static int compare_load(const void *a, const void *b)
+{
+    const struct placement_host *x = *(const struct placement_host *const *)a;
+    const struct placement_host *y = *(const struct placement_host *const *)b;
+    if (x->load != y->load) {
+        return x->load < y->load ? -1 : 1;
+    }
+    return x->hash != y->hash ? (x->hash < y->hash ? -1 : 1) : uuid_compare(&x->id, &y->id);
+}
+
+static void rank_hosts(struct placement *p)
+{
+    struct placement_host *order[PLACEMENT_HOSTS_MAX];
+    for (size_t i = 0; i < p->host_count; i++) {
+        order[i] = &p->hosts[i];
+    }
+    qsort(order, p->host_count, sizeof(order[0]), compare_load);
+    for (size_t i = 0; i < p->host_count; i++) {
+        order[i]->rank = (uint32_t)i;
+    }
+}
+
+bool placement__member_fits(const struct placement *p, const struct placement_member *m, size_t c)
+{
+    bool witness = m->role == thole_v1_REPLICA_ROLE_WITNESS;
+    if (!m->run || m->host_index < 0 || !p->hosts[m->host_index].stays ||
+        witness != (c == CLASS_WITNESSES) || (!m->mine && p->classes[c].role != m->role)) {
+        return false;
+    }
+    return (p->hosts[m->host_index].matches >> c & 1) != 0;
+}
+
+/* Members' `keep`: in the role that they have. */
+static void judge_members(struct placement *p)
+{
+    for (size_t i = 0; i < p->member_count; i++) {
+        struct placement_member *m = &p->members[i];
+        bool fits = m->host_index >= 0 && m->role == thole_v1_REPLICA_ROLE_NON_VOTING &&
+                    p->hosts[m->host_index].covers;
+        for (size_t c = 0; c < p->class_count; c++) {
+            fits |= p->classes[c].role == m->role && m->host_index >= 0 &&
+                    (p->hosts[m->host_index].matches >> c & 1) != 0;
+        }
+        m->keep &= fits || (m->role == thole_v1_REPLICA_ROLE_NON_VOTING && p->class_count == 2);
+    }
+}
+
+void placement__load_hosts(struct placement *p)
+{
+    const thole_v1_Host *row = NULL;
+    struct slice name = {0};
+    load_classes(p);
+    while (p->host_count < PLACEMENT_HOSTS_MAX && (row = registry_next_host(p->v, name)) != NULL) {
+        struct placement_host *h = &p->hosts[p->host_count];
+        name = registry_str(thole_v1_Host_name(row));
+        *h = (struct placement_host){.row = row};
+        if (registry__parse_uuid(thole_v1_Host_id(row), &h->id)) {
+            classify_host(p, h, (int)p->host_count++);
+        }
+    }
+    rank_hosts(p);
+    locate_hosts(p);
+    judge_members(p);
 }
 
 /* ---- Operations ------------------------------------------------------------------------------ */
@@ -268,7 +364,7 @@ static thole_registry_v1_Operation *add_operation(struct placement *p)
 }
 
 void placement__place(struct placement *p, thole_registry_v1_PlaceReplicas **op,
-                      const struct placement_host *host, bool voter, const char *reason)
+                      const thole_v1_Host *host, int32_t role, const char *reason)
 {
     if (*op == NULL) {
         thole_registry_v1_Operation *o = add_operation(p);
@@ -278,10 +374,9 @@ void placement__place(struct placement *p, thole_registry_v1_PlaceReplicas **op,
         thole_registry_v1_PlaceReplicas_set_reason(*op, registry__dup_str(p->arena, reason));
     }
     thole_registry_v1_Placed *placed = thole_registry_v1_PlaceReplicas_add_replicas(*op, p->arena);
-    upb_StringView id = thole_v1_Host_id(host->row);
+    upb_StringView id = thole_v1_Host_id(host);
     thole_registry_v1_Placed_set_host_id(placed, registry__dup(p->arena, registry_str(id)));
-    thole_registry_v1_Placed_set_role(placed, voter ? thole_v1_REPLICA_ROLE_VOTER
-                                                    : thole_v1_REPLICA_ROLE_NON_VOTING);
+    thole_registry_v1_Placed_set_role(placed, role);
 }
 
 void placement__remove(struct placement *p, const struct placement_member *m, const char *reason)
@@ -294,34 +389,35 @@ void placement__remove(struct placement *p, const struct placement_member *m, co
     thole_registry_v1_RemoveReplica_set_reason(r, registry__dup_str(p->arena, reason));
 }
 
-void placement__set_role(struct placement *p, struct placement_member *m, bool voter,
+void placement__set_role(struct placement *p, struct placement_member *m, int32_t role,
                          const char *reason)
 {
     thole_registry_v1_Operation *o = add_operation(p);
     thole_registry_v1_Operation_set_expected_revision(o, thole_v1_Replica_revision(m->row));
     thole_registry_v1_SetRole *r = thole_registry_v1_Operation_mutable_set_role(o, p->arena);
     thole_registry_v1_SetRole_set_replica_id(r, thole_v1_Replica_id(m->row));
-    thole_registry_v1_SetRole_set_role(r, voter ? thole_v1_REPLICA_ROLE_VOTER
-                                                : thole_v1_REPLICA_ROLE_NON_VOTING);
+    thole_registry_v1_SetRole_set_role(r, role);
     thole_registry_v1_SetRole_set_reason(r, registry__dup_str(p->arena, reason));
-    m->voter = voter;
+    m->role = role;
+    m->voting = role != thole_v1_REPLICA_ROLE_NON_VOTING;
     m->running = false;
 }
 
-/* ---- Entry points ---------------------------------------------------------------------------- */
+/* ---- Entry point ------------------------------------------------------------------------------ */
 
-void placement_decide_loaded(const struct registry_view *v, const thole_v1_Shard *shard,
-                             const struct placement_load *load, thole_registry_v1_Command *command,
-                             upb_Arena *arena, struct placement_result *ret)
+void placement_decide(const struct registry_view *v, const thole_v1_Shard *shard,
+                      const struct placement_options *o, thole_registry_v1_Command *command,
+                      upb_Arena *arena, struct placement_result *ret)
 {
     struct placement p = {.v = v,
                           .shard = shard,
                           .spec = thole_v1_Shard_spec(shard),
-                          .load = load,
+                          .o = o,
                           .command = command,
                           .arena = arena,
                           .ret = ret};
     ret->verdict = PLACEMENT_SETTLED;
+    ret->unbalanced = false;
     ret->explanation[0] = '\0';
     if (thole_v1_Shard_deleting(shard)) {
         ret->verdict = PLACEMENT_WAIT;
@@ -333,13 +429,7 @@ void placement_decide_loaded(const struct registry_view *v, const thole_v1_Shard
     if (thole_v1_Shard_id(shard) == REGISTRY_SHARD_ID) {
         placement__decide_zero(&p);
     } else {
+        placement__load_hosts(&p);
         placement__decide_user(&p);
     }
-}
-
-void placement_decide(const struct registry_view *v, const thole_v1_Shard *shard,
-                      thole_registry_v1_Command *command, upb_Arena *arena,
-                      struct placement_result *ret)
-{
-    placement_decide_loaded(v, shard, NULL, command, arena, ret);
 }

@@ -6,6 +6,8 @@
 
 #include "registry/registry.h"
 
+#define PLACEMENT_TEXT_BYTES 512
+
 enum placement_verdict {
     PLACEMENT_SETTLED,       /* nothing to do */
     PLACEMENT_ACT,           /* `command` has operations to propose */
@@ -15,34 +17,48 @@ enum placement_verdict {
 
 struct placement_result {
     enum placement_verdict verdict;
-    char explanation[512];
+    bool unbalanced; /* a better spread is possible, and is being made or held back */
+    char explanation[PLACEMENT_TEXT_BYTES];
+};
+
+struct placement_options {
+    void *ctx;
+    /* Replicas on their way to a host, or away from it, that the view does not show. Without it,
+     * many shards decided on one view would all choose the same hosts. NULL: none. */
+    int32_t (*extra)(void *ctx, const struct uuid *host);
+    /* Move nothing that only makes the spread better; what is missing is replaced all the same. */
+    bool hold;
 };
 
 /* Decide the next step for one shard and append its operations to `command` (arena given), whose
  * `decided_at` it sets. Shard zero is decided like the others, except that its voters are the
- * largest of 1, 3, 5 that the live hosts allow, and every other host has a non-voting replica. */
+ * largest of 1, 3, 5 that the live hosts allow, and every other host has a non-voting replica.
+ * `o` NULL: no options. */
 void placement_decide(const struct registry_view *v, const thole_v1_Shard *shard,
-                      thole_registry_v1_Command *command, upb_Arena *arena,
-                      struct placement_result *ret);
+                      const struct placement_options *o, thole_registry_v1_Command *command,
+                      upb_Arena *arena, struct placement_result *ret);
 
-/* The same, when more replicas are on their way than the view shows: `extra` tells how many to add
- * to what a host has. Without it, many shards decided on one view would all choose the same hosts. */
-struct placement_load {
-    void *ctx;
-    uint32_t (*extra)(void *ctx, const struct uuid *host);
-};
-void placement_decide_loaded(const struct registry_view *v, const thole_v1_Shard *shard,
-                             const struct placement_load *load, thole_registry_v1_Command *command,
-                             upb_Arena *arena, struct placement_result *ret);
+/* Append the first step of moving the shard's replica away from `from`, if that makes hosts evener by
+ * two replicas or more (or `from` has more than its capacity), at no cost to the spread. Only for
+ * a settled shard, and not its leader. The rest of the move is placement_decide's. */
+bool placement_balance(const struct registry_view *v, const thole_v1_Shard *shard,
+                       const struct placement_options *o, const struct uuid *from,
+                       thole_registry_v1_Command *command, upb_Arena *arena);
 
-/* Append an ObserveShard with the conditions Placed and Ready, if they differ from the stored ones.
- * `decided` is what placement_decide said about the same view. True if something was appended. */
+/* Append an ObserveShard with the conditions, if they differ from the stored ones. `decided` is what
+ * placement_decide said about the same view. True if something was appended. */
 bool placement_conditions(const struct registry_view *v, const thole_v1_Shard *shard,
                           const struct placement_result *decided,
                           thole_registry_v1_Command *command, upb_Arena *arena);
 
-/* Does a host satisfy all constraints of a spec? On false, `*ret_failed` is the first that fails. */
-bool placement_host_matches(const thole_v1_Host *host, const thole_v1_ShardSpec *spec,
+/* Does a host satisfy all of these? On false, `*ret_failed` is the first that fails. */
+bool placement_host_matches(const thole_v1_Host *host,
+                            const thole_v1_Constraint *const *constraints, size_t count,
                             size_t *ret_failed);
+/* Is it a place for a leader: active, live, and as the shard's leader preference says? */
+bool placement_host_leads(const thole_v1_Host *host, const thole_v1_ShardSpec *spec,
+                          bool *ret_preferred);
+/* How many replicas a host has, those of shard zero among them. */
+uint32_t placement_host_replicas(const struct registry_view *v, const struct uuid *host);
 
 #endif

@@ -1,5 +1,6 @@
-/* The conditions of a shard, from its rows: Placed (all wanted replicas have hosts) and Ready (all
- * of them run as wanted). Written only when they change. */
+/* The conditions of a shard, from its rows: Placed (all wanted replicas have hosts), Ready (all of
+ * them run as wanted), Degraded (voting replicas are lost), Balanced (no better spread is possible).
+ * Written only when they change. */
 #include "registry/placement_internal.h"
 
 #include <stdio.h>
@@ -11,36 +12,87 @@ struct condition {
     char message[REGISTRY_TEXT_BYTES];
 };
 
-static void judge(const struct placement *p, const struct placement_result *decided,
-                  struct condition *placed, struct condition *ready)
+#define CONDITIONS 4
+
+static void judge_placed(const struct placement *p, const struct placement_result *decided,
+                         struct condition *c)
 {
-    uint32_t voters = thole_v1_ShardSpec_voters(p->spec);
-    uint32_t others = thole_v1_ShardSpec_non_voting(p->spec);
-    uint32_t have[2] = {0};
-    uint32_t running[2] = {0};
     bool zero = thole_v1_Shard_id(p->shard) == REGISTRY_SHARD_ID;
+    uint32_t missing = 0;
+    for (size_t k = 0; k < p->class_count && !zero; k++) {
+        uint32_t have = 0;
+        for (size_t i = 0; i < p->member_count; i++) {
+            const struct placement_member *m = &p->members[i];
+            have += m->run && m->keep && m->role == p->classes[k].role && m->target == (int)k;
+        }
+        missing += p->classes[k].wanted - have;
+    }
+    for (size_t i = 0; i < p->host_count && !zero; i++) {
+        missing += p->hosts[i].member < 0 && p->hosts[i].target == CLASS_COVER;
+    }
+    c->type = "Placed";
+    c->status = missing == 0 && decided->verdict != PLACEMENT_UNSATISFIABLE;
+    c->reason = c->status                                     ? "Placed"
+                : decided->verdict == PLACEMENT_UNSATISFIABLE ? "Unsatisfiable"
+                                                              : "Placing";
+    snprintf(c->message, sizeof(c->message), "%s", c->status ? "" : decided->explanation);
+}
+
+static void judge_ready(const struct placement *p, const struct condition *placed,
+                        struct condition *c)
+{
+    uint32_t wanted[2] = {0};
+    uint32_t running[2] = {0};
+    for (size_t k = 0; k < p->class_count; k++) {
+        wanted[k <= CLASS_WITNESSES] += p->classes[k].wanted;
+    }
     for (size_t i = 0; i < p->member_count; i++) {
         const struct placement_member *m = &p->members[i];
-        have[m->voter] += m->run && m->keep;
-        running[m->voter] += m->run && m->keep && m->running;
+        running[m->voting] += m->run && m->keep && m->running;
+        /* Shard zero wants what it has, and so do groups that cover. */
+        bool counts = thole_v1_Shard_id(p->shard) == REGISTRY_SHARD_ID
+                          ? m->run && m->keep
+                          : m->target == CLASS_COVER && m->role != thole_v1_REPLICA_ROLE_VOTER;
+        wanted[m->voting] += counts;
     }
-    if (zero) {
-        voters = have[true];
-        others = have[false];
+    bool formed = thole_v1_ShardStatus_formed(thole_v1_Shard_status(p->shard));
+    c->type = "Ready";
+    c->status = formed && placed->status && running[true] >= wanted[true] &&
+                running[false] >= wanted[false];
+    c->reason = c->status ? "Running" : formed ? "Waiting" : "NotFormed";
+    snprintf(c->message, sizeof(c->message),
+             "%" PRIu32 " of %" PRIu32 " voting and %" PRIu32 " of %" PRIu32 " non-voting run",
+             running[true], wanted[true], running[false], wanted[false]);
+}
+
+/* A voting replica is lost with its host, or has failed, and is not yet replaced. */
+static void judge_degraded(const struct placement *p, struct condition *c)
+{
+    uint32_t voting = 0;
+    uint32_t lost = 0;
+    for (size_t i = 0; i < p->member_count; i++) {
+        const struct placement_member *m = &p->members[i];
+        voting += m->run && m->voting;
+        lost += m->run && m->voting && (!m->host_up || m->failed);
     }
-    placed->status = have[true] >= voters && have[false] >= others;
-    placed->reason = placed->status                                ? "Placed"
-                     : decided->verdict == PLACEMENT_UNSATISFIABLE ? "Unsatisfiable"
-                                                                   : "Placing";
-    snprintf(placed->message, sizeof(placed->message), "%s",
-             placed->status ? "" : decided->explanation);
-    const thole_v1_ShardStatus *status = thole_v1_Shard_status(p->shard);
-    bool formed = status != NULL && thole_v1_ShardStatus_formed(status);
-    ready->status = formed && running[true] >= voters && running[false] >= others;
-    ready->reason = ready->status ? "Running" : formed ? "Waiting" : "NotFormed";
-    snprintf(ready->message, sizeof(ready->message),
-             "%" PRIu32 " of %" PRIu32 " voters and %" PRIu32 " of %" PRIu32 " non-voting run",
-             running[true], voters, running[false], others);
+    c->type = "Degraded";
+    c->status = lost > 0 && thole_v1_ShardStatus_formed(thole_v1_Shard_status(p->shard));
+    c->reason = !c->status                     ? "Healthy"
+                : (voting - lost) * 2 > voting ? "ReplicasLost"
+                                               : "QuorumLost";
+    if (c->status) {
+        snprintf(c->message, sizeof(c->message), "%" PRIu32 " of %" PRIu32 " voting replicas %s%s",
+                 lost, voting, lost == 1 ? "is lost" : "are lost",
+                 (voting - lost) * 2 > voting ? "" : ", and with them the quorum");
+    }
+}
+
+static void judge_balanced(const struct placement_result *decided, struct condition *c)
+{
+    c->type = "Balanced";
+    c->status = !decided->unbalanced;
+    c->reason = c->status ? "Balanced" : "Spread";
+    snprintf(c->message, sizeof(c->message), "%s", c->status ? "" : "a better spread is possible");
 }
 
 static bool same(const thole_v1_Shard *shard, const struct condition *c)
@@ -66,15 +118,26 @@ bool placement_conditions(const struct registry_view *v, const thole_v1_Shard *s
                           thole_registry_v1_Command *command, upb_Arena *arena)
 {
     struct placement p = {.v = v, .shard = shard, .spec = thole_v1_Shard_spec(shard)};
-    struct condition conditions[2] = {{.type = "Placed"}, {.type = "Ready"}};
+    struct condition conditions[CONDITIONS] = {0};
     const thole_v1_ShardStatus *stored = thole_v1_Shard_status(shard);
-    if (thole_v1_Shard_deleting(shard)) {
+    if (thole_v1_Shard_deleting(shard) || stored == NULL) {
         return false;
     }
     placement__load_members(&p);
-    judge(&p, decided, &conditions[0], &conditions[1]);
-    if (same(shard, &conditions[0]) && same(shard, &conditions[1]) && stored != NULL &&
-        thole_v1_ShardStatus_observed_generation(stored) == thole_v1_Shard_generation(shard)) {
+    if (thole_v1_Shard_id(shard) != REGISTRY_SHARD_ID) {
+        placement__load_hosts(&p);
+        placement__target(&p, true);
+    }
+    judge_placed(&p, decided, &conditions[0]);
+    judge_ready(&p, &conditions[0], &conditions[1]);
+    judge_degraded(&p, &conditions[2]);
+    judge_balanced(decided, &conditions[3]);
+    bool changed =
+        thole_v1_ShardStatus_observed_generation(stored) != thole_v1_Shard_generation(shard);
+    for (size_t i = 0; i < CONDITIONS; i++) {
+        changed |= !same(shard, &conditions[i]);
+    }
+    if (!changed) {
         return false;
     }
     thole_registry_v1_ObserveShard *o = thole_registry_v1_Operation_mutable_observe_shard(
@@ -82,7 +145,7 @@ bool placement_conditions(const struct registry_view *v, const thole_v1_Shard *s
     thole_registry_v1_ObserveShard_set_shard_id(o, thole_v1_Shard_id(shard));
     thole_v1_ShardStatus *status = thole_registry_v1_ObserveShard_mutable_status(o, arena);
     thole_v1_ShardStatus_set_observed_generation(status, thole_v1_Shard_generation(shard));
-    for (size_t i = 0; i < 2; i++) {
+    for (size_t i = 0; i < CONDITIONS; i++) {
         thole_v1_Condition *c = thole_v1_ShardStatus_add_conditions(status, arena);
         thole_v1_Condition_set_type(c, registry__dup_str(arena, conditions[i].type));
         thole_v1_Condition_set_status(c, conditions[i].status);

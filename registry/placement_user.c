@@ -1,134 +1,144 @@
-/* Placement of a user's shard. First what is missing is added (existing non-voting replicas are
- * promoted before new ones are made), and only when all that is wanted runs does what is too much
- * leave, one voter at a time. So at every moment all wanted voters that can run, run:
+/* Placement of a user's shard: one step towards its target. First what is missing is added (existing
+ * replicas change their role before new ones are made), and only when all of the target that votes
+ * runs does what is too much leave, one vote at a time. So at every moment all wanted voters that
+ * can run, run:
  *
  *   missing voters      promote non-voting ones, else place new ones        all at once
- *   missing non-voting  demote surplus voters, else place new ones
+ *   missing others      place new ones; demote surplus voters
  *   leaving host        (draining, removed, dead, against a constraint) remove, once replaced
+ *   a better spread     one replica at a time, when nothing else is to be done
  *   surplus             remove: not running, on suspect hosts, on loaded hosts first; leader last
  *
  * Users' replicas count as what they are, and are never touched. */
 #include "registry/placement_internal.h"
 
-#include "base/hash.h"
-
 #include <stdio.h>
-
-struct tally {
-    uint32_t voters, non_voting; /* wanted to run, on hosts that keep them */
-    uint32_t voters_running, non_voting_running;
-    uint32_t my_voters;      /* of `voters`: not users' own */
-    uint32_t leaving_voters; /* desired REMOVE and not yet out */
-    bool waiting;            /* anything that has not arrived where it is wanted */
-};
-
-static void tally(const struct placement *p, struct tally *t)
-{
-    *t = (struct tally){0};
-    for (size_t i = 0; i < p->member_count; i++) {
-        const struct placement_member *m = &p->members[i];
-        bool out = thole_v1_Replica_phase(m->row) == thole_v1_REPLICA_PHASE_OUT;
-        if (!m->run) {
-            t->leaving_voters += m->voter && !out;
-            t->waiting |= !out;
-        } else if (m->keep) {
-            t->voters += m->voter;
-            t->my_voters += m->voter && m->mine;
-            t->voters_running += m->voter && m->running;
-            t->non_voting += !m->voter;
-            t->non_voting_running += !m->voter && m->running;
-            t->waiting |= !m->running;
-        }
-    }
-}
 
 /* ---- What is missing ------------------------------------------------------------------------- */
 
-static uint64_t member_hash(const struct placement *p, const struct placement_member *m)
+struct adding {
+    struct placement *p;
+    thole_registry_v1_PlaceReplicas *op;
+    size_t rows;
+};
+
+static const char *missing_reason(int32_t role)
 {
-    return hash64(m->host_id.bytes, sizeof(m->host_id.bytes), thole_v1_Shard_id(p->shard));
+    return role == thole_v1_REPLICA_ROLE_VOTER     ? "a voter is missing"
+           : role == thole_v1_REPLICA_ROLE_WITNESS ? "a witness is missing"
+                                                   : "a non-voting replica is missing";
 }
 
-static struct placement_member *promotable(struct placement *p)
+/* Place at most `count` of what the target has of the class. Returns how many were placed. */
+static uint32_t place(struct adding *a, int class, uint32_t count, const char *reason)
 {
-    struct placement_member *best = NULL;
-    for (size_t i = 0; i < p->member_count; i++) {
-        struct placement_member *m = &p->members[i];
-        if (m->run && m->keep && !m->voter && m->running && m->mine &&
-            (best == NULL || member_hash(p, m) < member_hash(p, best))) {
-            best = m;
+    struct placement *p = a->p;
+    int32_t role = class == CLASS_COVER ? thole_v1_REPLICA_ROLE_NON_VOTING : p->classes[class].role;
+    uint32_t placed = 0;
+    for (size_t i = 0; i < p->host_count && placed < count && a->rows < LIMIT_MEMBERS; i++) {
+        struct placement_host *h = &p->hosts[i];
+        if (h->member < 0 && h->target == class) {
+            placement__place(p, &a->op, h->row, role, reason);
+            a->rows++;
+            placed++;
         }
     }
-    return best;
+    return placed;
 }
 
-/* Returns how many could not be placed. */
-static uint32_t place(struct placement *p, thole_registry_v1_PlaceReplicas **op, uint32_t count,
-                      bool voter, const char *reason)
+static uint32_t new_in_target(const struct placement *p, int class)
 {
-    struct placement_host host;
-    size_t rows = p->member_count;
-    while (count > 0 && rows < LIMIT_MEMBERS && placement__take_host(p, &host)) {
-        placement__place(p, op, &host, voter, reason);
-        count--;
-        rows++;
+    uint32_t count = 0;
+    for (size_t i = 0; i < p->host_count; i++) {
+        count += p->hosts[i].member < 0 && p->hosts[i].target == class;
     }
     return count;
 }
 
-static void decide_initial(struct placement *p)
+/* Of the class's role, on hosts that keep them; users' own too. */
+static uint32_t members_that_fit(const struct placement *p, size_t class)
 {
-    uint32_t voters = thole_v1_ShardSpec_voters(p->spec);
-    uint32_t non_voting = thole_v1_ShardSpec_non_voting(p->spec);
-    placement__load_hosts(p);
-    if (p->host_count < voters) {
-        uint32_t missing = voters - (uint32_t)p->host_count;
-        p->ret->verdict = PLACEMENT_UNSATISFIABLE;
-        placement__explain(p, missing, non_voting);
-        return;
+    uint32_t count = 0;
+    for (size_t i = 0; i < p->member_count; i++) {
+        const struct placement_member *m = &p->members[i];
+        /* One that is in another group's slot does not count here. */
+        bool free = m->target == CLASS_NONE || m->target == CLASS_COVER ||
+                    m->target == (int)class || class <= CLASS_WITNESSES;
+        count += m->role == p->classes[class].role && free && placement__member_fits(p, m, class);
     }
-    thole_registry_v1_PlaceReplicas *op = NULL;
-    place(p, &op, voters, true, "a new shard");
-    place(p, &op, non_voting, false, "a new shard"); /* what does not fit is explained next time */
+    return count;
 }
 
-/* True if something is missing that cannot be added. */
-static bool add_missing(struct placement *p, struct tally *t)
+static uint32_t promote(struct placement *p, uint32_t count)
 {
-    uint32_t voters = thole_v1_ShardSpec_voters(p->spec);
-    uint32_t non_voting = thole_v1_ShardSpec_non_voting(p->spec);
-    struct placement_member *m;
-    while (t->voters < voters && (m = promotable(p)) != NULL) {
-        placement__set_role(p, m, true, "a voter is missing");
-        t->voters++;
-        t->my_voters++;
-        t->non_voting--;
+    uint32_t done = 0;
+    for (size_t i = 0; i < p->member_count && done < count; i++) {
+        struct placement_member *m = &p->members[i];
+        if (m->target == CLASS_VOTERS && m->role == thole_v1_REPLICA_ROLE_NON_VOTING && m->mine) {
+            placement__set_role(p, m, thole_v1_REPLICA_ROLE_VOTER, "a voter is missing");
+            done++;
+        }
     }
-    uint32_t missing_voters = voters > t->voters ? voters - t->voters : 0;
-    uint32_t missing_others = non_voting > t->non_voting ? non_voting - t->non_voting : 0;
-    uint32_t surplus = t->voters > voters ? t->voters - voters : 0;
-    surplus = surplus < t->my_voters ? surplus : t->my_voters;
-    missing_others -= surplus < missing_others ? surplus : missing_others;
-    if (missing_voters + missing_others == 0) {
-        return false;
+    return done;
+}
+
+/* Voters that the target makes non-voting, in slots that nobody has yet. */
+static uint32_t demotions(const struct placement *p, size_t class)
+{
+    uint32_t count = 0;
+    for (size_t i = 0; i < p->member_count; i++) {
+        const struct placement_member *m = &p->members[i];
+        count += m->role == thole_v1_REPLICA_ROLE_VOTER && m->target == (int)class;
     }
-    thole_registry_v1_PlaceReplicas *op = NULL;
-    placement__load_hosts(p);
-    missing_voters = place(p, &op, missing_voters, true, "a voter is missing");
-    missing_others = place(p, &op, missing_others, false, "a non-voting replica is missing");
-    if (missing_voters + missing_others == 0) {
-        return false;
+    return count;
+}
+
+static void add_missing(struct adding *a)
+{
+    struct placement *p = a->p;
+    for (size_t c = 0; c < p->class_count; c++) {
+        uint32_t have = members_that_fit(p, c) + (c > CLASS_WITNESSES ? demotions(p, c) : 0);
+        uint32_t missing = p->classes[c].wanted > have ? p->classes[c].wanted - have : 0;
+        if (c == CLASS_VOTERS) {
+            missing -= promote(p, missing);
+        }
+        place(a, (int)c, missing, missing_reason(p->classes[c].role));
     }
-    placement__explain(p, missing_voters, missing_others);
-    return true;
+    place(a, CLASS_COVER, UINT32_MAX, "every matching host has a replica");
+}
+
+/* Is there a slot that should be on another host? */
+static bool wants_better_spread(const struct placement *p)
+{
+    bool better = false;
+    for (size_t c = 0; c < p->class_count; c++) {
+        better |= new_in_target(p, (int)c) > 0;
+    }
+    for (size_t i = 0; i < p->member_count; i++) {
+        const struct placement_member *m = &p->members[i];
+        better |= m->target == CLASS_VOTERS && m->role == thole_v1_REPLICA_ROLE_NON_VOTING;
+    }
+    return better;
+}
+
+static void improve(struct adding *a)
+{
+    struct placement *p = a->p;
+    if (promote(p, 1) > 0) {
+        return;
+    }
+    for (size_t c = 0; c < p->class_count; c++) {
+        if (place(a, (int)c, 1, "a better spread") > 0) {
+            return;
+        }
+    }
 }
 
 /* ---- What is too much ------------------------------------------------------------------------ */
 
-static bool host_suspect(const struct placement_member *m)
+static bool host_suspect(const struct placement *p, const struct placement_member *m)
 {
-    return thole_v1_HostStatus_liveness(thole_v1_Host_status(m->host)) ==
-           thole_v1_HOST_LIVENESS_SUSPECT;
+    return m->host_index >= 0 && p->hosts[m->host_index].suspect;
 }
 
 /* Should `a` go rather than `b`? */
@@ -147,28 +157,19 @@ static bool goes_first(const struct placement *p, const struct placement_member 
     if (a->leader != b->leader) {
         return !a->leader;
     }
-    if (a->host != NULL && b->host != NULL && host_suspect(a) != host_suspect(b)) {
-        return host_suspect(a);
+    if (host_suspect(p, a) != host_suspect(p, b)) {
+        return host_suspect(p, a);
     }
-    uint32_t load_a = placement__host_load(p, &a->host_id);
-    uint32_t load_b = placement__host_load(p, &b->host_id);
-    return load_a != load_b ? load_a > load_b : member_hash(p, a) > member_hash(p, b);
+    bool both = a->host_index >= 0 && b->host_index >= 0;
+    return both && p->hosts[a->host_index].rank > p->hosts[b->host_index].rank;
 }
 
-static struct placement_member *pick(struct placement *p, bool voter, bool keep)
+static bool target_votes(const struct placement_member *m)
 {
-    struct placement_member *best = NULL;
-    for (size_t i = 0; i < p->member_count; i++) {
-        struct placement_member *m = &p->members[i];
-        if (m->run && m->mine && m->voter == voter && m->keep == keep &&
-            (best == NULL || goes_first(p, m, best))) {
-            best = m;
-        }
-    }
-    return best;
+    return m->target == CLASS_VOTERS || m->target == CLASS_WITNESSES;
 }
 
-static const char *leaving_reason(const struct placement_member *m)
+static const char *leaving_reason(const struct placement_member *m, bool surplus)
 {
     if (m->host == NULL || placement__host_state_is(m->host, thole_v1_HOST_STATE_REMOVED)) {
         return "its host was removed";
@@ -179,83 +180,161 @@ static const char *leaving_reason(const struct placement_member *m)
     if (placement__host_state_is(m->host, thole_v1_HOST_STATE_DRAINING)) {
         return "its host is draining";
     }
-    return "its host does not satisfy the constraints";
+    if (!m->keep) {
+        return "its host does not satisfy the constraints";
+    }
+    return surplus ? "there are more than wanted" : "another host has its place";
 }
 
-/* One voter at a time, and only when those that stay run. */
-static void reduce_voters(struct placement *p, const struct tally *t)
+/* Take one vote, if all that should vote do, and those that then vote are mostly running. */
+static void reduce_voting(struct placement *p)
 {
-    uint32_t voters = thole_v1_ShardSpec_voters(p->spec);
-    uint32_t non_voting = thole_v1_ShardSpec_non_voting(p->spec);
-    if (t->leaving_voters > 0) {
-        return;
-    }
-    struct placement_member *m = pick(p, true, false);
-    if (m != NULL && t->voters >= voters && t->voters_running == t->voters) {
-        placement__remove(p, m, leaving_reason(m));
-        return;
-    }
-    m = pick(p, true, true);
-    if (m == NULL || t->voters <= voters || t->voters_running - m->running < t->voters - 1 ||
-        t->non_voting_running < t->non_voting) {
-        return;
-    }
-    if (t->non_voting < non_voting && m->running) {
-        placement__set_role(p, m, false, "there are more voters than wanted");
-    } else {
-        placement__remove(p, m, "there are more voters than wanted");
-    }
-}
-
-static void reduce_non_voting(struct placement *p, const struct tally *t)
-{
-    uint32_t non_voting = thole_v1_ShardSpec_non_voting(p->spec);
-    struct placement_member *m;
-    while (t->non_voting_running >= non_voting && (m = pick(p, false, false)) != NULL) {
-        placement__remove(p, m, leaving_reason(m));
-        m->run = false;
-    }
-    /* Those that stay should be the running ones, which goes_first sees to. */
-    for (uint32_t count = t->non_voting; count > non_voting; count--) {
-        m = pick(p, false, true);
-        if (m == NULL) {
-            return;
+    struct placement_member *out = NULL;
+    uint32_t voting = 0;
+    uint32_t running = 0;
+    uint32_t in_place = 0;
+    for (size_t i = 0; i < p->member_count; i++) {
+        struct placement_member *m = &p->members[i];
+        if (!m->voting) {
+            continue;
         }
-        placement__remove(p, m, "there are more non-voting replicas than wanted");
-        m->run = false;
+        if (!m->run) {
+            if (thole_v1_Replica_phase(m->row) != thole_v1_REPLICA_PHASE_OUT) {
+                return; /* one at a time */
+            }
+            continue;
+        }
+        voting++;
+        running += m->running && m->host_up;
+        if (target_votes(m)) {
+            in_place += m->running;
+        } else if (m->mine && (out == NULL || goes_first(p, m, out))) {
+            out = m;
+        }
     }
+    uint32_t wanted = p->classes[CLASS_VOTERS].wanted + p->classes[CLASS_WITNESSES].wanted;
+    if (out == NULL || in_place < wanted ||
+        (running - (out->running && out->host_up)) * 2 <= voting - 1) {
+        return;
+    }
+    if (out->target != CLASS_NONE) {
+        placement__set_role(p, out, thole_v1_REPLICA_ROLE_NON_VOTING,
+                            "there are more voters than wanted");
+    } else {
+        placement__remove(p, out, leaving_reason(out, true));
+    }
+}
+
+/* Does the member still stand in for a slot that has no running replica? */
+static bool is_needed(const struct placement *p, const struct placement_member *m)
+{
+    for (size_t c = CLASS_WITNESSES + 1; c < p->class_count; c++) {
+        uint32_t running = 0;
+        for (size_t i = 0; i < p->member_count; i++) {
+            const struct placement_member *other = &p->members[i];
+            running += other->target == (int)c && other->running &&
+                       other->role == thole_v1_REPLICA_ROLE_NON_VOTING;
+        }
+        bool could = m->host_index >= 0 && (p->hosts[m->host_index].matches >> c & 1) != 0;
+        if (could && running < p->classes[c].wanted) {
+            return true;
+        }
+    }
+    return false;
+}
+
+static void reduce_non_voting(struct placement *p)
+{
+    for (size_t i = 0; i < p->member_count; i++) {
+        struct placement_member *m = &p->members[i];
+        if (m->run && m->mine && !m->voting && m->target == CLASS_NONE &&
+            (!is_needed(p, m) || m->failed)) {
+            placement__remove(p, m, leaving_reason(m, true));
+        }
+    }
+}
+
+/* ---- The decision ---------------------------------------------------------------------------- */
+
+static bool is_unmet(const struct placement *p)
+{
+    bool unmet = p->cover_unmet > 0;
+    for (size_t c = 0; c < p->class_count; c++) {
+        unmet |= p->classes[c].unmet > 0;
+    }
+    return unmet;
+}
+
+static void say(struct placement *p, enum placement_verdict verdict, const char *why)
+{
+    p->ret->verdict = verdict;
+    snprintf(p->ret->explanation, sizeof(p->ret->explanation), "%s", why);
+}
+
+static void decide_initial(struct placement *p)
+{
+    struct adding a = {.p = p};
+    placement__target(p, false);
+    if (p->classes[CLASS_VOTERS].unmet > 0) {
+        p->ret->verdict = PLACEMENT_UNSATISFIABLE;
+        placement__explain(p);
+        return;
+    }
+    for (size_t c = 0; c < p->class_count; c++) { /* what does not fit is explained next time */
+        place(&a, (int)c, UINT32_MAX, "a new shard");
+    }
+    place(&a, CLASS_COVER, UINT32_MAX, "a new shard");
+}
+
+/* Is anything not yet where it is wanted? */
+static bool is_waiting(const struct placement *p)
+{
+    bool waiting = false;
+    for (size_t i = 0; i < p->member_count; i++) {
+        const struct placement_member *m = &p->members[i];
+        bool out = thole_v1_Replica_phase(m->row) == thole_v1_REPLICA_PHASE_OUT;
+        waiting |= m->run ? m->keep && !m->running : !out;
+    }
+    return waiting;
 }
 
 void placement__decide_user(struct placement *p)
 {
+    const thole_v1_ShardStatus *status = thole_v1_Shard_status(p->shard);
+    struct adding a = {.p = p, .rows = p->member_count};
+    bool hold = p->o != NULL && p->o->hold;
     size_t initial_count = 0;
     thole_v1_Shard_initial(p->shard, &initial_count);
     if (initial_count == 0) {
         decide_initial(p);
         return;
     }
-    const thole_v1_ShardStatus *status = thole_v1_Shard_status(p->shard);
     if (status == NULL || !thole_v1_ShardStatus_formed(status)) {
-        p->ret->verdict = PLACEMENT_WAIT;
-        snprintf(p->ret->explanation, sizeof(p->ret->explanation), "the shard has not formed yet");
+        say(p, PLACEMENT_WAIT, "the shard has not formed yet");
         return;
     }
-    struct tally t;
-    tally(p, &t);
-    bool waiting = t.waiting;
-    bool unsatisfiable = add_missing(p, &t);
+    bool waiting = is_waiting(p);
+    if (hold) {
+        placement__target(p, false);
+        p->ret->unbalanced = wants_better_spread(p);
+    }
+    placement__target(p, hold);
+    add_missing(&a);
     if (p->appended == 0) {
-        reduce_voters(p, &t);
-        reduce_non_voting(p, &t);
+        reduce_voting(p);
+        reduce_non_voting(p);
+        p->ret->unbalanced |= wants_better_spread(p);
+    }
+    if (p->appended == 0 && !waiting && wants_better_spread(p)) {
+        improve(&a);
     }
     if (p->appended > 0) {
         return;
     }
-    p->ret->verdict = unsatisfiable ? PLACEMENT_UNSATISFIABLE
-                      : waiting     ? PLACEMENT_WAIT
-                                    : PLACEMENT_SETTLED;
-    if (waiting && !unsatisfiable) {
-        snprintf(p->ret->explanation, sizeof(p->ret->explanation),
-                 "replicas are joining or leaving");
+    if (is_unmet(p)) {
+        p->ret->verdict = PLACEMENT_UNSATISFIABLE;
+        placement__explain(p);
+    } else if (waiting) {
+        say(p, PLACEMENT_WAIT, "replicas are joining or leaving");
     }
 }

@@ -33,14 +33,15 @@ static void place_missing(struct placement *p)
     struct slice name = {0};
     size_t rows = p->member_count;
     while (rows < LIMIT_MEMBERS && (row = registry_next_host(p->v, name)) != NULL) {
-        struct placement_host host = {.row = row};
+        struct uuid id;
         name = registry_str(thole_v1_Host_name(row));
         if (placement__host_state_is(row, thole_v1_HOST_STATE_REMOVED) ||
-            !registry__parse_uuid(thole_v1_Host_id(row), &host.id) ||
-            registry__occupant(&p->v->s, REGISTRY_SHARD_ID, &host.id) != NULL) {
+            !registry__parse_uuid(thole_v1_Host_id(row), &id) ||
+            registry__occupant(&p->v->s, REGISTRY_SHARD_ID, &id) != NULL) {
             continue;
         }
-        placement__place(p, &op, &host, false, "every host has a replica of shard zero");
+        placement__place(p, &op, row, thole_v1_REPLICA_ROLE_NON_VOTING,
+                         "every host has a replica of shard zero");
         rows++;
     }
 }
@@ -71,10 +72,10 @@ static void count(const struct placement *p, struct zero *z)
     for (size_t i = 0; i < p->member_count; i++) {
         const struct placement_member *m = &p->members[i];
         bool out = thole_v1_Replica_phase(m->row) == thole_v1_REPLICA_PHASE_OUT;
-        z->leaving |= !m->run && m->voter && !out;
-        z->good += m->run && m->voter && m->keep;
-        z->running += m->run && m->voter && m->keep && m->running;
-        z->emptied |= m->run && m->voter && !m->keep && !kept_while_dead(m);
+        z->leaving |= !m->run && m->voting && !out;
+        z->good += m->run && m->voting && m->keep;
+        z->running += m->run && m->voting && m->keep && m->running;
+        z->emptied |= m->run && m->voting && !m->keep && !kept_while_dead(m);
     }
 }
 
@@ -85,7 +86,7 @@ static struct placement_member *promotable(struct placement *p)
     uint32_t best_load = 0;
     for (size_t i = 0; i < p->member_count; i++) {
         struct placement_member *m = &p->members[i];
-        if (!m->run || m->voter || !m->running || !m->keep ||
+        if (!m->run || m->voting || !m->running || !m->keep ||
             !placement__host_state_is(m->host, thole_v1_HOST_STATE_ACTIVE) ||
             thole_v1_HostStatus_liveness(thole_v1_Host_status(m->host)) ==
                 thole_v1_HOST_LIVENESS_SUSPECT) {
@@ -106,7 +107,7 @@ static struct placement_member *unfit_voter(struct placement *p, const struct ze
     struct placement_member *best = NULL;
     for (size_t i = 0; i < p->member_count; i++) {
         struct placement_member *m = &p->members[i];
-        if (!m->run || !m->voter || m->keep ||
+        if (!m->run || !m->voting || m->keep ||
             (kept_while_dead(m) && z->good < z->least && !z->emptied)) {
             continue;
         }
@@ -143,7 +144,7 @@ static struct placement_member *even_voter(struct placement *p, const struct zer
     struct placement_member *best = NULL;
     for (size_t i = 0; i < p->member_count; i++) {
         struct placement_member *m = &p->members[i];
-        if (z->good % 2 == 0 && z->good > z->target && z->good > z->least && m->run && m->voter &&
+        if (z->good % 2 == 0 && z->good > z->target && z->good > z->least && m->run && m->voting &&
             m->keep && (best == NULL || less_fit(p, m, best))) {
             best = m;
         }
@@ -163,7 +164,7 @@ static void remove_non_voting(struct placement *p)
 {
     for (size_t i = 0; i < p->member_count; i++) {
         struct placement_member *m = &p->members[i];
-        if (m->run && !m->voter && is_removed(m) &&
+        if (m->run && !m->voting && is_removed(m) &&
             registry__count_of_host(&p->v->s, &m->host_id) == 1) {
             placement__remove(p, m, "its host was removed");
         }
@@ -194,14 +195,14 @@ void placement__decide_zero(struct placement *p)
             wait_for(p, "more voters are wanted, and no other host is ready to vote");
             return;
         }
-        placement__set_role(p, m, true, "more hosts allow more voters");
+        placement__set_role(p, m, thole_v1_REPLICA_ROLE_VOTER, "more hosts allow more voters");
         return;
     }
     struct placement_member *unfit = unfit_voter(p, &z);
     if (unfit == NULL && (unfit = even_voter(p, &z)) == NULL) {
         return;
     }
-    placement__set_role(p, unfit, false,
+    placement__set_role(p, unfit, thole_v1_REPLICA_ROLE_NON_VOTING,
                         unfit->keep         ? "an even number of voters is no better than one less"
                         : is_removed(unfit) ? "its host was removed"
                         : placement__host_dead(unfit->host) ? "its host is dead"

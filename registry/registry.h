@@ -61,12 +61,15 @@ const thole_v1_Host *registry_host_by_name(const struct registry_view *v, struct
 const thole_v1_Shard *registry_shard(const struct registry_view *v, uint64_t id);
 const thole_v1_Shard *registry_shard_by_name(const struct registry_view *v, struct slice name);
 const thole_v1_Replica *registry_replica(const struct registry_view *v, uint64_t id);
+const thole_v1_ShardPool *registry_pool_by_name(const struct registry_view *v, struct slice name);
 
-/* Walk in order: hosts and shards by name, replicas by id. Each call returns the first row after
+/* Walk in order: hosts, shards and pools by name, replicas by id. Each call returns the first row after
  * the given key (an empty name, or 0, begins). */
 const thole_v1_Host *registry_next_host(const struct registry_view *v, struct slice after_name);
 const thole_v1_Shard *registry_next_shard(const struct registry_view *v, struct slice after_name);
 const thole_v1_Replica *registry_next_replica(const struct registry_view *v, uint64_t after_id);
+const thole_v1_ShardPool *registry_next_pool(const struct registry_view *v,
+                                             struct slice after_name);
 /* The replicas of one shard, of one host; by id. */
 const thole_v1_Replica *registry_next_replica_of_shard(const struct registry_view *v,
                                                        uint64_t shard_id, uint64_t after_id);
@@ -87,6 +90,7 @@ struct registry_changes {
     void (*host)(void *ctx, const thole_v1_Host *row);
     void (*shard)(void *ctx, const thole_v1_Shard *row);
     void (*replica)(void *ctx, const thole_v1_Replica *row);
+    void (*pool)(void *ctx, const thole_v1_ShardPool *row);
     void (*event)(void *ctx, const thole_v1_Event *row);
     void (*gone)(void *ctx, const char *name);
 };
@@ -97,6 +101,10 @@ THOLE_MUST_CHECK enum thole_code registry_changes_since(const struct registry_vi
 
 /* ---- Small helpers shared by controllers and services -------------------------------------- */
 
+/* Non-voting replicas that a spec asks for by number, those that cover hosts not counted. */
+uint32_t registry_non_voting(const thole_v1_ShardSpec *spec);
+/* Ready, of the spec that is in force now. */
+bool registry_shard_ready(const thole_v1_Shard *shard);
 struct slice registry_str(upb_StringView s);
 upb_StringView registry_view_of(struct slice s);
 /* "shards/orders" etc. into a static-size buffer; returns ret. */

@@ -29,7 +29,11 @@
 #define REGISTRY_TYPE_BYTES 64
 #define REGISTRY_CONFIG_BYTES (64 * KIB) /* a shard row is copied with each change of its status */
 #define REGISTRY_TEXT_BYTES 512          /* addresses, versions, messages */
-#define REGISTRY_VOTERS_MAX 15
+#define REGISTRY_VOTERS_MAX 15           /* of one shard, witnesses among them */
+#define REGISTRY_GROUPS_MAX 8            /* of non-voting replicas of one shard */
+#define REGISTRY_SPREAD_MAX 3            /* tag keys of one shard */
+#define REGISTRY_POOL_SHARDS_MAX 100000
+#define REGISTRY_POOL_NAME_BYTES (LIMIT_NAME_BYTES - 8) /* room for "-99999" */
 /* Half of what a group may have, so that every replica can be replaced at once. */
 #define REGISTRY_SPEC_REPLICAS_MAX (LIMIT_MEMBERS / 2)
 #define REGISTRY_SUBSCRIBERS_MAX 8
@@ -40,7 +44,16 @@ _Static_assert(REGISTRY_VOTERS_MAX < REGISTRY_SPEC_REPLICAS_MAX, "voters are rep
 
 /* ---- Rows ------------------------------------------------------------------------------------ */
 
-enum row_kind { ROW_HOST, ROW_SHARD, ROW_REPLICA, ROW_EVENT, ROW_REQUEST, ROW_MARK };
+enum row_kind {
+    ROW_HOST,
+    ROW_SHARD,
+    ROW_REPLICA,
+    ROW_POOL,
+    ROW_RESOURCES, /* how many kinds of rows have a name and a revision */
+    ROW_EVENT = ROW_RESOURCES,
+    ROW_REQUEST,
+    ROW_MARK
+};
 
 struct row {
     _Atomic uint32_t refs;
@@ -50,13 +63,14 @@ struct row {
     struct uuid host_id; /* hosts and marks of hosts: the id; replicas: the host they are on */
     uint64_t id;         /* marks: of the shard or replica */
     uint64_t revision;   /* events and marks: what the order of their tree goes by */
-    char *name;
-    upb_Arena *arena; /* owns the message; NULL for marks */
+    char *name;          /* marks: of what went, and of pools */
+    upb_Arena *arena;    /* owns the message; NULL for marks */
     union {
         void *msg;
         thole_v1_Host *host;
         thole_v1_Shard *shard;
         thole_v1_Replica *replica;
+        thole_v1_ShardPool *pool;
         thole_v1_Event *event;
         thole_registry_v1_RememberedRequest *request;
     };
@@ -128,6 +142,7 @@ enum registry_index {
     INDEX_REPLICAS,       /* replica id */
     INDEX_SHARD_REPLICAS, /* shard id, replica id */
     INDEX_HOST_REPLICAS,  /* host id, replica id */
+    INDEX_POOLS,          /* name */
     INDEX_EVENTS,         /* sequence */
     INDEX_JOURNAL,        /* sequence */
     INDEX_REQUESTS,       /* request id */
@@ -154,6 +169,7 @@ struct row *registry__host_by_name(const struct state *s, struct slice name);
 struct row *registry__shard(const struct state *s, uint64_t id);
 struct row *registry__shard_by_name(const struct state *s, struct slice name);
 struct row *registry__replica(const struct state *s, uint64_t id);
+struct row *registry__pool(const struct state *s, struct slice name);
 /* The replica of a shard that occupies a host: any row that is not desired REMOVE and OUT. */
 struct row *registry__occupant(const struct state *s, uint64_t shard_id, const struct uuid *host);
 /* Walks by id; start with 0. */
@@ -178,7 +194,7 @@ struct txn {
     upb_Arena *arena;  /* of the command; scratch */
     uint64_t revision; /* that the changes get */
     bool changed;
-    struct row *last[3]; /* by row_kind: for the result; referenced */
+    struct row *last[ROW_RESOURCES]; /* by row_kind: for the result; referenced */
     struct thole_status st;
 };
 
@@ -213,6 +229,10 @@ enum thole_code registry__op_remove_replica(struct txn *t, const thole_registry_
 enum thole_code registry__op_create_replica(struct txn *t, const thole_registry_v1_Operation *op);
 enum thole_code registry__op_observe_replica(struct txn *t, const thole_registry_v1_Operation *op);
 enum thole_code registry__op_set_role(struct txn *t, const thole_registry_v1_Operation *op);
+enum thole_code registry__op_create_pool(struct txn *t, const thole_registry_v1_Operation *op);
+enum thole_code registry__op_update_pool(struct txn *t, const thole_registry_v1_Operation *op);
+enum thole_code registry__op_delete_pool(struct txn *t, const thole_registry_v1_Operation *op);
+enum thole_code registry__op_reconcile_pool(struct txn *t, const thole_registry_v1_Operation *op);
 
 /* ABORTED STALE_REVISION unless the row is as it was when the operation was decided. */
 enum thole_code registry__check_revision(struct txn *t, const thole_registry_v1_Operation *op,
@@ -220,6 +240,20 @@ enum thole_code registry__check_revision(struct txn *t, const thole_registry_v1_
 /* The same for a shard, by the revision that the whole command was decided at. */
 enum thole_code registry__check_decided(struct txn *t, const struct row *shard);
 enum thole_code registry__check_etag(struct txn *t, upb_StringView have, upb_StringView given);
+
+/* What shards and pools of them share; the checks are the caller's. */
+void registry__shard_add(struct txn *t, struct slice name, const thole_v1_ShardSpec *spec,
+                         struct slice pool);
+void registry__shard_set_spec(struct txn *t, struct row *shard, const thole_v1_ShardSpec *spec);
+void registry__shard_retire(struct txn *t, struct row *shard);
+/* Of a spec that is new: its fields, and that a host runs its type. */
+enum thole_code registry__check_new_spec(struct txn *t, const thole_v1_ShardSpec *spec);
+/* `given` over `have`: type and config cannot change, so leaving them out keeps them. In t->arena. */
+enum thole_code registry__merge_spec(struct txn *t, const thole_v1_ShardSpec *have,
+                                     const thole_v1_ShardSpec *given, thole_v1_ShardSpec **ret);
+/* A shard's row was put, changed or dropped (NULL: there is none): its pool counts it. */
+void registry__pool_count(struct txn *t, const thole_v1_Shard *before, const thole_v1_Shard *after);
+void registry__pool_settle(struct txn *t, struct slice name);
 
 /* A new replica row; the checks are the caller's. Returns it, borrowed. */
 struct row *registry__replica_add(struct txn *t, const struct row *shard, const struct row *host,
@@ -238,6 +272,7 @@ enum thole_code registry__check_host(struct txn *t, const thole_v1_Host *host, s
 enum thole_code registry__check_tags(struct txn *t, const thole_v1_HostSpec *spec);
 enum thole_code registry__check_host_status(struct txn *t, const thole_v1_HostStatus *status);
 enum thole_code registry__check_shard_name(struct txn *t, struct slice name);
+enum thole_code registry__check_pool_name(struct txn *t, struct slice name);
 enum thole_code registry__check_shard_spec(struct txn *t, const thole_v1_ShardSpec *spec);
 enum thole_code registry__check_role(struct txn *t, int32_t role);
 enum thole_code registry__check_text(struct txn *t, const char *field, upb_StringView text,

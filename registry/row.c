@@ -15,6 +15,8 @@ const upb_MiniTable *registry__row_table(enum row_kind kind)
         return &thole_v1_Shard_msginit;
     case ROW_REPLICA:
         return &thole_v1_Replica_msginit;
+    case ROW_POOL:
+        return &thole_v1_ShardPool_msginit;
     case ROW_EVENT:
         return &thole_v1_Event_msginit;
     case ROW_REQUEST:
@@ -48,7 +50,7 @@ struct row *registry__row_new(enum row_kind kind)
 
 struct row *registry__row_copy(const struct row *from)
 {
-    ASSERT(from->kind == ROW_HOST || from->kind == ROW_SHARD || from->kind == ROW_REPLICA);
+    ASSERT(from->kind < ROW_RESOURCES);
     upb_Arena *arena = upb_Arena_New();
     ASSERT(arena != NULL);
     void *msg = registry__message_copy(from->msg, registry__row_table(from->kind), arena);

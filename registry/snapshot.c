@@ -37,6 +37,9 @@ static enum thole_code write_row(struct thole_sink *out, const struct row *row)
     case ROW_REPLICA:
         thole_registry_v1_SnapshotRecord_set_replica(record, row->replica);
         break;
+    case ROW_POOL:
+        thole_registry_v1_SnapshotRecord_set_pool(record, row->pool);
+        break;
     case ROW_EVENT:
         thole_registry_v1_SnapshotRecord_set_event(record, row->event);
         break;
@@ -75,7 +78,7 @@ enum thole_code registry__save(const struct state *s, struct thole_sink *out,
                                struct thole_status *st)
 {
     static const enum registry_index order[] = {INDEX_HOSTS, INDEX_SHARDS, INDEX_REPLICAS,
-                                                INDEX_EVENTS, INDEX_REQUEST_ORDER};
+                                                INDEX_POOLS, INDEX_EVENTS, INDEX_REQUEST_ORDER};
     enum thole_code code = write_header(s, out);
     for (size_t i = 0; code == THOLE_OK && i < sizeof(order) / sizeof(order[0]); i++) {
         const struct node *root = s->index[order[i]];
@@ -173,6 +176,19 @@ static const char *restore_replica(struct state *s, struct row *row)
     return NULL;
 }
 
+static const char *restore_pool(struct state *s, struct row *row)
+{
+    struct slice name = registry_str(thole_v1_ShardPool_name(row->pool));
+    if (!registry_name_valid(name) || name.size > REGISTRY_POOL_NAME_BYTES ||
+        registry__pool(s, name) != NULL || !thole_v1_ShardPool_has_spec(row->pool) ||
+        !thole_v1_ShardPoolSpec_has_shard(thole_v1_ShardPool_spec(row->pool)) ||
+        !thole_v1_ShardPool_has_status(row->pool)) {
+        return "bad pool";
+    }
+    registry__state_put(s, row);
+    return NULL;
+}
+
 static const char *restore_request(struct state *s, struct row *row)
 {
     upb_StringView id = thole_registry_v1_RememberedRequest_request_id(row->request);
@@ -199,6 +215,9 @@ static const char *restore_row(struct state *s, enum row_kind kind, const void *
         break;
     case ROW_REPLICA:
         problem = restore_replica(s, row);
+        break;
+    case ROW_POOL:
+        problem = restore_pool(s, row);
         break;
     case ROW_EVENT:
         row->revision = thole_v1_Event_revision(row->event);
@@ -231,6 +250,8 @@ static const char *restore_record(struct state *s, bool first,
         return restore_row(s, ROW_SHARD, thole_registry_v1_SnapshotRecord_shard(r), arena);
     case thole_registry_v1_SnapshotRecord_record_replica:
         return restore_row(s, ROW_REPLICA, thole_registry_v1_SnapshotRecord_replica(r), arena);
+    case thole_registry_v1_SnapshotRecord_record_pool:
+        return restore_row(s, ROW_POOL, thole_registry_v1_SnapshotRecord_pool(r), arena);
     case thole_registry_v1_SnapshotRecord_record_event:
         return restore_row(s, ROW_EVENT, thole_registry_v1_SnapshotRecord_event(r), arena);
     case thole_registry_v1_SnapshotRecord_record_request:

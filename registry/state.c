@@ -60,6 +60,11 @@ struct row *registry__replica(const struct state *s, uint64_t id)
     return registry__tree_get(s->index[INDEX_REPLICAS], registry__key_u64(&k, id));
 }
 
+struct row *registry__pool(const struct state *s, struct slice name)
+{
+    return registry__tree_get(s->index[INDEX_POOLS], name);
+}
+
 struct row *registry__next_of_shard(const struct state *s, uint64_t shard_id, uint64_t after)
 {
     struct key k;
@@ -137,6 +142,9 @@ void registry__state_put(struct state *s, struct row *row)
         registry__tree_put(&s->index[INDEX_SHARDS], id, row);
         registry__tree_put(&s->index[INDEX_SHARD_NAMES],
                            registry_str(thole_v1_Shard_name(row->shard)), row);
+    } else if (row->kind == ROW_POOL) {
+        registry__tree_put(&s->index[INDEX_POOLS], registry_str(thole_v1_ShardPool_name(row->pool)),
+                           row);
     } else {
         ASSERT(row->kind == ROW_REPLICA);
         put_replica(s, row);
@@ -167,6 +175,9 @@ void registry__state_drop(struct state *s, const struct row *row)
                               registry_str(thole_v1_Shard_name(row->shard)));
         registry__tree_remove(&s->index[INDEX_SHARDS],
                               registry__key_u64(&k, thole_v1_Shard_id(row->shard)));
+    } else if (row->kind == ROW_POOL) {
+        registry__tree_remove(&s->index[INDEX_POOLS],
+                              registry_str(thole_v1_ShardPool_name(row->pool)));
     } else {
         ASSERT(row->kind == ROW_REPLICA);
         drop_replica(s, row);

@@ -14,6 +14,9 @@ const char *registry__row_name(const struct row *row, char *ret)
     } else if (row->kind == ROW_SHARD) {
         upb_StringView name = thole_v1_Shard_name(row->shard);
         snprintf(ret, REGISTRY_NAME_BYTES, "shards/%.*s", (int)name.size, name.data);
+    } else if (row->kind == ROW_POOL) {
+        upb_StringView name = thole_v1_ShardPool_name(row->pool);
+        snprintf(ret, REGISTRY_NAME_BYTES, "pools/%.*s", (int)name.size, name.data);
     } else {
         ASSERT(row->kind == ROW_REPLICA);
         upb_StringView name = thole_v1_Replica_shard(row->replica);
@@ -39,6 +42,8 @@ static uint64_t row_revision(const struct row *row)
         return thole_v1_Shard_revision(row->shard);
     case ROW_REPLICA:
         return thole_v1_Replica_revision(row->replica);
+    case ROW_POOL:
+        return thole_v1_ShardPool_revision(row->pool);
     case ROW_EVENT:
     case ROW_REQUEST:
     case ROW_MARK:
@@ -56,6 +61,8 @@ static struct row *find_same(const struct state *s, const struct row *row)
         return registry__shard(s, thole_v1_Shard_id(row->shard));
     case ROW_REPLICA:
         return registry__replica(s, thole_v1_Replica_id(row->replica));
+    case ROW_POOL:
+        return registry__pool(s, registry_str(thole_v1_ShardPool_name(row->pool)));
     case ROW_EVENT:
     case ROW_REQUEST:
     case ROW_MARK:
@@ -72,11 +79,11 @@ static void journal(struct txn *t, const struct row *row, bool gone)
     mark->gone = gone;
     if (row->kind == ROW_HOST) {
         mark->host_id = row->host_id;
-    } else {
+    } else if (row->kind != ROW_POOL) {
         mark->id = row->kind == ROW_SHARD ? thole_v1_Shard_id(row->shard)
                                           : thole_v1_Replica_id(row->replica);
     }
-    if (gone) {
+    if (gone || row->kind == ROW_POOL) {
         char name[REGISTRY_NAME_BYTES];
         mark->name = xstrdup(registry__row_name(row, name));
     }
@@ -96,12 +103,17 @@ void registry__txn_put(struct txn *t, struct row *row)
         thole_v1_Host_set_revision(row->host, t->revision);
     } else if (row->kind == ROW_SHARD) {
         thole_v1_Shard_set_revision(row->shard, t->revision);
+    } else if (row->kind == ROW_POOL) {
+        thole_v1_ShardPool_set_revision(row->pool, t->revision);
     } else {
         thole_v1_Replica_set_revision(row->replica, t->revision);
     }
     const struct row *before = find_same(&t->s, row);
     if (before == NULL || row_revision(before) != t->revision) {
         journal(t, row, false);
+    }
+    if (row->kind == ROW_SHARD) {
+        registry__pool_count(t, before == NULL ? NULL : before->shard, row->shard);
     }
     registry__state_put(&t->s, row);
     registry__txn_show(t, row);
@@ -115,6 +127,9 @@ void registry__txn_drop(struct txn *t, struct row *row)
     journal(t, row, true);
     registry__state_drop(&t->s, row);
     t->changed = true;
+    if (row->kind == ROW_SHARD) {
+        registry__pool_count(t, row->shard, NULL);
+    }
     registry__row_unref(row);
 }
 

@@ -38,6 +38,15 @@ enum thole_code registry__check_shard_name(struct txn *t, struct slice name)
     return check_name(t, "shard name", name);
 }
 
+enum thole_code registry__check_pool_name(struct txn *t, struct slice name)
+{
+    if (name.size > REGISTRY_POOL_NAME_BYTES) {
+        return THOLE_FAIL(&t->st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
+                          "pool name: at most %d bytes", REGISTRY_POOL_NAME_BYTES);
+    }
+    return check_name(t, "pool name", name);
+}
+
 enum thole_code registry__check_text(struct txn *t, const char *field, upb_StringView text,
                                      size_t bytes_max)
 {
@@ -134,10 +143,10 @@ enum thole_code registry__check_host(struct txn *t, const thole_v1_Host *host, s
 
 /* ---- Shards ---------------------------------------------------------------------------------- */
 
-static enum thole_code check_constraint(struct txn *t, const thole_v1_Constraint *c)
+static enum thole_code check_constraint(struct txn *t, const char *field,
+                                        const thole_v1_Constraint *c)
 {
-    enum thole_code code =
-        check_required(t, "spec.constraints: key", thole_v1_Constraint_key(c), LIMIT_NAME_BYTES);
+    enum thole_code code = check_required(t, field, thole_v1_Constraint_key(c), LIMIT_NAME_BYTES);
     if (code != THOLE_OK) {
         return code;
     }
@@ -145,7 +154,7 @@ static enum thole_code check_constraint(struct txn *t, const thole_v1_Constraint
     if (op <= thole_v1_CONSTRAINT_OPERATOR_UNSPECIFIED ||
         op > thole_v1_CONSTRAINT_OPERATOR_NOT_EXISTS) {
         return THOLE_FAIL(&t->st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
-                          "spec.constraints: unknown operator %d", (int)op);
+                          "%s: unknown operator %d", field, (int)op);
     }
     size_t count = 0;
     const upb_StringView *values = thole_v1_Constraint_values(c, &count);
@@ -153,28 +162,99 @@ static enum thole_code check_constraint(struct txn *t, const thole_v1_Constraint
         op == thole_v1_CONSTRAINT_OPERATOR_IN || op == thole_v1_CONSTRAINT_OPERATOR_NOT_IN;
     if (takes_values != (count > 0) || count > REGISTRY_VALUES_MAX) {
         return THOLE_FAIL(&t->st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
-                          "spec.constraints: IN and NOT_IN need 1 to %d values, others none",
+                          "%s: IN and NOT_IN need 1 to %d values, others none", field,
                           REGISTRY_VALUES_MAX);
     }
     for (size_t i = 0; code == THOLE_OK && i < count; i++) {
-        code = registry__check_text(t, "spec.constraints: value", values[i], LIMIT_NAME_BYTES);
+        code = registry__check_text(t, field, values[i], LIMIT_NAME_BYTES);
+    }
+    return code;
+}
+
+static enum thole_code check_constraints(struct txn *t, const char *field,
+                                         const thole_v1_Constraint *const *constraints,
+                                         size_t count)
+{
+    enum thole_code code = THOLE_OK;
+    if (count > REGISTRY_CONSTRAINTS_MAX) {
+        return THOLE_FAIL(&t->st, THOLE_INVALID_ARGUMENT, THOLE_REASON_TOO_LARGE, "%s: at most %d",
+                          field, REGISTRY_CONSTRAINTS_MAX);
+    }
+    for (size_t i = 0; code == THOLE_OK && i < count; i++) {
+        code = check_constraint(t, field, constraints[i]);
+    }
+    return code;
+}
+
+static enum thole_code check_groups(struct txn *t, const thole_v1_ShardSpec *spec, uint64_t *io)
+{
+    size_t count = 0;
+    const thole_v1_ReplicaGroup *const *groups = thole_v1_ShardSpec_non_voting(spec, &count);
+    enum thole_code code = THOLE_OK;
+    if (count > REGISTRY_GROUPS_MAX) {
+        return THOLE_FAIL(&t->st, THOLE_INVALID_ARGUMENT, THOLE_REASON_TOO_LARGE,
+                          "spec.non_voting: at most %d groups", REGISTRY_GROUPS_MAX);
+    }
+    for (size_t i = 0; code == THOLE_OK && i < count; i++) {
+        size_t constraint_count = 0;
+        const thole_v1_Constraint *const *constraints =
+            thole_v1_ReplicaGroup_constraints(groups[i], &constraint_count);
+        if ((thole_v1_ReplicaGroup_count(groups[i]) > 0) ==
+            thole_v1_ReplicaGroup_cover(groups[i])) {
+            return THOLE_FAIL(&t->st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
+                              "spec.non_voting: a group needs either a count or cover");
+        }
+        *io += thole_v1_ReplicaGroup_count(groups[i]);
+        code = check_constraints(t, "spec.non_voting: constraints", constraints, constraint_count);
     }
     return code;
 }
 
 static enum thole_code check_counts(struct txn *t, const thole_v1_ShardSpec *spec)
 {
-    uint32_t voters = thole_v1_ShardSpec_voters(spec);
+    uint64_t voters = thole_v1_ShardSpec_voters(spec);
+    uint64_t witnesses = thole_v1_ShardSpec_witnesses(spec);
+    uint64_t all = voters + witnesses;
     if (voters < 1 || voters > REGISTRY_VOTERS_MAX) {
         return THOLE_FAIL(&t->st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
                           "spec.voters: must be 1 to %d", REGISTRY_VOTERS_MAX);
     }
-    if (thole_v1_ShardSpec_non_voting(spec) > REGISTRY_SPEC_REPLICAS_MAX - voters) {
+    if (witnesses >= voters || all > REGISTRY_VOTERS_MAX) {
+        if (witnesses > 0) {
+            return THOLE_FAIL(&t->st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
+                              "spec.witnesses: must be less than voters, and both together at "
+                              "most %d",
+                              REGISTRY_VOTERS_MAX);
+        }
+    }
+    enum thole_code code = check_groups(t, spec, &all);
+    if (code == THOLE_OK && all > REGISTRY_SPEC_REPLICAS_MAX) {
         return THOLE_FAIL(&t->st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
                           "spec.non_voting: at most %d replicas in all",
                           REGISTRY_SPEC_REPLICAS_MAX);
     }
-    return THOLE_OK;
+    return code;
+}
+
+static enum thole_code check_spread(struct txn *t, const thole_v1_ShardSpec *spec)
+{
+    size_t count = 0;
+    const upb_StringView *keys = thole_v1_ShardSpec_spread(spec, &count);
+    enum thole_code code = THOLE_OK;
+    if (count > REGISTRY_SPREAD_MAX) {
+        return THOLE_FAIL(&t->st, THOLE_INVALID_ARGUMENT, THOLE_REASON_TOO_LARGE,
+                          "spec.spread: at most %d tag keys", REGISTRY_SPREAD_MAX);
+    }
+    for (size_t i = 0; code == THOLE_OK && i < count; i++) {
+        code = check_required(t, "spec.spread", keys[i], LIMIT_NAME_BYTES);
+        for (size_t k = 0; code == THOLE_OK && k < i; k++) {
+            if (slice_equal(registry_str(keys[i]), registry_str(keys[k]))) {
+                code = THOLE_FAIL(&t->st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
+                                  "spec.spread: a tag key is there twice");
+            }
+        }
+    }
+    return code;
 }
 
 enum thole_code registry__check_shard_spec(struct txn *t, const thole_v1_ShardSpec *spec)
@@ -192,23 +272,26 @@ enum thole_code registry__check_shard_spec(struct txn *t, const thole_v1_ShardSp
     if (code == THOLE_OK) {
         code = check_counts(t, spec);
     }
+    if (code == THOLE_OK) {
+        code = check_spread(t, spec);
+    }
     size_t count = 0;
     const thole_v1_Constraint *const *constraints = thole_v1_ShardSpec_constraints(spec, &count);
-    if (code == THOLE_OK && count > REGISTRY_CONSTRAINTS_MAX) {
-        code = THOLE_FAIL(&t->st, THOLE_INVALID_ARGUMENT, THOLE_REASON_TOO_LARGE,
-                          "spec.constraints: at most %d", REGISTRY_CONSTRAINTS_MAX);
+    if (code == THOLE_OK) {
+        code = check_constraints(t, "spec.constraints", constraints, count);
     }
-    for (size_t i = 0; code == THOLE_OK && i < count; i++) {
-        code = check_constraint(t, constraints[i]);
+    if (code == THOLE_OK) {
+        constraints = thole_v1_ShardSpec_leader_preference(spec, &count);
+        code = check_constraints(t, "spec.leader_preference", constraints, count);
     }
     return code;
 }
 
 enum thole_code registry__check_role(struct txn *t, int32_t role)
 {
-    if (role != thole_v1_REPLICA_ROLE_VOTER && role != thole_v1_REPLICA_ROLE_NON_VOTING) {
+    if (role < thole_v1_REPLICA_ROLE_VOTER || role > thole_v1_REPLICA_ROLE_WITNESS) {
         return THOLE_FAIL(&t->st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
-                          "role: must be VOTER or NON_VOTING");
+                          "role: must be VOTER, NON_VOTING or WITNESS");
     }
     return THOLE_OK;
 }

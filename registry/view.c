@@ -65,6 +65,11 @@ static const thole_v1_Replica *as_replica(const struct row *row)
     return row == NULL ? NULL : row->replica;
 }
 
+static const thole_v1_ShardPool *as_pool(const struct row *row)
+{
+    return row == NULL ? NULL : row->pool;
+}
+
 static const struct row *row_after(const struct registry_view *v, enum registry_index index,
                                    struct slice key)
 {
@@ -113,6 +118,16 @@ const thole_v1_Replica *registry_next_replica(const struct registry_view *v, uin
     return as_replica(row_after(v, INDEX_REPLICAS, registry__key_u64(&k, after_id)));
 }
 
+const thole_v1_ShardPool *registry_pool_by_name(const struct registry_view *v, struct slice name)
+{
+    return as_pool(registry__pool(&v->s, name));
+}
+
+const thole_v1_ShardPool *registry_next_pool(const struct registry_view *v, struct slice after_name)
+{
+    return as_pool(row_after(v, INDEX_POOLS, after_name));
+}
+
 const thole_v1_Replica *registry_next_replica_of_shard(const struct registry_view *v,
                                                        uint64_t shard_id, uint64_t after_id)
 {
@@ -146,19 +161,62 @@ const thole_v1_Event *registry_next_event(const struct registry_view *v, uint64_
     return row == NULL ? NULL : row->event;
 }
 
+bool registry_shard_ready(const thole_v1_Shard *shard)
+{
+    const thole_v1_ShardStatus *status = thole_v1_Shard_status(shard);
+    size_t count = 0;
+    const thole_v1_Condition *const *have =
+        status == NULL ? NULL : thole_v1_ShardStatus_conditions(status, &count);
+    for (size_t i = 0; i < count; i++) {
+        if (slice_equal(registry_str(thole_v1_Condition_type(have[i])), slice_str("Ready"))) {
+            return thole_v1_Condition_status(have[i]) && !thole_v1_Shard_deleting(shard) &&
+                   thole_v1_ShardStatus_observed_generation(status) >=
+                       thole_v1_Shard_generation(shard);
+        }
+    }
+    return false;
+}
+
 /* ---- Changes --------------------------------------------------------------------------------- */
 
-/* A name that was used again belongs to the new row now: only that one is reported. */
-static bool name_in_use(const struct state *s, const struct row *mark)
+/* "orders" of "shards/orders". */
+static struct slice mark_name(const struct row *mark)
 {
     struct slice name = slice_str(mark->name);
     const uint8_t *slash = memchr(name.data, '/', name.size);
     size_t prefix = (size_t)(slash - name.data) + 1;
-    struct slice rest = slice_of(name.data + prefix, name.size - prefix);
-    if (mark->mark_kind == ROW_HOST) {
-        return registry__host_by_name(s, rest) != NULL;
+    return slice_of(name.data + prefix, name.size - prefix);
+}
+
+/* A name that was used again belongs to the new row now: only that one is reported. */
+static bool name_in_use(const struct state *s, const struct row *mark)
+{
+    switch (mark->mark_kind) {
+    case ROW_HOST:
+        return registry__host_by_name(s, mark_name(mark)) != NULL;
+    case ROW_SHARD:
+        return registry__shard_by_name(s, mark_name(mark)) != NULL;
+    case ROW_POOL:
+        return registry__pool(s, mark_name(mark)) != NULL;
+    default:
+        return false;
     }
-    return mark->mark_kind == ROW_SHARD && registry__shard_by_name(s, rest) != NULL;
+}
+
+static const struct row *marked_row(const struct state *s, const struct row *mark)
+{
+    switch (mark->mark_kind) {
+    case ROW_HOST:
+        return registry__host(s, &mark->host_id);
+    case ROW_SHARD:
+        return registry__shard(s, mark->id);
+    case ROW_REPLICA:
+        return registry__replica(s, mark->id);
+    case ROW_POOL:
+        return registry__pool(s, mark_name(mark));
+    default:
+        return NULL;
+    }
 }
 
 static void report_mark(const struct state *s, const struct row *mark,
@@ -170,9 +228,7 @@ static void report_mark(const struct state *s, const struct row *mark,
         }
         return;
     }
-    const struct row *row = mark->mark_kind == ROW_HOST    ? registry__host(s, &mark->host_id)
-                            : mark->mark_kind == ROW_SHARD ? registry__shard(s, mark->id)
-                                                           : registry__replica(s, mark->id);
+    const struct row *row = marked_row(s, mark);
     if (row == NULL) {
         return; /* went later */
     }
@@ -186,6 +242,9 @@ static void report_mark(const struct state *s, const struct row *mark,
     } else if (row->kind == ROW_REPLICA && c->replica != NULL &&
                thole_v1_Replica_revision(row->replica) == mark->revision) {
         c->replica(c->ctx, row->replica);
+    } else if (row->kind == ROW_POOL && c->pool != NULL &&
+               thole_v1_ShardPool_revision(row->pool) == mark->revision) {
+        c->pool(c->ctx, row->pool);
     }
 }
 

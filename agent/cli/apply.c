@@ -10,6 +10,7 @@
 #include <upb/encode.h>
 
 #include "agent/cli/wait.h"
+#include "thole/v1/resources.upbdefs.h"
 
 /* ---- Files ------------------------------------------------------------------------------------- */
 
@@ -106,8 +107,30 @@ static const char *copy_name(struct cli *c, upb_StringView name)
 
 const char *apply_name(struct cli *c, const struct spec *s)
 {
-    return copy_name(c, s->kind == SPEC_SHARD ? thole_v1_Shard_name((thole_v1_Shard *)s->row)
-                                              : thole_v1_Host_name((thole_v1_Host *)s->row));
+    upb_StringView name = {NULL, 0};
+    switch (s->kind) {
+    case SPEC_SHARD:
+        name = thole_v1_Shard_name((thole_v1_Shard *)s->row);
+        break;
+    case SPEC_HOST:
+        name = thole_v1_Host_name((thole_v1_Host *)s->row);
+        break;
+    case SPEC_POOL:
+        name = thole_v1_ShardPool_name((thole_v1_ShardPool *)s->row);
+        break;
+    }
+    return copy_name(c, name);
+}
+
+enum rows_kind apply_kind(const struct spec *s)
+{
+    return s->kind == SPEC_SHARD ? ROWS_SHARDS : s->kind == SPEC_POOL ? ROWS_POOLS : ROWS_HOSTS;
+}
+
+const char *apply_resource(struct cli *c, const struct spec *s, char *ret, size_t size)
+{
+    (void)c;
+    return rows_name(apply_kind(s), s->row, ret, size);
 }
 
 enum thole_code apply_current(struct cli *c, const struct spec *s, const void **ret,
@@ -115,10 +138,49 @@ enum thole_code apply_current(struct cli *c, const struct spec *s, const void **
 {
     const char *name = apply_name(c, s);
     *ret = NULL;
-    enum thole_code code = s->kind == SPEC_SHARD
-                               ? rows_get_shard(c, name, false, (const thole_v1_Shard **)ret, st)
-                               : rows_get_host(c, name, false, (const thole_v1_Host **)ret, st);
-    return code == THOLE_NOT_FOUND && s->kind == SPEC_SHARD ? THOLE_OK : code;
+    switch (s->kind) {
+    case SPEC_HOST:
+        return rows_get_host(c, name, false, (const thole_v1_Host **)ret, st);
+    case SPEC_SHARD:
+        (void)rows_get_shard(c, name, false, (const thole_v1_Shard **)ret, st);
+        break;
+    case SPEC_POOL:
+        (void)rows_get_pool(c, name, false, (const thole_v1_ShardPool **)ret, st);
+        break;
+    }
+    return *ret != NULL || st->code == THOLE_NOT_FOUND ? THOLE_OK : st->code;
+}
+
+const void *apply_spec(struct cli *c, const struct spec *s, const void *row,
+                       const upb_MiniTable **ret_kind, const upb_MessageDef **ret_def)
+{
+    const upb_MiniTable *kind = NULL;
+    const upb_MessageDef *def = NULL;
+    const void *spec = NULL;
+    switch (s->kind) {
+    case SPEC_SHARD:
+        kind = &thole_v1_ShardSpec_msginit;
+        def = thole_v1_ShardSpec_getmsgdef(c->pool);
+        spec = row != NULL ? thole_v1_Shard_spec(row) : NULL;
+        break;
+    case SPEC_HOST:
+        kind = &thole_v1_HostSpec_msginit;
+        def = thole_v1_HostSpec_getmsgdef(c->pool);
+        spec = row != NULL ? thole_v1_Host_spec(row) : NULL;
+        break;
+    case SPEC_POOL:
+        kind = &thole_v1_ShardPoolSpec_msginit;
+        def = thole_v1_ShardPoolSpec_getmsgdef(c->pool);
+        spec = row != NULL ? thole_v1_ShardPool_spec(row) : NULL;
+        break;
+    }
+    if (ret_kind != NULL) {
+        *ret_kind = kind;
+    }
+    if (ret_def != NULL) {
+        *ret_def = def;
+    }
+    return spec;
 }
 
 static upb_StringView encoded(struct cli *c, const void *message, const upb_MiniTable *kind)
@@ -131,24 +193,45 @@ static upb_StringView encoded(struct cli *c, const void *message, const upb_Mini
     return (upb_StringView){bytes, size};
 }
 
+/* What a spec leaves out of what cannot change stays as it is, and so does a host's state. */
+static void fill_in(struct cli *c, const struct spec *s, const void *current)
+{
+    const thole_v1_ShardSpec *is = NULL;
+    thole_v1_ShardSpec *wanted = NULL;
+    if (s->kind == SPEC_HOST) {
+        const thole_v1_HostSpec *host = thole_v1_Host_spec(current);
+        thole_v1_HostSpec *spec = thole_v1_Host_mutable_spec((thole_v1_Host *)s->row, c->arena);
+        if (thole_v1_HostSpec_state(spec) == 0 && host != NULL) {
+            thole_v1_HostSpec_set_state(spec, thole_v1_HostSpec_state(host));
+        }
+        return;
+    }
+    if (s->kind == SPEC_SHARD) {
+        is = thole_v1_Shard_spec(current);
+        wanted = thole_v1_Shard_mutable_spec((thole_v1_Shard *)s->row, c->arena);
+    } else {
+        is = thole_v1_ShardPoolSpec_shard(thole_v1_ShardPool_spec(current));
+        wanted = thole_v1_ShardPoolSpec_mutable_shard(
+            thole_v1_ShardPool_mutable_spec((thole_v1_ShardPool *)s->row, c->arena), c->arena);
+    }
+    if (is != NULL && thole_v1_ShardSpec_type(wanted).size == 0) {
+        thole_v1_ShardSpec_set_type(wanted, thole_v1_ShardSpec_type(is));
+    }
+    if (is != NULL && thole_v1_ShardSpec_config(wanted).size == 0) {
+        thole_v1_ShardSpec_set_config(wanted, thole_v1_ShardSpec_config(is));
+    }
+}
+
 bool apply_same(struct cli *c, const struct spec *s, const void *current)
 {
+    const upb_MiniTable *kind = NULL;
     if (current == NULL) {
         return false;
     }
-    if (s->kind == SPEC_SHARD) {
-        const upb_MiniTable *kind = &thole_v1_ShardSpec_msginit;
-        return upb_StringView_IsEqual(
-            encoded(c, thole_v1_Shard_spec((thole_v1_Shard *)s->row), kind),
-            encoded(c, thole_v1_Shard_spec(current), kind));
-    }
-    const thole_v1_HostSpec *is = thole_v1_Host_spec(current);
-    thole_v1_HostSpec *wanted = thole_v1_Host_mutable_spec((thole_v1_Host *)s->row, c->arena);
-    if (thole_v1_HostSpec_state(wanted) == 0 && is != NULL) { /* it stays as it is */
-        thole_v1_HostSpec_set_state(wanted, thole_v1_HostSpec_state(is));
-    }
-    return upb_StringView_IsEqual(encoded(c, wanted, &thole_v1_HostSpec_msginit),
-                                  encoded(c, is, &thole_v1_HostSpec_msginit));
+    fill_in(c, s, current);
+    const void *is = apply_spec(c, s, current, &kind, NULL);
+    return upb_StringView_IsEqual(encoded(c, apply_spec(c, s, s->row, NULL, NULL), kind),
+                                  encoded(c, is, kind));
 }
 
 /* ---- Apply ------------------------------------------------------------------------------------- */
@@ -173,33 +256,88 @@ static enum thole_code send_host(struct cli *c, thole_v1_Host *row, bool dry_run
     return CLI_CALL(c, Hosts, UpdateHost, request, &reply, Host, st);
 }
 
+static enum thole_code send_pool(struct cli *c, thole_v1_ShardPool *row, bool dry_run,
+                                 const thole_v1_ShardPool **ret, struct thole_status *st)
+{
+    thole_v1_UpdatePoolRequest *request = thole_v1_UpdatePoolRequest_new(c->arena);
+    thole_v1_UpdatePoolRequest_set_pool(request, row);
+    thole_v1_UpdatePoolRequest_set_allow_missing(request, true);
+    thole_v1_UpdatePoolRequest_set_validate_only(request, dry_run);
+    return CLI_CALL(c, Pools, UpdatePool, request, ret, ShardPool, st);
+}
+
+struct applied {
+    uint64_t generation;
+    const thole_v1_Condition *placed; /* dry runs: could it be placed? */
+};
+
+static enum thole_code send(struct cli *c, const struct spec *s, struct applied *ret,
+                            struct thole_status *st)
+{
+    bool dry_run = cli_flag(c, OPT_DRY_RUN);
+    const thole_v1_Shard *shard = NULL;
+    const thole_v1_ShardPool *pool = NULL;
+    const thole_v1_Condition *const *conditions = NULL;
+    enum thole_code code = THOLE_OK;
+    size_t n = 0;
+    switch (s->kind) {
+    case SPEC_HOST:
+        return send_host(c, (thole_v1_Host *)s->row, dry_run, st);
+    case SPEC_SHARD:
+        code = send_shard(c, (thole_v1_Shard *)s->row, dry_run, &shard, st);
+        if (code == THOLE_OK) {
+            ret->generation = thole_v1_Shard_generation(shard);
+            conditions = thole_v1_ShardStatus_conditions(thole_v1_Shard_status(shard), &n);
+        }
+        break;
+    case SPEC_POOL:
+        code = send_pool(c, (thole_v1_ShardPool *)s->row, dry_run, &pool, st);
+        if (code == THOLE_OK) {
+            ret->generation = thole_v1_ShardPool_generation(pool);
+            conditions = thole_v1_ShardPoolStatus_conditions(thole_v1_ShardPool_status(pool), &n);
+        }
+        break;
+    }
+    ret->placed = dry_run && n > 0 ? conditions[0] : NULL;
+    return code;
+}
+
+static uint64_t generation_of(const struct spec *s, const void *row)
+{
+    return s->kind == SPEC_SHARD  ? thole_v1_Shard_generation(row)
+           : s->kind == SPEC_POOL ? thole_v1_ShardPool_generation(row)
+                                  : thole_v1_Host_generation(row);
+}
+
 static int apply_one(struct cli *c, const struct spec *s, uint64_t *ret_generation)
 {
     struct thole_status st;
+    struct applied applied = {0};
     const void *current = NULL;
-    bool dry_run = cli_flag(c, OPT_DRY_RUN);
-    const char *name = apply_name(c, s);
-    char what[ROWS_NAME_BYTES];
-    snprintf(what, sizeof(what), "%s:%zu: %s %s", s->source, s->line,
-             s->kind == SPEC_SHARD ? "shard" : "host", name);
+    char resource[ROWS_NAME_BYTES], what[ROWS_NAME_BYTES + 300];
+    apply_resource(c, s, resource, sizeof(resource));
+    snprintf(what, sizeof(what), "%.250s:%zu: %s", s->source, s->line, resource);
     if (apply_current(c, s, &current, &st) != THOLE_OK) {
         return cli_say_status(what, &st);
     }
     const char *verb = current == NULL ? "created" : "changed";
-    if (apply_same(c, s, current)) {
+    bool dry_run = cli_flag(c, OPT_DRY_RUN);
+    bool same = apply_same(c, s, current);
+    if (same) {
         verb = "unchanged";
-        *ret_generation = s->kind == SPEC_SHARD ? thole_v1_Shard_generation(current) : 0;
-    } else if (s->kind == SPEC_SHARD) {
-        const thole_v1_Shard *reply = NULL;
-        if (send_shard(c, (thole_v1_Shard *)s->row, dry_run, &reply, &st) != THOLE_OK) {
-            return cli_say_status(what, &st);
-        }
-        *ret_generation = thole_v1_Shard_generation(reply);
-    } else if (send_host(c, (thole_v1_Host *)s->row, dry_run, &st) != THOLE_OK) {
+        applied.generation = generation_of(s, current);
+    }
+    /* A dry run asks whether it can be placed, even if nothing changes. */
+    if ((!same || dry_run) && send(c, s, &applied, &st) != THOLE_OK) {
         return cli_say_status(what, &st);
     }
-    printf("%s/%s %s%s\n", s->kind == SPEC_SHARD ? "shards" : "hosts", name, verb,
-           dry_run ? " (dry run)" : "");
+    *ret_generation = applied.generation;
+    printf("%s %s%s\n", resource, verb, dry_run ? " (dry run)" : "");
+    if (applied.placed != NULL && !thole_v1_Condition_status(applied.placed)) {
+        fflush(stdout);
+        return cli_say_failed("%s: cannot be placed: %.*s", what,
+                              CLI_SV(thole_v1_Condition_message(applied.placed)));
+    }
     return CLI_OK;
 }
 
@@ -217,8 +355,8 @@ int command_apply(struct cli *c)
         uint64_t generation = 0;
         int one = apply_one(c, &list.items[i], &generation);
         result = result == CLI_OK ? one : result; /* the others are applied all the same */
-        if (one == CLI_OK && list.items[i].kind == SPEC_SHARD) {
-            items[waiting++] = (struct wait_item){.kind = ROWS_SHARDS,
+        if (one == CLI_OK && list.items[i].kind != SPEC_HOST) {
+            items[waiting++] = (struct wait_item){.kind = apply_kind(&list.items[i]),
                                                   .what = WAIT_READY,
                                                   .name = apply_name(c, &list.items[i]),
                                                   .generation = generation};

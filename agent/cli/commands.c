@@ -11,13 +11,13 @@ const struct cli_command cli_commands[] = {
      {0},
      command_status},
     {"get",
-     "hosts|shards|replicas|events [NAME]",
+     "hosts|shards|pools|replicas|events [NAME]",
      "list what there is",
      "With NAME only that one; replicas are named by their id, events by their object.",
      {OPT_WATCH, OPT_SHARD, OPT_HOST, OPT_OBJECT, OPT_AFTER, OPT_LIMIT, OPT_STALE},
      command_get},
     {"describe",
-     "host|shard NAME",
+     "host|shard|pool NAME",
      "everything about one: spec, conditions, replicas, events",
      NULL,
      {OPT_STALE},
@@ -28,7 +28,8 @@ const struct cli_command cli_commands[] = {
      "A spec is a YAML or JSON document, several in a file separated by ---:\n\n"
      "  kind: Shard\n  name: orders\n  spec:\n    type: kv\n    voters: 3\n"
      "    constraints:\n      - {key: zone, operator: IN, values: [a, b]}\n\n"
-     "or kind: Host, with tags and state. Names are as in the API, or in camelCase. With an etag\n"
+     "or kind: ShardPool, with count and shard (the spec of each), or kind: Host, with tags, state\n"
+     "and capacity. docs/specs.md has all of it. Names are as in the API, or in camelCase. With an etag\n"
      "the spec is only changed if nobody else did meanwhile.",
      {OPT_FILE, OPT_DRY_RUN, OPT_WAIT, OPT_TIMEOUT},
      command_apply},
@@ -39,8 +40,8 @@ const struct cli_command cli_commands[] = {
      {OPT_FILE},
      command_diff},
     {"delete",
-     "shard|replica|host NAME",
-     "delete a shard, a replica (by id), or a drained host",
+     "shard|pool|replica|host NAME",
+     "delete a shard, a pool with its shards, a replica (by id), or a drained host",
      NULL,
      {OPT_WAIT, OPT_TIMEOUT, OPT_ALLOW_MISSING},
      command_delete},

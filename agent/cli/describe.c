@@ -82,6 +82,37 @@ static void show_conditions(const thole_v1_Shard *s)
     cli_table_print(t, NULL);
 }
 
+static void constraints_line(const char *name, const thole_v1_Constraint *const *constraints,
+                             size_t count)
+{
+    struct bytes text = {0};
+    show_constraints(constraints, count, &text);
+    line(name, "%.*s", (int)text.size, text.size > 0 ? (const char *)text.data : "");
+    bytes_deinit(&text);
+}
+
+static void show_spec(const thole_v1_ShardSpec *spec)
+{
+    struct bytes text = {0};
+    size_t n = 0;
+    line("Type", "%.*s", CLI_SV(thole_v1_ShardSpec_type(spec)));
+    line("Voters", "%" PRIu32, thole_v1_ShardSpec_voters(spec));
+    line("Witnesses", "%" PRIu32, thole_v1_ShardSpec_witnesses(spec));
+    show_groups(spec, &text);
+    line("Non-voting", "%.*s", (int)text.size, text.size > 0 ? (const char *)text.data : "none");
+    bytes_clear(&text);
+    const upb_StringView *keys = thole_v1_ShardSpec_spread(spec, &n);
+    for (size_t i = 0; i < n; i++) {
+        bytes_printf(&text, "%s%.*s", i > 0 ? ", " : "", CLI_SV(keys[i]));
+    }
+    line("Spread", "%.*s", (int)text.size, text.size > 0 ? (const char *)text.data : "");
+    bytes_deinit(&text);
+    const thole_v1_Constraint *const *constraints = thole_v1_ShardSpec_constraints(spec, &n);
+    constraints_line("Constraints", constraints, n);
+    constraints = thole_v1_ShardSpec_leader_preference(spec, &n);
+    constraints_line("Leader on", constraints, n);
+}
+
 static int describe_shard(struct cli *c, const char *name, bool stale)
 {
     struct thole_status st;
@@ -91,19 +122,15 @@ static int describe_shard(struct cli *c, const char *name, bool stale)
     }
     const thole_v1_ShardSpec *spec = thole_v1_Shard_spec(s);
     const thole_v1_ShardStatus *status = thole_v1_Shard_status(s);
-    struct bytes constraints = {0};
     char time[32];
     line("Name", "%.*s", CLI_SV(thole_v1_Shard_name(s)));
     line("Id", "%" PRIu64, thole_v1_Shard_id(s));
     line("Created", "%s", cli_time(thole_v1_Shard_create_time_ms(s), time, sizeof(time)));
     if (spec != NULL) {
-        show_constraints(spec, &constraints);
-        line("Type", "%.*s", CLI_SV(thole_v1_ShardSpec_type(spec)));
-        line("Voters", "%" PRIu32, thole_v1_ShardSpec_voters(spec));
-        line("Non-voting", "%" PRIu32, thole_v1_ShardSpec_non_voting(spec));
-        line("Constraints", "%.*s", (int)constraints.size,
-             constraints.size > 0 ? (const char *)constraints.data : "");
-        bytes_deinit(&constraints);
+        show_spec(spec);
+    }
+    if (thole_v1_Shard_pool(s).size > 0) {
+        line("Pool", "%.*s", CLI_SV(thole_v1_Shard_pool(s)));
     }
     line("Generation", "%" PRIu64, thole_v1_Shard_generation(s));
     line("Etag", "%.*s", CLI_SV(thole_v1_Shard_etag(s)));
@@ -141,6 +168,9 @@ static int describe_host(struct cli *c, const char *name, bool stale)
     line("Created", "%s", cli_time(thole_v1_Host_create_time_ms(h), time, sizeof(time)));
     line("State", "%s", show_host_state(spec != NULL ? thole_v1_HostSpec_state(spec) : 0));
     line("Tags", "%.*s", (int)tags.size, tags.size > 0 ? (const char *)tags.data : "");
+    if (spec != NULL && thole_v1_HostSpec_capacity(spec) > 0) {
+        line("Capacity", "%" PRIu32 " replicas", thole_v1_HostSpec_capacity(spec));
+    }
     bytes_deinit(&tags);
     if (status != NULL) {
         line("Liveness", "%s", show_liveness(thole_v1_HostStatus_liveness(status)));
@@ -163,6 +193,71 @@ static int describe_host(struct cli *c, const char *name, bool stale)
     return related(c, &replicas, rows_name(ROWS_HOSTS, h, object, sizeof(object)));
 }
 
+/* Not ready ones, with their reasons. */
+static int show_waiting(struct cli *c, const char *pool, bool stale)
+{
+    struct thole_status st;
+    struct rows all, some = {.kind = ROWS_SHARDS};
+    const struct rows_query shards = {.kind = ROWS_SHARDS, .stale = stale};
+    size_t left = 0;
+    if (rows_list(c, &shards, &all, &st) != THOLE_OK) {
+        return cli_say_status("cannot list shards", &st);
+    }
+    for (size_t i = 0; i < all.count; i++) {
+        if (upb_StringView_IsEqual(thole_v1_Shard_pool(all.items[i]), cli_sv(pool)) &&
+            !rows_shard_ready(all.items[i])) {
+            if (some.count < EVENTS_SHOWN) {
+                rows_add(&some, all.items[i]);
+            } else {
+                left++;
+            }
+        }
+    }
+    show_related(c, "Shards that are not ready", &some);
+    if (left > 0) {
+        printf("... and %zu more\n", left);
+    }
+    if (some.count > 0) {
+        const thole_v1_Condition *placed = rows_condition(some.items[0], "Placed");
+        if (placed != NULL && !thole_v1_Condition_status(placed)) {
+            printf("%.*s: %.*s\n", CLI_SV(thole_v1_Shard_name(some.items[0])),
+                   CLI_SV(thole_v1_Condition_message(placed)));
+        }
+    }
+    rows_deinit(&some);
+    rows_deinit(&all);
+    return CLI_OK;
+}
+
+static int describe_pool(struct cli *c, const char *name, bool stale)
+{
+    struct thole_status st;
+    const thole_v1_ShardPool *p = NULL;
+    if (rows_get_pool(c, name, stale, &p, &st) != THOLE_OK) {
+        return cli_say_status("cannot describe the pool", &st);
+    }
+    const thole_v1_ShardPoolStatus *status = thole_v1_ShardPool_status(p);
+    uint32_t count = thole_v1_ShardPoolSpec_count(thole_v1_ShardPool_spec(p));
+    char time[32];
+    line("Name", "%.*s", CLI_SV(thole_v1_ShardPool_name(p)));
+    line("Created", "%s", cli_time(thole_v1_ShardPool_create_time_ms(p), time, sizeof(time)));
+    line("Count", "%" PRIu32, count);
+    show_spec(thole_v1_ShardPoolSpec_shard(thole_v1_ShardPool_spec(p)));
+    line("Generation", "%" PRIu64 " (of all shards: %" PRIu64 ")", thole_v1_ShardPool_generation(p),
+         thole_v1_ShardPoolStatus_observed_generation(status));
+    line("Etag", "%.*s", CLI_SV(thole_v1_ShardPool_etag(p)));
+    line("Shards", "%" PRIu32 ", of which %" PRIu32 " are ready",
+         thole_v1_ShardPoolStatus_shards(status), thole_v1_ShardPoolStatus_ready(status));
+    if (thole_v1_ShardPoolStatus_name_taken(status).size > 0) {
+        line("Name taken", "%.*s", CLI_SV(thole_v1_ShardPoolStatus_name_taken(status)));
+    }
+    if (thole_v1_ShardPool_deleting(p)) {
+        line("Deleting", "yes");
+    }
+    int result = show_waiting(c, name, stale);
+    return result == CLI_OK ? cli_flush() : result;
+}
+
 int command_describe(struct cli *c)
 {
     bool stale = cli_flag(c, OPT_STALE);
@@ -172,5 +267,8 @@ int command_describe(struct cli *c)
     if (strcmp(c->args[0], "host") == 0 || strcmp(c->args[0], "hosts") == 0) {
         return describe_host(c, cli_strip(c->args[1], "host"), stale);
     }
-    return cli_say_usage(c, "\"%s\" is neither host nor shard", c->args[0]);
+    if (strcmp(c->args[0], "pool") == 0 || strcmp(c->args[0], "pools") == 0) {
+        return describe_pool(c, cli_strip(c->args[1], "pool"), stale);
+    }
+    return cli_say_usage(c, "\"%s\" is none of host, shard, pool", c->args[0]);
 }

@@ -64,12 +64,10 @@ static void print_diff(const struct lines *a, const struct lines *b)
 static void spec_lines(struct cli *c, const struct spec *s, const void *row, struct lines *ret)
 {
     struct bytes json = {0}, yaml = {0};
-    if (row != NULL && s->kind == SPEC_SHARD && thole_v1_Shard_spec(row) != NULL) {
-        cli_json(c, thole_v1_Shard_spec(row), thole_v1_ShardSpec_getmsgdef(c->pool), &json);
-    } else if (row != NULL && s->kind == SPEC_HOST && thole_v1_Host_spec(row) != NULL) {
-        cli_json(c, thole_v1_Host_spec(row), thole_v1_HostSpec_getmsgdef(c->pool), &json);
-    }
-    if (json.size > 0) {
+    const upb_MessageDef *def = NULL;
+    const void *spec = apply_spec(c, s, row, NULL, &def);
+    if (spec != NULL) {
+        cli_json(c, spec, def, &json);
         cli_yaml(NULL, bytes_slice(&json), &yaml);
     }
     lines_split(&yaml, ret);
@@ -93,9 +91,10 @@ static int diff_one(struct cli *c, const struct spec *s)
     struct lines is, wanted;
     spec_lines(c, s, current, &is);
     spec_lines(c, s, s->row, &wanted);
-    const char *kind = s->kind == SPEC_SHARD ? "shards" : "hosts";
-    printf("--- %s/%s%s\n+++ %s/%s (%s:%zu)\n", kind, name, current == NULL ? " (none)" : "", kind,
-           name, s->source, s->line);
+    char resource[ROWS_NAME_BYTES];
+    apply_resource(c, s, resource, sizeof(resource));
+    printf("--- %s%s\n+++ %s (%s:%zu)\n", resource, current == NULL ? " (none)" : "", resource,
+           s->source, s->line);
     print_diff(&is, &wanted);
     lines_deinit(&is);
     lines_deinit(&wanted);

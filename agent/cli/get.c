@@ -20,10 +20,9 @@ struct get {
 static bool parse_kind(const char *text, enum rows_kind *ret)
 {
     static const char *const names[][3] = {
-        [ROWS_HOSTS] = {"hosts", "host"},
-        [ROWS_SHARDS] = {"shards", "shard"},
-        [ROWS_REPLICAS] = {"replicas", "replica"},
-        [ROWS_EVENTS] = {"events", "event"},
+        [ROWS_HOSTS] = {"hosts", "host"},          [ROWS_SHARDS] = {"shards", "shard"},
+        [ROWS_REPLICAS] = {"replicas", "replica"}, [ROWS_EVENTS] = {"events", "event"},
+        [ROWS_POOLS] = {"pools", "pool"},
     };
     for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
         if (strcmp(names[i][0], text) == 0 || strcmp(names[i][1], text) == 0) {
@@ -46,6 +45,9 @@ static bool wanted(const struct get *g, enum rows_kind kind, const void *row)
         return g->name == NULL || upb_StringView_IsEqual(thole_v1_Host_name(row), cli_sv(g->name));
     case ROWS_SHARDS:
         return g->name == NULL || upb_StringView_IsEqual(thole_v1_Shard_name(row), cli_sv(g->name));
+    case ROWS_POOLS:
+        return g->name == NULL ||
+               upb_StringView_IsEqual(thole_v1_ShardPool_name(row), cli_sv(g->name));
     case ROWS_REPLICAS:
         return (g->name == NULL || thole_v1_Replica_id(row) == g->replica) &&
                (g->q.shard == NULL ||
@@ -101,6 +103,8 @@ static int get_one(struct get *g)
     enum thole_code code =
         g->q.kind == ROWS_HOSTS
             ? rows_get_host(g->c, g->name, stale, (const thole_v1_Host **)&row, &st)
+        : g->q.kind == ROWS_POOLS
+            ? rows_get_pool(g->c, g->name, stale, (const thole_v1_ShardPool **)&row, &st)
             : rows_get_shard(g->c, g->name, stale, (const thole_v1_Shard **)&row, &st);
     if (code != THOLE_OK) {
         return cli_say_status("cannot get", &st);
@@ -116,7 +120,7 @@ static int get_one(struct get *g)
 
 static void show_gone(struct get *g, upb_StringView name)
 {
-    static const char *const prefixes[] = {"hosts/", "shards/", "shards/", "?"};
+    static const char *const prefixes[] = {"hosts/", "shards/", "shards/", "?", "pools/"};
     const char *prefix = prefixes[g->q.kind];
     size_t size = strlen(prefix);
     bool replica = memmem(name.data, name.size, "/replicas/", 10) != NULL;
@@ -179,6 +183,9 @@ static bool watch_row(void *ctx, const thole_v1_WatchClusterResponse *m)
     case thole_v1_WatchClusterResponse_row_replica:
         keep(g, ROWS_REPLICAS, thole_v1_WatchClusterResponse_replica(m), &thole_v1_Replica_msginit);
         break;
+    case thole_v1_WatchClusterResponse_row_pool:
+        keep(g, ROWS_POOLS, thole_v1_WatchClusterResponse_pool(m), &thole_v1_ShardPool_msginit);
+        break;
     case thole_v1_WatchClusterResponse_row_event:
         keep(g, ROWS_EVENTS, thole_v1_WatchClusterResponse_event(m), &thole_v1_Event_msginit);
         break;
@@ -220,7 +227,8 @@ int command_get(struct cli *c)
 {
     struct get g = {.c = c, .limit = c->values[OPT_LIMIT].number};
     if (!parse_kind(c->args[0], &g.q.kind)) {
-        return cli_say_usage(c, "\"%s\" is none of hosts, shards, replicas, events", c->args[0]);
+        return cli_say_usage(c, "\"%s\" is none of hosts, shards, pools, replicas, events",
+                             c->args[0]);
     }
     g.name = c->arg_count > 1 ? c->args[1] : NULL;
     if (c->values[OPT_SHARD].set) {
@@ -240,11 +248,13 @@ int command_get(struct cli *c)
             return cli_say_usage(c, "\"%s\" is no replica id", g.name);
         }
     } else if (g.name != NULL) {
-        g.name = cli_strip(g.name, g.q.kind == ROWS_HOSTS ? "host" : "shard");
+        g.name = cli_strip(g.name, g.q.kind == ROWS_HOSTS   ? "host"
+                                   : g.q.kind == ROWS_POOLS ? "pool"
+                                                            : "shard");
     }
     if (cli_flag(c, OPT_WATCH)) {
         return get_watch(&g);
     }
-    bool one = g.name != NULL && (g.q.kind == ROWS_HOSTS || g.q.kind == ROWS_SHARDS);
+    bool one = g.name != NULL && g.q.kind != ROWS_REPLICAS && g.q.kind != ROWS_EVENTS;
     return one ? get_one(&g) : get_list(&g);
 }

@@ -49,6 +49,21 @@ static int delete_shard(struct cli *c, const char *name)
     return done(c, &item, "shards/%s %s", name, cli_flag(c, OPT_WAIT) ? "deleting" : "deleted");
 }
 
+static int delete_pool(struct cli *c, const char *name)
+{
+    struct thole_status st;
+    const thole_v1_DeletePoolResponse *reply = NULL;
+    thole_v1_DeletePoolRequest *request = thole_v1_DeletePoolRequest_new(c->arena);
+    thole_v1_DeletePoolRequest_set_name(request, cli_sv(name));
+    thole_v1_DeletePoolRequest_set_allow_missing(request, cli_flag(c, OPT_ALLOW_MISSING));
+    thole_v1_DeletePoolRequest_set_request_id(request, request_id(c));
+    if (CLI_CALL(c, Pools, DeletePool, request, &reply, DeletePoolResponse, &st)) {
+        return cli_say_status("cannot delete the pool", &st);
+    }
+    struct wait_item item = {.kind = ROWS_POOLS, .what = WAIT_DELETED, .name = name};
+    return done(c, &item, "pools/%s %s", name, cli_flag(c, OPT_WAIT) ? "deleting" : "deleted");
+}
+
 static int delete_replica(struct cli *c, const char *text)
 {
     struct thole_status st;
@@ -97,7 +112,10 @@ int command_delete(struct cli *c)
     if (strcmp(kind, "host") == 0 || strcmp(kind, "hosts") == 0) {
         return delete_host(c, cli_strip(c->args[1], "host"));
     }
-    return cli_say_usage(c, "\"%s\" is none of shard, replica, host", kind);
+    if (strcmp(kind, "pool") == 0 || strcmp(kind, "pools") == 0) {
+        return delete_pool(c, cli_strip(c->args[1], "pool"));
+    }
+    return cli_say_usage(c, "\"%s\" is none of shard, pool, replica, host", kind);
 }
 
 /* ---- Replicas ---------------------------------------------------------------------------------- */

@@ -64,6 +64,13 @@ static enum thole_code shards_page(struct cli *c, const struct rows_query *q, up
     LIST_PAGE(Shards, Shards, shards);
 }
 
+static enum thole_code pools_page(struct cli *c, const struct rows_query *q, upb_StringView *token,
+                                  struct rows *ret, struct thole_status *st)
+{
+    thole_v1_ListPoolsRequest *request = thole_v1_ListPoolsRequest_new(c->arena);
+    LIST_PAGE(Pools, Pools, pools);
+}
+
 static enum thole_code replicas_page(struct cli *c, const struct rows_query *q,
                                      upb_StringView *token, struct rows *ret,
                                      struct thole_status *st)
@@ -103,6 +110,9 @@ enum thole_code rows_list(struct cli *c, const struct rows_query *q, struct rows
         case ROWS_EVENTS:
             code = events_page(c, q, &token, ret, st);
             break;
+        case ROWS_POOLS:
+            code = pools_page(c, q, &token, ret, st);
+            break;
         }
         if (code != THOLE_OK) {
             rows_deinit(ret);
@@ -130,6 +140,15 @@ enum thole_code rows_get_host(struct cli *c, const char *name, bool stale,
     return CLI_CALL(c, Hosts, GetHost, request, ret, Host, st);
 }
 
+enum thole_code rows_get_pool(struct cli *c, const char *name, bool stale,
+                              const thole_v1_ShardPool **ret, struct thole_status *st)
+{
+    thole_v1_GetPoolRequest *request = thole_v1_GetPoolRequest_new(c->arena);
+    thole_v1_GetPoolRequest_set_name(request, cli_sv(name));
+    thole_v1_GetPoolRequest_set_stale(request, stale);
+    return CLI_CALL(c, Pools, GetPool, request, ret, ShardPool, st);
+}
+
 const thole_v1_Condition *rows_condition(const thole_v1_Shard *shard, const char *type)
 {
     const thole_v1_ShardStatus *status = thole_v1_Shard_status(shard);
@@ -152,6 +171,17 @@ bool rows_shard_ready(const thole_v1_Shard *shard)
                thole_v1_Shard_generation(shard);
 }
 
+bool rows_pool_ready(const thole_v1_ShardPool *pool)
+{
+    const thole_v1_ShardPoolStatus *status = thole_v1_ShardPool_status(pool);
+    const thole_v1_ShardPoolSpec *spec = thole_v1_ShardPool_spec(pool);
+    return status != NULL && spec != NULL && !thole_v1_ShardPool_deleting(pool) &&
+           thole_v1_ShardPoolStatus_observed_generation(status) >=
+               thole_v1_ShardPool_generation(pool) &&
+           thole_v1_ShardPoolStatus_ready(status) == thole_v1_ShardPoolSpec_count(spec) &&
+           thole_v1_ShardPoolStatus_shards(status) == thole_v1_ShardPoolSpec_count(spec);
+}
+
 const char *rows_name(enum rows_kind kind, const void *row, char *ret, size_t size)
 {
     ret[0] = '\0';
@@ -169,6 +199,9 @@ const char *rows_name(enum rows_kind kind, const void *row, char *ret, size_t si
     case ROWS_EVENTS:
         snprintf(ret, size, "%.*s", CLI_SV(thole_v1_Event_object(row)));
         break;
+    case ROWS_POOLS:
+        snprintf(ret, size, "pools/%.*s", CLI_SV(thole_v1_ShardPool_name(row)));
+        break;
     }
     return ret;
 }
@@ -182,6 +215,8 @@ const upb_MessageDef *rows_def(struct cli *c, enum rows_kind kind)
         return thole_v1_Shard_getmsgdef(c->pool);
     case ROWS_REPLICAS:
         return thole_v1_Replica_getmsgdef(c->pool);
+    case ROWS_POOLS:
+        return thole_v1_ShardPool_getmsgdef(c->pool);
     case ROWS_EVENTS:
         break;
     }

@@ -6,7 +6,7 @@
 #include "thole/v1/control.upb.h"
 #include "thole/v1/resources.upb.h"
 
-enum rows_kind { ROWS_HOSTS, ROWS_SHARDS, ROWS_REPLICAS, ROWS_EVENTS };
+enum rows_kind { ROWS_HOSTS, ROWS_SHARDS, ROWS_REPLICAS, ROWS_EVENTS, ROWS_POOLS };
 
 struct rows {
     enum rows_kind kind;
@@ -33,9 +33,13 @@ enum thole_code rows_get_shard(struct cli *c, const char *name, bool stale,
                                const thole_v1_Shard **ret, struct thole_status *st);
 enum thole_code rows_get_host(struct cli *c, const char *name, bool stale,
                               const thole_v1_Host **ret, struct thole_status *st);
+enum thole_code rows_get_pool(struct cli *c, const char *name, bool stale,
+                              const thole_v1_ShardPool **ret, struct thole_status *st);
 const thole_v1_Condition *rows_condition(const thole_v1_Shard *shard, const char *type);
 /* Ready, of the spec that is in force now. */
 bool rows_shard_ready(const thole_v1_Shard *shard);
+/* All its shards are, and follow its newest spec. */
+bool rows_pool_ready(const thole_v1_ShardPool *pool);
 
 /* "shards/orders" and the like. */
 const char *rows_name(enum rows_kind kind, const void *row, char *ret, size_t size);
@@ -51,7 +55,10 @@ const char *show_host_state(int32_t value);
 const char *show_phase(int32_t value);
 const char *show_owner(int32_t value);
 void show_tags(const thole_v1_Host *host, struct bytes *out);
-void show_constraints(const thole_v1_ShardSpec *spec, struct bytes *out);
+void show_constraints(const thole_v1_Constraint *const *constraints, size_t count,
+                      struct bytes *out);
+/* "2; cover edge exists" */
+void show_groups(const thole_v1_ShardSpec *spec, struct bytes *out);
 
 /* Runs `row` for each message of Cluster.Watch until it returns false, the time is over
  * (DEADLINE_EXCEEDED) or the stream fails. timeout_ms 0: for ever. Resumes by revision when a

@@ -22,7 +22,7 @@ const char *show_liveness(int32_t value)
 
 const char *show_role(int32_t value)
 {
-    static const char *const names[] = {"-", "voter", "non-voting"};
+    static const char *const names[] = {"-", "voter", "non-voting", "witness"};
     return NAME_OF(names, value);
 }
 
@@ -70,12 +70,10 @@ void show_tags(const thole_v1_Host *host, struct bytes *out)
     free(tags);
 }
 
-void show_constraints(const thole_v1_ShardSpec *spec, struct bytes *out)
+void show_constraints(const thole_v1_Constraint *const *constraints, size_t count,
+                      struct bytes *out)
 {
-    size_t n = 0;
-    const thole_v1_Constraint *const *constraints =
-        spec != NULL ? thole_v1_ShardSpec_constraints(spec, &n) : NULL;
-    for (size_t i = 0; i < n; i++) {
+    for (size_t i = 0; i < count; i++) {
         size_t values = 0;
         const upb_StringView *value = thole_v1_Constraint_values(constraints[i], &values);
         bytes_printf(out, "%s%.*s %s", i > 0 ? "; " : "",
@@ -83,6 +81,27 @@ void show_constraints(const thole_v1_ShardSpec *spec, struct bytes *out)
                      constraint_operator(thole_v1_Constraint_operator(constraints[i])));
         for (size_t k = 0; k < values; k++) {
             bytes_printf(out, "%s%.*s", k == 0 ? " " : ",", CLI_SV(value[k]));
+        }
+    }
+}
+
+void show_groups(const thole_v1_ShardSpec *spec, struct bytes *out)
+{
+    size_t n = 0;
+    const thole_v1_ReplicaGroup *const *groups = thole_v1_ShardSpec_non_voting(spec, &n);
+    for (size_t i = 0; i < n; i++) {
+        size_t count = 0;
+        const thole_v1_Constraint *const *constraints =
+            thole_v1_ReplicaGroup_constraints(groups[i], &count);
+        bytes_append_str(out, i > 0 ? "; " : "");
+        if (thole_v1_ReplicaGroup_cover(groups[i])) {
+            bytes_append_str(out, "one per host");
+        } else {
+            bytes_printf(out, "%" PRIu32, thole_v1_ReplicaGroup_count(groups[i]));
+        }
+        if (count > 0) {
+            bytes_append_str(out, " on ");
+            show_constraints(constraints, count, out);
         }
     }
 }
@@ -146,9 +165,15 @@ static void shard_row(struct cli_table *t, const thole_v1_Shard *s)
     const thole_v1_ShardSpec *spec = thole_v1_Shard_spec(s);
     const thole_v1_ShardStatus *status = thole_v1_Shard_status(s);
     upb_StringView none = {NULL, 0};
-    struct bytes constraints = {0};
+    struct bytes constraints = {0}, groups = {0};
     char age[24];
-    show_constraints(spec, &constraints);
+    size_t n = 0;
+    const thole_v1_Constraint *const *constraint =
+        spec != NULL ? thole_v1_ShardSpec_constraints(spec, &n) : NULL;
+    show_constraints(constraint, n, &constraints);
+    if (spec != NULL) {
+        show_groups(spec, &groups);
+    }
     cli_table_row(t);
     cli_table_cell(t, "%.*s", CLI_SV(thole_v1_Shard_name(s)));
     cli_table_cell(t, "%.*s", CLI_SV(spec != NULL ? thole_v1_ShardSpec_type(spec) : none));
@@ -159,10 +184,12 @@ static void shard_row(struct cli_table *t, const thole_v1_Shard *s)
     cli_table_cell(t, "%" PRIu64, status != NULL ? thole_v1_ShardStatus_leader_term(status) : 0);
     cli_table_cell(t, "%s", cli_age(thole_v1_Shard_create_time_ms(s), age, sizeof(age)));
     cli_table_cell(t, "%" PRIu64, thole_v1_Shard_id(s));
-    cli_table_cell(t, "%" PRIu32, spec != NULL ? thole_v1_ShardSpec_non_voting(spec) : 0);
+    cli_table_cell(t, "%s", text_of(&groups));
     cli_table_cell(t, "%" PRIu64, thole_v1_Shard_generation(s));
     cli_table_cell(t, "%s", text_of(&constraints));
+    cli_table_cell(t, "%.*s", CLI_SV(thole_v1_Shard_pool(s)));
     bytes_deinit(&constraints);
+    bytes_deinit(&groups);
 }
 
 static void replica_row(struct cli_table *t, const thole_v1_Replica *r)
@@ -183,6 +210,29 @@ static void replica_row(struct cli_table *t, const thole_v1_Replica *r)
     cli_table_cell(t, "%" PRIu64, thole_v1_Replica_out_index(r));
 }
 
+static void pool_row(struct cli_table *t, const thole_v1_ShardPool *p)
+{
+    const thole_v1_ShardPoolSpec *spec = thole_v1_ShardPool_spec(p);
+    const thole_v1_ShardPoolStatus *status = thole_v1_ShardPool_status(p);
+    char age[24];
+    cli_table_row(t);
+    cli_table_cell(t, "%.*s", CLI_SV(thole_v1_ShardPool_name(p)));
+    cli_table_cell(t, "%.*s", CLI_SV(thole_v1_ShardSpec_type(thole_v1_ShardPoolSpec_shard(spec))));
+    cli_table_cell(t, "%" PRIu32, thole_v1_ShardPoolSpec_count(spec));
+    cli_table_cell(t, "%" PRIu32, thole_v1_ShardPoolStatus_shards(status));
+    cli_table_cell(t, "%" PRIu32, thole_v1_ShardPoolStatus_ready(status));
+    cli_table_cell(t, "%s",
+                   thole_v1_ShardPool_deleting(p)                         ? "deleting"
+                   : rows_pool_ready(p)                                   ? "ready"
+                   : thole_v1_ShardPoolStatus_name_taken(status).size > 0 ? "a name is taken"
+                   : thole_v1_ShardPoolStatus_observed_generation(status) <
+                           thole_v1_ShardPool_generation(p)
+                       ? "changing its shards"
+                       : "waiting for its shards");
+    cli_table_cell(t, "%s", cli_age(thole_v1_ShardPool_create_time_ms(p), age, sizeof(age)));
+    cli_table_cell(t, "%" PRIu64, thole_v1_ShardPool_generation(p));
+}
+
 static void event_row(struct cli_table *t, const thole_v1_Event *e)
 {
     char time[32];
@@ -201,9 +251,11 @@ static void show_table(struct cli *c, const struct rows *rows)
         [ROWS_HOSTS] = {"NAME", "STATE", "LIVENESS", "ADDRESS", "TAGS", "VERSION", "AGE", "+ID",
                         "+>STARTS", "+TYPES"},
         [ROWS_SHARDS] = {"NAME", "TYPE", ">VOTERS", "READY", "LEADER", ">TERM", "AGE", "+>ID",
-                         "+>NON-VOTING", "+>GENERATION", "+CONSTRAINTS"},
+                         "+NON-VOTING", "+>GENERATION", "+CONSTRAINTS", "+POOL"},
         [ROWS_REPLICAS] = {">ID", "SHARD", "HOST", "ROLE", "PHASE", "AGE", "MESSAGE", "+OWNER",
                            "+INITIAL", "+>OUT-INDEX"},
+        [ROWS_POOLS] = {"NAME", "TYPE", ">COUNT", ">SHARDS", ">READY", "STATE", "AGE",
+                        "+>GENERATION"},
         [ROWS_EVENTS] = {"TIME", "+>REVISION", "ACTOR", "OBJECT", "REASON", "MESSAGE"},
     };
     struct cli_table *t = cli_table_new(cli_format(c) == FORMAT_WIDE, columns[rows->kind]);
@@ -220,6 +272,9 @@ static void show_table(struct cli *c, const struct rows *rows)
             break;
         case ROWS_EVENTS:
             event_row(t, rows->items[i]);
+            break;
+        case ROWS_POOLS:
+            pool_row(t, rows->items[i]);
             break;
         }
     }
@@ -242,6 +297,7 @@ static void show_yaml(struct cli *c, const struct rows *rows)
 {
     const char *kind = rows->kind == ROWS_HOSTS    ? "Host"
                        : rows->kind == ROWS_SHARDS ? "Shard"
+                       : rows->kind == ROWS_POOLS  ? "ShardPool"
                                                    : NULL;
     for (size_t i = 0; i < rows->count; i++) {
         struct bytes json = {0}, out = {0};

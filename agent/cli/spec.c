@@ -12,7 +12,7 @@
 static bool is_observed(const char *name)
 {
     static const char *const names[] = {
-        "id", "status", "generation", "revision", "create_time_ms", "initial", "deleting"};
+        "id", "status", "generation", "revision", "create_time_ms", "initial", "deleting", "pool"};
     for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
         if (strcmp(names[i], name) == 0) {
             return true;
@@ -41,15 +41,17 @@ static bool read_kind(struct spec_reader *r, yaml_node_t *root, enum spec_kind *
     }
     yaml_node_t *node = find(r, root, "kind");
     if (node == NULL || node->type != YAML_SCALAR_NODE) {
-        return spec_fail(r, root, "kind: is needed: Shard or Host");
+        return spec_fail(r, root, "kind: is needed: Shard, ShardPool or Host");
     }
     const char *kind = (const char *)node->data.scalar.value;
     if (strcmp(kind, "Shard") == 0) {
         *ret = SPEC_SHARD;
     } else if (strcmp(kind, "Host") == 0) {
         *ret = SPEC_HOST;
+    } else if (strcmp(kind, "ShardPool") == 0) {
+        *ret = SPEC_POOL;
     } else {
-        return spec_fail(r, node, "kind: \"%.40s\" is neither Shard nor Host", kind);
+        return spec_fail(r, node, "kind: \"%.40s\" is none of Shard, ShardPool, Host", kind);
     }
     return true;
 }
@@ -105,8 +107,9 @@ static bool read_document(struct spec_reader *r, yaml_node_t *root, struct spec_
     if (!read_kind(r, root, &kind)) {
         return false;
     }
-    const upb_MessageDef *def =
-        kind == SPEC_SHARD ? thole_v1_Shard_getmsgdef(r->pool) : thole_v1_Host_getmsgdef(r->pool);
+    const upb_MessageDef *def = kind == SPEC_SHARD  ? thole_v1_Shard_getmsgdef(r->pool)
+                                : kind == SPEC_HOST ? thole_v1_Host_getmsgdef(r->pool)
+                                                    : thole_v1_ShardPool_getmsgdef(r->pool);
     upb_Message *row = upb_Message_New(def, r->arena);
     if (!read_row(r, root, def, row)) {
         return false;

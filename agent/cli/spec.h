@@ -17,13 +17,13 @@
 #define SPEC_NODES_MAX (100 * 1000) /* visited in one document: aliases can repeat them */
 #define SPEC_DEPTH_MAX 32
 
-enum spec_kind { SPEC_SHARD, SPEC_HOST };
+enum spec_kind { SPEC_SHARD, SPEC_HOST, SPEC_POOL };
 
 struct spec {
     const char *source; /* FILE, for messages */
     size_t line;
     enum spec_kind kind;
-    upb_Message *row; /* a thole.v1.Shard or Host with name, spec and perhaps etag */
+    upb_Message *row; /* a thole.v1.Shard, Host or ShardPool with name, spec and perhaps etag */
 };
 
 struct spec_list {

@@ -18,7 +18,11 @@ static const char *item_name(const struct wait_item *w, char *ret, size_t size)
     if (w->kind == ROWS_REPLICAS) {
         snprintf(ret, size, "replica %" PRIu64, w->id);
     } else {
-        snprintf(ret, size, "%s %s", w->kind == ROWS_HOSTS ? "host" : "shard", w->name);
+        snprintf(ret, size, "%s %s",
+                 w->kind == ROWS_HOSTS   ? "host"
+                 : w->kind == ROWS_POOLS ? "pool"
+                                         : "shard",
+                 w->name);
     }
     return ret;
 }
@@ -67,6 +71,45 @@ static void observe_shard(struct wait_item *w, const thole_v1_Shard *s)
     }
 }
 
+static void observe_pool(struct wait_item *w, const thole_v1_ShardPool *p)
+{
+    if (w->kind != ROWS_POOLS ||
+        !upb_StringView_IsEqual(thole_v1_ShardPool_name(p), cli_sv(w->name))) {
+        return;
+    }
+    const thole_v1_ShardPoolStatus *status = thole_v1_ShardPool_status(p);
+    uint32_t count = thole_v1_ShardPoolSpec_count(thole_v1_ShardPool_spec(p));
+    uint32_t ready = thole_v1_ShardPoolStatus_ready(status);
+    w->seen = true;
+    if (w->what != WAIT_READY) {
+        return;
+    }
+    w->done = thole_v1_ShardPool_generation(p) >= w->generation && rows_pool_ready(p);
+    if (w->done) {
+        tell(w, "all %" PRIu32 " shards are ready", count);
+    } else {
+        w->total = count;
+        w->reached = ready;
+    }
+}
+
+/* Once per round of changes, and for large pools not with every shard. */
+static void progress_of_pool(struct wait_item *w)
+{
+    uint64_t now = clock_now(&clock_system);
+    double seconds = (double)(now - w->begin_ns) / 1e9;
+    if (w->done || w->total == 0 || (w->told_ns != 0 && now - w->told_ns < NS_PER_S)) {
+        return;
+    }
+    w->told_ns = now;
+    if (w->reached > 0 && w->reached < w->total && seconds > 1) {
+        tell(w, "%zu of %zu shards are ready, about %.0f s left", w->reached, w->total,
+             seconds / (double)w->reached * (double)(w->total - w->reached));
+    } else {
+        tell(w, "%zu of %zu shards are ready", w->reached, w->total);
+    }
+}
+
 static void observe_replica(struct wait_item *w, const thole_v1_Replica *r)
 {
     bool gone = thole_v1_Replica_phase(r) == thole_v1_REPLICA_PHASE_GONE;
@@ -112,7 +155,11 @@ static void observe_deleted(struct wait_item *w, upb_StringView name)
     if (w->kind == ROWS_REPLICAS) {
         return;
     }
-    snprintf(own, sizeof(own), "%s/%s", w->kind == ROWS_HOSTS ? "hosts" : "shards", w->name);
+    snprintf(own, sizeof(own), "%s/%s",
+             w->kind == ROWS_HOSTS   ? "hosts"
+             : w->kind == ROWS_POOLS ? "pools"
+                                     : "shards",
+             w->name);
     if (upb_StringView_IsEqual(name, cli_sv(own))) {
         w->done |= w->what == WAIT_DELETED;
     }
@@ -155,6 +202,9 @@ void wait_observe(struct wait_item *w, const thole_v1_WatchClusterResponse *m)
             w->seen = true;
         }
         break;
+    case thole_v1_WatchClusterResponse_row_pool:
+        observe_pool(w, thole_v1_WatchClusterResponse_pool(m));
+        break;
     case thole_v1_WatchClusterResponse_row_deleted:
         observe_deleted(w, thole_v1_WatchClusterResponse_deleted(m));
         break;
@@ -165,11 +215,14 @@ void wait_observe(struct wait_item *w, const thole_v1_WatchClusterResponse *m)
     if (thole_v1_WatchClusterResponse_bookmark(m)) {
         if (w->what == WAIT_DRAINED) {
             progress_of_drain(w);
+        } else if (w->what == WAIT_READY && w->kind == ROWS_POOLS) {
+            progress_of_pool(w);
         } else if (w->what == WAIT_DELETED && !w->seen) {
             w->done = true; /* the snapshot had no such row */
         }
     }
-    if (w->what == WAIT_DELETED && w->kind == ROWS_SHARDS && !w->done && w->seen) {
+    if (w->what == WAIT_DELETED && (w->kind == ROWS_SHARDS || w->kind == ROWS_POOLS) && !w->done &&
+        w->seen) {
         tell(w, "being deleted");
     }
 }
@@ -234,12 +287,13 @@ int wait_all(struct cli *c, struct wait_item *items, size_t count, uint64_t time
 
 static bool parse_item(struct cli *c, const char *text, struct wait_item *w)
 {
-    static const char *const words[] = {"shard/", "shards/",  "host/",
-                                        "hosts/", "replica/", "replicas/"};
+    static const char *const words[] = {"shard/", "shards/", "host/",    "hosts/",
+                                        "pool/",  "pools/",  "replica/", "replicas/"};
+    static const enum rows_kind kinds[] = {ROWS_SHARDS, ROWS_HOSTS, ROWS_POOLS, ROWS_REPLICAS};
     for (size_t i = 0; i < sizeof(words) / sizeof(words[0]); i++) {
         size_t size = strlen(words[i]);
         if (strncmp(text, words[i], size) == 0 && text[size] != '\0') {
-            w->kind = i < 2 ? ROWS_SHARDS : i < 4 ? ROWS_HOSTS : ROWS_REPLICAS;
+            w->kind = kinds[i / 2];
             w->name = text + size;
             if (w->kind == ROWS_REPLICAS && !cli_parse_number(w->name, &w->id)) {
                 break;
@@ -247,7 +301,7 @@ static bool parse_item(struct cli *c, const char *text, struct wait_item *w)
             return true;
         }
     }
-    cli_say_usage(c, "\"%s\" is not like shard/NAME, host/NAME or replica/ID", text);
+    cli_say_usage(c, "\"%s\" is not like shard/NAME, pool/NAME, host/NAME or replica/ID", text);
     return false;
 }
 
@@ -269,9 +323,10 @@ int command_wait(struct cli *c)
         if (w->kind == ROWS_REPLICAS && w->what == WAIT_READY) {
             w->what = WAIT_RUNNING;
         }
-        bool fits = w->what == WAIT_DELETED ||
-                    (w->what == WAIT_DRAINED) == (w->kind == ROWS_HOSTS) ||
-                    (w->what == WAIT_RUNNING && w->kind == ROWS_REPLICAS);
+        bool fits =
+            w->what == WAIT_DELETED || (w->what == WAIT_READY && w->kind == ROWS_POOLS) ||
+            ((w->what == WAIT_DRAINED) == (w->kind == ROWS_HOSTS) && w->kind != ROWS_POOLS) ||
+            (w->what == WAIT_RUNNING && w->kind == ROWS_REPLICAS);
         if (!fits) {
             result = cli_say_usage(c, "%s cannot be waited for to be %s", c->args[i], what);
         }

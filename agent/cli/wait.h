@@ -8,11 +8,11 @@
 enum wait_for { WAIT_READY, WAIT_FORMED, WAIT_DELETED, WAIT_DRAINED, WAIT_RUNNING };
 
 struct wait_item {
-    enum rows_kind kind; /* hosts, shards, replicas */
+    enum rows_kind kind; /* hosts, shards, pools, replicas */
     enum wait_for what;
-    const char *name;    /* of a host or shard */
+    const char *name;    /* of a host, shard or pool */
     uint64_t id;         /* of a replica */
-    uint64_t generation; /* of a shard's spec: at least */
+    uint64_t generation; /* of a shard's or pool's spec: at least */
     bool quiet;          /* no progress lines */
 
     /* The waiting's own. */
@@ -20,6 +20,8 @@ struct wait_item {
     struct map replicas; /* ids, on a host that is drained, or that is deleted */
     size_t most;         /* of them at any time */
     uint64_t begin_ns;
+    size_t reached, total; /* of a pool's shards */
+    uint64_t told_ns;
     char told[200]; /* the last progress line */
 };
 

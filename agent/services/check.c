@@ -52,17 +52,18 @@ bool check_host_spec(const thole_v1_HostSpec *spec, struct check *ret)
     return bad(ret, "spec.state", "%d is no state", thole_v1_HostSpec_state(spec));
 }
 
-static bool check_constraint(const thole_v1_Constraint *k, size_t i, struct check *ret)
+static bool check_constraint(const char *list, const thole_v1_Constraint *k, size_t i,
+                             struct check *ret)
 {
     char field[64];
-    snprintf(field, sizeof(field), "spec.constraints[%zu].key", i);
+    snprintf(field, sizeof(field), "%s[%zu].key", list, i);
     upb_StringView key = thole_v1_Constraint_key(k);
     if (key.size == 0 || key.size > LIMIT_NAME_BYTES) {
         return bad(ret, field, "a tag key of 1 to %d bytes is needed", LIMIT_NAME_BYTES);
     }
     size_t count = 0;
     (void)thole_v1_Constraint_values(k, &count);
-    snprintf(field, sizeof(field), "spec.constraints[%zu].values", i);
+    snprintf(field, sizeof(field), "%s[%zu].values", list, i);
     switch (thole_v1_Constraint_operator(k)) {
     case thole_v1_CONSTRAINT_OPERATOR_IN:
     case thole_v1_CONSTRAINT_OPERATOR_NOT_IN:
@@ -73,8 +74,67 @@ static bool check_constraint(const thole_v1_Constraint *k, size_t i, struct chec
     case thole_v1_CONSTRAINT_OPERATOR_UNSPECIFIED:
         break;
     }
-    snprintf(field, sizeof(field), "spec.constraints[%zu].operator", i);
+    snprintf(field, sizeof(field), "%s[%zu].operator", list, i);
     return bad(ret, field, "must be IN, NOT_IN, EXISTS or NOT_EXISTS");
+}
+
+static bool check_constraints(const char *list, const thole_v1_Constraint *const *constraints,
+                              size_t count, struct check *ret)
+{
+    if (count > 32) {
+        return bad(ret, list, "%zu are more than 32", count);
+    }
+    for (size_t i = 0; i < count; i++) {
+        if (!check_constraint(list, constraints[i], i, ret)) {
+            return false;
+        }
+    }
+    return true;
+}
+
+/* The groups' counts, on top of `all`. */
+static bool check_groups(const thole_v1_ShardSpec *spec, uint64_t all, struct check *ret)
+{
+    size_t count = 0;
+    const thole_v1_ReplicaGroup *const *groups = thole_v1_ShardSpec_non_voting(spec, &count);
+    if (count > 8) {
+        return bad(ret, "spec.non_voting", "%zu groups are more than 8", count);
+    }
+    for (size_t i = 0; i < count; i++) {
+        char list[48];
+        size_t constraint_count = 0;
+        const thole_v1_Constraint *const *constraints =
+            thole_v1_ReplicaGroup_constraints(groups[i], &constraint_count);
+        snprintf(list, sizeof(list), "spec.non_voting[%zu]", i);
+        if ((thole_v1_ReplicaGroup_count(groups[i]) > 0) ==
+            thole_v1_ReplicaGroup_cover(groups[i])) {
+            return bad(ret, list, "needs either a count or cover");
+        }
+        all += thole_v1_ReplicaGroup_count(groups[i]);
+        snprintf(list, sizeof(list), "spec.non_voting[%zu].constraints", i);
+        if (!check_constraints(list, constraints, constraint_count, ret)) {
+            return false;
+        }
+    }
+    return all <= LIMIT_MEMBERS / 2 ||
+           bad(ret, "spec.non_voting", "a spec asks for at most %d replicas in all",
+               LIMIT_MEMBERS / 2);
+}
+
+static bool check_counts(const thole_v1_ShardSpec *spec, struct check *ret)
+{
+    uint32_t voters = thole_v1_ShardSpec_voters(spec);
+    uint32_t witnesses = thole_v1_ShardSpec_witnesses(spec);
+    if (voters == 0) {
+        return bad(ret, "spec.voters", "must be at least 1");
+    }
+    if (voters > 15 || witnesses > 15 || voters + witnesses > 15) {
+        return bad(ret, "spec.voters", "%u with %u witnesses are more than 15", voters, witnesses);
+    }
+    if (witnesses >= voters) {
+        return bad(ret, "spec.witnesses", "must be less than voters");
+    }
+    return check_groups(spec, (uint64_t)voters + witnesses, ret);
 }
 
 bool check_shard_spec(const thole_v1_ShardSpec *spec, struct check *ret)
@@ -83,32 +143,41 @@ bool check_shard_spec(const thole_v1_ShardSpec *spec, struct check *ret)
     if (type.size == 0 || type.size > 64) {
         return bad(ret, "spec.type", "a machine type is needed, such as \"kv\"");
     }
-    uint32_t voters = thole_v1_ShardSpec_voters(spec);
-    uint32_t non_voting = thole_v1_ShardSpec_non_voting(spec);
-    if (voters == 0) {
-        return bad(ret, "spec.voters", "must be at least 1");
-    }
-    if (voters > LIMIT_MEMBERS) {
-        return bad(ret, "spec.voters", "%u is more than %d", voters, LIMIT_MEMBERS);
-    }
-    if (non_voting > LIMIT_MEMBERS - voters) {
-        return bad(ret, "spec.non_voting", "voters and non-voting replicas together are at most %d",
-                   LIMIT_MEMBERS);
+    if (!check_counts(spec, ret)) {
+        return false;
     }
     if (thole_v1_ShardSpec_config(spec).size > 64 * KIB) {
         return bad(ret, "spec.config", "has more than %d bytes", 64 * KIB);
     }
     size_t count = 0;
-    const thole_v1_Constraint *const *constraints = thole_v1_ShardSpec_constraints(spec, &count);
-    if (count > 32) {
-        return bad(ret, "spec.constraints", "%zu are more than 32", count);
+    const upb_StringView *keys = thole_v1_ShardSpec_spread(spec, &count);
+    if (count > 3) {
+        return bad(ret, "spec.spread", "%zu tag keys are more than 3", count);
     }
     for (size_t i = 0; i < count; i++) {
-        if (!check_constraint(constraints[i], i, ret)) {
-            return false;
+        if (keys[i].size == 0 || keys[i].size > LIMIT_NAME_BYTES) {
+            return bad(ret, "spec.spread", "a tag key of 1 to %d bytes is needed",
+                       LIMIT_NAME_BYTES);
         }
     }
-    return true;
+    const thole_v1_Constraint *const *constraints = thole_v1_ShardSpec_constraints(spec, &count);
+    if (!check_constraints("spec.constraints", constraints, count, ret)) {
+        return false;
+    }
+    constraints = thole_v1_ShardSpec_leader_preference(spec, &count);
+    return check_constraints("spec.leader_preference", constraints, count, ret);
+}
+
+bool check_pool_spec(const thole_v1_ShardPoolSpec *spec, struct check *ret)
+{
+    const thole_v1_ShardSpec *shard = thole_v1_ShardPoolSpec_shard(spec);
+    if (shard == NULL) {
+        return bad(ret, "spec.shard", "is needed: the spec of the pool's shards");
+    }
+    if (thole_v1_ShardPoolSpec_count(spec) > 100000) {
+        return bad(ret, "spec.count", "%u is more than 100000", thole_v1_ShardPoolSpec_count(spec));
+    }
+    return check_shard_spec(shard, ret);
 }
 
 upb_StringView name_strip(upb_StringView name, const char *collection)

@@ -14,7 +14,7 @@
 #define SNAPSHOT_ROWS 256 /* encoded at a time */
 
 enum message_kind { MESSAGE_START = 1, MESSAGE_CANCEL, MESSAGE_DRAINED, MESSAGE_CHANGE };
-enum phase { PHASE_HOSTS, PHASE_SHARDS, PHASE_REPLICAS, PHASE_CHANGES };
+enum phase { PHASE_HOSTS, PHASE_POOLS, PHASE_SHARDS, PHASE_REPLICAS, PHASE_CHANGES };
 
 struct pending {
     struct pending *next;
@@ -71,6 +71,11 @@ static void push_row(struct cluster_watch *w, uint32_t field, const void *row,
     wire_varint(&out, 6, revision);
     bufslice_unref(bytes);
     push(w, &out);
+}
+
+static void push_pool(void *ctx, const thole_v1_ShardPool *row)
+{
+    push_row(ctx, 8, row, &thole_v1_ShardPool_msginit, thole_v1_ShardPool_revision(row));
 }
 
 static void push_host(void *ctx, const thole_v1_Host *row)
@@ -178,12 +183,17 @@ static void snapshot_more(struct cluster_watch *w)
 {
     for (size_t i = 0; i < SNAPSHOT_ROWS && w->phase != PHASE_CHANGES; i++) {
         const thole_v1_Host *host = NULL;
+        const thole_v1_ShardPool *pool = NULL;
         const thole_v1_Shard *shard = NULL;
         const thole_v1_Replica *replica = NULL;
         if (w->phase == PHASE_HOSTS &&
             (host = registry_next_host(w->view, slice_str(w->after_name))) != NULL) {
             push_host(w, host);
             remember_name(w, thole_v1_Host_name(host));
+        } else if (w->phase == PHASE_POOLS &&
+                   (pool = registry_next_pool(w->view, slice_str(w->after_name))) != NULL) {
+            push_pool(w, pool);
+            remember_name(w, thole_v1_ShardPool_name(pool));
         } else if (w->phase == PHASE_SHARDS &&
                    (shard = registry_next_shard(w->view, slice_str(w->after_name))) != NULL) {
             push_shard(w, shard);
@@ -217,6 +227,7 @@ static bool changes_more(struct cluster_watch *w)
                                                  .host = push_host,
                                                  .shard = push_shard,
                                                  .replica = push_replica,
+                                                 .pool = push_pool,
                                                  .event = push_event,
                                                  .gone = push_gone};
         if (registry_changes_since(view, w->revision, &changes, &st) != THOLE_OK) {

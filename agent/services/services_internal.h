@@ -106,7 +106,13 @@ struct bufslice services_encode(const void *message, const upb_MiniTable *kind, 
 /* A page also ends when it has this many bytes: answers stay below what gRPC clients accept. */
 #define PAGE_BYTES_MAX (2 * MIB)
 
-enum page_kind { PAGE_HOSTS = 'h', PAGE_SHARDS = 's', PAGE_REPLICAS = 'r', PAGE_EVENTS = 'e' };
+enum page_kind {
+    PAGE_HOSTS = 'h',
+    PAGE_SHARDS = 's',
+    PAGE_REPLICAS = 'r',
+    PAGE_EVENTS = 'e',
+    PAGE_POOLS = 'p'
+};
 
 /* Every List answer has the same shape: rows = 1, next_page_token = 2, revision = 3. */
 struct page {
@@ -142,6 +148,7 @@ struct check {
 /* False: `ret` says what is wrong. */
 bool check_host_spec(const thole_v1_HostSpec *spec, struct check *ret);
 bool check_shard_spec(const thole_v1_ShardSpec *spec, struct check *ret);
+bool check_pool_spec(const thole_v1_ShardPoolSpec *spec, struct check *ret);
 
 /* A resource's name without its collection: "shards/orders" and "orders" are both orders. */
 upb_StringView name_strip(upb_StringView name, const char *collection);
@@ -162,6 +169,11 @@ void shards_create(struct call *c);
 void shards_update(struct call *c);
 void shards_delete(struct call *c);
 void shards_transfer(struct call *c);
+void pools_get(struct call *c);
+void pools_list(struct call *c);
+void pools_create(struct call *c);
+void pools_update(struct call *c);
+void pools_delete(struct call *c);
 void replicas_list(struct call *c);
 void replicas_create(struct call *c);
 void replicas_delete(struct call *c);

@@ -489,11 +489,11 @@ void house_join(struct house *h, uint64_t n)
 
 /* ---- Users' commands ------------------------------------------------------------------------- */
 
-static void fill_spec(thole_v1_ShardSpec *spec, uint32_t voters, uint32_t non_voting)
+static void fill_counter(thole_v1_ShardSpec *spec, upb_Arena *arena, uint32_t voters,
+                         uint32_t non_voting)
 {
+    fill_spec(spec, arena, voters, non_voting);
     thole_v1_ShardSpec_set_type(spec, upb_StringView_FromString("counter"));
-    thole_v1_ShardSpec_set_voters(spec, voters);
-    thole_v1_ShardSpec_set_non_voting(spec, non_voting);
 }
 
 enum thole_code house_create(struct house *h, const char *shard, uint32_t voters,
@@ -503,7 +503,8 @@ enum thole_code house_create(struct house *h, const char *shard, uint32_t voters
     thole_registry_v1_CreateShard *s =
         thole_registry_v1_Operation_mutable_create_shard(cmd_op(&c), c.arena);
     thole_registry_v1_CreateShard_set_name(s, upb_StringView_FromString(shard));
-    fill_spec(thole_registry_v1_CreateShard_mutable_spec(s, c.arena), voters, non_voting);
+    fill_counter(thole_registry_v1_CreateShard_mutable_spec(s, c.arena), c.arena, voters,
+                 non_voting);
     return house_command(h, &c);
 }
 
@@ -514,7 +515,8 @@ enum thole_code house_update(struct house *h, const char *shard, uint32_t voters
     thole_registry_v1_UpdateShard *s =
         thole_registry_v1_Operation_mutable_update_shard(cmd_op(&c), c.arena);
     thole_registry_v1_UpdateShard_set_name(s, upb_StringView_FromString(shard));
-    fill_spec(thole_registry_v1_UpdateShard_mutable_spec(s, c.arena), voters, non_voting);
+    fill_counter(thole_registry_v1_UpdateShard_mutable_spec(s, c.arena), c.arena, voters,
+                 non_voting);
     return house_command(h, &c);
 }
 
@@ -580,10 +582,12 @@ static bool conditions_true(const thole_v1_Shard *shard)
     const thole_v1_ShardStatus *status = thole_v1_Shard_status(shard);
     size_t count = 0;
     const thole_v1_Condition *const *c = thole_v1_ShardStatus_conditions(status, &count);
-    bool ok = count == 2 &&
+    bool ok = count == 4 &&
               thole_v1_ShardStatus_observed_generation(status) == thole_v1_Shard_generation(shard);
     for (size_t i = 0; i < count; i++) {
-        ok &= thole_v1_Condition_status(c[i]);
+        bool bad = upb_StringView_IsEqual(thole_v1_Condition_type(c[i]),
+                                          upb_StringView_FromString("Degraded"));
+        ok &= thole_v1_Condition_status(c[i]) != bad;
     }
     return ok;
 }
@@ -742,8 +746,8 @@ static void dump_shard(const struct registry_view *v, const thole_v1_Shard *s)
     print_message("shard %.*s id=%" PRIu64 " voters=%u non_voting=%u formed=%d deleting=%d\n",
                   (int)name.size, name.data, thole_v1_Shard_id(s),
                   thole_v1_ShardSpec_voters(thole_v1_Shard_spec(s)),
-                  thole_v1_ShardSpec_non_voting(thole_v1_Shard_spec(s)),
-                  thole_v1_ShardStatus_formed(status), thole_v1_Shard_deleting(s));
+                  registry_non_voting(thole_v1_Shard_spec(s)), thole_v1_ShardStatus_formed(status),
+                  thole_v1_Shard_deleting(s));
     size_t count = 0;
     const thole_v1_Condition *const *c = thole_v1_ShardStatus_conditions(status, &count);
     for (size_t i = 0; i < count; i++) {

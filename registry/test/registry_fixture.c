@@ -218,11 +218,13 @@ uint64_t do_liveness(struct fixture *f, uint64_t host, int32_t liveness)
     return fixture_run(f, &c);
 }
 
-static void fill_spec(thole_v1_ShardSpec *spec, uint32_t voters, uint32_t non_voting)
+void fill_spec(thole_v1_ShardSpec *spec, upb_Arena *arena, uint32_t voters, uint32_t non_voting)
 {
     thole_v1_ShardSpec_set_type(spec, upb_StringView_FromString("kv"));
     thole_v1_ShardSpec_set_voters(spec, voters);
-    thole_v1_ShardSpec_set_non_voting(spec, non_voting);
+    if (non_voting > 0) {
+        thole_v1_ReplicaGroup_set_count(thole_v1_ShardSpec_add_non_voting(spec, arena), non_voting);
+    }
 }
 
 uint64_t do_create_shard(struct fixture *f, const char *name, uint32_t voters, uint32_t non_voting)
@@ -231,7 +233,7 @@ uint64_t do_create_shard(struct fixture *f, const char *name, uint32_t voters, u
     thole_registry_v1_CreateShard *s =
         thole_registry_v1_Operation_mutable_create_shard(cmd_op(&c), c.arena);
     thole_registry_v1_CreateShard_set_name(s, upb_StringView_FromString(name));
-    fill_spec(thole_registry_v1_CreateShard_mutable_spec(s, c.arena), voters, non_voting);
+    fill_spec(thole_registry_v1_CreateShard_mutable_spec(s, c.arena), c.arena, voters, non_voting);
     return fixture_run(f, &c);
 }
 
@@ -243,7 +245,7 @@ uint64_t do_update_shard(struct fixture *f, const char *name, uint32_t voters, u
         thole_registry_v1_Operation_mutable_update_shard(cmd_op(&c), c.arena);
     thole_registry_v1_UpdateShard_set_name(s, upb_StringView_FromString(name));
     thole_registry_v1_UpdateShard_set_etag(s, upb_StringView_FromString(etag));
-    fill_spec(thole_registry_v1_UpdateShard_mutable_spec(s, c.arena), voters, non_voting);
+    fill_spec(thole_registry_v1_UpdateShard_mutable_spec(s, c.arena), c.arena, voters, non_voting);
     return fixture_run(f, &c);
 }
 
@@ -409,6 +411,12 @@ void view_digest(const struct registry_view *v, struct bytes *out)
     while ((replica = registry_next_replica(v, id)) != NULL) {
         id = thole_v1_Replica_id(replica);
         digest(out, replica, &thole_v1_Replica_msginit);
+    }
+    const thole_v1_ShardPool *pool = NULL;
+    name = (struct slice){0};
+    while ((pool = registry_next_pool(v, name)) != NULL) {
+        name = registry_str(thole_v1_ShardPool_name(pool));
+        digest(out, pool, &thole_v1_ShardPool_msginit);
     }
     uint64_t it = 0;
     const thole_v1_Event *event = NULL;

@@ -37,6 +37,8 @@ const char *test_uuid_text(uint64_t n); /* static storage, a few at a time */
 
 /* Host n is called "h<n>" and runs "kv"; tags zone=z<n % 3>, n=<n>. */
 void fill_host(thole_v1_Host *host, upb_Arena *arena, uint64_t n, uint64_t incarnation);
+/* Of type "kv", with one group of non-voting replicas if there are any. */
+void fill_spec(thole_v1_ShardSpec *spec, upb_Arena *arena, uint32_t voters, uint32_t non_voting);
 uint64_t do_bootstrap(struct fixture *f, uint64_t hosts);
 uint64_t do_admit(struct fixture *f, uint64_t host, uint64_t incarnation);
 uint64_t do_host_state(struct fixture *f, uint64_t host, int32_t state);

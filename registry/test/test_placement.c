@@ -25,7 +25,7 @@ static struct placement_result decide(struct fixture *f, uint64_t shard, bool co
     const thole_v1_Shard *row = registry_shard(v, shard);
     if (row != NULL) {
         struct cmd c = cmd_new("placement");
-        placement_decide(v, row, c.c, c.arena, &ret);
+        placement_decide(v, row, NULL, c.c, c.arena, &ret);
         size_t count = 0;
         thole_registry_v1_Command_operations(c.c, &count);
         assert_int_equal(ret.verdict == PLACEMENT_ACT, count > 0);
@@ -157,7 +157,9 @@ static uint64_t create_constrained(struct fixture *f, struct rand *rng, uint32_t
     thole_v1_ShardSpec *spec = thole_registry_v1_CreateShard_mutable_spec(s, c.arena);
     thole_v1_ShardSpec_set_type(spec, upb_StringView_FromString("kv"));
     thole_v1_ShardSpec_set_voters(spec, voters);
-    thole_v1_ShardSpec_set_non_voting(spec, others);
+    if (others > 0) {
+        thole_v1_ReplicaGroup_set_count(thole_v1_ShardSpec_add_non_voting(spec, c.arena), others);
+    }
     if (rand_chance(rng, 0.5)) {
         thole_v1_Constraint *k = thole_v1_ShardSpec_add_constraints(spec, c.arena);
         upb_StringView value = upb_StringView_FromString(rand_chance(rng, 0.5) ? "z0" : "z1");
@@ -170,12 +172,19 @@ static uint64_t create_constrained(struct fixture *f, struct rand *rng, uint32_t
     return fixture_run(f, &c);
 }
 
+static bool matches(const thole_v1_Host *h, const thole_v1_ShardSpec *spec)
+{
+    size_t count = 0;
+    size_t failed;
+    const thole_v1_Constraint *const *constraints = thole_v1_ShardSpec_constraints(spec, &count);
+    return placement_host_matches(h, constraints, count, &failed);
+}
+
 static bool can_take(const thole_v1_Host *h, const thole_v1_ShardSpec *spec)
 {
-    size_t failed;
     return thole_v1_HostSpec_state(thole_v1_Host_spec(h)) == thole_v1_HOST_STATE_ACTIVE &&
            thole_v1_HostStatus_liveness(thole_v1_Host_status(h)) != thole_v1_HOST_LIVENESS_DEAD &&
-           placement_host_matches(h, spec, &failed);
+           matches(h, spec);
 }
 
 /* After all has settled: as wanted, or a reason why not. */
@@ -188,7 +197,6 @@ static void check_settled(struct fixture *f, const struct placement_result *resu
     uint32_t mine_bad = 0;
     uint32_t users = 0;
     uint64_t id = 0;
-    size_t failed;
     const thole_v1_Replica *r;
     while ((r = registry_next_replica_of_shard(v, 1, id)) != NULL) {
         id = thole_v1_Replica_id(r);
@@ -198,8 +206,7 @@ static void check_settled(struct fixture *f, const struct placement_result *resu
         const thole_v1_Host *h = registry_host_by_name(v, registry_str(thole_v1_Replica_host(r)));
         int32_t state = thole_v1_HostSpec_state(thole_v1_Host_spec(h));
         bool user = thole_v1_Replica_owner(r) == thole_v1_REPLICA_OWNER_USER;
-        bool ok = host_up(v, r) && state <= thole_v1_HOST_STATE_CORDONED &&
-                  placement_host_matches(h, spec, &failed);
+        bool ok = host_up(v, r) && state <= thole_v1_HOST_STATE_CORDONED && matches(h, spec);
         good[thole_v1_Replica_role(r) == VOTER] += ok;
         mine_bad += !ok && !user;
         users += user;
@@ -218,7 +225,7 @@ static void check_settled(struct fixture *f, const struct placement_result *resu
         free_hosts += !used && can_take(h, spec);
     }
     uint32_t voters = thole_v1_ShardSpec_voters(spec);
-    uint32_t others = thole_v1_ShardSpec_non_voting(spec);
+    uint32_t others = registry_non_voting(spec);
     if (result->verdict == PLACEMENT_SETTLED) {
         assert_true(good[true] >= voters && good[false] >= others);
         assert_int_equal(mine_bad, 0);
@@ -412,9 +419,10 @@ static void test_placement_unsatisfiable_explains_constraint(void **state)
     assert_int_equal(fixture_run(&f, &c), THOLE_OK);
     struct placement_result result = decide(&f, 1, true);
     assert_int_equal(result.verdict, PLACEMENT_UNSATISFIABLE);
-    assert_string_equal(result.explanation,
-                        "no host for 2 voters and 0 non-voting; of 4 hosts; 1 are dead; "
-                        "2 ruled out by tag zone in (z0)");
+    assert_string_equal(
+        result.explanation,
+        "no host for 2 of 3 voters; of 4 hosts: zone in (z0) rules out 2, 1 dead; would "
+        "nearly fit: h1 (zone=z1), h2 (zone=z2), h3 (dead)");
     fixture_deinit(&f);
 }
 
@@ -479,7 +487,7 @@ static void test_placement_extra_load_spreads_one_view(void **state)
     struct registry_view *v = registry_view_acquire(f.r);
     struct cmd c = cmd_new("placement");
     struct placement_result result;
-    placement_decide(v, registry_shard(v, 1), c.c, c.arena, &result);
+    placement_decide(v, registry_shard(v, 1), NULL, c.c, c.arena, &result);
     size_t count = 0;
     const thole_registry_v1_Operation *const *ops =
         thole_registry_v1_Command_operations(c.c, &count);

@@ -72,7 +72,12 @@ static void test_shard_with_everything_is_read(void **state)
                    "  type: kv\n"
                    "  config: aGVsbG8=\n"
                    "  voters: 3\n"
-                   "  nonVoting: 2\n"
+                   "  nonVoting:\n"
+                   "    - count: 2\n"
+                   "    - {cover: true, constraints: [{key: edge, operator: EXISTS}]}\n"
+                   "  witnesses: 1\n"
+                   "  spread: [zone, rack]\n"
+                   "  leaderPreference: [{key: zone, operator: IN, values: [a]}]\n"
                    "  constraints:\n"
                    "    - {key: zone, operator: IN, values: [a, \"1\", 2]}\n"
                    "    - key: disk\n"
@@ -86,8 +91,14 @@ static void test_shard_with_everything_is_read(void **state)
     assert_true(upb_StringView_IsEqual(thole_v1_Shard_etag(s), cli_sv("abc")));
     assert_true(upb_StringView_IsEqual(thole_v1_ShardSpec_config(spec), cli_sv("hello")));
     assert_int_equal(thole_v1_ShardSpec_voters(spec), 3);
-    assert_int_equal(thole_v1_ShardSpec_non_voting(spec), 2);
     size_t n = 0, values = 0;
+    const thole_v1_ReplicaGroup *const *groups = thole_v1_ShardSpec_non_voting(spec, &n);
+    assert_int_equal(n, 2);
+    assert_int_equal(thole_v1_ReplicaGroup_count(groups[0]), 2);
+    assert_true(thole_v1_ReplicaGroup_cover(groups[1]));
+    assert_int_equal(thole_v1_ShardSpec_witnesses(spec), 1);
+    thole_v1_ShardSpec_spread(spec, &n);
+    assert_int_equal(n, 2);
     const thole_v1_Constraint *const *k = thole_v1_ShardSpec_constraints(spec, &n);
     assert_int_equal(n, 2);
     assert_int_equal(thole_v1_Constraint_operator(k[0]), thole_v1_CONSTRAINT_OPERATOR_IN);
@@ -163,7 +174,7 @@ static void test_bad_frames_are_refused(void **state)
 {
     struct fixture *f = *state;
     assert_bad(f, "name: a\n", "x.yaml:1: kind: is needed");
-    assert_bad(f, "kind: Pod\nname: a\n", "x.yaml:1: kind: \"Pod\" is neither");
+    assert_bad(f, "kind: Pod\nname: a\n", "x.yaml:1: kind: \"Pod\" is none of");
     assert_bad(f, "kind: Shard\nspec: {type: kv}\n", "x.yaml:1: name: is needed");
     assert_bad(f, "kind: Shard\nname: a\n", "x.yaml:1: spec: is needed");
     assert_bad(f, "kind: Shard\nname: a\nspecs: {}\nspec: {}\n",

@@ -125,7 +125,10 @@ static thole_v1_Shard *fill_shard(struct services_fixture *f, thole_v1_Shard *sh
     thole_v1_Shard_set_etag(shard, sv(a->etag != NULL ? a->etag : ""));
     thole_v1_ShardSpec_set_type(spec, sv(a->type));
     thole_v1_ShardSpec_set_voters(spec, a->voters);
-    thole_v1_ShardSpec_set_non_voting(spec, a->non_voting);
+    if (a->non_voting > 0) {
+        thole_v1_ReplicaGroup_set_count(thole_v1_ShardSpec_add_non_voting(spec, f->arena),
+                                        a->non_voting);
+    }
     return shard;
 }
 

@@ -1,0 +1,316 @@
+/* Operations on pools: many shards of one spec, named POOL-0 to POOL-(count - 1).
+ *
+ * A pool's spec changes at once, its shards follow in bounded steps: the placement controller proposes
+ * ReconcilePool again and again, and each goes on at status.next_index, until the pool's generation
+ * is observed. What a step does follows from the rows alone, so the command names no shards.
+ *
+ * Invariants: no shard of the pool has an index >= status.extent; status.shards and .ready count
+ * rows; a pool that is being deleted wants no shard, and goes with its last one. */
+#include "registry/placement_internal.h"
+
+#include <stdio.h>
+#include <string.h>
+
+static const thole_v1_ShardPoolStatus *status_of(const struct row *pool)
+{
+    return thole_v1_ShardPool_status(pool->pool);
+}
+
+static enum thole_code find_pool(struct txn *t, upb_StringView name, struct row **ret)
+{
+    struct row *pool = registry__pool(&t->s, registry_str(name));
+    if (pool == NULL) {
+        return THOLE_FAIL(&t->st, THOLE_NOT_FOUND, THOLE_REASON_NO_SUCH_SHARD,
+                          "no pool is named \"%.*s\"", (int)(name.size < 128 ? name.size : 128),
+                          name.data != NULL ? name.data : "");
+    }
+    *ret = pool;
+    return THOLE_OK;
+}
+
+static enum thole_code check_count(struct txn *t, const thole_v1_ShardPoolSpec *spec)
+{
+    if (spec == NULL) {
+        return THOLE_FAIL(&t->st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
+                          "spec: missing");
+    }
+    if (thole_v1_ShardPoolSpec_count(spec) > REGISTRY_POOL_SHARDS_MAX) {
+        return THOLE_FAIL(&t->st, THOLE_INVALID_ARGUMENT, THOLE_REASON_TOO_LARGE,
+                          "spec.count: at most %d", REGISTRY_POOL_SHARDS_MAX);
+    }
+    return THOLE_OK;
+}
+
+/* ---- What users say -------------------------------------------------------------------------- */
+
+static enum thole_code create(struct txn *t, upb_StringView name,
+                              const thole_v1_ShardPoolSpec *spec)
+{
+    enum thole_code code = registry__check_pool_name(t, registry_str(name));
+    if (code == THOLE_OK) {
+        code = check_count(t, spec);
+    }
+    if (code == THOLE_OK) {
+        code = registry__check_new_spec(t, thole_v1_ShardPoolSpec_shard(spec));
+    }
+    if (code == THOLE_OK && registry__pool(&t->s, registry_str(name)) != NULL) {
+        code = THOLE_FAIL(&t->st, THOLE_ALREADY_EXISTS, THOLE_REASON_EXISTS,
+                          "there is a pool named \"%.*s\"", (int)name.size, name.data);
+    }
+    if (code != THOLE_OK) {
+        return code;
+    }
+    struct row *row = registry__row_new(ROW_POOL);
+    upb_Arena *arena = row->arena;
+    thole_v1_ShardPool_set_name(row->pool, registry__dup(arena, registry_str(name)));
+    thole_v1_ShardPool_set_spec(
+        row->pool, registry__message_copy(spec, &thole_v1_ShardPoolSpec_msginit, arena));
+    thole_v1_ShardPool_mutable_status(row->pool, arena);
+    thole_v1_ShardPool_set_etag(row->pool, registry__txn_etag(t, arena));
+    thole_v1_ShardPool_set_generation(row->pool, 1);
+    thole_v1_ShardPool_set_create_time_ms(row->pool, thole_registry_v1_Command_time_ms(t->command));
+    registry__txn_put(t, row);
+    registry__txn_event(t, registry__pool(&t->s, registry_str(name)), "PoolCreated",
+                        "%" PRIu32 " shards", thole_v1_ShardPoolSpec_count(spec));
+    placement__preview_pool(t);
+    return THOLE_OK;
+}
+
+enum thole_code registry__op_create_pool(struct txn *t, const thole_registry_v1_Operation *op)
+{
+    const thole_registry_v1_CreatePool *c = thole_registry_v1_Operation_create_pool(op);
+    return create(t, thole_registry_v1_CreatePool_name(c), thole_registry_v1_CreatePool_spec(c));
+}
+
+/* A copy of the row whose shards have yet to follow a new generation. */
+static struct row *begin_generation(struct txn *t, const struct row *pool)
+{
+    struct row *row = registry__txn_edit(t, pool);
+    thole_v1_ShardPoolStatus *status = thole_v1_ShardPool_mutable_status(row->pool, row->arena);
+    thole_v1_ShardPoolStatus_set_next_index(status, 0);
+    thole_v1_ShardPoolStatus_clear_name_taken(status);
+    thole_v1_ShardPool_set_generation(row->pool, thole_v1_ShardPool_generation(row->pool) + 1);
+    thole_v1_ShardPool_set_etag(row->pool, registry__txn_etag(t, row->arena));
+    return row;
+}
+
+static enum thole_code set_spec(struct txn *t, struct row *pool,
+                                const thole_v1_ShardPoolSpec *given)
+{
+    const thole_v1_ShardPoolSpec *have = thole_v1_ShardPool_spec(pool->pool);
+    thole_v1_ShardSpec *shard = NULL;
+    enum thole_code code = check_count(t, given);
+    if (code == THOLE_OK) {
+        code = registry__merge_spec(t, thole_v1_ShardPoolSpec_shard(have),
+                                    thole_v1_ShardPoolSpec_shard(given), &shard);
+    }
+    if (code != THOLE_OK) {
+        return code;
+    }
+    uint32_t count = thole_v1_ShardPoolSpec_count(given);
+    thole_v1_ShardPoolSpec *spec = thole_v1_ShardPoolSpec_new(t->arena);
+    thole_v1_ShardPoolSpec_set_count(spec, count);
+    thole_v1_ShardPoolSpec_set_shard(spec, shard);
+    registry__txn_show(t, pool);
+    if (!registry__message_equal(have, spec, &thole_v1_ShardPoolSpec_msginit, t->arena)) {
+        struct slice name = registry_str(thole_v1_ShardPool_name(pool->pool));
+        struct row *row = begin_generation(t, pool);
+        uint64_t generation = thole_v1_ShardPool_generation(row->pool);
+        thole_v1_ShardPool_set_spec(
+            row->pool, registry__message_copy(spec, &thole_v1_ShardPoolSpec_msginit, row->arena));
+        registry__row_ref(pool); /* for its name */
+        registry__txn_put(t, row);
+        registry__txn_event(t, registry__pool(&t->s, name), "PoolUpdated",
+                            "generation %" PRIu64 ": %" PRIu32 " shards", generation, count);
+        registry__row_unref(pool);
+    }
+    placement__preview_pool(t);
+    return THOLE_OK;
+}
+
+enum thole_code registry__op_update_pool(struct txn *t, const thole_registry_v1_Operation *op)
+{
+    const thole_registry_v1_UpdatePool *u = thole_registry_v1_Operation_update_pool(op);
+    upb_StringView name = thole_registry_v1_UpdatePool_name(u);
+    upb_StringView etag = thole_registry_v1_UpdatePool_etag(u);
+    struct row *pool = NULL;
+    if (registry__pool(&t->s, registry_str(name)) == NULL &&
+        thole_registry_v1_UpdatePool_allow_missing(u) && etag.size == 0) {
+        return create(t, name, thole_registry_v1_UpdatePool_spec(u));
+    }
+    enum thole_code code = find_pool(t, name, &pool);
+    if (code == THOLE_OK) {
+        code = registry__check_revision(t, op, pool);
+    }
+    if (code == THOLE_OK) {
+        code = registry__check_etag(t, thole_v1_ShardPool_etag(pool->pool), etag);
+    }
+    if (code == THOLE_OK && thole_v1_ShardPool_deleting(pool->pool)) {
+        code = THOLE_FAIL(&t->st, THOLE_FAILED_PRECONDITION, THOLE_REASON_REMOVED,
+                          "the pool is being deleted");
+    }
+    return code != THOLE_OK ? code : set_spec(t, pool, thole_registry_v1_UpdatePool_spec(u));
+}
+
+enum thole_code registry__op_delete_pool(struct txn *t, const thole_registry_v1_Operation *op)
+{
+    const thole_registry_v1_DeletePool *d = thole_registry_v1_Operation_delete_pool(op);
+    upb_StringView name = thole_registry_v1_DeletePool_name(d);
+    struct row *pool = NULL;
+    enum thole_code code = find_pool(t, name, &pool);
+    if (code == THOLE_NOT_FOUND && thole_registry_v1_DeletePool_allow_missing(d)) {
+        return THOLE_OK;
+    }
+    if (code == THOLE_OK) {
+        code = registry__check_revision(t, op, pool);
+    }
+    if (code == THOLE_OK) {
+        code = registry__check_etag(t, thole_v1_ShardPool_etag(pool->pool),
+                                    thole_registry_v1_DeletePool_etag(d));
+    }
+    if (code != THOLE_OK) {
+        return code;
+    }
+    registry__txn_show(t, pool);
+    if (thole_v1_ShardPool_deleting(pool->pool)) {
+        return THOLE_OK;
+    }
+    struct row *row = begin_generation(t, pool);
+    thole_v1_ShardPool_set_deleting(row->pool, true);
+    registry__txn_put(t, row);
+    registry__txn_event(t, registry__pool(&t->s, registry_str(name)), "PoolDeleting",
+                        "%" PRIu32 " shards are being deleted",
+                        thole_v1_ShardPoolStatus_shards(status_of(row)));
+    registry__pool_settle(t, registry_str(name));
+    return THOLE_OK;
+}
+
+/* ---- Counting -------------------------------------------------------------------------------- */
+
+void registry__pool_count(struct txn *t, const thole_v1_Shard *before, const thole_v1_Shard *after)
+{
+    upb_StringView name = thole_v1_Shard_pool(after != NULL ? after : before);
+    struct row *pool = name.size == 0 ? NULL : registry__pool(&t->s, registry_str(name));
+    bool was_ready = before != NULL && registry_shard_ready(before);
+    bool is_ready = after != NULL && registry_shard_ready(after);
+    if (pool == NULL || ((before == NULL) == (after == NULL) && was_ready == is_ready)) {
+        return;
+    }
+    struct row *row = registry__txn_edit(t, pool);
+    thole_v1_ShardPoolStatus *status = thole_v1_ShardPool_mutable_status(row->pool, row->arena);
+    uint32_t shards = thole_v1_ShardPoolStatus_shards(status);
+    uint32_t ready = thole_v1_ShardPoolStatus_ready(status);
+    thole_v1_ShardPoolStatus_set_shards(status, shards + (before == NULL) - (after == NULL));
+    thole_v1_ShardPoolStatus_set_ready(status, ready + is_ready - was_ready);
+    registry__txn_put(t, row);
+    if (after == NULL) {
+        registry__pool_settle(t, registry_str(name));
+    }
+}
+
+void registry__pool_settle(struct txn *t, struct slice name)
+{
+    struct row *pool = registry__pool(&t->s, name);
+    if (pool == NULL || !thole_v1_ShardPool_deleting(pool->pool) ||
+        thole_v1_ShardPoolStatus_shards(status_of(pool)) > 0) {
+        return;
+    }
+    registry__txn_event(t, pool, "PoolDeleted", "nothing of it is left");
+    registry__txn_drop(t, pool);
+}
+
+/* ---- Its shards ------------------------------------------------------------------------------ */
+
+/* False: it has to wait until a shard of this name has gone. */
+static bool reconcile_one(struct txn *t, const struct row *pool, uint32_t index, bool wanted,
+                          bool *ret_taken, char name[static LIMIT_NAME_BYTES + 1])
+{
+    struct slice pool_name = registry_str(thole_v1_ShardPool_name(pool->pool));
+    const thole_v1_ShardSpec *spec =
+        thole_v1_ShardPoolSpec_shard(thole_v1_ShardPool_spec(pool->pool));
+    snprintf(name, LIMIT_NAME_BYTES + 1, "%.*s-%" PRIu32, (int)pool_name.size,
+             (const char *)pool_name.data, index);
+    struct row *shard = registry__shard_by_name(&t->s, slice_str(name));
+    bool mine =
+        shard != NULL && slice_equal(registry_str(thole_v1_Shard_pool(shard->shard)), pool_name);
+    *ret_taken = false;
+    if (!wanted) {
+        if (mine) {
+            registry__shard_retire(t, shard);
+        }
+        return true;
+    }
+    if (shard == NULL) {
+        registry__shard_add(t, slice_str(name), spec, pool_name);
+    } else if (!mine) {
+        *ret_taken = true;
+    } else if (thole_v1_Shard_deleting(shard->shard)) {
+        return false;
+    } else {
+        registry__shard_set_spec(t, shard, spec);
+    }
+    return true;
+}
+
+static void note_progress(struct txn *t, struct slice name, uint32_t next, uint32_t count,
+                          uint32_t end, const char *taken)
+{
+    const struct row *pool = registry__pool(&t->s, name);
+    if (pool == NULL) {
+        return; /* it went with its last shard */
+    }
+    struct row *row = registry__txn_edit(t, pool);
+    thole_v1_ShardPoolStatus *status = thole_v1_ShardPool_mutable_status(row->pool, row->arena);
+    uint32_t extent = thole_v1_ShardPoolStatus_extent(status);
+    uint32_t created = next < count ? next : count;
+    thole_v1_ShardPoolStatus_set_next_index(status, next);
+    thole_v1_ShardPoolStatus_set_extent(status, next == end        ? count
+                                                : extent < created ? created
+                                                                   : extent);
+    if (taken[0] != '\0') {
+        thole_v1_ShardPoolStatus_set_name_taken(status, registry__dup_str(row->arena, taken));
+    }
+    if (next == end) {
+        thole_v1_ShardPoolStatus_set_observed_generation(status,
+                                                         thole_v1_ShardPool_generation(row->pool));
+    }
+    registry__txn_put(t, row);
+}
+
+enum thole_code registry__op_reconcile_pool(struct txn *t, const thole_registry_v1_Operation *op)
+{
+    const thole_registry_v1_ReconcilePool *o = thole_registry_v1_Operation_reconcile_pool(op);
+    struct slice name = registry_str(thole_registry_v1_ReconcilePool_name(o));
+    struct row *pool = registry__pool(&t->s, name);
+    uint64_t generation = thole_registry_v1_ReconcilePool_generation(o);
+    if (pool == NULL || thole_v1_ShardPool_generation(pool->pool) != generation ||
+        thole_v1_ShardPoolStatus_observed_generation(status_of(pool)) == generation) {
+        return THOLE_OK; /* decided on an old view */
+    }
+    registry__row_ref(pool); /* the spec that all of the step follows */
+    bool deleting = thole_v1_ShardPool_deleting(pool->pool);
+    uint32_t count =
+        deleting ? 0 : thole_v1_ShardPoolSpec_count(thole_v1_ShardPool_spec(pool->pool));
+    uint32_t extent = thole_v1_ShardPoolStatus_extent(status_of(pool));
+    uint32_t end = count > extent ? count : extent;
+    uint32_t begin = thole_v1_ShardPoolStatus_next_index(status_of(pool));
+    uint32_t limit = thole_registry_v1_ReconcilePool_limit(o);
+    uint32_t next = begin;
+    char taken[LIMIT_NAME_BYTES + 1] = "";
+    while (next < end && next - begin < limit) {
+        char shard[LIMIT_NAME_BYTES + 1];
+        bool is_taken = false;
+        if (!reconcile_one(t, pool, next, next < count, &is_taken, shard)) {
+            break;
+        }
+        if (is_taken) {
+            memcpy(taken, shard, sizeof(taken));
+        }
+        next++;
+    }
+    if (next > begin || next == end) {
+        note_progress(t, name, next, count, end, taken);
+    }
+    registry__row_unref(pool);
+    return THOLE_OK;
+}
