@@ -157,6 +157,13 @@ void agent_fail(struct agent *a, const struct thole_status *st)
         a->o.failed(a->o.failed_ctx, st);
 }
 
+enum thole_code agent_removed(struct thole_status *st)
+{
+    return THOLE_FAIL(st, THOLE_FAILED_PRECONDITION, THOLE_REASON_REMOVED,
+                      "this host was removed from the cluster, and nothing of it is in use any "
+                      "more; with an empty data directory it can join as a new host");
+}
+
 bool agent_ready(struct agent *a, char *ret_reason, size_t reason_bytes)
 {
     struct engine_replica_status s;

@@ -115,7 +115,7 @@ struct agent {
     bool member; /* shard zero's replica runs here */
     bool stopping;
     bool failed;
-    char waiting_for[200]; /* while the cluster forms: what is missing */
+    char waiting_for[360]; /* while the cluster forms: what is missing */
     uint64_t changes;      /* counts signals, for agent_wait */
 };
 
@@ -125,6 +125,8 @@ void agent_waiting_for(struct agent *a, const char *format, ...)
     __attribute__((format(printf, 2, 3)));
 void agent_signal(struct agent *a); /* wakes agent_wait */
 void agent_fail(struct agent *a, const struct thole_status *st);
+/* What a host is told that was removed from its cluster: FAILED_PRECONDITION REMOVED. */
+enum thole_code agent_removed(struct thole_status *st);
 /* This host's row, as it reports itself: name, id, tags, address, incarnation, version, types. */
 thole_v1_Host *agent_host_row(struct agent *a, upb_Arena *arena);
 /* "k=v,k=v" */

@@ -8,6 +8,10 @@
 #define ASK_MS 10000
 #define CHECK_MS 500
 #define PAUSE_MS 300
+/* A host of the same name is a member. It may be this one, before its disk was lost: it is waited for
+ * until it is removed; but as long as it seems alive, the name is taken. */
+#define SAME_NAME_PAUSE_MS 2000
+#define SAME_NAME_ROUNDS 8
 
 static struct buf *join_request(struct agent *a)
 {
@@ -90,17 +94,40 @@ static enum thole_code accept_reply(struct agent *a, struct slice body, struct t
     return code;
 }
 
-/* One round over the addresses. True when done, for good or ill. */
-static bool join_round(struct agent *a, const char *const *addresses, size_t n)
+struct join {
+    struct agent *agent;
+    const char *addresses[DATADIR_MEMBERS_MAX];
+    size_t count;
+    uint32_t same_name; /* rounds in which the name was taken by a living host */
+    uint32_t pause_ms;  /* until the next round */
+};
+
+/* An answer that is no admission. True when asking again is useless. */
+static bool join_refused(struct join *j, size_t i, const struct thole_status *st)
 {
+    agent_waiting_for(j->agent, "joining: %s says: %.280s", j->addresses[i], st->message);
+    if (st->reason == THOLE_REASON_EXISTS) {
+        j->pause_ms = SAME_NAME_PAUSE_MS;
+        j->same_name = st->code == THOLE_ALREADY_EXISTS ? j->same_name + 1 : 0;
+        return j->same_name > SAME_NAME_ROUNDS;
+    }
+    return st->reason == THOLE_REASON_REMOVED || st->reason == THOLE_REASON_STALE_INCARNATION ||
+           st->code == THOLE_INVALID_ARGUMENT;
+}
+
+/* One round over the addresses. True when done, for good or ill. */
+static bool join_round(struct join *j)
+{
+    struct agent *a = j->agent;
     struct buf *request = join_request(a);
     bool done = false;
-    for (size_t i = 0; i < n && !done && !agent_stopping(a); i++) {
+    j->pause_ms = PAUSE_MS;
+    for (size_t i = 0; i < j->count && !done && !agent_stopping(a); i++) {
         struct thole_status st = {0};
         struct buf *reply = NULL;
         struct bus_ask_peer peer;
         enum thole_code code =
-            bus_ask(a->bus, addresses[i], METHOD_JOIN, slice_of(request->data, request->size),
+            bus_ask(a->bus, j->addresses[i], METHOD_JOIN, slice_of(request->data, request->size),
                     ASK_MS, &reply, &peer, &st);
         if (code == THOLE_OK) {
             code = accept_reply(a, slice_of(reply->data, reply->size), &st);
@@ -108,14 +135,11 @@ static bool join_round(struct agent *a, const char *const *addresses, size_t n)
             done = true;
             if (code != THOLE_OK && !agent_stopping(a))
                 agent_fail(a, &st);
-        } else if (st.reason == THOLE_REASON_REMOVED || st.reason == THOLE_REASON_EXISTS ||
-                   st.reason == THOLE_REASON_STALE_INCARNATION || code == THOLE_INVALID_ARGUMENT ||
-                   code == THOLE_ALREADY_EXISTS) {
+        } else if (join_refused(j, i, &st)) {
             agent_fail(a, &st);
             done = true;
-        } else {
-            agent_waiting_for(a, "joining: %s says: %.120s; asking again", addresses[i],
-                              st.message);
+        } else if (st.reason == THOLE_REASON_EXISTS) {
+            break; /* the others would say the same */
         }
     }
     buf_unref(request);
@@ -125,16 +149,17 @@ static bool join_round(struct agent *a, const char *const *addresses, size_t n)
 void join_run(struct agent *a)
 {
     char *copy = NULL;
-    const char *addresses[DATADIR_MEMBERS_MAX];
-    size_t n;
     struct thole_status st = {0};
-    if (bootstrap_split(a->addresses, &copy, addresses, DATADIR_MEMBERS_MAX, &n, &st) != THOLE_OK) {
+    struct join *j = xcalloc(1, sizeof *j);
+    j->agent = a;
+    if (bootstrap_split(a->addresses, &copy, j->addresses, DATADIR_MEMBERS_MAX, &j->count, &st) !=
+        THOLE_OK)
         agent_fail(a, &st);
-        return;
-    }
-    while (!join_round(a, addresses, n) && bootstrap_pause(a, PAUSE_MS))
-        ;
+    else
+        while (!join_round(j) && bootstrap_pause(a, j->pause_ms))
+            ;
     free(copy);
+    free(j);
 }
 
 /* Best effort: an address that does not answer, or is in no cluster yet, contradicts nothing. */

@@ -4,6 +4,7 @@
  *   - shard zero leads here and the registry is empty: propose its first command;
  *   - this host's row is missing or out of date: propose AdmitHost, until it is accepted;
  *   - addresses of hosts changed: write the peers file;
+ *   - this host was removed, and has handed over what it had: it ends;
  *   - hosts that want to join: propose AdmitHost for them, and answer when the view shows it;
  *   - health as seen from outside. */
 #include <inttypes.h>
@@ -49,7 +50,8 @@ struct chores {
     struct worker_msg wake;
     _Atomic bool started, woken;
     struct chore bootstrap, admit;
-    bool admitted; /* this start was admitted */
+    bool admitted;        /* this start was admitted */
+    uint64_t farewell_ns; /* this host was removed, and ends by then; 0: it was not */
     struct known *known;
     size_t known_count;
     uint64_t peers_due_ns; /* 0: nothing to write */
@@ -238,6 +240,52 @@ static void write_peers(struct chores *cs)
     cs->peers_due_ns = 0;
 }
 
+/* ---- Removed from the cluster ------------------------------------------------------------------- */
+
+/* After its row said REMOVED and all but shard zero's replica has gone: this long for the rest. */
+#define FAREWELL_NS (5 * NS_PER_S)
+
+static bool zero_is_leaving(const struct registry_view *v, uint64_t replica_id)
+{
+    const thole_v1_Replica *row = registry_replica(v, replica_id);
+    return !row || thole_v1_Replica_desired(row) == thole_v1_REPLICA_DESIRED_REMOVE;
+}
+
+/* A removed host hands over what it leads and deletes its replicas; that of shard zero goes last.
+ * It must not vote any more when the process ends: of two voters, one would be left alone. */
+static uint64_t farewell_step(struct chores *cs, uint64_t now)
+{
+    struct agent *a = cs->agent;
+    struct engine_replica_status zero = {0}, *all = NULL;
+    struct registry_view *v = registry_view_acquire(a->registry);
+    const thole_v1_Host *row = registry_host(v, agent_host_id(a));
+    const thole_v1_HostSpec *spec = row ? thole_v1_Host_spec(row) : NULL;
+    bool removed = spec && thole_v1_HostSpec_state(spec) == thole_v1_HOST_STATE_REMOVED;
+    bool here = engine_shard_status(a->engine, REGISTRY_SHARD_ID, &zero);
+    bool leaving = removed && (!here || zero_is_leaving(v, zero.replica_id));
+    registry_view_release(v);
+    size_t others = 0;
+    if (removed) {
+        size_t n = engine_replicas(a->engine, &all);
+        others = n - here;
+        free(all);
+    }
+    bool told = here && zero.removed_by_peer;
+    if (!told && (!removed || others > 0 || (here && zero.voter))) {
+        cs->farewell_ns = 0;
+        return CLOCK_NEVER;
+    }
+    if (cs->farewell_ns == 0)
+        cs->farewell_ns = now + FAREWELL_NS;
+    if (told || leaving || now >= cs->farewell_ns) {
+        struct thole_status st = {0};
+        agent_removed(&st);
+        agent_fail(a, &st); /* the first time; later ones are not heard */
+        return CLOCK_NEVER;
+    }
+    return cs->farewell_ns;
+}
+
 /* ---- A turn ------------------------------------------------------------------------------------ */
 
 static uint64_t earlier(uint64_t a, uint64_t b)
@@ -297,6 +345,7 @@ static uint64_t chores_turn(void *ctx, struct msgq *batch, uint64_t now)
     if (!atomic_load(&cs->started))
         return CLOCK_NEVER;
     uint64_t next = membership_step(cs, now);
+    next = earlier(next, farewell_step(cs, now));
     next = earlier(next, joiners_step(cs->joiners, now));
     if (cs->peers_due_ns != 0 && now >= cs->peers_due_ns)
         write_peers(cs);

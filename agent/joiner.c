@@ -113,7 +113,7 @@ void joiners_add(struct joiners *js, struct worker_msg *m, uint64_t now_ns)
         j->proposed = true;
         agent_command(js->agent, command, j->deadline_ns, admitted, j);
     } else if (j->outcome.code != THOLE_OK) {
-        LOG_WARN(AGENT, "refused a host name=%s error=\"%s\"", j->name, j->outcome.message);
+        LOG_INFO(AGENT, "refused a host name=%s error=\"%s\"", j->name, j->outcome.message);
         refuse(j, &j->outcome);
     } else {
         j->next = js->waiting;

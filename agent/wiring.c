@@ -72,6 +72,27 @@ static void on_peer_state(void *ctx, const struct uuid *host, bool up, uint64_t 
     hostctl_peer_state(atomic_load_explicit(&a->hostctl, memory_order_acquire), host, up);
 }
 
+/* What no time heals ends this host; the rest the bus has logged. */
+static void on_refused(void *ctx, const struct uuid *host, const struct thole_status *st)
+{
+    (void)host;
+    if (st->reason == THOLE_REASON_STALE_INCARNATION || st->reason == THOLE_REASON_REMOVED)
+        agent_fail(ctx, st);
+}
+
+/* A host that was removed, and has nothing left to hand over, is told so. */
+static enum thole_code on_admit(void *ctx, const struct uuid *host, const struct uuid *cluster,
+                                uint64_t incarnation, const char *address, struct thole_status *st)
+{
+    struct agent *a = ctx;
+    (void)cluster, (void)incarnation, (void)address;
+    struct registry_view *v = registry_view_acquire(a->registry);
+    const thole_v1_Host *row = registry_host(v, host);
+    bool gone = row && thole_v1_Host_name(row).size == 0; /* a tombstone */
+    registry_view_release(v);
+    return gone ? agent_removed(st) : THOLE_OK;
+}
+
 /* One byte: does this host reach the one whose id is the request's body? */
 static void serve_reaches(struct agent *a, struct bus_request *q)
 {
@@ -121,8 +142,12 @@ static void on_request(void *ctx, struct bus_request *q)
 
 struct bus_handler wiring_bus_handler(struct agent *a)
 {
-    return (struct bus_handler){
-        .ctx = a, .frame = on_frame, .peer_state = on_peer_state, .request = on_request};
+    return (struct bus_handler){.ctx = a,
+                                .frame = on_frame,
+                                .peer_state = on_peer_state,
+                                .request = on_request,
+                                .refused = on_refused,
+                                .admit = on_admit};
 }
 
 /* ---- Controllers ------------------------------------------------------------------------------- */

@@ -51,8 +51,11 @@ struct bus_handler {
     /* The lanes to a peer became usable, or stopped being so (broken, silent for too long). */
     void (*peer_state)(void *ctx, const struct uuid *host, bool up, uint64_t incarnation);
     void (*request)(void *ctx, struct bus_request *r);
-    /* Whether to accept a caller; NULL accepts those of our cluster. Fills `st` and returns its
-     * code to refuse. Called for each stream's hello from a host (not for clients). */
+    /* A peer would not talk to us, and says why (wrong cluster, stale incarnation, removed): it is
+     * tried again, but time alone will not heal it. NULL: nobody wants to know. */
+    void (*refused)(void *ctx, const struct uuid *host, const struct thole_status *st);
+    /* Whether to accept a caller of our cluster; NULL accepts all. Fills `st` and returns its code
+     * to refuse. Called for each stream's hello from a host (not for clients). */
     enum thole_code (*admit)(void *ctx, const struct uuid *host, const struct uuid *cluster,
                              uint64_t incarnation, const char *address, struct thole_status *st);
 };

@@ -290,10 +290,11 @@ struct bus_inbound { /* an accepted stream of a peer or client; the data of its 
     bool draining; /* end when no request is open */
 };
 
-struct bus_seen { /* the highest incarnation known of a host */
+struct bus_seen { /* the highest incarnation known of a host, and where it was seen first */
     struct bus_seen *next;
     struct uuid host;
     uint64_t incarnation;
+    char address[256];
 };
 
 struct bus {
@@ -333,7 +334,7 @@ bool bus__serves(const struct bus *b, const char *service, size_t size);
 enum thole_code bus__admit(struct bus *b, const struct bus_hello *h, bool stream,
                            struct thole_status *st);
 void bus__cluster(struct bus *b, struct uuid *ret);
-void bus__seen(struct bus *b, const struct uuid *host, uint64_t incarnation);
+void bus__seen(struct bus *b, const struct uuid *host, uint64_t incarnation, const char *address);
 
 /* ---- inbound.c, lane.c, request.c: what peers call -------------------------------------------- */
 

@@ -1,5 +1,6 @@
 /* Streams that peers and clients opened here: who may, and when they end. */
 #include <inttypes.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -38,7 +39,7 @@ static void end_older(struct bus *b, const struct uuid *host, uint64_t incarnati
     }
 }
 
-void bus__seen(struct bus *b, const struct uuid *host, uint64_t incarnation)
+void bus__seen(struct bus *b, const struct uuid *host, uint64_t incarnation, const char *address)
 {
     pthread_mutex_lock(&b->mutex);
     struct bus_seen *s = seen_of(b, host);
@@ -50,8 +51,10 @@ void bus__seen(struct bus *b, const struct uuid *host, uint64_t incarnation)
     }
     bool newer = incarnation > s->incarnation;
     bool known = s->incarnation > 0;
-    if (newer)
+    if (newer) {
         s->incarnation = incarnation;
+        snprintf(s->address, sizeof s->address, "%s", address);
+    }
     pthread_mutex_unlock(&b->mutex);
     if (newer && known)
         end_older(b, host, incarnation);
@@ -70,13 +73,31 @@ static enum thole_code check_cluster(struct bus *b, const struct bus_hello *h, b
                           "this host belongs to another cluster");
     if (uuid_is_nil(&h->host))
         return THOLE_OK; /* clients need not know */
-    if (b->o.handler.admit)
-        return THOLE_OK; /* it decides */
     if (we)
         return THOLE_FAIL(st, THOLE_FAILED_PRECONDITION, THOLE_REASON_WRONG_CLUSTER,
                           "the caller does not name the cluster it belongs to");
     return THOLE_FAIL(st, THOLE_UNAVAILABLE, THOLE_REASON_NOT_READY,
                       "this host has no cluster yet");
+}
+
+/* A data directory is for one process at one place: a second one is a copy. */
+static enum thole_code check_incarnation(struct bus *b, const struct bus_hello *h,
+                                         struct thole_status *st)
+{
+    char address[sizeof h->address] = "";
+    pthread_mutex_lock(&b->mutex);
+    const struct bus_seen *s = seen_of(b, &h->host);
+    uint64_t newest = s ? s->incarnation : 0;
+    if (s)
+        memcpy(address, s->address, sizeof address);
+    pthread_mutex_unlock(&b->mutex);
+    bool elsewhere = h->incarnation == newest && newest > 0 && strcmp(h->address, address) != 0;
+    if (h->incarnation >= newest && !elsewhere)
+        return THOLE_OK;
+    return THOLE_FAIL(st, THOLE_FAILED_PRECONDITION, THOLE_REASON_STALE_INCARNATION,
+                      "a %s start of this host is known, at %s: this data directory is a copy of "
+                      "that one, or was restored from a backup; wipe it and join as a new host",
+                      elsewhere ? "simultaneous" : "newer", address);
 }
 
 enum thole_code bus__admit(struct bus *b, const struct bus_hello *h, bool stream,
@@ -88,15 +109,9 @@ enum thole_code bus__admit(struct bus *b, const struct bus_hello *h, bool stream
     enum thole_code code = check_cluster(b, h, stream, st);
     if (code != THOLE_OK || uuid_is_nil(&h->host))
         return code;
-    pthread_mutex_lock(&b->mutex);
-    const struct bus_seen *s = seen_of(b, &h->host);
-    uint64_t newest = s ? s->incarnation : 0;
-    pthread_mutex_unlock(&b->mutex);
-    if (h->incarnation < newest)
-        return THOLE_FAIL(st, THOLE_FAILED_PRECONDITION, THOLE_REASON_STALE_INCARNATION,
-                          "incarnation %" PRIu64 " of this host is older than %" PRIu64
-                          ", which is known here; is its disk a copy?",
-                          h->incarnation, newest);
+    code = check_incarnation(b, h, st);
+    if (code != THOLE_OK)
+        return code;
     if (uuid_equal(&h->host, &b->o.host_id))
         return THOLE_FAIL(st, THOLE_FAILED_PRECONDITION, THOLE_REASON_WRONG_HOST,
                           "the caller has the host id of the callee; is its disk a copy?");
@@ -107,7 +122,7 @@ enum thole_code bus__admit(struct bus *b, const struct bus_hello *h, bool stream
             return code;
     }
     if (stream)
-        bus__seen(b, &h->host, h->incarnation);
+        bus__seen(b, &h->host, h->incarnation, h->address);
     return THOLE_OK;
 }
 
@@ -227,7 +242,11 @@ bool bus__inbound_greet(struct bus_inbound *in, const struct bus_hello *hello)
         char host[UUID_TEXT_BYTES];
         uuid_format(&hello->host, host);
         /* A host calls with several streams at once: one line is enough. */
-        if (hello->lane <= BUS_LANE_CONTROL && bus__log_allowed(b))
+        bool tell = hello->lane <= BUS_LANE_CONTROL && bus__log_allowed(b);
+        if (tell && st.code == THOLE_UNAVAILABLE) /* it comes again, and time heals it */
+            LOG_INFO(BUS, "not yet for a caller host=%s address=%s why=\"%s\"", host,
+                     hello->address, st.message);
+        else if (tell)
             LOG_WARN(BUS, "refused a caller host=%s address=%s incarnation=%" PRIu64 " why=\"%s\"",
                      host, hello->address, hello->incarnation, st.message);
         bus__inbound_end(in, &st);

@@ -117,7 +117,7 @@ static void became_ready(struct link_call *c, const struct bus_hello *h)
     l->failures = 0;
     l->peer->said[0] = '\0';
     metric_add(&metric_connects, 1);
-    bus__seen(p->bus, &h->host, h->incarnation);
+    bus__seen(p->bus, &h->host, h->incarnation, h->address);
     pthread_mutex_lock(&p->mutex);
     if (!p->removed && l->pipe == c->pipe) {
         l->state = LINK_READY;
@@ -236,6 +236,9 @@ static void on_closed(void *ctx, const struct thole_status *st)
         bus__loop_arm(&p->bus->loop, &l->retry, delay_ms);
     }
     bus__peer_report(p);
+    const struct bus_handler *h = &p->bus->o.handler;
+    if (refused && !removed && c->verdict.code == THOLE_OK && h->refused)
+        h->refused(h->ctx, &p->host, &why);
     bus__pipe_unref(c->pipe);
     grpc_channel_destroy(c->channel);
     free(c);

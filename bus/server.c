@@ -190,7 +190,7 @@ enum thole_code bus_new(const struct bus_options *o, struct bus **ret, struct th
     }
     if (!uuid_is_nil(&o->host_id)) {
         b->self = bus__peer_new(b, &o->host_id, "");
-        bus__seen(b, &o->host_id, o->incarnation);
+        bus__seen(b, &o->host_id, o->incarnation, b->advertise_address);
     }
     if (b->server) {
         bus__lane_register(b);

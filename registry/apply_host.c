@@ -4,6 +4,7 @@
  * loses its name (which is free again) and stays as a tombstone: the id never comes back. */
 #include "registry/registry_internal.h"
 
+#include <stdio.h>
 #include <string.h>
 
 bool registry__host_is(const struct row *host, thole_v1_HostState state)
@@ -43,15 +44,56 @@ static void add_host(struct txn *t, const thole_v1_Host *host, const struct uuid
     registry__txn_put(t, row);
 }
 
+static bool seems_alive(const struct row *host)
+{
+    const thole_v1_HostStatus *status = thole_v1_Host_status(host->host);
+    return thole_v1_HostStatus_liveness(status) == thole_v1_HOST_LIVENESS_LIVE;
+}
+
+/* A removed host stays until its replicas have been moved, which may have to wait for the very host
+ * that wants its name now: it goes by its old name and the beginning of its id. */
+static void give_up_name(struct txn *t, struct row *host)
+{
+    char name[LIMIT_NAME_BYTES + 1];
+    upb_StringView before = thole_v1_Host_name(host->host);
+    struct uuid id = host->host_id;
+    struct row *row = registry__txn_edit(t, host);
+    int size = (int)(before.size < LIMIT_NAME_BYTES - 9 ? before.size : LIMIT_NAME_BYTES - 9);
+    snprintf(name, sizeof(name), "%.*s.%.8s", size, before.data, thole_v1_Host_id(host->host).data);
+    registry__txn_event(t, host, "HostRenamed", "another host takes its name; it is %s now", name);
+    thole_v1_Host_set_name(row->host, registry__dup_str(row->arena, name));
+    registry__txn_drop(t, host);
+    registry__txn_put(t, row);
+    uint64_t after = 0;
+    const struct row *r;
+    while ((r = registry__next_of_host(&t->s, &id, after)) != NULL) {
+        struct row *edit = registry__txn_edit(t, r);
+        after = thole_v1_Replica_id(r->replica);
+        thole_v1_Replica_set_host(edit->replica, registry__dup_str(edit->arena, name));
+        registry__txn_put(t, edit);
+    }
+}
+
 static enum thole_code check_new_host(struct txn *t, const thole_v1_Host *host,
                                       const struct uuid *id)
 {
     upb_StringView name = thole_v1_Host_name(host);
-    if (registry__host(&t->s, id) != NULL ||
-        registry__host_by_name(&t->s, registry_str(name)) != NULL) {
+    struct row *other = registry__host_by_name(&t->s, registry_str(name));
+    if (other != NULL && registry__host_is(other, thole_v1_HOST_STATE_REMOVED)) {
+        give_up_name(t, other);
+        other = NULL;
+    }
+    if (registry__host(&t->s, id) != NULL || (other != NULL && seems_alive(other))) {
         return THOLE_FAIL(&t->st, THOLE_ALREADY_EXISTS, THOLE_REASON_EXISTS,
-                          "a host named \"%.*s\" with another id is a member", (int)name.size,
-                          name.data);
+                          "a host named \"%.*s\" is a member and alive: give this one another name",
+                          (int)name.size, name.data);
+    }
+    if (other != NULL) {
+        return THOLE_FAIL(&t->st, THOLE_FAILED_PRECONDITION, THOLE_REASON_EXISTS,
+                          "host \"%.*s\" is a member, silent, and had another data directory: if "
+                          "that is lost, \"thole host decommission %.*s\" lets this one in; else "
+                          "give this one another name",
+                          (int)name.size, name.data, (int)name.size, name.data);
     }
     if (registry__count_of_shard(&t->s, REGISTRY_SHARD_ID) >= LIMIT_MEMBERS) {
         return THOLE_FAIL(&t->st, THOLE_RESOURCE_EXHAUSTED, THOLE_REASON_TOO_LARGE,
@@ -201,28 +243,47 @@ static void observe(struct txn *t, const struct row *host, const thole_v1_HostSt
     }
 }
 
+/* A data directory is for one process at one place. A process has one address. */
+static enum thole_code refuse_copy(struct txn *t, const struct row *host,
+                                   const thole_v1_HostStatus *given)
+{
+    const thole_v1_HostStatus *have = thole_v1_Host_status(host->host);
+    uint64_t newest = thole_v1_HostStatus_incarnation(have);
+    uint64_t incarnation = thole_v1_HostStatus_incarnation(given);
+    upb_StringView address = thole_v1_HostStatus_address(have);
+    struct slice elsewhere = registry_str(thole_v1_HostStatus_address(given));
+    bool twice = incarnation == newest && newest > 0 && address.size > 0 && elsewhere.size > 0 &&
+                 !slice_equal(registry_str(address), elsewhere);
+    if (incarnation >= newest && !twice) {
+        return THOLE_OK;
+    }
+    return THOLE_FAIL(&t->st, THOLE_ABORTED, THOLE_REASON_STALE_INCARNATION,
+                      "a %s start of this host is known, at %.*s: this data directory is a copy of "
+                      "that one, or was restored from a backup; wipe it and join as a new host",
+                      twice ? "simultaneous" : "newer", (int)address.size,
+                      address.size > 0 ? address.data : "");
+}
+
 /* A host that was admitted before has started again. */
 static enum thole_code readmit(struct txn *t, struct row *host, const thole_v1_Host *given)
 {
     if (registry__host_is(host, thole_v1_HOST_STATE_REMOVED)) {
         return THOLE_FAIL(&t->st, THOLE_FAILED_PRECONDITION, THOLE_REASON_REMOVED,
-                          "this host was removed from the cluster; it can only join as a new host "
-                          "with an empty data directory");
+                          "this host was removed from the cluster; with an empty data directory it "
+                          "can join as a new host");
     }
-    const thole_v1_HostStatus *have = thole_v1_Host_status(host->host);
     const thole_v1_HostStatus *status = thole_v1_Host_status(given);
-    uint64_t newest = have == NULL ? 0 : thole_v1_HostStatus_incarnation(have);
-    uint64_t incarnation = status == NULL ? 0 : thole_v1_HostStatus_incarnation(status);
-    if (incarnation < newest) {
-        return THOLE_FAIL(&t->st, THOLE_ABORTED, THOLE_REASON_STALE_INCARNATION,
-                          "incarnation %" PRIu64 " of this host is known, %" PRIu64
-                          " is older: was its disk copied or restored?",
-                          newest, incarnation);
-    }
-    registry__txn_show(t, host);
     if (status == NULL) {
+        registry__txn_show(t, host);
         return THOLE_OK;
     }
+    uint64_t newest = thole_v1_HostStatus_incarnation(thole_v1_Host_status(host->host));
+    uint64_t incarnation = thole_v1_HostStatus_incarnation(status);
+    enum thole_code code = refuse_copy(t, host, status);
+    if (code != THOLE_OK) {
+        return code;
+    }
+    registry__txn_show(t, host);
     thole_v1_HostStatus *live =
         registry__message_copy(status, &thole_v1_HostStatus_msginit, t->arena);
     thole_v1_HostStatus_set_liveness(live, thole_v1_HOST_LIVENESS_LIVE);

@@ -39,6 +39,20 @@ static void test_single_host_grows_to_five(void **state)
     house_free(h);
 }
 
+/* All founders vote at first: that is what they agreed on. */
+static void test_even_founders_become_odd_voters(void **state)
+{
+    (void)state;
+    for (uint64_t hosts = 2; hosts <= 4; hosts += 2) {
+        struct house *h = house_new(12);
+        house_bootstrap(h, hosts);
+        RUN_UNTIL(h, 10000, house_voters(h, "zero") == hosts - 1 && house_settled(h, "zero"));
+        house_run(h, 5000);
+        assert_int_equal(house_voters(h, "zero"), hosts - 1);
+        house_free(h);
+    }
+}
+
 static void test_shard_three_to_five_to_three(void **state)
 {
     (void)state;
@@ -388,6 +402,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_create_shard_becomes_ready),
         cmocka_unit_test(test_single_host_grows_to_five),
+        cmocka_unit_test(test_even_founders_become_odd_voters),
         cmocka_unit_test(test_shard_three_to_five_to_three),
         cmocka_unit_test(test_delete_shard_leaves_nothing),
         cmocka_unit_test(test_drain_and_delete_host_moves_everything),

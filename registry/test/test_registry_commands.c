@@ -141,6 +141,53 @@ static void test_admit_taken_name_is_refused(void **state)
     EXPECT(f, fixture_run(f, &c), THOLE_ALREADY_EXISTS, "EXISTS");
 }
 
+static enum thole_code admit_as(struct fixture *f, uint64_t n, const char *name)
+{
+    struct cmd c = cmd_new("host");
+    thole_registry_v1_AdmitHost *a =
+        thole_registry_v1_Operation_mutable_admit_host(cmd_op(&c), c.arena);
+    thole_v1_Host *host = thole_registry_v1_AdmitHost_mutable_host(a, c.arena);
+    fill_host(host, c.arena, n, 1);
+    thole_v1_Host_set_name(host, upb_StringView_FromString(name));
+    return fixture_run(f, &c);
+}
+
+/* A host whose disk was lost comes back under another id: its name is free when the old one is being
+ * removed, although that cannot end before the new one is there. */
+static void test_name_of_a_removed_host_is_free_before_it_is_gone(void **state)
+{
+    struct fixture *f = *state;
+    EXPECT_OK(f, do_formed(f, 0, 1, 1));
+    EXPECT_OK(f, do_liveness(f, 2, thole_v1_HOST_LIVENESS_DEAD));
+    EXPECT(f, admit_as(f, 22, "h2"), THOLE_FAILED_PRECONDITION, "EXISTS");
+    EXPECT_OK(f, do_delete_host(f, 2));
+    EXPECT_OK(f, admit_as(f, 22, "h2"));
+    upb_StringView name = thole_v1_Host_name(host_row(f, 2));
+    assert_true(slice_equal(registry_str(name), slice_str("h2.aabb0000")));
+    name = thole_v1_Replica_host(replica_row(f, 3));
+    assert_true(slice_equal(registry_str(name), slice_str("h2.aabb0000")));
+    struct registry_view *v = registry_view_acquire(f->r);
+    struct uuid id = test_uuid(22);
+    assert_ptr_equal(registry_host_by_name(v, slice_str("h2")), registry_host(v, &id));
+    check_invariants(v);
+    registry_view_release(v);
+}
+
+/* Two processes of one incarnation: the second is a copy. */
+static void test_admit_of_the_same_start_elsewhere_is_refused(void **state)
+{
+    struct fixture *f = *state;
+    EXPECT_OK(f, do_admit(f, 3, 5));
+    struct cmd c = cmd_new("host");
+    thole_registry_v1_AdmitHost *a =
+        thole_registry_v1_Operation_mutable_admit_host(cmd_op(&c), c.arena);
+    thole_v1_Host *host = thole_registry_v1_AdmitHost_mutable_host(a, c.arena);
+    fill_host(host, c.arena, 3, 5);
+    thole_v1_HostStatus_set_address(thole_v1_Host_mutable_status(host, c.arena),
+                                    upb_StringView_FromString("10.9.9.9:7000"));
+    EXPECT(f, fixture_run(f, &c), THOLE_ABORTED, "STALE_INCARNATION");
+}
+
 static void test_host_spec_etag_and_generation(void **state)
 {
     struct fixture *f = *state;
@@ -552,6 +599,8 @@ int main(void)
         TEST_EMPTY(test_bootstrap_makes_cluster_once),
         TEST(test_admit_new_host_gets_replica_of_zero),
         TEST(test_admit_taken_name_is_refused),
+        TEST(test_name_of_a_removed_host_is_free_before_it_is_gone),
+        TEST(test_admit_of_the_same_start_elsewhere_is_refused),
         TEST(test_host_spec_etag_and_generation),
         TEST(test_observe_host_stale_incarnation_is_refused),
         TEST(test_delete_host_leaves_tombstone_after_last_replica),

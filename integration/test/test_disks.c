@@ -1,0 +1,201 @@
+/* Data directories that are lost, copied, too new, or of a host that was removed: who is let in, who is
+ * not, and whether the message says what to do. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/types.h>
+#include <sys/wait.h>
+
+#include <cmocka.h>
+
+#include "integration/test/cluster.h"
+
+#define EXIT_DATA_DIRECTORY 3
+#define EXIT_FAILED 5
+
+struct expect {
+    struct cluster *c;
+    int i;
+    const char *command, *needle;
+    int lines;
+};
+
+static bool lines_match(void *ctx)
+{
+    struct expect *e = ctx;
+    char out[65536];
+    return cli(e->c, e->i, out, sizeof out, "%s", e->command) == 0 &&
+           count_lines(out, e->needle) == e->lines;
+}
+
+static void expect_lines(struct cluster *c, int via, const char *command, const char *needle,
+                         int lines)
+{
+    struct expect e = {c, via, command, needle, lines};
+    char what[256];
+    snprintf(what, sizeof what, "`%s` has %d lines with \"%s\"", command, lines, needle);
+    eventually(40000, what, lines_match, &e);
+}
+
+static bool log_has(void *ctx)
+{
+    struct expect *e = ctx;
+    return host_log_has(e->c, e->i, e->needle);
+}
+
+static void expect_log(struct cluster *c, int i, const char *needle)
+{
+    eventually(30000, needle, log_has, &(struct expect){.c = c, .i = i, .needle = needle});
+}
+
+static void shell(const char *format, ...) __attribute__((format(printf, 1, 2)));
+
+static void shell(const char *format, ...)
+{
+    char command[1024];
+    va_list args;
+    va_start(args, format);
+    vsnprintf(command, sizeof command, format, args); // NOLINT(clang-analyzer-valist.Uninitialized)
+    va_end(args);
+    assert_int_equal(system(command), 0);
+}
+
+static void expect_exit(struct cluster *c, int i, int code, const char *message)
+{
+    int status = host_wait_exit(c, i, 30000);
+    assert_true(WIFEXITED(status));
+    assert_int_equal(WEXITSTATUS(status), code);
+    if (!host_log_has(c, i, message)) {
+        shell("tail -5 '%s'", c->hosts[i].log_path);
+        fail_msg("its log does not say \"%s\"", message);
+    }
+}
+
+static void join_as(struct cluster *c, int i, const char *name, int through)
+{
+    host_start(c, i,
+               (const char *[]){"--name", name, "--listen", c->hosts[i].address, "--join",
+                                c->hosts[through].address, NULL});
+}
+
+/* With the name of the lost host it waits until that one is removed. */
+static void test_wiped_disk_is_a_new_host(void **state)
+{
+    (void)state;
+    struct cluster *c = cluster_new();
+    cluster_start_peers(c, 3);
+    apply_yaml(c, 0, "kind: Shard\nname: orders\nspec: {type: kv, voters: 3}\n");
+    host_kill(c, 2);
+    shell("rm -r '%s'", c->hosts[2].data_dir);
+    join_as(c, 2, "h3", 0);
+    expect_log(c, 2, "\"thole host decommission h3\" lets this one in");
+    assert_true(host_running(c, 2));
+    /* Its replica can only be moved to the new one, which gets the name at once. */
+    cli_ok(c, 0, "delete host h3");
+    cluster_wait_ready(c, 2, 30000);
+    expect_lines(c, 2, "get hosts", "live", 3);
+    expect_lines(c, 2, "get replicas --shard orders -o wide", "running", 3);
+    expect_lines(c, 2, "get replicas --shard zero -o wide", "voter", 3);
+    cluster_free(c);
+}
+
+static void test_name_of_a_living_host_is_taken(void **state)
+{
+    (void)state;
+    struct cluster *c = cluster_new();
+    cluster_start_dev(c);
+    join_as(c, 1, "h1", 0);
+    expect_log(c, 1, "is a member and alive: give this one another name");
+    expect_exit(c, 1, EXIT_FAILED, "give this one another name");
+    cluster_free(c);
+}
+
+/* Copied while stopped, so that both begin with the same incarnation. */
+static void test_copy_of_a_disk_is_refused(void **state)
+{
+    (void)state;
+    struct cluster *c = cluster_new();
+    cluster_start_peers(c, 3);
+    host_stop(c, 2);
+    shell("cp -r '%s' '%s'", c->hosts[2].data_dir, c->hosts[3].data_dir);
+    host_restart(c, 2);
+    cluster_wait_ready(c, 2, 20000);
+    host_start(c, 3, (const char *[]){"--listen", c->hosts[3].address, NULL});
+    expect_exit(c, 3, EXIT_FAILED, "this data directory is a copy of that one");
+    /* An older start. */
+    host_stop(c, 2);
+    host_restart(c, 2);
+    cluster_wait_ready(c, 2, 20000);
+    host_start(c, 3, NULL);
+    expect_exit(c, 3, EXIT_FAILED, "this data directory is a copy of that one");
+    /* The original never noticed. */
+    assert_true(host_running(c, 2));
+    expect_lines(c, 2, "get hosts", "live", 3);
+    cluster_free(c);
+}
+
+static void test_moved_disk_is_the_same_host(void **state)
+{
+    (void)state;
+    struct cluster *c = cluster_new();
+    cluster_start_peers(c, 3);
+    host_stop(c, 2);
+    shell("mv '%s' '%s'", c->hosts[2].data_dir, c->hosts[3].data_dir);
+    host_start(c, 3, (const char *[]){"--listen", c->hosts[3].address, NULL});
+    expect_lines(c, 0, "get hosts -o wide", c->hosts[3].address, 1);
+    expect_lines(c, 0, "get hosts", "live", 3);
+    cluster_free(c);
+}
+
+static void test_disk_of_a_newer_version_is_refused(void **state)
+{
+    (void)state;
+    struct cluster *c = cluster_new();
+    cluster_start_dev(c);
+    host_stop(c, 0);
+    shell("sed -i '1s/[0-9]*$/99/' '%s/identity'", c->hosts[0].data_dir);
+    host_restart(c, 0);
+    expect_exit(c, 0, EXIT_DATA_DIRECTORY, "written by a newer version");
+    cluster_free(c);
+}
+
+static void test_removed_running_host_ends_at_once(void **state)
+{
+    (void)state;
+    struct cluster *c = cluster_new();
+    cluster_start_peers(c, 3);
+    apply_yaml(c, 0, "kind: Shard\nname: orders\nspec: {type: kv, voters: 1}\n");
+    cluster_join(c, 3, 0);
+    cli_ok(c, 0, "delete host h3");
+    expect_exit(c, 2, EXIT_FAILED, "this host was removed from the cluster");
+    expect_lines(c, 0, "get hosts", "h3", 0);
+    expect_lines(c, 0, "get replicas --shard zero -o wide", "voter", 3);
+    /* And it does not come back. */
+    host_restart(c, 2);
+    expect_exit(c, 2, EXIT_FAILED, "this host was removed from the cluster");
+    /* Of two hosts, the other one goes on alone. */
+    cli_ok(c, 0, "delete host h4 --wait");
+    cli_ok(c, 0, "delete host h2 --wait");
+    expect_exit(c, 1, EXIT_FAILED, "this host was removed from the cluster");
+    host_stop(c, 0);
+    host_restart(c, 0);
+    cluster_wait_ready(c, 0, 20000);
+    cli_ok(c, 0, "propose orders 'put a 1'");
+    cluster_free(c);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_wiped_disk_is_a_new_host),
+        cmocka_unit_test(test_name_of_a_living_host_is_taken),
+        cmocka_unit_test(test_copy_of_a_disk_is_refused),
+        cmocka_unit_test(test_moved_disk_is_the_same_host),
+        cmocka_unit_test(test_disk_of_a_newer_version_is_refused),
+        cmocka_unit_test(test_removed_running_host_ends_at_once),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
