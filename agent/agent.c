@@ -25,6 +25,7 @@
 
 /* Streams of peers never end by themselves, so that all of it is always used. */
 #define BUS_GRACE_MS 300
+#define FORWARDED_POOLED_MAX 4096 /* about 5 MiB */
 
 /* ---- Small getters ----------------------------------------------------------------------------- */
 
@@ -286,6 +287,7 @@ static enum thole_code check_options(const struct agent_options *o, struct thole
 static struct agent *agent_alloc(const struct agent_options *o)
 {
     struct agent *a = xcalloc(1, sizeof *a);
+    pool_init(&a->forwarded, served_bytes(), FORWARDED_POOLED_MAX);
     a->o = *o;
     a->dir.lock_fd = -1;
     a->bootstrap = o->bootstrap;
@@ -575,6 +577,7 @@ void agent_free(struct agent *a)
     if (a->log)
         a->log->ops->close(a->log);
     datadir_close(&a->dir);
+    pool_deinit(&a->forwarded);
     free(a->tags);
     free(a->listen);
     free(a->advertise);

@@ -7,6 +7,7 @@
 #include "agent/agent.h"
 #include "agent/datadir.h"
 #include "agent/router.h"
+#include "base/pool.h"
 #include "base/worker.h"
 #include "hostctl/hostctl.h"
 #include "thole/bus/v1/agent.upb.h"
@@ -101,6 +102,7 @@ struct agent {
     struct bus *bus;
     struct hostctl *_Atomic hostctl; /* the engine's observer may be called before it is there */
     struct router *router;
+    struct pool forwarded; /* requests of others, in router_serve.c */
     struct watches *watches;
     struct chores *chores;
     struct meeting *meeting;

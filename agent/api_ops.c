@@ -8,6 +8,7 @@
 
 #include "agent/api_internal.h"
 #include "base/assert.h"
+#include "base/cork.h"
 
 #define RESULTS_BATCH 256
 #define POOL_MAX 8192
@@ -31,7 +32,7 @@ struct results {
 
 /* ---- The pool ---------------------------------------------------------------------------------- */
 
-static struct op *pool_take(struct results *rs, size_t n)
+static struct op *ops_take(struct results *rs, size_t n)
 {
     struct op *list = NULL;
     pthread_mutex_lock(&rs->lock);
@@ -52,7 +53,7 @@ static struct op *pool_take(struct results *rs, size_t n)
     return list;
 }
 
-static void pool_give(struct results *rs, struct op *list, size_t count)
+static void ops_give(struct results *rs, struct op *list, size_t count)
 {
     pthread_mutex_lock(&rs->lock);
     while (list && rs->pooled < POOL_MAX) {
@@ -110,7 +111,7 @@ static void call_back(struct results *rs, struct op **ops, size_t n)
         ops[i]->next = list;
         list = ops[i];
     }
-    pool_give(rs, list, n);
+    ops_give(rs, list, n);
 }
 
 static uint64_t results_turn(void *ctx, struct msgq *batch, uint64_t now_ns)
@@ -210,12 +211,13 @@ enum thole_code thole_submit(struct thole *t, const struct thole_op *ops, size_t
     if (code != THOLE_OK || count == 0)
         return code;
     if (atomic_fetch_add(&t->in_flight, count) + count > THOLE_IN_FLIGHT_MAX) {
-        pool_give(t->results, NULL, count);
+        ops_give(t->results, NULL, count);
         return THOLE_FAIL(st, THOLE_RESOURCE_EXHAUSTED, THOLE_REASON_QUEUE_FULL,
                           "more than %d operations in flight", THOLE_IN_FLIGHT_MAX);
     }
-    struct op *list = pool_take(t->results, count);
+    struct op *list = ops_take(t->results, count);
     uint64_t now = clock_now(&clock_system);
+    cork_begin();
     for (size_t i = 0; i < count; i++) {
         struct op *o = list;
         list = o->next;
@@ -226,6 +228,7 @@ enum thole_code thole_submit(struct thole *t, const struct thole_op *ops, size_t
         o->q.done = op_done;
         api_route(&o->q);
     }
+    cork_end();
     return THOLE_OK;
 }
 

@@ -98,6 +98,7 @@ bool forward_reply_decode(struct slice body, struct forward_reply *ret);
 /* A PROPOSE, QUERY or TRANSFER exchange, or a WATCH. Answers the bus request, now or later. */
 void serve_forward(struct agent *a, struct bus_request *q);
 void serve_watch(struct agent *a, struct bus_request *q);
+size_t served_bytes(void); /* of an object in agent.forwarded */
 
 /* ---- Watches (router_watch.c) ------------------------------------------------------------------ */
 

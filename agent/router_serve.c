@@ -16,6 +16,11 @@ struct served {
 /* A client that names no deadline gets this one. */
 #define SERVE_DEADLINE_NS (30 * NS_PER_S)
 
+size_t served_bytes(void)
+{
+    return sizeof(struct served);
+}
+
 static void answer(struct served *s)
 {
     struct router_request *r = &s->r;
@@ -35,7 +40,7 @@ static void answer(struct served *s)
     }
     bus_answer(s->request, forward_reply_encode(&f), false);
     bufslice_unref(r->result);
-    free(s);
+    pool_give(&s->agent->forwarded, s);
 }
 
 static void served_done(struct router_request *r)
@@ -84,7 +89,7 @@ void serve_forward(struct agent *a, struct bus_request *q)
         refuse(q, "payload is larger than 1 MiB");
         return;
     }
-    struct served *s = xmalloc(sizeof *s);
+    struct served *s = pool_take(&a->forwarded);
     struct router_request *r = &s->r;
     memset(&r->kind, 0,
            offsetof(struct router_request, status) - offsetof(struct router_request, kind));

@@ -6,6 +6,7 @@
 #include <pthread.h>
 #include <stdatomic.h>
 
+#include "base/cork.h"
 #include "base/worker.h"
 
 #define WORKER_NAME_BYTES 16 /* with the NUL; what Linux allows a thread */
@@ -31,6 +32,8 @@ struct worker {
     bool joined;
     _Atomic uint32_t signallers; /* threads between unlocking `mutex` and having signalled */
     _Atomic uint64_t signals;    /* sent so far; tests look at it */
+    struct cork_item late_wake;  /* of the corked thread that will wake it */
+    bool wake_promised;          /* under mutex: late_wake is in use */
 
     /* Manual executor */
     TAILQ_ENTRY(worker) entry;

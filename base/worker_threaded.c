@@ -68,8 +68,11 @@ static void *run(void *arg)
     return NULL;
 }
 
+static void wake_late(struct cork_item *item);
+
 static void threaded_start(struct worker *w)
 {
+    w->late_wake.fn = wake_late;
     pthread_condattr_t attributes;
     int rc = pthread_condattr_init(&attributes);
     ASSERT(rc == 0);
@@ -89,18 +92,39 @@ static void threaded_start(struct worker *w)
     (void)pthread_setname_np(w->thread, w->name); /* only people look at it */
 }
 
+/* What was just posted may lead to the worker being freed: threaded_release waits for signallers. */
 static void threaded_unlock_and_wake(struct worker *w)
 {
-    if (!w->sleeping) {
+    bool corked = cork_is_on();
+    if (!w->sleeping || (corked && w->wake_promised)) {
         pthread_mutex_unlock(&w->mutex);
         return;
     }
-    w->sleeping = false;
-    /* What was just posted may lead to the worker being freed: threaded_release waits for us. */
     atomic_fetch_add_explicit(&w->signallers, 1, memory_order_relaxed);
+    if (corked) {
+        w->wake_promised = true;
+        pthread_mutex_unlock(&w->mutex);
+        (void)cork_add(&w->late_wake);
+        return;
+    }
+    w->sleeping = false;
     atomic_fetch_add_explicit(&w->signals, 1, memory_order_relaxed);
     pthread_mutex_unlock(&w->mutex);
     pthread_cond_signal(&w->wake);
+    atomic_fetch_sub_explicit(&w->signallers, 1, memory_order_release);
+}
+
+static void wake_late(struct cork_item *item)
+{
+    struct worker *w = CONTAINER_OF(item, struct worker, late_wake);
+    pthread_mutex_lock(&w->mutex);
+    w->wake_promised = false;
+    bool asleep = w->sleeping;
+    w->sleeping = false;
+    atomic_fetch_add_explicit(&w->signals, asleep, memory_order_relaxed);
+    pthread_mutex_unlock(&w->mutex);
+    if (asleep)
+        pthread_cond_signal(&w->wake);
     atomic_fetch_sub_explicit(&w->signallers, 1, memory_order_release);
 }
 
@@ -108,7 +132,7 @@ static void threaded_finish(struct worker *w)
 {
     if (w->joined)
         return;
-    ASSERT(!pthread_equal(w->thread, pthread_self()));
+    ASSERT(!pthread_equal(w->thread, pthread_self()) && !cork_is_on());
     int rc = pthread_join(w->thread, NULL);
     ASSERT(rc == 0);
     w->joined = true;

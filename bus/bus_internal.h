@@ -15,10 +15,12 @@
 #include <stdatomic.h>
 
 #include "base/assert.h"
+#include "base/cork.h"
 #include "base/limits.h"
 #include "base/log.h"
 #include "base/map.h"
 #include "base/metrics.h"
+#include "base/pool.h"
 #include "base/wheel.h"
 #include "base/worker.h"
 #include "bus/bus.h"
@@ -123,8 +125,6 @@ void bus__writer_put(struct bus_writer *w, struct slice head, struct bufslice bo
 /* Move the next message into `ret` (empty before). */
 void bus__writer_take(struct bus_writer *w, grpc_slice_buffer *ret);
 
-/* free(), in a file of its own: the analyser follows no counts and thinks that each release frees. */
-void bus__free(void *p);
 grpc_slice bus__slice_of(struct bufslice s);   /* takes s over; copies what is small */
 struct buf *bus__buf_of(grpc_byte_buffer *bb); /* copies into one buffer */
 
@@ -320,6 +320,7 @@ struct bus {
     pthread_mutex_t pool_mutex;
     struct bus_rpc *pool;
     _Atomic uint32_t unary_active;
+    struct pool requests, exchanges;
     struct bus_tag shutdown_tag;
     bool shutdown_done; /* under loop.mutex */
     struct peer *self;
@@ -359,6 +360,8 @@ void bus__request_deliver(struct bus_request *r);
 /* One whose cancellation was not told yet, with a reference; in->mutex is held. */
 struct bus_request *bus__request_next_cancellable(struct bus_inbound *in);
 void bus__request_cancel(struct bus_request *r);
+size_t bus__request_bytes(void); /* what the pools keep */
+size_t bus__exchange_bytes(void);
 void bus__request_unref(struct bus_request *r);
 
 /* ---- peer.c, link.c, exchange.c --------------------------------------------------------------- */

@@ -28,6 +28,11 @@ struct exchange {
     void *ctx;
 };
 
+size_t bus__exchange_bytes(void)
+{
+    return sizeof(struct exchange);
+}
+
 /* ---- Ends that need no exchange --------------------------------------------------------------------- */
 
 struct early_end {
@@ -90,8 +95,9 @@ static void end(struct exchange *x, const struct thole_status *st, struct bufsli
     bufslice_unref(x->body);
     if (x->local)
         bus__request_unref(x->local);
-    bus__peer_unref(x->peer);
-    free(x);
+    struct peer *p = x->peer;
+    pool_give(&p->bus->exchanges, x);
+    bus__peer_unref(p);
 }
 
 /* Stop one that is open, telling the callee. Loop. */
@@ -189,7 +195,7 @@ uint64_t bus_exchange(struct bus *b, const struct uuid *host, uint32_t method, s
         bus__peer_unref(p);
         return 0;
     }
-    struct exchange *x = xcalloc(1, sizeof *x);
+    struct exchange *x = pool_take(&b->exchanges);
     *x = (struct exchange){.peer = p,
                            .method = method,
                            .timeout_ms = timeout_ms,
@@ -210,7 +216,7 @@ uint64_t bus_exchange(struct bus *b, const struct uuid *host, uint32_t method, s
     pthread_mutex_unlock(&p->mutex);
     if (result == BUS_PUT_OK)
         return id;
-    free(x);
+    pool_give(&b->exchanges, x);
     bus__peer_unref(p);
     if (result == BUS_PUT_FULL)
         end_early(b, done, ctx, THOLE_RESOURCE_EXHAUSTED, THOLE_REASON_QUEUE_FULL,

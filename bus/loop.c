@@ -128,7 +128,9 @@ static void run_tasks(struct bus_loop *l)
     pthread_mutex_unlock(&l->mutex);
     while (t) {
         struct bus_task *next = t->next;
+        cork_begin();
         t->fn(t);
+        cork_end();
         t = next;
     }
 }
@@ -194,7 +196,9 @@ static void *loop_main(void *arg)
         struct bus_tag *tag = ev.tag;
         TAG_ACQUIRE(tag);
         ASSERT(tag->magic == BUS_TAG_MAGIC);
+        cork_begin(); /* one message may be a thousand requests */
         tag->fn(tag, ev.success != 0);
+        cork_end();
     }
 }
 

@@ -25,6 +25,8 @@ struct bus_pipe {
     pthread_mutex_t mutex;      /* below, to the blank line */
     struct bus_writer writer;
     bool sending, receiving, paused, read_end;
+    bool pump_promised; /* late_pump is in use: a corked thread will send */
+    struct cork_item late_pump;
     bool sent_initial, headers_wanted, want_drained;
     bool broken, finish_wanted, finish_started;
     enum thole_code finish_code;
@@ -45,6 +47,7 @@ static void ref(struct bus_pipe *p)
     atomic_fetch_add_explicit(&p->refs, 1, memory_order_relaxed);
 }
 
+static void pump_late(struct cork_item *item);
 static void send_returned(struct bus_tag *tag, bool ok);
 static void recv_returned(struct bus_tag *tag, bool ok);
 static void end_returned(struct bus_tag *tag, bool ok);
@@ -59,6 +62,7 @@ struct bus_pipe *bus__pipe_new(const struct bus_pipe_options *o)
     p->send_tag = bus_tag_of(send_returned);
     p->recv_tag = bus_tag_of(recv_returned);
     p->end_tag = bus_tag_of(end_returned);
+    p->late_pump.fn = pump_late;
     p->outgoing = grpc_raw_byte_buffer_create(NULL, 0);
     pthread_mutex_init(&p->mutex, NULL);
     bus__writer_init(&p->writer, o->join);
@@ -169,6 +173,33 @@ static void pump(struct bus_pipe *p)
     grpc_slice_unref(b.message);
 }
 
+static void pump_late(struct cork_item *item)
+{
+    struct bus_pipe *p = CONTAINER_OF(item, struct bus_pipe, late_pump);
+    pthread_mutex_lock(&p->mutex);
+    p->pump_promised = false;
+    pump(p);
+    bus__pipe_unref(p);
+}
+
+/* At once, or when a corked thread has put all it has. Takes the mutex over. */
+static void pump_soon(struct bus_pipe *p)
+{
+    bool corked = cork_is_on();
+    bool late = corked && !p->sending && !p->pump_promised;
+    if (!corked) {
+        pump(p);
+        return;
+    }
+    if (late) {
+        p->pump_promised = true;
+        ref(p);
+    }
+    pthread_mutex_unlock(&p->mutex);
+    if (late)
+        (void)cork_add(&p->late_pump);
+}
+
 static void send_returned(struct bus_tag *tag, bool ok)
 {
     struct bus_pipe *p = CONTAINER_OF(tag, struct bus_pipe, send_tag);
@@ -214,7 +245,7 @@ enum bus_put bus__pipe_put(struct bus_pipe *p, struct slice head, struct bufslic
     bus__writer_put(&p->writer, head, body);
     if (ret_seq)
         *ret_seq = p->writer.queued;
-    pump(p);
+    pump_soon(p);
     return result;
 }
 

@@ -36,10 +36,16 @@ struct bus_request {
     struct bus_task task;
 };
 
+size_t bus__request_bytes(void)
+{
+    return sizeof(struct bus_request);
+}
+
 static struct bus_request *request_new(struct bus *b, uint64_t id, uint32_t method,
                                        struct bufslice body, uint32_t refs)
 {
-    struct bus_request *r = xcalloc(1, sizeof *r);
+    struct bus_request *r = pool_take(&b->requests);
+    *r = (struct bus_request){0};
     atomic_fetch_add_explicit(&b->refs, 1, memory_order_relaxed);
     r->bus = b;
     r->id = id;
@@ -67,7 +73,7 @@ void bus__request_unref(struct bus_request *r)
     if (r->in)
         bus__inbound_unref(r->in);
     pthread_mutex_destroy(&r->mutex);
-    bus__free(r);
+    pool_give(&b->requests, r);
     bus__unref(b);
 }
 

@@ -14,6 +14,7 @@
 #define SLOTS_STREAM 4
 #define STREAMS_MAX 4096 /* concurrent calls of one connection */
 #define CANCEL_WAIT_MS 10000
+#define POOLED_MAX 8192 /* requests, and exchanges, kept for the next ones: 2 MiB each */
 
 /* ---- Listening ---------------------------------------------------------------------------------- */
 
@@ -180,6 +181,8 @@ enum thole_code bus_new(const struct bus_options *o, struct bus **ret, struct th
         b->o.unary_slots = UNARY_SLOTS_DEFAULT;
     pthread_mutex_init(&b->mutex, NULL);
     pthread_mutex_init(&b->pool_mutex, NULL);
+    pool_init(&b->requests, bus__request_bytes(), POOLED_MAX);
+    pool_init(&b->exchanges, bus__exchange_bytes(), POOLED_MAX);
     b->shutdown_tag = bus_tag_of(shutdown_returned);
     bus__loop_init(&b->loop, b->clock);
     enum thole_code code = b->listen_address ? listen_on(b, st) : THOLE_OK;
@@ -278,6 +281,8 @@ void bus__unref(struct bus *b)
     }
     pthread_mutex_destroy(&b->mutex);
     pthread_mutex_destroy(&b->pool_mutex);
+    pool_deinit(&b->requests);
+    pool_deinit(&b->exchanges);
     free(b->version);
     free(b->listen_address);
     free(b->advertise_address);

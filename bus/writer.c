@@ -12,11 +12,6 @@
 #define CHUNK_BYTES_MAX (64 * KIB)
 #define JOINED_BYTES_MAX (1 * MIB) /* of one message, unless a single item is larger */
 
-void bus__free(void *p)
-{
-    free(p);
-}
-
 static void unref_buf(void *p)
 {
     buf_unref(p);

@@ -221,6 +221,36 @@ static void test_worker_awake_is_not_signalled(void **state)
     executor_free(ex);
 }
 
+static bool is_asleep(struct worker *w)
+{
+    pthread_mutex_lock(&w->mutex);
+    bool asleep = w->sleeping;
+    pthread_mutex_unlock(&w->mutex);
+    return asleep;
+}
+
+static void test_worker_posted_to_by_a_corked_thread_wakes_once_at_the_end(void **state)
+{
+    (void)state;
+    struct executor *ex = executor_threaded_new(&clock_system);
+    struct counter c;
+    counter_init(&c, ex, 1000);
+    while (!is_asleep(c.w))
+        sched_yield();
+    uint64_t signals = atomic_load(&c.w->signals);
+    cork_begin();
+    for (unsigned i = 0; i < 1000; i++)
+        post_item(&c, KIND_PLAIN, i);
+    assert_true(is_asleep(c.w));
+    assert_int_equal(worker_depth(c.w), 1000);
+    cork_end();
+    assert_int_equal(atomic_load(&c.w->signals), signals + 1);
+    counter_deinit(&c);
+    assert_int_equal(c.next[0], 1000);
+    assert_int_equal(c.turns, 1);
+    executor_free(ex);
+}
+
 static void *stop(void *arg)
 {
     worker_stop(arg);
@@ -472,6 +502,7 @@ int main(void)
         cmocka_unit_test(test_worker_messages_of_each_thread_arrive_in_order),
         cmocka_unit_test(test_worker_capacity_counts_only_posted_messages),
         cmocka_unit_test(test_worker_awake_is_not_signalled),
+        cmocka_unit_test(test_worker_posted_to_by_a_corked_thread_wakes_once_at_the_end),
         cmocka_unit_test(test_worker_stop_handles_what_was_posted_before),
         cmocka_unit_test(test_worker_without_messages_never_runs),
         cmocka_unit_test(test_worker_deadline_of_any_clock_is_kept),

@@ -321,6 +321,7 @@ static uint64_t applier_turn(void *ctx, struct msgq *batch, uint64_t now_ns)
     struct applier *a = ctx;
     struct worker_msg *m;
     struct wheel_timer *t;
+    cork_begin();
     while ((m = msgq_pop(batch))) {
         if (m->kind == MSG_APPLY)
             handle_apply(a, CONTAINER_OF(m, struct apply_job, msg));
@@ -331,6 +332,7 @@ static uint64_t applier_turn(void *ctx, struct msgq *batch, uint64_t now_ns)
     }
     while ((t = wheel_expire(a->deadlines, now_ns / NS_PER_MS)))
         expire(CONTAINER_OF(t, struct query_job, expiry), now_ns);
+    cork_end();
     uint64_t next = wheel_next(a->deadlines);
     return next == UINT64_MAX ? CLOCK_NEVER : next * NS_PER_MS;
 }

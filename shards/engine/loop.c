@@ -418,6 +418,7 @@ uint64_t loop_turn(void *ctx, struct msgq *batch, uint64_t now_ns)
     struct loop *l = ctx;
     struct worker_msg *m;
     atomic_store_explicit(&l->turn_since_ns, now_ns, memory_order_relaxed);
+    cork_begin();
     move_time(l, now_ns);
     metric_record(&engine_loop_depth, batch->count);
     while ((m = msgq_pop(batch)))
@@ -427,6 +428,7 @@ uint64_t loop_turn(void *ctx, struct msgq *batch, uint64_t now_ns)
     outbox_flush(l);
     post_batch(l);
     publish_all(l);
+    cork_end();
     atomic_store_explicit(&l->turn_since_ns, 0, memory_order_relaxed);
     return l->stopping ? CLOCK_NEVER : next_turn(l);
 }
