@@ -79,14 +79,13 @@ static void boot_config(const struct engine_replica_spec *spec, struct bytes *ou
 {
     struct raft_config c = {0};
     for (size_t i = 0; i < spec->initial_count; i++) {
-        uint32_t at = c.member_count++;
-        while (at > 0 && c.members[at - 1].replica_id > spec->initial[i].replica_id) {
-            c.members[at] = c.members[at - 1];
+        uint32_t at = c.member_count;
+        while (at > 0 && c.members[at - 1].replica_id > spec->initial[i].replica_id)
             at--;
-        }
-        c.members[at] = spec->initial[i];
+        *raft_config_insert(&c, at) = spec->initial[i];
     }
     raft_config_encode(&c, out);
+    raft_config_deinit(&c);
 }
 
 void engine_replica_start(struct engine *e, const struct engine_replica_spec *spec,

@@ -1,5 +1,4 @@
 /* raft_change_apply: what a change makes of a configuration (dissertation 4.1 to 4.3). Pure. */
-#include <stdlib.h>
 #include <string.h>
 
 #include "base/assert.h"
@@ -34,10 +33,10 @@ static enum thole_code add_member(struct raft_config *c, const struct raft_chang
     while (i < c->member_count && c->members[i].replica_id < item->replica_id) {
         i++;
     }
-    memmove(&c->members[i + 1], &c->members[i], (c->member_count - i) * sizeof c->members[0]);
-    c->member_count++;
-    c->members[i] = (struct raft_member){.replica_id = item->replica_id, .role = (uint8_t)role};
-    memcpy(c->members[i].host, item->host, sizeof item->host);
+    struct raft_member *m = raft_config_insert(c, i);
+    m->replica_id = item->replica_id;
+    m->role = (uint8_t)role;
+    memcpy(m->host, item->host, sizeof item->host);
     return THOLE_OK;
 }
 
@@ -229,7 +228,7 @@ enum thole_code raft_change_apply(const struct raft_config *from, const struct r
         raft_config_deinit(&to);
         return code;
     }
-    free(ret->removed);
+    raft_config_deinit(ret);
     *ret = to;
     return THOLE_OK;
 }

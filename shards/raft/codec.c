@@ -115,9 +115,8 @@ static bool take_config(struct slice *s, struct raft_config *c)
     }
     c->joint = (flags & FLAG_JOINT) != 0;
     c->auto_leave = (flags & FLAG_AUTO_LEAVE) != 0;
-    c->member_count = (uint32_t)count;
-    for (uint32_t i = 0; i < c->member_count; i++) {
-        if (!take_member(s, &c->members[i])) {
+    for (uint32_t i = 0; i < count; i++) {
+        if (!take_member(s, raft_config_insert(c, i))) {
             return false;
         }
     }
@@ -138,11 +137,11 @@ enum thole_code raft_config_decode(struct slice in, struct raft_config *ret,
     if (code != THOLE_OK) {
         goto done;
     }
-    free(ret->removed);
+    raft_config_deinit(ret);
     *ret = c;
-    c.removed = NULL;
+    return THOLE_OK;
 done:
-    free(c.removed);
+    raft_config_deinit(&c);
     return code;
 }
 

@@ -11,8 +11,29 @@ void raft_config_deinit(struct raft_config *c)
     if (c == NULL) {
         return;
     }
+    free(c->members);
     free(c->removed);
     *c = (struct raft_config){0};
+}
+
+struct raft_member *raft_config_insert(struct raft_config *c, uint32_t at)
+{
+    ASSERT(at <= c->member_count && c->member_count < LIMIT_MEMBERS);
+    c->members = xrealloc(c->members, (c->member_count + 1) * sizeof *c->members);
+    memmove(&c->members[at + 1], &c->members[at], (c->member_count - at) * sizeof *c->members);
+    c->members[at] = (struct raft_member){0};
+    c->member_count++;
+    return &c->members[at];
+}
+
+static void *copied(const void *from, size_t size)
+{
+    if (size == 0) {
+        return NULL;
+    }
+    void *to = xmalloc(size);
+    memcpy(to, from, size);
+    return to;
 }
 
 void raft_config_copy(struct raft_config *to, const struct raft_config *from)
@@ -20,14 +41,10 @@ void raft_config_copy(struct raft_config *to, const struct raft_config *from)
     if (to == from) {
         return;
     }
-    free(to->removed);
+    raft_config_deinit(to);
     *to = *from;
-    to->removed = NULL;
-    if (from->removed_count > 0) {
-        size_t size = from->removed_count * sizeof *to->removed;
-        to->removed = xmalloc(size);
-        memcpy(to->removed, from->removed, size);
-    }
+    to->members = copied(from->members, from->member_count * sizeof *to->members);
+    to->removed = copied(from->removed, from->removed_count * sizeof *to->removed);
 }
 
 static bool member_equal(const struct raft_member *a, const struct raft_member *b)

@@ -79,11 +79,13 @@ struct raft_config {
     bool auto_leave;
     uint64_t revision; /* the registry revision that asked for it; never decreases */
     uint32_t member_count;
-    struct raft_member members[LIMIT_MEMBERS];
-    uint32_t removed_count; /* tombstones: ids that may never come back */
-    uint64_t *removed;      /* sorted; owned by the config */
+    struct raft_member *members; /* owned, as is `removed`; at most LIMIT_MEMBERS */
+    uint32_t removed_count;      /* tombstones: ids that may never come back */
+    uint64_t *removed;           /* sorted */
 };
 void raft_config_deinit(struct raft_config *c);
+/* A zeroed member at this position (at most member_count); the caller keeps the order. */
+struct raft_member *raft_config_insert(struct raft_config *c, uint32_t at);
 void raft_config_copy(struct raft_config *to,
                       const struct raft_config *from); /* `to` is zeroed or a config */
 bool raft_config_equal(const struct raft_config *a, const struct raft_config *b);

@@ -56,6 +56,7 @@ void cluster_init(struct cluster *c, size_t n, uint64_t seed)
     }
     struct raft_config config = config_of(ids, n, NULL, 0);
     cluster_init_config(c, &config, seed);
+    raft_config_deinit(&config);
 }
 
 struct node *cluster_join(struct cluster *c)

@@ -20,7 +20,8 @@ struct raft_config config_of(const uint64_t *voters, size_t voter_count, const u
             role = learners[i] == id ? RAFT_LEARNER : role;
         }
         if (role != 0) {
-            c.members[c.member_count++] = (struct raft_member){.replica_id = id, .role = role};
+            *raft_config_insert(&c, c.member_count) =
+                (struct raft_member){.replica_id = id, .role = role};
         }
     }
     return c;

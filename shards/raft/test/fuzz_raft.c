@@ -25,11 +25,19 @@ static void fuzz_config(struct slice in)
     raft_config_deinit(&back);
 }
 
+static struct raft_config voters(uint32_t n)
+{
+    struct raft_config c = {0};
+
+    for (uint32_t i = 0; i < n; i++) {
+        *raft_config_insert(&c, i) = (struct raft_member){.replica_id = i + 1, .role = RAFT_VOTER};
+    }
+    return c;
+}
+
 static void fuzz_change(struct slice in)
 {
-    struct raft_config c = {
-        .member_count = 2,
-        .members = {{.replica_id = 1, .role = RAFT_VOTER}, {.replica_id = 2, .role = RAFT_VOTER}}};
+    struct raft_config c = voters(2);
     struct raft_config to = {0};
     struct raft_change change;
 
@@ -117,10 +125,7 @@ static void carry_out(struct raft *r, uint64_t now_ms)
 
 static void fuzz_receive(struct slice in)
 {
-    struct raft_config c = {.member_count = 3,
-                            .members = {{.replica_id = 1, .role = RAFT_VOTER},
-                                        {.replica_id = 2, .role = RAFT_VOTER},
-                                        {.replica_id = 3, .role = RAFT_VOTER}}};
+    struct raft_config c = voters(3);
     struct raft_options o = {.replica_id = 1,
                              .seed = 1,
                              .election_timeout_ms = 100,
@@ -151,6 +156,7 @@ static void fuzz_receive(struct slice in)
     }
     carry_out(r, now_ms);
     raft_free(r);
+    raft_config_deinit(&c);
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)

@@ -36,6 +36,9 @@ struct raft_peer_status peer_of(struct cluster *c, uint64_t leader, uint64_t id)
 uint64_t term_of(struct cluster *c, uint64_t id, uint64_t index);
 enum verdict hold_all(struct cluster *c, const struct raft_message *m);
 
+/* A configuration that is released at the end of its block. */
+#define AUTO_CONFIG __attribute__((cleanup(raft_config_deinit))) struct raft_config
+
 #define TEST(name) static void test_##name(void **state)
 #define RUN(name) cmocka_unit_test(test_##name)
 

@@ -27,6 +27,7 @@ void solo_init(struct cluster *c, size_t n)
     }
     struct raft_config config = config_of(ids, n, NULL, 0);
     solo_init_config(c, &config);
+    raft_config_deinit(&config);
 }
 
 struct raft_message msg(enum raft_message_kind kind, uint64_t from, uint64_t term)

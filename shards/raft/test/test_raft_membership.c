@@ -11,7 +11,7 @@ static void start(size_t n)
 
 static void start_with_learner(void)
 {
-    struct raft_config config = config_of((uint64_t[]){1}, 1, (uint64_t[]){2}, 1);
+    AUTO_CONFIG config = config_of((uint64_t[]){1}, 1, (uint64_t[]){2}, 1);
 
     cluster_init_config(&c, &config, 61);
     cluster_make_leader(&c, 1);
@@ -182,8 +182,8 @@ TEST(raft_nodes)
 
 TEST(promotable)
 {
-    struct raft_config in = config_of((uint64_t[]){1, 2}, 2, NULL, 0);
-    struct raft_config out = config_of((uint64_t[]){2}, 1, (uint64_t[]){3}, 1);
+    AUTO_CONFIG in = config_of((uint64_t[]){1, 2}, 2, NULL, 0);
+    AUTO_CONFIG out = config_of((uint64_t[]){2}, 1, (uint64_t[]){3}, 1);
     (void)state;
     solo_init_config(&c, &in);
     assert_true(raft__may_campaign(c.nodes[1].raft));
@@ -249,7 +249,7 @@ TEST(learner_promotion)
 
 TEST(learner_can_vote)
 {
-    struct raft_config config = config_of((uint64_t[]){2}, 1, (uint64_t[]){1}, 1);
+    AUTO_CONFIG config = config_of((uint64_t[]){2}, 1, (uint64_t[]){1}, 1);
     (void)state;
     solo_init_config(&c, &config);
     struct raft_message m = msg(RAFT_MSG_VOTE, 2, 2);
@@ -263,7 +263,7 @@ TEST(learner_can_vote)
 /* 3 is a voter by now but does not know; without its vote nobody could be elected. */
 TEST(campaign_learner_must_vote)
 {
-    struct raft_config config = config_of((uint64_t[]){1, 2}, 2, (uint64_t[]){3}, 1);
+    AUTO_CONFIG config = config_of((uint64_t[]){1, 2}, 2, (uint64_t[]){3}, 1);
     (void)state;
     cluster_init_config(&c, &config, 1);
     cluster_make_leader(&c, 1);
@@ -639,7 +639,7 @@ TEST(malformed_change_is_a_no_op)
 
 TEST(witness_gets_no_payload_votes_and_never_leads)
 {
-    struct raft_config config = config_of((uint64_t[]){1, 2, 3}, 3, NULL, 0);
+    AUTO_CONFIG config = config_of((uint64_t[]){1, 2, 3}, 3, NULL, 0);
     (void)state;
     config.members[2].role = RAFT_WITNESS;
     cluster_init_config(&c, &config, 1);
@@ -701,7 +701,7 @@ TEST(pending_change_is_dropped_with_the_log_that_held_it)
 /* Node 1 leads; 2 is a voter, 3 a witness. Everything before is acknowledged by all. */
 static void solo_with_witness(void)
 {
-    struct raft_config config = config_of((uint64_t[]){1, 2, 3}, 3, NULL, 0);
+    AUTO_CONFIG config = config_of((uint64_t[]){1, 2, 3}, 3, NULL, 0);
 
     config.members[2].role = RAFT_WITNESS;
     solo_init_config(&c, &config);

@@ -439,7 +439,7 @@ TEST(is_hard_state_equal)
 
 TEST(boot_refuses_contradictions)
 {
-    struct raft_config config = config_of((uint64_t[]){1}, 1, NULL, 0);
+    AUTO_CONFIG config = config_of((uint64_t[]){1}, 1, NULL, 0);
     struct raft_options o = {
         .replica_id = 1, .election_timeout_ms = 100, .heartbeat_ms = 10, .cache_bytes = 1};
     struct raft_term_run runs[2] = {{1, 1}, {3, 2}};

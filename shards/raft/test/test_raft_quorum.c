@@ -66,13 +66,12 @@ static struct raft_config random_config(struct rand *r)
     uint32_t n = (uint32_t)rand_below(r, 12);
 
     for (uint32_t i = 0; i < n; i++) {
-        c.members[i] = (struct raft_member){
+        *raft_config_insert(&c, i) = (struct raft_member){
             .replica_id = i + 1,
             .role = (uint8_t)rand_below(r, 4),
             .outgoing_role = (uint8_t)rand_below(r, 4),
         };
     }
-    c.member_count = n;
     return c;
 }
 
@@ -88,7 +87,7 @@ TEST(joint_commit)
 
     rand_seed(&r, 1);
     for (int round = 0; round < 20000; round++) {
-        struct raft_config c = random_config(&r);
+        AUTO_CONFIG c = random_config(&r);
         uint64_t values[LIMIT_MEMBERS];
         uint64_t half[2][LIMIT_MEMBERS];
         size_t n[2] = {0, 0};
@@ -114,7 +113,7 @@ TEST(joint_vote)
 
     rand_seed(&r, 2);
     for (int round = 0; round < 20000; round++) {
-        struct raft_config c = random_config(&r);
+        AUTO_CONFIG c = random_config(&r);
         uint8_t votes[LIMIT_MEMBERS];
         uint8_t half[2][LIMIT_MEMBERS];
         size_t n[2] = {0, 0};

@@ -54,7 +54,7 @@ TEST(read_only_option_safe)
 
 TEST(read_only_with_learner)
 {
-    struct raft_config config = config_of((uint64_t[]){1}, 1, (uint64_t[]){2}, 1);
+    AUTO_CONFIG config = config_of((uint64_t[]){1}, 1, (uint64_t[]){2}, 1);
     (void)state;
     cluster_init_config(&c, &config, 1);
     cluster_make_leader(&c, 1);

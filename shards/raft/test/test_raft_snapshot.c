@@ -28,7 +28,7 @@ static struct raft_config three(void)
 /* Node 1 leads; its log starts after 11; node 2 is at 0 and must have a snapshot. */
 static void lead_compacted(void)
 {
-    struct raft_config config = three();
+    AUTO_CONFIG config = three();
 
     solo_init(&c, 3);
     assert_true(install(3, 11, 11, 11, &config));
@@ -47,7 +47,7 @@ static enum thole_code reject_from_2(void)
 
 TEST(restore)
 {
-    struct raft_config config = three();
+    AUTO_CONFIG config = three();
     (void)state;
     solo_init(&c, 3);
     assert_true(install(2, 11, 11, 11, &config));
@@ -62,7 +62,7 @@ TEST(restore)
 
 TEST(snapshot_ack_waits_until_it_is_durable)
 {
-    struct raft_config config = three();
+    AUTO_CONFIG config = three();
     (void)state;
     solo_init(&c, 3);
     c.nodes[1].manual_disk = true;
@@ -78,7 +78,7 @@ TEST(snapshot_ack_waits_until_it_is_durable)
 
 TEST(restore_with_learner)
 {
-    struct raft_config config = config_of((uint64_t[]){1, 2}, 2, (uint64_t[]){3}, 1);
+    AUTO_CONFIG config = config_of((uint64_t[]){1, 2}, 2, (uint64_t[]){3}, 1);
     (void)state;
     solo_init(&c, 3);
     assert_true(install(2, 11, 11, 11, &config));
@@ -88,7 +88,7 @@ TEST(restore_with_learner)
 
 TEST(restore_with_voters_outgoing)
 {
-    struct raft_config config = three();
+    AUTO_CONFIG config = three();
     (void)state;
     config.joint = true;
     config.auto_leave = true;
@@ -104,7 +104,7 @@ TEST(restore_with_voters_outgoing)
 
 TEST(restore_voter_to_learner)
 {
-    struct raft_config config = config_of((uint64_t[]){2, 3}, 2, (uint64_t[]){1}, 1);
+    AUTO_CONFIG config = config_of((uint64_t[]){2, 3}, 2, (uint64_t[]){1}, 1);
     (void)state;
     solo_init(&c, 3);
     assert_true(install(2, 11, 11, 11, &config));
@@ -114,8 +114,8 @@ TEST(restore_voter_to_learner)
 
 TEST(restore_learner_promotion)
 {
-    struct raft_config before = config_of((uint64_t[]){2, 3}, 2, (uint64_t[]){1}, 1);
-    struct raft_config after = three();
+    AUTO_CONFIG before = config_of((uint64_t[]){2, 3}, 2, (uint64_t[]){1}, 1);
+    AUTO_CONFIG after = three();
     (void)state;
     solo_init_config(&c, &before);
     assert_int_equal(raft_deadline_ms(c.nodes[1].raft), UINT64_MAX);
@@ -126,7 +126,7 @@ TEST(restore_learner_promotion)
 
 TEST(restore_ignore_snapshot)
 {
-    struct raft_config config = three();
+    AUTO_CONFIG config = three();
     (void)state;
     solo_init(&c, 3);
     (void)give(&c, append_msg(2, 1, 0, 0, 1, (uint64_t[]){1, 1, 1}, 3));
@@ -140,7 +140,7 @@ TEST(restore_ignore_snapshot)
 
 TEST(restore_from_snap_msg)
 {
-    struct raft_config config = three();
+    AUTO_CONFIG config = three();
     (void)state;
     solo_init(&c, 3);
     solo_campaign(&c);
@@ -158,7 +158,7 @@ TEST(restore_from_snap_msg)
 
 TEST(snapshot_replaces_a_conflicting_log)
 {
-    struct raft_config config = three();
+    AUTO_CONFIG config = three();
     (void)state;
     solo_init(&c, 3);
     c.nodes[1].manual_disk = true;
@@ -177,7 +177,7 @@ TEST(snapshot_replaces_a_conflicting_log)
 
 TEST(snapshot_arguments_are_checked)
 {
-    struct raft_config config = three();
+    AUTO_CONFIG config = three();
     bool done = true;
     (void)state;
     solo_init(&c, 3);
@@ -361,7 +361,7 @@ TEST(slow_follower_after_compaction)
 
 TEST(learner_receive_snapshot)
 {
-    struct raft_config config = config_of((uint64_t[]){1}, 1, (uint64_t[]){2}, 1);
+    AUTO_CONFIG config = config_of((uint64_t[]){1}, 1, (uint64_t[]){2}, 1);
     (void)state;
     cluster_init_config(&c, &config, 1);
     cluster_make_leader(&c, 1);
@@ -422,7 +422,7 @@ TEST(restart_from_snapshot)
 
 TEST(snapshot_during_snapshot)
 {
-    struct raft_config config = three();
+    AUTO_CONFIG config = three();
     (void)state;
     solo_init(&c, 3);
     c.nodes[1].manual_disk = true;

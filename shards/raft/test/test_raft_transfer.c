@@ -107,7 +107,7 @@ TEST(leader_transfer_to_non_existing_node)
 
 TEST(leader_transfer_to_learner)
 {
-    struct raft_config config = config_of((uint64_t[]){1}, 1, (uint64_t[]){2}, 1);
+    AUTO_CONFIG config = config_of((uint64_t[]){1}, 1, (uint64_t[]){2}, 1);
     (void)state;
     cluster_init_config(&c, &config, 1);
     cluster_make_leader(&c, 1);
