@@ -109,6 +109,14 @@ static void handle_log_read(struct loop *l, struct log_read *m)
     log_read_free(m);
 }
 
+/* Or we would refuse our vote to others until the last word of the leader has aged; but what lease
+ * reads promise stays promised. */
+static void forget_leader(struct loop *l, struct replica *r)
+{
+    enum thole_code code = raft_forget_leader(r->core, l->now_ms, NULL);
+    (void)code;
+}
+
 static void handle_peer(struct loop *l, struct peer_change *p)
 {
     size_t it = 0;
@@ -123,6 +131,8 @@ static void handle_peer(struct loop *l, struct peer_change *p)
                 continue;
             if (!p->up)
                 raft_unreachable(r->core, m->replica_id);
+            if (!p->up && m->replica_id == r->status.leader)
+                forget_leader(l, r);
             loop_dirty(l, r);
             break;
         }

@@ -66,6 +66,21 @@ void raft__campaign(struct raft *r, bool transfer)
     request_votes(r);
 }
 
+enum thole_code raft_forget_leader(struct raft *r, uint64_t now_ms, struct thole_status *st)
+{
+    raft__begin(r, now_ms);
+    if (r->options.lease) {
+        return THOLE_FAIL(st, THOLE_FAILED_PRECONDITION, THOLE_REASON_NONE,
+                          "with lease reads a leader is not forgotten before its time");
+    }
+    if (r->role == RAFT_FOLLOWER && r->leader != 0) {
+        r->leader = 0;
+        r->status_changed = true;
+        raft__reads_fail(r); /* they were asked of it */
+    }
+    return THOLE_OK;
+}
+
 void raft__self_vote_durable(struct raft *r)
 {
     /* A change of role or term clears the token, so a late write cannot count for another one. */

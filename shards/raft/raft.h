@@ -187,6 +187,7 @@ struct raft_options {
     uint64_t cache_bytes;         /* of applied entries kept in memory for followers */
     bool pre_vote;                /* on, except in tests */
     bool check_quorum;            /* on, except in tests */
+    bool lease;                   /* lease reads; the same on all members, needs check_quorum */
     bool witness;
 };
 
@@ -251,6 +252,11 @@ THOLE_MUST_CHECK enum thole_code raft_read(struct raft *r, uint64_t context, uin
  * NOT_FOUND, ABORTED TRANSFERRING, FAILED_PRECONDITION. Aborted after T. */
 THOLE_MUST_CHECK enum thole_code raft_transfer(struct raft *r, uint64_t target, uint64_t now_ms,
                                                struct thole_status *st);
+/* The caller knows that the leader is gone: a follower or learner forgets it, and so no longer refuses
+ * votes for its sake; term, vote and election timer stay. No effect on a leader, a (pre-)candidate
+ * and without a leader. FAILED_PRECONDITION with lease reads: that refusal is their promise. */
+THOLE_MUST_CHECK enum thole_code raft_forget_leader(struct raft *r, uint64_t now_ms,
+                                                    struct thole_status *st);
 void raft_campaign(struct raft *r, uint64_t now_ms); /* tests, and "leader preference" */
 
 /* The batch that carried `token` (and all before it) is durable. */

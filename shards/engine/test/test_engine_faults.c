@@ -269,6 +269,33 @@ static void on_ended(void *ctx, const struct thole_status *st)
     s->ended++;
 }
 
+/* A follower that is told of the leader's end votes at once: nobody waits for its contact to age. */
+static void test_engine_peer_down_ends_loyalty(void **state)
+{
+    (void)state;
+    uint64_t took_ms[2];
+    for (int told = 0; told < 2; told++) {
+        struct cluster *c = cluster_new(3, 77);
+        cluster_bootstrap(c, 3);
+        propose_ok(c, "x");
+        int old = cluster_leader(c), candidate = (old + 1) % 3, voter = (old + 2) % 3;
+        cluster_run(c, 1000);
+        isolate(c, old, true);
+        cluster_run(c, 20);
+        if (told)
+            engine_peer_state(c->hosts[voter].engine, &c->hosts[old].uuid, false);
+        engine_peer_state(c->hosts[candidate].engine, &c->hosts[old].uuid, false);
+        uint64_t begin = cluster_now(c);
+        cluster_run(c, 10);
+        assert_int_equal(status_of(c, candidate).leader_replica, 0);
+        assert_true(told == (status_of(c, voter).leader_replica == 0));
+        RUN_UNTIL(c, 20000, cluster_leader(c) >= 0 && cluster_leader(c) != old);
+        took_ms[told] = (cluster_now(c) - begin) / MS;
+        cluster_free(c);
+    }
+    assert_true(took_ms[1] <= took_ms[0]);
+}
+
 static void test_engine_watch_sees_every_later_event(void **state)
 {
     (void)state;
@@ -309,6 +336,7 @@ int main(void)
         cmocka_unit_test(test_engine_malformed_frames_are_dropped),
         cmocka_unit_test(test_engine_oversized_entry_of_a_peer_is_dropped),
         cmocka_unit_test(test_engine_hung_writer_loses_leadership),
+        cmocka_unit_test(test_engine_peer_down_ends_loyalty),
         cmocka_unit_test(test_engine_watch_sees_every_later_event),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

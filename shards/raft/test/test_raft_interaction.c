@@ -167,6 +167,82 @@ TEST(prevote_checkquorum)
     end("prevote_checkquorum");
 }
 
+static void forget(uint64_t id)
+{
+    struct raft_status before = node_status(&c.nodes[id]);
+    uint64_t deadline_ms = raft_deadline_ms(c.nodes[id].raft);
+    char what[] = "? forgets its leader";
+
+    what[0] = (char)('0' + id);
+    note(what);
+    assert_int_equal(raft_forget_leader(c.nodes[id].raft, c.now_ms, NULL), THOLE_OK);
+    struct raft_status after = node_status(&c.nodes[id]);
+    assert_int_equal(after.role, before.role);
+    assert_int_equal(after.term, before.term);
+    assert_int_equal(after.vote, before.vote);
+    assert_int_equal(raft_deadline_ms(c.nodes[id].raft), deadline_ms);
+    cluster_settle(&c);
+}
+
+static void begin_with_learner(size_t voters)
+{
+    uint64_t ids[NODES_MAX];
+    uint64_t learner = voters + 1;
+
+    for (size_t i = 0; i < voters; i++) {
+        ids[i] = i + 1;
+    }
+    struct raft_config config = config_of(ids, voters, &learner, 1);
+    cluster_init_config(&c, &config, 71);
+    bytes_clear(&trace);
+    c.trace = &trace;
+}
+
+TEST(forget_leader)
+{
+    (void)state;
+    begin_with_learner(3);
+    campaign(1);
+    forget(1); /* leads */
+    forget(2);
+    assert_int_equal(node_status(&c.nodes[2]).leader, 0);
+    forget(2); /* has none */
+    forget(4);
+    assert_int_equal(node_status(&c.nodes[4]).leader, 0);
+    wait_ms(HEARTBEAT_MS); /* they learn it again */
+    assert_int_equal(node_status(&c.nodes[2]).leader, 1);
+    note("3 is cut off and campaigns");
+    cluster_isolate(&c, 3);
+    raft_campaign(c.nodes[3].raft, c.now_ms);
+    cluster_settle(&c);
+    forget(3); /* a pre-candidate */
+    assert_int_equal(node_role(&c, 3), RAFT_PRE_CANDIDATE);
+    end("forget_leader");
+}
+
+TEST(forget_leader_prevote_checkquorum)
+{
+    (void)state;
+    begin(3);
+    campaign(1);
+    note("in vain: the leader was heard just now");
+    campaign(3);
+    wait_ms(HEARTBEAT_MS);
+    forget(2);
+    note("2 alone is enough");
+    campaign(3);
+    assert_int_equal(node_role(&c, 3), RAFT_LEADER);
+    note("1 misses an entry");
+    cluster_isolate(&c, 1);
+    propose(1);
+    cluster_heal(&c);
+    forget(2);
+    note("in vain: its log is not up to date");
+    campaign(1);
+    assert_int_equal(node_role(&c, 3), RAFT_LEADER);
+    end("forget_leader_prevote_checkquorum");
+}
+
 TEST(lagging_commit)
 {
     (void)state;
@@ -301,6 +377,8 @@ int main(void)
         RUN(checkquorum),
         RUN(prevote),
         RUN(prevote_checkquorum),
+        RUN(forget_leader),
+        RUN(forget_leader_prevote_checkquorum),
         RUN(lagging_commit),
         RUN(heartbeat_resp_recovers_from_probing),
         RUN(probe_and_replicate),
