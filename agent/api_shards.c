@@ -61,6 +61,7 @@ static thole_v1_ShardSpec *spec_of(const struct thole_shard_spec *s, upb_Arena *
     if (s->non_voting > 0)
         thole_v1_ReplicaGroup_set_count(thole_v1_ShardSpec_add_non_voting(to, arena),
                                         s->non_voting);
+    thole_v1_ShardSpec_set_lease_reads(to, s->lease_reads);
     for (uint32_t i = 0; i < s->constraint_count; i++) {
         thole_v1_Constraint *c = thole_v1_ShardSpec_add_constraints(to, arena);
         thole_v1_Constraint_set_key(c, text(s->constraints[i].key));

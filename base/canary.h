@@ -25,7 +25,8 @@
     X(wake_up_lost, 27)           \
     X(failed_write_counts, 29)    \
     X(log_over_snapshot, 30)      \
-    X(snapshot_index_lost, 31)
+    X(snapshot_index_lost, 31)    \
+    X(lease_too_long, 36)
 
 enum canary {
     CANARY_none = 0,

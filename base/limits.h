@@ -31,7 +31,12 @@
 #define LIMIT_SESSIONS 4096                   /* per shard; the least recently used is evicted */
 #define LIMIT_SESSION_RESULTS 64              /* remembered answers per session */
 #define LIMIT_SESSION_RESULT_BYTES (64 * KIB) /* a larger answer is remembered as "applied" only */
-#define LIMIT_EVENTS 10000                    /* kept by the registry */
+/* How much of the time that one host's clock measures another's may lack, at most: what lease reads
+ * rely on. Clocks that are slewed may run 8.3% fast or slow for a while (the most that chrony's
+ * defaults allow; NTP's own 0.05% and a crystal's 0.02% are nothing beside it). With 10%, a fast
+ * clock measures 1.1 s where a slow one measures 0.9 s: 0.9 / 1.1 = 0.818 > 1 - 20%. */
+#define LIMIT_CLOCK_DRIFT_PERCENT 20
+#define LIMIT_EVENTS 10000 /* kept by the registry */
 
 _Static_assert(LIMIT_RUN_BYTES > LIMIT_PAYLOAD_BYTES, "an entry must fit in a run");
 _Static_assert(LIMIT_FRAME_BYTES > LIMIT_APPEND_BYTES + LIMIT_PAYLOAD_BYTES, "append < frame");

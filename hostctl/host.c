@@ -61,6 +61,7 @@ static void start(struct hostctl *h, struct ctl_shard *s, const thole_v1_Shard *
         .shard_id = s->id,
         .machine_type = type_text,
         .machine_config = registry_str(thole_v1_ShardSpec_config(spec)),
+        .lease_reads = thole_v1_ShardSpec_lease_reads(spec),
     };
     if (thole_v1_Replica_initial(row)) {
         r.initial = members;

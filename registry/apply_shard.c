@@ -124,9 +124,14 @@ enum thole_code registry__merge_spec(struct txn *t, const thole_v1_ShardSpec *ha
         return THOLE_FAIL(&t->st, THOLE_FAILED_PRECONDITION, THOLE_REASON_BAD_REQUEST,
                           "spec.type and spec.config cannot change");
     }
+    if (thole_v1_ShardSpec_lease_reads(given) && !thole_v1_ShardSpec_lease_reads(have)) {
+        return THOLE_FAIL(&t->st, THOLE_FAILED_PRECONDITION, THOLE_REASON_BAD_REQUEST,
+                          "spec.lease_reads cannot change");
+    }
     thole_v1_ShardSpec *spec = registry__message_copy(given, &thole_v1_ShardSpec_msginit, t->arena);
     thole_v1_ShardSpec_set_type(spec, thole_v1_ShardSpec_type(have));
     thole_v1_ShardSpec_set_config(spec, thole_v1_ShardSpec_config(have));
+    thole_v1_ShardSpec_set_lease_reads(spec, thole_v1_ShardSpec_lease_reads(have));
     enum thole_code code = registry__check_shard_spec(t, spec);
     if (code == THOLE_OK) {
         *ret = spec;

@@ -248,7 +248,8 @@ void registry__shard_set_spec(struct txn *t, struct row *shard, const thole_v1_S
 void registry__shard_retire(struct txn *t, struct row *shard);
 /* Of a spec that is new: its fields, and that a host runs its type. */
 enum thole_code registry__check_new_spec(struct txn *t, const thole_v1_ShardSpec *spec);
-/* `given` over `have`: type and config cannot change, so leaving them out keeps them. In t->arena. */
+/* `given` over `have`: type, config and lease_reads cannot change, so leaving them out keeps them. In
+ * t->arena. */
 enum thole_code registry__merge_spec(struct txn *t, const thole_v1_ShardSpec *have,
                                      const thole_v1_ShardSpec *given, thole_v1_ShardSpec **ret);
 /* A shard's row was put, changed or dropped (NULL: there is none): its pool counts it. */

@@ -111,6 +111,7 @@ static void show_spec(const thole_v1_ShardSpec *spec)
     constraints_line("Constraints", constraints, n);
     constraints = thole_v1_ShardSpec_leader_preference(spec, &n);
     constraints_line("Leader on", constraints, n);
+    line("Lease reads", "%s", thole_v1_ShardSpec_lease_reads(spec) ? "yes" : "no");
 }
 
 static int describe_shard(struct cli *c, const char *name, bool stale)

@@ -298,6 +298,41 @@ static void test_update_shard_follows_etag(void **state)
     EXPECT(f, do_delete_shard(f, "zero"), THOLE_FAILED_PRECONDITION, "BAD_REQUEST");
 }
 
+static uint64_t do_with_leases(struct fixture *f, const char *name, bool create)
+{
+    struct cmd c = cmd_new("user");
+    thole_registry_v1_Operation *op = cmd_op(&c);
+    thole_v1_ShardSpec *spec;
+    if (create) {
+        thole_registry_v1_CreateShard *s =
+            thole_registry_v1_Operation_mutable_create_shard(op, c.arena);
+        thole_registry_v1_CreateShard_set_name(s, upb_StringView_FromString(name));
+        spec = thole_registry_v1_CreateShard_mutable_spec(s, c.arena);
+    } else {
+        thole_registry_v1_UpdateShard *s =
+            thole_registry_v1_Operation_mutable_update_shard(op, c.arena);
+        thole_registry_v1_UpdateShard_set_name(s, upb_StringView_FromString(name));
+        spec = thole_registry_v1_UpdateShard_mutable_spec(s, c.arena);
+    }
+    thole_v1_ShardSpec_set_type(spec, upb_StringView_FromString("kv"));
+    thole_v1_ShardSpec_set_voters(spec, 3);
+    thole_v1_ShardSpec_set_lease_reads(spec, true);
+    return fixture_run(f, &c);
+}
+
+/* All voters must agree on it, so it stays as it was; to leave it out is no change. */
+static void test_lease_reads_cannot_change(void **state)
+{
+    struct fixture *f = *state;
+    EXPECT_OK(f, do_with_leases(f, "with", true));
+    EXPECT_OK(f, do_update_shard(f, "with", 5, 0, ""));
+    assert_true(thole_v1_ShardSpec_lease_reads(thole_v1_Shard_spec(shard_row(f, 1))));
+    EXPECT_OK(f, do_with_leases(f, "with", false));
+    EXPECT_OK(f, do_create_shard(f, "without", 3, 0));
+    EXPECT(f, do_with_leases(f, "without", false), THOLE_FAILED_PRECONDITION, "BAD_REQUEST");
+    assert_false(thole_v1_ShardSpec_lease_reads(thole_v1_Shard_spec(shard_row(f, 2))));
+}
+
 static void test_first_placement_writes_initial_list(void **state)
 {
     struct fixture *f = *state;
@@ -607,6 +642,7 @@ int main(void)
         TEST_EMPTY(test_delete_last_host_is_refused),
         TEST(test_create_shard_checks_name_and_spec),
         TEST(test_update_shard_follows_etag),
+        TEST(test_lease_reads_cannot_change),
         TEST(test_first_placement_writes_initial_list),
         TEST(test_members_are_not_edited_before_formed),
         TEST(test_removal_is_a_handshake),

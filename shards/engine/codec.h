@@ -45,7 +45,7 @@ THOLE_MUST_CHECK enum thole_code codec_read_chunk(struct slice frame, struct cod
 struct codec_descriptor {
     struct slice machine_type, machine_config; /* live as long as the input and the arena */
     uint32_t machine_version;
-    bool witness;
+    bool witness, lease_reads;
     void *arena;
 };
 void codec_descriptor_encode(const struct codec_descriptor *d, struct bytes *out);

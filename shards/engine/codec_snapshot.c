@@ -146,6 +146,7 @@ void codec_descriptor_encode(const struct codec_descriptor *d, struct bytes *out
     thole_engine_v1_ReplicaDescriptor_set_machine_version(m, d->machine_version);
     thole_engine_v1_ReplicaDescriptor_set_machine_config(m, view_of(d->machine_config));
     thole_engine_v1_ReplicaDescriptor_set_witness(m, d->witness);
+    thole_engine_v1_ReplicaDescriptor_set_lease_reads(m, d->lease_reads);
     size_t size;
     const char *data = thole_engine_v1_ReplicaDescriptor_serialize(m, arena, &size);
     bytes_append(out, data, size);
@@ -166,6 +167,7 @@ enum thole_code codec_descriptor_decode(struct slice in, struct codec_descriptor
             .machine_version = thole_engine_v1_ReplicaDescriptor_machine_version(m),
             .arena = arena,
             .witness = thole_engine_v1_ReplicaDescriptor_witness(m),
+            .lease_reads = thole_engine_v1_ReplicaDescriptor_lease_reads(m),
         };
     else
         code = THOLE_FAIL(st, THOLE_DATA_LOSS, THOLE_REASON_CORRUPT, "unreadable descriptor");

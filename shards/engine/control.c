@@ -45,6 +45,7 @@ static enum thole_code describe(struct engine *e, const struct engine_replica_sp
         .machine_config = spec->machine_config,
         .machine_version = spec->machine_version ? spec->machine_version : type->version,
         .witness = spec->witness,
+        .lease_reads = spec->lease_reads,
     };
     codec_descriptor_encode(&d, out);
     return THOLE_OK;

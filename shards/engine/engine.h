@@ -107,6 +107,7 @@ struct engine_replica_spec {
     uint32_t machine_version; /* 0: the highest this host has */
     struct slice machine_config;
     bool witness;
+    bool lease_reads; /* the same for all replicas of the shard: see shards/raft/lease.c */
     const struct raft_member *initial; /* bootstraps with exactly these; none: joins passively */
     size_t initial_count;
 };

@@ -275,7 +275,7 @@ struct replica {
     char *type_name;
     uint32_t type_version;
     struct bytes type_config;
-    bool witness;
+    bool witness, lease_reads;
     struct bytes descriptor;
 
     /* The loop's. */
@@ -395,6 +395,7 @@ struct loop {
     struct wheel *ticks;             /* logical milliseconds */
     struct wheel *deadlines;         /* real milliseconds */
     uint64_t now_ns, real_ms, now_ms;
+    uint64_t drained_ns; /* read when the turn's messages were handled: for leases */
     uint64_t planned_ms; /* after real_ms: the turn that the last one asked for */
     struct replica **dirty;
     size_t dirty_count, dirty_capacity;

@@ -73,6 +73,7 @@ static void show_peers(struct replica *r)
 
 void group_tick(struct loop *l, struct replica *r)
 {
+    raft_clock(r->core, l->drained_ns);
     raft_tick(r->core, l->now_ms);
     if (atomic_load_explicit(&r->peers_wanted, memory_order_relaxed))
         show_peers(r);
@@ -259,6 +260,7 @@ void group_harvest(struct loop *l, struct replica *r)
     reads_flush(l, r);
     if (raft_has_update(r->core)) {
         struct raft_update u;
+        raft_clock(r->core, l->drained_ns);
         raft_harvest(r->core, &u);
         carry_out(l, r, &u);
         control_check_transfers(l, r);
@@ -297,6 +299,7 @@ static enum thole_code new_core(struct loop *l, struct replica *r, const struct 
         .cache_bytes = o->cache_bytes,
         .pre_vote = true,
         .check_quorum = true,
+        .lease = r->lease_reads,
         .witness = r->witness,
     };
     code = raft_new(&ro, &b, &r->core, st);

@@ -433,6 +433,7 @@ uint64_t loop_turn(void *ctx, struct msgq *batch, uint64_t now_ns)
     metric_record(&engine_loop_depth, batch->count);
     while ((m = msgq_pop(batch)))
         handle(l, m);
+    l->drained_ns = clock_now(l->e->clock);
     run_timers(l);
     harvest_all(l);
     outbox_flush(l);

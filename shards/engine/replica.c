@@ -22,6 +22,7 @@ struct replica *replica_new(struct engine *e, uint64_t replica_id, uint64_t shar
     r->type_version = d.machine_version;
     bytes_append_slice(&r->type_config, d.machine_config);
     r->witness = d.witness;
+    r->lease_reads = d.lease_reads;
     codec_release(d.arena);
     r->reads_tail = &r->reads;
     r->shown.replica_id = replica_id;

@@ -55,8 +55,8 @@ static void stand(struct raft *r, bool transfer)
 
 void raft__campaign(struct raft *r, bool transfer)
 {
-    if (!raft__may_campaign(r)) {
-        return;
+    if (!raft__may_campaign(r) || (!transfer && raft__promised(r))) {
+        return; /* our own vote is promised like any other */
     }
     if (transfer || !r->options.pre_vote) {
         stand(r, transfer);
@@ -74,6 +74,7 @@ enum thole_code raft_forget_leader(struct raft *r, uint64_t now_ms, struct thole
                           "with lease reads a leader is not forgotten before its time");
     }
     if (r->role == RAFT_FOLLOWER && r->leader != 0) {
+        raft__wake(r, r->now_ms);
         r->leader = 0;
         r->status_changed = true;
         raft__reads_fail(r); /* they were asked of it */

@@ -23,6 +23,9 @@ void raft__lead_begin(struct raft *r)
         .quorum_deadline_ms = r->now_ms + r->options.election_timeout_ms,
     };
     l->peers = xcalloc(l->peer_count, sizeof *l->peers);
+    if (r->options.lease) {
+        l->rounds = xcalloc(RAFT_LEASE_ROUNDS, sizeof *l->rounds);
+    }
     for (uint32_t i = 0; i < l->peer_count; i++) {
         raft__progress_init(&l->peers[i], l->first_index);
     }
@@ -42,6 +45,7 @@ static void free_peers(struct raft_progress *peers, uint32_t n)
 void raft__lead_end(struct raft *r)
 {
     free_peers(r->lead.peers, r->lead.peer_count);
+    free(r->lead.rounds);
     r->lead = (struct raft_lead){0};
 }
 
@@ -65,6 +69,7 @@ void raft__heartbeat(struct raft *r, bool voters_only)
 {
     const struct raft_config *c = raft__config(r);
 
+    raft__lease_round(r);
     for (uint32_t i = 0; i < c->member_count; i++) {
         uint64_t to = c->members[i].replica_id;
         uint64_t match = r->lead.peers[i].match;

@@ -24,9 +24,10 @@ struct raft_progress {
     bool log_wait;    /* REPLICATE: a log read from `log_first` is outstanding */
     uint64_t log_first;
     uint64_t commit_sent;
-    bool absent;          /* its host is not heard: see sleep.c */
-    uint64_t sleep_round; /* in which it consented to sleep */
-    uint64_t read_acked;  /* the newest read round that it confirmed */
+    bool absent;             /* its host is not heard: see sleep.c */
+    uint64_t sleep_round;    /* in which it consented to sleep */
+    uint64_t read_acked;     /* the newest read round that it confirmed */
+    uint64_t lease_until_ns; /* it votes for nobody else before, by our clock */
 
     struct raft_inflight *inflight; /* ring */
     uint32_t inflight_capacity;     /* grows up to LIMIT_INFLIGHT_MESSAGES */

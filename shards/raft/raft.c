@@ -14,6 +14,10 @@ static enum thole_code check_options(const struct raft_options *o, struct thole_
                           "raft options: replica id, or heartbeat %u ms for timeout %u ms",
                           o->heartbeat_ms, o->election_timeout_ms);
     }
+    if (o->lease && !o->check_quorum) {
+        return THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
+                          "raft options: lease reads need the check of the quorum");
+    }
     return THOLE_OK;
 }
 
@@ -111,6 +115,7 @@ enum thole_code raft_new(const struct raft_options *o, const struct raft_boot *b
     r->options = *o;
     rand_seed(&r->rand, o->seed ^ (o->replica_id * 0x9e3779b97f4a7c15u));
     r->now_ms = b->now_ms;
+    r->contact_ms = o->lease ? b->now_ms : 0; /* we may have made a promise just before */
     r->term = b->hard.term;
     r->vote = b->hard.vote;
     /* What a machine has applied was committed, whatever the hard state remembers. */
@@ -127,7 +132,8 @@ enum thole_code raft_new(const struct raft_options *o, const struct raft_boot *b
     raft__advance(r);
     raft__redraw_election(r);
     if (r->election_deadline_ms != RAFT_NEVER_MS && is_only_voter(r)) {
-        r->election_deadline_ms = r->now_ms; /* nobody to wait for */
+        /* Nobody to wait for, except that a larger configuration may have acted elsewhere. */
+        r->election_deadline_ms = r->now_ms + (o->lease ? o->election_timeout_ms : 0);
     }
     /* Answers to reads of an earlier life of this replica must not fit those of this one. */
     r->reads.last_number = rand_u64(&r->rand) >> 2;

@@ -160,7 +160,8 @@ struct raft_message {
     uint64_t log_term; /* APPEND: prev term; votes, SLEEP: last term; rejection: hint term */
     uint64_t commit;
     uint64_t commit_term;      /* votes, REMOVED: term of `commit`, or 0 */
-    uint64_t hint;             /* APPEND_REPLY rejection: the follower's best guess of the match */
+    uint64_t hint;             /* APPEND_REPLY rejection: the follower's best guess of the match;
+                                  HEARTBEAT_REPLY: it will not vote for this many ms (leases) */
     uint64_t context;          /* HEARTBEAT(_REPLY): read round; READ(_REPLY): read number;
                                   SLEEP(_REPLY): the leader's round of asking */
     uint64_t incarnation_from; /* set by the engine on receipt; 0 in a single-process test */
@@ -228,6 +229,9 @@ void raft_free(struct raft *r);
  * acknowledged; this replica must stop. */
 THOLE_MUST_CHECK enum thole_code raft_receive(struct raft *r, struct raft_message *m,
                                               uint64_t now_ms, struct thole_status *st);
+/* Real time, which leases need: CLOCK_BOOTTIME in ns, read after what came in was fed to the core and
+ * before raft_tick and raft_harvest. Without it reads are confirmed by a round, as without leases. */
+void raft_clock(struct raft *r, uint64_t real_ns);
 /* Time passed. Call when raft_deadline_ms says so (earlier is harmless). */
 void raft_tick(struct raft *r, uint64_t now_ms);
 uint64_t raft_deadline_ms(const struct raft *r);

@@ -37,6 +37,12 @@ struct raft_campaign {
     bool transfer;
 };
 
+/* When a heartbeat round left, for leases: numbers are those of read rounds. */
+#define RAFT_LEASE_ROUNDS 32
+struct raft_lease_round {
+    uint64_t number, sent_ns;
+};
+
 /* A leader's state. `peers` is parallel to the configuration's members (our own included, whose
  * element is unused but for read_acked). */
 struct raft_lead {
@@ -50,12 +56,16 @@ struct raft_lead {
     uint64_t transfer_target;    /* 0: none */
     uint64_t transfer_deadline_ms;
     bool transfer_sent;
+    struct raft_lease_round *rounds; /* with lease reads: the newest, by number */
+    bool lease_void; /* TIMEOUT_NOW was sent, and may arrive as long as this term lasts */
 };
 
 struct raft {
     struct raft_options options;
     struct rand rand;
     uint64_t now_ms;
+    uint64_t real_ns; /* raft_clock; 0: never told */
+    bool real_fresh;  /* told since the last read arrived */
 
     uint64_t term, vote;
     enum raft_role role;
@@ -67,7 +77,7 @@ struct raft {
 
     uint64_t election_timeout_ms; /* drawn */
     uint64_t election_deadline_ms;
-    uint64_t contact_ms; /* when the leader was last heard */
+    uint64_t contact_ms; /* when the leader was last heard; with lease reads, at first, our start */
 
     bool asleep;          /* no deadline: see sleep.c */
     uint64_t busy_ms;     /* leader: when something last happened; never: since the last tick */
@@ -175,6 +185,13 @@ void raft__wake(struct raft *r, uint64_t heard_ms);
 THOLE_MUST_CHECK enum thole_code raft__recv_sleep(struct raft *r, const struct raft_message *m,
                                                   struct thole_status *st);
 void raft__recv_sleep_reply(struct raft *r, const struct raft_message *m);
+
+/* lease.c: all without effect unless the option is on */
+uint64_t raft__lease_promise_ms(const struct raft *r); /* 0: none */
+bool raft__promised(const struct raft *r);             /* not to vote now */
+void raft__lease_round(struct raft *r);                /* leader: heartbeats leave */
+void raft__lease_acked(const struct raft *r, struct raft_progress *p, const struct raft_message *m);
+bool raft__lease_valid(const struct raft *r);
 
 /* recv_*.c: one per message kind, called at the message's term (replies and requests), with
  * INVALID_ARGUMENT or DATA_LOSS for what an honest peer cannot send. */

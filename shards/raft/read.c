@@ -41,6 +41,7 @@ enum thole_code raft_read(struct raft *r, uint64_t context, uint64_t now_ms,
         return THOLE_FAIL(st, THOLE_RESOURCE_EXHAUSTED, THOLE_REASON_QUEUE_FULL,
                           "read: %d are outstanding", RAFT_READS_MAX);
     }
+    r->real_fresh = false;
     raft__reads_push(&r->reads, (struct raft_read_wait){
                                     .context = context,
                                     .from = r->options.replica_id,
@@ -55,6 +56,7 @@ void raft__recv_read(struct raft *r, const struct raft_message *m)
         reply(r, m->from, m->context, 0, true);
         return;
     }
+    r->real_fresh = false;
     raft__reads_push(&r->reads, (struct raft_read_wait){
                                     .context = m->context,
                                     .from = m->from,
@@ -97,7 +99,12 @@ void raft__reads_start(struct raft *r)
     if (r->reads.started == r->reads.count) {
         return;
     }
-    if (may_confirm(r)) {
+    if (raft__lease_valid(r)) {
+        while (raft__reads_front(&r->reads) != NULL) {
+            struct raft_read_wait w = raft__reads_pop(&r->reads);
+            answer(r, &w, r->commit, false);
+        }
+    } else if (may_confirm(r)) {
         (void)open_round(r);
         raft__busy(r);
         raft__reads_confirm(r); /* at once if we are the only voter */

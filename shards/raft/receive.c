@@ -114,6 +114,9 @@ static bool adjust_term(struct raft *r, const struct raft_message *m)
         answer_stale(r, m);
         return false;
     }
+    if (is_vote(m->kind) && !m->transfer && raft__promised(r)) {
+        return false;
+    }
     if (m->term == r->term || (CANARY(stale_vote_counted) && m->term < r->term)) {
         return true;
     }

@@ -31,6 +31,7 @@ enum thole_code raft__recv_heartbeat(struct raft *r, const struct raft_message *
             .to = m->from,
             .term = r->term,
             .context = m->context,
+            .hint = raft__lease_promise_ms(r),
         };
         raft__send(r, reply, 0);
     }
@@ -52,6 +53,7 @@ enum thole_code raft__recv_heartbeat_reply(struct raft *r, const struct raft_mes
     }
     p->recently_active = true;
     p->paused = false;
+    raft__lease_acked(r, p, m);
     if (p->state == RAFT_PROBE && p->match == r->log.last_index) {
         raft__progress_replicate(p); /* caught up: nothing else would end the probing */
     }

@@ -154,7 +154,11 @@ void raft__wake(struct raft *r, uint64_t heard_ms)
         r->lead.quorum_deadline_ms = RAFT_NEVER_MS;
         return;
     }
-    r->contact_ms = heard_ms < r->now_ms ? heard_ms : r->now_ms;
+    heard_ms = heard_ms < r->now_ms ? heard_ms : r->now_ms;
+    if (heard_ms >
+        r->contact_ms) { /* it never goes back: we may have promised something (lease.c) */
+        r->contact_ms = heard_ms;
+    }
     raft__rearm_election(r);
     if (r->election_deadline_ms != RAFT_NEVER_MS) {
         r->election_deadline_ms = r->contact_ms + r->election_timeout_ms;

@@ -4,6 +4,8 @@
 void raft__timeout_now(struct raft *r, uint64_t target)
 {
     struct raft_message m = {.kind = RAFT_MSG_TIMEOUT_NOW, .to = target, .term = r->term};
+
+    r->lead.lease_void = true; /* its votes bypass what the voters promised us */
     raft__send(r, m, 0);
 }
 

@@ -31,6 +31,7 @@ static uint64_t start_replica(struct sim *s, struct shard *shard, int host, uint
         .shard_id = shard->id,
         .machine_type = shard->type,
         .witness = witness,
+        .lease_reads = shard->lease_reads,
         .initial = initial,
         .initial_count = n,
     };

@@ -83,6 +83,7 @@ static void draw_bench(const struct sim_options *o, struct sim_config *c)
     c->skew_ppm = 0;
     c->reads = 0;
     c->sleep_ms = ENGINE_SLEEP_NEVER;
+    c->leases = 0;
     (void)o;
 }
 
@@ -128,6 +129,7 @@ void sim_config_draw(const struct sim_options *o, struct sim_config *ret)
     c.skew_ppm = sim_has(&c, SIM_SKEW) ? (uint32_t)rand_between(&r, 100, 100000) : 0;
     c.reads = 0.2 + 0.5 * rand_unit(&r);
     c.sleep_ms = sim_has(&c, SIM_SLEEP) ? (uint32_t)rand_between(&r, 20, 600) : ENGINE_SLEEP_NEVER;
+    c.leases = rand_chance(&r, 0.4) ? 1 : 0;
     if (c.groups > 5)
         c.clients = SIM_CLIENTS_MAX;
     if (o->hosts != 0)
@@ -147,10 +149,10 @@ void sim_describe(const struct sim_options *o, char *ret, size_t size)
     bytes_printf(
         &b,
         "hosts=%d groups=%d clients=%d loops=%u election_ms=%u heartbeat_ms=%u sync_us=%llu "
-        "loss=%.3f duplicate=%.3f delay=%.3f reorder=%.3f compact=%llu faults=",
+        "loss=%.3f duplicate=%.3f delay=%.3f reorder=%.3f compact=%llu leases=%.2f faults=",
         c.hosts, c.groups, c.clients, c.loops, c.election_ms, c.heartbeat_ms,
         (unsigned long long)(c.sync_ns / NS_PER_US), c.loss, c.duplicate, c.delay, c.reorder,
-        (unsigned long long)c.compact_bytes);
+        (unsigned long long)c.compact_bytes, c.leases);
     for (int i = 0, n = 0; i < SIM_FAULTS; i++)
         if (c.faults >> i & 1)
             bytes_printf(&b, "%s%s", n++ ? "," : "", names[i]);

@@ -160,11 +160,14 @@ static void init(struct sim *s)
     s->end_ns = s->now_ns + s->o.ticks * SIM_TICK_MS * NS_PER_MS;
     for (int i = 0; i < SIM_FAULTS + 4; i++)
         rand_seed(&s->rand[i], s->o.seed * 64 + (uint64_t)i);
+    struct rand leases;
+    rand_seed(&leases, s->o.seed * 64 + 63);
     for (int i = 0; i < s->c.groups; i++) {
         struct shard *shard = &s->shards[i];
         uint64_t n = sim_has(&s->c, SIM_PERSISTENT) ? 3 : 2;
         shard->id = (uint64_t)i + 1;
         shard->type = types[rand_below(&s->rand[SIM_PERSISTENT], n)];
+        shard->lease_reads = rand_chance(&leases, s->c.leases);
         for (int k = 0; k < SIM_KEYS; k++)
             shard->keys[k] = (struct key){++shard->key_number, linear_new(0), 0};
     }

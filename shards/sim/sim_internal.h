@@ -35,6 +35,7 @@ struct sim_config {
     uint32_t skew_ppm;
     uint32_t sleep_ms; /* idle before a group sleeps */
     double reads;      /* part of the operations */
+    double leases;     /* chance that a group serves lease reads */
 };
 void sim_config_draw(const struct sim_options *o, struct sim_config *ret);
 static inline bool sim_has(const struct sim_config *c, enum sim_fault f)
@@ -198,6 +199,7 @@ struct key {
 struct shard {
     uint64_t id;
     const char *type;
+    bool lease_reads;
     struct shadow_slot *slots; /* by index */
     size_t slot_count;
     uint64_t committed;

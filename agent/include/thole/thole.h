@@ -140,6 +140,9 @@ struct thole_shard_spec {
     const char *etag;       /* apply, delete: only if the spec is still the one with this etag */
     const char *request_id; /* idempotency: a repeated call gets the first answer */
     bool validate_only;
+    /* Queries at a leader that a quorum heard lately cost no round; two hosts' clocks may not differ
+     * in speed by more than 20%. Cannot change. */
+    bool lease_reads;
 };
 
 /* ALREADY_EXISTS, INVALID_ARGUMENT, NOT_FOUND NO_SUCH_TYPE, ABORTED (etag). */

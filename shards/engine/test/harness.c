@@ -280,6 +280,7 @@ static void start_replica(struct cluster *c, int h, const struct raft_member *in
         .replica_id = (uint64_t)h + 1,
         .shard_id = SHARD,
         .machine_type = c->machine,
+        .lease_reads = c->lease_reads,
         .initial = initial,
         .initial_count = n,
     };

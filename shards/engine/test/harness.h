@@ -44,6 +44,7 @@ struct cluster {
     uint64_t compact_log_bytes, keep_log_bytes;
     uint32_t loops;                           /* 0: one */
     uint64_t snapshot_frames, control_frames; /* sent so far */
+    bool lease_reads;                         /* of the next replica that is started */
 };
 
 struct cluster *cluster_new(int hosts, uint64_t seed);

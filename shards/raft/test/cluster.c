@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "base/assert.h"
+#include "base/clock.h"
 #include "shards/raft/test/cluster_internal.h"
 
 struct node *node_at(struct cluster *c, uint64_t id)
@@ -30,6 +31,7 @@ static struct node *add_node(struct cluster *c, const struct raft_config *config
         .pre_vote = true,
         .check_quorum = true,
     };
+    n->clock_ahead_ns = n->id * 1000 * NS_PER_S;
     raft_config_copy(&n->disk.start_config, config);
     return n;
 }
@@ -287,11 +289,17 @@ static void handle_requests(struct cluster *c, struct node *n, const struct raft
     }
 }
 
+static uint64_t clock_of(const struct cluster *c, const struct node *n)
+{
+    return c->now_ms * NS_PER_MS + n->clock_ahead_ns;
+}
+
 void node_harvest(struct cluster *c, uint64_t id)
 {
     struct node *n = node_at(c, id);
     struct raft_update u;
 
+    raft_clock(n->raft, clock_of(c, n));
     raft_harvest(n->raft, &u);
     checker_harvested(c, n, &u);
     if (u.persist != 0) {
@@ -387,6 +395,7 @@ void cluster_run(struct cluster *c, uint64_t ms)
         for (size_t i = 1; i <= c->node_count; i++) {
             struct raft *r = c->nodes[i].raft;
             if (r != NULL && raft_deadline_ms(r) <= c->now_ms) {
+                raft_clock(r, clock_of(c, &c->nodes[i]));
                 raft_tick(r, c->now_ms);
             }
         }

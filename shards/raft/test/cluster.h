@@ -51,6 +51,7 @@ struct node {
     size_t need_log_count, need_snapshot_count;
     bool removed;
     enum thole_code last_error; /* of a raft_receive */
+    uint64_t clock_ahead_ns;    /* of raft_clock: hosts' clocks have different beginnings */
 };
 
 struct packet {

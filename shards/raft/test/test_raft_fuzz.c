@@ -230,6 +230,10 @@ static void run_seed(uint64_t seed)
         n->options.witness = i == 1;
         node_restart(&w.c, n->id);
     }
+    for (size_t i = 1; i <= w.c.node_count && seed % 2 == 0; i++) {
+        node_at(&w.c, i)->options.lease = true;
+        node_restart(&w.c, i);
+    }
     set_weather(&w);
     for (int i = 0; i < STEPS; i++) {
         step(&w);

@@ -243,6 +243,68 @@ TEST(forget_leader_prevote_checkquorum)
     end("forget_leader_prevote_checkquorum");
 }
 
+static void begin_with_leases(size_t n)
+{
+    cluster_init(&c, n, 71);
+    for (uint64_t id = 1; id <= n; id++) {
+        c.nodes[id].options.lease = true;
+        node_restart(&c, id);
+    }
+    cluster_run(&c, TIMEOUT_MS); /* what they may have promised before is over */
+    bytes_clear(&trace);
+    c.trace = &trace;
+}
+
+static void ask(uint64_t id, uint64_t context, bool answered)
+{
+    struct raft_read_result read = {0};
+    char what[] = "read on ?";
+
+    what[8] = (char)('0' + id);
+    note(what);
+    assert_int_equal(raft_read(c.nodes[id].raft, context, c.now_ms, NULL), THOLE_OK);
+    cluster_settle(&c);
+    assert_int_equal(node_take_read(&c.nodes[id], context, &read), answered);
+    assert_true(!answered || (!read.failed && read.index == node_commit(&c, id)));
+}
+
+TEST(read_only_option_lease)
+{
+    (void)state;
+    begin_with_leases(3);
+    campaign(1);
+    note("no heartbeat was answered yet");
+    ask(1, 1, true);
+    wait_ms(HEARTBEAT_MS);
+    note("the leader knows, also for others");
+    ask(1, 2, true);
+    ask(2, 3, true);
+    note("1 is cut off: its lease holds for a while");
+    cluster_isolate(&c, 1);
+    wait_ms(TIMEOUT_MS / 2);
+    ask(1, 4, true);
+    wait_ms(TIMEOUT_MS / 3);
+    ask(1, 5, false);
+    assert_int_equal(node_status(&c.nodes[2]).leader, 1); /* and nobody votes before it ends */
+    wait_ms(2 * TIMEOUT_MS);
+    assert_int_not_equal(cluster_leader(&c), 1);
+    end("read_only_option_lease");
+}
+
+TEST(forget_leader_read_only_lease_based)
+{
+    (void)state;
+    begin_with_leases(3);
+    campaign(1);
+    note("2 keeps its leader, and 3 is not elected");
+    assert_int_equal(raft_forget_leader(c.nodes[2].raft, c.now_ms, NULL),
+                     THOLE_FAILED_PRECONDITION);
+    assert_int_equal(node_status(&c.nodes[2]).leader, 1);
+    campaign(3);
+    assert_int_equal(node_role(&c, 1), RAFT_LEADER);
+    end("forget_leader_read_only_lease_based");
+}
+
 TEST(lagging_commit)
 {
     (void)state;
@@ -379,6 +441,8 @@ int main(void)
         RUN(prevote_checkquorum),
         RUN(forget_leader),
         RUN(forget_leader_prevote_checkquorum),
+        RUN(read_only_option_lease),
+        RUN(forget_leader_read_only_lease_based),
         RUN(lagging_commit),
         RUN(heartbeat_resp_recovers_from_probing),
         RUN(probe_and_replicate),

@@ -1,0 +1,76 @@
+/* Lease reads, an option: a leader that lately heard from a quorum answers reads without asking.
+ *
+ * A voter that hears a leader promises, in its answer to the heartbeat, not to vote for `hint` ms of
+ * its clock (votes that a transfer asks for excepted; and whoever starts waits as long, because it
+ * may have promised before). So nobody else can be elected while a quorum, under the configuration
+ * in force when the read is answered, still keeps that promise. The leader counts a promise from
+ * when it *sent* the heartbeat, and shorter by what clocks may differ. Time here is real time
+ * (raft_clock): the logical time of a stalled loop would make a lease too long. A voter may use it
+ * for its promise, because it never runs faster. Dissertation 6.4.1. */
+#include "base/clock.h"
+#include "shards/raft/raft_internal.h"
+
+void raft_clock(struct raft *r, uint64_t real_ns)
+{
+    if (real_ns > r->real_ns) {
+        r->real_ns = real_ns;
+    }
+    r->real_fresh = true;
+}
+
+/* One millisecond less than we wait: logical time comes in whole ones. */
+uint64_t raft__lease_promise_ms(const struct raft *r)
+{
+    return r->options.lease ? r->options.election_timeout_ms - 1 : 0;
+}
+
+bool raft__promised(const struct raft *r)
+{
+    return r->options.lease && r->now_ms - r->contact_ms < r->options.election_timeout_ms;
+}
+
+void raft__lease_round(struct raft *r)
+{
+    if (r->options.lease) {
+        uint64_t number = ++r->reads.last_number;
+        r->lead.rounds[number % RAFT_LEASE_ROUNDS] =
+            (struct raft_lease_round){.number = number, .sent_ns = r->real_ns};
+    }
+}
+
+void raft__lease_acked(const struct raft *r, struct raft_progress *p, const struct raft_message *m)
+{
+    uint64_t longest_ms = raft__lease_promise_ms(r);
+
+    if (longest_ms == 0) {
+        return;
+    }
+    const struct raft_lease_round *round = &r->lead.rounds[m->context % RAFT_LEASE_ROUNDS];
+    if (round->number != m->context || round->sent_ns == 0) {
+        return;
+    }
+    uint64_t promise_ms = m->hint < longest_ms ? m->hint : longest_ms;
+    promise_ms *= CANARY(lease_too_long) ? 10 : 1;
+    uint64_t until_ns =
+        round->sent_ns + promise_ms * NS_PER_MS / 100 * (100 - LIMIT_CLOCK_DRIFT_PERCENT);
+    if (until_ns > p->lease_until_ns) {
+        p->lease_until_ns = until_ns;
+    }
+}
+
+bool raft__lease_valid(const struct raft *r)
+{
+    const struct raft_config *c = raft__config(r);
+    uint64_t until_ns[LIMIT_MEMBERS];
+
+    if (!r->options.lease || r->role != RAFT_LEADER || r->commit < r->lead.first_index ||
+        r->lead.lease_void || !r->real_fresh || raft__writer_stalled(r)) {
+        return false;
+    }
+    for (uint32_t i = 0; i < c->member_count; i++) {
+        /* We ourselves vote for nobody while we lead. */
+        bool self = c->members[i].replica_id == r->options.replica_id;
+        until_ns[i] = self ? UINT64_MAX : r->lead.peers[i].lease_until_ns;
+    }
+    return r->real_ns < raft__quorum_joint_value(c, until_ns);
+}
