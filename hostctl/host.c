@@ -62,6 +62,7 @@ static void start(struct hostctl *h, struct ctl_shard *s, const thole_v1_Shard *
         .machine_type = type_text,
         .machine_config = registry_str(thole_v1_ShardSpec_config(spec)),
         .lease_reads = thole_v1_ShardSpec_lease_reads(spec),
+        .witness = thole_v1_Replica_role(row) == thole_v1_REPLICA_ROLE_WITNESS,
     };
     if (thole_v1_Replica_initial(row)) {
         r.initial = members;

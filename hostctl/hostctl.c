@@ -17,14 +17,19 @@ struct ctl_shard *hostctl__shard(struct hostctl *h, uint64_t id)
     return s;
 }
 
-void hostctl__dirty(struct hostctl *h, uint64_t shard_id)
+static void mark_dirty(struct hostctl *h, struct ctl_shard *s)
 {
-    struct ctl_shard *s = hostctl__shard(h, shard_id);
     if (!s->dirty) {
         s->dirty = true;
-        s->next_dirty = h->dirty;
-        h->dirty = s;
+        s->next_dirty = NULL;
+        *h->dirty_tail = s;
+        h->dirty_tail = &s->next_dirty;
     }
+}
+
+void hostctl__dirty(struct hostctl *h, uint64_t shard_id)
+{
+    mark_dirty(h, hostctl__shard(h, shard_id));
 }
 
 void hostctl__dirty_all(struct hostctl *h)
@@ -44,11 +49,7 @@ void hostctl__dirty_all(struct hostctl *h)
     size_t it = 0;
     struct ctl_shard *s;
     while ((s = map_next(&h->shards, &it, NULL)) != NULL) {
-        if (!s->dirty) {
-            s->dirty = true;
-            s->next_dirty = h->dirty;
-            h->dirty = s;
-        }
+        mark_dirty(h, s);
     }
 }
 
@@ -62,6 +63,7 @@ void hostctl__again(struct hostctl *h, struct ctl_shard *s, uint64_t at_ms)
 static void forget_shard(struct hostctl *h, struct ctl_shard *s)
 {
     wheel_cancel(h->wheel, &s->timer);
+    hostctl__place_forget(h, s);
     (void)map_remove(&h->shards, s->id);
     free(s->explanation);
     free(s);
@@ -73,6 +75,9 @@ static void note_zero_leader(struct hostctl *h)
     bool leads = engine_shard_status(h->o.engine, REGISTRY_SHARD_ID, &zero) && zero.leader_ready;
     if (leads && !h->zero_leader) {
         hostctl__liveness_begin(h);
+        hostctl__place_reset(h);
+        hostctl__balance_changed(h);
+        h->pools_dirty = true;
         hostctl__dirty_all(h);
     } else if (!leads && h->zero_leader) {
         hostctl__liveness_end(h);
@@ -93,8 +98,8 @@ static void evaluate(struct hostctl *h, struct ctl_shard *s)
         hostctl__place_evaluate(h, s);
     }
     hostctl__report_evaluate(h, s, local);
-    bool busy =
-        s->starting || s->removing || s->changing || s->placing || s->reporting || s->report_queued;
+    bool busy = s->starting || s->removing || s->changing || s->placing || s->place_blocked ||
+                s->reporting || s->report_queued;
     /* What is left to remember is only of use where something can be done about the shard. */
     bool idle = !h->zero_leader && !wheel_armed(&s->timer) && s->failed_replica == 0;
     if (!busy && !here && (idle || registry_shard(h->view, s->id) == NULL)) {
@@ -124,6 +129,12 @@ static void op_done(struct hostctl *h, struct ctl_op *op)
     case OP_PLACE:
         hostctl__place_done(h, op); /* may keep it */
         return;
+    case OP_POOL:
+        hostctl__pools_done(h, op);
+        break;
+    case OP_TRANSFER:
+        hostctl__leaders_done(h, op);
+        break;
     case OP_REPORT:
         hostctl__report_done(h, op);
         break;
@@ -170,7 +181,33 @@ static uint64_t next_turn_ns(const struct hostctl *h)
     if (!h->report_outstanding && h->report_due_ms < due_ms) {
         due_ms = h->report_due_ms;
     }
+    if (h->zero_leader && h->balance_due_ms < due_ms) {
+        due_ms = h->balance_due_ms;
+    }
+    if (hostctl__pools_due(h) && h->pool_after_ms < due_ms) {
+        due_ms = h->pool_after_ms;
+    }
+    if (h->leaders_due_ms < due_ms) {
+        due_ms = h->leaders_due_ms;
+    }
+    if (h->dirty != NULL) {
+        due_ms = h->now_ms;
+    }
     return due_ms == UINT64_MAX ? CLOCK_NEVER : due_ms * NS_PER_MS;
+}
+
+/* The rest comes in the next turn, so that answers do not wait for thousands of shards. */
+static void evaluate_dirty(struct hostctl *h)
+{
+    struct ctl_shard *s;
+    for (size_t i = 0; i < HOSTCTL_EVALUATIONS_MAX && (s = h->dirty) != NULL; i++) {
+        h->dirty = s->next_dirty;
+        if (h->dirty == NULL) {
+            h->dirty_tail = &h->dirty;
+        }
+        s->dirty = false;
+        evaluate(h, s);
+    }
 }
 
 static uint64_t turn(void *ctx, struct msgq *batch, uint64_t now_ns)
@@ -199,11 +236,16 @@ static uint64_t turn(void *ctx, struct msgq *batch, uint64_t now_ns)
     if (!h->report_outstanding && h->report_due_ms <= h->now_ms) {
         hostctl__report_run(h);
     }
-    struct ctl_shard *s;
-    while ((s = h->dirty) != NULL) {
-        h->dirty = s->next_dirty;
-        s->dirty = false;
-        evaluate(h, s);
+    evaluate_dirty(h);
+    if (h->zero_leader && h->balance_due_ms <= h->now_ms) {
+        hostctl__balance_run(h);
+    }
+    hostctl__place_flush(h);
+    if (hostctl__pools_due(h) && h->pool_after_ms <= h->now_ms) {
+        hostctl__pools_run(h);
+    }
+    if (h->leaders_due_ms <= h->now_ms) {
+        hostctl__leaders_run(h);
     }
     if (h->tombstones_dirty) {
         hostctl__forget_tombstones(h);
@@ -285,6 +327,11 @@ struct hostctl *hostctl_new(const struct hostctl_options *o)
     h->wheel = wheel_new(h->now_ms);
     h->wake.kind = MSG_WAKE;
     h->reports_tail = &h->reports;
+    h->dirty_tail = &h->dirty;
+    h->blocked_tail = &h->blocked;
+    h->place_limit = HOSTCTL_PLACE_SHARDS_MAX;
+    h->balance_due_ms = UINT64_MAX;
+    h->leaders_due_ms = UINT64_MAX;
     h->report_limit = HOSTCTL_REPORT_SHARDS_MAX;
     h->report_due_ms = UINT64_MAX;
     h->liveness_due_ms = UINT64_MAX;
@@ -327,6 +374,7 @@ void hostctl_free(struct hostctl *h)
         free(s);
     }
     map_deinit(&h->shards);
+    map_deinit(&h->pool_attempts);
     while (h->unseen_placements != NULL) {
         struct ctl_op *op = h->unseen_placements;
         h->unseen_placements = op->next;

@@ -20,7 +20,12 @@
 
 #define HOSTCTL_MAILBOX 65536
 #define HOSTCTL_REPORT_SHARDS_MAX 256 /* in one command */
-#define HOSTCTL_PLACEMENTS_MAX 64     /* commands of the placement controller under way */
+#define HOSTCTL_PLACEMENTS_MAX 4      /* commands of the placement controller under way */
+#define HOSTCTL_PLACE_SHARDS_MAX 128  /* that one of them decides about */
+#define HOSTCTL_POOL_SHARDS_MAX 256   /* of a pool, changed by one command */
+#define HOSTCTL_EVALUATIONS_MAX 1024  /* of shards in one turn */
+#define HOSTCTL_MOVES_MAX 4           /* replicas that move only for balance, at one time */
+#define HOSTCTL_TRANSFERS_MAX 16      /* leaders that move for balance, from one host */
 
 enum ctl_msg { MSG_WAKE, MSG_REPLICA, MSG_PEER, MSG_OP };
 
@@ -36,9 +41,11 @@ enum ctl_op_kind {
     OP_REMOVE,
     OP_FORGET,
     OP_BARRIER,
-    OP_CHANGE, /* a membership change, or a transfer */
-    OP_FENCE,  /* see hostctl__fence */
+    OP_CHANGE,   /* a membership change, or a transfer */
+    OP_TRANSFER, /* of a leader, for balance */
+    OP_FENCE,    /* see hostctl__fence */
     OP_PLACE,
+    OP_POOL,
     OP_REPORT,
     OP_LIVENESS,
     OP_REACHES, /* another host's word on a silent one */
@@ -56,9 +63,10 @@ struct ctl_op {
     uint64_t revision; /* proposals: where the answer takes effect */
     struct uuid asked; /* OP_REACHES: who answered about `host` */
     bool answered, reaches;
-    uint64_t *shards;    /* OP_REPORT: those that are reported on */
+    uint64_t *shards;    /* OP_REPORT, OP_PLACE: those that it is about */
+    size_t count;        /* of them */
     struct uuid *placed; /* OP_PLACE: hosts that get a replica */
-    size_t count;        /* of either */
+    size_t placed_count;
     struct ctl_op *next; /* OP_PLACE: answered, but not yet in our view */
 };
 
@@ -78,6 +86,7 @@ struct ctl_shard {
     uint64_t id;
     bool dirty;
     struct ctl_shard *next_dirty;
+    uint64_t lead_after_ms; /* no transfer for balance before */
     struct wheel_timer timer;
     /* Host controller. */
     bool starting, removing;
@@ -91,7 +100,10 @@ struct ctl_shard {
     uint64_t change_after_ms;
     uint64_t round_commit, round_end_ms; /* a learner that has this before then has caught up */
     /* Placement controller. */
-    bool placing;
+    bool placing, place_blocked; /* blocked: until a command is answered */
+    struct ctl_shard *next_blocked;
+    bool unbalanced, moving;
+    struct uuid moving_from;
     uint64_t place_after_ms;
     uint64_t place_revision; /* our last decision took effect here: wait for the view to have it */
     enum placement_verdict verdict;
@@ -110,7 +122,8 @@ struct ctl_host {
     bool in_view;
     char *address;  /* as given upward; NULL: none */
     bool up;        /* as the bus says */
-    uint32_t extra; /* replicas on their way to it */
+    int32_t extra;  /* replicas on their way to it, less those that are to leave it */
+    uint32_t leads; /* shards, as they reported when leaders were last looked at */
     /* Liveness: what others said of it when it was last silent. */
     uint32_t questions; /* under way */
     uint32_t unreached; /* who said that they do not reach it either */
@@ -153,14 +166,36 @@ struct hostctl {
     bool barrier_asked, barrier_known;
     uint64_t barrier_revision;
     struct map shards; /* id -> struct ctl_shard */
-    struct ctl_shard *dirty;
+    struct ctl_shard *dirty, **dirty_tail;
     struct ctl_host *hosts;
     size_t host_count, host_capacity;
     struct ctl_signs signs;
 
     bool zero_leader;
+    /* Placement: the command that this turn's decisions go into, and what is under way. */
+    struct {
+        upb_Arena *arena; /* NULL: none yet */
+        thole_registry_v1_Command *command;
+        struct ctl_op *op;
+        size_t operations;
+    } batch;
     size_t placements;
+    size_t place_limit; /* shards of one command */
     struct ctl_op *unseen_placements;
+    struct ctl_shard *blocked, **blocked_tail;
+    size_t unsettled; /* shards of which the last decision was not that all is well */
+    /* Pools. */
+    bool pools_dirty, pool_outstanding;
+    uint64_t pool_after_ms;
+    uint64_t pool_revision;   /* the view must have it before the next step */
+    struct map pool_attempts; /* hash of a name -> revision of the row, as a number */
+    /* Balance. */
+    size_t moving;
+    uint64_t balance_due_ms;               /* UINT64_MAX: nothing has changed */
+    uint64_t balance_after, balance_begin; /* replica ids: where the round is, where it began */
+    bool balance_wrapped;
+    size_t transfers;
+    uint64_t leaders_due_ms;  /* UINT64_MAX: nothing has changed */
     uint64_t liveness_due_ms; /* UINT64_MAX: nothing to wait for */
     uint64_t liveness_ran_ms;
 
@@ -233,6 +268,29 @@ void hostctl__fence_done(struct hostctl *h, struct ctl_op *op);
 void hostctl__place_evaluate(struct hostctl *h, struct ctl_shard *s);
 void hostctl__place_done(struct hostctl *h, struct ctl_op *op);
 void hostctl__place_view_changed(struct hostctl *h);
+/* Propose what this turn decided. */
+void hostctl__place_flush(struct hostctl *h);
+/* Append to this turn's command; then say what was appended. */
+thole_registry_v1_Command *hostctl__place_begin(struct hostctl *h, upb_Arena **ret_arena);
+void hostctl__place_commit(struct hostctl *h, struct ctl_shard *s);
+int32_t hostctl__extra_load(void *ctx, const struct uuid *host);
+/* A new leader of shard zero knows nothing of what the last one decided. */
+void hostctl__place_reset(struct hostctl *h);
+void hostctl__place_forget(struct hostctl *h, struct ctl_shard *s);
+
+/* pools.c: on shard zero's leader host. */
+bool hostctl__pools_due(const struct hostctl *h);
+void hostctl__pools_run(struct hostctl *h);
+void hostctl__pools_done(struct hostctl *h, struct ctl_op *op);
+
+/* balance.c: replicas, on shard zero's leader host; leaders, on every host. */
+bool hostctl__may_rebalance(const struct hostctl *h);
+void hostctl__balance_changed(struct hostctl *h);
+void hostctl__balance_run(struct hostctl *h);
+/* leaders.c */
+void hostctl__leaders_changed(struct hostctl *h);
+void hostctl__leaders_run(struct hostctl *h);
+void hostctl__leaders_done(struct hostctl *h, struct ctl_op *op);
 
 /* liveness.c: on shard zero's leader host. */
 void hostctl__liveness_begin(struct hostctl *h); /* we lead now: all clocks start anew */

@@ -95,26 +95,97 @@ static void refresh_hosts(struct hostctl *h)
 struct changes {
     struct hostctl *h;
     const struct registry_view *before;
-    bool hosts;
+    bool hosts; /* addresses and liveness may have changed */
+    bool all;   /* placement of every shard may be another one */
+    bool replicas, leaders;
 };
 
+static bool is_dead(const thole_v1_Host *row)
+{
+    return thole_v1_HostStatus_liveness(thole_v1_Host_status(row)) == thole_v1_HOST_LIVENESS_DEAD;
+}
+
+static bool same_types(const thole_v1_Host *a, const thole_v1_Host *b)
+{
+    size_t count = 0;
+    size_t other = 0;
+    const thole_v1_MachineType *const *x =
+        thole_v1_HostStatus_machine_types(thole_v1_Host_status(a), &count);
+    const thole_v1_MachineType *const *y =
+        thole_v1_HostStatus_machine_types(thole_v1_Host_status(b), &other);
+    bool same = count == other;
+    for (size_t i = 0; same && i < count; i++) {
+        same = upb_StringView_IsEqual(thole_v1_MachineType_name(x[i]),
+                                      thole_v1_MachineType_name(y[i]));
+    }
+    return same;
+}
+
+/* A host that died concerns the shards that it has a replica of, and those that lack a host anyway. */
+static void dirty_of_host(struct hostctl *h, const struct uuid *id)
+{
+    const thole_v1_Replica *row;
+    uint64_t after = 0;
+    while ((row = registry_next_replica_of_host(h->view, id, after)) != NULL) {
+        after = thole_v1_Replica_id(row);
+        hostctl__dirty(h, thole_v1_Replica_shard_id(row));
+    }
+    size_t it = 0;
+    const struct ctl_shard *s;
+    hostctl__dirty(h, REGISTRY_SHARD_ID);
+    while ((s = map_next(&h->shards, &it, NULL)) != NULL) {
+        if (s->decided && s->verdict == PLACEMENT_UNSATISFIABLE) {
+            hostctl__dirty(h, s->id);
+        }
+    }
+}
+
+/* Only what placement goes by wakes shards: a new address, or a suspicion, does not. */
 static void host_changed(void *ctx, const thole_v1_Host *row)
 {
     struct changes *c = ctx;
-    (void)row;
+    struct uuid id;
     c->hosts = true;
+    if (!hostctl__parse_uuid(thole_v1_Host_id(row), &id)) {
+        return;
+    }
+    const thole_v1_Host *was = registry_host(c->before, &id);
+    bool own = uuid_equal(&id, &c->h->o.host_id);
+    bool spec = was == NULL || thole_v1_Host_generation(was) != thole_v1_Host_generation(row);
+    if (spec || !same_types(was, row) || (is_dead(was) && !is_dead(row))) {
+        c->all |= own || c->h->zero_leader;
+    } else if (is_dead(row) && !is_dead(was) && c->h->zero_leader) {
+        dirty_of_host(c->h, &id);
+    }
 }
 
 static void shard_changed(void *ctx, const thole_v1_Shard *row)
 {
     struct changes *c = ctx;
-    hostctl__dirty(c->h, thole_v1_Shard_id(row));
+    uint64_t id = thole_v1_Shard_id(row);
+    const thole_v1_Shard *was = registry_shard(c->before, id);
+    hostctl__dirty(c->h, id);
+    upb_StringView none = {NULL, 0};
+    upb_StringView before =
+        was == NULL ? none : thole_v1_ShardStatus_leader_host(thole_v1_Shard_status(was));
+    if (!upb_StringView_IsEqual(before,
+                                thole_v1_ShardStatus_leader_host(thole_v1_Shard_status(row)))) {
+        c->leaders = true;
+    }
 }
 
 static void replica_changed(void *ctx, const thole_v1_Replica *row)
 {
     struct changes *c = ctx;
     hostctl__dirty(c->h, thole_v1_Replica_shard_id(row));
+    c->replicas = true;
+}
+
+static void pool_changed(void *ctx, const thole_v1_ShardPool *row)
+{
+    struct changes *c = ctx;
+    (void)row;
+    c->h->pools_dirty = true;
 }
 
 /* "hosts/NAME", "shards/NAME", "shards/NAME/replicas/ID": the shard is in the view before. */
@@ -123,8 +194,13 @@ static void row_gone(void *ctx, const char *name)
     struct changes *c = ctx;
     if (strncmp(name, "hosts/", 6) == 0) {
         c->hosts = true;
+        c->all |= c->h->zero_leader;
         return;
     }
+    if (strncmp(name, "shards/", 7) != 0) {
+        return;
+    }
+    c->replicas = true;
     const char *shard = name + strlen("shards/");
     const char *end = strchr(shard, '/');
     size_t size = end == NULL ? strlen(shard) : (size_t)(end - shard);
@@ -132,6 +208,7 @@ static void row_gone(void *ctx, const char *name)
     if (row != NULL) {
         hostctl__dirty(c->h, thole_v1_Shard_id(row));
     }
+    c->leaders |= end == NULL;
     if (end != NULL) { /* the replica of shard zero goes last from a removed host */
         hostctl__dirty(c->h, REGISTRY_SHARD_ID);
         c->h->tombstones_dirty = true;
@@ -152,18 +229,27 @@ void hostctl__refresh_view(struct hostctl *h)
                                            .host = host_changed,
                                            .shard = shard_changed,
                                            .replica = replica_changed,
+                                           .pool = pool_changed,
                                            .gone = row_gone};
     struct thole_status st;
     if (before == NULL ||
         registry_changes_since(now, registry_view_revision(before), &calls, &st) != THOLE_OK) {
-        c.hosts = true;
+        c.hosts = c.all = c.replicas = c.leaders = true;
         h->tombstones_dirty = true;
-        hostctl__dirty_all(h);
+        h->pools_dirty = true;
     }
     if (c.hosts) {
         refresh_hosts(h);
         h->liveness_due_ms = h->now_ms;
-        hostctl__dirty_all(h); /* placement depends on every host */
+    }
+    if (c.all) {
+        hostctl__dirty_all(h);
+    }
+    if (c.replicas || c.hosts) {
+        hostctl__balance_changed(h);
+    }
+    if (c.leaders || c.hosts) {
+        hostctl__leaders_changed(h);
     }
     hostctl__place_view_changed(h);
     registry_view_release(before);

@@ -64,7 +64,7 @@ static bool can_lose_vote(const struct hostctl *h, const struct engine_replica_s
     uint32_t active = 0;
     for (uint32_t i = 0; i < c->member_count; i++) {
         const struct raft_member *m = &c->members[i];
-        if (m->role == RAFT_VOTER && m->replica_id != leaving) {
+        if (m->role != RAFT_LEARNER && m->replica_id != leaving) {
             voters++;
             active += peer_active(h, local, m->replica_id);
         }
@@ -86,7 +86,8 @@ static void find_missing(const struct hostctl *h, const struct raft_config *c, u
             raft_config_find(c, after) == NULL && !raft_config_is_removed(c, after) &&
             c->member_count < LIMIT_MEMBERS &&
             hostctl__parse_uuid(thole_v1_Replica_host_id(row), &step->host)) {
-            step->op = RAFT_CHANGE_ADD_LEARNER;
+            bool witness = thole_v1_Replica_role(row) == thole_v1_REPLICA_ROLE_WITNESS;
+            step->op = witness ? RAFT_CHANGE_ADD_WITNESS : RAFT_CHANGE_ADD_LEARNER;
             step->replica_id = after;
         }
     }
@@ -133,10 +134,10 @@ static void find_departure(const struct hostctl *h, const struct engine_replica_
 {
     for (uint32_t i = 0; i < c->member_count; i++) {
         const struct raft_member *m = &c->members[i];
-        bool voter = m->role == RAFT_VOTER;
+        bool voter = m->role != RAFT_LEARNER;
         bool go = should_go(h, m->replica_id);
-        bool demote = voter && wants(registry_replica(h->view, m->replica_id),
-                                     thole_v1_REPLICA_ROLE_NON_VOTING);
+        bool demote = m->role == RAFT_VOTER && wants(registry_replica(h->view, m->replica_id),
+                                                     thole_v1_REPLICA_ROLE_NON_VOTING);
         if (!go && !demote) {
             continue;
         }

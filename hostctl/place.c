@@ -1,6 +1,7 @@
-/* The placement controller, on shard zero's leader host: placement_decide for every shard whose
- * rows or whose hosts changed, and the proposal of what it decides. One proposal per shard at a
- * time; the next decision waits until our own view has the last one. */
+/* The placement controller, on shard zero's leader host: placement_decide for every shard whose rows or
+ * whose hosts changed, and the proposal of what it decides. Decisions of a turn, all on one view,
+ * share a command; one that is refused spoils it, and is found by halving. A shard has one proposal
+ * at a time; its next decision waits until our own view has the last one. */
 #include "hostctl/hostctl_internal.h"
 
 #include "base/log.h"
@@ -8,28 +9,43 @@
 #include <stdlib.h>
 #include <string.h>
 
-static int32_t extra_load(void *ctx, const struct uuid *host)
+int32_t hostctl__extra_load(void *ctx, const struct uuid *host)
 {
-    return (int32_t)hostctl__host(ctx, host)->extra;
+    return hostctl__host(ctx, host)->extra;
 }
 
-static void note_placed(struct hostctl *h, struct ctl_op *op, const thole_registry_v1_Command *c)
+/* ---- This turn's command --------------------------------------------------------------------- */
+
+thole_registry_v1_Command *hostctl__place_begin(struct hostctl *h, upb_Arena **ret_arena)
 {
-    size_t count = 0;
-    const thole_registry_v1_Operation *const *ops = thole_registry_v1_Command_operations(c, &count);
-    for (size_t i = 0; i < count; i++) {
-        size_t placed_count = 0;
+    if (h->batch.arena == NULL) {
+        h->batch.arena = upb_Arena_New();
+        h->batch.command = hostctl__command(h, "placement", h->batch.arena);
+        h->batch.op = hostctl__op_new(h, OP_PLACE, 0, 0);
+        h->batch.op->shards = xcalloc(HOSTCTL_PLACE_SHARDS_MAX, sizeof(*h->batch.op->shards));
+        h->batch.operations = 0;
+    }
+    *ret_arena = h->batch.arena;
+    return h->batch.command;
+}
+
+/* Replicas that no view shows yet count for the decisions that follow. */
+static void note_placed(struct hostctl *h, struct ctl_op *op,
+                        const thole_registry_v1_Operation *const *ops, size_t from, size_t to)
+{
+    for (size_t i = from; i < to; i++) {
+        size_t count = 0;
         if (!thole_registry_v1_Operation_has_place_replicas(ops[i])) {
             continue;
         }
         const thole_registry_v1_Placed *const *placed = thole_registry_v1_PlaceReplicas_replicas(
-            thole_registry_v1_Operation_place_replicas(ops[i]), &placed_count);
-        op->placed = xrealloc(op->placed, (op->count + placed_count) * sizeof(*op->placed));
-        for (size_t k = 0; k < placed_count; k++) {
-            struct uuid *host = &op->placed[op->count];
+            thole_registry_v1_Operation_place_replicas(ops[i]), &count);
+        op->placed = xrealloc(op->placed, (op->placed_count + count) * sizeof(*op->placed));
+        for (size_t k = 0; k < count; k++) {
+            struct uuid *host = &op->placed[op->placed_count];
             if (hostctl__parse_uuid(thole_registry_v1_Placed_host_id(placed[k]), host)) {
                 hostctl__host(h, host)->extra++;
-                op->count++;
+                op->placed_count++;
             }
         }
     }
@@ -37,69 +53,200 @@ static void note_placed(struct hostctl *h, struct ctl_op *op, const thole_regist
 
 static void forget_placed(struct hostctl *h, struct ctl_op *op)
 {
-    for (size_t i = 0; i < op->count; i++) {
-        struct ctl_host *host = hostctl__host(h, &op->placed[i]);
-        ASSERT(host->extra > 0);
-        host->extra--;
+    for (size_t i = 0; i < op->placed_count; i++) {
+        hostctl__host(h, &op->placed[i])->extra--;
     }
     hostctl__op_free(op);
 }
 
-static void remember(struct ctl_shard *s, const struct placement_result *r)
+void hostctl__place_commit(struct hostctl *h, struct ctl_shard *s)
 {
+    struct ctl_op *op = h->batch.op;
+    size_t count = 0;
+    const thole_registry_v1_Operation *const *ops =
+        thole_registry_v1_Command_operations(h->batch.command, &count);
+    note_placed(h, op, ops, h->batch.operations, count);
+    h->batch.operations = count;
+    op->shards[op->count++] = s->id;
+    s->placing = true;
+    if (op->count >= h->place_limit) {
+        hostctl__place_flush(h);
+    }
+}
+
+void hostctl__place_flush(struct hostctl *h)
+{
+    if (h->batch.arena == NULL) {
+        return;
+    }
+    upb_Arena *arena = h->batch.arena;
+    h->batch.arena = NULL;
+    if (h->batch.operations == 0) {
+        hostctl__op_free(h->batch.op);
+    } else {
+        h->placements++;
+        hostctl__propose(h, h->batch.command, arena, h->batch.op);
+    }
+    upb_Arena_Free(arena);
+}
+
+/* ---- Decisions ------------------------------------------------------------------------------- */
+
+static bool is_unsettled(const struct ctl_shard *s)
+{
+    return s->decided && (s->verdict == PLACEMENT_ACT || s->verdict == PLACEMENT_WAIT);
+}
+
+static bool is_leaving(const struct hostctl *h, uint64_t shard_id)
+{
+    uint64_t after = 0;
+    const thole_v1_Replica *row;
+    while ((row = registry_next_replica_of_shard(h->view, shard_id, after)) != NULL) {
+        after = thole_v1_Replica_id(row);
+        if (thole_v1_Replica_desired(row) == thole_v1_REPLICA_DESIRED_REMOVE) {
+            return true;
+        }
+    }
+    return false;
+}
+
+static void end_move(struct hostctl *h, struct ctl_shard *s)
+{
+    if (s->moving) {
+        s->moving = false;
+        h->moving--;
+        hostctl__host(h, &s->moving_from)->extra++;
+    }
+}
+
+static void remember(struct hostctl *h, struct ctl_shard *s, const struct placement_result *r)
+{
+    h->unsettled -= is_unsettled(s);
     s->decided = true;
     s->verdict = r->verdict;
-    if (s->explanation == NULL || strcmp(s->explanation, r->explanation) != 0) {
+    s->unbalanced = r->unbalanced;
+    h->unsettled += is_unsettled(s);
+    if (s->moving && r->verdict == PLACEMENT_SETTLED && !is_leaving(h, s->id)) {
+        end_move(h, s);
+        hostctl__balance_changed(h);
+    }
+    if (r->explanation[0] == '\0') {
         free(s->explanation);
-        s->explanation = r->explanation[0] == '\0' ? NULL : xstrdup(r->explanation);
+        s->explanation = NULL;
+    } else if (s->explanation == NULL || strcmp(s->explanation, r->explanation) != 0) {
+        free(s->explanation);
+        s->explanation = xstrdup(r->explanation);
+    }
+}
+
+void hostctl__place_forget(struct hostctl *h, struct ctl_shard *s)
+{
+    h->unsettled -= is_unsettled(s);
+    s->decided = false;
+    end_move(h, s);
+}
+
+void hostctl__place_reset(struct hostctl *h)
+{
+    size_t it = 0;
+    struct ctl_shard *s;
+    while ((s = map_next(&h->shards, &it, NULL)) != NULL) {
+        hostctl__place_forget(h, s);
+    }
+}
+
+static void block(struct hostctl *h, struct ctl_shard *s)
+{
+    if (!s->place_blocked) {
+        s->place_blocked = true;
+        s->next_blocked = NULL;
+        *h->blocked_tail = s;
+        h->blocked_tail = &s->next_blocked;
+    }
+}
+
+/* As many as the next commands take. */
+static void unblock(struct hostctl *h)
+{
+    for (size_t i = 0; i < 2 * HOSTCTL_PLACE_SHARDS_MAX && h->blocked != NULL; i++) {
+        struct ctl_shard *s = h->blocked;
+        h->blocked = s->next_blocked;
+        if (h->blocked == NULL) {
+            h->blocked_tail = &h->blocked;
+        }
+        s->place_blocked = false;
+        hostctl__dirty(h, s->id);
     }
 }
 
 void hostctl__place_evaluate(struct hostctl *h, struct ctl_shard *s)
 {
     const thole_v1_Shard *shard = registry_shard(h->view, s->id);
-    if (s->placing || shard == NULL || registry_view_revision(h->view) < s->place_revision) {
+    if (s->placing || s->place_blocked || shard == NULL ||
+        registry_view_revision(h->view) < s->place_revision) {
         return;
     }
-    if (h->now_ms < s->place_after_ms || h->placements >= HOSTCTL_PLACEMENTS_MAX) {
-        uint64_t later = h->now_ms + h->o.retry_ms / 4 + 1;
-        hostctl__again(h, s, later > s->place_after_ms ? later : s->place_after_ms);
+    if (h->now_ms < s->place_after_ms) {
+        hostctl__again(h, s, s->place_after_ms);
         return;
     }
-    upb_Arena *arena = upb_Arena_New();
-    thole_registry_v1_Command *c = hostctl__command(h, "placement", arena);
-    const struct placement_options options = {.ctx = h, .extra = extra_load};
+    if (h->placements >= HOSTCTL_PLACEMENTS_MAX) {
+        block(h, s);
+        return;
+    }
+    upb_Arena *arena = NULL;
+    thole_registry_v1_Command *c = hostctl__place_begin(h, &arena);
+    const struct placement_options options = {
+        .ctx = h, .extra = hostctl__extra_load, .hold = !hostctl__may_rebalance(h)};
     struct placement_result result;
-    placement_decide(h->view, shard, &options, c, arena, &result);
-    remember(s, &result);
-    if (result.verdict == PLACEMENT_ACT) {
-        struct ctl_op *op = hostctl__op_new(h, OP_PLACE, s->id, 0);
-        note_placed(h, op, c);
-        s->placing = true;
-        h->placements++;
-        hostctl__propose(h, c, arena, op);
+    /* Which of its replicas is too many must not depend on that one's leaving. */
+    struct ctl_host *from = s->moving ? hostctl__host(h, &s->moving_from) : NULL;
+    if (from != NULL) {
+        from->extra++;
     }
-    upb_Arena_Free(arena);
+    placement_decide(h->view, shard, &options, c, arena, &result);
+    if (from != NULL) {
+        from->extra--;
+    }
+    remember(h, s, &result);
+    if (result.verdict == PLACEMENT_ACT) {
+        hostctl__place_commit(h, s);
+    }
 }
+
+/* ---- Answers --------------------------------------------------------------------------------- */
 
 void hostctl__place_done(struct hostctl *h, struct ctl_op *op)
 {
-    struct ctl_shard *s = hostctl__shard(h, op->shard_id);
-    s->placing = false;
+    bool accepted = op->st.code == THOLE_OK && op->code == THOLE_OK;
     h->placements--;
-    hostctl__dirty(h, op->shard_id);
-    if (op->st.code == THOLE_OK && op->code == THOLE_OK) {
-        s->place_revision = op->revision;
-        op->next = h->unseen_placements;
-        h->unseen_placements = op;
-        hostctl__place_view_changed(h);
+    if (accepted) {
+        h->place_limit = 2 * h->place_limit < HOSTCTL_PLACE_SHARDS_MAX ? 2 * h->place_limit
+                                                                       : HOSTCTL_PLACE_SHARDS_MAX;
+    } else if (op->st.code == THOLE_OK) {
+        h->place_limit = op->count > 1 ? op->count / 2 : 1;
+        LOG_DEBUG(HOSTCTL, "a placement was refused shards=%zu code=%" PRIu64, op->count, op->code);
+    }
+    for (size_t i = 0; i < op->count; i++) {
+        struct ctl_shard *s = hostctl__shard(h, op->shards[i]);
+        s->placing = false;
+        if (accepted) {
+            s->place_revision = op->revision;
+        } else {
+            end_move(h, s);
+            s->place_after_ms = h->now_ms + h->o.retry_ms;
+            hostctl__again(h, s, s->place_after_ms);
+        }
+        hostctl__dirty(h, s->id);
+    }
+    unblock(h);
+    if (!accepted) {
+        forget_placed(h, op);
         return;
     }
-    LOG_DEBUG(HOSTCTL, "a placement was refused shard=%" PRIu64 " code=%" PRIu64 " error=\"%s\"",
-              op->shard_id, op->code, op->st.message);
-    s->place_after_ms = h->now_ms + h->o.retry_ms;
-    hostctl__again(h, s, s->place_after_ms);
-    forget_placed(h, op);
+    op->next = h->unseen_placements;
+    h->unseen_placements = op;
+    hostctl__place_view_changed(h);
 }
 
 /* Our view now shows some of what was placed: it need not be counted twice. */
@@ -110,7 +257,9 @@ void hostctl__place_view_changed(struct hostctl *h)
         struct ctl_op *op = *at;
         if (h->view != NULL && op->revision <= registry_view_revision(h->view)) {
             *at = op->next;
-            hostctl__dirty(h, op->shard_id);
+            for (size_t i = 0; i < op->count; i++) {
+                hostctl__dirty(h, op->shards[i]);
+            }
             forget_placed(h, op);
         } else {
             at = &op->next;

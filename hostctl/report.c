@@ -59,9 +59,12 @@ static int32_t observed_phase(const struct report *r, const thole_v1_Replica *ro
         return phase;
     }
     const struct raft_member *m = raft_config_find(&c, local->replica_id);
-    bool voter = thole_v1_Replica_role(row) == thole_v1_REPLICA_ROLE_VOTER;
+    int32_t wanted = thole_v1_Replica_role(row);
+    uint8_t role = wanted == thole_v1_REPLICA_ROLE_VOTER     ? RAFT_VOTER
+                   : wanted == thole_v1_REPLICA_ROLE_WITNESS ? RAFT_WITNESS
+                                                             : RAFT_LEARNER;
     if (m != NULL) {
-        bool as_wanted = !c.joint && (m->role == RAFT_VOTER) == voter;
+        bool as_wanted = !c.joint && m->role == role;
         /* The first time it must have heard of a leader; an election later changes nothing. */
         bool settled = local->leader_replica != 0 ||
                        thole_v1_Replica_phase(row) == thole_v1_REPLICA_PHASE_RUNNING;

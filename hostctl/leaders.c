@@ -1,0 +1,140 @@
+/* Balance of leaders, on every host for the shards that it leads: leadership goes where the shard's
+ * preference says, and else from hosts that lead two more than another that could. A few at a time;
+ * what was handed on is seen in the registry before more is, so that hosts which all see the same
+ * idle one do not fill it again and again. Shard zero is left where it is. */
+#include "hostctl/hostctl_internal.h"
+
+#include "base/log.h"
+
+#include <stdlib.h>
+
+/* In units of retry_ms: changes gather for this long, and reports of transfers come meanwhile. */
+#define LEADERS_PAUSE_RETRIES 4
+/* A shard that could not be handed on is left alone for so long. */
+#define LEADERS_FAILED_MS 30000
+/* How far behind the commit index a new leader may be. */
+#define LEADERS_LAG_ENTRIES 64
+
+void hostctl__leaders_changed(struct hostctl *h)
+{
+    if (h->leaders_due_ms == UINT64_MAX) {
+        h->leaders_due_ms = h->now_ms + (uint64_t)LEADERS_PAUSE_RETRIES * h->o.retry_ms;
+    }
+}
+
+static void count_leaders(struct hostctl *h)
+{
+    struct slice name = {0};
+    const thole_v1_Shard *row;
+    for (size_t i = 0; i < h->host_count; i++) {
+        h->hosts[i].leads = 0;
+    }
+    while ((row = registry_next_shard(h->view, name)) != NULL) {
+        name = registry_str(thole_v1_Shard_name(row));
+        struct slice leader =
+            registry_str(thole_v1_ShardStatus_leader_host(thole_v1_Shard_status(row)));
+        const thole_v1_Host *host = registry_host_by_name(h->view, leader);
+        struct uuid id;
+        if (thole_v1_Shard_id(row) != REGISTRY_SHARD_ID && host != NULL &&
+            hostctl__parse_uuid(thole_v1_Host_id(host), &id)) {
+            hostctl__host(h, &id)->leads++;
+        }
+    }
+}
+
+struct choice {
+    struct ctl_host *host; /* NULL: none */
+    uint64_t replica_id;
+    bool preferred;
+};
+
+/* The best of the other voters: where leaders are preferred, and of these where there are least. */
+static struct choice best_other(struct hostctl *h, const struct engine_replica_status *local,
+                                const thole_v1_Shard *shard)
+{
+    struct choice best = {NULL, 0, false};
+    uint64_t after = 0;
+    const thole_v1_Replica *row;
+    while ((row = registry_next_replica_of_shard(h->view, local->shard_id, after)) != NULL) {
+        struct uuid id;
+        struct raft_peer_status peer;
+        bool preferred = false;
+        after = thole_v1_Replica_id(row);
+        if (after == local->replica_id ||
+            thole_v1_Replica_desired(row) != thole_v1_REPLICA_DESIRED_RUN ||
+            thole_v1_Replica_role(row) != thole_v1_REPLICA_ROLE_VOTER ||
+            thole_v1_Replica_phase(row) != thole_v1_REPLICA_PHASE_RUNNING ||
+            !hostctl__parse_uuid(thole_v1_Replica_host_id(row), &id)) {
+            continue;
+        }
+        const thole_v1_Host *host = registry_host(h->view, &id);
+        if (host == NULL || !placement_host_leads(host, thole_v1_Shard_spec(shard), &preferred) ||
+            !engine_shard_peer(h->o.engine, local->shard_id, after, &peer) ||
+            peer.match + LEADERS_LAG_ENTRIES < local->commit) {
+            continue;
+        }
+        struct ctl_host *other = hostctl__host(h, &id);
+        if (best.host == NULL || (preferred && !best.preferred) ||
+            (preferred == best.preferred && other->leads < best.host->leads)) {
+            best = (struct choice){other, after, preferred};
+        }
+    }
+    return best;
+}
+
+/* Hand the shard on, if that is better. */
+static void look_at(struct hostctl *h, struct ctl_shard *s)
+{
+    struct engine_replica_status local;
+    const thole_v1_Shard *shard = registry_shard(h->view, s->id);
+    const thole_v1_Host *own_row = hostctl__own_row(h);
+    if (shard == NULL || s->id == REGISTRY_SHARD_ID || s->changing || own_row == NULL ||
+        h->now_ms < s->lead_after_ms || thole_v1_Shard_deleting(shard) ||
+        !engine_shard_status(h->o.engine, s->id, &local) || !local.leader_ready || local.failed) {
+        return;
+    }
+    bool preferred = false;
+    (void)placement_host_leads(own_row, thole_v1_Shard_spec(shard), &preferred);
+    struct choice best = best_other(h, &local, shard);
+    struct ctl_host *own = hostctl__host(h, &h->o.host_id);
+    bool better =
+        best.host != NULL && ((best.preferred && !preferred) ||
+                              (best.preferred == preferred && own->leads >= best.host->leads + 2));
+    if (!better) {
+        return;
+    }
+    LOG_INFO(HOSTCTL, "handing leadership on for balance shard=%" PRIu64 " to=%" PRIu64, s->id,
+             best.replica_id);
+    own->leads -= own->leads > 0;
+    best.host->leads++;
+    s->changing = true;
+    h->transfers++;
+    engine_transfer(h->o.engine, s->id, best.replica_id, hostctl__op_engine_done,
+                    hostctl__op_new(h, OP_TRANSFER, s->id, best.replica_id));
+}
+
+void hostctl__leaders_run(struct hostctl *h)
+{
+    size_t it = 0;
+    struct ctl_shard *s;
+    h->leaders_due_ms = UINT64_MAX;
+    if (h->transfers > 0 || !hostctl__may_rebalance(h)) {
+        return; /* the last one's end begins again */
+    }
+    count_leaders(h);
+    while (h->transfers < HOSTCTL_TRANSFERS_MAX && (s = map_next(&h->shards, &it, NULL)) != NULL) {
+        look_at(h, s);
+    }
+}
+
+void hostctl__leaders_done(struct hostctl *h, struct ctl_op *op)
+{
+    struct ctl_shard *s = hostctl__shard(h, op->shard_id);
+    h->transfers--;
+    s->changing = false;
+    if (op->st.code != THOLE_OK) {
+        s->lead_after_ms = h->now_ms + LEADERS_FAILED_MS;
+    }
+    hostctl__dirty(h, op->shard_id);
+    hostctl__leaders_changed(h);
+}
