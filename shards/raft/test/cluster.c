@@ -322,11 +322,8 @@ void node_harvest(struct cluster *c, uint64_t id)
         ASSERT(u.apply_first == n->apply_to + 1 && u.apply_last >= u.apply_first);
         n->apply_to = u.apply_last;
     }
-    if (c->trace != NULL && u.status_changed) {
-        struct raft_status s = node_status(n);
-        static const char *const roles[] = {"follower", "pre-candidate", "candidate", "leader"};
-        trace_line(c, "%" PRIu64 " is %s term=%" PRIu64 " leader=%" PRIu64, n->id, roles[s.role],
-                   s.term, s.leader);
+    if (u.status_changed) {
+        trace_state(c, n);
     }
     handle_requests(c, n, &u);
 }

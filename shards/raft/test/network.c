@@ -1,43 +1,10 @@
 /* The fixture's network: messages and snapshots under way. */
 #include <inttypes.h>
-#include <stdarg.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/assert.h"
 #include "shards/raft/test/cluster_internal.h"
-
-void trace_line(struct cluster *c, const char *format, ...)
-{
-    char line[256];
-    va_list args;
-
-    if (c->trace == NULL) {
-        return;
-    }
-    va_start(args, format);
-    int n = vsnprintf(line, sizeof line, format, args);
-    va_end(args);
-    ASSERT(n > 0 && (size_t)n < sizeof line);
-    bytes_append(c->trace, line, (size_t)n);
-    bytes_append(c->trace, "\n", 1);
-}
-
-static const char *const kind_names[] = {
-    "SNAPSHOT",     "PREVOTE",   "PREVOTE_REPLY",   "VOTE", "VOTE_REPLY", "APPEND",
-    "APPEND_REPLY", "HEARTBEAT", "HEARTBEAT_REPLY", "READ", "READ_REPLY", "TIMEOUT_NOW",
-    "REMOVED",      "SLEEP",     "SLEEP_REPLY",
-};
-
-static void trace_message(struct cluster *c, const struct raft_message *m)
-{
-    trace_line(c,
-               "%" PRIu64 "->%" PRIu64 " %s term=%" PRIu64 " index=%" PRIu64 "/%" PRIu64
-               " commit=%" PRIu64 " entries=%u%s",
-               m->from, m->to, kind_names[m->kind], m->term, m->index, m->log_term, m->commit,
-               m->entry_count, m->reject ? " reject" : "");
-}
 
 static struct raft_message message_copy(const struct raft_message *m)
 {
@@ -137,8 +104,8 @@ static void deliver_snapshot(struct cluster *c, struct packet *p)
     struct node *from = node_at(c, p->message.from);
     bool install = false;
 
-    trace_line(c, "%" PRIu64 "->%" PRIu64 " SNAPSHOT index=%" PRIu64 "/%" PRIu64, from->id, to->id,
-               p->snapshot_index, p->snapshot_term);
+    trace_line(c, "%" PRIu64 " < snapshot from %" PRIu64 " at %" PRIu64 "/%" PRIu64, to->id,
+               from->id, p->snapshot_index, p->snapshot_term);
     enum thole_code code =
         raft_snapshot_received(to->raft, from->id, p->message.term, p->snapshot_index,
                                p->snapshot_term, p->snapshot_config, c->now_ms, &install, NULL);
@@ -165,7 +132,7 @@ static void deliver(struct cluster *c, struct packet *p)
         deliver_snapshot(c, p);
         return;
     }
-    trace_message(c, &p->message);
+    trace_message(c, to, &p->message);
     to->last_error = raft_receive(to->raft, &p->message, c->now_ms, NULL);
 }
 

@@ -429,6 +429,33 @@ TEST(reads)
     end("reads");
 }
 
+TEST(sleep)
+{
+    (void)state;
+    begin(3);
+    for (uint64_t id = 1; id <= 3; id++) {
+        node_at(&c, id)->options.sleep_after_ms = 2 * HEARTBEAT_MS;
+        node_restart(&c, id);
+    }
+    campaign(1);
+    note("nothing happens");
+    wait_ms(10 * HEARTBEAT_MS);
+    for (uint64_t id = 1; id <= 3; id++) {
+        assert_true(raft_asleep(c.nodes[id].raft));
+    }
+    note("much later");
+    wait_ms(8000);
+    propose(1);
+    note("node 1 dies, and its host is missed");
+    wait_ms(10 * HEARTBEAT_MS);
+    node_crash(&c, 1);
+    for (uint64_t id = 2; id <= 3; id++) {
+        raft_wake(c.nodes[id].raft, c.now_ms - TIMEOUT_MS, c.now_ms);
+    }
+    wait_ms(TIMEOUT_MS);
+    end("sleep");
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -452,6 +479,7 @@ int main(void)
         RUN(slow_follower_after_compaction),
         RUN(leader_transfer),
         RUN(reads),
+        RUN(sleep),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
