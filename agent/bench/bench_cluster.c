@@ -2,7 +2,7 @@
  * at what latency and for how much CPU.
  *
  *   bench_cluster [--shards N] [--in-flight N] [--payload BYTES] [--read-share PERCENT] [--seconds S]
- *                 [--hosts N] [--type NAME] [--dir DIR]
+ *                 [--warmup S] [--hosts N] [--type NAME] [--dir DIR] [--json FILE]
  *
  * The load uses the public API on all hosts in turn, in batches: a completed operation is at once
  * replaced by another to the same shard. */
@@ -26,8 +26,9 @@
 #define HOSTS_MAX 7
 
 struct config {
-    uint64_t shards, in_flight, payload, read_share, seconds, hosts, port;
+    uint64_t shards, in_flight, payload, read_share, seconds, warmup, hosts, port;
     const char *type, *dir;
+    const char *json; /* the result also goes here, and the metrics to FILE.before and FILE.after */
 };
 
 struct slot { /* one operation in flight */
@@ -179,6 +180,66 @@ static void show(const char *what, const struct histogram *h, double seconds)
            (double)histogram_percentile(h, 99) / 1e6, (double)histogram_percentile(h, 99.9) / 1e6);
 }
 
+/* ---- For programs ------------------------------------------------------------------------------ */
+
+static FILE *open_for_write(const char *path)
+{
+    FILE *f = fopen(path, "w");
+    if (!f) {
+        fprintf(stderr, "bench_cluster: cannot write %s\n", path);
+        exit(1);
+    }
+    return f;
+}
+
+/* All hosts of the process share its metrics. */
+static void save_metrics(const struct load *l, const char *suffix)
+{
+    struct bytes text = {0};
+    if (!l->c.json)
+        return;
+    char *path = xasprintf("%s.%s", l->c.json, suffix);
+    FILE *f = open_for_write(path);
+    metrics_render(&text);
+    fprintf(f, "%.*s", (int)text.size, (const char *)text.data);
+    fclose(f);
+    bytes_deinit(&text);
+    free(path);
+}
+
+/* What this process made the disk write, as the kernel counts it. */
+static uint64_t disk_bytes(void)
+{
+    char line[128];
+    uint64_t bytes = 0;
+    FILE *f = fopen("/proc/self/io", "r");
+    while (f && fgets(line, sizeof line, f))
+        if (strncmp(line, "write_bytes: ", 13) == 0)
+            bytes = strtoull(line + 13, NULL, 10);
+    if (f)
+        fclose(f);
+    return bytes;
+}
+
+static void save_json(const struct load *l, double seconds, double cpu, uint64_t bytes)
+{
+    const struct histogram *h = histogram_count(l->writes) > 0 ? l->writes : l->reads;
+    uint64_t writes = histogram_count(l->writes), reads = histogram_count(l->reads);
+    uint64_t done = writes + reads > 0 ? writes + reads : 1;
+    if (!l->c.json)
+        return;
+    FILE *f = open_for_write(l->c.json);
+    fprintf(f,
+            "{\"seconds\":%.3f,\"proposalsPerSecond\":%.0f,\"queriesPerSecond\":%.0f,"
+            "\"failed\":%" PRIu64 ",\"latencyMs\":{\"p50\":%.3f,\"p99\":%.3f,\"max\":%.3f},"
+            "\"cpuMicroseconds\":%.3f,\"diskBytes\":%" PRIu64 "}\n",
+            seconds, (double)writes / seconds, (double)reads / seconds,
+            (uint64_t)atomic_load(&l->failed), (double)histogram_percentile(h, 50) / 1e6,
+            (double)histogram_percentile(h, 99) / 1e6, (double)histogram_percentile(h, 100) / 1e6,
+            cpu / (double)done * 1e6, bytes);
+    fclose(f);
+}
+
 static void sleep_ms(uint64_t ms)
 {
     nanosleep(
@@ -207,7 +268,9 @@ static void run(struct load *l)
         if (thole_submit(l->hosts[ln->host], &op, 1, completed, ln, &st) != THOLE_OK)
             die("submit", &st);
     }
-    sleep_ms(1000);
+    sleep_ms(l->c.warmup * 1000);
+    save_metrics(l, "before");
+    uint64_t disk = disk_bytes();
     double cpu = cpu_seconds();
     now = clock_now(&clock_system);
     atomic_store(&l->measuring, true);
@@ -215,6 +278,9 @@ static void run(struct load *l)
     atomic_store(&l->measuring, false);
     double seconds = (double)(clock_now(&clock_system) - now) / 1e9;
     cpu = cpu_seconds() - cpu;
+    disk = disk_bytes() - disk;
+    save_metrics(l, "after");
+    save_json(l, seconds, cpu, disk);
     atomic_store(&l->ending, true);
     while (atomic_load(&l->outstanding) > 0)
         sleep_ms(10);
@@ -250,8 +316,8 @@ static bool read_option(struct config *c, const char *name, const char *value)
         uint64_t *to;
     } numbers[] = {{"--shards", &c->shards},   {"--in-flight", &c->in_flight},
                    {"--payload", &c->payload}, {"--read-share", &c->read_share},
-                   {"--seconds", &c->seconds}, {"--hosts", &c->hosts},
-                   {"--port", &c->port}};
+                   {"--seconds", &c->seconds}, {"--warmup", &c->warmup},
+                   {"--hosts", &c->hosts},     {"--port", &c->port}};
     for (size_t i = 0; i < sizeof numbers / sizeof numbers[0]; i++)
         if (strcmp(name, numbers[i].name) == 0) {
             *numbers[i].to = strtoull(value, NULL, 10);
@@ -261,6 +327,8 @@ static bool read_option(struct config *c, const char *name, const char *value)
         c->type = value;
     else if (strcmp(name, "--dir") == 0)
         c->dir = value;
+    else if (strcmp(name, "--json") == 0)
+        c->json = value;
     else
         return false;
     return true;
@@ -274,14 +342,15 @@ int main(int argc, char **argv)
                            .in_flight = 100,
                            .payload = 16,
                            .seconds = 5,
+                           .warmup = 1,
                            .hosts = 3,
                            .port = 7481,
                            .type = "noop"};
     for (int i = 1; i < argc; i += 2)
         if (i + 1 >= argc || !read_option(&l->c, argv[i], argv[i + 1])) {
             fprintf(stderr, "usage: bench_cluster [--shards N] [--in-flight N] [--payload BYTES] "
-                            "[--read-share PERCENT]\n  [--seconds S] [--hosts N] [--type NAME] "
-                            "[--port FIRST] [--dir DIR]\n");
+                            "[--read-share PERCENT]\n  [--seconds S] [--warmup S] [--hosts N] "
+                            "[--type NAME] [--port FIRST] [--dir DIR]\n  [--json FILE]\n");
             return 2;
         }
     if (l->c.hosts == 0 || l->c.hosts > HOSTS_MAX || l->c.shards == 0 || l->c.in_flight == 0)

@@ -208,11 +208,11 @@ static void report(struct bench *b, double seconds, const struct cpu *before,
         printf("{\"mode\":\"%s\",\"shards\":%zu,\"inFlight\":%" PRIu32 ",\"payloadBytes\":%" PRIu32
                ",\"readShare\":%" PRIu32 ",\"seconds\":%.3f,\"proposalsPerSecond\":%.0f,"
                "\"queriesPerSecond\":%.0f,\"failed\":%" PRIu64
-               ",\"latencyMs\":{\"p50\":%.3f,\"p99\":%.3f,\"p999\":%.3f},"
+               ",\"latencyMs\":{\"p50\":%.3f,\"p99\":%.3f,\"p999\":%.3f,\"max\":%.3f},"
                "\"cpuSecondsPerMillion\":{",
                b->c->values[OPT_MODE].text, b->shard_count, b->in_flight, b->payload_bytes,
                b->read_share, seconds, (double)proposals / seconds, (double)queries / seconds,
-               failed, ms[0], ms[1], ms[2]);
+               failed, ms[0], ms[1], ms[2], (double)histogram_percentile(&b->latency, 100) / 1e6);
         for (size_t i = 0; i < after->hosts; i++) {
             printf("\"%s\":%.3f,", after->names[i], used(before, after, i) / millions);
         }
