@@ -96,10 +96,11 @@ static void evaluate(struct hostctl *h, struct ctl_shard *s)
     }
     if (h->zero_leader) {
         hostctl__place_evaluate(h, s);
+        hostctl__heal_evaluate(h, s);
     }
     hostctl__report_evaluate(h, s, local);
     bool busy = s->starting || s->removing || s->changing || s->placing || s->place_blocked ||
-                s->reporting || s->report_queued;
+                s->healing || s->reporting || s->report_queued;
     /* What is left to remember is only of use where something can be done about the shard. */
     bool idle = !h->zero_leader && !wheel_armed(&s->timer) && s->failed_replica == 0;
     if (!busy && !here && (idle || registry_shard(h->view, s->id) == NULL)) {
@@ -143,6 +144,9 @@ static void op_done(struct hostctl *h, struct ctl_op *op)
         break;
     case OP_REACHES:
         hostctl__liveness_answer(h, op);
+        break;
+    case OP_HEAL:
+        hostctl__heal_done(h, op);
         break;
     }
     hostctl__op_free(op);

@@ -49,6 +49,7 @@ enum ctl_op_kind {
     OP_REPORT,
     OP_LIVENESS,
     OP_REACHES, /* another host's word on a silent one */
+    OP_HEAL,
 };
 
 /* Something under way: in the engine, or a proposal. */
@@ -109,6 +110,9 @@ struct ctl_shard {
     enum placement_verdict verdict;
     char *explanation; /* NULL: none */
     bool decided;
+    /* Rebuilding of failed replicas. */
+    bool healing;
+    uint64_t heal_after_ms;
     /* Reports. */
     bool report_queued, reporting;
     struct ctl_shard *next_report;
@@ -291,6 +295,10 @@ void hostctl__balance_run(struct hostctl *h);
 void hostctl__leaders_changed(struct hostctl *h);
 void hostctl__leaders_run(struct hostctl *h);
 void hostctl__leaders_done(struct hostctl *h, struct ctl_op *op);
+
+/* heal.c: on shard zero's leader host. */
+void hostctl__heal_evaluate(struct hostctl *h, struct ctl_shard *s);
+void hostctl__heal_done(struct hostctl *h, struct ctl_op *op);
 
 /* liveness.c: on shard zero's leader host. */
 void hostctl__liveness_begin(struct hostctl *h); /* we lead now: all clocks start anew */

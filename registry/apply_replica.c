@@ -431,6 +431,58 @@ static enum thole_code observe_out(struct txn *t, struct row *row, uint64_t inde
     return THOLE_OK;
 }
 
+/* A failure counts while each is less than this after the one before. */
+#define FAILURES_APART_MS_MAX (INT64_C(3600) * 1000)
+#define FAILURE_HOSTS_MAX 16
+
+/* Keep those that still count; the host's own, if it is among them. */
+static thole_v1_ReplicaFailure *recent_failure(thole_v1_ShardStatus *status, upb_StringView host_id,
+                                               int64_t now_ms, upb_Arena *arena)
+{
+    size_t count = 0;
+    size_t kept = 0;
+    thole_v1_ReplicaFailure *own = NULL;
+    thole_v1_ReplicaFailure **all = thole_v1_ShardStatus_mutable_failures(status, &count);
+    for (size_t i = 0; i < count; i++) {
+        if (now_ms - thole_v1_ReplicaFailure_time_ms(all[i]) < FAILURES_APART_MS_MAX) {
+            bool is_own = slice_equal(registry_str(thole_v1_ReplicaFailure_host_id(all[i])),
+                                      registry_str(host_id));
+            own = is_own ? all[i] : own;
+            all[kept++] = all[i];
+        }
+    }
+    if (own == NULL && kept == FAILURE_HOSTS_MAX) { /* the one that was noted first */
+        memmove(all, all + 1, (kept - 1) * sizeof(all[0]));
+        kept--;
+    }
+    if (count > 0) {
+        thole_v1_ShardStatus_resize_failures(status, kept, arena);
+    }
+    return own;
+}
+
+/* Whoever rebuilds failed replicas needs to know how often it was tried. */
+static void note_failure(struct txn *t, const struct row *replica, upb_StringView message)
+{
+    const thole_v1_Replica *r = replica->replica;
+    struct row *shard = registry__txn_edit(t, registry__shard(&t->s, thole_v1_Replica_shard_id(r)));
+    upb_Arena *arena = shard->arena;
+    int64_t now_ms = thole_registry_v1_Command_time_ms(t->command);
+    upb_StringView id = thole_v1_Replica_host_id(r);
+    upb_StringView host = thole_v1_Replica_host(r);
+    thole_v1_ShardStatus *status = thole_v1_Shard_mutable_status(shard->shard, arena);
+    thole_v1_ReplicaFailure *f = recent_failure(status, id, now_ms, arena);
+    if (f == NULL) {
+        f = thole_v1_ShardStatus_add_failures(status, arena);
+        thole_v1_ReplicaFailure_set_host_id(f, registry__dup(arena, registry_str(id)));
+    }
+    thole_v1_ReplicaFailure_set_host(f, registry__dup(arena, registry_str(host)));
+    thole_v1_ReplicaFailure_set_count(f, thole_v1_ReplicaFailure_count(f) + 1);
+    thole_v1_ReplicaFailure_set_time_ms(f, now_ms);
+    thole_v1_ReplicaFailure_set_message(f, registry__dup(arena, registry_str(message)));
+    registry__txn_put(t, shard);
+}
+
 static void observe_running(struct txn *t, struct row *row, int32_t phase, upb_StringView message)
 {
     const thole_v1_Replica *r = row->replica;
@@ -450,6 +502,7 @@ static void observe_running(struct txn *t, struct row *row, int32_t phase, upb_S
     } else if (before != phase && phase == thole_v1_REPLICA_PHASE_FAILED) {
         registry__txn_event(t, registry__replica(&t->s, id), "ReplicaFailed", "%.*s",
                             (int)message.size, message.data != NULL ? message.data : "");
+        note_failure(t, registry__replica(&t->s, id), message);
     }
 }
 

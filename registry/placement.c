@@ -226,6 +226,20 @@ static uint32_t users_load(const struct placement *p, const struct placement_hos
     return h->load;
 }
 
+static uint32_t failures_on(const struct placement *p, const thole_v1_Host *host)
+{
+    size_t count = 0;
+    const thole_v1_ReplicaFailure *const *failures =
+        thole_v1_ShardStatus_failures(thole_v1_Shard_status(p->shard), &count);
+    for (size_t i = 0; i < count; i++) {
+        if (slice_equal(registry_str(thole_v1_ReplicaFailure_host_id(failures[i])),
+                        registry_str(thole_v1_Host_id(host)))) {
+            return thole_v1_ReplicaFailure_count(failures[i]);
+        }
+    }
+    return 0;
+}
+
 static void classify_host(struct placement *p, struct placement_host *h, int index)
 {
     const thole_v1_Host *row = h->row;
@@ -238,6 +252,7 @@ static void classify_host(struct placement *p, struct placement_host *h, int ind
     h->load = placement__host_load(p, &h->id);
     h->hash = hash64(name.data, name.size, thole_v1_Shard_id(p->shard));
     h->suspect = liveness(row) == thole_v1_HOST_LIVENESS_SUSPECT;
+    h->failures = failures_on(p, row);
     h->stays = up && !placement__host_state_is(row, thole_v1_HOST_STATE_DRAINING);
     for (size_t i = 0; i < p->member_count; i++) {
         if (uuid_equal(&p->members[i].host_id, &h->id)) {

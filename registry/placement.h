@@ -7,6 +7,8 @@
 #include "registry/registry.h"
 
 #define PLACEMENT_TEXT_BYTES 512
+/* After so many recent failures of a shard's replicas it counts as failing. */
+#define PLACEMENT_FAILURES_MAX 6
 
 enum placement_verdict {
     PLACEMENT_SETTLED,       /* nothing to do */

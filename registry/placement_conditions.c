@@ -65,6 +65,41 @@ static void judge_ready(const struct placement *p, const struct condition *place
              running[true], wanted[true], running[false], wanted[false]);
 }
 
+/* Replicas fail wherever they are: what the controllers do about it is to wait. */
+static void judge_failing(const struct placement *p, struct condition *c)
+{
+    size_t hosts = 0;
+    uint32_t all = 0;
+    const thole_v1_ReplicaFailure *last = NULL;
+    const thole_v1_ReplicaFailure *const *failures =
+        thole_v1_ShardStatus_failures(thole_v1_Shard_status(p->shard), &hosts);
+    bool any = false;
+    for (size_t i = 0; i < p->member_count; i++) {
+        any |= p->members[i].run && p->members[i].failed;
+    }
+    for (size_t i = 0; i < hosts; i++) {
+        all += thole_v1_ReplicaFailure_count(failures[i]);
+        if (last == NULL ||
+            thole_v1_ReplicaFailure_time_ms(failures[i]) > thole_v1_ReplicaFailure_time_ms(last)) {
+            last = failures[i];
+        }
+    }
+    if (!any || last == NULL || all < PLACEMENT_FAILURES_MAX) {
+        return;
+    }
+    upb_StringView host = thole_v1_ReplicaFailure_host(last);
+    upb_StringView message = thole_v1_ReplicaFailure_message(last);
+    c->status = true;
+    c->reason = "Failing";
+    snprintf(c->message, sizeof(c->message),
+             "replicas failed %" PRIu32
+             " times on %zu hosts; the next attempt waits 10 minutes, or "
+             "for \"thole replica delete\"; the last failure, on %.*s: %.*s",
+             all, hosts, (int)host.size, host.data, (int)(message.size < 512 ? message.size : 512),
+             message.size > 0 ? message.data : "");
+    registry__trim_utf8(c->message);
+}
+
 /* A voting replica is lost with its host, or has failed, and is not yet replaced. */
 static void judge_degraded(const struct placement *p, struct condition *c)
 {
@@ -84,6 +119,9 @@ static void judge_degraded(const struct placement *p, struct condition *c)
         snprintf(c->message, sizeof(c->message), "%" PRIu32 " of %" PRIu32 " voting replicas %s%s",
                  lost, voting, lost == 1 ? "is lost" : "are lost",
                  (voting - lost) * 2 > voting ? "" : ", and with them the quorum");
+    }
+    if (!c->status || (voting - lost) * 2 > voting) {
+        judge_failing(p, c);
     }
 }
 

@@ -37,14 +37,15 @@ struct placement_member {
 struct placement_host {
     const thole_v1_Host *row;
     struct uuid id;
-    bool stays;       /* may keep what it has */
-    bool open;        /* may get a new replica of this shard */
-    bool suspect;     /* ... but others are better */
-    bool used;        /* by a replica of this shard, even one that leaves */
-    bool full;        /* has as many replicas as its capacity */
-    bool over;        /* has more */
-    uint32_t matches; /* bit c: satisfies the constraints of class c */
-    bool covers;      /* satisfies those of a group that covers */
+    bool stays;        /* may keep what it has */
+    bool open;         /* may get a new replica of this shard */
+    bool suspect;      /* ... but others are better */
+    bool used;         /* by a replica of this shard, even one that leaves */
+    bool full;         /* has as many replicas as its capacity */
+    bool over;         /* has more */
+    uint32_t failures; /* of replicas of this shard, lately */
+    uint32_t matches;  /* bit c: satisfies the constraints of class c */
+    bool covers;       /* satisfies those of a group that covers */
     uint32_t load;
     uint32_t rank; /* by load, then by a hash of shard and host */
     uint64_t hash;

@@ -86,7 +86,7 @@ static bool host_cost(const struct network *n, size_t c, int host, struct flow_c
     ret->level[LEVEL_RANK] = (int32_t)h->rank;
     ret->level[LEVEL_AWKWARD] = c == CLASS_WITNESSES && h->covers;
     if (m == NULL) {
-        ret->level[LEVEL_AWKWARD] += h->suspect;
+        ret->level[LEVEL_AWKWARD] += h->suspect + (int32_t)(h->failures < 100 ? h->failures : 100);
         ret->level[n->moves_level] = c == CLASS_VOTERS ? MOVE_NEW_VOTER : MOVE_NEW;
         return h->open && (h->matches >> c & 1) != 0;
     }

@@ -14,6 +14,8 @@
 
 #define TURNS_MAX 1000000
 
+static struct house_host *shard_leader(struct house *h, uint64_t shard_id);
+
 /* ---- The network ----------------------------------------------------------------------------- */
 
 struct packet {
@@ -309,6 +311,8 @@ void house_start(struct house *h, uint64_t n)
     host->types[0] = registry_machine_type(host->registry);
     host->types[1] = &machine_counter;
     host->types[2] = &host->failing;
+    host->flaky = flaky_type(host);
+    host->types[3] = &host->flaky;
     struct engine_options o = {
         .host_id = host->id,
         .incarnation = host->incarnation,
@@ -437,8 +441,8 @@ static void fill(const struct house *h, thole_v1_Host *row, upb_Arena *arena, ui
 {
     fill_host(row, arena, n, h->hosts[n].incarnation);
     thole_v1_HostStatus *status = thole_v1_Host_mutable_status(row, arena);
-    static const char *const types[] = {"counter", "failing"};
-    for (size_t i = 0; i < 2; i++) {
+    static const char *const types[] = {"counter", "failing", "flaky"};
+    for (size_t i = 0; i < 3; i++) {
         thole_v1_MachineType_set_name(thole_v1_HostStatus_add_machine_types(status, arena),
                                       upb_StringView_FromString(types[i]));
     }
@@ -496,16 +500,63 @@ static void fill_counter(thole_v1_ShardSpec *spec, upb_Arena *arena, uint32_t vo
     thole_v1_ShardSpec_set_type(spec, upb_StringView_FromString("counter"));
 }
 
-enum thole_code house_create(struct house *h, const char *shard, uint32_t voters,
-                             uint32_t non_voting)
+enum thole_code house_create_type(struct house *h, const char *shard, const char *type,
+                                  uint32_t voters, uint32_t non_voting)
 {
     struct cmd c = cmd_new("user");
     thole_registry_v1_CreateShard *s =
         thole_registry_v1_Operation_mutable_create_shard(cmd_op(&c), c.arena);
     thole_registry_v1_CreateShard_set_name(s, upb_StringView_FromString(shard));
-    fill_counter(thole_registry_v1_CreateShard_mutable_spec(s, c.arena), c.arena, voters,
-                 non_voting);
+    thole_v1_ShardSpec *spec = thole_registry_v1_CreateShard_mutable_spec(s, c.arena);
+    fill_counter(spec, c.arena, voters, non_voting);
+    thole_v1_ShardSpec_set_type(spec, upb_StringView_FromString(type));
     return house_command(h, &c);
+}
+
+enum thole_code house_create(struct house *h, const char *shard, uint32_t voters,
+                             uint32_t non_voting)
+{
+    return house_create_type(h, shard, "counter", voters, non_voting);
+}
+
+struct adding {
+    struct engine_request r;
+    bool done, ok;
+};
+
+static void added(struct engine_request *r)
+{
+    struct adding *a = CONTAINER_OF(r, struct adding, r);
+    a->done = true;
+    a->ok = r->status.code == THOLE_OK;
+    bufslice_unref(r->result);
+}
+
+bool house_add(struct house *h, const char *shard, int count)
+{
+    uint64_t id = house_shard_id(h, shard);
+    for (int i = 0; i < count; i++) {
+        struct adding a = {.done = false};
+        struct house_host *leader = shard_leader(h, id);
+        if (leader == NULL) {
+            return false;
+        }
+        struct buf *b = buf_copy("add 1", 5);
+        a.r = (struct engine_request){.kind = ENGINE_PROPOSE,
+                                      .shard_id = id,
+                                      .payload = {b, slice_of(b->data, b->size)},
+                                      .deadline_ns = CLOCK_NEVER,
+                                      .done = added};
+        engine_submit(leader->engine, &a.r);
+        for (int k = 0; k < 1000 && !a.done; k++) {
+            house_run(h, 10);
+        }
+        assert_true(a.done);
+        if (!a.ok) {
+            return false;
+        }
+    }
+    return true;
 }
 
 enum thole_code house_update(struct house *h, const char *shard, uint32_t voters,

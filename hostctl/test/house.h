@@ -22,7 +22,9 @@ struct house_host {
     struct engine_files *files;
     struct registry *registry;
     struct thole_machine_type failing; /* "failing": never opens */
-    const struct thole_machine_type *types[4];
+    struct thole_machine_type flaky;   /* "flaky": a counter that fails as its host says */
+    bool flaky_open, flaky_apply, flaky_restore;
+    const struct thole_machine_type *types[5];
     struct engine *engine;
     struct hostctl *hostctl; /* NULL: down */
     bool address_known[HOUSE_HOSTS];
@@ -41,6 +43,7 @@ struct house {
     double refuse;    /* chance that a controller's proposal gets no answer */
 };
 
+struct thole_machine_type flaky_type(struct house_host *host); /* flaky.c */
 struct house *house_new(uint64_t seed);
 void house_free(struct house *h);
 uint64_t house_now_ms(const struct house *h);
@@ -68,6 +71,10 @@ enum thole_code house_command(struct house *h, struct cmd *c);
 enum thole_code house_admit(struct house *h, uint64_t n, uint64_t *ret_replica);
 enum thole_code house_create(struct house *h, const char *shard, uint32_t voters,
                              uint32_t non_voting);
+enum thole_code house_create_type(struct house *h, const char *shard, const char *type,
+                                  uint32_t voters, uint32_t non_voting);
+/* Commit some commands of the counters. False: no leader took them. */
+bool house_add(struct house *h, const char *shard, int count);
 enum thole_code house_update(struct house *h, const char *shard, uint32_t voters,
                              uint32_t non_voting);
 enum thole_code house_delete(struct house *h, const char *shard);

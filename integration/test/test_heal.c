@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/types.h>
+#include <unistd.h>
 
 #include <cmocka.h>
 
@@ -133,11 +134,58 @@ static void test_dead_host_is_replaced_and_returns_empty(void **state)
     cluster_free(c);
 }
 
+static void mark(struct cluster *c, int i, bool fail)
+{
+    char path[300];
+    snprintf(path, sizeof path, "%s/fail", c->hosts[i].data_dir);
+    if (fail)
+        assert_int_equal(fclose(fopen(path, "w")), 0);
+    else
+        assert_int_equal(unlink(path), 0);
+}
+
+/* Its replica fails alone, is seen to have failed, and is made anew from a snapshot. */
+static void test_failed_machine_is_rebuilt(void **state)
+{
+    (void)state;
+    struct cluster *c = cluster_new();
+    c->tholed = THOLED_FLAKY_PATH;
+    cluster_start_peers(c, 3);
+    apply_yaml(c, 0, "kind: Shard\nname: f\nspec: {type: flaky, voters: 3}\n");
+    apply_yaml(c, 0, "kind: Shard\nname: orders\nspec: {type: kv, voters: 3}\n");
+    char path[256];
+    snprintf(path, sizeof path, "%s/large", c->dir);
+    FILE *f = fopen(path, "w");
+    assert_non_null(f);
+    for (int i = 0; i < 16 * 1024; i++)
+        fputs("0123456789abcde\n", f);
+    assert_int_equal(fclose(f), 0);
+    cli_ok(c, 0, "propose f --data-file %s", path);
+    int leader = leader_of(c, 0, "f");
+    int failing = (leader + 1) % 3;
+    pid_t pid = c->hosts[failing].pid;
+    mark(c, failing, true);
+    cli_ok(c, leader, "propose f x");
+    expect_lines(c, leader, "get events --object shards/f", "ReplicaFailed", 1);
+    assert_non_null(strstr(cli_ok(c, leader, "get events --object shards/f"), "says to fail"));
+    mark(c, failing, false);
+    expect_lines(c, leader, "get events --object shards/f", "it failed, and is rebuilt", 1);
+    expect_lines(c, leader, "get replicas --shard f -o wide", "running", 3);
+    expect_lines(c, leader, "get replicas --shard f", "failed", 0);
+    assert_int_equal(c->hosts[failing].pid, pid);
+    assert_true(host_running(c, failing));
+    cli_ok(c, failing, "propose orders 'put a 1'");
+    cli_ok(c, failing, "propose f y");
+    assert_non_null(strstr(cli_ok(c, failing, "query f count --stale"), "3"));
+    cluster_free(c);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_slow_host_is_left_alone),
         cmocka_unit_test(test_dead_host_is_replaced_and_returns_empty),
+        cmocka_unit_test(test_failed_machine_is_rebuilt),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -306,7 +306,8 @@ struct replica {
     struct control *transfers;
     struct task *install; /* restored, waiting for its batch */
     bool restoring, saving, compacting, holding_applies;
-    bool holding_for_save; /* a machine without views stands still while it is saved */
+    uint32_t restore_failures; /* of received snapshots, in a row */
+    bool holding_for_save;     /* a machine without views stands still while it is saved */
     struct save_waiter *save_waiters;
     uint64_t snapshot_index, snapshot_term; /* of the newest file; 0: none */
     bool persistent, has_views;

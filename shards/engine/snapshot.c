@@ -14,6 +14,8 @@ struct save_waiter {
     uint64_t peer;
 };
 
+#define RESTORE_FAILURES_MAX 3
+
 /* ---- Tasks and messages ------------------------------------------------------------------------------------ */
 
 struct task *task_new(enum task_kind kind, struct replica *r)
@@ -281,6 +283,16 @@ static void discard_generation(struct loop *l, struct replica *r, uint64_t gener
     to_snapshotter(l, t);
 }
 
+/* A machine that cannot take what others saved, time after time, can never catch up. A full disk may
+ * have room later. */
+static bool restores_no_more(struct replica *r, const struct thole_status *st)
+{
+    if (st->code == THOLE_OK || st->code == THOLE_UNAVAILABLE ||
+        st->code == THOLE_RESOURCE_EXHAUSTED)
+        return false;
+    return ++r->restore_failures >= RESTORE_FAILURES_MAX && r->state == GROUP_RUNNING;
+}
+
 static void restored(struct loop *l, struct task *t)
 {
     struct replica *r = t->r;
@@ -295,9 +307,12 @@ static void restored(struct loop *l, struct task *t)
         machine_unref(t->machine);
         t->machine = NULL;
         discard_generation(l, r, t->generation);
+        if (restores_no_more(r, &t->st))
+            group_fail(l, r, &t->st);
         task_free(t);
         return;
     }
+    r->restore_failures = 0;
     LOG_INFO(ENGINE, "installing a snapshot index=%" PRIu64 " generation=%" PRIu64, m->index,
              t->generation);
     t->received = m;

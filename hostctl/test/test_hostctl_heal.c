@@ -1,0 +1,204 @@
+/* Replicas whose machine fails: they stop alone and are rebuilt, with pauses that grow. */
+#include "hostctl/test/house.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <string.h>
+#include <cmocka.h>
+
+static struct house *hosts_with_flaky(uint64_t seed, uint64_t hosts, uint32_t voters)
+{
+    struct house *h = house_new(seed);
+    house_bootstrap(h, 3);
+    for (uint64_t n = 3; n < hosts; n++) {
+        house_join(h, n);
+    }
+    assert_int_equal(house_create_type(h, "f", "flaky", voters, 0), THOLE_OK);
+    assert_int_equal(house_create(h, "other", 3, 0), THOLE_OK);
+    RUN_UNTIL(h, 20000, house_settled(h, "f") && house_settled(h, "other"));
+    RUN_UNTIL(h, 20000, house_settled(h, "zero"));
+    return h;
+}
+
+static uint64_t local_replica(struct house *h, uint64_t n, bool *ret_leads, bool *ret_failed)
+{
+    struct engine_replica_status s;
+    if (!engine_shard_status(h->hosts[n].engine, house_shard_id(h, "f"), &s)) {
+        return 0;
+    }
+    *ret_leads = s.leader_ready;
+    *ret_failed = s.failed;
+    return s.replica_id;
+}
+
+/* A host whose replica of "f" leads, or does not. */
+static uint64_t host_of_f(struct house *h, bool leads)
+{
+    bool l = false;
+    bool failed = false;
+    for (uint64_t n = 0; n < HOUSE_HOSTS; n++) {
+        if (h->hosts[n].hostctl != NULL && local_replica(h, n, &l, &failed) != 0 && l == leads) {
+            return n;
+        }
+    }
+    fail();
+    return 0;
+}
+
+/* Events of a kind about any replica of "f"; a part of the last one's message must be there. */
+static size_t events_of_f(struct house *h, const char *reason, const char *part)
+{
+    struct registry_view *v = house_view(h);
+    uint64_t it = 0;
+    size_t count = 0;
+    const thole_v1_Event *e;
+    while ((e = registry_next_event(v, 0, &it)) != NULL) {
+        struct slice object = registry_str(thole_v1_Event_object(e));
+        upb_StringView message = thole_v1_Event_message(e);
+        if (object.size >= 8 && memcmp(object.data, "shards/f", 8) == 0 &&
+            slice_equal(registry_str(thole_v1_Event_reason(e)), slice_str(reason)) &&
+            message.size > 0 && memmem(message.data, message.size, part, strlen(part)) != NULL) {
+            count++;
+        }
+    }
+    registry_view_release(v);
+    return count;
+}
+
+static bool rebuilt_on(struct house *h, uint64_t n, uint64_t before)
+{
+    bool leads = false;
+    bool failed = false;
+    uint64_t id = local_replica(h, n, &leads, &failed);
+    return id != 0 && id != before && !failed;
+}
+
+static void heal_failed_apply_is_rebuilt_on_the_only_host(void **state)
+{
+    (void)state;
+    for (int leads = 0; leads < 2; leads++) {
+        struct house *h = hosts_with_flaky(1, 3, 3);
+        bool unused;
+        bool failed;
+        uint64_t n = host_of_f(h, leads);
+        uint64_t before = local_replica(h, n, &unused, &failed);
+        h->hosts[n].flaky_apply = true;
+        (void)house_add(h, "f", 1);
+        RUN_UNTIL(h, 5000, events_of_f(h, "ReplicaFailed", "a test fails apply") == 1);
+        h->hosts[n].flaky_apply = false;
+        assert_true(house_settled(h, "other"));
+        RUN_UNTIL(h, 20000, rebuilt_on(h, n, before) && house_settled(h, "f"));
+        assert_int_equal(events_of_f(h, "ReplicaRemoving", "it failed, and is rebuilt"), 1);
+        assert_true(house_add(h, "f", 3));
+        house_free(h);
+    }
+}
+
+static void heal_goes_to_a_host_where_it_has_not_failed(void **state)
+{
+    (void)state;
+    struct house *h = hosts_with_flaky(2, 5, 3);
+    bool unused;
+    bool failed = false;
+    uint64_t n = host_of_f(h, false);
+    h->hosts[n].flaky_apply = true;
+    h->hosts[n].flaky_open = true;
+    assert_true(house_add(h, "f", 1));
+    RUN_UNTIL(h, 20000, events_of_f(h, "ReplicaFailed", "a test fails apply") == 1);
+    RUN_UNTIL(h, 20000, local_replica(h, n, &unused, &failed) == 0 && house_settled(h, "f"));
+    house_run(h, 60000);
+    assert_int_equal(events_of_f(h, "ReplicaFailed", ""), 1);
+    house_free(h);
+}
+
+/* Attempts on the same host come after 1, 2, 4, ... seconds, and stop at six for ten minutes. */
+static void heal_machine_that_keeps_failing_is_tried_less_and_less(void **state)
+{
+    (void)state;
+    struct house *h = hosts_with_flaky(3, 3, 3);
+    char text[512];
+    uint64_t n = host_of_f(h, false);
+    h->hosts[n].flaky_apply = true;
+    h->hosts[n].flaky_open = true;
+    assert_true(house_add(h, "f", 1));
+    house_run(h, 900);
+    assert_int_equal(events_of_f(h, "ReplicaFailed", ""), 1);
+    assert_int_equal(events_of_f(h, "ReplicaRemoving", ""), 0); /* within the first pause */
+    house_run(h, 60000);
+    assert_int_equal(events_of_f(h, "ReplicaFailed", ""), 6);
+    assert_true(house_events(h, "shards/f", "ShardDegraded", text, sizeof(text)) >= 1);
+    size_t before = h->proposals;
+    house_run(h, 8 * 60000);
+    assert_int_equal(h->proposals, before);
+    struct registry_view *v = house_view(h);
+    const thole_v1_Shard *shard = registry_shard_by_name(v, slice_str("f"));
+    size_t count = 0;
+    bool failing = false;
+    const thole_v1_Condition *const *c =
+        thole_v1_ShardStatus_conditions(thole_v1_Shard_status(shard), &count);
+    for (size_t i = 0; i < count; i++) {
+        failing |= slice_equal(registry_str(thole_v1_Condition_reason(c[i])), slice_str("Failing"));
+    }
+    assert_true(failing);
+    registry_view_release(v);
+    assert_true(house_add(h, "f", 3)); /* the others go on */
+    /* When it works again, so does the next attempt. */
+    h->hosts[n].flaky_apply = false;
+    h->hosts[n].flaky_open = false;
+    RUN_UNTIL(h, 4 * 60000, house_settled(h, "f"));
+    house_free(h);
+}
+
+static void heal_never_takes_the_majority(void **state)
+{
+    (void)state;
+    struct house *h = hosts_with_flaky(4, 5, 3);
+    uint64_t n = host_of_f(h, false);
+    for (uint64_t i = 0; i < 5; i++) {
+        h->hosts[i].flaky_apply = i != n;
+    }
+    (void)house_add(h, "f", 1);
+    house_run(h, 30000);
+    assert_true(events_of_f(h, "ReplicaFailed", "") >= 1);
+    assert_int_equal(events_of_f(h, "ReplicaRemoving", ""), 0);
+    house_free(h);
+}
+
+/* One that cannot take the snapshot either. The members that are left go on. */
+static void heal_failed_restore_is_tried_elsewhere(void **state)
+{
+    (void)state;
+    struct house *h = hosts_with_flaky(5, 5, 3);
+    uint64_t n = host_of_f(h, false);
+    for (uint64_t i = 0; i < 5; i++) {
+        bool leads = false;
+        bool failed = false;
+        h->hosts[i].flaky_restore = local_replica(h, i, &leads, &failed) == 0;
+    }
+    for (int i = 0; i < 300; i++) { /* so that only a snapshot brings a new member up to date */
+        assert_true(house_add(h, "f", 10));
+    }
+    h->hosts[n].flaky_apply = true;
+    assert_true(house_add(h, "f", 1));
+    RUN_UNTIL(h, 5000, events_of_f(h, "ReplicaFailed", "a test fails apply") == 1);
+    h->hosts[n].flaky_apply = false;
+    RUN_UNTIL(h, 60000, events_of_f(h, "ReplicaFailed", "a test fails restore") >= 1);
+    RUN_UNTIL(h, 60000, house_settled(h, "f"));
+    assert_true(house_add(h, "f", 3));
+    house_free(h);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(heal_failed_apply_is_rebuilt_on_the_only_host),
+        cmocka_unit_test(heal_goes_to_a_host_where_it_has_not_failed),
+        cmocka_unit_test(heal_machine_that_keeps_failing_is_tried_less_and_less),
+        cmocka_unit_test(heal_never_takes_the_majority),
+        cmocka_unit_test(heal_failed_restore_is_tried_elsewhere),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
