@@ -25,7 +25,7 @@ static uint8_t *put_varint(uint8_t *p, uint64_t v)
     return p;
 }
 
-/* All field numbers used here are below 16: one byte of tag. */
+/* All field numbers used here but one are below 16: one byte of tag. */
 static size_t field_size(uint64_t v)
 {
     return v ? 1 + varint_size(v) : 0;
@@ -89,6 +89,7 @@ static size_t message_size(const struct out_msg *o)
                field_size(m->index) + field_size(m->log_term) + field_size(m->commit) +
                field_size(m->commit_term) + field_size(m->hint) + field_size(m->context) +
                field_size(o->shard_id) + field_size(o->to_incarnation);
+    n += m->epoch ? 1 + field_size(m->epoch) : 0;
     for (uint32_t i = 0; i < m->entry_count; i++)
         n += bytes_field_size(entry_size(m->entries[i], i ? m->entries[i - 1] : NULL));
     return n;
@@ -115,7 +116,13 @@ static uint8_t *put_message(uint8_t *p, const struct out_msg *o)
         p = put_entry(p, m->entries[i], before);
     }
     p = put_field(p, 14, o->shard_id);
-    return put_field(p, 15, o->to_incarnation);
+    p = put_field(p, 15, o->to_incarnation);
+    if (m->epoch) { /* field 16: two bytes of tag */
+        *p++ = 0x80;
+        *p++ = 0x01;
+        p = put_varint(p, m->epoch);
+    }
+    return p;
 }
 
 size_t codec_weight(const struct raft_message *m)
@@ -208,6 +215,7 @@ static bool read_message(struct bufslice frame, const thole_engine_v1_RaftMessag
         .commit_term = thole_engine_v1_RaftMessage_commit_term(m),
         .hint = thole_engine_v1_RaftMessage_hint(m),
         .context = thole_engine_v1_RaftMessage_context(m),
+        .epoch = thole_engine_v1_RaftMessage_epoch(m),
     };
     if (ret->from == 0 || ret->to == 0)
         return false;

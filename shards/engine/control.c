@@ -152,10 +152,9 @@ void engine_transfer(struct engine *e, uint64_t shard_id, uint64_t target_replic
 void engine_force(struct engine *e, uint64_t shard_id, uint64_t epoch, engine_done_fn done,
                   void *ctx)
 {
-    struct control *c = control_new(CONTROL_ANSWER, done, ctx);
+    struct control *c = control_new(CONTROL_FORCE, done, ctx);
     c->shard_id = shard_id;
-    (void)THOLE_FAIL(&c->st, THOLE_UNIMPLEMENTED, THOLE_REASON_NONE, "epoch %llu",
-                     (unsigned long long)epoch);
+    c->epoch = epoch;
     loop_post(engine_loop(e, shard_id), &c->msg);
 }
 
@@ -312,6 +311,33 @@ static void transfer(struct loop *l, struct control *c)
     loop_dirty(l, r);
 }
 
+static void force(struct loop *l, struct control *c)
+{
+    struct replica *r = running(l, c);
+    if (!r)
+        return;
+    proposals_flush(l, r);
+    if (raft_force(r->core, c->epoch, l->now_ms, &c->st) != THOLE_OK) {
+        control_answer(c);
+        return;
+    }
+    LOG_WARN(ENGINE, "quorum loss: this replica becomes the only voter, epoch=%llu",
+             (unsigned long long)c->epoch);
+    c->next = r->forces;
+    r->forces = c;
+    loop_dirty(l, r);
+}
+
+void control_check_forces(struct replica *r)
+{
+    while (r->forces && r->status.leader_ready && raft_config(r->core)->epoch >= r->forces->epoch) {
+        struct control *c = r->forces;
+        r->forces = c->next;
+        r->removed_by_peer = false; /* whatever the lost majority had decided */
+        control_answer(c);
+    }
+}
+
 void control_check_transfers(struct loop *l, struct replica *r)
 {
     (void)l;
@@ -326,14 +352,25 @@ void control_check_transfers(struct loop *l, struct replica *r)
     control_fail_transfers(r, &st);
 }
 
-void control_fail_transfers(struct replica *r, const struct thole_status *st)
+static void fail_list(struct control **list, const struct thole_status *st)
 {
-    while (r->transfers) {
-        struct control *c = r->transfers;
-        r->transfers = c->next;
+    while (*list) {
+        struct control *c = *list;
+        *list = c->next;
         c->st = *st;
         control_answer(c);
     }
+}
+
+void control_fail_transfers(struct replica *r, const struct thole_status *st)
+{
+    fail_list(&r->transfers, st);
+}
+
+void control_fail_all(struct replica *r, const struct thole_status *st)
+{
+    fail_list(&r->transfers, st);
+    fail_list(&r->forces, st);
 }
 
 void control_handle(struct loop *l, struct control *c)
@@ -360,6 +397,9 @@ void control_handle(struct loop *l, struct control *c)
         break;
     case CONTROL_TRANSFER:
         transfer(l, c);
+        break;
+    case CONTROL_FORCE:
+        force(l, c);
         break;
     case CONTROL_ANSWER:
         control_answer(c);

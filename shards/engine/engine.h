@@ -44,8 +44,9 @@ struct engine_replica_status {
     bool voter;           /* in the configuration in force */
     bool removed_by_peer; /* a peer says that this replica was removed */
     bool failed;
+    bool superseded; /* failed: the group was forced without this replica, whose data is void */
     char failure[THOLE_STATUS_MESSAGE_BYTES];
-    uint64_t epoch; /* of the configuration in force: how often the group was forced (raft_force) */
+    uint64_t epoch;     /* of the group as this replica knows it; raised by engine_force */
     uint64_t last_term; /* of the log's last entry; with last_index it says who has the most */
     uint64_t commit, applied, last_index, first_index, config_index, config_revision;
     uint64_t log_bytes;

@@ -178,6 +178,7 @@ enum control_kind {
     CONTROL_FORGET,
     CONTROL_CHANGE,
     CONTROL_TRANSFER,
+    CONTROL_FORCE,
     CONTROL_ANSWER, /* only calls done */
 };
 struct control {
@@ -186,6 +187,7 @@ struct control {
     struct control *next;
     uint64_t shard_id, replica_id;
     struct replica *r; /* a reference, or NULL */
+    uint64_t epoch;    /* CONTROL_FORCE */
     struct raft_change change;
     struct thole_status st;
     engine_done_fn done;
@@ -303,7 +305,7 @@ struct replica {
     uint64_t contact_ns; /* last word from a leader */
     uint64_t generation;
     struct map peer_hosts; /* replica id -> struct uuid *, learnt from their messages */
-    struct control *transfers;
+    struct control *transfers, *forces;
     struct task *install; /* restored, waiting for its batch */
     bool restoring, saving, compacting, holding_applies;
     uint32_t restore_failures; /* of received snapshots, in a row */
@@ -467,6 +469,8 @@ void group_dispatch(struct loop *l, struct replica *r);
 void control_handle(struct loop *l, struct control *c);
 void control_removed(struct loop *l, struct replica *r, struct control *c);
 void control_check_transfers(struct loop *l, struct replica *r);
+void control_check_forces(struct replica *r);
+void control_fail_all(struct replica *r, const struct thole_status *st);
 void control_fail_transfers(struct replica *r, const struct thole_status *st);
 /* proposals.c */
 void proposal_submit(struct loop *l, struct engine_request *q);

@@ -264,6 +264,7 @@ void group_harvest(struct loop *l, struct replica *r)
         raft_harvest(r->core, &u);
         carry_out(l, r, &u);
         control_check_transfers(l, r);
+        control_check_forces(r);
         loop_publish(l, r);
     }
     group_dispatch(l, r);
@@ -376,7 +377,7 @@ static void silence(struct loop *l, struct replica *r, const struct thole_status
     wheel_cancel(l->ticks, &r->tick);
     proposals_end(l, r, st);
     reads_end(l, r, st);
-    control_fail_transfers(r, st);
+    control_fail_all(r, st);
     if (r->starting) {
         struct control *c = r->starting;
         r->starting = NULL;

@@ -383,6 +383,9 @@ static void fill_shown(struct replica *r)
     s->applied = r->applied;
     s->last_index = c->last_index;
     s->last_term = c->last_term;
+    s->epoch = c->epoch;
+    s->superseded = s->failed && r->failure.code == THOLE_DATA_LOSS &&
+                    r->failure.reason == THOLE_REASON_REMOVED;
     s->first_index = c->first_index;
     s->config_index = c->config_index;
     s->log_bytes = r->log_bytes;

@@ -198,6 +198,39 @@ static enum thole_code change_items(struct raft_config *c, const struct raft_cha
     return THOLE_OK;
 }
 
+static enum thole_code force(const struct raft_config *from, const struct raft_change *c,
+                             struct raft_config *ret, struct thole_status *st)
+{
+    struct raft_config to = {.epoch = c->epoch, .revision = from->revision};
+
+    if (c->item_count != 1 || c->items[0].op != RAFT_CHANGE_ADD_VOTER) {
+        return refuse(st, THOLE_REASON_BAD_REQUEST, 0, "is not named as the only voter");
+    }
+    if (c->epoch <= from->epoch) {
+        return THOLE_FAIL(st, THOLE_FAILED_PRECONDITION, THOLE_REASON_STALE_REVISION,
+                          "membership change: epoch %llu is not above %llu",
+                          (unsigned long long)c->epoch, (unsigned long long)from->epoch);
+    }
+    struct raft_member *m = raft_config_insert(&to, 0);
+    m->replica_id = c->items[0].replica_id;
+    m->role = RAFT_VOTER;
+    memcpy(m->host, c->items[0].host, sizeof m->host);
+    /* Even one whose removal was under way lives on, if it is all that is left. */
+    for (uint32_t i = 0; i < from->removed_count; i++) {
+        if (from->removed[i] != m->replica_id) {
+            raft__config_tombstone(&to, from->removed[i]);
+        }
+    }
+    for (uint32_t i = 0; i < from->member_count; i++) {
+        if (from->members[i].replica_id != m->replica_id) {
+            raft__config_tombstone(&to, from->members[i].replica_id);
+        }
+    }
+    raft_config_deinit(ret);
+    *ret = to;
+    return THOLE_OK;
+}
+
 enum thole_code raft_change_apply(const struct raft_config *from, const struct raft_change *c,
                                   struct raft_config *ret, struct thole_status *st)
 {
@@ -206,6 +239,9 @@ enum thole_code raft_change_apply(const struct raft_config *from, const struct r
 
     if (code != THOLE_OK) {
         return code;
+    }
+    if (c->epoch != 0) {
+        return force(from, c, ret, st);
     }
     if (c->revision < from->revision) {
         return THOLE_FAIL(st, THOLE_FAILED_PRECONDITION, THOLE_REASON_STALE_REVISION,

@@ -6,12 +6,13 @@
 #include "shards/raft/membership.h"
 
 enum {
-    CONFIG_VERSION = 1,
-    CHANGE_VERSION = 1,
+    CONFIG_VERSION = 2,
+    CHANGE_VERSION = 2,
     FLAG_JOINT = 1,
     FLAG_AUTO_LEAVE = 2,
 };
 #define HOST_BYTES 16
+#define RAFT_EPOCH_MAX (UINT64_MAX / 4)
 
 static enum thole_code malformed(struct thole_status *st, const char *what, const char *field)
 {
@@ -49,6 +50,7 @@ void raft_config_encode(const struct raft_config *c, struct bytes *out)
     bytes_append_varint(out, CONFIG_VERSION);
     bytes_append_varint(out, flags);
     bytes_append_varint(out, c->revision);
+    bytes_append_varint(out, c->epoch);
     bytes_append_varint(out, c->member_count);
     for (uint32_t i = 0; i < c->member_count; i++) {
         const struct raft_member *m = &c->members[i];
@@ -110,7 +112,8 @@ static bool take_config(struct slice *s, struct raft_config *c)
 
     if (!take_small(s, CONFIG_VERSION, &version) || version != CONFIG_VERSION ||
         !take_small(s, FLAG_JOINT | FLAG_AUTO_LEAVE, &flags) ||
-        !slice_take_varint(s, &c->revision) || !take_small(s, LIMIT_MEMBERS, &count)) {
+        !slice_take_varint(s, &c->revision) || !take_small(s, RAFT_EPOCH_MAX, &c->epoch) ||
+        !take_small(s, LIMIT_MEMBERS, &count)) {
         return false;
     }
     c->joint = (flags & FLAG_JOINT) != 0;
@@ -149,6 +152,7 @@ void raft_change_encode(const struct raft_change *c, struct bytes *out)
 {
     bytes_append_varint(out, CHANGE_VERSION);
     bytes_append_varint(out, c->revision);
+    bytes_append_varint(out, c->epoch);
     bytes_append_varint(out, c->item_count);
     for (uint32_t i = 0; i < c->item_count; i++) {
         bytes_append_varint(out, c->items[i].op);
@@ -165,7 +169,8 @@ enum thole_code raft_change_decode(struct slice in, struct raft_change *ret,
     uint64_t count;
 
     if (!take_small(&in, CHANGE_VERSION, &version) || version != CHANGE_VERSION ||
-        !slice_take_varint(&in, &c.revision) || !take_small(&in, RAFT_CHANGE_ITEMS_MAX, &count)) {
+        !slice_take_varint(&in, &c.revision) || !take_small(&in, RAFT_EPOCH_MAX, &c.epoch) ||
+        !take_small(&in, RAFT_CHANGE_ITEMS_MAX, &count)) {
         return malformed(st, "membership change", "header");
     }
     c.item_count = (uint32_t)count;

@@ -144,6 +144,9 @@ static void config_acts(struct raft *r, const struct raft_config *before)
     /* With the commit index that put it in force: those it removed may soon be gone, and with them the
      * quorum of the configuration that we would fall back to after a crash. */
     r->persist.hard_dirty = true;
+    if (now->epoch > before->epoch) {
+        raft__force_acts(r);
+    }
     if (raft_config_is_removed(now, self) && !r->removed) {
         r->removed = true;
         r->removed_changed = true;

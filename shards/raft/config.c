@@ -57,7 +57,8 @@ static bool member_equal(const struct raft_member *a, const struct raft_member *
 bool raft_config_equal(const struct raft_config *a, const struct raft_config *b)
 {
     if (a->joint != b->joint || a->auto_leave != b->auto_leave || a->revision != b->revision ||
-        a->member_count != b->member_count || a->removed_count != b->removed_count) {
+        a->epoch != b->epoch || a->member_count != b->member_count ||
+        a->removed_count != b->removed_count) {
         return false;
     }
     for (uint32_t i = 0; i < a->member_count; i++) {

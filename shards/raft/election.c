@@ -5,7 +5,8 @@ bool raft__may_campaign(const struct raft *r)
 {
     const struct raft_member *m = raft_config_find(raft__config(r), r->options.replica_id);
 
-    if (r->role == RAFT_LEADER || r->removed || r->options.witness || m == NULL ||
+    if (r->role == RAFT_LEADER || r->removed || r->superseded || r->force_index != 0 ||
+        r->options.witness || m == NULL ||
         (m->role != RAFT_VOTER && m->outgoing_role != RAFT_VOTER)) {
         return false;
     }

@@ -32,6 +32,11 @@ static void harvest_persist(struct raft *r, struct raft_update *ret)
     }
     ret->persist = ++r->persist.token;
     ret->hard = (struct raft_hard){.term = r->term, .vote = r->vote, .commit = r->commit};
+    if (r->force_index != 0) {
+        /* In memory the commit index stays behind until this is durable. */
+        ret->hard.commit = r->force_index;
+        r->force_token = r->force_token == 0 ? ret->persist : r->force_token;
+    }
     ret->entry_count = l->last_index + 1 - l->unsaved;
     ret->entries = raft__outbox_entries(&r->outbox, ret->entry_count);
     for (size_t i = 0; i < ret->entry_count; i++) {

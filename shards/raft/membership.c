@@ -63,6 +63,20 @@ uint64_t raft__membership_index(const struct raft_membership *m)
     return m->versions[m->version_count - 1]->index;
 }
 
+uint64_t raft__membership_epoch_index(const struct raft_membership *m)
+{
+    uint64_t epoch = raft__membership_current(m)->epoch;
+    size_t i = m->version_count - 1;
+
+    if (epoch == 0) {
+        return 0;
+    }
+    while (i > 0 && m->versions[i - 1]->config.epoch == epoch) {
+        i--;
+    }
+    return m->versions[i]->index;
+}
+
 static size_t version_at(const struct raft_membership *m, uint64_t index)
 {
     size_t i = m->version_count - 1;

@@ -34,6 +34,9 @@ void raft__membership_deinit(struct raft_membership *m);
 void raft__membership_reset(struct raft_membership *m, uint64_t index, const struct raft_config *c);
 const struct raft_config *raft__membership_current(const struct raft_membership *m);
 uint64_t raft__membership_index(const struct raft_membership *m);
+/* From which index on the log is of the present epoch: of raft_force's entry, or before the log start
+ * is all that is known. 0: the first epoch. */
+uint64_t raft__membership_epoch_index(const struct raft_membership *m);
 /* The configuration in force at `index`. */
 const struct raft_config *raft__membership_at(const struct raft_membership *m, uint64_t index);
 /* A CONFIG entry entered the log. Takes a reference of its own. */

@@ -36,9 +36,14 @@ bool raft__writer_stalled(const struct raft *r)
 void raft__send(struct raft *r, struct raft_message m, uint64_t token)
 {
     m.from = r->options.replica_id;
+    m.epoch = r->epoch;
     ASSERT(m.to != m.from && m.to != 0);
     if (m.term != 0 && r->persist.hard_token > token && !CANARY(vote_before_sync)) {
         token = r->persist.hard_token;
+    }
+    if (r->force_index != 0) { /* we speak of an epoch that does not begin before that is durable */
+        uint64_t begins = r->force_token != 0 ? r->force_token : r->persist.token + 1;
+        token = token > begins ? token : begins;
     }
     if (token > r->persist.done) {
         raft__outbox_withhold(&r->outbox, &m, token);
@@ -72,5 +77,6 @@ void raft_persisted(struct raft *r, uint64_t token, uint64_t now_ms)
     if (r->role == RAFT_LEADER && raft__has_witness(raft__config(r))) {
         r->work = true; /* witnesses get what is durable here */
     }
+    raft__force_durable(r, token);
     raft__advance(r);
 }

@@ -73,6 +73,10 @@ static enum thole_code check_change(const struct raft *r, const struct raft_chan
     if (code != THOLE_OK) {
         return code;
     }
+    if (c->epoch != 0) {
+        return THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
+                          "membership change: an epoch is not for proposing");
+    }
     if (r->membership.pending_count > 0 && !CANARY(two_changes_in_flight)) {
         return THOLE_FAIL(st, THOLE_ABORTED, THOLE_REASON_CHANGE_IN_FLIGHT,
                           "membership change: entry %llu is not applied yet",

@@ -89,17 +89,6 @@ static uint64_t max_u64(uint64_t a, uint64_t b)
     return a > b ? a : b;
 }
 
-static bool is_only_voter(const struct raft *r)
-{
-    const struct raft_config *c = raft__config(r);
-    uint32_t voters = 0;
-
-    for (uint32_t i = 0; i < c->member_count; i++) {
-        voters += raft_config_is_voter(c, c->members[i].replica_id);
-    }
-    return voters == 1 && raft_config_is_voter(c, r->options.replica_id);
-}
-
 enum thole_code raft_new(const struct raft_options *o, const struct raft_boot *b, struct raft **ret,
                          struct thole_status *st)
 {
@@ -131,10 +120,8 @@ enum thole_code raft_new(const struct raft_options *o, const struct raft_boot *b
     r->removed_changed = r->removed;
     raft__advance(r);
     raft__redraw_election(r);
-    if (r->election_deadline_ms != RAFT_NEVER_MS && is_only_voter(r)) {
-        /* Nobody to wait for, except that a larger configuration may have acted elsewhere. */
-        r->election_deadline_ms = r->now_ms + (o->lease ? o->election_timeout_ms : 0);
-    }
+    raft__hurry_if_alone(r);
+    r->epoch = raft__config(r)->epoch;
     /* Answers to reads of an earlier life of this replica must not fit those of this one. */
     r->reads.last_number = rand_u64(&r->rand) >> 2;
     *ret = r;
@@ -215,6 +202,7 @@ void raft_status(const struct raft *r, struct raft_status *ret)
         .applied = r->applied,
         .last_index = r->log.last_index,
         .last_term = raft__log_last_term(&r->log),
+        .epoch = r->epoch,
         .durable_index = r->log.durable,
         .first_index = r->log.start_index + 1,
         .leader = r->leader,

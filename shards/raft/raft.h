@@ -78,6 +78,7 @@ struct raft_config {
     bool joint;
     bool auto_leave;
     uint64_t revision; /* the registry revision that asked for it; never decreases */
+    uint64_t epoch;    /* how often the group was forced (raft_force): only it raises this */
     uint32_t member_count;
     struct raft_member *members; /* owned, as is `removed`; at most LIMIT_MEMBERS */
     uint32_t removed_count;      /* tombstones: ids that may never come back */
@@ -114,7 +115,9 @@ struct raft_change_item {
 #define RAFT_CHANGE_ITEMS_MAX 16
 struct raft_change {
     uint64_t
-        revision; /* must be >= the configuration's, or the change becomes a no-op when applied */
+        revision;   /* must be >= the configuration's, or the change becomes a no-op when applied */
+    uint64_t epoch; /* 0. Otherwise raft_force made it: its one item names the only voter, all other
+                       members are removed, and no other rule of changes holds */
     uint32_t item_count;
     struct raft_change_item items[RAFT_CHANGE_ITEMS_MAX];
 };
@@ -154,6 +157,7 @@ struct raft_message {
     bool reject;
     bool transfer;     /* votes: forced by a leadership transfer */
     uint64_t from, to; /* replica ids */
+    uint64_t epoch;    /* of the sender, set by the core: who has another one is no peer of ours */
     uint64_t term;     /* READ and READ_REPLY carry no term (0) */
     uint64_t index;    /* APPEND: prev index; APPEND_REPLY: acknowledged or rejected index;
                           votes, SLEEP: last index; READ_REPLY: read index */
@@ -226,7 +230,8 @@ void raft_free(struct raft *r);
 /* A message from a peer. Takes over `m->entries`: the references and, if entry_count > 0, the malloced
  * array; entry_count is 0 afterwards, whatever the result. Malformed input is INVALID_ARGUMENT and
  * changes nothing. DATA_LOSS: the leader and we contradict each other about what is committed or
- * acknowledged; this replica must stop. */
+ * acknowledged, or (REMOVED) the group was forced without us and we are superseded; this replica
+ * must stop. */
 THOLE_MUST_CHECK enum thole_code raft_receive(struct raft *r, struct raft_message *m,
                                               uint64_t now_ms, struct thole_status *st);
 /* Real time, which leases need: CLOCK_BOOTTIME in ns, read after what came in was fed to the core and
@@ -261,6 +266,13 @@ THOLE_MUST_CHECK enum thole_code raft_transfer(struct raft *r, uint64_t target, 
  * and without a leader. FAILED_PRECONDITION with lease reads: that refusal is their promise. */
 THOLE_MUST_CHECK enum thole_code raft_forget_leader(struct raft *r, uint64_t now_ms,
                                                     struct thole_status *st);
+/* The group has lost its quorum for good: make this replica its only voter. All that its log holds
+ * becomes committed, every other member is removed, and a message of an earlier epoch is refused from
+ * now on, so that members which come back cannot undo it. Acts when the next update is durable; then
+ * the replica campaigns. FAILED_PRECONDITION: a witness, a replica without data or that never was a
+ * member, an epoch that is not above ours; UNAVAILABLE: a snapshot is just being installed. */
+THOLE_MUST_CHECK enum thole_code raft_force(struct raft *r, uint64_t epoch, uint64_t now_ms,
+                                            struct thole_status *st);
 void raft_campaign(struct raft *r, uint64_t now_ms); /* tests, and "leader preference" */
 
 /* The batch that carried `token` (and all before it) is durable. */
@@ -360,7 +372,8 @@ void raft_harvest(struct raft *r, struct raft_update *ret);
 struct raft_status {
     uint64_t term, vote, commit, applied, last_index, durable_index, first_index;
     uint64_t last_term; /* of the entry at last_index */
-    uint64_t leader;    /* replica id, 0 unknown */
+    uint64_t epoch;
+    uint64_t leader; /* replica id, 0 unknown */
     uint64_t transfer_target;
     uint64_t config_index; /* index of the entry that made the current configuration; 0 = initial */
     enum raft_role role;

@@ -74,6 +74,10 @@ struct raft {
     uint64_t applied; /* by the machine */
     uint64_t handed;  /* given to the machine in an update */
     bool removed;     /* for good: never campaigns again */
+    uint64_t epoch;   /* of our configuration, or of the one we are about to get */
+    bool superseded; /* a peer has a higher epoch than this replica's data: it takes part no more */
+    uint64_t force_index; /* raft_force's entry, until it is durable; 0: none */
+    uint64_t force_token; /* under which it becomes so; 0: not harvested */
 
     uint64_t election_timeout_ms; /* drawn */
     uint64_t election_deadline_ms;
@@ -111,6 +115,8 @@ void raft__set_vote(struct raft *r, uint64_t vote);
 void raft__heard_leader(struct raft *r, uint64_t leader);
 void raft__rearm_election(struct raft *r);
 void raft__redraw_election(struct raft *r);
+/* If we are alone among the voters there is nobody to wait for: campaign as soon as may be. */
+void raft__hurry_if_alone(struct raft *r);
 
 /* election.c */
 bool raft__may_campaign(const struct raft *r);
@@ -176,6 +182,16 @@ void raft__reads_tick(struct raft *r);
 uint64_t raft__reads_deadline(const struct raft *r);
 void raft__recv_read(struct raft *r, const struct raft_message *m);
 void raft__recv_read_reply(struct raft *r, const struct raft_message *m);
+
+/* force.c */
+/* Is `epoch`, of a message or snapshot, ours? A replica without data takes a higher one over. OK and
+ * false in ret_ours: a lower one, which is answered; DATA_LOSS: we are superseded. */
+THOLE_MUST_CHECK enum thole_code raft__check_epoch(struct raft *r, uint64_t from, uint8_t kind,
+                                                   uint64_t epoch, bool *ret_ours,
+                                                   struct thole_status *st);
+void raft__force_durable(struct raft *r, uint64_t token);
+void raft__force_acts(struct raft *r); /* its configuration came into force */
+void raft__answer_removed(struct raft *r, uint64_t to);
 
 /* sleep.c */
 void raft__busy(struct raft *r); /* something happens here: no time to sleep */

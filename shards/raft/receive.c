@@ -41,8 +41,8 @@ enum thole_code raft__check_message(const struct raft *r, const struct raft_mess
     if (has_term(m->kind) && m->term == 0) {
         return bad(st, m, "term");
     }
-    if (m->term > RAFT_NUMBER_MAX || m->index > RAFT_NUMBER_MAX || m->commit > RAFT_NUMBER_MAX ||
-        m->hint > RAFT_NUMBER_MAX || m->log_term > RAFT_NUMBER_MAX) {
+    if (m->epoch > RAFT_NUMBER_MAX || m->term > RAFT_NUMBER_MAX || m->index > RAFT_NUMBER_MAX ||
+        m->commit > RAFT_NUMBER_MAX || m->hint > RAFT_NUMBER_MAX || m->log_term > RAFT_NUMBER_MAX) {
         return bad(st, m, "number");
     }
     if (m->entry_count > 0 && (m->kind != RAFT_MSG_APPEND || m->entries == NULL)) {
@@ -134,7 +134,7 @@ static bool adjust_term(struct raft *r, const struct raft_message *m)
 
 /* With our commit index: the removed replica may hold the longest log of a configuration that others
  * still believe in, and must be able to tell them. */
-static void answer_removed(struct raft *r, uint64_t to)
+void raft__answer_removed(struct raft *r, uint64_t to)
 {
     struct raft_message m = {.kind = RAFT_MSG_REMOVED, .to = to, .commit = r->commit};
 
@@ -219,8 +219,12 @@ enum thole_code raft_receive(struct raft *r, struct raft_message *m, uint64_t no
 {
     raft__begin(r, now_ms);
     enum thole_code code = raft__check_message(r, m, st);
+    bool ours = true;
 
-    if (code != THOLE_OK) {
+    if (code == THOLE_OK) {
+        code = raft__check_epoch(r, m->from, m->kind, m->epoch, &ours, st);
+    }
+    if (code != THOLE_OK || !ours) {
         goto done;
     }
     if (!may_sleep_on(r, m)) {
@@ -228,7 +232,7 @@ enum thole_code raft_receive(struct raft *r, struct raft_message *m, uint64_t no
     }
     if (is_cast_out(r, m)) {
         if (is_request(m->kind)) {
-            answer_removed(r, m->from);
+            raft__answer_removed(r, m->from);
         }
         goto done;
     }

@@ -108,6 +108,9 @@ static void want_snapshot(struct raft *r, uint64_t to, struct raft_progress *p, 
  * the first configuration, which is in no entry. */
 static bool must_have_snapshot(const struct raft *r, uint64_t to, const struct raft_progress *p)
 {
+    if (p->next <= raft__membership_epoch_index(&r->membership)) {
+        return true; /* what was before raft_force made this log is nobody else's */
+    }
     if (p->next - 1 < r->log.start_index && !CANARY(empty_append_term_zero)) {
         return true;
     }
@@ -145,6 +148,14 @@ static void stream(struct raft *r, uint64_t to, struct raft_progress *p, bool wi
     }
 }
 
+static uint64_t first_snapshot(const struct raft *r)
+{
+    uint64_t epoch = raft__membership_epoch_index(&r->membership);
+    uint64_t index = r->log.start_index > epoch ? r->log.start_index : epoch;
+
+    return index > 0 ? index : 1;
+}
+
 static void replicate_to(struct raft *r, const struct raft_member *m, struct raft_progress *p)
 {
     uint64_t to = m->replica_id;
@@ -153,7 +164,7 @@ static void replicate_to(struct raft *r, const struct raft_member *m, struct raf
         return;
     }
     if (must_have_snapshot(r, to, p)) {
-        want_snapshot(r, to, p, r->log.start_index > 0 ? r->log.start_index : 1);
+        want_snapshot(r, to, p, first_snapshot(r));
         return;
     }
     if (p->state == RAFT_PROBE) {

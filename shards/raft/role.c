@@ -84,8 +84,8 @@ static bool has_election_timer(const struct raft *r)
 {
     const struct raft_member *m = raft_config_find(raft__config(r), r->options.replica_id);
 
-    return r->role != RAFT_LEADER && !r->removed && !r->options.witness && m != NULL &&
-           (m->role == RAFT_VOTER || m->outgoing_role == RAFT_VOTER);
+    return r->role != RAFT_LEADER && !r->removed && !r->superseded && !r->options.witness &&
+           m != NULL && (m->role == RAFT_VOTER || m->outgoing_role == RAFT_VOTER);
 }
 
 void raft__rearm_election(struct raft *r)
@@ -98,6 +98,28 @@ void raft__redraw_election(struct raft *r)
 {
     r->election_timeout_ms = draw_timeout(r);
     raft__rearm_election(r);
+}
+
+static bool is_only_voter(const struct raft *r)
+{
+    const struct raft_config *c = raft__config(r);
+    uint32_t voters = 0;
+
+    for (uint32_t i = 0; i < c->member_count; i++) {
+        voters += raft_config_is_voter(c, c->members[i].replica_id);
+    }
+    return voters == 1 && raft_config_is_voter(c, r->options.replica_id);
+}
+
+void raft__hurry_if_alone(struct raft *r)
+{
+    if (r->election_deadline_ms != RAFT_NEVER_MS && is_only_voter(r)) {
+        /* With leases, others may have acted on a larger configuration, and rely on our promise. */
+        r->election_deadline_ms = r->now_ms;
+        if (raft__promised(r)) {
+            r->election_deadline_ms = r->contact_ms + r->options.election_timeout_ms;
+        }
+    }
 }
 
 static void set_role(struct raft *r, enum raft_role role)

@@ -66,6 +66,11 @@ enum thole_code raft_snapshot_received(struct raft *r, uint64_t from, uint64_t t
     }
     raft__wake(r, now_ms);
     *ret_install = false;
+    bool ours = true;
+    code = raft__check_epoch(r, from, RAFT_MSG_APPEND, config->epoch, &ours, st);
+    if (code != THOLE_OK || !ours) {
+        return code;
+    }
     if (term < r->term) {
         struct raft_message stale = {
             .kind = RAFT_MSG_APPEND_REPLY, .to = from, .term = r->term, .reject = true};

@@ -149,6 +149,21 @@ void checker_applies(struct cluster *c, struct node *n, uint64_t index, uint64_t
     k->committed_count++;
 }
 
+void checker_forced(struct cluster *c, struct node *n)
+{
+    struct checker *k = &c->checker;
+    struct raft_status s = node_status(n);
+    uint64_t term;
+
+    /* An index beyond, or one where it has something else: whatever was there is lost. */
+    for (uint64_t i = 1; i <= k->committed_count; i++) {
+        if (i > s.last_index || (i >= s.first_index && raft_term_at(n->raft, i, &term) &&
+                                 term != k->committed_terms[i - 1])) {
+            k->committed_count = (size_t)i - 1;
+        }
+    }
+}
+
 /* A term never falls and its vote never changes, across restarts. */
 void checker_synced(struct cluster *c, struct node *n)
 {

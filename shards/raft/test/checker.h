@@ -28,6 +28,8 @@ void checker_harvested(struct cluster *c, struct node *n, const struct raft_upda
 void checker_sends(struct cluster *c, struct node *n, const struct raft_message *m);
 void checker_applies(struct cluster *c, struct node *n, uint64_t index, uint64_t term,
                      uint64_t value);
+/* Quorum loss: what this node does not have is lost, and no longer expected of anybody. */
+void checker_forced(struct cluster *c, struct node *n);
 void checker_synced(struct cluster *c, struct node *n);
 /* Any two logs that agree on (index, term) agree before it. Costly. */
 void checker_logs(struct cluster *c);

@@ -137,6 +137,8 @@ void cluster_propose(struct cluster *c, size_t n); /* at the leader, must be acc
 enum thole_code node_change(struct cluster *c, uint64_t id, const struct raft_change *change);
 struct raft_change change_one(enum raft_change_op op, uint64_t replica_id);
 void change_add(struct raft_change *change, enum raft_change_op op, uint64_t replica_id);
+/* raft_force, which must be accepted; no settling. */
+void node_force(struct cluster *c, uint64_t id, uint64_t epoch);
 void node_compact(struct cluster *c, uint64_t id, uint64_t index);
 /* Take away the result of a read; false if there is none with this context. */
 bool node_take_read(struct node *n, uint64_t context, struct raft_read_result *ret);

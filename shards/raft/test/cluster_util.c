@@ -182,6 +182,15 @@ void change_add(struct raft_change *change, enum raft_change_op op, uint64_t rep
         (struct raft_change_item){.op = (uint8_t)op, .replica_id = replica_id};
 }
 
+void node_force(struct cluster *c, uint64_t id, uint64_t epoch)
+{
+    struct node *n = node_at(c, id);
+
+    checker_forced(c, n);
+    enum thole_code code = raft_force(n->raft, epoch, c->now_ms, NULL);
+    ASSERT(code == THOLE_OK);
+}
+
 void node_compact(struct cluster *c, uint64_t id, uint64_t index)
 {
     struct node *n = node_at(c, id);

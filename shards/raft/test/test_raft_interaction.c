@@ -305,6 +305,32 @@ TEST(forget_leader_read_only_lease_based)
     end("forget_leader_read_only_lease_based");
 }
 
+TEST(force_two_of_three_lost)
+{
+    (void)state;
+    begin(3);
+    campaign(1);
+    propose(1);
+    wait_ms(HEARTBEAT_MS);
+    note("1 and 2 are lost; 3 is forced");
+    node_crash(&c, 1);
+    node_crash(&c, 2);
+    node_force(&c, 3, 1);
+    cluster_settle(&c);
+    wait_ms(1);
+    note("2 comes back, and 4 is new");
+    node_start(&c, 2);
+    raft_campaign(c.nodes[2].raft, c.now_ms);
+    cluster_settle(&c);
+    assert_int_equal(c.nodes[2].last_error, THOLE_DATA_LOSS);
+    (void)cluster_join(&c);
+    struct raft_change change = change_one(RAFT_CHANGE_ADD_VOTER, 4);
+    assert_int_equal(node_change(&c, 3, &change), THOLE_OK);
+    cluster_settle(&c);
+    wait_ms(HEARTBEAT_MS);
+    end("force_two_of_three_lost");
+}
+
 TEST(lagging_commit)
 {
     (void)state;
@@ -470,6 +496,7 @@ int main(void)
         RUN(forget_leader_prevote_checkquorum),
         RUN(read_only_option_lease),
         RUN(forget_leader_read_only_lease_based),
+        RUN(force_two_of_three_lost),
         RUN(lagging_commit),
         RUN(heartbeat_resp_recovers_from_probing),
         RUN(probe_and_replicate),

@@ -124,6 +124,10 @@ void trace_message(struct cluster *c, const struct node *n, const struct raft_me
         uint64_t term = node_status(n).term;
         bytes_printf(&text, ", term %" PRIu64 " %s %" PRIu64, m->term, order(m->term, term), term);
     }
+    if (m->epoch != node_status(n).epoch) {
+        bytes_printf(&text, ", epoch %" PRIu64 " %s %" PRIu64, m->epoch,
+                     order(m->epoch, node_status(n).epoch), node_status(n).epoch);
+    }
     content(&text, n, m);
     trace_line(c, "%" PRIu64 " < %.*s", n->id, (int)text.size, (const char *)text.data);
     bytes_deinit(&text);

@@ -1,0 +1,132 @@
+/* Quorum loss: one replica is made the group's only voter, under a new epoch (raft_force).
+ *
+ * That breaks what Raft promises, on purpose and once: whatever the lost majority had and this replica
+ * has not is gone. So that it stays so, the epoch goes with every message: whoever has a lower one is
+ * told that it was removed, whoever has data of a lower one takes part no more (superseded), and only
+ * a replica without data takes a higher one over. Logs of two epochs never mix: all members of the
+ * old configuration are removed for good, and new ones start from a snapshot behind the forced entry.
+ * Until that entry is durable nothing acts, and this replica is deaf: a crash leaves all as it was. */
+#include "shards/raft/raft_internal.h"
+
+static bool has_no_data(const struct raft *r)
+{
+    return raft__config(r)->member_count == 0 && r->log.start_index == 0 && r->log.last_index == 0;
+}
+
+enum thole_code raft__check_epoch(struct raft *r, uint64_t from, uint8_t kind, uint64_t epoch,
+                                  bool *ret_ours, struct thole_status *st)
+{
+    if (epoch > r->epoch && has_no_data(r) && !r->superseded) {
+        r->epoch = epoch;
+    }
+    if (epoch > r->epoch || r->superseded) {
+        r->superseded = true;
+        raft__wake(r, r->now_ms);
+        raft__become_follower(r, r->term, 0);
+        raft__rearm_election(r);
+        return THOLE_FAIL(st, THOLE_DATA_LOSS, THOLE_REASON_REMOVED,
+                          "superseded: the group was forced without this replica, whose data is of "
+                          "epoch %llu",
+                          (unsigned long long)r->epoch);
+    }
+    *ret_ours = epoch == r->epoch && r->force_index == 0;
+    if (epoch < r->epoch && kind != RAFT_MSG_REMOVED) {
+        raft__answer_removed(r, from);
+    }
+    return THOLE_OK;
+}
+
+/* Where this replica lives, by its configuration or by a change that does not act yet. */
+static bool find_self(const struct raft *r, struct raft_change_item *ret)
+{
+    const struct raft_member *m = raft_config_find(raft__config(r), r->options.replica_id);
+    struct raft_change change;
+
+    if (m != NULL) {
+        memcpy(ret->host, m->host, sizeof ret->host);
+        return true;
+    }
+    for (size_t i = 0; i < r->membership.pending_count; i++) {
+        const struct raft_entry *e = r->membership.pending[i];
+        if (raft_change_decode(e->payload.bytes, &change, NULL) != THOLE_OK) {
+            continue;
+        }
+        for (uint32_t k = 0; k < change.item_count; k++) {
+            if (change.items[k].replica_id == r->options.replica_id &&
+                change.items[k].op < RAFT_CHANGE_REMOVE) {
+                memcpy(ret->host, change.items[k].host, sizeof ret->host);
+                return true;
+            }
+        }
+    }
+    return false;
+}
+
+static enum thole_code check_force(const struct raft *r, uint64_t epoch, struct thole_status *st)
+{
+    if (r->options.witness || has_no_data(r) || r->superseded) {
+        return THOLE_FAIL(st, THOLE_FAILED_PRECONDITION, THOLE_REASON_UNSATISFIABLE,
+                          "force: this replica has no data of the group");
+    }
+    if (epoch <= r->epoch || epoch > RAFT_NUMBER_MAX) {
+        return THOLE_FAIL(st, THOLE_FAILED_PRECONDITION, THOLE_REASON_STALE_REVISION,
+                          "force: epoch %llu is not above %llu", (unsigned long long)epoch,
+                          (unsigned long long)r->epoch);
+    }
+    if (r->persist.snapshot_dirty || r->log.durable < r->log.start_index) {
+        return THOLE_FAIL(st, THOLE_UNAVAILABLE, THOLE_REASON_NOT_READY,
+                          "force: a snapshot is being installed");
+    }
+    return THOLE_OK;
+}
+
+enum thole_code raft_force(struct raft *r, uint64_t epoch, uint64_t now_ms, struct thole_status *st)
+{
+    struct raft_change change = {.epoch = epoch, .item_count = 1};
+
+    raft__begin(r, now_ms);
+    enum thole_code code = check_force(r, epoch, st);
+    if (code != THOLE_OK) {
+        return code;
+    }
+    change.items[0].op = RAFT_CHANGE_ADD_VOTER;
+    change.items[0].replica_id = r->options.replica_id;
+    if (!find_self(r, &change.items[0])) {
+        return THOLE_FAIL(st, THOLE_FAILED_PRECONDITION, THOLE_REASON_NO_SUCH_REPLICA,
+                          "force: this replica is no member");
+    }
+    raft__wake(r, r->now_ms);
+    raft__become_follower(r, r->term + 1, 0);
+    struct raft_entry *e = raft__change_entry(&change);
+    e->index = r->log.last_index + 1;
+    e->term = r->term;
+    raft__log_append(&r->log, e);
+    raft__membership_note(&r->membership, e);
+    raft_entry_unref(e);
+    r->epoch = epoch;
+    r->force_index = r->log.last_index;
+    r->force_token = 0;
+    return THOLE_OK;
+}
+
+void raft__force_durable(struct raft *r, uint64_t token)
+{
+    if (r->force_index != 0 && r->force_token != 0 && r->force_token <= token) {
+        uint64_t index = r->force_index;
+        r->force_index = 0;
+        raft__commit_to(r, index);
+    }
+}
+
+void raft__force_acts(struct raft *r)
+{
+    const struct raft_config *c = raft__config(r);
+
+    r->epoch = c->epoch > r->epoch ? c->epoch : r->epoch;
+    if (raft_config_find(c, r->options.replica_id) != NULL) {
+        r->removed = false; /* whatever a lost majority had decided */
+        r->removed_changed = false;
+        raft__rearm_election(r);
+        raft__hurry_if_alone(r);
+    }
+}
