@@ -55,7 +55,7 @@ static uint32_t others_in_place(const struct placement *p, size_t class, int hos
 {
     uint32_t sum = 0;
     size_t other = class == CLASS_VOTERS ? CLASS_WITNESSES : CLASS_VOTERS;
-    if (class > CLASS_WITNESSES) {
+    if (class > CLASS_WITNESSES || p->classes[other].wanted == 0) {
         return 0;
     }
     for (size_t i = 0; i < p->host_count; i++) {

@@ -186,8 +186,9 @@ static const char *leaving_reason(const struct placement_member *m, bool surplus
     return surplus ? "there are more than wanted" : "another host has its place";
 }
 
-/* Take one vote, if all that should vote do, and those that then vote are mostly running. */
-static void reduce_voting(struct placement *p)
+/* Take one vote, if all that should vote do, and those that then vote are mostly running. False: one
+ * is too many, and has to stay for now. */
+static bool reduce_voting(struct placement *p)
 {
     struct placement_member *out = NULL;
     uint32_t voting = 0;
@@ -200,7 +201,7 @@ static void reduce_voting(struct placement *p)
         }
         if (!m->run) {
             if (thole_v1_Replica_phase(m->row) != thole_v1_REPLICA_PHASE_OUT) {
-                return; /* one at a time */
+                return false; /* one at a time */
             }
             continue;
         }
@@ -213,9 +214,11 @@ static void reduce_voting(struct placement *p)
         }
     }
     uint32_t wanted = p->classes[CLASS_VOTERS].wanted + p->classes[CLASS_WITNESSES].wanted;
-    if (out == NULL || in_place < wanted ||
-        (running - (out->running && out->host_up)) * 2 <= voting - 1) {
-        return;
+    if (out == NULL) {
+        return true;
+    }
+    if (in_place < wanted || (running - (out->running && out->host_up)) * 2 <= voting - 1) {
+        return false;
     }
     if (out->target != CLASS_NONE) {
         placement__set_role(p, out, thole_v1_REPLICA_ROLE_NON_VOTING,
@@ -223,6 +226,7 @@ static void reduce_voting(struct placement *p)
     } else {
         placement__remove(p, out, leaving_reason(out, true));
     }
+    return true;
 }
 
 /* Does the member still stand in for a slot that has no running replica? */
@@ -314,6 +318,7 @@ void placement__decide_user(struct placement *p)
         return;
     }
     bool waiting = is_waiting(p);
+    bool stuck = false;
     if (hold) {
         placement__target(p, false);
         p->ret->unbalanced = wants_better_spread(p);
@@ -321,7 +326,7 @@ void placement__decide_user(struct placement *p)
     placement__target(p, hold);
     add_missing(&a);
     if (p->appended == 0) {
-        reduce_voting(p);
+        stuck = !reduce_voting(p);
         reduce_non_voting(p);
         p->ret->unbalanced |= wants_better_spread(p);
     }
@@ -336,5 +341,8 @@ void placement__decide_user(struct placement *p)
         placement__explain(p);
     } else if (waiting) {
         say(p, PLACEMENT_WAIT, "replicas are joining or leaving");
+    } else if (stuck) {
+        say(p, PLACEMENT_WAIT,
+            "voting replicas are too many, and can only leave when a majority of the others runs");
     }
 }
