@@ -124,10 +124,11 @@ struct ctl_shard {
 struct ctl_host {
     struct uuid id;
     bool in_view;
-    char *address;  /* as given upward; NULL: none */
-    bool up;        /* as the bus says */
-    int32_t extra;  /* replicas on their way to it, less those that are to leave it */
-    uint32_t leads; /* shards, as they reported when leaders were last looked at */
+    char *address;        /* as given upward; NULL: none */
+    bool up;              /* as the bus says */
+    uint64_t incarnation; /* of its row; a new one is a sign of life */
+    int32_t extra;        /* replicas on their way to it, less those that are to leave it */
+    uint32_t leads;       /* shards, as they reported when leaders were last looked at */
     /* Liveness: what others said of it when it was last silent. */
     uint32_t questions; /* under way */
     uint32_t unreached; /* who said that they do not reach it either */

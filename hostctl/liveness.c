@@ -238,6 +238,20 @@ static void excuse_all(struct hostctl *h)
     pthread_mutex_unlock(&h->signs.lock);
 }
 
+/* A start that shard zero has admitted was heard of, though perhaps not by us yet. */
+static void note_start(struct hostctl *h, size_t i, const thole_v1_Host *row)
+{
+    uint64_t incarnation = thole_v1_HostStatus_incarnation(thole_v1_Host_status(row));
+    bool again = h->hosts[i].incarnation != 0 && incarnation > h->hosts[i].incarnation;
+    h->hosts[i].incarnation = incarnation;
+    if (again) {
+        const struct detector_bounds b = bounds_of(h);
+        pthread_mutex_lock(&h->signs.lock);
+        detector_heard(&h->signs.of[i].detector, &b, h->now_ms);
+        pthread_mutex_unlock(&h->signs.lock);
+    }
+}
+
 void hostctl__liveness_run(struct hostctl *h)
 {
     excuse_all(h);
@@ -251,6 +265,7 @@ void hostctl__liveness_run(struct hostctl *h)
             hostctl__host_is(row, thole_v1_HOST_STATE_REMOVED)) {
             continue;
         }
+        note_start(h, i, row);
         judge(h, i, row, &j);
         if (j.liveness == thole_v1_HOST_LIVENESS_UNSPECIFIED ||
             j.liveness == thole_v1_HostStatus_liveness(thole_v1_Host_status(row))) {

@@ -151,6 +151,28 @@ static void liveness_new_leader_keeps_the_dead_and_shortens_no_grace(void **stat
     house_free(h);
 }
 
+/* It is admitted before the leader hears it. */
+static void liveness_started_host_is_suspected_once(void **state)
+{
+    (void)state;
+    struct house *h = five_hosts(7);
+    char text[256];
+    uint64_t n = other_host(h);
+    uint64_t replica;
+    house_stop(h, n);
+    house_run(h, 1000);
+    h->mute[n] = true;
+    house_start(h, n);
+    memset(h->hosts[n].address_known, true, sizeof(h->hosts[n].address_known));
+    assert_int_equal(house_admit(h, n, &replica), THOLE_OK);
+    house_run(h, 200);
+    h->mute[n] = false;
+    house_run(h, 3000);
+    assert_int_equal(events(h, n, "HostSuspect", text, sizeof(text)), 1);
+    assert_int_equal(events(h, n, "HostLive", text, sizeof(text)), 1);
+    house_free(h);
+}
+
 /* Back at the edge of its grace, again and again: never dead, and nothing moves. */
 static void liveness_host_at_the_edge_of_its_grace_moves_nothing(void **state)
 {
@@ -178,6 +200,7 @@ int main(void)
         cmocka_unit_test(liveness_killed_process_is_noticed_faster_than_silence),
         cmocka_unit_test(liveness_host_that_others_reach_is_not_dead),
         cmocka_unit_test(liveness_new_leader_keeps_the_dead_and_shortens_no_grace),
+        cmocka_unit_test(liveness_started_host_is_suspected_once),
         cmocka_unit_test(liveness_host_at_the_edge_of_its_grace_moves_nothing),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -1,4 +1,5 @@
 /* Hosts that are slow, die, come back: what is noticed, what is replaced, what is removed. */
+#include <dirent.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -10,6 +11,8 @@
 
 #include <cmocka.h>
 
+#include "base/buf.h"
+#include "base/file.h"
 #include "integration/test/cluster.h"
 
 struct expect {
@@ -180,12 +183,87 @@ static void test_failed_machine_is_rebuilt(void **state)
     cluster_free(c);
 }
 
+#define VALUE_BYTES 40000
+
+/* Large enough that no block of a file holds records of two replicas. */
+static void put_large(struct cluster *c, char letter)
+{
+    char path[256];
+    snprintf(path, sizeof path, "%s/value", c->dir);
+    FILE *f = fopen(path, "w");
+    assert_non_null(f);
+    fprintf(f, "put %c ", letter);
+    for (int i = 0; i < VALUE_BYTES / 8; i++)
+        fprintf(f, "needle-%c", letter);
+    assert_int_equal(fclose(f), 0);
+    cli_ok(c, 0, "propose orders --data-file %s", path);
+}
+
+/* Flip a bit of it in the host's log; false if it is in none of the log's files. */
+static bool damage_large(struct cluster *c, int i, char letter)
+{
+    char directory[300], text[32];
+    snprintf(directory, sizeof directory, "%s/log", c->hosts[i].data_dir);
+    snprintf(text, sizeof text, "needle-%cneedle-%c", letter, letter);
+    DIR *d = opendir(directory);
+    assert_non_null(d);
+    bool found = false;
+    for (struct dirent *e; !found && (e = readdir(d));) {
+        char path[600];
+        struct buf *b = NULL;
+        snprintf(path, sizeof path, "%s/%s", directory, e->d_name);
+        if (!strstr(e->d_name, ".sst") || file_read(path, UINT64_C(1) << 30, &b, NULL) != THOLE_OK)
+            continue;
+        const uint8_t *at = memmem(b->data, b->size, text, strlen(text));
+        if (at) {
+            FILE *f = fopen(path, "r+");
+            assert_non_null(f);
+            long offset = (long)(at - b->data) + VALUE_BYTES / 2;
+            assert_int_equal(fseek(f, offset, SEEK_SET), 0);
+            fputc(b->data[offset] ^ 4, f);
+            assert_int_equal(fclose(f), 0);
+            found = true;
+        }
+        buf_unref(b);
+    }
+    closedir(d);
+    return found;
+}
+
+/* A flipped bit in a log record of a host that is started again. */
+static void test_damaged_log_is_rebuilt(void **state)
+{
+    (void)state;
+    struct cluster *c = cluster_new();
+    cluster_start_peers(c, 3);
+    apply_yaml(c, 0, "kind: Shard\nname: orders\nspec: {type: kv, voters: 3}\n");
+    apply_yaml(c, 0, "kind: Shard\nname: other\nspec: {type: kv, voters: 3}\n");
+    for (char letter = 'a'; letter <= 'd'; letter++)
+        put_large(c, letter);
+    do { /* what was written goes from the write-ahead log to a file at the next starts */
+        host_stop(c, 2);
+        host_restart(c, 2);
+        cluster_wait_ready(c, 2, 20000);
+        host_stop(c, 2);
+    } while (!damage_large(c, 2, 'd'));
+    host_restart(c, 2);
+    expect_lines(c, 0, "get events --object shards/orders", "log records are damaged", 2);
+    expect_lines(c, 0, "get replicas --shard orders -o wide", "running", 3);
+    expect_lines(c, 0, "get replicas --shard orders -o wide", "failed", 0);
+    assert_true(host_running(c, 2));
+    assert_int_equal(count_text(cli_ok(c, 0, "get events --object shards/other"), "Failed"), 0);
+    const char *value = cli_ok(c, 2, "query orders --stale 'get d'");
+    assert_int_equal(count_text(value, "needle-d"), VALUE_BYTES / 8);
+    cluster_free(c);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_slow_host_is_left_alone),
         cmocka_unit_test(test_dead_host_is_replaced_and_returns_empty),
         cmocka_unit_test(test_failed_machine_is_rebuilt),
+        cmocka_unit_test(test_damaged_log_is_rebuilt),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
