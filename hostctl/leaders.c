@@ -12,8 +12,6 @@
 #define LEADERS_PAUSE_RETRIES 4
 /* A shard that could not be handed on is left alone for so long. */
 #define LEADERS_FAILED_MS 30000
-/* How far behind the commit index a new leader may be. */
-#define LEADERS_LAG_ENTRIES 64
 
 void hostctl__leaders_changed(struct hostctl *h)
 {
@@ -48,7 +46,8 @@ struct choice {
     bool preferred;
 };
 
-/* The best of the other voters: where leaders are preferred, and of these where there are least. */
+/* The best of the other voters: where leaders are preferred, and of these where there are least. One
+ * that lags is no problem: the transfer waits for it, or is given up. */
 static struct choice best_other(struct hostctl *h, const struct engine_replica_status *local,
                                 const thole_v1_Shard *shard)
 {
@@ -57,7 +56,6 @@ static struct choice best_other(struct hostctl *h, const struct engine_replica_s
     const thole_v1_Replica *row;
     while ((row = registry_next_replica_of_shard(h->view, local->shard_id, after)) != NULL) {
         struct uuid id;
-        struct raft_peer_status peer;
         bool preferred = false;
         after = thole_v1_Replica_id(row);
         if (after == local->replica_id ||
@@ -68,9 +66,7 @@ static struct choice best_other(struct hostctl *h, const struct engine_replica_s
             continue;
         }
         const thole_v1_Host *host = registry_host(h->view, &id);
-        if (host == NULL || !placement_host_leads(host, thole_v1_Shard_spec(shard), &preferred) ||
-            !engine_shard_peer(h->o.engine, local->shard_id, after, &peer) ||
-            peer.match + LEADERS_LAG_ENTRIES < local->commit) {
+        if (host == NULL || !placement_host_leads(host, thole_v1_Shard_spec(shard), &preferred)) {
             continue;
         }
         struct ctl_host *other = hostctl__host(h, &id);

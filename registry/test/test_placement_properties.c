@@ -561,6 +561,9 @@ static void disturb(struct world *w)
         break;
     case 2:
         apply_spec(w);
+        for (uint64_t n = 0; n < w->hosts && rand_chance(&w->rng, 0.3); n++) {
+            (void)do_liveness(&w->f, n, thole_v1_HOST_LIVENESS_DEAD);
+        }
         break;
     default:
         for (uint64_t n = 0; n < w->hosts; n++) {

@@ -1,0 +1,271 @@
+/* Pools, witnesses, and balance of replicas and leaders, over real engines. */
+#include "hostctl/test/house.h"
+
+#include <inttypes.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <string.h>
+#include <cmocka.h>
+
+static enum thole_code apply_pool(struct house *h, const char *name, uint32_t count,
+                                  uint32_t voters)
+{
+    struct cmd c = cmd_new("user");
+    thole_registry_v1_UpdatePool *u =
+        thole_registry_v1_Operation_mutable_update_pool(cmd_op(&c), c.arena);
+    thole_v1_ShardPoolSpec *spec = thole_registry_v1_UpdatePool_mutable_spec(u, c.arena);
+    thole_v1_ShardSpec *shard = thole_v1_ShardPoolSpec_mutable_shard(spec, c.arena);
+    thole_registry_v1_UpdatePool_set_name(u, upb_StringView_FromString(name));
+    thole_registry_v1_UpdatePool_set_allow_missing(u, true);
+    thole_v1_ShardPoolSpec_set_count(spec, count);
+    fill_spec(shard, c.arena, voters, 0);
+    thole_v1_ShardSpec_set_type(shard, upb_StringView_FromString("counter"));
+    return house_command(h, &c);
+}
+
+static enum thole_code delete_pool(struct house *h, const char *name)
+{
+    struct cmd c = cmd_new("user");
+    thole_registry_v1_DeletePool *d =
+        thole_registry_v1_Operation_mutable_delete_pool(cmd_op(&c), c.arena);
+    thole_registry_v1_DeletePool_set_name(d, upb_StringView_FromString(name));
+    return house_command(h, &c);
+}
+
+/* Its shards follow its newest spec, are so many, and are all ready. */
+static bool pool_ready(struct house *h, const char *name, uint32_t count)
+{
+    struct registry_view *v = house_view(h);
+    const thole_v1_ShardPool *p = registry_pool_by_name(v, slice_str(name));
+    const thole_v1_ShardPoolStatus *status = p == NULL ? NULL : thole_v1_ShardPool_status(p);
+    bool ready =
+        p != NULL &&
+        thole_v1_ShardPoolStatus_observed_generation(status) == thole_v1_ShardPool_generation(p) &&
+        thole_v1_ShardPoolStatus_shards(status) == count &&
+        thole_v1_ShardPoolStatus_ready(status) == count;
+    uint32_t found = 0;
+    struct slice after = {0};
+    const thole_v1_Shard *s;
+    while ((s = registry_next_shard(v, after)) != NULL) {
+        after = registry_str(thole_v1_Shard_name(s));
+        found += slice_equal(registry_str(thole_v1_Shard_pool(s)), slice_str(name));
+    }
+    registry_view_release(v);
+    return ready && found == count;
+}
+
+static bool pool_exists(struct house *h, const char *name)
+{
+    struct registry_view *v = house_view(h);
+    bool exists = registry_pool_by_name(v, slice_str(name)) != NULL;
+    registry_view_release(v);
+    return exists;
+}
+
+static bool shard_exists(struct house *h, const char *name)
+{
+    return house_shard_id(h, name) != UINT64_MAX;
+}
+
+static void hostctl_pool_grows_changes_shrinks_and_goes(void **state)
+{
+    (void)state;
+    struct house *h = house_new(30);
+    house_bootstrap(h, 3);
+    RUN_UNTIL(h, 20000, house_settled(h, "zero"));
+    assert_int_equal(apply_pool(h, "p", 20, 1), THOLE_OK);
+    RUN_UNTIL(h, 30000, pool_ready(h, "p", 20));
+    assert_true(shard_exists(h, "p-0") && shard_exists(h, "p-19") && !shard_exists(h, "p-20"));
+    assert_int_equal(apply_pool(h, "p", 25, 3), THOLE_OK);
+    RUN_UNTIL(h, 60000, pool_ready(h, "p", 25));
+    assert_int_equal(house_voters(h, "p-0"), 3);
+    assert_int_equal(apply_pool(h, "p", 5, 3), THOLE_OK);
+    RUN_UNTIL(h, 60000, pool_ready(h, "p", 5));
+    assert_true(shard_exists(h, "p-4") && !shard_exists(h, "p-5"));
+    /* A name that is still being deleted is waited for. */
+    assert_int_equal(apply_pool(h, "p", 2, 3), THOLE_OK);
+    assert_int_equal(apply_pool(h, "p", 8, 3), THOLE_OK);
+    RUN_UNTIL(h, 60000, pool_ready(h, "p", 8));
+    assert_int_equal(delete_pool(h, "p"), THOLE_OK);
+    RUN_UNTIL(h, 60000, !pool_exists(h, "p") && !shard_exists(h, "p-0"));
+    house_run(h, 3000);
+    size_t before = h->proposals;
+    house_run(h, 10000);
+    assert_int_equal(h->proposals, before);
+    house_free(h);
+}
+
+static void hostctl_pool_larger_than_a_step_is_made_in_steps(void **state)
+{
+    (void)state;
+    struct house *h = house_new(31);
+    house_bootstrap(h, 1);
+    RUN_UNTIL(h, 20000, house_settled(h, "zero"));
+    size_t before = h->proposals;
+    assert_int_equal(apply_pool(h, "p", 600, 1), THOLE_OK);
+    RUN_UNTIL(h, 60000, pool_ready(h, "p", 600));
+    /* 3 steps, some dozens of commands for placement and reports: not one per shard. */
+    assert_in_range(h->proposals - before, 3, 100);
+    house_free(h);
+}
+
+static void hostctl_witness_votes_and_has_no_data(void **state)
+{
+    (void)state;
+    struct house *h = house_new(32);
+    house_bootstrap(h, 3);
+    RUN_UNTIL(h, 20000, house_settled(h, "zero"));
+    struct cmd c = cmd_new("user");
+    thole_registry_v1_CreateShard *s =
+        thole_registry_v1_Operation_mutable_create_shard(cmd_op(&c), c.arena);
+    thole_v1_ShardSpec *spec = thole_registry_v1_CreateShard_mutable_spec(s, c.arena);
+    thole_registry_v1_CreateShard_set_name(s, upb_StringView_FromString("a"));
+    fill_spec(spec, c.arena, 2, 0);
+    thole_v1_ShardSpec_set_type(spec, upb_StringView_FromString("counter"));
+    thole_v1_ShardSpec_set_witnesses(spec, 1);
+    assert_int_equal(house_command(h, &c), THOLE_OK);
+    uint64_t id = house_shard_id(h, "a");
+    struct raft_config config = {0};
+    uint32_t voters = 0;
+    uint32_t witnesses = 0;
+    for (int i = 0; i < 500 && !(voters == 2 && witnesses == 1 && house_settled(h, "a")); i++) {
+        house_run(h, 20);
+        voters = witnesses = 0;
+        for (uint64_t n = 0; n < 3; n++) {
+            struct engine_replica_status local;
+            if (engine_shard_status(h->hosts[n].engine, id, &local) && local.leader_ready &&
+                engine_shard_config(h->hosts[n].engine, id, &config)) {
+                for (uint32_t k = 0; k < config.member_count; k++) {
+                    voters += config.members[k].role == RAFT_VOTER;
+                    witnesses += config.members[k].role == RAFT_WITNESS;
+                }
+            }
+        }
+    }
+    raft_config_deinit(&config);
+    assert_int_equal(voters, 2);
+    assert_int_equal(witnesses, 1);
+    assert_true(house_settled(h, "a"));
+    house_free(h);
+}
+
+/* The most and the least that one of the hosts has. */
+struct range {
+    uint64_t least, most;
+};
+
+static struct range replicas_range(struct house *h, uint64_t hosts)
+{
+    struct range r = {UINT64_MAX, 0};
+    for (uint64_t n = 0; n < hosts; n++) {
+        uint64_t count = house_replicas_on(h, n);
+        r.least = count < r.least ? count : r.least;
+        r.most = count > r.most ? count : r.most;
+    }
+    return r;
+}
+
+static struct range leaders_range(struct house *h, uint64_t hosts)
+{
+    struct range r = {UINT64_MAX, 0};
+    struct registry_view *v = house_view(h);
+    for (uint64_t n = 0; n < hosts; n++) {
+        char name[8];
+        uint64_t count = 0;
+        struct slice after = {0};
+        const thole_v1_Shard *s;
+        snprintf(name, sizeof(name), "h%d", (int)n);
+        while ((s = registry_next_shard(v, after)) != NULL) {
+            after = registry_str(thole_v1_Shard_name(s));
+            struct slice leader =
+                registry_str(thole_v1_ShardStatus_leader_host(thole_v1_Shard_status(s)));
+            count += thole_v1_Shard_id(s) != 0 && slice_equal(leader, slice_str(name));
+        }
+        r.least = count < r.least ? count : r.least;
+        r.most = count > r.most ? count : r.most;
+    }
+    registry_view_release(v);
+    return r;
+}
+
+static void hostctl_new_host_gets_its_share_of_replicas_and_leaders(void **state)
+{
+    (void)state;
+    struct house *h = house_new(33);
+    house_bootstrap(h, 3);
+    RUN_UNTIL(h, 20000, house_settled(h, "zero"));
+    assert_int_equal(apply_pool(h, "p", 24, 3), THOLE_OK);
+    RUN_UNTIL(h, 60000, pool_ready(h, "p", 24));
+    RUN_UNTIL(h, 60000, leaders_range(h, 3).most - leaders_range(h, 3).least <= 1);
+    uint64_t replica;
+    house_join(h, 3);
+    RUN_UNTIL(h, 200000,
+              replicas_range(h, 4).most - replicas_range(h, 4).least <= 1 &&
+                  pool_ready(h, "p", 24));
+    RUN_UNTIL(h, 60000, leaders_range(h, 4).most - leaders_range(h, 4).least <= 1);
+    /* And then it stays so. */
+    house_run(h, 3000);
+    struct registry_view *v = house_view(h);
+    replica = registry_next_replica_id(v);
+    registry_view_release(v);
+    size_t before = h->proposals;
+    house_run(h, 20000);
+    assert_int_equal(h->proposals, before);
+    v = house_view(h);
+    assert_int_equal(registry_next_replica_id(v), replica);
+    registry_view_release(v);
+    /* 72 of users' and 4 of shard zero: 18 had to move, and hardly more did. */
+    assert_in_range(replica, 3 + 72 + 1 + 18, 3 + 72 + 1 + 18 + 4);
+    house_free(h);
+}
+
+static void hostctl_leader_goes_where_it_is_preferred(void **state)
+{
+    (void)state;
+    struct house *h = house_new(34);
+    house_bootstrap(h, 3); /* zones z0, z1, z2 */
+    RUN_UNTIL(h, 20000, house_settled(h, "zero"));
+    struct cmd c = cmd_new("user");
+    thole_registry_v1_CreateShard *s =
+        thole_registry_v1_Operation_mutable_create_shard(cmd_op(&c), c.arena);
+    thole_v1_ShardSpec *spec = thole_registry_v1_CreateShard_mutable_spec(s, c.arena);
+    thole_registry_v1_CreateShard_set_name(s, upb_StringView_FromString("a"));
+    fill_spec(spec, c.arena, 3, 0);
+    thole_v1_ShardSpec_set_type(spec, upb_StringView_FromString("counter"));
+    thole_v1_Constraint *k = thole_v1_ShardSpec_add_leader_preference(spec, c.arena);
+    thole_v1_Constraint_set_key(k, upb_StringView_FromString("zone"));
+    thole_v1_Constraint_set_operator(k, thole_v1_CONSTRAINT_OPERATOR_IN);
+    thole_v1_Constraint_add_values(k, upb_StringView_FromString("z1"), c.arena);
+    assert_int_equal(house_command(h, &c), THOLE_OK);
+    uint64_t id = house_shard_id(h, "a");
+    struct engine_replica_status local = {0};
+    RUN_UNTIL(h, 20000,
+              engine_shard_status(h->hosts[1].engine, id, &local) && local.leader_ready &&
+                  house_settled(h, "a"));
+    /* Without it another one leads; it takes over again when it is back. */
+    uint64_t replica;
+    house_stop(h, 1);
+    RUN_UNTIL(h, 20000,
+              (engine_shard_status(h->hosts[0].engine, id, &local) && local.leader_ready) ||
+                  (engine_shard_status(h->hosts[2].engine, id, &local) && local.leader_ready));
+    house_start(h, 1);
+    memset(h->hosts[1].address_known, true, sizeof(h->hosts[1].address_known));
+    RUN_UNTIL(h, 5000, house_admit(h, 1, &replica) == THOLE_OK);
+    RUN_UNTIL(h, 30000, engine_shard_status(h->hosts[1].engine, id, &local) && local.leader_ready);
+    house_free(h);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(hostctl_pool_grows_changes_shrinks_and_goes),
+        cmocka_unit_test(hostctl_pool_larger_than_a_step_is_made_in_steps),
+        cmocka_unit_test(hostctl_witness_votes_and_has_no_data),
+        cmocka_unit_test(hostctl_new_host_gets_its_share_of_replicas_and_leaders),
+        cmocka_unit_test(hostctl_leader_goes_where_it_is_preferred),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
