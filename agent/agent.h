@@ -50,6 +50,7 @@ struct router_request {
     struct thole_status status;
     uint64_t index, code; /* OPEN_SESSION: the session is `index` */
     bool duplicate;
+    bool here;              /* a replica of this host answered */
     struct bufslice result; /* the owner releases it */
 };
 void agent_route(struct agent *a, struct router_request *r);

@@ -127,6 +127,7 @@ static void local_done(struct engine_request *e)
         r->index = e->index;
         r->code = e->code;
         r->duplicate = e->duplicate;
+        r->here = true;
         r->result = e->result;
         finish(r);
         return;
@@ -224,7 +225,7 @@ static void remote_done(void *ctx, const struct thole_status *st, struct bufslic
         return;
     }
     bool learned = usable(ro, rt, &f.leader_host) && !uuid_equal(&f.leader_host, &rt->target);
-    if (ro->engine)
+    if (ro->engine && !uuid_is_nil(&f.leader_host))
         route_cache_leader(ro->cache, r->shard_id, f.leader_term, &f.leader_host);
     if (f.failure.code != THOLE_OK) {
         r->status = f.failure;
@@ -240,6 +241,7 @@ static void remote_done(void *ctx, const struct thole_status *st, struct bufslic
     r->index = f.index;
     r->code = f.code;
     r->duplicate = f.duplicate;
+    r->here = false;
     r->result = keep(body, f.result);
     finish(r);
 }

@@ -33,8 +33,9 @@ static void answer(struct served *s)
     f.failure.code = r->status.code;
     if (r->status.code != THOLE_OK)
         f.failure = r->status;
-    struct route_hint h;
-    if (route_cache_get(router_cache(s->agent->router), r->shard_id, &h)) {
+    struct route_hint h; /* whom we could serve need not look elsewhere */
+    bool served = r->status.code == THOLE_OK && r->here;
+    if (!served && route_cache_get(router_cache(s->agent->router), r->shard_id, &h)) {
         f.leader_host = h.leader_host;
         f.leader_term = h.term;
     }
@@ -112,7 +113,7 @@ void serve_forward(struct agent *a, struct bus_request *q)
         r->deadline_ns = clock_now(&clock_system) + SERVE_DEADLINE_NS;
     r->done = served_done;
     r->code = r->index = 0;
-    r->duplicate = false;
+    r->duplicate = r->here = false;
     r->result = (struct bufslice){0};
     if (f.shard_name.size > 0)
         agent_resolve(a, f.shard_name, r->deadline_ns, resolved, s);

@@ -11,12 +11,15 @@
 
 #define CAPACITY_MIN 8
 
-/* Ids are handed out in sequence: spread them over all bits (the finaliser of splitmix64). */
+/* Ids are handed out in sequence: spread them over all bits (the finaliser of splitmix64), but keep
+ * neighbours together, as they are often used together: four to a cache line, eight to a run. */
 static uint64_t mix(uint64_t key)
 {
+    uint64_t place = key & 7;
+    key >>= 3;
     key = (key ^ (key >> 30)) * UINT64_C(0xbf58476d1ce4e5b9);
     key = (key ^ (key >> 27)) * UINT64_C(0x94d049bb133111eb);
-    return key ^ (key >> 31);
+    return ((key ^ (key >> 31)) << 3) + place;
 }
 
 static size_t home(const struct map *m, uint64_t key)

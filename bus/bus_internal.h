@@ -328,6 +328,7 @@ struct bus {
     struct bus_reflection *reflection;
 };
 
+void bus__ref(struct bus *b);
 void bus__unref(struct bus *b);
 struct bus_entry *bus__register(struct bus *b, const struct bus_method *m);
 bool bus__serves(const struct bus *b, const char *service, size_t size);

@@ -140,7 +140,9 @@ void bus__inbound_unref(struct bus_inbound *in)
     map_deinit(&in->requests);
     bus__pipe_unref(in->pipe);
     pthread_mutex_destroy(&in->mutex);
+    struct bus *b = in->bus;
     free(in);
+    bus__unref(b);
 }
 
 static void forget(void *data)
@@ -176,6 +178,7 @@ struct bus_inbound *bus__inbound_of(struct bus *b, struct bus_rpc *rpc, bool lan
         return in;
     in = xcalloc(1, sizeof *in);
     in->bus = b;
+    bus__ref(b);
     in->rpc = rpc;
     in->pipe = bus__pipe_ref(rpc->pipe);
     in->lane = lane;

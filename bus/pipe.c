@@ -147,7 +147,9 @@ static bool next_batch(struct bus_pipe *p, struct batch *b)
         grpc_op *op = &b->ops[b->n++];
         op->op = GRPC_OP_SEND_MESSAGE;
         op->data.send_message.send_message = p->outgoing;
-        if (!bus__writer_empty(&p->writer))
+        /* A batch with the initial metadata ends only when it was written: with the hint, and so
+         * nothing that begins the write, never. */
+        if (!bus__writer_empty(&p->writer) && b->n == 1)
             op->flags = GRPC_WRITE_BUFFER_HINT;
         if (p->o.half_close)
             b->ops[b->n++].op = GRPC_OP_SEND_CLOSE_FROM_CLIENT;

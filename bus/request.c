@@ -15,8 +15,10 @@ static METRIC_DEFINE_COUNTER(metric_requests, "thole_bus_requests_total",
 static METRIC_DEFINE_COUNTER(metric_refused, "thole_bus_requests_refused_total",
                              "Requests refused because too many were open on their stream");
 
+#define BODY_BYTES_COPIED 88
+
 struct bus_request {
-    struct bus *bus;
+    struct bus *bus;        /* a reference, unless `in` has one for all of its requests */
     struct bus_inbound *in; /* Exchange */
     struct bus_rpc *rpc;    /* Ask; neither: ourselves */
     _Atomic uint32_t refs;
@@ -34,6 +36,9 @@ struct bus_request {
     bool cancelled;
     bool told; /* under in->mutex: found by next_cancellable */
     struct bus_task task;
+    uint8_t
+        copied[BODY_BYTES_COPIED]; /* a small body: counting references to the message that it came
+                                          in, on several threads, costs more than a copy */
 };
 
 size_t bus__request_bytes(void)
@@ -45,8 +50,7 @@ static struct bus_request *request_new(struct bus *b, uint64_t id, uint32_t meth
                                        struct bufslice body, uint32_t refs)
 {
     struct bus_request *r = pool_take(&b->requests);
-    *r = (struct bus_request){0};
-    atomic_fetch_add_explicit(&b->refs, 1, memory_order_relaxed);
+    memset(r, 0, offsetof(struct bus_request, copied));
     r->bus = b;
     r->id = id;
     r->method = method;
@@ -70,11 +74,13 @@ void bus__request_unref(struct bus_request *r)
     if (r->data_free && r->data)
         r->data_free(r->data);
     bufslice_unref(r->body);
-    if (r->in)
-        bus__inbound_unref(r->in);
+    struct bus_inbound *in = r->in;
     pthread_mutex_destroy(&r->mutex);
     pool_give(&b->requests, r);
-    bus__unref(b);
+    if (!in)
+        bus__unref(b);
+    else
+        bus__inbound_unref(in);
 }
 
 void bus__request_cancel(struct bus_request *r)
@@ -150,6 +156,7 @@ static void on_cancel_item(struct bus_inbound *in, uint64_t id)
 struct arrival {
     struct bus_inbound *in;
     struct buf *owner;
+    uint64_t now_ns;
     bool ignore; /* the items beside a hello */
 };
 
@@ -164,13 +171,19 @@ static void on_item(void *ctx, struct bus_item *item)
         return;
     }
     metric_add(&metric_requests, 1);
-    struct bus_request *r = request_new(in->bus, item->id, item->method,
-                                        (struct bufslice){buf_ref(a->owner), item->body}, 2);
+    struct bus_request *r = request_new(in->bus, item->id, item->method, (struct bufslice){0}, 2);
+    if (item->body.size <= BODY_BYTES_COPIED) {
+        if (item->body.size > 0)
+            memcpy(r->copied, item->body.data, item->body.size);
+        r->body.bytes = slice_of(r->copied, item->body.size);
+    } else {
+        r->body = (struct bufslice){buf_ref(a->owner), item->body};
+    }
     r->in = in;
     bus__inbound_ref(in);
     r->from = in->hello.host;
     if (item->timeout_ms > 0)
-        r->deadline_ns = clock_now(in->bus->clock) + item->timeout_ms * NS_PER_MS;
+        r->deadline_ns = a->now_ns + item->timeout_ms * NS_PER_MS;
     pthread_mutex_lock(&in->mutex);
     bool stopping = in->draining || in->ended;
     bool twice = map_get(&in->requests, item->id) != NULL;
@@ -203,7 +216,8 @@ static void on_message(void *ctx, struct bus_rpc *rpc, struct bufslice message)
 {
     struct bus *b = ctx;
     struct bus_inbound *in = bus__inbound_of(b, rpc, false);
-    struct arrival a = {.in = in, .owner = message.owner, .ignore = !in->known};
+    struct arrival a = {
+        .in = in, .owner = message.owner, .now_ns = clock_now(b->clock), .ignore = !in->known};
     struct bus_hello hello;
     bool has_hello = false;
     if (!bus__exchange_decode(message.bytes, &has_hello, &hello, on_item, &a)) {
@@ -277,6 +291,7 @@ static void on_ask(void *ctx, struct bus_rpc *rpc, struct slice message)
     struct buf *body = buf_copy(item.body.data, item.body.size);
     struct bus_request *r =
         request_new(b, 0, item.method, (struct bufslice){body, {body->data, body->size}}, 2);
+    bus__ref(b);
     r->rpc = rpc;
     r->from = hello.host;
     r->deadline_ns = bus_rpc_deadline_ns(rpc);
@@ -296,6 +311,7 @@ struct bus_request *bus__request_self(struct bus *b, uint64_t id, uint32_t metho
                                       struct bufslice body, uint64_t deadline_ns)
 {
     struct bus_request *r = request_new(b, id, method, body, 2);
+    bus__ref(b);
     r->from = b->o.host_id;
     r->deadline_ns = deadline_ns;
     r->task.fn = deliver_task;

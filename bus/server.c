@@ -260,6 +260,11 @@ void bus_stop(struct bus *b, uint32_t grace_ms)
     bus__loop_stop(&b->loop);
 }
 
+void bus__ref(struct bus *b)
+{
+    atomic_fetch_add_explicit(&b->refs, 1, memory_order_relaxed);
+}
+
 /* The last reference: a call may have been finished by its owner after bus_free. */
 void bus__unref(struct bus *b)
 {

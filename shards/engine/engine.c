@@ -106,7 +106,9 @@ void engine_host_failed(struct engine *e, const struct thole_status *st)
 void engine_submit(struct engine *e, struct engine_request *r)
 {
     struct loop *l = engine_loop(e, r->shard_id);
-    r->status = (struct thole_status){0};
+    r->status.code = THOLE_OK; /* the message is read, and written, only with another code */
+    r->status.reason = THOLE_REASON_NONE;
+    r->status.message[0] = 0;
     r->index = r->code = r->leader_term = 0;
     r->duplicate = false;
     r->result = (struct bufslice){0};
