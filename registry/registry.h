@@ -82,6 +82,10 @@ uint64_t registry_next_replica_id(const struct registry_view *v);
 const thole_v1_Event *registry_next_event(const struct registry_view *v, uint64_t after_revision,
                                           uint64_t *it);
 
+/* 0: all events since the cluster began are kept; else the revision of the oldest one kept, of which
+ * there may have been more. */
+uint64_t registry_oldest_event(const struct registry_view *v);
+
 /* What changed from `from` (exclusive) to `v`: calls `row` for each changed or new row and `gone` for
  * each deleted one ("hosts/h1"), in any order. OUT_OF_RANGE COMPACTED if `from` is too old. Costs
  * O(changes). NULL callbacks are skipped. */

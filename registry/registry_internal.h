@@ -118,6 +118,7 @@ void registry__tree_unref(struct node *root);
 struct row *registry__tree_get(const struct node *root, struct slice key); /* borrowed, or NULL */
 /* The node with the smallest key greater than `key`; borrowed. */
 const struct node *registry__tree_after(const struct node *root, struct slice key);
+const struct node *registry__tree_before(const struct node *root, struct slice key);
 const struct node *registry__tree_first(const struct node *root);
 /* In a tree ordered by rising row->revision: the first node with row->revision > `revision`. */
 const struct node *registry__tree_after_revision(const struct node *root, uint64_t revision);

@@ -188,6 +188,20 @@ const struct node *registry__tree_after(const struct node *root, struct slice ke
     return best;
 }
 
+const struct node *registry__tree_before(const struct node *root, struct slice key)
+{
+    const struct node *best = NULL;
+    while (root != NULL) {
+        if (registry__key_compare(node_key(root), key) < 0) {
+            best = root;
+            root = root->right;
+        } else {
+            root = root->left;
+        }
+    }
+    return best;
+}
+
 const struct node *registry__tree_after_revision(const struct node *root, uint64_t revision)
 {
     const struct node *best = NULL;

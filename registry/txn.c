@@ -143,6 +143,51 @@ void registry__txn_touch_shard(struct txn *t, uint64_t shard_id)
     }
 }
 
+/* Of what happens again and again to a host, shard or pool the first ones are kept, and then the newest
+ * with their number. Only the last few events are looked at: what floods is there. */
+#define SAME_EVENTS_KEPT 3
+#define SAME_EVENTS_LOOK 64
+#define SAME_EVENTS_APART_MS (INT64_C(600) * 1000)
+
+static bool same_event(const thole_v1_Event *a, const thole_v1_Event *b)
+{
+    return upb_StringView_IsEqual(thole_v1_Event_reason(a), thole_v1_Event_reason(b)) &&
+           upb_StringView_IsEqual(thole_v1_Event_object(a), thole_v1_Event_object(b)) &&
+           thole_v1_Event_time_ms(b) - thole_v1_Event_time_ms(a) < SAME_EVENTS_APART_MS;
+}
+
+static void coalesce(struct txn *t, struct row *event)
+{
+    struct node **root = &t->s.index[INDEX_EVENTS];
+    struct key k;
+    struct key newest;
+    const struct row *last = NULL;
+    uint32_t seen = 0;
+    const struct node *n = registry__tree_before(*root, registry__key_u64(&k, t->s.event_next));
+    for (uint32_t i = 0; i < SAME_EVENTS_LOOK && n != NULL && seen < SAME_EVENTS_KEPT; i++) {
+        if (same_event(n->row->event, event->event)) {
+            seen++;
+            if (last == NULL) {
+                last = n->row;
+                memcpy(newest.bytes, n->key, n->key_size);
+                newest.size = n->key_size;
+            }
+            seen += thole_v1_Event_count(n->row->event) > 0 ? SAME_EVENTS_KEPT : 0;
+        }
+        n = registry__tree_before(*root, slice_of(n->key, n->key_size));
+    }
+    if (seen < SAME_EVENTS_KEPT) {
+        return;
+    }
+    const thole_v1_Event *before = last->event;
+    uint32_t count = thole_v1_Event_count(before);
+    thole_v1_Event_set_count(event->event, count == 0 ? 2 : count + 1);
+    thole_v1_Event_set_first_time_ms(event->event, count == 0
+                                                       ? thole_v1_Event_time_ms(before)
+                                                       : thole_v1_Event_first_time_ms(before));
+    registry__tree_remove(root, slice_of(newest.bytes, newest.size));
+}
+
 void registry__txn_event(struct txn *t, const struct row *about, const char *reason,
                          const char *format, ...)
 {
@@ -163,6 +208,9 @@ void registry__txn_event(struct txn *t, const struct row *about, const char *rea
                               registry__dup_str(row->arena, registry__row_name(about, name)));
     thole_v1_Event_set_reason(row->event, registry__dup_str(row->arena, reason));
     thole_v1_Event_set_message(row->event, registry__dup_str(row->arena, message));
+    if (about->kind != ROW_REPLICA) { /* these come and go: their events are about many */
+        coalesce(t, row);
+    }
     registry__state_event(&t->s, row);
     registry__row_unref(row);
     t->changed = true;

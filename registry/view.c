@@ -154,6 +154,13 @@ static const struct row *next_event(const struct state *s, uint64_t after_revisi
     return n->row;
 }
 
+uint64_t registry_oldest_event(const struct registry_view *v)
+{
+    const struct node *root = v->s.index[INDEX_EVENTS];
+    return registry__tree_count(root) < LIMIT_EVENTS ? 0
+                                                     : registry__tree_first(root)->row->revision;
+}
+
 const thole_v1_Event *registry_next_event(const struct registry_view *v, uint64_t after_revision,
                                           uint64_t *it)
 {

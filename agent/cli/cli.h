@@ -53,7 +53,7 @@ enum cli_option_id {
     OPT_SHARD,
     OPT_HOST,
     OPT_OBJECT,
-    OPT_AFTER,
+    OPT_SINCE,
     OPT_LIMIT,
     OPT_NON_VOTING,
     OPT_ALLOW_MISSING,

@@ -14,7 +14,7 @@ const struct cli_command cli_commands[] = {
      "hosts|shards|pools|replicas|events [NAME]",
      "list what there is",
      "With NAME only that one; replicas are named by their id, events by their object.",
-     {OPT_WATCH, OPT_SHARD, OPT_HOST, OPT_OBJECT, OPT_AFTER, OPT_LIMIT, OPT_STALE},
+     {OPT_WATCH, OPT_SHARD, OPT_HOST, OPT_OBJECT, OPT_SINCE, OPT_LIMIT, OPT_STALE},
      command_get},
     {"describe",
      "host|shard|pool NAME",

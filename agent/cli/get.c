@@ -136,6 +136,13 @@ static void show_gone(struct get *g, upb_StringView name)
 
 static void flush_batch(struct get *g)
 {
+    /* Of the events that are there already, the newest are wanted. */
+    if (!g->begun && g->q.kind == ROWS_EVENTS && g->limit != 0 && g->batch.count > g->limit) {
+        size_t skip = g->batch.count - (size_t)g->limit;
+        memmove(g->batch.items, g->batch.items + skip,
+                (size_t)g->limit * sizeof(g->batch.items[0]));
+        g->batch.count = (size_t)g->limit;
+    }
     enum cli_format format = cli_format(g->c);
     if (g->batch.count > 0 && format == FORMAT_JSON) {
         for (size_t i = 0; i < g->batch.count; i++) { /* one object a line, for programs */
@@ -146,7 +153,7 @@ static void flush_batch(struct get *g)
         if (format == FORMAT_YAML && g->begun) {
             printf("---\n");
         }
-        rows_show(g->c, &g->batch, false, false);
+        rows_show(g->c, &g->batch, !g->begun && g->q.kind == ROWS_EVENTS, false);
         g->begun = true;
     }
     fflush(stdout);
@@ -208,15 +215,9 @@ static int get_watch(struct get *g)
     g->batch.kind = g->q.kind;
     g->arena = upb_Arena_New();
     g->c->layout = &layout;
-    if (g->q.kind == ROWS_EVENTS) { /* the snapshot has none */
-        int result = get_list(g);
-        if (result != CLI_OK) {
-            g->c->layout = NULL;
-            upb_Arena_Free(g->arena);
-            return result;
-        }
-    }
-    enum thole_code code = rows_watch(g->c, 0, watch_row, g, &st);
+    enum thole_code code = g->q.kind == ROWS_EVENTS
+                               ? rows_watch_events(g->c, &g->q, watch_row, g, &st)
+                               : rows_watch(g->c, 0, watch_row, g, &st);
     g->c->layout = NULL;
     rows_deinit(&g->batch);
     upb_Arena_Free(g->arena);
@@ -238,7 +239,7 @@ int command_get(struct cli *c)
         g.q.host = cli_strip(c->values[OPT_HOST].text, "host");
     }
     g.q.object = c->values[OPT_OBJECT].set ? c->values[OPT_OBJECT].text : NULL;
-    g.q.after = c->values[OPT_AFTER].number;
+    g.q.after = c->values[OPT_SINCE].number;
     g.q.stale = cli_flag(c, OPT_STALE);
     if (g.name != NULL && g.q.kind == ROWS_EVENTS) {
         g.q.object = g.name;

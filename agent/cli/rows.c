@@ -228,7 +228,8 @@ const upb_MessageDef *rows_def(struct cli *c, enum rows_kind kind)
 struct watching {
     struct cli *c;
     uint64_t begin_ns, timeout_ms;
-    uint64_t revision; /* seen up to here */
+    uint64_t revision;               /* seen up to here */
+    const struct rows_query *events; /* of Events.WatchEvents; NULL: all rows, Cluster.Watch */
     rows_watch_fn row;
     void *ctx;
 };
@@ -270,39 +271,71 @@ static bool watch_stream(struct watching *w, struct bus_stream *stream, struct t
     return false;
 }
 
-enum thole_code rows_watch(struct cli *c, uint64_t timeout_ms, rows_watch_fn row, void *ctx,
-                           struct thole_status *st)
+static struct bus_stream *open_stream(const struct watching *w, upb_Arena *arena,
+                                      struct thole_status *st)
 {
-    struct watching w = {.c = c, .timeout_ms = timeout_ms, .row = row, .ctx = ctx};
-    w.begin_ns = clock_now(&clock_system);
+    size_t size = 0;
+    char *bytes = NULL;
+    struct bus_stream *stream = NULL;
+    if (w->events != NULL) {
+        thole_v1_WatchEventsRequest *request = thole_v1_WatchEventsRequest_new(arena);
+        thole_v1_WatchEventsRequest_set_after_revision(request, w->revision);
+        if (w->events->object != NULL) {
+            thole_v1_WatchEventsRequest_set_object(request, cli_sv(w->events->object));
+        }
+        bytes = thole_v1_WatchEventsRequest_serialize(request, arena, &size);
+    } else {
+        thole_v1_WatchClusterRequest *request = thole_v1_WatchClusterRequest_new(arena);
+        thole_v1_WatchClusterRequest_set_from_revision(request, w->revision);
+        bytes = thole_v1_WatchClusterRequest_serialize(request, arena, &size);
+    }
+    const char *path =
+        w->events != NULL ? "/thole.v1.Events/WatchEvents" : "/thole.v1.Cluster/Watch";
+    enum thole_code code =
+        bus_channel_stream(w->c->channel, path, slice_of(bytes, size), &stream, st);
+    return code == THOLE_OK ? stream : NULL;
+}
+
+static enum thole_code watch(struct watching *w, struct thole_status *st)
+{
+    w->begin_ns = clock_now(&clock_system);
     uint32_t left = 0;
-    if (cli_connect(c, st) != THOLE_OK) {
+    if (cli_connect(w->c, st) != THOLE_OK) {
         return st->code;
     }
-    while (time_left(&w, &left)) {
+    while (time_left(w, &left)) {
         upb_Arena *arena = upb_Arena_New();
-        thole_v1_WatchClusterRequest *request = thole_v1_WatchClusterRequest_new(arena);
-        thole_v1_WatchClusterRequest_set_from_revision(request, w.revision);
-        size_t size = 0;
-        char *bytes = thole_v1_WatchClusterRequest_serialize(request, arena, &size);
-        struct bus_stream *stream = NULL;
-        bool enough = bus_channel_stream(c->channel, "/thole.v1.Cluster/Watch",
-                                         slice_of(bytes, size), &stream, st) == THOLE_OK &&
-                      watch_stream(&w, stream, st);
+        struct bus_stream *stream = open_stream(w, arena, st);
+        bool enough = stream != NULL && watch_stream(w, stream, st);
         bus_stream_free(stream);
         upb_Arena_Free(arena);
         if (enough) {
             return THOLE_OK;
         }
         /* Begin again: elsewhere, or with a snapshot. */
-        if (st->code == THOLE_OUT_OF_RANGE && st->reason == THOLE_REASON_COMPACTED) {
-            w.revision = 0;
+        if (st->code == THOLE_OUT_OF_RANGE && st->reason == THOLE_REASON_COMPACTED &&
+            w->events == NULL) {
+            w->revision = 0;
         } else if ((st->code != THOLE_UNAVAILABLE && st->reason != THOLE_REASON_OUTCOME_UNKNOWN) ||
-                   w.revision == 0) {
+                   w->revision == 0) {
             return st->code;
         } else {
             nanosleep(&(struct timespec){.tv_nsec = 300 * NS_PER_MS}, NULL);
         }
     }
     return THOLE_FAIL(st, THOLE_DEADLINE_EXCEEDED, THOLE_REASON_NONE, "the time is over");
+}
+
+enum thole_code rows_watch(struct cli *c, uint64_t timeout_ms, rows_watch_fn row, void *ctx,
+                           struct thole_status *st)
+{
+    struct watching w = {.c = c, .timeout_ms = timeout_ms, .row = row, .ctx = ctx};
+    return watch(&w, st);
+}
+
+enum thole_code rows_watch_events(struct cli *c, const struct rows_query *q, rows_watch_fn row,
+                                  void *ctx, struct thole_status *st)
+{
+    struct watching w = {.c = c, .revision = q->after, .events = q, .row = row, .ctx = ctx};
+    return watch(&w, st);
 }

@@ -242,7 +242,14 @@ static void event_row(struct cli_table *t, const thole_v1_Event *e)
     cli_table_cell(t, "%.*s", CLI_SV(thole_v1_Event_actor(e)));
     cli_table_cell(t, "%.*s", CLI_SV(thole_v1_Event_object(e)));
     cli_table_cell(t, "%.*s", CLI_SV(thole_v1_Event_reason(e)));
-    cli_table_cell(t, "%.*s", CLI_SV(thole_v1_Event_message(e)));
+    uint32_t count = thole_v1_Event_count(e);
+    if (count > 1) {
+        char first[32];
+        cli_table_cell(t, "%.*s (%" PRIu32 " times since %s)", CLI_SV(thole_v1_Event_message(e)),
+                       count, cli_time(thole_v1_Event_first_time_ms(e), first, sizeof(first)));
+    } else {
+        cli_table_cell(t, "%.*s", CLI_SV(thole_v1_Event_message(e)));
+    }
 }
 
 static void show_table(struct cli *c, const struct rows *rows)

@@ -101,7 +101,7 @@ static bool check_groups(const thole_v1_ShardSpec *spec, uint64_t all, struct ch
         return bad(ret, "spec.non_voting", "%zu groups are more than 8", count);
     }
     for (size_t i = 0; i < count; i++) {
-        char list[48];
+        char list[64];
         size_t constraint_count = 0;
         const thole_v1_Constraint *const *constraints =
             thole_v1_ReplicaGroup_constraints(groups[i], &constraint_count);

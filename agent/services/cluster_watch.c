@@ -1,9 +1,11 @@
-/* thole.v1.Cluster.Watch: rows of the registry, first all of them, then each change.
+/* thole.v1.Cluster.Watch: rows of the registry, first all of them, then each change; and
+ * thole.v1.Events.WatchEvents: events alone, without a snapshot.
  *
  * All watches belong to one worker, which changes of the registry wake. A watch holds what is
  * encoded and not yet sent, and makes more only when that is gone, so a slow client holds at most
  * one round of changes, and catches up by rows, not by history: a row that changed ten times in
  * between is sent once. */
+#include <inttypes.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
@@ -37,6 +39,9 @@ struct cluster_watch {
     char after_name[LIMIT_NAME_BYTES + 1];
     uint64_t after_id;
     uint64_t revision; /* sent up to here */
+    bool events;       /* nothing but events, about `object` */
+    bool begun;        /* their first bookmark was sent */
+    char object[REGISTRY_NAME_BYTES];
     struct pending *first, **last;
 };
 
@@ -215,6 +220,40 @@ static void snapshot_more(struct cluster_watch *w)
     }
 }
 
+/* Events since; false if there are none, or if the watch ended. */
+static bool events_more(struct cluster_watch *w)
+{
+    struct registry_view *view = registry_view_acquire(agent_registry(w->s->agent));
+    uint64_t revision = registry_view_revision(view);
+    uint64_t oldest = registry_oldest_event(view);
+    bool any = revision > w->revision || !w->begun;
+    if (w->revision > 0 && w->revision < oldest) {
+        struct thole_status st;
+        (void)THOLE_FAIL(&st, THOLE_OUT_OF_RANGE, THOLE_REASON_COMPACTED,
+                         "events after revision %" PRIu64
+                         " are no longer all kept, only from %" PRIu64
+                         " on; begin with 0, which gives all that are",
+                         w->revision, oldest);
+        finish(w, &st);
+        any = false;
+    }
+    if (any) {
+        upb_StringView object = upb_StringView_FromString(w->object);
+        const thole_v1_Event *event;
+        uint64_t it = 0;
+        while ((event = registry_next_event(view, w->revision, &it)) != NULL) {
+            if (events_is_about(event, object)) {
+                push_event(w, event);
+            }
+        }
+        w->begun = true;
+        w->revision = revision > w->revision ? revision : w->revision;
+        push_bookmark(w);
+    }
+    registry_view_release(view);
+    return any;
+}
+
 /* What changed since; false if nothing did, or if the watch ended. */
 static bool changes_more(struct cluster_watch *w)
 {
@@ -247,7 +286,7 @@ static void pump(struct cluster_watch *w)
     while (!w->finished && !w->blocked && send_pending(w)) {
         if (w->phase != PHASE_CHANGES) {
             snapshot_more(w);
-        } else if (!changes_more(w)) {
+        } else if (!(w->events ? events_more(w) : changes_more(w))) {
             return;
         }
     }
@@ -354,36 +393,32 @@ static void watch_drained(void *ctx)
     }
 }
 
-void cluster_watch_handle(void *ctx, struct bus_rpc *rpc, struct slice message)
+static void refuse_request(struct bus_rpc *rpc)
 {
-    struct services *s = ctx;
     struct thole_status st;
-    upb_Arena *arena = upb_Arena_New();
-    const thole_v1_WatchClusterRequest *q =
-        thole_v1_WatchClusterRequest_parse((const char *)message.data, message.size, arena);
-    uint64_t from = q != NULL ? thole_v1_WatchClusterRequest_from_revision(q) : 0;
-    upb_Arena_Free(arena);
-    if (q == NULL) {
-        (void)THOLE_FAIL(&st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
-                         "request: it does not decode");
-        services_fail(rpc, &st, NULL);
-        return;
-    }
-    struct cluster_watch *w = xcalloc(1, sizeof(*w));
+    (void)THOLE_FAIL(&st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
+                     "request: it does not decode");
+    services_fail(rpc, &st, NULL);
+}
+
+static struct cluster_watch *watch_new(struct services *s, struct bus_rpc *rpc)
+{
+    struct cluster_watch *w = xcalloc(1, sizeof *w);
     w->s = s;
     w->rpc = rpc;
     w->last = &w->first;
     atomic_store(&w->refs, 1);
-    if (from > 0) {
-        w->phase = PHASE_CHANGES;
-        w->revision = from;
-    } else {
-        w->view = registry_view_acquire(agent_registry(s->agent));
-    }
+    return w;
+}
+
+static void watch_begin(struct cluster_watch *w)
+{
+    struct bus_rpc *rpc = w->rpc;
     bus_rpc_set_data(rpc, w, watch_unref);
     bus_rpc_on_drained(rpc, watch_drained, w);
     bus_rpc_on_cancel(rpc, watch_cancelled, w);
     if (!post(w, &w->start, MESSAGE_START)) {
+        struct thole_status st;
         (void)THOLE_FAIL(&st, THOLE_UNAVAILABLE, THOLE_REASON_STOPPED, "the host is stopping");
         if (w->view != NULL) {
             registry_view_release(w->view);
@@ -391,4 +426,48 @@ void cluster_watch_handle(void *ctx, struct bus_rpc *rpc, struct slice message)
         }
         services_fail(rpc, &st, NULL);
     }
+}
+
+void cluster_watch_handle(void *ctx, struct bus_rpc *rpc, struct slice message)
+{
+    struct services *s = ctx;
+    upb_Arena *arena = upb_Arena_New();
+    const thole_v1_WatchClusterRequest *q =
+        thole_v1_WatchClusterRequest_parse((const char *)message.data, message.size, arena);
+    uint64_t from = q != NULL ? thole_v1_WatchClusterRequest_from_revision(q) : 0;
+    upb_Arena_Free(arena);
+    if (q == NULL) {
+        refuse_request(rpc);
+        return;
+    }
+    struct cluster_watch *w = watch_new(s, rpc);
+    if (from > 0) {
+        w->phase = PHASE_CHANGES;
+        w->revision = from;
+    } else {
+        w->view = registry_view_acquire(agent_registry(s->agent));
+    }
+    watch_begin(w);
+}
+
+void events_watch_handle(void *ctx, struct bus_rpc *rpc, struct slice message)
+{
+    struct services *s = ctx;
+    upb_Arena *arena = upb_Arena_New();
+    const thole_v1_WatchEventsRequest *q =
+        thole_v1_WatchEventsRequest_parse((const char *)message.data, message.size, arena);
+    if (q == NULL || thole_v1_WatchEventsRequest_object(q).size >= REGISTRY_NAME_BYTES) {
+        refuse_request(rpc);
+    } else {
+        struct cluster_watch *w = watch_new(s, rpc);
+        upb_StringView object = thole_v1_WatchEventsRequest_object(q);
+        w->events = true;
+        w->phase = PHASE_CHANGES;
+        w->revision = thole_v1_WatchEventsRequest_after_revision(q);
+        if (object.size > 0) {
+            memcpy(w->object, object.data, object.size);
+        }
+        watch_begin(w);
+    }
+    upb_Arena_Free(arena);
 }

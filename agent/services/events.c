@@ -4,7 +4,7 @@
 #include "agent/services/services_internal.h"
 
 /* Is the event about this object, or about something below it? An empty object takes all. */
-static bool is_about(const thole_v1_Event *event, upb_StringView object)
+bool events_is_about(const thole_v1_Event *event, upb_StringView object)
 {
     upb_StringView is = thole_v1_Event_object(event);
     if (object.size == 0) {
@@ -42,7 +42,7 @@ static void list_run(struct call *c)
             at = revision;
             seen = skip = 0;
         }
-        if (seen >= skip && is_about(event, thole_v1_ListEventsRequest_object(q)) &&
+        if (seen >= skip && events_is_about(event, thole_v1_ListEventsRequest_object(q)) &&
             !page_add(&p, c, event, &thole_v1_Event_msginit)) {
             break;
         }

@@ -178,10 +178,12 @@ void replicas_list(struct call *c);
 void replicas_create(struct call *c);
 void replicas_delete(struct call *c);
 void events_list(struct call *c);
+bool events_is_about(const thole_v1_Event *event, upb_StringView object);
 void cluster_status(struct call *c);
 
-/* Cluster.Watch (cluster_watch.c). */
+/* Cluster.Watch and Events.WatchEvents (cluster_watch.c). */
 void cluster_watch_handle(void *ctx, struct bus_rpc *rpc, struct slice message);
+void events_watch_handle(void *ctx, struct bus_rpc *rpc, struct slice message);
 uint64_t cluster_watch_turn(void *ctx, struct msgq *batch, uint64_t now_ns);
 void cluster_watch_changed(void *ctx, uint64_t revision);
 

@@ -188,6 +188,37 @@ static void test_admit_of_the_same_start_elsewhere_is_refused(void **state)
     EXPECT(f, fixture_run(f, &c), THOLE_ABORTED, "STALE_INCARNATION");
 }
 
+static void test_events_that_flood_are_kept_once_with_their_number(void **state)
+{
+    struct fixture *f = *state;
+    for (int i = 0; i < 20; i++) {
+        EXPECT_OK(f, do_liveness(f, 1, thole_v1_HOST_LIVENESS_SUSPECT));
+        EXPECT_OK(f, do_liveness(f, 1, thole_v1_HOST_LIVENESS_LIVE));
+    }
+    EXPECT_OK(f, do_liveness(f, 0, thole_v1_HOST_LIVENESS_SUSPECT));
+    struct registry_view *v = registry_view_acquire(f->r);
+    uint32_t events = 0;
+    uint32_t times = 0;
+    uint64_t it = 0;
+    uint64_t revision = 0;
+    const thole_v1_Event *e;
+    while ((e = registry_next_event(v, 0, &it)) != NULL) {
+        assert_true(thole_v1_Event_revision(e) >= revision);
+        revision = thole_v1_Event_revision(e);
+        if (slice_equal(registry_str(thole_v1_Event_object(e)), slice_str("hosts/h1")) &&
+            slice_equal(registry_str(thole_v1_Event_reason(e)), slice_str("HostSuspect"))) {
+            uint32_t count = thole_v1_Event_count(e);
+            times += count > 0 ? count : 1;
+            events++;
+            assert_true(count == 0 || thole_v1_Event_first_time_ms(e) > 0);
+        }
+    }
+    assert_int_equal(events, 3);
+    assert_int_equal(times, 20);
+    check_invariants(v);
+    registry_view_release(v);
+}
+
 static void test_host_spec_etag_and_generation(void **state)
 {
     struct fixture *f = *state;
@@ -634,6 +665,7 @@ int main(void)
         TEST_EMPTY(test_bootstrap_makes_cluster_once),
         TEST(test_admit_new_host_gets_replica_of_zero),
         TEST(test_admit_taken_name_is_refused),
+        TEST(test_events_that_flood_are_kept_once_with_their_number),
         TEST(test_name_of_a_removed_host_is_free_before_it_is_gone),
         TEST(test_admit_of_the_same_start_elsewhere_is_refused),
         TEST(test_host_spec_etag_and_generation),

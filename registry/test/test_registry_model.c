@@ -630,8 +630,8 @@ static void test_changes_since_compacted_is_refused(void **state)
     fixture_init(&f);
     do_bootstrap(&f, 3);
     for (int i = 0; i < 17000; i++) {
-        int32_t s = i % 2 == 0 ? thole_v1_HOST_LIVENESS_SUSPECT : thole_v1_HOST_LIVENESS_LIVE;
-        assert_int_equal(do_liveness(&f, 1, s), THOLE_OK);
+        int32_t phase = i % 2 == 0 ? thole_v1_REPLICA_PHASE_RUNNING : thole_v1_REPLICA_PHASE_FAILED;
+        assert_int_equal(do_observe(&f, 2, phase, 0), THOLE_OK);
     }
     struct mirror *mirror = calloc(1, sizeof(*mirror));
     struct registry_view *v = registry_view_acquire(f.r);
@@ -640,7 +640,7 @@ static void test_changes_since_compacted_is_refused(void **state)
     mirror->revision = registry_view_revision(v) - 50;
     assert_int_equal(registry_changes_since(v, mirror->revision, mirror_changes(mirror), &st),
                      THOLE_OK);
-    assert_int_equal(mirror->count, 1);
+    assert_int_equal(mirror->count, 2); /* the replica, and the failures in its shard */
     assert_int_equal(mirror->events, 50);
     size_t events = 0;
     uint64_t it = 0;
@@ -648,6 +648,7 @@ static void test_changes_since_compacted_is_refused(void **state)
         events++;
     }
     assert_int_equal(events, LIMIT_EVENTS);
+    assert_int_equal(registry_oldest_event(v), registry_view_revision(v) - LIMIT_EVENTS + 1);
     registry_view_release(v);
     check_round_trip(&f);
     free(mirror);

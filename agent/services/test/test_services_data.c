@@ -362,6 +362,71 @@ static void test_many_cluster_watches_come_and_go(void **state)
     }
 }
 
+static struct bus_stream *watch_events(struct services_fixture *f, uint64_t after,
+                                       const char *object)
+{
+    thole_v1_WatchEventsRequest *q = NEW(f, WatchEventsRequest);
+    thole_v1_WatchEventsRequest_set_after_revision(q, after);
+    thole_v1_WatchEventsRequest_set_object(q, sv(object));
+    size_t size = 0;
+    char *bytes = thole_v1_WatchEventsRequest_serialize(q, f->arena, &size);
+    struct bus_stream *s = NULL;
+    assert_int_equal(bus_channel_stream(f->channel, "/thole.v1.Events/WatchEvents",
+                                        slice_of(bytes, size), &s, &f->st),
+                     THOLE_OK);
+    return s;
+}
+
+/* Events up to the next bookmark, whose revision is given back. */
+static size_t read_events(struct services_fixture *f, struct bus_stream *s, uint64_t *ret_revision)
+{
+    size_t count = 0;
+    for (;;) {
+        struct buf *b = NULL;
+        assert_int_equal(bus_stream_next(s, 10000, &b, &f->st), THOLE_OK);
+        const thole_v1_WatchEventsResponse *m =
+            thole_v1_WatchEventsResponse_parse((const char *)b->data, b->size, f->arena);
+        buf_unref(b);
+        assert_non_null(m);
+        *ret_revision = thole_v1_WatchEventsResponse_revision(m);
+        if (thole_v1_WatchEventsResponse_bookmark(m)) {
+            return count;
+        }
+        assert_true(thole_v1_WatchEventsResponse_has_event(m));
+        count++;
+    }
+}
+
+static void test_an_event_watch_gives_events_and_resumes(void **state)
+{
+    struct services_fixture *f = *state;
+    uint64_t all = 0, one = 0, later = 0;
+    struct bus_stream *s = watch_events(f, 0, "");
+    struct bus_stream *about = watch_events(f, 0, "shards/evw");
+    assert_true(read_events(f, s, &all) > 0);
+    assert_true(all > 0);
+    assert_int_equal(read_events(f, about, &one), 0); /* and a bookmark all the same */
+    services_fixture_create(f, "evw", "noop");
+    size_t news = 0;
+    while (news == 0) {
+        news = read_events(f, about, &one);
+    }
+    services_fixture_wait_ready(f, "evw");
+    bus_stream_free(about);
+    bus_stream_free(s);
+    /* From the first bookmark on: what came since, all of it. */
+    s = watch_events(f, all, "");
+    size_t since = read_events(f, s, &later);
+    bus_stream_free(s);
+    s = watch_events(f, 0, "shards/evw");
+    assert_int_equal(read_events(f, s, &later), since);
+    bus_stream_free(s);
+    s = watch_events(f, later, "");
+    assert_int_equal(read_events(f, s, &one), 0);
+    assert_int_equal(one, later);
+    bus_stream_free(s);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -377,6 +442,7 @@ int main(void)
         cmocka_unit_test(test_a_watcher_that_does_not_read_is_cut_off),
         cmocka_unit_test(test_a_cluster_watch_is_snapshot_then_changes),
         cmocka_unit_test(test_many_cluster_watches_come_and_go),
+        cmocka_unit_test(test_an_event_watch_gives_events_and_resumes),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
 }
