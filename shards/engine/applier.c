@@ -311,6 +311,7 @@ static void handle_task(struct applier *a, struct task *t)
     case TASK_SAVE:
     case TASK_RESTORE:
     case TASK_REMOVE:
+    case TASK_CHECK:
     case TASK_SPACE:
         ASSERT(false && "a task that is not for an applier");
     }

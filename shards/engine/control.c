@@ -26,6 +26,11 @@ static struct control *control_new(enum control_kind kind, engine_done_fn done, 
 
 /* ---- Entry points, on any thread ------------------------------------------------------------------------ */
 
+static bool valid_id(uint64_t replica_id)
+{
+    return replica_id != 0 && replica_id != UINT64_MAX;
+}
+
 static enum thole_code describe(struct engine *e, const struct engine_replica_spec *spec,
                                 struct bytes *out, struct thole_status *st)
 {
@@ -37,9 +42,9 @@ static enum thole_code describe(struct engine *e, const struct engine_replica_sp
         return THOLE_FAIL(st, THOLE_NOT_FOUND, THOLE_REASON_NO_SUCH_TYPE,
                           "machine type %s: version %u wanted, this host has %u",
                           spec->machine_type, spec->machine_version, type->version);
-    if (spec->replica_id == 0 || spec->initial_count > LIMIT_MEMBERS)
+    if (!valid_id(spec->replica_id) || spec->initial_count > LIMIT_MEMBERS)
         return THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
-                          "replica id 0, or too many initial members");
+                          "replica id 0 or the highest number, or too many initial members");
     struct codec_descriptor d = {
         .machine_type = slice_str(spec->machine_type),
         .machine_config = spec->machine_config,
@@ -76,9 +81,11 @@ static struct replica *claim(struct engine *e, const struct engine_replica_spec 
     return r;
 }
 
-static void boot_config(const struct engine_replica_spec *spec, struct bytes *out)
+/* The first configuration. INVALID_ARGUMENT if it is none. */
+static enum thole_code boot_config(const struct engine_replica_spec *spec, struct bytes *out,
+                                   struct thole_status *st)
 {
-    struct raft_config c = {0};
+    struct raft_config c = {0}, read = {0};
     for (size_t i = 0; i < spec->initial_count; i++) {
         uint32_t at = c.member_count;
         while (at > 0 && c.members[at - 1].replica_id > spec->initial[i].replica_id)
@@ -86,27 +93,32 @@ static void boot_config(const struct engine_replica_spec *spec, struct bytes *ou
         *raft_config_insert(&c, at) = spec->initial[i];
     }
     raft_config_encode(&c, out);
+    enum thole_code code = raft_config_decode(bytes_slice(out), &read, st); /* checks it */
     raft_config_deinit(&c);
+    raft_config_deinit(&read);
+    return code;
 }
 
 void engine_replica_start(struct engine *e, const struct engine_replica_spec *spec,
                           engine_done_fn done, void *ctx)
 {
     struct control *c = control_new(CONTROL_ANSWER, done, ctx);
-    struct bytes descriptor = {0};
+    struct bytes descriptor = {0}, config = {0};
     c->shard_id = spec->shard_id;
     c->replica_id = spec->replica_id;
-    if (describe(e, spec, &descriptor, &c->st) == THOLE_OK) {
+    if (describe(e, spec, &descriptor, &c->st) == THOLE_OK &&
+        boot_config(spec, &config, &c->st) == THOLE_OK) {
         pthread_mutex_lock(&e->lock);
         struct replica *r = claim(e, spec, bytes_slice(&descriptor), &c->st);
         if (r) {
             c->kind = CONTROL_START;
             c->r = replica_ref(r);
-            boot_config(spec, &r->boot_config);
+            bytes_append_slice(&r->boot_config, bytes_slice(&config));
         }
         pthread_mutex_unlock(&e->lock);
     }
     bytes_deinit(&descriptor);
+    bytes_deinit(&config);
     loop_post(engine_loop(e, spec->shard_id), &c->msg);
 }
 
@@ -114,13 +126,22 @@ void engine_replica_remove(struct engine *e, uint64_t replica_id, engine_done_fn
 {
     struct control *c = control_new(CONTROL_ANSWER, done, ctx);
     c->replica_id = replica_id;
-    struct replica *r = engine_find_replica(e, replica_id);
+    if (!valid_id(replica_id)) {
+        (void)THOLE_FAIL(&c->st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
+                         "0 and the highest number are no replica ids");
+        loop_post(e->loops[0], &c->msg);
+        return;
+    }
+    pthread_mutex_lock(&e->lock);
+    struct replica *r = map_get(&e->by_replica, replica_id);
     if (r) {
         c->kind = CONTROL_REMOVE;
-        c->r = r;
-    } else if (!engine_is_tombstone(e, replica_id)) {
+        c->r = replica_ref(r);
+    } else if (!map_get(&e->tombstones, replica_id) && !map_get(&e->forgotten, replica_id)) {
         c->kind = CONTROL_BURY;
+        (void)map_put(&e->tombstones, replica_id, e); /* at once: nobody starts it meanwhile */
     }
+    pthread_mutex_unlock(&e->lock);
     loop_post(r ? r->loop : e->loops[0], &c->msg);
 }
 
@@ -230,18 +251,10 @@ void control_removed(struct loop *l, struct replica *r, struct control *c)
 
 static void bury(struct loop *l, struct control *c)
 {
-    pthread_mutex_lock(&l->e->lock);
-    bool forgotten = map_get(&l->e->forgotten, c->replica_id) != NULL;
-    pthread_mutex_unlock(&l->e->lock);
-    if (forgotten) {
-        control_answer(c);
-        return;
-    }
     struct write_update *w = write_batch_add(next_batch(l), NULL);
     w->u.replica_id = c->replica_id;
     w->u.remove = true;
     w->control = c;
-    engine_add_tombstone(l->e, c->replica_id);
 }
 
 static void forget(struct loop *l, struct control *c)

@@ -45,7 +45,7 @@ bool engine_is_tombstone(struct engine *e, uint64_t replica_id)
     return found;
 }
 
-void engine_add_tombstone(struct engine *e, uint64_t replica_id)
+static void add_tombstone(struct engine *e, uint64_t replica_id)
 {
     pthread_mutex_lock(&e->lock);
     (void)map_put(&e->tombstones, replica_id, e); /* any pointer: it is a set */
@@ -195,7 +195,7 @@ static void start_workers(struct engine *e)
 static void recover(struct engine *e, const struct store_replica *s)
 {
     if (s->removed) {
-        engine_add_tombstone(e, s->replica_id);
+        add_tombstone(e, s->replica_id);
         return;
     }
     struct replica *r = replica_new(e, s->replica_id, s->shard_id, s->descriptor);

@@ -117,7 +117,8 @@ typedef void (*engine_done_fn)(void *ctx, const struct thole_status *st);
 
 /* Create (durably) and start. OK if it already runs with the same shard; ALREADY_EXISTS if another
  * replica of the shard is active here; FAILED_PRECONDITION REMOVED for a tombstone; NOT_FOUND
- * NO_SUCH_TYPE. `spec` is copied. */
+ * NO_SUCH_TYPE; INVALID_ARGUMENT for ids 0 and UINT64_MAX and an impossible first
+ * configuration. `spec` is copied. */
 void engine_replica_start(struct engine *e, const struct engine_replica_spec *spec,
                           engine_done_fn done, void *ctx);
 /* Stop, delete all its data and leave a tombstone. OK if already removed. */

@@ -149,6 +149,7 @@ enum task_kind {
     TASK_CLOSE,   /* applier: end watchers and queries, close the machine */
     TASK_DESTROY, /* snapshotter: delete the data of one generation, or of everything */
     TASK_REMOVE,  /* snapshotter: delete snapshot files below `index` */
+    TASK_CHECK,   /* snapshotter: is the file `name` what it was? */
     TASK_SPACE,   /* snapshotter: measure free space */
 };
 struct task {
@@ -307,7 +308,7 @@ struct replica {
     struct map peer_hosts; /* replica id -> struct uuid *, learnt from their messages */
     struct control *transfers, *forces;
     struct task *install; /* restored, waiting for its batch */
-    bool restoring, saving, compacting, holding_applies;
+    bool restoring, saving, compacting, checking, holding_applies;
     uint32_t restore_failures; /* of received snapshots, in a row */
     bool holding_for_save;     /* a machine without views stands still while it is saved */
     struct save_waiter *save_waiters;
@@ -626,7 +627,6 @@ struct replica *engine_find_replica(struct engine *e,
                                     uint64_t replica_id); /* a reference, or NULL */
 struct replica *engine_find_shard(struct engine *e, uint64_t shard_id);
 bool engine_is_tombstone(struct engine *e, uint64_t replica_id);
-void engine_add_tombstone(struct engine *e, uint64_t replica_id);
 void engine_drop(struct engine *e, struct replica *r);
 void engine_send(struct engine *e, const struct uuid *host, enum engine_lane lane,
                  struct bufslice frame);

@@ -31,6 +31,12 @@ static bool keeps_loyal(uint8_t kind)
     return kind == RAFT_MSG_APPEND || kind == RAFT_MSG_HEARTBEAT || kind == RAFT_MSG_SLEEP;
 }
 
+/* Replies to an earlier life of a host must not reach the later one. */
+static uint64_t answered_life(const struct peer_host *h, const struct raft_message *m)
+{
+    return m->incarnation_to != 0 ? m->incarnation_to : h->incarnation;
+}
+
 void outbox_add_to(struct loop *l, const struct uuid *host, uint64_t shard_id,
                    const struct raft_message *m)
 {
@@ -42,7 +48,7 @@ void outbox_add_to(struct loop *l, const struct uuid *host, uint64_t shard_id,
     }
     lane->messages[lane->count++] = (struct out_msg){
         .shard_id = shard_id,
-        .to_incarnation = is_reply(m->kind) ? h->incarnation : 0,
+        .to_incarnation = is_reply(m->kind) ? answered_life(h, m) : 0,
         .raft = *m,
     };
     if (m->kind == RAFT_MSG_SLEEP)

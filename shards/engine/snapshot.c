@@ -204,6 +204,30 @@ void snapshot_wanted(struct loop *l, struct replica *r, const struct raft_peer_r
         snapshot_start_save(l, r);
 }
 
+/* A transfer broke off. If that was because our own file is damaged, nobody will ever take it; and
+ * it is what we would start from ourselves. */
+static void check_file(struct loop *l, struct replica *r)
+{
+    if (r->checking || r->persistent || r->snapshot_index == 0)
+        return;
+    r->checking = true;
+    struct task *t = task_new(TASK_CHECK, r);
+    t->index = r->snapshot_index;
+    snapshot_name(r, t->index, t->name);
+    to_snapshotter(l, t);
+}
+
+static void checked(struct loop *l, struct task *t)
+{
+    struct replica *r = t->r;
+    r->checking = false;
+    if (t->st.code == THOLE_OK || t->index != r->snapshot_index || r->saving)
+        return;
+    LOG_WARN(ENGINE, "a snapshot file is damaged, another one is saved in its place: %s",
+             t->st.message);
+    snapshot_start_save(l, r);
+}
+
 void snapshot_sent(struct loop *l, struct stream_msg *m)
 {
     struct replica *r = m->r;
@@ -214,6 +238,8 @@ void snapshot_sent(struct loop *l, struct stream_msg *m)
     if (r->state == GROUP_RUNNING) {
         raft_snapshot_sent(r->core, m->to, m->index, m->ok);
         loop_dirty(l, r);
+        if (!m->ok && m->index == r->snapshot_index)
+            check_file(l, r);
         if (r->persistent && r->sending == 0 && !r->save_waiters && !r->saving) {
             r->snapshot_index = r->snapshot_term = 0; /* was made only to be sent */
             remove_files(l, r, UINT64_MAX);
@@ -416,11 +442,16 @@ void snapshot_task_done(struct loop *l, struct task *t)
         return;
     } else if (runs && t->kind == TASK_SAVE) {
         saved(l, t);
+    } else if (runs && t->kind == TASK_CHECK) {
+        checked(l, t);
     } else if (runs && t->kind == TASK_FLUSH) {
         flushed(l, t);
     } else if (runs && t->kind == TASK_RESTORE) {
         restored(l, t); /* keeps or frees it */
         return;
+    } else if (t->kind == TASK_RESTORE) { /* the replica failed or stopped meanwhile */
+        end_receive(l, t->received, false, false);
+        t->received = NULL;
     }
     task_free(t);
 }

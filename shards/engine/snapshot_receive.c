@@ -96,7 +96,8 @@ static struct receive *begin(struct snapshot_receives *s, const struct uuid *hos
     return x;
 }
 
-/* A file of this name may be all that is left of our log; what is in the stream is checked later. */
+/* A file of this name may be all that is left of our log; what is in the stream is checked later. (One that
+ * is saved between the two steps is replaced by one of the same index, hence of the same state.) */
 static bool commit(struct snapshot_receives *s, struct engine_file *staged, const char *name)
 {
     struct thole_status st;

@@ -287,6 +287,9 @@ static void run(struct engine *e, struct task *t, bool *flushed)
     case TASK_REMOVE:
         remove_files(e, t);
         break;
+    case TASK_CHECK:
+        t->st.code = snapshot_check(e, t->name, &(struct snapshot_info){0}, &t->st);
+        break;
     case TASK_SPACE:
         t->st.code = e->files->ops->space(e->files, &t->index, &t->st);
         break;

@@ -37,6 +37,7 @@ void raft__send(struct raft *r, struct raft_message m, uint64_t token)
 {
     m.from = r->options.replica_id;
     m.epoch = r->epoch;
+    m.incarnation_to = m.to == r->answering ? r->answering_life : 0;
     ASSERT(m.to != m.from && m.to != 0);
     if (m.term != 0 && r->persist.hard_token > token && !CANARY(vote_before_sync)) {
         token = r->persist.hard_token;

@@ -169,6 +169,8 @@ struct raft_message {
     uint64_t context;          /* HEARTBEAT(_REPLY): read round; READ(_REPLY): read number;
                                   SLEEP(_REPLY): the leader's round of asking */
     uint64_t incarnation_from; /* set by the engine on receipt; 0 in a single-process test */
+    uint64_t
+        incarnation_to; /* a reply: of the message that it answers, or 0 if that is not known */
     uint32_t entry_count;
     struct raft_entry **entries; /* APPEND; references owned by the message */
 };

@@ -94,6 +94,7 @@ struct raft {
     struct raft_lead lead;
     struct raft_reads reads;
     struct raft_outbox outbox;
+    uint64_t answering, answering_life; /* the sender of the message being received */
 
     bool work; /* a leader's members may be due a message */
     bool status_changed, config_changed, removed_changed;

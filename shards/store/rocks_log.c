@@ -242,7 +242,7 @@ static enum thole_code open_db(struct rocks_log *s, const struct log_store_optio
     rocksdb_block_based_options_set_index_type(s->table, INDEX_WITH_FIRST_KEY);
     rocksdb_options_set_block_based_table_factory(s->options, s->table);
     log_filter_install(s->filter, s->options);
-    rocksdb_writeoptions_set_sync(s->sync, !o->unsafe_no_sync);
+    rocksdb_writeoptions_set_sync(s->sync, 1);
 
     struct store_key format = store_key(0, STORE_KIND_FORMAT);
     code = rocks_open(o->path, s->options, expect, &s->db, st);

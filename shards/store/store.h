@@ -95,7 +95,6 @@ struct log_store_options {
     const char *path;          /* directory, created if absent */
     size_t write_buffer_bytes; /* 0: default 64 MiB */
     uint64_t wal_bytes_max;    /* 0: default 512 MiB; bounds recovery time */
-    bool unsafe_no_sync;       /* only for the test which proves that syncs matter */
 };
 /* Opens and recovers. FAILED_PRECONDITION FORMAT (newer version), DATA_LOSS CORRUPT, UNAVAILABLE
  * DISK. A replica whose records are damaged is reported with hard.term == UINT64_MAX and does

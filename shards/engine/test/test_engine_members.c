@@ -195,6 +195,66 @@ static void test_engine_start_checks_what_is_there(void **state)
     cluster_free(c);
 }
 
+/* What no store would take must not get as far: a failed write stops the host. */
+static void test_engine_impossible_replicas_are_refused(void **state)
+{
+    (void)state;
+    struct cluster *c = cluster_new(1, 49);
+    cluster_bootstrap(c, 1);
+    struct raft_member initial[2] = {{.replica_id = 11, .role = RAFT_VOTER},
+                                     {.replica_id = 12, .role = RAFT_VOTER}};
+    struct engine_replica_spec spec = {.shard_id = 99, .machine_type = c->machine};
+    const struct {
+        uint64_t id, other;
+        uint8_t role;
+    } bad[] = {{0, 12, RAFT_VOTER},  {UINT64_MAX, 12, RAFT_VOTER},
+               {11, 11, RAFT_VOTER}, {11, 0, RAFT_VOTER},
+               {11, 12, 9},          {11, 12, 0}};
+    for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
+        struct done d = {0};
+        initial[1].replica_id = bad[i].other;
+        initial[1].role = bad[i].role;
+        spec.replica_id = bad[i].id;
+        spec.initial = initial;
+        spec.initial_count = 2;
+        engine_replica_start(c->hosts[0].engine, &spec, on_done, &d);
+        RUN_UNTIL(c, 1000, d.done);
+        assert_int_equal(d.st.code, THOLE_INVALID_ARGUMENT);
+    }
+    const uint64_t none[] = {0, UINT64_MAX};
+    for (int i = 0; i < 2; i++) {
+        struct done d = {0};
+        engine_replica_remove(c->hosts[0].engine, none[i], on_done, &d);
+        RUN_UNTIL(c, 1000, d.done);
+        assert_int_equal(d.st.code, THOLE_INVALID_ARGUMENT);
+    }
+    assert_int_equal(c->hosts[0].host_failed, 0);
+    propose_ok(c, "x");
+    cluster_free(c);
+}
+
+/* Buried before it ever came: it does not come any more, at whatever instant that is asked. */
+static void test_engine_buried_replica_does_not_start(void **state)
+{
+    (void)state;
+    struct cluster *c = cluster_new(1, 50);
+    c->loops = 2;
+    cluster_bootstrap(c, 1);
+    for (uint64_t id = 20; id < 24; id++) {
+        struct done removed = {0}, started = {0};
+        struct engine_replica_spec spec = {
+            .replica_id = id, .shard_id = 100 + id, .machine_type = c->machine};
+        engine_replica_remove(c->hosts[0].engine, id, on_done, &removed);
+        engine_replica_start(c->hosts[0].engine, &spec, on_done, &started);
+        RUN_UNTIL(c, 1000, removed.done && started.done);
+        assert_int_equal(removed.st.code, THOLE_OK);
+        assert_int_equal(started.st.reason, THOLE_REASON_REMOVED);
+    }
+    assert_int_equal(c->hosts[0].host_failed, 0);
+    propose_ok(c, "x");
+    cluster_free(c);
+}
+
 static void test_engine_many_groups_share_writes(void **state)
 {
     (void)state;
@@ -252,6 +312,8 @@ int main(void)
         cmocka_unit_test(test_engine_removed_replica_leaves_a_tombstone),
         cmocka_unit_test(test_engine_deleted_replica_harms_nobody),
         cmocka_unit_test(test_engine_start_checks_what_is_there),
+        cmocka_unit_test(test_engine_impossible_replicas_are_refused),
+        cmocka_unit_test(test_engine_buried_replica_does_not_start),
         cmocka_unit_test(test_engine_many_groups_share_writes),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -2,6 +2,7 @@
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "base/hash.h"
@@ -175,6 +176,63 @@ static void count_name(void *ctx, const char *name)
     ++*(int *)ctx;
 }
 
+struct newest {
+    uint64_t replica_id, index;
+    char name[ENGINE_NAME_BYTES];
+};
+
+static void find_newest(void *ctx, const char *name)
+{
+    struct newest *n = ctx;
+    uint64_t replica, index;
+    if (snapshot_name_parse(name, &replica, &index) && replica == n->replica_id &&
+        index >= n->index) {
+        n->index = index;
+        (void)snprintf(n->name, sizeof(n->name), "%s", name);
+    }
+}
+
+/* Flip a bit in the middle of a replica's newest snapshot. */
+static void damage_snapshot(struct host *h)
+{
+    struct newest n = {.replica_id = (uint64_t)h->id + 1};
+    struct thole_status st;
+    struct engine_file *f;
+    uint64_t size;
+    h->files->ops->list(h->files, find_newest, &n);
+    assert_true(n.index > 0);
+    assert_int_equal(h->files->ops->open(h->files, n.name, &f, &size, &st), THOLE_OK);
+    uint8_t *data = xmalloc(size);
+    assert_int_equal(h->files->ops->read(f, 0, data, size, &st), THOLE_OK);
+    h->files->ops->close(f);
+    data[size / 2] ^= 1;
+    assert_int_equal(h->files->ops->create(h->files, "damaged", &f, &st), THOLE_OK);
+    assert_int_equal(h->files->ops->append(f, data, size, &st), THOLE_OK);
+    assert_int_equal(h->files->ops->commit(f, n.name, &st), THOLE_OK);
+    free(data);
+}
+
+/* It must not be sent again and again: nobody will take it. */
+static void test_engine_damaged_snapshot_of_the_leader_is_replaced(void **state)
+{
+    (void)state;
+    struct cluster *c = compacting(3, 3, "tally", 39);
+    propose_many(c, 10);
+    int leader = cluster_wait_leader(c), behind = (leader + 1) % 3;
+    isolate(c, behind, true);
+    propose_many(c, 400);
+    cluster_run(c, 500);
+    damage_snapshot(&c->hosts[leader]);
+    isolate(c, behind, false);
+    RUN_UNTIL(c, 20000, stale_state(c, behind).count == 410);
+    assert_true(c->snapshot_frames > 1);
+    host_crash(c, leader); /* and it can start from what it has now */
+    host_start(c, leader);
+    cluster_run(c, 1000);
+    assert_false(status_of(c, leader).failed);
+    cluster_free(c);
+}
+
 static void test_engine_stale_files_are_removed(void **state)
 {
     (void)state;
@@ -281,6 +339,7 @@ int main(void)
         cmocka_unit_test(test_engine_new_learner_gets_a_snapshot),
         cmocka_unit_test(test_engine_crash_while_installing),
         cmocka_unit_test(test_engine_installed_snapshot_answers_proposals_unknown),
+        cmocka_unit_test(test_engine_damaged_snapshot_of_the_leader_is_replaced),
         cmocka_unit_test(test_engine_stale_files_are_removed),
         cmocka_unit_test(test_engine_unneeded_snapshot_spares_the_one_being_saved),
         cmocka_unit_test(test_engine_received_stream_replaces_no_snapshot),
