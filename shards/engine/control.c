@@ -305,7 +305,8 @@ static void change(struct loop *l, struct control *c)
     struct raft_status s;
     raft_status(r->core, &s);
     pending_trim(l, r, index);
-    pending_push(r, &(struct pending){index, s.term, NULL, c});
+    pending_push(r, &(struct pending){index, s.term, NULL, c, l->now_ns});
+    metric_add(&engine_pending, 1);
     loop_dirty(l, r);
 }
 

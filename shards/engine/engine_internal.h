@@ -105,6 +105,7 @@ struct pending {
     uint64_t index, term;
     struct engine_request *request; /* NULL: a control, or given up at its deadline */
     struct control *control;
+    uint64_t appended_ns;
 };
 
 struct apply_job {
@@ -640,7 +641,7 @@ void engine_crash(struct engine *e);
 extern struct metric engine_proposals, engine_queries, engine_refused, engine_dropped_frames,
     engine_bad_frames, engine_sync_ns, engine_batch_updates, engine_batch_entries,
     engine_apply_entries, engine_apply_ns, engine_apply_lag_ns, engine_turn_ns, engine_commit_ns,
-    engine_sleeping, engine_snapshots_saved, engine_snapshots_sent, engine_snapshots_installed,
-    engine_loop_depth;
+    engine_sleeping, engine_decided_ns, engine_pending, engine_frame_entries,
+    engine_snapshots_saved, engine_snapshots_sent, engine_snapshots_installed, engine_loop_depth;
 
 #endif

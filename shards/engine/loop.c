@@ -443,6 +443,7 @@ uint64_t loop_turn(void *ctx, struct msgq *batch, uint64_t now_ns)
     post_batch(l);
     publish_all(l);
     cork_end();
+    metric_record(&engine_turn_ns, clock_now(l->e->clock) - now_ns);
     atomic_store_explicit(&l->turn_since_ns, 0, memory_order_relaxed);
     return l->stopping ? CLOCK_NEVER : next_turn(l);
 }

@@ -27,6 +27,13 @@ METRIC_DEFINE_HISTOGRAM_NS(engine_turn_ns, "thole_engine_loop_turn_seconds",
                            "Time of one turn of a loop");
 METRIC_DEFINE_HISTOGRAM_NS(engine_commit_ns, "thole_engine_log_wait_seconds",
                            "Time from handing a batch to the writer until it is durable");
+METRIC_DEFINE_HISTOGRAM_NS(
+    engine_decided_ns, "thole_engine_commit_seconds",
+    "Time from appending the oldest proposal of a range until it is committed");
+METRIC_DEFINE_GAUGE(engine_pending, "thole_engine_proposals_pending",
+                    "Proposals appended here that are not decided yet");
+METRIC_DEFINE_HISTOGRAM(engine_frame_entries, "thole_engine_frame_entries",
+                        "Entries in one frame to a follower's host");
 METRIC_DEFINE_COUNTER(engine_snapshots_saved, "thole_engine_snapshots_saved_total",
                       "Snapshots written to disk");
 METRIC_DEFINE_COUNTER(engine_snapshots_sent, "thole_engine_snapshots_sent_total",

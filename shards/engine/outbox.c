@@ -78,15 +78,18 @@ static void flush_lane(struct loop *l, struct peer_host *h, struct out_lane *lan
 {
     size_t from = 0;
     while (from < lane->count) {
-        size_t n = 0, weight = 0;
+        size_t n = 0, weight = 0, entries = 0;
         while (from + n < lane->count) {
             size_t w = codec_weight(&lane->messages[from + n].raft);
             if (n > 0 && weight + w > LIMIT_FRAME_BYTES)
                 break;
             weight += w;
+            entries += lane->messages[from + n].raft.entry_count;
             n++;
         }
         engine_send(l->e, &h->host, which, codec_frame(lane->messages + from, n));
+        if (entries > 0)
+            metric_record(&engine_frame_entries, entries);
         from += n;
     }
     for (size_t i = 0; i < lane->count; i++)

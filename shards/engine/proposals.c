@@ -62,6 +62,7 @@ void pending_trim(struct loop *l, struct replica *r, uint64_t first)
     struct pending_ring *ring = &r->pending;
     while (ring->count > 0 && slot_at(ring, ring->count - 1)->index >= first) {
         ring->count--;
+        metric_add(&engine_pending, -1);
         struct pending *p = &ring->slots[(ring->head + ring->count) & (ring->capacity - 1)];
         fail_pending(l, p, THOLE_UNKNOWN, THOLE_REASON_OUTCOME_UNKNOWN,
                      "the entry was replaced in this log; another replica may still have it");
@@ -137,9 +138,10 @@ static void appended(struct loop *l, struct replica *r, struct engine_request **
     for (size_t i = 0; i < n; i++) {
         requests[i]->index = first + i;
         request_arm(l, requests[i]);
-        pending_push(r, &(struct pending){first + i, s.term, requests[i], NULL});
+        pending_push(r, &(struct pending){first + i, s.term, requests[i], NULL, l->now_ns});
     }
     metric_add(&engine_proposals, (int64_t)n);
+    metric_add(&engine_pending, (int64_t)n);
 }
 
 static void refused(struct loop *l, struct replica *r, struct engine_request **requests, size_t n,
@@ -200,6 +202,9 @@ void proposals_take(struct loop *l, struct replica *r, uint64_t last, struct app
     if (ring->count == 0)
         return;
     ASSERT(raft_term_at(r->core, last, &last_term));
+    size_t before = ring->count;
+    if (slot_at(ring, 0)->index <= last)
+        metric_record(&engine_decided_ns, l->now_ns - slot_at(ring, 0)->appended_ns);
     while (ring->count > 0) {
         struct pending *head = slot_at(ring, 0);
         uint64_t term = last_term;
@@ -219,6 +224,7 @@ void proposals_take(struct loop *l, struct replica *r, uint64_t last, struct app
             j->requests[j->request_count++] = p;
         }
     }
+    metric_add(&engine_pending, (int64_t)ring->count - (int64_t)before);
 }
 
 void proposals_installed(struct loop *l, struct replica *r, uint64_t index)
@@ -226,6 +232,7 @@ void proposals_installed(struct loop *l, struct replica *r, uint64_t index)
     struct pending_ring *ring = &r->pending;
     while (ring->count > 0 && slot_at(ring, 0)->index <= index) {
         struct pending p = pop_front(ring);
+        metric_add(&engine_pending, -1);
         fail_pending(l, &p, THOLE_UNKNOWN, THOLE_REASON_OUTCOME_UNKNOWN,
                      "a snapshot was installed over the entry");
     }
@@ -241,6 +248,7 @@ void proposals_end(struct loop *l, struct replica *r, const struct thole_status 
     }
     while (r->pending.count > 0) {
         struct pending p = pop_front(&r->pending);
+        metric_add(&engine_pending, -1);
         fail_pending(l, &p, THOLE_UNKNOWN, THOLE_REASON_OUTCOME_UNKNOWN,
                      "the replica stopped before the entry was applied");
     }
