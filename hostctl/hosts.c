@@ -115,8 +115,8 @@ static bool same_types(const thole_v1_Host *a, const thole_v1_Host *b)
         thole_v1_HostStatus_machine_types(thole_v1_Host_status(b), &other);
     bool same = count == other;
     for (size_t i = 0; same && i < count; i++) {
-        same = upb_StringView_IsEqual(thole_v1_MachineType_name(x[i]),
-                                      thole_v1_MachineType_name(y[i]));
+        same = slice_equal(registry_str(thole_v1_MachineType_name(x[i])),
+                           registry_str(thole_v1_MachineType_name(y[i])));
     }
     return same;
 }
@@ -168,8 +168,8 @@ static void shard_changed(void *ctx, const thole_v1_Shard *row)
     upb_StringView none = {NULL, 0};
     upb_StringView before =
         was == NULL ? none : thole_v1_ShardStatus_leader_host(thole_v1_Shard_status(was));
-    if (!upb_StringView_IsEqual(before,
-                                thole_v1_ShardStatus_leader_host(thole_v1_Shard_status(row)))) {
+    upb_StringView after = thole_v1_ShardStatus_leader_host(thole_v1_Shard_status(row));
+    if (!slice_equal(registry_str(before), registry_str(after))) {
         c->leaders = true;
     }
 }

@@ -151,8 +151,10 @@ void registry__txn_touch_shard(struct txn *t, uint64_t shard_id)
 
 static bool same_event(const thole_v1_Event *a, const thole_v1_Event *b)
 {
-    return upb_StringView_IsEqual(thole_v1_Event_reason(a), thole_v1_Event_reason(b)) &&
-           upb_StringView_IsEqual(thole_v1_Event_object(a), thole_v1_Event_object(b)) &&
+    return slice_equal(registry_str(thole_v1_Event_reason(a)),
+                       registry_str(thole_v1_Event_reason(b))) &&
+           slice_equal(registry_str(thole_v1_Event_object(a)),
+                       registry_str(thole_v1_Event_object(b))) &&
            thole_v1_Event_time_ms(b) - thole_v1_Event_time_ms(a) < SAME_EVENTS_APART_MS;
 }
 
