@@ -1,0 +1,142 @@
+/* One pool spec, many shards: three hosts in one thread, with real engines, registries and
+ * controllers in virtual time. How many entries of shard zero, how much time of the processor (of
+ * all three hosts together) and how much memory it takes until every shard is ready; what an
+ * unchanged cluster costs, one changed row, and the failure of a host that leads a third of them. */
+#include <inttypes.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <time.h>
+#include <cmocka.h>
+
+#include "hostctl/test/house.h"
+
+static double cpu_seconds(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t);
+    return (double)t.tv_sec + (double)t.tv_nsec / 1e9;
+}
+
+static long memory_mib(void)
+{
+    struct rusage u;
+    getrusage(RUSAGE_SELF, &u);
+    return u.ru_maxrss / 1024;
+}
+
+static uint64_t zero_commit(const struct house *h)
+{
+    uint64_t commit = 0;
+    for (uint64_t n = 0; n < 3; n++) {
+        struct engine_replica_status s;
+        if (h->hosts[n].hostctl != NULL && engine_shard_status(h->hosts[n].engine, 0, &s)) {
+            commit = s.commit > commit ? s.commit : commit;
+        }
+    }
+    return commit;
+}
+
+struct phase {
+    const char *name;
+    double cpu;
+    uint64_t entries, now_ms;
+};
+
+static struct phase begin(const struct house *h, const char *name)
+{
+    return (struct phase){name, cpu_seconds(), zero_commit(h), house_now_ms(h)};
+}
+
+static void end(const struct house *h, const struct phase *p)
+{
+    printf("%-44s %6" PRIu64 " entries  %7.2f s cpu  %7.1f s of time  %5ld MiB at most\n", p->name,
+           zero_commit(h) - p->entries, cpu_seconds() - p->cpu,
+           (double)(house_now_ms(h) - p->now_ms) / 1000, memory_mib());
+    fflush(stdout);
+}
+
+static void create_pool(struct house *h, uint32_t count)
+{
+    struct cmd c = cmd_new("user");
+    thole_registry_v1_CreatePool *p =
+        thole_registry_v1_Operation_mutable_create_pool(cmd_op(&c), c.arena);
+    thole_v1_ShardPoolSpec *spec = thole_registry_v1_CreatePool_mutable_spec(p, c.arena);
+    thole_registry_v1_CreatePool_set_name(p, upb_StringView_FromString("p"));
+    thole_v1_ShardPoolSpec_set_count(spec, count);
+    thole_v1_ShardSpec *shard = thole_v1_ShardPoolSpec_mutable_shard(spec, c.arena);
+    fill_spec(shard, c.arena, 3, 0);
+    thole_v1_ShardSpec_set_type(shard, upb_StringView_FromString("counter"));
+    assert_int_equal(house_command(h, &c), THOLE_OK);
+}
+
+static uint32_t ready(struct house *h)
+{
+    struct registry_view *v = house_view(h);
+    const thole_v1_ShardPool *p = registry_pool_by_name(v, slice_str("p"));
+    uint32_t count = p == NULL ? 0 : thole_v1_ShardPoolStatus_ready(thole_v1_ShardPool_status(p));
+    registry_view_release(v);
+    return count;
+}
+
+/* Until nobody has proposed anything for a while. */
+static void quiet(struct house *h)
+{
+    size_t before;
+    do {
+        before = h->proposals;
+        house_run(h, 3000);
+    } while (h->proposals != before);
+}
+
+static void bench_pool(void **state)
+{
+    (void)state;
+    const char *given = getenv("BENCH_SHARDS");
+    uint32_t count = given != NULL ? (uint32_t)strtoul(given, NULL, 10) : 10000;
+    struct house *h = house_new(1);
+    house_bootstrap(h, 3);
+    RUN_UNTIL(h, 20000, house_settled(h, "zero"));
+    struct phase p = begin(h, "create the pool, until all are ready");
+    create_pool(h, count);
+    while (ready(h) < count) {
+        house_run(h, 500);
+        if (house_now_ms(h) - p.now_ms > 3600 * 1000) {
+            fail_msg("%" PRIu32 " of %" PRIu32 " are ready after an hour", ready(h), count);
+        }
+    }
+    end(h, &p);
+    p = begin(h, "until leaders are balanced and all is quiet");
+    quiet(h);
+    end(h, &p);
+    p = begin(h, "60 s in which nothing changes");
+    house_run(h, 60000);
+    end(h, &p);
+    p = begin(h, "one more shard, and 10 s");
+    assert_int_equal(house_create(h, "one", 3, 0), THOLE_OK);
+    house_run(h, 10000);
+    end(h, &p);
+    p = begin(h, "a host that leads a third goes and comes back");
+    uint64_t replica;
+    house_stop(h, 2);
+    house_run(h, HOUSE_DEAD_MS / 2);
+    house_start(h, 2);
+    memset(h->hosts[2].address_known, true, sizeof(h->hosts[2].address_known));
+    while (house_admit(h, 2, &replica) != THOLE_OK) {
+        house_run(h, 100);
+    }
+    quiet(h);
+    end(h, &p);
+    house_free(h);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {cmocka_unit_test(bench_pool)};
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
