@@ -128,7 +128,8 @@ struct ctl_host {
     bool up;              /* as the bus says */
     uint64_t incarnation; /* of its row; a new one is a sign of life */
     int32_t extra;        /* replicas on their way to it, less those that are to leave it */
-    uint32_t leads;       /* shards, as they reported when leaders were last looked at */
+    int64_t leads;        /* shards, as they reported */
+    int64_t expected;     /* with what is being handed on now */
     /* Liveness: what others said of it when it was last silent. */
     uint32_t questions; /* under way */
     uint32_t unreached; /* who said that they do not reach it either */
@@ -201,6 +202,7 @@ struct hostctl {
     bool balance_wrapped;
     size_t transfers;
     uint64_t leaders_due_ms;  /* UINT64_MAX: nothing has changed */
+    bool leaders_preferred;   /* a shard was seen that has a preference */
     uint64_t liveness_due_ms; /* UINT64_MAX: nothing to wait for */
     uint64_t liveness_ran_ms;
 
@@ -293,6 +295,9 @@ bool hostctl__may_rebalance(const struct hostctl *h);
 void hostctl__balance_changed(struct hostctl *h);
 void hostctl__balance_run(struct hostctl *h);
 /* leaders.c */
+void hostctl__leaders_count(struct hostctl *h, const struct registry_view *v,
+                            const thole_v1_Shard *shard, bool more);
+void hostctl__leaders_recount(struct hostctl *h);
 void hostctl__leaders_changed(struct hostctl *h);
 void hostctl__leaders_run(struct hostctl *h);
 void hostctl__leaders_done(struct hostctl *h, struct ctl_op *op);

@@ -164,14 +164,13 @@ static void shard_changed(void *ctx, const thole_v1_Shard *row)
     struct changes *c = ctx;
     uint64_t id = thole_v1_Shard_id(row);
     const thole_v1_Shard *was = registry_shard(c->before, id);
-    hostctl__dirty(c->h, id);
-    upb_StringView none = {NULL, 0};
-    upb_StringView before =
-        was == NULL ? none : thole_v1_ShardStatus_leader_host(thole_v1_Shard_status(was));
-    upb_StringView after = thole_v1_ShardStatus_leader_host(thole_v1_Shard_status(row));
-    if (!slice_equal(registry_str(before), registry_str(after))) {
-        c->leaders = true;
+    if (was == NULL) { /* another one had the name: nobody says that that is gone */
+        was = registry_shard_by_name(c->before, registry_str(thole_v1_Shard_name(row)));
     }
+    hostctl__dirty(c->h, id);
+    hostctl__leaders_count(c->h, c->before, was, false);
+    hostctl__leaders_count(c->h, c->h->view, row, true);
+    c->leaders = true;
 }
 
 static void replica_changed(void *ctx, const thole_v1_Replica *row)
@@ -208,7 +207,10 @@ static void row_gone(void *ctx, const char *name)
     if (row != NULL) {
         hostctl__dirty(c->h, thole_v1_Shard_id(row));
     }
-    c->leaders |= end == NULL;
+    if (end == NULL) {
+        hostctl__leaders_count(c->h, c->before, row, false);
+        c->leaders = true;
+    }
     if (end != NULL) { /* the replica of shard zero goes last from a removed host */
         hostctl__dirty(c->h, REGISTRY_SHARD_ID);
         c->h->tombstones_dirty = true;
@@ -232,15 +234,19 @@ void hostctl__refresh_view(struct hostctl *h)
                                            .pool = pool_changed,
                                            .gone = row_gone};
     struct thole_status st;
+    bool recount = false;
     if (before == NULL ||
         registry_changes_since(now, registry_view_revision(before), &calls, &st) != THOLE_OK) {
-        c.hosts = c.all = c.replicas = c.leaders = true;
+        c.hosts = c.all = c.replicas = c.leaders = recount = true;
         h->tombstones_dirty = true;
         h->pools_dirty = true;
     }
     if (c.hosts) {
         refresh_hosts(h);
         h->liveness_due_ms = h->now_ms;
+    }
+    if (recount) {
+        hostctl__leaders_recount(h);
     }
     if (c.all) {
         hostctl__dirty_all(h);

@@ -20,7 +20,25 @@ void hostctl__leaders_changed(struct hostctl *h)
     }
 }
 
-static void count_leaders(struct hostctl *h)
+void hostctl__leaders_count(struct hostctl *h, const struct registry_view *v,
+                            const thole_v1_Shard *shard, bool more)
+{
+    if (shard == NULL || thole_v1_Shard_id(shard) == REGISTRY_SHARD_ID) {
+        return;
+    }
+    size_t preferences = 0;
+    struct slice leader =
+        registry_str(thole_v1_ShardStatus_leader_host(thole_v1_Shard_status(shard)));
+    const thole_v1_Host *row = registry_host_by_name(v, leader);
+    struct uuid id;
+    (void)thole_v1_ShardSpec_leader_preference(thole_v1_Shard_spec(shard), &preferences);
+    h->leaders_preferred |= preferences > 0;
+    if (row != NULL && hostctl__parse_uuid(thole_v1_Host_id(row), &id)) {
+        hostctl__host(h, &id)->leads += more ? 1 : -1;
+    }
+}
+
+void hostctl__leaders_recount(struct hostctl *h)
 {
     struct slice name = {0};
     const thole_v1_Shard *row;
@@ -29,15 +47,19 @@ static void count_leaders(struct hostctl *h)
     }
     while ((row = registry_next_shard(h->view, name)) != NULL) {
         name = registry_str(thole_v1_Shard_name(row));
-        struct slice leader =
-            registry_str(thole_v1_ShardStatus_leader_host(thole_v1_Shard_status(row)));
-        const thole_v1_Host *host = registry_host_by_name(h->view, leader);
-        struct uuid id;
-        if (thole_v1_Shard_id(row) != REGISTRY_SHARD_ID && host != NULL &&
-            hostctl__parse_uuid(thole_v1_Host_id(host), &id)) {
-            hostctl__host(h, &id)->leads++;
-        }
+        hostctl__leaders_count(h, h->view, row, true);
     }
+}
+
+/* Is there a host that leads two less than this one? */
+static bool is_uneven(struct hostctl *h)
+{
+    const struct ctl_host *own = hostctl__host(h, &h->o.host_id);
+    bool uneven = false;
+    for (size_t i = 0; i < h->host_count; i++) {
+        uneven |= h->hosts[i].in_view && own->leads >= h->hosts[i].leads + 2;
+    }
+    return uneven;
 }
 
 struct choice {
@@ -71,7 +93,7 @@ static struct choice best_other(struct hostctl *h, const struct engine_replica_s
         }
         struct ctl_host *other = hostctl__host(h, &id);
         if (best.host == NULL || (preferred && !best.preferred) ||
-            (preferred == best.preferred && other->leads < best.host->leads)) {
+            (preferred == best.preferred && other->expected < best.host->expected)) {
             best = (struct choice){other, after, preferred};
         }
     }
@@ -93,16 +115,16 @@ static void look_at(struct hostctl *h, struct ctl_shard *s)
     (void)placement_host_leads(own_row, thole_v1_Shard_spec(shard), &preferred);
     struct choice best = best_other(h, &local, shard);
     struct ctl_host *own = hostctl__host(h, &h->o.host_id);
-    bool better =
-        best.host != NULL && ((best.preferred && !preferred) ||
-                              (best.preferred == preferred && own->leads >= best.host->leads + 2));
+    bool better = best.host != NULL &&
+                  ((best.preferred && !preferred) ||
+                   (best.preferred == preferred && own->expected >= best.host->expected + 2));
     if (!better) {
         return;
     }
     LOG_INFO(HOSTCTL, "handing leadership on for balance shard=%" PRIu64 " to=%" PRIu64, s->id,
              best.replica_id);
-    own->leads -= own->leads > 0;
-    best.host->leads++;
+    own->expected--;
+    best.host->expected++;
     s->changing = true;
     h->transfers++;
     engine_transfer(h->o.engine, s->id, best.replica_id, hostctl__op_engine_done,
@@ -117,7 +139,12 @@ void hostctl__leaders_run(struct hostctl *h)
     if (h->transfers > 0 || !hostctl__may_rebalance(h)) {
         return; /* the last one's end begins again */
     }
-    count_leaders(h);
+    if (!is_uneven(h) && !h->leaders_preferred) {
+        return;
+    }
+    for (size_t i = 0; i < h->host_count; i++) {
+        h->hosts[i].expected = h->hosts[i].leads;
+    }
     while (h->transfers < HOSTCTL_TRANSFERS_MAX && (s = map_next(&h->shards, &it, NULL)) != NULL) {
         look_at(h, s);
     }
