@@ -91,7 +91,7 @@ static void test_wiped_disk_is_a_new_host(void **state)
     host_kill(c, 2);
     shell("rm -r '%s'", c->hosts[2].data_dir);
     join_as(c, 2, "h3", 0);
-    expect_log(c, 2, "\"thole host decommission h3\" lets this one in");
+    expect_log(c, 2, "\"thole delete host h3\" lets this one in");
     assert_true(host_running(c, 2));
     /* Its replica can only be moved to the new one, which gets the name at once. */
     cli_ok(c, 0, "delete host h3");
