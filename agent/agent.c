@@ -25,6 +25,8 @@
 
 /* Streams of peers never end by themselves, so that all of it is always used. */
 #define BUS_GRACE_MS 300
+/* Of a stop: an election's worth of tries for those whose first choice does not answer. */
+#define HAND_OVER_NS (3 * NS_PER_S)
 #define FORWARDED_POOLED_MAX 4096 /* about 5 MiB */
 
 /* ---- Small getters ----------------------------------------------------------------------------- */
@@ -524,6 +526,40 @@ enum thole_code agent_new(const struct agent_options *o, struct agent **ret,
 
 /* ---- Closing ----------------------------------------------------------------------------------- */
 
+struct handed_over {
+    pthread_mutex_t lock;
+    pthread_cond_t cond;
+    bool done;
+    struct thole_status st;
+};
+
+static void handed_over(void *ctx, const struct thole_status *st)
+{
+    struct handed_over *h = ctx;
+    pthread_mutex_lock(&h->lock);
+    h->st = *st;
+    h->done = true;
+    pthread_cond_signal(&h->cond);
+    pthread_mutex_unlock(&h->lock);
+}
+
+/* While everything still runs: others lead before this host is gone, instead of noticing it. */
+static void hand_over(struct agent *a)
+{
+    struct handed_over h = {.lock = PTHREAD_MUTEX_INITIALIZER, .cond = PTHREAD_COND_INITIALIZER};
+    uint64_t begin = clock_now(&clock_system);
+    engine_hand_over(a->engine, begin + HAND_OVER_NS, handed_over, &h);
+    pthread_mutex_lock(&h.lock);
+    while (!h.done)
+        pthread_cond_wait(&h.cond, &h.lock);
+    pthread_mutex_unlock(&h.lock);
+    if (h.st.code != THOLE_OK)
+        LOG_WARN(AGENT, "not everything was handed over; stopping all the same: %s", h.st.message);
+    else
+        LOG_INFO(AGENT, "leaderships are handed over took_ms=%" PRIu64,
+                 (clock_now(&clock_system) - begin) / NS_PER_MS);
+}
+
 void agent_stop(struct agent *a)
 {
     pthread_mutex_lock(&a->lock);
@@ -539,7 +575,9 @@ void agent_stop(struct agent *a)
         health_down(a);
     struct hostctl *h = atomic_load(&a->hostctl);
     if (h)
-        hostctl_stop(h);
+        hostctl_stop(h); /* or it would lead by preference what is handed on */
+    if (a->engine)
+        hand_over(a);
     if (a->chores)
         chores_stop(a->chores);
     if (a->bus)

@@ -69,7 +69,8 @@ struct choice {
 };
 
 /* The best of the other voters: where leaders are preferred, and of these where there are least. One
- * that lags is no problem: the transfer waits for it, or is given up. */
+ * that lags is no problem: the transfer waits for it, or is given up. One that is not connected is:
+ * a host that restarts is so long before it is called suspect. */
 static struct choice best_other(struct hostctl *h, const struct engine_replica_status *local,
                                 const thole_v1_Shard *shard)
 {
@@ -92,6 +93,9 @@ static struct choice best_other(struct hostctl *h, const struct engine_replica_s
             continue;
         }
         struct ctl_host *other = hostctl__host(h, &id);
+        if (!other->up) {
+            continue; /* nobody would answer, and proposals would wait for a whole timeout */
+        }
         if (best.host == NULL || (preferred && !best.preferred) ||
             (preferred == best.preferred && other->expected < best.host->expected)) {
             best = (struct choice){other, after, preferred};

@@ -231,8 +231,11 @@ static int run(struct daemon *d, int signal_fd)
             return say(&d->failure, EXIT_FAILED);
         struct signalfd_siginfo info;
         if (n > 0 && (fds[0].revents & POLLIN) && read(signal_fd, &info, sizeof info) > 0) {
-            if (info.ssi_signo == SIGHUP)
-                continue; /* nothing to read anew yet */
+            if (info.ssi_signo == SIGHUP) {
+                LOG_INFO(DAEMON, "nothing to reload: there are no certificates, and options count "
+                                 "at start; tags and states of hosts are changed by `thole host`");
+                continue;
+            }
             LOG_INFO(DAEMON, "stopping signal=%u", (unsigned)info.ssi_signo);
             return EXIT_OK;
         }

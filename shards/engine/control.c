@@ -415,6 +415,9 @@ void control_handle(struct loop *l, struct control *c)
     case CONTROL_FORCE:
         force(l, c);
         break;
+    case CONTROL_HAND_OVER:
+        hand_over_begin(l, c);
+        break;
     case CONTROL_ANSWER:
         control_answer(c);
         break;

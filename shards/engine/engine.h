@@ -89,6 +89,12 @@ struct engine_options {
 /* Opens every replica found in the log (each restarts by itself). */
 THOLE_MUST_CHECK enum thole_code engine_new(const struct engine_options *o, struct engine **ret,
                                             struct thole_status *st);
+/* Before a clean stop: leadership of every group that another voter could lead goes there, now and
+ * for as long as this engine runs, which serves on meanwhile. Done when nothing is left to hand on
+ * and every proposal that was appended here is decided; DEADLINE_EXCEEDED (monotonic) if that takes
+ * too long. Once. */
+void engine_hand_over(struct engine *e, uint64_t deadline_ns,
+                      void (*done)(void *ctx, const struct thole_status *st), void *ctx);
 /* Completes everything outstanding with STOPPED or OUTCOME_UNKNOWN; blocks until all workers ended
  * (with the manual executor it runs them). */
 void engine_stop(struct engine *e);

@@ -181,6 +181,7 @@ enum control_kind {
     CONTROL_CHANGE,
     CONTROL_TRANSFER,
     CONTROL_FORCE,
+    CONTROL_HAND_OVER,
     CONTROL_ANSWER, /* only calls done */
 };
 struct control {
@@ -188,8 +189,9 @@ struct control {
     enum control_kind kind;
     struct control *next;
     uint64_t shard_id, replica_id;
-    struct replica *r; /* a reference, or NULL */
-    uint64_t epoch;    /* CONTROL_FORCE */
+    struct replica *r;    /* a reference, or NULL */
+    uint64_t epoch;       /* CONTROL_FORCE */
+    uint64_t deadline_ns; /* CONTROL_HAND_OVER */
     struct raft_change change;
     struct thole_status st;
     engine_done_fn done;
@@ -288,6 +290,7 @@ struct replica {
     struct wheel_timer tick;
     bool dirty, publish, notify;
     bool led, slept; /* after the last harvest */
+    bool handed_on;  /* handover.c */
     bool removed_by_peer;
     struct thole_status failure;
     struct raft_status status; /* after the last harvest */
@@ -410,6 +413,9 @@ struct loop {
     size_t touched_count, touched_capacity;
     uint64_t beat_due_ms; /* logical: when beats_run has something to do */
     struct write_batch *next, *in_flight;
+    bool handing_over;
+    struct control *hand_over; /* to answer when nothing is left, or at hand_over_ms (real) */
+    uint64_t hand_over_ms;
     /* Read by loop 0; 0 for none. */
     _Atomic uint64_t turn_since_ns, in_flight_since_ns;
     uint64_t space_checked_ns;
@@ -474,6 +480,10 @@ void control_check_transfers(struct loop *l, struct replica *r);
 void control_check_forces(struct replica *r);
 void control_fail_all(struct replica *r, const struct thole_status *st);
 void control_fail_transfers(struct replica *r, const struct thole_status *st);
+/* handover.c */
+void hand_over_begin(struct loop *l, struct control *c);
+bool hand_over_run(struct loop *l); /* true: there is something to harvest */
+void hand_over_end(struct loop *l); /* whoever waits for it is answered */
 /* proposals.c */
 void proposal_submit(struct loop *l, struct engine_request *q);
 void proposals_flush(struct loop *l, struct replica *r);

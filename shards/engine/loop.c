@@ -185,6 +185,7 @@ static void handle(struct loop *l, struct worker_msg *m)
         (void)THOLE_FAIL(&st, THOLE_UNAVAILABLE, THOLE_REASON_STOPPED, "the host is stopping");
         l->stopping = true;
         stop_all(l, &st);
+        hand_over_end(l);
         break;
     }
     case MSG_QUERY:
@@ -421,6 +422,8 @@ static uint64_t next_turn(struct loop *l)
         next = (l->real_ms + (tick > l->now_ms ? tick - l->now_ms : 0)) * NS_PER_MS;
     if (deadline != UINT64_MAX && deadline * NS_PER_MS < next)
         next = deadline * NS_PER_MS;
+    if (l->hand_over_ms != UINT64_MAX && l->hand_over_ms * NS_PER_MS < next)
+        next = l->hand_over_ms * NS_PER_MS;
     /* Without timers any leap is harmless; a day bounds the arithmetic. */
     l->planned_ms = next == CLOCK_NEVER ? 86400000 : next / NS_PER_MS - l->real_ms;
     return next;
@@ -439,6 +442,8 @@ uint64_t loop_turn(void *ctx, struct msgq *batch, uint64_t now_ns)
     l->drained_ns = clock_now(l->e->clock);
     run_timers(l);
     harvest_all(l);
+    if (hand_over_run(l))
+        harvest_all(l);
     outbox_flush(l);
     post_batch(l);
     publish_all(l);
@@ -460,6 +465,7 @@ struct loop *loop_new(struct engine *e, uint32_t index)
     l->real_ms = l->now_ns / NS_PER_MS;
     l->now_ms = 1;
     l->beat_due_ms = UINT64_MAX;
+    l->hand_over_ms = UINT64_MAX;
     l->ticks = wheel_new(l->now_ms);
     l->deadlines = wheel_new(l->real_ms);
     l->stop_msg.kind = MSG_STOP;

@@ -103,8 +103,8 @@ THOLE_API THOLE_MUST_CHECK enum thole_code thole_start(struct thole *t, struct t
  * DEADLINE_EXCEEDED, with what it waits for. */
 THOLE_API THOLE_MUST_CHECK enum thole_code thole_wait_ready(struct thole *t, uint32_t timeout_ms,
                                                             struct thole_status *st);
-/* Stop gracefully and free; outstanding operations complete first (UNAVAILABLE STOPPED, or
- * OUTCOME_UNKNOWN). Views and shards must have been released. Not from a callback. NULL is fine. */
+/* Stop gracefully and free: others are handed the shards that are led here (at most 3 s), outstanding
+ * operations complete (UNAVAILABLE STOPPED, or OUTCOME_UNKNOWN). Views and shards must have been released. Not from a callback. NULL is fine. */
 THOLE_API void thole_close(struct thole *t);
 THOLE_API const char *thole_address(const struct thole *t); /* advertised; "" before thole_start */
 THOLE_API const char *thole_host_name(const struct thole *t);

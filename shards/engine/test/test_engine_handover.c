@@ -1,0 +1,181 @@
+/* Handing leadership over before a stop. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "shards/engine/test/harness.h"
+
+#include <cmocka.h>
+
+enum { GROUPS = 20, FIRST = 100 };
+
+/* Groups FIRST.. on all hosts, which host h leads. */
+static void lead_many(struct cluster *c, int h)
+{
+    static struct done started[GROUPS][HOSTS_MAX], moved[GROUPS][HOSTS_MAX];
+    memset(started, 0, sizeof started);
+    memset(moved, 0, sizeof moved);
+    for (uint64_t g = 0; g < GROUPS; g++) {
+        struct raft_member m[HOSTS_MAX] = {{0}};
+        for (int i = 0; i < c->count; i++) {
+            m[i] =
+                (struct raft_member){.replica_id = 1000 + g * 10 + (uint64_t)i, .role = RAFT_VOTER};
+            memcpy(m[i].host, c->hosts[i].uuid.bytes, 16);
+        }
+        for (int i = 0; i < c->count; i++) {
+            struct engine_replica_spec spec = {.replica_id = m[i].replica_id,
+                                               .shard_id = FIRST + g,
+                                               .machine_type = "tally",
+                                               .initial = m,
+                                               .initial_count = (size_t)c->count};
+            engine_replica_start(c->hosts[i].engine, &spec, on_done, &started[g][i]);
+        }
+    }
+    cluster_run(c, 3000);
+    for (uint64_t g = 0; g < GROUPS; g++)
+        for (int i = 0; i < c->count; i++)
+            engine_transfer(c->hosts[i].engine, FIRST + g, 1000 + g * 10 + (uint64_t)h, on_done,
+                            &moved[g][i]);
+    cluster_run(c, 500);
+}
+
+static int led_by(struct cluster *c, int h)
+{
+    struct engine_replica_status *all;
+    int n = 0;
+    size_t count = engine_replicas(c->hosts[h].engine, &all);
+    for (size_t i = 0; i < count; i++)
+        n += all[i].role == RAFT_LEADER;
+    free(all);
+    return n;
+}
+
+static void hand_over(struct cluster *c, int h, uint64_t ms, struct done *d)
+{
+    *d = (struct done){0};
+    engine_hand_over(c->hosts[h].engine, cluster_now(c) + ms * MS, on_done, d);
+}
+
+static void test_engine_hand_over_moves_all_groups_without_an_election_timeout(void **state)
+{
+    (void)state;
+    struct cluster *c = cluster_new(3, 61);
+    c->loops = 2;
+    c->delay_ms_max = 5;
+    cluster_bootstrap(c, 3);
+    lead_many(c, 0);
+    assert_true(led_by(c, 0) >= GROUPS);
+    struct op *ops[GROUPS];
+    for (uint64_t g = 0; g < GROUPS; g++) {
+        ops[g] = op_new(c, ENGINE_PROPOSE, "x");
+        ops[g]->r.shard_id = FIRST + g;
+        op_submit(ops[g], 0);
+    }
+    struct done d;
+    uint64_t begin = cluster_now(c);
+    hand_over(c, 0, 3000, &d);
+    RUN_UNTIL(c, 100, d.done); /* elections would take 500 at least */
+    assert_int_equal(d.st.code, THOLE_OK);
+    assert_int_equal(led_by(c, 0), 0);
+    host_stop(c, 0);
+    int led = led_by(c, 1) + led_by(c, 2);
+    assert_true(led >= GROUPS);
+    for (uint64_t g = 0; g < GROUPS; g++) { /* what was appended here has its outcome */
+        op_wait(ops[g]);
+        assert_true(ops[g]->r.status.code == THOLE_OK ||
+                    ops[g]->r.status.reason == THOLE_REASON_TRANSFERRING);
+        assert_true(ops[g]->done_ns - begin < 200 * MS);
+        op_free(ops[g]);
+    }
+    cluster_free(c);
+}
+
+static void test_engine_hand_over_keeps_what_comes_back_moving(void **state)
+{
+    (void)state;
+    struct cluster *c = cluster_new(3, 62);
+    cluster_bootstrap(c, 3);
+    propose_ok(c, "x");
+    int leader = cluster_leader(c), other;
+    struct done d, back = {0};
+    hand_over(c, leader, 3000, &d);
+    RUN_UNTIL(c, 100, d.done);
+    RUN_UNTIL(c, 400, cluster_leader(c) >= 0);
+    other = cluster_leader(c);
+    assert_int_not_equal(other, leader);
+    engine_transfer(c->hosts[other].engine, SHARD, (uint64_t)leader + 1, on_done, &back);
+    RUN_UNTIL(c, 400, back.done);
+    RUN_UNTIL(c, 400, cluster_leader(c) >= 0 && cluster_leader(c) != leader);
+    cluster_free(c);
+}
+
+static void test_engine_hand_over_of_a_group_alone_is_done_at_once(void **state)
+{
+    (void)state;
+    struct cluster *c = cluster_new(1, 63);
+    cluster_bootstrap(c, 1);
+    propose_ok(c, "x");
+    struct done d;
+    hand_over(c, 0, 3000, &d);
+    RUN_UNTIL(c, 20, d.done);
+    assert_int_equal(d.st.code, THOLE_OK);
+    propose_ok(c, "y"); /* it serves on */
+    cluster_free(c);
+}
+
+static void test_engine_hand_over_with_an_undecided_proposal_ends_at_its_deadline(void **state)
+{
+    (void)state;
+    struct cluster *c = cluster_new(3, 64);
+    cluster_bootstrap(c, 3);
+    propose_ok(c, "x");
+    int leader = cluster_leader(c);
+    isolate(c, leader, true);
+    struct op *o = op_propose(c, leader, "lost");
+    cluster_run(c, 20);
+    struct done d;
+    hand_over(c, leader, 2000, &d);
+    cluster_run(c, 1900);
+    assert_false(d.done);
+    RUN_UNTIL(c, 200, d.done);
+    assert_int_equal(d.st.code, THOLE_DEADLINE_EXCEEDED);
+    host_stop(c, leader);
+    op_wait(o);
+    op_free(o);
+    cluster_free(c);
+}
+
+static void test_engine_stopped_while_it_hands_over_answers(void **state)
+{
+    (void)state;
+    struct cluster *c = cluster_new(3, 65);
+    cluster_bootstrap(c, 3);
+    propose_ok(c, "x");
+    int leader = cluster_leader(c);
+    isolate(c, leader, true);
+    struct op *o = op_propose(c, leader, "lost");
+    cluster_run(c, 20);
+    struct done d;
+    hand_over(c, leader, 100000, &d);
+    cluster_run(c, 100);
+    assert_false(d.done);
+    host_stop(c, leader);
+    assert_true(d.done);
+    op_wait(o);
+    op_free(o);
+    cluster_free(c);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_engine_hand_over_moves_all_groups_without_an_election_timeout),
+        cmocka_unit_test(test_engine_hand_over_keeps_what_comes_back_moving),
+        cmocka_unit_test(test_engine_hand_over_of_a_group_alone_is_done_at_once),
+        cmocka_unit_test(test_engine_hand_over_with_an_undecided_proposal_ends_at_its_deadline),
+        cmocka_unit_test(test_engine_stopped_while_it_hands_over_answers),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
