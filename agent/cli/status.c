@@ -5,29 +5,45 @@
 #include "thole/v1/control.upbdefs.h"
 
 #define SHARDS_SHOWN 100
+#define PROBLEMS_SHOWN 20
+
+/* "Degraded" is bad when it is so, all others when they are not. */
+static bool is_problem(const thole_v1_Condition *c)
+{
+    bool bad_if = upb_StringView_IsEqual(thole_v1_Condition_type(c), cli_sv("Degraded"));
+    return thole_v1_Condition_status(c) == bad_if;
+}
+
+static size_t show_problems_of(const thole_v1_Shard *s, size_t shown)
+{
+    const thole_v1_ShardStatus *status = thole_v1_Shard_status(s);
+    size_t n = 0, problems = 0;
+    const thole_v1_Condition *const *conditions =
+        status != NULL ? thole_v1_ShardStatus_conditions(status, &n) : NULL;
+    for (size_t k = 0; k < n; k++) {
+        const thole_v1_Condition *c = conditions[k];
+        if (!is_problem(c)) {
+            continue;
+        }
+        if (shown + problems == 0) {
+            printf("\nNot as wanted:\n");
+        }
+        problems++;
+        printf("shard %.*s: %s%.*s: %.*s: %.*s\n", CLI_SV(thole_v1_Shard_name(s)),
+               thole_v1_Condition_status(c) ? "" : "not ", CLI_SV(thole_v1_Condition_type(c)),
+               CLI_SV(thole_v1_Condition_reason(c)), CLI_SV(thole_v1_Condition_message(c)));
+    }
+    return problems;
+}
 
 static void show_problems(const struct rows *shards)
 {
-    bool any = false;
-    for (size_t i = 0; i < shards->count; i++) {
-        const thole_v1_Shard *s = shards->items[i];
-        const thole_v1_ShardStatus *status = thole_v1_Shard_status(s);
-        size_t n = 0;
-        const thole_v1_Condition *const *conditions =
-            status != NULL ? thole_v1_ShardStatus_conditions(status, &n) : NULL;
-        for (size_t k = 0; k < n; k++) {
-            if (thole_v1_Condition_status(conditions[k])) {
-                continue;
-            }
-            if (!any) {
-                printf("\nNot as wanted:\n");
-            }
-            any = true;
-            printf("shard %.*s: not %.*s: %.*s: %.*s\n", CLI_SV(thole_v1_Shard_name(s)),
-                   CLI_SV(thole_v1_Condition_type(conditions[k])),
-                   CLI_SV(thole_v1_Condition_reason(conditions[k])),
-                   CLI_SV(thole_v1_Condition_message(conditions[k])));
-        }
+    size_t shown = 0, i = 0;
+    for (; i < shards->count && shown < PROBLEMS_SHOWN; i++) {
+        shown += show_problems_of(shards->items[i], shown);
+    }
+    if (i < shards->count) {
+        printf("... and perhaps more: thole get shards\n");
     }
 }
 
