@@ -6,6 +6,7 @@
 #include <grpc/support/log.h>
 #include <grpc/support/time.h>
 #include <stdlib.h>
+#include <string.h>
 #include <time.h>
 
 #include "bus/bus_internal.h"
@@ -19,9 +20,12 @@
 #define TAG_ACQUIRE(p) ((void)(p))
 #endif
 
-/* gRPC's own lines are about single connections; we log what matters of them ourselves. */
+/* gRPC's own lines are about single connections; we log what matters of them ourselves. But the last
+ * words before it ends the process must be heard. */
 static void grpc_log(gpr_log_func_args *args)
 {
+    if (strncmp(args->message, "assertion failed", 16) == 0)
+        LOG_ERROR(BUS, "grpc: %s file=%s line=%d", args->message, args->file, args->line);
     LOG_DEBUG(BUS, "grpc: %s file=%s line=%d", args->message, args->file, args->line);
 }
 

@@ -309,7 +309,7 @@ void hostctl__heal_done(struct hostctl *h, struct ctl_op *op);
 /* liveness.c: on shard zero's leader host. */
 void hostctl__liveness_begin(struct hostctl *h); /* we lead now: all clocks start anew */
 void hostctl__liveness_end(struct hostctl *h);
-void hostctl__liveness_peer(struct hostctl *h, const struct uuid *host, bool up);
+void hostctl__liveness_peer(struct hostctl *h, const struct uuid *id, bool up);
 void hostctl__liveness_run(struct hostctl *h);
 void hostctl__liveness_done(struct hostctl *h, struct ctl_op *op);
 void hostctl__liveness_answer(struct hostctl *h, const struct ctl_op *op);

@@ -238,8 +238,8 @@ static void test_damaged_log_is_rebuilt(void **state)
     cluster_start_peers(c, 3);
     apply_yaml(c, 0, "kind: Shard\nname: orders\nspec: {type: kv, voters: 3}\n");
     apply_yaml(c, 0, "kind: Shard\nname: other\nspec: {type: kv, voters: 3}\n");
-    for (char letter = 'a'; letter <= 'd'; letter++)
-        put_large(c, letter);
+    for (const char *letter = "abcd"; *letter; letter++)
+        put_large(c, *letter);
     do { /* what was written goes from the write-ahead log to a file at the next starts */
         host_stop(c, 2);
         host_restart(c, 2);
