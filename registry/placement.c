@@ -304,10 +304,14 @@ static void locate_hosts(struct placement *p)
     }
 }
 
+struct ranking {
+    struct placement_host *host;
+};
+
 static int compare_load(const void *a, const void *b)
 {
-    const struct placement_host *x = *(const struct placement_host *const *)a;
-    const struct placement_host *y = *(const struct placement_host *const *)b;
+    const struct placement_host *x = ((const struct ranking *)a)->host;
+    const struct placement_host *y = ((const struct ranking *)b)->host;
     if (x->load != y->load) {
         return x->load < y->load ? -1 : 1;
     }
@@ -316,13 +320,13 @@ static int compare_load(const void *a, const void *b)
 
 static void rank_hosts(struct placement *p)
 {
-    struct placement_host *order[PLACEMENT_HOSTS_MAX];
+    struct ranking order[PLACEMENT_HOSTS_MAX];
     for (size_t i = 0; i < p->host_count; i++) {
-        order[i] = &p->hosts[i];
+        order[i].host = &p->hosts[i];
     }
     qsort(order, p->host_count, sizeof(order[0]), compare_load);
     for (size_t i = 0; i < p->host_count; i++) {
-        order[i]->rank = (uint32_t)i;
+        order[i].host->rank = (uint32_t)i;
     }
 }
 

@@ -92,6 +92,7 @@ struct search {
 
 static bool find_path(const struct flow *f, struct search *s, int source, int sink)
 {
+    ASSERT(f->node_count > 0);
     size_t head = 0;
     size_t count = 1;
     for (size_t i = 0; i < f->node_count; i++) {
