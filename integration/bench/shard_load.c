@@ -15,6 +15,7 @@
 #include <thole/thole.h>
 #include <time.h>
 
+#include "base/assert.h"
 #include "base/buf.h"
 #include "base/clock.h"
 #include "base/log.h"
@@ -162,6 +163,13 @@ static int by_size(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
+/* Of the sorted gaps. */
+static double gap_ms(const struct load *l, uint64_t percent)
+{
+    uint64_t at = l->c.shards * percent / 100;
+    return (double)l->gap_ns[at < l->c.shards ? at : l->c.shards - 1] / 1e6;
+}
+
 static void report(struct load *l, uint64_t done, double seconds)
 {
     uint64_t now = clock_now(&clock_system), n = l->c.shards;
@@ -175,9 +183,8 @@ static void report(struct load *l, uint64_t done, double seconds)
            seconds, (double)done / seconds, (uint64_t)atomic_load(&l->failed),
            (uint64_t)atomic_load(&l->unknown), (double)histogram_percentile(&l->latency, 50) / 1e6,
            (double)histogram_percentile(&l->latency, 99) / 1e6,
-           (double)histogram_percentile(&l->latency, 100) / 1e6, (double)l->gap_ns[n / 2] / 1e6,
-           (double)l->gap_ns[n * 90 / 100] / 1e6, (double)l->gap_ns[n * 99 / 100] / 1e6,
-           (double)l->gap_ns[n - 1] / 1e6, (double)l->stall_ns / 1e6);
+           (double)histogram_percentile(&l->latency, 100) / 1e6, gap_ms(l, 50), gap_ms(l, 90),
+           gap_ms(l, 99), gap_ms(l, 100), (double)l->stall_ns / 1e6);
     fflush(stdout);
     pthread_mutex_unlock(&l->lock);
 }
@@ -185,6 +192,8 @@ static void report(struct load *l, uint64_t done, double seconds)
 static void prepare(struct load *l)
 {
     struct thole_status st;
+    const uint64_t shards = l->c.shards;
+    ASSERT(shards > 0);
     if (thole_connect(l->c.endpoints, &l->t, &st) != THOLE_OK)
         die("connect", &st);
     l->shards = xcalloc(l->c.shards, sizeof(struct thole_shard *));
@@ -200,7 +209,7 @@ static void prepare(struct load *l)
     l->waiting = xcalloc(l->c.in_flight, sizeof(struct slot *));
     for (uint64_t i = 0; i < l->c.in_flight; i++) {
         struct slot *s = &l->slots[i];
-        *s = (struct slot){.load = l, .shard = (uint32_t)(i % l->c.shards), .payload_bytes = 16};
+        *s = (struct slot){.load = l, .shard = (uint32_t)(i % shards), .payload_bytes = 16};
         s->payload = xcalloc(KEY_BYTES + l->c.kv, 1);
         l->waiting[l->waiting_count++] = s;
     }
