@@ -141,9 +141,6 @@ static void config_acts(struct raft *r, const struct raft_config *before)
     r->config_changed = true;
     r->status_changed = true;
     r->work = true;
-    /* With the commit index that put it in force: those it removed may soon be gone, and with them the
-     * quorum of the configuration that we would fall back to after a crash. */
-    r->persist.hard_dirty = true;
     if (now->epoch > before->epoch) {
         raft__force_acts(r);
     }
@@ -174,22 +171,48 @@ static void evict(struct raft *r)
     raft__log_evict(&r->log, r->options.cache_bytes + LIMIT_APPLYING_BYTES, droppable);
 }
 
+/* A configuration acts only once a crash would not make us fall back to the one before: those whom it
+ * removes may be gone for good as soon as it shows, and with them the quorum of that one. */
+static bool commit_is_durable(struct raft *r, uint64_t index)
+{
+    struct raft_persist *p = &r->persist;
+
+    if (index <= p->commit) {
+        return true;
+    }
+    if (p->commit_token == 0) {
+        p->hard_dirty = true;
+        p->commit_token = p->token + 1;
+        p->commit_marked = r->commit;
+    }
+    return false;
+}
+
+bool raft__change_is_due(const struct raft *r)
+{
+    const struct raft_membership *m = &r->membership;
+
+    return m->pending_count > 0 && m->pending[0]->index <= r->commit;
+}
+
 void raft__advance(struct raft *r)
 {
     struct raft_membership *m = &r->membership;
     uint64_t before = r->commit;
 
     while (m->pending_count > 0 && m->pending[0]->index <= min_u64(r->commit, r->log.durable) &&
+           commit_is_durable(r, m->pending[0]->index) &&
            !(CANARY(campaign_unapplied) && m->pending[0]->index > r->applied)) {
         const struct raft_config *old = raft__config(r);
         if (raft__membership_apply_next(m)) {
             config_acts(r, old);
         }
     }
-    if ((r->role == RAFT_PRE_CANDIDATE || r->role == RAFT_CANDIDATE) && m->pending_count > 0 &&
-        m->pending[0]->index <= r->commit && !CANARY(campaign_unapplied)) {
+    if ((r->role == RAFT_PRE_CANDIDATE || r->role == RAFT_CANDIDATE) && raft__change_is_due(r) &&
+        !CANARY(campaign_unapplied)) {
         raft__become_follower(r, r->term, 0);
     }
+    raft__transfer_resume(r);
     if (r->role == RAFT_LEADER) {
         raft__commit_by_quorum(r); /* a smaller quorum may have more; comes back here if so */
         raft__lead_auto_leave(r);

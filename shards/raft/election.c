@@ -13,9 +13,7 @@ bool raft__may_campaign(const struct raft *r)
     if (r->log.durable < r->log.start_index || raft__writer_stalled(r)) {
         return false; /* an installed snapshot is not durable, or nothing would become so */
     }
-    /* A committed change that does not act yet: our idea of a quorum may be too old. */
-    return r->membership.pending_count == 0 || r->membership.pending[0]->index > r->commit ||
-           CANARY(campaign_unapplied);
+    return !raft__change_is_due(r) || CANARY(campaign_unapplied);
 }
 
 /* Rule 1: requests leave, and our own vote counts, when term, vote and the advertised log tail are

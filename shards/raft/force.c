@@ -114,6 +114,7 @@ void raft__force_durable(struct raft *r, uint64_t token)
     if (r->force_index != 0 && r->force_token != 0 && r->force_token <= token) {
         uint64_t index = r->force_index;
         r->force_index = 0;
+        r->persist.commit = index;
         raft__commit_to(r, index);
     }
 }

@@ -1,9 +1,17 @@
 /* What is to be carried out: collects the effects of the events since the last harvest. */
 #include "shards/raft/raft_internal.h"
 
+/* Not beyond a configuration that does not act yet: a snapshot at an applied index, and a log that
+ * starts there, hold the configuration of that index. */
 static uint64_t apply_last(const struct raft *r)
 {
-    return r->commit < r->log.durable ? r->commit : r->log.durable;
+    const struct raft_membership *m = &r->membership;
+    uint64_t last = r->commit < r->log.durable ? r->commit : r->log.durable;
+
+    if (m->pending_count > 0 && m->pending[0]->index <= last && !CANARY(campaign_unapplied)) {
+        last = m->pending[0]->index - 1;
+    }
+    return last;
 }
 
 static bool reads_can_start(const struct raft *r)

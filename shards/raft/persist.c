@@ -78,6 +78,10 @@ void raft_persisted(struct raft *r, uint64_t token, uint64_t now_ms)
     if (r->role == RAFT_LEADER && raft__has_witness(raft__config(r))) {
         r->work = true; /* witnesses get what is durable here */
     }
+    if (r->persist.commit_token != 0 && r->persist.commit_token <= token) {
+        r->persist.commit = r->persist.commit_marked;
+        r->persist.commit_token = 0;
+    }
     raft__force_durable(r, token);
     raft__advance(r);
 }

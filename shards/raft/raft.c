@@ -109,6 +109,7 @@ enum thole_code raft_new(const struct raft_options *o, const struct raft_boot *b
     r->vote = b->hard.vote;
     /* What a machine has applied was committed, whatever the hard state remembers. */
     r->commit = max_u64(max_u64(b->hard.commit, b->applied), b->start_index);
+    r->persist.commit = r->commit;
     r->applied = b->applied;
     r->handed = b->applied;
     raft__log_init(&r->log, b);

@@ -25,7 +25,11 @@ struct raft_persist {
     uint64_t token;      /* handed out last */
     uint64_t done;       /* durable up to this one */
     uint64_t hard_token; /* under which term and vote as they are now become durable */
-    bool hard_dirty;     /* term, vote or configuration changed since the last harvest */
+    bool hard_dirty;     /* term or vote changed since the last harvest, or `commit_token` is set */
+    uint64_t commit;     /* known to be durable: what lets configurations act */
+    uint64_t
+        commit_token; /* under which `commit_marked` becomes durable, too; 0: none is asked for */
+    uint64_t commit_marked;
     bool snapshot_dirty; /* a snapshot was installed since the last harvest */
     bool start_dirty;    /* the log start moved since the last harvest */
 };
@@ -78,6 +82,8 @@ struct raft {
     bool superseded; /* a peer has a higher epoch than this replica's data: it takes part no more */
     uint64_t force_index; /* raft_force's entry, until it is durable; 0: none */
     uint64_t force_token; /* under which it becomes so; 0: not harvested */
+
+    uint64_t stand_term; /* if it is ours: stand by transfer when the change that is due acts */
 
     uint64_t election_timeout_ms; /* drawn */
     uint64_t election_deadline_ms;
@@ -139,6 +145,8 @@ void raft__commit_to(struct raft *r, uint64_t index);
 void raft__commit_by_quorum(struct raft *r);
 /* Anyone: a peer's (commit, term of it) on a vote message, if our log has that entry. */
 void raft__commit_by_vote(struct raft *r, const struct raft_message *m);
+/* Is a change committed that does not act yet? Then our idea of a quorum may be too old. */
+bool raft__change_is_due(const struct raft *r);
 bool raft__has_witness(const struct raft_config *c);
 /* Leader: how far the logs of those reach who may lead under `next`: the best of them. */
 uint64_t raft__best_match(const struct raft *r, const struct raft_config *next);
@@ -172,6 +180,7 @@ void raft__replicate(struct raft *r);
 void raft__transfer_step(struct raft *r, uint64_t peer);
 void raft__transfer_end(struct raft *r);
 void raft__timeout_now(struct raft *r, uint64_t target);
+void raft__transfer_resume(struct raft *r); /* stand, if that only waited for a change to act */
 /* The best caught-up voter other than us, or 0. */
 uint64_t raft__transfer_choose(const struct raft *r);
 

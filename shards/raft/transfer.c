@@ -107,7 +107,22 @@ enum thole_code raft_transfer(struct raft *r, uint64_t target, uint64_t now_ms,
 /* The receiver checks again that it may stand: a learner or a removed replica may not. */
 void raft__recv_timeout_now(struct raft *r, const struct raft_message *m)
 {
-    if (r->role == RAFT_FOLLOWER && r->leader == m->from) {
+    if (r->role != RAFT_FOLLOWER || r->leader != m->from) {
+        return;
+    }
+    if (raft__change_is_due(r)) {
+        r->stand_term =
+            r->term; /* the heir of a removed leader hears of it with the change itself */
+    } else {
+        raft__campaign(r, true);
+    }
+}
+
+void raft__transfer_resume(struct raft *r)
+{
+    if (r->stand_term != 0 && r->stand_term == r->term && r->role == RAFT_FOLLOWER &&
+        !raft__change_is_due(r)) {
+        r->stand_term = 0;
         raft__campaign(r, true);
     }
 }

@@ -92,6 +92,7 @@ static void fuzz_message(struct raft *r, struct slice *in, uint64_t now_ms)
         .commit_term = take_number(in),
         .hint = take_number(in),
         .context = take_number(in),
+        .epoch = take_number(in) >> 2,
     };
     uint64_t flags = take_number(in);
     uint64_t count = flags >> 2 & 3;
@@ -123,16 +124,103 @@ static void carry_out(struct raft *r, uint64_t now_ms)
     }
 }
 
+static void fuzz_snapshot(struct raft *r, struct slice *in, uint64_t now_ms)
+{
+    struct raft_config c = {0};
+    struct slice encoded = {.data = in->data, .size = in->size < 64 ? in->size : 64};
+    uint64_t from = take_number(in);
+    uint64_t term = take_number(in);
+    uint64_t index = take_number(in);
+    bool install = false;
+
+    if (raft_config_decode(encoded, &c, NULL) != THOLE_OK) {
+        raft_config_deinit(&c);
+        c = voters(3);
+        c.epoch = take_number(in) >> 2;
+    }
+    enum thole_code code =
+        raft_snapshot_received(r, from, term, index, take_number(in), &c, now_ms, &install, NULL);
+    ASSERT(code == THOLE_OK || !install);
+    raft_config_deinit(&c);
+}
+
+static void propose(struct raft *r, uint64_t n)
+{
+    struct raft_entry *e = raft_entry_new(RAFT_ENTRY_COMMAND, 0, n, (struct bufslice){0});
+    uint64_t first;
+
+    if (raft_propose(r, &e, 1, &first, NULL) != THOLE_OK) {
+        raft_entry_unref(e);
+    }
+}
+
+static void change_members(struct raft *r, struct slice *in)
+{
+    struct raft_change change = {.revision = take_number(in), .item_count = 1};
+    uint64_t index;
+
+    change.items[0].op = (uint8_t)take_number(in);
+    change.items[0].replica_id = take_number(in);
+    (void)!raft_change_membership(r, &change, &index, NULL);
+}
+
+/* What a caller may do beside feeding messages. */
+static void fuzz_call(struct raft *r, uint64_t what, struct slice *in, uint64_t now_ms)
+{
+    switch (what) {
+    case 0:
+        raft_campaign(r, now_ms);
+        break;
+    case 1:
+        raft_compact(r, take_number(in));
+        break;
+    case 2:
+        (void)!raft_force(r, take_number(in), now_ms, NULL);
+        break;
+    case 3:
+        (void)!raft_forget_leader(r, now_ms, NULL);
+        break;
+    case 4:
+        (void)!raft_read(r, now_ms, now_ms, NULL);
+        break;
+    case 5:
+        (void)!raft_transfer(r, take_number(in), now_ms, NULL);
+        break;
+    case 6:
+        raft_clock(r, now_ms * 1000000);
+        break;
+    case 7:
+        raft_wake(r, take_number(in), now_ms);
+        break;
+    case 8:
+        raft_unreachable(r, take_number(in));
+        break;
+    case 9:
+        fuzz_snapshot(r, in, now_ms);
+        break;
+    case 10:
+        propose(r, now_ms);
+        break;
+    default:
+        change_members(r, in);
+        break;
+    }
+}
+
 static void fuzz_receive(struct slice in)
 {
-    struct raft_config c = voters(3);
+    uint64_t kind = take_number(&in);
+    struct raft_config c = kind == 3 ? (struct raft_config){0} : voters(kind == 4 ? 1 : 3);
     struct raft_options o = {.replica_id = 1,
                              .seed = 1,
                              .election_timeout_ms = 100,
                              .heartbeat_ms = 10,
+                             .sleep_after_ms = kind == 1 ? 30 : 0,
                              .cache_bytes = 256,
                              .pre_vote = true,
-                             .check_quorum = true};
+                             .check_quorum = true,
+                             .lease = kind == 2,
+                             .witness = kind == 5};
     struct raft_boot b = {.config = &c};
     uint64_t now_ms = 0;
     struct raft *r = NULL;
@@ -142,14 +230,12 @@ static void fuzz_receive(struct slice in)
     while (in.size > 0) {
         uint64_t what = take_number(&in);
         now_ms += what & 3;
-        if (what < 10) {
+        if (what < 9) {
             fuzz_message(r, &in, now_ms);
-        } else if (what == 10) {
-            raft_campaign(r, now_ms);
+        } else if (what == 9) {
+            fuzz_call(r, take_number(&in), &in, now_ms);
         } else if (what == 11) {
             raft_tick(r, now_ms += 50);
-        } else if (what == 12) {
-            raft_compact(r, take_number(&in));
         } else {
             carry_out(r, now_ms);
         }

@@ -783,6 +783,35 @@ TEST(commit_on_votes_counts_in_every_term)
     cluster_deinit(&c);
 }
 
+/* Whom it removes may be deleted as soon as it shows: after a crash there is no way back to them. */
+TEST(change_acts_when_its_commit_index_is_durable)
+{
+    (void)state;
+    cluster_init(&c, 2, 91);
+    cluster_make_leader(&c, 1);
+    cluster_propose(&c, 1);
+    struct raft_change change = change_one(RAFT_CHANGE_REMOVE, 2);
+    assert_int_equal(node_change(&c, 1, &change), THOLE_OK);
+    c.nodes[1].manual_disk = true;
+    cluster_settle(&c);
+    assert_int_equal(node_sync(&c, 1, 1), 1); /* the entry */
+    cluster_settle(&c);
+    uint64_t index = node_last(&c, 1);
+    assert_int_equal(node_commit(&c, 1), index);
+    assert_true(raft_config_is_voter(raft_config(c.nodes[1].raft), 2));
+    assert_int_equal(c.nodes[1].applied,
+                     index - 1);              /* nor is it applied: a snapshot would lack it */
+    assert_int_equal(node_sync(&c, 1, 1), 1); /* the commit index */
+    cluster_settle(&c);
+    assert_false(raft_config_is_voter(raft_config(c.nodes[1].raft), 2));
+    node_crash(&c, 2); /* for good */
+    node_restart(&c, 1);
+    c.nodes[1].manual_disk = false;
+    cluster_run(&c, 1);
+    assert_int_equal(node_role(&c, 1), RAFT_LEADER);
+    cluster_deinit(&c);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -830,6 +859,7 @@ int main(void)
         RUN(change_waits_for_a_voter_that_stays),
         RUN(commit_on_votes_counts_in_every_term),
         RUN(change_that_leaves_only_a_lagging_voter_beside_a_witness_is_refused),
+        RUN(change_acts_when_its_commit_index_is_durable),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

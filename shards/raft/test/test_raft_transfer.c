@@ -274,6 +274,29 @@ TEST(transfer_through_a_pre_vote_capable_follower)
     cluster_deinit(&c);
 }
 
+/* The removed leader's last words come with the change, which its heir must write first. */
+TEST(removed_leaders_heir_stands_when_the_change_acts)
+{
+    (void)state;
+    cluster_init(&c, 3, 92);
+    cluster_make_leader(&c, 1);
+    cluster_run(&c, HEARTBEAT_MS);
+    c.nodes[2].manual_disk = true;
+    c.cut[3][1] = true; /* so that 2 is the heir */
+    struct raft_change change = change_one(RAFT_CHANGE_REMOVE, 1);
+    assert_int_equal(node_change(&c, 1, &change), THOLE_OK);
+    cluster_settle(&c);
+    assert_int_equal(node_sync(&c, 2, 1), 1); /* the entry */
+    cluster_settle(&c);
+    assert_int_equal(node_role(&c, 1), RAFT_FOLLOWER); /* it has stepped down */
+    assert_int_equal(node_role(&c, 2), RAFT_FOLLOWER);
+    assert_int_equal(node_sync(&c, 2, 1), 1); /* the commit index */
+    c.nodes[2].manual_disk = false;
+    cluster_settle(&c); /* no time passes */
+    assert_int_equal(node_role(&c, 2), RAFT_LEADER);
+    cluster_deinit(&c);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -295,6 +318,7 @@ int main(void)
         RUN(leader_transfer_second_transfer_to_same_node),
         RUN(transfer_non_member),
         RUN(transfer_through_a_pre_vote_capable_follower),
+        RUN(removed_leaders_heir_stands_when_the_change_acts),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
