@@ -89,17 +89,17 @@ static struct op *op_new(struct sim *s, struct client *c, struct shard *shard,
 static struct key *pick_key(struct sim *s, struct shard *shard)
 {
     struct key *key = &shard->keys[rand_below(dice(s), SIM_KEYS)];
-    if (linear_open_count(key->history) < SIM_OPEN_MAX)
+    if (linear_open_count(key->history) < SIM_OPEN_MAX && !key->lost)
         return key;
     if (key->running > 0)
         return NULL;
-    enum linear_verdict v = linear_check(key->history, true);
+    enum linear_verdict v = key->lost ? LINEAR_OK : linear_check(key->history, true);
     if (v == LINEAR_VIOLATION)
         sim_fail(s, "shard %" PRIu64 ", key %" PRIu64 ": the history is not linearizable",
                  shard->id, key->number);
     s->report->inconclusive += v == LINEAR_INCONCLUSIVE;
     linear_free(key->history);
-    *key = (struct key){++shard->key_number, linear_new(0), 0};
+    *key = (struct key){++shard->key_number, linear_new(0), 0, false};
     return key;
 }
 

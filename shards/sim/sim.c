@@ -169,7 +169,7 @@ static void init(struct sim *s)
         shard->type = types[rand_below(&s->rand[SIM_PERSISTENT], n)];
         shard->lease_reads = rand_chance(&leases, s->c.leases);
         for (int k = 0; k < SIM_KEYS; k++)
-            shard->keys[k] = (struct key){++shard->key_number, linear_new(0), 0};
+            shard->keys[k] = (struct key){++shard->key_number, linear_new(0), 0, false};
     }
     network_init(s);
     for (int i = 0; i < s->c.hosts; i++) {
@@ -203,6 +203,7 @@ void sim_run(const struct sim_options *o, struct sim_report *ret)
     if (!o->bench) {
         admin_start(s);
         nemesis_start(s);
+        force_start(s);
     }
     sim_advance(s, s->end_ns);
     if (!o->bench && !ret->failed)

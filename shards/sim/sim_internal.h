@@ -168,9 +168,10 @@ struct member {
     struct shard *shard;
     int host;
     bool witness, gone;
-    bool created; /* durably */
-    bool damaged; /* by us: it may fail */
-    bool asleep;  /* as last seen */
+    bool created;            /* durably */
+    bool damaged;            /* by us: it may fail */
+    bool forced, superseded; /* force.c */
+    bool asleep;             /* as last seen */
     /* What its disk holds. */
     struct raft_hard hard;
     uint64_t start, start_term;
@@ -194,12 +195,15 @@ struct key {
     uint64_t number;
     struct linear *history;
     int running; /* operations */
+    bool lost;   /* part of it was lost with a quorum: not looked at any more */
 };
 
 struct shard {
     uint64_t id;
     const char *type;
     bool lease_reads;
+    uint64_t epoch;            /* force.c: the last one given out */
+    uint32_t survivors;        /* hosts that were not wiped; 0: the quorum was not lost */
     struct shadow_slot *slots; /* by index */
     size_t slot_count;
     uint64_t committed;
@@ -254,6 +258,7 @@ void admin_start(struct sim *s);
 void admin_bootstrap(struct sim *s);
 void nemesis_start(struct sim *s);
 void nemesis_stop(struct sim *s, bool silently); /* nobody is told who is dead */
+void force_start(struct sim *s);
 void final_phase(struct sim *s);
 /* Would the shard still be able to work, and lose nothing, without these hosts and this replica? */
 bool final_survives(struct sim *s, const struct shard *shard, uint32_t hosts, uint64_t replica_id);

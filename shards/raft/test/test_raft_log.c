@@ -306,6 +306,29 @@ TEST(random_against_array)
     raft__log_deinit(&l);
 }
 
+/* An installed snapshot knows the term of its own index, and of none before, durable or not. */
+TEST(term_with_unstable_snapshot)
+{
+    struct raft_log l = log_with((uint64_t[]){1, 1, 1}, 3);
+    uint64_t term = 0;
+    (void)state;
+
+    raft__log_reset(&l, 100, 5);
+    for (int durable = 0; durable < 2; durable++) {
+        if (durable == 1) {
+            save(&l, 1);
+            raft__log_write_done(&l, 1);
+        }
+        assert_int_equal(l.durable == 100, durable);
+        assert_false(raft__log_term(&l, 3, &term));
+        assert_false(raft__log_term(&l, 99, &term));
+        assert_true(raft__log_term(&l, 100, &term));
+        assert_int_equal(term, 5);
+        assert_false(raft__log_term(&l, 101, &term));
+    }
+    raft__log_deinit(&l);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -322,6 +345,7 @@ int main(void)
         RUN(unstable_truncate_and_append),
         RUN(cache_evicts_from_the_front),
         RUN(random_against_array),
+        RUN(term_with_unstable_snapshot),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -812,6 +812,42 @@ TEST(change_acts_when_its_commit_index_is_durable)
     cluster_deinit(&c);
 }
 
+/* Accepted at the leader only; in force once committed; a learner has no vote and gets the log. */
+TEST(node_propose_config)
+{
+    (void)state;
+    cluster_init(&c, 3, 93);
+    cluster_make_leader(&c, 1);
+    struct raft_change change = change_one(RAFT_CHANGE_REMOVE, 3);
+    assert_int_equal(node_change(&c, 2, &change), THOLE_UNAVAILABLE);
+    uint64_t before = node_last(&c, 1);
+    assert_int_equal(node_change(&c, 1, &change), THOLE_OK);
+    assert_int_equal(node_last(&c, 1), before + 1);
+    assert_int_equal(raft_config(c.nodes[1].raft)->member_count, 3);
+    cluster_settle(&c);
+    assert_int_equal(raft_config(c.nodes[1].raft)->member_count, 2);
+    assert_int_equal(node_status(&c.nodes[1]).config_index, before + 1);
+    cluster_deinit(&c);
+}
+
+TEST(node_propose_add_learner_node)
+{
+    (void)state;
+    cluster_init(&c, 1, 94);
+    cluster_make_leader(&c, 1);
+    (void)cluster_join(&c);
+    struct raft_change change = change_one(RAFT_CHANGE_ADD_LEARNER, 2);
+    assert_int_equal(node_change(&c, 1, &change), THOLE_OK);
+    cluster_run(&c, 2 * HEARTBEAT_MS);
+    assert_false(raft_config_is_voter(raft_config(c.nodes[1].raft), 2));
+    node_crash(&c, 2);
+    cluster_propose(&c, 2); /* it is not needed */
+    node_start(&c, 2);
+    cluster_run(&c, TIMEOUT_MS);
+    cluster_assert_converged(&c);
+    cluster_deinit(&c);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -860,6 +896,8 @@ int main(void)
         RUN(commit_on_votes_counts_in_every_term),
         RUN(change_that_leaves_only_a_lagging_voter_beside_a_witness_is_refused),
         RUN(change_acts_when_its_commit_index_is_durable),
+        RUN(node_propose_config),
+        RUN(node_propose_add_learner_node),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

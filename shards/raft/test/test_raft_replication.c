@@ -1074,6 +1074,41 @@ TEST(need_log_of_compacted_entries_becomes_a_snapshot)
     cluster_deinit(&c);
 }
 
+/* A follower's commit index follows the leader's, never back, never beyond what it has. */
+TEST(commit_to)
+{
+    static const struct {
+        uint64_t said, commit;
+    } steps[] = {{1, 1}, {3, 3}, {2, 3}, {9, 4}};
+    (void)state;
+    solo_init(&c, 3);
+    assert_int_equal(give(&c, append_msg(2, 1, 0, 0, 0, (uint64_t[]){1, 1, 1, 1}, 4)), THOLE_OK);
+    for (size_t i = 0; i < sizeof steps / sizeof steps[0]; i++) {
+        assert_int_equal(give(&c, append_msg(2, 1, 4, 1, steps[i].said, NULL, 0)), THOLE_OK);
+        assert_int_equal(node_commit(&c, 1), steps[i].commit);
+    }
+    cluster_deinit(&c);
+}
+
+/* Late and repeated reports of the machine change nothing. */
+TEST(applied_to)
+{
+    (void)state;
+    solo_init(&c, 3);
+    c.nodes[1].manual_apply = true;
+    assert_int_equal(give(&c, append_msg(2, 1, 0, 0, 3, (uint64_t[]){1, 1, 1}, 3)), THOLE_OK);
+    assert_int_equal(c.nodes[1].apply_to, 3);
+    static const uint64_t reports[][2] = {{2, 2}, {1, 2}, {2, 2}, {3, 3}};
+    for (size_t i = 0; i < sizeof reports / sizeof reports[0]; i++) {
+        raft_applied(c.nodes[1].raft, reports[i][0]);
+        assert_int_equal(node_status(&c.nodes[1]).applied, reports[i][1]);
+    }
+    c.nodes[1].applied = 3;
+    cluster_settle(&c);
+    assert_int_equal(c.nodes[1].apply_to, 3); /* nothing is handed out twice */
+    cluster_deinit(&c);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -1134,6 +1169,8 @@ int main(void)
         RUN(uncached_entries_are_read_from_the_log),
         RUN(need_log_is_asked_once),
         RUN(need_log_of_compacted_entries_becomes_a_snapshot),
+        RUN(commit_to),
+        RUN(applied_to),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

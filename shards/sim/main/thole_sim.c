@@ -126,6 +126,7 @@ static void add(struct totals *to, const struct sim_report *r)
     to->r.changes += r->changes;
     to->r.flips += r->flips;
     to->r.sleeps += r->sleeps;
+    to->r.forces += r->forces;
     to->r.inconclusive += r->inconclusive;
 }
 
@@ -157,10 +158,11 @@ static int run_seeds(struct command c)
                  " turns, %" PRIu64 " operations (%" PRIu64 " of unknown outcome), %" PRIu64
                  " crashes, %" PRIu64 " elections, %" PRIu64 " snapshots installed, %" PRIu64
                  " membership changes, %" PRIu64 " damages, %" PRIu64 " times asleep, %" PRIu64
-                 " inconclusive histories\n",
+                 " forced, %" PRIu64 " inconclusive histories\n",
                  seeds, all.failed, (double)all.virtual_ns / 3.6e12, seconds() - begin, all.r.turns,
                  all.r.proposals + all.r.reads, all.r.unknown, all.r.crashes, all.r.elections,
-                 all.r.snapshots, all.r.changes, all.r.flips, all.r.sleeps, all.r.inconclusive);
+                 all.r.snapshots, all.r.changes, all.r.flips, all.r.sleeps, all.r.forces,
+                 all.r.inconclusive);
     return all.failed ? 1 : 0;
 }
 
