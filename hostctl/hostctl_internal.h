@@ -25,7 +25,8 @@
 #define HOSTCTL_POOL_SHARDS_MAX 256   /* of a pool, changed by one command */
 #define HOSTCTL_EVALUATIONS_MAX 1024  /* of shards in one turn */
 #define HOSTCTL_MOVES_MAX 4           /* replicas that move only for balance, at one time */
-#define HOSTCTL_TRANSFERS_MAX 16      /* leaders that move for balance, from one host */
+#define HOSTCTL_TRANSFERS_MIN 4  /* leaders that move for balance, from one host at a time ... */
+#define HOSTCTL_TRANSFERS_MAX 64 /* ... and if it leads hundreds more than another */
 
 enum ctl_msg { MSG_WAKE, MSG_REPLICA, MSG_PEER, MSG_OP };
 

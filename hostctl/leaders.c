@@ -51,15 +51,16 @@ void hostctl__leaders_recount(struct hostctl *h)
     }
 }
 
-/* Is there a host that leads two less than this one? */
-static bool is_uneven(struct hostctl *h)
+/* How many shards more this host leads than the one that leads least. */
+static int64_t lead(struct hostctl *h)
 {
     const struct ctl_host *own = hostctl__host(h, &h->o.host_id);
-    bool uneven = false;
+    int64_t most = 0;
     for (size_t i = 0; i < h->host_count; i++) {
-        uneven |= h->hosts[i].in_view && own->leads >= h->hosts[i].leads + 2;
+        int64_t more = own->leads - h->hosts[i].leads;
+        most = h->hosts[i].in_view && more > most ? more : most;
     }
-    return uneven;
+    return most;
 }
 
 struct choice {
@@ -143,13 +144,17 @@ void hostctl__leaders_run(struct hostctl *h)
     if (h->transfers > 0 || !hostctl__may_rebalance(h)) {
         return; /* the last one's end begins again */
     }
-    if (!is_uneven(h) && !h->leaders_preferred) {
+    int64_t more = lead(h);
+    if (more < 2 && !h->leaders_preferred) {
         return;
     }
+    size_t limit = more / 8 > HOSTCTL_TRANSFERS_MAX   ? HOSTCTL_TRANSFERS_MAX
+                   : more / 8 < HOSTCTL_TRANSFERS_MIN ? HOSTCTL_TRANSFERS_MIN
+                                                      : (size_t)(more / 8);
     for (size_t i = 0; i < h->host_count; i++) {
         h->hosts[i].expected = h->hosts[i].leads;
     }
-    while (h->transfers < HOSTCTL_TRANSFERS_MAX && (s = map_next(&h->shards, &it, NULL)) != NULL) {
+    while (h->transfers < limit && (s = map_next(&h->shards, &it, NULL)) != NULL) {
         look_at(h, s);
     }
 }
