@@ -249,7 +249,7 @@ static const struct bus_pipe_events link_events = {.message = on_message, .close
 
 /* ---- Attempts ---------------------------------------------------------------------------------------- */
 
-void bus__link_connect(struct link *l)
+static void try_to_connect(struct link *l)
 {
     struct peer *p = l->peer;
     struct bus *b = p->bus;
@@ -288,6 +288,17 @@ void bus__link_connect(struct link *l)
     pthread_mutex_unlock(&p->mutex);
     if (removed)
         bus__pipe_cancel(c->pipe);
+}
+
+/* The loop does not stop in the middle of it: between the decision and the first batch the bus may be
+ * stopped, and nothing of this attempt was live yet. */
+void bus__link_connect(struct link *l)
+{
+    struct bus_loop *loop = &l->peer->bus->loop;
+    if (!bus__loop_enter(loop))
+        return;
+    try_to_connect(l);
+    bus__loop_live(loop, -1);
 }
 
 void bus__link_kick(struct link *l)

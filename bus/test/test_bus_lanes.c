@@ -292,9 +292,36 @@ static void test_stop_with_peers_connected_takes_no_grace(void **state)
     host_free(b);
 }
 
+/* An attempt to connect that is under way on the loop while the bus stops starts no batch on a queue
+ * that was shut down, which ends the process. */
+static void test_bus_that_stops_while_it_connects_ends_well(void **state)
+{
+    (void)state;
+    for (int round = 0; round < 200; round++) {
+        /* Without a server, which would take its time to stop. */
+        const struct bus_options o = {.advertise_address = "127.0.0.1:2",
+                                      .host_id = uuid_random(),
+                                      .cluster_id = uuid_random(),
+                                      .incarnation = 1,
+                                      .version = "test",
+                                      .clock = &clock_system};
+        struct bus *b = NULL;
+        struct thole_status st;
+        assert_int_equal(bus_new(&o, &b, &st), THOLE_OK);
+        bus_start(b);
+        for (int i = 0; i < 8; i++) {
+            struct uuid host = uuid_random();
+            assert_int_equal(bus_peer_set(b, &host, "127.0.0.1:1", &st), THOLE_OK);
+        }
+        bus_stop(b, 0);
+        bus_free(b);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_bus_that_stops_while_it_connects_ends_well),
         cmocka_unit_test(test_lanes_under_load_keep_order),
         cmocka_unit_test(test_large_frames_arrive_whole),
         cmocka_unit_test(test_oversize_frame_is_refused),
