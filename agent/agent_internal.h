@@ -22,6 +22,8 @@ enum {
     METHOD_TRANSFER = thole_bus_v1_METHOD_TRANSFER,
     METHOD_JOIN = thole_bus_v1_METHOD_JOIN,
     METHOD_MEET = thole_bus_v1_METHOD_MEET,
+    METHOD_INSPECT = thole_bus_v1_METHOD_INSPECT,
+    METHOD_FORCE = thole_bus_v1_METHOD_FORCE,
     METHOD_REACHES = thole_bus_v1_METHOD_REACHES,
 };
 

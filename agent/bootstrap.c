@@ -7,8 +7,11 @@
 #include <time.h>
 
 #include "agent/agent_internal.h"
+#include "agent/repair_zero.h"
 #include "base/assert.h"
 #include "base/log.h"
+
+#define FORCE_PAUSE_MS 20
 
 bool bootstrap_step(struct agent *a, const char *name)
 {
@@ -106,6 +109,34 @@ static enum thole_code start_zero(struct agent *a, const struct identity *i,
     return w.st.code;
 }
 
+/* A repair marked this data directory (repair_zero.h): shard zero goes on with this replica alone. */
+static enum thole_code force_zero(struct agent *a, struct thole_status *st)
+{
+    uint64_t epoch;
+    enum thole_code code = repair_zero_marked(&a->dir, &epoch, st);
+    if (code != THOLE_OK || epoch == 0)
+        return code;
+    LOG_WARN(AGENT, "shard zero is being repaired: this host is its only voter epoch=%" PRIu64,
+             epoch);
+    struct engine_replica_status s;
+    struct wait_done w;
+    do { /* until its machine is open */
+        w = (struct wait_done){.lock = PTHREAD_MUTEX_INITIALIZER, .cond = PTHREAD_COND_INITIALIZER};
+        engine_force(a->engine, REGISTRY_SHARD_ID, epoch, zero_started, &w);
+        pthread_mutex_lock(&w.lock);
+        while (!w.done)
+            pthread_cond_wait(&w.cond, &w.lock);
+        pthread_mutex_unlock(&w.lock);
+    } while (w.st.reason == THOLE_REASON_NOT_READY && bootstrap_pause(a, FORCE_PAUSE_MS));
+    bool before = w.st.code != THOLE_OK && engine_shard_status(a->engine, REGISTRY_SHARD_ID, &s) &&
+                  s.epoch >= epoch;
+    if (w.st.code != THOLE_OK && !before) {
+        *st = w.st;
+        return w.st.code;
+    }
+    return repair_zero_unmark(&a->dir, st);
+}
+
 /* Run shard zero's replica: the one the engine found in the log, or, only on the way into the
  * cluster, a new one. A replica that was there and is not any more must not be made again: it
  * would have forgotten its votes. */
@@ -125,6 +156,8 @@ static enum thole_code run_member(struct agent *a, struct identity *i, struct th
         agent_know_members(a, &i->first);
     if (!there)
         code = start_zero(a, i, st);
+    else
+        code = force_zero(a, st);
     if (code != THOLE_OK)
         return code;
     if (!bootstrap_step(a, "zero-started"))

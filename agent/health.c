@@ -16,6 +16,7 @@ static const char *const services[] = {
     "thole.v1.Replicas",
     "thole.v1.Events",
     "thole.v1.Cluster",
+    "thole.v1.Repair",
     "thole.v1.Data",
 };
 

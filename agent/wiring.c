@@ -14,6 +14,7 @@
 #include <string.h>
 
 #include "agent/agent_internal.h"
+#include "agent/repair.h"
 #include "base/log.h"
 
 _Static_assert((int)ENGINE_LANE_CONTROL == (int)BUS_LANE_CONTROL &&
@@ -35,9 +36,21 @@ struct engine_transport wiring_transport(struct agent *a)
     return (struct engine_transport){.ctx = a, .send = transport_send};
 }
 
+/* Shard zero was repaired without this host (repair_zero.h). */
+static void zero_superseded(struct agent *a)
+{
+    struct thole_status st = {0};
+    (void)THOLE_FAIL(&st, THOLE_FAILED_PRECONDITION, THOLE_REASON_REMOVED,
+                     "shard zero was repaired without this host, which is no member any more: wipe "
+                     "its data directory and let it join as a new host");
+    agent_fail(a, &st);
+}
+
 static void on_replica_changed(void *ctx, const struct engine_replica_status *s)
 {
     struct agent *a = ctx;
+    if (s->shard_id == REGISTRY_SHARD_ID && s->superseded)
+        zero_superseded(a);
     route_cache_local(router_cache(a->router), s);
     struct hostctl *h = atomic_load_explicit(&a->hostctl, memory_order_acquire);
     if (h)
@@ -129,6 +142,12 @@ static void on_request(void *ctx, struct bus_request *q)
         return;
     case METHOD_MEET:
         meeting_serve(a, q);
+        return;
+    case METHOD_INSPECT:
+        repair_serve_inspect(a, q);
+        return;
+    case METHOD_FORCE:
+        repair_serve_force(a, q);
         return;
     case METHOD_REACHES:
         serve_reaches(a, q);

@@ -165,6 +165,16 @@ static void report_leader(const struct report *r, const thole_v1_Shard *shard)
     }
 }
 
+/* A group that was forced has banned this one, whatever was decided about it. */
+static void retire(const struct report *r, uint64_t replica_id, uint64_t epoch)
+{
+    thole_registry_v1_RetireReplica *o = thole_registry_v1_Operation_mutable_retire_replica(
+        thole_registry_v1_Command_add_operations(r->command, r->arena), r->arena);
+    thole_registry_v1_RetireReplica_set_replica_id(o, replica_id);
+    thole_registry_v1_RetireReplica_set_out_index(o, r->local->config_index);
+    thole_registry_v1_RetireReplica_set_epoch(o, epoch);
+}
+
 /* Who is not in the configuration in force and should not be is out, once those who stay can do
  * without. */
 static void report_out(const struct report *r)
@@ -178,9 +188,13 @@ static void report_out(const struct report *r)
     while (!c.joint && c.revision <= registry_view_revision(r->h->view) && !r->s->changing &&
            (row = registry_next_replica_of_shard(r->h->view, r->s->id, after)) != NULL) {
         after = thole_v1_Replica_id(row);
-        if (thole_v1_Replica_desired(row) == thole_v1_REPLICA_DESIRED_REMOVE &&
-            thole_v1_Replica_phase(row) != thole_v1_REPLICA_PHASE_OUT &&
-            raft_config_find(&c, after) == NULL && hostctl__config_fenced(r->h, r->s, r->local)) {
+        if (thole_v1_Replica_desired(row) == thole_v1_REPLICA_DESIRED_RUN && c.epoch > 0 &&
+            raft_config_is_removed(&c, after)) {
+            retire(r, after, c.epoch);
+        } else if (thole_v1_Replica_desired(row) == thole_v1_REPLICA_DESIRED_REMOVE &&
+                   thole_v1_Replica_phase(row) != thole_v1_REPLICA_PHASE_OUT &&
+                   raft_config_find(&c, after) == NULL &&
+                   hostctl__config_fenced(r->h, r->s, r->local)) {
             thole_registry_v1_ObserveReplica *o = add_phase(r, after, thole_v1_REPLICA_PHASE_OUT);
             thole_registry_v1_ObserveReplica_set_out_index(o, r->local->config_index);
         }

@@ -26,6 +26,7 @@ static const registry_operation_fn operations[] = {
     [thole_registry_v1_Operation_op_update_pool] = registry__op_update_pool,
     [thole_registry_v1_Operation_op_delete_pool] = registry__op_delete_pool,
     [thole_registry_v1_Operation_op_reconcile_pool] = registry__op_reconcile_pool,
+    [thole_registry_v1_Operation_op_retire_replica] = registry__op_retire_replica,
 };
 
 static enum thole_code run_operation(struct txn *t, const thole_registry_v1_Operation *op)

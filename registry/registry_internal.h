@@ -229,6 +229,7 @@ enum thole_code registry__op_place_replicas(struct txn *t, const thole_registry_
 enum thole_code registry__op_remove_replica(struct txn *t, const thole_registry_v1_Operation *op);
 enum thole_code registry__op_create_replica(struct txn *t, const thole_registry_v1_Operation *op);
 enum thole_code registry__op_observe_replica(struct txn *t, const thole_registry_v1_Operation *op);
+enum thole_code registry__op_retire_replica(struct txn *t, const thole_registry_v1_Operation *op);
 enum thole_code registry__op_set_role(struct txn *t, const thole_registry_v1_Operation *op);
 enum thole_code registry__op_create_pool(struct txn *t, const thole_registry_v1_Operation *op);
 enum thole_code registry__op_update_pool(struct txn *t, const thole_registry_v1_Operation *op);

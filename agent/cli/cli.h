@@ -67,6 +67,7 @@ enum cli_option_id {
     OPT_WARMUP,
     OPT_VOTERS,
     OPT_CLEANUP,
+    OPT_YES,
     OPT_OPTIONS, /* how many */
 };
 
@@ -235,6 +236,8 @@ int command_replica_delete(struct cli *c);
 int command_host_cordon(struct cli *c);
 int command_host_uncordon(struct cli *c);
 int command_host_drain(struct cli *c);
+int command_repair_shard(struct cli *c);
+int command_repair_zero(struct cli *c);
 int command_bench(struct cli *c);
 
 #endif

@@ -64,6 +64,8 @@ const struct cli_option cli_options[OPT_OPTIONS] = {
     [OPT_VOTERS] = {"voters", 0, OPTION_NUMBER, "N", NULL, NULL,
                     "of shards that it creates; 3, or 1 with fewer hosts"},
     [OPT_CLEANUP] = {"cleanup", 0, OPTION_FLAG, NULL, NULL, NULL, "delete those shards at the end"},
+    [OPT_YES] = {"yes", 0, OPTION_FLAG, NULL, NULL, NULL,
+                 "do it; without it only the plan is shown"},
 };
 
 bool cli_option_global(enum cli_option_id id)

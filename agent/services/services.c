@@ -3,6 +3,7 @@
 
 #include "agent/services/services.h"
 #include "agent/services/services_internal.h"
+#include "thole/v1/repair.upb.h"
 
 #define UNARY(service, method, run_fn)                                                 \
     {                                                                                  \
@@ -30,6 +31,8 @@ static const struct unary unary_methods[] = {
     UNARY(Replicas, DeleteReplica, replicas_delete),
     UNARY(Events, ListEvents, events_list),
     UNARY(Cluster, Status, cluster_status),
+    UNARY(Repair, PlanRepair, repair_plan),
+    UNARY(Repair, RunRepair, repair_run),
 };
 
 #define UNARY_METHODS (sizeof(unary_methods) / sizeof(unary_methods[0]))

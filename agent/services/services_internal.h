@@ -180,6 +180,8 @@ void replicas_delete(struct call *c);
 void events_list(struct call *c);
 bool events_is_about(const thole_v1_Event *event, upb_StringView object);
 void cluster_status(struct call *c);
+void repair_plan(struct call *c);
+void repair_run(struct call *c);
 
 /* Cluster.Watch and Events.WatchEvents (cluster_watch.c). */
 void cluster_watch_handle(void *ctx, struct bus_rpc *rpc, struct slice message);

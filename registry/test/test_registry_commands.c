@@ -431,6 +431,39 @@ static void test_removal_is_a_handshake(void **state)
            "NO_SUCH_REPLICA");
 }
 
+static uint64_t do_retire(struct fixture *f, uint64_t replica)
+{
+    struct cmd c = cmd_new("host/h0");
+    thole_registry_v1_RetireReplica *r =
+        thole_registry_v1_Operation_mutable_retire_replica(cmd_op(&c), c.arena);
+    thole_registry_v1_RetireReplica_set_replica_id(r, replica);
+    thole_registry_v1_RetireReplica_set_out_index(r, 77);
+    thole_registry_v1_RetireReplica_set_epoch(r, 1);
+    return fixture_run(f, &c);
+}
+
+static void test_retired_replica_is_out_whatever_was_wanted(void **state)
+{
+    struct fixture *f = *state;
+    EXPECT_OK(f, do_create_shard(f, "a", 3, 0));
+    EXPECT_OK(f, do_place(f, 1, 0, 3)); /* replicas 4, 5, 6 */
+    EXPECT_OK(f, do_formed(f, 1, 4, 1));
+    EXPECT_OK(f, do_retire(f, 5));
+    const thole_v1_Replica *r = replica_row(f, 5);
+    assert_int_equal(thole_v1_Replica_desired(r), thole_v1_REPLICA_DESIRED_REMOVE);
+    assert_int_equal(thole_v1_Replica_phase(r), thole_v1_REPLICA_PHASE_OUT);
+    assert_int_equal(thole_v1_Replica_out_index(r), 77);
+    EXPECT_OK(f, do_retire(f, 5)); /* again: nothing changes */
+    EXPECT_OK(f, do_observe(f, 5, thole_v1_REPLICA_PHASE_GONE, 0));
+    assert_null(replica_row(f, 5));
+    EXPECT_OK(f, do_retire(f, 5));
+    EXPECT(f, do_retire(f, 99), THOLE_NOT_FOUND, "NO_SUCH_REPLICA");
+    /* Shard zero's too, although its host stays: and the host may get another one. */
+    EXPECT_OK(f, do_retire(f, 3));
+    EXPECT_OK(f, do_observe(f, 3, thole_v1_REPLICA_PHASE_GONE, 0));
+    EXPECT_OK(f, do_place_one(f, 0, 2, NON_VOTING));
+}
+
 static void test_shard_deletion_skips_out_and_drops_row_last(void **state)
 {
     struct fixture *f = *state;
@@ -673,6 +706,7 @@ int main(void)
         TEST(test_delete_host_leaves_tombstone_after_last_replica),
         TEST_EMPTY(test_delete_last_host_is_refused),
         TEST(test_create_shard_checks_name_and_spec),
+        TEST(test_retired_replica_is_out_whatever_was_wanted),
         TEST(test_update_shard_follows_etag),
         TEST(test_lease_reads_cannot_change),
         TEST(test_first_placement_writes_initial_list),

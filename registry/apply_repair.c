@@ -1,0 +1,41 @@
+/* What follows from a group that was forced (raft_force): its other replicas are no members any more,
+ * whatever their rows say, and their ids can never be members again. */
+#include "registry/registry_internal.h"
+
+enum thole_code registry__op_retire_replica(struct txn *t, const thole_registry_v1_Operation *op)
+{
+    const thole_registry_v1_RetireReplica *o = thole_registry_v1_Operation_retire_replica(op);
+    uint64_t id = thole_registry_v1_RetireReplica_replica_id(o);
+    struct row *row = registry__replica(&t->s, id);
+    if (row == NULL && id < t->s.next_replica_id) {
+        return THOLE_OK; /* gone meanwhile */
+    }
+    if (row == NULL) {
+        return THOLE_FAIL(&t->st, THOLE_NOT_FOUND, THOLE_REASON_NO_SUCH_REPLICA,
+                          "replica_id: no such replica");
+    }
+    enum thole_code code = registry__check_revision(t, op, row);
+    if (code != THOLE_OK) {
+        return code;
+    }
+    registry__txn_show(t, row);
+    if (thole_v1_Replica_phase(row->replica) == thole_v1_REPLICA_PHASE_OUT) {
+        return THOLE_OK;
+    }
+    uint64_t shard_id = thole_v1_Replica_shard_id(row->replica);
+    struct row *edit = registry__txn_edit(t, row);
+    thole_v1_Replica_set_desired(edit->replica, thole_v1_REPLICA_DESIRED_REMOVE);
+    thole_v1_Replica_set_phase(edit->replica, thole_v1_REPLICA_PHASE_OUT);
+    thole_v1_Replica_set_out_index(edit->replica, thole_registry_v1_RetireReplica_out_index(o));
+    thole_v1_Replica_clear_message(edit->replica);
+    registry__txn_put(t, edit);
+    row = registry__replica(&t->s, id);
+    registry__txn_event(t, row, "ReplicaRetired",
+                        "the shard was repaired without it, epoch %" PRIu64,
+                        thole_registry_v1_RetireReplica_epoch(o));
+    if (registry__host_is(registry__host(&t->s, &row->host_id), thole_v1_HOST_STATE_REMOVED)) {
+        registry__replica_drop(t, row, "its host was removed");
+    }
+    registry__txn_touch_shard(t, shard_id);
+    return THOLE_OK;
+}
