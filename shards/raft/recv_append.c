@@ -78,6 +78,10 @@ enum thole_code raft__recv_append(struct raft *r, struct raft_message *m, struct
         take_entries(r, m, i);
     }
     uint64_t last = m->index + m->entry_count;
+    if (CANARY(old_append_truncates) && last >= r->commit && last < r->log.last_index) {
+        raft__log_truncate(&r->log, last + 1);
+        raft__membership_truncate(&r->membership, last + 1);
+    }
     raft__send_ack(r, m->from, last);
     last = CANARY(commit_past_match) ? r->log.last_index : last;
     raft__commit_to(r, m->commit < last ? m->commit : last);

@@ -6,9 +6,6 @@
 #include "shards/engine/codec.h"
 #include "shards/sim/sim_internal.h"
 
-/* An isolated leader takes proposals for two election timeouts; clients are few, and patient. */
-#define PENDING_MAX 1000
-
 #define FAIL(s, m, format, ...)                                                    \
     sim_fail(s, "shard %" PRIu64 ", replica %" PRIu64 ": " format, (m)->shard->id, \
              (m)->replica_id, __VA_ARGS__)
@@ -278,15 +275,6 @@ static void check_in_flight(struct sim *s, struct member *m, struct replica *r)
         FAIL(s, m, "has %d membership changes in flight", count);
 }
 
-static void check_bounds(struct sim *s, struct member *m, struct replica *r)
-{
-    if (r->applying_bytes > LIMIT_APPLYING_BYTES + LIMIT_APPLYING_BYTES / 4 + LIMIT_PAYLOAD_BYTES)
-        FAIL(s, m, "%zu bytes wait for the applier", r->applying_bytes);
-    if (r->pending.count > PENDING_MAX) /* given up by their clients, and not yet decided */
-        FAIL(s, m, "%zu outcomes are awaited, there are %zu clients' requests", r->pending.count,
-             s->op_count);
-}
-
 static void check_status(struct sim *s, struct member *m, struct replica *r)
 {
     const struct raft_status *was = &m->status, *now = &r->status;
@@ -385,8 +373,7 @@ void check_loop(struct sim *s, struct sim_host *h, struct loop *l)
     struct replica *r;
     while ((r = map_next(&l->by_replica, &it, NULL)))
         check_replica(s, h, r);
-    if (atomic_load(&l->inbound_bytes) > ENGINE_INBOUND_BYTES_MAX)
-        sim_fail(s, "host %d: %zu bytes of frames wait", h->id, (size_t)l->inbound_bytes);
+    check_loop_bounds(s, h, l);
 }
 
 /* ---- Frames: nothing is said that is not on disk ---------------------------------------------------------- */

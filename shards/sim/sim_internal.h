@@ -230,6 +230,10 @@ uint64_t member_last(const struct member *m);
 void shadow_write(struct sim *s, struct sim_host *h, const struct store_update *u);
 void check_config(struct sim *s, struct shard *shard, uint64_t index, const struct raft_config *c);
 
+/* bounds.c */
+void check_bounds(struct sim *s, struct member *m, struct replica *r);
+void check_loop_bounds(struct sim *s, struct sim_host *h, struct loop *l);
+
 void check_loop(struct sim *s, struct sim_host *h, struct loop *l);
 void check_frame(struct sim *s, struct sim_host *h, struct bufslice frame);
 /* A machine has executed a command; and its state after it. */

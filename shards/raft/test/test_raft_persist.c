@@ -51,6 +51,8 @@ TEST(vote_request_waits_for_the_log_tail)
 {
     (void)state;
     solo_manual(3, true);
+    (void)give(&c, append_msg(2, 1, 0, 0, 0, NULL, 0));
+    sync_all(); /* the term is durable: from here on only the entry is waited for */
     (void)give(&c, append_msg(2, 1, 0, 0, 0, (uint64_t[]){1}, 1));
     campaign();
     assert_int_equal(sent_count(&c, RAFT_MSG_PREVOTE), 0);

@@ -252,12 +252,18 @@ TEST(transfer_non_member)
     struct raft_change change = change_one(RAFT_CHANGE_REMOVE, 3);
     assert_int_equal(node_change(&c, 1, &change), THOLE_OK);
     cluster_settle(&c);
-    raft__advance(c.nodes[3].raft);
-    struct raft_message m = {.kind = RAFT_MSG_TIMEOUT_NOW, .from = 1, .to = 3, .term = 1};
-    c.nodes[3].raft->removed = true;
+    uint64_t term = node_term(&c, 3);
+    struct raft_message last = {.kind = RAFT_MSG_HEARTBEAT, .from = 1, .to = 3, .term = term};
+    last.commit = node_commit(&c, 1); /* as if on its way when the removal came into force */
+    assert_int_equal(node_receive(&c, last), THOLE_OK);
+    assert_true(raft_config_is_removed(raft_config(c.nodes[3].raft), 3));
+    uint64_t asked = c.sent[RAFT_MSG_VOTE] + c.sent[RAFT_MSG_PREVOTE];
+    struct raft_message m = {.kind = RAFT_MSG_TIMEOUT_NOW, .from = 1, .to = 3, .term = term};
     assert_int_equal(node_receive(&c, m), THOLE_OK);
     cluster_settle(&c);
     assert_int_equal(node_role(&c, 3), RAFT_FOLLOWER);
+    assert_int_equal(node_term(&c, 3), term);
+    assert_int_equal(c.sent[RAFT_MSG_VOTE] + c.sent[RAFT_MSG_PREVOTE], asked);
     cluster_deinit(&c);
 }
 
