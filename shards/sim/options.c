@@ -4,10 +4,7 @@
 #include <string.h>
 
 #include "shards/sim/sim_internal.h"
-
-#ifndef SIM_COMMIT
-#define SIM_COMMIT "unknown"
-#endif
+#include "sim_commit.h"
 
 static const char *const names[SIM_FAULTS] = {
     [SIM_LOSS] = "loss",
