@@ -95,7 +95,8 @@ static bool on_disk(struct sim *s, uint64_t replica_id, uint64_t index, uint64_t
 {
     const struct member *m = shadow_member(s, replica_id);
     uint64_t found;
-    if (!m || m->gone)
+    /* What a lost host acknowledged may still arrive, and was true when it was said. */
+    if (!m || (m->gone && !m->wiped))
         return false;
     return index < m->start || (member_term_at(m, index, &found) && found == term);
 }

@@ -168,8 +168,8 @@ static void wipe(struct sim *s, struct sim_host *h)
     SIM_TRACE(s, "host %d: all that it had is gone", h->id);
     while ((m = map_next(&s->members, &it, NULL)))
         if (m->host == h->id) {
+            m->wiped = m->wiped || !m->gone;
             m->gone = true;
-            m->count = 0;
         }
     disk_free(h->log);
     h->files->ops->free(h->files);

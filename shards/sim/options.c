@@ -3,8 +3,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "shards/sim/commit.h"
 #include "shards/sim/sim_internal.h"
-#include "sim_commit.h"
 
 static const char *const names[SIM_FAULTS] = {
     [SIM_LOSS] = "loss",

@@ -168,6 +168,7 @@ struct member {
     struct shard *shard;
     int host;
     bool witness, gone;
+    bool wiped;              /* gone with its host; what follows is what its disk held then */
     bool created;            /* durably */
     bool damaged;            /* by us: it may fail */
     bool forced, superseded; /* force.c */
