@@ -60,6 +60,19 @@ static bool possible(void *ctx)
     return cli(c, 0, out, sizeof out, "repair shard orders") == 0;
 }
 
+static bool has_three_voters(struct cluster *c, const char *shard)
+{
+    static char out[65536];
+    return cli(c, 0, out, sizeof out, "get replicas --shard %s -o json", shard) == 0 &&
+           count_text(out, "REPLICA_ROLE_VOTER") == 3 &&
+           count_text(out, "REPLICA_PHASE_RUNNING") == 3;
+}
+
+static bool three_voters(void *ctx)
+{
+    return has_three_voters(ctx, "zero") && has_three_voters(ctx, "orders");
+}
+
 static void repair_zero_offline(struct cluster *c)
 {
     char out[8192];
@@ -113,10 +126,44 @@ static void test_two_of_three_hosts_lost_everything_is_repaired(void **state)
     cli_ok(c, 0, "delete host h3");
     cluster_join(c, 3, 0);
     cluster_join(c, 4, 0);
-    cli_ok(c, 0, "wait --for ready --timeout 40s shard/orders shard/zero");
+    eventually(40000, "both shards have three voters", three_voters, c);
     host_kill(c, 0); /* the two new ones have all of it, and are a quorum */
     cluster_wait_ready(c, 3, 20000);
     check_values(c, 3);
+    cluster_free(c);
+}
+
+static bool gone(void *ctx)
+{
+    struct cluster *c = ctx;
+    return count_text(cli_ok(c, 0, "get replicas --shard orders -o json"), "\"id\":") == 3;
+}
+
+static void test_shard_repaired_online_is_rebuilt_and_lost_hosts_may_return(void **state)
+{
+    (void)state;
+    struct cluster *c = cluster_new();
+    c->extra_args[0] = "--dead-after-ms";
+    c->extra_args[1] = "3000";
+    cluster_start_peers(c, 5);
+    for (int i = 0; i < 2; i++) /* the shard comes to be on h1, h2, h3 */
+        cli_ok(c, 0, "host cordon h%d", i + 4);
+    apply_yaml(c, 0, spec);
+    settle_on(c);
+    for (int i = 0; i < 2; i++)
+        cli_ok(c, 0, "host uncordon h%d", i + 4);
+    host_kill(c, 1);
+    host_kill(c, 2);
+    eventually(15000, "a repair of the shard is possible", possible, c);
+    assert_non_null(strstr(cli_ok(c, 3, "repair shard orders --yes"), "repaired")); /* any host */
+    check_values(c, 4);
+    cli_ok(c, 0, "wait --for ready --timeout 40s shard/orders"); /* on h1, h4, h5 */
+    host_restart(c, 1);
+    host_restart(c, 2);
+    cluster_wait_ready(c, 1, 20000);
+    cluster_wait_ready(c, 2, 20000);
+    eventually(20000, "void replicas are deleted", gone, c);
+    check_values(c, 2);
     cluster_free(c);
 }
 
@@ -124,6 +171,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_two_of_three_hosts_lost_everything_is_repaired),
+        cmocka_unit_test(test_shard_repaired_online_is_rebuilt_and_lost_hosts_may_return),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
