@@ -25,6 +25,8 @@
 
 /* Streams of peers never end by themselves, so that all of it is always used. */
 #define BUS_GRACE_MS 300
+/* Some round trips of a slow network. */
+#define LEAVE_MS 100
 /* Of a stop: an election's worth of tries for those whose first choice does not answer. */
 #define HAND_OVER_NS (3 * NS_PER_S)
 #define FORWARDED_POOLED_MAX 4096 /* about 5 MiB */
@@ -543,6 +545,15 @@ static void handed_over(void *ctx, const struct thole_status *st)
     pthread_mutex_unlock(&h->lock);
 }
 
+/* Requests that come on streams are refused for a moment before the streams end: who sends more than
+ * one at a time goes elsewhere, and none is on its way when the connection is cut, whose outcome
+ * would be unknown. */
+static void send_away(struct agent *a)
+{
+    atomic_store(&a->leaving, true);
+    nanosleep(&(struct timespec){.tv_nsec = LEAVE_MS * NS_PER_MS}, NULL);
+}
+
 /* While everything still runs: others lead before this host is gone, instead of noticing it. */
 static void hand_over(struct agent *a)
 {
@@ -576,8 +587,10 @@ void agent_stop(struct agent *a)
     struct hostctl *h = atomic_load(&a->hostctl);
     if (h)
         hostctl_stop(h); /* or it would lead by preference what is handed on */
-    if (a->engine)
+    if (a->engine) {
         hand_over(a);
+        send_away(a);
+    }
     if (a->chores)
         chores_stop(a->chores);
     if (a->bus)

@@ -108,7 +108,8 @@ struct agent {
     struct watches *watches;
     struct chores *chores;
     struct meeting *meeting;
-    bool served; /* services were registered */
+    bool served;          /* services were registered */
+    _Atomic bool leaving; /* requests of others are sent elsewhere */
 
     pthread_t bootstrap_thread;
     bool bootstrap_running;

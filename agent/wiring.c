@@ -128,6 +128,12 @@ static void on_request(void *ctx, struct bus_request *q)
 {
     struct agent *a = ctx;
     struct thole_status st = {0};
+    if (atomic_load_explicit(&a->leaving, memory_order_relaxed)) {
+        thole_status_set(&st, THOLE_UNAVAILABLE, THOLE_REASON_STOPPED, __FILE__, __LINE__,
+                         "the host is stopping");
+        bus_answer_failure(q, &st);
+        return;
+    }
     switch (bus_request_method(q)) {
     case METHOD_PROPOSE:
     case METHOD_QUERY:
