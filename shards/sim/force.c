@@ -131,9 +131,12 @@ static void drop_executed(struct shard *shard, uint64_t after)
 }
 
 /* The shadow forgets what the forced replica does not have. */
-static void lose(struct sim *s, struct shard *shard, struct member *chosen)
+static void lose(struct sim *s, struct shard *shard, struct member *chosen, const struct replica *r)
 {
     uint64_t kept = matched(chosen, shard);
+    /* Its disk may hang: what it knows to be committed is there, and is written before the force is. */
+    uint64_t knows = r->status.commit < shard->committed ? r->status.commit : shard->committed;
+    kept = knows > kept ? knows : kept;
     bool lost = kept < shard->committed;
     SIM_TRACE(s, "shard %" PRIu64 ": committed was %" PRIu64 ", of which %" PRIu64 " is left",
               shard->id, shard->committed, kept);
@@ -203,7 +206,7 @@ static void force(struct sim *s, void *arg)
         return;
     }
     check_choice(s, shard, chosen, shard->survivors);
-    lose(s, shard, chosen);
+    lose(s, shard, chosen, r);
     chosen->forced = true;
     for (size_t it = 0; (m = map_next(&s->members, &it, NULL));)
         m->superseded = m->superseded || (m->shard == shard && m != chosen);

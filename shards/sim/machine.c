@@ -94,11 +94,12 @@ static enum thole_code kv_apply(void *machine, struct thole_apply *b, struct tho
         put_be64(out, old);
         e->code = old;
         (void)e->result->write(e->result, out, sizeof(out));
-        if (m->h->ending)
-            continue; /* nobody will ever see it */
-        s->report->applied++;
+        /* On a host that is about to go too: a persistent machine may keep it. */
         check_execute(s, sim_shard(s, m->shard_id), e->index,
                       get_be64((const uint8_t *)e->command.data + 8), old);
+        if (m->h->ending)
+            continue; /* nobody will ever see the state */
+        s->report->applied++;
         check_apply(s, m->h, m->shard_id, m->replica_id, e->index, kv_state(m->kv), false);
     }
     return THOLE_OK;
