@@ -48,6 +48,8 @@ static void add_replica(struct call *c, thole_v1_StatusResponse *reply,
     thole_v1_LocalReplica_set_first_index(r, s->first_index);
     thole_v1_LocalReplica_set_last_index(r, s->last_index);
     thole_v1_LocalReplica_set_log_bytes(r, s->log_bytes);
+    thole_v1_LocalReplica_set_epoch(r, s->epoch);
+    thole_v1_LocalReplica_set_last_term(r, s->last_term);
     if (s->failed) {
         thole_v1_LocalReplica_set_failure(
             r, copy_text(c, s->failure[0] != '\0' ? s->failure : "failed"));
