@@ -15,8 +15,13 @@ static struct rand *dice(struct sim *s)
     return &s->rand[SIM_RAND_NEMESIS];
 }
 
+/* A member that the group has removed may be buried at any time: it cannot be relied on. */
 static bool has_data(const struct member *m, const struct shard *shard, uint32_t hosts)
 {
+    const struct shadow_config *newest =
+        shard->config_count > 0 ? &shard->configs[shard->config_count - 1] : NULL;
+    if (newest && raft_config_is_removed(&newest->config, m->replica_id))
+        return false;
     return m->shard == shard && m->created && !m->gone && !m->damaged && !m->witness &&
            (hosts >> m->host & 1) && m->config.member_count > 0 &&
            raft_config_find(&m->config, m->replica_id);
