@@ -118,7 +118,7 @@ static enum thole_code force_zero(struct agent *a, struct thole_status *st)
         return code;
     LOG_WARN(AGENT, "shard zero is being repaired: this host is its only voter epoch=%" PRIu64,
              epoch);
-    struct engine_replica_status s;
+    struct engine_replica_status s = {0};
     struct wait_done w;
     do { /* until its machine is open */
         w = (struct wait_done){.lock = PTHREAD_MUTEX_INITIALIZER, .cond = PTHREAD_COND_INITIALIZER};
