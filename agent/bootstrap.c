@@ -127,9 +127,12 @@ static enum thole_code force_zero(struct agent *a, struct thole_status *st)
         while (!w.done)
             pthread_cond_wait(&w.cond, &w.lock);
         pthread_mutex_unlock(&w.lock);
+        (void)engine_shard_status(a->engine, REGISTRY_SHARD_ID, &s);
+        if (s.failed)
+            return THOLE_FAIL(st, THOLE_DATA_LOSS, THOLE_REASON_CORRUPT,
+                              "shard zero cannot be repaired with this host: %.160s", s.failure);
     } while (w.st.reason == THOLE_REASON_NOT_READY && bootstrap_pause(a, FORCE_PAUSE_MS));
-    bool before = w.st.code != THOLE_OK && engine_shard_status(a->engine, REGISTRY_SHARD_ID, &s) &&
-                  s.epoch >= epoch;
+    bool before = w.st.code != THOLE_OK && s.epoch >= epoch;
     if (w.st.code != THOLE_OK && !before) {
         *st = w.st;
         return w.st.code;
