@@ -11,8 +11,7 @@
 /* The one place to ask whether replicas and leaders may move for no other reason than balance. */
 bool hostctl__may_rebalance(const struct hostctl *h)
 {
-    (void)h;
-    return true;
+    return !hostctl__paused(h, thole_v1_CONTROLLER_BALANCE);
 }
 
 void hostctl__balance_changed(struct hostctl *h)

@@ -78,6 +78,7 @@ static void note_zero_leader(struct hostctl *h)
         hostctl__place_reset(h);
         hostctl__balance_changed(h);
         h->pools_dirty = true;
+        h->operate_due_ms = h->now_ms;
         hostctl__dirty_all(h);
     } else if (!leads && h->zero_leader) {
         hostctl__liveness_end(h);
@@ -132,6 +133,9 @@ static void op_done(struct hostctl *h, struct ctl_op *op)
         return;
     case OP_POOL:
         hostctl__pools_done(h, op);
+        break;
+    case OP_OPERATE:
+        hostctl__operate_done(h, op);
         break;
     case OP_TRANSFER:
         hostctl__leaders_done(h, op);
@@ -191,6 +195,9 @@ static uint64_t next_turn_ns(const struct hostctl *h)
     if (hostctl__pools_due(h) && h->pool_after_ms < due_ms) {
         due_ms = h->pool_after_ms;
     }
+    if (hostctl__operate_due(h) && h->operate_due_ms < due_ms) {
+        due_ms = h->operate_due_ms;
+    }
     if (h->leaders_due_ms < due_ms) {
         due_ms = h->leaders_due_ms;
     }
@@ -247,6 +254,9 @@ static uint64_t turn(void *ctx, struct msgq *batch, uint64_t now_ns)
     hostctl__place_flush(h);
     if (hostctl__pools_due(h) && h->pool_after_ms <= h->now_ms) {
         hostctl__pools_run(h);
+    }
+    if (hostctl__operate_due(h) && h->operate_due_ms <= h->now_ms) {
+        hostctl__operate_run(h);
     }
     if (h->leaders_due_ms <= h->now_ms) {
         hostctl__leaders_run(h);
@@ -336,6 +346,7 @@ struct hostctl *hostctl_new(const struct hostctl_options *o)
     h->place_limit = HOSTCTL_PLACE_SHARDS_MAX;
     h->balance_due_ms = UINT64_MAX;
     h->leaders_due_ms = UINT64_MAX;
+    h->operate_due_ms = UINT64_MAX;
     h->report_limit = HOSTCTL_REPORT_SHARDS_MAX;
     h->report_due_ms = UINT64_MAX;
     h->liveness_due_ms = UINT64_MAX;

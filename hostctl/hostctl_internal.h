@@ -47,6 +47,7 @@ enum ctl_op_kind {
     OP_FENCE,    /* see hostctl__fence */
     OP_PLACE,
     OP_POOL,
+    OP_OPERATE, /* a step of an operation */
     OP_REPORT,
     OP_LIVENESS,
     OP_REACHES, /* another host's word on a silent one */
@@ -202,9 +203,15 @@ struct hostctl {
     uint64_t balance_after, balance_begin; /* replica ids: where the round is, where it began */
     bool balance_wrapped;
     size_t transfers;
-    uint64_t leaders_due_ms;  /* UINT64_MAX: nothing has changed */
-    bool leaders_preferred;   /* a shard was seen that has a preference */
-    uint64_t liveness_due_ms; /* UINT64_MAX: nothing to wait for */
+    /* Users' operations. */
+    uint32_t paused; /* bits of thole_v1_Controller */
+    bool operate_outstanding;
+    uint64_t operate_after;    /* id of the last one that was looked at */
+    uint64_t operate_revision; /* the view must have it before the next step */
+    uint64_t operate_due_ms;   /* UINT64_MAX: nothing has changed */
+    uint64_t leaders_due_ms;   /* UINT64_MAX: nothing has changed */
+    bool leaders_preferred;    /* a shard was seen that has a preference */
+    uint64_t liveness_due_ms;  /* UINT64_MAX: nothing to wait for */
     uint64_t liveness_ran_ms;
 
     struct ctl_shard *reports, **reports_tail;
@@ -290,6 +297,15 @@ void hostctl__place_forget(struct hostctl *h, struct ctl_shard *s);
 bool hostctl__pools_due(const struct hostctl *h);
 void hostctl__pools_run(struct hostctl *h);
 void hostctl__pools_done(struct hostctl *h, struct ctl_op *op);
+
+/* operate.c: on shard zero's leader host; pauses on every host. */
+bool hostctl__paused(const struct hostctl *h, thole_v1_Controller controller);
+void hostctl__operations_changed(struct hostctl *h);
+/* Something changed that progress may be derived from. */
+void hostctl__operate_again(struct hostctl *h);
+bool hostctl__operate_due(const struct hostctl *h);
+void hostctl__operate_run(struct hostctl *h);
+void hostctl__operate_done(struct hostctl *h, struct ctl_op *op);
 
 /* balance.c: replicas, on shard zero's leader host; leaders, on every host. */
 bool hostctl__may_rebalance(const struct hostctl *h);

@@ -98,6 +98,8 @@ struct changes {
     bool hosts; /* addresses and liveness may have changed */
     bool all;   /* placement of every shard may be another one */
     bool replicas, leaders;
+    bool operations;
+    bool own; /* what is wanted of this host */
 };
 
 static bool is_dead(const thole_v1_Host *row)
@@ -154,6 +156,7 @@ static void host_changed(void *ctx, const thole_v1_Host *row)
     bool spec = was == NULL || thole_v1_Host_generation(was) != thole_v1_Host_generation(row);
     if (spec || !same_types(was, row) || (is_dead(was) && !is_dead(row))) {
         c->all |= own || c->h->zero_leader;
+        c->own |= own;
     } else if (is_dead(row) && !is_dead(was) && c->h->zero_leader) {
         dirty_of_host(c->h, &id);
     }
@@ -185,6 +188,13 @@ static void pool_changed(void *ctx, const thole_v1_ShardPool *row)
     struct changes *c = ctx;
     (void)row;
     c->h->pools_dirty = true;
+}
+
+static void operation_changed(void *ctx, const thole_v1_Operation *row)
+{
+    struct changes *c = ctx;
+    (void)row;
+    c->operations = true;
 }
 
 /* "hosts/NAME", "shards/NAME", "shards/NAME/replicas/ID": the shard is in the view before. */
@@ -232,12 +242,13 @@ void hostctl__refresh_view(struct hostctl *h)
                                            .shard = shard_changed,
                                            .replica = replica_changed,
                                            .pool = pool_changed,
+                                           .operation = operation_changed,
                                            .gone = row_gone};
     struct thole_status st;
     bool recount = false;
     if (before == NULL ||
         registry_changes_since(now, registry_view_revision(before), &calls, &st) != THOLE_OK) {
-        c.hosts = c.all = c.replicas = c.leaders = recount = true;
+        c.hosts = c.all = c.replicas = c.leaders = c.operations = recount = true;
         h->tombstones_dirty = true;
         h->pools_dirty = true;
     }
@@ -254,8 +265,17 @@ void hostctl__refresh_view(struct hostctl *h)
     if (c.replicas || c.hosts) {
         hostctl__balance_changed(h);
     }
-    if (c.leaders || c.hosts) {
+    bool draining = hostctl__host_is(hostctl__own_row(h), thole_v1_HOST_STATE_DRAINING);
+    if (draining && (c.own || c.replicas)) {
+        h->leaders_due_ms = h->now_ms;
+    } else if (c.leaders || c.hosts) {
         hostctl__leaders_changed(h);
+    }
+    if (c.operations) {
+        hostctl__operations_changed(h);
+    }
+    if (c.leaders || c.hosts || c.replicas) {
+        hostctl__operate_again(h);
     }
     hostctl__place_view_changed(h);
     registry_view_release(before);

@@ -1,7 +1,8 @@
 /* Balance of leaders, on every host for the shards that it leads: leadership goes where the shard's
  * preference says, and else from hosts that lead two more than another that could. A few at a time;
  * what was handed on is seen in the registry before more is, so that hosts which all see the same
- * idle one do not fill it again and again. Shard zero is left where it is. */
+ * idle one do not fill it again and again. A host that is being emptied hands all on, as many at a time.
+ * Shard zero is left where it is, but there. */
 #include "hostctl/hostctl_internal.h"
 
 #include "base/log.h"
@@ -111,8 +112,9 @@ static void look_at(struct hostctl *h, struct ctl_shard *s)
     struct engine_replica_status local;
     const thole_v1_Shard *shard = registry_shard(h->view, s->id);
     const thole_v1_Host *own_row = hostctl__own_row(h);
-    if (shard == NULL || s->id == REGISTRY_SHARD_ID || s->changing || own_row == NULL ||
-        h->now_ms < s->lead_after_ms || thole_v1_Shard_deleting(shard) ||
+    bool leaving = hostctl__host_is(own_row, thole_v1_HOST_STATE_DRAINING);
+    if (shard == NULL || (s->id == REGISTRY_SHARD_ID && !leaving) || s->changing ||
+        own_row == NULL || h->now_ms < s->lead_after_ms || thole_v1_Shard_deleting(shard) ||
         !engine_shard_status(h->o.engine, s->id, &local) || !local.leader_ready || local.failed) {
         return;
     }
@@ -121,12 +123,12 @@ static void look_at(struct hostctl *h, struct ctl_shard *s)
     struct choice best = best_other(h, &local, shard);
     struct ctl_host *own = hostctl__host(h, &h->o.host_id);
     bool better = best.host != NULL &&
-                  ((best.preferred && !preferred) ||
+                  (leaving || (best.preferred && !preferred) ||
                    (best.preferred == preferred && own->expected >= best.host->expected + 2));
     if (!better) {
         return;
     }
-    LOG_INFO(HOSTCTL, "handing leadership on for balance shard=%" PRIu64 " to=%" PRIu64, s->id,
+    LOG_INFO(HOSTCTL, "handing leadership on shard=%" PRIu64 " to=%" PRIu64, s->id,
              best.replica_id);
     own->expected--;
     best.host->expected++;
@@ -140,17 +142,18 @@ void hostctl__leaders_run(struct hostctl *h)
 {
     size_t it = 0;
     struct ctl_shard *s;
+    bool leaving = hostctl__host_is(hostctl__own_row(h), thole_v1_HOST_STATE_DRAINING);
     h->leaders_due_ms = UINT64_MAX;
-    if (h->transfers > 0 || !hostctl__may_rebalance(h)) {
+    if (h->transfers > 0 || (!leaving && !hostctl__may_rebalance(h))) {
         return; /* the last one's end begins again */
     }
     int64_t more = lead(h);
-    if (more < 2 && !h->leaders_preferred) {
+    if (more < 2 && !h->leaders_preferred && !leaving) {
         return;
     }
-    size_t limit = more / 8 > HOSTCTL_TRANSFERS_MAX   ? HOSTCTL_TRANSFERS_MAX
-                   : more / 8 < HOSTCTL_TRANSFERS_MIN ? HOSTCTL_TRANSFERS_MIN
-                                                      : (size_t)(more / 8);
+    size_t limit = leaving || more / 8 > HOSTCTL_TRANSFERS_MAX ? HOSTCTL_TRANSFERS_MAX
+                   : more / 8 < HOSTCTL_TRANSFERS_MIN          ? HOSTCTL_TRANSFERS_MIN
+                                                               : (size_t)(more / 8);
     for (size_t i = 0; i < h->host_count; i++) {
         h->hosts[i].expected = h->hosts[i].leads;
     }

@@ -223,7 +223,8 @@ void hostctl__membership_evaluate(struct hostctl *h, struct ctl_shard *s,
                                   const struct engine_replica_status *local)
 {
     const thole_v1_Shard *shard = registry_shard(h->view, s->id);
-    if (s->changing || shard == NULL || thole_v1_Shard_deleting(shard)) {
+    if (s->changing || shard == NULL || thole_v1_Shard_deleting(shard) ||
+        hostctl__paused(h, thole_v1_CONTROLLER_MEMBERSHIP)) {
         return;
     }
     if (h->now_ms < s->change_after_ms) {

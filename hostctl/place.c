@@ -136,6 +136,7 @@ static void remember(struct hostctl *h, struct ctl_shard *s, const struct placem
     } else if (s->explanation == NULL || strcmp(s->explanation, r->explanation) != 0) {
         free(s->explanation);
         s->explanation = xstrdup(r->explanation);
+        hostctl__operate_again(h);
     }
 }
 
@@ -183,6 +184,7 @@ void hostctl__place_evaluate(struct hostctl *h, struct ctl_shard *s)
 {
     const thole_v1_Shard *shard = registry_shard(h->view, s->id);
     if (s->placing || s->place_blocked || shard == NULL ||
+        hostctl__paused(h, thole_v1_CONTROLLER_PLACEMENT) ||
         registry_view_revision(h->view) < s->place_revision) {
         return;
     }

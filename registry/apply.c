@@ -27,6 +27,9 @@ static const registry_operation_fn operations[] = {
     [thole_registry_v1_Operation_op_delete_pool] = registry__op_delete_pool,
     [thole_registry_v1_Operation_op_reconcile_pool] = registry__op_reconcile_pool,
     [thole_registry_v1_Operation_op_retire_replica] = registry__op_retire_replica,
+    [thole_registry_v1_Operation_op_start_operation] = registry__op_start_operation,
+    [thole_registry_v1_Operation_op_cancel_operation] = registry__op_cancel_operation,
+    [thole_registry_v1_Operation_op_step_operation] = registry__op_step_operation,
 };
 
 static enum thole_code run_operation(struct txn *t, const thole_registry_v1_Operation *op)
@@ -92,6 +95,9 @@ static void add_rows(const struct txn *t, thole_registry_v1_Result *result)
     }
     if (t->last[ROW_POOL] != NULL) {
         thole_registry_v1_Result_set_pool(result, t->last[ROW_POOL]->pool);
+    }
+    if (t->last[ROW_OPERATION] != NULL) {
+        thole_registry_v1_Result_set_operation(result, t->last[ROW_OPERATION]->operation);
     }
 }
 

@@ -13,7 +13,7 @@ bool registry__host_is(const struct row *host, thole_v1_HostState state)
     return spec != NULL && thole_v1_HostSpec_state(spec) == (int32_t)state;
 }
 
-static enum thole_code find_host(struct txn *t, upb_StringView name, struct row **ret)
+enum thole_code registry__find_host(struct txn *t, upb_StringView name, struct row **ret)
 {
     struct row *host = registry__host_by_name(&t->s, registry_str(name));
     if (host == NULL) {
@@ -390,6 +390,22 @@ static const char *state_name(int32_t state)
                                                    : "removed";
 }
 
+void registry__host_set_state(struct txn *t, const struct uuid *id, thole_v1_HostState state)
+{
+    const struct row *host = registry__host(&t->s, id);
+    ASSERT(host != NULL);
+    if (registry__host_is(host, state)) {
+        return;
+    }
+    struct row *row = registry__txn_edit(t, host);
+    thole_v1_HostSpec_set_state(thole_v1_Host_mutable_spec(row->host, row->arena), (int32_t)state);
+    thole_v1_Host_set_generation(row->host, thole_v1_Host_generation(row->host) + 1);
+    thole_v1_Host_set_etag(row->host, registry__txn_etag(t, row->arena));
+    registry__txn_put(t, row);
+    registry__txn_event(t, registry__host(&t->s, id), "HostUpdated", "state %s",
+                        state_name((int32_t)state));
+}
+
 static void set_spec(struct txn *t, struct row *host, const thole_v1_HostSpec *spec)
 {
     struct row *row = registry__txn_edit(t, host);
@@ -418,7 +434,7 @@ enum thole_code registry__op_update_host(struct txn *t, const thole_registry_v1_
     const thole_registry_v1_UpdateHost *u = thole_registry_v1_Operation_update_host(op);
     const thole_v1_HostSpec *spec = thole_registry_v1_UpdateHost_spec(u);
     struct row *host = NULL;
-    enum thole_code code = find_host(t, thole_registry_v1_UpdateHost_name(u), &host);
+    enum thole_code code = registry__find_host(t, thole_registry_v1_UpdateHost_name(u), &host);
     if (code == THOLE_OK) {
         code = registry__check_revision(t, op, host);
     }
@@ -446,7 +462,7 @@ enum thole_code registry__op_update_host(struct txn *t, const thole_registry_v1_
     return THOLE_OK;
 }
 
-static bool another_stays(const struct state *s, const struct row *host)
+bool registry__host_another_stays(const struct state *s, const struct row *host)
 {
     const struct node *n = registry__tree_first(s->index[INDEX_HOST_NAMES]);
     while (n != NULL) {
@@ -507,7 +523,7 @@ enum thole_code registry__op_delete_host(struct txn *t, const thole_registry_v1_
 {
     const thole_registry_v1_DeleteHost *d = thole_registry_v1_Operation_delete_host(op);
     struct row *host = NULL;
-    enum thole_code code = find_host(t, thole_registry_v1_DeleteHost_name(d), &host);
+    enum thole_code code = registry__find_host(t, thole_registry_v1_DeleteHost_name(d), &host);
     if (code == THOLE_OK) {
         code = registry__check_revision(t, op, host);
     }
@@ -518,7 +534,7 @@ enum thole_code registry__op_delete_host(struct txn *t, const thole_registry_v1_
     if (registry__host_is(host, thole_v1_HOST_STATE_REMOVED)) {
         return THOLE_OK;
     }
-    if (!another_stays(&t->s, host)) {
+    if (!registry__host_another_stays(&t->s, host)) {
         return THOLE_FAIL(&t->st, THOLE_FAILED_PRECONDITION, THOLE_REASON_UNSATISFIABLE,
                           "this is the last host of the cluster");
     }

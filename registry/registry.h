@@ -13,6 +13,7 @@
  *   - observed state is accepted only from the row's own host's newest incarnation;
  *   - a replica goes RUN -> REMOVE and never back; phases only move as the removal handshake allows;
  *   - a removed host never comes back under its id;
+ *   - ids of operations are never reused, and one that has ended never changes again;
  *   - an operation whose expected_revision does not match is refused, and with it the command.
  *
  * Threads: views may be acquired, read and released on any thread. */
@@ -27,6 +28,7 @@
 #include "base/buf.h"
 #include "base/uuid.h"
 #include "thole/registry/v1/registry.upb.h"
+#include "thole/v1/operations.upb.h"
 #include "thole/v1/resources.upb.h"
 
 #define REGISTRY_SHARD_ID 0
@@ -63,13 +65,17 @@ const thole_v1_Shard *registry_shard_by_name(const struct registry_view *v, stru
 const thole_v1_Replica *registry_replica(const struct registry_view *v, uint64_t id);
 const thole_v1_ShardPool *registry_pool_by_name(const struct registry_view *v, struct slice name);
 
-/* Walk in order: hosts, shards and pools by name, replicas by id. Each call returns the first row after
+const thole_v1_Operation *registry_operation(const struct registry_view *v, uint64_t id);
+
+/* Walk in order: hosts, shards and pools by name, replicas and operations by id. Each call returns the first row after
  * the given key (an empty name, or 0, begins). */
 const thole_v1_Host *registry_next_host(const struct registry_view *v, struct slice after_name);
 const thole_v1_Shard *registry_next_shard(const struct registry_view *v, struct slice after_name);
 const thole_v1_Replica *registry_next_replica(const struct registry_view *v, uint64_t after_id);
 const thole_v1_ShardPool *registry_next_pool(const struct registry_view *v,
                                              struct slice after_name);
+const thole_v1_Operation *registry_next_operation(const struct registry_view *v, uint64_t after_id);
+bool registry_operation_ended(const thole_v1_Operation *row);
 /* The replicas of one shard, of one host; by id. */
 const thole_v1_Replica *registry_next_replica_of_shard(const struct registry_view *v,
                                                        uint64_t shard_id, uint64_t after_id);
@@ -95,6 +101,7 @@ struct registry_changes {
     void (*shard)(void *ctx, const thole_v1_Shard *row);
     void (*replica)(void *ctx, const thole_v1_Replica *row);
     void (*pool)(void *ctx, const thole_v1_ShardPool *row);
+    void (*operation)(void *ctx, const thole_v1_Operation *row);
     void (*event)(void *ctx, const thole_v1_Event *row);
     void (*gone)(void *ctx, const char *name);
 };

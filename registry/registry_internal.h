@@ -21,6 +21,9 @@
 
 #define REGISTRY_REQUESTS_MAX 1024         /* remembered request ids */
 #define REGISTRY_REQUEST_RESULT_BYTES 4096 /* a larger result is remembered without its rows */
+/* Rows of operations: those that have ended go, the oldest first; too many under way are refused. */
+#define REGISTRY_OPERATIONS_ENDED_MAX 256
+#define REGISTRY_OPERATIONS_OPEN_MAX 256
 #define REGISTRY_JOURNAL_MAX 16384  /* changes that registry_changes_since can go back over */
 #define REGISTRY_TAGS_MAX 64        /* of one host */
 #define REGISTRY_CONSTRAINTS_MAX 32 /* of one shard */
@@ -49,6 +52,7 @@ enum row_kind {
     ROW_SHARD,
     ROW_REPLICA,
     ROW_POOL,
+    ROW_OPERATION,
     ROW_RESOURCES, /* how many kinds of rows have a name and a revision */
     ROW_EVENT = ROW_RESOURCES,
     ROW_REQUEST,
@@ -61,7 +65,7 @@ struct row {
     uint8_t mark_kind;   /* marks: the kind of the row that changed */
     bool gone;           /* marks: it went, and `name` says which it was */
     struct uuid host_id; /* hosts and marks of hosts: the id; replicas: the host they are on */
-    uint64_t id;         /* marks: of the shard or replica */
+    uint64_t id;         /* marks: of the shard, replica or operation */
     uint64_t revision;   /* events and marks: what the order of their tree goes by */
     char *name;          /* marks: of what went, and of pools */
     upb_Arena *arena;    /* owns the message; NULL for marks */
@@ -71,6 +75,7 @@ struct row {
         thole_v1_Shard *shard;
         thole_v1_Replica *replica;
         thole_v1_ShardPool *pool;
+        thole_v1_Operation *operation;
         thole_v1_Event *event;
         thole_registry_v1_RememberedRequest *request;
     };
@@ -144,6 +149,7 @@ enum registry_index {
     INDEX_SHARD_REPLICAS, /* shard id, replica id */
     INDEX_HOST_REPLICAS,  /* host id, replica id */
     INDEX_POOLS,          /* name */
+    INDEX_OPERATIONS,     /* operation id */
     INDEX_EVENTS,         /* sequence */
     INDEX_JOURNAL,        /* sequence */
     INDEX_REQUESTS,       /* request id */
@@ -155,7 +161,7 @@ struct state {
     uint64_t revision;
     bool bootstrapped;
     struct uuid cluster;
-    uint64_t next_shard_id, next_replica_id;
+    uint64_t next_shard_id, next_replica_id, next_operation_id;
     uint64_t compacted_revision; /* changes up to here are not in the journal; of this host alone */
     uint64_t event_next, journal_next, request_next; /* sequences; of this host alone */
     struct node *index[INDEX_COUNT];
@@ -171,6 +177,7 @@ struct row *registry__shard(const struct state *s, uint64_t id);
 struct row *registry__shard_by_name(const struct state *s, struct slice name);
 struct row *registry__replica(const struct state *s, uint64_t id);
 struct row *registry__pool(const struct state *s, struct slice name);
+struct row *registry__operation(const struct state *s, uint64_t id);
 /* The replica of a shard that occupies a host: any row that is not desired REMOVE and OUT. */
 struct row *registry__occupant(const struct state *s, uint64_t shard_id, const struct uuid *host);
 /* Walks by id; start with 0. */
@@ -235,6 +242,9 @@ enum thole_code registry__op_create_pool(struct txn *t, const thole_registry_v1_
 enum thole_code registry__op_update_pool(struct txn *t, const thole_registry_v1_Operation *op);
 enum thole_code registry__op_delete_pool(struct txn *t, const thole_registry_v1_Operation *op);
 enum thole_code registry__op_reconcile_pool(struct txn *t, const thole_registry_v1_Operation *op);
+enum thole_code registry__op_start_operation(struct txn *t, const thole_registry_v1_Operation *op);
+enum thole_code registry__op_cancel_operation(struct txn *t, const thole_registry_v1_Operation *op);
+enum thole_code registry__op_step_operation(struct txn *t, const thole_registry_v1_Operation *op);
 
 /* ABORTED STALE_REVISION unless the row is as it was when the operation was decided. */
 enum thole_code registry__check_revision(struct txn *t, const thole_registry_v1_Operation *op,
@@ -266,6 +276,10 @@ void registry__replica_drop(struct txn *t, struct row *replica, const char *why)
 /* Drop a shard that is being deleted, or a host that was removed, if nothing of it is left. */
 void registry__shard_settle(struct txn *t, uint64_t shard_id);
 void registry__host_settle(struct txn *t, const struct uuid *id);
+enum thole_code registry__find_host(struct txn *t, upb_StringView name, struct row **ret);
+/* Sets the state of a host's spec alone; nothing if it is that already. */
+void registry__host_set_state(struct txn *t, const struct uuid *id, thole_v1_HostState state);
+bool registry__host_another_stays(const struct state *s, const struct row *host);
 bool registry__host_is(const struct row *host, thole_v1_HostState state);
 bool registry__host_runs(const thole_v1_Host *host, upb_StringView type);
 

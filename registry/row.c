@@ -17,6 +17,8 @@ const upb_MiniTable *registry__row_table(enum row_kind kind)
         return &thole_v1_Replica_msginit;
     case ROW_POOL:
         return &thole_v1_ShardPool_msginit;
+    case ROW_OPERATION:
+        return &thole_v1_Operation_msginit;
     case ROW_EVENT:
         return &thole_v1_Event_msginit;
     case ROW_REQUEST:

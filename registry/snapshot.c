@@ -40,6 +40,9 @@ static enum thole_code write_row(struct thole_sink *out, const struct row *row)
     case ROW_POOL:
         thole_registry_v1_SnapshotRecord_set_pool(record, row->pool);
         break;
+    case ROW_OPERATION:
+        thole_registry_v1_SnapshotRecord_set_operation(record, row->operation);
+        break;
     case ROW_EVENT:
         thole_registry_v1_SnapshotRecord_set_event(record, row->event);
         break;
@@ -68,6 +71,7 @@ static enum thole_code write_header(const struct state *s, struct thole_sink *ou
     thole_registry_v1_Header_set_revision(h, s->revision);
     thole_registry_v1_Header_set_next_shard_id(h, s->next_shard_id);
     thole_registry_v1_Header_set_next_replica_id(h, s->next_replica_id);
+    thole_registry_v1_Header_set_next_operation_id(h, s->next_operation_id);
     thole_registry_v1_Header_set_compacted_revision(h, s->revision);
     enum thole_code code = write_record(out, record, arena);
     upb_Arena_Free(arena);
@@ -77,8 +81,9 @@ static enum thole_code write_header(const struct state *s, struct thole_sink *ou
 enum thole_code registry__save(const struct state *s, struct thole_sink *out,
                                struct thole_status *st)
 {
-    static const enum registry_index order[] = {INDEX_HOSTS, INDEX_SHARDS, INDEX_REPLICAS,
-                                                INDEX_POOLS, INDEX_EVENTS, INDEX_REQUEST_ORDER};
+    static const enum registry_index order[] = {
+        INDEX_HOSTS,      INDEX_SHARDS, INDEX_REPLICAS,     INDEX_POOLS,
+        INDEX_OPERATIONS, INDEX_EVENTS, INDEX_REQUEST_ORDER};
     enum thole_code code = write_header(s, out);
     for (size_t i = 0; code == THOLE_OK && i < sizeof(order) / sizeof(order[0]); i++) {
         const struct node *root = s->index[order[i]];
@@ -131,6 +136,7 @@ static const char *restore_header(struct state *s, const thole_registry_v1_Heade
     s->revision = thole_registry_v1_Header_revision(h);
     s->next_shard_id = thole_registry_v1_Header_next_shard_id(h);
     s->next_replica_id = thole_registry_v1_Header_next_replica_id(h);
+    s->next_operation_id = thole_registry_v1_Header_next_operation_id(h);
     s->compacted_revision = s->revision;
     return NULL;
 }
@@ -189,6 +195,16 @@ static const char *restore_pool(struct state *s, struct row *row)
     return NULL;
 }
 
+static const char *restore_operation(struct state *s, struct row *row)
+{
+    uint64_t id = thole_v1_Operation_id(row->operation);
+    if (id == 0 || id >= s->next_operation_id || registry__operation(s, id) != NULL) {
+        return "bad operation";
+    }
+    registry__state_put(s, row);
+    return NULL;
+}
+
 static const char *restore_request(struct state *s, struct row *row)
 {
     upb_StringView id = thole_registry_v1_RememberedRequest_request_id(row->request);
@@ -218,6 +234,9 @@ static const char *restore_row(struct state *s, enum row_kind kind, const void *
         break;
     case ROW_POOL:
         problem = restore_pool(s, row);
+        break;
+    case ROW_OPERATION:
+        problem = restore_operation(s, row);
         break;
     case ROW_EVENT:
         row->revision = thole_v1_Event_revision(row->event);
@@ -252,6 +271,8 @@ static const char *restore_record(struct state *s, bool first,
         return restore_row(s, ROW_REPLICA, thole_registry_v1_SnapshotRecord_replica(r), arena);
     case thole_registry_v1_SnapshotRecord_record_pool:
         return restore_row(s, ROW_POOL, thole_registry_v1_SnapshotRecord_pool(r), arena);
+    case thole_registry_v1_SnapshotRecord_record_operation:
+        return restore_row(s, ROW_OPERATION, thole_registry_v1_SnapshotRecord_operation(r), arena);
     case thole_registry_v1_SnapshotRecord_record_event:
         return restore_row(s, ROW_EVENT, thole_registry_v1_SnapshotRecord_event(r), arena);
     case thole_registry_v1_SnapshotRecord_record_request:

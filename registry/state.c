@@ -9,6 +9,7 @@ void registry__state_init(struct state *s)
     memset(s, 0, sizeof(*s));
     s->next_shard_id = 1;
     s->next_replica_id = 1;
+    s->next_operation_id = 1;
     s->event_next = 1;
     s->journal_next = 1;
     s->request_next = 1;
@@ -63,6 +64,12 @@ struct row *registry__replica(const struct state *s, uint64_t id)
 struct row *registry__pool(const struct state *s, struct slice name)
 {
     return registry__tree_get(s->index[INDEX_POOLS], name);
+}
+
+struct row *registry__operation(const struct state *s, uint64_t id)
+{
+    struct key k;
+    return registry__tree_get(s->index[INDEX_OPERATIONS], registry__key_u64(&k, id));
 }
 
 struct row *registry__next_of_shard(const struct state *s, uint64_t shard_id, uint64_t after)
@@ -145,6 +152,9 @@ void registry__state_put(struct state *s, struct row *row)
     } else if (row->kind == ROW_POOL) {
         registry__tree_put(&s->index[INDEX_POOLS], registry_str(thole_v1_ShardPool_name(row->pool)),
                            row);
+    } else if (row->kind == ROW_OPERATION) {
+        struct slice id = registry__key_u64(&k, thole_v1_Operation_id(row->operation));
+        registry__tree_put(&s->index[INDEX_OPERATIONS], id, row);
     } else {
         ASSERT(row->kind == ROW_REPLICA);
         put_replica(s, row);
@@ -178,6 +188,9 @@ void registry__state_drop(struct state *s, const struct row *row)
     } else if (row->kind == ROW_POOL) {
         registry__tree_remove(&s->index[INDEX_POOLS],
                               registry_str(thole_v1_ShardPool_name(row->pool)));
+    } else if (row->kind == ROW_OPERATION) {
+        registry__tree_remove(&s->index[INDEX_OPERATIONS],
+                              registry__key_u64(&k, thole_v1_Operation_id(row->operation)));
     } else {
         ASSERT(row->kind == ROW_REPLICA);
         drop_replica(s, row);

@@ -17,6 +17,9 @@ const char *registry__row_name(const struct row *row, char *ret)
     } else if (row->kind == ROW_POOL) {
         upb_StringView name = thole_v1_ShardPool_name(row->pool);
         snprintf(ret, REGISTRY_NAME_BYTES, "pools/%.*s", (int)name.size, name.data);
+    } else if (row->kind == ROW_OPERATION) {
+        snprintf(ret, REGISTRY_NAME_BYTES, "operations/%" PRIu64,
+                 thole_v1_Operation_id(row->operation));
     } else {
         ASSERT(row->kind == ROW_REPLICA);
         upb_StringView name = thole_v1_Replica_shard(row->replica);
@@ -44,6 +47,8 @@ static uint64_t row_revision(const struct row *row)
         return thole_v1_Replica_revision(row->replica);
     case ROW_POOL:
         return thole_v1_ShardPool_revision(row->pool);
+    case ROW_OPERATION:
+        return thole_v1_Operation_revision(row->operation);
     case ROW_EVENT:
     case ROW_REQUEST:
     case ROW_MARK:
@@ -63,6 +68,8 @@ static struct row *find_same(const struct state *s, const struct row *row)
         return registry__replica(s, thole_v1_Replica_id(row->replica));
     case ROW_POOL:
         return registry__pool(s, registry_str(thole_v1_ShardPool_name(row->pool)));
+    case ROW_OPERATION:
+        return registry__operation(s, thole_v1_Operation_id(row->operation));
     case ROW_EVENT:
     case ROW_REQUEST:
     case ROW_MARK:
@@ -80,8 +87,9 @@ static void journal(struct txn *t, const struct row *row, bool gone)
     if (row->kind == ROW_HOST) {
         mark->host_id = row->host_id;
     } else if (row->kind != ROW_POOL) {
-        mark->id = row->kind == ROW_SHARD ? thole_v1_Shard_id(row->shard)
-                                          : thole_v1_Replica_id(row->replica);
+        mark->id = row->kind == ROW_SHARD       ? thole_v1_Shard_id(row->shard)
+                   : row->kind == ROW_OPERATION ? thole_v1_Operation_id(row->operation)
+                                                : thole_v1_Replica_id(row->replica);
     }
     if (gone || row->kind == ROW_POOL) {
         char name[REGISTRY_NAME_BYTES];
@@ -105,6 +113,8 @@ void registry__txn_put(struct txn *t, struct row *row)
         thole_v1_Shard_set_revision(row->shard, t->revision);
     } else if (row->kind == ROW_POOL) {
         thole_v1_ShardPool_set_revision(row->pool, t->revision);
+    } else if (row->kind == ROW_OPERATION) {
+        thole_v1_Operation_set_revision(row->operation, t->revision);
     } else {
         thole_v1_Replica_set_revision(row->replica, t->revision);
     }

@@ -128,6 +128,24 @@ const thole_v1_ShardPool *registry_next_pool(const struct registry_view *v, stru
     return as_pool(row_after(v, INDEX_POOLS, after_name));
 }
 
+const thole_v1_Operation *registry_operation(const struct registry_view *v, uint64_t id)
+{
+    const struct row *row = registry__operation(&v->s, id);
+    return row == NULL ? NULL : row->operation;
+}
+
+const thole_v1_Operation *registry_next_operation(const struct registry_view *v, uint64_t after_id)
+{
+    struct key k;
+    const struct row *row = row_after(v, INDEX_OPERATIONS, registry__key_u64(&k, after_id));
+    return row == NULL ? NULL : row->operation;
+}
+
+bool registry_operation_ended(const thole_v1_Operation *row)
+{
+    return thole_v1_Operation_state(row) >= thole_v1_OPERATION_STATE_DONE;
+}
+
 const thole_v1_Replica *registry_next_replica_of_shard(const struct registry_view *v,
                                                        uint64_t shard_id, uint64_t after_id)
 {
@@ -221,6 +239,8 @@ static const struct row *marked_row(const struct state *s, const struct row *mar
         return registry__replica(s, mark->id);
     case ROW_POOL:
         return registry__pool(s, mark_name(mark));
+    case ROW_OPERATION:
+        return registry__operation(s, mark->id);
     default:
         return NULL;
     }
@@ -252,6 +272,9 @@ static void report_mark(const struct state *s, const struct row *mark,
     } else if (row->kind == ROW_POOL && c->pool != NULL &&
                thole_v1_ShardPool_revision(row->pool) == mark->revision) {
         c->pool(c->ctx, row->pool);
+    } else if (row->kind == ROW_OPERATION && c->operation != NULL &&
+               thole_v1_Operation_revision(row->operation) == mark->revision) {
+        c->operation(c->ctx, row->operation);
     }
 }
 

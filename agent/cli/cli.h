@@ -174,6 +174,8 @@ enum thole_code cli_call_in(struct cli *c, const char *path, const void *request
                             const upb_MiniTable *request_kind, const upb_MiniTable *reply_kind,
                             upb_Arena *arena, void **ret, struct thole_status *st);
 uint32_t cli_timeout_ms(const struct cli *c);
+/* A new one: it makes it safe to send a request again. */
+upb_StringView cli_request_id(struct cli *c);
 
 #define CLI_CALL(c, service, method, request, ret_reply, reply_type, st)                           \
     cli_call_in((c), "/thole.v1." #service "/" #method, (request),                                 \
@@ -238,6 +240,12 @@ int command_host_uncordon(struct cli *c);
 int command_host_drain(struct cli *c);
 int command_repair_shard(struct cli *c);
 int command_repair_zero(struct cli *c);
+int command_host_undrain(struct cli *c);
+int command_host_decommission(struct cli *c);
+int command_operation_wait(struct cli *c);
+int command_operation_cancel(struct cli *c);
+int command_pause(struct cli *c);
+int command_resume(struct cli *c);
 int command_bench(struct cli *c);
 
 #endif

@@ -7,6 +7,7 @@
 
 #include "agent/cli/cli.h"
 #include "base/clock.h"
+#include "base/uuid.h"
 #include "bus/bus.h"
 
 #define RETRY_MS 200
@@ -81,4 +82,12 @@ void cli_deinit(struct cli *c)
         upb_Arena_Free(c->arena);
     }
     free(c->args);
+}
+
+upb_StringView cli_request_id(struct cli *c)
+{
+    struct uuid id = uuid_random();
+    char *text = upb_Arena_Malloc(c->arena, UUID_TEXT_BYTES);
+    uuid_format(&id, text);
+    return cli_sv(text);
 }

@@ -93,7 +93,7 @@ static void print_command_cases(void)
         if (names != NULL) {
             printf("; words=\"$(_thole_names %s)\"", names);
         } else if (strncmp(command->name, "get", 3) == 0) {
-            printf("; words=\"hosts shards pools replicas events\"");
+            printf("; words=\"hosts shards pools replicas operations events\"");
         } else if (strcmp(command->name, "describe") == 0) {
             printf("; words=\"host shard\"");
         } else if (strcmp(command->name, "delete") == 0) {

@@ -10,7 +10,7 @@ struct get {
     struct rows_query q;
     const char *name; /* NULL: all */
     uint64_t limit;
-    uint64_t replica;
+    uint64_t id; /* of a replica or operation */
     /* While watching: what changed since the last bookmark. */
     struct rows batch;
     upb_Arena *arena;
@@ -22,7 +22,7 @@ static bool parse_kind(const char *text, enum rows_kind *ret)
     static const char *const names[][3] = {
         [ROWS_HOSTS] = {"hosts", "host"},          [ROWS_SHARDS] = {"shards", "shard"},
         [ROWS_REPLICAS] = {"replicas", "replica"}, [ROWS_EVENTS] = {"events", "event"},
-        [ROWS_POOLS] = {"pools", "pool"},
+        [ROWS_POOLS] = {"pools", "pool"},          [ROWS_OPERATIONS] = {"operations", "operation"},
     };
     for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
         if (strcmp(names[i][0], text) == 0 || strcmp(names[i][1], text) == 0) {
@@ -49,11 +49,13 @@ static bool wanted(const struct get *g, enum rows_kind kind, const void *row)
         return g->name == NULL ||
                upb_StringView_IsEqual(thole_v1_ShardPool_name(row), cli_sv(g->name));
     case ROWS_REPLICAS:
-        return (g->name == NULL || thole_v1_Replica_id(row) == g->replica) &&
+        return (g->name == NULL || thole_v1_Replica_id(row) == g->id) &&
                (g->q.shard == NULL ||
                 upb_StringView_IsEqual(thole_v1_Replica_shard(row), cli_sv(g->q.shard))) &&
                (g->q.host == NULL ||
                 upb_StringView_IsEqual(thole_v1_Replica_host(row), cli_sv(g->q.host)));
+    case ROWS_OPERATIONS:
+        return g->name == NULL || thole_v1_Operation_id(row) == g->id;
     case ROWS_EVENTS:
         break;
     }
@@ -105,6 +107,8 @@ static int get_one(struct get *g)
             ? rows_get_host(g->c, g->name, stale, (const thole_v1_Host **)&row, &st)
         : g->q.kind == ROWS_POOLS
             ? rows_get_pool(g->c, g->name, stale, (const thole_v1_ShardPool **)&row, &st)
+        : g->q.kind == ROWS_OPERATIONS
+            ? rows_get_operation(g->c, g->id, stale, (const thole_v1_Operation **)&row, &st)
             : rows_get_shard(g->c, g->name, stale, (const thole_v1_Shard **)&row, &st);
     if (code != THOLE_OK) {
         return cli_say_status("cannot get", &st);
@@ -120,7 +124,8 @@ static int get_one(struct get *g)
 
 static void show_gone(struct get *g, upb_StringView name)
 {
-    static const char *const prefixes[] = {"hosts/", "shards/", "shards/", "?", "pools/"};
+    static const char *const prefixes[] = {"hosts/", "shards/", "shards/",
+                                           "?",      "pools/",  "operations/"};
     const char *prefix = prefixes[g->q.kind];
     size_t size = strlen(prefix);
     bool replica = memmem(name.data, name.size, "/replicas/", 10) != NULL;
@@ -193,6 +198,10 @@ static bool watch_row(void *ctx, const thole_v1_WatchClusterResponse *m)
     case thole_v1_WatchClusterResponse_row_pool:
         keep(g, ROWS_POOLS, thole_v1_WatchClusterResponse_pool(m), &thole_v1_ShardPool_msginit);
         break;
+    case thole_v1_WatchClusterResponse_row_operation:
+        keep(g, ROWS_OPERATIONS, thole_v1_WatchClusterResponse_operation(m),
+             &thole_v1_Operation_msginit);
+        break;
     case thole_v1_WatchClusterResponse_row_event:
         keep(g, ROWS_EVENTS, thole_v1_WatchClusterResponse_event(m), &thole_v1_Event_msginit);
         break;
@@ -228,7 +237,9 @@ int command_get(struct cli *c)
 {
     struct get g = {.c = c, .limit = c->values[OPT_LIMIT].number};
     if (!parse_kind(c->args[0], &g.q.kind)) {
-        return cli_say_usage(c, "\"%s\" is none of hosts, shards, pools, replicas, events",
+        return cli_say_usage(c,
+                             "\"%s\" is none of hosts, shards, pools, replicas, operations, "
+                             "events",
                              c->args[0]);
     }
     g.name = c->arg_count > 1 ? c->args[1] : NULL;
@@ -243,10 +254,10 @@ int command_get(struct cli *c)
     g.q.stale = cli_flag(c, OPT_STALE);
     if (g.name != NULL && g.q.kind == ROWS_EVENTS) {
         g.q.object = g.name;
-    } else if (g.name != NULL && g.q.kind == ROWS_REPLICAS) {
+    } else if (g.name != NULL && (g.q.kind == ROWS_REPLICAS || g.q.kind == ROWS_OPERATIONS)) {
         const char *slash = strrchr(g.name, '/');
-        if (!cli_parse_number(slash != NULL ? slash + 1 : g.name, &g.replica)) {
-            return cli_say_usage(c, "\"%s\" is no replica id", g.name);
+        if (!cli_parse_number(slash != NULL ? slash + 1 : g.name, &g.id)) {
+            return cli_say_usage(c, "\"%s\" is no id", g.name);
         }
     } else if (g.name != NULL) {
         g.name = cli_strip(g.name, g.q.kind == ROWS_HOSTS   ? "host"

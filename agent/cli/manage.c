@@ -1,19 +1,9 @@
-/* Commands that change one thing: delete, hosts, replicas, leadership. */
+/* Commands that change one thing: delete, replicas, leadership. */
 #include <inttypes.h>
 #include <stdarg.h>
 #include <string.h>
 
 #include "agent/cli/wait.h"
-#include "base/uuid.h"
-
-/* A request id of our own makes it safe to send a request again. */
-static upb_StringView request_id(struct cli *c)
-{
-    struct uuid id = uuid_random();
-    char *text = upb_Arena_Malloc(c->arena, UUID_TEXT_BYTES);
-    uuid_format(&id, text);
-    return cli_sv(text);
-}
 
 static int done(struct cli *c, struct wait_item *item, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
@@ -41,7 +31,7 @@ static int delete_shard(struct cli *c, const char *name)
     thole_v1_DeleteShardRequest *request = thole_v1_DeleteShardRequest_new(c->arena);
     thole_v1_DeleteShardRequest_set_name(request, cli_sv(name));
     thole_v1_DeleteShardRequest_set_allow_missing(request, cli_flag(c, OPT_ALLOW_MISSING));
-    thole_v1_DeleteShardRequest_set_request_id(request, request_id(c));
+    thole_v1_DeleteShardRequest_set_request_id(request, cli_request_id(c));
     if (CLI_CALL(c, Shards, DeleteShard, request, &reply, DeleteShardResponse, &st)) {
         return cli_say_status("cannot delete the shard", &st);
     }
@@ -56,7 +46,7 @@ static int delete_pool(struct cli *c, const char *name)
     thole_v1_DeletePoolRequest *request = thole_v1_DeletePoolRequest_new(c->arena);
     thole_v1_DeletePoolRequest_set_name(request, cli_sv(name));
     thole_v1_DeletePoolRequest_set_allow_missing(request, cli_flag(c, OPT_ALLOW_MISSING));
-    thole_v1_DeletePoolRequest_set_request_id(request, request_id(c));
+    thole_v1_DeletePoolRequest_set_request_id(request, cli_request_id(c));
     if (CLI_CALL(c, Pools, DeletePool, request, &reply, DeletePoolResponse, &st)) {
         return cli_say_status("cannot delete the pool", &st);
     }
@@ -75,7 +65,7 @@ static int delete_replica(struct cli *c, const char *text)
         return cli_say_usage(c, "\"%s\" is no replica id", text);
     }
     thole_v1_DeleteReplicaRequest_set_id(request, id);
-    thole_v1_DeleteReplicaRequest_set_request_id(request, request_id(c));
+    thole_v1_DeleteReplicaRequest_set_request_id(request, cli_request_id(c));
     if (CLI_CALL(c, Replicas, DeleteReplica, request, &reply, DeleteReplicaResponse, &st) &&
         !(st.code == THOLE_NOT_FOUND && cli_flag(c, OPT_ALLOW_MISSING))) {
         return cli_say_status("cannot delete the replica", &st);
@@ -91,7 +81,7 @@ static int delete_host(struct cli *c, const char *name)
     const thole_v1_DeleteHostResponse *reply = NULL;
     thole_v1_DeleteHostRequest *request = thole_v1_DeleteHostRequest_new(c->arena);
     thole_v1_DeleteHostRequest_set_name(request, cli_sv(name));
-    thole_v1_DeleteHostRequest_set_request_id(request, request_id(c));
+    thole_v1_DeleteHostRequest_set_request_id(request, cli_request_id(c));
     if (CLI_CALL(c, Hosts, DeleteHost, request, &reply, DeleteHostResponse, &st) &&
         !(st.code == THOLE_NOT_FOUND && cli_flag(c, OPT_ALLOW_MISSING))) {
         return cli_say_status("cannot delete the host", &st);
@@ -130,7 +120,7 @@ int command_replica_create(struct cli *c)
     thole_v1_CreateReplicaRequest_set_role(request, cli_flag(c, OPT_NON_VOTING)
                                                         ? thole_v1_REPLICA_ROLE_NON_VOTING
                                                         : thole_v1_REPLICA_ROLE_VOTER);
-    thole_v1_CreateReplicaRequest_set_request_id(request, request_id(c));
+    thole_v1_CreateReplicaRequest_set_request_id(request, cli_request_id(c));
     if (CLI_CALL(c, Replicas, CreateReplica, request, &reply, Replica, &st)) {
         return cli_say_status("cannot create the replica", &st);
     }
@@ -162,60 +152,4 @@ int command_shard_transfer(struct cli *c)
            thole_v1_TransferLeaderResponse_leader_replica(reply),
            CLI_SV(thole_v1_TransferLeaderResponse_leader_host(reply)));
     return cli_flush();
-}
-
-/* ---- Hosts ------------------------------------------------------------------------------------- */
-
-/* Sets the state and keeps the rest; guarded by the etag, and read again if that is stale. */
-static enum thole_code set_state(struct cli *c, const char *name, int32_t state,
-                                 struct thole_status *st)
-{
-    for (int attempt = 0;; attempt++) {
-        const thole_v1_Host *row = NULL, *reply = NULL;
-        if (rows_get_host(c, name, false, &row, st) != THOLE_OK) {
-            return st->code;
-        }
-        thole_v1_Host *host = (thole_v1_Host *)(uintptr_t)row; /* ours: decoded for us */
-        thole_v1_HostSpec_set_state(thole_v1_Host_mutable_spec(host, c->arena), state);
-        thole_v1_UpdateHostRequest *request = thole_v1_UpdateHostRequest_new(c->arena);
-        thole_v1_UpdateHostRequest_set_host(request, host);
-        enum thole_code code = CLI_CALL(c, Hosts, UpdateHost, request, &reply, Host, st);
-        if (code != THOLE_ABORTED || attempt == 4) {
-            return code;
-        }
-    }
-}
-
-static int host_state(struct cli *c, int32_t state, const char *verb, struct wait_item *item)
-{
-    struct thole_status st;
-    const char *name = cli_strip(c->args[0], "host");
-    if (set_state(c, name, state, &st) != THOLE_OK) {
-        return cli_say_status("cannot change the host", &st);
-    }
-    if (item != NULL) {
-        item->name = name;
-        if (cli_flag(c, OPT_WAIT)) {
-            cli_note("^C stops waiting; the drain goes on; `thole wait --for drained host/%s` "
-                     "waits again",
-                     name);
-        }
-    }
-    return done(c, item, "hosts/%s %s", name, verb);
-}
-
-int command_host_cordon(struct cli *c)
-{
-    return host_state(c, thole_v1_HOST_STATE_CORDONED, "cordoned", NULL);
-}
-
-int command_host_uncordon(struct cli *c)
-{
-    return host_state(c, thole_v1_HOST_STATE_ACTIVE, "active", NULL);
-}
-
-int command_host_drain(struct cli *c)
-{
-    struct wait_item item = {.kind = ROWS_HOSTS, .what = WAIT_DRAINED};
-    return host_state(c, thole_v1_HOST_STATE_DRAINING, "draining", &item);
 }

@@ -7,6 +7,7 @@
 
 #include "base/clock.h"
 #include "bus/bus.h"
+#include "thole/v1/operations.upbdefs.h"
 #include "thole/v1/resources.upbdefs.h"
 
 #define PAGE_SIZE 1000
@@ -71,6 +72,14 @@ static enum thole_code pools_page(struct cli *c, const struct rows_query *q, upb
     LIST_PAGE(Pools, Pools, pools);
 }
 
+static enum thole_code operations_page(struct cli *c, const struct rows_query *q,
+                                       upb_StringView *token, struct rows *ret,
+                                       struct thole_status *st)
+{
+    thole_v1_ListOperationsRequest *request = thole_v1_ListOperationsRequest_new(c->arena);
+    LIST_PAGE(Operations, Operations, operations);
+}
+
 static enum thole_code replicas_page(struct cli *c, const struct rows_query *q,
                                      upb_StringView *token, struct rows *ret,
                                      struct thole_status *st)
@@ -113,6 +122,9 @@ enum thole_code rows_list(struct cli *c, const struct rows_query *q, struct rows
         case ROWS_POOLS:
             code = pools_page(c, q, &token, ret, st);
             break;
+        case ROWS_OPERATIONS:
+            code = operations_page(c, q, &token, ret, st);
+            break;
         }
         if (code != THOLE_OK) {
             rows_deinit(ret);
@@ -147,6 +159,15 @@ enum thole_code rows_get_pool(struct cli *c, const char *name, bool stale,
     thole_v1_GetPoolRequest_set_name(request, cli_sv(name));
     thole_v1_GetPoolRequest_set_stale(request, stale);
     return CLI_CALL(c, Pools, GetPool, request, ret, ShardPool, st);
+}
+
+enum thole_code rows_get_operation(struct cli *c, uint64_t id, bool stale,
+                                   const thole_v1_Operation **ret, struct thole_status *st)
+{
+    thole_v1_GetOperationRequest *request = thole_v1_GetOperationRequest_new(c->arena);
+    thole_v1_GetOperationRequest_set_id(request, id);
+    thole_v1_GetOperationRequest_set_stale(request, stale);
+    return CLI_CALL(c, Operations, GetOperation, request, ret, Operation, st);
 }
 
 const thole_v1_Condition *rows_condition(const thole_v1_Shard *shard, const char *type)
@@ -202,6 +223,9 @@ const char *rows_name(enum rows_kind kind, const void *row, char *ret, size_t si
     case ROWS_POOLS:
         snprintf(ret, size, "pools/%.*s", CLI_SV(thole_v1_ShardPool_name(row)));
         break;
+    case ROWS_OPERATIONS:
+        snprintf(ret, size, "operations/%llu", (unsigned long long)thole_v1_Operation_id(row));
+        break;
     }
     return ret;
 }
@@ -217,6 +241,8 @@ const upb_MessageDef *rows_def(struct cli *c, enum rows_kind kind)
         return thole_v1_Replica_getmsgdef(c->pool);
     case ROWS_POOLS:
         return thole_v1_ShardPool_getmsgdef(c->pool);
+    case ROWS_OPERATIONS:
+        return thole_v1_Operation_getmsgdef(c->pool);
     case ROWS_EVENTS:
         break;
     }

@@ -4,9 +4,10 @@
 
 #include "agent/cli/cli.h"
 #include "thole/v1/control.upb.h"
+#include "thole/v1/operations.upb.h"
 #include "thole/v1/resources.upb.h"
 
-enum rows_kind { ROWS_HOSTS, ROWS_SHARDS, ROWS_REPLICAS, ROWS_EVENTS, ROWS_POOLS };
+enum rows_kind { ROWS_HOSTS, ROWS_SHARDS, ROWS_REPLICAS, ROWS_EVENTS, ROWS_POOLS, ROWS_OPERATIONS };
 
 struct rows {
     enum rows_kind kind;
@@ -35,6 +36,8 @@ enum thole_code rows_get_host(struct cli *c, const char *name, bool stale,
                               const thole_v1_Host **ret, struct thole_status *st);
 enum thole_code rows_get_pool(struct cli *c, const char *name, bool stale,
                               const thole_v1_ShardPool **ret, struct thole_status *st);
+enum thole_code rows_get_operation(struct cli *c, uint64_t id, bool stale,
+                                   const thole_v1_Operation **ret, struct thole_status *st);
 const thole_v1_Condition *rows_condition(const thole_v1_Shard *shard, const char *type);
 /* Ready, of the spec that is in force now. */
 bool rows_shard_ready(const thole_v1_Shard *shard);
@@ -53,6 +56,8 @@ const char *show_liveness(int32_t value);
 const char *show_role(int32_t value);
 const char *show_host_state(int32_t value);
 const char *show_phase(int32_t value);
+const char *show_operation_kind(int32_t value);
+const char *show_operation_state(int32_t value);
 const char *show_owner(int32_t value);
 void show_tags(const thole_v1_Host *host, struct bytes *out);
 void show_constraints(const thole_v1_Constraint *const *constraints, size_t count,

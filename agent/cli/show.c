@@ -233,6 +233,37 @@ static void pool_row(struct cli_table *t, const thole_v1_ShardPool *p)
     cli_table_cell(t, "%" PRIu64, thole_v1_ShardPool_generation(p));
 }
 
+const char *show_operation_kind(int32_t value)
+{
+    static const char *const names[] = {"",         "drain",        "undrain", "cordon",
+                                        "uncordon", "decommission", "pause"};
+    return value > 0 && (size_t)value < sizeof(names) / sizeof(names[0]) ? names[value] : "?";
+}
+
+const char *show_operation_state(int32_t value)
+{
+    static const char *const names[] = {"", "pending", "running", "done", "failed", "cancelled"};
+    return value > 0 && (size_t)value < sizeof(names) / sizeof(names[0]) ? names[value] : "?";
+}
+
+static void operation_row(struct cli_table *t, const thole_v1_Operation *o)
+{
+    char age[24], time[32];
+    cli_table_row(t);
+    cli_table_cell(t, "%" PRIu64, thole_v1_Operation_id(o));
+    cli_table_cell(t, "%s", show_operation_kind(thole_v1_Operation_kind(o)));
+    cli_table_cell(t, "%.*s", CLI_SV(thole_v1_Operation_target(o)));
+    cli_table_cell(t, "%s", show_operation_state(thole_v1_Operation_state(o)));
+    cli_table_cell(t, "%.*s", CLI_SV(thole_v1_Operation_step(o)));
+    cli_table_cell(t, "%" PRIu32 "/%" PRIu32, thole_v1_Operation_done(o),
+                   thole_v1_Operation_total(o));
+    cli_table_cell(t, "%s", cli_age(thole_v1_Operation_start_time_ms(o), age, sizeof(age)));
+    cli_table_cell(t, "%.*s", CLI_SV(thole_v1_Operation_message(o)));
+    cli_table_cell(t, "%.*s", CLI_SV(thole_v1_Operation_actor(o)));
+    int64_t ended = thole_v1_Operation_end_time_ms(o);
+    cli_table_cell(t, "%s", ended == 0 ? "" : cli_time(ended, time, sizeof(time)));
+}
+
 static void event_row(struct cli_table *t, const thole_v1_Event *e)
 {
     char time[32];
@@ -263,6 +294,8 @@ static void show_table(struct cli *c, const struct rows *rows)
                            "+INITIAL", "+>OUT-INDEX"},
         [ROWS_POOLS] = {"NAME", "TYPE", ">COUNT", ">SHARDS", ">READY", "STATE", "AGE",
                         "+>GENERATION"},
+        [ROWS_OPERATIONS] = {">ID", "KIND", "TARGET", "STATE", "STEP", ">DONE", "AGE", "MESSAGE",
+                             "+ACTOR", "+ENDED"},
         [ROWS_EVENTS] = {"TIME", "+>REVISION", "ACTOR", "OBJECT", "REASON", "MESSAGE"},
     };
     struct cli_table *t = cli_table_new(cli_format(c) == FORMAT_WIDE, columns[rows->kind]);
@@ -282,6 +315,9 @@ static void show_table(struct cli *c, const struct rows *rows)
             break;
         case ROWS_POOLS:
             pool_row(t, rows->items[i]);
+            break;
+        case ROWS_OPERATIONS:
+            operation_row(t, rows->items[i]);
             break;
         }
     }

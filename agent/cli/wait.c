@@ -208,6 +208,7 @@ void wait_observe(struct wait_item *w, const thole_v1_WatchClusterResponse *m)
     case thole_v1_WatchClusterResponse_row_deleted:
         observe_deleted(w, thole_v1_WatchClusterResponse_deleted(m));
         break;
+    case thole_v1_WatchClusterResponse_row_operation:
     case thole_v1_WatchClusterResponse_row_event:
     case thole_v1_WatchClusterResponse_row_NOT_SET:
         break;

@@ -166,6 +166,8 @@ static void command_done(void *ctx, const struct thole_status *st,
         row = thole_registry_v1_Result_replica(result);
     } else if (c->row == &thole_v1_ShardPool_msginit) {
         row = thole_registry_v1_Result_pool(result);
+    } else if (c->row == &thole_v1_Operation_msginit) {
+        row = thole_registry_v1_Result_operation(result);
     }
     if (row == NULL) { /* deletions; the answer has no fields */
         bus_rpc_reply(c->rpc, (struct bufslice){buf_new(0), {NULL, 0}});

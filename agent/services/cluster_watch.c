@@ -16,7 +16,14 @@
 #define SNAPSHOT_ROWS 256 /* encoded at a time */
 
 enum message_kind { MESSAGE_START = 1, MESSAGE_CANCEL, MESSAGE_DRAINED, MESSAGE_CHANGE };
-enum phase { PHASE_HOSTS, PHASE_POOLS, PHASE_SHARDS, PHASE_REPLICAS, PHASE_CHANGES };
+enum phase {
+    PHASE_HOSTS,
+    PHASE_POOLS,
+    PHASE_OPERATIONS,
+    PHASE_SHARDS,
+    PHASE_REPLICAS,
+    PHASE_CHANGES
+};
 
 struct pending {
     struct pending *next;
@@ -42,6 +49,7 @@ struct cluster_watch {
     bool events;       /* nothing but events, about `object` */
     bool begun;        /* their first bookmark was sent */
     char object[REGISTRY_NAME_BYTES];
+    uint64_t operation; /* nothing but this one; 0: not so */
     struct pending *first, **last;
 };
 
@@ -81,6 +89,11 @@ static void push_row(struct cluster_watch *w, uint32_t field, const void *row,
 static void push_pool(void *ctx, const thole_v1_ShardPool *row)
 {
     push_row(ctx, 8, row, &thole_v1_ShardPool_msginit, thole_v1_ShardPool_revision(row));
+}
+
+static void push_operation(void *ctx, const thole_v1_Operation *row)
+{
+    push_row(ctx, 9, row, &thole_v1_Operation_msginit, thole_v1_Operation_revision(row));
 }
 
 static void push_host(void *ctx, const thole_v1_Host *row)
@@ -150,7 +163,11 @@ static void finish(struct cluster_watch *w, const struct thole_status *st)
     }
     if (!w->finished) {
         w->finished = true;
-        services_fail(w->rpc, st, NULL);
+        if (st->code == THOLE_OK) {
+            bus_rpc_reply(w->rpc, (struct bufslice){0});
+        } else {
+            services_fail(w->rpc, st, NULL);
+        }
     }
     if (listed) {
         atomic_fetch_sub(&w->refs, 1); /* not the last one */
@@ -189,6 +206,7 @@ static void snapshot_more(struct cluster_watch *w)
     for (size_t i = 0; i < SNAPSHOT_ROWS && w->phase != PHASE_CHANGES; i++) {
         const thole_v1_Host *host = NULL;
         const thole_v1_ShardPool *pool = NULL;
+        const thole_v1_Operation *operation = NULL;
         const thole_v1_Shard *shard = NULL;
         const thole_v1_Replica *replica = NULL;
         if (w->phase == PHASE_HOSTS &&
@@ -199,6 +217,10 @@ static void snapshot_more(struct cluster_watch *w)
                    (pool = registry_next_pool(w->view, slice_str(w->after_name))) != NULL) {
             push_pool(w, pool);
             remember_name(w, thole_v1_ShardPool_name(pool));
+        } else if (w->phase == PHASE_OPERATIONS &&
+                   (operation = registry_next_operation(w->view, w->after_id)) != NULL) {
+            push_operation(w, operation);
+            w->after_id = thole_v1_Operation_id(operation);
         } else if (w->phase == PHASE_SHARDS &&
                    (shard = registry_next_shard(w->view, slice_str(w->after_name))) != NULL) {
             push_shard(w, shard);
@@ -210,6 +232,7 @@ static void snapshot_more(struct cluster_watch *w)
         } else {
             w->phase++;
             w->after_name[0] = '\0';
+            w->after_id = 0;
         }
     }
     if (w->phase == PHASE_CHANGES) {
@@ -267,6 +290,7 @@ static bool changes_more(struct cluster_watch *w)
                                                  .shard = push_shard,
                                                  .replica = push_replica,
                                                  .pool = push_pool,
+                                                 .operation = push_operation,
                                                  .event = push_event,
                                                  .gone = push_gone};
         if (registry_changes_since(view, w->revision, &changes, &st) != THOLE_OK) {
@@ -281,12 +305,40 @@ static bool changes_more(struct cluster_watch *w)
     return any;
 }
 
+/* The one operation, if it changed; the stream ends with it. */
+static bool operation_more(struct cluster_watch *w)
+{
+    struct registry_view *view = registry_view_acquire(agent_registry(w->s->agent));
+    const thole_v1_Operation *row = registry_operation(view, w->operation);
+    bool any = row != NULL && thole_v1_Operation_revision(row) > w->revision;
+    struct thole_status st = {.code = THOLE_OK};
+    if (any) {
+        upb_Arena *arena = upb_Arena_New();
+        struct bufslice bytes = services_encode(row, &thole_v1_Operation_msginit, arena);
+        struct bytes out = {0};
+        upb_Arena_Free(arena);
+        bytes_append_slice(&out, bytes.bytes);
+        bufslice_unref(bytes);
+        push(w, &out);
+        w->revision = thole_v1_Operation_revision(row);
+    } else if (row == NULL) {
+        (void)THOLE_FAIL(&st, THOLE_NOT_FOUND, THOLE_REASON_NONE, "there is no such operation");
+        finish(w, &st);
+    } else if (registry_operation_ended(row)) {
+        finish(w, &st);
+    }
+    registry_view_release(view);
+    return any;
+}
+
 static void pump(struct cluster_watch *w)
 {
     while (!w->finished && !w->blocked && send_pending(w)) {
         if (w->phase != PHASE_CHANGES) {
             snapshot_more(w);
-        } else if (!(w->events ? events_more(w) : changes_more(w))) {
+        } else if (!(w->events      ? events_more(w)
+                     : w->operation ? operation_more(w)
+                                    : changes_more(w))) {
             return;
         }
     }
@@ -424,7 +476,7 @@ static void watch_begin(struct cluster_watch *w)
             registry_view_release(w->view);
             w->view = NULL;
         }
-        services_fail(rpc, &st, NULL);
+        services_fail(w->rpc, &st, NULL);
     }
 }
 
@@ -470,4 +522,34 @@ void events_watch_handle(void *ctx, struct bus_rpc *rpc, struct slice message)
         watch_begin(w);
     }
     upb_Arena_Free(arena);
+}
+
+/* The own view now has every operation that anybody was told of. */
+static void operation_watch_fresh(void *ctx, const struct thole_status *st)
+{
+    struct cluster_watch *w = ctx;
+    if (st->code != THOLE_OK) {
+        services_fail(w->rpc, st, NULL);
+        free(w);
+        return;
+    }
+    watch_begin(w);
+}
+
+void operation_watch_handle(void *ctx, struct bus_rpc *rpc, struct slice message)
+{
+    struct services *s = ctx;
+    upb_Arena *arena = upb_Arena_New();
+    const thole_v1_WatchOperationRequest *q =
+        thole_v1_WatchOperationRequest_parse((const char *)message.data, message.size, arena);
+    uint64_t id = q != NULL ? thole_v1_WatchOperationRequest_id(q) : 0;
+    upb_Arena_Free(arena);
+    if (id == 0) {
+        refuse_request(rpc);
+        return;
+    }
+    struct cluster_watch *w = watch_new(s, rpc);
+    w->phase = PHASE_CHANGES;
+    w->operation = id;
+    agent_barrier(s->agent, services_deadline(rpc), operation_watch_fresh, w);
 }

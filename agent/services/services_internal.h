@@ -111,7 +111,8 @@ enum page_kind {
     PAGE_SHARDS = 's',
     PAGE_REPLICAS = 'r',
     PAGE_EVENTS = 'e',
-    PAGE_POOLS = 'p'
+    PAGE_POOLS = 'p',
+    PAGE_OPERATIONS = 'o'
 };
 
 /* Every List answer has the same shape: rows = 1, next_page_token = 2, revision = 3. */
@@ -174,6 +175,16 @@ void pools_list(struct call *c);
 void pools_create(struct call *c);
 void pools_update(struct call *c);
 void pools_delete(struct call *c);
+void operations_get(struct call *c);
+void operations_list(struct call *c);
+void operations_cancel(struct call *c);
+void operations_drain(struct call *c);
+void operations_undrain(struct call *c);
+void operations_cordon(struct call *c);
+void operations_uncordon(struct call *c);
+void operations_decommission(struct call *c);
+void operations_pause(struct call *c);
+void operations_resume(struct call *c);
 void replicas_list(struct call *c);
 void replicas_create(struct call *c);
 void replicas_delete(struct call *c);
@@ -183,9 +194,10 @@ void cluster_status(struct call *c);
 void repair_plan(struct call *c);
 void repair_run(struct call *c);
 
-/* Cluster.Watch and Events.WatchEvents (cluster_watch.c). */
+/* Cluster.Watch, Events.WatchEvents, Operations.WatchOperation (cluster_watch.c). */
 void cluster_watch_handle(void *ctx, struct bus_rpc *rpc, struct slice message);
 void events_watch_handle(void *ctx, struct bus_rpc *rpc, struct slice message);
+void operation_watch_handle(void *ctx, struct bus_rpc *rpc, struct slice message);
 uint64_t cluster_watch_turn(void *ctx, struct msgq *batch, uint64_t now_ns);
 void cluster_watch_changed(void *ctx, uint64_t revision);
 

@@ -1,0 +1,145 @@
+/* thole.v1.Operations: verbs that start one, and reading them. */
+#include "agent/services/services_internal.h"
+
+static void no_such_operation(struct call *c, uint64_t id)
+{
+    struct thole_status st;
+    (void)THOLE_FAIL(&st, THOLE_NOT_FOUND, THOLE_REASON_NONE,
+                     "there is no operation %llu; those that ended long ago are forgotten",
+                     (unsigned long long)id);
+    call_fail(c, &st);
+}
+
+static void get_run(struct call *c)
+{
+    uint64_t id = thole_v1_GetOperationRequest_id(c->request);
+    const thole_v1_Operation *row = registry_operation(c->view, id);
+    if (row == NULL) {
+        no_such_operation(c, id);
+        return;
+    }
+    call_reply(c, row, &thole_v1_Operation_msginit);
+}
+
+void operations_get(struct call *c)
+{
+    call_read(c, thole_v1_GetOperationRequest_stale(c->request), get_run);
+}
+
+static void list_run(struct call *c)
+{
+    const thole_v1_ListOperationsRequest *q = c->request;
+    struct page p;
+    struct bytes key = {0};
+    if (!page_begin(&p, c, PAGE_OPERATIONS, thole_v1_ListOperationsRequest_page_size(q),
+                    thole_v1_ListOperationsRequest_page_token(q), &key)) {
+        bytes_deinit(&key);
+        return;
+    }
+    uint8_t last[8] = {0};
+    uint64_t after = key.size == sizeof(last) ? get_be64(key.data) : 0;
+    const thole_v1_Operation *row = NULL;
+    while ((row = registry_next_operation(c->view, after)) != NULL) {
+        if (!page_add(&p, c, row, &thole_v1_Operation_msginit)) {
+            break;
+        }
+        after = thole_v1_Operation_id(row);
+    }
+    put_be64(last, after);
+    const struct slice last_key = slice_of(last, sizeof(last));
+    page_reply(&p, c, PAGE_OPERATIONS, row != NULL ? &last_key : NULL);
+    bytes_deinit(&key);
+}
+
+void operations_list(struct call *c)
+{
+    call_read(c, thole_v1_ListOperationsRequest_stale(c->request), list_run);
+}
+
+void operations_cancel(struct call *c)
+{
+    const thole_v1_CancelOperationRequest *q = c->request;
+    upb_StringView request_id = thole_v1_CancelOperationRequest_request_id(q);
+    if (thole_v1_CancelOperationRequest_id(q) == 0) {
+        call_refuse(c, "id", "is needed");
+        return;
+    }
+    if (!call_request_id(c, request_id)) {
+        return;
+    }
+    thole_registry_v1_Operation *op = call_operation(c);
+    thole_registry_v1_CancelOperation_set_id(
+        thole_registry_v1_Operation_mutable_cancel_operation(op, c->arena),
+        thole_v1_CancelOperationRequest_id(q));
+    call_command(c, op, request_id, thole_v1_CancelOperationRequest_validate_only(q),
+                 &thole_v1_Operation_msginit);
+}
+
+/* ---- Verbs on hosts ---------------------------------------------------------------------------- */
+
+static void start_on_host(struct call *c, int32_t kind, upb_StringView given,
+                          upb_StringView request_id, bool validate_only)
+{
+    upb_StringView name = name_strip(given, "hosts");
+    call_about(c, "host", name);
+    if (!call_name(c, "name", name) || !call_request_id(c, request_id)) {
+        return;
+    }
+    thole_registry_v1_Operation *op = call_operation(c);
+    thole_registry_v1_StartOperation *start =
+        thole_registry_v1_Operation_mutable_start_operation(op, c->arena);
+    thole_registry_v1_StartOperation_set_kind(start, kind);
+    thole_registry_v1_StartOperation_set_host(start, name);
+    call_command(c, op, request_id, validate_only, &thole_v1_Operation_msginit);
+}
+
+#define HOST_VERB(function, Verb, KIND)                                                        \
+    void function(struct call *c)                                                              \
+    {                                                                                          \
+        const thole_v1_##Verb##HostRequest *q = c->request;                                    \
+        start_on_host(c, thole_v1_OPERATION_KIND_##KIND, thole_v1_##Verb##HostRequest_name(q), \
+                      thole_v1_##Verb##HostRequest_request_id(q),                              \
+                      thole_v1_##Verb##HostRequest_validate_only(q));                          \
+    }
+
+HOST_VERB(operations_drain, Drain, DRAIN)
+HOST_VERB(operations_undrain, Undrain, UNDRAIN)
+HOST_VERB(operations_cordon, Cordon, CORDON)
+HOST_VERB(operations_uncordon, Uncordon, UNCORDON)
+HOST_VERB(operations_decommission, Decommission, DECOMMISSION)
+
+/* ---- Controllers ------------------------------------------------------------------------------- */
+
+void operations_pause(struct call *c)
+{
+    const thole_v1_PauseControllersRequest *q = c->request;
+    upb_StringView request_id = thole_v1_PauseControllersRequest_request_id(q);
+    size_t count = 0;
+    const int32_t *controllers = thole_v1_PauseControllersRequest_controllers(q, &count);
+    if (!call_request_id(c, request_id)) {
+        return;
+    }
+    thole_registry_v1_Operation *op = call_operation(c);
+    thole_registry_v1_StartOperation *start =
+        thole_registry_v1_Operation_mutable_start_operation(op, c->arena);
+    thole_registry_v1_StartOperation_set_kind(start, thole_v1_OPERATION_KIND_PAUSE);
+    for (size_t i = 0; i < count; i++) {
+        thole_registry_v1_StartOperation_add_controllers(start, controllers[i], c->arena);
+    }
+    call_command(c, op, request_id, thole_v1_PauseControllersRequest_validate_only(q),
+                 &thole_v1_Operation_msginit);
+}
+
+void operations_resume(struct call *c)
+{
+    const thole_v1_ResumeControllersRequest *q = c->request;
+    upb_StringView request_id = thole_v1_ResumeControllersRequest_request_id(q);
+    if (!call_request_id(c, request_id)) {
+        return;
+    }
+    thole_registry_v1_Operation *op = call_operation(c);
+    thole_registry_v1_CancelOperation_set_pauses(
+        thole_registry_v1_Operation_mutable_cancel_operation(op, c->arena), true);
+    call_command(c, op, request_id, thole_v1_ResumeControllersRequest_validate_only(q),
+                 &thole_v1_Operation_msginit);
+}

@@ -1,0 +1,279 @@
+/* The operations controller, on shard zero's leader host. Users' operations are rows; what they want is
+ * carried out by the other controllers, from the desired state that the rows' start set. Here their
+ * progress is derived from hosts, shards and replicas, and written when it changed: by compare-and-set,
+ * one row at a time, at most once per pause. So a new leader of shard zero goes on where the rows are. */
+#include "hostctl/hostctl_internal.h"
+
+#include "base/log.h"
+
+#include <stdio.h>
+#include <string.h>
+
+/* Where an operation is, as the view shows it. */
+struct progress {
+    thole_v1_OperationState state;
+    const char *step;
+    uint32_t done, total;
+    char message[THOLE_STATUS_MESSAGE_BYTES];
+    bool remove; /* its host, by the same command */
+};
+
+/* ---- Pauses ---------------------------------------------------------------------------------- */
+
+bool hostctl__paused(const struct hostctl *h, thole_v1_Controller controller)
+{
+    return (h->paused & (1u << controller)) != 0;
+}
+
+static uint32_t paused_in_view(const struct hostctl *h)
+{
+    uint32_t paused = 0;
+    uint64_t after = 0;
+    const thole_v1_Operation *row;
+    while ((row = registry_next_operation(h->view, after)) != NULL) {
+        size_t count = 0;
+        const int32_t *controllers = thole_v1_Operation_controllers(row, &count);
+        after = thole_v1_Operation_id(row);
+        for (size_t i = 0; i < count && !registry_operation_ended(row); i++) {
+            paused |= 1u << (controllers[i] & 31);
+        }
+    }
+    return paused;
+}
+
+void hostctl__operations_changed(struct hostctl *h)
+{
+    uint32_t before = h->paused;
+    h->paused = paused_in_view(h);
+    if ((before & ~h->paused) != 0) { /* what was missed meanwhile */
+        hostctl__dirty_all(h);
+        hostctl__balance_changed(h);
+        hostctl__leaders_changed(h);
+    }
+    h->operate_due_ms = h->now_ms;
+}
+
+void hostctl__operate_again(struct hostctl *h)
+{
+    if (h->operate_due_ms == UINT64_MAX) {
+        h->operate_due_ms = h->now_ms + h->o.retry_ms / 2;
+    }
+}
+
+/* ---- Progress of hosts ----------------------------------------------------------------------- */
+
+static bool is_dead(const thole_v1_Host *row)
+{
+    return thole_v1_HostStatus_liveness(thole_v1_Host_status(row)) == thole_v1_HOST_LIVENESS_DEAD;
+}
+
+static uint32_t count_leaders(const struct hostctl *h, const thole_v1_Host *host)
+{
+    struct slice name = {0};
+    uint32_t count = 0;
+    const thole_v1_Shard *row;
+    while ((row = registry_next_shard(h->view, name)) != NULL) {
+        name = registry_str(thole_v1_Shard_name(row));
+        count +=
+            thole_v1_Shard_id(row) != REGISTRY_SHARD_ID &&
+            upb_StringView_IsEqual(thole_v1_ShardStatus_leader_host(thole_v1_Shard_status(row)),
+                                   thole_v1_Host_name(host));
+    }
+    return count;
+}
+
+/* Why placement cannot replace it, if so. */
+static void explain(const struct hostctl *h, const thole_v1_Replica *row, struct progress *p)
+{
+    const struct ctl_shard *s = map_get(&h->shards, thole_v1_Replica_shard_id(row));
+    upb_StringView name = thole_v1_Replica_shard(row);
+    if (p->message[0] == '\0' && s != NULL && s->decided && s->verdict == PLACEMENT_UNSATISFIABLE &&
+        s->explanation != NULL) {
+        snprintf(p->message, sizeof(p->message), "shards/%.*s cannot move: %s", (int)name.size,
+                 name.data, s->explanation);
+    }
+}
+
+/* Replicas that have yet to leave. What a dead host has need not be gone, only out. */
+static uint32_t count_replicas(const struct hostctl *h, const struct uuid *id, bool dead,
+                               bool users_stay, struct progress *p)
+{
+    uint32_t count = 0;
+    uint32_t users = 0;
+    uint64_t after = 0;
+    const thole_v1_Replica *row;
+    while ((row = registry_next_replica_of_host(h->view, id, after)) != NULL) {
+        after = thole_v1_Replica_id(row);
+        bool out = thole_v1_Replica_desired(row) == thole_v1_REPLICA_DESIRED_REMOVE &&
+                   thole_v1_Replica_phase(row) == thole_v1_REPLICA_PHASE_OUT;
+        bool user = thole_v1_Replica_owner(row) == thole_v1_REPLICA_OWNER_USER;
+        if (thole_v1_Replica_shard_id(row) == REGISTRY_SHARD_ID || (dead && out) ||
+            (user && !users_stay)) {
+            continue;
+        }
+        count++;
+        users += user && thole_v1_Replica_desired(row) == thole_v1_REPLICA_DESIRED_RUN;
+        explain(h, row, p);
+    }
+    if (p->message[0] == '\0' && count > 0 && count == users) {
+        snprintf(p->message, sizeof(p->message),
+                 "what is left was created by users, who have to delete it: %" PRIu32 " replicas",
+                 users);
+    }
+    return count;
+}
+
+static void end(struct progress *p, thole_v1_OperationState state, const char *message)
+{
+    p->state = state;
+    snprintf(p->message, sizeof(p->message), "%s", message);
+}
+
+static void set_left(struct progress *p, uint32_t left)
+{
+    p->total = left > p->total ? left : p->total;
+    p->done = p->total - left;
+}
+
+/* The host is on its way out of the cluster: a tombstone has no name. */
+static void progress_of_removal(const struct hostctl *h, const thole_v1_Host *host,
+                                const struct uuid *id, struct progress *p)
+{
+    if (host == NULL || thole_v1_Host_name(host).size == 0) {
+        p->step = "";
+        set_left(p, 0);
+        end(p, thole_v1_OPERATION_STATE_DONE, "the host is no longer a member");
+        return;
+    }
+    p->step = "removing";
+    set_left(p, count_replicas(h, id, true, true, p));
+}
+
+static void progress_of_host(const struct hostctl *h, const thole_v1_Operation *row,
+                             struct progress *p)
+{
+    struct uuid id;
+    bool decommission = thole_v1_Operation_kind(row) == thole_v1_OPERATION_KIND_DECOMMISSION;
+    if (!hostctl__parse_uuid(thole_v1_Operation_host_id(row), &id)) {
+        end(p, thole_v1_OPERATION_STATE_FAILED, "it names no host");
+        return;
+    }
+    const thole_v1_Host *host = registry_host(h->view, &id);
+    if (host == NULL || hostctl__host_is(host, thole_v1_HOST_STATE_REMOVED)) {
+        progress_of_removal(h, host, &id, p);
+        if (!decommission) {
+            end(p, thole_v1_OPERATION_STATE_CANCELLED, "the host is being removed");
+        }
+        return;
+    }
+    if (!hostctl__host_is(host, thole_v1_HOST_STATE_DRAINING)) {
+        end(p, thole_v1_OPERATION_STATE_CANCELLED, "the host's state was changed");
+        return;
+    }
+    bool dead = is_dead(host);
+    uint32_t leaders = count_leaders(h, host);
+    uint32_t replicas = count_replicas(h, &id, dead, !decommission, p);
+    set_left(p, leaders + replicas);
+    p->step = leaders > 0 ? "leaders" : replicas > 0 ? "replicas" : "";
+    if (hostctl__paused(h, thole_v1_CONTROLLER_PLACEMENT) && leaders + replicas > 0) {
+        snprintf(p->message, sizeof(p->message), "the placement controller is paused");
+    }
+    if (decommission && (dead || leaders + replicas == 0)) {
+        p->step = "removing";
+        p->remove = true;
+        p->message[0] = '\0';
+    } else if (leaders + replicas == 0) {
+        end(p, thole_v1_OPERATION_STATE_DONE, "");
+    }
+}
+
+/* False: nothing changed. */
+static bool progress_of(const struct hostctl *h, const thole_v1_Operation *row, struct progress *p)
+{
+    int32_t kind = thole_v1_Operation_kind(row);
+    if (registry_operation_ended(row) ||
+        (kind != thole_v1_OPERATION_KIND_DRAIN && kind != thole_v1_OPERATION_KIND_DECOMMISSION)) {
+        return false;
+    }
+    *p = (struct progress){.state = thole_v1_OPERATION_STATE_RUNNING,
+                           .step = "",
+                           .total = thole_v1_Operation_total(row)};
+    progress_of_host(h, row, p);
+    return p->remove || (int32_t)p->state != thole_v1_Operation_state(row) ||
+           p->done != thole_v1_Operation_done(row) || p->total != thole_v1_Operation_total(row) ||
+           !slice_equal(slice_str(p->step), registry_str(thole_v1_Operation_step(row))) ||
+           !slice_equal(slice_str(p->message), registry_str(thole_v1_Operation_message(row)));
+}
+
+/* ---- Steps ----------------------------------------------------------------------------------- */
+
+static void propose_step(struct hostctl *h, const thole_v1_Operation *row, const struct progress *p)
+{
+    upb_Arena *arena = upb_Arena_New();
+    thole_registry_v1_Command *c = hostctl__command(h, "operations", arena);
+    thole_registry_v1_Operation *op = thole_registry_v1_Command_add_operations(c, arena);
+    thole_registry_v1_StepOperation *o =
+        thole_registry_v1_Operation_mutable_step_operation(op, arena);
+    thole_registry_v1_Operation_set_expected_revision(op, thole_v1_Operation_revision(row));
+    thole_registry_v1_StepOperation_set_id(o, thole_v1_Operation_id(row));
+    thole_registry_v1_StepOperation_set_state(o, (int32_t)p->state);
+    thole_registry_v1_StepOperation_set_step(o, upb_StringView_FromString(p->step));
+    thole_registry_v1_StepOperation_set_done(o, p->done);
+    thole_registry_v1_StepOperation_set_total(o, p->total);
+    thole_registry_v1_StepOperation_set_message(o, upb_StringView_FromString(p->message));
+    if (p->remove) {
+        struct uuid id;
+        (void)hostctl__parse_uuid(thole_v1_Operation_host_id(row), &id);
+        const thole_v1_Host *host = registry_host(h->view, &id);
+        op = thole_registry_v1_Command_add_operations(c, arena);
+        thole_registry_v1_Operation_set_expected_revision(op, thole_v1_Host_revision(host));
+        thole_registry_v1_DeleteHost_set_name(
+            thole_registry_v1_Operation_mutable_delete_host(op, arena), thole_v1_Host_name(host));
+    }
+    h->operate_outstanding = true;
+    hostctl__propose(h, c, arena, hostctl__op_new(h, OP_OPERATE, 0, 0));
+    upb_Arena_Free(arena);
+}
+
+bool hostctl__operate_due(const struct hostctl *h)
+{
+    return h->zero_leader && !h->operate_outstanding && h->operate_due_ms != UINT64_MAX &&
+           registry_view_revision(h->view) >= h->operate_revision;
+}
+
+/* The next one, after the one of the last step, that has something to write. */
+void hostctl__operate_run(struct hostctl *h)
+{
+    const thole_v1_Operation *row;
+    struct progress p;
+    uint64_t begin = h->operate_after;
+    h->operate_due_ms = UINT64_MAX;
+    for (bool wrapped = false;;) {
+        row = registry_next_operation(h->view, h->operate_after);
+        if (row == NULL || (wrapped && thole_v1_Operation_id(row) > begin)) {
+            if (wrapped || begin == 0) {
+                return;
+            }
+            wrapped = true;
+            h->operate_after = 0;
+            continue;
+        }
+        h->operate_after = thole_v1_Operation_id(row);
+        if (progress_of(h, row, &p)) {
+            propose_step(h, row, &p);
+            return;
+        }
+    }
+}
+
+void hostctl__operate_done(struct hostctl *h, struct ctl_op *op)
+{
+    h->operate_outstanding = false;
+    if (op->st.code == THOLE_OK && op->code == THOLE_OK) {
+        h->operate_revision = op->revision;
+        h->operate_due_ms = h->now_ms + h->o.retry_ms / 4;
+        return;
+    }
+    LOG_DEBUG(HOSTCTL, "a step of an operation was refused code=%" PRIu64, op->code);
+    h->operate_due_ms = h->now_ms + h->o.retry_ms;
+}

@@ -1,0 +1,151 @@
+/* Operations carried out by the controllers of simulated hosts. */
+#include "hostctl/test/house.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <string.h>
+#include <cmocka.h>
+
+static enum thole_code start(struct house *h, int32_t kind, const char *host)
+{
+    struct cmd c = cmd_new("user");
+    thole_registry_v1_StartOperation *o =
+        thole_registry_v1_Operation_mutable_start_operation(cmd_op(&c), c.arena);
+    thole_registry_v1_StartOperation_set_kind(o, kind);
+    thole_registry_v1_StartOperation_set_host(o, upb_StringView_FromString(host));
+    return house_command(h, &c);
+}
+
+static enum thole_code cancel(struct house *h, uint64_t id, bool pauses)
+{
+    struct cmd c = cmd_new("user");
+    thole_registry_v1_CancelOperation *o =
+        thole_registry_v1_Operation_mutable_cancel_operation(cmd_op(&c), c.arena);
+    thole_registry_v1_CancelOperation_set_id(o, id);
+    thole_registry_v1_CancelOperation_set_pauses(o, pauses);
+    return house_command(h, &c);
+}
+
+static int32_t state_of(struct house *h, uint64_t id)
+{
+    struct registry_view *v = house_view(h);
+    const thole_v1_Operation *row = registry_operation(v, id);
+    int32_t state = row == NULL ? 0 : thole_v1_Operation_state(row);
+    registry_view_release(v);
+    return state;
+}
+
+static bool message_has(struct house *h, uint64_t id, const char *text)
+{
+    struct registry_view *v = house_view(h);
+    const thole_v1_Operation *row = registry_operation(v, id);
+    upb_StringView message = thole_v1_Operation_message(row);
+    bool has = message.size > 0 && memmem(message.data, message.size, text, strlen(text)) != NULL;
+    registry_view_release(v);
+    return has;
+}
+
+static struct house *house_of_four(uint64_t seed)
+{
+    struct house *h = house_new(seed);
+    house_bootstrap(h, 3);
+    house_join(h, 3);
+    assert_int_equal(house_create(h, "a", 3, 0), THOLE_OK);
+    assert_int_equal(house_create(h, "b", 3, 0), THOLE_OK);
+    RUN_UNTIL(h, 20000, house_settled(h, "a") && house_settled(h, "b"));
+    RUN_UNTIL(h, 20000, house_settled(h, "zero"));
+    return h;
+}
+
+static void test_drain_ends_when_the_host_is_empty(void **state)
+{
+    (void)state;
+    struct house *h = house_of_four(31);
+    assert_int_equal(start(h, thole_v1_OPERATION_KIND_DRAIN, "h0"), THOLE_OK);
+    RUN_UNTIL(h, 30000, state_of(h, 1) == thole_v1_OPERATION_STATE_DONE);
+    assert_int_equal(house_replicas_on(h, 0), 1); /* of shard zero */
+    assert_true(house_settled(h, "a") && house_settled(h, "b"));
+    house_free(h);
+}
+
+static void test_decommission_removes_the_host_under_each_leader_of_zero(void **state)
+{
+    (void)state;
+    for (uint64_t seed = 40; seed < 48; seed++) {
+        struct house *h = house_of_four(seed);
+        h->refuse = 0.2;
+        assert_int_equal(start(h, thole_v1_OPERATION_KIND_DECOMMISSION, "h3"), THOLE_OK);
+        house_run(h, 100 * (seed - 39));
+        uint64_t leader = house_zero_leader(h);
+        if (leader != UINT64_MAX && leader != 3) {
+            house_stop(h, leader);
+            house_run(h, 700);
+            house_start(h, leader);
+        }
+        RUN_UNTIL(h, 60000, state_of(h, 1) == thole_v1_OPERATION_STATE_DONE);
+        assert_int_equal(house_replicas_on(h, 3), 0);
+        RUN_UNTIL(h, 30000, house_settled(h, "a") && house_settled(h, "b"));
+        house_free(h);
+    }
+}
+
+/* Nothing can replace what a dead host had, and yet it goes: another one may then take its place. */
+static void test_decommission_of_a_dead_host_does_not_wait_for_its_replicas(void **state)
+{
+    (void)state;
+    struct house *h = house_new(50);
+    house_bootstrap(h, 3);
+    assert_int_equal(house_create(h, "a", 3, 0), THOLE_OK);
+    RUN_UNTIL(h, 20000, house_settled(h, "a") && house_settled(h, "zero"));
+    house_stop(h, 2);
+    RUN_UNTIL(h, 20000, house_liveness(h, 2) == thole_v1_HOST_LIVENESS_DEAD);
+    assert_int_equal(start(h, thole_v1_OPERATION_KIND_DECOMMISSION, "h2"), THOLE_OK);
+    RUN_UNTIL(h, 10000, house_events(h, "hosts/h2", "HostDeleted", NULL, 0) == 1);
+    house_join(h, 3);
+    RUN_UNTIL(h, 60000, state_of(h, 1) == thole_v1_OPERATION_STATE_DONE);
+    RUN_UNTIL(h, 30000, house_settled(h, "a"));
+    house_free(h);
+}
+
+static void test_stuck_drain_says_why_and_a_changed_host_ends_it(void **state)
+{
+    (void)state;
+    struct house *h = house_new(51);
+    house_bootstrap(h, 3);
+    assert_int_equal(house_create(h, "a", 3, 0), THOLE_OK);
+    RUN_UNTIL(h, 20000, house_settled(h, "a"));
+    assert_int_equal(start(h, thole_v1_OPERATION_KIND_DRAIN, "h2"), THOLE_OK);
+    RUN_UNTIL(h, 10000, message_has(h, 1, "shards/a cannot move"));
+    assert_int_equal(house_host_state(h, 2, thole_v1_HOST_STATE_ACTIVE), THOLE_OK);
+    RUN_UNTIL(h, 10000, state_of(h, 1) == thole_v1_OPERATION_STATE_CANCELLED);
+    RUN_UNTIL(h, 20000, house_settled(h, "a"));
+    house_free(h);
+}
+
+static void test_paused_placement_places_nothing_until_resumed(void **state)
+{
+    (void)state;
+    struct house *h = house_of_four(52);
+    assert_int_equal(start(h, thole_v1_OPERATION_KIND_PAUSE, ""), THOLE_OK);
+    assert_int_equal(house_create(h, "c", 3, 0), THOLE_OK);
+    house_run(h, 5000);
+    assert_false(house_settled(h, "c"));
+    assert_int_equal(cancel(h, 0, true), THOLE_OK);
+    RUN_UNTIL(h, 20000, house_settled(h, "c"));
+    house_free(h);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_drain_ends_when_the_host_is_empty),
+        cmocka_unit_test(test_decommission_removes_the_host_under_each_leader_of_zero),
+        cmocka_unit_test(test_decommission_of_a_dead_host_does_not_wait_for_its_replicas),
+        cmocka_unit_test(test_stuck_drain_says_why_and_a_changed_host_ends_it),
+        cmocka_unit_test(test_paused_placement_places_nothing_until_resumed),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

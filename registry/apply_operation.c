@@ -1,0 +1,365 @@
+/* Operations on operations: rows that say what a user wants done that takes a while.
+ *
+ * Starting one sets the desired state that controllers follow (the host is draining) together with the
+ * row; cancelling sets it back. In between only progress is written, which the operations controller
+ * derives from other rows, so nothing is lost with the host that runs it.
+ *
+ * Invariants: an id is given once; at most one drain or decommission of a host is under way; a row
+ * that has ended never changes again; those that have ended are at most REGISTRY_OPERATIONS_ENDED_MAX. */
+#include "registry/registry_internal.h"
+
+#include <stdio.h>
+#include <string.h>
+
+static bool is_open(const struct row *row)
+{
+    return !registry_operation_ended(row->operation);
+}
+
+static struct row *next_operation(const struct state *s, uint64_t after)
+{
+    struct key k;
+    const struct node *n =
+        registry__tree_after(s->index[INDEX_OPERATIONS], registry__key_u64(&k, after));
+    return n == NULL ? NULL : n->row;
+}
+
+/* Drop the oldest of those that have ended; how many are under way. */
+static size_t trim(struct txn *t)
+{
+    size_t open = 0;
+    uint64_t after = 0;
+    struct row *oldest = NULL;
+    struct row *row;
+    while ((row = next_operation(&t->s, after)) != NULL) {
+        after = thole_v1_Operation_id(row->operation);
+        open += is_open(row);
+        oldest = oldest == NULL && !is_open(row) ? row : oldest;
+    }
+    size_t count = registry__tree_count(t->s.index[INDEX_OPERATIONS]);
+    if (count - open > REGISTRY_OPERATIONS_ENDED_MAX) {
+        registry__txn_drop(t, oldest);
+    }
+    return open;
+}
+
+/* ---- Ends ------------------------------------------------------------------------------------ */
+
+static const char *const kind_names[] = {
+    [thole_v1_OPERATION_KIND_UNSPECIFIED] = "",
+    [thole_v1_OPERATION_KIND_DRAIN] = "drain",
+    [thole_v1_OPERATION_KIND_UNDRAIN] = "undrain",
+    [thole_v1_OPERATION_KIND_CORDON] = "cordon",
+    [thole_v1_OPERATION_KIND_UNCORDON] = "uncordon",
+    [thole_v1_OPERATION_KIND_DECOMMISSION] = "decommission",
+    [thole_v1_OPERATION_KIND_PAUSE] = "pause",
+};
+
+static const char *state_reason(int32_t state)
+{
+    return state == thole_v1_OPERATION_STATE_DONE     ? "OperationDone"
+           : state == thole_v1_OPERATION_STATE_FAILED ? "OperationFailed"
+                                                      : "OperationCancelled";
+}
+
+static void say(struct txn *t, const struct row *row, const char *reason)
+{
+    upb_StringView target = thole_v1_Operation_target(row->operation);
+    upb_StringView message = thole_v1_Operation_message(row->operation);
+    registry__txn_event(t, row, reason, "%s %.*s%s%.*s",
+                        kind_names[thole_v1_Operation_kind(row->operation)], (int)target.size,
+                        target.size > 0 ? target.data : "", message.size > 0 ? ": " : "",
+                        (int)message.size, message.size > 0 ? message.data : "");
+}
+
+/* Takes the row over. */
+static void put_ended(struct txn *t, struct row *row, thole_v1_OperationState state)
+{
+    uint64_t id = thole_v1_Operation_id(row->operation);
+    thole_v1_Operation_set_state(row->operation, (int32_t)state);
+    thole_v1_Operation_set_end_time_ms(row->operation,
+                                       thole_registry_v1_Command_time_ms(t->command));
+    registry__txn_put(t, row);
+    say(t, registry__operation(&t->s, id), state_reason((int32_t)state));
+    (void)trim(t);
+}
+
+static void end(struct txn *t, const struct row *operation, thole_v1_OperationState state,
+                const char *message)
+{
+    struct row *row = registry__txn_edit(t, operation);
+    thole_v1_Operation_set_message(row->operation, registry__dup_str(row->arena, message));
+    put_ended(t, row, state);
+}
+
+/* Every drain or decommission of the host that is under way, or (host NULL) every pause. */
+static struct row *find_open(struct txn *t, const struct uuid *host, uint64_t after)
+{
+    struct row *row;
+    while ((row = next_operation(&t->s, after)) != NULL) {
+        after = thole_v1_Operation_id(row->operation);
+        int32_t kind = thole_v1_Operation_kind(row->operation);
+        struct uuid id;
+        bool same = host == NULL
+                        ? kind == thole_v1_OPERATION_KIND_PAUSE
+                        : registry__parse_uuid(thole_v1_Operation_host_id(row->operation), &id) &&
+                              uuid_equal(&id, host);
+        if (same && is_open(row)) {
+            return row;
+        }
+    }
+    return NULL;
+}
+
+/* ---- Start ----------------------------------------------------------------------------------- */
+
+struct start {
+    int32_t kind;
+    struct row *host; /* NULL: not about one */
+    const thole_registry_v1_StartOperation *given;
+};
+
+static const struct {
+    bool host;
+    thole_v1_HostState state; /* that it sets at once; of hosts */
+    bool lasts;               /* is under way afterwards */
+} kinds[] = {
+    [thole_v1_OPERATION_KIND_DRAIN] = {true, thole_v1_HOST_STATE_DRAINING, true},
+    [thole_v1_OPERATION_KIND_UNDRAIN] = {true, thole_v1_HOST_STATE_ACTIVE, false},
+    [thole_v1_OPERATION_KIND_CORDON] = {true, thole_v1_HOST_STATE_CORDONED, false},
+    [thole_v1_OPERATION_KIND_UNCORDON] = {true, thole_v1_HOST_STATE_ACTIVE, false},
+    [thole_v1_OPERATION_KIND_DECOMMISSION] = {true, thole_v1_HOST_STATE_DRAINING, true},
+    [thole_v1_OPERATION_KIND_PAUSE] = {false, thole_v1_HOST_STATE_UNSPECIFIED, true},
+};
+
+static enum thole_code check_start(struct txn *t, struct start *o)
+{
+    size_t count = 0;
+    const int32_t *controllers = thole_registry_v1_StartOperation_controllers(o->given, &count);
+    if (o->kind <= 0 || (size_t)o->kind >= sizeof(kinds) / sizeof(kinds[0])) {
+        return THOLE_FAIL(&t->st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
+                          "kind: unknown value %d", (int)o->kind);
+    }
+    for (size_t i = 0; i < count; i++) {
+        if (count > 8 || controllers[i] <= thole_v1_CONTROLLER_UNSPECIFIED ||
+            controllers[i] > thole_v1_CONTROLLER_BALANCE) {
+            return THOLE_FAIL(&t->st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
+                              "controllers: unknown value, or too many");
+        }
+    }
+    if (trim(t) >= REGISTRY_OPERATIONS_OPEN_MAX) {
+        return THOLE_FAIL(&t->st, THOLE_RESOURCE_EXHAUSTED, THOLE_REASON_TOO_LARGE,
+                          "%d operations are under way, which is the limit",
+                          REGISTRY_OPERATIONS_OPEN_MAX);
+    }
+    if (!kinds[o->kind].host) {
+        return THOLE_OK;
+    }
+    enum thole_code code =
+        registry__find_host(t, thole_registry_v1_StartOperation_host(o->given), &o->host);
+    if (code == THOLE_OK && registry__host_is(o->host, thole_v1_HOST_STATE_REMOVED)) {
+        code = THOLE_FAIL(&t->st, THOLE_FAILED_PRECONDITION, THOLE_REASON_REMOVED,
+                          "the host is being removed");
+    }
+    return code;
+}
+
+/* The last host could go nowhere; an undrain needs a drain. */
+static enum thole_code check_host_verb(struct txn *t, const struct start *o)
+{
+    if (o->kind == thole_v1_OPERATION_KIND_UNDRAIN &&
+        !registry__host_is(o->host, thole_v1_HOST_STATE_DRAINING)) {
+        return THOLE_FAIL(&t->st, THOLE_FAILED_PRECONDITION, THOLE_REASON_BAD_REQUEST,
+                          "the host is not being drained");
+    }
+    if (o->kind == thole_v1_OPERATION_KIND_DECOMMISSION &&
+        !registry__host_another_stays(&t->s, o->host)) {
+        return THOLE_FAIL(&t->st, THOLE_FAILED_PRECONDITION, THOLE_REASON_UNSATISFIABLE,
+                          "this is the last host of the cluster");
+    }
+    return THOLE_OK;
+}
+
+static void add_operation(struct txn *t, const struct start *o)
+{
+    struct row *row = registry__row_new(ROW_OPERATION);
+    thole_v1_Operation *to = row->operation;
+    char target[REGISTRY_NAME_BYTES];
+    uint64_t id = t->s.next_operation_id++;
+    int64_t now_ms = thole_registry_v1_Command_time_ms(t->command);
+    bool lasts = kinds[o->kind].lasts;
+    bool pause = o->kind == thole_v1_OPERATION_KIND_PAUSE;
+    thole_v1_Operation_set_id(to, id);
+    thole_v1_Operation_set_kind(to, o->kind);
+    upb_StringView actor = thole_registry_v1_Command_actor(t->command);
+    thole_v1_Operation_set_actor(to, registry__dup(row->arena, registry_str(actor)));
+    thole_v1_Operation_set_state(to, pause   ? thole_v1_OPERATION_STATE_RUNNING
+                                     : lasts ? thole_v1_OPERATION_STATE_PENDING
+                                             : thole_v1_OPERATION_STATE_DONE);
+    thole_v1_Operation_set_start_time_ms(to, now_ms);
+    thole_v1_Operation_set_end_time_ms(to, lasts ? 0 : now_ms);
+    if (o->host != NULL) {
+        thole_v1_Operation_set_target(
+            to, registry__dup_str(row->arena, registry__row_name(o->host, target)));
+        thole_v1_Operation_set_host_id(
+            to, registry__dup(row->arena, registry_str(thole_v1_Host_id(o->host->host))));
+    }
+    size_t count = 0;
+    const int32_t *given = thole_registry_v1_StartOperation_controllers(o->given, &count);
+    for (size_t i = 0; pause && i < (count > 0 ? count : thole_v1_CONTROLLER_BALANCE); i++) {
+        thole_v1_Operation_add_controllers(to, count > 0 ? given[i] : (int32_t)i + 1, row->arena);
+    }
+    registry__txn_put(t, row);
+    say(t, registry__operation(&t->s, id), lasts ? "OperationStarted" : "OperationDone");
+    (void)trim(t);
+}
+
+enum thole_code registry__op_start_operation(struct txn *t, const thole_registry_v1_Operation *op)
+{
+    struct start o = {.given = thole_registry_v1_Operation_start_operation(op)};
+    o.kind = thole_registry_v1_StartOperation_kind(o.given);
+    enum thole_code code = check_start(t, &o);
+    if (code != THOLE_OK) {
+        return code;
+    }
+    if (o.host == NULL) {
+        add_operation(t, &o);
+        return THOLE_OK;
+    }
+    struct uuid id = o.host->host_id;
+    struct row *other = find_open(t, &id, 0);
+    int32_t other_kind = other == NULL ? thole_v1_OPERATION_KIND_UNSPECIFIED
+                                       : thole_v1_Operation_kind(other->operation);
+    bool draining = registry__host_is(o.host, thole_v1_HOST_STATE_DRAINING);
+    if (other_kind == o.kind && draining) {
+        registry__txn_show(t, other);
+        return THOLE_OK;
+    }
+    if (o.kind == thole_v1_OPERATION_KIND_DRAIN &&
+        other_kind == thole_v1_OPERATION_KIND_DECOMMISSION && draining) {
+        return THOLE_FAIL(&t->st, THOLE_FAILED_PRECONDITION, THOLE_REASON_EXISTS,
+                          "the host is being decommissioned: cancel that first");
+    }
+    code = check_host_verb(t, &o);
+    if (code != THOLE_OK) {
+        return code;
+    }
+    if (other != NULL) {
+        char why[64];
+        snprintf(why, sizeof(why), "replaced by: %s", kind_names[o.kind]);
+        end(t, other, thole_v1_OPERATION_STATE_CANCELLED, why);
+    }
+    registry__host_set_state(t, &id, kinds[o.kind].state);
+    o.host = registry__host(&t->s, &id);
+    add_operation(t, &o);
+    return THOLE_OK;
+}
+
+/* ---- Cancel ---------------------------------------------------------------------------------- */
+
+static enum thole_code find_operation(struct txn *t, uint64_t id,
+                                      const thole_registry_v1_Operation *op, struct row **ret)
+{
+    struct row *row = registry__operation(&t->s, id);
+    if (row == NULL) {
+        return THOLE_FAIL(&t->st, THOLE_NOT_FOUND, THOLE_REASON_NONE,
+                          "there is no operation %" PRIu64 "%s", id,
+                          id < t->s.next_operation_id ? " any more" : "");
+    }
+    *ret = row;
+    return registry__check_revision(t, op, row);
+}
+
+static enum thole_code cancel_pauses(struct txn *t)
+{
+    struct row *row = find_open(t, NULL, 0);
+    if (row == NULL) {
+        return THOLE_FAIL(&t->st, THOLE_NOT_FOUND, THOLE_REASON_NONE, "nothing is paused");
+    }
+    while (row != NULL) {
+        uint64_t id = thole_v1_Operation_id(row->operation);
+        end(t, row, thole_v1_OPERATION_STATE_DONE, "resumed");
+        row = find_open(t, NULL, id);
+    }
+    return THOLE_OK;
+}
+
+enum thole_code registry__op_cancel_operation(struct txn *t, const thole_registry_v1_Operation *op)
+{
+    const thole_registry_v1_CancelOperation *o = thole_registry_v1_Operation_cancel_operation(op);
+    uint64_t id = thole_registry_v1_CancelOperation_id(o);
+    struct row *row = NULL;
+    if (thole_registry_v1_CancelOperation_pauses(o)) {
+        return cancel_pauses(t);
+    }
+    enum thole_code code = find_operation(t, id, op, &row);
+    if (code != THOLE_OK) {
+        return code;
+    }
+    registry__txn_show(t, row);
+    if (thole_v1_Operation_state(row->operation) == thole_v1_OPERATION_STATE_CANCELLED) {
+        return THOLE_OK;
+    }
+    if (!is_open(row)) {
+        return THOLE_FAIL(&t->st, THOLE_FAILED_PRECONDITION, THOLE_REASON_BAD_REQUEST,
+                          "operation %" PRIu64 " has ended", id);
+    }
+    struct uuid host;
+    if (registry__parse_uuid(thole_v1_Operation_host_id(row->operation), &host)) {
+        const struct row *of = registry__host(&t->s, &host);
+        if (of == NULL || registry__host_is(of, thole_v1_HOST_STATE_REMOVED)) {
+            return THOLE_FAIL(&t->st, THOLE_FAILED_PRECONDITION, THOLE_REASON_REMOVED,
+                              "the host is being removed, which cannot be taken back");
+        }
+        if (registry__host_is(of, thole_v1_HOST_STATE_DRAINING)) {
+            registry__host_set_state(t, &host, thole_v1_HOST_STATE_ACTIVE);
+        }
+    }
+    end(t, registry__operation(&t->s, id), thole_v1_OPERATION_STATE_CANCELLED, "");
+    return THOLE_OK;
+}
+
+/* ---- Progress -------------------------------------------------------------------------------- */
+
+enum thole_code registry__op_step_operation(struct txn *t, const thole_registry_v1_Operation *op)
+{
+    const thole_registry_v1_StepOperation *o = thole_registry_v1_Operation_step_operation(op);
+    int32_t state = thole_registry_v1_StepOperation_state(o);
+    upb_StringView step = thole_registry_v1_StepOperation_step(o);
+    upb_StringView message = thole_registry_v1_StepOperation_message(o);
+    struct row *row = NULL;
+    enum thole_code code = registry__check_text(t, "step", step, LIMIT_NAME_BYTES);
+    if (code == THOLE_OK) {
+        code = registry__check_text(t, "message", message, REGISTRY_TEXT_BYTES);
+    }
+    if (code == THOLE_OK) {
+        code = find_operation(t, thole_registry_v1_StepOperation_id(o), op, &row);
+    }
+    if (code == THOLE_OK &&
+        (state < thole_v1_OPERATION_STATE_RUNNING || state > thole_v1_OPERATION_STATE_CANCELLED)) {
+        code = THOLE_FAIL(&t->st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
+                          "state: unknown value %d", (int)state);
+    }
+    if (code != THOLE_OK) {
+        return code;
+    }
+    registry__txn_show(t, row);
+    if (!is_open(row)) {
+        return THOLE_OK;
+    }
+    struct row *edit = registry__txn_edit(t, row);
+    thole_v1_Operation *to = edit->operation;
+    thole_v1_Operation_set_state(to, state);
+    thole_v1_Operation_set_step(to, registry__dup(edit->arena, registry_str(step)));
+    thole_v1_Operation_set_done(to, thole_registry_v1_StepOperation_done(o));
+    thole_v1_Operation_set_total(to, thole_registry_v1_StepOperation_total(o));
+    thole_v1_Operation_set_message(to, registry__dup(edit->arena, registry_str(message)));
+    if (registry_operation_ended(to)) {
+        put_ended(t, edit, (thole_v1_OperationState)state);
+    } else if (registry__message_equal(row->operation, to, &thole_v1_Operation_msginit, t->arena)) {
+        registry__row_unref(edit);
+    } else {
+        registry__txn_put(t, edit);
+    }
+    return THOLE_OK;
+}

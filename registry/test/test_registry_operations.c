@@ -1,0 +1,241 @@
+/* Operations as rows: starting, repeating, cancelling, progress, their bounded history. */
+#include "registry/test/registry_fixture.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <string.h>
+#include <cmocka.h>
+
+static int setup_three(void **state)
+{
+    static struct fixture f;
+    fixture_init(&f);
+    *state = &f;
+    return do_bootstrap(&f, 3) == THOLE_OK ? 0 : -1;
+}
+
+static int teardown(void **state)
+{
+    struct fixture *f = *state;
+    struct registry_view *v = registry_view_acquire(f->r);
+    check_invariants(v);
+    registry_view_release(v);
+    fixture_deinit(f);
+    return 0;
+}
+
+static uint64_t start(struct fixture *f, int32_t kind, const char *host)
+{
+    struct cmd c = cmd_new("user");
+    thole_registry_v1_StartOperation *o =
+        thole_registry_v1_Operation_mutable_start_operation(cmd_op(&c), c.arena);
+    thole_registry_v1_StartOperation_set_kind(o, kind);
+    thole_registry_v1_StartOperation_set_host(o, upb_StringView_FromString(host));
+    return fixture_run(f, &c);
+}
+
+static uint64_t cancel(struct fixture *f, uint64_t id, bool pauses)
+{
+    struct cmd c = cmd_new("user");
+    thole_registry_v1_CancelOperation *o =
+        thole_registry_v1_Operation_mutable_cancel_operation(cmd_op(&c), c.arena);
+    thole_registry_v1_CancelOperation_set_id(o, id);
+    thole_registry_v1_CancelOperation_set_pauses(o, pauses);
+    return fixture_run(f, &c);
+}
+
+static uint64_t step(struct fixture *f, uint64_t id, uint64_t revision, int32_t state,
+                     uint32_t done)
+{
+    struct cmd c = cmd_new("operations");
+    thole_registry_v1_Operation *op = cmd_op(&c);
+    thole_registry_v1_StepOperation *o =
+        thole_registry_v1_Operation_mutable_step_operation(op, c.arena);
+    thole_registry_v1_Operation_set_expected_revision(op, revision);
+    thole_registry_v1_StepOperation_set_id(o, id);
+    thole_registry_v1_StepOperation_set_state(o, state);
+    thole_registry_v1_StepOperation_set_done(o, done);
+    thole_registry_v1_StepOperation_set_total(o, 9);
+    return fixture_run(f, &c);
+}
+
+/* Of the last result. */
+static const thole_v1_Operation *row_of(const struct fixture *f)
+{
+    const thole_v1_Operation *row = thole_registry_v1_Result_operation(f->result);
+    assert_non_null(row);
+    return row;
+}
+
+static int32_t state_of(struct fixture *f, uint64_t id)
+{
+    struct registry_view *v = registry_view_acquire(f->r);
+    const thole_v1_Operation *row = registry_operation(v, id);
+    int32_t state = row == NULL ? 0 : thole_v1_Operation_state(row);
+    registry_view_release(v);
+    return state;
+}
+
+static int32_t host_state(struct fixture *f, const char *name)
+{
+    struct registry_view *v = registry_view_acquire(f->r);
+    const thole_v1_Host *row = registry_host_by_name(v, slice_str(name));
+    int32_t state = thole_v1_HostSpec_state(thole_v1_Host_spec(row));
+    registry_view_release(v);
+    return state;
+}
+
+static void test_drain_sets_the_host_draining_once(void **state)
+{
+    struct fixture *f = *state;
+    assert_int_equal(start(f, thole_v1_OPERATION_KIND_DRAIN, "h1"), THOLE_OK);
+    uint64_t id = thole_v1_Operation_id(row_of(f));
+    uint64_t revision = thole_registry_v1_Result_revision(f->result);
+    assert_int_equal(thole_v1_Operation_state(row_of(f)), thole_v1_OPERATION_STATE_PENDING);
+    assert_true(
+        slice_equal(registry_str(thole_v1_Operation_target(row_of(f))), slice_str("hosts/h1")));
+    assert_int_equal(host_state(f, "h1"), thole_v1_HOST_STATE_DRAINING);
+    assert_int_equal(start(f, thole_v1_OPERATION_KIND_DRAIN, "h1"), THOLE_OK);
+    assert_int_equal(thole_v1_Operation_id(row_of(f)), id);
+    assert_int_equal(thole_registry_v1_Result_revision(f->result), revision);
+    assert_int_equal(start(f, thole_v1_OPERATION_KIND_DRAIN, "h9"), THOLE_NOT_FOUND);
+    assert_int_equal(start(f, 99, "h1"), THOLE_INVALID_ARGUMENT);
+}
+
+static void test_cancel_sets_the_host_back_and_ids_go_on(void **state)
+{
+    struct fixture *f = *state;
+    assert_int_equal(start(f, thole_v1_OPERATION_KIND_DRAIN, "h1"), THOLE_OK);
+    uint64_t id = thole_v1_Operation_id(row_of(f));
+    assert_int_equal(cancel(f, id, false), THOLE_OK);
+    assert_int_equal(thole_v1_Operation_state(row_of(f)), thole_v1_OPERATION_STATE_CANCELLED);
+    assert_int_equal(host_state(f, "h1"), thole_v1_HOST_STATE_ACTIVE);
+    assert_int_equal(cancel(f, id, false), THOLE_OK);
+    assert_int_equal(start(f, thole_v1_OPERATION_KIND_DRAIN, "h1"), THOLE_OK);
+    assert_true(thole_v1_Operation_id(row_of(f)) > id);
+    assert_int_equal(state_of(f, id), thole_v1_OPERATION_STATE_CANCELLED);
+    assert_int_equal(cancel(f, 77, false), THOLE_NOT_FOUND);
+}
+
+static void test_undrain_needs_a_drain_and_ends_it(void **state)
+{
+    struct fixture *f = *state;
+    assert_int_equal(start(f, thole_v1_OPERATION_KIND_UNDRAIN, "h1"), THOLE_FAILED_PRECONDITION);
+    assert_int_equal(start(f, thole_v1_OPERATION_KIND_DRAIN, "h1"), THOLE_OK);
+    uint64_t id = thole_v1_Operation_id(row_of(f));
+    assert_int_equal(start(f, thole_v1_OPERATION_KIND_UNDRAIN, "h1"), THOLE_OK);
+    assert_int_equal(thole_v1_Operation_state(row_of(f)), thole_v1_OPERATION_STATE_DONE);
+    assert_int_equal(state_of(f, id), thole_v1_OPERATION_STATE_CANCELLED);
+    assert_int_equal(host_state(f, "h1"), thole_v1_HOST_STATE_ACTIVE);
+    assert_int_equal(start(f, thole_v1_OPERATION_KIND_CORDON, "h1"), THOLE_OK);
+    assert_int_equal(host_state(f, "h1"), thole_v1_HOST_STATE_CORDONED);
+}
+
+static void test_decommission_takes_over_a_drain_and_not_the_reverse(void **state)
+{
+    struct fixture *f = *state;
+    assert_int_equal(start(f, thole_v1_OPERATION_KIND_DRAIN, "h1"), THOLE_OK);
+    uint64_t drain = thole_v1_Operation_id(row_of(f));
+    assert_int_equal(start(f, thole_v1_OPERATION_KIND_DECOMMISSION, "h1"), THOLE_OK);
+    uint64_t id = thole_v1_Operation_id(row_of(f));
+    assert_int_equal(state_of(f, drain), thole_v1_OPERATION_STATE_CANCELLED);
+    assert_int_equal(host_state(f, "h1"), thole_v1_HOST_STATE_DRAINING);
+    assert_int_equal(start(f, thole_v1_OPERATION_KIND_DRAIN, "h1"), THOLE_FAILED_PRECONDITION);
+    /* Past the point of return. */
+    assert_int_equal(do_delete_host(f, 1), THOLE_OK);
+    assert_int_equal(cancel(f, id, false), THOLE_FAILED_PRECONDITION);
+    assert_int_equal(start(f, thole_v1_OPERATION_KIND_DECOMMISSION, "h1"),
+                     THOLE_FAILED_PRECONDITION);
+}
+
+static void test_step_is_guarded_and_ended_rows_never_change(void **state)
+{
+    struct fixture *f = *state;
+    assert_int_equal(start(f, thole_v1_OPERATION_KIND_DRAIN, "h1"), THOLE_OK);
+    uint64_t id = thole_v1_Operation_id(row_of(f));
+    uint64_t revision = thole_v1_Operation_revision(row_of(f));
+    assert_int_equal(step(f, id, revision, thole_v1_OPERATION_STATE_RUNNING, 3), THOLE_OK);
+    assert_int_equal(thole_v1_Operation_done(row_of(f)), 3);
+    assert_int_equal(step(f, id, revision, thole_v1_OPERATION_STATE_RUNNING, 4), THOLE_ABORTED);
+    assert_int_equal(step(f, id, 0, thole_v1_OPERATION_STATE_PENDING, 4), THOLE_INVALID_ARGUMENT);
+    assert_int_equal(step(f, id, 0, thole_v1_OPERATION_STATE_DONE, 9), THOLE_OK);
+    assert_int_equal(step(f, id, 0, thole_v1_OPERATION_STATE_RUNNING, 5), THOLE_OK);
+    assert_int_equal(thole_v1_Operation_done(row_of(f)), 9);
+    assert_int_equal(state_of(f, id), thole_v1_OPERATION_STATE_DONE);
+    assert_int_equal(cancel(f, id, false), THOLE_FAILED_PRECONDITION);
+    assert_int_equal(host_state(f, "h1"), thole_v1_HOST_STATE_DRAINING);
+}
+
+static void test_pauses_last_until_resumed(void **state)
+{
+    struct fixture *f = *state;
+    assert_int_equal(cancel(f, 0, true), THOLE_NOT_FOUND);
+    assert_int_equal(start(f, thole_v1_OPERATION_KIND_PAUSE, ""), THOLE_OK);
+    uint64_t first = thole_v1_Operation_id(row_of(f));
+    size_t count = 0;
+    thole_v1_Operation_controllers(row_of(f), &count);
+    assert_int_equal(count, 3);
+    assert_int_equal(state_of(f, first), thole_v1_OPERATION_STATE_RUNNING);
+    assert_int_equal(start(f, thole_v1_OPERATION_KIND_PAUSE, ""), THOLE_OK);
+    assert_int_equal(cancel(f, 0, true), THOLE_OK);
+    assert_int_equal(state_of(f, first), thole_v1_OPERATION_STATE_DONE);
+    assert_int_equal(state_of(f, first + 1), thole_v1_OPERATION_STATE_DONE);
+}
+
+/* The oldest that have ended go; one that is under way stays, however old. A snapshot has them all, and
+ * the next id. */
+static void test_history_is_bounded_and_restored(void **state)
+{
+    struct fixture *f = *state;
+    assert_int_equal(start(f, thole_v1_OPERATION_KIND_DRAIN, "h0"), THOLE_OK);
+    for (int i = 0; i < 150; i++) {
+        assert_int_equal(start(f, thole_v1_OPERATION_KIND_CORDON, "h1"), THOLE_OK);
+        assert_int_equal(start(f, thole_v1_OPERATION_KIND_UNCORDON, "h1"), THOLE_OK);
+    }
+    assert_int_equal(state_of(f, 1), thole_v1_OPERATION_STATE_PENDING);
+    assert_int_equal(state_of(f, 2), 0);
+    assert_int_equal(state_of(f, 301 - 256), 0);
+    assert_int_equal(state_of(f, 302 - 256), thole_v1_OPERATION_STATE_DONE);
+    struct bytes saved = {0};
+    struct bytes again = {0};
+    struct thole_status st;
+    fixture_save(f, &saved);
+    assert_int_equal(fixture_restore(f, bytes_slice(&saved), &st), THOLE_OK);
+    fixture_save(f, &again);
+    assert_true(slice_equal(bytes_slice(&saved), bytes_slice(&again)));
+    assert_int_equal(start(f, thole_v1_OPERATION_KIND_CORDON, "h1"), THOLE_OK);
+    assert_int_equal(thole_v1_Operation_id(row_of(f)), 302);
+    bytes_deinit(&saved);
+    bytes_deinit(&again);
+}
+
+static void test_too_many_under_way_are_refused(void **state)
+{
+    struct fixture *f = *state;
+    for (int i = 0; i < 256; i++) {
+        assert_int_equal(start(f, thole_v1_OPERATION_KIND_PAUSE, ""), THOLE_OK);
+    }
+    assert_int_equal(start(f, thole_v1_OPERATION_KIND_PAUSE, ""), THOLE_RESOURCE_EXHAUSTED);
+    assert_int_equal(cancel(f, 0, true), THOLE_OK);
+    assert_int_equal(start(f, thole_v1_OPERATION_KIND_PAUSE, ""), THOLE_OK);
+}
+
+#define TEST(name) cmocka_unit_test_setup_teardown(name, setup_three, teardown)
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        TEST(test_drain_sets_the_host_draining_once),
+        TEST(test_cancel_sets_the_host_back_and_ids_go_on),
+        TEST(test_undrain_needs_a_drain_and_ends_it),
+        TEST(test_decommission_takes_over_a_drain_and_not_the_reverse),
+        TEST(test_step_is_guarded_and_ended_rows_never_change),
+        TEST(test_pauses_last_until_resumed),
+        TEST(test_history_is_bounded_and_restored),
+        TEST(test_too_many_under_way_are_refused),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
