@@ -181,7 +181,6 @@ static void test_drain_survives_the_death_of_zeros_leader(void **state)
         int via = host % 4; /* another one than h<host> */
         int id = operation_of(cli_ok(c, via, "host drain h%d", host));
         assert_true(id > last);
-        last = id;
         kill_zero_leader(c, rand() % 1500, via);
         cli_ok(c, via, "operation wait %d --timeout 60s", id);
         last = operation_of(cli_ok(c, via, "host undrain h%d", host));
@@ -189,6 +188,37 @@ static void test_drain_survives_the_death_of_zeros_leader(void **state)
         expect_lines(c, via, "get hosts", "active", 4);
     }
     expect_whole(c, 0);
+    cluster_free(c);
+}
+
+static bool ended(void *ctx)
+{
+    struct expect *e = ctx;
+    return !host_running(e->c, e->i);
+}
+
+/* Each time another host takes the place of the one that went. */
+static void test_decommission_survives_the_death_of_zeros_leader(void **state)
+{
+    (void)state;
+    struct cluster *c = four_hosts();
+    int last = 0;
+    srand(18);
+    for (int round = 0; round < rounds(); round++) {
+        char command[512];
+        int id = operation_of(cli_ok(c, 0, "host decommission h4"));
+        assert_true(id > last);
+        last = id;
+        kill_zero_leader(c, rand() % 1500, 0);
+        cli_ok(c, 0, "operation wait %d --timeout 60s", id);
+        eventually(30000, "the removed host ends", ended, &(struct expect){.c = c, .i = 3});
+        expect_lines(c, 0, "get hosts", "live", 3);
+        snprintf(command, sizeof command, "rm -r '%s'", c->hosts[3].data_dir);
+        assert_int_equal(system(command), 0);
+        cluster_join(c, 3, 0);
+    }
+    expect_whole(c, 0);
+    expect_lines(c, 0, "get hosts", "live", 4);
     cluster_free(c);
 }
 
@@ -200,6 +230,7 @@ int main(void)
         cmocka_unit_test(test_decommission_empties_and_removes_the_host),
         cmocka_unit_test(test_paused_placement_holds_a_drain_until_resumed),
         cmocka_unit_test(test_drain_survives_the_death_of_zeros_leader),
+        cmocka_unit_test(test_decommission_survives_the_death_of_zeros_leader),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
