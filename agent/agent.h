@@ -48,7 +48,7 @@ struct router_request {
     void *ctx;
 
     struct thole_status status;
-    uint64_t index, code; /* OPEN_SESSION: the session is `index` */
+    uint64_t index, code; /* OPEN_SESSION: `code` is the session */
     bool duplicate;
     bool here;              /* a replica of this host answered */
     struct bufslice result; /* the owner releases it */

@@ -272,7 +272,7 @@ enum thole_code thole_session_open(struct thole *t, struct thole_shard *shard, u
     api_run(&q);
     code = api_finish(&q, st);
     if (code == THOLE_OK)
-        *ret = q.r.index;
+        *ret = q.r.code;
     bufslice_unref(q.r.result);
     return code;
 }

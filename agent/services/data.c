@@ -138,7 +138,7 @@ static struct bufslice session_response(const struct data_call *d)
 {
     struct bytes out;
     struct buf *b = builder_begin(&out, PROPOSE_OVERHEAD_BYTES);
-    wire_varint(&out, 1, d->route.index);
+    wire_varint(&out, 1, d->route.code);
     return builder_end(b, &out);
 }
 

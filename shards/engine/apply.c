@@ -269,15 +269,17 @@ static enum thole_code open_session(struct apply_batch *b, struct raft_entry *e,
                                     struct thole_status *st)
 {
     const struct session_observer o = {b, session_changed};
-    if (!session_open(&b->m->sessions, e->index, &o)) {
+    uint64_t id = session_id(e->session, e->index);
+    if (!session_open(&b->m->sessions, id, e->index, &o)) {
         enum thole_code code = flush(b, st);
         if (code != THOLE_OK)
             return code;
-        ASSERT(session_open(&b->m->sessions, e->index, &o));
+        ASSERT(session_open(&b->m->sessions, id, e->index, &o));
     }
     struct engine_request *q = request_of(b, e->index);
     if (q) {
         q->index = e->index;
+        q->code = id;
         request_finish(q);
     }
     return THOLE_OK;

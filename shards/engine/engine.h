@@ -164,9 +164,9 @@ struct engine_request {
 
     /* Results. */
     struct thole_status status;
-    uint64_t index; /* proposals: of the entry; queries: applied index of the view read */
-    uint64_t code;  /* proposals: the machine's number. OPEN_SESSION: the session id is `index` */
-    bool duplicate; /* the first answer of a retried proposal */
+    uint64_t index;         /* proposals: of the entry; queries: applied index of the view read */
+    uint64_t code;          /* proposals: the machine's number. OPEN_SESSION: the session's id */
+    bool duplicate;         /* the first answer of a retried proposal */
     struct bufslice result; /* owned by the request's owner after done: release it */
     /* With NOT_LEADER: who to ask instead, if known. */
     uint64_t leader_term;

@@ -118,13 +118,14 @@ void proposal_submit(struct loop *l, struct engine_request *q)
     loop_dirty(l, r);
 }
 
-static struct raft_entry *entry_of(struct engine_request *q)
+static struct raft_entry *entry_of(const struct replica *r, struct engine_request *q)
 {
     struct bufslice payload = q->payload;
     q->payload = (struct bufslice){0};
     if (q->kind == ENGINE_OPEN_SESSION) {
         bufslice_unref(payload);
-        return raft_entry_new(RAFT_ENTRY_SESSION, 0, 0, (struct bufslice){0});
+        return raft_entry_new(RAFT_ENTRY_SESSION, raft_config(r->core)->epoch, 0,
+                              (struct bufslice){0});
     }
     return raft_entry_new(RAFT_ENTRY_COMMAND, q->session, q->session ? q->sequence : 0, payload);
 }
@@ -166,7 +167,7 @@ void proposals_flush(struct loop *l, struct replica *r)
         while (n < ENGINE_PAGE_ENTRIES && bytes < ENGINE_PAGE_BYTES && r->proposing.count > 0) {
             struct worker_msg *m = msgq_pop(&r->proposing);
             requests[n] = CONTAINER_OF(m, struct engine_request, msg);
-            entries[n] = entry_of(requests[n]);
+            entries[n] = entry_of(r, requests[n]);
             bytes += raft_entry_size(entries[n]);
             n++;
         }

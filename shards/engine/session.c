@@ -65,7 +65,8 @@ static void tell(const struct session_observer *o, enum session_change what,
         o->changed(o->ctx, what, s, sequence);
 }
 
-bool session_open(struct session_table *t, uint64_t index, const struct session_observer *o)
+bool session_open(struct session_table *t, uint64_t id, uint64_t index,
+                  const struct session_observer *o)
 {
     if (t->by_id.count >= LIMIT_SESSIONS) {
         struct session *victim = t->oldest;
@@ -79,8 +80,9 @@ bool session_open(struct session_table *t, uint64_t index, const struct session_
         session_free(victim);
     }
     struct session *s = xcalloc(1, sizeof(*s));
-    s->id = s->used = index;
-    ASSERT(map_put(&t->by_id, index, s) == NULL);
+    s->id = id;
+    s->used = index;
+    ASSERT(map_put(&t->by_id, id, s) == NULL);
     link_newest(t, s);
     tell(o, SESSION_CHANGED, s, 0);
     return true;

@@ -41,9 +41,19 @@ struct session_observer {
                     uint64_t sequence);
 };
 
+/* A session's id is the log index of the entry that opened it, under the epoch of the group (raft_force)
+ * at the time: a log that was cut short when its quorum was lost gives the same indexes out again, and
+ * a client from before must not share a session with one from after. */
+#define SESSION_EPOCH_SHIFT 48
+static inline uint64_t session_id(uint64_t epoch, uint64_t index)
+{
+    return epoch << SESSION_EPOCH_SHIFT | (index & ((UINT64_C(1) << SESSION_EPOCH_SHIFT) - 1));
+}
+
 void session_table_deinit(struct session_table *t);
 /* False (nothing done) if a session with reserved answers would have to be evicted. */
-bool session_open(struct session_table *t, uint64_t index, const struct session_observer *o);
+bool session_open(struct session_table *t, uint64_t id, uint64_t index,
+                  const struct session_observer *o);
 
 enum session_verdict {
     SESSION_APPLY,     /* *ret is the reserved answer; NULL: it will not be remembered */

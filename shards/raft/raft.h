@@ -34,7 +34,7 @@ enum raft_entry_kind {
     RAFT_ENTRY_NOOP = 0,    /* a new leader's first entry */
     RAFT_ENTRY_COMMAND = 1, /* for the machine; may carry (session, sequence) */
     RAFT_ENTRY_CONFIG = 2,  /* payload: an encoded struct raft_change, see membership.h */
-    RAFT_ENTRY_SESSION = 3, /* opens a session whose id is this entry's index */
+    RAFT_ENTRY_SESSION = 3, /* opens a session; its `session` is the epoch of the group */
 };
 
 /* Immutable and ref-counted: the log cache, write batches, frames and appliers share it. */

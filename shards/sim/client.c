@@ -260,7 +260,7 @@ static void session_opened(struct op *o, bool crashed)
     ASSERT(c != NULL);
     if (crashed || o->r.status.code != THOLE_OK)
         return;
-    c->session = o->r.index;
+    c->session = o->r.code;
     c->sequence = 0;
 }
 

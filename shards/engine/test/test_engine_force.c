@@ -27,6 +27,42 @@ static void add_voter(struct cluster *c, int leader, int h)
     RUN_UNTIL(c, 10000, status_of(c, h).voter);
 }
 
+/* The log that is left gives indexes out again that the lost one had used: a client that opened its
+ * session in the lost one must not find itself in somebody else's. */
+static void test_engine_force_gives_no_session_out_twice(void **state)
+{
+    (void)state;
+    struct cluster *c = cluster_new(3, 64);
+    cluster_bootstrap(c, 3);
+    propose_ok(c, "x");
+    cluster_run(c, 500);
+    int keep = (cluster_wait_leader(c) + 1) % 3;
+    isolate(c, keep, true);
+    struct op *old = op_open_session(c, cluster_wait_leader(c));
+    op_wait(old);
+    assert_int_equal(old->r.status.code, THOLE_OK);
+    for (int h = 0; h < 3; h++)
+        if (h != keep)
+            host_crash(c, h);
+    isolate(c, keep, false);
+    assert_int_equal(force_wait(c, keep, SHARD, 1), THOLE_OK);
+    uint64_t index = 0;
+    while (index < old->r.index) {
+        struct op *o = op_open_session(c, keep);
+        op_wait(o);
+        assert_int_equal(o->r.status.code, THOLE_OK);
+        assert_int_not_equal(o->r.code, old->r.code);
+        index = o->r.index;
+        op_free(o);
+    }
+    struct op *late = op_propose_in(c, keep, old->r.code, 1, "late");
+    op_wait(late);
+    assert_int_equal(late->r.status.reason, THOLE_REASON_SESSION_EXPIRED);
+    op_free(late);
+    op_free(old);
+    cluster_free(c);
+}
+
 static void test_engine_force_recovers_from_quorum_loss(void **state)
 {
     (void)state;
@@ -118,6 +154,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_engine_force_recovers_from_quorum_loss),
+        cmocka_unit_test(test_engine_force_gives_no_session_out_twice),
         cmocka_unit_test(test_engine_force_survives_a_crash_or_never_was),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -14,7 +14,7 @@ static uint64_t open_session(struct cluster *c)
     for (;;) {
         struct op *o = op_open_session(c, cluster_wait_leader(c));
         op_wait(o);
-        uint64_t id = o->r.status.code == THOLE_OK ? o->r.index : 0;
+        uint64_t id = o->r.status.code == THOLE_OK ? o->r.code : 0;
         op_free(o);
         if (id)
             return id;
@@ -198,7 +198,7 @@ static void test_session_table_encodes_and_decodes(void **state)
     struct session_table t = {0}, u = {0};
     const struct session_result *r = NULL;
     struct bytes out = {0};
-    assert_true(session_open(&t, 5, NULL));
+    assert_true(session_open(&t, 5, 5, NULL));
     for (uint64_t i = 0; i < 100; i++) {
         assert_int_equal(session_begin(&t, 5, i * 2, 10 + i, NULL, &r), SESSION_APPLY);
         (void)session_finish(&t, 5, i * 2, i, slice_of("answer", 6));
@@ -222,7 +222,7 @@ static void test_session_reserved_answer_is_busy(void **state)
     (void)state;
     struct session_table t = {0};
     const struct session_result *r = NULL;
-    assert_true(session_open(&t, 1, NULL));
+    assert_true(session_open(&t, 1, 1, NULL));
     for (uint64_t i = 1; i <= LIMIT_SESSION_RESULTS; i++)
         assert_int_equal(session_begin(&t, 1, i, 1 + i, NULL, &r), SESSION_APPLY);
     assert_int_equal(session_begin(&t, 1, 5, 100, NULL, &r), SESSION_BUSY);
@@ -241,15 +241,16 @@ static void test_session_evicted_before_its_command_ended(void **state)
     struct session_table t = {0};
     const struct session_result *r = NULL;
     uint64_t index = 1;
-    assert_true(session_open(&t, index++, NULL));
+    assert_true(session_open(&t, index, index, NULL));
+    index++;
     for (uint64_t i = 0; i < LIMIT_SESSION_RESULTS; i++) {
         assert_int_equal(session_begin(&t, 1, 100 + i, index++, NULL, &r), SESSION_APPLY);
         (void)session_finish(&t, 1, 100 + i, 0, (struct slice){0});
     }
     assert_int_equal(session_begin(&t, 1, 5, index++, NULL, &r), SESSION_APPLY);
     assert_null(r);
-    for (int i = 0; i < LIMIT_SESSIONS; i++)
-        assert_true(session_open(&t, index++, NULL));
+    for (int i = 0; i < LIMIT_SESSIONS; i++, index++)
+        assert_true(session_open(&t, index, index, NULL));
     assert_null(session_finish(&t, 1, 5, 0, (struct slice){0}));
     assert_int_equal(session_begin(&t, 1, 5, index, NULL, &r), SESSION_EXPIRED);
     session_table_deinit(&t);

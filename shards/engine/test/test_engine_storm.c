@@ -41,7 +41,7 @@ static void collect(struct storm *s, struct client *k)
         return;
     k->op = NULL;
     if (o->r.kind == ENGINE_OPEN_SESSION && o->r.status.code == THOLE_OK) {
-        k->session = o->r.index;
+        k->session = o->r.code;
     } else if (o->r.status.code == THOLE_OK) {
         k->acknowledged++;
         k->sequence++;

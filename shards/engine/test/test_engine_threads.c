@@ -70,7 +70,7 @@ static void round_of(struct rig *r, struct client *clients)
             continue;
         wait_done(k);
         if (k->r.status.code == THOLE_OK && !k->session) {
-            k->session = k->r.index;
+            k->session = k->r.code;
         } else if (k->r.status.code == THOLE_OK) {
             k->sequence++;
             k->acknowledged++;
@@ -259,7 +259,7 @@ static void test_engine_threads_kv_in_the_state_database(void **state)
     struct rig *r = rig_new(&o);
     struct client k = {.rig = r, .shard = 1};
     kv_request(r, &k, ENGINE_OPEN_SESSION, -1, "");
-    k.session = k.r.index;
+    k.session = k.r.code;
     put_many(r, &k, 100);
     int64_t installed = metric_value(&engine_snapshots_installed);
     for (int h = 0; h < 3; h++) {

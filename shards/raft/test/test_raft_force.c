@@ -218,7 +218,7 @@ TEST(force_with_its_own_addition_pending)
     (void)state;
     uint64_t ids[] = {1, 2};
     uint64_t learner = 3;
-    struct raft_config config = config_of(ids, 2, &learner, 1);
+    AUTO_CONFIG config = config_of(ids, 2, &learner, 1);
     cluster_init_config(&c, &config, 36);
     cluster_make_leader(&c, 1);
     struct raft_change change = change_one(RAFT_CHANGE_ADD_VOTER, 3);
@@ -337,7 +337,7 @@ TEST(force_a_replica_without_data_takes_the_epoch_over)
     m.term = 9;
     assert_int_equal(node_receive(&c, m), THOLE_OK);
     assert_int_equal(node_status(n).term, 3); /* not heard */
-    struct raft_config config = config_of((uint64_t[]){1}, 1, NULL, 0);
+    AUTO_CONFIG config = config_of((uint64_t[]){1}, 1, NULL, 0);
     bool install = true;
     config.epoch = 5;
     assert_int_equal(raft_snapshot_received(n->raft, 1, 9, 4, 3, &config, c.now_ms, &install, NULL),
@@ -426,7 +426,7 @@ TEST(force_is_refused_without_data_or_with_an_old_epoch)
 {
     (void)state;
     uint64_t ids[] = {1, 2, 3};
-    struct raft_config config = config_of(ids, 3, NULL, 0);
+    AUTO_CONFIG config = config_of(ids, 3, NULL, 0);
     config.members[2].role = RAFT_WITNESS;
     cluster_init_config(&c, &config, 38);
     cluster_make_leader(&c, 1);

@@ -192,7 +192,7 @@ static void begin_with_learner(size_t voters)
     for (size_t i = 0; i < voters; i++) {
         ids[i] = i + 1;
     }
-    struct raft_config config = config_of(ids, voters, &learner, 1);
+    AUTO_CONFIG config = config_of(ids, voters, &learner, 1);
     cluster_init_config(&c, &config, 71);
     bytes_clear(&trace);
     c.trace = &trace;

@@ -229,7 +229,7 @@ TEST(lease_is_counted_under_the_configuration_in_force)
 {
     (void)state;
     uint64_t ids[] = {1, 2, 3, 4, 5};
-    struct raft_config config = config_of(ids, 5, NULL, 0);
+    AUTO_CONFIG config = config_of(ids, 5, NULL, 0);
     cluster_init_config(&c, &config, 5);
     lease_all();
     cluster_make_leader(&c, 1);
