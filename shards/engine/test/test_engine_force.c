@@ -38,9 +38,14 @@ static void test_engine_force_gives_no_session_out_twice(void **state)
     cluster_run(c, 500);
     int keep = (cluster_wait_leader(c) + 1) % 3;
     isolate(c, keep, true);
-    struct op *old = op_open_session(c, cluster_wait_leader(c));
-    op_wait(old);
-    assert_int_equal(old->r.status.code, THOLE_OK);
+    struct op *old = NULL;
+    for (int i = 0; i < 10; i++) { /* the forced entry and a no-op take the first indexes */
+        if (old)
+            op_free(old);
+        old = op_open_session(c, cluster_wait_leader(c));
+        op_wait(old);
+        assert_int_equal(old->r.status.code, THOLE_OK);
+    }
     for (int h = 0; h < 3; h++)
         if (h != keep)
             host_crash(c, h);
