@@ -140,6 +140,18 @@ static enum thole_code force_zero(struct agent *a, struct thole_status *st)
     return repair_zero_unmark(&a->dir, st);
 }
 
+/* A host deletes its replica of shard zero last, when it has been removed from the cluster. */
+static bool was_deleted(struct agent *a, uint64_t replica_id)
+{
+    uint64_t *ids = NULL;
+    size_t n = engine_tombstones(a->engine, &ids);
+    bool found = false;
+    for (size_t i = 0; i < n; i++)
+        found = found || ids[i] == replica_id;
+    free(ids);
+    return found;
+}
+
 /* Run shard zero's replica: the one the engine found in the log, or, only on the way into the
  * cluster, a new one. A replica that was there and is not any more must not be made again: it
  * would have forgotten its votes. */
@@ -147,6 +159,8 @@ static enum thole_code run_member(struct agent *a, struct identity *i, struct th
 {
     struct engine_replica_status s;
     bool there = engine_shard_status(a->engine, REGISTRY_SHARD_ID, &s);
+    if (!there && i->zero_created && was_deleted(a, i->zero_replica))
+        return agent_removed(st);
     if (!there && i->zero_created)
         return THOLE_FAIL(
             st, THOLE_DATA_LOSS, THOLE_REASON_CORRUPT,
