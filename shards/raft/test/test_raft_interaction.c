@@ -1,6 +1,7 @@
 /* Golden traces: every message that arrives and every change of role, in order, for the scenarios
  * whose value is in the exact exchange. RAFT_GOLDEN_REWRITE=1 writes the files anew; then read the
  * difference before committing it. */
+#include "shards/raft/test/cluster_internal.h"
 #include "shards/raft/test/raft_test.h"
 
 static struct cluster c;
@@ -415,6 +416,77 @@ TEST(confchange_v2_add_double_auto)
     end("confchange_v2_add_double_auto");
 }
 
+TEST(confchange_v2_add_single_auto)
+{
+    (void)state;
+    begin(2);
+    campaign(1);
+    (void)cluster_join(&c);
+    note("one at a time is no joint change");
+    struct raft_change change = change_one(RAFT_CHANGE_ADD_LEARNER, 3);
+    assert_int_equal(node_change(&c, 1, &change), THOLE_OK);
+    cluster_settle(&c);
+    assert_false(raft_config(c.nodes[1].raft)->joint);
+    wait_ms(HEARTBEAT_MS);
+    end("confchange_v2_add_single_auto");
+}
+
+TEST(confchange_v2_replace_leader_stepdown)
+{
+    (void)state;
+    begin(3);
+    campaign(1);
+    (void)cluster_join(&c);
+    struct raft_change learner = change_one(RAFT_CHANGE_ADD_LEARNER, 4);
+    assert_int_equal(node_change(&c, 1, &learner), THOLE_OK);
+    wait_ms(3 * HEARTBEAT_MS);
+    note("4 for 1");
+    struct raft_change change = change_one(RAFT_CHANGE_ADD_VOTER, 4);
+    change_add(&change, RAFT_CHANGE_REMOVE, 1);
+    assert_int_equal(node_change(&c, 1, &change), THOLE_OK);
+    cluster_settle(&c);
+    assert_int_not_equal(cluster_leader(&c), 1);
+    campaign(1); /* in vain */
+    end("confchange_v2_replace_leader_stepdown");
+}
+
+TEST(campaign_learner_must_vote)
+{
+    (void)state;
+    begin_with_learner(2);
+    campaign(1);
+    note("3 becomes a voter and does not hear of it; 1 dies");
+    cluster_isolate(&c, 3);
+    struct raft_change change = change_one(RAFT_CHANGE_ADD_VOTER, 3);
+    assert_int_equal(node_change(&c, 1, &change), THOLE_OK);
+    cluster_settle(&c);
+    wait_ms(2 * HEARTBEAT_MS);
+    node_crash(&c, 1);
+    cluster_heal(&c);
+    wait_ms(2 * TIMEOUT_MS);
+    assert_int_equal(cluster_leader(&c), 2);
+    end("campaign_learner_must_vote");
+}
+
+TEST(snapshot_succeed_via_app_resp)
+{
+    (void)state;
+    begin(3);
+    campaign(1);
+    cluster_isolate(&c, 3);
+    propose(3);
+    node_compact(&c, 1, 4);
+    cluster_settle(&c);
+    note("the snapshot arrives, the report of it does not");
+    c.nodes[1].manual_snapshot = true;
+    cluster_heal(&c);
+    wait_ms(3 * HEARTBEAT_MS);
+    network_send_snapshot(&c, node_at(&c, 1), 3, 1);
+    cluster_settle(&c);
+    propose(1);
+    end("snapshot_succeed_via_app_resp");
+}
+
 TEST(slow_follower_after_compaction)
 {
     (void)state;
@@ -503,6 +575,10 @@ int main(void)
         RUN(confchange_v1_add_single),
         RUN(confchange_v1_remove_leader_stepdown),
         RUN(confchange_v2_add_double_auto),
+        RUN(confchange_v2_add_single_auto),
+        RUN(confchange_v2_replace_leader_stepdown),
+        RUN(campaign_learner_must_vote),
+        RUN(snapshot_succeed_via_app_resp),
         RUN(slow_follower_after_compaction),
         RUN(leader_transfer),
         RUN(reads),
