@@ -11,7 +11,7 @@ bool network_deliver_due(struct cluster *c);
 uint64_t network_next_due(struct cluster *c);
 void network_deinit(struct cluster *c);
 /* trace.c: nothing without c->trace */
-void trace_message(struct cluster *c, const struct node *to, const struct raft_message *m);
+void trace_message(struct cluster *c, const struct node *n, const struct raft_message *m);
 void trace_state(struct cluster *c, const struct node *n);
 void trace_line(struct cluster *c, const char *format, ...) __attribute__((format(printf, 2, 3)));
 

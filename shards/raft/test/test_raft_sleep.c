@@ -186,11 +186,10 @@ TEST(followers_elect_when_the_leaders_host_falls_silent)
 {
     (void)state;
     uint64_t leader = lull(3);
-    uint64_t heard = c.now_ms;
     node_crash(&c, leader);
     cluster_run(&c, 10 * TIMEOUT_MS);
     assert_int_equal(sleepers(), 2); /* the core alone cannot know */
-    heard = c.now_ms - TIMEOUT_MS;
+    uint64_t heard = c.now_ms - TIMEOUT_MS;
     for (uint64_t id = 1; id <= 3; id++) {
         if (id != leader) {
             wake(id, heard);
