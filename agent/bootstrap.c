@@ -159,7 +159,7 @@ static enum thole_code run_member(struct agent *a, struct identity *i, struct th
 {
     struct engine_replica_status s;
     bool there = engine_shard_status(a->engine, REGISTRY_SHARD_ID, &s);
-    if (!there && i->zero_created && was_deleted(a, i->zero_replica))
+    if (!there && was_deleted(a, i->zero_replica))
         return agent_removed(st);
     if (!there && i->zero_created)
         return THOLE_FAIL(

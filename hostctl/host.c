@@ -199,10 +199,14 @@ void hostctl__host_done(struct hostctl *h, struct ctl_op *op)
     hostctl__dirty(h, op->shard_id);
 }
 
-/* A tombstone keeps a removed id from starting again; the view does so as well, once it is past. */
+/* A tombstone keeps a removed id from starting again; the view does so as well, once it is past. A
+ * removed host keeps them: that of shard zero's replica tells its next start what became of it. */
 void hostctl__forget_tombstones(struct hostctl *h)
 {
     h->tombstones_dirty = false;
+    if (hostctl__host_is(hostctl__own_row(h), thole_v1_HOST_STATE_REMOVED)) {
+        return;
+    }
     uint64_t *ids = NULL;
     size_t count = h->forgetting ? 0 : engine_tombstones(h->o.engine, &ids);
     for (size_t i = 0; i < count && !h->forgetting; i++) {

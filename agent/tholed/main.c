@@ -55,6 +55,9 @@ static int exit_code(const struct thole_status *st)
         return EXIT_DATA;
     case THOLE_REASON_ADDRESS_IN_USE:
         return EXIT_ADDRESS;
+    case THOLE_REASON_REMOVED:
+    case THOLE_REASON_STALE_INCARNATION:
+        return EXIT_FAILED; /* at the start as when it is told later */
     default:
         return st->code == THOLE_INVALID_ARGUMENT ? EXIT_USAGE : EXIT_START;
     }

@@ -261,5 +261,5 @@ void options_help(void)
         "of --config (data-dir: ...); a flag beats the environment, which beats the file.\n\n"
         "Exit codes: 0 stopped by a signal, 1 could not start, 2 wrong options, 3 data directory\n"
         "(locked, foreign, damaged, newer version, other cluster), 4 address in use, 5 failed while\n"
-        "running (disk, removed from the cluster, copy of a disk).\n");
+        "running (disk), or whenever it is found to be removed from the cluster or the copy of a disk.\n");
 }
