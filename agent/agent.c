@@ -293,6 +293,8 @@ static struct agent *agent_alloc(const struct agent_options *o)
     struct agent *a = xcalloc(1, sizeof *a);
     pool_init(&a->forwarded, served_bytes(), FORWARDED_POOLED_MAX);
     a->o = *o;
+    a->o.election_timeout_ms =
+        o->election_timeout_ms ? o->election_timeout_ms : ENGINE_ELECTION_TIMEOUT_MS;
     a->dir.lock_fd = -1;
     a->bootstrap = o->bootstrap;
     a->listen = o->listen ? xstrdup(o->listen) : NULL;
@@ -472,7 +474,7 @@ static enum thole_code open_all(struct agent *a, struct thole_status *st)
 {
     enum thole_code code = datadir_open(a->o.data_dir, a->o.name, &a->dir, &a->identity, st);
     if (code == THOLE_OK)
-        code = datadir_next_incarnation(&a->dir, &a->incarnation, st);
+        code = datadir_next_incarnation(&a->dir, a->o.election_timeout_ms, &a->incarnation, st);
     if (code == THOLE_OK)
         code = open_stores(a, st);
     if (code != THOLE_OK)

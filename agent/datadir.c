@@ -8,10 +8,13 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "agent/textfile.h"
+#include "base/clock.h"
 #include "base/file.h"
+#include "base/log.h"
 
 char *datadir_file(const struct datadir *d, const char *name)
 {
@@ -222,30 +225,55 @@ void datadir_close(struct datadir *d)
 
 /* ---- Incarnation ------------------------------------------------------------------------------- */
 
-static bool incarnation_line(void *ctx, const char *key, char *value)
+struct life {
+    uint64_t incarnation;
+    uint64_t election_timeout_ms;
+};
+
+static bool life_line(void *ctx, const char *key, char *value)
 {
-    uint64_t *n = ctx;
-    return strcmp(key, "incarnation") == 0 && sscanf(value, "%" SCNu64, n) == 1;
+    struct life *l = ctx;
+    if (strcmp(key, "incarnation") == 0)
+        return sscanf(value, "%" SCNu64, &l->incarnation) == 1;
+    return strcmp(key, "election_timeout_ms") == 0 &&
+           sscanf(value, "%" SCNu64, &l->election_timeout_ms) == 1 &&
+           l->election_timeout_ms <= UINT32_MAX;
 }
 
-enum thole_code datadir_next_incarnation(struct datadir *d, uint64_t *ret, struct thole_status *st)
+/* A replica that starts votes for nobody for one election timeout, as what it may have promised its
+ * leader just before it ended (decision 13). What was promised with a longer timeout is kept here. */
+static void keep_promises(uint64_t promised_ms, uint64_t election_timeout_ms)
+{
+    if (promised_ms <= election_timeout_ms)
+        return;
+    uint64_t ms = promised_ms - election_timeout_ms;
+    LOG_INFO(AGENT, "waits, because the election timeout was shortened ms=%" PRIu64, ms);
+    nanosleep(
+        &(struct timespec){.tv_sec = (time_t)(ms / 1000), .tv_nsec = (long)(ms % 1000 * NS_PER_MS)},
+        NULL);
+}
+
+enum thole_code datadir_next_incarnation(struct datadir *d, uint32_t election_timeout_ms,
+                                         uint64_t *ret, struct thole_status *st)
 {
     struct thole_status why = {0};
-    uint64_t n = 0;
+    struct life l = {0};
     char *path = datadir_file(d, "incarnation");
     enum thole_code code =
-        textfile_read(path, "thole-incarnation", DATADIR_FORMAT, incarnation_line, &n, &why);
+        textfile_read(path, "thole-incarnation", DATADIR_FORMAT, life_line, &l, &why);
     if (code == THOLE_NOT_FOUND)
         code = THOLE_OK;
     else if (code != THOLE_OK && st)
         *st = why;
     if (code == THOLE_OK) {
         struct bytes out = {0};
-        bytes_printf(&out, "incarnation %" PRIu64 "\n", n + 1);
+        keep_promises(l.election_timeout_ms, election_timeout_ms);
+        bytes_printf(&out, "incarnation %" PRIu64 "\nelection_timeout_ms %" PRIu32 "\n",
+                     l.incarnation + 1, election_timeout_ms);
         code = textfile_write(path, "thole-incarnation", DATADIR_FORMAT, &out, st);
     }
     if (code == THOLE_OK)
-        *ret = n + 1;
+        *ret = l.incarnation + 1;
     free(path);
     return code;
 }

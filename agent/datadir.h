@@ -2,7 +2,7 @@
  *
  *   LOCK          held by the running process
  *   identity      who this host is, and, once it is a member, of which cluster
- *   incarnation   how often it was started; durable before it is used
+ *   incarnation   how often it was started, and its election timeout; durable before it is used
  *   promise       with --peers: the one list of members that this host agreed to (bootstrap.h)
  *   peers         where the other hosts were last seen, so that a restart needs no flags
  *   log/          all groups' logs          state/   persistent machines' data
@@ -69,9 +69,11 @@ char *datadir_file(const struct datadir *d, const char *name);
 
 THOLE_MUST_CHECK enum thole_code datadir_save_identity(struct datadir *d, const struct identity *i,
                                                        struct thole_status *st);
-/* Raise the incarnation, durably. */
-THOLE_MUST_CHECK enum thole_code datadir_next_incarnation(struct datadir *d, uint64_t *ret,
-                                                          struct thole_status *st);
+/* Raise the incarnation, durably. Waits for as long as the election timeout is shorter than at the
+ * last start: voters may have promised that much to their leaders. */
+THOLE_MUST_CHECK enum thole_code datadir_next_incarnation(struct datadir *d,
+                                                          uint32_t election_timeout_ms,
+                                                          uint64_t *ret, struct thole_status *st);
 /* The promise; `ret->cluster` is nil if none was made. Saving one where one exists is refused. */
 THOLE_MUST_CHECK enum thole_code datadir_load_promise(struct datadir *d, struct member_list *ret,
                                                       struct thole_status *st);

@@ -29,7 +29,7 @@ static void test_datadir_new_then_reopened_keeps_identity(void **state)
     uint64_t n = 0;
     assert_int_equal(open_at(f, "h1", &d, &a, NULL), THOLE_OK);
     assert_true(uuid_is_nil(&a.cluster));
-    assert_int_equal(datadir_next_incarnation(&d, &n, NULL), THOLE_OK);
+    assert_int_equal(datadir_next_incarnation(&d, 500, &n, NULL), THOLE_OK);
     assert_int_equal(n, 1);
     a.cluster = uuid_random();
     a.zero_replica = 3;
@@ -54,7 +54,25 @@ static void test_datadir_new_then_reopened_keeps_identity(void **state)
     assert_int_equal(b.first.count, 2);
     assert_string_equal(b.first.members[1].tags, "zone=b,disk=ssd");
     assert_string_equal(b.first.members[0].tags, "");
-    assert_int_equal(datadir_next_incarnation(&d, &n, NULL), THOLE_OK);
+    assert_int_equal(datadir_next_incarnation(&d, 500, &n, NULL), THOLE_OK);
+    assert_int_equal(n, 2);
+    datadir_close(&d);
+    fixture_free(f);
+}
+
+/* A leader may count on what a voter of the last life promised, until that much time has passed. */
+static void test_datadir_shorter_election_timeout_waits_for_the_difference(void **state)
+{
+    (void)state;
+    struct fixture *f = fixture_new(1);
+    struct datadir d;
+    struct identity i;
+    uint64_t n = 0;
+    assert_int_equal(open_at(f, NULL, &d, &i, NULL), THOLE_OK);
+    assert_int_equal(datadir_next_incarnation(&d, 500, &n, NULL), THOLE_OK);
+    uint64_t before_ns = clock_now(&clock_system);
+    assert_int_equal(datadir_next_incarnation(&d, 440, &n, NULL), THOLE_OK);
+    assert_true(clock_now(&clock_system) - before_ns >= 60 * NS_PER_MS);
     assert_int_equal(n, 2);
     datadir_close(&d);
     fixture_free(f);
@@ -172,6 +190,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_datadir_new_then_reopened_keeps_identity),
+        cmocka_unit_test(test_datadir_shorter_election_timeout_waits_for_the_difference),
         cmocka_unit_test(test_datadir_locked_by_another_is_refused),
         cmocka_unit_test(test_datadir_foreign_is_refused_untouched),
         cmocka_unit_test(test_datadir_newer_format_is_refused),

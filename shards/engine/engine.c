@@ -141,7 +141,8 @@ static void resolve(struct engine *e, const struct engine_options *o)
     e->o.loop_count = o->loop_count ? o->loop_count : count;
     e->o.loop_count = e->o.loop_count < LOOPS_MAX ? e->o.loop_count : LOOPS_MAX;
     e->o.applier_count = o->applier_count ? o->applier_count : count;
-    e->o.election_timeout_ms = o->election_timeout_ms ? o->election_timeout_ms : 500;
+    e->o.election_timeout_ms =
+        o->election_timeout_ms ? o->election_timeout_ms : ENGINE_ELECTION_TIMEOUT_MS;
     e->o.heartbeat_ms = o->heartbeat_ms ? o->heartbeat_ms : 100;
     e->o.sleep_after_ms = o->sleep_after_ms ? o->sleep_after_ms : 1000;
     e->o.compact_log_bytes = o->compact_log_bytes ? o->compact_log_bytes : 64 * MIB;

@@ -62,6 +62,7 @@ struct engine_observer {
 };
 
 #define ENGINE_SLEEP_NEVER UINT32_MAX
+#define ENGINE_ELECTION_TIMEOUT_MS 500
 struct engine_options {
     struct uuid host_id;
     uint64_t incarnation;
@@ -73,8 +74,10 @@ struct engine_options {
     struct executor *executor;
     struct engine_transport transport;
     struct engine_observer observer;
-    uint32_t loop_count, applier_count;         /* 0: by core count */
-    uint32_t election_timeout_ms, heartbeat_ms; /* 0: 500 and 100 */
+    uint32_t loop_count, applier_count; /* 0: by core count */
+    /* 0: ENGINE_ELECTION_TIMEOUT_MS and 100. A host that comes back within the time that its election
+     * timeout is shorter than before may break a promise to a leader that serves lease reads. */
+    uint32_t election_timeout_ms, heartbeat_ms;
     /* A group that is idle for this long sleeps: no timers, no messages. 0: 1000. */
     uint32_t sleep_after_ms;
     uint64_t compact_log_bytes; /* snapshot or flush and compact a group beyond this; 0: 64 MiB */
