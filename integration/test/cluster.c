@@ -349,6 +349,36 @@ int count_lines(const char *text, const char *needle)
     return n;
 }
 
+static bool lines_match(void *ctx)
+{
+    struct expect *e = ctx;
+    char out[CLI_OUTPUT_BYTES];
+    return cli(e->c, e->via, out, sizeof out, "%s", e->command) == 0 &&
+           count_lines(out, e->needle) == e->lines;
+}
+
+void expect_lines(struct cluster *c, int via, const char *command, const char *needle, int lines)
+{
+    struct expect e = {c, via, command, needle, lines};
+    char what[256];
+    snprintf(what, sizeof what, "`%s` has %d lines with \"%s\"", command, lines, needle);
+    eventually(60000, what, lines_match, &e);
+}
+
+static bool has_leader(void *ctx)
+{
+    struct expect *e = ctx;
+    e->lines = shard_leader(e->c, e->via, e->needle);
+    return e->lines >= 0;
+}
+
+int leader_of(struct cluster *c, int via, const char *shard)
+{
+    struct expect e = {.c = c, .via = via, .needle = shard};
+    eventually(20000, "the shard's leader is known", has_leader, &e);
+    return e.lines;
+}
+
 static uint64_t bytes_found;
 
 static int add_bytes(const char *path, const struct stat *s, int type, struct FTW *f)

@@ -72,6 +72,18 @@ int shard_leader(struct cluster *c, int via, const char *shard);
 int count_text(const char *text, const char *needle);
 int count_lines(const char *text, const char *needle);
 
+/* Wait until a command succeeds and prints that many lines with `needle`; fail the test if it takes too
+ * long. The struct is for predicates of the same kind. */
+struct expect {
+    struct cluster *c;
+    int via;
+    const char *command, *needle;
+    int lines;
+};
+void expect_lines(struct cluster *c, int via, const char *command, const char *needle, int lines);
+/* Wait until the shard has a leader, and return its host. */
+int leader_of(struct cluster *c, int via, const char *shard);
+
 uint64_t now_ms(void);
 /* Call `predicate` until it is true; fail the test after timeout_ms. */
 void eventually(int timeout_ms, const char *what, bool (*predicate)(void *ctx), void *ctx);

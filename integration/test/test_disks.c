@@ -16,39 +16,15 @@
 #define EXIT_DATA_DIRECTORY 3
 #define EXIT_FAILED 5
 
-struct expect {
-    struct cluster *c;
-    int i;
-    const char *command, *needle;
-    int lines;
-};
-
-static bool lines_match(void *ctx)
-{
-    struct expect *e = ctx;
-    char out[65536];
-    return cli(e->c, e->i, out, sizeof out, "%s", e->command) == 0 &&
-           count_lines(out, e->needle) == e->lines;
-}
-
-static void expect_lines(struct cluster *c, int via, const char *command, const char *needle,
-                         int lines)
-{
-    struct expect e = {c, via, command, needle, lines};
-    char what[256];
-    snprintf(what, sizeof what, "`%s` has %d lines with \"%s\"", command, lines, needle);
-    eventually(40000, what, lines_match, &e);
-}
-
 static bool log_has(void *ctx)
 {
     struct expect *e = ctx;
-    return host_log_has(e->c, e->i, e->needle);
+    return host_log_has(e->c, e->via, e->needle);
 }
 
 static void expect_log(struct cluster *c, int i, const char *needle)
 {
-    eventually(30000, needle, log_has, &(struct expect){.c = c, .i = i, .needle = needle});
+    eventually(30000, needle, log_has, &(struct expect){.c = c, .via = i, .needle = needle});
 }
 
 static void shell(const char *format, ...) __attribute__((format(printf, 1, 2)));

@@ -15,44 +15,6 @@
 #include "base/file.h"
 #include "integration/test/cluster.h"
 
-struct expect {
-    struct cluster *c;
-    int via;
-    const char *command, *needle;
-    int lines;
-};
-
-static bool lines_match(void *ctx)
-{
-    struct expect *e = ctx;
-    char out[65536];
-    return cli(e->c, e->via, out, sizeof out, "%s", e->command) == 0 &&
-           count_lines(out, e->needle) == e->lines;
-}
-
-static void expect_lines(struct cluster *c, int via, const char *command, const char *needle,
-                         int lines)
-{
-    struct expect e = {c, via, command, needle, lines};
-    char what[256];
-    snprintf(what, sizeof what, "`%s` has %d lines with \"%s\"", command, lines, needle);
-    eventually(40000, what, lines_match, &e);
-}
-
-static bool has_leader(void *ctx)
-{
-    struct expect *e = ctx;
-    e->lines = shard_leader(e->c, e->via, e->needle);
-    return e->lines >= 0;
-}
-
-static int leader_of(struct cluster *c, int via, const char *shard)
-{
-    struct expect e = {.c = c, .via = via, .needle = shard};
-    eventually(20000, "the shard's leader is known", has_leader, &e);
-    return e.lines;
-}
-
 static bool runs_one_group(void *ctx)
 {
     struct expect *e = ctx;

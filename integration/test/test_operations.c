@@ -16,30 +16,6 @@
 #define SHARDS 8
 #define POOL "kind: ShardPool\nname: p\nspec: {count: 8, shard: {type: kv, voters: 3}}\n"
 
-struct expect {
-    struct cluster *c;
-    int i;
-    const char *command, *needle;
-    int lines;
-};
-
-static bool lines_match(void *ctx)
-{
-    struct expect *e = ctx;
-    char out[65536];
-    return cli(e->c, e->i, out, sizeof out, "%s", e->command) == 0 &&
-           count_lines(out, e->needle) == e->lines;
-}
-
-static void expect_lines(struct cluster *c, int via, const char *command, const char *needle,
-                         int lines)
-{
-    struct expect e = {c, via, command, needle, lines};
-    char what[256];
-    snprintf(what, sizeof what, "`%s` has %d lines with \"%s\"", command, lines, needle);
-    eventually(40000, what, lines_match, &e);
-}
-
 static struct cluster *four_hosts(void)
 {
     struct cluster *c = cluster_new();
@@ -194,7 +170,7 @@ static void test_drain_survives_the_death_of_zeros_leader(void **state)
 static bool ended(void *ctx)
 {
     struct expect *e = ctx;
-    return !host_running(e->c, e->i);
+    return !host_running(e->c, e->via);
 }
 
 /* Each time another host takes the place of the one that went. */
@@ -211,7 +187,7 @@ static void test_decommission_survives_the_death_of_zeros_leader(void **state)
         last = id;
         kill_zero_leader(c, rand() % 1500, 0);
         cli_ok(c, 0, "operation wait %d --timeout 60s", id);
-        eventually(30000, "the removed host ends", ended, &(struct expect){.c = c, .i = 3});
+        eventually(30000, "the removed host ends", ended, &(struct expect){.c = c, .via = 3});
         expect_lines(c, 0, "get hosts", "live", 3);
         snprintf(command, sizeof command, "rm -r '%s'", c->hosts[3].data_dir);
         assert_int_equal(system(command), 0);

@@ -32,28 +32,6 @@ static void expect(const char *out, const char *needle)
     }
 }
 
-struct command {
-    struct cluster *c;
-    const char *text, *needle;
-    int lines;
-};
-
-static bool lines_match(void *ctx)
-{
-    struct command *q = ctx;
-    char out[OUT_BYTES];
-    return cli(q->c, 0, out, sizeof out, "%s", q->text) == 0 &&
-           count_lines(out, q->needle) == q->lines;
-}
-
-static void expect_lines(struct cluster *c, const char *text, const char *needle, int lines)
-{
-    struct command q = {c, text, needle, lines};
-    char what[256];
-    snprintf(what, sizeof what, "`%s` has %d lines with \"%s\"", text, lines, needle);
-    eventually(30000, what, lines_match, &q);
-}
-
 /* h1 and h4 in zone a, h2 and h5 in b, h3 in c. */
 static void tag_hosts(struct cluster *c)
 {
@@ -109,8 +87,8 @@ static void test_spread_spec_is_applied_and_followed(void **state)
                          "      constraints: [{key: zone, operator: IN, values: [b]}]\n"
                          "  leaderPreference: [{key: zone, operator: IN, values: [b]}]\n");
     cli_ok(c, 0, "apply -f %s --wait --timeout 40s", path);
-    expect_lines(c, "get replicas --shard orders", "witness", 1);
-    expect_lines(c, "get replicas --shard orders", "running", 4);
+    expect_lines(c, 0, "get replicas --shard orders", "witness", 1);
+    expect_lines(c, 0, "get replicas --shard orders", "running", 4);
     assert_int_equal(in_zone(c, "orders", "h2 ", "h5 "), 2);
     assert_int_equal(in_zone(c, "orders", "h3 ", NULL), 1);
     expect(cli_ok(c, 2, "describe shard orders"), "Spread       zone");
@@ -134,7 +112,7 @@ static void test_what_cannot_be_placed_is_explained(void **state)
     expect(out, "would nearly fit: h1 (zone=a), h2 (zone=b), h4 (zone=a), ...");
     assert_int_equal(cli(c, 0, out, sizeof out, "apply -f %s --wait --timeout 3s", path), 4);
     expect(out, "Unsatisfiable: no host for 2 of 3 voters");
-    expect_lines(c, "describe shard far", "zone in (c, d) rules out 4", 1);
+    expect_lines(c, 0, "describe shard far", "zone in (c, d) rules out 4", 1);
     /* Hosts that begin to satisfy it are taken. */
     cli_ok(c, 0, "apply -f %s",
            write_spec(c, "kind: Host\nname: h4\nspec: {tags: {zone: d}}\n---\n"
@@ -185,9 +163,9 @@ static void test_pool_is_applied_waited_for_and_deleted(void **state)
                          "  shard: {type: kv, voters: 1, spread: [zone]}\n");
     assert_int_equal(cli(c, 0, out, sizeof out, "diff -f %s", path), 1);
     cli_ok(c, 0, "apply -f %s --wait --timeout 60s", path);
-    expect_lines(c, "get shards -o name", "shards/events-", 20);
+    expect_lines(c, 0, "get shards -o name", "shards/events-", 20);
     cli_ok(c, 0, "delete pool events --wait --timeout 60s");
-    expect_lines(c, "get shards -o name", "shards/events-", 0);
+    expect_lines(c, 0, "get shards -o name", "shards/events-", 0);
     assert_int_equal(cli(c, 0, out, sizeof out, "describe pool events"), 3);
     cluster_free(c);
 }

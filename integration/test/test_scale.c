@@ -13,30 +13,6 @@
 
 #include "integration/test/load.h"
 
-struct expect {
-    struct cluster *c;
-    int via;
-    const char *command, *needle;
-    int lines;
-};
-
-static bool lines_match(void *ctx)
-{
-    struct expect *e = ctx;
-    char out[65536];
-    return cli(e->c, e->via, out, sizeof out, "%s", e->command) == 0 &&
-           count_lines(out, e->needle) == e->lines;
-}
-
-static void expect_lines(struct cluster *c, int via, const char *command, const char *needle,
-                         int lines)
-{
-    struct expect e = {c, via, command, needle, lines};
-    char what[256];
-    snprintf(what, sizeof what, "`%s` has %d lines with \"%s\"", command, lines, needle);
-    eventually(60000, what, lines_match, &e);
-}
-
 /* Groups that run on one host, whatever the registry says: shard zero and "keeps". */
 static bool runs_two_groups(void *ctx)
 {
