@@ -248,9 +248,10 @@ static void keep_promises(uint64_t promised_ms, uint64_t election_timeout_ms)
         return;
     uint64_t ms = promised_ms - election_timeout_ms;
     LOG_INFO(AGENT, "waits, because the election timeout was shortened ms=%" PRIu64, ms);
-    nanosleep(
-        &(struct timespec){.tv_sec = (time_t)(ms / 1000), .tv_nsec = (long)(ms % 1000 * NS_PER_MS)},
-        NULL);
+    struct timespec left = {.tv_sec = (time_t)(ms / 1000),
+                            .tv_nsec = (long)(ms % 1000 * NS_PER_MS)};
+    while (nanosleep(&left, &left) != 0 && errno == EINTR) {
+    }
 }
 
 enum thole_code datadir_next_incarnation(struct datadir *d, uint32_t election_timeout_ms,
