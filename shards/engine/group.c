@@ -272,6 +272,7 @@ void group_harvest(struct loop *l, struct replica *r)
     }
     group_dispatch(l, r);
     note_sleep(r, raft_asleep(r->core));
+    raft_trim(r->core);
     rearm(l, r);
 }
 

@@ -3,6 +3,9 @@
 
 #include "shards/engine/codec.h"
 
+/* Messages that a lane keeps room for: all groups may beat or wake in one turn, but rarely do. */
+#define LANE_KEPT 1024
+
 struct peer_host *loop_host(struct loop *l, const struct uuid *host)
 {
     uint64_t key = uuid_hash(host);
@@ -95,6 +98,10 @@ static void flush_lane(struct loop *l, struct peer_host *h, struct out_lane *lan
     for (size_t i = 0; i < lane->count; i++)
         raft_message_deinit(&lane->messages[i].raft);
     lane->count = 0;
+    if (lane->capacity > LANE_KEPT) {
+        free(lane->messages);
+        *lane = (struct out_lane){0};
+    }
 }
 
 void outbox_flush(struct loop *l)

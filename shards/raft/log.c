@@ -233,6 +233,15 @@ void raft__log_evict(struct raft_log *l, size_t limit, uint64_t up_to)
     }
 }
 
+void raft__log_trim(struct raft_log *l)
+{
+    if (l->write_count == 0) {
+        free(l->writes);
+        l->writes = NULL;
+        l->write_capacity = 0;
+    }
+}
+
 void raft__log_write_started(struct raft_log *l, uint64_t token, uint64_t now_ms)
 {
     ASSERT(l->write_count == 0 || l->writes[l->write_count - 1].token < token);

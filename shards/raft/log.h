@@ -59,6 +59,8 @@ void raft__log_reset(struct raft_log *l, uint64_t index, uint64_t term);
 uint64_t raft__log_guess(const struct raft_log *l, uint64_t index, uint64_t term);
 /* Drop cached entries from the front, none above `up_to`, until at most `limit` bytes remain. */
 void raft__log_evict(struct raft_log *l, size_t limit, uint64_t up_to);
+/* Give back what is empty. */
+void raft__log_trim(struct raft_log *l);
 /* A write under `token` carries everything up to last_index. */
 void raft__log_write_started(struct raft_log *l, uint64_t token, uint64_t now_ms);
 /* Writes up to `token` are durable. */

@@ -136,6 +136,16 @@ void raft__progress_sent(struct raft_progress *p, uint64_t last, uint32_t count,
     p->next = last + 1;
 }
 
+void raft__progress_trim(struct raft_progress *p)
+{
+    if (p->inflight_count == 0) {
+        free(p->inflight);
+        p->inflight = NULL;
+        p->inflight_capacity = 0;
+        p->inflight_head = 0;
+    }
+}
+
 bool raft__progress_window_full(const struct raft_progress *p)
 {
     return p->inflight_count >= LIMIT_INFLIGHT_MESSAGES ||

@@ -289,6 +289,9 @@ void raft_unreachable(struct raft *r, uint64_t peer);
  * replica wakes it by itself. Does nothing to one that is awake. */
 void raft_wake(struct raft *r, uint64_t heard_ms, uint64_t now_ms);
 bool raft_asleep(const struct raft *r);
+/* Give back the memory that a sleeping replica does not need: queues and windows that are empty, and
+ * entries that are applied. What the last update lent ends. Does nothing to one that is awake. */
+void raft_trim(struct raft *r);
 /* Leader: the host of a member is not heard (or is again), so its consent to sleep is not waited for.
  * Forgotten when leadership ends; a member that is new to the configuration is not absent. */
 void raft_absent(struct raft *r, uint64_t peer, bool absent, uint64_t now_ms);

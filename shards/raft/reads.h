@@ -38,5 +38,6 @@ struct raft_read_wait *raft__reads_at(struct raft_reads *q, size_t i);
 struct raft_read_wait raft__reads_pop(struct raft_reads *q);
 void raft__reads_result(struct raft_reads *q, uint64_t context, uint64_t index, bool failed);
 void raft__reads_take_back(struct raft_reads *q);
+void raft__reads_trim(struct raft_reads *q); /* give back what is empty */
 
 #endif

@@ -176,6 +176,21 @@ bool raft_asleep(const struct raft *r)
     return r->asleep;
 }
 
+void raft_trim(struct raft *r)
+{
+    if (!r->asleep) {
+        return;
+    }
+    raft__begin(r, r->now_ms);
+    raft__outbox_trim(&r->outbox);
+    raft__reads_trim(&r->reads);
+    raft__log_evict(&r->log, 0, r->applied);
+    raft__log_trim(&r->log);
+    for (uint32_t i = 0; i < r->lead.peer_count; i++) {
+        raft__progress_trim(&r->lead.peers[i]);
+    }
+}
+
 void raft_absent(struct raft *r, uint64_t peer, bool absent, uint64_t now_ms)
 {
     raft__begin(r, now_ms);

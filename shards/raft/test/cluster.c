@@ -326,6 +326,7 @@ void node_harvest(struct cluster *c, uint64_t id)
         trace_state(c, n);
     }
     handle_requests(c, n, &u);
+    raft_trim(n->raft);
 }
 
 static bool step_node(struct cluster *c, struct node *n)

@@ -88,6 +88,35 @@ TEST(proposal_wakes_the_group_and_it_sleeps_again)
     cluster_deinit(&c);
 }
 
+/* The nodes trim after each harvest. */
+TEST(sleeping_replica_keeps_no_entries_and_no_queues)
+{
+    (void)state;
+    uint64_t leader = lull(3);
+    for (uint64_t id = 1; id <= 3; id++) {
+        raft_trim(c.nodes[id].raft);
+        const struct raft *r = c.nodes[id].raft;
+        assert_null(raft_entry_at(r, node_last(&c, id)));
+        assert_null(r->log.ring);
+        assert_null(r->log.writes);
+        assert_null(r->outbox.ready.items);
+        assert_null(r->outbox.lent.items);
+        assert_null(r->outbox.withheld);
+        assert_null(r->outbox.entries);
+        for (uint32_t i = 0; id == leader && i < r->lead.peer_count; i++) {
+            assert_null(r->lead.peers[i].inflight);
+        }
+    }
+    cluster_propose(&c, 3);
+    assert_non_null(raft_entry_at(c.nodes[leader].raft, node_last(&c, leader)));
+    raft_trim(c.nodes[leader].raft); /* awake: nothing */
+    assert_non_null(raft_entry_at(c.nodes[leader].raft, node_last(&c, leader)));
+    cluster_run(&c, SLEEP_AFTER_MS + 5 * HEARTBEAT_MS);
+    assert_int_equal(sleepers(), 3);
+    cluster_assert_converged(&c);
+    cluster_deinit(&c);
+}
+
 TEST(read_wakes_the_group_at_leader_and_at_follower)
 {
     (void)state;
@@ -329,6 +358,7 @@ int main(void)
         RUN(idle_group_falls_asleep_and_sends_nothing),
         RUN(single_voter_sleeps_alone),
         RUN(proposal_wakes_the_group_and_it_sleeps_again),
+        RUN(sleeping_replica_keeps_no_entries_and_no_queues),
         RUN(read_wakes_the_group_at_leader_and_at_follower),
         RUN(follower_that_lags_keeps_the_group_awake),
         RUN(member_whose_disk_is_behind_does_not_consent),
