@@ -76,7 +76,7 @@ static void rule_host(struct explanation *e, const struct placement_host *h)
     bool dead = placement__host_dead(h->row);
     bool removed = placement__host_state_is(h->row, thole_v1_HOST_STATE_REMOVED);
     const bool by[RULED_COUNT] = {
-        [RULED_USED] = h->used,
+        [RULED_USED] = h->used && !dead, /* what is lost there would be in nobody's way */
         [RULED_STATE] = !placement__host_state_is(h->row, thole_v1_HOST_STATE_ACTIVE),
         [RULED_DEAD] = dead,
         [RULED_TYPE] = !registry__host_runs(h->row, thole_v1_ShardSpec_type(p->spec)),

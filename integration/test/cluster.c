@@ -71,8 +71,12 @@ void cluster_free(struct cluster *c)
     free(c);
 }
 
+static char last_output[4096]; /* of the last command, for show_logs */
+
 static void show_logs(struct cluster *c)
 {
+    printf("--- the last command said\n%s", last_output);
+    fflush(stdout);
     for (int i = 0; i < HOSTS_MAX; i++) {
         if (access(c->hosts[i].log_path, R_OK) != 0)
             continue;
@@ -271,6 +275,7 @@ static int cli_words(struct cluster *c, int i, char *out, size_t out_size, const
     char rest[4096];
     while (fread(rest, 1, sizeof rest, p) > 0)
         continue;
+    strlcpy(last_output, out, sizeof last_output);
     int status = pclose(p);
     return WIFEXITED(status) ? WEXITSTATUS(status) : 128;
 }
