@@ -20,7 +20,8 @@ static void serve_one(struct machine *m, void *view, struct engine_request *q, s
 {
     bytes_clear(out);
     q->index = m->applied;
-    if (machine_query(m, view, q->payload.bytes, out, &q->status) == THOLE_OK && out->size > 0) {
+    if (q->kind != ENGINE_READ_POINT &&
+        machine_query(m, view, q->payload.bytes, out, &q->status) == THOLE_OK && out->size > 0) {
         q->result.owner = buf_copy(out->data, out->size);
         q->result.bytes = slice_of(q->result.owner->data, out->size);
     }
@@ -313,6 +314,8 @@ static void handle_task(struct applier *a, struct task *t)
     case TASK_REMOVE:
     case TASK_CHECK:
     case TASK_SPACE:
+    case TASK_EXPORT:
+    case TASK_SEED:
         ASSERT(false && "a task that is not for an applier");
     }
 }

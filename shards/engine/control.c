@@ -14,7 +14,7 @@ void control_answer(struct control *c)
     free(c);
 }
 
-static struct control *control_new(enum control_kind kind, engine_done_fn done, void *ctx)
+struct control *control_new(enum control_kind kind, engine_done_fn done, void *ctx)
 {
     struct control *c = xcalloc(1, sizeof(*c));
     c->msg.kind = MSG_CONTROL;
@@ -276,7 +276,7 @@ static void forget(struct loop *l, struct control *c)
 }
 
 /* The running replica of the command's shard, or NULL and the command is answered. */
-static struct replica *running(struct loop *l, struct control *c)
+struct replica *control_running(struct loop *l, struct control *c)
 {
     struct replica *r = map_get(&l->by_shard, c->shard_id);
     if (r && r->state == GROUP_RUNNING)
@@ -293,7 +293,7 @@ static struct replica *running(struct loop *l, struct control *c)
 
 static void change(struct loop *l, struct control *c)
 {
-    struct replica *r = running(l, c);
+    struct replica *r = control_running(l, c);
     uint64_t index;
     if (!r)
         return;
@@ -312,7 +312,7 @@ static void change(struct loop *l, struct control *c)
 
 static void transfer(struct loop *l, struct control *c)
 {
-    struct replica *r = running(l, c);
+    struct replica *r = control_running(l, c);
     if (!r)
         return;
     proposals_flush(l, r);
@@ -327,7 +327,7 @@ static void transfer(struct loop *l, struct control *c)
 
 static void force(struct loop *l, struct control *c)
 {
-    struct replica *r = running(l, c);
+    struct replica *r = control_running(l, c);
     if (!r)
         return;
     proposals_flush(l, r);
@@ -366,7 +366,7 @@ void control_check_transfers(struct loop *l, struct replica *r)
     control_fail_transfers(r, &st);
 }
 
-static void fail_list(struct control **list, const struct thole_status *st)
+void control_fail_list(struct control **list, const struct thole_status *st)
 {
     while (*list) {
         struct control *c = *list;
@@ -378,13 +378,13 @@ static void fail_list(struct control **list, const struct thole_status *st)
 
 void control_fail_transfers(struct replica *r, const struct thole_status *st)
 {
-    fail_list(&r->transfers, st);
+    control_fail_list(&r->transfers, st);
 }
 
 void control_fail_all(struct replica *r, const struct thole_status *st)
 {
-    fail_list(&r->transfers, st);
-    fail_list(&r->forces, st);
+    control_fail_list(&r->transfers, st);
+    control_fail_list(&r->forces, st);
 }
 
 void control_handle(struct loop *l, struct control *c)
@@ -417,6 +417,12 @@ void control_handle(struct loop *l, struct control *c)
         break;
     case CONTROL_HAND_OVER:
         hand_over_begin(l, c);
+        break;
+    case CONTROL_EXPORT:
+        export_begin(l, c);
+        break;
+    case CONTROL_SEED:
+        seed_begin(l, c);
         break;
     case CONTROL_ANSWER:
         control_answer(c);

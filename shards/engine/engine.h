@@ -71,6 +71,8 @@ struct engine_options {
     const char *directory;  /* for staged snapshots and machines' own files; created */
     struct engine_files
         *files; /* snapshot files; NULL: in `directory`. Borrowed until engine_free */
+    struct engine_files
+        *seeds; /* of engine_seed; NULL: there are none. Borrowed until engine_free */
     struct executor *executor;
     struct engine_transport transport;
     struct engine_observer observer;
@@ -151,7 +153,12 @@ bool engine_shard_peer(struct engine *e, uint64_t shard_id, uint64_t replica_id,
 /* Requests are owned by the caller and must live, untouched, until `done`, which is called exactly
  * once for every request handed over, on an engine thread (never inline), and must not block. Where
  * it can, the engine completes many requests in a row without a pause, so `done` may batch. */
-enum engine_request_kind { ENGINE_PROPOSE, ENGINE_OPEN_SESSION, ENGINE_QUERY };
+enum engine_request_kind {
+    ENGINE_PROPOSE,
+    ENGINE_OPEN_SESSION,
+    ENGINE_QUERY,
+    ENGINE_READ_POINT, /* a query that asks the machine nothing: done when that would be answered */
+};
 
 struct engine_request {
     struct worker_msg msg; /* the engine's */
@@ -189,6 +196,28 @@ struct engine_watcher {
 uint64_t engine_watch(struct engine *e, uint64_t shard_id, const struct engine_watcher *w,
                       uint64_t *ret_from_index);
 void engine_unwatch(struct engine *e, uint64_t watch_id);
+
+/* ---- Snapshots for users (export.c) ---------------------------------------------------------- */
+
+/* A snapshot file of a replica, open for reading: whoever asked closes it, before engine_free. */
+struct engine_export {
+    const struct engine_files_ops *ops;
+    struct engine_file *file; /* format: README.md */
+    uint64_t size, index, term;
+};
+/* A snapshot of the local replica at `min_index` (committed, and applied here) or later. `ret` is
+ * filled before `done` says OK, and lives until then. NOT_FOUND, UNAVAILABLE: no running replica;
+ * FAILED_PRECONDITION: a witness; what saving says. */
+void engine_export(struct engine *e, uint64_t shard_id, uint64_t min_index,
+                   struct engine_export *ret, engine_done_fn done, void *ctx);
+/* Found a group on the exported file `name` among options.seeds: the local replica, which was started
+ * without initial members and still is empty, becomes its only voter, with the file's data, sessions
+ * and log position, under the next epoch. Done when that is durable; OK if the replica has data
+ * already. UNAVAILABLE, RESOURCE_EXHAUSTED: try again. Whatever else (NOT_FOUND: no such file;
+ * DATA_LOSS, INVALID_ARGUMENT, FAILED_PRECONDITION: what is in it) also fails the replica. `name` is
+ * copied. */
+void engine_seed(struct engine *e, uint64_t shard_id, const char *name, engine_done_fn done,
+                 void *ctx);
 
 /* ---- Membership ------------------------------------------------------------------------------ */
 

@@ -153,6 +153,8 @@ enum task_kind {
     TASK_REMOVE,  /* snapshotter: delete snapshot files below `index` */
     TASK_CHECK,   /* snapshotter: is the file `name` what it was? */
     TASK_SPACE,   /* snapshotter: measure free space */
+    TASK_EXPORT,  /* snapshotter: open the file `name` for a user; `everything`: check it first */
+    TASK_SEED,    /* snapshotter: the seed `name` into a new generation, and a file of our own */
 };
 struct task {
     struct worker_msg msg;
@@ -167,7 +169,7 @@ struct task {
     size_t config_entry_count;
     char name[ENGINE_NAME_BYTES];
     struct stream_msg *received; /* TASK_RESTORE */
-    bool everything;             /* TASK_DESTROY */
+    bool everything;             /* TASK_DESTROY, TASK_EXPORT */
     struct control *control;
     struct thole_status st;
 };
@@ -183,6 +185,8 @@ enum control_kind {
     CONTROL_TRANSFER,
     CONTROL_FORCE,
     CONTROL_HAND_OVER,
+    CONTROL_EXPORT,
+    CONTROL_SEED,
     CONTROL_ANSWER, /* only calls done */
 };
 struct control {
@@ -190,15 +194,20 @@ struct control {
     enum control_kind kind;
     struct control *next;
     uint64_t shard_id, replica_id;
-    struct replica *r;    /* a reference, or NULL */
-    uint64_t epoch;       /* CONTROL_FORCE */
-    uint64_t deadline_ns; /* CONTROL_HAND_OVER */
+    struct replica *r;            /* a reference, or NULL */
+    uint64_t epoch;               /* CONTROL_FORCE */
+    uint64_t deadline_ns;         /* CONTROL_HAND_OVER */
+    uint64_t min_index;           /* CONTROL_EXPORT */
+    struct engine_export *export; /* CONTROL_EXPORT: the caller's */
+    char name[ENGINE_NAME_BYTES]; /* CONTROL_SEED */
     struct raft_change change;
     struct thole_status st;
     engine_done_fn done;
     void *ctx;
 };
+struct control *control_new(enum control_kind kind, engine_done_fn done, void *ctx);
 void control_answer(struct control *c); /* calls done with c->st and frees it */
+void control_fail_list(struct control **list, const struct thole_status *st);
 
 struct peer_change {
     struct worker_msg msg;
@@ -238,6 +247,7 @@ struct stream_msg {
     bool installed, refused, ok;
     struct bytes config;
     char name[ENGINE_NAME_BYTES]; /* the file to send, or the one received */
+    struct control *seeding;      /* not received: a seed, and who waits for it */
 };
 void stream_msg_free(struct stream_msg *m);
 
@@ -317,6 +327,7 @@ struct replica {
     uint32_t restore_failures; /* of received snapshots, in a row */
     bool holding_for_save;     /* a machine without views stands still while it is saved */
     struct save_waiter *save_waiters;
+    struct control *exports;                /* users who wait for what is being saved */
     uint64_t snapshot_index, snapshot_term; /* of the newest file; 0: none */
     bool persistent, has_views;
     uint64_t log_bytes, compact_at_bytes;
@@ -476,6 +487,8 @@ void group_stop(struct loop *l, struct replica *r, const struct thole_status *st
 void group_dispatch(struct loop *l, struct replica *r);
 /* control.c */
 void control_handle(struct loop *l, struct control *c);
+/* The running replica of the command's shard, or NULL and the command is answered. */
+struct replica *control_running(struct loop *l, struct control *c);
 void control_removed(struct loop *l, struct replica *r, struct control *c);
 void control_check_transfers(struct loop *l, struct replica *r);
 void control_check_forces(struct replica *r);
@@ -526,6 +539,19 @@ void snapshot_received(struct loop *l, struct stream_msg *m);
 void snapshot_installed(struct loop *l, struct replica *r);
 void snapshot_end(struct replica *r);
 void snapshot_name(const struct replica *r, uint64_t index, char ret[ENGINE_NAME_BYTES]);
+/* Delete the replica's files below this index, later. */
+void snapshot_remove_files(struct loop *l, struct replica *r, uint64_t below);
+void snapshot_post(struct loop *l, struct task *t); /* to the snapshotter */
+/* A restored machine waits for the batch that makes it live; `t` and `t->received` are taken over. */
+void snapshot_install(struct replica *r, struct task *t);
+void snapshot_discard(struct loop *l, struct replica *r, uint64_t generation);
+/* export.c */
+void export_begin(struct loop *l, struct control *c);
+void exports_saved(struct loop *l, struct replica *r);
+void exports_fail(struct replica *r, const struct thole_status *st);
+void export_opened(struct loop *l, struct task *t);
+void seed_begin(struct loop *l, struct control *c);
+void seed_loaded(struct loop *l, struct task *t); /* takes `t` over */
 
 /* ---- Other workers -------------------------------------------------------------------------------------- */
 
@@ -559,6 +585,9 @@ struct snapshot_info {
 /* Check the whole file, and what it says of itself. */
 enum thole_code snapshot_check(struct engine *e, const char *name, struct snapshot_info *ret,
                                struct thole_status *st);
+/* TASK_SEED: writes a snapshot file of ours from the seed `t->name`, checked, which becomes `t->name`; fills
+ * index, term and config. */
+enum thole_code snapshot_import(struct engine *e, struct task *t, struct thole_status *st);
 /* A file is the stream and this trailer: its checksum (XXH3, 8 bytes little-endian) and a magic. */
 #define SNAPSHOT_TRAILER_BYTES 16
 void snapshot_trailer(uint64_t checksum, uint8_t ret[SNAPSHOT_TRAILER_BYTES]);

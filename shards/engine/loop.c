@@ -47,7 +47,7 @@ static void handle_request(struct loop *l, struct engine_request *q)
     else if (!map_get(&l->by_shard, q->shard_id))
         request_fail(q, THOLE_NOT_FOUND, THOLE_REASON_NO_SUCH_SHARD,
                      "the shard has no replica on this host");
-    else if (q->kind == ENGINE_QUERY)
+    else if (q->kind == ENGINE_QUERY || q->kind == ENGINE_READ_POINT)
         read_submit(l, q);
     else
         proposal_submit(l, q);
@@ -304,10 +304,10 @@ static void run_timers(struct loop *l)
         struct engine_request *q = CONTAINER_OF(t, struct engine_request, internal);
         struct replica *r = map_get(&l->by_shard, q->shard_id);
         ASSERT(r != NULL);
-        if (q->kind != ENGINE_QUERY)
-            proposal_expired(l, q);
-        else
+        if (q->kind == ENGINE_QUERY || q->kind == ENGINE_READ_POINT)
             ASSERT(read_expired(l, r, q));
+        else
+            proposal_expired(l, q);
     }
 }
 

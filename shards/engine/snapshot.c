@@ -42,6 +42,9 @@ void task_free(struct task *t)
     bytes_deinit(&t->sessions);
     stream_msg_free(t->received);
     if (t->control) {
+        struct engine_export *x = t->control->export;
+        if (x && x->file)
+            x->ops->close(x->file);
         if (t->control->st.code == THOLE_OK)
             (void)THOLE_FAIL(&t->control->st, THOLE_UNAVAILABLE, THOLE_REASON_STOPPED,
                              "the host is stopping");
@@ -57,6 +60,11 @@ void stream_msg_free(struct stream_msg *m)
         return;
     bufslice_unref(m->frame);
     bytes_deinit(&m->config);
+    if (m->seeding) {
+        (void)THOLE_FAIL(&m->seeding->st, THOLE_UNAVAILABLE, THOLE_REASON_STOPPED,
+                         "the replica is stopping");
+        control_answer(m->seeding);
+    }
     replica_unref(m->r);
     free(m);
 }
@@ -66,17 +74,17 @@ void snapshot_name(const struct replica *r, uint64_t index, char ret[ENGINE_NAME
     (void)snprintf(ret, ENGINE_NAME_BYTES, "%" PRIu64 "-%" PRIu64 ".snap", r->replica_id, index);
 }
 
-static void to_snapshotter(struct loop *l, struct task *t)
+void snapshot_post(struct loop *l, struct task *t)
 {
     if (!worker_post_internal(l->e->snapshotter, &t->msg))
         loop_discard(l, &t->msg);
 }
 
-static void remove_files(struct loop *l, struct replica *r, uint64_t below)
+void snapshot_remove_files(struct loop *l, struct replica *r, uint64_t below)
 {
     struct task *t = task_new(TASK_REMOVE, r);
     t->index = below;
-    to_snapshotter(l, t);
+    snapshot_post(l, t);
 }
 
 /* ---- Saving -------------------------------------------------------------------------------------------------- */
@@ -102,6 +110,7 @@ static void save_failed(struct replica *r, const struct thole_status *st)
         raft_snapshot_sent(r->core, w->peer, 0, false);
         free(w);
     }
+    exports_fail(r, st);
 }
 
 static void view_acquired(struct loop *l, struct task *t)
@@ -121,7 +130,7 @@ static void view_acquired(struct loop *l, struct task *t)
     }
     raft_config_encode(config, &t->config);
     t->kind = TASK_SAVE;
-    to_snapshotter(l, t);
+    snapshot_post(l, t);
 }
 
 static void send_snapshot(struct loop *l, struct replica *r, uint64_t peer)
@@ -162,7 +171,7 @@ static void saved(struct loop *l, struct task *t)
         r->snapshot_index = t->index;
         r->snapshot_term = t->term;
     }
-    remove_files(l, r, r->snapshot_index + (CANARY(snapshot_index_lost) ? 1 : 0));
+    snapshot_remove_files(l, r, r->snapshot_index + (CANARY(snapshot_index_lost) ? 1 : 0));
     if (r->compacting && !r->persistent)
         compact_to(l, r, t->index);
     while (r->save_waiters) {
@@ -171,6 +180,7 @@ static void saved(struct loop *l, struct task *t)
         send_snapshot(l, r, w->peer);
         free(w);
     }
+    exports_saved(l, r);
     loop_publish(l, r);
 }
 
@@ -181,6 +191,9 @@ void snapshot_end(struct replica *r)
         r->save_waiters = w->next;
         free(w);
     }
+    exports_fail(r, &(struct thole_status){.code = THOLE_UNAVAILABLE,
+                                           .reason = THOLE_REASON_STOPPED,
+                                           .message = "the replica is stopping"});
 }
 
 /* ---- Sending -------------------------------------------------------------------------------------------------- */
@@ -214,7 +227,7 @@ static void check_file(struct loop *l, struct replica *r)
     struct task *t = task_new(TASK_CHECK, r);
     t->index = r->snapshot_index;
     snapshot_name(r, t->index, t->name);
-    to_snapshotter(l, t);
+    snapshot_post(l, t);
 }
 
 static void checked(struct loop *l, struct task *t)
@@ -242,7 +255,7 @@ void snapshot_sent(struct loop *l, struct stream_msg *m)
             check_file(l, r);
         if (r->persistent && r->sending == 0 && !r->save_waiters && !r->saving) {
             r->snapshot_index = r->snapshot_term = 0; /* was made only to be sent */
-            remove_files(l, r, UINT64_MAX);
+            snapshot_remove_files(l, r, UINT64_MAX);
         }
     }
     stream_msg_free(m);
@@ -253,6 +266,12 @@ void snapshot_sent(struct loop *l, struct stream_msg *m)
 /* Tell the sender how it went, and the streamer that the transfer is over. Frees `m`. */
 static void end_receive(struct loop *l, struct stream_msg *m, bool installed, bool keep_file)
 {
+    if (m->seeding) {
+        control_answer(m->seeding);
+        m->seeding = NULL;
+        stream_msg_free(m);
+        return;
+    }
     m->installed = installed;
     m->refused = !installed;
     engine_send_reply(l->e, &m->host, m);
@@ -260,7 +279,7 @@ static void end_receive(struct loop *l, struct stream_msg *m, bool installed, bo
     if (!keep_file && m->index != m->r->snapshot_index && !m->r->saving) {
         struct task *t = task_new(TASK_REMOVE, m->r);
         memcpy(t->name, m->name, sizeof(t->name));
-        to_snapshotter(l, t);
+        snapshot_post(l, t);
     }
     m->msg.kind = MSG_RECEIVE_END;
     streamer_post(l->e, &m->msg);
@@ -299,14 +318,14 @@ void snapshot_received(struct loop *l, struct stream_msg *m)
     struct task *t = task_new(TASK_RESTORE, r);
     t->received = m;
     t->generation = r->generation + 1;
-    to_snapshotter(l, t);
+    snapshot_post(l, t);
 }
 
-static void discard_generation(struct loop *l, struct replica *r, uint64_t generation)
+void snapshot_discard(struct loop *l, struct replica *r, uint64_t generation)
 {
     struct task *t = task_new(TASK_DESTROY, r);
     t->generation = generation;
-    to_snapshotter(l, t);
+    snapshot_post(l, t);
 }
 
 /* A machine that cannot take what others saved, time after time, can never catch up. A full disk may
@@ -332,7 +351,7 @@ static void restored(struct loop *l, struct task *t)
         end_receive(l, m, ok, false);
         machine_unref(t->machine);
         t->machine = NULL;
-        discard_generation(l, r, t->generation);
+        snapshot_discard(l, r, t->generation);
         if (restores_no_more(r, &t->st))
             group_fail(l, r, &t->st);
         task_free(t);
@@ -342,10 +361,15 @@ static void restored(struct loop *l, struct task *t)
     LOG_INFO(ENGINE, "installing a snapshot index=%" PRIu64 " generation=%" PRIu64, m->index,
              t->generation);
     t->received = m;
+    snapshot_install(r, t);
+}
+
+void snapshot_install(struct replica *r, struct task *t)
+{
     r->install = t; /* until the batch that makes it live is durable */
     r->holding_applies = true;
-    r->apply_next = m->index + 1;
-    r->apply_last = m->index;
+    r->apply_next = t->received->index + 1;
+    r->apply_last = t->received->index;
 }
 
 void snapshot_installed(struct loop *l, struct replica *r)
@@ -362,7 +386,7 @@ void snapshot_installed(struct loop *l, struct replica *r)
         r->snapshot_index = m->index;
         r->snapshot_term = m->index_term;
     }
-    remove_files(l, r, r->persistent || r->witness ? UINT64_MAX : m->index);
+    snapshot_remove_files(l, r, r->persistent || r->witness ? UINT64_MAX : m->index);
     end_receive(l, m, true, true);
     if (r->saving || r->compacting) {
         /* Their answers carry the old generation, and are dropped. */
@@ -436,12 +460,17 @@ void snapshot_task_done(struct loop *l, struct task *t)
     } else if (t->kind == TASK_DESTROY) {
         destroyed(l, t);
     } else if (t->kind == TASK_SWITCH && r->state != GROUP_GONE) {
-        discard_generation(l, r, t->generation);
+        snapshot_discard(l, r, t->generation);
     } else if (runs && t->kind == TASK_VIEW) {
         view_acquired(l, t);
         return;
     } else if (runs && t->kind == TASK_SAVE) {
         saved(l, t);
+    } else if (t->kind == TASK_EXPORT) {
+        export_opened(l, t);
+    } else if (runs && t->kind == TASK_SEED) {
+        seed_loaded(l, t);
+        return;
     } else if (runs && t->kind == TASK_CHECK) {
         checked(l, t);
     } else if (runs && t->kind == TASK_FLUSH) {

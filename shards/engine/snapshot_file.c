@@ -98,6 +98,26 @@ static enum thole_code save_machine(struct file_sink *s, struct machine *m, cons
     return code;
 }
 
+/* The trailer, and the file under its name; or none, if something went wrong. */
+static enum thole_code finish_file(struct file_sink *s, struct task *t, struct thole_status *st)
+{
+    uint8_t trailer[SNAPSHOT_TRAILER_BYTES];
+    enum thole_code code = drain(s);
+    snapshot_trailer(hash_state_digest(s->hash), trailer);
+    if (code != THOLE_OK)
+        *st = s->st;
+    else
+        code = s->ops->append(s->file, trailer, sizeof(trailer), st);
+    snapshot_name(t->r, t->index, t->name);
+    if (code == THOLE_OK)
+        code = s->ops->commit(s->file, t->name, st);
+    else
+        s->ops->discard(s->file);
+    hash_state_free(s->hash);
+    bytes_deinit(&s->pending);
+    return code;
+}
+
 enum thole_code snapshot_save(struct engine *e, struct task *t, struct thole_status *st)
 {
     struct file_sink s = {.base = {write_file}, .ops = e->files->ops};
@@ -109,18 +129,9 @@ enum thole_code snapshot_save(struct engine *e, struct task *t, struct thole_sta
     s.hash = hash_state_new(0);
     write_head(&s, t);
     code = save_machine(&s, t->machine, t->view, st);
-    uint8_t trailer[SNAPSHOT_TRAILER_BYTES];
-    snapshot_trailer(hash_state_digest(s.hash), trailer);
-    if (code == THOLE_OK)
-        code = s.ops->append(s.file, trailer, sizeof(trailer), st);
-    snapshot_name(t->r, t->index, t->name);
-    if (code == THOLE_OK)
-        code = s.ops->commit(s.file, t->name, st);
-    else
-        s.ops->discard(s.file);
-    hash_state_free(s.hash);
-    bytes_deinit(&s.pending);
-    return code;
+    if (code != THOLE_OK)
+        s.st = *st;
+    return finish_file(&s, t, st);
 }
 
 /* ---- Reading ---------------------------------------------------------------------------------------------- */
@@ -172,13 +183,14 @@ static bool read_exactly(struct file_source *s, void *data, size_t size)
     return true;
 }
 
-static enum thole_code open_source(struct engine *e, const char *name, struct file_source *s,
-                                   uint64_t *ret_checksum, struct thole_status *st)
+static enum thole_code open_source(struct engine_files *files, const char *name,
+                                   struct file_source *s, uint64_t *ret_checksum,
+                                   struct thole_status *st)
 {
     uint64_t size;
     uint8_t trailer[SNAPSHOT_TRAILER_BYTES];
-    *s = (struct file_source){.base = {read_file}, .ops = e->files->ops};
-    enum thole_code code = s->ops->open(e->files, name, &s->file, &size, st);
+    *s = (struct file_source){.base = {read_file}, .ops = files->ops};
+    enum thole_code code = s->ops->open(files, name, &s->file, &size, st);
     if (code != THOLE_OK)
         return code;
     if (size < sizeof(trailer))
@@ -222,6 +234,23 @@ static enum thole_code read_head(struct file_source *s, const char *name, struct
     return codec_header_decode(bytes_slice(piece), ret, st);
 }
 
+/* The whole file against its checksum; then `s` is at its start again. */
+static enum thole_code check_stream(struct file_source *s, const char *name, uint64_t checksum,
+                                    struct thole_status *st)
+{
+    struct hash_state *hash = hash_state_new(0);
+    while (fill(s))
+        hash_state_update(hash, s->buffer, s->to);
+    bool good = s->st.code == THOLE_OK && hash_state_digest(hash) == checksum;
+    hash_state_free(hash);
+    s->at = 0;
+    s->from = s->to = 0;
+    if (!good)
+        return THOLE_FAIL(st, THOLE_DATA_LOSS, THOLE_REASON_CORRUPT, "snapshot %s is damaged",
+                          name);
+    return THOLE_OK;
+}
+
 enum thole_code snapshot_check(struct engine *e, const char *name, struct snapshot_info *ret,
                                struct thole_status *st)
 {
@@ -229,18 +258,10 @@ enum thole_code snapshot_check(struct engine *e, const char *name, struct snapsh
     struct codec_header h = {0};
     struct bytes piece = {0};
     uint64_t checksum;
-    enum thole_code code = open_source(e, name, &s, &checksum, st);
+    enum thole_code code = open_source(e->files, name, &s, &checksum, st);
     if (code != THOLE_OK)
         return code;
-    struct hash_state *hash = hash_state_new(0);
-    while (fill(&s))
-        hash_state_update(hash, s.buffer, s.to);
-    if (s.st.code != THOLE_OK || hash_state_digest(hash) != checksum)
-        code =
-            THOLE_FAIL(st, THOLE_DATA_LOSS, THOLE_REASON_CORRUPT, "snapshot %s is damaged", name);
-    hash_state_free(hash);
-    s.at = 0;
-    s.from = s.to = 0;
+    code = check_stream(&s, name, checksum, st);
     if (code == THOLE_OK)
         code = read_head(&s, name, &piece, &h, st);
     if (code == THOLE_OK)
@@ -250,6 +271,95 @@ enum thole_code snapshot_check(struct engine *e, const char *name, struct snapsh
     close_source(&s);
     return code;
 }
+
+/* ---- Seeds ------------------------------------------------------------------------------------------------ */
+
+/* The group begins with this replica alone, an epoch later: what clients of the group that was saved
+ * did after the snapshot is not to be taken for what clients of the new one do. */
+static void first_config(const struct engine *e, const struct replica *r, uint64_t epoch,
+                         struct bytes *out)
+{
+    struct raft_config c = {.epoch = epoch};
+    struct raft_member self = {.replica_id = r->replica_id, .role = RAFT_VOTER};
+    memcpy(self.host, e->o.host_id.bytes, sizeof(self.host));
+    *raft_config_insert(&c, 0) = self;
+    raft_config_encode(&c, out);
+    raft_config_deinit(&c);
+}
+
+static enum thole_code read_seed(struct engine *e, struct file_source *s, struct task *t,
+                                 struct thole_status *st)
+{
+    const struct replica *r = t->r;
+    struct codec_header h = {0};
+    struct bytes piece = {0};
+    struct raft_config saved = {0};
+    enum thole_code code = read_head(s, t->name, &piece, &h, st);
+    if (code == THOLE_OK && (!slice_equal(h.machine_type, slice_str(r->type_name)) ||
+                             h.machine_version > r->type_version))
+        code = THOLE_FAIL(st, THOLE_FAILED_PRECONDITION, THOLE_REASON_NO_SUCH_TYPE,
+                          "the snapshot is of machine type %.*s version %u, not of %s version %u",
+                          (int)h.machine_type.size, (const char *)h.machine_type.data,
+                          h.machine_version, r->type_name, r->type_version);
+    if (code == THOLE_OK)
+        code = raft_config_decode(h.config, &saved, st);
+    if (code == THOLE_OK) {
+        first_config(e, r, saved.epoch + 1, &t->config);
+        t->index = h.index;
+        t->term = h.index_term;
+    }
+    raft_config_deinit(&saved);
+    codec_release(h.arena);
+    bytes_deinit(&piece);
+    return code;
+}
+
+/* What follows the head, as it is. */
+static void copy_rest(struct file_source *from, struct file_sink *to)
+{
+    uint8_t piece[4096];
+    int64_t n;
+    while ((n = read_file(&from->base, piece, sizeof(piece))) > 0)
+        (void)write_file(&to->base, piece, (size_t)n);
+    if (to->st.code == THOLE_OK)
+        to->st = from->st;
+}
+
+static enum thole_code copy_seed(struct engine *e, struct file_source *from, struct task *t,
+                                 struct thole_status *st)
+{
+    struct file_sink to = {.base = {write_file}, .ops = e->files->ops};
+    char staged[ENGINE_NAME_BYTES];
+    (void)snprintf(staged, sizeof(staged), "%" PRIu64 ".tmp", t->r->replica_id);
+    enum thole_code code = to.ops->create(e->files, staged, &to.file, st);
+    if (code != THOLE_OK)
+        return code;
+    to.hash = hash_state_new(0);
+    write_head(&to, t);
+    copy_rest(from, &to);
+    code = finish_file(&to, t, st);
+    return code;
+}
+
+enum thole_code snapshot_import(struct engine *e, struct task *t, struct thole_status *st)
+{
+    struct file_source s;
+    uint64_t checksum;
+    if (!e->o.seeds)
+        return THOLE_FAIL(st, THOLE_NOT_FOUND, THOLE_REASON_NONE, "this host has no seeds");
+    enum thole_code code = open_source(e->o.seeds, t->name, &s, &checksum, st);
+    if (code != THOLE_OK)
+        return code;
+    code = check_stream(&s, t->name, checksum, st);
+    if (code == THOLE_OK)
+        code = read_seed(e, &s, t, st);
+    if (code == THOLE_OK)
+        code = copy_seed(e, &s, t, st);
+    close_source(&s);
+    return code;
+}
+
+/* ---- Loading ---------------------------------------------------------------------------------------------- */
 
 static enum thole_code read_sessions(struct file_source *s, struct session_table *t,
                                      struct thole_status *st)
@@ -322,7 +432,7 @@ enum thole_code snapshot_load(struct engine *e, struct replica *r, const char *n
 {
     struct file_source s;
     uint64_t checksum;
-    enum thole_code code = open_source(e, name, &s, &checksum, st);
+    enum thole_code code = open_source(e->files, name, &s, &checksum, st);
     if (code != THOLE_OK)
         return code;
     code = load(&s, r, name, generation, ret, st);

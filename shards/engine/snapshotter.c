@@ -259,6 +259,26 @@ static void destroy(struct engine *e, struct task *t)
     t->st.code = code;
 }
 
+static void open_export(struct engine *e, struct task *t)
+{
+    struct engine_export *x = t->control->export;
+    struct snapshot_info info;
+    if (t->everything && snapshot_check(e, t->name, &info, &t->st) != THOLE_OK)
+        return;
+    *x = (struct engine_export){.ops = e->files->ops, .index = t->index, .term = t->term};
+    t->st.code = x->ops->open(e->files, t->name, &x->file, &x->size, &t->st);
+}
+
+static void seed(struct engine *e, struct task *t)
+{
+    enum thole_code code = snapshot_import(e, t, &t->st);
+    if (code == THOLE_OK)
+        code = machine_destroy(t->r, t->generation, &t->st);
+    if (code == THOLE_OK)
+        code = snapshot_load(e, t->r, t->name, t->generation, &t->machine, &t->st);
+    t->st.code = code;
+}
+
 static void run(struct engine *e, struct task *t, bool *flushed)
 {
     ASSERT(t->r || t->kind == TASK_SPACE);
@@ -289,6 +309,12 @@ static void run(struct engine *e, struct task *t, bool *flushed)
         break;
     case TASK_CHECK:
         t->st.code = snapshot_check(e, t->name, &(struct snapshot_info){0}, &t->st);
+        break;
+    case TASK_EXPORT:
+        open_export(e, t);
+        break;
+    case TASK_SEED:
+        seed(e, t);
         break;
     case TASK_SPACE:
         t->st.code = e->files->ops->space(e->files, &t->index, &t->st);

@@ -8,7 +8,7 @@
  * Until that entry is durable nothing acts, and this replica is deaf: a crash leaves all as it was. */
 #include "shards/raft/raft_internal.h"
 
-static bool has_no_data(const struct raft *r)
+bool raft__has_no_data(const struct raft *r)
 {
     return raft__config(r)->member_count == 0 && r->log.start_index == 0 && r->log.last_index == 0;
 }
@@ -16,7 +16,7 @@ static bool has_no_data(const struct raft *r)
 enum thole_code raft__check_epoch(struct raft *r, uint64_t from, uint8_t kind, uint64_t epoch,
                                   bool *ret_ours, struct thole_status *st)
 {
-    if (epoch > r->epoch && has_no_data(r) && !r->superseded) {
+    if (epoch > r->epoch && raft__has_no_data(r) && !r->superseded) {
         r->epoch = epoch;
     }
     if (epoch > r->epoch || r->superseded) {
@@ -64,7 +64,7 @@ static bool find_self(const struct raft *r, struct raft_change_item *ret)
 
 static enum thole_code check_force(const struct raft *r, uint64_t epoch, struct thole_status *st)
 {
-    if (r->options.witness || has_no_data(r) || r->superseded) {
+    if (r->options.witness || raft__has_no_data(r) || r->superseded) {
         return THOLE_FAIL(st, THOLE_FAILED_PRECONDITION, THOLE_REASON_UNSATISFIABLE,
                           "force: this replica has no data of the group");
     }

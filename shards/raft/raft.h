@@ -308,6 +308,12 @@ void raft_snapshot_sent(struct raft *r, uint64_t peer, uint64_t index, bool ok);
 THOLE_MUST_CHECK enum thole_code raft_snapshot_received(
     struct raft *r, uint64_t from, uint64_t term, uint64_t index, uint64_t index_term,
     const struct raft_config *config, uint64_t now_ms, bool *ret_install, struct thole_status *st);
+/* A snapshot that comes from no leader is staged here: the state that a group begins with, of which this
+ * replica is the only voter in `config`. Only for a replica that has nothing yet and was given no
+ * configuration (FAILED_PRECONDITION otherwise). The next update carries `snapshot`. */
+THOLE_MUST_CHECK enum thole_code raft_seed(struct raft *r, uint64_t index, uint64_t index_term,
+                                           const struct raft_config *config, uint64_t now_ms,
+                                           struct thole_status *st);
 /* The log up to `index` (<= applied, known durable in the machine or a snapshot) may go. The next
  * update carries `log_start`. Ignored if index is not beyond the current start. */
 void raft_compact(struct raft *r, uint64_t index);

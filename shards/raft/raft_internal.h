@@ -194,6 +194,7 @@ void raft__recv_read(struct raft *r, const struct raft_message *m);
 void raft__recv_read_reply(struct raft *r, const struct raft_message *m);
 
 /* force.c */
+bool raft__has_no_data(const struct raft *r);
 /* Is `epoch`, of a message or snapshot, ours? A replica without data takes a higher one over. OK and
  * false in ret_ours: a lower one, which is answered; DATA_LOSS: we are superseded. */
 THOLE_MUST_CHECK enum thole_code raft__check_epoch(struct raft *r, uint64_t from, uint8_t kind,

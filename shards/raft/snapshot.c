@@ -93,3 +93,30 @@ enum thole_code raft_snapshot_received(struct raft *r, uint64_t from, uint64_t t
     *ret_install = true;
     return THOLE_OK;
 }
+
+enum thole_code raft_seed(struct raft *r, uint64_t index, uint64_t index_term,
+                          const struct raft_config *config, uint64_t now_ms,
+                          struct thole_status *st)
+{
+    raft__begin(r, now_ms);
+    if (!raft__has_no_data(r) || r->term > index_term || r->superseded || r->removed) {
+        return THOLE_FAIL(st, THOLE_FAILED_PRECONDITION, THOLE_REASON_EXISTS,
+                          "only an empty replica of a group that is not there yet can be seeded");
+    }
+    if (index == 0 || index > RAFT_NUMBER_MAX || index_term == 0 || index_term > RAFT_NUMBER_MAX ||
+        config->member_count != 1 || config->joint ||
+        !raft_config_is_voter(config, r->options.replica_id)) {
+        return THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
+                          "seed: index %llu, term %llu, %u members", (unsigned long long)index,
+                          (unsigned long long)index_term, config->member_count);
+    }
+    enum thole_code code = raft__config_validate(config, st);
+    if (code != THOLE_OK) {
+        return code;
+    }
+    raft__wake(r, now_ms);
+    raft__become_follower(r, index_term, 0);
+    r->epoch = config->epoch;
+    install(r, index, index_term, config);
+    return THOLE_OK;
+}

@@ -168,6 +168,7 @@ void host_start(struct cluster *c, int i)
         .incarnation = h->incarnation,
         .log = h->log,
         .files = h->files,
+        .seeds = h->seeds,
         .executor = c->ex,
         .transport = {h, net_send},
         .observer = {.ctx = h, .host_failed = on_host_failed},
@@ -234,6 +235,7 @@ struct cluster *cluster_new(int hosts, uint64_t seed)
         h->log = &p->base;
         h->storage = log_store_memory_new();
         h->files = engine_files_memory_new();
+        h->seeds = engine_files_memory_new();
         h->ledger = ledger_disk_new();
         h->types_[0] = tally_type(&h->tally);
         h->types_[1] = tally_plain_type(&h->tally);
@@ -259,6 +261,7 @@ void cluster_free(struct cluster *c)
         h->storage->ops->close(h->storage);
         free(CONTAINER_OF(h->log, struct proxy, base));
         h->files->ops->free(h->files);
+        h->seeds->ops->free(h->seeds);
         ledger_disk_free(h->ledger);
     }
     executor_free(c->ex);

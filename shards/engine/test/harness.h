@@ -18,7 +18,7 @@ struct host {
     uint64_t incarnation;
     struct log_store *log;     /* what the engine sees: counts, and fails on demand */
     struct log_store *storage; /* what survives */
-    struct engine_files *files;
+    struct engine_files *files, *seeds;
     struct tally_ctx tally;
     struct ledger_disk *ledger;
     struct thole_machine_type types_[3];

@@ -440,6 +440,31 @@ TEST(snapshot_during_snapshot)
     cluster_deinit(&c);
 }
 
+/* A group is founded on a snapshot: by a replica that has nothing, as its only voter. */
+TEST(seed_founds_a_group)
+{
+    AUTO_CONFIG config = config_of((uint64_t[]){1}, 1, NULL, 0);
+    AUTO_CONFIG others = three();
+    struct thole_status st;
+    (void)state;
+    solo_init(&c, 0);
+    struct raft *r = cluster_join(&c)->raft;
+    config.epoch = 4;
+    assert_int_equal(raft_seed(r, 0, 3, &config, c.now_ms, &st), THOLE_INVALID_ARGUMENT);
+    assert_int_equal(raft_seed(r, 11, 0, &config, c.now_ms, &st), THOLE_INVALID_ARGUMENT);
+    assert_int_equal(raft_seed(r, 11, 3, &others, c.now_ms, &st), THOLE_INVALID_ARGUMENT);
+    assert_int_equal(raft_seed(r, 11, 3, &config, c.now_ms, &st), THOLE_OK);
+    cluster_settle(&c);
+    assert_int_equal(raft_seed(r, 12, 3, &config, c.now_ms, &st), THOLE_FAILED_PRECONDITION);
+    cluster_run(&c, 5000);
+    assert_int_equal(status(1).role, RAFT_LEADER);
+    assert_int_equal(status(1).term, 4);
+    assert_int_equal(raft_config(r)->epoch, 4);
+    assert_int_equal(status(1).commit, 12);
+    assert_int_equal(c.nodes[1].disk.start_index, 11);
+    cluster_deinit(&c);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -468,6 +493,7 @@ int main(void)
         RUN(compact_is_bounded_by_what_is_applied),
         RUN(restart_from_snapshot),
         RUN(snapshot_during_snapshot),
+        RUN(seed_founds_a_group),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,0 +1,178 @@
+/* Snapshots that users take away and bring back. A file for a user is one of the replica's own: a newer
+ * one is saved only if the last is too old. A seed becomes the state of an empty replica the way a
+ * received snapshot does: restored beside the machine, then live by one batch. */
+#include <bsd/string.h>
+
+#include "shards/engine/engine_internal.h"
+
+/* ---- Entry points, on any thread ------------------------------------------------------------------------ */
+
+void engine_export(struct engine *e, uint64_t shard_id, uint64_t min_index,
+                   struct engine_export *ret, engine_done_fn done, void *ctx)
+{
+    struct control *c = control_new(CONTROL_EXPORT, done, ctx);
+    *ret = (struct engine_export){0};
+    c->shard_id = shard_id;
+    c->min_index = min_index;
+    c->export = ret;
+    loop_post(engine_loop(e, shard_id), &c->msg);
+}
+
+void engine_seed(struct engine *e, uint64_t shard_id, const char *name, engine_done_fn done,
+                 void *ctx)
+{
+    struct control *c = control_new(CONTROL_SEED, done, ctx);
+    c->shard_id = shard_id;
+    if (strlcpy(c->name, name, sizeof(c->name)) >= sizeof(c->name)) {
+        (void)THOLE_FAIL(&c->st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
+                         "the name of a seed is too long");
+        c->kind = CONTROL_ANSWER;
+    }
+    loop_post(engine_loop(e, shard_id), &c->msg);
+}
+
+/* ---- Out ------------------------------------------------------------------------------------------------------ */
+
+static void open_for(struct loop *l, struct replica *r, struct control *c, bool check)
+{
+    struct task *t = task_new(TASK_EXPORT, r);
+    t->control = c;
+    t->index = r->snapshot_index;
+    t->term = r->snapshot_term;
+    t->everything = check;
+    snapshot_name(r, t->index, t->name);
+    snapshot_post(l, t);
+}
+
+static void await_save(struct loop *l, struct replica *r, struct control *c)
+{
+    c->next = r->exports;
+    r->exports = c;
+    if (!r->saving)
+        snapshot_start_save(l, r);
+}
+
+void export_begin(struct loop *l, struct control *c)
+{
+    struct replica *r = control_running(l, c);
+    if (!r)
+        return;
+    if (r->witness || c->min_index > r->status.commit) {
+        (void)THOLE_FAIL(&c->st, THOLE_FAILED_PRECONDITION, THOLE_REASON_NOT_READY,
+                         r->witness ? "a witness holds no data" : "nothing is committed there");
+        control_answer(c);
+    } else if (r->snapshot_index != 0 && r->snapshot_index >= c->min_index) {
+        open_for(l, r, c, true);
+    } else {
+        await_save(l, r, c);
+    }
+}
+
+/* The files' removal comes after the opening: both are tasks of the snapshotter, in this order. */
+void exports_saved(struct loop *l, struct replica *r)
+{
+    struct control *all = r->exports;
+    r->exports = NULL;
+    while (all) {
+        struct control *c = all;
+        all = c->next;
+        if (r->snapshot_index >= c->min_index)
+            open_for(l, r, c, false);
+        else
+            await_save(l, r, c); /* that save had begun before */
+    }
+    if (r->persistent && r->sending == 0 && !r->saving) {
+        r->snapshot_index = r->snapshot_term = 0;
+        snapshot_remove_files(l, r, UINT64_MAX);
+    }
+}
+
+void exports_fail(struct replica *r, const struct thole_status *st)
+{
+    control_fail_list(&r->exports, st);
+}
+
+void export_opened(struct loop *l, struct task *t)
+{
+    struct replica *r = t->r;
+    struct control *c = t->control;
+    t->control = NULL;
+    c->st = t->st;
+    if (c->st.code == THOLE_DATA_LOSS && t->everything && r->state == GROUP_RUNNING) {
+        LOG_WARN(ENGINE, "a snapshot file is damaged, another one is saved in its place: %s",
+                 t->st.message);
+        c->st = (struct thole_status){0};
+        await_save(l, r, c);
+        return;
+    }
+    control_answer(c);
+}
+
+/* ---- In ------------------------------------------------------------------------------------------------------- */
+
+void seed_begin(struct loop *l, struct control *c)
+{
+    struct replica *r = control_running(l, c);
+    if (!r)
+        return;
+    if (r->restoring || r->install || r->witness) {
+        (void)THOLE_FAIL(&c->st, THOLE_UNAVAILABLE, THOLE_REASON_NOT_READY,
+                         "the replica is a witness, or takes a snapshot already");
+        control_answer(c);
+        return;
+    }
+    if (raft_config(r->core)->member_count > 0) {
+        control_answer(c);
+        return;
+    }
+    r->restoring = true;
+    struct task *t = task_new(TASK_SEED, r);
+    t->control = c;
+    t->generation = r->generation + 1;
+    (void)strlcpy(t->name, c->name, sizeof(t->name));
+    snapshot_post(l, t);
+}
+
+static void refuse(struct loop *l, struct task *t)
+{
+    struct replica *r = t->r;
+    struct control *c = t->control;
+    bool later = t->st.code == THOLE_UNAVAILABLE || t->st.code == THOLE_RESOURCE_EXHAUSTED;
+    LOG_WARN(ENGINE, "the replica is not founded on a snapshot: %s", t->st.message);
+    snapshot_remove_files(l, r, UINT64_MAX);
+    machine_unref(t->machine);
+    t->machine = NULL;
+    snapshot_discard(l, r, t->generation);
+    c->st = t->st;
+    t->control = NULL;
+    if (!later)
+        group_fail(l, r, &t->st);
+    control_answer(c);
+    task_free(t);
+}
+
+void seed_loaded(struct loop *l, struct task *t)
+{
+    struct replica *r = t->r;
+    struct raft_config config = {0};
+    r->restoring = false;
+    if (t->st.code == THOLE_OK)
+        t->st.code = raft_config_decode(bytes_slice(&t->config), &config, &t->st);
+    if (t->st.code == THOLE_OK)
+        t->st.code = raft_seed(r->core, t->index, t->term, &config, l->now_ms, &t->st);
+    raft_config_deinit(&config);
+    if (t->st.code != THOLE_OK) {
+        refuse(l, t);
+        return;
+    }
+    LOG_INFO(ENGINE, "founded on a snapshot index=%llu", (unsigned long long)t->index);
+    struct stream_msg *m = xcalloc(1, sizeof(*m));
+    m->r = replica_ref(r);
+    m->index = t->index;
+    m->index_term = t->term;
+    m->seeding = t->control;
+    t->control = NULL;
+    t->received = m;
+    snapshot_install(r, t);
+    loop_dirty(l, r);
+}
