@@ -67,10 +67,10 @@ struct row {
     struct uuid host_id; /* hosts and marks of hosts: the id; replicas: the host they are on */
     uint64_t id;         /* marks: of the shard, replica or operation */
     uint64_t revision;   /* events and marks: what the order of their tree goes by */
-    char *name;          /* marks: of what went, and of pools */
-    upb_Arena *arena;    /* owns the message; NULL for marks */
+    upb_Arena *arena;    /* owns the message; NULL: the message is packed, or this is a mark */
     union {
         void *msg;
+        char *name; /* marks: of what went, and of pools */
         thole_v1_Host *host;
         thole_v1_Shard *shard;
         thole_v1_Replica *replica;
@@ -87,6 +87,10 @@ struct row *registry__row_adopt(enum row_kind kind, void *msg, upb_Arena *arena)
 struct row *registry__row_copy(const struct row *from); /* a deep copy to edit; one reference */
 struct row *registry__row_ref(struct row *row);
 void registry__row_unref(struct row *row); /* NULL is fine */
+/* Before it goes into a tree: the message moves into one allocation of just its size. Pointers into it
+ * from before are void. */
+void registry__row_pack(struct row *row);
+void registry__row_free_message(struct row *row);
 const upb_MiniTable *registry__row_table(enum row_kind kind);
 
 /* Deterministic bytes of a message, in `arena`. */

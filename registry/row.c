@@ -72,10 +72,7 @@ void registry__row_unref(struct row *row)
     if (row == NULL || atomic_fetch_sub_explicit(&row->refs, 1, memory_order_acq_rel) != 1) {
         return;
     }
-    if (row->arena != NULL) {
-        upb_Arena_Free(row->arena);
-    }
-    free(row->name);
+    registry__row_free_message(row);
     free(row);
 }
 
@@ -92,14 +89,11 @@ struct slice registry__encode(const void *msg, const upb_MiniTable *table, upb_A
 
 void *registry__message_copy(const void *msg, const upb_MiniTable *table, upb_Arena *arena)
 {
-    upb_Arena *scratch = upb_Arena_New();
-    ASSERT(scratch != NULL);
-    struct slice bytes = registry__encode(msg, table, scratch);
+    struct slice bytes = registry__encode(msg, table, arena);
     void *copy = _upb_Message_New(table, arena);
-    upb_DecodeStatus status =
-        upb_Decode((const char *)bytes.data, bytes.size, copy, table, NULL, 0, arena);
+    upb_DecodeStatus status = upb_Decode((const char *)bytes.data, bytes.size, copy, table, NULL,
+                                         kUpb_DecodeOption_AliasString, arena);
     ASSERT(status == kUpb_DecodeStatus_Ok);
-    upb_Arena_Free(scratch);
     return copy;
 }
 

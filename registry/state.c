@@ -138,6 +138,7 @@ static void put_replica(struct state *s, struct row *row)
 void registry__state_put(struct state *s, struct row *row)
 {
     struct key k;
+    registry__row_pack(row);
     if (row->kind == ROW_HOST) {
         struct slice name = registry_str(thole_v1_Host_name(row->host));
         registry__tree_put(&s->index[INDEX_HOSTS], registry__key_uuid(&k, &row->host_id), row);
@@ -228,6 +229,7 @@ void registry__state_journal(struct state *s, struct row *mark)
 
 void registry__state_event(struct state *s, struct row *event)
 {
+    registry__row_pack(event);
     compacted(s, append(&s->index[INDEX_EVENTS], &s->event_next, LIMIT_EVENTS, event));
 }
 
@@ -239,6 +241,7 @@ void registry__state_remember(struct state *s, struct row *request)
             registry_str(thole_registry_v1_RememberedRequest_request_id(oldest->row->request));
         registry__tree_remove(&s->index[INDEX_REQUESTS], id);
     }
+    registry__row_pack(request);
     struct slice id =
         registry_str(thole_registry_v1_RememberedRequest_request_id(request->request));
     registry__tree_put(&s->index[INDEX_REQUESTS], id, request);
