@@ -24,7 +24,7 @@
 /* Committed, handed to an applier and not applied, per group. */
 #define LIMIT_APPLYING_BYTES (16 * MIB)
 /* One snapshot chunk. */
-#define LIMIT_CHUNK_BYTES (256 * KIB)
+#define LIMIT_CHUNK_BYTES (1 * MIB)
 /* Names of hosts, shards, machine types, tags. */
 #define LIMIT_NAME_BYTES 128
 #define LIMIT_MEMBERS 64                      /* replicas of one shard, tombstones not counted */
@@ -41,6 +41,7 @@
 _Static_assert(LIMIT_RUN_BYTES > LIMIT_PAYLOAD_BYTES, "an entry must fit in a run");
 _Static_assert(LIMIT_FRAME_BYTES > LIMIT_APPEND_BYTES + LIMIT_PAYLOAD_BYTES, "append < frame");
 _Static_assert(LIMIT_INFLIGHT_BYTES > LIMIT_FRAME_BYTES, "frame < window");
+_Static_assert(LIMIT_FRAME_BYTES > 2 * LIMIT_CHUNK_BYTES, "chunk < frame");
 _Static_assert(LIMIT_FRAME_BYTES > LIMIT_RESULT_BYTES, "result < frame");
 
 #endif

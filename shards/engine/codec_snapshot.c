@@ -66,6 +66,23 @@ struct bufslice codec_beat_frame(const struct host_beat *b)
     return out;
 }
 
+/* The data is by far the most of a chunk: it is copied once, behind the encoded other fields. */
+#define CHUNK_DATA_TAG ((10 << 3) | 2)
+
+static struct bufslice frame_with_data(const char *fields, size_t size, struct slice data)
+{
+    struct bytes head = {0};
+    bytes_append(&head, fields, size);
+    bytes_append_varint(&head, CHUNK_DATA_TAG);
+    bytes_append_varint(&head, data.size);
+    struct buf *b = buf_new(head.size + data.size);
+    memcpy(b->data, head.data, head.size);
+    if (data.size > 0)
+        memcpy(b->data + head.size, data.data, data.size);
+    bytes_deinit(&head);
+    return (struct bufslice){b, slice_of(b->data, b->size)};
+}
+
 struct bufslice codec_chunk_frame(const struct codec_chunk *c)
 {
     upb_Arena *arena = upb_Arena_New();
@@ -79,13 +96,12 @@ struct bufslice codec_chunk_frame(const struct codec_chunk *c)
     thole_engine_v1_SnapshotChunk_set_index_term(m, c->index_term);
     thole_engine_v1_SnapshotChunk_set_config(m, view_of(c->config));
     thole_engine_v1_SnapshotChunk_set_offset(m, c->offset);
-    thole_engine_v1_SnapshotChunk_set_data(m, view_of(c->data));
     thole_engine_v1_SnapshotChunk_set_checksum(m, hash64(c->data.data, c->data.size, c->offset));
     thole_engine_v1_SnapshotChunk_set_last(m, c->last);
     thole_engine_v1_SnapshotChunk_set_total_checksum(m, c->total_checksum);
     size_t size;
-    const char *data = thole_engine_v1_SnapshotChunk_serialize(m, arena, &size);
-    struct bufslice out = frame_of(data, size);
+    const char *fields = thole_engine_v1_SnapshotChunk_serialize(m, arena, &size);
+    struct bufslice out = frame_with_data(fields, size, c->data);
     upb_Arena_Free(arena);
     return out;
 }

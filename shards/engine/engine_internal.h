@@ -592,6 +592,8 @@ enum thole_code snapshot_import(struct engine *e, struct task *t, struct thole_s
 #define SNAPSHOT_TRAILER_BYTES 16
 void snapshot_trailer(uint64_t checksum, uint8_t ret[SNAPSHOT_TRAILER_BYTES]);
 bool snapshot_trailer_read(const uint8_t in[SNAPSHOT_TRAILER_BYTES], uint64_t *ret_checksum);
+/* Is a file what the replica starts from? Otherwise it is only passed on, and deleted at start. */
+bool snapshot_is_kept(const struct replica *r);
 /* Parses "<replica>-<index>.snap"; false for anything else. */
 bool snapshot_name_parse(const char *name, uint64_t *ret_replica, uint64_t *ret_index);
 
@@ -682,6 +684,7 @@ extern struct metric engine_proposals, engine_queries, engine_refused, engine_dr
     engine_bad_frames, engine_sync_ns, engine_batch_updates, engine_batch_entries,
     engine_apply_entries, engine_apply_ns, engine_apply_lag_ns, engine_turn_ns, engine_commit_ns,
     engine_sleeping, engine_decided_ns, engine_pending, engine_frame_entries,
-    engine_snapshots_saved, engine_snapshots_sent, engine_snapshots_installed, engine_loop_depth;
+    engine_snapshots_saved, engine_snapshots_sent, engine_snapshots_installed, engine_loop_depth,
+    engine_snapshot_bytes, engine_save_ns, engine_transfer_ns, engine_restore_ns;
 
 #endif

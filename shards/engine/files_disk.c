@@ -18,7 +18,13 @@ struct engine_file {
     struct disk *disk;
     int fd;
     char *path;
+    bool durable;
+    uint64_t written, started; /* bytes; and how many of them are on their way to the disk */
 };
+
+/* The disk begins while the rest is being written, so that the sync at the end is short, and does
+ * not hold up the log's for long. */
+#define WRITE_OUT_BYTES (4 * MIB)
 
 static struct disk *disk_of(struct engine_files *f)
 {
@@ -46,7 +52,7 @@ static enum thole_code open_file(struct disk *d, const char *name, int flags,
         return code;
     }
     struct engine_file *file = xcalloc(1, sizeof(*file));
-    *file = (struct engine_file){d, fd, path};
+    *file = (struct engine_file){.disk = d, .fd = fd, .path = path};
     *ret = file;
     return THOLE_OK;
 }
@@ -59,10 +65,22 @@ static void disk_close(struct engine_file *file)
     free(file);
 }
 
-static enum thole_code disk_create(struct engine_files *f, const char *name,
+static enum thole_code disk_create(struct engine_files *f, const char *name, bool durable,
                                    struct engine_file **ret, struct thole_status *st)
 {
-    return open_file(disk_of(f), name, O_RDWR | O_CREAT | O_TRUNC, ret, st);
+    enum thole_code code = open_file(disk_of(f), name, O_RDWR | O_CREAT | O_TRUNC, ret, st);
+    if (code == THOLE_OK)
+        (*ret)->durable = durable;
+    return code;
+}
+
+static void write_out(struct engine_file *file)
+{
+    uint64_t n = file->written - file->started;
+    if (!file->durable || n < WRITE_OUT_BYTES)
+        return;
+    (void)sync_file_range(file->fd, (off_t)file->started, (off_t)n, SYNC_FILE_RANGE_WRITE);
+    file->started = file->written;
 }
 
 static enum thole_code disk_append(struct engine_file *file, const void *data, size_t size,
@@ -77,7 +95,9 @@ static enum thole_code disk_append(struct engine_file *file, const void *data, s
             return fail(st, "write", file->path);
         p += n;
         size -= (size_t)n;
+        file->written += (uint64_t)n;
     }
+    write_out(file);
     return THOLE_OK;
 }
 
@@ -92,11 +112,11 @@ static enum thole_code disk_commit(struct engine_file *file, const char *final_n
 {
     char *path = xasprintf("%s/%s", file->disk->directory, final_name);
     enum thole_code code = THOLE_OK;
-    if (fsync(file->fd) != 0)
+    if (file->durable && fsync(file->fd) != 0)
         code = fail(st, "sync", file->path);
     else if (rename(file->path, path) != 0)
         code = fail(st, "rename", file->path);
-    else
+    else if (file->durable)
         code = file_sync_dir(file->disk->directory, st);
     if (code != THOLE_OK)
         (void)unlink(file->path);

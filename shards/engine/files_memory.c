@@ -37,10 +37,10 @@ static void content_unref(struct content *c)
     free(c);
 }
 
-static enum thole_code memory_create(struct engine_files *f, const char *name,
+static enum thole_code memory_create(struct engine_files *f, const char *name, bool durable,
                                      struct engine_file **ret, struct thole_status *st)
 {
-    (void)name, (void)st;
+    (void)name, (void)durable, (void)st;
     struct engine_file *file = xcalloc(1, sizeof(*file));
     file->memory = memory_of(f);
     file->content = xcalloc(1, sizeof(*file->content));

@@ -40,5 +40,13 @@ METRIC_DEFINE_COUNTER(engine_snapshots_sent, "thole_engine_snapshots_sent_total"
                       "Snapshots installed by peers");
 METRIC_DEFINE_COUNTER(engine_snapshots_installed, "thole_engine_snapshots_installed_total",
                       "Snapshots installed here");
+METRIC_DEFINE_COUNTER(engine_snapshot_bytes, "thole_engine_snapshot_sent_bytes_total",
+                      "Bytes of snapshots sent to peers, again sent ones too");
+METRIC_DEFINE_HISTOGRAM_NS(engine_save_ns, "thole_engine_snapshot_save_seconds",
+                           "Time to write one snapshot file");
+METRIC_DEFINE_HISTOGRAM_NS(engine_transfer_ns, "thole_engine_snapshot_transfer_seconds",
+                           "Time from the first chunk sent until the last one is acknowledged");
+METRIC_DEFINE_HISTOGRAM_NS(engine_restore_ns, "thole_engine_snapshot_restore_seconds",
+                           "Time to restore a machine from a received snapshot");
 METRIC_DEFINE_HISTOGRAM(engine_loop_depth, "thole_engine_loop_messages",
                         "Messages handled in one turn of a loop");

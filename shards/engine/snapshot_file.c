@@ -34,6 +34,12 @@ bool snapshot_name_parse(const char *name, uint64_t *ret_replica, uint64_t *ret_
     return strcmp(again, name) == 0;
 }
 
+bool snapshot_is_kept(const struct replica *r)
+{
+    const struct thole_machine_type *type = machine_type_find(r->e, r->type_name);
+    return !r->witness && !(type && (type->flags & THOLE_MACHINE_PERSISTENT));
+}
+
 /* ---- Writing ---------------------------------------------------------------------------------------------- */
 
 struct file_sink {
@@ -123,7 +129,7 @@ enum thole_code snapshot_save(struct engine *e, struct task *t, struct thole_sta
     struct file_sink s = {.base = {write_file}, .ops = e->files->ops};
     char staged[ENGINE_NAME_BYTES];
     (void)snprintf(staged, sizeof(staged), "%" PRIu64 ".tmp", t->r->replica_id);
-    enum thole_code code = s.ops->create(e->files, staged, &s.file, st);
+    enum thole_code code = s.ops->create(e->files, staged, snapshot_is_kept(t->r), &s.file, st);
     if (code != THOLE_OK)
         return code;
     s.hash = hash_state_new(0);
@@ -331,7 +337,7 @@ static enum thole_code copy_seed(struct engine *e, struct file_source *from, str
     struct file_sink to = {.base = {write_file}, .ops = e->files->ops};
     char staged[ENGINE_NAME_BYTES];
     (void)snprintf(staged, sizeof(staged), "%" PRIu64 ".tmp", t->r->replica_id);
-    enum thole_code code = to.ops->create(e->files, staged, &to.file, st);
+    enum thole_code code = to.ops->create(e->files, staged, snapshot_is_kept(t->r), &to.file, st);
     if (code != THOLE_OK)
         return code;
     to.hash = hash_state_new(0);

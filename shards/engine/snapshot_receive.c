@@ -72,7 +72,8 @@ static struct receive *begin(struct snapshot_receives *s, const struct uuid *hos
     char staged[ENGINE_NAME_BYTES];
     struct receive *x = xcalloc(1, sizeof(*x));
     (void)snprintf(staged, sizeof(staged), "%" PRIu64 ".part", c->to);
-    if (s->e->files->ops->create(s->e->files, staged, &x->file, &st) != THOLE_OK) {
+    if (s->e->files->ops->create(s->e->files, staged, snapshot_is_kept(r), &x->file, &st) !=
+        THOLE_OK) {
         LOG_WARN(ENGINE, "a snapshot is refused: %s", st.message);
         free(x);
         return NULL;

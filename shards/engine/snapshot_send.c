@@ -16,8 +16,7 @@ struct send {
     uint64_t size, checksum;
     uint64_t sent, acked;
     bool last_sent;
-    uint64_t progress_ns, sent_ns;
-    uint64_t rewound_ns;
+    uint64_t begun_ns, progress_ns, sent_ns, rewound_ns;
 };
 struct snapshot_sends {
     struct engine *e;
@@ -86,7 +85,7 @@ static bool begin(struct snapshot_sends *s, struct send *x, uint64_t now_ns)
         return false;
     x->size = size - sizeof(trailer);
     x->m->transfer = atomic_fetch_add(&s->e->transfer_id, 1) + 1;
-    x->progress_ns = x->sent_ns = now_ns;
+    x->begun_ns = x->progress_ns = x->sent_ns = now_ns;
     return true;
 }
 
@@ -112,6 +111,7 @@ static bool send_chunk(struct snapshot_sends *s, struct send *x)
         .total_checksum = n == left ? x->checksum : 0,
     };
     engine_send(s->e, &x->m->host, ENGINE_LANE_SNAPSHOT, codec_chunk_frame(&c));
+    metric_add(&engine_snapshot_bytes, (int64_t)n);
     x->sent += n;
     x->last_sent = n == left;
     if (s->e->o.snapshot_bytes_per_s)
@@ -201,6 +201,8 @@ void sends_reply(struct snapshot_sends *s, struct stream_msg *m, uint64_t now_ns
     if (m->installed || m->refused) {
         finish(s, x, m->installed);
     } else if (m->received > x->acked || (m->received == x->size && x->acked == x->size)) {
+        if (m->received == x->size && x->acked < x->size)
+            metric_record(&engine_transfer_ns, now_ns - x->begun_ns);
         x->acked = m->received;
         x->sent = x->sent > x->acked ? x->sent : x->acked;
         x->progress_ns = x->sent_ns = now_ns; /* complete, and being installed: it may take long */

@@ -281,6 +281,7 @@ static void seed(struct engine *e, struct task *t)
 
 static void run(struct engine *e, struct task *t, bool *flushed)
 {
+    uint64_t begun = clock_now(e->clock);
     ASSERT(t->r || t->kind == TASK_SPACE);
     if (t->r)
         log_context(t->r->shard_id, t->r->replica_id);
@@ -294,12 +295,14 @@ static void run(struct engine *e, struct task *t, bool *flushed)
             t->machine->type->view_release(t->machine->state, t->view);
             t->view = NULL;
         }
+        metric_record(&engine_save_ns, clock_now(e->clock) - begun);
         break;
     case TASK_FLUSH:
         flush(e, t, flushed);
         break;
     case TASK_RESTORE:
         restore(e, t);
+        metric_record(&engine_restore_ns, clock_now(e->clock) - begun);
         break;
     case TASK_DESTROY:
         destroy(e, t);

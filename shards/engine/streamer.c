@@ -4,6 +4,8 @@
 
 #include "shards/engine/engine_internal.h"
 
+#define CHUNKS_WAITING_MAX 64 /* they hold up to LIMIT_CHUNK_BYTES each */
+
 struct streamer {
     struct engine *e;
     struct worker *w;
@@ -72,7 +74,7 @@ struct streamer *streamer_new(struct engine *e)
     s->e = e;
     s->sends = sends_new(e);
     s->receives = receives_new(e);
-    s->w = worker_new(e->o.executor, "streamer", 256, streamer_turn, s);
+    s->w = worker_new(e->o.executor, "streamer", CHUNKS_WAITING_MAX, streamer_turn, s);
     return s;
 }
 

@@ -1,5 +1,6 @@
 /* Snapshot files: what was committed is synced, with its directory. A crash in a commit leaves the
- * file there or not; a removal that no sync followed may be undone by a crash. */
+ * file there or not; a removal that no sync followed may be undone by a crash. One that was not to be
+ * durable may be cut or gone after a crash. */
 #include <bsd/string.h>
 #include <stdlib.h>
 #include <string.h>
@@ -15,6 +16,7 @@ struct entry {
     char name[ENGINE_NAME_BYTES];
     struct content *content;
     bool removed; /* may come back */
+    bool durable;
 };
 struct files {
     struct engine_files base;
@@ -24,6 +26,7 @@ struct files {
 struct engine_file {
     struct files *files;
     struct content *content;
+    bool durable;
 };
 
 static struct files *files_of(struct engine_files *f)
@@ -49,7 +52,7 @@ static bool fails(struct files *f)
     return true;
 }
 
-static enum thole_code file_create(struct engine_files *base, const char *name,
+static enum thole_code file_create(struct engine_files *base, const char *name, bool durable,
                                    struct engine_file **ret, struct thole_status *st)
 {
     struct files *f = files_of(base);
@@ -58,6 +61,7 @@ static enum thole_code file_create(struct engine_files *base, const char *name,
         return THOLE_FAIL(st, THOLE_UNAVAILABLE, THOLE_REASON_DISK, "injected: no space");
     struct engine_file *file = xcalloc(1, sizeof(*file));
     file->files = f;
+    file->durable = durable;
     file->content = xcalloc(1, sizeof(*file->content));
     file->content->refs = 1;
     *ret = file;
@@ -127,10 +131,12 @@ static enum thole_code file_commit(struct engine_file *file, const char *name,
     struct entry **at = find(f, name);
     if (*at)
         drop(at);
-    forget_removed(f);
+    if (file->durable)
+        forget_removed(f);
     struct entry *e = xcalloc(1, sizeof(*e));
     (void)strlcpy(e->name, name, sizeof(e->name));
     e->content = file->content;
+    e->durable = file->durable;
     e->next = f->entries;
     f->entries = e;
     free(file);
@@ -146,7 +152,7 @@ static enum thole_code file_open(struct engine_files *base, const char *name,
     if (!e)
         return THOLE_FAIL(st, THOLE_NOT_FOUND, THOLE_REASON_DISK, "no file %s", name);
     struct engine_file *file = xcalloc(1, sizeof(*file));
-    *file = (struct engine_file){f, e->content};
+    *file = (struct engine_file){.files = f, .content = e->content};
     e->content->refs++;
     *ret_size = e->content->bytes.size;
     *ret = file;
@@ -224,6 +230,10 @@ void files_crash(struct engine_files *base)
         struct entry **same = find(f, e->name);
         if (e->removed && !*same && rand_chance(r, 0.5))
             e->removed = false;
+        if (!e->durable && rand_chance(r, 0.5))
+            e->removed = true;
+        else if (!e->durable)
+            e->content->bytes.size = rand_below(r, e->content->bytes.size + 1);
     }
     forget_removed(f);
 }

@@ -58,7 +58,7 @@ static void put_seed(struct cluster *c, const char *name, const struct buf *byte
     struct thole_status st;
     struct engine_files *f = c->hosts[NEW].seeds;
     struct engine_file *file;
-    assert_int_equal(f->ops->create(f, "new", &file, &st), THOLE_OK);
+    assert_int_equal(f->ops->create(f, "new", true, &file, &st), THOLE_OK);
     assert_int_equal(f->ops->append(file, bytes->data, bytes->size, &st), THOLE_OK);
     assert_int_equal(f->ops->commit(file, name, &st), THOLE_OK);
 }
@@ -268,7 +268,7 @@ static void test_engine_export_of_a_damaged_file_saves_another(void **state)
     snapshot_name(r, at, name);
     replica_unref(r);
     bytes->data[8] ^= 1;
-    assert_int_equal(h->files->ops->create(h->files, "x", &file, &st), THOLE_OK);
+    assert_int_equal(h->files->ops->create(h->files, "x", true, &file, &st), THOLE_OK);
     assert_int_equal(h->files->ops->append(file, bytes->data, bytes->size, &st), THOLE_OK);
     assert_int_equal(h->files->ops->commit(file, name, &st), THOLE_OK);
     bytes->data[8] ^= 1;

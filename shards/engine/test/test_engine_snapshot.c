@@ -206,7 +206,7 @@ static void damage_snapshot(struct host *h)
     assert_int_equal(h->files->ops->read(f, 0, data, size, &st), THOLE_OK);
     h->files->ops->close(f);
     data[size / 2] ^= 1;
-    assert_int_equal(h->files->ops->create(h->files, "damaged", &f, &st), THOLE_OK);
+    assert_int_equal(h->files->ops->create(h->files, "damaged", true, &f, &st), THOLE_OK);
     assert_int_equal(h->files->ops->append(f, data, size, &st), THOLE_OK);
     assert_int_equal(h->files->ops->commit(f, n.name, &st), THOLE_OK);
     free(data);
@@ -245,7 +245,7 @@ static void test_engine_stale_files_are_removed(void **state)
     const char *names[] = {"1-999999.snap", "77-5.snap", "1.tmp", "garbage"};
     for (int i = 0; i < 4; i++) {
         struct engine_file *file;
-        assert_int_equal(f->ops->create(f, names[i], &file, &st), THOLE_OK);
+        assert_int_equal(f->ops->create(f, names[i], true, &file, &st), THOLE_OK);
         assert_int_equal(f->ops->append(file, "damaged bytes, not a snapshot", 29, &st), THOLE_OK);
         assert_int_equal(f->ops->commit(file, names[i], &st), THOLE_OK);
     }
