@@ -111,6 +111,7 @@ enum thole_code thole_start(struct thole *t, struct thole_status *st)
         .dead_after_ms = t->o.dead_after_ms,
         .loop_count = t->o.loops,
         .applier_count = t->o.appliers,
+        .snapshot_bytes_per_s = t->o.snapshot_bytes_per_s,
         .types = t->types,
         .type_count = t->type_count,
         .services = services_register,

@@ -124,6 +124,7 @@ static enum thole_code start(struct daemon *d, struct thole_status *st)
         .dead_after_ms = (uint32_t)o->dead_after_ms,
         .loop_count = (uint32_t)o->loops,
         .applier_count = (uint32_t)o->appliers,
+        .snapshot_bytes_per_s = o->snapshot_bytes_per_s,
         .services = services_register,
         .services_end = services_unregister,
         .failed = on_failed,

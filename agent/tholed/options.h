@@ -17,6 +17,7 @@ struct daemon_options {
     size_t tag_count;
     uint64_t suspect_after_ms, suspect_after_ms_max, dead_after_ms;
     uint64_t dev, election_timeout_ms, heartbeat_ms, loops, appliers, version, help;
+    uint64_t snapshot_bytes_per_s;
 };
 
 /* INVALID_ARGUMENT with a message that names the option. `ret` is filled in any case. */

@@ -81,6 +81,8 @@ struct thole_options {
     /* While this host leads shard zero: the bounds of the silence after which another host is suspect,
      * 1000 and 10000, and the silence after which its replicas are replaced, 30000. */
     uint32_t suspect_after_ms, suspect_after_ms_max, dead_after_ms;
+    uint64_t
+        snapshot_bytes_per_s; /* most that snapshots to other hosts may take; default: no cap */
 };
 #define THOLE_OPTIONS_INIT                   \
     {                                        \

@@ -87,10 +87,12 @@ static enum thole_code net_send(void *ctx, const struct uuid *to, enum engine_la
     struct host *h = ctx;
     struct cluster *c = h->c;
     int index = host_index(c, to);
-    if (lane == ENGINE_LANE_SNAPSHOT)
+    if (lane == ENGINE_LANE_SNAPSHOT) {
         c->snapshot_frames++;
-    else
+        c->snapshot_bytes += frame.bytes.size;
+    } else {
         c->control_frames++;
+    }
     if (index < 0 || c->cut[h->id][index] || rand_chance(&c->rand, c->drop)) {
         bufslice_unref(frame);
         return THOLE_UNAVAILABLE;
@@ -176,6 +178,7 @@ void host_start(struct cluster *c, int i)
         .applier_count = 1,
         .compact_log_bytes = c->compact_log_bytes,
         .keep_log_bytes = c->keep_log_bytes,
+        .snapshot_bytes_per_s = c->snapshot_bytes_per_s,
         .cache_bytes = 4096,
         .seed = rand_u64(&c->rand) | 1,
         .types = h->types,

@@ -41,10 +41,10 @@ struct cluster {
     bool cut[HOSTS_MAX][HOSTS_MAX]; /* [from][to] */
     struct packet *packets;
     /* Options of the next engine that is started. */
-    uint64_t compact_log_bytes, keep_log_bytes;
-    uint32_t loops;                           /* 0: one */
-    uint64_t snapshot_frames, control_frames; /* sent so far */
-    bool lease_reads;                         /* of the next replica that is started */
+    uint64_t compact_log_bytes, keep_log_bytes, snapshot_bytes_per_s;
+    uint32_t loops;                                           /* 0: one */
+    uint64_t snapshot_frames, snapshot_bytes, control_frames; /* sent so far */
+    bool lease_reads; /* of the next replica that is started */
 };
 
 struct cluster *cluster_new(int hosts, uint64_t seed);

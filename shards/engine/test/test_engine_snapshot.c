@@ -101,6 +101,48 @@ static void test_engine_large_snapshot_over_a_lossy_link(void **state)
     check_lagging("tally", 4 * LIMIT_CHUNK_BYTES - 100, 0.2);
 }
 
+/* However many there are to send, and each of them goes on. */
+static void check_cap(uint64_t rate, size_t ballast)
+{
+    struct cluster *c = cluster_new(5, 40);
+    c->machine = "tally";
+    c->compact_log_bytes = 4000;
+    c->keep_log_bytes = 500;
+    c->snapshot_bytes_per_s = rate;
+    cluster_bootstrap(c, 5);
+    for (int h = 0; h < 5; h++)
+        c->hosts[h].tally.ballast = ballast;
+    propose_many(c, 10);
+    int leader = cluster_wait_leader(c), a = (leader + 1) % 5, b = (leader + 2) % 5;
+    isolate(c, a, true);
+    isolate(c, b, true);
+    propose_many(c, 400);
+    isolate(c, a, false);
+    isolate(c, b, false);
+    uint64_t begun = cluster_now(c), done_a = 0, done_b = 0, least = 2 * ballast * 1000 / rate;
+    while (!done_a || !done_b) {
+        cluster_run(c, 10);
+        uint64_t passed = (cluster_now(c) - begun) / MS;
+        assert_true(c->snapshot_bytes <= rate + rate * passed / 1000);
+        assert_true(passed < least * 5 / 4 + 3000);
+        if (!done_a && stale_state(c, a).count == 410)
+            done_a = passed;
+        if (!done_b && stale_state(c, b).count == 410)
+            done_b = passed;
+    }
+    uint64_t apart = done_a > done_b ? done_a - done_b : done_b - done_a;
+    assert_true(apart < least / 4 + 1000);
+    assert_true(least < 1000 + (done_a > done_b ? done_a : done_b));
+    cluster_free(c);
+}
+
+static void test_engine_snapshot_cap_holds(void **state)
+{
+    (void)state;
+    check_cap(1 * MIB, 5 * MIB);
+    check_cap(40 * KIB, 1 * MIB); /* each takes longer than a transfer may be silent */
+}
+
 static void test_engine_new_learner_gets_a_snapshot(void **state)
 {
     (void)state;
@@ -336,6 +378,7 @@ int main(void)
         cmocka_unit_test(test_engine_compacts_and_recovers),
         cmocka_unit_test(test_engine_lagging_follower_gets_a_snapshot),
         cmocka_unit_test(test_engine_large_snapshot_over_a_lossy_link),
+        cmocka_unit_test(test_engine_snapshot_cap_holds),
         cmocka_unit_test(test_engine_new_learner_gets_a_snapshot),
         cmocka_unit_test(test_engine_crash_while_installing),
         cmocka_unit_test(test_engine_installed_snapshot_answers_proposals_unknown),
