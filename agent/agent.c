@@ -15,6 +15,7 @@
 #include <unistd.h>
 
 #include "agent/agent_internal.h"
+#include "agent/repair_zero.h"
 #include "base/assert.h"
 #include "base/file.h"
 #include "base/log.h"
@@ -160,6 +161,30 @@ void agent_fail(struct agent *a, const struct thole_status *st)
     agent_waiting_for(a, "host failed: %s", st->message);
     if (a->o.failed)
         a->o.failed(a->o.failed_ctx, st);
+}
+
+void agent_start_again(struct agent *a, const char *format, ...)
+{
+    struct thole_status st = {.code = THOLE_UNAVAILABLE, .reason = THOLE_REASON_STOPPED};
+    char why[THOLE_STATUS_MESSAGE_BYTES];
+    va_list args;
+    va_start(args, format);
+    vsnprintf(why, sizeof why, format, args);
+    va_end(args);
+    thole_status_set(&st, THOLE_UNAVAILABLE, THOLE_REASON_STOPPED, __FILE__, __LINE__,
+                     "this host has to start again: %s", why);
+    pthread_mutex_lock(&a->lock);
+    a->again = !a->failed;
+    pthread_mutex_unlock(&a->lock);
+    agent_fail(a, &st);
+}
+
+bool agent_starts_again(struct agent *a)
+{
+    pthread_mutex_lock(&a->lock);
+    bool again = a->again;
+    pthread_mutex_unlock(&a->lock);
+    return again;
 }
 
 enum thole_code agent_removed(struct thole_status *st)
@@ -472,6 +497,7 @@ static void open_rest(struct agent *a)
 
 static enum thole_code open_all(struct agent *a, struct thole_status *st)
 {
+    uint64_t epoch;
     enum thole_code code = datadir_open(a->o.data_dir, a->o.name, &a->dir, &a->identity, st);
     if (code == THOLE_OK)
         code = datadir_next_incarnation(&a->dir, a->o.election_timeout_ms, &a->incarnation, st);
@@ -504,6 +530,10 @@ static enum thole_code open_all(struct agent *a, struct thole_status *st)
         a->o.services(a);
         a->served = true;
     }
+    code = repair_zero_marked(&a->dir, &epoch, st);
+    if (code != THOLE_OK)
+        return code;
+    atomic_store(&a->repairing, epoch > 0);
     bus_start(a->bus);
     chores_start(a->chores);
     return bootstrap_start(a, st);
@@ -595,6 +625,7 @@ void agent_stop(struct agent *a)
     }
     if (a->chores)
         chores_stop(a->chores);
+    renew_stop(a);
     if (a->bus)
         bus_stop(a->bus, BUS_GRACE_MS);
     if (a->router)

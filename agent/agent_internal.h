@@ -110,9 +110,13 @@ struct agent {
     struct meeting *meeting;
     bool served;          /* services were registered */
     _Atomic bool leaving; /* requests of others are sent elsewhere */
+    /* Shard zero is forced here: it takes nothing before it knows (RepairZero). */
+    _Atomic bool repairing;
 
     pthread_t bootstrap_thread;
     bool bootstrap_running;
+    pthread_t renew_thread;
+    bool renew_running; /* the chores' worker's, until it is stopped */
 
     pthread_mutex_t lock; /* the rest */
     pthread_cond_t changed;
@@ -120,6 +124,7 @@ struct agent {
     bool member; /* shard zero's replica runs here */
     bool stopping;
     bool failed;
+    bool again;            /* failed, and another start heals it */
     char waiting_for[360]; /* while the cluster forms: what is missing */
     uint64_t changes;      /* counts signals, for agent_wait */
 };
@@ -130,6 +135,10 @@ void agent_waiting_for(struct agent *a, const char *format, ...)
     __attribute__((format(printf, 2, 3)));
 void agent_signal(struct agent *a); /* wakes agent_wait */
 void agent_fail(struct agent *a, const struct thole_status *st);
+/* Like a failure, but the data directory is in order: the owner should start it again. */
+void agent_start_again(struct agent *a, const char *format, ...)
+    __attribute__((format(printf, 2, 3)));
+bool agent_starts_again(struct agent *a);
 /* What a host is told that was removed from its cluster: FAILED_PRECONDITION REMOVED. */
 enum thole_code agent_removed(struct thole_status *st);
 /* This host's row, as it reports itself: name, id, tags, address, incarnation, version, types. */
@@ -182,12 +191,19 @@ void join_run(struct agent *a);
 /* Is the data directory's cluster the one that these addresses belong to? */
 THOLE_MUST_CHECK enum thole_code join_check_cluster(struct agent *a, struct thole_status *st);
 
+/* A member whose replica of shard zero failed, or is none of the group any more, gets another one from the
+ * others, and starts again with it. On the chores' worker. */
+void renew_start(struct agent *a, const struct engine_replica_status *zero);
+void renew_stop(struct agent *a); /* after the worker */
+
 /* chores.c: the agent's worker: bootstrap command, admission, addresses, joins, health. */
 struct chores *chores_new(struct agent *a);
 void chores_start(struct chores *c); /* wakes before this are remembered */
 void chores_stop(struct chores *c);
 void chores_free(struct chores *c);
 void chores_wake(struct chores *c);
+/* A command of shard zero, as it is proposed. */
+struct bufslice chores_encode(thole_registry_v1_Command *c, const char *actor, upb_Arena *arena);
 void chores_address(struct chores *c, const struct uuid *host, const char *address);
 void chores_join(struct chores *c, struct bus_request *request); /* METHOD_JOIN */
 

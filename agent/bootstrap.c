@@ -12,6 +12,7 @@
 #include "base/log.h"
 
 #define FORCE_PAUSE_MS 20
+#define TELL_NS (5 * NS_PER_S)
 
 bool bootstrap_step(struct agent *a, const char *name)
 {
@@ -81,6 +82,17 @@ static void zero_started(void *ctx, const struct thole_status *st)
     pthread_mutex_unlock(&w->lock);
 }
 
+static enum thole_code wait_for(struct wait_done *w, struct thole_status *st)
+{
+    pthread_mutex_lock(&w->lock);
+    while (!w->done)
+        pthread_cond_wait(&w->cond, &w->lock);
+    pthread_mutex_unlock(&w->lock);
+    if (w->st.code != THOLE_OK && st)
+        *st = w->st;
+    return w->st.code;
+}
+
 static enum thole_code start_zero(struct agent *a, const struct identity *i,
                                   struct thole_status *st)
 {
@@ -91,22 +103,65 @@ static enum thole_code start_zero(struct agent *a, const struct identity *i,
         members[k].role = RAFT_VOTER; /* as the registry's Bootstrap says */
         memcpy(members[k].host, i->first.members[k].host.bytes, sizeof members[k].host);
     }
+    bool founder = i->zero_replica <= i->first.count; /* not with a replica that it got later */
     const struct engine_replica_spec spec = {
         .replica_id = i->zero_replica,
         .shard_id = REGISTRY_SHARD_ID,
         .machine_type = REGISTRY_MACHINE_TYPE,
-        .initial = i->first.count > 0 ? members : NULL,
-        .initial_count = i->first.count,
+        .initial = founder ? members : NULL,
+        .initial_count = founder ? i->first.count : 0,
     };
     struct wait_done w = {.lock = PTHREAD_MUTEX_INITIALIZER, .cond = PTHREAD_COND_INITIALIZER};
     engine_replica_start(a->engine, &spec, zero_started, &w);
-    pthread_mutex_lock(&w.lock);
-    while (!w.done)
-        pthread_cond_wait(&w.cond, &w.lock);
-    pthread_mutex_unlock(&w.lock);
-    if (w.st.code != THOLE_OK && st)
-        *st = w.st;
-    return w.st.code;
+    return wait_for(&w, st);
+}
+
+/* What is left of a replica that another one replaces (renew_start). */
+static enum thole_code remove_old_zero(struct agent *a, uint64_t replica_id,
+                                       struct thole_status *st)
+{
+    struct wait_done w = {.lock = PTHREAD_MUTEX_INITIALIZER, .cond = PTHREAD_COND_INITIALIZER};
+    LOG_INFO(AGENT, "deleting replica %" PRIu64 " of shard zero, which another one replaces",
+             replica_id);
+    engine_replica_remove(a->engine, replica_id, zero_started, &w);
+    return wait_for(&w, st);
+}
+
+struct told {
+    struct engine_request request;
+    struct wait_done w;
+};
+
+static void told(struct engine_request *q)
+{
+    struct told *t = CONTAINER_OF(q, struct told, request);
+    bufslice_unref(q->result);
+    zero_started(&t->w, &q->status);
+}
+
+/* The first command of the epoch, past the router, which holds back all others until then. */
+static enum thole_code tell_repaired(struct agent *a, uint64_t epoch, struct thole_status *st)
+{
+    enum thole_code code;
+    do {
+        upb_Arena *arena = upb_Arena_New();
+        thole_registry_v1_Command *c = thole_registry_v1_Command_new(arena);
+        thole_registry_v1_RepairZero_set_epoch(
+            thole_registry_v1_Operation_mutable_repair_zero(
+                thole_registry_v1_Command_add_operations(c, arena), arena),
+            epoch);
+        struct told t = {
+            .w = {.lock = PTHREAD_MUTEX_INITIALIZER, .cond = PTHREAD_COND_INITIALIZER}};
+        t.request.kind = ENGINE_PROPOSE;
+        t.request.shard_id = REGISTRY_SHARD_ID;
+        t.request.payload = chores_encode(c, "repair", arena);
+        t.request.deadline_ns = clock_now(executor_clock(a->executor)) + TELL_NS;
+        t.request.done = told;
+        engine_submit(a->engine, &t.request);
+        code = wait_for(&t.w, st);
+        upb_Arena_Free(arena);
+    } while (code != THOLE_OK && bootstrap_pause(a, FORCE_PAUSE_MS)); /* no leader yet */
+    return code;
 }
 
 /* A repair marked this data directory (repair_zero.h): shard zero goes on with this replica alone. */
@@ -123,10 +178,7 @@ static enum thole_code force_zero(struct agent *a, struct thole_status *st)
     do { /* until its machine is open */
         w = (struct wait_done){.lock = PTHREAD_MUTEX_INITIALIZER, .cond = PTHREAD_COND_INITIALIZER};
         engine_force(a->engine, REGISTRY_SHARD_ID, epoch, zero_started, &w);
-        pthread_mutex_lock(&w.lock);
-        while (!w.done)
-            pthread_cond_wait(&w.cond, &w.lock);
-        pthread_mutex_unlock(&w.lock);
+        (void)wait_for(&w, st);
         (void)engine_shard_status(a->engine, REGISTRY_SHARD_ID, &s);
         if (s.failed)
             return THOLE_FAIL(st, THOLE_DATA_LOSS, THOLE_REASON_CORRUPT,
@@ -137,7 +189,9 @@ static enum thole_code force_zero(struct agent *a, struct thole_status *st)
         *st = w.st;
         return w.st.code;
     }
-    return repair_zero_unmark(&a->dir, st);
+    code = tell_repaired(a, epoch, st);
+    atomic_store(&a->repairing, false);
+    return code == THOLE_OK ? repair_zero_unmark(&a->dir, st) : code;
 }
 
 /* A host deletes its replica of shard zero last, when it has been removed from the cluster. */
@@ -171,6 +225,12 @@ static enum thole_code run_member(struct agent *a, struct identity *i, struct th
     bus_set_cluster(a->bus, &i->cluster);
     if (!i->zero_created)
         agent_know_members(a, &i->first);
+    if (there && s.replica_id != i->zero_replica) {
+        code = remove_old_zero(a, s.replica_id, st);
+        there = false;
+    }
+    if (code != THOLE_OK)
+        return code;
     if (!there)
         code = start_zero(a, i, st);
     else

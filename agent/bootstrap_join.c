@@ -1,4 +1,6 @@
-/* Joining an existing cluster: ask any member until one accepts, then start passively. */
+/* Joining an existing cluster: ask any member until one accepts, then start passively. And a member's
+ * way to another replica of shard zero, when it cannot go on with the one it has. */
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -13,11 +15,13 @@
 #define SAME_NAME_PAUSE_MS 2000
 #define SAME_NAME_ROUNDS 8
 
-static struct buf *join_request(struct agent *a)
+static struct buf *join_request(struct agent *a, uint64_t failed_replica, const char *failure)
 {
     upb_Arena *arena = upb_Arena_New();
     thole_bus_v1_JoinRequest *q = thole_bus_v1_JoinRequest_new(arena);
     thole_bus_v1_JoinRequest_set_host(q, agent_host_row(a, arena));
+    thole_bus_v1_JoinRequest_set_failed_replica(q, failed_replica);
+    thole_bus_v1_JoinRequest_set_failure(q, upb_StringView_FromString(failure));
     size_t size = 0;
     const char *bytes = thole_bus_v1_JoinRequest_serialize(q, arena, &size);
     struct buf *b = buf_copy(bytes, size);
@@ -102,6 +106,12 @@ struct join {
     uint32_t pause_ms;  /* until the next round */
 };
 
+static bool refused_for_good(const struct thole_status *st)
+{
+    return st->reason == THOLE_REASON_REMOVED || st->reason == THOLE_REASON_STALE_INCARNATION ||
+           st->code == THOLE_INVALID_ARGUMENT;
+}
+
 /* An answer that is no admission. True when asking again is useless. */
 static bool join_refused(struct join *j, size_t i, const struct thole_status *st)
 {
@@ -111,15 +121,14 @@ static bool join_refused(struct join *j, size_t i, const struct thole_status *st
         j->same_name = st->code == THOLE_ALREADY_EXISTS ? j->same_name + 1 : 0;
         return j->same_name > SAME_NAME_ROUNDS;
     }
-    return st->reason == THOLE_REASON_REMOVED || st->reason == THOLE_REASON_STALE_INCARNATION ||
-           st->code == THOLE_INVALID_ARGUMENT;
+    return refused_for_good(st);
 }
 
 /* One round over the addresses. True when done, for good or ill. */
 static bool join_round(struct join *j)
 {
     struct agent *a = j->agent;
-    struct buf *request = join_request(a);
+    struct buf *request = join_request(a, 0, "");
     bool done = false;
     j->pause_ms = PAUSE_MS;
     for (size_t i = 0; i < j->count && !done && !agent_stopping(a); i++) {
@@ -191,4 +200,128 @@ enum thole_code join_check_cluster(struct agent *a, struct thole_status *st)
     }
     free(copy);
     return code;
+}
+
+/* ---- Another replica of shard zero --------------------------------------------------------------- */
+
+/* The others answer when the old replica is out and there is a new one, or that there is none yet. */
+#define RENEW_ASK_MS 2000
+
+struct renewal {
+    struct agent *agent;
+    uint64_t failed;
+    char failure[THOLE_STATUS_MESSAGE_BYTES];
+    char (*addresses)[DATADIR_ADDRESS_BYTES];
+    size_t count;
+};
+
+static void add_address(void *ctx, const struct uuid *host, const char *address)
+{
+    struct renewal *r = ctx;
+    if (uuid_equal(host, agent_host_id(r->agent)) || strlen(address) >= DATADIR_ADDRESS_BYTES)
+        return;
+    r->addresses = xrealloc(r->addresses, (r->count + 1) * sizeof *r->addresses);
+    snprintf(r->addresses[r->count++], DATADIR_ADDRESS_BYTES, "%s", address);
+}
+
+/* Durable before the start that makes it: what that start finds of the old one it deletes. */
+static enum thole_code renew_identity(struct agent *a, uint64_t replica, struct thole_status *st)
+{
+    pthread_mutex_lock(&a->lock);
+    struct identity *i = xmalloc(sizeof *i);
+    *i = a->identity;
+    pthread_mutex_unlock(&a->lock);
+    i->zero_replica = replica;
+    i->zero_created = false;
+    enum thole_code code = datadir_save_identity(&a->dir, i, st);
+    free(i);
+    return code;
+}
+
+static void renewed(struct renewal *r, const thole_bus_v1_JoinReply *reply)
+{
+    struct thole_status st = {0};
+    uint64_t replica = thole_bus_v1_JoinReply_replica_id(reply);
+    learn_hosts(r->agent, reply);
+    if (renew_identity(r->agent, replica, &st) != THOLE_OK)
+        agent_fail(r->agent, &st);
+    else
+        agent_start_again(r->agent,
+                          "instead of replica %llu of shard zero, which cannot go on (%.120s), it "
+                          "has replica %llu",
+                          (unsigned long long)r->failed, r->failure, (unsigned long long)replica);
+}
+
+/* True when done, for good or ill. */
+static bool renew_round(struct renewal *r)
+{
+    struct agent *a = r->agent;
+    struct buf *request = join_request(a, r->failed, r->failure);
+    bool done = false;
+    for (size_t i = 0; i < r->count && !done && !agent_stopping(a); i++) {
+        struct thole_status st = {0};
+        struct buf *reply = NULL;
+        struct bus_ask_peer peer;
+        enum thole_code code =
+            bus_ask(a->bus, r->addresses[i], METHOD_JOIN, slice_of(request->data, request->size),
+                    RENEW_ASK_MS, &reply, &peer, &st);
+        if (code == THOLE_OK) {
+            upb_Arena *arena = upb_Arena_New();
+            const thole_bus_v1_JoinReply *parsed =
+                thole_bus_v1_JoinReply_parse((const char *)reply->data, reply->size, arena);
+            done = parsed && thole_bus_v1_JoinReply_replica_id(parsed) > r->failed;
+            if (done)
+                renewed(r, parsed);
+            upb_Arena_Free(arena);
+            buf_unref(reply);
+        } else if (refused_for_good(&st)) {
+            agent_fail(a, &st);
+            done = true;
+        } else {
+            agent_waiting_for(
+                a, "its replica of shard zero cannot go on (%.120s), and %s says: %.120s",
+                r->failure, r->addresses[i], st.message);
+        }
+    }
+    buf_unref(request);
+    return done;
+}
+
+static void *renew_main(void *ctx)
+{
+    struct renewal *r = ctx;
+    struct agent *a = r->agent;
+    pthread_setname_np(pthread_self(), "renew");
+    datadir_load_peers(&a->dir, add_address, r);
+    for (uint32_t i = 0; i < a->identity.first.count; i++)
+        add_address(r, &a->identity.first.members[i].host, a->identity.first.members[i].address);
+    while (r->count > 0 && !renew_round(r) && bootstrap_pause(a, PAUSE_MS))
+        ;
+    free(r->addresses);
+    free(r);
+    return NULL;
+}
+
+void renew_start(struct agent *a, const struct engine_replica_status *zero)
+{
+    if (a->renew_running)
+        return;
+    struct renewal *r = xcalloc(1, sizeof *r);
+    r->agent = a;
+    r->failed = zero->replica_id;
+    snprintf(r->failure, sizeof r->failure, "%s",
+             zero->failed ? zero->failure : "it was removed from the group");
+    LOG_WARN(AGENT,
+             "replica %llu of shard zero cannot go on: %s; asking the others for another one",
+             (unsigned long long)r->failed, r->failure);
+    a->renew_running = pthread_create(&a->renew_thread, NULL, renew_main, r) == 0;
+    if (!a->renew_running)
+        free(r);
+}
+
+void renew_stop(struct agent *a)
+{
+    if (a->renew_running)
+        pthread_join(a->renew_thread, NULL);
+    a->renew_running = false;
 }

@@ -5,6 +5,7 @@
  *   - this host's row is missing or out of date: propose AdmitHost, until it is accepted;
  *   - addresses of hosts changed: write the peers file;
  *   - this host was removed, and has handed over what it had: it ends;
+ *   - its replica of shard zero failed, or is none any more: it gets another one;
  *   - hosts that want to join: propose AdmitHost for them, and answer when the view shows it;
  *   - health as seen from outside. */
 #include <inttypes.h>
@@ -61,7 +62,7 @@ struct chores {
 
 /* ---- Commands ---------------------------------------------------------------------------------- */
 
-static struct bufslice encode(thole_registry_v1_Command *c, const char *actor, upb_Arena *arena)
+struct bufslice chores_encode(thole_registry_v1_Command *c, const char *actor, upb_Arena *arena)
 {
     thole_registry_v1_Command_set_actor(c, upb_StringView_FromString(actor));
     thole_registry_v1_Command_set_time_ms(c, (int64_t)clock_system.wall_ms(&clock_system));
@@ -71,13 +72,17 @@ static struct bufslice encode(thole_registry_v1_Command *c, const char *actor, u
     return (struct bufslice){.owner = b, .bytes = slice_of(b->data, b->size)};
 }
 
-struct bufslice chores_admit_command(const thole_v1_Host *host, const char *actor, upb_Arena *arena)
+struct bufslice chores_admit_command(const thole_v1_Host *host, const char *actor,
+                                     uint64_t failed_replica, upb_StringView failure,
+                                     upb_Arena *arena)
 {
     thole_registry_v1_Command *c = thole_registry_v1_Command_new(arena);
     thole_registry_v1_Operation *op = thole_registry_v1_Command_add_operations(c, arena);
     thole_registry_v1_AdmitHost *admit = thole_registry_v1_Operation_mutable_admit_host(op, arena);
     thole_registry_v1_AdmitHost_set_host(admit, (thole_v1_Host *)(uintptr_t)host);
-    return encode(c, actor, arena);
+    thole_registry_v1_AdmitHost_set_failed_replica(admit, failed_replica);
+    thole_registry_v1_AdmitHost_set_failure(admit, failure);
+    return chores_encode(c, actor, arena);
 }
 
 static void outcome(void *ctx, const struct thole_status *st,
@@ -134,7 +139,7 @@ static void propose_bootstrap(struct chores *cs, uint64_t now)
         thole_v1_Host **rows = thole_registry_v1_Bootstrap_resize_hosts(b, l->count, arena);
         for (uint32_t i = 0; i < l->count; i++)
             rows[i] = member_row(a, &l->members[i], arena);
-        begin(cs, &cs->bootstrap, encode(c, "bootstrap", arena), now);
+        begin(cs, &cs->bootstrap, chores_encode(c, "bootstrap", arena), now);
         upb_Arena_Free(arena);
     }
     free(l);
@@ -167,7 +172,9 @@ static void propose_admit(struct chores *cs, uint64_t now)
     upb_Arena *arena = upb_Arena_New();
     char actor[LIMIT_NAME_BYTES + 8];
     snprintf(actor, sizeof actor, "host/%s", agent_name(cs->agent));
-    begin(cs, &cs->admit, chores_admit_command(agent_host_row(cs->agent, arena), actor, arena),
+    begin(cs, &cs->admit,
+          chores_admit_command(agent_host_row(cs->agent, arena), actor, 0,
+                               upb_StringView_FromDataAndSize(NULL, 0), arena),
           now);
     upb_Arena_Free(arena);
 }
@@ -270,7 +277,7 @@ static uint64_t farewell_step(struct chores *cs, uint64_t now)
         others = n - here;
         free(all);
     }
-    bool told = here && zero.removed_by_peer;
+    bool told = removed && here && zero.removed_by_peer;
     if (!told && (!removed || others > 0 || (here && zero.voter))) {
         cs->farewell_ns = 0;
         return CLOCK_NEVER;
@@ -284,6 +291,22 @@ static uint64_t farewell_step(struct chores *cs, uint64_t now)
         return CLOCK_NEVER;
     }
     return cs->farewell_ns;
+}
+
+/* ---- Shard zero's replica ------------------------------------------------------------------------ */
+
+/* Without it there is no view, and nothing that is decided about this host is heard. Others have to be
+ * asked whether it was removed, or only its replica. */
+static void renew_step(struct chores *cs)
+{
+    struct agent *a = cs->agent;
+    struct engine_replica_status s;
+    pthread_mutex_lock(&a->lock);
+    bool member = a->member && !a->failed;
+    pthread_mutex_unlock(&a->lock);
+    if (member && engine_shard_status(a->engine, REGISTRY_SHARD_ID, &s) &&
+        (s.failed || s.removed_by_peer))
+        renew_start(a, &s);
 }
 
 /* ---- A turn ------------------------------------------------------------------------------------ */
@@ -346,6 +369,7 @@ static uint64_t chores_turn(void *ctx, struct msgq *batch, uint64_t now)
         return CLOCK_NEVER;
     uint64_t next = membership_step(cs, now);
     next = earlier(next, farewell_step(cs, now));
+    renew_step(cs);
     next = earlier(next, joiners_step(cs->joiners, now));
     if (cs->peers_due_ns != 0 && now >= cs->peers_due_ns)
         write_peers(cs);

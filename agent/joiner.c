@@ -21,6 +21,7 @@ struct joiner {
     struct bufslice command; /* until it is proposed */
     struct uuid host;
     char name[LIMIT_NAME_BYTES + 1];
+    uint64_t failed; /* a member's replica of shard zero: it waits for another one */
     bool proposed;
     struct thole_status outcome;
     uint64_t revision, deadline_ns;
@@ -62,7 +63,9 @@ static bool read_request(struct joiner *j, struct slice body, struct thole_statu
     if (ok) {
         upb_StringView name = thole_v1_Host_name(host);
         memcpy(j->name, name.data, name.size < sizeof j->name ? name.size : sizeof j->name - 1);
-        j->command = chores_admit_command(host, "join", arena);
+        j->failed = thole_bus_v1_JoinRequest_failed_replica(q);
+        j->command = chores_admit_command(host, "join", j->failed,
+                                          thole_bus_v1_JoinRequest_failure(q), arena);
     } else {
         thole_status_set(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST, __FILE__, __LINE__,
                          "malformed request to join");
@@ -138,7 +141,7 @@ static bool answer(struct joiner *j, const struct registry_view *v)
 {
     struct uuid cluster;
     uint64_t replica = zero_replica(v, &j->host);
-    if (replica == 0 || !registry_view_cluster(v, &cluster))
+    if (replica == 0 || replica == j->failed || !registry_view_cluster(v, &cluster))
         return false;
     upb_Arena *arena = upb_Arena_New();
     thole_bus_v1_JoinReply *reply = thole_bus_v1_JoinReply_new(arena);
@@ -179,7 +182,10 @@ uint64_t joiners_step(struct joiners *js, uint64_t now_ns)
         } else if (now_ns >= j->deadline_ns) {
             struct thole_status st = {0};
             thole_status_set(&st, THOLE_UNAVAILABLE, THOLE_REASON_NOT_READY, __FILE__, __LINE__,
-                             "admitted, but the view of the host that was asked lags; ask again");
+                             j->failed != 0 && registry_view_revision(v) >= j->revision
+                                 ? "its replica of shard zero is not rebuilt yet; ask again"
+                                 : "admitted, but the view of the host that was asked lags; ask "
+                                   "again");
             refuse(j, &st);
             *at = after;
         } else {

@@ -93,6 +93,8 @@ static enum where choose(struct router *ro, struct router_request *r)
 {
     struct route *rt = route_of(r);
     struct route_hint h = {0};
+    if (ro->o.holds && r->kind != ROUTER_QUERY && ro->o.holds(ro->o.ctx, r->shard_id))
+        return WHERE_NONE;
     if (ro->engine) {
         if (!route_cache_get(ro->cache, r->shard_id, &h))
             ask_engine(ro, r->shard_id, &h);

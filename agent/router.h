@@ -28,6 +28,8 @@ struct router_options {
                       struct uuid *ret);
     /* Is there such a shard, as far as is known? Unknown counts as yes. */
     bool (*exists)(void *ctx, uint64_t shard_id);
+    /* Does the shard take no proposals for now? NULL: it always does. */
+    bool (*holds)(void *ctx, uint64_t shard_id);
     /* An exchange with this host could not be made. */
     void (*unreachable)(void *ctx, const struct uuid *host);
 };

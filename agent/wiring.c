@@ -36,21 +36,9 @@ struct engine_transport wiring_transport(struct agent *a)
     return (struct engine_transport){.ctx = a, .send = transport_send};
 }
 
-/* Shard zero was repaired without this host (repair_zero.h). */
-static void zero_superseded(struct agent *a)
-{
-    struct thole_status st = {0};
-    (void)THOLE_FAIL(&st, THOLE_FAILED_PRECONDITION, THOLE_REASON_REMOVED,
-                     "shard zero was repaired without this host, which is no member any more: wipe "
-                     "its data directory and let it join as a new host");
-    agent_fail(a, &st);
-}
-
 static void on_replica_changed(void *ctx, const struct engine_replica_status *s)
 {
     struct agent *a = ctx;
-    if (s->shard_id == REGISTRY_SHARD_ID && s->superseded)
-        zero_superseded(a);
     route_cache_local(router_cache(a->router), s);
     struct hostctl *h = atomic_load_explicit(&a->hostctl, memory_order_acquire);
     if (h)
@@ -349,6 +337,12 @@ static bool router_exists(void *ctx, uint64_t shard_id)
     return exists;
 }
 
+static bool router_holds(void *ctx, uint64_t shard_id)
+{
+    struct agent *a = ctx;
+    return shard_id == REGISTRY_SHARD_ID && atomic_load(&a->repairing);
+}
+
 struct router_options wiring_router(struct agent *a)
 {
     return (struct router_options){
@@ -358,5 +352,6 @@ struct router_options wiring_router(struct agent *a)
         .ctx = a,
         .elsewhere = router_elsewhere,
         .exists = router_exists,
+        .holds = router_holds,
     };
 }

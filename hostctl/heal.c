@@ -8,8 +8,9 @@
  *   - a machine that fails everywhere does not wander through all hosts: after
  *     PLACEMENT_FAILURES_MAX failures of a shard there are long pauses, and its condition Degraded
  *     says Failing. Placement prefers hosts on which the shard has not failed.
- * Failures are counted in the shard's row, so a new leader goes on counting. Users' own replicas and
- * those of shard zero are left as they are. */
+ * Failures are counted in the shard's row, so a new leader goes on counting. Users' own replicas are
+ * left as they are. A host whose replica of shard zero failed sees no rows any more: it asks the
+ * others, and says so (agent/bootstrap_join.c). */
 #include "hostctl/hostctl_internal.h"
 
 #include "base/log.h"
@@ -117,8 +118,8 @@ static void rebuild(struct hostctl *h, struct ctl_shard *s, const thole_v1_Repli
 void hostctl__heal_evaluate(struct hostctl *h, struct ctl_shard *s)
 {
     const thole_v1_Shard *shard = registry_shard(h->view, s->id);
-    if (s->healing || s->placing || s->id == REGISTRY_SHARD_ID || shard == NULL ||
-        thole_v1_Shard_deleting(shard) || h->now_ms < s->heal_after_ms ||
+    if (s->healing || s->placing || shard == NULL || thole_v1_Shard_deleting(shard) ||
+        h->now_ms < s->heal_after_ms ||
         !thole_v1_ShardStatus_formed(thole_v1_Shard_status(shard))) {
         return;
     }

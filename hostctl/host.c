@@ -2,7 +2,8 @@
  *
  * Deleting is only ever done on a positive sign: the row says that the replica is out (or its shard
  * is being deleted), or the id is below the view's watermark and has no row, which means that it
- * was gone before. An empty or old view has a low watermark, so it never deletes anything. */
+ * was gone before. An empty or old view has a low watermark, so it never deletes anything. An id that
+ * a repair of shard zero lost has no row either: what its group says is the sign. */
 #include "hostctl/hostctl_internal.h"
 
 #include "base/log.h"
@@ -14,7 +15,8 @@ static bool may_delete(const struct hostctl *h, const struct engine_replica_stat
 {
     const thole_v1_Replica *row = registry_replica(h->view, local->replica_id);
     if (row == NULL) {
-        return local->replica_id < registry_next_replica_id(h->view);
+        return local->replica_id < registry_next_replica_id(h->view) &&
+               (local->removed_by_peer || !registry_replica_lost(h->view, local->replica_id));
     }
     if (thole_v1_Replica_desired(row) != thole_v1_REPLICA_DESIRED_REMOVE) {
         return false;

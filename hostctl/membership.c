@@ -119,12 +119,31 @@ static void find_promotion(const struct hostctl *h, const struct ctl_shard *s,
     }
 }
 
-/* The row says REMOVE, or there is none although the id was given out. */
-static bool should_go(const struct hostctl *h, uint64_t replica_id)
+/* Do all vote that should? */
+static bool wanted_voters_vote(const struct hostctl *h, const struct raft_config *c,
+                               uint64_t shard_id)
+{
+    uint64_t after = 0;
+    const thole_v1_Replica *row;
+    while ((row = registry_next_replica_of_shard(h->view, shard_id, after)) != NULL) {
+        after = thole_v1_Replica_id(row);
+        const struct raft_member *m = raft_config_find(c, after);
+        if (wants(row, thole_v1_REPLICA_ROLE_VOTER) && (m == NULL || m->role != RAFT_VOTER)) {
+            return false;
+        }
+    }
+    return true;
+}
+
+/* The row says REMOVE, or there is none although the id was given out. A member that a repair of shard
+ * zero does not know holds what its group has: it goes when the wanted ones have that too. */
+static bool should_go(const struct hostctl *h, const struct raft_config *c, uint64_t shard_id,
+                      uint64_t replica_id)
 {
     const thole_v1_Replica *row = registry_replica(h->view, replica_id);
     if (row == NULL) {
-        return replica_id < registry_next_replica_id(h->view);
+        return replica_id < registry_next_replica_id(h->view) &&
+               (!registry_replica_lost(h->view, replica_id) || wanted_voters_vote(h, c, shard_id));
     }
     return thole_v1_Replica_desired(row) == thole_v1_REPLICA_DESIRED_REMOVE;
 }
@@ -135,7 +154,7 @@ static void find_departure(const struct hostctl *h, const struct engine_replica_
     for (uint32_t i = 0; i < c->member_count; i++) {
         const struct raft_member *m = &c->members[i];
         bool voter = m->role != RAFT_LEARNER;
-        bool go = should_go(h, m->replica_id);
+        bool go = should_go(h, c, local->shard_id, m->replica_id);
         bool demote = m->role == RAFT_VOTER && wants(registry_replica(h->view, m->replica_id),
                                                      thole_v1_REPLICA_ROLE_NON_VOTING);
         if (!go && !demote) {

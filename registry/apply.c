@@ -27,6 +27,7 @@ static const registry_operation_fn operations[] = {
     [thole_registry_v1_Operation_op_delete_pool] = registry__op_delete_pool,
     [thole_registry_v1_Operation_op_reconcile_pool] = registry__op_reconcile_pool,
     [thole_registry_v1_Operation_op_retire_replica] = registry__op_retire_replica,
+    [thole_registry_v1_Operation_op_repair_zero] = registry__op_repair_zero,
     [thole_registry_v1_Operation_op_start_operation] = registry__op_start_operation,
     [thole_registry_v1_Operation_op_cancel_operation] = registry__op_cancel_operation,
     [thole_registry_v1_Operation_op_step_operation] = registry__op_step_operation,

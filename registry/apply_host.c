@@ -298,10 +298,14 @@ static enum thole_code readmit(struct txn *t, struct row *host, const thole_v1_H
 
 enum thole_code registry__op_admit_host(struct txn *t, const thole_registry_v1_Operation *op)
 {
-    const thole_v1_Host *host =
-        thole_registry_v1_AdmitHost_host(thole_registry_v1_Operation_admit_host(op));
+    const thole_registry_v1_AdmitHost *admit = thole_registry_v1_Operation_admit_host(op);
+    const thole_v1_Host *host = thole_registry_v1_AdmitHost_host(admit);
     struct uuid id;
     enum thole_code code = registry__check_host(t, host, &id);
+    if (code == THOLE_OK) {
+        code = registry__check_text(t, "failure", thole_registry_v1_AdmitHost_failure(admit),
+                                    REGISTRY_TEXT_BYTES);
+    }
     if (code != THOLE_OK) {
         return code;
     }
@@ -321,7 +325,11 @@ enum thole_code registry__op_admit_host(struct txn *t, const thole_registry_v1_O
         }
         known = registry__host(&t->s, &id);
     }
-    if (registry__occupant(&t->s, REGISTRY_SHARD_ID, &id) == NULL) {
+    struct row *zero = registry__occupant(&t->s, REGISTRY_SHARD_ID, &id);
+    if (zero != NULL &&
+        thole_v1_Replica_id(zero->replica) == thole_registry_v1_AdmitHost_failed_replica(admit)) {
+        registry__replica_failed(t, zero, thole_registry_v1_AdmitHost_failure(admit));
+    } else if (zero == NULL) {
         registry__replica_add(t, registry__shard(&t->s, REGISTRY_SHARD_ID), known,
                               thole_v1_REPLICA_ROLE_NON_VOTING, thole_v1_REPLICA_OWNER_PLACEMENT,
                               false);

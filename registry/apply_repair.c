@@ -1,7 +1,31 @@
-/* What follows from a group that was forced (raft_force): its other replicas are no members any more,
- * whatever their rows say, and their ids can never be members again. */
+/* What follows from groups that were forced (raft_force): what the survivor did not have is lost. */
 #include "registry/registry_internal.h"
 
+/* More than any cluster gives out between two entries that reached a majority and only one host. */
+#define LOST_IDS_MAX (UINT64_C(1) << 24)
+
+enum thole_code registry__op_repair_zero(struct txn *t, const thole_registry_v1_Operation *op)
+{
+    uint64_t epoch =
+        thole_registry_v1_RepairZero_epoch(thole_registry_v1_Operation_repair_zero(op));
+    if (epoch <= t->s.repair_epoch) {
+        return THOLE_OK;
+    }
+    t->s.repair_epoch = epoch;
+    if (t->s.lost_to == 0) {
+        t->s.lost_from = t->s.next_replica_id;
+    }
+    t->s.next_replica_id += LOST_IDS_MAX;
+    t->s.next_shard_id += LOST_IDS_MAX;
+    t->s.lost_to = t->s.next_replica_id;
+    registry__txn_event(t, registry__shard(&t->s, REGISTRY_SHARD_ID), "ShardZeroRepaired",
+                        "epoch %" PRIu64 "; what came after revision %" PRIu64 " is lost", epoch,
+                        t->s.revision);
+    return THOLE_OK;
+}
+
+/* The other replicas are no members any more, whatever their rows say, and their ids can never be
+ * members again. */
 enum thole_code registry__op_retire_replica(struct txn *t, const thole_registry_v1_Operation *op)
 {
     const thole_registry_v1_RetireReplica *o = thole_registry_v1_Operation_retire_replica(op);

@@ -300,7 +300,8 @@ enum thole_code registry__op_remove_replica(struct txn *t, const thole_registry_
     }
     uint64_t shard_id = thole_v1_Shard_id(shard->shard);
     const struct row *host = registry__host(&t->s, &row->host_id);
-    if (shard_id == REGISTRY_SHARD_ID && !registry__host_is(host, thole_v1_HOST_STATE_REMOVED)) {
+    if (shard_id == REGISTRY_SHARD_ID && !registry__host_is(host, thole_v1_HOST_STATE_REMOVED) &&
+        thole_v1_Replica_phase(row->replica) != thole_v1_REPLICA_PHASE_FAILED) {
         return THOLE_FAIL(&t->st, THOLE_FAILED_PRECONDITION, THOLE_REASON_BAD_REQUEST,
                           "every host keeps a replica of shard zero until it is removed");
     }
@@ -504,6 +505,11 @@ static void observe_running(struct txn *t, struct row *row, int32_t phase, upb_S
                             (int)message.size, message.data != NULL ? message.data : "");
         note_failure(t, registry__replica(&t->s, id), message);
     }
+}
+
+void registry__replica_failed(struct txn *t, struct row *row, upb_StringView message)
+{
+    observe_running(t, row, thole_v1_REPLICA_PHASE_FAILED, message);
 }
 
 enum thole_code registry__op_observe_replica(struct txn *t, const thole_registry_v1_Operation *op)

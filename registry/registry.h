@@ -83,6 +83,9 @@ const thole_v1_Replica *registry_next_replica_of_host(const struct registry_view
                                                       const struct uuid *host, uint64_t after_id);
 /* An id below the watermark that has no row belonged to something that is gone. */
 uint64_t registry_next_replica_id(const struct registry_view *v);
+/* Except of those that, if they were given out, were in what a repair of shard zero lost: nobody knows
+ * what became of them but their groups. */
+bool registry_replica_lost(const struct registry_view *v, uint64_t id);
 
 /* Events after (revision, position): `*it` is 0 at first, opaque. NULL at the end. */
 const thole_v1_Event *registry_next_event(const struct registry_view *v, uint64_t after_revision,

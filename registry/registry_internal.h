@@ -166,6 +166,7 @@ struct state {
     bool bootstrapped;
     struct uuid cluster;
     uint64_t next_shard_id, next_replica_id, next_operation_id;
+    uint64_t repair_epoch, lost_from, lost_to; /* replica ids in [from, to): see RepairZero */
     uint64_t compacted_revision; /* changes up to here are not in the journal; of this host alone */
     uint64_t event_next, journal_next, request_next; /* sequences; of this host alone */
     struct node *index[INDEX_COUNT];
@@ -240,6 +241,7 @@ enum thole_code registry__op_place_replicas(struct txn *t, const thole_registry_
 enum thole_code registry__op_remove_replica(struct txn *t, const thole_registry_v1_Operation *op);
 enum thole_code registry__op_create_replica(struct txn *t, const thole_registry_v1_Operation *op);
 enum thole_code registry__op_observe_replica(struct txn *t, const thole_registry_v1_Operation *op);
+enum thole_code registry__op_repair_zero(struct txn *t, const thole_registry_v1_Operation *op);
 enum thole_code registry__op_retire_replica(struct txn *t, const thole_registry_v1_Operation *op);
 enum thole_code registry__op_set_role(struct txn *t, const thole_registry_v1_Operation *op);
 enum thole_code registry__op_create_pool(struct txn *t, const thole_registry_v1_Operation *op);
@@ -277,6 +279,7 @@ struct row *registry__replica_add(struct txn *t, const struct row *shard, const 
                                   int32_t role, int32_t owner, bool initial);
 /* The row goes, and with the last one its deleted shard or its removed host. */
 void registry__replica_drop(struct txn *t, struct row *replica, const char *why);
+void registry__replica_failed(struct txn *t, struct row *replica, upb_StringView message);
 /* Drop a shard that is being deleted, or a host that was removed, if nothing of it is left. */
 void registry__shard_settle(struct txn *t, uint64_t shard_id);
 void registry__host_settle(struct txn *t, const struct uuid *id);

@@ -73,6 +73,9 @@ static enum thole_code write_header(const struct state *s, struct thole_sink *ou
     thole_registry_v1_Header_set_next_replica_id(h, s->next_replica_id);
     thole_registry_v1_Header_set_next_operation_id(h, s->next_operation_id);
     thole_registry_v1_Header_set_compacted_revision(h, s->revision);
+    thole_registry_v1_Header_set_repair_epoch(h, s->repair_epoch);
+    thole_registry_v1_Header_set_lost_from(h, s->lost_from);
+    thole_registry_v1_Header_set_lost_to(h, s->lost_to);
     enum thole_code code = write_record(out, record, arena);
     upb_Arena_Free(arena);
     return code;
@@ -138,6 +141,9 @@ static const char *restore_header(struct state *s, const thole_registry_v1_Heade
     s->next_replica_id = thole_registry_v1_Header_next_replica_id(h);
     s->next_operation_id = thole_registry_v1_Header_next_operation_id(h);
     s->compacted_revision = s->revision;
+    s->repair_epoch = thole_registry_v1_Header_repair_epoch(h);
+    s->lost_from = thole_registry_v1_Header_lost_from(h);
+    s->lost_to = thole_registry_v1_Header_lost_to(h);
     return NULL;
 }
 

@@ -48,6 +48,11 @@ uint64_t registry_next_replica_id(const struct registry_view *v)
     return v->s.next_replica_id;
 }
 
+bool registry_replica_lost(const struct registry_view *v, uint64_t id)
+{
+    return id >= v->s.lost_from && id < v->s.lost_to && registry__replica(&v->s, id) == NULL;
+}
+
 /* ---- Rows ------------------------------------------------------------------------------------ */
 
 static const thole_v1_Host *as_host(const struct row *row)
@@ -256,8 +261,10 @@ static void report_mark(const struct state *s, const struct row *mark,
         return;
     }
     const struct row *row = marked_row(s, mark);
-    if (row == NULL) {
-        return; /* went later */
+    bool tombstone =
+        row != NULL && row->kind == ROW_HOST && thole_v1_Host_name(row->host).size == 0;
+    if (row == NULL || tombstone) {
+        return; /* went later, or with the same command */
     }
     /* Reported once, by the mark of its last change. */
     if (row->kind == ROW_HOST && c->host != NULL &&

@@ -115,8 +115,7 @@ int command_repair_zero(struct cli *c)
         rc = cli_say_status("cannot mark the data directory", &st);
     } else {
         printf("%s is marked: its next start makes it the only voter of shard zero, epoch %" PRIu64
-               ". The other hosts of the old cluster are refused; wipe their data directories and "
-               "let them join as new hosts\n",
+               ". Then start the other hosts that are left: they get new replicas of shard zero\n",
                z->dirs[z->plan.chosen].path, z->plan.epoch);
     }
     repair_zero_close(z);

@@ -24,7 +24,8 @@ enum {
     EXIT_USAGE = 2,
     EXIT_DATA = 3,
     EXIT_ADDRESS = 4,
-    EXIT_FAILED = 5
+    EXIT_FAILED = 5,
+    START_AGAIN = -1, /* no exit code: the host asks for it */
 };
 
 struct daemon {
@@ -231,6 +232,8 @@ static int run(struct daemon *d, int signal_fd)
         int n = poll(fds, 2, timeout_ms);
         if (n < 0 && errno != EINTR)
             return EXIT_FAILED;
+        if (atomic_load(&d->failed) && agent_starts_again(d->agent))
+            return START_AGAIN;
         if (atomic_load(&d->failed))
             return say(&d->failure, EXIT_FAILED);
         struct signalfd_siginfo info;
@@ -248,9 +251,10 @@ static int run(struct daemon *d, int signal_fd)
     }
 }
 
-static void stop(struct daemon *d)
+static void stop(struct daemon *d, bool again)
 {
-    sd_notify(0, "STOPPING=1");
+    if (!again)
+        sd_notify(0, "STOPPING=1");
     atomic_store(&d->stopping, true);
     if (d->agent)
         agent_signal(d->agent);
@@ -260,6 +264,27 @@ static void stop(struct daemon *d)
     if (d->agent)
         agent_stop(d->agent);
     agent_free(d->agent);
+    d->http = NULL;
+    d->agent = NULL;
+    d->status_running = d->last_ready = false;
+    atomic_store(&d->stopping, false);
+    atomic_store(&d->failed, false);
+}
+
+static int start_and_run(struct daemon *d, int signal_fd)
+{
+    struct thole_status st = {0};
+    int rc;
+    do {
+        if (start(d, &st) != THOLE_OK) {
+            rc = say(&st, exit_code(&st));
+        } else {
+            banner(d);
+            rc = run(d, signal_fd);
+        }
+        stop(d, rc == START_AGAIN);
+    } while (rc == START_AGAIN);
+    return rc;
 }
 
 int main(int argc, char **argv)
@@ -283,13 +308,7 @@ int main(int argc, char **argv)
         signal(SIGPIPE, SIG_IGN);
         int signal_fd = signalfd(-1, &signals, SFD_CLOEXEC);
         d->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-        if (start(d, &st) != THOLE_OK) {
-            rc = say(&st, exit_code(&st));
-        } else {
-            banner(d);
-            rc = run(d, signal_fd);
-        }
-        stop(d);
+        rc = start_and_run(d, signal_fd);
         close(signal_fd);
         close(d->wake_fd);
     }

@@ -170,10 +170,16 @@ uint64_t do_bootstrap(struct fixture *f, uint64_t hosts)
 
 uint64_t do_admit(struct fixture *f, uint64_t host, uint64_t incarnation)
 {
+    return do_admit_failed(f, host, incarnation, 0);
+}
+
+uint64_t do_admit_failed(struct fixture *f, uint64_t host, uint64_t incarnation, uint64_t failed)
+{
     struct cmd c = cmd_new("host");
     thole_registry_v1_AdmitHost *a =
         thole_registry_v1_Operation_mutable_admit_host(cmd_op(&c), c.arena);
     fill_host(thole_registry_v1_AdmitHost_mutable_host(a, c.arena), c.arena, host, incarnation);
+    thole_registry_v1_AdmitHost_set_failed_replica(a, failed);
     return fixture_run(f, &c);
 }
 

@@ -41,6 +41,8 @@ void fill_host(thole_v1_Host *host, upb_Arena *arena, uint64_t n, uint64_t incar
 void fill_spec(thole_v1_ShardSpec *spec, upb_Arena *arena, uint32_t voters, uint32_t non_voting);
 uint64_t do_bootstrap(struct fixture *f, uint64_t hosts);
 uint64_t do_admit(struct fixture *f, uint64_t host, uint64_t incarnation);
+/* And says that its replica of shard zero failed. */
+uint64_t do_admit_failed(struct fixture *f, uint64_t host, uint64_t incarnation, uint64_t failed);
 uint64_t do_host_state(struct fixture *f, uint64_t host, int32_t state);
 uint64_t do_delete_host(struct fixture *f, uint64_t host);
 uint64_t do_liveness(struct fixture *f, uint64_t host, int32_t liveness);

@@ -464,6 +464,70 @@ static void test_retired_replica_is_out_whatever_was_wanted(void **state)
     EXPECT_OK(f, do_place_one(f, 0, 2, NON_VOTING));
 }
 
+static uint64_t do_repair_zero(struct fixture *f, uint64_t epoch)
+{
+    struct cmd c = cmd_new("repair");
+    thole_registry_v1_RepairZero_set_epoch(
+        thole_registry_v1_Operation_mutable_repair_zero(cmd_op(&c), c.arena), epoch);
+    return fixture_run(f, &c);
+}
+
+static bool is_lost(struct fixture *f, uint64_t replica)
+{
+    struct registry_view *v = registry_view_acquire(f->r);
+    bool lost = registry_replica_lost(v, replica);
+    registry_view_release(v);
+    return lost;
+}
+
+static void test_repair_of_zero_skips_ids_that_may_be_in_use(void **state)
+{
+    struct fixture *f = *state;
+    struct bytes saved = {0};
+    struct thole_status st;
+    EXPECT_OK(f, do_create_shard(f, "a", 3, 0));
+    EXPECT_OK(f, do_place(f, 1, 0, 3)); /* replicas 4, 5, 6 */
+    assert_false(is_lost(f, 7));
+    EXPECT_OK(f, do_repair_zero(f, 2));
+    uint64_t before = revision(f);
+    EXPECT_OK(f, do_repair_zero(f, 2));
+    EXPECT_OK(f, do_repair_zero(f, 1));
+    assert_int_equal(revision(f), before);
+    assert_false(is_lost(f, 6));
+    assert_true(is_lost(f, 7));
+    fixture_save(f, &saved);
+    assert_int_equal(fixture_restore(f, slice_of(saved.data, saved.size), &st), THOLE_OK);
+    assert_true(is_lost(f, 7));
+    EXPECT_OK(f, do_create_shard(f, "b", 1, 0));
+    struct registry_view *v = registry_view_acquire(f->r);
+    uint64_t shard = thole_v1_Shard_id(registry_shard_by_name(v, slice_str("b")));
+    uint64_t next = registry_next_replica_id(v);
+    registry_view_release(v);
+    assert_true(shard > 1000000 && next > 1000000);
+    EXPECT_OK(f, do_place(f, shard, 0, 1));
+    assert_non_null(replica_row(f, next));
+    assert_false(is_lost(f, next));
+    bytes_deinit(&saved);
+}
+
+/* Only what failed: else every host keeps its replica of shard zero. */
+static void test_failed_replica_of_zero_is_replaced(void **state)
+{
+    struct fixture *f = *state;
+    EXPECT_OK(f, do_observe(f, 3, thole_v1_REPLICA_PHASE_RUNNING, 0));
+    EXPECT_OK(f, do_formed(f, 0, 1, 1));
+    EXPECT(f, do_remove_replica(f, 3), THOLE_FAILED_PRECONDITION, "BAD_REQUEST");
+    EXPECT_OK(f, do_admit_failed(f, 2, 1, 3));
+    assert_int_equal(thole_v1_Replica_phase(replica_row(f, 3)), thole_v1_REPLICA_PHASE_FAILED);
+    EXPECT_OK(f, do_admit_failed(f, 2, 1, 2)); /* another host's */
+    assert_int_not_equal(thole_v1_Replica_phase(replica_row(f, 2)), thole_v1_REPLICA_PHASE_FAILED);
+    EXPECT_OK(f, do_remove_replica(f, 3));
+    EXPECT_OK(f, do_observe(f, 3, thole_v1_REPLICA_PHASE_OUT, 9));
+    assert_null(replica_row(f, 4));
+    EXPECT_OK(f, do_admit_failed(f, 2, 1, 3));
+    assert_non_null(replica_row(f, 4));
+}
+
 static void test_shard_deletion_skips_out_and_drops_row_last(void **state)
 {
     struct fixture *f = *state;
@@ -707,6 +771,8 @@ int main(void)
         TEST_EMPTY(test_delete_last_host_is_refused),
         TEST(test_create_shard_checks_name_and_spec),
         TEST(test_retired_replica_is_out_whatever_was_wanted),
+        TEST(test_repair_of_zero_skips_ids_that_may_be_in_use),
+        TEST(test_failed_replica_of_zero_is_replaced),
         TEST(test_update_shard_follows_etag),
         TEST(test_lease_reads_cannot_change),
         TEST(test_first_placement_writes_initial_list),

@@ -19,7 +19,7 @@
 #define REPLICAS 4096
 #define SHARDS 512
 
-enum model_phase { NEW = 0, RUNNING = 3, OUT = 4, GONE = 5 };
+enum model_phase { NEW = 0, RUNNING = 3, OUT = 4, GONE = 5, FAILED = 6 };
 
 struct model {
     struct {
@@ -230,7 +230,8 @@ static enum thole_code model_remove(struct model *m, uint64_t id)
     if (m->replicas[id].remove) {
         return THOLE_OK;
     }
-    if ((shard == 0 && !m->hosts[m->replicas[id].host].removed) ||
+    if ((shard == 0 && !m->hosts[m->replicas[id].host].removed &&
+         m->replicas[id].phase != FAILED) ||
         (m->replicas[id].initial && !m->shards[shard].formed) ||
         (m->replicas[id].role == thole_v1_REPLICA_ROLE_VOTER && last_voter(m, id))) {
         return THOLE_FAILED_PRECONDITION;

@@ -75,7 +75,8 @@ struct thole_options {
     uint32_t heartbeat_ms;        /* 100; at most a third of the election timeout */
     uint32_t loops, appliers;     /* threads; by cores */
     /* Once, on any thread, when this host cannot go on (disk failed, removed from the cluster). Should
-     * make another thread call thole_close. */
+     * make another thread call thole_close; with UNAVAILABLE, then open it again: it has got another
+     * replica of shard zero. */
     void (*failed)(void *ctx, const struct thole_status *st);
     void *ctx;
     /* While this host leads shard zero: the bounds of the silence after which another host is suspect,
