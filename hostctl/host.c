@@ -167,7 +167,8 @@ static void start_done(struct hostctl *h, struct ctl_shard *s, const struct ctl_
     hostctl__again(h, s, s->host_after_ms);
     if (op->st.code != THOLE_ALREADY_EXISTS && op->st.code != THOLE_UNAVAILABLE) {
         s->failed_replica = op->replica_id;
-        memcpy(s->failure, op->st.message, sizeof(s->failure));
+        free(s->failure);
+        s->failure = xstrdup(op->st.message);
     }
 }
 

@@ -66,6 +66,7 @@ static void forget_shard(struct hostctl *h, struct ctl_shard *s)
     hostctl__place_forget(h, s);
     (void)map_remove(&h->shards, s->id);
     free(s->explanation);
+    free(s->failure);
     free(s);
 }
 
@@ -386,6 +387,7 @@ void hostctl_free(struct hostctl *h)
     while ((s = map_next(&h->shards, &it, NULL)) != NULL) {
         wheel_cancel(h->wheel, &s->timer);
         free(s->explanation);
+        free(s->failure);
         free(s);
     }
     map_deinit(&h->shards);

@@ -95,7 +95,7 @@ struct ctl_shard {
     bool starting, removing;
     uint64_t host_after_ms; /* not before */
     uint64_t failed_replica;
-    char failure[THOLE_STATUS_MESSAGE_BYTES]; /* of starting failed_replica */
+    char *failure; /* of starting failed_replica */
     /* Membership controller. */
     bool changing, fencing;
     uint64_t fenced_index, fenced_term; /* the configuration that is fenced, and by which leader */

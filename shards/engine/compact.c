@@ -21,11 +21,12 @@ static void add_mark(struct replica *r, uint64_t index, uint64_t bytes)
 
 void compact_boot(struct replica *r)
 {
-    uint64_t n = r->boot.last_index - r->boot.start_index;
-    r->log_bytes = r->appended_bytes = r->boot_bytes;
+    uint64_t n = r->boot->raft.last_index - r->boot->raft.start_index;
+    r->log_bytes = r->appended_bytes = r->boot->bytes;
     r->compact_at_bytes = r->e->o.compact_log_bytes;
     for (uint64_t i = 1; i <= BOOT_MARKS && n >= BOOT_MARKS; i++)
-        add_mark(r, r->boot.start_index + n / BOOT_MARKS * i, r->boot_bytes / BOOT_MARKS * i);
+        add_mark(r, r->boot->raft.start_index + n / BOOT_MARKS * i,
+                 r->boot->bytes / BOOT_MARKS * i);
 }
 
 void compact_note_entries(struct replica *r, struct raft_entry *const *entries, size_t n)

@@ -113,7 +113,7 @@ void engine_replica_start(struct engine *e, const struct engine_replica_spec *sp
         if (r) {
             c->kind = CONTROL_START;
             c->r = replica_ref(r);
-            bytes_append_slice(&r->boot_config, bytes_slice(&config));
+            bytes_append_slice(&r->boot->config, bytes_slice(&config));
         }
         pthread_mutex_unlock(&e->lock);
     }
@@ -205,7 +205,7 @@ static void start(struct loop *l, struct control *c)
     w->create = true;
     w->u.has_hard = true;
     w->u.has_start = true;
-    bytes_append_slice(&w->config, bytes_slice(&r->boot_config));
+    bytes_append_slice(&w->config, bytes_slice(&r->boot->config));
 }
 
 static void finish_removal(struct loop *l, struct control *c)

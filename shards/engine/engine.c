@@ -200,20 +200,26 @@ static void recover(struct engine *e, const struct store_replica *s)
         return;
     }
     struct replica *r = replica_new(e, s->replica_id, s->shard_id, s->descriptor);
-    if (s->hard.term == UINT64_MAX)
-        (void)THOLE_FAIL(&r->failure, THOLE_DATA_LOSS, THOLE_REASON_CORRUPT,
-                         "the replica's log records are damaged");
-    r->boot = (struct raft_boot){
+    struct thole_status st = {0};
+    if (s->hard.term == UINT64_MAX &&
+        THOLE_FAIL(&st, THOLE_DATA_LOSS, THOLE_REASON_CORRUPT,
+                   "the replica's log records are damaged") != THOLE_OK)
+        replica_set_failure(r, &st);
+    struct replica_boot *b = r->boot;
+    b->runs = xmalloc((s->run_count + 1) * sizeof(b->runs[0]));
+    for (size_t i = 0; i < s->run_count; i++)
+        b->runs[i] = s->runs[i];
+    b->raft = (struct raft_boot){
         .hard = s->hard,
         .start_index = s->start_index,
         .start_term = s->start_term,
         .last_index = s->last_index,
-        .runs = s->runs,
+        .runs = b->runs,
         .run_count = s->run_count,
     };
-    r->boot_bytes = s->bytes;
+    b->bytes = s->bytes;
     r->generation = s->machine_generation;
-    bytes_append_slice(&r->boot_config, s->start_config);
+    bytes_append_slice(&b->config, s->start_config);
     r->state = GROUP_OPENING;
     r->shown.log_bytes = s->bytes;
     (void)map_put(&e->by_replica, r->replica_id, r);

@@ -282,6 +282,19 @@ struct peer_view {
     struct raft_peer_status status;
 };
 
+struct replica_boot { /* what it starts from */
+    struct raft_boot raft;
+    struct raft_term_run *runs;
+    struct bytes config;
+    uint64_t bytes; /* of its log */
+};
+struct replica_shown { /* see struct engine_replica_status */
+    struct raft_status raft;
+    struct uuid leader_host;
+    bool initialised, voter, removed_by_peer, failed, superseded;
+    uint64_t applied, config_revision, log_bytes, snapshot_index;
+};
+
 struct replica {
     _Atomic uint32_t refs;
     /* Immutable. */
@@ -303,11 +316,9 @@ struct replica {
     bool led, slept; /* after the last harvest */
     bool handed_on;  /* handover.c */
     bool removed_by_peer;
-    struct thole_status failure;
-    struct raft_status status; /* after the last harvest */
-    struct raft_boot boot;     /* until the core exists */
-    struct bytes boot_config;
-    uint64_t boot_bytes;
+    struct thole_status *failure; /* NULL: none; set once, and before `shown` says so */
+    struct raft_status status;    /* after the last harvest */
+    struct replica_boot *boot;    /* until the core exists */
     struct control *starting;
     struct msgq proposing, reading;
     struct pending_ring pending;
@@ -320,7 +331,7 @@ struct replica {
     size_t update_slot;
     uint64_t contact_ns; /* last word from a leader */
     uint64_t generation;
-    struct map peer_hosts; /* replica id -> struct uuid *, learnt from their messages */
+    struct map peer_hosts; /* replica id -> struct uuid *, learnt from messages of non-members */
     struct control *transfers, *forces;
     struct task *install; /* restored, waiting for its batch */
     bool restoring, saving, compacting, checking, holding_applies;
@@ -341,13 +352,13 @@ struct replica {
     struct query_job *parked;
     bool machine_failed;
 
-    /* Under watch_lock: watchers, and `watch_applied` for a consistent start. */
+    /* Under watch_lock; `watch_applied` is for a consistent start. */
     pthread_mutex_t watch_lock;
     struct watch_list *watches;
     uint64_t watch_applied;
 
     /* Under the engine's lock. */
-    struct engine_replica_status shown;
+    struct replica_shown shown;
     struct raft_config shown_config;
     struct peer_view *shown_peers; /* of a leader that somebody asked */
     size_t shown_peer_count;
@@ -357,6 +368,9 @@ struct replica *replica_new(struct engine *e, uint64_t replica_id, uint64_t shar
                             struct slice descriptor);
 struct replica *replica_ref(struct replica *r);
 void replica_unref(struct replica *r);
+void replica_boot_free(struct replica *r);
+void replica_set_failure(struct replica *r, const struct thole_status *st); /* unless it has one */
+void replica_show(const struct replica *r, struct engine_replica_status *ret); /* lock, or loop */
 
 /* ---- Batches (batch.c, writer.c) -------------------------------------------------------------------- */
 
@@ -387,8 +401,7 @@ void write_batch_merge(struct loop *l, struct replica *r, const struct raft_upda
 /* ---- Loops ------------------------------------------------------------------------------------------- */
 
 struct out_msg {
-    uint64_t shard_id;
-    uint64_t to_incarnation;
+    uint64_t shard_id, to_incarnation;
     struct raft_message raft;
 };
 struct out_lane {
@@ -616,20 +629,6 @@ void log_read_free(struct log_read *m);
 void apply_job_free(struct apply_job *j);
 void query_job_fail(struct query_job *j, enum thole_code code, enum thole_reason reason,
                     const char *message); /* and frees it */
-/* snapshot_send.c and snapshot_receive.c, on the streamer; `tick` returns the next deadline. */
-struct snapshot_sends;
-struct snapshot_sends *sends_new(struct engine *e);
-void sends_free(struct snapshot_sends *s);
-void sends_start(struct snapshot_sends *s, struct stream_msg *m, uint64_t now_ns);
-void sends_reply(struct snapshot_sends *s, struct stream_msg *m, uint64_t now_ns);
-uint64_t sends_tick(struct snapshot_sends *s, uint64_t now_ns);
-struct snapshot_receives;
-struct snapshot_receives *receives_new(struct engine *e);
-void receives_free(struct snapshot_receives *s);
-void receives_chunk(struct snapshot_receives *s, struct stream_msg *m, uint64_t now_ns);
-void receives_end(struct snapshot_receives *s, struct stream_msg *m);
-uint64_t receives_tick(struct snapshot_receives *s, uint64_t now_ns);
-
 /* watch.c */
 void watch_event(struct replica *r, uint64_t index, struct slice key, struct slice event);
 void watch_end(struct replica *r, enum thole_reason reason, const char *message);

@@ -11,6 +11,8 @@
 
 static void learn_host(struct replica *r, uint64_t replica_id, const struct uuid *host)
 {
+    if (raft_config_find(raft_config(r->core), replica_id))
+        return; /* replica_host asks the configuration first */
     struct uuid *known = map_get(&r->peer_hosts, replica_id);
     if (known) {
         *known = *host;
@@ -282,13 +284,13 @@ static enum thole_code new_core(struct loop *l, struct replica *r, const struct 
                                 struct thole_status *st)
 {
     struct raft_config config = {0};
-    struct slice encoded = bytes_slice(&r->boot_config);
+    struct slice encoded = bytes_slice(&r->boot->config);
     enum thole_code code = THOLE_OK;
     if (encoded.size > 0)
         code = raft_config_decode(encoded, &config, st);
     if (code != THOLE_OK)
         return code;
-    struct raft_boot b = r->boot;
+    struct raft_boot b = r->boot->raft;
     b.config = &config;
     b.config_entries = t->config_entries;
     b.config_entry_count = t->config_entry_count;
@@ -336,6 +338,7 @@ void group_boot(struct loop *l, struct task *t)
     r->persistent = r->machine && r->machine->persistent;
     r->has_views = r->machine && r->machine->type->view_acquire;
     compact_boot(r);
+    replica_boot_free(r);
     pthread_mutex_lock(&l->e->lock);
     raft_config_copy(&r->shown_config, raft_config(r->core));
     pthread_mutex_unlock(&l->e->lock);
@@ -408,10 +411,9 @@ void group_fail(struct loop *l, struct replica *r, const struct thole_status *st
 {
     log_context(r->shard_id, r->replica_id);
     LOG_ERROR(ENGINE, "replica failed and stays stopped: %s", st->message);
-    struct thole_status failed = *st;
+    replica_set_failure(r, st);
     r->state = GROUP_FAILED;
-    r->failure = failed;
-    silence(l, r, &failed);
+    silence(l, r, r->failure);
     r->notify = true;
     loop_publish(l, r);
 }

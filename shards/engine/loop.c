@@ -359,17 +359,13 @@ static void post_batch(struct loop *l)
 
 static void fill_shown(struct replica *r)
 {
-    struct engine_replica_status *s = &r->shown;
-    const struct raft_status *c = &r->status;
-    s->term = c->term;
-    s->leader_replica = c->leader;
+    struct replica_shown *s = &r->shown;
+    s->raft = r->status;
     s->leader_host = (struct uuid){0};
-    if (c->leader == r->replica_id)
+    if (s->raft.leader == r->replica_id)
         s->leader_host = r->e->o.host_id;
-    else if (c->leader != 0)
-        (void)replica_host(r, c->leader, &s->leader_host);
-    s->role = c->role;
-    s->leader_ready = c->leader_ready;
+    else if (s->raft.leader != 0)
+        (void)replica_host(r, s->raft.leader, &s->leader_host);
     if (r->core) {
         s->initialised =
             s->initialised || raft_config_find(raft_config(r->core), r->replica_id) != NULL;
@@ -378,17 +374,9 @@ static void fill_shown(struct replica *r)
     }
     s->removed_by_peer = r->removed_by_peer;
     s->failed = r->state == GROUP_FAILED;
-    if (s->failed)
-        memcpy(s->failure, r->failure.message, sizeof(s->failure));
-    s->commit = c->commit;
+    s->superseded = s->failed && r->failure->code == THOLE_DATA_LOSS &&
+                    r->failure->reason == THOLE_REASON_REMOVED;
     s->applied = r->applied;
-    s->last_index = c->last_index;
-    s->last_term = c->last_term;
-    s->epoch = c->epoch;
-    s->superseded = s->failed && r->failure.code == THOLE_DATA_LOSS &&
-                    r->failure.reason == THOLE_REASON_REMOVED;
-    s->first_index = c->first_index;
-    s->config_index = c->config_index;
     s->log_bytes = r->log_bytes;
     s->snapshot_index = r->snapshot_index;
 }
@@ -405,8 +393,11 @@ static void publish_all(struct loop *l)
     for (size_t i = 0; i < l->published_count; i++) {
         struct replica *r = l->published[i];
         r->publish = false;
-        if (r->notify && e->o.observer.replica_changed && !atomic_load(&e->dead))
-            e->o.observer.replica_changed(e->o.observer.ctx, &r->shown);
+        if (r->notify && e->o.observer.replica_changed && !atomic_load(&e->dead)) {
+            struct engine_replica_status shown;
+            replica_show(r, &shown);
+            e->o.observer.replica_changed(e->o.observer.ctx, &shown);
+        }
         r->notify = false;
         replica_unref(r);
     }

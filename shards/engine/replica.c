@@ -15,9 +15,13 @@ struct replica *replica_new(struct engine *e, uint64_t replica_id, uint64_t shar
     r->loop = engine_loop(e, shard_id);
     r->applier = e->appliers[shard_id % e->o.applier_count];
     bytes_append_slice(&r->descriptor, descriptor);
+    r->boot = xcalloc(1, sizeof(*r->boot));
     struct codec_descriptor d = {0};
-    if (codec_descriptor_decode(bytes_slice(&r->descriptor), &d, &r->failure) != THOLE_OK)
+    struct thole_status st = {0};
+    if (codec_descriptor_decode(bytes_slice(&r->descriptor), &d, &st) != THOLE_OK) {
         d = (struct codec_descriptor){0};
+        replica_set_failure(r, &st);
+    }
     r->type_name = xstrndup((const char *)d.machine_type.data, d.machine_type.size);
     r->type_version = d.machine_version;
     bytes_append_slice(&r->type_config, d.machine_config);
@@ -25,14 +29,61 @@ struct replica *replica_new(struct engine *e, uint64_t replica_id, uint64_t shar
     r->lease_reads = d.lease_reads;
     codec_release(d.arena);
     r->reads_tail = &r->reads;
-    r->shown.replica_id = replica_id;
-    r->shown.shard_id = shard_id;
     pthread_mutexattr_t recursive; /* a watcher may end itself from its own event */
     pthread_mutexattr_init(&recursive);
     pthread_mutexattr_settype(&recursive, PTHREAD_MUTEX_RECURSIVE);
     pthread_mutex_init(&r->watch_lock, &recursive);
     pthread_mutexattr_destroy(&recursive);
     return r;
+}
+
+void replica_boot_free(struct replica *r)
+{
+    if (!r->boot)
+        return;
+    free(r->boot->runs);
+    bytes_deinit(&r->boot->config);
+    free(r->boot);
+    r->boot = NULL;
+}
+
+void replica_set_failure(struct replica *r, const struct thole_status *st)
+{
+    if (r->failure)
+        return;
+    r->failure = xmalloc(sizeof(*r->failure));
+    *r->failure = *st;
+}
+
+void replica_show(const struct replica *r, struct engine_replica_status *ret)
+{
+    const struct replica_shown *s = &r->shown;
+    *ret = (struct engine_replica_status){
+        .replica_id = r->replica_id,
+        .shard_id = r->shard_id,
+        .term = s->raft.term,
+        .leader_replica = s->raft.leader,
+        .leader_host = s->leader_host,
+        .role = s->raft.role,
+        .leader_ready = s->raft.leader_ready,
+        .initialised = s->initialised,
+        .voter = s->voter,
+        .removed_by_peer = s->removed_by_peer,
+        .failed = s->failed,
+        .superseded = s->superseded,
+        .epoch = s->raft.epoch,
+        .last_term = s->raft.last_term,
+        .commit = s->raft.commit,
+        .applied = s->applied,
+        .last_index = s->raft.last_index,
+        .first_index = s->raft.first_index,
+        .config_index = s->raft.config_index,
+        .config_revision = s->config_revision,
+        .log_bytes = s->log_bytes,
+        .snapshot_index = s->snapshot_index,
+    };
+    if (s->failed)
+        memcpy(ret->failure, r->failure->message, sizeof(ret->failure));
 }
 
 struct replica *replica_ref(struct replica *r)
@@ -57,7 +108,8 @@ static void free_replica(struct replica *r)
     raft_config_deinit(&r->shown_config);
     bytes_deinit(&r->type_config);
     bytes_deinit(&r->descriptor);
-    bytes_deinit(&r->boot_config);
+    replica_boot_free(r);
+    free(r->failure);
     free(r->pending.slots);
     free(r->marks);
     free(r->shown_peers);

@@ -418,7 +418,7 @@ static enum thole_code load(struct file_source *s, struct replica *r, const char
     if (code == THOLE_OK)
         code = machine_open(r, generation, &m, st);
     if (code == THOLE_OK) {
-        m->applied = CANARY(log_over_snapshot) ? r->boot.start_index : h.index;
+        m->applied = CANARY(log_over_snapshot) && r->boot ? r->boot->raft.start_index : h.index;
         m->applied_term = h.index_term;
         code = read_sessions(s, &m->sessions, st);
     }

@@ -7,6 +7,7 @@
 
 #include "base/hash.h"
 #include "shards/engine/codec.h"
+#include "shards/engine/streams.h"
 
 #define IDLE_NS (60 * NS_PER_S)
 

@@ -4,6 +4,7 @@
 #include <stdlib.h>
 
 #include "shards/engine/codec.h"
+#include "shards/engine/streams.h"
 
 #define ACTIVE_MAX 4
 #define WINDOW_BYTES (4 * LIMIT_CHUNK_BYTES)

@@ -112,7 +112,7 @@ static enum thole_code open_memory(struct engine *e, struct task *t, struct thol
         struct snapshot_info info = {0};
         struct thole_status why = {0};
         if (!t->machine && snapshot_check(e, name, &info, &why) == THOLE_OK &&
-            info.shard_id == r->shard_id && on_log(&r->boot, info.index, info.index_term) &&
+            info.shard_id == r->shard_id && on_log(&r->boot->raft, info.index, info.index_term) &&
             snapshot_load(e, r, name, r->generation, &t->machine, &why) == THOLE_OK) {
             t->index = info.index;
             t->term = info.index_term;
@@ -124,10 +124,10 @@ static enum thole_code open_memory(struct engine *e, struct task *t, struct thol
     }
     if (t->machine)
         return THOLE_OK;
-    if (r->boot.start_index > 0)
+    if (r->boot->raft.start_index > 0)
         return THOLE_FAIL(st, THOLE_DATA_LOSS, THOLE_REASON_CORRUPT,
                           "no usable snapshot for a log that begins after %" PRIu64,
-                          r->boot.start_index);
+                          r->boot->raft.start_index);
     return machine_open(r, r->generation, &t->machine, st);
 }
 
@@ -149,10 +149,11 @@ static enum thole_code open_persistent(struct engine *e, struct task *t, struct 
         code = machine_open(r, r->generation, &t->machine, st);
     if (code != THOLE_OK)
         return code;
-    if (t->machine->applied < r->boot.start_index || t->machine->applied > r->boot.last_index)
+    if (t->machine->applied < r->boot->raft.start_index ||
+        t->machine->applied > r->boot->raft.last_index)
         return THOLE_FAIL(st, THOLE_DATA_LOSS, THOLE_REASON_CORRUPT,
                           "the machine is at %" PRIu64 ", its log is (%" PRIu64 ", %" PRIu64 "]",
-                          t->machine->applied, r->boot.start_index, r->boot.last_index);
+                          t->machine->applied, r->boot->raft.start_index, r->boot->raft.last_index);
     return THOLE_OK;
 }
 
@@ -161,11 +162,11 @@ void snapshotter_open(struct engine *e, struct task *t)
     struct replica *r = t->r;
     const struct thole_machine_type *type = machine_type_find(e, r->type_name);
     enum thole_code code = THOLE_OK;
-    if (r->failure.code != THOLE_OK) {
-        t->st = r->failure; /* its descriptor or records are damaged */
+    if (r->failure) {
+        t->st = *r->failure; /* its descriptor or records are damaged */
         return;
     }
-    if (r->boot.last_index > r->boot.start_index)
+    if (r->boot->raft.last_index > r->boot->raft.start_index)
         code = e->o.log->ops->config_entries(e->o.log, r->replica_id, &t->config_entries,
                                              &t->config_entry_count, &t->st);
     if (code != THOLE_OK || r->witness)

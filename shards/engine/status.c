@@ -16,7 +16,7 @@ size_t engine_replicas(struct engine *e, struct engine_replica_status **ret)
     struct engine_replica_status *all = xcalloc(e->by_replica.count + 1, sizeof(*all));
     struct replica *r;
     while ((r = map_next(&e->by_replica, &it, NULL)))
-        all[n++] = r->shown;
+        replica_show(r, &all[n++]);
     pthread_mutex_unlock(&e->lock);
     qsort(all, n, sizeof(*all), compare_status);
     *ret = all;
@@ -47,7 +47,7 @@ bool engine_shard_status(struct engine *e, uint64_t shard_id, struct engine_repl
     pthread_mutex_lock(&e->lock);
     const struct replica *r = map_get(&e->by_shard, shard_id);
     if (r)
-        *ret = r->shown;
+        replica_show(r, ret);
     pthread_mutex_unlock(&e->lock);
     return r != NULL;
 }
@@ -71,7 +71,7 @@ bool engine_shard_peer(struct engine *e, uint64_t shard_id, uint64_t replica_id,
     if (r) {
         atomic_store(&r->peers_wanted, true); /* shown from the next heartbeat on */
         for (size_t i = 0; i < r->shown_peer_count && !found; i++) {
-            found = r->shown.role == RAFT_LEADER && r->shown_peers[i].replica_id == replica_id;
+            found = r->shown.raft.role == RAFT_LEADER && r->shown_peers[i].replica_id == replica_id;
             if (found)
                 *ret = r->shown_peers[i].status;
         }

@@ -3,6 +3,7 @@
 #include <stdlib.h>
 
 #include "shards/engine/engine_internal.h"
+#include "shards/engine/streams.h"
 
 #define CHUNKS_WAITING_MAX 64 /* they hold up to LIMIT_CHUNK_BYTES each */
 

@@ -348,9 +348,10 @@ static void check_replica(struct sim *s, struct sim_host *h, struct replica *r)
 {
     struct member *m = shadow_member(s, r->replica_id);
     ASSERT(m != NULL);
-    bool superseded = m->superseded && r->failure.reason == THOLE_REASON_REMOVED;
+    bool superseded =
+        m->superseded && r->failure != NULL && r->failure->reason == THOLE_REASON_REMOVED;
     if (r->state == GROUP_FAILED && !m->damaged && !superseded)
-        FAIL(s, m, "failed: %s", r->failure.message);
+        FAIL(s, m, "failed: %s", r->failure->message);
     if (r->state != GROUP_RUNNING)
         return;
     if (m->life != h->incarnation)

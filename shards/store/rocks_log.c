@@ -35,8 +35,6 @@ static void replica_free(struct log_replica *r)
 {
     buf_unref(r->descriptor);
     buf_unref(r->start_config);
-    buf_unref(r->report_config);
-    free(r->report_runs);
     log_index_deinit(&r->index);
     free(r);
 }
@@ -68,6 +66,7 @@ static void log_close(struct log_store *base)
     free(s->targets);
     free(s->staged);
     free(s->walk);
+    free(s->report_runs);
     pthread_cond_destroy(&s->written);
     pthread_mutex_destroy(&s->lock);
     pthread_mutex_destroy(&s->write_lock);
@@ -84,9 +83,9 @@ static int by_id(const void *a, const void *b)
     return x->id < y->id ? -1 : x->id > y->id;
 }
 
-static void report_fill(struct log_replica *r)
+static void report_fill(struct rocks_log *s, const struct log_replica *r)
 {
-    struct store_replica *p = &r->report;
+    struct store_replica *p = &s->report;
     const struct log_index *x = &r->index;
 
     *p = (struct store_replica){
@@ -104,15 +103,12 @@ static void report_fill(struct log_replica *r)
         p->hard.term = UINT64_MAX;
         return;
     }
-    buf_unref(r->report_config);
-    r->report_config = buf_ref(r->start_config);
-    free(r->report_runs);
     p->run_count = x->term_end - x->term_head;
-    r->report_runs = xmalloc((p->run_count + 1) * sizeof *r->report_runs);
+    s->report_runs = xrealloc(s->report_runs, (p->run_count + 1) * sizeof *s->report_runs);
     if (p->run_count > 0) {
-        memcpy(r->report_runs, x->terms + x->term_head, p->run_count * sizeof *r->report_runs);
+        memcpy(s->report_runs, x->terms + x->term_head, p->run_count * sizeof *s->report_runs);
     }
-    p->runs = r->report_runs;
+    p->runs = s->report_runs;
     p->hard = r->hard.hard;
     p->start_index = x->start;
     p->start_term = x->start_term;
@@ -142,8 +138,8 @@ static const struct store_replica *log_next(struct log_store *base, size_t *it)
     while (*it < s->walk_count) {
         r = s->walk[(*it)++];
         if (r->state != LOG_ABSENT && r->state != LOG_GONE) {
-            report_fill(r);
-            return &r->report;
+            report_fill(s, r);
+            return &s->report;
         }
     }
     return NULL;

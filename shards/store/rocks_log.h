@@ -46,10 +46,6 @@ struct log_replica {
     /* The batch that is being checked: valid while plan_batch is the store's batch number. */
     uint64_t plan_batch;
     struct log_plan plan;
-    /* What `next` handed out last. */
-    struct store_replica report;
-    struct buf *report_config;
-    struct raft_term_run *report_runs;
 };
 
 /* A run of the update that is being encoded. */
@@ -85,6 +81,9 @@ struct rocks_log {
     /* Ascending by id, made when a walk begins. */
     struct log_replica **walk;
     size_t walk_count;
+    /* What `next` handed out last. */
+    struct store_replica report;
+    struct raft_term_run *report_runs;
 };
 
 struct log_replica *rocks_log__replica(struct rocks_log *s, uint64_t id); /* created if absent */

@@ -74,7 +74,8 @@ struct log_store_ops {
     enum thole_code (*read)(struct log_store *s, uint64_t replica_id, uint64_t first, uint64_t last,
                             size_t max_bytes, size_t max_entries, struct raft_entry **ret,
                             size_t *ret_count, struct thole_status *st);
-    /* Recovered state: walk all replicas, tombstones too. `it` starts at 0; NULL at the end. */
+    /* Recovered state: walk all replicas, tombstones too. `it` starts at 0; NULL at the end. What it
+     * returns is valid until the next call. */
     const struct store_replica *(*next)(struct log_store *s, size_t *it);
     /* The CONFIG entries of a replica's log, ascending, one reference each; the array is malloced. */
     enum thole_code (*config_entries)(struct log_store *s, uint64_t replica_id,
