@@ -11,13 +11,14 @@
 /* The one place to ask whether replicas and leaders may move for no other reason than balance. */
 bool hostctl__may_rebalance(const struct hostctl *h)
 {
-    return !hostctl__paused(h, thole_v1_CONTROLLER_BALANCE);
+    return h->rebalance != 0 || !hostctl__paused(h, thole_v1_CONTROLLER_BALANCE);
 }
 
 void hostctl__balance_changed(struct hostctl *h)
 {
     uint64_t due = h->now_ms + (uint64_t)BALANCE_PAUSE_RETRIES * h->o.retry_ms;
     h->balance_wrapped = false;
+    h->balance_even = false;
     h->balance_begin = h->balance_after;
     if (h->balance_due_ms == UINT64_MAX) {
         h->balance_due_ms = due;
@@ -81,7 +82,8 @@ static bool move(struct hostctl *h, const thole_v1_Replica *row, const struct uu
     }
     upb_Arena *arena = NULL;
     thole_registry_v1_Command *c = hostctl__place_begin(h, &arena);
-    const struct placement_options options = {.ctx = h, .extra = hostctl__extra_load};
+    const struct placement_options options = {
+        .ctx = h, .extra = hostctl__extra_load, .unpinned = h->rebalance};
     if (!placement_balance(h->view, shard, &options, from, c, arena)) {
         return false;
     }
@@ -91,6 +93,13 @@ static bool move(struct hostctl *h, const thole_v1_Replica *row, const struct uu
     hostctl__host(h, from)->extra--;
     hostctl__place_commit(h, s);
     return true;
+}
+
+/* A round is over. */
+static void end_round(struct hostctl *h)
+{
+    h->balance_even = h->moving == 0 && h->unsettled == 0;
+    hostctl__operate_again(h);
 }
 
 void hostctl__balance_run(struct hostctl *h)
@@ -108,6 +117,7 @@ void hostctl__balance_run(struct hostctl *h)
         const thole_v1_Replica *row = registry_next_replica(h->view, h->balance_after);
         if (row == NULL) {
             if (h->balance_wrapped) {
+                end_round(h);
                 return;
             }
             h->balance_wrapped = true;
@@ -115,7 +125,8 @@ void hostctl__balance_run(struct hostctl *h)
             continue;
         }
         if (h->balance_wrapped && h->balance_after >= h->balance_begin && rows > 0) {
-            return; /* once around */
+            end_round(h); /* once around */
+            return;
         }
         if (rows >= BALANCE_ROWS || tries >= BALANCE_TRIES) {
             h->balance_due_ms = h->now_ms + h->o.retry_ms / 4 + 1;
@@ -134,4 +145,5 @@ void hostctl__balance_run(struct hostctl *h)
             measure(h, &l);
         }
     }
+    end_round(h);
 }

@@ -153,6 +153,15 @@ struct ctl_signs {
     size_t count;
 };
 
+/* Where an operation is, as the view shows it. */
+struct ctl_progress {
+    thole_v1_OperationState state;
+    const char *step;
+    uint32_t done, total;
+    char message[THOLE_STATUS_MESSAGE_BYTES];
+    bool remove; /* its host, by the same command */
+};
+
 struct hostctl {
     struct hostctl_options o;
     struct worker *worker;
@@ -202,9 +211,11 @@ struct hostctl {
     uint64_t balance_due_ms;               /* UINT64_MAX: nothing has changed */
     uint64_t balance_after, balance_begin; /* replica ids: where the round is, where it began */
     bool balance_wrapped;
+    bool balance_even; /* a whole round found nothing to move, and nothing has changed since */
     size_t transfers;
     /* Users' operations. */
-    uint32_t paused; /* bits of thole_v1_Controller */
+    uint32_t paused;    /* bits of thole_v1_Controller */
+    uint64_t rebalance; /* operation that is under way; 0: none */
     bool operate_outstanding;
     uint64_t operate_after;    /* id of the last one that was looked at */
     uint64_t operate_revision; /* the view must have it before the next step */
@@ -306,6 +317,12 @@ void hostctl__operate_again(struct hostctl *h);
 bool hostctl__operate_due(const struct hostctl *h);
 void hostctl__operate_run(struct hostctl *h);
 void hostctl__operate_done(struct hostctl *h, struct ctl_op *op);
+
+void hostctl__progress_end(struct ctl_progress *p, thole_v1_OperationState state,
+                           const char *message);
+void hostctl__progress_left(struct ctl_progress *p, uint32_t left);
+/* rebalance.c */
+void hostctl__rebalance_progress(const struct hostctl *h, struct ctl_progress *p);
 
 /* balance.c: replicas, on shard zero's leader host; leaders, on every host. */
 bool hostctl__may_rebalance(const struct hostctl *h);

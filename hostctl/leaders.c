@@ -85,6 +85,7 @@ static struct choice best_other(struct hostctl *h, const struct engine_replica_s
         after = thole_v1_Replica_id(row);
         if (after == local->replica_id ||
             thole_v1_Replica_desired(row) != thole_v1_REPLICA_DESIRED_RUN ||
+            thole_v1_Replica_moving_by(row) != 0 ||
             thole_v1_Replica_role(row) != thole_v1_REPLICA_ROLE_VOTER ||
             thole_v1_Replica_phase(row) != thole_v1_REPLICA_PHASE_RUNNING ||
             !hostctl__parse_uuid(thole_v1_Replica_host_id(row), &id)) {

@@ -1,7 +1,8 @@
 /* The membership controller: on a shard's leader host, replica rows -> Raft configuration.
  *
  * One change at a time, in this order: bring in who is missing, promote who has caught up, demote,
- * remove. Each carries the revision of the view it was decided on, so that a leader with an older
+ * remove. A replica that an operation moves gives its vote to the new one in the same (joint) change that
+ * promotes that. Each carries the revision of the view it was decided on, so that a leader with an older
  * view cannot undo what one with a newer view did. A vote is only taken while those who keep theirs
  * are a majority that answers; nobody removes or demotes itself: leadership is handed on first. */
 #include "hostctl/hostctl_internal.h"
@@ -22,7 +23,8 @@ struct member_step {
     uint8_t op; /* enum raft_change_op; 0: none */
     uint64_t replica_id;
     struct uuid host;
-    bool look_again; /* something is wanted that is not possible yet */
+    uint64_t demoted; /* in the same change; 0: none */
+    bool look_again;  /* something is wanted that is not possible yet */
 };
 
 static bool peer_active(const struct hostctl *h, const struct engine_replica_status *local,
@@ -56,15 +58,15 @@ static void begin_round(const struct hostctl *h, struct ctl_shard *s,
     }
 }
 
-/* Do those who still vote without `leaving` answer, a majority of them? */
+/* Do those who still vote without `leaving` answer, a majority of them? `coming` votes then. */
 static bool can_lose_vote(const struct hostctl *h, const struct engine_replica_status *local,
-                          const struct raft_config *c, uint64_t leaving)
+                          const struct raft_config *c, uint64_t leaving, uint64_t coming)
 {
     uint32_t voters = 0;
     uint32_t active = 0;
     for (uint32_t i = 0; i < c->member_count; i++) {
         const struct raft_member *m = &c->members[i];
-        if (m->role != RAFT_LEARNER && m->replica_id != leaving) {
+        if ((m->role != RAFT_LEARNER || m->replica_id == coming) && m->replica_id != leaving) {
             voters++;
             active += peer_active(h, local, m->replica_id);
         }
@@ -99,17 +101,41 @@ static bool wants(const thole_v1_Replica *row, thole_v1_ReplicaRole role)
            thole_v1_Replica_role(row) == (int32_t)role;
 }
 
+/* The voter whose place the learner takes; 0: none. */
+static uint64_t moved_from(const struct hostctl *h, const struct raft_config *c,
+                           const thole_v1_Replica *row)
+{
+    uint64_t operation = thole_v1_Replica_moved_by(row);
+    for (uint32_t i = 0; i < c->member_count && operation != 0; i++) {
+        const thole_v1_Replica *old = registry_replica(h->view, c->members[i].replica_id);
+        if (c->members[i].role == RAFT_VOTER && old != NULL &&
+            thole_v1_Replica_moving_by(old) == operation) {
+            return c->members[i].replica_id;
+        }
+    }
+    return 0;
+}
+
+/* A replica that is being moved does not get back the vote that it gave away. */
+static bool wants_vote(const thole_v1_Replica *row)
+{
+    return wants(row, thole_v1_REPLICA_ROLE_VOTER) && thole_v1_Replica_moving_by(row) == 0;
+}
+
 static void find_promotion(const struct hostctl *h, const struct ctl_shard *s,
                            const struct engine_replica_status *local, const struct raft_config *c,
                            struct member_step *step)
 {
     for (uint32_t i = 0; i < c->member_count && step->op == 0; i++) {
         const struct raft_member *m = &c->members[i];
-        if (m->role != RAFT_LEARNER ||
-            !wants(registry_replica(h->view, m->replica_id), thole_v1_REPLICA_ROLE_VOTER)) {
+        const thole_v1_Replica *row = registry_replica(h->view, m->replica_id);
+        if (m->role != RAFT_LEARNER || !wants_vote(row)) {
             continue;
         }
-        if (caught_up(h, s, local, m->replica_id)) {
+        uint64_t demoted = moved_from(h, c, row);
+        if (caught_up(h, s, local, m->replica_id) &&
+            (demoted == 0 || can_lose_vote(h, local, c, demoted, m->replica_id))) {
+            step->demoted = demoted;
             step->op = RAFT_CHANGE_ADD_VOTER;
             step->replica_id = m->replica_id;
             memcpy(step->host.bytes, m->host, sizeof(step->host.bytes));
@@ -160,7 +186,7 @@ static void find_departure(const struct hostctl *h, const struct engine_replica_
         if (!go && !demote) {
             continue;
         }
-        if (voter && !can_lose_vote(h, local, c, m->replica_id)) {
+        if (voter && !can_lose_vote(h, local, c, m->replica_id, 0)) {
             step->look_again = true;
             continue;
         }
@@ -197,7 +223,7 @@ static uint64_t successor(const struct hostctl *h, const struct engine_replica_s
         const struct raft_member *m = &c->members[i];
         struct raft_peer_status peer;
         if (m->role == RAFT_VOTER && m->replica_id != local->replica_id &&
-            wants(registry_replica(h->view, m->replica_id), thole_v1_REPLICA_ROLE_VOTER) &&
+            wants_vote(registry_replica(h->view, m->replica_id)) &&
             engine_shard_peer(h->o.engine, local->shard_id, m->replica_id, &peer) &&
             peer.recently_active && peer.match >= best_match) {
             best = m->replica_id;
@@ -209,33 +235,50 @@ static uint64_t successor(const struct hostctl *h, const struct engine_replica_s
 
 /* ---- Taking the step ------------------------------------------------------------------------- */
 
+/* Leadership is handed on before the leader itself loses its vote. False: to nobody. */
+static bool hand_on(struct hostctl *h, struct ctl_shard *s,
+                    const struct engine_replica_status *local, const struct raft_config *c)
+{
+    uint64_t target = successor(h, local, c);
+    if (target == 0) {
+        return false;
+    }
+    LOG_INFO(HOSTCTL, "handing leadership on shard=%" PRIu64 " to=%" PRIu64, s->id, target);
+    s->changing = true;
+    engine_transfer(h->o.engine, s->id, target, hostctl__op_engine_done,
+                    hostctl__op_new(h, OP_CHANGE, s->id, 0));
+    return true;
+}
+
 static void take_step(struct hostctl *h, struct ctl_shard *s,
                       const struct engine_replica_status *local, const struct raft_config *c,
                       const struct member_step *step)
 {
     bool leaving = step->op == RAFT_CHANGE_REMOVE || step->op == RAFT_CHANGE_DEMOTE;
-    struct ctl_op *op = NULL;
-    if (leaving && step->replica_id == local->replica_id) {
-        uint64_t target = successor(h, local, c);
-        if (target == 0) {
-            hostctl__again(h, s, h->now_ms + h->o.retry_ms);
-            return;
-        }
-        LOG_INFO(HOSTCTL, "handing leadership on shard=%" PRIu64 " to=%" PRIu64, s->id, target);
-        op = hostctl__op_new(h, OP_CHANGE, s->id, 0);
-        s->changing = true;
-        engine_transfer(h->o.engine, s->id, target, hostctl__op_engine_done, op);
+    bool self_leaves = leaving && step->replica_id == local->replica_id;
+    bool self_swapped = step->demoted == local->replica_id;
+    if ((self_leaves || self_swapped) && hand_on(h, s, local, c)) {
+        return;
+    }
+    if (self_leaves) {
+        hostctl__again(h, s, h->now_ms + h->o.retry_ms);
         return;
     }
     struct raft_change change = {.revision = registry_view_revision(h->view), .item_count = 1};
     change.items[0].op = step->op;
     change.items[0].replica_id = step->replica_id;
     memcpy(change.items[0].host, step->host.bytes, sizeof(change.items[0].host));
-    LOG_INFO(HOSTCTL, "changing members shard=%" PRIu64 " op=%u replica=%" PRIu64, s->id,
-             (unsigned)step->op, step->replica_id);
-    op = hostctl__op_new(h, OP_CHANGE, s->id, step->replica_id);
+    /* The only voter cannot give its vote away: then the new one votes beside it first. */
+    if (step->demoted != 0 && !self_swapped) {
+        change.items[change.item_count].op = RAFT_CHANGE_DEMOTE;
+        change.items[change.item_count++].replica_id = step->demoted;
+    }
+    LOG_INFO(HOSTCTL,
+             "changing members shard=%" PRIu64 " op=%u replica=%" PRIu64 " demoted=%" PRIu64, s->id,
+             (unsigned)step->op, step->replica_id, change.item_count > 1 ? step->demoted : 0);
     s->changing = true;
-    engine_change(h->o.engine, s->id, &change, hostctl__op_engine_done, op);
+    engine_change(h->o.engine, s->id, &change, hostctl__op_engine_done,
+                  hostctl__op_new(h, OP_CHANGE, s->id, step->replica_id));
 }
 
 void hostctl__membership_evaluate(struct hostctl *h, struct ctl_shard *s,

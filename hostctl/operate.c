@@ -9,15 +9,6 @@
 #include <stdio.h>
 #include <string.h>
 
-/* Where an operation is, as the view shows it. */
-struct progress {
-    thole_v1_OperationState state;
-    const char *step;
-    uint32_t done, total;
-    char message[THOLE_STATUS_MESSAGE_BYTES];
-    bool remove; /* its host, by the same command */
-};
-
 /* ---- Pauses ---------------------------------------------------------------------------------- */
 
 bool hostctl__paused(const struct hostctl *h, thole_v1_Controller controller)
@@ -25,15 +16,20 @@ bool hostctl__paused(const struct hostctl *h, thole_v1_Controller controller)
     return (h->paused & (1u << controller)) != 0;
 }
 
-static uint32_t paused_in_view(const struct hostctl *h)
+static uint32_t paused_in_view(const struct hostctl *h, uint64_t *ret_rebalance)
 {
     uint32_t paused = 0;
+    *ret_rebalance = 0;
     uint64_t after = 0;
     const thole_v1_Operation *row;
     while ((row = registry_next_operation(h->view, after)) != NULL) {
         size_t count = 0;
         const int32_t *controllers = thole_v1_Operation_controllers(row, &count);
         after = thole_v1_Operation_id(row);
+        if (thole_v1_Operation_kind(row) == thole_v1_OPERATION_KIND_REBALANCE &&
+            !registry_operation_ended(row)) {
+            *ret_rebalance = after;
+        }
         for (size_t i = 0; i < count && !registry_operation_ended(row); i++) {
             paused |= 1u << (controllers[i] & 31);
         }
@@ -44,8 +40,9 @@ static uint32_t paused_in_view(const struct hostctl *h)
 void hostctl__operations_changed(struct hostctl *h)
 {
     uint32_t before = h->paused;
-    h->paused = paused_in_view(h);
-    if ((before & ~h->paused) != 0) { /* what was missed meanwhile */
+    uint64_t rebalance = h->rebalance;
+    h->paused = paused_in_view(h, &h->rebalance);
+    if ((before & ~h->paused) != 0 || h->rebalance > rebalance) { /* what was missed meanwhile */
         hostctl__dirty_all(h);
         hostctl__balance_changed(h);
         hostctl__leaders_changed(h);
@@ -83,7 +80,7 @@ static uint32_t count_leaders(const struct hostctl *h, const thole_v1_Host *host
 }
 
 /* Why placement cannot replace it, if so. */
-static void explain(const struct hostctl *h, const thole_v1_Replica *row, struct progress *p)
+static void explain(const struct hostctl *h, const thole_v1_Replica *row, struct ctl_progress *p)
 {
     const struct ctl_shard *s = map_get(&h->shards, thole_v1_Replica_shard_id(row));
     upb_StringView name = thole_v1_Replica_shard(row);
@@ -96,7 +93,7 @@ static void explain(const struct hostctl *h, const thole_v1_Replica *row, struct
 
 /* Replicas that have yet to leave. What a dead host has need not be gone, only out. */
 static uint32_t count_replicas(const struct hostctl *h, const struct uuid *id, bool dead,
-                               bool users_stay, struct progress *p)
+                               bool users_stay, struct ctl_progress *p)
 {
     uint32_t count = 0;
     uint32_t users = 0;
@@ -123,13 +120,14 @@ static uint32_t count_replicas(const struct hostctl *h, const struct uuid *id, b
     return count;
 }
 
-static void end(struct progress *p, thole_v1_OperationState state, const char *message)
+void hostctl__progress_end(struct ctl_progress *p, thole_v1_OperationState state,
+                           const char *message)
 {
     p->state = state;
     snprintf(p->message, sizeof(p->message), "%s", message);
 }
 
-static void set_left(struct progress *p, uint32_t left)
+void hostctl__progress_left(struct ctl_progress *p, uint32_t left)
 {
     p->total = left > p->total ? left : p->total;
     p->done = p->total - left;
@@ -137,43 +135,45 @@ static void set_left(struct progress *p, uint32_t left)
 
 /* The host is on its way out of the cluster: a tombstone has no name. */
 static void progress_of_removal(const struct hostctl *h, const thole_v1_Host *host,
-                                const struct uuid *id, struct progress *p)
+                                const struct uuid *id, struct ctl_progress *p)
 {
     if (host == NULL || thole_v1_Host_name(host).size == 0) {
         p->step = "";
-        set_left(p, 0);
-        end(p, thole_v1_OPERATION_STATE_DONE, "the host is no longer a member");
+        hostctl__progress_left(p, 0);
+        hostctl__progress_end(p, thole_v1_OPERATION_STATE_DONE, "the host is no longer a member");
         return;
     }
     p->step = "removing";
-    set_left(p, count_replicas(h, id, true, true, p));
+    hostctl__progress_left(p, count_replicas(h, id, true, true, p));
 }
 
 static void progress_of_host(const struct hostctl *h, const thole_v1_Operation *row,
-                             struct progress *p)
+                             struct ctl_progress *p)
 {
     struct uuid id;
     bool decommission = thole_v1_Operation_kind(row) == thole_v1_OPERATION_KIND_DECOMMISSION;
     if (!hostctl__parse_uuid(thole_v1_Operation_host_id(row), &id)) {
-        end(p, thole_v1_OPERATION_STATE_FAILED, "it names no host");
+        hostctl__progress_end(p, thole_v1_OPERATION_STATE_FAILED, "it names no host");
         return;
     }
     const thole_v1_Host *host = registry_host(h->view, &id);
     if (host == NULL || hostctl__host_is(host, thole_v1_HOST_STATE_REMOVED)) {
         progress_of_removal(h, host, &id, p);
         if (!decommission) {
-            end(p, thole_v1_OPERATION_STATE_CANCELLED, "the host is being removed");
+            hostctl__progress_end(p, thole_v1_OPERATION_STATE_CANCELLED,
+                                  "the host is being removed");
         }
         return;
     }
     if (!hostctl__host_is(host, thole_v1_HOST_STATE_DRAINING)) {
-        end(p, thole_v1_OPERATION_STATE_CANCELLED, "the host's state was changed");
+        hostctl__progress_end(p, thole_v1_OPERATION_STATE_CANCELLED,
+                              "the host's state was changed");
         return;
     }
     bool dead = is_dead(host);
     uint32_t leaders = count_leaders(h, host);
     uint32_t replicas = count_replicas(h, &id, dead, !decommission, p);
-    set_left(p, leaders + replicas);
+    hostctl__progress_left(p, leaders + replicas);
     p->step = leaders > 0 ? "leaders" : replicas > 0 ? "replicas" : "";
     if (hostctl__paused(h, thole_v1_CONTROLLER_PLACEMENT) && leaders + replicas > 0) {
         snprintf(p->message, sizeof(p->message), "the placement controller is paused");
@@ -183,22 +183,112 @@ static void progress_of_host(const struct hostctl *h, const thole_v1_Operation *
         p->remove = true;
         p->message[0] = '\0';
     } else if (leaders + replicas == 0) {
-        end(p, thole_v1_OPERATION_STATE_DONE, "");
+        hostctl__progress_end(p, thole_v1_OPERATION_STATE_DONE, "");
+    }
+}
+
+/* ---- Progress of moves ------------------------------------------------------------------------- */
+
+#define MOVE_STEPS 4
+
+static bool runs(const thole_v1_Replica *row)
+{
+    return row != NULL && thole_v1_Replica_desired(row) == thole_v1_REPLICA_DESIRED_RUN;
+}
+
+/* What a dead host has need not be gone, only out. */
+static bool is_gone(const struct hostctl *h, const thole_v1_Replica *row)
+{
+    struct uuid id;
+    return row == NULL ||
+           (!runs(row) && thole_v1_Replica_phase(row) == thole_v1_REPLICA_PHASE_OUT &&
+            hostctl__parse_uuid(thole_v1_Replica_host_id(row), &id) &&
+            registry_host(h->view, &id) != NULL && is_dead(registry_host(h->view, &id)));
+}
+
+/* Where the new replica's host can no longer have it, the move is over: the old one stays. */
+static bool host_is_lost(const struct hostctl *h, const thole_v1_Replica *row,
+                         struct ctl_progress *p)
+{
+    struct uuid id;
+    const thole_v1_Host *host = hostctl__parse_uuid(thole_v1_Replica_host_id(row), &id)
+                                    ? registry_host(h->view, &id)
+                                    : NULL;
+    upb_StringView name = thole_v1_Replica_host(row);
+    bool leaves = host == NULL || hostctl__host_is(host, thole_v1_HOST_STATE_DRAINING) ||
+                  hostctl__host_is(host, thole_v1_HOST_STATE_REMOVED);
+    if (leaves || is_dead(host)) {
+        char why[THOLE_STATUS_MESSAGE_BYTES];
+        snprintf(why, sizeof(why), "hosts/%.*s is %s", (int)name.size, name.data,
+                 leaves ? "being emptied" : "dead");
+        hostctl__progress_end(p, thole_v1_OPERATION_STATE_FAILED, why);
+    }
+    return leaves || is_dead(host);
+}
+
+static void explain_move(const struct hostctl *h, const thole_v1_Replica *to,
+                         struct ctl_progress *p)
+{
+    upb_StringView why = thole_v1_Replica_message(to);
+    explain(h, to, p);
+    if (p->message[0] == '\0' && why.size > 0) {
+        snprintf(p->message, sizeof(p->message), "%.*s", (int)why.size, why.data);
+    }
+    for (int32_t c = thole_v1_CONTROLLER_PLACEMENT; c <= thole_v1_CONTROLLER_MEMBERSHIP; c++) {
+        if (hostctl__paused(h, (thole_v1_Controller)c)) {
+            snprintf(p->message, sizeof(p->message), "the %s controller is paused",
+                     c == thole_v1_CONTROLLER_PLACEMENT ? "placement" : "membership");
+        }
+    }
+}
+
+static void progress_of_move(const struct hostctl *h, const thole_v1_Operation *row,
+                             struct ctl_progress *p)
+{
+    const thole_v1_Shard *shard = registry_shard(h->view, thole_v1_Operation_shard_id(row));
+    const thole_v1_Replica *from = registry_replica(h->view, thole_v1_Operation_from_replica(row));
+    const thole_v1_Replica *to = registry_replica(h->view, thole_v1_Operation_to_replica(row));
+    p->total = MOVE_STEPS;
+    if (shard == NULL || thole_v1_Shard_deleting(shard)) {
+        hostctl__progress_end(p, thole_v1_OPERATION_STATE_CANCELLED, "the shard is being deleted");
+    } else if (!runs(to)) {
+        hostctl__progress_end(p, thole_v1_OPERATION_STATE_FAILED, "the new replica was removed");
+    } else if (is_gone(h, from) && thole_v1_Replica_phase(to) == thole_v1_REPLICA_PHASE_RUNNING) {
+        p->done = MOVE_STEPS;
+        hostctl__progress_end(p, thole_v1_OPERATION_STATE_DONE, "");
+    } else if (runs(from) && host_is_lost(h, to, p)) {
+        return;
+    } else if (!runs(from)) {
+        p->step = "removing";
+        p->done = 3;
+    } else {
+        int32_t phase = thole_v1_Replica_phase(to);
+        p->done = phase == thole_v1_REPLICA_PHASE_RUNNING       ? 2
+                  : phase == thole_v1_REPLICA_PHASE_CATCHING_UP ? 1
+                                                                : 0;
+        p->step = p->done == 2 ? "swapping" : p->done == 1 ? "catching-up" : "joining";
+        explain_move(h, to, p);
     }
 }
 
 /* False: nothing changed. */
-static bool progress_of(const struct hostctl *h, const thole_v1_Operation *row, struct progress *p)
+static bool progress_of(const struct hostctl *h, const thole_v1_Operation *row,
+                        struct ctl_progress *p)
 {
     int32_t kind = thole_v1_Operation_kind(row);
-    if (registry_operation_ended(row) ||
-        (kind != thole_v1_OPERATION_KIND_DRAIN && kind != thole_v1_OPERATION_KIND_DECOMMISSION)) {
+    if (registry_operation_ended(row) || kind == thole_v1_OPERATION_KIND_PAUSE) {
         return false;
     }
-    *p = (struct progress){.state = thole_v1_OPERATION_STATE_RUNNING,
-                           .step = "",
-                           .total = thole_v1_Operation_total(row)};
-    progress_of_host(h, row, p);
+    *p = (struct ctl_progress){.state = thole_v1_OPERATION_STATE_RUNNING,
+                               .step = "",
+                               .total = thole_v1_Operation_total(row)};
+    if (kind == thole_v1_OPERATION_KIND_MOVE) {
+        progress_of_move(h, row, p);
+    } else if (kind == thole_v1_OPERATION_KIND_REBALANCE) {
+        hostctl__rebalance_progress(h, p);
+    } else {
+        progress_of_host(h, row, p);
+    }
     return p->remove || (int32_t)p->state != thole_v1_Operation_state(row) ||
            p->done != thole_v1_Operation_done(row) || p->total != thole_v1_Operation_total(row) ||
            !slice_equal(slice_str(p->step), registry_str(thole_v1_Operation_step(row))) ||
@@ -207,7 +297,8 @@ static bool progress_of(const struct hostctl *h, const thole_v1_Operation *row, 
 
 /* ---- Steps ----------------------------------------------------------------------------------- */
 
-static void propose_step(struct hostctl *h, const thole_v1_Operation *row, const struct progress *p)
+static void propose_step(struct hostctl *h, const thole_v1_Operation *row,
+                         const struct ctl_progress *p)
 {
     upb_Arena *arena = upb_Arena_New();
     thole_registry_v1_Command *c = hostctl__command(h, "operations", arena);
@@ -245,7 +336,7 @@ bool hostctl__operate_due(const struct hostctl *h)
 void hostctl__operate_run(struct hostctl *h)
 {
     const thole_v1_Operation *row;
-    struct progress p;
+    struct ctl_progress p;
     uint64_t begin = h->operate_after;
     h->operate_due_ms = UINT64_MAX;
     for (bool wrapped = false;;) {

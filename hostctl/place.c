@@ -126,6 +126,9 @@ static void remember(struct hostctl *h, struct ctl_shard *s, const struct placem
     s->verdict = r->verdict;
     s->unbalanced = r->unbalanced;
     h->unsettled += is_unsettled(s);
+    if (h->unsettled == 0 && h->rebalance != 0 && !h->balance_even) {
+        hostctl__balance_changed(h);
+    }
     if (s->moving && r->verdict == PLACEMENT_SETTLED && !is_leaving(h, s->id)) {
         end_move(h, s);
         hostctl__balance_changed(h);
@@ -198,8 +201,10 @@ void hostctl__place_evaluate(struct hostctl *h, struct ctl_shard *s)
     }
     upb_Arena *arena = NULL;
     thole_registry_v1_Command *c = hostctl__place_begin(h, &arena);
-    const struct placement_options options = {
-        .ctx = h, .extra = hostctl__extra_load, .hold = !hostctl__may_rebalance(h)};
+    const struct placement_options options = {.ctx = h,
+                                              .extra = hostctl__extra_load,
+                                              .unpinned = h->rebalance,
+                                              .hold = !hostctl__may_rebalance(h)};
     struct placement_result result;
     /* Which of its replicas is too many must not depend on that one's leaving. */
     struct ctl_host *from = s->moving ? hostctl__host(h, &s->moving_from) : NULL;

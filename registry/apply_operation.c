@@ -53,6 +53,9 @@ static const char *const kind_names[] = {
     [thole_v1_OPERATION_KIND_UNCORDON] = "uncordon",
     [thole_v1_OPERATION_KIND_DECOMMISSION] = "decommission",
     [thole_v1_OPERATION_KIND_PAUSE] = "pause",
+    [thole_v1_OPERATION_KIND_MOVE] = "move",
+    [thole_v1_OPERATION_KIND_REBALANCE] = "rebalance",
+    [thole_v1_OPERATION_KIND_TRANSFER_LEADER] = "transfer-leader",
 };
 
 static const char *state_reason(int32_t state)
@@ -66,9 +69,16 @@ static void say(struct txn *t, const struct row *row, const char *reason)
 {
     upb_StringView target = thole_v1_Operation_target(row->operation);
     upb_StringView message = thole_v1_Operation_message(row->operation);
-    registry__txn_event(t, row, reason, "%s %.*s%s%.*s",
+    upb_StringView from = thole_v1_Operation_from(row->operation);
+    upb_StringView to = thole_v1_Operation_to(row->operation);
+    char hosts[2 * LIMIT_NAME_BYTES + 16] = "";
+    if (to.size > 0) {
+        snprintf(hosts, sizeof(hosts), " from %.*s to %.*s", (int)from.size,
+                 from.size > 0 ? from.data : "", (int)to.size, to.data);
+    }
+    registry__txn_event(t, row, reason, "%s %.*s%s%s%.*s",
                         kind_names[thole_v1_Operation_kind(row->operation)], (int)target.size,
-                        target.size > 0 ? target.data : "", message.size > 0 ? ": " : "",
+                        target.size > 0 ? target.data : "", hosts, message.size > 0 ? ": " : "",
                         (int)message.size, message.size > 0 ? message.data : "");
 }
 
@@ -77,6 +87,9 @@ static void put_ended(struct txn *t, struct row *row, thole_v1_OperationState st
 {
     uint64_t id = thole_v1_Operation_id(row->operation);
     thole_v1_Operation_set_state(row->operation, (int32_t)state);
+    if (thole_v1_Operation_kind(row->operation) == thole_v1_OPERATION_KIND_MOVE) {
+        registry__move_end(t, row->operation);
+    }
     thole_v1_Operation_set_end_time_ms(row->operation,
                                        thole_registry_v1_Command_time_ms(t->command));
     registry__txn_put(t, row);
@@ -92,19 +105,26 @@ static void end(struct txn *t, const struct row *operation, thole_v1_OperationSt
     put_ended(t, row, state);
 }
 
-/* Every drain or decommission of the host that is under way, or (host NULL) every pause. */
-static struct row *find_open(struct txn *t, const struct uuid *host, uint64_t after)
+struct row *registry__operation_open(const struct state *s, int32_t kind, uint64_t after)
 {
+    struct row *row;
+    while ((row = next_operation(s, after)) != NULL &&
+           !(thole_v1_Operation_kind(row->operation) == kind && is_open(row))) {
+        after = thole_v1_Operation_id(row->operation);
+    }
+    return row;
+}
+
+/* The drain or decommission of the host that is under way. */
+static struct row *find_open(struct txn *t, const struct uuid *host)
+{
+    uint64_t after = 0;
     struct row *row;
     while ((row = next_operation(&t->s, after)) != NULL) {
         after = thole_v1_Operation_id(row->operation);
-        int32_t kind = thole_v1_Operation_kind(row->operation);
         struct uuid id;
-        bool same = host == NULL
-                        ? kind == thole_v1_OPERATION_KIND_PAUSE
-                        : registry__parse_uuid(thole_v1_Operation_host_id(row->operation), &id) &&
-                              uuid_equal(&id, host);
-        if (same && is_open(row)) {
+        if (is_open(row) && registry__parse_uuid(thole_v1_Operation_host_id(row->operation), &id) &&
+            uuid_equal(&id, host)) {
             return row;
         }
     }
@@ -130,13 +150,17 @@ static const struct {
     [thole_v1_OPERATION_KIND_UNCORDON] = {true, thole_v1_HOST_STATE_ACTIVE, false},
     [thole_v1_OPERATION_KIND_DECOMMISSION] = {true, thole_v1_HOST_STATE_DRAINING, true},
     [thole_v1_OPERATION_KIND_PAUSE] = {false, thole_v1_HOST_STATE_UNSPECIFIED, true},
+    [thole_v1_OPERATION_KIND_MOVE] = {false, thole_v1_HOST_STATE_UNSPECIFIED, true},
+    [thole_v1_OPERATION_KIND_REBALANCE] = {false, thole_v1_HOST_STATE_UNSPECIFIED, true},
+    [thole_v1_OPERATION_KIND_TRANSFER_LEADER] = {false, thole_v1_HOST_STATE_UNSPECIFIED, false},
 };
 
 static enum thole_code check_start(struct txn *t, struct start *o)
 {
     size_t count = 0;
     const int32_t *controllers = thole_registry_v1_StartOperation_controllers(o->given, &count);
-    if (o->kind <= 0 || (size_t)o->kind >= sizeof(kinds) / sizeof(kinds[0])) {
+    if (o->kind <= 0 || (size_t)o->kind >= sizeof(kinds) / sizeof(kinds[0]) ||
+        kind_names[o->kind] == NULL) {
         return THOLE_FAIL(&t->st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
                           "kind: unknown value %d", (int)o->kind);
     }
@@ -180,38 +204,105 @@ static enum thole_code check_host_verb(struct txn *t, const struct start *o)
     return THOLE_OK;
 }
 
-static void add_operation(struct txn *t, const struct start *o)
+struct row *registry__operation_new(struct txn *t, int32_t kind, const struct row *about)
 {
     struct row *row = registry__row_new(ROW_OPERATION);
     thole_v1_Operation *to = row->operation;
     char target[REGISTRY_NAME_BYTES];
-    uint64_t id = t->s.next_operation_id++;
     int64_t now_ms = thole_registry_v1_Command_time_ms(t->command);
-    bool lasts = kinds[o->kind].lasts;
-    bool pause = o->kind == thole_v1_OPERATION_KIND_PAUSE;
-    thole_v1_Operation_set_id(to, id);
-    thole_v1_Operation_set_kind(to, o->kind);
+    bool lasts = kinds[kind].lasts;
+    thole_v1_Operation_set_id(to, t->s.next_operation_id++);
+    thole_v1_Operation_set_kind(to, kind);
     upb_StringView actor = thole_registry_v1_Command_actor(t->command);
     thole_v1_Operation_set_actor(to, registry__dup(row->arena, registry_str(actor)));
-    thole_v1_Operation_set_state(to, pause   ? thole_v1_OPERATION_STATE_RUNNING
-                                     : lasts ? thole_v1_OPERATION_STATE_PENDING
-                                             : thole_v1_OPERATION_STATE_DONE);
+    thole_v1_Operation_set_state(to, lasts ? thole_v1_OPERATION_STATE_PENDING
+                                           : thole_v1_OPERATION_STATE_DONE);
     thole_v1_Operation_set_start_time_ms(to, now_ms);
     thole_v1_Operation_set_end_time_ms(to, lasts ? 0 : now_ms);
-    if (o->host != NULL) {
+    if (about != NULL) {
         thole_v1_Operation_set_target(
-            to, registry__dup_str(row->arena, registry__row_name(o->host, target)));
-        thole_v1_Operation_set_host_id(
-            to, registry__dup(row->arena, registry_str(thole_v1_Host_id(o->host->host))));
+            to, registry__dup_str(row->arena, registry__row_name(about, target)));
     }
+    return row;
+}
+
+void registry__operation_add(struct txn *t, struct row *row)
+{
+    uint64_t id = thole_v1_Operation_id(row->operation);
+    int32_t state = thole_v1_Operation_state(row->operation);
+    bool open = is_open(row);
+    registry__txn_put(t, row);
+    say(t, registry__operation(&t->s, id), open ? "OperationStarted" : state_reason(state));
+    (void)trim(t);
+}
+
+static void add_pause(struct txn *t, const struct start *o)
+{
+    struct row *row = registry__operation_new(t, o->kind, NULL);
     size_t count = 0;
     const int32_t *given = thole_registry_v1_StartOperation_controllers(o->given, &count);
-    for (size_t i = 0; pause && i < (count > 0 ? count : thole_v1_CONTROLLER_BALANCE); i++) {
-        thole_v1_Operation_add_controllers(to, count > 0 ? given[i] : (int32_t)i + 1, row->arena);
+    thole_v1_Operation_set_state(row->operation, thole_v1_OPERATION_STATE_RUNNING);
+    for (size_t i = 0; i < (count > 0 ? count : thole_v1_CONTROLLER_BALANCE); i++) {
+        thole_v1_Operation_add_controllers(row->operation, count > 0 ? given[i] : (int32_t)i + 1,
+                                           row->arena);
     }
-    registry__txn_put(t, row);
-    say(t, registry__operation(&t->s, id), lasts ? "OperationStarted" : "OperationDone");
-    (void)trim(t);
+    registry__operation_add(t, row);
+}
+
+/* One at a time: what it does is about the whole cluster. */
+static void add_rebalance(struct txn *t, const struct start *o)
+{
+    const struct row *other = registry__operation_open(&t->s, o->kind, 0);
+    if (other != NULL) {
+        registry__txn_show(t, (struct row *)(uintptr_t)other);
+        return;
+    }
+    registry__operation_add(t, registry__operation_new(t, o->kind, NULL));
+}
+
+/* `before`: the host's state, or what one that this replaces found. */
+static void add_of_host(struct txn *t, const struct start *o, int32_t before)
+{
+    struct row *row = registry__operation_new(t, o->kind, o->host);
+    thole_v1_Operation_set_host_id(
+        row->operation, registry__dup(row->arena, registry_str(thole_v1_Host_id(o->host->host))));
+    if (kinds[o->kind].lasts) {
+        thole_v1_Operation_set_before(row->operation, before);
+    }
+    registry__operation_add(t, row);
+}
+
+static enum thole_code start_of_host(struct txn *t, struct start *o)
+{
+    struct uuid id = o->host->host_id;
+    int32_t before = thole_v1_HostSpec_state(thole_v1_Host_spec(o->host->host));
+    struct row *other = find_open(t, &id);
+    int32_t other_kind = other == NULL ? thole_v1_OPERATION_KIND_UNSPECIFIED
+                                       : thole_v1_Operation_kind(other->operation);
+    bool draining = registry__host_is(o->host, thole_v1_HOST_STATE_DRAINING);
+    if (other_kind == o->kind && draining) {
+        registry__txn_show(t, other);
+        return THOLE_OK;
+    }
+    if (o->kind == thole_v1_OPERATION_KIND_DRAIN &&
+        other_kind == thole_v1_OPERATION_KIND_DECOMMISSION && draining) {
+        return THOLE_FAIL(&t->st, THOLE_FAILED_PRECONDITION, THOLE_REASON_EXISTS,
+                          "the host is being decommissioned: cancel that first");
+    }
+    enum thole_code code = check_host_verb(t, o);
+    if (code != THOLE_OK) {
+        return code;
+    }
+    if (other != NULL) {
+        char why[64];
+        before = draining ? thole_v1_Operation_before(other->operation) : before;
+        snprintf(why, sizeof(why), "replaced by: %s", kind_names[o->kind]);
+        end(t, other, thole_v1_OPERATION_STATE_CANCELLED, why);
+    }
+    registry__host_set_state(t, &id, kinds[o->kind].state);
+    o->host = registry__host(&t->s, &id);
+    add_of_host(t, o, before);
+    return THOLE_OK;
 }
 
 enum thole_code registry__op_start_operation(struct txn *t, const thole_registry_v1_Operation *op)
@@ -222,37 +313,21 @@ enum thole_code registry__op_start_operation(struct txn *t, const thole_registry
     if (code != THOLE_OK) {
         return code;
     }
-    if (o.host == NULL) {
-        add_operation(t, &o);
+    if (o.kind == thole_v1_OPERATION_KIND_MOVE) {
+        return registry__move_start(t, o.given);
+    }
+    if (o.kind == thole_v1_OPERATION_KIND_TRANSFER_LEADER) {
+        return registry__transfer_record(t, o.given);
+    }
+    if (o.kind == thole_v1_OPERATION_KIND_REBALANCE) {
+        add_rebalance(t, &o);
         return THOLE_OK;
     }
-    struct uuid id = o.host->host_id;
-    struct row *other = find_open(t, &id, 0);
-    int32_t other_kind = other == NULL ? thole_v1_OPERATION_KIND_UNSPECIFIED
-                                       : thole_v1_Operation_kind(other->operation);
-    bool draining = registry__host_is(o.host, thole_v1_HOST_STATE_DRAINING);
-    if (other_kind == o.kind && draining) {
-        registry__txn_show(t, other);
+    if (o.kind == thole_v1_OPERATION_KIND_PAUSE) {
+        add_pause(t, &o);
         return THOLE_OK;
     }
-    if (o.kind == thole_v1_OPERATION_KIND_DRAIN &&
-        other_kind == thole_v1_OPERATION_KIND_DECOMMISSION && draining) {
-        return THOLE_FAIL(&t->st, THOLE_FAILED_PRECONDITION, THOLE_REASON_EXISTS,
-                          "the host is being decommissioned: cancel that first");
-    }
-    code = check_host_verb(t, &o);
-    if (code != THOLE_OK) {
-        return code;
-    }
-    if (other != NULL) {
-        char why[64];
-        snprintf(why, sizeof(why), "replaced by: %s", kind_names[o.kind]);
-        end(t, other, thole_v1_OPERATION_STATE_CANCELLED, why);
-    }
-    registry__host_set_state(t, &id, kinds[o.kind].state);
-    o.host = registry__host(&t->s, &id);
-    add_operation(t, &o);
-    return THOLE_OK;
+    return start_of_host(t, &o);
 }
 
 /* ---- Cancel ---------------------------------------------------------------------------------- */
@@ -272,14 +347,34 @@ static enum thole_code find_operation(struct txn *t, uint64_t id,
 
 static enum thole_code cancel_pauses(struct txn *t)
 {
-    struct row *row = find_open(t, NULL, 0);
+    struct row *row = registry__operation_open(&t->s, thole_v1_OPERATION_KIND_PAUSE, 0);
     if (row == NULL) {
         return THOLE_FAIL(&t->st, THOLE_NOT_FOUND, THOLE_REASON_NONE, "nothing is paused");
     }
     while (row != NULL) {
         uint64_t id = thole_v1_Operation_id(row->operation);
         end(t, row, thole_v1_OPERATION_STATE_DONE, "resumed");
-        row = find_open(t, NULL, id);
+        row = registry__operation_open(&t->s, thole_v1_OPERATION_KIND_PAUSE, id);
+    }
+    return THOLE_OK;
+}
+
+/* Back to the state before, if it is about a host. */
+static enum thole_code cancel_of_host(struct txn *t, const thole_v1_Operation *o)
+{
+    struct uuid host;
+    if (!registry__parse_uuid(thole_v1_Operation_host_id(o), &host)) {
+        return THOLE_OK;
+    }
+    const struct row *of = registry__host(&t->s, &host);
+    if (of == NULL || registry__host_is(of, thole_v1_HOST_STATE_REMOVED)) {
+        return THOLE_FAIL(&t->st, THOLE_FAILED_PRECONDITION, THOLE_REASON_REMOVED,
+                          "the host is being removed, which cannot be taken back");
+    }
+    if (registry__host_is(of, thole_v1_HOST_STATE_DRAINING)) {
+        bool cordoned = thole_v1_Operation_before(o) == thole_v1_HOST_STATE_CORDONED;
+        registry__host_set_state(
+            t, &host, cordoned ? thole_v1_HOST_STATE_CORDONED : thole_v1_HOST_STATE_ACTIVE);
     }
     return THOLE_OK;
 }
@@ -304,16 +399,11 @@ enum thole_code registry__op_cancel_operation(struct txn *t, const thole_registr
         return THOLE_FAIL(&t->st, THOLE_FAILED_PRECONDITION, THOLE_REASON_BAD_REQUEST,
                           "operation %" PRIu64 " has ended", id);
     }
-    struct uuid host;
-    if (registry__parse_uuid(thole_v1_Operation_host_id(row->operation), &host)) {
-        const struct row *of = registry__host(&t->s, &host);
-        if (of == NULL || registry__host_is(of, thole_v1_HOST_STATE_REMOVED)) {
-            return THOLE_FAIL(&t->st, THOLE_FAILED_PRECONDITION, THOLE_REASON_REMOVED,
-                              "the host is being removed, which cannot be taken back");
-        }
-        if (registry__host_is(of, thole_v1_HOST_STATE_DRAINING)) {
-            registry__host_set_state(t, &host, thole_v1_HOST_STATE_ACTIVE);
-        }
+    code = thole_v1_Operation_kind(row->operation) == thole_v1_OPERATION_KIND_MOVE
+               ? registry__move_check_cancel(t, row->operation)
+               : cancel_of_host(t, row->operation);
+    if (code != THOLE_OK) {
+        return code;
     }
     end(t, registry__operation(&t->s, id), thole_v1_OPERATION_STATE_CANCELLED, "");
     return THOLE_OK;

@@ -60,7 +60,8 @@ void registry__replica_drop(struct txn *t, struct row *replica, const char *why)
 
 /* ---- Creation -------------------------------------------------------------------------------- */
 
-static enum thole_code check_place(struct txn *t, const struct row *shard, const struct row *host)
+enum thole_code registry__check_place(struct txn *t, const struct row *shard,
+                                      const struct row *host)
 {
     uint64_t shard_id = thole_v1_Shard_id(shard->shard);
     upb_StringView name = thole_v1_Host_name(host->host);
@@ -101,7 +102,7 @@ static enum thole_code place_one(struct txn *t, const struct row *shard,
         return THOLE_FAIL(&t->st, THOLE_FAILED_PRECONDITION, THOLE_REASON_UNSATISFIABLE,
                           "host %.*s takes no new replicas", (int)name.size, name.data);
     }
-    code = check_place(t, shard, host);
+    code = registry__check_place(t, shard, host);
     if (code != THOLE_OK) {
         return code;
     }
@@ -225,7 +226,7 @@ enum thole_code registry__op_create_replica(struct txn *t, const thole_registry_
                           "the host is being emptied");
     }
     if (code == THOLE_OK) {
-        code = check_place(t, shard, host);
+        code = registry__check_place(t, shard, host);
     }
     if (code != THOLE_OK) {
         return code;

@@ -131,10 +131,13 @@ static void classify(const struct placement *p, struct placement_member *m)
     m->failed = thole_v1_Replica_phase(m->row) == thole_v1_REPLICA_PHASE_FAILED;
     m->mine = thole_v1_Replica_owner(m->row) == thole_v1_REPLICA_OWNER_PLACEMENT;
     m->leader = thole_v1_Replica_id(m->row) == leader;
+    m->moving = thole_v1_Replica_moving_by(m->row) != 0;
+    m->pinned = thole_v1_Replica_moved_by(m->row) > (p->o != NULL ? p->o->unpinned : 0);
     if (m->host != NULL) {
         m->host_up = !placement__host_dead(m->host) &&
                      !placement__host_state_is(m->host, thole_v1_HOST_STATE_REMOVED);
-        m->keep = m->host_up && !placement__host_state_is(m->host, thole_v1_HOST_STATE_DRAINING);
+        m->keep = m->host_up && !m->moving &&
+                  !placement__host_state_is(m->host, thole_v1_HOST_STATE_DRAINING);
     }
 }
 
@@ -333,7 +336,7 @@ static void rank_hosts(struct placement *p)
 bool placement__member_fits(const struct placement *p, const struct placement_member *m, size_t c)
 {
     bool witness = m->role == thole_v1_REPLICA_ROLE_WITNESS;
-    if (!m->run || m->host_index < 0 || !p->hosts[m->host_index].stays ||
+    if (!m->run || m->moving || m->host_index < 0 || !p->hosts[m->host_index].stays ||
         witness != (c == CLASS_WITNESSES) || (!m->mine && p->classes[c].role != m->role)) {
         return false;
     }

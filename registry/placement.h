@@ -28,6 +28,8 @@ struct placement_options {
     /* Replicas on their way to a host, or away from it, that the view does not show. Without it,
      * many shards decided on one view would all choose the same hosts. NULL: none. */
     int32_t (*extra)(void *ctx, const struct uuid *host);
+    /* Balance moves no replica that an operation after this one put where it is. */
+    uint64_t unpinned;
     /* Move nothing that only makes the spread better; what is missing is replaced all the same. */
     bool hold;
 };
@@ -46,6 +48,12 @@ void placement_decide(const struct registry_view *v, const thole_v1_Shard *shard
 bool placement_balance(const struct registry_view *v, const thole_v1_Shard *shard,
                        const struct placement_options *o, const struct uuid *from,
                        thole_registry_v1_Command *command, upb_Arena *arena);
+
+/* May the shard's replica move from `from` to `to`, and stay there? False: `ret` says why not. Whether the
+ * rows are fit for it (the replica is there, nothing else moves) is the machine's to say. */
+bool placement_may_move(const struct registry_view *v, const thole_v1_Shard *shard,
+                        const struct uuid *from, const struct uuid *to,
+                        char ret[static PLACEMENT_TEXT_BYTES]);
 
 /* Append an ObserveShard with the conditions, if they differ from the stored ones. `decided` is what
  * placement_decide said about the same view. True if something was appended. */

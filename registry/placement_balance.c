@@ -82,7 +82,7 @@ bool placement_balance(const struct registry_view *v, const thole_v1_Shard *shar
     placement__target(&p, false);
     for (size_t i = 0; is_settled(&p) && i < p.member_count; i++) {
         const struct placement_member *m = &p.members[i];
-        if (!uuid_equal(&m->host_id, from) || !m->mine || m->leader || m->target < 0) {
+        if (!uuid_equal(&m->host_id, from) || !m->mine || m->pinned || m->leader || m->target < 0) {
             continue;
         }
         const struct placement_host *to = destination(&p, m);

@@ -30,6 +30,8 @@ struct placement_member {
     bool failed;
     bool leader;
     bool mine;    /* owned by placement */
+    bool moving;  /* an operation moves it away: like one on a draining host */
+    bool pinned;  /* an operation moved it here: balance leaves it */
     bool host_up; /* not dead nor removed */
     int target;   /* class */
 };

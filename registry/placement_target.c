@@ -96,7 +96,7 @@ static bool host_cost(const struct network *n, size_t c, int host, struct flow_c
     ret->level[n->moves_level] = (m->role != p->classes[c].role ? MOVE_ROLE + !m->running : 0) +
                                  (m->failed ? MOVE_FAILED : 0);
     /* Not whether it runs already: else a move would be given up as soon as it has begun. */
-    ret->level[LEVEL_STAY] = 4 * h->over + 2 * h->suspect + !m->leader;
+    ret->level[LEVEL_STAY] = 8 * h->over + 4 * !m->pinned + 2 * h->suspect + !m->leader;
     return placement__member_fits(p, m, c);
 }
 

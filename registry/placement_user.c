@@ -180,6 +180,9 @@ static const char *leaving_reason(const struct placement_member *m, bool surplus
     if (placement__host_state_is(m->host, thole_v1_HOST_STATE_DRAINING)) {
         return "its host is draining";
     }
+    if (m->moving) {
+        return "it was moved to another host";
+    }
     if (!m->keep) {
         return "its host does not satisfy the constraints";
     }

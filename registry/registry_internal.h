@@ -252,6 +252,17 @@ enum thole_code registry__op_start_operation(struct txn *t, const thole_registry
 enum thole_code registry__op_cancel_operation(struct txn *t, const thole_registry_v1_Operation *op);
 enum thole_code registry__op_step_operation(struct txn *t, const thole_registry_v1_Operation *op);
 
+/* The first after `after` of this kind that is under way. */
+struct row *registry__operation_open(const struct state *s, int32_t kind, uint64_t after);
+/* A row to fill and then to add. `about` NULL: nothing in particular. */
+struct row *registry__operation_new(struct txn *t, int32_t kind, const struct row *about);
+void registry__operation_add(struct txn *t, struct row *row);
+enum thole_code registry__move_start(struct txn *t, const thole_registry_v1_StartOperation *given);
+enum thole_code registry__move_check_cancel(struct txn *t, const thole_v1_Operation *o);
+void registry__move_end(struct txn *t, const thole_v1_Operation *o);
+enum thole_code registry__transfer_record(struct txn *t,
+                                          const thole_registry_v1_StartOperation *given);
+
 /* ABORTED STALE_REVISION unless the row is as it was when the operation was decided. */
 enum thole_code registry__check_revision(struct txn *t, const thole_registry_v1_Operation *op,
                                          const struct row *row);
@@ -274,6 +285,9 @@ enum thole_code registry__merge_spec(struct txn *t, const thole_v1_ShardSpec *ha
 void registry__pool_count(struct txn *t, const thole_v1_Shard *before, const thole_v1_Shard *after);
 void registry__pool_settle(struct txn *t, struct slice name);
 
+/* May the host get a replica of the shard at all? */
+enum thole_code registry__check_place(struct txn *t, const struct row *shard,
+                                      const struct row *host);
 /* A new replica row; the checks are the caller's. Returns it, borrowed. */
 struct row *registry__replica_add(struct txn *t, const struct row *shard, const struct row *host,
                                   int32_t role, int32_t owner, bool initial);

@@ -49,6 +49,7 @@ enum cli_option_id {
     OPT_DATA_BASE64,
     OPT_SESSION,
     OPT_SEQUENCE,
+    OPT_FROM,
     OPT_TO,
     OPT_SHARD,
     OPT_HOST,
@@ -242,6 +243,8 @@ int command_repair_shard(struct cli *c);
 int command_repair_zero(struct cli *c);
 int command_host_undrain(struct cli *c);
 int command_host_decommission(struct cli *c);
+int command_shard_move(struct cli *c);
+int command_rebalance(struct cli *c);
 int command_operation_wait(struct cli *c);
 int command_operation_cancel(struct cli *c);
 int command_pause(struct cli *c);

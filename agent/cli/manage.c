@@ -142,9 +142,13 @@ int command_shard_transfer(struct cli *c)
     struct thole_status st;
     const thole_v1_TransferLeaderResponse *reply = NULL;
     const char *name = cli_strip(c->args[0], "shard");
+    uint64_t to = 0;
+    if (c->values[OPT_TO].set && !cli_parse_number(c->values[OPT_TO].text, &to)) {
+        return cli_say_usage(c, "\"%s\" is no replica id", c->values[OPT_TO].text);
+    }
     thole_v1_TransferLeaderRequest *request = thole_v1_TransferLeaderRequest_new(c->arena);
     thole_v1_TransferLeaderRequest_set_shard(request, cli_sv(name));
-    thole_v1_TransferLeaderRequest_set_replica_id(request, c->values[OPT_TO].number);
+    thole_v1_TransferLeaderRequest_set_replica_id(request, to);
     if (CLI_CALL(c, Shards, TransferLeader, request, &reply, TransferLeaderResponse, &st)) {
         return cli_say_status("cannot transfer the leadership", &st);
     }

@@ -1,5 +1,6 @@
 /* Operations: the verbs that start them, and watching one with its progress. */
 #include <inttypes.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
@@ -107,6 +108,25 @@ static enum thole_code watch_stream(struct cli *c, struct progress *p, uint32_t 
     return code;
 }
 
+/* ---- ^C ------------------------------------------------------------------------------------------ */
+
+static char hint[128]; /* written before the handler is there */
+
+static void interrupted(int number)
+{
+    ssize_t written = write(STDERR_FILENO, hint, strlen(hint));
+    (void)written;
+    signal(number, SIG_DFL);
+    raise(number);
+}
+
+static void say_when_interrupted(uint64_t id)
+{
+    snprintf(hint, sizeof(hint),
+             "\nthole: detached; resume with: thole operation wait %" PRIu64 "\n", id);
+    signal(SIGINT, interrupted);
+}
+
 /* The exit code is the operation's end: 1 if it failed or was cancelled. */
 static int wait_for(struct cli *c, uint64_t id)
 {
@@ -117,6 +137,7 @@ static int wait_for(struct cli *c, uint64_t id)
     cli_note("^C stops watching; the operation goes on; `thole operation wait %" PRIu64
              "` watches it again, `thole operation cancel %" PRIu64 "` cancels it",
              id, id);
+    say_when_interrupted(id);
     enum thole_code code = cli_connect(c, &st);
     while (code == THOLE_OK) {
         uint64_t passed_ms = (clock_now(&clock_system) - begin_ns) / NS_PER_MS;
@@ -195,7 +216,8 @@ static int started(struct cli *c, enum thole_code code, const thole_v1_Operation
         return cli_say_status("cannot do that", st);
     }
     if (cli_flag(c, OPT_DRY_RUN)) {
-        printf("%.*s can be: %s\n", CLI_SV(thole_v1_Operation_target(o)),
+        upb_StringView about = thole_v1_Operation_target(o);
+        printf("%.*s can be: %s\n", CLI_SV(about.size > 0 ? about : cli_sv("the cluster")),
                show_operation_kind(thole_v1_Operation_kind(o)));
         return cli_flush();
     }
@@ -227,6 +249,35 @@ HOST_VERB(command_host_undrain, Undrain)
 HOST_VERB(command_host_cordon, Cordon)
 HOST_VERB(command_host_uncordon, Uncordon)
 HOST_VERB(command_host_decommission, Decommission)
+
+int command_shard_move(struct cli *c)
+{
+    struct thole_status st;
+    const thole_v1_Operation *reply = NULL;
+    if (!c->values[OPT_FROM].set || !c->values[OPT_TO].set) {
+        return cli_say_usage(c, "--from HOST and --to HOST are needed");
+    }
+    thole_v1_MoveShardRequest *request = thole_v1_MoveShardRequest_new(c->arena);
+    thole_v1_MoveShardRequest_set_shard(request, cli_sv(cli_strip(c->args[0], "shard")));
+    thole_v1_MoveShardRequest_set_from(request,
+                                       cli_sv(cli_strip(c->values[OPT_FROM].text, "host")));
+    thole_v1_MoveShardRequest_set_to(request, cli_sv(cli_strip(c->values[OPT_TO].text, "host")));
+    thole_v1_MoveShardRequest_set_request_id(request, cli_request_id(c));
+    thole_v1_MoveShardRequest_set_validate_only(request, cli_flag(c, OPT_DRY_RUN));
+    enum thole_code code = CLI_CALL(c, Operations, MoveShard, request, &reply, Operation, &st);
+    return started(c, code, reply, &st);
+}
+
+int command_rebalance(struct cli *c)
+{
+    struct thole_status st;
+    const thole_v1_Operation *reply = NULL;
+    thole_v1_RebalanceRequest *request = thole_v1_RebalanceRequest_new(c->arena);
+    thole_v1_RebalanceRequest_set_request_id(request, cli_request_id(c));
+    thole_v1_RebalanceRequest_set_validate_only(request, cli_flag(c, OPT_DRY_RUN));
+    enum thole_code code = CLI_CALL(c, Operations, Rebalance, request, &reply, Operation, &st);
+    return started(c, code, reply, &st);
+}
 
 int command_pause(struct cli *c)
 {

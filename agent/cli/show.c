@@ -235,9 +235,19 @@ static void pool_row(struct cli_table *t, const thole_v1_ShardPool *p)
 
 const char *show_operation_kind(int32_t value)
 {
-    static const char *const names[] = {"",         "drain",        "undrain", "cordon",
-                                        "uncordon", "decommission", "pause"};
-    return value > 0 && (size_t)value < sizeof(names) / sizeof(names[0]) ? names[value] : "?";
+    static const char *const names[] = {
+        [thole_v1_OPERATION_KIND_DRAIN] = "drain",
+        [thole_v1_OPERATION_KIND_UNDRAIN] = "undrain",
+        [thole_v1_OPERATION_KIND_CORDON] = "cordon",
+        [thole_v1_OPERATION_KIND_UNCORDON] = "uncordon",
+        [thole_v1_OPERATION_KIND_DECOMMISSION] = "decommission",
+        [thole_v1_OPERATION_KIND_PAUSE] = "pause",
+        [thole_v1_OPERATION_KIND_MOVE] = "move",
+        [thole_v1_OPERATION_KIND_REBALANCE] = "rebalance",
+        [thole_v1_OPERATION_KIND_TRANSFER_LEADER] = "transfer-leader",
+    };
+    bool known = value > 0 && (size_t)value < sizeof(names) / sizeof(names[0]);
+    return known && names[value] != NULL ? names[value] : "?";
 }
 
 const char *show_operation_state(int32_t value)
@@ -258,7 +268,10 @@ static void operation_row(struct cli_table *t, const thole_v1_Operation *o)
     cli_table_cell(t, "%" PRIu32 "/%" PRIu32, thole_v1_Operation_done(o),
                    thole_v1_Operation_total(o));
     cli_table_cell(t, "%s", cli_age(thole_v1_Operation_start_time_ms(o), age, sizeof(age)));
-    cli_table_cell(t, "%.*s", CLI_SV(thole_v1_Operation_message(o)));
+    upb_StringView from = thole_v1_Operation_from(o), to = thole_v1_Operation_to(o);
+    upb_StringView message = thole_v1_Operation_message(o);
+    cli_table_cell(t, "%.*s%s%.*s%s%.*s", CLI_SV(from), to.size > 0 ? " -> " : "", CLI_SV(to),
+                   to.size > 0 && message.size > 0 ? ": " : "", CLI_SV(message));
     cli_table_cell(t, "%.*s", CLI_SV(thole_v1_Operation_actor(o)));
     int64_t ended = thole_v1_Operation_end_time_ms(o);
     cli_table_cell(t, "%s", ended == 0 ? "" : cli_time(ended, time, sizeof(time)));

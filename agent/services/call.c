@@ -184,6 +184,7 @@ void call_command(struct call *c, thole_registry_v1_Operation *op, upb_StringVie
     thole_registry_v1_Command_set_actor(command, upb_StringView_FromString("user"));
     thole_registry_v1_Command_set_time_ms(command, (int64_t)clock_system.wall_ms(&clock_system));
     thole_registry_v1_Command_set_request_id(command, request_id);
+    thole_registry_v1_Command_set_decided_at(command, c->decided_at);
     thole_registry_v1_Command_set_validate_only(command, validate_only);
     thole_registry_v1_Operation **ops =
         thole_registry_v1_Command_resize_operations(command, 1, c->arena);

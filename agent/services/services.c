@@ -34,6 +34,8 @@ static const struct unary unary_methods[] = {
     UNARY(Operations, CordonHost, operations_cordon),
     UNARY(Operations, UncordonHost, operations_uncordon),
     UNARY(Operations, DecommissionHost, operations_decommission),
+    UNARY(Operations, MoveShard, operations_move),
+    UNARY(Operations, Rebalance, operations_rebalance),
     UNARY(Operations, PauseControllers, operations_pause),
     UNARY(Operations, ResumeControllers, operations_resume),
     UNARY(Replicas, ListReplicas, replicas_list),

@@ -66,6 +66,8 @@ struct call {
     call_fn next;               /* after the barrier */
     const upb_MiniTable *row;   /* the kind of row that answers a command; NULL: an empty message */
     struct registry_view *view; /* released with the call */
+    uint64_t decided_at;        /* of the command: the view that it was checked on; 0: none */
+    upb_StringView from;        /* TransferLeader: the host that led */
     struct router_request route;
 };
 
@@ -183,6 +185,11 @@ void operations_undrain(struct call *c);
 void operations_cordon(struct call *c);
 void operations_uncordon(struct call *c);
 void operations_decommission(struct call *c);
+void operations_move(struct call *c);
+void operations_rebalance(struct call *c);
+/* Leave a record of a transfer of leadership, whose end nobody waits for. */
+void operations_record_transfer(struct call *c, upb_StringView shard, upb_StringView to,
+                                const char *failure);
 void operations_pause(struct call *c);
 void operations_resume(struct call *c);
 void replicas_list(struct call *c);

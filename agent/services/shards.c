@@ -139,7 +139,13 @@ void shards_delete(struct call *c)
 static void transfer_done(struct router_request *r)
 {
     struct call *c = r->ctx;
+    const thole_v1_TransferLeaderRequest *q = c->request;
+    upb_StringView shard = name_strip(thole_v1_TransferLeaderRequest_shard(q), "shards");
     if (r->status.code != THOLE_OK) {
+        const thole_v1_Replica *target = registry_replica(c->view, r->target_replica);
+        operations_record_transfer(
+            c, shard, target != NULL ? thole_v1_Replica_host(target) : (upb_StringView){NULL, 0},
+            r->status.message);
         call_fail(c, &r->status);
         return;
     }
@@ -152,9 +158,9 @@ static void transfer_done(struct router_request *r)
     registry_view_release(c->view);
     c->view = registry_view_acquire(agent_registry(c->s->agent));
     if (leader == 0) {
-        const thole_v1_Shard *shard = registry_shard(c->view, r->shard_id);
-        if (shard != NULL && thole_v1_Shard_status(shard) != NULL) {
-            leader = thole_v1_ShardStatus_leader_replica(thole_v1_Shard_status(shard));
+        const thole_v1_Shard *row = registry_shard(c->view, r->shard_id);
+        if (row != NULL && thole_v1_Shard_status(row) != NULL) {
+            leader = thole_v1_ShardStatus_leader_replica(thole_v1_Shard_status(row));
         }
     }
     thole_v1_TransferLeaderResponse *reply = thole_v1_TransferLeaderResponse_new(c->arena);
@@ -163,6 +169,7 @@ static void transfer_done(struct router_request *r)
     if (row != NULL) {
         thole_v1_TransferLeaderResponse_set_leader_host(reply, thole_v1_Replica_host(row));
     }
+    operations_record_transfer(c, shard, thole_v1_TransferLeaderResponse_leader_host(reply), "");
     call_reply(c, reply, &thole_v1_TransferLeaderResponse_msginit);
 }
 
@@ -194,6 +201,10 @@ static void transfer_run(struct call *c)
         call_fail(c, &st);
         return;
     }
+    upb_StringView from = thole_v1_ShardStatus_leader_host(thole_v1_Shard_status(shard));
+    char *copy = upb_Arena_Malloc(c->arena, from.size + 1);
+    memcpy(copy, from.size > 0 ? from.data : "", from.size);
+    c->from = upb_StringView_FromDataAndSize(copy, from.size); /* the view is released before */
     c->route.kind = ROUTER_TRANSFER;
     c->route.shard_id = thole_v1_Shard_id(shard);
     c->route.target_replica = target;

@@ -120,6 +120,20 @@ static void test_cancel_sets_the_host_back_and_ids_go_on(void **state)
     assert_int_equal(cancel(f, 77, false), THOLE_NOT_FOUND);
 }
 
+/* Also when another operation took the drain over. */
+static void test_cancel_restores_a_cordoned_host(void **state)
+{
+    struct fixture *f = *state;
+    assert_int_equal(start(f, thole_v1_OPERATION_KIND_CORDON, "h1"), THOLE_OK);
+    assert_int_equal(start(f, thole_v1_OPERATION_KIND_DRAIN, "h1"), THOLE_OK);
+    assert_int_equal(cancel(f, thole_v1_Operation_id(row_of(f)), false), THOLE_OK);
+    assert_int_equal(host_state(f, "h1"), thole_v1_HOST_STATE_CORDONED);
+    assert_int_equal(start(f, thole_v1_OPERATION_KIND_DRAIN, "h1"), THOLE_OK);
+    assert_int_equal(start(f, thole_v1_OPERATION_KIND_DECOMMISSION, "h1"), THOLE_OK);
+    assert_int_equal(cancel(f, thole_v1_Operation_id(row_of(f)), false), THOLE_OK);
+    assert_int_equal(host_state(f, "h1"), thole_v1_HOST_STATE_CORDONED);
+}
+
 static void test_undrain_needs_a_drain_and_ends_it(void **state)
 {
     struct fixture *f = *state;
@@ -230,6 +244,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         TEST(test_drain_sets_the_host_draining_once),
         TEST(test_cancel_sets_the_host_back_and_ids_go_on),
+        TEST(test_cancel_restores_a_cordoned_host),
         TEST(test_undrain_needs_a_drain_and_ends_it),
         TEST(test_decommission_takes_over_a_drain_and_not_the_reverse),
         TEST(test_step_is_guarded_and_ended_rows_never_change),
