@@ -395,6 +395,14 @@ static enum thole_code open_stores(struct agent *a, struct thole_status *st)
         code = state_db_open(&so, &a->state, st);
     free(log);
     free(state);
+    if (code == THOLE_DATA_LOSS && st) { /* what can be read around is not told here */
+        LOG_ERROR(AGENT, "the data directory is damaged, and cannot be read: %s", st->message);
+        code =
+            THOLE_FAIL(st, THOLE_DATA_LOSS, st->reason,
+                       "%.80s is damaged: for the cluster this disk is lost; start with an empty "
+                       "data directory and --join, and \"thole host decommission %.64s\"",
+                       a->dir.path, a->identity.name);
+    }
     return code;
 }
 

@@ -91,7 +91,7 @@ static enum thole_code check_new_host(struct txn *t, const thole_v1_Host *host,
     if (other != NULL) {
         return THOLE_FAIL(&t->st, THOLE_FAILED_PRECONDITION, THOLE_REASON_EXISTS,
                           "host \"%.*s\" is a member, silent, and had another data directory: if "
-                          "that is lost, \"thole delete host %.*s\" lets this one in; else "
+                          "that is lost, \"thole host decommission %.*s\" lets this one in; else "
                           "give this one another name",
                           (int)name.size, name.data, (int)name.size, name.data);
     }

@@ -7,6 +7,8 @@
 
 #include "agent/services/services_internal.h"
 #include "base/assert.h"
+#include "base/log.h"
+#include "base/metrics.h"
 
 uint64_t services_deadline(struct bus_rpc *rpc)
 {
@@ -149,11 +151,40 @@ thole_registry_v1_Operation *call_operation(struct call *c)
     return thole_registry_v1_Operation_new(c->arena);
 }
 
+/* A refusal changes nothing, so it is no event: whoever repeats a mistake would fill shard zero's log
+ * with it. It is counted, and the log of the host that was asked says what it was, at most so often. */
+#define REFUSALS_LOGGED_PER_S 10
+
+static METRIC_DEFINE_COUNTER(metric_refused, "thole_control_refused_total",
+                             "Changes that clients asked for and the registry refused");
+
+static void note_refusal(const struct call *c, const struct thole_status *st)
+{
+    static _Atomic uint64_t second;
+    static _Atomic uint32_t logged;
+    if (st->code == THOLE_UNAVAILABLE || st->code == THOLE_UNKNOWN ||
+        st->code == THOLE_DEADLINE_EXCEEDED) {
+        return;
+    }
+    metric_add(&metric_refused, 1);
+    uint64_t now_s = clock_now(&clock_system) / NS_PER_S;
+    if (atomic_exchange(&second, now_s) != now_s) {
+        atomic_store(&logged, 0);
+    }
+    if (atomic_fetch_add(&logged, 1) < REFUSALS_LOGGED_PER_S) {
+        LOG_INFO(AGENT, "refused a change %s=%.128s code=%s reason=%s error=\"%s\"",
+                 c->metadata[0] != NULL ? c->metadata[0] : "about",
+                 c->metadata[1] != NULL ? c->metadata[1] : "-", thole_code_name(st->code),
+                 thole_reason_name(st->reason), st->message);
+    }
+}
+
 static void command_done(void *ctx, const struct thole_status *st,
                          const thole_registry_v1_Result *result)
 {
     struct call *c = ctx;
     if (st->code != THOLE_OK) {
+        note_refusal(c, st);
         call_fail(c, st);
         return;
     }

@@ -62,15 +62,17 @@ static void test_wiped_disk_is_a_new_host(void **state)
 {
     (void)state;
     struct cluster *c = cluster_new();
+    c->extra_args[0] = "--dead-after-ms";
+    c->extra_args[1] = "3000";
     cluster_start_peers(c, 3);
     apply_yaml(c, 0, "kind: Shard\nname: orders\nspec: {type: kv, voters: 3}\n");
     host_kill(c, 2);
     shell("rm -r '%s'", c->hosts[2].data_dir);
     join_as(c, 2, "h3", 0);
-    expect_log(c, 2, "\"thole delete host h3\" lets this one in");
+    expect_log(c, 2, "\"thole host decommission h3\" lets this one in");
     assert_true(host_running(c, 2));
-    /* Its replica can only be moved to the new one, which gets the name at once. */
-    cli_ok(c, 0, "delete host h3");
+    /* Its replica can only be moved to the new one, which gets the name as soon as the old one is dead. */
+    cli_ok(c, 0, "host decommission h3");
     cluster_wait_ready(c, 2, 30000);
     expect_lines(c, 2, "get hosts", "live", 3);
     expect_lines(c, 2, "get replicas --shard orders -o wide", "running", 3);
@@ -138,6 +140,27 @@ static void test_disk_of_a_newer_version_is_refused(void **state)
     cluster_free(c);
 }
 
+/* A flipped bit in the block of the log database that says what it is. */
+static void test_log_that_cannot_be_read_says_what_to_do(void **state)
+{
+    (void)state;
+    struct cluster *c = cluster_new();
+    cluster_start_peers(c, 3);
+    for (int i = 0; i < 3; i++) { /* what was written goes to files at the next starts */
+        host_stop(c, 2);
+        host_restart(c, 2);
+        cluster_wait_ready(c, 2, 20000);
+    }
+    host_stop(c, 2);
+    shell("for f in '%s'/log/*.sst; do "
+          "printf '\\377' | dd of=\"$f\" bs=1 seek=12 conv=notrunc 2>/dev/null || exit 1; done",
+          c->hosts[2].data_dir);
+    host_restart(c, 2);
+    expect_exit(c, 2, EXIT_DATA_DIRECTORY, "thole host decommission h3");
+    assert_true(host_log_has(c, 2, "this disk is lost"));
+    cluster_free(c);
+}
+
 static void test_removed_running_host_ends_at_once(void **state)
 {
     (void)state;
@@ -171,6 +194,7 @@ int main(void)
         cmocka_unit_test(test_copy_of_a_disk_is_refused),
         cmocka_unit_test(test_moved_disk_is_the_same_host),
         cmocka_unit_test(test_disk_of_a_newer_version_is_refused),
+        cmocka_unit_test(test_log_that_cannot_be_read_says_what_to_do),
         cmocka_unit_test(test_removed_running_host_ends_at_once),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -1,9 +1,11 @@
 /* Hosts, Shards, Replicas, Events and Cluster.Status, called over gRPC: what they answer, and how
  * they refuse. */
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "agent/services/test/services_fixture.h"
+#include "base/metrics.h"
 
 #include <setjmp.h>
 #include <stdarg.h>
@@ -211,9 +213,24 @@ static void test_a_repeated_request_gets_the_first_answer(void **state)
     assert_int_equal(thole_v1_Shard_id(first), thole_v1_Shard_id(second));
 }
 
+/* Of the whole process. */
+static unsigned long refused(void)
+{
+    static const char name[] = "\nthole_control_refused_total ";
+    struct bytes out = {0};
+    metrics_render(&out);
+    bytes_append(&out, "", 1);
+    const char *at = strstr((const char *)out.data, name);
+    assert_non_null(at);
+    unsigned long count = strtoul(at + strlen(name), NULL, 10);
+    bytes_deinit(&out);
+    return count;
+}
+
 static void test_updates_follow_the_etag(void **state)
 {
     struct services_fixture *f = *state;
+    unsigned long before = refused();
     char etag[64];
     assert_failed(f, update(f, (struct shard_args){"upd", "counter", .voters = 1}), THOLE_NOT_FOUND,
                   THOLE_REASON_NO_SUCH_SHARD);
@@ -230,6 +247,7 @@ static void test_updates_follow_the_etag(void **state)
                   THOLE_ABORTED, THOLE_REASON_ETAG_MISMATCH);
     const thole_v1_Shard *other = update(f, (struct shard_args){"upd", "kv", .voters = 1});
     assert_null(other); /* the type cannot change */
+    assert_int_equal(refused() - before, 3);
 }
 
 static void delete_shard(struct services_fixture *f, const char *name)

@@ -1,0 +1,124 @@
+/* Events over the command line and gRPC: resumed by revision, by object, and refused once what came
+ * after the revision is no longer kept. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "bus/bus.h"
+#include "integration/test/cluster.h"
+#include "thole/v1/control.upb.h"
+
+#define OUT_BYTES (256 * 1024)
+
+/* WatchEvents until its first bookmark: how many events, and the bookmark's revision. */
+static enum thole_code watch_once(struct cluster *c, uint64_t after, const char *object,
+                                  size_t *ret_events, uint64_t *ret_revision)
+{
+    struct thole_status st = {0};
+    struct bus_channel *channel = NULL;
+    struct bus_stream *s = NULL;
+    upb_Arena *arena = upb_Arena_New();
+    thole_v1_WatchEventsRequest *q = thole_v1_WatchEventsRequest_new(arena);
+    thole_v1_WatchEventsRequest_set_after_revision(q, after);
+    thole_v1_WatchEventsRequest_set_object(q, upb_StringView_FromString(object));
+    size_t size = 0;
+    char *bytes = thole_v1_WatchEventsRequest_serialize(q, arena, &size);
+    assert_int_equal(bus_channel_new(c->hosts[0].address, &channel, &st), THOLE_OK);
+    assert_int_equal(
+        bus_channel_stream(channel, "/thole.v1.Events/WatchEvents", slice_of(bytes, size), &s, &st),
+        THOLE_OK);
+    *ret_events = 0;
+    enum thole_code code = THOLE_OK;
+    bool bookmark = false;
+    while (code == THOLE_OK && !bookmark) {
+        struct buf *b = NULL;
+        code = bus_stream_next(s, 10000, &b, &st);
+        const thole_v1_WatchEventsResponse *m =
+            code == THOLE_OK
+                ? thole_v1_WatchEventsResponse_parse((const char *)b->data, b->size, arena)
+                : NULL;
+        bookmark = m && thole_v1_WatchEventsResponse_bookmark(m);
+        *ret_events += m && !bookmark;
+        if (bookmark)
+            *ret_revision = thole_v1_WatchEventsResponse_revision(m);
+        if (b)
+            buf_unref(b);
+    }
+    bus_stream_free(s);
+    bus_channel_free(channel);
+    upb_Arena_Free(arena);
+    if (code != THOLE_OK)
+        assert_int_equal(st.reason, THOLE_REASON_COMPACTED);
+    return code;
+}
+
+static void test_events_are_resumed_by_revision_and_by_object(void **state)
+{
+    (void)state;
+    struct cluster *c = cluster_new();
+    size_t all = 0, news = 0, about = 0;
+    uint64_t at = 0, later = 0;
+    cluster_start_dev(c);
+    apply_yaml(c, 0, "kind: Shard\nname: one\nspec: {type: kv, voters: 1}\n");
+    assert_int_equal(watch_once(c, 0, "", &all, &at), THOLE_OK);
+    assert_true(all > 0);
+    apply_yaml(c, 0, "kind: Shard\nname: two\nspec: {type: kv, voters: 1}\n");
+    assert_int_equal(watch_once(c, at, "", &news, &later), THOLE_OK);
+    assert_int_equal(watch_once(c, at, "shards/two", &about, &later), THOLE_OK);
+    assert_true(about > 0 && about <= news);
+    assert_int_equal(watch_once(c, at, "shards/one", &about, &later), THOLE_OK);
+    assert_int_equal(about, 0);
+    assert_int_equal(watch_once(c, later, "", &about, &later), THOLE_OK);
+    /* The same through the command line. */
+    const char *out =
+        cli_ok(c, 0, "get events --since-revision %llu -o wide", (unsigned long long)at);
+    assert_int_equal(count_lines(out, "shards/one"), 0);
+    assert_true(count_lines(out, "shards/two") > 0);
+    assert_int_equal(count_lines(cli_ok(c, 0, "get events --object shards/two"), "shards/one"), 0);
+    cluster_free(c);
+}
+
+/* A pool of shards that have no host makes an event for each, and no replicas. */
+static void test_events_that_are_no_longer_kept_are_refused(void **state)
+{
+    (void)state;
+    struct cluster *c = cluster_new();
+    size_t n = 0;
+    uint64_t early = 0, newest = 0;
+    char path[256], out[OUT_BYTES];
+    cluster_start_dev(c);
+    assert_int_equal(watch_once(c, 0, "", &n, &early), THOLE_OK);
+    snprintf(path, sizeof path, "%s/pool.yaml", c->dir);
+    FILE *f = fopen(path, "we");
+    assert_non_null(f);
+    assert_true(fputs("kind: ShardPool\nname: many\nspec:\n  count: 10500\n  shard:\n    type: kv\n"
+                      "    voters: 1\n    constraints: [{key: nowhere, operator: EXISTS}]\n",
+                      f) >= 0);
+    assert_int_equal(fclose(f), 0);
+    cli_ok(c, 0, "apply -f %s", path);
+    expect_lines(c, 0, "get pool many", " 10500   10500 ", 1); /* wanted, and made */
+    assert_int_equal(watch_once(c, early, "", &n, &newest), THOLE_OUT_OF_RANGE);
+    assert_int_equal(cli(c, 0, out, sizeof out, "get events -w --since-revision %llu",
+                         (unsigned long long)early),
+                     1);
+    assert_non_null(strstr(out, "no longer all kept"));
+    /* From the beginning there are as many as are kept, and from there it goes on. */
+    assert_int_equal(watch_once(c, 0, "", &n, &newest), THOLE_OK);
+    assert_true(n > 9000 && n <= 10000);
+    assert_int_equal(watch_once(c, newest, "", &n, &newest), THOLE_OK);
+    cluster_free(c);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_events_are_resumed_by_revision_and_by_object),
+        cmocka_unit_test(test_events_that_are_no_longer_kept_are_refused),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
