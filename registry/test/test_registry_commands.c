@@ -141,7 +141,7 @@ static void test_admit_taken_name_is_refused(void **state)
     EXPECT(f, fixture_run(f, &c), THOLE_ALREADY_EXISTS, "EXISTS");
 }
 
-static enum thole_code admit_as(struct fixture *f, uint64_t n, const char *name)
+static uint64_t admit_as(struct fixture *f, uint64_t n, const char *name)
 {
     struct cmd c = cmd_new("host");
     thole_registry_v1_AdmitHost *a =
