@@ -1,14 +1,76 @@
-/* The registry of a host: the view that is shown, and who is told when it changes. */
+/* The registry of a host: the view that is shown, and who is told when it changes.
+ *
+ * Readers take a reference to the view that is shown without a lock, and so never wait for the one
+ * that publishes nor make it wait. Reading the address and counting the reference must be one step,
+ * or the view might be gone between the two. So `shown` holds both: the upper 16 bits count the
+ * references taken since the view's own count was last told, and one addition takes one and gives
+ * the address. As long as it is shown a view's own count has SHOWN_REFS on top: readers may already
+ * give back what it does not know of yet. */
 #include "registry/registry_internal.h"
+
+#include <stdlib.h>
+
+#define ADDRESS_BITS 48
+#define ADDRESS_MASK ((UINT64_C(1) << ADDRESS_BITS) - 1)
+#define ONE_TAKEN (UINT64_C(1) << ADDRESS_BITS)
+/* Told to the view's own count from here on: far from the end, for each of those who find it so may
+ * have taken one more meanwhile. */
+#define TAKEN_MAX (UINT32_C(1) << 14)
+#define SHOWN_REFS (UINT32_C(1) << 30)
+
+_Static_assert(sizeof(void *) == sizeof(uint64_t), "an address and a count in one word");
+
+static struct registry_view *view_of(uint64_t shown)
+{
+    return (struct registry_view *)(uintptr_t)(shown & ADDRESS_MASK); /* NOLINT */
+}
+
+static uint32_t taken_of(uint64_t shown)
+{
+    return (uint32_t)(shown >> ADDRESS_BITS);
+}
+
+/* `v` as it is to be shown: takes over a reference. */
+static uint64_t to_show(struct registry_view *v)
+{
+    ASSERT(((uintptr_t)v & ~ADDRESS_MASK) == 0);
+    atomic_fetch_add_explicit(&v->refs, SHOWN_REFS, memory_order_relaxed);
+    return (uintptr_t)v;
+}
+
+/* It is not shown any more. */
+static void retire(uint64_t shown)
+{
+    struct registry_view *v = view_of(shown);
+    /* One reference is left for us, so that this cannot be the end of it. */
+    atomic_fetch_sub_explicit(&v->refs, SHOWN_REFS - taken_of(shown), memory_order_relaxed);
+    registry_view_release(v);
+}
+
+/* The caller holds a reference to `v`, so it cannot be another view of the same address. */
+static void tell(struct registry *r, struct registry_view *v, uint64_t shown)
+{
+    while (view_of(shown) == v && taken_of(shown) >= TAKEN_MAX) {
+        uint32_t taken = taken_of(shown);
+        atomic_fetch_add_explicit(&v->refs, taken, memory_order_relaxed);
+        if (atomic_compare_exchange_strong_explicit(&r->shown, &shown, (uintptr_t)v,
+                                                    memory_order_acq_rel, memory_order_acquire)) {
+            return;
+        }
+        atomic_fetch_sub_explicit(&v->refs, taken, memory_order_relaxed);
+    }
+}
 
 struct registry *registry_new(void)
 {
-    struct registry *r = xcalloc(1, sizeof(*r));
+    struct registry *r = aligned_alloc(_Alignof(struct registry), sizeof(*r));
+    ASSERT(r != NULL);
+    *r = (struct registry){0};
     int failed = pthread_mutex_init(&r->lock, NULL);
     ASSERT(failed == 0);
     struct state empty;
     registry__state_init(&empty);
-    r->view = registry__view_new(r, &empty);
+    atomic_init(&r->shown, to_show(registry__view_new(r, &empty)));
     registry__machine_type(r, &r->type);
     return r;
 }
@@ -18,7 +80,7 @@ void registry_free(struct registry *r)
     if (r == NULL) {
         return;
     }
-    registry_view_release(r->view);
+    retire(atomic_load_explicit(&r->shown, memory_order_acquire));
     ASSERT(atomic_load_explicit(&r->views, memory_order_acquire) == 0);
     pthread_mutex_destroy(&r->lock);
     free(r);
@@ -43,26 +105,29 @@ void registry_subscribe(struct registry *r, void (*changed)(void *ctx, uint64_t 
 
 struct registry_view *registry_view_acquire(struct registry *r)
 {
-    pthread_mutex_lock(&r->lock);
-    struct registry_view *v = registry_view_ref(r->view);
-    pthread_mutex_unlock(&r->lock);
+    uint64_t shown =
+        atomic_fetch_add_explicit(&r->shown, ONE_TAKEN, memory_order_acq_rel) + ONE_TAKEN;
+    struct registry_view *v = view_of(shown);
+    if (taken_of(shown) >= TAKEN_MAX) {
+        tell(r, v, shown);
+    }
     return v;
 }
 
 void registry__publish(struct registry *r, struct registry_view *v)
 {
-    struct registry_view *old = NULL;
+    uint64_t old = 0;
     pthread_mutex_lock(&r->lock);
     /* A machine that starts over (another replica, a restore) is behind for a while. */
-    if (v->s.revision > r->view->s.revision) {
-        old = r->view;
-        r->view = registry_view_ref(v);
+    if (v->s.revision > view_of(atomic_load(&r->shown))->s.revision) {
+        uint64_t shown = to_show(registry_view_ref(v));
+        old = atomic_exchange_explicit(&r->shown, shown, memory_order_acq_rel);
     }
     pthread_mutex_unlock(&r->lock);
-    if (old == NULL) {
+    if (old == 0) {
         return;
     }
-    registry_view_release(old);
+    retire(old);
     size_t count = atomic_load(&r->subscriber_count);
     for (size_t i = 0; i < count; i++) {
         r->subscribers[i].changed(r->subscribers[i].ctx, v->s.revision);

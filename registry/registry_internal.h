@@ -333,8 +333,11 @@ struct registry_view {
 
 struct registry {
     struct thole_machine_type type;
-    pthread_mutex_t lock; /* guards `view` */
-    struct registry_view *view;
+    pthread_mutex_t lock; /* one publisher at a time */
+    /* The view that is shown and, above its address, how many references were taken to it here since
+     * its own count last heard of them: see registry.c. On a line of its own. */
+    _Alignas(64) _Atomic uint64_t shown;
+    uint8_t apart[64 - sizeof(uint64_t)];
     _Atomic int64_t views;
     struct {
         void (*changed)(void *ctx, uint64_t revision);
