@@ -45,7 +45,7 @@ struct machine {
     const struct thole_machine_type *type;
     bool overtaken; /* applier only: a snapshot took the log it should have applied */
     void *state;
-    char *directory; /* NULL unless persistent */
+    char *directory; /* NULL unless it keeps files of its own */
     uint64_t generation;
     bool persistent;
     /* Write: apply and flush. Read: query and save of a type without views. */

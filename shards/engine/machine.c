@@ -13,8 +13,13 @@ const struct thole_machine_type *machine_type_find(const struct engine *e, const
     return NULL;
 }
 
-static char *directory_of(const struct replica *r, uint64_t generation)
+/* NULL: the type keeps no files. What has no flush of its own is in the state database alone, and making
+ * a directory costs a sync for each part of its path: with a thousand shards, seconds at start. */
+static char *directory_of(const struct replica *r, uint64_t generation,
+                          const struct thole_machine_type *type)
 {
+    if (!r->e->directory || !(type->flags & THOLE_MACHINE_PERSISTENT) || !type->flush)
+        return NULL;
     return xasprintf("%s/machines/%llu/%llu", r->e->directory, (unsigned long long)r->replica_id,
                      (unsigned long long)generation);
 }
@@ -89,8 +94,7 @@ enum thole_code machine_open(struct replica *r, uint64_t generation, struct mach
     m->type = type;
     m->generation = generation;
     m->persistent = (type->flags & THOLE_MACHINE_PERSISTENT) != 0;
-    if (m->persistent && r->e->directory)
-        m->directory = directory_of(r, generation);
+    m->directory = directory_of(r, generation, type);
     pthread_rwlock_init(&m->lock, NULL);
     enum thole_code code = open_state(r, m, st);
     if (code != THOLE_OK) {
@@ -124,7 +128,7 @@ enum thole_code machine_destroy(struct replica *r, uint64_t generation, struct t
     const struct thole_machine_type *type = machine_type_find(r->e, r->type_name);
     if (!type || !(type->flags & THOLE_MACHINE_PERSISTENT))
         return THOLE_OK;
-    char *directory = r->e->directory ? directory_of(r, generation) : NULL;
+    char *directory = directory_of(r, generation, type);
     enum thole_code code = THOLE_OK;
     if (type->destroy) {
         struct thole_machine_env env = env_of(r, generation, type, directory);

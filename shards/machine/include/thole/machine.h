@@ -78,7 +78,7 @@ struct thole_machine_env {
     uint64_t replica_id;
     uint64_t generation;       /* of this replica's data; a restore goes into a new one */
     struct thole_slice config; /* the shard's opaque machine configuration */
-    const char *directory;     /* for a persistent machine's own files (created); NULL if none */
+    const char *directory;     /* for a machine with flush: its own files (created); else NULL */
     void *state_db;            /* built-in machines: the host's struct state_db */
     void *type_ctx;            /* from the registered type */
     /* A persistent machine calls this during open for each metadata record it holds. */
