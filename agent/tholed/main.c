@@ -306,6 +306,7 @@ int main(int argc, char **argv)
         sigaddset(&signals, SIGHUP);
         pthread_sigmask(SIG_BLOCK, &signals, NULL);
         signal(SIGPIPE, SIG_IGN);
+        signal(SIGXFSZ, SIG_IGN); /* a limit is a failed write like any other */
         int signal_fd = signalfd(-1, &signals, SFD_CLOEXEC);
         d->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
         rc = start_and_run(d, signal_fd);

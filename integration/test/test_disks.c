@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/types.h>
 #include <sys/wait.h>
 
@@ -140,6 +141,28 @@ static void test_disk_of_a_newer_version_is_refused(void **state)
     cluster_free(c);
 }
 
+/* By a limit on the size of files, which the log's next ones reach. */
+static void test_log_that_cannot_be_written_ends_the_host(void **state)
+{
+    (void)state;
+    const struct rlimit limit = {1 << 20, 1 << 20};
+    struct cluster *c = cluster_new();
+    char path[256];
+    cluster_start_peers(c, 3);
+    apply_yaml(c, 0, "kind: Shard\nname: orders\nspec: {type: kv, voters: 3}\n");
+    snprintf(path, sizeof path, "%s/value", c->dir);
+    shell("(printf 'put a '; head -c 500000 /dev/zero | tr '\\0' x) > '%s'", path);
+    assert_int_equal(prlimit(c->hosts[2].pid, RLIMIT_FSIZE, &limit, NULL), 0);
+    for (int i = 0; i < 4; i++) /* the other two are a majority */
+        cli_ok(c, 0, "propose orders --data-file %s", path);
+    expect_exit(c, 2, EXIT_FAILED, "this host cannot go on");
+    cli_ok(c, 0, "propose orders 'put b 1'");
+    host_restart(c, 2);
+    cluster_wait_ready(c, 2, 20000);
+    assert_non_null(strstr(cli_ok(c, 2, "query orders 'get b'"), "1"));
+    cluster_free(c);
+}
+
 /* A flipped bit in the block of the log database that says what it is. */
 static void test_log_that_cannot_be_read_says_what_to_do(void **state)
 {
@@ -194,6 +217,7 @@ int main(void)
         cmocka_unit_test(test_copy_of_a_disk_is_refused),
         cmocka_unit_test(test_moved_disk_is_the_same_host),
         cmocka_unit_test(test_disk_of_a_newer_version_is_refused),
+        cmocka_unit_test(test_log_that_cannot_be_written_ends_the_host),
         cmocka_unit_test(test_log_that_cannot_be_read_says_what_to_do),
         cmocka_unit_test(test_removed_running_host_ends_at_once),
     };
