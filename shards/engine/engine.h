@@ -84,10 +84,10 @@ struct engine_options {
     uint32_t sleep_after_ms;
     uint64_t compact_log_bytes; /* snapshot or flush and compact a group beyond this; 0: 64 MiB */
     uint64_t keep_log_bytes;    /* tail kept for slow followers; 0: 8 MiB */
-    uint64_t cache_bytes;       /* applied entries in memory per group; 0: 1 MiB */
-    uint64_t free_bytes_min;    /* refuse proposals below this much free disk; 0: 128 MiB */
-    uint64_t snapshot_bytes_per_s;                 /* cap on sending; 0: none */
-    uint64_t seed;                                 /* of the cores' random generators; 0: random */
+    uint64_t cache_bytes; /* entries in memory for followers that lack them, per group; 0: 1 MiB */
+    uint64_t free_bytes_min;       /* refuse proposals below this much free disk; 0: 128 MiB */
+    uint64_t snapshot_bytes_per_s; /* cap on sending; 0: none */
+    uint64_t seed;                 /* of the cores' random generators; 0: random */
     const struct thole_machine_type *const *types; /* NULL-terminated; borrowed for ever */
 };
 

@@ -1,6 +1,8 @@
 /* The commit index, and what follows from it. Dissertation 3.6.2. */
 #include "shards/raft/raft_internal.h"
 
+#define CACHE_HAD_BY_ALL 64 /* of entries that all members have, this part of the cache */
+
 static uint64_t min_u64(uint64_t a, uint64_t b)
 {
     return a < b ? a : b;
@@ -159,6 +161,20 @@ static void config_acts(struct raft *r, const struct raft_config *before)
     }
 }
 
+/* Up to where nobody is going to ask for entries soon: as leader, what all members have. */
+static uint64_t had_by_all(const struct raft *r)
+{
+    const struct raft_config *c = raft__config(r);
+    uint64_t index = r->handed;
+    for (uint32_t i = 0; r->role == RAFT_LEADER && i < c->member_count; i++) {
+        bool self = c->members[i].replica_id == r->options.replica_id;
+        if (!self && r->lead.peers[i].match < index) {
+            index = r->lead.peers[i].match;
+        }
+    }
+    return index;
+}
+
 static void evict(struct raft *r)
 {
     uint64_t droppable = r->log.durable;
@@ -168,7 +184,10 @@ static void evict(struct raft *r)
         uint64_t counted = r->commit >= r->lead.first_index ? r->commit : r->lead.first_index - 1;
         droppable = min_u64(droppable, counted);
     }
-    /* Handed out and over the limit, or far over it: the store has them. */
+    /* Memory that is used again soon is still in the processor's caches, so what nobody needs goes
+     * early. Handed out and over the limit, or far over it: the store has them. */
+    raft__log_evict(&r->log, r->options.cache_bytes / CACHE_HAD_BY_ALL,
+                    min_u64(droppable, had_by_all(r)));
     raft__log_evict(&r->log, r->options.cache_bytes, min_u64(droppable, r->handed));
     raft__log_evict(&r->log, r->options.cache_bytes + LIMIT_APPLYING_BYTES, droppable);
 }
