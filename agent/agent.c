@@ -15,7 +15,9 @@
 #include <unistd.h>
 
 #include "agent/agent_internal.h"
+#include "agent/exports.h"
 #include "agent/repair_zero.h"
+#include "agent/uploads.h"
 #include "base/assert.h"
 #include "base/file.h"
 #include "base/log.h"
@@ -444,6 +446,7 @@ static enum thole_code open_engine(struct agent *a, struct thole_status *st)
         .incarnation = a->incarnation,
         .log = a->log,
         .state = a->state,
+        .seeds = uploads_files(a->uploads),
         .directory = a->dir.path, /* it makes snapshots/ and machines' own folders there */
         .executor = a->executor,
         .transport = wiring_transport(a),
@@ -465,6 +468,7 @@ static void on_view(void *ctx, uint64_t revision)
     (void)revision;
     if (a->chores)
         chores_wake(a->chores);
+    uploads_wake(a->uploads);
 }
 
 static void known_peer(void *ctx, const struct uuid *host, const char *address)
@@ -524,6 +528,12 @@ static enum thole_code open_all(struct agent *a, struct thole_status *st)
     a->router = router_new(&ro);
     a->watches = watches_new(a);
     a->chores = chores_new(a);
+    a->exports = exports_new(a);
+    char *restores = datadir_file(&a->dir, "restores");
+    code = uploads_new(a, restores, &a->uploads, st);
+    free(restores);
+    if (code != THOLE_OK)
+        return code;
     registry_subscribe(a->registry, on_view, a);
     code = open_engine(a, st);
     if (code != THOLE_OK)
@@ -642,6 +652,10 @@ void agent_stop(struct agent *a)
         watches_stop(a->watches);
     if (a->engine)
         engine_stop(a->engine);
+    if (a->exports)
+        exports_stop(a->exports);
+    if (a->uploads)
+        uploads_stop(a->uploads);
 }
 
 void agent_free(struct agent *a)
@@ -653,8 +667,10 @@ void agent_free(struct agent *a)
     struct hostctl *h = atomic_load(&a->hostctl);
     if (h)
         hostctl_free(h);
+    exports_free(a->exports);
     if (a->engine)
         engine_free(a->engine);
+    uploads_free(a->uploads);
     bus_free(a->bus);
     meeting_free(a->meeting);
     watches_free(a->watches);

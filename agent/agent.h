@@ -20,6 +20,8 @@ struct agent;
 struct registry *agent_registry(struct agent *a);
 struct engine *agent_engine(struct agent *a);
 struct bus *agent_bus(struct agent *a);
+struct exports *agent_exports(struct agent *a); /* exports.h */
+struct uploads *agent_uploads(struct agent *a); /* uploads.h */
 const struct uuid *agent_host_id(const struct agent *a);
 const char *agent_version(void);
 /* Is shard zero reachable: does this host know its leader and has its view been bootstrapped? */
@@ -66,6 +68,12 @@ void agent_command(struct agent *a, struct bufslice command, uint64_t deadline_n
  * linearizable read of the registry is this barrier followed by registry_view_acquire. */
 void agent_barrier(struct agent *a, uint64_t deadline_ns,
                    void (*done)(void *ctx, const struct thole_status *st), void *ctx);
+
+/* A shard's id by its name, through the view, and after a barrier if the view knows none. `done`
+ * may come inline. */
+void agent_resolve(struct agent *a, struct slice name, uint64_t deadline_ns,
+                   void (*done)(void *ctx, const struct thole_status *st, uint64_t shard_id),
+                   void *ctx);
 
 /* Watch a shard's machine events, here or on a host that has a replica. `event` with bookmark ==
  * true has no key nor event. Returns an id; 0 never. `ended` comes exactly once, on the watches'

@@ -24,6 +24,7 @@ enum {
     METHOD_MEET = thole_bus_v1_METHOD_MEET,
     METHOD_INSPECT = thole_bus_v1_METHOD_INSPECT,
     METHOD_FORCE = thole_bus_v1_METHOD_FORCE,
+    METHOD_SNAPSHOT = thole_bus_v1_METHOD_SNAPSHOT,
     METHOD_REACHES = thole_bus_v1_METHOD_REACHES,
 };
 
@@ -106,6 +107,8 @@ struct agent {
     struct router *router;
     struct pool forwarded; /* requests of others, in router_serve.c */
     struct watches *watches;
+    struct exports *exports;
+    struct uploads *uploads;
     struct chores *chores;
     struct meeting *meeting;
     bool served;          /* services were registered */
@@ -145,11 +148,6 @@ enum thole_code agent_removed(struct thole_status *st);
 thole_v1_Host *agent_host_row(struct agent *a, upb_Arena *arena);
 /* "k=v,k=v" */
 void agent_set_tags(thole_v1_HostSpec *spec, const char *tags, upb_Arena *arena);
-/* A shard's id by its name, through the view, and after a barrier if the view knows none. `done`
- * may come inline. */
-void agent_resolve(struct agent *a, struct slice name, uint64_t deadline_ns,
-                   void (*done)(void *ctx, const struct thole_status *st, uint64_t shard_id),
-                   void *ctx);
 
 /* Tell the bus where these hosts are. */
 void agent_know_members(struct agent *a, const struct member_list *l);

@@ -7,6 +7,7 @@
  *   peers         where the other hosts were last seen, so that a restart needs no flags
  *   log/          all groups' logs          state/   persistent machines' data
  *   snapshots/    staged snapshots and machines' own files
+ *   restores/     uploaded snapshots, until their shards have begun
  *
  * The small files are lines of words, ended by a checksum line; docs/formats.md describes them. They
  * are replaced atomically. Not thread safe: the agent's own thread, then its worker, use them. */

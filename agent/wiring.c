@@ -14,6 +14,7 @@
 #include <string.h>
 
 #include "agent/agent_internal.h"
+#include "agent/exports.h"
 #include "agent/repair.h"
 #include "base/log.h"
 
@@ -142,6 +143,9 @@ static void on_request(void *ctx, struct bus_request *q)
         return;
     case METHOD_FORCE:
         repair_serve_force(a, q);
+        return;
+    case METHOD_SNAPSHOT:
+        exports_serve(a->exports, q);
         return;
     case METHOD_REACHES:
         serve_reaches(a, q);

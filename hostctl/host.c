@@ -66,7 +66,7 @@ static void start(struct hostctl *h, struct ctl_shard *s, const thole_v1_Shard *
         .lease_reads = thole_v1_ShardSpec_lease_reads(spec),
         .witness = thole_v1_Replica_role(row) == thole_v1_REPLICA_ROLE_WITNESS,
     };
-    if (thole_v1_Replica_initial(row)) {
+    if (thole_v1_Replica_initial(row) && !thole_v1_Shard_has_seed(shard)) {
         r.initial = members;
         if (!initial_members(shard, members, &r.initial_count)) {
             free(type_text);
@@ -79,6 +79,37 @@ static void start(struct hostctl *h, struct ctl_shard *s, const thole_v1_Shard *
     engine_replica_start(h->o.engine, &r, hostctl__op_engine_done,
                          hostctl__op_new(h, OP_START, s->id, r.replica_id));
     free(type_text);
+}
+
+/* A replica that founds its group on a snapshot starts empty, like one that joins. Asked again it is there
+ * already, or this is the first time that lasted. */
+static void seed(struct hostctl *h, struct ctl_shard *s, const thole_v1_Shard *shard,
+                 const struct engine_replica_status *local)
+{
+    const thole_v1_Replica *row = registry_replica(h->view, local->replica_id);
+    upb_StringView file = thole_v1_ShardSeed_file(thole_v1_Shard_seed(shard));
+    if (row == NULL || !thole_v1_Replica_initial(row) ||
+        thole_v1_Replica_desired(row) != thole_v1_REPLICA_DESIRED_RUN) {
+        return;
+    }
+    char *name = xstrndup(file.data, file.size);
+    s->seeding = true;
+    engine_seed(h->o.engine, s->id, name, hostctl__op_engine_done,
+                hostctl__op_new(h, OP_SEED, s->id, local->replica_id));
+    free(name);
+}
+
+static void seed_done(struct hostctl *h, struct ctl_shard *s, const struct ctl_op *op)
+{
+    s->seeding = false;
+    if (op->st.code != THOLE_OK) { /* if it is final, the replica has failed and says why */
+        LOG_WARN(HOSTCTL,
+                 "a replica did not take its snapshot shard=%" PRIu64 " replica=%" PRIu64
+                 " error=\"%s\"",
+                 op->shard_id, op->replica_id, op->st.message);
+        s->host_after_ms = h->now_ms + h->o.retry_ms;
+        hostctl__again(h, s, s->host_after_ms);
+    }
 }
 
 /* The row of this host that should run. */
@@ -124,13 +155,14 @@ void hostctl__barrier_done(struct hostctl *h, struct ctl_op *op)
 void hostctl__host_evaluate(struct hostctl *h, struct ctl_shard *s,
                             const struct engine_replica_status *local)
 {
-    if (s->starting || s->removing) {
+    if (s->starting || s->seeding || s->removing) {
         return;
     }
     if (h->now_ms < s->host_after_ms) {
         hostctl__again(h, s, s->host_after_ms);
         return;
     }
+    const thole_v1_Shard *shard = registry_shard(h->view, s->id);
     if (local != NULL) {
         if (may_delete(h, local)) {
             LOG_INFO(HOSTCTL, "deleting a removed replica shard=%" PRIu64 " replica=%" PRIu64,
@@ -138,10 +170,12 @@ void hostctl__host_evaluate(struct hostctl *h, struct ctl_shard *s,
             s->removing = true;
             engine_replica_remove(h->o.engine, local->replica_id, hostctl__op_engine_done,
                                   hostctl__op_new(h, OP_REMOVE, s->id, local->replica_id));
+        } else if (shard != NULL && thole_v1_Shard_has_seed(shard) && !local->initialised &&
+                   !local->failed) {
+            seed(h, s, shard, local);
         }
         return;
     }
-    const thole_v1_Shard *shard = registry_shard(h->view, s->id);
     const thole_v1_Replica *row = wanted_row(h, s->id);
     /* A row whose replica was seen here before and is not here now has lost its data: its votes
      * are forgotten, so it must not start again under its id. report.c says so. */
@@ -196,6 +230,8 @@ void hostctl__host_done(struct hostctl *h, struct ctl_op *op)
     struct ctl_shard *s = hostctl__shard(h, op->shard_id);
     if (op->kind == OP_START) {
         start_done(h, s, op);
+    } else if (op->kind == OP_SEED) {
+        seed_done(h, s, op);
     } else {
         remove_done(h, s, op);
     }

@@ -116,6 +116,7 @@ static void op_done(struct hostctl *h, struct ctl_op *op)
 {
     switch (op->kind) {
     case OP_START:
+    case OP_SEED:
     case OP_REMOVE:
     case OP_FORGET:
         hostctl__host_done(h, op);

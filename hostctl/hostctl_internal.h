@@ -39,6 +39,7 @@ struct ctl_port {
 
 enum ctl_op_kind {
     OP_START,
+    OP_SEED,
     OP_REMOVE,
     OP_FORGET,
     OP_BARRIER,
@@ -92,7 +93,7 @@ struct ctl_shard {
     uint64_t lead_after_ms; /* no transfer for balance before */
     struct wheel_timer timer;
     /* Host controller. */
-    bool starting, removing;
+    bool starting, seeding, removing;
     uint64_t host_after_ms; /* not before */
     uint64_t failed_replica;
     char *failure; /* of starting failed_replica */
@@ -160,6 +161,7 @@ struct ctl_progress {
     uint32_t done, total;
     char message[THOLE_STATUS_MESSAGE_BYTES];
     bool remove; /* its host, by the same command */
+    bool retire; /* its shard */
 };
 
 struct hostctl {
@@ -321,6 +323,9 @@ void hostctl__operate_done(struct hostctl *h, struct ctl_op *op);
 void hostctl__progress_end(struct ctl_progress *p, thole_v1_OperationState state,
                            const char *message);
 void hostctl__progress_left(struct ctl_progress *p, uint32_t left);
+/* restore.c */
+void hostctl__restore_progress(const struct hostctl *h, const thole_v1_Operation *row,
+                               struct ctl_progress *p);
 /* rebalance.c */
 void hostctl__rebalance_progress(const struct hostctl *h, struct ctl_progress *p);
 

@@ -286,6 +286,8 @@ static bool progress_of(const struct hostctl *h, const thole_v1_Operation *row,
         progress_of_move(h, row, p);
     } else if (kind == thole_v1_OPERATION_KIND_REBALANCE) {
         hostctl__rebalance_progress(h, p);
+    } else if (kind == thole_v1_OPERATION_KIND_RESTORE) {
+        hostctl__restore_progress(h, row, p);
     } else {
         progress_of_host(h, row, p);
     }
@@ -320,6 +322,14 @@ static void propose_step(struct hostctl *h, const thole_v1_Operation *row,
         thole_registry_v1_Operation_set_expected_revision(op, thole_v1_Host_revision(host));
         thole_registry_v1_DeleteHost_set_name(
             thole_registry_v1_Operation_mutable_delete_host(op, arena), thole_v1_Host_name(host));
+    }
+    if (p->retire) {
+        const thole_v1_Shard *shard = registry_shard(h->view, thole_v1_Operation_shard_id(row));
+        op = thole_registry_v1_Command_add_operations(c, arena);
+        thole_registry_v1_Operation_set_expected_revision(op, thole_v1_Shard_revision(shard));
+        thole_registry_v1_DeleteShard_set_name(
+            thole_registry_v1_Operation_mutable_delete_shard(op, arena),
+            thole_v1_Shard_name(shard));
     }
     h->operate_outstanding = true;
     hostctl__propose(h, c, arena, hostctl__op_new(h, OP_OPERATE, 0, 0));

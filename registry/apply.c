@@ -31,6 +31,8 @@ static const registry_operation_fn operations[] = {
     [thole_registry_v1_Operation_op_start_operation] = registry__op_start_operation,
     [thole_registry_v1_Operation_op_cancel_operation] = registry__op_cancel_operation,
     [thole_registry_v1_Operation_op_step_operation] = registry__op_step_operation,
+    [thole_registry_v1_Operation_op_restore_shard] = registry__op_restore_shard,
+    [thole_registry_v1_Operation_op_record_snapshot] = registry__op_record_snapshot,
 };
 
 static enum thole_code run_operation(struct txn *t, const thole_registry_v1_Operation *op)

@@ -56,6 +56,7 @@ static const char *const kind_names[] = {
     [thole_v1_OPERATION_KIND_MOVE] = "move",
     [thole_v1_OPERATION_KIND_REBALANCE] = "rebalance",
     [thole_v1_OPERATION_KIND_TRANSFER_LEADER] = "transfer-leader",
+    [thole_v1_OPERATION_KIND_RESTORE] = "restore",
 };
 
 static const char *state_reason(int32_t state)
@@ -153,14 +154,25 @@ static const struct {
     [thole_v1_OPERATION_KIND_MOVE] = {false, thole_v1_HOST_STATE_UNSPECIFIED, true},
     [thole_v1_OPERATION_KIND_REBALANCE] = {false, thole_v1_HOST_STATE_UNSPECIFIED, true},
     [thole_v1_OPERATION_KIND_TRANSFER_LEADER] = {false, thole_v1_HOST_STATE_UNSPECIFIED, false},
+    [thole_v1_OPERATION_KIND_RESTORE] = {false, thole_v1_HOST_STATE_UNSPECIFIED, true},
 };
+
+enum thole_code registry__operation_room(struct txn *t)
+{
+    if (trim(t) < REGISTRY_OPERATIONS_OPEN_MAX) {
+        return THOLE_OK;
+    }
+    return THOLE_FAIL(&t->st, THOLE_RESOURCE_EXHAUSTED, THOLE_REASON_TOO_LARGE,
+                      "%d operations are under way, which is the limit",
+                      REGISTRY_OPERATIONS_OPEN_MAX);
+}
 
 static enum thole_code check_start(struct txn *t, struct start *o)
 {
     size_t count = 0;
     const int32_t *controllers = thole_registry_v1_StartOperation_controllers(o->given, &count);
     if (o->kind <= 0 || (size_t)o->kind >= sizeof(kinds) / sizeof(kinds[0]) ||
-        kind_names[o->kind] == NULL) {
+        kind_names[o->kind] == NULL || o->kind == thole_v1_OPERATION_KIND_RESTORE) {
         return THOLE_FAIL(&t->st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
                           "kind: unknown value %d", (int)o->kind);
     }
@@ -171,16 +183,11 @@ static enum thole_code check_start(struct txn *t, struct start *o)
                               "controllers: unknown value, or too many");
         }
     }
-    if (trim(t) >= REGISTRY_OPERATIONS_OPEN_MAX) {
-        return THOLE_FAIL(&t->st, THOLE_RESOURCE_EXHAUSTED, THOLE_REASON_TOO_LARGE,
-                          "%d operations are under way, which is the limit",
-                          REGISTRY_OPERATIONS_OPEN_MAX);
+    enum thole_code code = registry__operation_room(t);
+    if (code != THOLE_OK || !kinds[o->kind].host) {
+        return code;
     }
-    if (!kinds[o->kind].host) {
-        return THOLE_OK;
-    }
-    enum thole_code code =
-        registry__find_host(t, thole_registry_v1_StartOperation_host(o->given), &o->host);
+    code = registry__find_host(t, thole_registry_v1_StartOperation_host(o->given), &o->host);
     if (code == THOLE_OK && registry__host_is(o->host, thole_v1_HOST_STATE_REMOVED)) {
         code = THOLE_FAIL(&t->st, THOLE_FAILED_PRECONDITION, THOLE_REASON_REMOVED,
                           "the host is being removed");
@@ -399,9 +406,10 @@ enum thole_code registry__op_cancel_operation(struct txn *t, const thole_registr
         return THOLE_FAIL(&t->st, THOLE_FAILED_PRECONDITION, THOLE_REASON_BAD_REQUEST,
                           "operation %" PRIu64 " has ended", id);
     }
-    code = thole_v1_Operation_kind(row->operation) == thole_v1_OPERATION_KIND_MOVE
-               ? registry__move_check_cancel(t, row->operation)
-               : cancel_of_host(t, row->operation);
+    int32_t kind = thole_v1_Operation_kind(row->operation);
+    code = kind == thole_v1_OPERATION_KIND_MOVE ? registry__move_check_cancel(t, row->operation)
+           : kind == thole_v1_OPERATION_KIND_RESTORE ? registry__restore_cancel(t, row->operation)
+                                                     : cancel_of_host(t, row->operation);
     if (code != THOLE_OK) {
         return code;
     }

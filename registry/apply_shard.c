@@ -82,7 +82,8 @@ void registry__shard_add(struct txn *t, struct slice name, const thole_v1_ShardS
                         thole_v1_ShardSpec_voters(spec), registry_non_voting(spec));
 }
 
-static enum thole_code create(struct txn *t, upb_StringView name, const thole_v1_ShardSpec *spec)
+enum thole_code registry__shard_create(struct txn *t, upb_StringView name,
+                                       const thole_v1_ShardSpec *spec)
 {
     enum thole_code code = registry__check_shard_name(t, registry_str(name));
     if (code == THOLE_OK) {
@@ -94,6 +95,14 @@ static enum thole_code create(struct txn *t, upb_StringView name, const thole_v1
     }
     if (code == THOLE_OK) {
         registry__shard_add(t, registry_str(name), spec, (struct slice){0});
+    }
+    return code;
+}
+
+static enum thole_code create(struct txn *t, upb_StringView name, const thole_v1_ShardSpec *spec)
+{
+    enum thole_code code = registry__shard_create(t, name, spec);
+    if (code == THOLE_OK) {
         placement__preview_shard(t);
     }
     return code;

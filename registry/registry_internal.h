@@ -251,6 +251,12 @@ enum thole_code registry__op_reconcile_pool(struct txn *t, const thole_registry_
 enum thole_code registry__op_start_operation(struct txn *t, const thole_registry_v1_Operation *op);
 enum thole_code registry__op_cancel_operation(struct txn *t, const thole_registry_v1_Operation *op);
 enum thole_code registry__op_step_operation(struct txn *t, const thole_registry_v1_Operation *op);
+enum thole_code registry__op_restore_shard(struct txn *t, const thole_registry_v1_Operation *op);
+enum thole_code registry__op_record_snapshot(struct txn *t, const thole_registry_v1_Operation *op);
+/* What has not begun to serve goes; what serves is a shard like any other. */
+enum thole_code registry__restore_cancel(struct txn *t, const thole_v1_Operation *operation);
+/* May one more be under way? */
+enum thole_code registry__operation_room(struct txn *t);
 
 /* The first after `after` of this kind that is under way. */
 struct row *registry__operation_open(const struct state *s, int32_t kind, uint64_t after);
@@ -275,6 +281,9 @@ void registry__shard_add(struct txn *t, struct slice name, const thole_v1_ShardS
                          struct slice pool);
 void registry__shard_set_spec(struct txn *t, struct row *shard, const thole_v1_ShardSpec *spec);
 void registry__shard_retire(struct txn *t, struct row *shard);
+/* A new one, checked, without replicas. */
+enum thole_code registry__shard_create(struct txn *t, upb_StringView name,
+                                       const thole_v1_ShardSpec *spec);
 /* Of a spec that is new: its fields, and that a host runs its type. */
 enum thole_code registry__check_new_spec(struct txn *t, const thole_v1_ShardSpec *spec);
 /* `given` over `have`: type, config and lease_reads cannot change, so leaving them out keeps them. In

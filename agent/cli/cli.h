@@ -249,6 +249,9 @@ int command_operation_wait(struct cli *c);
 int command_operation_cancel(struct cli *c);
 int command_pause(struct cli *c);
 int command_resume(struct cli *c);
+int command_snapshot_save(struct cli *c);
+int command_snapshot_status(struct cli *c);
+int command_snapshot_restore(struct cli *c);
 int command_bench(struct cli *c);
 
 #endif

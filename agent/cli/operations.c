@@ -209,8 +209,8 @@ int command_operation_cancel(struct cli *c)
 
 /* ---- Verbs ------------------------------------------------------------------------------------- */
 
-static int started(struct cli *c, enum thole_code code, const thole_v1_Operation *o,
-                   const struct thole_status *st)
+int operation_started(struct cli *c, enum thole_code code, const thole_v1_Operation *o,
+                      const struct thole_status *st)
 {
     if (code != THOLE_OK) {
         return cli_say_status("cannot do that", st);
@@ -241,7 +241,7 @@ static int started(struct cli *c, enum thole_code code, const thole_v1_Operation
         thole_v1_##Verb##HostRequest_set_validate_only(request, cli_flag(c, OPT_DRY_RUN));     \
         enum thole_code code =                                                                 \
             CLI_CALL(c, Operations, Verb##Host, request, &reply, Operation, &st);              \
-        return started(c, code, reply, &st);                                                   \
+        return operation_started(c, code, reply, &st);                                         \
     }
 
 HOST_VERB(command_host_drain, Drain)
@@ -265,7 +265,7 @@ int command_shard_move(struct cli *c)
     thole_v1_MoveShardRequest_set_request_id(request, cli_request_id(c));
     thole_v1_MoveShardRequest_set_validate_only(request, cli_flag(c, OPT_DRY_RUN));
     enum thole_code code = CLI_CALL(c, Operations, MoveShard, request, &reply, Operation, &st);
-    return started(c, code, reply, &st);
+    return operation_started(c, code, reply, &st);
 }
 
 int command_rebalance(struct cli *c)
@@ -276,7 +276,7 @@ int command_rebalance(struct cli *c)
     thole_v1_RebalanceRequest_set_request_id(request, cli_request_id(c));
     thole_v1_RebalanceRequest_set_validate_only(request, cli_flag(c, OPT_DRY_RUN));
     enum thole_code code = CLI_CALL(c, Operations, Rebalance, request, &reply, Operation, &st);
-    return started(c, code, reply, &st);
+    return operation_started(c, code, reply, &st);
 }
 
 int command_pause(struct cli *c)
@@ -298,7 +298,7 @@ int command_pause(struct cli *c)
     thole_v1_PauseControllersRequest_set_request_id(request, cli_request_id(c));
     enum thole_code code =
         CLI_CALL(c, Operations, PauseControllers, request, &reply, Operation, &st);
-    return started(c, code, reply, &st);
+    return operation_started(c, code, reply, &st);
 }
 
 int command_resume(struct cli *c)
@@ -309,5 +309,5 @@ int command_resume(struct cli *c)
     thole_v1_ResumeControllersRequest_set_request_id(request, cli_request_id(c));
     enum thole_code code =
         CLI_CALL(c, Operations, ResumeControllers, request, &reply, Operation, &st);
-    return started(c, code, reply, &st);
+    return operation_started(c, code, reply, &st);
 }

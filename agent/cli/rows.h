@@ -58,6 +58,9 @@ const char *show_host_state(int32_t value);
 const char *show_phase(int32_t value);
 const char *show_operation_kind(int32_t value);
 const char *show_operation_state(int32_t value);
+/* Says that it was started, or why not, and waits for its end if that was asked for. */
+int operation_started(struct cli *c, enum thole_code code, const thole_v1_Operation *o,
+                      const struct thole_status *st);
 const char *show_owner(int32_t value);
 void show_tags(const thole_v1_Host *host, struct bytes *out);
 void show_constraints(const thole_v1_Constraint *const *constraints, size_t count,

@@ -245,6 +245,7 @@ const char *show_operation_kind(int32_t value)
         [thole_v1_OPERATION_KIND_MOVE] = "move",
         [thole_v1_OPERATION_KIND_REBALANCE] = "rebalance",
         [thole_v1_OPERATION_KIND_TRANSFER_LEADER] = "transfer-leader",
+        [thole_v1_OPERATION_KIND_RESTORE] = "restore",
     };
     bool known = value > 0 && (size_t)value < sizeof(names) / sizeof(names[0]);
     return known && names[value] != NULL ? names[value] : "?";

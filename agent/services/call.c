@@ -183,6 +183,9 @@ static void command_done(void *ctx, const struct thole_status *st,
                          const thole_registry_v1_Result *result)
 {
     struct call *c = ctx;
+    if (c->settled != NULL) {
+        c->settled(c, st->code == THOLE_OK ? thole_registry_v1_Result_revision(result) : 0);
+    }
     if (st->code != THOLE_OK) {
         note_refusal(c, st);
         call_fail(c, st);

@@ -43,6 +43,8 @@ static const struct unary unary_methods[] = {
     UNARY(Replicas, DeleteReplica, replicas_delete),
     UNARY(Events, ListEvents, events_list),
     UNARY(Cluster, Status, cluster_status),
+    UNARY(Snapshots, UploadSnapshot, snapshots_upload),
+    UNARY(Snapshots, RestoreSnapshot, snapshots_restore),
     UNARY(Repair, PlanRepair, repair_plan),
     UNARY(Repair, RunRepair, repair_run),
 };
@@ -59,6 +61,9 @@ static const struct bus_method other_methods[] = {
     {.path = "/thole.v1.Operations/WatchOperation",
      .kind = BUS_RPC_SERVER_STREAM,
      .handle = operation_watch_handle},
+    {.path = "/thole.v1.Snapshots/SaveSnapshot",
+     .kind = BUS_RPC_SERVER_STREAM,
+     .handle = snapshots_save},
     {.path = "/thole.v1.Data/Propose", .kind = BUS_RPC_UNARY, .handle = data_propose},
     {.path = "/thole.v1.Data/Query", .kind = BUS_RPC_UNARY, .handle = data_query},
     {.path = "/thole.v1.Data/OpenSession", .kind = BUS_RPC_UNARY, .handle = data_open_session},

@@ -12,6 +12,7 @@
 #include "thole/registry/v1/registry.upb.h"
 #include "thole/v1/control.upb.h"
 #include "thole/v1/data.upb.h"
+#include "thole/v1/snapshots.upb.h"
 
 #define SERVICES_DEADLINE_DEFAULT_MS 10000
 #define SERVICES_DEADLINE_MAX_MS 30000
@@ -63,7 +64,9 @@ struct call {
     /* What the request is about, for ErrorInfo: NAME, VALUE, NULL. */
     const char *metadata[3];
 
-    call_fn next;               /* after the barrier */
+    call_fn next; /* after the barrier */
+    /* Before a command's answer: the revision it took effect at, 0 if it was refused, or who knows. */
+    void (*settled)(struct call *c, uint64_t revision);
     const upb_MiniTable *row;   /* the kind of row that answers a command; NULL: an empty message */
     struct registry_view *view; /* released with the call */
     uint64_t decided_at;        /* of the command: the view that it was checked on; 0: none */
@@ -198,6 +201,8 @@ void replicas_delete(struct call *c);
 void events_list(struct call *c);
 bool events_is_about(const thole_v1_Event *event, upb_StringView object);
 void cluster_status(struct call *c);
+void snapshots_upload(struct call *c);
+void snapshots_restore(struct call *c);
 void repair_plan(struct call *c);
 void repair_run(struct call *c);
 
@@ -207,6 +212,8 @@ void events_watch_handle(void *ctx, struct bus_rpc *rpc, struct slice message);
 void operation_watch_handle(void *ctx, struct bus_rpc *rpc, struct slice message);
 uint64_t cluster_watch_turn(void *ctx, struct msgq *batch, uint64_t now_ns);
 void cluster_watch_changed(void *ctx, uint64_t revision);
+
+void snapshots_save(void *ctx, struct bus_rpc *rpc, struct slice message); /* snapshots_save.c */
 
 /* Data (data.c, data_watch.c, data_stream.c). */
 struct slice name_slice(upb_StringView name);

@@ -277,15 +277,17 @@ static void ask(struct load *l, uint64_t n)
     }
 }
 
-uint64_t load_verify(struct load *l, const char *endpoints)
+uint64_t load_verify_in(struct load *l, const char *endpoints, const char *shard)
 {
     struct thole_status st = {0};
     uint64_t deadline = now_ms() + 60000, left = 1;
     while (thole_connect(endpoints, &l->client, &st) != THOLE_OK)
         if (now_ms() > deadline)
             fail_msg("cannot connect to verify: %s", st.message);
-    assert_int_equal(thole_shard_open(l->client, l->shard_name, &l->shard, &st), THOLE_OK);
+    assert_int_equal(thole_shard_open(l->client, shard, &l->shard, &st), THOLE_OK);
     l->wrong = 0;
+    for (uint64_t n = 0; n < l->next; n++)
+        l->outcome[n] = l->outcome[n] == VERIFIED ? ACKNOWLEDGED : l->outcome[n];
     while (left > 0 && now_ms() < deadline) {
         for (uint64_t n = 0; n < l->next; n++)
             if (l->outcome[n] == ACKNOWLEDGED)
@@ -302,6 +304,11 @@ uint64_t load_verify(struct load *l, const char *endpoints)
     thole_close(l->client);
     l->client = NULL;
     return l->wrong + left;
+}
+
+uint64_t load_verify(struct load *l, const char *endpoints)
+{
+    return load_verify_in(l, endpoints, l->shard_name);
 }
 
 void load_free(struct load *l)

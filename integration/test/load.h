@@ -28,6 +28,8 @@ void load_stop(struct load *l, struct load_report *ret);
 /* After load_stop: read every acknowledged key back through the given endpoints; returns how many are
  * missing or wrong. */
 uint64_t load_verify(struct load *l, const char *endpoints);
+/* The same in a copy of the shard; may be done more than once. */
+uint64_t load_verify_in(struct load *l, const char *endpoints, const char *shard);
 void load_free(struct load *l);
 
 /* Wait until `n` more writes have been acknowledged. */

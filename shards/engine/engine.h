@@ -204,6 +204,7 @@ struct engine_export {
     const struct engine_files_ops *ops;
     struct engine_file *file; /* format: README.md */
     uint64_t size, index, term;
+    uint32_t machine_version;
 };
 /* A snapshot of the local replica at `min_index` (committed, and applied here) or later. `ret` is
  * filled before `done` says OK, and lives until then. NOT_FOUND, UNAVAILABLE: no running replica;

@@ -266,7 +266,10 @@ static void open_export(struct engine *e, struct task *t)
     struct snapshot_info info;
     if (t->everything && snapshot_check(e, t->name, &info, &t->st) != THOLE_OK)
         return;
-    *x = (struct engine_export){.ops = e->files->ops, .index = t->index, .term = t->term};
+    *x = (struct engine_export){.ops = e->files->ops,
+                                .index = t->index,
+                                .term = t->term,
+                                .machine_version = t->r->type_version};
     t->st.code = x->ops->open(e->files, t->name, &x->file, &x->size, &t->st);
 }
 
