@@ -700,11 +700,98 @@ static void placement_balance_ends_even_with_fewest_moves(void **state)
     for_seeds(run_balance, 300);
 }
 
+/* ---- Moves ----------------------------------------------------------------------------------- */
+
+static size_t moves_seen;
+
+/* Hosts by number; whether the shard has a replica there that is to run. */
+static bool runs_on(struct world *w, uint64_t n)
+{
+    struct registry_view *v = registry_view_acquire(w->f.r);
+    struct uuid id = test_uuid(n);
+    bool runs = false;
+    uint64_t after = 0;
+    const thole_v1_Replica *row;
+    while ((row = registry_next_replica_of_host(v, &id, after)) != NULL) {
+        after = thole_v1_Replica_id(row);
+        runs |= thole_v1_Replica_shard_id(row) == 1 &&
+                thole_v1_Replica_desired(row) == thole_v1_REPLICA_DESIRED_RUN;
+    }
+    registry_view_release(v);
+    return runs;
+}
+
+static bool may_move(struct world *w, uint64_t from, uint64_t to)
+{
+    struct registry_view *v = registry_view_acquire(w->f.r);
+    struct uuid from_id = test_uuid(from);
+    struct uuid to_id = test_uuid(to);
+    char why[PLACEMENT_TEXT_BYTES] = "";
+    bool may = placement_may_move(v, registry_shard(v, 1), &from_id, &to_id, why);
+    CHECK(w, may || strlen(why) > 0);
+    registry_view_release(v);
+    return may;
+}
+
+/* A legal move ends where it was told to, placement adds nothing of its own, and it stays settled. */
+static void move_one(struct world *w, uint64_t from, uint64_t to)
+{
+    struct cmd c = cmd_new("user");
+    thole_registry_v1_StartOperation *o =
+        thole_registry_v1_Operation_mutable_start_operation(cmd_op(&c), c.arena);
+    thole_registry_v1_StartOperation_set_kind(o, thole_v1_OPERATION_KIND_MOVE);
+    thole_registry_v1_StartOperation_set_shard(o, upb_StringView_FromString("s"));
+    thole_registry_v1_StartOperation_set_from(o, word(&c, "h", from));
+    thole_registry_v1_StartOperation_set_to(o, word(&c, "h", to));
+    CHECK(w, fixture_run(&w->f, &c) == THOLE_OK);
+    const thole_v1_Operation *row = thole_registry_v1_Result_operation(w->f.result);
+    uint64_t id = thole_v1_Operation_id(row);
+    size_t before = w->placed;
+    struct placement_result result = settle(w, 1);
+    CHECK(w, result.verdict == PLACEMENT_SETTLED && w->placed == before);
+    CHECK(w, runs_on(w, to) && !runs_on(w, from));
+    c = cmd_new("operations");
+    thole_registry_v1_StepOperation *step_op =
+        thole_registry_v1_Operation_mutable_step_operation(cmd_op(&c), c.arena);
+    thole_registry_v1_StepOperation_set_id(step_op, id);
+    thole_registry_v1_StepOperation_set_state(step_op, thole_v1_OPERATION_STATE_DONE);
+    CHECK(w, fixture_run(&w->f, &c) == THOLE_OK);
+    result = settle(w, 1);
+    check_settled(w, &result);
+    CHECK(w, result.verdict == PLACEMENT_SETTLED && w->placed == before);
+    CHECK(w, runs_on(w, to) && !runs_on(w, from));
+    moves_seen++;
+}
+
+static void run_moves(uint64_t seed)
+{
+    struct world w;
+    world_init(&w, seed, 2);
+    apply_spec(&w);
+    for (int tries = 0; tries < 12 && settle(&w, 1).verdict == PLACEMENT_SETTLED; tries++) {
+        uint64_t from = rand_below(&w.rng, w.hosts);
+        uint64_t to = rand_below(&w.rng, w.hosts);
+        if (runs_on(&w, from) && may_move(&w, from, to)) {
+            move_one(&w, from, to);
+        }
+    }
+    fixture_deinit(&w.f);
+}
+
+static void placement_never_undoes_a_legal_move(void **state)
+{
+    (void)state;
+    for_seeds(run_moves, 1000);
+    assert_true(moves_seen > 0 || getenv("PLACEMENT_SEED") != NULL);
+    print_message("%zu moves\n", moves_seen);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(placement_random_specs_are_placed_best),
         cmocka_unit_test(placement_balance_ends_even_with_fewest_moves),
+        cmocka_unit_test(placement_never_undoes_a_legal_move),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
