@@ -138,6 +138,54 @@ static void test_paused_placement_places_nothing_until_resumed(void **state)
     house_free(h);
 }
 
+static enum thole_code restore(struct house *h, const char *name, uint64_t host)
+{
+    struct cmd c = cmd_new("user");
+    thole_registry_v1_RestoreShard *o =
+        thole_registry_v1_Operation_mutable_restore_shard(cmd_op(&c), c.arena);
+    thole_registry_v1_RestoreShard_set_name(o, upb_StringView_FromString(name));
+    fill_spec(thole_registry_v1_RestoreShard_mutable_spec(o, c.arena), c.arena, 3, 0);
+    thole_v1_ShardSeed *seed = thole_registry_v1_RestoreShard_mutable_seed(o, c.arena);
+    thole_v1_ShardSeed_set_host_id(seed, upb_StringView_FromString(test_uuid_text(host)));
+    thole_v1_ShardSeed_set_file(seed, upb_StringView_FromString("missing"));
+    return house_command(h, &c);
+}
+
+static bool is_gone(struct house *h, const char *name)
+{
+    struct registry_view *v = house_view(h);
+    bool gone = registry_shard_by_name(v, slice_str(name)) == NULL;
+    registry_view_release(v);
+    return gone;
+}
+
+/* The hosts here have no files at all. */
+static void test_restore_without_its_file_fails_and_leaves_no_shard(void **state)
+{
+    (void)state;
+    struct house *h = house_of_four(53);
+    assert_int_equal(restore(h, "copy", 1), THOLE_OK);
+    RUN_UNTIL(h, 30000, state_of(h, 1) == thole_v1_OPERATION_STATE_FAILED);
+    assert_true(message_has(h, 1, "its first replica failed"));
+    RUN_UNTIL(h, 30000, is_gone(h, "copy"));
+    house_free(h);
+}
+
+/* Whoever has the file is dead before it could begin. */
+static void test_restore_on_a_host_that_died_fails_and_leaves_no_shard(void **state)
+{
+    (void)state;
+    struct house *h = house_of_four(54);
+    uint64_t host = house_zero_leader(h) == 3 ? 2 : 3;
+    house_stop(h, host);
+    assert_int_equal(restore(h, "copy", host), THOLE_OK);
+    RUN_UNTIL(h, 90000, state_of(h, 1) == thole_v1_OPERATION_STATE_FAILED);
+    assert_true(message_has(h, 1, "is dead"));
+    house_start(h, host);
+    RUN_UNTIL(h, 60000, is_gone(h, "copy"));
+    house_free(h);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -146,6 +194,8 @@ int main(void)
         cmocka_unit_test(test_decommission_of_a_dead_host_does_not_wait_for_its_replicas),
         cmocka_unit_test(test_stuck_drain_says_why_and_a_changed_host_ends_it),
         cmocka_unit_test(test_paused_placement_places_nothing_until_resumed),
+        cmocka_unit_test(test_restore_without_its_file_fails_and_leaves_no_shard),
+        cmocka_unit_test(test_restore_on_a_host_that_died_fails_and_leaves_no_shard),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
