@@ -16,10 +16,11 @@ static void make_file(struct slice stream, uint32_t format, struct bytes *out)
 {
     upb_Arena *arena = upb_Arena_New();
     thole_v1_SnapshotFile *head = thole_v1_SnapshotFile_new(arena);
+    static const char word[8] = "tholsnap";
     uint8_t trailer[SNAPSHOT_FILE_TRAILER_BYTES];
     uint64_t checksum = hash64(stream.data, stream.size, 0);
     put_le64(trailer, checksum);
-    memcpy(trailer + 8, "tholsnap", 8);
+    memcpy(trailer + 8, word, sizeof word);
     thole_v1_SnapshotFile_set_format(head, format);
     thole_v1_SnapshotFile_set_shard(head, upb_StringView_FromString("orders"));
     (void)thole_v1_SnapshotFile_mutable_spec(head, arena);
