@@ -41,7 +41,7 @@ static uint32_t uneven_replicas(const struct hostctl *h)
             if (pass == 0) {
                 hosts++;
                 sum += load;
-            } else {
+            } else if (hosts > 0) {
                 uint32_t least = sum / hosts;
                 uint32_t most = (sum + hosts - 1) / hosts;
                 over += load > most ? load - most : 0;

@@ -138,6 +138,7 @@ enum thole_code registry__move_start(struct txn *t, const thole_registry_v1_Star
     if (code != THOLE_OK) {
         return code;
     }
+    ASSERT(shard != NULL && from != NULL && to != NULL);
     struct row *other = open_move(&t->s, thole_v1_Shard_id(shard->shard));
     if (other != NULL) {
         const thole_v1_Operation *o = other->operation;
@@ -157,6 +158,7 @@ enum thole_code registry__move_start(struct txn *t, const thole_registry_v1_Star
         code = check_hosts(t, shard, from, to, &old);
     }
     if (code == THOLE_OK) {
+        ASSERT(old != NULL);
         add_move(t, shard, old, to);
     }
     return code;
@@ -221,6 +223,7 @@ enum thole_code registry__transfer_record(struct txn *t,
     if (code != THOLE_OK) {
         return code;
     }
+    ASSERT(shard != NULL);
     struct row *row = registry__operation_new(t, thole_v1_OPERATION_KIND_TRANSFER_LEADER, shard);
     thole_v1_Operation *o = row->operation;
     thole_v1_Operation_set_shard_id(o, thole_v1_Shard_id(shard->shard));
