@@ -200,6 +200,7 @@ void chores_start(struct chores *c); /* wakes before this are remembered */
 void chores_stop(struct chores *c);
 void chores_free(struct chores *c);
 void chores_wake(struct chores *c);
+void chores_replica_changed(struct chores *c, uint64_t shard_id); /* any thread */
 /* A command of shard zero, as it is proposed. */
 struct bufslice chores_encode(thole_registry_v1_Command *c, const char *actor, upb_Arena *arena);
 void chores_address(struct chores *c, const struct uuid *host, const char *address);
@@ -209,6 +210,7 @@ void chores_join(struct chores *c, struct bus_request *request); /* METHOD_JOIN 
 struct health;
 struct health *health_new(struct agent *a);
 void health_free(struct health *h);
+void health_changed(struct health *h, uint64_t shard_id); /* its replica here; any thread */
 /* On the chores' worker. Returns when it wants to be called again. */
 uint64_t health_update(struct health *h, uint64_t now_ns);
 void health_down(struct agent *a); /* before a drain: everything NOT_SERVING */

@@ -418,6 +418,12 @@ void chores_free(struct chores *cs)
     free(cs);
 }
 
+void chores_replica_changed(struct chores *cs, uint64_t shard_id)
+{
+    health_changed(cs->health, shard_id);
+    chores_wake(cs);
+}
+
 void chores_wake(struct chores *cs)
 {
     if (!atomic_load(&cs->started) || atomic_exchange(&cs->woken, true))

@@ -1,6 +1,6 @@
 /* gRPC health as others see it: "" and the services once this host is ready, and "shard/<name>" for
  * each shard with a replica here that knows a leader. */
-#include <stdio.h>
+#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -21,8 +21,8 @@ static const char *const services[] = {
 };
 
 struct shard_health {
-    char name[LIMIT_NAME_BYTES + 8];
-    bool serving, seen;
+    bool serving;
+    char name[];
 };
 
 struct health {
@@ -30,12 +30,16 @@ struct health {
     bool told, ready;
     uint64_t next_ns;  /* not before: thousands of shards may change at once */
     struct map shards; /* shard id + 1 */
+    size_t nameless;   /* replicas whose shard the view does not have yet */
+    pthread_mutex_t lock;
+    struct map changed; /* (lock) shard id + 1 -> the map itself: a set */
 };
 
 struct health *health_new(struct agent *a)
 {
     struct health *h = xcalloc(1, sizeof *h);
     h->agent = a;
+    pthread_mutex_init(&h->lock, NULL);
     return h;
 }
 
@@ -47,7 +51,16 @@ void health_free(struct health *h)
     for (size_t it = 0; (s = map_next(&h->shards, &it, NULL));)
         free(s);
     map_deinit(&h->shards);
+    map_deinit(&h->changed);
+    pthread_mutex_destroy(&h->lock);
     free(h);
+}
+
+void health_changed(struct health *h, uint64_t shard_id)
+{
+    pthread_mutex_lock(&h->lock);
+    map_put(&h->changed, shard_id + 1, &h->changed);
+    pthread_mutex_unlock(&h->lock);
 }
 
 static void set_all(struct agent *a, bool serving)
@@ -56,40 +69,75 @@ static void set_all(struct agent *a, bool serving)
         bus_health_set(a->bus, services[i], serving);
 }
 
-static void update_shard(struct health *h, const struct registry_view *v,
-                         const struct engine_replica_status *s)
+static void forget_shard(struct health *h, uint64_t key)
 {
-    const thole_v1_Shard *row = registry_shard(v, s->shard_id);
-    if (!row)
+    struct shard_health *s = map_remove(&h->shards, key);
+    if (!s)
         return;
-    struct shard_health *sh = map_get(&h->shards, s->shard_id + 1);
-    bool serving = !s->failed && (s->role == RAFT_LEADER || !uuid_is_nil(&s->leader_host));
-    if (!sh) {
-        struct slice name = registry_str(thole_v1_Shard_name(row));
-        sh = xcalloc(1, sizeof *sh);
-        snprintf(sh->name, sizeof sh->name, "shard/%.*s", (int)name.size, (const char *)name.data);
-        sh->serving = !serving;
-        map_put(&h->shards, s->shard_id + 1, sh);
+    bus_health_remove(h->agent->bus, s->name);
+    free(s);
+}
+
+static struct shard_health *named(const struct registry_view *v, uint64_t shard_id, bool serving)
+{
+    const thole_v1_Shard *row = registry_shard(v, shard_id);
+    if (!row)
+        return NULL;
+    struct slice name = registry_str(thole_v1_Shard_name(row));
+    struct shard_health *s = xcalloc(1, sizeof *s + sizeof "shard/" + name.size);
+    memcpy(s->name, "shard/", 6);
+    memcpy(s->name + 6, name.data, name.size);
+    s->serving = !serving;
+    return s;
+}
+
+static void update_shard(struct health *h, const struct registry_view *v, uint64_t key)
+{
+    struct engine_replica_status s;
+    if (!engine_shard_status(h->agent->engine, key - 1, &s)) {
+        forget_shard(h, key);
+        return;
     }
-    sh->seen = true;
+    bool serving = !s.failed && (s.role == RAFT_LEADER || !uuid_is_nil(&s.leader_host));
+    struct shard_health *sh = map_get(&h->shards, key);
+    if (!sh) {
+        sh = named(v, s.shard_id, serving);
+        if (!sh) { /* looked at again when something else changes, such as the view */
+            h->nameless++;
+            health_changed(h, s.shard_id);
+            return;
+        }
+        map_put(&h->shards, key, sh);
+    }
     if (sh->serving != serving)
         bus_health_set(h->agent->bus, sh->name, serving);
     sh->serving = serving;
 }
 
-/* Forget one shard that has no replica here any more; false when there is none. */
-static bool sweep_one(struct health *h)
+/* Nobody says when a replica is gone, but then there are fewer than names. */
+static void sweep(struct health *h)
 {
-    struct shard_health *s;
+    struct engine_replica_status s;
+    struct map gone = {0};
     uint64_t key;
-    for (size_t it = 0; (s = map_next(&h->shards, &it, &key));)
-        if (!s->seen) {
-            bus_health_remove(h->agent->bus, s->name);
-            map_remove(&h->shards, key);
-            free(s);
-            return true;
-        }
-    return false;
+    if (engine_shard_count(h->agent->engine) >= h->shards.count + h->nameless)
+        return;
+    for (size_t it = 0; map_next(&h->shards, &it, &key);)
+        if (!engine_shard_status(h->agent->engine, key - 1, &s))
+            map_put(&gone, key, h);
+    for (size_t it = 0; map_next(&gone, &it, &key);)
+        forget_shard(h, key);
+    map_deinit(&gone);
+}
+
+/* The first time: replicas that have not begun yet are there, too. */
+static void note_all(struct health *h)
+{
+    struct engine_replica_status *all = NULL;
+    size_t n = engine_replicas(h->agent->engine, &all);
+    for (size_t i = 0; i < n; i++)
+        health_changed(h, all[i].shard_id);
+    free(all);
 }
 
 uint64_t health_update(struct health *h, uint64_t now_ns)
@@ -102,23 +150,25 @@ uint64_t health_update(struct health *h, uint64_t now_ns)
         return h->next_ns;
     h->next_ns = now_ns + UPDATE_NS;
     bool ready = agent_ready(a, why, sizeof why);
+    if (!h->told)
+        note_all(h);
     if (!h->told || ready != h->ready)
         set_all(a, ready);
     h->told = true;
     h->ready = ready;
 
-    struct engine_replica_status *all = NULL;
-    struct shard_health *s;
-    size_t n = engine_replicas(a->engine, &all);
+    pthread_mutex_lock(&h->lock);
+    struct map changed = h->changed;
+    h->changed = (struct map){0};
+    pthread_mutex_unlock(&h->lock);
     struct registry_view *v = registry_view_acquire(a->registry);
-    for (size_t it = 0; (s = map_next(&h->shards, &it, NULL));)
-        s->seen = false;
-    for (size_t i = 0; i < n; i++)
-        update_shard(h, v, &all[i]);
-    while (sweep_one(h))
-        ;
+    uint64_t key;
+    h->nameless = 0;
+    for (size_t it = 0; map_next(&changed, &it, &key);)
+        update_shard(h, v, key);
+    sweep(h);
     registry_view_release(v);
-    free(all);
+    map_deinit(&changed);
     return CLOCK_NEVER;
 }
 

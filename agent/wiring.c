@@ -44,7 +44,7 @@ static void on_replica_changed(void *ctx, const struct engine_replica_status *s)
     struct hostctl *h = atomic_load_explicit(&a->hostctl, memory_order_acquire);
     if (h)
         hostctl_replica_changed(h, s);
-    chores_wake(a->chores);
+    chores_replica_changed(a->chores, s->shard_id);
 }
 
 static void on_host_failed(void *ctx, const struct thole_status *st)

@@ -3,6 +3,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/hash.h"
+#include "base/map.h"
 #include "bus/bus_internal.h"
 #include "grpc/health/v1/health.upb.h"
 
@@ -15,7 +17,7 @@ enum {
 #define WATCHERS_MAX 4096
 
 struct named {
-    struct named *next;
+    struct named *next; /* of the same hash */
     int status;
     char name[];
 };
@@ -31,7 +33,7 @@ struct watcher { /* the data of its rpc, which it outlives only in the list's re
 struct bus_health {
     pthread_mutex_t mutex; /* below */
     struct bus *bus;
-    struct named *names;
+    struct map names; /* hash of a name -> struct named: there may be one per shard */
     struct watcher *watchers;
     size_t watcher_count;
     bool stopped;
@@ -39,18 +41,23 @@ struct bus_health {
 
 /* ---- State; the mutex is held ----------------------------------------------------------------------- */
 
-static struct named **slot_of(struct bus_health *h, const char *name)
+static uint64_t key_of(const char *name)
 {
-    struct named **at = &h->names;
-    while (*at && strcmp((*at)->name, name) != 0)
-        at = &(*at)->next;
-    return at;
+    return hash64(name, strlen(name), 0);
+}
+
+static struct named *find(const struct bus_health *h, const char *name)
+{
+    struct named *n = map_get(&h->names, key_of(name));
+    while (n && strcmp(n->name, name) != 0)
+        n = n->next;
+    return n;
 }
 
 static int status_of(struct bus_health *h, const char *name)
 {
-    const struct named *n = *slot_of(h, name);
-    const struct named *server = *slot_of(h, "");
+    const struct named *n = find(h, name);
+    const struct named *server = find(h, "");
     int whole = server ? server->status : SERVING;
     if (h->stopped)
         whole = NOT_SERVING;
@@ -194,13 +201,15 @@ void bus_health_set(struct bus *b, const char *name, bool serving)
     if (!h)
         return;
     pthread_mutex_lock(&h->mutex);
-    struct named **at = slot_of(h, name);
-    if (!*at) {
-        size_t n = strlen(name) + 1;
-        *at = xcalloc(1, sizeof **at + n);
-        memcpy((*at)->name, name, n);
+    struct named *n = find(h, name);
+    if (!n) {
+        size_t size = strlen(name) + 1;
+        n = xcalloc(1, sizeof *n + size);
+        memcpy(n->name, name, size);
+        n->next = map_get(&h->names, key_of(name));
+        map_put(&h->names, key_of(name), n);
     }
-    (*at)->status = serving ? SERVING : NOT_SERVING;
+    n->status = serving ? SERVING : NOT_SERVING;
     tell_all(h);
     pthread_mutex_unlock(&h->mutex);
 }
@@ -211,11 +220,17 @@ void bus_health_remove(struct bus *b, const char *name)
     if (!h)
         return;
     pthread_mutex_lock(&h->mutex);
-    struct named **at = slot_of(h, name);
-    struct named *n = *at;
-    if (n)
+    struct named *n = find(h, name);
+    if (n) {
+        struct named *first = map_remove(&h->names, key_of(name));
+        struct named **at = &first;
+        while (*at != n)
+            at = &(*at)->next;
         *at = n->next;
-    free(n);
+        if (first)
+            map_put(&h->names, key_of(name), first);
+        free(n);
+    }
     tell_all(h);
     pthread_mutex_unlock(&h->mutex);
 }
@@ -261,10 +276,13 @@ void bus__health_free(struct bus *b)
     if (!h)
         return;
     ASSERT(!h->watchers);
-    for (struct named *n = h->names, *next; n; n = next) {
-        next = n->next;
-        free(n);
-    }
+    size_t it = 0;
+    for (struct named *n; (n = map_next(&h->names, &it, NULL));)
+        for (struct named *next; n; n = next) {
+            next = n->next;
+            free(n);
+        }
+    map_deinit(&h->names);
     pthread_mutex_destroy(&h->mutex);
     free(h);
 }

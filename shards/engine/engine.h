@@ -139,6 +139,7 @@ void engine_replica_forget(struct engine *e, uint64_t replica_id, engine_done_fn
 
 /* Snapshot of all local replicas; a malloced array. `ret_tombstones` (optional) too. Any thread. */
 size_t engine_replicas(struct engine *e, struct engine_replica_status **ret);
+size_t engine_shard_count(struct engine *e); /* that have a replica here */
 size_t engine_tombstones(struct engine *e, uint64_t **ret);
 /* The local replica of a shard; false if none. Any thread; cheap (no loop round trip). */
 bool engine_shard_status(struct engine *e, uint64_t shard_id, struct engine_replica_status *ret);

@@ -23,6 +23,14 @@ size_t engine_replicas(struct engine *e, struct engine_replica_status **ret)
     return n;
 }
 
+size_t engine_shard_count(struct engine *e)
+{
+    pthread_mutex_lock(&e->lock);
+    size_t n = e->by_shard.count;
+    pthread_mutex_unlock(&e->lock);
+    return n;
+}
+
 static int compare_id(const void *a, const void *b)
 {
     const uint64_t *x = a, *y = b;
