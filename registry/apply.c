@@ -85,8 +85,15 @@ static enum thole_code check_command(struct txn *t)
 
 /* ---- Results --------------------------------------------------------------------------------- */
 
-static void add_rows(const struct txn *t, thole_registry_v1_Result *result)
+/* An operation's row is small. `all`: the others too. */
+static void add_rows(const struct txn *t, thole_registry_v1_Result *result, bool all)
 {
+    if (t->last[ROW_OPERATION] != NULL) {
+        thole_registry_v1_Result_set_operation(result, t->last[ROW_OPERATION]->operation);
+    }
+    if (!all) {
+        return;
+    }
     if (t->last[ROW_HOST] != NULL) {
         thole_registry_v1_Result_set_host(result, t->last[ROW_HOST]->host);
     }
@@ -99,14 +106,11 @@ static void add_rows(const struct txn *t, thole_registry_v1_Result *result)
     if (t->last[ROW_POOL] != NULL) {
         thole_registry_v1_Result_set_pool(result, t->last[ROW_POOL]->pool);
     }
-    if (t->last[ROW_OPERATION] != NULL) {
-        thole_registry_v1_Result_set_operation(result, t->last[ROW_OPERATION]->operation);
-    }
 }
 
 /* Bytes in the transaction's arena. The rows are shared with the message only while it is encoded. */
 static struct slice make_result(struct txn *t, enum thole_code code, uint64_t revision,
-                                bool with_rows)
+                                bool all_rows)
 {
     thole_registry_v1_Result *result = thole_registry_v1_Result_new(t->arena);
     thole_registry_v1_Result_set_revision(result, revision);
@@ -115,10 +119,19 @@ static struct slice make_result(struct txn *t, enum thole_code code, uint64_t re
         registry__trim_utf8(t->st.message);
         thole_registry_v1_Result_set_reason(result, upb_StringView_FromString(reason));
         thole_registry_v1_Result_set_message(result, upb_StringView_FromString(t->st.message));
-    } else if (with_rows) {
-        add_rows(t, result);
+    } else {
+        add_rows(t, result, all_rows);
     }
     return registry__encode(result, &thole_registry_v1_Result_msginit, t->arena);
+}
+
+/* Is this the last word? INVALID_ARGUMENT follows from the command alone; the other two ask for another
+ * try, which comes under the same request id. Every other refusal is an answer like a success: a
+ * duplicate that arrives late must not do what its client was told is not done. */
+static bool is_answer(enum thole_code code)
+{
+    return code != THOLE_INVALID_ARGUMENT && code != THOLE_ABORTED &&
+           code != THOLE_RESOURCE_EXHAUSTED;
 }
 
 static void remember(struct state *s, struct txn *t, enum thole_code code, struct slice bytes)
@@ -173,7 +186,7 @@ static uint64_t run(struct state *s, struct txn *t, struct bytes *ret_result)
     }
     struct slice bytes = make_result(t, code, s->revision, true);
     bytes_append_slice(ret_result, bytes);
-    if (code != THOLE_INVALID_ARGUMENT) {
+    if (is_answer(code)) {
         remember(s, t, code, bytes);
     }
     return code;

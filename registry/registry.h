@@ -87,6 +87,9 @@ uint64_t registry_next_replica_id(const struct registry_view *v);
  * what became of them but their groups. */
 bool registry_replica_lost(const struct registry_view *v, uint64_t id);
 
+/* Is the answer to this request remembered? A command that repeats it gets that one, and does nothing. */
+bool registry_request_answered(const struct registry_view *v, struct slice request_id);
+
 /* Events after (revision, position): `*it` is 0 at first, opaque. NULL at the end. */
 const thole_v1_Event *registry_next_event(const struct registry_view *v, uint64_t after_revision,
                                           uint64_t *it);

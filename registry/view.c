@@ -191,6 +191,12 @@ const thole_v1_Event *registry_next_event(const struct registry_view *v, uint64_
     return row == NULL ? NULL : row->event;
 }
 
+bool registry_request_answered(const struct registry_view *v, struct slice request_id)
+{
+    return request_id.size > 0 &&
+           registry__tree_get(v->s.index[INDEX_REQUESTS], request_id) != NULL;
+}
+
 bool registry_shard_ready(const thole_v1_Shard *shard)
 {
     const thole_v1_ShardStatus *status = thole_v1_Shard_status(shard);

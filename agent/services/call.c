@@ -179,10 +179,23 @@ static void note_refusal(const struct call *c, const struct thole_status *st)
     }
 }
 
+/* Others changed the row between our look and the command. What the user asked for was not refused. */
+static void decide_again(struct call *c)
+{
+    registry_view_release(c->view);
+    c->view = NULL;
+    c->decided_at = 0;
+    call_read(c, false, c->next);
+}
+
 static void command_done(void *ctx, const struct thole_status *st,
                          const thole_registry_v1_Result *result)
 {
     struct call *c = ctx;
+    if (st->code == THOLE_ABORTED && c->decided_at != 0) {
+        decide_again(c);
+        return;
+    }
     if (c->settled != NULL) {
         c->settled(c, st->code == THOLE_OK ? thole_registry_v1_Result_revision(result) : 0);
     }
@@ -226,4 +239,9 @@ void call_command(struct call *c, thole_registry_v1_Operation *op, upb_StringVie
     c->row = row;
     struct bufslice bytes = services_encode(command, &thole_registry_v1_Command_msginit, c->arena);
     agent_command(c->s->agent, bytes, c->deadline_ns, command_done, c);
+}
+
+bool call_answered(const struct call *c, upb_StringView request_id)
+{
+    return registry_request_answered(c->view, name_slice(request_id));
 }

@@ -82,6 +82,10 @@ static void update_keep_state(struct call *c)
     const thole_v1_Host *host = thole_v1_UpdateHostRequest_host(q);
     upb_StringView name = name_strip(thole_v1_Host_name(host), "hosts");
     const thole_v1_Host *row = registry_host_by_name(c->view, name_slice(name));
+    if (call_answered(c, thole_v1_UpdateHostRequest_request_id(q))) {
+        update_propose(c, thole_v1_Host_etag(host));
+        return;
+    }
     if (row == NULL) {
         no_such_host(c, name);
         return;

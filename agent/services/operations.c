@@ -158,7 +158,9 @@ static void move_run(struct call *c)
     upb_StringView shard = name_strip(thole_v1_MoveShardRequest_shard(q), "shards");
     upb_StringView from = name_strip(thole_v1_MoveShardRequest_from(q), "hosts");
     upb_StringView to = name_strip(thole_v1_MoveShardRequest_to(q), "hosts");
-    if (!move_fits(c, shard, from, to)) {
+    upb_StringView request_id = thole_v1_MoveShardRequest_request_id(q);
+    bool validate_only = thole_v1_MoveShardRequest_validate_only(q);
+    if ((validate_only || !call_answered(c, request_id)) && !move_fits(c, shard, from, to)) {
         return;
     }
     c->decided_at = registry_view_revision(c->view);
@@ -169,8 +171,7 @@ static void move_run(struct call *c)
     thole_registry_v1_StartOperation_set_shard(start, shard);
     thole_registry_v1_StartOperation_set_from(start, from);
     thole_registry_v1_StartOperation_set_to(start, to);
-    call_command(c, op, thole_v1_MoveShardRequest_request_id(q),
-                 thole_v1_MoveShardRequest_validate_only(q), &thole_v1_Operation_msginit);
+    call_command(c, op, request_id, validate_only, &thole_v1_Operation_msginit);
 }
 
 void operations_move(struct call *c)

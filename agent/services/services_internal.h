@@ -69,8 +69,9 @@ struct call {
     void (*settled)(struct call *c, uint64_t revision);
     const upb_MiniTable *row;   /* the kind of row that answers a command; NULL: an empty message */
     struct registry_view *view; /* released with the call */
-    uint64_t decided_at;        /* of the command: the view that it was checked on; 0: none */
-    upb_StringView from;        /* TransferLeader: the host that led */
+    /* Of the command: the view that c->next checked it on, which runs again if it was too old; 0: none. */
+    uint64_t decided_at;
+    upb_StringView from; /* TransferLeader: the host that led */
     struct router_request route;
 };
 
@@ -98,6 +99,9 @@ void call_read(struct call *c, bool stale, call_fn next);
 thole_registry_v1_Operation *call_operation(struct call *c);
 void call_command(struct call *c, thole_registry_v1_Operation *op, upb_StringView request_id,
                   bool validate_only, const upb_MiniTable *row);
+/* Did a command with this id take effect, or was it refused for good? It gets the same answer again, so what
+ * the rows of c->view allow by now does not matter. */
+bool call_answered(const struct call *c, upb_StringView request_id);
 
 /* Failing a call of any kind: metadata and a retry delay that fits the code. */
 void services_fail(struct bus_rpc *rpc, const struct thole_status *st, const char *const *metadata);

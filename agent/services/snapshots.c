@@ -131,6 +131,20 @@ static void claimed(void *ctx, const struct thole_status *st, const struct uploa
                  &thole_v1_Operation_msginit);
 }
 
+/* A repeated request gets the first answer, although its upload has been used by now. */
+static void restore_run(struct call *c)
+{
+    const thole_v1_RestoreSnapshotRequest *q = c->request;
+    upb_StringView request_id = thole_v1_RestoreSnapshotRequest_request_id(q);
+    if (!call_answered(c, request_id)) {
+        uploads_claim(agent_uploads(c->s->agent), name_slice(file_of(c)), claimed, c);
+        return;
+    }
+    thole_registry_v1_Operation *op = call_operation(c);
+    (void)thole_registry_v1_Operation_mutable_restore_shard(op, c->arena);
+    call_command(c, op, request_id, false, &thole_v1_Operation_msginit);
+}
+
 void snapshots_restore(struct call *c)
 {
     const thole_v1_RestoreSnapshotRequest *q = c->request;
@@ -140,5 +154,5 @@ void snapshots_restore(struct call *c)
         !call_request_id(c, thole_v1_RestoreSnapshotRequest_request_id(q))) {
         return;
     }
-    uploads_claim(agent_uploads(c->s->agent), name_slice(file_of(c)), claimed, c);
+    call_read(c, false, restore_run);
 }

@@ -37,6 +37,39 @@ static uint64_t start(struct fixture *f, int32_t kind, const char *host)
     return fixture_run(f, &c);
 }
 
+/* A command of one operation, to be sent by the same client again and again. */
+static struct cmd asked(const char *request_id)
+{
+    struct cmd c = cmd_new("user");
+    thole_registry_v1_Command_set_request_id(c.c, upb_StringView_FromString(request_id));
+    return c;
+}
+
+static uint64_t start_once(struct fixture *f, int32_t kind, const char *host,
+                           const char *request_id)
+{
+    struct cmd c = asked(request_id);
+    thole_registry_v1_StartOperation *o =
+        thole_registry_v1_Operation_mutable_start_operation(cmd_op(&c), c.arena);
+    thole_registry_v1_StartOperation_set_kind(o, kind);
+    thole_registry_v1_StartOperation_set_host(o, upb_StringView_FromString(host));
+    return fixture_run(f, &c);
+}
+
+static uint64_t move_once(struct fixture *f, const char *shard, const char *from, const char *to,
+                          uint64_t decided_at, const char *request_id)
+{
+    struct cmd c = asked(request_id);
+    thole_registry_v1_StartOperation *o =
+        thole_registry_v1_Operation_mutable_start_operation(cmd_op(&c), c.arena);
+    thole_registry_v1_Command_set_decided_at(c.c, decided_at);
+    thole_registry_v1_StartOperation_set_kind(o, thole_v1_OPERATION_KIND_MOVE);
+    thole_registry_v1_StartOperation_set_shard(o, upb_StringView_FromString(shard));
+    thole_registry_v1_StartOperation_set_from(o, upb_StringView_FromString(from));
+    thole_registry_v1_StartOperation_set_to(o, upb_StringView_FromString(to));
+    return fixture_run(f, &c);
+}
+
 static uint64_t cancel(struct fixture *f, uint64_t id, bool pauses)
 {
     struct cmd c = cmd_new("user");
@@ -237,6 +270,101 @@ static void test_too_many_under_way_are_refused(void **state)
     assert_int_equal(start(f, thole_v1_OPERATION_KIND_PAUSE, ""), THOLE_OK);
 }
 
+static uint64_t revision_of(struct fixture *f)
+{
+    struct registry_view *v = registry_view_acquire(f->r);
+    uint64_t revision = registry_view_revision(v);
+    registry_view_release(v);
+    return revision;
+}
+
+/* Also after the first has ended, when the same request could not be, or would begin another one. */
+static void test_repeated_request_id_gets_the_first_operation(void **state)
+{
+    struct fixture *f = *state;
+    static const int32_t kinds[] = {
+        thole_v1_OPERATION_KIND_DRAIN,        thole_v1_OPERATION_KIND_UNDRAIN,
+        thole_v1_OPERATION_KIND_CORDON,       thole_v1_OPERATION_KIND_UNCORDON,
+        thole_v1_OPERATION_KIND_PAUSE,        thole_v1_OPERATION_KIND_REBALANCE,
+        thole_v1_OPERATION_KIND_DECOMMISSION,
+    };
+    const size_t count = sizeof(kinds) / sizeof(kinds[0]);
+    uint64_t ids[8];
+    char name[16];
+    for (size_t i = 0; i < count; i++) {
+        snprintf(name, sizeof(name), "once-%zu", i);
+        assert_int_equal(start_once(f, kinds[i], "h1", name), THOLE_OK);
+        ids[i] = thole_v1_Operation_id(row_of(f));
+        assert_int_equal(start_once(f, kinds[i], "h1", name), THOLE_OK);
+        assert_int_equal(thole_v1_Operation_id(row_of(f)), ids[i]);
+        if (state_of(f, ids[i]) < thole_v1_OPERATION_STATE_DONE &&
+            kinds[i] != thole_v1_OPERATION_KIND_DRAIN) {
+            assert_int_equal(step(f, ids[i], 0, thole_v1_OPERATION_STATE_DONE, 9), THOLE_OK);
+        }
+    }
+    uint64_t before = revision_of(f);
+    for (size_t i = 0; i < count; i++) {
+        snprintf(name, sizeof(name), "once-%zu", i);
+        assert_int_equal(start_once(f, kinds[i], "h1", name), THOLE_OK);
+        assert_int_equal(thole_v1_Operation_id(row_of(f)), ids[i]);
+        assert_int_equal(thole_v1_Operation_kind(row_of(f)), kinds[i]);
+    }
+    assert_int_equal(revision_of(f), before);
+}
+
+/* Its answer is the operation, however large the shard is whose row changed with it. */
+static void test_repeated_move_of_a_large_shard_gets_the_first_operation(void **state)
+{
+    struct fixture *f = *state;
+    static char config[16 * 1024];
+    struct cmd c = cmd_new("user");
+    thole_registry_v1_CreateShard *s =
+        thole_registry_v1_Operation_mutable_create_shard(cmd_op(&c), c.arena);
+    memset(config, 'c', sizeof(config));
+    thole_registry_v1_CreateShard_set_name(s, upb_StringView_FromString("big"));
+    thole_v1_ShardSpec *spec = thole_registry_v1_CreateShard_mutable_spec(s, c.arena);
+    fill_spec(spec, c.arena, 1, 0);
+    thole_v1_ShardSpec_set_config(spec, upb_StringView_FromDataAndSize(config, sizeof(config)));
+    assert_int_equal(fixture_run(f, &c), THOLE_OK);
+    uint64_t shard = thole_v1_Shard_id(thole_registry_v1_Result_shard(f->result));
+    assert_int_equal(do_place(f, shard, 0, 1), THOLE_OK);
+    uint64_t replica = thole_v1_Replica_id(thole_registry_v1_Result_replica(f->result));
+    assert_int_equal(do_formed(f, shard, replica, 1), THOLE_OK);
+    assert_int_equal(move_once(f, "big", "h0", "h1", 0, "move-1"), THOLE_OK);
+    uint64_t id = thole_v1_Operation_id(row_of(f));
+    assert_int_equal(cancel(f, id, false), THOLE_OK);
+    assert_int_equal(move_once(f, "big", "h0", "h1", 0, "move-1"), THOLE_OK);
+    assert_int_equal(thole_v1_Operation_id(row_of(f)), id);
+    assert_int_equal(state_of(f, id), thole_v1_OPERATION_STATE_CANCELLED);
+}
+
+/* An answer that asks to try again is none: the next try, under the same id, is decided anew. Others are. */
+static void test_refusals_are_remembered_unless_they_ask_for_another_try(void **state)
+{
+    struct fixture *f = *state;
+    assert_int_equal(do_create_shard(f, "s", 1, 0), THOLE_OK);
+    uint64_t shard = thole_v1_Shard_id(thole_registry_v1_Result_shard(f->result));
+    assert_int_equal(do_place(f, shard, 0, 1), THOLE_OK);
+    uint64_t replica = thole_v1_Replica_id(thole_registry_v1_Result_replica(f->result));
+    uint64_t early = revision_of(f);
+    assert_int_equal(do_formed(f, shard, replica, 1), THOLE_OK);
+    assert_int_equal(move_once(f, "s", "h0", "h1", early, "a"), THOLE_ABORTED);
+    assert_int_equal(move_once(f, "s", "h0", "h1", revision_of(f), "a"), THOLE_OK);
+    for (int i = 0; i < 255; i++) {
+        assert_int_equal(start(f, thole_v1_OPERATION_KIND_PAUSE, ""), THOLE_OK);
+    }
+    assert_int_equal(start_once(f, thole_v1_OPERATION_KIND_DRAIN, "h1", "b"),
+                     THOLE_RESOURCE_EXHAUSTED);
+    assert_int_equal(cancel(f, 0, true), THOLE_OK);
+    assert_int_equal(start_once(f, thole_v1_OPERATION_KIND_DRAIN, "h1", "b"), THOLE_OK);
+    assert_int_equal(start_once(f, thole_v1_OPERATION_KIND_UNDRAIN, "h2", "c"),
+                     THOLE_FAILED_PRECONDITION);
+    assert_int_equal(start(f, thole_v1_OPERATION_KIND_DRAIN, "h2"), THOLE_OK);
+    assert_int_equal(start_once(f, thole_v1_OPERATION_KIND_UNDRAIN, "h2", "c"),
+                     THOLE_FAILED_PRECONDITION);
+    assert_int_equal(host_state(f, "h2"), thole_v1_HOST_STATE_DRAINING);
+}
+
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup_three, teardown)
 
 int main(void)
@@ -251,6 +379,9 @@ int main(void)
         TEST(test_pauses_last_until_resumed),
         TEST(test_history_is_bounded_and_restored),
         TEST(test_too_many_under_way_are_refused),
+        TEST(test_repeated_request_id_gets_the_first_operation),
+        TEST(test_repeated_move_of_a_large_shard_gets_the_first_operation),
+        TEST(test_refusals_are_remembered_unless_they_ask_for_another_try),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -4,6 +4,7 @@
 #include "base/buf.h"
 #include "base/clock.h"
 #include "thole/v1/operations.upb.h"
+#include "thole/v1/snapshots.upb.h"
 
 #include <setjmp.h>
 #include <stdarg.h>
@@ -258,6 +259,63 @@ static void test_a_failed_transfer_is_on_record(void **state)
     assert_true(found);
 }
 
+/* ---- Restores -------------------------------------------------------------------------------- */
+
+/* A saved shard is brought to the host again; the upload's name. */
+static upb_StringView save_and_upload(struct services_fixture *f, const char *shard)
+{
+    struct bus_stream *stream = NULL;
+    struct buf *b = NULL;
+    size_t size = 0;
+    const thole_v1_UploadSnapshotResponse *got = NULL;
+    thole_v1_SaveSnapshotRequest *save = NEW(f, SaveSnapshotRequest);
+    thole_v1_SaveSnapshotRequest_set_shard(save, sv(shard));
+    char *bytes = thole_v1_SaveSnapshotRequest_serialize(save, f->arena, &size);
+    assert_int_equal(bus_channel_stream(f->channel, "/thole.v1.Snapshots/SaveSnapshot",
+                                        slice_of(bytes, size), &stream, &f->st),
+                     THOLE_OK);
+    while (bus_stream_next(stream, 20000, &b, &f->st) == THOLE_OK) {
+        const thole_v1_SaveSnapshotResponse *piece =
+            thole_v1_SaveSnapshotResponse_parse((const char *)b->data, b->size, f->arena);
+        thole_v1_UploadSnapshotRequest *q = NEW(f, UploadSnapshotRequest);
+        buf_unref(b);
+        assert_non_null(piece);
+        if (got != NULL) {
+            thole_v1_UploadSnapshotRequest_set_upload(q,
+                                                      thole_v1_UploadSnapshotResponse_upload(got));
+            thole_v1_UploadSnapshotRequest_set_offset(
+                q, thole_v1_UploadSnapshotResponse_received(got));
+        }
+        thole_v1_UploadSnapshotRequest_set_data(q, thole_v1_SaveSnapshotResponse_data(piece));
+        got = CALL(f, Snapshots, UploadSnapshot, q, UploadSnapshotResponse);
+        assert_non_null(got);
+    }
+    bus_stream_free(stream);
+    if (got == NULL || !thole_v1_UploadSnapshotResponse_complete(got)) {
+        fail_msg("the file is not complete");
+    }
+    return thole_v1_UploadSnapshotResponse_upload(got);
+}
+
+/* Although the upload has been used, and so has the name. */
+static void test_a_repeated_restore_gets_the_first_operation(void **state)
+{
+    struct services_fixture *f = *state;
+    services_fixture_create(f, "saved", "kv");
+    services_fixture_wait_ready(f, "saved");
+    thole_v1_RestoreSnapshotRequest *q = NEW(f, RestoreSnapshotRequest);
+    thole_v1_RestoreSnapshotRequest_set_upload(q, save_and_upload(f, "saved"));
+    thole_v1_RestoreSnapshotRequest_set_name(q, sv("copy"));
+    thole_v1_RestoreSnapshotRequest_set_request_id(q, sv("restore-1"));
+    uint64_t id = thole_v1_Operation_id(ok(f, CALL(f, Snapshots, RestoreSnapshot, q, Operation)));
+    assert_int_equal(thole_v1_Operation_state(end_of(f, id)), thole_v1_OPERATION_STATE_DONE);
+    const thole_v1_Operation *o = ok(f, CALL(f, Snapshots, RestoreSnapshot, q, Operation));
+    assert_int_equal(thole_v1_Operation_id(o), id);
+    assert_int_equal(thole_v1_Operation_kind(o), thole_v1_OPERATION_KIND_RESTORE);
+    thole_v1_RestoreSnapshotRequest_set_request_id(q, sv("restore-2"));
+    assert_null(CALL(f, Snapshots, RestoreSnapshot, q, Operation));
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -268,6 +326,7 @@ int main(void)
         cmocka_unit_test(test_moves_that_cannot_be_are_refused),
         cmocka_unit_test(test_a_rebalance_of_one_host_is_done),
         cmocka_unit_test(test_a_failed_transfer_is_on_record),
+        cmocka_unit_test(test_a_repeated_restore_gets_the_first_operation),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
 }
