@@ -99,10 +99,17 @@ static enum thole_code events_page(struct cli *c, const struct rows_query *q, up
     LIST_PAGE(Events, Events, events);
 }
 
+/* All that are kept are newer than what was asked for, or seen. */
+static void tell_dropped(const struct thole_status *st)
+{
+    cli_note("%s; going on from there", st->message);
+}
+
 enum thole_code rows_list(struct cli *c, const struct rows_query *q, struct rows *ret,
                           struct thole_status *st)
 {
     upb_StringView token = {NULL, 0};
+    struct rows_query kept = *q;
     *ret = (struct rows){.kind = q->kind};
     do {
         enum thole_code code = THOLE_OK;
@@ -118,6 +125,13 @@ enum thole_code rows_list(struct cli *c, const struct rows_query *q, struct rows
             break;
         case ROWS_EVENTS:
             code = events_page(c, q, &token, ret, st);
+            if (code == THOLE_OUT_OF_RANGE && st->reason == THOLE_REASON_COMPACTED) {
+                tell_dropped(st);
+                kept.after = 0;
+                token = (upb_StringView){NULL, 0};
+                q = &kept;
+                code = events_page(c, q, &token, ret, st);
+            }
             break;
         case ROWS_POOLS:
             code = pools_page(c, q, &token, ret, st);
@@ -339,9 +353,11 @@ static enum thole_code watch(struct watching *w, struct thole_status *st)
             return THOLE_OK;
         }
         /* Begin again: elsewhere, or with a snapshot. */
-        if (st->code == THOLE_OUT_OF_RANGE && st->reason == THOLE_REASON_COMPACTED &&
-            w->events == NULL) {
+        if (st->code == THOLE_OUT_OF_RANGE && st->reason == THOLE_REASON_COMPACTED) {
             w->revision = 0;
+            if (w->events != NULL) {
+                tell_dropped(st);
+            }
         } else if ((st->code != THOLE_UNAVAILABLE && st->reason != THOLE_REASON_OUTCOME_UNKNOWN) ||
                    w->revision == 0) {
             return st->code;

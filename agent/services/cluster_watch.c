@@ -49,7 +49,8 @@ struct cluster_watch {
     bool events;       /* nothing but events, about `object` */
     bool begun;        /* their first bookmark was sent */
     char object[REGISTRY_NAME_BYTES];
-    uint64_t operation; /* nothing but this one; 0: not so */
+    char oldest[EVENTS_OLDEST_BYTES]; /* not empty: it ends because events were dropped */
+    uint64_t operation;               /* nothing but this one; 0: not so */
     struct pending *first, **last;
 };
 
@@ -166,7 +167,8 @@ static void finish(struct cluster_watch *w, const struct thole_status *st)
         if (st->code == THOLE_OK) {
             bus_rpc_reply(w->rpc, (struct bufslice){0});
         } else {
-            services_fail(w->rpc, st, NULL);
+            const char *metadata[] = {EVENTS_OLDEST, w->oldest, NULL};
+            services_fail(w->rpc, st, w->oldest[0] != '\0' ? metadata : NULL);
         }
     }
     if (listed) {
@@ -248,15 +250,9 @@ static bool events_more(struct cluster_watch *w)
 {
     struct registry_view *view = registry_view_acquire(agent_registry(w->s->agent));
     uint64_t revision = registry_view_revision(view);
-    uint64_t oldest = registry_oldest_event(view);
     bool any = revision > w->revision || !w->begun;
-    if (w->revision > 0 && w->revision < oldest) {
-        struct thole_status st;
-        (void)THOLE_FAIL(&st, THOLE_OUT_OF_RANGE, THOLE_REASON_COMPACTED,
-                         "events after revision %" PRIu64
-                         " are no longer all kept, only from %" PRIu64
-                         " on; begin with 0, which gives all that are",
-                         w->revision, oldest);
+    struct thole_status st;
+    if (!events_all_kept(view, w->revision, &st, w->oldest)) {
         finish(w, &st);
         any = false;
     }

@@ -1,4 +1,6 @@
 /* thole.v1.Events. */
+#include <inttypes.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "agent/services/services_internal.h"
@@ -12,6 +14,21 @@ bool events_is_about(const thole_v1_Event *event, upb_StringView object)
     }
     return is.size >= object.size && memcmp(is.data, object.data, object.size) == 0 &&
            (is.size == object.size || is.data[object.size] == '/');
+}
+
+bool events_all_kept(const struct registry_view *v, uint64_t after, struct thole_status *st,
+                     char ret_oldest[static EVENTS_OLDEST_BYTES])
+{
+    uint64_t oldest = registry_oldest_event(v);
+    if (after == 0 || after >= oldest) {
+        return true;
+    }
+    snprintf(ret_oldest, EVENTS_OLDEST_BYTES, "%" PRIu64, oldest);
+    (void)THOLE_FAIL(st, THOLE_OUT_OF_RANGE, THOLE_REASON_COMPACTED,
+                     "events after revision %" PRIu64
+                     " are no longer all kept: the oldest is of revision %" PRIu64,
+                     after, oldest);
+    return false;
 }
 
 /* A key is (revision, how many events of this revision were seen). */
@@ -34,6 +51,13 @@ static void list_run(struct call *c)
         after = at - 1; /* events of revision `at` again, less `skip` */
     }
     bytes_deinit(&key);
+    char oldest[EVENTS_OLDEST_BYTES];
+    struct thole_status st;
+    if (!events_all_kept(c->view, at, &st, oldest)) {
+        call_about(c, EVENTS_OLDEST, upb_StringView_FromString(oldest));
+        call_fail(c, &st);
+        return;
+    }
     uint64_t it = 0;
     const thole_v1_Event *event = NULL;
     while ((event = registry_next_event(c->view, after, &it)) != NULL) {

@@ -204,6 +204,12 @@ void replicas_create(struct call *c);
 void replicas_delete(struct call *c);
 void events_list(struct call *c);
 bool events_is_about(const thole_v1_Event *event, upb_StringView object);
+/* False: some after that revision were dropped; `st` says so, and EVENTS_OLDEST in the error's metadata is the
+ * revision of the oldest that is kept. */
+#define EVENTS_OLDEST "oldest_revision"
+#define EVENTS_OLDEST_BYTES 24
+bool events_all_kept(const struct registry_view *v, uint64_t after, struct thole_status *st,
+                     char ret_oldest[static EVENTS_OLDEST_BYTES]);
 void cluster_status(struct call *c);
 void snapshots_upload(struct call *c);
 void snapshots_restore(struct call *c);

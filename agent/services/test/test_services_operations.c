@@ -102,7 +102,7 @@ static const thole_v1_Operation *end_of(struct services_fixture *f, uint64_t id)
         last = o;
     }
     bus_stream_free(stream);
-    assert_non_null(last);
+    last = ok(f, last);
     assert_true(thole_v1_Operation_state(last) >= thole_v1_OPERATION_STATE_DONE);
     return last;
 }
