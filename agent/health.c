@@ -8,6 +8,7 @@
 #include "base/map.h"
 
 #define UPDATE_NS (50 * NS_PER_MS)
+#define SHARD_PREFIX "shard/"
 
 static const char *const services[] = {
     "",
@@ -69,12 +70,19 @@ static void set_all(struct agent *a, bool serving)
         bus_health_set(a->bus, services[i], serving);
 }
 
-static void forget_shard(struct health *h, uint64_t key)
+/* The name may be that of another shard by now, which was made after this one was gone. */
+static void forget_shard(struct health *h, const struct registry_view *v, uint64_t key)
 {
     struct shard_health *s = map_remove(&h->shards, key);
     if (!s)
         return;
-    bus_health_remove(h->agent->bus, s->name);
+    const thole_v1_Shard *row =
+        registry_shard_by_name(v, slice_str(s->name + sizeof SHARD_PREFIX - 1));
+    const struct shard_health *next = row ? map_get(&h->shards, thole_v1_Shard_id(row) + 1) : NULL;
+    if (next)
+        bus_health_set(h->agent->bus, s->name, next->serving);
+    else
+        bus_health_remove(h->agent->bus, s->name);
     free(s);
 }
 
@@ -84,9 +92,9 @@ static struct shard_health *named(const struct registry_view *v, uint64_t shard_
     if (!row)
         return NULL;
     struct slice name = registry_str(thole_v1_Shard_name(row));
-    struct shard_health *s = xcalloc(1, sizeof *s + sizeof "shard/" + name.size);
-    memcpy(s->name, "shard/", 6);
-    memcpy(s->name + 6, name.data, name.size);
+    struct shard_health *s = xcalloc(1, sizeof *s + sizeof SHARD_PREFIX + name.size);
+    memcpy(s->name, SHARD_PREFIX, sizeof SHARD_PREFIX - 1);
+    memcpy(s->name + sizeof SHARD_PREFIX - 1, name.data, name.size);
     s->serving = !serving;
     return s;
 }
@@ -95,7 +103,7 @@ static void update_shard(struct health *h, const struct registry_view *v, uint64
 {
     struct engine_replica_status s;
     if (!engine_shard_status(h->agent->engine, key - 1, &s)) {
-        forget_shard(h, key);
+        forget_shard(h, v, key);
         return;
     }
     bool serving = !s.failed && (s.role == RAFT_LEADER || !uuid_is_nil(&s.leader_host));
@@ -115,7 +123,7 @@ static void update_shard(struct health *h, const struct registry_view *v, uint64
 }
 
 /* Nobody says when a replica is gone, but then there are fewer than names. */
-static void sweep(struct health *h)
+static void sweep(struct health *h, const struct registry_view *v)
 {
     struct engine_replica_status s;
     struct map gone = {0};
@@ -126,7 +134,7 @@ static void sweep(struct health *h)
         if (!engine_shard_status(h->agent->engine, key - 1, &s))
             map_put(&gone, key, h);
     for (size_t it = 0; map_next(&gone, &it, &key);)
-        forget_shard(h, key);
+        forget_shard(h, v, key);
     map_deinit(&gone);
 }
 
@@ -166,7 +174,7 @@ uint64_t health_update(struct health *h, uint64_t now_ns)
     h->nameless = 0;
     for (size_t it = 0; map_next(&changed, &it, &key);)
         update_shard(h, v, key);
-    sweep(h);
+    sweep(h, v);
     registry_view_release(v);
     map_deinit(&changed);
     return CLOCK_NEVER;

@@ -13,6 +13,7 @@
 
 #include "base/buf.h"
 #include "base/file.h"
+#include "bus/bus.h"
 #include "integration/test/cluster.h"
 
 static bool runs_one_group(void *ctx)
@@ -276,6 +277,93 @@ static void test_damaged_log_of_shard_zero_is_rebuilt(void **state)
     cluster_free(c);
 }
 
+/* ---- What is said about it -------------------------------------------------------------------- */
+
+struct health {
+    struct cluster *c;
+    int via;
+    const char *service;
+    int want; /* 0: nothing is called that there */
+};
+
+static bool health_is(void *ctx)
+{
+    const struct health *h = ctx;
+    struct thole_status st;
+    struct bytes request = {0};
+    struct bus_channel *channel = NULL;
+    struct buf *reply = NULL;
+    int have = -1;
+    bytes_append_varint(&request, 1 << 3 | 2); /* HealthCheckRequest.service */
+    bytes_append_varint(&request, strlen(h->service));
+    bytes_append_str(&request, h->service);
+    assert_int_equal(bus_channel_new(h->c->hosts[h->via].address, &channel, &st), THOLE_OK);
+    enum thole_code code = bus_channel_call(channel, "/grpc.health.v1.Health/Check",
+                                            bytes_slice(&request), 5000, &reply, &st);
+    if (code == THOLE_OK && reply->size == 2)
+        have = reply->data[1];
+    else if (code == THOLE_NOT_FOUND)
+        have = 0;
+    if (code == THOLE_OK)
+        buf_unref(reply);
+    bus_channel_free(channel);
+    bytes_deinit(&request);
+    return have == h->want;
+}
+
+static void expect_health(struct cluster *c, int via, const char *service, int want)
+{
+    struct health h = {c, via, service, want};
+    eventually(30000, service, health_is, &h);
+}
+
+#define SERVING 1
+#define NOT_SERVING 2
+#define ALL "kind: Shard\nname: all\nspec: {type: kv, voters: 3}\n"
+
+/* Health and status tell shards that are in trouble from others, under their names, and when it is over. */
+static void test_degraded_shards_are_named(void **state)
+{
+    (void)state;
+    struct cluster *c = cluster_new();
+    c->extra_args[0] = "--dead-after-ms";
+    c->extra_args[1] = "4000";
+    cluster_start_peers(c, 3);
+    apply_yaml(c, 0, "kind: Host\nname: h1\nspec: {tags: {zone: a}}\n");
+    apply_yaml(c, 0, ALL);
+    apply_yaml(c, 0,
+               "kind: Shard\nname: lone\nspec: {type: kv, voters: 1, "
+               "constraints: [{key: zone, operator: IN, values: [a]}]}\n");
+    expect_health(c, 0, "shard/all", SERVING);
+    expect_health(c, 0, "shard/lone", SERVING);
+    expect_health(c, 1, "shard/lone", 0);
+    expect_lines(c, 0, "status", "Not as wanted", 0);
+    host_kill(c, 2);
+    expect_lines(c, 0, "status", "shard all: Degraded", 1);
+    expect_lines(c, 0, "status", "shard lone: ", 0);
+    expect_health(c, 0, "shard/all", SERVING);
+    host_kill(c, 1);
+    expect_health(c, 0, "shard/all", NOT_SERVING);
+    expect_health(c, 0, "shard/lone", SERVING);
+    host_restart(c, 1);
+    host_restart(c, 2);
+    for (int i = 0; i < 3; i++)
+        expect_health(c, i, "shard/all", SERVING);
+    expect_lines(c, 0, "status", "Not as wanted", 0);
+    /* Another shard of the same name. */
+    cli_ok(c, 0, "delete shard all --wait");
+    for (int i = 0; i < 3; i++)
+        expect_health(c, i, "shard/all", 0);
+    apply_yaml(c, 1, ALL);
+    for (int i = 0; i < 3; i++)
+        expect_health(c, i, "shard/all", SERVING);
+    host_kill(c, 2);
+    expect_lines(c, 1, "status", "shard all: Degraded", 1);
+    expect_lines(c, 1, "status", "shard lone: ", 0);
+    expect_health(c, 0, "shard/lone", SERVING);
+    cluster_free(c);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -284,6 +372,7 @@ int main(void)
         cmocka_unit_test(test_failed_machine_is_rebuilt),
         cmocka_unit_test(test_damaged_log_is_rebuilt),
         cmocka_unit_test(test_damaged_log_of_shard_zero_is_rebuilt),
+        cmocka_unit_test(test_degraded_shards_are_named),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
