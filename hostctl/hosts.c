@@ -268,7 +268,7 @@ void hostctl__refresh_view(struct hostctl *h)
     bool draining = hostctl__host_is(hostctl__own_row(h), thole_v1_HOST_STATE_DRAINING);
     if (draining && (c.own || c.replicas)) {
         h->leaders_due_ms = h->now_ms;
-    } else if (c.leaders || c.hosts) {
+    } else if (c.leaders || c.hosts || c.replicas) {
         hostctl__leaders_changed(h);
     }
     if (c.operations) {

@@ -16,9 +16,8 @@
 
 void hostctl__leaders_changed(struct hostctl *h)
 {
-    if (h->leaders_due_ms == UINT64_MAX) {
-        h->leaders_due_ms = h->now_ms + (uint64_t)LEADERS_PAUSE_RETRIES * h->o.retry_ms;
-    }
+    uint64_t due_ms = h->now_ms + (uint64_t)LEADERS_PAUSE_RETRIES * h->o.retry_ms;
+    h->leaders_due_ms = due_ms < h->leaders_due_ms ? due_ms : h->leaders_due_ms;
 }
 
 void hostctl__leaders_count(struct hostctl *h, const struct registry_view *v,
@@ -115,8 +114,13 @@ static void look_at(struct hostctl *h, struct ctl_shard *s)
     const thole_v1_Host *own_row = hostctl__own_row(h);
     bool leaving = hostctl__host_is(own_row, thole_v1_HOST_STATE_DRAINING);
     if (shard == NULL || (s->id == REGISTRY_SHARD_ID && !leaving) || s->changing ||
-        own_row == NULL || h->now_ms < s->lead_after_ms || thole_v1_Shard_deleting(shard) ||
+        own_row == NULL || thole_v1_Shard_deleting(shard) ||
         !engine_shard_status(h->o.engine, s->id, &local) || !local.leader_ready || local.failed) {
+        return;
+    }
+    if (h->now_ms < s->lead_after_ms) {
+        h->leaders_due_ms =
+            s->lead_after_ms < h->leaders_due_ms ? s->lead_after_ms : h->leaders_due_ms;
         return;
     }
     bool preferred = false;

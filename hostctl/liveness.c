@@ -328,5 +328,8 @@ void hostctl__liveness_peer(struct hostctl *h, const struct uuid *id, bool up)
         detector_broken(d, &b, h->now_ms);
     }
     pthread_mutex_unlock(&h->signs.lock);
+    if (up) {
+        hostctl__leaders_changed(h); /* it may be where leaders are preferred */
+    }
     look_at(h, h->now_ms);
 }
