@@ -15,24 +15,16 @@ static struct rand *dice(struct sim *s)
     return &s->rand[SIM_RAND_NEMESIS];
 }
 
+/* A member that the group has removed may be buried at any time: it cannot be relied on. */
 static bool has_data(const struct member *m, const struct shard *shard, uint32_t hosts)
 {
+    const struct shadow_config *newest =
+        shard->config_count > 0 ? &shard->configs[shard->config_count - 1] : NULL;
+    if (newest && raft_config_is_removed(&newest->config, m->replica_id))
+        return false;
     return m->shard == shard && m->created && !m->gone && !m->damaged && !m->witness &&
            (hosts >> m->host & 1) && m->config.member_count > 0 &&
            raft_config_find(&m->config, m->replica_id);
-}
-
-/* One that the group has removed, and that is not buried yet. Nobody may rely on it, but it may know of
- * more commits than those that one may rely on. */
-static bool removed_one_lives(struct sim *s, const struct shard *shard, uint32_t hosts)
-{
-    const struct shadow_config *newest = &shard->configs[shard->config_count - 1];
-    struct member *m;
-    for (size_t it = 0; (m = map_next(&s->members, &it, NULL));)
-        if (m->shard == shard && m->created && !m->gone && (hosts >> m->host & 1) &&
-            raft_config_is_removed(&newest->config, m->replica_id))
-            return true;
-    return false;
 }
 
 static bool quorum_in_half(struct sim *s, const struct raft_config *c, uint32_t hosts,
@@ -93,6 +85,21 @@ static uint64_t matched(const struct member *m, const struct shard *shard)
            term != shard->slots[index].committed_term)
         index--;
     return index;
+}
+
+/* Does one that nobody may rely on, because it is damaged or removed, know of more commits than those that
+ * one may? It would go on to say so. */
+static bool unreliable_one_knows_more(struct sim *s, const struct shard *shard, uint32_t hosts)
+{
+    uint64_t has = matched(choose(s, shard, hosts), shard);
+    struct member *m;
+    for (size_t it = 0; (m = map_next(&s->members, &it, NULL));) {
+        bool lives = m->shard == shard && m->created && !m->gone && (hosts >> m->host & 1);
+        if (lives && !has_data(m, shard, hosts) &&
+            (m->status.commit > has || m->hard.commit > has || m->applied > has))
+            return true;
+    }
+    return false;
 }
 
 static void check_choice(struct sim *s, const struct shard *shard, const struct member *chosen,
@@ -235,8 +242,8 @@ static void lose_quorum(struct sim *s, void *arg)
         return;
     for (int attempt = 0; attempt < 16; attempt++) {
         uint32_t left = (uint32_t)rand_u64(dice(s)) & ((1u << s->c.hosts) - 1);
-        if (shard->config_count == 0 || has_quorum(s, shard, left) || !choose(s, shard, left) ||
-            removed_one_lives(s, shard, left))
+        if (has_quorum(s, shard, left) || !choose(s, shard, left) ||
+            unreliable_one_knows_more(s, shard, left))
             continue;
         shard->survivors = left;
         for (int i = 0; i < s->c.hosts; i++)
