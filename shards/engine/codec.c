@@ -235,6 +235,7 @@ static void read_reply(const thole_engine_v1_SnapshotReply *m, const struct code
         .received = thole_engine_v1_SnapshotReply_received(m),
         .installed = thole_engine_v1_SnapshotReply_installed(m),
         .refused = thole_engine_v1_SnapshotReply_refused(m),
+        .gap = thole_engine_v1_SnapshotReply_gap(m),
     };
     sink->reply(sink->ctx, &s, thole_engine_v1_SnapshotReply_from(m),
                 thole_engine_v1_SnapshotReply_to(m));

@@ -41,6 +41,7 @@ struct bufslice codec_reply_frame(const struct stream_msg *m)
     thole_engine_v1_SnapshotReply_set_received(r, m->received);
     thole_engine_v1_SnapshotReply_set_installed(r, m->installed);
     thole_engine_v1_SnapshotReply_set_refused(r, m->refused);
+    thole_engine_v1_SnapshotReply_set_gap(r, m->gap);
     size_t size;
     const char *data = thole_engine_v1_RaftFrame_serialize(frame, arena, &size);
     struct bufslice out = frame_of(data, size);

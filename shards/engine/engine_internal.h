@@ -244,7 +244,7 @@ struct stream_msg {
     uint64_t shard_id, from, to, transfer; /* from: the sender of the snapshot */
     uint64_t term, index, index_term;
     uint64_t received;
-    bool installed, refused, ok;
+    bool installed, refused, gap, ok;
     struct bytes config;
     char name[ENGINE_NAME_BYTES]; /* the file to send, or the one received */
     struct control *seeding;      /* not received: a seed, and who waits for it */

@@ -62,6 +62,7 @@ static void reply(struct snapshot_receives *s, const struct uuid *host, const st
         .transfer = c->transfer,
         .received = received,
         .refused = refused,
+        .gap = c->offset > received,
     };
     engine_send_reply(s->e, host, &m);
 }

@@ -256,7 +256,7 @@ void sends_reply(struct snapshot_sends *s, struct stream_msg *m, uint64_t now_ns
         x->waiting = x->acked < x->sent;
         x->progress_ns = x->sent_ns = now_ns; /* complete, and being installed: it may take long */
         x->last_sent = x->acked == x->size || (x->last_sent && x->sent == x->size);
-    } else if (m->received < x->sent && now_ns - x->rewound_ns > RESEND_NS / 10) {
+    } else if (m->gap && m->received < x->sent && now_ns - x->rewound_ns > RESEND_NS / 10) {
         x->acked = x->sent = m->received; /* a gap, or the receiver lost what it had */
         x->last_sent = false;
         x->rewound_ns = now_ns;

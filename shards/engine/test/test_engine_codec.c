@@ -156,13 +156,18 @@ static void test_codec_reply_round_trip(void **state)
     struct thole_status st;
     struct taken t = {0};
     struct codec_sink sink = {&t, take_message, take_reply, take_beat};
-    struct stream_msg m = {
-        .shard_id = 3, .from = 1, .to = 2, .transfer = 9, .received = 1234567, .refused = true};
+    struct stream_msg m = {.shard_id = 3,
+                           .from = 1,
+                           .to = 2,
+                           .transfer = 9,
+                           .received = 1234567,
+                           .refused = true,
+                           .gap = true};
     struct bufslice f = codec_reply_frame(&m);
     assert_int_equal(codec_read_frame(f, &sink, &st), THOLE_OK);
     assert_int_equal(t.reply.received, 1234567);
     assert_int_equal(t.reply.transfer, 9);
-    assert_true(t.reply.refused && !t.reply.installed);
+    assert_true(t.reply.refused && t.reply.gap && !t.reply.installed);
     assert_int_equal(t.reply_from, 2); /* the receiver of the snapshot speaks */
     assert_int_equal(t.reply_to, 1);
     bufslice_unref(f);
