@@ -18,7 +18,7 @@ struct receive {
     uint64_t received;
     bool done; /* with the loop */
     struct uuid host;
-    uint64_t transfer, from, index, index_term;
+    uint64_t transfer, from, term, index, index_term;
     uint64_t heard_ns;
 };
 struct snapshot_receives {
@@ -139,6 +139,14 @@ static bool complete(struct snapshot_receives *s, struct receive *x, const struc
     return true;
 }
 
+/* Of a leader that another one followed, or an attempt that its sender gave up: two at a time would only
+ * throw each other's bytes away. */
+static bool is_stale(const struct receive *x, const struct uuid *host, const struct codec_chunk *c)
+{
+    return c->term < x->term ||
+           (c->term == x->term && uuid_equal(&x->host, host) && c->transfer < x->transfer);
+}
+
 /* The transfer that `c` belongs to; NULL if there is none, and none was begun. */
 static struct receive *match(struct snapshot_receives *s, const struct uuid *host,
                              const struct codec_chunk *c, struct replica *r)
@@ -161,12 +169,18 @@ static void take(struct snapshot_receives *s, const struct uuid *host, const str
                  struct replica *r, uint64_t now_ns)
 {
     struct thole_status st;
-    struct receive *x = match(s, host, c, r);
+    struct receive *x = map_get(&s->by_replica, c->to);
+    if (x && is_stale(x, host, c)) {
+        reply(s, host, c, 0, true);
+        return;
+    }
+    x = match(s, host, c, r);
     if (!x) {
         reply(s, host, c, 0, false);
         return;
     }
     x->heard_ns = now_ns;
+    x->term = c->term;
     x->transfer = c->transfer;
     bool ok = true;
     if (!x->done && c->offset == x->received) {

@@ -143,6 +143,36 @@ static void test_engine_snapshot_cap_holds(void **state)
     check_cap(40 * KIB, 1 * MIB); /* each takes longer than a transfer may be silent */
 }
 
+/* Its sender does not know yet that nobody needs it any more. */
+static void test_engine_snapshot_of_an_old_leader_disturbs_no_newer_one(void **state)
+{
+    (void)state;
+    struct cluster *c = compacting(3, 3, "tally", 41);
+    for (int h = 0; h < 3; h++)
+        c->hosts[h].tally.ballast = 8 * MIB;
+    propose_many(c, 10);
+    int leader = cluster_wait_leader(c), behind = (leader + 1) % 3, other = (leader + 2) % 3;
+    isolate(c, behind, true);
+    propose_many(c, 400);
+    isolate(c, behind, false);
+    c->delay_ms_max = 20;
+    struct codec_chunk old = {.shard_id = SHARD,
+                              .from = (uint64_t)other + 1,
+                              .to = (uint64_t)behind + 1,
+                              .term = status_of(c, leader).term - 1,
+                              .transfer = 1,
+                              .index = 5,
+                              .index_term = 1,
+                              .data = slice_str("the first bytes")};
+    for (int i = 0; i < 1000 && stale_state(c, behind).count != 410; i++) {
+        engine_deliver(c->hosts[behind].engine, &c->hosts[other].uuid, c->hosts[other].incarnation,
+                       ENGINE_LANE_SNAPSHOT, codec_chunk_frame(&old));
+        cluster_run(c, 10);
+    }
+    assert_int_equal(stale_state(c, behind).count, 410);
+    cluster_free(c);
+}
+
 static void test_engine_new_learner_gets_a_snapshot(void **state)
 {
     (void)state;
@@ -379,6 +409,7 @@ int main(void)
         cmocka_unit_test(test_engine_lagging_follower_gets_a_snapshot),
         cmocka_unit_test(test_engine_large_snapshot_over_a_lossy_link),
         cmocka_unit_test(test_engine_snapshot_cap_holds),
+        cmocka_unit_test(test_engine_snapshot_of_an_old_leader_disturbs_no_newer_one),
         cmocka_unit_test(test_engine_new_learner_gets_a_snapshot),
         cmocka_unit_test(test_engine_crash_while_installing),
         cmocka_unit_test(test_engine_installed_snapshot_answers_proposals_unknown),
