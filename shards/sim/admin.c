@@ -197,6 +197,52 @@ static void change_some(struct sim *s, void *arg)
            change_some, NULL);
 }
 
+static void transfer(struct sim *s, struct shard *shard, int leader, uint64_t target)
+{
+    SIM_TRACE(s, "host %d: shard %" PRIu64 " is told to hand over to %" PRIu64, leader, shard->id,
+              target);
+    engine_transfer(s->hosts[leader].engine, shard->id, target, ignore_done, s);
+}
+
+static void hold_back(struct sim *s, int from, int to, uint64_t until_ns)
+{
+    if (from != to && s->links[from][to].clogged_until_ns < until_ns)
+        s->links[from][to].clogged_until_ns = until_ns;
+}
+
+/* Also what the successor says is held back now. */
+static void transfer_unheard(struct sim *s, void *arg)
+{
+    struct shard *shard = arg;
+    int leader = sim_leader(s, shard);
+    if (s->calm || leader < 0)
+        return;
+    for (int h = 0; h < s->c.hosts; h++) {
+        const struct replica *r = sim_replica(s, h, shard);
+        if (h == leader || !r || s->links[h][leader].clogged_until_ns > s->now_ns)
+            continue;
+        hold_back(s, h, leader, shard->unheard_until_ns);
+        transfer(s, shard, leader, r->replica_id);
+        return;
+    }
+}
+
+/* A leader learns late that it is not one any more, and first hears what was answered to it before:
+ * the links to it are clogged, but for one host's, which is its successor soon. */
+static void begin_unheard(struct sim *s, struct shard *shard, int leader)
+{
+    struct rand *r = &s->rand[SIM_CLOG];
+    int away = (int)rand_between(r, 1, (uint64_t)s->c.hosts - 1);
+    int successor = (leader + away) % s->c.hosts;
+    shard->unheard_until_ns =
+        s->now_ns + rand_between(r, s->c.election_ms, 2 * (uint64_t)s->c.election_ms) * SIM_MS;
+    for (int h = 0; h < s->c.hosts; h++)
+        if (h != successor)
+            hold_back(s, h, leader, shard->unheard_until_ns);
+    SIM_TRACE(s, "links to %d, but from %d, are clogged", leader, successor);
+    sim_at(s, s->now_ns + rand_below(r, s->c.heartbeat_ms) * SIM_MS, transfer_unheard, shard);
+}
+
 static void transfer_some(struct sim *s, void *arg)
 {
     (void)arg;
@@ -210,9 +256,10 @@ static void transfer_some(struct sim *s, void *arg)
         uint64_t target = 0;
         if (c->member_count > 0 && rand_chance(r, 0.7))
             target = c->members[rand_below(r, c->member_count)].replica_id;
-        SIM_TRACE(s, "host %d: shard %" PRIu64 " is told to hand over to %" PRIu64, leader,
-                  shard->id, target);
-        engine_transfer(s->hosts[leader].engine, shard->id, target, ignore_done, s);
+        if (sim_has(&s->c, SIM_CLOG) && rand_chance(&s->rand[SIM_CLOG], 0.3))
+            begin_unheard(s, shard, leader);
+        else
+            transfer(s, shard, leader, target);
     }
     sim_at(s, s->now_ns + rand_between(r, 50, 3000) * SIM_MS / (uint64_t)s->c.groups, transfer_some,
            NULL);

@@ -126,7 +126,7 @@ void sim_config_draw(const struct sim_options *o, struct sim_config *ret)
     c.skew_ppm = sim_has(&c, SIM_SKEW) ? (uint32_t)rand_between(&r, 100, 100000) : 0;
     c.reads = 0.2 + 0.5 * rand_unit(&r);
     c.sleep_ms = sim_has(&c, SIM_SLEEP) ? (uint32_t)rand_between(&r, 20, 600) : ENGINE_SLEEP_NEVER;
-    c.leases = rand_chance(&r, 0.2) ? 1 : 0;
+    c.leases = rand_chance(&r, 0.35) ? 1 : 0;
     if (c.groups > 5)
         c.clients = SIM_CLIENTS_MAX;
     if (o->hosts != 0)

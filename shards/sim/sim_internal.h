@@ -216,6 +216,7 @@ struct shard {
     struct key keys[SIM_KEYS];
     uint64_t key_number;
     uint64_t revision, changed_ns; /* of the last change asked for */
+    uint64_t unheard_until_ns;     /* the links to its leader are clogged for a transfer */
     /* The last phase: a write, then a read at each host (bits). */
     bool write_sent, write_done;
     uint32_t reads_sent, reads_done;
