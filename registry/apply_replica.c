@@ -454,7 +454,7 @@ static thole_v1_ReplicaFailure *recent_failure(thole_v1_ShardStatus *status, upb
         }
     }
     if (own == NULL && kept == FAILURE_HOSTS_MAX) { /* the one that was noted first */
-        memmove(all, all + 1, (kept - 1) * sizeof(all[0]));
+        memmove(all, all + 1, (kept - 1) * sizeof(thole_v1_ReplicaFailure *));
         kept--;
     }
     if (count > 0) {
@@ -508,9 +508,9 @@ static void observe_running(struct txn *t, struct row *row, int32_t phase, upb_S
     }
 }
 
-void registry__replica_failed(struct txn *t, struct row *row, upb_StringView message)
+void registry__replica_failed(struct txn *t, struct row *replica, upb_StringView message)
 {
-    observe_running(t, row, thole_v1_REPLICA_PHASE_FAILED, message);
+    observe_running(t, replica, thole_v1_REPLICA_PHASE_FAILED, message);
 }
 
 enum thole_code registry__op_observe_replica(struct txn *t, const thole_registry_v1_Operation *op)

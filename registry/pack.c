@@ -88,7 +88,7 @@ static void pack_field(struct packing *p, const void *from, void *to, const upb_
         const upb_Array *have = *(const upb_Array *const *)at;
         const upb_Array *copy = have == NULL ? NULL : pack_array(p, have, f, table);
         if (into != NULL) {
-            memcpy(into, &copy, sizeof(copy));
+            *(const upb_Array **)into = copy;
         }
     } else if (is_string(f)) {
         upb_StringView copy = pack_string(p, *(const upb_StringView *)at);
