@@ -259,7 +259,10 @@ static void test_shard_zero_shrinks_with_lost_hosts_and_grows_again(void **state
 static bool has_replicas(void *ctx)
 {
     struct expect *e = ctx;
-    const char *out = cli_ok(e->c, e->via, "get replicas --host %s", e->c->hosts[e->lines].name);
+    char out[OUT_BYTES];
+    if (cli(e->c, e->via, out, sizeof out, "get replicas --host %s", e->c->hosts[e->lines].name) !=
+        0)
+        return false;
     return count_lines(out, " running") - count_lines(out, " zero ") == atoi(e->needle);
 }
 
