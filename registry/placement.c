@@ -130,7 +130,8 @@ static void classify(const struct placement *p, struct placement_member *m)
     m->running = thole_v1_Replica_phase(m->row) == thole_v1_REPLICA_PHASE_RUNNING;
     m->failed = thole_v1_Replica_phase(m->row) == thole_v1_REPLICA_PHASE_FAILED;
     m->mine = thole_v1_Replica_owner(m->row) == thole_v1_REPLICA_OWNER_PLACEMENT;
-    m->leader = thole_v1_Replica_id(m->row) == leader;
+    /* Who votes alone always leads: no reason to stay. */
+    m->leader = thole_v1_Replica_id(m->row) == leader && thole_v1_ShardSpec_voters(p->spec) != 1;
     m->moving = thole_v1_Replica_moving_by(m->row) != 0;
     m->pinned = thole_v1_Replica_moved_by(m->row) > (p->o != NULL ? p->o->unpinned : 0);
     if (m->host != NULL) {

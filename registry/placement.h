@@ -44,7 +44,8 @@ void placement_decide(const struct registry_view *v, const thole_v1_Shard *shard
 
 /* Append the first step of moving the shard's replica away from `from`, if that makes hosts evener by
  * two replicas or more (or `from` has more than its capacity), at no cost to the spread. Only for
- * a settled shard, and not its leader. The rest of the move is placement_decide's. */
+ * a settled shard, and not its leader unless the host has more than its capacity. The rest of the move
+ * is placement_decide's. */
 bool placement_balance(const struct registry_view *v, const thole_v1_Shard *shard,
                        const struct placement_options *o, const struct uuid *from,
                        thole_registry_v1_Command *command, upb_Arena *arena);

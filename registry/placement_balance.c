@@ -44,6 +44,13 @@ static bool spread_is_worse(const struct placement *p, int class, int from, int 
     return false;
 }
 
+/* Leaders do not move for balance alone: another replica can, which costs less. */
+static bool may_go(const struct placement *p, const struct placement_member *m)
+{
+    return m->mine && !m->pinned && m->target >= 0 &&
+           (!m->leader || p->hosts[m->host_index].over);
+}
+
 /* The host with the least replicas that may take the member's place; NULL: none gains. */
 static const struct placement_host *destination(const struct placement *p,
                                                 const struct placement_member *m)
@@ -82,7 +89,7 @@ bool placement_balance(const struct registry_view *v, const thole_v1_Shard *shar
     placement__target(&p, false);
     for (size_t i = 0; is_settled(&p) && i < p.member_count; i++) {
         const struct placement_member *m = &p.members[i];
-        if (!uuid_equal(&m->host_id, from) || !m->mine || m->pinned || m->leader || m->target < 0) {
+        if (!uuid_equal(&m->host_id, from) || !may_go(&p, m)) {
             continue;
         }
         const struct placement_host *to = destination(&p, m);

@@ -18,6 +18,7 @@
 
 #define HOSTS_MAX 6
 #define GROUPS_MAX 2
+#define SHARDS_MAX 12
 #define VOTER thole_v1_REPLICA_ROLE_VOTER
 #define NON_VOTING thole_v1_REPLICA_ROLE_NON_VOTING
 #define WITNESS thole_v1_REPLICA_ROLE_WITNESS
@@ -27,7 +28,9 @@ struct world {
     struct rand rng;
     uint64_t seed;
     uint64_t hosts;
+    uint32_t capacity[HOSTS_MAX + 1];
     size_t placed; /* replicas that were ever asked for */
+    uint64_t term; /* of the last leader */
 };
 
 #define CHECK(w, condition)                                                            \
@@ -54,6 +57,7 @@ static void set_host(struct world *w, uint64_t n, int32_t state)
     thole_v1_HostSpec *spec = thole_registry_v1_UpdateHost_mutable_spec(u, c.arena);
     thole_registry_v1_UpdateHost_set_name(u, word(&c, "h", n));
     thole_v1_HostSpec_set_state(spec, state);
+    thole_v1_HostSpec_set_capacity(spec, w->capacity[n]);
     /* Tags follow from seed and host, so that they stay when the state changes. */
     struct rand tags;
     rand_seed(&tags, w->seed * 100 + n);
@@ -634,6 +638,30 @@ static uint32_t load_of(struct world *w, uint64_t n)
     return load;
 }
 
+/* The replicas on host n lead; other shards are led by any of theirs. */
+static void lead_from(struct world *w, uint64_t shards, uint64_t n)
+{
+    struct registry_view *v = registry_view_acquire(w->f.r);
+    uint64_t leader[SHARDS_MAX + 1] = {0};
+    uint64_t after = 0;
+    const thole_v1_Replica *row;
+    while ((row = registry_next_replica(v, after)) != NULL) {
+        after = thole_v1_Replica_id(row);
+        uint64_t shard = thole_v1_Replica_shard_id(row);
+        bool here = slice_equal(registry_str(thole_v1_Replica_host_id(row)),
+                                slice_str(test_uuid_text(n)));
+        if (thole_v1_Replica_desired(row) == thole_v1_REPLICA_DESIRED_RUN &&
+            (here || leader[shard] == 0)) {
+            leader[shard] = after;
+        }
+    }
+    registry_view_release(v);
+    w->term++;
+    for (uint64_t shard = 1; shard <= shards; shard++) {
+        CHECK(w, do_formed(&w->f, shard, leader[shard], w->term) == THOLE_OK);
+    }
+}
+
 /* One move of any shard from any host; false if none gains. */
 static bool balance_one(struct world *w, uint64_t shards)
 {
@@ -661,7 +689,7 @@ static void run_balance(uint64_t seed)
 {
     struct world w;
     world_init(&w, seed, 3);
-    uint64_t shards = rand_between(&w.rng, 4, 12);
+    uint64_t shards = rand_between(&w.rng, 4, SHARDS_MAX);
     uint32_t voters = (uint32_t)rand_between(&w.rng, 1, 3);
     for (uint64_t i = 1; i <= shards; i++) {
         char name[16];
@@ -678,9 +706,12 @@ static void run_balance(uint64_t seed)
     }
     uint32_t share = sum / (uint32_t)w.hosts;
     size_t before = w.placed;
-    while (balance_one(&w, shards)) {
+    do {
+        if (voters == 1) {
+            lead_from(&w, shards, 0);
+        }
         CHECK(&w, w.placed - before < 100); /* it ends */
-    }
+    } while (balance_one(&w, shards));
     /* As even as can be, with no more moves than the new host got replicas. */
     uint32_t least = UINT32_MAX;
     uint32_t most = 0;
@@ -698,6 +729,45 @@ static void placement_balance_ends_even_with_fewest_moves(void **state)
 {
     (void)state;
     for_seeds(run_balance, 300);
+}
+
+/* A host gives away what is above its capacity, also if it leads all of that. */
+static void run_capacity(uint64_t seed)
+{
+    struct world w;
+    world_init(&w, seed, 3);
+    uint64_t shards = rand_between(&w.rng, 4, SHARDS_MAX);
+    uint32_t voters = (uint32_t)rand_between(&w.rng, 1, (uint32_t)w.hosts - 1);
+    for (uint64_t i = 1; i <= shards; i++) {
+        char name[16];
+        snprintf(name, sizeof(name), "s%d", (int)i);
+        CHECK(&w, do_create_shard(&w.f, name, voters, 0) == THOLE_OK);
+        CHECK(&w, settle(&w, i).verdict == PLACEMENT_SETTLED);
+    }
+    uint64_t host = rand_below(&w.rng, w.hosts);
+    w.capacity[host] = (uint32_t)rand_between(&w.rng, 1, 3);
+    set_host(&w, host, thole_v1_HOST_STATE_ACTIVE);
+    do {
+        lead_from(&w, shards, host);
+    } while (balance_one(&w, shards));
+    struct registry_view *v = registry_view_acquire(w.f.r);
+    struct uuid id = test_uuid(host);
+    uint32_t load = 0;
+    uint64_t after = 0;
+    const thole_v1_Replica *row;
+    while ((row = registry_next_replica_of_host(v, &id, after)) != NULL) {
+        after = thole_v1_Replica_id(row);
+        load += thole_v1_Replica_shard_id(row) != REGISTRY_SHARD_ID;
+    }
+    CHECK(&w, load <= w.capacity[host]);
+    registry_view_release(v);
+    fixture_deinit(&w.f);
+}
+
+static void placement_balance_empties_a_host_down_to_its_capacity(void **state)
+{
+    (void)state;
+    for_seeds(run_capacity, 300);
 }
 
 /* ---- Moves ----------------------------------------------------------------------------------- */
@@ -791,6 +861,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(placement_random_specs_are_placed_best),
         cmocka_unit_test(placement_balance_ends_even_with_fewest_moves),
+        cmocka_unit_test(placement_balance_empties_a_host_down_to_its_capacity),
         cmocka_unit_test(placement_never_undoes_a_legal_move),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
