@@ -47,8 +47,7 @@ static bool spread_is_worse(const struct placement *p, int class, int from, int 
 /* Leaders do not move for balance alone: another replica can, which costs less. */
 static bool may_go(const struct placement *p, const struct placement_member *m)
 {
-    return m->mine && !m->pinned && m->target >= 0 &&
-           (!m->leader || p->hosts[m->host_index].over);
+    return m->mine && !m->pinned && m->target >= 0 && (!m->leader || p->hosts[m->host_index].over);
 }
 
 /* The host with the least replicas that may take the member's place; NULL: none gains. */

@@ -50,6 +50,7 @@ static void add_replica(struct call *c, thole_v1_StatusResponse *reply,
     thole_v1_LocalReplica_set_log_bytes(r, s->log_bytes);
     thole_v1_LocalReplica_set_epoch(r, s->epoch);
     thole_v1_LocalReplica_set_last_term(r, s->last_term);
+    thole_v1_LocalReplica_set_votes(r, s->votes);
     if (s->failed) {
         thole_v1_LocalReplica_set_failure(
             r, copy_text(c, s->failure[0] != '\0' ? s->failure : "failed"));

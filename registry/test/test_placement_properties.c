@@ -648,8 +648,8 @@ static void lead_from(struct world *w, uint64_t shards, uint64_t n)
     while ((row = registry_next_replica(v, after)) != NULL) {
         after = thole_v1_Replica_id(row);
         uint64_t shard = thole_v1_Replica_shard_id(row);
-        bool here = slice_equal(registry_str(thole_v1_Replica_host_id(row)),
-                                slice_str(test_uuid_text(n)));
+        bool here =
+            slice_equal(registry_str(thole_v1_Replica_host_id(row)), slice_str(test_uuid_text(n)));
         if (thole_v1_Replica_desired(row) == thole_v1_REPLICA_DESIRED_RUN &&
             (here || leader[shard] == 0)) {
             leader[shard] = after;

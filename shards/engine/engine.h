@@ -42,6 +42,7 @@ struct engine_replica_status {
     bool leader_ready;
     bool initialised;     /* has a configuration that contains it, or ever had one */
     bool voter;           /* in the configuration in force */
+    uint32_t votes;       /* voters and witnesses of that; of both halves of a joint one */
     bool removed_by_peer; /* a peer says that this replica was removed */
     bool failed;
     bool superseded; /* failed: the group was forced without this replica, whose data is void */

@@ -293,6 +293,7 @@ struct replica_shown { /* see struct engine_replica_status */
     struct uuid leader_host;
     bool initialised, voter, removed_by_peer, failed, superseded;
     uint64_t applied, config_revision, log_bytes, snapshot_index;
+    uint32_t votes;
 };
 
 struct replica {

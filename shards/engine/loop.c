@@ -370,6 +370,7 @@ static void fill_shown(struct replica *r)
         s->initialised =
             s->initialised || raft_config_find(raft_config(r->core), r->replica_id) != NULL;
         s->voter = raft_config_is_voter(raft_config(r->core), r->replica_id);
+        s->votes = raft_config_votes(raft_config(r->core));
         s->config_revision = raft_config(r->core)->revision;
     }
     s->removed_by_peer = r->removed_by_peer;

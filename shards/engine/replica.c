@@ -68,6 +68,7 @@ void replica_show(const struct replica *r, struct engine_replica_status *ret)
         .leader_ready = s->raft.leader_ready,
         .initialised = s->initialised,
         .voter = s->voter,
+        .votes = s->votes,
         .removed_by_peer = s->removed_by_peer,
         .failed = s->failed,
         .superseded = s->superseded,

@@ -101,6 +101,17 @@ bool raft_config_is_voter(const struct raft_config *c, uint64_t replica_id)
     return m != NULL && (raft__role_votes(m->role) || raft__role_votes(m->outgoing_role));
 }
 
+uint32_t raft_config_votes(const struct raft_config *c)
+{
+    uint32_t votes = 0;
+
+    for (uint32_t i = 0; i < c->member_count; i++) {
+        const struct raft_member *m = &c->members[i];
+        votes += raft__role_votes(m->role) || raft__role_votes(m->outgoing_role);
+    }
+    return votes;
+}
+
 /* Where `replica_id` is, or would be inserted, among the tombstones. */
 static uint32_t removed_position(const struct raft_config *c, uint64_t replica_id)
 {

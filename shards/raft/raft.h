@@ -92,6 +92,7 @@ void raft_config_copy(struct raft_config *to,
 bool raft_config_equal(const struct raft_config *a, const struct raft_config *b);
 const struct raft_member *raft_config_find(const struct raft_config *c, uint64_t replica_id);
 bool raft_config_is_voter(const struct raft_config *c, uint64_t replica_id); /* either half */
+uint32_t raft_config_votes(const struct raft_config *c); /* who votes in either half */
 bool raft_config_is_removed(const struct raft_config *c, uint64_t replica_id);
 /* The stable encoding used in snapshots and log starts (docs/formats.md). */
 void raft_config_encode(const struct raft_config *c, struct bytes *out);
