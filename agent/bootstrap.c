@@ -116,6 +116,20 @@ static enum thole_code start_zero(struct agent *a, const struct identity *i,
     return wait_for(&w, st);
 }
 
+/* The data directory was made of a snapshot (restore_zero.h): the replica, empty until now, is founded on
+ * it. Repeated after a crash it may find that it was. */
+static enum thole_code seed_zero(struct agent *a, const char *file, struct thole_status *st)
+{
+    struct wait_done w;
+    LOG_WARN(AGENT, "shard zero begins with a restored snapshot file=%s", file);
+    do { /* until its machine is open */
+        w = (struct wait_done){.lock = PTHREAD_MUTEX_INITIALIZER, .cond = PTHREAD_COND_INITIALIZER};
+        engine_seed(a->engine, REGISTRY_SHARD_ID, file, zero_started, &w);
+        (void)wait_for(&w, st);
+    } while (w.st.reason == THOLE_REASON_NOT_READY && bootstrap_pause(a, FORCE_PAUSE_MS));
+    return w.st.code;
+}
+
 /* What is left of a replica that another one replaces (renew_start). */
 static enum thole_code remove_old_zero(struct agent *a, uint64_t replica_id,
                                        struct thole_status *st)
@@ -235,12 +249,15 @@ static enum thole_code run_member(struct agent *a, struct identity *i, struct th
         code = start_zero(a, i, st);
     else
         code = force_zero(a, st);
+    if (code == THOLE_OK && i->zero_seed[0])
+        code = seed_zero(a, i->zero_seed, st);
     if (code != THOLE_OK)
         return code;
     if (!bootstrap_step(a, "zero-started"))
         return THOLE_FAIL(st, THOLE_CANCELLED, THOLE_REASON_STOPPED, "stopped by a test");
     if (!i->zero_created) {
         i->zero_created = true;
+        i->zero_seed[0] = 0;
         code = datadir_save_identity(&a->dir, i, st);
         if (code != THOLE_OK)
             return code;
@@ -249,6 +266,7 @@ static enum thole_code run_member(struct agent *a, struct identity *i, struct th
     a->identity.cluster = i->cluster; /* host and name stay, and are read without the lock */
     a->identity.zero_replica = i->zero_replica;
     a->identity.zero_created = i->zero_created;
+    a->identity.zero_seed[0] = 0;
     a->identity.first = i->first;
     a->member = true;
     a->waiting_for[0] = 0;

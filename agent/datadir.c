@@ -77,6 +77,8 @@ static bool identity_line(void *ctx, const char *key, char *value)
         return uuid_parse(value, &i->cluster);
     if (strcmp(key, "zero-replica") == 0)
         return sscanf(value, "%" SCNu64, &i->zero_replica) == 1;
+    if (strcmp(key, "zero-seed") == 0)
+        return copy_word(i->zero_seed, sizeof i->zero_seed, value);
     if (strcmp(key, "zero-created") == 0) {
         i->zero_created = strcmp(value, "yes") == 0;
         return true;
@@ -101,6 +103,8 @@ enum thole_code datadir_save_identity(struct datadir *d, const struct identity *
         uuid_format(&i->cluster, id);
         bytes_printf(&out, "cluster %s\nzero-replica %" PRIu64 "\nzero-created %s\n", id,
                      i->zero_replica, i->zero_created ? "yes" : "no");
+        if (i->zero_seed[0])
+            bytes_printf(&out, "zero-seed %s\n", i->zero_seed);
         members_write(&out, &i->first);
     }
     char *path = datadir_file(d, "identity");

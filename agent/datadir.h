@@ -48,6 +48,7 @@ struct identity {
     char advertise[DATADIR_ADDRESS_BYTES]; /* "": the listen address */
     struct uuid cluster;                   /* nil: not a member yet */
     uint64_t zero_replica;                 /* this host's replica of shard zero */
+    char zero_seed[UUID_TEXT_BYTES]; /* until then: the snapshot that it is founded on; "": none */
     bool zero_created;        /* the replica was durably created: it must not be created again */
     struct member_list first; /* the hosts that formed the cluster; empty on one that joined */
 };

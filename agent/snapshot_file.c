@@ -37,6 +37,14 @@ bool snapshot_file_trailer(const uint8_t trailer[SNAPSHOT_FILE_TRAILER_BYTES], u
     return memcmp(trailer + 8, body_magic, sizeof body_magic) == 0;
 }
 
+void snapshot_file_end(uint64_t checksum, struct bytes *out)
+{
+    uint8_t number[8];
+    put_le64(number, checksum);
+    bytes_append(out, number, sizeof number);
+    bytes_append(out, body_magic, sizeof body_magic);
+}
+
 /* ---- Checking ------------------------------------------------------------------------------------ */
 
 struct snapshot_check {

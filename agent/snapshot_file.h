@@ -18,6 +18,8 @@ void snapshot_file_head(const thole_v1_SnapshotFile *head, struct bytes *out);
 /* The checksum that a body's trailer holds; false if it is none. */
 bool snapshot_file_trailer(const uint8_t trailer[SNAPSHOT_FILE_TRAILER_BYTES], uint64_t *ret);
 
+void snapshot_file_end(uint64_t checksum, struct bytes *out); /* such a trailer */
+
 struct snapshot_check;
 struct snapshot_check *snapshot_check_new(void);
 void snapshot_check_free(struct snapshot_check *k); /* NULL is fine */

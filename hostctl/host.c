@@ -171,7 +171,7 @@ void hostctl__host_evaluate(struct hostctl *h, struct ctl_shard *s,
             engine_replica_remove(h->o.engine, local->replica_id, hostctl__op_engine_done,
                                   hostctl__op_new(h, OP_REMOVE, s->id, local->replica_id));
         } else if (shard != NULL && thole_v1_Shard_has_seed(shard) && !local->initialised &&
-                   !local->failed) {
+                   !local->failed && s->id != REGISTRY_SHARD_ID) { /* that is the bootstrap's */
             seed(h, s, shard, local);
         }
         return;

@@ -327,9 +327,10 @@ static void propose_step(struct hostctl *h, const thole_v1_Operation *row,
         const thole_v1_Shard *shard = registry_shard(h->view, thole_v1_Operation_shard_id(row));
         op = thole_registry_v1_Command_add_operations(c, arena);
         thole_registry_v1_Operation_set_expected_revision(op, thole_v1_Shard_revision(shard));
-        thole_registry_v1_DeleteShard_set_name(
-            thole_registry_v1_Operation_mutable_delete_shard(op, arena),
-            thole_v1_Shard_name(shard));
+        thole_registry_v1_DeleteShard *d =
+            thole_registry_v1_Operation_mutable_delete_shard(op, arena);
+        thole_registry_v1_DeleteShard_set_name(d, thole_v1_Shard_name(shard));
+        thole_registry_v1_DeleteShard_set_restore_failed(d, true);
     }
     h->operate_outstanding = true;
     hostctl__propose(h, c, arena, hostctl__op_new(h, OP_OPERATE, 0, 0));

@@ -26,7 +26,7 @@ enum thole_code registry__find_host(struct txn *t, upb_StringView name, struct r
 }
 
 /* A new row from what the host says of itself. */
-static void add_host(struct txn *t, const thole_v1_Host *host, const struct uuid *id)
+void registry__host_add(struct txn *t, const thole_v1_Host *host, const struct uuid *id)
 {
     struct row *row = registry__row_new(ROW_HOST);
     upb_Arena *arena = row->arena;
@@ -171,7 +171,7 @@ enum thole_code registry__op_bootstrap(struct txn *t, const thole_registry_v1_Op
         if (code != THOLE_OK) {
             return code;
         }
-        add_host(t, hosts[i], &id);
+        registry__host_add(t, hosts[i], &id);
     }
     const struct row *zero = add_shard_zero(t, b);
     registry__txn_event(t, zero, "ClusterBootstrapped", "with %zu hosts", count);
@@ -264,6 +264,35 @@ static enum thole_code refuse_copy(struct txn *t, const struct row *host,
                       address.size > 0 ? address.data : "");
 }
 
+static void copy_tags(thole_v1_HostSpec *to, const thole_v1_HostSpec *from, upb_Arena *arena)
+{
+    size_t it = kUpb_Map_Begin;
+    const thole_v1_HostSpec_TagsEntry *tag;
+    thole_v1_HostSpec_tags_clear(to);
+    while ((tag = thole_v1_HostSpec_tags_next(from, &it)) != NULL) {
+        struct slice key = registry_str(thole_v1_HostSpec_TagsEntry_key(tag));
+        struct slice value = registry_str(thole_v1_HostSpec_TagsEntry_value(tag));
+        thole_v1_HostSpec_tags_set(to, registry__dup(arena, key), registry__dup(arena, value),
+                                   arena);
+    }
+}
+
+/* A host whose row was made before its first start (refound.c) says then what a new one says. */
+static void take_tags(struct txn *t, const struct uuid *id, const thole_v1_Host *given)
+{
+    const struct row *host = registry__host(&t->s, id);
+    const thole_v1_HostSpec *spec = thole_v1_Host_spec(given);
+    if (spec == NULL || thole_v1_HostSpec_tags_size(thole_v1_Host_spec(host->host)) > 0 ||
+        thole_v1_HostSpec_tags_size(spec) == 0) {
+        return;
+    }
+    struct row *row = registry__txn_edit(t, host);
+    copy_tags(thole_v1_Host_mutable_spec(row->host, row->arena), spec, row->arena);
+    thole_v1_Host_set_generation(row->host, thole_v1_Host_generation(row->host) + 1);
+    thole_v1_Host_set_etag(row->host, registry__txn_etag(t, row->arena));
+    registry__txn_put(t, row);
+}
+
 /* A host that was admitted before has started again. */
 static enum thole_code readmit(struct txn *t, struct row *host, const thole_v1_Host *given)
 {
@@ -289,6 +318,9 @@ static enum thole_code readmit(struct txn *t, struct row *host, const thole_v1_H
     thole_v1_HostStatus_set_liveness(live, thole_v1_HOST_LIVENESS_LIVE);
     struct uuid id = host->host_id;
     observe(t, host, live, upb_StringView_FromString("it started again"));
+    if (newest == 0) {
+        take_tags(t, &id, given);
+    }
     if (incarnation > newest) {
         registry__txn_event(t, registry__host(&t->s, &id), "HostStarted", "incarnation %" PRIu64,
                             incarnation);
@@ -315,7 +347,7 @@ enum thole_code registry__op_admit_host(struct txn *t, const thole_registry_v1_O
         if (code != THOLE_OK) {
             return code;
         }
-        add_host(t, host, &id);
+        registry__host_add(t, host, &id);
         known = registry__host(&t->s, &id);
         registry__txn_event(t, known, "HostAdmitted", "%s", "");
     } else {
@@ -376,19 +408,6 @@ enum thole_code registry__op_observe_host(struct txn *t, const thole_registry_v1
 }
 
 /* ---- Spec and removal ------------------------------------------------------------------------ */
-
-static void copy_tags(thole_v1_HostSpec *to, const thole_v1_HostSpec *from, upb_Arena *arena)
-{
-    size_t it = kUpb_Map_Begin;
-    const thole_v1_HostSpec_TagsEntry *tag;
-    thole_v1_HostSpec_tags_clear(to);
-    while ((tag = thole_v1_HostSpec_tags_next(from, &it)) != NULL) {
-        struct slice key = registry_str(thole_v1_HostSpec_TagsEntry_key(tag));
-        struct slice value = registry_str(thole_v1_HostSpec_TagsEntry_value(tag));
-        thole_v1_HostSpec_tags_set(to, registry__dup(arena, key), registry__dup(arena, value),
-                                   arena);
-    }
-}
 
 static const char *state_name(int32_t state)
 {

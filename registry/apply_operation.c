@@ -106,6 +106,18 @@ static void end(struct txn *t, const struct row *operation, thole_v1_OperationSt
     put_ended(t, row, state);
 }
 
+void registry__operations_cancel(struct txn *t, const char *why)
+{
+    uint64_t after = 0;
+    struct row *row;
+    while ((row = next_operation(&t->s, after)) != NULL) {
+        after = thole_v1_Operation_id(row->operation);
+        if (is_open(row)) {
+            end(t, row, thole_v1_OPERATION_STATE_CANCELLED, why);
+        }
+    }
+}
+
 struct row *registry__operation_open(const struct state *s, int32_t kind, uint64_t after)
 {
     struct row *row;

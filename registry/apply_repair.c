@@ -1,9 +1,6 @@
 /* What follows from groups that were forced (raft_force): what the survivor did not have is lost. */
 #include "registry/registry_internal.h"
 
-/* More than any cluster gives out between two entries that reached a majority and only one host. */
-#define LOST_IDS_MAX (UINT64_C(1) << 24)
-
 enum thole_code registry__op_repair_zero(struct txn *t, const thole_registry_v1_Operation *op)
 {
     uint64_t epoch =
@@ -15,8 +12,8 @@ enum thole_code registry__op_repair_zero(struct txn *t, const thole_registry_v1_
     if (t->s.lost_to == 0) {
         t->s.lost_from = t->s.next_replica_id;
     }
-    t->s.next_replica_id += LOST_IDS_MAX;
-    t->s.next_shard_id += LOST_IDS_MAX;
+    t->s.next_replica_id += REGISTRY_LOST_IDS_MAX;
+    t->s.next_shard_id += REGISTRY_LOST_IDS_MAX;
     t->s.lost_to = t->s.next_replica_id;
     registry__txn_event(t, registry__shard(&t->s, REGISTRY_SHARD_ID), "ShardZeroRepaired",
                         "epoch %" PRIu64 "; what came after revision %" PRIu64 " is lost", epoch,

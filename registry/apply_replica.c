@@ -66,6 +66,10 @@ enum thole_code registry__check_place(struct txn *t, const struct row *shard,
     uint64_t shard_id = thole_v1_Shard_id(shard->shard);
     upb_StringView name = thole_v1_Host_name(host->host);
     const struct row *there = registry__occupant(&t->s, shard_id, &host->host_id);
+    if (thole_v1_Shard_awaits_restore(shard->shard)) {
+        return THOLE_FAIL(&t->st, THOLE_FAILED_PRECONDITION, THOLE_REASON_NOT_READY,
+                          "the shard waits for its data: restore a snapshot, or delete it");
+    }
     if (there != NULL) {
         return THOLE_FAIL(&t->st, THOLE_FAILED_PRECONDITION, THOLE_REASON_EXISTS,
                           "host %.*s already has replica %" PRIu64 " of this shard", (int)name.size,

@@ -49,8 +49,8 @@ static enum thole_code find_seed_host(struct txn *t, const thole_registry_v1_Res
                                 REGISTRY_TEXT_BYTES);
 }
 
-static void place_first(struct txn *t, uint64_t shard_id, const struct row *host,
-                        const thole_v1_ShardSeed *seed)
+uint64_t registry__place_seed(struct txn *t, uint64_t shard_id, const struct row *host,
+                              const thole_v1_ShardSeed *seed)
 {
     const struct row *replica =
         registry__replica_add(t, registry__shard(&t->s, shard_id), host,
@@ -58,7 +58,8 @@ static void place_first(struct txn *t, uint64_t shard_id, const struct row *host
     struct row *shard = registry__txn_edit(t, registry__shard(&t->s, shard_id));
     upb_Arena *arena = shard->arena;
     thole_v1_InitialReplica *initial = thole_v1_Shard_add_initial(shard->shard, arena);
-    thole_v1_InitialReplica_set_replica_id(initial, thole_v1_Replica_id(replica->replica));
+    uint64_t id = thole_v1_Replica_id(replica->replica);
+    thole_v1_InitialReplica_set_replica_id(initial, id);
     thole_v1_InitialReplica_set_host_id(
         initial, registry__dup(arena, registry_str(thole_v1_Host_id(host->host))));
     thole_v1_Shard_set_seed(shard->shard,
@@ -67,6 +68,38 @@ static void place_first(struct txn *t, uint64_t shard_id, const struct row *host
     upb_StringView name = thole_v1_Host_name(host->host);
     registry__txn_event(t, replica, "ReplicaPlaced", "voter on %.*s: it has the snapshot",
                         (int)name.size, name.data);
+    return id;
+}
+
+/* A shard whose data is awaited keeps its id, its pool and its spec, which may be newer than the file's. */
+static enum thole_code restore_awaiting(struct txn *t, const struct row *shard,
+                                        const thole_v1_ShardSpec *saved)
+{
+    const thole_v1_ShardSpec *spec = thole_v1_Shard_spec(shard->shard);
+    if (thole_v1_Shard_deleting(shard->shard) || thole_v1_Shard_has_seed(shard->shard)) {
+        return THOLE_FAIL(&t->st, THOLE_FAILED_PRECONDITION, THOLE_REASON_EXISTS,
+                          "a restore of the shard is under way, or is being taken back");
+    }
+    upb_StringView type = thole_v1_ShardSpec_type(spec);
+    upb_StringView config = thole_v1_ShardSpec_config(spec);
+    if (saved == NULL ||
+        !slice_equal(registry_str(type), registry_str(thole_v1_ShardSpec_type(saved))) ||
+        !slice_equal(registry_str(config), registry_str(thole_v1_ShardSpec_config(saved)))) {
+        return THOLE_FAIL(&t->st, THOLE_FAILED_PRECONDITION, THOLE_REASON_BAD_REQUEST,
+                          "the shard is of type \"%.*s\", and the snapshot of another one, or of "
+                          "another config",
+                          (int)type.size, type.data);
+    }
+    return THOLE_OK;
+}
+
+static enum thole_code make_shard(struct txn *t, upb_StringView name,
+                                  const thole_v1_ShardSpec *spec)
+{
+    const struct row *shard = registry__shard_by_name(&t->s, registry_str(name));
+    return shard != NULL && thole_v1_Shard_awaits_restore(shard->shard)
+               ? restore_awaiting(t, shard, spec)
+               : registry__shard_create(t, name, spec);
 }
 
 enum thole_code registry__op_restore_shard(struct txn *t, const thole_registry_v1_Operation *op)
@@ -77,7 +110,7 @@ enum thole_code registry__op_restore_shard(struct txn *t, const thole_registry_v
     struct row *host = NULL;
     enum thole_code code = registry__operation_room(t);
     if (code == THOLE_OK) {
-        code = registry__shard_create(t, name, thole_registry_v1_RestoreShard_spec(o));
+        code = make_shard(t, name, thole_registry_v1_RestoreShard_spec(o));
     }
     if (code == THOLE_OK) {
         code = find_seed_host(t, o, &host);
@@ -87,7 +120,7 @@ enum thole_code registry__op_restore_shard(struct txn *t, const thole_registry_v
     }
     const struct row *shard = registry__shard_by_name(&t->s, registry_str(name));
     uint64_t id = thole_v1_Shard_id(shard->shard);
-    place_first(t, id, host, seed);
+    (void)registry__place_seed(t, id, host, seed);
     struct row *row =
         registry__operation_new(t, thole_v1_OPERATION_KIND_RESTORE, registry__shard(&t->s, id));
     thole_v1_Operation_set_shard_id(row->operation, id);
@@ -105,7 +138,7 @@ enum thole_code registry__restore_cancel(struct txn *t, const thole_v1_Operation
         return THOLE_FAIL(&t->st, THOLE_FAILED_PRECONDITION, THOLE_REASON_BAD_REQUEST,
                           "the shard serves already: delete it instead");
     }
-    registry__shard_retire(t, shard);
+    registry__shard_give_up(t, shard);
     return THOLE_OK;
 }
 

@@ -208,6 +208,37 @@ enum thole_code registry__op_update_shard(struct txn *t, const thole_registry_v1
 
 /* ---- Deletion -------------------------------------------------------------------------------- */
 
+void registry__shard_await(struct txn *t, const struct row *shard)
+{
+    uint64_t id = thole_v1_Shard_id(shard->shard);
+    struct row *row = registry__txn_edit(t, shard);
+    thole_v1_Shard_clear_initial(row->shard);
+    thole_v1_Shard_clear_seed(row->shard);
+    thole_v1_Shard_clear_status(row->shard);
+    thole_v1_Shard_mutable_status(row->shard, row->arena);
+    thole_v1_Shard_set_awaits_restore(row->shard, true);
+    registry__txn_put(t, row);
+    registry__txn_event(t, registry__shard(&t->s, id), "ShardAwaitsRestore",
+                        "its data is not here: restore a snapshot, or delete it");
+}
+
+/* Another shard in its place. Of one that belongs to a pool, the pool does not see that it was gone. */
+static void begin_again(struct txn *t, struct row *shard, bool awaits)
+{
+    registry__row_ref(shard); /* for its names and spec */
+    registry__txn_drop(t, shard);
+    struct slice pool_name = registry_str(thole_v1_Shard_pool(shard->shard));
+    const struct row *pool = registry__pool(&t->s, pool_name);
+    if (pool_name.size == 0 || (pool != NULL && !thole_v1_ShardPool_deleting(pool->pool))) {
+        struct slice name = registry_str(thole_v1_Shard_name(shard->shard));
+        registry__shard_add(t, name, thole_v1_Shard_spec(shard->shard), pool_name);
+        if (awaits) {
+            registry__shard_await(t, registry__shard_by_name(&t->s, name));
+        }
+    }
+    registry__row_unref(shard);
+}
+
 void registry__shard_settle(struct txn *t, uint64_t shard_id)
 {
     struct row *shard = registry__shard(&t->s, shard_id);
@@ -215,8 +246,12 @@ void registry__shard_settle(struct txn *t, uint64_t shard_id)
         registry__next_of_shard(&t->s, shard_id, 0) != NULL) {
         return;
     }
-    registry__txn_event(t, shard, "ShardDeleted", "nothing of it is left");
-    registry__txn_drop(t, shard);
+    if (!thole_v1_Shard_awaits_restore(shard->shard)) {
+        registry__txn_event(t, shard, "ShardDeleted", "nothing of it is left");
+        registry__txn_drop(t, shard);
+        return;
+    }
+    begin_again(t, shard, true);
 }
 
 /* With the shard the whole group goes, so no replica has to leave it first. */
@@ -237,19 +272,48 @@ static void retire_replicas(struct txn *t, uint64_t shard_id)
     }
 }
 
-void registry__shard_retire(struct txn *t, struct row *shard)
+static void retire(struct txn *t, struct row *shard, bool awaits)
 {
     registry__txn_show(t, shard);
-    if (thole_v1_Shard_deleting(shard->shard)) {
+    bool deleting = thole_v1_Shard_deleting(shard->shard);
+    if (deleting && thole_v1_Shard_awaits_restore(shard->shard) == awaits) {
         return;
     }
     uint64_t id = thole_v1_Shard_id(shard->shard);
     struct row *row = registry__txn_edit(t, shard);
     thole_v1_Shard_set_deleting(row->shard, true);
+    thole_v1_Shard_set_awaits_restore(row->shard, awaits);
     registry__txn_put(t, row);
-    registry__txn_event(t, registry__shard(&t->s, id), "ShardDeleting", "%s", "");
-    retire_replicas(t, id);
+    if (!deleting) {
+        registry__txn_event(t, registry__shard(&t->s, id), "ShardDeleting", "%s", "");
+        retire_replicas(t, id);
+    }
     registry__shard_settle(t, id);
+}
+
+void registry__shard_retire(struct txn *t, struct row *shard)
+{
+    retire(t, shard, false);
+}
+
+void registry__shard_give_up(struct txn *t, struct row *shard)
+{
+    retire(t, shard, thole_v1_Shard_awaits_restore(shard->shard));
+}
+
+/* The data of a pool's shard is given up: the pool wants the shard nevertheless, so it begins empty. */
+static enum thole_code delete_in_pool(struct txn *t, struct row *shard)
+{
+    if (!thole_v1_Shard_awaits_restore(shard->shard)) {
+        return refuse_pool(t, shard);
+    }
+    if (thole_v1_Shard_has_seed(shard->shard)) {
+        return THOLE_FAIL(&t->st, THOLE_FAILED_PRECONDITION, THOLE_REASON_BAD_REQUEST,
+                          "the shard is being restored: cancel that operation first");
+    }
+    registry__txn_event(t, shard, "ShardDeleted", "its data is given up");
+    begin_again(t, shard, false);
+    return THOLE_OK;
 }
 
 enum thole_code registry__op_delete_shard(struct txn *t, const thole_registry_v1_Operation *op)
@@ -262,16 +326,17 @@ enum thole_code registry__op_delete_shard(struct txn *t, const thole_registry_v1
     }
     enum thole_code code = refuse_zero(t, shard);
     if (code == THOLE_OK) {
-        code = refuse_pool(t, shard);
-    }
-    if (code == THOLE_OK) {
         code = registry__check_revision(t, op, shard);
     }
     if (code == THOLE_OK) {
         code = registry__check_etag(t, thole_v1_Shard_etag(shard->shard),
                                     thole_registry_v1_DeleteShard_etag(d));
     }
-    if (code == THOLE_OK) {
+    if (code == THOLE_OK && thole_registry_v1_DeleteShard_restore_failed(d)) {
+        registry__shard_give_up(t, shard);
+    } else if (code == THOLE_OK && thole_v1_Shard_pool(shard->shard).size > 0) {
+        code = delete_in_pool(t, shard);
+    } else if (code == THOLE_OK) {
         registry__shard_retire(t, shard);
     }
     return code;
@@ -441,6 +506,9 @@ enum thole_code registry__op_observe_shard(struct txn *t, const thole_registry_v
     merge_leader(to, status, row->arena);
     merge_conditions(t, to, status, row->arena);
     thole_v1_ShardStatus_set_formed(to, formed || thole_v1_ShardStatus_formed(to));
+    if (formed) {
+        thole_v1_Shard_set_awaits_restore(row->shard, false);
+    }
     if (registry__message_equal(shard->shard, row->shard, &thole_v1_Shard_msginit, t->arena)) {
         registry__row_unref(row);
         return THOLE_OK;

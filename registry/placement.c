@@ -447,6 +447,14 @@ void placement_decide(const struct registry_view *v, const thole_v1_Shard *shard
         snprintf(ret->explanation, sizeof(ret->explanation), "the shard is being deleted");
         return;
     }
+    if (thole_v1_Shard_awaits_restore(shard)) {
+        ret->verdict = PLACEMENT_WAIT;
+        snprintf(ret->explanation, sizeof(ret->explanation), "%s",
+                 thole_v1_Shard_has_seed(shard)
+                     ? "its data is being restored"
+                     : "its data is not here: restore a snapshot, or delete the shard");
+        return;
+    }
     thole_registry_v1_Command_set_decided_at(command, registry_view_revision(v));
     placement__load_members(&p);
     if (thole_v1_Shard_id(shard) == REGISTRY_SHARD_ID) {

@@ -31,8 +31,10 @@ static void judge_placed(const struct placement *p, const struct placement_resul
         missing += p->hosts[i].member < 0 && p->hosts[i].target == CLASS_COVER;
     }
     c->type = "Placed";
-    c->status = missing == 0 && decided->verdict != PLACEMENT_UNSATISFIABLE;
+    bool awaits = thole_v1_Shard_awaits_restore(p->shard);
+    c->status = missing == 0 && !awaits && decided->verdict != PLACEMENT_UNSATISFIABLE;
     c->reason = c->status                                     ? "Placed"
+                : awaits                                      ? "AwaitsRestore"
                 : decided->verdict == PLACEMENT_UNSATISFIABLE ? "Unsatisfiable"
                                                               : "Placing";
     snprintf(c->message, sizeof(c->message), "%s", c->status ? "" : decided->explanation);

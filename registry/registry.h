@@ -116,6 +116,28 @@ THOLE_MUST_CHECK enum thole_code registry_changes_since(const struct registry_vi
                                                         const struct registry_changes *c,
                                                         struct thole_status *st);
 
+/* ---- Beginning again from a snapshot --------------------------------------------------------- */
+
+/* The one host of the new cluster, and where the snapshot is on it. */
+struct registry_refound {
+    struct uuid cluster, host;
+    const char *host_name;
+    const char *seed_file; /* its name among the engine's seeds */
+    uint64_t index;        /* the log index that the snapshot goes up to */
+    int64_t time_ms;
+};
+struct registry_refounded {
+    uint64_t replica_id; /* of shard zero on that host */
+    uint64_t revision;   /* of the snapshot */
+    uint32_t hosts, shards;
+};
+/* Appends to `out` the snapshot of a new cluster, made of the registry's snapshot `in`: its shards and pools, which await
+ * their data, and its events; no hosts but the given one, no replicas; ids and revisions go on beyond what may have been
+ * given out since. DATA_LOSS CORRUPT; INVALID_ARGUMENT for a bad name of the host. */
+THOLE_MUST_CHECK enum thole_code registry_refound(struct slice in, const struct registry_refound *o,
+                                                  struct bytes *out, struct registry_refounded *ret,
+                                                  struct thole_status *st);
+
 /* ---- Small helpers shared by controllers and services -------------------------------------- */
 
 /* Non-voting replicas that a spec asks for by number, those that cover hosts not counted. */

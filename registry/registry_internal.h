@@ -17,6 +17,10 @@
 #include "base/limits.h"
 #include "registry/registry.h"
 
+/* What is skipped when it is not known what was given out: more than any cluster gives out between two
+ * entries that reached a majority and only one host. */
+#define REGISTRY_LOST_IDS_MAX (UINT64_C(1) << 24)
+
 /* ---- Limits ---------------------------------------------------------------------------------- */
 
 #define REGISTRY_REQUESTS_MAX 1024         /* remembered request ids */
@@ -253,8 +257,13 @@ enum thole_code registry__op_cancel_operation(struct txn *t, const thole_registr
 enum thole_code registry__op_step_operation(struct txn *t, const thole_registry_v1_Operation *op);
 enum thole_code registry__op_restore_shard(struct txn *t, const thole_registry_v1_Operation *op);
 enum thole_code registry__op_record_snapshot(struct txn *t, const thole_registry_v1_Operation *op);
+/* The first voter, on the host that has the file. Returns its id. */
+uint64_t registry__place_seed(struct txn *t, uint64_t shard_id, const struct row *host,
+                              const thole_v1_ShardSeed *seed);
 /* What has not begun to serve goes; what serves is a shard like any other. */
 enum thole_code registry__restore_cancel(struct txn *t, const thole_v1_Operation *operation);
+/* Whatever is under way is cancelled. */
+void registry__operations_cancel(struct txn *t, const char *why);
 /* May one more be under way? */
 enum thole_code registry__operation_room(struct txn *t);
 
@@ -281,6 +290,11 @@ void registry__shard_add(struct txn *t, struct slice name, const thole_v1_ShardS
                          struct slice pool);
 void registry__shard_set_spec(struct txn *t, struct row *shard, const thole_v1_ShardSpec *spec);
 void registry__shard_retire(struct txn *t, struct row *shard);
+/* The same for one that does not begin, whatever it began with: if its data is awaited, it is there again
+ * when nothing of it is left, under another id. */
+void registry__shard_give_up(struct txn *t, struct row *shard);
+/* No replicas, as it is before its data is there; `shard` is of the transaction. */
+void registry__shard_await(struct txn *t, const struct row *shard);
 /* A new one, checked, without replicas. */
 enum thole_code registry__shard_create(struct txn *t, upb_StringView name,
                                        const thole_v1_ShardSpec *spec);
@@ -297,6 +311,8 @@ void registry__pool_settle(struct txn *t, struct slice name);
 /* May the host get a replica of the shard at all? */
 enum thole_code registry__check_place(struct txn *t, const struct row *shard,
                                       const struct row *host);
+/* A new host's row from what it says of itself; the checks are the caller's. */
+void registry__host_add(struct txn *t, const thole_v1_Host *host, const struct uuid *id);
 /* A new replica row; the checks are the caller's. Returns it, borrowed. */
 struct row *registry__replica_add(struct txn *t, const struct row *shard, const struct row *host,
                                   int32_t role, int32_t owner, bool initial);

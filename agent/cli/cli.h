@@ -69,6 +69,7 @@ enum cli_option_id {
     OPT_VOTERS,
     OPT_CLEANUP,
     OPT_YES,
+    OPT_NAME,
     OPT_OPTIONS, /* how many */
 };
 
@@ -252,6 +253,7 @@ int command_resume(struct cli *c);
 int command_snapshot_save(struct cli *c);
 int command_snapshot_status(struct cli *c);
 int command_snapshot_restore(struct cli *c);
+int command_snapshot_restore_zero(struct cli *c);
 int command_bench(struct cli *c);
 
 #endif

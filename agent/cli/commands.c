@@ -198,11 +198,19 @@ const struct cli_command cli_commands[] = {
     {"snapshot restore",
      "FILE NAME",
      "make a new shard of a snapshot",
-     "NAME must be free: nothing is overwritten. The host that is talked to gets the file and the first\n"
+     "NAME must be free, or await its data: nothing is overwritten. The host that is talked to gets the file and the first\n"
      "replica; placement adds the others. The spec is the one in the file, or that of -f (kind: Shard),\n"
      "with the same type. An operation, which can be cancelled until the new shard serves.",
      {OPT_FILE, OPT_WAIT, OPT_TIMEOUT},
      command_snapshot_restore},
+    {"snapshot restore-zero",
+     "FILE DIR",
+     "make a data directory of a new cluster from a snapshot of the registry (zero); offline",
+     "For when all hosts are lost. DIR must be empty or absent. Start tholed with it: a cluster of one\n"
+     "host, with the shards, pools and events of the file, but no hosts and no data. Others join it. Each\n"
+     "shard waits until its own snapshot is restored under its name, or until it is deleted.",
+     {OPT_NAME},
+     command_snapshot_restore_zero},
     {"bench",
      "",
      "load the cluster and measure",

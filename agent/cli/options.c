@@ -68,6 +68,8 @@ const struct cli_option cli_options[OPT_OPTIONS] = {
     [OPT_CLEANUP] = {"cleanup", 0, OPTION_FLAG, NULL, NULL, NULL, "delete those shards at the end"},
     [OPT_YES] = {"yes", 0, OPTION_FLAG, NULL, NULL, NULL,
                  "do it; without it only the plan is shown"},
+    [OPT_NAME] = {"name", 0, OPTION_TEXT, "NAME", NULL, NULL,
+                  "of the host; made from its new id without it"},
 };
 
 bool cli_option_global(enum cli_option_id id)

@@ -1,4 +1,4 @@
-/* thole repair: a shard that lost its quorum for good. */
+/* thole repair: a shard that lost its quorum for good; and the registry, when all hosts are lost. */
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -6,6 +6,7 @@
 
 #include "agent/cli/cli.h"
 #include "agent/repair_zero.h"
+#include "agent/restore_zero.h"
 #include "thole/v1/repair.upb.h"
 
 static const char *state_of(const thole_v1_RepairReplica *r, uint64_t chosen)
@@ -121,4 +122,24 @@ int command_repair_zero(struct cli *c)
     repair_zero_close(z);
     free(z);
     return rc == CLI_OK ? cli_flush() : rc;
+}
+
+int command_snapshot_restore_zero(struct cli *c)
+{
+    struct thole_status st;
+    struct restored_zero done;
+    char cluster[UUID_TEXT_BYTES];
+    const char *name = c->values[OPT_NAME].set ? c->values[OPT_NAME].text : NULL;
+    if (restore_zero(c->args[0], c->args[1], name, &done, &st) != THOLE_OK) {
+        return cli_say_status("cannot restore the registry", &st);
+    }
+    uuid_format(&done.cluster, cluster);
+    printf(
+        "%s: host %s of the new cluster %s, from revision %" PRIu64 ": %" PRIu32
+        " shards await their data, %" PRIu32 " hosts are lost\n"
+        "next: start tholed with it, let other hosts join, and restore each shard's snapshot under its "
+        "name\n",
+        c->args[1], done.name, cluster, done.registry.revision, done.registry.shards,
+        done.registry.hosts);
+    return cli_flush();
 }

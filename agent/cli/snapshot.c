@@ -341,7 +341,8 @@ static bool is_free(struct cli *c, const char *name)
 {
     struct thole_status st;
     const thole_v1_Shard *row = NULL;
-    return rows_get_shard(c, name, false, &row, &st) != THOLE_OK;
+    return rows_get_shard(c, name, false, &row, &st) != THOLE_OK ||
+           thole_v1_Shard_awaits_restore(row);
 }
 
 /* What is damaged is not even sent. */

@@ -60,12 +60,25 @@ static bool same_bytes(upb_StringView a, upb_StringView b)
     return slice_equal(registry_str(a), registry_str(b));
 }
 
+/* A shard that awaits its data has a spec, which counts. */
+static bool spec_is_kept(const struct call *c)
+{
+    struct slice name =
+        registry_str(name_strip(thole_v1_RestoreSnapshotRequest_name(c->request), "shards"));
+    const thole_v1_Shard *row = registry_shard_by_name(c->view, name);
+    return row != NULL && thole_v1_Shard_awaits_restore(row);
+}
+
 /* What the machine was opened with is part of its state. */
 static const thole_v1_ShardSpec *choose_spec(struct call *c, const thole_v1_ShardSpec *saved)
 {
     const thole_v1_ShardSpec *given = thole_v1_RestoreSnapshotRequest_spec(c->request);
     if (given == NULL) {
         return saved;
+    }
+    if (spec_is_kept(c)) {
+        call_refuse(c, "spec", "the shard has one already, and awaits its data: change that");
+        return NULL;
     }
     bool type = same_bytes(thole_v1_ShardSpec_type(given), thole_v1_ShardSpec_type(saved));
     bool config = thole_v1_ShardSpec_config(given).size == 0 ||
@@ -88,7 +101,8 @@ static bool may_restore(struct call *c, const thole_v1_SnapshotFile *head)
         return true;
     }
     (void)THOLE_FAIL(&st, THOLE_FAILED_PRECONDITION, THOLE_REASON_BAD_REQUEST,
-                     "this is a snapshot of the registry, which is no shard of its own");
+                     "this is a snapshot of the registry, which is no shard of its own; all hosts "
+                     "lost: thole snapshot restore-zero");
     call_fail(c, &st);
     return false;
 }

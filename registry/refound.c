@@ -1,0 +1,261 @@
+/* A new cluster from a snapshot of the registry of one whose hosts are lost (docs/decisions/0018).
+ *
+ * One transaction, as if it were a command, but outside any log: nobody sees the state before it. What users
+ * wanted stays; what was observed, placed or under way goes with the hosts. Shards await their data:
+ * formed from their specs alone they would be empty under names whose data is in files. */
+#include "base/worker.h"
+#include "registry/registry_internal.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#define LOST_BECAUSE "the registry was restored without it"
+
+/* ---- What goes ------------------------------------------------------------------------------- */
+
+static void drop_replicas(struct txn *t)
+{
+    const struct node *n;
+    while ((n = registry__tree_first(t->s.index[INDEX_REPLICAS])) != NULL) {
+        registry__txn_drop(t, n->row);
+    }
+}
+
+/* Removed ones too: no data directory of the old cluster is ever let into the new one. */
+static uint32_t drop_hosts(struct txn *t)
+{
+    const struct node *n;
+    uint32_t count = 0;
+    while ((n = registry__tree_first(t->s.index[INDEX_HOSTS])) != NULL) {
+        upb_StringView name = thole_v1_Host_name(n->row->host);
+        if (name.size > 0) {
+            upb_StringView address =
+                thole_v1_HostStatus_address(thole_v1_Host_status(n->row->host));
+            registry__txn_event(t, n->row, "HostLost", "at %.*s: " LOST_BECAUSE, (int)address.size,
+                                address.size > 0 ? address.data : "");
+            count++;
+        }
+        registry__txn_drop(t, n->row);
+    }
+    return count;
+}
+
+/* ---- What stays ------------------------------------------------------------------------------ */
+
+static bool is_going(const struct txn *t, const struct row *shard)
+{
+    const struct row *pool = registry__pool(&t->s, registry_str(thole_v1_Shard_pool(shard->shard)));
+    return thole_v1_Shard_deleting(shard->shard) ||
+           (pool != NULL && thole_v1_ShardPool_deleting(pool->pool));
+}
+
+static void await_shards(struct txn *t)
+{
+    struct key k;
+    uint64_t id = REGISTRY_SHARD_ID;
+    const struct node *n;
+    while ((n = registry__tree_after(t->s.index[INDEX_SHARDS], registry__key_u64(&k, id))) !=
+           NULL) {
+        id = thole_v1_Shard_id(n->row->shard);
+        if (is_going(t, n->row)) {
+            registry__txn_event(t, n->row, "ShardDeleted", LOST_BECAUSE);
+            registry__txn_drop(t, n->row);
+        } else {
+            registry__shard_await(t, n->row);
+        }
+    }
+}
+
+/* A pool may have been on its way: the shards that it had yet to make were made since, and hold data. */
+static void complete_pool(struct txn *t, const struct row *pool)
+{
+    char name[LIMIT_NAME_BYTES + 1];
+    struct slice pool_name = registry_str(thole_v1_ShardPool_name(pool->pool));
+    const thole_v1_ShardPoolSpec *spec = thole_v1_ShardPool_spec(pool->pool);
+    uint32_t count = thole_v1_ShardPoolSpec_count(spec);
+    for (uint32_t i = 0; i < count; i++) {
+        snprintf(name, sizeof(name), "%.*s-%" PRIu32, (int)pool_name.size,
+                 (const char *)pool_name.data, i);
+        if (registry__shard_by_name(&t->s, slice_str(name)) == NULL) {
+            registry__shard_add(t, slice_str(name), thole_v1_ShardPoolSpec_shard(spec), pool_name);
+            registry__shard_await(t, registry__shard_by_name(&t->s, slice_str(name)));
+        }
+    }
+    struct row *row = registry__txn_edit(t, registry__pool(&t->s, pool_name));
+    thole_v1_ShardPoolStatus *status = thole_v1_ShardPool_mutable_status(row->pool, row->arena);
+    if (thole_v1_ShardPoolStatus_extent(status) < count) {
+        thole_v1_ShardPoolStatus_set_extent(status, count);
+    }
+    registry__txn_put(t, row);
+}
+
+static void complete_pools(struct txn *t)
+{
+    struct row *last = NULL;
+    const struct node *n = registry__tree_first(t->s.index[INDEX_POOLS]);
+    while (n != NULL) {
+        registry__row_unref(last);
+        last = registry__row_ref(n->row);
+        complete_pool(t, last);
+        n = registry__tree_after(t->s.index[INDEX_POOLS],
+                                 registry_str(thole_v1_ShardPool_name(last->pool)));
+    }
+    registry__row_unref(last);
+}
+
+/* ---- The new cluster ------------------------------------------------------------------------- */
+
+static enum thole_code add_host(struct txn *t, const struct registry_refound *o)
+{
+    char text[UUID_TEXT_BYTES];
+    struct uuid id;
+    uuid_format(&o->host, text);
+    thole_v1_Host *host = thole_v1_Host_new(t->arena);
+    thole_v1_Host_set_name(host, registry__dup_str(t->arena, o->host_name));
+    thole_v1_Host_set_id(host, registry__dup_str(t->arena, text));
+    (void)thole_v1_Host_mutable_spec(host, t->arena);
+    (void)thole_v1_Host_mutable_status(host, t->arena);
+    enum thole_code code = registry__check_host(t, host, &id);
+    if (code == THOLE_OK) {
+        registry__host_add(t, host, &id);
+    }
+    return code;
+}
+
+/* Shard zero is founded on the file like any restored shard, but nobody has to ask for it. */
+static uint64_t found_zero(struct txn *t, const struct registry_refound *o)
+{
+    char text[UUID_TEXT_BYTES];
+    thole_v1_ShardSeed *seed = thole_v1_ShardSeed_new(t->arena);
+    uuid_format(&o->host, text);
+    thole_v1_ShardSeed_set_host_id(seed, registry__dup_str(t->arena, text));
+    thole_v1_ShardSeed_set_file(seed, registry__dup_str(t->arena, o->seed_file));
+    thole_v1_ShardSeed_set_source(seed, registry__dup_str(t->arena, REGISTRY_SHARD_NAME));
+    thole_v1_ShardSeed_set_index(seed, o->index);
+    struct row *zero = registry__txn_edit(t, registry__shard(&t->s, REGISTRY_SHARD_ID));
+    thole_v1_ShardSpec_set_voters(thole_v1_Shard_mutable_spec(zero->shard, zero->arena), 1);
+    thole_v1_Shard_clear_initial(zero->shard);
+    thole_v1_Shard_clear_status(zero->shard);
+    (void)thole_v1_Shard_mutable_status(zero->shard, zero->arena);
+    registry__txn_put(t, zero);
+    return registry__place_seed(t, REGISTRY_SHARD_ID, registry__host(&t->s, &o->host), seed);
+}
+
+static enum thole_code refound(struct txn *t, const struct registry_refound *o,
+                               struct registry_refounded *ret)
+{
+    t->s.cluster = o->cluster;
+    t->s.next_shard_id += REGISTRY_LOST_IDS_MAX;
+    t->s.next_replica_id += REGISTRY_LOST_IDS_MAX;
+    t->s.next_operation_id += REGISTRY_LOST_IDS_MAX;
+    t->s.lost_from = t->s.lost_to = 0; /* no replica of before can be anywhere */
+    registry__operations_cancel(t, LOST_BECAUSE);
+    await_shards(t);
+    complete_pools(t);
+    drop_replicas(t);
+    ret->hosts = drop_hosts(t);
+    ret->shards = registry__tree_count(t->s.index[INDEX_SHARDS]) - 1; /* all but zero */
+    enum thole_code code = add_host(t, o);
+    if (code != THOLE_OK) {
+        return code;
+    }
+    ret->replica_id = found_zero(t, o);
+    registry__txn_event(t, registry__shard(&t->s, REGISTRY_SHARD_ID), "RegistryRestored",
+                        "a new cluster from a snapshot of revision %" PRIu64 ": %" PRIu32
+                        " shards await their data, %" PRIu32 " hosts are lost",
+                        ret->revision, ret->shards, ret->hosts);
+    t->s.revision = t->revision;
+    return THOLE_OK;
+}
+
+/* ---- Face ------------------------------------------------------------------------------------ */
+
+static enum thole_code check_state(const struct state *s, struct thole_status *st)
+{
+    const struct row *zero = registry__shard(s, REGISTRY_SHARD_ID);
+    uint64_t most = UINT64_MAX / 2;
+    bool fits = s->revision < most && s->next_shard_id < most && s->next_replica_id < most &&
+                s->next_operation_id < most;
+    if (!s->bootstrapped || !fits || zero == NULL ||
+        !slice_equal(registry_str(thole_v1_Shard_name(zero->shard)),
+                     slice_str(REGISTRY_SHARD_NAME))) {
+        return THOLE_FAIL(st, THOLE_DATA_LOSS, THOLE_REASON_CORRUPT,
+                          "registry snapshot: not the registry of a cluster");
+    }
+    return THOLE_OK;
+}
+
+struct memory_source {
+    struct thole_source base;
+    struct slice rest;
+};
+
+static int64_t read_memory(struct thole_source *base, void *data, size_t size)
+{
+    struct memory_source *s = CONTAINER_OF(base, struct memory_source, base);
+    size_t n = size < s->rest.size ? size : s->rest.size;
+    if (n > 0) {
+        memcpy(data, s->rest.data, n);
+        s->rest = slice_of(s->rest.data + n, s->rest.size - n);
+    }
+    return (int64_t)n;
+}
+
+struct memory_sink {
+    struct thole_sink base;
+    struct bytes *out;
+};
+
+static enum thole_code write_memory(struct thole_sink *base, const void *data, size_t size)
+{
+    bytes_append(CONTAINER_OF(base, struct memory_sink, base)->out, data, size);
+    return THOLE_OK;
+}
+
+static enum thole_code run(struct state *s, const struct registry_refound *o, struct bytes *out,
+                           struct registry_refounded *ret, struct thole_status *st)
+{
+    struct memory_sink sink = {.base = {write_memory}, .out = out};
+    struct txn t = {.base = s, .arena = upb_Arena_New()};
+    ASSERT(t.arena != NULL);
+    t.revision = s->revision + REGISTRY_LOST_IDS_MAX;
+    thole_registry_v1_Command *command = thole_registry_v1_Command_new(t.arena);
+    thole_registry_v1_Command_set_actor(command, upb_StringView_FromString("restore"));
+    thole_registry_v1_Command_set_time_ms(command, o->time_ms);
+    t.command = command;
+    registry__state_copy(&t.s, s);
+    struct registry_refounded done = {.revision = s->revision};
+    enum thole_code code = refound(&t, o, &done);
+    if (code == THOLE_OK) {
+        code = registry__save(&t.s, &sink.base, st);
+    } else {
+        *st = t.st;
+    }
+    if (code == THOLE_OK) {
+        *ret = done;
+    }
+    for (size_t i = 0; i < sizeof(t.last) / sizeof(t.last[0]); i++) {
+        registry__row_unref(t.last[i]);
+    }
+    registry__state_deinit(&t.s);
+    upb_Arena_Free(t.arena);
+    return code;
+}
+
+enum thole_code registry_refound(struct slice in, const struct registry_refound *o,
+                                 struct bytes *out, struct registry_refounded *ret,
+                                 struct thole_status *st)
+{
+    struct state s;
+    struct memory_source source = {.base = {read_memory}, .rest = in};
+    enum thole_code code = registry__restore(&source.base, &s, st);
+    if (code != THOLE_OK) {
+        return code;
+    }
+    code = check_state(&s, st);
+    if (code == THOLE_OK) {
+        code = run(&s, o, out, ret, st);
+    }
+    registry__state_deinit(&s);
+    return code;
+}
