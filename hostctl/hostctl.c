@@ -95,6 +95,7 @@ static void evaluate(struct hostctl *h, struct ctl_shard *s)
     hostctl__host_evaluate(h, s, local);
     if (here && status.leader_ready && !status.failed) {
         hostctl__membership_evaluate(h, s, local);
+        hostctl__leaders_note(h, s);
     }
     if (h->zero_leader) {
         hostctl__place_evaluate(h, s);
@@ -393,6 +394,7 @@ void hostctl_free(struct hostctl *h)
     }
     map_deinit(&h->shards);
     map_deinit(&h->pool_attempts);
+    map_deinit(&h->leaders_look);
     while (h->unseen_placements != NULL) {
         struct ctl_op *op = h->unseen_placements;
         h->unseen_placements = op->next;

@@ -224,6 +224,12 @@ struct hostctl {
     uint64_t operate_due_ms;   /* UINT64_MAX: nothing has changed */
     uint64_t leaders_due_ms;   /* UINT64_MAX: nothing has changed */
     bool leaders_preferred;    /* a shard was seen that has a preference */
+    bool leaders_all;          /* hosts changed: every shard that is led here is to be looked at */
+    bool leaders_moved;        /* shards got other leaders: the same, if hosts lead unevenly */
+    struct map
+        leaders_look; /* ids of shards led here that changed since they were looked at: a set */
+    uint64_t leaders_revision; /* the view must have it before more are handed on */
+    size_t leaders_at;         /* where in `shards` the next look at all goes on */
     uint64_t liveness_due_ms;  /* UINT64_MAX: nothing to wait for */
     uint64_t liveness_ran_ms;
 
@@ -337,6 +343,14 @@ void hostctl__balance_run(struct hostctl *h);
 void hostctl__leaders_count(struct hostctl *h, const struct registry_view *v,
                             const thole_v1_Shard *shard, bool more);
 void hostctl__leaders_recount(struct hostctl *h);
+/* Counting goes by changes; do they add up to what the rows say? Counts anew. */
+bool hostctl__leaders_counted_right(struct hostctl *h);
+/* How many shards the host leads, by the rows; shard zero is not counted. */
+uint32_t hostctl__leads(const struct hostctl *h, const struct uuid *host);
+/* A shard that is led here changed, or its replica did. */
+void hostctl__leaders_note(struct hostctl *h, const struct ctl_shard *s);
+/* Hosts changed, or may be used again. */
+void hostctl__leaders_hosts_changed(struct hostctl *h);
 void hostctl__leaders_changed(struct hostctl *h);
 void hostctl__leaders_run(struct hostctl *h);
 void hostctl__leaders_done(struct hostctl *h, struct ctl_op *op);

@@ -99,7 +99,8 @@ struct changes {
     bool all;   /* placement of every shard may be another one */
     bool replicas, leaders;
     bool operations;
-    bool own; /* what is wanted of this host */
+    bool own;     /* what is wanted of this host */
+    bool recount; /* names of hosts, by which leaders are counted, came or went */
 };
 
 static bool is_dead(const thole_v1_Host *row)
@@ -152,6 +153,8 @@ static void host_changed(void *ctx, const thole_v1_Host *row)
         return;
     }
     const thole_v1_Host *was = registry_host(c->before, &id);
+    c->recount |=
+        was == NULL || !upb_StringView_IsEqual(thole_v1_Host_name(was), thole_v1_Host_name(row));
     bool own = uuid_equal(&id, &c->h->o.host_id);
     bool spec = was == NULL || thole_v1_Host_generation(was) != thole_v1_Host_generation(row);
     if (spec || !same_types(was, row) || (is_dead(was) && !is_dead(row))) {
@@ -174,13 +177,17 @@ static void shard_changed(void *ctx, const thole_v1_Shard *row)
     hostctl__leaders_count(c->h, c->before, was, false);
     hostctl__leaders_count(c->h, c->h->view, row, true);
     c->leaders = true;
+    c->h->leaders_moved |=
+        was == NULL ||
+        !upb_StringView_IsEqual(thole_v1_ShardStatus_leader_host(thole_v1_Shard_status(was)),
+                                thole_v1_ShardStatus_leader_host(thole_v1_Shard_status(row)));
 }
 
 static void replica_changed(void *ctx, const thole_v1_Replica *row)
 {
     struct changes *c = ctx;
     hostctl__dirty(c->h, thole_v1_Replica_shard_id(row));
-    c->replicas = true;
+    c->replicas = c->h->leaders_moved = true; /* one that runs by now may lead */
 }
 
 static void pool_changed(void *ctx, const thole_v1_ShardPool *row)
@@ -202,7 +209,7 @@ static void row_gone(void *ctx, const char *name)
 {
     struct changes *c = ctx;
     if (strncmp(name, "hosts/", 6) == 0) {
-        c->hosts = true;
+        c->hosts = c->recount = true;
         c->all |= c->h->zero_leader;
         return;
     }
@@ -219,7 +226,7 @@ static void row_gone(void *ctx, const char *name)
     }
     if (end == NULL) {
         hostctl__leaders_count(c->h, c->before, row, false);
-        c->leaders = true;
+        c->leaders = c->h->leaders_moved = true;
     }
     if (end != NULL) { /* the replica of shard zero goes last from a removed host */
         hostctl__dirty(c->h, REGISTRY_SHARD_ID);
@@ -245,10 +252,9 @@ void hostctl__refresh_view(struct hostctl *h)
                                            .operation = operation_changed,
                                            .gone = row_gone};
     struct thole_status st;
-    bool recount = false;
     if (before == NULL ||
         registry_changes_since(now, registry_view_revision(before), &calls, &st) != THOLE_OK) {
-        c.hosts = c.all = c.replicas = c.leaders = c.operations = recount = true;
+        c.hosts = c.all = c.replicas = c.leaders = c.operations = c.recount = true;
         h->tombstones_dirty = true;
         h->pools_dirty = true;
     }
@@ -256,7 +262,7 @@ void hostctl__refresh_view(struct hostctl *h)
         refresh_hosts(h);
         h->liveness_due_ms = h->now_ms;
     }
-    if (recount) {
+    if (c.recount) {
         hostctl__leaders_recount(h);
     }
     if (c.all) {
@@ -268,7 +274,9 @@ void hostctl__refresh_view(struct hostctl *h)
     bool draining = hostctl__host_is(hostctl__own_row(h), thole_v1_HOST_STATE_DRAINING);
     if (draining && (c.own || c.replicas)) {
         h->leaders_due_ms = h->now_ms;
-    } else if (c.leaders || c.hosts || c.replicas) {
+    } else if (c.hosts) {
+        hostctl__leaders_hosts_changed(h);
+    } else if (c.leaders || c.replicas) {
         hostctl__leaders_changed(h);
     }
     if (c.operations) {

@@ -2,7 +2,10 @@
  * preference says, and else from hosts that lead two more than another that could. A few at a time;
  * what was handed on is seen in the registry before more is, so that hosts which all see the same
  * idle one do not fill it again and again. A host that is being emptied hands all on, as many at a time.
- * Shard zero is left where it is, but there. */
+ * Shard zero is left where it is, but there.
+ *
+ * What is looked at is what changed: shards that are led here and changed, if a shard has a preference;
+ * all that are led here when hosts changed, or when some lead unevenly and a leader changed. */
 #include "hostctl/hostctl_internal.h"
 
 #include "base/log.h"
@@ -18,6 +21,20 @@ void hostctl__leaders_changed(struct hostctl *h)
 {
     uint64_t due_ms = h->now_ms + (uint64_t)LEADERS_PAUSE_RETRIES * h->o.retry_ms;
     h->leaders_due_ms = due_ms < h->leaders_due_ms ? due_ms : h->leaders_due_ms;
+}
+
+void hostctl__leaders_hosts_changed(struct hostctl *h)
+{
+    h->leaders_all = true;
+    hostctl__leaders_changed(h);
+}
+
+void hostctl__leaders_note(struct hostctl *h, const struct ctl_shard *s)
+{
+    (void)map_put(&h->leaders_look, s->id, h);
+    if (h->leaders_preferred) {
+        hostctl__leaders_changed(h);
+    }
 }
 
 void hostctl__leaders_count(struct hostctl *h, const struct registry_view *v,
@@ -45,10 +62,39 @@ void hostctl__leaders_recount(struct hostctl *h)
     for (size_t i = 0; i < h->host_count; i++) {
         h->hosts[i].leads = 0;
     }
+    h->leaders_moved = true;
     while ((row = registry_next_shard(h->view, name)) != NULL) {
         name = registry_str(thole_v1_Shard_name(row));
         hostctl__leaders_count(h, h->view, row, true);
     }
+}
+
+uint32_t hostctl__leads(const struct hostctl *h, const struct uuid *host)
+{
+    for (size_t i = 0; i < h->host_count; i++) {
+        if (uuid_equal(&h->hosts[i].id, host)) {
+            return (uint32_t)h->hosts[i].leads;
+        }
+    }
+    return 0;
+}
+
+bool hostctl__leaders_counted_right(struct hostctl *h)
+{
+    bool right = true;
+    bool moved = h->leaders_moved;
+    size_t count = h->host_count; /* hosts are never forgotten */
+    int64_t *leads = xcalloc(count + 1, sizeof(*leads));
+    for (size_t i = 0; i < count; i++) {
+        leads[i] = h->hosts[i].leads;
+    }
+    hostctl__leaders_recount(h);
+    for (size_t i = 0; i < count; i++) {
+        right &= leads[i] == h->hosts[i].leads;
+    }
+    h->leaders_moved = moved;
+    free(leads);
+    return right;
 }
 
 /* How many shards more this host leads than the one that leads least. */
@@ -106,21 +152,30 @@ static struct choice best_other(struct hostctl *h, const struct engine_replica_s
     return best;
 }
 
-/* Hand the shard on, if that is better. */
+static void look_later(struct hostctl *h, const struct ctl_shard *s)
+{
+    (void)map_put(&h->leaders_look, s->id, h);
+    if (s->lead_after_ms < h->leaders_due_ms) {
+        h->leaders_due_ms = s->lead_after_ms;
+    }
+}
+
+/* Hand the shard on, if that is better. One that is being changed is looked at again when that has ended. */
 static void look_at(struct hostctl *h, struct ctl_shard *s)
 {
     struct engine_replica_status local;
-    const thole_v1_Shard *shard = registry_shard(h->view, s->id);
     const thole_v1_Host *own_row = hostctl__own_row(h);
     bool leaving = hostctl__host_is(own_row, thole_v1_HOST_STATE_DRAINING);
-    if (shard == NULL || (s->id == REGISTRY_SHARD_ID && !leaving) || s->changing ||
-        own_row == NULL || thole_v1_Shard_deleting(shard) ||
+    if ((s->id == REGISTRY_SHARD_ID && !leaving) || s->changing || own_row == NULL ||
         !engine_shard_status(h->o.engine, s->id, &local) || !local.leader_ready || local.failed) {
         return;
     }
+    const thole_v1_Shard *shard = registry_shard(h->view, s->id);
+    if (shard == NULL || thole_v1_Shard_deleting(shard)) {
+        return;
+    }
     if (h->now_ms < s->lead_after_ms) {
-        h->leaders_due_ms =
-            s->lead_after_ms < h->leaders_due_ms ? s->lead_after_ms : h->leaders_due_ms;
+        look_later(h, s);
         return;
     }
     bool preferred = false;
@@ -143,17 +198,56 @@ static void look_at(struct hostctl *h, struct ctl_shard *s)
                     hostctl__op_new(h, OP_TRANSFER, s->id, best.replica_id));
 }
 
-void hostctl__leaders_run(struct hostctl *h)
+/* On from where the last look ended, so that those are not looked at again and again that stay. */
+static void look_at_all(struct hostctl *h, size_t limit)
+{
+    map_deinit(&h->leaders_look);
+    for (size_t looked = 0; h->transfers < limit && looked < h->shards.count;) {
+        struct ctl_shard *s = map_next(&h->shards, &h->leaders_at, NULL);
+        if (s == NULL) {
+            h->leaders_at = 0;
+            continue;
+        }
+        looked++;
+        look_at(h, s);
+    }
+    if (h->transfers < limit) {
+        h->leaders_all = h->leaders_moved = false;
+    }
+}
+
+static void look_at_changed(struct hostctl *h, size_t limit)
 {
     size_t it = 0;
-    struct ctl_shard *s;
+    uint64_t id;
+    struct map look = h->leaders_look;
+    h->leaders_look = (struct map){0};
+    while (map_next(&look, &it, &id) != NULL) {
+        struct ctl_shard *s = map_get(&h->shards, id);
+        if (s != NULL && h->transfers < limit) {
+            look_at(h, s);
+        } else if (s != NULL) {
+            (void)map_put(&h->leaders_look, id, h);
+        }
+    }
+    map_deinit(&look);
+}
+
+void hostctl__leaders_run(struct hostctl *h)
+{
     bool leaving = hostctl__host_is(hostctl__own_row(h), thole_v1_HOST_STATE_DRAINING);
     h->leaders_due_ms = UINT64_MAX;
     if (h->transfers > 0 || (!leaving && !hostctl__may_rebalance(h))) {
         return; /* the last one's end begins again */
     }
+    if (!leaving && registry_view_revision(h->view) < h->leaders_revision) {
+        return; /* a newer view does: by an old one, the same would be done again and again */
+    }
+    ASSERT_SLOW(hostctl__leaders_counted_right(h));
     int64_t more = lead(h);
     if (more < 2 && !h->leaders_preferred && !leaving) {
+        h->leaders_all = h->leaders_moved = false;
+        map_deinit(&h->leaders_look);
         return;
     }
     size_t limit = leaving || more / 8 > HOSTCTL_TRANSFERS_MAX ? HOSTCTL_TRANSFERS_MAX
@@ -162,8 +256,10 @@ void hostctl__leaders_run(struct hostctl *h)
     for (size_t i = 0; i < h->host_count; i++) {
         h->hosts[i].expected = h->hosts[i].leads;
     }
-    while (h->transfers < limit && (s = map_next(&h->shards, &it, NULL)) != NULL) {
-        look_at(h, s);
+    if (leaving || h->leaders_all || (h->leaders_moved && more >= 2)) {
+        look_at_all(h, limit);
+    } else {
+        look_at_changed(h, limit);
     }
 }
 
@@ -174,6 +270,8 @@ void hostctl__leaders_done(struct hostctl *h, struct ctl_op *op)
     s->changing = false;
     if (op->st.code != THOLE_OK) {
         s->lead_after_ms = h->now_ms + LEADERS_FAILED_MS;
+    } else {
+        h->leaders_revision = registry_view_revision(h->view) + 1;
     }
     hostctl__dirty(h, op->shard_id);
     hostctl__leaders_changed(h);

@@ -329,7 +329,7 @@ void hostctl__liveness_peer(struct hostctl *h, const struct uuid *id, bool up)
     }
     pthread_mutex_unlock(&h->signs.lock);
     if (up) {
-        hostctl__leaders_changed(h); /* it may be where leaders are preferred */
+        hostctl__leaders_hosts_changed(h); /* it may be where leaders are preferred */
     }
     look_at(h, h->now_ms);
 }

@@ -45,7 +45,7 @@ void hostctl__operations_changed(struct hostctl *h)
     if ((before & ~h->paused) != 0 || h->rebalance > rebalance) { /* what was missed meanwhile */
         hostctl__dirty_all(h);
         hostctl__balance_changed(h);
-        hostctl__leaders_changed(h);
+        hostctl__leaders_hosts_changed(h);
     }
     h->operate_due_ms = h->now_ms;
 }
@@ -62,21 +62,6 @@ void hostctl__operate_again(struct hostctl *h)
 static bool is_dead(const thole_v1_Host *row)
 {
     return thole_v1_HostStatus_liveness(thole_v1_Host_status(row)) == thole_v1_HOST_LIVENESS_DEAD;
-}
-
-static uint32_t count_leaders(const struct hostctl *h, const thole_v1_Host *host)
-{
-    struct slice name = {0};
-    uint32_t count = 0;
-    const thole_v1_Shard *row;
-    while ((row = registry_next_shard(h->view, name)) != NULL) {
-        name = registry_str(thole_v1_Shard_name(row));
-        count +=
-            thole_v1_Shard_id(row) != REGISTRY_SHARD_ID &&
-            upb_StringView_IsEqual(thole_v1_ShardStatus_leader_host(thole_v1_Shard_status(row)),
-                                   thole_v1_Host_name(host));
-    }
-    return count;
 }
 
 /* Why placement cannot replace it, if so. */
@@ -171,7 +156,7 @@ static void progress_of_host(const struct hostctl *h, const thole_v1_Operation *
         return;
     }
     bool dead = is_dead(host);
-    uint32_t leaders = count_leaders(h, host);
+    uint32_t leaders = hostctl__leads(h, &id);
     uint32_t replicas = count_replicas(h, &id, dead, !decommission, p);
     hostctl__progress_left(p, leaders + replicas);
     p->step = leaders > 0 ? "leaders" : replicas > 0 ? "replicas" : "";

@@ -84,18 +84,35 @@ static bool leader_should_move(const struct hostctl *h, const thole_v1_Shard *sh
     return false;
 }
 
-/* Hosts that lead too many, and by how much; 0 if none of that can be handed on. */
-static uint32_t uneven_leaders(const struct hostctl *h)
+/* One is enough, and while there are many it is found soon. None, where hosts lead evenly and no shard has a
+ * preference, without a look at any. */
+static bool leaders_should_move(const struct hostctl *h)
 {
-    uint32_t count = 0;
     struct slice name = {0};
     const thole_v1_Shard *row;
-    int64_t sum = 0;
-    int64_t hosts = 0;
+    int64_t least = INT64_MAX;
+    int64_t most = 0;
+    for (size_t i = 0; i < h->host_count; i++) {
+        least = h->hosts[i].in_view && h->hosts[i].leads < least ? h->hosts[i].leads : least;
+        most = h->hosts[i].in_view && h->hosts[i].leads > most ? h->hosts[i].leads : most;
+    }
+    if (most < least + 2 && !h->leaders_preferred) {
+        return false;
+    }
     while ((row = registry_next_shard(h->view, name)) != NULL) {
         name = registry_str(thole_v1_Shard_name(row));
-        count += thole_v1_Shard_id(row) != REGISTRY_SHARD_ID && leader_should_move(h, row);
+        if (thole_v1_Shard_id(row) != REGISTRY_SHARD_ID && leader_should_move(h, row)) {
+            return true;
+        }
     }
+    return false;
+}
+
+/* What hosts lead above their share. */
+static uint32_t uneven_leaders(const struct hostctl *h)
+{
+    int64_t sum = 0;
+    int64_t hosts = 0;
     for (size_t i = 0; i < h->host_count; i++) {
         hosts += h->hosts[i].in_view;
         sum += h->hosts[i].in_view ? h->hosts[i].leads : 0;
@@ -105,7 +122,7 @@ static uint32_t uneven_leaders(const struct hostctl *h)
         int64_t more = h->hosts[i].leads - (sum + hosts - 1) / hosts;
         over += h->hosts[i].in_view && more > 0 ? (uint32_t)more : 0;
     }
-    return count == 0 ? 0 : over == 0 ? 1 : over < count ? over : count;
+    return over;
 }
 
 void hostctl__rebalance_progress(const struct hostctl *h, struct ctl_progress *p)
@@ -123,6 +140,7 @@ void hostctl__rebalance_progress(const struct hostctl *h, struct ctl_progress *p
         }
         return;
     }
+    leaders = !leaders_should_move(h) ? 0 : leaders == 0 ? 1 : leaders; /* 1: a preference */
     p->step = leaders > 0 ? "leaders" : "";
     hostctl__progress_left(p, leaders);
     if (leaders == 0) {

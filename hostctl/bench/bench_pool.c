@@ -79,6 +79,15 @@ static void create_pool(struct house *h, uint32_t count)
     check(house_command(h, &c) == THOLE_OK, "the pool is created");
 }
 
+static void start_rebalance(struct house *h)
+{
+    struct cmd c = cmd_new("user");
+    thole_registry_v1_StartOperation_set_kind(
+        thole_registry_v1_Operation_mutable_start_operation(cmd_op(&c), c.arena),
+        thole_v1_OPERATION_KIND_REBALANCE);
+    check(house_command(h, &c) == THOLE_OK, "a rebalance is started");
+}
+
 static uint32_t ready(struct house *h)
 {
     struct registry_view *v = house_view(h);
@@ -123,6 +132,10 @@ int main(void)
     p = begin(h, "one more shard, and 10 s");
     check(house_create(h, "one", 3, 0) == THOLE_OK, "a shard is created");
     house_run(h, 10000);
+    end(h, &p);
+    p = begin(h, "a rebalance of what is even");
+    start_rebalance(h);
+    quiet(h);
     end(h, &p);
     p = begin(h, "a host that leads a third goes and comes back");
     uint64_t replica;
