@@ -525,6 +525,25 @@ void registry__host_settle(struct txn *t, const struct uuid *id)
     registry__row_unref(host);
 }
 
+/* The group was never reported to have formed, and every replica is on a host that was removed for ever. Nobody
+ * edits initial members, so as this shard it would wait for ever. Making another one loses nothing that is anywhere:
+ * whatever the group may have acknowledged, no replica is left that could have it. While one is, its data may be
+ * all there is. */
+static bool cannot_form(const struct txn *t, const struct row *shard)
+{
+    uint64_t id = thole_v1_Shard_id(shard->shard), after = 0;
+    const struct row *row;
+    while ((row = registry__next_of_shard(&t->s, id, after)) != NULL) {
+        after = thole_v1_Replica_id(row->replica);
+        if (!registry__host_is(registry__host(&t->s, &row->host_id), thole_v1_HOST_STATE_REMOVED)) {
+            return false;
+        }
+    }
+    return id != REGISTRY_SHARD_ID && !thole_v1_Shard_has_seed(shard->shard) &&
+           !thole_v1_Shard_deleting(shard->shard) &&
+           !thole_v1_ShardStatus_formed(thole_v1_Shard_status(shard->shard));
+}
+
 /* Placement moves what can be moved; what is out already waits for nobody. */
 static void hand_over_replicas(struct txn *t, const struct uuid *id)
 {
@@ -533,7 +552,11 @@ static void hand_over_replicas(struct txn *t, const struct uuid *id)
     while ((row = registry__next_of_host(&t->s, id, after)) != NULL) {
         const thole_v1_Replica *r = row->replica;
         after = thole_v1_Replica_id(r);
-        const struct row *shard = registry__shard(&t->s, thole_v1_Replica_shard_id(r));
+        struct row *shard = registry__shard(&t->s, thole_v1_Replica_shard_id(r));
+        if (cannot_form(t, shard)) {
+            registry__shard_begin_again(t, shard);
+            continue;
+        }
         bool leaving = thole_v1_Replica_phase(r) == thole_v1_REPLICA_PHASE_OUT ||
                        thole_v1_Shard_deleting(shard->shard);
         if (thole_v1_Replica_desired(r) == thole_v1_REPLICA_DESIRED_REMOVE && leaving) {

@@ -138,7 +138,11 @@ enum thole_code registry__restore_cancel(struct txn *t, const thole_v1_Operation
         return THOLE_FAIL(&t->st, THOLE_FAILED_PRECONDITION, THOLE_REASON_BAD_REQUEST,
                           "the shard serves already: delete it instead");
     }
-    registry__shard_give_up(t, shard);
+    if (thole_v1_Shard_awaits_restore(shard->shard)) {
+        registry__shard_begin_again(t, shard);
+    } else {
+        registry__shard_retire(t, shard);
+    }
     return THOLE_OK;
 }
 

@@ -223,7 +223,7 @@ void registry__shard_await(struct txn *t, const struct row *shard)
 }
 
 /* Another shard in its place. Of one that belongs to a pool, the pool does not see that it was gone. */
-static void begin_again(struct txn *t, struct row *shard, bool awaits)
+static void replace(struct txn *t, struct row *shard, bool awaits)
 {
     registry__row_ref(shard); /* for its names and spec */
     registry__txn_drop(t, shard);
@@ -246,12 +246,12 @@ void registry__shard_settle(struct txn *t, uint64_t shard_id)
         registry__next_of_shard(&t->s, shard_id, 0) != NULL) {
         return;
     }
-    if (!thole_v1_Shard_awaits_restore(shard->shard)) {
+    if (!thole_v1_Shard_begins_again(shard->shard)) {
         registry__txn_event(t, shard, "ShardDeleted", "nothing of it is left");
         registry__txn_drop(t, shard);
         return;
     }
-    begin_again(t, shard, true);
+    replace(t, shard, thole_v1_Shard_awaits_restore(shard->shard));
 }
 
 /* With the shard the whole group goes, so no replica has to leave it first. */
@@ -272,20 +272,21 @@ static void retire_replicas(struct txn *t, uint64_t shard_id)
     }
 }
 
-static void retire(struct txn *t, struct row *shard, bool awaits)
+static void retire(struct txn *t, struct row *shard, bool again)
 {
     registry__txn_show(t, shard);
     bool deleting = thole_v1_Shard_deleting(shard->shard);
-    if (deleting && thole_v1_Shard_awaits_restore(shard->shard) == awaits) {
+    if (deleting && thole_v1_Shard_begins_again(shard->shard) == again) {
         return;
     }
     uint64_t id = thole_v1_Shard_id(shard->shard);
     struct row *row = registry__txn_edit(t, shard);
     thole_v1_Shard_set_deleting(row->shard, true);
-    thole_v1_Shard_set_awaits_restore(row->shard, awaits);
+    thole_v1_Shard_set_begins_again(row->shard, again);
     registry__txn_put(t, row);
     if (!deleting) {
-        registry__txn_event(t, registry__shard(&t->s, id), "ShardDeleting", "%s", "");
+        registry__txn_event(t, registry__shard(&t->s, id), "ShardDeleting", "%s",
+                            again ? "it cannot begin; it is made again under another id" : "");
         retire_replicas(t, id);
     }
     registry__shard_settle(t, id);
@@ -296,9 +297,9 @@ void registry__shard_retire(struct txn *t, struct row *shard)
     retire(t, shard, false);
 }
 
-void registry__shard_give_up(struct txn *t, struct row *shard)
+void registry__shard_begin_again(struct txn *t, struct row *shard)
 {
-    retire(t, shard, thole_v1_Shard_awaits_restore(shard->shard));
+    retire(t, shard, true);
 }
 
 /* The data of a pool's shard is given up: the pool wants the shard nevertheless, so it begins empty. */
@@ -312,7 +313,7 @@ static enum thole_code delete_in_pool(struct txn *t, struct row *shard)
                           "the shard is being restored: cancel that operation first");
     }
     registry__txn_event(t, shard, "ShardDeleted", "its data is given up");
-    begin_again(t, shard, false);
+    replace(t, shard, false);
     return THOLE_OK;
 }
 
@@ -333,7 +334,7 @@ enum thole_code registry__op_delete_shard(struct txn *t, const thole_registry_v1
                                     thole_registry_v1_DeleteShard_etag(d));
     }
     if (code == THOLE_OK && thole_registry_v1_DeleteShard_restore_failed(d)) {
-        registry__shard_give_up(t, shard);
+        retire(t, shard, thole_v1_Shard_awaits_restore(shard->shard));
     } else if (code == THOLE_OK && thole_v1_Shard_pool(shard->shard).size > 0) {
         code = delete_in_pool(t, shard);
     } else if (code == THOLE_OK) {

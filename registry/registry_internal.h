@@ -290,9 +290,8 @@ void registry__shard_add(struct txn *t, struct slice name, const thole_v1_ShardS
                          struct slice pool);
 void registry__shard_set_spec(struct txn *t, struct row *shard, const thole_v1_ShardSpec *spec);
 void registry__shard_retire(struct txn *t, struct row *shard);
-/* The same for one that does not begin, whatever it began with: if its data is awaited, it is there again
- * when nothing of it is left, under another id. */
-void registry__shard_give_up(struct txn *t, struct row *shard);
+/* The same for one that cannot begin: it is there again when nothing of it is left, under another id. */
+void registry__shard_begin_again(struct txn *t, struct row *shard);
 /* No replicas, as it is before its data is there; `shard` is of the transaction. */
 void registry__shard_await(struct txn *t, const struct row *shard);
 /* A new one, checked, without replicas. */

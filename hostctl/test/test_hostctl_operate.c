@@ -110,6 +110,33 @@ static void test_decommission_of_a_dead_host_does_not_wait_for_its_replicas(void
     house_free(h);
 }
 
+/* A shard is placed on a host that is dead before anybody has noticed. Nobody knows that it did not form there, as
+ * long as the host may come back; when it was removed, nothing is left to wait for. */
+static void test_shard_placed_on_a_dying_host_begins_again_when_that_is_removed(void **state)
+{
+    (void)state;
+    struct house *h = house_new(52);
+    char name[16];
+    house_bootstrap(h, 3);
+    RUN_UNTIL(h, 20000, house_settled(h, "zero"));
+    uint64_t victim = (house_zero_leader(h) + 1) % 3;
+    house_stop(h, victim);
+    for (int i = 0; i < 6; i++) {
+        snprintf(name, sizeof(name), "s%d", i);
+        assert_int_equal(house_create(h, name, 1, 0), THOLE_OK);
+    }
+    RUN_UNTIL(h, 20000, house_liveness(h, victim) == thole_v1_HOST_LIVENESS_DEAD);
+    house_run(h, 10000);
+    assert_true(house_replicas_on(h, victim) > 1); /* beside shard zero's */
+    snprintf(name, sizeof(name), "h%d", (int)victim);
+    assert_int_equal(start(h, thole_v1_OPERATION_KIND_DECOMMISSION, name), THOLE_OK);
+    for (int i = 0; i < 6; i++) {
+        snprintf(name, sizeof(name), "s%d", i);
+        RUN_UNTIL(h, 30000, house_settled(h, name));
+    }
+    house_free(h);
+}
+
 static void test_stuck_drain_says_why_and_a_changed_host_ends_it(void **state)
 {
     (void)state;
@@ -192,6 +219,7 @@ int main(void)
         cmocka_unit_test(test_drain_ends_when_the_host_is_empty),
         cmocka_unit_test(test_decommission_removes_the_host_under_each_leader_of_zero),
         cmocka_unit_test(test_decommission_of_a_dead_host_does_not_wait_for_its_replicas),
+        cmocka_unit_test(test_shard_placed_on_a_dying_host_begins_again_when_that_is_removed),
         cmocka_unit_test(test_stuck_drain_says_why_and_a_changed_host_ends_it),
         cmocka_unit_test(test_paused_placement_places_nothing_until_resumed),
         cmocka_unit_test(test_restore_without_its_file_fails_and_leaves_no_shard),

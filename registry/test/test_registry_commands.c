@@ -753,6 +753,51 @@ static void test_query_empty_gives_revision(void **state)
     assert_int_equal(f->published, 2);
 }
 
+static uint64_t shard_named(struct fixture *f, const char *name, uint32_t *ret_replicas)
+{
+    struct registry_view *v = registry_view_acquire(f->r);
+    uint64_t id = thole_v1_Shard_id(registry_shard_by_name(v, slice_str(name)));
+    *ret_replicas = (uint32_t)count_replicas(v, id);
+    registry_view_release(v);
+    return id;
+}
+
+static void test_shard_that_cannot_form_begins_again_when_all_its_hosts_are_removed(void **state)
+{
+    struct fixture *f = *state;
+    uint32_t replicas = 0;
+    assert_int_equal(do_create_shard(f, "orders", 1, 0), THOLE_OK);
+    uint64_t id = shard_named(f, "orders", &replicas);
+    assert_int_equal(do_place(f, id, 2, 1), THOLE_OK);
+    assert_int_equal(do_delete_host(f, 2), THOLE_OK);
+    uint64_t again = shard_named(f, "orders", &replicas);
+    assert_true(again > id);
+    assert_int_equal(replicas, 0);
+    assert_int_equal(do_place(f, again, 1, 1), THOLE_OK);
+}
+
+static void test_shard_that_formed_or_has_a_replica_left_is_not_begun_again(void **state)
+{
+    struct fixture *f = *state;
+    uint32_t replicas = 0;
+    assert_int_equal(do_create_shard(f, "formed", 1, 0), THOLE_OK);
+    assert_int_equal(do_create_shard(f, "left", 3, 0), THOLE_OK);
+    uint64_t formed = shard_named(f, "formed", &replicas);
+    uint64_t left = shard_named(f, "left", &replicas);
+    assert_int_equal(do_place(f, formed, 2, 1), THOLE_OK);
+    struct registry_view *v = registry_view_acquire(f->r);
+    uint64_t leader = thole_v1_Replica_id(registry_next_replica_of_shard(v, formed, 0));
+    registry_view_release(v);
+    assert_int_equal(do_formed(f, formed, leader, 1), THOLE_OK);
+    assert_int_equal(do_place(f, left, 0, 3), THOLE_OK);
+    assert_int_equal(do_delete_host(f, 2), THOLE_OK);
+    assert_int_equal(do_delete_host(f, 1), THOLE_OK);
+    assert_int_equal(shard_named(f, "formed", &replicas), formed);
+    assert_int_equal(replicas, 1);
+    assert_int_equal(shard_named(f, "left", &replicas), left);
+    assert_int_equal(replicas, 3);
+}
+
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup_three, teardown)
 #define TEST_EMPTY(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
 
@@ -788,6 +833,8 @@ int main(void)
         TEST(test_validate_only_changes_nothing),
         TEST(test_malformed_commands_are_refused),
         TEST(test_user_replica_and_draining_host),
+        TEST(test_shard_that_cannot_form_begins_again_when_all_its_hosts_are_removed),
+        TEST(test_shard_that_formed_or_has_a_replica_left_is_not_begun_again),
         TEST(test_query_empty_gives_revision),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
