@@ -199,6 +199,52 @@ static void test_move_goes_where_it_is_told_and_stays(void **state)
     cluster_free(c);
 }
 
+/* How many shards more the host leads that leads most than the one that leads least. */
+static int leads_apart(struct cluster *c, int via)
+{
+    int leads[3] = {0};
+    int least = SHARDS, most = 0;
+    for (int i = 0; i < SHARDS; i++) {
+        char shard[16];
+        snprintf(shard, sizeof shard, "p-%d", i);
+        leads[leader_of(c, via, shard)]++;
+    }
+    for (int i = 0; i < 3; i++) {
+        least = leads[i] < least ? leads[i] : least;
+        most = leads[i] > most ? leads[i] : most;
+    }
+    return most - least;
+}
+
+static bool all_on_one_host(void *ctx)
+{
+    return leads_apart(ctx, 0) == SHARDS;
+}
+
+/* While balance is paused nobody else does it. */
+static void test_rebalance_evens_out_leaders(void **state)
+{
+    (void)state;
+    struct cluster *c = cluster_new();
+    cluster_start_peers(c, 3);
+    apply_yaml(c, 0, POOL);
+    cli_ok(c, 0, "pause balance");
+    for (int i = 0; i < SHARDS; i++) {
+        char shard[16];
+        snprintf(shard, sizeof shard, "p-%d", i);
+        if (leader_of(c, 0, shard) == 1)
+            continue;
+        const char *row = strchr(cli_ok(c, 0, "get replicas --shard %s --host h2", shard), '\n');
+        assert_non_null(row);
+        cli_ok(c, 0, "shard transfer-leader %s --to %d", shard, (int)strtol(row, NULL, 10));
+    }
+    eventually(20000, "h2 leads all", all_on_one_host, c);
+    cli_ok(c, 2, "rebalance --wait --timeout 60s");
+    assert_in_range(leads_apart(c, 1), 0, 1);
+    expect_lines(c, 0, "get operations", "running", 1); /* the pause, and nothing else */
+    cluster_free(c);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -207,6 +253,7 @@ int main(void)
         cmocka_unit_test(test_decommission_empties_and_removes_the_host),
         cmocka_unit_test(test_paused_placement_holds_a_drain_until_resumed),
         cmocka_unit_test(test_move_goes_where_it_is_told_and_stays),
+        cmocka_unit_test(test_rebalance_evens_out_leaders),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
