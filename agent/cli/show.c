@@ -112,6 +112,20 @@ static const char *text_of(struct bytes *b)
     return (const char *)b->data;
 }
 
+/* Used and allowed: "12/200", "12/-" without a limit. A row that is watched does not tell what is used. */
+static void capacity_cell(struct cli_table *t, const thole_v1_Host *h)
+{
+    char used[16] = "-", limit[16] = "-";
+    const thole_v1_HostSpec *spec = thole_v1_Host_spec(h);
+    if (thole_v1_Host_has_replicas(h)) {
+        snprintf(used, sizeof(used), "%" PRIu32, thole_v1_Host_replicas(h));
+    }
+    if (spec != NULL && thole_v1_HostSpec_capacity(spec) > 0) {
+        snprintf(limit, sizeof(limit), "%" PRIu32, thole_v1_HostSpec_capacity(spec));
+    }
+    cli_table_cell(t, "%s/%s", used, limit);
+}
+
 static void host_row(struct cli_table *t, const thole_v1_Host *h)
 {
     const thole_v1_HostSpec *spec = thole_v1_Host_spec(h);
@@ -134,6 +148,7 @@ static void host_row(struct cli_table *t, const thole_v1_Host *h)
                    show_liveness(status != NULL ? thole_v1_HostStatus_liveness(status) : 0));
     cli_table_cell(t, "%.*s", CLI_SV(status != NULL ? thole_v1_HostStatus_address(status) : none));
     cli_table_cell(t, "%s", text_of(&tags));
+    capacity_cell(t, h);
     cli_table_cell(t, "%.*s", CLI_SV(status != NULL ? thole_v1_HostStatus_version(status) : none));
     cli_table_cell(t, "%s", cli_age(thole_v1_Host_create_time_ms(h), age, sizeof(age)));
     cli_table_cell(t, "%.*s", CLI_SV(thole_v1_Host_id(h)));
@@ -300,8 +315,8 @@ static void event_row(struct cli_table *t, const thole_v1_Event *e)
 static void show_table(struct cli *c, const struct rows *rows)
 {
     static const char *const columns[][16] = {
-        [ROWS_HOSTS] = {"NAME", "STATE", "LIVENESS", "ADDRESS", "TAGS", "VERSION", "AGE", "+ID",
-                        "+>STARTS", "+TYPES"},
+        [ROWS_HOSTS] = {"NAME", "STATE", "LIVENESS", "ADDRESS", "TAGS", ">CAPACITY", "VERSION",
+                        "AGE", "+ID", "+>STARTS", "+TYPES"},
         [ROWS_SHARDS] = {"NAME", "TYPE", ">VOTERS", "READY", "LEADER", ">TERM", "AGE", "+>ID",
                          "+NON-VOTING", "+>GENERATION", "+CONSTRAINTS", "+POOL"},
         [ROWS_REPLICAS] = {">ID", "SHARD", "HOST", "ROLE", "PHASE", "AGE", "MESSAGE", "+OWNER",

@@ -11,8 +11,9 @@
 /* What the server fills in, and a user may leave in a document. */
 static bool is_observed(const char *name)
 {
-    static const char *const names[] = {
-        "id", "status", "generation", "revision", "create_time_ms", "initial", "deleting", "pool"};
+    static const char *const names[] = {"id",       "status",         "generation",
+                                        "revision", "create_time_ms", "initial",
+                                        "deleting", "pool",           "replicas"};
     for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
         if (strcmp(names[i], name) == 0) {
             return true;

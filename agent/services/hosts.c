@@ -1,5 +1,8 @@
 /* thole.v1.Hosts. */
+#include <string.h>
+
 #include "agent/services/services_internal.h"
+#include "registry/placement.h"
 
 static void no_such_host(struct call *c, upb_StringView name)
 {
@@ -7,6 +10,41 @@ static void no_such_host(struct call *c, upb_StringView name)
     (void)THOLE_FAIL(&st, THOLE_NOT_FOUND, THOLE_REASON_NO_SUCH_HOST, "there is no host \"%.*s\"",
                      (int)name.size, name.data);
     call_fail(c, &st);
+}
+
+static bool is_on(const thole_v1_Replica *row, upb_StringView host_id)
+{
+    return upb_StringView_IsEqual(thole_v1_Replica_host_id(row), host_id);
+}
+
+/* The row, and how much of its capacity is used. Rows of a view never change, so it is a copy. */
+static const thole_v1_Host *with_replicas(struct call *c, const thole_v1_Host *row)
+{
+    char text[UUID_TEXT_BYTES] = "";
+    struct uuid id;
+    uint64_t after = 0;
+    const thole_v1_Replica *zero;
+    upb_StringView host_id = thole_v1_Host_id(row);
+    memcpy(text, host_id.data, host_id.size < sizeof(text) ? host_id.size : 0);
+    if (!uuid_parse(text, &id)) {
+        return row;
+    }
+    uint32_t count = placement_host_replicas(c->view, &id);
+    while ((zero = registry_next_replica_of_shard(c->view, REGISTRY_SHARD_ID, after)) != NULL) {
+        after = thole_v1_Replica_id(zero);
+        count -= is_on(zero, host_id) ? 1 : 0;
+    }
+    thole_v1_Host *copy = thole_v1_Host_new(c->arena);
+    thole_v1_Host_set_name(copy, thole_v1_Host_name(row));
+    thole_v1_Host_set_id(copy, host_id);
+    thole_v1_Host_set_spec(copy, (thole_v1_HostSpec *)(uintptr_t)thole_v1_Host_spec(row));
+    thole_v1_Host_set_status(copy, (thole_v1_HostStatus *)(uintptr_t)thole_v1_Host_status(row));
+    thole_v1_Host_set_etag(copy, thole_v1_Host_etag(row));
+    thole_v1_Host_set_generation(copy, thole_v1_Host_generation(row));
+    thole_v1_Host_set_revision(copy, thole_v1_Host_revision(row));
+    thole_v1_Host_set_create_time_ms(copy, thole_v1_Host_create_time_ms(row));
+    thole_v1_Host_set_replicas(copy, count);
+    return copy;
 }
 
 static void get_run(struct call *c)
@@ -18,7 +56,7 @@ static void get_run(struct call *c)
         no_such_host(c, name);
         return;
     }
-    call_reply(c, row, &thole_v1_Host_msginit);
+    call_reply(c, with_replicas(c, row), &thole_v1_Host_msginit);
 }
 
 void hosts_get(struct call *c)
@@ -44,7 +82,7 @@ static void list_run(struct call *c)
     struct slice last = bytes_slice(&key);
     const thole_v1_Host *row = NULL;
     while ((row = registry_next_host(c->view, last)) != NULL) {
-        if (!page_add(&p, c, row, &thole_v1_Host_msginit)) {
+        if (!page_add(&p, c, with_replicas(c, row), &thole_v1_Host_msginit)) {
             break;
         }
         last = name_slice(thole_v1_Host_name(row));

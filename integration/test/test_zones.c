@@ -322,8 +322,10 @@ static void test_capacity_bounds_hosts_also_when_others_are_lost(void **state)
         set_capacity(c, i, 20);
     cli_ok(c, 0, "wait --for ready shard/full --timeout 30s");
     expect_replicas_on(c, 0, 4, "3");
+    expect_lines(c, 0, "get hosts", " 3/3 ", 1);
     set_capacity(c, 4, 1);
     expect_replicas_on(c, 0, 4, "1");
+    expect_lines(c, 2, "get hosts h5", " 1/1 ", 1);
     /* A host dies: its replicas go where there is room, and none to the full one. */
     host_kill(c, 0);
     expect_lines(c, 1, "get hosts", " dead ", 1);
