@@ -189,6 +189,20 @@ upb_StringView name_strip(upb_StringView name, const char *collection)
     return name;
 }
 
+bool name_of_shard(upb_StringView given, char ret[static LIMIT_NAME_BYTES + 1],
+                   struct thole_status *st)
+{
+    upb_StringView name = name_strip(given, "shards");
+    if (name.size == 0 || name.size > LIMIT_NAME_BYTES) {
+        (void)THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
+                         "shard: a name of 1 to %d bytes is needed", LIMIT_NAME_BYTES);
+        return false;
+    }
+    memcpy(ret, name.data, name.size);
+    ret[name.size] = '\0';
+    return true;
+}
+
 bool call_name(struct call *c, const char *field, upb_StringView name)
 {
     if (name.size == 0) {

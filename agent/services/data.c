@@ -206,19 +206,6 @@ void data_send(struct data_call *d)
     data_end(d, &st);
 }
 
-static bool read_shard(struct data_call *d, upb_StringView name, struct thole_status *st)
-{
-    name = name_strip(name, "shards");
-    if (name.size == 0 || name.size > LIMIT_NAME_BYTES) {
-        (void)THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
-                         "shard: a name of 1 to %d bytes is needed", LIMIT_NAME_BYTES);
-        return false;
-    }
-    memcpy(d->shard, name.data, name.size);
-    d->shard[name.size] = '\0';
-    return true;
-}
-
 static bool read_payload(struct data_call *d, upb_StringView payload, bool text,
                          struct thole_status *st)
 {
@@ -240,7 +227,7 @@ bool data_read_propose(struct data_call *d, const thole_v1_ProposeRequest *q,
     d->route.kind = ROUTER_PROPOSE;
     d->route.session = thole_v1_ProposeRequest_session(q);
     d->route.sequence = thole_v1_ProposeRequest_sequence(q);
-    if (!read_shard(d, thole_v1_ProposeRequest_shard(q), st)) {
+    if (!name_of_shard(thole_v1_ProposeRequest_shard(q), d->shard, st)) {
         return false;
     }
     if ((d->route.session == 0) != (d->route.sequence == 0)) {
@@ -258,7 +245,7 @@ static bool read_query(struct data_call *d, const thole_v1_QueryRequest *q, stru
     d->route.kind = ROUTER_QUERY;
     d->route.stale = thole_v1_QueryRequest_stale(q);
     d->route.max_staleness_ms = thole_v1_QueryRequest_max_staleness_ms(q);
-    if (!read_shard(d, thole_v1_QueryRequest_shard(q), st)) {
+    if (!name_of_shard(thole_v1_QueryRequest_shard(q), d->shard, st)) {
         return false;
     }
     if (d->route.max_staleness_ms != 0 && !d->route.stale) {
@@ -275,7 +262,7 @@ static bool read_open(struct data_call *d, const thole_v1_OpenSessionRequest *q,
                       struct thole_status *st)
 {
     d->route.kind = ROUTER_OPEN_SESSION;
-    return read_shard(d, thole_v1_OpenSessionRequest_shard(q), st);
+    return name_of_shard(thole_v1_OpenSessionRequest_shard(q), d->shard, st);
 }
 
 /* Decode without copying strings, check, and send on its way. */

@@ -116,23 +116,18 @@ void data_watch(void *ctx, struct bus_rpc *rpc, struct slice message)
     upb_Arena *arena = upb_Arena_New();
     const thole_v1_WatchRequest *q =
         thole_v1_WatchRequest_parse((const char *)message.data, message.size, arena);
-    upb_StringView name = {NULL, 0};
-    if (q != NULL) {
-        name = name_strip(thole_v1_WatchRequest_shard(q), "shards");
-    }
-    if (name.size == 0 || name.size > LIMIT_NAME_BYTES) {
-        struct thole_status st;
-        (void)THOLE_FAIL(&st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
-                         "shard: a name of 1 to %d bytes is needed", LIMIT_NAME_BYTES);
+    const upb_StringView none = {NULL, 0};
+    struct thole_status st;
+    struct data_watch *w = xcalloc(1, sizeof(*w));
+    if (!name_of_shard(q != NULL ? thole_v1_WatchRequest_shard(q) : none, w->shard, &st)) {
         services_fail(rpc, &st, (const char *const[]){"field", "shard", NULL});
+        free(w);
         upb_Arena_Free(arena);
         return;
     }
-    struct data_watch *w = xcalloc(1, sizeof(*w));
     w->s = s;
     w->rpc = rpc;
     atomic_store(&w->refs, 1);
-    memcpy(w->shard, name.data, name.size);
     upb_Arena_Free(arena);
     bus_rpc_set_data(rpc, w, watch_unref);
     bus_rpc_on_cancel(rpc, watch_cancelled, w);

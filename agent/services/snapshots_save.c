@@ -264,23 +264,18 @@ void snapshots_save(void *ctx, struct bus_rpc *rpc, struct slice message)
     upb_Arena *arena = upb_Arena_New();
     const thole_v1_SaveSnapshotRequest *q =
         thole_v1_SaveSnapshotRequest_parse((const char *)message.data, message.size, arena);
-    upb_StringView name = {NULL, 0};
-    if (q != NULL) {
-        name = name_strip(thole_v1_SaveSnapshotRequest_shard(q), "shards");
-    }
-    if (name.size == 0 || name.size > LIMIT_NAME_BYTES) {
-        struct thole_status st;
-        (void)THOLE_FAIL(&st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
-                         "shard: a name of 1 to %d bytes is needed", LIMIT_NAME_BYTES);
+    const upb_StringView none = {NULL, 0};
+    struct thole_status st;
+    struct save *v = xcalloc(1, sizeof(*v));
+    if (!name_of_shard(q != NULL ? thole_v1_SaveSnapshotRequest_shard(q) : none, v->shard, &st)) {
         services_fail(rpc, &st, (const char *const[]){"field", "shard", NULL});
+        free(v);
         upb_Arena_Free(arena);
         return;
     }
-    struct save *v = xcalloc(1, sizeof(*v));
     v->s = s;
     v->rpc = rpc;
     v->read.stale = thole_v1_SaveSnapshotRequest_stale(q);
-    memcpy(v->shard, name.data, name.size);
     pthread_mutex_init(&v->mutex, NULL);
     upb_Arena_Free(arena);
     bus_rpc_set_data(rpc, v, save_free);
