@@ -256,6 +256,15 @@ enum thole_code house_command(struct house *h, struct cmd *c)
     return w.st.code != THOLE_OK ? w.st.code : (enum thole_code)w.code;
 }
 
+int32_t house_operation_state(struct house *h, uint64_t id)
+{
+    struct registry_view *v = house_view(h);
+    const thole_v1_Operation *row = registry_operation(v, id);
+    int32_t state = row == NULL ? 0 : thole_v1_Operation_state(row);
+    registry_view_release(v);
+    return state;
+}
+
 /* ---- Hosts ----------------------------------------------------------------------------------- */
 
 static void on_replica_changed(void *ctx, const struct engine_replica_status *s)

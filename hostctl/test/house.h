@@ -68,6 +68,8 @@ void house_join(struct house *h, uint64_t n);
 
 /* Propose and wait; the code. */
 enum thole_code house_command(struct house *h, struct cmd *c);
+/* Of an operation; 0: there is none. */
+int32_t house_operation_state(struct house *h, uint64_t id);
 enum thole_code house_admit(struct house *h, uint64_t n, uint64_t *ret_replica);
 enum thole_code house_create(struct house *h, const char *shard, uint32_t voters,
                              uint32_t non_voting);

@@ -45,15 +45,6 @@ static enum thole_code cancel(struct house *h, uint64_t id)
     return house_command(h, &c);
 }
 
-static int32_t state_of(struct house *h, uint64_t id)
-{
-    struct registry_view *v = house_view(h);
-    const thole_v1_Operation *row = registry_operation(v, id);
-    int32_t state = row == NULL ? 0 : thole_v1_Operation_state(row);
-    registry_view_release(v);
-    return state;
-}
-
 /* Is there a replica of the shard that is to run on the host, and may it be moved? */
 static bool has(struct house *h, const char *shard, uint64_t n)
 {
@@ -112,12 +103,13 @@ static void test_move_swaps_the_vote_and_stays(void **state)
         uint64_t from = seed % 2 == 0 ? leader_of(h, "a") : host_with(h, "a", true);
         assert_int_equal(move(h, "a", from, to), THOLE_OK);
         uint32_t most = 0;
-        for (int i = 0; i < 1500 && state_of(h, 1) != thole_v1_OPERATION_STATE_DONE; i++) {
+        for (int i = 0; i < 1500 && house_operation_state(h, 1) != thole_v1_OPERATION_STATE_DONE;
+             i++) {
             uint32_t voters = house_voters(h, "a");
             most = voters > most ? voters : most;
             house_run(h, 20);
         }
-        assert_int_equal(state_of(h, 1), thole_v1_OPERATION_STATE_DONE);
+        assert_int_equal(house_operation_state(h, 1), thole_v1_OPERATION_STATE_DONE);
         assert_int_equal(most, 3);
         house_run(h, 20000);
         assert_true(house_settled(h, "a"));
@@ -133,7 +125,7 @@ static void test_move_of_the_only_voter_ends(void **state)
     uint64_t from = host_with(h, "a", true);
     uint64_t to = (from + 1) % 4;
     assert_int_equal(move(h, "a", from, to), THOLE_OK);
-    RUN_UNTIL(h, 30000, state_of(h, 1) == thole_v1_OPERATION_STATE_DONE);
+    RUN_UNTIL(h, 30000, house_operation_state(h, 1) == thole_v1_OPERATION_STATE_DONE);
     RUN_UNTIL(h, 20000, house_settled(h, "a"));
     assert_true(has(h, "a", to) && !has(h, "a", from));
     house_free(h);
@@ -155,7 +147,7 @@ static void test_move_ends_under_each_leader_of_zero(void **state)
             house_run(h, 700);
             house_start(h, leader);
         }
-        RUN_UNTIL(h, 60000, state_of(h, 1) == thole_v1_OPERATION_STATE_DONE);
+        RUN_UNTIL(h, 60000, house_operation_state(h, 1) == thole_v1_OPERATION_STATE_DONE);
         RUN_UNTIL(h, 30000, house_settled(h, "a"));
         assert_true(has(h, "a", to) && !has(h, "a", from));
         house_free(h);
@@ -175,8 +167,9 @@ static void test_cancelled_move_leaves_things_as_they_were(void **state)
         bool cancelled = code == THOLE_OK;
         assert_true(cancelled || code == THOLE_FAILED_PRECONDITION);
         RUN_UNTIL(h, 30000,
-                  state_of(h, 1) == (cancelled ? (int32_t)thole_v1_OPERATION_STATE_CANCELLED
-                                               : (int32_t)thole_v1_OPERATION_STATE_DONE));
+                  house_operation_state(h, 1) == (cancelled
+                                                      ? (int32_t)thole_v1_OPERATION_STATE_CANCELLED
+                                                      : (int32_t)thole_v1_OPERATION_STATE_DONE));
         RUN_UNTIL(h, 30000, house_settled(h, "a"));
         assert_true(has(h, "a", cancelled ? from : to));
         assert_true(!has(h, "a", cancelled ? to : from));
@@ -192,7 +185,7 @@ static void test_move_to_a_host_that_dies_fails_and_the_old_one_stays(void **sta
     uint64_t from = host_with(h, "a", true);
     house_stop(h, to);
     assert_int_equal(move(h, "a", from, to), THOLE_OK);
-    RUN_UNTIL(h, 30000, state_of(h, 1) == thole_v1_OPERATION_STATE_FAILED);
+    RUN_UNTIL(h, 30000, house_operation_state(h, 1) == thole_v1_OPERATION_STATE_FAILED);
     assert_true(has(h, "a", from));
     house_start(h, to);
     RUN_UNTIL(h, 30000, house_settled(h, "a"));
@@ -208,7 +201,7 @@ static void test_move_ends_with_its_shard(void **state)
     assert_int_equal(move(h, "a", host_with(h, "a", true), host_with(h, "a", false)), THOLE_OK);
     house_run(h, 100);
     assert_int_equal(house_delete(h, "a"), THOLE_OK);
-    RUN_UNTIL(h, 30000, state_of(h, 1) == thole_v1_OPERATION_STATE_CANCELLED);
+    RUN_UNTIL(h, 30000, house_operation_state(h, 1) == thole_v1_OPERATION_STATE_CANCELLED);
     RUN_UNTIL(h, 30000, house_gone(h, "a", id));
     house_free(h);
 }
@@ -232,7 +225,7 @@ static void test_rebalance_evens_out_while_balance_is_paused(void **state)
     house_run(h, 10000);
     assert_int_equal(house_replicas_on(h, 3), 1);
     assert_int_equal(start(h, thole_v1_OPERATION_KIND_REBALANCE), THOLE_OK);
-    RUN_UNTIL(h, 60000, state_of(h, 2) == thole_v1_OPERATION_STATE_DONE);
+    RUN_UNTIL(h, 60000, house_operation_state(h, 2) == thole_v1_OPERATION_STATE_DONE);
     for (uint64_t n = 0; n < 4; n++) {
         assert_int_equal(house_replicas_on(h, n), 4); /* 12, and of shard zero */
     }
@@ -260,7 +253,7 @@ static void test_balance_leaves_what_was_moved_by_hand(void **state)
         if (from != 0) {
             assert_int_equal(move(h, names[i], from, 0), THOLE_OK);
             id++;
-            RUN_UNTIL(h, 30000, state_of(h, id) == thole_v1_OPERATION_STATE_DONE);
+            RUN_UNTIL(h, 30000, house_operation_state(h, id) == thole_v1_OPERATION_STATE_DONE);
         }
     }
     assert_true(id >= 3);

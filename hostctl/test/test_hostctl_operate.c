@@ -29,15 +29,6 @@ static enum thole_code cancel(struct house *h, uint64_t id, bool pauses)
     return house_command(h, &c);
 }
 
-static int32_t state_of(struct house *h, uint64_t id)
-{
-    struct registry_view *v = house_view(h);
-    const thole_v1_Operation *row = registry_operation(v, id);
-    int32_t state = row == NULL ? 0 : thole_v1_Operation_state(row);
-    registry_view_release(v);
-    return state;
-}
-
 static bool message_has(struct house *h, uint64_t id, const char *text)
 {
     struct registry_view *v = house_view(h);
@@ -65,7 +56,7 @@ static void test_drain_ends_when_the_host_is_empty(void **state)
     (void)state;
     struct house *h = house_of_four(31);
     assert_int_equal(start(h, thole_v1_OPERATION_KIND_DRAIN, "h0"), THOLE_OK);
-    RUN_UNTIL(h, 30000, state_of(h, 1) == thole_v1_OPERATION_STATE_DONE);
+    RUN_UNTIL(h, 30000, house_operation_state(h, 1) == thole_v1_OPERATION_STATE_DONE);
     assert_int_equal(house_replicas_on(h, 0), 1); /* of shard zero */
     assert_true(house_settled(h, "a") && house_settled(h, "b"));
     house_free(h);
@@ -85,7 +76,7 @@ static void test_decommission_removes_the_host_under_each_leader_of_zero(void **
             house_run(h, 700);
             house_start(h, leader);
         }
-        RUN_UNTIL(h, 60000, state_of(h, 1) == thole_v1_OPERATION_STATE_DONE);
+        RUN_UNTIL(h, 60000, house_operation_state(h, 1) == thole_v1_OPERATION_STATE_DONE);
         assert_int_equal(house_replicas_on(h, 3), 0);
         RUN_UNTIL(h, 30000, house_settled(h, "a") && house_settled(h, "b"));
         house_free(h);
@@ -105,7 +96,7 @@ static void test_decommission_of_a_dead_host_does_not_wait_for_its_replicas(void
     assert_int_equal(start(h, thole_v1_OPERATION_KIND_DECOMMISSION, "h2"), THOLE_OK);
     RUN_UNTIL(h, 10000, house_events(h, "hosts/h2", "HostDeleted", NULL, 0) == 1);
     house_join(h, 3);
-    RUN_UNTIL(h, 60000, state_of(h, 1) == thole_v1_OPERATION_STATE_DONE);
+    RUN_UNTIL(h, 60000, house_operation_state(h, 1) == thole_v1_OPERATION_STATE_DONE);
     RUN_UNTIL(h, 30000, house_settled(h, "a"));
     house_free(h);
 }
@@ -147,7 +138,7 @@ static void test_stuck_drain_says_why_and_a_changed_host_ends_it(void **state)
     assert_int_equal(start(h, thole_v1_OPERATION_KIND_DRAIN, "h2"), THOLE_OK);
     RUN_UNTIL(h, 10000, message_has(h, 1, "shards/a cannot move"));
     assert_int_equal(house_host_state(h, 2, thole_v1_HOST_STATE_ACTIVE), THOLE_OK);
-    RUN_UNTIL(h, 10000, state_of(h, 1) == thole_v1_OPERATION_STATE_CANCELLED);
+    RUN_UNTIL(h, 10000, house_operation_state(h, 1) == thole_v1_OPERATION_STATE_CANCELLED);
     RUN_UNTIL(h, 20000, house_settled(h, "a"));
     house_free(h);
 }
@@ -192,7 +183,7 @@ static void test_restore_without_its_file_fails_and_leaves_no_shard(void **state
     (void)state;
     struct house *h = house_of_four(53);
     assert_int_equal(restore(h, "copy", 1), THOLE_OK);
-    RUN_UNTIL(h, 30000, state_of(h, 1) == thole_v1_OPERATION_STATE_FAILED);
+    RUN_UNTIL(h, 30000, house_operation_state(h, 1) == thole_v1_OPERATION_STATE_FAILED);
     assert_true(message_has(h, 1, "its first replica failed"));
     RUN_UNTIL(h, 30000, is_gone(h, "copy"));
     house_free(h);
@@ -206,7 +197,7 @@ static void test_restore_on_a_host_that_died_fails_and_leaves_no_shard(void **st
     uint64_t host = house_zero_leader(h) == 3 ? 2 : 3;
     house_stop(h, host);
     assert_int_equal(restore(h, "copy", host), THOLE_OK);
-    RUN_UNTIL(h, 90000, state_of(h, 1) == thole_v1_OPERATION_STATE_FAILED);
+    RUN_UNTIL(h, 90000, house_operation_state(h, 1) == thole_v1_OPERATION_STATE_FAILED);
     assert_true(message_has(h, 1, "is dead"));
     house_start(h, host);
     RUN_UNTIL(h, 60000, is_gone(h, "copy"));

@@ -401,3 +401,21 @@ uint64_t directory_bytes(const char *path)
     nftw(path, add_bytes, 32, FTW_PHYS);
     return bytes_found;
 }
+
+void copy_spoilt(const char *from, const char *to, size_t least_bytes, bool flip, long at)
+{
+    static char bytes[16 << 20];
+    FILE *f = fopen(from, "rb");
+    assert_non_null(f);
+    size_t size = fread(bytes, 1, sizeof bytes, f);
+    assert_true(size > least_bytes && size < sizeof bytes);
+    assert_int_equal(fclose(f), 0);
+    size_t place = at >= 0 ? (size_t)at : size - (size_t)-at;
+    if (flip) {
+        bytes[place] = (char)(bytes[place] ^ 1);
+    }
+    f = fopen(to, "wb");
+    assert_non_null(f);
+    assert_int_equal(fwrite(bytes, 1, flip ? size : place, f), flip ? size : place);
+    assert_int_equal(fclose(f), 0);
+}

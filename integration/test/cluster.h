@@ -89,4 +89,8 @@ uint64_t now_ms(void);
 void eventually(int timeout_ms, const char *what, bool (*predicate)(void *ctx), void *ctx);
 uint64_t directory_bytes(const char *path);
 
+/* The file, of more than so many bytes, with the byte at `at` changed, or only what is before that. Negative:
+ * from the end. */
+void copy_spoilt(const char *from, const char *to, size_t least_bytes, bool flip, long at);
+
 #endif

@@ -44,22 +44,6 @@ static int entries_of(const char *path)
     return count;
 }
 
-static void copy_spoilt(const char *from, const char *to, bool flip, long at)
-{
-    static char bytes[4 << 20];
-    FILE *f = fopen(from, "rb");
-    assert_non_null(f);
-    size_t size = fread(bytes, 1, sizeof bytes, f);
-    assert_true(size > 400 && size < sizeof bytes);
-    assert_int_equal(fclose(f), 0);
-    size_t place = at >= 0 ? (size_t)at : size - (size_t)-at;
-    bytes[place] = (char)(bytes[place] ^ 1);
-    f = fopen(to, "wb");
-    assert_non_null(f);
-    assert_int_equal(fwrite(bytes, 1, flip ? size : place, f), flip ? size : place);
-    assert_int_equal(fclose(f), 0);
-}
-
 static void expect_refused(struct cluster *c, const char *file, const char *dir, const char *why)
 {
     char out[4096];
@@ -86,16 +70,16 @@ static void test_bad_files_and_directories_are_refused_and_leave_nothing(void **
     static const long places[] = {0, 9, 40, 300, -3, -100};
     for (size_t i = 0; i < sizeof places / sizeof places[0]; i++) {
         const char *why = places[i] == 0 ? "no snapshot file" : "damaged";
-        copy_spoilt(zero, spoilt, true, places[i]);
+        copy_spoilt(zero, spoilt, 400, true, places[i]);
         expect_refused(c, spoilt, dir, why);
-        copy_spoilt(zero, spoilt, false, places[i]);
+        copy_spoilt(zero, spoilt, 400, false, places[i]);
         expect_refused(c, spoilt, dir, "damaged");
     }
     expect_refused(c, path_of(c, "none.snap"), dir, "none.snap");
     expect_refused(c, path_of(c, "orders.snap"), dir, "not of the registry");
     expect_refused(c, zero, c->hosts[0].data_dir, "is not empty");
     assert_int_equal(mkdir(dir, 0700), 0);
-    copy_spoilt(zero, spoilt, true, -100);
+    copy_spoilt(zero, spoilt, 400, true, -100);
     expect_refused(c, spoilt, dir, "damaged");
     assert_int_not_equal(
         cli(c, 0, out, sizeof out, "snapshot restore-zero %s %s --name 'bad name'", zero, dir), 0);

@@ -54,25 +54,6 @@ static const char *path_of(struct cluster *c, const char *name)
     return at;
 }
 
-/* The file with one byte changed, or only its first bytes. */
-static void spoil(const char *from, const char *to, bool flip, long at)
-{
-    static char bytes[16 << 20];
-    FILE *f = fopen(from, "rb");
-    assert_non_null(f);
-    size_t size = fread(bytes, 1, sizeof bytes, f);
-    assert_true(size > 1000 && size < sizeof bytes);
-    assert_int_equal(fclose(f), 0);
-    size_t place = at >= 0 ? (size_t)at : size - (size_t)-at;
-    if (flip) {
-        bytes[place] = (char)(bytes[place] ^ 1);
-    }
-    f = fopen(to, "wb");
-    assert_non_null(f);
-    assert_int_equal(fwrite(bytes, 1, flip ? size : place, f), flip ? size : place);
-    assert_int_equal(fclose(f), 0);
-}
-
 static void expect_damaged(struct cluster *c, const char *file)
 {
     char out[4096];
@@ -133,9 +114,9 @@ static void test_saved_under_load_and_restored(void **state)
     expect_lines(c, 0, "get events --object shards/orders", "SnapshotSaved", 1);
     static const long places[] = {0, 9, 40, 4000, -3, -300};
     for (size_t i = 0; i < sizeof places / sizeof places[0]; i++) {
-        spoil(file, spoilt, true, places[i]);
+        copy_spoilt(file, spoilt, 1000, true, places[i]);
         expect_damaged(c, spoilt);
-        spoil(file, spoilt, false, places[i]);
+        copy_spoilt(file, spoilt, 1000, false, places[i]);
         expect_damaged(c, spoilt);
     }
     assert_int_equal(cli(c, 0, out, sizeof out, "snapshot restore %s orders", file), 1);

@@ -46,6 +46,24 @@ void fixture_deinit(struct fixture *f)
     registry_free(f->r);
 }
 
+int fixture_setup_three(void **state)
+{
+    static struct fixture f;
+    fixture_init(&f);
+    *state = &f;
+    return do_bootstrap(&f, 3) == THOLE_OK ? 0 : -1;
+}
+
+int fixture_teardown(void **state)
+{
+    struct fixture *f = *state;
+    struct registry_view *v = registry_view_acquire(f->r);
+    check_invariants(v);
+    registry_view_release(v);
+    fixture_deinit(f);
+    return 0;
+}
+
 struct cmd cmd_new(const char *actor)
 {
     struct cmd c = {.arena = upb_Arena_New()};

@@ -24,6 +24,9 @@ struct cmd {
 
 void fixture_init(struct fixture *f);
 void fixture_deinit(struct fixture *f);
+/* For cmocka: *state is a fixture with three hosts; at the end every invariant is checked. */
+int fixture_setup_three(void **state);
+int fixture_teardown(void **state);
 
 struct cmd cmd_new(const char *actor);
 thole_registry_v1_Operation *cmd_op(struct cmd *c);

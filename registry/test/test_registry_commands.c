@@ -20,22 +20,6 @@ static int setup(void **state)
     return 0;
 }
 
-static int setup_three(void **state)
-{
-    setup(state);
-    return do_bootstrap(*state, 3) == THOLE_OK ? 0 : -1;
-}
-
-static int teardown(void **state)
-{
-    struct fixture *f = *state;
-    struct registry_view *v = registry_view_acquire(f->r);
-    check_invariants(v);
-    registry_view_release(v);
-    fixture_deinit(f);
-    return 0;
-}
-
 #define EXPECT(f, expr, code, reason)                   \
     do {                                                \
         assert_int_equal((expr), (code));               \
@@ -800,8 +784,8 @@ static void test_shard_that_formed_or_has_a_replica_left_is_not_begun_again(void
     assert_int_equal(replicas, 3);
 }
 
-#define TEST(name) cmocka_unit_test_setup_teardown(name, setup_three, teardown)
-#define TEST_EMPTY(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
+#define TEST(name) cmocka_unit_test_setup_teardown(name, fixture_setup_three, fixture_teardown)
+#define TEST_EMPTY(name) cmocka_unit_test_setup_teardown(name, setup, fixture_teardown)
 
 int main(void)
 {

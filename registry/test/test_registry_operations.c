@@ -9,24 +9,6 @@
 #include <string.h>
 #include <cmocka.h>
 
-static int setup_three(void **state)
-{
-    static struct fixture f;
-    fixture_init(&f);
-    *state = &f;
-    return do_bootstrap(&f, 3) == THOLE_OK ? 0 : -1;
-}
-
-static int teardown(void **state)
-{
-    struct fixture *f = *state;
-    struct registry_view *v = registry_view_acquire(f->r);
-    check_invariants(v);
-    registry_view_release(v);
-    fixture_deinit(f);
-    return 0;
-}
-
 static uint64_t start(struct fixture *f, int32_t kind, const char *host)
 {
     struct cmd c = cmd_new("user");
@@ -365,7 +347,7 @@ static void test_refusals_are_remembered_unless_they_ask_for_another_try(void **
     assert_int_equal(host_state(f, "h2"), thole_v1_HOST_STATE_DRAINING);
 }
 
-#define TEST(name) cmocka_unit_test_setup_teardown(name, setup_three, teardown)
+#define TEST(name) cmocka_unit_test_setup_teardown(name, fixture_setup_three, fixture_teardown)
 
 int main(void)
 {

@@ -261,25 +261,7 @@ static void registry_pool_is_in_snapshots_and_changes(void **state)
     bytes_deinit(&two);
 }
 
-static int setup(void **state)
-{
-    static struct fixture f;
-    fixture_init(&f);
-    *state = &f;
-    return do_bootstrap(&f, 3) == THOLE_OK ? 0 : -1;
-}
-
-static int teardown(void **state)
-{
-    struct fixture *f = *state;
-    struct registry_view *v = registry_view_acquire(f->r);
-    check_invariants(v);
-    registry_view_release(v);
-    fixture_deinit(f);
-    return 0;
-}
-
-#define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
+#define TEST(name) cmocka_unit_test_setup_teardown(name, fixture_setup_three, fixture_teardown)
 
 int main(void)
 {

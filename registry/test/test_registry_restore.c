@@ -11,24 +11,6 @@
 
 #define FILE_NAME "0f3a-1"
 
-static int setup_three(void **state)
-{
-    static struct fixture f;
-    fixture_init(&f);
-    *state = &f;
-    return do_bootstrap(&f, 3) == THOLE_OK ? 0 : -1;
-}
-
-static int teardown(void **state)
-{
-    struct fixture *f = *state;
-    struct registry_view *v = registry_view_acquire(f->r);
-    check_invariants(v);
-    registry_view_release(v);
-    fixture_deinit(f);
-    return 0;
-}
-
 static uint64_t restore(struct fixture *f, const char *name, uint64_t host, const char *file)
 {
     struct cmd c = cmd_new("user");
@@ -128,7 +110,7 @@ static void test_cancel_of_a_shard_that_serves_is_refused(void **state)
     assert_int_equal(cancel(f, 1), THOLE_FAILED_PRECONDITION);
 }
 
-#define TEST(name) cmocka_unit_test_setup_teardown(name, setup_three, teardown)
+#define TEST(name) cmocka_unit_test_setup_teardown(name, fixture_setup_three, fixture_teardown)
 
 int main(void)
 {
