@@ -39,7 +39,7 @@ struct router_request {
     void *internal[8];            /* the router's */
     enum router_kind kind;
     uint64_t shard_id;
-    struct bufslice payload; /* taken over */
+    struct bufslice payload; /* taken over; without an owner, its bytes live until `done` */
     uint64_t session, sequence;
     bool stale;
     uint32_t max_staleness_ms;

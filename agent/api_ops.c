@@ -12,6 +12,7 @@
 
 #define RESULTS_BATCH 256
 #define POOL_MAX 8192
+#define PAYLOAD_COPIED_BYTES 128
 
 struct op {
     struct api_request q;
@@ -19,6 +20,7 @@ struct op {
     struct op *next; /* in the pool */
     thole_results_fn done;
     void *ctx, *user;
+    uint8_t copied[PAYLOAD_COPIED_BYTES]; /* a small payload */
 };
 
 struct results {
@@ -179,6 +181,7 @@ static enum thole_code check_op(const struct thole *t, const struct thole_op *op
     return THOLE_OK;
 }
 
+/* The payload is borrowed. */
 static void fill_request(struct thole *t, const struct thole_op *op, uint64_t now,
                          struct api_request *q)
 {
@@ -188,10 +191,7 @@ static void fill_request(struct thole *t, const struct thole_op *op, uint64_t no
     q->t = t;
     q->shard = op->shard;
     r->kind = op->kind == THOLE_PROPOSE ? ROUTER_PROPOSE : ROUTER_QUERY;
-    if (op->payload.size > 0) {
-        struct buf *b = buf_copy(op->payload.data, op->payload.size);
-        r->payload = (struct bufslice){.owner = b, .bytes = slice_of(b->data, b->size)};
-    }
+    r->payload = (struct bufslice){.bytes = slice_of(op->payload.data, op->payload.size)};
     r->session = op->session;
     r->sequence = op->sequence;
     r->stale = (op->flags & THOLE_STALE) != 0;
@@ -200,6 +200,17 @@ static void fill_request(struct thole *t, const struct thole_op *op, uint64_t no
     r->index = r->code = 0;
     r->duplicate = false;
     r->result = (struct bufslice){0};
+}
+
+static struct bufslice keep_payload(struct op *o, struct slice payload)
+{
+    if (payload.size > sizeof o->copied) {
+        struct buf *b = buf_copy(payload.data, payload.size);
+        return (struct bufslice){.owner = b, .bytes = slice_of(b->data, b->size)};
+    }
+    if (payload.size > 0)
+        memcpy(o->copied, payload.data, payload.size);
+    return (struct bufslice){.bytes = slice_of(o->copied, payload.size)};
 }
 
 enum thole_code thole_submit(struct thole *t, const struct thole_op *ops, size_t count,
@@ -225,6 +236,7 @@ enum thole_code thole_submit(struct thole *t, const struct thole_op *ops, size_t
         o->ctx = ctx;
         o->user = ops[i].user;
         fill_request(t, &ops[i], now, &o->q);
+        o->q.r.payload = keep_payload(o, o->q.r.payload.bytes);
         o->q.done = op_done;
         api_route(&o->q);
     }

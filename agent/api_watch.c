@@ -90,10 +90,11 @@ static void answer(void *ctx, const struct thole_status *st, struct bufslice bod
 static enum thole_code start_client(struct api_watch *w, const char *shard, struct thole_status *st)
 {
     const struct router_request r = {0};
+    struct forward_space space;
     if (!client_host(w->t->client, &w->host))
         return THOLE_FAIL(st, THOLE_UNAVAILABLE, THOLE_REASON_UNREACHABLE, "no host answers");
     uint64_t exchange = bus_exchange(client_bus(w->t->client), &w->host, METHOD_WATCH,
-                                     forward_encode(&r, shard), 0, answer, w);
+                                     forward_encode(&r, shard, &space), 0, answer, w);
     pthread_mutex_lock(&w->t->lock);
     w->exchange = exchange;
     bool cancelled = w->cancelled;

@@ -1,100 +1,104 @@
 /* Encoding of the exchanges between hosts: thole.bus.v1.Forward and ForwardReply.
  *
- * Encoding: everything but the payload goes through upb on the stack; the payload's field is put
- * behind by hand (fields of a message may come in any order), so that it is copied exactly once.
- * Decoding is by hand altogether: upb may copy short strings into its arena even when asked to alias
- * the input, and these are on the hot path, flat, and point into a body that its owner keeps. */
+ * By hand: they are flat, and written and read for every operation. What is written goes into the
+ * caller's space if it fits, so that most need no allocation; the bus copies it. What is read points
+ * into a body that its owner keeps (upb may copy short strings even when asked to alias them). */
 #include <string.h>
 
 #include "agent/router.h"
-#include "thole/bus/v1/agent.upb.h"
+#include "base/assert.h"
 
-#define STACK_BYTES 1024
+#define NUMBER_BYTES_MAX 11 /* a tag of one byte and a varint; a length is no longer */
+#define FIELDS_MAX 12
 #define FORWARD_PAYLOAD_FIELD 3
 #define REPLY_RESULT_FIELD 3
 
-static upb_StringView view_of(const void *data, size_t size)
+static uint8_t *put_varint(uint8_t *p, uint64_t v)
 {
-    return upb_StringView_FromDataAndSize(data, size);
-}
-
-static size_t varint_put(uint8_t *p, uint64_t v)
-{
-    size_t n = 0;
     for (; v >= 0x80; v >>= 7)
-        p[n++] = (uint8_t)(v | 0x80);
-    p[n++] = (uint8_t)v;
-    return n;
+        *p++ = (uint8_t)(v | 0x80);
+    *p++ = (uint8_t)v;
+    return p;
 }
 
-/* `head` and one more field, of bytes. */
-static struct bufslice with_bytes(const char *head, size_t head_size, uint32_t field,
-                                  struct slice bytes)
+static uint8_t *put_number(uint8_t *p, uint8_t field, uint64_t v)
 {
-    uint8_t tag[16];
-    size_t tag_size = 0;
-    if (bytes.size > 0) {
-        tag_size = varint_put(tag, (uint64_t)field << 3 | 2);
-        tag_size += varint_put(tag + tag_size, bytes.size);
-    }
-    struct buf *b = buf_new(head_size + tag_size + bytes.size);
-    if (head_size > 0)
-        memcpy(b->data, head, head_size);
-    memcpy(b->data + head_size, tag, tag_size);
-    if (bytes.size > 0)
-        memcpy(b->data + head_size + tag_size, bytes.data, bytes.size);
-    return (struct bufslice){.owner = b, .bytes = slice_of(b->data, b->size)};
+    if (v == 0)
+        return p;
+    *p++ = (uint8_t)(field << 3);
+    return put_varint(p, v);
 }
 
-struct bufslice forward_encode(const struct router_request *r, const char *shard_name)
+static uint8_t *put_bytes(uint8_t *p, uint8_t field, struct slice bytes)
 {
-    _Alignas(16) char stack[STACK_BYTES];
-    upb_Arena *arena = upb_Arena_Init(stack, sizeof stack, &upb_alloc_global);
-    thole_bus_v1_Forward *f = thole_bus_v1_Forward_new(arena);
-    thole_bus_v1_Forward_set_shard_id(f, r->shard_id);
-    if (shard_name)
-        thole_bus_v1_Forward_set_shard_name(f, view_of(shard_name, strlen(shard_name)));
-    thole_bus_v1_Forward_set_session(f, r->session);
-    thole_bus_v1_Forward_set_sequence(f,
-                                      r->kind == ROUTER_TRANSFER ? r->target_replica : r->sequence);
-    thole_bus_v1_Forward_set_open_session(f, r->kind == ROUTER_OPEN_SESSION);
-    thole_bus_v1_Forward_set_stale(f, r->stale);
-    thole_bus_v1_Forward_set_max_staleness_ms(f, r->max_staleness_ms);
-    thole_bus_v1_Forward_set_hops(f, r->hops);
-    size_t size = 0;
-    const char *head = thole_bus_v1_Forward_serialize(f, arena, &size);
-    struct bufslice out = with_bytes(head, size, FORWARD_PAYLOAD_FIELD, r->payload.bytes);
-    upb_Arena_Free(arena);
+    if (bytes.size == 0)
+        return p;
+    *p++ = (uint8_t)(field << 3 | 2);
+    p = put_varint(p, bytes.size);
+    memcpy(p, bytes.data, bytes.size);
+    return p + bytes.size;
+}
+
+/* Room for all fields, whose bytes are `variable` together. */
+static struct bufslice room(struct forward_space *space, size_t variable)
+{
+    size_t max = FIELDS_MAX * NUMBER_BYTES_MAX + variable;
+    if (max <= sizeof space->bytes)
+        return (struct bufslice){NULL, slice_of(space->bytes, max)};
+    struct buf *b = buf_new(max);
+    return (struct bufslice){b, slice_of(b->data, max)};
+}
+
+static struct bufslice used(struct bufslice out, const uint8_t *end)
+{
+    size_t size = (size_t)(end - out.bytes.data);
+    ASSERT(size <= out.bytes.size);
+    out.bytes.size = size;
     return out;
 }
 
-struct bufslice forward_reply_encode(const struct forward_reply *in)
+struct bufslice forward_encode(const struct router_request *r, const char *shard_name,
+                               struct forward_space *space)
 {
-    _Alignas(16) char stack[STACK_BYTES];
-    upb_Arena *arena = upb_Arena_Init(stack, sizeof stack, &upb_alloc_global);
-    thole_bus_v1_ForwardReply *f = thole_bus_v1_ForwardReply_new(arena);
-    thole_bus_v1_ForwardReply_set_code(f, in->code);
-    thole_bus_v1_ForwardReply_set_index(f, in->index);
-    thole_bus_v1_ForwardReply_set_duplicate(f, in->duplicate);
+    struct slice name = shard_name ? slice_str(shard_name) : (struct slice){0};
+    struct bufslice out = room(space, name.size + r->payload.bytes.size);
+    uint8_t *p = out.owner ? out.owner->data : space->bytes;
+    p = put_number(p, 1, r->shard_id);
+    p = put_bytes(p, 2, name);
+    p = put_bytes(p, FORWARD_PAYLOAD_FIELD, r->payload.bytes);
+    p = put_number(p, 4, r->session);
+    p = put_number(p, 5, r->kind == ROUTER_TRANSFER ? r->target_replica : r->sequence);
+    p = put_number(p, 6, r->kind == ROUTER_OPEN_SESSION);
+    p = put_number(p, 7, r->stale);
+    p = put_number(p, 8, r->max_staleness_ms);
+    p = put_number(p, 9, r->hops);
+    return used(out, p);
+}
+
+struct bufslice forward_reply_encode(const struct forward_reply *in, struct forward_space *space)
+{
+    struct slice reason = {0}, message = {0};
     if (in->failure.code != THOLE_OK) {
-        const char *reason = thole_reason_name(in->failure.reason);
-        thole_bus_v1_ForwardReply_set_failure_code(f, (uint32_t)in->failure.code);
-        thole_bus_v1_ForwardReply_set_failure_reason(f, view_of(reason, strlen(reason)));
-        thole_bus_v1_ForwardReply_set_failure_message(
-            f, view_of(in->failure.message, strlen(in->failure.message)));
+        reason = slice_str(thole_reason_name(in->failure.reason));
+        message = slice_str(in->failure.message);
     }
+    struct bufslice out =
+        room(space, in->result.size + reason.size + message.size + 16 + in->key.size);
+    uint8_t *p = out.owner ? out.owner->data : space->bytes;
+    p = put_number(p, 1, in->code);
+    p = put_number(p, 2, in->index);
+    p = put_bytes(p, REPLY_RESULT_FIELD, in->result);
+    p = put_number(p, 4, in->duplicate);
+    p = put_number(p, 5, (uint64_t)in->failure.code);
+    p = put_bytes(p, 6, reason);
+    p = put_bytes(p, 7, message);
     if (!uuid_is_nil(&in->leader_host)) {
-        thole_bus_v1_ForwardReply_set_leader_term(f, in->leader_term);
-        thole_bus_v1_ForwardReply_set_leader_host(f, view_of(in->leader_host.bytes, 16));
+        p = put_number(p, 8, in->leader_term);
+        p = put_bytes(p, 9, slice_of(in->leader_host.bytes, 16));
     }
-    if (in->key.size > 0)
-        thole_bus_v1_ForwardReply_set_key(f, view_of(in->key.data, in->key.size));
-    thole_bus_v1_ForwardReply_set_bookmark(f, in->bookmark);
-    size_t size = 0;
-    const char *head = thole_bus_v1_ForwardReply_serialize(f, arena, &size);
-    struct bufslice out = with_bytes(head, size, REPLY_RESULT_FIELD, in->result);
-    upb_Arena_Free(arena);
-    return out;
+    p = put_bytes(p, 10, in->key);
+    p = put_number(p, 11, in->bookmark);
+    return used(out, p);
 }
 
 /* ---- Reading ----------------------------------------------------------------------------------- */

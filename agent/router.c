@@ -270,7 +270,8 @@ static void go_remote(struct router *ro, struct router_request *r, uint64_t now)
     uint64_t left_ms = (r->deadline_ns - now) / NS_PER_MS + 1;
     if (ro->engine)
         r->hops++;
-    struct bufslice body = forward_encode(r, rt->shard_name);
+    struct forward_space space;
+    struct bufslice body = forward_encode(r, rt->shard_name, &space);
     if (ro->engine)
         r->hops--;
     bus_exchange(ro->o.bus, &rt->target, method_of(r->kind), body,

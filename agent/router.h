@@ -71,8 +71,13 @@ struct route_cache *router_cache(struct router *ro);
 
 /* ---- Bodies of exchanges (forward.c) ----------------------------------------------------------- */
 
-/* One copy of the payload, into the frame. */
-struct bufslice forward_encode(const struct router_request *r, const char *shard_name);
+/* Where a small body is written. One that is larger has an owner. */
+struct forward_space {
+    uint8_t bytes[512];
+};
+/* One copy of the payload. */
+struct bufslice forward_encode(const struct router_request *r, const char *shard_name,
+                               struct forward_space *space);
 struct forward {
     uint64_t shard_id;
     struct slice shard_name, payload; /* borrowed from the body */
@@ -92,7 +97,7 @@ struct forward_reply {
     struct slice key;
     bool bookmark;
 };
-struct bufslice forward_reply_encode(const struct forward_reply *in);
+struct bufslice forward_reply_encode(const struct forward_reply *in, struct forward_space *space);
 bool forward_reply_decode(struct slice body, struct forward_reply *ret);
 
 /* ---- Serving (router_serve.c) ------------------------------------------------------------------ */

@@ -39,7 +39,8 @@ static void answer(struct served *s)
         f.leader_host = h.leader_host;
         f.leader_term = h.term;
     }
-    bus_answer(s->request, forward_reply_encode(&f), false);
+    struct forward_space space;
+    bus_answer(s->request, forward_reply_encode(&f, &space), false);
     bufslice_unref(r->result);
     pool_give(&s->agent->forwarded, s);
 }
@@ -98,10 +99,7 @@ void serve_forward(struct agent *a, struct bus_request *q)
     s->request = q;
     r->kind = kind_of(bus_request_method(q), &f);
     r->shard_id = f.shard_id;
-    if (f.payload.size > 0) {
-        struct buf *b = buf_copy(f.payload.data, f.payload.size);
-        r->payload = (struct bufslice){.owner = b, .bytes = slice_of(b->data, b->size)};
-    }
+    r->payload = (struct bufslice){.bytes = f.payload}; /* the request has it until the answer */
     r->session = f.session;
     r->sequence = f.sequence;
     r->target_replica = f.sequence;
@@ -153,7 +151,8 @@ static void served_event(void *ctx, uint64_t index, struct slice key, struct sli
 {
     struct served_watch *w = ctx;
     struct forward_reply f = {.index = index, .key = key, .result = event, .bookmark = bookmark};
-    if (!w->slow && !bus_answer(w->request, forward_reply_encode(&f), true)) {
+    struct forward_space space;
+    if (!w->slow && !bus_answer(w->request, forward_reply_encode(&f, &space), true)) {
         w->slow = true;
         served_watch_stop(w);
     }
@@ -166,7 +165,8 @@ static void served_ended(void *ctx, const struct thole_status *st)
     if (w->slow)
         thole_status_set(&f.failure, THOLE_RESOURCE_EXHAUSTED, THOLE_REASON_QUEUE_FULL, __FILE__,
                          __LINE__, "the watcher does not keep up; watch again");
-    bus_answer(w->request, forward_reply_encode(&f), false);
+    struct forward_space space;
+    bus_answer(w->request, forward_reply_encode(&f, &space), false);
     served_watch_unref(w);
 }
 

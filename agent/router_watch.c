@@ -178,8 +178,9 @@ static bool start_remote(struct watch *w)
     w->host = host;
     pthread_mutex_unlock(&w->lock);
     ref_take(&w->refs);
-    uint64_t id =
-        bus_exchange(a->bus, &host, METHOD_WATCH, forward_encode(&r, NULL), 0, remote_answer, w);
+    struct forward_space space;
+    uint64_t id = bus_exchange(a->bus, &host, METHOD_WATCH, forward_encode(&r, NULL, &space), 0,
+                               remote_answer, w);
     pthread_mutex_lock(&w->lock);
     w->remote_id = id;
     pthread_mutex_unlock(&w->lock);

@@ -39,7 +39,8 @@ void bus_request_on_cancel(struct bus_request *r, void (*on_cancel)(void *ctx), 
 /* `data` is freed by the bus once the final answer was given and no callback can use it any more:
  * the right owner for an on_cancel context, which may run while another thread answers. */
 void bus_request_set_data(struct bus_request *r, void *data, void (*free_fn)(void *data));
-/* False (only with more = true) when the stream's bound is reached: slow down or fail the watch. */
+/* `body` is taken over; one without an owner is copied before this returns.
+ * False (only with more = true) when the stream's bound is reached: slow down or fail the watch. */
 bool bus_answer(struct bus_request *r, struct bufslice body, bool more);
 void bus_answer_failure(struct bus_request *r, const struct thole_status *st);
 
@@ -102,7 +103,8 @@ enum thole_code bus_send(struct bus *b, const struct uuid *host, enum bus_lane l
 /* An exchange with a peer. `done` is called for each answer, on a bus thread: with more == true any
  * number of times, then exactly once with more == false (st->code tells success; UNAVAILABLE
  * UNREACHABLE if it was certainly never sent, UNKNOWN OUTCOME_UNKNOWN if it may have been handled).
- * `body` is borrowed. Returns an id for bus_exchange_cancel. timeout_ms 0: no limit. A timeout is
+ * `body` there is borrowed; that of the request is taken over, and copied before this returns if it
+ * has no owner. Returns an id for bus_exchange_cancel. timeout_ms 0: no limit. A timeout is
  * DEADLINE_EXCEEDED; it, and a cancellation, has reason OUTCOME_UNKNOWN if the request may have been
  * handled. After bus_stop `done` runs on the caller's thread. */
 typedef void (*bus_answer_fn)(void *ctx, const struct thole_status *st, struct bufslice body,

@@ -125,6 +125,7 @@ void bus__writer_put(struct bus_writer *w, struct slice head, struct bufslice bo
 /* Move the next message into `ret` (empty before). */
 void bus__writer_take(struct bus_writer *w, grpc_slice_buffer *ret);
 
+struct bufslice bus__own(struct bufslice s);   /* a copy of what has no owner */
 grpc_slice bus__slice_of(struct bufslice s);   /* takes s over; copies what is small */
 struct buf *bus__buf_of(grpc_byte_buffer *bb); /* copies into one buffer */
 

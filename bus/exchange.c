@@ -165,13 +165,14 @@ static enum bus_put admit(struct peer *p, struct exchange *x, struct bufslice bo
         return result;
     }
     if (self) {
+        body = bus__own(body);
         uint64_t deadline =
             x->timeout_ms ? clock_now(b->clock) + x->timeout_ms * NS_PER_MS : CLOCK_NEVER;
         x->local = bus__request_self(b, x->id, x->method, body, deadline);
     } else if (state == LINK_READY) {
         result = put(p, x, body, false);
     } else {
-        x->body = body;
+        x->body = bus__own(body);
         *p->waiting_tail = x;
         p->waiting_tail = &x->next;
         p->waiting_bytes += body.bytes.size;
@@ -395,7 +396,7 @@ bool bus__self_answer(struct bus *b, uint64_t id, struct bufslice body,
     a->task.fn = run_self_answer;
     a->self = bus__peer_ref(p);
     a->id = id;
-    a->body = body;
+    a->body = bus__own(body);
     a->more = more;
     if (st)
         a->st = *st;

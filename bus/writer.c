@@ -23,6 +23,14 @@ static grpc_slice slice_of_buf(struct buf *owner, const uint8_t *data, size_t si
     return grpc_slice_new_with_user_data((void *)(uintptr_t)data, size, unref_buf, owner);
 }
 
+struct bufslice bus__own(struct bufslice s)
+{
+    if (s.owner || s.bytes.size == 0)
+        return s;
+    struct buf *b = buf_copy(s.bytes.data, s.bytes.size);
+    return (struct bufslice){b, slice_of(b->data, b->size)};
+}
+
 grpc_slice bus__slice_of(struct bufslice s)
 {
     if (s.bytes.size == 0) {

@@ -1,7 +1,6 @@
 /* thole.v1.Data, the unary calls: Propose, Query, OpenSession.
  *
- * The hot path. A call's state comes from a pool; its payload is copied once, into the buffer that
- * the log keeps; its answer is encoded by hand straight into the buffer that is sent. */
+ * The hot path. A call's state comes from a pool, and has its payload if that is small; its answer is encoded by hand straight into the buffer that is sent. */
 #include <stdlib.h>
 #include <string.h>
 #include <upb/decode.h>
@@ -215,8 +214,14 @@ static bool read_payload(struct data_call *d, upb_StringView payload, bool text,
                          LIMIT_PAYLOAD_BYTES);
         return false;
     }
-    struct buf *copy = buf_copy(payload.data, payload.size);
-    d->route.payload = (struct bufslice){copy, slice_of(copy->data, copy->size)};
+    struct buf *copy = NULL;
+    if (payload.size > sizeof(d->copied)) {
+        copy = buf_copy(payload.data, payload.size);
+    } else if (payload.size > 0) {
+        memcpy(d->copied, payload.data, payload.size);
+    }
+    d->route.payload =
+        (struct bufslice){copy, slice_of(copy ? copy->data : d->copied, payload.size)};
     d->text = text;
     return true;
 }

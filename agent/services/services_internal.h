@@ -245,6 +245,7 @@ struct data_call {
     bool text;              /* the request was text, so is the answer */
     bool searched;          /* the barrier was awaited and the name looked up again */
     char shard[LIMIT_NAME_BYTES + 1];
+    uint8_t copied[128]; /* a small payload */
 };
 struct data_call *data_call_new(struct services *s, struct bus_rpc *rpc);
 void data_call_free(struct data_call *d);

@@ -14,6 +14,7 @@ static void test_forward_goes_round_with_and_without_payload(void **state)
     for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++) {
         struct buf *b = buf_new(sizes[i]);
         struct forward f;
+        struct forward_space space;
         memset(b->data, 'p', sizes[i]);
         const struct router_request r = {
             .kind = ROUTER_PROPOSE,
@@ -25,7 +26,7 @@ static void test_forward_goes_round_with_and_without_payload(void **state)
             .stale = true,
             .max_staleness_ms = 250,
         };
-        struct bufslice out = forward_encode(&r, "orders");
+        struct bufslice out = forward_encode(&r, "orders", &space);
         assert_true(forward_decode(out.bytes, &f));
         assert_int_equal(f.shard_id, 7);
         assert_int_equal(f.shard_name.size, 6);
@@ -38,6 +39,7 @@ static void test_forward_goes_round_with_and_without_payload(void **state)
         assert_int_equal(f.hops, 3);
         assert_true(f.stale && !f.open_session);
         assert_int_equal(f.max_staleness_ms, 250);
+        assert_true((out.owner == NULL) == (sizes[i] < 256));
         bufslice_unref(out);
         buf_unref(b);
     }
@@ -47,8 +49,9 @@ static void test_transfer_carries_its_target(void **state)
 {
     (void)state;
     struct forward f;
+    struct forward_space space;
     const struct router_request r = {.kind = ROUTER_TRANSFER, .shard_id = 7, .target_replica = 12};
-    struct bufslice out = forward_encode(&r, NULL);
+    struct bufslice out = forward_encode(&r, NULL, &space);
     assert_true(forward_decode(out.bytes, &f));
     assert_int_equal(f.sequence, 12);
     bufslice_unref(out);
@@ -58,12 +61,13 @@ static void test_reply_goes_round_with_failure_and_hint(void **state)
 {
     (void)state;
     struct forward_reply in = {.code = 3, .index = 9, .duplicate = true, .leader_term = 4}, out;
+    struct forward_space space;
     in.leader_host = uuid_random();
     in.result = slice_str("result");
     in.key = slice_str("key");
     thole_status_set(&in.failure, THOLE_UNAVAILABLE, THOLE_REASON_NOT_LEADER, __FILE__, __LINE__,
                      "somebody else leads");
-    struct bufslice bytes = forward_reply_encode(&in);
+    struct bufslice bytes = forward_reply_encode(&in, &space);
     assert_true(forward_reply_decode(bytes.bytes, &out));
     assert_int_equal(out.code, 3);
     assert_int_equal(out.index, 9);

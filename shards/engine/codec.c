@@ -153,16 +153,12 @@ struct bufslice codec_frame(const struct out_msg *messages, size_t n)
 static struct raft_entry *read_entry(struct bufslice frame, const thole_engine_v1_Entry *m)
 {
     upb_StringView data = thole_engine_v1_Entry_payload(m);
-    struct bufslice payload = {0};
     const uint8_t *p = (const uint8_t *)data.data;
     const uint8_t *begin = frame.bytes.data, *end = begin + frame.bytes.size;
-    if (data.size && frame.owner && p >= begin && p < end) {
+    struct bufslice payload = {NULL, slice_of(p, data.size)};
+    /* What upb did not alias is copied, too. */
+    if (data.size > RAFT_ENTRY_COPIED_BYTES && frame.owner && p >= begin && p < end)
         payload.owner = buf_ref(frame.owner);
-        payload.bytes = slice_of(p, data.size);
-    } else if (data.size) { /* upb did not alias it */
-        payload.owner = buf_copy(p, data.size);
-        payload.bytes = slice_of(payload.owner->data, data.size);
-    }
     return raft_entry_new((enum raft_entry_kind)thole_engine_v1_Entry_kind(m),
                           thole_engine_v1_Entry_session(m), thole_engine_v1_Entry_sequence(m),
                           payload);

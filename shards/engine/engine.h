@@ -167,7 +167,7 @@ struct engine_request {
     void *internal[4];     /* the engine's */
     enum engine_request_kind kind;
     uint64_t shard_id;
-    struct bufslice payload; /* taken over: the engine releases it */
+    struct bufslice payload; /* taken over; without an owner, its bytes live until `done` */
     uint64_t session, sequence;
     bool stale;                /* queries: answer from the local state ... */
     uint32_t max_staleness_ms; /* ... if it heard from a leader this recently; 0: any */

@@ -2,13 +2,16 @@
 #include "shards/raft/raft.h"
 
 #include <stdlib.h>
+#include <string.h>
 
 #include "base/assert.h"
 
 struct raft_entry *raft_entry_new(enum raft_entry_kind kind, uint64_t session, uint64_t sequence,
                                   struct bufslice payload)
 {
-    struct raft_entry *e = xmalloc(sizeof *e);
+    size_t size = payload.bytes.size;
+    bool copied = size > 0 && (size <= RAFT_ENTRY_COPIED_BYTES || !payload.owner);
+    struct raft_entry *e = xmalloc(sizeof *e + (copied ? size : 0));
 
     *e = (struct raft_entry){
         .kind = (uint8_t)kind,
@@ -17,6 +20,11 @@ struct raft_entry *raft_entry_new(enum raft_entry_kind kind, uint64_t session, u
         .payload = payload,
     };
     atomic_init(&e->refs, 1);
+    if (copied) {
+        memcpy(e->copied, payload.bytes.data, size);
+        e->payload = (struct bufslice){.bytes = slice_of(e->copied, size)};
+        bufslice_unref(payload);
+    }
     return e;
 }
 

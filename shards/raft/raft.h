@@ -46,8 +46,12 @@ struct raft_entry {
     uint64_t session;  /* 0: none */
     uint64_t sequence; /* meaningful only with a session */
     struct bufslice payload;
+    uint8_t copied[]; /* a small payload */
 };
-/* Takes over the caller's reference to payload.owner; index and term are set by the core. */
+/* Takes over the caller's reference to payload.owner; index and term are set by the core. What is
+ * small, or has no owner, is copied: a reference, counted by several threads, costs more, and keeps
+ * a whole frame. */
+#define RAFT_ENTRY_COPIED_BYTES 256
 struct raft_entry *raft_entry_new(enum raft_entry_kind kind, uint64_t session, uint64_t sequence,
                                   struct bufslice payload);
 struct raft_entry *raft_entry_ref(struct raft_entry *e);
