@@ -1,12 +1,22 @@
 /* When and how far a log is cut: only below what is durable in the machine or a snapshot, and with
- * a tail kept for slow followers. Marks tell where in the log how many bytes were reached. */
+ * a tail kept for slow followers. Marks tell where in the log how many bytes were reached.
+ *
+ * The bound of a log follows what cutting it costs. For an in-memory machine that is a snapshot, so
+ * the log may have four times the bytes of the last one: of a small machine it stays small, and a
+ * large one is not saved for every few MiB. The tail is as large as the snapshot that a follower
+ * gets who needs more. A persistent machine is made durable by a flush of the state database, which
+ * is of all machines of the host whatever the size of this one: its bound is always the largest.
+ * A witness cuts at no cost, and nobody reads its log. */
 #include <stdlib.h>
 #include <string.h>
 
 #include "shards/engine/engine_internal.h"
 
 #define MARKS_PER_LOG 64 /* a log about to be compacted has this many */
-#define BOOT_MARKS 16    /* for what was in the log at start, assuming equal sizes */
+#define LEAST_BOUND 8    /* the lowest bound is this part of the highest */
+#define LOG_PER_SNAPSHOT 4
+#define TAIL_OF_BOUND 4
+#define BOOT_MARKS 16 /* for what was in the log at start, assuming equal sizes */
 
 static void add_mark(struct replica *r, uint64_t index, uint64_t bytes)
 {
@@ -19,11 +29,34 @@ static void add_mark(struct replica *r, uint64_t index, uint64_t bytes)
     r->marks[r->mark_count++] = (struct log_mark){index, bytes};
 }
 
+static uint64_t bound(const struct replica *r)
+{
+    uint64_t most = r->e->o.compact_log_bytes, least = most / LEAST_BOUND;
+    if (r->persistent)
+        return most;
+    if (r->snapshot_bytes >= most / LOG_PER_SNAPSHOT)
+        return most;
+    uint64_t b = r->snapshot_bytes * LOG_PER_SNAPSHOT; /* 0: soon it is known how much that is */
+    return b < least ? least : b;
+}
+
+static uint64_t tail(const struct replica *r)
+{
+    uint64_t t = bound(r) / TAIL_OF_BOUND, most = r->e->o.keep_log_bytes;
+    return t < most ? t : most;
+}
+
+void compact_later(struct replica *r)
+{
+    uint64_t b = bound(r);
+    r->compact_at_bytes = r->log_bytes + (r->log_bytes > b ? r->log_bytes : b) / 2;
+}
+
 void compact_boot(struct replica *r)
 {
     uint64_t n = r->boot->raft.last_index - r->boot->raft.start_index;
     r->log_bytes = r->appended_bytes = r->boot->bytes;
-    r->compact_at_bytes = r->e->o.compact_log_bytes;
+    r->compact_at_bytes = bound(r);
     for (uint64_t i = 1; i <= BOOT_MARKS && n >= BOOT_MARKS; i++)
         add_mark(r, r->boot->raft.start_index + n / BOOT_MARKS * i,
                  r->boot->bytes / BOOT_MARKS * i);
@@ -31,7 +64,7 @@ void compact_boot(struct replica *r)
 
 void compact_note_entries(struct replica *r, struct raft_entry *const *entries, size_t n)
 {
-    uint64_t step = r->e->o.compact_log_bytes / MARKS_PER_LOG + 1;
+    uint64_t step = bound(r) / MARKS_PER_LOG + 1;
     for (size_t i = 0; i < n; i++) {
         size_t size = raft_entry_size(entries[i]);
         r->log_bytes += size;
@@ -41,22 +74,58 @@ void compact_note_entries(struct replica *r, struct raft_entry *const *entries, 
     }
 }
 
+/* The newest mark up to `limit`, or -1. */
+static ptrdiff_t find_mark(const struct replica *r, uint64_t limit)
+{
+    ptrdiff_t i = (ptrdiff_t)r->mark_count - 1;
+    while (i >= 0 && r->marks[i].index > limit)
+        i--;
+    return i;
+}
+
 /* The newest mark that leaves the tail to keep behind it; 0 if there is none. */
 static uint64_t keep_point(const struct replica *r, uint64_t limit)
 {
-    for (size_t i = r->mark_count; i-- > 0;)
-        if (r->marks[i].index <= limit &&
-            r->appended_bytes - r->marks[i].bytes >= r->e->o.keep_log_bytes)
-            return r->marks[i].index;
-    return 0;
+    ptrdiff_t i = find_mark(r, limit);
+    while (i >= 0 && r->appended_bytes - r->marks[i].bytes < tail(r))
+        i--;
+    return i >= 0 ? r->marks[i].index : 0;
+}
+
+/* Lower `*limit` to what somebody continues from; unless that is too much of a log, then a snapshot has to do. */
+static void leave(const struct replica *r, uint64_t *limit, uint64_t from)
+{
+    if (from >= *limit || from + 1 < r->status.first_index)
+        return;
+    ptrdiff_t i = find_mark(r, from);
+    uint64_t begin = i >= 0 ? r->marks[i].bytes : r->appended_bytes - r->log_bytes;
+    if (r->appended_bytes - begin <= r->e->o.compact_log_bytes)
+        *limit = from;
+}
+
+/* What a leader's members still need that are alive, or will need after the snapshot on its way to them. */
+static uint64_t needed_from(struct loop *l, struct replica *r, uint64_t limit)
+{
+    const struct raft_config *c = raft_config(r->core);
+    if (r->sending > 0)
+        leave(r, &limit, r->sending_index);
+    for (uint32_t i = 0; r->led && i < c->member_count; i++) {
+        const struct raft_member *m = &c->members[i];
+        struct raft_peer_status peer;
+        struct uuid host;
+        memcpy(host.bytes, m->host, sizeof(host.bytes));
+        if (m->replica_id != r->replica_id && raft_peer(r->core, m->replica_id, &peer) &&
+            peer.state != RAFT_SNAPSHOT && loop_host(l, &host)->alive)
+            leave(r, &limit, peer.match);
+    }
+    return limit;
 }
 
 void compact_to(struct loop *l, struct replica *r, uint64_t index)
 {
-    uint64_t point = keep_point(r, index);
+    uint64_t point = keep_point(r, needed_from(l, r, index));
     r->compacting = false;
-    /* Not again before the log has grown by half, whether or not this one achieves something. */
-    r->compact_at_bytes = r->log_bytes + r->e->o.compact_log_bytes / 2;
+    compact_later(r); /* whether or not this one achieves something */
     if (point >= r->status.first_index) {
         raft_compact(r->core, point);
         loop_dirty(l, r);
@@ -75,8 +144,11 @@ void compact_started(struct replica *r, uint64_t start_index)
     if (r->status.last_index <= start_index)
         bytes = r->appended_bytes;
     r->log_bytes = r->appended_bytes - bytes;
-    uint64_t limit = r->e->o.compact_log_bytes;
-    r->compact_at_bytes = r->log_bytes < limit / 2 ? limit : r->log_bytes + limit / 2;
+    uint64_t b = bound(r);
+    if (r->log_bytes < b / 2)
+        r->compact_at_bytes = b;
+    else
+        compact_later(r);
 }
 
 void compact_consider(struct loop *l, struct replica *r)

@@ -83,8 +83,10 @@ struct engine_options {
     uint32_t election_timeout_ms, heartbeat_ms;
     /* A group that is idle for this long sleeps: no timers, no messages. 0: 1000. */
     uint32_t sleep_after_ms;
-    uint64_t compact_log_bytes; /* snapshot or flush and compact a group beyond this; 0: 64 MiB */
-    uint64_t keep_log_bytes;    /* tail kept for slow followers; 0: 8 MiB */
+    /* A group's log is cut, after a snapshot or flush, at most at this size; earlier if its
+     * snapshots are small (compact.c). 0: 64 MiB */
+    uint64_t compact_log_bytes;
+    uint64_t keep_log_bytes; /* tail kept for slow followers, at most; 0: 8 MiB */
     uint64_t cache_bytes; /* entries in memory for followers that lack them, per group; 0: 1 MiB */
     uint64_t free_bytes_min;       /* refuse proposals below this much free disk; 0: 128 MiB */
     uint64_t snapshot_bytes_per_s; /* cap on sending; 0: none */

@@ -164,6 +164,7 @@ struct task {
     struct machine *machine;
     void *view;
     uint64_t index, term, generation;
+    uint64_t bytes; /* of the snapshot file that was written or loaded */
     struct bytes config, sessions;
     struct raft_entry **config_entries; /* TASK_OPEN */
     size_t config_entry_count;
@@ -341,12 +342,13 @@ struct replica {
     struct save_waiter *save_waiters;
     struct control *exports;                /* users who wait for what is being saved */
     uint64_t snapshot_index, snapshot_term; /* of the newest file; 0: none */
+    uint64_t snapshot_bytes;                /* of an in-memory machine's last one; 0: none yet */
     bool persistent, has_views;
     uint64_t log_bytes, compact_at_bytes;
     uint64_t appended_bytes; /* ever, here: what marks count in */
     struct log_mark *marks;
     size_t mark_count, mark_capacity;
-    uint64_t sending; /* transfers from here under way */
+    uint64_t sending, sending_index; /* transfers from here under way, and the oldest's */
 
     /* The applier's (set by tasks). */
     struct machine *machine;
@@ -541,6 +543,7 @@ bool replica_host(const struct replica *r, uint64_t replica_id, struct uuid *ret
 
 /* compact.c and snapshot.c, on the loop */
 void compact_boot(struct replica *r);
+void compact_later(struct replica *r); /* not before the log has grown by half */
 void compact_to(struct loop *l, struct replica *r, uint64_t index);
 void snapshot_start_save(struct loop *l, struct replica *r);
 void compact_note_entries(struct replica *r, struct raft_entry *const *entries, size_t n);
@@ -594,7 +597,7 @@ enum thole_code snapshot_save(struct engine *e, struct task *t, struct thole_sta
 enum thole_code snapshot_load(struct engine *e, struct replica *r, const char *name,
                               uint64_t generation, struct machine **ret, struct thole_status *st);
 struct snapshot_info {
-    uint64_t shard_id, index, index_term;
+    uint64_t shard_id, index, index_term, bytes;
 };
 /* Check the whole file, and what it says of itself. */
 enum thole_code snapshot_check(struct engine *e, const char *name, struct snapshot_info *ret,

@@ -334,6 +334,7 @@ void group_boot(struct loop *l, struct task *t)
     r->apply_last = r->applied;
     r->snapshot_index = t->index;
     r->snapshot_term = t->term;
+    r->snapshot_bytes = t->bytes;
     raft_status(r->core, &r->status);
     r->persistent = r->machine && r->machine->persistent;
     r->has_views = r->machine && r->machine->type->view_acquire;

@@ -103,7 +103,7 @@ static void save_failed(struct replica *r, const struct thole_status *st)
 {
     LOG_WARN(ENGINE, "no snapshot was saved, the next need for one tries again: %s", st->message);
     r->saving = r->compacting = r->holding_for_save = false;
-    r->compact_at_bytes = r->log_bytes + r->e->o.compact_log_bytes / 2;
+    compact_later(r);
     while (r->save_waiters) {
         struct save_waiter *w = r->save_waiters;
         r->save_waiters = w->next;
@@ -145,7 +145,8 @@ static void send_snapshot(struct loop *l, struct replica *r, uint64_t peer)
     m->term = r->status.term;
     m->index = r->snapshot_index;
     m->index_term = r->snapshot_term;
-    r->sending++;
+    if (r->sending++ == 0)
+        r->sending_index = m->index;
     if (!config || !replica_host(r, peer, &m->host)) {
         m->msg.kind = MSG_SENT;
         loop_post(l, &m->msg);
@@ -170,6 +171,7 @@ static void saved(struct loop *l, struct task *t)
     if (t->index > r->snapshot_index) {
         r->snapshot_index = t->index;
         r->snapshot_term = t->term;
+        r->snapshot_bytes = t->bytes;
     }
     snapshot_remove_files(l, r, r->snapshot_index + (CANARY(snapshot_index_lost) ? 1 : 0));
     if (r->compacting && !r->persistent)
@@ -385,12 +387,13 @@ void snapshot_installed(struct loop *l, struct replica *r)
     if (!r->witness && !r->persistent) {
         r->snapshot_index = m->index;
         r->snapshot_term = m->index_term;
+        r->snapshot_bytes = t->bytes;
     }
     snapshot_remove_files(l, r, r->persistent || r->witness ? UINT64_MAX : m->index);
     end_receive(l, m, true, true);
     if (r->saving || r->compacting) {
         /* Their answers carry the old generation, and are dropped. */
-        r->compact_at_bytes = r->log_bytes + r->e->o.compact_log_bytes / 2;
+        compact_later(r);
     }
     if (r->witness) {
         task_free(t);
@@ -414,7 +417,7 @@ static void flushed(struct loop *l, struct task *t)
         return;
     }
     r->compacting = false;
-    r->compact_at_bytes = r->log_bytes + r->e->o.compact_log_bytes / 2;
+    compact_later(r);
     if (t->st.code != THOLE_OK && t->machine)
         group_fail(l, r, &t->st);
 }

@@ -48,6 +48,7 @@ struct file_sink {
     struct engine_file *file;
     struct hash_state *hash;
     struct bytes pending;
+    uint64_t size; /* of what left `pending` */
     struct thole_status st;
 };
 
@@ -56,6 +57,7 @@ static enum thole_code drain(struct file_sink *s)
     if (s->st.code != THOLE_OK || s->pending.size == 0)
         return s->st.code;
     hash_state_update(s->hash, s->pending.data, s->pending.size);
+    s->size += s->pending.size;
     enum thole_code code = s->ops->append(s->file, s->pending.data, s->pending.size, &s->st);
     bytes_clear(&s->pending);
     return code;
@@ -114,6 +116,7 @@ static enum thole_code finish_file(struct file_sink *s, struct task *t, struct t
         *st = s->st;
     else
         code = s->ops->append(s->file, trailer, sizeof(trailer), st);
+    t->bytes = s->size + sizeof(trailer);
     snapshot_name(t->r, t->index, t->name);
     if (code == THOLE_OK)
         code = s->ops->commit(s->file, t->name, st);
@@ -271,7 +274,8 @@ enum thole_code snapshot_check(struct engine *e, const char *name, struct snapsh
     if (code == THOLE_OK)
         code = read_head(&s, name, &piece, &h, st);
     if (code == THOLE_OK)
-        *ret = (struct snapshot_info){h.shard_id, h.index, h.index_term};
+        *ret = (struct snapshot_info){h.shard_id, h.index, h.index_term,
+                                      s.end + SNAPSHOT_TRAILER_BYTES};
     codec_release(h.arena);
     bytes_deinit(&piece);
     close_source(&s);

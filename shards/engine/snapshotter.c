@@ -116,6 +116,7 @@ static enum thole_code open_memory(struct engine *e, struct task *t, struct thol
             snapshot_load(e, r, name, r->generation, &t->machine, &why) == THOLE_OK) {
             t->index = info.index;
             t->term = info.index_term;
+            t->bytes = info.bytes;
             continue;
         }
         if (why.code != THOLE_OK)
@@ -199,7 +200,7 @@ static void flush(struct engine *e, struct task *t, bool *flushed)
 
 static void restore(struct engine *e, struct task *t)
 {
-    struct snapshot_info info;
+    struct snapshot_info info = {0};
     const struct stream_msg *m = t->received;
     if (t->r->witness)
         return;
@@ -211,6 +212,7 @@ static void restore(struct engine *e, struct task *t)
         code = machine_destroy(t->r, t->generation, &t->st);
     if (code == THOLE_OK)
         code = snapshot_load(e, t->r, m->name, t->generation, &t->machine, &t->st);
+    t->bytes = info.bytes;
     t->st.code = code;
 }
 

@@ -93,7 +93,8 @@ static enum thole_code net_send(void *ctx, const struct uuid *to, enum engine_la
     } else {
         c->control_frames++;
     }
-    if (index < 0 || c->cut[h->id][index] || rand_chance(&c->rand, c->drop)) {
+    if (index < 0 || c->cut[h->id][index] || rand_chance(&c->rand, c->drop) ||
+        (c->no_appends[index] && lane == ENGINE_LANE_APPEND)) {
         bufslice_unref(frame);
         return THOLE_UNAVAILABLE;
     }

@@ -39,6 +39,7 @@ struct cluster {
     double drop;
     uint64_t delay_ms_max;
     bool cut[HOSTS_MAX][HOSTS_MAX]; /* [from][to] */
+    bool no_appends[HOSTS_MAX];     /* to this host, which hears the rest */
     struct packet *packets;
     /* Options of the next engine that is started. */
     uint64_t compact_log_bytes, keep_log_bytes, snapshot_bytes_per_s;
