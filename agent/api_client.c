@@ -1,4 +1,5 @@
-/* libthole: a handle without a host. Requests go to one endpoint that answers; it routes them on.
+/* libthole: a handle without a host. Requests go to one endpoint that answers; it routes them on, and
+ * its answers tell who leads: if we know that host, the shard's next proposals go there.
  *
  * Endpoints are addresses; the bus speaks to host ids. A worker finds out who is at an address, at
  * first and after an exchange with it failed. */
@@ -98,6 +99,46 @@ static bool client_elsewhere(void *ctx, uint64_t shard_id, uint32_t attempt,
     return found;
 }
 
+/* The requests of a client are all api_requests. */
+static struct thole_shard *shard_of(const struct router_request *r)
+{
+    const struct api_request *q = (const void *)((const char *)r - offsetof(struct api_request, r));
+    return q->shard;
+}
+
+static bool client_leader(void *ctx, const struct router_request *r, const struct uuid *avoid,
+                          struct uuid *ret)
+{
+    struct client *c = ctx;
+    const struct thole_shard *s = shard_of(r);
+    uint32_t leads = s ? atomic_load_explicit(&s->leads, memory_order_relaxed) : 0;
+    if (leads == 0)
+        return false;
+    pthread_mutex_lock(&c->lock);
+    struct uuid host = c->endpoints[leads - 1].host;
+    pthread_mutex_unlock(&c->lock);
+    if (uuid_is_nil(&host) || uuid_equal(&host, avoid))
+        return false;
+    *ret = host;
+    return true;
+}
+
+/* Only those that we were given addresses of are of use. */
+static void client_leads(void *ctx, const struct router_request *r, const struct uuid *host)
+{
+    struct client *c = ctx;
+    struct thole_shard *s = shard_of(r);
+    uint32_t leads = 0;
+    if (!s)
+        return;
+    pthread_mutex_lock(&c->lock);
+    for (uint32_t i = 0; i < c->count && leads == 0; i++)
+        if (!uuid_is_nil(host) && uuid_equal(&c->endpoints[i].host, host))
+            leads = i + 1;
+    pthread_mutex_unlock(&c->lock);
+    atomic_store_explicit(&s->leads, leads, memory_order_relaxed);
+}
+
 static bool client_exists(void *ctx, uint64_t shard_id)
 {
     (void)ctx;
@@ -195,6 +236,8 @@ static enum thole_code open_bus(struct client *c, struct thole_status *st)
         .executor = c->t->executor,
         .ctx = c,
         .elsewhere = client_elsewhere,
+        .leader = client_leader,
+        .leads = client_leads,
         .exists = client_exists,
         .unreachable = client_unreachable,
     };

@@ -47,6 +47,7 @@ struct __attribute__((may_alias)) route {
     uint16_t attempt;
     uint8_t pause;      /* index into pauses_ms */
     bool local_refused; /* the local replica cannot serve this query */
+    bool told;          /* in a client: the target was named by `leader` */
 };
 _Static_assert(sizeof(struct route) <= sizeof(((struct router_request *)0)->internal),
                "the router's part of a request must fit");
@@ -110,6 +111,10 @@ static enum where choose(struct router *ro, struct router_request *r)
             return WHERE_REMOTE;
         }
     }
+    rt->told = ro->o.leader && r->kind != ROUTER_QUERY &&
+               ro->o.leader(ro->o.ctx, r, &rt->avoid, &rt->target);
+    if (rt->told)
+        return WHERE_REMOTE;
     if (r->hops >= ROUTER_HOPS_MAX)
         return WHERE_NONE;
     if (ro->o.elsewhere(ro->o.ctx, r->shard_id, rt->attempt, &rt->avoid, &rt->target))
@@ -202,6 +207,8 @@ static void remote_failed(struct router *ro, struct router_request *r,
     if (st->code == THOLE_UNAVAILABLE || st->code == THOLE_UNKNOWN) {
         route_cache_forget(ro->cache, r->shard_id, &rt->target);
         rt->avoid = rt->target;
+        if (ro->o.leads)
+            ro->o.leads(ro->o.ctx, r, &(struct uuid){{0}});
         if (ro->o.unreachable)
             ro->o.unreachable(ro->o.ctx, &rt->target);
     }
@@ -229,6 +236,8 @@ static void remote_done(void *ctx, const struct thole_status *st, struct bufslic
     bool learned = usable(ro, rt, &f.leader_host) && !uuid_equal(&f.leader_host, &rt->target);
     if (ro->engine && !uuid_is_nil(&f.leader_host))
         route_cache_leader(ro->cache, r->shard_id, f.leader_term, &f.leader_host);
+    if (ro->o.leads && (f.failure.code != THOLE_OK || !uuid_is_nil(&f.leader_host)))
+        ro->o.leads(ro->o.ctx, r, &f.leader_host);
     if (f.failure.code != THOLE_OK) {
         r->status = f.failure;
         if (!learned) {
@@ -268,12 +277,13 @@ static void go_remote(struct router *ro, struct router_request *r, uint64_t now)
     struct route *rt = route_of(r);
     metric_add(&metric_remote, 1);
     uint64_t left_ms = (r->deadline_ns - now) / NS_PER_MS + 1;
-    if (ro->engine)
-        r->hops++;
+    /* One that leads no more, and is cut off, must not keep the request until its deadline: what
+     * was forwarded already is not tried again there, but here. */
+    uint32_t hop = ro->engine || rt->told;
     struct forward_space space;
+    r->hops += hop;
     struct bufslice body = forward_encode(r, rt->shard_name, &space);
-    if (ro->engine)
-        r->hops--;
+    r->hops -= hop;
     bus_exchange(ro->o.bus, &rt->target, method_of(r->kind), body,
                  left_ms < UINT32_MAX ? (uint32_t)left_ms : UINT32_MAX, remote_done, r);
 }

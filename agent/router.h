@@ -1,7 +1,7 @@
 /* The router: brings a request to where it can be answered, and brings the answer back.
  *
- * One per agent; a client of the library has one too, without an engine, whose `elsewhere` names
- * the endpoint to use. What it knows of leaders is a cache of hints (router_cache.c): a wrong hint
+ * One per agent; a client of the library has one too, without an engine, whose `leader` and
+ * `elsewhere` name the endpoint to use. What it knows of leaders is a cache of hints (router_cache.c): a wrong hint
  * costs a round trip, never correctness.
  *
  * Threads: router_route runs on the caller's thread and never blocks; completions run on engine,
@@ -26,6 +26,12 @@ struct router_options {
      * counts up, so that another one may be named each time. `avoid` just failed. False: none. */
     bool (*elsewhere)(void *ctx, uint64_t shard_id, uint32_t attempt, const struct uuid *avoid,
                       struct uuid *ret);
+    /* A client: the host that leads the request's shard, as far as earlier answers told, if it is not
+     * `avoid`; and what an answer tells (nil: that host knows nobody). NULL with an engine, whose cache
+     * knows. */
+    bool (*leader)(void *ctx, const struct router_request *r, const struct uuid *avoid,
+                   struct uuid *ret);
+    void (*leads)(void *ctx, const struct router_request *r, const struct uuid *host);
     /* Is there such a shard, as far as is known? Unknown counts as yes. */
     bool (*exists)(void *ctx, uint64_t shard_id);
     /* Does the shard take no proposals for now? NULL: it always does. */

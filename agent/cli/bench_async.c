@@ -1,5 +1,5 @@
 /* The bench over the library's asynchronous calls: thole_submit with batches, as a program that
- * embeds a client would. One client per endpoint. */
+ * embeds a client would. One client per endpoint, so that reads go to all of them; each knows all. */
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -162,7 +162,13 @@ static void async_stop(void *mode)
 static enum thole_code open_client(struct async_mode *m, size_t i, struct thole_status *st)
 {
     struct async_client *client = &m->clients[i];
-    enum thole_code code = thole_connect(m->b->endpoints[i], &client->handle, st);
+    struct bytes addresses = {0};
+    for (size_t k = 0; k < m->b->endpoint_count; k++)
+        bytes_printf(&addresses, "%s%s", k > 0 ? "," : "",
+                     m->b->endpoints[(i + k) % m->b->endpoint_count]);
+    bytes_append(&addresses, "", 1);
+    enum thole_code code = thole_connect((const char *)addresses.data, &client->handle, st);
+    bytes_deinit(&addresses);
     for (size_t k = 0; code == THOLE_OK && k < m->b->shard_count; k++) {
         code = thole_shard_open(client->handle, m->b->shards[k], &client->shards[k], st);
     }

@@ -114,7 +114,8 @@ THOLE_API const char *thole_host_name(const struct thole *t);
 
 /* ---- Clients ----------------------------------------------------------------------------------- */
 
-/* Addresses of some hosts, comma separated; one that answers is kept to. Returns when one has
+/* Addresses of some hosts, comma separated; one that answers is kept to, but proposals go to the
+ * host that leads their shard once that is known, so give as many as there are. Returns when one has
  * answered. UNAVAILABLE UNREACHABLE, INVALID_ARGUMENT. */
 THOLE_API THOLE_MUST_CHECK enum thole_code thole_connect(const char *addresses, struct thole **ret,
                                                          struct thole_status *st);
