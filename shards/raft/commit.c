@@ -1,8 +1,6 @@
 /* The commit index, and what follows from it. Dissertation 3.6.2. */
 #include "shards/raft/raft_internal.h"
 
-#define CACHE_HAD_BY_ALL 64 /* of entries that all members have, this part of the cache */
-
 static uint64_t min_u64(uint64_t a, uint64_t b)
 {
     return a < b ? a : b;
@@ -184,10 +182,11 @@ static void evict(struct raft *r)
         uint64_t counted = r->commit >= r->lead.first_index ? r->commit : r->lead.first_index - 1;
         droppable = min_u64(droppable, counted);
     }
-    /* Memory that is used again soon is still in the processor's caches, so what nobody needs goes
-     * early. Handed out and over the limit, or far over it: the store has them. */
-    raft__log_evict(&r->log, r->options.cache_bytes / CACHE_HAD_BY_ALL,
-                    min_u64(droppable, had_by_all(r)));
+    /* Memory that is used again soon is still in the processor's caches, so what nobody needs goes at
+     * once, but for the last one: the ring goes with it. Handed out and over the limit, or far over
+     * it: the store has them. */
+    uint64_t had = min_u64(had_by_all(r), r->log.last_index - 1);
+    raft__log_evict(&r->log, 0, min_u64(droppable, had));
     raft__log_evict(&r->log, r->options.cache_bytes, min_u64(droppable, r->handed));
     raft__log_evict(&r->log, r->options.cache_bytes + LIMIT_APPLYING_BYTES, droppable);
 }
