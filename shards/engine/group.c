@@ -299,7 +299,7 @@ static enum thole_code new_core(struct loop *l, struct replica *r, const struct 
     const struct engine_options *o = &l->e->o;
     struct raft_options ro = {
         .replica_id = r->replica_id,
-        .seed = o->seed ^ (r->replica_id * UINT64_C(0x9e3779b97f4a7c15)) ^ o->incarnation,
+        .seed = o->seed ^ o->incarnation, /* the core adds its replica's id */
         .election_timeout_ms = o->election_timeout_ms,
         .heartbeat_ms = o->heartbeat_ms,
         .sleep_after_ms = o->sleep_after_ms == ENGINE_SLEEP_NEVER ? 0 : o->sleep_after_ms,

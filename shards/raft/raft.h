@@ -192,7 +192,7 @@ struct raft_hard {
 
 struct raft_options {
     uint64_t replica_id;
-    uint64_t seed;                /* another one for each start of the replica */
+    uint64_t seed; /* another one for each start; replicas may share it: their ids go in too */
     uint32_t election_timeout_ms; /* T; elections fire uniformly in [T, 2T) */
     uint32_t heartbeat_ms;        /* at most T / 3 */
     uint32_t sleep_after_ms;      /* a group that is idle for this long sleeps; 0: never */

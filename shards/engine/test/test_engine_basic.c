@@ -286,6 +286,46 @@ static void test_engine_bad_query_fails_alone(void **state)
     cluster_free(c);
 }
 
+/* Groups that begin together are not all led by one host. */
+static void test_engine_leaders_of_many_groups_are_spread(void **state)
+{
+    (void)state;
+    enum { GROUPS = 60 };
+    struct cluster *c = cluster_new(3, 20);
+    cluster_bootstrap(c, 3);
+    for (uint64_t g = 1; g <= GROUPS; g++) {
+        struct raft_member initial[3] = {0};
+        for (uint64_t h = 0; h < 3; h++) {
+            initial[h].replica_id = 100 * g + h;
+            initial[h].role = RAFT_VOTER;
+            memcpy(initial[h].host, c->hosts[h].uuid.bytes, 16);
+        }
+        for (uint64_t h = 0; h < 3; h++) {
+            struct done d = {0};
+            struct engine_replica_spec spec = {.replica_id = 100 * g + h,
+                                               .shard_id = 100 * g,
+                                               .machine_type = "tally",
+                                               .initial = initial,
+                                               .initial_count = 3};
+            engine_replica_start(c->hosts[h].engine, &spec, on_done, &d);
+            RUN_UNTIL(c, 1000, d.done);
+            assert_int_equal(d.st.code, THOLE_OK);
+        }
+    }
+    cluster_run(c, 5000);
+    int led[3] = {0};
+    for (uint64_t g = 1; g <= GROUPS; g++)
+        for (int h = 0; h < 3; h++) {
+            struct engine_replica_status s;
+            assert_true(engine_shard_status(c->hosts[h].engine, 100 * g, &s));
+            led[h] += s.role == RAFT_LEADER;
+        }
+    assert_int_equal(led[0] + led[1] + led[2], GROUPS);
+    for (int h = 0; h < 3; h++)
+        assert_true(led[h] > GROUPS / 6);
+    cluster_free(c);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -303,6 +343,7 @@ int main(void)
         cmocka_unit_test(test_engine_stale_query_respects_bound),
         cmocka_unit_test(test_engine_parked_query_keeps_its_deadline),
         cmocka_unit_test(test_engine_bad_query_fails_alone),
+        cmocka_unit_test(test_engine_leaders_of_many_groups_are_spread),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
