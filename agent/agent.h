@@ -35,8 +35,7 @@ enum router_kind { ROUTER_PROPOSE, ROUTER_OPEN_SESSION, ROUTER_QUERY, ROUTER_TRA
  * not block. Proposals are sent again only when they certainly took no effect (NOT_LEADER, NO_LEADER,
  * UNREACHABLE, DROPPED, ...), until the deadline; everything else is the caller's decision. */
 struct router_request {
-    struct engine_request engine; /* the router's: holds payload etc. while it runs locally */
-    void *internal[8];            /* the router's */
+    void *internal[8]; /* the router's */
     enum router_kind kind;
     uint64_t shard_id;
     struct bufslice payload; /* taken over; without an owner, its bytes live until `done` */
@@ -49,11 +48,13 @@ struct router_request {
     void (*done)(struct router_request *r);
     void *ctx;
 
-    struct thole_status status;
     uint64_t index, code; /* OPEN_SESSION: `code` is the session */
     bool duplicate;
     bool here;              /* a replica of this host answered */
     struct bufslice result; /* the owner releases it */
+
+    struct engine_request engine; /* the router's: holds payload etc. while it runs locally */
+    struct thole_status status;   /* of the result, too */
 };
 void agent_route(struct agent *a, struct router_request *r);
 

@@ -40,10 +40,10 @@ struct thole_shard {
 
 /* A request on its way for an operation, a blocking call or a command. `shard` NULL: shard zero. */
 struct api_request {
-    struct router_request r;
     struct thole *t;
     struct thole_shard *shard;
     void (*done)(struct api_request *q);
+    struct router_request r;
 };
 void api_route(struct api_request *q);
 /* Blocking: waits for the end; results stay in `q`. */

@@ -15,11 +15,11 @@
 #define PAYLOAD_COPIED_BYTES 128
 
 struct op {
-    struct api_request q;
     struct worker_msg msg;
     struct op *next; /* in the pool */
     thole_results_fn done;
     void *ctx, *user;
+    struct api_request q;
     uint8_t copied[PAYLOAD_COPIED_BYTES]; /* a small payload */
 };
 
@@ -187,7 +187,7 @@ static void fill_request(struct thole *t, const struct thole_op *op, uint64_t no
 {
     struct router_request *r = &q->r;
     memset(&r->kind, 0,
-           offsetof(struct router_request, status) - offsetof(struct router_request, kind));
+           offsetof(struct router_request, engine) - offsetof(struct router_request, kind));
     q->t = t;
     q->shard = op->shard;
     r->kind = op->kind == THOLE_PROPOSE ? ROUTER_PROPOSE : ROUTER_QUERY;
@@ -197,9 +197,6 @@ static void fill_request(struct thole *t, const struct thole_op *op, uint64_t no
     r->stale = (op->flags & THOLE_STALE) != 0;
     r->max_staleness_ms = op->max_staleness_ms;
     r->deadline_ns = now + (op->timeout_ms ? op->timeout_ms : 5000) * NS_PER_MS;
-    r->index = r->code = 0;
-    r->duplicate = false;
-    r->result = (struct bufslice){0};
 }
 
 static struct bufslice keep_payload(struct op *o, struct slice payload)

@@ -202,7 +202,7 @@ bool forward_reply_decode(struct slice body, struct forward_reply *ret)
     struct slice reason = {0}, message = {0};
     uint64_t failure = 0;
     bool ok = true;
-    memset(ret, 0, sizeof *ret);
+    forward_reply_init(ret);
     while (field_next(&body, &f, &ok)) {
         switch (f.number) {
         case 1:

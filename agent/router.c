@@ -171,7 +171,7 @@ static void go_local(struct router *ro, struct router_request *r)
         return;
     }
     struct engine_request *e = &r->engine;
-    memset(e, 0, offsetof(struct engine_request, status)); /* the engine clears the rest */
+    memset(e, 0, offsetof(struct engine_request, index)); /* the engine clears the rest */
     e->kind = r->kind == ROUTER_PROPOSE ? ENGINE_PROPOSE
               : r->kind == ROUTER_QUERY ? ENGINE_QUERY
                                         : ENGINE_OPEN_SESSION;

@@ -10,6 +10,8 @@
 #ifndef AGENT_ROUTER_H
 #define AGENT_ROUTER_H
 
+#include <string.h>
+
 #include "agent/agent.h"
 #include "base/worker.h"
 
@@ -97,12 +99,17 @@ struct forward_reply {
     uint64_t code, index;
     struct slice result; /* borrowed from the body when decoded */
     bool duplicate;
-    struct thole_status failure; /* code THOLE_OK: none */
     uint64_t leader_term;
     struct uuid leader_host;
     struct slice key;
     bool bookmark;
+    struct thole_status failure; /* code THOLE_OK: none, and the rest means nothing */
 };
+static inline void forward_reply_init(struct forward_reply *f)
+{
+    memset(f, 0, offsetof(struct forward_reply, failure));
+    f->failure.code = THOLE_OK;
+}
 struct bufslice forward_reply_encode(const struct forward_reply *in, struct forward_space *space);
 bool forward_reply_decode(struct slice body, struct forward_reply *ret);
 

@@ -8,9 +8,9 @@
 #include "base/assert.h"
 
 struct served {
-    struct router_request r;
     struct agent *agent;
     struct bus_request *request;
+    struct router_request r;
 };
 
 /* A client that names no deadline gets this one. */
@@ -24,13 +24,12 @@ size_t served_bytes(void)
 static void answer(struct served *s)
 {
     struct router_request *r = &s->r;
-    struct forward_reply f = {
-        .code = r->code,
-        .index = r->index,
-        .duplicate = r->duplicate,
-        .result = r->result.bytes,
-    };
-    f.failure.code = r->status.code;
+    struct forward_reply f;
+    forward_reply_init(&f);
+    f.code = r->code;
+    f.index = r->index;
+    f.duplicate = r->duplicate;
+    f.result = r->result.bytes;
     if (r->status.code != THOLE_OK)
         f.failure = r->status;
     struct route_hint h; /* whom we could serve need not look elsewhere */
@@ -94,7 +93,7 @@ void serve_forward(struct agent *a, struct bus_request *q)
     struct served *s = pool_take(&a->forwarded);
     struct router_request *r = &s->r;
     memset(&r->kind, 0,
-           offsetof(struct router_request, status) - offsetof(struct router_request, kind));
+           offsetof(struct router_request, engine) - offsetof(struct router_request, kind));
     s->agent = a;
     s->request = q;
     r->kind = kind_of(bus_request_method(q), &f);
@@ -110,9 +109,6 @@ void serve_forward(struct agent *a, struct bus_request *q)
     if (r->deadline_ns == CLOCK_NEVER)
         r->deadline_ns = clock_now(&clock_system) + SERVE_DEADLINE_NS;
     r->done = served_done;
-    r->code = r->index = 0;
-    r->duplicate = r->here = false;
-    r->result = (struct bufslice){0};
     if (f.shard_name.size > 0)
         agent_resolve(a, f.shard_name, r->deadline_ns, resolved, s);
     else

@@ -200,9 +200,9 @@ struct bus_hello {
 struct bus_item {
     uint64_t id;
     uint32_t method, timeout_ms;
-    bool more, cancel, failed;
+    bool more, cancel;
     struct slice body;
-    struct thole_status failure;
+    const struct thole_status *failure; /* NULL: none */
 };
 #define BUS_ITEM_HEAD_MAX 64
 struct bus_head { /* an encoded prefix; the body follows it directly */

@@ -283,7 +283,7 @@ static void on_item(void *ctx, struct bus_item *item)
 {
     const struct answers *a = ctx;
     struct peer *p = a->peer;
-    bool more = item->more && !item->failed;
+    bool more = item->more && !item->failure;
     pthread_mutex_lock(&p->mutex);
     struct exchange *x =
         more ? map_get(&p->exchanges, item->id) : map_remove(&p->exchanges, item->id);
@@ -294,8 +294,8 @@ static void on_item(void *ctx, struct bus_item *item)
     const struct bufslice body = {a->owner, item->body};
     if (more)
         x->done(x->ctx, &ok, body, true);
-    else if (item->failed)
-        end(x, &item->failure, (struct bufslice){0});
+    else if (item->failure)
+        end(x, item->failure, (struct bufslice){0});
     else
         end(x, &ok, body);
 }

@@ -313,18 +313,18 @@ bool bus__exchange_decode(struct slice in, bool *has_hello, struct bus_hello *re
     const thole_bus_v1_ExchangeItem *const *items =
         ok ? thole_bus_v1_ExchangeMessage_items(m, &n) : NULL;
     for (size_t i = 0; i < n; i++) {
-        struct bus_item one = {
-            .id = thole_bus_v1_ExchangeItem_id(items[i]),
-            .method = thole_bus_v1_ExchangeItem_method(items[i]),
-            .timeout_ms = thole_bus_v1_ExchangeItem_timeout_ms(items[i]),
-            .more = thole_bus_v1_ExchangeItem_more(items[i]),
-            .cancel = thole_bus_v1_ExchangeItem_cancel(items[i]),
-            .body = within(in, thole_bus_v1_ExchangeItem_body(items[i])),
-        };
+        struct bus_item one;
+        struct thole_status failure;
         const thole_bus_v1_Failure *f = thole_bus_v1_ExchangeItem_failure(items[i]);
-        one.failed = f != NULL;
+        one.id = thole_bus_v1_ExchangeItem_id(items[i]);
+        one.method = thole_bus_v1_ExchangeItem_method(items[i]);
+        one.timeout_ms = thole_bus_v1_ExchangeItem_timeout_ms(items[i]);
+        one.more = thole_bus_v1_ExchangeItem_more(items[i]);
+        one.cancel = thole_bus_v1_ExchangeItem_cancel(items[i]);
+        one.body = within(in, thole_bus_v1_ExchangeItem_body(items[i]));
+        one.failure = f ? &failure : NULL;
         if (f)
-            read_failure(f, &one.failure);
+            read_failure(f, &failure);
         item(ctx, &one);
     }
     upb_Arena_Free(arena);

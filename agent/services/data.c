@@ -24,11 +24,8 @@ struct data_call *data_call_new(struct services *s, struct bus_rpc *rpc)
         d = xmalloc(sizeof(*d));
     }
     /* All but the name, and the messages of statuses, which are large. */
-    memset(&d->route, 0, offsetof(struct router_request, status));
+    memset(&d->route, 0, offsetof(struct router_request, engine));
     d->route.status.code = THOLE_OK;
-    d->route.index = d->route.code = 0;
-    d->route.duplicate = false;
-    d->route.result = (struct bufslice){NULL, {NULL, 0}};
     d->s = s;
     d->rpc = rpc;
     d->stream = NULL;

@@ -236,7 +236,6 @@ bool data_find_shard(struct services *s, struct slice name, uint64_t *ret_id);
 
 /* A proposal, query or new session on its way; pooled. */
 struct data_call {
-    struct router_request route;
     struct services *s;
     struct bus_rpc *rpc;
     struct data_stream *stream; /* NULL: unary */
@@ -245,6 +244,7 @@ struct data_call {
     bool text;              /* the request was text, so is the answer */
     bool searched;          /* the barrier was awaited and the name looked up again */
     char shard[LIMIT_NAME_BYTES + 1];
+    struct router_request route;
     uint8_t copied[128]; /* a small payload */
 };
 struct data_call *data_call_new(struct services *s, struct bus_rpc *rpc);

@@ -177,7 +177,6 @@ struct engine_request {
     void (*done)(struct engine_request *r);
 
     /* Results. */
-    struct thole_status status;
     uint64_t index;         /* proposals: of the entry; queries: applied index of the view read */
     uint64_t code;          /* proposals: the machine's number. OPEN_SESSION: the session's id */
     bool duplicate;         /* the first answer of a retried proposal */
@@ -185,6 +184,8 @@ struct engine_request {
     /* With NOT_LEADER: who to ask instead, if known. */
     uint64_t leader_term;
     struct uuid leader_host; /* nil: unknown */
+    /* Last, like the cold parts of all requests: what is used of a success lies together. */
+    struct thole_status status;
 };
 /* Never fails inline: refusals (NOT_FOUND NO_SUCH_SHARD, NOT_LEADER, QUEUE_FULL, ...) come by done. */
 void engine_submit(struct engine *e, struct engine_request *r);
