@@ -87,6 +87,21 @@ static void note_zero_leader(struct hostctl *h)
     h->zero_leader = leads;
 }
 
+static bool is_busy(const struct ctl_shard *s)
+{
+    return s->dirty || s->starting || s->seeding || s->removing || s->changing || s->fencing ||
+           s->placing || s->place_blocked || s->healing || s->reporting || s->report_queued;
+}
+
+/* What else is remembered is of use where something can be done about the shard. */
+static bool has_nothing_to_remember(const struct hostctl *h, const struct ctl_shard *s)
+{
+    return !h->zero_leader && !wheel_armed(&s->timer) && s->failed_replica == 0 && !s->moving &&
+           s->report_after_ms <= h->now_ms && s->host_after_ms <= h->now_ms &&
+           s->change_after_ms <= h->now_ms && s->lead_after_ms <= h->now_ms &&
+           s->report_revision <= registry_view_revision(h->view);
+}
+
 static void evaluate(struct hostctl *h, struct ctl_shard *s)
 {
     struct engine_replica_status status;
@@ -102,11 +117,9 @@ static void evaluate(struct hostctl *h, struct ctl_shard *s)
         hostctl__heal_evaluate(h, s);
     }
     hostctl__report_evaluate(h, s, local);
-    bool busy = s->starting || s->removing || s->changing || s->placing || s->place_blocked ||
-                s->healing || s->reporting || s->report_queued;
-    /* What is left to remember is only of use where something can be done about the shard. */
-    bool idle = !h->zero_leader && !wheel_armed(&s->timer) && s->failed_replica == 0;
-    if (!busy && !here && (idle || registry_shard(h->view, s->id) == NULL)) {
+    bool leads = here && status.role == RAFT_LEADER; /* balance of leaders looks at these */
+    bool gone = !here && registry_shard(h->view, s->id) == NULL;
+    if (!is_busy(s) && !leads && (gone || has_nothing_to_remember(h, s))) {
         forget_shard(h, s);
     }
 }

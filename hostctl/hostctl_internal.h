@@ -85,39 +85,39 @@ struct ctl_peer_msg {
     bool up;
 };
 
-/* A shard of interest: with a replica here, or (on shard zero's leader host) any. */
+/* A shard of interest: led here, or (on shard zero's leader host) any; others as long as something is
+ * to be done. There are many: what is small stands together. */
 struct ctl_shard {
     uint64_t id;
     bool dirty;
+    bool starting, seeding, removing; /* host controller */
+    bool changing, fencing;           /* membership controller */
+    bool placing, place_blocked;      /* blocked: until a command is answered */
+    bool unbalanced, moving, decided; /* placement controller */
+    bool healing;                     /* of failed replicas */
+    bool report_queued, reporting;    /* reports */
+    uint8_t verdict;                  /* enum placement_verdict; if decided */
     struct ctl_shard *next_dirty;
     uint64_t lead_after_ms; /* no transfer for balance before */
     struct wheel_timer timer;
     /* Host controller. */
-    bool starting, seeding, removing;
     uint64_t host_after_ms; /* not before */
     uint64_t failed_replica;
     char *failure; /* of starting failed_replica */
     /* Membership controller. */
-    bool changing, fencing;
     uint64_t fenced_index, fenced_term; /* the configuration that is fenced, and by which leader */
     uint64_t fencing_index, fencing_term;
     uint64_t change_after_ms;
     uint64_t round_commit, round_end_ms; /* a learner that has this before then has caught up */
     /* Placement controller. */
-    bool placing, place_blocked; /* blocked: until a command is answered */
     struct ctl_shard *next_blocked;
-    bool unbalanced, moving;
     struct uuid moving_from;
     uint64_t place_after_ms;
     uint64_t place_revision; /* our last decision took effect here: wait for the view to have it */
-    enum placement_verdict verdict;
-    char *explanation; /* NULL: none */
-    bool decided;
+    char *explanation;       /* NULL: none */
     /* Rebuilding of failed replicas. */
-    bool healing;
     uint64_t heal_after_ms;
     /* Reports. */
-    bool report_queued, reporting;
     struct ctl_shard *next_report;
     uint64_t report_after_ms;
     uint64_t report_revision;

@@ -123,7 +123,7 @@ static void remember(struct hostctl *h, struct ctl_shard *s, const struct placem
 {
     h->unsettled -= is_unsettled(s);
     s->decided = true;
-    s->verdict = r->verdict;
+    s->verdict = (uint8_t)r->verdict;
     s->unbalanced = r->unbalanced;
     h->unsettled += is_unsettled(s);
     if (h->unsettled == 0 && h->rebalance != 0 && !h->balance_even) {

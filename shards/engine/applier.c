@@ -37,7 +37,7 @@ static void serve(struct query_job *j)
     void *view = NULL;
     bool locked = m->type->view_acquire == NULL;
     if (locked) {
-        pthread_rwlock_rdlock(&m->lock);
+        pthread_rwlock_rdlock(m->lock);
     } else if (machine_result(m->type->view_acquire(m->state, &view, &st), &st) != THOLE_OK) {
         query_job_fail(j, st.code, st.reason, st.message);
         return;
@@ -46,7 +46,7 @@ static void serve(struct query_job *j)
     while ((msg = msgq_pop(&j->requests)))
         serve_one(m, view, CONTAINER_OF(msg, struct engine_request, msg), &out);
     if (locked)
-        pthread_rwlock_unlock(&m->lock);
+        pthread_rwlock_unlock(m->lock);
     else if (m->type->view_release)
         m->type->view_release(m->state, view);
     bytes_deinit(&out);
@@ -264,10 +264,10 @@ static void switch_machine(struct task *t)
 {
     struct replica *r = t->r;
     struct machine *old = r->machine;
-    pthread_mutex_lock(&r->watch_lock);
+    pthread_mutex_lock(&r->applier->watch_lock);
     r->machine = t->machine;
     r->watch_applied = t->machine->applied;
-    pthread_mutex_unlock(&r->watch_lock);
+    pthread_mutex_unlock(&r->applier->watch_lock);
     t->machine = NULL;
     t->generation = old ? old->generation : 0;
     machine_unref(old);
@@ -349,6 +349,11 @@ struct applier *applier_new(struct engine *e, uint32_t index)
     a->e = e;
     a->batch = apply_batch_new();
     a->deadlines = wheel_new(clock_now(e->clock) / NS_PER_MS);
+    pthread_mutexattr_t recursive;
+    pthread_mutexattr_init(&recursive);
+    pthread_mutexattr_settype(&recursive, PTHREAD_MUTEX_RECURSIVE);
+    pthread_mutex_init(&a->watch_lock, &recursive);
+    pthread_mutexattr_destroy(&recursive);
     a->w = worker_new(e->o.executor, name, ENGINE_QUEUE_MAX, applier_turn, a);
     return a;
 }
@@ -360,5 +365,6 @@ void applier_free(struct applier *a)
     worker_free(a->w);
     apply_batch_free(a->batch);
     wheel_free(a->deadlines);
+    pthread_mutex_destroy(&a->watch_lock);
     free(a);
 }

@@ -132,9 +132,11 @@ static enum thole_code run_machine(struct apply_batch *b, struct meta_list *meta
         apply.meta = meta_list_ready(metas);
         apply.meta_count = metas->count;
     }
-    pthread_rwlock_wrlock(&m->lock);
+    if (m->lock)
+        pthread_rwlock_wrlock(m->lock);
     enum thole_code code = machine_result(m->type->apply(m->state, &apply, st), st);
-    pthread_rwlock_unlock(&m->lock);
+    if (m->lock)
+        pthread_rwlock_unlock(m->lock);
     return code;
 }
 
@@ -143,9 +145,9 @@ static enum thole_code store_answers(struct apply_batch *b, struct thole_status 
     if (b->answers.count == 0)
         return THOLE_OK;
     ASSERT(b->count == 0);
-    pthread_mutex_lock(&b->r->watch_lock);
+    pthread_mutex_lock(&b->r->applier->watch_lock);
     enum thole_code code = run_machine(b, &b->answers, st);
-    pthread_mutex_unlock(&b->r->watch_lock);
+    pthread_mutex_unlock(&b->r->applier->watch_lock);
     meta_list_clear(&b->answers);
     return code;
 }
@@ -156,11 +158,11 @@ static enum thole_code flush(struct apply_batch *b, struct thole_status *st)
     bool behind = b->m->persistent && b->stored_index != b->last_index;
     if (b->count == 0 && b->metas.count == 0 && !behind)
         return THOLE_OK;
-    pthread_mutex_lock(&b->r->watch_lock);
+    pthread_mutex_lock(&b->r->applier->watch_lock);
     enum thole_code code = run_machine(b, &b->metas, st);
     if (code == THOLE_OK)
         b->r->watch_applied = b->stored_index = b->last_index;
-    pthread_mutex_unlock(&b->r->watch_lock);
+    pthread_mutex_unlock(&b->r->applier->watch_lock);
     if (code != THOLE_OK)
         return code;
     struct buf *all = b->results.size ? buf_copy(b->results.data, b->results.size) : NULL;

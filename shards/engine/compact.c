@@ -23,7 +23,7 @@ static void add_mark(struct replica *r, uint64_t index, uint64_t bytes)
     while (r->mark_count > 0 && r->marks[r->mark_count - 1].index >= index)
         r->mark_count--; /* the tail was replaced */
     if (r->mark_count == r->mark_capacity) {
-        r->mark_capacity = r->mark_capacity ? r->mark_capacity * 2 : 2; /* an idle log needs one */
+        r->mark_capacity = r->mark_capacity ? r->mark_capacity * 2 : 1; /* an idle log needs one */
         r->marks = xrealloc(r->marks, r->mark_capacity * sizeof(r->marks[0]));
     }
     r->marks[r->mark_count++] = (struct log_mark){index, bytes};

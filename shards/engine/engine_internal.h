@@ -48,8 +48,9 @@ struct machine {
     char *directory; /* NULL unless it keeps files of its own */
     uint64_t generation;
     bool persistent;
-    /* Write: apply and flush. Read: query and save of a type without views. */
-    pthread_rwlock_t lock;
+    /* Write: apply and flush. Read: query and save of a type without views. NULL: a type with views
+     * that has no flush of its own needs none. */
+    pthread_rwlock_t *lock;
     struct session_table sessions; /* applier only, once the machine is switched in */
     uint64_t applied, applied_term;
 };
@@ -306,18 +307,22 @@ struct replica {
     struct applier *applier;
     char *type_name;
     uint32_t type_version;
-    struct bytes type_config;
     bool witness, lease_reads;
+    struct bytes type_config;
     struct bytes descriptor;
 
     /* The loop's. */
     enum group_state state;
+    uint32_t restore_failures; /* of received snapshots, in a row */
     struct raft *core;
     struct wheel_timer tick;
     bool dirty, publish, notify;
     bool led, slept; /* after the last harvest */
     bool handed_on;  /* handover.c */
     bool removed_by_peer;
+    bool restoring, saving, compacting, checking, holding_applies;
+    bool holding_for_save; /* a machine without views stands still while it is saved */
+    bool persistent, has_views;
     struct thole_status *failure; /* NULL: none; set once, and before `shown` says so */
     struct raft_status status;    /* after the last harvest */
     struct replica_boot *boot;    /* until the core exists */
@@ -336,14 +341,10 @@ struct replica {
     struct map peer_hosts; /* replica id -> struct uuid *, learnt from messages of non-members */
     struct control *transfers, *forces;
     struct task *install; /* restored, waiting for its batch */
-    bool restoring, saving, compacting, checking, holding_applies;
-    uint32_t restore_failures; /* of received snapshots, in a row */
-    bool holding_for_save;     /* a machine without views stands still while it is saved */
     struct save_waiter *save_waiters;
     struct control *exports;                /* users who wait for what is being saved */
     uint64_t snapshot_index, snapshot_term; /* of the newest file; 0: none */
     uint64_t snapshot_bytes;                /* of an in-memory machine's last one; 0: none yet */
-    bool persistent, has_views;
     uint64_t log_bytes, compact_at_bytes;
     uint64_t appended_bytes; /* ever, here: what marks count in */
     struct log_mark *marks;
@@ -355,8 +356,7 @@ struct replica {
     struct query_job *parked;
     bool machine_failed;
 
-    /* Under watch_lock; `watch_applied` is for a consistent start. */
-    pthread_mutex_t watch_lock;
+    /* Under the applier's watch_lock; `watch_applied` is for a consistent start. */
     struct watch_list *watches;
     uint64_t watch_applied;
 
@@ -576,7 +576,8 @@ struct applier {
     struct engine *e;
     struct worker *w;
     struct apply_batch *batch;
-    struct wheel *deadlines; /* of parked queries, in real milliseconds */
+    struct wheel *deadlines;    /* of parked queries, in real milliseconds */
+    pthread_mutex_t watch_lock; /* recursive: a watcher may end itself from its own event */
 };
 struct applier *applier_new(struct engine *e, uint32_t index);
 void applier_free(struct applier *a);

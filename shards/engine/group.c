@@ -47,12 +47,23 @@ void group_receive(struct loop *l, struct replica *r, struct raft_message *m,
     loop_dirty(l, r);
 }
 
+static void forget_peers(struct replica *r)
+{
+    pthread_mutex_lock(&r->e->lock);
+    free(r->shown_peers);
+    r->shown_peers = NULL;
+    r->shown_peer_count = 0;
+    pthread_mutex_unlock(&r->e->lock);
+}
+
 /* Who led and does not any more; who leads now. */
 static void note_leadership(struct loop *l, struct replica *r, bool changed)
 {
     bool leads = r->status.role == RAFT_LEADER;
-    if (r->led && !leads)
+    if (r->led && !leads) {
         beats_leader_ended(l, r);
+        forget_peers(r);
+    }
     if (leads && changed)
         beats_show_leader(l, r);
     r->led = leads;
@@ -61,8 +72,10 @@ static void note_leadership(struct loop *l, struct replica *r, bool changed)
 static void show_peers(struct replica *r)
 {
     const struct raft_config *c = raft_config(r->core);
+    if (!r->led || c->member_count == 0)
+        return;
     pthread_mutex_lock(&r->e->lock);
-    r->shown_peers = xrealloc(r->shown_peers, (c->member_count + 1) * sizeof(r->shown_peers[0]));
+    r->shown_peers = xrealloc(r->shown_peers, c->member_count * sizeof(r->shown_peers[0]));
     r->shown_peer_count = 0;
     for (uint32_t i = 0; i < c->member_count; i++) {
         struct peer_view *v = &r->shown_peers[r->shown_peer_count];

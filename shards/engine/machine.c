@@ -95,7 +95,10 @@ enum thole_code machine_open(struct replica *r, uint64_t generation, struct mach
     m->generation = generation;
     m->persistent = (type->flags & THOLE_MACHINE_PERSISTENT) != 0;
     m->directory = directory_of(r, generation, type);
-    pthread_rwlock_init(&m->lock, NULL);
+    if (!type->view_acquire || type->flush) {
+        m->lock = xmalloc(sizeof(*m->lock));
+        pthread_rwlock_init(m->lock, NULL);
+    }
     enum thole_code code = open_state(r, m, st);
     if (code != THOLE_OK) {
         machine_unref(m);
@@ -118,7 +121,9 @@ void machine_unref(struct machine *m)
     if (m->state)
         m->type->close(m->state);
     session_table_deinit(&m->sessions);
-    pthread_rwlock_destroy(&m->lock);
+    if (m->lock)
+        pthread_rwlock_destroy(m->lock);
+    free(m->lock);
     free(m->directory);
     free(m);
 }

@@ -29,11 +29,6 @@ struct replica *replica_new(struct engine *e, uint64_t replica_id, uint64_t shar
     r->lease_reads = d.lease_reads;
     codec_release(d.arena);
     r->reads_tail = &r->reads;
-    pthread_mutexattr_t recursive; /* a watcher may end itself from its own event */
-    pthread_mutexattr_init(&recursive);
-    pthread_mutexattr_settype(&recursive, PTHREAD_MUTEX_RECURSIVE);
-    pthread_mutex_init(&r->watch_lock, &recursive);
-    pthread_mutexattr_destroy(&recursive);
     return r;
 }
 
@@ -115,7 +110,6 @@ static void free_replica(struct replica *r)
     free(r->marks);
     free(r->shown_peers);
     free(r->type_name);
-    pthread_mutex_destroy(&r->watch_lock);
     free(r);
 }
 

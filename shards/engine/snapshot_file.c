@@ -95,10 +95,10 @@ static enum thole_code save_machine(struct file_sink *s, struct machine *m, cons
 {
     bool locked = m->type->view_acquire == NULL;
     if (locked)
-        pthread_rwlock_rdlock(&m->lock);
+        pthread_rwlock_rdlock(m->lock);
     enum thole_code code = machine_result(m->type->save(m->state, view, &s->base, st), st);
     if (locked)
-        pthread_rwlock_unlock(&m->lock);
+        pthread_rwlock_unlock(m->lock);
     if (code == THOLE_OK && drain(s) != THOLE_OK) {
         code = s->st.code;
         *st = s->st;

@@ -188,9 +188,9 @@ static void flush(struct engine *e, struct task *t, bool *flushed)
     struct machine *m = t->machine;
     enum thole_code code = THOLE_OK;
     if (m->type->flush) {
-        pthread_rwlock_wrlock(&m->lock);
+        pthread_rwlock_wrlock(m->lock);
         code = machine_result(m->type->flush(m->state, &t->st), &t->st);
-        pthread_rwlock_unlock(&m->lock);
+        pthread_rwlock_unlock(m->lock);
     } else if (e->o.state && !*flushed) {
         code = state_db_flush(e->o.state, &t->st);
         *flushed = code == THOLE_OK;

@@ -1,5 +1,5 @@
-/* Watchers of machines' events. A replica's list is under its watch_lock, which the applier holds
- * while the machine runs: a watcher sees every event after the index it starts from, and none after
+/* Watchers of machines' events. A replica's list is under the watch_lock of its applier, which holds
+ * it while a machine runs: a watcher sees every event after the index it starts from, and none after
  * engine_unwatch has returned (unless it is called from an event). */
 #include <stdlib.h>
 
@@ -25,12 +25,12 @@ uint64_t engine_watch(struct engine *e, uint64_t shard_id, const struct engine_w
     (void)map_put(&e->watches, n->id, replica_ref(r));
     uint64_t id = n->id;
     pthread_mutex_unlock(&e->lock);
-    pthread_mutex_lock(&r->watch_lock);
+    pthread_mutex_lock(&r->applier->watch_lock);
     n->next = r->watches;
     r->watches = n;
     if (ret_from_index)
         *ret_from_index = r->watch_applied;
-    pthread_mutex_unlock(&r->watch_lock);
+    pthread_mutex_unlock(&r->applier->watch_lock);
     replica_unref(r);
     return id;
 }
@@ -56,10 +56,10 @@ void engine_unwatch(struct engine *e, uint64_t watch_id)
     if (!r)
         return;
     /* Only marked: this may be called from an event, with the list being walked. */
-    pthread_mutex_lock(&r->watch_lock);
+    pthread_mutex_lock(&r->applier->watch_lock);
     for (struct watch_list *n = r->watches; n; n = n->next)
         n->dead = n->dead || n->id == watch_id;
-    pthread_mutex_unlock(&r->watch_lock);
+    pthread_mutex_unlock(&r->applier->watch_lock);
     replica_unref(r);
 }
 
@@ -75,13 +75,13 @@ void watch_end(struct replica *r, enum thole_reason reason, const char *message)
 {
     struct thole_status st;
     (void)THOLE_FAIL(&st, THOLE_UNAVAILABLE, reason, "%s", message);
-    pthread_mutex_lock(&r->watch_lock);
+    pthread_mutex_lock(&r->applier->watch_lock);
     struct watch_list *all = r->watches;
     r->watches = NULL;
     for (struct watch_list *n = all; n; n = n->next)
         if (!n->dead && n->w.ended)
             n->w.ended(n->w.ctx, &st);
-    pthread_mutex_unlock(&r->watch_lock);
+    pthread_mutex_unlock(&r->applier->watch_lock);
     while (all) {
         struct watch_list *n = all;
         all = n->next;

@@ -25,7 +25,7 @@ static void request_votes(struct raft *r)
     uint64_t token = raft__log_token(r, r->log.last_index);
     struct raft_message m = {
         .kind = pre ? RAFT_MSG_PREVOTE : RAFT_MSG_VOTE,
-        .transfer = r->campaign.transfer,
+        .transfer = r->awake->campaign.transfer,
         .term = pre ? r->term + 1 : r->term,
         .index = r->log.last_index,
         .log_term = raft__log_last_term(&r->log),
@@ -39,8 +39,8 @@ static void request_votes(struct raft *r)
             raft__send(r, m, token);
         }
     }
-    r->campaign.self_token = token > r->persist.hard_token ? token : r->persist.hard_token;
-    if (r->campaign.self_token <= r->persist.done) {
+    r->awake->campaign.self_token = token > r->persist.hard_token ? token : r->persist.hard_token;
+    if (r->awake->campaign.self_token <= r->persist.done) {
         raft__self_vote_durable(r);
     }
 }
@@ -48,7 +48,7 @@ static void request_votes(struct raft *r)
 static void stand(struct raft *r, bool transfer)
 {
     raft__become_candidate(r);
-    r->campaign.transfer = transfer;
+    r->awake->campaign.transfer = transfer;
     request_votes(r);
 }
 
@@ -84,9 +84,9 @@ enum thole_code raft_forget_leader(struct raft *r, uint64_t now_ms, struct thole
 void raft__self_vote_durable(struct raft *r)
 {
     /* A change of role or term clears the token, so a late write cannot count for another one. */
-    ASSERT(r->campaign.self_token <= r->persist.done);
+    ASSERT(r->awake->campaign.self_token <= r->persist.done);
     ASSERT(r->role == RAFT_PRE_CANDIDATE || r->role == RAFT_CANDIDATE);
-    r->campaign.self_token = 0;
+    r->awake->campaign.self_token = 0;
     raft__count_vote(r, r->options.replica_id, true);
 }
 
@@ -97,10 +97,10 @@ void raft__count_vote(struct raft *r, uint64_t from, bool granted)
     if (i == raft__config(r)->member_count) {
         return;
     }
-    if (r->campaign.votes[i] == RAFT_VOTE_MISSING) {
-        r->campaign.votes[i] = granted ? RAFT_VOTE_GRANTED : RAFT_VOTE_REFUSED;
+    if (r->awake->campaign.votes[i] == RAFT_VOTE_MISSING) {
+        r->awake->campaign.votes[i] = granted ? RAFT_VOTE_GRANTED : RAFT_VOTE_REFUSED;
     }
-    switch (raft__quorum_joint_tally(raft__config(r), r->campaign.votes)) {
+    switch (raft__quorum_joint_tally(raft__config(r), r->awake->campaign.votes)) {
     case RAFT_TALLY_PENDING:
         break;
     case RAFT_TALLY_LOST:

@@ -16,19 +16,23 @@ static uint64_t apply_last(const struct raft *r)
 
 static bool reads_can_start(const struct raft *r)
 {
-    return r->reads.started < r->reads.count && r->leader != 0 &&
+    return r->awake->reads.started < r->awake->reads.count && r->leader != 0 &&
            (r->role != RAFT_LEADER || r->commit >= r->lead.first_index);
+}
+
+static bool has_answers(const struct raft *r)
+{
+    const struct raft_outbox *o = &r->awake->outbox;
+    bool requests = !o->requests_lent && o->need_log_count + o->need_snapshot_count > 0;
+    bool results = !r->awake->reads.lent && r->awake->reads.result_count > 0;
+
+    return o->ready.count > 0 || requests || results || reads_can_start(r);
 }
 
 bool raft_has_update(const struct raft *r)
 {
-    const struct raft_outbox *o = &r->outbox;
-    bool requests = !o->requests_lent && o->need_log_count + o->need_snapshot_count > 0;
-    bool results = !r->reads.lent && r->reads.result_count > 0;
-
-    return raft__dirty(r) || r->work || o->ready.count > 0 || requests || results ||
-           apply_last(r) > r->handed || r->status_changed || r->config_changed ||
-           r->removed_changed || reads_can_start(r);
+    return raft__dirty(r) || r->work || apply_last(r) > r->handed || r->status_changed ||
+           r->config_changed || r->removed_changed || (r->awake != NULL && has_answers(r));
 }
 
 static void harvest_persist(struct raft *r, struct raft_update *ret)
@@ -46,7 +50,7 @@ static void harvest_persist(struct raft *r, struct raft_update *ret)
         r->force_token = r->force_token == 0 ? ret->persist : r->force_token;
     }
     ret->entry_count = l->last_index + 1 - l->unsaved;
-    ret->entries = raft__outbox_entries(&r->outbox, ret->entry_count);
+    ret->entries = raft__outbox_entries(&r->awake->outbox, ret->entry_count);
     for (size_t i = 0; i < ret->entry_count; i++) {
         ret->entries[i] = raft__log_entry(l, l->unsaved + i);
         ASSERT(ret->entries[i] != NULL);
@@ -77,7 +81,7 @@ static void harvest_apply(struct raft *r, struct raft_update *ret)
 
 void raft_harvest(struct raft *r, struct raft_update *ret)
 {
-    struct raft_outbox *o = &r->outbox;
+    struct raft_outbox *o = &r->awake->outbox;
 
     raft__begin(r, r->now_ms);
     *ret = (struct raft_update){0};
@@ -93,9 +97,9 @@ void raft_harvest(struct raft *r, struct raft_update *ret)
     ret->need_log_count = o->need_log_count;
     ret->need_snapshot = o->need_snapshot;
     ret->need_snapshot_count = o->need_snapshot_count;
-    r->reads.lent = true;
-    ret->reads = r->reads.results;
-    ret->read_count = r->reads.result_count;
+    r->awake->reads.lent = true;
+    ret->reads = r->awake->reads.results;
+    ret->read_count = r->awake->reads.result_count;
 
     ret->status_changed = r->status_changed;
     ret->config_changed = r->config_changed;

@@ -81,7 +81,7 @@ void raft__heartbeat(struct raft *r, bool voters_only)
             .to = to,
             .term = r->term,
             .commit = match < r->commit ? match : r->commit, /* only what the peer surely has */
-            .context = r->reads.last_number,
+            .context = r->read_number,
         };
         raft__send(r, m, 0);
     }

@@ -32,7 +32,7 @@ bool raft__promised(const struct raft *r)
 void raft__lease_round(struct raft *r)
 {
     if (r->options.lease) {
-        uint64_t number = ++r->reads.last_number;
+        uint64_t number = ++r->read_number;
         r->lead.rounds[number % RAFT_LEASE_ROUNDS] =
             (struct raft_lease_round){.number = number, .sent_ns = r->real_ns};
     }

@@ -11,7 +11,7 @@
 static void push_run(struct raft_log *l, uint64_t first_index, uint64_t term)
 {
     if (l->run_count == l->run_capacity) {
-        l->run_capacity = l->run_capacity == 0 ? 4 : l->run_capacity * 2;
+        l->run_capacity = l->run_capacity == 0 ? 1 : l->run_capacity * 2;
         l->runs = xrealloc(l->runs, l->run_capacity * sizeof *l->runs);
     }
     l->runs[l->run_count++] = (struct raft_term_run){.first_index = first_index, .term = term};

@@ -116,37 +116,11 @@ void raft__outbox_take_back(struct raft_outbox *o)
     }
 }
 
-static void trim_list(struct raft_message_list *l)
+bool raft__outbox_is_empty(const struct raft_outbox *o)
 {
-    if (l->count == 0) {
-        free(l->items);
-        *l = (struct raft_message_list){0};
-    }
-}
-
-void raft__outbox_trim(struct raft_outbox *o)
-{
-    ASSERT(o->lent.count == 0 && !o->requests_lent);
-    trim_list(&o->ready);
-    trim_list(&o->lent);
-    if (o->withheld_count == 0) {
-        free(o->withheld);
-        o->withheld = NULL;
-        o->withheld_capacity = 0;
-    }
-    free(o->entries);
-    o->entries = NULL;
-    o->entry_capacity = 0;
-    if (o->need_log_count == 0) {
-        free(o->need_log);
-        o->need_log = NULL;
-        o->need_log_capacity = 0;
-    }
-    if (o->need_snapshot_count == 0) {
-        free(o->need_snapshot);
-        o->need_snapshot = NULL;
-        o->need_snapshot_capacity = 0;
-    }
+    return o->ready.count + o->lent.count + o->withheld_count + o->need_log_count +
+               o->need_snapshot_count ==
+           0;
 }
 
 struct raft_entry **raft__outbox_entries(struct raft_outbox *o, size_t n)

@@ -43,8 +43,7 @@ void raft__outbox_drop_campaign(struct raft_outbox *o);
 /* Lend the ready messages out; what was lent before is released. */
 void raft__outbox_lend(struct raft_outbox *o);
 void raft__outbox_take_back(struct raft_outbox *o);
-/* Give back what is empty; nothing may be lent. */
-void raft__outbox_trim(struct raft_outbox *o);
+bool raft__outbox_is_empty(const struct raft_outbox *o);
 /* Room for `n` entries of an update. */
 struct raft_entry **raft__outbox_entries(struct raft_outbox *o, size_t n);
 void raft__outbox_need_log(struct raft_outbox *o, struct raft_peer_request request);

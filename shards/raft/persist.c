@@ -37,7 +37,7 @@ void raft__send(struct raft *r, struct raft_message m, uint64_t token)
 {
     m.from = r->options.replica_id;
     m.epoch = r->epoch;
-    m.incarnation_to = m.to == r->answering ? r->answering_life : 0;
+    m.incarnation_to = m.to == r->awake->answering ? r->awake->answering_life : 0;
     ASSERT(m.to != m.from && m.to != 0);
     if (m.term != 0 && r->persist.hard_token > token && !CANARY(vote_before_sync)) {
         token = r->persist.hard_token;
@@ -47,9 +47,9 @@ void raft__send(struct raft *r, struct raft_message m, uint64_t token)
         token = token > begins ? token : begins;
     }
     if (token > r->persist.done) {
-        raft__outbox_withhold(&r->outbox, &m, token);
+        raft__outbox_withhold(&r->awake->outbox, &m, token);
     } else {
-        raft__outbox_ready(&r->outbox, &m);
+        raft__outbox_ready(&r->awake->outbox, &m);
     }
 }
 
@@ -71,8 +71,8 @@ void raft_persisted(struct raft *r, uint64_t token, uint64_t now_ms)
     ASSERT(token > r->persist.done && token <= r->persist.token);
     r->persist.done = token;
     raft__log_write_done(&r->log, token);
-    raft__outbox_release(&r->outbox, token);
-    if (r->campaign.self_token != 0 && r->campaign.self_token <= token) {
+    raft__outbox_release(&r->awake->outbox, token);
+    if (r->awake->campaign.self_token != 0 && r->awake->campaign.self_token <= token) {
         raft__self_vote_durable(r);
     }
     if (r->role == RAFT_LEADER && raft__has_witness(raft__config(r))) {

@@ -101,6 +101,7 @@ enum thole_code raft_new(const struct raft_options *o, const struct raft_boot *b
         return code;
     }
     struct raft *r = xcalloc(1, sizeof *r);
+    r->awake = xcalloc(1, sizeof *r->awake);
     r->options = *o;
     rand_seed(&r->rand, o->seed ^ (o->replica_id * 0x9e3779b97f4a7c15u));
     r->now_ms = b->now_ms;
@@ -124,7 +125,7 @@ enum thole_code raft_new(const struct raft_options *o, const struct raft_boot *b
     raft__hurry_if_alone(r);
     r->epoch = raft__config(r)->epoch;
     /* Answers to reads of an earlier life of this replica must not fit those of this one. */
-    r->reads.last_number = rand_u64(&r->rand) >> 2;
+    r->read_number = rand_u64(&r->rand) >> 2;
     *ret = r;
     return THOLE_OK;
 }
@@ -135,8 +136,7 @@ void raft_free(struct raft *r)
         return;
     }
     raft__lead_end(r);
-    raft__outbox_deinit(&r->outbox);
-    raft__reads_deinit(&r->reads);
+    raft__sleep_free(r);
     raft__membership_deinit(&r->membership);
     raft__log_deinit(&r->log);
     free(r);
@@ -144,8 +144,12 @@ void raft_free(struct raft *r)
 
 void raft__begin(struct raft *r, uint64_t now_ms)
 {
-    raft__outbox_take_back(&r->outbox);
-    raft__reads_take_back(&r->reads);
+    if (r->awake == NULL) {
+        r->awake = xcalloc(1, sizeof *r->awake);
+    } else {
+        raft__outbox_take_back(&r->awake->outbox);
+        raft__reads_take_back(&r->awake->reads);
+    }
     if (now_ms > r->now_ms) {
         r->now_ms = now_ms;
     }
@@ -168,12 +172,12 @@ void raft_tick(struct raft *r, uint64_t now_ms)
 
 uint64_t raft_deadline_ms(const struct raft *r)
 {
-    uint64_t role = r->role == RAFT_LEADER ? raft__lead_deadline(r) : r->election_deadline_ms;
-    uint64_t reads = raft__reads_deadline(r);
-
     if (r->asleep) {
         return RAFT_NEVER_MS; /* without reads outstanding: raft_read wakes */
     }
+    uint64_t role = r->role == RAFT_LEADER ? raft__lead_deadline(r) : r->election_deadline_ms;
+    uint64_t reads = raft__reads_deadline(r);
+
     return role < reads ? role : reads;
 }
 

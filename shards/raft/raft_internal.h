@@ -64,6 +64,14 @@ struct raft_lead {
     bool lease_void; /* TIMEOUT_NOW was sent, and may arrive as long as this term lasts */
 };
 
+/* What is empty while a replica sleeps: raft__begin makes it, raft_trim gives it back. */
+struct raft_awake {
+    struct raft_campaign campaign;
+    struct raft_reads reads;
+    struct raft_outbox outbox;
+    uint64_t answering, answering_life; /* the sender of the message being received */
+};
+
 struct raft {
     struct raft_options options;
     struct rand rand;
@@ -96,11 +104,9 @@ struct raft {
     struct raft_log log;
     struct raft_membership membership;
     struct raft_persist persist;
-    struct raft_campaign campaign;
     struct raft_lead lead;
-    struct raft_reads reads;
-    struct raft_outbox outbox;
-    uint64_t answering, answering_life; /* the sender of the message being received */
+    struct raft_awake *awake; /* NULL: nothing happened since it fell asleep */
+    uint64_t read_number;     /* of the last round or forward of reads: only grows */
 
     bool work; /* a leader's members may be due a message */
     bool status_changed, config_changed, removed_changed;
@@ -212,6 +218,7 @@ void raft__wake(struct raft *r, uint64_t heard_ms);
 THOLE_MUST_CHECK enum thole_code raft__recv_sleep(struct raft *r, const struct raft_message *m,
                                                   struct thole_status *st);
 void raft__recv_sleep_reply(struct raft *r, const struct raft_message *m);
+void raft__sleep_free(struct raft *r); /* r->awake and what it holds */
 
 /* lease.c: all without effect unless the option is on */
 uint64_t raft__lease_promise_ms(const struct raft *r); /* 0: none */

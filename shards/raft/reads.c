@@ -94,18 +94,3 @@ void raft__reads_take_back(struct raft_reads *q)
         q->result_capacity = 0;
     }
 }
-
-void raft__reads_trim(struct raft_reads *q)
-{
-    if (q->count == 0) {
-        free(q->queue);
-        q->queue = NULL;
-        q->capacity = 0;
-        q->head = 0;
-    }
-    if (q->result_count == 0) {
-        free(q->results);
-        q->results = NULL;
-        q->result_capacity = 0;
-    }
-}

@@ -23,7 +23,6 @@ struct raft_reads {
     struct raft_read_wait *queue; /* ring: started ones first, numbers ascending */
     size_t capacity, head, count;
     size_t started; /* how many at the front have a number */
-    uint64_t last_number;
 
     struct raft_read_result *results; /* for the next update */
     size_t result_count, result_capacity;
@@ -38,6 +37,5 @@ struct raft_read_wait *raft__reads_at(struct raft_reads *q, size_t i);
 struct raft_read_wait raft__reads_pop(struct raft_reads *q);
 void raft__reads_result(struct raft_reads *q, uint64_t context, uint64_t index, bool failed);
 void raft__reads_take_back(struct raft_reads *q);
-void raft__reads_trim(struct raft_reads *q); /* give back what is empty */
 
 #endif

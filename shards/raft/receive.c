@@ -218,8 +218,8 @@ enum thole_code raft_receive(struct raft *r, struct raft_message *m, uint64_t no
                              struct thole_status *st)
 {
     raft__begin(r, now_ms);
-    r->answering = m->from;
-    r->answering_life = m->incarnation_from;
+    r->awake->answering = m->from;
+    r->awake->answering_life = m->incarnation_from;
     enum thole_code code = raft__check_message(r, m, st);
     bool ours = true;
 
@@ -243,7 +243,7 @@ enum thole_code raft_receive(struct raft *r, struct raft_message *m, uint64_t no
     }
     code = dispatch(r, m, st);
 done:
-    r->answering = 0;
+    r->awake->answering = 0;
     raft_message_deinit(m);
     return code;
 }

@@ -46,7 +46,7 @@ enum thole_code raft__recv_heartbeat_reply(struct raft *r, const struct raft_mes
     if (p == NULL) {
         return THOLE_OK;
     }
-    if (m->context > r->reads.last_number) {
+    if (m->context > r->read_number) {
         return THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
                           "heartbeat reply: read round %llu was never opened",
                           (unsigned long long)m->context);
@@ -61,7 +61,7 @@ enum thole_code raft__recv_heartbeat_reply(struct raft *r, const struct raft_mes
         p->want_append = true;
         r->work = true;
     }
-    uint64_t round = CANARY(duplicate_read_context) ? r->reads.last_number : m->context;
+    uint64_t round = CANARY(duplicate_read_context) ? r->read_number : m->context;
     if (round > p->read_acked) {
         p->read_acked = round;
         raft__reads_confirm(r);

@@ -100,7 +100,7 @@ static void want_snapshot(struct raft *r, uint64_t to, struct raft_progress *p, 
         return;
     }
     raft__progress_snapshot(p);
-    raft__outbox_need_snapshot(&r->outbox,
+    raft__outbox_need_snapshot(&r->awake->outbox,
                                (struct raft_peer_request){.peer = to, .min_index = min_index});
 }
 
@@ -133,11 +133,11 @@ static void stream(struct raft *r, uint64_t to, struct raft_progress *p, bool wi
         if (p->next < r->log.cache_first) {
             p->log_wait = true;
             p->log_first = p->next;
-            raft__outbox_need_log(&r->outbox, (struct raft_peer_request){
-                                                  .peer = to,
-                                                  .first = p->next,
-                                                  .max_bytes = LIMIT_APPEND_BYTES,
-                                              });
+            raft__outbox_need_log(&r->awake->outbox, (struct raft_peer_request){
+                                                         .peer = to,
+                                                         .first = p->next,
+                                                         .max_bytes = LIMIT_APPEND_BYTES,
+                                                     });
             break;
         }
         send_append(r, to, p, collect(r, p->next, witness));

@@ -128,8 +128,8 @@ static void set_role(struct raft *r, enum raft_role role)
     if (r->role == RAFT_LEADER) {
         raft__lead_end(r);
     }
-    raft__outbox_drop_campaign(&r->outbox);
-    r->campaign = (struct raft_campaign){0};
+    raft__outbox_drop_campaign(&r->awake->outbox);
+    r->awake->campaign = (struct raft_campaign){0};
     r->role = role;
     r->status_changed = true;
     raft__redraw_election(r);

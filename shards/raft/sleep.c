@@ -22,7 +22,7 @@ static bool settled(const struct raft *r)
 {
     return r->commit == r->log.last_index && r->log.durable == r->log.last_index &&
            r->log.durable >= r->log.start_index && !raft__dirty(r) &&
-           r->membership.pending_count == 0 && r->reads.count == 0 && !r->removed;
+           r->membership.pending_count == 0 && r->awake->reads.count == 0 && !r->removed;
 }
 
 static bool is_caught_up(const struct raft *r, const struct raft_progress *p)
@@ -93,7 +93,7 @@ bool raft__lead_sleep(struct raft *r)
             m.commit = r->commit;
             m.context = r->sleep_round;
         } else {
-            m.context = r->reads.last_number;
+            m.context = r->read_number;
         }
         raft__send(r, m, 0);
     }
@@ -176,14 +176,26 @@ bool raft_asleep(const struct raft *r)
     return r->asleep;
 }
 
+void raft__sleep_free(struct raft *r)
+{
+    if (r->awake != NULL) {
+        raft__outbox_deinit(&r->awake->outbox);
+        raft__reads_deinit(&r->awake->reads);
+        free(r->awake);
+        r->awake = NULL;
+    }
+}
+
 void raft_trim(struct raft *r)
 {
-    if (!r->asleep) {
+    if (!r->asleep || r->awake == NULL) {
         return;
     }
     raft__begin(r, r->now_ms);
-    raft__outbox_trim(&r->outbox);
-    raft__reads_trim(&r->reads);
+    const struct raft_reads *q = &r->awake->reads;
+    if (q->count + q->result_count == 0 && raft__outbox_is_empty(&r->awake->outbox)) {
+        raft__sleep_free(r);
+    }
     raft__log_evict(&r->log, 0, r->applied);
     raft__log_trim(&r->log);
     for (uint32_t i = 0; i < r->lead.peer_count; i++) {

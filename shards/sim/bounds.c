@@ -82,11 +82,14 @@ static void check_core(struct sim *s, struct member *m, const struct raft *r)
         for (uint32_t i = 0; i < r->lead.peer_count; i++)
             check_window(s, m, &r->lead.peers[i], raft__config(r)->members[i].replica_id);
     }
-    if (r->outbox.withheld_count > RAFT_WITHHELD_MAX)
-        FAIL(s, m, "%zu messages wait for the disk", r->outbox.withheld_count);
-    if (r->reads.count > RAFT_READS_MAX || r->reads.count < r->reads.started)
-        FAIL(s, m, "%zu reads are outstanding, %zu of them started", r->reads.count,
-             r->reads.started);
+    if (!r->awake && !r->asleep)
+        FAIL(s, m, "awake in term %" PRIu64 " without what that takes", r->term);
+    const struct raft_awake none = {0}, *a = r->awake ? r->awake : &none;
+    if (a->outbox.withheld_count > RAFT_WITHHELD_MAX)
+        FAIL(s, m, "%zu messages wait for the disk", a->outbox.withheld_count);
+    if (a->reads.count > RAFT_READS_MAX || a->reads.count < a->reads.started)
+        FAIL(s, m, "%zu reads are outstanding, %zu of them started", a->reads.count,
+             a->reads.started);
     /* One number for each write under way: the batch at the writer, and the one that grows. */
     if (r->persist.token - r->persist.done > r->log.write_count)
         FAIL(s, m, "%" PRIu64 " writes under way, %zu known", r->persist.token - r->persist.done,

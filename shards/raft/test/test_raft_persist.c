@@ -388,7 +388,7 @@ TEST(hung_disk_does_not_campaign_or_grow)
     }
     cluster_run(&c, 10 * TIMEOUT_MS);
     assert_int_equal(status().role, RAFT_FOLLOWER);
-    assert_true(c.nodes[1].raft->outbox.withheld_count <= RAFT_WITHHELD_MAX);
+    assert_true(c.nodes[1].raft->awake->outbox.withheld_count <= RAFT_WITHHELD_MAX);
     cluster_deinit(&c);
 }
 

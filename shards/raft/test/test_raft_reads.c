@@ -251,9 +251,9 @@ TEST(raft_frees_read_only_mem)
         assert_int_equal(ask(1, i), THOLE_OK);
     }
     cluster_settle(&c);
-    (void)beat_reply(2, c.nodes[1].raft->reads.last_number);
-    assert_int_equal(c.nodes[1].raft->reads.count, 0);
-    assert_null(c.nodes[1].raft->reads.queue);
+    (void)beat_reply(2, c.nodes[1].raft->read_number);
+    assert_int_equal(c.nodes[1].raft->awake->reads.count, 0);
+    assert_null(c.nodes[1].raft->awake->reads.queue);
     cluster_deinit(&c);
 }
 

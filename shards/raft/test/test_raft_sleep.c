@@ -99,10 +99,9 @@ TEST(sleeping_replica_keeps_no_entries_and_no_queues)
         assert_null(raft_entry_at(r, node_last(&c, id)));
         assert_null(r->log.ring);
         assert_null(r->log.writes);
-        assert_null(r->outbox.ready.items);
-        assert_null(r->outbox.lent.items);
-        assert_null(r->outbox.withheld);
-        assert_null(r->outbox.entries);
+        assert_null(r->awake);
+        assert_false(raft_has_update(r));
+        assert_true(raft_deadline_ms(r) == UINT64_MAX);
         for (uint32_t i = 0; id == leader && i < r->lead.peer_count; i++) {
             assert_null(r->lead.peers[i].inflight);
         }
