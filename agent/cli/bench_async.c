@@ -1,5 +1,6 @@
 /* The bench over the library's asynchronous calls: thole_submit with batches, as a program that
- * embeds a client would. One client per endpoint, so that reads go to all of them; each knows all. */
+ * embeds a client would. One client of all endpoints finds the leaders; but a client reads at one
+ * host, so there is one per endpoint if there are reads. */
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -30,7 +31,8 @@ struct async_client {
 
 struct async_mode {
     struct bench *b;
-    struct async_client *clients; /* one per endpoint */
+    struct async_client *clients;
+    size_t client_count;
     struct async_slot *slots;
     char *payload;
 };
@@ -132,7 +134,7 @@ static void client_tick(struct async_client *client)
 static void async_tick(void *mode)
 {
     struct async_mode *m = mode;
-    for (size_t i = 0; i < m->b->endpoint_count; i++) {
+    for (size_t i = 0; i < m->client_count; i++) {
         client_tick(&m->clients[i]);
     }
 }
@@ -144,7 +146,7 @@ static void async_stop(void *mode)
         async_tick(m);
         nanosleep(&(struct timespec){.tv_nsec = 5 * NS_PER_MS}, NULL);
     }
-    for (size_t i = 0; i < m->b->endpoint_count; i++) {
+    for (size_t i = 0; i < m->client_count; i++) {
         struct async_client *client = &m->clients[i];
         for (size_t k = 0; k < m->b->shard_count; k++) {
             thole_shard_release(client->shards[k]);
@@ -182,8 +184,8 @@ static void start_slots(struct async_mode *m)
     struct bench *b = m->b;
     struct async_slot *batch[BATCH];
     uint32_t first = 0;
-    for (size_t i = 0; i < b->endpoint_count; i++) {
-        uint32_t last = (uint32_t)(b->in_flight * (i + 1) / b->endpoint_count);
+    for (size_t i = 0; i < m->client_count; i++) {
+        uint32_t last = (uint32_t)(b->in_flight * (i + 1) / m->client_count);
         size_t n = 0;
         for (uint32_t at = first; at < last; at++) {
             struct async_slot *s = &m->slots[at];
@@ -204,17 +206,18 @@ static void *async_start(struct bench *b, struct thole_status *st)
 {
     struct async_mode *m = xcalloc(1, sizeof(*m));
     m->b = b;
-    m->clients = xcalloc(b->endpoint_count, sizeof(*m->clients));
+    m->client_count = b->read_share > 0 ? b->endpoint_count : 1;
+    m->clients = xcalloc(m->client_count, sizeof(*m->clients));
     m->slots = xcalloc(b->in_flight, sizeof(*m->slots));
     m->payload = xmalloc(b->payload_bytes + 1);
     memset(m->payload, 'x', b->payload_bytes);
     enum thole_code code = THOLE_OK;
-    for (size_t i = 0; i < b->endpoint_count; i++) {
+    for (size_t i = 0; i < m->client_count; i++) {
         m->clients[i].mode = m;
         m->clients[i].shards = xcalloc(b->shard_count, sizeof(struct thole_shard *));
         pthread_mutex_init(&m->clients[i].mutex, NULL);
     }
-    for (size_t i = 0; code == THOLE_OK && i < b->endpoint_count; i++) {
+    for (size_t i = 0; code == THOLE_OK && i < m->client_count; i++) {
         code = open_client(m, i, st);
     }
     if (code != THOLE_OK) {
