@@ -2,7 +2,8 @@
  *
  * A message in an arena takes whole blocks of it, and the arena more than the message. Tens of
  * thousands of rows never change again for most of their life. What a packed message looks like is
- * what upb's accessors expect: structs first, in 8-byte steps, then the bytes of all strings. */
+ * what upb's accessors expect: structs first, in 8-byte steps, then the bytes of all strings. What many
+ * rows have in common is not in there, but in share.c. */
 #include "registry/registry_internal.h"
 
 #include <stdlib.h>
@@ -12,6 +13,8 @@ struct packing {
     uint8_t *structs, *strings; /* where the next ones go; NULL: only measure */
     size_t struct_bytes, string_bytes;
     bool possible; /* no unknown fields, maps or oneofs: rows that have them are few */
+    bool whole;    /* nothing is shared: this is itself what others share */
+    upb_Arena *scratch;
 };
 
 static void *take_struct(struct packing *p, size_t size)
@@ -28,6 +31,10 @@ static void *take_struct(struct packing *p, size_t size)
 static upb_StringView pack_string(struct packing *p, upb_StringView from)
 {
     upb_StringView to = {.data = (const char *)p->strings, .size = from.size};
+    if (!p->whole && registry__shares_string(from)) {
+        to.data = p->structs == NULL ? NULL : registry__share_string(from);
+        return to;
+    }
     p->string_bytes += from.size;
     if (p->strings != NULL && from.size > 0) {
         memcpy(p->strings, from.data, from.size);
@@ -42,6 +49,20 @@ static bool is_string(const upb_MiniTable_Field *f)
 }
 
 static void *pack_message(struct packing *p, const void *from, const upb_MiniTable *table);
+
+static const void *pack_sub(struct packing *p, const void *from, const upb_MiniTable *table)
+{
+    if (p->whole || !registry__shares(table)) {
+        return pack_message(p, from, table);
+    }
+    if (p->structs != NULL) {
+        return registry__share(from, table, p->scratch);
+    }
+    struct packing measured = {.possible = true, .whole = true};
+    (void)pack_message(&measured, from, table);
+    p->possible = p->possible && measured.possible;
+    return NULL;
+}
 
 static upb_Array *pack_array(struct packing *p, const upb_Array *from, const upb_MiniTable_Field *f,
                              const upb_MiniTable *table)
@@ -66,8 +87,8 @@ static upb_Array *pack_array(struct packing *p, const upb_Array *from, const upb
                 memcpy(into + i * sizeof(s), &s, sizeof(s));
             }
         } else if (f->descriptortype == kUpb_FieldType_Message) {
-            const void *m = pack_message(p, ((const void *const *)elements)[i],
-                                         table->subs[f->submsg_index].submsg);
+            const void *m = pack_sub(p, ((const void *const *)elements)[i],
+                                     table->subs[f->submsg_index].submsg);
             if (into != NULL) {
                 memcpy(into + i * sizeof(m), &m, sizeof(m));
             }
@@ -98,7 +119,7 @@ static void pack_field(struct packing *p, const void *from, void *to, const upb_
     } else if (f->descriptortype == kUpb_FieldType_Message) {
         const void *have = *(const void *const *)at;
         const void *copy =
-            have == NULL ? NULL : pack_message(p, have, table->subs[f->submsg_index].submsg);
+            have == NULL ? NULL : pack_sub(p, have, table->subs[f->submsg_index].submsg);
         if (into != NULL) {
             memcpy(into, &copy, sizeof(copy));
         }
@@ -122,6 +143,21 @@ static void *pack_message(struct packing *p, const void *from, const upb_MiniTab
     return to;
 }
 
+struct packed_size registry__packed_size(const void *msg, const upb_MiniTable *table)
+{
+    struct packing p = {.possible = true, .whole = true};
+    (void)pack_message(&p, msg, table);
+    return (struct packed_size){p.struct_bytes, p.string_bytes};
+}
+
+void *registry__pack_into(uint8_t *to, struct packed_size size, const void *msg,
+                          const upb_MiniTable *table)
+{
+    struct packing p = {
+        .structs = to, .strings = to + size.structs, .possible = true, .whole = true};
+    return pack_message(&p, msg, table);
+}
+
 void registry__row_pack(struct row *row)
 {
     if (row->arena == NULL) {
@@ -134,12 +170,62 @@ void registry__row_pack(struct row *row)
         return;
     }
     uint8_t *to = xmalloc(measured.struct_bytes + measured.string_bytes);
-    struct packing p = {.structs = to, .strings = to + measured.struct_bytes, .possible = true};
+    struct packing p = {.structs = to,
+                        .strings = to + measured.struct_bytes,
+                        .possible = true,
+                        .scratch = row->arena};
     void *msg = pack_message(&p, row->msg, table);
     ASSERT(p.struct_bytes == measured.struct_bytes && p.string_bytes == measured.string_bytes);
     upb_Arena_Free(row->arena);
     row->arena = NULL;
     row->msg = msg;
+}
+
+static void give_back(const void *msg, const upb_MiniTable *table);
+
+static void give_back_sub(const void *msg, const upb_MiniTable *table)
+{
+    if (registry__shares(table)) {
+        registry__unshare(msg);
+    } else {
+        give_back(msg, table);
+    }
+}
+
+static void give_back_string(upb_StringView s)
+{
+    if (registry__shares_string(s)) {
+        registry__unshare_string(s.data);
+    }
+}
+
+/* What a packed message shares with others. */
+static void give_back(const void *msg, const upb_MiniTable *table)
+{
+    for (uint16_t i = 0; i < table->field_count; i++) {
+        const upb_MiniTable_Field *f = &table->fields[i];
+        const void *at = (const uint8_t *)msg + f->offset;
+        bool is_message = f->descriptortype == kUpb_FieldType_Message;
+        if (!is_message && !is_string(f)) {
+            continue;
+        }
+        if (upb_FieldMode_Get(f) == kUpb_FieldMode_Array) {
+            const upb_Array *array = *(const upb_Array *const *)at;
+            const void *elements = array == NULL ? NULL : _upb_array_constptr(array);
+            for (size_t k = 0; array != NULL && k < array->len; k++) {
+                if (is_message) {
+                    give_back_sub(((const void *const *)elements)[k],
+                                  table->subs[f->submsg_index].submsg);
+                } else {
+                    give_back_string(((const upb_StringView *)elements)[k]);
+                }
+            }
+        } else if (!is_message) {
+            give_back_string(*(const upb_StringView *)at);
+        } else if (*(const void *const *)at != NULL) {
+            give_back_sub(*(const void *const *)at, table->subs[f->submsg_index].submsg);
+        }
+    }
 }
 
 void registry__row_free_message(struct row *row)
@@ -149,6 +235,7 @@ void registry__row_free_message(struct row *row)
     } else if (row->arena != NULL) {
         upb_Arena_Free(row->arena);
     } else {
+        give_back(row->msg, registry__row_table(row->kind));
         free((upb_Message_Internal *)row->msg - 1);
     }
 }

@@ -95,6 +95,23 @@ void registry__row_unref(struct row *row); /* NULL is fine */
  * from before are void. */
 void registry__row_pack(struct row *row);
 void registry__row_free_message(struct row *row);
+struct packed_size {
+    size_t structs, strings;
+};
+/* For share.c: a message that shares nothing. */
+struct packed_size registry__packed_size(const void *msg, const upb_MiniTable *table);
+void *registry__pack_into(uint8_t *to, struct packed_size size, const void *msg,
+                          const upb_MiniTable *table);
+
+/* Parts that packed rows share (share.c); on any thread. */
+bool registry__shares(const upb_MiniTable *table);
+bool registry__shares_string(upb_StringView s);
+/* A packed message equal to this one, or such a string; to be given back. */
+const void *registry__share(const void *msg, const upb_MiniTable *table, upb_Arena *scratch);
+const char *registry__share_string(upb_StringView s);
+void registry__unshare(const void *msg);
+void registry__unshare_string(const char *s);
+size_t registry__shared_count(void); /* for tests */
 const upb_MiniTable *registry__row_table(enum row_kind kind);
 
 /* Deterministic bytes of a message, in `arena`. */

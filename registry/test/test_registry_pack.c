@@ -101,6 +101,54 @@ static void test_pack_host_with_tags_is_left_alone(void **state)
     assert_packs(row, false);
 }
 
+static struct row *with_parts(const char *name, int64_t time_ms)
+{
+    static const char host[] = "be61c5f4-43bf-43a7-8007-1f639088bc38";
+    struct row *row = full_shard();
+    thole_v1_Shard_set_name(row->shard, text(name));
+    thole_v1_ShardStatus *status = thole_v1_Shard_mutable_status(row->shard, row->arena);
+    const char *types[] = {"Placed", "Ready"};
+    for (int i = 0; i < 2; i++) {
+        thole_v1_Condition *c = thole_v1_ShardStatus_add_conditions(status, row->arena);
+        thole_v1_Condition_set_type(c, text(types[i]));
+        thole_v1_Condition_set_message(c,
+                                       text(host)); /* as long as an id, in a part that is shared */
+        thole_v1_Condition_set_transition_time_ms(c, time_ms);
+    }
+    for (uint64_t i = 0; i < 2; i++) {
+        thole_v1_InitialReplica *r = thole_v1_Shard_add_initial(row->shard, row->arena);
+        thole_v1_InitialReplica_set_host_id(r, text(host));
+    }
+    return row;
+}
+
+/* A spec, two conditions of each time, an id of a host: held once, and as long as some row has them. */
+static void test_pack_rows_share_what_they_have_in_common(void **state)
+{
+    (void)state;
+    struct row *a = with_parts("a", 1);
+    struct row *b = with_parts("b", 1);
+    struct row *c = with_parts("c", 2);
+    assert_int_equal(registry__shared_count(), 0);
+    registry__row_pack(a);
+    assert_int_equal(registry__shared_count(), 4);
+    registry__row_pack(b);
+    assert_int_equal(registry__shared_count(), 4);
+    assert_ptr_equal(thole_v1_Shard_spec(a->shard), thole_v1_Shard_spec(b->shard));
+    registry__row_pack(c);
+    assert_int_equal(registry__shared_count(), 6);
+    registry__row_unref(a);
+    assert_int_equal(registry__shared_count(), 6);
+    registry__row_unref(c);
+    assert_int_equal(registry__shared_count(), 4);
+    assert_packs(registry__row_copy(b), true);
+    assert_int_equal(registry__shared_count(), 4);
+    registry__row_unref(b);
+    assert_int_equal(registry__shared_count(), 0);
+    assert_packs(with_parts("d", 3), true);
+    assert_int_equal(registry__shared_count(), 0);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -108,6 +156,7 @@ int main(void)
         cmocka_unit_test(test_pack_empty_rows_stay_empty),
         cmocka_unit_test(test_pack_row_with_unknown_fields_is_left_alone),
         cmocka_unit_test(test_pack_host_with_tags_is_left_alone),
+        cmocka_unit_test(test_pack_rows_share_what_they_have_in_common),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
