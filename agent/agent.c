@@ -392,7 +392,7 @@ static enum thole_code open_stores(struct agent *a, struct thole_status *st)
     char *log = datadir_file(&a->dir, "log"), *state = datadir_file(&a->dir, "state");
     const struct log_store_options lo = {.path = log};
     const struct state_db_options so = {.path = state};
-    enum thole_code code = log_store_rocks_open(&lo, &a->log, st);
+    enum thole_code code = log_store_open(&lo, &a->log, st);
     if (code == THOLE_OK)
         code = state_db_open(&so, &a->state, st);
     free(log);

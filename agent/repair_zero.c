@@ -90,7 +90,7 @@ static enum thole_code read_dir(const char *path, struct datadir *dir, struct uu
         ret->host_id = i->host;
         ret->replica_id = i->zero_replica;
         snprintf(ret->host, sizeof ret->host, "%s", i->name);
-        code = log_store_rocks_open(&o, &log, st);
+        code = log_store_open(&o, &log, st);
         if (code == THOLE_OK) {
             code = read_replica(log, ret, st);
             log->ops->close(log);

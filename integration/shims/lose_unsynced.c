@@ -43,6 +43,7 @@ static struct held *held_files;
 static _Atomic bool tracked[FDS_MAX]; /* by descriptor: a regular file below the directory */
 
 static ssize_t (*real_pwrite)(int, const void *, size_t, off_t);
+static ssize_t (*real_pwritev)(int, const struct iovec *, int, off_t);
 static ssize_t (*real_write)(int, const void *, size_t);
 static ssize_t (*real_pread)(int, void *, size_t, off_t);
 static ssize_t (*real_read)(int, void *, size_t);
@@ -67,6 +68,7 @@ __attribute__((constructor)) static void shim_start(void)
     if (real_pwrite)
         return;
     directory = getenv("LOSE_UNSYNCED_DIR");
+    real_pwritev = must_find("pwritev64");
     real_write = must_find("write");
     real_pread = must_find("pread64");
     real_read = must_find("read");
@@ -188,6 +190,19 @@ ssize_t pwrite64(int fd, const void *data, size_t size, off_t offset)
 }
 ssize_t pwrite(int fd, const void *data, size_t size, off_t offset)
     __attribute__((alias("pwrite64")));
+
+ssize_t pwritev64(int fd, const struct iovec *v, int count, off_t offset)
+{
+    shim_start();
+    if (!is_tracked(fd))
+        return real_pwritev(fd, v, count, offset);
+    ssize_t total = 0;
+    for (int i = 0; i < count; i++)
+        total += hold(fd, v[i].iov_base, v[i].iov_len, offset + total);
+    return total;
+}
+ssize_t pwritev(int fd, const struct iovec *v, int count, off_t offset)
+    __attribute__((alias("pwritev64")));
 
 int fsync(int fd)
 {

@@ -274,7 +274,7 @@ static void check_disk(const struct host *h)
     const struct store_replica *r;
     snprintf(path, sizeof path, "%s/log", h->data_dir);
     const struct log_store_options o = {.path = path};
-    if (log_store_rocks_open(&o, &log, &st) != THOLE_OK)
+    if (log_store_open(&o, &log, &st) != THOLE_OK)
         fail_msg("%s: %s", path, st.message);
     while ((r = log->ops->next(log, &it))) {
         const struct seen_row *row = row_of(r->replica_id);

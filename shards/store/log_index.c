@@ -5,132 +5,161 @@
 
 #include "base/assert.h"
 
-void log_index_deinit(struct log_index *x)
+static uint64_t last_of(const struct store_run *r)
 {
+    return r->first + r->count - 1;
+}
+
+static void drop(struct log_index *x, struct segments *g, struct store_run *r)
+{
+    x->bytes -= r->place.bytes;
+    segments_drop(g, &r->place);
+}
+
+static void drop_all(struct log_index *x, struct segments *g)
+{
+    while (x->end > x->head) {
+        drop(x, g, &x->runs[--x->end]);
+    }
+    x->head = x->end = 0;
+}
+
+void log_index_deinit(struct log_index *x, struct segments *g)
+{
+    drop_all(x, g);
     free(x->runs);
-    free(x->terms);
     *x = (struct log_index){0};
 }
 
-void log_index_reset(struct log_index *x, uint64_t start, uint64_t start_term)
+void log_index_reset(struct log_index *x, struct segments *g, uint64_t start, uint64_t start_term)
 {
+    drop_all(x, g);
     x->start = x->last = start;
     x->start_term = start_term;
-    x->bytes = 0;
-    x->run_head = x->run_end = 0;
-    x->term_head = x->term_end = 0;
 }
 
-/* Make room for one more element: first by moving to the front what a long head has freed. */
-static void *queue_room(void *items, size_t size, size_t *head, size_t *end, size_t *capacity)
+void log_index_compact(struct log_index *x, struct segments *g, uint64_t start, uint64_t start_term)
 {
-    if (*end < *capacity) {
-        return items;
+    while (x->head < x->end && last_of(&x->runs[x->head]) <= start) {
+        drop(x, g, &x->runs[x->head++]);
     }
-    if (*head > *capacity / 2) {
-        memmove(items, (char *)items + *head * size, (*end - *head) * size);
-        *end -= *head;
-        *head = 0;
-        return items;
-    }
-    *capacity = *capacity == 0 ? 4 : *capacity * 2;
-    return xrealloc(items, *capacity * size);
-}
-
-void log_index_add_run(struct log_index *x, uint32_t count, bool config, size_t bytes)
-{
-    ASSERT(count > 0 && count <= INT32_MAX && bytes <= UINT32_MAX);
-    x->runs = queue_room(x->runs, sizeof *x->runs, &x->run_head, &x->run_end, &x->run_capacity);
-    x->runs[x->run_end++] = (struct store_run){
-        .first = x->last + 1,
-        .count = count & INT32_MAX,
-        .config = config,
-        .bytes = (uint32_t)bytes,
-    };
-    x->last += count;
-    x->bytes += bytes;
-}
-
-void log_index_add_term(struct log_index *x, uint64_t index, uint64_t term)
-{
-    if (x->term_end > x->term_head && x->terms[x->term_end - 1].term == term) {
-        return;
-    }
-    x->terms =
-        queue_room(x->terms, sizeof *x->terms, &x->term_head, &x->term_end, &x->term_capacity);
-    x->terms[x->term_end++] = (struct raft_term_run){.first_index = index, .term = term};
-}
-
-void log_index_truncate(struct log_index *x, uint64_t from, size_t cut_bytes, bool cut_config)
-{
-    ASSERT(from > x->start && from <= x->last + 1);
-    while (x->run_end > x->run_head && x->runs[x->run_end - 1].first >= from) {
-        x->bytes -= x->runs[--x->run_end].bytes;
-    }
-    struct store_run *cut = x->run_end > x->run_head ? &x->runs[x->run_end - 1] : NULL;
-    if (cut != NULL && cut->first + cut->count > from) {
-        x->bytes -= cut->bytes - cut_bytes;
-        cut->count = (from - cut->first) & INT32_MAX;
-        cut->config = cut_config;
-        cut->bytes = (uint32_t)cut_bytes;
-    }
-    while (x->term_end > x->term_head && x->terms[x->term_end - 1].first_index >= from) {
-        x->term_end--;
-    }
-    x->last = from - 1;
-}
-
-void log_index_compact(struct log_index *x, uint64_t start, uint64_t start_term)
-{
-    ASSERT(start >= x->start);
-    if (start >= x->last) {
-        log_index_reset(x, start, start_term);
-        return;
-    }
-    while (x->run_head < x->run_end &&
-           x->runs[x->run_head].first + x->runs[x->run_head].count - 1 <= start) {
-        x->bytes -= x->runs[x->run_head++].bytes;
-    }
-    while (x->term_head + 1 < x->term_end && x->terms[x->term_head + 1].first_index <= start + 1) {
-        x->term_head++;
-    }
-    x->terms[x->term_head].first_index = start + 1;
     x->start = start;
     x->start_term = start_term;
+    if (x->head == x->end) {
+        x->last = start;
+    }
 }
 
-const struct store_run *log_index_find(const struct log_index *x, uint64_t index)
+/* Make room for one more: first by moving to the front what a long head has freed. */
+static void make_room(struct log_index *x)
 {
-    size_t lo = x->run_head, hi = x->run_end;
+    if (x->end < x->capacity) {
+        return;
+    }
+    if (x->head > x->capacity / 2) {
+        memmove(x->runs, x->runs + x->head, (x->end - x->head) * sizeof *x->runs);
+        x->end -= x->head;
+        x->head = 0;
+        return;
+    }
+    x->capacity = x->capacity == 0 ? 2 : x->capacity * 2;
+    x->runs = xrealloc(x->runs, x->capacity * sizeof *x->runs);
+}
 
-    while (lo < hi) { /* the first run that begins beyond `index` */
+size_t log_index_find(const struct log_index *x, uint64_t index)
+{
+    size_t lo = x->head, hi = x->end;
+
+    while (lo < hi) { /* the first run that ends at or beyond `index` */
         size_t mid = lo + (hi - lo) / 2;
 
-        if (x->runs[mid].first <= index) {
+        if (last_of(&x->runs[mid]) < index) {
             lo = mid + 1;
         } else {
             hi = mid;
         }
     }
-    if (lo == x->run_head || index >= x->runs[lo - 1].first + x->runs[lo - 1].count) {
-        return NULL;
-    }
-    return &x->runs[lo - 1];
+    return lo;
 }
 
-uint64_t log_index_term(const struct log_index *x, uint64_t index)
+static void insert(struct log_index *x, struct segments *g, struct store_run run)
 {
-    size_t lo = x->term_head, hi = x->term_end;
+    make_room(x);
+    size_t at = log_index_find(x, run.first);
+    memmove(x->runs + at + 1, x->runs + at, (x->end - at) * sizeof *x->runs);
+    x->runs[at] = run;
+    x->end++;
+    x->bytes += run.place.bytes;
+    segments_add_live(g, run.place);
+    if (last_of(&run) > x->last) {
+        x->last = last_of(&run);
+    }
+}
 
-    ASSERT(index >= x->start && index <= x->last);
-    while (lo < hi) {
-        size_t mid = lo + (hi - lo) / 2;
+void log_index_append(struct log_index *x, struct segments *g, struct store_run run)
+{
+    while (x->end > x->head && x->runs[x->end - 1].first >= run.first) {
+        drop(x, g, &x->runs[--x->end]);
+    }
+    if (x->end > x->head) {
+        struct store_run *before = &x->runs[x->end - 1];
 
-        if (x->terms[mid].first_index <= index) {
-            lo = mid + 1;
-        } else {
-            hi = mid;
+        if (last_of(before) >= run.first) {
+            before->count = (run.first - before->first) & INT32_MAX;
+            if (last_of(before) <= x->start) {
+                drop(x, g, before);
+                x->end--;
+            }
         }
     }
-    return lo == x->term_head ? x->start_term : x->terms[lo - 1].term;
+    x->last = 0;
+    insert(x, g, run);
+}
+
+void log_index_move(struct log_index *x, struct segments *g, struct store_run run)
+{
+    size_t at = log_index_find(x, run.first);
+
+    if (last_of(&run) <= x->start) {
+        return;
+    }
+    if (at == x->end || x->runs[at].first > run.first) {
+        insert(x, g, run);
+        return;
+    }
+    drop(x, g, &x->runs[at]);
+    x->runs[at] = run;
+    x->bytes += run.place.bytes;
+    segments_add_live(g, run.place);
+}
+
+bool log_index_whole(const struct log_index *x)
+{
+    uint64_t next = x->start + 1, term = x->start_term;
+
+    for (size_t i = x->head; i < x->end; i++) {
+        const struct store_run *r = &x->runs[i];
+
+        if (r->first > next || (r->first < next && i > x->head) || r->term < term) {
+            return false;
+        }
+        term = r->term;
+        next = last_of(r) + 1;
+    }
+    return next == x->last + 1;
+}
+
+size_t log_index_terms(const struct log_index *x, struct raft_term_run *ret)
+{
+    size_t n = 0;
+
+    for (size_t i = x->head; i < x->end; i++) {
+        const struct store_run *r = &x->runs[i];
+
+        if (n == 0 || ret[n - 1].term != r->term) {
+            uint64_t first = r->first > x->start ? r->first : x->start + 1;
+            ret[n++] = (struct raft_term_run){.first_index = first, .term = r->term};
+        }
+    }
+    return n;
 }

@@ -71,18 +71,23 @@ static uint64_t record_checksum(struct slice key, const uint8_t *value, size_t s
     return hash64(value + STORE_HEADER_BYTES, size - STORE_HEADER_BYTES, seed);
 }
 
-void store__record_begin(struct bytes *out)
+size_t store__record_begin(struct bytes *out)
 {
-    bytes_clear(out);
+    size_t at = out->size;
+
     memset(bytes_extend(out, STORE_HEADER_BYTES), 0, STORE_HEADER_BYTES);
+    return at;
 }
 
-void store__record_seal(struct bytes *out, struct slice key, uint8_t flags, uint32_t count)
+void store__record_seal(struct bytes *out, size_t at, struct slice key, uint8_t flags,
+                        uint32_t count)
 {
-    out->data[0] = STORE_RECORD_VERSION;
-    out->data[1] = flags;
-    put_le32(out->data + 4, count);
-    put_le64(out->data + 8, record_checksum(key, out->data, out->size));
+    uint8_t *p = out->data + at;
+
+    p[0] = STORE_RECORD_VERSION;
+    p[1] = flags;
+    put_le32(p + 4, count);
+    put_le64(p + 8, record_checksum(key, p, out->size - at));
 }
 
 bool store__record_open(struct slice key, struct slice value, uint8_t *ret_flags,
@@ -133,12 +138,13 @@ static bool take_bytes(struct slice *s, struct slice *ret)
 void store_encode_identity(struct bytes *out, struct slice key,
                            const struct store_identity_record *r)
 {
-    store__record_begin(out);
+    size_t at = store__record_begin(out);
+
     bytes_append_varint(out, r->shard_id);
     bytes_append_varint(out, r->incarnation_created);
     bytes_append_varint(out, r->descriptor.size);
     bytes_append_slice(out, r->descriptor);
-    store__record_seal(out, key, r->tombstone ? STORE_FLAG_TOMBSTONE : 0, 1);
+    store__record_seal(out, at, key, r->tombstone ? STORE_FLAG_TOMBSTONE : 0, 1);
 }
 
 bool store_decode_identity(struct slice key, struct slice value, struct store_identity_record *ret)
@@ -161,7 +167,8 @@ bool store_decode_identity(struct slice key, struct slice value, struct store_id
 
 void store_encode_start(struct bytes *out, struct slice key, const struct store_start *r)
 {
-    store__record_begin(out);
+    size_t at = store__record_begin(out);
+
     store__hard_put(bytes_extend(out, STORE_HARD_BYTES), &r->hard);
     bytes_append_varint(out, r->epoch);
     bytes_append_varint(out, r->index);
@@ -169,7 +176,7 @@ void store_encode_start(struct bytes *out, struct slice key, const struct store_
     bytes_append_varint(out, r->machine_generation);
     bytes_append_varint(out, r->config.size);
     bytes_append_slice(out, r->config);
-    store__record_seal(out, key, STORE_FLAG_HARD, 1);
+    store__record_seal(out, at, key, STORE_FLAG_HARD, 1);
 }
 
 bool store_decode_start(struct slice key, struct slice value, struct store_start *ret)
@@ -194,9 +201,10 @@ bool store_decode_start(struct slice key, struct slice value, struct store_start
 
 void store_encode_hard(struct bytes *out, struct slice key, const struct store_hard *r)
 {
-    store__record_begin(out);
+    size_t at = store__record_begin(out);
+
     store__hard_put(bytes_extend(out, STORE_HARD_BYTES), r);
-    store__record_seal(out, key, STORE_FLAG_HARD, 1);
+    store__record_seal(out, at, key, STORE_FLAG_HARD, 1);
 }
 
 bool store_decode_hard(struct slice key, struct slice value, struct store_hard *ret)
@@ -216,9 +224,10 @@ bool store_decode_hard(struct slice key, struct slice value, struct store_hard *
 
 void store_encode_host(struct bytes *out, struct slice key, struct slice value)
 {
-    store__record_begin(out);
+    size_t at = store__record_begin(out);
+
     bytes_append_slice(out, value);
-    store__record_seal(out, key, 0, 1);
+    store__record_seal(out, at, key, 0, 1);
 }
 
 bool store_decode_host(struct slice key, struct slice value, struct slice *ret)

@@ -77,7 +77,7 @@ struct store_identity_record {
     struct slice descriptor;
 };
 
-/* Encoders replace the contents of `out`. */
+/* Encoders append to `out`. */
 void store_encode_identity(struct bytes *out, struct slice key,
                            const struct store_identity_record *r);
 void store_encode_start(struct bytes *out, struct slice key, const struct store_start *r);
@@ -98,9 +98,10 @@ struct store_entry {
     struct slice payload;
 };
 
-/* Builds one run: begin, add entries with ascending index and term, end. */
+/* Builds one run at the end of `out`: begin, add entries with ascending index and term, end. */
 struct store_run_writer {
     struct bytes *out;
+    size_t at; /* where in `out` it begins */
     uint32_t count;
     uint8_t flags;
     uint64_t term;
@@ -131,7 +132,7 @@ static inline bool store_run_done(const struct store_run_reader *r)
 {
     return r->left == 0 && r->rest.size == 0;
 }
-/* Only the header's count, without verification: for the compaction filter. 0 if too short. */
+/* Only the header's count, without verification. 0 if too short. */
 uint32_t store_run_count(struct slice value);
 
 #endif

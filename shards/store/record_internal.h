@@ -7,8 +7,10 @@
 
 #define STORE_HARD_BYTES 32
 
-void store__record_begin(struct bytes *out); /* clears `out` and reserves the header */
-void store__record_seal(struct bytes *out, struct slice key, uint8_t flags, uint32_t count);
+/* Reserves the header; returns where in `out` the record begins, which seal wants to know. */
+size_t store__record_begin(struct bytes *out);
+void store__record_seal(struct bytes *out, size_t at, struct slice key, uint8_t flags,
+                        uint32_t count);
 bool store__record_open(struct slice key, struct slice value, uint8_t *ret_flags,
                         uint32_t *ret_count, struct slice *ret_body);
 void store__hard_put(uint8_t *p, const struct store_hard *h);

@@ -15,8 +15,7 @@
 
 void store_run_begin(struct store_run_writer *w, struct bytes *out)
 {
-    *w = (struct store_run_writer){.out = out};
-    store__record_begin(out);
+    *w = (struct store_run_writer){.out = out, .at = store__record_begin(out)};
     bytes_extend(out, STORE_HARD_BYTES);
 }
 
@@ -59,7 +58,7 @@ void store_run_add(struct store_run_writer *w, const struct store_entry *e)
 
 void store_run_end(struct store_run_writer *w, struct slice key, const struct store_hard *hard)
 {
-    uint8_t *body = w->out->data + STORE_HEADER_BYTES;
+    uint8_t *body = w->out->data + w->at + STORE_HEADER_BYTES;
 
     ASSERT(w->count > 0);
     if (hard != NULL) {
@@ -67,9 +66,9 @@ void store_run_end(struct store_run_writer *w, struct slice key, const struct st
         w->flags |= STORE_FLAG_HARD;
     } else {
         w->out->size -= STORE_HARD_BYTES;
-        memmove(body, body + STORE_HARD_BYTES, w->out->size - STORE_HEADER_BYTES);
+        memmove(body, body + STORE_HARD_BYTES, w->out->size - w->at - STORE_HEADER_BYTES);
     }
-    store__record_seal(w->out, key, w->flags, w->count);
+    store__record_seal(w->out, w->at, key, w->flags, w->count);
 }
 
 bool store_run_open(struct store_run_reader *r, struct slice key, struct slice value)

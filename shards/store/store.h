@@ -1,7 +1,7 @@
-/* The host's durable state: one log database for all groups, and one state database for all
- * persistent machines.
+/* The host's durable state: one log for all groups, and one state database for all persistent
+ * machines.
  *
- * Log database (RocksDB, every write synced): per replica its identity, hard state, log start with
+ * Log (segment files, every write synced): per replica its identity, hard state, log start with
  * the configuration there, and its entries as byte-bounded *runs* with a checksum.
  * State database (RocksDB without WAL): data of persistent machines under replica-id prefixes; what
  * is durable there is what has been flushed, and the log is kept from that point on.
@@ -43,7 +43,7 @@ struct store_update {
     size_t entry_count;
 };
 
-/* What the log database knows of one replica. Valid until log_store_close; owned by the store. */
+/* What the log knows of one replica. Valid until log_store_close; owned by the store. */
 struct store_replica {
     uint64_t replica_id, shard_id;
     bool removed; /* a tombstone; nothing below is set */
@@ -93,16 +93,14 @@ struct log_store {
 #define STORE_BATCH_UPDATES_MAX 65536
 
 struct log_store_options {
-    const char *path;          /* directory, created if absent */
-    size_t write_buffer_bytes; /* 0: default 64 MiB */
-    uint64_t wal_bytes_max;    /* 0: default 512 MiB; bounds recovery time */
+    const char *path;       /* directory, created if absent */
+    uint32_t segment_bytes; /* 0: default 32 MiB */
 };
-/* Opens and recovers. FAILED_PRECONDITION FORMAT (newer version), DATA_LOSS CORRUPT, UNAVAILABLE
- * DISK. A replica whose records are damaged is reported with hard.term == UINT64_MAX and does
- * not keep the others from opening. */
-THOLE_MUST_CHECK enum thole_code log_store_rocks_open(const struct log_store_options *o,
-                                                      struct log_store **ret,
-                                                      struct thole_status *st);
+/* Opens and recovers. FAILED_PRECONDITION FORMAT (newer version) or LOCKED, DATA_LOSS CORRUPT,
+ * UNAVAILABLE DISK. A replica whose records are damaged is reported with hard.term == UINT64_MAX
+ * and does not keep the others from opening. */
+THOLE_MUST_CHECK enum thole_code log_store_open(const struct log_store_options *o,
+                                                struct log_store **ret, struct thole_status *st);
 /* In memory, for harnesses: keeps what was written; never fails. */
 struct log_store *log_store_memory_new(void);
 

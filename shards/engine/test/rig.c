@@ -65,7 +65,7 @@ static void open_stores(struct rig_host *h)
     if (h->rig->o.memory_log) {
         if (!h->log)
             h->log = log_store_memory_new();
-    } else if (log_store_rocks_open(&(struct log_store_options){.path = path}, &h->log, &st) !=
+    } else if (log_store_open(&(struct log_store_options){.path = path}, &h->log, &st) !=
                THOLE_OK) {
         die("log", &st);
     }

@@ -112,7 +112,7 @@ int main(int argc, char **argv)
     struct raft_entry **entries = xmalloc(BATCH_MAX * sizeof(struct raft_entry *));
 
     check(file_remove_tree(dir, &st), &st);
-    check(log_store_rocks_open(&(struct log_store_options){.path = dir}, &store, &st), &st);
+    check(log_store_open(&(struct log_store_options){.path = dir}, &store, &st), &st);
     for (uint64_t g = 0; g < GROUPS; g++) {
         struct store_identity id = {.replica_id = g + 1, .shard_id = g + 1};
         check(store->ops->write(store, &(struct store_update){.replica_id = g + 1, .create = &id},
@@ -135,7 +135,7 @@ int main(int argc, char **argv)
     free(entries);
     store->ops->close(store);
     double t0 = now_s();
-    check(log_store_rocks_open(&(struct log_store_options){.path = dir}, &store, &st), &st);
+    check(log_store_open(&(struct log_store_options){.path = dir}, &store, &st), &st);
     printf("reopen: %.2f s\n", now_s() - t0);
     store->ops->close(store);
     check(file_remove_tree(dir, &st), &st);

@@ -29,7 +29,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     store_key_parse(slice_of(data, size % 32), &parts);
     bytes_append(&b, data + 1 + STORE_RUN_KEY_BYTES, size - 1 - STORE_RUN_KEY_BYTES);
     if ((data[0] & 1) != 0) {
-        store__record_seal(&b, key, b.data[1], get_le32(b.data + 4));
+        store__record_seal(&b, 0, key, b.data[1], get_le32(b.data + 4));
     }
     value = bytes_slice(&b);
     store_run_count(value);

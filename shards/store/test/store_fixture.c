@@ -15,6 +15,7 @@
 #include <cmocka.h>
 
 #include "base/file.h"
+#include "shards/store/disk_log.h"
 
 char *dir_new(void)
 {
@@ -87,8 +88,9 @@ enum thole_code log_try_open(const char *dir, struct log_store **ret, struct tho
 
     bytes_printf(&path, "%s/log", dir);
     bytes_append(&path, "", 1);
-    struct log_store_options o = {.path = (const char *)path.data};
-    enum thole_code code = log_store_rocks_open(&o, ret, st);
+    struct log_store_options o = {.path = (const char *)path.data,
+                                  .segment_bytes = TEST_SEGMENT_BYTES};
+    enum thole_code code = log_store_open(&o, ret, st);
     bytes_deinit(&path);
     return code;
 }
@@ -264,6 +266,28 @@ void log_expect(struct log_store *s, uint64_t id, uint64_t start, uint64_t last)
     assert_int_equal(s->ops->read(s, id, start, last, SIZE_MAX, 7, got, &n, &st),
                      THOLE_OUT_OF_RANGE);
     assert_int_equal(st.reason, THOLE_REASON_COMPACTED);
+}
+
+void log_turn_over(struct log_store *s)
+{
+    const struct segments *g = &((struct disk_log *)s)->files;
+    uint32_t newest = segments_newest(g)->number;
+
+    if (log_find(s, TURN_OVER_ID) == NULL) {
+        log_create(s, TURN_OVER_ID);
+    }
+    for (int i = 0; segments_oldest(g)->number <= newest; i++) {
+        uint64_t last = log_find(s, TURN_OVER_ID)->last_index;
+
+        assert_true(i < 10000);
+        log_append(s, TURN_OVER_ID, last + 1, 100, 1);
+        log_start(s, TURN_OVER_ID, last + 50, 1, false);
+    }
+}
+
+uint64_t log_live_bytes(struct log_store *s)
+{
+    return ((struct disk_log *)s)->files.live_bytes;
 }
 
 static void expect_same_read(struct log_store *a, struct log_store *b, uint64_t id, uint64_t first,

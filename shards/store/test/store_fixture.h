@@ -12,6 +12,8 @@ char *dir_newest(const char *dir, const char *suffix);
 /* Flip one bit in the file's only (or last) place that holds these bytes. */
 void file_flip(const char *path, const char *needle);
 
+/* Segments are small, so that tests come to their ends. */
+#define TEST_SEGMENT_BYTES (64 * 1024)
 struct log_store *log_open(const char *dir);
 enum thole_code log_try_open(const char *dir, struct log_store **ret, struct thole_status *st);
 void log_shut(struct log_store *s);
@@ -34,6 +36,11 @@ enum thole_code log_write_one(struct log_store *s, const struct store_update *u)
 const struct store_replica *log_find(struct log_store *s, uint64_t id);
 /* The log of `id` is (start, last], and each entry from the start on has the payload above. */
 void log_expect(struct log_store *s, uint64_t id, uint64_t start, uint64_t last);
+/* Write, for a replica of its own, until every segment that holds something now has left the ring. */
+#define TURN_OVER_ID 999999
+void log_turn_over(struct log_store *s);
+/* Bytes of records on disk that are wanted. */
+uint64_t log_live_bytes(struct log_store *s);
 /* Both stores know the same and give the same answers. */
 void log_expect_same(struct log_store *a, struct log_store *b);
 

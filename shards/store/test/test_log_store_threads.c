@@ -13,7 +13,6 @@
 #include <cmocka.h>
 
 #include "base/rand.h"
-#include "shards/store/rocks_log.h"
 #include "shards/store/test/store_fixture.h"
 
 enum { GROUPS = 4, READERS = 3, BATCHES = 1500 };
@@ -108,9 +107,6 @@ static void test_log_reads_beside_writes(void **state)
             last[id] = last[id] > start[id] ? last[id] : start[id];
         }
         h.last[id] = last[id];
-        if (i % 200 == 199) {
-            rocksdb_compact_range(((struct rocks_log *)h.s)->db, NULL, 0, NULL, 0);
-        }
     }
     h.stop = true;
     for (int i = 0; i < READERS; i++) {

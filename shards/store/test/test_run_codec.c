@@ -22,6 +22,7 @@ static void encode(struct bytes *out, const struct store_key *k, const struct st
 {
     struct store_run_writer w;
 
+    bytes_clear(out);
     store_run_begin(&w, out);
     for (size_t i = 0; i < COUNT; i++) {
         store_run_add(&w, &examples[i]);
@@ -100,6 +101,7 @@ static void test_small_records_round_trip(void **state)
     assert_false(store_decode_hard(store_key_slice(&k), bytes_slice(&b), &h));
     b.data[20] ^= 1;
     assert_false(store_decode_start(store_key_slice(&k), bytes_slice(&b), &t));
+    bytes_clear(&b);
     store_encode_identity(&b, store_key_slice(&id), &i);
     assert_true(store_decode_identity(store_key_slice(&id), bytes_slice(&b), &j));
     assert_true(j.tombstone);

@@ -1,0 +1,108 @@
+/* The log on disk: what its files share.
+ *
+ *   disk_log.c          open, close, host records, the vtable
+ *   disk_log_apply.c    what one record means for what is in memory
+ *   disk_log_recover.c  the scan at open
+ *   disk_log_write.c    one batch of updates: check, encode, sync, apply
+ *   disk_log_clean.c    moving what is wanted out of the oldest segment
+ *   disk_log_read.c     reading entries beside the writer
+ *
+ * A write encodes its updates into a frame, appends it with one sync, and then applies the frame's
+ * records to memory, record by record, as recovery does: there is one code for what a record means.
+ *
+ * Threads. One writer at a time (`write_lock`), any number of readers. Everything in memory changes
+ * under `lock` and only after the sync, so readers see what is durable; the lock is never held
+ * across reading or writing a file. The writer reads without it what only it changes. */
+#ifndef SHARDS_STORE_DISK_LOG_H
+#define SHARDS_STORE_DISK_LOG_H
+
+#include "base/map.h"
+#include "shards/store/frame.h"
+#include "shards/store/log_index.h"
+#include "shards/store/plan.h"
+#include "shards/store/store.h"
+
+/* What the updates of the batch that is being encoded have made of a replica so far. */
+struct log_tip {
+    struct store_hard hard;
+    uint32_t epoch;
+};
+
+struct log_replica {
+    uint64_t id, shard_id;
+    enum log_state state;
+    uint32_t epoch;
+    struct buf *descriptor;
+    struct buf *start_config;
+    struct store_hard hard;
+    uint64_t machine_generation;
+    struct log_place identity, start;
+    struct log_place small; /* a hard state newer than any other record's, or the mark of damage */
+    struct log_index index;
+    const char *damage; /* found by recovery */
+    /* The writer's: valid while plan_batch is the store's batch number. */
+    uint64_t plan_batch;
+    struct log_plan plan;
+    struct log_tip tip;
+};
+
+struct host_record {
+    struct host_record *next;
+    char name[STORE_HOST_NAME_BYTES_MAX + 1];
+    struct buf *value;
+    struct log_place place;
+};
+
+struct disk_log {
+    struct log_store base; /* first */
+    struct segments files;
+    pthread_mutex_t write_lock;
+    pthread_mutex_t lock;
+    struct map replicas; /* id -> struct log_replica; never shrinks */
+    struct host_record *host_records;
+    bool poisoned; /* a write failed: nothing may be written any more */
+    /* The writer's. */
+    uint64_t batch_number;
+    struct log_replica **targets; /* of the batch's updates */
+    size_t target_capacity;
+    struct frame_writer frame;
+    size_t copied_bytes;     /* of the frame that is being built */
+    size_t last_batch_bytes; /* of the frame before, without copies */
+    /* How far the oldest segment was looked at for what is to be moved. */
+    uint32_t clean_segment, clean_offset;
+    struct bytes clean_frame;
+    /* Ascending by id, made when a walk begins. */
+    struct log_replica **walk;
+    size_t walk_count;
+    /* What `next` handed out last. */
+    struct store_replica report;
+    struct raft_term_run *report_runs;
+};
+
+struct log_replica *disk_log__replica(struct disk_log *s, uint64_t id); /* created if absent */
+
+/* The record of a synced frame, now at `at`: changes what is in memory. NULL, or what is damaged. */
+const char *disk_log__apply(struct disk_log *s, const struct frame_entry *e, struct slice record,
+                            struct log_place at);
+/* The record at `at` is what is in memory, so it must not be lost. */
+bool disk_log__wants(const struct disk_log *s, const struct frame_entry *e, struct slice record,
+                     struct log_place at);
+/* Forget the replica's log, but not what it is. */
+void disk_log__drop_log(struct disk_log *s, struct log_replica *r);
+
+enum thole_code disk_log__recover(struct disk_log *s, struct thole_status *st);
+enum thole_code disk_log__write(struct log_store *base, const struct store_update *updates,
+                                size_t n, struct thole_status *st);
+/* Sync the frame that was built and apply it; a failure poisons the store. */
+enum thole_code disk_log__commit(struct disk_log *s, struct thole_status *st);
+enum thole_code disk_log__fail_poisoned(struct thole_status *st);
+/* Put what is wanted of the oldest segment into the frame, as far as it is time for that. */
+enum thole_code disk_log__clean(struct disk_log *s, struct thole_status *st);
+enum thole_code disk_log__read(struct log_store *base, uint64_t replica_id, uint64_t first,
+                               uint64_t last, size_t max_bytes, size_t max_entries,
+                               struct raft_entry **ret, size_t *ret_count, struct thole_status *st);
+enum thole_code disk_log__config_entries(struct log_store *base, uint64_t replica_id,
+                                         struct raft_entry ***ret, size_t *ret_count,
+                                         struct thole_status *st);
+
+#endif

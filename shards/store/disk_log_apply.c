@@ -1,0 +1,272 @@
+/* What one record means. Records come in the order in which they were synced, from a write or from
+ * the scan at open; there the oldest segments may be gone already, so that a copy comes first that
+ * the writer has seen last: a START behind the runs that it is the start of, an identity behind all
+ * else. Nothing here depends on what came before, except that newer wins. */
+#include <bsd/string.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "shards/store/disk_log.h"
+
+static void place(struct disk_log *s, struct log_place *at, struct log_place to)
+{
+    segments_drop(&s->files, at);
+    *at = to;
+    segments_add_live(&s->files, to);
+}
+
+/* Of a replica's hard states the one with the highest stamp counts. Whatever drops the record that
+ * carries it writes a newer one; so a record of its own is not needed beside a newer one. */
+static void newest_hard(struct disk_log *s, struct log_replica *r, const struct store_hard *h)
+{
+    if (h->stamp >= r->hard.stamp) {
+        r->hard = *h;
+        segments_drop(&s->files, &r->small);
+    }
+}
+
+void disk_log__drop_log(struct disk_log *s, struct log_replica *r)
+{
+    segments_drop(&s->files, &r->start);
+    segments_drop(&s->files, &r->small);
+    log_index_deinit(&r->index, &s->files);
+}
+
+static const char *apply_identity(struct disk_log *s, struct log_replica *r, struct slice key,
+                                  struct slice record, struct log_place at)
+{
+    struct store_identity_record id;
+
+    if (!store_decode_identity(key, record, &id)) {
+        return "identity";
+    }
+    if (r->state == LOG_GONE) {
+        return NULL;
+    }
+    place(s, &r->identity, at);
+    r->shard_id = id.shard_id;
+    if (id.tombstone) {
+        r->state = LOG_TOMBSTONE;
+        disk_log__drop_log(s, r);
+    } else if (r->state == LOG_ABSENT) {
+        r->state = LOG_LIVE;
+        buf_unref(r->descriptor);
+        r->descriptor = buf_copy(id.descriptor.data, id.descriptor.size);
+    }
+    return NULL;
+}
+
+static void set_config(struct log_replica *r, struct slice config)
+{
+    if (r->start_config == NULL ||
+        !slice_equal(slice_of(r->start_config->data, r->start_config->size), config)) {
+        buf_unref(r->start_config);
+        r->start_config = buf_copy(config.data, config.size);
+    }
+}
+
+static const char *apply_start(struct disk_log *s, struct log_replica *r, struct slice key,
+                               struct slice record, struct log_place at)
+{
+    struct store_start start;
+
+    if (!store_decode_start(key, record, &start)) {
+        return "log start";
+    }
+    if (start.epoch < r->epoch) {
+        return NULL;
+    }
+    newest_hard(s, r, &start.hard);
+    if (start.epoch > r->epoch) {
+        r->epoch = start.epoch;
+        log_index_reset(&r->index, &s->files, start.index, start.term);
+    } else {
+        log_index_compact(&r->index, &s->files, start.index, start.term);
+    }
+    r->machine_generation = start.machine_generation;
+    set_config(r, start.config);
+    place(s, &r->start, at);
+    return NULL;
+}
+
+static const char *apply_run(struct disk_log *s, struct log_replica *r, const struct frame_entry *e,
+                             struct slice key, struct slice record, struct log_place at)
+{
+    struct store_run_reader reader;
+    struct store_entry first;
+
+    if (!store_run_open(&reader, key, record)) {
+        return "run";
+    }
+    struct store_run run = {
+        .first = e->first,
+        .place = at,
+        .count = reader.count & INT32_MAX,
+        .config = (reader.flags & STORE_FLAG_CONFIG) != 0,
+    };
+    if (!store_run_next(&reader, &first) || reader.count > INT32_MAX) {
+        return "run";
+    }
+    run.term = first.term;
+    if (e->epoch < r->epoch) {
+        return NULL;
+    }
+    if (e->epoch > r->epoch) {
+        r->epoch = e->epoch;
+        log_index_reset(&r->index, &s->files, 0, 0);
+    }
+    if ((reader.flags & STORE_FLAG_HARD) != 0) {
+        newest_hard(s, r, &reader.hard);
+    }
+    if ((e->flags & FRAME_COPY) != 0) {
+        log_index_move(&r->index, &s->files, run);
+    } else {
+        log_index_append(&r->index, &s->files, run);
+    }
+    return NULL;
+}
+
+/* ---- Host records ------------------------------------------------------------------------------ */
+
+/* [name size 1][name][record] */
+static bool split_host(struct slice blob, struct store_key *ret_key, char *ret_name,
+                       struct slice *ret_record)
+{
+    struct slice size, name;
+
+    if (!slice_take(&blob, 1, &size) || size.data[0] > STORE_HOST_NAME_BYTES_MAX ||
+        !slice_take(&blob, size.data[0], &name) || memchr(name.data, 0, name.size) != NULL) {
+        return false;
+    }
+    memcpy(ret_name, name.data, name.size);
+    ret_name[name.size] = '\0';
+    *ret_key = store_key_host(ret_name);
+    *ret_record = blob;
+    return true;
+}
+
+static struct host_record *find_host_record(const struct disk_log *s, const char *name)
+{
+    struct host_record *h = s->host_records;
+
+    while (h != NULL && strcmp(h->name, name) != 0) {
+        h = h->next;
+    }
+    return h;
+}
+
+static const char *apply_host(struct disk_log *s, struct slice blob, struct log_place at)
+{
+    char name[STORE_HOST_NAME_BYTES_MAX + 1];
+    struct slice record, value;
+    struct store_key key;
+
+    if (!split_host(blob, &key, name, &record) ||
+        !store_decode_host(store_key_slice(&key), record, &value)) {
+        return "host record";
+    }
+    struct host_record *h = find_host_record(s, name);
+    if (h == NULL) {
+        h = xcalloc(1, sizeof *h);
+        strlcpy(h->name, name, sizeof h->name);
+        h->next = s->host_records;
+        s->host_records = h;
+    }
+    buf_unref(h->value);
+    h->value = buf_copy(value.data, value.size);
+    place(s, &h->place, at);
+    return NULL;
+}
+
+/* ---- Any record -------------------------------------------------------------------------------- */
+
+static const char *apply_damaged(struct disk_log *s, struct log_replica *r, struct log_place at)
+{
+    disk_log__drop_log(s, r);
+    r->state = LOG_DAMAGED;
+    place(s, &r->small, at);
+    return NULL;
+}
+
+static const char *apply_hard(struct disk_log *s, struct log_replica *r, struct slice key,
+                              struct slice record, struct log_place at)
+{
+    struct store_hard h;
+
+    if (!store_decode_hard(key, record, &h)) {
+        return "hard state";
+    }
+    if (h.stamp >= r->hard.stamp) {
+        newest_hard(s, r, &h);
+        place(s, &r->small, at);
+    }
+    return NULL;
+}
+
+const char *disk_log__apply(struct disk_log *s, const struct frame_entry *e, struct slice record,
+                            struct log_place at)
+{
+    struct store_key key = frame_key(e);
+    struct slice k = store_key_slice(&key);
+
+    if (e->kind == STORE_KIND_HOST) {
+        return apply_host(s, record, at);
+    }
+    struct log_replica *r = disk_log__replica(s, e->replica_id);
+    if (e->kind == STORE_KIND_IDENTITY) {
+        if ((e->flags & FRAME_DELETE) == 0) {
+            return apply_identity(s, r, k, record, at);
+        }
+        segments_drop(&s->files, &r->identity);
+        disk_log__drop_log(s, r);
+        r->state = LOG_GONE;
+        return NULL;
+    }
+    if (r->state != LOG_ABSENT && r->state != LOG_LIVE && e->kind != STORE_KIND_DAMAGED) {
+        return NULL; /* what is left of a log that has ended */
+    }
+    switch (e->kind) {
+    case STORE_KIND_START:
+        return apply_start(s, r, k, record, at);
+    case STORE_KIND_HARD:
+        return apply_hard(s, r, k, record, at);
+    case STORE_KIND_RUN:
+        return apply_run(s, r, e, k, record, at);
+    case STORE_KIND_DAMAGED:
+        return r->state == LOG_TOMBSTONE || r->state == LOG_GONE ? NULL : apply_damaged(s, r, at);
+    default:
+        return "unknown record";
+    }
+}
+
+static bool same_place(struct log_place a, struct log_place b)
+{
+    return a.segment == b.segment && a.offset == b.offset;
+}
+
+bool disk_log__wants(const struct disk_log *s, const struct frame_entry *e, struct slice record,
+                     struct log_place at)
+{
+    if (e->kind == STORE_KIND_HOST) {
+        char name[STORE_HOST_NAME_BYTES_MAX + 1];
+        struct slice value;
+        struct store_key key;
+        const struct host_record *h =
+            split_host(record, &key, name, &value) ? find_host_record(s, name) : NULL;
+
+        return h != NULL && same_place(h->place, at);
+    }
+    const struct log_replica *r = map_get(&s->replicas, e->replica_id);
+    if (r == NULL) {
+        return false;
+    }
+    if (e->kind == STORE_KIND_RUN) {
+        size_t i = log_index_find(&r->index, e->first);
+
+        return i < r->index.end && same_place(r->index.runs[i].place, at);
+    }
+    return same_place(e->kind == STORE_KIND_IDENTITY ? r->identity
+                      : e->kind == STORE_KIND_START  ? r->start
+                                                     : r->small,
+                      at);
+}

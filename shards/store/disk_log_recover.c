@@ -1,0 +1,213 @@
+/* The scan at open: every frame of the live segments, from the oldest on, is read and verified, and
+ * its records applied.
+ *
+ * A frame is written only when the one before it has been synced. So what cannot be read is a torn
+ * tail, never acknowledged, if no frame follows it anywhere; else it is damage. Damage inside a
+ * record hurts the replica that the directory names, which is reported and marked, so that the mark
+ * outlives the record; the others run. Damage of a frame's header or directory hides whose records
+ * are lost: the log stays shut. */
+#include <inttypes.h>
+#include <string.h>
+
+#include "base/log.h"
+#include "shards/store/disk_log.h"
+#include "shards/store/record_internal.h"
+
+struct scan {
+    struct disk_log *s;
+    struct bytes file; /* the segment being read */
+    struct bytes other;
+};
+
+static enum thole_code fail_loss(struct thole_status *st, const struct segment *g, uint32_t at)
+{
+    return THOLE_FAIL(st, THOLE_DATA_LOSS, THOLE_REASON_CORRUPT,
+                      "log segment %" PRIu32 " is damaged at %" PRIu32
+                      ": acknowledged writes follow",
+                      g->file, at);
+}
+
+/* ---- Torn or damaged? -------------------------------------------------------------------------- */
+
+/* A frame with at least this sequence begins somewhere in these bytes. */
+static bool holds_frame(const struct disk_log *s, struct slice bytes, uint64_t sequence)
+{
+    struct frame f;
+
+    for (size_t at = 0; at + FRAME_HEADER_BYTES <= bytes.size; at += FRAME_ALIGN) {
+        if (frame_open(&f, slice_of(bytes.data + at, bytes.size - at), s->files.seed) &&
+            f.sequence >= sequence) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* The frame at `at` of the segment that was loaded, the live one with this position, cannot be read:
+ * do others follow it, there or in a file whose header cannot be read either? */
+static enum thole_code look_further(struct scan *c, size_t position, uint32_t at, bool *ret,
+                                    struct thole_status *st)
+{
+    const struct segments *f = &c->s->files;
+    uint32_t next = at + FRAME_ALIGN;
+
+    *ret = position + 1 < f->live.count ||
+           (next < c->file.size &&
+            holds_frame(c->s, slice_of(c->file.data + next, c->file.size - next), f->sequence + 1));
+    for (size_t i = 0; i < f->spare.count && !*ret; i++) {
+        const struct segment *g = f->spare.items[f->spare.head + i];
+
+        if (g->number == 0) {
+            enum thole_code code = segment_load(g, &c->other, st);
+            if (code != THOLE_OK) {
+                return code;
+            }
+            *ret = holds_frame(c->s, bytes_slice(&c->other), f->sequence);
+        }
+    }
+    return THOLE_OK;
+}
+
+/* ---- One segment ------------------------------------------------------------------------------- */
+
+static bool is_intact(struct frame f)
+{
+    struct frame_entry e;
+    uint32_t offset;
+
+    while (frame_next(&f, &e, &offset)) {
+        struct slice record = slice_of(f.data + offset, e.bytes), body;
+        struct store_key key = frame_key(&e);
+        uint32_t count;
+        uint8_t flags;
+
+        if (e.kind == STORE_KIND_HOST) {
+            size_t name = e.bytes > 0 ? 1 + (size_t)record.data[0] : SIZE_MAX;
+
+            if (name > STORE_HOST_NAME_BYTES_MAX + 1 || name > record.size) {
+                return false;
+            }
+            memcpy(key.bytes + key.size, record.data + 1, name - 1);
+            key.size += name - 1;
+            record = slice_of(record.data + name, record.size - name);
+        }
+        if ((e.flags & FRAME_DELETE) == 0 &&
+            !store__record_open(store_key_slice(&key), record, &flags, &count, &body)) {
+            return false;
+        }
+    }
+    return true;
+}
+
+static enum thole_code apply_frame(struct disk_log *s, const struct segment *g, uint32_t at,
+                                   struct frame f, struct thole_status *st)
+{
+    struct frame_entry e;
+    uint32_t offset;
+
+    while (frame_next(&f, &e, &offset)) {
+        struct log_place place = {g->number, at + offset, e.bytes};
+        const char *damage = disk_log__apply(s, &e, slice_of(f.data + offset, e.bytes), place);
+
+        if (damage != NULL && e.replica_id == 0) {
+            return fail_loss(st, g, at + offset);
+        }
+        if (damage != NULL) {
+            disk_log__replica(s, e.replica_id)->damage = damage;
+        }
+    }
+    return THOLE_OK;
+}
+
+/* Scan the live segment with this position, and set its end. */
+static enum thole_code scan_segment(struct scan *c, size_t position, struct thole_status *st)
+{
+    struct segments *files = &c->s->files;
+    struct segment *g = files->live.items[files->live.head + position];
+    enum thole_code code = segment_load(g, &c->file, st);
+    uint32_t at = SEGMENT_HEADER_BYTES;
+    struct frame f;
+    bool more = false;
+
+    if (code != THOLE_OK) {
+        return code;
+    }
+    while (at < c->file.size &&
+           frame_open(&f, slice_of(c->file.data + at, c->file.size - at), files->seed) &&
+           f.sequence == files->sequence) {
+        if (!is_intact(f)) {
+            code = look_further(c, position, at, &more, st);
+            if (code != THOLE_OK || !more) {
+                break; /* torn */
+            }
+        }
+        code = apply_frame(c->s, g, at, f, st);
+        if (code != THOLE_OK) {
+            return code;
+        }
+        files->sequence++;
+        at += f.bytes;
+    }
+    g->end = at;
+    if (code == THOLE_OK && position + 1 == files->live.count) {
+        code = look_further(c, position, at, &more, st);
+    } else if (code == THOLE_OK) {
+        more =
+            files->live.items[files->live.head + position + 1]->first_sequence != files->sequence;
+    }
+    return code == THOLE_OK && more ? fail_loss(st, g, at) : code;
+}
+
+/* ---- The whole --------------------------------------------------------------------------------- */
+
+static void put_mark(struct disk_log *s, struct log_replica *r)
+{
+    struct store_key k = store_key(r->id, STORE_KIND_DAMAGED);
+
+    LOG_ERROR(STORE,
+              "the log of a replica is damaged; it stays off, the others run replica=%" PRIu64
+              " damaged=\"%s\" after_index=%" PRIu64,
+              r->id, r->damage, r->index.last);
+    store_encode_host(frame_record(&s->frame), store_key_slice(&k), (struct slice){0});
+    frame_record_end(&s->frame,
+                     (struct frame_entry){.replica_id = r->id, .kind = STORE_KIND_DAMAGED});
+}
+
+static enum thole_code mark_damaged(struct disk_log *s, struct thole_status *st)
+{
+    struct log_replica *r;
+    size_t it = 0;
+
+    frame_begin(&s->frame);
+    while ((r = map_next(&s->replicas, &it, NULL)) != NULL) {
+        if (r->state != LOG_ABSENT && r->state != LOG_LIVE) {
+            continue;
+        }
+        if (r->damage == NULL && r->state == LOG_ABSENT) {
+            r->damage = "no identity";
+        } else if (r->damage == NULL && !log_index_whole(&r->index)) {
+            r->damage = "gap in the log";
+        }
+        if (r->damage != NULL) {
+            put_mark(s, r);
+        }
+    }
+    return disk_log__commit(s, st);
+}
+
+enum thole_code disk_log__recover(struct disk_log *s, struct thole_status *st)
+{
+    struct scan c = {.s = s};
+    enum thole_code code = THOLE_OK;
+
+    s->files.sequence = segments_oldest(&s->files)->first_sequence;
+    if (s->files.sequence == 0) {
+        s->files.sequence = 1; /* a new log */
+    }
+    for (size_t i = 0; i < s->files.live.count && code == THOLE_OK; i++) {
+        code = scan_segment(&c, i, st);
+    }
+    bytes_deinit(&c.file);
+    bytes_deinit(&c.other);
+    return code == THOLE_OK ? mark_damaged(s, st) : code;
+}

@@ -1,0 +1,533 @@
+#include "shards/store/segments.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/uio.h>
+#include <unistd.h>
+
+#include "base/assert.h"
+#include "base/file.h"
+#include "base/hash.h"
+#include "base/limits.h"
+#include "base/log.h"
+
+#define SEGMENT_MAGIC UINT64_C(0x31676573656c6f68) /* "holeseg1" */
+#define SEGMENT_VERSION 1
+
+/* Small writes into a file that is still growing put zeros in front of themselves now and then, so
+ * that the next ones change no metadata: such a sync takes half the time. Large ones would only
+ * write twice as much. */
+#define ZERO_AHEAD_BYTES ((uint32_t)MIB)
+#define ZERO_AHEAD_WRITE_MAX ((size_t)64 * KIB)
+#define ZERO_CHUNK_BYTES (64 * KIB)
+#define ZERO_CHUNKS_MAX (ZERO_AHEAD_BYTES / ZERO_CHUNK_BYTES + 1)
+
+/* Spare segments beyond half the live ones, and beyond these, are deleted. */
+#define SPARE_MIN 2
+
+static enum thole_code fail_io(struct thole_status *st, const char *what, const struct segment *g)
+{
+    int err = errno;
+
+    return THOLE_FAIL(st, THOLE_UNAVAILABLE, THOLE_REASON_DISK, "log segment %" PRIu32 ": %s: %s",
+                      g->file, what, strerror(err));
+}
+
+/* ---- Rings ------------------------------------------------------------------------------------ */
+
+static void ring_push(struct segment_ring *r, struct segment *g)
+{
+    if (r->head + r->count == r->capacity) {
+        if (r->head > r->capacity / 2) {
+            memmove(r->items, r->items + r->head, r->count * sizeof(struct segment *));
+            r->head = 0;
+        } else {
+            r->capacity = r->capacity * 2 + 8;
+            r->items = xrealloc(r->items, r->capacity * sizeof(struct segment *));
+        }
+    }
+    r->items[r->head + r->count++] = g;
+}
+
+static struct segment *ring_pop(struct segment_ring *r)
+{
+    r->count--;
+    return r->items[r->head++];
+}
+
+struct segment *segments_get(const struct segments *s, uint32_t number)
+{
+    uint32_t first = segments_oldest(s)->number;
+
+    ASSERT(number >= first && number - first < s->live.count);
+    return s->live.items[s->live.head + (number - first)];
+}
+
+void segments_add_live(struct segments *s, struct log_place at)
+{
+    segments_get(s, at.segment)->live += at.bytes;
+    s->live_bytes += at.bytes;
+}
+
+void segments_drop(struct segments *s, struct log_place *at)
+{
+    if (at->segment != 0) {
+        struct segment *g = segments_get(s, at->segment);
+
+        ASSERT(g->live >= at->bytes);
+        g->live -= at->bytes;
+        s->live_bytes -= at->bytes;
+    }
+    *at = (struct log_place){0};
+}
+
+bool segments_retire(struct segments *s)
+{
+    struct segment *g = segments_oldest(s);
+
+    if (s->live.count == 1 || g->live > 0 || g->readers > 0) {
+        return false;
+    }
+    ring_push(&s->spare, ring_pop(&s->live));
+    return true;
+}
+
+/* ---- Files ------------------------------------------------------------------------------------ */
+
+static char *segment_path(const struct segments *s, uint32_t file)
+{
+    return xasprintf("%s/%08" PRIu32 ".seg", s->path, file);
+}
+
+static void segment_free(struct segment *g)
+{
+    if (g->fd >= 0) {
+        close(g->fd);
+    }
+    free(g);
+}
+
+static enum thole_code segment_open(struct segments *s, uint32_t file, bool create,
+                                    struct segment **ret, struct thole_status *st)
+{
+    struct segment *g = xcalloc(1, sizeof *g);
+    char *path = segment_path(s, file);
+    struct stat info;
+    enum thole_code code = THOLE_OK;
+
+    g->file = file;
+    g->fd = open(path, O_RDWR | O_CLOEXEC | O_NOFOLLOW | (create ? O_CREAT : 0), 0600);
+    if (g->fd < 0 || fstat(g->fd, &info) != 0) {
+        code = fail_io(st, "open", g);
+    } else if (!S_ISREG(info.st_mode) || info.st_size > UINT32_MAX) {
+        code =
+            THOLE_FAIL(st, THOLE_DATA_LOSS, THOLE_REASON_CORRUPT, "%s is not a log segment", path);
+    } else {
+        g->extent = (uint32_t)info.st_size;
+    }
+    if (code == THOLE_OK && create) {
+        code = file_sync_dir(s->path, st);
+    }
+    free(path);
+    if (code != THOLE_OK) {
+        segment_free(g);
+        return code;
+    }
+    if (file >= s->next_file) {
+        s->next_file = file + 1;
+    }
+    *ret = g;
+    return THOLE_OK;
+}
+
+enum thole_code segment_read(const struct segment *g, uint32_t offset, void *to, size_t n,
+                             struct thole_status *st)
+{
+    for (size_t done = 0; done < n;) {
+        ssize_t got = pread(g->fd, (char *)to + done, n - done, (off_t)offset + (off_t)done);
+
+        if (got < 0 && errno == EINTR) {
+            continue;
+        }
+        if (got < 0) {
+            return fail_io(st, "read", g);
+        }
+        if (got == 0) {
+            return THOLE_FAIL(st, THOLE_DATA_LOSS, THOLE_REASON_CORRUPT,
+                              "log segment %" PRIu32 " ends too early", g->file);
+        }
+        done += (size_t)got;
+    }
+    return THOLE_OK;
+}
+
+enum thole_code segment_load(const struct segment *g, struct bytes *out, struct thole_status *st)
+{
+    bytes_clear(out);
+    return segment_read(g, 0, bytes_extend(out, g->extent), g->extent, st);
+}
+
+/* ---- Headers ---------------------------------------------------------------------------------- */
+
+/* [magic 8][version 4][number 4][tail 4][0 4][first sequence 8][store id 16][0 8][checksum 8] */
+static void header_encode(const struct segments *s, const struct segment *g, uint8_t *p)
+{
+    memset(p, 0, SEGMENT_HEADER_BYTES);
+    put_le64(p, SEGMENT_MAGIC);
+    put_le32(p + 8, SEGMENT_VERSION);
+    put_le32(p + 12, g->number);
+    put_le32(p + 16, g->tail);
+    put_le64(p + 24, g->first_sequence);
+    memcpy(p + 32, s->id.bytes, 16);
+    put_le64(p + 56, hash64(p, 56, 0));
+}
+
+static enum thole_code header_read(struct segments *s, struct segment *g, struct thole_status *st)
+{
+    uint8_t p[SEGMENT_HEADER_BYTES];
+    struct uuid id;
+
+    if (g->extent < sizeof p) {
+        return THOLE_OK;
+    }
+    enum thole_code code = segment_read(g, 0, p, sizeof p, st);
+    if (code != THOLE_OK) {
+        return code;
+    }
+    if (get_le64(p) != SEGMENT_MAGIC || get_le64(p + 56) != hash64(p, 56, 0)) {
+        return THOLE_OK;
+    }
+    if (get_le32(p + 8) != SEGMENT_VERSION) {
+        return THOLE_FAIL(st, THOLE_FAILED_PRECONDITION, THOLE_REASON_FORMAT,
+                          "the log has format %" PRIu32 ", this program knows %d", get_le32(p + 8),
+                          SEGMENT_VERSION);
+    }
+    memcpy(id.bytes, p + 32, 16);
+    if (!uuid_equal(&s->id, &id)) {
+        return THOLE_FAIL(st, THOLE_DATA_LOSS, THOLE_REASON_CORRUPT,
+                          "%s/%08" PRIu32 ".seg belongs to another log", s->path, g->file);
+    }
+    g->number = get_le32(p + 12);
+    g->tail = get_le32(p + 16);
+    g->first_sequence = get_le64(p + 24);
+    return THOLE_OK;
+}
+
+/* ---- Open ------------------------------------------------------------------------------------- */
+
+#define ID_FILE_BYTES_MAX 256
+
+/* The file ID says which log this is: written before anything else, so that segments whose headers
+ * are all damaged are not taken for a new log. */
+static enum thole_code read_id(struct segments *s, const char *path, struct thole_status *st)
+{
+    char text[UUID_TEXT_BYTES] = "";
+    unsigned version = 0;
+    struct buf *b = NULL;
+    char line[ID_FILE_BYTES_MAX + 1] = "";
+    enum thole_code code = file_read(path, ID_FILE_BYTES_MAX, &b, st);
+
+    if (code != THOLE_OK) {
+        return code;
+    }
+    memcpy(line, b->data, b->size);
+    buf_unref(b);
+    if (sscanf(line, "thole log %u %36s", &version, text) < 1 ||
+        (version == SEGMENT_VERSION && !uuid_parse(text, &s->id))) {
+        return THOLE_FAIL(st, THOLE_DATA_LOSS, THOLE_REASON_CORRUPT, "%s is damaged", path);
+    }
+    if (version != SEGMENT_VERSION) {
+        return THOLE_FAIL(st, THOLE_FAILED_PRECONDITION, THOLE_REASON_FORMAT,
+                          "the log has format %u, this program knows %d", version, SEGMENT_VERSION);
+    }
+    return THOLE_OK;
+}
+
+static enum thole_code write_id(struct segments *s, const char *path, struct thole_status *st)
+{
+    char text[UUID_TEXT_BYTES], line[ID_FILE_BYTES_MAX];
+
+    s->id = uuid_random();
+    uuid_format(&s->id, text);
+    snprintf(line, sizeof line, "thole log %d %s\n", SEGMENT_VERSION, text);
+    return file_write_atomic(path, slice_str(line), st);
+}
+
+static int by_number(const void *a, const void *b)
+{
+    uint32_t x = (*(struct segment *const *)a)->number, y = (*(struct segment *const *)b)->number;
+
+    return x < y ? -1 : x > y;
+}
+
+static enum thole_code open_files(struct segments *s, struct thole_status *st)
+{
+    DIR *d = opendir(s->path);
+    struct dirent *e;
+    enum thole_code code = THOLE_OK;
+
+    if (d == NULL) {
+        return THOLE_FAIL(st, THOLE_UNAVAILABLE, THOLE_REASON_DISK, "%s: %s", s->path,
+                          strerror(errno));
+    }
+    while (code == THOLE_OK && (e = readdir(d)) != NULL) {
+        char *end;
+        struct segment *g;
+        unsigned long file = strtoul(e->d_name, &end, 10);
+
+        if (end != e->d_name + 8 || strcmp(end, ".seg") != 0) {
+            continue;
+        }
+        code = segment_open(s, (uint32_t)file, false, &g, st);
+        if (code == THOLE_OK) {
+            ring_push(&s->spare, g);
+            code = header_read(s, g, st);
+        }
+    }
+    closedir(d);
+    return code;
+}
+
+/* Part the files into the live ones, tail to head without a gap, and the others. */
+static enum thole_code arrange(struct segments *s, struct thole_status *st)
+{
+    struct segment_ring all = s->spare;
+
+    qsort(all.items, all.count, sizeof(struct segment *), by_number);
+    struct segment *newest = all.items[all.count - 1];
+    s->spare = (struct segment_ring){0};
+    s->recorded_tail = newest->tail;
+    uint32_t expected = newest->tail;
+    enum thole_code code = THOLE_OK;
+    for (size_t i = 0; i < all.count; i++) {
+        struct segment *g = all.items[i];
+
+        if (newest->number == 0 || g->number < newest->tail) {
+            ring_push(&s->spare, g);
+            continue;
+        }
+        if (g->number != expected++ && code == THOLE_OK) {
+            code = THOLE_FAIL(st, THOLE_DATA_LOSS, THOLE_REASON_CORRUPT,
+                              "segment number %" PRIu32 " of the log is missing, or its header is "
+                              "damaged",
+                              expected - 1);
+        }
+        ring_push(&s->live, g);
+    }
+    free(all.items);
+    return code;
+}
+
+/* The first segment of a new log: in a new file, because one whose header cannot be read may hold
+ * something. */
+static enum thole_code begin_log(struct segments *s, struct thole_status *st)
+{
+    struct segment *g;
+    enum thole_code code = segment_open(s, s->next_file, true, &g, st);
+
+    if (code == THOLE_OK) {
+        g->number = g->tail = s->recorded_tail = 1;
+        ring_push(&s->live, g);
+    }
+    return code;
+}
+
+enum thole_code segments_open(struct segments *s, pthread_mutex_t *lock, const char *path,
+                              uint32_t segment_bytes, struct thole_status *st)
+{
+    *s = (struct segments){
+        .lock = lock,
+        .path = xstrdup(path),
+        .lock_fd = -1,
+        .segment_bytes = segment_bytes != 0 ? segment_bytes : SEGMENT_BYTES_DEFAULT,
+        .sequence = 1,
+        .next_file = 1,
+    };
+    bool is_new = false;
+    enum thole_code code = file_make_dirs(path, st);
+    if (code == THOLE_OK) {
+        char *name = xasprintf("%s/LOCK", path);
+        code = file_lock(name, &s->lock_fd, st);
+        free(name);
+    }
+    if (code == THOLE_OK) {
+        char *id = xasprintf("%s/ID", path);
+        code = read_id(s, id, st);
+        is_new = code == THOLE_NOT_FOUND;
+        if (is_new) {
+            code = write_id(s, id, st);
+        }
+        free(id);
+    }
+    if (code == THOLE_OK) {
+        code = open_files(s, st);
+    }
+    if (code == THOLE_OK && s->spare.count > 0) {
+        code = is_new ? THOLE_FAIL(st, THOLE_DATA_LOSS, THOLE_REASON_CORRUPT,
+                                   "%s has segments, but the file ID is missing", path)
+                      : arrange(s, st);
+    }
+    if (code == THOLE_OK && s->live.count == 0) {
+        code = begin_log(s, st);
+    }
+    s->seed = hash64(s->id.bytes, sizeof s->id.bytes, SEGMENT_MAGIC);
+    return code;
+}
+
+static void ring_free(struct segment_ring *r)
+{
+    while (r->count > 0) {
+        segment_free(ring_pop(r));
+    }
+    free(r->items);
+}
+
+void segments_close(struct segments *s)
+{
+    ring_free(&s->live);
+    ring_free(&s->spare);
+    if (s->lock_fd >= 0) {
+        close(s->lock_fd);
+    }
+    free(s->path);
+}
+
+/* ---- Append ----------------------------------------------------------------------------------- */
+
+/* Files that a burst left behind go back to the file system. A deletion that a crash undoes brings
+ * back a spare. */
+static void trim_spares(struct segments *s)
+{
+    while (s->spare.count > SPARE_MIN + s->live.count / 2 &&
+           s->spare.items[s->spare.head]->number < s->recorded_tail) {
+        struct segment *g = ring_pop(&s->spare);
+        char *path = segment_path(s, g->file);
+
+        if (unlink(path) != 0) {
+            LOG_WARN(STORE, "cannot delete %s: %s", path, strerror(errno));
+        }
+        free(path);
+        segment_free(g);
+    }
+}
+
+static enum thole_code begin_segment(struct segments *s, struct thole_status *st)
+{
+    uint32_t number = segments_newest(s)->number + 1;
+    struct segment *g;
+
+    trim_spares(s);
+    if (s->spare.count > 0 && s->spare.items[s->spare.head]->number < s->recorded_tail) {
+        g = ring_pop(&s->spare);
+        if (g->extent > s->segment_bytes) { /* it had to take a frame that was larger */
+            if (ftruncate(g->fd, s->segment_bytes) != 0) {
+                return fail_io(st, "truncate", g);
+            }
+            g->extent = s->segment_bytes;
+        }
+    } else {
+        enum thole_code code = segment_open(s, s->next_file, true, &g, st);
+        if (code != THOLE_OK) {
+            return code;
+        }
+    }
+    g->number = number;
+    g->end = 0;
+    g->tail = segments_oldest(s)->number;
+    pthread_mutex_lock(s->lock);
+    ring_push(&s->live, g);
+    pthread_mutex_unlock(s->lock);
+    return THOLE_OK;
+}
+
+static enum thole_code write_all(const struct segment *g, struct iovec *v, int count, off_t at,
+                                 struct thole_status *st)
+{
+    while (count > 0) {
+        ssize_t n = pwritev(g->fd, v, count, at);
+
+        if (n < 0 && errno == EINTR) {
+            continue;
+        }
+        if (n < 0) {
+            return fail_io(st, "write", g);
+        }
+        at += n;
+        while (count > 0 && (size_t)n >= v->iov_len) {
+            n -= (ssize_t)v->iov_len;
+            v++;
+            count--;
+        }
+        if (count > 0) {
+            v->iov_base = (char *)v->iov_base + n;
+            v->iov_len -= (size_t)n;
+        }
+    }
+    return THOLE_OK;
+}
+
+/* How many zeros follow what ends at `end`. */
+static uint32_t zeros_ahead(const struct segments *s, const struct segment *g, size_t frame,
+                            uint32_t end)
+{
+    if (end <= g->extent || frame > ZERO_AHEAD_WRITE_MAX || end >= s->segment_bytes) {
+        return 0;
+    }
+    uint32_t room = s->segment_bytes - end;
+    return room < ZERO_AHEAD_BYTES ? room : ZERO_AHEAD_BYTES;
+}
+
+enum thole_code segments_append(struct segments *s, struct slice frame, struct thole_status *st)
+{
+    static uint8_t zeros[ZERO_CHUNK_BYTES];
+    uint8_t header[SEGMENT_HEADER_BYTES];
+    struct iovec v[2 + ZERO_CHUNKS_MAX];
+    struct segment *g = segments_newest(s);
+    int count = 0;
+
+    if (g->end > SEGMENT_HEADER_BYTES &&
+        (frame.size > s->segment_bytes || g->end > s->segment_bytes - frame.size)) {
+        enum thole_code code = begin_segment(s, st);
+        if (code != THOLE_OK) {
+            return code;
+        }
+        g = segments_newest(s);
+    }
+    uint32_t at = g->end;
+    bool begins = at <= SEGMENT_HEADER_BYTES;
+    if (begins) {
+        at = 0;
+        g->first_sequence = s->sequence;
+        header_encode(s, g, header);
+        v[count++] = (struct iovec){header, sizeof header};
+    }
+    v[count++] = (struct iovec){(void *)(uintptr_t)frame.data, frame.size};
+    ASSERT(frame.size <= UINT32_MAX - at - SEGMENT_HEADER_BYTES);
+    uint32_t end = at + (begins ? SEGMENT_HEADER_BYTES : 0) + (uint32_t)frame.size;
+    uint32_t ahead = zeros_ahead(s, g, frame.size, end);
+    for (uint32_t left = ahead; left > 0;) {
+        uint32_t n = left < ZERO_CHUNK_BYTES ? left : ZERO_CHUNK_BYTES;
+        v[count++] = (struct iovec){zeros, n};
+        left -= n;
+    }
+    enum thole_code code = write_all(g, v, count, at, st);
+    if (code != THOLE_OK) {
+        return code;
+    }
+    if (fdatasync(g->fd) != 0) {
+        return fail_io(st, "sync", g);
+    }
+    g->end = end;
+    if (end + ahead > g->extent) {
+        g->extent = end + ahead;
+    }
+    s->recorded_tail = g->tail;
+    s->sequence++;
+    return THOLE_OK;
+}
