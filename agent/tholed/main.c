@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
+#include <sys/resource.h>
 #include <sys/signalfd.h>
 #include <systemd/sd-daemon.h>
 #include <unistd.h>
@@ -287,6 +288,18 @@ static int start_and_run(struct daemon *d, int signal_fd)
     return rc;
 }
 
+/* Every segment of the log is an open file, as are RocksDB's tables; the customary soft limit is for
+ * programs that use select. */
+static void allow_open_files(void)
+{
+    struct rlimit limit;
+    if (getrlimit(RLIMIT_NOFILE, &limit) == 0 && limit.rlim_cur < limit.rlim_max) {
+        limit.rlim_cur = limit.rlim_max;
+        if (setrlimit(RLIMIT_NOFILE, &limit) != 0)
+            LOG_WARN(DAEMON, "cannot raise the limit of open files: %s", strerror(errno));
+    }
+}
+
 int main(int argc, char **argv)
 {
     struct thole_status st = {0};
@@ -306,6 +319,7 @@ int main(int argc, char **argv)
         sigaddset(&signals, SIGHUP);
         pthread_sigmask(SIG_BLOCK, &signals, NULL);
         signal(SIGPIPE, SIG_IGN);
+        allow_open_files();
         signal(SIGXFSZ, SIG_IGN); /* a limit is a failed write like any other */
         int signal_fd = signalfd(-1, &signals, SFD_CLOEXEC);
         d->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
