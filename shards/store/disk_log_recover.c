@@ -119,12 +119,22 @@ static enum thole_code apply_frame(struct disk_log *s, const struct segment *g, 
     return THOLE_OK;
 }
 
+/* The sequence that the segment behind this position begins with: what has it here was torn, not
+ * acknowledged, and written anew over there. */
+static uint64_t end_sequence(const struct segments *files, size_t position)
+{
+    return position + 1 < files->live.count
+               ? files->live.items[files->live.head + position + 1]->first_sequence
+               : UINT64_MAX;
+}
+
 /* Scan the live segment with this position, and set its end. */
 static enum thole_code scan_segment(struct scan *c, size_t position, struct thole_status *st)
 {
     struct segments *files = &c->s->files;
     struct segment *g = files->live.items[files->live.head + position];
     enum thole_code code = segment_load(g, &c->file, st);
+    uint64_t end = end_sequence(files, position);
     uint32_t at = SEGMENT_HEADER_BYTES;
     struct frame f;
     bool more = false;
@@ -132,7 +142,7 @@ static enum thole_code scan_segment(struct scan *c, size_t position, struct thol
     if (code != THOLE_OK) {
         return code;
     }
-    while (at < c->file.size &&
+    while (at < c->file.size && files->sequence < end &&
            frame_open(&f, slice_of(c->file.data + at, c->file.size - at), files->seed) &&
            f.sequence == files->sequence) {
         if (!is_intact(f)) {
@@ -152,8 +162,7 @@ static enum thole_code scan_segment(struct scan *c, size_t position, struct thol
     if (code == THOLE_OK && position + 1 == files->live.count) {
         code = look_further(c, position, at, &more, st);
     } else if (code == THOLE_OK) {
-        more =
-            files->live.items[files->live.head + position + 1]->first_sequence != files->sequence;
+        more = end != files->sequence;
     }
     return code == THOLE_OK && more ? fail_loss(st, g, at) : code;
 }
