@@ -16,6 +16,7 @@
 struct scan {
     struct disk_log *s;
     struct bytes file; /* the segment being read */
+    uint32_t last;     /* where its last frame begins; 0: it has none */
     struct bytes other;
 };
 
@@ -139,6 +140,7 @@ static enum thole_code scan_segment(struct scan *c, size_t position, struct thol
     struct frame f;
     bool more = false;
 
+    c->last = 0;
     if (code != THOLE_OK) {
         return code;
     }
@@ -156,6 +158,7 @@ static enum thole_code scan_segment(struct scan *c, size_t position, struct thol
             return code;
         }
         files->sequence++;
+        c->last = at;
         at += f.bytes;
     }
     g->end = at;
@@ -165,6 +168,21 @@ static enum thole_code scan_segment(struct scan *c, size_t position, struct thol
         more = end != files->sequence;
     }
     return code == THOLE_OK && more ? fail_loss(st, g, at) : code;
+}
+
+/* The last frame may be in the system's memory only: whoever wrote it was killed before the sync, or
+ * the sync failed, which leaves memory that claims to be clean. So it is written again, before
+ * anything relies on it. */
+static enum thole_code settle(struct scan *c, struct thole_status *st)
+{
+    struct segments *files = &c->s->files;
+    uint32_t from = c->last == SEGMENT_HEADER_BYTES ? 0 : c->last;
+
+    return c->last == 0
+               ? THOLE_OK
+               : segments_rewrite(files, from,
+                                  slice_of(c->file.data + from, segments_newest(files)->end - from),
+                                  st);
 }
 
 /* ---- The whole --------------------------------------------------------------------------------- */
@@ -215,6 +233,9 @@ enum thole_code disk_log__recover(struct disk_log *s, struct thole_status *st)
     }
     for (size_t i = 0; i < s->files.live.count && code == THOLE_OK; i++) {
         code = scan_segment(&c, i, st);
+    }
+    if (code == THOLE_OK) {
+        code = settle(&c, st);
     }
     bytes_deinit(&c.file);
     bytes_deinit(&c.other);

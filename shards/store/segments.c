@@ -368,6 +368,9 @@ enum thole_code segments_open(struct segments *s, pthread_mutex_t *lock, const c
     if (code == THOLE_OK) {
         code = open_files(s, st);
     }
+    if (code == THOLE_OK) { /* a process that was killed may have made some without syncing */
+        code = file_sync_dir(path, st);
+    }
     if (code == THOLE_OK && s->spare.count > 0) {
         code = is_new ? THOLE_FAIL(st, THOLE_DATA_LOSS, THOLE_REASON_CORRUPT,
                                    "%s has segments, but the file ID is missing", path)
@@ -481,6 +484,19 @@ static uint32_t zeros_ahead(const struct segments *s, const struct segment *g, s
     }
     uint32_t room = s->segment_bytes - end;
     return room < ZERO_AHEAD_BYTES ? room : ZERO_AHEAD_BYTES;
+}
+
+enum thole_code segments_rewrite(struct segments *s, uint32_t at, struct slice bytes,
+                                 struct thole_status *st)
+{
+    const struct segment *g = segments_newest(s);
+    struct iovec v = {(void *)(uintptr_t)bytes.data, bytes.size};
+    enum thole_code code = write_all(g, &v, 1, at, st);
+
+    if (code == THOLE_OK && fdatasync(g->fd) != 0) {
+        code = fail_io(st, "sync", g);
+    }
+    return code;
 }
 
 enum thole_code segments_append(struct segments *s, struct slice frame, struct thole_status *st)

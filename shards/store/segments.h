@@ -86,6 +86,9 @@ void segments_drop(struct segments *s, struct log_place *at);
  * place is then the last `frame.size` bytes before `end` of the newest. UNAVAILABLE DISK. */
 THOLE_MUST_CHECK enum thole_code segments_append(struct segments *s, struct slice frame,
                                                  struct thole_status *st);
+/* Write the newest segment's bytes from `at` on once more, synced: what was found there at open. */
+THOLE_MUST_CHECK enum thole_code segments_rewrite(struct segments *s, uint32_t at,
+                                                  struct slice bytes, struct thole_status *st);
 /* With the lock: take the oldest segment out of the ring if nothing in it is wanted and nobody reads it. */
 bool segments_retire(struct segments *s);
 

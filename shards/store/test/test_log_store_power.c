@@ -1,0 +1,505 @@
+/* The power goes, at any sync of any write or reopening: what is then on the disk is, sector by
+ * sector, what was synced or what was written since. Reopened from that, the log holds what was
+ * acknowledged, and of the write that was under way a whole number of its updates. At times only the
+ * process goes, and nothing but what was never written is lost; until the power goes too.
+ *
+ * The disk is modelled in front of the system's calls, which are replaced here: a file's content is
+ * durable as of its last fdatasync, a directory's as of its last fsync. THOLE_SEED=n repeats a run,
+ * THOLE_STEPS=n makes it longer. */
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#include "base/hash.h"
+#include "shards/store/disk_log.h"
+#include "shards/store/test/random_updates.h"
+#include "shards/store/test/store_fixture.h"
+
+enum { SECTOR_BYTES = 512, FILES_MAX = 1024, NAME_MAX_BYTES = 16 };
+
+/* ---- The disk --------------------------------------------------------------------------------- */
+
+struct disk_file {
+    char name[NAME_MAX_BYTES];
+    bool linked;         /* durably */
+    bool unlinked;       /* since */
+    struct bytes synced; /* content, durably */
+};
+
+static struct {
+    char *path; /* of the log */
+    struct disk_file files[FILES_MAX];
+    size_t count;
+    struct rand rand;
+    uint64_t syncs_left; /* until the machine stops; 0: it does not */
+    bool stopped;
+} disk;
+
+static struct disk_file *file_of(const char *name)
+{
+    for (size_t i = 0; i < disk.count; i++) {
+        if (strcmp(disk.files[i].name, name) == 0) {
+            return &disk.files[i];
+        }
+    }
+    struct disk_file *f = disk.files;
+    while (f < disk.files + disk.count && f->name[0] != '\0') {
+        f++;
+    }
+    assert_true(f < disk.files + FILES_MAX);
+    disk.count += f == disk.files + disk.count;
+    snprintf(f->name, sizeof f->name, "%s", name);
+    return f;
+}
+
+/* The name within the log if it is a segment's, or "" for the directory itself; else NULL. */
+static const char *name_of(const char *path)
+{
+    size_t n = disk.path != NULL ? strlen(disk.path) : 0;
+
+    if (n == 0 || strncmp(path, disk.path, n) != 0) {
+        return NULL;
+    }
+    if (path[n] == '\0') {
+        return "";
+    }
+    return strstr(path + n, ".seg") != NULL ? path + n + 1 : NULL;
+}
+
+static char *path_of(int fd, char *to, size_t size)
+{
+    char link[64];
+
+    snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
+    ssize_t n = readlink(link, to, size - 1);
+    assert_true(n > 0);
+    to[n] = '\0';
+    return to;
+}
+
+static void load(const char *name, struct bytes *b)
+{
+    char path[512];
+    struct stat info;
+
+    snprintf(path, sizeof path, "%s/%s", disk.path, name);
+    int fd = open(path, O_RDONLY);
+    bytes_clear(b);
+    if (fd < 0) {
+        return;
+    }
+    assert_int_equal(fstat(fd, &info), 0);
+    size_t size = (size_t)info.st_size;
+    if (size > 0) {
+        assert_int_equal(pread(fd, bytes_extend(b, size), size, 0), info.st_size);
+    }
+    close(fd);
+}
+
+static bool is_there(const char *name)
+{
+    char path[512];
+
+    snprintf(path, sizeof path, "%s/%s", disk.path, name);
+    return access(path, F_OK) == 0;
+}
+
+/* Does the machine stop before this takes effect? From then on nothing does. */
+static bool stops(void)
+{
+    if (disk.syncs_left > 0 && --disk.syncs_left == 0) {
+        disk.stopped = true;
+    }
+    return disk.stopped;
+}
+
+int fdatasync(int fd)
+{
+    char path[512];
+    const char *name = name_of(path_of(fd, path, sizeof path));
+
+    if (name != NULL) {
+        if (stops()) {
+            errno = EIO;
+            return -1;
+        }
+        load(name, &file_of(name)->synced);
+    }
+    return 0;
+}
+
+static void sync_names(void)
+{
+    DIR *d = opendir(disk.path);
+    struct dirent *e;
+
+    assert_non_null(d);
+    for (size_t i = 0; i < disk.count; i++) {
+        struct disk_file *f = &disk.files[i];
+
+        if (f->unlinked) {
+            bytes_clear(&f->synced); /* what has this name now is another file */
+        }
+        f->linked = f->unlinked = false;
+        if (!is_there(f->name)) {
+            f->name[0] = '\0';
+        }
+    }
+    while ((e = readdir(d)) != NULL) {
+        if (strstr(e->d_name, ".seg") != NULL) {
+            file_of(e->d_name)->linked = true;
+        }
+    }
+    closedir(d);
+}
+
+int fsync(int fd)
+{
+    char path[512];
+    const char *name = name_of(path_of(fd, path, sizeof path));
+
+    if (name != NULL && name[0] == '\0') {
+        if (stops()) {
+            errno = EIO;
+            return -1;
+        }
+        sync_names();
+    }
+    return 0;
+}
+
+int unlink(const char *path)
+{
+    const char *name = name_of(path);
+
+    if (name != NULL && name[0] != '\0') {
+        file_of(name)->unlinked = true;
+    }
+    return unlinkat(AT_FDCWD, path, 0);
+}
+
+/* ---- The power goes ---------------------------------------------------------------------------- */
+
+static size_t surviving_size(size_t synced, size_t written)
+{
+    size_t lo = synced < written ? synced : written, hi = synced < written ? written : synced;
+
+    switch (rand_below(&disk.rand, 3)) {
+    case 0:
+        return synced;
+    case 1:
+        return written;
+    default:
+        return rand_between(&disk.rand, lo, hi);
+    }
+}
+
+static void mix(const struct bytes *synced, const struct bytes *written, struct bytes *out)
+{
+    static const double odds[] = {0, 0.02, 0.5, 0.98, 1};
+    double p = odds[rand_below(&disk.rand, 5)];
+    size_t size = surviving_size(synced->size, written->size);
+
+    bytes_clear(out);
+    if (size == 0) {
+        return;
+    }
+    memset(bytes_extend(out, size), 0, size);
+    for (size_t at = 0; at < size; at += SECTOR_BYTES) {
+        const struct bytes *from = rand_chance(&disk.rand, p) ? written : synced;
+        size_t n = size - at < SECTOR_BYTES ? size - at : SECTOR_BYTES;
+
+        if (at < from->size) {
+            memcpy(out->data + at, from->data + at, n < from->size - at ? n : from->size - at);
+        }
+    }
+}
+
+static void store_file(const char *name, const struct bytes *b)
+{
+    char path[512];
+
+    snprintf(path, sizeof path, "%s/%s", disk.path, name);
+    FILE *f = fopen(path, "wb");
+    assert_non_null(f);
+    assert_int_equal(fwrite(b->data, 1, b->size, f), b->size);
+    assert_int_equal(fclose(f), 0);
+}
+
+/* Puts on the disk what is left, which is durable then. */
+static void lose_power(void)
+{
+    struct bytes written = {0}, left = {0};
+
+    for (size_t i = 0; i < disk.count; i++) {
+        struct disk_file *f = &disk.files[i];
+        bool exists = f->name[0] != '\0' && is_there(f->name), old = f->linked && f->unlinked;
+
+        if (!exists && !f->linked) {
+            f->name[0] = '\0';
+            continue;
+        }
+        load(f->name, &written);
+        if (exists && !f->linked && rand_chance(&disk.rand, 0.5)) {
+            exists = false; /* its name was not synced */
+        } else if (old && rand_chance(&disk.rand, 0.5)) {
+            exists = true; /* its removal was not */
+            bytes_clear(&written);
+            bytes_append_slice(&written, bytes_slice(&f->synced));
+        } else if (old) {
+            bytes_clear(&f->synced);
+        }
+        char path[512];
+        snprintf(path, sizeof path, "%s/%s", disk.path, f->name);
+        if (!exists) {
+            (void)unlinkat(AT_FDCWD, path, 0);
+            bytes_clear(&f->synced);
+            f->linked = f->unlinked = false;
+            f->name[0] = '\0';
+            continue;
+        }
+        mix(&f->synced, &written, &left);
+        store_file(f->name, &left);
+        bytes_clear(&f->synced);
+        bytes_append_slice(&f->synced, bytes_slice(&left));
+        f->linked = true;
+        f->unlinked = false;
+    }
+    bytes_deinit(&written);
+    bytes_deinit(&left);
+}
+
+static void let_it_run(void)
+{
+    disk.stopped = false;
+    disk.syncs_left = 0;
+}
+
+/* ---- What a log holds -------------------------------------------------------------------------- */
+
+static uint64_t mix_in(uint64_t h, struct slice s)
+{
+    return hash64(s.data, s.size, h + s.size);
+}
+
+static uint64_t mix_number(uint64_t h, uint64_t n)
+{
+    return hash64(&n, sizeof n, h);
+}
+
+static uint64_t digest_entries(struct log_store *s, const struct store_replica *x, uint64_t h)
+{
+    struct raft_entry *got[64];
+
+    for (uint64_t next = x->start_index + 1; next <= x->last_index;) {
+        size_t n = 0;
+
+        assert_int_equal(
+            s->ops->read(s, x->replica_id, next, x->last_index, SIZE_MAX, 64, got, &n, NULL),
+            THOLE_OK);
+        assert_true(n > 0);
+        for (size_t i = 0; i < n; i++) {
+            assert_int_equal(got[i]->index, next++);
+            h = mix_number(h, got[i]->term);
+            h = mix_number(h, got[i]->kind);
+            h = mix_number(h, got[i]->session);
+            h = mix_number(h, got[i]->sequence);
+            h = mix_in(h, got[i]->payload.bytes);
+            raft_entry_unref(got[i]);
+        }
+    }
+    return h;
+}
+
+static uint64_t digest(struct log_store *s)
+{
+    const struct store_replica *x;
+    struct buf *host = NULL;
+    size_t it = 0;
+    uint64_t h = 0;
+
+    while ((x = s->ops->next(s, &it)) != NULL) {
+        h = mix_number(h, x->replica_id);
+        h = mix_number(h, x->removed);
+        if (x->removed) {
+            continue;
+        }
+        h = mix_number(h, x->shard_id);
+        h = mix_in(h, x->descriptor);
+        h = mix_number(h, x->hard.term);
+        h = mix_number(h, x->hard.vote);
+        h = mix_number(h, x->hard.commit);
+        h = mix_number(h, x->start_index);
+        h = mix_number(h, x->start_term);
+        h = mix_number(h, x->last_index);
+        h = mix_number(h, x->machine_generation);
+        h = mix_in(h, x->start_config);
+        for (size_t i = 0; i < x->run_count; i++) {
+            h = mix_number(h, x->runs[i].first_index);
+            h = mix_number(h, x->runs[i].term);
+        }
+        h = digest_entries(s, x, h);
+    }
+    if (s->ops->get_host(s, "record", &host, NULL) == THOLE_OK) {
+        h = mix_in(h, slice_of(host->data, host->size));
+        buf_unref(host);
+    }
+    return h;
+}
+
+/* ---- The test ---------------------------------------------------------------------------------- */
+
+struct run {
+    char *dir;
+    struct log_store *log, *memory;
+    struct rand rand;
+    struct guess guesses[RANDOM_IDS];
+    uint64_t stops, opens;
+};
+
+/* Open, and at times stop in the middle of that, too. */
+static void reopen(struct run *t)
+{
+    struct thole_status st = {0};
+
+    for (;;) {
+        if (rand_chance(&t->rand, 0.7)) {
+            lose_power();
+        }
+        let_it_run();
+        if (rand_chance(&t->rand, 0.2)) {
+            disk.syncs_left = 1 + rand_below(&t->rand, 3);
+        }
+        t->opens++;
+        enum thole_code code = log_try_open(t->dir, &t->log, &st);
+        if (code == THOLE_OK && !disk.stopped) {
+            let_it_run();
+            return;
+        }
+        if (code != THOLE_OK && !disk.stopped) {
+            fail_msg("open: %s (%s:%d)", st.message, st.file, st.line);
+        }
+        if (code == THOLE_OK) {
+            log_shut(t->log);
+        }
+    }
+}
+
+static void expect_same(struct run *t)
+{
+    if (digest(t->log) != digest(t->memory)) {
+        log_expect_same(t->memory, t->log);
+        fail_msg("a host record differs");
+    }
+}
+
+/* The batch, up to some update, is in the log. */
+static void catch_up(struct run *t, const struct random_batch *b)
+{
+    uint64_t found = digest(t->log);
+
+    for (size_t i = 0; i < b->count && digest(t->memory) != found; i++) {
+        assert_int_equal(t->memory->ops->write(t->memory, &b->u[i], 1, NULL), THOLE_OK);
+    }
+    expect_same(t);
+}
+
+static void write_batch(struct run *t)
+{
+    struct random_batch b;
+
+    random_batch(&t->rand, t->guesses, &b);
+    if (rand_chance(&t->rand, 0.3)) {
+        disk.syncs_left = 1 + rand_below(&t->rand, 3);
+    }
+    uint64_t sequence = ((struct disk_log *)t->log)->files.sequence;
+    enum thole_code code = t->log->ops->write(t->log, b.u, b.count, NULL);
+    if (disk.stopped) {
+        t->stops++;
+        assert_int_equal(code, THOLE_UNAVAILABLE);
+        log_shut(t->log);
+        reopen(t);
+        if (((struct disk_log *)t->log)->files.sequence == sequence) {
+            expect_same(t);
+        } else {
+            catch_up(t, &b);
+        }
+        random_correct(t->guesses, t->memory);
+    } else {
+        let_it_run();
+        assert_int_equal(t->memory->ops->write(t->memory, b.u, b.count, NULL), code);
+        if (code != THOLE_OK) {
+            random_correct(t->guesses, t->memory);
+        }
+    }
+    random_batch_free(&b);
+}
+
+static void write_host(struct run *t, uint64_t step)
+{
+    struct slice value = slice_of((const uint8_t *)&step, sizeof step);
+
+    assert_int_equal(t->log->ops->put_host(t->log, "record", value, NULL), THOLE_OK);
+    assert_int_equal(t->memory->ops->put_host(t->memory, "record", value, NULL), THOLE_OK);
+}
+
+static void test_log_power_loss_keeps_what_was_acknowledged(void **state)
+{
+    static struct run t;
+    uint64_t seed = random_option("THOLE_SEED", (uint64_t)time(NULL));
+    uint64_t steps = random_option("THOLE_STEPS", 1500);
+    char path[512];
+
+    (void)state;
+    print_message("THOLE_SEED=%" PRIu64 "\n", seed);
+    rand_seed(&t.rand, seed);
+    rand_seed(&disk.rand, seed + 1);
+    t.dir = dir_new();
+    snprintf(path, sizeof path, "%s/log", t.dir);
+    disk.path = path;
+    t.log = log_open(t.dir);
+    t.memory = log_store_memory_new();
+    for (uint64_t step = 0; step < steps; step++) {
+        write_batch(&t);
+        if (rand_chance(&t.rand, 0.05)) {
+            write_host(&t, step);
+        }
+        if (rand_chance(&t.rand, 0.03)) { /* between two writes */
+            log_shut(t.log);
+            reopen(&t);
+            expect_same(&t);
+        }
+    }
+    expect_same(&t);
+    print_message("stopped in %" PRIu64 " writes, opened %" PRIu64 " times, %u segments\n", t.stops,
+                  t.opens, segments_newest(&((struct disk_log *)t.log)->files)->number);
+    assert_true(t.stops > steps / 20);
+    log_shut(t.log);
+    log_shut(t.memory);
+    disk.path = NULL;
+    for (size_t i = 0; i < disk.count; i++) {
+        bytes_deinit(&disk.files[i].synced);
+    }
+    dir_free(t.dir);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_log_power_loss_keeps_what_was_acknowledged),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
