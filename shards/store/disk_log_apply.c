@@ -48,9 +48,12 @@ static const char *apply_identity(struct disk_log *s, struct log_replica *r, str
     if (id.tombstone) {
         r->state = LOG_TOMBSTONE;
         disk_log__drop_log(s, r);
-    } else if (r->state == LOG_ABSENT) {
+        return NULL;
+    }
+    if (r->state == LOG_ABSENT) {
         r->state = LOG_LIVE;
-        buf_unref(r->descriptor);
+    }
+    if (r->descriptor == NULL) { /* also of one that is damaged */
         r->descriptor = buf_copy(id.descriptor.data, id.descriptor.size);
     }
     return NULL;
