@@ -239,5 +239,7 @@ enum thole_code disk_log__recover(struct disk_log *s, struct thole_status *st)
     }
     bytes_deinit(&c.file);
     bytes_deinit(&c.other);
+    while (code == THOLE_OK && segments_retire(&s->files)) {
+    }
     return code == THOLE_OK ? mark_damaged(s, st) : code;
 }
