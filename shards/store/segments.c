@@ -98,6 +98,55 @@ bool segments_retire(struct segments *s)
     return true;
 }
 
+/* ---- The file ID ------------------------------------------------------------------------------ */
+
+#define ID_FILE_BYTES_MAX 256
+
+/* The file ID says which log this is, and how many segment files it has at least: a file that is
+ * missing, even the newest, or that cannot be read, is never taken for the end of the log. */
+static enum thole_code read_id(struct segments *s, struct thole_status *st)
+{
+    char text[UUID_TEXT_BYTES] = "";
+    unsigned version = 0;
+    struct buf *b = NULL;
+    char line[ID_FILE_BYTES_MAX + 1] = "";
+    char *path = xasprintf("%s/ID", s->path);
+    enum thole_code code = file_read(path, ID_FILE_BYTES_MAX, &b, st);
+
+    if (code == THOLE_OK) {
+        memcpy(line, b->data, b->size);
+        buf_unref(b);
+        int n = sscanf(line, "thole log %u %36s %" SCNu32, &version, text, &s->files);
+
+        if (n < 1 || (version == SEGMENT_VERSION && (n < 3 || !uuid_parse(text, &s->id)))) {
+            code = THOLE_FAIL(st, THOLE_DATA_LOSS, THOLE_REASON_CORRUPT, "%s is damaged", path);
+        } else if (version != SEGMENT_VERSION) {
+            code = THOLE_FAIL(st, THOLE_FAILED_PRECONDITION, THOLE_REASON_FORMAT,
+                              "the log has format %u, this program knows %d", version,
+                              SEGMENT_VERSION);
+        }
+    }
+    free(path);
+    return code;
+}
+
+/* More files than this are harmless: they are counted after they are made, and before they are
+ * deleted. */
+static enum thole_code count_files(struct segments *s, uint32_t files, struct thole_status *st)
+{
+    char text[UUID_TEXT_BYTES], line[ID_FILE_BYTES_MAX];
+    char *path = xasprintf("%s/ID", s->path);
+
+    uuid_format(&s->id, text);
+    snprintf(line, sizeof line, "thole log %d %s %" PRIu32 "\n", SEGMENT_VERSION, text, files);
+    enum thole_code code = file_write_atomic(path, slice_str(line), st);
+    if (code == THOLE_OK) {
+        s->files = files;
+    }
+    free(path);
+    return code;
+}
+
 /* ---- Files ------------------------------------------------------------------------------------ */
 
 static char *segment_path(const struct segments *s, uint32_t file)
@@ -132,7 +181,7 @@ static enum thole_code segment_open(struct segments *s, uint32_t file, bool crea
         g->extent = (uint32_t)info.st_size;
     }
     if (code == THOLE_OK && create) {
-        code = file_sync_dir(s->path, st);
+        code = count_files(s, s->files + 1, st); /* this syncs the directory */
     }
     free(path);
     if (code != THOLE_OK) {
@@ -221,44 +270,6 @@ static enum thole_code header_read(struct segments *s, struct segment *g, struct
 
 /* ---- Open ------------------------------------------------------------------------------------- */
 
-#define ID_FILE_BYTES_MAX 256
-
-/* The file ID says which log this is: written before anything else, so that segments whose headers
- * are all damaged are not taken for a new log. */
-static enum thole_code read_id(struct segments *s, const char *path, struct thole_status *st)
-{
-    char text[UUID_TEXT_BYTES] = "";
-    unsigned version = 0;
-    struct buf *b = NULL;
-    char line[ID_FILE_BYTES_MAX + 1] = "";
-    enum thole_code code = file_read(path, ID_FILE_BYTES_MAX, &b, st);
-
-    if (code != THOLE_OK) {
-        return code;
-    }
-    memcpy(line, b->data, b->size);
-    buf_unref(b);
-    if (sscanf(line, "thole log %u %36s", &version, text) < 1 ||
-        (version == SEGMENT_VERSION && !uuid_parse(text, &s->id))) {
-        return THOLE_FAIL(st, THOLE_DATA_LOSS, THOLE_REASON_CORRUPT, "%s is damaged", path);
-    }
-    if (version != SEGMENT_VERSION) {
-        return THOLE_FAIL(st, THOLE_FAILED_PRECONDITION, THOLE_REASON_FORMAT,
-                          "the log has format %u, this program knows %d", version, SEGMENT_VERSION);
-    }
-    return THOLE_OK;
-}
-
-static enum thole_code write_id(struct segments *s, const char *path, struct thole_status *st)
-{
-    char text[UUID_TEXT_BYTES], line[ID_FILE_BYTES_MAX];
-
-    s->id = uuid_random();
-    uuid_format(&s->id, text);
-    snprintf(line, sizeof line, "thole log %d %s\n", SEGMENT_VERSION, text);
-    return file_write_atomic(path, slice_str(line), st);
-}
-
 static int by_number(const void *a, const void *b)
 {
     uint32_t x = (*(struct segment *const *)a)->number, y = (*(struct segment *const *)b)->number;
@@ -276,9 +287,18 @@ static enum thole_code open_files(struct segments *s, struct thole_status *st)
         return THOLE_FAIL(st, THOLE_UNAVAILABLE, THOLE_REASON_DISK, "%s: %s", s->path,
                           strerror(errno));
     }
-    while (code == THOLE_OK && (e = readdir(d)) != NULL) {
+    while (code == THOLE_OK) {
         char *end;
         struct segment *g;
+
+        errno = 0;
+        if ((e = readdir(d)) == NULL) {
+            if (errno != 0) {
+                code = THOLE_FAIL(st, THOLE_UNAVAILABLE, THOLE_REASON_DISK, "%s: %s", s->path,
+                                  strerror(errno));
+            }
+            break;
+        }
         unsigned long file = strtoul(e->d_name, &end, 10);
 
         if (end != e->d_name + 8 || strcmp(end, ".seg") != 0) {
@@ -324,18 +344,59 @@ static enum thole_code arrange(struct segments *s, struct thole_status *st)
     return code;
 }
 
-/* The first segment of a new log: in a new file, because one whose header cannot be read may hold
- * something. */
+/* The first segment of a new log: in a file that is empty, because one whose header cannot be read may
+ * hold something. */
 static enum thole_code begin_log(struct segments *s, struct thole_status *st)
 {
-    struct segment *g;
-    enum thole_code code = segment_open(s, s->next_file, true, &g, st);
+    struct segment *g = NULL;
+    enum thole_code code = THOLE_OK;
 
+    for (size_t i = s->spare.head; i < s->spare.head + s->spare.count && g == NULL; i++) {
+        if (s->spare.items[i]->extent == 0) {
+            g = s->spare.items[i];
+            s->spare.items[i] = s->spare.items[s->spare.head];
+            s->spare.items[s->spare.head] = g;
+            (void)ring_pop(&s->spare);
+        }
+    }
+    if (g == NULL) {
+        code = segment_open(s, s->next_file, true, &g, st);
+    }
     if (code == THOLE_OK) {
         g->number = g->tail = s->recorded_tail = 1;
         ring_push(&s->live, g);
     }
     return code;
+}
+
+/* Open the files that there are, and see that none is missing. */
+static enum thole_code find_files(struct segments *s, struct thole_status *st)
+{
+    enum thole_code code = read_id(s, st);
+    bool is_new = code == THOLE_NOT_FOUND;
+
+    if (code == THOLE_OK || is_new) {
+        code = open_files(s, st);
+    }
+    if (code != THOLE_OK) {
+        return code;
+    }
+    if (is_new && s->spare.count > 0) {
+        return THOLE_FAIL(st, THOLE_DATA_LOSS, THOLE_REASON_CORRUPT,
+                          "%s has segments, but the file ID is missing", s->path);
+    }
+    if (s->spare.count < s->files) {
+        return THOLE_FAIL(st, THOLE_DATA_LOSS, THOLE_REASON_CORRUPT,
+                          "%s has %zu segments of %" PRIu32, s->path, s->spare.count, s->files);
+    }
+    if (is_new) {
+        s->id = uuid_random();
+    }
+    if (is_new || s->spare.count != s->files) {
+        return count_files(s, (uint32_t)s->spare.count, st);
+    }
+    /* A process that was killed may have made some without syncing. */
+    return file_sync_dir(s->path, st);
 }
 
 enum thole_code segments_open(struct segments *s, pthread_mutex_t *lock, const char *path,
@@ -349,7 +410,6 @@ enum thole_code segments_open(struct segments *s, pthread_mutex_t *lock, const c
         .sequence = 1,
         .next_file = 1,
     };
-    bool is_new = false;
     enum thole_code code = file_make_dirs(path, st);
     if (code == THOLE_OK) {
         char *name = xasprintf("%s/LOCK", path);
@@ -357,24 +417,10 @@ enum thole_code segments_open(struct segments *s, pthread_mutex_t *lock, const c
         free(name);
     }
     if (code == THOLE_OK) {
-        char *id = xasprintf("%s/ID", path);
-        code = read_id(s, id, st);
-        is_new = code == THOLE_NOT_FOUND;
-        if (is_new) {
-            code = write_id(s, id, st);
-        }
-        free(id);
-    }
-    if (code == THOLE_OK) {
-        code = open_files(s, st);
-    }
-    if (code == THOLE_OK) { /* a process that was killed may have made some without syncing */
-        code = file_sync_dir(path, st);
+        code = find_files(s, st);
     }
     if (code == THOLE_OK && s->spare.count > 0) {
-        code = is_new ? THOLE_FAIL(st, THOLE_DATA_LOSS, THOLE_REASON_CORRUPT,
-                                   "%s has segments, but the file ID is missing", path)
-                      : arrange(s, st);
+        code = arrange(s, st);
     }
     if (code == THOLE_OK && s->live.count == 0) {
         code = begin_log(s, st);
@@ -403,21 +449,30 @@ void segments_close(struct segments *s)
 
 /* ---- Append ----------------------------------------------------------------------------------- */
 
-/* Files that a burst left behind go back to the file system. A deletion that a crash undoes brings
- * back a spare. */
+static bool is_free(const struct segments *s)
+{
+    return s->spare.count > 0 && s->spare.items[s->spare.head]->number < s->recorded_tail;
+}
+
+/* Files that a burst left behind go back to the file system, one at a time. A deletion that a crash
+ * undoes brings back a spare. */
 static void trim_spares(struct segments *s)
 {
-    while (s->spare.count > SPARE_MIN + s->live.count / 2 &&
-           s->spare.items[s->spare.head]->number < s->recorded_tail) {
-        struct segment *g = ring_pop(&s->spare);
-        char *path = segment_path(s, g->file);
-
+    if (s->spare.count <= SPARE_MIN + s->live.count / 2 || !is_free(s)) {
+        return;
+    }
+    struct segment *g = s->spare.items[s->spare.head];
+    char *path = segment_path(s, g->file);
+    struct thole_status st = {0};
+    if (count_files(s, s->files - 1, &st) != THOLE_OK) {
+        LOG_WARN(STORE, "cannot delete %s: %s", path, st.message);
+    } else {
         if (unlink(path) != 0) {
             LOG_WARN(STORE, "cannot delete %s: %s", path, strerror(errno));
         }
-        free(path);
-        segment_free(g);
+        segment_free(ring_pop(&s->spare));
     }
+    free(path);
 }
 
 static enum thole_code begin_segment(struct segments *s, struct thole_status *st)
@@ -426,14 +481,15 @@ static enum thole_code begin_segment(struct segments *s, struct thole_status *st
     struct segment *g;
 
     trim_spares(s);
-    if (s->spare.count > 0 && s->spare.items[s->spare.head]->number < s->recorded_tail) {
-        g = ring_pop(&s->spare);
+    if (is_free(s)) {
+        g = s->spare.items[s->spare.head];
         if (g->extent > s->segment_bytes) { /* it had to take a frame that was larger */
             if (ftruncate(g->fd, s->segment_bytes) != 0) {
                 return fail_io(st, "truncate", g);
             }
             g->extent = s->segment_bytes;
         }
+        (void)ring_pop(&s->spare);
     } else {
         enum thole_code code = segment_open(s, s->next_file, true, &g, st);
         if (code != THOLE_OK) {

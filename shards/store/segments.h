@@ -51,6 +51,7 @@ struct segments {
     int lock_fd;
     uint32_t segment_bytes;
     struct uuid id; /* of the store; `seed` is made of it */
+    uint32_t files; /* that exist at least, as the file ID says */
     uint64_t seed;
     uint64_t sequence;        /* of the next frame */
     uint64_t live_bytes;      /* of all segments */
