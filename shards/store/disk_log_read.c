@@ -95,6 +95,15 @@ static bool take_run(struct reading *g, const struct store_run *run, struct slic
 
 /* ---- Where the runs are ------------------------------------------------------------------------ */
 
+/* What was read before is still in the log, so that what follows it there belongs to it: an index
+ * and a term name one entry, and all before it. */
+static bool goes_on(const struct reading *g, const struct log_index *x)
+{
+    size_t i = log_index_find(x, g->next - 1);
+
+    return g->next - 1 > x->start && i < x->end && x->runs[i].term == g->ret[g->count - 1]->term;
+}
+
 static enum thole_code locate_locked(struct reading *g, uint64_t last, struct thole_status *st)
 {
     const struct log_replica *r = map_get(&g->s->replicas, g->replica_id);
@@ -108,7 +117,7 @@ static enum thole_code locate_locked(struct reading *g, uint64_t last, struct th
                           g->replica_id);
     }
     const struct log_index *x = &r->index;
-    if (g->next <= x->start || g->next > x->last) {
+    if (g->next <= x->start || g->next > x->last || (g->count > 0 && !goes_on(g, x))) {
         return THOLE_FAIL(st, THOLE_OUT_OF_RANGE, THOLE_REASON_COMPACTED,
                           "replica %" PRIu64 ": %" PRIu64 " is not in (%" PRIu64 ", %" PRIu64 "]",
                           g->replica_id, g->next, x->start, x->last);
@@ -192,7 +201,7 @@ enum thole_code disk_log__read(struct log_store *base, uint64_t replica_id, uint
             break;
         }
         if (locate(&g, last, NULL) != THOLE_OK) {
-            break; /* cut meanwhile: what was read was true */
+            break; /* cut meanwhile: what was read was true, what follows now may not follow it */
         }
     }
     if (code != THOLE_OK) {
