@@ -496,7 +496,7 @@ bool registry__host_another_stays(const struct state *s, const struct row *host)
         if (n->row != host && !registry__host_is(n->row, thole_v1_HOST_STATE_REMOVED)) {
             return true;
         }
-        n = registry__tree_after(s->index[INDEX_HOST_NAMES], slice_of(n->key, n->key_size));
+        n = registry__tree_after(s->index[INDEX_HOST_NAMES], registry__node_key(n));
     }
     return false;
 }

@@ -41,7 +41,7 @@ static enum thole_code check_type_known(struct txn *t, upb_StringView type)
 {
     const struct node *n = registry__tree_first(t->s.index[INDEX_HOST_NAMES]);
     while (n != NULL && !registry__host_runs(n->row->host, type)) {
-        n = registry__tree_after(t->s.index[INDEX_HOST_NAMES], slice_of(n->key, n->key_size));
+        n = registry__tree_after(t->s.index[INDEX_HOST_NAMES], registry__node_key(n));
     }
     if (n == NULL) {
         return THOLE_FAIL(&t->st, THOLE_NOT_FOUND, THOLE_REASON_NO_SUCH_TYPE,

@@ -127,13 +127,15 @@ bool registry__parse_uuid(upb_StringView text, struct uuid *ret);
 
 /* ---- The persistent tree (AVL, path-copying) ------------------------------------------------- */
 
+/* There are eleven for each shard with three replicas: a node with a key of 8 bytes has 40. */
+#define REGISTRY_TREE_MAX ((UINT32_C(1) << 24) - 1) /* rows in one tree */
 struct node {
-    _Atomic uint32_t refs;
-    uint32_t count; /* of this subtree */
-    uint8_t height;
-    uint8_t key_size;
     struct node *left, *right;
     struct row *row;
+    _Atomic uint32_t refs;
+    uint32_t count : 24; /* of this subtree */
+    uint32_t height : 6; /* below 50: see tree.c */
+    uint32_t shape : 2;  /* keys of 8, 16 and 24 bytes; 3: the first byte of `key` is its size */
     uint8_t key[];
 };
 
@@ -143,6 +145,7 @@ struct key {
 };
 
 int registry__key_compare(struct slice a, struct slice b); /* lexicographic, a prefix first */
+struct slice registry__node_key(const struct node *n);
 struct node *registry__tree_ref(struct node *root);
 void registry__tree_unref(struct node *root);
 struct row *registry__tree_get(const struct node *root, struct slice key); /* borrowed, or NULL */

@@ -93,7 +93,7 @@ enum thole_code registry__save(const struct state *s, struct thole_sink *out,
         const struct node *n = registry__tree_first(root);
         while (code == THOLE_OK && n != NULL) {
             code = write_row(out, n->row);
-            n = registry__tree_after(root, slice_of(n->key, n->key_size));
+            n = registry__tree_after(root, registry__node_key(n));
         }
     }
     if (code != THOLE_OK) {

@@ -209,8 +209,9 @@ static uint64_t append(struct node **root, uint64_t *next, uint32_t max, struct 
     if (registry__tree_count(*root) > max) {
         const struct node *oldest = registry__tree_first(*root);
         dropped = oldest->row->revision;
-        memcpy(k.bytes, oldest->key, oldest->key_size);
-        registry__tree_remove(root, slice_of(k.bytes, oldest->key_size));
+        k.size = registry__node_key(oldest).size;
+        memcpy(k.bytes, registry__node_key(oldest).data, k.size);
+        registry__tree_remove(root, slice_of(k.bytes, k.size));
     }
     return dropped;
 }

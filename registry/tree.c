@@ -15,9 +15,17 @@ int registry__key_compare(struct slice a, struct slice b)
     return a.size < b.size ? -1 : a.size > b.size;
 }
 
-static struct slice node_key(const struct node *n)
+#define SHAPE_ANY 3
+
+struct slice registry__node_key(const struct node *n)
 {
-    return slice_of(n->key, n->key_size);
+    return n->shape == SHAPE_ANY ? slice_of(n->key + 1, n->key[0])
+                                 : slice_of(n->key, 8 * (n->shape + (size_t)1));
+}
+
+static uint32_t shape_of(size_t key_size)
+{
+    return key_size % 8 == 0 && key_size <= 24 ? (uint32_t)(key_size / 8 - 1) : SHAPE_ANY;
 }
 
 struct node *registry__tree_ref(struct node *root)
@@ -40,7 +48,7 @@ void registry__tree_unref(struct node *root)
     }
 }
 
-static uint8_t height(const struct node *n)
+static uint32_t height(const struct node *n)
 {
     return n == NULL ? 0 : n->height;
 }
@@ -55,22 +63,27 @@ static struct node *node_new(struct slice key, struct row *row, struct node *lef
                              struct node *right)
 {
     ASSERT(key.size > 0 && key.size <= UINT8_MAX);
-    struct node *n = xmalloc(sizeof(*n) + key.size);
+    uint32_t shape = shape_of(key.size);
+    uint32_t count = 1 + registry__tree_count(left) + registry__tree_count(right);
+    uint32_t below = height(left) > height(right) ? height(left) : height(right);
+    size_t prefix = shape == SHAPE_ANY ? 1 : 0;
+    struct node *n = xmalloc(sizeof(*n) + prefix + key.size);
+    ASSERT(count <= REGISTRY_TREE_MAX);
     atomic_init(&n->refs, 1);
-    n->key_size = (uint8_t)key.size;
-    memcpy(n->key, key.data, key.size);
     n->row = registry__row_ref(row);
     n->left = left;
     n->right = right;
-    n->count = 1 + registry__tree_count(left) + registry__tree_count(right);
-    uint8_t below = height(left) > height(right) ? height(left) : height(right);
-    n->height = (uint8_t)(below + 1);
+    n->count = count & REGISTRY_TREE_MAX;
+    n->height = (below + 1) & 63;
+    n->shape = shape & 3;
+    n->key[0] = (uint8_t)key.size;
+    memcpy(n->key + prefix, key.data, key.size);
     return n;
 }
 
 static struct node *rebuild(const struct node *from, struct node *left, struct node *right)
 {
-    return node_new(node_key(from), from->row, left, right);
+    return node_new(registry__node_key(from), from->row, left, right);
 }
 
 /* A node like `from` over `left` and `right` (taken over), whose heights differ by at most 2. */
@@ -115,7 +128,7 @@ static struct node *put(struct node *n, struct slice key, struct row *row)
     if (n == NULL) {
         return node_new(key, row, NULL, NULL);
     }
-    int order = registry__key_compare(key, node_key(n));
+    int order = registry__key_compare(key, registry__node_key(n));
     if (order == 0) {
         return node_new(key, row, registry__tree_ref(n->left), registry__tree_ref(n->right));
     }
@@ -128,7 +141,7 @@ static struct node *put(struct node *n, struct slice key, struct row *row)
 /* `key` is in the tree. */
 static struct node *without(struct node *n, struct slice key)
 {
-    int order = registry__key_compare(key, node_key(n));
+    int order = registry__key_compare(key, registry__node_key(n));
     if (order < 0) {
         return balance(n, without(n->left, key), registry__tree_ref(n->right));
     }
@@ -142,7 +155,7 @@ static struct node *without(struct node *n, struct slice key)
         return registry__tree_ref(n->left);
     }
     const struct node *next = registry__tree_first(n->right);
-    return balance(next, registry__tree_ref(n->left), without(n->right, node_key(next)));
+    return balance(next, registry__tree_ref(n->left), without(n->right, registry__node_key(next)));
 }
 
 void registry__tree_put(struct node **root, struct slice key, struct row *row)
@@ -165,7 +178,7 @@ void registry__tree_remove(struct node **root, struct slice key)
 struct row *registry__tree_get(const struct node *root, struct slice key)
 {
     while (root != NULL) {
-        int order = registry__key_compare(key, node_key(root));
+        int order = registry__key_compare(key, registry__node_key(root));
         if (order == 0) {
             return root->row;
         }
@@ -178,7 +191,7 @@ const struct node *registry__tree_after(const struct node *root, struct slice ke
 {
     const struct node *best = NULL;
     while (root != NULL) {
-        if (registry__key_compare(node_key(root), key) > 0) {
+        if (registry__key_compare(registry__node_key(root), key) > 0) {
             best = root;
             root = root->left;
         } else {
@@ -192,7 +205,7 @@ const struct node *registry__tree_before(const struct node *root, struct slice k
 {
     const struct node *best = NULL;
     while (root != NULL) {
-        if (registry__key_compare(node_key(root), key) < 0) {
+        if (registry__key_compare(registry__node_key(root), key) < 0) {
             best = root;
             root = root->right;
         } else {
@@ -228,7 +241,7 @@ uint32_t registry__tree_rank(const struct node *root, struct slice key)
 {
     uint32_t rank = 0;
     while (root != NULL) {
-        if (registry__key_compare(node_key(root), key) < 0) {
+        if (registry__key_compare(registry__node_key(root), key) < 0) {
             rank += 1 + registry__tree_count(root->left);
             root = root->right;
         } else {

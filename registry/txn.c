@@ -181,12 +181,12 @@ static void coalesce(struct txn *t, struct row *event)
             seen++;
             if (last == NULL) {
                 last = n->row;
-                memcpy(newest.bytes, n->key, n->key_size);
-                newest.size = n->key_size;
+                newest.size = registry__node_key(n).size;
+                memcpy(newest.bytes, registry__node_key(n).data, newest.size);
             }
             seen += thole_v1_Event_count(n->row->event) > 0 ? SAME_EVENTS_KEPT : 0;
         }
-        n = registry__tree_before(*root, slice_of(n->key, n->key_size));
+        n = registry__tree_before(*root, registry__node_key(n));
     }
     if (seen < SAME_EVENTS_KEPT) {
         return;

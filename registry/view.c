@@ -173,7 +173,7 @@ static const struct row *next_event(const struct state *s, uint64_t after_revisi
     if (n == NULL) {
         return NULL;
     }
-    *it = get_be64(n->key);
+    *it = get_be64(registry__node_key(n).data);
     return n->row;
 }
 
@@ -305,7 +305,7 @@ enum thole_code registry_changes_since(const struct registry_view *v, uint64_t f
     const struct node *n = registry__tree_after_revision(root, from);
     while (n != NULL) {
         report_mark(s, n->row, c);
-        n = registry__tree_after(root, slice_of(n->key, n->key_size));
+        n = registry__tree_after(root, registry__node_key(n));
     }
     uint64_t it = 0;
     const struct row *event;

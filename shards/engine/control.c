@@ -200,7 +200,7 @@ static void start(struct loop *l, struct control *c)
         .replica_id = r->replica_id,
         .shard_id = r->shard_id,
         .incarnation_created = l->e->o.incarnation,
-        .descriptor = bytes_slice(&r->descriptor),
+        .descriptor = bytes_slice(&r->boot->descriptor),
     };
     w->create = true;
     w->u.has_hard = true;

@@ -287,7 +287,7 @@ struct peer_view {
 struct replica_boot { /* what it starts from */
     struct raft_boot raft;
     struct raft_term_run *runs;
-    struct bytes config;
+    struct bytes descriptor, config;
     uint64_t bytes; /* of its log */
 };
 struct replica_shown { /* see struct engine_replica_status */
@@ -309,7 +309,6 @@ struct replica {
     uint32_t type_version;
     bool witness, lease_reads;
     struct bytes type_config;
-    struct bytes descriptor;
 
     /* The loop's. */
     enum group_state state;

@@ -14,11 +14,11 @@ struct replica *replica_new(struct engine *e, uint64_t replica_id, uint64_t shar
     r->shard_id = shard_id;
     r->loop = engine_loop(e, shard_id);
     r->applier = e->appliers[shard_id % e->o.applier_count];
-    bytes_append_slice(&r->descriptor, descriptor);
     r->boot = xcalloc(1, sizeof(*r->boot));
+    bytes_append_slice(&r->boot->descriptor, descriptor);
     struct codec_descriptor d = {0};
     struct thole_status st = {0};
-    if (codec_descriptor_decode(bytes_slice(&r->descriptor), &d, &st) != THOLE_OK) {
+    if (codec_descriptor_decode(bytes_slice(&r->boot->descriptor), &d, &st) != THOLE_OK) {
         d = (struct codec_descriptor){0};
         replica_set_failure(r, &st);
     }
@@ -37,6 +37,7 @@ void replica_boot_free(struct replica *r)
     if (!r->boot)
         return;
     free(r->boot->runs);
+    bytes_deinit(&r->boot->descriptor);
     bytes_deinit(&r->boot->config);
     free(r->boot);
     r->boot = NULL;
@@ -103,7 +104,6 @@ static void free_replica(struct replica *r)
     map_deinit(&r->peer_hosts);
     raft_config_deinit(&r->shown_config);
     bytes_deinit(&r->type_config);
-    bytes_deinit(&r->descriptor);
     replica_boot_free(r);
     free(r->failure);
     free(r->pending.slots);

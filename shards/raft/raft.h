@@ -79,14 +79,13 @@ struct raft_member {
 
 /* A (possibly joint) configuration. Sorted by replica_id. */
 struct raft_config {
-    bool joint;
-    bool auto_leave;
     uint64_t revision; /* the registry revision that asked for it; never decreases */
     uint64_t epoch;    /* how often the group was forced (raft_force): only it raises this */
-    uint32_t member_count;
     struct raft_member *members; /* owned, as is `removed`; at most LIMIT_MEMBERS */
-    uint32_t removed_count;      /* tombstones: ids that may never come back */
-    uint64_t *removed;           /* sorted */
+    uint64_t *removed;           /* tombstones: ids that may never come back; sorted */
+    uint32_t member_count, removed_count;
+    bool joint;
+    bool auto_leave;
 };
 void raft_config_deinit(struct raft_config *c);
 /* A zeroed member at this position (at most member_count); the caller keeps the order. */
