@@ -63,6 +63,11 @@ uint32_t frame_size(const uint8_t header[FRAME_HEADER_BYTES])
     return get_le32(header + 16);
 }
 
+uint64_t frame_sequence(const uint8_t header[FRAME_HEADER_BYTES])
+{
+    return get_le64(header + 8);
+}
+
 static const uint8_t *directory_of(const struct frame *f)
 {
     return f->data + f->bytes - (size_t)f->count * FRAME_ENTRY_BYTES;

@@ -52,8 +52,9 @@ struct frame {
     const uint8_t *data;
     uint32_t offset; /* of the next record in the frame */
 };
-/* What the header says, unverified, of the size of the whole frame. */
+/* What the header says, unverified: the size of the whole frame, and its sequence. */
 uint32_t frame_size(const uint8_t header[FRAME_HEADER_BYTES]);
+uint64_t frame_sequence(const uint8_t header[FRAME_HEADER_BYTES]);
 /* The frame at the front of `s`; false if there is none. */
 bool frame_open(struct frame *f, struct slice s, uint64_t seed);
 /* The next record: its entry, and where in the frame it begins. False at the end. */
