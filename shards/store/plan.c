@@ -12,11 +12,14 @@ static enum thole_code plan_entries(struct log_plan *p, const struct store_updat
     uint64_t first = u->entries[0]->index;
     uint64_t term = 0;
 
-    if (first <= p->start || first > p->last + 1) {
+    if (first <= p->start || first - 1 > p->last) {
         return THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
                           "replica %" PRIu64 ": entry %" PRIu64 " leaves a gap in the log (%" PRIu64
                           ", %" PRIu64 "]",
                           u->replica_id, first, p->start, p->last);
+    }
+    if (first > UINT64_MAX - u->entry_count) {
+        return REFUSE(u, st, "more entries than there are indexes");
     }
     for (size_t i = 0; i < u->entry_count; i++) {
         const struct raft_entry *e = u->entries[i];

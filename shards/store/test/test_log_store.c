@@ -169,6 +169,26 @@ static void test_log_gap_is_refused_and_nothing_written(void **state)
     entries_free(bad, 1);
 }
 
+static void test_log_entries_beyond_the_last_index_are_refused(void **state)
+{
+    struct fixture *f = *state;
+    struct raft_entry **e = entries_new(1, UINT64_MAX - 1, 2, 1);
+    struct store_update u = {.replica_id = 1, .entries = e, .entry_count = 2};
+
+    log_create(f->s, 1);
+    log_start(f->s, 1, UINT64_MAX - 2, 1, true);
+    assert_int_equal(log_write_one(f->s, &u), THOLE_INVALID_ARGUMENT);
+    u.entry_count = 1;
+    assert_int_equal(log_write_one(f->s, &u), THOLE_OK);
+    for (int i = 0; i < 2; i++) {
+        assert_int_equal(log_find(f->s, 1)->last_index, UINT64_MAX - 1);
+        reopen(f);
+    }
+    u.entries = e + 1;
+    assert_int_equal(log_write_one(f->s, &u), THOLE_INVALID_ARGUMENT);
+    entries_free(e, 2);
+}
+
 static void test_log_many_groups_in_one_batch(void **state)
 {
     enum { GROUPS = 500 };
@@ -411,6 +431,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_log_truncation_inside_a_run, setup, teardown),
         cmocka_unit_test_setup_teardown(test_log_truncation_twice_in_one_batch, setup, teardown),
         cmocka_unit_test_setup_teardown(test_log_gap_is_refused_and_nothing_written, setup,
+                                        teardown),
+        cmocka_unit_test_setup_teardown(test_log_entries_beyond_the_last_index_are_refused, setup,
                                         teardown),
         cmocka_unit_test_setup_teardown(test_log_many_groups_in_one_batch, setup, teardown),
         cmocka_unit_test_setup_teardown(test_log_large_batch_is_split_into_runs, setup, teardown),
