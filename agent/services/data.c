@@ -1,6 +1,7 @@
 /* thole.v1.Data, the unary calls: Propose, Query, OpenSession.
  *
- * The hot path. A call's state comes from a pool, and has its payload if that is small; its answer is encoded by hand straight into the buffer that is sent. */
+ * The hot path. A call's state comes from a pool, and has its payload if that is small; its answer is
+ * encoded by hand straight into the buffer that is sent. */
 #include <stdlib.h>
 #include <string.h>
 #include <upb/decode.h>
