@@ -1,4 +1,4 @@
-/* The power goes, at any sync of any write or reopening: what is then on the disk is, sector by
+/* The power goes, at any write or sync of any batch or reopening: what is then on the disk is, sector by
  * sector, what was synced or what was written since. Reopened from that, the log holds what was
  * acknowledged, and of the write that was under way a whole number of its updates. At times only the
  * process goes, and nothing but what was never written is lost; until the power goes too.
@@ -18,6 +18,8 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/uio.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -44,8 +46,8 @@ static struct {
     struct disk_file files[FILES_MAX];
     size_t count;
     struct rand rand;
-    uint64_t syncs_left; /* until the machine stops; 0: it does not */
-    bool stopped;
+    uint64_t steps_left; /* writes and syncs until the machine stops; 0: it does not */
+    bool stopped, full;
 } disk;
 
 static struct disk_file *file_of(const char *name)
@@ -120,7 +122,7 @@ static bool is_there(const char *name)
 /* Does the machine stop before this takes effect? From then on nothing does. */
 static bool stops(void)
 {
-    if (disk.syncs_left > 0 && --disk.syncs_left == 0) {
+    if (disk.steps_left > 0 && --disk.steps_left == 0) {
         disk.stopped = true;
     }
     return disk.stopped;
@@ -139,6 +141,23 @@ int fdatasync(int fd)
         load(name, &file_of(name)->synced);
     }
     return 0;
+}
+
+/* The file system is full, after a part. */
+ssize_t pwritev(int fd, const struct iovec *v, int count, off_t at)
+{
+    char path[512];
+    const char *name = name_of(path_of(fd, path, sizeof path));
+
+    if (name == NULL || !stops()) {
+        return syscall(SYS_pwritev, fd, v, (long)count, (long)at, 0L);
+    }
+    if (disk.full || rand_chance(&disk.rand, 0.3)) {
+        errno = ENOSPC;
+        return -1;
+    }
+    disk.full = true;
+    return pwrite(fd, v->iov_base, 1 + rand_below(&disk.rand, v->iov_len), at);
 }
 
 static void sync_names(void)
@@ -284,8 +303,8 @@ static void lose_power(void)
 
 static void let_it_run(void)
 {
-    disk.stopped = false;
-    disk.syncs_left = 0;
+    disk.stopped = disk.full = false;
+    disk.steps_left = 0;
 }
 
 /* ---- What a log holds -------------------------------------------------------------------------- */
@@ -381,7 +400,7 @@ static void reopen(struct run *t)
         }
         let_it_run();
         if (rand_chance(&t->rand, 0.2)) {
-            disk.syncs_left = 1 + rand_below(&t->rand, 3);
+            disk.steps_left = 1 + rand_below(&t->rand, 5);
         }
         t->opens++;
         enum thole_code code = log_try_open(t->dir, &t->log, &st);
@@ -423,7 +442,7 @@ static void write_batch(struct run *t)
 
     random_batch(&t->rand, t->guesses, &b);
     if (rand_chance(&t->rand, 0.3)) {
-        disk.syncs_left = 1 + rand_below(&t->rand, 3);
+        disk.steps_left = 1 + rand_below(&t->rand, 5);
     }
     uint64_t sequence = ((struct disk_log *)t->log)->files.sequence;
     enum thole_code code = t->log->ops->write(t->log, b.u, b.count, NULL);
