@@ -4,7 +4,8 @@
  * process goes, and nothing but what was never written is lost; until the power goes too.
  *
  * The disk is modelled in front of the system's calls, which are replaced here: a file's content is
- * durable as of its last fdatasync, a directory's as of its last fsync. THOLE_SEED=n repeats a run,
+ * durable as of its last fdatasync, a directory's as of its last fsync; a sync that fails may leave
+ * sectors that are not, and that the next one does not look at. THOLE_SEED=n repeats a run,
  * THOLE_STEPS=n makes it longer. */
 #include <dirent.h>
 #include <errno.h>
@@ -39,6 +40,7 @@ struct disk_file {
     bool linked;         /* durably */
     bool unlinked;       /* since */
     struct bytes synced; /* content, durably */
+    struct bytes dirty;  /* per sector: was it written since the system last tried to sync it */
 };
 
 static struct {
@@ -128,17 +130,58 @@ static bool stops(void)
     return disk.stopped;
 }
 
+static void resize(struct bytes *b, size_t size)
+{
+    if (b->size < size) {
+        size_t more = size - b->size;
+        memset(bytes_extend(b, more), 0, more);
+    }
+    b->size = size;
+}
+
+static void written(const char *name, size_t at, size_t size)
+{
+    struct bytes *dirty = &file_of(name)->dirty;
+    size_t end = (at + size + SECTOR_BYTES - 1) / SECTOR_BYTES;
+
+    resize(dirty, end > dirty->size ? end : dirty->size);
+    memset(dirty->data + at / SECTOR_BYTES, 1, end - at / SECTOR_BYTES);
+}
+
+/* What is dirty becomes durable, the rest is left alone: a sync that failed left it clean. */
+static void sync_content(const char *name)
+{
+    struct disk_file *f = file_of(name);
+    struct bytes now = {0};
+
+    load(name, &now);
+    resize(&f->synced, now.size);
+    for (size_t i = 0; i < f->dirty.size && i * SECTOR_BYTES < now.size; i++) {
+        size_t at = i * SECTOR_BYTES, n = now.size - at;
+
+        if (f->dirty.data[i] != 0) {
+            memcpy(f->synced.data + at, now.data + at, n < SECTOR_BYTES ? n : SECTOR_BYTES);
+        }
+    }
+    bytes_deinit(&now);
+}
+
 int fdatasync(int fd)
 {
     char path[512];
     const char *name = name_of(path_of(fd, path, sizeof path));
 
     if (name != NULL) {
-        if (stops()) {
-            errno = EIO;
-            return -1;
+        bool stopped = stops();
+
+        if (!stopped) {
+            sync_content(name);
         }
-        load(name, &file_of(name)->synced);
+        if (!stopped || rand_chance(&disk.rand, 0.5)) {
+            bytes_clear(&file_of(name)->dirty);
+        }
+        errno = EIO;
+        return stopped ? -1 : 0;
     }
     return 0;
 }
@@ -150,14 +193,20 @@ ssize_t pwritev(int fd, const struct iovec *v, int count, off_t at)
     const char *name = name_of(path_of(fd, path, sizeof path));
 
     if (name == NULL || !stops()) {
-        return syscall(SYS_pwritev, fd, v, (long)count, (long)at, 0L);
+        ssize_t n = syscall(SYS_pwritev, fd, v, (long)count, (long)at, 0L);
+        if (name != NULL && n > 0) {
+            written(name, (size_t)at, (size_t)n);
+        }
+        return n;
     }
     if (disk.full || rand_chance(&disk.rand, 0.3)) {
         errno = ENOSPC;
         return -1;
     }
     disk.full = true;
-    return pwrite(fd, v->iov_base, 1 + rand_below(&disk.rand, v->iov_len), at);
+    size_t n = 1 + rand_below(&disk.rand, v->iov_len);
+    written(name, (size_t)at, n);
+    return pwrite(fd, v->iov_base, n, at);
 }
 
 static void sync_names(void)
@@ -171,6 +220,7 @@ static void sync_names(void)
 
         if (f->unlinked) {
             bytes_clear(&f->synced); /* what has this name now is another file */
+            bytes_clear(&f->dirty);
         }
         f->linked = f->unlinked = false;
         if (!is_there(f->name)) {
@@ -261,7 +311,7 @@ static void store_file(const char *name, const struct bytes *b)
 /* Puts on the disk what is left, which is durable then. */
 static void lose_power(void)
 {
-    struct bytes written = {0}, left = {0};
+    struct bytes now = {0}, left = {0};
 
     for (size_t i = 0; i < disk.count; i++) {
         struct disk_file *f = &disk.files[i];
@@ -271,13 +321,13 @@ static void lose_power(void)
             f->name[0] = '\0';
             continue;
         }
-        load(f->name, &written);
+        load(f->name, &now);
         if (exists && !f->linked && rand_chance(&disk.rand, 0.5)) {
             exists = false; /* its name was not synced */
         } else if (old && rand_chance(&disk.rand, 0.5)) {
             exists = true; /* its removal was not */
-            bytes_clear(&written);
-            bytes_append_slice(&written, bytes_slice(&f->synced));
+            bytes_clear(&now);
+            bytes_append_slice(&now, bytes_slice(&f->synced));
         } else if (old) {
             bytes_clear(&f->synced);
         }
@@ -290,14 +340,15 @@ static void lose_power(void)
             f->name[0] = '\0';
             continue;
         }
-        mix(&f->synced, &written, &left);
+        mix(&f->synced, &now, &left);
         store_file(f->name, &left);
+        bytes_clear(&f->dirty);
         bytes_clear(&f->synced);
         bytes_append_slice(&f->synced, bytes_slice(&left));
         f->linked = true;
         f->unlinked = false;
     }
-    bytes_deinit(&written);
+    bytes_deinit(&now);
     bytes_deinit(&left);
 }
 
@@ -511,6 +562,7 @@ static void test_log_power_loss_keeps_what_was_acknowledged(void **state)
     disk.path = NULL;
     for (size_t i = 0; i < disk.count; i++) {
         bytes_deinit(&disk.files[i].synced);
+        bytes_deinit(&disk.files[i].dirty);
     }
     dir_free(t.dir);
 }
