@@ -181,7 +181,10 @@ static enum thole_code segment_open(struct segments *s, uint32_t file, bool crea
         g->extent = (uint32_t)info.st_size;
     }
     if (code == THOLE_OK && create) {
-        code = count_files(s, s->files + 1, st); /* this syncs the directory */
+        code = file_sync_dir(s->path, st); /* before it is counted */
+    }
+    if (code == THOLE_OK && create) {
+        code = count_files(s, s->files + 1, st);
     }
     free(path);
     if (code != THOLE_OK) {
@@ -392,11 +395,12 @@ static enum thole_code find_files(struct segments *s, struct thole_status *st)
     if (is_new) {
         s->id = uuid_random();
     }
-    if (is_new || s->spare.count != s->files) {
-        return count_files(s, (uint32_t)s->spare.count, st);
-    }
     /* A process that was killed may have made some without syncing. */
-    return file_sync_dir(s->path, st);
+    code = file_sync_dir(s->path, st);
+    if (code == THOLE_OK && (is_new || s->spare.count != s->files)) {
+        code = count_files(s, (uint32_t)s->spare.count, st);
+    }
+    return code;
 }
 
 enum thole_code segments_open(struct segments *s, pthread_mutex_t *lock, const char *path,
