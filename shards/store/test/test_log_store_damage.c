@@ -20,9 +20,9 @@
 enum { GROUPS = 5, HURT = 3 };
 
 /* Nothing here asks the disk to be durable. */
-int fdatasync(int fd)
+int fdatasync(int fildes)
 {
-    (void)fd;
+    (void)fildes;
     return 0;
 }
 int fsync(int fd)

@@ -168,10 +168,10 @@ static void sync_content(const char *name)
     bytes_deinit(&now);
 }
 
-int fdatasync(int fd)
+int fdatasync(int fildes)
 {
     char path[512];
-    const char *name = name_of(path_of(fd, path, sizeof path));
+    const char *name = name_of(path_of(fildes, path, sizeof path));
 
     if (name != NULL) {
         bool stopped = stops();
@@ -189,15 +189,15 @@ int fdatasync(int fd)
 }
 
 /* The file system is full, after a part. */
-ssize_t pwritev(int fd, const struct iovec *v, int count, off_t at)
+ssize_t pwritev(int fd, const struct iovec *iovec, int count, off_t offset)
 {
     char path[512];
     const char *name = name_of(path_of(fd, path, sizeof path));
 
     if (name == NULL || !stops()) {
-        ssize_t n = syscall(SYS_pwritev, fd, v, (long)count, (long)at, 0L);
+        ssize_t n = syscall(SYS_pwritev, fd, iovec, (long)count, (long)offset, 0L);
         if (name != NULL && n > 0) {
-            written(name, (size_t)at, (size_t)n);
+            written(name, (size_t)offset, (size_t)n);
         }
         return n;
     }
@@ -206,9 +206,9 @@ ssize_t pwritev(int fd, const struct iovec *v, int count, off_t at)
         return -1;
     }
     disk.full = true;
-    size_t n = 1 + rand_below(&disk.rand, v->iov_len);
-    written(name, (size_t)at, n);
-    return pwrite(fd, v->iov_base, n, at);
+    size_t n = 1 + rand_below(&disk.rand, iovec->iov_len);
+    written(name, (size_t)offset, n);
+    return pwrite(fd, iovec->iov_base, n, offset);
 }
 
 static void each_name(void (*call)(struct disk_file *f))
@@ -263,22 +263,22 @@ int fsync(int fd)
     return 0;
 }
 
-int rename(const char *from, const char *to)
+int rename(const char *old, const char *new)
 {
-    if (disk.path != NULL && strncmp(to, disk.path, strlen(disk.path)) == 0 && disk.id.size == 0) {
+    if (disk.path != NULL && strncmp(new, disk.path, strlen(disk.path)) == 0 && disk.id.size == 0) {
         load("ID", &disk.id);
     }
-    return renameat(AT_FDCWD, from, AT_FDCWD, to);
+    return renameat(AT_FDCWD, old, AT_FDCWD, new);
 }
 
-int unlink(const char *path)
+int unlink(const char *name)
 {
-    const char *name = name_of(path);
+    const char *file = name_of(name);
 
-    if (name != NULL && name[0] != '\0') {
-        file_of(name)->unlinked = true;
+    if (file != NULL && file[0] != '\0') {
+        file_of(file)->unlinked = true;
     }
-    return unlinkat(AT_FDCWD, path, 0);
+    return unlinkat(AT_FDCWD, name, 0);
 }
 
 /* ---- The power goes ---------------------------------------------------------------------------- */
