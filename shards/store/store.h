@@ -60,7 +60,8 @@ struct store_replica {
 struct log_store;
 struct log_store_ops {
     void (*close)(struct log_store *s);
-    /* Persist all updates in one batch with one sync before returning. Serialised by the caller (one
+    /* Persist all updates before returning, with one sync (a very large batch: several). An update is
+     * atomic, and a crash leaves the updates of a batch up to some point. Serialised by the caller (one
      * writer). A replica may occur in several updates. Errors: UNAVAILABLE DISK - the caller must
      * stop the host, and every later write fails alike; INVALID_ARGUMENT for a gap, or an update
      * that the replica's state does not allow (nothing written). At most STORE_BATCH_UPDATES_MAX updates. */
