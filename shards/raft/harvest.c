@@ -81,9 +81,8 @@ static void harvest_apply(struct raft *r, struct raft_update *ret)
 
 void raft_harvest(struct raft *r, struct raft_update *ret)
 {
-    struct raft_outbox *o = &r->awake->outbox;
-
     raft__begin(r, r->now_ms);
+    struct raft_outbox *o = &r->awake->outbox;
     *ret = (struct raft_update){0};
     raft__reads_start(r);
     raft__replicate(r);

@@ -116,6 +116,27 @@ TEST(sleeping_replica_keeps_no_entries_and_no_queues)
     cluster_deinit(&c);
 }
 
+/* Its log is cut while it sleeps: the engine trims it before it harvests that. */
+TEST(sleeping_replica_is_harvested_after_it_was_trimmed)
+{
+    (void)state;
+    uint64_t leader = lull(3);
+    struct raft *r = c.nodes[leader % 3 + 1].raft;
+    struct raft_update u;
+    raft_trim(r);
+    raft_compact(r, 1);
+    raft_trim(r);
+    assert_null(r->awake);
+    assert_true(raft_has_update(r));
+    raft_harvest(r, &u);
+    assert_true(u.log_start_changed);
+    assert_int_equal(u.message_count, 0);
+    raft_persisted(r, u.persist, c.now_ms);
+    raft_trim(r);
+    assert_null(r->awake);
+    cluster_deinit(&c);
+}
+
 TEST(read_wakes_the_group_at_leader_and_at_follower)
 {
     (void)state;
@@ -358,6 +379,7 @@ int main(void)
         RUN(single_voter_sleeps_alone),
         RUN(proposal_wakes_the_group_and_it_sleeps_again),
         RUN(sleeping_replica_keeps_no_entries_and_no_queues),
+        RUN(sleeping_replica_is_harvested_after_it_was_trimmed),
         RUN(read_wakes_the_group_at_leader_and_at_follower),
         RUN(follower_that_lags_keeps_the_group_awake),
         RUN(member_whose_disk_is_behind_does_not_consent),
