@@ -38,7 +38,7 @@ static void serve(struct query_job *j)
     bool locked = m->type->view_acquire == NULL;
     if (locked) {
         pthread_rwlock_rdlock(m->lock);
-    } else if (machine_result(m->type->view_acquire(m->state, &view, &st), &st) != THOLE_OK) {
+    } else if (machine_view(m, &view, &st) != THOLE_OK) {
         query_job_fail(j, st.code, st.reason, st.message);
         return;
     }
@@ -241,7 +241,7 @@ static void acquire_view(struct task *t)
     t->term = m->applied_term;
     encode_sessions(&m->sessions, &t->sessions);
     if (m->type->view_acquire)
-        (void)machine_result(m->type->view_acquire(m->state, &t->view, &t->st), &t->st);
+        (void)machine_view(m, &t->view, &t->st);
 }
 
 /* What is applied now will be durable when the flush has ended. */

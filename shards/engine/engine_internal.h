@@ -59,6 +59,8 @@ enum thole_code machine_open(struct replica *r, uint64_t generation, struct mach
                              struct thole_status *st);
 /* A machine is other people's code: what it left in `st` counts only with the code it returned. */
 enum thole_code machine_result(enum thole_code code, struct thole_status *st);
+/* A view of a machine that has them: never beside its apply or flush. On the applier. */
+enum thole_code machine_view(struct machine *m, void **ret, struct thole_status *st);
 struct machine *machine_ref(struct machine *m);
 void machine_unref(struct machine *m); /* the last one closes it */
 enum thole_code machine_destroy(struct replica *r, uint64_t generation, struct thole_status *st);

@@ -108,6 +108,16 @@ enum thole_code machine_open(struct replica *r, uint64_t generation, struct mach
     return THOLE_OK;
 }
 
+enum thole_code machine_view(struct machine *m, void **ret, struct thole_status *st)
+{
+    if (m->lock) /* it flushes by itself */
+        pthread_rwlock_wrlock(m->lock);
+    enum thole_code code = machine_result(m->type->view_acquire(m->state, ret, st), st);
+    if (m->lock)
+        pthread_rwlock_unlock(m->lock);
+    return code;
+}
+
 struct machine *machine_ref(struct machine *m)
 {
     atomic_fetch_add_explicit(&m->refs, 1, memory_order_relaxed);

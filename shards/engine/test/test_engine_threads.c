@@ -280,6 +280,76 @@ static void test_engine_threads_kv_in_the_state_database(void **state)
     free(directory);
 }
 
+/* ---- A machine with views that flushes by itself ------------------------------------------------- */
+
+static struct {
+    struct thole_machine_type base;
+    _Atomic int inside, overlaps, views, flushes;
+} watched;
+
+static void enter(_Atomic int *calls)
+{
+    (*calls)++;
+    watched.overlaps += atomic_fetch_add(&watched.inside, 1) != 0;
+}
+
+static enum thole_code watched_view(void *machine, void **ret, struct thole_status *st)
+{
+    enter(&watched.views);
+    enum thole_code code = watched.base.view_acquire(machine, ret, st);
+    watched.inside--;
+    return code;
+}
+
+static enum thole_code watched_flush(void *machine, struct thole_status *st)
+{
+    enter(&watched.flushes);
+    usleep(2000);
+    enum thole_code code = watched.base.flush(machine, st);
+    watched.inside--;
+    return code;
+}
+
+static void test_engine_threads_views_and_flushes_never_overlap(void **state)
+{
+    (void)state;
+    char *directory = rig_directory();
+    struct ledger_disk *disk = ledger_disk_new();
+    watched.base = ledger_type(disk);
+    struct thole_machine_type type = watched.base;
+    type.view_acquire = watched_view;
+    type.flush = watched_flush;
+    const struct thole_machine_type *types[] = {&type, NULL};
+    struct rig_options o = {
+        .directory = directory,
+        .hosts = 1,
+        .shards = 1,
+        .machine = "ledger",
+        .types = types,
+        .loops = 1,
+        .appliers = 1,
+        .compact_log_bytes = 2000,
+        .keep_log_bytes = 500,
+    };
+    log_configure(LOG_LEVEL_WARN, false);
+    struct rig *r = rig_new(&o);
+    struct client k = {.rig = r, .shard = 1};
+    kv_request(r, &k, ENGINE_OPEN_SESSION, -1, "");
+    k.session = k.r.code;
+    for (int i = 0; i < 300; i++) {
+        put_many(r, &k, 1);
+        kv_request(r, &k, ENGINE_QUERY, 0, "");
+        bufslice_unref(k.r.result);
+    }
+    assert_true(watched.views >= 300 && watched.flushes > 5);
+    assert_int_equal(watched.overlaps, 0);
+    rig_free(r);
+    ledger_disk_free(disk);
+    struct thole_status st;
+    assert_int_equal(file_remove_tree(directory, &st), THOLE_OK);
+    free(directory);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -287,6 +357,7 @@ int main(void)
         cmocka_unit_test(test_engine_threads_rocks_log),
         cmocka_unit_test(test_engine_threads_several_loops),
         cmocka_unit_test(test_engine_threads_kv_in_the_state_database),
+        cmocka_unit_test(test_engine_threads_views_and_flushes_never_overlap),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
