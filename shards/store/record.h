@@ -1,4 +1,4 @@
-/* The log database's keys and records: pure encoding, no RocksDB. docs/formats.md describes them.
+/* The log's keys and records: pure encoding. docs/formats.md describes them.
  *
  * Key:    [replica id BE 8][kind 1], and for a run [epoch BE 4][first index BE 8].
  * Record: a header of 16 bytes [version 1][flags 1][0 2][count LE 4][XXH3 LE 8], then the body. The
@@ -15,7 +15,6 @@
 #define STORE_HEADER_BYTES 16
 
 enum store_kind {
-    STORE_KIND_FORMAT = 0,   /* under replica id 0 */
     STORE_KIND_IDENTITY = 1, /* or a tombstone */
     STORE_KIND_START = 2,
     STORE_KIND_HARD = 3,
@@ -132,7 +131,5 @@ static inline bool store_run_done(const struct store_run_reader *r)
 {
     return r->left == 0 && r->rest.size == 0;
 }
-/* Only the header's count, without verification. 0 if too short. */
-uint32_t store_run_count(struct slice value);
 
 #endif

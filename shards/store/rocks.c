@@ -38,16 +38,14 @@ enum thole_code rocks_options(const char *more, size_t write_buffer_bytes, rocks
     char *error = NULL;
 
     rocksdb_options_set_create_if_missing(base, 1);
-    rocksdb_options_set_paranoid_checks(base, 1); /* off, it would skip damaged WAL records */
+    rocksdb_options_set_paranoid_checks(base, 1);
     rocksdb_options_set_write_buffer_size(
         base, write_buffer_bytes != 0 ? write_buffer_bytes : WRITE_BUFFER_BYTES_DEFAULT);
     rocksdb_options_set_max_write_buffer_number(base, 4);
     rocksdb_options_set_max_background_jobs(base, 2);
     rocksdb_options_set_max_open_files(base, 512);
-    /* One writer, and the insert hint below wants it. */
+    /* Few write: an applier each. */
     rocksdb_options_set_allow_concurrent_memtable_write(base, 0);
-    rocksdb_options_set_recycle_log_file_num(base, 0); /* not with tolerate-torn-tail recovery */
-    rocksdb_options_set_wal_recovery_mode(base, rocksdb_tolerate_corrupted_tail_records_recovery);
     /* An idle host does nothing: no periodic statistics. */
     rocksdb_options_set_stats_dump_period_sec(base, 0);
     rocksdb_options_set_stats_persist_period_sec(base, 0);

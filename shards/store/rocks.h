@@ -1,4 +1,4 @@
-/* What the log database and the state database share: statuses, opening, format, OPTIONS. */
+/* RocksDB for the state database: statuses, opening, format, OPTIONS. */
 #ifndef SHARDS_STORE_ROCKS_H
 #define SHARDS_STORE_ROCKS_H
 
@@ -10,7 +10,7 @@
 /* Turn RocksDB's message into a status, and free it. */
 enum thole_code rocks_fail(struct thole_status *st, const char *what, char *error);
 
-/* Options that both databases want. `more` is in RocksDB's option string syntax ("a=b;c=d"). */
+/* The options. `more` is in RocksDB's option string syntax ("a=b;c=d"). */
 THOLE_MUST_CHECK enum thole_code rocks_options(const char *more, size_t write_buffer_bytes,
                                                rocksdb_options_t **ret, struct thole_status *st);
 /* Open `path` (created if absent) and check that every line of `expect` (NULL-terminated) stands

@@ -116,8 +116,3 @@ bool store_run_next(struct store_run_reader *r, struct store_entry *ret)
     *ret = e;
     return true;
 }
-
-uint32_t store_run_count(struct slice value)
-{
-    return value.size < STORE_HEADER_BYTES ? 0 : get_le32(value.data + 4);
-}

@@ -1,4 +1,4 @@
-/* Three engines in one process, a delivering thread per host in place of a network, RocksDB logs:
+/* Three engines in one process, a delivering thread per host in place of a network, logs on disk:
  * proposals per second, latencies, CPU per proposal, and how large the synced batches were.
  *
  *   bench_engine [--shards N] [--in-flight N] [--seconds N] [--bytes N] [--loops N] [--memory]

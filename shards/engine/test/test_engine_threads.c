@@ -1,4 +1,4 @@
-/* The same engine on real threads, with RocksDB and real files. */
+/* The same engine on real threads, with the log on disk, RocksDB and real files. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -167,7 +167,7 @@ static void test_engine_threads_memory_log(void **state)
     run(true, 1);
 }
 
-static void test_engine_threads_rocks_log(void **state)
+static void test_engine_threads_disk_log(void **state)
 {
     (void)state;
     run(false, 1);
@@ -354,7 +354,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_engine_threads_memory_log),
-        cmocka_unit_test(test_engine_threads_rocks_log),
+        cmocka_unit_test(test_engine_threads_disk_log),
         cmocka_unit_test(test_engine_threads_several_loops),
         cmocka_unit_test(test_engine_threads_kv_in_the_state_database),
         cmocka_unit_test(test_engine_threads_views_and_flushes_never_overlap),

@@ -32,7 +32,6 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         store__record_seal(&b, 0, key, b.data[1], get_le32(b.data + 4));
     }
     value = bytes_slice(&b);
-    store_run_count(value);
     if (store_run_open(&r, key, value)) {
         index = r.index;
         while (store_run_next(&r, &e)) {
