@@ -84,6 +84,10 @@ struct log_replica *disk_log__replica(struct disk_log *s, uint64_t id); /* creat
 /* The record of a synced frame, now at `at`: changes what is in memory. NULL, or what is damaged. */
 const char *disk_log__apply(struct disk_log *s, const struct frame_entry *e, struct slice record,
                             struct log_place at);
+/* A host record as a frame has it: its name (room for STORE_HOST_NAME_BYTES_MAX + 1), its key, and what
+ * was sealed with that. */
+bool disk_log__split_host(struct slice blob, struct store_key *ret_key, char *ret_name,
+                          struct slice *ret_record);
 /* The record at `at` is what is in memory, so it must not be lost. */
 bool disk_log__wants(const struct disk_log *s, const struct frame_entry *e, struct slice record,
                      struct log_place at);

@@ -132,8 +132,8 @@ static const char *apply_run(struct disk_log *s, struct log_replica *r, const st
 /* ---- Host records ------------------------------------------------------------------------------ */
 
 /* [name size 1][name][record] */
-static bool split_host(struct slice blob, struct store_key *ret_key, char *ret_name,
-                       struct slice *ret_record)
+bool disk_log__split_host(struct slice blob, struct store_key *ret_key, char *ret_name,
+                          struct slice *ret_record)
 {
     struct slice size, name;
 
@@ -164,7 +164,7 @@ static const char *apply_host(struct disk_log *s, struct slice blob, struct log_
     struct slice record, value;
     struct store_key key;
 
-    if (!split_host(blob, &key, name, &record) ||
+    if (!disk_log__split_host(blob, &key, name, &record) ||
         !store_decode_host(store_key_slice(&key), record, &value)) {
         return "host record";
     }
@@ -255,7 +255,7 @@ bool disk_log__wants(const struct disk_log *s, const struct frame_entry *e, stru
         struct slice value;
         struct store_key key;
         const struct host_record *h =
-            split_host(record, &key, name, &value) ? find_host_record(s, name) : NULL;
+            disk_log__split_host(record, &key, name, &value) ? find_host_record(s, name) : NULL;
 
         return h != NULL && same_place(h->place, at);
     }

@@ -7,7 +7,6 @@
  * outlives the record; the others run. Damage of a frame's header or directory hides whose records
  * are lost: the log stays shut. */
 #include <inttypes.h>
-#include <string.h>
 
 #include "base/log.h"
 #include "shards/store/disk_log.h"
@@ -80,6 +79,7 @@ static enum thole_code look_further(struct scan *c, size_t position, uint32_t at
 
 static bool is_intact(struct frame f)
 {
+    char name[STORE_HOST_NAME_BYTES_MAX + 1];
     struct frame_entry e;
     uint32_t offset;
 
@@ -89,15 +89,8 @@ static bool is_intact(struct frame f)
         uint32_t count;
         uint8_t flags;
 
-        if (e.kind == STORE_KIND_HOST) {
-            size_t name = e.bytes > 0 ? 1 + (size_t)record.data[0] : SIZE_MAX;
-
-            if (name > STORE_HOST_NAME_BYTES_MAX + 1 || name > record.size) {
-                return false;
-            }
-            memcpy(key.bytes + key.size, record.data + 1, name - 1);
-            key.size += name - 1;
-            record = slice_of(record.data + name, record.size - name);
+        if (e.kind == STORE_KIND_HOST && !disk_log__split_host(record, &key, name, &record)) {
+            return false;
         }
         if ((e.flags & FRAME_DELETE) == 0 &&
             !store__record_open(store_key_slice(&key), record, &flags, &count, &body)) {

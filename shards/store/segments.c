@@ -509,8 +509,8 @@ static enum thole_code begin_segment(struct segments *s, struct thole_status *st
     return THOLE_OK;
 }
 
-static enum thole_code write_all(const struct segment *g, struct iovec *v, int count, off_t at,
-                                 struct thole_status *st)
+static enum thole_code write_synced(const struct segment *g, struct iovec *v, int count, off_t at,
+                                    struct thole_status *st)
 {
     while (count > 0) {
         ssize_t n = pwritev(g->fd, v, count, at);
@@ -532,7 +532,7 @@ static enum thole_code write_all(const struct segment *g, struct iovec *v, int c
             v->iov_len -= (size_t)n;
         }
     }
-    return THOLE_OK;
+    return fdatasync(g->fd) == 0 ? THOLE_OK : fail_io(st, "sync", g);
 }
 
 /* How many zeros follow what ends at `end`. */
@@ -551,12 +551,8 @@ enum thole_code segments_rewrite(struct segments *s, uint32_t at, struct slice b
 {
     const struct segment *g = segments_newest(s);
     struct iovec v = {(void *)(uintptr_t)bytes.data, bytes.size};
-    enum thole_code code = write_all(g, &v, 1, at, st);
 
-    if (code == THOLE_OK && fdatasync(g->fd) != 0) {
-        code = fail_io(st, "sync", g);
-    }
-    return code;
+    return write_synced(g, &v, 1, at, st);
 }
 
 enum thole_code segments_append(struct segments *s, struct slice frame, struct thole_status *st)
@@ -592,12 +588,9 @@ enum thole_code segments_append(struct segments *s, struct slice frame, struct t
         v[count++] = (struct iovec){zeros, n};
         left -= n;
     }
-    enum thole_code code = write_all(g, v, count, at, st);
+    enum thole_code code = write_synced(g, v, count, at, st);
     if (code != THOLE_OK) {
         return code;
-    }
-    if (fdatasync(g->fd) != 0) {
-        return fail_io(st, "sync", g);
     }
     g->end = end;
     if (end + ahead > g->extent) {
