@@ -298,7 +298,7 @@ static void change(struct loop *l, struct control *c)
     if (!r)
         return;
     proposals_flush(l, r);
-    if (raft_change_membership(r->core, &c->change, &index, &c->st) != THOLE_OK) {
+    if (raft_change_membership(r->core, &c->change, l->now_ms, &index, &c->st) != THOLE_OK) {
         control_answer(c);
         return;
     }
