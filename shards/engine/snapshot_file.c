@@ -36,8 +36,8 @@ bool snapshot_name_parse(const char *name, uint64_t *ret_replica, uint64_t *ret_
 
 bool snapshot_is_kept(const struct replica *r)
 {
-    const struct thole_machine_type *type = machine_type_find(r->e, r->type_name);
-    return !r->witness && !(type && (type->flags & THOLE_MACHINE_PERSISTENT));
+    const struct thole_machine_type *type = machine_type_find(r->e, r->kind->type_name);
+    return !r->kind->witness && !(type && (type->flags & THOLE_MACHINE_PERSISTENT));
 }
 
 /* ---- Writing ---------------------------------------------------------------------------------------------- */
@@ -78,9 +78,9 @@ static void write_head(struct file_sink *s, const struct task *t)
         .shard_id = t->r->shard_id,
         .index = t->index,
         .index_term = t->term,
-        .machine_type = slice_str(t->r->type_name),
+        .machine_type = slice_str(t->r->kind->type_name),
         .config = bytes_slice(&t->config),
-        .machine_version = t->r->type_version,
+        .machine_version = t->r->kind->type_version,
     };
     codec_header_encode(&h, &header);
     put_le32(size, (uint32_t)header.size);
@@ -305,12 +305,12 @@ static enum thole_code read_seed(struct engine *e, struct file_source *s, struct
     struct bytes piece = {0};
     struct raft_config saved = {0};
     enum thole_code code = read_head(s, t->name, &piece, &h, st);
-    if (code == THOLE_OK && (!slice_equal(h.machine_type, slice_str(r->type_name)) ||
-                             h.machine_version > r->type_version))
+    if (code == THOLE_OK && (!slice_equal(h.machine_type, slice_str(r->kind->type_name)) ||
+                             h.machine_version > r->kind->type_version))
         code = THOLE_FAIL(st, THOLE_FAILED_PRECONDITION, THOLE_REASON_NO_SUCH_TYPE,
                           "the snapshot is of machine type %.*s version %u, not of %s version %u",
                           (int)h.machine_type.size, (const char *)h.machine_type.data,
-                          h.machine_version, r->type_name, r->type_version);
+                          h.machine_version, r->kind->type_name, r->kind->type_version);
     if (code == THOLE_OK)
         code = raft_config_decode(h.config, &saved, st);
     if (code == THOLE_OK) {
@@ -416,7 +416,7 @@ static enum thole_code load(struct file_source *s, struct replica *r, const char
     struct machine *m = NULL;
     enum thole_code code = read_head(s, name, &piece, &h, st);
     if (code == THOLE_OK &&
-        (h.shard_id != r->shard_id || !slice_equal(h.machine_type, slice_str(r->type_name))))
+        (h.shard_id != r->shard_id || !slice_equal(h.machine_type, slice_str(r->kind->type_name))))
         code = THOLE_FAIL(st, THOLE_DATA_LOSS, THOLE_REASON_CORRUPT,
                           "snapshot %s belongs to another shard or machine type", name);
     if (code == THOLE_OK)

@@ -123,14 +123,16 @@ void check_bounds(struct sim *s, struct member *m, struct replica *r)
     check_core(s, m, r->core);
     if (r->machine)
         check_sessions(s, m, &r->machine->sessions);
-    if (r->applying_bytes > LIMIT_APPLYING_BYTES + LIMIT_APPLYING_BYTES / 4 + LIMIT_PAYLOAD_BYTES)
-        FAIL(s, m, "%zu bytes wait for the applier", r->applying_bytes);
-    if ((r->applying_jobs == 0) != (r->applying_bytes == 0))
-        FAIL(s, m, "%zu bytes wait for the applier in %zu jobs", r->applying_bytes,
-             r->applying_jobs);
-    if (r->pending.count > PENDING_MAX) /* given up by their clients, and not yet decided */
-        FAIL(s, m, "%zu outcomes are awaited, there are %zu clients' requests", r->pending.count,
-             s->op_count);
+    if (sim_work(r)->applying_bytes >
+        LIMIT_APPLYING_BYTES + LIMIT_APPLYING_BYTES / 4 + LIMIT_PAYLOAD_BYTES)
+        FAIL(s, m, "%zu bytes wait for the applier", sim_work(r)->applying_bytes);
+    if ((sim_work(r)->applying_jobs == 0) != (sim_work(r)->applying_bytes == 0))
+        FAIL(s, m, "%zu bytes wait for the applier in %zu jobs", sim_work(r)->applying_bytes,
+             sim_work(r)->applying_jobs);
+    if (sim_work(r)->pending.count >
+        PENDING_MAX) /* given up by their clients, and not yet decided */
+        FAIL(s, m, "%zu outcomes are awaited, there are %zu clients' requests",
+             sim_work(r)->pending.count, s->op_count);
 }
 
 /* ---- Loops ------------------------------------------------------------------------------------------------ */
@@ -149,7 +151,7 @@ static void check_batches(struct sim *s, struct sim_host *h, const struct loop *
             sim_fail(s, "host %d: %zu entries wait to be written, the log ends at %" PRIu64, h->id,
                      u->entry_count, u->r->core->log.last_index);
         if (u->r && u->r->state == GROUP_RUNNING && u->token != 0 &&
-            (u->r->update_batch != l->next || u->r->update_slot != i))
+            (sim_work(u->r)->update_batch != l->next || sim_work(u->r)->update_slot != i))
             sim_fail(s, "host %d: replica %" PRIu64 " has two updates in a batch", h->id,
                      u->r->replica_id);
     }
