@@ -61,13 +61,13 @@ static void check_cache(struct sim *s, struct member *m, const struct raft *r)
     uint64_t counted = UINT64_MAX;
     if (r->role == RAFT_LEADER)
         counted = r->commit >= r->lead.first_index ? r->commit : r->lead.first_index - 1;
-    for (uint64_t i = l->cache_first; i <= l->last_index; i++) {
+    for (uint64_t i = raft__log_cache_first(l); i <= l->last_index; i++) {
         all += raft_entry_size(raft__log_entry(l, i));
         applied = i <= r->applied ? all : applied;
         durable = i <= l->durable && i <= counted ? all : durable;
     }
-    if (all != l->cached_bytes)
-        FAIL(s, m, "%zu bytes are cached, counted as %zu", all, l->cached_bytes);
+    if (all != raft__log_cached_bytes(l))
+        FAIL(s, m, "%zu bytes are cached, counted as %zu", all, raft__log_cached_bytes(l));
     if (applied > r->options.cache_bytes)
         FAIL(s, m, "%zu bytes of applied entries are cached", applied);
     if (durable > r->options.cache_bytes + LIMIT_APPLYING_BYTES + ONE_MORE)
@@ -91,9 +91,9 @@ static void check_core(struct sim *s, struct member *m, const struct raft *r)
         FAIL(s, m, "%zu reads are outstanding, %zu of them started", a->reads.count,
              a->reads.started);
     /* One number for each write under way: the batch at the writer, and the one that grows. */
-    if (r->persist.token - r->persist.done > r->log.write_count)
+    if (r->persist.token - r->persist.done > raft__log_write_count(&r->log))
         FAIL(s, m, "%" PRIu64 " writes under way, %zu known", r->persist.token - r->persist.done,
-             r->log.write_count);
+             raft__log_write_count(&r->log));
 }
 
 /* ---- The engine's part of a replica ------------------------------------------------------------------- */

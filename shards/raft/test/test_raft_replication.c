@@ -669,7 +669,7 @@ TEST(bounded_log_growth_with_partition)
         refused += node_propose(&c, 1, MIB - 1000) == THOLE_RESOURCE_EXHAUSTED;
     }
     assert_true(refused > 30);
-    assert_true(c.nodes[1].raft->log.cached_bytes <= LIMIT_UNCOMMITTED_BYTES + MIB);
+    assert_true(raft__log_cached_bytes(&c.nodes[1].raft->log) <= LIMIT_UNCOMMITTED_BYTES + MIB);
     cluster_deinit(&c);
 }
 

@@ -132,8 +132,7 @@ TEST(sleeping_replica_keeps_no_entries_and_no_queues)
         raft_trim(c.nodes[id].raft);
         const struct raft *r = c.nodes[id].raft;
         assert_null(raft_entry_at(r, node_last(&c, id)));
-        assert_null(r->log.ring);
-        assert_null(r->log.writes);
+        assert_null(r->log.work);
         assert_null(r->awake);
         assert_false(raft_has_update(r));
         assert_true(raft_deadline_ms(r) == UINT64_MAX);
