@@ -384,8 +384,8 @@ struct replica {
 
     /* Under the engine's lock. */
     struct replica_shown shown;
-    struct raft_config shown_config;
-    struct peer_view *shown_peers; /* of a leader that somebody asked */
+    const struct raft_config *shown_config; /* held; NULL: the core was not there yet */
+    struct peer_view *shown_peers;          /* of a leader that somebody asked */
     size_t shown_peer_count;
 };
 struct replica *replica_new(struct engine *e, uint64_t replica_id, uint64_t shard_id,

@@ -70,6 +70,15 @@ static void note_leadership(struct loop *l, struct replica *r, bool changed)
     r->led = leads;
 }
 
+static void show_config(struct replica *r)
+{
+    const struct raft_config *old = r->shown_config;
+    pthread_mutex_lock(&r->e->lock);
+    r->shown_config = raft_config_hold(r->core);
+    pthread_mutex_unlock(&r->e->lock);
+    raft_config_release(old);
+}
+
 static void show_peers(struct replica *r)
 {
     const struct raft_config *c = raft_config(r->core);
@@ -264,9 +273,7 @@ static void carry_out(struct loop *l, struct replica *r, struct raft_update *u)
     note_leadership(l, r, u->status_changed || u->config_changed);
     r->notify = r->notify || u->status_changed || u->config_changed || u->removed;
     if (u->config_changed) {
-        pthread_mutex_lock(&l->e->lock);
-        raft_config_copy(&r->shown_config, raft_config(r->core));
-        pthread_mutex_unlock(&l->e->lock);
+        show_config(r);
     }
     if (u->status_changed)
         LOG_DEBUG(ENGINE, "replica role=%d term=%llu leader=%llu", (int)work_of(r)->status.role,
@@ -357,9 +364,7 @@ void group_boot(struct loop *l, struct task *t)
     r->has_views = r->machine && r->machine->type->view_acquire;
     compact_boot(r);
     replica_boot_free(r);
-    pthread_mutex_lock(&l->e->lock);
-    raft_config_copy(&r->shown_config, raft_config(r->core));
-    pthread_mutex_unlock(&l->e->lock);
+    show_config(r);
     r->notify = true;
     loop_publish(l, r);
     loop_dirty(l, r);

@@ -216,7 +216,7 @@ static void free_replica(struct replica *r)
         snapshot_end(r);
         free_work(r);
     }
-    raft_config_deinit(&r->shown_config);
+    raft_config_release(r->shown_config);
     replica_boot_free(r);
     free(r->failure);
     free(r->marks);

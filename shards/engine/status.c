@@ -65,7 +65,7 @@ bool engine_shard_config(struct engine *e, uint64_t shard_id, struct raft_config
     pthread_mutex_lock(&e->lock);
     const struct replica *r = map_get(&e->by_shard, shard_id);
     if (r)
-        raft_config_copy(ret, &r->shown_config);
+        raft_config_copy(ret, r->shown_config ? r->shown_config : &(struct raft_config){0});
     pthread_mutex_unlock(&e->lock);
     return r != NULL;
 }

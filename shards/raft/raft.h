@@ -396,6 +396,10 @@ struct raft_status {
 };
 void raft_status(const struct raft *r, struct raft_status *ret);
 const struct raft_config *raft_config(const struct raft *r); /* in force (applied) */
+/* The same, for longer than until the next event: immutable, shared with the core and whoever else holds
+ * it, on any thread. */
+const struct raft_config *raft_config_hold(const struct raft *r);
+void raft_config_release(const struct raft_config *c); /* NULL is fine */
 const struct raft_config *raft_config_at(const struct raft *r,
                                          uint64_t index); /* index >= log start */
 /* The cached entry, borrowed; NULL when it must be read from the store. */
