@@ -169,3 +169,8 @@ const struct clock *executor_clock(const struct executor *ex)
 {
     return ex->clock;
 }
+
+bool executor_may_wait(const struct executor *ex)
+{
+    return ex->ops->threads;
+}

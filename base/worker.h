@@ -70,6 +70,8 @@ void worker_free(struct worker *w); /* after worker_stop; NULL is fine */
 struct executor *executor_threaded_new(const struct clock *clock);
 void executor_free(struct executor *ex); /* every worker must have been freed */
 const struct clock *executor_clock(const struct executor *ex);
+/* May a turn wait for what another worker does? Only where each has a thread of its own. */
+bool executor_may_wait(const struct executor *ex);
 
 /* The manual executor: virtual time starts at `start_ns`. executor_manual_run runs one turn of
  * each worker that has messages or a passed deadline, in creation order, until none has; returns

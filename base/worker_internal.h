@@ -41,6 +41,7 @@ struct worker {
 };
 
 struct executor_ops {
+    bool threads; /* each worker has its own */
     void (*start)(struct worker *w);
     /* Called with the mutex held; releases it. Makes sure that a turn follows. */
     void (*unlock_and_wake)(struct worker *w);

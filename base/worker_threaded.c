@@ -152,6 +152,7 @@ static void threaded_free(struct executor *ex)
 }
 
 static const struct executor_ops threaded_ops = {
+    .threads = true,
     .start = threaded_start,
     .unlock_and_wake = threaded_unlock_and_wake,
     .finish = threaded_finish,

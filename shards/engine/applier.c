@@ -305,8 +305,7 @@ static void handle_task(struct applier *a, struct task *t)
         acquire_for_flush(a, t);
         break;
     case TASK_DESTROY: /* on its way to the snapshotter, behind the close */
-        if (!worker_post_internal(a->e->snapshotter, &t->msg))
-            loop_discard(t->loop, &t->msg);
+        streamer_post(a->e, &t->msg);
         break;
     case TASK_OPEN:
     case TASK_SAVE:

@@ -16,7 +16,6 @@
 #include "base/wheel.h"
 #include "shards/engine/engine.h"
 #include "shards/engine/files.h"
-#include "shards/engine/replica.h"
 #include "shards/engine/session.h"
 
 struct loop;
@@ -88,7 +87,8 @@ enum msg_kind {
     MSG_SEND,        /* struct stream_msg: loop -> streamer */
     MSG_RECEIVE_END, /* struct stream_msg: loop -> streamer */
     MSG_SENT,        /* struct stream_msg: streamer -> loop */
-    MSG_RECEIVED,    /* struct stream_msg: streamer -> loop */
+    MSG_RECEIVED,    /* struct stream_msg: streamer -> loop; of a stream: its beginning */
+    MSG_FLOW,        /* struct stream_msg, empty: a job -> streamer, some pipe has changed */
     MSG_BEAT,        /* struct host_beat: deliver -> loop */
 };
 
@@ -148,9 +148,9 @@ struct log_read {
 enum task_kind {
     TASK_OPEN,    /* snapshotter: open the machine, load its snapshot */
     TASK_VIEW,    /* applier: acquire a view and the sessions ... */
-    TASK_SAVE,    /* snapshotter: ... and write the file */
+    TASK_SAVE,    /* snapshotter: ... and write the file; a job: into a pipe */
     TASK_FLUSH,   /* snapshotter: make a persistent machine durable */
-    TASK_RESTORE, /* snapshotter: a received file into a new generation */
+    TASK_RESTORE, /* snapshotter: a received file into a new generation; a job: from a pipe */
     TASK_SWITCH,  /* applier: the restored machine takes over */
     TASK_CLOSE,   /* applier: end watchers and queries, close the machine */
     TASK_DESTROY, /* snapshotter: delete the data of one generation, or of everything */
@@ -173,8 +173,12 @@ struct task {
     struct raft_entry **config_entries; /* TASK_OPEN */
     size_t config_entry_count;
     char name[ENGINE_NAME_BYTES];
-    struct stream_msg *received; /* TASK_RESTORE */
-    bool everything;             /* TASK_DESTROY, TASK_EXPORT */
+    struct stream_msg *received; /* TASK_RESTORE; TASK_DESTROY: of what was restored in vain */
+    struct snapshot_pipe *pipe;  /* TASK_SAVE, TASK_RESTORE: a reference; NULL: a file */
+    size_t piece_bytes;          /* of what goes into the pipe */
+    bool ran;                    /* TASK_SAVE, TASK_RESTORE: it comes from a job */
+    uint64_t peer;   /* TASK_VIEW, TASK_SAVE: whom to send it to while it is written; or 0 */
+    bool everything; /* TASK_DESTROY, TASK_EXPORT */
     struct control *control;
     struct thole_status st;
 };
@@ -253,8 +257,132 @@ struct stream_msg {
     struct bytes config;
     char name[ENGINE_NAME_BYTES]; /* the file to send, or the one received */
     struct control *seeding;      /* not received: a seed, and who waits for it */
+    struct task *save;            /* MSG_SEND: no file, the machine writes while it is sent */
+    struct snapshot_pipe
+        *pipe; /* MSG_RECEIVED: what arrives; a reference, or NULL and there is a file */
 };
 void stream_msg_free(struct stream_msg *m);
+
+/* ---- Replicas (replica.c, group.c) ---------------------------------------------------------------- */
+
+enum group_state {
+    GROUP_CREATING, /* its identity is being written */
+    GROUP_OPENING,  /* its machine is being opened */
+    GROUP_RUNNING,
+    GROUP_FAILED, /* shows why; takes part in nothing */
+    GROUP_REMOVING,
+    GROUP_GONE,
+};
+
+struct pending_ring {
+    struct pending *slots;
+    size_t capacity, head, count;
+};
+
+struct read_batch {
+    struct read_batch *next;
+    uint64_t context;
+    struct msgq requests;
+};
+
+struct log_mark { /* where in the log `bytes` were reached: finds the tail to keep */
+    uint64_t index, bytes;
+};
+
+struct peer_view {
+    uint64_t replica_id;
+    struct raft_peer_status status;
+};
+
+struct replica_boot { /* what it starts from */
+    struct raft_boot raft;
+    struct raft_term_run *runs;
+    struct bytes descriptor, config;
+    uint64_t bytes; /* of its log */
+};
+struct replica_shown { /* see struct engine_replica_status */
+    struct raft_status raft;
+    struct uuid leader_host;
+    bool initialised, voter, removed_by_peer, failed, superseded;
+    uint64_t applied, config_revision, log_bytes, snapshot_index;
+    uint32_t votes;
+};
+
+struct replica {
+    _Atomic uint32_t refs;
+    /* Immutable. */
+    struct engine *e;
+    uint64_t replica_id, shard_id;
+    struct loop *loop;
+    struct applier *applier;
+    char *type_name;
+    uint32_t type_version;
+    bool witness, lease_reads;
+    struct bytes type_config;
+
+    /* The loop's. */
+    enum group_state state;
+    uint32_t restore_failures; /* of received snapshots, in a row */
+    struct raft *core;
+    struct wheel_timer tick;
+    bool dirty, publish, notify;
+    bool led, slept; /* after the last harvest */
+    bool handed_on;  /* handover.c */
+    bool removed_by_peer;
+    bool restoring, saving, compacting, checking, holding_applies;
+    bool holding_for_save; /* a machine without views stands still while it is saved */
+    bool persistent, has_views;
+    struct thole_status *failure; /* NULL: none; set once, and before `shown` says so */
+    struct raft_status status;    /* after the last harvest */
+    struct replica_boot *boot;    /* until the core exists */
+    struct control *starting;
+    struct msgq proposing, reading;
+    struct pending_ring pending;
+    struct read_batch *reads, **reads_tail;
+    uint64_t read_context;
+    uint64_t apply_next, apply_last; /* committed and durable here, not handed over: [next, last] */
+    uint64_t applied;
+    size_t applying_bytes, applying_jobs;
+    struct write_batch *update_batch; /* the accumulating batch that holds update_slot */
+    size_t update_slot;
+    uint64_t contact_ns; /* last word from a leader */
+    uint64_t generation;
+    struct map peer_hosts; /* replica id -> struct uuid *, learnt from messages of non-members */
+    struct control *transfers, *forces;
+    struct task *install; /* restored, waiting for its batch */
+    struct save_waiter *save_waiters;
+    struct control *exports;                /* users who wait for what is being saved */
+    uint64_t snapshot_index, snapshot_term; /* of the newest file; 0: none */
+    uint64_t snapshot_bytes;                /* of an in-memory machine's last one; 0: none yet */
+    uint64_t log_bytes, compact_at_bytes;
+    uint64_t appended_bytes; /* ever, here: what marks count in */
+    struct log_mark *marks;
+    size_t mark_count, mark_capacity;
+    uint64_t sending, sending_index; /* transfers from here under way, and the oldest's */
+
+    /* The applier's (set by tasks). */
+    struct machine *machine;
+    struct query_job *parked;
+    bool machine_failed;
+
+    /* Under the applier's watch_lock; `watch_applied` is for a consistent start. */
+    struct watch_list *watches;
+    uint64_t watch_applied;
+
+    /* Under the engine's lock. */
+    struct replica_shown shown;
+    struct raft_config shown_config;
+    struct peer_view *shown_peers; /* of a leader that somebody asked */
+    size_t shown_peer_count;
+    _Atomic bool peers_wanted, removing;
+};
+struct replica *replica_new(struct engine *e, uint64_t replica_id, uint64_t shard_id,
+                            struct slice descriptor);
+struct replica *replica_ref(struct replica *r);
+void replica_unref(struct replica *r);
+void replica_boot_free(struct replica *r);
+void replica_set_failure(struct replica *r, const struct thole_status *st); /* unless it has one */
+void replica_show(const struct replica *r, struct engine_replica_status *ret); /* lock, or loop */
 
 /* ---- Batches (batch.c, writer.c) -------------------------------------------------------------------- */
 
@@ -442,7 +570,8 @@ void snapshot_remove_files(struct loop *l, struct replica *r, uint64_t below);
 void snapshot_post(struct loop *l, struct task *t); /* to the snapshotter */
 /* A restored machine waits for the batch that makes it live; `t` and `t->received` are taken over. */
 void snapshot_install(struct replica *r, struct task *t);
-void snapshot_discard(struct loop *l, struct replica *r, uint64_t generation);
+/* What was restored beside the machine, and is not wanted. */
+void snapshot_discard(struct loop *l, struct replica *r);
 /* export.c */
 void export_begin(struct loop *l, struct control *c);
 void exports_saved(struct loop *l, struct replica *r);
@@ -475,27 +604,6 @@ void apply_abandon(struct apply_batch *b);
 
 uint64_t writer_turn(void *ctx, struct msgq *batch, uint64_t now_ns);
 uint64_t snapshotter_turn(void *ctx, struct msgq *batch, uint64_t now_ns);
-enum thole_code snapshot_save(struct engine *e, struct task *t, struct thole_status *st);
-enum thole_code snapshot_load(struct engine *e, struct replica *r, const char *name,
-                              uint64_t generation, struct machine **ret, struct thole_status *st);
-struct snapshot_info {
-    uint64_t shard_id, index, index_term, bytes;
-};
-/* Check the whole file, and what it says of itself. */
-enum thole_code snapshot_check(struct engine *e, const char *name, struct snapshot_info *ret,
-                               struct thole_status *st);
-/* TASK_SEED: writes a snapshot file of ours from the seed `t->name`, checked, which becomes `t->name`; fills
- * index, term and config. */
-enum thole_code snapshot_import(struct engine *e, struct task *t, struct thole_status *st);
-/* A file is the stream and this trailer: its checksum (XXH3, 8 bytes little-endian) and a magic. */
-#define SNAPSHOT_TRAILER_BYTES 16
-void snapshot_trailer(uint64_t checksum, uint8_t ret[SNAPSHOT_TRAILER_BYTES]);
-bool snapshot_trailer_read(const uint8_t in[SNAPSHOT_TRAILER_BYTES], uint64_t *ret_checksum);
-/* Is a file what the replica starts from? Otherwise it is only passed on, and deleted at start. */
-bool snapshot_is_kept(const struct replica *r);
-/* Parses "<replica>-<index>.snap"; false for anything else. */
-bool snapshot_name_parse(const char *name, uint64_t *ret_replica, uint64_t *ret_index);
-
 /* What was found in the directory at start, sorted by replica, newest first. */
 struct found_snapshot {
     uint64_t replica_id, index;
@@ -509,7 +617,7 @@ void snapshotter_open(struct engine *e, struct task *t);
 struct streamer;
 struct streamer *streamer_new(struct engine *e);
 void streamer_stop(struct streamer *s);
-void streamer_free(struct streamer *s);
+void streamer_free(struct streamer *s);                     /* after streamer_stop */
 void streamer_post(struct engine *e, struct worker_msg *m); /* releases it if it cannot */
 void log_read_free(struct log_read *m);
 void apply_job_free(struct apply_job *j);
@@ -543,8 +651,6 @@ struct engine {
     struct map watches;              /* watch id -> struct replica, a reference */
     struct map beat_peers;           /* uuid_hash -> struct beat_peer */
     uint64_t watch_id;
-    pthread_mutex_t kinds_lock;
-    struct map kinds; /* hash of the descriptor -> struct replica_kind */
     _Atomic uint64_t transfer_id;
     _Atomic uint64_t bad_logged_ns;
 

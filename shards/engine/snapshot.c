@@ -7,7 +7,7 @@
 #include <string.h>
 
 #include "base/canary.h"
-#include "shards/engine/engine_internal.h"
+#include "shards/engine/streams.h"
 
 struct save_waiter {
     struct save_waiter *next;
@@ -34,6 +34,8 @@ void task_free(struct task *t)
         return;
     if (t->view && t->machine && t->machine->type->view_release)
         t->machine->type->view_release(t->machine->state, t->view);
+    pipe_break(t->pipe);
+    pipe_unref(t->pipe);
     machine_unref(t->machine);
     for (size_t i = 0; i < t->config_entry_count; i++)
         raft_entry_unref(t->config_entries[i]);
@@ -60,6 +62,8 @@ void stream_msg_free(struct stream_msg *m)
         return;
     bufslice_unref(m->frame);
     bytes_deinit(&m->config);
+    task_free(m->save);
+    pipe_unref(m->pipe);
     if (m->seeding) {
         (void)THOLE_FAIL(&m->seeding->st, THOLE_UNAVAILABLE, THOLE_REASON_STOPPED,
                          "the replica is stopping");
@@ -89,14 +93,20 @@ void snapshot_remove_files(struct loop *l, struct replica *r, uint64_t below)
 
 /* ---- Saving -------------------------------------------------------------------------------------------------- */
 
+static void acquire_view(struct loop *l, struct replica *r, uint64_t peer)
+{
+    struct task *t = task_new(TASK_VIEW, r);
+    t->peer = peer;
+    if (!worker_post_internal(r->applier->w, &t->msg))
+        loop_discard(l, &t->msg);
+}
+
 void snapshot_start_save(struct loop *l, struct replica *r)
 {
     ASSERT(!r->saving);
     r->saving = true;
     r->holding_for_save = !r->has_views;
-    struct task *t = task_new(TASK_VIEW, r);
-    if (!worker_post_internal(r->applier->w, &t->msg))
-        loop_discard(l, &t->msg);
+    acquire_view(l, r, 0);
 }
 
 static void save_failed(struct replica *r, const struct thole_status *st)
@@ -104,13 +114,71 @@ static void save_failed(struct replica *r, const struct thole_status *st)
     LOG_WARN(ENGINE, "no snapshot was saved, the next need for one tries again: %s", st->message);
     r->saving = r->compacting = r->holding_for_save = false;
     compact_later(r);
-    while (work_of(r)->save_waiters) {
-        struct save_waiter *w = work_of(r)->save_waiters;
-        work_of(r)->save_waiters = w->next;
+    while (r->save_waiters) {
+        struct save_waiter *w = r->save_waiters;
+        r->save_waiters = w->next;
         raft_snapshot_sent(r->core, w->peer, 0, false);
         free(w);
     }
     exports_fail(r, st);
+}
+
+/* The newest file, or what `save` is about to write. */
+static void send_snapshot(struct loop *l, struct replica *r, uint64_t peer, struct task *save)
+{
+    struct stream_msg *m = xcalloc(1, sizeof(*m));
+    m->msg.kind = MSG_SEND;
+    m->r = replica_ref(r);
+    m->shard_id = r->shard_id;
+    m->from = r->replica_id;
+    m->to = peer;
+    m->term = r->status.term;
+    m->index = save ? save->index : r->snapshot_index;
+    m->index_term = save ? save->term : r->snapshot_term;
+    m->save = save;
+    const struct raft_config *config = raft_config_at(r->core, m->index);
+    if (r->sending++ == 0)
+        r->sending_index = m->index;
+    if (!config || !replica_host(r, peer, &m->host)) {
+        m->msg.kind = MSG_SENT;
+        loop_post(l, &m->msg);
+        return;
+    }
+    raft_config_encode(config, &m->config);
+    if (!save)
+        snapshot_name(r, m->index, m->name);
+    streamer_post(l->e, &m->msg);
+}
+
+static bool take_waiter(struct replica *r, uint64_t peer)
+{
+    struct save_waiter **at = &r->save_waiters;
+    while (*at && (*at)->peer != peer)
+        at = &(*at)->next;
+    struct save_waiter *w = *at;
+    if (!w)
+        return false;
+    *at = w->next;
+    free(w);
+    return true;
+}
+
+/* It is sent while the machine writes it: see snapshot_stream.c. */
+static void send_stream(struct loop *l, struct task *t)
+{
+    struct replica *r = t->r;
+    if (!take_waiter(r, t->peer)) {
+        task_free(t);
+    } else if (t->st.code != THOLE_OK) {
+        LOG_WARN(ENGINE, "no snapshot is sent, the next need for one tries again: %s",
+                 t->st.message);
+        raft_snapshot_sent(r->core, t->peer, 0, false);
+        loop_dirty(l, r);
+        task_free(t);
+    } else {
+        t->kind = TASK_SAVE;
+        send_snapshot(l, r, t->peer, t);
+    }
 }
 
 static void view_acquired(struct loop *l, struct task *t)
@@ -122,39 +190,20 @@ static void view_acquired(struct loop *l, struct task *t)
     if (t->st.code == THOLE_OK && (!config || !current || t->index == 0))
         (void)THOLE_FAIL(&t->st, THOLE_UNAVAILABLE, THOLE_REASON_NOT_READY,
                          "nothing to save, or a snapshot was installed meanwhile");
+    if (t->st.code == THOLE_OK)
+        raft_config_encode(config, &t->config);
+    if (t->peer != 0) {
+        send_stream(l, t);
+        return;
+    }
     if (t->st.code != THOLE_OK) {
         save_failed(r, &t->st);
         loop_dirty(l, r);
         task_free(t);
         return;
     }
-    raft_config_encode(config, &t->config);
     t->kind = TASK_SAVE;
     snapshot_post(l, t);
-}
-
-static void send_snapshot(struct loop *l, struct replica *r, uint64_t peer)
-{
-    const struct raft_config *config = raft_config_at(r->core, r->snapshot_index);
-    struct stream_msg *m = xcalloc(1, sizeof(*m));
-    m->msg.kind = MSG_SEND;
-    m->r = replica_ref(r);
-    m->shard_id = r->shard_id;
-    m->from = r->replica_id;
-    m->to = peer;
-    m->term = work_of(r)->status.term;
-    m->index = r->snapshot_index;
-    m->index_term = r->snapshot_term;
-    if (work_of(r)->sending++ == 0)
-        work_of(r)->sending_index = m->index;
-    if (!config || !replica_host(r, peer, &m->host)) {
-        m->msg.kind = MSG_SENT;
-        loop_post(l, &m->msg);
-        return;
-    }
-    raft_config_encode(config, &m->config);
-    snapshot_name(r, r->snapshot_index, m->name);
-    streamer_post(l->e, &m->msg);
 }
 
 static void saved(struct loop *l, struct task *t)
@@ -176,10 +225,10 @@ static void saved(struct loop *l, struct task *t)
     snapshot_remove_files(l, r, r->snapshot_index + (CANARY(snapshot_index_lost) ? 1 : 0));
     if (r->compacting && !r->persistent)
         compact_to(l, r, t->index);
-    while (work_of(r)->save_waiters) {
-        struct save_waiter *w = work_of(r)->save_waiters;
-        work_of(r)->save_waiters = w->next;
-        send_snapshot(l, r, w->peer);
+    while (r->save_waiters) {
+        struct save_waiter *w = r->save_waiters;
+        r->save_waiters = w->next;
+        send_snapshot(l, r, w->peer, NULL);
         free(w);
     }
     exports_saved(l, r);
@@ -188,9 +237,9 @@ static void saved(struct loop *l, struct task *t)
 
 void snapshot_end(struct replica *r)
 {
-    while (work_of(r)->save_waiters) {
-        struct save_waiter *w = work_of(r)->save_waiters;
-        work_of(r)->save_waiters = w->next;
+    while (r->save_waiters) {
+        struct save_waiter *w = r->save_waiters;
+        r->save_waiters = w->next;
         free(w);
     }
     exports_fail(r, &(struct thole_status){.code = THOLE_UNAVAILABLE,
@@ -202,21 +251,23 @@ void snapshot_end(struct replica *r)
 
 void snapshot_wanted(struct loop *l, struct replica *r, const struct raft_peer_request *q)
 {
-    uint64_t least = q->min_index > work_of(r)->status.first_index ? q->min_index
-                                                                   : work_of(r)->status.first_index;
-    if (r->snapshot_index != 0 && r->snapshot_index + 1 >= least &&
+    uint64_t least = q->min_index > r->status.first_index ? q->min_index : r->status.first_index;
+    bool streams = r->persistent && r->has_views;
+    if (!streams && r->snapshot_index != 0 && r->snapshot_index + 1 >= least &&
         r->snapshot_index >= q->min_index) {
-        send_snapshot(l, r, q->peer);
+        send_snapshot(l, r, q->peer, NULL);
         return;
     }
-    for (struct save_waiter *w = work_of(r)->save_waiters; w; w = w->next)
+    for (struct save_waiter *w = r->save_waiters; w; w = w->next)
         if (w->peer == q->peer)
             return;
     struct save_waiter *w = xcalloc(1, sizeof(*w));
     w->peer = q->peer;
-    w->next = work_of(r)->save_waiters;
-    work_of(r)->save_waiters = w;
-    if (!r->saving)
+    w->next = r->save_waiters;
+    r->save_waiters = w;
+    if (streams)
+        acquire_view(l, r, q->peer);
+    else if (!r->saving)
         snapshot_start_save(l, r);
 }
 
@@ -247,8 +298,8 @@ static void checked(struct loop *l, struct task *t)
 void snapshot_sent(struct loop *l, struct stream_msg *m)
 {
     struct replica *r = m->r;
-    ASSERT(work_of(r)->sending > 0);
-    work_of(r)->sending--;
+    ASSERT(r->sending > 0);
+    r->sending--;
     if (m->ok)
         metric_add(&engine_snapshots_sent, 1);
     if (r->state == GROUP_RUNNING) {
@@ -256,7 +307,7 @@ void snapshot_sent(struct loop *l, struct stream_msg *m)
         loop_dirty(l, r);
         if (!m->ok && m->index == r->snapshot_index)
             check_file(l, r);
-        if (r->persistent && work_of(r)->sending == 0 && !work_of(r)->save_waiters && !r->saving) {
+        if (r->persistent && r->sending == 0 && !r->save_waiters && !r->saving) {
             r->snapshot_index = r->snapshot_term = 0; /* was made only to be sent */
             snapshot_remove_files(l, r, UINT64_MAX);
         }
@@ -279,7 +330,7 @@ static void end_receive(struct loop *l, struct stream_msg *m, bool installed, bo
     m->refused = !installed;
     engine_send_reply(l->e, &m->host, m);
     /* What is being saved now may get this very name; files below it are removed when it is done. */
-    if (!keep_file && m->index != m->r->snapshot_index && !m->r->saving) {
+    if (!keep_file && m->name[0] && m->index != m->r->snapshot_index && !m->r->saving) {
         struct task *t = task_new(TASK_REMOVE, m->r);
         memcpy(t->name, m->name, sizeof(t->name));
         snapshot_post(l, t);
@@ -308,11 +359,11 @@ void snapshot_received(struct loop *l, struct stream_msg *m)
 {
     struct replica *r = m->r;
     bool ok = false;
-    if (r->state != GROUP_RUNNING || r->restoring || work_of(r)->install) {
+    if (r->state != GROUP_RUNNING || r->restoring || r->install) {
         end_receive(l, m, false, r->state == GROUP_RUNNING);
         return;
     }
-    if (m->index <= work_of(r)->status.commit) {
+    if (m->index <= r->status.commit) {
         ASSERT(!offer(l, r, m, &ok));
         end_receive(l, m, ok, false);
         return;
@@ -321,14 +372,28 @@ void snapshot_received(struct loop *l, struct stream_msg *m)
     struct task *t = task_new(TASK_RESTORE, r);
     t->received = m;
     t->generation = r->generation + 1;
-    snapshot_post(l, t);
+    t->pipe = m->pipe;
+    m->pipe = NULL;
+    if (t->pipe)
+        streamer_post(l->e, &t->msg);
+    else
+        snapshot_post(l, t);
 }
 
-void snapshot_discard(struct loop *l, struct replica *r, uint64_t generation)
+/* `received`, if any, is over when that is done: another one would be restored into this generation. */
+static void discard(struct loop *l, struct replica *r, uint64_t generation,
+                    struct stream_msg *received)
 {
     struct task *t = task_new(TASK_DESTROY, r);
     t->generation = generation;
-    snapshot_post(l, t);
+    t->received = received;
+    streamer_post(l->e, &t->msg);
+}
+
+void snapshot_discard(struct loop *l, struct replica *r)
+{
+    r->restoring = true;
+    discard(l, r, r->generation + 1, NULL);
 }
 
 /* A machine that cannot take what others saved, time after time, can never catch up. A full disk may
@@ -347,19 +412,19 @@ static void restored(struct loop *l, struct task *t)
     struct stream_msg *m = t->received;
     bool ok = false;
     t->received = NULL;
-    r->restoring = false;
     if (t->st.code != THOLE_OK)
         LOG_WARN(ENGINE, "a received snapshot could not be restored: %s", t->st.message);
     if (t->st.code != THOLE_OK || !offer(l, r, m, &ok)) {
-        end_receive(l, m, ok, false);
+        m->ok = ok;
         machine_unref(t->machine);
         t->machine = NULL;
-        snapshot_discard(l, r, t->generation);
+        discard(l, r, t->generation, m);
         if (restores_no_more(r, &t->st))
             group_fail(l, r, &t->st);
         task_free(t);
         return;
     }
+    r->restoring = false;
     r->restore_failures = 0;
     LOG_INFO(ENGINE, "installing a snapshot index=%" PRIu64 " generation=%" PRIu64, m->index,
              t->generation);
@@ -369,34 +434,34 @@ static void restored(struct loop *l, struct task *t)
 
 void snapshot_install(struct replica *r, struct task *t)
 {
-    work_of(r)->install = t; /* until the batch that makes it live is durable */
+    r->install = t; /* until the batch that makes it live is durable */
     r->holding_applies = true;
-    work_of(r)->apply_next = t->received->index + 1;
-    work_of(r)->apply_last = t->received->index;
+    r->apply_next = t->received->index + 1;
+    r->apply_last = t->received->index;
 }
 
 void snapshot_installed(struct loop *l, struct replica *r)
 {
-    struct task *t = work_of(r)->install;
+    struct task *t = r->install;
     struct stream_msg *m = t->received;
-    work_of(r)->install = NULL;
+    r->install = NULL;
     r->holding_applies = false;
     t->received = NULL;
     r->generation = t->generation;
     r->applied = m->index;
     metric_add(&engine_snapshots_installed, 1);
-    if (!r->kind->witness && !r->persistent) {
+    if (!r->witness && !r->persistent) {
         r->snapshot_index = m->index;
         r->snapshot_term = m->index_term;
         r->snapshot_bytes = t->bytes;
     }
-    snapshot_remove_files(l, r, r->persistent || r->kind->witness ? UINT64_MAX : m->index);
+    snapshot_remove_files(l, r, r->persistent || r->witness ? UINT64_MAX : m->index);
     end_receive(l, m, true, true);
     if (r->saving || r->compacting) {
         /* Their answers carry the old generation, and are dropped. */
         compact_later(r);
     }
-    if (r->kind->witness) {
+    if (r->witness) {
         task_free(t);
         return;
     }
@@ -428,6 +493,12 @@ static void destroyed(struct loop *l, struct task *t)
     struct replica *r = t->r;
     if (t->st.code != THOLE_OK)
         LOG_WARN(ENGINE, "old data stays until the next start: %s", t->st.message);
+    if (!t->everything && t->generation == r->generation + 1)
+        r->restoring = false;
+    if (t->received) {
+        end_receive(l, t->received, t->received->ok, false);
+        t->received = NULL;
+    }
     if (!t->everything)
         return;
     engine_drop(l->e, r);
@@ -464,7 +535,7 @@ void snapshot_task_done(struct loop *l, struct task *t)
     } else if (t->kind == TASK_DESTROY) {
         destroyed(l, t);
     } else if (t->kind == TASK_SWITCH && r->state != GROUP_GONE) {
-        snapshot_discard(l, r, t->generation);
+        discard(l, r, t->generation, NULL);
     } else if (runs && t->kind == TASK_VIEW) {
         view_acquired(l, t);
         return;

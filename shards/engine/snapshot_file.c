@@ -1,14 +1,11 @@
-/* A snapshot file: [size][SnapshotHeader][sessions, each with its size][0][machine bytes][trailer].
- * The stream up to the trailer is also what is sent to a peer. */
+/* A snapshot file: the stream of snapshot_body.c, which is also what is sent to a peer, and a trailer. */
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "base/canary.h"
 #include "base/hash.h"
-#include "shards/engine/codec.h"
-#include "shards/engine/meta.h"
+#include "shards/engine/snapshots.h"
 
 #define IO_BYTES (256 * KIB)
 static const char magic[8] = "tholsnap";
@@ -36,8 +33,8 @@ bool snapshot_name_parse(const char *name, uint64_t *ret_replica, uint64_t *ret_
 
 bool snapshot_is_kept(const struct replica *r)
 {
-    const struct thole_machine_type *type = machine_type_find(r->e, r->kind->type_name);
-    return !r->kind->witness && !(type && (type->flags & THOLE_MACHINE_PERSISTENT));
+    const struct thole_machine_type *type = machine_type_find(r->e, r->type_name);
+    return !r->witness && !(type && (type->flags & THOLE_MACHINE_PERSISTENT));
 }
 
 /* ---- Writing ---------------------------------------------------------------------------------------------- */
@@ -70,42 +67,6 @@ static enum thole_code write_file(struct thole_sink *base, const void *data, siz
     return s->pending.size >= IO_BYTES ? drain(s) : s->st.code;
 }
 
-static void write_head(struct file_sink *s, const struct task *t)
-{
-    struct bytes header = {0};
-    uint8_t size[4];
-    struct codec_header h = {
-        .shard_id = t->r->shard_id,
-        .index = t->index,
-        .index_term = t->term,
-        .machine_type = slice_str(t->r->kind->type_name),
-        .config = bytes_slice(&t->config),
-        .machine_version = t->r->kind->type_version,
-    };
-    codec_header_encode(&h, &header);
-    put_le32(size, (uint32_t)header.size);
-    (void)write_file(&s->base, size, sizeof(size));
-    (void)write_file(&s->base, header.data, header.size);
-    (void)write_file(&s->base, t->sessions.data, t->sessions.size);
-    bytes_deinit(&header);
-}
-
-static enum thole_code save_machine(struct file_sink *s, struct machine *m, const void *view,
-                                    struct thole_status *st)
-{
-    bool locked = m->type->view_acquire == NULL;
-    if (locked)
-        pthread_rwlock_rdlock(m->lock);
-    enum thole_code code = machine_result(m->type->save(m->state, view, &s->base, st), st);
-    if (locked)
-        pthread_rwlock_unlock(m->lock);
-    if (code == THOLE_OK && drain(s) != THOLE_OK) {
-        code = s->st.code;
-        *st = s->st;
-    }
-    return code;
-}
-
 /* The trailer, and the file under its name; or none, if something went wrong. */
 static enum thole_code finish_file(struct file_sink *s, struct task *t, struct thole_status *st)
 {
@@ -136,8 +97,7 @@ enum thole_code snapshot_save(struct engine *e, struct task *t, struct thole_sta
     if (code != THOLE_OK)
         return code;
     s.hash = hash_state_new(0);
-    write_head(&s, t);
-    code = save_machine(&s, t->machine, t->view, st);
+    code = body_save(&s.base, t, st);
     if (code != THOLE_OK)
         s.st = *st;
     return finish_file(&s, t, st);
@@ -146,50 +106,40 @@ enum thole_code snapshot_save(struct engine *e, struct task *t, struct thole_sta
 /* ---- Reading ---------------------------------------------------------------------------------------------- */
 
 struct file_source {
-    struct thole_source base;
+    struct body_source body;
     const struct engine_files_ops *ops;
     struct engine_file *file;
     uint64_t at, end; /* of what is not buffered yet */
     uint8_t *buffer;
     size_t from, to;
-    struct thole_status st;
 };
 
 static bool fill(struct file_source *s)
 {
     size_t n = s->end - s->at < IO_BYTES ? (size_t)(s->end - s->at) : IO_BYTES;
     s->from = s->to = 0;
-    if (n == 0 || s->ops->read(s->file, s->at, s->buffer, n, &s->st) != THOLE_OK)
+    if (n == 0 || s->ops->read(s->file, s->at, s->buffer, n, &s->body.st) != THOLE_OK)
         return false;
     s->at += n;
     s->to = n;
     return true;
 }
 
+/* As much as was asked for, unless it is the end. */
 static int64_t read_file(struct thole_source *base, void *data, size_t size)
 {
-    struct file_source *s = CONTAINER_OF(base, struct file_source, base);
-    if (s->st.code != THOLE_OK)
-        return -1;
-    if (s->from == s->to && !fill(s))
-        return s->st.code == THOLE_OK ? 0 : -1;
-    size_t n = s->to - s->from < size ? s->to - s->from : size;
-    memcpy(data, s->buffer + s->from, n);
-    s->from += n;
-    return (int64_t)n;
-}
-
-static bool read_exactly(struct file_source *s, void *data, size_t size)
-{
-    uint8_t *p = data;
-    while (size > 0) {
-        int64_t n = read_file(&s->base, p, size);
-        if (n <= 0)
-            return false;
-        p += n;
-        size -= (size_t)n;
+    struct file_source *s = CONTAINER_OF(base, struct file_source, body.base);
+    size_t have = 0;
+    while (have < size && s->body.st.code == THOLE_OK) {
+        size_t n = s->to - s->from < size - have ? s->to - s->from : size - have;
+        if (n == 0 && !fill(s))
+            break;
+        if (n > 0)
+            memcpy((uint8_t *)data + have, s->buffer + s->from, n);
+        s->from += n;
+        have += n;
     }
-    return true;
+    return s->body.st.code == THOLE_OK ? (int64_t)have : -1;
 }
 
 static enum thole_code open_source(struct engine_files *files, const char *name,
@@ -198,7 +148,7 @@ static enum thole_code open_source(struct engine_files *files, const char *name,
 {
     uint64_t size;
     uint8_t trailer[SNAPSHOT_TRAILER_BYTES];
-    *s = (struct file_source){.base = {read_file}, .ops = files->ops};
+    *s = (struct file_source){.body.base = {read_file}, .ops = files->ops};
     enum thole_code code = s->ops->open(files, name, &s->file, &size, st);
     if (code != THOLE_OK)
         return code;
@@ -223,26 +173,6 @@ static void close_source(struct file_source *s)
     free(s->buffer);
 }
 
-/* A piece with its 4-byte size; false if damaged. An empty piece ends a list. */
-static bool read_piece(struct file_source *s, struct bytes *out)
-{
-    uint8_t size[4];
-    bytes_clear(out);
-    if (!read_exactly(s, size, sizeof(size)) || get_le32(size) > 2 * LIMIT_FRAME_BYTES)
-        return false;
-    uint32_t n = get_le32(size);
-    return n == 0 || read_exactly(s, bytes_extend(out, n), n);
-}
-
-static enum thole_code read_head(struct file_source *s, const char *name, struct bytes *piece,
-                                 struct codec_header *ret, struct thole_status *st)
-{
-    if (!read_piece(s, piece))
-        return THOLE_FAIL(st, THOLE_DATA_LOSS, THOLE_REASON_CORRUPT, "snapshot %s: bad header",
-                          name);
-    return codec_header_decode(bytes_slice(piece), ret, st);
-}
-
 /* The whole file against its checksum; then `s` is at its start again. */
 static enum thole_code check_stream(struct file_source *s, const char *name, uint64_t checksum,
                                     struct thole_status *st)
@@ -250,7 +180,7 @@ static enum thole_code check_stream(struct file_source *s, const char *name, uin
     struct hash_state *hash = hash_state_new(0);
     while (fill(s))
         hash_state_update(hash, s->buffer, s->to);
-    bool good = s->st.code == THOLE_OK && hash_state_digest(hash) == checksum;
+    bool good = s->body.st.code == THOLE_OK && hash_state_digest(hash) == checksum;
     hash_state_free(hash);
     s->at = 0;
     s->from = s->to = 0;
@@ -272,7 +202,7 @@ enum thole_code snapshot_check(struct engine *e, const char *name, struct snapsh
         return code;
     code = check_stream(&s, name, checksum, st);
     if (code == THOLE_OK)
-        code = read_head(&s, name, &piece, &h, st);
+        code = body_read_head(&s.body, name, &piece, &h, st);
     if (code == THOLE_OK)
         *ret = (struct snapshot_info){h.shard_id, h.index, h.index_term,
                                       s.end + SNAPSHOT_TRAILER_BYTES};
@@ -304,13 +234,13 @@ static enum thole_code read_seed(struct engine *e, struct file_source *s, struct
     struct codec_header h = {0};
     struct bytes piece = {0};
     struct raft_config saved = {0};
-    enum thole_code code = read_head(s, t->name, &piece, &h, st);
-    if (code == THOLE_OK && (!slice_equal(h.machine_type, slice_str(r->kind->type_name)) ||
-                             h.machine_version > r->kind->type_version))
+    enum thole_code code = body_read_head(&s->body, t->name, &piece, &h, st);
+    if (code == THOLE_OK && (!slice_equal(h.machine_type, slice_str(r->type_name)) ||
+                             h.machine_version > r->type_version))
         code = THOLE_FAIL(st, THOLE_FAILED_PRECONDITION, THOLE_REASON_NO_SUCH_TYPE,
                           "the snapshot is of machine type %.*s version %u, not of %s version %u",
                           (int)h.machine_type.size, (const char *)h.machine_type.data,
-                          h.machine_version, r->kind->type_name, r->kind->type_version);
+                          h.machine_version, r->type_name, r->type_version);
     if (code == THOLE_OK)
         code = raft_config_decode(h.config, &saved, st);
     if (code == THOLE_OK) {
@@ -329,10 +259,10 @@ static void copy_rest(struct file_source *from, struct file_sink *to)
 {
     uint8_t piece[4096];
     int64_t n;
-    while ((n = read_file(&from->base, piece, sizeof(piece))) > 0)
+    while ((n = read_file(&from->body.base, piece, sizeof(piece))) > 0)
         (void)write_file(&to->base, piece, (size_t)n);
     if (to->st.code == THOLE_OK)
-        to->st = from->st;
+        to->st = from->body.st;
 }
 
 static enum thole_code copy_seed(struct engine *e, struct file_source *from, struct task *t,
@@ -345,7 +275,7 @@ static enum thole_code copy_seed(struct engine *e, struct file_source *from, str
     if (code != THOLE_OK)
         return code;
     to.hash = hash_state_new(0);
-    write_head(&to, t);
+    body_write_head(&to.base, t);
     copy_rest(from, &to);
     code = finish_file(&to, t, st);
     return code;
@@ -371,72 +301,6 @@ enum thole_code snapshot_import(struct engine *e, struct task *t, struct thole_s
 
 /* ---- Loading ---------------------------------------------------------------------------------------------- */
 
-static enum thole_code read_sessions(struct file_source *s, struct session_table *t,
-                                     struct thole_status *st)
-{
-    struct bytes piece = {0};
-    bool ok;
-    while ((ok = read_piece(s, &piece)) && piece.size > 0) {
-        ok = session_decode(t, bytes_slice(&piece));
-        if (!ok)
-            break;
-    }
-    bytes_deinit(&piece);
-    if (!ok)
-        return THOLE_FAIL(st, THOLE_DATA_LOSS, THOLE_REASON_CORRUPT,
-                          "snapshot with unreadable sessions");
-    session_table_sort(t);
-    return THOLE_OK;
-}
-
-static enum thole_code restore(struct file_source *s, struct machine *m, struct thole_status *st)
-{
-    struct meta_list metas = {0};
-    const struct thole_meta *ready = NULL;
-    if (m->persistent) {
-        meta_add_applied(&metas, m->applied, m->applied_term);
-        meta_add_table(&metas, &m->sessions);
-        ready = meta_list_ready(&metas);
-    }
-    enum thole_code code =
-        machine_result(m->type->restore(m->state, &s->base, ready, metas.count, st), st);
-    if (code == THOLE_OK && s->st.code != THOLE_OK) {
-        *st = s->st;
-        code = s->st.code;
-    }
-    meta_list_deinit(&metas);
-    return code;
-}
-
-static enum thole_code load(struct file_source *s, struct replica *r, const char *name,
-                            uint64_t generation, struct machine **ret, struct thole_status *st)
-{
-    struct codec_header h = {0};
-    struct bytes piece = {0};
-    struct machine *m = NULL;
-    enum thole_code code = read_head(s, name, &piece, &h, st);
-    if (code == THOLE_OK &&
-        (h.shard_id != r->shard_id || !slice_equal(h.machine_type, slice_str(r->kind->type_name))))
-        code = THOLE_FAIL(st, THOLE_DATA_LOSS, THOLE_REASON_CORRUPT,
-                          "snapshot %s belongs to another shard or machine type", name);
-    if (code == THOLE_OK)
-        code = machine_open(r, generation, &m, st);
-    if (code == THOLE_OK) {
-        m->applied = CANARY(log_over_snapshot) && r->boot ? r->boot->raft.start_index : h.index;
-        m->applied_term = h.index_term;
-        code = read_sessions(s, &m->sessions, st);
-    }
-    if (code == THOLE_OK)
-        code = restore(s, m, st);
-    codec_release(h.arena);
-    bytes_deinit(&piece);
-    if (code == THOLE_OK)
-        *ret = m;
-    else
-        machine_unref(m);
-    return code;
-}
-
 enum thole_code snapshot_load(struct engine *e, struct replica *r, const char *name,
                               uint64_t generation, struct machine **ret, struct thole_status *st)
 {
@@ -445,7 +309,7 @@ enum thole_code snapshot_load(struct engine *e, struct replica *r, const char *n
     enum thole_code code = open_source(e->files, name, &s, &checksum, st);
     if (code != THOLE_OK)
         return code;
-    code = load(&s, r, name, generation, ret, st);
+    code = body_load(&s.body, r, name, generation, ret, st);
     close_source(&s);
     return code;
 }

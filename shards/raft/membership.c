@@ -6,116 +6,90 @@
 
 #include "base/assert.h"
 
-static struct raft_config_version *version_of(const struct raft_config *c)
+static void push_version(struct raft_membership *m, struct raft_config_version *v)
 {
-    return (struct raft_config_version *)((uintptr_t)c -
-                                          offsetof(struct raft_config_version, config));
+    if (m->version_count == m->version_capacity) {
+        m->version_capacity = m->version_capacity == 0 ? 1 : m->version_capacity * 2;
+        m->versions =
+            xrealloc(m->versions, m->version_capacity * sizeof(struct raft_config_version *));
+    }
+    m->versions[m->version_count++] = v;
 }
 
-static void push_version(struct raft_membership *m, uint64_t index, const struct raft_config *c)
+static void drop_versions(struct raft_membership *m, size_t n)
 {
-    size_t members = c->member_count * sizeof *c->members;
-    size_t removed = c->removed_count * sizeof *c->removed;
-    struct raft_config_version *v = xmalloc(sizeof *v + members + removed);
-
-    atomic_init(&v->refs, 1);
-    v->index = index;
-    v->before = m->current;
-    v->config = *c;
-    v->config.members = v->members;
-    v->config.removed = (uint64_t *)&v->members[c->member_count];
-    if (members > 0) {
-        memcpy(v->config.members, c->members, members);
+    for (size_t i = 0; i < n; i++) {
+        raft_config_deinit(&m->versions[i]->config);
+        free(m->versions[i]);
     }
-    if (removed > 0) {
-        memcpy(v->config.removed, c->removed, removed);
-    }
-    m->current = v;
-}
-
-static void drop_versions(struct raft_config_version *v)
-{
-    while (v != NULL) {
-        struct raft_config_version *before = v->before;
-        raft_config_release(&v->config);
-        v = before;
-    }
+    m->version_count -= n;
+    memmove(m->versions, m->versions + n, m->version_count * sizeof(struct raft_config_version *));
 }
 
 void raft__membership_init(struct raft_membership *m, uint64_t index, const struct raft_config *c)
 {
-    push_version(m, index, c);
+    struct raft_config_version *v = xcalloc(1, sizeof *v);
+
+    v->index = index;
+    raft_config_copy(&v->config, c);
+    push_version(m, v);
 }
 
 void raft__membership_deinit(struct raft_membership *m)
 {
-    drop_versions(m->current);
+    drop_versions(m, m->version_count);
     raft__membership_truncate(m, 0);
+    free(m->versions);
     free(m->pending);
     *m = (struct raft_membership){0};
 }
 
 void raft__membership_reset(struct raft_membership *m, uint64_t index, const struct raft_config *c)
 {
-    struct raft_config_version *old = m->current;
+    size_t old = m->version_count;
 
     raft__membership_truncate(m, 0);
-    push_version(m, index, c); /* first, because `c` may be one of ours */
-    m->current->before = NULL;
-    drop_versions(old);
+    raft__membership_init(m, index, c); /* first, because `c` may be one of ours */
+    drop_versions(m, old);
 }
 
 const struct raft_config *raft__membership_current(const struct raft_membership *m)
 {
-    return &m->current->config;
-}
-
-const struct raft_config *raft__membership_hold(const struct raft_membership *m)
-{
-    atomic_fetch_add_explicit(&m->current->refs, 1, memory_order_relaxed);
-    return &m->current->config;
-}
-
-void raft_config_release(const struct raft_config *c)
-{
-    if (c != NULL &&
-        atomic_fetch_sub_explicit(&version_of(c)->refs, 1, memory_order_acq_rel) == 1) {
-        free(version_of(c));
-    }
+    return &m->versions[m->version_count - 1]->config;
 }
 
 uint64_t raft__membership_index(const struct raft_membership *m)
 {
-    return m->current->index;
+    return m->versions[m->version_count - 1]->index;
 }
 
 uint64_t raft__membership_epoch_index(const struct raft_membership *m)
 {
-    const struct raft_config_version *v = m->current;
-    uint64_t epoch = v->config.epoch;
+    uint64_t epoch = raft__membership_current(m)->epoch;
+    size_t i = m->version_count - 1;
 
     if (epoch == 0) {
         return 0;
     }
-    while (v->before != NULL && v->before->config.epoch == epoch) {
-        v = v->before;
+    while (i > 0 && m->versions[i - 1]->config.epoch == epoch) {
+        i--;
     }
-    return v->index;
+    return m->versions[i]->index;
 }
 
-static struct raft_config_version *version_at(const struct raft_membership *m, uint64_t index)
+static size_t version_at(const struct raft_membership *m, uint64_t index)
 {
-    struct raft_config_version *v = m->current;
+    size_t i = m->version_count - 1;
 
-    while (v->before != NULL && v->index > index) {
-        v = v->before;
+    while (i > 0 && m->versions[i]->index > index) {
+        i--;
     }
-    return v;
+    return i;
 }
 
 const struct raft_config *raft__membership_at(const struct raft_membership *m, uint64_t index)
 {
-    return &version_at(m, index)->config;
+    return &m->versions[version_at(m, index)]->config;
 }
 
 void raft__membership_note(struct raft_membership *m, struct raft_entry *e)
@@ -140,24 +114,22 @@ bool raft__membership_apply_next(struct raft_membership *m)
 {
     ASSERT(m->pending_count > 0);
     struct raft_entry *e = m->pending[0];
-    struct raft_config next = {0};
+    struct raft_config_version *v = xcalloc(1, sizeof *v);
     struct raft_change change;
 
     m->pending_count--;
     memmove(m->pending, m->pending + 1, m->pending_count * sizeof(struct raft_entry *));
-    if (m->pending_count == 0) {
-        free(m->pending);
-        m->pending = NULL;
-        m->pending_capacity = 0;
-    }
 
     /* A change that does not decode or is refused (a stale revision, say) is a no-op: every replica
      * decides so from the same bytes and the same configuration. */
-    bool changed = raft_change_decode(e->payload.bytes, &change, NULL) == THOLE_OK &&
-                   raft_change_apply(raft__membership_current(m), &change, &next, NULL) == THOLE_OK;
+    v->index = e->index;
+    bool changed =
+        raft_change_decode(e->payload.bytes, &change, NULL) == THOLE_OK &&
+        raft_change_apply(raft__membership_current(m), &change, &v->config, NULL) == THOLE_OK;
     if (changed) {
-        push_version(m, e->index, &next);
-        raft_config_deinit(&next);
+        push_version(m, v);
+    } else {
+        free(v);
     }
     raft_entry_unref(e);
     return changed;
@@ -165,8 +137,5 @@ bool raft__membership_apply_next(struct raft_membership *m)
 
 void raft__membership_compact(struct raft_membership *m, uint64_t index)
 {
-    struct raft_config_version *oldest = version_at(m, index);
-
-    drop_versions(oldest->before);
-    oldest->before = NULL;
+    drop_versions(m, version_at(m, index));
 }

@@ -59,6 +59,7 @@ void host_start(struct sim_host *h)
         .sleep_after_ms = s->c.sleep_ms,
         .compact_log_bytes = s->c.compact_bytes,
         .keep_log_bytes = s->c.keep_bytes,
+        .snapshot_bytes_per_s = s->c.snapshot_rate,
         .cache_bytes = s->c.cache_bytes,
         .seed = rand_u64(&s->rand[SIM_RAND_WORK]) | 1,
         .types = h->types,

@@ -160,7 +160,7 @@ static enum thole_code kv_save(void *machine, const void *view, struct thole_sin
         put_number(&b, key);
         put_number(&b, (uint64_t)(uintptr_t)value);
     }
-    uint64_t ballast = m->h->s->c.ballast; /* so that transfers take several chunks */
+    uint64_t ballast = m->h->s->c.ballast; /* with a cap: several chunks */
     put_number(&b, ballast);
     memset(bytes_extend(&b, ballast), 7, ballast);
     enum thole_code code = out->write(out, b.data, b.size);

@@ -127,6 +127,8 @@ void sim_config_draw(const struct sim_options *o, struct sim_config *ret)
     c.reads = 0.2 + 0.5 * rand_unit(&r);
     c.sleep_ms = sim_has(&c, SIM_SLEEP) ? (uint32_t)rand_between(&r, 20, 600) : ENGINE_SLEEP_NEVER;
     c.leases = rand_chance(&r, 0.35) ? 1 : 0;
+    /* A cap makes chunks smaller, so that transfers take several. */
+    c.snapshot_rate = c.ballast > 0 && rand_chance(&r, 0.7) ? rand_between(&r, 200, 2000) * KIB : 0;
     if (c.groups > 5)
         c.clients = SIM_CLIENTS_MAX;
     if (o->hosts != 0)

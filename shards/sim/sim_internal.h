@@ -10,7 +10,7 @@
 
 #define SIM_MS NS_PER_MS
 #define SIM_START_NS (1000 * NS_PER_MS)
-#define SIM_WORKERS_MAX 12
+#define SIM_WORKERS_MAX 20
 #define SIM_KEYS 4 /* of a group, at a time */
 #define SIM_CLIENTS_MAX 24
 #define SIM_OPEN_MAX 20 /* a key with this many open operations is replaced by a fresh one */
@@ -31,7 +31,7 @@ struct sim_config {
     uint64_t think_ns;   /* between operations of a client */
     uint64_t nemesis_ns; /* mean between faults */
     uint64_t sync_ns;    /* a log write, usually */
-    uint64_t compact_bytes, keep_bytes, cache_bytes, ballast;
+    uint64_t compact_bytes, keep_bytes, cache_bytes, ballast, snapshot_rate;
     uint32_t skew_ppm;
     uint32_t sleep_ms; /* idle before a group sleeps */
     double reads;      /* part of the operations */
@@ -230,18 +230,6 @@ bool member_term_at(const struct member *m, uint64_t index, uint64_t *ret);
 uint64_t member_last(const struct member *m);
 /* An update has reached the disk. */
 void shadow_write(struct sim *s, struct sim_host *h, const struct store_update *u);
-/* A replica that sleeps has no work: then this is what it would begin with. */
-static inline struct raft_status sim_status(const struct replica *r)
-{
-    struct raft_status s;
-    replica_status(r, &s);
-    return s;
-}
-static inline const struct replica_work *sim_work(const struct replica *r)
-{
-    static const struct replica_work none;
-    return r->work ? r->work : &none;
-}
 void check_config(struct sim *s, struct shard *shard, uint64_t index, const struct raft_config *c);
 
 /* bounds.c */

@@ -73,20 +73,25 @@ static void tally_release(void *machine, void *view)
     free(view);
 }
 
-static enum thole_code tally_save(void *machine, const void *view, struct thole_sink *out,
-                                  struct thole_status *st)
+static enum thole_code write_tally(struct thole_sink *out, const struct tally *t, size_t ballast)
 {
-    (void)st;
-    const struct tally_machine *m = machine;
-    enum thole_code code = out->write(out, view ? view : &m->t, sizeof(m->t));
+    enum thole_code code = out->write(out, t, sizeof(*t));
     uint8_t page[4096];
     memset(page, 7, sizeof(page));
-    for (size_t left = m->ctx->ballast; left > 0 && code == THOLE_OK;) {
+    for (size_t left = ballast; left > 0 && code == THOLE_OK;) {
         size_t n = left < sizeof(page) ? left : sizeof(page);
         code = out->write(out, page, n);
         left -= n;
     }
     return code;
+}
+
+static enum thole_code tally_save(void *machine, const void *view, struct thole_sink *out,
+                                  struct thole_status *st)
+{
+    (void)st;
+    const struct tally_machine *m = machine;
+    return write_tally(out, view ? view : &m->t, m->ctx->ballast);
 }
 
 static enum thole_code tally_restore(void *machine, struct thole_source *in,
@@ -147,6 +152,7 @@ struct space {
 struct ledger_disk {
     pthread_mutex_t lock;
     struct space *live, *durable;
+    _Atomic size_t ballast;
 };
 struct ledger_machine {
     struct ledger_disk *disk;
@@ -320,8 +326,14 @@ static enum thole_code ledger_view(void *machine, void **ret, struct thole_statu
 static enum thole_code ledger_save(void *machine, const void *view, struct thole_sink *out,
                                    struct thole_status *st)
 {
-    (void)machine, (void)st;
-    return out->write(out, view, sizeof(struct tally));
+    (void)st;
+    const struct ledger_machine *m = machine;
+    return write_tally(out, view, m->disk->ballast);
+}
+
+void ledger_disk_set_ballast(struct ledger_disk *d, size_t ballast)
+{
+    d->ballast = ballast;
 }
 
 static enum thole_code flush_all(struct ledger_disk *d)

@@ -118,17 +118,15 @@ static void check_states(struct rig *r, struct client *clients)
     }
 }
 
-static void run(bool memory_log, uint32_t threads)
+static void run(const struct thole_machine_type *type, bool memory_log, uint32_t threads)
 {
     char *directory = rig_directory();
-    struct tally_ctx ctx = {.ballast = 10000};
-    struct thole_machine_type tally = tally_type(&ctx);
-    const struct thole_machine_type *types[] = {&tally, &machine_noop, NULL};
+    const struct thole_machine_type *types[] = {type, &machine_noop, NULL};
     struct rig_options o = {
         .directory = directory,
         .hosts = 3,
         .shards = SHARDS,
-        .machine = "tally",
+        .machine = type->name,
         .types = types,
         .memory_log = memory_log,
         .loops = threads,
@@ -161,22 +159,42 @@ static void run(bool memory_log, uint32_t threads)
     free(directory);
 }
 
+static void run_tally(bool memory_log, uint32_t threads)
+{
+    struct tally_ctx ctx = {.ballast = 10000};
+    struct thole_machine_type tally = tally_type(&ctx);
+    run(&tally, memory_log, threads);
+}
+
 static void test_engine_threads_memory_log(void **state)
 {
     (void)state;
-    run(true, 1);
+    run_tally(true, 1);
 }
 
 static void test_engine_threads_disk_log(void **state)
 {
     (void)state;
-    run(false, 1);
+    run_tally(false, 1);
 }
 
 static void test_engine_threads_several_loops(void **state)
 {
     (void)state;
-    run(false, 3);
+    run_tally(false, 3);
+}
+
+/* Hosts stop in the middle of what they send each other. */
+static void test_engine_threads_snapshots_in_streams(void **state)
+{
+    (void)state;
+    struct ledger_disk *disk = ledger_disk_new();
+    struct thole_machine_type ledger = ledger_type(disk);
+    int64_t installed = metric_value(&engine_snapshots_installed);
+    ledger_disk_set_ballast(disk, 6 * MIB);
+    run(&ledger, false, 2);
+    assert_true(metric_value(&engine_snapshots_installed) > installed);
+    ledger_disk_free(disk);
 }
 
 /* ---- The key-value machine and the state database -------------------------------------------- */
@@ -356,6 +374,7 @@ int main(void)
         cmocka_unit_test(test_engine_threads_memory_log),
         cmocka_unit_test(test_engine_threads_disk_log),
         cmocka_unit_test(test_engine_threads_several_loops),
+        cmocka_unit_test(test_engine_threads_snapshots_in_streams),
         cmocka_unit_test(test_engine_threads_kv_in_the_state_database),
         cmocka_unit_test(test_engine_threads_views_and_flushes_never_overlap),
     };
