@@ -159,7 +159,8 @@ static bool recall(const struct state *s, const struct txn *t, uint64_t *ret_cod
     if (id.size == 0 || thole_registry_v1_Command_validate_only(t->command)) {
         return false;
     }
-    const struct row *row = registry__tree_get(s->index[INDEX_REQUESTS], id);
+    struct key key = registry__key_name(id);
+    const struct row *row = registry__tree_get(s->index[INDEX_REQUESTS], &key);
     if (row == NULL) {
         return false;
     }

@@ -491,12 +491,14 @@ enum thole_code registry__op_update_host(struct txn *t, const thole_registry_v1_
 
 bool registry__host_another_stays(const struct state *s, const struct row *host)
 {
-    const struct node *n = registry__tree_first(s->index[INDEX_HOST_NAMES]);
-    while (n != NULL) {
-        if (n->row != host && !registry__host_is(n->row, thole_v1_HOST_STATE_REMOVED)) {
+    const struct row *row = registry__tree_first(s->index[INDEX_HOST_NAMES]);
+    while (row != NULL) {
+        if (!uuid_equal(&row->host_id, &host->host_id) &&
+            !registry__host_is(row, thole_v1_HOST_STATE_REMOVED)) {
             return true;
         }
-        n = registry__tree_after(s->index[INDEX_HOST_NAMES], registry__node_key(n));
+        struct key key = registry__row_key(INDEX_HOST_NAMES, row);
+        row = registry__tree_after(s->index[INDEX_HOST_NAMES], &key);
     }
     return false;
 }

@@ -18,10 +18,8 @@ static bool is_open(const struct row *row)
 
 static struct row *next_operation(const struct state *s, uint64_t after)
 {
-    struct key k;
-    const struct node *n =
-        registry__tree_after(s->index[INDEX_OPERATIONS], registry__key_u64(&k, after));
-    return n == NULL ? NULL : n->row;
+    struct key key = registry__key_id(after);
+    return registry__tree_after(s->index[INDEX_OPERATIONS], &key);
 }
 
 /* Drop the oldest of those that have ended; how many are under way. */

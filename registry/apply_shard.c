@@ -39,11 +39,12 @@ static enum thole_code refuse_pool(struct txn *t, const struct row *shard)
 /* A shard of a type that no host has could never form: more likely the name is wrong. */
 static enum thole_code check_type_known(struct txn *t, upb_StringView type)
 {
-    const struct node *n = registry__tree_first(t->s.index[INDEX_HOST_NAMES]);
-    while (n != NULL && !registry__host_runs(n->row->host, type)) {
-        n = registry__tree_after(t->s.index[INDEX_HOST_NAMES], registry__node_key(n));
+    const struct row *row = registry__tree_first(t->s.index[INDEX_HOST_NAMES]);
+    while (row != NULL && !registry__host_runs(row->host, type)) {
+        struct key key = registry__row_key(INDEX_HOST_NAMES, row);
+        row = registry__tree_after(t->s.index[INDEX_HOST_NAMES], &key);
     }
-    if (n == NULL) {
+    if (row == NULL) {
         return THOLE_FAIL(&t->st, THOLE_NOT_FOUND, THOLE_REASON_NO_SUCH_TYPE,
                           "spec.type: no host runs machines of type \"%.*s\"", (int)type.size,
                           type.data);

@@ -15,27 +15,26 @@
 
 static void drop_replicas(struct txn *t)
 {
-    const struct node *n;
-    while ((n = registry__tree_first(t->s.index[INDEX_REPLICAS])) != NULL) {
-        registry__txn_drop(t, n->row);
+    struct row *row;
+    while ((row = registry__tree_first(t->s.index[INDEX_REPLICAS])) != NULL) {
+        registry__txn_drop(t, row);
     }
 }
 
 /* Removed ones too: no data directory of the old cluster is ever let into the new one. */
 static uint32_t drop_hosts(struct txn *t)
 {
-    const struct node *n;
+    struct row *row;
     uint32_t count = 0;
-    while ((n = registry__tree_first(t->s.index[INDEX_HOSTS])) != NULL) {
-        upb_StringView name = thole_v1_Host_name(n->row->host);
+    while ((row = registry__tree_first(t->s.index[INDEX_HOSTS])) != NULL) {
+        upb_StringView name = thole_v1_Host_name(row->host);
         if (name.size > 0) {
-            upb_StringView address =
-                thole_v1_HostStatus_address(thole_v1_Host_status(n->row->host));
-            registry__txn_event(t, n->row, "HostLost", "at %.*s: " LOST_BECAUSE, (int)address.size,
+            upb_StringView address = thole_v1_HostStatus_address(thole_v1_Host_status(row->host));
+            registry__txn_event(t, row, "HostLost", "at %.*s: " LOST_BECAUSE, (int)address.size,
                                 address.size > 0 ? address.data : "");
             count++;
         }
-        registry__txn_drop(t, n->row);
+        registry__txn_drop(t, row);
     }
     return count;
 }
@@ -51,17 +50,15 @@ static bool is_going(const struct txn *t, const struct row *shard)
 
 static void await_shards(struct txn *t)
 {
-    struct key k;
-    uint64_t id = REGISTRY_SHARD_ID;
-    const struct node *n;
-    while ((n = registry__tree_after(t->s.index[INDEX_SHARDS], registry__key_u64(&k, id))) !=
-           NULL) {
-        id = thole_v1_Shard_id(n->row->shard);
-        if (is_going(t, n->row)) {
-            registry__txn_event(t, n->row, "ShardDeleted", LOST_BECAUSE);
-            registry__txn_drop(t, n->row);
+    struct key key = registry__key_id(REGISTRY_SHARD_ID);
+    struct row *row;
+    while ((row = registry__tree_after(t->s.index[INDEX_SHARDS], &key)) != NULL) {
+        key.id = thole_v1_Shard_id(row->shard);
+        if (is_going(t, row)) {
+            registry__txn_event(t, row, "ShardDeleted", LOST_BECAUSE);
+            registry__txn_drop(t, row);
         } else {
-            registry__shard_await(t, n->row);
+            registry__shard_await(t, row);
         }
     }
 }
@@ -92,13 +89,13 @@ static void complete_pool(struct txn *t, const struct row *pool)
 static void complete_pools(struct txn *t)
 {
     struct row *last = NULL;
-    const struct node *n = registry__tree_first(t->s.index[INDEX_POOLS]);
-    while (n != NULL) {
+    struct row *row = registry__tree_first(t->s.index[INDEX_POOLS]);
+    while (row != NULL) {
         registry__row_unref(last);
-        last = registry__row_ref(n->row);
+        last = registry__row_ref(row);
         complete_pool(t, last);
-        n = registry__tree_after(t->s.index[INDEX_POOLS],
-                                 registry_str(thole_v1_ShardPool_name(last->pool)));
+        struct key key = registry__row_key(INDEX_POOLS, last);
+        row = registry__tree_after(t->s.index[INDEX_POOLS], &key);
     }
     registry__row_unref(last);
 }

@@ -70,7 +70,8 @@ struct row {
     bool gone;           /* marks: it went, and `name` says which it was */
     struct uuid host_id; /* hosts and marks of hosts: the id; replicas: the host they are on */
     uint64_t id;         /* marks: of the shard, replica or operation */
-    uint64_t revision;   /* events and marks: what the order of their tree goes by */
+    uint64_t revision;   /* events and marks: rises with the sequence */
+    uint64_t sequence;   /* events, marks and requests */
     upb_Arena *arena;    /* owns the message; NULL: the message is packed, or this is a mark */
     union {
         void *msg;
@@ -125,48 +126,7 @@ upb_StringView registry__dup_str(upb_Arena *arena, const char *s);
 void registry__trim_utf8(char *text);
 bool registry__parse_uuid(upb_StringView text, struct uuid *ret);
 
-/* ---- The persistent tree (AVL, path-copying) ------------------------------------------------- */
-
-/* There are eleven for each shard with three replicas: a node with a key of 8 bytes has 40. */
-#define REGISTRY_TREE_MAX ((UINT32_C(1) << 24) - 1) /* rows in one tree */
-struct node {
-    struct node *left, *right;
-    struct row *row;
-    _Atomic uint32_t refs;
-    uint32_t count : 24; /* of this subtree */
-    uint32_t height : 6; /* below 50: see tree.c */
-    uint32_t shape : 2;  /* keys of 8, 16 and 24 bytes; 3: the first byte of `key` is its size */
-    uint8_t key[];
-};
-
-struct key {
-    size_t size;
-    uint8_t bytes[LIMIT_NAME_BYTES];
-};
-
-int registry__key_compare(struct slice a, struct slice b); /* lexicographic, a prefix first */
-struct slice registry__node_key(const struct node *n);
-struct node *registry__tree_ref(struct node *root);
-void registry__tree_unref(struct node *root);
-struct row *registry__tree_get(const struct node *root, struct slice key); /* borrowed, or NULL */
-/* The node with the smallest key greater than `key`; borrowed. */
-const struct node *registry__tree_after(const struct node *root, struct slice key);
-const struct node *registry__tree_before(const struct node *root, struct slice key);
-const struct node *registry__tree_first(const struct node *root);
-/* In a tree ordered by rising row->revision: the first node with row->revision > `revision`. */
-const struct node *registry__tree_after_revision(const struct node *root, uint64_t revision);
-uint32_t registry__tree_count(const struct node *root);
-uint32_t registry__tree_rank(const struct node *root, struct slice key); /* how many are below */
-/* Replace *root by a version with `row` (a reference is taken) under `key`, or without `key`. */
-void registry__tree_put(struct node **root, struct slice key, struct row *row);
-void registry__tree_remove(struct node **root, struct slice key);
-
-struct slice registry__key_uuid(struct key *k, const struct uuid *id);
-struct slice registry__key_u64(struct key *k, uint64_t a);
-struct slice registry__key_u64_u64(struct key *k, uint64_t a, uint64_t b);
-struct slice registry__key_uuid_u64(struct key *k, const struct uuid *id, uint64_t a);
-
-/* ---- State ----------------------------------------------------------------------------------- */
+/* ---- The persistent trees -------------------------------------------------------------------- */
 
 enum registry_index {
     INDEX_HOSTS,          /* host id; also the tombstones of removed hosts, which have no name */
@@ -184,6 +144,43 @@ enum registry_index {
     INDEX_REQUEST_ORDER,  /* sequence */
     INDEX_COUNT,
 };
+
+#define REGISTRY_TREE_MAX ((UINT32_C(1) << 24) - 1) /* rows in one tree */
+
+/* What an index is ordered by; the rest is 0. */
+struct key {
+    struct slice name; /* borrowed */
+    struct uuid host;
+    uint64_t shard;
+    uint64_t id; /* or sequence */
+};
+
+struct key registry__key_id(uint64_t id);
+struct key registry__key_name(struct slice name);
+struct key registry__key_host(const struct uuid *host, uint64_t id);
+struct key registry__key_shard(uint64_t shard, uint64_t id);
+struct key registry__row_key(enum registry_index index, const struct row *row);
+int registry__row_compare(enum registry_index index, const struct row *row, const struct key *key);
+
+struct node;
+struct node *registry__tree_ref(struct node *root);
+void registry__tree_unref(struct node *root);
+/* Rows are borrowed from the tree; NULL: no such row. */
+struct row *registry__tree_get(const struct node *root, const struct key *key);
+struct row *registry__tree_after(const struct node *root, const struct key *key);
+struct row *registry__tree_before(const struct node *root, const struct key *key);
+struct row *registry__tree_first(const struct node *root);
+/* In a tree ordered by rising row->revision: the first row with row->revision > `revision`. */
+struct row *registry__tree_after_revision(const struct node *root, uint64_t revision);
+uint32_t registry__tree_count(const struct node *root);
+uint32_t registry__tree_rank(const struct node *root,
+                             const struct key *key); /* how many are below */
+/* Replace *root by a version with `row` (a reference is taken) in the place of its key, or without
+ * `key`. */
+void registry__tree_put(struct node **root, enum registry_index index, struct row *row);
+void registry__tree_remove(struct node **root, const struct key *key);
+
+/* ---- State ----------------------------------------------------------------------------------- */
 
 struct state {
     uint64_t revision;

@@ -90,10 +90,11 @@ enum thole_code registry__save(const struct state *s, struct thole_sink *out,
     enum thole_code code = write_header(s, out);
     for (size_t i = 0; code == THOLE_OK && i < sizeof(order) / sizeof(order[0]); i++) {
         const struct node *root = s->index[order[i]];
-        const struct node *n = registry__tree_first(root);
-        while (code == THOLE_OK && n != NULL) {
-            code = write_row(out, n->row);
-            n = registry__tree_after(root, registry__node_key(n));
+        const struct row *row = registry__tree_first(root);
+        while (code == THOLE_OK && row != NULL) {
+            struct key key = registry__row_key(order[i], row);
+            code = write_row(out, row);
+            row = registry__tree_after(root, &key);
         }
     }
     if (code != THOLE_OK) {
@@ -214,8 +215,9 @@ static const char *restore_operation(struct state *s, struct row *row)
 static const char *restore_request(struct state *s, struct row *row)
 {
     upb_StringView id = thole_registry_v1_RememberedRequest_request_id(row->request);
+    struct key key = registry__key_name(registry_str(id));
     if (id.size == 0 || id.size > LIMIT_NAME_BYTES ||
-        registry__tree_get(s->index[INDEX_REQUESTS], registry_str(id)) != NULL) {
+        registry__tree_get(s->index[INDEX_REQUESTS], &key) != NULL) {
         return "bad request";
     }
     registry__state_remember(s, row);

@@ -35,76 +35,74 @@ void registry__state_deinit(struct state *s)
 
 struct row *registry__host(const struct state *s, const struct uuid *id)
 {
-    struct key k;
-    return registry__tree_get(s->index[INDEX_HOSTS], registry__key_uuid(&k, id));
+    struct key key = registry__key_host(id, 0);
+    return registry__tree_get(s->index[INDEX_HOSTS], &key);
 }
 
 struct row *registry__host_by_name(const struct state *s, struct slice name)
 {
-    return registry__tree_get(s->index[INDEX_HOST_NAMES], name);
+    struct key key = registry__key_name(name);
+    return registry__tree_get(s->index[INDEX_HOST_NAMES], &key);
 }
 
 struct row *registry__shard(const struct state *s, uint64_t id)
 {
-    struct key k;
-    return registry__tree_get(s->index[INDEX_SHARDS], registry__key_u64(&k, id));
+    struct key key = registry__key_id(id);
+    return registry__tree_get(s->index[INDEX_SHARDS], &key);
 }
 
 struct row *registry__shard_by_name(const struct state *s, struct slice name)
 {
-    return registry__tree_get(s->index[INDEX_SHARD_NAMES], name);
+    struct key key = registry__key_name(name);
+    return registry__tree_get(s->index[INDEX_SHARD_NAMES], &key);
 }
 
 struct row *registry__replica(const struct state *s, uint64_t id)
 {
-    struct key k;
-    return registry__tree_get(s->index[INDEX_REPLICAS], registry__key_u64(&k, id));
+    struct key key = registry__key_id(id);
+    return registry__tree_get(s->index[INDEX_REPLICAS], &key);
 }
 
 struct row *registry__pool(const struct state *s, struct slice name)
 {
-    return registry__tree_get(s->index[INDEX_POOLS], name);
+    struct key key = registry__key_name(name);
+    return registry__tree_get(s->index[INDEX_POOLS], &key);
 }
 
 struct row *registry__operation(const struct state *s, uint64_t id)
 {
-    struct key k;
-    return registry__tree_get(s->index[INDEX_OPERATIONS], registry__key_u64(&k, id));
+    struct key key = registry__key_id(id);
+    return registry__tree_get(s->index[INDEX_OPERATIONS], &key);
 }
 
 struct row *registry__next_of_shard(const struct state *s, uint64_t shard_id, uint64_t after)
 {
-    struct key k;
-    const struct node *n = registry__tree_after(s->index[INDEX_SHARD_REPLICAS],
-                                                registry__key_u64_u64(&k, shard_id, after));
-    bool same = n != NULL && thole_v1_Replica_shard_id(n->row->replica) == shard_id;
-    return same ? n->row : NULL;
+    struct key key = registry__key_shard(shard_id, after);
+    struct row *row = registry__tree_after(s->index[INDEX_SHARD_REPLICAS], &key);
+    return row != NULL && thole_v1_Replica_shard_id(row->replica) == shard_id ? row : NULL;
 }
 
 struct row *registry__next_of_host(const struct state *s, const struct uuid *host, uint64_t after)
 {
-    struct key k;
-    const struct node *n = registry__tree_after(s->index[INDEX_HOST_REPLICAS],
-                                                registry__key_uuid_u64(&k, host, after));
-    return n != NULL && uuid_equal(&n->row->host_id, host) ? n->row : NULL;
+    struct key key = registry__key_host(host, after);
+    struct row *row = registry__tree_after(s->index[INDEX_HOST_REPLICAS], &key);
+    return row != NULL && uuid_equal(&row->host_id, host) ? row : NULL;
 }
 
 uint32_t registry__count_of_shard(const struct state *s, uint64_t shard_id)
 {
-    struct key a;
-    struct key b;
+    struct key from = registry__key_shard(shard_id, 0);
+    struct key to = registry__key_shard(shard_id, UINT64_MAX);
     const struct node *root = s->index[INDEX_SHARD_REPLICAS];
-    return registry__tree_rank(root, registry__key_u64_u64(&b, shard_id, UINT64_MAX)) -
-           registry__tree_rank(root, registry__key_u64_u64(&a, shard_id, 0));
+    return registry__tree_rank(root, &to) - registry__tree_rank(root, &from);
 }
 
 uint32_t registry__count_of_host(const struct state *s, const struct uuid *host)
 {
-    struct key a;
-    struct key b;
+    struct key from = registry__key_host(host, 0);
+    struct key to = registry__key_host(host, UINT64_MAX);
     const struct node *root = s->index[INDEX_HOST_REPLICAS];
-    return registry__tree_rank(root, registry__key_uuid_u64(&b, host, UINT64_MAX)) -
-           registry__tree_rank(root, registry__key_uuid_u64(&a, host, 0));
+    return registry__tree_rank(root, &to) - registry__tree_rank(root, &from);
 }
 
 struct row *registry__occupant(const struct state *s, uint64_t shard_id, const struct uuid *host)
@@ -124,94 +122,59 @@ struct row *registry__occupant(const struct state *s, uint64_t shard_id, const s
 
 /* ---- Rows in and out ------------------------------------------------------------------------- */
 
-static void put_replica(struct state *s, struct row *row)
+/* The indexes that a kind of row is in; ends with INDEX_COUNT. */
+static const enum registry_index indexes_of[ROW_RESOURCES][4] = {
+    [ROW_HOST] = {INDEX_HOSTS, INDEX_HOST_NAMES, INDEX_COUNT},
+    [ROW_SHARD] = {INDEX_SHARDS, INDEX_SHARD_NAMES, INDEX_COUNT},
+    [ROW_REPLICA] = {INDEX_REPLICAS, INDEX_SHARD_REPLICAS, INDEX_HOST_REPLICAS, INDEX_COUNT},
+    [ROW_POOL] = {INDEX_POOLS, INDEX_COUNT},
+    [ROW_OPERATION] = {INDEX_OPERATIONS, INDEX_COUNT},
+};
+
+/* Tombstones of removed hosts have no name. */
+static bool is_in(enum registry_index index, const struct row *row)
 {
-    struct key k;
-    uint64_t id = thole_v1_Replica_id(row->replica);
-    uint64_t shard = thole_v1_Replica_shard_id(row->replica);
-    registry__tree_put(&s->index[INDEX_REPLICAS], registry__key_u64(&k, id), row);
-    registry__tree_put(&s->index[INDEX_SHARD_REPLICAS], registry__key_u64_u64(&k, shard, id), row);
-    registry__tree_put(&s->index[INDEX_HOST_REPLICAS],
-                       registry__key_uuid_u64(&k, &row->host_id, id), row);
+    return index != INDEX_HOST_NAMES || thole_v1_Host_name(row->host).size > 0;
 }
 
 void registry__state_put(struct state *s, struct row *row)
 {
-    struct key k;
+    ASSERT(row->kind < ROW_RESOURCES);
     registry__row_pack(row);
-    if (row->kind == ROW_HOST) {
-        struct slice name = registry_str(thole_v1_Host_name(row->host));
-        registry__tree_put(&s->index[INDEX_HOSTS], registry__key_uuid(&k, &row->host_id), row);
-        if (name.size > 0) {
-            registry__tree_put(&s->index[INDEX_HOST_NAMES], name, row);
+    for (const enum registry_index *i = indexes_of[row->kind]; *i != INDEX_COUNT; i++) {
+        if (is_in(*i, row)) {
+            registry__tree_put(&s->index[*i], *i, row);
         }
-    } else if (row->kind == ROW_SHARD) {
-        struct slice id = registry__key_u64(&k, thole_v1_Shard_id(row->shard));
-        registry__tree_put(&s->index[INDEX_SHARDS], id, row);
-        registry__tree_put(&s->index[INDEX_SHARD_NAMES],
-                           registry_str(thole_v1_Shard_name(row->shard)), row);
-    } else if (row->kind == ROW_POOL) {
-        registry__tree_put(&s->index[INDEX_POOLS], registry_str(thole_v1_ShardPool_name(row->pool)),
-                           row);
-    } else if (row->kind == ROW_OPERATION) {
-        struct slice id = registry__key_u64(&k, thole_v1_Operation_id(row->operation));
-        registry__tree_put(&s->index[INDEX_OPERATIONS], id, row);
-    } else {
-        ASSERT(row->kind == ROW_REPLICA);
-        put_replica(s, row);
     }
-}
-
-static void drop_replica(struct state *s, const struct row *row)
-{
-    struct key k;
-    uint64_t id = thole_v1_Replica_id(row->replica);
-    uint64_t shard = thole_v1_Replica_shard_id(row->replica);
-    struct uuid host = row->host_id;
-    registry__tree_remove(&s->index[INDEX_REPLICAS], registry__key_u64(&k, id));
-    registry__tree_remove(&s->index[INDEX_SHARD_REPLICAS], registry__key_u64_u64(&k, shard, id));
-    registry__tree_remove(&s->index[INDEX_HOST_REPLICAS], registry__key_uuid_u64(&k, &host, id));
 }
 
 /* The caller holds a reference to `row`, because the tree's may be the last one. */
 void registry__state_drop(struct state *s, const struct row *row)
 {
-    struct key k;
-    if (row->kind == ROW_HOST) {
-        registry__tree_remove(&s->index[INDEX_HOST_NAMES],
-                              registry_str(thole_v1_Host_name(row->host)));
-        registry__tree_remove(&s->index[INDEX_HOSTS], registry__key_uuid(&k, &row->host_id));
-    } else if (row->kind == ROW_SHARD) {
-        registry__tree_remove(&s->index[INDEX_SHARD_NAMES],
-                              registry_str(thole_v1_Shard_name(row->shard)));
-        registry__tree_remove(&s->index[INDEX_SHARDS],
-                              registry__key_u64(&k, thole_v1_Shard_id(row->shard)));
-    } else if (row->kind == ROW_POOL) {
-        registry__tree_remove(&s->index[INDEX_POOLS],
-                              registry_str(thole_v1_ShardPool_name(row->pool)));
-    } else if (row->kind == ROW_OPERATION) {
-        registry__tree_remove(&s->index[INDEX_OPERATIONS],
-                              registry__key_u64(&k, thole_v1_Operation_id(row->operation)));
-    } else {
-        ASSERT(row->kind == ROW_REPLICA);
-        drop_replica(s, row);
+    ASSERT(row->kind < ROW_RESOURCES);
+    for (const enum registry_index *i = indexes_of[row->kind]; *i != INDEX_COUNT; i++) {
+        if (is_in(*i, row)) {
+            struct key key = registry__row_key(*i, row);
+            registry__tree_remove(&s->index[*i], &key);
+        }
     }
 }
 
 /* ---- Bounded histories ----------------------------------------------------------------------- */
 
 /* Append under the next sequence, and drop the oldest past `max`; its revision, or 0. */
-static uint64_t append(struct node **root, uint64_t *next, uint32_t max, struct row *row)
+static uint64_t append(struct state *s, enum registry_index index, uint64_t *next, uint32_t max,
+                       struct row *row)
 {
-    struct key k;
+    struct node **root = &s->index[index];
     uint64_t dropped = 0;
-    registry__tree_put(root, registry__key_u64(&k, (*next)++), row);
+    row->sequence = (*next)++;
+    registry__tree_put(root, index, row);
     if (registry__tree_count(*root) > max) {
-        const struct node *oldest = registry__tree_first(*root);
-        dropped = oldest->row->revision;
-        k.size = registry__node_key(oldest).size;
-        memcpy(k.bytes, registry__node_key(oldest).data, k.size);
-        registry__tree_remove(root, slice_of(k.bytes, k.size));
+        const struct row *oldest = registry__tree_first(*root);
+        struct key key = registry__row_key(index, oldest);
+        dropped = oldest->revision;
+        registry__tree_remove(root, &key);
     }
     return dropped;
 }
@@ -225,26 +188,23 @@ static void compacted(struct state *s, uint64_t revision)
 
 void registry__state_journal(struct state *s, struct row *mark)
 {
-    compacted(s, append(&s->index[INDEX_JOURNAL], &s->journal_next, REGISTRY_JOURNAL_MAX, mark));
+    compacted(s, append(s, INDEX_JOURNAL, &s->journal_next, REGISTRY_JOURNAL_MAX, mark));
 }
 
 void registry__state_event(struct state *s, struct row *event)
 {
     registry__row_pack(event);
-    compacted(s, append(&s->index[INDEX_EVENTS], &s->event_next, LIMIT_EVENTS, event));
+    compacted(s, append(s, INDEX_EVENTS, &s->event_next, LIMIT_EVENTS, event));
 }
 
 void registry__state_remember(struct state *s, struct row *request)
 {
-    const struct node *oldest = registry__tree_first(s->index[INDEX_REQUEST_ORDER]);
+    const struct row *oldest = registry__tree_first(s->index[INDEX_REQUEST_ORDER]);
     if (registry__tree_count(s->index[INDEX_REQUEST_ORDER]) >= REGISTRY_REQUESTS_MAX) {
-        struct slice id =
-            registry_str(thole_registry_v1_RememberedRequest_request_id(oldest->row->request));
-        registry__tree_remove(&s->index[INDEX_REQUESTS], id);
+        struct key key = registry__row_key(INDEX_REQUESTS, oldest);
+        registry__tree_remove(&s->index[INDEX_REQUESTS], &key);
     }
     registry__row_pack(request);
-    struct slice id =
-        registry_str(thole_registry_v1_RememberedRequest_request_id(request->request));
-    registry__tree_put(&s->index[INDEX_REQUESTS], id, request);
-    append(&s->index[INDEX_REQUEST_ORDER], &s->request_next, REGISTRY_REQUESTS_MAX, request);
+    registry__tree_put(&s->index[INDEX_REQUESTS], INDEX_REQUESTS, request);
+    (void)append(s, INDEX_REQUEST_ORDER, &s->request_next, REGISTRY_REQUESTS_MAX, request);
 }

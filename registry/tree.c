@@ -1,32 +1,69 @@
-/* A persistent AVL tree: each change copies the path to the root and shares the rest, so that any
- * number of versions live side by side. The height is at most 1.44 log2(n), which bounds the
- * recursion of every function here, release included: below 50 for any n that fits in memory. */
+/* A persistent B+ tree: a change copies the nodes on the way to the root and shares the rest, so that any
+ * number of versions live side by side. A node that nobody else refers to is changed in place, so
+ * the rows that one command changes copy a way once.
+ *
+ * Rows are in the leaves, and know their keys. An inner node has, for each child, a borrowed pointer to
+ * the child's first row (which lives as long as the child) and the number of rows below it. Nodes
+ * have just the size of what is in them. One that is short of entries is joined with its neighbour if both
+ * fit into one; all leaves are equally deep, so the height, which bounds every recursion here, is small
+ * whatever they hold. */
 #include "registry/registry_internal.h"
 
 #include <string.h>
 
-int registry__key_compare(struct slice a, struct slice b)
+#define ENTRIES_MAX 32
+#define ENTRIES_FEW 10 /* joined with a neighbour, if it fits */
+
+struct node {
+    _Alignas(8) _Atomic uint32_t refs;
+    uint8_t index;  /* enum registry_index: what it is ordered by */
+    uint8_t height; /* 0: a leaf */
+    uint16_t count; /* entries: at least one */
+};
+
+struct leaf {
+    struct node node;
+    struct row *rows[];
+};
+
+struct branch {
+    struct node *child;
+    const struct row *first; /* in `child` */
+    uint64_t rows;
+};
+
+struct inner {
+    struct node node;
+    struct branch branches[];
+};
+
+static struct row **rows_of(struct node *n)
 {
-    size_t size = a.size < b.size ? a.size : b.size;
-    int order = size == 0 ? 0 : memcmp(a.data, b.data, size);
-    if (order != 0) {
-        return order;
-    }
-    return a.size < b.size ? -1 : a.size > b.size;
+    return ((struct leaf *)n)->rows;
 }
 
-#define SHAPE_ANY 3
-
-struct slice registry__node_key(const struct node *n)
+static struct branch *branches_of(struct node *n)
 {
-    return n->shape == SHAPE_ANY ? slice_of(n->key + 1, n->key[0])
-                                 : slice_of(n->key, 8 * (n->shape + (size_t)1));
+    return ((struct inner *)n)->branches;
 }
 
-static uint32_t shape_of(size_t key_size)
+static const struct row *first_of(const struct node *n, size_t i)
 {
-    return key_size % 8 == 0 && key_size <= 24 ? (uint32_t)(key_size / 8 - 1) : SHAPE_ANY;
+    return n->height == 0 ? ((const struct leaf *)n)->rows[i]
+                          : ((const struct inner *)n)->branches[i].first;
 }
+
+static size_t entry_bytes(const struct node *n)
+{
+    return n->height == 0 ? sizeof(struct row *) : sizeof(struct branch);
+}
+
+static uint8_t *entry_at(struct node *n, size_t i)
+{
+    return (uint8_t *)(n + 1) + i * entry_bytes(n);
+}
+
+/* ---- Nodes ----------------------------------------------------------------------------------- */
 
 struct node *registry__tree_ref(struct node *root)
 {
@@ -38,245 +75,340 @@ struct node *registry__tree_ref(struct node *root)
 
 void registry__tree_unref(struct node *root)
 {
-    /* Down the right spine by iteration, into left subtrees by recursion: bounded by the height. */
-    while (root != NULL && atomic_fetch_sub_explicit(&root->refs, 1, memory_order_acq_rel) == 1) {
-        struct node *right = root->right;
-        registry__tree_unref(root->left);
-        registry__row_unref(root->row);
-        free(root);
-        root = right;
+    if (root == NULL || atomic_fetch_sub_explicit(&root->refs, 1, memory_order_acq_rel) != 1) {
+        return;
     }
+    for (size_t i = 0; i < root->count; i++) {
+        if (root->height == 0) {
+            registry__row_unref(rows_of(root)[i]);
+        } else {
+            registry__tree_unref(branches_of(root)[i].child);
+        }
+    }
+    free(root);
 }
 
-static uint32_t height(const struct node *n)
+/* Without entries yet. */
+static struct node *node_new(uint8_t index, uint8_t height, size_t room)
 {
-    return n == NULL ? 0 : n->height;
-}
-
-uint32_t registry__tree_count(const struct node *root)
-{
-    return root == NULL ? 0 : root->count;
-}
-
-/* Takes over `left` and `right`. */
-static struct node *node_new(struct slice key, struct row *row, struct node *left,
-                             struct node *right)
-{
-    ASSERT(key.size > 0 && key.size <= UINT8_MAX);
-    uint32_t shape = shape_of(key.size);
-    uint32_t count = 1 + registry__tree_count(left) + registry__tree_count(right);
-    uint32_t below = height(left) > height(right) ? height(left) : height(right);
-    size_t prefix = shape == SHAPE_ANY ? 1 : 0;
-    struct node *n = xmalloc(sizeof(*n) + prefix + key.size);
-    ASSERT(count <= REGISTRY_TREE_MAX);
+    struct node head = {.index = index, .height = height};
+    struct node *n = xmalloc(sizeof(*n) + room * entry_bytes(&head));
     atomic_init(&n->refs, 1);
-    n->row = registry__row_ref(row);
-    n->left = left;
-    n->right = right;
-    n->count = count & REGISTRY_TREE_MAX;
-    n->height = (below + 1) & 63;
-    n->shape = shape & 3;
-    n->key[0] = (uint8_t)key.size;
-    memcpy(n->key + prefix, key.data, key.size);
+    n->index = index;
+    n->height = height;
+    n->count = 0;
     return n;
 }
 
-static struct node *rebuild(const struct node *from, struct node *left, struct node *right)
+/* Takes over a reference. What is returned nobody else refers to, and has room for `more` entries. */
+static struct node *own(struct node *n, size_t more)
 {
-    return node_new(registry__node_key(from), from->row, left, right);
-}
-
-/* A node like `from` over `left` and `right` (taken over), whose heights differ by at most 2. */
-static struct node *balance(const struct node *from, struct node *left, struct node *right)
-{
-    struct node *ret;
-    if (height(left) > height(right) + 1) {
-        ASSERT(left != NULL);
-        struct node *inner = left->right;
-        if (height(left->left) >= height(inner)) {
-            struct node *low = rebuild(from, registry__tree_ref(inner), right);
-            ret = rebuild(left, registry__tree_ref(left->left), low);
+    if (atomic_load_explicit(&n->refs, memory_order_acquire) == 1) {
+        return more == 0 ? n : xrealloc(n, sizeof(*n) + (n->count + more) * entry_bytes(n));
+    }
+    struct node *copy = node_new(n->index, n->height, n->count + more);
+    memcpy(entry_at(copy, 0), entry_at(n, 0), n->count * entry_bytes(n));
+    copy->count = n->count;
+    for (size_t i = 0; i < n->count; i++) {
+        if (n->height == 0) {
+            (void)registry__row_ref(rows_of(n)[i]);
         } else {
-            struct node *a =
-                rebuild(left, registry__tree_ref(left->left), registry__tree_ref(inner->left));
-            struct node *b = rebuild(from, registry__tree_ref(inner->right), right);
-            ret = rebuild(inner, a, b);
+            (void)registry__tree_ref(branches_of(n)[i].child);
         }
-        registry__tree_unref(left);
-        return ret;
     }
-    if (height(right) > height(left) + 1) {
-        ASSERT(right != NULL);
-        struct node *inner = right->left;
-        if (height(right->right) >= height(inner)) {
-            struct node *low = rebuild(from, left, registry__tree_ref(inner));
-            ret = rebuild(right, low, registry__tree_ref(right->right));
+    registry__tree_unref(n);
+    return copy;
+}
+
+/* `n` is owned, and gives up the room it does not need. */
+static struct node *fit(struct node *n)
+{
+    return xrealloc(n, sizeof(*n) + n->count * entry_bytes(n));
+}
+
+/* A gap at `at`, for which there is room. */
+static void open_gap(struct node *n, size_t at)
+{
+    memmove(entry_at(n, at + 1), entry_at(n, at), (n->count - at) * entry_bytes(n));
+    n->count++;
+}
+
+static void close_gap(struct node *n, size_t at)
+{
+    memmove(entry_at(n, at), entry_at(n, at + 1), (n->count - at - 1) * entry_bytes(n));
+    n->count--;
+}
+
+static void set_branch(struct node *n, size_t i, struct node *child)
+{
+    branches_of(n)[i] = (struct branch){
+        .child = child, .first = first_of(child, 0), .rows = registry__tree_count(child)};
+}
+
+/* How many entries are not above `key`; the last of them may be equal. */
+static size_t find(const struct node *n, const struct key *key, bool *ret_equal)
+{
+    size_t low = 0;
+    size_t high = n->count;
+    *ret_equal = false;
+    while (low < high) {
+        size_t middle = (low + high) / 2;
+        int order = registry__row_compare((enum registry_index)n->index, first_of(n, middle), key);
+        if (order > 0) {
+            high = middle;
         } else {
-            struct node *a = rebuild(from, left, registry__tree_ref(inner->left));
-            struct node *b =
-                rebuild(right, registry__tree_ref(inner->right), registry__tree_ref(right->right));
-            ret = rebuild(inner, a, b);
+            low = middle + 1;
+            if (order == 0) {
+                *ret_equal = true;
+                break;
+            }
         }
-        registry__tree_unref(right);
-        return ret;
     }
-    return rebuild(from, left, right);
+    return low;
 }
 
-static struct node *put(struct node *n, struct slice key, struct row *row)
+/* ---- Changes --------------------------------------------------------------------------------- */
+
+struct grown {
+    struct node *node;
+    struct node *above; /* what did not fit any more; NULL: all did */
+};
+
+/* An entry was added at `added`. If that is the end it will be so again: what comes in order leaves full
+ * nodes behind. */
+static struct grown split(struct node *n, size_t added)
 {
-    if (n == NULL) {
-        return node_new(key, row, NULL, NULL);
-    }
-    int order = registry__key_compare(key, registry__node_key(n));
-    if (order == 0) {
-        return node_new(key, row, registry__tree_ref(n->left), registry__tree_ref(n->right));
-    }
-    if (order < 0) {
-        return balance(n, put(n->left, key, row), registry__tree_ref(n->right));
-    }
-    return balance(n, registry__tree_ref(n->left), put(n->right, key, row));
+    size_t keep = added + 1 == n->count ? n->count - 1u : n->count / 2u;
+    struct node *above = node_new(n->index, n->height, n->count - keep);
+    above->count = (uint16_t)(n->count - keep);
+    memcpy(entry_at(above, 0), entry_at(n, keep), above->count * entry_bytes(n));
+    n->count = (uint16_t)keep;
+    return (struct grown){fit(n), above};
 }
 
-/* `key` is in the tree. */
-static struct node *without(struct node *n, struct slice key)
+static struct grown put_in_leaf(struct node *n, const struct key *key, struct row *row)
 {
-    int order = registry__key_compare(key, registry__node_key(n));
-    if (order < 0) {
-        return balance(n, without(n->left, key), registry__tree_ref(n->right));
+    bool equal;
+    size_t at = find(n, key, &equal);
+    (void)registry__row_ref(row);
+    if (equal) {
+        n = own(n, 0);
+        registry__row_unref(rows_of(n)[at - 1]);
+        rows_of(n)[at - 1] = row;
+        return (struct grown){n, NULL};
     }
-    if (order > 0) {
-        return balance(n, registry__tree_ref(n->left), without(n->right, key));
-    }
-    if (n->left == NULL) {
-        return registry__tree_ref(n->right);
-    }
-    if (n->right == NULL) {
-        return registry__tree_ref(n->left);
-    }
-    const struct node *next = registry__tree_first(n->right);
-    return balance(next, registry__tree_ref(n->left), without(n->right, registry__node_key(next)));
+    n = own(n, 1);
+    open_gap(n, at);
+    rows_of(n)[at] = row;
+    return n->count > ENTRIES_MAX ? split(n, at) : (struct grown){n, NULL};
 }
 
-void registry__tree_put(struct node **root, struct slice key, struct row *row)
+/* Takes over a reference to `n`. */
+static struct grown put(struct node *n, const struct key *key, struct row *row)
 {
-    struct node *old = *root;
-    *root = put(old, key, row);
-    registry__tree_unref(old);
+    if (n->height == 0) {
+        return put_in_leaf(n, key, row);
+    }
+    bool equal;
+    size_t at = find(n, key, &equal);
+    at -= at > 0;
+    n = own(n, 0);
+    struct grown below = put(branches_of(n)[at].child, key, row);
+    set_branch(n, at, below.node);
+    if (below.above == NULL) {
+        return (struct grown){n, NULL};
+    }
+    n = own(n, 1);
+    open_gap(n, ++at);
+    set_branch(n, at, below.above);
+    return n->count > ENTRIES_MAX ? split(n, at) : (struct grown){n, NULL};
 }
 
-void registry__tree_remove(struct node **root, struct slice key)
+void registry__tree_put(struct node **root, enum registry_index index, struct row *row)
 {
-    struct node *old = *root;
-    if (registry__tree_get(old, key) == NULL) {
+    struct key key = registry__row_key(index, row);
+    if (*root == NULL) {
+        *root = node_new((uint8_t)index, 0, 1);
+        (*root)->count = 1;
+        rows_of(*root)[0] = registry__row_ref(row);
         return;
     }
-    *root = without(old, key);
-    registry__tree_unref(old);
+    struct grown top = put(*root, &key, row);
+    *root = top.node;
+    if (top.above != NULL) {
+        struct node *higher = node_new((uint8_t)index, (uint8_t)(top.node->height + 1), 2);
+        higher->count = 2;
+        set_branch(higher, 0, top.node);
+        set_branch(higher, 1, top.above);
+        *root = higher;
+        ASSERT(registry__tree_count(higher) <= REGISTRY_TREE_MAX);
+    }
 }
 
-struct row *registry__tree_get(const struct node *root, struct slice key)
+/* Child `at` of `n`, which is owned, is short of entries: into one with its neighbour, if they fit. */
+static void join(struct node *n, size_t at)
+{
+    size_t left = at > 0 ? at - 1 : at;
+    if (n->count < 2) {
+        return;
+    }
+    struct branch *b = branches_of(n) + left;
+    size_t count = b[1].child->count;
+    if (b[0].child->count + count > ENTRIES_MAX) {
+        return;
+    }
+    struct node *into = own(b[0].child, count);
+    struct node *from = own(b[1].child, 0);
+    memcpy(entry_at(into, into->count), entry_at(from, 0), count * entry_bytes(from));
+    into->count = (uint16_t)(into->count + count);
+    free(from);
+    close_gap(n, left + 1);
+    set_branch(n, left, into);
+}
+
+/* Takes over a reference to `n`, which has the row. NULL: nothing is left. */
+static struct node *without(struct node *n, const struct key *key)
+{
+    bool equal;
+    size_t at = find(n, key, &equal) - 1;
+    n = own(n, 0);
+    if (n->height == 0) {
+        registry__row_unref(rows_of(n)[at]);
+        close_gap(n, at);
+    } else {
+        struct node *child = without(branches_of(n)[at].child, key);
+        if (child == NULL) {
+            close_gap(n, at);
+        } else {
+            set_branch(n, at, child);
+            if (child->count < ENTRIES_FEW) {
+                join(n, at);
+            }
+        }
+    }
+    if (n->count > 0) {
+        return fit(n);
+    }
+    free(n);
+    return NULL;
+}
+
+void registry__tree_remove(struct node **root, const struct key *key)
+{
+    if (registry__tree_get(*root, key) == NULL) {
+        return;
+    }
+    *root = without(*root, key);
+    while (*root != NULL && (*root)->height > 0 && (*root)->count == 1) {
+        struct node *only = registry__tree_ref(branches_of(*root)[0].child);
+        registry__tree_unref(*root);
+        *root = only;
+    }
+}
+
+/* ---- Looks ----------------------------------------------------------------------------------- */
+
+uint32_t registry__tree_count(const struct node *root)
+{
+    uint64_t count = 0;
+    for (size_t i = 0; root != NULL && root->height > 0 && i < root->count; i++) {
+        count += ((const struct inner *)root)->branches[i].rows;
+    }
+    return root == NULL ? 0 : root->height == 0 ? root->count : (uint32_t)count;
+}
+
+static const struct node *child_of(const struct node *n, size_t i)
+{
+    return ((const struct inner *)n)->branches[i].child;
+}
+
+/* What is not const is the count of references. */
+static struct row *given(const struct row *row)
+{
+    return (struct row *)(uintptr_t)row;
+}
+
+struct row *registry__tree_get(const struct node *root, const struct key *key)
 {
     while (root != NULL) {
-        int order = registry__key_compare(key, registry__node_key(root));
-        if (order == 0) {
-            return root->row;
+        bool equal;
+        size_t at = find(root, key, &equal);
+        if (equal) {
+            return given(first_of(root, at - 1));
         }
-        root = order < 0 ? root->left : root->right;
+        root = at > 0 && root->height > 0 ? child_of(root, at - 1) : NULL;
     }
     return NULL;
 }
 
-const struct node *registry__tree_after(const struct node *root, struct slice key)
+struct row *registry__tree_after(const struct node *root, const struct key *key)
 {
-    const struct node *best = NULL;
+    const struct row *above = NULL;
     while (root != NULL) {
-        if (registry__key_compare(registry__node_key(root), key) > 0) {
-            best = root;
-            root = root->left;
-        } else {
-            root = root->right;
-        }
+        bool equal;
+        size_t at = find(root, key, &equal);
+        above = at < root->count ? first_of(root, at) : above;
+        root = at > 0 && root->height > 0 ? child_of(root, at - 1) : NULL;
     }
-    return best;
+    return given(above);
 }
 
-const struct node *registry__tree_before(const struct node *root, struct slice key)
+struct row *registry__tree_before(const struct node *root, const struct key *key)
 {
-    const struct node *best = NULL;
     while (root != NULL) {
-        if (registry__key_compare(registry__node_key(root), key) < 0) {
-            best = root;
-            root = root->right;
-        } else {
-            root = root->left;
+        bool equal;
+        size_t at = find(root, key, &equal);
+        at -= equal;
+        if (at == 0) {
+            return NULL;
         }
+        if (root->height == 0) {
+            return given(first_of(root, at - 1));
+        }
+        root = child_of(root, at - 1);
     }
-    return best;
+    return NULL;
 }
 
-const struct node *registry__tree_after_revision(const struct node *root, uint64_t revision)
+struct row *registry__tree_after_revision(const struct node *root, uint64_t revision)
 {
-    const struct node *best = NULL;
+    const struct row *above = NULL;
     while (root != NULL) {
-        if (root->row->revision > revision) {
-            best = root;
-            root = root->left;
-        } else {
-            root = root->right;
+        size_t low = 0;
+        size_t high = root->count;
+        while (low < high) {
+            size_t middle = (low + high) / 2;
+            if (first_of(root, middle)->revision > revision) {
+                high = middle;
+            } else {
+                low = middle + 1;
+            }
         }
+        above = low < root->count ? first_of(root, low) : above;
+        root = low > 0 && root->height > 0 ? child_of(root, low - 1) : NULL;
     }
-    return best;
+    return given(above);
 }
 
-const struct node *registry__tree_first(const struct node *root)
+struct row *registry__tree_first(const struct node *root)
 {
-    while (root != NULL && root->left != NULL) {
-        root = root->left;
-    }
-    return root;
+    return root == NULL ? NULL : given(first_of(root, 0));
 }
 
-uint32_t registry__tree_rank(const struct node *root, struct slice key)
+uint32_t registry__tree_rank(const struct node *root, const struct key *key)
 {
-    uint32_t rank = 0;
+    uint64_t rank = 0;
     while (root != NULL) {
-        if (registry__key_compare(registry__node_key(root), key) < 0) {
-            rank += 1 + registry__tree_count(root->left);
-            root = root->right;
-        } else {
-            root = root->left;
+        bool equal;
+        size_t at = find(root, key, &equal);
+        at -= equal;
+        if (root->height == 0) {
+            return (uint32_t)(rank + at);
         }
+        for (size_t i = 0; i + 1 < at; i++) {
+            rank += ((const struct inner *)root)->branches[i].rows;
+        }
+        root = at > 0 ? child_of(root, at - 1) : NULL;
     }
-    return rank;
-}
-
-struct slice registry__key_uuid(struct key *k, const struct uuid *id)
-{
-    memcpy(k->bytes, id->bytes, sizeof(id->bytes));
-    k->size = sizeof(id->bytes);
-    return slice_of(k->bytes, k->size);
-}
-
-struct slice registry__key_u64(struct key *k, uint64_t a)
-{
-    put_be64(k->bytes, a);
-    k->size = 8;
-    return slice_of(k->bytes, k->size);
-}
-
-struct slice registry__key_u64_u64(struct key *k, uint64_t a, uint64_t b)
-{
-    put_be64(k->bytes, a);
-    put_be64(k->bytes + 8, b);
-    k->size = 16;
-    return slice_of(k->bytes, k->size);
-}
-
-struct slice registry__key_uuid_u64(struct key *k, const struct uuid *id, uint64_t a)
-{
-    memcpy(k->bytes, id->bytes, sizeof(id->bytes));
-    put_be64(k->bytes + sizeof(id->bytes), a);
-    k->size = sizeof(id->bytes) + 8;
-    return slice_of(k->bytes, k->size);
+    return (uint32_t)rank;
 }

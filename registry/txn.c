@@ -171,22 +171,18 @@ static bool same_event(const thole_v1_Event *a, const thole_v1_Event *b)
 static void coalesce(struct txn *t, struct row *event)
 {
     struct node **root = &t->s.index[INDEX_EVENTS];
-    struct key k;
-    struct key newest;
     const struct row *last = NULL;
     uint32_t seen = 0;
-    const struct node *n = registry__tree_before(*root, registry__key_u64(&k, t->s.event_next));
-    for (uint32_t i = 0; i < SAME_EVENTS_LOOK && n != NULL && seen < SAME_EVENTS_KEPT; i++) {
-        if (same_event(n->row->event, event->event)) {
+    struct key key = registry__key_id(t->s.event_next);
+    const struct row *row = registry__tree_before(*root, &key);
+    for (uint32_t i = 0; i < SAME_EVENTS_LOOK && row != NULL && seen < SAME_EVENTS_KEPT; i++) {
+        if (same_event(row->event, event->event)) {
             seen++;
-            if (last == NULL) {
-                last = n->row;
-                newest.size = registry__node_key(n).size;
-                memcpy(newest.bytes, registry__node_key(n).data, newest.size);
-            }
-            seen += thole_v1_Event_count(n->row->event) > 0 ? SAME_EVENTS_KEPT : 0;
+            last = last == NULL ? row : last;
+            seen += thole_v1_Event_count(row->event) > 0 ? SAME_EVENTS_KEPT : 0;
         }
-        n = registry__tree_before(*root, registry__node_key(n));
+        key.id = row->sequence;
+        row = registry__tree_before(*root, &key);
     }
     if (seen < SAME_EVENTS_KEPT) {
         return;
@@ -197,7 +193,8 @@ static void coalesce(struct txn *t, struct row *event)
     thole_v1_Event_set_first_time_ms(event->event, count == 0
                                                        ? thole_v1_Event_time_ms(before)
                                                        : thole_v1_Event_first_time_ms(before));
-    registry__tree_remove(root, slice_of(newest.bytes, newest.size));
+    key.id = last->sequence;
+    registry__tree_remove(root, &key);
 }
 
 void registry__txn_event(struct txn *t, const struct row *about, const char *reason,

@@ -76,10 +76,9 @@ static const thole_v1_ShardPool *as_pool(const struct row *row)
 }
 
 static const struct row *row_after(const struct registry_view *v, enum registry_index index,
-                                   struct slice key)
+                                   struct key key)
 {
-    const struct node *n = registry__tree_after(v->s.index[index], key);
-    return n == NULL ? NULL : n->row;
+    return registry__tree_after(v->s.index[index], &key);
 }
 
 const thole_v1_Host *registry_host(const struct registry_view *v, const struct uuid *id)
@@ -109,18 +108,17 @@ const thole_v1_Replica *registry_replica(const struct registry_view *v, uint64_t
 
 const thole_v1_Host *registry_next_host(const struct registry_view *v, struct slice after_name)
 {
-    return as_host(row_after(v, INDEX_HOST_NAMES, after_name));
+    return as_host(row_after(v, INDEX_HOST_NAMES, registry__key_name(after_name)));
 }
 
 const thole_v1_Shard *registry_next_shard(const struct registry_view *v, struct slice after_name)
 {
-    return as_shard(row_after(v, INDEX_SHARD_NAMES, after_name));
+    return as_shard(row_after(v, INDEX_SHARD_NAMES, registry__key_name(after_name)));
 }
 
 const thole_v1_Replica *registry_next_replica(const struct registry_view *v, uint64_t after_id)
 {
-    struct key k;
-    return as_replica(row_after(v, INDEX_REPLICAS, registry__key_u64(&k, after_id)));
+    return as_replica(row_after(v, INDEX_REPLICAS, registry__key_id(after_id)));
 }
 
 const thole_v1_ShardPool *registry_pool_by_name(const struct registry_view *v, struct slice name)
@@ -130,7 +128,7 @@ const thole_v1_ShardPool *registry_pool_by_name(const struct registry_view *v, s
 
 const thole_v1_ShardPool *registry_next_pool(const struct registry_view *v, struct slice after_name)
 {
-    return as_pool(row_after(v, INDEX_POOLS, after_name));
+    return as_pool(row_after(v, INDEX_POOLS, registry__key_name(after_name)));
 }
 
 const thole_v1_Operation *registry_operation(const struct registry_view *v, uint64_t id)
@@ -141,8 +139,7 @@ const thole_v1_Operation *registry_operation(const struct registry_view *v, uint
 
 const thole_v1_Operation *registry_next_operation(const struct registry_view *v, uint64_t after_id)
 {
-    struct key k;
-    const struct row *row = row_after(v, INDEX_OPERATIONS, registry__key_u64(&k, after_id));
+    const struct row *row = row_after(v, INDEX_OPERATIONS, registry__key_id(after_id));
     return row == NULL ? NULL : row->operation;
 }
 
@@ -167,21 +164,19 @@ const thole_v1_Replica *registry_next_replica_of_host(const struct registry_view
 static const struct row *next_event(const struct state *s, uint64_t after_revision, uint64_t *it)
 {
     const struct node *root = s->index[INDEX_EVENTS];
-    struct key k;
-    const struct node *n = *it == 0 ? registry__tree_after_revision(root, after_revision)
-                                    : registry__tree_after(root, registry__key_u64(&k, *it));
-    if (n == NULL) {
-        return NULL;
+    struct key key = registry__key_id(*it);
+    const struct row *row = *it == 0 ? registry__tree_after_revision(root, after_revision)
+                                     : registry__tree_after(root, &key);
+    if (row != NULL) {
+        *it = row->sequence;
     }
-    *it = get_be64(registry__node_key(n).data);
-    return n->row;
+    return row;
 }
 
 uint64_t registry_oldest_event(const struct registry_view *v)
 {
     const struct node *root = v->s.index[INDEX_EVENTS];
-    return registry__tree_count(root) < LIMIT_EVENTS ? 0
-                                                     : registry__tree_first(root)->row->revision;
+    return registry__tree_count(root) < LIMIT_EVENTS ? 0 : registry__tree_first(root)->revision;
 }
 
 const thole_v1_Event *registry_next_event(const struct registry_view *v, uint64_t after_revision,
@@ -193,8 +188,8 @@ const thole_v1_Event *registry_next_event(const struct registry_view *v, uint64_
 
 bool registry_request_answered(const struct registry_view *v, struct slice request_id)
 {
-    return request_id.size > 0 &&
-           registry__tree_get(v->s.index[INDEX_REQUESTS], request_id) != NULL;
+    struct key key = registry__key_name(request_id);
+    return request_id.size > 0 && registry__tree_get(v->s.index[INDEX_REQUESTS], &key) != NULL;
 }
 
 bool registry_shard_ready(const thole_v1_Shard *shard)
@@ -302,10 +297,11 @@ enum thole_code registry_changes_since(const struct registry_view *v, uint64_t f
                           s->compacted_revision, from);
     }
     const struct node *root = s->index[INDEX_JOURNAL];
-    const struct node *n = registry__tree_after_revision(root, from);
-    while (n != NULL) {
-        report_mark(s, n->row, c);
-        n = registry__tree_after(root, registry__node_key(n));
+    const struct row *mark = registry__tree_after_revision(root, from);
+    while (mark != NULL) {
+        struct key key = registry__key_id(mark->sequence);
+        report_mark(s, mark, c);
+        mark = registry__tree_after(root, &key);
     }
     uint64_t it = 0;
     const struct row *event;

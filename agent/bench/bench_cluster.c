@@ -1,19 +1,24 @@
-/* Three hosts in one process on loopback, with real stores: how many proposals (and queries) a second,
- * at what latency and for how much CPU.
+/* Three hosts on loopback, with real stores, and the load beside them in their processes: how many
+ * proposals (and queries) a second, at what latency and for how much CPU.
  *
  *   bench_cluster [--shards N] [--in-flight N] [--payload BYTES] [--read-share PERCENT] [--seconds S]
- *                 [--warmup S] [--hosts N] [--type NAME] [--dir DIR] [--json FILE]
+ *                 [--warmup S] [--hosts N] [--processes 1|HOSTS] [--at leader|any] [--type NAME]
+ *                 [--port FIRST] [--dir DIR] [--json FILE]
  *
- * The load uses the public API on all hosts in turn, in batches: a completed operation is at once
- * replaced by another to the same shard. */
+ * The load uses the public API in batches, at the host that leads the shard when the load begins, or at
+ * all hosts in turn: a completed operation is at once replaced by another to the same shard. */
 #include <inttypes.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
+#include <sys/wait.h>
 #include <thole/thole.h>
 #include <time.h>
 #include <unistd.h>
@@ -26,11 +31,22 @@
 #include "base/metrics.h"
 
 #define HOSTS_MAX 7
+#define SHARDS_MAX 16384
 
 struct config {
-    uint64_t shards, in_flight, payload, read_share, seconds, warmup, hosts, port;
-    const char *type, *dir;
-    const char *json; /* the result also goes here, and the metrics to FILE.before and FILE.after */
+    uint64_t shards, in_flight, payload, read_share, seconds, warmup, hosts, processes, port;
+    const char *type, *dir, *at;
+    const char
+        *json; /* the result also goes here, metrics to FILE.before.PROCESS, FILE.after.PROCESS */
+};
+
+struct shared { /* by all processes */
+    pthread_barrier_t barrier;
+    struct histogram writes, reads;
+    _Atomic uint64_t failed, cpu_ns;
+    _Atomic size_t outstanding;
+    _Atomic bool measuring, ending;
+    uint8_t leader[SHARDS_MAX]; /* which host leads a shard when the load begins */
 };
 
 struct slot { /* one operation in flight */
@@ -39,16 +55,14 @@ struct slot { /* one operation in flight */
     bool query;
 };
 
-struct load {
+struct load { /* of this process */
     struct config c;
+    struct shared *shared;
+    uint64_t from, to; /* its hosts */
     struct thole *hosts[HOSTS_MAX];
     struct thole_shard **shards[HOSTS_MAX];
     struct slot *slots;
     uint8_t *payload;
-    struct histogram *writes, *reads;
-    _Atomic uint64_t failed;
-    _Atomic size_t outstanding;
-    _Atomic bool measuring, ending;
 };
 
 struct lane { /* a host's share of the slots */
@@ -68,7 +82,7 @@ static void die(const char *what, const struct thole_status *st)
 
 static void prepare(struct lane *ln, struct slot *s, uint64_t now, struct thole_op *op)
 {
-    struct load *l = ln->l;
+    const struct load *l = ln->l;
     ASSERT(l && l->shards[ln->host]);
     ln->random = ln->random * UINT64_C(6364136223846793005) + 1442695040888963407;
     s->query = (ln->random >> 33) % 100 < l->c.read_share;
@@ -85,27 +99,27 @@ static void prepare(struct lane *ln, struct slot *s, uint64_t now, struct thole_
 static void completed(void *ctx, const struct thole_result *results, size_t count)
 {
     struct lane *ln = ctx;
-    struct load *l = ln->l;
+    struct shared *sh = ln->l->shared;
     struct thole_op ops[256];
     size_t n = 0;
     uint64_t now = clock_now(&clock_system);
-    bool measuring = atomic_load_explicit(&l->measuring, memory_order_relaxed);
-    bool ending = atomic_load_explicit(&l->ending, memory_order_relaxed);
+    bool measuring = atomic_load_explicit(&sh->measuring, memory_order_relaxed);
+    bool ending = atomic_load_explicit(&sh->ending, memory_order_relaxed);
     for (size_t i = 0; i < count; i++) {
         struct slot *s = results[i].user;
         if (results[i].code != THOLE_OK) {
-            if (atomic_fetch_add(&l->failed, 1) == 0)
+            if (atomic_fetch_add(&sh->failed, 1) == 0)
                 fprintf(stderr, "bench_cluster: first failure: %s\n", results[i].message);
         } else if (measuring) {
-            histogram_record(s->query ? l->reads : l->writes, now - s->begun_ns);
+            histogram_record(s->query ? &sh->reads : &sh->writes, now - s->begun_ns);
         }
         if (!ending && n < 256)
             prepare(ln, s, now, &ops[n++]);
         else
-            atomic_fetch_sub(&l->outstanding, 1);
+            atomic_fetch_sub(&sh->outstanding, 1);
     }
     struct thole_status st = {0};
-    if (n > 0 && thole_submit(l->hosts[ln->host], ops, n, completed, ln, &st) != THOLE_OK)
+    if (n > 0 && thole_submit(ln->l->hosts[ln->host], ops, n, completed, ln, &st) != THOLE_OK)
         die("submit", &st);
 }
 
@@ -119,7 +133,7 @@ static void start_hosts(struct load *l)
         bytes_printf(&peers, "%s127.0.0.1:%" PRIu64, i > 0 ? "," : "", l->c.port + i);
     char *addresses = xstrndup((const char *)peers.data, peers.size);
     bytes_deinit(&peers);
-    for (uint64_t i = 0; i < l->c.hosts; i++) {
+    for (uint64_t i = l->from; i < l->to; i++) {
         struct thole_options o = THOLE_OPTIONS_INIT;
         char *dir = xasprintf("%s/h%" PRIu64, l->c.dir, i + 1);
         char *listen = xasprintf("127.0.0.1:%" PRIu64, l->c.port + i);
@@ -136,33 +150,72 @@ static void start_hosts(struct load *l)
         free(listen);
         free(name);
     }
-    for (uint64_t i = 0; i < l->c.hosts; i++)
+    for (uint64_t i = l->from; i < l->to; i++)
         if (thole_wait_ready(l->hosts[i], 30000, &st) != THOLE_OK)
             die("ready", &st);
     free(addresses);
 }
 
-static void make_shards(struct load *l)
+static void barrier(const struct load *l)
+{
+    (void)pthread_barrier_wait(&l->shared->barrier);
+}
+
+static void shard_name(char *to, size_t size, uint64_t i)
+{
+    snprintf(to, size, "bench-%" PRIu64, i);
+}
+
+static void make_shards(const struct load *l)
 {
     struct thole_status st = {0};
     char name[32];
     for (uint64_t i = 0; i < l->c.shards; i++) {
-        snprintf(name, sizeof name, "bench-%" PRIu64, i);
+        shard_name(name, sizeof name, i);
         const struct thole_shard_spec spec = {
             .size = sizeof spec, .name = name, .type = l->c.type, .voters = (uint32_t)l->c.hosts};
         if (thole_shard_create(l->hosts[0], &spec, 20000, &st) != THOLE_OK)
             die("create shard", &st);
     }
-    for (uint64_t h = 0; h < l->c.hosts; h++)
+}
+
+static void open_shards(struct load *l)
+{
+    struct thole_status st = {0};
+    char name[32];
+    for (uint64_t h = l->from; h < l->to; h++)
         l->shards[h] = xcalloc(l->c.shards, sizeof(struct thole_shard *));
     for (uint64_t i = 0; i < l->c.shards; i++) {
-        snprintf(name, sizeof name, "bench-%" PRIu64, i);
-        if (thole_shard_wait_ready(l->hosts[0], name, 30000, &st) != THOLE_OK)
+        shard_name(name, sizeof name, i);
+        if (thole_shard_wait_ready(l->hosts[l->from], name, 30000, &st) != THOLE_OK)
             die("shard ready", &st);
-        for (uint64_t h = 0; h < l->c.hosts; h++)
+        for (uint64_t h = l->from; h < l->to; h++)
             if (thole_shard_open(l->hosts[h], name, &l->shards[h][i], &st) != THOLE_OK)
                 die("open shard", &st);
     }
+}
+
+/* Which host leads each shard, by its name: h1 is host 0. */
+static void find_leaders(const struct load *l)
+{
+    struct thole_status st = {0};
+    struct thole_view *view;
+    char name[32];
+    if (thole_view_acquire(l->hosts[0], true, 10000, &view, &st) != THOLE_OK)
+        die("view", &st);
+    for (uint64_t i = 0; i < l->c.shards; i++) {
+        struct thole_shard_info info = {.size = sizeof info};
+        shard_name(name, sizeof name, i);
+        uint64_t host = thole_view_shard(view, name, &info) && info.leader_host[0] == 'h'
+                            ? strtoull(info.leader_host + 1, NULL, 10)
+                            : 0;
+        if (host == 0 || host > l->c.hosts) {
+            fprintf(stderr, "bench_cluster: nobody is known to lead %s\n", name);
+            exit(1);
+        }
+        l->shared->leader[i] = (uint8_t)(host - 1);
+    }
+    thole_view_release(view);
 }
 
 static double cpu_seconds(void)
@@ -194,13 +247,13 @@ static FILE *open_for_write(const char *path)
     return f;
 }
 
-/* All hosts of the process share its metrics. */
+/* All hosts of a process share its metrics. */
 static void save_metrics(const struct load *l, const char *suffix)
 {
     struct bytes text = {0};
     if (!l->c.json)
         return;
-    char *path = xasprintf("%s.%s", l->c.json, suffix);
+    char *path = xasprintf("%s.%s.%" PRIu64, l->c.json, suffix, l->from);
     FILE *f = open_for_write(path);
     metrics_render(&text);
     fprintf(f, "%.*s", (int)text.size, (const char *)text.data);
@@ -231,8 +284,9 @@ static uint64_t disk_bytes(const struct load *l)
 
 static void save_json(const struct load *l, double seconds, double cpu, uint64_t bytes)
 {
-    const struct histogram *h = histogram_count(l->writes) > 0 ? l->writes : l->reads;
-    uint64_t writes = histogram_count(l->writes), reads = histogram_count(l->reads);
+    const struct shared *sh = l->shared;
+    uint64_t writes = histogram_count(&sh->writes), reads = histogram_count(&sh->reads);
+    const struct histogram *h = writes > 0 ? &sh->writes : &sh->reads;
     uint64_t done = writes + reads > 0 ? writes + reads : 1;
     if (!l->c.json)
         return;
@@ -242,7 +296,7 @@ static void save_json(const struct load *l, double seconds, double cpu, uint64_t
             "\"failed\":%" PRIu64 ",\"latencyMs\":{\"p50\":%.3f,\"p99\":%.3f,\"max\":%.3f},"
             "\"cpuMicroseconds\":%.3f,\"diskBytes\":%" PRIu64 "}\n",
             seconds, (double)writes / seconds, (double)reads / seconds,
-            (uint64_t)atomic_load(&l->failed), (double)histogram_percentile(h, 50) / 1e6,
+            (uint64_t)atomic_load(&sh->failed), (double)histogram_percentile(h, 50) / 1e6,
             (double)histogram_percentile(h, 99) / 1e6, (double)histogram_percentile(h, 100) / 1e6,
             cpu / (double)done * 1e6, bytes);
     fclose(f);
@@ -255,66 +309,149 @@ static void sleep_ms(uint64_t ms)
         NULL);
 }
 
+/* The slots of this process's hosts. */
+static void start_slots(struct load *l, struct lane *lanes)
+{
+    struct thole_status st = {0};
+    bool at_leader = strcmp(l->c.at, "leader") == 0;
+    uint64_t now = clock_now(&clock_system);
+    for (uint64_t i = 0; i < l->c.in_flight; i++) {
+        uint64_t shard = at_leader ? i % l->c.shards : i / l->c.hosts % l->c.shards;
+        uint64_t host = at_leader ? l->shared->leader[shard] : i % l->c.hosts;
+        struct thole_op op;
+        if (host < l->from || host >= l->to)
+            continue;
+        l->slots[i].shard = (uint32_t)shard;
+        prepare(&lanes[host], &l->slots[i], now, &op);
+        atomic_fetch_add(&l->shared->outstanding, 1);
+        if (thole_submit(l->hosts[host], &op, 1, completed, &lanes[host], &st) != THOLE_OK)
+            die("submit", &st);
+    }
+}
+
+static void report(const struct load *l, double seconds, uint64_t disk)
+{
+    const struct shared *sh = l->shared;
+    uint64_t done = histogram_count(&sh->writes) + histogram_count(&sh->reads);
+    double cpu = (double)atomic_load(&sh->cpu_ns) / 1e9;
+    save_json(l, seconds, cpu, disk);
+    printf("hosts %" PRIu64 "  processes %" PRIu64 "  shards %" PRIu64 "  in flight %" PRIu64
+           "  at %s  payload %" PRIu64 " B  reads %" PRIu64 " %%  type %s\n",
+           l->c.hosts, l->c.processes, l->c.shards, l->c.in_flight, l->c.at, l->c.payload,
+           l->c.read_share, l->c.type);
+    show("proposals", &sh->writes, seconds);
+    show("queries", &sh->reads, seconds);
+    printf("%-9s %10.2f s per million operations (%.2f of %.1f s)  failed %" PRIu64 "\n", "cpu",
+           done ? cpu / (double)done * 1e6 : 0, cpu, seconds, (uint64_t)atomic_load(&sh->failed));
+}
+
+/* All processes go through this together; the first one has the clock. */
 static void run(struct load *l)
 {
     struct lane lanes[HOSTS_MAX] = {0};
-    struct thole_status st = {0};
+    struct shared *sh = l->shared;
+    bool first = l->from == 0;
     l->slots = xcalloc(l->c.in_flight, sizeof *l->slots);
     l->payload = xcalloc(l->c.payload + 1, 1);
     memset(l->payload, 'x', l->c.payload);
-    l->writes = xcalloc(1, sizeof *l->writes);
-    l->reads = xcalloc(1, sizeof *l->reads);
     for (uint32_t h = 0; h < l->c.hosts; h++)
         lanes[h] = (struct lane){.l = l, .host = h, .random = h + 1};
-    uint64_t now = clock_now(&clock_system);
-    atomic_store(&l->outstanding, l->c.in_flight);
-    for (uint64_t i = 0; i < l->c.in_flight; i++) {
-        struct lane *ln = &lanes[i % l->c.hosts];
-        struct thole_op op;
-        l->slots[i].shard = (uint32_t)(i / l->c.hosts % l->c.shards);
-        prepare(ln, &l->slots[i], now, &op);
-        if (thole_submit(l->hosts[ln->host], &op, 1, completed, ln, &st) != THOLE_OK)
-            die("submit", &st);
-    }
-    sleep_ms(l->c.warmup * 1000);
+    start_slots(l, lanes);
+    if (first)
+        sleep_ms(l->c.warmup * 1000);
+    barrier(l);
     save_metrics(l, "before");
-    uint64_t disk = disk_bytes(l);
+    uint64_t disk = disk_bytes(l), begin = clock_now(&clock_system);
     double cpu = cpu_seconds();
-    now = clock_now(&clock_system);
-    atomic_store(&l->measuring, true);
-    sleep_ms(l->c.seconds * 1000);
-    atomic_store(&l->measuring, false);
-    double seconds = (double)(clock_now(&clock_system) - now) / 1e9;
-    cpu = cpu_seconds() - cpu;
+    if (first) {
+        atomic_store(&sh->measuring, true);
+        sleep_ms(l->c.seconds * 1000);
+        atomic_store(&sh->measuring, false);
+    }
+    barrier(l);
+    double seconds = (double)(clock_now(&clock_system) - begin) / 1e9;
+    atomic_fetch_add(&sh->cpu_ns, (uint64_t)((cpu_seconds() - cpu) * 1e9));
     disk = disk_bytes(l) - disk;
     save_metrics(l, "after");
-    save_json(l, seconds, cpu, disk);
-    atomic_store(&l->ending, true);
-    while (atomic_load(&l->outstanding) > 0)
+    atomic_store(&sh->ending, true);
+    while (atomic_load(&sh->outstanding) > 0)
         sleep_ms(10);
-    uint64_t done = histogram_count(l->writes) + histogram_count(l->reads);
-    printf("hosts %" PRIu64 "  shards %" PRIu64 "  in flight %" PRIu64 "  payload %" PRIu64
-           " B  reads %" PRIu64 " %%  type %s\n",
-           l->c.hosts, l->c.shards, l->c.in_flight, l->c.payload, l->c.read_share, l->c.type);
-    show("proposals", l->writes, seconds);
-    show("queries", l->reads, seconds);
-    printf("%-9s %10.2f s per million operations (%.2f of %.1f s)  failed %" PRIu64 "\n", "cpu",
-           done ? cpu / (double)done * 1e6 : 0, cpu, seconds, (uint64_t)atomic_load(&l->failed));
+    barrier(l);
+    if (first)
+        report(l, seconds, disk);
 }
 
 static void finish(struct load *l)
 {
-    for (uint64_t h = 0; h < l->c.hosts; h++) {
+    for (uint64_t h = l->from; h < l->to; h++) {
         for (uint64_t i = 0; i < l->c.shards; i++)
             thole_shard_release(l->shards[h][i]);
         free(l->shards[h]);
     }
-    for (uint64_t h = 0; h < l->c.hosts; h++)
+    for (uint64_t h = l->from; h < l->to; h++)
         thole_close(l->hosts[h]);
     free(l->slots);
     free(l->payload);
-    free(l->writes);
-    free(l->reads);
+}
+
+static void whole(struct load *l)
+{
+    start_hosts(l);
+    if (l->from == 0)
+        make_shards(l);
+    barrier(l);
+    open_shards(l);
+    if (l->from == 0 && strcmp(l->c.at, "leader") == 0)
+        find_leaders(l);
+    barrier(l);
+    run(l);
+    finish(l);
+    barrier(l); /* the directory is free */
+}
+
+/* A process for each host but the first, before anything has threads. One that dies ends all. */
+static void fork_hosts(struct load *l)
+{
+    l->to = 1;
+    for (uint64_t i = 1; i < l->c.hosts; i++) {
+        pid_t pid = fork();
+        if (pid < 0) {
+            perror("bench_cluster: fork");
+            exit(1);
+        }
+        if (pid == 0) {
+            (void)prctl(PR_SET_PDEATHSIG, SIGKILL);
+            l->from = i;
+            l->to = i + 1;
+            whole(l);
+            exit(0);
+        }
+    }
+}
+
+static void child_ended(int signal)
+{
+    int status;
+    (void)signal;
+    while (waitpid(-1, &status, WNOHANG) > 0)
+        if (!WIFEXITED(status) || WEXITSTATUS(status) != 0)
+            _exit(1);
+}
+
+static struct shared *shared_new(const struct config *c)
+{
+    struct shared *sh =
+        mmap(NULL, sizeof *sh, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    pthread_barrierattr_t attr;
+    if (sh == MAP_FAILED) {
+        perror("bench_cluster: mmap");
+        exit(1);
+    }
+    pthread_barrierattr_init(&attr);
+    pthread_barrierattr_setpshared(&attr, PTHREAD_PROCESS_SHARED);
+    pthread_barrier_init(&sh->barrier, &attr, (unsigned)c->processes);
+    pthread_barrierattr_destroy(&attr);
+    return sh;
 }
 
 static bool read_option(struct config *c, const char *name, const char *value)
@@ -322,10 +459,11 @@ static bool read_option(struct config *c, const char *name, const char *value)
     const struct {
         const char *name;
         uint64_t *to;
-    } numbers[] = {{"--shards", &c->shards},   {"--in-flight", &c->in_flight},
-                   {"--payload", &c->payload}, {"--read-share", &c->read_share},
-                   {"--seconds", &c->seconds}, {"--warmup", &c->warmup},
-                   {"--hosts", &c->hosts},     {"--port", &c->port}};
+    } numbers[] = {{"--shards", &c->shards},      {"--in-flight", &c->in_flight},
+                   {"--payload", &c->payload},    {"--read-share", &c->read_share},
+                   {"--seconds", &c->seconds},    {"--warmup", &c->warmup},
+                   {"--hosts", &c->hosts},        {"--port", &c->port},
+                   {"--processes", &c->processes}};
     for (size_t i = 0; i < sizeof numbers / sizeof numbers[0]; i++)
         if (strcmp(name, numbers[i].name) == 0) {
             *numbers[i].to = strtoull(value, NULL, 10);
@@ -335,11 +473,20 @@ static bool read_option(struct config *c, const char *name, const char *value)
         c->type = value;
     else if (strcmp(name, "--dir") == 0)
         c->dir = value;
+    else if (strcmp(name, "--at") == 0)
+        c->at = value;
     else if (strcmp(name, "--json") == 0)
         c->json = value;
     else
         return false;
     return true;
+}
+
+static bool is_sound(const struct config *c)
+{
+    return c->hosts > 0 && c->hosts <= HOSTS_MAX && c->shards > 0 && c->shards <= SHARDS_MAX &&
+           c->in_flight > 0 && (c->processes == 1 || c->processes == c->hosts) &&
+           (strcmp(c->at, "leader") == 0 || strcmp(c->at, "any") == 0);
 }
 
 int main(int argc, char **argv)
@@ -352,25 +499,31 @@ int main(int argc, char **argv)
                            .seconds = 5,
                            .warmup = 1,
                            .hosts = 3,
+                           .processes = 1,
                            .port = 7481,
+                           .at = "any",
                            .type = "noop"};
-    for (int i = 1; i < argc; i += 2)
-        if (i + 1 >= argc || !read_option(&l->c, argv[i], argv[i + 1])) {
-            fprintf(stderr, "usage: bench_cluster [--shards N] [--in-flight N] [--payload BYTES] "
-                            "[--read-share PERCENT]\n  [--seconds S] [--warmup S] [--hosts N] "
-                            "[--type NAME] [--port FIRST] [--dir DIR]\n  [--json FILE]\n");
-            return 2;
-        }
-    if (l->c.hosts == 0 || l->c.hosts > HOSTS_MAX || l->c.shards == 0 || l->c.in_flight == 0)
+    bool sound = true;
+    for (int i = 1; sound && i < argc; i += 2)
+        sound = i + 1 < argc && read_option(&l->c, argv[i], argv[i + 1]);
+    if (!sound || !is_sound(&l->c)) {
+        fprintf(stderr, "usage: bench_cluster [--shards N] [--in-flight N] [--payload BYTES] "
+                        "[--read-share PERCENT]\n  [--seconds S] [--warmup S] [--hosts N] "
+                        "[--processes 1|HOSTS] [--at leader|any]\n"
+                        "  [--type NAME] [--port FIRST] [--dir DIR] [--json FILE]\n");
         return 2;
+    }
     bool temporary = l->c.dir == NULL;
     if (temporary)
         l->c.dir = mkdtemp(dir);
     log_configure(LOG_LEVEL_WARN, false);
-    start_hosts(l);
-    make_shards(l);
-    run(l);
-    finish(l);
+    l->shared = shared_new(&l->c);
+    l->to = l->c.hosts;
+    if (l->c.processes > 1) {
+        (void)signal(SIGCHLD, child_ended);
+        fork_hosts(l);
+    }
+    whole(l);
     if (temporary && file_remove_tree(dir, NULL) != THOLE_OK)
         fprintf(stderr, "bench_cluster: could not delete %s\n", dir);
     free(l);

@@ -42,8 +42,8 @@ struct write_update *write_batch_add(struct write_batch *b, struct replica *r)
         b->updates = xrealloc(b->updates, b->capacity * sizeof(b->updates[0]));
     }
     if (r) {
-        r->update_batch = b;
-        r->update_slot = b->count;
+        work_of(r)->update_batch = b;
+        work_of(r)->update_slot = b->count;
     }
     struct write_update *w = &b->updates[b->count++];
     *w = (struct write_update){0};
@@ -90,8 +90,9 @@ void write_batch_merge(struct loop *l, struct replica *r, const struct raft_upda
 {
     if (!l->next)
         l->next = write_batch_new(l);
-    struct write_update *w = r->update_batch == l->next ? &l->next->updates[r->update_slot]
-                                                        : write_batch_add(l->next, r);
+    struct write_update *w = work_of(r)->update_batch == l->next
+                                 ? &l->next->updates[work_of(r)->update_slot]
+                                 : write_batch_add(l->next, r);
     ASSERT(u->persist > w->token && !w->u.remove);
     w->token = u->persist;
     w->u.has_hard = true;

@@ -183,8 +183,9 @@ static void arm(struct loop *l, uint64_t due_ms)
 static struct peer_host *leader_host(struct loop *l, const struct replica *r)
 {
     struct uuid host;
-    uint64_t leader = r->status.leader;
-    if (leader == 0 || leader == r->replica_id || !replica_host(r, leader, &host))
+    struct raft_status s;
+    replica_status(r, &s);
+    if (s.leader == 0 || s.leader == r->replica_id || !replica_host(r, s.leader, &host))
         return NULL;
     return loop_host(l, &host);
 }
@@ -226,7 +227,7 @@ static void host_changed(struct loop *l, const struct peer_host *h)
                 m->replica_id == r->replica_id)
                 continue;
             raft_absent(r->core, m->replica_id, !h->alive, l->now_ms);
-            if (r->status.role == RAFT_LEADER || r->status.leader == m->replica_id)
+            if (r->led || work_of(r)->status.leader == m->replica_id)
                 beats_wake(l, r);
             loop_dirty(l, r);
         }

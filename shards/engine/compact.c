@@ -18,15 +18,25 @@
 #define TAIL_OF_BOUND 4
 #define BOOT_MARKS 16 /* for what was in the log at start, assuming equal sizes */
 
+/* An idle log needs one. */
+static const struct log_mark *mark_at(const struct replica *r, size_t i)
+{
+    return r->marks ? &r->marks[i] : &r->first_mark;
+}
+
 static void add_mark(struct replica *r, uint64_t index, uint64_t bytes)
 {
-    while (r->mark_count > 0 && r->marks[r->mark_count - 1].index >= index)
+    while (r->mark_count > 0 && mark_at(r, r->mark_count - 1)->index >= index)
         r->mark_count--; /* the tail was replaced */
-    if (r->mark_count == r->mark_capacity) {
-        r->mark_capacity = r->mark_capacity ? r->mark_capacity * 2 : 1; /* an idle log needs one */
-        r->marks = xrealloc(r->marks, r->mark_capacity * sizeof(r->marks[0]));
+    if (r->mark_count == (r->marks ? r->mark_capacity : 1)) {
+        r->mark_capacity = r->mark_capacity ? r->mark_capacity * 2 : 4;
+        bool first = !r->marks;
+        r->marks = xrealloc(r->marks, r->mark_capacity * sizeof(struct log_mark));
+        if (first)
+            r->marks[0] = r->first_mark;
     }
-    r->marks[r->mark_count++] = (struct log_mark){index, bytes};
+    *(r->marks ? &r->marks[r->mark_count] : &r->first_mark) = (struct log_mark){index, bytes};
+    r->mark_count++;
 }
 
 static uint64_t bound(const struct replica *r)
@@ -69,7 +79,7 @@ void compact_note_entries(struct replica *r, struct raft_entry *const *entries, 
         size_t size = raft_entry_size(entries[i]);
         r->log_bytes += size;
         r->appended_bytes += size;
-        if (r->mark_count == 0 || r->appended_bytes - r->marks[r->mark_count - 1].bytes >= step)
+        if (r->mark_count == 0 || r->appended_bytes - mark_at(r, r->mark_count - 1)->bytes >= step)
             add_mark(r, entries[i]->index, r->appended_bytes);
     }
 }
@@ -78,7 +88,7 @@ void compact_note_entries(struct replica *r, struct raft_entry *const *entries, 
 static ptrdiff_t find_mark(const struct replica *r, uint64_t limit)
 {
     ptrdiff_t i = (ptrdiff_t)r->mark_count - 1;
-    while (i >= 0 && r->marks[i].index > limit)
+    while (i >= 0 && mark_at(r, (size_t)i)->index > limit)
         i--;
     return i;
 }
@@ -87,18 +97,18 @@ static ptrdiff_t find_mark(const struct replica *r, uint64_t limit)
 static uint64_t keep_point(const struct replica *r, uint64_t limit)
 {
     ptrdiff_t i = find_mark(r, limit);
-    while (i >= 0 && r->appended_bytes - r->marks[i].bytes < tail(r))
+    while (i >= 0 && r->appended_bytes - mark_at(r, (size_t)i)->bytes < tail(r))
         i--;
-    return i >= 0 ? r->marks[i].index : 0;
+    return i >= 0 ? mark_at(r, (size_t)i)->index : 0;
 }
 
 /* Lower `*limit` to what somebody continues from; unless that is too much of a log, then a snapshot has to do. */
 static void leave(const struct replica *r, uint64_t *limit, uint64_t from)
 {
-    if (from >= *limit || from + 1 < r->status.first_index)
+    if (from >= *limit || from + 1 < r->work->status.first_index)
         return;
     ptrdiff_t i = find_mark(r, from);
-    uint64_t begin = i >= 0 ? r->marks[i].bytes : r->appended_bytes - r->log_bytes;
+    uint64_t begin = i >= 0 ? mark_at(r, (size_t)i)->bytes : r->appended_bytes - r->log_bytes;
     if (r->appended_bytes - begin <= r->e->o.compact_log_bytes)
         *limit = from;
 }
@@ -107,8 +117,8 @@ static void leave(const struct replica *r, uint64_t *limit, uint64_t from)
 static uint64_t needed_from(struct loop *l, struct replica *r, uint64_t limit)
 {
     const struct raft_config *c = raft_config(r->core);
-    if (r->sending > 0)
-        leave(r, &limit, r->sending_index);
+    if (work_of(r)->sending > 0)
+        leave(r, &limit, work_of(r)->sending_index);
     for (uint32_t i = 0; r->led && i < c->member_count; i++) {
         const struct raft_member *m = &c->members[i];
         struct raft_peer_status peer;
@@ -126,7 +136,7 @@ void compact_to(struct loop *l, struct replica *r, uint64_t index)
     uint64_t point = keep_point(r, needed_from(l, r, index));
     r->compacting = false;
     compact_later(r); /* whether or not this one achieves something */
-    if (point >= r->status.first_index) {
+    if (point >= work_of(r)->status.first_index) {
         raft_compact(r->core, point);
         loop_dirty(l, r);
     }
@@ -134,14 +144,14 @@ void compact_to(struct loop *l, struct replica *r, uint64_t index)
 
 void compact_started(struct replica *r, uint64_t start_index)
 {
-    size_t gone = 0;
+    uint32_t gone = 0;
     uint64_t bytes = r->appended_bytes - r->log_bytes;
-    while (gone < r->mark_count && r->marks[gone].index <= start_index)
-        bytes = r->marks[gone++].bytes;
+    while (gone < r->mark_count && mark_at(r, gone)->index <= start_index)
+        bytes = mark_at(r, gone++)->bytes;
     r->mark_count -= gone;
-    if (gone > 0)
+    if (gone > 0 && r->marks)
         memmove(r->marks, r->marks + gone, r->mark_count * sizeof(r->marks[0]));
-    if (r->status.last_index <= start_index)
+    if (work_of(r)->status.last_index <= start_index)
         bytes = r->appended_bytes;
     r->log_bytes = r->appended_bytes - bytes;
     uint64_t b = bound(r);
@@ -153,9 +163,9 @@ void compact_started(struct replica *r, uint64_t start_index)
 
 void compact_consider(struct loop *l, struct replica *r)
 {
-    if (r->log_bytes < r->compact_at_bytes || r->compacting || r->restoring || r->install)
+    if (r->log_bytes < r->compact_at_bytes || r->compacting || r->restoring || work_of(r)->install)
         return;
-    if (r->witness) {
+    if (r->kind->witness) {
         compact_to(l, r, r->applied);
         return;
     }

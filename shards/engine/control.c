@@ -194,7 +194,7 @@ static void start(struct loop *l, struct control *c)
     (void)map_put(&l->by_replica, r->replica_id, replica_ref(r));
     (void)map_put(&l->by_shard, r->shard_id, r);
     r->state = GROUP_CREATING;
-    r->starting = c;
+    work_of(r)->starting = c;
     struct write_update *w = write_batch_add(next_batch(l), r);
     w->identity = (struct store_identity){
         .replica_id = r->replica_id,
@@ -212,8 +212,8 @@ static void finish_removal(struct loop *l, struct control *c)
 {
     struct replica *r = c->r;
     if (r->state == GROUP_REMOVING) { /* asked twice: both are answered when it is done */
-        c->next = r->transfers;
-        r->transfers = c;
+        c->next = work_of(r)->transfers;
+        work_of(r)->transfers = c;
         return;
     }
     struct thole_status st;
@@ -223,7 +223,8 @@ static void finish_removal(struct loop *l, struct control *c)
     atomic_store(&r->removing, true);
     (void)map_remove(&l->by_shard, r->shard_id);
     struct write_batch *b = next_batch(l);
-    struct write_update *w = r->update_batch == b ? &b->updates[r->update_slot] : NULL;
+    struct write_update *w =
+        work_of(r)->update_batch == b ? &b->updates[work_of(r)->update_slot] : NULL;
     if (w) { /* what it had to write is moot */
         for (size_t i = 0; i < w->entry_count; i++)
             raft_entry_unref(w->entries[i]);
@@ -298,7 +299,7 @@ static void change(struct loop *l, struct control *c)
     if (!r)
         return;
     proposals_flush(l, r);
-    if (raft_change_membership(r->core, &c->change, &index, &c->st) != THOLE_OK) {
+    if (raft_change_membership(r->core, &c->change, l->now_ms, &index, &c->st) != THOLE_OK) {
         control_answer(c);
         return;
     }
@@ -320,8 +321,8 @@ static void transfer(struct loop *l, struct control *c)
         control_answer(c);
         return;
     }
-    c->next = r->transfers;
-    r->transfers = c;
+    c->next = work_of(r)->transfers;
+    work_of(r)->transfers = c;
     loop_dirty(l, r);
 }
 
@@ -337,16 +338,17 @@ static void force(struct loop *l, struct control *c)
     }
     LOG_WARN(ENGINE, "quorum loss: this replica becomes the only voter, epoch=%llu",
              (unsigned long long)c->epoch);
-    c->next = r->forces;
-    r->forces = c;
+    c->next = work_of(r)->forces;
+    work_of(r)->forces = c;
     loop_dirty(l, r);
 }
 
 void control_check_forces(struct replica *r)
 {
-    while (r->forces && r->status.leader_ready && raft_config(r->core)->epoch >= r->forces->epoch) {
-        struct control *c = r->forces;
-        r->forces = c->next;
+    while (work_of(r)->forces && work_of(r)->status.leader_ready &&
+           raft_config(r->core)->epoch >= work_of(r)->forces->epoch) {
+        struct control *c = work_of(r)->forces;
+        work_of(r)->forces = c->next;
         r->removed_by_peer = false; /* whatever the lost majority had decided */
         control_answer(c);
     }
@@ -355,10 +357,10 @@ void control_check_forces(struct replica *r)
 void control_check_transfers(struct loop *l, struct replica *r)
 {
     (void)l;
-    const struct raft_status *s = &r->status;
+    const struct raft_status *s = &work_of(r)->status;
     bool moved = s->leader != 0 && s->leader != r->replica_id;
     bool aborted = s->role == RAFT_LEADER && s->transfer_target == 0;
-    if (!r->transfers || (!moved && !aborted))
+    if (!work_of(r)->transfers || (!moved && !aborted))
         return;
     struct thole_status st = {0};
     if (aborted)
@@ -378,13 +380,13 @@ void control_fail_list(struct control **list, const struct thole_status *st)
 
 void control_fail_transfers(struct replica *r, const struct thole_status *st)
 {
-    control_fail_list(&r->transfers, st);
+    control_fail_list(&work_of(r)->transfers, st);
 }
 
 void control_fail_all(struct replica *r, const struct thole_status *st)
 {
-    control_fail_list(&r->transfers, st);
-    control_fail_list(&r->forces, st);
+    control_fail_list(&work_of(r)->transfers, st);
+    control_fail_list(&work_of(r)->forces, st);
 }
 
 void control_handle(struct loop *l, struct control *c)

@@ -252,6 +252,7 @@ enum thole_code engine_new(const struct engine_options *o, struct engine **ret,
     /* Transfers of different lives must not be mistaken for each other. */
     atomic_init(&e->transfer_id, o->incarnation << 32);
     pthread_mutex_init(&e->lock, NULL);
+    pthread_mutex_init(&e->kinds_lock, NULL);
     start_workers(e);
     const struct store_replica *s;
     for (size_t i = 0; (s = e->o.log->ops->next(e->o.log, &i));)
@@ -326,6 +327,8 @@ void engine_free(struct engine *e)
     map_deinit(&e->tombstones);
     map_deinit(&e->forgotten);
     beats_free(e);
+    map_deinit(&e->kinds);
+    pthread_mutex_destroy(&e->kinds_lock);
     pthread_mutex_destroy(&e->lock);
     if (e->owns_files)
         e->files->ops->free(e->files);

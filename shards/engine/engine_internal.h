@@ -16,6 +16,7 @@
 #include "base/wheel.h"
 #include "shards/engine/engine.h"
 #include "shards/engine/files.h"
+#include "shards/engine/replica.h"
 #include "shards/engine/session.h"
 
 struct loop;
@@ -262,127 +263,6 @@ struct stream_msg {
         *pipe; /* MSG_RECEIVED: what arrives; a reference, or NULL and there is a file */
 };
 void stream_msg_free(struct stream_msg *m);
-
-/* ---- Replicas (replica.c, group.c) ---------------------------------------------------------------- */
-
-enum group_state {
-    GROUP_CREATING, /* its identity is being written */
-    GROUP_OPENING,  /* its machine is being opened */
-    GROUP_RUNNING,
-    GROUP_FAILED, /* shows why; takes part in nothing */
-    GROUP_REMOVING,
-    GROUP_GONE,
-};
-
-struct pending_ring {
-    struct pending *slots;
-    size_t capacity, head, count;
-};
-
-struct read_batch {
-    struct read_batch *next;
-    uint64_t context;
-    struct msgq requests;
-};
-
-struct log_mark { /* where in the log `bytes` were reached: finds the tail to keep */
-    uint64_t index, bytes;
-};
-
-struct peer_view {
-    uint64_t replica_id;
-    struct raft_peer_status status;
-};
-
-struct replica_boot { /* what it starts from */
-    struct raft_boot raft;
-    struct raft_term_run *runs;
-    struct bytes descriptor, config;
-    uint64_t bytes; /* of its log */
-};
-struct replica_shown { /* see struct engine_replica_status */
-    struct raft_status raft;
-    struct uuid leader_host;
-    bool initialised, voter, removed_by_peer, failed, superseded;
-    uint64_t applied, config_revision, log_bytes, snapshot_index;
-    uint32_t votes;
-};
-
-struct replica {
-    _Atomic uint32_t refs;
-    /* Immutable. */
-    struct engine *e;
-    uint64_t replica_id, shard_id;
-    struct loop *loop;
-    struct applier *applier;
-    char *type_name;
-    uint32_t type_version;
-    bool witness, lease_reads;
-    struct bytes type_config;
-
-    /* The loop's. */
-    enum group_state state;
-    uint32_t restore_failures; /* of received snapshots, in a row */
-    struct raft *core;
-    struct wheel_timer tick;
-    bool dirty, publish, notify;
-    bool led, slept; /* after the last harvest */
-    bool handed_on;  /* handover.c */
-    bool removed_by_peer;
-    bool restoring, saving, compacting, checking, holding_applies;
-    bool holding_for_save; /* a machine without views stands still while it is saved */
-    bool persistent, has_views;
-    struct thole_status *failure; /* NULL: none; set once, and before `shown` says so */
-    struct raft_status status;    /* after the last harvest */
-    struct replica_boot *boot;    /* until the core exists */
-    struct control *starting;
-    struct msgq proposing, reading;
-    struct pending_ring pending;
-    struct read_batch *reads, **reads_tail;
-    uint64_t read_context;
-    uint64_t apply_next, apply_last; /* committed and durable here, not handed over: [next, last] */
-    uint64_t applied;
-    size_t applying_bytes, applying_jobs;
-    struct write_batch *update_batch; /* the accumulating batch that holds update_slot */
-    size_t update_slot;
-    uint64_t contact_ns; /* last word from a leader */
-    uint64_t generation;
-    struct map peer_hosts; /* replica id -> struct uuid *, learnt from messages of non-members */
-    struct control *transfers, *forces;
-    struct task *install; /* restored, waiting for its batch */
-    struct save_waiter *save_waiters;
-    struct control *exports;                /* users who wait for what is being saved */
-    uint64_t snapshot_index, snapshot_term; /* of the newest file; 0: none */
-    uint64_t snapshot_bytes;                /* of an in-memory machine's last one; 0: none yet */
-    uint64_t log_bytes, compact_at_bytes;
-    uint64_t appended_bytes; /* ever, here: what marks count in */
-    struct log_mark *marks;
-    size_t mark_count, mark_capacity;
-    uint64_t sending, sending_index; /* transfers from here under way, and the oldest's */
-
-    /* The applier's (set by tasks). */
-    struct machine *machine;
-    struct query_job *parked;
-    bool machine_failed;
-
-    /* Under the applier's watch_lock; `watch_applied` is for a consistent start. */
-    struct watch_list *watches;
-    uint64_t watch_applied;
-
-    /* Under the engine's lock. */
-    struct replica_shown shown;
-    struct raft_config shown_config;
-    struct peer_view *shown_peers; /* of a leader that somebody asked */
-    size_t shown_peer_count;
-    _Atomic bool peers_wanted, removing;
-};
-struct replica *replica_new(struct engine *e, uint64_t replica_id, uint64_t shard_id,
-                            struct slice descriptor);
-struct replica *replica_ref(struct replica *r);
-void replica_unref(struct replica *r);
-void replica_boot_free(struct replica *r);
-void replica_set_failure(struct replica *r, const struct thole_status *st); /* unless it has one */
-void replica_show(const struct replica *r, struct engine_replica_status *ret); /* lock, or loop */
 
 /* ---- Batches (batch.c, writer.c) -------------------------------------------------------------------- */
 
@@ -651,6 +531,8 @@ struct engine {
     struct map watches;              /* watch id -> struct replica, a reference */
     struct map beat_peers;           /* uuid_hash -> struct beat_peer */
     uint64_t watch_id;
+    pthread_mutex_t kinds_lock;
+    struct map kinds; /* hash of the descriptor -> struct replica_kind */
     _Atomic uint64_t transfer_id;
     _Atomic uint64_t bad_logged_ns;
 

@@ -46,8 +46,8 @@ static void open_for(struct loop *l, struct replica *r, struct control *c, bool 
 
 static void await_save(struct loop *l, struct replica *r, struct control *c)
 {
-    c->next = r->exports;
-    r->exports = c;
+    c->next = work_of(r)->exports;
+    work_of(r)->exports = c;
     if (!r->saving)
         snapshot_start_save(l, r);
 }
@@ -57,9 +57,10 @@ void export_begin(struct loop *l, struct control *c)
     struct replica *r = control_running(l, c);
     if (!r)
         return;
-    if (r->witness || c->min_index > r->status.commit) {
+    if (r->kind->witness || c->min_index > work_of(r)->status.commit) {
         (void)THOLE_FAIL(&c->st, THOLE_FAILED_PRECONDITION, THOLE_REASON_NOT_READY,
-                         r->witness ? "a witness holds no data" : "nothing is committed there");
+                         r->kind->witness ? "a witness holds no data"
+                                          : "nothing is committed there");
         control_answer(c);
     } else if (r->snapshot_index != 0 && r->snapshot_index >= c->min_index) {
         open_for(l, r, c, true);
@@ -71,8 +72,8 @@ void export_begin(struct loop *l, struct control *c)
 /* The files' removal comes after the opening: both are tasks of the snapshotter, in this order. */
 void exports_saved(struct loop *l, struct replica *r)
 {
-    struct control *all = r->exports;
-    r->exports = NULL;
+    struct control *all = work_of(r)->exports;
+    work_of(r)->exports = NULL;
     while (all) {
         struct control *c = all;
         all = c->next;
@@ -81,7 +82,7 @@ void exports_saved(struct loop *l, struct replica *r)
         else
             await_save(l, r, c); /* that save had begun before */
     }
-    if (r->persistent && r->sending == 0 && !r->saving) {
+    if (r->persistent && work_of(r)->sending == 0 && !r->saving) {
         r->snapshot_index = r->snapshot_term = 0;
         snapshot_remove_files(l, r, UINT64_MAX);
     }
@@ -89,7 +90,7 @@ void exports_saved(struct loop *l, struct replica *r)
 
 void exports_fail(struct replica *r, const struct thole_status *st)
 {
-    control_fail_list(&r->exports, st);
+    control_fail_list(&work_of(r)->exports, st);
 }
 
 void export_opened(struct loop *l, struct task *t)
@@ -115,7 +116,7 @@ void seed_begin(struct loop *l, struct control *c)
     struct replica *r = control_running(l, c);
     if (!r)
         return;
-    if (r->restoring || r->install || r->witness) {
+    if (r->restoring || work_of(r)->install || r->kind->witness) {
         (void)THOLE_FAIL(&c->st, THOLE_UNAVAILABLE, THOLE_REASON_NOT_READY,
                          "the replica is a witness, or takes a snapshot already");
         control_answer(c);

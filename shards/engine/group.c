@@ -13,13 +13,14 @@ static void learn_host(struct replica *r, uint64_t replica_id, const struct uuid
 {
     if (raft_config_find(raft_config(r->core), replica_id))
         return; /* replica_host asks the configuration first */
-    struct uuid *known = map_get(&r->peer_hosts, replica_id);
+    struct uuid *known = map_get(&work_of(r)->peer_hosts, replica_id);
     if (known) {
         *known = *host;
-    } else if (r->peer_hosts.count < 2 * LIMIT_MEMBERS) { /* a peer decides the key: bounded */
+    } else if (work_of(r)->peer_hosts.count <
+               2 * LIMIT_MEMBERS) { /* a peer decides the key: bounded */
         known = xmalloc(sizeof(*known));
         *known = *host;
-        (void)map_put(&r->peer_hosts, replica_id, known);
+        (void)map_put(&work_of(r)->peer_hosts, replica_id, known);
     }
 }
 
@@ -30,7 +31,7 @@ void group_receive(struct loop *l, struct replica *r, struct raft_message *m,
     learn_host(r, m->from, host);
     if ((m->kind == RAFT_MSG_APPEND || m->kind == RAFT_MSG_HEARTBEAT ||
          m->kind == RAFT_MSG_SLEEP) &&
-        m->term >= r->status.term)
+        m->term >= work_of(r)->status.term)
         r->contact_ns = l->now_ns;
     if (m->kind == RAFT_MSG_SLEEP && !beats_vouch(l, host, m)) {
         m->kind = RAFT_MSG_HEARTBEAT;
@@ -59,7 +60,7 @@ static void forget_peers(struct replica *r)
 /* Who led and does not any more; who leads now. */
 static void note_leadership(struct loop *l, struct replica *r, bool changed)
 {
-    bool leads = r->status.role == RAFT_LEADER;
+    bool leads = work_of(r)->status.role == RAFT_LEADER;
     if (r->led && !leads) {
         beats_leader_ended(l, r);
         forget_peers(r);
@@ -67,6 +68,15 @@ static void note_leadership(struct loop *l, struct replica *r, bool changed)
     if (leads && changed)
         beats_show_leader(l, r);
     r->led = leads;
+}
+
+static void show_config(struct replica *r)
+{
+    const struct raft_config *old = r->shown_config;
+    pthread_mutex_lock(&r->e->lock);
+    r->shown_config = raft_config_hold(r->core);
+    pthread_mutex_unlock(&r->e->lock);
+    raft_config_release(old);
 }
 
 static void show_peers(struct replica *r)
@@ -113,21 +123,21 @@ static void collect_cached(struct replica *r, struct apply_job *j, size_t max)
 
 static struct apply_job *next_job(struct replica *r)
 {
-    uint64_t left = r->apply_last - r->apply_next + 1;
+    uint64_t left = work_of(r)->apply_last - work_of(r)->apply_next + 1;
     size_t max = left < APPLY_ENTRIES_MAX ? (size_t)left : APPLY_ENTRIES_MAX;
-    bool cached = raft_entry_at(r->core, r->apply_next) != NULL;
-    if (!cached && r->applying_jobs > 0)
+    bool cached = raft_entry_at(r->core, work_of(r)->apply_next) != NULL;
+    if (!cached && work_of(r)->applying_jobs > 0)
         return NULL; /* one range at a time is read from the store */
     struct apply_job *j = xcalloc(1, sizeof(*j));
     j->msg.kind = MSG_APPLY;
     j->r = replica_ref(r);
-    j->first = r->apply_next;
+    j->first = work_of(r)->apply_next;
     if (cached) {
         collect_cached(r, j, max);
         return j;
     }
     j->last = j->first;
-    while (j->last < r->apply_last && j->last - j->first + 1 < max &&
+    while (j->last < work_of(r)->apply_last && j->last - j->first + 1 < max &&
            !raft_entry_at(r->core, j->last + 1))
         j->last++;
     j->bytes = ENGINE_PAGE_BYTES;
@@ -136,11 +146,11 @@ static struct apply_job *next_job(struct replica *r)
 
 static void dispatch_witness(struct loop *l, struct replica *r)
 {
-    struct apply_job none = {.first = r->apply_next};
-    proposals_take(l, r, r->apply_last, &none);
+    struct apply_job none = {.first = work_of(r)->apply_next};
+    proposals_take(l, r, work_of(r)->apply_last, &none);
     free(none.requests);
-    r->apply_next = r->apply_last + 1;
-    r->applied = r->apply_last;
+    work_of(r)->apply_next = work_of(r)->apply_last + 1;
+    r->applied = work_of(r)->apply_last;
     raft_applied(r->core, r->applied);
     compact_consider(l, r);
     loop_dirty(l, r);
@@ -148,21 +158,22 @@ static void dispatch_witness(struct loop *l, struct replica *r)
 
 void group_dispatch(struct loop *l, struct replica *r)
 {
-    if (r->holding_applies || r->holding_for_save || r->apply_next > r->apply_last)
+    struct replica_work *w = work_of(r);
+    if (r->holding_applies || r->holding_for_save || w->apply_next > w->apply_last)
         return;
-    if (r->witness) {
+    if (r->kind->witness) {
         dispatch_witness(l, r);
         return;
     }
-    while (r->apply_next <= r->apply_last && r->applying_bytes < LIMIT_APPLYING_BYTES) {
+    while (w->apply_next <= w->apply_last && w->applying_bytes < LIMIT_APPLYING_BYTES) {
         struct apply_job *j = next_job(r);
         if (!j)
             return;
         proposals_take(l, r, j->last, j);
-        bool skip = CANARY(apply_skips) && !j->entries && j->last < r->apply_last;
-        r->apply_next = j->last + (skip ? 2 : 1);
-        r->applying_bytes += j->bytes;
-        r->applying_jobs++;
+        bool skip = CANARY(apply_skips) && !j->entries && j->last < w->apply_last;
+        w->apply_next = j->last + (skip ? 2 : 1);
+        w->applying_bytes += j->bytes;
+        w->applying_jobs++;
         j->handed_ns = l->now_ns;
         metric_record(&engine_apply_entries, j->last - j->first + 1);
         if (!worker_post_internal(r->applier->w, &j->msg))
@@ -184,8 +195,8 @@ void apply_job_free(struct apply_job *j)
 void group_applied(struct loop *l, struct apply_job *j)
 {
     struct replica *r = j->r;
-    r->applying_bytes -= j->bytes;
-    r->applying_jobs--;
+    work_of(r)->applying_bytes -= j->bytes;
+    work_of(r)->applying_jobs--;
     if (r->state == GROUP_RUNNING && j->st.code != THOLE_OK) {
         group_fail(l, r, &j->st);
     } else if (r->state == GROUP_RUNNING) {
@@ -209,7 +220,7 @@ static void ask_log(struct replica *r, const struct raft_peer_request *q)
     m->r = replica_ref(r);
     m->peer = q->peer;
     m->first = q->first;
-    m->last = r->status.durable_index;
+    m->last = work_of(r)->status.durable_index;
     m->max_bytes = q->max_bytes < LIMIT_APPEND_BYTES ? q->max_bytes : LIMIT_APPEND_BYTES;
     streamer_post(r->e, &m->msg);
 }
@@ -218,17 +229,17 @@ static void rearm(struct loop *l, struct replica *r)
 {
     uint64_t due = raft_deadline_ms(r->core);
     uint64_t beat = l->e->o.heartbeat_ms;
-    if (r->status.role == RAFT_LEADER && due != UINT64_MAX)
+    if (work_of(r)->status.role == RAFT_LEADER && due != UINT64_MAX)
         due = (due + beat - 1) / beat * beat; /* so that the groups of a host beat together */
-    if (due <= l->now_ms && CANARY(leader_silent) && r->status.role == RAFT_LEADER)
+    if (due <= l->now_ms && CANARY(leader_silent) && work_of(r)->status.role == RAFT_LEADER)
         return;
     if (due <= l->now_ms)
         due = l->now_ms + 1;
-    if (wheel_armed(&r->tick) && r->tick.due_ms == due)
+    if (wheel_armed(&work_of(r)->tick) && work_of(r)->tick.due_ms == due)
         return;
-    wheel_cancel(l->ticks, &r->tick);
+    wheel_cancel(l->ticks, &work_of(r)->tick);
     if (due != UINT64_MAX)
-        wheel_arm(l->ticks, &r->tick, due);
+        wheel_arm(l->ticks, &work_of(r)->tick, due);
 }
 
 /* While it sleeps nothing else shows what a leader knows of its members. */
@@ -248,10 +259,10 @@ static void carry_out(struct loop *l, struct replica *r, struct raft_update *u)
         write_batch_merge(l, r, u);
     for (size_t i = 0; i < u->message_count; i++)
         outbox_add(l, r, &u->messages[i]);
-    raft_status(r->core, &r->status);
+    raft_status(r->core, &work_of(r)->status);
     if (u->apply_first != 0) {
-        ASSERT(u->apply_first == r->apply_last + 1);
-        r->apply_last = u->apply_last;
+        ASSERT(u->apply_first == work_of(r)->apply_last + 1);
+        work_of(r)->apply_last = u->apply_last;
     }
     for (size_t i = 0; i < u->need_log_count; i++)
         ask_log(r, &u->need_log[i]);
@@ -262,13 +273,12 @@ static void carry_out(struct loop *l, struct replica *r, struct raft_update *u)
     note_leadership(l, r, u->status_changed || u->config_changed);
     r->notify = r->notify || u->status_changed || u->config_changed || u->removed;
     if (u->config_changed) {
-        pthread_mutex_lock(&l->e->lock);
-        raft_config_copy(&r->shown_config, raft_config(r->core));
-        pthread_mutex_unlock(&l->e->lock);
+        show_config(r);
     }
     if (u->status_changed)
-        LOG_DEBUG(ENGINE, "replica role=%d term=%llu leader=%llu", (int)r->status.role,
-                  (unsigned long long)r->status.term, (unsigned long long)r->status.leader);
+        LOG_DEBUG(ENGINE, "replica role=%d term=%llu leader=%llu", (int)work_of(r)->status.role,
+                  (unsigned long long)work_of(r)->status.term,
+                  (unsigned long long)work_of(r)->status.leader);
 }
 
 void group_harvest(struct loop *l, struct replica *r)
@@ -289,6 +299,7 @@ void group_harvest(struct loop *l, struct replica *r)
     note_sleep(r, raft_asleep(r->core));
     raft_trim(r->core);
     rearm(l, r);
+    replica_rest(r);
 }
 
 /* ---- Life ------------------------------------------------------------------------------------------------------ */
@@ -319,8 +330,8 @@ static enum thole_code new_core(struct loop *l, struct replica *r, const struct 
         .cache_bytes = o->cache_bytes,
         .pre_vote = true,
         .check_quorum = true,
-        .lease = r->lease_reads,
-        .witness = r->witness,
+        .lease = r->kind->lease_reads,
+        .witness = r->kind->witness,
     };
     code = raft_new(&ro, &b, &r->core, st);
     if (code == THOLE_OK)
@@ -343,27 +354,25 @@ void group_boot(struct loop *l, struct task *t)
     t->machine = NULL;
     r->state = GROUP_RUNNING;
     r->watch_applied = r->applied;
-    r->apply_next = r->applied + 1;
-    r->apply_last = r->applied;
+    work_of(r)->apply_next = r->applied + 1;
+    work_of(r)->apply_last = r->applied;
     r->snapshot_index = t->index;
     r->snapshot_term = t->term;
     r->snapshot_bytes = t->bytes;
-    raft_status(r->core, &r->status);
+    raft_status(r->core, &work_of(r)->status);
     r->persistent = r->machine && r->machine->persistent;
     r->has_views = r->machine && r->machine->type->view_acquire;
     compact_boot(r);
     replica_boot_free(r);
-    pthread_mutex_lock(&l->e->lock);
-    raft_config_copy(&r->shown_config, raft_config(r->core));
-    pthread_mutex_unlock(&l->e->lock);
+    show_config(r);
     r->notify = true;
     loop_publish(l, r);
     loop_dirty(l, r);
     LOG_DEBUG(ENGINE, "replica running applied=%llu last=%llu", (unsigned long long)r->applied,
-              (unsigned long long)r->status.last_index);
-    if (r->starting) {
-        struct control *c = r->starting;
-        r->starting = NULL;
+              (unsigned long long)work_of(r)->status.last_index);
+    if (work_of(r)->starting) {
+        struct control *c = work_of(r)->starting;
+        work_of(r)->starting = NULL;
         control_answer(c);
     }
 }
@@ -395,18 +404,18 @@ void group_persisted(struct loop *l, struct write_update *w)
 /* Everything that waits on this replica is answered; the core goes. */
 static void silence(struct loop *l, struct replica *r, const struct thole_status *st)
 {
-    wheel_cancel(l->ticks, &r->tick);
+    wheel_cancel(l->ticks, &work_of(r)->tick);
     proposals_end(l, r, st);
     reads_end(l, r, st);
     control_fail_all(r, st);
-    if (r->starting) {
-        struct control *c = r->starting;
-        r->starting = NULL;
+    if (work_of(r)->starting) {
+        struct control *c = work_of(r)->starting;
+        work_of(r)->starting = NULL;
         c->st = *st;
         control_answer(c);
     }
-    task_free(r->install);
-    r->install = NULL;
+    task_free(work_of(r)->install);
+    work_of(r)->install = NULL;
     snapshot_end(r);
     if (r->core) {
         if (r->led)
@@ -416,9 +425,9 @@ static void silence(struct loop *l, struct replica *r, const struct thole_status
     }
     r->led = false;
     r->core = NULL;
-    r->status.role = RAFT_FOLLOWER;
-    r->status.leader = 0;
-    r->status.leader_ready = false;
+    work_of(r)->status.role = RAFT_FOLLOWER;
+    work_of(r)->status.leader = 0;
+    work_of(r)->status.leader_ready = false;
 }
 
 void group_fail(struct loop *l, struct replica *r, const struct thole_status *st)

@@ -65,7 +65,8 @@ static bool another_may_lead(const struct replica *r)
 static bool hand_on(struct loop *l, struct replica *r)
 {
     struct thole_status st;
-    if (r->status.transfer_target != 0 || raft_transfer(r->core, 0, l->now_ms, &st) != THOLE_OK)
+    if (work_of(r)->status.transfer_target != 0 ||
+        raft_transfer(r->core, 0, l->now_ms, &st) != THOLE_OK)
         return false;
     r->handed_on = true;
     loop_dirty(l, r);
@@ -98,11 +99,11 @@ bool hand_over_run(struct loop *l)
     while ((r = map_next(&l->by_replica, &it, NULL))) {
         if (r->state != GROUP_RUNNING)
             continue;
-        bool leads = r->status.role == RAFT_LEADER;
-        if (leads && another_may_lead(r)) {
+        if (r->led && another_may_lead(r)) {
             left++;
             changed = hand_on(l, r) || changed;
-        } else if (!leads && (r->pending.count > 0 || (r->handed_on && r->status.leader == 0))) {
+        } else if (!r->led && r->work &&
+                   (r->work->pending.count > 0 || (r->handed_on && r->work->status.leader == 0))) {
             left++;
         }
     }

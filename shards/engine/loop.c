@@ -81,8 +81,8 @@ static void handle_persisted(struct loop *l, struct write_batch *b)
     metric_record(&engine_commit_ns, l->now_ns - b->posted_ns);
     for (size_t i = 0; i < b->count; i++) {
         struct write_update *w = &b->updates[i];
-        if (w->r && w->r->update_batch == b)
-            w->r->update_batch = NULL;
+        if (w->r && w->r->work && w->r->work->update_batch == b)
+            w->r->work->update_batch = NULL;
         if (b->st.code == THOLE_OK) {
             group_persisted(l, w);
         } else if (w->control) {
@@ -131,7 +131,7 @@ static void handle_peer(struct loop *l, struct peer_change *p)
                 continue;
             if (!p->up)
                 raft_unreachable(r->core, m->replica_id);
-            if (!p->up && m->replica_id == r->status.leader)
+            if (!p->up && m->replica_id == work_of(r)->status.leader)
                 forget_leader(l, r);
             loop_dirty(l, r);
             break;
@@ -298,7 +298,7 @@ static void run_timers(struct loop *l)
     struct wheel_timer *t;
     beats_run(l);
     while ((t = wheel_expire(l->ticks, l->now_ms))) {
-        struct replica *r = CONTAINER_OF(t, struct replica, tick);
+        struct replica *r = CONTAINER_OF(t, struct replica_work, tick)->r;
         if (r->state == GROUP_RUNNING)
             group_tick(l, r);
     }
@@ -345,9 +345,11 @@ static void post_batch(struct loop *l)
         l->next = NULL;
         l->in_flight->posted_ns = l->now_ns;
         atomic_store_explicit(&l->in_flight_since_ns, l->now_ns, memory_order_relaxed);
-        for (size_t i = 0; i < l->in_flight->count; i++)
-            if (l->in_flight->updates[i].r)
-                l->in_flight->updates[i].r->update_batch = NULL;
+        for (size_t i = 0; i < l->in_flight->count; i++) {
+            struct replica *r = l->in_flight->updates[i].r;
+            if (r && r->work)
+                r->work->update_batch = NULL;
+        }
         check_space(l);
         if (!worker_post_internal(l->e->writer, &l->in_flight->msg)) {
             struct write_batch *b = l->in_flight;
@@ -362,12 +364,23 @@ static void post_batch(struct loop *l)
 static void fill_shown(struct replica *r)
 {
     struct replica_shown *s = &r->shown;
-    s->raft = r->status;
+    struct raft_status raft;
+    replica_status(r, &raft);
+    s->term = raft.term;
+    s->leader = raft.leader;
+    s->epoch = raft.epoch;
+    s->last_term = raft.last_term;
+    s->commit = raft.commit;
+    s->last_index = raft.last_index;
+    s->first_index = raft.first_index;
+    s->config_index = raft.config_index;
+    s->role = (uint8_t)raft.role;
+    s->leader_ready = raft.leader_ready;
     s->leader_host = (struct uuid){0};
-    if (s->raft.leader == r->replica_id)
+    if (raft.leader == r->replica_id)
         s->leader_host = r->e->o.host_id;
-    else if (s->raft.leader != 0)
-        (void)replica_host(r, s->raft.leader, &s->leader_host);
+    else if (raft.leader != 0)
+        (void)replica_host(r, raft.leader, &s->leader_host);
     if (r->core) {
         s->initialised =
             s->initialised || raft_config_find(raft_config(r->core), r->replica_id) != NULL;

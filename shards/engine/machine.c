@@ -51,11 +51,11 @@ static struct thole_machine_env env_of(const struct replica *r, uint64_t generat
 {
     return (struct thole_machine_env){
         .size = sizeof(struct thole_machine_env),
-        .version = r->type_version,
+        .version = r->kind->type_version,
         .shard_id = r->shard_id,
         .replica_id = r->replica_id,
         .generation = generation,
-        .config = {r->type_config.data, r->type_config.size},
+        .config = {r->kind->type_config.data, r->kind->type_config.size},
         .directory = directory,
         .state_db = r->e->o.state,
         .type_ctx = type->type_ctx,
@@ -84,11 +84,11 @@ static enum thole_code open_state(struct replica *r, struct machine *m, struct t
 enum thole_code machine_open(struct replica *r, uint64_t generation, struct machine **ret,
                              struct thole_status *st)
 {
-    const struct thole_machine_type *type = machine_type_find(r->e, r->type_name);
-    if (!type || type->version < r->type_version)
+    const struct thole_machine_type *type = machine_type_find(r->e, r->kind->type_name);
+    if (!type || type->version < r->kind->type_version)
         return THOLE_FAIL(st, THOLE_FAILED_PRECONDITION, THOLE_REASON_NO_SUCH_TYPE,
-                          "this host cannot run machine type %s version %u", r->type_name,
-                          r->type_version);
+                          "this host cannot run machine type %s version %u", r->kind->type_name,
+                          r->kind->type_version);
     struct machine *m = xcalloc(1, sizeof(*m));
     atomic_init(&m->refs, 1);
     m->type = type;
@@ -140,7 +140,7 @@ void machine_unref(struct machine *m)
 
 enum thole_code machine_destroy(struct replica *r, uint64_t generation, struct thole_status *st)
 {
-    const struct thole_machine_type *type = machine_type_find(r->e, r->type_name);
+    const struct thole_machine_type *type = machine_type_find(r->e, r->kind->type_name);
     if (!type || !(type->flags & THOLE_MACHINE_PERSISTENT))
         return THOLE_OK;
     char *directory = directory_of(r, generation, type);

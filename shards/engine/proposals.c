@@ -29,7 +29,7 @@ static void ring_grow(struct pending_ring *ring)
 
 void pending_push(struct replica *r, const struct pending *p)
 {
-    struct pending_ring *ring = &r->pending;
+    struct pending_ring *ring = &work_of(r)->pending;
     if (ring->count == ring->capacity)
         ring_grow(ring);
     ASSERT(ring->count == 0 || slot_at(ring, ring->count - 1)->index < p->index);
@@ -59,7 +59,7 @@ static void fail_pending(struct loop *l, struct pending *p, enum thole_code code
 
 void pending_trim(struct loop *l, struct replica *r, uint64_t first)
 {
-    struct pending_ring *ring = &r->pending;
+    struct pending_ring *ring = &work_of(r)->pending;
     while (ring->count > 0 && slot_at(ring, ring->count - 1)->index >= first) {
         ring->count--;
         metric_add(&engine_pending, -1);
@@ -110,11 +110,11 @@ void proposal_submit(struct loop *l, struct engine_request *q)
     ASSERT(r != NULL);
     if (refuse_early(l, r, q))
         return;
-    if (r->status.role != RAFT_LEADER) {
+    if (!r->led) {
         request_not_leader(l, r, q);
         return;
     }
-    msgq_push(&r->proposing, &q->msg);
+    msgq_push(&work_of(r)->proposing, &q->msg);
     loop_dirty(l, r);
 }
 
@@ -162,10 +162,11 @@ void proposals_flush(struct loop *l, struct replica *r)
 {
     struct engine_request *requests[ENGINE_PAGE_ENTRIES];
     struct raft_entry *entries[ENGINE_PAGE_ENTRIES];
-    while (r->proposing.count > 0) {
+    struct msgq *queue = &work_of(r)->proposing;
+    while (queue->count > 0) {
         size_t n = 0, bytes = 0;
-        while (n < ENGINE_PAGE_ENTRIES && bytes < ENGINE_PAGE_BYTES && r->proposing.count > 0) {
-            struct worker_msg *m = msgq_pop(&r->proposing);
+        while (n < ENGINE_PAGE_ENTRIES && bytes < ENGINE_PAGE_BYTES && queue->count > 0) {
+            struct worker_msg *m = msgq_pop(queue);
             requests[n] = CONTAINER_OF(m, struct engine_request, msg);
             entries[n] = entry_of(r, requests[n]);
             bytes += raft_entry_size(entries[n]);
@@ -173,7 +174,7 @@ void proposals_flush(struct loop *l, struct replica *r)
         }
         uint64_t first = 0;
         struct thole_status st;
-        if (raft_propose(r->core, entries, n, &first, &st) == THOLE_OK) {
+        if (raft_propose(r->core, entries, n, l->now_ms, &first, &st) == THOLE_OK) {
             appended(l, r, requests, n, first);
             continue;
         }
@@ -198,7 +199,7 @@ static void change_decided(struct replica *r, struct pending *p)
 
 void proposals_take(struct loop *l, struct replica *r, uint64_t last, struct apply_job *j)
 {
-    struct pending_ring *ring = &r->pending;
+    struct pending_ring *ring = &work_of(r)->pending;
     uint64_t last_term = 0;
     if (ring->count == 0)
         return;
@@ -230,7 +231,7 @@ void proposals_take(struct loop *l, struct replica *r, uint64_t last, struct app
 
 void proposals_installed(struct loop *l, struct replica *r, uint64_t index)
 {
-    struct pending_ring *ring = &r->pending;
+    struct pending_ring *ring = &work_of(r)->pending;
     while (ring->count > 0 && slot_at(ring, 0)->index <= index) {
         struct pending p = pop_front(ring);
         metric_add(&engine_pending, -1);
@@ -242,13 +243,13 @@ void proposals_installed(struct loop *l, struct replica *r, uint64_t index)
 void proposals_end(struct loop *l, struct replica *r, const struct thole_status *st)
 {
     struct worker_msg *m;
-    while ((m = msgq_pop(&r->proposing))) {
+    while ((m = msgq_pop(&work_of(r)->proposing))) {
         struct engine_request *q = CONTAINER_OF(m, struct engine_request, msg);
         q->status = *st;
         request_finish(q);
     }
-    while (r->pending.count > 0) {
-        struct pending p = pop_front(&r->pending);
+    while (work_of(r)->pending.count > 0) {
+        struct pending p = pop_front(&work_of(r)->pending);
         metric_add(&engine_pending, -1);
         fail_pending(l, &p, THOLE_UNKNOWN, THOLE_REASON_OUTCOME_UNKNOWN,
                      "the replica stopped before the entry was applied");
@@ -259,7 +260,7 @@ void proposal_expired(struct loop *l, struct engine_request *q)
 {
     struct replica *r = map_get(&l->by_shard, q->shard_id);
     ASSERT(r != NULL);
-    const struct pending_ring *ring = &r->pending;
+    const struct pending_ring *ring = &work_of(r)->pending;
     size_t low = 0, high = ring->count;
     while (low < high) {
         size_t middle = low + (high - low) / 2;

@@ -19,7 +19,9 @@ static void hand_over(struct replica *r, uint64_t index, struct msgq *requests)
 static void serve_stale(struct loop *l, struct replica *r, struct engine_request *q)
 {
     bool fresh = q->max_staleness_ms == 0;
-    if (!fresh && r->status.role == RAFT_LEADER && r->status.leader_ready)
+    struct raft_status s;
+    replica_status(r, &s);
+    if (!fresh && s.role == RAFT_LEADER && s.leader_ready)
         fresh = !loop_writer_hung(l, l->now_ns);
     else if (!fresh && r->contact_ns != 0)
         fresh = l->now_ns - beats_leader_heard_ns(l, r) <= q->max_staleness_ms * NS_PER_MS;
@@ -47,7 +49,7 @@ void read_submit(struct loop *l, struct engine_request *q)
     } else if (r->state != GROUP_RUNNING) {
         request_fail(q, THOLE_UNAVAILABLE, THOLE_REASON_NOT_READY,
                      "this replica is not running yet");
-    } else if (r->witness) {
+    } else if (r->kind->witness) {
         request_fail(q, THOLE_FAILED_PRECONDITION, THOLE_REASON_NOT_READY,
                      "a witness holds no data");
     } else if (q->payload.bytes.size > LIMIT_PAYLOAD_BYTES) {
@@ -56,7 +58,7 @@ void read_submit(struct loop *l, struct engine_request *q)
         serve_stale(l, r, q);
     } else {
         request_arm(l, q);
-        msgq_push(&r->reading, &q->msg);
+        msgq_push(&work_of(r)->reading, &q->msg);
         loop_dirty(l, r);
     }
 }
@@ -79,36 +81,36 @@ static void fail_queue(struct loop *l, struct replica *r, struct msgq *requests,
 
 void reads_flush(struct loop *l, struct replica *r)
 {
-    if (r->reading.count == 0)
+    if (work_of(r)->reading.count == 0)
         return;
     struct thole_status st;
-    uint64_t context = ++r->read_context;
+    uint64_t context = ++work_of(r)->read_context;
     if (loop_writer_hung(l, l->now_ns)) {
         (void)THOLE_FAIL(&st, THOLE_UNAVAILABLE, THOLE_REASON_DISK,
                          "the log of this host makes no progress");
-        fail_queue(l, r, &r->reading, &st);
+        fail_queue(l, r, &work_of(r)->reading, &st);
         return;
     }
     if (raft_read(r->core, context, l->now_ms, &st) != THOLE_OK) {
-        fail_queue(l, r, &r->reading, &st);
+        fail_queue(l, r, &work_of(r)->reading, &st);
         return;
     }
     struct read_batch *b = xcalloc(1, sizeof(*b));
     b->context = context;
-    msgq_concat(&b->requests, &r->reading);
-    *r->reads_tail = b;
-    r->reads_tail = &b->next;
+    msgq_concat(&b->requests, &work_of(r)->reading);
+    *work_of(r)->reads_tail = b;
+    work_of(r)->reads_tail = &b->next;
 }
 
 static struct read_batch *take_batch(struct replica *r, uint64_t context)
 {
-    for (struct read_batch **at = &r->reads; *at; at = &(*at)->next) {
+    for (struct read_batch **at = &work_of(r)->reads; *at; at = &(*at)->next) {
         struct read_batch *b = *at;
         if (b->context != context)
             continue;
         *at = b->next;
         if (!*at)
-            r->reads_tail = at;
+            work_of(r)->reads_tail = at;
         return b;
     }
     return NULL;
@@ -142,14 +144,14 @@ void reads_answer(struct loop *l, struct replica *r, const struct raft_read_resu
 
 void reads_end(struct loop *l, struct replica *r, const struct thole_status *st)
 {
-    fail_queue(l, r, &r->reading, st);
-    while (r->reads) {
-        struct read_batch *b = r->reads;
-        r->reads = b->next;
+    fail_queue(l, r, &work_of(r)->reading, st);
+    while (work_of(r)->reads) {
+        struct read_batch *b = work_of(r)->reads;
+        work_of(r)->reads = b->next;
         fail_queue(l, r, &b->requests, st);
         free(b);
     }
-    r->reads_tail = &r->reads;
+    work_of(r)->reads_tail = &work_of(r)->reads;
 }
 
 /* Take `q` out of the queue, if it is there. */
@@ -171,8 +173,8 @@ static bool take_out(struct msgq *queue, struct engine_request *q)
 bool read_expired(struct loop *l, struct replica *r, struct engine_request *q)
 {
     (void)l;
-    bool found = take_out(&r->reading, q);
-    for (struct read_batch *b = r->reads; b && !found; b = b->next)
+    bool found = take_out(&work_of(r)->reading, q);
+    for (struct read_batch *b = work_of(r)->reads; b && !found; b = b->next)
         found = take_out(&b->requests, q);
     if (found)
         request_fail(q, THOLE_DEADLINE_EXCEEDED, THOLE_REASON_NONE,

@@ -2,7 +2,65 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/hash.h"
 #include "shards/engine/codec.h"
+
+/* ---- Kinds ------------------------------------------------------------------------------------------ */
+
+static bool same_kind(const struct replica_kind *k, const struct codec_descriptor *d)
+{
+    return slice_equal(slice_str(k->type_name), d->machine_type) &&
+           k->type_version == d->machine_version && k->witness == d->witness &&
+           k->lease_reads == d->lease_reads &&
+           slice_equal(bytes_slice(&k->type_config), d->machine_config);
+}
+
+static struct replica_kind *kind_new(uint64_t key, const struct codec_descriptor *d)
+{
+    struct replica_kind *k = xcalloc(1, sizeof(*k));
+    k->key = key;
+    k->type_name = xstrndup((const char *)d->machine_type.data, d->machine_type.size);
+    k->type_version = d->machine_version;
+    bytes_append_slice(&k->type_config, d->machine_config);
+    k->witness = d->witness;
+    k->lease_reads = d->lease_reads;
+    return k;
+}
+
+static const struct replica_kind *kind_get(struct engine *e, struct slice descriptor,
+                                           const struct codec_descriptor *d)
+{
+    uint64_t key = hash64(descriptor.data, descriptor.size, 0);
+    struct replica_kind *k;
+    pthread_mutex_lock(&e->kinds_lock);
+    while ((k = map_get(&e->kinds, key)) && !same_kind(k, d))
+        key++;
+    if (!k) {
+        k = kind_new(key, d);
+        (void)map_put(&e->kinds, key, k);
+    }
+    k->refs++;
+    pthread_mutex_unlock(&e->kinds_lock);
+    return k;
+}
+
+static void kind_put(struct engine *e, uint64_t key)
+{
+    pthread_mutex_lock(&e->kinds_lock);
+    struct replica_kind *k = map_get(&e->kinds, key);
+    if (--k->refs == 0)
+        (void)map_remove(&e->kinds, key);
+    else
+        k = NULL;
+    pthread_mutex_unlock(&e->kinds_lock);
+    if (!k)
+        return;
+    bytes_deinit(&k->type_config);
+    free(k->type_name);
+    free(k);
+}
+
+/* ---- Replicas --------------------------------------------------------------------------------------- */
 
 struct replica *replica_new(struct engine *e, uint64_t replica_id, uint64_t shard_id,
                             struct slice descriptor)
@@ -22,13 +80,8 @@ struct replica *replica_new(struct engine *e, uint64_t replica_id, uint64_t shar
         d = (struct codec_descriptor){0};
         replica_set_failure(r, &st);
     }
-    r->type_name = xstrndup((const char *)d.machine_type.data, d.machine_type.size);
-    r->type_version = d.machine_version;
-    bytes_append_slice(&r->type_config, d.machine_config);
-    r->witness = d.witness;
-    r->lease_reads = d.lease_reads;
+    r->kind = kind_get(e, descriptor, &d);
     codec_release(d.arena);
-    r->reads_tail = &r->reads;
     return r;
 }
 
@@ -57,24 +110,24 @@ void replica_show(const struct replica *r, struct engine_replica_status *ret)
     *ret = (struct engine_replica_status){
         .replica_id = r->replica_id,
         .shard_id = r->shard_id,
-        .term = s->raft.term,
-        .leader_replica = s->raft.leader,
+        .term = s->term,
+        .leader_replica = s->leader,
         .leader_host = s->leader_host,
-        .role = s->raft.role,
-        .leader_ready = s->raft.leader_ready,
+        .role = (enum raft_role)s->role,
+        .leader_ready = s->leader_ready,
         .initialised = s->initialised,
         .voter = s->voter,
         .votes = s->votes,
         .removed_by_peer = s->removed_by_peer,
         .failed = s->failed,
         .superseded = s->superseded,
-        .epoch = s->raft.epoch,
-        .last_term = s->raft.last_term,
-        .commit = s->raft.commit,
+        .epoch = s->epoch,
+        .last_term = s->last_term,
+        .commit = s->commit,
         .applied = s->applied,
-        .last_index = s->raft.last_index,
-        .first_index = s->raft.first_index,
-        .config_index = s->raft.config_index,
+        .last_index = s->last_index,
+        .first_index = s->first_index,
+        .config_index = s->config_index,
         .config_revision = s->config_revision,
         .log_bytes = s->log_bytes,
         .snapshot_index = s->snapshot_index,
@@ -82,6 +135,67 @@ void replica_show(const struct replica *r, struct engine_replica_status *ret)
     if (s->failed)
         memcpy(ret->failure, r->failure->message, sizeof(ret->failure));
 }
+
+/* ---- Work ------------------------------------------------------------------------------------------- */
+
+struct replica_work *replica_begin_work(struct replica *r)
+{
+    struct replica_work *w = xcalloc(1, sizeof(*w));
+    w->r = r;
+    w->reads_tail = &w->reads;
+    w->apply_next = r->applied + 1;
+    w->apply_last = r->applied;
+    replica_status(r, &w->status);
+    r->work = w;
+    return w;
+}
+
+void replica_status(const struct replica *r, struct raft_status *ret)
+{
+    if (r->work)
+        *ret = r->work->status;
+    else if (r->core)
+        raft_status(r->core, ret);
+    else
+        *ret = (struct raft_status){0};
+}
+
+static bool is_idle(const struct replica_work *w)
+{
+    return !wheel_armed(&w->tick) && !w->starting && w->proposing.count == 0 &&
+           w->reading.count == 0 && w->pending.count == 0 && !w->reads &&
+           w->apply_next > w->apply_last && w->applying_jobs == 0 && !w->update_batch &&
+           !w->transfers && !w->forces && !w->install && !w->save_waiters && !w->exports &&
+           w->sending == 0;
+}
+
+static void free_work(struct replica *r)
+{
+    size_t it = 0;
+    void *host;
+    while ((host = map_next(&r->work->peer_hosts, &it, NULL)))
+        free(host);
+    map_deinit(&r->work->peer_hosts);
+    free(r->work->pending.slots);
+    free(r->work);
+    r->work = NULL;
+}
+
+/* Hosts of members are in the configuration: those that were learnt otherwise are not missed, unless
+ * the leader is one. */
+static bool knows_leader(const struct replica *r)
+{
+    uint64_t leader = r->work->status.leader;
+    return leader == 0 || raft_config_find(raft_config(r->core), leader);
+}
+
+void replica_rest(struct replica *r)
+{
+    if (r->work && raft_asleep(r->core) && is_idle(r->work) && knows_leader(r))
+        free_work(r);
+}
+
+/* ---- References ------------------------------------------------------------------------------------- */
 
 struct replica *replica_ref(struct replica *r)
 {
@@ -91,25 +205,23 @@ struct replica *replica_ref(struct replica *r)
 
 static void free_replica(struct replica *r)
 {
-    ASSERT(r->pending.count == 0 && r->proposing.count == 0 && r->reading.count == 0);
-    ASSERT(!r->reads && !r->parked && !r->transfers && !r->watches);
+    const struct replica_work *w = r->work;
+    ASSERT(!w || (w->pending.count == 0 && w->proposing.count == 0 && w->reading.count == 0));
+    ASSERT(!w || (!w->reads && !w->transfers));
+    ASSERT(!r->parked && !r->watches);
     if (r->core)
         raft_free(r->core);
     machine_unref(r->machine);
-    snapshot_end(r);
-    size_t it = 0;
-    void *host;
-    while ((host = map_next(&r->peer_hosts, &it, NULL)))
-        free(host);
-    map_deinit(&r->peer_hosts);
-    raft_config_deinit(&r->shown_config);
-    bytes_deinit(&r->type_config);
+    if (r->work) {
+        snapshot_end(r);
+        free_work(r);
+    }
+    raft_config_release(r->shown_config);
     replica_boot_free(r);
     free(r->failure);
-    free(r->pending.slots);
     free(r->marks);
     free(r->shown_peers);
-    free(r->type_name);
+    kind_put(r->e, r->kind->key);
     free(r);
 }
 

@@ -49,7 +49,7 @@ bool replica_host(const struct replica *r, uint64_t replica_id, struct uuid *ret
         memcpy(ret->bytes, m->host, sizeof(ret->bytes));
         return true;
     }
-    const struct uuid *learnt = map_get(&r->peer_hosts, replica_id);
+    const struct uuid *learnt = r->work ? map_get(&r->work->peer_hosts, replica_id) : NULL;
     if (!learnt)
         return false;
     *ret = *learnt;
@@ -59,13 +59,14 @@ bool replica_host(const struct replica *r, uint64_t replica_id, struct uuid *ret
 void request_not_leader(struct loop *l, struct replica *r, struct engine_request *q)
 {
     (void)l;
-    q->leader_term = r->status.term;
+    struct raft_status s;
+    replica_status(r, &s);
+    q->leader_term = s.term;
     q->leader_host = (struct uuid){0};
-    uint64_t leader = r->status.leader;
-    if (leader != 0 && leader != r->replica_id && replica_host(r, leader, &q->leader_host)) {
+    if (s.leader != 0 && s.leader != r->replica_id && replica_host(r, s.leader, &q->leader_host)) {
         request_fail(q, THOLE_UNAVAILABLE, THOLE_REASON_NOT_LEADER, "another replica leads");
         return;
     }
-    request_fail(q, THOLE_UNAVAILABLE, leader ? THOLE_REASON_NOT_LEADER : THOLE_REASON_NO_LEADER,
+    request_fail(q, THOLE_UNAVAILABLE, s.leader ? THOLE_REASON_NOT_LEADER : THOLE_REASON_NO_LEADER,
                  "this replica does not lead, and knows no leader");
 }

@@ -114,9 +114,9 @@ static void save_failed(struct replica *r, const struct thole_status *st)
     LOG_WARN(ENGINE, "no snapshot was saved, the next need for one tries again: %s", st->message);
     r->saving = r->compacting = r->holding_for_save = false;
     compact_later(r);
-    while (r->save_waiters) {
-        struct save_waiter *w = r->save_waiters;
-        r->save_waiters = w->next;
+    while (work_of(r)->save_waiters) {
+        struct save_waiter *w = work_of(r)->save_waiters;
+        work_of(r)->save_waiters = w->next;
         raft_snapshot_sent(r->core, w->peer, 0, false);
         free(w);
     }
@@ -132,13 +132,13 @@ static void send_snapshot(struct loop *l, struct replica *r, uint64_t peer, stru
     m->shard_id = r->shard_id;
     m->from = r->replica_id;
     m->to = peer;
-    m->term = r->status.term;
+    m->term = work_of(r)->status.term;
     m->index = save ? save->index : r->snapshot_index;
     m->index_term = save ? save->term : r->snapshot_term;
     m->save = save;
     const struct raft_config *config = raft_config_at(r->core, m->index);
-    if (r->sending++ == 0)
-        r->sending_index = m->index;
+    if (work_of(r)->sending++ == 0)
+        work_of(r)->sending_index = m->index;
     if (!config || !replica_host(r, peer, &m->host)) {
         m->msg.kind = MSG_SENT;
         loop_post(l, &m->msg);
@@ -152,7 +152,7 @@ static void send_snapshot(struct loop *l, struct replica *r, uint64_t peer, stru
 
 static bool take_waiter(struct replica *r, uint64_t peer)
 {
-    struct save_waiter **at = &r->save_waiters;
+    struct save_waiter **at = &work_of(r)->save_waiters;
     while (*at && (*at)->peer != peer)
         at = &(*at)->next;
     struct save_waiter *w = *at;
@@ -225,9 +225,9 @@ static void saved(struct loop *l, struct task *t)
     snapshot_remove_files(l, r, r->snapshot_index + (CANARY(snapshot_index_lost) ? 1 : 0));
     if (r->compacting && !r->persistent)
         compact_to(l, r, t->index);
-    while (r->save_waiters) {
-        struct save_waiter *w = r->save_waiters;
-        r->save_waiters = w->next;
+    while (work_of(r)->save_waiters) {
+        struct save_waiter *w = work_of(r)->save_waiters;
+        work_of(r)->save_waiters = w->next;
         send_snapshot(l, r, w->peer, NULL);
         free(w);
     }
@@ -237,9 +237,9 @@ static void saved(struct loop *l, struct task *t)
 
 void snapshot_end(struct replica *r)
 {
-    while (r->save_waiters) {
-        struct save_waiter *w = r->save_waiters;
-        r->save_waiters = w->next;
+    while (work_of(r)->save_waiters) {
+        struct save_waiter *w = work_of(r)->save_waiters;
+        work_of(r)->save_waiters = w->next;
         free(w);
     }
     exports_fail(r, &(struct thole_status){.code = THOLE_UNAVAILABLE,
@@ -251,20 +251,21 @@ void snapshot_end(struct replica *r)
 
 void snapshot_wanted(struct loop *l, struct replica *r, const struct raft_peer_request *q)
 {
-    uint64_t least = q->min_index > r->status.first_index ? q->min_index : r->status.first_index;
+    uint64_t least = q->min_index > work_of(r)->status.first_index ? q->min_index
+                                                                   : work_of(r)->status.first_index;
     bool streams = r->persistent && r->has_views;
     if (!streams && r->snapshot_index != 0 && r->snapshot_index + 1 >= least &&
         r->snapshot_index >= q->min_index) {
         send_snapshot(l, r, q->peer, NULL);
         return;
     }
-    for (struct save_waiter *w = r->save_waiters; w; w = w->next)
+    for (struct save_waiter *w = work_of(r)->save_waiters; w; w = w->next)
         if (w->peer == q->peer)
             return;
     struct save_waiter *w = xcalloc(1, sizeof(*w));
     w->peer = q->peer;
-    w->next = r->save_waiters;
-    r->save_waiters = w;
+    w->next = work_of(r)->save_waiters;
+    work_of(r)->save_waiters = w;
     if (streams)
         acquire_view(l, r, q->peer);
     else if (!r->saving)
@@ -298,8 +299,8 @@ static void checked(struct loop *l, struct task *t)
 void snapshot_sent(struct loop *l, struct stream_msg *m)
 {
     struct replica *r = m->r;
-    ASSERT(r->sending > 0);
-    r->sending--;
+    ASSERT(work_of(r)->sending > 0);
+    work_of(r)->sending--;
     if (m->ok)
         metric_add(&engine_snapshots_sent, 1);
     if (r->state == GROUP_RUNNING) {
@@ -307,7 +308,7 @@ void snapshot_sent(struct loop *l, struct stream_msg *m)
         loop_dirty(l, r);
         if (!m->ok && m->index == r->snapshot_index)
             check_file(l, r);
-        if (r->persistent && r->sending == 0 && !r->save_waiters && !r->saving) {
+        if (r->persistent && work_of(r)->sending == 0 && !work_of(r)->save_waiters && !r->saving) {
             r->snapshot_index = r->snapshot_term = 0; /* was made only to be sent */
             snapshot_remove_files(l, r, UINT64_MAX);
         }
@@ -359,11 +360,11 @@ void snapshot_received(struct loop *l, struct stream_msg *m)
 {
     struct replica *r = m->r;
     bool ok = false;
-    if (r->state != GROUP_RUNNING || r->restoring || r->install) {
+    if (r->state != GROUP_RUNNING || r->restoring || work_of(r)->install) {
         end_receive(l, m, false, r->state == GROUP_RUNNING);
         return;
     }
-    if (m->index <= r->status.commit) {
+    if (m->index <= work_of(r)->status.commit) {
         ASSERT(!offer(l, r, m, &ok));
         end_receive(l, m, ok, false);
         return;
@@ -434,34 +435,34 @@ static void restored(struct loop *l, struct task *t)
 
 void snapshot_install(struct replica *r, struct task *t)
 {
-    r->install = t; /* until the batch that makes it live is durable */
+    work_of(r)->install = t; /* until the batch that makes it live is durable */
     r->holding_applies = true;
-    r->apply_next = t->received->index + 1;
-    r->apply_last = t->received->index;
+    work_of(r)->apply_next = t->received->index + 1;
+    work_of(r)->apply_last = t->received->index;
 }
 
 void snapshot_installed(struct loop *l, struct replica *r)
 {
-    struct task *t = r->install;
+    struct task *t = work_of(r)->install;
     struct stream_msg *m = t->received;
-    r->install = NULL;
+    work_of(r)->install = NULL;
     r->holding_applies = false;
     t->received = NULL;
     r->generation = t->generation;
     r->applied = m->index;
     metric_add(&engine_snapshots_installed, 1);
-    if (!r->witness && !r->persistent) {
+    if (!r->kind->witness && !r->persistent) {
         r->snapshot_index = m->index;
         r->snapshot_term = m->index_term;
         r->snapshot_bytes = t->bytes;
     }
-    snapshot_remove_files(l, r, r->persistent || r->witness ? UINT64_MAX : m->index);
+    snapshot_remove_files(l, r, r->persistent || r->kind->witness ? UINT64_MAX : m->index);
     end_receive(l, m, true, true);
     if (r->saving || r->compacting) {
         /* Their answers carry the old generation, and are dropped. */
         compact_later(r);
     }
-    if (r->witness) {
+    if (r->kind->witness) {
         task_free(t);
         return;
     }

@@ -15,9 +15,9 @@ void body_write_head(struct thole_sink *out, const struct task *t)
         .shard_id = t->r->shard_id,
         .index = t->index,
         .index_term = t->term,
-        .machine_type = slice_str(t->r->type_name),
+        .machine_type = slice_str(t->r->kind->type_name),
         .config = bytes_slice(&t->config),
-        .machine_version = t->r->type_version,
+        .machine_version = t->r->kind->type_version,
     };
     codec_header_encode(&h, &header);
     put_le32(size, (uint32_t)header.size);
@@ -130,7 +130,7 @@ enum thole_code body_load(struct body_source *s, struct replica *r, const char *
     struct machine *m = NULL;
     enum thole_code code = body_read_head(s, name, &piece, &h, st);
     if (code == THOLE_OK &&
-        (h.shard_id != r->shard_id || !slice_equal(h.machine_type, slice_str(r->type_name))))
+        (h.shard_id != r->shard_id || !slice_equal(h.machine_type, slice_str(r->kind->type_name))))
         code = THOLE_FAIL(st, THOLE_DATA_LOSS, THOLE_REASON_CORRUPT,
                           "snapshot %s belongs to another shard or machine type", name);
     if (code == THOLE_OK)

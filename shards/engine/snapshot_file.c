@@ -33,8 +33,8 @@ bool snapshot_name_parse(const char *name, uint64_t *ret_replica, uint64_t *ret_
 
 bool snapshot_is_kept(const struct replica *r)
 {
-    const struct thole_machine_type *type = machine_type_find(r->e, r->type_name);
-    return !r->witness && !(type && (type->flags & THOLE_MACHINE_PERSISTENT));
+    const struct thole_machine_type *type = machine_type_find(r->e, r->kind->type_name);
+    return !r->kind->witness && !(type && (type->flags & THOLE_MACHINE_PERSISTENT));
 }
 
 /* ---- Writing ---------------------------------------------------------------------------------------------- */
@@ -235,12 +235,12 @@ static enum thole_code read_seed(struct engine *e, struct file_source *s, struct
     struct bytes piece = {0};
     struct raft_config saved = {0};
     enum thole_code code = body_read_head(&s->body, t->name, &piece, &h, st);
-    if (code == THOLE_OK && (!slice_equal(h.machine_type, slice_str(r->type_name)) ||
-                             h.machine_version > r->type_version))
+    if (code == THOLE_OK && (!slice_equal(h.machine_type, slice_str(r->kind->type_name)) ||
+                             h.machine_version > r->kind->type_version))
         code = THOLE_FAIL(st, THOLE_FAILED_PRECONDITION, THOLE_REASON_NO_SUCH_TYPE,
                           "the snapshot is of machine type %.*s version %u, not of %s version %u",
                           (int)h.machine_type.size, (const char *)h.machine_type.data,
-                          h.machine_version, r->type_name, r->type_version);
+                          h.machine_version, r->kind->type_name, r->kind->type_version);
     if (code == THOLE_OK)
         code = raft_config_decode(h.config, &saved, st);
     if (code == THOLE_OK) {

@@ -127,9 +127,9 @@ enum thole_code snapshot_load_stream(struct task *t, struct thole_status *st)
     const struct stream_msg *m = t->received;
     struct pipe_source s = {.body.base = {read_pipe}, .pipe = t->pipe};
     enum thole_code code = THOLE_OK;
-    if (!t->r->witness)
+    if (!t->r->kind->witness)
         code = machine_destroy(t->r, t->generation, st); /* what an earlier one left */
-    if (!t->r->witness && code == THOLE_OK)
+    if (!t->r->kind->witness && code == THOLE_OK)
         code = body_load(&s.body, t->r, "from a peer", t->generation, &t->machine, st);
     if (code == THOLE_OK && t->machine &&
         (t->machine->applied != m->index || t->machine->applied_term != m->index_term))

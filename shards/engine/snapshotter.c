@@ -140,7 +140,7 @@ static enum thole_code open_persistent(struct engine *e, struct task *t, struct 
         e->files->ops->remove(e->files, e->found[i].name); /* were only made to be sent */
     /* Half-installed, or replaced and not yet deleted. What is in the state database has been
      * dropped by spaces_clean. */
-    bool own = machine_type_find(e, r->type_name)->flush != NULL;
+    bool own = machine_type_find(e, r->kind->type_name)->flush != NULL;
     enum thole_code code = THOLE_OK;
     if (own)
         code = machine_destroy(r, r->generation + 1, st);
@@ -161,7 +161,7 @@ static enum thole_code open_persistent(struct engine *e, struct task *t, struct 
 void snapshotter_open(struct engine *e, struct task *t)
 {
     struct replica *r = t->r;
-    const struct thole_machine_type *type = machine_type_find(e, r->type_name);
+    const struct thole_machine_type *type = machine_type_find(e, r->kind->type_name);
     enum thole_code code = THOLE_OK;
     if (r->failure) {
         t->st = *r->failure; /* its descriptor or records are damaged */
@@ -170,7 +170,7 @@ void snapshotter_open(struct engine *e, struct task *t)
     if (r->boot->raft.last_index > r->boot->raft.start_index)
         code = e->o.log->ops->config_entries(e->o.log, r->replica_id, &t->config_entries,
                                              &t->config_entry_count, &t->st);
-    if (code != THOLE_OK || r->witness)
+    if (code != THOLE_OK || r->kind->witness)
         return;
     if (type && (type->flags & THOLE_MACHINE_PERSISTENT))
         code = open_persistent(e, t, &t->st);
@@ -202,7 +202,7 @@ static void restore(struct engine *e, struct task *t)
 {
     struct snapshot_info info = {0};
     const struct stream_msg *m = t->received;
-    if (t->r->witness)
+    if (t->r->kind->witness)
         return;
     enum thole_code code = snapshot_check(e, m->name, &info, &t->st);
     if (code == THOLE_OK && (info.index != m->index || info.index_term != m->index_term))
@@ -271,7 +271,7 @@ static void open_export(struct engine *e, struct task *t)
     *x = (struct engine_export){.ops = e->files->ops,
                                 .index = t->index,
                                 .term = t->term,
-                                .machine_version = t->r->type_version};
+                                .machine_version = t->r->kind->type_version};
     t->st.code = x->ops->open(e->files, t->name, &x->file, &x->size, &t->st);
 }
 

@@ -65,7 +65,7 @@ bool engine_shard_config(struct engine *e, uint64_t shard_id, struct raft_config
     pthread_mutex_lock(&e->lock);
     const struct replica *r = map_get(&e->by_shard, shard_id);
     if (r)
-        raft_config_copy(ret, &r->shown_config);
+        raft_config_copy(ret, r->shown_config ? r->shown_config : &(struct raft_config){0});
     pthread_mutex_unlock(&e->lock);
     return r != NULL;
 }
@@ -79,7 +79,7 @@ bool engine_shard_peer(struct engine *e, uint64_t shard_id, uint64_t replica_id,
     if (r) {
         atomic_store(&r->peers_wanted, true); /* shown from the next heartbeat on */
         for (size_t i = 0; i < r->shown_peer_count && !found; i++) {
-            found = r->shown.raft.role == RAFT_LEADER && r->shown_peers[i].replica_id == replica_id;
+            found = r->shown.role == RAFT_LEADER && r->shown_peers[i].replica_id == replica_id;
             if (found)
                 *ret = r->shown_peers[i].status;
         }

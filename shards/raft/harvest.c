@@ -49,10 +49,11 @@ static void harvest_persist(struct raft *r, struct raft_update *ret)
         ret->hard.commit = r->force_index;
         r->force_token = r->force_token == 0 ? ret->persist : r->force_token;
     }
-    ret->entry_count = l->last_index + 1 - l->unsaved;
+    uint64_t first = raft__log_unsaved(l);
+    ret->entry_count = l->last_index + 1 - first;
     ret->entries = raft__outbox_entries(&r->awake->outbox, ret->entry_count);
     for (size_t i = 0; i < ret->entry_count; i++) {
-        ret->entries[i] = raft__log_entry(l, l->unsaved + i);
+        ret->entries[i] = raft__log_entry(l, first + i);
         ASSERT(ret->entries[i] != NULL);
     }
     ret->snapshot = r->persist.snapshot_dirty;

@@ -20,14 +20,9 @@ struct raft_write {
     uint64_t started_ms;
 };
 
-struct raft_log {
-    uint64_t start_index, start_term;
-    uint64_t last_index;
-    uint64_t durable;
+/* What a log has while something happens to it. */
+struct raft_log_work {
     uint64_t unsaved;
-
-    struct raft_term_run *runs;
-    size_t run_count, run_capacity;
 
     struct raft_entry **ring; /* slot of an index: index & (ring_capacity - 1) */
     size_t ring_capacity;     /* 0 or a power of two */
@@ -37,6 +32,36 @@ struct raft_log {
     struct raft_write *writes; /* ascending by token, and by last */
     size_t write_count, write_capacity;
 };
+
+/* Not to be moved: `runs` may point into it. */
+struct raft_log {
+    uint64_t start_index, start_term;
+    uint64_t last_index;
+    uint64_t durable;
+
+    struct raft_term_run *runs; /* first_run, while that is enough */
+    struct raft_term_run first_run;
+    uint32_t run_count, run_capacity;
+
+    struct raft_log_work *work; /* NULL: all is saved, nothing cached or being written */
+};
+
+static inline uint64_t raft__log_unsaved(const struct raft_log *l)
+{
+    return l->work != NULL ? l->work->unsaved : l->last_index + 1;
+}
+static inline uint64_t raft__log_cache_first(const struct raft_log *l)
+{
+    return l->work != NULL ? l->work->cache_first : l->last_index + 1;
+}
+static inline size_t raft__log_cached_bytes(const struct raft_log *l)
+{
+    return l->work != NULL ? l->work->cached_bytes : 0;
+}
+static inline size_t raft__log_write_count(const struct raft_log *l)
+{
+    return l->work != NULL ? l->work->write_count : 0;
+}
 
 void raft__log_init(struct raft_log *l, const struct raft_boot *b);
 void raft__log_deinit(struct raft_log *l);
@@ -59,7 +84,7 @@ void raft__log_reset(struct raft_log *l, uint64_t index, uint64_t term);
 uint64_t raft__log_guess(const struct raft_log *l, uint64_t index, uint64_t term);
 /* Drop cached entries from the front, none above `up_to`, until at most `limit` bytes remain. */
 void raft__log_evict(struct raft_log *l, size_t limit, uint64_t up_to);
-/* Give back what is empty. */
+/* Give back what is empty, and `work` if that is all that it is. */
 void raft__log_trim(struct raft_log *l);
 /* A write under `token` carries everything up to last_index. */
 void raft__log_write_started(struct raft_log *l, uint64_t token, uint64_t now_ms);

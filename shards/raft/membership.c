@@ -6,90 +6,116 @@
 
 #include "base/assert.h"
 
-static void push_version(struct raft_membership *m, struct raft_config_version *v)
+static struct raft_config_version *version_of(const struct raft_config *c)
 {
-    if (m->version_count == m->version_capacity) {
-        m->version_capacity = m->version_capacity == 0 ? 1 : m->version_capacity * 2;
-        m->versions =
-            xrealloc(m->versions, m->version_capacity * sizeof(struct raft_config_version *));
-    }
-    m->versions[m->version_count++] = v;
+    return (struct raft_config_version *)((uintptr_t)c -
+                                          offsetof(struct raft_config_version, config));
 }
 
-static void drop_versions(struct raft_membership *m, size_t n)
+static void push_version(struct raft_membership *m, uint64_t index, const struct raft_config *c)
 {
-    for (size_t i = 0; i < n; i++) {
-        raft_config_deinit(&m->versions[i]->config);
-        free(m->versions[i]);
+    size_t members = c->member_count * sizeof *c->members;
+    size_t removed = c->removed_count * sizeof *c->removed;
+    struct raft_config_version *v = xmalloc(sizeof *v + members + removed);
+
+    atomic_init(&v->refs, 1);
+    v->index = index;
+    v->before = m->current;
+    v->config = *c;
+    v->config.members = v->members;
+    v->config.removed = (uint64_t *)&v->members[c->member_count];
+    if (members > 0) {
+        memcpy(v->config.members, c->members, members);
     }
-    m->version_count -= n;
-    memmove(m->versions, m->versions + n, m->version_count * sizeof(struct raft_config_version *));
+    if (removed > 0) {
+        memcpy(v->config.removed, c->removed, removed);
+    }
+    m->current = v;
+}
+
+static void drop_versions(struct raft_config_version *v)
+{
+    while (v != NULL) {
+        struct raft_config_version *before = v->before;
+        raft_config_release(&v->config);
+        v = before;
+    }
 }
 
 void raft__membership_init(struct raft_membership *m, uint64_t index, const struct raft_config *c)
 {
-    struct raft_config_version *v = xcalloc(1, sizeof *v);
-
-    v->index = index;
-    raft_config_copy(&v->config, c);
-    push_version(m, v);
+    push_version(m, index, c);
 }
 
 void raft__membership_deinit(struct raft_membership *m)
 {
-    drop_versions(m, m->version_count);
+    drop_versions(m->current);
     raft__membership_truncate(m, 0);
-    free(m->versions);
     free(m->pending);
     *m = (struct raft_membership){0};
 }
 
 void raft__membership_reset(struct raft_membership *m, uint64_t index, const struct raft_config *c)
 {
-    size_t old = m->version_count;
+    struct raft_config_version *old = m->current;
 
     raft__membership_truncate(m, 0);
-    raft__membership_init(m, index, c); /* first, because `c` may be one of ours */
-    drop_versions(m, old);
+    push_version(m, index, c); /* first, because `c` may be one of ours */
+    m->current->before = NULL;
+    drop_versions(old);
 }
 
 const struct raft_config *raft__membership_current(const struct raft_membership *m)
 {
-    return &m->versions[m->version_count - 1]->config;
+    return &m->current->config;
+}
+
+const struct raft_config *raft__membership_hold(const struct raft_membership *m)
+{
+    atomic_fetch_add_explicit(&m->current->refs, 1, memory_order_relaxed);
+    return &m->current->config;
+}
+
+void raft_config_release(const struct raft_config *c)
+{
+    if (c != NULL &&
+        atomic_fetch_sub_explicit(&version_of(c)->refs, 1, memory_order_acq_rel) == 1) {
+        free(version_of(c));
+    }
 }
 
 uint64_t raft__membership_index(const struct raft_membership *m)
 {
-    return m->versions[m->version_count - 1]->index;
+    return m->current->index;
 }
 
 uint64_t raft__membership_epoch_index(const struct raft_membership *m)
 {
-    uint64_t epoch = raft__membership_current(m)->epoch;
-    size_t i = m->version_count - 1;
+    const struct raft_config_version *v = m->current;
+    uint64_t epoch = v->config.epoch;
 
     if (epoch == 0) {
         return 0;
     }
-    while (i > 0 && m->versions[i - 1]->config.epoch == epoch) {
-        i--;
+    while (v->before != NULL && v->before->config.epoch == epoch) {
+        v = v->before;
     }
-    return m->versions[i]->index;
+    return v->index;
 }
 
-static size_t version_at(const struct raft_membership *m, uint64_t index)
+static struct raft_config_version *version_at(const struct raft_membership *m, uint64_t index)
 {
-    size_t i = m->version_count - 1;
+    struct raft_config_version *v = m->current;
 
-    while (i > 0 && m->versions[i]->index > index) {
-        i--;
+    while (v->before != NULL && v->index > index) {
+        v = v->before;
     }
-    return i;
+    return v;
 }
 
 const struct raft_config *raft__membership_at(const struct raft_membership *m, uint64_t index)
 {
-    return &m->versions[version_at(m, index)]->config;
+    return &version_at(m, index)->config;
 }
 
 void raft__membership_note(struct raft_membership *m, struct raft_entry *e)
@@ -114,22 +140,24 @@ bool raft__membership_apply_next(struct raft_membership *m)
 {
     ASSERT(m->pending_count > 0);
     struct raft_entry *e = m->pending[0];
-    struct raft_config_version *v = xcalloc(1, sizeof *v);
+    struct raft_config next = {0};
     struct raft_change change;
 
     m->pending_count--;
     memmove(m->pending, m->pending + 1, m->pending_count * sizeof(struct raft_entry *));
+    if (m->pending_count == 0) {
+        free(m->pending);
+        m->pending = NULL;
+        m->pending_capacity = 0;
+    }
 
     /* A change that does not decode or is refused (a stale revision, say) is a no-op: every replica
      * decides so from the same bytes and the same configuration. */
-    v->index = e->index;
-    bool changed =
-        raft_change_decode(e->payload.bytes, &change, NULL) == THOLE_OK &&
-        raft_change_apply(raft__membership_current(m), &change, &v->config, NULL) == THOLE_OK;
+    bool changed = raft_change_decode(e->payload.bytes, &change, NULL) == THOLE_OK &&
+                   raft_change_apply(raft__membership_current(m), &change, &next, NULL) == THOLE_OK;
     if (changed) {
-        push_version(m, v);
-    } else {
-        free(v);
+        push_version(m, e->index, &next);
+        raft_config_deinit(&next);
     }
     raft_entry_unref(e);
     return changed;
@@ -137,5 +165,8 @@ bool raft__membership_apply_next(struct raft_membership *m)
 
 void raft__membership_compact(struct raft_membership *m, uint64_t index)
 {
-    drop_versions(m, version_at(m, index));
+    struct raft_config_version *oldest = version_at(m, index);
+
+    drop_versions(oldest->before);
+    oldest->before = NULL;
 }

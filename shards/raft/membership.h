@@ -4,6 +4,8 @@
 #ifndef SHARDS_RAFT_MEMBERSHIP_H
 #define SHARDS_RAFT_MEMBERSHIP_H
 
+#include <stdatomic.h>
+
 #include "shards/raft/raft.h"
 
 /* INVALID_ARGUMENT if `c` breaks a rule of struct raft_config. An empty one is valid. */
@@ -14,18 +16,22 @@ uint32_t raft__config_position(const struct raft_config *c, uint64_t replica_id)
 /* Add a tombstone; idempotent. */
 void raft__config_tombstone(struct raft_config *c, uint64_t replica_id);
 
+/* One allocation: the configuration's arrays follow. It is immutable and counted, because callers of the
+ * core may hold the configuration (raft_config_hold); `before` is the core's. */
 struct raft_config_version {
+    _Atomic uint32_t refs;
     uint64_t index; /* of the entry that made it; the first one's is at or before the log start */
+    struct raft_config_version *before;
     struct raft_config config;
+    struct raft_member members[];
 };
 
-/* versions[0] is the configuration at the log start, the last one is in force. `pending` are the
- * CONFIG entries of the log that do not act yet, ascending. */
+/* `current` is in force; the oldest one before it is the configuration at the log start. `pending` are
+ * the CONFIG entries of the log that do not act yet, ascending. */
 struct raft_membership {
-    struct raft_config_version **versions;
-    size_t version_count, version_capacity;
+    struct raft_config_version *current;
     struct raft_entry **pending;
-    size_t pending_count, pending_capacity;
+    uint32_t pending_count, pending_capacity;
 };
 
 void raft__membership_init(struct raft_membership *m, uint64_t index, const struct raft_config *c);
@@ -33,6 +39,8 @@ void raft__membership_deinit(struct raft_membership *m);
 /* Forget everything; `c` is in force from `index`. */
 void raft__membership_reset(struct raft_membership *m, uint64_t index, const struct raft_config *c);
 const struct raft_config *raft__membership_current(const struct raft_membership *m);
+/* The same, with a reference: see raft_config_hold. */
+const struct raft_config *raft__membership_hold(const struct raft_membership *m);
 uint64_t raft__membership_index(const struct raft_membership *m);
 /* From which index on the log is of the present epoch: of raft_force's entry, or before the log start
  * is all that is known. 0: the first epoch. */

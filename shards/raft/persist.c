@@ -4,7 +4,7 @@
 bool raft__dirty(const struct raft *r)
 {
     return r->persist.hard_dirty || r->persist.snapshot_dirty || r->persist.start_dirty ||
-           r->log.unsaved <= r->log.last_index;
+           raft__log_unsaved(&r->log) <= r->log.last_index;
 }
 
 uint64_t raft__log_token(const struct raft *r, uint64_t index)
@@ -12,15 +12,15 @@ uint64_t raft__log_token(const struct raft *r, uint64_t index)
     const struct raft_log *l = &r->log;
 
     ASSERT(index <= l->last_index);
-    if (r->persist.snapshot_dirty || index >= l->unsaved) {
+    if (r->persist.snapshot_dirty || index >= raft__log_unsaved(l)) {
         return r->persist.token + 1;
     }
     if (index <= l->durable && l->durable >= l->start_index) {
         return 0;
     }
-    for (size_t i = 0; i < l->write_count; i++) {
-        if (l->writes[i].last >= index) {
-            return l->writes[i].token;
+    for (size_t i = 0; i < raft__log_write_count(l); i++) {
+        if (l->work->writes[i].last >= index) {
+            return l->work->writes[i].token;
         }
     }
     ASSERT(false); /* every index is durable, under way or unsaved */
@@ -29,8 +29,8 @@ uint64_t raft__log_token(const struct raft *r, uint64_t index)
 
 bool raft__writer_stalled(const struct raft *r)
 {
-    return r->options.check_quorum && r->log.write_count > 0 &&
-           r->now_ms - r->log.writes[0].started_ms >= r->options.election_timeout_ms;
+    return r->options.check_quorum && raft__log_write_count(&r->log) > 0 &&
+           r->now_ms - r->log.work->writes[0].started_ms >= r->options.election_timeout_ms;
 }
 
 void raft__send(struct raft *r, struct raft_message m, uint64_t token)

@@ -37,11 +37,11 @@ static enum thole_code check_entries(struct raft_entry *const *entries, size_t n
 }
 
 enum thole_code raft_propose(struct raft *r, struct raft_entry *const *entries, size_t n,
-                             uint64_t *ret_first, struct thole_status *st)
+                             uint64_t now_ms, uint64_t *ret_first, struct thole_status *st)
 {
     uint64_t bytes = 0;
 
-    raft__begin(r, r->now_ms);
+    raft__begin(r, now_ms);
     enum thole_code code = check_leader(r, st);
     if (code == THOLE_OK) {
         code = check_entries(entries, n, &bytes, st);
@@ -115,10 +115,10 @@ struct raft_entry *raft__change_entry(const struct raft_change *c)
     return raft_entry_new(RAFT_ENTRY_CONFIG, 0, 0, payload);
 }
 
-enum thole_code raft_change_membership(struct raft *r, const struct raft_change *c,
+enum thole_code raft_change_membership(struct raft *r, const struct raft_change *c, uint64_t now_ms,
                                        uint64_t *ret_index, struct thole_status *st)
 {
-    raft__begin(r, r->now_ms);
+    raft__begin(r, now_ms);
     enum thole_code code = check_change(r, c, st);
 
     if (code != THOLE_OK) {

@@ -223,6 +223,11 @@ const struct raft_config *raft_config(const struct raft *r)
     return raft__config(r);
 }
 
+const struct raft_config *raft_config_hold(const struct raft *r)
+{
+    return raft__membership_hold(&r->membership);
+}
+
 const struct raft_config *raft_config_at(const struct raft *r, uint64_t index)
 {
     return index < r->log.start_index ? NULL : raft__membership_at(&r->membership, index);

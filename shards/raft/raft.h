@@ -251,12 +251,12 @@ uint64_t raft_deadline_ms(const struct raft *r);
  * success. All or nothing. UNAVAILABLE NOT_LEADER / TRANSFERRING; RESOURCE_EXHAUSTED QUEUE_FULL
  * (uncommitted bytes). On failure the entries stay the caller's. The first index is ret_first. */
 THOLE_MUST_CHECK enum thole_code raft_propose(struct raft *r, struct raft_entry *const *entries,
-                                              size_t n, uint64_t *ret_first,
+                                              size_t n, uint64_t now_ms, uint64_t *ret_first,
                                               struct thole_status *st);
 /* Propose a membership change: UNAVAILABLE NOT_LEADER, ABORTED CHANGE_IN_FLIGHT,
  * FAILED_PRECONDITION (raft_change_apply's reasons). It acts when committed and durable here. */
 THOLE_MUST_CHECK enum thole_code raft_change_membership(struct raft *r, const struct raft_change *c,
-                                                        uint64_t *ret_index,
+                                                        uint64_t now_ms, uint64_t *ret_index,
                                                         struct thole_status *st);
 /* Ask for a linearizable read point. `context` is the engine's number for it, unique per replica
  * while outstanding; answered once in an update's `reads`. On a follower it is sent to the leader;
@@ -396,6 +396,10 @@ struct raft_status {
 };
 void raft_status(const struct raft *r, struct raft_status *ret);
 const struct raft_config *raft_config(const struct raft *r); /* in force (applied) */
+/* The same, for longer than until the next event: immutable, shared with the core and whoever else holds
+ * it, on any thread. */
+const struct raft_config *raft_config_hold(const struct raft *r);
+void raft_config_release(const struct raft_config *c); /* NULL is fine */
 const struct raft_config *raft_config_at(const struct raft *r,
                                          uint64_t index); /* index >= log start */
 /* The cached entry, borrowed; NULL when it must be read from the store. */

@@ -123,14 +123,14 @@ static void probe(struct raft *r, uint64_t to, struct raft_progress *p, bool wit
         return;
     }
     /* Uncached entries are not worth a read before we know where the logs part. */
-    bool cached = p->next >= r->log.cache_first;
+    bool cached = p->next >= raft__log_cache_first(&r->log);
     send_append(r, to, p, cached ? collect(r, p->next, witness) : (struct batch){0});
 }
 
 static void stream(struct raft *r, uint64_t to, struct raft_progress *p, bool witness)
 {
     while (!p->log_wait && p->next <= last_for(r, witness) && !raft__progress_window_full(p)) {
-        if (p->next < r->log.cache_first) {
+        if (p->next < raft__log_cache_first(&r->log)) {
             p->log_wait = true;
             p->log_first = p->next;
             raft__outbox_need_log(&r->awake->outbox, (struct raft_peer_request){

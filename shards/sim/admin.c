@@ -146,8 +146,8 @@ static bool add_somewhere(struct view *v)
     if (!shadow_member(s, r->replica_id)->created || raft_config_find(v->config, r->replica_id) ||
         raft_config_is_removed(v->config, r->replica_id))
         return false;
-    enum raft_change_op op = r->witness ? RAFT_CHANGE_ADD_WITNESS : RAFT_CHANGE_ADD_LEARNER;
-    if (!r->witness && rand_chance(dice(s), 0.2))
+    enum raft_change_op op = r->kind->witness ? RAFT_CHANGE_ADD_WITNESS : RAFT_CHANGE_ADD_LEARNER;
+    if (!r->kind->witness && rand_chance(dice(s), 0.2))
         op = RAFT_CHANGE_ADD_VOTER;
     add_item(v, op, r->replica_id, h);
     return true;

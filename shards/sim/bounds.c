@@ -61,13 +61,13 @@ static void check_cache(struct sim *s, struct member *m, const struct raft *r)
     uint64_t counted = UINT64_MAX;
     if (r->role == RAFT_LEADER)
         counted = r->commit >= r->lead.first_index ? r->commit : r->lead.first_index - 1;
-    for (uint64_t i = l->cache_first; i <= l->last_index; i++) {
+    for (uint64_t i = raft__log_cache_first(l); i <= l->last_index; i++) {
         all += raft_entry_size(raft__log_entry(l, i));
         applied = i <= r->applied ? all : applied;
         durable = i <= l->durable && i <= counted ? all : durable;
     }
-    if (all != l->cached_bytes)
-        FAIL(s, m, "%zu bytes are cached, counted as %zu", all, l->cached_bytes);
+    if (all != raft__log_cached_bytes(l))
+        FAIL(s, m, "%zu bytes are cached, counted as %zu", all, raft__log_cached_bytes(l));
     if (applied > r->options.cache_bytes)
         FAIL(s, m, "%zu bytes of applied entries are cached", applied);
     if (durable > r->options.cache_bytes + LIMIT_APPLYING_BYTES + ONE_MORE)
@@ -91,9 +91,9 @@ static void check_core(struct sim *s, struct member *m, const struct raft *r)
         FAIL(s, m, "%zu reads are outstanding, %zu of them started", a->reads.count,
              a->reads.started);
     /* One number for each write under way: the batch at the writer, and the one that grows. */
-    if (r->persist.token - r->persist.done > r->log.write_count)
+    if (r->persist.token - r->persist.done > raft__log_write_count(&r->log))
         FAIL(s, m, "%" PRIu64 " writes under way, %zu known", r->persist.token - r->persist.done,
-             r->log.write_count);
+             raft__log_write_count(&r->log));
 }
 
 /* ---- The engine's part of a replica ------------------------------------------------------------------- */
@@ -123,14 +123,16 @@ void check_bounds(struct sim *s, struct member *m, struct replica *r)
     check_core(s, m, r->core);
     if (r->machine)
         check_sessions(s, m, &r->machine->sessions);
-    if (r->applying_bytes > LIMIT_APPLYING_BYTES + LIMIT_APPLYING_BYTES / 4 + LIMIT_PAYLOAD_BYTES)
-        FAIL(s, m, "%zu bytes wait for the applier", r->applying_bytes);
-    if ((r->applying_jobs == 0) != (r->applying_bytes == 0))
-        FAIL(s, m, "%zu bytes wait for the applier in %zu jobs", r->applying_bytes,
-             r->applying_jobs);
-    if (r->pending.count > PENDING_MAX) /* given up by their clients, and not yet decided */
-        FAIL(s, m, "%zu outcomes are awaited, there are %zu clients' requests", r->pending.count,
-             s->op_count);
+    if (sim_work(r)->applying_bytes >
+        LIMIT_APPLYING_BYTES + LIMIT_APPLYING_BYTES / 4 + LIMIT_PAYLOAD_BYTES)
+        FAIL(s, m, "%zu bytes wait for the applier", sim_work(r)->applying_bytes);
+    if ((sim_work(r)->applying_jobs == 0) != (sim_work(r)->applying_bytes == 0))
+        FAIL(s, m, "%zu bytes wait for the applier in %zu jobs", sim_work(r)->applying_bytes,
+             sim_work(r)->applying_jobs);
+    if (sim_work(r)->pending.count >
+        PENDING_MAX) /* given up by their clients, and not yet decided */
+        FAIL(s, m, "%zu outcomes are awaited, there are %zu clients' requests",
+             sim_work(r)->pending.count, s->op_count);
 }
 
 /* ---- Loops ------------------------------------------------------------------------------------------------ */
@@ -149,7 +151,7 @@ static void check_batches(struct sim *s, struct sim_host *h, const struct loop *
             sim_fail(s, "host %d: %zu entries wait to be written, the log ends at %" PRIu64, h->id,
                      u->entry_count, u->r->core->log.last_index);
         if (u->r && u->r->state == GROUP_RUNNING && u->token != 0 &&
-            (u->r->update_batch != l->next || u->r->update_slot != i))
+            (sim_work(u->r)->update_batch != l->next || sim_work(u->r)->update_slot != i))
             sim_fail(s, "host %d: replica %" PRIu64 " has two updates in a batch", h->id,
                      u->r->replica_id);
     }

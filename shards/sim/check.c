@@ -142,7 +142,7 @@ static bool quorum_voted(struct sim *s, const struct raft_config *c, const struc
 
 static void check_leader(struct sim *s, struct member *m, struct replica *r)
 {
-    const struct raft_status *now = &r->status;
+    const struct raft_status status = sim_status(r), *now = &status;
     struct shard *shard = m->shard;
     struct member *other = map_put(&shard->leaders, now->term, m);
     s->report->elections++;
@@ -178,15 +178,15 @@ static void first_commit(struct sim *s, struct member *m, struct replica *r, uin
         return;
     }
     slot->committed_term = term;
-    slot->commit_in = r->status.term;
+    slot->commit_in = sim_status(r).term;
     if (index > 1 && shard->slots[index - 1].commit_in > slot->commit_in)
         slot->commit_in = shard->slots[index - 1].commit_in;
     shard->committed = index;
-    if (index < r->status.commit || (m->forced && r->status.role != RAFT_LEADER))
+    if (index < sim_status(r).commit || (m->forced && sim_status(r).role != RAFT_LEADER))
         return; /* checked with the last one; or forced, and no quorum is asked */
     const struct raft_config *before = &m->config;
     /* It may commit and step down in one turn. */
-    if (r->status.role != RAFT_LEADER && m->status.role != RAFT_LEADER)
+    if (sim_status(r).role != RAFT_LEADER && m->status.role != RAFT_LEADER)
         FAIL(s, m, "is the first to commit %" PRIu64 " and does not lead", index);
     else if (!quorum_has(s, raft_config(r->core), index, term) &&
              !quorum_has(s, before, index, term))
@@ -197,7 +197,7 @@ static void first_commit(struct sim *s, struct member *m, struct replica *r, uin
 static void check_commits(struct sim *s, struct member *m, struct replica *r, uint64_t from)
 {
     struct shard *shard = m->shard;
-    for (uint64_t i = from + 1; i <= r->status.commit && !s->report->failed; i++) {
+    for (uint64_t i = from + 1; i <= sim_status(r).commit && !s->report->failed; i++) {
         uint64_t term;
         if (!raft_term_at(r->core, i, &term))
             continue; /* below a snapshot, which is checked by its state */
@@ -216,7 +216,7 @@ static void check_peers(struct sim *s, struct member *m, struct replica *r)
     for (uint32_t i = 0; i < c->member_count; i++) {
         struct raft_peer_status p;
         const struct member *peer = shadow_member(s, c->members[i].replica_id);
-        if (!peer || peer->gone || peer == m || peer->hard.term > r->status.term ||
+        if (!peer || peer->gone || peer == m || peer->hard.term > sim_status(r).term ||
             !raft_peer(r->core, peer->replica_id, &p))
             continue;
         if (p.match > member_last(peer))
@@ -234,10 +234,10 @@ static void check_campaign(struct sim *s, struct member *m, struct replica *r)
     const struct shard *shard = m->shard;
     for (size_t i = shard->config_count; i-- > 0;) {
         uint64_t index = shard->configs[i].index;
-        if (index <= r->status.config_index)
+        if (index <= sim_status(r).config_index)
             break;
         /* After a compaction the same configuration has a later index. */
-        if (index <= r->status.commit &&
+        if (index <= sim_status(r).commit &&
             !raft_config_equal(&shard->configs[i].config, raft_config(r->core)))
             FAIL(s, m, "campaigns, the configuration at %" PRIu64 " is not yet in force for it",
                  index);
@@ -268,7 +268,7 @@ static void check_new_peers(struct sim *s, struct member *m, struct replica *r)
 static void check_in_flight(struct sim *s, struct member *m, struct replica *r)
 {
     int count = 0;
-    for (uint64_t i = r->status.commit + 1; i <= r->status.last_index; i++) {
+    for (uint64_t i = sim_status(r).commit + 1; i <= sim_status(r).last_index; i++) {
         const struct raft_entry *e = raft_entry_at(r->core, i);
         count += e && e->kind == RAFT_ENTRY_CONFIG;
     }
@@ -278,7 +278,7 @@ static void check_in_flight(struct sim *s, struct member *m, struct replica *r)
 
 static void check_status(struct sim *s, struct member *m, struct replica *r)
 {
-    const struct raft_status *was = &m->status, *now = &r->status;
+    const struct raft_status status = sim_status(r), *was = &m->status, *now = &status;
     struct shard *shard = m->shard;
     if (now->term < was->term || now->commit < was->commit || now->applied < was->applied)
         FAIL(s, m,
@@ -327,12 +327,12 @@ static void begin_life(struct sim *s, struct sim_host *h, struct member *m, stru
         (struct raft_status){.term = m->hard.term, .vote = m->hard.vote, .commit = m->hard.commit};
     if (m->forced && m->hard.commit > m->shard->committed)
         m->status.commit = m->shard->committed; /* it crashed before that was seen */
-    if (r->status.commit < m->hard.commit)
-        FAIL(s, m, "commit %" PRIu64 " after a restart, its disk says %" PRIu64, r->status.commit,
-             m->hard.commit);
+    if (sim_status(r).commit < m->hard.commit)
+        FAIL(s, m, "commit %" PRIu64 " after a restart, its disk says %" PRIu64,
+             sim_status(r).commit, m->hard.commit);
     raft_config_copy(&m->config, raft_config(r->core));
     if (m->config.member_count > 0)
-        check_config(s, m->shard, r->status.config_index, &m->config);
+        check_config(s, m->shard, sim_status(r).config_index, &m->config);
 }
 
 static bool same_status(const struct raft_status *a, const struct raft_status *b)
@@ -363,10 +363,11 @@ static void check_replica(struct sim *s, struct sim_host *h, struct replica *r)
         s->report->sleeps += asleep;
         m->asleep = asleep;
     }
-    if (same_status(&m->status, &r->status))
+    const struct raft_status status = sim_status(r);
+    if (same_status(&m->status, &status))
         return;
     check_status(s, m, r);
-    m->status = r->status;
+    m->status = sim_status(r);
 }
 
 void check_loop(struct sim *s, struct sim_host *h, struct loop *l)

@@ -17,7 +17,7 @@ static bool change_in_memory(struct sim *s, const struct shard *shard)
         const struct replica *r = sim_replica(s, h, shard);
         if (!r || r->state != GROUP_RUNNING)
             continue;
-        for (uint64_t i = r->status.commit + 1; i <= r->status.last_index; i++) {
+        for (uint64_t i = sim_status(r).commit + 1; i <= sim_status(r).last_index; i++) {
             const struct raft_entry *e = raft_entry_at(r->core, i);
             if (e && e->kind == RAFT_ENTRY_CONFIG)
                 return true;
@@ -147,7 +147,7 @@ static bool progress(struct sim *s, struct shard *shard)
     if (leader < 0)
         return false;
     const struct replica *l = sim_replica(s, leader, shard);
-    if (!shard->write_sent && l->status.leader_ready) {
+    if (!shard->write_sent && sim_status(l).leader_ready) {
         shard->write_sent = true;
         client_probe(s, shard, leader, true, probed);
     }
@@ -159,13 +159,14 @@ static bool progress(struct sim *s, struct shard *shard)
         uint32_t bit = 1u << h;
         if (!r)
             continue;
-        if (!r->witness && !((shard->reads_sent | shard->reads_done) & bit)) {
+        if (!r->kind->witness && !((shard->reads_sent | shard->reads_done) & bit)) {
             shard->reads_sent |= bit;
             client_probe(s, shard, h, false, probed);
         }
         all = all && r->state == GROUP_RUNNING && r->applied == l->applied &&
-              r->status.commit == l->status.last_index && r->status.leader == l->replica_id &&
-              (r->witness || (shard->reads_done & bit));
+              sim_status(r).commit == sim_status(l).last_index &&
+              sim_status(r).leader == l->replica_id &&
+              (r->kind->witness || (shard->reads_done & bit));
     }
     return all;
 }
@@ -177,13 +178,14 @@ static void check_leaks(struct sim *s)
             /* One that was removed and does not know it waits for ever. */
             const struct replica *r = expected(s, &s->shards[g], h);
             /* Behind a snapshot, the outcome of old proposals is known with the next entry only. */
-            bool undecided = r && r->status.role == RAFT_LEADER && r->pending.count > 0;
-            if (r && (r->reads || r->reading.count || undecided || r->parked))
+            bool undecided =
+                r && sim_status(r).role == RAFT_LEADER && sim_work(r)->pending.count > 0;
+            if (r && (sim_work(r)->reads || sim_work(r)->reading.count || undecided || r->parked))
                 sim_fail(s,
                          "replica %" PRIu64 ": left over: %d batches of reads, %zu reads, %zu "
                          "outcomes, %d parked",
-                         r->replica_id, r->reads != NULL, r->reading.count, r->pending.count,
-                         r->parked != NULL);
+                         r->replica_id, sim_work(r)->reads != NULL, sim_work(r)->reading.count,
+                         sim_work(r)->pending.count, r->parked != NULL);
         }
 }
 
@@ -197,9 +199,9 @@ static void explain(struct sim *s, const struct shard *shard)
             bytes_printf(&b,
                          " [%" PRIu64 "@%d state=%d role=%d term=%" PRIu64 " commit=%" PRIu64
                          " applied=%" PRIu64 " last=%" PRIu64 "%s]",
-                         r->replica_id, h, (int)r->state, (int)r->status.role, r->status.term,
-                         r->status.commit, r->applied, r->status.last_index,
-                         r->witness ? " witness" : "");
+                         r->replica_id, h, (int)r->state, (int)sim_status(r).role,
+                         sim_status(r).term, sim_status(r).commit, r->applied,
+                         sim_status(r).last_index, r->kind->witness ? " witness" : "");
     }
     bytes_append(&b, "", 1);
     sim_fail(s, "no convergence: shard %" PRIu64 ", leader at host %d, write %d, reads %x:%s",

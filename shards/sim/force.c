@@ -155,7 +155,8 @@ static void lose(struct sim *s, struct shard *shard, struct member *chosen, cons
 {
     uint64_t kept = matched(chosen, shard);
     /* Its disk may hang: what it knows to be committed is there, and is written before the force is. */
-    uint64_t knows = r->status.commit < shard->committed ? r->status.commit : shard->committed;
+    uint64_t knows =
+        sim_status(r).commit < shard->committed ? sim_status(r).commit : shard->committed;
     kept = knows > kept ? knows : kept;
     bool lost = kept < shard->committed;
     SIM_TRACE(s, "shard %" PRIu64 ": committed was %" PRIu64 ", of which %" PRIu64 " is left",

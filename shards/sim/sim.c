@@ -141,10 +141,10 @@ int sim_leader(struct sim *s, const struct shard *shard)
     uint64_t term = 0;
     for (int i = 0; i < s->c.hosts; i++) {
         const struct replica *r = sim_replica(s, i, shard);
-        if (r && r->state == GROUP_RUNNING && r->status.role == RAFT_LEADER &&
-            r->status.term > term) {
+        if (r && r->state == GROUP_RUNNING && sim_status(r).role == RAFT_LEADER &&
+            sim_status(r).term > term) {
             best = i;
-            term = r->status.term;
+            term = sim_status(r).term;
         }
     }
     return best;

@@ -230,6 +230,18 @@ bool member_term_at(const struct member *m, uint64_t index, uint64_t *ret);
 uint64_t member_last(const struct member *m);
 /* An update has reached the disk. */
 void shadow_write(struct sim *s, struct sim_host *h, const struct store_update *u);
+/* A replica that sleeps has no work: then this is what it would begin with. */
+static inline struct raft_status sim_status(const struct replica *r)
+{
+    struct raft_status s;
+    replica_status(r, &s);
+    return s;
+}
+static inline const struct replica_work *sim_work(const struct replica *r)
+{
+    static const struct replica_work none;
+    return r->work ? r->work : &none;
+}
 void check_config(struct sim *s, struct shard *shard, uint64_t index, const struct raft_config *c);
 
 /* bounds.c */

@@ -26,8 +26,6 @@ static void log_close(struct log_store *base)
     size_t it = 0;
 
     while ((r = map_next(&s->replicas, &it, NULL)) != NULL) {
-        buf_unref(r->descriptor);
-        buf_unref(r->start_config);
         log_index_deinit(&r->index, &s->files);
         free(r);
     }
@@ -45,6 +43,9 @@ static void log_close(struct log_store *base)
     free(s->targets);
     free(s->walk);
     free(s->report_runs);
+    bytes_deinit(&s->report_identity);
+    bytes_deinit(&s->report_start);
+    map_deinit(&s->damage);
     pthread_mutex_destroy(&s->lock);
     pthread_mutex_destroy(&s->write_lock);
     free(s);
@@ -60,6 +61,51 @@ static int by_id(const void *a, const void *b)
     return x->id < y->id ? -1 : x->id > y->id;
 }
 
+/* The record at `at`; empty if there is none. False: it cannot be read. */
+static bool load(struct disk_log *s, struct log_place at, struct bytes *out)
+{
+    struct thole_status st;
+
+    bytes_clear(out);
+    if (at.segment == 0) {
+        return true;
+    }
+    if (segment_read(segments_get(&s->files, at.segment), at.offset, bytes_extend(out, at.bytes),
+                     at.bytes, &st) != THOLE_OK) {
+        LOG_ERROR(STORE, "a record of the log cannot be read: %s", st.message);
+        return false;
+    }
+    return true;
+}
+
+static bool load_descriptor(struct disk_log *s, const struct log_replica *r, struct slice *ret)
+{
+    struct store_key k = store_key(r->id, STORE_KIND_IDENTITY);
+    struct store_identity_record id = {0};
+
+    if (!load(s, r->identity, &s->report_identity) ||
+        (r->identity.segment != 0 &&
+         !store_decode_identity(store_key_slice(&k), bytes_slice(&s->report_identity), &id))) {
+        return false;
+    }
+    *ret = id.descriptor;
+    return true;
+}
+
+static bool load_start_config(struct disk_log *s, const struct log_replica *r, struct slice *ret)
+{
+    struct store_key k = store_key(r->id, STORE_KIND_START);
+    struct store_start start = {0};
+
+    if (!load(s, r->start, &s->report_start) ||
+        (r->start.segment != 0 &&
+         !store_decode_start(store_key_slice(&k), bytes_slice(&s->report_start), &start))) {
+        return false;
+    }
+    *ret = start.config;
+    return true;
+}
+
 static void report_fill(struct disk_log *s, const struct log_replica *r)
 {
     struct store_replica *p = &s->report;
@@ -73,10 +119,8 @@ static void report_fill(struct disk_log *s, const struct log_replica *r)
     if (p->removed) {
         return;
     }
-    if (r->descriptor != NULL) {
-        p->descriptor = slice_of(r->descriptor->data, r->descriptor->size);
-    }
-    if (r->state == LOG_DAMAGED) {
+    if (!load_descriptor(s, r, &p->descriptor) || !load_start_config(s, r, &p->start_config) ||
+        r->state == LOG_DAMAGED) {
         p->hard.term = UINT64_MAX;
         return;
     }
@@ -88,10 +132,7 @@ static void report_fill(struct disk_log *s, const struct log_replica *r)
     p->start_term = x->start_term;
     p->last_index = x->last;
     p->machine_generation = r->machine_generation;
-    p->bytes = x->bytes;
-    if (r->start_config != NULL) {
-        p->start_config = slice_of(r->start_config->data, r->start_config->size);
-    }
+    p->bytes = log_index_bytes(x);
 }
 
 static const struct store_replica *log_next(struct log_store *base, size_t *it)

@@ -16,34 +16,37 @@
 #ifndef SHARDS_STORE_DISK_LOG_H
 #define SHARDS_STORE_DISK_LOG_H
 
+#include <assert.h>
+
 #include "base/map.h"
 #include "shards/store/frame.h"
 #include "shards/store/log_index.h"
 #include "shards/store/plan.h"
 #include "shards/store/store.h"
 
-/* What the updates of the batch that is being encoded have made of a replica so far. */
-struct log_tip {
-    struct store_hard hard;
-    uint32_t epoch;
-};
-
+/* There may be tens of thousands, and most are of idle groups: what is rarely wanted (the descriptor,
+ * the configuration at the log start) is read again from the record that holds it. */
 struct log_replica {
     uint64_t id, shard_id;
-    enum log_state state;
-    uint32_t epoch;
-    struct buf *descriptor;
-    struct buf *start_config;
     struct store_hard hard;
     uint64_t machine_generation;
+    struct log_index index;
     struct log_place identity, start;
     struct log_place small; /* a hard state newer than any other record's, or the mark of damage */
-    struct log_index index;
-    const char *damage; /* found by recovery */
-    /* The writer's: valid while plan_batch is the store's batch number. */
-    uint64_t plan_batch;
+    uint32_t epoch;
+    uint32_t
+        target; /* the writer's, while a batch has a target at this position that is this replica's */
+    uint8_t state; /* enum log_state */
+};
+static_assert(sizeof(struct log_replica) <= 160, "one for each replica of the host");
+
+/* What the updates of the batch that is being written make of a replica: in the plan of the check,
+ * and in what is encoded so far. */
+struct log_target {
+    struct log_replica *r;
     struct log_plan plan;
-    struct log_tip tip;
+    struct store_hard hard;
+    uint32_t epoch;
 };
 
 struct host_record {
@@ -59,12 +62,12 @@ struct disk_log {
     pthread_mutex_t write_lock;
     pthread_mutex_t lock;
     struct map replicas; /* id -> struct log_replica; never shrinks */
+    struct map damage;   /* id -> what recovery found, a string; empty afterwards */
     struct host_record *host_records;
     bool poisoned; /* a write failed: nothing may be written any more */
     /* The writer's. */
-    uint64_t batch_number;
-    struct log_replica **targets; /* of the batch's updates */
-    size_t target_capacity;
+    struct log_target *targets; /* the batch's replicas */
+    uint32_t target_count, target_capacity;
     struct frame_writer frame;
     size_t copied_bytes;     /* of the frame that is being built */
     size_t last_batch_bytes; /* of the frame before, without copies */
@@ -77,6 +80,7 @@ struct disk_log {
     /* What `next` handed out last. */
     struct store_replica report;
     struct raft_term_run *report_runs;
+    struct bytes report_identity, report_start; /* the records */
 };
 
 struct log_replica *disk_log__replica(struct disk_log *s, uint64_t id); /* created if absent */

@@ -53,19 +53,7 @@ static const char *apply_identity(struct disk_log *s, struct log_replica *r, str
     if (r->state == LOG_ABSENT) {
         r->state = LOG_LIVE;
     }
-    if (r->descriptor == NULL) { /* also of one that is damaged */
-        r->descriptor = buf_copy(id.descriptor.data, id.descriptor.size);
-    }
     return NULL;
-}
-
-static void set_config(struct log_replica *r, struct slice config)
-{
-    if (r->start_config == NULL ||
-        !slice_equal(slice_of(r->start_config->data, r->start_config->size), config)) {
-        buf_unref(r->start_config);
-        r->start_config = buf_copy(config.data, config.size);
-    }
 }
 
 static const char *apply_start(struct disk_log *s, struct log_replica *r, struct slice key,
@@ -87,7 +75,6 @@ static const char *apply_start(struct disk_log *s, struct log_replica *r, struct
         log_index_compact(&r->index, &s->files, start.index, start.term);
     }
     r->machine_generation = start.machine_generation;
-    set_config(r, start.config);
     place(s, &r->start, at);
     return NULL;
 }

@@ -114,7 +114,8 @@ static enum thole_code apply_frame(struct disk_log *s, const struct segment *g, 
             return fail_loss(st, g, at + offset);
         }
         if (damage != NULL) {
-            disk_log__replica(s, e.replica_id)->damage = damage;
+            (void)disk_log__replica(s, e.replica_id);
+            (void)map_put(&s->damage, e.replica_id, (void *)(uintptr_t)damage);
         }
     }
     return THOLE_OK;
@@ -187,14 +188,14 @@ static enum thole_code settle(struct scan *c, struct thole_status *st)
 
 /* ---- The whole --------------------------------------------------------------------------------- */
 
-static void put_mark(struct disk_log *s, struct log_replica *r)
+static void put_mark(struct disk_log *s, const struct log_replica *r, const char *damage)
 {
     struct store_key k = store_key(r->id, STORE_KIND_DAMAGED);
 
     LOG_ERROR(STORE,
               "the log of a replica is damaged; it stays off, the others run replica=%" PRIu64
               " damaged=\"%s\" after_index=%" PRIu64,
-              r->id, r->damage, r->index.last);
+              r->id, damage, r->index.last);
     store_encode_host(frame_record(&s->frame), store_key_slice(&k), (struct slice){0});
     frame_record_end(&s->frame,
                      (struct frame_entry){.replica_id = r->id, .kind = STORE_KIND_DAMAGED});
@@ -210,15 +211,17 @@ static enum thole_code mark_damaged(struct disk_log *s, struct thole_status *st)
         if (r->state != LOG_ABSENT && r->state != LOG_LIVE) {
             continue;
         }
-        if (r->damage == NULL && r->state == LOG_ABSENT) {
-            r->damage = "no identity";
-        } else if (r->damage == NULL && !log_index_whole(&r->index)) {
-            r->damage = "gap in the log";
+        const char *damage = map_get(&s->damage, r->id);
+        if (damage == NULL && r->state == LOG_ABSENT) {
+            damage = "no identity";
+        } else if (damage == NULL && !log_index_whole(&r->index)) {
+            damage = "gap in the log";
         }
-        if (r->damage != NULL) {
-            put_mark(s, r);
+        if (damage != NULL) {
+            put_mark(s, r, damage);
         }
     }
+    map_deinit(&s->damage);
     return disk_log__commit(s, st);
 }
 

@@ -16,6 +16,8 @@
 #define FRAME_SPLIT_BYTES ((size_t)16 * MIB)
 /* A frame buffer that grew beyond this is not kept. */
 #define FRAME_KEEP_BYTES ((size_t)16 * MIB)
+/* Nor are more targets than this. */
+#define TARGETS_KEEP 1024
 
 static METRIC_DEFINE_COUNTER(written_bytes, "thole_log_written_bytes_total",
                              "Bytes appended to the log.");
@@ -25,6 +27,24 @@ static METRIC_DEFINE_GAUGE(segments, "thole_log_segments", "Segments that the lo
 
 /* ---- Check ------------------------------------------------------------------------------------ */
 
+/* The batch's target of this replica, which has one for each. */
+static struct log_target *target(struct disk_log *s, uint64_t replica_id)
+{
+    struct log_replica *r = disk_log__replica(s, replica_id);
+
+    if (r->target >= s->target_count || s->targets[r->target].r != r) {
+        ASSERT(s->target_count < s->target_capacity);
+        r->target = s->target_count++;
+        s->targets[r->target] = (struct log_target){
+            .r = r,
+            .plan = {(enum log_state)r->state, r->index.start, r->index.last},
+            .hard = r->hard,
+            .epoch = r->epoch,
+        };
+    }
+    return &s->targets[r->target];
+}
+
 static enum thole_code check(struct disk_log *s, const struct store_update *updates, size_t n,
                              struct thole_status *st)
 {
@@ -33,20 +53,13 @@ static enum thole_code check(struct disk_log *s, const struct store_update *upda
                           "%zu updates in a batch", n);
     }
     if (s->target_capacity < n) {
-        s->target_capacity = n;
-        s->targets = xrealloc(s->targets, n * sizeof(struct log_replica *));
+        s->target_capacity = (uint32_t)n;
+        s->targets = xrealloc(s->targets, n * sizeof *s->targets);
     }
-    s->batch_number++;
+    s->target_count = 0;
     for (size_t i = 0; i < n; i++) {
-        struct log_replica *r = disk_log__replica(s, updates[i].replica_id);
-
-        s->targets[i] = r;
-        if (r->plan_batch != s->batch_number) {
-            r->plan_batch = s->batch_number;
-            r->plan = (struct log_plan){r->state, r->index.start, r->index.last};
-            r->tip = (struct log_tip){r->hard, r->epoch};
-        }
-        enum thole_code code = store__plan(&r->plan, &updates[i], st);
+        enum thole_code code =
+            store__plan(&target(s, updates[i].replica_id)->plan, &updates[i], st);
         if (code != THOLE_OK) {
             return code;
         }
@@ -88,37 +101,37 @@ static void put_end(struct disk_log *s, const struct log_replica *r, const struc
                                                      .flags = FRAME_DELETE});
 }
 
-static void put_start(struct disk_log *s, struct log_replica *r, const struct store_update *u)
+static void put_start(struct disk_log *s, struct log_target *t, const struct store_update *u)
 {
-    struct store_key k = store_key(r->id, STORE_KIND_START);
+    struct store_key k = store_key(t->r->id, STORE_KIND_START);
 
-    r->tip.epoch += u->start_reset;
+    t->epoch += u->start_reset;
     store_encode_start(frame_record(&s->frame), store_key_slice(&k),
                        &(struct store_start){
-                           .hard = r->tip.hard,
-                           .epoch = r->tip.epoch,
+                           .hard = t->hard,
+                           .epoch = t->epoch,
                            .index = u->start_index,
                            .term = u->start_term,
                            .machine_generation = u->machine_generation,
                            .config = u->start_config,
                        });
-    put_small(s, r, STORE_KIND_START);
+    put_small(s, t->r, STORE_KIND_START);
 }
 
-static void end_run(struct disk_log *s, const struct log_replica *r, struct store_run_writer *w,
+static void end_run(struct disk_log *s, const struct log_target *t, struct store_run_writer *w,
                     uint64_t first, bool final)
 {
-    struct store_key k = store_key_run(r->id, r->tip.epoch, first);
+    struct store_key k = store_key_run(t->r->id, t->epoch, first);
 
-    store_run_end(w, store_key_slice(&k), final ? &r->tip.hard : NULL);
-    frame_record_end(&s->frame, (struct frame_entry){.replica_id = r->id,
+    store_run_end(w, store_key_slice(&k), final ? &t->hard : NULL);
+    frame_record_end(&s->frame, (struct frame_entry){.replica_id = t->r->id,
                                                      .first = first,
-                                                     .epoch = r->tip.epoch,
+                                                     .epoch = t->epoch,
                                                      .kind = STORE_KIND_RUN});
 }
 
 /* Runs are split by bytes, and where the term changes. */
-static void put_entries(struct disk_log *s, const struct log_replica *r,
+static void put_entries(struct disk_log *s, const struct log_target *t,
                         const struct store_update *u)
 {
     uint64_t first = u->entries[0]->index;
@@ -132,39 +145,39 @@ static void put_entries(struct disk_log *s, const struct log_replica *r,
         if (w.count > 0 &&
             (size + store_run_entry_bytes_max(e->payload.bytes.size) > LIMIT_RUN_BYTES ||
              e->term != w.term)) {
-            end_run(s, r, &w, first, false);
+            end_run(s, t, &w, first, false);
             first = e->index;
             store_run_begin(&w, frame_record(&s->frame));
         }
         store_run_add(&w, &(struct store_entry){e->kind, e->index, e->term, e->session, e->sequence,
                                                 e->payload.bytes});
     }
-    end_run(s, r, &w, first, true);
+    end_run(s, t, &w, first, true);
 }
 
-static void encode(struct disk_log *s, struct log_replica *r, const struct store_update *u)
+static void encode(struct disk_log *s, struct log_target *t, const struct store_update *u)
 {
     if (u->remove || u->forget) {
-        put_end(s, r, u);
+        put_end(s, t->r, u);
         return;
     }
     if (u->create != NULL) {
-        put_identity(s, r, u->create);
+        put_identity(s, t->r, u->create);
     }
     if (u->has_hard) {
-        r->tip.hard.hard = u->hard;
+        t->hard.hard = u->hard;
     }
-    r->tip.hard.stamp++;
+    t->hard.stamp++;
     if (u->has_start) {
-        put_start(s, r, u);
+        put_start(s, t, u);
     }
     if (u->entry_count > 0) {
-        put_entries(s, r, u);
+        put_entries(s, t, u);
     } else if (u->has_hard && !u->has_start) {
-        struct store_key k = store_key(r->id, STORE_KIND_HARD);
+        struct store_key k = store_key(t->r->id, STORE_KIND_HARD);
 
-        store_encode_hard(frame_record(&s->frame), store_key_slice(&k), &r->tip.hard);
-        put_small(s, r, STORE_KIND_HARD);
+        store_encode_hard(frame_record(&s->frame), store_key_slice(&k), &t->hard);
+        put_small(s, t->r, STORE_KIND_HARD);
     }
 }
 
@@ -253,7 +266,7 @@ static enum thole_code write_locked(struct disk_log *s, const struct store_updat
     size_t split = s->files.segment_bytes / 2 < FRAME_SPLIT_BYTES ? s->files.segment_bytes / 2
                                                                   : FRAME_SPLIT_BYTES;
     for (size_t i = 0; i < n && code == THOLE_OK; i++) {
-        encode(s, s->targets[i], &updates[i]);
+        encode(s, target(s, updates[i].replica_id), &updates[i]);
         if (s->frame.out.size > split || i == n - 1) {
             code = disk_log__commit(s, st);
             frame_begin(&s->frame);
@@ -269,6 +282,12 @@ enum thole_code disk_log__write(struct log_store *base, const struct store_updat
 
     pthread_mutex_lock(&s->write_lock);
     enum thole_code code = write_locked(s, updates, n, st);
+    if (s->target_capacity > TARGETS_KEEP) {
+        free(s->targets);
+        s->targets = NULL;
+        s->target_capacity = 0;
+    }
+    s->target_count = 0;
     pthread_mutex_unlock(&s->write_lock);
     return code;
 }

@@ -5,21 +5,18 @@
 
 #include "base/assert.h"
 
+/* Most logs are of idle groups, and have a run for each leader that they had. */
+#define EXACT_CAPACITY 4
+
 static uint64_t last_of(const struct store_run *r)
 {
     return r->first + r->count - 1;
 }
 
-static void drop(struct log_index *x, struct segments *g, struct store_run *r)
-{
-    x->bytes -= r->place.bytes;
-    segments_drop(g, &r->place);
-}
-
 static void drop_all(struct log_index *x, struct segments *g)
 {
     while (x->end > x->head) {
-        drop(x, g, &x->runs[--x->end]);
+        segments_drop(g, &x->runs[--x->end].place);
     }
     x->head = x->end = 0;
 }
@@ -41,7 +38,7 @@ void log_index_reset(struct log_index *x, struct segments *g, uint64_t start, ui
 void log_index_compact(struct log_index *x, struct segments *g, uint64_t start, uint64_t start_term)
 {
     while (x->head < x->end && last_of(&x->runs[x->head]) <= start) {
-        drop(x, g, &x->runs[x->head++]);
+        segments_drop(g, &x->runs[x->head++].place);
     }
     x->start = start;
     x->start_term = start_term;
@@ -62,7 +59,8 @@ static void make_room(struct log_index *x)
         x->head = 0;
         return;
     }
-    x->capacity = x->capacity == 0 ? 2 : x->capacity * 2;
+    ASSERT(x->capacity < UINT32_MAX / 2);
+    x->capacity = x->capacity < EXACT_CAPACITY ? x->capacity + 1 : x->capacity * 2;
     x->runs = xrealloc(x->runs, x->capacity * sizeof *x->runs);
 }
 
@@ -89,7 +87,6 @@ static void insert(struct log_index *x, struct segments *g, struct store_run run
     memmove(x->runs + at + 1, x->runs + at, (x->end - at) * sizeof *x->runs);
     x->runs[at] = run;
     x->end++;
-    x->bytes += run.place.bytes;
     segments_add_live(g, run.place);
     if (last_of(&run) > x->last) {
         x->last = last_of(&run);
@@ -99,7 +96,7 @@ static void insert(struct log_index *x, struct segments *g, struct store_run run
 void log_index_append(struct log_index *x, struct segments *g, struct store_run run)
 {
     while (x->end > x->head && x->runs[x->end - 1].first >= run.first) {
-        drop(x, g, &x->runs[--x->end]);
+        segments_drop(g, &x->runs[--x->end].place);
     }
     if (x->end > x->head) {
         struct store_run *before = &x->runs[x->end - 1];
@@ -107,7 +104,7 @@ void log_index_append(struct log_index *x, struct segments *g, struct store_run 
         if (last_of(before) >= run.first) {
             before->count = (run.first - before->first) & INT32_MAX;
             if (last_of(before) <= x->start) {
-                drop(x, g, before);
+                segments_drop(g, &before->place);
                 x->end--;
             }
         }
@@ -127,10 +124,19 @@ void log_index_move(struct log_index *x, struct segments *g, struct store_run ru
         insert(x, g, run);
         return;
     }
-    drop(x, g, &x->runs[at]);
+    segments_drop(g, &x->runs[at].place);
     x->runs[at] = run;
-    x->bytes += run.place.bytes;
     segments_add_live(g, run.place);
+}
+
+uint64_t log_index_bytes(const struct log_index *x)
+{
+    uint64_t sum = 0;
+
+    for (size_t i = x->head; i < x->end; i++) {
+        sum += x->runs[i].place.bytes;
+    }
+    return sum;
 }
 
 bool log_index_whole(const struct log_index *x)

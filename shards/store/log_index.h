@@ -20,9 +20,8 @@ struct store_run {
 /* The runs are a queue: its front moves on by compaction and is reclaimed now and then. */
 struct log_index {
     uint64_t start, start_term, last;
-    uint64_t bytes;
     struct store_run *runs;
-    size_t head, end, capacity;
+    uint32_t head, end, capacity;
 };
 
 /* Both tell the segments what is not wanted any more. */
@@ -36,6 +35,8 @@ void log_index_compact(struct log_index *x, struct segments *g, uint64_t start,
 void log_index_append(struct log_index *x, struct segments *g, struct store_run run);
 /* A run that is already part of the log has moved to another place. */
 void log_index_move(struct log_index *x, struct segments *g, struct store_run run);
+/* Of all records. */
+uint64_t log_index_bytes(const struct log_index *x);
 /* The log has no gaps. */
 bool log_index_whole(const struct log_index *x);
 

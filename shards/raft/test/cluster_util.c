@@ -142,7 +142,7 @@ enum thole_code node_propose(struct cluster *c, uint64_t id, size_t size)
 {
     struct raft_entry *e = command_new(size);
     uint64_t first;
-    enum thole_code code = raft_propose(node_at(c, id)->raft, &e, 1, &first, NULL);
+    enum thole_code code = raft_propose(node_at(c, id)->raft, &e, 1, c->now_ms, &first, NULL);
 
     if (code != THOLE_OK) {
         raft_entry_unref(e);
@@ -165,7 +165,7 @@ void cluster_propose(struct cluster *c, size_t n)
 enum thole_code node_change(struct cluster *c, uint64_t id, const struct raft_change *change)
 {
     uint64_t index;
-    return raft_change_membership(node_at(c, id)->raft, change, &index, NULL);
+    return raft_change_membership(node_at(c, id)->raft, change, c->now_ms, &index, NULL);
 }
 
 struct raft_change change_one(enum raft_change_op op, uint64_t replica_id)

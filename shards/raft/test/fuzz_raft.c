@@ -144,24 +144,24 @@ static void fuzz_snapshot(struct raft *r, struct slice *in, uint64_t now_ms)
     raft_config_deinit(&c);
 }
 
-static void propose(struct raft *r, uint64_t n)
+static void propose(struct raft *r, uint64_t n, uint64_t now_ms)
 {
     struct raft_entry *e = raft_entry_new(RAFT_ENTRY_COMMAND, 0, n, (struct bufslice){0});
     uint64_t first;
 
-    if (raft_propose(r, &e, 1, &first, NULL) != THOLE_OK) {
+    if (raft_propose(r, &e, 1, now_ms, &first, NULL) != THOLE_OK) {
         raft_entry_unref(e);
     }
 }
 
-static void change_members(struct raft *r, struct slice *in)
+static void change_members(struct raft *r, struct slice *in, uint64_t now_ms)
 {
     struct raft_change change = {.revision = take_number(in), .item_count = 1};
     uint64_t index;
 
     change.items[0].op = (uint8_t)take_number(in);
     change.items[0].replica_id = take_number(in);
-    (void)!raft_change_membership(r, &change, &index, NULL);
+    (void)!raft_change_membership(r, &change, now_ms, &index, NULL);
 }
 
 /* What a caller may do beside feeding messages. */
@@ -199,10 +199,10 @@ static void fuzz_call(struct raft *r, uint64_t what, struct slice *in, uint64_t 
         fuzz_snapshot(r, in, now_ms);
         break;
     case 10:
-        propose(r, now_ms);
+        propose(r, now_ms, now_ms);
         break;
     default:
-        change_members(r, in);
+        change_members(r, in, now_ms);
         break;
     }
 }

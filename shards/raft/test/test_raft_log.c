@@ -11,23 +11,19 @@ static void add(struct raft_log *l, uint64_t term)
     raft_entry_unref(e);
 }
 
-static struct raft_log log_at(uint64_t index, uint64_t term)
+static void log_at(struct raft_log *l, uint64_t index, uint64_t term)
 {
-    struct raft_log l;
     struct raft_boot b = {.start_index = index, .start_term = term, .last_index = index};
 
-    raft__log_init(&l, &b);
-    return l;
+    raft__log_init(l, &b);
 }
 
-static struct raft_log log_with(const uint64_t *terms, size_t n)
+static void log_with(struct raft_log *l, const uint64_t *terms, size_t n)
 {
-    struct raft_log l = log_at(0, 0);
-
+    log_at(l, 0, 0);
     for (size_t i = 0; i < n; i++) {
-        add(&l, terms[i]);
+        add(l, terms[i]);
     }
-    return l;
 }
 
 static void save(struct raft_log *l, uint64_t token)
@@ -37,8 +33,9 @@ static void save(struct raft_log *l, uint64_t token)
 
 TEST(term)
 {
-    struct raft_log l = log_at(100, 1);
+    struct raft_log l;
     uint64_t t;
+    log_at(&l, 100, 1);
     (void)state;
 
     for (uint64_t i = 1; i < 100; i++) {
@@ -55,7 +52,8 @@ TEST(term)
 
 TEST(is_out_of_bounds)
 {
-    struct raft_log l = log_with((uint64_t[]){1, 1, 2}, 3);
+    struct raft_log l;
+    log_with(&l, (uint64_t[]){1, 1, 2}, 3);
     (void)state;
 
     assert_null(raft__log_entry(&l, 0));
@@ -67,7 +65,8 @@ TEST(is_out_of_bounds)
 
 TEST(find_conflict_by_term)
 {
-    struct raft_log l = log_with((uint64_t[]){2, 2, 2, 5, 5, 5, 9}, 7);
+    struct raft_log l;
+    log_with(&l, (uint64_t[]){2, 2, 2, 5, 5, 5, 9}, 7);
     (void)state;
 
     assert_int_equal(raft__log_guess(&l, 7, 9), 7);
@@ -81,16 +80,17 @@ TEST(find_conflict_by_term)
 
 TEST(append)
 {
-    struct raft_log l = log_with((uint64_t[]){1, 2}, 2);
+    struct raft_log l;
+    log_with(&l, (uint64_t[]){1, 2}, 2);
     (void)state;
 
     save(&l, 1);
     raft__log_write_done(&l, 1);
     add(&l, 2);
-    assert_int_equal(l.unsaved, 3);
+    assert_int_equal(raft__log_unsaved(&l), 3);
     raft__log_truncate(&l, 2); /* into what is durable */
     assert_int_equal(l.durable, 1);
-    assert_int_equal(l.unsaved, 2);
+    assert_int_equal(raft__log_unsaved(&l), 2);
     add(&l, 3);
     assert_true(raft__log_matches(&l, 2, 3));
     assert_int_equal(raft__log_last_term(&l), 3);
@@ -99,8 +99,9 @@ TEST(append)
 
 TEST(compaction)
 {
-    struct raft_log l = log_with((uint64_t[]){1, 1, 2, 2, 3, 3}, 6);
+    struct raft_log l;
     uint64_t t;
+    log_with(&l, (uint64_t[]){1, 1, 2, 2, 3, 3}, 6);
     (void)state;
 
     save(&l, 1);
@@ -108,7 +109,7 @@ TEST(compaction)
     raft__log_compact(&l, 3);
     assert_int_equal(l.start_index, 3);
     assert_int_equal(l.start_term, 2);
-    assert_int_equal(l.cache_first, 4);
+    assert_int_equal(raft__log_cache_first(&l), 4);
     assert_false(raft__log_term(&l, 2, &t));
     assert_true(raft__log_matches(&l, 4, 2) && raft__log_matches(&l, 5, 3));
     assert_int_equal(raft__log_guess(&l, 5, 1), 3);
@@ -122,7 +123,8 @@ TEST(compaction)
 
 TEST(compaction_side_effects)
 {
-    struct raft_log l = log_at(0, 0);
+    struct raft_log l;
+    log_at(&l, 0, 0);
     (void)state;
 
     for (uint64_t i = 1; i <= 1000; i++) {
@@ -137,20 +139,21 @@ TEST(compaction_side_effects)
     for (uint64_t i = 501; i <= 1000; i++) {
         assert_true(raft__log_matches(&l, i, i));
     }
-    assert_int_equal(l.unsaved, 751);
+    assert_int_equal(raft__log_unsaved(&l), 751);
     assert_int_equal(l.durable, 750);
     raft__log_deinit(&l);
 }
 
 TEST(log_restore)
 {
-    struct raft_log l = log_with((uint64_t[]){1, 1, 1}, 3);
+    struct raft_log l;
+    log_with(&l, (uint64_t[]){1, 1, 1}, 3);
     (void)state;
 
     save(&l, 1);
     raft__log_reset(&l, 1000, 5);
     assert_int_equal(l.last_index, 1000);
-    assert_int_equal(l.unsaved, 1001);
+    assert_int_equal(raft__log_unsaved(&l), 1001);
     assert_int_equal(raft__log_last_term(&l), 5);
     raft__log_write_done(&l, 1); /* of the log before: makes nothing durable */
     assert_int_equal(l.durable, 0);
@@ -162,7 +165,8 @@ TEST(log_restore)
 
 TEST(stable_to)
 {
-    struct raft_log l = log_with((uint64_t[]){1, 1}, 2);
+    struct raft_log l;
+    log_with(&l, (uint64_t[]){1, 1}, 2);
     (void)state;
 
     save(&l, 1);
@@ -177,7 +181,8 @@ TEST(stable_to)
 
 TEST(stable_to_with_snap)
 {
-    struct raft_log l = log_at(5, 2);
+    struct raft_log l;
+    log_at(&l, 5, 2);
     (void)state;
 
     assert_int_equal(l.durable, 5);
@@ -191,7 +196,8 @@ TEST(stable_to_with_snap)
 /* (index, term) come to be equal again, but the write that finishes was of other entries. */
 TEST(unstable_stable_to_after_truncation)
 {
-    struct raft_log l = log_with((uint64_t[]){1, 2, 2}, 3);
+    struct raft_log l;
+    log_with(&l, (uint64_t[]){1, 2, 2}, 3);
     (void)state;
 
     save(&l, 1);
@@ -213,40 +219,42 @@ TEST(unstable_stable_to_after_truncation)
 
 TEST(unstable_truncate_and_append)
 {
-    struct raft_log l = log_with((uint64_t[]){1, 1, 1, 1}, 4);
+    struct raft_log l;
+    log_with(&l, (uint64_t[]){1, 1, 1, 1}, 4);
     (void)state;
 
     save(&l, 1);
     raft__log_truncate(&l, 3);
     add(&l, 2);
-    assert_int_equal(l.unsaved, 3);
+    assert_int_equal(raft__log_unsaved(&l), 3);
     assert_int_equal(l.last_index, 3);
     raft__log_truncate(&l, 1);
     add(&l, 4);
-    assert_int_equal(l.unsaved, 1);
+    assert_int_equal(raft__log_unsaved(&l), 1);
     assert_int_equal(l.run_count, 1);
-    assert_int_equal(l.writes[0].last, 0);
+    assert_int_equal(l.work->writes[0].last, 0);
     raft__log_deinit(&l);
 }
 
 TEST(cache_evicts_from_the_front)
 {
-    struct raft_log l = log_at(0, 0);
+    struct raft_log l;
+    log_at(&l, 0, 0);
     (void)state;
 
     for (int i = 0; i < 5000; i++) {
         add(&l, 1);
     }
-    size_t each = l.cached_bytes / 5000;
+    size_t each = raft__log_cached_bytes(&l) / 5000;
     raft__log_evict(&l, 100 * each, 4000);
-    assert_int_equal(l.cache_first, 4001); /* not beyond what may go */
+    assert_int_equal(raft__log_cache_first(&l), 4001); /* not beyond what may go */
     raft__log_evict(&l, 100 * each, 5000);
-    assert_int_equal(l.cached_bytes, 100 * each);
+    assert_int_equal(raft__log_cached_bytes(&l), 100 * each);
     assert_null(raft__log_entry(&l, 4900));
     assert_int_equal(raft__log_entry(&l, 4901)->index, 4901);
-    assert_true(l.ring_capacity < 8192); /* and gives its memory back */
+    assert_true(l.work->ring_capacity < 8192); /* and gives its memory back */
     raft__log_evict(&l, 0, 5000);
-    assert_null(l.ring);
+    assert_null(l.work->ring);
     add(&l, 1);
     assert_int_equal(raft__log_entry(&l, 5001)->index, 5001);
     raft__log_deinit(&l);
@@ -256,11 +264,12 @@ TEST(cache_evicts_from_the_front)
 TEST(random_against_array)
 {
     static uint64_t terms[4096];
-    struct raft_log l = log_at(0, 0);
+    struct raft_log l;
     struct rand r;
     uint64_t term = 1;
     uint64_t token = 0;
     uint64_t done = 0;
+    log_at(&l, 0, 0);
     (void)state;
 
     rand_seed(&r, 9);
@@ -299,9 +308,9 @@ TEST(random_against_array)
         }
         for (uint64_t i = l.start_index + 1; i <= l.last_index; i++) {
             assert_true(raft__log_matches(&l, i, terms[i]));
-            assert_true(i < l.cache_first || raft__log_entry(&l, i)->index == i);
+            assert_true(i < raft__log_cache_first(&l) || raft__log_entry(&l, i)->index == i);
         }
-        assert_true(l.durable < l.unsaved && l.cache_first > l.start_index);
+        assert_true(l.durable < raft__log_unsaved(&l) && raft__log_cache_first(&l) > l.start_index);
     }
     raft__log_deinit(&l);
 }
@@ -309,8 +318,9 @@ TEST(random_against_array)
 /* An installed snapshot knows the term of its own index, and of none before, durable or not. */
 TEST(term_with_unstable_snapshot)
 {
-    struct raft_log l = log_with((uint64_t[]){1, 1, 1}, 3);
+    struct raft_log l;
     uint64_t term = 0;
+    log_with(&l, (uint64_t[]){1, 1, 1}, 3);
     (void)state;
 
     raft__log_reset(&l, 100, 5);

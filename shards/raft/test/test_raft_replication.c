@@ -669,7 +669,7 @@ TEST(bounded_log_growth_with_partition)
         refused += node_propose(&c, 1, MIB - 1000) == THOLE_RESOURCE_EXHAUSTED;
     }
     assert_true(refused > 30);
-    assert_true(c.nodes[1].raft->log.cached_bytes <= LIMIT_UNCOMMITTED_BYTES + MIB);
+    assert_true(raft__log_cached_bytes(&c.nodes[1].raft->log) <= LIMIT_UNCOMMITTED_BYTES + MIB);
     cluster_deinit(&c);
 }
 
@@ -682,7 +682,7 @@ TEST(batch_msg_append)
     for (int i = 0; i < 50; i++) {
         e[i] = command_new(8);
     }
-    assert_int_equal(raft_propose(c.nodes[1].raft, e, 50, &first, NULL), THOLE_OK);
+    assert_int_equal(raft_propose(c.nodes[1].raft, e, 50, c.now_ms, &first, NULL), THOLE_OK);
     assert_int_equal(first, 2);
     cluster_settle(&c);
     assert_int_equal(sent_count(&c, RAFT_MSG_APPEND), 2);
@@ -713,7 +713,8 @@ TEST(propose_on_follower_is_refused)
     uint64_t first = 77;
     (void)state;
     start(3);
-    assert_int_equal(raft_propose(c.nodes[2].raft, &e, 1, &first, &st), THOLE_UNAVAILABLE);
+    assert_int_equal(raft_propose(c.nodes[2].raft, &e, 1, c.now_ms, &first, &st),
+                     THOLE_UNAVAILABLE);
     assert_int_equal(st.reason, THOLE_REASON_NOT_LEADER);
     assert_int_equal(first, 77);
     raft_entry_unref(e); /* stayed ours */

@@ -88,6 +88,41 @@ TEST(proposal_wakes_the_group_and_it_sleeps_again)
     cluster_deinit(&c);
 }
 
+/* The time that passed while nobody called it is no time that its disk took. */
+TEST(proposal_after_long_sleep_keeps_the_leader)
+{
+    (void)state;
+    uint64_t leader = lull(3);
+    uint64_t term = node_term(&c, leader);
+    cluster_run(&c, 10 * TIMEOUT_MS);
+    c.nodes[leader].manual_disk = true;
+    assert_int_equal(node_propose(&c, leader, 8), THOLE_OK);
+    cluster_run(&c, HEARTBEAT_MS);
+    c.nodes[leader].manual_disk = false;
+    cluster_run(&c, HEARTBEAT_MS);
+    assert_int_equal(cluster_leader(&c), leader);
+    assert_int_equal(node_term(&c, leader), term);
+    cluster_assert_converged(&c);
+    cluster_deinit(&c);
+}
+
+TEST(change_of_members_after_long_sleep_keeps_the_leader)
+{
+    (void)state;
+    uint64_t leader = lull(3);
+    uint64_t term = node_term(&c, leader);
+    struct raft_change change = change_one(RAFT_CHANGE_REMOVE, leader % 3 + 1);
+    cluster_run(&c, 10 * TIMEOUT_MS);
+    c.nodes[leader].manual_disk = true;
+    assert_int_equal(node_change(&c, leader, &change), THOLE_OK);
+    cluster_run(&c, HEARTBEAT_MS);
+    c.nodes[leader].manual_disk = false;
+    cluster_run(&c, HEARTBEAT_MS);
+    assert_int_equal(cluster_leader(&c), leader);
+    assert_int_equal(node_term(&c, leader), term);
+    cluster_deinit(&c);
+}
+
 /* The nodes trim after each harvest. */
 TEST(sleeping_replica_keeps_no_entries_and_no_queues)
 {
@@ -97,8 +132,7 @@ TEST(sleeping_replica_keeps_no_entries_and_no_queues)
         raft_trim(c.nodes[id].raft);
         const struct raft *r = c.nodes[id].raft;
         assert_null(raft_entry_at(r, node_last(&c, id)));
-        assert_null(r->log.ring);
-        assert_null(r->log.writes);
+        assert_null(r->log.work);
         assert_null(r->awake);
         assert_false(raft_has_update(r));
         assert_true(raft_deadline_ms(r) == UINT64_MAX);
@@ -378,6 +412,8 @@ int main(void)
         RUN(idle_group_falls_asleep_and_sends_nothing),
         RUN(single_voter_sleeps_alone),
         RUN(proposal_wakes_the_group_and_it_sleeps_again),
+        RUN(proposal_after_long_sleep_keeps_the_leader),
+        RUN(change_of_members_after_long_sleep_keeps_the_leader),
         RUN(sleeping_replica_keeps_no_entries_and_no_queues),
         RUN(sleeping_replica_is_harvested_after_it_was_trimmed),
         RUN(read_wakes_the_group_at_leader_and_at_follower),

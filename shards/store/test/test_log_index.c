@@ -66,8 +66,8 @@ static void expect_equal(const struct fixture *f)
     assert_int_equal(f->x.last, n->last);
     assert_true(log_index_whole(&f->x));
     assert_int_equal(f->x.end - f->x.head, wanted(n));
-    assert_int_equal(f->x.bytes, wanted(n) * RECORD_BYTES);
-    assert_int_equal(f->files.live_bytes, f->x.bytes);
+    assert_int_equal(log_index_bytes(&f->x), wanted(n) * RECORD_BYTES);
+    assert_int_equal(f->files.live_bytes, log_index_bytes(&f->x));
     for (uint64_t i = n->start + 1; i <= n->last; i++) {
         const struct store_run *r = &f->x.runs[log_index_find(&f->x, i)];
 
@@ -187,11 +187,11 @@ static void test_log_index_copies_fill_gaps(void **state)
     assert_int_equal(f.x.last, 25);
     log_index_compact(&f.x, &f.files, 7, 1);
     log_index_move(&f.x, &f.files, new_run(&f, 1, 4, 1)); /* what is below the start stays away */
-    assert_int_equal(f.x.bytes, 3 * RECORD_BYTES);
+    assert_int_equal(log_index_bytes(&f.x), 3 * RECORD_BYTES);
     assert_int_equal(f.files.live_bytes, 3 * RECORD_BYTES);
     log_index_append(&f.x, &f.files,
                      new_run(&f, 8, 1, 3)); /* a run of which nothing is left goes */
-    assert_int_equal(f.x.bytes, RECORD_BYTES);
+    assert_int_equal(log_index_bytes(&f.x), RECORD_BYTES);
     assert_true(log_index_whole(&f.x));
     log_index_deinit(&f.x, &f.files);
     assert_int_equal(f.files.live_bytes, 0);

@@ -1,0 +1,172 @@
+/* The replica, and what it holds while it works (replica.c; its life is in group.c). There may be tens of
+ * thousands on a host, nearly all of them asleep: what only work needs is in struct replica_work. */
+#ifndef SHARDS_ENGINE_REPLICA_H
+#define SHARDS_ENGINE_REPLICA_H
+
+#include <assert.h>
+#include <stdatomic.h>
+
+#include "base/map.h"
+#include "base/wheel.h"
+#include "base/worker.h"
+#include "shards/engine/engine.h"
+
+struct loop;
+struct applier;
+struct machine;
+struct query_job;
+struct watch_list;
+struct write_batch;
+struct save_waiter;
+struct control;
+struct pending;
+struct task;
+
+enum group_state {
+    GROUP_CREATING, /* its identity is being written */
+    GROUP_OPENING,  /* its machine is being opened */
+    GROUP_RUNNING,
+    GROUP_FAILED, /* shows why; takes part in nothing */
+    GROUP_REMOVING,
+    GROUP_GONE,
+};
+
+struct pending_ring {
+    struct pending *slots;
+    size_t capacity, head, count;
+};
+
+struct read_batch {
+    struct read_batch *next;
+    uint64_t context;
+    struct msgq requests;
+};
+
+struct log_mark { /* where in the log `bytes` were reached: finds the tail to keep */
+    uint64_t index, bytes;
+};
+
+struct peer_view {
+    uint64_t replica_id;
+    struct raft_peer_status status;
+};
+
+struct replica_boot { /* what it starts from */
+    struct raft_boot raft;
+    struct raft_term_run *runs;
+    struct bytes descriptor, config;
+    uint64_t bytes; /* of its log */
+};
+/* See struct engine_replica_status. */
+struct replica_shown {
+    uint64_t term, leader, epoch, last_term, commit, applied;
+    uint64_t last_index, first_index, config_index, config_revision, log_bytes, snapshot_index;
+    struct uuid leader_host;
+    uint32_t votes;
+    uint8_t role; /* enum raft_role */
+    bool leader_ready, initialised, voter, removed_by_peer, failed, superseded;
+};
+
+/* What a replica is made to be: the same for many of a host, so they share it. Immutable. */
+struct replica_kind {
+    uint32_t refs; /* under the engine's kinds_lock */
+    uint32_t type_version;
+    uint64_t key; /* in engine.kinds */
+    char *type_name;
+    struct bytes type_config;
+    bool witness, lease_reads;
+};
+
+/* What a replica has on its loop while anything happens to it: one that sleeps does without. */
+struct replica_work {
+    struct replica *r;
+    struct wheel_timer tick;
+    struct raft_status status; /* after the last harvest */
+    struct control *starting;
+    struct msgq proposing, reading;
+    struct pending_ring pending;
+    struct read_batch *reads, **reads_tail;
+    uint64_t read_context;
+    uint64_t apply_next, apply_last; /* committed and durable here, not handed over: [next, last] */
+    size_t applying_bytes, applying_jobs;
+    struct write_batch *update_batch; /* the accumulating batch that holds update_slot */
+    size_t update_slot;
+    struct map peer_hosts; /* replica id -> struct uuid *, learnt from messages of non-members */
+    struct control *transfers, *forces;
+    struct task *install; /* restored, waiting for its batch */
+    struct save_waiter *save_waiters;
+    struct control *exports;         /* users who wait for what is being saved */
+    uint64_t sending, sending_index; /* transfers from here under way, and the oldest's */
+};
+
+struct replica {
+    _Atomic uint32_t refs;
+    /* The loop's. */
+    uint8_t state;            /* enum group_state */
+    uint8_t restore_failures; /* of received snapshots, in a row */
+    bool dirty, publish, notify;
+    bool led, slept; /* after the last harvest */
+    bool handed_on;  /* handover.c */
+    bool removed_by_peer;
+    bool restoring, saving, compacting, checking, holding_applies;
+    bool holding_for_save; /* a machine without views stands still while it is saved */
+    bool persistent, has_views;
+    /* The applier's. */
+    bool machine_failed;
+    /* Anyone's. */
+    _Atomic bool peers_wanted, removing;
+
+    /* Immutable. */
+    struct engine *e;
+    uint64_t replica_id, shard_id;
+    struct loop *loop;
+    struct applier *applier;
+    const struct replica_kind *kind;
+
+    /* The loop's. */
+    struct raft *core;
+    struct replica_work *work;    /* NULL: it sleeps; by work_of */
+    struct thole_status *failure; /* NULL: none; set once, and before `shown` says so */
+    struct replica_boot *boot;    /* until the core exists */
+    uint64_t applied;
+    uint64_t contact_ns; /* last word from a leader */
+    uint64_t generation;
+    uint64_t snapshot_index, snapshot_term; /* of the newest file; 0: none */
+    uint64_t snapshot_bytes;                /* of an in-memory machine's last one; 0: none yet */
+    uint64_t log_bytes, compact_at_bytes;
+    uint64_t appended_bytes; /* ever, here: what marks count in */
+    struct log_mark *marks;  /* NULL: room for one, in first_mark */
+    struct log_mark first_mark;
+    uint32_t mark_count, mark_capacity;
+
+    /* The applier's (set by tasks). */
+    struct machine *machine;
+    struct query_job *parked;
+
+    /* Under the applier's watch_lock; `watch_applied` is for a consistent start. */
+    struct watch_list *watches;
+    uint64_t watch_applied;
+
+    /* Under the engine's lock. */
+    struct replica_shown shown;
+    const struct raft_config *shown_config; /* held; NULL: the core was not there yet */
+    struct peer_view *shown_peers;          /* of a leader that somebody asked */
+    size_t shown_peer_count;
+};
+static_assert(sizeof(struct replica) <= 400, "one for each replica of the host");
+struct replica *replica_new(struct engine *e, uint64_t replica_id, uint64_t shard_id,
+                            struct slice descriptor);
+struct replica *replica_ref(struct replica *r);
+void replica_unref(struct replica *r);
+void replica_boot_free(struct replica *r);
+struct replica_work *replica_begin_work(struct replica *r); /* on the loop, as what follows */
+static inline struct replica_work *work_of(struct replica *r)
+{
+    return r->work ? r->work : replica_begin_work(r);
+}
+void replica_rest(struct replica *r); /* give the work back, if it sleeps and none is left */
+void replica_status(const struct replica *r, struct raft_status *ret); /* after the last harvest */
+void replica_set_failure(struct replica *r, const struct thole_status *st); /* unless it has one */
+void replica_show(const struct replica *r, struct engine_replica_status *ret); /* lock, or loop */
+
+#endif
