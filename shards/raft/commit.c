@@ -9,11 +9,11 @@ static uint64_t min_u64(uint64_t a, uint64_t b)
 /* Proposals of this leadership stay cached until they are committed, so their sizes are known. */
 static void free_uncommitted(struct raft *r, uint64_t from, uint64_t to)
 {
-    for (uint64_t i = from < r->lead.first_index ? r->lead.first_index : from; i <= to; i++) {
+    for (uint64_t i = from < r->lead->first_index ? r->lead->first_index : from; i <= to; i++) {
         const struct raft_entry *e = raft__log_entry(&r->log, i);
-        ASSERT(e != NULL && r->lead.uncommitted_bytes >= raft_entry_size(e));
+        ASSERT(e != NULL && r->lead->uncommitted_bytes >= raft_entry_size(e));
         if (!CANARY(uncommitted_leak) || e->kind != RAFT_ENTRY_CONFIG) {
-            r->lead.uncommitted_bytes -= raft_entry_size(e);
+            r->lead->uncommitted_bytes -= raft_entry_size(e);
         }
     }
 }
@@ -26,8 +26,8 @@ void raft__commit_to(struct raft *r, uint64_t index)
     ASSERT(index <= r->log.last_index);
     if (r->role == RAFT_LEADER) {
         free_uncommitted(r, r->commit + 1, index);
-        r->status_changed =
-            r->status_changed || (r->commit < r->lead.first_index && index >= r->lead.first_index);
+        r->status_changed = r->status_changed ||
+                            (r->commit < r->lead->first_index && index >= r->lead->first_index);
         r->work = true;
     }
     r->commit = index;
@@ -52,7 +52,7 @@ uint64_t raft__best_match(const struct raft *r, const struct raft_config *next)
     for (uint32_t i = 0; i < c->member_count; i++) {
         const struct raft_member *m = raft_config_find(next, c->members[i].replica_id);
         bool self = c->members[i].replica_id == r->options.replica_id;
-        uint64_t match = self ? r->log.durable : r->lead.peers[i].match;
+        uint64_t match = self ? r->log.durable : r->lead->peers[i].match;
         if (m != NULL && (m->role == RAFT_VOTER || m->outgoing_role == RAFT_VOTER) &&
             match > best) {
             best = match;
@@ -94,11 +94,11 @@ static uint64_t hold_back_changes(const struct raft *r, uint64_t index)
         return index;
     }
     uint64_t wanted = m->pending[0]->index;
-    if (wanted < r->lead.first_index) {
-        wanted = r->lead.first_index; /* then its last term is ours, and no witness' is newer */
+    if (wanted < r->lead->first_index) {
+        wanted = r->lead->first_index; /* then its last term is ours, and no witness' is newer */
     }
-    if (wanted < r->lead.witness_sent) {
-        wanted = r->lead.witness_sent;
+    if (wanted < r->lead->witness_sent) {
+        wanted = r->lead->witness_sent;
     }
     if (raft__staying_match(r) < wanted) {
         return m->pending[0]->index - 1;
@@ -114,11 +114,11 @@ void raft__commit_by_quorum(struct raft *r)
     if (r->role != RAFT_LEADER) {
         return;
     }
-    ASSERT(r->lead.peer_count == c->member_count);
+    ASSERT(r->lead->peer_count == c->member_count);
     for (uint32_t i = 0; i < c->member_count; i++) {
         /* Rule 2: we count ourselves by what our own disk has. */
         bool self = c->members[i].replica_id == r->options.replica_id;
-        match[i] = self ? r->log.durable : r->lead.peers[i].match;
+        match[i] = self ? r->log.durable : r->lead->peers[i].match;
     }
     uint64_t index = raft__quorum_joint_value(c, match);
     /* Only entries of our own term are committed by counting (3.6.2, figure 3.7). */
@@ -154,7 +154,8 @@ static void config_acts(struct raft *r, const struct raft_config *before)
         raft__lead_config_changed(r, before);
     } else if (r->role != RAFT_FOLLOWER) {
         raft__become_follower(r, r->term, 0); /* the tally was of another configuration */
-    } else if (r->election_deadline_ms == RAFT_NEVER_MS || !raft_config_is_voter(now, self)) {
+    } else if (r->awake->election_deadline_ms == RAFT_NEVER_MS ||
+               !raft_config_is_voter(now, self)) {
         raft__rearm_election(r);
     }
 }
@@ -166,8 +167,8 @@ static uint64_t had_by_all(const struct raft *r)
     uint64_t index = r->handed;
     for (uint32_t i = 0; r->role == RAFT_LEADER && i < c->member_count; i++) {
         bool self = c->members[i].replica_id == r->options.replica_id;
-        if (!self && r->lead.peers[i].match < index) {
-            index = r->lead.peers[i].match;
+        if (!self && r->lead->peers[i].match < index) {
+            index = r->lead->peers[i].match;
         }
     }
     return index;
@@ -179,7 +180,7 @@ static void evict(struct raft *r)
 
     if (r->role == RAFT_LEADER) {
         /* free_uncommitted needs the sizes of our own proposals. */
-        uint64_t counted = r->commit >= r->lead.first_index ? r->commit : r->lead.first_index - 1;
+        uint64_t counted = r->commit >= r->lead->first_index ? r->commit : r->lead->first_index - 1;
         droppable = min_u64(droppable, counted);
     }
     /* Memory that is used again soon is still in the processor's caches, so what nobody needs goes at
@@ -195,7 +196,7 @@ static void evict(struct raft *r)
  * removes may be gone for good as soon as it shows, and with them the quorum of that one. */
 static bool commit_is_durable(struct raft *r, uint64_t index)
 {
-    struct raft_persist *p = &r->persist;
+    struct raft_persist *p = &r->awake->persist;
 
     if (index <= p->commit) {
         return true;

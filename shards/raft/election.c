@@ -5,7 +5,7 @@ bool raft__may_campaign(const struct raft *r)
 {
     const struct raft_member *m = raft_config_find(raft__config(r), r->options.replica_id);
 
-    if (r->role == RAFT_LEADER || r->removed || r->superseded || r->force_index != 0 ||
+    if (r->role == RAFT_LEADER || r->removed || r->superseded || r->awake->force_index != 0 ||
         r->options.witness || m == NULL ||
         (m->role != RAFT_VOTER && m->outgoing_role != RAFT_VOTER)) {
         return false;
@@ -39,8 +39,9 @@ static void request_votes(struct raft *r)
             raft__send(r, m, token);
         }
     }
-    r->awake->campaign.self_token = token > r->persist.hard_token ? token : r->persist.hard_token;
-    if (r->awake->campaign.self_token <= r->persist.done) {
+    r->awake->campaign.self_token =
+        token > r->awake->persist.hard_token ? token : r->awake->persist.hard_token;
+    if (r->awake->campaign.self_token <= r->awake->persist.done) {
         raft__self_vote_durable(r);
     }
 }
@@ -84,7 +85,7 @@ enum thole_code raft_forget_leader(struct raft *r, uint64_t now_ms, struct thole
 void raft__self_vote_durable(struct raft *r)
 {
     /* A change of role or term clears the token, so a late write cannot count for another one. */
-    ASSERT(r->awake->campaign.self_token <= r->persist.done);
+    ASSERT(r->awake->campaign.self_token <= r->awake->persist.done);
     ASSERT(r->role == RAFT_PRE_CANDIDATE || r->role == RAFT_CANDIDATE);
     r->awake->campaign.self_token = 0;
     raft__count_vote(r, r->options.replica_id, true);
@@ -109,7 +110,7 @@ void raft__count_vote(struct raft *r, uint64_t from, bool granted)
     case RAFT_TALLY_WON:
         if (r->role == RAFT_PRE_CANDIDATE) {
             stand(r, false);
-        } else if (r->persist.hard_token <= r->persist.done) {
+        } else if (r->awake->persist.hard_token <= r->awake->persist.done) {
             raft__become_leader(r);
         }
         break;

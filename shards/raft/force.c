@@ -29,7 +29,7 @@ enum thole_code raft__check_epoch(struct raft *r, uint64_t from, uint8_t kind, u
                           "epoch %llu",
                           (unsigned long long)r->epoch);
     }
-    *ret_ours = epoch == r->epoch && r->force_index == 0;
+    *ret_ours = epoch == r->epoch && r->awake->force_index == 0;
     if (epoch < r->epoch && kind != RAFT_MSG_REMOVED) {
         raft__answer_removed(r, from);
     }
@@ -73,7 +73,7 @@ static enum thole_code check_force(const struct raft *r, uint64_t epoch, struct 
                           "force: epoch %llu is not above %llu", (unsigned long long)epoch,
                           (unsigned long long)r->epoch);
     }
-    if (r->persist.snapshot_dirty || r->log.durable < r->log.start_index) {
+    if (r->awake->persist.snapshot_dirty || r->log.durable < r->log.start_index) {
         return THOLE_FAIL(st, THOLE_UNAVAILABLE, THOLE_REASON_NOT_READY,
                           "force: a snapshot is being installed");
     }
@@ -104,17 +104,18 @@ enum thole_code raft_force(struct raft *r, uint64_t epoch, uint64_t now_ms, stru
     raft__membership_note(&r->membership, e);
     raft_entry_unref(e);
     r->epoch = epoch;
-    r->force_index = r->log.last_index;
-    r->force_token = 0;
+    r->awake->force_index = r->log.last_index;
+    r->awake->force_token = 0;
     return THOLE_OK;
 }
 
 void raft__force_durable(struct raft *r, uint64_t token)
 {
-    if (r->force_index != 0 && r->force_token != 0 && r->force_token <= token) {
-        uint64_t index = r->force_index;
-        r->force_index = 0;
-        r->persist.commit = index;
+    if (r->awake->force_index != 0 && r->awake->force_token != 0 &&
+        r->awake->force_token <= token) {
+        uint64_t index = r->awake->force_index;
+        r->awake->force_index = 0;
+        r->awake->persist.commit = index;
         raft__commit_to(r, index);
     }
 }

@@ -17,7 +17,7 @@ static uint64_t apply_last(const struct raft *r)
 static bool reads_can_start(const struct raft *r)
 {
     return r->awake->reads.started < r->awake->reads.count && r->leader != 0 &&
-           (r->role != RAFT_LEADER || r->commit >= r->lead.first_index);
+           (r->role != RAFT_LEADER || r->commit >= r->lead->first_index);
 }
 
 static bool has_answers(const struct raft *r)
@@ -42,12 +42,12 @@ static void harvest_persist(struct raft *r, struct raft_update *ret)
     if (!raft__dirty(r)) {
         return;
     }
-    ret->persist = ++r->persist.token;
+    ret->persist = ++r->awake->persist.token;
     ret->hard = (struct raft_hard){.term = r->term, .vote = r->vote, .commit = r->commit};
-    if (r->force_index != 0) {
+    if (r->awake->force_index != 0) {
         /* In memory the commit index stays behind until this is durable. */
-        ret->hard.commit = r->force_index;
-        r->force_token = r->force_token == 0 ? ret->persist : r->force_token;
+        ret->hard.commit = r->awake->force_index;
+        r->awake->force_token = r->awake->force_token == 0 ? ret->persist : r->awake->force_token;
     }
     uint64_t first = raft__log_unsaved(l);
     ret->entry_count = l->last_index + 1 - first;
@@ -56,16 +56,16 @@ static void harvest_persist(struct raft *r, struct raft_update *ret)
         ret->entries[i] = raft__log_entry(l, first + i);
         ASSERT(ret->entries[i] != NULL);
     }
-    ret->snapshot = r->persist.snapshot_dirty;
-    ret->log_start_changed = r->persist.start_dirty;
+    ret->snapshot = r->awake->persist.snapshot_dirty;
+    ret->log_start_changed = r->awake->persist.start_dirty;
     if (ret->log_start_changed) {
         ret->log_start_index = l->start_index;
         ret->log_start_term = l->start_term;
         ret->log_start_config = raft__membership_at(&r->membership, l->start_index);
     }
-    r->persist.hard_dirty = false;
-    r->persist.snapshot_dirty = false;
-    r->persist.start_dirty = false;
+    r->awake->persist.hard_dirty = false;
+    r->awake->persist.snapshot_dirty = false;
+    r->awake->persist.start_dirty = false;
     raft__log_write_started(&r->log, ret->persist, r->now_ms);
 }
 

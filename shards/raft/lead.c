@@ -8,14 +8,16 @@ struct raft_progress *raft__peer(struct raft *r, uint64_t replica_id)
         return NULL;
     }
     uint32_t i = raft__config_position(raft__config(r), replica_id);
-    return i < r->lead.peer_count ? &r->lead.peers[i] : NULL;
+    return i < r->lead->peer_count ? &r->lead->peers[i] : NULL;
 }
 
 void raft__lead_begin(struct raft *r)
 {
-    struct raft_lead *l = &r->lead;
+    struct raft_lead *l = xmalloc(sizeof *l);
     struct raft_entry *noop;
 
+    ASSERT(r->lead == NULL);
+    r->lead = l;
     *l = (struct raft_lead){
         .peer_count = raft__config(r)->member_count,
         .first_index = r->log.last_index + 1,
@@ -36,7 +38,7 @@ void raft__lead_begin(struct raft *r)
 
 static void free_peers(struct raft_progress *peers, uint32_t n)
 {
-    for (uint32_t i = 0; i < n; i++) {
+    for (uint32_t i = 0; peers != NULL && i < n; i++) {
         raft__progress_deinit(&peers[i]);
     }
     free(peers);
@@ -44,9 +46,47 @@ static void free_peers(struct raft_progress *peers, uint32_t n)
 
 void raft__lead_end(struct raft *r)
 {
-    free_peers(r->lead.peers, r->lead.peer_count);
-    free(r->lead.rounds);
-    r->lead = (struct raft_lead){0};
+    if (r->lead != NULL) {
+        free_peers(r->lead->peers, r->lead->peer_count);
+        free(r->lead->rounds);
+        free(r->lead);
+        r->lead = NULL;
+    }
+}
+
+static bool is_self(const struct raft *r, uint32_t i)
+{
+    return raft__config(r)->members[i].replica_id == r->options.replica_id;
+}
+
+bool raft__lead_rests(const struct raft *r)
+{
+    for (uint32_t i = 0; i < r->lead->peer_count; i++) {
+        const struct raft_progress *p = &r->lead->peers[i];
+        if (!is_self(r, i) &&
+            (p->absent || p->state != RAFT_REPLICATE || p->match != r->log.last_index ||
+             p->inflight_count > 0 || p->sleep_round != r->sleep_round)) {
+            return false;
+        }
+    }
+    return r->lead->uncommitted_bytes == 0 && r->lead->transfer_target == 0;
+}
+
+void raft__lead_rest(struct raft *r)
+{
+    free_peers(r->lead->peers, r->lead->peer_count);
+    r->lead->peers = NULL;
+}
+
+void raft__lead_rise(struct raft *r)
+{
+    struct raft_lead *l = r->lead;
+
+    l->peers = xcalloc(l->peer_count, sizeof *l->peers);
+    for (uint32_t i = 0; i < l->peer_count; i++) {
+        raft__progress_slept(&l->peers[i], r->log.last_index, r->commit);
+        l->peers[i].sleep_round = r->sleep_round;
+    }
 }
 
 /* The log takes its own reference of `e`. */
@@ -61,7 +101,7 @@ void raft__lead_append(struct raft *r, struct raft_entry *e)
     if (e->kind == RAFT_ENTRY_CONFIG) {
         raft__membership_note(&r->membership, e);
     }
-    r->lead.uncommitted_bytes += raft_entry_size(e);
+    r->lead->uncommitted_bytes += raft_entry_size(e);
     r->work = true;
 }
 
@@ -72,7 +112,7 @@ void raft__heartbeat(struct raft *r, bool voters_only)
     raft__lease_round(r);
     for (uint32_t i = 0; i < c->member_count; i++) {
         uint64_t to = c->members[i].replica_id;
-        uint64_t match = r->lead.peers[i].match;
+        uint64_t match = r->lead->peers[i].match;
         if (to == r->options.replica_id || (voters_only && !raft_config_is_voter(c, to))) {
             continue;
         }
@@ -95,11 +135,11 @@ static bool check_quorum(struct raft *r)
 
     for (uint32_t i = 0; i < c->member_count; i++) {
         bool self = c->members[i].replica_id == r->options.replica_id;
-        bool active = self || r->lead.peers[i].recently_active;
+        bool active = self || r->lead->peers[i].recently_active;
         votes[i] = active ? RAFT_VOTE_GRANTED : RAFT_VOTE_REFUSED;
-        r->lead.peers[i].recently_active = false;
+        r->lead->peers[i].recently_active = false;
     }
-    r->lead.quorum_deadline_ms = r->now_ms + r->options.election_timeout_ms;
+    r->lead->quorum_deadline_ms = r->now_ms + r->options.election_timeout_ms;
     if (r->options.check_quorum && raft__quorum_joint_tally(c, votes) != RAFT_TALLY_WON) {
         raft__become_follower(r, r->term, 0);
         return false;
@@ -109,39 +149,39 @@ static bool check_quorum(struct raft *r)
 
 void raft__lead_tick(struct raft *r)
 {
-    if (r->busy_ms == RAFT_NEVER_MS) {
-        r->busy_ms = r->now_ms;
+    if (r->awake->busy_ms == RAFT_NEVER_MS) {
+        r->awake->busy_ms = r->now_ms;
     }
-    if (r->lead.quorum_deadline_ms == RAFT_NEVER_MS) {
-        r->lead.quorum_deadline_ms = r->now_ms + r->options.election_timeout_ms;
+    if (r->lead->quorum_deadline_ms == RAFT_NEVER_MS) {
+        r->lead->quorum_deadline_ms = r->now_ms + r->options.election_timeout_ms;
     }
     if (raft__writer_stalled(r)) {
         raft__become_follower(r, r->term, 0); /* a leader with a hung disk keeps nobody waiting */
         return;
     }
-    if (r->now_ms >= r->lead.quorum_deadline_ms && !check_quorum(r)) {
+    if (r->now_ms >= r->lead->quorum_deadline_ms && !check_quorum(r)) {
         return;
     }
-    if (r->lead.transfer_target != 0 && r->now_ms >= r->lead.transfer_deadline_ms) {
+    if (r->lead->transfer_target != 0 && r->now_ms >= r->lead->transfer_deadline_ms) {
         raft__transfer_end(r);
     }
-    if (r->now_ms >= r->lead.heartbeat_deadline_ms) {
+    if (r->now_ms >= r->lead->heartbeat_deadline_ms) {
         if (!raft__lead_sleep(r)) {
             raft__heartbeat(r, false);
         }
-        r->lead.heartbeat_deadline_ms = r->now_ms + r->options.heartbeat_ms;
+        r->lead->heartbeat_deadline_ms = r->now_ms + r->options.heartbeat_ms;
     }
 }
 
 uint64_t raft__lead_deadline(const struct raft *r)
 {
-    uint64_t deadline = r->lead.heartbeat_deadline_ms;
+    uint64_t deadline = r->lead->heartbeat_deadline_ms;
 
-    if (r->lead.quorum_deadline_ms < deadline) {
-        deadline = r->lead.quorum_deadline_ms;
+    if (r->lead->quorum_deadline_ms < deadline) {
+        deadline = r->lead->quorum_deadline_ms;
     }
-    if (r->lead.transfer_target != 0 && r->lead.transfer_deadline_ms < deadline) {
-        deadline = r->lead.transfer_deadline_ms;
+    if (r->lead->transfer_target != 0 && r->lead->transfer_deadline_ms < deadline) {
+        deadline = r->lead->transfer_deadline_ms;
     }
     return deadline;
 }
@@ -155,17 +195,17 @@ static void rebuild_peers(struct raft *r, const struct raft_config *before)
     for (uint32_t i = 0; i < now->member_count; i++) {
         uint32_t old = raft__config_position(before, now->members[i].replica_id);
         if (old < before->member_count) {
-            peers[i] = r->lead.peers[old];
-            r->lead.peers[old] = (struct raft_progress){0};
+            peers[i] = r->lead->peers[old];
+            r->lead->peers[old] = (struct raft_progress){0};
         } else {
             raft__progress_init(&peers[i], r->log.last_index);
             peers[i].recently_active =
                 !CANARY(new_peer_inactive); /* grace: it must not cost us the quorum at once */
         }
     }
-    free_peers(r->lead.peers, r->lead.peer_count);
-    r->lead.peers = peers;
-    r->lead.peer_count = now->member_count;
+    free_peers(r->lead->peers, r->lead->peer_count);
+    r->lead->peers = peers;
+    r->lead->peer_count = now->member_count;
 }
 
 void raft__lead_config_changed(struct raft *r, const struct raft_config *before)
@@ -174,8 +214,8 @@ void raft__lead_config_changed(struct raft *r, const struct raft_config *before)
 
     rebuild_peers(r, before);
     raft__busy(r);
-    if (r->lead.transfer_target != 0) {
-        const struct raft_member *m = raft_config_find(now, r->lead.transfer_target);
+    if (r->lead->transfer_target != 0) {
+        const struct raft_member *m = raft_config_find(now, r->lead->transfer_target);
         if (m == NULL || m->role != RAFT_VOTER) {
             raft__transfer_end(r);
         }
@@ -202,7 +242,7 @@ void raft__lead_auto_leave(struct raft *r)
 
     if (r->role != RAFT_LEADER || !c->joint || !c->auto_leave ||
         r->membership.pending_count > (CANARY(auto_leave_repeated) ? 1 : 0) ||
-        r->commit < r->lead.first_index) {
+        r->commit < r->lead->first_index) {
         return;
     }
     struct raft_entry *e = raft__change_entry(&(struct raft_change){.revision = c->revision});

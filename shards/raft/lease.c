@@ -33,7 +33,7 @@ void raft__lease_round(struct raft *r)
 {
     if (r->options.lease) {
         uint64_t number = ++r->read_number;
-        r->lead.rounds[number % RAFT_LEASE_ROUNDS] =
+        r->lead->rounds[number % RAFT_LEASE_ROUNDS] =
             (struct raft_lease_round){.number = number, .sent_ns = r->real_ns};
     }
 }
@@ -45,7 +45,7 @@ void raft__lease_acked(const struct raft *r, struct raft_progress *p, const stru
     if (longest_ms == 0) {
         return;
     }
-    const struct raft_lease_round *round = &r->lead.rounds[m->context % RAFT_LEASE_ROUNDS];
+    const struct raft_lease_round *round = &r->lead->rounds[m->context % RAFT_LEASE_ROUNDS];
     if (round->number != m->context || round->sent_ns == 0) {
         return;
     }
@@ -63,14 +63,14 @@ bool raft__lease_valid(const struct raft *r)
     const struct raft_config *c = raft__config(r);
     uint64_t until_ns[LIMIT_MEMBERS];
 
-    if (!r->options.lease || r->role != RAFT_LEADER || r->commit < r->lead.first_index ||
-        r->lead.lease_void || !r->real_fresh || raft__writer_stalled(r)) {
+    if (!r->options.lease || r->role != RAFT_LEADER || r->commit < r->lead->first_index ||
+        r->lead->lease_void || !r->real_fresh || raft__writer_stalled(r)) {
         return false;
     }
     for (uint32_t i = 0; i < c->member_count; i++) {
         /* We ourselves vote for nobody while we lead. */
         bool self = c->members[i].replica_id == r->options.replica_id;
-        until_ns[i] = self ? UINT64_MAX : r->lead.peers[i].lease_until_ns;
+        until_ns[i] = self ? UINT64_MAX : r->lead->peers[i].lease_until_ns;
     }
     return r->real_ns < raft__quorum_joint_value(c, until_ns);
 }

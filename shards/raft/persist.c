@@ -3,7 +3,13 @@
 
 bool raft__dirty(const struct raft *r)
 {
-    return r->persist.hard_dirty || r->persist.snapshot_dirty || r->persist.start_dirty ||
+    const struct raft_persist *p;
+
+    if (r->awake == NULL) {
+        return false;
+    }
+    p = &r->awake->persist;
+    return p->hard_dirty || p->snapshot_dirty || p->start_dirty ||
            raft__log_unsaved(&r->log) <= r->log.last_index;
 }
 
@@ -12,8 +18,8 @@ uint64_t raft__log_token(const struct raft *r, uint64_t index)
     const struct raft_log *l = &r->log;
 
     ASSERT(index <= l->last_index);
-    if (r->persist.snapshot_dirty || index >= raft__log_unsaved(l)) {
-        return r->persist.token + 1;
+    if (r->awake->persist.snapshot_dirty || index >= raft__log_unsaved(l)) {
+        return r->awake->persist.token + 1;
     }
     if (index <= l->durable && l->durable >= l->start_index) {
         return 0;
@@ -24,7 +30,7 @@ uint64_t raft__log_token(const struct raft *r, uint64_t index)
         }
     }
     ASSERT(false); /* every index is durable, under way or unsaved */
-    return r->persist.token + 1;
+    return r->awake->persist.token + 1;
 }
 
 bool raft__writer_stalled(const struct raft *r)
@@ -39,14 +45,16 @@ void raft__send(struct raft *r, struct raft_message m, uint64_t token)
     m.epoch = r->epoch;
     m.incarnation_to = m.to == r->awake->answering ? r->awake->answering_life : 0;
     ASSERT(m.to != m.from && m.to != 0);
-    if (m.term != 0 && r->persist.hard_token > token && !CANARY(vote_before_sync)) {
-        token = r->persist.hard_token;
+    if (m.term != 0 && r->awake->persist.hard_token > token && !CANARY(vote_before_sync)) {
+        token = r->awake->persist.hard_token;
     }
-    if (r->force_index != 0) { /* we speak of an epoch that does not begin before that is durable */
-        uint64_t begins = r->force_token != 0 ? r->force_token : r->persist.token + 1;
+    if (r->awake->force_index !=
+        0) { /* we speak of an epoch that does not begin before that is durable */
+        uint64_t begins =
+            r->awake->force_token != 0 ? r->awake->force_token : r->awake->persist.token + 1;
         token = token > begins ? token : begins;
     }
-    if (token > r->persist.done) {
+    if (token > r->awake->persist.done) {
         raft__outbox_withhold(&r->awake->outbox, &m, token);
     } else {
         raft__outbox_ready(&r->awake->outbox, &m);
@@ -68,8 +76,8 @@ void raft__send_ack(struct raft *r, uint64_t to, uint64_t index)
 void raft_persisted(struct raft *r, uint64_t token, uint64_t now_ms)
 {
     raft__begin(r, now_ms);
-    ASSERT(token > r->persist.done && token <= r->persist.token);
-    r->persist.done = token;
+    ASSERT(token > r->awake->persist.done && token <= r->awake->persist.token);
+    r->awake->persist.done = token;
     raft__log_write_done(&r->log, token);
     raft__outbox_release(&r->awake->outbox, token);
     if (r->awake->campaign.self_token != 0 && r->awake->campaign.self_token <= token) {
@@ -78,9 +86,9 @@ void raft_persisted(struct raft *r, uint64_t token, uint64_t now_ms)
     if (r->role == RAFT_LEADER && raft__has_witness(raft__config(r))) {
         r->work = true; /* witnesses get what is durable here */
     }
-    if (r->persist.commit_token != 0 && r->persist.commit_token <= token) {
-        r->persist.commit = r->persist.commit_marked;
-        r->persist.commit_token = 0;
+    if (r->awake->persist.commit_token != 0 && r->awake->persist.commit_token <= token) {
+        r->awake->persist.commit = r->awake->persist.commit_marked;
+        r->awake->persist.commit_token = 0;
     }
     raft__force_durable(r, token);
     raft__advance(r);

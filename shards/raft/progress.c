@@ -19,6 +19,17 @@ void raft__progress_init(struct raft_progress *p, uint64_t next)
     *p = (struct raft_progress){.next = next, .state = RAFT_PROBE};
 }
 
+void raft__progress_slept(struct raft_progress *p, uint64_t last, uint64_t commit)
+{
+    *p = (struct raft_progress){
+        .match = last,
+        .next = last + 1,
+        .state = RAFT_REPLICATE,
+        .recently_active = true,
+        .commit_sent = commit,
+    };
+}
+
 void raft__progress_deinit(struct raft_progress *p)
 {
     free(p->inflight);

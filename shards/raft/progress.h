@@ -36,6 +36,8 @@ struct raft_progress {
 };
 
 void raft__progress_init(struct raft_progress *p, uint64_t next);
+/* Of a member that sleeps: it has all up to `last`, and knows that `commit` is. */
+void raft__progress_slept(struct raft_progress *p, uint64_t last, uint64_t commit);
 void raft__progress_deinit(struct raft_progress *p);
 void raft__progress_probe(struct raft_progress *p, uint64_t next);
 void raft__progress_replicate(struct raft_progress *p);

@@ -7,10 +7,10 @@ static enum thole_code check_leader(const struct raft *r, struct thole_status *s
         return THOLE_FAIL(st, THOLE_UNAVAILABLE, THOLE_REASON_NOT_LEADER,
                           "this replica does not lead");
     }
-    if (r->lead.transfer_target != 0) {
+    if (r->lead->transfer_target != 0) {
         return THOLE_FAIL(st, THOLE_UNAVAILABLE, THOLE_REASON_TRANSFERRING,
                           "leadership moves to replica %llu",
-                          (unsigned long long)r->lead.transfer_target);
+                          (unsigned long long)r->lead->transfer_target);
     }
     return THOLE_OK;
 }
@@ -50,11 +50,11 @@ enum thole_code raft_propose(struct raft *r, struct raft_entry *const *entries, 
         return code;
     }
     /* One that comes alone always passes, or a batch of the limit's size never would. */
-    if (r->lead.uncommitted_bytes > 0 &&
-        r->lead.uncommitted_bytes + bytes > LIMIT_UNCOMMITTED_BYTES) {
+    if (r->lead->uncommitted_bytes > 0 &&
+        r->lead->uncommitted_bytes + bytes > LIMIT_UNCOMMITTED_BYTES) {
         return THOLE_FAIL(st, THOLE_RESOURCE_EXHAUSTED, THOLE_REASON_QUEUE_FULL,
                           "%llu bytes are proposed and not committed",
-                          (unsigned long long)r->lead.uncommitted_bytes);
+                          (unsigned long long)r->lead->uncommitted_bytes);
     }
     *ret_first = r->log.last_index + 1;
     for (size_t i = 0; i < n; i++) {
@@ -86,7 +86,7 @@ static enum thole_code check_change(const struct raft *r, const struct raft_chan
         return THOLE_FAIL(st, THOLE_ABORTED, THOLE_REASON_CHANGE_IN_FLIGHT,
                           "membership change: a joint one is not left yet");
     }
-    if (r->commit < r->lead.first_index) {
+    if (r->commit < r->lead->first_index) {
         /* Without this, changes of two leaders may overlap (the 2015 erratum to 4.1). */
         return THOLE_FAIL(st, THOLE_ABORTED, THOLE_REASON_CHANGE_IN_FLIGHT,
                           "membership change: nothing is committed in term %llu yet",

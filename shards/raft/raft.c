@@ -101,16 +101,16 @@ enum thole_code raft_new(const struct raft_options *o, const struct raft_boot *b
         return code;
     }
     struct raft *r = xcalloc(1, sizeof *r);
-    r->awake = xcalloc(1, sizeof *r->awake);
     r->options = *o;
-    rand_seed(&r->rand, o->seed ^ (o->replica_id * 0x9e3779b97f4a7c15u));
+    r->awake = xcalloc(1, sizeof *r->awake);
+    rand_seed(&r->awake->rand, o->seed ^ (o->replica_id * 0x9e3779b97f4a7c15u));
     r->now_ms = b->now_ms;
     r->contact_ms = o->lease ? b->now_ms : 0; /* we may have made a promise just before */
     r->term = b->hard.term;
     r->vote = b->hard.vote;
     /* What a machine has applied was committed, whatever the hard state remembers. */
     r->commit = max_u64(max_u64(b->hard.commit, b->applied), b->start_index);
-    r->persist.commit = r->commit;
+    r->awake->persist.commit = r->commit;
     r->applied = b->applied;
     r->handed = b->applied;
     raft__log_init(&r->log, b);
@@ -125,7 +125,7 @@ enum thole_code raft_new(const struct raft_options *o, const struct raft_boot *b
     raft__hurry_if_alone(r);
     r->epoch = raft__config(r)->epoch;
     /* Answers to reads of an earlier life of this replica must not fit those of this one. */
-    r->read_number = rand_u64(&r->rand) >> 2;
+    r->read_number = rand_u64(&r->awake->rand) >> 2;
     *ret = r;
     return THOLE_OK;
 }
@@ -136,7 +136,7 @@ void raft_free(struct raft *r)
         return;
     }
     raft__lead_end(r);
-    raft__sleep_free(r);
+    raft__awake_free(r);
     raft__membership_deinit(&r->membership);
     raft__log_deinit(&r->log);
     free(r);
@@ -145,7 +145,7 @@ void raft_free(struct raft *r)
 void raft__begin(struct raft *r, uint64_t now_ms)
 {
     if (r->awake == NULL) {
-        r->awake = xcalloc(1, sizeof *r->awake);
+        (void)raft__awake_new(r);
     } else {
         raft__outbox_take_back(&r->awake->outbox);
         raft__reads_take_back(&r->awake->reads);
@@ -164,7 +164,7 @@ void raft_tick(struct raft *r, uint64_t now_ms)
     }
     if (r->role == RAFT_LEADER) {
         raft__lead_tick(r);
-    } else if (r->now_ms >= r->election_deadline_ms) {
+    } else if (r->now_ms >= r->awake->election_deadline_ms) {
         raft__rearm_election(r);
         raft__campaign(r, false);
     }
@@ -175,7 +175,8 @@ uint64_t raft_deadline_ms(const struct raft *r)
     if (r->asleep) {
         return RAFT_NEVER_MS; /* without reads outstanding: raft_read wakes */
     }
-    uint64_t role = r->role == RAFT_LEADER ? raft__lead_deadline(r) : r->election_deadline_ms;
+    uint64_t role =
+        r->role == RAFT_LEADER ? raft__lead_deadline(r) : r->awake->election_deadline_ms;
     uint64_t reads = raft__reads_deadline(r);
 
     return role < reads ? role : reads;
@@ -211,10 +212,10 @@ void raft_status(const struct raft *r, struct raft_status *ret)
         .durable_index = r->log.durable,
         .first_index = r->log.start_index + 1,
         .leader = r->leader,
-        .transfer_target = r->lead.transfer_target,
+        .transfer_target = r->lead != NULL ? r->lead->transfer_target : 0,
         .config_index = raft__membership_index(&r->membership),
         .role = r->role,
-        .leader_ready = r->role == RAFT_LEADER && r->commit >= r->lead.first_index,
+        .leader_ready = r->role == RAFT_LEADER && r->commit >= r->lead->first_index,
     };
 }
 
@@ -247,10 +248,12 @@ bool raft_peer(const struct raft *r, uint64_t replica_id, struct raft_peer_statu
 {
     uint32_t i = raft__config_position(raft__config(r), replica_id);
 
-    if (r->role != RAFT_LEADER || i >= r->lead.peer_count) {
+    if (r->role != RAFT_LEADER || i >= r->lead->peer_count) {
         return false;
     }
-    const struct raft_progress *p = &r->lead.peers[i];
+    struct raft_progress slept;
+    raft__progress_slept(&slept, r->log.last_index, r->commit);
+    const struct raft_progress *p = r->lead->peers != NULL ? &r->lead->peers[i] : &slept;
     bool self = replica_id == r->options.replica_id;
     *ret = (struct raft_peer_status){
         .match = self ? r->log.durable : p->match,

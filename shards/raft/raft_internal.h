@@ -2,6 +2,7 @@
 #ifndef SHARDS_RAFT_RAFT_INTERNAL_H
 #define SHARDS_RAFT_RAFT_INTERNAL_H
 
+#include <assert.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -50,7 +51,7 @@ struct raft_lease_round {
 /* A leader's state. `peers` is parallel to the configuration's members (our own included, whose
  * element is unused but for read_acked). */
 struct raft_lead {
-    struct raft_progress *peers;
+    struct raft_progress *peers; /* NULL: all are as sleep.c says of a group that sleeps */
     uint32_t peer_count;
     uint64_t first_index; /* of this leadership: its no-op */
     uint64_t uncommitted_bytes;
@@ -64,53 +65,54 @@ struct raft_lead {
     bool lease_void; /* TIMEOUT_NOW was sent, and may arrive as long as this term lasts */
 };
 
-/* What is empty while a replica sleeps: raft__begin makes it, raft_trim gives it back. */
+/* What is empty, or follows from the rest, while a replica sleeps: raft__begin makes it, raft_trim gives
+ * it back. */
 struct raft_awake {
+    struct rand rand;
+    struct raft_persist persist;
     struct raft_campaign campaign;
     struct raft_reads reads;
     struct raft_outbox outbox;
     uint64_t answering, answering_life; /* the sender of the message being received */
+    uint64_t election_deadline_ms;
+    uint64_t busy_ms;     /* leader: when something last happened; never: since the last tick */
+    uint64_t force_index; /* raft_force's entry, until it is durable; 0: none */
+    uint64_t force_token; /* under which it becomes so; 0: not harvested */
+    uint64_t stand_term;  /* if it is ours: stand by transfer when the change that is due acts */
 };
 
 struct raft {
     struct raft_options options;
-    struct rand rand;
     uint64_t now_ms;
     uint64_t real_ns; /* raft_clock; 0: never told */
-    bool real_fresh;  /* told since the last read arrived */
 
     uint64_t term, vote;
-    enum raft_role role;
     uint64_t leader;
     uint64_t commit;
-    uint64_t applied; /* by the machine */
-    uint64_t handed;  /* given to the machine in an update */
-    bool removed;     /* for good: never campaigns again */
-    uint64_t epoch;   /* of our configuration, or of the one we are about to get */
-    bool superseded; /* a peer has a higher epoch than this replica's data: it takes part no more */
-    uint64_t force_index; /* raft_force's entry, until it is durable; 0: none */
-    uint64_t force_token; /* under which it becomes so; 0: not harvested */
-
-    uint64_t stand_term; /* if it is ours: stand by transfer when the change that is due acts */
-
+    uint64_t applied;             /* by the machine */
+    uint64_t handed;              /* given to the machine in an update */
+    uint64_t epoch;               /* of our configuration, or of the one we are about to get */
     uint64_t election_timeout_ms; /* drawn */
-    uint64_t election_deadline_ms;
     uint64_t contact_ms; /* when the leader was last heard; with lease reads, at first, our start */
-
-    bool asleep;          /* no deadline: see sleep.c */
-    uint64_t busy_ms;     /* leader: when something last happened; never: since the last tick */
     uint64_t sleep_round; /* leader: raised by all that voids members' consent to sleep */
+    uint64_t read_number; /* of the last round or forward of reads: only grows */
 
     struct raft_log log;
     struct raft_membership membership;
-    struct raft_persist persist;
-    struct raft_lead lead;
-    struct raft_awake *awake; /* NULL: nothing happened since it fell asleep */
-    uint64_t read_number;     /* of the last round or forward of reads: only grows */
+    struct raft_lead *lead;   /* NULL: it does not lead */
+    struct raft_awake *awake; /* NULL: nothing happened since it fell asleep; then these count: */
+    uint64_t asleep_seed;     /* of `rand` when it wakes */
+    uint64_t asleep_token, asleep_commit; /* of `persist` */
 
-    bool work; /* a leader's members may be due a message */
+    enum raft_role role;
+    bool asleep;     /* no deadline: see sleep.c */
+    bool removed;    /* for good: never campaigns again */
+    bool superseded; /* a peer has a higher epoch than this replica's data: it takes part no more */
+    bool real_fresh; /* raft_clock told since the last read arrived */
+    bool work;       /* a leader's members may be due a message */
     bool status_changed, config_changed, removed_changed;
 };
+static_assert(sizeof(struct raft) <= 320, "one for each replica of the host");
 
 static inline const struct raft_config *raft__config(const struct raft *r)
 {
@@ -167,6 +169,10 @@ void raft__advance(struct raft *r);
 /* lead.c: what a leader does beside replicating. */
 void raft__lead_begin(struct raft *r);
 void raft__lead_end(struct raft *r);
+/* What is known of its members need not be kept while it sleeps: they sleep too. */
+bool raft__lead_rests(const struct raft *r);
+void raft__lead_rest(struct raft *r);
+void raft__lead_rise(struct raft *r);
 void raft__lead_tick(struct raft *r);
 uint64_t raft__lead_deadline(const struct raft *r);
 void raft__lead_append(struct raft *r, struct raft_entry *e);
@@ -218,7 +224,8 @@ void raft__wake(struct raft *r, uint64_t heard_ms);
 THOLE_MUST_CHECK enum thole_code raft__recv_sleep(struct raft *r, const struct raft_message *m,
                                                   struct thole_status *st);
 void raft__recv_sleep_reply(struct raft *r, const struct raft_message *m);
-void raft__sleep_free(struct raft *r); /* r->awake and what it holds */
+struct raft_awake *raft__awake_new(struct raft *r); /* r->awake, as it is for who slept */
+void raft__awake_free(struct raft *r);              /* and what it holds */
 
 /* lease.c: all without effect unless the option is on */
 uint64_t raft__lease_promise_ms(const struct raft *r); /* 0: none */

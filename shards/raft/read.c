@@ -4,7 +4,7 @@
 static bool may_confirm(const struct raft *r)
 {
     return r->role == RAFT_LEADER &&
-           (r->commit >= r->lead.first_index || CANARY(read_before_commit));
+           (r->commit >= r->lead->first_index || CANARY(read_before_commit));
 }
 
 static void reply(struct raft *r, uint64_t to, uint64_t context, uint64_t index, bool reject)
@@ -132,7 +132,7 @@ void raft__reads_confirm(struct raft *r)
     }
     for (uint32_t i = 0; i < c->member_count; i++) {
         bool self = c->members[i].replica_id == r->options.replica_id;
-        acked[i] = self ? r->read_number : r->lead.peers[i].read_acked;
+        acked[i] = self ? r->read_number : r->lead->peers[i].read_acked;
     }
     uint64_t confirmed = CANARY(stale_lease) ? r->read_number : raft__quorum_joint_value(c, acked);
     while ((w = raft__reads_front(&r->awake->reads)) != NULL && w->number != 0 &&

@@ -84,8 +84,8 @@ static void send_append(struct raft *r, uint64_t to, struct raft_progress *p, st
 
     ASSERT(known || CANARY(empty_append_term_zero));
     raft__progress_sent(p, m.index + b.count, b.count, b.bytes);
-    if (b.witness && b.count > 0 && m.index + b.count > r->lead.witness_sent) {
-        r->lead.witness_sent = m.index + b.count;
+    if (b.witness && b.count > 0 && m.index + b.count > r->lead->witness_sent) {
+        r->lead->witness_sent = m.index + b.count;
     }
     p->commit_sent = r->commit;
     p->want_append = false;
@@ -182,10 +182,10 @@ void raft__replicate(struct raft *r)
     if (r->role != RAFT_LEADER) {
         return;
     }
-    ASSERT(r->lead.peer_count == c->member_count);
+    ASSERT(r->lead->peer_count == c->member_count);
     for (uint32_t i = 0; i < c->member_count; i++) {
         if (c->members[i].replica_id != r->options.replica_id) {
-            replicate_to(r, &c->members[i], &r->lead.peers[i]);
+            replicate_to(r, &c->members[i], &r->lead->peers[i]);
         }
     }
 }

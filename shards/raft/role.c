@@ -28,8 +28,8 @@ void raft__set_term(struct raft *r, uint64_t term)
     }
     r->term = term;
     r->vote = 0; /* only a new term clears the vote */
-    r->persist.hard_dirty = !CANARY(term_not_synced);
-    r->persist.hard_token = r->persist.token + (CANARY(term_not_synced) ? 0 : 1);
+    r->awake->persist.hard_dirty = !CANARY(term_not_synced);
+    r->awake->persist.hard_token = r->awake->persist.token + (CANARY(term_not_synced) ? 0 : 1);
     r->status_changed = true;
 }
 
@@ -40,8 +40,8 @@ void raft__set_vote(struct raft *r, uint64_t vote)
     }
     ASSERT(r->vote == 0 && vote != 0);
     r->vote = vote;
-    r->persist.hard_dirty = true;
-    r->persist.hard_token = r->persist.token + 1;
+    r->awake->persist.hard_dirty = true;
+    r->awake->persist.hard_token = r->awake->persist.token + 1;
 }
 
 /* Our position among the voters and their number. */
@@ -75,9 +75,9 @@ static uint64_t draw_timeout(struct raft *r)
     }
     uint64_t slots = voters > 0 ? t / (voters * step) : 0;
     if (slots == 0) {
-        return t + rand_below(&r->rand, t);
+        return t + rand_below(&r->awake->rand, t);
     }
-    return t + rand_below(&r->rand, slots) * voters * step + rank % voters * step;
+    return t + rand_below(&r->awake->rand, slots) * voters * step + rank % voters * step;
 }
 
 static bool has_election_timer(const struct raft *r)
@@ -90,7 +90,7 @@ static bool has_election_timer(const struct raft *r)
 
 void raft__rearm_election(struct raft *r)
 {
-    r->election_deadline_ms =
+    r->awake->election_deadline_ms =
         has_election_timer(r) ? r->now_ms + r->election_timeout_ms : RAFT_NEVER_MS;
 }
 
@@ -113,11 +113,11 @@ static bool is_only_voter(const struct raft *r)
 
 void raft__hurry_if_alone(struct raft *r)
 {
-    if (r->election_deadline_ms != RAFT_NEVER_MS && is_only_voter(r)) {
+    if (r->awake->election_deadline_ms != RAFT_NEVER_MS && is_only_voter(r)) {
         /* With leases, others may have acted on a larger configuration, and rely on our promise. */
-        r->election_deadline_ms = r->now_ms;
+        r->awake->election_deadline_ms = r->now_ms;
         if (raft__promised(r)) {
-            r->election_deadline_ms = r->contact_ms + r->options.election_timeout_ms;
+            r->awake->election_deadline_ms = r->contact_ms + r->options.election_timeout_ms;
         }
     }
 }

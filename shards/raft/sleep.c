@@ -13,8 +13,8 @@
 
 void raft__busy(struct raft *r)
 {
-    r->busy_ms = RAFT_NEVER_MS; /* until the next tick: not every event knows the time */
-    r->sleep_round++;           /* consents given before are void */
+    r->awake->busy_ms = RAFT_NEVER_MS; /* until the next tick: not every event knows the time */
+    r->sleep_round++;                  /* consents given before are void */
 }
 
 /* Is all of this log on our disk, committed and in force? */
@@ -34,13 +34,13 @@ static bool may_sleep(const struct raft *r)
 {
     const struct raft_config *c = raft__config(r);
 
-    if (r->options.sleep_after_ms == 0 || r->busy_ms == RAFT_NEVER_MS ||
-        r->now_ms - r->busy_ms < r->options.sleep_after_ms || !settled(r) ||
-        r->commit < r->lead.first_index || c->joint || r->lead.transfer_target != 0) {
+    if (r->options.sleep_after_ms == 0 || r->awake->busy_ms == RAFT_NEVER_MS ||
+        r->now_ms - r->awake->busy_ms < r->options.sleep_after_ms || !settled(r) ||
+        r->commit < r->lead->first_index || c->joint || r->lead->transfer_target != 0) {
         return false;
     }
     for (uint32_t i = 0; i < c->member_count; i++) {
-        const struct raft_progress *p = &r->lead.peers[i];
+        const struct raft_progress *p = &r->lead->peers[i];
         if (c->members[i].replica_id != r->options.replica_id && !p->absent &&
             !is_caught_up(r, p)) {
             return false;
@@ -56,7 +56,7 @@ static bool all_agreed(const struct raft *r)
     uint8_t votes[LIMIT_MEMBERS];
 
     for (uint32_t i = 0; i < c->member_count; i++) {
-        const struct raft_progress *p = &r->lead.peers[i];
+        const struct raft_progress *p = &r->lead->peers[i];
         bool agreed = c->members[i].replica_id == r->options.replica_id ||
                       (!p->absent && p->sleep_round == r->sleep_round);
         if (!agreed && !p->absent) {
@@ -83,7 +83,7 @@ bool raft__lead_sleep(struct raft *r)
             continue;
         }
         struct raft_message m = {
-            .kind = r->lead.peers[i].absent ? RAFT_MSG_HEARTBEAT : RAFT_MSG_SLEEP,
+            .kind = r->lead->peers[i].absent ? RAFT_MSG_HEARTBEAT : RAFT_MSG_SLEEP,
             .to = c->members[i].replica_id,
             .term = r->term,
         };
@@ -150,8 +150,8 @@ void raft__wake(struct raft *r, uint64_t heard_ms)
     raft__busy(r);
     if (r->role == RAFT_LEADER) {
         /* At the next tick, which knows the time: a heartbeat, and T for a quorum to answer it. */
-        r->lead.heartbeat_deadline_ms = r->now_ms;
-        r->lead.quorum_deadline_ms = RAFT_NEVER_MS;
+        r->lead->heartbeat_deadline_ms = r->now_ms;
+        r->lead->quorum_deadline_ms = RAFT_NEVER_MS;
         return;
     }
     heard_ms = heard_ms < r->now_ms ? heard_ms : r->now_ms;
@@ -160,8 +160,8 @@ void raft__wake(struct raft *r, uint64_t heard_ms)
         r->contact_ms = heard_ms;
     }
     raft__rearm_election(r);
-    if (r->election_deadline_ms != RAFT_NEVER_MS) {
-        r->election_deadline_ms = r->contact_ms + r->election_timeout_ms;
+    if (r->awake->election_deadline_ms != RAFT_NEVER_MS) {
+        r->awake->election_deadline_ms = r->contact_ms + r->election_timeout_ms;
     }
 }
 
@@ -176,7 +176,23 @@ bool raft_asleep(const struct raft *r)
     return r->asleep;
 }
 
-void raft__sleep_free(struct raft *r)
+struct raft_awake *raft__awake_new(struct raft *r)
+{
+    struct raft_awake *a = xcalloc(1, sizeof *a);
+
+    r->awake = a;
+    rand_seed(&a->rand, r->asleep_seed);
+    a->persist.token = a->persist.done = r->asleep_token;
+    a->persist.commit = r->asleep_commit;
+    a->busy_ms = RAFT_NEVER_MS;
+    raft__rearm_election(r);
+    if (r->role == RAFT_LEADER) {
+        raft__lead_rise(r);
+    }
+    return a;
+}
+
+void raft__awake_free(struct raft *r)
 {
     if (r->awake != NULL) {
         raft__outbox_deinit(&r->awake->outbox);
@@ -186,21 +202,37 @@ void raft__sleep_free(struct raft *r)
     }
 }
 
+static bool is_idle(const struct raft *r)
+{
+    const struct raft_awake *a = r->awake;
+
+    return a->reads.count + a->reads.result_count == 0 && raft__outbox_is_empty(&a->outbox) &&
+           !raft__dirty(r) && a->persist.done == a->persist.token && a->persist.commit_token == 0 &&
+           a->force_index == 0 && a->stand_term != r->term &&
+           (r->role == RAFT_LEADER ? raft__lead_rests(r) : r->role == RAFT_FOLLOWER);
+}
+
 void raft_trim(struct raft *r)
 {
     if (!r->asleep || r->awake == NULL) {
         return;
     }
     raft__begin(r, r->now_ms);
-    const struct raft_reads *q = &r->awake->reads;
-    if (q->count + q->result_count == 0 && raft__outbox_is_empty(&r->awake->outbox)) {
-        raft__sleep_free(r);
-    }
     raft__log_evict(&r->log, 0, r->applied);
     raft__log_trim(&r->log);
-    for (uint32_t i = 0; i < r->lead.peer_count; i++) {
-        raft__progress_trim(&r->lead.peers[i]);
+    for (uint32_t i = 0; r->role == RAFT_LEADER && i < r->lead->peer_count; i++) {
+        raft__progress_trim(&r->lead->peers[i]);
     }
+    if (!is_idle(r)) {
+        return;
+    }
+    if (r->role == RAFT_LEADER) {
+        raft__lead_rest(r);
+    }
+    r->asleep_seed = rand_u64(&r->awake->rand);
+    r->asleep_token = r->awake->persist.token;
+    r->asleep_commit = r->awake->persist.commit;
+    raft__awake_free(r);
 }
 
 void raft_absent(struct raft *r, uint64_t peer, bool absent, uint64_t now_ms)

@@ -6,12 +6,12 @@ void raft_compact(struct raft *r, uint64_t index)
     raft__begin(r, r->now_ms);
     /* The machine may lag behind what the caller knows to be durable elsewhere; never ahead of it. */
     if (index <= r->log.start_index || index > r->applied || index > r->log.durable ||
-        r->persist.snapshot_dirty) {
+        r->awake->persist.snapshot_dirty) {
         return;
     }
     raft__log_compact(&r->log, index);
     raft__membership_compact(&r->membership, index);
-    r->persist.start_dirty = true;
+    r->awake->persist.start_dirty = true;
     r->work = r->role == RAFT_LEADER;
 }
 
@@ -43,8 +43,8 @@ static void install(struct raft *r, uint64_t index, uint64_t index_term,
     r->commit = index;
     r->applied = index; /* the staged machine is */
     r->handed = index;
-    r->persist.snapshot_dirty = true;
-    r->persist.start_dirty = true;
+    r->awake->persist.snapshot_dirty = true;
+    r->awake->persist.start_dirty = true;
     r->config_changed = true;
     r->status_changed = true;
     if (raft_config_is_removed(config, r->options.replica_id) && !r->removed) {

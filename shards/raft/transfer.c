@@ -5,7 +5,7 @@ void raft__timeout_now(struct raft *r, uint64_t target)
 {
     struct raft_message m = {.kind = RAFT_MSG_TIMEOUT_NOW, .to = target, .term = r->term};
 
-    r->lead.lease_void = true; /* its votes bypass what the voters promised us */
+    r->lead->lease_void = true; /* its votes bypass what the voters promised us */
     raft__send(r, m, 0);
 }
 
@@ -16,7 +16,7 @@ uint64_t raft__transfer_choose(const struct raft *r)
     uint64_t best_match = 0;
 
     for (uint32_t i = 0; i < c->member_count; i++) {
-        const struct raft_progress *p = &r->lead.peers[i];
+        const struct raft_progress *p = &r->lead->peers[i];
         uint64_t id = c->members[i].replica_id;
         if (id == r->options.replica_id || c->members[i].role != RAFT_VOTER ||
             p->state != RAFT_REPLICATE) {
@@ -34,18 +34,18 @@ void raft__transfer_step(struct raft *r, uint64_t peer)
 {
     struct raft_progress *p = raft__peer(r, peer);
 
-    if (p == NULL || r->lead.transfer_target != peer || r->lead.transfer_sent ||
+    if (p == NULL || r->lead->transfer_target != peer || r->lead->transfer_sent ||
         p->match != r->log.last_index) {
         return;
     }
-    r->lead.transfer_sent = true;
+    r->lead->transfer_sent = true;
     raft__timeout_now(r, peer);
 }
 
 void raft__transfer_end(struct raft *r)
 {
-    r->lead.transfer_target = 0;
-    r->lead.transfer_sent = false;
+    r->lead->transfer_target = 0;
+    r->lead->transfer_sent = false;
     r->status_changed = true;
 }
 
@@ -54,10 +54,10 @@ static enum thole_code check_transfer(const struct raft *r, uint64_t target,
 {
     const struct raft_member *m = raft_config_find(raft__config(r), target);
 
-    if (r->lead.transfer_target != 0) {
+    if (r->lead->transfer_target != 0) {
         return THOLE_FAIL(st, THOLE_ABORTED, THOLE_REASON_TRANSFERRING,
                           "transfer: one to replica %llu is under way",
-                          (unsigned long long)r->lead.transfer_target);
+                          (unsigned long long)r->lead->transfer_target);
     }
     if (target == 0) {
         return THOLE_FAIL(st, THOLE_FAILED_PRECONDITION, THOLE_REASON_UNSATISFIABLE,
@@ -93,9 +93,9 @@ enum thole_code raft_transfer(struct raft *r, uint64_t target, uint64_t now_ms,
     if (code != THOLE_OK) {
         return code;
     }
-    r->lead.transfer_target = target;
-    r->lead.transfer_deadline_ms = now_ms + r->options.election_timeout_ms;
-    r->lead.transfer_sent = false;
+    r->lead->transfer_target = target;
+    r->lead->transfer_deadline_ms = now_ms + r->options.election_timeout_ms;
+    r->lead->transfer_sent = false;
     r->status_changed = true;
     raft__busy(r);
     raft__peer(r, target)->want_append = true;
@@ -111,7 +111,7 @@ void raft__recv_timeout_now(struct raft *r, const struct raft_message *m)
         return;
     }
     if (raft__change_is_due(r)) {
-        r->stand_term =
+        r->awake->stand_term =
             r->term; /* the heir of a removed leader hears of it with the change itself */
     } else {
         raft__campaign(r, true);
@@ -120,9 +120,9 @@ void raft__recv_timeout_now(struct raft *r, const struct raft_message *m)
 
 void raft__transfer_resume(struct raft *r)
 {
-    if (r->stand_term != 0 && r->stand_term == r->term && r->role == RAFT_FOLLOWER &&
+    if (r->awake->stand_term != 0 && r->awake->stand_term == r->term && r->role == RAFT_FOLLOWER &&
         !raft__change_is_due(r)) {
-        r->stand_term = 0;
+        r->awake->stand_term = 0;
         raft__campaign(r, true);
     }
 }

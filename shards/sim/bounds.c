@@ -42,13 +42,13 @@ static void check_window(struct sim *s, struct member *m, const struct raft_prog
 /* Exactly what this leadership appended and has not committed, or one day it refuses everything. */
 static void check_uncommitted(struct sim *s, struct member *m, const struct raft *r)
 {
-    uint64_t first = r->commit + 1 > r->lead.first_index ? r->commit + 1 : r->lead.first_index;
+    uint64_t first = r->commit + 1 > r->lead->first_index ? r->commit + 1 : r->lead->first_index;
     uint64_t bytes = 0;
     for (uint64_t i = first; i <= r->log.last_index; i++)
         bytes += raft_entry_size(raft__log_entry(&r->log, i));
-    if (bytes != r->lead.uncommitted_bytes)
+    if (bytes != r->lead->uncommitted_bytes)
         FAIL(s, m, "%" PRIu64 " bytes are uncommitted, counted as %" PRIu64, bytes,
-             r->lead.uncommitted_bytes);
+             r->lead->uncommitted_bytes);
     if (bytes > LIMIT_UNCOMMITTED_BYTES + ONE_MORE)
         FAIL(s, m, "%" PRIu64 " bytes are uncommitted", bytes);
 }
@@ -60,7 +60,7 @@ static void check_cache(struct sim *s, struct member *m, const struct raft *r)
     size_t applied = 0, durable = 0, all = 0;
     uint64_t counted = UINT64_MAX;
     if (r->role == RAFT_LEADER)
-        counted = r->commit >= r->lead.first_index ? r->commit : r->lead.first_index - 1;
+        counted = r->commit >= r->lead->first_index ? r->commit : r->lead->first_index - 1;
     for (uint64_t i = raft__log_cache_first(l); i <= l->last_index; i++) {
         all += raft_entry_size(raft__log_entry(l, i));
         applied = i <= r->applied ? all : applied;
@@ -79,8 +79,8 @@ static void check_core(struct sim *s, struct member *m, const struct raft *r)
     check_cache(s, m, r);
     if (r->role == RAFT_LEADER) {
         check_uncommitted(s, m, r);
-        for (uint32_t i = 0; i < r->lead.peer_count; i++)
-            check_window(s, m, &r->lead.peers[i], raft__config(r)->members[i].replica_id);
+        for (uint32_t i = 0; r->lead->peers && i < r->lead->peer_count; i++)
+            check_window(s, m, &r->lead->peers[i], raft__config(r)->members[i].replica_id);
     }
     if (!r->awake && !r->asleep)
         FAIL(s, m, "awake in term %" PRIu64 " without what that takes", r->term);
@@ -91,8 +91,8 @@ static void check_core(struct sim *s, struct member *m, const struct raft *r)
         FAIL(s, m, "%zu reads are outstanding, %zu of them started", a->reads.count,
              a->reads.started);
     /* One number for each write under way: the batch at the writer, and the one that grows. */
-    if (r->persist.token - r->persist.done > raft__log_write_count(&r->log))
-        FAIL(s, m, "%" PRIu64 " writes under way, %zu known", r->persist.token - r->persist.done,
+    if (a->persist.token - a->persist.done > raft__log_write_count(&r->log))
+        FAIL(s, m, "%" PRIu64 " writes under way, %zu known", a->persist.token - a->persist.done,
              raft__log_write_count(&r->log));
 }
 

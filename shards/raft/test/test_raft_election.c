@@ -766,7 +766,6 @@ TEST(leader_election_with_check_quorum)
     campaign(1);
     assert_int_equal(node_role(&c, 1), RAFT_LEADER);
     c.now_ms += TIMEOUT_MS; /* the leases run out, nobody ticks yet */
-    raft__lead_end(c.nodes[1].raft);
     raft__become_follower(c.nodes[1].raft, node_term(&c, 1), 0);
     campaign(3);
     assert_int_equal(node_role(&c, 3), RAFT_LEADER);

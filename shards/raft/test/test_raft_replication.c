@@ -639,7 +639,7 @@ TEST(uncommitted_entry_limit)
     cluster_settle(&c);
     (void)give_ack(&c, 2, status().last_index);
     assert_int_equal(status().commit, fits + 1);
-    assert_int_equal(c.nodes[1].raft->lead.uncommitted_bytes, 0);
+    assert_int_equal(c.nodes[1].raft->lead->uncommitted_bytes, 0);
     assert_int_equal(node_propose(&c, 1, MIB - 1000), THOLE_OK); /* freed */
     assert_int_equal(node_propose(&c, 1, MIB + 1), THOLE_INVALID_ARGUMENT);
     cluster_deinit(&c);
@@ -650,13 +650,13 @@ TEST(uncommitted_state_advance_ready_from_last_term)
     (void)state;
     solo_replicating(3);
     propose(5, 1000);
-    assert_true(c.nodes[1].raft->lead.uncommitted_bytes > 5000);
+    assert_true(c.nodes[1].raft->lead->uncommitted_bytes > 5000);
     (void)give(&c, msg(RAFT_MSG_HEARTBEAT, 2, status().term + 1)); /* another leads */
     solo_lead(&c);
-    uint64_t bytes = c.nodes[1].raft->lead.uncommitted_bytes;
+    uint64_t bytes = c.nodes[1].raft->lead->uncommitted_bytes;
     assert_int_equal(bytes, RAFT_ENTRY_OVERHEAD_BYTES); /* only its own no-op counts */
     (void)give_ack(&c, 2, status().last_index);
-    assert_int_equal(c.nodes[1].raft->lead.uncommitted_bytes, 0);
+    assert_int_equal(c.nodes[1].raft->lead->uncommitted_bytes, 0);
     cluster_deinit(&c);
 }
 

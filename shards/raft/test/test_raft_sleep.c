@@ -136,8 +136,14 @@ TEST(sleeping_replica_keeps_no_entries_and_no_queues)
         assert_null(r->awake);
         assert_false(raft_has_update(r));
         assert_true(raft_deadline_ms(r) == UINT64_MAX);
-        for (uint32_t i = 0; id == leader && i < r->lead.peer_count; i++) {
-            assert_null(r->lead.peers[i].inflight);
+        assert_true((r->lead != NULL) == (id == leader));
+        for (uint64_t peer = 1; id == leader && peer <= 3; peer++) { /* known without keeping it */
+            struct raft_peer_status p;
+            assert_null(r->lead->peers);
+            assert_true(raft_peer(r, peer, &p));
+            assert_int_equal(p.match, node_last(&c, peer));
+            assert_int_equal(p.state, RAFT_REPLICATE);
+            assert_true(p.recently_active);
         }
     }
     cluster_propose(&c, 3);
@@ -160,11 +166,12 @@ TEST(sleeping_replica_is_harvested_after_it_was_trimmed)
     raft_trim(r);
     raft_compact(r, 1);
     raft_trim(r);
-    assert_null(r->awake);
     assert_true(raft_has_update(r));
     raft_harvest(r, &u);
     assert_true(u.log_start_changed);
     assert_int_equal(u.message_count, 0);
+    raft_trim(r);
+    assert_non_null(r->awake); /* the write is under way */
     raft_persisted(r, u.persist, c.now_ms);
     raft_trim(r);
     assert_null(r->awake);
