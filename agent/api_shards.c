@@ -206,9 +206,11 @@ struct ready_wait {
 
 static bool ready_here(struct agent *a, void *ctx)
 {
+    struct registry_shard_buf shard_buf;
     struct ready_wait *w = ctx;
     struct registry_view *v = registry_view_acquire(agent_registry(a));
-    bool ready = shard_ready(registry_shard_by_name(v, slice_str(w->name)), w->why, sizeof w->why);
+    bool ready = shard_ready(registry_shard_by_name(v, slice_str(w->name), &shard_buf), w->why,
+                             sizeof w->why);
     registry_view_release(v);
     return ready;
 }

@@ -158,19 +158,22 @@ static bool give_shard(const thole_v1_Shard *s, struct thole_shard_info *io)
 
 bool thole_view_next_shard(const struct thole_view *v, struct thole_shard_info *io)
 {
-    return give_shard(registry_next_shard(v->v, slice_str(io->name)), io);
+    struct registry_shard_buf shard_buf;
+    return give_shard(registry_next_shard(v->v, slice_str(io->name), &shard_buf), io);
 }
 
 bool thole_view_shard(const struct thole_view *v, const char *name, struct thole_shard_info *ret)
 {
-    return give_shard(registry_shard_by_name(v->v, slice_str(name)), ret);
+    struct registry_shard_buf shard_buf;
+    return give_shard(registry_shard_by_name(v->v, slice_str(name), &shard_buf), ret);
 }
 
 /* ---- Replicas ---------------------------------------------------------------------------------- */
 
 bool thole_view_next_replica(const struct thole_view *v, struct thole_replica_info *io)
 {
-    const thole_v1_Replica *r = registry_next_replica(v->v, io->id);
+    struct registry_replica_buf replica_buf;
+    const thole_v1_Replica *r = registry_next_replica(v->v, io->id, &replica_buf);
     if (!r)
         return false;
     struct thole_replica_info i = {0};

@@ -254,7 +254,8 @@ static void write_peers(struct chores *cs)
 
 static bool zero_is_leaving(const struct registry_view *v, uint64_t replica_id)
 {
-    const thole_v1_Replica *row = registry_replica(v, replica_id);
+    struct registry_replica_buf replica_buf;
+    const thole_v1_Replica *row = registry_replica(v, replica_id, &replica_buf);
     return !row || thole_v1_Replica_desired(row) == thole_v1_REPLICA_DESIRED_REMOVE;
 }
 

@@ -120,8 +120,9 @@ struct resolve {
 
 static bool lookup(struct agent *a, struct slice name, uint64_t *ret)
 {
+    struct registry_shard_buf shard_buf;
     struct registry_view *v = registry_view_acquire(a->registry);
-    const thole_v1_Shard *s = registry_shard_by_name(v, name);
+    const thole_v1_Shard *s = registry_shard_by_name(v, name, &shard_buf);
     if (s)
         *ret = thole_v1_Shard_id(s);
     registry_view_release(v);

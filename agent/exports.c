@@ -104,6 +104,7 @@ static enum thole_code make_head(struct exports *x, uint64_t shard_id,
                                  const struct engine_export *file, struct bytes *out,
                                  struct thole_status *st)
 {
+    struct registry_shard_buf shard_buf;
     uint8_t trailer[SNAPSHOT_FILE_TRAILER_BYTES];
     struct uuid cluster = {{0}};
     uint64_t checksum = 0;
@@ -116,7 +117,7 @@ static enum thole_code make_head(struct exports *x, uint64_t shard_id,
     if (file->size <= sizeof trailer || !snapshot_file_trailer(trailer, &checksum))
         return THOLE_FAIL(st, THOLE_DATA_LOSS, THOLE_REASON_CORRUPT, "the snapshot has no end");
     struct registry_view *v = registry_view_acquire(x->agent->registry);
-    const thole_v1_Shard *row = registry_shard(v, shard_id);
+    const thole_v1_Shard *row = registry_shard(v, shard_id, &shard_buf);
     upb_Arena *arena = upb_Arena_New();
     thole_v1_SnapshotFile *head = thole_v1_SnapshotFile_new(arena);
     if (!row) {

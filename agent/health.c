@@ -73,11 +73,12 @@ static void set_all(struct agent *a, bool serving)
 /* The name may be that of another shard by now, which was made after this one was gone. */
 static void forget_shard(struct health *h, const struct registry_view *v, uint64_t key)
 {
+    struct registry_shard_buf shard_buf;
     struct shard_health *s = map_remove(&h->shards, key);
     if (!s)
         return;
     const thole_v1_Shard *row =
-        registry_shard_by_name(v, slice_str(s->name + sizeof SHARD_PREFIX - 1));
+        registry_shard_by_name(v, slice_str(s->name + sizeof SHARD_PREFIX - 1), &shard_buf);
     const struct shard_health *next = row ? map_get(&h->shards, thole_v1_Shard_id(row) + 1) : NULL;
     if (next)
         bus_health_set(h->agent->bus, s->name, next->serving);
@@ -88,7 +89,8 @@ static void forget_shard(struct health *h, const struct registry_view *v, uint64
 
 static struct shard_health *named(const struct registry_view *v, uint64_t shard_id, bool serving)
 {
-    const thole_v1_Shard *row = registry_shard(v, shard_id);
+    struct registry_shard_buf shard_buf;
+    const thole_v1_Shard *row = registry_shard(v, shard_id, &shard_buf);
     if (!row)
         return NULL;
     struct slice name = registry_str(thole_v1_Shard_name(row));

@@ -128,8 +128,9 @@ void joiners_add(struct joiners *js, struct worker_msg *m, uint64_t now_ns)
 
 static uint64_t zero_replica(const struct registry_view *v, const struct uuid *host)
 {
+    struct registry_replica_buf replica_buf;
     const thole_v1_Replica *r;
-    for (uint64_t after = 0; (r = registry_next_replica_of_host(v, host, after));
+    for (uint64_t after = 0; (r = registry_next_replica_of_host(v, host, after, &replica_buf));
          after = thole_v1_Replica_id(r))
         if (thole_v1_Replica_shard_id(r) == REGISTRY_SHARD_ID &&
             thole_v1_Replica_desired(r) == thole_v1_REPLICA_DESIRED_RUN)

@@ -306,9 +306,11 @@ static bool parse_host(upb_StringView text, struct uuid *ret)
 
 static void list_replicas(struct repair_plan *p, const struct registry_view *v)
 {
+    struct registry_replica_buf replica_buf;
     const thole_v1_Replica *row;
-    for (uint64_t after = 0; p->count < LIMIT_MEMBERS &&
-                             (row = registry_next_replica_of_shard(v, p->shard_id, after));) {
+    for (uint64_t after = 0;
+         p->count < LIMIT_MEMBERS &&
+         (row = registry_next_replica_of_shard(v, p->shard_id, after, &replica_buf));) {
         struct repair_replica *r = &p->replicas[p->count];
         after = thole_v1_Replica_id(row);
         if (thole_v1_Replica_phase(row) == thole_v1_REPLICA_PHASE_OUT ||
@@ -324,6 +326,7 @@ static void list_replicas(struct repair_plan *p, const struct registry_view *v)
 void repair_shard(struct agent *a, uint64_t shard_id, const uint64_t *hash, uint64_t deadline_ns,
                   repair_done_fn done, void *ctx)
 {
+    struct registry_shard_buf shard_buf;
     struct repair *r = xcalloc(1, sizeof *r);
     r->agent = a;
     r->run = hash != NULL;
@@ -333,7 +336,7 @@ void repair_shard(struct agent *a, uint64_t shard_id, const uint64_t *hash, uint
     r->ctx = ctx;
     r->plan.shard_id = shard_id;
     struct registry_view *v = registry_view_acquire(a->registry);
-    const thole_v1_Shard *shard = registry_shard(v, shard_id);
+    const thole_v1_Shard *shard = registry_shard(v, shard_id, &shard_buf);
     if (shard) {
         upb_StringView name = thole_v1_Shard_name(shard);
         snprintf(r->plan.shard, sizeof r->plan.shard, "%.*s", (int)name.size, name.data);

@@ -329,9 +329,10 @@ static void answered(struct uploads *u, struct job *j, uint64_t now_ns)
 
 static bool wanted(const struct registry_view *v, const struct upload *x)
 {
+    struct registry_shard_buf shard_buf;
     struct slice name = {0};
     const thole_v1_Shard *row;
-    while ((row = registry_next_shard(v, name))) {
+    while ((row = registry_next_shard(v, name, &shard_buf))) {
         name = registry_str(thole_v1_Shard_name(row));
         const thole_v1_ShardSeed *seed = thole_v1_Shard_seed(row);
         if (seed && !thole_v1_Shard_deleting(row) &&

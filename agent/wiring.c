@@ -277,7 +277,9 @@ static bool eligible(struct agent *a, const struct uuid *host, const struct uuid
 static bool by_registry(struct agent *a, const struct registry_view *v, uint64_t shard_id,
                         uint32_t attempt, const struct uuid *avoid, struct uuid *ret)
 {
-    const thole_v1_Shard *s = registry_shard(v, shard_id);
+    struct registry_shard_buf shard_buf;
+    struct registry_replica_buf replica_buf;
+    const thole_v1_Shard *s = registry_shard(v, shard_id, &shard_buf);
     const thole_v1_ShardStatus *st = s ? thole_v1_Shard_status(s) : NULL;
     if (st && attempt % 2 == 0) {
         upb_StringView name = thole_v1_ShardStatus_leader_host(st);
@@ -289,8 +291,8 @@ static bool by_registry(struct agent *a, const struct registry_view *v, uint64_t
     struct uuid found[LIMIT_MEMBERS];
     uint32_t n = 0;
     const thole_v1_Replica *r = NULL;
-    for (uint64_t after = 0;
-         n < LIMIT_MEMBERS && (r = registry_next_replica_of_shard(v, shard_id, after));
+    for (uint64_t after = 0; n < LIMIT_MEMBERS &&
+                             (r = registry_next_replica_of_shard(v, shard_id, after, &replica_buf));
          after = thole_v1_Replica_id(r)) {
         if (thole_v1_Replica_desired(r) == thole_v1_REPLICA_DESIRED_RUN &&
             row_host_id(thole_v1_Replica_host_id(r), &found[n]) && eligible(a, &found[n], avoid))
@@ -336,7 +338,7 @@ static bool router_exists(void *ctx, uint64_t shard_id)
     if (shard_id == REGISTRY_SHARD_ID)
         return true;
     struct registry_view *v = registry_view_acquire(a->registry);
-    bool exists = registry_shard(v, shard_id) != NULL;
+    bool exists = registry_has_shard(v, shard_id);
     registry_view_release(v);
     return exists;
 }

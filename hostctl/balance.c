@@ -74,8 +74,9 @@ static bool is_source(struct hostctl *h, const struct loads *l, const struct uui
 
 static bool move(struct hostctl *h, const thole_v1_Replica *row, const struct uuid *from)
 {
+    struct registry_shard_buf shard_buf;
     struct ctl_shard *s = hostctl__shard(h, thole_v1_Replica_shard_id(row));
-    const thole_v1_Shard *shard = registry_shard(h->view, s->id);
+    const thole_v1_Shard *shard = registry_shard(h->view, s->id, &shard_buf);
     if (s->placing || s->moving || s->place_blocked || shard == NULL || !s->decided ||
         s->verdict != PLACEMENT_SETTLED || registry_view_revision(h->view) < s->place_revision) {
         return false;
@@ -104,6 +105,7 @@ static void end_round(struct hostctl *h)
 
 void hostctl__balance_run(struct hostctl *h)
 {
+    struct registry_replica_buf replica_buf;
     struct loads l;
     size_t tries = 0;
     h->balance_due_ms = UINT64_MAX;
@@ -114,7 +116,8 @@ void hostctl__balance_run(struct hostctl *h)
     measure(h, &l);
     for (size_t rows = 0; h->moving < HOSTCTL_MOVES_MAX && (l.over || l.most >= l.least + 2);
          rows++) {
-        const thole_v1_Replica *row = registry_next_replica(h->view, h->balance_after);
+        const thole_v1_Replica *row =
+            registry_next_replica(h->view, h->balance_after, &replica_buf);
         if (row == NULL) {
             if (h->balance_wrapped) {
                 end_round(h);

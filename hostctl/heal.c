@@ -41,14 +41,16 @@ static bool on_live_host(const struct hostctl *h, const thole_v1_Replica *r)
 }
 
 /* The replica to rebuild; NULL if there is none, or none may go now. */
-static const thole_v1_Replica *find_failed(const struct hostctl *h, uint64_t shard_id)
+static const thole_v1_Replica *find_failed(const struct hostctl *h, uint64_t shard_id,
+                                           struct registry_replica_buf *buf)
 {
-    const thole_v1_Replica *found = NULL;
+    uint64_t found = 0;
+    bool votes = false;
     const thole_v1_Replica *r;
     uint32_t voting = 0;
     uint32_t running = 0;
     uint64_t after = 0;
-    while ((r = registry_next_replica_of_shard(h->view, shard_id, after)) != NULL) {
+    while ((r = registry_next_replica_of_shard(h->view, shard_id, after, buf)) != NULL) {
         int32_t phase = thole_v1_Replica_phase(r);
         after = thole_v1_Replica_id(r);
         if (thole_v1_Replica_desired(r) != thole_v1_REPLICA_DESIRED_RUN) {
@@ -59,13 +61,14 @@ static const thole_v1_Replica *find_failed(const struct hostctl *h, uint64_t sha
         }
         voting += is_voting(r);
         running += is_voting(r) && phase == thole_v1_REPLICA_PHASE_RUNNING && on_live_host(h, r);
-        if (found == NULL && phase == thole_v1_REPLICA_PHASE_FAILED && on_live_host(h, r) &&
+        if (found == 0 && phase == thole_v1_REPLICA_PHASE_FAILED && on_live_host(h, r) &&
             thole_v1_Replica_owner(r) == thole_v1_REPLICA_OWNER_PLACEMENT) {
-            found = r;
+            found = after;
+            votes = is_voting(r);
         }
     }
-    bool safe = found != NULL && (!is_voting(found) || running * 2 > voting);
-    return safe ? found : NULL;
+    bool safe = found != 0 && (!votes || running * 2 > voting);
+    return safe ? registry_replica(h->view, found, buf) : NULL;
 }
 
 /* How long after its failure it is rebuilt, and when it failed. */
@@ -117,13 +120,15 @@ static void rebuild(struct hostctl *h, struct ctl_shard *s, const thole_v1_Repli
 
 void hostctl__heal_evaluate(struct hostctl *h, struct ctl_shard *s)
 {
-    const thole_v1_Shard *shard = registry_shard(h->view, s->id);
+    struct registry_shard_buf shard_buf;
+    struct registry_replica_buf replica_buf;
+    const thole_v1_Shard *shard = registry_shard(h->view, s->id, &shard_buf);
     if (s->healing || s->placing || shard == NULL || thole_v1_Shard_deleting(shard) ||
         h->now_ms < s->heal_after_ms ||
         !thole_v1_ShardStatus_formed(thole_v1_Shard_status(shard))) {
         return;
     }
-    const thole_v1_Replica *r = find_failed(h, s->id);
+    const thole_v1_Replica *r = find_failed(h, s->id, &replica_buf);
     if (r == NULL) {
         return;
     }

@@ -13,7 +13,9 @@
 
 static bool may_delete(const struct hostctl *h, const struct engine_replica_status *local)
 {
-    const thole_v1_Replica *row = registry_replica(h->view, local->replica_id);
+    struct registry_replica_buf replica_buf;
+    struct registry_shard_buf shard_buf;
+    const thole_v1_Replica *row = registry_replica(h->view, local->replica_id, &replica_buf);
     if (row == NULL) {
         return local->replica_id < registry_next_replica_id(h->view) &&
                (local->removed_by_peer || !registry_replica_lost(h->view, local->replica_id));
@@ -21,7 +23,7 @@ static bool may_delete(const struct hostctl *h, const struct engine_replica_stat
     if (thole_v1_Replica_desired(row) != thole_v1_REPLICA_DESIRED_REMOVE) {
         return false;
     }
-    const thole_v1_Shard *shard = registry_shard(h->view, local->shard_id);
+    const thole_v1_Shard *shard = registry_shard(h->view, local->shard_id, &shard_buf);
     bool host_removed = hostctl__host_is(hostctl__own_row(h), thole_v1_HOST_STATE_REMOVED);
     return thole_v1_Replica_phase(row) == thole_v1_REPLICA_PHASE_OUT ||
            (shard != NULL && thole_v1_Shard_deleting(shard)) ||
@@ -86,7 +88,8 @@ static void start(struct hostctl *h, struct ctl_shard *s, const thole_v1_Shard *
 static void seed(struct hostctl *h, struct ctl_shard *s, const thole_v1_Shard *shard,
                  const struct engine_replica_status *local)
 {
-    const thole_v1_Replica *row = registry_replica(h->view, local->replica_id);
+    struct registry_replica_buf replica_buf;
+    const thole_v1_Replica *row = registry_replica(h->view, local->replica_id, &replica_buf);
     upb_StringView file = thole_v1_ShardSeed_file(thole_v1_Shard_seed(shard));
     if (row == NULL || !thole_v1_Replica_initial(row) ||
         thole_v1_Replica_desired(row) != thole_v1_REPLICA_DESIRED_RUN) {
@@ -113,11 +116,12 @@ static void seed_done(struct hostctl *h, struct ctl_shard *s, const struct ctl_o
 }
 
 /* The row of this host that should run. */
-static const thole_v1_Replica *wanted_row(const struct hostctl *h, uint64_t shard_id)
+static const thole_v1_Replica *wanted_row(const struct hostctl *h, uint64_t shard_id,
+                                          struct registry_replica_buf *buf)
 {
     uint64_t after = 0;
     const thole_v1_Replica *row;
-    while ((row = registry_next_replica_of_shard(h->view, shard_id, after)) != NULL) {
+    while ((row = registry_next_replica_of_shard(h->view, shard_id, after, buf)) != NULL) {
         struct uuid host;
         after = thole_v1_Replica_id(row);
         if (thole_v1_Replica_desired(row) == thole_v1_REPLICA_DESIRED_RUN &&
@@ -155,6 +159,8 @@ void hostctl__barrier_done(struct hostctl *h, struct ctl_op *op)
 void hostctl__host_evaluate(struct hostctl *h, struct ctl_shard *s,
                             const struct engine_replica_status *local)
 {
+    struct registry_shard_buf shard_buf;
+    struct registry_replica_buf replica_buf;
     if (s->starting || s->seeding || s->removing) {
         return;
     }
@@ -162,7 +168,7 @@ void hostctl__host_evaluate(struct hostctl *h, struct ctl_shard *s,
         hostctl__again(h, s, s->host_after_ms);
         return;
     }
-    const thole_v1_Shard *shard = registry_shard(h->view, s->id);
+    const thole_v1_Shard *shard = registry_shard(h->view, s->id, &shard_buf);
     if (local != NULL) {
         if (may_delete(h, local)) {
             LOG_INFO(HOSTCTL, "deleting a removed replica shard=%" PRIu64 " replica=%" PRIu64,
@@ -176,7 +182,7 @@ void hostctl__host_evaluate(struct hostctl *h, struct ctl_shard *s,
         }
         return;
     }
-    const thole_v1_Replica *row = wanted_row(h, s->id);
+    const thole_v1_Replica *row = wanted_row(h, s->id, &replica_buf);
     /* A row whose replica was seen here before and is not here now has lost its data: its votes
      * are forgotten, so it must not start again under its id. report.c says so. */
     if (shard != NULL && row != NULL && !thole_v1_Shard_deleting(shard) &&
@@ -249,8 +255,7 @@ void hostctl__forget_tombstones(struct hostctl *h)
     uint64_t *ids = NULL;
     size_t count = h->forgetting ? 0 : engine_tombstones(h->o.engine, &ids);
     for (size_t i = 0; i < count && !h->forgetting; i++) {
-        if (ids[i] < registry_next_replica_id(h->view) &&
-            registry_replica(h->view, ids[i]) == NULL) {
+        if (ids[i] < registry_next_replica_id(h->view) && !registry_has_replica(h->view, ids[i])) {
             h->forgetting = true;
             engine_replica_forget(h->o.engine, ids[i], hostctl__op_engine_done,
                                   hostctl__op_new(h, OP_FORGET, 0, ids[i]));

@@ -34,9 +34,10 @@ void hostctl__dirty(struct hostctl *h, uint64_t shard_id)
 
 void hostctl__dirty_all(struct hostctl *h)
 {
+    struct registry_shard_buf shard_buf;
     struct slice name = {0};
     const thole_v1_Shard *row;
-    while (h->view != NULL && (row = registry_next_shard(h->view, name)) != NULL) {
+    while (h->view != NULL && (row = registry_next_shard(h->view, name, &shard_buf)) != NULL) {
         name = registry_str(thole_v1_Shard_name(row));
         hostctl__dirty(h, thole_v1_Shard_id(row));
     }
@@ -118,7 +119,7 @@ static void evaluate(struct hostctl *h, struct ctl_shard *s)
     }
     hostctl__report_evaluate(h, s, local);
     bool leads = here && status.role == RAFT_LEADER; /* balance of leaders looks at these */
-    bool gone = !here && registry_shard(h->view, s->id) == NULL;
+    bool gone = !here && !registry_has_shard(h->view, s->id);
     if (!is_busy(s) && !leads && (gone || has_nothing_to_remember(h, s))) {
         forget_shard(h, s);
     }

@@ -127,9 +127,10 @@ static bool same_types(const thole_v1_Host *a, const thole_v1_Host *b)
 /* A host that died concerns the shards that it has a replica of, and those that lack a host anyway. */
 static void dirty_of_host(struct hostctl *h, const struct uuid *id)
 {
+    struct registry_replica_buf replica_buf;
     const thole_v1_Replica *row;
     uint64_t after = 0;
-    while ((row = registry_next_replica_of_host(h->view, id, after)) != NULL) {
+    while ((row = registry_next_replica_of_host(h->view, id, after, &replica_buf)) != NULL) {
         after = thole_v1_Replica_id(row);
         hostctl__dirty(h, thole_v1_Replica_shard_id(row));
     }
@@ -167,11 +168,12 @@ static void host_changed(void *ctx, const thole_v1_Host *row)
 
 static void shard_changed(void *ctx, const thole_v1_Shard *row)
 {
+    struct registry_shard_buf shard_buf;
     struct changes *c = ctx;
     uint64_t id = thole_v1_Shard_id(row);
-    const thole_v1_Shard *was = registry_shard(c->before, id);
+    const thole_v1_Shard *was = registry_shard(c->before, id, &shard_buf);
     if (was == NULL) { /* another one had the name: nobody says that that is gone */
-        was = registry_shard_by_name(c->before, registry_str(thole_v1_Shard_name(row)));
+        was = registry_shard_by_name(c->before, registry_str(thole_v1_Shard_name(row)), &shard_buf);
     }
     hostctl__dirty(c->h, id);
     hostctl__leaders_count(c->h, c->before, was, false);
@@ -207,6 +209,7 @@ static void operation_changed(void *ctx, const thole_v1_Operation *row)
 /* "hosts/NAME", "shards/NAME", "shards/NAME/replicas/ID": the shard is in the view before. */
 static void row_gone(void *ctx, const char *name)
 {
+    struct registry_shard_buf shard_buf;
     struct changes *c = ctx;
     if (strncmp(name, "hosts/", 6) == 0) {
         c->hosts = c->recount = true;
@@ -220,7 +223,8 @@ static void row_gone(void *ctx, const char *name)
     const char *shard = name + strlen("shards/");
     const char *end = strchr(shard, '/');
     size_t size = end == NULL ? strlen(shard) : (size_t)(end - shard);
-    const thole_v1_Shard *row = registry_shard_by_name(c->before, slice_of(shard, size));
+    const thole_v1_Shard *row =
+        registry_shard_by_name(c->before, slice_of(shard, size), &shard_buf);
     if (row != NULL) {
         hostctl__dirty(c->h, thole_v1_Shard_id(row));
     }

@@ -57,13 +57,14 @@ void hostctl__leaders_count(struct hostctl *h, const struct registry_view *v,
 
 void hostctl__leaders_recount(struct hostctl *h)
 {
+    struct registry_shard_buf shard_buf;
     struct slice name = {0};
     const thole_v1_Shard *row;
     for (size_t i = 0; i < h->host_count; i++) {
         h->hosts[i].leads = 0;
     }
     h->leaders_moved = true;
-    while ((row = registry_next_shard(h->view, name)) != NULL) {
+    while ((row = registry_next_shard(h->view, name, &shard_buf)) != NULL) {
         name = registry_str(thole_v1_Shard_name(row));
         hostctl__leaders_count(h, h->view, row, true);
     }
@@ -121,10 +122,12 @@ struct choice {
 static struct choice best_other(struct hostctl *h, const struct engine_replica_status *local,
                                 const thole_v1_Shard *shard)
 {
+    struct registry_replica_buf replica_buf;
     struct choice best = {NULL, 0, false};
     uint64_t after = 0;
     const thole_v1_Replica *row;
-    while ((row = registry_next_replica_of_shard(h->view, local->shard_id, after)) != NULL) {
+    while ((row = registry_next_replica_of_shard(h->view, local->shard_id, after, &replica_buf)) !=
+           NULL) {
         struct uuid id;
         bool preferred = false;
         after = thole_v1_Replica_id(row);
@@ -163,6 +166,7 @@ static void look_later(struct hostctl *h, const struct ctl_shard *s)
 /* Hand the shard on, if that is better. One that is being changed is looked at again when that has ended. */
 static void look_at(struct hostctl *h, struct ctl_shard *s)
 {
+    struct registry_shard_buf shard_buf;
     struct engine_replica_status local;
     const thole_v1_Host *own_row = hostctl__own_row(h);
     bool leaving = hostctl__host_is(own_row, thole_v1_HOST_STATE_DRAINING);
@@ -170,7 +174,7 @@ static void look_at(struct hostctl *h, struct ctl_shard *s)
         !engine_shard_status(h->o.engine, s->id, &local) || !local.leader_ready || local.failed) {
         return;
     }
-    const thole_v1_Shard *shard = registry_shard(h->view, s->id);
+    const thole_v1_Shard *shard = registry_shard(h->view, s->id, &shard_buf);
     if (shard == NULL || thole_v1_Shard_deleting(shard)) {
         return;
     }

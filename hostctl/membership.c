@@ -79,10 +79,11 @@ static bool can_lose_vote(const struct hostctl *h, const struct engine_replica_s
 static void find_missing(const struct hostctl *h, const struct raft_config *c, uint64_t shard_id,
                          struct member_step *step)
 {
+    struct registry_replica_buf replica_buf;
     uint64_t after = 0;
     const thole_v1_Replica *row;
     while (step->op == 0 &&
-           (row = registry_next_replica_of_shard(h->view, shard_id, after)) != NULL) {
+           (row = registry_next_replica_of_shard(h->view, shard_id, after, &replica_buf)) != NULL) {
         after = thole_v1_Replica_id(row);
         if (thole_v1_Replica_desired(row) == thole_v1_REPLICA_DESIRED_RUN &&
             raft_config_find(c, after) == NULL && !raft_config_is_removed(c, after) &&
@@ -105,9 +106,11 @@ static bool wants(const thole_v1_Replica *row, thole_v1_ReplicaRole role)
 static uint64_t moved_from(const struct hostctl *h, const struct raft_config *c,
                            const thole_v1_Replica *row)
 {
+    struct registry_replica_buf replica_buf;
     uint64_t operation = thole_v1_Replica_moved_by(row);
     for (uint32_t i = 0; i < c->member_count && operation != 0; i++) {
-        const thole_v1_Replica *old = registry_replica(h->view, c->members[i].replica_id);
+        const thole_v1_Replica *old =
+            registry_replica(h->view, c->members[i].replica_id, &replica_buf);
         if (c->members[i].role == RAFT_VOTER && old != NULL &&
             thole_v1_Replica_moving_by(old) == operation) {
             return c->members[i].replica_id;
@@ -126,9 +129,10 @@ static void find_promotion(const struct hostctl *h, const struct ctl_shard *s,
                            const struct engine_replica_status *local, const struct raft_config *c,
                            struct member_step *step)
 {
+    struct registry_replica_buf replica_buf;
     for (uint32_t i = 0; i < c->member_count && step->op == 0; i++) {
         const struct raft_member *m = &c->members[i];
-        const thole_v1_Replica *row = registry_replica(h->view, m->replica_id);
+        const thole_v1_Replica *row = registry_replica(h->view, m->replica_id, &replica_buf);
         if (m->role != RAFT_LEARNER || !wants_vote(row)) {
             continue;
         }
@@ -149,9 +153,10 @@ static void find_promotion(const struct hostctl *h, const struct ctl_shard *s,
 static bool wanted_voters_vote(const struct hostctl *h, const struct raft_config *c,
                                uint64_t shard_id)
 {
+    struct registry_replica_buf replica_buf;
     uint64_t after = 0;
     const thole_v1_Replica *row;
-    while ((row = registry_next_replica_of_shard(h->view, shard_id, after)) != NULL) {
+    while ((row = registry_next_replica_of_shard(h->view, shard_id, after, &replica_buf)) != NULL) {
         after = thole_v1_Replica_id(row);
         const struct raft_member *m = raft_config_find(c, after);
         if (wants(row, thole_v1_REPLICA_ROLE_VOTER) && (m == NULL || m->role != RAFT_VOTER)) {
@@ -166,7 +171,8 @@ static bool wanted_voters_vote(const struct hostctl *h, const struct raft_config
 static bool should_go(const struct hostctl *h, const struct raft_config *c, uint64_t shard_id,
                       uint64_t replica_id)
 {
-    const thole_v1_Replica *row = registry_replica(h->view, replica_id);
+    struct registry_replica_buf replica_buf;
+    const thole_v1_Replica *row = registry_replica(h->view, replica_id, &replica_buf);
     if (row == NULL) {
         return replica_id < registry_next_replica_id(h->view) &&
                (!registry_replica_lost(h->view, replica_id) || wanted_voters_vote(h, c, shard_id));
@@ -177,12 +183,14 @@ static bool should_go(const struct hostctl *h, const struct raft_config *c, uint
 static void find_departure(const struct hostctl *h, const struct engine_replica_status *local,
                            const struct raft_config *c, struct member_step *step)
 {
+    struct registry_replica_buf replica_buf;
     for (uint32_t i = 0; i < c->member_count; i++) {
         const struct raft_member *m = &c->members[i];
         bool voter = m->role != RAFT_LEARNER;
         bool go = should_go(h, c, local->shard_id, m->replica_id);
-        bool demote = m->role == RAFT_VOTER && wants(registry_replica(h->view, m->replica_id),
-                                                     thole_v1_REPLICA_ROLE_NON_VOTING);
+        bool demote =
+            m->role == RAFT_VOTER && wants(registry_replica(h->view, m->replica_id, &replica_buf),
+                                           thole_v1_REPLICA_ROLE_NON_VOTING);
         if (!go && !demote) {
             continue;
         }
@@ -217,13 +225,14 @@ static struct member_step decide(const struct hostctl *h, const struct ctl_shard
 static uint64_t successor(const struct hostctl *h, const struct engine_replica_status *local,
                           const struct raft_config *c)
 {
+    struct registry_replica_buf replica_buf;
     uint64_t best = 0;
     uint64_t best_match = 0;
     for (uint32_t i = 0; i < c->member_count; i++) {
         const struct raft_member *m = &c->members[i];
         struct raft_peer_status peer;
         if (m->role == RAFT_VOTER && m->replica_id != local->replica_id &&
-            wants_vote(registry_replica(h->view, m->replica_id)) &&
+            wants_vote(registry_replica(h->view, m->replica_id, &replica_buf)) &&
             engine_shard_peer(h->o.engine, local->shard_id, m->replica_id, &peer) &&
             peer.recently_active && peer.match >= best_match) {
             best = m->replica_id;
@@ -284,7 +293,8 @@ static void take_step(struct hostctl *h, struct ctl_shard *s,
 void hostctl__membership_evaluate(struct hostctl *h, struct ctl_shard *s,
                                   const struct engine_replica_status *local)
 {
-    const thole_v1_Shard *shard = registry_shard(h->view, s->id);
+    struct registry_shard_buf shard_buf;
+    const thole_v1_Shard *shard = registry_shard(h->view, s->id, &shard_buf);
     if (s->changing || shard == NULL || thole_v1_Shard_deleting(shard) ||
         hostctl__paused(h, thole_v1_CONTROLLER_MEMBERSHIP)) {
         return;

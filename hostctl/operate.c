@@ -80,11 +80,12 @@ static void explain(const struct hostctl *h, const thole_v1_Replica *row, struct
 static uint32_t count_replicas(const struct hostctl *h, const struct uuid *id, bool dead,
                                bool users_stay, struct ctl_progress *p)
 {
+    struct registry_replica_buf replica_buf;
     uint32_t count = 0;
     uint32_t users = 0;
     uint64_t after = 0;
     const thole_v1_Replica *row;
-    while ((row = registry_next_replica_of_host(h->view, id, after)) != NULL) {
+    while ((row = registry_next_replica_of_host(h->view, id, after, &replica_buf)) != NULL) {
         after = thole_v1_Replica_id(row);
         bool out = thole_v1_Replica_desired(row) == thole_v1_REPLICA_DESIRED_REMOVE &&
                    thole_v1_Replica_phase(row) == thole_v1_REPLICA_PHASE_OUT;
@@ -230,9 +231,14 @@ static void explain_move(const struct hostctl *h, const thole_v1_Replica *to,
 static void progress_of_move(const struct hostctl *h, const thole_v1_Operation *row,
                              struct ctl_progress *p)
 {
-    const thole_v1_Shard *shard = registry_shard(h->view, thole_v1_Operation_shard_id(row));
-    const thole_v1_Replica *from = registry_replica(h->view, thole_v1_Operation_from_replica(row));
-    const thole_v1_Replica *to = registry_replica(h->view, thole_v1_Operation_to_replica(row));
+    struct registry_shard_buf shard_buf;
+    struct registry_replica_buf from_buf, to_buf;
+    const thole_v1_Shard *shard =
+        registry_shard(h->view, thole_v1_Operation_shard_id(row), &shard_buf);
+    const thole_v1_Replica *from =
+        registry_replica(h->view, thole_v1_Operation_from_replica(row), &from_buf);
+    const thole_v1_Replica *to =
+        registry_replica(h->view, thole_v1_Operation_to_replica(row), &to_buf);
     p->total = MOVE_STEPS;
     if (shard == NULL || thole_v1_Shard_deleting(shard)) {
         hostctl__progress_end(p, thole_v1_OPERATION_STATE_CANCELLED, "the shard is being deleted");
@@ -287,6 +293,7 @@ static bool progress_of(const struct hostctl *h, const thole_v1_Operation *row,
 static void propose_step(struct hostctl *h, const thole_v1_Operation *row,
                          const struct ctl_progress *p)
 {
+    struct registry_shard_buf shard_buf;
     upb_Arena *arena = upb_Arena_New();
     thole_registry_v1_Command *c = hostctl__command(h, "operations", arena);
     thole_registry_v1_Operation *op = thole_registry_v1_Command_add_operations(c, arena);
@@ -309,7 +316,8 @@ static void propose_step(struct hostctl *h, const thole_v1_Operation *row,
             thole_registry_v1_Operation_mutable_delete_host(op, arena), thole_v1_Host_name(host));
     }
     if (p->retire) {
-        const thole_v1_Shard *shard = registry_shard(h->view, thole_v1_Operation_shard_id(row));
+        const thole_v1_Shard *shard =
+            registry_shard(h->view, thole_v1_Operation_shard_id(row), &shard_buf);
         op = thole_registry_v1_Command_add_operations(c, arena);
         thole_registry_v1_Operation_set_expected_revision(op, thole_v1_Shard_revision(shard));
         thole_registry_v1_DeleteShard *d =

@@ -99,9 +99,10 @@ static bool is_unsettled(const struct ctl_shard *s)
 
 static bool is_leaving(const struct hostctl *h, uint64_t shard_id)
 {
+    struct registry_replica_buf replica_buf;
     uint64_t after = 0;
     const thole_v1_Replica *row;
-    while ((row = registry_next_replica_of_shard(h->view, shard_id, after)) != NULL) {
+    while ((row = registry_next_replica_of_shard(h->view, shard_id, after, &replica_buf)) != NULL) {
         after = thole_v1_Replica_id(row);
         if (thole_v1_Replica_desired(row) == thole_v1_REPLICA_DESIRED_REMOVE) {
             return true;
@@ -185,7 +186,8 @@ static void unblock(struct hostctl *h)
 
 void hostctl__place_evaluate(struct hostctl *h, struct ctl_shard *s)
 {
-    const thole_v1_Shard *shard = registry_shard(h->view, s->id);
+    struct registry_shard_buf shard_buf;
+    const thole_v1_Shard *shard = registry_shard(h->view, s->id, &shard_buf);
     if (s->placing || s->place_blocked || shard == NULL ||
         hostctl__paused(h, thole_v1_CONTROLLER_PLACEMENT) ||
         registry_view_revision(h->view) < s->place_revision) {

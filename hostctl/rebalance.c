@@ -55,9 +55,10 @@ static uint32_t uneven_replicas(const struct hostctl *h)
 /* Would its leader's host hand it on? As leaders.c decides, from the rows alone. */
 static bool leader_should_move(const struct hostctl *h, const thole_v1_Shard *shard)
 {
+    struct registry_replica_buf own_buf, buf;
     const thole_v1_ShardSpec *spec = thole_v1_Shard_spec(shard);
     uint64_t leader = thole_v1_ShardStatus_leader_replica(thole_v1_Shard_status(shard));
-    const thole_v1_Replica *own = registry_replica(h->view, leader);
+    const thole_v1_Replica *own = registry_replica(h->view, leader, &own_buf);
     const struct ctl_host *at = own == NULL ? NULL : find_host(h, thole_v1_Replica_host_id(own));
     const thole_v1_Host *row = at == NULL ? NULL : registry_host(h->view, &at->id);
     bool preferred = false;
@@ -67,7 +68,8 @@ static bool leader_should_move(const struct hostctl *h, const thole_v1_Shard *sh
     (void)placement_host_leads(row, spec, &preferred);
     uint64_t after = 0;
     const thole_v1_Replica *r;
-    while ((r = registry_next_replica_of_shard(h->view, thole_v1_Shard_id(shard), after)) != NULL) {
+    while ((r = registry_next_replica_of_shard(h->view, thole_v1_Shard_id(shard), after, &buf)) !=
+           NULL) {
         bool better = false;
         after = thole_v1_Replica_id(r);
         const struct ctl_host *other = find_host(h, thole_v1_Replica_host_id(r));
@@ -88,6 +90,7 @@ static bool leader_should_move(const struct hostctl *h, const thole_v1_Shard *sh
  * preference, without a look at any. */
 static bool leaders_should_move(const struct hostctl *h)
 {
+    struct registry_shard_buf shard_buf;
     struct slice name = {0};
     const thole_v1_Shard *row;
     int64_t least = INT64_MAX;
@@ -99,7 +102,7 @@ static bool leaders_should_move(const struct hostctl *h)
     if (most < least + 2 && !h->leaders_preferred) {
         return false;
     }
-    while ((row = registry_next_shard(h->view, name)) != NULL) {
+    while ((row = registry_next_shard(h->view, name, &shard_buf)) != NULL) {
         name = registry_str(thole_v1_Shard_name(row));
         if (thole_v1_Shard_id(row) != REGISTRY_SHARD_ID && leader_should_move(h, row)) {
             return true;

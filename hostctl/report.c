@@ -123,9 +123,11 @@ static void report_absent(const struct report *r, const thole_v1_Replica *row, b
 
 static void report_own(const struct report *r, const thole_v1_Shard *shard)
 {
+    struct registry_replica_buf replica_buf;
     uint64_t after = 0;
     const thole_v1_Replica *row;
-    while ((row = registry_next_replica_of_shard(r->h->view, r->s->id, after)) != NULL) {
+    while ((row = registry_next_replica_of_shard(r->h->view, r->s->id, after, &replica_buf)) !=
+           NULL) {
         struct uuid host;
         after = thole_v1_Replica_id(row);
         if (!hostctl__parse_uuid(thole_v1_Replica_host_id(row), &host) ||
@@ -179,6 +181,7 @@ static void retire(const struct report *r, uint64_t replica_id, uint64_t epoch)
  * without. */
 static void report_out(const struct report *r)
 {
+    struct registry_replica_buf replica_buf;
     struct raft_config c = {0};
     uint64_t after = 0;
     const thole_v1_Replica *row;
@@ -186,7 +189,8 @@ static void report_out(const struct report *r)
         return;
     }
     while (!c.joint && c.revision <= registry_view_revision(r->h->view) && !r->s->changing &&
-           (row = registry_next_replica_of_shard(r->h->view, r->s->id, after)) != NULL) {
+           (row = registry_next_replica_of_shard(r->h->view, r->s->id, after, &replica_buf)) !=
+               NULL) {
         after = thole_v1_Replica_id(row);
         if (thole_v1_Replica_desired(row) == thole_v1_REPLICA_DESIRED_RUN && c.epoch > 0 &&
             raft_config_is_removed(&c, after)) {
@@ -220,8 +224,9 @@ static size_t build(struct hostctl *h, struct ctl_shard *s,
                     const struct engine_replica_status *local, thole_registry_v1_Command *c,
                     upb_Arena *arena)
 {
+    struct registry_shard_buf shard_buf;
     const struct report r = {.h = h, .s = s, .local = local, .command = c, .arena = arena};
-    const thole_v1_Shard *shard = registry_shard(h->view, s->id);
+    const thole_v1_Shard *shard = registry_shard(h->view, s->id, &shard_buf);
     size_t count = 0;
     if (shard != NULL && hostctl__own_row(h) != NULL) {
         report_own(&r, shard);

@@ -15,6 +15,7 @@ static void give_up(struct ctl_progress *p, const char *why)
 static void progress_of_seed(const struct hostctl *h, const thole_v1_Shard *shard,
                              struct ctl_progress *p)
 {
+    struct registry_replica_buf replica_buf;
     struct uuid id;
     char why[THOLE_STATUS_MESSAGE_BYTES];
     const thole_v1_Host *host = NULL;
@@ -22,7 +23,7 @@ static void progress_of_seed(const struct hostctl *h, const thole_v1_Shard *shar
         host = registry_host(h->view, &id);
     }
     const thole_v1_Replica *row =
-        registry_next_replica_of_shard(h->view, thole_v1_Shard_id(shard), 0);
+        registry_next_replica_of_shard(h->view, thole_v1_Shard_id(shard), 0, &replica_buf);
     p->step = "loading";
     if (host == NULL || hostctl__host_is(host, thole_v1_HOST_STATE_REMOVED)) {
         give_up(p, "the host that had the file was removed");
@@ -40,8 +41,10 @@ static void progress_of_seed(const struct hostctl *h, const thole_v1_Shard *shar
 void hostctl__restore_progress(const struct hostctl *h, const thole_v1_Operation *row,
                                struct ctl_progress *p)
 {
+    struct registry_shard_buf shard_buf;
+    struct registry_replica_buf replica_buf;
     uint64_t id = thole_v1_Operation_shard_id(row);
-    const thole_v1_Shard *shard = registry_shard(h->view, id);
+    const thole_v1_Shard *shard = registry_shard(h->view, id, &shard_buf);
     if (shard == NULL || thole_v1_Shard_deleting(shard)) {
         hostctl__progress_end(p, thole_v1_OPERATION_STATE_CANCELLED, "the shard was deleted");
         return;
@@ -49,7 +52,7 @@ void hostctl__restore_progress(const struct hostctl *h, const thole_v1_Operation
     uint32_t running = 0;
     uint64_t after = 0;
     const thole_v1_Replica *replica;
-    while ((replica = registry_next_replica_of_shard(h->view, id, after)) != NULL) {
+    while ((replica = registry_next_replica_of_shard(h->view, id, after, &replica_buf)) != NULL) {
         after = thole_v1_Replica_id(replica);
         running += thole_v1_Replica_desired(replica) == thole_v1_REPLICA_DESIRED_RUN &&
                    thole_v1_Replica_phase(replica) == thole_v1_REPLICA_PHASE_RUNNING &&

@@ -143,13 +143,14 @@ static void remember(struct state *s, struct txn *t, enum thole_code code, struc
     if (bytes.size > REGISTRY_REQUEST_RESULT_BYTES) {
         bytes = make_result(t, code, s->revision, false);
     }
-    struct row *row = registry__row_new(ROW_REQUEST);
+    struct row *row = registry__row_new(&t->desk, ROW_REQUEST);
     thole_registry_v1_RememberedRequest_set_request_id(row->request,
                                                        registry__dup(row->arena, registry_str(id)));
     thole_registry_v1_RememberedRequest_set_code(row->request, code);
     thole_registry_v1_RememberedRequest_set_result(row->request, registry__dup(row->arena, bytes));
+    s->desk = &t->desk;
     registry__state_remember(s, row);
-    registry__row_unref(row);
+    s->desk = NULL;
 }
 
 static bool recall(const struct state *s, const struct txn *t, uint64_t *ret_code,
@@ -160,12 +161,14 @@ static bool recall(const struct state *s, const struct txn *t, uint64_t *ret_cod
         return false;
     }
     struct key key = registry__key_name(id);
-    const struct row *row = registry__tree_get(s->index[INDEX_REQUESTS], &key);
-    if (row == NULL) {
+    struct request_buf buf;
+    const thole_registry_v1_RememberedRequest *request =
+        registry__packed_message(registry__tree_get(s->index[INDEX_REQUESTS], &key), &buf);
+    if (request == NULL) {
         return false;
     }
-    *ret_code = thole_registry_v1_RememberedRequest_code(row->request);
-    upb_StringView result = thole_registry_v1_RememberedRequest_result(row->request);
+    *ret_code = thole_registry_v1_RememberedRequest_code(request);
+    upb_StringView result = thole_registry_v1_RememberedRequest_result(request);
     bytes_append_slice(ret_result, registry_str(result));
     return true;
 }
@@ -183,6 +186,7 @@ static uint64_t run(struct state *s, struct txn *t, struct bytes *ret_result)
         t->s.revision = t->revision;
         struct state old = *s;
         *s = t->s;
+        s->desk = NULL;
         t->s = old;
     }
     struct slice bytes = make_result(t, code, s->revision, true);
@@ -195,9 +199,10 @@ static uint64_t run(struct state *s, struct txn *t, struct bytes *ret_result)
 
 uint64_t registry__apply(struct state *s, struct slice command, struct bytes *ret_result)
 {
-    struct txn t = {.base = s, .revision = s->revision + 1, .arena = upb_Arena_New()};
-    ASSERT(t.arena != NULL);
+    struct txn t = {.base = s, .revision = s->revision + 1};
     uint64_t code;
+    registry__desk_init(&t.desk);
+    t.arena = t.desk.arena;
     t.command = thole_registry_v1_Command_parse((const char *)command.data, command.size, t.arena);
     if (t.command == NULL) {
         code = THOLE_FAIL(&t.st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
@@ -209,13 +214,12 @@ uint64_t registry__apply(struct state *s, struct slice command, struct bytes *re
         registry__state_copy(&base, s);
         registry__state_copy(&t.s, s);
         t.base = &base;
+        base.desk = &t.desk;
+        t.s.desk = &t.desk;
         code = run(s, &t, ret_result);
         registry__state_deinit(&t.s);
         registry__state_deinit(&base);
     }
-    for (size_t i = 0; i < sizeof(t.last) / sizeof(t.last[0]); i++) {
-        registry__row_unref(t.last[i]);
-    }
-    upb_Arena_Free(t.arena);
+    registry__desk_deinit(&t.desk);
     return code;
 }

@@ -28,7 +28,7 @@ enum thole_code registry__find_host(struct txn *t, upb_StringView name, struct r
 /* A new row from what the host says of itself. */
 void registry__host_add(struct txn *t, const thole_v1_Host *host, const struct uuid *id)
 {
-    struct row *row = registry__row_new(ROW_HOST);
+    struct row *row = registry__row_new(&t->desk, ROW_HOST);
     upb_Arena *arena = row->arena;
     row->host_id = *id;
     row->host = registry__message_copy(host, &thole_v1_Host_msginit, arena);
@@ -106,7 +106,7 @@ static enum thole_code check_new_host(struct txn *t, const thole_v1_Host *host,
 
 static struct row *add_shard_zero(struct txn *t, const thole_registry_v1_Bootstrap *b)
 {
-    struct row *row = registry__row_new(ROW_SHARD);
+    struct row *row = registry__row_new(&t->desk, ROW_SHARD);
     upb_Arena *arena = row->arena;
     size_t count = 0;
     const thole_v1_Host *const *hosts = thole_registry_v1_Bootstrap_hosts(b, &count);
@@ -231,7 +231,6 @@ static void observe(struct txn *t, const struct row *host, const thole_v1_HostSt
     int32_t before = thole_v1_HostStatus_liveness(to);
     merge_status(to, status, row->arena);
     if (registry__message_equal(host->host, row->host, &thole_v1_Host_msginit, t->arena)) {
-        registry__row_unref(row);
         return;
     }
     int32_t after = thole_v1_HostStatus_liveness(to);
@@ -444,7 +443,6 @@ static void set_spec(struct txn *t, struct row *host, const thole_v1_HostSpec *s
     }
     registry__txn_show(t, host);
     if (registry__message_equal(host->host, row->host, &thole_v1_Host_msginit, t->arena)) {
-        registry__row_unref(row);
         return;
     }
     thole_v1_Host_set_generation(row->host, thole_v1_Host_generation(row->host) + 1);
@@ -491,14 +489,15 @@ enum thole_code registry__op_update_host(struct txn *t, const thole_registry_v1_
 
 bool registry__host_another_stays(const struct state *s, const struct row *host)
 {
-    const struct row *row = registry__tree_first(s->index[INDEX_HOST_NAMES]);
+    const struct row *row =
+        registry__open(s->desk, registry__tree_first(s->index[INDEX_HOST_NAMES]));
     while (row != NULL) {
         if (!uuid_equal(&row->host_id, &host->host_id) &&
             !registry__host_is(row, thole_v1_HOST_STATE_REMOVED)) {
             return true;
         }
-        struct key key = registry__row_key(INDEX_HOST_NAMES, row);
-        row = registry__tree_after(s->index[INDEX_HOST_NAMES], &key);
+        struct key key = registry__key_name(registry_str(thole_v1_Host_name(row->host)));
+        row = registry__open(s->desk, registry__find_after(s, INDEX_HOST_NAMES, key));
     }
     return false;
 }
@@ -511,10 +510,9 @@ void registry__host_settle(struct txn *t, const struct uuid *id)
         registry__next_of_host(&t->s, id, 0) != NULL) {
         return;
     }
-    registry__row_ref(host);
     registry__txn_event(t, host, "HostRemoved", "nothing is left on it");
     registry__txn_drop(t, host);
-    struct row *tombstone = registry__row_new(ROW_HOST);
+    struct row *tombstone = registry__row_new(&t->desk, ROW_HOST);
     upb_StringView text = thole_v1_Host_id(host->host);
     tombstone->host_id = *id;
     thole_v1_Host_set_id(tombstone->host, registry__dup(tombstone->arena, registry_str(text)));
@@ -523,8 +521,6 @@ void registry__host_settle(struct txn *t, const struct uuid *id)
     thole_v1_Host_mutable_status(tombstone->host, tombstone->arena);
     thole_v1_Host_set_revision(tombstone->host, t->revision);
     registry__state_put(&t->s, tombstone);
-    registry__row_unref(tombstone);
-    registry__row_unref(host);
 }
 
 /* The group was never reported to have formed, and every replica is on a host that was removed for ever. Nobody

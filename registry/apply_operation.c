@@ -18,8 +18,8 @@ static bool is_open(const struct row *row)
 
 static struct row *next_operation(const struct state *s, uint64_t after)
 {
-    struct key key = registry__key_id(after);
-    return registry__tree_after(s->index[INDEX_OPERATIONS], &key);
+    return registry__open(s->desk,
+                          registry__find_after(s, INDEX_OPERATIONS, registry__key_id(after)));
 }
 
 /* Drop the oldest of those that have ended; how many are under way. */
@@ -223,7 +223,7 @@ static enum thole_code check_host_verb(struct txn *t, const struct start *o)
 
 struct row *registry__operation_new(struct txn *t, int32_t kind, const struct row *about)
 {
-    struct row *row = registry__row_new(ROW_OPERATION);
+    struct row *row = registry__row_new(&t->desk, ROW_OPERATION);
     thole_v1_Operation *to = row->operation;
     char target[REGISTRY_NAME_BYTES];
     int64_t now_ms = thole_registry_v1_Command_time_ms(t->command);
@@ -465,7 +465,6 @@ enum thole_code registry__op_step_operation(struct txn *t, const thole_registry_
     if (registry_operation_ended(to)) {
         put_ended(t, edit, (thole_v1_OperationState)state);
     } else if (registry__message_equal(row->operation, to, &thole_v1_Operation_msginit, t->arena)) {
-        registry__row_unref(edit);
     } else {
         registry__txn_put(t, edit);
     }

@@ -60,7 +60,7 @@ static enum thole_code create(struct txn *t, upb_StringView name,
     if (code != THOLE_OK) {
         return code;
     }
-    struct row *row = registry__row_new(ROW_POOL);
+    struct row *row = registry__row_new(&t->desk, ROW_POOL);
     upb_Arena *arena = row->arena;
     thole_v1_ShardPool_set_name(row->pool, registry__dup(arena, registry_str(name)));
     thole_v1_ShardPool_set_spec(
@@ -118,11 +118,9 @@ static enum thole_code set_spec(struct txn *t, struct row *pool,
         uint64_t generation = thole_v1_ShardPool_generation(row->pool);
         thole_v1_ShardPool_set_spec(
             row->pool, registry__message_copy(spec, &thole_v1_ShardPoolSpec_msginit, row->arena));
-        registry__row_ref(pool); /* for its name */
         registry__txn_put(t, row);
         registry__txn_event(t, registry__pool(&t->s, name), "PoolUpdated",
                             "generation %" PRIu64 ": %" PRIu32 " shards", generation, count);
-        registry__row_unref(pool);
     }
     placement__preview_pool(t);
     return THOLE_OK;
@@ -287,7 +285,6 @@ enum thole_code registry__op_reconcile_pool(struct txn *t, const thole_registry_
         thole_v1_ShardPoolStatus_observed_generation(status_of(pool)) == generation) {
         return THOLE_OK; /* decided on an old view */
     }
-    registry__row_ref(pool); /* the spec that all of the step follows */
     bool deleting = thole_v1_ShardPool_deleting(pool->pool);
     uint32_t count =
         deleting ? 0 : thole_v1_ShardPoolSpec_count(thole_v1_ShardPool_spec(pool->pool));
@@ -311,6 +308,5 @@ enum thole_code registry__op_reconcile_pool(struct txn *t, const thole_registry_
     if (next > begin || next == end) {
         note_progress(t, name, next, count, end, taken);
     }
-    registry__row_unref(pool);
     return THOLE_OK;
 }

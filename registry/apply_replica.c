@@ -25,7 +25,7 @@ static const char *role_name(int32_t role)
 struct row *registry__replica_add(struct txn *t, const struct row *shard, const struct row *host,
                                   int32_t role, int32_t owner, bool initial)
 {
-    struct row *row = registry__row_new(ROW_REPLICA);
+    struct row *row = registry__row_new(&t->desk, ROW_REPLICA);
     upb_Arena *arena = row->arena;
     thole_v1_Replica *r = row->replica;
     uint64_t id = t->s.next_replica_id++;
@@ -49,13 +49,11 @@ struct row *registry__replica_add(struct txn *t, const struct row *shard, const 
 
 void registry__replica_drop(struct txn *t, struct row *replica, const char *why)
 {
-    registry__row_ref(replica);
     uint64_t shard_id = thole_v1_Replica_shard_id(replica->replica);
     registry__txn_event(t, replica, "ReplicaGone", "%s", why);
     registry__txn_drop(t, replica);
     registry__shard_settle(t, shard_id);
     registry__host_settle(t, &replica->host_id);
-    registry__row_unref(replica);
 }
 
 /* ---- Creation -------------------------------------------------------------------------------- */

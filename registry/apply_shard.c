@@ -39,12 +39,12 @@ static enum thole_code refuse_pool(struct txn *t, const struct row *shard)
 /* A shard of a type that no host has could never form: more likely the name is wrong. */
 static enum thole_code check_type_known(struct txn *t, upb_StringView type)
 {
-    const struct row *row = registry__tree_first(t->s.index[INDEX_HOST_NAMES]);
-    while (row != NULL && !registry__host_runs(row->host, type)) {
-        struct key key = registry__row_key(INDEX_HOST_NAMES, row);
-        row = registry__tree_after(t->s.index[INDEX_HOST_NAMES], &key);
+    const struct packed *p = registry__tree_first(t->s.index[INDEX_HOST_NAMES]);
+    while (p != NULL && !registry__host_runs(registry__packed_message(p, NULL), type)) {
+        p = registry__find_after(&t->s, INDEX_HOST_NAMES,
+                                 registry__key_name(registry__packed_name(p)));
     }
-    if (row == NULL) {
+    if (p == NULL) {
         return THOLE_FAIL(&t->st, THOLE_NOT_FOUND, THOLE_REASON_NO_SUCH_TYPE,
                           "spec.type: no host runs machines of type \"%.*s\"", (int)type.size,
                           type.data);
@@ -65,7 +65,7 @@ enum thole_code registry__check_new_spec(struct txn *t, const thole_v1_ShardSpec
 void registry__shard_add(struct txn *t, struct slice name, const thole_v1_ShardSpec *spec,
                          struct slice pool)
 {
-    struct row *row = registry__row_new(ROW_SHARD);
+    struct row *row = registry__row_new(&t->desk, ROW_SHARD);
     upb_Arena *arena = row->arena;
     uint64_t id = t->s.next_shard_id++;
     thole_v1_Shard_set_name(row->shard, registry__dup(arena, name));
@@ -226,7 +226,6 @@ void registry__shard_await(struct txn *t, const struct row *shard)
 /* Another shard in its place. Of one that belongs to a pool, the pool does not see that it was gone. */
 static void replace(struct txn *t, struct row *shard, bool awaits)
 {
-    registry__row_ref(shard); /* for its names and spec */
     registry__txn_drop(t, shard);
     struct slice pool_name = registry_str(thole_v1_Shard_pool(shard->shard));
     const struct row *pool = registry__pool(&t->s, pool_name);
@@ -237,7 +236,6 @@ static void replace(struct txn *t, struct row *shard, bool awaits)
             registry__shard_await(t, registry__shard_by_name(&t->s, name));
         }
     }
-    registry__row_unref(shard);
 }
 
 void registry__shard_settle(struct txn *t, uint64_t shard_id)
@@ -512,15 +510,12 @@ enum thole_code registry__op_observe_shard(struct txn *t, const thole_registry_v
         thole_v1_Shard_set_awaits_restore(row->shard, false);
     }
     if (registry__message_equal(shard->shard, row->shard, &thole_v1_Shard_msginit, t->arena)) {
-        registry__row_unref(row);
         return THOLE_OK;
     }
-    registry__row_ref(shard);
     registry__txn_put(t, row);
     if (formed) {
         registry__txn_event(t, registry__shard(&t->s, id), "ShardFormed", "%s", "");
     }
     condition_events(t, shard, id);
-    registry__row_unref(shard);
     return THOLE_OK;
 }

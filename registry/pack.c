@@ -1,46 +1,24 @@
-/* Packed rows: a message, with all that it points to, copied into one allocation of just its size.
+/* Packed messages: what rows are kept as, a third of the size of the message and less.
  *
- * A message in an arena takes whole blocks of it, and the arena more than the message. Tens of
- * thousands of rows never change again for most of their life. What a packed message looks like is
- * what upb's accessors expect: structs first, in 8-byte steps, then the bytes of all strings. What many
- * rows have in common is not in there, but in share.c. */
+ * A message is a bit for each field of its type, whether it is there, and then those that are, in the
+ * order of the type: numbers as varints, strings after their size, arrays after their count. It never
+ * leaves the process, so what is read here was written here. What many rows have in common is not in
+ * there, but a reference to where it is held once (share.c); `sharing` says whether a message may.
+ *
+ * To be looked at a message is opened: into memory that is at hand, in the form that upb's accessors expect. Strings
+ * stay where they are, and so does what is shared, unless the message is to be edited. */
 #include "registry/registry_internal.h"
 
-#include <stdlib.h>
 #include <string.h>
 
-struct packing {
-    uint8_t *structs, *strings; /* where the next ones go; NULL: only measure */
-    size_t struct_bytes, string_bytes;
-    bool possible; /* no unknown fields, maps or oneofs: rows that have them are few */
-    bool whole;    /* nothing is shared: this is itself what others share */
-    upb_Arena *scratch;
-};
-
-static void *take_struct(struct packing *p, size_t size)
+static size_t rounded(size_t size)
 {
-    size = (size + 7) & ~(size_t)7;
-    void *ret = p->structs;
-    p->struct_bytes += size;
-    if (p->structs != NULL) {
-        p->structs += size;
-    }
-    return ret;
+    return (size + 7) & ~(size_t)7;
 }
 
-static upb_StringView pack_string(struct packing *p, upb_StringView from)
+static size_t bitmap_bytes(const upb_MiniTable *table)
 {
-    upb_StringView to = {.data = (const char *)p->strings, .size = from.size};
-    if (!p->whole && registry__shares_string(from)) {
-        to.data = p->structs == NULL ? NULL : registry__share_string(from);
-        return to;
-    }
-    p->string_bytes += from.size;
-    if (p->strings != NULL && from.size > 0) {
-        memcpy(p->strings, from.data, from.size);
-        p->strings += from.size;
-    }
-    return to;
+    return (table->field_count + 7u) / 8;
 }
 
 static bool is_string(const upb_MiniTable_Field *f)
@@ -48,194 +26,334 @@ static bool is_string(const upb_MiniTable_Field *f)
     return f->descriptortype == kUpb_FieldType_String || f->descriptortype == kUpb_FieldType_Bytes;
 }
 
-static void *pack_message(struct packing *p, const void *from, const upb_MiniTable *table);
-
-static const void *pack_sub(struct packing *p, const void *from, const upb_MiniTable *table)
+static bool is_message(const upb_MiniTable_Field *f)
 {
-    if (p->whole || !registry__shares(table)) {
-        return pack_message(p, from, table);
-    }
-    if (p->structs != NULL) {
-        return registry__share(from, table, p->scratch);
-    }
-    struct packing measured = {.possible = true, .whole = true};
-    (void)pack_message(&measured, from, table);
-    p->possible = p->possible && measured.possible;
-    return NULL;
+    return f->descriptortype == kUpb_FieldType_Message;
 }
 
-static upb_Array *pack_array(struct packing *p, const upb_Array *from, const upb_MiniTable_Field *f,
-                             const upb_MiniTable *table)
+static const upb_MiniTable *type_of(const upb_MiniTable *table, const upb_MiniTable_Field *f)
 {
-    int size_log2 = (int)(from->data & 7);
-    size_t bytes = from->len << size_log2;
-    const void *elements = _upb_array_constptr(from);
-    upb_Array *to = take_struct(p, sizeof(*to));
-    uint8_t *into = take_struct(p, bytes);
-    if (to != NULL) {
-        to->data = _upb_tag_arrptr(into, size_log2);
-        to->len = from->len;
-        to->size = from->len;
-        if (bytes > 0) {
-            memcpy(into, elements, bytes);
+    return table->subs[f->submsg_index].submsg;
+}
+
+/* Of a number in a message; 0: none that is known here. */
+static size_t number_bytes(const upb_MiniTable_Field *f)
+{
+    switch (f->descriptortype) {
+    case kUpb_FieldType_Bool:
+        return 1;
+    case kUpb_FieldType_Int32:
+    case kUpb_FieldType_UInt32:
+    case kUpb_FieldType_Enum:
+        return 4;
+    case kUpb_FieldType_Int64:
+    case kUpb_FieldType_UInt64:
+        return 8;
+    default:
+        return 0;
+    }
+}
+
+static size_t element_bytes(const upb_MiniTable_Field *f)
+{
+    return is_string(f) ? sizeof(upb_StringView) : is_message(f) ? sizeof(void *) : number_bytes(f);
+}
+
+static int log2_of(size_t size)
+{
+    return __builtin_ctzl(size);
+}
+
+static uint64_t load(const void *at, size_t size)
+{
+    uint64_t value = 0;
+    memcpy(&value, at, size); /* little-endian, as all that Thole runs on */
+    return value;
+}
+
+static const upb_Array *array_at(const void *at)
+{
+    return *(const upb_Array *const *)at;
+}
+
+static bool is_there(const void *msg, const upb_MiniTable_Field *f)
+{
+    const void *at = (const uint8_t *)msg + f->offset;
+    if (upb_FieldMode_Get(f) == kUpb_FieldMode_Array) {
+        return array_at(at) != NULL && array_at(at)->len > 0;
+    }
+    if (f->presence > 0) {
+        return _upb_hasbit(msg, (size_t)f->presence);
+    }
+    return is_string(f) ? ((const upb_StringView *)at)->size > 0 : load(at, number_bytes(f)) != 0;
+}
+
+/* ---- Whether it can be packed, and how large it is when opened ----------------------------------- */
+
+static bool measure_sub(const void *sub, const upb_MiniTable *table, bool sharing, size_t *opened)
+{
+    size_t held = 0; /* by the part */
+    bool shared = sharing && registry__shares(table);
+    return registry__can_pack(sub, table, sharing && !shared, shared ? &held : opened);
+}
+
+static bool measure_field(const void *msg, const upb_MiniTable *table, const upb_MiniTable_Field *f,
+                          bool sharing, size_t *opened)
+{
+    const void *at = (const uint8_t *)msg + f->offset;
+    if (upb_FieldMode_Get(f) != kUpb_FieldMode_Array) {
+        return !is_message(f) ||
+               measure_sub(*(const void *const *)at, type_of(table, f), sharing, opened);
+    }
+    const upb_Array *array = array_at(at);
+    *opened += rounded(sizeof(*array)) + rounded(array->len * element_bytes(f));
+    const void *const *subs = _upb_array_constptr(array);
+    for (size_t i = 0; is_message(f) && i < array->len; i++) {
+        if (!measure_sub(subs[i], type_of(table, f), sharing, opened)) {
+            return false;
         }
     }
-    for (size_t i = 0; i < from->len; i++) {
-        if (is_string(f)) {
-            upb_StringView s = pack_string(p, ((const upb_StringView *)elements)[i]);
-            if (into != NULL) {
-                memcpy(into + i * sizeof(s), &s, sizeof(s));
-            }
-        } else if (f->descriptortype == kUpb_FieldType_Message) {
-            const void *m = pack_sub(p, ((const void *const *)elements)[i],
-                                     table->subs[f->submsg_index].submsg);
-            if (into != NULL) {
-                memcpy(into + i * sizeof(m), &m, sizeof(m));
-            }
-        }
-    }
-    return to;
+    return true;
 }
 
-static void pack_field(struct packing *p, const void *from, void *to, const upb_MiniTable *table,
-                       const upb_MiniTable_Field *f)
+bool registry__can_pack(const void *msg, const upb_MiniTable *table, bool sharing, size_t *opened)
 {
-    const void *at = (const uint8_t *)from + f->offset;
-    void *into = to == NULL ? NULL : (uint8_t *)to + f->offset;
-    upb_FieldMode mode = upb_FieldMode_Get(f);
-    if (mode == kUpb_FieldMode_Map || f->presence < 0) {
-        p->possible = false;
-    } else if (mode == kUpb_FieldMode_Array) {
-        const upb_Array *have = *(const upb_Array *const *)at;
-        const upb_Array *copy = have == NULL ? NULL : pack_array(p, have, f, table);
-        if (into != NULL) {
-            *(const upb_Array **)into = copy;
-        }
-    } else if (is_string(f)) {
-        upb_StringView copy = pack_string(p, *(const upb_StringView *)at);
-        if (into != NULL) {
-            memcpy(into, &copy, sizeof(copy));
-        }
-    } else if (f->descriptortype == kUpb_FieldType_Message) {
-        const void *have = *(const void *const *)at;
-        const void *copy =
-            have == NULL ? NULL : pack_sub(p, have, table->subs[f->submsg_index].submsg);
-        if (into != NULL) {
-            memcpy(into, &copy, sizeof(copy));
-        }
+    *opened += rounded(sizeof(upb_Message_Internal) + table->size);
+    if (((const upb_Message_Internal *)msg - 1)->internal != NULL) {
+        return false; /* unknown fields */
     }
-}
-
-/* Recursion is as deep as the type of the message, which is fixed. */
-static void *pack_message(struct packing *p, const void *from, const upb_MiniTable *table)
-{
-    const upb_Message_Internal *before = (const upb_Message_Internal *)from - 1;
-    upb_Message_Internal *head = take_struct(p, sizeof(*head) + table->size);
-    void *to = head == NULL ? NULL : head + 1;
-    p->possible = p->possible && before->internal == NULL;
-    if (to != NULL) {
-        head->internal = NULL;
-        memcpy(to, from, table->size);
-    }
-    for (uint16_t i = 0; i < table->field_count && p->possible; i++) {
-        pack_field(p, from, to, table, &table->fields[i]);
-    }
-    return to;
-}
-
-struct packed_size registry__packed_size(const void *msg, const upb_MiniTable *table)
-{
-    struct packing p = {.possible = true, .whole = true};
-    (void)pack_message(&p, msg, table);
-    return (struct packed_size){p.struct_bytes, p.string_bytes};
-}
-
-void *registry__pack_into(uint8_t *to, struct packed_size size, const void *msg,
-                          const upb_MiniTable *table)
-{
-    struct packing p = {
-        .structs = to, .strings = to + size.structs, .possible = true, .whole = true};
-    return pack_message(&p, msg, table);
-}
-
-void registry__row_pack(struct row *row)
-{
-    if (row->arena == NULL) {
-        return;
-    }
-    const upb_MiniTable *table = registry__row_table(row->kind);
-    struct packing measured = {.possible = true};
-    (void)pack_message(&measured, row->msg, table);
-    if (!measured.possible) {
-        return;
-    }
-    uint8_t *to = xmalloc(measured.struct_bytes + measured.string_bytes);
-    struct packing p = {.structs = to,
-                        .strings = to + measured.struct_bytes,
-                        .possible = true,
-                        .scratch = row->arena};
-    void *msg = pack_message(&p, row->msg, table);
-    ASSERT(p.struct_bytes == measured.struct_bytes && p.string_bytes == measured.string_bytes);
-    upb_Arena_Free(row->arena);
-    row->arena = NULL;
-    row->msg = msg;
-}
-
-static void give_back(const void *msg, const upb_MiniTable *table);
-
-static void give_back_sub(const void *msg, const upb_MiniTable *table)
-{
-    if (registry__shares(table)) {
-        registry__unshare(msg);
-    } else {
-        give_back(msg, table);
-    }
-}
-
-static void give_back_string(upb_StringView s)
-{
-    if (registry__shares_string(s)) {
-        registry__unshare_string(s.data);
-    }
-}
-
-/* What a packed message shares with others. */
-static void give_back(const void *msg, const upb_MiniTable *table)
-{
     for (uint16_t i = 0; i < table->field_count; i++) {
         const upb_MiniTable_Field *f = &table->fields[i];
-        const void *at = (const uint8_t *)msg + f->offset;
-        bool is_message = f->descriptortype == kUpb_FieldType_Message;
-        if (!is_message && !is_string(f)) {
+        if (upb_FieldMode_Get(f) == kUpb_FieldMode_Map || f->presence < 0 ||
+            (element_bytes(f) == 0)) {
+            return false; /* types that have maps, oneofs, fractions: few rows are of them */
+        }
+        if (is_there(msg, f) && !measure_field(msg, table, f, sharing, opened)) {
+            return false;
+        }
+    }
+    return true;
+}
+
+/* ---- Packing --------------------------------------------------------------------------------- */
+
+static void pack_reference(struct bytes *out, const struct part *part)
+{
+    uint8_t address[8];
+    put_le64(address, (uintptr_t)part);
+    bytes_append(out, address, REGISTRY_REFERENCE_BYTES);
+}
+
+static void pack_string(struct bytes *out, upb_StringView s, bool sharing)
+{
+    bytes_append_varint(out, s.size);
+    if (sharing && registry__shares_string(s.size)) {
+        pack_reference(out, registry__share(registry_str(s), NULL, NULL));
+    } else {
+        bytes_append_slice(out, registry_str(s));
+    }
+}
+
+static void pack_sub(struct bytes *out, const void *sub, const upb_MiniTable *table, bool sharing)
+{
+    if (!sharing || !registry__shares(table)) {
+        registry__pack(out, sub, table, sharing);
+        return;
+    }
+    size_t before = out->size;
+    registry__pack(out, sub, table, false);
+    struct slice packed = slice_of(out->data + before, out->size - before);
+    const struct part *part = registry__share(packed, table, sub);
+    out->size = before;
+    pack_reference(out, part);
+}
+
+static void pack_element(struct bytes *out, const void *at, const upb_MiniTable *table,
+                         const upb_MiniTable_Field *f, bool sharing)
+{
+    if (is_string(f)) {
+        pack_string(out, *(const upb_StringView *)at, sharing);
+    } else if (is_message(f)) {
+        pack_sub(out, *(const void *const *)at, type_of(table, f), sharing);
+    } else {
+        bytes_append_varint(out, load(at, number_bytes(f)));
+    }
+}
+
+void registry__pack(struct bytes *out, const void *msg, const upb_MiniTable *table, bool sharing)
+{
+    size_t bitmap = out->size;
+    memset(bytes_extend(out, bitmap_bytes(table)), 0, bitmap_bytes(table));
+    for (uint16_t i = 0; i < table->field_count; i++) {
+        const upb_MiniTable_Field *f = &table->fields[i];
+        const uint8_t *at = (const uint8_t *)msg + f->offset;
+        if (!is_there(msg, f)) {
+            continue;
+        }
+        out->data[bitmap + i / 8] |= (uint8_t)(1u << i % 8);
+        if (upb_FieldMode_Get(f) != kUpb_FieldMode_Array) {
+            pack_element(out, at, table, f, sharing);
+            continue;
+        }
+        const upb_Array *array = array_at(at);
+        const uint8_t *elements = _upb_array_constptr(array);
+        bytes_append_varint(out, array->len);
+        for (size_t k = 0; k < array->len; k++) {
+            pack_element(out, elements + k * element_bytes(f), table, f, sharing);
+        }
+    }
+}
+
+/* ---- Reading --------------------------------------------------------------------------------- */
+
+uint64_t registry__packed_number(const uint8_t **from)
+{
+    uint64_t value = 0;
+    for (unsigned shift = 0;; shift += 7) {
+        uint8_t byte = *(*from)++;
+        value |= (uint64_t)(byte & 0x7fu) << shift;
+        if (byte < 0x80) {
+            return value;
+        }
+    }
+}
+
+const struct part *registry__packed_reference(const uint8_t **from)
+{
+    uint8_t address[8] = {0};
+    memcpy(address, *from, REGISTRY_REFERENCE_BYTES);
+    *from += REGISTRY_REFERENCE_BYTES;
+    return (const struct part *)(uintptr_t)get_le64(address); /* NOLINT */
+}
+
+/* What makes up an opened message. */
+static void *take(struct opening *o, size_t size)
+{
+    size = rounded(size);
+    if (o->arena != NULL) {
+        void *ret = upb_Arena_Malloc(o->arena, size);
+        ASSERT(ret != NULL);
+        return ret;
+    }
+    ASSERT(size <= o->room);
+    void *ret = o->to;
+    o->to += size;
+    o->room -= size;
+    return ret;
+}
+
+static upb_StringView open_string(struct opening *o)
+{
+    upb_StringView s = {.size = registry__packed_number(&o->from)};
+    if (o->sharing && registry__shares_string(s.size)) {
+        s.data = registry__packed_reference(&o->from)->content;
+    } else {
+        s.data = (const char *)o->from;
+        o->from += s.size;
+    }
+    return s;
+}
+
+static const void *open_sub(struct opening *o, const upb_MiniTable *table)
+{
+    if (!o->sharing || !registry__shares(table)) {
+        return registry__open_message(o, table);
+    }
+    const struct part *part = registry__packed_reference(&o->from);
+    if (!o->edit) {
+        return part->content;
+    }
+    struct opening own = {.from = part->packed, .arena = o->arena, .edit = true};
+    return registry__open_message(&own, table);
+}
+
+static void open_element(struct opening *o, uint8_t *to, const upb_MiniTable *table,
+                         const upb_MiniTable_Field *f)
+{
+    if (is_string(f)) {
+        upb_StringView s = open_string(o);
+        memcpy(to, &s, sizeof(s));
+    } else if (is_message(f)) {
+        const void *sub = open_sub(o, type_of(table, f));
+        memcpy(to, &sub, sizeof(sub));
+    } else {
+        uint64_t value = registry__packed_number(&o->from);
+        memcpy(to, &value, number_bytes(f));
+    }
+}
+
+static void open_array(struct opening *o, uint8_t *to, const upb_MiniTable *table,
+                       const upb_MiniTable_Field *f)
+{
+    size_t count = registry__packed_number(&o->from);
+    upb_Array *array = take(o, sizeof(*array));
+    uint8_t *elements = take(o, count * element_bytes(f));
+    array->data = _upb_tag_arrptr(elements, log2_of(element_bytes(f)));
+    array->len = count;
+    array->size = count;
+    for (size_t i = 0; i < count; i++) {
+        open_element(o, elements + i * element_bytes(f), table, f);
+    }
+    memcpy(to, &array, sizeof(void *));
+}
+
+void *registry__open_message(struct opening *o, const upb_MiniTable *table)
+{
+    upb_Message_Internal *head = take(o, sizeof(*head) + table->size);
+    uint8_t *msg = (uint8_t *)(head + 1);
+    const uint8_t *bitmap = o->from;
+    memset(head, 0, sizeof(*head) + table->size);
+    o->from += bitmap_bytes(table);
+    for (uint16_t i = 0; i < table->field_count; i++) {
+        const upb_MiniTable_Field *f = &table->fields[i];
+        if ((bitmap[i / 8] >> i % 8 & 1) == 0) {
             continue;
         }
         if (upb_FieldMode_Get(f) == kUpb_FieldMode_Array) {
-            const upb_Array *array = *(const upb_Array *const *)at;
-            const void *elements = array == NULL ? NULL : _upb_array_constptr(array);
-            for (size_t k = 0; array != NULL && k < array->len; k++) {
-                if (is_message) {
-                    give_back_sub(((const void *const *)elements)[k],
-                                  table->subs[f->submsg_index].submsg);
-                } else {
-                    give_back_string(((const upb_StringView *)elements)[k]);
-                }
-            }
-        } else if (!is_message) {
-            give_back_string(*(const upb_StringView *)at);
-        } else if (*(const void *const *)at != NULL) {
-            give_back_sub(*(const void *const *)at, table->subs[f->submsg_index].submsg);
+            open_array(o, msg + f->offset, table, f);
+            continue;
         }
+        open_element(o, msg + f->offset, table, f);
+        if (f->presence > 0) {
+            _upb_sethas(msg, (size_t)f->presence);
+        }
+    }
+    return msg;
+}
+
+/* ---- The end of it --------------------------------------------------------------------------- */
+
+static void give_back_element(const uint8_t **from, const upb_MiniTable *table,
+                              const upb_MiniTable_Field *f)
+{
+    if (is_string(f)) {
+        size_t size = registry__packed_number(from);
+        if (registry__shares_string(size)) {
+            registry__unshare(registry__packed_reference(from));
+        } else {
+            *from += size;
+        }
+    } else if (!is_message(f)) {
+        (void)registry__packed_number(from);
+    } else if (registry__shares(type_of(table, f))) {
+        registry__unshare(registry__packed_reference(from));
+    } else {
+        registry__give_back(from, type_of(table, f));
     }
 }
 
-void registry__row_free_message(struct row *row)
+void registry__give_back(const uint8_t **from, const upb_MiniTable *table)
 {
-    if (row->kind == ROW_MARK) {
-        free(row->name);
-    } else if (row->arena != NULL) {
-        upb_Arena_Free(row->arena);
-    } else {
-        give_back(row->msg, registry__row_table(row->kind));
-        free((upb_Message_Internal *)row->msg - 1);
+    const uint8_t *bitmap = *from;
+    *from += bitmap_bytes(table);
+    for (uint16_t i = 0; i < table->field_count; i++) {
+        const upb_MiniTable_Field *f = &table->fields[i];
+        if ((bitmap[i / 8] >> i % 8 & 1) != 0) {
+            bool array = upb_FieldMode_Get(f) == kUpb_FieldMode_Array;
+            size_t count = array ? registry__packed_number(from) : 1;
+            for (size_t k = 0; k < count; k++) {
+                give_back_element(from, table, f);
+            }
+        }
     }
 }

@@ -119,21 +119,23 @@ uint32_t placement__host_load(const struct placement *p, const struct uuid *id)
 
 /* ---- Members --------------------------------------------------------------------------------- */
 
-static void classify(const struct placement *p, struct placement_member *m)
+static void classify(const struct placement *p, struct placement_member *m,
+                     const thole_v1_Replica *row)
 {
     uint64_t leader = thole_v1_ShardStatus_leader_replica(thole_v1_Shard_status(p->shard));
     m->host_index = -1;
     m->target = CLASS_NONE;
-    m->role = thole_v1_Replica_role(m->row);
-    m->run = thole_v1_Replica_desired(m->row) == thole_v1_REPLICA_DESIRED_RUN;
+    m->role = thole_v1_Replica_role(row);
+    m->run = thole_v1_Replica_desired(row) == thole_v1_REPLICA_DESIRED_RUN;
     m->voting = m->role != thole_v1_REPLICA_ROLE_NON_VOTING;
-    m->running = thole_v1_Replica_phase(m->row) == thole_v1_REPLICA_PHASE_RUNNING;
-    m->failed = thole_v1_Replica_phase(m->row) == thole_v1_REPLICA_PHASE_FAILED;
-    m->mine = thole_v1_Replica_owner(m->row) == thole_v1_REPLICA_OWNER_PLACEMENT;
+    m->running = thole_v1_Replica_phase(row) == thole_v1_REPLICA_PHASE_RUNNING;
+    m->out = thole_v1_Replica_phase(row) == thole_v1_REPLICA_PHASE_OUT;
+    m->failed = thole_v1_Replica_phase(row) == thole_v1_REPLICA_PHASE_FAILED;
+    m->mine = thole_v1_Replica_owner(row) == thole_v1_REPLICA_OWNER_PLACEMENT;
     /* Who votes alone always leads: no reason to stay. */
-    m->leader = thole_v1_Replica_id(m->row) == leader && thole_v1_ShardSpec_voters(p->spec) != 1;
-    m->moving = thole_v1_Replica_moving_by(m->row) != 0;
-    m->pinned = thole_v1_Replica_moved_by(m->row) > (p->o != NULL ? p->o->unpinned : 0);
+    m->leader = m->id == leader && thole_v1_ShardSpec_voters(p->spec) != 1;
+    m->moving = thole_v1_Replica_moving_by(row) != 0;
+    m->pinned = thole_v1_Replica_moved_by(row) > (p->o != NULL ? p->o->unpinned : 0);
     if (m->host != NULL) {
         m->host_up = !placement__host_dead(m->host) &&
                      !placement__host_state_is(m->host, thole_v1_HOST_STATE_REMOVED);
@@ -144,18 +146,20 @@ static void classify(const struct placement *p, struct placement_member *m)
 
 void placement__load_members(struct placement *p)
 {
+    struct registry_replica_buf replica_buf;
     uint64_t shard_id = thole_v1_Shard_id(p->shard);
     const thole_v1_Replica *row = NULL;
     uint64_t after = 0;
     while (p->member_count < LIMIT_MEMBERS &&
-           (row = registry_next_replica_of_shard(p->v, shard_id, after)) != NULL) {
+           (row = registry_next_replica_of_shard(p->v, shard_id, after, &replica_buf)) != NULL) {
         struct placement_member *m = &p->members[p->member_count++];
         after = thole_v1_Replica_id(row);
-        m->row = row;
+        m->id = after;
+        m->revision = thole_v1_Replica_revision(row);
         if (registry__parse_uuid(thole_v1_Replica_host_id(row), &m->host_id)) {
             m->host = registry_host(p->v, &m->host_id);
         }
-        classify(p, m);
+        classify(p, m, row);
     }
 }
 
@@ -218,9 +222,11 @@ static bool matches_cover(const struct placement *p, const thole_v1_Host *host)
 /* Replicas of users' shards on a host. */
 static uint32_t users_load(const struct placement *p, const struct placement_host *h)
 {
+    struct registry_replica_buf replica_buf;
     uint64_t after = 0;
     const thole_v1_Replica *row;
-    while ((row = registry_next_replica_of_shard(p->v, REGISTRY_SHARD_ID, after)) != NULL) {
+    while ((row = registry_next_replica_of_shard(p->v, REGISTRY_SHARD_ID, after, &replica_buf)) !=
+           NULL) {
         struct uuid id;
         after = thole_v1_Replica_id(row);
         if (registry__parse_uuid(thole_v1_Replica_host_id(row), &id) && uuid_equal(&id, &h->id)) {
@@ -405,10 +411,10 @@ void placement__place(struct placement *p, thole_registry_v1_PlaceReplicas **op,
 void placement__remove(struct placement *p, const struct placement_member *m, const char *reason)
 {
     thole_registry_v1_Operation *o = add_operation(p);
-    thole_registry_v1_Operation_set_expected_revision(o, thole_v1_Replica_revision(m->row));
+    thole_registry_v1_Operation_set_expected_revision(o, m->revision);
     thole_registry_v1_RemoveReplica *r =
         thole_registry_v1_Operation_mutable_remove_replica(o, p->arena);
-    thole_registry_v1_RemoveReplica_set_replica_id(r, thole_v1_Replica_id(m->row));
+    thole_registry_v1_RemoveReplica_set_replica_id(r, m->id);
     thole_registry_v1_RemoveReplica_set_reason(r, registry__dup_str(p->arena, reason));
 }
 
@@ -416,9 +422,9 @@ void placement__set_role(struct placement *p, struct placement_member *m, int32_
                          const char *reason)
 {
     thole_registry_v1_Operation *o = add_operation(p);
-    thole_registry_v1_Operation_set_expected_revision(o, thole_v1_Replica_revision(m->row));
+    thole_registry_v1_Operation_set_expected_revision(o, m->revision);
     thole_registry_v1_SetRole *r = thole_registry_v1_Operation_mutable_set_role(o, p->arena);
-    thole_registry_v1_SetRole_set_replica_id(r, thole_v1_Replica_id(m->row));
+    thole_registry_v1_SetRole_set_replica_id(r, m->id);
     thole_registry_v1_SetRole_set_role(r, role);
     thole_registry_v1_SetRole_set_reason(r, registry__dup_str(p->arena, reason));
     m->role = role;

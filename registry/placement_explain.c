@@ -205,7 +205,6 @@ void placement__preview_shard(struct txn *t)
     thole_v1_ShardStatus_clear_conditions(status);
     fill(thole_v1_ShardStatus_add_conditions(status, row->arena), &result, row->arena);
     registry__txn_show(t, row);
-    registry__row_unref(row);
 }
 
 void placement__preview_pool(struct txn *t)
@@ -224,5 +223,4 @@ void placement__preview_pool(struct txn *t)
     thole_v1_ShardPoolStatus *status = thole_v1_ShardPool_mutable_status(row->pool, row->arena);
     fill(thole_v1_ShardPoolStatus_add_conditions(status, row->arena), &result, row->arena);
     registry__txn_show(t, row);
-    registry__row_unref(row);
 }

@@ -17,7 +17,7 @@
 #define CLASS_COVER (-2) /* non-voting, to cover its host */
 
 struct placement_member {
-    const thole_v1_Replica *row;
+    uint64_t id, revision;
     const thole_v1_Host *host; /* NULL only if rows contradict each other */
     struct uuid host_id;
     int host_index; /* into hosts; -1: none */
@@ -28,6 +28,7 @@ struct placement_member {
     bool voting;    /* a voter or a witness */
     bool running;   /* observed in its wanted role */
     bool failed;
+    bool out; /* observed OUT */
     bool leader;
     bool mine;    /* owned by placement */
     bool moving;  /* an operation moves it away: like one on a draining host */

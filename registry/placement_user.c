@@ -203,7 +203,7 @@ static bool reduce_voting(struct placement *p)
             continue;
         }
         if (!m->run) {
-            if (thole_v1_Replica_phase(m->row) != thole_v1_REPLICA_PHASE_OUT) {
+            if (!m->out) {
                 return false; /* one at a time */
             }
             continue;
@@ -299,7 +299,7 @@ static bool is_waiting(const struct placement *p)
     bool waiting = false;
     for (size_t i = 0; i < p->member_count; i++) {
         const struct placement_member *m = &p->members[i];
-        bool out = thole_v1_Replica_phase(m->row) == thole_v1_REPLICA_PHASE_OUT;
+        bool out = m->out;
         waiting |= m->run ? m->keep && !m->running : !out;
     }
     return waiting;

@@ -25,6 +25,17 @@ struct zero {
     bool emptied;     /* a voter must go although its host is not dead */
 };
 
+static bool has_replica(const struct placement *p, const struct uuid *host)
+{
+    for (size_t i = 0; i < p->member_count; i++) {
+        const struct placement_member *m = &p->members[i];
+        if (uuid_equal(&m->host_id, host) && (m->run || !m->out)) {
+            return true;
+        }
+    }
+    return false;
+}
+
 /* Cordoned hosts keep their vote; the constraints of shard zero are none. */
 static void place_missing(struct placement *p)
 {
@@ -36,8 +47,7 @@ static void place_missing(struct placement *p)
         struct uuid id;
         name = registry_str(thole_v1_Host_name(row));
         if (placement__host_state_is(row, thole_v1_HOST_STATE_REMOVED) ||
-            !registry__parse_uuid(thole_v1_Host_id(row), &id) ||
-            registry__occupant(&p->v->s, REGISTRY_SHARD_ID, &id) != NULL) {
+            !registry__parse_uuid(thole_v1_Host_id(row), &id) || has_replica(p, &id)) {
             continue;
         }
         placement__place(p, &op, row, thole_v1_REPLICA_ROLE_NON_VOTING,
@@ -71,7 +81,7 @@ static void count(const struct placement *p, struct zero *z)
     z->least = z->all >= 3 ? 3 : 1;
     for (size_t i = 0; i < p->member_count; i++) {
         const struct placement_member *m = &p->members[i];
-        bool out = thole_v1_Replica_phase(m->row) == thole_v1_REPLICA_PHASE_OUT;
+        bool out = m->out;
         z->leaving |= !m->run && m->voting && !out;
         z->good += m->run && m->voting && m->keep;
         z->running += m->run && m->voting && m->keep && m->running;

@@ -15,18 +15,19 @@
 
 static void drop_replicas(struct txn *t)
 {
-    struct row *row;
-    while ((row = registry__tree_first(t->s.index[INDEX_REPLICAS])) != NULL) {
-        registry__txn_drop(t, row);
+    struct packed *p;
+    while ((p = registry__tree_first(t->s.index[INDEX_REPLICAS])) != NULL) {
+        registry__txn_drop(t, registry__open(&t->desk, p));
     }
 }
 
 /* Removed ones too: no data directory of the old cluster is ever let into the new one. */
 static uint32_t drop_hosts(struct txn *t)
 {
-    struct row *row;
+    struct packed *p;
     uint32_t count = 0;
-    while ((row = registry__tree_first(t->s.index[INDEX_HOSTS])) != NULL) {
+    while ((p = registry__tree_first(t->s.index[INDEX_HOSTS])) != NULL) {
+        struct row *row = registry__open(&t->desk, p);
         upb_StringView name = thole_v1_Host_name(row->host);
         if (name.size > 0) {
             upb_StringView address = thole_v1_HostStatus_address(thole_v1_Host_status(row->host));
@@ -51,8 +52,9 @@ static bool is_going(const struct txn *t, const struct row *shard)
 static void await_shards(struct txn *t)
 {
     struct key key = registry__key_id(REGISTRY_SHARD_ID);
-    struct row *row;
-    while ((row = registry__tree_after(t->s.index[INDEX_SHARDS], &key)) != NULL) {
+    struct packed *p;
+    while ((p = registry__tree_after(t->s.index[INDEX_SHARDS], &key)) != NULL) {
+        struct row *row = registry__open(&t->desk, p);
         key.id = thole_v1_Shard_id(row->shard);
         if (is_going(t, row)) {
             registry__txn_event(t, row, "ShardDeleted", LOST_BECAUSE);
@@ -88,16 +90,13 @@ static void complete_pool(struct txn *t, const struct row *pool)
 
 static void complete_pools(struct txn *t)
 {
-    struct row *last = NULL;
-    struct row *row = registry__tree_first(t->s.index[INDEX_POOLS]);
-    while (row != NULL) {
-        registry__row_unref(last);
-        last = registry__row_ref(row);
-        complete_pool(t, last);
-        struct key key = registry__row_key(INDEX_POOLS, last);
-        row = registry__tree_after(t->s.index[INDEX_POOLS], &key);
+    struct packed *p = registry__tree_first(t->s.index[INDEX_POOLS]);
+    while (p != NULL) {
+        const struct row *row = registry__open(&t->desk, p);
+        complete_pool(t, row);
+        p = registry__find_after(&t->s, INDEX_POOLS,
+                                 registry__packed_key(INDEX_POOLS, row->packed));
     }
-    registry__row_unref(last);
 }
 
 /* ---- The new cluster ------------------------------------------------------------------------- */
@@ -169,13 +168,14 @@ static enum thole_code refound(struct txn *t, const struct registry_refound *o,
 
 static enum thole_code check_state(const struct state *s, struct thole_status *st)
 {
-    const struct row *zero = registry__shard(s, REGISTRY_SHARD_ID);
+    struct registry_shard_buf buf;
+    const thole_v1_Shard *zero = registry__packed_message(
+        registry__find(s, INDEX_SHARDS, registry__key_id(REGISTRY_SHARD_ID)), &buf);
     uint64_t most = UINT64_MAX / 2;
     bool fits = s->revision < most && s->next_shard_id < most && s->next_replica_id < most &&
                 s->next_operation_id < most;
     if (!s->bootstrapped || !fits || zero == NULL ||
-        !slice_equal(registry_str(thole_v1_Shard_name(zero->shard)),
-                     slice_str(REGISTRY_SHARD_NAME))) {
+        !slice_equal(registry_str(thole_v1_Shard_name(zero)), slice_str(REGISTRY_SHARD_NAME))) {
         return THOLE_FAIL(st, THOLE_DATA_LOSS, THOLE_REASON_CORRUPT,
                           "registry snapshot: not the registry of a cluster");
     }
@@ -213,14 +213,17 @@ static enum thole_code run(struct state *s, const struct registry_refound *o, st
                            struct registry_refounded *ret, struct thole_status *st)
 {
     struct memory_sink sink = {.base = {write_memory}, .out = out};
-    struct txn t = {.base = s, .arena = upb_Arena_New()};
-    ASSERT(t.arena != NULL);
+    struct txn t = {.base = s};
+    registry__desk_init(&t.desk);
+    t.arena = t.desk.arena;
     t.revision = s->revision + REGISTRY_LOST_IDS_MAX;
     thole_registry_v1_Command *command = thole_registry_v1_Command_new(t.arena);
     thole_registry_v1_Command_set_actor(command, upb_StringView_FromString("restore"));
     thole_registry_v1_Command_set_time_ms(command, o->time_ms);
     t.command = command;
     registry__state_copy(&t.s, s);
+    t.s.desk = &t.desk;
+    s->desk = &t.desk;
     struct registry_refounded done = {.revision = s->revision};
     enum thole_code code = refound(&t, o, &done);
     if (code == THOLE_OK) {
@@ -231,11 +234,9 @@ static enum thole_code run(struct state *s, const struct registry_refound *o, st
     if (code == THOLE_OK) {
         *ret = done;
     }
-    for (size_t i = 0; i < sizeof(t.last) / sizeof(t.last[0]); i++) {
-        registry__row_unref(t.last[i]);
-    }
+    s->desk = NULL;
     registry__state_deinit(&t.s);
-    upb_Arena_Free(t.arena);
+    registry__desk_deinit(&t.desk);
     return code;
 }
 

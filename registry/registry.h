@@ -2,8 +2,8 @@
  *
  * One `struct registry` per host. Its machine type ("registry") is given to the engine, which opens
  * one machine for the host's replica of shard zero; after each applied batch the machine publishes
- * a new view. Rows are protobuf messages of thole/v1, decoded once, immutable and ref-counted; a
- * view is a path-copying tree of rows, so a change costs O(log n) and readers never block writers.
+ * a new view. Rows are protobuf messages of thole/v1, immutable and ref-counted; a view is made of
+ * path-copying trees of rows, so a change costs O(log n) and readers never block writers.
  *
  * The invariants of the design are enforced in apply, whoever the caller is:
  *   - names of hosts and shards are unique; shard and replica ids are never reused;
@@ -57,12 +57,32 @@ uint64_t registry_view_revision(const struct registry_view *v);
 bool registry_view_cluster(const struct registry_view *v,
                            struct uuid *ret); /* false before bootstrap */
 
-/* Rows are borrowed from the view. NULL: no such row. */
+/* Rows are borrowed from the view. NULL: no such row.
+ *
+ * There are many shards, replicas and events, and they are kept packed. One is opened in a buffer of the caller's, and the
+ * message is valid as long as the view and until the buffer is used again. Strings, specs and conditions are the
+ * view's own: they stay valid as long as it does. */
+struct registry_shard_buf {
+    uint64_t words[320]; /* a row that does not fit is kept as it is, and needs no buffer */
+};
+struct registry_replica_buf {
+    uint64_t words[20];
+};
+struct registry_event_buf {
+    uint64_t words[14];
+};
+
 const thole_v1_Host *registry_host(const struct registry_view *v, const struct uuid *id);
 const thole_v1_Host *registry_host_by_name(const struct registry_view *v, struct slice name);
-const thole_v1_Shard *registry_shard(const struct registry_view *v, uint64_t id);
-const thole_v1_Shard *registry_shard_by_name(const struct registry_view *v, struct slice name);
-const thole_v1_Replica *registry_replica(const struct registry_view *v, uint64_t id);
+const thole_v1_Shard *registry_shard(const struct registry_view *v, uint64_t id,
+                                     struct registry_shard_buf *buf);
+const thole_v1_Shard *registry_shard_by_name(const struct registry_view *v, struct slice name,
+                                             struct registry_shard_buf *buf);
+bool registry_has_shard(const struct registry_view *v, uint64_t id);
+bool registry_has_shard_name(const struct registry_view *v, struct slice name);
+const thole_v1_Replica *registry_replica(const struct registry_view *v, uint64_t id,
+                                         struct registry_replica_buf *buf);
+bool registry_has_replica(const struct registry_view *v, uint64_t id);
 const thole_v1_ShardPool *registry_pool_by_name(const struct registry_view *v, struct slice name);
 
 const thole_v1_Operation *registry_operation(const struct registry_view *v, uint64_t id);
@@ -70,17 +90,21 @@ const thole_v1_Operation *registry_operation(const struct registry_view *v, uint
 /* Walk in order: hosts, shards and pools by name, replicas and operations by id. Each call returns the first row after
  * the given key (an empty name, or 0, begins). */
 const thole_v1_Host *registry_next_host(const struct registry_view *v, struct slice after_name);
-const thole_v1_Shard *registry_next_shard(const struct registry_view *v, struct slice after_name);
-const thole_v1_Replica *registry_next_replica(const struct registry_view *v, uint64_t after_id);
+const thole_v1_Shard *registry_next_shard(const struct registry_view *v, struct slice after_name,
+                                          struct registry_shard_buf *buf);
+const thole_v1_Replica *registry_next_replica(const struct registry_view *v, uint64_t after_id,
+                                              struct registry_replica_buf *buf);
 const thole_v1_ShardPool *registry_next_pool(const struct registry_view *v,
                                              struct slice after_name);
 const thole_v1_Operation *registry_next_operation(const struct registry_view *v, uint64_t after_id);
 bool registry_operation_ended(const thole_v1_Operation *row);
 /* The replicas of one shard, of one host; by id. */
 const thole_v1_Replica *registry_next_replica_of_shard(const struct registry_view *v,
-                                                       uint64_t shard_id, uint64_t after_id);
+                                                       uint64_t shard_id, uint64_t after_id,
+                                                       struct registry_replica_buf *buf);
 const thole_v1_Replica *registry_next_replica_of_host(const struct registry_view *v,
-                                                      const struct uuid *host, uint64_t after_id);
+                                                      const struct uuid *host, uint64_t after_id,
+                                                      struct registry_replica_buf *buf);
 /* An id below the watermark that has no row belonged to something that is gone. */
 uint64_t registry_next_replica_id(const struct registry_view *v);
 /* Except of those that, if they were given out, were in what a repair of shard zero lost: nobody knows
@@ -92,15 +116,15 @@ bool registry_request_answered(const struct registry_view *v, struct slice reque
 
 /* Events after (revision, position): `*it` is 0 at first, opaque. NULL at the end. */
 const thole_v1_Event *registry_next_event(const struct registry_view *v, uint64_t after_revision,
-                                          uint64_t *it);
+                                          uint64_t *it, struct registry_event_buf *buf);
 
 /* 0: all events since the cluster began are kept; else the revision of the oldest one kept, of which
  * there may have been more. */
 uint64_t registry_oldest_event(const struct registry_view *v);
 
 /* What changed from `from` (exclusive) to `v`: calls `row` for each changed or new row and `gone` for
- * each deleted one ("hosts/h1"), in any order. OUT_OF_RANGE COMPACTED if `from` is too old. Costs
- * O(changes). NULL callbacks are skipped. */
+ * each deleted one ("hosts/h1"), in any order; a row is valid during the call. OUT_OF_RANGE COMPACTED if
+ * `from` is too old. Costs O(changes). NULL callbacks are skipped. */
 struct registry_changes {
     void *ctx;
     void (*host)(void *ctx, const thole_v1_Host *row);

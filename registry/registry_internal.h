@@ -60,22 +60,27 @@ enum row_kind {
     ROW_RESOURCES, /* how many kinds of rows have a name and a revision */
     ROW_EVENT = ROW_RESOURCES,
     ROW_REQUEST,
-    ROW_MARK
+    ROW_MARKS, /* of the journal: see journal.c */
 };
 
-struct row {
+/* A row in trees. */
+struct packed {
     _Atomic uint32_t refs;
-    uint8_t kind;        /* enum row_kind */
-    uint8_t mark_kind;   /* marks: the kind of the row that changed */
-    bool gone;           /* marks: it went, and `name` says which it was */
-    struct uuid host_id; /* hosts and marks of hosts: the id; replicas: the host they are on */
-    uint64_t id;         /* marks: of the shard, replica or operation */
-    uint64_t revision;   /* events and marks: rises with the sequence */
-    uint64_t sequence;   /* events, marks and requests */
-    upb_Arena *arena;    /* owns the message; NULL: the message is packed, or this is a mark */
+    uint8_t kind; /* enum row_kind */
+    bool whole;   /* the message is kept as it is, open: see packed.c */
+    uint16_t tag; /* events: of what they are about, and why */
+    _Alignas(8) uint8_t data[];
+};
+
+/* A row that a command looks at, or edits: of the arena of its desk, and gone with it. */
+struct row {
+    enum row_kind kind;
+    struct uuid host_id;   /* hosts: the id; replicas: the host they are on */
+    uint64_t sequence;     /* events and requests */
+    struct packed *packed; /* what it shows; NULL: it is new, or edited */
+    upb_Arena *arena;
     union {
         void *msg;
-        char *name; /* marks: of what went, and of pools */
         thole_v1_Host *host;
         thole_v1_Shard *shard;
         thole_v1_Replica *replica;
@@ -86,34 +91,83 @@ struct row {
     };
 };
 
-struct row *registry__row_new(enum row_kind kind); /* an empty message; one reference */
-/* Takes over the arena, and `msg` in it. */
-struct row *registry__row_adopt(enum row_kind kind, void *msg, upb_Arena *arena);
-struct row *registry__row_copy(const struct row *from); /* a deep copy to edit; one reference */
-struct row *registry__row_ref(struct row *row);
-void registry__row_unref(struct row *row); /* NULL is fine */
-/* Before it goes into a tree: the message moves into one allocation of just its size. Pointers into it
- * from before are void. */
-void registry__row_pack(struct row *row);
-void registry__row_free_message(struct row *row);
-struct packed_size {
-    size_t structs, strings;
+/* Where rows are open. What is looked at stays as long as the desk, whatever becomes of it in the trees. */
+struct desk {
+    upb_Arena *arena;
+    struct held {
+        struct packed *row;
+        const struct held *next;
+    } * held;
+    struct bytes scratch; /* to pack in */
 };
-/* For share.c: a message that shares nothing. */
-struct packed_size registry__packed_size(const void *msg, const upb_MiniTable *table);
-void *registry__pack_into(uint8_t *to, struct packed_size size, const void *msg,
-                          const upb_MiniTable *table);
+void registry__desk_init(struct desk *d);
+void registry__desk_deinit(struct desk *d);
+void registry__desk_hold(struct desk *d, struct packed *p);
+
+struct row *registry__row_new(struct desk *d, enum row_kind kind); /* an empty message */
+struct row *registry__row_adopt(struct desk *d, enum row_kind kind, void *msg);
+struct row *registry__row_copy(struct desk *d, const struct row *from); /* to edit */
+struct row *registry__open(struct desk *d, struct packed *p);           /* NULL stays NULL */
+const upb_MiniTable *registry__row_table(enum row_kind kind);
+
+struct packed *registry__packed_new(enum row_kind kind, size_t data_bytes); /* one reference */
+struct packed *registry__row_pack(const struct row *row, struct bytes *scratch);
+struct packed *registry__packed_ref(struct packed *p);
+void registry__packed_unref(struct packed *p); /* NULL is fine */
+/* The row's message: valid as long as `p` and, if it is not whole, what `buf` is used for: the buffer of its
+ * kind. NULL stays NULL. */
+const void *registry__packed_message(const struct packed *p, void *buf);
+void *registry__packed_open(const struct packed *p, upb_Arena *arena, bool edit);
+struct slice registry__packed_name(const struct packed *p);
+uint64_t registry__packed_id(const struct packed *p);       /* or sequence */
+uint64_t registry__packed_shard(const struct packed *p);    /* of a replica */
+struct uuid registry__packed_host(const struct packed *p);  /* a host, or that of a replica */
+uint64_t registry__packed_revision(const struct packed *p); /* of an event; the last of marks */
+/* Events that differ in it differ in their object or reason. */
+uint16_t registry__event_tag(const thole_v1_Event *e);
+
+struct request_buf {
+    uint64_t words[12];
+};
+
+/* Messages, packed (pack.c). */
+#define REGISTRY_REFERENCE_BYTES 6 /* of an address: registry.c relies on 48 bits, too */
+/* If it can be; `opened` grows by the room that it takes when it is opened. */
+bool registry__can_pack(const void *msg, const upb_MiniTable *table, bool sharing, size_t *opened);
+void registry__pack(struct bytes *out, const void *msg, const upb_MiniTable *table, bool sharing);
+struct opening {
+    const uint8_t *from;
+    upb_Arena *arena; /* NULL: into `to` */
+    uint8_t *to;
+    size_t room;
+    bool sharing; /* as it was packed */
+    bool edit;    /* nothing of it is shared with others, but strings */
+};
+void *registry__open_message(struct opening *o, const upb_MiniTable *table);
+/* The references that are in it, before it goes. */
+void registry__give_back(const uint8_t **from, const upb_MiniTable *table);
+uint64_t registry__packed_number(const uint8_t **from);
+const struct part *registry__packed_reference(const uint8_t **from);
 
 /* Parts that packed rows share (share.c); on any thread. */
+struct part {
+    struct part *next; /* of the same hash */
+    uint64_t hash;
+    const upb_MiniTable *table; /* NULL: a text */
+    const void *content;        /* the message, open; or the text */
+    const uint8_t *packed;
+    size_t size;           /* of `packed` */
+    struct uuid uuid;      /* of the text of one */
+    _Atomic uint32_t refs; /* becomes 0 under the lock only */
+    _Alignas(8) uint8_t data[];
+};
 bool registry__shares(const upb_MiniTable *table);
-bool registry__shares_string(upb_StringView s);
-/* A packed message equal to this one, or such a string; to be given back. */
-const void *registry__share(const void *msg, const upb_MiniTable *table, upb_Arena *scratch);
-const char *registry__share_string(upb_StringView s);
-void registry__unshare(const void *msg);
-void registry__unshare_string(const char *s);
+bool registry__shares_string(size_t size);
+/* The part that is this, to be given back; `msg` is `packed` open, `table` NULL for texts. */
+const struct part *registry__share(struct slice packed, const upb_MiniTable *table,
+                                   const void *msg);
+void registry__unshare(const struct part *part);
 size_t registry__shared_count(void); /* for tests */
-const upb_MiniTable *registry__row_table(enum row_kind kind);
 
 /* Deterministic bytes of a message, in `arena`. */
 struct slice registry__encode(const void *msg, const upb_MiniTable *table, upb_Arena *arena);
@@ -159,25 +213,26 @@ struct key registry__key_id(uint64_t id);
 struct key registry__key_name(struct slice name);
 struct key registry__key_host(const struct uuid *host, uint64_t id);
 struct key registry__key_shard(uint64_t shard, uint64_t id);
-struct key registry__row_key(enum registry_index index, const struct row *row);
-int registry__row_compare(enum registry_index index, const struct row *row, const struct key *key);
+struct key registry__packed_key(enum registry_index index, const struct packed *p);
+int registry__packed_compare(enum registry_index index, const struct packed *p,
+                             const struct key *key);
 
 struct node;
 struct node *registry__tree_ref(struct node *root);
 void registry__tree_unref(struct node *root);
 /* Rows are borrowed from the tree; NULL: no such row. */
-struct row *registry__tree_get(const struct node *root, const struct key *key);
-struct row *registry__tree_after(const struct node *root, const struct key *key);
-struct row *registry__tree_before(const struct node *root, const struct key *key);
-struct row *registry__tree_first(const struct node *root);
-/* In a tree ordered by rising row->revision: the first row with row->revision > `revision`. */
-struct row *registry__tree_after_revision(const struct node *root, uint64_t revision);
+struct packed *registry__tree_get(const struct node *root, const struct key *key);
+struct packed *registry__tree_after(const struct node *root, const struct key *key);
+struct packed *registry__tree_before(const struct node *root, const struct key *key);
+struct packed *registry__tree_first(const struct node *root);
+/* In a tree ordered by rising revision: the first row with a higher one. */
+struct packed *registry__tree_after_revision(const struct node *root, uint64_t revision);
 uint32_t registry__tree_count(const struct node *root);
 uint32_t registry__tree_rank(const struct node *root,
                              const struct key *key); /* how many are below */
 /* Replace *root by a version with `row` (a reference is taken) in the place of its key, or without
  * `key`. */
-void registry__tree_put(struct node **root, enum registry_index index, struct row *row);
+void registry__tree_put(struct node **root, enum registry_index index, struct packed *row);
 void registry__tree_remove(struct node **root, const struct key *key);
 
 /* ---- State ----------------------------------------------------------------------------------- */
@@ -191,12 +246,21 @@ struct state {
     uint64_t compacted_revision; /* changes up to here are not in the journal; of this host alone */
     uint64_t event_next, journal_next, request_next; /* sequences; of this host alone */
     struct node *index[INDEX_COUNT];
+    struct desk *desk; /* of the command that runs on it; NULL in views */
 };
 
 void registry__state_init(struct state *s);
 void registry__state_copy(struct state *to, const struct state *from); /* `to` is uninitialised */
 void registry__state_deinit(struct state *s);
 
+struct packed *registry__find(const struct state *s, enum registry_index index, struct key key);
+struct packed *registry__find_after(const struct state *s, enum registry_index index,
+                                    struct key key);
+struct packed *registry__find_of_shard(const struct state *s, uint64_t shard_id, uint64_t after);
+struct packed *registry__find_of_host(const struct state *s, const struct uuid *host,
+                                      uint64_t after);
+
+/* Open, on the state's desk. */
 struct row *registry__host(const struct state *s, const struct uuid *id);
 struct row *registry__host_by_name(const struct state *s, struct slice name);
 struct row *registry__shard(const struct state *s, uint64_t id);
@@ -212,12 +276,25 @@ struct row *registry__next_of_host(const struct state *s, const struct uuid *hos
 uint32_t registry__count_of_shard(const struct state *s, uint64_t shard_id);
 uint32_t registry__count_of_host(const struct state *s, const struct uuid *host);
 
-/* Into the indexes, without journal or revision; a reference is taken. */
+/* Into the indexes, without journal or revision. */
 void registry__state_put(struct state *s, struct row *row);
 void registry__state_drop(struct state *s, const struct row *row);
-void registry__state_journal(struct state *s, struct row *mark);
 void registry__state_event(struct state *s, struct row *event);
 void registry__state_remember(struct state *s, struct row *request);
+
+/* What changed: a row of this kind. */
+struct mark {
+    enum row_kind kind;
+    bool gone;
+    uint64_t revision;
+    uint64_t id;         /* of a shard, replica or operation that is there */
+    struct uuid host_id; /* of a host that is there */
+    struct slice name;   /* with its kind: of pools, and of all that went; borrowed */
+};
+void registry__journal_add(struct state *s, const struct mark *mark);
+void registry__journal_since(const struct state *s, uint64_t revision,
+                             void (*each)(void *ctx, const struct mark *mark), void *ctx);
+uint64_t registry__marks_last(const struct packed *p);
 
 /* ---- Commands -------------------------------------------------------------------------------- */
 
@@ -225,18 +302,19 @@ struct txn {
     const struct state *base; /* before the command: what expected_revision speaks of */
     struct state s;           /* thrown away if an operation is refused */
     const thole_registry_v1_Command *command;
-    upb_Arena *arena;  /* of the command; scratch */
+    struct desk desk;
+    upb_Arena *arena;  /* of the desk */
     uint64_t revision; /* that the changes get */
     bool changed;
-    struct row *last[ROW_RESOURCES]; /* by row_kind: for the result; referenced */
+    struct row *last[ROW_RESOURCES]; /* by row_kind: for the result */
     struct thole_status st;
 };
 
 /* Run one command against `s`; appends result bytes and returns its code. Never fails. */
 uint64_t registry__apply(struct state *s, struct slice command, struct bytes *ret_result);
 
-/* Edit: copy the row, change the copy, hand it to txn_put (which takes it over). */
-struct row *registry__txn_edit(const struct txn *t, const struct row *row);
+/* Edit: copy the row, change the copy, hand it to txn_put. */
+struct row *registry__txn_edit(struct txn *t, const struct row *row);
 void registry__txn_put(struct txn *t, struct row *row);
 void registry__txn_drop(struct txn *t, struct row *row);
 void registry__txn_touch_shard(struct txn *t, uint64_t shard_id);

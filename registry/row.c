@@ -1,4 +1,4 @@
-/* Rows: one message in an arena of its own, immutable once it is in a tree. */
+/* Rows: packed in trees, immutable and counted; open while a command looks at them or edits them. */
 #include "registry/registry_internal.h"
 
 #include <stdlib.h>
@@ -23,58 +23,80 @@ const upb_MiniTable *registry__row_table(enum row_kind kind)
         return &thole_v1_Event_msginit;
     case ROW_REQUEST:
         return &thole_registry_v1_RememberedRequest_msginit;
-    case ROW_MARK:
+    case ROW_MARKS:
         break;
     }
     return NULL;
 }
 
-struct row *registry__row_adopt(enum row_kind kind, void *msg, upb_Arena *arena)
+/* ---- Open rows ------------------------------------------------------------------------------- */
+
+void registry__desk_init(struct desk *d)
 {
-    struct row *row = xcalloc(1, sizeof(*row));
-    atomic_init(&row->refs, 1);
-    row->kind = (uint8_t)kind;
-    row->msg = msg;
-    row->arena = arena;
+    *d = (struct desk){.arena = upb_Arena_New()};
+    ASSERT(d->arena != NULL);
+}
+
+void registry__desk_deinit(struct desk *d)
+{
+    for (const struct held *h = d->held; h != NULL; h = h->next) {
+        registry__packed_unref(h->row);
+    }
+    bytes_deinit(&d->scratch);
+    upb_Arena_Free(d->arena);
+}
+
+void registry__desk_hold(struct desk *d, struct packed *p)
+{
+    struct held *h = upb_Arena_Malloc(d->arena, sizeof(*h));
+    ASSERT(h != NULL);
+    *h = (struct held){.row = registry__packed_ref(p), .next = d->held};
+    d->held = h;
+}
+
+struct row *registry__row_adopt(struct desk *d, enum row_kind kind, void *msg)
+{
+    struct row *row = upb_Arena_Malloc(d->arena, sizeof(*row));
+    ASSERT(row != NULL);
+    *row = (struct row){.kind = kind, .arena = d->arena, .msg = msg};
     return row;
 }
 
-struct row *registry__row_new(enum row_kind kind)
+struct row *registry__row_new(struct desk *d, enum row_kind kind)
 {
-    const upb_MiniTable *table = registry__row_table(kind);
-    if (table == NULL) {
-        return registry__row_adopt(kind, NULL, NULL);
-    }
-    upb_Arena *arena = upb_Arena_New();
-    ASSERT(arena != NULL);
-    return registry__row_adopt(kind, _upb_Message_New(table, arena), arena);
+    return registry__row_adopt(d, kind, _upb_Message_New(registry__row_table(kind), d->arena));
 }
 
-struct row *registry__row_copy(const struct row *from)
+static struct row *open_row(struct desk *d, struct packed *p, bool edit)
 {
-    ASSERT(from->kind < ROW_RESOURCES);
-    upb_Arena *arena = upb_Arena_New();
-    ASSERT(arena != NULL);
-    void *msg = registry__message_copy(from->msg, registry__row_table(from->kind), arena);
-    struct row *row = registry__row_adopt(from->kind, msg, arena);
+    enum row_kind kind = (enum row_kind)p->kind;
+    struct row *row = registry__row_adopt(d, kind, NULL);
+    registry__desk_hold(d, p);
+    row->packed = edit ? NULL : p;
+    if (kind == ROW_HOST || kind == ROW_REPLICA) {
+        row->host_id = registry__packed_host(p);
+    }
+    row->msg = registry__packed_open(p, d->arena, edit);
+    return row;
+}
+
+struct row *registry__open(struct desk *d, struct packed *p)
+{
+    return p == NULL ? NULL : open_row(d, p, false);
+}
+
+struct row *registry__row_copy(struct desk *d, const struct row *from)
+{
+    if (from->packed != NULL) {
+        return open_row(d, from->packed, true);
+    }
+    struct row *row = registry__row_adopt(d, from->kind, NULL);
+    row->msg = registry__message_copy(from->msg, registry__row_table(from->kind), d->arena);
     row->host_id = from->host_id;
     return row;
 }
 
-struct row *registry__row_ref(struct row *row)
-{
-    atomic_fetch_add_explicit(&row->refs, 1, memory_order_relaxed);
-    return row;
-}
-
-void registry__row_unref(struct row *row)
-{
-    if (row == NULL || atomic_fetch_sub_explicit(&row->refs, 1, memory_order_acq_rel) != 1) {
-        return;
-    }
-    registry__row_free_message(row);
-    free(row);
-}
+/* ---- Messages -------------------------------------------------------------------------------- */
 
 struct slice registry__encode(const void *msg, const upb_MiniTable *table, upb_Arena *arena)
 {

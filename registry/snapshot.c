@@ -23,33 +23,43 @@ static enum thole_code write_record(struct thole_sink *out,
     return code != THOLE_OK ? code : out->write(out, bytes.data, bytes.size);
 }
 
-static enum thole_code write_row(struct thole_sink *out, const struct row *row)
+/* What a row of any kind that is saved is opened in. */
+union row_buf {
+    struct registry_shard_buf shard;
+    struct registry_replica_buf replica;
+    struct registry_event_buf event;
+    struct request_buf request;
+};
+
+static enum thole_code write_row(struct thole_sink *out, const struct packed *row)
 {
+    union row_buf buf;
+    void *msg = (void *)(uintptr_t)registry__packed_message(row, &buf); /* NOLINT: only encoded */
     upb_Arena *arena = upb_Arena_New();
     thole_registry_v1_SnapshotRecord *record = thole_registry_v1_SnapshotRecord_new(arena);
     switch ((enum row_kind)row->kind) {
     case ROW_HOST:
-        thole_registry_v1_SnapshotRecord_set_host(record, row->host);
+        thole_registry_v1_SnapshotRecord_set_host(record, msg);
         break;
     case ROW_SHARD:
-        thole_registry_v1_SnapshotRecord_set_shard(record, row->shard);
+        thole_registry_v1_SnapshotRecord_set_shard(record, msg);
         break;
     case ROW_REPLICA:
-        thole_registry_v1_SnapshotRecord_set_replica(record, row->replica);
+        thole_registry_v1_SnapshotRecord_set_replica(record, msg);
         break;
     case ROW_POOL:
-        thole_registry_v1_SnapshotRecord_set_pool(record, row->pool);
+        thole_registry_v1_SnapshotRecord_set_pool(record, msg);
         break;
     case ROW_OPERATION:
-        thole_registry_v1_SnapshotRecord_set_operation(record, row->operation);
+        thole_registry_v1_SnapshotRecord_set_operation(record, msg);
         break;
     case ROW_EVENT:
-        thole_registry_v1_SnapshotRecord_set_event(record, row->event);
+        thole_registry_v1_SnapshotRecord_set_event(record, msg);
         break;
     case ROW_REQUEST:
-        thole_registry_v1_SnapshotRecord_set_request(record, row->request);
+        thole_registry_v1_SnapshotRecord_set_request(record, msg);
         break;
-    case ROW_MARK:
+    case ROW_MARKS:
         ASSERT(false);
         break;
     }
@@ -90,9 +100,9 @@ enum thole_code registry__save(const struct state *s, struct thole_sink *out,
     enum thole_code code = write_header(s, out);
     for (size_t i = 0; code == THOLE_OK && i < sizeof(order) / sizeof(order[0]); i++) {
         const struct node *root = s->index[order[i]];
-        const struct row *row = registry__tree_first(root);
+        const struct packed *row = registry__tree_first(root);
         while (code == THOLE_OK && row != NULL) {
-            struct key key = registry__row_key(order[i], row);
+            struct key key = registry__packed_key(order[i], row);
             code = write_row(out, row);
             row = registry__tree_after(root, &key);
         }
@@ -151,12 +161,13 @@ static const char *restore_header(struct state *s, const thole_registry_v1_Heade
 static const char *restore_host(struct state *s, struct row *row)
 {
     if (!registry__parse_uuid(thole_v1_Host_id(row->host), &row->host_id) ||
-        registry__host(s, &row->host_id) != NULL || !thole_v1_Host_has_spec(row->host) ||
-        !thole_v1_Host_has_status(row->host)) {
+        registry__find(s, INDEX_HOSTS, registry__key_host(&row->host_id, 0)) != NULL ||
+        !thole_v1_Host_has_spec(row->host) || !thole_v1_Host_has_status(row->host)) {
         return "bad host";
     }
     struct slice name = registry_str(thole_v1_Host_name(row->host));
-    if (name.size > 0 && (!registry_name_valid(name) || registry__host_by_name(s, name) != NULL)) {
+    if (name.size > 0 && (!registry_name_valid(name) ||
+                          registry__find(s, INDEX_HOST_NAMES, registry__key_name(name)) != NULL)) {
         return "bad host name";
     }
     registry__state_put(s, row);
@@ -167,8 +178,9 @@ static const char *restore_shard(struct state *s, struct row *row)
 {
     struct slice name = registry_str(thole_v1_Shard_name(row->shard));
     uint64_t id = thole_v1_Shard_id(row->shard);
-    if (!registry_name_valid(name) || registry__shard_by_name(s, name) != NULL ||
-        registry__shard(s, id) != NULL || id >= s->next_shard_id ||
+    if (!registry_name_valid(name) ||
+        registry__find(s, INDEX_SHARD_NAMES, registry__key_name(name)) != NULL ||
+        registry__find(s, INDEX_SHARDS, registry__key_id(id)) != NULL || id >= s->next_shard_id ||
         !thole_v1_Shard_has_spec(row->shard) || !thole_v1_Shard_has_status(row->shard)) {
         return "bad shard";
     }
@@ -180,9 +192,11 @@ static const char *restore_replica(struct state *s, struct row *row)
 {
     uint64_t id = thole_v1_Replica_id(row->replica);
     if (!registry__parse_uuid(thole_v1_Replica_host_id(row->replica), &row->host_id) ||
-        registry__host(s, &row->host_id) == NULL || id == 0 || id >= s->next_replica_id ||
-        registry__replica(s, id) != NULL ||
-        registry__shard(s, thole_v1_Replica_shard_id(row->replica)) == NULL) {
+        registry__find(s, INDEX_HOSTS, registry__key_host(&row->host_id, 0)) == NULL || id == 0 ||
+        id >= s->next_replica_id ||
+        registry__find(s, INDEX_REPLICAS, registry__key_id(id)) != NULL ||
+        registry__find(s, INDEX_SHARDS,
+                       registry__key_id(thole_v1_Replica_shard_id(row->replica))) == NULL) {
         return "bad replica";
     }
     registry__state_put(s, row);
@@ -205,7 +219,8 @@ static const char *restore_pool(struct state *s, struct row *row)
 static const char *restore_operation(struct state *s, struct row *row)
 {
     uint64_t id = thole_v1_Operation_id(row->operation);
-    if (id == 0 || id >= s->next_operation_id || registry__operation(s, id) != NULL) {
+    if (id == 0 || id >= s->next_operation_id ||
+        registry__find(s, INDEX_OPERATIONS, registry__key_id(id)) != NULL) {
         return "bad operation";
     }
     registry__state_put(s, row);
@@ -224,11 +239,9 @@ static const char *restore_request(struct state *s, struct row *row)
     return NULL;
 }
 
-static const char *restore_row(struct state *s, enum row_kind kind, const void *msg,
-                               upb_Arena *arena)
+static const char *restore_row(struct state *s, enum row_kind kind, const void *msg)
 {
-    /* The record's arena becomes the row's; the message is not shared with anybody else. */
-    struct row *row = registry__row_adopt(kind, (void *)(uintptr_t)msg, arena);
+    struct row *row = registry__row_adopt(s->desk, kind, (void *)(uintptr_t)msg); /* NOLINT */
     const char *problem = NULL;
     switch (kind) {
     case ROW_HOST:
@@ -247,73 +260,69 @@ static const char *restore_row(struct state *s, enum row_kind kind, const void *
         problem = restore_operation(s, row);
         break;
     case ROW_EVENT:
-        row->revision = thole_v1_Event_revision(row->event);
         registry__state_event(s, row);
         break;
     case ROW_REQUEST:
         problem = restore_request(s, row);
         break;
-    case ROW_MARK:
+    case ROW_MARKS:
         problem = "a mark";
         break;
     }
-    registry__row_unref(row);
     return problem;
 }
 
-/* Takes over the arena. */
 static const char *restore_record(struct state *s, bool first,
-                                  const thole_registry_v1_SnapshotRecord *r, upb_Arena *arena)
+                                  const thole_registry_v1_SnapshotRecord *r)
 {
     bool header = thole_registry_v1_SnapshotRecord_has_header(r);
     if (header != first) {
-        upb_Arena_Free(arena);
         return "the header must come first, and once";
     }
     switch (thole_registry_v1_SnapshotRecord_record_case(r)) {
     case thole_registry_v1_SnapshotRecord_record_host:
-        return restore_row(s, ROW_HOST, thole_registry_v1_SnapshotRecord_host(r), arena);
+        return restore_row(s, ROW_HOST, thole_registry_v1_SnapshotRecord_host(r));
     case thole_registry_v1_SnapshotRecord_record_shard:
-        return restore_row(s, ROW_SHARD, thole_registry_v1_SnapshotRecord_shard(r), arena);
+        return restore_row(s, ROW_SHARD, thole_registry_v1_SnapshotRecord_shard(r));
     case thole_registry_v1_SnapshotRecord_record_replica:
-        return restore_row(s, ROW_REPLICA, thole_registry_v1_SnapshotRecord_replica(r), arena);
+        return restore_row(s, ROW_REPLICA, thole_registry_v1_SnapshotRecord_replica(r));
     case thole_registry_v1_SnapshotRecord_record_pool:
-        return restore_row(s, ROW_POOL, thole_registry_v1_SnapshotRecord_pool(r), arena);
+        return restore_row(s, ROW_POOL, thole_registry_v1_SnapshotRecord_pool(r));
     case thole_registry_v1_SnapshotRecord_record_operation:
-        return restore_row(s, ROW_OPERATION, thole_registry_v1_SnapshotRecord_operation(r), arena);
+        return restore_row(s, ROW_OPERATION, thole_registry_v1_SnapshotRecord_operation(r));
     case thole_registry_v1_SnapshotRecord_record_event:
-        return restore_row(s, ROW_EVENT, thole_registry_v1_SnapshotRecord_event(r), arena);
+        return restore_row(s, ROW_EVENT, thole_registry_v1_SnapshotRecord_event(r));
     case thole_registry_v1_SnapshotRecord_record_request:
-        return restore_row(s, ROW_REQUEST, thole_registry_v1_SnapshotRecord_request(r), arena);
+        return restore_row(s, ROW_REQUEST, thole_registry_v1_SnapshotRecord_request(r));
     case thole_registry_v1_SnapshotRecord_record_header:
     case thole_registry_v1_SnapshotRecord_record_NOT_SET:
         break;
     }
-    const char *problem =
-        header ? restore_header(s, thole_registry_v1_SnapshotRecord_header(r)) : "unknown record";
-    upb_Arena_Free(arena);
-    return problem;
+    return header ? restore_header(s, thole_registry_v1_SnapshotRecord_header(r))
+                  : "unknown record";
 }
 
 static enum thole_code restore_one(struct thole_source *in, struct state *s, bool first,
                                    size_t size, struct thole_status *st)
 {
-    char *bytes = xmalloc(size > 0 ? size : 1);
+    struct desk desk;
+    registry__desk_init(&desk);
+    char *bytes = upb_Arena_Malloc(desk.arena, size);
+    ASSERT(bytes != NULL);
+    enum thole_code code = THOLE_OK;
     if (size > 0 && read_exactly(in, bytes, size) != 1) {
-        free(bytes);
-        return THOLE_FAIL(st, THOLE_UNAVAILABLE, THOLE_REASON_NONE,
+        code = THOLE_FAIL(st, THOLE_UNAVAILABLE, THOLE_REASON_NONE,
                           "registry snapshot: cut off in a record");
+    } else {
+        const thole_registry_v1_SnapshotRecord *r =
+            thole_registry_v1_SnapshotRecord_parse(bytes, size, desk.arena);
+        s->desk = &desk;
+        const char *problem = r == NULL ? "a record does not decode" : restore_record(s, first, r);
+        s->desk = NULL;
+        code = problem == NULL ? THOLE_OK : corrupt(st, problem);
     }
-    upb_Arena *arena = upb_Arena_New();
-    thole_registry_v1_SnapshotRecord *r =
-        thole_registry_v1_SnapshotRecord_parse(bytes, size, arena);
-    free(bytes);
-    if (r == NULL) {
-        upb_Arena_Free(arena);
-        return corrupt(st, "a record does not decode");
-    }
-    const char *problem = restore_record(s, first, r, arena);
-    return problem == NULL ? THOLE_OK : corrupt(st, problem);
+    registry__desk_deinit(&desk);
+    return code;
 }
 
 enum thole_code registry__restore(struct thole_source *in, struct state *ret,

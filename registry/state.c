@@ -1,4 +1,4 @@
-/* The state: rows in their indexes, and the three bounded histories (events, journal, requests).
+/* The state: rows in their indexes, and two bounded histories (events, requests; journal.c has the third).
  * It keeps the indexes in step with each other and knows nothing of what a change means. */
 #include "registry/registry_internal.h"
 
@@ -18,6 +18,7 @@ void registry__state_init(struct state *s)
 void registry__state_copy(struct state *to, const struct state *from)
 {
     *to = *from;
+    to->desk = NULL;
     for (size_t i = 0; i < INDEX_COUNT; i++) {
         registry__tree_ref(to->index[i]);
     }
@@ -33,60 +34,81 @@ void registry__state_deinit(struct state *s)
 
 /* ---- Look-ups -------------------------------------------------------------------------------- */
 
+struct packed *registry__find(const struct state *s, enum registry_index index, struct key key)
+{
+    return registry__tree_get(s->index[index], &key);
+}
+
+struct packed *registry__find_after(const struct state *s, enum registry_index index,
+                                    struct key key)
+{
+    return registry__tree_after(s->index[index], &key);
+}
+
+struct packed *registry__find_of_shard(const struct state *s, uint64_t shard_id, uint64_t after)
+{
+    struct packed *p =
+        registry__find_after(s, INDEX_SHARD_REPLICAS, registry__key_shard(shard_id, after));
+    return p != NULL && registry__packed_shard(p) == shard_id ? p : NULL;
+}
+
+struct packed *registry__find_of_host(const struct state *s, const struct uuid *host,
+                                      uint64_t after)
+{
+    struct packed *p =
+        registry__find_after(s, INDEX_HOST_REPLICAS, registry__key_host(host, after));
+    struct uuid of = p == NULL ? (struct uuid){0} : registry__packed_host(p);
+    return p != NULL && uuid_equal(&of, host) ? p : NULL;
+}
+
+static struct row *open_found(const struct state *s, enum registry_index index, struct key key)
+{
+    return registry__open(s->desk, registry__find(s, index, key));
+}
+
 struct row *registry__host(const struct state *s, const struct uuid *id)
 {
-    struct key key = registry__key_host(id, 0);
-    return registry__tree_get(s->index[INDEX_HOSTS], &key);
+    return open_found(s, INDEX_HOSTS, registry__key_host(id, 0));
 }
 
 struct row *registry__host_by_name(const struct state *s, struct slice name)
 {
-    struct key key = registry__key_name(name);
-    return registry__tree_get(s->index[INDEX_HOST_NAMES], &key);
+    return open_found(s, INDEX_HOST_NAMES, registry__key_name(name));
 }
 
 struct row *registry__shard(const struct state *s, uint64_t id)
 {
-    struct key key = registry__key_id(id);
-    return registry__tree_get(s->index[INDEX_SHARDS], &key);
+    return open_found(s, INDEX_SHARDS, registry__key_id(id));
 }
 
 struct row *registry__shard_by_name(const struct state *s, struct slice name)
 {
-    struct key key = registry__key_name(name);
-    return registry__tree_get(s->index[INDEX_SHARD_NAMES], &key);
+    return open_found(s, INDEX_SHARD_NAMES, registry__key_name(name));
 }
 
 struct row *registry__replica(const struct state *s, uint64_t id)
 {
-    struct key key = registry__key_id(id);
-    return registry__tree_get(s->index[INDEX_REPLICAS], &key);
+    return open_found(s, INDEX_REPLICAS, registry__key_id(id));
 }
 
 struct row *registry__pool(const struct state *s, struct slice name)
 {
-    struct key key = registry__key_name(name);
-    return registry__tree_get(s->index[INDEX_POOLS], &key);
+    return open_found(s, INDEX_POOLS, registry__key_name(name));
 }
 
 struct row *registry__operation(const struct state *s, uint64_t id)
 {
-    struct key key = registry__key_id(id);
-    return registry__tree_get(s->index[INDEX_OPERATIONS], &key);
+    return open_found(s, INDEX_OPERATIONS, registry__key_id(id));
 }
 
 struct row *registry__next_of_shard(const struct state *s, uint64_t shard_id, uint64_t after)
 {
-    struct key key = registry__key_shard(shard_id, after);
-    struct row *row = registry__tree_after(s->index[INDEX_SHARD_REPLICAS], &key);
-    return row != NULL && thole_v1_Replica_shard_id(row->replica) == shard_id ? row : NULL;
+    return registry__open(s->desk, registry__find_of_shard(s, shard_id, after));
 }
 
 struct row *registry__next_of_host(const struct state *s, const struct uuid *host, uint64_t after)
 {
-    struct key key = registry__key_host(host, after);
-    struct row *row = registry__tree_after(s->index[INDEX_HOST_REPLICAS], &key);
-    return row != NULL && uuid_equal(&row->host_id, host) ? row : NULL;
+    return registry__open(s->desk, registry__find_of_host(s, host, after));
 }
 
 uint32_t registry__count_of_shard(const struct state *s, uint64_t shard_id)
@@ -132,29 +154,32 @@ static const enum registry_index indexes_of[ROW_RESOURCES][4] = {
 };
 
 /* Tombstones of removed hosts have no name. */
-static bool is_in(enum registry_index index, const struct row *row)
+static bool is_in(enum registry_index index, const struct packed *row)
 {
-    return index != INDEX_HOST_NAMES || thole_v1_Host_name(row->host).size > 0;
+    return index != INDEX_HOST_NAMES || registry__packed_name(row).size > 0;
 }
 
 void registry__state_put(struct state *s, struct row *row)
 {
     ASSERT(row->kind < ROW_RESOURCES);
-    registry__row_pack(row);
+    struct packed *packed = registry__row_pack(row, &s->desk->scratch);
     for (const enum registry_index *i = indexes_of[row->kind]; *i != INDEX_COUNT; i++) {
-        if (is_in(*i, row)) {
-            registry__tree_put(&s->index[*i], *i, row);
+        if (is_in(*i, packed)) {
+            registry__tree_put(&s->index[*i], *i, packed);
         }
     }
+    row->packed = packed;
+    registry__desk_hold(s->desk, packed);
+    registry__packed_unref(packed);
 }
 
-/* The caller holds a reference to `row`, because the tree's may be the last one. */
+/* As it was found in the trees. */
 void registry__state_drop(struct state *s, const struct row *row)
 {
-    ASSERT(row->kind < ROW_RESOURCES);
+    ASSERT(row->kind < ROW_RESOURCES && row->packed != NULL);
     for (const enum registry_index *i = indexes_of[row->kind]; *i != INDEX_COUNT; i++) {
-        if (is_in(*i, row)) {
-            struct key key = registry__row_key(*i, row);
+        if (is_in(*i, row->packed)) {
+            struct key key = registry__packed_key(*i, row->packed);
             registry__tree_remove(&s->index[*i], &key);
         }
     }
@@ -162,49 +187,36 @@ void registry__state_drop(struct state *s, const struct row *row)
 
 /* ---- Bounded histories ----------------------------------------------------------------------- */
 
-/* Append under the next sequence, and drop the oldest past `max`; its revision, or 0. */
-static uint64_t append(struct state *s, enum registry_index index, uint64_t *next, uint32_t max,
-                       struct row *row)
-{
-    struct node **root = &s->index[index];
-    uint64_t dropped = 0;
-    row->sequence = (*next)++;
-    registry__tree_put(root, index, row);
-    if (registry__tree_count(*root) > max) {
-        const struct row *oldest = registry__tree_first(*root);
-        struct key key = registry__row_key(index, oldest);
-        dropped = oldest->revision;
-        registry__tree_remove(root, &key);
-    }
-    return dropped;
-}
-
-static void compacted(struct state *s, uint64_t revision)
-{
-    if (revision > s->compacted_revision) {
-        s->compacted_revision = revision;
-    }
-}
-
-void registry__state_journal(struct state *s, struct row *mark)
-{
-    compacted(s, append(s, INDEX_JOURNAL, &s->journal_next, REGISTRY_JOURNAL_MAX, mark));
-}
-
 void registry__state_event(struct state *s, struct row *event)
 {
-    registry__row_pack(event);
-    compacted(s, append(s, INDEX_EVENTS, &s->event_next, LIMIT_EVENTS, event));
+    struct node **root = &s->index[INDEX_EVENTS];
+    event->sequence = s->event_next++;
+    struct packed *packed = registry__row_pack(event, &s->desk->scratch);
+    registry__tree_put(root, INDEX_EVENTS, packed);
+    registry__packed_unref(packed);
+    if (registry__tree_count(*root) > LIMIT_EVENTS) {
+        const struct packed *oldest = registry__tree_first(*root);
+        struct key key = registry__packed_key(INDEX_EVENTS, oldest);
+        uint64_t revision = registry__packed_revision(oldest);
+        s->compacted_revision = revision > s->compacted_revision ? revision : s->compacted_revision;
+        registry__tree_remove(root, &key);
+    }
 }
 
 void registry__state_remember(struct state *s, struct row *request)
 {
-    const struct row *oldest = registry__tree_first(s->index[INDEX_REQUEST_ORDER]);
-    if (registry__tree_count(s->index[INDEX_REQUEST_ORDER]) >= REGISTRY_REQUESTS_MAX) {
-        struct key key = registry__row_key(INDEX_REQUESTS, oldest);
-        registry__tree_remove(&s->index[INDEX_REQUESTS], &key);
+    struct node **order = &s->index[INDEX_REQUEST_ORDER];
+    if (registry__tree_count(*order) >= REGISTRY_REQUESTS_MAX) {
+        struct packed *oldest = registry__packed_ref(registry__tree_first(*order));
+        struct key by_id = registry__packed_key(INDEX_REQUESTS, oldest);
+        struct key by_order = registry__packed_key(INDEX_REQUEST_ORDER, oldest);
+        registry__tree_remove(&s->index[INDEX_REQUESTS], &by_id);
+        registry__tree_remove(order, &by_order);
+        registry__packed_unref(oldest);
     }
-    registry__row_pack(request);
-    registry__tree_put(&s->index[INDEX_REQUESTS], INDEX_REQUESTS, request);
-    (void)append(s, INDEX_REQUEST_ORDER, &s->request_next, REGISTRY_REQUESTS_MAX, request);
+    request->sequence = s->request_next++;
+    struct packed *packed = registry__row_pack(request, &s->desk->scratch);
+    registry__tree_put(&s->index[INDEX_REQUESTS], INDEX_REQUESTS, packed);
+    registry__tree_put(order, INDEX_REQUEST_ORDER, packed);
+    registry__packed_unref(packed);
 }

@@ -23,12 +23,12 @@ struct node {
 
 struct leaf {
     struct node node;
-    struct row *rows[];
+    struct packed *rows[];
 };
 
 struct branch {
     struct node *child;
-    const struct row *first; /* in `child` */
+    const struct packed *first; /* in `child` */
     uint64_t rows;
 };
 
@@ -37,7 +37,7 @@ struct inner {
     struct branch branches[];
 };
 
-static struct row **rows_of(struct node *n)
+static struct packed **rows_of(struct node *n)
 {
     return ((struct leaf *)n)->rows;
 }
@@ -47,7 +47,7 @@ static struct branch *branches_of(struct node *n)
     return ((struct inner *)n)->branches;
 }
 
-static const struct row *first_of(const struct node *n, size_t i)
+static const struct packed *first_of(const struct node *n, size_t i)
 {
     return n->height == 0 ? ((const struct leaf *)n)->rows[i]
                           : ((const struct inner *)n)->branches[i].first;
@@ -55,7 +55,7 @@ static const struct row *first_of(const struct node *n, size_t i)
 
 static size_t entry_bytes(const struct node *n)
 {
-    return n->height == 0 ? sizeof(struct row *) : sizeof(struct branch);
+    return n->height == 0 ? sizeof(struct packed *) : sizeof(struct branch);
 }
 
 static uint8_t *entry_at(struct node *n, size_t i)
@@ -80,7 +80,7 @@ void registry__tree_unref(struct node *root)
     }
     for (size_t i = 0; i < root->count; i++) {
         if (root->height == 0) {
-            registry__row_unref(rows_of(root)[i]);
+            registry__packed_unref(rows_of(root)[i]);
         } else {
             registry__tree_unref(branches_of(root)[i].child);
         }
@@ -111,7 +111,7 @@ static struct node *own(struct node *n, size_t more)
     copy->count = n->count;
     for (size_t i = 0; i < n->count; i++) {
         if (n->height == 0) {
-            (void)registry__row_ref(rows_of(n)[i]);
+            (void)registry__packed_ref(rows_of(n)[i]);
         } else {
             (void)registry__tree_ref(branches_of(n)[i].child);
         }
@@ -153,7 +153,8 @@ static size_t find(const struct node *n, const struct key *key, bool *ret_equal)
     *ret_equal = false;
     while (low < high) {
         size_t middle = (low + high) / 2;
-        int order = registry__row_compare((enum registry_index)n->index, first_of(n, middle), key);
+        int order =
+            registry__packed_compare((enum registry_index)n->index, first_of(n, middle), key);
         if (order > 0) {
             high = middle;
         } else {
@@ -186,14 +187,14 @@ static struct grown split(struct node *n, size_t added)
     return (struct grown){fit(n), above};
 }
 
-static struct grown put_in_leaf(struct node *n, const struct key *key, struct row *row)
+static struct grown put_in_leaf(struct node *n, const struct key *key, struct packed *row)
 {
     bool equal;
     size_t at = find(n, key, &equal);
-    (void)registry__row_ref(row);
+    (void)registry__packed_ref(row);
     if (equal) {
         n = own(n, 0);
-        registry__row_unref(rows_of(n)[at - 1]);
+        registry__packed_unref(rows_of(n)[at - 1]);
         rows_of(n)[at - 1] = row;
         return (struct grown){n, NULL};
     }
@@ -204,7 +205,7 @@ static struct grown put_in_leaf(struct node *n, const struct key *key, struct ro
 }
 
 /* Takes over a reference to `n`. */
-static struct grown put(struct node *n, const struct key *key, struct row *row)
+static struct grown put(struct node *n, const struct key *key, struct packed *row)
 {
     if (n->height == 0) {
         return put_in_leaf(n, key, row);
@@ -224,13 +225,13 @@ static struct grown put(struct node *n, const struct key *key, struct row *row)
     return n->count > ENTRIES_MAX ? split(n, at) : (struct grown){n, NULL};
 }
 
-void registry__tree_put(struct node **root, enum registry_index index, struct row *row)
+void registry__tree_put(struct node **root, enum registry_index index, struct packed *row)
 {
-    struct key key = registry__row_key(index, row);
+    struct key key = registry__packed_key(index, row);
     if (*root == NULL) {
         *root = node_new((uint8_t)index, 0, 1);
         (*root)->count = 1;
-        rows_of(*root)[0] = registry__row_ref(row);
+        rows_of(*root)[0] = registry__packed_ref(row);
         return;
     }
     struct grown top = put(*root, &key, row);
@@ -273,7 +274,7 @@ static struct node *without(struct node *n, const struct key *key)
     size_t at = find(n, key, &equal) - 1;
     n = own(n, 0);
     if (n->height == 0) {
-        registry__row_unref(rows_of(n)[at]);
+        registry__packed_unref(rows_of(n)[at]);
         close_gap(n, at);
     } else {
         struct node *child = without(branches_of(n)[at].child, key);
@@ -323,12 +324,12 @@ static const struct node *child_of(const struct node *n, size_t i)
 }
 
 /* What is not const is the count of references. */
-static struct row *given(const struct row *row)
+static struct packed *given(const struct packed *row)
 {
-    return (struct row *)(uintptr_t)row;
+    return (struct packed *)(uintptr_t)row;
 }
 
-struct row *registry__tree_get(const struct node *root, const struct key *key)
+struct packed *registry__tree_get(const struct node *root, const struct key *key)
 {
     while (root != NULL) {
         bool equal;
@@ -341,9 +342,9 @@ struct row *registry__tree_get(const struct node *root, const struct key *key)
     return NULL;
 }
 
-struct row *registry__tree_after(const struct node *root, const struct key *key)
+struct packed *registry__tree_after(const struct node *root, const struct key *key)
 {
-    const struct row *above = NULL;
+    const struct packed *above = NULL;
     while (root != NULL) {
         bool equal;
         size_t at = find(root, key, &equal);
@@ -353,7 +354,7 @@ struct row *registry__tree_after(const struct node *root, const struct key *key)
     return given(above);
 }
 
-struct row *registry__tree_before(const struct node *root, const struct key *key)
+struct packed *registry__tree_before(const struct node *root, const struct key *key)
 {
     while (root != NULL) {
         bool equal;
@@ -370,15 +371,15 @@ struct row *registry__tree_before(const struct node *root, const struct key *key
     return NULL;
 }
 
-struct row *registry__tree_after_revision(const struct node *root, uint64_t revision)
+struct packed *registry__tree_after_revision(const struct node *root, uint64_t revision)
 {
-    const struct row *above = NULL;
+    const struct packed *above = NULL;
     while (root != NULL) {
         size_t low = 0;
         size_t high = root->count;
         while (low < high) {
             size_t middle = (low + high) / 2;
-            if (first_of(root, middle)->revision > revision) {
+            if (registry__packed_revision(first_of(root, middle)) > revision) {
                 high = middle;
             } else {
                 low = middle + 1;
@@ -390,7 +391,7 @@ struct row *registry__tree_after_revision(const struct node *root, uint64_t revi
     return given(above);
 }
 
-struct row *registry__tree_first(const struct node *root)
+struct packed *registry__tree_first(const struct node *root)
 {
     return root == NULL ? NULL : given(first_of(root, 0));
 }

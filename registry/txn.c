@@ -31,8 +31,6 @@ const char *registry__row_name(const struct row *row, char *ret)
 
 void registry__txn_show(struct txn *t, struct row *row)
 {
-    registry__row_ref(row);
-    registry__row_unref(t->last[row->kind]);
     t->last[row->kind] = row;
 }
 
@@ -51,7 +49,7 @@ static uint64_t row_revision(const struct row *row)
         return thole_v1_Operation_revision(row->operation);
     case ROW_EVENT:
     case ROW_REQUEST:
-    case ROW_MARK:
+    case ROW_MARKS:
         break;
     }
     return 0;
@@ -72,7 +70,7 @@ static struct row *find_same(const struct state *s, const struct row *row)
         return registry__operation(s, thole_v1_Operation_id(row->operation));
     case ROW_EVENT:
     case ROW_REQUEST:
-    case ROW_MARK:
+    case ROW_MARKS:
         break;
     }
     return NULL;
@@ -80,29 +78,22 @@ static struct row *find_same(const struct state *s, const struct row *row)
 
 static void journal(struct txn *t, const struct row *row, bool gone)
 {
-    struct row *mark = registry__row_new(ROW_MARK);
-    mark->mark_kind = row->kind;
-    mark->revision = t->revision;
-    mark->gone = gone;
-    if (row->kind == ROW_HOST) {
-        mark->host_id = row->host_id;
-    } else if (row->kind != ROW_POOL) {
-        mark->id = row->kind == ROW_SHARD       ? thole_v1_Shard_id(row->shard)
-                   : row->kind == ROW_OPERATION ? thole_v1_Operation_id(row->operation)
-                                                : thole_v1_Replica_id(row->replica);
-    }
+    char name[REGISTRY_NAME_BYTES];
+    struct mark mark = {
+        .kind = row->kind, .revision = t->revision, .gone = gone, .host_id = row->host_id};
     if (gone || row->kind == ROW_POOL) {
-        char name[REGISTRY_NAME_BYTES];
-        mark->name = xstrdup(registry__row_name(row, name));
+        mark.name = slice_str(registry__row_name(row, name));
+    } else if (row->kind != ROW_HOST) {
+        mark.id = row->kind == ROW_SHARD       ? thole_v1_Shard_id(row->shard)
+                  : row->kind == ROW_OPERATION ? thole_v1_Operation_id(row->operation)
+                                               : thole_v1_Replica_id(row->replica);
     }
-    registry__state_journal(&t->s, mark);
-    registry__row_unref(mark);
+    registry__journal_add(&t->s, &mark);
 }
 
-struct row *registry__txn_edit(const struct txn *t, const struct row *row)
+struct row *registry__txn_edit(struct txn *t, const struct row *row)
 {
-    (void)t;
-    return registry__row_copy(row);
+    return registry__row_copy(&t->desk, row);
 }
 
 void registry__txn_put(struct txn *t, struct row *row)
@@ -128,19 +119,16 @@ void registry__txn_put(struct txn *t, struct row *row)
     registry__state_put(&t->s, row);
     registry__txn_show(t, row);
     t->changed = true;
-    registry__row_unref(row);
 }
 
 void registry__txn_drop(struct txn *t, struct row *row)
 {
-    registry__row_ref(row);
     journal(t, row, true);
     registry__state_drop(&t->s, row);
     t->changed = true;
     if (row->kind == ROW_SHARD) {
         registry__pool_count(t, row->shard, NULL);
     }
-    registry__row_unref(row);
 }
 
 /* Decisions about a shard's replicas change its row too: placement compares-and-sets on it. */
@@ -168,21 +156,25 @@ static bool same_event(const thole_v1_Event *a, const thole_v1_Event *b)
            thole_v1_Event_time_ms(b) - thole_v1_Event_time_ms(a) < SAME_EVENTS_APART_MS;
 }
 
-static void coalesce(struct txn *t, struct row *event)
+static void coalesce(struct txn *t, const struct row *event)
 {
+    uint16_t tag = registry__event_tag(event->event);
     struct node **root = &t->s.index[INDEX_EVENTS];
     const struct row *last = NULL;
+    uint64_t newest = 0;
     uint32_t seen = 0;
     struct key key = registry__key_id(t->s.event_next);
-    const struct row *row = registry__tree_before(*root, &key);
-    for (uint32_t i = 0; i < SAME_EVENTS_LOOK && row != NULL && seen < SAME_EVENTS_KEPT; i++) {
-        if (same_event(row->event, event->event)) {
+    struct packed *p = registry__tree_before(*root, &key);
+    for (uint32_t i = 0; i < SAME_EVENTS_LOOK && p != NULL && seen < SAME_EVENTS_KEPT; i++) {
+        const struct row *row = p->tag == tag ? registry__open(&t->desk, p) : NULL;
+        key.id = registry__packed_id(p);
+        if (row != NULL && same_event(row->event, event->event)) {
             seen++;
+            newest = last == NULL ? key.id : newest;
             last = last == NULL ? row : last;
             seen += thole_v1_Event_count(row->event) > 0 ? SAME_EVENTS_KEPT : 0;
         }
-        key.id = row->sequence;
-        row = registry__tree_before(*root, &key);
+        p = registry__tree_before(*root, &key);
     }
     if (seen < SAME_EVENTS_KEPT) {
         return;
@@ -193,7 +185,7 @@ static void coalesce(struct txn *t, struct row *event)
     thole_v1_Event_set_first_time_ms(event->event, count == 0
                                                        ? thole_v1_Event_time_ms(before)
                                                        : thole_v1_Event_first_time_ms(before));
-    key.id = last->sequence;
+    key.id = newest;
     registry__tree_remove(root, &key);
 }
 
@@ -207,9 +199,8 @@ void registry__txn_event(struct txn *t, const struct row *about, const char *rea
     vsnprintf(message, sizeof(message), format, args);
     va_end(args);
     registry__trim_utf8(message);
-    struct row *row = registry__row_new(ROW_EVENT);
+    struct row *row = registry__row_new(&t->desk, ROW_EVENT);
     upb_StringView actor = thole_registry_v1_Command_actor(t->command);
-    row->revision = t->revision;
     thole_v1_Event_set_revision(row->event, t->revision);
     thole_v1_Event_set_time_ms(row->event, thole_registry_v1_Command_time_ms(t->command));
     thole_v1_Event_set_actor(row->event, registry__dup(row->arena, registry_str(actor)));
@@ -221,7 +212,6 @@ void registry__txn_event(struct txn *t, const struct row *about, const char *rea
         coalesce(t, row);
     }
     registry__state_event(&t->s, row);
-    registry__row_unref(row);
     t->changed = true;
 }
 

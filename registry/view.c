@@ -1,6 +1,7 @@
 /* Views: what everybody outside reads. A view is a state that never changes again. */
 #include "registry/registry_internal.h"
 
+#include <stdio.h>
 #include <string.h>
 
 struct registry_view *registry__view_new(struct registry *r, const struct state *s)
@@ -50,97 +51,101 @@ uint64_t registry_next_replica_id(const struct registry_view *v)
 
 bool registry_replica_lost(const struct registry_view *v, uint64_t id)
 {
-    return id >= v->s.lost_from && id < v->s.lost_to && registry__replica(&v->s, id) == NULL;
+    return id >= v->s.lost_from && id < v->s.lost_to && !registry_has_replica(v, id);
 }
 
 /* ---- Rows ------------------------------------------------------------------------------------ */
 
-static const thole_v1_Host *as_host(const struct row *row)
+static const void *look(const struct registry_view *v, enum registry_index index, struct key key,
+                        void *buf)
 {
-    return row == NULL ? NULL : row->host;
+    return registry__packed_message(registry__find(&v->s, index, key), buf);
 }
 
-static const thole_v1_Shard *as_shard(const struct row *row)
+static const void *look_after(const struct registry_view *v, enum registry_index index,
+                              struct key key, void *buf)
 {
-    return row == NULL ? NULL : row->shard;
-}
-
-static const thole_v1_Replica *as_replica(const struct row *row)
-{
-    return row == NULL ? NULL : row->replica;
-}
-
-static const thole_v1_ShardPool *as_pool(const struct row *row)
-{
-    return row == NULL ? NULL : row->pool;
-}
-
-static const struct row *row_after(const struct registry_view *v, enum registry_index index,
-                                   struct key key)
-{
-    return registry__tree_after(v->s.index[index], &key);
+    return registry__packed_message(registry__find_after(&v->s, index, key), buf);
 }
 
 const thole_v1_Host *registry_host(const struct registry_view *v, const struct uuid *id)
 {
-    return as_host(registry__host(&v->s, id));
+    return look(v, INDEX_HOSTS, registry__key_host(id, 0), NULL);
 }
 
 const thole_v1_Host *registry_host_by_name(const struct registry_view *v, struct slice name)
 {
-    return as_host(registry__host_by_name(&v->s, name));
+    return look(v, INDEX_HOST_NAMES, registry__key_name(name), NULL);
 }
 
-const thole_v1_Shard *registry_shard(const struct registry_view *v, uint64_t id)
+const thole_v1_Shard *registry_shard(const struct registry_view *v, uint64_t id,
+                                     struct registry_shard_buf *buf)
 {
-    return as_shard(registry__shard(&v->s, id));
+    return look(v, INDEX_SHARDS, registry__key_id(id), buf);
 }
 
-const thole_v1_Shard *registry_shard_by_name(const struct registry_view *v, struct slice name)
+const thole_v1_Shard *registry_shard_by_name(const struct registry_view *v, struct slice name,
+                                             struct registry_shard_buf *buf)
 {
-    return as_shard(registry__shard_by_name(&v->s, name));
+    return look(v, INDEX_SHARD_NAMES, registry__key_name(name), buf);
 }
 
-const thole_v1_Replica *registry_replica(const struct registry_view *v, uint64_t id)
+bool registry_has_shard(const struct registry_view *v, uint64_t id)
 {
-    return as_replica(registry__replica(&v->s, id));
+    return registry__find(&v->s, INDEX_SHARDS, registry__key_id(id)) != NULL;
+}
+
+bool registry_has_shard_name(const struct registry_view *v, struct slice name)
+{
+    return registry__find(&v->s, INDEX_SHARD_NAMES, registry__key_name(name)) != NULL;
+}
+
+const thole_v1_Replica *registry_replica(const struct registry_view *v, uint64_t id,
+                                         struct registry_replica_buf *buf)
+{
+    return look(v, INDEX_REPLICAS, registry__key_id(id), buf);
+}
+
+bool registry_has_replica(const struct registry_view *v, uint64_t id)
+{
+    return registry__find(&v->s, INDEX_REPLICAS, registry__key_id(id)) != NULL;
 }
 
 const thole_v1_Host *registry_next_host(const struct registry_view *v, struct slice after_name)
 {
-    return as_host(row_after(v, INDEX_HOST_NAMES, registry__key_name(after_name)));
+    return look_after(v, INDEX_HOST_NAMES, registry__key_name(after_name), NULL);
 }
 
-const thole_v1_Shard *registry_next_shard(const struct registry_view *v, struct slice after_name)
+const thole_v1_Shard *registry_next_shard(const struct registry_view *v, struct slice after_name,
+                                          struct registry_shard_buf *buf)
 {
-    return as_shard(row_after(v, INDEX_SHARD_NAMES, registry__key_name(after_name)));
+    return look_after(v, INDEX_SHARD_NAMES, registry__key_name(after_name), buf);
 }
 
-const thole_v1_Replica *registry_next_replica(const struct registry_view *v, uint64_t after_id)
+const thole_v1_Replica *registry_next_replica(const struct registry_view *v, uint64_t after_id,
+                                              struct registry_replica_buf *buf)
 {
-    return as_replica(row_after(v, INDEX_REPLICAS, registry__key_id(after_id)));
+    return look_after(v, INDEX_REPLICAS, registry__key_id(after_id), buf);
 }
 
 const thole_v1_ShardPool *registry_pool_by_name(const struct registry_view *v, struct slice name)
 {
-    return as_pool(registry__pool(&v->s, name));
+    return look(v, INDEX_POOLS, registry__key_name(name), NULL);
 }
 
 const thole_v1_ShardPool *registry_next_pool(const struct registry_view *v, struct slice after_name)
 {
-    return as_pool(row_after(v, INDEX_POOLS, registry__key_name(after_name)));
+    return look_after(v, INDEX_POOLS, registry__key_name(after_name), NULL);
 }
 
 const thole_v1_Operation *registry_operation(const struct registry_view *v, uint64_t id)
 {
-    const struct row *row = registry__operation(&v->s, id);
-    return row == NULL ? NULL : row->operation;
+    return look(v, INDEX_OPERATIONS, registry__key_id(id), NULL);
 }
 
 const thole_v1_Operation *registry_next_operation(const struct registry_view *v, uint64_t after_id)
 {
-    const struct row *row = row_after(v, INDEX_OPERATIONS, registry__key_id(after_id));
-    return row == NULL ? NULL : row->operation;
+    return look_after(v, INDEX_OPERATIONS, registry__key_id(after_id), NULL);
 }
 
 bool registry_operation_ended(const thole_v1_Operation *row)
@@ -149,41 +154,45 @@ bool registry_operation_ended(const thole_v1_Operation *row)
 }
 
 const thole_v1_Replica *registry_next_replica_of_shard(const struct registry_view *v,
-                                                       uint64_t shard_id, uint64_t after_id)
+                                                       uint64_t shard_id, uint64_t after_id,
+                                                       struct registry_replica_buf *buf)
 {
-    return as_replica(registry__next_of_shard(&v->s, shard_id, after_id));
+    return registry__packed_message(registry__find_of_shard(&v->s, shard_id, after_id), buf);
 }
 
 const thole_v1_Replica *registry_next_replica_of_host(const struct registry_view *v,
-                                                      const struct uuid *host, uint64_t after_id)
+                                                      const struct uuid *host, uint64_t after_id,
+                                                      struct registry_replica_buf *buf)
 {
-    return as_replica(registry__next_of_host(&v->s, host, after_id));
+    return registry__packed_message(registry__find_of_host(&v->s, host, after_id), buf);
 }
 
 /* `*it` is the sequence of the last event given. */
-static const struct row *next_event(const struct state *s, uint64_t after_revision, uint64_t *it)
+static const thole_v1_Event *next_event(const struct state *s, uint64_t after_revision,
+                                        uint64_t *it, struct registry_event_buf *buf)
 {
     const struct node *root = s->index[INDEX_EVENTS];
     struct key key = registry__key_id(*it);
-    const struct row *row = *it == 0 ? registry__tree_after_revision(root, after_revision)
-                                     : registry__tree_after(root, &key);
+    const struct packed *row = *it == 0 ? registry__tree_after_revision(root, after_revision)
+                                        : registry__tree_after(root, &key);
     if (row != NULL) {
-        *it = row->sequence;
+        *it = registry__packed_id(row);
     }
-    return row;
+    return registry__packed_message(row, buf);
 }
 
 uint64_t registry_oldest_event(const struct registry_view *v)
 {
     const struct node *root = v->s.index[INDEX_EVENTS];
-    return registry__tree_count(root) < LIMIT_EVENTS ? 0 : registry__tree_first(root)->revision;
+    return registry__tree_count(root) < LIMIT_EVENTS
+               ? 0
+               : registry__packed_revision(registry__tree_first(root));
 }
 
 const thole_v1_Event *registry_next_event(const struct registry_view *v, uint64_t after_revision,
-                                          uint64_t *it)
+                                          uint64_t *it, struct registry_event_buf *buf)
 {
-    const struct row *row = next_event(&v->s, after_revision, it);
-    return row == NULL ? NULL : row->event;
+    return next_event(&v->s, after_revision, it, buf);
 }
 
 bool registry_request_answered(const struct registry_view *v, struct slice request_id)
@@ -211,78 +220,90 @@ bool registry_shard_ready(const thole_v1_Shard *shard)
 /* ---- Changes --------------------------------------------------------------------------------- */
 
 /* "orders" of "shards/orders". */
-static struct slice mark_name(const struct row *mark)
+static struct slice mark_name(const struct mark *mark)
 {
-    struct slice name = slice_str(mark->name);
-    const uint8_t *slash = memchr(name.data, '/', name.size);
-    size_t prefix = (size_t)(slash - name.data) + 1;
-    return slice_of(name.data + prefix, name.size - prefix);
+    const uint8_t *slash = memchr(mark->name.data, '/', mark->name.size);
+    size_t prefix = (size_t)(slash - mark->name.data) + 1;
+    return slice_of(mark->name.data + prefix, mark->name.size - prefix);
+}
+
+/* The index that a kind of row is found in by its mark, and how. */
+static struct packed *marked_row(const struct state *s, const struct mark *mark)
+{
+    switch (mark->kind) {
+    case ROW_HOST:
+        return registry__find(s, INDEX_HOSTS, registry__key_host(&mark->host_id, 0));
+    case ROW_SHARD:
+        return registry__find(s, INDEX_SHARDS, registry__key_id(mark->id));
+    case ROW_REPLICA:
+        return registry__find(s, INDEX_REPLICAS, registry__key_id(mark->id));
+    case ROW_POOL:
+        return registry__find(s, INDEX_POOLS, registry__key_name(mark_name(mark)));
+    case ROW_OPERATION:
+        return registry__find(s, INDEX_OPERATIONS, registry__key_id(mark->id));
+    case ROW_EVENT:
+    case ROW_REQUEST:
+    case ROW_MARKS:
+        break;
+    }
+    return NULL;
 }
 
 /* A name that was used again belongs to the new row now: only that one is reported. */
-static bool name_in_use(const struct state *s, const struct row *mark)
+static bool name_in_use(const struct state *s, const struct mark *mark)
 {
-    switch (mark->mark_kind) {
-    case ROW_HOST:
-        return registry__host_by_name(s, mark_name(mark)) != NULL;
-    case ROW_SHARD:
-        return registry__shard_by_name(s, mark_name(mark)) != NULL;
-    case ROW_POOL:
-        return registry__pool(s, mark_name(mark)) != NULL;
-    default:
-        return false;
+    enum registry_index index = mark->kind == ROW_HOST    ? INDEX_HOST_NAMES
+                                : mark->kind == ROW_SHARD ? INDEX_SHARD_NAMES
+                                : mark->kind == ROW_POOL  ? INDEX_POOLS
+                                                          : INDEX_COUNT;
+    return index != INDEX_COUNT &&
+           registry__find(s, index, registry__key_name(mark_name(mark))) != NULL;
+}
+
+struct changes {
+    const struct state *s;
+    const struct registry_changes *c;
+};
+
+static void report_gone(const struct changes *all, const struct mark *mark)
+{
+    char name[REGISTRY_NAME_BYTES];
+    if (all->c->gone != NULL && !name_in_use(all->s, mark)) {
+        snprintf(name, sizeof(name), "%.*s", (int)mark->name.size, (const char *)mark->name.data);
+        all->c->gone(all->c->ctx, name);
     }
 }
 
-static const struct row *marked_row(const struct state *s, const struct row *mark)
+/* Reported once, by the mark of its last change. */
+static void report_mark(void *ctx, const struct mark *mark)
 {
-    switch (mark->mark_kind) {
-    case ROW_HOST:
-        return registry__host(s, &mark->host_id);
-    case ROW_SHARD:
-        return registry__shard(s, mark->id);
-    case ROW_REPLICA:
-        return registry__replica(s, mark->id);
-    case ROW_POOL:
-        return registry__pool(s, mark_name(mark));
-    case ROW_OPERATION:
-        return registry__operation(s, mark->id);
-    default:
-        return NULL;
-    }
-}
-
-static void report_mark(const struct state *s, const struct row *mark,
-                        const struct registry_changes *c)
-{
+    const struct changes *all = ctx;
+    const struct registry_changes *c = all->c;
+    struct registry_shard_buf buf; /* the largest */
     if (mark->gone) {
-        if (c->gone != NULL && !name_in_use(s, mark)) {
-            c->gone(c->ctx, mark->name);
-        }
+        report_gone(all, mark);
         return;
     }
-    const struct row *row = marked_row(s, mark);
-    bool tombstone =
-        row != NULL && row->kind == ROW_HOST && thole_v1_Host_name(row->host).size == 0;
-    if (row == NULL || tombstone) {
-        return; /* went later, or with the same command */
+    const struct packed *p = marked_row(all->s, mark);
+    const void *row = registry__packed_message(p, &buf);
+    if (row == NULL || (mark->kind == ROW_HOST && registry__packed_name(p).size == 0)) {
+        return; /* went later, or with the same command; a tombstone */
     }
-    /* Reported once, by the mark of its last change. */
-    if (row->kind == ROW_HOST && c->host != NULL &&
-        thole_v1_Host_revision(row->host) == mark->revision) {
-        c->host(c->ctx, row->host);
-    } else if (row->kind == ROW_SHARD && c->shard != NULL &&
-               thole_v1_Shard_revision(row->shard) == mark->revision) {
-        c->shard(c->ctx, row->shard);
-    } else if (row->kind == ROW_REPLICA && c->replica != NULL &&
-               thole_v1_Replica_revision(row->replica) == mark->revision) {
-        c->replica(c->ctx, row->replica);
-    } else if (row->kind == ROW_POOL && c->pool != NULL &&
-               thole_v1_ShardPool_revision(row->pool) == mark->revision) {
-        c->pool(c->ctx, row->pool);
-    } else if (row->kind == ROW_OPERATION && c->operation != NULL &&
-               thole_v1_Operation_revision(row->operation) == mark->revision) {
-        c->operation(c->ctx, row->operation);
+    if (mark->kind == ROW_HOST && c->host != NULL &&
+        thole_v1_Host_revision(row) == mark->revision) {
+        c->host(c->ctx, row);
+    } else if (mark->kind == ROW_SHARD && c->shard != NULL &&
+               thole_v1_Shard_revision(row) == mark->revision) {
+        c->shard(c->ctx, row);
+    } else if (mark->kind == ROW_REPLICA && c->replica != NULL &&
+               thole_v1_Replica_revision(row) == mark->revision) {
+        c->replica(c->ctx, row);
+    } else if (mark->kind == ROW_POOL && c->pool != NULL &&
+               thole_v1_ShardPool_revision(row) == mark->revision) {
+        c->pool(c->ctx, row);
+    } else if (mark->kind == ROW_OPERATION && c->operation != NULL &&
+               thole_v1_Operation_revision(row) == mark->revision) {
+        c->operation(c->ctx, row);
     }
 }
 
@@ -296,17 +317,13 @@ enum thole_code registry_changes_since(const struct registry_view *v, uint64_t f
                           "%" PRIu64,
                           s->compacted_revision, from);
     }
-    const struct node *root = s->index[INDEX_JOURNAL];
-    const struct row *mark = registry__tree_after_revision(root, from);
-    while (mark != NULL) {
-        struct key key = registry__key_id(mark->sequence);
-        report_mark(s, mark, c);
-        mark = registry__tree_after(root, &key);
-    }
+    struct changes all = {.s = s, .c = c};
+    registry__journal_since(s, from, report_mark, &all);
     uint64_t it = 0;
-    const struct row *event;
-    while (c->event != NULL && (event = next_event(s, from, &it)) != NULL) {
-        c->event(c->ctx, event->event);
+    struct registry_event_buf buf;
+    const thole_v1_Event *event;
+    while (c->event != NULL && (event = next_event(s, from, &it, &buf)) != NULL) {
+        c->event(c->ctx, event);
     }
     return THOLE_OK;
 }

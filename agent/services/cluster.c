@@ -33,10 +33,11 @@ static const char *role_name(const struct engine_replica_status *s)
 static void add_replica(struct call *c, thole_v1_StatusResponse *reply,
                         const struct engine_replica_status *s)
 {
+    struct registry_shard_buf shard_buf;
     thole_v1_LocalReplica *r = thole_v1_StatusResponse_add_replicas(reply, c->arena);
     thole_v1_LocalReplica_set_replica_id(r, s->replica_id);
     thole_v1_LocalReplica_set_shard_id(r, s->shard_id);
-    const thole_v1_Shard *shard = registry_shard(c->view, s->shard_id);
+    const thole_v1_Shard *shard = registry_shard(c->view, s->shard_id, &shard_buf);
     if (shard != NULL) {
         thole_v1_LocalReplica_set_shard(r, thole_v1_Shard_name(shard));
     }

@@ -205,6 +205,8 @@ static void remember_name(struct cluster_watch *w, upb_StringView name)
 /* The next rows of the snapshot. */
 static void snapshot_more(struct cluster_watch *w)
 {
+    struct registry_shard_buf shard_buf;
+    struct registry_replica_buf replica_buf;
     for (size_t i = 0; i < SNAPSHOT_ROWS && w->phase != PHASE_CHANGES; i++) {
         const thole_v1_Host *host = NULL;
         const thole_v1_ShardPool *pool = NULL;
@@ -224,11 +226,12 @@ static void snapshot_more(struct cluster_watch *w)
             push_operation(w, operation);
             w->after_id = thole_v1_Operation_id(operation);
         } else if (w->phase == PHASE_SHARDS &&
-                   (shard = registry_next_shard(w->view, slice_str(w->after_name))) != NULL) {
+                   (shard = registry_next_shard(w->view, slice_str(w->after_name), &shard_buf)) !=
+                       NULL) {
             push_shard(w, shard);
             remember_name(w, thole_v1_Shard_name(shard));
         } else if (w->phase == PHASE_REPLICAS &&
-                   (replica = registry_next_replica(w->view, w->after_id)) != NULL) {
+                   (replica = registry_next_replica(w->view, w->after_id, &replica_buf)) != NULL) {
             push_replica(w, replica);
             w->after_id = thole_v1_Replica_id(replica);
         } else {
@@ -248,6 +251,7 @@ static void snapshot_more(struct cluster_watch *w)
 /* Events since; false if there are none, or if the watch ended. */
 static bool events_more(struct cluster_watch *w)
 {
+    struct registry_event_buf event_buf;
     struct registry_view *view = registry_view_acquire(agent_registry(w->s->agent));
     uint64_t revision = registry_view_revision(view);
     bool any = revision > w->revision || !w->begun;
@@ -260,7 +264,7 @@ static bool events_more(struct cluster_watch *w)
         upb_StringView object = upb_StringView_FromString(w->object);
         const thole_v1_Event *event;
         uint64_t it = 0;
-        while ((event = registry_next_event(view, w->revision, &it)) != NULL) {
+        while ((event = registry_next_event(view, w->revision, &it, &event_buf)) != NULL) {
             if (events_is_about(event, object)) {
                 push_event(w, event);
             }

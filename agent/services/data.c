@@ -66,8 +66,9 @@ void data_pool_deinit(struct services *s)
 
 bool data_find_shard(struct services *s, struct slice name, uint64_t *ret_id)
 {
+    struct registry_shard_buf shard_buf;
     struct registry_view *view = registry_view_acquire(agent_registry(s->agent));
-    const thole_v1_Shard *shard = registry_shard_by_name(view, name);
+    const thole_v1_Shard *shard = registry_shard_by_name(view, name, &shard_buf);
     if (shard != NULL) {
         *ret_id = thole_v1_Shard_id(shard);
     }

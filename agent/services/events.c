@@ -34,6 +34,7 @@ bool events_all_kept(const struct registry_view *v, uint64_t after, struct thole
 /* A key is (revision, how many events of this revision were seen). */
 static void list_run(struct call *c)
 {
+    struct registry_event_buf event_buf;
     const thole_v1_ListEventsRequest *q = c->request;
     struct page p;
     struct bytes key = {0};
@@ -60,7 +61,7 @@ static void list_run(struct call *c)
     }
     uint64_t it = 0;
     const thole_v1_Event *event = NULL;
-    while ((event = registry_next_event(c->view, after, &it)) != NULL) {
+    while ((event = registry_next_event(c->view, after, &it, &event_buf)) != NULL) {
         uint64_t revision = thole_v1_Event_revision(event);
         if (revision != at) {
             at = revision;

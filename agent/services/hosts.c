@@ -20,6 +20,7 @@ static bool is_on(const thole_v1_Replica *row, upb_StringView host_id)
 /* The row, and how much of its capacity is used. Rows of a view never change, so it is a copy. */
 static const thole_v1_Host *with_replicas(struct call *c, const thole_v1_Host *row)
 {
+    struct registry_replica_buf replica_buf;
     char text[UUID_TEXT_BYTES] = "";
     struct uuid id;
     uint64_t after = 0;
@@ -30,7 +31,8 @@ static const thole_v1_Host *with_replicas(struct call *c, const thole_v1_Host *r
         return row;
     }
     uint32_t count = placement_host_replicas(c->view, &id);
-    while ((zero = registry_next_replica_of_shard(c->view, REGISTRY_SHARD_ID, after)) != NULL) {
+    while ((zero = registry_next_replica_of_shard(c->view, REGISTRY_SHARD_ID, after,
+                                                  &replica_buf)) != NULL) {
         after = thole_v1_Replica_id(zero);
         count -= is_on(zero, host_id) ? 1 : 0;
     }

@@ -128,17 +128,20 @@ static bool host_id(const struct registry_view *v, upb_StringView name, struct u
 /* Does the spec allow it? What the rows do not allow, and one that is under way, is for the machine. */
 static bool move_fits(struct call *c, upb_StringView shard, upb_StringView from, upb_StringView to)
 {
+    struct registry_shard_buf shard_buf;
+    struct registry_replica_buf replica_buf;
     char why[PLACEMENT_TEXT_BYTES];
     struct uuid from_id;
     struct uuid to_id;
     struct thole_status st;
     uint64_t after = 0;
     const thole_v1_Replica *row;
-    const thole_v1_Shard *s = registry_shard_by_name(c->view, name_slice(shard));
+    const thole_v1_Shard *s = registry_shard_by_name(c->view, name_slice(shard), &shard_buf);
     if (s == NULL || !host_id(c->view, from, &from_id) || !host_id(c->view, to, &to_id)) {
         return true;
     }
-    while ((row = registry_next_replica_of_shard(c->view, thole_v1_Shard_id(s), after)) != NULL) {
+    while ((row = registry_next_replica_of_shard(c->view, thole_v1_Shard_id(s), after,
+                                                 &replica_buf)) != NULL) {
         after = thole_v1_Replica_id(row);
         if (thole_v1_Replica_moving_by(row) != 0) {
             return true;

@@ -76,6 +76,7 @@ static void ran(void *ctx, const struct thole_status *st, const struct repair_pl
 /* The shard's id; false if the call is refused. */
 static bool find(struct call *c, upb_StringView name, uint64_t *ret)
 {
+    struct registry_shard_buf shard_buf;
     struct thole_status st;
     name = name_strip(name, "shards");
     call_about(c, "shard", name);
@@ -83,7 +84,7 @@ static bool find(struct call *c, upb_StringView name, uint64_t *ret)
         return false;
     }
     c->view = registry_view_acquire(agent_registry(c->s->agent));
-    const thole_v1_Shard *row = registry_shard_by_name(c->view, name_slice(name));
+    const thole_v1_Shard *row = registry_shard_by_name(c->view, name_slice(name), &shard_buf);
     if (row != NULL && thole_v1_Shard_id(row) != REGISTRY_SHARD_ID) {
         *ret = thole_v1_Shard_id(row);
         return true;

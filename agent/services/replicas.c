@@ -11,14 +11,14 @@ struct filter {
 };
 
 static const thole_v1_Replica *next_replica(struct registry_view *v, const struct filter *f,
-                                            uint64_t after)
+                                            uint64_t after, struct registry_replica_buf *buf)
 {
     if (!f->of_shard) {
-        return f->of_host ? registry_next_replica_of_host(v, &f->host_id, after)
-                          : registry_next_replica(v, after);
+        return f->of_host ? registry_next_replica_of_host(v, &f->host_id, after, buf)
+                          : registry_next_replica(v, after, buf);
     }
     const thole_v1_Replica *row = NULL;
-    while ((row = registry_next_replica_of_shard(v, f->shard_id, after)) != NULL) {
+    while ((row = registry_next_replica_of_shard(v, f->shard_id, after, buf)) != NULL) {
         struct uuid host;
         upb_StringView id = thole_v1_Replica_host_id(row);
         char text[UUID_TEXT_BYTES] = "";
@@ -35,12 +35,13 @@ static const thole_v1_Replica *next_replica(struct registry_view *v, const struc
 
 static bool resolve(struct call *c, struct filter *f)
 {
+    struct registry_shard_buf shard_buf;
     const thole_v1_ListReplicasRequest *q = c->request;
     upb_StringView shard = name_strip(thole_v1_ListReplicasRequest_shard(q), "shards");
     upb_StringView host = name_strip(thole_v1_ListReplicasRequest_host(q), "hosts");
     struct thole_status st;
     if (shard.size > 0) {
-        const thole_v1_Shard *row = registry_shard_by_name(c->view, name_slice(shard));
+        const thole_v1_Shard *row = registry_shard_by_name(c->view, name_slice(shard), &shard_buf);
         if (row == NULL) {
             (void)THOLE_FAIL(&st, THOLE_NOT_FOUND, THOLE_REASON_NO_SUCH_SHARD,
                              "there is no shard \"%.*s\"", (int)shard.size, shard.data);
@@ -73,6 +74,7 @@ static void list_run(struct call *c)
     struct filter f = {0};
     struct page p;
     struct bytes key = {0};
+    struct registry_replica_buf buf;
     if (!resolve(c, &f) ||
         !page_begin(&p, c, PAGE_REPLICAS, thole_v1_ListReplicasRequest_page_size(q),
                     thole_v1_ListReplicasRequest_page_token(q), &key)) {
@@ -82,7 +84,7 @@ static void list_run(struct call *c)
     uint64_t last = key.size == 8 ? get_be64(key.data) : 0;
     bytes_deinit(&key);
     const thole_v1_Replica *row = NULL;
-    while ((row = next_replica(c->view, &f, last)) != NULL) {
+    while ((row = next_replica(c->view, &f, last, &buf)) != NULL) {
         if (!page_add(&p, c, row, &thole_v1_Replica_msginit)) {
             break;
         }

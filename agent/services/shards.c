@@ -11,9 +11,10 @@ static void no_such_shard(struct call *c, upb_StringView name)
 
 static void get_run(struct call *c)
 {
+    struct registry_shard_buf shard_buf;
     const thole_v1_GetShardRequest *q = c->request;
     upb_StringView name = name_strip(thole_v1_GetShardRequest_name(q), "shards");
-    const thole_v1_Shard *row = registry_shard_by_name(c->view, name_slice(name));
+    const thole_v1_Shard *row = registry_shard_by_name(c->view, name_slice(name), &shard_buf);
     if (row == NULL) {
         no_such_shard(c, name);
         return;
@@ -33,6 +34,7 @@ void shards_get(struct call *c)
 
 static void list_run(struct call *c)
 {
+    struct registry_shard_buf shard_buf;
     const thole_v1_ListShardsRequest *q = c->request;
     struct page p;
     struct bytes key = {0};
@@ -43,7 +45,7 @@ static void list_run(struct call *c)
     }
     struct slice last = bytes_slice(&key);
     const thole_v1_Shard *row = NULL;
-    while ((row = registry_next_shard(c->view, last)) != NULL) {
+    while ((row = registry_next_shard(c->view, last, &shard_buf)) != NULL) {
         if (!page_add(&p, c, row, &thole_v1_Shard_msginit)) {
             break;
         }
@@ -138,11 +140,13 @@ void shards_delete(struct call *c)
 
 static void transfer_done(struct router_request *r)
 {
+    struct registry_replica_buf replica_buf;
+    struct registry_shard_buf shard_buf;
     struct call *c = r->ctx;
     const thole_v1_TransferLeaderRequest *q = c->request;
     upb_StringView shard = name_strip(thole_v1_TransferLeaderRequest_shard(q), "shards");
     if (r->status.code != THOLE_OK) {
-        const thole_v1_Replica *target = registry_replica(c->view, r->target_replica);
+        const thole_v1_Replica *target = registry_replica(c->view, r->target_replica, &replica_buf);
         operations_record_transfer(
             c, shard, target != NULL ? thole_v1_Replica_host(target) : (upb_StringView){NULL, 0},
             r->status.message);
@@ -158,14 +162,14 @@ static void transfer_done(struct router_request *r)
     registry_view_release(c->view);
     c->view = registry_view_acquire(agent_registry(c->s->agent));
     if (leader == 0) {
-        const thole_v1_Shard *row = registry_shard(c->view, r->shard_id);
+        const thole_v1_Shard *row = registry_shard(c->view, r->shard_id, &shard_buf);
         if (row != NULL && thole_v1_Shard_status(row) != NULL) {
             leader = thole_v1_ShardStatus_leader_replica(thole_v1_Shard_status(row));
         }
     }
     thole_v1_TransferLeaderResponse *reply = thole_v1_TransferLeaderResponse_new(c->arena);
     thole_v1_TransferLeaderResponse_set_leader_replica(reply, leader);
-    const thole_v1_Replica *row = registry_replica(c->view, leader);
+    const thole_v1_Replica *row = registry_replica(c->view, leader, &replica_buf);
     if (row != NULL) {
         thole_v1_TransferLeaderResponse_set_leader_host(reply, thole_v1_Replica_host(row));
     }
@@ -175,15 +179,18 @@ static void transfer_done(struct router_request *r)
 
 static void transfer_run(struct call *c)
 {
+    struct registry_shard_buf shard_buf;
+    struct registry_replica_buf replica_buf;
     const thole_v1_TransferLeaderRequest *q = c->request;
     upb_StringView name = name_strip(thole_v1_TransferLeaderRequest_shard(q), "shards");
     uint64_t target = thole_v1_TransferLeaderRequest_replica_id(q);
-    const thole_v1_Shard *shard = registry_shard_by_name(c->view, name_slice(name));
+    const thole_v1_Shard *shard = registry_shard_by_name(c->view, name_slice(name), &shard_buf);
     if (shard == NULL) {
         no_such_shard(c, name);
         return;
     }
-    const thole_v1_Replica *row = target != 0 ? registry_replica(c->view, target) : NULL;
+    const thole_v1_Replica *row =
+        target != 0 ? registry_replica(c->view, target, &replica_buf) : NULL;
     if (target != 0 &&
         (row == NULL || thole_v1_Replica_shard_id(row) != thole_v1_Shard_id(shard))) {
         struct thole_status st;

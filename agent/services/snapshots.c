@@ -63,9 +63,10 @@ static bool same_bytes(upb_StringView a, upb_StringView b)
 /* A shard that awaits its data has a spec, which counts. */
 static bool spec_is_kept(const struct call *c)
 {
+    struct registry_shard_buf shard_buf;
     struct slice name =
         registry_str(name_strip(thole_v1_RestoreSnapshotRequest_name(c->request), "shards"));
-    const thole_v1_Shard *row = registry_shard_by_name(c->view, name);
+    const thole_v1_Shard *row = registry_shard_by_name(c->view, name, &shard_buf);
     return row != NULL && thole_v1_Shard_awaits_restore(row);
 }
 

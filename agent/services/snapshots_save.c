@@ -210,6 +210,7 @@ static void add_host(struct save *v, const struct uuid *host)
 /* This host first, then those of which it is known that they run one, then the others. */
 static void find_hosts(struct save *v)
 {
+    struct registry_replica_buf replica_buf;
     struct registry_view *view = registry_view_acquire(agent_registry(v->s->agent));
     const struct uuid *self = agent_host_id(v->s->agent);
     struct engine_replica_status here;
@@ -220,7 +221,8 @@ static void find_hosts(struct save *v)
     for (int running = 1; running >= 0; running--) {
         uint64_t after = 0;
         const thole_v1_Replica *row;
-        while ((row = registry_next_replica_of_shard(view, v->read.shard_id, after)) != NULL) {
+        while ((row = registry_next_replica_of_shard(view, v->read.shard_id, after,
+                                                     &replica_buf)) != NULL) {
             upb_StringView text = thole_v1_Replica_host_id(row);
             char id[UUID_TEXT_BYTES] = "";
             struct uuid host;

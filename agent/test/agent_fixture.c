@@ -207,14 +207,16 @@ struct shard_wait {
 
 static bool shard_runs(struct agent *a, void *ctx)
 {
+    struct registry_shard_buf shard_buf;
+    struct registry_replica_buf replica_buf;
     const struct shard_wait *w = ctx;
     uint32_t running = 0;
     const thole_v1_Replica *r;
     struct registry_view *v = registry_view_acquire(agent_registry(a));
-    const thole_v1_Shard *s = registry_shard_by_name(v, slice_str(w->name));
+    const thole_v1_Shard *s = registry_shard_by_name(v, slice_str(w->name), &shard_buf);
     const thole_v1_ShardStatus *st = s ? thole_v1_Shard_status(s) : NULL;
     for (uint64_t after = 0;
-         s && (r = registry_next_replica_of_shard(v, thole_v1_Shard_id(s), after));
+         s && (r = registry_next_replica_of_shard(v, thole_v1_Shard_id(s), after, &replica_buf));
          after = thole_v1_Replica_id(r))
         running += thole_v1_Replica_phase(r) == thole_v1_REPLICA_PHASE_RUNNING;
     bool ok = st && thole_v1_ShardStatus_formed(st) && running >= w->replicas;

@@ -656,10 +656,11 @@ static bool conditions_true(const thole_v1_Shard *shard)
 static bool config_agrees(const struct registry_view *v, const struct raft_config *c,
                           uint64_t shard_id)
 {
+    struct registry_replica_buf replica_buf;
     uint64_t after = 0;
     size_t count = 0;
     const thole_v1_Replica *row;
-    while ((row = registry_next_replica_of_shard(v, shard_id, after)) != NULL) {
+    while ((row = registry_next_replica_of_shard(v, shard_id, after, &replica_buf)) != NULL) {
         after = thole_v1_Replica_id(row);
         const struct raft_member *m = raft_config_find(c, after);
         bool voter = thole_v1_Replica_role(row) == thole_v1_REPLICA_ROLE_VOTER;
@@ -674,8 +675,9 @@ static bool config_agrees(const struct registry_view *v, const struct raft_confi
 
 bool house_settled(struct house *h, const char *shard)
 {
+    struct registry_shard_buf shard_buf;
     struct registry_view *v = house_view(h);
-    const thole_v1_Shard *row = registry_shard_by_name(v, slice_str(shard));
+    const thole_v1_Shard *row = registry_shard_by_name(v, slice_str(shard), &shard_buf);
     bool ok = row != NULL && conditions_true(row);
     struct house_host *leader = ok ? shard_leader(h, thole_v1_Shard_id(row)) : NULL;
     struct raft_config c = {0};
@@ -692,7 +694,7 @@ bool house_settled(struct house *h, const char *shard)
 bool house_gone(struct house *h, const char *shard, uint64_t shard_id)
 {
     struct registry_view *v = house_view(h);
-    bool gone = registry_shard_by_name(v, slice_str(shard)) == NULL;
+    bool gone = !registry_has_shard_name(v, slice_str(shard));
     registry_view_release(v);
     for (uint64_t i = 0; i < HOUSE_HOSTS; i++) {
         struct engine_replica_status status;
@@ -727,8 +729,9 @@ bool house_all_see_same(struct house *h)
 
 uint64_t house_shard_id(struct house *h, const char *shard)
 {
+    struct registry_shard_buf shard_buf;
     struct registry_view *v = house_view(h);
-    const thole_v1_Shard *row = registry_shard_by_name(v, slice_str(shard));
+    const thole_v1_Shard *row = registry_shard_by_name(v, slice_str(shard), &shard_buf);
     uint64_t id = row == NULL ? UINT64_MAX : thole_v1_Shard_id(row);
     registry_view_release(v);
     return id;
@@ -768,11 +771,12 @@ int32_t house_liveness(struct house *h, uint64_t n)
 size_t house_events(struct house *h, const char *object, const char *reason, char *ret_last,
                     size_t size)
 {
+    struct registry_event_buf event_buf;
     struct registry_view *v = house_view(h);
     uint64_t it = 0;
     size_t count = 0;
     const thole_v1_Event *e;
-    while ((e = registry_next_event(v, 0, &it)) != NULL) {
+    while ((e = registry_next_event(v, 0, &it, &event_buf)) != NULL) {
         if (slice_equal(registry_str(thole_v1_Event_object(e)), slice_str(object)) &&
             slice_equal(registry_str(thole_v1_Event_reason(e)), slice_str(reason))) {
             upb_StringView message = thole_v1_Event_message(e);
@@ -786,12 +790,13 @@ size_t house_events(struct house *h, const char *object, const char *reason, cha
 
 size_t house_replicas_on(struct house *h, uint64_t n)
 {
+    struct registry_replica_buf replica_buf;
     struct registry_view *v = house_view(h);
     struct uuid id = test_uuid(n);
     size_t count = 0;
     uint64_t after = 0;
     const thole_v1_Replica *row;
-    while ((row = registry_next_replica_of_host(v, &id, after)) != NULL) {
+    while ((row = registry_next_replica_of_host(v, &id, after, &replica_buf)) != NULL) {
         after = thole_v1_Replica_id(row);
         count++;
     }
@@ -801,6 +806,7 @@ size_t house_replicas_on(struct house *h, uint64_t n)
 
 static void dump_shard(const struct registry_view *v, const thole_v1_Shard *s)
 {
+    struct registry_replica_buf replica_buf;
     const thole_v1_ShardStatus *status = thole_v1_Shard_status(s);
     upb_StringView name = thole_v1_Shard_name(s);
     print_message("shard %.*s id=%" PRIu64 " voters=%u non_voting=%u formed=%d deleting=%d\n",
@@ -818,7 +824,8 @@ static void dump_shard(const struct registry_view *v, const thole_v1_Shard *s)
     }
     uint64_t after = 0;
     const thole_v1_Replica *r;
-    while ((r = registry_next_replica_of_shard(v, thole_v1_Shard_id(s), after)) != NULL) {
+    while ((r = registry_next_replica_of_shard(v, thole_v1_Shard_id(s), after, &replica_buf)) !=
+           NULL) {
         after = thole_v1_Replica_id(r);
         upb_StringView host = thole_v1_Replica_host(r);
         upb_StringView message = thole_v1_Replica_message(r);
@@ -831,6 +838,7 @@ static void dump_shard(const struct registry_view *v, const thole_v1_Shard *s)
 
 void house_dump(struct house *h)
 {
+    struct registry_shard_buf shard_buf;
     struct registry_view *v = house_view(h);
     struct slice name = {0};
     const thole_v1_Shard *s;
@@ -843,7 +851,7 @@ void house_dump(struct house *h)
                       thole_v1_HostStatus_liveness(thole_v1_Host_status(row)));
     }
     name = (struct slice){0};
-    while ((s = registry_next_shard(v, name)) != NULL) {
+    while ((s = registry_next_shard(v, name, &shard_buf)) != NULL) {
         name = registry_str(thole_v1_Shard_name(s));
         dump_shard(v, s);
     }

@@ -207,6 +207,7 @@ static void test_dead_host_deleted_needs_no_farewell(void **state)
 
 static void test_shard_that_cannot_form_can_be_deleted(void **state)
 {
+    struct registry_replica_buf replica_buf;
     (void)state;
     struct house *h = house_new(10);
     house_bootstrap(h, 3);
@@ -223,7 +224,7 @@ static void test_shard_that_cannot_form_can_be_deleted(void **state)
     house_run(h, 3000);
     assert_false(house_settled(h, "bad"));
     struct registry_view *v = house_view(h);
-    const thole_v1_Replica *r = registry_next_replica_of_shard(v, id, 0);
+    const thole_v1_Replica *r = registry_next_replica_of_shard(v, id, 0, &replica_buf);
     assert_int_equal(thole_v1_Replica_phase(r), thole_v1_REPLICA_PHASE_FAILED);
     assert_true(thole_v1_Replica_message(r).size > 0);
     registry_view_release(v);

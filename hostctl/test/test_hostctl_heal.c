@@ -51,11 +51,12 @@ static uint64_t host_of_f(struct house *h, bool leads)
 /* Events of a kind about any replica of "f"; a part of the last one's message must be there. */
 static size_t events_of_f(struct house *h, const char *reason, const char *part)
 {
+    struct registry_event_buf event_buf;
     struct registry_view *v = house_view(h);
     uint64_t it = 0;
     size_t count = 0;
     const thole_v1_Event *e;
-    while ((e = registry_next_event(v, 0, &it)) != NULL) {
+    while ((e = registry_next_event(v, 0, &it, &event_buf)) != NULL) {
         struct slice object = registry_str(thole_v1_Event_object(e));
         upb_StringView message = thole_v1_Event_message(e);
         if (object.size >= 8 && memcmp(object.data, "shards/f", 8) == 0 &&
@@ -117,6 +118,7 @@ static void heal_goes_to_a_host_where_it_has_not_failed(void **state)
 /* Attempts on the same host come after 1, 2, 4, ... seconds, and stop at six for ten minutes. */
 static void heal_machine_that_keeps_failing_is_tried_less_and_less(void **state)
 {
+    struct registry_shard_buf shard_buf;
     (void)state;
     struct house *h = hosts_with_flaky(3, 3, 3);
     char text[512];
@@ -134,7 +136,7 @@ static void heal_machine_that_keeps_failing_is_tried_less_and_less(void **state)
     house_run(h, 8 * 60000);
     assert_int_equal(h->proposals, before);
     struct registry_view *v = house_view(h);
-    const thole_v1_Shard *shard = registry_shard_by_name(v, slice_str("f"));
+    const thole_v1_Shard *shard = registry_shard_by_name(v, slice_str("f"), &shard_buf);
     size_t count = 0;
     bool failing = false;
     const thole_v1_Condition *const *c =

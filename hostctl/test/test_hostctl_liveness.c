@@ -39,11 +39,13 @@ static size_t events(struct house *h, uint64_t n, const char *reason, char *ret,
 
 static uint64_t without_vote(struct house *h, uint64_t but)
 {
+    struct registry_replica_buf replica_buf;
     struct registry_view *v = house_view(h);
     uint64_t ret = UINT64_MAX;
     uint64_t after = 0;
     const thole_v1_Replica *r;
-    while ((r = registry_next_replica_of_shard(v, REGISTRY_SHARD_ID, after)) != NULL) {
+    while ((r = registry_next_replica_of_shard(v, REGISTRY_SHARD_ID, after, &replica_buf)) !=
+           NULL) {
         after = thole_v1_Replica_id(r);
         uint64_t n = (uint64_t)(thole_v1_Replica_host(r).data[1] - '0');
         ret = thole_v1_Replica_role(r) == thole_v1_REPLICA_ROLE_NON_VOTING && n != but ? n : ret;

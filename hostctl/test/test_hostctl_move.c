@@ -48,12 +48,13 @@ static enum thole_code cancel(struct house *h, uint64_t id)
 /* Is there a replica of the shard that is to run on the host, and may it be moved? */
 static bool has(struct house *h, const char *shard, uint64_t n)
 {
+    struct registry_replica_buf replica_buf;
     struct registry_view *v = house_view(h);
     struct uuid id = test_uuid(n);
     bool found = false;
     uint64_t after = 0;
     const thole_v1_Replica *row;
-    while ((row = registry_next_replica_of_host(v, &id, after)) != NULL) {
+    while ((row = registry_next_replica_of_host(v, &id, after, &replica_buf)) != NULL) {
         after = thole_v1_Replica_id(row);
         found |= slice_equal(registry_str(thole_v1_Replica_shard(row)), slice_str(shard)) &&
                  thole_v1_Replica_desired(row) == thole_v1_REPLICA_DESIRED_RUN;
@@ -74,8 +75,9 @@ static uint64_t host_with(struct house *h, const char *shard, bool with)
 
 static uint64_t leader_of(struct house *h, const char *shard)
 {
+    struct registry_shard_buf shard_buf;
     struct registry_view *v = house_view(h);
-    const thole_v1_Shard *row = registry_shard_by_name(v, slice_str(shard));
+    const thole_v1_Shard *row = registry_shard_by_name(v, slice_str(shard), &shard_buf);
     upb_StringView name = thole_v1_ShardStatus_leader_host(thole_v1_Shard_status(row));
     uint64_t n = name.size == 2 ? (uint64_t)(name.data[1] - '0') : UINT64_MAX;
     registry_view_release(v);

@@ -172,7 +172,7 @@ static enum thole_code restore(struct house *h, const char *name, uint64_t host)
 static bool is_gone(struct house *h, const char *name)
 {
     struct registry_view *v = house_view(h);
-    bool gone = registry_shard_by_name(v, slice_str(name)) == NULL;
+    bool gone = !registry_has_shard_name(v, slice_str(name));
     registry_view_release(v);
     return gone;
 }

@@ -38,6 +38,7 @@ static enum thole_code delete_pool(struct house *h, const char *name)
 /* Its shards follow its newest spec, are so many, and are all ready. */
 static bool pool_ready(struct house *h, const char *name, uint32_t count)
 {
+    struct registry_shard_buf shard_buf;
     struct registry_view *v = house_view(h);
     const thole_v1_ShardPool *p = registry_pool_by_name(v, slice_str(name));
     const thole_v1_ShardPoolStatus *status = p == NULL ? NULL : thole_v1_ShardPool_status(p);
@@ -49,7 +50,7 @@ static bool pool_ready(struct house *h, const char *name, uint32_t count)
     uint32_t found = 0;
     struct slice after = {0};
     const thole_v1_Shard *s;
-    while ((s = registry_next_shard(v, after)) != NULL) {
+    while ((s = registry_next_shard(v, after, &shard_buf)) != NULL) {
         after = registry_str(thole_v1_Shard_name(s));
         found += slice_equal(registry_str(thole_v1_Shard_pool(s)), slice_str(name));
     }
@@ -170,6 +171,7 @@ static struct range replicas_range(struct house *h, uint64_t hosts)
 
 static struct range leaders_range(struct house *h, uint64_t hosts)
 {
+    struct registry_shard_buf shard_buf;
     struct range r = {UINT64_MAX, 0};
     struct registry_view *v = house_view(h);
     for (uint64_t n = 0; n < hosts; n++) {
@@ -178,7 +180,7 @@ static struct range leaders_range(struct house *h, uint64_t hosts)
         struct slice after = {0};
         const thole_v1_Shard *s;
         snprintf(name, sizeof(name), "h%d", (int)n);
-        while ((s = registry_next_shard(v, after)) != NULL) {
+        while ((s = registry_next_shard(v, after, &shard_buf)) != NULL) {
             after = registry_str(thole_v1_Shard_name(s));
             struct slice leader =
                 registry_str(thole_v1_ShardStatus_leader_host(thole_v1_Shard_status(s)));

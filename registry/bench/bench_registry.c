@@ -30,12 +30,13 @@ static double now(clockid_t clock)
 /* Acquire a view, read a shard and its replicas, release it. */
 static void *reader(void *ctx)
 {
+    struct registry_replica_buf replica_buf;
     struct reading *r = ctx;
     uint64_t id = 1;
     while (!atomic_load(&r->stop)) {
         struct registry_view *v = registry_view_acquire(r->f->r);
-        if (registry_shard(v, id) != NULL) {
-            (void)registry_next_replica_of_shard(v, id, 0);
+        if (registry_has_shard(v, id)) {
+            (void)registry_next_replica_of_shard(v, id, 0, &replica_buf);
         }
         registry_view_release(v);
         id = id % SHARDS + 1;

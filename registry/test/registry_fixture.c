@@ -418,6 +418,9 @@ static void digest(struct bytes *out, const void *msg, const upb_MiniTable *tabl
 
 void view_digest(const struct registry_view *v, struct bytes *out)
 {
+    struct registry_shard_buf shard_buf;
+    struct registry_replica_buf replica_buf;
+    struct registry_event_buf event_buf;
     const thole_v1_Host *host = NULL;
     struct slice name = {0};
     while ((host = registry_next_host(v, name)) != NULL) {
@@ -426,13 +429,13 @@ void view_digest(const struct registry_view *v, struct bytes *out)
     }
     const thole_v1_Shard *shard = NULL;
     name = (struct slice){0};
-    while ((shard = registry_next_shard(v, name)) != NULL) {
+    while ((shard = registry_next_shard(v, name, &shard_buf)) != NULL) {
         name = registry_str(thole_v1_Shard_name(shard));
         digest(out, shard, &thole_v1_Shard_msginit);
     }
     const thole_v1_Replica *replica = NULL;
     uint64_t id = 0;
-    while ((replica = registry_next_replica(v, id)) != NULL) {
+    while ((replica = registry_next_replica(v, id, &replica_buf)) != NULL) {
         id = thole_v1_Replica_id(replica);
         digest(out, replica, &thole_v1_Replica_msginit);
     }
@@ -444,13 +447,29 @@ void view_digest(const struct registry_view *v, struct bytes *out)
     }
     uint64_t it = 0;
     const thole_v1_Event *event = NULL;
-    while ((event = registry_next_event(v, 0, &it)) != NULL) {
+    while ((event = registry_next_event(v, 0, &it, &event_buf)) != NULL) {
         digest(out, event, &thole_v1_Event_msginit);
     }
 }
 
+static void assert_same(const void *a, const void *b, const upb_MiniTable *table)
+{
+    upb_Arena *arena = upb_Arena_New();
+    char *x = NULL;
+    char *y = NULL;
+    size_t x_size = 0;
+    size_t y_size = 0;
+    assert_true(a != NULL && b != NULL);
+    assert_int_equal(upb_Encode(a, table, 0, arena, &x, &x_size), kUpb_EncodeStatus_Ok);
+    assert_int_equal(upb_Encode(b, table, 0, arena, &y, &y_size), kUpb_EncodeStatus_Ok);
+    assert_true(slice_equal(slice_of(x, x_size), slice_of(y, y_size)));
+    upb_Arena_Free(arena);
+}
+
 static void check_replica(const struct registry_view *v, const thole_v1_Replica *r)
 {
+    struct registry_replica_buf replica_buf, replica_buf2;
+    struct registry_shard_buf shard_buf;
     uint64_t id = thole_v1_Replica_id(r);
     uint64_t shard_id = thole_v1_Replica_shard_id(r);
     struct uuid host;
@@ -460,10 +479,12 @@ static void check_replica(const struct registry_view *v, const thole_v1_Replica 
     memcpy(host_text, host_id.data, host_id.size);
     assert_true(uuid_parse(host_text, &host));
     assert_true(id < registry_next_replica_id(v));
-    assert_ptr_equal(registry_replica(v, id), r);
-    assert_ptr_equal(registry_next_replica_of_shard(v, shard_id, id - 1), r);
-    assert_ptr_equal(registry_next_replica_of_host(v, &host, id - 1), r);
-    const thole_v1_Shard *shard = registry_shard(v, shard_id);
+    assert_same(registry_replica(v, id, &replica_buf), r, &thole_v1_Replica_msginit);
+    assert_same(registry_next_replica_of_shard(v, shard_id, id - 1, &replica_buf), r,
+                &thole_v1_Replica_msginit);
+    assert_same(registry_next_replica_of_host(v, &host, id - 1, &replica_buf), r,
+                &thole_v1_Replica_msginit);
+    const thole_v1_Shard *shard = registry_shard(v, shard_id, &shard_buf);
     assert_non_null(shard);
     assert_true(slice_equal(registry_str(thole_v1_Replica_shard(r)),
                             registry_str(thole_v1_Shard_name(shard))));
@@ -475,7 +496,8 @@ static void check_replica(const struct registry_view *v, const thole_v1_Replica 
     /* At most one active replica of a shard on a host. */
     const thole_v1_Replica *other = r;
     while (!(removed && thole_v1_Replica_phase(r) == thole_v1_REPLICA_PHASE_OUT) &&
-           (other = registry_next_replica_of_shard(v, shard_id, thole_v1_Replica_id(other)))) {
+           (other = registry_next_replica_of_shard(v, shard_id, thole_v1_Replica_id(other),
+                                                   &replica_buf2))) {
         bool out = thole_v1_Replica_phase(other) == thole_v1_REPLICA_PHASE_OUT;
         assert_true(out || !slice_equal(registry_str(thole_v1_Replica_host_id(other)),
                                         registry_str(host_id)));
@@ -484,6 +506,8 @@ static void check_replica(const struct registry_view *v, const thole_v1_Replica 
 
 void check_invariants(const struct registry_view *v)
 {
+    struct registry_shard_buf shard_buf, shard_buf2;
+    struct registry_replica_buf replica_buf;
     const thole_v1_Host *host = NULL;
     struct slice name = {0};
     while ((host = registry_next_host(v, name)) != NULL) {
@@ -496,16 +520,17 @@ void check_invariants(const struct registry_view *v)
     }
     const thole_v1_Shard *shard = NULL;
     name = (struct slice){0};
-    while ((shard = registry_next_shard(v, name)) != NULL) {
+    while ((shard = registry_next_shard(v, name, &shard_buf)) != NULL) {
         name = registry_str(thole_v1_Shard_name(shard));
-        assert_ptr_equal(registry_shard_by_name(v, name), shard);
-        assert_ptr_equal(registry_shard(v, thole_v1_Shard_id(shard)), shard);
+        assert_same(registry_shard_by_name(v, name, &shard_buf2), shard, &thole_v1_Shard_msginit);
+        assert_same(registry_shard(v, thole_v1_Shard_id(shard), &shard_buf2), shard,
+                    &thole_v1_Shard_msginit);
         assert_true(!thole_v1_Shard_deleting(shard) ||
                     count_replicas(v, thole_v1_Shard_id(shard)) > 0);
     }
     const thole_v1_Replica *r = NULL;
     uint64_t id = 0;
-    while ((r = registry_next_replica(v, id)) != NULL) {
+    while ((r = registry_next_replica(v, id, &replica_buf)) != NULL) {
         id = thole_v1_Replica_id(r);
         check_replica(v, r);
     }
@@ -513,10 +538,11 @@ void check_invariants(const struct registry_view *v)
 
 size_t count_replicas(const struct registry_view *v, uint64_t shard)
 {
+    struct registry_replica_buf replica_buf;
     size_t count = 0;
     uint64_t id = 0;
     const thole_v1_Replica *r = NULL;
-    while ((r = registry_next_replica_of_shard(v, shard, id)) != NULL) {
+    while ((r = registry_next_replica_of_shard(v, shard, id, &replica_buf)) != NULL) {
         id = thole_v1_Replica_id(r);
         count++;
     }

@@ -20,9 +20,10 @@
 
 static struct placement_result decide(struct fixture *f, uint64_t shard, bool conditions)
 {
+    struct registry_shard_buf shard_buf;
     struct placement_result ret = {.verdict = PLACEMENT_WAIT};
     struct registry_view *v = registry_view_acquire(f->r);
-    const thole_v1_Shard *row = registry_shard(v, shard);
+    const thole_v1_Shard *row = registry_shard(v, shard, &shard_buf);
     if (row != NULL) {
         struct cmd c = cmd_new("placement");
         placement_decide(v, row, NULL, c.c, c.arena, &ret);
@@ -54,15 +55,18 @@ static bool host_up(const struct registry_view *v, const thole_v1_Replica *r)
 /* One replica takes one step of its life; false if there was none to take. */
 static bool simulate_one(struct fixture *f, uint64_t shard, struct rand *rng)
 {
+    struct registry_shard_buf shard_buf;
+    struct registry_replica_buf replica_buf;
     struct registry_view *v = registry_view_acquire(f->r);
     uint64_t ids[128];
     int32_t phases[128];
     size_t count = 0;
     uint64_t id = 0;
     const thole_v1_Replica *r;
-    const thole_v1_Shard *s = registry_shard(v, shard);
+    const thole_v1_Shard *s = registry_shard(v, shard, &shard_buf);
     bool deleting = s != NULL && thole_v1_Shard_deleting(s);
-    while ((r = registry_next_replica_of_shard(v, shard, id)) != NULL && count < 128) {
+    while ((r = registry_next_replica_of_shard(v, shard, id, &replica_buf)) != NULL &&
+           count < 128) {
         id = thole_v1_Replica_id(r);
         bool remove = thole_v1_Replica_desired(r) == thole_v1_REPLICA_DESIRED_REMOVE;
         int32_t phase = thole_v1_Replica_phase(r);
@@ -91,11 +95,12 @@ struct counts {
 /* What placement wants to run, and what of the group would answer. */
 static struct counts count_shard(struct fixture *f, uint64_t shard)
 {
+    struct registry_replica_buf replica_buf;
     struct counts ret = {0};
     struct registry_view *v = registry_view_acquire(f->r);
     const thole_v1_Replica *r;
     uint64_t id = 0;
-    while ((r = registry_next_replica_of_shard(v, shard, id)) != NULL) {
+    while ((r = registry_next_replica_of_shard(v, shard, id, &replica_buf)) != NULL) {
         id = thole_v1_Replica_id(r);
         bool voter = thole_v1_Replica_role(r) == VOTER;
         if (thole_v1_Replica_desired(r) == thole_v1_REPLICA_DESIRED_RUN) {
@@ -190,15 +195,17 @@ static bool can_take(const thole_v1_Host *h, const thole_v1_ShardSpec *spec)
 /* After all has settled: as wanted, or a reason why not. */
 static void check_settled(struct fixture *f, const struct placement_result *result)
 {
+    struct registry_shard_buf shard_buf;
+    struct registry_replica_buf replica_buf, replica_buf2;
     struct registry_view *v = registry_view_acquire(f->r);
-    const thole_v1_Shard *s = registry_shard(v, 1);
+    const thole_v1_Shard *s = registry_shard(v, 1, &shard_buf);
     const thole_v1_ShardSpec *spec = thole_v1_Shard_spec(s);
     uint32_t good[2] = {0};
     uint32_t mine_bad = 0;
     uint32_t users = 0;
     uint64_t id = 0;
     const thole_v1_Replica *r;
-    while ((r = registry_next_replica_of_shard(v, 1, id)) != NULL) {
+    while ((r = registry_next_replica_of_shard(v, 1, id, &replica_buf)) != NULL) {
         id = thole_v1_Replica_id(r);
         if (thole_v1_Replica_desired(r) != thole_v1_REPLICA_DESIRED_RUN) {
             continue;
@@ -218,7 +225,7 @@ static void check_settled(struct fixture *f, const struct placement_result *resu
         name = registry_str(thole_v1_Host_name(h));
         bool used = false;
         id = 0;
-        while ((r = registry_next_replica_of_shard(v, 1, id)) != NULL) {
+        while ((r = registry_next_replica_of_shard(v, 1, id, &replica_buf2)) != NULL) {
             id = thole_v1_Replica_id(r);
             used |= slice_equal(registry_str(thole_v1_Replica_host(r)), name);
         }
@@ -312,6 +319,7 @@ static void test_placement_random_clusters_converge(void **state)
 
 static void check_zero(struct fixture *f, const struct placement_result *result)
 {
+    struct registry_replica_buf replica_buf;
     struct registry_view *v = registry_view_acquire(f->r);
     uint32_t active = 0;
     uint32_t good = 0;
@@ -325,7 +333,7 @@ static void check_zero(struct fixture *f, const struct placement_result *result)
             thole_v1_HostSpec_state(thole_v1_Host_spec(h)) == thole_v1_HOST_STATE_ACTIVE &&
             thole_v1_HostStatus_liveness(thole_v1_Host_status(h)) != thole_v1_HOST_LIVENESS_DEAD;
     }
-    while ((r = registry_next_replica_of_shard(v, 0, id)) != NULL) {
+    while ((r = registry_next_replica_of_shard(v, 0, id, &replica_buf)) != NULL) {
         id = thole_v1_Replica_id(r);
         h = registry_host_by_name(v, registry_str(thole_v1_Replica_host(r)));
         good += thole_v1_Replica_role(r) == VOTER &&
@@ -370,6 +378,7 @@ static void test_placement_zero_follows_hosts(void **state)
 
 static void test_placement_balances_many_shards(void **state)
 {
+    struct registry_replica_buf replica_buf;
     (void)state;
     struct fixture f;
     struct rand rng;
@@ -388,7 +397,7 @@ static void test_placement_balances_many_shards(void **state)
         size_t count = 0;
         uint64_t after = 0;
         const thole_v1_Replica *r;
-        while ((r = registry_next_replica_of_host(v, &id, after)) != NULL) {
+        while ((r = registry_next_replica_of_host(v, &id, after, &replica_buf)) != NULL) {
             after = thole_v1_Replica_id(r);
             count++;
         }
@@ -451,6 +460,7 @@ static void test_placement_promotes_before_it_places(void **state)
 
 static void test_placement_draining_voter_is_replaced_first(void **state)
 {
+    struct registry_replica_buf replica_buf, replica_buf2;
     (void)state;
     struct fixture f;
     struct rand rng;
@@ -460,7 +470,7 @@ static void test_placement_draining_voter_is_replaced_first(void **state)
     do_create_shard(&f, "s", 3, 0);
     settle(&f, 1, &rng);
     struct registry_view *v = registry_view_acquire(f.r);
-    const thole_v1_Replica *r = registry_next_replica_of_shard(v, 1, 0);
+    const thole_v1_Replica *r = registry_next_replica_of_shard(v, 1, 0, &replica_buf);
     uint64_t leaving = thole_v1_Replica_id(r);
     uint64_t host = (uint64_t)(thole_v1_Replica_host(r).data[1] - '0');
     registry_view_release(v);
@@ -471,7 +481,7 @@ static void test_placement_draining_voter_is_replaced_first(void **state)
     assert_true(simulate_one(&f, 1, &rng));
     assert_int_equal(decide(&f, 1, false).verdict, PLACEMENT_ACT);
     v = registry_view_acquire(f.r);
-    assert_int_equal(thole_v1_Replica_desired(registry_replica(v, leaving)),
+    assert_int_equal(thole_v1_Replica_desired(registry_replica(v, leaving, &replica_buf2)),
                      thole_v1_REPLICA_DESIRED_REMOVE);
     registry_view_release(v);
     fixture_deinit(&f);
@@ -479,6 +489,7 @@ static void test_placement_draining_voter_is_replaced_first(void **state)
 
 static void test_placement_extra_load_spreads_one_view(void **state)
 {
+    struct registry_shard_buf shard_buf;
     (void)state;
     struct fixture f;
     fixture_init(&f);
@@ -487,7 +498,7 @@ static void test_placement_extra_load_spreads_one_view(void **state)
     struct registry_view *v = registry_view_acquire(f.r);
     struct cmd c = cmd_new("placement");
     struct placement_result result;
-    placement_decide(v, registry_shard(v, 1), NULL, c.c, c.arena, &result);
+    placement_decide(v, registry_shard(v, 1, &shard_buf), NULL, c.c, c.arena, &result);
     size_t count = 0;
     const thole_registry_v1_Operation *const *ops =
         thole_registry_v1_Command_operations(c.c, &count);

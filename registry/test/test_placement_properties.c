@@ -158,11 +158,12 @@ struct votes {
 
 static struct votes count_votes(struct world *w, uint64_t shard)
 {
+    struct registry_replica_buf replica_buf;
     struct votes ret = {0};
     struct registry_view *v = registry_view_acquire(w->f.r);
     const thole_v1_Replica *r;
     uint64_t id = 0;
-    while ((r = registry_next_replica_of_shard(v, shard, id)) != NULL) {
+    while ((r = registry_next_replica_of_shard(v, shard, id, &replica_buf)) != NULL) {
         id = thole_v1_Replica_id(r);
         if (thole_v1_Replica_role(r) == NON_VOTING ||
             thole_v1_Replica_phase(r) == thole_v1_REPLICA_PHASE_OUT) {
@@ -197,14 +198,15 @@ static size_t count_placed(const thole_registry_v1_Command *c)
 /* One decision, taken. */
 static struct placement_result step(struct world *w, uint64_t shard, bool conditions)
 {
+    struct registry_shard_buf shard_buf, shard_buf2;
     struct placement_result ret;
     struct registry_view *v = registry_view_acquire(w->f.r);
     struct cmd c = cmd_new("placement");
     struct votes before = count_votes(w, shard);
-    placement_decide(v, registry_shard(v, shard), NULL, c.c, c.arena, &ret);
+    placement_decide(v, registry_shard(v, shard, &shard_buf), NULL, c.c, c.arena, &ret);
     w->placed += count_placed(c.c);
     if (conditions) {
-        (void)placement_conditions(v, registry_shard(v, shard), &ret, c.c, c.arena);
+        (void)placement_conditions(v, registry_shard(v, shard, &shard_buf2), &ret, c.c, c.arena);
     }
     size_t count = 0;
     (void)thole_registry_v1_Command_operations(c.c, &count);
@@ -225,13 +227,14 @@ static struct placement_result step(struct world *w, uint64_t shard, bool condit
 /* What hosts would report. False: nothing. */
 static bool observe_one(struct world *w, uint64_t shard)
 {
+    struct registry_replica_buf replica_buf;
     uint64_t ids[64];
     int32_t phases[64];
     size_t count = 0;
     uint64_t id = 0;
     const thole_v1_Replica *r;
     struct registry_view *v = registry_view_acquire(w->f.r);
-    while ((r = registry_next_replica_of_shard(v, shard, id)) != NULL && count < 64) {
+    while ((r = registry_next_replica_of_shard(v, shard, id, &replica_buf)) != NULL && count < 64) {
         id = thole_v1_Replica_id(r);
         bool remove = thole_v1_Replica_desired(r) == thole_v1_REPLICA_DESIRED_REMOVE;
         int32_t phase = thole_v1_Replica_phase(r);
@@ -320,12 +323,13 @@ static int tag_value(const thole_v1_Host *h, const char *key)
 static void model_host(struct model *m, const struct registry_view *v,
                        const thole_v1_ShardSpec *spec, size_t i)
 {
+    struct registry_replica_buf replica_buf;
     const thole_v1_Host *h = m->rows[i];
     int32_t state = thole_v1_HostSpec_state(thole_v1_Host_spec(h));
     bool used = false;
     uint64_t id = 0;
     const thole_v1_Replica *r;
-    while ((r = registry_next_replica_of_shard(v, 1, id)) != NULL) {
+    while ((r = registry_next_replica_of_shard(v, 1, id, &replica_buf)) != NULL) {
         id = thole_v1_Replica_id(r);
         if (host_of(v, r) == h) {
             used = true;
@@ -357,7 +361,8 @@ static void model_host(struct model *m, const struct registry_view *v,
 
 static void model_load(struct model *m, const struct registry_view *v)
 {
-    const thole_v1_ShardSpec *spec = thole_v1_Shard_spec(registry_shard(v, 1));
+    struct registry_shard_buf shard_buf;
+    const thole_v1_ShardSpec *spec = thole_v1_Shard_spec(registry_shard(v, 1, &shard_buf));
     struct slice name = {0};
     const thole_v1_Host *h;
     memset(m, 0, sizeof(*m));
@@ -465,10 +470,11 @@ static void voting_spread(const struct model *m, int32_t ret[2])
  * that is no longer wanted. */
 static bool is_leaving(const struct registry_view *v)
 {
+    struct registry_replica_buf replica_buf;
     uint64_t id = 0;
     const thole_v1_Replica *r;
     bool leaving = false;
-    while ((r = registry_next_replica_of_shard(v, 1, id)) != NULL) {
+    while ((r = registry_next_replica_of_shard(v, 1, id, &replica_buf)) != NULL) {
         id = thole_v1_Replica_id(r);
         leaving |= thole_v1_Replica_desired(r) == thole_v1_REPLICA_DESIRED_REMOVE ||
                    thole_v1_Replica_role(r) == WITNESS;
@@ -490,10 +496,12 @@ static bool has_cover(const thole_v1_ShardSpec *spec)
 /* Everything that runs is where it may be; users' replicas are not made here. */
 static void check_constraints(struct world *w, const struct registry_view *v)
 {
-    const thole_v1_ShardSpec *spec = thole_v1_Shard_spec(registry_shard(v, 1));
+    struct registry_shard_buf shard_buf;
+    struct registry_replica_buf replica_buf;
+    const thole_v1_ShardSpec *spec = thole_v1_Shard_spec(registry_shard(v, 1, &shard_buf));
     uint64_t id = 0;
     const thole_v1_Replica *r;
-    while ((r = registry_next_replica_of_shard(v, 1, id)) != NULL) {
+    while ((r = registry_next_replica_of_shard(v, 1, id, &replica_buf)) != NULL) {
         id = thole_v1_Replica_id(r);
         size_t n = 0;
         size_t groups = 0;
@@ -512,7 +520,8 @@ static void check_constraints(struct world *w, const struct registry_view *v)
 
 static void check_covered(struct world *w, const struct registry_view *v)
 {
-    const thole_v1_ShardSpec *spec = thole_v1_Shard_spec(registry_shard(v, 1));
+    struct registry_shard_buf shard_buf;
+    const thole_v1_ShardSpec *spec = thole_v1_Shard_spec(registry_shard(v, 1, &shard_buf));
     struct model m;
     size_t groups = 0;
     const thole_v1_ReplicaGroup *const *g = thole_v1_ShardSpec_non_voting(spec, &groups);
@@ -531,8 +540,9 @@ static void check_covered(struct world *w, const struct registry_view *v)
 
 static void check_settled(struct world *w, const struct placement_result *result)
 {
+    struct registry_shard_buf shard_buf;
     struct registry_view *v = registry_view_acquire(w->f.r);
-    const thole_v1_ShardSpec *spec = thole_v1_Shard_spec(registry_shard(v, 1));
+    const thole_v1_ShardSpec *spec = thole_v1_Shard_spec(registry_shard(v, 1, &shard_buf));
     struct model m;
     model_load(&m, v);
     struct cost best = best_of(&m);
@@ -580,6 +590,7 @@ static void disturb(struct world *w)
 
 static void run_world(uint64_t seed)
 {
+    struct registry_shard_buf shard_buf;
     struct world w;
     world_init(&w, seed, 1);
     apply_spec(&w);
@@ -589,7 +600,7 @@ static void run_world(uint64_t seed)
         disturb(&w);
         /* How many new replicas does what happened need, at least? */
         struct registry_view *v = registry_view_acquire(w.f.r);
-        const thole_v1_ShardSpec *spec = thole_v1_Shard_spec(registry_shard(v, 1));
+        const thole_v1_ShardSpec *spec = thole_v1_Shard_spec(registry_shard(v, 1, &shard_buf));
         struct model m;
         model_load(&m, v);
         struct cost best = best_of(&m);
@@ -641,11 +652,12 @@ static uint32_t load_of(struct world *w, uint64_t n)
 /* The replicas on host n lead; other shards are led by any of theirs. */
 static void lead_from(struct world *w, uint64_t shards, uint64_t n)
 {
+    struct registry_replica_buf replica_buf;
     struct registry_view *v = registry_view_acquire(w->f.r);
     uint64_t leader[SHARDS_MAX + 1] = {0};
     uint64_t after = 0;
     const thole_v1_Replica *row;
-    while ((row = registry_next_replica(v, after)) != NULL) {
+    while ((row = registry_next_replica(v, after, &replica_buf)) != NULL) {
         after = thole_v1_Replica_id(row);
         uint64_t shard = thole_v1_Replica_shard_id(row);
         bool here =
@@ -665,13 +677,15 @@ static void lead_from(struct world *w, uint64_t shards, uint64_t n)
 /* One move of any shard from any host; false if none gains. */
 static bool balance_one(struct world *w, uint64_t shards)
 {
+    struct registry_shard_buf shard_buf;
     bool moved = false;
     struct registry_view *v = registry_view_acquire(w->f.r);
     for (uint64_t shard = 1; shard <= shards && !moved; shard++) {
         for (uint64_t n = 0; n < w->hosts && !moved; n++) {
             struct cmd c = cmd_new("placement");
             struct uuid id = test_uuid(n);
-            moved = placement_balance(v, registry_shard(v, shard), NULL, &id, c.c, c.arena);
+            moved =
+                placement_balance(v, registry_shard(v, shard, &shard_buf), NULL, &id, c.c, c.arena);
             if (moved) {
                 CHECK(w, fixture_run(&w->f, &c) == THOLE_OK);
                 w->placed++;
@@ -734,6 +748,7 @@ static void placement_balance_ends_even_with_fewest_moves(void **state)
 /* A host gives away what is above its capacity, also if it leads all of that. */
 static void run_capacity(uint64_t seed)
 {
+    struct registry_replica_buf replica_buf;
     struct world w;
     world_init(&w, seed, 3);
     uint64_t shards = rand_between(&w.rng, 4, SHARDS_MAX);
@@ -755,7 +770,7 @@ static void run_capacity(uint64_t seed)
     uint32_t load = 0;
     uint64_t after = 0;
     const thole_v1_Replica *row;
-    while ((row = registry_next_replica_of_host(v, &id, after)) != NULL) {
+    while ((row = registry_next_replica_of_host(v, &id, after, &replica_buf)) != NULL) {
         after = thole_v1_Replica_id(row);
         load += thole_v1_Replica_shard_id(row) != REGISTRY_SHARD_ID;
     }
@@ -777,12 +792,13 @@ static size_t moves_seen;
 /* Hosts by number; whether the shard has a replica there that is to run. */
 static bool runs_on(struct world *w, uint64_t n)
 {
+    struct registry_replica_buf replica_buf;
     struct registry_view *v = registry_view_acquire(w->f.r);
     struct uuid id = test_uuid(n);
     bool runs = false;
     uint64_t after = 0;
     const thole_v1_Replica *row;
-    while ((row = registry_next_replica_of_host(v, &id, after)) != NULL) {
+    while ((row = registry_next_replica_of_host(v, &id, after, &replica_buf)) != NULL) {
         after = thole_v1_Replica_id(row);
         runs |= thole_v1_Replica_shard_id(row) == 1 &&
                 thole_v1_Replica_desired(row) == thole_v1_REPLICA_DESIRED_RUN;
@@ -793,11 +809,12 @@ static bool runs_on(struct world *w, uint64_t n)
 
 static bool may_move(struct world *w, uint64_t from, uint64_t to)
 {
+    struct registry_shard_buf shard_buf;
     struct registry_view *v = registry_view_acquire(w->f.r);
     struct uuid from_id = test_uuid(from);
     struct uuid to_id = test_uuid(to);
     char why[PLACEMENT_TEXT_BYTES] = "";
-    bool may = placement_may_move(v, registry_shard(v, 1), &from_id, &to_id, why);
+    bool may = placement_may_move(v, registry_shard(v, 1, &shard_buf), &from_id, &to_id, why);
     CHECK(w, may || strlen(why) > 0);
     registry_view_release(v);
     return may;

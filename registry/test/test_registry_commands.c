@@ -29,16 +29,20 @@ static int setup(void **state)
 
 static const thole_v1_Replica *replica_row(struct fixture *f, uint64_t id)
 {
+    static struct registry_replica_buf bufs[4]; /* of the last four */
+    static size_t next;
     struct registry_view *v = registry_view_acquire(f->r);
-    const thole_v1_Replica *r = registry_replica(v, id);
+    const thole_v1_Replica *r = registry_replica(v, id, &bufs[next++ % 4]);
     registry_view_release(v); /* the machine's own view keeps it until the next command */
     return r;
 }
 
 static const thole_v1_Shard *shard_row(struct fixture *f, uint64_t id)
 {
+    static struct registry_shard_buf bufs[4];
+    static size_t next;
     struct registry_view *v = registry_view_acquire(f->r);
-    const thole_v1_Shard *s = registry_shard(v, id);
+    const thole_v1_Shard *s = registry_shard(v, id, &bufs[next++ % 4]);
     registry_view_release(v);
     return s;
 }
@@ -62,6 +66,8 @@ static uint64_t revision(struct fixture *f)
 
 static void test_bootstrap_makes_cluster_once(void **state)
 {
+    struct registry_shard_buf shard_buf;
+    struct registry_replica_buf replica_buf;
     struct fixture *f = *state;
     EXPECT(f, do_create_shard(f, "a", 1, 0), THOLE_FAILED_PRECONDITION, "NOT_READY");
     EXPECT_OK(f, do_bootstrap(f, 3));
@@ -70,12 +76,12 @@ static void test_bootstrap_makes_cluster_once(void **state)
     struct uuid cluster;
     assert_true(registry_view_cluster(v, &cluster));
     assert_memory_equal(cluster.bytes, "0123456789abcdef", 16);
-    const thole_v1_Shard *zero = registry_shard_by_name(v, slice_str("zero"));
+    const thole_v1_Shard *zero = registry_shard_by_name(v, slice_str("zero"), &shard_buf);
     size_t count = 0;
     thole_v1_Shard_initial(zero, &count);
     assert_int_equal(count, 3);
     for (uint64_t i = 0; i < 3; i++) {
-        const thole_v1_Replica *r = registry_replica(v, i + 1);
+        const thole_v1_Replica *r = registry_replica(v, i + 1, &replica_buf);
         assert_true(thole_v1_Replica_initial(r));
         assert_int_equal(thole_v1_Replica_role(r), VOTER);
         char name[8];
@@ -174,6 +180,7 @@ static void test_admit_of_the_same_start_elsewhere_is_refused(void **state)
 
 static void test_events_that_flood_are_kept_once_with_their_number(void **state)
 {
+    struct registry_event_buf event_buf;
     struct fixture *f = *state;
     for (int i = 0; i < 20; i++) {
         EXPECT_OK(f, do_liveness(f, 1, thole_v1_HOST_LIVENESS_SUSPECT));
@@ -186,7 +193,7 @@ static void test_events_that_flood_are_kept_once_with_their_number(void **state)
     uint64_t it = 0;
     uint64_t revision = 0;
     const thole_v1_Event *e;
-    while ((e = registry_next_event(v, 0, &it)) != NULL) {
+    while ((e = registry_next_event(v, 0, &it, &event_buf)) != NULL) {
         assert_true(thole_v1_Event_revision(e) >= revision);
         revision = thole_v1_Event_revision(e);
         if (slice_equal(registry_str(thole_v1_Event_object(e)), slice_str("hosts/h1")) &&
@@ -466,6 +473,7 @@ static bool is_lost(struct fixture *f, uint64_t replica)
 
 static void test_repair_of_zero_skips_ids_that_may_be_in_use(void **state)
 {
+    struct registry_shard_buf shard_buf;
     struct fixture *f = *state;
     struct bytes saved = {0};
     struct thole_status st;
@@ -486,7 +494,7 @@ static void test_repair_of_zero_skips_ids_that_may_be_in_use(void **state)
     assert_true(is_lost(f, 7));
     EXPECT_OK(f, do_create_shard(f, "b", 1, 0));
     struct registry_view *v = registry_view_acquire(f->r);
-    uint64_t shard = thole_v1_Shard_id(registry_shard_by_name(v, slice_str("b")));
+    uint64_t shard = thole_v1_Shard_id(registry_shard_by_name(v, slice_str("b"), &shard_buf));
     uint64_t next = registry_next_replica_id(v);
     registry_view_release(v);
     assert_true(shard > 1000000 && next > 1000000);
@@ -741,8 +749,9 @@ static void test_query_empty_gives_revision(void **state)
 
 static uint64_t shard_named(struct fixture *f, const char *name, uint32_t *ret_replicas)
 {
+    struct registry_shard_buf shard_buf;
     struct registry_view *v = registry_view_acquire(f->r);
-    uint64_t id = thole_v1_Shard_id(registry_shard_by_name(v, slice_str(name)));
+    uint64_t id = thole_v1_Shard_id(registry_shard_by_name(v, slice_str(name), &shard_buf));
     *ret_replicas = (uint32_t)count_replicas(v, id);
     registry_view_release(v);
     return id;
@@ -764,6 +773,7 @@ static void test_shard_that_cannot_form_begins_again_when_all_its_hosts_are_remo
 
 static void test_shard_that_formed_or_has_a_replica_left_is_not_begun_again(void **state)
 {
+    struct registry_replica_buf replica_buf;
     struct fixture *f = *state;
     uint32_t replicas = 0;
     assert_int_equal(do_create_shard(f, "formed", 1, 0), THOLE_OK);
@@ -772,7 +782,8 @@ static void test_shard_that_formed_or_has_a_replica_left_is_not_begun_again(void
     uint64_t left = shard_named(f, "left", &replicas);
     assert_int_equal(do_place(f, formed, 2, 1), THOLE_OK);
     struct registry_view *v = registry_view_acquire(f->r);
-    uint64_t leader = thole_v1_Replica_id(registry_next_replica_of_shard(v, formed, 0));
+    uint64_t leader =
+        thole_v1_Replica_id(registry_next_replica_of_shard(v, formed, 0, &replica_buf));
     registry_view_release(v);
     assert_int_equal(do_formed(f, formed, leader, 1), THOLE_OK);
     assert_int_equal(do_place(f, left, 0, 3), THOLE_OK);

@@ -386,9 +386,11 @@ static void step(struct fixture *f, struct model *m, struct rand *rng)
 
 static void compare(const struct registry_view *v, const struct model *m)
 {
+    struct registry_replica_buf replica_buf;
+    struct registry_shard_buf shard_buf;
     assert_int_equal(registry_next_replica_id(v), m->next_replica);
     for (uint64_t i = 1; i < m->next_replica; i++) {
-        const thole_v1_Replica *r = registry_replica(v, i);
+        const thole_v1_Replica *r = registry_replica(v, i, &replica_buf);
         assert_int_equal(r != NULL, m->replicas[i].exists);
         if (r != NULL) {
             bool remove = thole_v1_Replica_desired(r) == thole_v1_REPLICA_DESIRED_REMOVE;
@@ -402,7 +404,7 @@ static void compare(const struct registry_view *v, const struct model *m)
         }
     }
     for (uint64_t i = 0; i < m->next_shard; i++) {
-        const thole_v1_Shard *s = registry_shard(v, i);
+        const thole_v1_Shard *s = registry_shard(v, i, &shard_buf);
         assert_int_equal(s != NULL, m->shards[i].exists);
         if (s != NULL) {
             assert_int_equal(thole_v1_Shard_deleting(s), m->shards[i].deleting);
@@ -498,6 +500,8 @@ static const struct registry_changes *mirror_changes(struct mirror *m)
 
 static void mirror_check(const struct mirror *m, const struct registry_view *v)
 {
+    struct registry_shard_buf shard_buf;
+    struct registry_replica_buf replica_buf;
     struct mirror *full = calloc(1, sizeof(*full));
     struct slice name = {0};
     const thole_v1_Host *h = NULL;
@@ -507,13 +511,13 @@ static void mirror_check(const struct mirror *m, const struct registry_view *v)
     }
     name = (struct slice){0};
     const thole_v1_Shard *s = NULL;
-    while ((s = registry_next_shard(v, name)) != NULL) {
+    while ((s = registry_next_shard(v, name, &shard_buf)) != NULL) {
         name = registry_str(thole_v1_Shard_name(s));
         on_shard(full, s);
     }
     const thole_v1_Replica *r = NULL;
     uint64_t id = 0;
-    while ((r = registry_next_replica(v, id)) != NULL) {
+    while ((r = registry_next_replica(v, id, &replica_buf)) != NULL) {
         id = thole_v1_Replica_id(r);
         on_replica(full, r);
     }
@@ -625,6 +629,7 @@ static void test_model_random_commands_agree(void **state)
 
 static void test_changes_since_compacted_is_refused(void **state)
 {
+    struct registry_event_buf event_buf;
     (void)state;
     struct fixture f;
     struct thole_status st;
@@ -645,7 +650,7 @@ static void test_changes_since_compacted_is_refused(void **state)
     assert_int_equal(mirror->events, 50);
     size_t events = 0;
     uint64_t it = 0;
-    while (registry_next_event(v, 0, &it) != NULL) {
+    while (registry_next_event(v, 0, &it, &event_buf) != NULL) {
         events++;
     }
     assert_int_equal(events, LIMIT_EVENTS);

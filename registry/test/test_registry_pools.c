@@ -61,13 +61,14 @@ static uint64_t reconcile(struct fixture *f, const char *name, uint64_t generati
 /* -1: there is no such pool. */
 static int shards_of(struct fixture *f, const char *name)
 {
+    struct registry_shard_buf shard_buf;
     struct registry_view *v = registry_view_acquire(f->r);
     const thole_v1_ShardPool *p = registry_pool_by_name(v, slice_str(name));
     int count = p == NULL ? -1 : (int)thole_v1_ShardPoolStatus_shards(thole_v1_ShardPool_status(p));
     int found = 0;
     struct slice after = {0};
     const thole_v1_Shard *s;
-    while ((s = registry_next_shard(v, after)) != NULL) {
+    while ((s = registry_next_shard(v, after, &shard_buf)) != NULL) {
         after = registry_str(thole_v1_Shard_name(s));
         found += slice_equal(registry_str(thole_v1_Shard_pool(s)), slice_str(name));
     }
@@ -88,6 +89,7 @@ static uint64_t observed(struct fixture *f, const char *name)
 
 static void registry_pool_follows_in_bounded_steps(void **state)
 {
+    struct registry_shard_buf shard_buf;
     struct fixture *f = *state;
     assert_int_equal(apply_pool(f, "p", (struct pool_args){.count = 10, .voters = 1}), THOLE_OK);
     assert_int_equal(shards_of(f, "p"), 0);
@@ -111,7 +113,7 @@ static void registry_pool_follows_in_bounded_steps(void **state)
     assert_int_equal(reconcile(f, "p", 3, 100), THOLE_OK);
     assert_int_equal(shards_of(f, "p"), 3);
     struct registry_view *v = registry_view_acquire(f->r);
-    const thole_v1_Shard *s = registry_shard_by_name(v, slice_str("p-2"));
+    const thole_v1_Shard *s = registry_shard_by_name(v, slice_str("p-2"), &shard_buf);
     assert_int_equal(thole_v1_ShardSpec_voters(thole_v1_Shard_spec(s)), 3);
     assert_int_equal(thole_v1_Shard_generation(s), 2);
     registry_view_release(v);
@@ -119,6 +121,7 @@ static void registry_pool_follows_in_bounded_steps(void **state)
 
 static void registry_pool_waits_for_a_name_that_is_being_deleted(void **state)
 {
+    struct registry_replica_buf replica_buf;
     struct fixture *f = *state;
     assert_int_equal(apply_pool(f, "p", (struct pool_args){.count = 2, .voters = 1}), THOLE_OK);
     assert_int_equal(reconcile(f, "p", 1, 100), THOLE_OK);
@@ -131,7 +134,7 @@ static void registry_pool_waits_for_a_name_that_is_being_deleted(void **state)
     assert_int_equal(reconcile(f, "p", 3, 100), THOLE_OK);
     assert_int_equal(observed(f, "p"), 2);
     struct registry_view *v = registry_view_acquire(f->r);
-    uint64_t replica = thole_v1_Replica_id(registry_next_replica_of_shard(v, 2, 0));
+    uint64_t replica = thole_v1_Replica_id(registry_next_replica_of_shard(v, 2, 0, &replica_buf));
     registry_view_release(v);
     assert_int_equal(do_observe(f, replica, thole_v1_REPLICA_PHASE_GONE, 0), THOLE_OK);
     assert_int_equal(shards_of(f, "p"), 1);
@@ -142,6 +145,7 @@ static void registry_pool_waits_for_a_name_that_is_being_deleted(void **state)
 
 static void registry_pool_leaves_names_of_others_alone(void **state)
 {
+    struct registry_shard_buf shard_buf;
     struct fixture *f = *state;
     assert_int_equal(do_create_shard(f, "p-1", 1, 0), THOLE_OK);
     assert_int_equal(apply_pool(f, "p", (struct pool_args){.count = 3, .voters = 1}), THOLE_OK);
@@ -159,7 +163,7 @@ static void registry_pool_leaves_names_of_others_alone(void **state)
     assert_int_equal(reconcile(f, "p", 2, 100), THOLE_OK);
     assert_int_equal(shards_of(f, "p"), -1);
     v = registry_view_acquire(f->r);
-    assert_non_null(registry_shard_by_name(v, slice_str("p-1")));
+    assert_non_null(registry_shard_by_name(v, slice_str("p-1"), &shard_buf));
     registry_view_release(v);
 }
 

@@ -79,8 +79,9 @@ static int teardown(void **state)
 
 static uint64_t id_of(struct fixture *f, const char *name)
 {
+    struct registry_shard_buf shard_buf;
     struct registry_view *v = registry_view_acquire(f->r);
-    const thole_v1_Shard *s = registry_shard_by_name(v, slice_str(name));
+    const thole_v1_Shard *s = registry_shard_by_name(v, slice_str(name), &shard_buf);
     uint64_t id = s == NULL ? UINT64_MAX : thole_v1_Shard_id(s);
     registry_view_release(v);
     return id;
@@ -88,8 +89,9 @@ static uint64_t id_of(struct fixture *f, const char *name)
 
 static bool awaits(struct fixture *f, const char *name)
 {
+    struct registry_shard_buf shard_buf;
     struct registry_view *v = registry_view_acquire(f->r);
-    const thole_v1_Shard *s = registry_shard_by_name(v, slice_str(name));
+    const thole_v1_Shard *s = registry_shard_by_name(v, slice_str(name), &shard_buf);
     assert_non_null(s);
     bool yes = thole_v1_Shard_awaits_restore(s);
     registry_view_release(v);
@@ -98,11 +100,12 @@ static bool awaits(struct fixture *f, const char *name)
 
 static size_t events(struct fixture *f, const char *reason)
 {
+    struct registry_event_buf event_buf;
     struct registry_view *v = registry_view_acquire(f->r);
     uint64_t it = 0;
     size_t n = 0;
     const thole_v1_Event *e;
-    while ((e = registry_next_event(v, 0, &it)) != NULL) {
+    while ((e = registry_next_event(v, 0, &it, &event_buf)) != NULL) {
         n += slice_equal(registry_str(thole_v1_Event_reason(e)), slice_str(reason));
     }
     registry_view_release(v);
@@ -144,8 +147,9 @@ static uint64_t cancel(struct fixture *f, uint64_t id)
 
 static uint64_t first_replica(struct fixture *f, uint64_t shard)
 {
+    struct registry_replica_buf replica_buf;
     struct registry_view *v = registry_view_acquire(f->r);
-    const thole_v1_Replica *r = registry_next_replica_of_shard(v, shard, 0);
+    const thole_v1_Replica *r = registry_next_replica_of_shard(v, shard, 0, &replica_buf);
     uint64_t id = r == NULL ? 0 : thole_v1_Replica_id(r);
     registry_view_release(v);
     return id;
@@ -178,6 +182,8 @@ static void pool(struct fixture *f, const char *name, uint32_t count, uint32_t l
 
 static void registry_refound_keeps_what_was_wanted_and_drops_what_was_there(void **state)
 {
+    struct registry_replica_buf replica_buf, replica_buf2;
+    struct registry_shard_buf shard_buf, shard_buf2;
     struct both *b = *state;
     assert_int_equal(do_create_shard(&b->old, "orders", 3, 0), THOLE_OK);
     uint64_t id = id_of(&b->old, "orders");
@@ -205,12 +211,12 @@ static void registry_refound_keeps_what_was_wanted_and_drops_what_was_there(void
     const thole_v1_Host *host = registry_next_host(v, (struct slice){0});
     assert_true(slice_equal(registry_str(thole_v1_Host_name(host)), slice_str("h9")));
     assert_null(registry_next_host(v, registry_str(thole_v1_Host_name(host))));
-    const thole_v1_Replica *r = registry_next_replica(v, 0);
+    const thole_v1_Replica *r = registry_next_replica(v, 0, &replica_buf);
     assert_int_equal(thole_v1_Replica_id(r), b->done.replica_id);
     assert_int_equal(thole_v1_Replica_shard_id(r), REGISTRY_SHARD_ID);
     assert_true(thole_v1_Replica_initial(r));
-    assert_null(registry_next_replica(v, b->done.replica_id));
-    const thole_v1_Shard *zero = registry_shard(v, REGISTRY_SHARD_ID);
+    assert_null(registry_next_replica(v, b->done.replica_id, &replica_buf2));
+    const thole_v1_Shard *zero = registry_shard(v, REGISTRY_SHARD_ID, &shard_buf);
     assert_int_equal(thole_v1_ShardSpec_voters(thole_v1_Shard_spec(zero)), 1);
     assert_false(thole_v1_Shard_awaits_restore(zero));
     assert_true(slice_equal(registry_str(thole_v1_ShardSeed_file(thole_v1_Shard_seed(zero))),
@@ -218,12 +224,12 @@ static void registry_refound_keeps_what_was_wanted_and_drops_what_was_there(void
     /* What it says when it starts for the first time is taken, tags too. */
     assert_int_equal(thole_v1_HostSpec_tags_size(thole_v1_Host_spec(host)), 2);
 
-    const thole_v1_Shard *orders = registry_shard_by_name(v, slice_str("orders"));
+    const thole_v1_Shard *orders = registry_shard_by_name(v, slice_str("orders"), &shard_buf2);
     assert_int_equal(thole_v1_Shard_id(orders), id);
     assert_int_equal(thole_v1_ShardSpec_voters(thole_v1_Shard_spec(orders)), 3);
     assert_true(thole_v1_Shard_awaits_restore(orders));
     assert_false(thole_v1_ShardStatus_formed(thole_v1_Shard_status(orders)));
-    assert_null(registry_shard_by_name(v, slice_str("going")));
+    assert_false(registry_has_shard_name(v, slice_str("going")));
     registry_view_release(v);
     registry_view_release(was);
 
@@ -284,6 +290,7 @@ static void registry_refound_refuses_what_is_no_registry(void **state)
 
 static void registry_awaiting_shard_is_not_placed(void **state)
 {
+    struct registry_shard_buf shard_buf;
     struct both *b = *state;
     assert_int_equal(do_create_shard(&b->old, "orders", 1, 0), THOLE_OK);
     refound_ok(b);
@@ -297,7 +304,7 @@ static void registry_awaiting_shard_is_not_placed(void **state)
     struct placement_options o = {0};
     struct placement_result r;
     size_t count = 0;
-    const thole_v1_Shard *shard = registry_shard(v, id);
+    const thole_v1_Shard *shard = registry_shard(v, id, &shard_buf);
     placement_decide(v, shard, &o, c, arena, &r);
     assert_int_equal(r.verdict, PLACEMENT_WAIT);
     assert_non_null(strstr(r.explanation, "restore a snapshot"));
@@ -317,6 +324,7 @@ static void registry_awaiting_shard_is_not_placed(void **state)
 
 static void registry_awaiting_shard_is_restored_under_its_spec_and_serves(void **state)
 {
+    struct registry_shard_buf shard_buf;
     struct both *b = *state;
     assert_int_equal(do_create_shard(&b->old, "orders", 3, 0), THOLE_OK);
     refound_ok(b);
@@ -330,7 +338,8 @@ static void registry_awaiting_shard_is_restored_under_its_spec_and_serves(void *
     assert_int_equal(do_formed(&b->new, id, first_replica(&b->new, id), 3), THOLE_OK);
     assert_false(awaits(&b->new, "orders"));
     struct registry_view *v = registry_view_acquire(b->new.r);
-    assert_int_equal(thole_v1_ShardSpec_voters(thole_v1_Shard_spec(registry_shard(v, id))), 3);
+    assert_int_equal(
+        thole_v1_ShardSpec_voters(thole_v1_Shard_spec(registry_shard(v, id, &shard_buf))), 3);
     registry_view_release(v);
     assert_int_equal(cancel(&b->new, operation), THOLE_FAILED_PRECONDITION);
 }
@@ -360,6 +369,7 @@ static void registry_awaiting_shard_awaits_again_after_a_cancelled_restore(void 
 
 static void registry_awaiting_shard_awaits_again_after_a_failed_restore(void **state)
 {
+    struct registry_shard_buf shard_buf;
     struct both *b = *state;
     assert_int_equal(do_create_shard(&b->old, "orders", 3, 0), THOLE_OK);
     pool(&b->old, "p", 2, 100);
@@ -378,9 +388,9 @@ static void registry_awaiting_shard_awaits_again_after_a_failed_restore(void **s
         assert_true(awaits(&b->new, names[i]));
     }
     struct registry_view *v = registry_view_acquire(b->new.r);
-    assert_true(
-        slice_equal(registry_str(thole_v1_Shard_pool(registry_shard_by_name(v, slice_str("p-1")))),
-                    slice_str("p")));
+    assert_true(slice_equal(
+        registry_str(thole_v1_Shard_pool(registry_shard_by_name(v, slice_str("p-1"), &shard_buf))),
+        slice_str("p")));
     registry_view_release(v);
 }
 

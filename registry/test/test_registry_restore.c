@@ -36,16 +36,18 @@ static uint64_t cancel(struct fixture *f, uint64_t id)
 
 static void test_restore_makes_shard_voter_and_operation(void **state)
 {
+    struct registry_shard_buf shard_buf;
+    struct registry_replica_buf replica_buf;
     struct fixture *f = *state;
     assert_int_equal(restore(f, "copy", 2, FILE_NAME), THOLE_OK);
     struct registry_view *v = registry_view_acquire(f->r);
-    const thole_v1_Shard *shard = registry_shard_by_name(v, slice_str("copy"));
+    const thole_v1_Shard *shard = registry_shard_by_name(v, slice_str("copy"), &shard_buf);
     assert_non_null(shard);
     size_t count = 0;
     const thole_v1_InitialReplica *const *initial = thole_v1_Shard_initial(shard, &count);
     assert_int_equal(count, 1);
     const thole_v1_Replica *replica =
-        registry_replica(v, thole_v1_InitialReplica_replica_id(initial[0]));
+        registry_replica(v, thole_v1_InitialReplica_replica_id(initial[0]), &replica_buf);
     assert_true(thole_v1_Replica_initial(replica));
     assert_int_equal(thole_v1_Replica_role(replica), thole_v1_REPLICA_ROLE_VOTER);
     assert_true(slice_equal(registry_str(thole_v1_Replica_host(replica)), slice_str("h2")));
@@ -60,6 +62,7 @@ static void test_restore_makes_shard_voter_and_operation(void **state)
 
 static void test_restore_that_cannot_be_leaves_nothing(void **state)
 {
+    struct registry_shard_buf shard_buf;
     struct fixture *f = *state;
     assert_int_equal(do_create_shard(f, "orders", 3, 0), THOLE_OK);
     assert_int_equal(restore(f, "orders", 2, FILE_NAME), THOLE_ALREADY_EXISTS);
@@ -69,7 +72,7 @@ static void test_restore_that_cannot_be_leaves_nothing(void **state)
     assert_int_equal(do_host_state(f, 2, thole_v1_HOST_STATE_CORDONED), THOLE_OK);
     assert_int_equal(restore(f, "copy", 2, FILE_NAME), THOLE_FAILED_PRECONDITION);
     struct registry_view *v = registry_view_acquire(f->r);
-    assert_null(registry_shard_by_name(v, slice_str("copy")));
+    assert_null(registry_shard_by_name(v, slice_str("copy"), &shard_buf));
     assert_null(registry_operation(v, 1));
     registry_view_release(v);
 }
@@ -86,11 +89,12 @@ static void test_restore_is_not_started_by_kind(void **state)
 
 static void test_cancel_before_it_serves_deletes_the_shard(void **state)
 {
+    struct registry_shard_buf shard_buf;
     struct fixture *f = *state;
     assert_int_equal(restore(f, "copy", 2, FILE_NAME), THOLE_OK);
     assert_int_equal(cancel(f, 1), THOLE_OK);
     struct registry_view *v = registry_view_acquire(f->r);
-    assert_true(thole_v1_Shard_deleting(registry_shard_by_name(v, slice_str("copy"))));
+    assert_true(thole_v1_Shard_deleting(registry_shard_by_name(v, slice_str("copy"), &shard_buf)));
     assert_int_equal(thole_v1_Operation_state(registry_operation(v, 1)),
                      thole_v1_OPERATION_STATE_CANCELLED);
     registry_view_release(v);
@@ -98,10 +102,11 @@ static void test_cancel_before_it_serves_deletes_the_shard(void **state)
 
 static void test_cancel_of_a_shard_that_serves_is_refused(void **state)
 {
+    struct registry_shard_buf shard_buf;
     struct fixture *f = *state;
     assert_int_equal(restore(f, "copy", 2, FILE_NAME), THOLE_OK);
     struct registry_view *v = registry_view_acquire(f->r);
-    const thole_v1_Shard *shard = registry_shard_by_name(v, slice_str("copy"));
+    const thole_v1_Shard *shard = registry_shard_by_name(v, slice_str("copy"), &shard_buf);
     uint64_t id = thole_v1_Shard_id(shard);
     size_t count = 0;
     uint64_t first = thole_v1_InitialReplica_replica_id(thole_v1_Shard_initial(shard, &count)[0]);

@@ -24,6 +24,7 @@ struct reader {
 
 static void *read_views(void *ctx)
 {
+    struct registry_shard_buf shard_buf;
     struct reader *r = ctx;
     uint64_t last = 0;
     struct registry_view *held = NULL;
@@ -35,7 +36,7 @@ static void *read_views(void *ctx)
         const thole_v1_Shard *s;
         r->ok &= registry_view_revision(v) >= last;
         last = registry_view_revision(v);
-        while ((s = registry_next_shard(v, name)) != NULL) {
+        while ((s = registry_next_shard(v, name, &shard_buf)) != NULL) {
             name = registry_str(thole_v1_Shard_name(s));
             r->ok &= thole_v1_Shard_revision(s) <= last;
         }

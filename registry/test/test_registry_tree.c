@@ -16,23 +16,23 @@
 /* What a version holds: rows by id, NULL where there is none. */
 struct model {
     struct node *root;
-    struct row *rows[IDS + 1];
+    struct packed *rows[IDS + 1];
     uint32_t count;
 };
 
-static struct row *row_of(uint64_t id, uint64_t revision)
+static struct packed *row_of(uint64_t id, uint64_t revision)
 {
-    struct row *row = registry__row_new(ROW_MARK);
-    row->sequence = id;
-    row->revision = revision;
+    uint64_t marks[3] = {id, revision, 0}; /* see journal.c */
+    struct packed *row = registry__packed_new(ROW_MARKS, sizeof(marks));
+    memcpy(row->data, marks, sizeof(marks));
     return row;
 }
 
 static void put(struct model *m, uint64_t id, uint64_t revision)
 {
-    struct row *row = row_of(id, revision);
+    struct packed *row = row_of(id, revision);
     m->count += m->rows[id] == NULL;
-    registry__row_unref(m->rows[id]);
+    registry__packed_unref(m->rows[id]);
     m->rows[id] = row;
     registry__tree_put(&m->root, INDEX_JOURNAL, row);
 }
@@ -42,7 +42,7 @@ static void take_out(struct model *m, uint64_t id)
     struct key key = registry__key_id(id);
     registry__tree_remove(&m->root, &key);
     m->count -= m->rows[id] != NULL;
-    registry__row_unref(m->rows[id]);
+    registry__packed_unref(m->rows[id]);
     m->rows[id] = NULL;
 }
 
@@ -52,7 +52,7 @@ static void copy(struct model *to, const struct model *from)
     (void)registry__tree_ref(to->root);
     for (size_t i = 0; i <= IDS; i++) {
         if (to->rows[i] != NULL) {
-            (void)registry__row_ref(to->rows[i]);
+            (void)registry__packed_ref(to->rows[i]);
         }
     }
 }
@@ -61,14 +61,14 @@ static void clear(struct model *m)
 {
     registry__tree_unref(m->root);
     for (size_t i = 0; i <= IDS; i++) {
-        registry__row_unref(m->rows[i]);
+        registry__packed_unref(m->rows[i]);
     }
     memset(m, 0, sizeof(*m));
 }
 
 static void assert_agrees(const struct model *m)
 {
-    struct row *before = NULL;
+    struct packed *before = NULL;
     uint32_t rank = 0;
     assert_int_equal(registry__tree_count(m->root), m->count);
     for (uint64_t id = 0; id <= IDS; id++) {
@@ -82,7 +82,7 @@ static void assert_agrees(const struct model *m)
             rank++;
         }
     }
-    struct row *after = NULL;
+    struct packed *after = NULL;
     for (uint64_t id = IDS + 1; id-- > 0;) {
         struct key key = registry__key_id(id);
         assert_ptr_equal(registry__tree_after(m->root, &key), after);
@@ -144,8 +144,8 @@ static void test_tree_in_order_of_revision_is_searched_by_it(void **state)
         take_out(m, id);
     }
     uint64_t id = 501;
-    for (uint64_t revision = 0; revision <= m->rows[IDS]->revision; revision++) {
-        while (id <= IDS && m->rows[id]->revision <= revision) {
+    for (uint64_t revision = 0; revision <= registry__packed_revision(m->rows[IDS]); revision++) {
+        while (id <= IDS && registry__packed_revision(m->rows[id]) <= revision) {
             id++;
         }
         assert_ptr_equal(registry__tree_after_revision(m->root, revision),
