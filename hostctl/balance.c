@@ -78,7 +78,8 @@ static bool move(struct hostctl *h, const thole_v1_Replica *row, const struct uu
     struct ctl_shard *s = hostctl__shard(h, thole_v1_Replica_shard_id(row));
     const thole_v1_Shard *shard = registry_shard(h->view, s->id, &shard_buf);
     if (s->placing || s->moving || s->place_blocked || shard == NULL || !s->decided ||
-        s->verdict != PLACEMENT_SETTLED || registry_view_revision(h->view) < s->place_revision) {
+        s->verdict != PLACEMENT_SETTLED ||
+        registry_view_revision(h->view) < s->work->place_revision) {
         return false;
     }
     upb_Arena *arena = NULL;
@@ -89,7 +90,7 @@ static bool move(struct hostctl *h, const thole_v1_Replica *row, const struct uu
         return false;
     }
     s->moving = true;
-    s->moving_from = *from;
+    hostctl__work(s)->moving_from = *from;
     h->moving++;
     hostctl__host(h, from)->extra--;
     hostctl__place_commit(h, s);

@@ -124,7 +124,7 @@ void hostctl__heal_evaluate(struct hostctl *h, struct ctl_shard *s)
     struct registry_replica_buf replica_buf;
     const thole_v1_Shard *shard = registry_shard(h->view, s->id, &shard_buf);
     if (s->healing || s->placing || shard == NULL || thole_v1_Shard_deleting(shard) ||
-        h->now_ms < s->heal_after_ms ||
+        h->now_ms < s->work->heal_after_ms ||
         !thole_v1_ShardStatus_formed(thole_v1_Shard_status(shard))) {
         return;
     }
@@ -149,8 +149,8 @@ void hostctl__heal_done(struct hostctl *h, struct ctl_op *op)
     struct ctl_shard *s = hostctl__shard(h, op->shard_id);
     s->healing = false;
     if (op->st.code != THOLE_OK || op->code != THOLE_OK) {
-        s->heal_after_ms = h->now_ms + h->o.retry_ms;
-        hostctl__again(h, s, s->heal_after_ms);
+        hostctl__work(s)->heal_after_ms = h->now_ms + h->o.retry_ms;
+        hostctl__again(h, s, s->work->heal_after_ms);
     }
     hostctl__dirty(h, op->shard_id);
 }

@@ -110,8 +110,8 @@ static void seed_done(struct hostctl *h, struct ctl_shard *s, const struct ctl_o
                  "a replica did not take its snapshot shard=%" PRIu64 " replica=%" PRIu64
                  " error=\"%s\"",
                  op->shard_id, op->replica_id, op->st.message);
-        s->host_after_ms = h->now_ms + h->o.retry_ms;
-        hostctl__again(h, s, s->host_after_ms);
+        hostctl__work(s)->host_after_ms = h->now_ms + h->o.retry_ms;
+        hostctl__again(h, s, s->work->host_after_ms);
     }
 }
 
@@ -164,8 +164,8 @@ void hostctl__host_evaluate(struct hostctl *h, struct ctl_shard *s,
     if (s->starting || s->seeding || s->removing) {
         return;
     }
-    if (h->now_ms < s->host_after_ms) {
-        hostctl__again(h, s, s->host_after_ms);
+    if (h->now_ms < s->work->host_after_ms) {
+        hostctl__again(h, s, s->work->host_after_ms);
         return;
     }
     const thole_v1_Shard *shard = registry_shard(h->view, s->id, &shard_buf);
@@ -196,19 +196,21 @@ static void start_done(struct hostctl *h, struct ctl_shard *s, const struct ctl_
 {
     s->starting = false;
     if (op->st.code == THOLE_OK) {
-        s->failed_replica = 0;
+        if (s->work->failed_replica != 0) {
+            hostctl__work(s)->failed_replica = 0;
+        }
         return;
     }
     LOG_WARN(HOSTCTL,
              "a replica did not start shard=%" PRIu64 " replica=%" PRIu64
              " error=\"%s\"; trying again in %" PRIu32 " ms",
              op->shard_id, op->replica_id, op->st.message, h->o.retry_ms);
-    s->host_after_ms = h->now_ms + h->o.retry_ms;
-    hostctl__again(h, s, s->host_after_ms);
+    hostctl__work(s)->host_after_ms = h->now_ms + h->o.retry_ms;
+    hostctl__again(h, s, s->work->host_after_ms);
     if (op->st.code != THOLE_ALREADY_EXISTS && op->st.code != THOLE_UNAVAILABLE) {
-        s->failed_replica = op->replica_id;
-        free(s->failure);
-        s->failure = xstrdup(op->st.message);
+        hostctl__work(s)->failed_replica = op->replica_id;
+        free(s->work->failure);
+        hostctl__work(s)->failure = xstrdup(op->st.message);
     }
 }
 
@@ -221,8 +223,8 @@ static void remove_done(struct hostctl *h, struct ctl_shard *s, const struct ctl
                  "a replica's data was not deleted shard=%" PRIu64 " replica=%" PRIu64
                  " error=\"%s\"; trying again in %" PRIu32 " ms",
                  op->shard_id, op->replica_id, op->st.message, h->o.retry_ms);
-        s->host_after_ms = h->now_ms + h->o.retry_ms;
-        hostctl__again(h, s, s->host_after_ms);
+        hostctl__work(s)->host_after_ms = h->now_ms + h->o.retry_ms;
+        hostctl__again(h, s, s->work->host_after_ms);
     }
 }
 

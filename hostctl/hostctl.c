@@ -12,9 +12,34 @@ struct ctl_shard *hostctl__shard(struct hostctl *h, uint64_t id)
     if (s == NULL) {
         s = xcalloc(1, sizeof(*s));
         s->id = id;
+        s->work = &hostctl__no_work;
         (void)map_put(&h->shards, id, s);
     }
     return s;
+}
+
+const struct ctl_work hostctl__no_work;
+
+struct ctl_work *hostctl__work(struct ctl_shard *s)
+{
+    if (s->work == &hostctl__no_work) {
+        struct ctl_work *w = xcalloc(1, sizeof(*w));
+        w->shard_id = s->id;
+        s->work = w;
+    }
+    return (struct ctl_work *)(uintptr_t)s->work; /* NOLINT: it is this shard's own */
+}
+
+static void forget_work(struct hostctl *h, struct ctl_shard *s)
+{
+    if (s->work != &hostctl__no_work) {
+        struct ctl_work *w = hostctl__work(s);
+        wheel_cancel(h->wheel, &w->timer);
+        free(w->explanation);
+        free(w->failure);
+        free(w);
+        s->work = &hostctl__no_work;
+    }
 }
 
 static void mark_dirty(struct hostctl *h, struct ctl_shard *s)
@@ -56,18 +81,17 @@ void hostctl__dirty_all(struct hostctl *h)
 
 void hostctl__again(struct hostctl *h, struct ctl_shard *s, uint64_t at_ms)
 {
-    if (!wheel_armed(&s->timer) || at_ms < s->timer.due_ms) {
-        wheel_arm(h->wheel, &s->timer, at_ms);
+    struct ctl_work *w = hostctl__work(s);
+    if (!wheel_armed(&w->timer) || at_ms < w->timer.due_ms) {
+        wheel_arm(h->wheel, &w->timer, at_ms);
     }
 }
 
 static void forget_shard(struct hostctl *h, struct ctl_shard *s)
 {
-    wheel_cancel(h->wheel, &s->timer);
     hostctl__place_forget(h, s);
+    forget_work(h, s);
     (void)map_remove(&h->shards, s->id);
-    free(s->explanation);
-    free(s->failure);
     free(s);
 }
 
@@ -94,13 +118,22 @@ static bool is_busy(const struct ctl_shard *s)
            s->placing || s->place_blocked || s->healing || s->reporting || s->report_queued;
 }
 
-/* What else is remembered is of use where something can be done about the shard. */
-static bool has_nothing_to_remember(const struct hostctl *h, const struct ctl_shard *s)
+static bool has_nothing_to_do(const struct hostctl *h, const struct ctl_shard *s)
 {
-    return !h->zero_leader && !wheel_armed(&s->timer) && s->failed_replica == 0 && !s->moving &&
-           s->report_after_ms <= h->now_ms && s->host_after_ms <= h->now_ms &&
-           s->change_after_ms <= h->now_ms && s->lead_after_ms <= h->now_ms &&
-           s->report_revision <= registry_view_revision(h->view);
+    const struct ctl_work *w = s->work;
+    return !wheel_armed(&w->timer) && w->failed_replica == 0 && !s->moving &&
+           w->report_after_ms <= h->now_ms && w->host_after_ms <= h->now_ms &&
+           w->change_after_ms <= h->now_ms && w->lead_after_ms <= h->now_ms &&
+           w->report_revision <= registry_view_revision(h->view);
+}
+
+/* On shard zero's leader host, also for placement. */
+static bool has_nothing_to_place(const struct hostctl *h, const struct ctl_shard *s)
+{
+    const struct ctl_work *w = s->work;
+    return !h->zero_leader ||
+           (w->explanation == NULL && w->place_after_ms <= h->now_ms &&
+            w->heal_after_ms <= h->now_ms && w->place_revision <= registry_view_revision(h->view));
 }
 
 static void evaluate(struct hostctl *h, struct ctl_shard *s)
@@ -120,8 +153,11 @@ static void evaluate(struct hostctl *h, struct ctl_shard *s)
     hostctl__report_evaluate(h, s, local);
     bool leads = here && status.role == RAFT_LEADER; /* balance of leaders looks at these */
     bool gone = !here && !registry_has_shard(h->view, s->id);
-    if (!is_busy(s) && !leads && (gone || has_nothing_to_remember(h, s))) {
+    bool idle = !is_busy(s) && has_nothing_to_do(h, s);
+    if (!is_busy(s) && !leads && (gone || (idle && !h->zero_leader))) {
         forget_shard(h, s);
+    } else if (idle && has_nothing_to_place(h, s)) {
+        forget_work(h, s);
     }
 }
 
@@ -256,7 +292,7 @@ static uint64_t turn(void *ctx, struct msgq *batch, uint64_t now_ns)
     note_zero_leader(h);
     struct wheel_timer *t;
     while ((t = wheel_expire(h->wheel, h->now_ms)) != NULL) {
-        hostctl__dirty(h, CONTAINER_OF(t, struct ctl_shard, timer)->id);
+        hostctl__dirty(h, CONTAINER_OF(t, struct ctl_work, timer)->shard_id);
     }
     if (h->zero_leader && h->liveness_due_ms <= h->now_ms) {
         hostctl__liveness_run(h);
@@ -401,9 +437,7 @@ void hostctl_free(struct hostctl *h)
     size_t it = 0;
     struct ctl_shard *s;
     while ((s = map_next(&h->shards, &it, NULL)) != NULL) {
-        wheel_cancel(h->wheel, &s->timer);
-        free(s->explanation);
-        free(s->failure);
+        forget_work(h, s);
         free(s);
     }
     map_deinit(&h->shards);

@@ -85,21 +85,11 @@ struct ctl_peer_msg {
     bool up;
 };
 
-/* A shard of interest: led here, or (on shard zero's leader host) any; others as long as something is
- * to be done. There are many: what is small stands together. */
-struct ctl_shard {
-    uint64_t id;
-    bool dirty;
-    bool starting, seeding, removing; /* host controller */
-    bool changing, fencing;           /* membership controller */
-    bool placing, place_blocked;      /* blocked: until a command is answered */
-    bool unbalanced, moving, decided; /* placement controller */
-    bool healing;                     /* of failed replicas */
-    bool report_queued, reporting;    /* reports */
-    uint8_t verdict;                  /* enum placement_verdict; if decided */
-    struct ctl_shard *next_dirty;
-    uint64_t lead_after_ms; /* no transfer for balance before */
+/* What is remembered of a shard while something is to be done about it. */
+struct ctl_work {
+    uint64_t shard_id;
     struct wheel_timer timer;
+    uint64_t lead_after_ms; /* no transfer for balance before */
     /* Host controller. */
     uint64_t host_after_ms; /* not before */
     uint64_t failed_replica;
@@ -122,6 +112,23 @@ struct ctl_shard {
     uint64_t report_after_ms;
     uint64_t report_revision;
 };
+
+/* A shard of interest: led here, or (on shard zero's leader host) any; others as long as something is
+ * to be done. There are many, and of most there is nothing to remember. */
+struct ctl_shard {
+    uint64_t id;
+    struct ctl_shard *next_dirty;
+    const struct ctl_work *work; /* to read; hostctl__work to change it. hostctl__no_work: none */
+    bool dirty;
+    bool starting, seeding, removing; /* host controller */
+    bool changing, fencing;           /* membership controller */
+    bool placing, place_blocked;      /* blocked: until a command is answered */
+    bool unbalanced, moving, decided; /* placement controller */
+    bool healing;                     /* of failed replicas */
+    bool report_queued, reporting;    /* reports */
+    uint8_t verdict;                  /* enum placement_verdict; if decided */
+};
+extern const struct ctl_work hostctl__no_work;
 
 /* A host row, or a host that the bus spoke of. */
 struct ctl_host {
@@ -242,6 +249,7 @@ struct hostctl {
 /* ---- hostctl.c ------------------------------------------------------------------------------- */
 
 struct ctl_shard *hostctl__shard(struct hostctl *h, uint64_t id); /* made if there is none */
+struct ctl_work *hostctl__work(struct ctl_shard *s);              /* the same */
 void hostctl__dirty(struct hostctl *h, uint64_t shard_id);
 void hostctl__dirty_all(struct hostctl *h);
 /* Evaluate the shard again at this time, or earlier. */

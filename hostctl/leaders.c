@@ -158,8 +158,8 @@ static struct choice best_other(struct hostctl *h, const struct engine_replica_s
 static void look_later(struct hostctl *h, const struct ctl_shard *s)
 {
     (void)map_put(&h->leaders_look, s->id, h);
-    if (s->lead_after_ms < h->leaders_due_ms) {
-        h->leaders_due_ms = s->lead_after_ms;
+    if (s->work->lead_after_ms < h->leaders_due_ms) {
+        h->leaders_due_ms = s->work->lead_after_ms;
     }
 }
 
@@ -178,7 +178,7 @@ static void look_at(struct hostctl *h, struct ctl_shard *s)
     if (shard == NULL || thole_v1_Shard_deleting(shard)) {
         return;
     }
-    if (h->now_ms < s->lead_after_ms) {
+    if (h->now_ms < s->work->lead_after_ms) {
         look_later(h, s);
         return;
     }
@@ -273,7 +273,7 @@ void hostctl__leaders_done(struct hostctl *h, struct ctl_op *op)
     h->transfers--;
     s->changing = false;
     if (op->st.code != THOLE_OK) {
-        s->lead_after_ms = h->now_ms + LEADERS_FAILED_MS;
+        hostctl__work(s)->lead_after_ms = h->now_ms + LEADERS_FAILED_MS;
     } else {
         h->leaders_revision = registry_view_revision(h->view) + 1;
     }

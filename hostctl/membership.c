@@ -45,16 +45,16 @@ static bool caught_up(const struct hostctl *h, const struct ctl_shard *s,
         return false;
     }
     return peer.match + CAUGHT_UP_ENTRIES >= local->commit ||
-           (h->now_ms < s->round_end_ms && peer.match >= s->round_commit);
+           (h->now_ms < s->work->round_end_ms && peer.match >= s->work->round_commit);
 }
 
 /* Begin a round, unless the one under way lasts until we look again. */
 static void begin_round(const struct hostctl *h, struct ctl_shard *s,
                         const struct engine_replica_status *local)
 {
-    if (h->now_ms + h->o.retry_ms >= s->round_end_ms) {
-        s->round_commit = local->commit;
-        s->round_end_ms = h->now_ms + (uint64_t)ROUND_RETRIES * h->o.retry_ms;
+    if (h->now_ms + h->o.retry_ms >= s->work->round_end_ms) {
+        hostctl__work(s)->round_commit = local->commit;
+        hostctl__work(s)->round_end_ms = h->now_ms + (uint64_t)ROUND_RETRIES * h->o.retry_ms;
     }
 }
 
@@ -299,8 +299,8 @@ void hostctl__membership_evaluate(struct hostctl *h, struct ctl_shard *s,
         hostctl__paused(h, thole_v1_CONTROLLER_MEMBERSHIP)) {
         return;
     }
-    if (h->now_ms < s->change_after_ms) {
-        hostctl__again(h, s, s->change_after_ms);
+    if (h->now_ms < s->work->change_after_ms) {
+        hostctl__again(h, s, s->work->change_after_ms);
         return;
     }
     struct raft_config c = {0};
@@ -330,8 +330,8 @@ void hostctl__membership_done(struct hostctl *h, struct ctl_op *op)
                  "a membership step was refused shard=%" PRIu64 " error=\"%s\"; trying "
                  "again in %" PRIu32 " ms",
                  op->shard_id, op->st.message, h->o.retry_ms);
-        s->change_after_ms = h->now_ms + h->o.retry_ms;
-        hostctl__again(h, s, s->change_after_ms);
+        hostctl__work(s)->change_after_ms = h->now_ms + h->o.retry_ms;
+        hostctl__again(h, s, s->work->change_after_ms);
     }
     hostctl__dirty(h, op->shard_id);
 }
@@ -341,13 +341,13 @@ void hostctl__membership_done(struct hostctl *h, struct ctl_op *op)
 bool hostctl__config_fenced(struct hostctl *h, struct ctl_shard *s,
                             const struct engine_replica_status *local)
 {
-    if (s->fenced_index == local->config_index && s->fenced_term == local->term) {
+    if (s->work->fenced_index == local->config_index && s->work->fenced_term == local->term) {
         return true;
     }
-    if (!s->fencing && h->now_ms >= s->change_after_ms) {
+    if (!s->fencing && h->now_ms >= s->work->change_after_ms) {
         s->fencing = true;
-        s->fencing_index = local->config_index;
-        s->fencing_term = local->term;
+        hostctl__work(s)->fencing_index = local->config_index;
+        hostctl__work(s)->fencing_term = local->term;
         hostctl__fence(h, s->id);
     }
     return false;
@@ -358,11 +358,11 @@ void hostctl__fence_done(struct hostctl *h, struct ctl_op *op)
     struct ctl_shard *s = hostctl__shard(h, op->shard_id);
     s->fencing = false;
     if (op->st.code == THOLE_OK) {
-        s->fenced_index = s->fencing_index;
-        s->fenced_term = s->fencing_term;
+        hostctl__work(s)->fenced_index = s->work->fencing_index;
+        hostctl__work(s)->fenced_term = s->work->fencing_term;
     } else {
-        s->change_after_ms = h->now_ms + h->o.retry_ms;
-        hostctl__again(h, s, s->change_after_ms);
+        hostctl__work(s)->change_after_ms = h->now_ms + h->o.retry_ms;
+        hostctl__again(h, s, s->work->change_after_ms);
     }
     hostctl__dirty(h, op->shard_id);
 }

@@ -70,9 +70,9 @@ static void explain(const struct hostctl *h, const thole_v1_Replica *row, struct
     const struct ctl_shard *s = map_get(&h->shards, thole_v1_Replica_shard_id(row));
     upb_StringView name = thole_v1_Replica_shard(row);
     if (p->message[0] == '\0' && s != NULL && s->decided && s->verdict == PLACEMENT_UNSATISFIABLE &&
-        s->explanation != NULL) {
+        s->work->explanation != NULL) {
         snprintf(p->message, sizeof(p->message), "shards/%.*s cannot move: %s", (int)name.size,
-                 name.data, s->explanation);
+                 name.data, s->work->explanation);
     }
 }
 

@@ -116,7 +116,7 @@ static void end_move(struct hostctl *h, struct ctl_shard *s)
     if (s->moving) {
         s->moving = false;
         h->moving--;
-        hostctl__host(h, &s->moving_from)->extra++;
+        hostctl__host(h, &s->work->moving_from)->extra++;
     }
 }
 
@@ -134,13 +134,14 @@ static void remember(struct hostctl *h, struct ctl_shard *s, const struct placem
         end_move(h, s);
         hostctl__balance_changed(h);
     }
-    if (r->explanation[0] == '\0') {
-        free(s->explanation);
-        s->explanation = NULL;
-    } else if (s->explanation == NULL || strcmp(s->explanation, r->explanation) != 0) {
-        free(s->explanation);
-        s->explanation = xstrdup(r->explanation);
-        hostctl__operate_again(h);
+    const char *had = s->work->explanation == NULL ? "" : s->work->explanation;
+    if (strcmp(had, r->explanation) != 0) {
+        struct ctl_work *w = hostctl__work(s);
+        free(w->explanation);
+        w->explanation = r->explanation[0] == '\0' ? NULL : xstrdup(r->explanation);
+        if (w->explanation != NULL) {
+            hostctl__operate_again(h);
+        }
     }
 }
 
@@ -164,9 +165,9 @@ static void block(struct hostctl *h, struct ctl_shard *s)
 {
     if (!s->place_blocked) {
         s->place_blocked = true;
-        s->next_blocked = NULL;
+        hostctl__work(s)->next_blocked = NULL;
         *h->blocked_tail = s;
-        h->blocked_tail = &s->next_blocked;
+        h->blocked_tail = &hostctl__work(s)->next_blocked;
     }
 }
 
@@ -175,7 +176,7 @@ static void unblock(struct hostctl *h)
 {
     for (size_t i = 0; i < 2 * HOSTCTL_PLACE_SHARDS_MAX && h->blocked != NULL; i++) {
         struct ctl_shard *s = h->blocked;
-        h->blocked = s->next_blocked;
+        h->blocked = s->work->next_blocked;
         if (h->blocked == NULL) {
             h->blocked_tail = &h->blocked;
         }
@@ -190,11 +191,11 @@ void hostctl__place_evaluate(struct hostctl *h, struct ctl_shard *s)
     const thole_v1_Shard *shard = registry_shard(h->view, s->id, &shard_buf);
     if (s->placing || s->place_blocked || shard == NULL ||
         hostctl__paused(h, thole_v1_CONTROLLER_PLACEMENT) ||
-        registry_view_revision(h->view) < s->place_revision) {
+        registry_view_revision(h->view) < s->work->place_revision) {
         return;
     }
-    if (h->now_ms < s->place_after_ms) {
-        hostctl__again(h, s, s->place_after_ms);
+    if (h->now_ms < s->work->place_after_ms) {
+        hostctl__again(h, s, s->work->place_after_ms);
         return;
     }
     if (h->placements >= HOSTCTL_PLACEMENTS_MAX) {
@@ -209,7 +210,7 @@ void hostctl__place_evaluate(struct hostctl *h, struct ctl_shard *s)
                                               .hold = !hostctl__may_rebalance(h)};
     struct placement_result result;
     /* Which of its replicas is too many must not depend on that one's leaving. */
-    struct ctl_host *from = s->moving ? hostctl__host(h, &s->moving_from) : NULL;
+    struct ctl_host *from = s->moving ? hostctl__host(h, &s->work->moving_from) : NULL;
     if (from != NULL) {
         from->extra++;
     }
@@ -240,11 +241,11 @@ void hostctl__place_done(struct hostctl *h, struct ctl_op *op)
         struct ctl_shard *s = hostctl__shard(h, op->shards[i]);
         s->placing = false;
         if (accepted) {
-            s->place_revision = op->revision;
+            hostctl__work(s)->place_revision = op->revision;
         } else {
             end_move(h, s);
-            s->place_after_ms = h->now_ms + h->o.retry_ms;
-            hostctl__again(h, s, s->place_after_ms);
+            hostctl__work(s)->place_after_ms = h->now_ms + h->o.retry_ms;
+            hostctl__again(h, s, s->work->place_after_ms);
         }
         hostctl__dirty(h, s->id);
     }

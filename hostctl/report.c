@@ -112,8 +112,8 @@ static void report_absent(const struct report *r, const thole_v1_Replica *row, b
         if (deleting || phase == thole_v1_REPLICA_PHASE_OUT) {
             add_phase(r, thole_v1_Replica_id(row), thole_v1_REPLICA_PHASE_GONE);
         }
-    } else if (r->s->failed_replica == thole_v1_Replica_id(row)) {
-        report_phase(r, row, thole_v1_REPLICA_PHASE_FAILED, r->s->failure);
+    } else if (r->s->work->failed_replica == thole_v1_Replica_id(row)) {
+        report_phase(r, row, thole_v1_REPLICA_PHASE_FAILED, r->s->work->failure);
     } else if (phase != thole_v1_REPLICA_PHASE_UNSPECIFIED &&
                phase != thole_v1_REPLICA_PHASE_FAILED && hostctl__view_is_fresh(r->h, r->s)) {
         report_phase(r, row, thole_v1_REPLICA_PHASE_FAILED,
@@ -210,11 +210,11 @@ static void report_conditions(const struct report *r, const thole_v1_Shard *shar
 {
     struct placement_result decided = {.verdict = r->s->verdict};
     if (!r->s->decided || r->s->placing ||
-        registry_view_revision(r->h->view) < r->s->place_revision) {
+        registry_view_revision(r->h->view) < r->s->work->place_revision) {
         return;
     }
-    if (r->s->explanation != NULL) {
-        snprintf(decided.explanation, sizeof(decided.explanation), "%s", r->s->explanation);
+    if (r->s->work->explanation != NULL) {
+        snprintf(decided.explanation, sizeof(decided.explanation), "%s", r->s->work->explanation);
     }
     placement_conditions(r->h->view, shard, &decided, r->command, r->arena);
 }
@@ -250,19 +250,19 @@ void hostctl__report_evaluate(struct hostctl *h, struct ctl_shard *s,
     if (s->report_queued || s->reporting) {
         return;
     }
-    if (h->now_ms < s->report_after_ms) {
-        hostctl__again(h, s, s->report_after_ms);
+    if (h->now_ms < s->work->report_after_ms) {
+        hostctl__again(h, s, s->work->report_after_ms);
         return;
     }
     upb_Arena *arena = upb_Arena_New();
     if (build(h, s, local, thole_registry_v1_Command_new(arena), arena) > 0) {
-        if (registry_view_revision(h->view) < s->report_revision) {
+        if (registry_view_revision(h->view) < s->work->report_revision) {
             hostctl__again(h, s, h->now_ms + h->o.retry_ms); /* our view lags behind our report */
         } else {
             s->report_queued = true;
-            s->next_report = NULL;
+            hostctl__work(s)->next_report = NULL;
             *h->reports_tail = s;
-            h->reports_tail = &s->next_report;
+            h->reports_tail = &hostctl__work(s)->next_report;
             if (h->report_due_ms == UINT64_MAX) {
                 h->report_due_ms = h->now_ms + h->o.report_interval_ms;
             }
@@ -287,7 +287,7 @@ void hostctl__report_run(struct hostctl *h)
     while (h->reports != NULL && op->count < h->report_limit) {
         struct ctl_shard *s = h->reports;
         struct engine_replica_status local;
-        h->reports = s->next_report;
+        h->reports = s->work->next_report;
         s->report_queued = false;
         bool here = engine_shard_status(h->o.engine, s->id, &local);
         size_t now = build(h, s, here ? &local : NULL, c, arena);
@@ -331,9 +331,9 @@ void hostctl__report_done(struct hostctl *h, struct ctl_op *op)
         struct ctl_shard *s = hostctl__shard(h, op->shards[i]);
         s->reporting = false;
         if (accepted) {
-            s->report_revision = op->revision;
+            hostctl__work(s)->report_revision = op->revision;
         } else {
-            s->report_after_ms = h->now_ms + h->o.retry_ms;
+            hostctl__work(s)->report_after_ms = h->now_ms + h->o.retry_ms;
         }
         hostctl__dirty(h, s->id);
     }

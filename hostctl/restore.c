@@ -70,8 +70,8 @@ void hostctl__restore_progress(const struct hostctl *h, const thole_v1_Operation
         p->step = "";
         hostctl__progress_end(p, thole_v1_OPERATION_STATE_DONE, "");
     } else if (s != NULL && s->decided && s->verdict == PLACEMENT_UNSATISFIABLE &&
-               s->explanation != NULL) {
+               s->work->explanation != NULL) {
         snprintf(p->message, sizeof(p->message), "it serves; more voters cannot be placed: %s",
-                 s->explanation);
+                 s->work->explanation);
     }
 }
