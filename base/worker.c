@@ -60,13 +60,14 @@ static void mutex_init(pthread_mutex_t *mutex)
     pthread_mutexattr_destroy(&attributes);
 }
 
-struct worker *worker_new(struct executor *ex, const char *name, size_t capacity,
-                          worker_turn_fn turn, void *ctx)
+static struct worker *start(struct executor *ex, const char *name, size_t capacity,
+                            worker_turn_fn turn, void *ctx, bool background)
 {
     struct worker *w = xcalloc(1, sizeof(*w));
     size_t size = strlcpy(w->name, name, sizeof(w->name));
     ASSERT(size < sizeof(w->name));
     w->ex = ex;
+    w->background = background;
     w->capacity = capacity;
     w->turn = turn;
     w->ctx = ctx;
@@ -75,6 +76,18 @@ struct worker *worker_new(struct executor *ex, const char *name, size_t capacity
     atomic_fetch_add_explicit(&ex->workers, 1, memory_order_relaxed);
     ex->ops->start(w);
     return w;
+}
+
+struct worker *worker_new(struct executor *ex, const char *name, size_t capacity,
+                          worker_turn_fn turn, void *ctx)
+{
+    return start(ex, name, capacity, turn, ctx, false);
+}
+
+struct worker *worker_new_background(struct executor *ex, const char *name, size_t capacity,
+                                     worker_turn_fn turn, void *ctx)
+{
+    return start(ex, name, capacity, turn, ctx, true);
 }
 
 bool worker_post(struct worker *w, struct worker_msg *m)

@@ -50,6 +50,11 @@ typedef uint64_t (*worker_turn_fn)(void *ctx, struct msgq *batch, uint64_t now_n
 struct worker *worker_new(struct executor *ex, const char *name, size_t capacity,
                           worker_turn_fn turn, void *ctx);
 
+/* The same for long work, of which others have no need to be held up: its thread gets what time of the processors they
+ * leave. */
+struct worker *worker_new_background(struct executor *ex, const char *name, size_t capacity,
+                                     worker_turn_fn turn, void *ctx);
+
 /* Hand `m` over. False if the mailbox is full or the worker was stopped: `m` stays the caller's. */
 bool worker_post(struct worker *w, struct worker_msg *m) __attribute__((warn_unused_result));
 

@@ -16,6 +16,7 @@ struct worker {
     char name[WORKER_NAME_BYTES];
     worker_turn_fn turn;
     void *ctx;
+    bool background;
     size_t capacity;
 
     pthread_mutex_t mutex; /* guards the members down to `stopped` */

@@ -7,6 +7,7 @@
 #include <sched.h>
 #include <signal.h>
 #include <stdlib.h>
+#include <sys/resource.h>
 #include <time.h>
 
 #include "base/assert.h"
@@ -18,6 +19,9 @@
  * the machine is suspended, and then a worker wakes late by at most what remained. A sleep is cut
  * at an hour, so that no deadline overflows; the caller looks at the clock again. */
 #define SLEEP_NS_MAX (UINT64_C(3600) * NS_PER_S)
+
+/* About a tenth of the time that a thread beside it gets who wants as much. */
+#define BACKGROUND_NICE 10
 
 static struct timespec monotonic_after(uint64_t delay_ns)
 {
@@ -54,6 +58,8 @@ static void *run(void *arg)
 {
     struct worker *w = arg;
     bool last = false;
+    if (w->background) /* of this thread alone; if it may not be, nothing but time is lost */
+        (void)setpriority(PRIO_PROCESS, 0, BACKGROUND_NICE);
     while (!last) {
         struct msgq batch;
         pthread_mutex_lock(&w->mutex);

@@ -57,9 +57,9 @@ struct stream_jobs *jobs_new(struct engine *e)
     j->e = e;
     for (unsigned i = 0; i < STREAM_JOBS_MAX; i++) {
         (void)snprintf(name, sizeof(name), "saver-%u", i);
-        j->savers[i].w = worker_new(e->o.executor, name, SIZE_MAX, job_turn, e);
+        j->savers[i].w = worker_new_background(e->o.executor, name, SIZE_MAX, job_turn, e);
         (void)snprintf(name, sizeof(name), "restorer-%u", i);
-        j->restorers[i].w = worker_new(e->o.executor, name, SIZE_MAX, job_turn, e);
+        j->restorers[i].w = worker_new_background(e->o.executor, name, SIZE_MAX, job_turn, e);
     }
     return j;
 }

@@ -138,7 +138,7 @@ struct streamer *streamer_new(struct engine *e)
     s->jobs = jobs_new(e);
     s->sends = sends_new(e, s->jobs);
     s->receives = receives_new(e, s->jobs);
-    s->w = worker_new(e->o.executor, "streamer", CHUNKS_WAITING_MAX, streamer_turn, s);
+    s->w = worker_new_background(e->o.executor, "streamer", CHUNKS_WAITING_MAX, streamer_turn, s);
     return s;
 }
 
