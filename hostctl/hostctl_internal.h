@@ -125,8 +125,9 @@ struct ctl_shard {
     bool placing, place_blocked;      /* blocked: until a command is answered */
     bool unbalanced, moving, decided; /* placement controller */
     bool healing;                     /* of failed replicas */
-    bool report_queued, reporting;    /* reports */
-    uint8_t verdict;                  /* enum placement_verdict; if decided */
+    bool sending;                  /* balance of leaders: a snapshot; looked at again after that */
+    bool report_queued, reporting; /* reports */
+    uint8_t verdict;               /* enum placement_verdict; if decided */
 };
 extern const struct ctl_work hostctl__no_work;
 
@@ -356,7 +357,7 @@ bool hostctl__leaders_counted_right(struct hostctl *h);
 /* How many shards the host leads, by the rows; shard zero is not counted. */
 uint32_t hostctl__leads(const struct hostctl *h, const struct uuid *host);
 /* A shard that is led here changed, or its replica did. */
-void hostctl__leaders_note(struct hostctl *h, const struct ctl_shard *s);
+void hostctl__leaders_note(struct hostctl *h, struct ctl_shard *s);
 /* Hosts changed, or may be used again. */
 void hostctl__leaders_hosts_changed(struct hostctl *h);
 void hostctl__leaders_changed(struct hostctl *h);

@@ -2,7 +2,7 @@
  * preference says, and else from hosts that lead two more than another that could. A few at a time;
  * what was handed on is seen in the registry before more is, so that hosts which all see the same
  * idle one do not fill it again and again. A host that is being emptied hands all on, as many at a time.
- * Shard zero is left where it is, but there.
+ * Shard zero is left where it is, but there; and so is, until its end, a leader that sends a snapshot.
  *
  * What is looked at is what changed: shards that are led here and changed, if a shard has a preference;
  * all that are led here when hosts changed, or when some lead unevenly and a leader changed. */
@@ -29,12 +29,13 @@ void hostctl__leaders_hosts_changed(struct hostctl *h)
     hostctl__leaders_changed(h);
 }
 
-void hostctl__leaders_note(struct hostctl *h, const struct ctl_shard *s)
+void hostctl__leaders_note(struct hostctl *h, struct ctl_shard *s)
 {
     (void)map_put(&h->leaders_look, s->id, h);
-    if (h->leaders_preferred) {
+    if (h->leaders_preferred || s->sending) {
         hostctl__leaders_changed(h);
     }
+    s->sending = false;
 }
 
 void hostctl__leaders_count(struct hostctl *h, const struct registry_view *v,
@@ -181,6 +182,10 @@ static void look_at(struct hostctl *h, struct ctl_shard *s)
     if (h->now_ms < s->work->lead_after_ms) {
         look_later(h, s);
         return;
+    }
+    s->sending = local.sends_snapshot && !leaving;
+    if (s->sending) {
+        return; /* the next leader would begin it anew; its end is a change */
     }
     bool preferred = false;
     (void)placement_host_leads(own_row, thole_v1_Shard_spec(shard), &preferred);

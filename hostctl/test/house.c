@@ -334,6 +334,7 @@ void house_start(struct house *h, uint64_t n)
         .applier_count = 1,
         .compact_log_bytes = 64 * 1024,
         .keep_log_bytes = 8 * 1024,
+        .snapshot_bytes_per_s = h->snapshot_bytes_per_s,
         .seed = rand_u64(&h->rand) | 1,
         .types = host->types,
     };

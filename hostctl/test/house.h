@@ -39,8 +39,9 @@ struct house {
     bool apart[HOUSE_HOSTS][HOUSE_HOSTS];
     bool mute[HOUSE_HOSTS]; /* connected, but no frame of it arrives */
     struct packet *packets;
-    size_t proposals; /* by controllers */
-    double refuse;    /* chance that a controller's proposal gets no answer */
+    size_t proposals;              /* by controllers */
+    double refuse;                 /* chance that a controller's proposal gets no answer */
+    uint64_t snapshot_bytes_per_s; /* of the hosts that are started next */
 };
 
 struct thole_machine_type flaky_type(struct house_host *host); /* flaky.c */

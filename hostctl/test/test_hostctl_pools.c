@@ -169,6 +169,12 @@ static struct range replicas_range(struct house *h, uint64_t hosts)
     return r;
 }
 
+static bool leads(struct house *h, uint64_t n, uint64_t shard_id)
+{
+    struct engine_replica_status s;
+    return engine_shard_status(h->hosts[n].engine, shard_id, &s) && s.leader_ready;
+}
+
 static struct range leaders_range(struct house *h, uint64_t hosts)
 {
     struct registry_shard_buf shard_buf;
@@ -224,12 +230,9 @@ static void hostctl_new_host_gets_its_share_of_replicas_and_leaders(void **state
     house_free(h);
 }
 
-static void hostctl_leader_goes_where_it_is_preferred(void **state)
+/* Three voters, led by h1 if it can. */
+static uint64_t create_preferring(struct house *h)
 {
-    (void)state;
-    struct house *h = house_new(34);
-    house_bootstrap(h, 3); /* zones z0, z1, z2 */
-    RUN_UNTIL(h, 20000, house_settled(h, "zero"));
     struct cmd c = cmd_new("user");
     thole_registry_v1_CreateShard *s =
         thole_registry_v1_Operation_mutable_create_shard(cmd_op(&c), c.arena);
@@ -243,20 +246,57 @@ static void hostctl_leader_goes_where_it_is_preferred(void **state)
     thole_v1_Constraint_add_values(k, upb_StringView_FromString("z1"), c.arena);
     assert_int_equal(house_command(h, &c), THOLE_OK);
     uint64_t id = house_shard_id(h, "a");
-    struct engine_replica_status local = {0};
-    RUN_UNTIL(h, 20000,
-              engine_shard_status(h->hosts[1].engine, id, &local) && local.leader_ready &&
-                  house_settled(h, "a"));
+    RUN_UNTIL(h, 20000, leads(h, 1, id) && house_settled(h, "a"));
+    return id;
+}
+
+static void hostctl_leader_goes_where_it_is_preferred(void **state)
+{
+    (void)state;
+    struct house *h = house_new(34);
+    house_bootstrap(h, 3); /* zones z0, z1, z2 */
+    RUN_UNTIL(h, 20000, house_settled(h, "zero"));
+    uint64_t id = create_preferring(h);
     /* Without it another one leads; it takes over again when it is back. */
     uint64_t replica;
     house_stop(h, 1);
-    RUN_UNTIL(h, 20000,
-              (engine_shard_status(h->hosts[0].engine, id, &local) && local.leader_ready) ||
-                  (engine_shard_status(h->hosts[2].engine, id, &local) && local.leader_ready));
+    RUN_UNTIL(h, 20000, leads(h, 0, id) || leads(h, 2, id));
     house_start(h, 1);
     memset(h->hosts[1].address_known, true, sizeof(h->hosts[1].address_known));
     RUN_UNTIL(h, 5000, house_admit(h, 1, &replica) == THOLE_OK);
-    RUN_UNTIL(h, 30000, engine_shard_status(h->hosts[1].engine, id, &local) && local.leader_ready);
+    RUN_UNTIL(h, 30000, leads(h, 1, id));
+    house_free(h);
+}
+
+/* It would be tried, and given up, again and again: the one that is preferred has nothing yet. */
+static void hostctl_leader_stays_while_it_sends_a_snapshot(void **state)
+{
+    (void)state;
+    struct house *h = house_new(35);
+    h->snapshot_bytes_per_s = 4 * 1024; /* less than a chunk: seconds before the first one */
+    house_bootstrap(h, 3);
+    RUN_UNTIL(h, 20000, house_settled(h, "zero"));
+    uint64_t id = create_preferring(h), replica;
+    house_stop(h, 1);
+    RUN_UNTIL(h, 20000, leads(h, 0, id) || leads(h, 2, id));
+    int leader = leads(h, 0, id) ? 0 : 2;
+    struct engine_replica_status s = {0};
+    for (int i = 0; i < 100 && s.first_index < 100; i++) {
+        assert_true(house_add(h, "a", 20));
+        assert_true(engine_shard_status(h->hosts[leader].engine, id, &s));
+    }
+    house_start(h, 1);
+    memset(h->hosts[1].address_known, true, sizeof(h->hosts[1].address_known));
+    RUN_UNTIL(h, 5000, house_admit(h, 1, &replica) == THOLE_OK);
+    RUN_UNTIL(h, 20000, engine_shard_status(h->hosts[leader].engine, id, &s) && s.sends_snapshot);
+    int steps = 0;
+    for (; s.sends_snapshot && steps < 1000; steps++) {
+        assert_true(house_add(h, "a", 1)); /* none is refused */
+        assert_true(engine_shard_status(h->hosts[leader].engine, id, &s));
+        assert_int_equal(s.role, RAFT_LEADER);
+    }
+    assert_in_range(steps, 50, 999);
+    RUN_UNTIL(h, 30000, leads(h, 1, id));
     house_free(h);
 }
 
@@ -268,6 +308,7 @@ int main(void)
         cmocka_unit_test(hostctl_witness_votes_and_has_no_data),
         cmocka_unit_test(hostctl_new_host_gets_its_share_of_replicas_and_leaders),
         cmocka_unit_test(hostctl_leader_goes_where_it_is_preferred),
+        cmocka_unit_test(hostctl_leader_stays_while_it_sends_a_snapshot),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

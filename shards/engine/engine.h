@@ -45,7 +45,8 @@ struct engine_replica_status {
     uint32_t votes;       /* voters and witnesses of that; of both halves of a joint one */
     bool removed_by_peer; /* a peer says that this replica was removed */
     bool failed;
-    bool superseded; /* failed: the group was forced without this replica, whose data is void */
+    bool superseded;     /* failed: the group was forced without this replica, whose data is void */
+    bool sends_snapshot; /* another leader would begin it anew */
     char failure[THOLE_STATUS_MESSAGE_BYTES];
     uint64_t epoch;     /* of the group as this replica knows it; raised by engine_force */
     uint64_t last_term; /* of the log's last entry; with last_index it says who has the most */

@@ -441,6 +441,7 @@ void compact_started(struct replica *r, uint64_t start_index);
 void snapshot_task_done(struct loop *l, struct task *t);
 void snapshot_wanted(struct loop *l, struct replica *r, const struct raft_peer_request *q);
 void snapshot_sent(struct loop *l, struct stream_msg *m);
+bool snapshot_is_sent(const struct replica *r); /* or about to be */
 void snapshot_received(struct loop *l, struct stream_msg *m);
 void snapshot_installed(struct loop *l, struct replica *r);
 void snapshot_end(struct replica *r);

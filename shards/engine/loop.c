@@ -392,6 +392,7 @@ static void fill_shown(struct replica *r)
     s->failed = r->state == GROUP_FAILED;
     s->superseded = s->failed && r->failure->code == THOLE_DATA_LOSS &&
                     r->failure->reason == THOLE_REASON_REMOVED;
+    s->sends_snapshot = snapshot_is_sent(r);
     s->applied = r->applied;
     s->log_bytes = r->log_bytes;
     s->snapshot_index = r->snapshot_index;

@@ -121,6 +121,7 @@ void replica_show(const struct replica *r, struct engine_replica_status *ret)
         .removed_by_peer = s->removed_by_peer,
         .failed = s->failed,
         .superseded = s->superseded,
+        .sends_snapshot = s->sends_snapshot,
         .epoch = s->epoch,
         .last_term = s->last_term,
         .commit = s->commit,

@@ -93,6 +93,20 @@ void snapshot_remove_files(struct loop *l, struct replica *r, uint64_t below)
 
 /* ---- Saving -------------------------------------------------------------------------------------------------- */
 
+bool snapshot_is_sent(const struct replica *r)
+{
+    return r->work && (r->work->sending > 0 || r->work->save_waiters);
+}
+
+/* Who balances leaders waits for the end. */
+static void show_sending(struct loop *l, struct replica *r)
+{
+    if (snapshot_is_sent(r) == r->shown.sends_snapshot)
+        return;
+    r->notify = true;
+    loop_publish(l, r);
+}
+
 static void acquire_view(struct loop *l, struct replica *r, uint64_t peer)
 {
     struct task *t = task_new(TASK_VIEW, r);
@@ -173,6 +187,7 @@ static void send_stream(struct loop *l, struct task *t)
         LOG_WARN(ENGINE, "no snapshot is sent, the next need for one tries again: %s",
                  t->st.message);
         raft_snapshot_sent(r->core, t->peer, 0, false);
+        show_sending(l, r);
         loop_dirty(l, r);
         task_free(t);
     } else {
@@ -257,6 +272,7 @@ void snapshot_wanted(struct loop *l, struct replica *r, const struct raft_peer_r
     if (!streams && r->snapshot_index != 0 && r->snapshot_index + 1 >= least &&
         r->snapshot_index >= q->min_index) {
         send_snapshot(l, r, q->peer, NULL);
+        show_sending(l, r);
         return;
     }
     for (struct save_waiter *w = work_of(r)->save_waiters; w; w = w->next)
@@ -266,6 +282,7 @@ void snapshot_wanted(struct loop *l, struct replica *r, const struct raft_peer_r
     w->peer = q->peer;
     w->next = work_of(r)->save_waiters;
     work_of(r)->save_waiters = w;
+    show_sending(l, r);
     if (streams)
         acquire_view(l, r, q->peer);
     else if (!r->saving)
@@ -308,7 +325,8 @@ void snapshot_sent(struct loop *l, struct stream_msg *m)
         loop_dirty(l, r);
         if (!m->ok && m->index == r->snapshot_index)
             check_file(l, r);
-        if (r->persistent && work_of(r)->sending == 0 && !work_of(r)->save_waiters && !r->saving) {
+        show_sending(l, r);
+        if (r->persistent && r->snapshot_index != 0 && !snapshot_is_sent(r) && !r->saving) {
             r->snapshot_index = r->snapshot_term = 0; /* was made only to be sent */
             snapshot_remove_files(l, r, UINT64_MAX);
         }
