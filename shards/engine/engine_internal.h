@@ -255,6 +255,7 @@ struct stream_msg {
     uint64_t term, index, index_term;
     uint64_t received;
     bool installed, refused, gap, ok;
+    bool superseded; /* MSG_SENT: another one is sent to that peer */
     struct bytes config;
     char name[ENGINE_NAME_BYTES]; /* the file to send, or the one received */
     struct control *seeding;      /* not received: a seed, and who waits for it */

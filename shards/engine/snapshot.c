@@ -321,9 +321,10 @@ void snapshot_sent(struct loop *l, struct stream_msg *m)
     if (m->ok)
         metric_add(&engine_snapshots_sent, 1);
     if (r->state == GROUP_RUNNING) {
-        raft_snapshot_sent(r->core, m->to, m->index, m->ok);
+        if (!m->superseded)
+            raft_snapshot_sent(r->core, m->to, m->index, m->ok);
         loop_dirty(l, r);
-        if (!m->ok && m->index == r->snapshot_index)
+        if (!m->ok && !m->superseded && m->index == r->snapshot_index)
             check_file(l, r);
         show_sending(l, r);
         if (r->persistent && r->snapshot_index != 0 && !snapshot_is_sent(r) && !r->saving) {

@@ -371,9 +371,23 @@ uint64_t sends_tick(struct snapshot_sends *s, uint64_t now_ns)
     return next;
 }
 
+/* Two to the same peer would end each other's streams for ever. The older one's end is no news to the core, which
+ * asked for the newer one. */
+static void supersede(struct snapshot_sends *s, const struct stream_msg *m)
+{
+    for (struct send *x = s->first, *after; x; x = after) {
+        after = x->next;
+        if (x->m->r == m->r && x->m->to == m->to) {
+            x->m->superseded = true;
+            finish(s, x, false);
+        }
+    }
+}
+
 void sends_start(struct snapshot_sends *s, struct stream_msg *m, uint64_t now_ns)
 {
     (void)now_ns;
+    supersede(s, m);
     struct send *x = xcalloc(1, sizeof(*x));
     x->m = m;
     x->kept_last = &x->kept;
