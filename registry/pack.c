@@ -144,10 +144,10 @@ static void pack_reference(struct bytes *out, const struct part *part)
     bytes_append(out, address, REGISTRY_REFERENCE_BYTES);
 }
 
-static void pack_string(struct bytes *out, upb_StringView s, bool sharing)
+static void pack_string(struct bytes *out, upb_StringView s, bool shared)
 {
     bytes_append_varint(out, s.size);
-    if (sharing && registry__shares_string(s.size)) {
+    if (shared) {
         pack_reference(out, registry__share(registry_str(s), NULL, NULL));
     } else {
         bytes_append_slice(out, registry_str(s));
@@ -172,7 +172,8 @@ static void pack_element(struct bytes *out, const void *at, const upb_MiniTable 
                          const upb_MiniTable_Field *f, bool sharing)
 {
     if (is_string(f)) {
-        pack_string(out, *(const upb_StringView *)at, sharing);
+        upb_StringView s = *(const upb_StringView *)at;
+        pack_string(out, s, sharing && registry__shares_string(table, f, s.size));
     } else if (is_message(f)) {
         pack_sub(out, *(const void *const *)at, type_of(table, f), sharing);
     } else {
@@ -242,10 +243,11 @@ static void *take(struct opening *o, size_t size)
     return ret;
 }
 
-static upb_StringView open_string(struct opening *o)
+static upb_StringView open_string(struct opening *o, const upb_MiniTable *table,
+                                  const upb_MiniTable_Field *f)
 {
     upb_StringView s = {.size = registry__packed_number(&o->from)};
-    if (o->sharing && registry__shares_string(s.size)) {
+    if (o->sharing && registry__shares_string(table, f, s.size)) {
         s.data = registry__packed_reference(&o->from)->content;
     } else {
         s.data = (const char *)o->from;
@@ -271,7 +273,7 @@ static void open_element(struct opening *o, uint8_t *to, const upb_MiniTable *ta
                          const upb_MiniTable_Field *f)
 {
     if (is_string(f)) {
-        upb_StringView s = open_string(o);
+        upb_StringView s = open_string(o, table, f);
         memcpy(to, &s, sizeof(s));
     } else if (is_message(f)) {
         const void *sub = open_sub(o, type_of(table, f));
@@ -328,7 +330,7 @@ static void give_back_element(const uint8_t **from, const upb_MiniTable *table,
 {
     if (is_string(f)) {
         size_t size = registry__packed_number(from);
-        if (registry__shares_string(size)) {
+        if (registry__shares_string(table, f, size)) {
             registry__unshare(registry__packed_reference(from));
         } else {
             *from += size;

@@ -97,7 +97,7 @@ struct packed *registry__row_pack(const struct row *row, struct bytes *scratch)
     const upb_MiniTable *table = registry__row_table(row->kind);
     size_t opened = 0;
     bool plain = row->kind != ROW_REPLICA ||
-                 registry__shares_string(thole_v1_Replica_host_id(row->replica).size);
+                 thole_v1_Replica_host_id(row->replica).size == UUID_TEXT_BYTES - 1;
     if (room_of(row->kind) == 0 || !plain || !registry__can_pack(row->msg, table, true, &opened) ||
         opened > room_of(row->kind)) {
         return keep_whole(row, scratch);
@@ -158,11 +158,17 @@ void *registry__packed_open(const struct packed *p, upb_Arena *arena, bool edit)
 
 /* The order of the first fields of each kind is that of the proto files; test_registry_pack.c sees to it. */
 
-/* A string that is the first field. */
-static struct slice first_string(const uint8_t *body, const uint8_t **ret_next)
+static bool is_shared(const struct packed *p, unsigned index, size_t size)
 {
-    size_t size = has_field(body, 0) ? registry__packed_number(ret_next) : 0;
-    if (!registry__shares_string(size)) {
+    const upb_MiniTable *table = registry__row_table((enum row_kind)p->kind);
+    return registry__shares_string(table, &table->fields[index], size);
+}
+
+/* A string that is the first field. */
+static struct slice first_string(const struct packed *p, const uint8_t **ret_next)
+{
+    size_t size = has_field(body_of(p), 0) ? registry__packed_number(ret_next) : 0;
+    if (!is_shared(p, 0, size)) {
         struct slice s = slice_of(*ret_next, size);
         *ret_next += size;
         return s;
@@ -187,7 +193,7 @@ struct slice registry__packed_name(const struct packed *p)
     if (msg == NULL) {
         ASSERT(p->kind == ROW_SHARD || p->kind == ROW_REQUEST);
         const uint8_t *from = after_bitmap(p);
-        return first_string(body_of(p), &from);
+        return first_string(p, &from);
     }
     return registry_str(p->kind == ROW_HOST    ? thole_v1_Host_name(msg)
                         : p->kind == ROW_SHARD ? thole_v1_Shard_name(msg)
@@ -220,7 +226,7 @@ uint64_t registry__packed_id(const struct packed *p)
         }
         const uint8_t *from = after_bitmap(p);
         if (p->kind == ROW_SHARD) {
-            (void)first_string(body_of(p), &from);
+            (void)first_string(p, &from);
         }
         return number_if(body_of(p), p->kind == ROW_SHARD ? 1 : 0, &from);
     }
@@ -251,7 +257,7 @@ struct uuid registry__packed_host(const struct packed *p)
     (void)number_if(body, 0, &from);
     (void)number_if(body, 1, &from);
     size_t name = number_if(body, 2, &from);
-    from += registry__shares_string(name) ? REGISTRY_REFERENCE_BYTES : name;
+    from += is_shared(p, 2, name) ? REGISTRY_REFERENCE_BYTES : name;
     (void)registry__packed_number(&from); /* the size */
     return registry__packed_reference(&from)->uuid;
 }

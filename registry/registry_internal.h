@@ -162,7 +162,7 @@ struct part {
     _Alignas(8) uint8_t data[];
 };
 bool registry__shares(const upb_MiniTable *table);
-bool registry__shares_string(size_t size);
+bool registry__shares_string(const upb_MiniTable *table, const upb_MiniTable_Field *f, size_t size);
 /* The part that is this, to be given back; `msg` is `packed` open, `table` NULL for texts. */
 const struct part *registry__share(struct slice packed, const upb_MiniTable *table,
                                    const void *msg);

@@ -1,6 +1,6 @@
 /* Parts of packed rows that many rows have in common, each held once: specs and conditions of shards,
- * which were made or reported in the same batch, and ids of hosts. What is shared is told by its type or
- * length alone (registry__shares), so that who reads a row knows without being told. */
+ * which were made or reported in the same batch, ids and names of hosts, names of pools. What is shared is told by
+ * its type, or its field and length, so that who reads a row knows without being told. */
 #include "registry/registry_internal.h"
 
 #include <stdlib.h>
@@ -19,9 +19,12 @@ bool registry__shares(const upb_MiniTable *table)
     return table == &thole_v1_ShardSpec_msginit || table == &thole_v1_Condition_msginit;
 }
 
-bool registry__shares_string(size_t size)
+bool registry__shares_string(const upb_MiniTable *table, const upb_MiniTable_Field *f, size_t size)
 {
-    return size == UUID_TEXT_BYTES - 1;
+    bool common = (table == &thole_v1_Replica_msginit && f->number == 5) ||     /* host */
+                  (table == &thole_v1_ShardStatus_msginit && f->number == 3) || /* leader_host */
+                  (table == &thole_v1_Shard_msginit && f->number == 11);        /* pool */
+    return size == UUID_TEXT_BYTES - 1 || (common && size > REGISTRY_REFERENCE_BYTES);
 }
 
 static struct part *find(uint64_t hash, struct slice packed, const upb_MiniTable *table)

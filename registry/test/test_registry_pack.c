@@ -145,6 +145,9 @@ static void test_pack_replicas_know_their_keys(void **state)
     assert_packs(*state, replica(*state, 2, "", "why it failed"), true);
     assert_packs(*state, replica(*state, UINT64_MAX, "a-shard", HOST), true);
     assert_packs(*state, replica(*state, 300, HOST, ""), true); /* a name as long as an id */
+    struct row *row = replica(*state, 5, "", "");
+    thole_v1_Replica_set_host(row->replica, text("a-long-name-of-a-host"));
+    assert_packs(*state, row, true);
 }
 
 static void test_pack_histories_know_their_sequence(void **state)
@@ -225,6 +228,8 @@ static struct packed *with_parts(struct desk *d, const char *name, int64_t time_
         thole_v1_InitialReplica *r = thole_v1_Shard_add_initial(row->shard, row->arena);
         thole_v1_InitialReplica_set_host_id(r, text(HOST));
     }
+    thole_v1_Shard_set_pool(row->shard, text("many-shards"));
+    thole_v1_ShardStatus_set_leader_host(status, text("h1")); /* as short as a reference */
     return registry__row_pack(row, &d->scratch);
 }
 
@@ -234,22 +239,22 @@ static const thole_v1_ShardSpec *spec_of(const struct packed *p)
     return thole_v1_Shard_spec(registry__packed_message(p, &buf));
 }
 
-/* A spec, two conditions of each time, an id of a host: held once, and as long as some row has them. */
+/* A spec, two conditions of each time, an id of a host, a pool's name: held once, and as long as some row has them. */
 static void test_pack_rows_share_what_they_have_in_common(void **state)
 {
     struct desk *d = *state;
     assert_int_equal(registry__shared_count(), 0);
     struct packed *a = with_parts(d, "a", 1);
-    assert_int_equal(registry__shared_count(), 4);
+    assert_int_equal(registry__shared_count(), 5);
     struct packed *b = with_parts(d, "b", 1);
-    assert_int_equal(registry__shared_count(), 4);
+    assert_int_equal(registry__shared_count(), 5);
     assert_ptr_equal(spec_of(a), spec_of(b));
     struct packed *c = with_parts(d, "c", 2);
-    assert_int_equal(registry__shared_count(), 6);
+    assert_int_equal(registry__shared_count(), 7);
     registry__packed_unref(a);
-    assert_int_equal(registry__shared_count(), 6);
+    assert_int_equal(registry__shared_count(), 7);
     registry__packed_unref(c);
-    assert_int_equal(registry__shared_count(), 4);
+    assert_int_equal(registry__shared_count(), 5);
     registry__packed_unref(b);
     assert_int_equal(registry__shared_count(), 0);
 }
