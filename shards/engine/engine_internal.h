@@ -43,12 +43,12 @@ struct save_waiter;
 
 struct machine {
     _Atomic uint32_t refs; /* of the replica, and of a save or flush in progress */
+    bool overtaken;        /* applier only: a snapshot took the log it should have applied */
+    bool persistent;
     const struct thole_machine_type *type;
-    bool overtaken; /* applier only: a snapshot took the log it should have applied */
     void *state;
     char *directory; /* NULL unless it keeps files of its own */
     uint64_t generation;
-    bool persistent;
     /* Write: apply and flush. Read: query and save of a type without views. NULL: a type with views
      * that has no flush of its own needs none. */
     pthread_rwlock_t *lock;

@@ -6,7 +6,7 @@
 
 #include "base/assert.h"
 
-#define RING_CAPACITY_MIN 16
+#define RING_CAPACITY_MIN 4
 
 static struct raft_log_work *work_of(struct raft_log *l)
 {
@@ -288,7 +288,7 @@ void raft__log_write_started(struct raft_log *l, uint64_t token, uint64_t now_ms
 
     ASSERT(w->write_count == 0 || w->writes[w->write_count - 1].token < token);
     if (w->write_count == w->write_capacity) {
-        w->write_capacity = w->write_capacity == 0 ? 4 : w->write_capacity * 2;
+        w->write_capacity = w->write_capacity == 0 ? 2 : w->write_capacity * 2;
         w->writes = xrealloc(w->writes, w->write_capacity * sizeof *w->writes);
     }
     w->writes[w->write_count++] =

@@ -6,9 +6,10 @@
 
 #include "base/assert.h"
 
+/* A group that wakes and sleeps again says two things at a time, and all of a host may do so at once. */
 static size_t grown(size_t capacity)
 {
-    return capacity == 0 ? 8 : capacity * 2;
+    return capacity == 0 ? 2 : capacity * 2;
 }
 
 static void clear_list(struct raft_message_list *l)
@@ -126,7 +127,7 @@ bool raft__outbox_is_empty(const struct raft_outbox *o)
 struct raft_entry **raft__outbox_entries(struct raft_outbox *o, size_t n)
 {
     if (n > o->entry_capacity) {
-        o->entry_capacity = n < 16 ? 16 : n * 2;
+        o->entry_capacity = n < 4 ? 4 : n * 2;
         free(o->entries);
         o->entries = xmalloc(o->entry_capacity * sizeof(struct raft_entry *));
     }

@@ -114,7 +114,7 @@ bool raft__progress_rejected(struct raft_progress *p, uint64_t rejected, uint64_
 
 static void inflight_grow(struct raft_progress *p)
 {
-    uint32_t capacity = p->inflight_capacity == 0 ? 8 : p->inflight_capacity * 2;
+    uint32_t capacity = p->inflight_capacity == 0 ? 2 : p->inflight_capacity * 2;
     struct raft_inflight *ring = xcalloc(capacity, sizeof *ring);
 
     for (uint32_t i = 0; i < p->inflight_count; i++) {

@@ -19,7 +19,7 @@ bool raft__reads_full(const struct raft_reads *q)
 
 static void grow(struct raft_reads *q)
 {
-    size_t capacity = q->capacity == 0 ? 8 : q->capacity * 2;
+    size_t capacity = q->capacity == 0 ? 2 : q->capacity * 2;
     struct raft_read_wait *ring = xmalloc(capacity * sizeof *ring);
 
     for (size_t i = 0; i < q->count; i++) {
@@ -74,7 +74,7 @@ struct raft_read_wait raft__reads_pop(struct raft_reads *q)
 void raft__reads_result(struct raft_reads *q, uint64_t context, uint64_t index, bool failed)
 {
     if (q->result_count == q->result_capacity) {
-        q->result_capacity = q->result_capacity == 0 ? 8 : q->result_capacity * 2;
+        q->result_capacity = q->result_capacity == 0 ? 2 : q->result_capacity * 2;
         q->results = xrealloc(q->results, q->result_capacity * sizeof *q->results);
     }
     q->results[q->result_count++] =
