@@ -139,8 +139,8 @@ enum thole_code codec_read_chunk(struct slice frame, struct codec_chunk *ret,
     if (m)
         fill_chunk(m, &c);
     enum thole_code code = THOLE_OK;
-    if (!m || c.from == 0 || c.to == 0 || c.index == 0 || c.data.size > 2 * LIMIT_CHUNK_BYTES ||
-        c.offset > UINT64_MAX / 2)
+    if (!m || c.from == 0 || c.to == 0 || c.index == 0 || c.data.size == 0 ||
+        c.data.size > 2 * LIMIT_CHUNK_BYTES || c.offset > UINT64_MAX / 2)
         code = THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
                           "malformed snapshot chunk");
     else if (c.checksum != hash64(c.data.data, c.data.size, c.offset))

@@ -243,6 +243,10 @@ static void test_codec_chunk_round_trip_and_damage(void **state)
     assert_int_equal(codec_read_chunk(f.bytes, &d, &st), THOLE_DATA_LOSS);
     bufslice_unref(f);
     assert_int_equal(codec_read_chunk(slice_str("nonsense"), &d, &st), THOLE_INVALID_ARGUMENT);
+    c.data = (struct slice){0}; /* would cost room and never count */
+    struct bufslice empty = codec_chunk_frame(&c);
+    assert_int_equal(codec_read_chunk(empty.bytes, &d, &st), THOLE_INVALID_ARGUMENT);
+    bufslice_unref(empty);
 }
 
 static void test_codec_too_many_entries_are_refused(void **state)
