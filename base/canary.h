@@ -32,7 +32,8 @@
     X(failed_write_counts, 29)    \
     X(log_over_snapshot, 30)      \
     X(snapshot_index_lost, 31)    \
-    X(lease_too_long, 36)
+    X(lease_too_long, 36)         \
+    X(asleep_is_stalled, 37)
 
 enum canary {
     CANARY_none = 0,

@@ -41,7 +41,7 @@ enum thole_code raft_propose(struct raft *r, struct raft_entry *const *entries, 
 {
     uint64_t bytes = 0;
 
-    raft__begin(r, now_ms);
+    raft__begin(r, CANARY(asleep_is_stalled) ? r->now_ms : now_ms);
     enum thole_code code = check_leader(r, st);
     if (code == THOLE_OK) {
         code = check_entries(entries, n, &bytes, st);

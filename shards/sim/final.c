@@ -11,6 +11,9 @@
  * one that is on a disk, in memory, or (for a while) in a frame. */
 #define SETTLED_AFTER_MS 3000
 
+/* After that long nothing arrives any more that was sent while links were bad. */
+#define LATE_MS 5000
+
 static bool change_in_memory(struct sim *s, const struct shard *shard)
 {
     for (int h = 0; h < s->c.hosts; h++) {
@@ -189,6 +192,20 @@ static void check_leaks(struct sim *s)
         }
 }
 
+/* Until every shard is where it has to be. */
+static bool converge(struct sim *s)
+{
+    uint64_t end = s->now_ns + PATIENCE_MS * SIM_MS;
+    bool done = false;
+    while (!done && s->now_ns < end && !s->report->failed) {
+        sim_advance(s, s->now_ns + 50 * SIM_MS);
+        done = s->op_count == 0;
+        for (int g = 0; g < s->c.groups; g++)
+            done = progress(s, &s->shards[g]) && done;
+    }
+    return done;
+}
+
 static void explain(struct sim *s, const struct shard *shard)
 {
     int leader = sim_leader(s, shard);
@@ -207,6 +224,47 @@ static void explain(struct sim *s, const struct shard *shard)
     sim_fail(s, "no convergence: shard %" PRIu64 ", leader at host %d, write %d, reads %x:%s",
              shard->id, leader, shard->write_done, shard->reads_done, (const char *)b.data);
     bytes_deinit(&b);
+}
+
+static void explain_all(struct sim *s)
+{
+    if (s->report->failed)
+        return;
+    for (int g = 0; g < s->c.groups && !s->report->failed; g++)
+        if (!progress(s, &s->shards[g]))
+            explain(s, &s->shards[g]);
+    if (!s->report->failed)
+        sim_fail(s, "no convergence: %zu requests are still open", s->op_count);
+}
+
+/* Where nothing fails any more nobody else comes to lead: neither because a group sleeps for long, nor
+ * because of what wakes it. */
+static void check_calm(struct sim *s)
+{
+    sim_advance(s, s->now_ns + LATE_MS * SIM_MS);
+    if (!converge(s)) { /* a late message may have had somebody elected */
+        explain_all(s);
+        return;
+    }
+    for (int g = 0; g < s->c.groups; g++) {
+        struct shard *shard = &s->shards[g];
+        shard->calm_term = sim_status(sim_replica(s, sim_leader(s, shard), shard)).term;
+        shard->write_sent = shard->write_done = false;
+        shard->reads_sent = shard->reads_done = 0;
+    }
+    sim_advance(s, s->now_ns + (s->c.sleep_ms + 10 * s->c.election_ms) * SIM_MS);
+    if (!converge(s)) {
+        explain_all(s);
+        return;
+    }
+    for (int g = 0; g < s->c.groups && !s->report->failed; g++) {
+        const struct shard *shard = &s->shards[g];
+        uint64_t term = sim_status(sim_replica(s, sim_leader(s, shard), shard)).term;
+        if (term != shard->calm_term)
+            sim_fail(s,
+                     "shard %" PRIu64 ": term %" PRIu64 " became %" PRIu64 " while nothing failed",
+                     shard->id, shard->calm_term, term);
+    }
 }
 
 /* Nobody asks for anything: whoever dies after this dies among sleepers. */
@@ -232,20 +290,12 @@ void final_phase(struct sim *s)
     }
     nemesis_stop(s, asleep);
     SIM_TRACE(s, "the last phase begins");
-    uint64_t end = s->now_ns + PATIENCE_MS * SIM_MS;
-    bool done = false;
-    while (!done && s->now_ns < end && !s->report->failed) {
-        sim_advance(s, s->now_ns + 50 * SIM_MS);
-        done = s->op_count == 0;
-        for (int g = 0; g < s->c.groups; g++)
-            done = progress(s, &s->shards[g]) && done;
-    }
+    bool done = converge(s);
     if (s->report->failed)
         return;
-    for (int g = 0; g < s->c.groups && !done; g++)
-        if (!progress(s, &s->shards[g]))
-            explain(s, &s->shards[g]);
     if (!done)
-        sim_fail(s, "no convergence: %zu requests are still open", s->op_count);
+        explain_all(s);
+    else if (sim_has(&s->c, SIM_SLEEP))
+        check_calm(s);
     check_leaks(s);
 }

@@ -220,6 +220,7 @@ struct shard {
     /* The last phase: a write, then a read at each host (bits). */
     bool write_sent, write_done;
     uint32_t reads_sent, reads_done;
+    uint64_t calm_term; /* when it had converged */
 };
 
 struct member *shadow_member(struct sim *s, uint64_t replica_id);
