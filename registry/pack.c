@@ -308,10 +308,15 @@ void *registry__open_message(struct opening *o, const upb_MiniTable *table)
     o->from += bitmap_bytes(table);
     for (uint16_t i = 0; i < table->field_count; i++) {
         const upb_MiniTable_Field *f = &table->fields[i];
+        bool array = upb_FieldMode_Get(f) == kUpb_FieldMode_Array;
         if ((bitmap[i / 8] >> i % 8 & 1) == 0) {
+            if (!array &&
+                is_string(f)) { /* what is empty can be compared and copied like any other */
+                memcpy(msg + f->offset, &(upb_StringView){.data = ""}, sizeof(upb_StringView));
+            }
             continue;
         }
-        if (upb_FieldMode_Get(f) == kUpb_FieldMode_Array) {
+        if (array) {
             open_array(o, msg + f->offset, table, f);
             continue;
         }

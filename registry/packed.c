@@ -212,7 +212,7 @@ uint64_t registry__packed_id(const struct packed *p)
     case ROW_POOL:
         return 0;
     case ROW_OPERATION:
-        return thole_v1_Operation_id(msg);
+        return thole_v1_Operation_id(whole_of(p)->msg);
     case ROW_EVENT:
     case ROW_REQUEST:
         if (msg != NULL) {

@@ -88,6 +88,9 @@ static void assert_packs(struct desk *d, struct row *row, bool packs)
         assert_int_equal(registry__packed_id(p), row->sequence);
         assert_true(slice_equal(registry__packed_name(p), registry_str(id)));
     }
+    if (row->kind == ROW_REPLICA) { /* an empty string has an address, too */
+        assert_non_null(thole_v1_Replica_message(msg).data);
+    }
     registry__packed_unref(p);
 }
 
