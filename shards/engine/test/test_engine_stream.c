@@ -128,6 +128,25 @@ static void test_engine_receiver_that_lost_a_stream_gets_another(void **state)
     cluster_free(c);
 }
 
+/* As after an election that the leader won again. */
+static void test_engine_asked_again_sends_one_stream(void **state)
+{
+    (void)state;
+    struct cluster *c = ledgers(3, 3, 63);
+    int behind = leave_behind(c), leader = cluster_wait_leader(c);
+    RUN_UNTIL(c, 20000, c->snapshot_bytes >= BALLAST / 3);
+    assert_true(status_of(c, leader).sends_snapshot);
+    struct replica *r = engine_find_replica(c->hosts[leader].engine, (uint64_t)leader + 1);
+    struct raft_peer_request again = {.peer = (uint64_t)behind + 1, .min_index = 1};
+    snapshot_wanted(r->loop, r, &again);
+    cluster_run(c, 1);
+    assert_int_equal(r->work->sending, 1);
+    replica_unref(r);
+    RUN_UNTIL(c, 10000, stale_state(c, behind).count == 410);
+    RUN_UNTIL(c, 1000, !status_of(c, leader).sends_snapshot);
+    cluster_free(c);
+}
+
 static void test_engine_replica_is_removed_in_the_middle_of_a_stream(void **state)
 {
     (void)state;
@@ -278,6 +297,7 @@ int main(void)
         cmocka_unit_test(test_engine_stream_survives_a_lossy_link),
         cmocka_unit_test(test_engine_half_a_stream_is_never_installed),
         cmocka_unit_test(test_engine_receiver_that_lost_a_stream_gets_another),
+        cmocka_unit_test(test_engine_asked_again_sends_one_stream),
         cmocka_unit_test(test_engine_replica_is_removed_in_the_middle_of_a_stream),
         cmocka_unit_test(test_engine_sender_is_removed_in_the_middle_of_a_stream),
         cmocka_unit_test(test_engine_stream_with_a_wrong_checksum_is_refused),
