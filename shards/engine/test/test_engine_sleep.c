@@ -67,6 +67,32 @@ static void test_sleep_idle_group_costs_only_beats(void **state)
     cluster_free(c);
 }
 
+/* Whatever was asked of them meanwhile; and what is only looked at wakes nobody. */
+static void test_sleep_replicas_hold_no_work(void **state)
+{
+    (void)state;
+    struct cluster *c = cluster_new(3, 96);
+    int leader = lull(c);
+    assert_int_equal(stale_state(c, (leader + 1) % 3).count, 1);
+    for (uint64_t round = 1; round <= 2; round++) {
+        for (int h = 0; h < 3; h++) {
+            const struct replica *r = replica_at(c, h);
+            struct raft_status s;
+            assert_null(r->work);
+            replica_status(r, &s);
+            assert_int_equal(s.commit, status_of(c, leader).commit);
+            assert_int_equal(s.leader, replica_at(c, leader)->replica_id);
+            assert_ptr_equal(r->shown_config, raft_config(r->core));
+        }
+        propose_ok(c, "y");
+        assert_non_null(replica_at(c, leader)->work);
+        (void)query_ok(c, (leader + 2) % 3);
+        RUN_UNTIL(c, 10000, sleepers(c) == 3);
+        assert_int_equal(cluster_leader(c), leader);
+    }
+    cluster_free(c);
+}
+
 static void test_sleep_leader_of_a_dead_host_is_replaced(void **state)
 {
     (void)state;
@@ -270,6 +296,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_sleep_idle_group_costs_only_beats),
+        cmocka_unit_test(test_sleep_replicas_hold_no_work),
         cmocka_unit_test(test_sleep_leader_of_a_dead_host_is_replaced),
         cmocka_unit_test(test_sleep_restart_of_a_host_is_noticed),
         cmocka_unit_test(test_sleep_partition_wakes_both_sides),
