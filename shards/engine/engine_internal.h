@@ -330,6 +330,7 @@ struct loop {
     struct peer_host **touched;
     size_t touched_count, touched_capacity;
     uint64_t beat_due_ms; /* logical: when beats_run has something to do */
+    size_t rested;        /* replicas that gave back their work, since memory was given back */
     struct write_batch *next, *in_flight;
     bool handing_over;
     struct control *hand_over; /* to answer when nothing is left, or at hand_over_ms (real) */

@@ -1,10 +1,13 @@
 /* A loop's turn: drain the inbox, deliver what is due, harvest each dirty group, send, and hand one
  * merged batch to the writer. While a batch is at the writer, the next one accumulates. */
+#include <malloc.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "shards/engine/engine_internal.h"
+
+#define RESTED_MANY 1024
 
 static void list_add(struct replica ***list, size_t *count, size_t *capacity, struct replica *r)
 {
@@ -437,6 +440,16 @@ static uint64_t next_turn(struct loop *l)
     return next;
 }
 
+/* All groups sleep, and many have just gone to: what they worked with lies between what they keep, and
+ * the allocator gives back pages only when asked. That takes milliseconds, and nobody waits. */
+static void give_back_memory(struct loop *l)
+{
+    if (l->rested < RESTED_MANY || wheel_next(l->ticks) != UINT64_MAX)
+        return;
+    l->rested = 0;
+    (void)malloc_trim(0);
+}
+
 uint64_t loop_turn(void *ctx, struct msgq *batch, uint64_t now_ns)
 {
     struct loop *l = ctx;
@@ -456,6 +469,7 @@ uint64_t loop_turn(void *ctx, struct msgq *batch, uint64_t now_ns)
     post_batch(l);
     publish_all(l);
     cork_end();
+    give_back_memory(l);
     metric_record(&engine_turn_ns, clock_now(l->e->clock) - now_ns);
     atomic_store_explicit(&l->turn_since_ns, 0, memory_order_relaxed);
     return l->stopping ? CLOCK_NEVER : next_turn(l);

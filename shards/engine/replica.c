@@ -192,8 +192,10 @@ static bool knows_leader(const struct replica *r)
 
 void replica_rest(struct replica *r)
 {
-    if (r->work && raft_asleep(r->core) && is_idle(r->work) && knows_leader(r))
+    if (r->work && raft_asleep(r->core) && is_idle(r->work) && knows_leader(r)) {
         free_work(r);
+        r->loop->rested++;
+    }
 }
 
 /* ---- References ------------------------------------------------------------------------------------- */
