@@ -215,7 +215,7 @@ void raft_status(const struct raft *r, struct raft_status *ret)
         .transfer_target = r->lead != NULL ? r->lead->transfer_target : 0,
         .config_index = raft__membership_index(&r->membership),
         .role = r->role,
-        .leader_ready = r->role == RAFT_LEADER && r->commit >= r->lead->first_index,
+        .leader_ready = r->lead != NULL && r->commit >= r->lead->first_index,
     };
 }
 
