@@ -262,12 +262,17 @@ static bool send_chunk(struct snapshot_sends *s, struct send *x, uint64_t now_ns
 
 static void refill(struct snapshot_sends *s, uint64_t now_ns)
 {
-    uint64_t full = s->chunk_bytes + s->rate / CAPPED_CHUNKS_PER_S, passed = now_ns - s->filled_ns;
-    if (passed > NS_PER_S)
-        passed = NS_PER_S;
-    s->tokens += (uint64_t)((double)s->rate * (double)passed / (double)NS_PER_S);
-    s->tokens = s->tokens < full ? s->tokens : full;
-    s->filled_ns = now_ns;
+    uint64_t full = s->chunk_bytes + s->rate / CAPPED_CHUNKS_PER_S;
+    double earned = (double)s->rate * (double)(now_ns - s->filled_ns) / (double)NS_PER_S;
+    if (earned >= (double)(full - s->tokens)) {
+        s->tokens = full;
+        s->filled_ns = now_ns;
+        return;
+    }
+    /* The rest of a byte counts the next time: turns may follow each other closely. */
+    uint64_t bytes = (uint64_t)earned;
+    s->tokens += bytes;
+    s->filled_ns += (uint64_t)((double)bytes * (double)NS_PER_S / (double)s->rate);
 }
 
 static bool may_send(const struct snapshot_sends *s)
