@@ -273,7 +273,7 @@ static void hostctl_leader_stays_while_it_sends_a_snapshot(void **state)
 {
     (void)state;
     struct house *h = house_new(35);
-    h->snapshot_bytes_per_s = 4 * 1024; /* less than a chunk: seconds before the first one */
+    h->snapshot_bytes_per_s = 2 * 1024; /* 16 KiB, a chunk, are there 8 s after the start */
     house_bootstrap(h, 3);
     RUN_UNTIL(h, 20000, house_settled(h, "zero"));
     uint64_t id = create_preferring(h), replica;

@@ -137,6 +137,7 @@ TEST(sleeping_replica_keeps_no_entries_and_no_queues)
         assert_false(raft_has_update(r));
         assert_true(raft_deadline_ms(r) == UINT64_MAX);
         assert_true((r->lead != NULL) == (id == leader));
+        ASSERT(id != leader || r->lead != NULL);
         for (uint64_t peer = 1; id == leader && peer <= 3; peer++) { /* known without keeping it */
             struct raft_peer_status p;
             assert_null(r->lead->peers);
