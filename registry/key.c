@@ -57,14 +57,6 @@ static int compare_ids(uint64_t a, uint64_t b)
     return a < b ? -1 : a > b;
 }
 
-/* Lexicographic, a prefix first. */
-static int compare_names(struct slice a, struct slice b)
-{
-    size_t size = a.size < b.size ? a.size : b.size;
-    int order = size == 0 ? 0 : memcmp(a.data, b.data, size);
-    return order != 0 ? order : compare_ids(a.size, b.size);
-}
-
 static int compare_hosts(const struct uuid *a, const struct uuid *b)
 {
     return memcmp(a->bytes, b->bytes, sizeof(a->bytes));
@@ -80,7 +72,7 @@ int registry__packed_compare(enum registry_index index, const struct packed *p,
     case INDEX_SHARD_NAMES:
     case INDEX_POOLS:
     case INDEX_REQUESTS:
-        return compare_names(registry__packed_name(p), key->name);
+        return slice_compare(registry__packed_name(p), key->name);
     case INDEX_SHARD_REPLICAS:
         order = compare_ids(registry__packed_shard(p), key->shard);
         break;
