@@ -23,23 +23,22 @@ struct key registry__key_shard(uint64_t shard, uint64_t id)
     return (struct key){.shard = shard, .id = id};
 }
 
-struct key registry__packed_key(enum registry_index index, const struct packed *p)
+/* What an index is ordered by, before the id. */
+enum order { ORDER_ID, ORDER_NAME, ORDER_SHARD, ORDER_HOST };
+
+static enum order order_of(enum registry_index index)
 {
-    struct key key = {.id = registry__packed_id(p)};
     switch (index) {
     case INDEX_HOST_NAMES:
     case INDEX_SHARD_NAMES:
     case INDEX_POOLS:
     case INDEX_REQUESTS:
-        key.name = registry__packed_name(p);
-        break;
+        return ORDER_NAME;
     case INDEX_SHARD_REPLICAS:
-        key.shard = registry__packed_shard(p);
-        break;
+        return ORDER_SHARD;
     case INDEX_HOSTS:
     case INDEX_HOST_REPLICAS:
-        key.host = registry__packed_host(p);
-        break;
+        return ORDER_HOST;
     case INDEX_SHARDS:
     case INDEX_REPLICAS:
     case INDEX_OPERATIONS:
@@ -48,6 +47,20 @@ struct key registry__packed_key(enum registry_index index, const struct packed *
     case INDEX_REQUEST_ORDER:
     case INDEX_COUNT:
         break;
+    }
+    return ORDER_ID;
+}
+
+struct key registry__packed_key(enum registry_index index, const struct packed *p)
+{
+    struct key key = {.id = registry__packed_id(p)};
+    enum order order = order_of(index);
+    if (order == ORDER_NAME) {
+        key.name = registry__packed_name(p);
+    } else if (order == ORDER_SHARD) {
+        key.shard = registry__packed_shard(p);
+    } else if (order == ORDER_HOST) {
+        key.host = registry__packed_host(p);
     }
     return key;
 }
@@ -57,38 +70,19 @@ static int compare_ids(uint64_t a, uint64_t b)
     return a < b ? -1 : a > b;
 }
 
-static int compare_hosts(const struct uuid *a, const struct uuid *b)
-{
-    return memcmp(a->bytes, b->bytes, sizeof(a->bytes));
-}
-
 int registry__packed_compare(enum registry_index index, const struct packed *p,
                              const struct key *key)
 {
-    int order = 0;
-    struct uuid host;
-    switch (index) {
-    case INDEX_HOST_NAMES:
-    case INDEX_SHARD_NAMES:
-    case INDEX_POOLS:
-    case INDEX_REQUESTS:
+    int result = 0;
+    enum order order = order_of(index);
+    if (order == ORDER_NAME) {
         return slice_compare(registry__packed_name(p), key->name);
-    case INDEX_SHARD_REPLICAS:
-        order = compare_ids(registry__packed_shard(p), key->shard);
-        break;
-    case INDEX_HOSTS:
-    case INDEX_HOST_REPLICAS:
-        host = registry__packed_host(p);
-        order = compare_hosts(&host, &key->host);
-        break;
-    case INDEX_SHARDS:
-    case INDEX_REPLICAS:
-    case INDEX_OPERATIONS:
-    case INDEX_EVENTS:
-    case INDEX_JOURNAL:
-    case INDEX_REQUEST_ORDER:
-    case INDEX_COUNT:
-        break;
     }
-    return order != 0 ? order : compare_ids(registry__packed_id(p), key->id);
+    if (order == ORDER_SHARD) {
+        result = compare_ids(registry__packed_shard(p), key->shard);
+    } else if (order == ORDER_HOST) {
+        struct uuid host = registry__packed_host(p);
+        result = memcmp(host.bytes, key->host.bytes, sizeof(host.bytes));
+    }
+    return result != 0 ? result : compare_ids(registry__packed_id(p), key->id);
 }
