@@ -1,7 +1,7 @@
 /* The agent: opens a host's parts in order, and closes them in the reverse.
  *
- *   data directory -> log and state stores -> registry -> bus (silent) -> engine -> router, watches,
- *   chores -> controllers -> bus (answers) -> bootstrap
+ *   data directory -> log and state stores -> registry -> bus (silent) -> engine -> router,
+ *   watches, chores -> controllers -> bus (answers) -> bootstrap
  *
  * The bus exists before the engine because the engine sends from its first moment; it answers only
  * after everything that it hands requests to is there. */
@@ -34,7 +34,7 @@
 #define HAND_OVER_NS (3 * NS_PER_S)
 #define FORWARDED_POOLED_MAX 4096 /* about 5 MiB */
 
-/* ---- Small getters ----------------------------------------------------------------------------- */
+/* ---- Small getters --------------------------------------------------------------------------- */
 
 struct registry *agent_registry(struct agent *a)
 {
@@ -94,7 +94,7 @@ bool agent_stopping(struct agent *a)
     return stopping;
 }
 
-/* ---- State that is waited for ------------------------------------------------------------------ */
+/* ---- State that is waited for ---------------------------------------------------------------- */
 
 void agent_signal(struct agent *a)
 {
@@ -229,7 +229,7 @@ bool agent_ready(struct agent *a, char *ret_reason, size_t reason_bytes)
     return why == NULL;
 }
 
-/* ---- This host's row --------------------------------------------------------------------------- */
+/* ---- This host's row ------------------------------------------------------------------------- */
 
 static upb_StringView arena_text(upb_Arena *arena, const char *s)
 {
@@ -280,7 +280,7 @@ thole_v1_Host *agent_host_row(struct agent *a, upb_Arena *arena)
     return h;
 }
 
-/* ---- Opening ----------------------------------------------------------------------------------- */
+/* ---- Opening --------------------------------------------------------------------------------- */
 
 static bool name_ok(const char *name)
 {
@@ -576,7 +576,7 @@ enum thole_code agent_new(const struct agent_options *o, struct agent **ret,
     return THOLE_OK;
 }
 
-/* ---- Closing ----------------------------------------------------------------------------------- */
+/* ---- Closing --------------------------------------------------------------------------------- */
 
 struct handed_over {
     pthread_mutex_t lock;
@@ -595,9 +595,9 @@ static void handed_over(void *ctx, const struct thole_status *st)
     pthread_mutex_unlock(&h->lock);
 }
 
-/* Requests that come on streams are refused for a moment before the streams end: who sends more than
- * one at a time goes elsewhere, and none is on its way when the connection is cut, whose outcome
- * would be unknown. */
+/* Requests that come on streams are refused for a moment before the streams end: who sends more
+ * than one at a time goes elsewhere, and none is on its way when the connection is cut, whose
+ * outcome would be unknown. */
 static void send_away(struct agent *a)
 {
     atomic_store(&a->leaving, true);

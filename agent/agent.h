@@ -27,13 +27,14 @@ const char *agent_version(void);
 /* Is shard zero reachable: does this host know its leader and has its view been bootstrapped? */
 bool agent_ready(struct agent *a, char *ret_reason, size_t reason_bytes);
 
-/* ---- The router: a request of any kind, to wherever it can be answered -------------------------- */
+/* ---- The router: a request of any kind, to wherever it can be answered ----------------------- */
 
 enum router_kind { ROUTER_PROPOSE, ROUTER_OPEN_SESSION, ROUTER_QUERY, ROUTER_TRANSFER };
 
 /* Owned by the caller and untouched until `done`, which comes exactly once, on any thread, and must
- * not block. Proposals are sent again only when they certainly took no effect (NOT_LEADER, NO_LEADER,
- * UNREACHABLE, DROPPED, ...), until the deadline; everything else is the caller's decision. */
+ * not block. Proposals are sent again only when they certainly took no effect (NOT_LEADER,
+ * NO_LEADER, UNREACHABLE, DROPPED, ...), until the deadline; everything else is the caller's
+ * decision. */
 struct router_request {
     void *internal[8]; /* the router's */
     enum router_kind kind;
@@ -65,8 +66,8 @@ typedef void (*agent_command_fn)(void *ctx, const struct thole_status *st,
 void agent_command(struct agent *a, struct bufslice command, uint64_t deadline_ns,
                    agent_command_fn done, void *ctx);
 
-/* After `done` with OK, this host's view is at least as new as shard zero was when the call began: a
- * linearizable read of the registry is this barrier followed by registry_view_acquire. */
+/* After `done` with OK, this host's view is at least as new as shard zero was when the call began:
+ * a linearizable read of the registry is this barrier followed by registry_view_acquire. */
 void agent_barrier(struct agent *a, uint64_t deadline_ns,
                    void (*done)(void *ctx, const struct thole_status *st), void *ctx);
 
@@ -88,7 +89,7 @@ struct agent_watcher {
 uint64_t agent_watch(struct agent *a, uint64_t shard_id, const struct agent_watcher *w);
 void agent_unwatch(struct agent *a, uint64_t id);
 
-/* ---- Services (agent/services/) ---------------------------------------------------------------- */
+/* ---- Services (agent/services/) -------------------------------------------------------------- */
 
 /* Registers the control plane on the agent's bus; before bus_start. */
 void services_register(struct agent *a);

@@ -81,7 +81,7 @@ uint64_t agent_incarnation(const struct agent *a);
 bool agent_wait(struct agent *a, uint64_t deadline_ns,
                 bool (*predicate)(struct agent *a, void *ctx), void *ctx);
 
-/* ---- Parts ------------------------------------------------------------------------------------- */
+/* ---- Parts ----------------------------------------------------------------------------------- */
 
 struct chores;
 struct meeting;
@@ -189,8 +189,8 @@ void join_run(struct agent *a);
 /* Is the data directory's cluster the one that these addresses belong to? */
 THOLE_MUST_CHECK enum thole_code join_check_cluster(struct agent *a, struct thole_status *st);
 
-/* A member whose replica of shard zero failed, or is none of the group any more, gets another one from the
- * others, and starts again with it. On the chores' worker. */
+/* A member whose replica of shard zero failed, or is none of the group any more, gets another one
+ * from the others, and starts again with it. On the chores' worker. */
 void renew_start(struct agent *a, const struct engine_replica_status *zero);
 void renew_stop(struct agent *a); /* after the worker */
 

@@ -209,7 +209,7 @@ enum thole_code api_need_running(const struct thole *t, struct thole_status *st)
     return t->is_client ? THOLE_OK : api_need_host(t, st);
 }
 
-/* ---- Shards by name ---------------------------------------------------------------------------- */
+/* ---- Shards by name -------------------------------------------------------------------------- */
 
 enum thole_code thole_shard_open(struct thole *t, const char *name, struct thole_shard **ret,
                                  struct thole_status *st)
@@ -229,7 +229,7 @@ void thole_shard_release(struct thole_shard *s)
     free(s);
 }
 
-/* ---- Requests ---------------------------------------------------------------------------------- */
+/* ---- Requests -------------------------------------------------------------------------------- */
 
 uint64_t api_deadline(uint32_t timeout_ms)
 {

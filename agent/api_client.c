@@ -1,5 +1,5 @@
-/* libthole: a handle without a host. Requests go to one endpoint that answers; it routes them on, and
- * its answers tell who leads: if we know that host, the shard's next proposals go there.
+/* libthole: a handle without a host. Requests go to one endpoint that answers; it routes them on,
+ * and its answers tell who leads: if we know that host, the shard's next proposals go there.
  *
  * Endpoints are addresses; the bus speaks to host ids. A worker finds out who is at an address, at
  * first and after an exchange with it failed. */
@@ -76,7 +76,7 @@ static void client_wake(struct client *c)
         return; /* stopping */
 }
 
-/* ---- For the router ---------------------------------------------------------------------------- */
+/* ---- For the router -------------------------------------------------------------------------- */
 
 static bool client_elsewhere(void *ctx, uint64_t shard_id, uint32_t attempt,
                              const struct uuid *avoid, struct uuid *ret)
@@ -188,7 +188,7 @@ bool client_wait(struct client *c, uint32_t timeout_ms)
     return false;
 }
 
-/* ---- Life -------------------------------------------------------------------------------------- */
+/* ---- Life ------------------------------------------------------------------------------------ */
 
 static void no_frame(void *ctx, const struct uuid *from, uint64_t incarnation, enum bus_lane lane,
                      struct bufslice frame)

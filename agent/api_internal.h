@@ -1,4 +1,5 @@
-/* The public API's own parts: handles, requests, clients. Everything public is in <thole/thole.h>. */
+/* The public API's own parts: handles, requests, clients. Everything public is in
+ * <thole/thole.h>. */
 #ifndef AGENT_API_INTERNAL_H
 #define AGENT_API_INTERNAL_H
 

@@ -32,7 +32,7 @@ struct results {
     size_t pooled;
 };
 
-/* ---- The pool ---------------------------------------------------------------------------------- */
+/* ---- The pool -------------------------------------------------------------------------------- */
 
 static struct op *ops_take(struct results *rs, size_t n)
 {
@@ -75,7 +75,7 @@ static void ops_give(struct results *rs, struct op *list, size_t count)
     }
 }
 
-/* ---- Completions ------------------------------------------------------------------------------- */
+/* ---- Completions ----------------------------------------------------------------------------- */
 
 static void op_done(struct api_request *q)
 {
@@ -164,7 +164,7 @@ void results_free(struct results *rs)
     free(rs);
 }
 
-/* ---- Submitting -------------------------------------------------------------------------------- */
+/* ---- Submitting ------------------------------------------------------------------------------ */
 
 static enum thole_code check_op(const struct thole *t, const struct thole_op *op,
                                 struct thole_status *st)

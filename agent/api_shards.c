@@ -13,7 +13,7 @@ static upb_StringView text(const char *s)
     return s ? upb_StringView_FromString(s) : upb_StringView_FromDataAndSize(NULL, 0);
 }
 
-/* ---- Commands ---------------------------------------------------------------------------------- */
+/* ---- Commands -------------------------------------------------------------------------------- */
 
 /* Propose and wait. Frees `arena`, in which `c` is. */
 static enum thole_code run(struct thole *t, thole_registry_v1_Command *c, upb_Arena *arena,
@@ -170,7 +170,7 @@ enum thole_code thole_replica_delete(struct thole *t, uint64_t replica, uint32_t
     return run(t, c, arena, timeout_ms, NULL, st);
 }
 
-/* ---- Waiting ----------------------------------------------------------------------------------- */
+/* ---- Waiting --------------------------------------------------------------------------------- */
 
 /* Formed, and Ready if anybody has said anything about that generation. */
 static bool shard_ready(const thole_v1_Shard *s, char *why, size_t size)

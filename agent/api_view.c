@@ -82,7 +82,7 @@ static void give(void *to, uint32_t size, void *full, size_t full_size)
     memcpy(to, full, size < full_size ? size : full_size);
 }
 
-/* ---- Hosts ------------------------------------------------------------------------------------- */
+/* ---- Hosts ----------------------------------------------------------------------------------- */
 
 static bool give_host(const thole_v1_Host *h, struct thole_host_info *io)
 {
@@ -114,7 +114,7 @@ bool thole_view_host(const struct thole_view *v, const char *name, struct thole_
     return give_host(registry_host_by_name(v->v, slice_str(name)), ret);
 }
 
-/* ---- Shards ------------------------------------------------------------------------------------ */
+/* ---- Shards ---------------------------------------------------------------------------------- */
 
 static bool condition(const thole_v1_ShardStatus *st, const char *type)
 {
@@ -168,7 +168,7 @@ bool thole_view_shard(const struct thole_view *v, const char *name, struct thole
     return give_shard(registry_shard_by_name(v->v, slice_str(name), &shard_buf), ret);
 }
 
-/* ---- Replicas ---------------------------------------------------------------------------------- */
+/* ---- Replicas -------------------------------------------------------------------------------- */
 
 bool thole_view_next_replica(const struct thole_view *v, struct thole_replica_info *io)
 {

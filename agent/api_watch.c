@@ -46,7 +46,7 @@ static void ended(void *ctx, const struct thole_status *st)
     watch_unref(w);
 }
 
-/* ---- Hosts ------------------------------------------------------------------------------------- */
+/* ---- Hosts ----------------------------------------------------------------------------------- */
 
 /* The name was found, or not. */
 static void resolved(void *ctx, const struct thole_status *st, uint64_t shard_id)
@@ -66,7 +66,7 @@ static void resolved(void *ctx, const struct thole_status *st, uint64_t shard_id
         agent_unwatch(w->t->agent, id);
 }
 
-/* ---- Clients ----------------------------------------------------------------------------------- */
+/* ---- Clients --------------------------------------------------------------------------------- */
 
 static void answer(void *ctx, const struct thole_status *st, struct bufslice body, bool more)
 {
@@ -104,7 +104,7 @@ static enum thole_code start_client(struct api_watch *w, const char *shard, stru
     return THOLE_OK;
 }
 
-/* ---- Face -------------------------------------------------------------------------------------- */
+/* ---- Face ------------------------------------------------------------------------------------ */
 
 enum thole_code thole_watch(struct thole *t, struct thole_shard *shard,
                             const struct thole_watcher *watcher, uint64_t *ret_id,

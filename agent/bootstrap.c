@@ -62,7 +62,7 @@ enum thole_code bootstrap_split(const char *addresses, char **ret_copy, const ch
     return THOLE_OK;
 }
 
-/* ---- Shard zero's replica on this host --------------------------------------------------------- */
+/* ---- Shard zero's replica on this host ------------------------------------------------------- */
 
 struct wait_done {
     pthread_mutex_t lock;
@@ -116,8 +116,8 @@ static enum thole_code start_zero(struct agent *a, const struct identity *i,
     return wait_for(&w, st);
 }
 
-/* The data directory was made of a snapshot (restore_zero.h): the replica, empty until now, is founded on
- * it. Repeated after a crash it may find that it was. */
+/* The data directory was made of a snapshot (restore_zero.h): the replica, empty until now, is
+ * founded on it. Repeated after a crash it may find that it was. */
 static enum thole_code seed_zero(struct agent *a, const char *file, struct thole_status *st)
 {
     struct wait_done w;
@@ -178,7 +178,8 @@ static enum thole_code tell_repaired(struct agent *a, uint64_t epoch, struct tho
     return code;
 }
 
-/* A repair marked this data directory (repair_zero.h): shard zero goes on with this replica alone. */
+/* A repair marked this data directory (repair_zero.h): shard zero goes on with this replica
+ * alone. */
 static enum thole_code force_zero(struct agent *a, struct thole_status *st)
 {
     uint64_t epoch;
@@ -294,7 +295,7 @@ enum thole_code bootstrap_become_member(struct agent *a, const struct identity *
     return code;
 }
 
-/* ---- Ways in ----------------------------------------------------------------------------------- */
+/* ---- Ways in --------------------------------------------------------------------------------- */
 
 static enum thole_code become_alone(struct agent *a, struct thole_status *st)
 {

@@ -1,5 +1,5 @@
-/* Joining an existing cluster: ask any member until one accepts, then start passively. And a member's
- * way to another replica of shard zero, when it cannot go on with the one it has. */
+/* Joining an existing cluster: ask any member until one accepts, then start passively. And a
+ * member's way to another replica of shard zero, when it cannot go on with the one it has. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -10,8 +10,8 @@
 #define ASK_MS 10000
 #define CHECK_MS 500
 #define PAUSE_MS 300
-/* A host of the same name is a member. It may be this one, before its disk was lost: it is waited for
- * until it is removed; but as long as it seems alive, the name is taken. */
+/* A host of the same name is a member. It may be this one, before its disk was lost: it is waited
+ * for until it is removed; but as long as it seems alive, the name is taken. */
 #define SAME_NAME_PAUSE_MS 2000
 #define SAME_NAME_ROUNDS 8
 
@@ -202,9 +202,10 @@ enum thole_code join_check_cluster(struct agent *a, struct thole_status *st)
     return code;
 }
 
-/* ---- Another replica of shard zero --------------------------------------------------------------- */
+/* ---- Another replica of shard zero ----------------------------------------------------------- */
 
-/* The others answer when the old replica is out and there is a new one, or that there is none yet. */
+/* The others answer when the old replica is out and there is a new one, or that there is none
+ * yet. */
 #define RENEW_ASK_MS 2000
 
 struct renewal {

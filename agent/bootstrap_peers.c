@@ -4,12 +4,12 @@
  *   P1  A host promises itself only to a list of (address, host id) with every peer in it, each of
  *       which has just told its id, and only if all were given the same addresses.
  *   P2  The promise is durable before anybody hears of it, and is never changed or withdrawn.
- *   P3  A host forms cluster H (the hash of the list) only when every host on the list has said that
- *       it is promised to H, or one of them that it has formed H already.
+ *   P3  A host forms cluster H (the hash of the list) only when every host on the list has said
+ *       that it is promised to H, or one of them that it has formed H already.
  *   P4  What it forms with is the list of its promise, and nothing else.
  *
- * Hosts ask each other in rounds until they have formed; this is the only thing in Thole that polls,
- * and it ends. */
+ * Hosts ask each other in rounds until they have formed; this is the only thing in Thole that
+ * polls, and it ends. */
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -58,7 +58,7 @@ struct uuid meeting_cluster_id(const struct member_list *l)
     return id;
 }
 
-/* ---- Messages ---------------------------------------------------------------------------------- */
+/* ---- Messages -------------------------------------------------------------------------------- */
 
 static upb_StringView view_of_uuid(const struct uuid *u)
 {
@@ -169,7 +169,7 @@ static bool read_reply(const struct meeting *m, struct slice body, struct answer
     return ok;
 }
 
-/* ---- A round ----------------------------------------------------------------------------------- */
+/* ---- A round --------------------------------------------------------------------------------- */
 
 static void ask_all(struct meeting *m, struct answer *answers)
 {
@@ -354,7 +354,7 @@ void meeting_run(struct agent *a)
     free(answers);
 }
 
-/* ---- Preparation ------------------------------------------------------------------------------- */
+/* ---- Preparation ----------------------------------------------------------------------------- */
 
 static int compare(const void *a, const void *b)
 {

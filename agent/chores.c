@@ -60,7 +60,7 @@ struct chores {
     struct health *health;
 };
 
-/* ---- Commands ---------------------------------------------------------------------------------- */
+/* ---- Commands -------------------------------------------------------------------------------- */
 
 struct bufslice chores_encode(thole_registry_v1_Command *c, const char *actor, upb_Arena *arena)
 {
@@ -102,7 +102,7 @@ static void begin(struct chores *cs, struct chore *c, struct bufslice command, u
     agent_command(cs->agent, command, now + COMMAND_NS, outcome, c);
 }
 
-/* ---- The first command of shard zero ----------------------------------------------------------- */
+/* ---- The first command of shard zero --------------------------------------------------------- */
 
 static thole_v1_Host *member_row(struct agent *a, const struct member *m, upb_Arena *arena)
 {
@@ -145,7 +145,7 @@ static void propose_bootstrap(struct chores *cs, uint64_t now)
     free(l);
 }
 
-/* ---- This host's row --------------------------------------------------------------------------- */
+/* ---- This host's row ------------------------------------------------------------------------- */
 
 static bool same_text(upb_StringView v, const char *s)
 {
@@ -208,7 +208,7 @@ static void on_outcome(struct chores *cs, struct chore *c, uint64_t now)
     }
 }
 
-/* ---- Addresses --------------------------------------------------------------------------------- */
+/* ---- Addresses ------------------------------------------------------------------------------- */
 
 static void on_address(struct chores *cs, const struct address_msg *m, uint64_t now)
 {
@@ -247,7 +247,7 @@ static void write_peers(struct chores *cs)
     cs->peers_due_ns = 0;
 }
 
-/* ---- Removed from the cluster ------------------------------------------------------------------- */
+/* ---- Removed from the cluster ---------------------------------------------------------------- */
 
 /* After its row said REMOVED and all but shard zero's replica has gone: this long for the rest. */
 #define FAREWELL_NS (5 * NS_PER_S)
@@ -294,10 +294,10 @@ static uint64_t farewell_step(struct chores *cs, uint64_t now)
     return cs->farewell_ns;
 }
 
-/* ---- Shard zero's replica ------------------------------------------------------------------------ */
+/* ---- Shard zero's replica -------------------------------------------------------------------- */
 
-/* Without it there is no view, and nothing that is decided about this host is heard. Others have to be
- * asked whether it was removed, or only its replica. */
+/* Without it there is no view, and nothing that is decided about this host is heard. Others have to
+ * be asked whether it was removed, or only its replica. */
 static void renew_step(struct chores *cs)
 {
     struct agent *a = cs->agent;
@@ -310,7 +310,7 @@ static void renew_step(struct chores *cs)
         renew_start(a, &s);
 }
 
-/* ---- A turn ------------------------------------------------------------------------------------ */
+/* ---- A turn ---------------------------------------------------------------------------------- */
 
 static uint64_t earlier(uint64_t a, uint64_t b)
 {
@@ -381,7 +381,7 @@ static uint64_t chores_turn(void *ctx, struct msgq *batch, uint64_t now)
     return next;
 }
 
-/* ---- Face -------------------------------------------------------------------------------------- */
+/* ---- Face ------------------------------------------------------------------------------------ */
 
 struct chores *chores_new(struct agent *a)
 {

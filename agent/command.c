@@ -10,7 +10,7 @@ void agent_route(struct agent *a, struct router_request *r)
     router_route(a->router, r, NULL);
 }
 
-/* ---- Commands ---------------------------------------------------------------------------------- */
+/* ---- Commands -------------------------------------------------------------------------------- */
 
 struct command {
     struct router_request r;
@@ -75,7 +75,7 @@ void agent_command(struct agent *a, struct bufslice command, uint64_t deadline_n
     agent_route(a, &c->r);
 }
 
-/* ---- The barrier ------------------------------------------------------------------------------- */
+/* ---- The barrier ----------------------------------------------------------------------------- */
 
 struct barrier {
     struct router_request r;
@@ -109,7 +109,7 @@ void agent_barrier(struct agent *a, uint64_t deadline_ns,
     agent_route(a, &b->r);
 }
 
-/* ---- Names ------------------------------------------------------------------------------------- */
+/* ---- Names ----------------------------------------------------------------------------------- */
 
 struct resolve {
     struct agent *agent;

@@ -21,7 +21,7 @@ char *datadir_file(const struct datadir *d, const char *name)
     return xasprintf("%s/%s", d->path, name);
 }
 
-/* ---- Members ----------------------------------------------------------------------------------- */
+/* ---- Members --------------------------------------------------------------------------------- */
 
 static void members_write(struct bytes *out, const struct member_list *l)
 {
@@ -55,7 +55,7 @@ static bool member_read(struct member_list *l, char *words)
     return true;
 }
 
-/* ---- Identity ---------------------------------------------------------------------------------- */
+/* ---- Identity -------------------------------------------------------------------------------- */
 
 static bool copy_word(char *to, size_t size, const char *value)
 {
@@ -141,7 +141,7 @@ static void new_identity(const char *name, struct identity *ret)
                  ret->host.bytes[1], ret->host.bytes[2], ret->host.bytes[3]);
 }
 
-/* ---- Open -------------------------------------------------------------------------------------- */
+/* ---- Open ------------------------------------------------------------------------------------ */
 
 /* Is there anything but what we put there before the identity (LOCK, temporary files)? */
 static bool holds_something_else(const char *path, char *ret_name, size_t size)
@@ -227,7 +227,7 @@ void datadir_close(struct datadir *d)
     d->path = NULL;
 }
 
-/* ---- Incarnation ------------------------------------------------------------------------------- */
+/* ---- Incarnation ----------------------------------------------------------------------------- */
 
 struct life {
     uint64_t incarnation;
@@ -245,7 +245,8 @@ static bool life_line(void *ctx, const char *key, char *value)
 }
 
 /* A replica that starts votes for nobody for one election timeout, as what it may have promised its
- * leader just before it ended (decision 13). What was promised with a longer timeout is kept here. */
+ * leader just before it ended (decision 13). What was promised with a longer timeout is kept
+ * here. */
 static void keep_promises(uint64_t promised_ms, uint64_t election_timeout_ms)
 {
     if (promised_ms <= election_timeout_ms)
@@ -283,7 +284,7 @@ enum thole_code datadir_next_incarnation(struct datadir *d, uint32_t election_ti
     return code;
 }
 
-/* ---- Promise ----------------------------------------------------------------------------------- */
+/* ---- Promise --------------------------------------------------------------------------------- */
 
 static bool promise_line(void *ctx, const char *key, char *value)
 {
@@ -334,7 +335,7 @@ enum thole_code datadir_save_promise(struct datadir *d, const struct member_list
     return code;
 }
 
-/* ---- Addresses --------------------------------------------------------------------------------- */
+/* ---- Addresses ------------------------------------------------------------------------------- */
 
 struct peers_reader {
     void (*each)(void *ctx, const struct uuid *host, const char *address);

@@ -9,8 +9,9 @@
  *   snapshots/    staged snapshots and machines' own files
  *   restores/     uploaded snapshots, until their shards have begun
  *
- * The small files are lines of words, ended by a checksum line; docs/formats.md describes them. They
- * are replaced atomically. Not thread safe: the agent's own thread, then its worker, use them. */
+ * The small files are lines of words, ended by a checksum line; docs/formats.md describes them.
+ * They are replaced atomically. Not thread safe: the agent's own thread, then its worker, use
+ * them. */
 #ifndef AGENT_DATADIR_H
 #define AGENT_DATADIR_H
 
@@ -58,10 +59,10 @@ struct datadir {
     int lock_fd;
 };
 
-/* Create or open, and lock. FAILED_PRECONDITION LOCKED; FAILED_PRECONDITION FORMAT when the directory
- * holds something else, or was written by a newer version; DATA_LOSS CORRUPT. A new directory gets
- * an identity with a new host id and `name` (NULL: made from the id). With an existing one a
- * different `name` is FAILED_PRECONDITION WRONG_HOST. */
+/* Create or open, and lock. FAILED_PRECONDITION LOCKED; FAILED_PRECONDITION FORMAT when the
+ * directory holds something else, or was written by a newer version; DATA_LOSS CORRUPT. A new
+ * directory gets an identity with a new host id and `name` (NULL: made from the id). With an
+ * existing one a different `name` is FAILED_PRECONDITION WRONG_HOST. */
 THOLE_MUST_CHECK enum thole_code datadir_open(const char *path, const char *name,
                                               struct datadir *ret, struct identity *ret_identity,
                                               struct thole_status *st);

@@ -1,7 +1,7 @@
 /* Snapshot files on their way out. See exports.h.
  *
- * One of this host: a read point (unless stale), the engine's file of that point or later, then a worker
- * that reads pieces of it; the head is made here, from the registry's view. */
+ * One of this host: a read point (unless stale), the engine's file of that point or later, then a
+ * worker that reads pieces of it; the head is made here, from the registry's view. */
 #include "agent/exports.h"
 
 #include <inttypes.h>
@@ -61,7 +61,7 @@ static void post(struct job *j)
     answer(j, &st, NULL);
 }
 
-/* ---- A replica of this host ---------------------------------------------------------------------- */
+/* ---- A replica of this host ------------------------------------------------------------------ */
 
 static void exported(void *ctx, const struct thole_status *st)
 {
@@ -148,7 +148,7 @@ static enum thole_code make_head(struct exports *x, uint64_t shard_id,
     return code;
 }
 
-/* ---- Pieces, on the worker ----------------------------------------------------------------------- */
+/* ---- Pieces, on the worker ------------------------------------------------------------------- */
 
 static void close_export(struct exports *x, struct export *e)
 {
@@ -289,7 +289,7 @@ void exports_free(struct exports *x)
     free(x);
 }
 
-/* ---- Other hosts --------------------------------------------------------------------------------- */
+/* ---- Other hosts ----------------------------------------------------------------------------- */
 
 static void remote_answer(void *ctx, const struct thole_status *st, struct bufslice body, bool more)
 {
@@ -371,7 +371,7 @@ void exports_read(struct exports *x, const struct export_read *q, export_piece_f
         post(j);
 }
 
-/* ---- For other hosts ----------------------------------------------------------------------------- */
+/* ---- For other hosts ------------------------------------------------------------------------- */
 
 static void served(void *ctx, const struct thole_status *st, const struct export_piece *piece)
 {

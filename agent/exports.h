@@ -1,5 +1,5 @@
-/* Snapshot files on their way out, piece by piece: of a replica here, or of one on another host, which is
- * asked for each piece (METHOD_SNAPSHOT). Whoever reads decides how fast. */
+/* Snapshot files on their way out, piece by piece: of a replica here, or of one on another host,
+ * which is asked for each piece (METHOD_SNAPSHOT). Whoever reads decides how fast. */
 #ifndef AGENT_EXPORTS_H
 #define AGENT_EXPORTS_H
 
@@ -25,7 +25,8 @@ struct export_piece {
     uint64_t id, total_bytes, index;
     struct bufslice data; /* released after `done` */
 };
-/* `done` comes once, on any thread (inline if the host is stopping). What is not read for a while is closed (NOT_FOUND). */
+/* `done` comes once, on any thread (inline if the host is stopping). What is not read for a while
+ * is closed (NOT_FOUND). */
 typedef void (*export_piece_fn)(void *ctx, const struct thole_status *st,
                                 const struct export_piece *piece);
 void exports_read(struct exports *x, const struct export_read *q, export_piece_fn done, void *ctx);

@@ -1,8 +1,9 @@
 /* Encoding of the exchanges between hosts: thole.bus.v1.Forward and ForwardReply.
  *
  * By hand: they are flat, and written and read for every operation. What is written goes into the
- * caller's space if it fits, so that most need no allocation; the bus copies it. What is read points
- * into a body that its owner keeps (upb may copy short strings even when asked to alias them). */
+ * caller's space if it fits, so that most need no allocation; the bus copies it. What is read
+ * points into a body that its owner keeps (upb may copy short strings even when asked to alias
+ * them). */
 #include <string.h>
 
 #include "agent/router.h"
@@ -101,7 +102,7 @@ struct bufslice forward_reply_encode(const struct forward_reply *in, struct forw
     return used(out, p);
 }
 
-/* ---- Reading ----------------------------------------------------------------------------------- */
+/* ---- Reading --------------------------------------------------------------------------------- */
 
 struct field {
     uint32_t number;
@@ -109,8 +110,8 @@ struct field {
     struct slice bytes; /* length-delimited */
 };
 
-/* Take one field from the front; false at the end or, with *ok cleared, on damage. Fixed-width fields
- * are none of ours, and are skipped by their size. */
+/* Take one field from the front; false at the end or, with *ok cleared, on damage. Fixed-width
+ * fields are none of ours, and are skipped by their size. */
 static bool field_next(struct slice *in, struct field *ret, bool *ok)
 {
     uint64_t tag, size = 0;

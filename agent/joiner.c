@@ -124,7 +124,7 @@ void joiners_add(struct joiners *js, struct worker_msg *m, uint64_t now_ns)
     }
 }
 
-/* ---- Answering --------------------------------------------------------------------------------- */
+/* ---- Answering ------------------------------------------------------------------------------- */
 
 static uint64_t zero_replica(const struct registry_view *v, const struct uuid *host)
 {

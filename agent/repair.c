@@ -50,7 +50,7 @@ static void finish(struct repair *r, const struct thole_status *st)
     free(r);
 }
 
-/* ---- What a host has ----------------------------------------------------------------------------- */
+/* ---- What a host has ------------------------------------------------------------------------- */
 
 static void inspect(struct agent *a, uint64_t shard_id, struct repair_replica *ret)
 {
@@ -131,7 +131,7 @@ static void read_inspected(struct repair_replica *r, struct slice body)
     upb_Arena_Free(arena);
 }
 
-/* ---- Carrying it out ----------------------------------------------------------------------------- */
+/* ---- Carrying it out ------------------------------------------------------------------------- */
 
 static void forced_here(void *ctx, const struct thole_status *st)
 {
@@ -233,7 +233,7 @@ void repair_serve_force(struct agent *a, struct bus_request *q)
     upb_Arena_Free(arena);
 }
 
-/* ---- The plan ------------------------------------------------------------------------------------ */
+/* ---- The plan -------------------------------------------------------------------------------- */
 
 static void all_answered(struct repair *r)
 {

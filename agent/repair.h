@@ -1,8 +1,9 @@
 /* Repair of a group that lost its quorum for good. See docs/operations.md, "Quorum loss".
  *
  * A plan is made of what the hosts of the shard's replicas say, and its decision is a pure function
- * (repair_plan.c); repair.c asks, and carries it out. What follows from it, that the other replicas are
- * retired and built anew, is the controllers' work: the leader's configuration says who is banned. */
+ * (repair_plan.c); repair.c asks, and carries it out. What follows from it, that the other replicas
+ * are retired and built anew, is the controllers' work: the leader's configuration says who is
+ * banned. */
 #ifndef AGENT_REPAIR_H
 #define AGENT_REPAIR_H
 
@@ -39,8 +40,8 @@ struct repair_plan {
  * while somebody leads or a quorum of the chosen one's configuration answers. */
 void repair_decide(struct repair_plan *p);
 
-/* `plan` is borrowed; NULL if `st` is not OK. `hash` NULL: only plan. Else ABORTED unless it is still
- * the plan's; then repairs, and is done when the chosen replica leads. */
+/* `plan` is borrowed; NULL if `st` is not OK. `hash` NULL: only plan. Else ABORTED unless it is
+ * still the plan's; then repairs, and is done when the chosen replica leads. */
 typedef void (*repair_done_fn)(void *ctx, const struct thole_status *st,
                                const struct repair_plan *plan);
 void repair_shard(struct agent *a, uint64_t shard_id, const uint64_t *hash, uint64_t deadline_ns,

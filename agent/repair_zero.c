@@ -15,7 +15,7 @@
 #define MARK_FILE "force-zero"
 #define MARK_FORMAT 1
 
-/* ---- What a directory has ------------------------------------------------------------------------ */
+/* ---- What a directory has -------------------------------------------------------------------- */
 
 /* The newest configuration in the log. */
 static enum thole_code read_config(struct log_store *log, const struct store_replica *s,
@@ -159,7 +159,7 @@ void repair_zero_close(struct repair_zero *z)
     z->dir_count = z->plan.count = 0;
 }
 
-/* ---- The mark ------------------------------------------------------------------------------------ */
+/* ---- The mark -------------------------------------------------------------------------------- */
 
 enum thole_code repair_zero_mark(struct repair_zero *z, struct thole_status *st)
 {

@@ -1,6 +1,6 @@
-/* Repair of shard zero, offline: which of these data directories has the most of it, and the mark in
- * one of them that makes its next start force the group. The daemons must be stopped: each directory
- * is locked until repair_zero_close. */
+/* Repair of shard zero, offline: which of these data directories has the most of it, and the mark
+ * in one of them that makes its next start force the group. The daemons must be stopped: each
+ * directory is locked until repair_zero_close. */
 #ifndef AGENT_REPAIR_ZERO_H
 #define AGENT_REPAIR_ZERO_H
 

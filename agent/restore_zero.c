@@ -1,9 +1,9 @@
 /* From a snapshot file of the registry to a data directory. See restore_zero.h.
  *
- * The body of the file is a snapshot file of the engine. Its head and sessions are kept as they are, and the
- * machine's bytes are those of the new cluster (registry_refound). It becomes the seed of shard
- * zero's first replica, which the identity names. The identity is written last: before that the
- * directory is one of a host without a cluster. */
+ * The body of the file is a snapshot file of the engine. Its head and sessions are kept as they
+ * are, and the machine's bytes are those of the new cluster (registry_refound). It becomes the seed
+ * of shard zero's first replica, which the identity names. The identity is written last: before
+ * that the directory is one of a host without a cluster. */
 #include "agent/restore_zero.h"
 
 #include <dirent.h>
@@ -20,7 +20,7 @@
 /* A registry is a few hundred bytes a shard; this is a bound for what is read into memory. */
 #define FILE_BYTES_MAX (UINT64_C(4) << 30)
 
-/* ---- The file ------------------------------------------------------------------------------------ */
+/* ---- The file -------------------------------------------------------------------------------- */
 
 static enum thole_code check_file(struct snapshot_check *k, const struct buf *file,
                                   struct slice *ret_body, struct thole_status *st)
@@ -61,7 +61,7 @@ static enum thole_code find_machine(struct slice body, size_t *ret, struct thole
                       "the snapshot file is damaged: its body makes no sense");
 }
 
-/* ---- The directory ------------------------------------------------------------------------------- */
+/* ---- The directory --------------------------------------------------------------------------- */
 
 static enum thole_code check_empty(const char *path, struct thole_status *st)
 {
@@ -100,7 +100,7 @@ static enum thole_code write_seed(struct datadir *d, const char *name, struct sl
     return code;
 }
 
-/* ---- All of it ----------------------------------------------------------------------------------- */
+/* ---- All of it ------------------------------------------------------------------------------- */
 
 static enum thole_code fill(struct datadir *d, struct identity *i, struct slice body,
                             uint64_t index, struct restored_zero *ret, struct thole_status *st)

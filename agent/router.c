@@ -68,7 +68,7 @@ static void finish(struct router_request *r)
     r->done(r);
 }
 
-/* ---- Where to ---------------------------------------------------------------------------------- */
+/* ---- Where to -------------------------------------------------------------------------------- */
 
 enum where { WHERE_LOCAL, WHERE_REMOTE, WHERE_NONE };
 
@@ -122,7 +122,7 @@ static enum where choose(struct router *ro, struct router_request *r)
     return WHERE_NONE;
 }
 
-/* ---- Here -------------------------------------------------------------------------------------- */
+/* ---- Here ------------------------------------------------------------------------------------ */
 
 static void local_done(struct engine_request *e)
 {
@@ -186,7 +186,7 @@ static void go_local(struct router *ro, struct router_request *r)
     engine_submit(ro->engine, e);
 }
 
-/* ---- There ------------------------------------------------------------------------------------- */
+/* ---- There ----------------------------------------------------------------------------------- */
 
 /* The bytes of an answer, kept alive with their owner or copied. */
 static struct bufslice keep(struct bufslice body, struct slice part)
@@ -288,7 +288,7 @@ static void go_remote(struct router *ro, struct router_request *r, uint64_t now)
                  left_ms < UINT32_MAX ? (uint32_t)left_ms : UINT32_MAX, remote_done, r);
 }
 
-/* ---- Again? ------------------------------------------------------------------------------------ */
+/* ---- Again? ---------------------------------------------------------------------------------- */
 
 static bool without_effect(struct router *ro, const struct router_request *r)
 {
@@ -351,7 +351,7 @@ static void settle(struct router_request *r, bool learned)
     wait_a_little(ro, r);
 }
 
-/* ---- Entry ------------------------------------------------------------------------------------- */
+/* ---- Entry ----------------------------------------------------------------------------------- */
 
 static void try(struct router_request *r)
 {
@@ -407,7 +407,7 @@ void router_route(struct router *ro, struct router_request *r, const char *shard
     try(r);
 }
 
-/* ---- The worker of those that wait ------------------------------------------------------------- */
+/* ---- The worker of those that wait ----------------------------------------------------------- */
 
 static uint64_t waiting_turn(void *ctx, struct msgq *batch, uint64_t now_ns)
 {

@@ -1,8 +1,8 @@
 /* The router: brings a request to where it can be answered, and brings the answer back.
  *
  * One per agent; a client of the library has one too, without an engine, whose `leader` and
- * `elsewhere` name the endpoint to use. What it knows of leaders is a cache of hints (router_cache.c): a wrong hint
- * costs a round trip, never correctness.
+ * `elsewhere` name the endpoint to use. What it knows of leaders is a cache of hints
+ * (router_cache.c): a wrong hint costs a round trip, never correctness.
  *
  * Threads: router_route runs on the caller's thread and never blocks; completions run on engine,
  * bus or the router's own thread. Each request is in exactly one place at a time: the engine, an
@@ -28,9 +28,9 @@ struct router_options {
      * counts up, so that another one may be named each time. `avoid` just failed. False: none. */
     bool (*elsewhere)(void *ctx, uint64_t shard_id, uint32_t attempt, const struct uuid *avoid,
                       struct uuid *ret);
-    /* A client: the host that leads the request's shard, as far as earlier answers told, if it is not
-     * `avoid`; and what an answer tells (nil: that host knows nobody). NULL with an engine, whose cache
-     * knows. */
+    /* A client: the host that leads the request's shard, as far as earlier answers told, if it is
+     * not `avoid`; and what an answer tells (nil: that host knows nobody). NULL with an engine,
+     * whose cache knows. */
     bool (*leader)(void *ctx, const struct router_request *r, const struct uuid *avoid,
                    struct uuid *ret);
     void (*leads)(void *ctx, const struct router_request *r, const struct uuid *host);
@@ -53,7 +53,7 @@ void router_free(struct router *ro);
 /* `shard_name` (a client's, instead of an id) must live until `done`; NULL otherwise. */
 void router_route(struct router *ro, struct router_request *r, const char *shard_name);
 
-/* ---- The cache (router_cache.c) ---------------------------------------------------------------- */
+/* ---- The cache (router_cache.c) -------------------------------------------------------------- */
 
 struct route_hint {
     bool local;        /* a replica runs here ... */
@@ -77,7 +77,7 @@ void route_cache_leader(struct route_cache *c, uint64_t shard_id, uint64_t term,
 void route_cache_forget(struct route_cache *c, uint64_t shard_id, const struct uuid *host);
 struct route_cache *router_cache(struct router *ro);
 
-/* ---- Bodies of exchanges (forward.c) ----------------------------------------------------------- */
+/* ---- Bodies of exchanges (forward.c) --------------------------------------------------------- */
 
 /* Where a small body is written. One that is larger has an owner. */
 struct forward_space {
@@ -113,14 +113,14 @@ static inline void forward_reply_init(struct forward_reply *f)
 struct bufslice forward_reply_encode(const struct forward_reply *in, struct forward_space *space);
 bool forward_reply_decode(struct slice body, struct forward_reply *ret);
 
-/* ---- Serving (router_serve.c) ------------------------------------------------------------------ */
+/* ---- Serving (router_serve.c) ---------------------------------------------------------------- */
 
 /* A PROPOSE, QUERY or TRANSFER exchange, or a WATCH. Answers the bus request, now or later. */
 void serve_forward(struct agent *a, struct bus_request *q);
 void serve_watch(struct agent *a, struct bus_request *q);
 size_t served_bytes(void); /* of an object in agent.forwarded */
 
-/* ---- Watches (router_watch.c) ------------------------------------------------------------------ */
+/* ---- Watches (router_watch.c) ---------------------------------------------------------------- */
 
 struct watches;
 struct watches *watches_new(struct agent *a);

@@ -115,7 +115,7 @@ void serve_forward(struct agent *a, struct bus_request *q)
         agent_route(a, r);
 }
 
-/* ---- Watches for others ------------------------------------------------------------------------ */
+/* ---- Watches for others ---------------------------------------------------------------------- */
 
 struct served_watch {
     struct agent *agent;

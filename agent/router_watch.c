@@ -70,7 +70,7 @@ static void watch_end(struct watch *w, const struct thole_status *st)
         watch_unref(w); /* watches_stop ends it */
 }
 
-/* ---- Sources ----------------------------------------------------------------------------------- */
+/* ---- Sources --------------------------------------------------------------------------------- */
 
 static void deliver(struct watch *w, uint64_t index, struct slice key, struct slice event,
                     bool bookmark)
@@ -187,7 +187,7 @@ static bool start_remote(struct watch *w)
     return true;
 }
 
-/* ---- The worker -------------------------------------------------------------------------------- */
+/* ---- The worker ------------------------------------------------------------------------------ */
 
 static void start(struct watch *w)
 {
@@ -287,7 +287,7 @@ static uint64_t watches_turn(void *ctx, struct msgq *batch, uint64_t now_ns)
     return ws->next_bookmark_ns;
 }
 
-/* ---- Face -------------------------------------------------------------------------------------- */
+/* ---- Face ------------------------------------------------------------------------------------ */
 
 struct watches *watches_new(struct agent *a)
 {

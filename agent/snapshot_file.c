@@ -45,7 +45,7 @@ void snapshot_file_end(uint64_t checksum, struct bytes *out)
     bytes_append(out, body_magic, sizeof body_magic);
 }
 
-/* ---- Checking ------------------------------------------------------------------------------------ */
+/* ---- Checking -------------------------------------------------------------------------------- */
 
 struct snapshot_check {
     struct bytes first; /* until the head is complete */

@@ -1,5 +1,6 @@
 /* The files in which users take snapshots away (docs/formats.md): writing the head, and checking a
- * file piece by piece, whoever sends it: a disk, a host, a user. Nothing here knows of any of them. */
+ * file piece by piece, whoever sends it: a disk, a host, a user. Nothing here knows of any of
+ * them. */
 #ifndef AGENT_SNAPSHOT_FILE_H
 #define AGENT_SNAPSHOT_FILE_H
 
@@ -23,9 +24,9 @@ void snapshot_file_end(uint64_t checksum, struct bytes *out); /* such a trailer 
 struct snapshot_check;
 struct snapshot_check *snapshot_check_new(void);
 void snapshot_check_free(struct snapshot_check *k); /* NULL is fine */
-/* The next bytes of the file. `ret_body` (optional): which of them are of the body. DATA_LOSS CORRUPT:
- * damaged, or no such file; FAILED_PRECONDITION FORMAT: of another version. After a failure nothing more
- * may be fed. */
+/* The next bytes of the file. `ret_body` (optional): which of them are of the body. DATA_LOSS
+ * CORRUPT: damaged, or no such file; FAILED_PRECONDITION FORMAT: of another version. After a
+ * failure nothing more may be fed. */
 THOLE_MUST_CHECK enum thole_code snapshot_check_feed(struct snapshot_check *k, struct slice in,
                                                      struct slice *ret_body,
                                                      struct thole_status *st);

@@ -4,10 +4,10 @@
  *       |            |                      ^
  *       +--- idle ---+--> (removed)         +--- found at the start of the host
  *
- * What is KEPT belongs to a shard that this host has to begin, as far as is known: it goes when the view (one
- * that is new enough: `known_at`) shows no such shard, or shows that it has begun. A command whose outcome is
- * unknown may still take effect after the file is gone: then the shard's first replica fails, and its
- * operation with it. */
+ * What is KEPT belongs to a shard that this host has to begin, as far as is known: it goes when the
+ * view (one that is new enough: `known_at`) shows no such shard, or shows that it has begun. A
+ * command whose outcome is unknown may still take effect after the file is gone: then the shard's
+ * first replica fails, and its operation with it. */
 #include "agent/uploads.h"
 
 #include <inttypes.h>
@@ -126,7 +126,7 @@ void uploads_wake(struct uploads *u)
         return; /* stopping */
 }
 
-/* ---- One upload ---------------------------------------------------------------------------------- */
+/* ---- One upload ------------------------------------------------------------------------------ */
 
 static void part_name(const struct upload *x, char ret[UUID_TEXT_BYTES + 8])
 {
@@ -293,7 +293,7 @@ static void settle(struct uploads *u, struct job *j, uint64_t now_ns)
     answer(j, &(struct thole_status){0}, NULL);
 }
 
-/* ---- What nobody wants any more ------------------------------------------------------------------ */
+/* ---- What nobody wants any more -------------------------------------------------------------- */
 
 static void asked(void *ctx, const struct thole_status *st)
 {
@@ -302,8 +302,8 @@ static void asked(void *ctx, const struct thole_status *st)
     post(j);
 }
 
-/* What a linearizable read of the registry does not show now is not there, but for commands that are
- * still on their way. */
+/* What a linearizable read of the registry does not show now is not there, but for commands that
+ * are still on their way. */
 static void ask(struct uploads *u, uint64_t now_ns)
 {
     struct job *j = job_new(u, JOB_ASKED, (struct slice){0});
@@ -395,7 +395,7 @@ static uint64_t turn(void *ctx, struct msgq *batch, uint64_t now_ns)
     return sweep(u, now_ns);
 }
 
-/* ---- Life ---------------------------------------------------------------------------------------- */
+/* ---- Life ------------------------------------------------------------------------------------ */
 
 struct found {
     struct uploads *u;

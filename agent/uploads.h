@@ -1,5 +1,6 @@
-/* Snapshot files on their way in: received piece by piece, checked as a whole, kept under <data>/restores
- * until the shard that begins with one has begun, or nobody can want it any more. */
+/* Snapshot files on their way in: received piece by piece, checked as a whole, kept under
+ * <data>/restores until the shard that begins with one has begun, or nobody can want it any
+ * more. */
 #ifndef AGENT_UPLOADS_H
 #define AGENT_UPLOADS_H
 
@@ -30,14 +31,16 @@ struct upload_state {
 /* Once, on the uploads' thread; `state` is borrowed, and NULL on failure. */
 typedef void (*upload_fn)(void *ctx, const struct thole_status *st,
                           const struct upload_state *state);
-/* The bytes at `offset`; an empty name begins an upload. Bytes that are there already, or that do not follow on
- * what is there, are ignored: the answer says where to go on. NOT_FOUND: no such upload (any more). */
+/* The bytes at `offset`; an empty name begins an upload. Bytes that are there already, or that do
+ * not follow on what is there, are ignored: the answer says where to go on. NOT_FOUND: no such
+ * upload (any more). */
 void uploads_put(struct uploads *u, struct slice name, uint64_t offset, struct bufslice data,
                  upload_fn done, void *ctx);
-/* Somebody is going to make a shard of a complete upload: it stays, whatever happens, until it is settled.
- * FAILED_PRECONDITION: it is not complete. */
+/* Somebody is going to make a shard of a complete upload: it stays, whatever happens, until it is
+ * settled. FAILED_PRECONDITION: it is not complete. */
 void uploads_claim(struct uploads *u, struct slice name, upload_fn done, void *ctx);
-/* A shard was made of it at this revision; or not, or who knows (0). A file that no shard waits for goes. */
+/* A shard was made of it at this revision; or not, or who knows (0). A file that no shard waits for
+ * goes. */
 void uploads_settle(struct uploads *u, const char *name, uint64_t revision);
 
 #endif

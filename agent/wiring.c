@@ -23,7 +23,7 @@ _Static_assert((int)ENGINE_LANE_CONTROL == (int)BUS_LANE_CONTROL &&
                    (int)ENGINE_LANE_SNAPSHOT == (int)BUS_LANE_SNAPSHOT,
                "the engine's lanes are the bus's");
 
-/* ---- Engine and bus ---------------------------------------------------------------------------- */
+/* ---- Engine and bus -------------------------------------------------------------------------- */
 
 static enum thole_code transport_send(void *ctx, const struct uuid *host, enum engine_lane lane,
                                       struct bufslice frame)
@@ -167,7 +167,7 @@ struct bus_handler wiring_bus_handler(struct agent *a)
                                 .admit = on_admit};
 }
 
-/* ---- Controllers ------------------------------------------------------------------------------- */
+/* ---- Controllers ----------------------------------------------------------------------------- */
 
 #define COMMAND_DEADLINE_NS (10 * NS_PER_S)
 
@@ -256,7 +256,7 @@ struct hostctl_upward wiring_upward(struct agent *a)
                                    .reaches = upward_reaches};
 }
 
-/* ---- Router ------------------------------------------------------------------------------------ */
+/* ---- Router ---------------------------------------------------------------------------------- */
 
 static bool row_host_id(upb_StringView text, struct uuid *ret)
 {
@@ -273,7 +273,8 @@ static bool eligible(struct agent *a, const struct uuid *host, const struct uuid
     return !uuid_equal(host, agent_host_id(a)) && !uuid_equal(host, avoid);
 }
 
-/* The leader that the registry knows of, at every other attempt; else the shard's replicas in turn. */
+/* The leader that the registry knows of, at every other attempt; else the shard's replicas in
+ * turn. */
 static bool by_registry(struct agent *a, const struct registry_view *v, uint64_t shard_id,
                         uint32_t attempt, const struct uuid *avoid, struct uuid *ret)
 {

@@ -1,4 +1,5 @@
-/* 128-bit identifiers (UUID version 4) for hosts and clusters. Text form is the usual 36 characters. */
+/* 128-bit identifiers (UUID version 4) for hosts and clusters. Text form is the usual 36
+ * characters. */
 #ifndef BASE_UUID_H
 #define BASE_UUID_H
 

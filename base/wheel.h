@@ -1,5 +1,6 @@
 /* A hierarchical timer wheel with millisecond slots (Varghese and Lauck, 1987): arm and cancel are
- * O(1), and an empty wheel costs nothing. Not thread safe. Time is the caller's, in milliseconds. */
+ * O(1), and an empty wheel costs nothing. Not thread safe. Time is the caller's, in
+ * milliseconds. */
 #ifndef BASE_WHEEL_H
 #define BASE_WHEEL_H
 

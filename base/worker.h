@@ -50,8 +50,8 @@ typedef uint64_t (*worker_turn_fn)(void *ctx, struct msgq *batch, uint64_t now_n
 struct worker *worker_new(struct executor *ex, const char *name, size_t capacity,
                           worker_turn_fn turn, void *ctx);
 
-/* The same for long work, of which others have no need to be held up: its thread gets what time of the processors they
- * leave. */
+/* The same for long work, of which others have no need to be held up: its thread gets what time of
+ * the processors they leave. */
 struct worker *worker_new_background(struct executor *ex, const char *name, size_t capacity,
                                      worker_turn_fn turn, void *ctx);
 

@@ -98,7 +98,8 @@ static void threaded_start(struct worker *w)
     (void)pthread_setname_np(w->thread, w->name); /* only people look at it */
 }
 
-/* What was just posted may lead to the worker being freed: threaded_release waits for signallers. */
+/* What was just posted may lead to the worker being freed: threaded_release waits for
+ * signallers. */
 static void threaded_unlock_and_wake(struct worker *w)
 {
     bool corked = cork_is_on();

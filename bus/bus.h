@@ -9,8 +9,9 @@
  *
  * Threads: callbacks run on the bus's own thread, one at a time (a cancellation of what another
  * thread answers at that moment may come while it does). They must
- * not block: post to a worker. Every function may be called from any thread unless it says otherwise.
- * Ownership: `struct bufslice` arguments are taken over (the bus releases one reference). */
+ * not block: post to a worker. Every function may be called from any thread unless it says
+ * otherwise. Ownership: `struct bufslice` arguments are taken over (the bus releases one
+ * reference). */
 #ifndef BUS_BUS_H
 #define BUS_BUS_H
 
@@ -105,8 +106,8 @@ enum thole_code bus_send(struct bus *b, const struct uuid *host, enum bus_lane l
  * UNREACHABLE if it was certainly never sent, UNKNOWN OUTCOME_UNKNOWN if it may have been handled).
  * `body` there is borrowed; that of the request is taken over, and copied before this returns if it
  * has no owner. Returns an id for bus_exchange_cancel. timeout_ms 0: no limit. A timeout is
- * DEADLINE_EXCEEDED; it, and a cancellation, has reason OUTCOME_UNKNOWN if the request may have been
- * handled. After bus_stop `done` runs on the caller's thread. */
+ * DEADLINE_EXCEEDED; it, and a cancellation, has reason OUTCOME_UNKNOWN if the request may have
+ * been handled. After bus_stop `done` runs on the caller's thread. */
 typedef void (*bus_answer_fn)(void *ctx, const struct thole_status *st, struct bufslice body,
                               bool more);
 uint64_t bus_exchange(struct bus *b, const struct uuid *host, uint32_t method, struct bufslice body,

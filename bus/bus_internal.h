@@ -84,7 +84,8 @@ void bus__loop_deinit(struct bus_loop *l);
 bool bus__loop_here(const struct bus_loop *l); /* on its thread? */
 void bus__loop_live(struct bus_loop *l, int change);
 bool bus__loop_enter(struct bus_loop *l); /* live + 1, unless the loop was stopped */
-/* Run `t` on the loop's thread, soon, in the order of posting; after bus__loop_stop, here and now. */
+/* Run `t` on the loop's thread, soon, in the order of posting; after bus__loop_stop, here and
+ * now. */
 void bus__loop_post(struct bus_loop *l, struct bus_task *t);
 /* Timers fire on the loop's thread. Cancelling elsewhere does not wait for one that is firing. */
 void bus__loop_arm(struct bus_loop *l, struct bus_timer *t, uint32_t after_ms);
@@ -99,7 +100,7 @@ void bus__grpc_shutdown(void);
 gpr_timespec bus__deadline(uint32_t timeout_ms); /* 0: never */
 grpc_arg bus__int_arg(const char *key, int value);
 
-/* ---- writer.c: the send queue of a pipe ------------------------------------------------------- */
+/* ---- writer.c: the send queue of a pipe ------------------------------------------------------ */
 
 struct bus_out {
     grpc_slice slice;
@@ -129,7 +130,7 @@ struct bufslice bus__own(struct bufslice s);   /* a copy of what has no owner */
 grpc_slice bus__slice_of(struct bufslice s);   /* takes s over; copies what is small */
 struct buf *bus__buf_of(grpc_byte_buffer *bb); /* copies into one buffer */
 
-/* ---- pipe.c ------------------------------------------------------------------------------------ */
+/* ---- pipe.c ---------------------------------------------------------------------------------- */
 
 struct bus_pipe;
 /* All on the pipe's loop, one at a time. */
@@ -188,7 +189,7 @@ void bus__status_decode(grpc_status_code code, grpc_slice message,
 grpc_slice bus__details_key(void);
 bool bus__log_allowed(struct bus *b); /* rate limit for lines that others can provoke */
 
-/* ---- wire.c ------------------------------------------------------------------------------------ */
+/* ---- wire.c ---------------------------------------------------------------------------------- */
 
 struct bus_hello {
     struct uuid host, cluster, callee;
@@ -226,7 +227,7 @@ bool bus__answer_decode(struct slice in, struct bus_hello *ret_hello, struct sli
 bool bus__exchange_decode(struct slice in, bool *has_hello, struct bus_hello *ret_hello,
                           void (*item)(void *ctx, struct bus_item *item), void *ctx);
 
-/* ---- server.c, rpc.c --------------------------------------------------------------------------- */
+/* ---- server.c, rpc.c ------------------------------------------------------------------------- */
 
 struct bus_entry { /* a method on the server */
     struct bus *bus;
@@ -339,7 +340,7 @@ enum thole_code bus__admit(struct bus *b, const struct bus_hello *h, bool stream
 void bus__cluster(struct bus *b, struct uuid *ret);
 void bus__seen(struct bus *b, const struct uuid *host, uint64_t incarnation, const char *address);
 
-/* ---- inbound.c, lane.c, request.c: what peers call -------------------------------------------- */
+/* ---- inbound.c, lane.c, request.c: what peers call ------------------------------------------- */
 
 struct bus_inbound *bus__inbound_of(struct bus *b, struct bus_rpc *rpc, bool lane);
 /* The first message must be a hello; answers it, or ends the stream. False: stop here. */
@@ -366,7 +367,7 @@ size_t bus__request_bytes(void); /* what the pools keep */
 size_t bus__exchange_bytes(void);
 void bus__request_unref(struct bus_request *r);
 
-/* ---- peer.c, link.c, exchange.c --------------------------------------------------------------- */
+/* ---- peer.c, link.c, exchange.c -------------------------------------------------------------- */
 
 #define BUS_LINKS 4 /* lanes 1 to 3, and 0: exchanges */
 enum link_state {
@@ -432,7 +433,7 @@ void bus__exchange_broken(struct peer *p, struct bus_pipe *pipe, const char *why
 bool bus__self_answer(struct bus *b, uint64_t id, struct bufslice body,
                       const struct thole_status *st, bool more);
 
-/* ---- unary.c: one call of a client --------------------------------------------------------------- */
+/* ---- unary.c: one call of a client ----------------------------------------------------------- */
 
 /* `done` runs on the loop, once, unless false is returned: the loop was stopped. */
 typedef void (*bus_unary_fn)(void *ctx, const struct thole_status *st, grpc_byte_buffer *reply);
@@ -444,7 +445,7 @@ enum thole_code bus__unary_wait(struct bus_loop *loop, grpc_channel *channel, co
                                 struct bufslice request, uint32_t timeout_ms,
                                 struct buf **ret_reply, struct thole_status *st);
 
-/* ---- health.c, reflection.c -------------------------------------------------------------------- */
+/* ---- health.c, reflection.c ------------------------------------------------------------------ */
 
 void bus__health_init(struct bus *b);
 void bus__health_stop(struct bus *b);

@@ -1,5 +1,5 @@
-/* Plain gRPC clients. Several addresses become one gRPC target, so that "tried in order, sticking to
- * one that answers" is gRPC's pick-first, and no call is ever repeated by us. */
+/* Plain gRPC clients. Several addresses become one gRPC target, so that "tried in order, sticking
+ * to one that answers" is gRPC's pick-first, and no call is ever repeated by us. */
 #include <arpa/inet.h>
 #include <netdb.h>
 #include <stdlib.h>

@@ -1,5 +1,6 @@
-/* Our status type to and from gRPC's: code and message, and the trailer grpc-status-details-bin with
- * a google.rpc.Status that always has an ErrorInfo, and a RetryInfo when a pause is advised. */
+/* Our status type to and from gRPC's: code and message, and the trailer grpc-status-details-bin
+ * with a google.rpc.Status that always has an ErrorInfo, and a RetryInfo when a pause is
+ * advised. */
 #include <stdlib.h>
 #include <string.h>
 

@@ -1,8 +1,8 @@
 /* The caller's side of exchanges: requests to a peer (or ourselves), matched with answers by id.
  *
  * An exchange is freed on the loop only, so whoever finds it in the table there may use it
- * after the lock was released. "Sent" means: its message was handed to gRPC. What was not is certain
- * never to have been handled. */
+ * after the lock was released. "Sent" means: its message was handed to gRPC. What was not is
+ * certain never to have been handled. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -33,7 +33,7 @@ size_t bus__exchange_bytes(void)
     return sizeof(struct exchange);
 }
 
-/* ---- Ends that need no exchange --------------------------------------------------------------------- */
+/* ---- Ends that need no exchange -------------------------------------------------------------- */
 
 struct early_end {
     struct bus_task task;
@@ -61,7 +61,7 @@ static void end_early(struct bus *b, bus_answer_fn done, void *ctx, enum thole_c
     bus__loop_post(&b->loop, &e->task);
 }
 
-/* ---- The table --------------------------------------------------------------------------------------- */
+/* ---- The table ------------------------------------------------------------------------------- */
 
 /* The mutex is held. */
 static bool was_sent(const struct exchange *x, struct bus_pipe *pipe)
@@ -135,7 +135,7 @@ static void timed_out(struct bus_timer *t)
     abandon(x->peer, x->id, THOLE_DEADLINE_EXCEEDED, "the host did not answer in time");
 }
 
-/* ---- Starting ---------------------------------------------------------------------------------------- */
+/* ---- Starting -------------------------------------------------------------------------------- */
 
 /* The mutex is held; the link is READY. Takes `body` over. */
 static enum bus_put put(struct peer *p, struct exchange *x, struct bufslice body, bool must)
@@ -254,7 +254,7 @@ void bus_exchange_cancel(struct bus *b, const struct uuid *host, uint64_t id)
     bus__loop_post(&b->loop, &c->task);
 }
 
-/* ---- Events of the link, on the loop -------------------------------------------------------------- */
+/* ---- Events of the link, on the loop --------------------------------------------------------- */
 
 void bus__exchange_ready(struct peer *p)
 {
@@ -350,7 +350,7 @@ void bus__exchange_broken(struct peer *p, struct bus_pipe *pipe, const char *why
     }
 }
 
-/* ---- Ourselves ------------------------------------------------------------------------------------------- */
+/* ---- Ourselves ------------------------------------------------------------------------------- */
 
 struct self_answer {
     struct bus_task task;

@@ -39,7 +39,7 @@ struct bus_health {
     bool stopped;
 };
 
-/* ---- State; the mutex is held ----------------------------------------------------------------------- */
+/* ---- State; the mutex is held ---------------------------------------------------------------- */
 
 static uint64_t key_of(const char *name)
 {
@@ -98,7 +98,7 @@ static void leave(struct watcher *w)
     w->health->watcher_count--;
 }
 
-/* ---- Calls ---------------------------------------------------------------------------------------------- */
+/* ---- Calls ----------------------------------------------------------------------------------- */
 
 /* The service's name, or NULL if the request is malformed (answered). */
 static char *name_of(struct bus_rpc *rpc, struct slice message)
@@ -193,7 +193,7 @@ static void watch(void *ctx, struct bus_rpc *rpc, struct slice message)
     bus_rpc_fail(rpc, &st, 1000, NULL);
 }
 
-/* ---- The owner's face ------------------------------------------------------------------------------------ */
+/* ---- The owner's face ------------------------------------------------------------------------ */
 
 void bus_health_set(struct bus *b, const char *name, bool serving)
 {

@@ -6,7 +6,7 @@
 
 #include "bus/bus_internal.h"
 
-/* ---- Whom to accept -------------------------------------------------------------------------------- */
+/* ---- Whom to accept -------------------------------------------------------------------------- */
 
 /* The mutex is held. */
 static struct bus_seen *seen_of(struct bus *b, const struct uuid *host)
@@ -126,7 +126,7 @@ enum thole_code bus__admit(struct bus *b, const struct bus_hello *h, bool stream
     return THOLE_OK;
 }
 
-/* ---- The streams ------------------------------------------------------------------------------------ */
+/* ---- The streams ----------------------------------------------------------------------------- */
 
 void bus__inbound_ref(struct bus_inbound *in)
 {

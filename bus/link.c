@@ -4,7 +4,7 @@
  *   IDLE ----------> CONNECTING ------------------> READY
  *                      ^   | failed                   | broken
  *                      |   v                          |
- *                     WAITING <-----------------------+      (timer: 20 ms after READY, else backoff)
+ *                     WAITING <-----------------------+   (timer: 20 ms after READY, else backoff)
  *
  * Each attempt uses a channel of its own with its own subchannel pool, so the only backoff is the
  * one here. All of it happens on the loop. */
@@ -94,7 +94,7 @@ static void refresh_up(struct peer *p)
                 control->incarnation == append->incarnation;
 }
 
-/* ---- Events of the pipe ----------------------------------------------------------------------------- */
+/* ---- Events of the pipe ---------------------------------------------------------------------- */
 
 static void judge(struct link_call *c, const struct bus_hello *h)
 {
@@ -247,7 +247,7 @@ static void on_closed(void *ctx, const struct thole_status *st)
 
 static const struct bus_pipe_events link_events = {.message = on_message, .closed = on_closed};
 
-/* ---- Attempts ---------------------------------------------------------------------------------------- */
+/* ---- Attempts -------------------------------------------------------------------------------- */
 
 static void try_to_connect(struct link *l)
 {
@@ -290,8 +290,8 @@ static void try_to_connect(struct link *l)
         bus__pipe_cancel(c->pipe);
 }
 
-/* The loop does not stop in the middle of it: between the decision and the first batch the bus may be
- * stopped, and nothing of this attempt was live yet. */
+/* The loop does not stop in the middle of it: between the decision and the first batch the bus may
+ * be stopped, and nothing of this attempt was live yet. */
 void bus__link_connect(struct link *l)
 {
     struct bus_loop *loop = &l->peer->bus->loop;

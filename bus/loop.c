@@ -21,8 +21,8 @@
 #define TAG_ACQUIRE(p) ((void)(p))
 #endif
 
-/* gRPC's own lines are about single connections; we log what matters of them ourselves. But the last
- * words before it ends the process must be heard. */
+/* gRPC's own lines are about single connections; we log what matters of them ourselves. But the
+ * last words before it ends the process must be heard. */
 static void grpc_log(gpr_log_func_args *args)
 {
     if (strncmp(args->message, "assertion failed", 16) == 0)
@@ -30,9 +30,9 @@ static void grpc_log(gpr_log_func_args *args)
     LOG_DEBUG(BUS, "grpc: %s file=%s line=%d", args->message, args->file, args->line);
 }
 
-/* Debian builds abseil with the search for deadlocks among its mutexes switched on, and so gRPC keeps a
- * graph of all of its locks, at every lock. There is no C function to switch it off, and nothing is
- * lost where there is no such symbol. */
+/* Debian builds abseil with the search for deadlocks among its mutexes switched on, and so gRPC
+ * keeps a graph of all of its locks, at every lock. There is no C function to switch it off, and
+ * nothing is lost where there is no such symbol. */
 static void stop_deadlock_search(void)
 {
     union {

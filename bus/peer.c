@@ -136,7 +136,7 @@ static void self_up(struct peer *p)
     bus__peer_report(p);
 }
 
-/* ---- Which peers there are ---------------------------------------------------------------------------- */
+/* ---- Which peers there are ------------------------------------------------------------------- */
 
 enum thole_code bus_peer_set(struct bus *b, const struct uuid *host, const char *address,
                              struct thole_status *st)
@@ -249,7 +249,7 @@ void bus_set_cluster(struct bus *b, const struct uuid *cluster_id)
     pthread_mutex_unlock(&b->mutex);
 }
 
-/* ---- Frames -------------------------------------------------------------------------------------------- */
+/* ---- Frames ---------------------------------------------------------------------------------- */
 
 struct self_frame {
     struct bus_task task;

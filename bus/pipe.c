@@ -8,8 +8,8 @@
  *
  * Invariants:
  *   1. Every tag handed to gRPC holds a reference; so does the owner.
- *   2. `closed` comes once, on the loop, when every tag has returned; no batch is started afterwards,
- *      so the queue may be shut down although the owner still holds a reference.
+ *   2. `closed` comes once, on the loop, when every tag has returned; no batch is started
+ *      afterwards, so the queue may be shut down although the owner still holds a reference.
  *   3. `sending` admits one send batch at a time and `receiving` one receive, so batches are
  *      started outside the mutex. */
 #include <stdio.h>
@@ -102,7 +102,7 @@ grpc_call *bus__pipe_call(struct bus_pipe *p)
     return p->o.call;
 }
 
-/* ---- Sending ----------------------------------------------------------------------------------- */
+/* ---- Sending --------------------------------------------------------------------------------- */
 
 #define SEND_OPS_MAX 4
 struct batch {
@@ -296,7 +296,7 @@ void bus__pipe_cancel(struct bus_pipe *p)
     grpc_call_cancel(p->o.call, NULL);
 }
 
-/* ---- Receiving ---------------------------------------------------------------------------------- */
+/* ---- Receiving ------------------------------------------------------------------------------- */
 
 /* Takes the mutex over. */
 static void receive(struct bus_pipe *p)

@@ -27,7 +27,7 @@ struct bus_reflection {
 typedef grpc_reflection_v1_ServerReflectionRequest Request;
 typedef grpc_reflection_v1_ServerReflectionResponse Response;
 
-/* ---- The descriptors --------------------------------------------------------------------------------- */
+/* ---- The descriptors ------------------------------------------------------------------------- */
 
 static void add_file(struct bus_reflection *f, struct slice bytes)
 {
@@ -85,7 +85,7 @@ static const upb_FileDef *file_of_symbol(const struct bus_reflection *f, upb_Str
     return def;
 }
 
-/* ---- Answers -------------------------------------------------------------------------------------------- */
+/* ---- Answers --------------------------------------------------------------------------------- */
 
 static void answer_error(Response *out, int code, const char *what, upb_Arena *arena)
 {

@@ -121,7 +121,7 @@ static void deliver(struct bus_request *r)
     bus_answer_failure(r, &st);
 }
 
-/* ---- Exchange ------------------------------------------------------------------------------------- */
+/* ---- Exchange -------------------------------------------------------------------------------- */
 
 static void put_failure(struct bus_inbound *in, uint64_t id, const struct thole_status *st)
 {
@@ -260,7 +260,7 @@ static void settle(struct bus_request *r)
     }
 }
 
-/* ---- Ask ------------------------------------------------------------------------------------------- */
+/* ---- Ask ------------------------------------------------------------------------------------- */
 
 static void ask_cancelled(void *ctx)
 {
@@ -300,7 +300,7 @@ static void on_ask(void *ctx, struct bus_rpc *rpc, struct slice message)
     deliver(r);
 }
 
-/* ---- Ourselves ------------------------------------------------------------------------------------- */
+/* ---- Ourselves ------------------------------------------------------------------------------- */
 
 static void deliver_task(struct bus_task *t)
 {
@@ -323,7 +323,7 @@ void bus__request_deliver(struct bus_request *r)
     bus__loop_post(&r->bus->loop, &r->task);
 }
 
-/* ---- The handler's face ------------------------------------------------------------------------------ */
+/* ---- The handler's face ---------------------------------------------------------------------- */
 
 uint32_t bus_request_method(const struct bus_request *r)
 {

@@ -3,7 +3,8 @@
  *
  *   slot:  pool -> armed -> arrived -> handled -> finished -> pool
  *
- * References of a call: one for the finish that is owed, one per tag with gRPC, one for the pipe. */
+ * References of a call: one for the finish that is owed, one per tag with gRPC, one for the
+ * pipe. */
 #include <grpc/support/alloc.h>
 #include <stdlib.h>
 #include <string.h>
@@ -32,7 +33,7 @@ static void ref(struct bus_rpc *r)
     atomic_fetch_add_explicit(&r->refs, 1, memory_order_relaxed);
 }
 
-/* ---- Slots -------------------------------------------------------------------------------------- */
+/* ---- Slots ----------------------------------------------------------------------------------- */
 
 static struct bus_rpc *slot_get(struct bus *b)
 {
@@ -136,7 +137,7 @@ void bus__rpc_arm(struct bus_entry *e)
     ASSERT(error == GRPC_CALL_OK);
 }
 
-/* ---- The unary path ------------------------------------------------------------------------------- */
+/* ---- The unary path -------------------------------------------------------------------------- */
 
 static void finish_unary(struct bus_rpc *r, const struct thole_status *st, grpc_slice details,
                          struct bufslice message)
@@ -223,7 +224,7 @@ static void listen_for_close(struct bus_rpc *r)
     bus__start(r->call, &op, 1, &r->closed);
 }
 
-/* ---- Arrival -------------------------------------------------------------------------------------- */
+/* ---- Arrival --------------------------------------------------------------------------------- */
 
 /* The request's bytes, as long as the call lives. */
 static struct slice request_of(struct bus_rpc *r)
@@ -371,7 +372,7 @@ static void arrived(struct bus_tag *tag, bool ok)
     handle(r); /* the tag's reference becomes the owed one */
 }
 
-/* ---- What handlers call --------------------------------------------------------------------------- */
+/* ---- What handlers call ---------------------------------------------------------------------- */
 
 void bus_rpc_set_data(struct bus_rpc *rpc, void *data, void (*free_fn)(void *data))
 {

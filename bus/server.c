@@ -16,7 +16,7 @@
 #define CANCEL_WAIT_MS 10000
 #define POOLED_MAX 8192 /* requests, and exchanges, kept for the next ones: 2 MiB each */
 
-/* ---- Listening ---------------------------------------------------------------------------------- */
+/* ---- Listening ------------------------------------------------------------------------------- */
 
 grpc_arg bus__int_arg(const char *key, int value)
 {
@@ -108,7 +108,7 @@ static enum thole_code listen_on(struct bus *b, struct thole_status *st)
     return THOLE_OK;
 }
 
-/* ---- Methods ------------------------------------------------------------------------------------ */
+/* ---- Methods --------------------------------------------------------------------------------- */
 
 struct bus_entry *bus__register(struct bus *b, const struct bus_method *m)
 {
@@ -152,7 +152,7 @@ static void add_catch_all(struct bus *b)
     b->entries[b->entry_count++] = e;
 }
 
-/* ---- Life --------------------------------------------------------------------------------------- */
+/* ---- Life ------------------------------------------------------------------------------------ */
 
 static void shutdown_returned(struct bus_tag *tag, bool ok)
 {

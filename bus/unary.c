@@ -1,5 +1,5 @@
-/* One unary call of a client, one batch (two while there is no connection), answered on the loop; and
- * Ask on top of it. */
+/* One unary call of a client, one batch (two while there is no connection), answered on the loop;
+ * and Ask on top of it. */
 #include <stdlib.h>
 #include <string.h>
 

@@ -1,5 +1,6 @@
 /* Messages of thole.bus.v1 to and from bytes. Decoding is upb's. What is sent often is appended by
- * hand, as a prefix that its body follows without a copy; upb on the other side reads the result. */
+ * hand, as a prefix that its body follows without a copy; upb on the other side reads the
+ * result. */
 #include <string.h>
 
 #include "bus/bus_internal.h"
@@ -27,8 +28,8 @@ static upb_StringView view(const void *data, size_t size)
     return upb_StringView_FromDataAndSize(data, size);
 }
 
-/* Bytes of a decoded message, as part of its input. upb copies strings that end in the last few bytes
- * into the arena even when told to alias; any equal bytes of the input are as good. */
+/* Bytes of a decoded message, as part of its input. upb copies strings that end in the last few
+ * bytes into the arena even when told to alias; any equal bytes of the input are as good. */
 static struct slice within(struct slice in, upb_StringView v)
 {
     const uint8_t *data = (const uint8_t *)v.data;
@@ -44,7 +45,7 @@ static struct slice within(struct slice in, upb_StringView v)
     return (struct slice){found, v.size};
 }
 
-/* ---- Hello -------------------------------------------------------------------------------------- */
+/* ---- Hello ----------------------------------------------------------------------------------- */
 
 void bus__hello_append(struct bytes *out, const struct bus *b, uint32_t lane,
                        const struct uuid *callee)
@@ -120,7 +121,7 @@ static bool read_hello(const thole_bus_v1_Hello *h, struct bus_hello *ret)
            read_uuid(thole_bus_v1_Hello_callee_host_id(h), &ret->callee);
 }
 
-/* ---- Encoding by hand ----------------------------------------------------------------------------- */
+/* ---- Encoding by hand ------------------------------------------------------------------------ */
 
 static void put_byte(struct bus_head *h, unsigned byte)
 {
@@ -154,7 +155,8 @@ void bus__lane_head(struct bus_head *h, size_t body_size)
     put_varint(h, body_size);
 }
 
-/* The fields of an item that come before its body (or failure), `rest_size` bytes of which follow. */
+/* The fields of an item that come before its body (or failure), `rest_size` bytes of which
+ * follow. */
 static void item_fields(struct bus_head *h, const struct bus_item *item, size_t rest_size)
 {
     size_t size = 1 + varint_size(item->id) + rest_size;
@@ -233,7 +235,7 @@ struct bufslice bus__ask_encode(const struct bus *b, const struct bus_item *item
     return take(&out);
 }
 
-/* ---- Decoding ------------------------------------------------------------------------------------- */
+/* ---- Decoding -------------------------------------------------------------------------------- */
 
 #define SCRATCH_BYTES 2048 /* small messages are decoded without an allocation */
 #define ALIAS kUpb_DecodeOption_AliasString

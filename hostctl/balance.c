@@ -1,7 +1,8 @@
-/* Balance of replicas, on shard zero's leader host: while hosts differ by two replicas or more, or one
- * is over its capacity, look for shards that can move a replica without harm. A few move at a time,
- * and none while others are not settled, so that a mended cluster is not shaken. A round looks at
- * every replica once, a part in each turn; one that moved nothing ends it until rows change. */
+/* Balance of replicas, on shard zero's leader host: while hosts differ by two replicas or more, or
+ * one is over its capacity, look for shards that can move a replica without harm. A few move at a
+ * time, and none while others are not settled, so that a mended cluster is not shaken. A round
+ * looks at every replica once, a part in each turn; one that moved nothing ends it until rows
+ * change. */
 #include "hostctl/hostctl_internal.h"
 
 #define BALANCE_PAUSE_RETRIES 5 /* in units of retry_ms: changes gather for this long */

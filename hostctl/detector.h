@@ -1,13 +1,13 @@
-/* How long may a host be silent before that is news? The threshold follows the intervals between the
- * signs of life that were seen of that host: their mean plus six mean deviations (both smoothed as
- * V. Jacobson, "Congestion avoidance and control", 1988, smooths round trips; used for hosts by
+/* How long may a host be silent before that is news? The threshold follows the intervals between
+ * the signs of life that were seen of that host: their mean plus six mean deviations (both smoothed
+ * as V. Jacobson, "Congestion avoidance and control", 1988, smooths round trips; used for hosts by
  * M. Bertier, O. Marin and P. Sens, "Implementation and performance evaluation of an adaptable
  * failure detector", 2002), but at least twice the longest interval of the last one to two minutes:
  * a machine that stalls now and then has two kinds of intervals, and no deviation describes the
  * second kind. A floor and a ceiling bound it all.
  *
- * A connection that breaks while its host was speaking (the process is gone) shortens the wait. Pure:
- * no clock, no locks. Times are milliseconds of one monotonic clock. */
+ * A connection that breaks while its host was speaking (the process is gone) shortens the wait.
+ * Pure: no clock, no locks. Times are milliseconds of one monotonic clock. */
 #ifndef HOSTCTL_DETECTOR_H
 #define HOSTCTL_DETECTOR_H
 

@@ -1,6 +1,6 @@
-/* Replicas that failed are rebuilt, on shard zero's leader host: the row of the failed one is set to
- * REMOVE, the rest happens by itself (membership takes it out, its host deletes its data, placement
- * makes another one, which gets a snapshot).
+/* Replicas that failed are rebuilt, on shard zero's leader host: the row of the failed one is set
+ * to REMOVE, the rest happens by itself (membership takes it out, its host deletes its data,
+ * placement makes another one, which gets a snapshot).
  *
  * That must not hurt more than it helps:
  *   - only while the others are a majority that runs, and one replica of a shard at a time;
@@ -8,9 +8,9 @@
  *   - a machine that fails everywhere does not wander through all hosts: after
  *     PLACEMENT_FAILURES_MAX failures of a shard there are long pauses, and its condition Degraded
  *     says Failing. Placement prefers hosts on which the shard has not failed.
- * Failures are counted in the shard's row, so a new leader goes on counting. Users' own replicas are
- * left as they are. A host whose replica of shard zero failed sees no rows any more: it asks the
- * others, and says so (agent/bootstrap_join.c). */
+ * Failures are counted in the shard's row, so a new leader goes on counting. Users' own replicas
+ * are left as they are. A host whose replica of shard zero failed sees no rows any more: it asks
+ * the others, and says so (agent/bootstrap_join.c). */
 #include "hostctl/hostctl_internal.h"
 
 #include "base/log.h"

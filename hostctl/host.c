@@ -2,8 +2,8 @@
  *
  * Deleting is only ever done on a positive sign: the row says that the replica is out (or its shard
  * is being deleted), or the id is below the view's watermark and has no row, which means that it
- * was gone before. An empty or old view has a low watermark, so it never deletes anything. An id that
- * a repair of shard zero lost has no row either: what its group says is the sign. */
+ * was gone before. An empty or old view has a low watermark, so it never deletes anything. An id
+ * that a repair of shard zero lost has no row either: what its group says is the sign. */
 #include "hostctl/hostctl_internal.h"
 
 #include "base/log.h"
@@ -83,8 +83,8 @@ static void start(struct hostctl *h, struct ctl_shard *s, const thole_v1_Shard *
     free(type_text);
 }
 
-/* A replica that founds its group on a snapshot starts empty, like one that joins. Asked again it is there
- * already, or this is the first time that lasted. */
+/* A replica that founds its group on a snapshot starts empty, like one that joins. Asked again it
+ * is there already, or this is the first time that lasted. */
 static void seed(struct hostctl *h, struct ctl_shard *s, const thole_v1_Shard *shard,
                  const struct engine_replica_status *local)
 {

@@ -5,7 +5,8 @@
  *   membership  on each shard's leader host: replica rows -> Raft configuration
  *   host        on every host: replica rows for this host -> running replicas, and reports
  *
- * All run on one worker of the given executor, so they need no locks, and run under the simulator. */
+ * All run on one worker of the given executor, so they need no locks, and run under the
+ * simulator. */
 #ifndef HOSTCTL_HOSTCTL_H
 #define HOSTCTL_HOSTCTL_H
 

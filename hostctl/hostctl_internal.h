@@ -113,8 +113,8 @@ struct ctl_work {
     uint64_t report_revision;
 };
 
-/* A shard of interest: led here, or (on shard zero's leader host) any; others as long as something is
- * to be done. There are many, and of most there is nothing to remember. */
+/* A shard of interest: led here, or (on shard zero's leader host) any; others as long as something
+ * is to be done. There are many, and of most there is nothing to remember. */
 struct ctl_shard {
     uint64_t id;
     struct ctl_shard *next_dirty;
@@ -265,10 +265,10 @@ struct ctl_op *hostctl__op_new(struct hostctl *h, enum ctl_op_kind kind, uint64_
 void hostctl__op_free(struct ctl_op *op);
 /* Ask shard zero for its revision now; comes back as OP_BARRIER. */
 void hostctl__barrier(struct hostctl *h);
-/* Commit one more entry in the shard, which opens a session that nobody uses; comes back as OP_FENCE.
- * A member stores its commit index along with entries. So when an entry that was appended after a
- * configuration was in force is committed, a quorum of this configuration has stored that it is
- * committed, and can elect a leader without those who were removed: only then may they go. */
+/* Commit one more entry in the shard, which opens a session that nobody uses; comes back as
+ * OP_FENCE. A member stores its commit index along with entries. So when an entry that was appended
+ * after a configuration was in force is committed, a quorum of this configuration has stored that
+ * it is committed, and can elect a leader without those who were removed: only then may they go. */
 void hostctl__fence(struct hostctl *h, uint64_t shard_id);
 void hostctl__op_engine_done(void *ctx, const struct thole_status *st); /* an engine_done_fn */
 /* A command by `actor` at this time; add operations, then propose it. */

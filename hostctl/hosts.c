@@ -124,7 +124,8 @@ static bool same_types(const thole_v1_Host *a, const thole_v1_Host *b)
     return same;
 }
 
-/* A host that died concerns the shards that it has a replica of, and those that lack a host anyway. */
+/* A host that died concerns the shards that it has a replica of, and those that lack a host
+ * anyway. */
 static void dirty_of_host(struct hostctl *h, const struct uuid *id)
 {
     struct registry_replica_buf replica_buf;

@@ -1,11 +1,13 @@
 /* Balance of leaders, on every host for the shards that it leads: leadership goes where the shard's
  * preference says, and else from hosts that lead two more than another that could. A few at a time;
  * what was handed on is seen in the registry before more is, so that hosts which all see the same
- * idle one do not fill it again and again. A host that is being emptied hands all on, as many at a time.
- * Shard zero is left where it is, but there; and so is, until its end, a leader that sends a snapshot.
+ * idle one do not fill it again and again. A host that is being emptied hands all on, as many at a
+ * time. Shard zero is left where it is, but there; and so is, until its end, a leader that sends a
+ * snapshot.
  *
- * What is looked at is what changed: shards that are led here and changed, if a shard has a preference;
- * all that are led here when hosts changed, or when some lead unevenly and a leader changed. */
+ * What is looked at is what changed: shards that are led here and changed, if a shard has a
+ * preference; all that are led here when hosts changed, or when some lead unevenly and a leader
+ * changed. */
 #include "hostctl/hostctl_internal.h"
 
 #include "base/log.h"
@@ -117,9 +119,9 @@ struct choice {
     bool preferred;
 };
 
-/* The best of the other voters: where leaders are preferred, and of these where there are least. One
- * that lags is no problem: the transfer waits for it, or is given up. One that is not connected is:
- * a host that restarts is so long before it is called suspect. */
+/* The best of the other voters: where leaders are preferred, and of these where there are least.
+ * One that lags is no problem: the transfer waits for it, or is given up. One that is not connected
+ * is: a host that restarts is so long before it is called suspect. */
 static struct choice best_other(struct hostctl *h, const struct engine_replica_status *local,
                                 const thole_v1_Shard *shard)
 {
@@ -164,7 +166,8 @@ static void look_later(struct hostctl *h, const struct ctl_shard *s)
     }
 }
 
-/* Hand the shard on, if that is better. One that is being changed is looked at again when that has ended. */
+/* Hand the shard on, if that is better. One that is being changed is looked at again when that has
+ * ended. */
 static void look_at(struct hostctl *h, struct ctl_shard *s)
 {
     struct registry_shard_buf shard_buf;

@@ -4,16 +4,17 @@
  *
  *   LIVE ----> SUSPECT   silent for longer than allowed, or its connection broke and stays so
  *   SUSPECT -> DEAD      silent for the whole grace
- *   either --> LIVE      heard steadily for a while: as long as the smallest threshold, or twice that
- *                        for a dead one
+ *   either --> LIVE      heard steadily for a while: as long as the smallest threshold, or twice
+ *                        that for a dead one
  *
  * A host that we cannot reach may still be reached by others. They are asked before it is called
  * suspect and before it is called dead, and as long as one of them reaches it, it is not dead: its
  * replicas serve. (When our connection to it stands and it is silent all the same, then it is the
  * host, and nobody is asked.)
  *
- * A new leader starts its clocks anew, so that a change of leader never shortens a grace; a host that
- * is suspect or dead stays so until it is heard. A pause of our own process is nobody's silence. */
+ * A new leader starts its clocks anew, so that a change of leader never shortens a grace; a host
+ * that is suspect or dead stays so until it is heard. A pause of our own process is nobody's
+ * silence. */
 #include "hostctl/hostctl_internal.h"
 
 #include "base/log.h"

@@ -1,10 +1,11 @@
 /* The membership controller: on a shard's leader host, replica rows -> Raft configuration.
  *
  * One change at a time, in this order: bring in who is missing, promote who has caught up, demote,
- * remove. A replica that an operation moves gives its vote to the new one in the same (joint) change that
- * promotes that. Each carries the revision of the view it was decided on, so that a leader with an older
- * view cannot undo what one with a newer view did. A vote is only taken while those who keep theirs
- * are a majority that answers; nobody removes or demotes itself: leadership is handed on first. */
+ * remove. A replica that an operation moves gives its vote to the new one in the same (joint)
+ * change that promotes that. Each carries the revision of the view it was decided on, so that a
+ * leader with an older view cannot undo what one with a newer view did. A vote is only taken while
+ * those who keep theirs are a majority that answers; nobody removes or demotes itself: leadership
+ * is handed on first. */
 #include "hostctl/hostctl_internal.h"
 
 #include "base/log.h"
@@ -166,8 +167,8 @@ static bool wanted_voters_vote(const struct hostctl *h, const struct raft_config
     return true;
 }
 
-/* The row says REMOVE, or there is none although the id was given out. A member that a repair of shard
- * zero does not know holds what its group has: it goes when the wanted ones have that too. */
+/* The row says REMOVE, or there is none although the id was given out. A member that a repair of
+ * shard zero does not know holds what its group has: it goes when the wanted ones have that too. */
 static bool should_go(const struct hostctl *h, const struct raft_config *c, uint64_t shard_id,
                       uint64_t replica_id)
 {

@@ -1,7 +1,8 @@
-/* The operations controller, on shard zero's leader host. Users' operations are rows; what they want is
- * carried out by the other controllers, from the desired state that the rows' start set. Here their
- * progress is derived from hosts, shards and replicas, and written when it changed: by compare-and-set,
- * one row at a time, at most once per pause. So a new leader of shard zero goes on where the rows are. */
+/* The operations controller, on shard zero's leader host. Users' operations are rows; what they
+ * want is carried out by the other controllers, from the desired state that the rows' start set.
+ * Here their progress is derived from hosts, shards and replicas, and written when it changed: by
+ * compare-and-set, one row at a time, at most once per pause. So a new leader of shard zero goes on
+ * where the rows are. */
 #include "hostctl/hostctl_internal.h"
 
 #include "base/log.h"
@@ -173,7 +174,7 @@ static void progress_of_host(const struct hostctl *h, const thole_v1_Operation *
     }
 }
 
-/* ---- Progress of moves ------------------------------------------------------------------------- */
+/* ---- Progress of moves ----------------------------------------------------------------------- */
 
 #define MOVE_STEPS 4
 

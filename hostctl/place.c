@@ -1,7 +1,7 @@
-/* The placement controller, on shard zero's leader host: placement_decide for every shard whose rows or
- * whose hosts changed, and the proposal of what it decides. Decisions of a turn, all on one view,
- * share a command; one that is refused spoils it, and is found by halving. A shard has one proposal
- * at a time; its next decision waits until our own view has the last one. */
+/* The placement controller, on shard zero's leader host: placement_decide for every shard whose
+ * rows or whose hosts changed, and the proposal of what it decides. Decisions of a turn, all on one
+ * view, share a command; one that is refused spoils it, and is found by halving. A shard has one
+ * proposal at a time; its next decision waits until our own view has the last one. */
 #include "hostctl/hostctl_internal.h"
 
 #include "base/log.h"

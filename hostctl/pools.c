@@ -1,5 +1,6 @@
-/* Pools of shards, on shard zero's leader host: as long as not all shards of a pool follow its newest
- * generation, propose the next bounded step. What the step does is the registry's business. */
+/* Pools of shards, on shard zero's leader host: as long as not all shards of a pool follow its
+ * newest generation, propose the next bounded step. What the step does is the registry's
+ * business. */
 #include "hostctl/hostctl_internal.h"
 
 #include "base/hash.h"

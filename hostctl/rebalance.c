@@ -1,5 +1,6 @@
-/* Progress of a rebalance, which balance.c and leaders.c carry out: how much is uneven. That nothing more
- * can move is the word of balance.c, because constraints and spread may keep hosts uneven for ever. */
+/* Progress of a rebalance, which balance.c and leaders.c carry out: how much is uneven. That
+ * nothing more can move is the word of balance.c, because constraints and spread may keep hosts
+ * uneven for ever. */
 #include "hostctl/hostctl_internal.h"
 
 #include <stdio.h>
@@ -86,8 +87,8 @@ static bool leader_should_move(const struct hostctl *h, const thole_v1_Shard *sh
     return false;
 }
 
-/* One is enough, and while there are many it is found soon. None, where hosts lead evenly and no shard has a
- * preference, without a look at any. */
+/* One is enough, and while there are many it is found soon. None, where hosts lead evenly and no
+ * shard has a preference, without a look at any. */
 static bool leaders_should_move(const struct hostctl *h)
 {
     struct registry_shard_buf shard_buf;

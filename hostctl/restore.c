@@ -1,6 +1,6 @@
-/* How far a shard is that begins with a snapshot, for the operations controller. The host that has the file
- * makes the first voter of it (host.c); then placement adds the others, as for any shard. Who gives up
- * deletes the shard in the same command. */
+/* How far a shard is that begins with a snapshot, for the operations controller. The host that has
+ * the file makes the first voter of it (host.c); then placement adds the others, as for any shard.
+ * Who gives up deletes the shard in the same command. */
 #include "hostctl/hostctl_internal.h"
 
 #include <stdio.h>

@@ -2,7 +2,8 @@
  *
  * A transaction works on a copy of the state (the roots of its trees), so refusing a command is
  * throwing the copy away. Everything a command changes gets one revision, the state's next one; a
- * command that changes nothing takes none. Refusals are results with a gRPC code, never failures. */
+ * command that changes nothing takes none. Refusals are results with a gRPC code, never
+ * failures. */
 #include "registry/registry_internal.h"
 
 #include <string.h>
@@ -108,7 +109,8 @@ static void add_rows(const struct txn *t, thole_registry_v1_Result *result, bool
     }
 }
 
-/* Bytes in the transaction's arena. The rows are shared with the message only while it is encoded. */
+/* Bytes in the transaction's arena. The rows are shared with the message only while it is
+ * encoded. */
 static struct slice make_result(struct txn *t, enum thole_code code, uint64_t revision,
                                 bool all_rows)
 {
@@ -125,9 +127,9 @@ static struct slice make_result(struct txn *t, enum thole_code code, uint64_t re
     return registry__encode(result, &thole_registry_v1_Result_msginit, t->arena);
 }
 
-/* Is this the last word? INVALID_ARGUMENT follows from the command alone; the other two ask for another
- * try, which comes under the same request id. Every other refusal is an answer like a success: a
- * duplicate that arrives late must not do what its client was told is not done. */
+/* Is this the last word? INVALID_ARGUMENT follows from the command alone; the other two ask for
+ * another try, which comes under the same request id. Every other refusal is an answer like a
+ * success: a duplicate that arrives late must not do what its client was told is not done. */
 static bool is_answer(enum thole_code code)
 {
     return code != THOLE_INVALID_ARGUMENT && code != THOLE_ABORTED &&

@@ -523,10 +523,10 @@ void registry__host_settle(struct txn *t, const struct uuid *id)
     registry__state_put(&t->s, tombstone);
 }
 
-/* The group was never reported to have formed, and every replica is on a host that was removed for ever. Nobody
- * edits initial members, so as this shard it would wait for ever. Making another one loses nothing that is anywhere:
- * whatever the group may have acknowledged, no replica is left that could have it. While one is, its data may be
- * all there is. */
+/* The group was never reported to have formed, and every replica is on a host that was removed for
+ * ever. Nobody edits initial members, so as this shard it would wait for ever. Making another one
+ * loses nothing that is anywhere: whatever the group may have acknowledged, no replica is left that
+ * could have it. While one is, its data may be all there is. */
 static bool cannot_form(const struct txn *t, const struct row *shard)
 {
     uint64_t id = thole_v1_Shard_id(shard->shard), after = 0;

@@ -1,11 +1,12 @@
 /* Operations on operations: rows that say what a user wants done that takes a while.
  *
- * Starting one sets the desired state that controllers follow (the host is draining) together with the
- * row; cancelling sets it back. In between only progress is written, which the operations controller
- * derives from other rows, so nothing is lost with the host that runs it.
+ * Starting one sets the desired state that controllers follow (the host is draining) together with
+ * the row; cancelling sets it back. In between only progress is written, which the operations
+ * controller derives from other rows, so nothing is lost with the host that runs it.
  *
  * Invariants: an id is given once; at most one drain or decommission of a host is under way; a row
- * that has ended never changes again; those that have ended are at most REGISTRY_OPERATIONS_ENDED_MAX. */
+ * that has ended never changes again; those that have ended are at most
+ * REGISTRY_OPERATIONS_ENDED_MAX. */
 #include "registry/registry_internal.h"
 
 #include <stdio.h>

@@ -1,8 +1,9 @@
 /* Operations on pools: many shards of one spec, named POOL-0 to POOL-(count - 1).
  *
- * A pool's spec changes at once, its shards follow in bounded steps: the placement controller proposes
- * ReconcilePool again and again, and each goes on at status.next_index, until the pool's generation
- * is observed. What a step does follows from the rows alone, so the command names no shards.
+ * A pool's spec changes at once, its shards follow in bounded steps: the placement controller
+ * proposes ReconcilePool again and again, and each goes on at status.next_index, until the pool's
+ * generation is observed. What a step does follows from the rows alone, so the command names no
+ * shards.
  *
  * Invariants: no shard of the pool has an index >= status.extent; status.shards and .ready count
  * rows; a pool that is being deleted wants no shard, and goes with its last one. */

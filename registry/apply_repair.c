@@ -1,4 +1,5 @@
-/* What follows from groups that were forced (raft_force): what the survivor did not have is lost. */
+/* What follows from groups that were forced (raft_force): what the survivor did not have is
+ * lost. */
 #include "registry/registry_internal.h"
 
 enum thole_code registry__op_repair_zero(struct txn *t, const thole_registry_v1_Operation *op)
@@ -15,7 +16,8 @@ enum thole_code registry__op_repair_zero(struct txn *t, const thole_registry_v1_
     t->s.next_replica_id += REGISTRY_LOST_IDS_MAX;
     t->s.next_shard_id += REGISTRY_LOST_IDS_MAX;
     t->s.next_operation_id += REGISTRY_LOST_IDS_MAX;
-    /* Etags hold lost revisions, and groups refuse changes of members that are older than their last. */
+    /* Etags hold lost revisions, and groups refuse changes of members that are older than their
+     * last. */
     t->revision += REGISTRY_LOST_IDS_MAX;
     t->s.lost_to = t->s.next_replica_id;
     registry__txn_event(t, registry__shard(&t->s, REGISTRY_SHARD_ID), "ShardZeroRepaired",

@@ -223,7 +223,8 @@ void registry__shard_await(struct txn *t, const struct row *shard)
                         "its data is not here: restore a snapshot, or delete it");
 }
 
-/* Another shard in its place. Of one that belongs to a pool, the pool does not see that it was gone. */
+/* Another shard in its place. Of one that belongs to a pool, the pool does not see that it was
+ * gone. */
 static void replace(struct txn *t, struct row *shard, bool awaits)
 {
     registry__txn_drop(t, shard);
@@ -301,7 +302,8 @@ void registry__shard_begin_again(struct txn *t, struct row *shard)
     retire(t, shard, true);
 }
 
-/* The data of a pool's shard is given up: the pool wants the shard nevertheless, so it begins empty. */
+/* The data of a pool's shard is given up: the pool wants the shard nevertheless, so it begins
+ * empty. */
 static enum thole_code delete_in_pool(struct txn *t, struct row *shard)
 {
     if (!thole_v1_Shard_awaits_restore(shard->shard)) {

@@ -1,12 +1,14 @@
 /* Packed messages: what rows are kept as, a third of the size of the message and less.
  *
- * A message is a bit for each field of its type, whether it is there, and then those that are, in the
- * order of the type: numbers as varints, strings after their size, arrays after their count. It never
- * leaves the process, so what is read here was written here. What many rows have in common is not in
- * there, but a reference to where it is held once (share.c); `sharing` says whether a message may.
+ * A message is a bit for each field of its type, whether it is there, and then those that are, in
+ * the order of the type: numbers as varints, strings after their size, arrays after their count. It
+ * never leaves the process, so what is read here was written here. What many rows have in common is
+ * not in there, but a reference to where it is held once (share.c); `sharing` says whether a
+ * message may.
  *
- * To be looked at a message is opened: into memory that is at hand, in the form that upb's accessors expect. Strings
- * stay where they are, and so does what is shared, unless the message is to be edited. */
+ * To be looked at a message is opened: into memory that is at hand, in the form that upb's
+ * accessors expect. Strings stay where they are, and so does what is shared, unless the message is
+ * to be edited. */
 #include "registry/registry_internal.h"
 
 #include <string.h>
@@ -88,7 +90,7 @@ static bool is_there(const void *msg, const upb_MiniTable_Field *f)
     return is_string(f) ? ((const upb_StringView *)at)->size > 0 : load(at, number_bytes(f)) != 0;
 }
 
-/* ---- Whether it can be packed, and how large it is when opened ----------------------------------- */
+/* ---- Whether it can be packed, and how large it is when opened ------------------------------- */
 
 static bool measure_sub(const void *sub, const upb_MiniTable *table, bool sharing, size_t *opened)
 {

@@ -1,5 +1,5 @@
-/* Packed rows: what trees are made of. Immutable, counted, one allocation each; how a message is packed is
- * in pack.c. A row knows what the indexes order it by without being opened. */
+/* Packed rows: what trees are made of. Immutable, counted, one allocation each; how a message is
+ * packed is in pack.c. A row knows what the indexes order it by without being opened. */
 #include "registry/registry_internal.h"
 
 #include <stdlib.h>
@@ -7,7 +7,8 @@
 
 #include "base/hash.h"
 
-/* A row that is not packed: of a kind of which there are few, or too large to be opened in a buffer. */
+/* A row that is not packed: of a kind of which there are few, or too large to be opened in a
+ * buffer. */
 struct whole {
     const void *msg;  /* what follows in this allocation, or of the arena */
     upb_Arena *arena; /* or NULL */
@@ -156,7 +157,8 @@ void *registry__packed_open(const struct packed *p, upb_Arena *arena, bool edit)
 
 /* ---- What orders them ------------------------------------------------------------------------ */
 
-/* The order of the first fields of each kind is that of the proto files; test_registry_pack.c sees to it. */
+/* The order of the first fields of each kind is that of the proto files; test_registry_pack.c sees
+ * to it. */
 
 static bool is_shared(const struct packed *p, unsigned index, size_t size)
 {

@@ -432,7 +432,7 @@ void placement__set_role(struct placement *p, struct placement_member *m, int32_
     m->running = false;
 }
 
-/* ---- Entry point ------------------------------------------------------------------------------ */
+/* ---- Entry point ----------------------------------------------------------------------------- */
 
 void placement_decide(const struct registry_view *v, const thole_v1_Shard *shard,
                       const struct placement_options *o, thole_registry_v1_Command *command,

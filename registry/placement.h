@@ -42,22 +42,23 @@ void placement_decide(const struct registry_view *v, const thole_v1_Shard *shard
                       const struct placement_options *o, thole_registry_v1_Command *command,
                       upb_Arena *arena, struct placement_result *ret);
 
-/* Append the first step of moving the shard's replica away from `from`, if that makes hosts evener by
- * two replicas or more (or `from` has more than its capacity), at no cost to the spread. Only for
- * a settled shard, and not its leader unless the host has more than its capacity. The rest of the move
- * is placement_decide's. */
+/* Append the first step of moving the shard's replica away from `from`, if that makes hosts evener
+ * by two replicas or more (or `from` has more than its capacity), at no cost to the spread. Only
+ * for a settled shard, and not its leader unless the host has more than its capacity. The rest of
+ * the move is placement_decide's. */
 bool placement_balance(const struct registry_view *v, const thole_v1_Shard *shard,
                        const struct placement_options *o, const struct uuid *from,
                        thole_registry_v1_Command *command, upb_Arena *arena);
 
-/* May the shard's replica move from `from` to `to`, and stay there? False: `ret` says why not. Whether the
- * rows are fit for it (the replica is there, nothing else moves) is the machine's to say. */
+/* May the shard's replica move from `from` to `to`, and stay there? False: `ret` says why not.
+ * Whether the rows are fit for it (the replica is there, nothing else moves) is the machine's to
+ * say. */
 bool placement_may_move(const struct registry_view *v, const thole_v1_Shard *shard,
                         const struct uuid *from, const struct uuid *to,
                         char ret[static PLACEMENT_TEXT_BYTES]);
 
-/* Append an ObserveShard with the conditions, if they differ from the stored ones. `decided` is what
- * placement_decide said about the same view. True if something was appended. */
+/* Append an ObserveShard with the conditions, if they differ from the stored ones. `decided` is
+ * what placement_decide said about the same view. True if something was appended. */
 bool placement_conditions(const struct registry_view *v, const thole_v1_Shard *shard,
                           const struct placement_result *decided,
                           thole_registry_v1_Command *command, upb_Arena *arena);

@@ -1,5 +1,6 @@
-/* Balance: move a replica from a loaded host to one with less, if that gains something, one replica at
- * a time. The move begins with a new replica; which one then is too many follows from the target. */
+/* Balance: move a replica from a loaded host to one with less, if that gains something, one replica
+ * at a time. The move begins with a new replica; which one then is too many follows from the
+ * target. */
 #include "registry/placement_internal.h"
 
 #include <stdio.h>

@@ -1,6 +1,6 @@
 /* The conditions of a shard, from its rows: Placed (all wanted replicas have hosts), Ready (all of
- * them run as wanted), Degraded (voting replicas are lost), Balanced (no better spread is possible).
- * Written only when they change. */
+ * them run as wanted), Degraded (voting replicas are lost), Balanced (no better spread is
+ * possible). Written only when they change. */
 #include "registry/placement_internal.h"
 
 #include <stdio.h>

@@ -1,5 +1,6 @@
 /* Why something cannot be placed, in one line: what is missing; per reason, how many hosts it rules
- * out, each host counted under all that rule it out; and the hosts that only one reason rules out. */
+ * out, each host counted under all that rule it out; and the hosts that only one reason rules
+ * out. */
 #include "registry/placement_internal.h"
 
 #include <stdio.h>

@@ -109,8 +109,8 @@ void placement__set_role(struct placement *p, struct placement_member *m, int32_
 
 /* ---- placement_target.c ---------------------------------------------------------------------- */
 
-/* Fill the targets of members and hosts, and what is unmet. `hold`: the fewest moves matter more than
- * the best spread. */
+/* Fill the targets of members and hosts, and what is unmet. `hold`: the fewest moves matter more
+ * than the best spread. */
 void placement__target(struct placement *p, bool hold);
 /* The cost of the spread of what runs, if host `without` (-1: none) were host `with` instead. */
 void placement__spread_cost(const struct placement *p, size_t class, int without, int with,
@@ -127,7 +127,7 @@ void placement__preview_pool(struct txn *t);
 void placement__decide_user(struct placement *p);
 void placement__decide_zero(struct placement *p);
 
-/* ---- placement_flow.c: the cheapest flow with lexicographic costs ------------------------------- */
+/* ---- placement_flow.c: the cheapest flow with lexicographic costs ---------------------------- */
 
 #define FLOW_LEVELS 12
 struct flow_cost {

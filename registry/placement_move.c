@@ -1,6 +1,6 @@
-/* Would a replica that a user moves stay where it was moved to? The target of the shard is solved with the
- * replica there: if it keeps it, and wants no other host instead, the move is legal. So placement, which
- * follows that target, never undoes it. */
+/* Would a replica that a user moves stay where it was moved to? The target of the shard is solved
+ * with the replica there: if it keeps it, and wants no other host instead, the move is legal. So
+ * placement, which follows that target, never undoes it. */
 #include "registry/placement_internal.h"
 
 #include <stdio.h>

@@ -2,10 +2,10 @@
  *
  *   source -> class -> value of the first spread key -> of the second -> ... -> host -> sink
  *
- * Every host takes one slot. The k-th slot of a class that goes through one value costs 2k - 1 at the
- * level of that key, so that the cheapest flow has the least sum of squares, which is the evenest
- * spread. A slot that finds no host goes from its class to the sink, at a cost above everything
- * else. The levels of the costs are the order of what matters.
+ * Every host takes one slot. The k-th slot of a class that goes through one value costs 2k - 1 at
+ * the level of that key, so that the cheapest flow has the least sum of squares, which is the
+ * evenest spread. A slot that finds no host goes from its class to the sink, at a cost above
+ * everything else. The levels of the costs are the order of what matters.
  *
  * Voters and witnesses are spread together: witnesses are chosen twice, first to see that there is
  * room for them, then once more around the voters. */
@@ -100,7 +100,8 @@ static bool host_cost(const struct network *n, size_t c, int host, struct flow_c
     return placement__member_fits(p, m, c);
 }
 
-/* From `from` to the hosts of the place of `like`, at this depth. `done` marks those that are in. */
+/* From `from` to the hosts of the place of `like`, at this depth. `done` marks those that are
+ * in. */
 static void add_place(struct network *n, size_t c, int from, int like, size_t depth, bool *done)
 {
     struct placement *p = n->p;

@@ -1,7 +1,7 @@
-/* Placement of a user's shard: one step towards its target. First what is missing is added (existing
- * replicas change their role before new ones are made), and only when all of the target that votes
- * runs does what is too much leave, one vote at a time. So at every moment all wanted voters that
- * can run, run:
+/* Placement of a user's shard: one step towards its target. First what is missing is added
+ * (existing replicas change their role before new ones are made), and only when all of the target
+ * that votes runs does what is too much leave, one vote at a time. So at every moment all wanted
+ * voters that can run, run:
  *
  *   missing voters      promote non-voting ones, else place new ones        all at once
  *   missing others      place new ones; demote surplus voters
@@ -189,8 +189,8 @@ static const char *leaving_reason(const struct placement_member *m, bool surplus
     return surplus ? "there are more than wanted" : "another host has its place";
 }
 
-/* Take one vote, if all that should vote do, and those that then vote are mostly running. False: one
- * is too many, and has to stay for now. */
+/* Take one vote, if all that should vote do, and those that then vote are mostly running. False:
+ * one is too many, and has to stay for now. */
 static bool reduce_voting(struct placement *p)
 {
     struct placement_member *out = NULL;

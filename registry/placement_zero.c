@@ -1,10 +1,11 @@
-/* Placement of shard zero. Every host that is not removed has a replica; as many of them vote as the
- * largest of 1, 3, 5 that is not above the number of hosts that are active and not dead. One step at
- * a time: promote what is missing, then take votes away, one after the other:
+/* Placement of shard zero. Every host that is not removed has a replica; as many of them vote as
+ * the largest of 1, 3, 5 that is not above the number of hosts that are active and not dead. One
+ * step at a time: promote what is missing, then take votes away, one after the other:
  *
  *   on draining and removed hosts   once enough others vote
- *   on dead hosts                   likewise, but not below three voters while the cluster has three
- *                                   hosts: of three, one dead, every entry is still on two disks
+ *   on dead hosts                   likewise, but not below three voters while the cluster has
+ *                                   three hosts: of three, one dead, every entry is still on
+ *                                   two disks
  *   the one that makes them even    four tolerate no more than three, two no more than one
  *
  * Else a voter on a host in order keeps its vote, even when fewer would do: votes do not wander

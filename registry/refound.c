@@ -1,8 +1,9 @@
 /* A new cluster from a snapshot of the registry of one whose hosts are lost (docs/decisions/0018).
  *
- * One transaction, as if it were a command, but outside any log: nobody sees the state before it. What users
- * wanted stays; what was observed, placed or under way goes with the hosts. Shards await their data:
- * formed from their specs alone they would be empty under names whose data is in files. */
+ * One transaction, as if it were a command, but outside any log: nobody sees the state before it.
+ * What users wanted stays; what was observed, placed or under way goes with the hosts. Shards await
+ * their data: formed from their specs alone they would be empty under names whose data is in
+ * files. */
 #include "base/worker.h"
 #include "registry/registry_internal.h"
 
@@ -65,7 +66,8 @@ static void await_shards(struct txn *t)
     }
 }
 
-/* A pool may have been on its way: the shards that it had yet to make were made since, and hold data. */
+/* A pool may have been on its way: the shards that it had yet to make were made since, and hold
+ * data. */
 static void complete_pool(struct txn *t, const struct row *pool)
 {
     char name[LIMIT_NAME_BYTES + 1];

@@ -11,7 +11,8 @@
  *   - `initial` of a shard is written once; its members are not edited until it has formed;
  *   - the etag and generation of a shard or host follow its spec only;
  *   - observed state is accepted only from the row's own host's newest incarnation;
- *   - a replica goes RUN -> REMOVE and never back; phases only move as the removal handshake allows;
+ *   - a replica goes RUN -> REMOVE and never back; phases only move as the removal handshake
+ *     allows;
  *   - a removed host never comes back under its id;
  *   - ids of operations are never reused, and one that has ended never changes again;
  *   - an operation whose expected_revision does not match is refused, and with it the command.
@@ -59,9 +60,9 @@ bool registry_view_cluster(const struct registry_view *v,
 
 /* Rows are borrowed from the view. NULL: no such row.
  *
- * There are many shards, replicas and events, and they are kept packed. One is opened in a buffer of the caller's, and the
- * message is valid as long as the view and until the buffer is used again. Strings, specs and conditions are the
- * view's own: they stay valid as long as it does. */
+ * There are many shards, replicas and events, and they are kept packed. One is opened in a buffer
+ * of the caller's, and the message is valid as long as the view and until the buffer is used again.
+ * Strings, specs and conditions are the view's own: they stay valid as long as it does. */
 struct registry_shard_buf {
     uint64_t words[320]; /* a row that does not fit is kept as it is, and needs no buffer */
 };
@@ -87,8 +88,8 @@ const thole_v1_ShardPool *registry_pool_by_name(const struct registry_view *v, s
 
 const thole_v1_Operation *registry_operation(const struct registry_view *v, uint64_t id);
 
-/* Walk in order: hosts, shards and pools by name, replicas and operations by id. Each call returns the first row after
- * the given key (an empty name, or 0, begins). */
+/* Walk in order: hosts, shards and pools by name, replicas and operations by id. Each call returns
+ * the first row after the given key (an empty name, or 0, begins). */
 const thole_v1_Host *registry_next_host(const struct registry_view *v, struct slice after_name);
 const thole_v1_Shard *registry_next_shard(const struct registry_view *v, struct slice after_name,
                                           struct registry_shard_buf *buf);
@@ -107,24 +108,25 @@ const thole_v1_Replica *registry_next_replica_of_host(const struct registry_view
                                                       struct registry_replica_buf *buf);
 /* An id below the watermark that has no row belonged to something that is gone. */
 uint64_t registry_next_replica_id(const struct registry_view *v);
-/* Except of those that, if they were given out, were in what a repair of shard zero lost: nobody knows
- * what became of them but their groups. */
+/* Except of those that, if they were given out, were in what a repair of shard zero lost: nobody
+ * knows what became of them but their groups. */
 bool registry_replica_lost(const struct registry_view *v, uint64_t id);
 
-/* Is the answer to this request remembered? A command that repeats it gets that one, and does nothing. */
+/* Is the answer to this request remembered? A command that repeats it gets that one, and does
+ * nothing. */
 bool registry_request_answered(const struct registry_view *v, struct slice request_id);
 
 /* Events after (revision, position): `*it` is 0 at first, opaque. NULL at the end. */
 const thole_v1_Event *registry_next_event(const struct registry_view *v, uint64_t after_revision,
                                           uint64_t *it, struct registry_event_buf *buf);
 
-/* 0: all events since the cluster began are kept; else the revision of the oldest one kept, of which
- * there may have been more. */
+/* 0: all events since the cluster began are kept; else the revision of the oldest one kept, of
+ * which there may have been more. */
 uint64_t registry_oldest_event(const struct registry_view *v);
 
-/* What changed from `from` (exclusive) to `v`: calls `row` for each changed or new row and `gone` for
- * each deleted one ("hosts/h1"), in any order; a row is valid during the call. OUT_OF_RANGE COMPACTED if
- * `from` is too old. Costs O(changes). NULL callbacks are skipped. */
+/* What changed from `from` (exclusive) to `v`: calls `row` for each changed or new row and `gone`
+ * for each deleted one ("hosts/h1"), in any order; a row is valid during the call. OUT_OF_RANGE
+ * COMPACTED if `from` is too old. Costs O(changes). NULL callbacks are skipped. */
 struct registry_changes {
     void *ctx;
     void (*host)(void *ctx, const thole_v1_Host *row);
@@ -155,9 +157,10 @@ struct registry_refounded {
     uint64_t revision;   /* of the snapshot */
     uint32_t hosts, shards;
 };
-/* Appends to `out` the snapshot of a new cluster, made of the registry's snapshot `in`: its shards and pools, which await
- * their data, and its events; no hosts but the given one, no replicas; ids and revisions go on beyond what may have been
- * given out since. DATA_LOSS CORRUPT; INVALID_ARGUMENT for a bad name of the host. */
+/* Appends to `out` the snapshot of a new cluster, made of the registry's snapshot `in`: its shards
+ * and pools, which await their data, and its events; no hosts but the given one, no replicas; ids
+ * and revisions go on beyond what may have been given out since. DATA_LOSS CORRUPT;
+ * INVALID_ARGUMENT for a bad name of the host. */
 THOLE_MUST_CHECK enum thole_code registry_refound(struct slice in, const struct registry_refound *o,
                                                   struct bytes *out, struct registry_refounded *ret,
                                                   struct thole_status *st);

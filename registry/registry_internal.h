@@ -17,15 +17,16 @@
 #include "base/limits.h"
 #include "registry/registry.h"
 
-/* What is skipped when it is not known what was given out: more than any cluster gives out between two
- * entries that reached a majority and only one host. */
+/* What is skipped when it is not known what was given out: more than any cluster gives out between
+ * two entries that reached a majority and only one host. */
 #define REGISTRY_LOST_IDS_MAX (UINT64_C(1) << 24)
 
 /* ---- Limits ---------------------------------------------------------------------------------- */
 
 #define REGISTRY_REQUESTS_MAX 1024         /* remembered request ids */
 #define REGISTRY_REQUEST_RESULT_BYTES 4096 /* a larger result is remembered without its rows */
-/* Rows of operations: those that have ended go, the oldest first; too many under way are refused. */
+/* Rows of operations: those that have ended go, the oldest first; too many under way are
+ * refused. */
 #define REGISTRY_OPERATIONS_ENDED_MAX 256
 #define REGISTRY_OPERATIONS_OPEN_MAX 256
 #define REGISTRY_JOURNAL_MAX 16384  /* changes that registry_changes_since can go back over */
@@ -91,7 +92,8 @@ struct row {
     };
 };
 
-/* Where rows are open. What is looked at stays as long as the desk, whatever becomes of it in the trees. */
+/* Where rows are open. What is looked at stays as long as the desk, whatever becomes of it in the
+ * trees. */
 struct desk {
     upb_Arena *arena;
     struct held {
@@ -114,8 +116,8 @@ struct packed *registry__packed_new(enum row_kind kind, size_t data_bytes); /* o
 struct packed *registry__row_pack(const struct row *row, struct bytes *scratch);
 struct packed *registry__packed_ref(struct packed *p);
 void registry__packed_unref(struct packed *p); /* NULL is fine */
-/* The row's message: valid as long as `p` and, if it is not whole, what `buf` is used for: the buffer of its
- * kind. NULL stays NULL. */
+/* The row's message: valid as long as `p` and, if it is not whole, what `buf` is used for: the
+ * buffer of its kind. NULL stays NULL. */
 const void *registry__packed_message(const struct packed *p, void *buf);
 void *registry__packed_open(const struct packed *p, upb_Arena *arena, bool edit);
 struct slice registry__packed_name(const struct packed *p);
@@ -385,7 +387,8 @@ void registry__shard_add(struct txn *t, struct slice name, const thole_v1_ShardS
                          struct slice pool);
 void registry__shard_set_spec(struct txn *t, struct row *shard, const thole_v1_ShardSpec *spec);
 void registry__shard_retire(struct txn *t, struct row *shard);
-/* The same for one that cannot begin: it is there again when nothing of it is left, under another id. */
+/* The same for one that cannot begin: it is there again when nothing of it is left, under another
+ * id. */
 void registry__shard_begin_again(struct txn *t, struct row *shard);
 /* No replicas, as it is before its data is there; `shard` is of the transaction. */
 void registry__shard_await(struct txn *t, const struct row *shard);
@@ -394,8 +397,8 @@ enum thole_code registry__shard_create(struct txn *t, upb_StringView name,
                                        const thole_v1_ShardSpec *spec);
 /* Of a spec that is new: its fields, and that a host runs its type. */
 enum thole_code registry__check_new_spec(struct txn *t, const thole_v1_ShardSpec *spec);
-/* `given` over `have`: type, config and lease_reads cannot change, so leaving them out keeps them. In
- * t->arena. */
+/* `given` over `have`: type, config and lease_reads cannot change, so leaving them out keeps them.
+ * In t->arena. */
 enum thole_code registry__merge_spec(struct txn *t, const thole_v1_ShardSpec *have,
                                      const thole_v1_ShardSpec *given, thole_v1_ShardSpec **ret);
 /* A shard's row was put, changed or dropped (NULL: there is none): its pool counts it. */
@@ -453,8 +456,8 @@ struct registry_view {
 struct registry {
     struct thole_machine_type type;
     pthread_mutex_t lock; /* one publisher at a time */
-    /* The view that is shown and, above its address, how many references were taken to it here since
-     * its own count last heard of them: see registry.c. On a line of its own. */
+    /* The view that is shown and, above its address, how many references were taken to it here
+     * since its own count last heard of them: see registry.c. On a line of its own. */
     _Alignas(64) _Atomic uint64_t shown;
     uint8_t apart[64 - sizeof(uint64_t)];
     _Atomic int64_t views;

@@ -1,4 +1,5 @@
-/* Rows: packed in trees, immutable and counted; open while a command looks at them or edits them. */
+/* Rows: packed in trees, immutable and counted; open while a command looks at them or edits
+ * them. */
 #include "registry/registry_internal.h"
 
 #include <stdlib.h>

@@ -1,6 +1,7 @@
-/* Parts of packed rows that many rows have in common, each held once: specs and conditions of shards,
- * which were made or reported in the same batch, ids and names of hosts, names of pools. What is shared is told by
- * its type, or its field and length, so that who reads a row knows without being told. */
+/* Parts of packed rows that many rows have in common, each held once: specs and conditions of
+ * shards, which were made or reported in the same batch, ids and names of hosts, names of pools.
+ * What is shared is told by its type, or its field and length, so that who reads a row knows
+ * without being told. */
 #include "registry/registry_internal.h"
 
 #include <stdlib.h>
@@ -9,8 +10,8 @@
 #include "base/hash.h"
 #include "base/map.h"
 
-/* One for the process: rows of all views, and their last readers may be any thread. The lock is held for a
- * few instructions, and by readers only when the last row goes that had a part. */
+/* One for the process: rows of all views, and their last readers may be any thread. The lock is
+ * held for a few instructions, and by readers only when the last row goes that had a part. */
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static struct map parts; /* hash -> struct part */
 

@@ -1,5 +1,5 @@
-/* The state: rows in their indexes, and two bounded histories (events, requests; journal.c has the third).
- * It keeps the indexes in step with each other and knows nothing of what a change means. */
+/* The state: rows in their indexes, and two bounded histories (events, requests; journal.c has the
+ * third). It keeps the indexes in step with each other and knows nothing of what a change means. */
 #include "registry/registry_internal.h"
 
 #include <string.h>

@@ -1,12 +1,12 @@
-/* A persistent B+ tree: a change copies the nodes on the way to the root and shares the rest, so that any
- * number of versions live side by side. A node that nobody else refers to is changed in place, so
- * the rows that one command changes copy a way once.
+/* A persistent B+ tree: a change copies the nodes on the way to the root and shares the rest, so
+ * that any number of versions live side by side. A node that nobody else refers to is changed in
+ * place, so the rows that one command changes copy a way once.
  *
- * Rows are in the leaves, and know their keys. An inner node has, for each child, a borrowed pointer to
- * the child's first row (which lives as long as the child) and the number of rows below it. Nodes
- * have just the size of what is in them. One that is short of entries is joined with its neighbour if both
- * fit into one; all leaves are equally deep, so the height, which bounds every recursion here, is small
- * whatever they hold. */
+ * Rows are in the leaves, and know their keys. An inner node has, for each child, a borrowed
+ * pointer to the child's first row (which lives as long as the child) and the number of rows below
+ * it. Nodes have just the size of what is in them. One that is short of entries is joined with its
+ * neighbour if both fit into one; all leaves are equally deep, so the height, which bounds every
+ * recursion here, is small whatever they hold. */
 #include "registry/registry_internal.h"
 
 #include <string.h>
@@ -100,7 +100,8 @@ static struct node *node_new(uint8_t index, uint8_t height, size_t room)
     return n;
 }
 
-/* Takes over a reference. What is returned nobody else refers to, and has room for `more` entries. */
+/* Takes over a reference. What is returned nobody else refers to, and has room for `more`
+ * entries. */
 static struct node *own(struct node *n, size_t more)
 {
     if (atomic_load_explicit(&n->refs, memory_order_acquire) == 1) {
@@ -175,8 +176,8 @@ struct grown {
     struct node *above; /* what did not fit any more; NULL: all did */
 };
 
-/* An entry was added at `added`. If that is the end it will be so again: what comes in order leaves full
- * nodes behind. */
+/* An entry was added at `added`. If that is the end it will be so again: what comes in order leaves
+ * full nodes behind. */
 static struct grown split(struct node *n, size_t added)
 {
     size_t keep = added + 1 == n->count ? n->count - 1u : n->count / 2u;
@@ -246,7 +247,8 @@ void registry__tree_put(struct node **root, enum registry_index index, struct pa
     }
 }
 
-/* Child `at` of `n`, which is owned, is short of entries: into one with its neighbour, if they fit. */
+/* Child `at` of `n`, which is owned, is short of entries: into one with its neighbour, if they
+ * fit. */
 static void join(struct node *n, size_t at)
 {
     size_t left = at > 0 ? at - 1 : at;

@@ -141,8 +141,8 @@ void registry__txn_touch_shard(struct txn *t, uint64_t shard_id)
     }
 }
 
-/* Of what happens again and again to a host, shard or pool the first ones are kept, and then the newest
- * with their number. Only the last few events are looked at: what floods is there. */
+/* Of what happens again and again to a host, shard or pool the first ones are kept, and then the
+ * newest with their number. Only the last few events are looked at: what floods is there. */
 #define SAME_EVENTS_KEPT 3
 #define SAME_EVENTS_LOOK 64
 #define SAME_EVENTS_APART_MS (INT64_C(600) * 1000)

@@ -1,12 +1,13 @@
 /* Three hosts on loopback, with real stores, and the load beside them in their processes: how many
  * proposals (and queries) a second, at what latency and for how much CPU.
  *
- *   bench_cluster [--shards N] [--in-flight N] [--payload BYTES] [--read-share PERCENT] [--seconds S]
- *                 [--warmup S] [--hosts N] [--processes 1|HOSTS] [--at leader|any] [--type NAME]
- *                 [--port FIRST] [--dir DIR] [--json FILE]
+ *   bench_cluster [--shards N] [--in-flight N] [--payload BYTES] [--read-share PERCENT]
+ *                 [--seconds S] [--warmup S] [--hosts N] [--processes 1|HOSTS] [--at leader|any]
+ *                 [--type NAME] [--port FIRST] [--dir DIR] [--json FILE]
  *
- * The load uses the public API in batches, at the host that leads the shard when the load begins, or at
- * all hosts in turn: a completed operation is at once replaced by another to the same shard. */
+ * The load uses the public API in batches, at the host that leads the shard when the load begins,
+ * or at all hosts in turn: a completed operation is at once replaced by another to the same
+ * shard. */
 #include <inttypes.h>
 #include <pthread.h>
 #include <signal.h>
@@ -78,7 +79,7 @@ static void die(const char *what, const struct thole_status *st)
     exit(1);
 }
 
-/* ---- The load ---------------------------------------------------------------------------------- */
+/* ---- The load -------------------------------------------------------------------------------- */
 
 static void prepare(struct lane *ln, struct slot *s, uint64_t now, struct thole_op *op)
 {
@@ -123,7 +124,7 @@ static void completed(void *ctx, const struct thole_result *results, size_t coun
         die("submit", &st);
 }
 
-/* ---- The cluster ------------------------------------------------------------------------------- */
+/* ---- The cluster ----------------------------------------------------------------------------- */
 
 static void start_hosts(struct load *l)
 {
@@ -235,7 +236,7 @@ static void show(const char *what, const struct histogram *h, double seconds)
            (double)histogram_percentile(h, 99) / 1e6, (double)histogram_percentile(h, 99.9) / 1e6);
 }
 
-/* ---- For programs ------------------------------------------------------------------------------ */
+/* ---- For programs ---------------------------------------------------------------------------- */
 
 static FILE *open_for_write(const char *path)
 {

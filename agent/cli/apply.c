@@ -12,7 +12,7 @@
 #include "agent/cli/wait.h"
 #include "thole/v1/resources.upbdefs.h"
 
-/* ---- Files ------------------------------------------------------------------------------------- */
+/* ---- Files ----------------------------------------------------------------------------------- */
 
 static int read_stream(struct cli *c, FILE *file, const char *name, struct spec_list *list)
 {
@@ -93,7 +93,7 @@ int apply_read(struct cli *c, struct spec_list *list)
     return result;
 }
 
-/* ---- What is there, and what is wanted ---------------------------------------------------------- */
+/* ---- What is there, and what is wanted ------------------------------------------------------- */
 
 static const char *copy_name(struct cli *c, upb_StringView name)
 {
@@ -234,7 +234,7 @@ bool apply_same(struct cli *c, const struct spec *s, const void *current)
                                   encoded(c, is, kind));
 }
 
-/* ---- Apply ------------------------------------------------------------------------------------- */
+/* ---- Apply ----------------------------------------------------------------------------------- */
 
 static enum thole_code send_shard(struct cli *c, thole_v1_Shard *row, bool dry_run,
                                   const thole_v1_Shard **ret, struct thole_status *st)

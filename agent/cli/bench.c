@@ -33,7 +33,7 @@ bool bench_is_query(const struct bench *b, uint64_t n)
     return (n + 1) * b->read_share / 100 != n * b->read_share / 100;
 }
 
-/* ---- Shards ------------------------------------------------------------------------------------ */
+/* ---- Shards ---------------------------------------------------------------------------------- */
 
 static void split(const char *text, char ***ret, size_t *ret_count)
 {
@@ -134,7 +134,7 @@ static void delete_shards(struct bench *b)
     }
 }
 
-/* ---- CPU --------------------------------------------------------------------------------------- */
+/* ---- CPU ------------------------------------------------------------------------------------- */
 
 struct cpu {
     size_t hosts;
@@ -180,7 +180,7 @@ static void take_cpu(struct cli *c, const struct rows *hosts, struct cpu *ret)
     ret->self = self_cpu();
 }
 
-/* ---- Report ------------------------------------------------------------------------------------ */
+/* ---- Report ---------------------------------------------------------------------------------- */
 
 static double used(const struct cpu *before, const struct cpu *after, size_t host)
 {
@@ -234,7 +234,7 @@ static void report(struct bench *b, double seconds, const struct cpu *before,
     printf(" bench %.2f\n", (after->self - before->self) / millions);
 }
 
-/* ---- The run ----------------------------------------------------------------------------------- */
+/* ---- The run --------------------------------------------------------------------------------- */
 
 static void run_for(const struct bench_mode *mode, void *state, uint32_t seconds)
 {

@@ -25,7 +25,7 @@ enum cli_exit {
     CLI_UNKNOWN = 5,     /* the outcome is unknown: it may have happened */
 };
 
-/* ---- Options (options.c) ----------------------------------------------------------------------- */
+/* ---- Options (options.c) --------------------------------------------------------------------- */
 
 enum cli_option_id {
     OPT_NONE,
@@ -135,7 +135,7 @@ static inline bool cli_flag(const struct cli *c, enum cli_option_id id)
     return c->values[id].set && c->values[id].number != 0;
 }
 
-/* ---- Words (words.c) --------------------------------------------------------------------------- */
+/* ---- Words (words.c) ------------------------------------------------------------------------- */
 
 /* One line on stderr: "thole: ...". Returns the code. */
 int cli_say_usage(const struct cli *c, const char *format, ...)
@@ -155,7 +155,7 @@ int command_help(struct cli *c);
 int command_completion(struct cli *c);
 int command_version(struct cli *c);
 
-/* ---- Units (units.c) --------------------------------------------------------------------------- */
+/* ---- Units (units.c) ------------------------------------------------------------------------- */
 
 bool cli_parse_number(const char *text, uint64_t *ret);
 /* "250ms", "10s", "5m", "1h"; a bare number is seconds. */
@@ -167,7 +167,7 @@ const char *cli_bytes(uint64_t bytes, char *ret, size_t size);
 bool cli_base64_decode(const char *text, size_t size, struct bytes *out);
 void cli_base64_encode(struct slice bytes, struct bytes *out);
 
-/* ---- Calls (client.c) -------------------------------------------------------------------------- */
+/* ---- Calls (client.c) ------------------------------------------------------------------------ */
 
 enum thole_code cli_connect(struct cli *c, struct thole_status *st);
 /* One unary call. Waits for a leader, if there is none, for as long as the command may take. The
@@ -184,7 +184,7 @@ upb_StringView cli_request_id(struct cli *c);
                 &thole_v1_##method##Request_msginit, &thole_v1_##reply_type##_msginit, (c)->arena, \
                 (void **)(ret_reply), (st))
 
-/* ---- Output (output.c, yaml_out.c, table.c) ---------------------------------------------------- */
+/* ---- Output (output.c, yaml_out.c, table.c) -------------------------------------------------- */
 
 enum cli_format { FORMAT_TABLE, FORMAT_WIDE, FORMAT_JSON, FORMAT_YAML, FORMAT_NAME };
 enum cli_format cli_format(const struct cli *c);
@@ -215,7 +215,7 @@ void cli_table_print(struct cli_table *t,
 #define CLI_SV(v) (int)(v).size, (v).data != NULL ? (v).data : ""
 upb_StringView cli_sv(const char *text);
 
-/* ---- Commands ---------------------------------------------------------------------------------- */
+/* ---- Commands -------------------------------------------------------------------------------- */
 
 int command_status(struct cli *c);
 int command_members(struct cli *c);

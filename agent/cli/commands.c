@@ -13,7 +13,8 @@ const struct cli_command cli_commands[] = {
     {"get",
      "hosts|shards|pools|replicas|operations|events [NAME]",
      "list what there is",
-     "With NAME only that one; replicas and operations are named by their id, events by their object.",
+     "With NAME only that one; replicas and operations are named by their id, events by their "
+     "object.",
      {OPT_WATCH, OPT_SHARD, OPT_HOST, OPT_OBJECT, OPT_SINCE, OPT_LIMIT, OPT_STALE},
      command_get},
     {"describe",
@@ -28,8 +29,10 @@ const struct cli_command cli_commands[] = {
      "A spec is a YAML or JSON document, several in a file separated by ---:\n\n"
      "  kind: Shard\n  name: orders\n  spec:\n    type: kv\n    voters: 3\n"
      "    constraints:\n      - {key: zone, operator: IN, values: [a, b]}\n\n"
-     "or kind: ShardPool, with count and shard (the spec of each), or kind: Host, with tags, state\n"
-     "and capacity. docs/specs.md has all of it. Names are as in the API, or in camelCase. With an etag\n"
+     "or kind: ShardPool, with count and shard (the spec of each), or kind: Host, with tags, "
+     "state\n"
+     "and capacity. docs/specs.md has all of it. Names are as in the API, or in camelCase. With "
+     "an etag\n"
      "the spec is only changed if nobody else did meanwhile.",
      {OPT_FILE, OPT_DRY_RUN, OPT_WAIT, OPT_TIMEOUT},
      command_apply},
@@ -99,14 +102,16 @@ const struct cli_command cli_commands[] = {
     {"shard move",
      "NAME",
      "move one of a shard's replicas to another host, where it then stays",
-     "An operation. The new replica catches up and takes the old one's vote in one step. Refused, with\n"
+     "An operation. The new replica catches up and takes the old one's vote in one step. Refused, "
+     "with\n"
      "the reason, if the other host does not satisfy the shard's spec as well.",
      {OPT_FROM, OPT_TO, OPT_WAIT, OPT_TIMEOUT, OPT_DRY_RUN},
      command_shard_move},
     {"rebalance",
      "",
      "give hosts equally many replicas and leaders, with the fewest moves",
-     "An operation; also while balance is paused. Replicas that `thole shard move` placed may move, too.",
+     "An operation; also while balance is paused. Replicas that `thole shard move` placed may "
+     "move, too.",
      {OPT_WAIT, OPT_TIMEOUT, OPT_DRY_RUN},
      command_rebalance},
     {"replica create",
@@ -139,7 +144,8 @@ const struct cli_command cli_commands[] = {
     {"host decommission",
      "NAME",
      "drain a host and then remove it for ever",
-     "A dead host is removed at once; what it had is replaced. Until the host is empty, this can be\n"
+     "A dead host is removed at once; what it had is replaced. Until the host is empty, this can "
+     "be\n"
      "cancelled; ^C only stops watching.",
      {OPT_WAIT, OPT_TIMEOUT, OPT_DRY_RUN},
      command_host_decommission},
@@ -185,8 +191,10 @@ const struct cli_command cli_commands[] = {
     {"snapshot save",
      "SHARD FILE",
      "save a shard's state to a file; zero is the registry",
-     "Through any host: what was acknowledged before is in it. FILE appears, or is replaced, when all of\n"
-     "it is there and checked. With --stale a replica's own state, also when the shard has no quorum.",
+     "Through any host: what was acknowledged before is in it. FILE appears, or is replaced, when "
+     "all of\n"
+     "it is there and checked. With --stale a replica's own state, also when the shard has no "
+     "quorum.",
      {OPT_STALE},
      command_snapshot_save},
     {"snapshot status",
@@ -198,23 +206,28 @@ const struct cli_command cli_commands[] = {
     {"snapshot restore",
      "FILE NAME",
      "make a new shard of a snapshot",
-     "NAME must be free, or await its data: nothing is overwritten. The host that is talked to gets the file and the first\n"
-     "replica; placement adds the others. The spec is the one in the file, or that of -f (kind: Shard),\n"
+     "NAME must be free, or await its data: nothing is overwritten. The host that is talked to "
+     "gets the file and the first\n"
+     "replica; placement adds the others. The spec is the one in the file, or that of -f (kind: "
+     "Shard),\n"
      "with the same type. An operation, which can be cancelled until the new shard serves.",
      {OPT_FILE, OPT_WAIT, OPT_TIMEOUT},
      command_snapshot_restore},
     {"snapshot restore-zero",
      "FILE DIR",
      "make a data directory of a new cluster from a snapshot of the registry (zero); offline",
-     "For when all hosts are lost. DIR must be empty or absent. Start tholed with it: a cluster of one\n"
-     "host, with the shards, pools and events of the file, but no hosts and no data. Others join it. Each\n"
+     "For when all hosts are lost. DIR must be empty or absent. Start tholed with it: a cluster "
+     "of one\n"
+     "host, with the shards, pools and events of the file, but no hosts and no data. Others join "
+     "it. Each\n"
      "shard waits until its own snapshot is restored under its name, or until it is deleted.",
      {OPT_NAME},
      command_snapshot_restore_zero},
     {"bench",
      "",
      "load the cluster and measure",
-     "Creates shards of type noop if they are missing. Prints proposals per second, latencies, and\n"
+     "Creates shards of type noop if they are missing. Prints proposals per second, latencies, "
+     "and\n"
      "CPU seconds per million proposals of each host and of the load generator.",
      {OPT_MODE, OPT_SHARDS, OPT_IN_FLIGHT, OPT_PAYLOAD, OPT_READ_SHARE, OPT_SECONDS, OPT_WARMUP,
       OPT_VOTERS, OPT_CLEANUP, OPT_TIMEOUT},

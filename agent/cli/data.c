@@ -221,7 +221,7 @@ int command_session_open(struct cli *c)
     return cli_flush();
 }
 
-/* ---- Watch ------------------------------------------------------------------------------------- */
+/* ---- Watch ----------------------------------------------------------------------------------- */
 
 static void show_event(struct cli *c, bool kv, const thole_v1_WatchResponse *event)
 {

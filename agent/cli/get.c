@@ -65,7 +65,7 @@ static bool wanted(const struct get *g, enum rows_kind kind, const void *row)
            (strncmp(name, g->q.object, size) == 0 && (name[size] == '\0' || name[size] == '/'));
 }
 
-/* ---- Lists ------------------------------------------------------------------------------------- */
+/* ---- Lists ----------------------------------------------------------------------------------- */
 
 static int get_list(struct get *g)
 {
@@ -120,7 +120,7 @@ static int get_one(struct get *g)
     return cli_flush();
 }
 
-/* ---- Watching ---------------------------------------------------------------------------------- */
+/* ---- Watching -------------------------------------------------------------------------------- */
 
 static void show_gone(struct get *g, upb_StringView name)
 {

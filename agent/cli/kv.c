@@ -104,7 +104,7 @@ int command_kv_cas(struct cli *c)
     return code == CLI_OK ? show_result(c, result) : code;
 }
 
-/* ---- Queries ----------------------------------------------------------------------------------- */
+/* ---- Queries --------------------------------------------------------------------------------- */
 
 static int query(struct cli *c, const thole_kv_v1_Query *q, const thole_kv_v1_Answer **ret,
                  struct thole_status *st)

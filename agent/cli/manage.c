@@ -22,7 +22,7 @@ static int done(struct cli *c, struct wait_item *item, const char *format, ...)
     return result;
 }
 
-/* ---- Delete ------------------------------------------------------------------------------------ */
+/* ---- Delete ---------------------------------------------------------------------------------- */
 
 static int delete_shard(struct cli *c, const char *name)
 {
@@ -108,7 +108,7 @@ int command_delete(struct cli *c)
     return cli_say_usage(c, "\"%s\" is none of shard, pool, replica, host", kind);
 }
 
-/* ---- Replicas ---------------------------------------------------------------------------------- */
+/* ---- Replicas -------------------------------------------------------------------------------- */
 
 int command_replica_create(struct cli *c)
 {
@@ -135,7 +135,7 @@ int command_replica_delete(struct cli *c)
     return delete_replica(c, c->args[0]);
 }
 
-/* ---- Leadership -------------------------------------------------------------------------------- */
+/* ---- Leadership ------------------------------------------------------------------------------ */
 
 int command_shard_transfer(struct cli *c)
 {

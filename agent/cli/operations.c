@@ -12,7 +12,7 @@
 
 #define BAR_CELLS 24
 
-/* ---- Progress ---------------------------------------------------------------------------------- */
+/* ---- Progress -------------------------------------------------------------------------------- */
 
 struct progress {
     uint64_t id;
@@ -108,7 +108,7 @@ static enum thole_code watch_stream(struct cli *c, struct progress *p, uint32_t 
     return code;
 }
 
-/* ---- ^C ------------------------------------------------------------------------------------------ */
+/* ---- ^C -------------------------------------------------------------------------------------- */
 
 static char hint[128]; /* written before the handler is there */
 
@@ -207,7 +207,7 @@ int command_operation_cancel(struct cli *c)
     return cli_flush();
 }
 
-/* ---- Verbs ------------------------------------------------------------------------------------- */
+/* ---- Verbs ----------------------------------------------------------------------------------- */
 
 int operation_started(struct cli *c, enum thole_code code, const thole_v1_Operation *o,
                       const struct thole_status *st)

@@ -1,5 +1,6 @@
 /* The table of options, and the parser. Options stand anywhere on the line, since their names mean
- * the same with every command; which command may have which is checked when the command is known. */
+ * the same with every command; which command may have which is checked when the command is
+ * known. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -144,7 +145,7 @@ bool cli_set(struct cli *c, enum cli_option_id id, const char *text, const char 
     return true;
 }
 
-/* ---- The parser -------------------------------------------------------------------------------- */
+/* ---- The parser ------------------------------------------------------------------------------ */
 
 struct words {
     int argc;

@@ -1,4 +1,5 @@
-/* thole repair: a shard that lost its quorum for good; and the registry, when all hosts are lost. */
+/* thole repair: a shard that lost its quorum for good; and the registry, when all hosts are
+ * lost. */
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -72,7 +73,7 @@ int command_repair_shard(struct cli *c)
     return cli_flush();
 }
 
-/* ---- Shard zero, offline ------------------------------------------------------------------------- */
+/* ---- Shard zero, offline --------------------------------------------------------------------- */
 
 /* The plan as the service would send it, so that both look the same. */
 static const thole_v1_RepairPlan *plan_message(struct cli *c, const struct repair_plan *p)
@@ -134,12 +135,12 @@ int command_snapshot_restore_zero(struct cli *c)
         return cli_say_status("cannot restore the registry", &st);
     }
     uuid_format(&done.cluster, cluster);
-    printf(
-        "%s: host %s of the new cluster %s, from revision %" PRIu64 ": %" PRIu32
-        " shards await their data, %" PRIu32 " hosts are lost\n"
-        "next: start tholed with it, let other hosts join, and restore each shard's snapshot under its "
-        "name\n",
-        c->args[1], done.name, cluster, done.registry.revision, done.registry.shards,
-        done.registry.hosts);
+    printf("%s: host %s of the new cluster %s, from revision %" PRIu64 ": %" PRIu32
+           " shards await their data, %" PRIu32 " hosts are lost\n"
+           "next: start tholed with it, let other hosts join, and restore each shard's snapshot "
+           "under its "
+           "name\n",
+           c->args[1], done.name, cluster, done.registry.revision, done.registry.shards,
+           done.registry.hosts);
     return cli_flush();
 }

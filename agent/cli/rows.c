@@ -263,7 +263,7 @@ const upb_MessageDef *rows_def(struct cli *c, enum rows_kind kind)
     return thole_v1_Event_getmsgdef(c->pool);
 }
 
-/* ---- Watching ---------------------------------------------------------------------------------- */
+/* ---- Watching -------------------------------------------------------------------------------- */
 
 struct watching {
     struct cli *c;

@@ -74,8 +74,8 @@ void show_groups(const thole_v1_ShardSpec *spec, struct bytes *out);
 typedef bool (*rows_watch_fn)(void *ctx, const thole_v1_WatchClusterResponse *message);
 enum thole_code rows_watch(struct cli *c, uint64_t timeout_ms, rows_watch_fn row, void *ctx,
                            struct thole_status *st);
-/* The same of Events.WatchEvents, for ever, about q->object and after q->after. If not all of them are kept, it
- * says so and begins with the oldest that is; so does rows_list. */
+/* The same of Events.WatchEvents, for ever, about q->object and after q->after. If not all of them
+ * are kept, it says so and begins with the oldest that is; so does rows_list. */
 enum thole_code rows_watch_events(struct cli *c, const struct rows_query *q, rows_watch_fn row,
                                   void *ctx, struct thole_status *st);
 

@@ -112,7 +112,8 @@ static const char *text_of(struct bytes *b)
     return (const char *)b->data;
 }
 
-/* Used and allowed: "12/200", "12/-" without a limit. A row that is watched does not tell what is used. */
+/* Used and allowed: "12/200", "12/-" without a limit. A row that is watched does not tell what is
+ * used. */
 static void capacity_cell(struct cli_table *t, const thole_v1_Host *h)
 {
     char used[16] = "-", limit[16] = "-";

@@ -20,7 +20,7 @@
 /* The first piece comes when the machine has written its file. */
 #define PIECE_MS (10 * 60 * 1000)
 
-/* ---- Progress ---------------------------------------------------------------------------------- */
+/* ---- Progress -------------------------------------------------------------------------------- */
 
 struct meter {
     const char *what;
@@ -48,7 +48,7 @@ static void show(struct meter *m, uint64_t done, uint64_t total)
     fflush(stderr);
 }
 
-/* ---- Save -------------------------------------------------------------------------------------- */
+/* ---- Save ------------------------------------------------------------------------------------ */
 
 static enum thole_code write_all(int fd, const char *path, struct slice s, struct thole_status *st)
 {
@@ -169,7 +169,7 @@ int command_snapshot_save(struct cli *c)
     return result;
 }
 
-/* ---- Status ------------------------------------------------------------------------------------ */
+/* ---- Status ---------------------------------------------------------------------------------- */
 
 /* Runs `piece` over the file. */
 typedef enum thole_code (*piece_fn)(void *ctx, uint64_t offset, struct slice piece,
@@ -273,7 +273,7 @@ int command_snapshot_status(struct cli *c)
     return result;
 }
 
-/* ---- Restore ----------------------------------------------------------------------------------- */
+/* ---- Restore --------------------------------------------------------------------------------- */
 
 struct upload {
     struct cli *c;

@@ -44,7 +44,7 @@ static void tell(struct wait_item *w, const char *format, ...)
     }
 }
 
-/* ---- One row at a time -------------------------------------------------------------------------- */
+/* ---- One row at a time ----------------------------------------------------------------------- */
 
 static void observe_shard(struct wait_item *w, const thole_v1_Shard *s)
 {
@@ -228,7 +228,7 @@ void wait_observe(struct wait_item *w, const thole_v1_WatchClusterResponse *m)
     }
 }
 
-/* ---- All of them ------------------------------------------------------------------------------- */
+/* ---- All of them ----------------------------------------------------------------------------- */
 
 struct waiting {
     struct wait_item *items;

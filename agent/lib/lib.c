@@ -1,4 +1,5 @@
-/* A shared library needs one source of its own; nearly everything is in the archives it is made of. */
+/* A shared library needs one source of its own; nearly everything is in the archives it is made
+ * of. */
 #include <thole/thole.h>
 
 _Static_assert(THOLE_VERSION_MAJOR == 0, "the soname is made from the project's version");

@@ -120,7 +120,7 @@ void call_refuse(struct call *c, const char *field, const char *format, ...)
     call_free(c);
 }
 
-/* ---- Reads ------------------------------------------------------------------------------------- */
+/* ---- Reads ----------------------------------------------------------------------------------- */
 
 static void barrier_done(void *ctx, const struct thole_status *st)
 {
@@ -144,15 +144,16 @@ void call_read(struct call *c, bool stale, call_fn next)
     agent_barrier(c->s->agent, c->deadline_ns, barrier_done, c);
 }
 
-/* ---- Commands ---------------------------------------------------------------------------------- */
+/* ---- Commands -------------------------------------------------------------------------------- */
 
 thole_registry_v1_Operation *call_operation(struct call *c)
 {
     return thole_registry_v1_Operation_new(c->arena);
 }
 
-/* A refusal changes nothing, so it is no event: whoever repeats a mistake would fill shard zero's log
- * with it. It is counted, and the log of the host that was asked says what it was, at most so often. */
+/* A refusal changes nothing, so it is no event: whoever repeats a mistake would fill shard zero's
+ * log with it. It is counted, and the log of the host that was asked says what it was, at most so
+ * often. */
 #define REFUSALS_LOGGED_PER_S 10
 
 static METRIC_DEFINE_COUNTER(metric_refused, "thole_control_refused_total",
@@ -179,7 +180,8 @@ static void note_refusal(const struct call *c, const struct thole_status *st)
     }
 }
 
-/* Others changed the row between our look and the command. What the user asked for was not refused. */
+/* Others changed the row between our look and the command. What the user asked for was not
+ * refused. */
 static void decide_again(struct call *c)
 {
     registry_view_release(c->view);

@@ -62,7 +62,7 @@ static void watch_unref(void *data)
     }
 }
 
-/* ---- Rows -------------------------------------------------------------------------------------- */
+/* ---- Rows ------------------------------------------------------------------------------------ */
 
 static void push(struct cluster_watch *w, struct bytes *out)
 {
@@ -133,7 +133,7 @@ static void push_bookmark(struct cluster_watch *w)
     push(w, &out);
 }
 
-/* ---- One watch --------------------------------------------------------------------------------- */
+/* ---- One watch ------------------------------------------------------------------------------- */
 
 static void drop_pending(struct cluster_watch *w)
 {
@@ -344,7 +344,7 @@ static void pump(struct cluster_watch *w)
     }
 }
 
-/* ---- The worker -------------------------------------------------------------------------------- */
+/* ---- The worker ------------------------------------------------------------------------------ */
 
 static void pump_all(struct services *s)
 {

@@ -1,7 +1,7 @@
 /* thole.v1.Data, the unary calls: Propose, Query, OpenSession.
  *
- * The hot path. A call's state comes from a pool, and has its payload if that is small; its answer is
- * encoded by hand straight into the buffer that is sent. */
+ * The hot path. A call's state comes from a pool, and has its payload if that is small; its answer
+ * is encoded by hand straight into the buffer that is sent. */
 #include <stdlib.h>
 #include <string.h>
 #include <upb/decode.h>
@@ -76,7 +76,7 @@ bool data_find_shard(struct services *s, struct slice name, uint64_t *ret_id)
     return shard != NULL;
 }
 
-/* ---- Answers ----------------------------------------------------------------------------------- */
+/* ---- Answers --------------------------------------------------------------------------------- */
 
 #define PROPOSE_OVERHEAD_BYTES 48 /* code, index, duplicate, and the heads of data and text */
 
@@ -165,7 +165,7 @@ static void data_done(struct router_request *r)
     data_call_free(d);
 }
 
-/* ---- Requests ---------------------------------------------------------------------------------- */
+/* ---- Requests -------------------------------------------------------------------------------- */
 
 static void data_end(struct data_call *d, const struct thole_status *st)
 {

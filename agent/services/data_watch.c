@@ -1,8 +1,8 @@
 /* thole.v1.Data.Watch: a shard's events, from its machine to a client.
  *
  * Every ending goes one way: agent_unwatch (or the source ends by itself), then `ended`, which
- * finishes the call. The queue to the client is the call's own, which is bounded: a client that does
- * not keep up is cut off, for events cannot be skipped. */
+ * finishes the call. The queue to the client is the call's own, which is bounded: a client that
+ * does not keep up is cut off, for events cannot be skipped. */
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>

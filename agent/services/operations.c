@@ -77,7 +77,7 @@ void operations_cancel(struct call *c)
                  &thole_v1_Operation_msginit);
 }
 
-/* ---- Verbs on hosts ---------------------------------------------------------------------------- */
+/* ---- Verbs on hosts -------------------------------------------------------------------------- */
 
 static void start_on_host(struct call *c, int32_t kind, upb_StringView given,
                           upb_StringView request_id, bool validate_only)
@@ -110,7 +110,7 @@ HOST_VERB(operations_cordon, Cordon, CORDON)
 HOST_VERB(operations_uncordon, Uncordon, UNCORDON)
 HOST_VERB(operations_decommission, Decommission, DECOMMISSION)
 
-/* ---- Moves --------------------------------------------------------------------------------------- */
+/* ---- Moves ----------------------------------------------------------------------------------- */
 
 static bool host_id(const struct registry_view *v, upb_StringView name, struct uuid *ret)
 {
@@ -125,7 +125,8 @@ static bool host_id(const struct registry_view *v, upb_StringView name, struct u
     return uuid_parse(text, ret);
 }
 
-/* Does the spec allow it? What the rows do not allow, and one that is under way, is for the machine. */
+/* Does the spec allow it? What the rows do not allow, and one that is under way, is for the
+ * machine. */
 static bool move_fits(struct call *c, upb_StringView shard, upb_StringView from, upb_StringView to)
 {
     struct registry_shard_buf shard_buf;
@@ -231,7 +232,7 @@ void operations_record_transfer(struct call *c, upb_StringView shard, upb_String
                   c->deadline_ns, recorded, NULL);
 }
 
-/* ---- Controllers ------------------------------------------------------------------------------- */
+/* ---- Controllers ----------------------------------------------------------------------------- */
 
 void operations_pause(struct call *c)
 {

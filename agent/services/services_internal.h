@@ -42,7 +42,7 @@ struct services {
     size_t pool_count;
 };
 
-/* ---- Calls (call.c) ---------------------------------------------------------------------------- */
+/* ---- Calls (call.c) -------------------------------------------------------------------------- */
 
 /* One unary call, from its request to its answer. It lives in an arena of its own, with everything
  * that it decodes and builds, and is handled by one thread at a time. */
@@ -65,11 +65,13 @@ struct call {
     const char *metadata[3];
 
     call_fn next; /* after the barrier */
-    /* Before a command's answer: the revision it took effect at, 0 if it was refused, or who knows. */
+    /* Before a command's answer: the revision it took effect at, 0 if it was refused, or who
+     * knows. */
     void (*settled)(struct call *c, uint64_t revision);
     const upb_MiniTable *row;   /* the kind of row that answers a command; NULL: an empty message */
     struct registry_view *view; /* released with the call */
-    /* Of the command: the view that c->next checked it on, which runs again if it was too old; 0: none. */
+    /* Of the command: the view that c->next checked it on, which runs again if it was too old; 0:
+     * none. */
     uint64_t decided_at;
     upb_StringView from; /* TransferLeader: the host that led */
     struct router_request route;
@@ -99,8 +101,8 @@ void call_read(struct call *c, bool stale, call_fn next);
 thole_registry_v1_Operation *call_operation(struct call *c);
 void call_command(struct call *c, thole_registry_v1_Operation *op, upb_StringView request_id,
                   bool validate_only, const upb_MiniTable *row);
-/* Did a command with this id take effect, or was it refused for good? It gets the same answer again, so what
- * the rows of c->view allow by now does not matter. */
+/* Did a command with this id take effect, or was it refused for good? It gets the same answer
+ * again, so what the rows of c->view allow by now does not matter. */
 bool call_answered(const struct call *c, upb_StringView request_id);
 
 /* Failing a call of any kind: metadata and a retry delay that fits the code. */
@@ -108,7 +110,7 @@ void services_fail(struct bus_rpc *rpc, const struct thole_status *st, const cha
 uint64_t services_deadline(struct bus_rpc *rpc);
 struct bufslice services_encode(const void *message, const upb_MiniTable *kind, upb_Arena *arena);
 
-/* ---- Pages (page.c) ---------------------------------------------------------------------------- */
+/* ---- Pages (page.c) -------------------------------------------------------------------------- */
 
 #define PAGE_SIZE_DEFAULT 100
 #define PAGE_SIZE_MAX 1000
@@ -147,7 +149,7 @@ void page_reply(struct page *p, struct call *c, enum page_kind kind, const struc
 void wire_bytes(struct bytes *out, uint32_t field, struct slice value);
 void wire_varint(struct bytes *out, uint32_t field, uint64_t value);
 
-/* ---- Checks (check.c) -------------------------------------------------------------------------- */
+/* ---- Checks (check.c) ------------------------------------------------------------------------ */
 
 #define CHECK_MESSAGE_BYTES 200
 /* What is wrong with a field. */
@@ -170,7 +172,7 @@ bool call_name(struct call *c, const char *field, upb_StringView name);
 bool call_request_id(struct call *c, upb_StringView id);
 bool call_checked(struct call *c, bool ok, const struct check *check);
 
-/* ---- The services ------------------------------------------------------------------------------ */
+/* ---- The services ---------------------------------------------------------------------------- */
 
 void hosts_get(struct call *c);
 void hosts_list(struct call *c);
@@ -207,8 +209,8 @@ void replicas_create(struct call *c);
 void replicas_delete(struct call *c);
 void events_list(struct call *c);
 bool events_is_about(const thole_v1_Event *event, upb_StringView object);
-/* False: some after that revision were dropped; `st` says so, and EVENTS_OLDEST in the error's metadata is the
- * revision of the oldest that is kept. */
+/* False: some after that revision were dropped; `st` says so, and EVENTS_OLDEST in the error's
+ * metadata is the revision of the oldest that is kept. */
 #define EVENTS_OLDEST "oldest_revision"
 #define EVENTS_OLDEST_BYTES 24
 bool events_all_kept(const struct registry_view *v, uint64_t after, struct thole_status *st,

@@ -136,7 +136,7 @@ void shards_delete(struct call *c)
     call_command(c, op, thole_v1_DeleteShardRequest_request_id(q), false, NULL);
 }
 
-/* ---- TransferLeader ---------------------------------------------------------------------------- */
+/* ---- TransferLeader -------------------------------------------------------------------------- */
 
 static void transfer_done(struct router_request *r)
 {

@@ -1,11 +1,12 @@
-/* thole.v1.Snapshots: files that are brought back. (snapshots_save.c: files that are taken away.) */
+/* thole.v1.Snapshots: files that are brought back. (snapshots_save.c: files that are taken
+ * away.) */
 #include <stdlib.h>
 #include <string.h>
 
 #include "agent/services/services_internal.h"
 #include "agent/uploads.h"
 
-/* ---- Upload ------------------------------------------------------------------------------------ */
+/* ---- Upload ---------------------------------------------------------------------------------- */
 
 static void uploaded(void *ctx, const struct thole_status *st, const struct upload_state *state)
 {
@@ -40,7 +41,7 @@ void snapshots_upload(struct call *c)
                 (struct bufslice){b, slice_of(b->data, b->size)}, uploaded, c);
 }
 
-/* ---- Restore ----------------------------------------------------------------------------------- */
+/* ---- Restore --------------------------------------------------------------------------------- */
 
 static upb_StringView file_of(const struct call *c)
 {

@@ -1,5 +1,5 @@
-/* thole.v1.Snapshots.SaveSnapshot: the bytes of a file, from a replica here or elsewhere, as fast as the
- * client takes them.
+/* thole.v1.Snapshots.SaveSnapshot: the bytes of a file, from a replica here or elsewhere, as fast
+ * as the client takes them.
  *
  * At any time a save waits for exactly one thing: a piece, or room in the stream's queue. */
 #include <stdlib.h>
@@ -49,7 +49,7 @@ static void fail_cancelled(struct save *v)
     fail(v, &st);
 }
 
-/* ---- The event --------------------------------------------------------------------------------- */
+/* ---- The event ------------------------------------------------------------------------------- */
 
 static void recorded(void *ctx, const struct thole_status *st,
                      const thole_registry_v1_Result *result)
@@ -80,7 +80,7 @@ static void record(struct save *v)
                   NULL);
 }
 
-/* ---- Pieces ------------------------------------------------------------------------------------ */
+/* ---- Pieces ---------------------------------------------------------------------------------- */
 
 static void piece_done(void *ctx, const struct thole_status *st, const struct export_piece *piece);
 
@@ -198,7 +198,7 @@ static void piece_done(void *ctx, const struct thole_status *st, const struct ex
     bufslice_unref(message);
 }
 
-/* ---- Where it is ------------------------------------------------------------------------------- */
+/* ---- Where it is ----------------------------------------------------------------------------- */
 
 static void add_host(struct save *v, const struct uuid *host)
 {

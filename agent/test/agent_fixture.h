@@ -23,7 +23,8 @@ void fixture_free(struct fixture *f); /* stops what runs, deletes the directory 
 const char *fixture_address(struct fixture *f, int i);
 char *fixture_dir(struct fixture *f, int i); /* malloced */
 
-/* Options of host i, to be changed by the test before fixture_start. Strings live as long as `f`. */
+/* Options of host i, to be changed by the test before fixture_start. Strings live as long as
+ * `f`. */
 struct agent_options fixture_options(struct fixture *f, int i, enum agent_bootstrap how);
 enum thole_code fixture_start(struct fixture *f, int i, const struct agent_options *o,
                               struct thole_status *st);

@@ -182,7 +182,7 @@ static void test_session_applies_a_retry_once(void **state)
     assert_int_equal(st.reason, THOLE_REASON_SESSION_EXPIRED);
 }
 
-/* ---- Watches ----------------------------------------------------------------------------------- */
+/* ---- Watches --------------------------------------------------------------------------------- */
 
 struct seen {
     _Atomic int bookmarks, events, ended;
@@ -250,7 +250,7 @@ static void test_watch_sees_changes_and_ends_once(void **state)
     thole_shard_release(c);
 }
 
-/* ---- Views ------------------------------------------------------------------------------------- */
+/* ---- Views ----------------------------------------------------------------------------------- */
 
 static void test_view_walks_hosts_shards_and_replicas(void **state)
 {

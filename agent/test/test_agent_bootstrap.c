@@ -1,4 +1,5 @@
-/* Ways into a cluster: alone, together, through a member; and what happens when one dies on the way. */
+/* Ways into a cluster: alone, together, through a member; and what happens when one dies on the
+ * way. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -135,7 +136,7 @@ static void test_two_of_three_peers_wait(void **state)
     fixture_free(f);
 }
 
-/* ---- Death on the way -------------------------------------------------------------------------- */
+/* ---- Death on the way ------------------------------------------------------------------------ */
 
 struct death {
     const char *at;
@@ -236,7 +237,7 @@ static void test_promise_binds_against_other_flags(void **state)
     fixture_free(f);
 }
 
-/* ---- Joining ----------------------------------------------------------------------------------- */
+/* ---- Joining --------------------------------------------------------------------------------- */
 
 static void join(struct fixture *f, int i)
 {

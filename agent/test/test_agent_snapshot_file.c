@@ -1,4 +1,5 @@
-/* The format of snapshot files: whole, cut anywhere, with any bit flipped, in pieces of any size. */
+/* The format of snapshot files: whole, cut anywhere, with any bit flipped, in pieces of any
+ * size. */
 #include "agent/snapshot_file.h"
 
 #include <setjmp.h>

@@ -1,5 +1,5 @@
-/* The configuration file: a YAML mapping of options to scalars, or to lists of them; `tag` may also be
- * a mapping (tag: {zone: a}). */
+/* The configuration file: a YAML mapping of options to scalars, or to lists of them; `tag` may also
+ * be a mapping (tag: {zone: a}). */
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>

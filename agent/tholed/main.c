@@ -86,7 +86,7 @@ static void on_failed(void *ctx, const struct thole_status *st)
     wake(d);
 }
 
-/* ---- Start ------------------------------------------------------------------------------------- */
+/* ---- Start ----------------------------------------------------------------------------------- */
 
 static enum thole_code configure_log(const struct daemon_options *o, struct thole_status *st)
 {
@@ -161,7 +161,7 @@ static void banner(struct daemon *d)
     fflush(stdout);
 }
 
-/* ---- Status for people and systemd ------------------------------------------------------------- */
+/* ---- Status for people and systemd ----------------------------------------------------------- */
 
 static bool status_changed(struct agent *a, void *ctx)
 {
@@ -216,7 +216,7 @@ static void watchdog(struct daemon *d, uint64_t interval_us)
     agent_route(d->agent, &d->probe);
 }
 
-/* ---- Run --------------------------------------------------------------------------------------- */
+/* ---- Run ------------------------------------------------------------------------------------- */
 
 static int run(struct daemon *d, int signal_fd)
 {
@@ -288,8 +288,8 @@ static int start_and_run(struct daemon *d, int signal_fd)
     return rc;
 }
 
-/* Every segment of the log is an open file, as are RocksDB's tables; the customary soft limit is for
- * programs that use select. */
+/* Every segment of the log is an open file, as are RocksDB's tables; the customary soft limit is
+ * for programs that use select. */
 static void allow_open_files(void)
 {
     struct rlimit limit;

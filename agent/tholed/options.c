@@ -250,9 +250,9 @@ void options_deinit(struct daemon_options *o)
 
 void options_help(void)
 {
-    printf(
-        "usage: tholed [OPTION]...\n\n"
-        "A host of a Thole cluster. A data directory that has been used needs no other option.\n\n");
+    printf("usage: tholed [OPTION]...\n\n"
+           "A host of a Thole cluster. A data directory that has been used needs no other "
+           "option.\n\n");
     for (size_t i = 0; i < ROWS; i++) {
         char left[64];
         snprintf(left, sizeof left, "--%s%s%s", table[i].name, table[i].value ? " " : "",
@@ -260,9 +260,12 @@ void options_help(void)
         printf("  %-28s %s\n", left, table[i].help);
     }
     printf(
-        "\nEach option can be given in the environment (--data-dir as THOLED_DATA_DIR) or in the file\n"
+        "\nEach option can be given in the environment (--data-dir as THOLED_DATA_DIR) or in the "
+        "file\n"
         "of --config (data-dir: ...); a flag beats the environment, which beats the file.\n\n"
         "Exit codes: 0 stopped by a signal, 1 could not start, 2 wrong options, 3 data directory\n"
-        "(locked, foreign, damaged, newer version, other cluster), 4 address in use, 5 failed while\n"
-        "running (disk), or whenever it is found to be removed from the cluster or the copy of a disk.\n");
+        "(locked, foreign, damaged, newer version, other cluster), 4 address in use, 5 failed "
+        "while\n"
+        "running (disk), or whenever it is found to be removed from the cluster or the copy of a "
+        "disk.\n");
 }

@@ -1,5 +1,6 @@
-/* The daemon's options: one table makes the flags, the environment, the configuration file's keys and
- * the help. A flag beats the environment (THOLED_DATA_DIR for --data-dir), which beats the file. */
+/* The daemon's options: one table makes the flags, the environment, the configuration file's keys
+ * and the help. A flag beats the environment (THOLED_DATA_DIR for --data-dir), which beats the
+ * file. */
 #ifndef AGENT_THOLED_OPTIONS_H
 #define AGENT_THOLED_OPTIONS_H
 

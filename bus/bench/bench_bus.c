@@ -1,4 +1,5 @@
-/* What the bus costs: unary calls with 1 and 16 in flight, exchanges with 1,000 in flight, frames of
+/* What the bus costs: unary calls with 1 and 16 in flight, exchanges with 1,000 in flight, frames
+ * of
  * 64 B to 64 KiB one way; the server is a process of its own. One line each: rate, latency, CPU per
  * operation (of both processes). Usage: bench_bus [seconds per figure [part of a figure's name]] */
 #include <inttypes.h>
@@ -89,7 +90,7 @@ static void on_echo(void *ctx, struct bus_rpc *rpc, struct slice message)
     bus_rpc_reply(rpc, (struct bufslice){b, {b->data, b->size}});
 }
 
-/* ---- Measuring -------------------------------------------------------------------------------------- */
+/* ---- Measuring ------------------------------------------------------------------------------- */
 
 static uint64_t began_ns, began_cpu, began_count;
 
@@ -123,7 +124,7 @@ static void sleep_for(double seconds)
         NULL);
 }
 
-/* ---- Closed loops: each answer starts the next call --------------------------------------------------- */
+/* ---- Closed loops: each answer starts the next call ------------------------------------------ */
 
 struct flight {
     uint64_t sent_ns;
@@ -205,7 +206,7 @@ static void blocking_calls(double seconds)
     report("unary, blocking");
 }
 
-/* ---- Frames --------------------------------------------------------------------------------------------- */
+/* ---- Frames ---------------------------------------------------------------------------------- */
 
 static void frames(const char *what, size_t size, double seconds)
 {

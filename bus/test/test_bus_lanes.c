@@ -175,7 +175,7 @@ static void test_late_peer_and_moved_peer_are_found(void **state)
     host_free(c);
 }
 
-/* ---- A network that falls silent ---------------------------------------------------------------------- */
+/* ---- A network that falls silent ------------------------------------------------------------- */
 
 static void test_silent_peer_is_down_and_comes_back(void **state)
 {
@@ -292,8 +292,8 @@ static void test_stop_with_peers_connected_takes_no_grace(void **state)
     host_free(b);
 }
 
-/* An attempt to connect that is under way on the loop while the bus stops starts no batch on a queue
- * that was shut down, which ends the process. */
+/* An attempt to connect that is under way on the loop while the bus stops starts no batch on a
+ * queue that was shut down, which ends the process. */
 static void test_bus_that_stops_while_it_connects_ends_well(void **state)
 {
     (void)state;

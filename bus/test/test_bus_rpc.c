@@ -16,7 +16,7 @@
 #include "google/rpc/status.upb.h"
 #include "grpc/reflection/v1/reflection.upb.h"
 
-/* ---- A server with some methods ------------------------------------------------------------------- */
+/* ---- A server with some methods -------------------------------------------------------------- */
 
 #define HELD_RPCS_MAX 64
 
@@ -209,7 +209,7 @@ static void expect_echo(struct bus_channel *c, const char *text)
     buf_unref(reply);
 }
 
-/* ---- Calls ------------------------------------------------------------------------------------------ */
+/* ---- Calls ----------------------------------------------------------------------------------- */
 
 static void test_unary_calls(void **state)
 {
@@ -418,7 +418,7 @@ static void test_slow_reader_meets_the_bound_and_drains(void **state)
     served_free(s);
 }
 
-/* ---- A bidirectional client, from the bus's own pieces ----------------------------------------------- */
+/* ---- A bidirectional client, from the bus's own pieces --------------------------------------- */
 
 struct bidi {
     pthread_mutex_t mutex;
@@ -498,7 +498,7 @@ static void test_bidi_stream(void **state)
     served_free(s);
 }
 
-/* ---- Reflection ----------------------------------------------------------------------------------------- */
+/* ---- Reflection ------------------------------------------------------------------------------ */
 
 typedef grpc_reflection_v1_ServerReflectionRequest Request;
 typedef grpc_reflection_v1_ServerReflectionResponse Response;
@@ -609,7 +609,7 @@ static void test_reflection_under_both_names(void **state)
     served_free(s);
 }
 
-/* ---- Health ----------------------------------------------------------------------------------------------- */
+/* ---- Health ---------------------------------------------------------------------------------- */
 
 static int check_health(struct served *s, const char *name)
 {
@@ -668,7 +668,7 @@ static void test_health(void **state)
     served_free(s);
 }
 
-/* ---- The server's life --------------------------------------------------------------------------------------- */
+/* ---- The server's life ----------------------------------------------------------------------- */
 
 static void on_reply(void *ctx, const struct thole_status *st, struct bufslice reply)
 {

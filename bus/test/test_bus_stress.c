@@ -1,5 +1,5 @@
-/* Everything at once, from many threads, while one of three hosts is restarted again and again: each
- * exchange ends exactly once, calls keep working, and stopping leaves nothing behind. */
+/* Everything at once, from many threads, while one of three hosts is restarted again and again:
+ * each exchange ends exactly once, calls keep working, and stopping leaves nothing behind. */
 #include <stdio.h>
 #include <stdlib.h>
 

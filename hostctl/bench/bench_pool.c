@@ -1,7 +1,8 @@
 /* One pool spec, many shards: three hosts in one thread, with real engines, registries and
  * controllers in virtual time. How many entries of shard zero, how much time of the processor (of
  * all three hosts together) and how much memory it takes until every shard is ready; what an
- * unchanged cluster costs, one changed row, and the failure of a host that leads a third of them. */
+ * unchanged cluster costs, one changed row, and the failure of a host that leads a third of
+ * them. */
 #include <inttypes.h>
 #include <stdint.h>
 #include <stdio.h>

@@ -133,8 +133,8 @@ static void detector_threshold_stays_below_its_ceiling(void **state)
     assert_int_equal(detector_allowed_ms(&s.d, &bounds), 10000);
 }
 
-/* Intervals in ms between the signs of life of one of three daemons that shared two cores with eight
- * busy loops for most of the time. */
+/* Intervals in ms between the signs of life of one of three daemons that shared two cores with
+ * eight busy loops for most of the time. */
 static const uint16_t recorded[] = {
     24,  20,  104, 54,  155, 100, 89,  103, 199, 232, 166, 103, 199, 200, 198, 100, 102, 198,
     121, 179, 118, 188, 200, 104, 100, 96,  103, 100, 193, 111, 189, 199, 99,  110, 100, 95,
@@ -169,7 +169,8 @@ static void detector_recorded_intervals_of_a_loaded_machine_raise_no_alarm(void 
     assert_int_equal(detector_allowed_ms(&s.d, &bounds), 1000);
 }
 
-/* Heartbeats of 100 ms with exponential delays, and every twentieth one with a stall of up to 1.5 s. */
+/* Heartbeats of 100 ms with exponential delays, and every twentieth one with a stall of up to 1.5
+ * s. */
 static void detector_random_intervals_rarely_alarm_and_are_noticed_in_time(void **state)
 {
     (void)state;
@@ -194,7 +195,8 @@ static void detector_random_intervals_rarely_alarm_and_are_noticed_in_time(void 
     print_message("%llu alarms in %llu intervals; a death is noticed within %llu ms\n",
                   (unsigned long long)alarms, (unsigned long long)intervals,
                   (unsigned long long)worst_ms);
-    /* Fewer than one per host and seven minutes, where a fixed 1 s would alarm 300 times as often. */
+    /* Fewer than one per host and seven minutes, where a fixed 1 s would alarm 300 times as
+     * often. */
     assert_true(alarms * 4000 <= intervals);
     assert_true(worst_ms <= 4500);
 }

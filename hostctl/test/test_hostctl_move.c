@@ -208,7 +208,8 @@ static void test_move_ends_with_its_shard(void **state)
     house_free(h);
 }
 
-/* Balance is paused, so that only the operation moves anything; one that was moved by hand may go, too. */
+/* Balance is paused, so that only the operation moves anything; one that was moved by hand may go,
+ * too. */
 static void test_rebalance_evens_out_while_balance_is_paused(void **state)
 {
     (void)state;

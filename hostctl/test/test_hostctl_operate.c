@@ -83,7 +83,8 @@ static void test_decommission_removes_the_host_under_each_leader_of_zero(void **
     }
 }
 
-/* Nothing can replace what a dead host had, and yet it goes: another one may then take its place. */
+/* Nothing can replace what a dead host had, and yet it goes: another one may then take its
+ * place. */
 static void test_decommission_of_a_dead_host_does_not_wait_for_its_replicas(void **state)
 {
     (void)state;
@@ -101,8 +102,9 @@ static void test_decommission_of_a_dead_host_does_not_wait_for_its_replicas(void
     house_free(h);
 }
 
-/* A shard is placed on a host that is dead before anybody has noticed. Nobody knows that it did not form there, as
- * long as the host may come back; when it was removed, nothing is left to wait for. */
+/* A shard is placed on a host that is dead before anybody has noticed. Nobody knows that it did not
+ * form there, as long as the host may come back; when it was removed, nothing is left to wait
+ * for. */
 static void test_shard_placed_on_a_dying_host_begins_again_when_that_is_removed(void **state)
 {
     (void)state;

@@ -1,11 +1,11 @@
-/* The controllers of six hosts under random trouble in virtual time: crashes, pauses, partitions between
- * any two, machines that fail, a slow shard zero, hosts that come and go, and users who change
- * their minds. All the time, and in the end:
+/* The controllers of six hosts under random trouble in virtual time: crashes, pauses, partitions
+ * between any two, machines that fail, a slow shard zero, hosts that come and go, and users who
+ * change their minds. All the time, and in the end:
  *
  *   - never two active replicas of a shard on a host (in the engines, not only in the rows);
  *   - ids are never used again;
- *   - no shard loses its majority by what the controllers do: a configuration that can commit is not
- *     followed by one that cannot;
+ *   - no shard loses its majority by what the controllers do: a configuration that can commit is
+ *     not followed by one that cannot;
  *   - what is wanted is what is, once the trouble is over, and then nothing is written any more;
  *   - the number of commands is bounded by the number of troubles.
  *
@@ -25,8 +25,8 @@
 #define HOSTS 6
 #define TROUBLES 14
 #define SHARDS 3
-/* Each trouble may move every replica of every shard, and each move takes some ten commands; liveness
- * and reports come on top. What loops would go far beyond. */
+/* Each trouble may move every replica of every shard, and each move takes some ten commands;
+ * liveness and reports come on top. What loops would go far beyond. */
 #define COMMANDS_PER_TROUBLE 250
 
 static const char *const names[SHARDS] = {"a", "b", "f"};

@@ -4,8 +4,9 @@
  *   shard_load --endpoints A,B,C [--prefix NAME] [--shards N] [--in-flight N] [--rate PER_SECOND]
  *              [--kv BYTES] [--total BYTES] [--warmup S] [--seconds S]
  *
- * Proposes 16 bytes (shards of type noop), or with --kv puts values of that size under ever new keys;
- * until the time is over, or with --total until so many bytes of values were put. Prints JSON. */
+ * Proposes 16 bytes (shards of type noop), or with --kv puts values of that size under ever new
+ * keys; until the time is over, or with --total until so many bytes of values were put. Prints
+ * JSON. */
 #include <inttypes.h>
 #include <pthread.h>
 #include <stdatomic.h>
@@ -141,8 +142,8 @@ static bool enough(const struct load *l)
     return l->c.total > 0 && atomic_load(&l->done) * l->c.kv >= l->c.total;
 }
 
-/* Everything is started by this thread, a tick at a time: a gap is then the cluster's, and a rate is
- * kept. */
+/* Everything is started by this thread, a tick at a time: a gap is then the cluster's, and a rate
+ * is kept. */
 static void run_for(struct load *l, uint64_t seconds)
 {
     uint64_t begin = clock_now(&clock_system), end = begin + seconds * NS_PER_S;

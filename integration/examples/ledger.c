@@ -4,8 +4,8 @@
  *   cc ledger.c $(pkg-config --cflags --libs thole) -o ledger
  *   ./ledger DATA_DIRECTORY [LISTEN_ADDRESS]
  *
- * Run it twice with the same directory: the balances are still there. It serves the same gRPC port as
- * tholed while it runs, so `thole --endpoints ADDRESS query ledger "balance alice"` works too.
+ * Run it twice with the same directory: the balances are still there. It serves the same gRPC port
+ * as tholed while it runs, so `thole --endpoints ADDRESS query ledger "balance alice"` works too.
  *
  * Commands: "deposit NAME AMOUNT", "transfer FROM TO AMOUNT". Queries: "balance NAME", "total". */
 #include <inttypes.h>
@@ -130,7 +130,8 @@ static enum thole_code ledger_query(void *machine, const void *view, struct thol
     return answer->write(answer, out, (size_t)n);
 }
 
-/* The engine checks snapshots for damage; the format is ours. All hosts here have one byte order. */
+/* The engine checks snapshots for damage; the format is ours. All hosts here have one byte
+ * order. */
 static enum thole_code ledger_save(void *machine, const void *view, struct thole_sink *out,
                                    struct thole_status *st)
 {

@@ -1,5 +1,5 @@
-/* Linked into a daemon instead of loaded: a machine type "flaky" that counts its commands, and whose
- * apply fails while there is a file `fail` in the host's data directory.
+/* Linked into a daemon instead of loaded: a machine type "flaky" that counts its commands, and
+ * whose apply fails while there is a file `fail` in the host's data directory.
  *
  * agent_new is wrapped, so that the daemon's own sources stay as they are. */
 #include <inttypes.h>

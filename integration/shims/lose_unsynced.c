@@ -6,7 +6,8 @@
  * reads or maps the file again in the same process sees it, because it is written out first.
  * Directory operations are not held back: a lost rename is not simulated. Only what RocksDB and
  * Thole use is intercepted. */
-// libc's parameter names are not ours. NOLINTBEGIN(readability-inconsistent-declaration-parameter-name)
+// libc's parameter names are not ours.
+// NOLINTBEGIN(readability-inconsistent-declaration-parameter-name)
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -162,7 +163,8 @@ ssize_t write(int fd, const void *data, size_t size)
     shim_start();
     if (!is_tracked(fd))
         return real_write(fd, data, size);
-    /* The file position moves as if the bytes were there; O_APPEND is not used by the writers here. */
+    /* The file position moves as if the bytes were there; O_APPEND is not used by the writers
+     * here. */
     off_t at = lseek(fd, 0, SEEK_CUR);
     ssize_t n = hold(fd, data, size, at);
     lseek(fd, at + n, SEEK_SET);

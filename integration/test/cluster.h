@@ -72,8 +72,8 @@ int shard_leader(struct cluster *c, int via, const char *shard);
 int count_text(const char *text, const char *needle);
 int count_lines(const char *text, const char *needle);
 
-/* Wait until a command succeeds and prints that many lines with `needle`; fail the test if it takes too
- * long. The struct is for predicates of the same kind. */
+/* Wait until a command succeeds and prints that many lines with `needle`; fail the test if it takes
+ * too long. The struct is for predicates of the same kind. */
 struct expect {
     struct cluster *c;
     int via;
@@ -89,8 +89,8 @@ uint64_t now_ms(void);
 void eventually(int timeout_ms, const char *what, bool (*predicate)(void *ctx), void *ctx);
 uint64_t directory_bytes(const char *path);
 
-/* The file, of more than so many bytes, with the byte at `at` changed, or only what is before that. Negative:
- * from the end. */
+/* The file, of more than so many bytes, with the byte at `at` changed, or only what is before that.
+ * Negative: from the end. */
 void copy_spoilt(const char *from, const char *to, size_t least_bytes, bool flip, long at);
 
 #endif

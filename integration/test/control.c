@@ -23,7 +23,8 @@
 #define ROWS_MAX 1000 /* one page */
 #define CALL_TIMEOUT_MS 3000
 
-/* Every replica id ever seen, by hash: repairs skip millions. Host ids, since names are used again. */
+/* Every replica id ever seen, by hash: repairs skip millions. Host ids, since names are used
+ * again. */
 static struct seen {
     uint64_t id, shard;
     char host[40];
@@ -87,7 +88,7 @@ int operation_of(const char *text)
     return (int)strtol(at + strlen("operations/"), NULL, 10);
 }
 
-/* ---- What is there ----------------------------------------------------------------------------- */
+/* ---- What is there --------------------------------------------------------------------------- */
 
 /* A call of one host; false if it fails. The reply is not parsed yet. */
 static bool call(struct cluster *c, int i, const char *path, const char *request, size_t size,
@@ -263,7 +264,7 @@ void control_reset(void)
     row_count = 0;
 }
 
-/* ---- Disks --------------------------------------------------------------------------------------- */
+/* ---- Disks ----------------------------------------------------------------------------------- */
 
 static void check_disk(const struct host *h)
 {
@@ -289,7 +290,8 @@ static void check_disk(const struct host *h)
     assert_int_equal(count, wanted_on(h->name));
 }
 
-/* Balance is paused, or it begins another move between the last look at the rows and the hosts' end. */
+/* Balance is paused, or it begins another move between the last look at the rows and the hosts'
+ * end. */
 void control_check_disks(struct cluster *c)
 {
     bool ran[HOSTS_MAX];

@@ -1,7 +1,7 @@
 /* Writes under load, and the proof that none was lost.
  *
- * A load is one client of the library that keeps `in_flight` proposals going against a kv shard, each
- * putting a new key, and remembers which were acknowledged. Failures that say "certainly not
+ * A load is one client of the library that keeps `in_flight` proposals going against a kv shard,
+ * each putting a new key, and remembers which were acknowledged. Failures that say "certainly not
  * applied" are sent again; unknown outcomes are counted and left open. */
 #ifndef INTEGRATION_TEST_LOAD_H
 #define INTEGRATION_TEST_LOAD_H
@@ -25,8 +25,8 @@ void load_reset_gap(struct load *l);
 uint64_t load_gap_ms_max(const struct load *l);
 /* Stop sending, wait for what is in flight (up to 15 s). */
 void load_stop(struct load *l, struct load_report *ret);
-/* After load_stop: read every acknowledged key back through the given endpoints; returns how many are
- * missing or wrong. */
+/* After load_stop: read every acknowledged key back through the given endpoints; returns how many
+ * are missing or wrong. */
 uint64_t load_verify(struct load *l, const char *endpoints);
 /* The same in a copy of the shard; may be done more than once. */
 uint64_t load_verify_in(struct load *l, const char *endpoints, const char *shard);

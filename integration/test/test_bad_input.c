@@ -1,4 +1,5 @@
-/* Bad input of every kind gets a clear error, to the caller and in the log, and the cluster goes on. */
+/* Bad input of every kind gets a clear error, to the caller and in the log, and the cluster goes
+ * on. */
 #include <arpa/inet.h>
 #include <netinet/in.h>
 #include <setjmp.h>

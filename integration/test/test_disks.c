@@ -1,5 +1,5 @@
-/* Data directories that are lost, copied, too new, or of a host that was removed: who is let in, who is
- * not, and whether the message says what to do. */
+/* Data directories that are lost, copied, too new, or of a host that was removed: who is let in,
+ * who is not, and whether the message says what to do. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -74,7 +74,8 @@ static void test_wiped_disk_is_a_new_host(void **state)
     join_as(c, 2, "h3", 0);
     expect_log(c, 2, "\"thole host decommission h3\" lets this one in");
     assert_true(host_running(c, 2));
-    /* Its replica can only be moved to the new one, which gets the name as soon as the old one is dead. */
+    /* Its replica can only be moved to the new one, which gets the name as soon as the old one is
+     * dead. */
     cli_ok(c, 0, "host decommission h3");
     cluster_wait_ready(c, 2, 30000);
     expect_lines(c, 2, "get hosts", "live", 3);

@@ -123,10 +123,10 @@ static void expect_told(struct cluster *c, uint64_t after)
     assert_int_equal(count_lines(out, "no longer all kept"), 1);
     assert_int_equal(count_lines(out, "shards/many-"), 20);
     /* A watch has no end by itself, but nobody reads this one to the end of what is there. */
-    (void)cli(
-        c, 0, out, sizeof out,
-        "--version; timeout 60 '%s' --endpoints %s get events -w --since-revision %llu 2>&1 | head -n 30",
-        THOLE_PATH, c->hosts[0].address, (unsigned long long)after);
+    (void)cli(c, 0, out, sizeof out,
+              "--version; timeout 60 '%s' --endpoints %s get events -w --since-revision %llu 2>&1 "
+              "| head -n 30",
+              THOLE_PATH, c->hosts[0].address, (unsigned long long)after);
     assert_int_equal(count_lines(out, "no longer all kept"), 1);
     assert_true(count_lines(out, "shards/many-") > 0);
 }

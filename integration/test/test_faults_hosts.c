@@ -1,5 +1,5 @@
-/* The leader of shard zero is killed at random instants while hosts are drained, decommissioned, cordoned,
- * and while controllers pause. */
+/* The leader of shard zero is killed at random instants while hosts are drained, decommissioned,
+ * cordoned, and while controllers pause. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>

@@ -1,5 +1,5 @@
-/* The leader of shard zero is killed at random instants while replicas and leaders move, pools are scaled,
- * and shards deleted. */
+/* The leader of shard zero is killed at random instants while replicas and leaders move, pools are
+ * scaled, and shards deleted. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>

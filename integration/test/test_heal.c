@@ -270,7 +270,7 @@ static void test_damaged_log_of_shard_zero_is_rebuilt(void **state)
     cluster_free(c);
 }
 
-/* ---- What is said about it -------------------------------------------------------------------- */
+/* ---- What is said about it ------------------------------------------------------------------- */
 
 struct health {
     struct cluster *c;
@@ -314,7 +314,8 @@ static void expect_health(struct cluster *c, int via, const char *service, int w
 #define NOT_SERVING 2
 #define ALL "kind: Shard\nname: all\nspec: {type: kv, voters: 3}\n"
 
-/* Health and status tell shards that are in trouble from others, under their names, and when it is over. */
+/* Health and status tell shards that are in trouble from others, under their names, and when it is
+ * over. */
 static void test_degraded_shards_are_named(void **state)
 {
     (void)state;

@@ -1,5 +1,5 @@
-/* Operations on running clusters: drain, cancel, decommission, move, pause. What becomes of them when the host
- * that carries them out is killed is in test_faults_*.c. */
+/* Operations on running clusters: drain, cancel, decommission, move, pause. What becomes of them
+ * when the host that carries them out is killed is in test_faults_*.c. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -36,7 +36,8 @@ static int operation_of(const char *text)
     return (int)strtol(at + strlen("operations/"), NULL, 10);
 }
 
-/* Rows and observed state agree: all run, nothing is on its way. (Balance may be at work, but for moments.) */
+/* Rows and observed state agree: all run, nothing is on its way. (Balance may be at work, but for
+ * moments.) */
 static void expect_whole(struct cluster *c, int via)
 {
     cli_ok(c, via, "wait --for ready --timeout 60s pool/p");
@@ -121,7 +122,8 @@ static void test_paused_placement_holds_a_drain_until_resumed(void **state)
     cluster_free(c);
 }
 
-/* MoveShard as a client sends it again that does not know what became of it: the operation, 0 if refused. */
+/* MoveShard as a client sends it again that does not know what became of it: the operation, 0 if
+ * refused. */
 static uint64_t move_once(struct cluster *c, int via, const char *from, const char *to,
                           const char *request_id)
 {
@@ -149,7 +151,8 @@ static uint64_t move_once(struct cluster *c, int via, const char *from, const ch
     return id;
 }
 
-/* Through another host, and long after: when it would move the replica again, and when it would be refused. */
+/* Through another host, and long after: when it would move the replica again, and when it would be
+ * refused. */
 static void expect_moved_once(struct cluster *c, uint64_t id)
 {
     assert_int_equal(move_once(c, 2, "h4", "h1", "once"), id);
@@ -166,7 +169,8 @@ static void expect_moved_once(struct cluster *c, uint64_t id)
     expect_lines(c, 2, "get replicas --shard s", "h4", 1);
 }
 
-/* What a move leaves is stable, one against the spec is refused with the reason, and ^C says how to go on. */
+/* What a move leaves is stable, one against the spec is refused with the reason, and ^C says how to
+ * go on. */
 static void test_move_goes_where_it_is_told_and_stays(void **state)
 {
     (void)state;

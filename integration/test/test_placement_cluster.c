@@ -1,5 +1,5 @@
-/* Specs end to end: five hosts in three zones, by files, dry runs, diffs, waits with progress, pools,
- * explanations of what cannot be placed, and the refusal of lost updates. */
+/* Specs end to end: five hosts in three zones, by files, dry runs, diffs, waits with progress,
+ * pools, explanations of what cannot be placed, and the refusal of lost updates. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>

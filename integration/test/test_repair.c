@@ -1,6 +1,6 @@
-/* Two of three hosts lost for good. Shard zero is repaired offline, the users' shard online; what was
- * acknowledged and reached the survivor is there, the cluster grows to three again, and old hosts that
- * come back are members again. */
+/* Two of three hosts lost for good. Shard zero is repaired offline, the users' shard online; what
+ * was acknowledged and reached the survivor is there, the cluster grows to three again, and old
+ * hosts that come back are members again. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -129,8 +129,8 @@ static void test_two_of_three_hosts_lost_everything_is_repaired(void **state)
     cluster_free(c);
 }
 
-/* Shard zero is repaired with a host that was away while the others went on, and they come back: what
- * only they know of is kept, no id is given out twice, and no write of a shard is lost. */
+/* Shard zero is repaired with a host that was away while the others went on, and they come back:
+ * what only they know of is kept, no id is given out twice, and no write of a shard is lost. */
 static void test_hosts_with_a_newer_shard_zero_return_after_its_repair(void **state)
 {
     (void)state;

@@ -1,4 +1,5 @@
-/* All hosts lost for good: a new cluster from a file of the registry, its shards from files of their own. */
+/* All hosts lost for good: a new cluster from a file of the registry, its shards from files of
+ * their own. */
 #include <dirent.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -90,7 +91,7 @@ static void test_bad_files_and_directories_are_refused_and_leave_nothing(void **
     cluster_free(c);
 }
 
-/* ---- Killed at its first start ---------------------------------------------------------------- */
+/* ---- Killed at its first start --------------------------------------------------------------- */
 
 static void test_first_start_killed_at_any_instant_is_done_again(void **state)
 {

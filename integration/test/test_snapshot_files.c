@@ -1,5 +1,5 @@
-/* Snapshots in files: saved under load through a host that has no replica, checked, brought back as new
- * shards while hosts are killed. */
+/* Snapshots in files: saved under load through a host that has no replica, checked, brought back as
+ * new shards while hosts are killed. */
 #include <dirent.h>
 #include <setjmp.h>
 #include <stdarg.h>

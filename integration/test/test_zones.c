@@ -1,5 +1,5 @@
-/* Hosts in three zones, each with racks: what a lost zone costs, what is made up for while it is away,
- * and that its return restores what the specs want. */
+/* Hosts in three zones, each with racks: what a lost zone costs, what is made up for while it is
+ * away, and that its return restores what the specs want. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -239,7 +239,8 @@ static bool zero_votes(void *ctx)
     return votes != NULL && votes < strchr(zero, '}') && strncmp(votes + 8, e->needle, 1) == 0;
 }
 
-/* Five voters of shard zero, then three, and with only two hosts left still three, one of them dead. */
+/* Five voters of shard zero, then three, and with only two hosts left still three, one of them
+ * dead. */
 static void test_shard_zero_shrinks_with_lost_hosts_and_grows_again(void **state)
 {
     (void)state;
@@ -317,7 +318,8 @@ static void test_capacity_bounds_hosts_also_when_others_are_lost(void **state)
     assert_int_equal(cli(c, 0, out, sizeof out, "apply -f %s --dry-run", path), 1);
     assert_non_null(strstr(out, "full (capacity of the host)"));
     assert_int_equal(cli(c, 0, out, sizeof out, "apply -f %s --wait --timeout 2s", path), 4);
-    /* It is raised elsewhere, and what waited is let in; it is lowered here, and the host gives away. */
+    /* It is raised elsewhere, and what waited is let in; it is lowered here, and the host gives
+     * away. */
     for (int i = 1; i < 4; i++)
         set_capacity(c, i, 20);
     cli_ok(c, 0, "wait --for ready shard/full --timeout 30s");

@@ -1,6 +1,6 @@
-/* Reads of views against writes: one thread applies status changes to ten thousand shards, while others
- * look at rows of the newest view. A reader takes no lock, so writes should not suffer by more than the processors
- * and caches that are shared. BENCH_SECONDS=n. */
+/* Reads of views against writes: one thread applies status changes to ten thousand shards, while
+ * others look at rows of the newest view. A reader takes no lock, so writes should not suffer by
+ * more than the processors and caches that are shared. BENCH_SECONDS=n. */
 #include <inttypes.h>
 #include <pthread.h>
 #include <stdatomic.h>

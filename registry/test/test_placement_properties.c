@@ -283,7 +283,7 @@ static struct placement_result settle(struct world *w, uint64_t shard)
     return ret;
 }
 
-/* ---- The best there is ------------------------------------------------------------------------ */
+/* ---- The best there is ----------------------------------------------------------------------- */
 
 #define SLOT_NONE 0
 #define SLOT_VOTER 1
@@ -820,7 +820,8 @@ static bool may_move(struct world *w, uint64_t from, uint64_t to)
     return may;
 }
 
-/* A legal move ends where it was told to, placement adds nothing of its own, and it stays settled. */
+/* A legal move ends where it was told to, placement adds nothing of its own, and it stays
+ * settled. */
 static void move_one(struct world *w, uint64_t from, uint64_t to)
 {
     struct cmd c = cmd_new("user");

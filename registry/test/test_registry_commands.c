@@ -142,8 +142,8 @@ static uint64_t admit_as(struct fixture *f, uint64_t n, const char *name)
     return fixture_run(f, &c);
 }
 
-/* A host whose disk was lost comes back under another id: its name is free when the old one is being
- * removed, although that cannot end before the new one is there. */
+/* A host whose disk was lost comes back under another id: its name is free when the old one is
+ * being removed, although that cannot end before the new one is there. */
 static void test_name_of_a_removed_host_is_free_before_it_is_gone(void **state)
 {
     struct fixture *f = *state;

@@ -214,8 +214,8 @@ static void test_pauses_last_until_resumed(void **state)
     assert_int_equal(state_of(f, first + 1), thole_v1_OPERATION_STATE_DONE);
 }
 
-/* The oldest that have ended go; one that is under way stays, however old. A snapshot has them all, and
- * the next id. */
+/* The oldest that have ended go; one that is under way stays, however old. A snapshot has them all,
+ * and the next id. */
 static void test_history_is_bounded_and_restored(void **state)
 {
     struct fixture *f = *state;
@@ -260,7 +260,8 @@ static uint64_t revision_of(struct fixture *f)
     return revision;
 }
 
-/* Also after the first has ended, when the same request could not be, or would begin another one. */
+/* Also after the first has ended, when the same request could not be, or would begin another
+ * one. */
 static void test_repeated_request_id_gets_the_first_operation(void **state)
 {
     struct fixture *f = *state;
@@ -320,7 +321,8 @@ static void test_repeated_move_of_a_large_shard_gets_the_first_operation(void **
     assert_int_equal(state_of(f, id), thole_v1_OPERATION_STATE_CANCELLED);
 }
 
-/* An answer that asks to try again is none: the next try, under the same id, is decided anew. Others are. */
+/* An answer that asks to try again is none: the next try, under the same id, is decided anew.
+ * Others are. */
 static void test_refusals_are_remembered_unless_they_ask_for_another_try(void **state)
 {
     struct fixture *f = *state;

@@ -242,7 +242,8 @@ static const thole_v1_ShardSpec *spec_of(const struct packed *p)
     return thole_v1_Shard_spec(registry__packed_message(p, &buf));
 }
 
-/* A spec, two conditions of each time, an id of a host, a pool's name: held once, and as long as some row has them. */
+/* A spec, two conditions of each time, an id of a host, a pool's name: held once, and as long as
+ * some row has them. */
 static void test_pack_rows_share_what_they_have_in_common(void **state)
 {
     struct desk *d = *state;

@@ -1,5 +1,5 @@
-/* A new cluster from the registry of a lost one: what is kept, what is not, and that no shard of it forms
- * empty before somebody has said so. */
+/* A new cluster from the registry of a lost one: what is kept, what is not, and that no shard of it
+ * forms empty before somebody has said so. */
 #include "registry/placement.h"
 #include "registry/test/registry_fixture.h"
 
@@ -344,7 +344,8 @@ static void registry_awaiting_shard_is_restored_under_its_spec_and_serves(void *
     assert_int_equal(cancel(&b->new, operation), THOLE_FAILED_PRECONDITION);
 }
 
-/* The replica of a restore that was given up goes; then the shard is as before, under another id. */
+/* The replica of a restore that was given up goes; then the shard is as before, under another
+ * id. */
 static void finish_removal(struct fixture *f, uint64_t replica)
 {
     assert_int_equal(do_observe(f, replica, thole_v1_REPLICA_PHASE_GONE, 0), THOLE_OK);

@@ -1,4 +1,5 @@
-/* Shards that begin with a snapshot: one command makes all of it, and cancelling takes all of it back. */
+/* Shards that begin with a snapshot: one command makes all of it, and cancelling takes all of it
+ * back. */
 #include "registry/test/registry_fixture.h"
 
 #include <setjmp.h>

@@ -104,7 +104,8 @@ static void *take_views(void *ctx)
     return NULL;
 }
 
-/* Between two writes and across some: registry_free fails if one view is left, or given back twice. */
+/* Between two writes and across some: registry_free fails if one view is left, or given back
+ * twice. */
 static void test_views_taken_very_often_are_all_given_back(void **state)
 {
     (void)state;

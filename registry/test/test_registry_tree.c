@@ -1,4 +1,5 @@
-/* The persistent tree against sorted arrays: random changes, versions that stay alive, every look. */
+/* The persistent tree against sorted arrays: random changes, versions that stay alive, every
+ * look. */
 #include "base/rand.h"
 #include "registry/registry_internal.h"
 

@@ -1,10 +1,11 @@
-/* An applier: the only thread that changes the machines of its replicas, and that serves queries. */
+/* An applier: the only thread that changes the machines of its replicas, and that serves
+ * queries. */
 #include <stdio.h>
 #include <stdlib.h>
 
 #include "shards/engine/engine_internal.h"
 
-/* ---- Queries ------------------------------------------------------------------------------------------------ */
+/* ---- Queries --------------------------------------------------------------------------------- */
 
 void query_job_fail(struct query_job *j, enum thole_code code, enum thole_reason reason,
                     const char *message)
@@ -139,7 +140,7 @@ static void fail_parked(struct replica *r, enum thole_code code, enum thole_reas
     }
 }
 
-/* ---- Apply --------------------------------------------------------------------------------------------------- */
+/* ---- Apply ----------------------------------------------------------------------------------- */
 
 static enum thole_code apply_pages(struct applier *a, struct apply_job *j, struct thole_status *st)
 {
@@ -164,8 +165,8 @@ static enum thole_code apply_pages(struct applier *a, struct apply_job *j, struc
     return THOLE_OK;
 }
 
-/* A snapshot was installed while the job waited, and took the log: the machine that comes with it has
- * what is missing. This one applies nothing more, for that would leave a gap. */
+/* A snapshot was installed while the job waited, and took the log: the machine that comes with it
+ * has what is missing. This one applies nothing more, for that would leave a gap. */
 static void apply_overtaken(struct applier *a, struct apply_job *j)
 {
     j->r->machine->overtaken = true;
@@ -215,7 +216,7 @@ static void handle_apply(struct applier *a, struct apply_job *j)
     loop_post(r->loop, &j->msg);
 }
 
-/* ---- Tasks --------------------------------------------------------------------------------------------------- */
+/* ---- Tasks ----------------------------------------------------------------------------------- */
 
 static void encode_sessions(const struct session_table *t, struct bytes *out)
 {

@@ -72,7 +72,7 @@ void apply_begin(struct apply_batch *b, struct replica *r, struct apply_job *j)
     meta_list_clear(&b->answers);
 }
 
-/* ---- Results -------------------------------------------------------------------------------------------- */
+/* ---- Results --------------------------------------------------------------------------------- */
 
 static enum thole_code write_result(struct thole_sink *s, const void *data, size_t size)
 {
@@ -175,7 +175,7 @@ static enum thole_code flush(struct apply_batch *b, struct thole_status *st)
     return store_answers(b, st);
 }
 
-/* ---- Entries --------------------------------------------------------------------------------------------- */
+/* ---- Entries --------------------------------------------------------------------------------- */
 
 static void session_changed(void *ctx, enum session_change what, const struct session *s,
                             uint64_t sequence)

@@ -1,15 +1,15 @@
 /* Heartbeats of hosts, and what groups that sleep rely on (shards/raft/sleep.c).
  *
  * Loop 0 sends one small frame per interval to every other host that this one has to do with. It
- * vouches for the process, for all loops' and the log's progress, and for each leader here that sleeps.
- * Every loop hears the beats of others: a host that is silent for an election timeout, or comes
- * back with another incarnation, wakes the groups that slept by its word.
+ * vouches for the process, for all loops' and the log's progress, and for each leader here that
+ * sleeps. Every loop hears the beats of others: a host that is silent for an election timeout, or
+ * comes back with another incarnation, wakes the groups that slept by its word.
  *
  * A leader that ends here without a message (stopped, failed, deleted) would leave sleepers behind
- * that hear this host and trust it. So its shard is named in every beat until one is acknowledged; when
- * they are too many, the beat says that all are awake. A SLEEP carries the number of the last beat
- * before it, and is refused by who has heard a later one: it cannot be overtaken by the news that its
- * leader is no more. */
+ * that hear this host and trust it. So its shard is named in every beat until one is acknowledged;
+ * when they are too many, the beat says that all are awake. A SLEEP carries the number of the last
+ * beat before it, and is refused by who has heard a later one: it cannot be overtaken by the news
+ * that its leader is no more. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -18,7 +18,7 @@
 
 #define NEVER UINT64_MAX
 
-/* ---- What is told to other hosts, under the engine's lock ------------------------------------------- */
+/* ---- What is told to other hosts, under the engine's lock ------------------------------------ */
 
 /* Find or make; the engine's lock is held. */
 static struct beat_peer *peer_of(struct engine *e, const struct uuid *host, bool *ret_new)
@@ -93,7 +93,7 @@ void beats_leader_ended(struct loop *l, struct replica *r)
     pthread_mutex_unlock(&l->e->lock);
 }
 
-/* ---- Sending: loop 0 ----------------------------------------------------------------------------------- */
+/* ---- Sending: loop 0 ------------------------------------------------------------------------- */
 
 /* All loops turn, and the log is written: else this host vouches for nothing. */
 static bool makes_progress(const struct loop *l)
@@ -140,7 +140,7 @@ static void send_beats(struct loop *l)
     free(beats);
 }
 
-/* ---- Hearing: on the thread of engine_deliver ---------------------------------------------------------- */
+/* ---- Hearing: on the thread of engine_deliver ------------------------------------------------ */
 
 void beats_deliver(struct engine *e, const struct uuid *host, uint64_t incarnation,
                    const struct host_beat *heard)
@@ -172,7 +172,7 @@ void beats_deliver(struct engine *e, const struct uuid *host, uint64_t incarnati
     }
 }
 
-/* ---- On a loop ------------------------------------------------------------------------------------------- */
+/* ---- On a loop ------------------------------------------------------------------------------- */
 
 static void arm(struct loop *l, uint64_t due_ms)
 {
@@ -288,8 +288,8 @@ uint64_t beats_leader_heard_ns(struct loop *l, const struct replica *r)
     return h && h->beat_ns > r->contact_ns ? h->beat_ns : r->contact_ns;
 }
 
-/* What slept by its word wakes, here and (by our next beats) there: it need not find out by itself that
- * it was not heard. */
+/* What slept by its word wakes, here and (by our next beats) there: it need not find out by itself
+ * that it was not heard. */
 static void host_silent(struct loop *l, struct peer_host *h)
 {
     bool is_new;

@@ -6,7 +6,7 @@
 
 #include "thole/engine/v1/engine.upb.h"
 
-/* ---- Writing ------------------------------------------------------------------------------------- */
+/* ---- Writing --------------------------------------------------------------------------------- */
 
 enum { WIRE_VARINT = 0, WIRE_BYTES = 2 };
 
@@ -148,7 +148,7 @@ struct bufslice codec_frame(const struct out_msg *messages, size_t n)
     return (struct bufslice){b, slice_of(b->data, total)};
 }
 
-/* ---- Reading -------------------------------------------------------------------------------------- */
+/* ---- Reading --------------------------------------------------------------------------------- */
 
 static struct raft_entry *read_entry(struct bufslice frame, const thole_engine_v1_Entry *m)
 {

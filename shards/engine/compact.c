@@ -102,7 +102,8 @@ static uint64_t keep_point(const struct replica *r, uint64_t limit)
     return i >= 0 ? mark_at(r, (size_t)i)->index : 0;
 }
 
-/* Lower `*limit` to what somebody continues from; unless that is too much of a log, then a snapshot has to do. */
+/* Lower `*limit` to what somebody continues from; unless that is too much of a log, then a snapshot
+ * has to do. */
 static void leave(const struct replica *r, uint64_t *limit, uint64_t from)
 {
     if (from >= *limit || from + 1 < r->work->status.first_index)
@@ -113,7 +114,8 @@ static void leave(const struct replica *r, uint64_t *limit, uint64_t from)
         *limit = from;
 }
 
-/* What a leader's members still need that are alive, or will need after the snapshot on its way to them. */
+/* What a leader's members still need that are alive, or will need after the snapshot on its way to
+ * them. */
 static uint64_t needed_from(struct loop *l, struct replica *r, uint64_t limit)
 {
     const struct raft_config *c = raft_config(r->core);

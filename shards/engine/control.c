@@ -24,7 +24,7 @@ struct control *control_new(enum control_kind kind, engine_done_fn done, void *c
     return c;
 }
 
-/* ---- Entry points, on any thread ------------------------------------------------------------------------ */
+/* ---- Entry points, on any thread ------------------------------------------------------------- */
 
 static bool valid_id(uint64_t replica_id)
 {
@@ -179,7 +179,7 @@ void engine_force(struct engine *e, uint64_t shard_id, uint64_t epoch, engine_do
     loop_post(engine_loop(e, shard_id), &c->msg);
 }
 
-/* ---- On the loop -------------------------------------------------------------------------------------------- */
+/* ---- On the loop ----------------------------------------------------------------------------- */
 
 static struct write_batch *next_batch(struct loop *l)
 {

@@ -1,4 +1,5 @@
-/* The engine as a whole: workers, the table of replicas, and the calls that go straight to a loop. */
+/* The engine as a whole: workers, the table of replicas, and the calls that go straight to a
+ * loop. */
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -10,7 +11,7 @@
 #define CORES_PER_LOOP 4
 #define BAD_FRAME_LOG_NS (10 * NS_PER_S)
 
-/* ---- Small things that everybody uses ----------------------------------------------------------------------- */
+/* ---- Small things that everybody uses -------------------------------------------------------- */
 
 struct loop *engine_loop(struct engine *e, uint64_t shard_id)
 {
@@ -131,7 +132,7 @@ void engine_peer_state(struct engine *e, const struct uuid *host, bool up)
     }
 }
 
-/* ---- Start ----------------------------------------------------------------------------------------------------- */
+/* ---- Start ----------------------------------------------------------------------------------- */
 
 static void resolve(struct engine *e, const struct engine_options *o)
 {
@@ -269,7 +270,7 @@ enum thole_code engine_new(const struct engine_options *o, struct engine **ret,
     return THOLE_OK;
 }
 
-/* ---- Stop ------------------------------------------------------------------------------------------------------ */
+/* ---- Stop ------------------------------------------------------------------------------------ */
 
 void engine_stop(struct engine *e)
 {

@@ -79,8 +79,9 @@ struct engine_options {
     struct engine_transport transport;
     struct engine_observer observer;
     uint32_t loop_count, applier_count; /* 0: by core count */
-    /* 0: ENGINE_ELECTION_TIMEOUT_MS and 100. A host that comes back within the time that its election
-     * timeout is shorter than before may break a promise to a leader that serves lease reads. */
+    /* 0: ENGINE_ELECTION_TIMEOUT_MS and 100. A host that comes back within the time that its
+     * election timeout is shorter than before may break a promise to a leader that serves lease
+     * reads. */
     uint32_t election_timeout_ms, heartbeat_ms;
     /* A group that is idle for this long sleeps: no timers, no messages. 0: 1000. */
     uint32_t sleep_after_ms;
@@ -109,7 +110,8 @@ void engine_hand_over(struct engine *e, uint64_t deadline_ns,
 void engine_stop(struct engine *e);
 void engine_free(struct engine *e);
 
-/* A frame from `host`. Malformed ones are dropped, counted and logged (rate limited). Any thread. */
+/* A frame from `host`. Malformed ones are dropped, counted and logged (rate limited). Any
+ * thread. */
 void engine_deliver(struct engine *e, const struct uuid *host, uint64_t incarnation,
                     enum engine_lane lane, struct bufslice frame);
 /* A host's liveness changed: groups stop probing it, or wake up. */
@@ -188,7 +190,8 @@ struct engine_request {
     /* Last, like the cold parts of all requests: what is used of a success lies together. */
     struct thole_status status;
 };
-/* Never fails inline: refusals (NOT_FOUND NO_SUCH_SHARD, NOT_LEADER, QUEUE_FULL, ...) come by done. */
+/* Never fails inline: refusals (NOT_FOUND NO_SUCH_SHARD, NOT_LEADER, QUEUE_FULL, ...) come by
+ * done. */
 void engine_submit(struct engine *e, struct engine_request *r);
 
 /* Watch a local shard's machine events from now on. `event` runs on an applier thread with borrowed
@@ -217,12 +220,12 @@ struct engine_export {
  * FAILED_PRECONDITION: a witness; what saving says. */
 void engine_export(struct engine *e, uint64_t shard_id, uint64_t min_index,
                    struct engine_export *ret, engine_done_fn done, void *ctx);
-/* Found a group on the exported file `name` among options.seeds: the local replica, which was started
- * without initial members and still is empty, becomes its only voter, with the file's data, sessions
- * and log position, under the next epoch. Done when that is durable; OK if the replica has data
- * already. UNAVAILABLE, RESOURCE_EXHAUSTED: try again. Whatever else (NOT_FOUND: no such file;
- * DATA_LOSS, INVALID_ARGUMENT, FAILED_PRECONDITION: what is in it) also fails the replica. `name` is
- * copied. */
+/* Found a group on the exported file `name` among options.seeds: the local replica, which was
+ * started without initial members and still is empty, becomes its only voter, with the file's data,
+ * sessions and log position, under the next epoch. Done when that is durable; OK if the replica has
+ * data already. UNAVAILABLE, RESOURCE_EXHAUSTED: try again. Whatever else (NOT_FOUND: no such file;
+ * DATA_LOSS, INVALID_ARGUMENT, FAILED_PRECONDITION: what is in it) also fails the replica. `name`
+ * is copied. */
 void engine_seed(struct engine *e, uint64_t shard_id, const char *name, engine_done_fn done,
                  void *ctx);
 

@@ -39,7 +39,7 @@ struct save_waiter;
 #define ENGINE_SPACE_CHECK_NS (2 * NS_PER_S)
 #define ENGINE_NAME_BYTES 96 /* of a snapshot file */
 
-/* ---- Machines (machine.c): owned by the applier; the snapshotter saves, flushes, opens --------- */
+/* ---- Machines (machine.c): owned by the applier; the snapshotter saves, flushes, opens ------- */
 
 struct machine {
     _Atomic uint32_t refs; /* of the replica, and of a save or flush in progress */
@@ -69,7 +69,7 @@ enum thole_code machine_query(struct machine *m, void *view, struct slice query,
                               struct thole_status *st);
 const struct thole_machine_type *machine_type_find(const struct engine *e, const char *name);
 
-/* ---- What travels between workers --------------------------------------------------------------- */
+/* ---- What travels between workers ------------------------------------------------------------ */
 
 enum msg_kind {
     MSG_REQUEST = 1, /* struct engine_request: to a loop */
@@ -265,7 +265,7 @@ struct stream_msg {
 };
 void stream_msg_free(struct stream_msg *m);
 
-/* ---- Batches (batch.c, writer.c) -------------------------------------------------------------------- */
+/* ---- Batches (batch.c, writer.c) ------------------------------------------------------------- */
 
 struct write_update {
     struct replica *r; /* a reference; NULL for tombstones of strangers */
@@ -291,7 +291,7 @@ void write_batch_free(struct write_batch *b);
 struct write_update *write_batch_add(struct write_batch *b, struct replica *r);
 void write_batch_merge(struct loop *l, struct replica *r, const struct raft_update *u);
 
-/* ---- Loops ------------------------------------------------------------------------------------------- */
+/* ---- Loops ----------------------------------------------------------------------------------- */
 
 struct out_msg {
     uint64_t shard_id, to_incarnation;
@@ -451,7 +451,8 @@ void snapshot_name(const struct replica *r, uint64_t index, char ret[ENGINE_NAME
 /* Delete the replica's files below this index, later. */
 void snapshot_remove_files(struct loop *l, struct replica *r, uint64_t below);
 void snapshot_post(struct loop *l, struct task *t); /* to the snapshotter */
-/* A restored machine waits for the batch that makes it live; `t` and `t->received` are taken over. */
+/* A restored machine waits for the batch that makes it live; `t` and `t->received` are taken
+ * over. */
 void snapshot_install(struct replica *r, struct task *t);
 /* What was restored beside the machine, and is not wanted. */
 void snapshot_discard(struct loop *l, struct replica *r);
@@ -463,7 +464,7 @@ void export_opened(struct loop *l, struct task *t);
 void seed_begin(struct loop *l, struct control *c);
 void seed_loaded(struct loop *l, struct task *t); /* takes `t` over */
 
-/* ---- Other workers -------------------------------------------------------------------------------------- */
+/* ---- Other workers --------------------------------------------------------------------------- */
 
 struct applier {
     struct engine *e;
@@ -510,7 +511,7 @@ void query_job_fail(struct query_job *j, enum thole_code code, enum thole_reason
 void watch_event(struct replica *r, uint64_t index, struct slice key, struct slice event);
 void watch_end(struct replica *r, enum thole_reason reason, const char *message);
 
-/* ---- The engine --------------------------------------------------------------------------------------------- */
+/* ---- The engine ------------------------------------------------------------------------------ */
 
 struct engine {
     struct engine_options o; /* directory and types as given; counts and times resolved */

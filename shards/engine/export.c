@@ -1,11 +1,11 @@
-/* Snapshots that users take away and bring back. A file for a user is one of the replica's own: a newer
- * one is saved only if the last is too old. A seed becomes the state of an empty replica the way a
- * received snapshot does: restored beside the machine, then live by one batch. */
+/* Snapshots that users take away and bring back. A file for a user is one of the replica's own: a
+ * newer one is saved only if the last is too old. A seed becomes the state of an empty replica the
+ * way a received snapshot does: restored beside the machine, then live by one batch. */
 #include <bsd/string.h>
 
 #include "shards/engine/engine_internal.h"
 
-/* ---- Entry points, on any thread ------------------------------------------------------------------------ */
+/* ---- Entry points, on any thread ------------------------------------------------------------- */
 
 void engine_export(struct engine *e, uint64_t shard_id, uint64_t min_index,
                    struct engine_export *ret, engine_done_fn done, void *ctx)
@@ -31,7 +31,7 @@ void engine_seed(struct engine *e, uint64_t shard_id, const char *name, engine_d
     loop_post(engine_loop(e, shard_id), &c->msg);
 }
 
-/* ---- Out ------------------------------------------------------------------------------------------------------ */
+/* ---- Out ------------------------------------------------------------------------------------- */
 
 static void open_for(struct loop *l, struct replica *r, struct control *c, bool check)
 {
@@ -109,7 +109,7 @@ void export_opened(struct loop *l, struct task *t)
     control_answer(c);
 }
 
-/* ---- In ------------------------------------------------------------------------------------------------------- */
+/* ---- In -------------------------------------------------------------------------------------- */
 
 void seed_begin(struct loop *l, struct control *c)
 {

@@ -4,8 +4,8 @@
  * A file is written once, from its start, and becomes visible under its final name only when it is
  * complete and durable: commit syncs it, renames it and syncs the directory. Everything that is not
  * committed is garbage after a crash. One that nobody needs after a crash is not durable: commit
- * only renames it, and a crash leaves it whole, cut, damaged, or not at all. One file is used by one
- * thread at a time. */
+ * only renames it, and a crash leaves it whole, cut, damaged, or not at all. One file is used by
+ * one thread at a time. */
 #ifndef SHARDS_ENGINE_FILES_H
 #define SHARDS_ENGINE_FILES_H
 
@@ -26,7 +26,8 @@ struct engine_files_ops {
                               struct engine_file **ret, struct thole_status *st);
     enum thole_code (*append)(struct engine_file *file, const void *data, size_t size,
                               struct thole_status *st);
-    /* It becomes `final_name`, durably if it was created so. The file is closed, and removed on failure. */
+    /* It becomes `final_name`, durably if it was created so. The file is closed, and removed on
+     * failure. */
     enum thole_code (*commit)(struct engine_file *file, const char *final_name,
                               struct thole_status *st);
     /* Close and remove a file that was created and not committed. */

@@ -7,7 +7,7 @@
 /* Most entries of one range handed to the applier. */
 #define APPLY_ENTRIES_MAX 8192
 
-/* ---- Events ------------------------------------------------------------------------------------------ */
+/* ---- Events ---------------------------------------------------------------------------------- */
 
 static void learn_host(struct replica *r, uint64_t replica_id, const struct uuid *host)
 {
@@ -105,7 +105,7 @@ void group_tick(struct loop *l, struct replica *r)
     loop_dirty(l, r);
 }
 
-/* ---- The apply side -------------------------------------------------------------------------------------- */
+/* ---- The apply side -------------------------------------------------------------------------- */
 
 static void collect_cached(struct replica *r, struct apply_job *j, size_t max)
 {
@@ -211,7 +211,7 @@ void group_applied(struct loop *l, struct apply_job *j)
     apply_job_free(j);
 }
 
-/* ---- Harvest ------------------------------------------------------------------------------------------------ */
+/* ---- Harvest --------------------------------------------------------------------------------- */
 
 static void ask_log(struct replica *r, const struct raft_peer_request *q)
 {
@@ -302,7 +302,7 @@ void group_harvest(struct loop *l, struct replica *r)
     replica_rest(r);
 }
 
-/* ---- Life ------------------------------------------------------------------------------------------------------ */
+/* ---- Life ------------------------------------------------------------------------------------ */
 
 static enum thole_code new_core(struct loop *l, struct replica *r, const struct task *t,
                                 struct thole_status *st)

@@ -49,7 +49,7 @@ void engine_hand_over(struct engine *e, uint64_t deadline_ns, engine_done_fn don
     }
 }
 
-/* ---- On the loop --------------------------------------------------------------------------------- */
+/* ---- On the loop ----------------------------------------------------------------------------- */
 
 static bool another_may_lead(const struct replica *r)
 {

@@ -1,4 +1,5 @@
-/* Frames from peers: decoded on the thread that brings them, split by loop, and fed to the cores. */
+/* Frames from peers: decoded on the thread that brings them, split by loop, and fed to the
+ * cores. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -14,7 +15,7 @@ void inbound_free(struct inbound *in)
     free(in);
 }
 
-/* ---- On the thread of engine_deliver -------------------------------------------------------------- */
+/* ---- On the thread of engine_deliver --------------------------------------------------------- */
 
 struct delivery {
     struct engine *e;
@@ -111,7 +112,7 @@ void engine_deliver(struct engine *e, const struct uuid *host, uint64_t incarnat
     bufslice_unref(frame);
 }
 
-/* ---- On the loop -------------------------------------------------------------------------------------- */
+/* ---- On the loop ----------------------------------------------------------------------------- */
 
 void loop_inbound(struct loop *l, struct inbound *in)
 {

@@ -40,7 +40,7 @@ bool loop_writer_hung(const struct loop *l, uint64_t now_ns)
     return since != 0 && now_ns > since && now_ns - since > l->e->o.election_timeout_ms * NS_PER_MS;
 }
 
-/* ---- Messages ------------------------------------------------------------------------------------------ */
+/* ---- Messages -------------------------------------------------------------------------------- */
 
 static void handle_request(struct loop *l, struct engine_request *q)
 {
@@ -282,7 +282,7 @@ void loop_post(struct loop *l, struct worker_msg *m)
         loop_discard(l, m);
 }
 
-/* ---- The turn -------------------------------------------------------------------------------------------- */
+/* ---- The turn -------------------------------------------------------------------------------- */
 
 /* Logical time: after a stall, which is a turn much later than the last one asked for, it moves by
  * one heartbeat interval more than was planned, so that messages that wait in the inbox are heard
@@ -440,8 +440,8 @@ static uint64_t next_turn(struct loop *l)
     return next;
 }
 
-/* All groups sleep, and many have just gone to: what they worked with lies between what they keep, and
- * the allocator gives back pages only when asked. That takes milliseconds, and nobody waits. */
+/* All groups sleep, and many have just gone to: what they worked with lies between what they keep,
+ * and the allocator gives back pages only when asked. That takes milliseconds, and nobody waits. */
 static void give_back_memory(struct loop *l)
 {
     if (l->rested < RESTED_MANY || wheel_next(l->ticks) != UINT64_MAX)
@@ -475,7 +475,7 @@ uint64_t loop_turn(void *ctx, struct msgq *batch, uint64_t now_ns)
     return l->stopping ? CLOCK_NEVER : next_turn(l);
 }
 
-/* ---- Life -------------------------------------------------------------------------------------------------- */
+/* ---- Life ------------------------------------------------------------------------------------ */
 
 struct loop *loop_new(struct engine *e, uint32_t index)
 {

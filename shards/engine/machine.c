@@ -13,8 +13,9 @@ const struct thole_machine_type *machine_type_find(const struct engine *e, const
     return NULL;
 }
 
-/* NULL: the type keeps no files. What has no flush of its own is in the state database alone, and making
- * a directory costs a sync for each part of its path: with a thousand shards, seconds at start. */
+/* NULL: the type keeps no files. What has no flush of its own is in the state database alone, and
+ * making a directory costs a sync for each part of its path: with a thousand shards, seconds at
+ * start. */
 static char *directory_of(const struct replica *r, uint64_t generation,
                           const struct thole_machine_type *type)
 {

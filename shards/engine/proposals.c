@@ -10,7 +10,7 @@
 
 #include "shards/engine/engine_internal.h"
 
-/* ---- The ring of outstanding entries, ascending by index ------------------------------------------- */
+/* ---- The ring of outstanding entries, ascending by index ------------------------------------- */
 
 static struct pending *slot_at(const struct pending_ring *ring, size_t i)
 {
@@ -69,7 +69,7 @@ void pending_trim(struct loop *l, struct replica *r, uint64_t first)
     }
 }
 
-/* ---- From the inbox to the log ----------------------------------------------------------------------- */
+/* ---- From the inbox to the log --------------------------------------------------------------- */
 
 static bool refuse_early(struct loop *l, struct replica *r, struct engine_request *q)
 {
@@ -184,7 +184,7 @@ void proposals_flush(struct loop *l, struct replica *r)
     }
 }
 
-/* ---- Outcomes ------------------------------------------------------------------------------------------ */
+/* ---- Outcomes -------------------------------------------------------------------------------- */
 
 /* The change took effect unless the configuration in force is older than its entry. */
 static void change_decided(struct replica *r, struct pending *p)

@@ -5,7 +5,7 @@
 #include "base/hash.h"
 #include "shards/engine/codec.h"
 
-/* ---- Kinds ------------------------------------------------------------------------------------------ */
+/* ---- Kinds ----------------------------------------------------------------------------------- */
 
 static bool same_kind(const struct replica_kind *k, const struct codec_descriptor *d)
 {
@@ -60,7 +60,7 @@ static void kind_put(struct engine *e, uint64_t key)
     free(k);
 }
 
-/* ---- Replicas --------------------------------------------------------------------------------------- */
+/* ---- Replicas -------------------------------------------------------------------------------- */
 
 struct replica *replica_new(struct engine *e, uint64_t replica_id, uint64_t shard_id,
                             struct slice descriptor)
@@ -137,7 +137,7 @@ void replica_show(const struct replica *r, struct engine_replica_status *ret)
         memcpy(ret->failure, r->failure->message, sizeof(ret->failure));
 }
 
-/* ---- Work ------------------------------------------------------------------------------------------- */
+/* ---- Work ------------------------------------------------------------------------------------ */
 
 struct replica_work *replica_begin_work(struct replica *r)
 {
@@ -182,8 +182,8 @@ static void free_work(struct replica *r)
     r->work = NULL;
 }
 
-/* Hosts of members are in the configuration: those that were learnt otherwise are not missed, unless
- * the leader is one. */
+/* Hosts of members are in the configuration: those that were learnt otherwise are not missed,
+ * unless the leader is one. */
 static bool knows_leader(const struct replica *r)
 {
     uint64_t leader = r->work->status.leader;
@@ -198,7 +198,7 @@ void replica_rest(struct replica *r)
     }
 }
 
-/* ---- References ------------------------------------------------------------------------------------- */
+/* ---- References ------------------------------------------------------------------------------ */
 
 struct replica *replica_ref(struct replica *r)
 {

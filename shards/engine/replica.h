@@ -1,5 +1,6 @@
-/* The replica, and what it holds while it works (replica.c; its life is in group.c). There may be tens of
- * thousands on a host, nearly all of them asleep: what only work needs is in struct replica_work. */
+/* The replica, and what it holds while it works (replica.c; its life is in group.c). There may be
+ * tens of thousands on a host, nearly all of them asleep: what only work needs is in struct
+ * replica_work. */
 #ifndef SHARDS_ENGINE_REPLICA_H
 #define SHARDS_ENGINE_REPLICA_H
 

@@ -5,7 +5,8 @@
  *
  * Around a batch that goes to the machine, answers are first *reserved* (session_begin says
  * SESSION_APPLY) and filled in when the machine has answered (session_finish). A proposal that
- * needs an answer which is only reserved gets SESSION_BUSY: finish the batch first, then ask again. */
+ * needs an answer which is only reserved gets SESSION_BUSY: finish the batch first, then ask
+ * again. */
 #ifndef SHARDS_ENGINE_SESSION_H
 #define SHARDS_ENGINE_SESSION_H
 
@@ -41,9 +42,9 @@ struct session_observer {
                     uint64_t sequence);
 };
 
-/* A session's id is the log index of the entry that opened it, under the epoch of the group (raft_force)
- * at the time: a log that was cut short when its quorum was lost gives the same indexes out again, and
- * a client from before must not share a session with one from after. */
+/* A session's id is the log index of the entry that opened it, under the epoch of the group
+ * (raft_force) at the time: a log that was cut short when its quorum was lost gives the same
+ * indexes out again, and a client from before must not share a session with one from after. */
 #define SESSION_EPOCH_SHIFT 48
 static inline uint64_t session_id(uint64_t epoch, uint64_t index)
 {

@@ -16,7 +16,7 @@ struct save_waiter {
 
 #define RESTORE_FAILURES_MAX 3
 
-/* ---- Tasks and messages ------------------------------------------------------------------------------------ */
+/* ---- Tasks and messages ---------------------------------------------------------------------- */
 
 struct task *task_new(enum task_kind kind, struct replica *r)
 {
@@ -91,7 +91,7 @@ void snapshot_remove_files(struct loop *l, struct replica *r, uint64_t below)
     snapshot_post(l, t);
 }
 
-/* ---- Saving -------------------------------------------------------------------------------------------------- */
+/* ---- Saving ---------------------------------------------------------------------------------- */
 
 bool snapshot_is_sent(const struct replica *r)
 {
@@ -262,7 +262,7 @@ void snapshot_end(struct replica *r)
                                            .message = "the replica is stopping"});
 }
 
-/* ---- Sending -------------------------------------------------------------------------------------------------- */
+/* ---- Sending --------------------------------------------------------------------------------- */
 
 void snapshot_wanted(struct loop *l, struct replica *r, const struct raft_peer_request *q)
 {
@@ -335,7 +335,7 @@ void snapshot_sent(struct loop *l, struct stream_msg *m)
     stream_msg_free(m);
 }
 
-/* ---- Receiving ------------------------------------------------------------------------------------------------ */
+/* ---- Receiving ------------------------------------------------------------------------------- */
 
 /* Tell the sender how it went, and the streamer that the transfer is over. Frees `m`. */
 static void end_receive(struct loop *l, struct stream_msg *m, bool installed, bool keep_file)
@@ -349,7 +349,8 @@ static void end_receive(struct loop *l, struct stream_msg *m, bool installed, bo
     m->installed = installed;
     m->refused = !installed;
     engine_send_reply(l->e, &m->host, m);
-    /* What is being saved now may get this very name; files below it are removed when it is done. */
+    /* What is being saved now may get this very name; files below it are removed when it is
+     * done. */
     if (!keep_file && m->name[0] && m->index != m->r->snapshot_index && !m->r->saving) {
         struct task *t = task_new(TASK_REMOVE, m->r);
         memcpy(t->name, m->name, sizeof(t->name));
@@ -400,7 +401,8 @@ void snapshot_received(struct loop *l, struct stream_msg *m)
         snapshot_post(l, t);
 }
 
-/* `received`, if any, is over when that is done: another one would be restored into this generation. */
+/* `received`, if any, is over when that is done: another one would be restored into this
+ * generation. */
 static void discard(struct loop *l, struct replica *r, uint64_t generation,
                     struct stream_msg *received)
 {
@@ -416,8 +418,8 @@ void snapshot_discard(struct loop *l, struct replica *r)
     discard(l, r, r->generation + 1, NULL);
 }
 
-/* A machine that cannot take what others saved, time after time, can never catch up. A full disk may
- * have room later. */
+/* A machine that cannot take what others saved, time after time, can never catch up. A full disk
+ * may have room later. */
 static bool restores_no_more(struct replica *r, const struct thole_status *st)
 {
     if (st->code == THOLE_OK || st->code == THOLE_UNAVAILABLE ||
@@ -493,7 +495,7 @@ void snapshot_installed(struct loop *l, struct replica *r)
     loop_publish(l, r);
 }
 
-/* ---- Answers -------------------------------------------------------------------------------------------------- */
+/* ---- Answers --------------------------------------------------------------------------------- */
 
 static void flushed(struct loop *l, struct task *t)
 {

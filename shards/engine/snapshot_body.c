@@ -1,11 +1,12 @@
-/* The stream of a snapshot: [size][SnapshotHeader][sessions, each with its size][0][machine bytes]. */
+/* The stream of a snapshot: [size][SnapshotHeader][sessions, each with its size][0][machine
+ * bytes]. */
 #include <string.h>
 
 #include "base/canary.h"
 #include "shards/engine/meta.h"
 #include "shards/engine/snapshots.h"
 
-/* ---- Writing ---------------------------------------------------------------------------------------------- */
+/* ---- Writing --------------------------------------------------------------------------------- */
 
 void body_write_head(struct thole_sink *out, const struct task *t)
 {
@@ -40,7 +41,7 @@ enum thole_code body_save(struct thole_sink *out, const struct task *t, struct t
     return code;
 }
 
-/* ---- Reading ---------------------------------------------------------------------------------------------- */
+/* ---- Reading --------------------------------------------------------------------------------- */
 
 static bool read_exactly(struct body_source *s, void *data, size_t size)
 {

@@ -1,4 +1,5 @@
-/* A snapshot file: the stream of snapshot_body.c, which is also what is sent to a peer, and a trailer. */
+/* A snapshot file: the stream of snapshot_body.c, which is also what is sent to a peer, and a
+ * trailer. */
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -37,7 +38,7 @@ bool snapshot_is_kept(const struct replica *r)
     return !r->kind->witness && !(type && (type->flags & THOLE_MACHINE_PERSISTENT));
 }
 
-/* ---- Writing ---------------------------------------------------------------------------------------------- */
+/* ---- Writing --------------------------------------------------------------------------------- */
 
 struct file_sink {
     struct thole_sink base;
@@ -103,7 +104,7 @@ enum thole_code snapshot_save(struct engine *e, struct task *t, struct thole_sta
     return finish_file(&s, t, st);
 }
 
-/* ---- Reading ---------------------------------------------------------------------------------------------- */
+/* ---- Reading --------------------------------------------------------------------------------- */
 
 struct file_source {
     struct body_source body;
@@ -212,10 +213,10 @@ enum thole_code snapshot_check(struct engine *e, const char *name, struct snapsh
     return code;
 }
 
-/* ---- Seeds ------------------------------------------------------------------------------------------------ */
+/* ---- Seeds ----------------------------------------------------------------------------------- */
 
-/* The group begins with this replica alone, an epoch later: what clients of the group that was saved
- * did after the snapshot is not to be taken for what clients of the new one do. */
+/* The group begins with this replica alone, an epoch later: what clients of the group that was
+ * saved did after the snapshot is not to be taken for what clients of the new one do. */
 static void first_config(const struct engine *e, const struct replica *r, uint64_t epoch,
                          struct bytes *out)
 {
@@ -299,7 +300,7 @@ enum thole_code snapshot_import(struct engine *e, struct task *t, struct thole_s
     return code;
 }
 
-/* ---- Loading ---------------------------------------------------------------------------------------------- */
+/* ---- Loading --------------------------------------------------------------------------------- */
 
 enum thole_code snapshot_load(struct engine *e, struct replica *r, const char *name,
                               uint64_t generation, struct machine **ret, struct thole_status *st)

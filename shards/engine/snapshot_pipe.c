@@ -1,5 +1,6 @@
-/* A pipe between the streamer and a job: a bounded queue of pieces. The job waits, the streamer never
- * does: when it found nothing, or no room, it gets a turn (MSG_FLOW) as soon as that has changed. */
+/* A pipe between the streamer and a job: a bounded queue of pieces. The job waits, the streamer
+ * never does: when it found nothing, or no room, it gets a turn (MSG_FLOW) as soon as that has
+ * changed. */
 #include <stdlib.h>
 
 #include "shards/engine/streams.h"

@@ -1,8 +1,9 @@
-/* Receiving snapshots: chunks in order, each answered with what has been received in order so far. For a machine
- * that starts from its snapshot files they go into a staged file; when it is complete and durable it goes
- * to the replica's loop. For another one they go into a pipe, from which it is restored into a new generation while the
- * rest arrives: the loop hears of it at the beginning. A pipe that breaks off, or whose checksum is
- * wrong, has no end, and what was restored from it is never taken for whole. */
+/* Receiving snapshots: chunks in order, each answered with what has been received in order so far.
+ * For a machine that starts from its snapshot files they go into a staged file; when it is complete
+ * and durable it goes to the replica's loop. For another one they go into a pipe, from which it is
+ * restored into a new generation while the rest arrives: the loop hears of it at the beginning. A
+ * pipe that breaks off, or whose checksum is wrong, has no end, and what was restored from it is
+ * never taken for whole. */
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -13,7 +14,8 @@
 #include "shards/engine/streams.h"
 
 #define IDLE_NS (60 * NS_PER_S)
-/* Of a pipe, beyond which answers wait; and beyond which nothing is taken, whatever window a sender believes in. */
+/* Of a pipe, beyond which answers wait; and beyond which nothing is taken, whatever window a sender
+ * believes in. */
 #define PIPE_BYTES (4 * LIMIT_CHUNK_BYTES)
 #define PIPE_BYTES_MAX (4 * PIPE_BYTES)
 
@@ -142,8 +144,9 @@ static struct receive *begin(struct snapshot_receives *s, const struct uuid *hos
     return x;
 }
 
-/* A file of this name may be all that is left of our log; what is in the stream is checked later. (One that
- * is saved between the two steps is replaced by one of the same index, hence of the same state.) */
+/* A file of this name may be all that is left of our log; what is in the stream is checked later.
+ * (One that is saved between the two steps is replaced by one of the same index, hence of the same
+ * state.) */
 static bool commit(struct snapshot_receives *s, struct engine_file *staged, const char *name)
 {
     struct thole_status st;
@@ -207,8 +210,8 @@ static bool add(struct snapshot_receives *s, struct receive *x, const struct cod
     return pipe_put(x->pipe, &(struct piece){.bytes = data_of(c, frame), .last = c->last});
 }
 
-/* Of a leader that another one followed, or an attempt that its sender gave up: two at a time would only
- * throw each other's bytes away. */
+/* Of a leader that another one followed, or an attempt that its sender gave up: two at a time would
+ * only throw each other's bytes away. */
 static bool is_stale(const struct receive *x, const struct uuid *host, const struct codec_chunk *c)
 {
     return c->term < x->term ||
@@ -227,8 +230,8 @@ static void abandon(struct snapshot_receives *s, struct receive *x)
     x->ending = true;
 }
 
-/* The transfer that `c` belongs to; NULL if there is none, and none was begun. Another attempt for the same file
- * goes on where we are; what a machine writes anew need not be the same bytes. */
+/* The transfer that `c` belongs to; NULL if there is none, and none was begun. Another attempt for
+ * the same file goes on where we are; what a machine writes anew need not be the same bytes. */
 static struct receive *match(struct snapshot_receives *s, const struct uuid *host,
                              const struct codec_chunk *c, struct replica *r)
 {
@@ -316,7 +319,7 @@ void receives_end(struct snapshot_receives *s, struct stream_msg *m)
     stream_msg_free(m);
 }
 
-/* ---- Restores from pipes ----------------------------------------------------------------------------------- */
+/* ---- Restores from pipes --------------------------------------------------------------------- */
 
 /* Where workers may not wait, a job begins when its pipe has ended or broken. */
 static void start_restore(struct snapshot_receives *s, struct receive *x)

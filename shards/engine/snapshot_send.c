@@ -1,7 +1,8 @@
-/* Sending snapshots: chunks of a file, or of what a machine is writing into a pipe, in a small window that the
- * receiver's replies drive. A lost chunk or reply is found by silence; the receiver says where to go on: anywhere
- * in a file, but of a pipe only what it has not acknowledged is still here. A cap on the host's rate is a
- * bucket of tokens, from which the transfers take a chunk each in turn. */
+/* Sending snapshots: chunks of a file, or of what a machine is writing into a pipe, in a small
+ * window that the receiver's replies drive. A lost chunk or reply is found by silence; the receiver
+ * says where to go on: anywhere in a file, but of a pipe only what it has not acknowledged is still
+ * here. A cap on the host's rate is a bucket of tokens, from which the transfers take a chunk each
+ * in turn. */
 #include <stdlib.h>
 
 #include "shards/engine/snapshots.h"
@@ -15,9 +16,11 @@
 #define CAPPED_CHUNKS_PER_S 4
 #define CAPPED_CHUNK_BYTES_MIN (16 * KIB)
 
-/* Of a pipe, this is ahead of what the peer has taken: enough that neither end waits for the other. */
+/* Of a pipe, this is ahead of what the peer has taken: enough that neither end waits for the
+ * other. */
 #define PIPE_BYTES (4 * LIMIT_CHUNK_BYTES)
-/* A peer that lost what it had says so for every chunk in flight; an answer that was long on its way comes alone. */
+/* A peer that lost what it had says so for every chunk in flight; an answer that was long on its
+ * way comes alone. */
 #define LOST_MAX 2
 
 struct kept { /* a piece that may have to be sent again */
@@ -168,7 +171,7 @@ static bool begin(struct snapshot_sends *s, struct send *x, uint64_t now_ns)
     return true;
 }
 
-/* ---- Chunks ----------------------------------------------------------------------------------------------- */
+/* ---- Chunks ---------------------------------------------------------------------------------- */
 
 /* Have the next piece of the pipe, if there is one. */
 static enum pipe_state extend(struct send *x)
@@ -376,8 +379,8 @@ uint64_t sends_tick(struct snapshot_sends *s, uint64_t now_ns)
     return next;
 }
 
-/* Two to the same peer would end each other's streams for ever. The older one's end is no news to the core, which
- * asked for the newer one. */
+/* Two to the same peer would end each other's streams for ever. The older one's end is no news to
+ * the core, which asked for the newer one. */
 static void supersede(struct snapshot_sends *s, const struct stream_msg *m)
 {
     for (struct send *x = s->first, *after; x; x = after) {

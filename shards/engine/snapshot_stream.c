@@ -7,7 +7,7 @@
 #include "shards/engine/snapshots.h"
 #include "shards/engine/streams.h"
 
-/* ---- Out --------------------------------------------------------------------------------------------------- */
+/* ---- Out ------------------------------------------------------------------------------------- */
 
 struct pipe_sink {
     struct thole_sink base;
@@ -65,7 +65,7 @@ enum thole_code snapshot_save_stream(struct task *t, struct thole_status *st)
     return code;
 }
 
-/* ---- In ---------------------------------------------------------------------------------------------------- */
+/* ---- In -------------------------------------------------------------------------------------- */
 
 struct pipe_source {
     struct body_source body;

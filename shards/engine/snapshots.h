@@ -5,7 +5,7 @@
 
 #include "shards/engine/codec.h"
 
-/* ---- Files -------------------------------------------------------------------------------------------------- */
+/* ---- Files ----------------------------------------------------------------------------------- */
 
 enum thole_code snapshot_save(struct engine *e, struct task *t, struct thole_status *st);
 enum thole_code snapshot_load(struct engine *e, struct replica *r, const char *name,
@@ -16,8 +16,8 @@ struct snapshot_info {
 /* Check the whole file, and what it says of itself. */
 enum thole_code snapshot_check(struct engine *e, const char *name, struct snapshot_info *ret,
                                struct thole_status *st);
-/* TASK_SEED: writes a snapshot file of ours from the seed `t->name`, checked, which becomes `t->name`; fills
- * index, term and config. */
+/* TASK_SEED: writes a snapshot file of ours from the seed `t->name`, checked, which becomes
+ * `t->name`; fills index, term and config. */
 enum thole_code snapshot_import(struct engine *e, struct task *t, struct thole_status *st);
 /* A file is the stream and this trailer: its checksum (XXH3, 8 bytes little-endian) and a magic. */
 #define SNAPSHOT_TRAILER_BYTES 16
@@ -28,7 +28,7 @@ bool snapshot_is_kept(const struct replica *r);
 /* Parses "<replica>-<index>.snap"; false for anything else. */
 bool snapshot_name_parse(const char *name, uint64_t *ret_replica, uint64_t *ret_index);
 
-/* ---- Streams ------------------------------------------------------------------------------------------------ */
+/* ---- Streams --------------------------------------------------------------------------------- */
 
 struct body_source {
     struct thole_source base;

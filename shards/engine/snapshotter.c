@@ -7,7 +7,7 @@
 
 #include "shards/engine/snapshots.h"
 
-/* ---- What is in the directory at start --------------------------------------------------------------------- */
+/* ---- What is in the directory at start ------------------------------------------------------- */
 
 struct finder {
     struct engine *e;
@@ -74,7 +74,7 @@ enum thole_code spaces_clean(struct engine *e, struct thole_status *st)
     return code;
 }
 
-/* ---- Opening -------------------------------------------------------------------------------------------------- */
+/* ---- Opening --------------------------------------------------------------------------------- */
 
 /* Is (index, term) a place in this replica's log, so that the log continues from it? */
 static bool on_log(const struct raft_boot *b, uint64_t index, uint64_t term)
@@ -180,7 +180,7 @@ void snapshotter_open(struct engine *e, struct task *t)
         t->st.code = code;
 }
 
-/* ---- The other tasks ------------------------------------------------------------------------------------------- */
+/* ---- The other tasks ------------------------------------------------------------------------- */
 
 /* One flush of the state database serves every task that was waiting when it began. */
 static void flush(struct engine *e, struct task *t, bool *flushed)

@@ -1,4 +1,5 @@
-/* What is shown of replicas: copies under the engine's lock, updated by loops at the end of a turn. */
+/* What is shown of replicas: copies under the engine's lock, updated by loops at the end of a
+ * turn. */
 #include <stdlib.h>
 
 #include "shards/engine/engine_internal.h"

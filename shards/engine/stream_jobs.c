@@ -1,6 +1,7 @@
-/* The workers on which machines write into pipes and read from them. They wait for what another host does, so
- * they are not the snapshotter; and those that save are not those that restore, or two hosts that save for
- * each other would wait for ever. A worker has one job at a time, and of one replica one of each kind runs. */
+/* The workers on which machines write into pipes and read from them. They wait for what another
+ * host does, so they are not the snapshotter; and those that save are not those that restore, or
+ * two hosts that save for each other would wait for ever. A worker has one job at a time, and of
+ * one replica one of each kind runs. */
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -86,8 +87,8 @@ bool jobs_start(struct stream_jobs *j, struct task *t)
     return true;
 }
 
-/* A destruction of everything waits for all of the replica's jobs. One of a generation follows the restore into it,
- * if there was one, and waits for those that save from it. */
+/* A destruction of everything waits for all of the replica's jobs. One of a generation follows the
+ * restore into it, if there was one, and waits for those that save from it. */
 static bool in_use(struct stream_jobs *j, const struct task *destroy)
 {
     for (int i = 0; i < STREAM_JOBS_MAX; i++) {

@@ -1,6 +1,6 @@
 /* The streamer: log pages for lagging followers, and snapshot transfers in both directions. Each
- * step is short, so it shares no thread with saving and restoring, which are not. What destroys the data of a machine
- * passes here, since only the streamer knows who reads or writes it. */
+ * step is short, so it shares no thread with saving and restoring, which are not. What destroys the
+ * data of a machine passes here, since only the streamer knows who reads or writes it. */
 #include <stdlib.h>
 
 #include "shards/engine/engine_internal.h"

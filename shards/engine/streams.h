@@ -1,11 +1,11 @@
-/* Snapshot transfers, on the streamer: snapshot_send.c and snapshot_receive.c. What their machines write and read
- * goes through pipes (snapshot_pipe.c) to and from the workers of stream_jobs.c. */
+/* Snapshot transfers, on the streamer: snapshot_send.c and snapshot_receive.c. What their machines
+ * write and read goes through pipes (snapshot_pipe.c) to and from the workers of stream_jobs.c. */
 #ifndef SHARDS_ENGINE_STREAMS_H
 #define SHARDS_ENGINE_STREAMS_H
 
 #include "shards/engine/engine_internal.h"
 
-/* ---- Pipes: pieces of a snapshot between the streamer, which never waits, and a job, which does ----------- */
+/* ---- Pipes: pieces of a snapshot between the streamer, which never waits, and a job ---------- */
 
 struct snapshot_pipe;
 struct piece {
@@ -26,8 +26,8 @@ void pipe_unref(struct snapshot_pipe *p); /* NULL is fine */
 /* Takes the piece over. False if the pipe is broken. */
 bool pipe_put(struct snapshot_pipe *p, const struct piece *piece);
 enum pipe_state pipe_take(struct snapshot_pipe *p, struct piece *ret);
-/* The same for jobs: they wait for room, or for a piece; where workers may not wait (worker.h) there is always
- * room, and an empty pipe is a broken one. */
+/* The same for jobs: they wait for room, or for a piece; where workers may not wait (worker.h)
+ * there is always room, and an empty pipe is a broken one. */
 bool pipe_put_wait(struct snapshot_pipe *p, const struct piece *piece);
 enum pipe_state pipe_take_wait(struct snapshot_pipe *p, struct piece *ret);
 /* False: no room; the streamer gets a turn when there is. */
@@ -37,14 +37,14 @@ void pipe_break(struct snapshot_pipe *p);
 uint64_t pipe_bytes(struct snapshot_pipe *p);
 bool pipe_is_open(struct snapshot_pipe *p); /* neither broken nor ended */
 
-/* ---- Jobs: machines that write into pipes, and machines that read from them -------------------------------- */
+/* ---- Jobs: machines that write into pipes, and machines that read from them ------------------ */
 
 #define STREAM_JOBS_MAX 4 /* of each kind at a time */
 struct stream_jobs;
 struct stream_jobs *jobs_new(struct engine *e);
 void jobs_free(struct stream_jobs *j);
-/* Takes a TASK_SAVE or TASK_RESTORE with a pipe, which comes back to the streamer. False: not now, as all are
- * busy, or one of this kind and replica is. */
+/* Takes a TASK_SAVE or TASK_RESTORE with a pipe, which comes back to the streamer. False: not now,
+ * as all are busy, or one of this kind and replica is. */
 bool jobs_start(struct stream_jobs *j, struct task *t);
 /* It came back. */
 void jobs_ended(struct stream_jobs *j, const struct task *t);
@@ -57,10 +57,10 @@ void jobs_stop(struct stream_jobs *j);
 enum thole_code snapshot_save_stream(struct task *t, struct thole_status *st);
 enum thole_code snapshot_load_stream(struct task *t, struct thole_status *st);
 
-/* ---- Transfers --------------------------------------------------------------------------------------------- */
+/* ---- Transfers ------------------------------------------------------------------------------- */
 
-/* `tick` returns the next deadline. `stop` ends what is under way for a replica: all of it, or with its machine of
- * a generation. */
+/* `tick` returns the next deadline. `stop` ends what is under way for a replica: all of it, or with
+ * its machine of a generation. */
 #define ANY_GENERATION UINT64_MAX
 struct snapshot_sends;
 struct snapshot_sends *sends_new(struct engine *e, struct stream_jobs *jobs);

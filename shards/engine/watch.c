@@ -1,6 +1,6 @@
-/* Watchers of machines' events. A replica's list is under the watch_lock of its applier, which holds
- * it while a machine runs: a watcher sees every event after the index it starts from, and none after
- * engine_unwatch has returned (unless it is called from an event). */
+/* Watchers of machines' events. A replica's list is under the watch_lock of its applier, which
+ * holds it while a machine runs: a watcher sees every event after the index it starts from, and
+ * none after engine_unwatch has returned (unless it is called from an event). */
 #include <stdlib.h>
 
 #include "shards/engine/engine_internal.h"

@@ -82,9 +82,9 @@ uint64_t raft__staying_match(const struct raft *r)
     return raft_config_is_voter(c, r->options.replica_id) ? UINT64_MAX : raft__best_match(r, c);
 }
 
-/* What a quorum has is committed, but with witnesses it is not acted on beyond a change until a voter
- * that stays is at least as far as any witness: see raft__staying_match. One change after the other,
- * because who stays at the second depends on the first. To commit late is always safe. */
+/* What a quorum has is committed, but with witnesses it is not acted on beyond a change until a
+ * voter that stays is at least as far as any witness: see raft__staying_match. One change after the
+ * other, because who stays at the second depends on the first. To commit late is always safe. */
 static uint64_t hold_back_changes(const struct raft *r, uint64_t index)
 {
     const struct raft_membership *m = &r->membership;
@@ -183,17 +183,17 @@ static void evict(struct raft *r)
         uint64_t counted = r->commit >= r->lead->first_index ? r->commit : r->lead->first_index - 1;
         droppable = min_u64(droppable, counted);
     }
-    /* Memory that is used again soon is still in the processor's caches, so what nobody needs goes at
-     * once, but for the last one: the ring goes with it. Handed out and over the limit, or far over
-     * it: the store has them. */
+    /* Memory that is used again soon is still in the processor's caches, so what nobody needs goes
+     * at once, but for the last one: the ring goes with it. Handed out and over the limit, or far
+     * over it: the store has them. */
     uint64_t had = min_u64(had_by_all(r), r->log.last_index - 1);
     raft__log_evict(&r->log, 0, min_u64(droppable, had));
     raft__log_evict(&r->log, r->options.cache_bytes, min_u64(droppable, r->handed));
     raft__log_evict(&r->log, r->options.cache_bytes + LIMIT_APPLYING_BYTES, droppable);
 }
 
-/* A configuration acts only once a crash would not make us fall back to the one before: those whom it
- * removes may be gone for good as soon as it shows, and with them the quorum of that one. */
+/* A configuration acts only once a crash would not make us fall back to the one before: those whom
+ * it removes may be gone for good as soon as it shows, and with them the quorum of that one. */
 static bool commit_is_durable(struct raft *r, uint64_t index)
 {
     struct raft_persist *p = &r->awake->persist;

@@ -1,11 +1,12 @@
 /* Quorum loss: one replica is made the group's only voter, under a new epoch (raft_force).
  *
- * That breaks what Raft promises, on purpose and once: whatever the lost majority had and this replica
- * has not is gone. So that it stays so, the epoch goes with every message: whoever has a lower one is
- * told that it was removed, whoever has data of a lower one takes part no more (superseded), and only
- * a replica without data takes a higher one over. Logs of two epochs never mix: all members of the
- * old configuration are removed for good, and new ones start from a snapshot behind the forced entry.
- * Until that entry is durable nothing acts, and this replica is deaf: a crash leaves all as it was. */
+ * That breaks what Raft promises, on purpose and once: whatever the lost majority had and this
+ * replica has not is gone. So that it stays so, the epoch goes with every message: whoever has a
+ * lower one is told that it was removed, whoever has data of a lower one takes part no more
+ * (superseded), and only a replica without data takes a higher one over. Logs of two epochs never
+ * mix: all members of the old configuration are removed for good, and new ones start from a
+ * snapshot behind the forced entry. Until that entry is durable nothing acts, and this replica is
+ * deaf: a crash leaves all as it was. */
 #include "shards/raft/raft_internal.h"
 
 bool raft__has_no_data(const struct raft *r)

@@ -1,12 +1,12 @@
 /* Lease reads, an option: a leader that lately heard from a quorum answers reads without asking.
  *
- * A voter that hears a leader promises, in its answer to the heartbeat, not to vote for `hint` ms of
- * its clock (votes that a transfer asks for excepted; and whoever starts waits as long, because it
- * may have promised before). So nobody else can be elected while a quorum, under the configuration
- * in force when the read is answered, still keeps that promise. The leader counts a promise from
- * when it *sent* the heartbeat, and shorter by what clocks may differ. Time here is real time
- * (raft_clock): the logical time of a stalled loop would make a lease too long. A voter may use it
- * for its promise, because it never runs faster. Dissertation 6.4.1. */
+ * A voter that hears a leader promises, in its answer to the heartbeat, not to vote for `hint` ms
+ * of its clock (votes that a transfer asks for excepted; and whoever starts waits as long, because
+ * it may have promised before). So nobody else can be elected while a quorum, under the
+ * configuration in force when the read is answered, still keeps that promise. The leader counts a
+ * promise from when it *sent* the heartbeat, and shorter by what clocks may differ. Time here is
+ * real time (raft_clock): the logical time of a stalled loop would make a lease too long. A voter
+ * may use it for its promise, because it never runs faster. Dissertation 6.4.1. */
 #include "base/clock.h"
 #include "shards/raft/raft_internal.h"
 

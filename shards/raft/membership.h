@@ -16,8 +16,8 @@ uint32_t raft__config_position(const struct raft_config *c, uint64_t replica_id)
 /* Add a tombstone; idempotent. */
 void raft__config_tombstone(struct raft_config *c, uint64_t replica_id);
 
-/* One allocation: the configuration's arrays follow. It is immutable and counted, because callers of the
- * core may hold the configuration (raft_config_hold); `before` is the core's. */
+/* One allocation: the configuration's arrays follow. It is immutable and counted, because callers
+ * of the core may hold the configuration (raft_config_hold); `before` is the core's. */
 struct raft_config_version {
     _Atomic uint32_t refs;
     uint64_t index; /* of the entry that made it; the first one's is at or before the log start */
@@ -26,8 +26,8 @@ struct raft_config_version {
     struct raft_member members[];
 };
 
-/* `current` is in force; the oldest one before it is the configuration at the log start. `pending` are
- * the CONFIG entries of the log that do not act yet, ascending. */
+/* `current` is in force; the oldest one before it is the configuration at the log start. `pending`
+ * are the CONFIG entries of the log that do not act yet, ascending. */
 struct raft_membership {
     struct raft_config_version *current;
     struct raft_entry **pending;
@@ -42,8 +42,8 @@ const struct raft_config *raft__membership_current(const struct raft_membership 
 /* The same, with a reference: see raft_config_hold. */
 const struct raft_config *raft__membership_hold(const struct raft_membership *m);
 uint64_t raft__membership_index(const struct raft_membership *m);
-/* From which index on the log is of the present epoch: of raft_force's entry, or before the log start
- * is all that is known. 0: the first epoch. */
+/* From which index on the log is of the present epoch: of raft_force's entry, or before the log
+ * start is all that is known. 0: the first epoch. */
 uint64_t raft__membership_epoch_index(const struct raft_membership *m);
 /* The configuration in force at `index`. */
 const struct raft_config *raft__membership_at(const struct raft_membership *m, uint64_t index);

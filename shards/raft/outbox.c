@@ -6,7 +6,8 @@
 
 #include "base/assert.h"
 
-/* A group that wakes and sleeps again says two things at a time, and all of a host may do so at once. */
+/* A group that wakes and sleeps again says two things at a time, and all of a host may do so at
+ * once. */
 static size_t grown(size_t capacity)
 {
     return capacity == 0 ? 2 : capacity * 2;

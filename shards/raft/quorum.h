@@ -23,7 +23,8 @@ uint64_t raft__quorum_value(uint64_t *values, size_t n);
 /* How `granted` and `refused` of `n` voters decide. n == 0 is won: an empty half never decides. */
 enum raft_tally raft__quorum_tally(size_t granted, size_t refused, size_t n);
 
-/* Over both halves of `c`; `values` and `votes` have one element per member of `c`, in its order. */
+/* Over both halves of `c`; `values` and `votes` have one element per member of `c`, in its
+ * order. */
 uint64_t raft__quorum_joint_value(const struct raft_config *c, const uint64_t *values);
 enum raft_tally raft__quorum_joint_tally(const struct raft_config *c, const uint8_t *votes);
 

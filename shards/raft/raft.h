@@ -233,15 +233,16 @@ void raft_free(struct raft *r);
 
 /* ---- Events ---------------------------------------------------------------------------------- */
 
-/* A message from a peer. Takes over `m->entries`: the references and, if entry_count > 0, the malloced
- * array; entry_count is 0 afterwards, whatever the result. Malformed input is INVALID_ARGUMENT and
- * changes nothing. DATA_LOSS: the leader and we contradict each other about what is committed or
- * acknowledged, or (REMOVED) the group was forced without us and we are superseded; this replica
- * must stop. */
+/* A message from a peer. Takes over `m->entries`: the references and, if entry_count > 0, the
+ * malloced array; entry_count is 0 afterwards, whatever the result. Malformed input is
+ * INVALID_ARGUMENT and changes nothing. DATA_LOSS: the leader and we contradict each other about
+ * what is committed or acknowledged, or (REMOVED) the group was forced without us and we are
+ * superseded; this replica must stop. */
 THOLE_MUST_CHECK enum thole_code raft_receive(struct raft *r, struct raft_message *m,
                                               uint64_t now_ms, struct thole_status *st);
-/* Real time, which leases need: CLOCK_BOOTTIME in ns, read after what came in was fed to the core and
- * before raft_tick and raft_harvest. Without it reads are confirmed by a round, as without leases. */
+/* Real time, which leases need: CLOCK_BOOTTIME in ns, read after what came in was fed to the core
+ * and before raft_tick and raft_harvest. Without it reads are confirmed by a round, as without
+ * leases. */
 void raft_clock(struct raft *r, uint64_t real_ns);
 /* Time passed. Call when raft_deadline_ms says so (earlier is harmless). */
 void raft_tick(struct raft *r, uint64_t now_ms);
@@ -267,16 +268,18 @@ THOLE_MUST_CHECK enum thole_code raft_read(struct raft *r, uint64_t context, uin
  * NOT_FOUND, ABORTED TRANSFERRING, FAILED_PRECONDITION. Aborted after T. */
 THOLE_MUST_CHECK enum thole_code raft_transfer(struct raft *r, uint64_t target, uint64_t now_ms,
                                                struct thole_status *st);
-/* The caller knows that the leader is gone: a follower or learner forgets it, and so no longer refuses
- * votes for its sake; term, vote and election timer stay. No effect on a leader, a (pre-)candidate
- * and without a leader. FAILED_PRECONDITION with lease reads: that refusal is their promise. */
+/* The caller knows that the leader is gone: a follower or learner forgets it, and so no longer
+ * refuses votes for its sake; term, vote and election timer stay. No effect on a leader, a
+ * (pre-)candidate and without a leader. FAILED_PRECONDITION with lease reads: that refusal is their
+ * promise. */
 THOLE_MUST_CHECK enum thole_code raft_forget_leader(struct raft *r, uint64_t now_ms,
                                                     struct thole_status *st);
 /* The group has lost its quorum for good: make this replica its only voter. All that its log holds
- * becomes committed, every other member is removed, and a message of an earlier epoch is refused from
- * now on, so that members which come back cannot undo it. Acts when the next update is durable; then
- * the replica campaigns. FAILED_PRECONDITION: a witness, a replica without data or that never was a
- * member, an epoch that is not above ours; UNAVAILABLE: a snapshot is just being installed. */
+ * becomes committed, every other member is removed, and a message of an earlier epoch is refused
+ * from now on, so that members which come back cannot undo it. Acts when the next update is
+ * durable; then the replica campaigns. FAILED_PRECONDITION: a witness, a replica without data or
+ * that never was a member, an epoch that is not above ours; UNAVAILABLE: a snapshot is just being
+ * installed. */
 THOLE_MUST_CHECK enum thole_code raft_force(struct raft *r, uint64_t epoch, uint64_t now_ms,
                                             struct thole_status *st);
 void raft_campaign(struct raft *r, uint64_t now_ms); /* tests, and "leader preference" */
@@ -287,17 +290,18 @@ void raft_persisted(struct raft *r, uint64_t token, uint64_t now_ms);
 void raft_applied(struct raft *r, uint64_t index);
 /* The engine could not reach `peer` (its stream broke or its queue was full). */
 void raft_unreachable(struct raft *r, uint64_t peer);
-/* A replica that sleeps has no deadline. The caller hears its leader's (or members') hosts instead, and
- * calls this when one of them fell silent or started anew, or when the leader there stopped. `heard_ms`:
- * when the leader's host was last heard, for the election timer. Anything else that happens to a
- * replica wakes it by itself. Does nothing to one that is awake. */
+/* A replica that sleeps has no deadline. The caller hears its leader's (or members') hosts instead,
+ * and calls this when one of them fell silent or started anew, or when the leader there stopped.
+ * `heard_ms`: when the leader's host was last heard, for the election timer. Anything else that
+ * happens to a replica wakes it by itself. Does nothing to one that is awake. */
 void raft_wake(struct raft *r, uint64_t heard_ms, uint64_t now_ms);
 bool raft_asleep(const struct raft *r);
-/* Give back the memory that a sleeping replica does not need: queues and windows that are empty, and
- * entries that are applied. What the last update lent ends. Does nothing to one that is awake. */
+/* Give back the memory that a sleeping replica does not need: queues and windows that are empty,
+ * and entries that are applied. What the last update lent ends. Does nothing to one that is
+ * awake. */
 void raft_trim(struct raft *r);
-/* Leader: the host of a member is not heard (or is again), so its consent to sleep is not waited for.
- * Forgotten when leadership ends; a member that is new to the configuration is not absent. */
+/* Leader: the host of a member is not heard (or is again), so its consent to sleep is not waited
+ * for. Forgotten when leadership ends; a member that is new to the configuration is not absent. */
 void raft_absent(struct raft *r, uint64_t peer, bool absent, uint64_t now_ms);
 /* Answer of an update's `need_log`: entries from the store, ascending and contiguous from
  * `first`; references are taken. n == 0: no longer in the log (compacted), a snapshot is needed. */
@@ -312,9 +316,9 @@ void raft_snapshot_sent(struct raft *r, uint64_t peer, uint64_t index, bool ok);
 THOLE_MUST_CHECK enum thole_code raft_snapshot_received(
     struct raft *r, uint64_t from, uint64_t term, uint64_t index, uint64_t index_term,
     const struct raft_config *config, uint64_t now_ms, bool *ret_install, struct thole_status *st);
-/* A snapshot that comes from no leader is staged here: the state that a group begins with, of which this
- * replica is the only voter in `config`. Only for a replica that has nothing yet and was given no
- * configuration (FAILED_PRECONDITION otherwise). The next update carries `snapshot`. */
+/* A snapshot that comes from no leader is staged here: the state that a group begins with, of which
+ * this replica is the only voter in `config`. Only for a replica that has nothing yet and was given
+ * no configuration (FAILED_PRECONDITION otherwise). The next update carries `snapshot`. */
 THOLE_MUST_CHECK enum thole_code raft_seed(struct raft *r, uint64_t index, uint64_t index_term,
                                            const struct raft_config *config, uint64_t now_ms,
                                            struct thole_status *st);
@@ -348,7 +352,8 @@ struct raft_peer_request {
  * references of what must live longer. */
 struct raft_update {
     /* Persist, all in one batch. persist == 0: nothing to write. Otherwise `hard` is always set,
-     * because hard state and entries go together; entries[0] truncates everything from its index on. */
+     * because hard state and entries go together; entries[0] truncates everything from its index
+     * on. */
     uint64_t persist;
     struct raft_hard hard;
     struct raft_entry **entries;
@@ -376,8 +381,8 @@ struct raft_update {
 
     bool status_changed; /* role, leader, term or configuration: see raft_status */
     bool config_changed;
-    bool
-        removed; /* this replica was removed for good: a member says so, or the configuration does */
+    /* This replica was removed for good: a member says so, or the configuration does. */
+    bool removed;
 };
 bool raft_has_update(const struct raft *r);
 void raft_harvest(struct raft *r, struct raft_update *ret);
@@ -396,8 +401,8 @@ struct raft_status {
 };
 void raft_status(const struct raft *r, struct raft_status *ret);
 const struct raft_config *raft_config(const struct raft *r); /* in force (applied) */
-/* The same, for longer than until the next event: immutable, shared with the core and whoever else holds
- * it, on any thread. */
+/* The same, for longer than until the next event: immutable, shared with the core and whoever else
+ * holds it, on any thread. */
 const struct raft_config *raft_config_hold(const struct raft *r);
 void raft_config_release(const struct raft_config *c); /* NULL is fine */
 const struct raft_config *raft_config_at(const struct raft *r,

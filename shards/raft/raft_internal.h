@@ -1,4 +1,5 @@
-/* Inside the core: the state, and who changes what. See README.md for invariants and transitions. */
+/* Inside the core: the state, and who changes what. See README.md for invariants and
+ * transitions. */
 #ifndef SHARDS_RAFT_RAFT_INTERNAL_H
 #define SHARDS_RAFT_RAFT_INTERNAL_H
 
@@ -65,8 +66,8 @@ struct raft_lead {
     bool lease_void; /* TIMEOUT_NOW was sent, and may arrive as long as this term lasts */
 };
 
-/* What is empty, or follows from the rest, while a replica sleeps: raft__begin makes it, raft_trim gives
- * it back. */
+/* What is empty, or follows from the rest, while a replica sleeps: raft__begin makes it, raft_trim
+ * gives it back. */
 struct raft_awake {
     struct rand rand;
     struct raft_persist persist;
@@ -158,10 +159,11 @@ bool raft__change_is_due(const struct raft *r);
 bool raft__has_witness(const struct raft_config *c);
 /* Leader: how far the logs of those reach who may lead under `next`: the best of them. */
 uint64_t raft__best_match(const struct raft *r, const struct raft_config *next);
-/* A voter and a witness may be a quorum, and a witness cannot lead. If a change takes away the voter
- * whose log alone is as new as the witness', nobody can be elected any more. So while a change is
- * pending in a group with witnesses, it commits only when a voter that stays has it, and witnesses
- * get nothing that none of those has. This is how far they have the log; UINT64_MAX: no bound. */
+/* A voter and a witness may be a quorum, and a witness cannot lead. If a change takes away the
+ * voter whose log alone is as new as the witness', nobody can be elected any more. So while a
+ * change is pending in a group with witnesses, it commits only when a voter that stays has it, and
+ * witnesses get nothing that none of those has. This is how far they have the log; UINT64_MAX: no
+ * bound. */
 uint64_t raft__staying_match(const struct raft *r);
 /* Let configurations act that are committed and durable, then drop what the cache need not hold. */
 void raft__advance(struct raft *r);
@@ -207,8 +209,8 @@ void raft__recv_read_reply(struct raft *r, const struct raft_message *m);
 
 /* force.c */
 bool raft__has_no_data(const struct raft *r);
-/* Is `epoch`, of a message or snapshot, ours? A replica without data takes a higher one over. OK and
- * false in ret_ours: a lower one, which is answered; DATA_LOSS: we are superseded. */
+/* Is `epoch`, of a message or snapshot, ours? A replica without data takes a higher one over. OK
+ * and false in ret_ours: a lower one, which is answered; DATA_LOSS: we are superseded. */
 THOLE_MUST_CHECK enum thole_code raft__check_epoch(struct raft *r, uint64_t from, uint8_t kind,
                                                    uint64_t epoch, bool *ret_ours,
                                                    struct thole_status *st);

@@ -132,8 +132,8 @@ static bool adjust_term(struct raft *r, const struct raft_message *m)
     return true;
 }
 
-/* With our commit index: the removed replica may hold the longest log of a configuration that others
- * still believe in, and must be able to tell them. */
+/* With our commit index: the removed replica may hold the longest log of a configuration that
+ * others still believe in, and must be able to tell them. */
 void raft__answer_removed(struct raft *r, uint64_t to)
 {
     struct raft_message m = {.kind = RAFT_MSG_REMOVED, .to = to, .commit = r->commit};

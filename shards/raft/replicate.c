@@ -1,5 +1,5 @@
-/* What a leader sends to each member at a harvest: appends, or a wish for log entries or a snapshot.
- * Dissertation 3.5, 10.2.1 (pipelining). */
+/* What a leader sends to each member at a harvest: appends, or a wish for log entries or a
+ * snapshot. Dissertation 3.5, 10.2.1 (pipelining). */
 #include "shards/raft/raft_internal.h"
 
 struct batch {
@@ -27,8 +27,9 @@ static bool is_witness(const struct raft_member *m)
     return m->role == RAFT_WITNESS || m->outgoing_role == RAFT_WITNESS;
 }
 
-/* A witness must never be ahead of every replica that has the data: if we crashed, it would keep all
- * of them from being elected. So it gets only what is durable here; others need not wait for us. */
+/* A witness must never be ahead of every replica that has the data: if we crashed, it would keep
+ * all of them from being elected. So it gets only what is durable here; others need not wait for
+ * us. */
 static uint64_t last_for(const struct raft *r, bool witness)
 {
     if (!witness) {

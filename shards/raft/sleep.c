@@ -1,14 +1,16 @@
 /* Sleep: a group in which nothing happens costs neither timers nor messages.
  *
- * A leader that has been idle for a while asks its members to SLEEP, in place of a heartbeat. A member
- * whose log is the leader's, all of it durable and committed, stops its timer and says so; when all
- * members have, the leader stops its own. From then on each relies on what the caller hears of the
- * others' *hosts*: it must call raft_wake for a sleeping replica when the host of its leader, or of a
- * member that it leads, falls silent or starts anew, and when a leader stopped without a word.
- * Members whose hosts are known to be gone (raft_absent) need not answer, if the others are a quorum.
+ * A leader that has been idle for a while asks its members to SLEEP, in place of a heartbeat. A
+ * member whose log is the leader's, all of it durable and committed, stops its timer and says so;
+ * when all members have, the leader stops its own. From then on each relies on what the caller
+ * hears of the others' *hosts*: it must call raft_wake for a sleeping replica when the host of its
+ * leader, or of a member that it leads, falls silent or starts anew, and when a leader stopped
+ * without a word. Members whose hosts are known to be gone (raft_absent) need not answer, if the
+ * others are a quorum.
  *
- * Sleep concerns timers alone: terms, votes and logs know nothing of it. Everything that happens wakes
- * a replica, so at worst a group is awake, or waits for an election, longer than it need be. */
+ * Sleep concerns timers alone: terms, votes and logs know nothing of it. Everything that happens
+ * wakes a replica, so at worst a group is awake, or waits for an election, longer than it need
+ * be. */
 #include "shards/raft/raft_internal.h"
 
 void raft__busy(struct raft *r)

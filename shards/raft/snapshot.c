@@ -4,7 +4,8 @@
 void raft_compact(struct raft *r, uint64_t index)
 {
     raft__begin(r, r->now_ms);
-    /* The machine may lag behind what the caller knows to be durable elsewhere; never ahead of it. */
+    /* The machine may lag behind what the caller knows to be durable elsewhere; never ahead of
+     * it. */
     if (index <= r->log.start_index || index > r->applied || index > r->log.durable ||
         r->awake->persist.snapshot_dirty) {
         return;

@@ -64,7 +64,7 @@ void admin_bootstrap(struct sim *s)
     sim_advance(s, s->now_ns + 200 * SIM_MS);
 }
 
-/* ---- Changes ------------------------------------------------------------------------------------------- */
+/* ---- Changes --------------------------------------------------------------------------------- */
 
 struct view { /* of a shard, from its leader */
     struct sim *s;

@@ -1,4 +1,5 @@
-/* Nothing grows without bound: what a replica, a loop and a machine hold in memory, after every turn. */
+/* Nothing grows without bound: what a replica, a loop and a machine hold in memory, after every
+ * turn. */
 #include <inttypes.h>
 
 #include "shards/raft/raft_internal.h"
@@ -13,7 +14,7 @@
     sim_fail(s, "shard %" PRIu64 ", replica %" PRIu64 ": " format, (m)->shard->id, \
              (m)->replica_id, __VA_ARGS__)
 
-/* ---- The core ------------------------------------------------------------------------------------------- */
+/* ---- The core -------------------------------------------------------------------------------- */
 
 static void check_window(struct sim *s, struct member *m, const struct raft_progress *p,
                          uint64_t peer)
@@ -96,7 +97,7 @@ static void check_core(struct sim *s, struct member *m, const struct raft *r)
              raft__log_write_count(&r->log));
 }
 
-/* ---- The engine's part of a replica ------------------------------------------------------------------- */
+/* ---- The engine's part of a replica ---------------------------------------------------------- */
 
 static void check_sessions(struct sim *s, struct member *m, const struct session_table *t)
 {
@@ -135,7 +136,7 @@ void check_bounds(struct sim *s, struct member *m, struct replica *r)
              sim_work(r)->pending.count, s->op_count);
 }
 
-/* ---- Loops ------------------------------------------------------------------------------------------------ */
+/* ---- Loops ----------------------------------------------------------------------------------- */
 
 /* One batch grows while at most one is at the writer; a replica has one update in it. */
 static void check_batches(struct sim *s, struct sim_host *h, const struct loop *l)

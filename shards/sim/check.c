@@ -10,7 +10,7 @@
     sim_fail(s, "shard %" PRIu64 ", replica %" PRIu64 ": " format, (m)->shard->id, \
              (m)->replica_id, __VA_ARGS__)
 
-/* ---- Quorums ------------------------------------------------------------------------------------------ */
+/* ---- Quorums --------------------------------------------------------------------------------- */
 
 static bool votes_in(const struct raft_member *m, bool outgoing)
 {
@@ -138,7 +138,7 @@ static bool quorum_voted(struct sim *s, const struct raft_config *c, const struc
     return true;
 }
 
-/* ---- Roles, terms, commits ------------------------------------------------------------------------------ */
+/* ---- Roles, terms, commits ------------------------------------------------------------------- */
 
 static void check_leader(struct sim *s, struct member *m, struct replica *r)
 {
@@ -379,7 +379,7 @@ void check_loop(struct sim *s, struct sim_host *h, struct loop *l)
     check_loop_bounds(s, h, l);
 }
 
-/* ---- Frames: nothing is said that is not on disk ---------------------------------------------------------- */
+/* ---- Frames: nothing is said that is not on disk --------------------------------------------- */
 
 struct speaker {
     struct sim *s;
@@ -421,7 +421,8 @@ static void check_message(void *ctx, uint64_t shard_id, uint64_t to_incarnation,
             FAIL(s, m, "speaks of term %" PRIu64 ", its disk has %" PRIu64 " (kind %d)", r->term,
                  m->hard.term, r->kind);
         check_vote_message(s, m, r);
-        /* What was acknowledged in an earlier term may be replaced by now, in the same write even. */
+        /* What was acknowledged in an earlier term may be replaced by now, in the same write
+         * even. */
         if (r->kind == RAFT_MSG_APPEND_REPLY && !r->reject && r->term == m->hard.term &&
             r->index > member_last(m))
             FAIL(s, m, "acknowledges %" PRIu64 ", its disk ends at %" PRIu64, r->index,
@@ -452,7 +453,7 @@ void check_frame(struct sim *s, struct sim_host *h, struct bufslice frame)
         sim_fail(s, "host %d sends a frame that cannot be read: %s", h->id, st.message);
 }
 
-/* ---- Machines --------------------------------------------------------------------------------------------------- */
+/* ---- Machines -------------------------------------------------------------------------------- */
 
 void check_apply(struct sim *s, struct sim_host *h, uint64_t shard_id, uint64_t replica_id,
                  uint64_t index, uint64_t state, bool restored)

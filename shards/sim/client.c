@@ -1,5 +1,6 @@
-/* Clients: each has one operation at a time, on a register of a shard, at a host that may or may not
- * be the right one. Some write in a session and retry until they know; the others never retry. */
+/* Clients: each has one operation at a time, on a register of a shard, at a host that may or may
+ * not be the right one. Some write in a session and retry until they know; the others never
+ * retry. */
 #include <inttypes.h>
 #include <stdlib.h>
 
@@ -36,7 +37,7 @@ static void again(struct client *c)
     sim_at(s, from + pause, step, c);
 }
 
-/* ---- Operations ------------------------------------------------------------------------------------------ */
+/* ---- Operations ------------------------------------------------------------------------------ */
 
 static struct bufslice payload_of(struct op *o)
 {
@@ -117,7 +118,7 @@ static void begin(struct op *o, struct key *key, bool write)
     }
 }
 
-/* ---- Clients ------------------------------------------------------------------------------------------------ */
+/* ---- Clients --------------------------------------------------------------------------------- */
 
 static struct sim_host *pick_host(struct client *c, struct shard *shard, bool read)
 {
@@ -181,7 +182,7 @@ static void step(struct sim *s, void *arg)
     submit(o, h);
 }
 
-/* ---- Answers ------------------------------------------------------------------------------------------------- */
+/* ---- Answers --------------------------------------------------------------------------------- */
 
 static void redirect(struct client *c, const struct engine_request *r)
 {

@@ -13,7 +13,7 @@ static struct sim_host *host_of(const struct executor *ex)
     return CONTAINER_OF(ex, struct sim_host, executor);
 }
 
-/* ---- The clock ------------------------------------------------------------------------------------- */
+/* ---- The clock ------------------------------------------------------------------------------- */
 
 uint64_t host_clock(const struct sim_host *h)
 {
@@ -56,7 +56,7 @@ static uint64_t clock_wall(const struct clock *c)
     return UINT64_C(1767225600000) + clock_monotonic(c) / NS_PER_MS;
 }
 
-/* ---- Workers ----------------------------------------------------------------------------------------- */
+/* ---- Workers --------------------------------------------------------------------------------- */
 
 static struct sim_worker *slot_of(struct sim_host *h, const struct worker *w)
 {
@@ -172,7 +172,7 @@ void executor_init(struct sim_host *h)
     h->next_ns = CLOCK_NEVER;
 }
 
-/* ---- Turns ---------------------------------------------------------------------------------------------- */
+/* ---- Turns ----------------------------------------------------------------------------------- */
 
 static uint64_t wanted(const struct sim_worker *slot)
 {

@@ -1,6 +1,6 @@
 /* Snapshot files: what was committed is synced, with its directory. A crash in a commit leaves the
- * file there or not; a removal that no sync followed may be undone by a crash. One that was not to be
- * durable may be cut or gone after a crash. */
+ * file there or not; a removal that no sync followed may be undone by a crash. One that was not to
+ * be durable may be cut or gone after a crash. */
 #include <bsd/string.h>
 #include <stdlib.h>
 #include <string.h>

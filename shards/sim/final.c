@@ -1,6 +1,6 @@
-/* The last phase: a random part of the hosts that is a quorum of every shard becomes free of faults,
- * the others are gone. Every shard must then elect, accept a write, serve linearizable reads at each
- * of its replicas, and bring all of them to the same place. */
+/* The last phase: a random part of the hosts that is a quorum of every shard becomes free of
+ * faults, the others are gone. Every shard must then elect, accept a write, serve linearizable
+ * reads at each of its replicas, and bring all of them to the same place. */
 #include <inttypes.h>
 
 #include "shards/sim/sim_internal.h"
@@ -237,8 +237,8 @@ static void explain_all(struct sim *s)
         sim_fail(s, "no convergence: %zu requests are still open", s->op_count);
 }
 
-/* Where nothing fails any more nobody else comes to lead: neither because a group sleeps for long, nor
- * because of what wakes it. */
+/* Where nothing fails any more nobody else comes to lead: neither because a group sleeps for long,
+ * nor because of what wakes it. */
 static void check_calm(struct sim *s)
 {
     sim_advance(s, s->now_ns + LATE_MS * SIM_MS);

@@ -1,10 +1,12 @@
-/* Quorum loss, once in some runs with one group: hosts are wiped for good until no configuration has a
- * quorum left, then the replica with the greatest (last term, last index) among those left is forced.
+/* Quorum loss, once in some runs with one group: hosts are wiped for good until no configuration
+ * has a quorum left, then the replica with the greatest (last term, last index) among those left is
+ * forced.
  *
- * What is checked of it: it has every entry of which some replica that is left could know that it was
- * committed, that is, one whose log reaches to an entry of the term in which that was committed. If
- * it has all that ever was committed, the histories of the registers go on and must be linearizable;
- * else they end here. From then on all invariants hold again, of the forced replica's log. */
+ * What is checked of it: it has every entry of which some replica that is left could know that it
+ * was committed, that is, one whose log reaches to an entry of the term in which that was
+ * committed. If it has all that ever was committed, the histories of the registers go on and must
+ * be linearizable; else they end here. From then on all invariants hold again, of the forced
+ * replica's log. */
 #include <inttypes.h>
 #include <stdlib.h>
 
@@ -75,7 +77,7 @@ static struct member *choose(struct sim *s, const struct shard *shard, uint32_t 
     return best;
 }
 
-/* ---- What is lost ------------------------------------------------------------------------------------ */
+/* ---- What is lost ---------------------------------------------------------------------------- */
 
 /* How far the log is what was committed. */
 static uint64_t matched(const struct member *m, const struct shard *shard)
@@ -87,8 +89,8 @@ static uint64_t matched(const struct member *m, const struct shard *shard)
     return index;
 }
 
-/* Does one that nobody may rely on, because it is damaged or removed, know of more commits than those that
- * one may? It would go on to say so. */
+/* Does one that nobody may rely on, because it is damaged or removed, know of more commits than
+ * those that one may? It would go on to say so. */
 static bool unreliable_one_knows_more(struct sim *s, const struct shard *shard, uint32_t hosts)
 {
     uint64_t has = matched(choose(s, shard, hosts), shard);
@@ -154,7 +156,8 @@ static void drop_executed(struct shard *shard, uint64_t after)
 static void lose(struct sim *s, struct shard *shard, struct member *chosen, const struct replica *r)
 {
     uint64_t kept = matched(chosen, shard);
-    /* Its disk may hang: what it knows to be committed is there, and is written before the force is. */
+    /* Its disk may hang: what it knows to be committed is there, and is written before the force
+     * is. */
     uint64_t knows =
         sim_status(r).commit < shard->committed ? sim_status(r).commit : shard->committed;
     kept = knows > kept ? knows : kept;
@@ -182,7 +185,7 @@ static void lose(struct sim *s, struct shard *shard, struct member *chosen, cons
         shard->keys[k].lost = shard->keys[k].lost || lost;
 }
 
-/* ---- The event ------------------------------------------------------------------------------------------ */
+/* ---- The event ------------------------------------------------------------------------------- */
 
 static void wipe(struct sim *s, struct sim_host *h)
 {

@@ -138,7 +138,7 @@ size_t linear_open_count(const struct linear *l)
     return l->open;
 }
 
-/* ---- The search ---------------------------------------------------------------------------------- */
+/* ---- The search ------------------------------------------------------------------------------ */
 
 /* Has somebody, who is pending too, seen what the operation in `slot` wrote? */
 static bool wanted(const struct linear *l, struct state x, int slot)
@@ -152,8 +152,8 @@ static bool wanted(const struct linear *l, struct state x, int slot)
     return false;
 }
 
-/* Can the operation in `slot` take effect now? An open one that nobody pending has seen need not, yet:
- * if it is seen later, it can be put later. */
+/* Can the operation in `slot` take effect now? An open one that nobody pending has seen need not,
+ * yet: if it is seen later, it can be put later. */
 static bool allowed(const struct linear *l, struct state x, int slot)
 {
     const struct op *o = &l->ops[l->slot_op[slot]];

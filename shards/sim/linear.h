@@ -1,8 +1,9 @@
 /* Is a history of one register linearizable? Herlihy and Wing's question, answered while it grows.
  *
  * The register has two operations: a swap (writes a value, returns the one before) and a read. Each
- * written value is unique in the history. Calls come in real-time order. The outcome of an operation
- * may stay unknown for ever ("open"): then it takes effect at any moment after its start, or never.
+ * written value is unique in the history. Calls come in real-time order. The outcome of an
+ * operation may stay unknown for ever ("open"): then it takes effect at any moment after its start,
+ * or never.
  *
  * The search keeps every possible (value, set of operations that took effect) and moves it over the
  * returns, in order, as soon as all operations that began before are decided. It is memoised; what

@@ -135,7 +135,7 @@ static void kv_release(void *machine, void *view)
     free(kv);
 }
 
-/* ---- Snapshots --------------------------------------------------------------------------------------- */
+/* ---- Snapshots ------------------------------------------------------------------------------- */
 
 static void put_number(struct bytes *b, uint64_t v)
 {
@@ -224,7 +224,7 @@ static enum thole_code kv_restore(void *machine, struct thole_source *in,
     return m->h->types_[2].flush(machine, st);
 }
 
-/* ---- In memory ------------------------------------------------------------------------------------------ */
+/* ---- In memory ------------------------------------------------------------------------------- */
 
 static enum thole_code kv_open(const struct thole_machine_env *env, void **ret,
                                struct thole_status *st)
@@ -264,7 +264,7 @@ struct thole_machine_type kv_type(struct sim_host *h, const char *name, bool vie
     };
 }
 
-/* ---- On disk ---------------------------------------------------------------------------------------------- */
+/* ---- On disk --------------------------------------------------------------------------------- */
 
 static void free_meta(struct meta_record *r)
 {

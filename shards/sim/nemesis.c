@@ -19,7 +19,7 @@ static struct sim_host *some_running(struct sim *s, int fault)
     return h->engine && !h->ending ? h : NULL;
 }
 
-/* ---- Hosts ----------------------------------------------------------------------------------------------- */
+/* ---- Hosts ----------------------------------------------------------------------------------- */
 
 static void do_crash(struct sim *s)
 {
@@ -93,7 +93,7 @@ static void do_space(struct sim *s)
     sim_at(s, s->now_ns + between_ms(s, SIM_SPACE, 100, 5000), space_back, h);
 }
 
-/* ---- Damage ----------------------------------------------------------------------------------------------- */
+/* ---- Damage ---------------------------------------------------------------------------------- */
 
 static void do_flip(struct sim *s)
 {
@@ -118,7 +118,7 @@ static void do_flip(struct sim *s)
               r->replica_id);
 }
 
-/* ---- Network ------------------------------------------------------------------------------------------------ */
+/* ---- Network --------------------------------------------------------------------------------- */
 
 static void heal(struct sim *s, void *arg)
 {
@@ -182,7 +182,7 @@ static void do_lull(struct sim *s)
     SIM_TRACE(s, "clients pause until %" PRIu64, s->lull_until_ns / NS_PER_MS);
 }
 
-/* ---- The clocks ----------------------------------------------------------------------------------------------- */
+/* ---- The clocks ------------------------------------------------------------------------------ */
 
 static const struct nemesis {
     enum sim_fault fault;

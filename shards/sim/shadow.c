@@ -84,8 +84,8 @@ bool member_term_at(const struct member *m, uint64_t index, uint64_t *ret)
     return true;
 }
 
-/* Log matching, by induction: an entry is known by (index, term); all logs that hold it agree on its
- * content and on the term of the entry before it. */
+/* Log matching, by induction: an entry is known by (index, term); all logs that hold it agree on
+ * its content and on the term of the entry before it. */
 static void note_entry(struct sim *s, struct member *m, const struct raft_entry *e,
                        uint64_t prev_term)
 {
@@ -121,7 +121,8 @@ static void write_entries(struct sim *s, struct member *m, const struct store_up
         return;
     }
     /* A committed entry that is on this disk is never replaced by something else. (One that is only
-     * in memory may follow a write of its predecessors in this place that was already under way.) */
+     * in memory may follow a write of its predecessors in this place that was already under
+     * way.) */
     for (size_t i = 0; i < u->entry_count; i++) {
         const struct shadow_slot *slot = shadow_slot(m->shard, first + i);
         uint64_t term;

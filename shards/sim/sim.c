@@ -6,7 +6,7 @@
 
 #include "shards/sim/sim_internal.h"
 
-/* ---- Events: a binary heap by (time, number) --------------------------------------------------------- */
+/* ---- Events: a binary heap by (time, number) ------------------------------------------------- */
 
 static bool before(const struct sim_event *a, const struct sim_event *b)
 {
@@ -48,7 +48,7 @@ static struct sim_event pop(struct sim *s)
     return top;
 }
 
-/* ---- Failure and trace ---------------------------------------------------------------------------------- */
+/* ---- Failure and trace ----------------------------------------------------------------------- */
 
 void sim_mix(struct sim *s, uint64_t a, uint64_t b)
 {
@@ -88,7 +88,7 @@ void sim_fail(struct sim *s, const char *format, ...)
     SIM_TRACE(s, "FAILED: %s", s->report->why);
 }
 
-/* ---- Time -------------------------------------------------------------------------------------------------- */
+/* ---- Time ------------------------------------------------------------------------------------ */
 
 static void after_turn(struct sim *s, struct sim_host *h)
 {
@@ -150,7 +150,7 @@ int sim_leader(struct sim *s, const struct shard *shard)
     return best;
 }
 
-/* ---- A run --------------------------------------------------------------------------------------------------- */
+/* ---- A run ----------------------------------------------------------------------------------- */
 
 static void init(struct sim *s)
 {

@@ -19,7 +19,7 @@ struct sim;
 struct sim_host;
 struct shard;
 
-/* ---- Options as drawn (options.c) --------------------------------------------------------------- */
+/* ---- Options as drawn (options.c) ------------------------------------------------------------ */
 
 struct sim_config {
     uint32_t faults;
@@ -43,7 +43,7 @@ static inline bool sim_has(const struct sim_config *c, enum sim_fault f)
     return c->faults >> f & 1;
 }
 
-/* ---- Events (sim.c) -------------------------------------------------------------------------------- */
+/* ---- Events (sim.c) -------------------------------------------------------------------------- */
 
 typedef void (*sim_fire_fn)(struct sim *s, void *arg);
 struct sim_event {
@@ -63,7 +63,7 @@ void sim_mix(struct sim *s, uint64_t a, uint64_t b);
             sim_trace_line((s), __VA_ARGS__); \
     } while (0)
 
-/* ---- Hosts (host.c), their workers (executor.c) ------------------------------------------------------ */
+/* ---- Hosts (host.c), their workers (executor.c) ---------------------------------------------- */
 
 enum worker_kind { WORKER_LOOP, WORKER_WRITER, WORKER_APPLIER, WORKER_OTHER };
 struct sim_worker {
@@ -114,7 +114,7 @@ void host_stop(struct sim_host *h);
 void host_crash(struct sim_host *h); /* not from inside a turn: see `ending` */
 void host_restart_later(struct sim_host *h, uint64_t delay_ns);
 
-/* ---- Disk (disk.c), files (files.c), machines (machine.c) --------------------------------------------- */
+/* ---- Disk (disk.c), files (files.c), machines (machine.c) ------------------------------------ */
 
 struct log_store *disk_new(struct sim_host *h);
 void disk_free(struct log_store *base);
@@ -133,7 +133,7 @@ struct thole_machine_type kv_persistent_type(struct sim_host *h, const char *nam
 
 #define KV_COMMAND_BYTES 16 /* key, value; then padding */
 
-/* ---- Network (network.c) ------------------------------------------------------------------------------- */
+/* ---- Network (network.c) --------------------------------------------------------------------- */
 
 struct sim_link {
     bool cut;
@@ -148,7 +148,7 @@ void network_init(struct sim *s);
 void network_heal(struct sim *s);
 void network_drop_all(struct sim *s);
 
-/* ---- The shadow of what happened (check.c, shadow.c) ----------------------------------------------------- */
+/* ---- The shadow of what happened (check.c, shadow.c) ----------------------------------------- */
 
 /* A log entry that some replica has written. Alternatives at one index have different terms. */
 struct shadow_entry {
@@ -258,7 +258,7 @@ void check_execute(struct sim *s, struct shard *shard, uint64_t index, uint64_t 
                    uint64_t result);
 void check_end(struct sim *s);
 
-/* ---- Clients (client.c), controller (admin.c), faults (nemesis.c), the end (final.c) ----------------------- */
+/* ---- Clients (client.c), controller (admin.c), faults (nemesis.c), the end (final.c) --------- */
 
 struct client {
     struct sim *s;
@@ -282,7 +282,7 @@ void final_phase(struct sim *s);
 /* Would the shard still be able to work, and lose nothing, without these hosts and this replica? */
 bool final_survives(struct sim *s, const struct shard *shard, uint32_t hosts, uint64_t replica_id);
 
-/* ---- The simulation ------------------------------------------------------------------------------------------ */
+/* ---- The simulation -------------------------------------------------------------------------- */
 
 struct sim {
     struct sim_options o;

@@ -51,7 +51,7 @@ static void log_close(struct log_store *base)
     free(s);
 }
 
-/* ---- The walk over what is known --------------------------------------------------------------- */
+/* ---- The walk over what is known ------------------------------------------------------------- */
 
 static int by_id(const void *a, const void *b)
 {
@@ -160,7 +160,7 @@ static const struct store_replica *log_next(struct log_store *base, size_t *it)
     return NULL;
 }
 
-/* ---- Host records ------------------------------------------------------------------------------ */
+/* ---- Host records ---------------------------------------------------------------------------- */
 
 static enum thole_code check_name(const char *name, struct thole_status *st)
 {
@@ -219,7 +219,7 @@ static enum thole_code log_get_host(struct log_store *base, const char *name, st
                : THOLE_FAIL(st, THOLE_NOT_FOUND, THOLE_REASON_NONE, "no host record %s", name);
 }
 
-/* ---- Open ------------------------------------------------------------------------------------- */
+/* ---- Open ------------------------------------------------------------------------------------ */
 
 static const struct log_store_ops disk_log_ops = {
     .close = log_close,

@@ -24,8 +24,8 @@
 #include "shards/store/plan.h"
 #include "shards/store/store.h"
 
-/* There may be tens of thousands, and most are of idle groups: what is rarely wanted (the descriptor,
- * the configuration at the log start) is read again from the record that holds it. */
+/* There may be tens of thousands, and most are of idle groups: what is rarely wanted (the
+ * descriptor, the configuration at the log start) is read again from the record that holds it. */
 struct log_replica {
     uint64_t id, shard_id;
     struct store_hard hard;
@@ -34,8 +34,8 @@ struct log_replica {
     struct log_place identity, start;
     struct log_place small; /* a hard state newer than any other record's, or the mark of damage */
     uint32_t epoch;
-    uint32_t
-        target; /* the writer's, while a batch has a target at this position that is this replica's */
+    /* The writer's, while a batch has a target at this position that is this replica's. */
+    uint32_t target;
     uint8_t state; /* enum log_state */
 };
 static_assert(sizeof(struct log_replica) <= 160, "one for each replica of the host");
@@ -85,11 +85,12 @@ struct disk_log {
 
 struct log_replica *disk_log__replica(struct disk_log *s, uint64_t id); /* created if absent */
 
-/* The record of a synced frame, now at `at`: changes what is in memory. NULL, or what is damaged. */
+/* The record of a synced frame, now at `at`: changes what is in memory. NULL, or what is
+ * damaged. */
 const char *disk_log__apply(struct disk_log *s, const struct frame_entry *e, struct slice record,
                             struct log_place at);
-/* A host record as a frame has it: its name (room for STORE_HOST_NAME_BYTES_MAX + 1), its key, and what
- * was sealed with that. */
+/* A host record as a frame has it: its name (room for STORE_HOST_NAME_BYTES_MAX + 1), its key, and
+ * what was sealed with that. */
 bool disk_log__split_host(struct slice blob, struct store_key *ret_key, char *ret_name,
                           struct slice *ret_record);
 /* The record at `at` is what is in memory, so it must not be lost. */

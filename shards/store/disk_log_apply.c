@@ -116,7 +116,7 @@ static const char *apply_run(struct disk_log *s, struct log_replica *r, const st
     return NULL;
 }
 
-/* ---- Host records ------------------------------------------------------------------------------ */
+/* ---- Host records ---------------------------------------------------------------------------- */
 
 /* [name size 1][name][record] */
 bool disk_log__split_host(struct slice blob, struct store_key *ret_key, char *ret_name,
@@ -168,7 +168,7 @@ static const char *apply_host(struct disk_log *s, struct slice blob, struct log_
     return NULL;
 }
 
-/* ---- Any record -------------------------------------------------------------------------------- */
+/* ---- Any record ------------------------------------------------------------------------------ */
 
 static const char *apply_damaged(struct disk_log *s, struct log_replica *r, struct log_place at)
 {

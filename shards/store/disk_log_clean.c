@@ -1,11 +1,12 @@
 /* Moving what is wanted out of the oldest segment, so that it can be written again.
  *
- * Most segments empty themselves: logs are cut at their front, and nothing in the oldest segments is
- * wanted any more. What stays is the records of idle replicas, and logs whose machines have not
+ * Most segments empty themselves: logs are cut at their front, and nothing in the oldest segments
+ * is wanted any more. What stays is the records of idle replicas, and logs whose machines have not
  * taken a snapshot yet. When the log has more than about twice the segments that the wanted bytes
  * would fill, each write also moves a part of the oldest segment: records that are wanted are
- * appended again as copies, in the same frame. The part is measured by what is written, so the log's
- * size stays bounded without a thread that competes for the disk, and an idle log does nothing. */
+ * appended again as copies, in the same frame. The part is measured by what is written, so the
+ * log's size stays bounded without a thread that competes for the disk, and an idle log does
+ * nothing. */
 #include <inttypes.h>
 
 #include "base/metrics.h"

@@ -24,7 +24,7 @@ struct reading {
     size_t run_count;
 };
 
-/* ---- One run ---------------------------------------------------------------------------------- */
+/* ---- One run --------------------------------------------------------------------------------- */
 
 /* How many entries of the run from `r` on are wanted, and the stretch of bytes that holds their
  * payloads, so that a few entries do not keep a whole run in memory. */
@@ -93,7 +93,7 @@ static bool take_run(struct reading *g, const struct store_run *run, struct slic
     return true;
 }
 
-/* ---- Where the runs are ------------------------------------------------------------------------ */
+/* ---- Where the runs are ---------------------------------------------------------------------- */
 
 /* What was read before is still in the log, so that what follows it there belongs to it: an index
  * and a term name one entry, and all before it. */
@@ -153,7 +153,7 @@ static void release(struct reading *g)
     g->run_count = 0;
 }
 
-/* ---- The read --------------------------------------------------------------------------------- */
+/* ---- The read -------------------------------------------------------------------------------- */
 
 static enum thole_code take_runs(struct reading *g, struct thole_status *st)
 {
@@ -214,7 +214,7 @@ enum thole_code disk_log__read(struct log_store *base, uint64_t replica_id, uint
     return THOLE_OK;
 }
 
-/* ---- CONFIG entries --------------------------------------------------------------------------- */
+/* ---- CONFIG entries -------------------------------------------------------------------------- */
 
 static enum thole_code add_configs(struct log_store *base, uint64_t id, struct store_run run,
                                    uint64_t start, struct raft_entry ***list, size_t *count,

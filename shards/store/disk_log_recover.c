@@ -27,14 +27,14 @@ static enum thole_code fail_loss(struct thole_status *st, const struct segment *
                       g->file, at);
 }
 
-/* ---- Torn or damaged? -------------------------------------------------------------------------- */
+/* ---- Torn or damaged? ------------------------------------------------------------------------ */
 
 /* More frames than fit into a segment. */
 #define FRAMES_AHEAD_MAX ((uint64_t)1 << 24)
 
-/* A frame with this sequence, or one of the next, begins somewhere in these bytes. They are what users
- * wrote once, who may have made them look like frames: the sequence is looked at before the checksum,
- * or each of them would cost one over megabytes. */
+/* A frame with this sequence, or one of the next, begins somewhere in these bytes. They are what
+ * users wrote once, who may have made them look like frames: the sequence is looked at before the
+ * checksum, or each of them would cost one over megabytes. */
 static bool holds_frame(const struct disk_log *s, struct slice bytes, uint64_t sequence)
 {
     struct frame f;
@@ -50,8 +50,8 @@ static bool holds_frame(const struct disk_log *s, struct slice bytes, uint64_t s
     return false;
 }
 
-/* The frame at `at` of the segment that was loaded, the live one with this position, cannot be read:
- * do others follow it, there or in a file whose header cannot be read either? */
+/* The frame at `at` of the segment that was loaded, the live one with this position, cannot be
+ * read: do others follow it, there or in a file whose header cannot be read either? */
 static enum thole_code look_further(struct scan *c, size_t position, uint32_t at, bool *ret,
                                     struct thole_status *st)
 {
@@ -75,7 +75,7 @@ static enum thole_code look_further(struct scan *c, size_t position, uint32_t at
     return THOLE_OK;
 }
 
-/* ---- One segment ------------------------------------------------------------------------------- */
+/* ---- One segment ----------------------------------------------------------------------------- */
 
 static bool is_intact(struct frame f)
 {
@@ -171,8 +171,8 @@ static enum thole_code scan_segment(struct scan *c, size_t position, struct thol
     return code == THOLE_OK && more ? fail_loss(st, g, at) : code;
 }
 
-/* The last frame may be in the system's memory only: whoever wrote it was killed before the sync, or
- * the sync failed, which leaves memory that claims to be clean. So it is written again, before
+/* The last frame may be in the system's memory only: whoever wrote it was killed before the sync,
+ * or the sync failed, which leaves memory that claims to be clean. So it is written again, before
  * anything relies on it. */
 static enum thole_code settle(struct scan *c, struct thole_status *st)
 {
@@ -186,7 +186,7 @@ static enum thole_code settle(struct scan *c, struct thole_status *st)
                                   st);
 }
 
-/* ---- The whole --------------------------------------------------------------------------------- */
+/* ---- The whole ------------------------------------------------------------------------------- */
 
 static void put_mark(struct disk_log *s, const struct log_replica *r, const char *damage)
 {

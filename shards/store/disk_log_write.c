@@ -25,7 +25,7 @@ static METRIC_DEFINE_GAUGE(live_bytes, "thole_log_live_bytes",
                            "Bytes of the log's segments that are still wanted.");
 static METRIC_DEFINE_GAUGE(segments, "thole_log_segments", "Segments that the log consists of.");
 
-/* ---- Check ------------------------------------------------------------------------------------ */
+/* ---- Check ----------------------------------------------------------------------------------- */
 
 /* The batch's target of this replica, which has one for each. */
 static struct log_target *target(struct disk_log *s, uint64_t replica_id)
@@ -67,7 +67,7 @@ static enum thole_code check(struct disk_log *s, const struct store_update *upda
     return THOLE_OK;
 }
 
-/* ---- Encoding one update ---------------------------------------------------------------------- */
+/* ---- Encoding one update --------------------------------------------------------------------- */
 
 static void put_small(struct disk_log *s, const struct log_replica *r, enum store_kind kind)
 {
@@ -181,7 +181,7 @@ static void encode(struct disk_log *s, struct log_target *t, const struct store_
     }
 }
 
-/* ---- The write -------------------------------------------------------------------------------- */
+/* ---- The write ------------------------------------------------------------------------------- */
 
 enum thole_code disk_log__fail_poisoned(struct thole_status *st)
 {

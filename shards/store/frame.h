@@ -4,7 +4,8 @@
  * [header 32][records][directory: 32 per record][zeros to a multiple of 8]. One checksum covers the
  * header and the directory; each record has its own (record.h), so that damage inside a record is
  * known to be that record's. Both depend on the store's seed or on the record's key, and the
- * sequence counts frames: what an earlier life of the file left behind is never taken for a frame. */
+ * sequence counts frames: what an earlier life of the file left behind is never taken for a
+ * frame. */
 #ifndef SHARDS_STORE_FRAME_H
 #define SHARDS_STORE_FRAME_H
 

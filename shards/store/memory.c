@@ -89,7 +89,7 @@ static void mem_close(struct log_store *base)
     free(s);
 }
 
-/* ---- Write ------------------------------------------------------------------------------------ */
+/* ---- Write ----------------------------------------------------------------------------------- */
 
 static enum thole_code check(struct mem_log *s, const struct store_update *updates, size_t n,
                              struct thole_status *st)
@@ -171,7 +171,7 @@ static enum thole_code mem_write(struct log_store *base, const struct store_upda
     return code;
 }
 
-/* ---- Read ------------------------------------------------------------------------------------- */
+/* ---- Read ------------------------------------------------------------------------------------ */
 
 /* NULL, with NOT_FOUND in `st`, unless the replica is live. */
 static struct mem_replica *find_live(struct mem_log *s, uint64_t id, struct thole_status *st)
@@ -241,7 +241,7 @@ static enum thole_code mem_config_entries(struct log_store *base, uint64_t repli
     return r != NULL ? THOLE_OK : THOLE_NOT_FOUND;
 }
 
-/* ---- The walk --------------------------------------------------------------------------------- */
+/* ---- The walk -------------------------------------------------------------------------------- */
 
 static int by_id(const void *a, const void *b)
 {
@@ -314,7 +314,7 @@ static const struct store_replica *mem_next(struct log_store *base, size_t *it)
     return found;
 }
 
-/* ---- Host records ------------------------------------------------------------------------------ */
+/* ---- Host records ---------------------------------------------------------------------------- */
 
 static struct mem_host *find_host(struct mem_log *s, const char *name)
 {

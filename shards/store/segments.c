@@ -39,7 +39,7 @@ static enum thole_code fail_io(struct thole_status *st, const char *what, const 
                       g->file, what, strerror(err));
 }
 
-/* ---- Rings ------------------------------------------------------------------------------------ */
+/* ---- Rings ----------------------------------------------------------------------------------- */
 
 static void ring_push(struct segment_ring *r, struct segment *g)
 {
@@ -98,7 +98,7 @@ bool segments_retire(struct segments *s)
     return true;
 }
 
-/* ---- The file ID ------------------------------------------------------------------------------ */
+/* ---- The file ID ----------------------------------------------------------------------------- */
 
 #define ID_FILE_BYTES_MAX 256
 
@@ -147,7 +147,7 @@ static enum thole_code count_files(struct segments *s, uint32_t files, struct th
     return code;
 }
 
-/* ---- Files ------------------------------------------------------------------------------------ */
+/* ---- Files ----------------------------------------------------------------------------------- */
 
 static char *segment_path(const struct segments *s, uint32_t file)
 {
@@ -225,7 +225,7 @@ enum thole_code segment_load(const struct segment *g, struct bytes *out, struct 
     return segment_read(g, 0, bytes_extend(out, g->extent), g->extent, st);
 }
 
-/* ---- Headers ---------------------------------------------------------------------------------- */
+/* ---- Headers --------------------------------------------------------------------------------- */
 
 /* [magic 8][version 4][number 4][tail 4][0 4][first sequence 8][store id 16][0 8][checksum 8] */
 static void header_encode(const struct segments *s, const struct segment *g, uint8_t *p)
@@ -271,7 +271,7 @@ static enum thole_code header_read(struct segments *s, struct segment *g, struct
     return THOLE_OK;
 }
 
-/* ---- Open ------------------------------------------------------------------------------------- */
+/* ---- Open ------------------------------------------------------------------------------------ */
 
 static int by_number(const void *a, const void *b)
 {
@@ -347,8 +347,8 @@ static enum thole_code arrange(struct segments *s, struct thole_status *st)
     return code;
 }
 
-/* The first segment of a new log: in a file that is empty, because one whose header cannot be read may
- * hold something. */
+/* The first segment of a new log: in a file that is empty, because one whose header cannot be read
+ * may hold something. */
 static enum thole_code begin_log(struct segments *s, struct thole_status *st)
 {
     struct segment *g = NULL;
@@ -451,7 +451,7 @@ void segments_close(struct segments *s)
     free(s->path);
 }
 
-/* ---- Append ----------------------------------------------------------------------------------- */
+/* ---- Append ---------------------------------------------------------------------------------- */
 
 static bool is_free(const struct segments *s)
 {

@@ -1,15 +1,15 @@
 /* The files of the log: a ring of segments of equal size, written one after the other.
  *
- * The oldest segments go when nothing in them is wanted any more, and their files are written again:
- * to sync a write into a file that has its blocks already takes half the time and a third of the
- * disk's work. Segments are numbered; `live` holds the numbers tail to head without a gap. Each
+ * The oldest segments go when nothing in them is wanted any more, and their files are written
+ * again: to sync a write into a file that has its blocks already takes half the time and a third of
+ * the disk's work. Segments are numbered; `live` holds the numbers tail to head without a gap. Each
  * segment's header says what the tail was when it was begun: at open everything from there on must
  * be present, and what is older is spare. A segment that left the ring later than that is therefore
  * not written again before the next header says so.
  *
- * Threads: one writer (append, retire). `lock` is of whoever owns this: under it are the ring of live
- * segments and their `live` and `readers`. Readers use the descriptor of a segment that they hold by
- * `readers`. */
+ * Threads: one writer (append, retire). `lock` is of whoever owns this: under it are the ring of
+ * live segments and their `live` and `readers`. Readers use the descriptor of a segment that they
+ * hold by `readers`. */
 #ifndef SHARDS_STORE_SEGMENTS_H
 #define SHARDS_STORE_SEGMENTS_H
 
@@ -83,14 +83,16 @@ void segments_add_live(struct segments *s, struct log_place at);
 /* The record is not wanted any more; also sets `*at` to nowhere. */
 void segments_drop(struct segments *s, struct log_place *at);
 
-/* Append one frame, synced, without the lock; begins another segment if it does not fit into the newest. The frame's
- * place is then the last `frame.size` bytes before `end` of the newest. UNAVAILABLE DISK. */
+/* Append one frame, synced, without the lock; begins another segment if it does not fit into the
+ * newest. The frame's place is then the last `frame.size` bytes before `end` of the newest.
+ * UNAVAILABLE DISK. */
 THOLE_MUST_CHECK enum thole_code segments_append(struct segments *s, struct slice frame,
                                                  struct thole_status *st);
 /* Write the newest segment's bytes from `at` on once more, synced: what was found there at open. */
 THOLE_MUST_CHECK enum thole_code segments_rewrite(struct segments *s, uint32_t at,
                                                   struct slice bytes, struct thole_status *st);
-/* With the lock: take the oldest segment out of the ring if nothing in it is wanted and nobody reads it. */
+/* With the lock: take the oldest segment out of the ring if nothing in it is wanted and nobody
+ * reads it. */
 bool segments_retire(struct segments *s);
 
 /* UNAVAILABLE DISK; DATA_LOSS if the file is shorter. */

@@ -46,7 +46,7 @@ bool state__space_after(struct state_space s, struct state_space *ret)
     return ret->replica_id != 0 || ret->generation != 0;
 }
 
-/* ---- Open, close, flush ----------------------------------------------------------------------- */
+/* ---- Open, close, flush ---------------------------------------------------------------------- */
 
 static void destroy(struct state_db *db)
 {
@@ -143,7 +143,7 @@ uint64_t state_db_unflushed_bytes(const struct state_db *db)
     return atomic_load_explicit(&db->unflushed, memory_order_relaxed);
 }
 
-/* ---- Batches ---------------------------------------------------------------------------------- */
+/* ---- Batches --------------------------------------------------------------------------------- */
 
 struct state_batch *state_batch_new(struct state_db *db)
 {
@@ -197,7 +197,7 @@ enum thole_code state_batch_write(struct state_batch *b, struct thole_status *st
     return THOLE_OK;
 }
 
-/* ---- Views and gets --------------------------------------------------------------------------- */
+/* ---- Views and gets -------------------------------------------------------------------------- */
 
 struct state_view *state_view_acquire(struct state_db *db)
 {
@@ -251,7 +251,7 @@ enum thole_code state_get(struct state_db *db, const struct state_view *v, struc
     return THOLE_OK;
 }
 
-/* ---- Spaces ----------------------------------------------------------------------------------- */
+/* ---- Spaces ---------------------------------------------------------------------------------- */
 
 enum thole_code state_space_drop(struct state_db *db, struct state_space s, struct thole_status *st)
 {

@@ -60,11 +60,12 @@ struct store_replica {
 struct log_store;
 struct log_store_ops {
     void (*close)(struct log_store *s);
-    /* Persist all updates before returning, with one sync (a very large batch: several). An update is
-     * atomic, and a crash leaves the updates of a batch up to some point. Serialised by the caller (one
-     * writer). A replica may occur in several updates. Errors: UNAVAILABLE DISK - the caller must
-     * stop the host, and every later write fails alike; INVALID_ARGUMENT for a gap, or an update
-     * that the replica's state does not allow (nothing written). At most STORE_BATCH_UPDATES_MAX updates. */
+    /* Persist all updates before returning, with one sync (a very large batch: several). An update
+     * is atomic, and a crash leaves the updates of a batch up to some point. Serialised by the
+     * caller (one writer). A replica may occur in several updates. Errors: UNAVAILABLE DISK - the
+     * caller must stop the host, and every later write fails alike; INVALID_ARGUMENT for a gap, or
+     * an update that the replica's state does not allow (nothing written). At most
+     * STORE_BATCH_UPDATES_MAX updates. */
     enum thole_code (*write)(struct log_store *s, const struct store_update *updates, size_t n,
                              struct thole_status *st);
     /* Read entries [first, last] until max_bytes is exceeded (at least one entry if any). Each gets
@@ -75,10 +76,11 @@ struct log_store_ops {
     enum thole_code (*read)(struct log_store *s, uint64_t replica_id, uint64_t first, uint64_t last,
                             size_t max_bytes, size_t max_entries, struct raft_entry **ret,
                             size_t *ret_count, struct thole_status *st);
-    /* Recovered state: walk all replicas, tombstones too. `it` starts at 0; NULL at the end. What it
-     * returns is valid until the next call. */
+    /* Recovered state: walk all replicas, tombstones too. `it` starts at 0; NULL at the end. What
+     * it returns is valid until the next call. */
     const struct store_replica *(*next)(struct log_store *s, size_t *it);
-    /* The CONFIG entries of a replica's log, ascending, one reference each; the array is malloced. */
+    /* The CONFIG entries of a replica's log, ascending, one reference each; the array is
+     * malloced. */
     enum thole_code (*config_entries)(struct log_store *s, uint64_t replica_id,
                                       struct raft_entry ***ret, size_t *ret_count,
                                       struct thole_status *st);
@@ -105,7 +107,7 @@ THOLE_MUST_CHECK enum thole_code log_store_open(const struct log_store_options *
 /* In memory, for harnesses: keeps what was written; never fails. */
 struct log_store *log_store_memory_new(void);
 
-/* ---- The state database ----------------------------------------------------------------------- */
+/* ---- The state database ---------------------------------------------------------------------- */
 
 /* Keys of a machine are (replica id, generation) followed by its own key; callers never see the
  * prefix. Thread-safe. A batch is atomic, not durable until flushed. */
@@ -148,7 +150,8 @@ void state_view_release(struct state_db *db, struct state_view *v);
 /* Keys of the space in [from, to) in order; `to` with size 0 means to the end of the space. */
 struct state_iter *state_iter_new(struct state_db *db, const struct state_view *v,
                                   struct state_space s, struct slice from, struct slice to);
-/* False at the end or on error (then state_iter_status is not OK). Slices live until the next call. */
+/* False at the end or on error (then state_iter_status is not OK). Slices live until the next
+ * call. */
 bool state_iter_next(struct state_iter *it, struct slice *ret_key, struct slice *ret_value);
 enum thole_code state_iter_status(const struct state_iter *it, struct thole_status *st);
 void state_iter_free(struct state_iter *it);

@@ -13,8 +13,8 @@
  * for hosts alone say so and are FAILED_PRECONDITION on a client.
  *
  * Errors: fallible functions return a code and fill `st` (may be NULL) only on failure.
- *   UNAVAILABLE: certainly not applied; try again.  UNKNOWN / OUTCOME_UNKNOWN, DEADLINE_EXCEEDED: it
- *   may have been applied, or may yet be; a proposal in a session can be sent again safely.
+ *   UNAVAILABLE: certainly not applied; try again.  UNKNOWN / OUTCOME_UNKNOWN, DEADLINE_EXCEEDED:
+ *   it may have been applied, or may yet be; a proposal in a session can be sent again safely.
  *   RESOURCE_EXHAUSTED / QUEUE_FULL: wait for completions, then try again.
  * Requests that certainly took no effect (no leader, host unreachable) are tried again inside until
  * the timeout.
@@ -26,7 +26,8 @@
  * this handle. Watch callbacks run on other threads, one at a time per watch, and must be quick.
  * Ownership: strings and payloads given to a function are copied before it returns; what a callback
  * is given is valid until it returns.
- * Limits: payload 1 MiB, result 2 MiB, THOLE_IN_FLIGHT_MAX operations submitted and not completed. */
+ * Limits: payload 1 MiB, result 2 MiB, THOLE_IN_FLIGHT_MAX operations submitted and not
+ * completed. */
 #ifndef THOLE_THOLE_H
 #define THOLE_THOLE_H
 
@@ -51,7 +52,7 @@ THOLE_API const char *thole_version(void);
 
 struct thole; /* a host or a client */
 
-/* ---- Hosts ------------------------------------------------------------------------------------- */
+/* ---- Hosts ----------------------------------------------------------------------------------- */
 
 enum thole_bootstrap {
     THOLE_BOOTSTRAP_NONE = 0,  /* only with a data directory that is a member's already */
@@ -74,12 +75,13 @@ struct thole_options {
     uint32_t election_timeout_ms; /* 500 */
     uint32_t heartbeat_ms;        /* 100; at most a third of the election timeout */
     uint32_t loops, appliers;     /* threads; by cores */
-    /* Once, on any thread, when this host cannot go on (disk failed, removed from the cluster). Should
-     * make another thread call thole_close; with UNAVAILABLE, then open it again: it has got another
-     * replica of shard zero. */
+    /* Once, on any thread, when this host cannot go on (disk failed, removed from the cluster).
+     * Should make another thread call thole_close; with UNAVAILABLE, then open it again: it has got
+     * another replica of shard zero. */
     void (*failed)(void *ctx, const struct thole_status *st);
     void *ctx;
-    /* While this host leads shard zero: the bounds of the silence after which another host is suspect,
+    /* While this host leads shard zero: the bounds of the silence after which another host is
+     * suspect,
      * 1000 and 10000, and the silence after which its replicas are replaced, 30000. */
     uint32_t suspect_after_ms, suspect_after_ms_max, dead_after_ms;
     uint64_t
@@ -93,34 +95,36 @@ struct thole_options {
 /* Copies the options; touches nothing. INVALID_ARGUMENT. */
 THOLE_API THOLE_MUST_CHECK enum thole_code thole_new(const struct thole_options *options,
                                                      struct thole **ret, struct thole_status *st);
-/* A machine type, before thole_start; `type` must outlive the handle. kv, counter and noop are there.
- * ALREADY_EXISTS, INVALID_ARGUMENT, FAILED_PRECONDITION (started, or a client). */
+/* A machine type, before thole_start; `type` must outlive the handle. kv, counter and noop are
+ * there. ALREADY_EXISTS, INVALID_ARGUMENT, FAILED_PRECONDITION (started, or a client). */
 THOLE_API THOLE_MUST_CHECK enum thole_code thole_register(struct thole *t,
                                                           const struct thole_machine_type *type,
                                                           struct thole_status *st);
-/* Open the data directory and run. Returns when the host listens; it may yet have to find its cluster:
- * thole_wait_ready. FAILED_PRECONDITION (LOCKED, FORMAT, WRONG_CLUSTER, WRONG_HOST), DATA_LOSS CORRUPT,
- * UNAVAILABLE (ADDRESS_IN_USE, DISK). After a failure only thole_close may be called. */
+/* Open the data directory and run. Returns when the host listens; it may yet have to find its
+ * cluster: thole_wait_ready. FAILED_PRECONDITION (LOCKED, FORMAT, WRONG_CLUSTER, WRONG_HOST),
+ * DATA_LOSS CORRUPT, UNAVAILABLE (ADDRESS_IN_USE, DISK). After a failure only thole_close may be
+ * called. */
 THOLE_API THOLE_MUST_CHECK enum thole_code thole_start(struct thole *t, struct thole_status *st);
 /* Until this host is a member and knows a leader of shard zero (a client: until a host answers).
  * DEADLINE_EXCEEDED, with what it waits for. */
 THOLE_API THOLE_MUST_CHECK enum thole_code thole_wait_ready(struct thole *t, uint32_t timeout_ms,
                                                             struct thole_status *st);
-/* Stop gracefully and free: others are handed the shards that are led here (at most 3 s), outstanding
- * operations complete (UNAVAILABLE STOPPED, or OUTCOME_UNKNOWN). Views and shards must have been released. Not from a callback. NULL is fine. */
+/* Stop gracefully and free: others are handed the shards that are led here (at most 3 s),
+ * outstanding operations complete (UNAVAILABLE STOPPED, or OUTCOME_UNKNOWN). Views and shards must
+ * have been released. Not from a callback. NULL is fine. */
 THOLE_API void thole_close(struct thole *t);
 THOLE_API const char *thole_address(const struct thole *t); /* advertised; "" before thole_start */
 THOLE_API const char *thole_host_name(const struct thole *t);
 
-/* ---- Clients ----------------------------------------------------------------------------------- */
+/* ---- Clients --------------------------------------------------------------------------------- */
 
 /* Addresses of some hosts, comma separated; one that answers is kept to, but proposals go to the
- * host that leads their shard once that is known, so give as many as there are. Returns when one has
- * answered. UNAVAILABLE UNREACHABLE, INVALID_ARGUMENT. */
+ * host that leads their shard once that is known, so give as many as there are. Returns when one
+ * has answered. UNAVAILABLE UNREACHABLE, INVALID_ARGUMENT. */
 THOLE_API THOLE_MUST_CHECK enum thole_code thole_connect(const char *addresses, struct thole **ret,
                                                          struct thole_status *st);
 
-/* ---- Shards, declared -------------------------------------------------------------------------- */
+/* ---- Shards, declared ------------------------------------------------------------------------ */
 
 enum thole_operator {
     THOLE_IN = 1,
@@ -144,8 +148,8 @@ struct thole_shard_spec {
     const char *etag;       /* apply, delete: only if the spec is still the one with this etag */
     const char *request_id; /* idempotency: a repeated call gets the first answer */
     bool validate_only;
-    /* Queries at a leader that a quorum heard lately cost no round; two hosts' clocks may not differ
-     * in speed by more than 20%. Cannot change. */
+    /* Queries at a leader that a quorum heard lately cost no round; two hosts' clocks may not
+     * differ in speed by more than 20%. Cannot change. */
     bool lease_reads;
 };
 
@@ -178,7 +182,7 @@ THOLE_API THOLE_MUST_CHECK enum thole_code thole_replica_delete(struct thole *t,
                                                                 uint32_t timeout_ms,
                                                                 struct thole_status *st);
 
-/* ---- Operations on shards ---------------------------------------------------------------------- */
+/* ---- Operations on shards -------------------------------------------------------------------- */
 
 /* A shard by its name, to address operations to. It need not exist yet: operations then fail with
  * NOT_FOUND NO_SUCH_SHARD. Released by the caller, before thole_close. */
@@ -217,12 +221,13 @@ struct thole_result {
 };
 /* Results in no particular order, several of one thole_submit or of many in one call. */
 typedef void (*thole_results_fn)(void *ctx, const struct thole_result *results, size_t count);
-/* Start all of `ops`, or none: RESOURCE_EXHAUSTED QUEUE_FULL, INVALID_ARGUMENT. Each accepted one is
- * completed exactly once, through `done`. */
+/* Start all of `ops`, or none: RESOURCE_EXHAUSTED QUEUE_FULL, INVALID_ARGUMENT. Each accepted one
+ * is completed exactly once, through `done`. */
 THOLE_API THOLE_MUST_CHECK enum thole_code thole_submit(struct thole *t, const struct thole_op *ops,
                                                         size_t count, thole_results_fn done,
                                                         void *ctx, struct thole_status *st);
-/* One operation, blocking. `data` (may be NULL if the result's bytes are not wanted) is malloced. */
+/* One operation, blocking. `data` (may be NULL if the result's bytes are not wanted) is
+ * malloced. */
 struct thole_answer {
     uint64_t index, value;
     bool duplicate;
@@ -242,8 +247,8 @@ THOLE_API THOLE_MUST_CHECK enum thole_code thole_session_open(struct thole *t,
                                                               uint32_t timeout_ms, uint64_t *ret,
                                                               struct thole_status *st);
 
-/* Changes that a shard's machine reports, from now on. The first call is a bookmark: from its index on
- * nothing is missed; more of them follow every few seconds. `ended` comes once, after everything
+/* Changes that a shard's machine reports, from now on. The first call is a bookmark: from its index
+ * on nothing is missed; more of them follow every few seconds. `ended` comes once, after everything
  * else: CANCELLED (thole_unwatch), UNAVAILABLE (watch again), NOT_FOUND. */
 struct thole_watcher {
     void *ctx;
@@ -257,7 +262,7 @@ THOLE_API THOLE_MUST_CHECK enum thole_code thole_watch(struct thole *t, struct t
 /* `ended` follows, perhaps before this returns. An id that is no more is ignored. */
 THOLE_API void thole_unwatch(struct thole *t, uint64_t id);
 
-/* ---- What this host knows of the cluster (hosts only) ------------------------------------------ */
+/* ---- What this host knows of the cluster (hosts only) ---------------------------------------- */
 
 /* An immutable view of the registry, released before thole_close. With linearizable, it is at least
  * as new as shard zero was when the call began (UNAVAILABLE, DEADLINE_EXCEEDED); else it is what

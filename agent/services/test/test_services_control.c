@@ -25,7 +25,7 @@ static int teardown(void **state)
     return 0;
 }
 
-/* ---- Hosts ------------------------------------------------------------------------------------- */
+/* ---- Hosts ----------------------------------------------------------------------------------- */
 
 static const thole_v1_Host *get_host(struct services_fixture *f, const char *name)
 {
@@ -103,7 +103,7 @@ static void test_a_live_host_is_not_deleted(void **state)
     assert_int_equal(f->st.code, THOLE_FAILED_PRECONDITION);
 }
 
-/* ---- Shards ------------------------------------------------------------------------------------ */
+/* ---- Shards ---------------------------------------------------------------------------------- */
 
 static const thole_v1_Shard *get_shard(struct services_fixture *f, const char *name, bool stale)
 {
@@ -330,7 +330,7 @@ static void test_a_lone_voter_cannot_hand_over(void **state)
                   THOLE_REASON_NO_SUCH_SHARD);
 }
 
-/* ---- Replicas, events, status ------------------------------------------------------------------ */
+/* ---- Replicas, events, status ---------------------------------------------------------------- */
 
 static size_t count_replicas(struct services_fixture *f, const char *shard, const char *host)
 {

@@ -50,7 +50,7 @@ static const thole_v1_QueryResponse *query(struct services_fixture *f, const cha
     return CALL(f, Data, Query, q, QueryResponse);
 }
 
-/* ---- Unary ------------------------------------------------------------------------------------- */
+/* ---- Unary ----------------------------------------------------------------------------------- */
 
 static void test_text_is_answered_as_text_and_bytes_as_bytes(void **state)
 {
@@ -173,7 +173,7 @@ static void test_many_calls_at_once_are_all_answered(void **state)
     assert_int_equal(m.failed, 0);
 }
 
-/* ---- Data.Watch -------------------------------------------------------------------------------- */
+/* ---- Data.Watch ------------------------------------------------------------------------------ */
 
 static struct bus_stream *watch(struct services_fixture *f, const char *shard)
 {
@@ -266,7 +266,7 @@ static void test_a_watcher_that_does_not_read_is_cut_off(void **state)
     bus_stream_free(s);
 }
 
-/* ---- Cluster.Watch ----------------------------------------------------------------------------- */
+/* ---- Cluster.Watch --------------------------------------------------------------------------- */
 
 struct seen {
     size_t hosts, shards, replicas, events;

@@ -180,7 +180,8 @@ static void test_a_watch_shows_each_change_and_ends_with_the_operation(void **st
     assert_int_equal(thole_v1_Operation_state(end_of(f, id)), thole_v1_OPERATION_STATE_CANCELLED);
 }
 
-/* The only host can go nowhere, so the drain waits; cancelling leaves the host as it was: cordoned. */
+/* The only host can go nowhere, so the drain waits; cancelling leaves the host as it was:
+ * cordoned. */
 static void test_a_cancelled_drain_leaves_a_cordoned_host_cordoned(void **state)
 {
     struct services_fixture *f = *state;

@@ -110,13 +110,13 @@ static void measure(struct bench *b)
     while (atomic_load(&b->outstanding) > 0)
         usleep(1000);
     double n = (double)atomic_load(&b->completed);
-    printf(
-        "%.0f %s/s  p50 %.2f ms  p99 %.2f ms  p99.9 %.2f ms  %.2f us CPU each (%.3f cores)  failed %llu\n",
-        n / seconds, b->s.queries ? "queries" : "proposals",
-        (double)histogram_percentile(&b->latency_ns, 50) / 1e6,
-        (double)histogram_percentile(&b->latency_ns, 99) / 1e6,
-        (double)histogram_percentile(&b->latency_ns, 99.9) / 1e6, n > 0 ? cpu * 1e6 / n : 0,
-        cpu / seconds, (unsigned long long)atomic_load(&b->failed));
+    printf("%.0f %s/s  p50 %.2f ms  p99 %.2f ms  p99.9 %.2f ms  "
+           "%.2f us CPU each (%.3f cores)  failed %llu\n",
+           n / seconds, b->s.queries ? "queries" : "proposals",
+           (double)histogram_percentile(&b->latency_ns, 50) / 1e6,
+           (double)histogram_percentile(&b->latency_ns, 99) / 1e6,
+           (double)histogram_percentile(&b->latency_ns, 99.9) / 1e6, n > 0 ? cpu * 1e6 / n : 0,
+           cpu / seconds, (unsigned long long)atomic_load(&b->failed));
     free(slots);
 }
 

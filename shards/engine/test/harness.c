@@ -10,7 +10,7 @@
 
 #define TURNS_MAX 100000
 
-/* ---- A log store that counts and fails ---------------------------------------------------------------------- */
+/* ---- A log store that counts and fails ------------------------------------------------------- */
 
 struct proxy {
     struct log_store base;
@@ -62,7 +62,7 @@ static const struct log_store_ops proxy_ops = {
     .config_entries = proxy_config_entries,
 };
 
-/* ---- The network ---------------------------------------------------------------------------------------------- */
+/* ---- The network ----------------------------------------------------------------------------- */
 
 struct packet {
     struct packet *next;
@@ -151,7 +151,7 @@ void cluster_run(struct cluster *c, uint64_t ms)
     executor_manual_advance(c->ex, end, TURNS_MAX);
 }
 
-/* ---- Hosts ------------------------------------------------------------------------------------------------------ */
+/* ---- Hosts ----------------------------------------------------------------------------------- */
 
 static void on_host_failed(void *ctx, const struct thole_status *st)
 {
@@ -346,7 +346,7 @@ int cluster_wait_leader(struct cluster *c)
     return cluster_leader(c);
 }
 
-/* ---- Requests --------------------------------------------------------------------------------------------------- */
+/* ---- Requests -------------------------------------------------------------------------------- */
 
 static void op_done(struct engine_request *r)
 {

@@ -28,8 +28,8 @@ struct ledger_disk;
 struct ledger_disk *ledger_disk_new(void);
 void ledger_disk_crash(struct ledger_disk *d); /* back to what was flushed */
 void ledger_disk_free(struct ledger_disk *d);
-/* Bytes that a snapshot carries on top. Its restore does not read them: what is missing there only the
- * engine can tell. */
+/* Bytes that a snapshot carries on top. Its restore does not read them: what is missing there only
+ * the engine can tell. */
 void ledger_disk_set_ballast(struct ledger_disk *d, size_t ballast);
 size_t ledger_disk_spaces(struct ledger_disk *d); /* how many generations hold data */
 struct thole_machine_type ledger_type(struct ledger_disk *d);

@@ -13,7 +13,7 @@ static void die(const char *what, const struct thole_status *st)
     abort();
 }
 
-/* ---- The transport ---------------------------------------------------------------------------------------------- */
+/* ---- The transport --------------------------------------------------------------------------- */
 
 struct packet {
     struct worker_msg msg;
@@ -55,7 +55,7 @@ static enum thole_code net_send(void *ctx, const struct uuid *to, enum engine_la
     return THOLE_UNAVAILABLE;
 }
 
-/* ---- Hosts -------------------------------------------------------------------------------------------------------- */
+/* ---- Hosts ----------------------------------------------------------------------------------- */
 
 static void open_stores(struct rig_host *h)
 {

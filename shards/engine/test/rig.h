@@ -1,6 +1,6 @@
-/* Hosts on real threads: the threaded executor, logs on disk (or in memory), snapshot files on disk,
- * and a transport that hands frames to a delivering thread per host. For the threaded tests and the
- * benchmark. Shards are 1 .. shard_count, each with a voter on every host. */
+/* Hosts on real threads: the threaded executor, logs on disk (or in memory), snapshot files on
+ * disk, and a transport that hands frames to a delivering thread per host. For the threaded tests
+ * and the benchmark. Shards are 1 .. shard_count, each with a voter on every host. */
 #ifndef SHARDS_ENGINE_TEST_RIG_H
 #define SHARDS_ENGINE_TEST_RIG_H
 

@@ -39,7 +39,8 @@ static void propose_bytes(struct cluster *c, size_t bytes)
     propose_each(c, bytes, ENTRY);
 }
 
-/* The largest log of the host while this much is written, and how many snapshots were saved meanwhile. */
+/* The largest log of the host while this much is written, and how many snapshots were saved
+ * meanwhile. */
 static uint64_t largest_log(struct cluster *c, int h, size_t bytes, int64_t *ret_saved)
 {
     uint64_t largest = 0;

@@ -241,7 +241,7 @@ static void test_engine_hung_writer_loses_leadership(void **state)
     cluster_free(c);
 }
 
-/* ---- Watching --------------------------------------------------------------------------------------------------- */
+/* ---- Watching -------------------------------------------------------------------------------- */
 
 struct seen {
     int events, ended;
@@ -269,7 +269,8 @@ static void on_ended(void *ctx, const struct thole_status *st)
     s->ended++;
 }
 
-/* A follower that is told of the leader's end votes at once: nobody waits for its contact to age. */
+/* A follower that is told of the leader's end votes at once: nobody waits for its contact to
+ * age. */
 static void test_engine_peer_down_ends_loyalty(void **state)
 {
     (void)state;

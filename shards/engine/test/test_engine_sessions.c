@@ -190,7 +190,7 @@ static void test_engine_sessions_travel_in_snapshots(void **state)
     check_through_snapshot("ledger");
 }
 
-/* ---- The table alone ------------------------------------------------------------------------------------------- */
+/* ---- The table alone ------------------------------------------------------------------------- */
 
 static void test_session_table_encodes_and_decodes(void **state)
 {
@@ -233,8 +233,8 @@ static void test_session_reserved_answer_is_busy(void **state)
     session_table_deinit(&t);
 }
 
-/* A command that is older than all that its session remembers reserves nothing, so nothing keeps the
- * session from being evicted before the machine has run it. */
+/* A command that is older than all that its session remembers reserves nothing, so nothing keeps
+ * the session from being evicted before the machine has run it. */
 static void test_session_evicted_before_its_command_ended(void **state)
 {
     (void)state;

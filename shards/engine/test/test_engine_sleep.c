@@ -57,8 +57,8 @@ static void test_sleep_idle_group_costs_only_beats(void **state)
     cluster_run(c, 100 * BEAT_MS);
     assert_int_equal(sleepers(c), 3);
     assert_int_equal(status_of(c, leader).term, term);
-    /* A beat per interval both ways between the leader's host and the others, which may not know each
-     * other. */
+    /* A beat per interval both ways between the leader's host and the others, which may not know
+     * each other. */
     assert_in_range(c->control_frames - before, 4 * 99, 6 * 101);
     propose_ok(c, "y");
     assert_int_equal(sleepers(c), 0);

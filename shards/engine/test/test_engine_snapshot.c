@@ -350,8 +350,8 @@ static void deliver_stream(struct cluster *c, uint64_t index, uint64_t term, str
     cluster_run(c, 100);
 }
 
-/* While a replica saves the snapshot of an index, one of the same index arrives that it does not need:
- * the file of that name is about to be all that is left of the log before it. */
+/* While a replica saves the snapshot of an index, one of the same index arrives that it does not
+ * need: the file of that name is about to be all that is left of the log before it. */
 static void test_engine_unneeded_snapshot_spares_the_one_being_saved(void **state)
 {
     (void)state;

@@ -1,5 +1,6 @@
-/* Snapshots of persistent machines: sent while they are written, restored while they arrive. The machine here takes the
- * first bytes and is content, so that what becomes of the rest is the engine's alone. */
+/* Snapshots of persistent machines: sent while they are written, restored while they arrive. The
+ * machine here takes the first bytes and is content, so that what becomes of the rest is the
+ * engine's alone. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdlib.h>
@@ -177,7 +178,7 @@ static void test_engine_sender_is_removed_in_the_middle_of_a_stream(void **state
     cluster_free(c);
 }
 
-/* ---- Streams made by hand ---------------------------------------------------------------------------------- */
+/* ---- Streams made by hand -------------------------------------------------------------------- */
 
 struct stream {
     struct bytes bytes, config;

@@ -298,7 +298,7 @@ static void test_engine_threads_kv_in_the_state_database(void **state)
     free(directory);
 }
 
-/* ---- A machine with views that flushes by itself ------------------------------------------------- */
+/* ---- A machine with views that flushes by itself --------------------------------------------- */
 
 static struct {
     struct thole_machine_type base;

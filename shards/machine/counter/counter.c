@@ -35,11 +35,12 @@ static void counter_close(void *machine)
     free(machine);
 }
 
-/* ---- Commands --------------------------------------------------------------------------------- */
+/* ---- Commands -------------------------------------------------------------------------------- */
 
 enum op { OP_BAD, OP_ADD, OP_GET };
 
-/* Own parsing rather than strtoll: it must not depend on the locale or on what follows the slice. */
+/* Own parsing rather than strtoll: it must not depend on the locale or on what follows the
+ * slice. */
 static bool parse_number(const char *p, size_t size, uint64_t *ret)
 {
     bool negative = size > 0 && p[0] == '-';
@@ -136,7 +137,7 @@ static enum thole_code counter_apply(void *machine, struct thole_apply *batch,
     return THOLE_OK;
 }
 
-/* ---- Views: queries and snapshots run beside apply, on a copy of the state --------------------- */
+/* ---- Views: queries and snapshots run beside apply, on a copy of the state ------------------- */
 
 static enum thole_code counter_view_acquire(void *machine, void **ret, struct thole_status *st)
 {
@@ -169,7 +170,7 @@ static enum thole_code counter_query(void *machine, const void *view, struct tho
     return answer_value(answer, c->value, text);
 }
 
-/* ---- Snapshots -------------------------------------------------------------------------------- */
+/* ---- Snapshots ------------------------------------------------------------------------------- */
 
 static enum thole_code counter_save(void *machine, const void *view, struct thole_sink *out,
                                     struct thole_status *st)

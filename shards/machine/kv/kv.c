@@ -36,7 +36,7 @@ void kv_user_key(struct bytes *out, struct slice key)
     bytes_append_slice(out, key);
 }
 
-/* ---- Open and close --------------------------------------------------------------------------- */
+/* ---- Open and close -------------------------------------------------------------------------- */
 
 static void kv_close(void *machine)
 {
@@ -106,7 +106,7 @@ static enum thole_code kv_destroy(const struct thole_machine_env *env, struct th
                             st);
 }
 
-/* ---- Apply ------------------------------------------------------------------------------------ */
+/* ---- Apply ----------------------------------------------------------------------------------- */
 
 const char *kv_parse_command(struct thole_slice payload, upb_Arena *arena, struct kv_op *ret)
 {
@@ -176,7 +176,7 @@ static enum thole_code kv_apply(void *machine, struct thole_apply *batch, struct
     return code;
 }
 
-/* ---- Views ------------------------------------------------------------------------------------ */
+/* ---- Views ----------------------------------------------------------------------------------- */
 
 static enum thole_code kv_view_acquire(void *machine, void **ret, struct thole_status *st)
 {

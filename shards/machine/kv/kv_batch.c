@@ -24,7 +24,7 @@ void kv_batch_deinit(struct kv_batch *b)
     free(b->events);
 }
 
-/* ---- Cells ------------------------------------------------------------------------------------ */
+/* ---- Cells ----------------------------------------------------------------------------------- */
 
 static uint32_t *table_slot(const struct kv_batch *b, struct slice key, uint64_t hash)
 {
@@ -108,7 +108,7 @@ enum thole_code kv_batch_cell(struct kv_batch *b, struct slice key, struct kv_ce
     return THOLE_OK;
 }
 
-/* ---- Changes ---------------------------------------------------------------------------------- */
+/* ---- Changes --------------------------------------------------------------------------------- */
 
 static void add_event(struct kv_batch *b, const struct kv_cell *c, uint64_t index, bool deleted)
 {
@@ -143,7 +143,7 @@ void kv_batch_delete(struct kv_batch *b, struct kv_cell *c, uint64_t index)
     add_event(b, c, index, true);
 }
 
-/* ---- Range deletion --------------------------------------------------------------------------- */
+/* ---- Range deletion -------------------------------------------------------------------------- */
 
 static int by_key(const void *a, const void *b)
 {
@@ -243,7 +243,7 @@ enum thole_code kv_batch_delete_range(struct kv_batch *b, struct slice from, str
     return code;
 }
 
-/* ---- The write -------------------------------------------------------------------------------- */
+/* ---- The write ------------------------------------------------------------------------------- */
 
 void kv_put_meta(struct kv *kv, const struct thole_meta *meta, size_t meta_count)
 {

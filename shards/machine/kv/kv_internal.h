@@ -48,7 +48,7 @@ struct kv_item {
 bool kv_item_decode(struct slice stored, struct kv_item *ret); /* not the key */
 void kv_item_encode(const struct kv_item *item, struct bytes *out);
 
-/* ---- Commands and queries, whichever form they came in ------------------------------------------ */
+/* ---- Commands and queries, whichever form they came in --------------------------------------- */
 
 enum kv_op_kind { KV_GET = 1, KV_PUT, KV_DELETE, KV_DELETE_RANGE, KV_CAS, KV_RANGE };
 enum kv_expect { KV_EXPECT_ABSENT = 1, KV_EXPECT_MOD_INDEX, KV_EXPECT_VALUE };
@@ -89,7 +89,7 @@ void kv_proto_result(const struct kv_result *r, upb_Arena *arena, struct bytes *
 void kv_text_result(const struct kv_result *r, struct bytes *out);
 void kv_proto_event(const struct kv_item *item, bool deleted, upb_Arena *arena, struct bytes *out);
 
-/* ---- One apply batch ---------------------------------------------------------------------------- */
+/* ---- One apply batch ------------------------------------------------------------------------- */
 
 /* The keys that the batch touched, over what the database holds. */
 struct kv_cell {
@@ -133,7 +133,7 @@ void kv_put_meta(struct kv *kv, const struct thole_meta *meta, size_t meta_count
 enum thole_code kv_exec(struct kv_batch *b, const struct kv_op *op, uint64_t index,
                         struct kv_result *ret, struct thole_status *st);
 
-/* ---- The machine's functions in other files ------------------------------------------------------ */
+/* ---- The machine's functions in other files -------------------------------------------------- */
 
 void kv_user_key(struct bytes *out, struct slice key);
 enum thole_code kv_query(void *machine, const void *view, struct thole_slice query,

@@ -132,7 +132,7 @@ const char *kv_proto_query(struct slice in, upb_Arena *arena, struct kv_op *op)
     }
 }
 
-/* ---- Results ---------------------------------------------------------------------------------- */
+/* ---- Results --------------------------------------------------------------------------------- */
 
 static void fill_item(thole_kv_v1_KeyValue *m, const struct kv_item *item, bool with_value)
 {

@@ -48,7 +48,7 @@ enum thole_code kv_save(void *machine, const void *view, struct thole_sink *out,
     return code;
 }
 
-/* ---- Restore ---------------------------------------------------------------------------------- */
+/* ---- Restore --------------------------------------------------------------------------------- */
 
 struct reader {
     struct thole_source *in;

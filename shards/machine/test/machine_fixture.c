@@ -77,7 +77,7 @@ void test_watch_clear(struct test_watch *w)
     w->count = 0;
 }
 
-/* ---- The machine ------------------------------------------------------------------------------ */
+/* ---- The machine ----------------------------------------------------------------------------- */
 
 static void record_meta(void *ctx, struct thole_slice key, struct thole_slice value)
 {

@@ -108,7 +108,7 @@ static void test_kv_batching_changes_nothing(void **state)
     test_machine_deinit(&u);
 }
 
-/* ---- Beside apply ----------------------------------------------------------------------------- */
+/* ---- Beside apply ---------------------------------------------------------------------------- */
 
 struct shared {
     struct test_machine *t;

@@ -31,7 +31,7 @@ static void test_builtin_types_are_well_formed(void **state)
     }
 }
 
-/* ---- counter ---------------------------------------------------------------------------------- */
+/* ---- counter --------------------------------------------------------------------------------- */
 
 static void test_counter_adds_and_answers(void **state)
 {
@@ -90,7 +90,7 @@ static void test_counter_snapshot_and_views(void **state)
     test_machine_deinit(&u);
 }
 
-/* ---- noop ------------------------------------------------------------------------------------- */
+/* ---- noop ------------------------------------------------------------------------------------ */
 
 static void test_noop_counts_and_hashes(void **state)
 {
@@ -121,7 +121,7 @@ static void test_noop_counts_and_hashes(void **state)
     test_machine_deinit(&u);
 }
 
-/* ---- kv --------------------------------------------------------------------------------------- */
+/* ---- kv -------------------------------------------------------------------------------------- */
 
 static int kv_setup(void **state)
 {

@@ -1,4 +1,5 @@
-/* The safety properties of Raft (dissertation figure 3.2), checked from outside as a cluster runs. */
+/* The safety properties of Raft (dissertation figure 3.2), checked from outside as a cluster
+ * runs. */
 #ifndef SHARDS_RAFT_TEST_CHECKER_H
 #define SHARDS_RAFT_TEST_CHECKER_H
 

@@ -1,5 +1,5 @@
-/* The cluster of cluster.h: life cycle, disks and the driving loop. The network is in network.c, the
- * helpers that tests call most in cluster_util.c. */
+/* The cluster of cluster.h: life cycle, disks and the driving loop. The network is in network.c,
+ * the helpers that tests call most in cluster_util.c. */
 #include "shards/raft/test/cluster.h"
 
 #include <inttypes.h>

@@ -1,5 +1,5 @@
-/* Quorum loss: raft_force, epochs, and members that come back. The exact exchange is the golden trace
- * force_two_of_three_lost. */
+/* Quorum loss: raft_force, epochs, and members that come back. The exact exchange is the golden
+ * trace force_two_of_three_lost. */
 #include "shards/raft/test/raft_test.h"
 
 static struct cluster c;

@@ -212,7 +212,8 @@ TEST(lease_ends_with_a_hung_disk)
     cluster_deinit(&c);
 }
 
-/* Its logical time has moved by a heartbeat interval at most, the clock tells what really passed. */
+/* Its logical time has moved by a heartbeat interval at most, the clock tells what really
+ * passed. */
 TEST(lease_of_a_stalled_loop_has_ended)
 {
     (void)state;

@@ -347,7 +347,8 @@ TEST(confchange_v1_add_single)
     assert_int_equal(change(1, RAFT_CHANGE_ADD_VOTER, 2), THOLE_OK);
     settle_down();
     assert_false(config_at_node(1)->joint);
-    /* Although the log is whole it started from a snapshot: the first configuration is in no entry. */
+    /* Although the log is whole it started from a snapshot: the first configuration is in no
+     * entry. */
     assert_int_equal(c.nodes[2].disk.start_index, 5);
     cluster_deinit(&c);
 }
@@ -783,7 +784,8 @@ TEST(commit_on_votes_counts_in_every_term)
     cluster_deinit(&c);
 }
 
-/* Whom it removes may be deleted as soon as it shows: after a crash there is no way back to them. */
+/* Whom it removes may be deleted as soon as it shows: after a crash there is no way back to
+ * them. */
 TEST(change_acts_when_its_commit_index_is_durable)
 {
     (void)state;

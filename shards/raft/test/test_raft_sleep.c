@@ -308,7 +308,8 @@ TEST(false_alarm_disturbs_nobody)
     cluster_deinit(&c);
 }
 
-/* A sleeping voter that is asked for a vote does not give it away while it hears its leader's host. */
+/* A sleeping voter that is asked for a vote does not give it away while it hears its leader's
+ * host. */
 TEST(sleeping_voter_keeps_faith_with_its_leader)
 {
     (void)state;

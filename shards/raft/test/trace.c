@@ -1,6 +1,7 @@
 /* What a cluster does, line by line, so that it reads as the protocol:
  *   [ 110] 2 < vote request from 1, term 2 > 1, log equal
- * at 110 ms replica 2, in term 1, gets a request of term 2 whose sender's log ends where its own does. */
+ * at 110 ms replica 2, in term 1, gets a request of term 2 whose sender's log ends where its own
+ * does. */
 #include <inttypes.h>
 #include <stdarg.h>
 #include <stdio.h>

@@ -92,7 +92,7 @@ static void test_linear_lost_write_is_found(void **state)
     linear_free(l);
 }
 
-/* ---- Against brute force ------------------------------------------------------------------------- */
+/* ---- Against brute force --------------------------------------------------------------------- */
 
 #define OPS 6
 struct call {

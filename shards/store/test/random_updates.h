@@ -1,4 +1,5 @@
-/* Random updates of a few replicas, most of them acceptable, for the tests that compare log stores. */
+/* Random updates of a few replicas, most of them acceptable, for the tests that compare log
+ * stores. */
 #ifndef SHARDS_STORE_TEST_RANDOM_UPDATES_H
 #define SHARDS_STORE_TEST_RANDOM_UPDATES_H
 

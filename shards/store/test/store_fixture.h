@@ -36,7 +36,8 @@ enum thole_code log_write_one(struct log_store *s, const struct store_update *u)
 const struct store_replica *log_find(struct log_store *s, uint64_t id);
 /* The log of `id` is (start, last], and each entry from the start on has the payload above. */
 void log_expect(struct log_store *s, uint64_t id, uint64_t start, uint64_t last);
-/* Write, for a replica of its own, until every segment that holds something now has left the ring. */
+/* Write, for a replica of its own, until every segment that holds something now has left the
+ * ring. */
 #define TURN_OVER_ID 999999
 void log_turn_over(struct log_store *s);
 /* Bytes of records on disk that are wanted. */

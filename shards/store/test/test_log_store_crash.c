@@ -39,7 +39,7 @@ int fsync(int fd)
     return 0;
 }
 
-/* ---- kill -9 ----------------------------------------------------------------------------------- */
+/* ---- kill -9 --------------------------------------------------------------------------------- */
 
 /* One line per acknowledged batch: "GROUP LAST TERM". */
 static int child_write(const char *dir)
@@ -161,7 +161,7 @@ static void test_log_kill_keeps_what_was_acknowledged(void **state)
     dir_free(dir);
 }
 
-/* ---- A write that fails ------------------------------------------------------------------------ */
+/* ---- A write that fails ---------------------------------------------------------------------- */
 
 static void expect_poisoned(struct log_store *s)
 {
@@ -250,7 +250,7 @@ static void test_log_without_files_to_open_is_poisoned(void **state)
     dir_free(dir);
 }
 
-/* ---- A torn end -------------------------------------------------------------------------------- */
+/* ---- A torn end ------------------------------------------------------------------------------ */
 
 /* A log before and after its last write. */
 struct torn {
@@ -359,7 +359,8 @@ static bool same_sector(const struct bytes *a, const struct bytes *b, size_t at)
 }
 
 /* A sector that the last write changed is the only one missing, the only one that is there, the
- * first one missing, the last one missing. Of a long frame some of its sectors, the ends among them. */
+ * first one missing, the last one missing. Of a long frame some of its sectors, the ends among
+ * them. */
 static void tear_sectors(const struct torn *t)
 {
     size_t step = (t->to - t->from) / SECTOR_BYTES / 12 + 1;

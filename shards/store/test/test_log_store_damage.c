@@ -1,6 +1,6 @@
 /* What the log makes of bits that flipped and of files that are gone. Damage in a record hurts its
- * replica alone; of anything else, the log stays shut. What was acknowledged is never missing without
- * a word. */
+ * replica alone; of anything else, the log stays shut. What was acknowledged is never missing
+ * without a word. */
 #include <inttypes.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -73,7 +73,7 @@ static void expect_group(struct log_store *s, uint64_t g)
     log_expect(s, g, 5, 20);
 }
 
-/* ---- One record -------------------------------------------------------------------------------- */
+/* ---- One record ------------------------------------------------------------------------------ */
 
 enum which { IDENTITY, START, RUN, LAST_RUN, HARD, WHICH_COUNT };
 
@@ -186,7 +186,7 @@ static void test_log_flip_in_a_host_record_is_data_loss(void **state)
     dir_free(dir);
 }
 
-/* ---- Between the records ------------------------------------------------------------------------ */
+/* ---- Between the records --------------------------------------------------------------------- */
 
 static void test_log_flip_around_the_records_is_data_loss(void **state)
 {
@@ -268,7 +268,7 @@ static void test_log_flips_never_go_unnoticed(void **state)
     dir_free(original);
 }
 
-/* ---- Files ------------------------------------------------------------------------------------- */
+/* ---- Files ----------------------------------------------------------------------------------- */
 
 enum harm { GONE, EMPTY, HEADER_FLIPPED, HEADER_ZEROED, HALVED };
 

@@ -1,7 +1,8 @@
-/* The power goes, at any write or sync of any batch or reopening: what is then on the disk is, sector by
- * sector, what was synced or what was written since. Reopened from that, the log holds what was
- * acknowledged, and of the write that was under way a whole number of its updates. At times only the
- * process goes, and nothing but what was never written is lost; until the power goes too.
+/* The power goes, at any write or sync of any batch or reopening: what is then on the disk is,
+ * sector by sector, what was synced or what was written since. Reopened from that, the log holds
+ * what was acknowledged, and of the write that was under way a whole number of its updates. At
+ * times only the process goes, and nothing but what was never written is lost; until the power goes
+ * too.
  *
  * The disk is modelled in front of the system's calls, which are replaced here: a file's content is
  * durable as of its last fdatasync, a directory's as of its last fsync; a sync that fails may leave
@@ -33,7 +34,7 @@
 
 enum { SECTOR_BYTES = 512, FILES_MAX = 1024, NAME_MAX_BYTES = 16 };
 
-/* ---- The disk --------------------------------------------------------------------------------- */
+/* ---- The disk -------------------------------------------------------------------------------- */
 
 struct disk_file {
     char name[NAME_MAX_BYTES];
@@ -281,7 +282,7 @@ int unlink(const char *name)
     return unlinkat(AT_FDCWD, name, 0);
 }
 
-/* ---- The power goes ---------------------------------------------------------------------------- */
+/* ---- The power goes -------------------------------------------------------------------------- */
 
 static size_t surviving_size(size_t synced, size_t written)
 {
@@ -391,7 +392,7 @@ static void let_it_run(void)
     disk.steps_left = 0;
 }
 
-/* ---- What a log holds -------------------------------------------------------------------------- */
+/* ---- What a log holds ------------------------------------------------------------------------ */
 
 static uint64_t mix_in(uint64_t h, struct slice s)
 {
@@ -463,7 +464,7 @@ static uint64_t digest(struct log_store *s)
     return h;
 }
 
-/* ---- The test ---------------------------------------------------------------------------------- */
+/* ---- The test -------------------------------------------------------------------------------- */
 
 struct run {
     char *dir;

@@ -121,7 +121,7 @@ static void test_log_reads_beside_writes(void **state)
     dir_free(dir);
 }
 
-/* ---- A long read while the log is cut ------------------------------------------------------------ */
+/* ---- A long read while the log is cut -------------------------------------------------------- */
 
 enum { KEPT = 100, CUT = 200, TIMES = 300 };
 

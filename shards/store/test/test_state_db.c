@@ -180,7 +180,7 @@ static void test_state_newer_format_is_refused(void **state)
     assert_int_equal(st.reason, THOLE_REASON_FORMAT);
 }
 
-/* ---- Crash ------------------------------------------------------------------------------------ */
+/* ---- Crash ----------------------------------------------------------------------------------- */
 
 enum { KEYS = 10 };
 

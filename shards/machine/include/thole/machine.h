@@ -35,8 +35,9 @@ struct thole_sink {
      * the machine then returns the same code at once. */
     enum thole_code (*write)(struct thole_sink *s, const void *data, size_t size);
 };
-/* Where a snapshot is read from. Returns the number of bytes read, less than `size` only at the end (0: it was
- * reached before), or -1 on failure. The rest may still be on its way: a read may take long. */
+/* Where a snapshot is read from. Returns the number of bytes read, less than `size` only at the end
+ * (0: it was reached before), or -1 on failure. The rest may still be on its way: a read may take
+ * long. */
 struct thole_source {
     int64_t (*read)(struct thole_source *s, void *data, size_t size);
 };
@@ -106,9 +107,9 @@ struct thole_machine_type {
     /* O(1): a consistent view of the state after the last apply. Optional (see above). */
     enum thole_code (*view_acquire)(void *machine, void **ret_view, struct thole_status *st);
     void (*view_release)(void *machine, void *view);
-    /* Write the whole state; a write may take long, as the snapshot may leave while it is made. The engine
-     * adds its own sections (applied index, sessions, membership) and checksums; persistent machines do not
-     * write metadata here. */
+    /* Write the whole state; a write may take long, as the snapshot may leave while it is made. The
+     * engine adds its own sections (applied index, sessions, membership) and checksums; persistent
+     * machines do not write metadata here. */
     enum thole_code (*save)(void *machine, const void *view, struct thole_sink *out,
                             struct thole_status *st);
     /* Replace the state, into env.generation of a machine that was opened empty. For a persistent
