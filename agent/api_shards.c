@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "agent/api_internal.h"
+#include "proto/decode.h"
 
 #define ASK_AGAIN_MS 100
 
@@ -234,8 +235,9 @@ static bool ready_there(struct thole *t, struct ready_wait *w, uint64_t deadline
         if (bus_channel_call(channel, "/thole.v1.Shards/GetShard", slice_of(request, n + 2), 2000,
                              &reply, &st) == THOLE_OK) {
             upb_Arena *arena = upb_Arena_New();
-            ready = shard_ready(thole_v1_Shard_parse((const char *)reply->data, reply->size, arena),
-                                w->why, sizeof w->why);
+            ready =
+                shard_ready(PROTO_DECODE(thole_v1_Shard, slice_of(reply->data, reply->size), arena),
+                            w->why, sizeof w->why);
             upb_Arena_Free(arena);
             buf_unref(reply);
         } else {

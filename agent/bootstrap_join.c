@@ -6,6 +6,7 @@
 
 #include "agent/agent_internal.h"
 #include "base/log.h"
+#include "proto/decode.h"
 
 #define ASK_MS 10000
 #define CHECK_MS 500
@@ -74,8 +75,7 @@ static void learn_hosts(struct agent *a, const thole_bus_v1_JoinReply *reply)
 static enum thole_code accept_reply(struct agent *a, struct slice body, struct thole_status *st)
 {
     upb_Arena *arena = upb_Arena_New();
-    const thole_bus_v1_JoinReply *reply =
-        thole_bus_v1_JoinReply_parse((const char *)body.data, body.size, arena);
+    const thole_bus_v1_JoinReply *reply = PROTO_DECODE(thole_bus_v1_JoinReply, body, arena);
     upb_StringView cluster =
         reply ? thole_bus_v1_JoinReply_cluster_id(reply) : upb_StringView_FromDataAndSize(NULL, 0);
     uint64_t replica = reply ? thole_bus_v1_JoinReply_replica_id(reply) : 0;
@@ -269,7 +269,7 @@ static bool renew_round(struct renewal *r)
         if (code == THOLE_OK) {
             upb_Arena *arena = upb_Arena_New();
             const thole_bus_v1_JoinReply *parsed =
-                thole_bus_v1_JoinReply_parse((const char *)reply->data, reply->size, arena);
+                PROTO_DECODE(thole_bus_v1_JoinReply, slice_of(reply->data, reply->size), arena);
             done = parsed && thole_bus_v1_JoinReply_replica_id(parsed) > r->failed;
             if (done)
                 renewed(r, parsed);

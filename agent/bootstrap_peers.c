@@ -19,6 +19,7 @@
 #include "base/assert.h"
 #include "base/hash.h"
 #include "base/log.h"
+#include "proto/decode.h"
 
 #define ASK_MS 1000
 #define PAUSE_MS 150
@@ -144,8 +145,7 @@ static void read_tags(const thole_v1_Host *host, char *to, size_t size)
 static bool read_reply(const struct meeting *m, struct slice body, struct answer *ret)
 {
     upb_Arena *arena = upb_Arena_New();
-    const thole_bus_v1_MeetReply *r =
-        thole_bus_v1_MeetReply_parse((const char *)body.data, body.size, arena);
+    const thole_bus_v1_MeetReply *r = PROTO_DECODE(thole_bus_v1_MeetReply, body, arena);
     const thole_v1_Host *host = r ? thole_bus_v1_MeetReply_host(r) : NULL;
     char id[UUID_TEXT_BYTES] = "";
     bool ok = host && thole_v1_Host_id(host).size == UUID_TEXT_BYTES - 1 &&

@@ -4,6 +4,7 @@
 
 #include "agent/agent_internal.h"
 #include "agent/api_internal.h"
+#include "proto/decode.h"
 
 void agent_route(struct agent *a, struct router_request *r)
 {
@@ -39,8 +40,7 @@ void command_read(const struct router_request *r, upb_Arena *arena, struct thole
     *ret = NULL;
     if (r->status.code != THOLE_OK)
         return;
-    *ret = thole_registry_v1_Result_parse((const char *)r->result.bytes.data, r->result.bytes.size,
-                                          arena);
+    *ret = PROTO_DECODE(thole_registry_v1_Result, r->result.bytes, arena);
     if (!*ret)
         thole_status_set(ret_st, THOLE_INTERNAL, THOLE_REASON_NONE, __FILE__, __LINE__,
                          "malformed result of a command");

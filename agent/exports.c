@@ -12,6 +12,7 @@
 #include "agent/snapshot_file.h"
 #include "base/assert.h"
 #include "base/log.h"
+#include "proto/decode.h"
 #include "shards/engine/files.h"
 
 #define OPEN_MAX 16
@@ -301,7 +302,7 @@ static void remote_answer(void *ctx, const struct thole_status *st, struct bufsl
     upb_Arena *arena = upb_Arena_New();
     const thole_bus_v1_SnapshotPiece *m = NULL;
     if (st->code == THOLE_OK) {
-        m = thole_bus_v1_SnapshotPiece_parse((const char *)body.bytes.data, body.bytes.size, arena);
+        m = PROTO_DECODE(thole_bus_v1_SnapshotPiece, body.bytes, arena);
         if (!m)
             (void)THOLE_FAIL(&out, THOLE_INTERNAL, THOLE_REASON_BAD_REQUEST,
                              "malformed piece of a snapshot");
@@ -402,8 +403,7 @@ void exports_serve(struct exports *x, struct bus_request *q)
     struct thole_status st;
     struct slice body = bus_request_body(q);
     upb_Arena *arena = upb_Arena_New();
-    const thole_bus_v1_SnapshotRead *m =
-        thole_bus_v1_SnapshotRead_parse((const char *)body.data, body.size, arena);
+    const thole_bus_v1_SnapshotRead *m = PROTO_DECODE(thole_bus_v1_SnapshotRead, body, arena);
     if (m) {
         uint64_t latest = clock_now(&clock_system) + IDLE_NS;
         uint64_t deadline_ns = bus_request_deadline_ns(q);

@@ -10,6 +10,7 @@
 #include <string.h>
 
 #include "base/log.h"
+#include "proto/decode.h"
 
 #define JOIN_NS (8 * NS_PER_S)
 
@@ -50,8 +51,7 @@ void joiner_refuse(struct worker_msg *m)
 static bool read_request(struct joiner *j, struct slice body, struct thole_status *st)
 {
     upb_Arena *arena = upb_Arena_New();
-    const thole_bus_v1_JoinRequest *q =
-        thole_bus_v1_JoinRequest_parse((const char *)body.data, body.size, arena);
+    const thole_bus_v1_JoinRequest *q = PROTO_DECODE(thole_bus_v1_JoinRequest, body, arena);
     const thole_v1_Host *host = q ? thole_bus_v1_JoinRequest_host(q) : NULL;
     char id[UUID_TEXT_BYTES] = "";
     bool ok = host && thole_v1_Host_id(host).size == UUID_TEXT_BYTES - 1 &&

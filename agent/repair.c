@@ -9,6 +9,7 @@
 #include "agent/agent_internal.h"
 #include "base/assert.h"
 #include "base/log.h"
+#include "proto/decode.h"
 
 #define INSPECT_MS 2000
 
@@ -76,8 +77,7 @@ void repair_serve_inspect(struct agent *a, struct bus_request *q)
 {
     upb_Arena *arena = upb_Arena_New();
     struct slice body = bus_request_body(q);
-    const thole_bus_v1_Inspect *in =
-        thole_bus_v1_Inspect_parse((const char *)body.data, body.size, arena);
+    const thole_bus_v1_Inspect *in = PROTO_DECODE(thole_bus_v1_Inspect, body, arena);
     struct engine_replica_status s;
     thole_bus_v1_InspectReply *out = thole_bus_v1_InspectReply_new(arena);
     struct repair_replica have = {0};
@@ -107,8 +107,7 @@ static void read_inspected(struct repair_replica *r, struct slice body)
 {
     upb_Arena *arena = upb_Arena_New();
     struct thole_status st;
-    const thole_bus_v1_InspectReply *in =
-        thole_bus_v1_InspectReply_parse((const char *)body.data, body.size, arena);
+    const thole_bus_v1_InspectReply *in = PROTO_DECODE(thole_bus_v1_InspectReply, body, arena);
     if (!in) {
         snprintf(r->problem, sizeof r->problem, "its answer does not decode");
     } else if (thole_bus_v1_InspectReply_replica_id(in) != r->replica_id) {
@@ -147,7 +146,7 @@ static void forced_there(void *ctx, const struct thole_status *st, struct bufsli
     if (st->code == THOLE_OK) {
         upb_Arena *arena = upb_Arena_New();
         const thole_bus_v1_ForceReply *in =
-            thole_bus_v1_ForceReply_parse((const char *)body.bytes.data, body.bytes.size, arena);
+            PROTO_DECODE(thole_bus_v1_ForceReply, body.bytes, arena);
         uint32_t code = in ? thole_bus_v1_ForceReply_code(in) : THOLE_INTERNAL;
         if (code != THOLE_OK) {
             upb_StringView m = in ? thole_bus_v1_ForceReply_message(in) : text_view("bad answer");
@@ -214,8 +213,7 @@ void repair_serve_force(struct agent *a, struct bus_request *q)
     struct slice body = bus_request_body(q);
     struct thole_status st = {0};
     struct engine_replica_status s;
-    const thole_bus_v1_Force *in =
-        thole_bus_v1_Force_parse((const char *)body.data, body.size, arena);
+    const thole_bus_v1_Force *in = PROTO_DECODE(thole_bus_v1_Force, body, arena);
     uint64_t shard_id = in ? thole_bus_v1_Force_shard_id(in) : 0;
     uint64_t epoch = in ? thole_bus_v1_Force_epoch(in) : 0;
     if (!in || !engine_shard_status(a->engine, shard_id, &s) ||

@@ -8,6 +8,7 @@
 #include "base/assert.h"
 #include "base/hash.h"
 #include "base/limits.h"
+#include "proto/decode.h"
 
 #define FIRST_BYTES 12 /* magic and size */
 
@@ -102,7 +103,7 @@ static enum thole_code read_head(struct snapshot_check *k, size_t size, struct t
     if (get_le64(k->first.data + checked) != hash64(k->first.data, checked, 0))
         return damaged(st, "the checksum of its head is wrong");
     const thole_v1_SnapshotFile *head =
-        thole_v1_SnapshotFile_parse((const char *)k->first.data + FIRST_BYTES, size, k->arena);
+        PROTO_DECODE(thole_v1_SnapshotFile, slice_of(k->first.data + FIRST_BYTES, size), k->arena);
     if (!head)
         return damaged(st, "its head does not decode");
     if (thole_v1_SnapshotFile_format(head) != SNAPSHOT_FILE_FORMAT)

@@ -9,6 +9,7 @@
 #include "google/protobuf/duration.upb.h"
 #include "google/rpc/error_details.upb.h"
 #include "google/rpc/status.upb.h"
+#include "proto/decode.h"
 
 #define DOMAIN "thole"
 #define TYPE_ERROR_INFO "type.googleapis.com/google.rpc.ErrorInfo"
@@ -75,8 +76,8 @@ static enum thole_reason reason_of(grpc_slice value)
 {
     enum thole_reason reason = THOLE_REASON_NONE;
     upb_Arena *arena = upb_Arena_New();
-    const google_rpc_Status *status = google_rpc_Status_parse(
-        (const char *)GRPC_SLICE_START_PTR(value), GRPC_SLICE_LENGTH(value), arena);
+    const google_rpc_Status *status = PROTO_DECODE(
+        google_rpc_Status, slice_of(GRPC_SLICE_START_PTR(value), GRPC_SLICE_LENGTH(value)), arena);
     size_t n = 0;
     const google_protobuf_Any *const *details =
         status ? google_rpc_Status_details(status, &n) : NULL;
@@ -84,7 +85,8 @@ static enum thole_reason reason_of(grpc_slice value)
         if (!equals(google_protobuf_Any_type_url(details[i]), TYPE_ERROR_INFO))
             continue;
         upb_StringView v = google_protobuf_Any_value(details[i]);
-        const google_rpc_ErrorInfo *info = google_rpc_ErrorInfo_parse(v.data, v.size, arena);
+        const google_rpc_ErrorInfo *info =
+            PROTO_DECODE(google_rpc_ErrorInfo, slice_of(v.data, v.size), arena);
         if (!info || !equals(google_rpc_ErrorInfo_domain(info), DOMAIN))
             continue;
         upb_StringView name = google_rpc_ErrorInfo_reason(info);

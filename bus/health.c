@@ -7,6 +7,7 @@
 #include "base/map.h"
 #include "bus/bus_internal.h"
 #include "grpc/health/v1/health.upb.h"
+#include "proto/decode.h"
 
 enum {
     UNKNOWN = grpc_health_v1_HealthCheckResponse_SERVICE_UNKNOWN,
@@ -105,7 +106,7 @@ static char *name_of(struct bus_rpc *rpc, struct slice message)
 {
     upb_Arena *arena = upb_Arena_New();
     const grpc_health_v1_HealthCheckRequest *q =
-        grpc_health_v1_HealthCheckRequest_parse((const char *)message.data, message.size, arena);
+        PROTO_DECODE(grpc_health_v1_HealthCheckRequest, message, arena);
     char *name = NULL;
     if (q && grpc_health_v1_HealthCheckRequest_service(q).size <= NAME_BYTES_MAX) {
         upb_StringView v = grpc_health_v1_HealthCheckRequest_service(q);

@@ -8,6 +8,7 @@
 #include "bus/bus_internal.h"
 #include "google/protobuf/descriptor.upb.h"
 #include "grpc/reflection/v1/reflection.upb.h"
+#include "proto/decode.h"
 #include "thole_descriptors.h"
 #include "upb/def.h"
 
@@ -33,7 +34,7 @@ static void add_file(struct bus_reflection *f, struct slice bytes)
 {
     upb_Status status = {.ok = true};
     const google_protobuf_FileDescriptorProto *proto =
-        google_protobuf_FileDescriptorProto_parse((const char *)bytes.data, bytes.size, f->arena);
+        PROTO_DECODE(google_protobuf_FileDescriptorProto, bytes, f->arena);
     const upb_FileDef *def = proto ? upb_DefPool_AddFile(f->pool, proto, &status) : NULL;
     if (!def) {
         LOG_ERROR(BUS, "a descriptor is damaged; reflection lacks it error=\"%s\"",
@@ -191,8 +192,7 @@ static void on_message(void *ctx, struct bus_rpc *rpc, struct slice message)
     const struct bus_reflection *f = ctx;
     struct thole_status st;
     upb_Arena *arena = upb_Arena_New();
-    Request *q = grpc_reflection_v1_ServerReflectionRequest_parse((const char *)message.data,
-                                                                  message.size, arena);
+    Request *q = PROTO_DECODE(grpc_reflection_v1_ServerReflectionRequest, message, arena);
     Response *out = grpc_reflection_v1_ServerReflectionResponse_new(arena);
     bool sent = true;
     if (q) {

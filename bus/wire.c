@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "bus/bus_internal.h"
+#include "proto/decode.h"
 #include "thole/bus/v1/bus.upb.h"
 
 /* Field tags: number << 3 | wire type (0: varint, 2: bytes). */
@@ -245,8 +246,7 @@ bool bus__lane_decode(struct slice in, bool *has_hello, struct bus_hello *ret_he
 {
     _Alignas(16) char scratch[SCRATCH_BYTES];
     upb_Arena *arena = upb_Arena_Init(scratch, sizeof scratch, &upb_alloc_global);
-    const thole_bus_v1_LaneMessage *m =
-        thole_bus_v1_LaneMessage_parse_ex((const char *)in.data, in.size, NULL, ALIAS, arena);
+    const thole_bus_v1_LaneMessage *m = PROTO_DECODE_ALIAS(thole_bus_v1_LaneMessage, in, arena);
     bool ok = m != NULL;
     if (ok) {
         const thole_bus_v1_Hello *h = thole_bus_v1_LaneMessage_hello(m);
@@ -262,8 +262,7 @@ bool bus__lane_decode(struct slice in, bool *has_hello, struct bus_hello *ret_he
 bool bus__ask_decode(struct slice in, struct bus_hello *ret_hello, struct bus_item *ret)
 {
     upb_Arena *arena = upb_Arena_New();
-    const thole_bus_v1_AskRequest *m =
-        thole_bus_v1_AskRequest_parse_ex((const char *)in.data, in.size, NULL, ALIAS, arena);
+    const thole_bus_v1_AskRequest *m = PROTO_DECODE_ALIAS(thole_bus_v1_AskRequest, in, arena);
     const thole_bus_v1_Hello *h = m ? thole_bus_v1_AskRequest_hello(m) : NULL;
     bool ok = h && read_hello(h, ret_hello);
     if (ok) {
@@ -277,8 +276,7 @@ bool bus__ask_decode(struct slice in, struct bus_hello *ret_hello, struct bus_it
 bool bus__answer_decode(struct slice in, struct bus_hello *ret_hello, struct slice *ret_body)
 {
     upb_Arena *arena = upb_Arena_New();
-    const thole_bus_v1_AskReply *m =
-        thole_bus_v1_AskReply_parse_ex((const char *)in.data, in.size, NULL, ALIAS, arena);
+    const thole_bus_v1_AskReply *m = PROTO_DECODE_ALIAS(thole_bus_v1_AskReply, in, arena);
     const thole_bus_v1_Hello *h = m ? thole_bus_v1_AskReply_hello(m) : NULL;
     bool ok = h && read_hello(h, ret_hello);
     if (ok)
@@ -307,7 +305,7 @@ bool bus__exchange_decode(struct slice in, bool *has_hello, struct bus_hello *re
     _Alignas(16) char scratch[SCRATCH_BYTES];
     upb_Arena *arena = upb_Arena_Init(scratch, sizeof scratch, &upb_alloc_global);
     const thole_bus_v1_ExchangeMessage *m =
-        thole_bus_v1_ExchangeMessage_parse_ex((const char *)in.data, in.size, NULL, ALIAS, arena);
+        PROTO_DECODE_ALIAS(thole_bus_v1_ExchangeMessage, in, arena);
     const thole_bus_v1_Hello *h = m ? thole_bus_v1_ExchangeMessage_hello(m) : NULL;
     bool ok = m != NULL && (!h || read_hello(h, ret_hello));
     *has_hello = h != NULL;

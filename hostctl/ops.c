@@ -1,6 +1,7 @@
 /* What the controllers ask of others, and how the answer finds back: an operation is a message that
  * the answering thread posts to the worker, or frees if the controllers are gone. */
 #include "hostctl/hostctl_internal.h"
+#include "proto/decode.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -126,8 +127,7 @@ static void proposed(void *ctx, const struct thole_status *st, uint64_t code, st
     op->code = code;
     if (st->code == THOLE_OK && code == THOLE_OK) {
         upb_Arena *arena = upb_Arena_New();
-        const thole_registry_v1_Result *r =
-            thole_registry_v1_Result_parse((const char *)result.data, result.size, arena);
+        const thole_registry_v1_Result *r = PROTO_DECODE(thole_registry_v1_Result, result, arena);
         op->revision = r == NULL ? 0 : thole_registry_v1_Result_revision(r);
         upb_Arena_Free(arena);
     }

@@ -4,6 +4,7 @@
  * throwing the copy away. Everything a command changes gets one revision, the state's next one; a
  * command that changes nothing takes none. Refusals are results with a gRPC code, never
  * failures. */
+#include "proto/decode.h"
 #include "registry/registry_internal.h"
 
 #include <string.h>
@@ -205,7 +206,7 @@ uint64_t registry__apply(struct state *s, struct slice command, struct bytes *re
     uint64_t code;
     registry__desk_init(&t.desk);
     t.arena = t.desk.arena;
-    t.command = thole_registry_v1_Command_parse((const char *)command.data, command.size, t.arena);
+    t.command = PROTO_DECODE(thole_registry_v1_Command, command, t.arena);
     if (t.command == NULL) {
         code = THOLE_FAIL(&t.st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
                           "command: not a thole.registry.v1.Command");

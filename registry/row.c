@@ -1,10 +1,10 @@
 /* Rows: packed in trees, immutable and counted; open while a command looks at them or edits
  * them. */
+#include "proto/decode.h"
 #include "registry/registry_internal.h"
 
 #include <stdlib.h>
 #include <string.h>
-#include <upb/decode.h>
 #include <upb/encode.h>
 
 const upb_MiniTable *registry__row_table(enum row_kind kind)
@@ -113,10 +113,8 @@ struct slice registry__encode(const void *msg, const upb_MiniTable *table, upb_A
 void *registry__message_copy(const void *msg, const upb_MiniTable *table, upb_Arena *arena)
 {
     struct slice bytes = registry__encode(msg, table, arena);
-    void *copy = _upb_Message_New(table, arena);
-    upb_DecodeStatus status = upb_Decode((const char *)bytes.data, bytes.size, copy, table, NULL,
-                                         kUpb_DecodeOption_AliasString, arena);
-    ASSERT(status == kUpb_DecodeStatus_Ok);
+    void *copy = proto_decode(table, bytes, true, arena, NULL);
+    ASSERT(copy != NULL);
     return copy;
 }
 

@@ -3,6 +3,7 @@
  *
  * What is this host's own (the journal, sequence numbers) is not in it, so the snapshots of two
  * replicas at one revision are equal, byte for byte. */
+#include "proto/decode.h"
 #include "registry/registry_internal.h"
 
 #include <string.h>
@@ -315,7 +316,7 @@ static enum thole_code restore_one(struct thole_source *in, struct state *s, boo
                           "registry snapshot: cut off in a record");
     } else {
         const thole_registry_v1_SnapshotRecord *r =
-            thole_registry_v1_SnapshotRecord_parse(bytes, size, desk.arena);
+            PROTO_DECODE(thole_registry_v1_SnapshotRecord, slice_of(bytes, size), desk.arena);
         s->desk = &desk;
         const char *problem = r == NULL ? "a record does not decode" : restore_record(s, first, r);
         s->desk = NULL;

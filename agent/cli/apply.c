@@ -6,7 +6,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
-#include <upb/decode.h>
 #include <upb/encode.h>
 
 #include "agent/cli/wait.h"

@@ -9,6 +9,7 @@
 #include "agent/cli/wait.h"
 #include "base/clock.h"
 #include "bus/bus.h"
+#include "proto/decode.h"
 
 #define HOSTS_MAX 64
 
@@ -167,7 +168,7 @@ static void take_cpu(struct cli *c, const struct rows *hosts, struct cpu *ret)
             bus_channel_call(channel, "/thole.v1.Cluster/Status", slice_of(NULL, 0), 1000, &b,
                              &st) == THOLE_OK) {
             const thole_v1_StatusResponse *reply =
-                thole_v1_StatusResponse_parse((const char *)b->data, b->size, c->arena);
+                PROTO_DECODE(thole_v1_StatusResponse, slice_of(b->data, b->size), c->arena);
             size_t at = ret->hosts++;
             snprintf(ret->names[at], sizeof(ret->names[at]), "%.*s",
                      CLI_SV(thole_v1_Host_name(hosts->items[i])));

@@ -2,13 +2,13 @@
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
-#include <upb/decode.h>
 #include <upb/encode.h>
 
 #include "agent/cli/cli.h"
 #include "base/clock.h"
 #include "base/uuid.h"
 #include "bus/bus.h"
+#include "proto/decode.h"
 
 #define RETRY_MS 200
 
@@ -60,11 +60,10 @@ enum thole_code cli_call_in(struct cli *c, const char *path, const void *request
         }
         nanosleep(&(struct timespec){.tv_nsec = RETRY_MS * NS_PER_MS}, NULL);
     }
-    upb_Message *message = _upb_Message_New(reply_kind, arena);
-    bool ok = upb_Decode((const char *)reply->data, reply->size, message, reply_kind, NULL, 0,
-                         arena) == kUpb_DecodeStatus_Ok;
+    void *message =
+        proto_decode(reply_kind, slice_of(reply->data, reply->size), false, arena, NULL);
     buf_unref(reply);
-    if (!ok) {
+    if (message == NULL) {
         return THOLE_FAIL(st, THOLE_INTERNAL, THOLE_REASON_NONE, "%s: the reply does not decode",
                           path);
     }

@@ -13,6 +13,7 @@
 #include "agent/services/utf8.h"
 #include "base/limits.h"
 #include "bus/bus.h"
+#include "proto/decode.h"
 #include "thole/v1/data.upbdefs.h"
 
 /* A payload beyond what a host takes is read far enough for the host to refuse it. */
@@ -255,7 +256,7 @@ static enum thole_code watch_loop(struct cli *c, bool kv, struct bus_stream *str
         }
         upb_Arena *arena = upb_Arena_New();
         const thole_v1_WatchResponse *event =
-            thole_v1_WatchResponse_parse((const char *)b->data, b->size, arena);
+            PROTO_DECODE(thole_v1_WatchResponse, slice_of(b->data, b->size), arena);
         if (event != NULL && thole_v1_WatchResponse_bookmark(event)) {
             if (!begun) {
                 cli_note("watching from index %" PRIu64, thole_v1_WatchResponse_index(event));

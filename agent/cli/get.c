@@ -1,9 +1,9 @@
 /* `thole get`: lists, single rows, and --watch. */
 #include <string.h>
-#include <upb/decode.h>
 #include <upb/encode.h>
 
 #include "agent/cli/rows.h"
+#include "proto/decode.h"
 
 struct get {
     struct cli *c;
@@ -175,9 +175,11 @@ static void keep(struct get *g, enum rows_kind kind, const void *row, const upb_
     }
     char *bytes = NULL;
     size_t size = 0;
-    upb_Message *copy = _upb_Message_New(table, g->arena);
-    if (upb_Encode(row, table, 0, g->arena, &bytes, &size) == kUpb_EncodeStatus_Ok &&
-        upb_Decode(bytes, size, copy, table, NULL, 0, g->arena) == kUpb_DecodeStatus_Ok) {
+    if (upb_Encode(row, table, 0, g->arena, &bytes, &size) != kUpb_EncodeStatus_Ok) {
+        return;
+    }
+    void *copy = proto_decode(table, slice_of(bytes, size), false, g->arena, NULL);
+    if (copy != NULL) {
         rows_add(&g->batch, copy);
     }
 }

@@ -8,6 +8,7 @@
 
 #include "agent/cli/data.h"
 #include "agent/services/utf8.h"
+#include "proto/decode.h"
 #include "thole/kv/v1/kv.upbdefs.h"
 
 #define RANGE_PAGE 1000
@@ -35,7 +36,7 @@ static int propose(struct cli *c, const thole_kv_v1_Command *command,
         return cli_say_status("the proposal failed", &st);
     }
     upb_StringView data = thole_v1_ProposeResponse_data(reply);
-    *ret = thole_kv_v1_Result_parse(data.data, data.size, c->arena);
+    *ret = PROTO_DECODE(thole_kv_v1_Result, slice_of(data.data, data.size), c->arena);
     if (*ret == NULL) {
         return cli_say_failed("the answer does not decode; is it a shard of type kv?");
     }
@@ -120,7 +121,7 @@ static int query(struct cli *c, const thole_kv_v1_Query *q, const thole_kv_v1_An
                    : cli_say_status("the query failed", st);
     }
     upb_StringView data = thole_v1_QueryResponse_data(reply);
-    *ret = thole_kv_v1_Answer_parse(data.data, data.size, c->arena);
+    *ret = PROTO_DECODE(thole_kv_v1_Answer, slice_of(data.data, data.size), c->arena);
     return *ret != NULL ? CLI_OK
                         : cli_say_failed("the answer does not decode; is the shard of type kv?");
 }
@@ -198,7 +199,8 @@ int command_kv_range(struct cli *c)
 bool kv_show_event(struct cli *c, upb_StringView key, upb_StringView bytes)
 {
     upb_Arena *arena = upb_Arena_New();
-    const thole_kv_v1_Event *event = thole_kv_v1_Event_parse(bytes.data, bytes.size, arena);
+    const thole_kv_v1_Event *event =
+        PROTO_DECODE(thole_kv_v1_Event, slice_of(bytes.data, bytes.size), arena);
     bool ok = event != NULL;
     if (ok && cli_data_shown(c, event, thole_kv_v1_Event_getmsgdef(c->pool))) {
         upb_Arena_Free(arena);

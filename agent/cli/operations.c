@@ -9,6 +9,7 @@
 #include "agent/cli/wait.h"
 #include "base/clock.h"
 #include "bus/bus.h"
+#include "proto/decode.h"
 
 #define BAR_CELLS 24
 
@@ -95,7 +96,7 @@ static enum thole_code watch_stream(struct cli *c, struct progress *p, uint32_t 
         if (code == THOLE_OK) {
             upb_Arena *scratch = upb_Arena_New();
             const thole_v1_Operation *o =
-                thole_v1_Operation_parse((const char *)b->data, b->size, scratch);
+                PROTO_DECODE(thole_v1_Operation, slice_of(b->data, b->size), scratch);
             if (o != NULL) {
                 show_progress(p, o);
             }

@@ -7,6 +7,7 @@
 
 #include "base/clock.h"
 #include "bus/bus.h"
+#include "proto/decode.h"
 #include "thole/v1/operations.upbdefs.h"
 #include "thole/v1/resources.upbdefs.h"
 
@@ -296,7 +297,7 @@ static bool watch_stream(struct watching *w, struct bus_stream *stream, struct t
         }
         upb_Arena *arena = upb_Arena_New();
         const thole_v1_WatchClusterResponse *m =
-            thole_v1_WatchClusterResponse_parse((const char *)b->data, b->size, arena);
+            PROTO_DECODE(thole_v1_WatchClusterResponse, slice_of(b->data, b->size), arena);
         bool more = m != NULL && w->row(w->ctx, m);
         if (m != NULL && thole_v1_WatchClusterResponse_bookmark(m)) {
             w->revision = thole_v1_WatchClusterResponse_revision(m);

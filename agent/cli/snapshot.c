@@ -14,6 +14,7 @@
 #include "base/limits.h"
 #include "base/uuid.h"
 #include "bus/bus.h"
+#include "proto/decode.h"
 #include "thole/v1/snapshots.upbdefs.h"
 
 #define PIECE_BYTES (1 * MIB)
@@ -73,7 +74,7 @@ static enum thole_code take_piece(struct snapshot_check *k, int fd, const char *
     upb_Arena *arena = upb_Arena_New();
     enum thole_code code = THOLE_OK;
     const thole_v1_SaveSnapshotResponse *m =
-        thole_v1_SaveSnapshotResponse_parse((const char *)message.data, message.size, arena);
+        PROTO_DECODE(thole_v1_SaveSnapshotResponse, message, arena);
     if (m == NULL) {
         code = THOLE_FAIL(st, THOLE_INTERNAL, THOLE_REASON_NONE, "a piece does not decode");
     } else {

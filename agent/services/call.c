@@ -2,13 +2,13 @@
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
-#include <upb/decode.h>
 #include <upb/encode.h>
 
 #include "agent/services/services_internal.h"
 #include "base/assert.h"
 #include "base/log.h"
 #include "base/metrics.h"
+#include "proto/decode.h"
 
 uint64_t services_deadline(struct bus_rpc *rpc)
 {
@@ -61,16 +61,12 @@ void call_handle(void *ctx, struct bus_rpc *rpc, struct slice message)
     ASSERT(c != NULL);
     *c = (struct call){.s = binding->s, .rpc = rpc, .arena = arena};
     c->deadline_ns = services_deadline(rpc);
-    upb_Message *request = _upb_Message_New(kind, arena);
-    upb_DecodeStatus status =
-        upb_Decode((const char *)message.data, message.size, request, kind, NULL, 0, arena);
-    if (status != kUpb_DecodeStatus_Ok) {
-        call_refuse(c, "request", "%s",
-                    status == kUpb_DecodeStatus_BadUtf8 ? "a string field is not valid UTF-8"
-                                                        : "it does not decode");
+    const char *why = NULL;
+    c->request = proto_decode(kind, message, false, arena, &why);
+    if (c->request == NULL) {
+        call_refuse(c, "request", "%s", why);
         return;
     }
-    c->request = request;
     binding->unary->run(c);
 }
 

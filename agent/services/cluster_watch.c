@@ -12,6 +12,7 @@
 #include <upb/encode.h>
 
 #include "agent/services/services_internal.h"
+#include "proto/decode.h"
 
 #define SNAPSHOT_ROWS 256 /* encoded at a time */
 
@@ -485,7 +486,7 @@ void cluster_watch_handle(void *ctx, struct bus_rpc *rpc, struct slice message)
     struct services *s = ctx;
     upb_Arena *arena = upb_Arena_New();
     const thole_v1_WatchClusterRequest *q =
-        thole_v1_WatchClusterRequest_parse((const char *)message.data, message.size, arena);
+        PROTO_DECODE(thole_v1_WatchClusterRequest, message, arena);
     uint64_t from = q != NULL ? thole_v1_WatchClusterRequest_from_revision(q) : 0;
     upb_Arena_Free(arena);
     if (q == NULL) {
@@ -507,7 +508,7 @@ void events_watch_handle(void *ctx, struct bus_rpc *rpc, struct slice message)
     struct services *s = ctx;
     upb_Arena *arena = upb_Arena_New();
     const thole_v1_WatchEventsRequest *q =
-        thole_v1_WatchEventsRequest_parse((const char *)message.data, message.size, arena);
+        PROTO_DECODE(thole_v1_WatchEventsRequest, message, arena);
     if (q == NULL || thole_v1_WatchEventsRequest_object(q).size >= REGISTRY_NAME_BYTES) {
         refuse_request(rpc);
     } else {
@@ -541,7 +542,7 @@ void operation_watch_handle(void *ctx, struct bus_rpc *rpc, struct slice message
     struct services *s = ctx;
     upb_Arena *arena = upb_Arena_New();
     const thole_v1_WatchOperationRequest *q =
-        thole_v1_WatchOperationRequest_parse((const char *)message.data, message.size, arena);
+        PROTO_DECODE(thole_v1_WatchOperationRequest, message, arena);
     uint64_t id = q != NULL ? thole_v1_WatchOperationRequest_id(q) : 0;
     upb_Arena_Free(arena);
     if (id == 0) {

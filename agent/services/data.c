@@ -4,10 +4,10 @@
  * is encoded by hand straight into the buffer that is sent. */
 #include <stdlib.h>
 #include <string.h>
-#include <upb/decode.h>
 
 #include "agent/services/services_internal.h"
 #include "base/assert.h"
+#include "proto/decode.h"
 
 #define POOL_CALLS_MAX 4096
 #define DECODE_BYTES 1024 /* on the stack: strings are not copied, so requests fit in it */
@@ -275,21 +275,20 @@ static void data_begin(struct services *s, struct bus_rpc *rpc, struct slice mes
 {
     _Alignas(16) char memory[DECODE_BYTES];
     upb_Arena *arena = upb_Arena_Init(memory, sizeof(memory), &upb_alloc_global);
-    upb_Message *q = _upb_Message_New(kind, arena);
+    const char *why = NULL;
+    const void *q = proto_decode(kind, message, true, arena, &why);
     struct data_call *d = data_call_new(s, rpc);
     d->route.deadline_ns = services_deadline(rpc);
     struct thole_status st;
-    bool ok = upb_Decode((const char *)message.data, message.size, q, kind, NULL,
-                         kUpb_DecodeOption_AliasString, arena) == kUpb_DecodeStatus_Ok;
+    bool ok = q != NULL;
     if (!ok) {
-        (void)THOLE_FAIL(&st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
-                         "request: it does not decode");
+        (void)THOLE_FAIL(&st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST, "request: %s", why);
     } else if (kind == &thole_v1_ProposeRequest_msginit) {
-        ok = data_read_propose(d, (const thole_v1_ProposeRequest *)q, &st);
+        ok = data_read_propose(d, q, &st);
     } else if (kind == &thole_v1_QueryRequest_msginit) {
-        ok = read_query(d, (const thole_v1_QueryRequest *)q, &st);
+        ok = read_query(d, q, &st);
     } else {
-        ok = read_open(d, (const thole_v1_OpenSessionRequest *)q, &st);
+        ok = read_open(d, q, &st);
     }
     upb_Arena_Free(arena);
     if (!ok) {

@@ -5,9 +5,9 @@
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
-#include <upb/decode.h>
 
 #include "agent/services/services_internal.h"
+#include "proto/decode.h"
 
 #define STREAM_PROPOSALS_MAX 8192 /* in flight; more are refused one by one */
 
@@ -152,8 +152,7 @@ void data_stream_message(void *ctx, struct bus_rpc *rpc, struct slice message)
     }
     _Alignas(16) char memory[1024];
     upb_Arena *arena = upb_Arena_Init(memory, sizeof(memory), &upb_alloc_global);
-    thole_v1_StreamRequest *q = thole_v1_StreamRequest_parse_ex(
-        (const char *)message.data, message.size, NULL, kUpb_DecodeOption_AliasString, arena);
+    thole_v1_StreamRequest *q = PROTO_DECODE_ALIAS(thole_v1_StreamRequest, message, arena);
     if (q == NULL) {
         struct thole_status st;
         (void)THOLE_FAIL(&st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,

@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "agent/services/services_internal.h"
+#include "proto/decode.h"
 
 struct data_watch {
     struct services *s;
@@ -114,8 +115,7 @@ void data_watch(void *ctx, struct bus_rpc *rpc, struct slice message)
 {
     struct services *s = ctx;
     upb_Arena *arena = upb_Arena_New();
-    const thole_v1_WatchRequest *q =
-        thole_v1_WatchRequest_parse((const char *)message.data, message.size, arena);
+    const thole_v1_WatchRequest *q = PROTO_DECODE(thole_v1_WatchRequest, message, arena);
     const upb_StringView none = {NULL, 0};
     struct thole_status st;
     struct data_watch *w = xcalloc(1, sizeof(*w));

@@ -7,6 +7,7 @@
 
 #include "agent/exports.h"
 #include "agent/services/services_internal.h"
+#include "proto/decode.h"
 
 #define PIECE_DEADLINE_NS (30 * NS_PER_S)
 /* A large machine takes a while to write its file. */
@@ -265,7 +266,7 @@ void snapshots_save(void *ctx, struct bus_rpc *rpc, struct slice message)
     struct services *s = ctx;
     upb_Arena *arena = upb_Arena_New();
     const thole_v1_SaveSnapshotRequest *q =
-        thole_v1_SaveSnapshotRequest_parse((const char *)message.data, message.size, arena);
+        PROTO_DECODE(thole_v1_SaveSnapshotRequest, message, arena);
     const upb_StringView none = {NULL, 0};
     struct thole_status st;
     struct save *v = xcalloc(1, sizeof(*v));

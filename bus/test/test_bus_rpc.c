@@ -15,6 +15,7 @@
 #include "google/rpc/error_details.upb.h"
 #include "google/rpc/status.upb.h"
 #include "grpc/reflection/v1/reflection.upb.h"
+#include "proto/decode.h"
 
 /* ---- A server with some methods -------------------------------------------------------------- */
 
@@ -283,22 +284,25 @@ static void rich_returned(struct bus_tag *tag, bool ok)
 
 static void check_details(upb_Arena *arena)
 {
-    const google_rpc_Status *status = google_rpc_Status_parse(
-        (const char *)GRPC_SLICE_START_PTR(rich_details), GRPC_SLICE_LENGTH(rich_details), arena);
+    const google_rpc_Status *status = PROTO_DECODE(
+        google_rpc_Status,
+        slice_of(GRPC_SLICE_START_PTR(rich_details), GRPC_SLICE_LENGTH(rich_details)), arena);
     assert_non_null(status);
     assert_int_equal(google_rpc_Status_code(status), THOLE_UNAVAILABLE);
     size_t n;
     const google_protobuf_Any *const *details = google_rpc_Status_details(status, &n);
     assert_int_equal(n, 2);
     upb_StringView v = google_protobuf_Any_value(details[0]);
-    const google_rpc_ErrorInfo *info = google_rpc_ErrorInfo_parse(v.data, v.size, arena);
+    const google_rpc_ErrorInfo *info =
+        PROTO_DECODE(google_rpc_ErrorInfo, slice_of(v.data, v.size), arena);
     upb_StringView reason = google_rpc_ErrorInfo_reason(info);
     assert_true(slice_equal(slice_of(reason.data, reason.size), slice_str("NO_LEADER")));
     upb_StringView term;
     assert_true(google_rpc_ErrorInfo_metadata_get(info, upb_StringView_FromString("term"), &term));
     assert_true(slice_equal(slice_of(term.data, term.size), slice_str("7")));
     v = google_protobuf_Any_value(details[1]);
-    const google_rpc_RetryInfo *retry = google_rpc_RetryInfo_parse(v.data, v.size, arena);
+    const google_rpc_RetryInfo *retry =
+        PROTO_DECODE(google_rpc_RetryInfo, slice_of(v.data, v.size), arena);
     const google_protobuf_Duration *delay = google_rpc_RetryInfo_retry_delay(retry);
     assert_int_equal(google_protobuf_Duration_seconds(delay), 1);
     assert_int_equal(google_protobuf_Duration_nanos(delay), 500000000);
@@ -516,8 +520,8 @@ static const Response *reflect(struct bidi *b, const Request *q, upb_Arena *aren
     int before = b->messages;
     bus__pipe_put(b->pipe, (struct slice){0}, encode(q, arena), false, NULL);
     eventually(b, b->messages == before + 1);
-    const Response *r = grpc_reflection_v1_ServerReflectionResponse_parse(
-        (const char *)b->last->data, b->last->size, arena);
+    const Response *r = PROTO_DECODE(grpc_reflection_v1_ServerReflectionResponse,
+                                     slice_of(b->last->data, b->last->size), arena);
     assert_non_null(r);
     return r;
 }

@@ -1,5 +1,6 @@
 #include "hostctl/test/house.h"
 
+#include "proto/decode.h"
 #include "shards/machine/builtin.h"
 
 #include <inttypes.h>
@@ -218,8 +219,7 @@ static void waited(void *ctx, const struct thole_status *st, uint64_t code, stru
     w->code = code;
     if (st->code == THOLE_OK && code == THOLE_OK) {
         upb_Arena *arena = upb_Arena_New();
-        const thole_registry_v1_Result *r =
-            thole_registry_v1_Result_parse((const char *)result.data, result.size, arena);
+        const thole_registry_v1_Result *r = PROTO_DECODE(thole_registry_v1_Result, result, arena);
         assert_non_null(r);
         if (thole_registry_v1_Result_has_replica(r)) {
             w->replica = thole_v1_Replica_id(thole_registry_v1_Result_replica(r));

@@ -14,6 +14,7 @@
 
 #include "base/buf.h"
 #include "bus/bus.h"
+#include "proto/decode.h"
 #include "shards/store/store.h"
 #include "thole/v1/control.upb.h"
 #include "thole/v1/operations.upb.h"
@@ -144,7 +145,7 @@ static bool read_rows(struct cluster *c, int via)
     bool ok = call(c, via, "/thole.v1.Replicas/ListReplicas", bytes, size, &reply);
     if (ok) {
         const thole_v1_ListReplicasResponse *r =
-            thole_v1_ListReplicasResponse_parse((const char *)reply->data, reply->size, arena);
+            PROTO_DECODE(thole_v1_ListReplicasResponse, slice_of(reply->data, reply->size), arena);
         const thole_v1_Replica *const *all = thole_v1_ListReplicasResponse_replicas(r, &count);
         assert_int_equal(thole_v1_ListReplicasResponse_next_page_token(r).size, 0);
         for (row_count = 0; row_count < count; row_count++) {
@@ -174,8 +175,8 @@ static bool read_operations(struct cluster *c, int via)
     bool ok = call(c, via, "/thole.v1.Operations/ListOperations", bytes, size, &reply);
     operations_open = false;
     if (ok) {
-        const thole_v1_ListOperationsResponse *r =
-            thole_v1_ListOperationsResponse_parse((const char *)reply->data, reply->size, arena);
+        const thole_v1_ListOperationsResponse *r = PROTO_DECODE(
+            thole_v1_ListOperationsResponse, slice_of(reply->data, reply->size), arena);
         const thole_v1_Operation *const *all =
             thole_v1_ListOperationsResponse_operations(r, &count);
         for (size_t i = 0; i < count; i++)
@@ -212,7 +213,7 @@ static bool host_agrees(struct cluster *c, int i)
     bool agrees = call(c, i, "/thole.v1.Cluster/Status", "", 0, &reply);
     if (agrees) {
         const thole_v1_StatusResponse *r =
-            thole_v1_StatusResponse_parse((const char *)reply->data, reply->size, arena);
+            PROTO_DECODE(thole_v1_StatusResponse, slice_of(reply->data, reply->size), arena);
         const thole_v1_LocalReplica *const *local = thole_v1_StatusResponse_replicas(r, &count);
         for (size_t k = 0; k < count; k++) {
             const struct seen_row *row = row_of(thole_v1_LocalReplica_replica_id(local[k]));

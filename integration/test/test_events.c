@@ -11,6 +11,7 @@
 
 #include "bus/bus.h"
 #include "integration/test/cluster.h"
+#include "proto/decode.h"
 #include "thole/v1/control.upb.h"
 
 /* WatchEvents until its first bookmark: how many events, and the bookmark's revision. */
@@ -38,7 +39,7 @@ static enum thole_code watch_once(struct cluster *c, uint64_t after, const char 
         code = bus_stream_next(s, 10000, &b, &st);
         const thole_v1_WatchEventsResponse *m =
             code == THOLE_OK
-                ? thole_v1_WatchEventsResponse_parse((const char *)b->data, b->size, arena)
+                ? PROTO_DECODE(thole_v1_WatchEventsResponse, slice_of(b->data, b->size), arena)
                 : NULL;
         bookmark = m && thole_v1_WatchEventsResponse_bookmark(m);
         *ret_events += m && !bookmark;
@@ -100,7 +101,7 @@ static enum thole_code list_once(struct cluster *c, uint64_t after, const char *
                                             slice_of(bytes, size), 10000, &reply, &st);
     if (code == THOLE_OK) {
         const thole_v1_ListEventsResponse *m =
-            thole_v1_ListEventsResponse_parse((const char *)reply->data, reply->size, arena);
+            PROTO_DECODE(thole_v1_ListEventsResponse, slice_of(reply->data, reply->size), arena);
         upb_StringView next = thole_v1_ListEventsResponse_next_page_token(m);
         assert_true(next.size > 0 && next.size < 128);
         snprintf(ret_token, 128, "%.*s", (int)next.size, next.data);

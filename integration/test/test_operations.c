@@ -14,6 +14,7 @@
 #include "base/buf.h"
 #include "bus/bus.h"
 #include "integration/test/cluster.h"
+#include "proto/decode.h"
 #include "thole/v1/operations.upb.h"
 
 #define SHARDS 8
@@ -143,7 +144,7 @@ static uint64_t move_once(struct cluster *c, int via, const char *from, const ch
     if (bus_channel_call(channel, "/thole.v1.Operations/MoveShard", slice_of(bytes, size), 10000,
                          &reply, &st) == THOLE_OK) {
         id = thole_v1_Operation_id(
-            thole_v1_Operation_parse((const char *)reply->data, reply->size, arena));
+            PROTO_DECODE(thole_v1_Operation, slice_of(reply->data, reply->size), arena));
         buf_unref(reply);
     }
     bus_channel_free(channel);

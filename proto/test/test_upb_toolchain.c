@@ -10,6 +10,7 @@
 #include <upb/json_encode.h>
 #include <upb/reflection.h>
 
+#include "proto/decode.h"
 #include "thole_descriptors.h"
 
 #include <setjmp.h>
@@ -29,11 +30,12 @@ static void test_upb_wire_round_trip_keeps_fields(void **state)
     size_t size = 0;
     char *bytes = google_protobuf_Timestamp_serialize(out, arena, &size);
     assert_non_null(bytes);
-    google_protobuf_Timestamp *in = google_protobuf_Timestamp_parse(bytes, size, arena);
+    google_protobuf_Timestamp *in =
+        PROTO_DECODE(google_protobuf_Timestamp, slice_of(bytes, size), arena);
     assert_non_null(in);
     assert_int_equal(google_protobuf_Timestamp_seconds(in), 1700000000);
     assert_int_equal(google_protobuf_Timestamp_nanos(in), 5);
-    assert_null(google_protobuf_Timestamp_parse("\x08", 1, arena));
+    assert_null(PROTO_DECODE(google_protobuf_Timestamp, slice_of("\x08", 1), arena));
     upb_Arena_Free(arena);
 }
 
@@ -81,8 +83,9 @@ static void test_embedded_descriptors_load_in_order(void **state)
     (void)state;
     upb_Arena *arena = upb_Arena_New();
     upb_DefPool *pool = upb_DefPool_New();
-    google_protobuf_FileDescriptorSet *set = google_protobuf_FileDescriptorSet_parse(
-        (const char *)thole_descriptor_set, thole_descriptor_set_size, arena);
+    google_protobuf_FileDescriptorSet *set =
+        PROTO_DECODE(google_protobuf_FileDescriptorSet,
+                     slice_of(thole_descriptor_set, thole_descriptor_set_size), arena);
     assert_non_null(set);
     size_t count = 0;
     const google_protobuf_FileDescriptorProto *const *files =

@@ -1,6 +1,7 @@
 #include "registry/test/registry_fixture.h"
 
 #include "base/assert.h"
+#include "proto/decode.h"
 
 #include <inttypes.h>
 #include <setjmp.h>
@@ -101,8 +102,7 @@ uint64_t fixture_apply(struct fixture *f, struct slice bytes)
         upb_Arena_Free(f->arena);
     }
     f->arena = upb_Arena_New();
-    f->result =
-        thole_registry_v1_Result_parse((const char *)sink.bytes.data, sink.bytes.size, f->arena);
+    f->result = PROTO_DECODE(thole_registry_v1_Result, bytes_slice(&sink.bytes), f->arena);
     assert_non_null(f->result);
     bytes_deinit(&sink.bytes);
     return entry.code;

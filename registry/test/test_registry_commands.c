@@ -714,6 +714,18 @@ static void test_malformed_commands_are_refused(void **state)
     EXPECT(f, fixture_run(f, &c), THOLE_INVALID_ARGUMENT, "BAD_REQUEST");
 }
 
+/* UpdateHost of a host with one tag, whose map entry has an unknown field 15. What every replica of
+ * shard zero reads at every start must not end one of them. */
+static void test_command_that_upb_cannot_digest_is_refused(void **state)
+{
+    struct fixture *f = *state;
+    uint8_t bytes[128] = "\x32\x48\x22\x46\x12\x44\x0a\x42\x0a\x3e";
+    memset(bytes + 10, 'k', 62);
+    bytes[72] = 0x78;
+    bytes[73] = 0x01;
+    EXPECT(f, fixture_apply(f, slice_of(bytes, 74)), THOLE_INVALID_ARGUMENT, "BAD_REQUEST");
+}
+
 static void test_user_replica_and_draining_host(void **state)
 {
     struct fixture *f = *state;
@@ -829,6 +841,7 @@ int main(void)
         TEST(test_request_id_gets_first_answer),
         TEST(test_validate_only_changes_nothing),
         TEST(test_malformed_commands_are_refused),
+        TEST(test_command_that_upb_cannot_digest_is_refused),
         TEST(test_user_replica_and_draining_host),
         TEST(test_shard_that_cannot_form_begins_again_when_all_its_hosts_are_removed),
         TEST(test_shard_that_formed_or_has_a_replica_left_is_not_begun_again),

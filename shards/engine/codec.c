@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "proto/decode.h"
 #include "thole/engine/v1/engine.upb.h"
 
 /* ---- Writing --------------------------------------------------------------------------------- */
@@ -287,8 +288,7 @@ enum thole_code codec_read_frame(struct bufslice frame, const struct codec_sink 
                           frame.bytes.size);
     upb_Arena *arena = upb_Arena_New();
     const thole_engine_v1_RaftFrame *m =
-        thole_engine_v1_RaftFrame_parse_ex((const char *)frame.bytes.data, frame.bytes.size, NULL,
-                                           kUpb_DecodeOption_AliasString, arena);
+        PROTO_DECODE_ALIAS(thole_engine_v1_RaftFrame, frame.bytes, arena);
     enum thole_code code =
         m ? read_all(frame, m, sink, st)
           : THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST, "unreadable frame");

@@ -2,6 +2,7 @@
 #include <string.h>
 
 #include "base/hash.h"
+#include "proto/decode.h"
 #include "shards/engine/codec.h"
 #include "thole/engine/v1/engine.upb.h"
 
@@ -133,8 +134,8 @@ enum thole_code codec_read_chunk(struct slice frame, struct codec_chunk *ret,
         return THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_TOO_LARGE,
                           "chunk frame of %zu bytes", frame.size);
     upb_Arena *arena = upb_Arena_New();
-    const thole_engine_v1_SnapshotChunk *m = thole_engine_v1_SnapshotChunk_parse_ex(
-        (const char *)frame.data, frame.size, NULL, kUpb_DecodeOption_AliasString, arena);
+    const thole_engine_v1_SnapshotChunk *m =
+        PROTO_DECODE_ALIAS(thole_engine_v1_SnapshotChunk, frame, arena);
     struct codec_chunk c = {0};
     if (m)
         fill_chunk(m, &c);
@@ -174,8 +175,8 @@ enum thole_code codec_descriptor_decode(struct slice in, struct codec_descriptor
                                         struct thole_status *st)
 {
     upb_Arena *arena = upb_Arena_New();
-    const thole_engine_v1_ReplicaDescriptor *m = thole_engine_v1_ReplicaDescriptor_parse_ex(
-        (const char *)in.data, in.size, NULL, kUpb_DecodeOption_AliasString, arena);
+    const thole_engine_v1_ReplicaDescriptor *m =
+        PROTO_DECODE_ALIAS(thole_engine_v1_ReplicaDescriptor, in, arena);
     enum thole_code code = THOLE_OK;
     if (m)
         *ret = (struct codec_descriptor){
@@ -214,8 +215,8 @@ enum thole_code codec_header_decode(struct slice in, struct codec_header *ret,
                                     struct thole_status *st)
 {
     upb_Arena *arena = upb_Arena_New();
-    const thole_engine_v1_SnapshotHeader *m = thole_engine_v1_SnapshotHeader_parse_ex(
-        (const char *)in.data, in.size, NULL, kUpb_DecodeOption_AliasString, arena);
+    const thole_engine_v1_SnapshotHeader *m =
+        PROTO_DECODE_ALIAS(thole_engine_v1_SnapshotHeader, in, arena);
     enum thole_code code = THOLE_OK;
     if (!m)
         code = THOLE_FAIL(st, THOLE_DATA_LOSS, THOLE_REASON_CORRUPT, "unreadable snapshot header");

@@ -4,6 +4,7 @@
 
 #include "base/assert.h"
 #include "base/limits.h"
+#include "proto/decode.h"
 #include "shards/engine/session.h"
 #include "thole/engine/v1/engine.upb.h"
 
@@ -103,7 +104,7 @@ bool session_decode(struct session_table *t, struct slice in)
 {
     upb_Arena *arena = upb_Arena_New();
     const thole_engine_v1_SnapshotSession *m =
-        thole_engine_v1_SnapshotSession_parse((const char *)in.data, in.size, arena);
+        PROTO_DECODE(thole_engine_v1_SnapshotSession, in, arena);
     uint64_t id = m ? thole_engine_v1_SnapshotSession_id(m) : 0;
     struct session *s = id ? obtain(t, id) : NULL;
     bool ok = s != NULL;
@@ -123,8 +124,7 @@ bool session_decode(struct session_table *t, struct slice in)
 bool session_decode_result(struct session_table *t, uint64_t id, struct slice in)
 {
     upb_Arena *arena = upb_Arena_New();
-    const thole_engine_v1_SessionResult *m =
-        thole_engine_v1_SessionResult_parse((const char *)in.data, in.size, arena);
+    const thole_engine_v1_SessionResult *m = PROTO_DECODE(thole_engine_v1_SessionResult, in, arena);
     struct session *s = m && id ? obtain(t, id) : NULL;
     bool ok = s && add_result(s, m);
     upb_Arena_Free(arena);

@@ -447,6 +447,23 @@ static void test_bytes_that_do_not_decode_are_refused(void **state)
     }
 }
 
+/* UpdateHostRequest{host{spec{tags: an entry with an unknown field}}}: 70 bytes that upb of this
+ * version writes out of bounds for. */
+static void test_tags_that_upb_cannot_digest_are_refused(void **state)
+{
+    struct services_fixture *f = *state;
+    uint8_t bytes[70] = "\x0a\x44\x1a\x42\x0a\x40\x0a\x3c";
+    struct buf *reply = NULL;
+    memset(bytes + 8, 'k', 60);
+    bytes[68] = 0x78;
+    bytes[69] = 0x01;
+    assert_int_equal(bus_channel_call(f->channel, "/thole.v1.Hosts/UpdateHost",
+                                      slice_of(bytes, sizeof(bytes)), 5000, &reply, &f->st),
+                     THOLE_INVALID_ARGUMENT);
+    assert_non_null(strstr(f->st.message, "the entry of a map"));
+    assert_non_null(get_host(f, "h1"));
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -465,6 +482,7 @@ int main(void)
         cmocka_unit_test(test_events_come_in_pages),
         cmocka_unit_test(test_status_knows_itself),
         cmocka_unit_test(test_bytes_that_do_not_decode_are_refused),
+        cmocka_unit_test(test_tags_that_upb_cannot_digest_are_refused),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
 }

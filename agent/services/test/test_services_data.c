@@ -6,6 +6,7 @@
 
 #include "agent/services/test/services_fixture.h"
 #include "base/limits.h"
+#include "proto/decode.h"
 
 #include <setjmp.h>
 #include <stdarg.h>
@@ -195,7 +196,7 @@ static const thole_v1_WatchResponse *next_event(struct services_fixture *f, stru
         return NULL;
     }
     const thole_v1_WatchResponse *m =
-        thole_v1_WatchResponse_parse((const char *)b->data, b->size, f->arena);
+        PROTO_DECODE(thole_v1_WatchResponse, slice_of(b->data, b->size), f->arena);
     assert_non_null(m);
     buf_unref(b);
     return m;
@@ -299,7 +300,7 @@ static bool read_batch(struct services_fixture *f, struct bus_stream *s, const c
             return false;
         }
         const thole_v1_WatchClusterResponse *m =
-            thole_v1_WatchClusterResponse_parse((const char *)b->data, b->size, f->arena);
+            PROTO_DECODE(thole_v1_WatchClusterResponse, slice_of(b->data, b->size), f->arena);
         buf_unref(b);
         assert_non_null(m);
         const thole_v1_Shard *shard = thole_v1_WatchClusterResponse_shard(m);
@@ -385,7 +386,7 @@ static size_t read_events(struct services_fixture *f, struct bus_stream *s, uint
         struct buf *b = NULL;
         assert_int_equal(bus_stream_next(s, 10000, &b, &f->st), THOLE_OK);
         const thole_v1_WatchEventsResponse *m =
-            thole_v1_WatchEventsResponse_parse((const char *)b->data, b->size, f->arena);
+            PROTO_DECODE(thole_v1_WatchEventsResponse, slice_of(b->data, b->size), f->arena);
         buf_unref(b);
         assert_non_null(m);
         *ret_revision = thole_v1_WatchEventsResponse_revision(m);

@@ -3,6 +3,7 @@
 
 #include "base/buf.h"
 #include "base/clock.h"
+#include "proto/decode.h"
 #include "thole/v1/operations.upb.h"
 #include "thole/v1/snapshots.upb.h"
 
@@ -86,7 +87,7 @@ static const thole_v1_Operation *next(struct services_fixture *f, struct bus_str
         return NULL;
     }
     const thole_v1_Operation *o =
-        thole_v1_Operation_parse((const char *)b->data, b->size, f->arena);
+        PROTO_DECODE(thole_v1_Operation, slice_of(b->data, b->size), f->arena);
     assert_non_null(o);
     buf_unref(b);
     return o;
@@ -279,7 +280,7 @@ static upb_StringView save_and_upload(struct services_fixture *f, const char *sh
                      THOLE_OK);
     while (bus_stream_next(stream, 20000, &b, &f->st) == THOLE_OK) {
         const thole_v1_SaveSnapshotResponse *piece =
-            thole_v1_SaveSnapshotResponse_parse((const char *)b->data, b->size, f->arena);
+            PROTO_DECODE(thole_v1_SaveSnapshotResponse, slice_of(b->data, b->size), f->arena);
         thole_v1_UploadSnapshotRequest *q = NEW(f, UploadSnapshotRequest);
         buf_unref(b);
         assert_non_null(piece);

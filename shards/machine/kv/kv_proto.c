@@ -1,4 +1,5 @@
 /* The protobuf form of commands, queries, results and events. */
+#include "proto/decode.h"
 #include "shards/machine/kv/kv_internal.h"
 #include "thole/kv/v1/kv.upb.h"
 
@@ -68,8 +69,7 @@ static const char *parse_cas(const thole_kv_v1_CompareAndSet *m, struct kv_op *o
 
 const char *kv_proto_command(struct slice in, upb_Arena *arena, struct kv_op *op)
 {
-    const thole_kv_v1_Command *m = thole_kv_v1_Command_parse_ex(
-        (const char *)in.data, in.size, NULL, kUpb_DecodeOption_AliasString, arena);
+    const thole_kv_v1_Command *m = PROTO_DECODE_ALIAS(thole_kv_v1_Command, in, arena);
 
     if (m == NULL) {
         return "not a thole.kv.v1.Command";
@@ -106,8 +106,7 @@ const char *kv_proto_command(struct slice in, upb_Arena *arena, struct kv_op *op
 
 const char *kv_proto_query(struct slice in, upb_Arena *arena, struct kv_op *op)
 {
-    const thole_kv_v1_Query *m = thole_kv_v1_Query_parse_ex((const char *)in.data, in.size, NULL,
-                                                            kUpb_DecodeOption_AliasString, arena);
+    const thole_kv_v1_Query *m = PROTO_DECODE_ALIAS(thole_kv_v1_Query, in, arena);
 
     if (m == NULL) {
         return "not a thole.kv.v1.Query";

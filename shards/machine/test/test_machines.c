@@ -9,6 +9,7 @@
 
 #include <cmocka.h>
 
+#include "proto/decode.h"
 #include "shards/machine/builtin.h"
 #include "shards/machine/test/machine_fixture.h"
 #include "thole/kv/v1/kv.upb.h"
@@ -236,7 +237,7 @@ static const thole_kv_v1_Result *apply_proto(struct test_machine *t, thole_kv_v1
     char *copy = upb_Arena_Malloc(arena, out.size + 1);
 
     memcpy(copy, out.data != NULL ? out.data : (const uint8_t *)"", out.size);
-    const thole_kv_v1_Result *r = thole_kv_v1_Result_parse(copy, out.size, arena);
+    const thole_kv_v1_Result *r = PROTO_DECODE(thole_kv_v1_Result, slice_of(copy, out.size), arena);
     bytes_deinit(&out);
     assert_non_null(r);
     assert_int_equal(thole_kv_v1_Result_code(r), code);
@@ -308,7 +309,7 @@ static void test_kv_proto_range_continues(void **state)
             t->type->query(t->m, view, (struct thole_slice){query, n + 1}, &sink.base, NULL),
             THOLE_OK);
         const thole_kv_v1_Answer *a =
-            thole_kv_v1_Answer_parse((const char *)sink.out.data, sink.out.size, arena);
+            PROTO_DECODE(thole_kv_v1_Answer, slice_of(sink.out.data, sink.out.size), arena);
         assert_non_null(a);
         const thole_kv_v1_KeyValue *const *items = thole_kv_v1_Answer_items(a, &n);
         for (size_t i = 0; i < n; i++, found++) {
@@ -376,8 +377,9 @@ static void test_kv_batch_sees_its_own_changes(void **state)
     }
     assert_string_equal(seen, keys);
     upb_Arena *arena = upb_Arena_New();
-    const thole_kv_v1_Event *last = thole_kv_v1_Event_parse(
-        (const char *)watch.events[10].event->data, watch.events[10].event->size, arena);
+    const thole_kv_v1_Event *last =
+        PROTO_DECODE(thole_kv_v1_Event,
+                     slice_of(watch.events[10].event->data, watch.events[10].event->size), arena);
     assert_int_equal(thole_kv_v1_Event_type(last), thole_kv_v1_Event_TYPE_DELETE);
     assert_int_equal(thole_kv_v1_KeyValue_mod_index(thole_kv_v1_Event_item(last)), 109);
     upb_Arena_Free(arena);

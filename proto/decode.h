@@ -1,0 +1,26 @@
+/* Messages from bytes: the one place through which everything is decoded that came from a client, a
+ * peer, a disk or a log. `.ci/check-deps` keeps upb's own decoder out of the rest of the code.
+ *
+ * upb of gRPC 1.51 reads and writes out of bounds when the entry of a map has a field other than
+ * its key and its value, so a message in which a map can occur is checked first, and refused. */
+#ifndef PROTO_DECODE_H
+#define PROTO_DECODE_H
+
+#include <stdbool.h>
+#include <upb/decode.h>
+
+#include "base/buf.h"
+
+/* A message of `table` in `arena`; NULL if the bytes are none, with the reason for people in
+ * `ret_why` (may be NULL). `table` is one of generated code: it lives as long as the process.
+ * alias: strings point into `bytes`, except short ones near its end, which are copied all the same;
+ * `bytes` must then outlive the message. */
+void *proto_decode(const upb_MiniTable *table, struct slice bytes, bool alias, upb_Arena *arena,
+                   const char **ret_why);
+
+#define PROTO_DECODE(type, bytes, arena) \
+    ((type *)proto_decode(&type##_msginit, (bytes), false, (arena), NULL))
+#define PROTO_DECODE_ALIAS(type, bytes, arena) \
+    ((type *)proto_decode(&type##_msginit, (bytes), true, (arena), NULL))
+
+#endif
