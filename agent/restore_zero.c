@@ -63,15 +63,28 @@ static enum thole_code find_machine(struct slice body, size_t *ret, struct thole
 
 /* ---- The directory --------------------------------------------------------------------------- */
 
+static enum thole_code fail_not_empty(const char *path, const char *name, struct thole_status *st)
+{
+    return THOLE_FAIL(st, THOLE_FAILED_PRECONDITION, THOLE_REASON_EXISTS,
+                      "%s is not empty: it holds \"%.64s\"", path, name);
+}
+
+/* A try that was killed leaves a lock, an identity without a cluster, and a part of the seed: the
+ * next try uses them. A host that was started has more. */
+static bool may_be_left(const char *name)
+{
+    return strcmp(name, ".") == 0 || strcmp(name, "..") == 0 || strcmp(name, "lost+found") == 0 ||
+           strcmp(name, "LOCK") == 0 || strcmp(name, "restores") == 0 ||
+           strncmp(name, "identity", strlen("identity")) == 0;
+}
+
 static enum thole_code check_empty(const char *path, struct thole_status *st)
 {
     DIR *dir = opendir(path);
     enum thole_code code = THOLE_OK;
     for (struct dirent *e; code == THOLE_OK && dir && (e = readdir(dir));) {
-        const char *n = e->d_name;
-        if (strcmp(n, ".") != 0 && strcmp(n, "..") != 0 && strcmp(n, "lost+found") != 0)
-            code = THOLE_FAIL(st, THOLE_FAILED_PRECONDITION, THOLE_REASON_EXISTS,
-                              "%s is not empty: it holds \"%.64s\"", path, n);
+        if (!may_be_left(e->d_name))
+            code = fail_not_empty(path, e->d_name, st);
     }
     if (dir)
         closedir(dir);
@@ -143,10 +156,15 @@ static enum thole_code make_dir(const char *path, const char *name, struct slice
     struct identity *i = xcalloc(1, sizeof *i);
     bool was_there = access(path, F_OK) == 0;
     enum thole_code code = check_empty(path, st);
-    if (code == THOLE_OK) {
-        code = datadir_open(path, name, &d, i, st);
-        if (code == THOLE_OK)
-            code = fill(&d, i, body, index, ret, st);
+    if (code == THOLE_OK)
+        code = datadir_open(path, NULL, &d, i, st);
+    if (code == THOLE_OK && !uuid_is_nil(&i->cluster)) {
+        code = fail_not_empty(path, "identity", st);
+    } else if (code == THOLE_OK) {
+        if (name)
+            snprintf(i->name, sizeof i->name, "%s", name);
+        remove_in(path, "restores"); /* of a try that was killed */
+        code = fill(&d, i, body, index, ret, st);
         if (code != THOLE_OK) {
             remove_in(path, "identity");
             remove_in(path, "restores");
@@ -154,8 +172,8 @@ static enum thole_code make_dir(const char *path, const char *name, struct slice
             if (!was_there)
                 (void)rmdir(path);
         }
-        datadir_close(&d);
     }
+    datadir_close(&d);
     free(i);
     return code;
 }

@@ -205,7 +205,7 @@ static void merge_status(thole_v1_HostStatus *to, const thole_v1_HostStatus *fro
     size_t count = 0;
     const thole_v1_MachineType *const *types = thole_v1_HostStatus_machine_types(from, &count);
     if (count > 0) {
-        thole_v1_HostStatus_clear_machine_types(to);
+        registry__clear(to, &thole_v1_HostStatus_msginit, 5 /* machine_types */);
     }
     for (size_t i = 0; i < count; i++) {
         thole_v1_MachineType *type = thole_v1_HostStatus_add_machine_types(to, arena);

@@ -89,7 +89,7 @@ static struct row *begin_generation(struct txn *t, const struct row *pool)
     struct row *row = registry__txn_edit(t, pool);
     thole_v1_ShardPoolStatus *status = thole_v1_ShardPool_mutable_status(row->pool, row->arena);
     thole_v1_ShardPoolStatus_set_next_index(status, 0);
-    thole_v1_ShardPoolStatus_clear_name_taken(status);
+    registry__clear(status, &thole_v1_ShardPoolStatus_msginit, 6 /* name_taken */);
     thole_v1_ShardPool_set_generation(row->pool, thole_v1_ShardPool_generation(row->pool) + 1);
     thole_v1_ShardPool_set_etag(row->pool, registry__txn_etag(t, row->arena));
     return row;

@@ -53,7 +53,7 @@ enum thole_code registry__op_retire_replica(struct txn *t, const thole_registry_
     thole_v1_Replica_set_desired(edit->replica, thole_v1_REPLICA_DESIRED_REMOVE);
     thole_v1_Replica_set_phase(edit->replica, thole_v1_REPLICA_PHASE_OUT);
     thole_v1_Replica_set_out_index(edit->replica, thole_registry_v1_RetireReplica_out_index(o));
-    thole_v1_Replica_clear_message(edit->replica);
+    registry__clear(edit->replica, &thole_v1_Replica_msginit, 11 /* message */);
     registry__txn_put(t, edit);
     row = registry__replica(&t->s, id);
     registry__txn_event(t, row, "ReplicaRetired",

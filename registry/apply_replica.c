@@ -425,7 +425,7 @@ static enum thole_code observe_out(struct txn *t, struct row *row, uint64_t inde
     struct row *edit = registry__txn_edit(t, row);
     thole_v1_Replica_set_phase(edit->replica, thole_v1_REPLICA_PHASE_OUT);
     thole_v1_Replica_set_out_index(edit->replica, index);
-    thole_v1_Replica_clear_message(edit->replica);
+    registry__clear(edit->replica, &thole_v1_Replica_msginit, 11 /* message */);
     registry__txn_put(t, edit);
     row = registry__replica(&t->s, id);
     registry__txn_event(t, row, "ReplicaOut", "as of index %" PRIu64, index);

@@ -213,10 +213,9 @@ void registry__shard_await(struct txn *t, const struct row *shard)
 {
     uint64_t id = thole_v1_Shard_id(shard->shard);
     struct row *row = registry__txn_edit(t, shard);
-    thole_v1_Shard_clear_initial(row->shard);
-    thole_v1_Shard_clear_seed(row->shard);
-    thole_v1_Shard_clear_status(row->shard);
-    thole_v1_Shard_mutable_status(row->shard, row->arena);
+    registry__clear(row->shard, &thole_v1_Shard_msginit, 9 /* initial */);
+    registry__clear(row->shard, &thole_v1_Shard_msginit, 60 /* seed */);
+    thole_v1_Shard_set_status(row->shard, thole_v1_ShardStatus_new(row->arena));
     thole_v1_Shard_set_awaits_restore(row->shard, true);
     registry__txn_put(t, row);
     registry__txn_event(t, registry__shard(&t->s, id), "ShardAwaitsRestore",

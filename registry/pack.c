@@ -90,6 +90,20 @@ static bool is_there(const void *msg, const upb_MiniTable_Field *f)
     return is_string(f) ? ((const upb_StringView *)at)->size > 0 : load(at, number_bytes(f)) != 0;
 }
 
+void registry__clear(void *msg, const upb_MiniTable *table, uint32_t number)
+{
+    const upb_MiniTable_Field *f = table->fields;
+    while (f < table->fields + table->field_count && f->number != number) {
+        f++;
+    }
+    ASSERT(f < table->fields + table->field_count && f->presence >= 0);
+    bool array = upb_FieldMode_Get(f) == kUpb_FieldMode_Array;
+    memset((uint8_t *)msg + f->offset, 0, array ? sizeof(upb_Array *) : element_bytes(f));
+    if (f->presence > 0) {
+        _upb_clearhas(msg, (size_t)f->presence);
+    }
+}
+
 /* ---- Whether it can be packed, and how large it is when opened ------------------------------- */
 
 static bool measure_sub(const void *sub, const upb_MiniTable *table, bool sharing, size_t *opened)

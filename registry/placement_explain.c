@@ -203,7 +203,7 @@ void placement__preview_shard(struct txn *t)
     preview(t, t->last[ROW_SHARD]->shard, &result);
     struct row *row = registry__txn_edit(t, t->last[ROW_SHARD]);
     thole_v1_ShardStatus *status = thole_v1_Shard_mutable_status(row->shard, row->arena);
-    thole_v1_ShardStatus_clear_conditions(status);
+    registry__clear(status, &thole_v1_ShardStatus_msginit, 6 /* conditions */);
     fill(thole_v1_ShardStatus_add_conditions(status, row->arena), &result, row->arena);
     registry__txn_show(t, row);
 }

@@ -132,9 +132,8 @@ static uint64_t found_zero(struct txn *t, const struct registry_refound *o)
     thole_v1_ShardSeed_set_index(seed, o->index);
     struct row *zero = registry__txn_edit(t, registry__shard(&t->s, REGISTRY_SHARD_ID));
     thole_v1_ShardSpec_set_voters(thole_v1_Shard_mutable_spec(zero->shard, zero->arena), 1);
-    thole_v1_Shard_clear_initial(zero->shard);
-    thole_v1_Shard_clear_status(zero->shard);
-    (void)thole_v1_Shard_mutable_status(zero->shard, zero->arena);
+    registry__clear(zero->shard, &thole_v1_Shard_msginit, 9 /* initial */);
+    thole_v1_Shard_set_status(zero->shard, thole_v1_ShardStatus_new(zero->arena));
     registry__txn_put(t, zero);
     return registry__place_seed(t, REGISTRY_SHARD_ID, registry__host(&t->s, &o->host), seed);
 }

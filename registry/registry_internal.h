@@ -132,6 +132,10 @@ struct request_buf {
     uint64_t words[12];
 };
 
+/* Make a field absent, by its number; not for oneofs. upb's generated `_clear_` leaves the presence
+ * bit of a message field set, beside a null pointer: .ci/check-calls forbids it. */
+void registry__clear(void *msg, const upb_MiniTable *table, uint32_t number);
+
 /* Messages, packed (pack.c). */
 #define REGISTRY_REFERENCE_BYTES 6 /* of an address: registry.c relies on 48 bits, too */
 /* If it can be; `opened` grows by the room that it takes when it is opened. */

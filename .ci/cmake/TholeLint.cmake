@@ -16,6 +16,7 @@ endfunction()
 
 set(ci "${PROJECT_SOURCE_DIR}/.ci")
 thole_lint(deps COMMAND "${ci}/check-deps")
+thole_lint(calls COMMAND "${ci}/check-calls")
 thole_lint(sizes COMMAND "${ci}/check-sizes")
 thole_lint(files COMMAND "${ci}/check-files")
 thole_lint(format COMMAND "${ci}/check-format")

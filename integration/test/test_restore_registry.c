@@ -14,6 +14,7 @@
 
 #include <cmocka.h>
 
+#include "agent/datadir.h"
 #include "integration/test/cluster.h"
 #include "integration/test/control.h"
 
@@ -115,6 +116,70 @@ static void test_first_start_killed_at_any_instant_is_done_again(void **state)
         expect_lines(c, i, "get events", "RegistryRestored", 1);
         expect_lines(c, i, "describe shard orders", "false   AwaitsRestore", 1);
         host_stop(c, i);
+    }
+    cluster_free(c);
+}
+
+/* ---- Restored from what was restored --------------------------------------------------------- */
+
+/* A host of its own, founded on a file of the registry of host `from`. */
+static void refound_on(struct cluster *c, int from, int to)
+{
+    const struct host *h = &c->hosts[to];
+    char zero[64];
+    snprintf(zero, sizeof zero, "zero%d.snap", from);
+    cli_ok(c, from, "snapshot save zero %s", path_of(c, zero));
+    host_stop(c, from);
+    cli_ok(c, to, "snapshot restore-zero %s %s --name %s", path_of(c, zero), h->data_dir, h->name);
+    host_start(c, to, (const char *[]){"--listen", h->address, NULL});
+    cluster_wait_ready(c, to, 30000);
+}
+
+/* Restore `from` as a shard of that name, and check that it is what was saved. */
+static void restore_as(struct cluster *c, int via, const char *file, const char *shard)
+{
+    cli_ok(c, via, "snapshot restore %s %s --wait --timeout 60s", path_of(c, file), shard);
+    assert_int_equal(strncmp(cli_ok(c, via, "kv get %s colour", shard), "blue", 4), 0);
+}
+
+/* What a try leaves that was killed after the identity and before the seed. */
+static void leave_a_killed_try(const struct cluster *c, int i)
+{
+    char command[512];
+    struct thole_status st;
+    struct datadir d = {.lock_fd = -1};
+    struct identity *identity = calloc(1, sizeof *identity);
+    assert_int_equal(datadir_open(c->hosts[i].data_dir, NULL, &d, identity, &st), THOLE_OK);
+    datadir_close(&d);
+    free(identity);
+    snprintf(command, sizeof command, "cd '%s' && mkdir restores && echo half >restores/half",
+             c->hosts[i].data_dir);
+    assert_int_equal(system(command), 0);
+}
+
+static void test_chains_of_restores_go_on_from_what_was_restored(void **state)
+{
+    (void)state;
+    struct cluster *c = cluster_new();
+    char name[64];
+    cluster_start_dev(c);
+    apply_yaml(c, 0, "kind: Shard\nname: orders\nspec: {type: kv, voters: 1}\n");
+    cli_ok(c, 0, "kv put orders colour blue");
+    cli_ok(c, 0, "snapshot save orders %s", path_of(c, "orders.snap"));
+    restore_as(c, 0, "orders.snap", "copy");
+    cli_ok(c, 0, "snapshot save copy %s", path_of(c, "copy.snap"));
+    restore_as(c, 0, "copy.snap", "copy2");
+    for (int i = 1; i < 3; i++) {
+        if (i == 2) {
+            leave_a_killed_try(c, i);
+        }
+        refound_on(c, i - 1, i);
+        restore_as(c, i, "orders.snap", "orders");
+        restore_as(c, i, "copy.snap", "copy2");
+        snprintf(name, sizeof name, "again%d.snap", i);
+        cli_ok(c, i, "snapshot save copy2 %s", path_of(c, name));
+        restore_as(c, i, name, "copy");
+        cli_ok(c, i, "snapshot save copy %s", path_of(c, "copy.snap"));
     }
     cluster_free(c);
 }
@@ -224,6 +289,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_bad_files_and_directories_are_refused_and_leave_nothing),
         cmocka_unit_test(test_first_start_killed_at_any_instant_is_done_again),
+        cmocka_unit_test(test_chains_of_restores_go_on_from_what_was_restored),
         cmocka_unit_test(test_all_hosts_lost_registry_and_shards_come_back_from_files),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

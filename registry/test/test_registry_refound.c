@@ -437,6 +437,62 @@ static void registry_awaiting_pool_is_whole_and_its_shards_are_given_up_one_by_o
     assert_int_equal(id_of(&b->new, "p-4"), UINT64_MAX);
 }
 
+/* ---- Restored again -------------------------------------------------------------------------- */
+
+/* The registry of `from` becomes that of `to`, which forgets what it was. */
+static void refound_into(struct both *b, struct fixture *from, struct fixture *to, uint8_t cluster)
+{
+    struct bytes in = {0}, out = {0};
+    struct registry_refound o = options();
+    struct thole_status st = {0};
+    o.cluster = test_uuid(cluster);
+    fixture_save(from, &in);
+    if (registry_refound(bytes_slice(&in), &o, &out, &b->done, &st) != THOLE_OK) {
+        fail_msg("%s", st.message);
+    }
+    fixture_deinit(to);
+    fixture_init(to);
+    assert_int_equal(fixture_restore(to, bytes_slice(&out), &st), THOLE_OK);
+    assert_int_equal(do_admit(to, HOST, 1), THOLE_OK);
+    bytes_deinit(&in);
+    bytes_deinit(&out);
+}
+
+static bool has_seed(struct fixture *f, const char *name)
+{
+    struct registry_shard_buf shard_buf;
+    struct registry_view *v = registry_view_acquire(f->r);
+    const thole_v1_Shard *s = registry_shard_by_name(v, slice_str(name), &shard_buf);
+    assert_non_null(s);
+    bool yes = thole_v1_Shard_has_seed(s);
+    assert_true(yes == (thole_v1_Shard_seed(s) != NULL));
+    registry_view_release(v);
+    return yes;
+}
+
+static void registry_refound_takes_what_was_restored_again_and_again(void **state)
+{
+    struct both *b = *state;
+    assert_int_equal(do_create_shard(&b->old, "orders", 3, 0), THOLE_OK);
+    assert_int_equal(do_create_shard(&b->old, "begun", 3, 0), THOLE_OK);
+    refound_ok(b);
+    for (uint8_t i = 0; i < 4; i++) {
+        struct fixture *from = i % 2 == 0 ? &b->new : &b->old;
+        struct fixture *to = i % 2 == 0 ? &b->old : &b->new;
+        uint64_t id = id_of(from, "orders");
+        assert_int_equal(restore(from, "orders"), THOLE_OK);
+        assert_int_equal(do_formed(from, id, first_replica(from, id), 3), THOLE_OK);
+        assert_int_equal(restore(from, "begun"), THOLE_OK); /* under way when the file was made */
+        assert_true(has_seed(from, "orders"));
+        refound_into(b, from, to, (uint8_t)(80 + i));
+        assert_true(awaits(to, "orders"));
+        assert_true(awaits(to, "begun"));
+        assert_false(has_seed(to, "orders"));
+        assert_false(has_seed(to, "begun"));
+        assert_true(has_seed(to, REGISTRY_SHARD_NAME));
+    }
+}
+
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
 
 int main(void)
@@ -445,6 +501,7 @@ int main(void)
         TEST(registry_refound_keeps_what_was_wanted_and_drops_what_was_there),
         TEST(registry_refound_cancels_what_was_under_way),
         TEST(registry_refound_refuses_what_is_no_registry),
+        TEST(registry_refound_takes_what_was_restored_again_and_again),
         TEST(registry_awaiting_shard_is_not_placed),
         TEST(registry_awaiting_shard_is_restored_under_its_spec_and_serves),
         TEST(registry_awaiting_shard_awaits_again_after_a_cancelled_restore),
