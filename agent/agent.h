@@ -66,6 +66,9 @@ typedef void (*agent_command_fn)(void *ctx, const struct thole_status *st,
 void agent_command(struct agent *a, struct bufslice command, uint64_t deadline_ns,
                    agent_command_fn done, void *ctx);
 
+/* Shard zero is no shard of users: it is written by commands of the control plane alone. */
+enum thole_code agent_zero_refused(struct thole_status *st);
+
 /* After `done` with OK, this host's view is at least as new as shard zero was when the call began:
  * a linearizable read of the registry is this barrier followed by registry_view_acquire. */
 void agent_barrier(struct agent *a, uint64_t deadline_ns,

@@ -217,6 +217,8 @@ enum thole_code thole_shard_open(struct thole *t, const char *name, struct thole
     if (!name || strlen(name) >= THOLE_NAME_BYTES || !registry_name_valid(slice_str(name)))
         return THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
                           "not a shard's name: \"%.64s\"", name ? name : "");
+    if (strcmp(name, REGISTRY_SHARD_NAME) == 0)
+        return agent_zero_refused(st);
     struct thole_shard *s = xcalloc(1, sizeof *s);
     s->t = t;
     memcpy(s->name, name, strlen(name));

@@ -73,7 +73,11 @@ bool client_host(struct client *c, struct uuid *ret); /* the one to use now */
 bool client_wait(struct client *c, uint32_t timeout_ms);
 const char *client_addresses(const struct client *c);
 
-/* command.c: what a command's answer means. `ret` lives in `arena`; NULL on failure. */
+/* command.c: what may be proposed to shard zero, as it came from another host or from a client of
+ * the library, whose actor and time are ours to say. `ret` has an owner if it is not `given`. */
+THOLE_MUST_CHECK enum thole_code command_admit(struct slice given, bool from_host,
+                                               struct bufslice *ret, struct thole_status *st);
+/* What a command's answer means. `ret` lives in `arena`; NULL on failure. */
 void command_read(const struct router_request *r, upb_Arena *arena, struct thole_status *ret_st,
                   const thole_registry_v1_Result **ret);
 

@@ -61,6 +61,64 @@ static void command_done(struct router_request *r)
     free(c);
 }
 
+/* ---- Commands of others ---------------------------------------------------------------------- */
+
+enum thole_code agent_zero_refused(struct thole_status *st)
+{
+    return THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
+                      "shard: zero is the registry; it is read and changed through the services "
+                      "Hosts, Shards, Pools, Replicas, Operations, Events and Cluster");
+}
+
+/* What the library declares for its user. The rest is for hosts. */
+static bool is_for_clients(const thole_registry_v1_Operation *op)
+{
+    return thole_registry_v1_Operation_has_create_shard(op) ||
+           thole_registry_v1_Operation_has_update_shard(op) ||
+           thole_registry_v1_Operation_has_delete_shard(op) ||
+           thole_registry_v1_Operation_has_create_replica(op) ||
+           thole_registry_v1_Operation_has_remove_replica(op);
+}
+
+static bool all_for_clients(const thole_registry_v1_Command *c)
+{
+    size_t n = 0;
+    const thole_registry_v1_Operation *const *ops = thole_registry_v1_Command_operations(c, &n);
+    for (size_t i = 0; i < n; i++)
+        if (!is_for_clients(ops[i]))
+            return false;
+    return true;
+}
+
+enum thole_code command_admit(struct slice given, bool from_host, struct bufslice *ret,
+                              struct thole_status *st)
+{
+    upb_Arena *arena = upb_Arena_New();
+    const char *why = NULL;
+    enum thole_code code = THOLE_OK;
+    thole_registry_v1_Command *c =
+        proto_decode(&thole_registry_v1_Command_msginit, given, false, arena, &why);
+    *ret = (struct bufslice){.bytes = given};
+    if (!c) {
+        code = THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST, "command: %s", why);
+    } else if (!from_host && !all_for_clients(c)) {
+        code = THOLE_FAIL(st, THOLE_PERMISSION_DENIED, THOLE_REASON_BAD_REQUEST,
+                          "command: an operation that only hosts may propose");
+    } else if (!from_host) {
+        size_t size = 0;
+        thole_registry_v1_Command_set_actor(c, upb_StringView_FromString("user"));
+        thole_registry_v1_Command_set_time_ms(c, (int64_t)clock_system.wall_ms(&clock_system));
+        thole_registry_v1_Command_set_decided_at(c, 0);
+        const char *bytes = thole_registry_v1_Command_serialize(c, arena, &size);
+        struct buf *b = buf_copy(bytes, size);
+        *ret = (struct bufslice){b, slice_of(b->data, b->size)};
+    }
+    upb_Arena_Free(arena);
+    return code;
+}
+
+/* ---- Our own commands ------------------------------------------------------------------------ */
+
 void agent_command(struct agent *a, struct bufslice command, uint64_t deadline_ns,
                    agent_command_fn done, void *ctx)
 {

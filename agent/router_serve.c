@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "agent/agent_internal.h"
+#include "agent/api_internal.h"
 #include "agent/router.h"
 #include "base/assert.h"
 
@@ -49,17 +50,35 @@ static void served_done(struct router_request *r)
     answer(CONTAINER_OF(r, struct served, r));
 }
 
+/* Of shard zero: hosts may ask for everything, clients of the library for what their user
+ * declares. */
+static enum thole_code admit_zero(struct served *s)
+{
+    struct uuid from;
+    bool from_host = bus_request_from(s->request, &from);
+    if (s->r.kind == ROUTER_PROPOSE)
+        return command_admit(s->r.payload.bytes, from_host, &s->r.payload, &s->r.status);
+    return from_host ? THOLE_OK : agent_zero_refused(&s->r.status);
+}
+
+static void route(struct served *s, uint64_t shard_id)
+{
+    s->r.shard_id = shard_id;
+    if (shard_id == REGISTRY_SHARD_ID && admit_zero(s) != THOLE_OK)
+        answer(s);
+    else
+        agent_route(s->agent, &s->r);
+}
+
 static void resolved(void *ctx, const struct thole_status *st, uint64_t shard_id)
 {
     struct served *s = ctx;
-    if (st->code != THOLE_OK) {
-        bufslice_unref(s->r.payload);
-        s->r.status = *st;
-        answer(s);
+    if (st->code == THOLE_OK) {
+        route(s, shard_id);
         return;
     }
-    s->r.shard_id = shard_id;
-    agent_route(s->agent, &s->r);
+    s->r.status = *st;
+    answer(s);
 }
 
 static enum router_kind kind_of(uint32_t method, const struct forward *f)
@@ -97,7 +116,6 @@ void serve_forward(struct agent *a, struct bus_request *q)
     s->agent = a;
     s->request = q;
     r->kind = kind_of(bus_request_method(q), &f);
-    r->shard_id = f.shard_id;
     r->payload = (struct bufslice){.bytes = f.payload}; /* the request has it until the answer */
     r->session = f.session;
     r->sequence = f.sequence;
@@ -112,7 +130,7 @@ void serve_forward(struct agent *a, struct bus_request *q)
     if (f.shard_name.size > 0)
         agent_resolve(a, f.shard_name, r->deadline_ns, resolved, s);
     else
-        agent_route(a, r);
+        route(s, f.shard_id);
 }
 
 /* ---- Watches for others ---------------------------------------------------------------------- */
@@ -174,6 +192,11 @@ static void served_cancel(void *ctx)
 static void watch_resolved(void *ctx, const struct thole_status *st, uint64_t shard_id)
 {
     struct served_watch *w = ctx;
+    struct thole_status refused;
+    struct uuid from;
+    if (st->code == THOLE_OK && shard_id == REGISTRY_SHARD_ID &&
+        !bus_request_from(w->request, &from) && agent_zero_refused(&refused) != THOLE_OK)
+        st = &refused;
     if (st->code != THOLE_OK) {
         served_ended(w, st);
         served_watch_unref(w);

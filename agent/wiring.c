@@ -123,7 +123,17 @@ static void on_request(void *ctx, struct bus_request *q)
         bus_answer_failure(q, &st);
         return;
     }
-    switch (bus_request_method(q)) {
+    struct uuid from;
+    uint32_t method = bus_request_method(q);
+    bool for_clients = method == METHOD_PROPOSE || method == METHOD_QUERY ||
+                       method == METHOD_WATCH || method == METHOD_MEET;
+    if (!for_clients && !bus_request_from(q, &from)) {
+        thole_status_set(&st, THOLE_PERMISSION_DENIED, THOLE_REASON_NONE, __FILE__, __LINE__,
+                         "only hosts may ask for this");
+        bus_answer_failure(q, &st);
+        return;
+    }
+    switch (method) {
     case METHOD_PROPOSE:
     case METHOD_QUERY:
     case METHOD_TRANSFER:

@@ -203,6 +203,19 @@ bool name_of_shard(upb_StringView given, char ret[static LIMIT_NAME_BYTES + 1],
     return true;
 }
 
+bool name_of_data_shard(upb_StringView given, char ret[static LIMIT_NAME_BYTES + 1],
+                        struct thole_status *st)
+{
+    if (!name_of_shard(given, ret, st)) {
+        return false;
+    }
+    if (strcmp(ret, REGISTRY_SHARD_NAME) == 0) {
+        (void)agent_zero_refused(st);
+        return false;
+    }
+    return true;
+}
+
 bool call_name(struct call *c, const char *field, upb_StringView name)
 {
     if (name.size == 0) {

@@ -231,7 +231,7 @@ bool data_read_propose(struct data_call *d, const thole_v1_ProposeRequest *q,
     d->route.kind = ROUTER_PROPOSE;
     d->route.session = thole_v1_ProposeRequest_session(q);
     d->route.sequence = thole_v1_ProposeRequest_sequence(q);
-    if (!name_of_shard(thole_v1_ProposeRequest_shard(q), d->shard, st)) {
+    if (!name_of_data_shard(thole_v1_ProposeRequest_shard(q), d->shard, st)) {
         return false;
     }
     if ((d->route.session == 0) != (d->route.sequence == 0)) {
@@ -249,7 +249,7 @@ static bool read_query(struct data_call *d, const thole_v1_QueryRequest *q, stru
     d->route.kind = ROUTER_QUERY;
     d->route.stale = thole_v1_QueryRequest_stale(q);
     d->route.max_staleness_ms = thole_v1_QueryRequest_max_staleness_ms(q);
-    if (!name_of_shard(thole_v1_QueryRequest_shard(q), d->shard, st)) {
+    if (!name_of_data_shard(thole_v1_QueryRequest_shard(q), d->shard, st)) {
         return false;
     }
     if (d->route.max_staleness_ms != 0 && !d->route.stale) {
@@ -266,7 +266,7 @@ static bool read_open(struct data_call *d, const thole_v1_OpenSessionRequest *q,
                       struct thole_status *st)
 {
     d->route.kind = ROUTER_OPEN_SESSION;
-    return name_of_shard(thole_v1_OpenSessionRequest_shard(q), d->shard, st);
+    return name_of_data_shard(thole_v1_OpenSessionRequest_shard(q), d->shard, st);
 }
 
 /* Decode without copying strings, check, and send on its way. */

@@ -119,7 +119,7 @@ void data_watch(void *ctx, struct bus_rpc *rpc, struct slice message)
     const upb_StringView none = {NULL, 0};
     struct thole_status st;
     struct data_watch *w = xcalloc(1, sizeof(*w));
-    if (!name_of_shard(q != NULL ? thole_v1_WatchRequest_shard(q) : none, w->shard, &st)) {
+    if (!name_of_data_shard(q != NULL ? thole_v1_WatchRequest_shard(q) : none, w->shard, &st)) {
         services_fail(rpc, &st, (const char *const[]){"field", "shard", NULL});
         free(w);
         upb_Arena_Free(arena);

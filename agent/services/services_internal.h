@@ -164,9 +164,12 @@ bool check_pool_spec(const thole_v1_ShardPoolSpec *spec, struct check *ret);
 
 /* A resource's name without its collection: "shards/orders" and "orders" are both orders. */
 upb_StringView name_strip(upb_StringView name, const char *collection);
-/* The name of a shard in a call of the data plane, which need not be there. */
+/* The name of a shard, which need not be there. */
 bool name_of_shard(upb_StringView given, char ret[static LIMIT_NAME_BYTES + 1],
                    struct thole_status *st);
+/* The same for thole.v1.Data, which does not serve shard zero. */
+bool name_of_data_shard(upb_StringView given, char ret[static LIMIT_NAME_BYTES + 1],
+                        struct thole_status *st);
 /* Refuses the call and returns false if it is no valid name. */
 bool call_name(struct call *c, const char *field, upb_StringView name);
 bool call_request_id(struct call *c, upb_StringView id);

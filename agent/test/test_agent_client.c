@@ -104,9 +104,138 @@ static void test_client_proposes_at_the_leader_and_follows_it(void **state)
     fixture_free(f);
 }
 
+/* ---- Shard zero ------------------------------------------------------------------------------ */
+
+/* What a program on the bus without a host id gets for a request about shard zero. */
+static struct forward_reply ask_zero(struct bus *bus, const char *address, uint32_t method,
+                                     bool open_session, struct slice payload, upb_Arena *arena)
+{
+    struct forward_reply f;
+    struct forward_space space;
+    struct buf *reply = NULL;
+    struct bus_ask_peer peer;
+    struct router_request r = {.kind = open_session ? ROUTER_OPEN_SESSION : ROUTER_PROPOSE,
+                               .payload = {.bytes = payload}};
+    struct bufslice body = forward_encode(&r, NULL, &space);
+    forward_reply_init(&f);
+    if (bus_ask(bus, address, method, body.bytes, 5000, &reply, &peer, &f.failure) != THOLE_OK)
+        return f;
+    char *copy = upb_Arena_Malloc(arena, reply->size);
+    memcpy(copy, reply->data, reply->size);
+    assert_true(forward_reply_decode(slice_of(copy, reply->size), &f));
+    buf_unref(reply);
+    return f;
+}
+
+static void no_frame(void *ctx, const struct uuid *from, uint64_t incarnation, enum bus_lane lane,
+                     struct bufslice frame)
+{
+    (void)ctx, (void)from, (void)incarnation, (void)lane, (void)frame;
+}
+
+static void no_state(void *ctx, const struct uuid *host, bool up, uint64_t incarnation)
+{
+    (void)ctx, (void)host, (void)up, (void)incarnation;
+}
+
+static struct slice command_bytes(thole_registry_v1_Command *c, upb_Arena *arena)
+{
+    size_t size = 0;
+    const char *bytes = thole_registry_v1_Command_serialize(c, arena, &size);
+    return slice_of(bytes, size);
+}
+
+/* The last event about shards/mine. */
+static void assert_event_is_of_a_user(struct fixture *f)
+{
+    struct registry_event_buf event_buf;
+    const thole_v1_Event *e = NULL, *next;
+    struct registry_view *v = registry_view_acquire(agent_registry(f->agents[0]));
+    for (uint64_t it = 0; (next = registry_next_event(v, 0, &it, &event_buf));) {
+        if (slice_equal(registry_str(thole_v1_Event_object(next)), slice_str("shards/mine"))) {
+            e = next;
+            assert_true(slice_equal(registry_str(thole_v1_Event_actor(e)), slice_str("user")));
+            assert_true(thole_v1_Event_time_ms(e) > 1000);
+        }
+    }
+    assert_non_null(e);
+    registry_view_release(v);
+}
+
+static void test_shard_zero_takes_no_forged_command_of_a_client(void **state)
+{
+    (void)state;
+    struct fixture *f = fixture_new(1);
+    struct thole_status st = {0};
+    struct bus *bus = NULL;
+    upb_Arena *arena = upb_Arena_New();
+    const struct bus_options o = {.version = "test",
+                                  .clock = &clock_system,
+                                  .handler = {.frame = no_frame, .peer_state = no_state}};
+    fixture_start_ok(f, 0, AGENT_BOOTSTRAP_DEV);
+    fixture_wait_ready(f, 0);
+    const char *at = fixture_address(f, 0);
+    assert_int_equal(bus_new(&o, &bus, &st), THOLE_OK);
+    bus_start(bus);
+
+    struct forward_reply r =
+        ask_zero(bus, at, METHOD_PROPOSE, false, slice_str("\xff no command"), arena);
+    assert_int_equal(r.failure.code, THOLE_INVALID_ARGUMENT);
+    r = ask_zero(bus, at, METHOD_PROPOSE, true, slice_str(""), arena);
+    assert_int_equal(r.failure.code, THOLE_INVALID_ARGUMENT);
+    r = ask_zero(bus, at, METHOD_QUERY, false, slice_str(""), arena);
+    assert_int_equal(r.failure.code, THOLE_INVALID_ARGUMENT);
+    r = ask_zero(bus, at, METHOD_TRANSFER, false, slice_str(""), arena);
+    assert_int_equal(r.failure.code, THOLE_PERMISSION_DENIED);
+
+    /* What only hosts decide. */
+    thole_registry_v1_Command *c = thole_registry_v1_Command_new(arena);
+    thole_registry_v1_Operation_mutable_repair_zero(
+        thole_registry_v1_Command_add_operations(c, arena), arena);
+    r = ask_zero(bus, at, METHOD_PROPOSE, false, command_bytes(c, arena), arena);
+    assert_int_equal(r.failure.code, THOLE_PERMISSION_DENIED);
+
+    /* What users may do is done as a user, now. */
+    c = thole_registry_v1_Command_new(arena);
+    thole_registry_v1_CreateShard *create = thole_registry_v1_Operation_mutable_create_shard(
+        thole_registry_v1_Command_add_operations(c, arena), arena);
+    thole_v1_ShardSpec *spec = thole_registry_v1_CreateShard_mutable_spec(create, arena);
+    thole_registry_v1_CreateShard_set_name(create, upb_StringView_FromString("mine"));
+    thole_v1_ShardSpec_set_type(spec, upb_StringView_FromString("noop"));
+    thole_v1_ShardSpec_set_voters(spec, 1);
+    thole_registry_v1_Command_set_actor(c, upb_StringView_FromString("placement"));
+    thole_registry_v1_Command_set_time_ms(c, 1);
+    r = ask_zero(bus, at, METHOD_PROPOSE, false, command_bytes(c, arena), arena);
+    assert_int_equal(r.failure.code, THOLE_OK);
+    assert_int_equal(r.code, THOLE_OK);
+    assert_event_is_of_a_user(f);
+    bus_stop(bus, 0);
+    bus_free(bus);
+    upb_Arena_Free(arena);
+    fixture_free(f);
+}
+
+static void test_library_serves_no_shard_zero(void **state)
+{
+    (void)state;
+    struct fixture *f = fixture_new(1);
+    struct thole *client;
+    struct thole_shard *s = NULL;
+    struct thole_status st = {0};
+    fixture_start_ok(f, 0, AGENT_BOOTSTRAP_DEV);
+    fixture_wait_ready(f, 0);
+    assert_int_equal(thole_connect(fixture_address(f, 0), &client, &st), THOLE_OK);
+    assert_int_equal(thole_shard_open(client, "zero", &s, &st), THOLE_INVALID_ARGUMENT);
+    assert_non_null(strstr(st.message, "registry"));
+    thole_close(client);
+    fixture_free(f);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_shard_zero_takes_no_forged_command_of_a_client),
+        cmocka_unit_test(test_library_serves_no_shard_zero),
         cmocka_unit_test(test_client_proposes_at_the_leader_and_follows_it),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

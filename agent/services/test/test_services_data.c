@@ -174,6 +174,25 @@ static void test_many_calls_at_once_are_all_answered(void **state)
     assert_int_equal(m.failed, 0);
 }
 
+static void test_shard_zero_is_not_served(void **state)
+{
+    struct services_fixture *f = *state;
+    static const char *const names[] = {"zero", "shards/zero"};
+    for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
+        thole_v1_OpenSessionRequest *open = NEW(f, OpenSessionRequest);
+        thole_v1_OpenSessionRequest_set_shard(open, sv(names[i]));
+        assert_failed(f, CALL(f, Data, OpenSession, open, OpenSessionResponse),
+                      THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST);
+        assert_failed(f, propose(f, names[i], "x", 0, 0), THOLE_INVALID_ARGUMENT,
+                      THOLE_REASON_BAD_REQUEST);
+        assert_non_null(strstr(f->st.message, "registry"));
+        assert_failed(f, query(f, names[i], "", false), THOLE_INVALID_ARGUMENT,
+                      THOLE_REASON_BAD_REQUEST);
+        assert_failed(f, query(f, names[i], "", true), THOLE_INVALID_ARGUMENT,
+                      THOLE_REASON_BAD_REQUEST);
+    }
+}
+
 /* ---- Data.Watch ------------------------------------------------------------------------------ */
 
 static struct bus_stream *watch(struct services_fixture *f, const char *shard)
@@ -435,6 +454,7 @@ int main(void)
         cmocka_unit_test(test_a_query_sees_what_was_proposed),
         cmocka_unit_test(test_a_session_applies_once),
         cmocka_unit_test(test_wrong_requests_are_refused),
+        cmocka_unit_test(test_shard_zero_is_not_served),
         cmocka_unit_test(test_a_payload_past_the_limit_is_refused),
         cmocka_unit_test(test_many_calls_at_once_are_all_answered),
         cmocka_unit_test(test_a_watch_begins_with_a_bookmark_and_sees_changes),
