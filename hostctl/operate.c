@@ -165,10 +165,11 @@ static void progress_of_host(const struct hostctl *h, const thole_v1_Operation *
     if (hostctl__paused(h, thole_v1_CONTROLLER_PLACEMENT) && leaders + replicas > 0) {
         snprintf(p->message, sizeof(p->message), "the placement controller is paused");
     }
+    char why[THOLE_STATUS_MESSAGE_BYTES];
     if (decommission && (dead || leaders + replicas == 0)) {
-        p->step = "removing";
-        p->remove = true;
-        p->message[0] = '\0';
+        p->remove = !registry_host_needed(h->view, &id, why, sizeof(why));
+        p->step = p->remove ? "removing" : "waiting";
+        snprintf(p->message, sizeof(p->message), "%s", p->remove ? "" : why);
     } else if (leaders + replicas == 0) {
         hostctl__progress_end(p, thole_v1_OPERATION_STATE_DONE, "");
     }
@@ -313,8 +314,10 @@ static void propose_step(struct hostctl *h, const thole_v1_Operation *row,
         const thole_v1_Host *host = registry_host(h->view, &id);
         op = thole_registry_v1_Command_add_operations(c, arena);
         thole_registry_v1_Operation_set_expected_revision(op, thole_v1_Host_revision(host));
-        thole_registry_v1_DeleteHost_set_name(
-            thole_registry_v1_Operation_mutable_delete_host(op, arena), thole_v1_Host_name(host));
+        thole_registry_v1_DeleteHost *d =
+            thole_registry_v1_Operation_mutable_delete_host(op, arena);
+        thole_registry_v1_DeleteHost_set_name(d, thole_v1_Host_name(host));
+        thole_registry_v1_DeleteHost_set_decommission(d, true);
     }
     if (p->retire) {
         const thole_v1_Shard *shard =

@@ -50,6 +50,12 @@ static bool seems_alive(const struct row *host)
     return thole_v1_HostStatus_liveness(status) == thole_v1_HOST_LIVENESS_LIVE;
 }
 
+static bool is_dead(const struct row *host)
+{
+    const thole_v1_HostStatus *status = thole_v1_Host_status(host->host);
+    return thole_v1_HostStatus_liveness(status) == thole_v1_HOST_LIVENESS_DEAD;
+}
+
 /* A removed host stays until its replicas have been moved, which may have to wait for the very host
  * that wants its name now: it goes by its old name and the beginning of its id. */
 static void give_up_name(struct txn *t, struct row *host)
@@ -567,6 +573,44 @@ static void hand_over_replicas(struct txn *t, const struct uuid *id)
     }
 }
 
+/* Of a user's: what is on the host could be lost with it. */
+static enum thole_code check_empty(struct txn *t, const struct row *host)
+{
+    upb_StringView name = thole_v1_Host_name(host->host);
+    uint64_t after = 0;
+    const struct row *row;
+    if (!is_dead(host)) {
+        return THOLE_FAIL(&t->st, THOLE_FAILED_PRECONDITION, THOLE_REASON_UNSATISFIABLE,
+                          "host \"%.*s\" is not dead: \"thole host decommission %.*s\" moves away "
+                          "what it has, then removes it",
+                          (int)name.size, name.data, (int)name.size, name.data);
+    }
+    while ((row = registry__next_of_host(&t->s, &host->host_id, after)) != NULL) {
+        after = thole_v1_Replica_id(row->replica);
+        upb_StringView shard = thole_v1_Replica_shard(row->replica);
+        if (thole_v1_Replica_shard_id(row->replica) != REGISTRY_SHARD_ID &&
+            thole_v1_Replica_phase(row->replica) != thole_v1_REPLICA_PHASE_OUT) {
+            return THOLE_FAIL(&t->st, THOLE_FAILED_PRECONDITION, THOLE_REASON_UNSATISFIABLE,
+                              "host \"%.*s\" has replicas, one of shard \"%.*s\" among them: "
+                              "\"thole host decommission %.*s\" waits until others do without",
+                              (int)name.size, name.data, (int)shard.size, shard.data,
+                              (int)name.size, name.data);
+        }
+    }
+    return THOLE_OK;
+}
+
+/* A removed host is refused for ever, and what it has with it. */
+static enum thole_code check_removable(struct txn *t, const struct row *host, bool decommission)
+{
+    char why[REGISTRY_TEXT_BYTES] = "";
+    enum thole_code code = decommission ? THOLE_OK : check_empty(t, host);
+    if (code == THOLE_OK && registry__host_needed(&t->s, &host->host_id, why, sizeof(why))) {
+        return THOLE_FAIL(&t->st, THOLE_FAILED_PRECONDITION, THOLE_REASON_UNSATISFIABLE, "%s", why);
+    }
+    return code;
+}
+
 enum thole_code registry__op_delete_host(struct txn *t, const thole_registry_v1_Operation *op)
 {
     const thole_registry_v1_DeleteHost *d = thole_registry_v1_Operation_delete_host(op);
@@ -585,6 +629,10 @@ enum thole_code registry__op_delete_host(struct txn *t, const thole_registry_v1_
     if (!registry__host_another_stays(&t->s, host)) {
         return THOLE_FAIL(&t->st, THOLE_FAILED_PRECONDITION, THOLE_REASON_UNSATISFIABLE,
                           "this is the last host of the cluster");
+    }
+    code = check_removable(t, host, thole_registry_v1_DeleteHost_decommission(d));
+    if (code != THOLE_OK) {
+        return code;
     }
     struct uuid id = host->host_id;
     struct row *row = registry__txn_edit(t, host);

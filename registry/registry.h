@@ -106,6 +106,10 @@ const thole_v1_Replica *registry_next_replica_of_shard(const struct registry_vie
 const thole_v1_Replica *registry_next_replica_of_host(const struct registry_view *v,
                                                       const struct uuid *host, uint64_t after_id,
                                                       struct registry_replica_buf *buf);
+/* Does anything that was acknowledged depend on the host, so that it must not be removed for ever?
+ * Then `ret_why` says what. */
+bool registry_host_needed(const struct registry_view *v, const struct uuid *host, char *ret_why,
+                          size_t size);
 /* An id below the watermark that has no row belonged to something that is gone. */
 uint64_t registry_next_replica_id(const struct registry_view *v);
 /* Except of those that, if they were given out, were in what a repair of shard zero lost: nobody

@@ -336,6 +336,8 @@ typedef enum thole_code (*registry_operation_fn)(struct txn *t,
 enum thole_code registry__op_bootstrap(struct txn *t, const thole_registry_v1_Operation *op);
 enum thole_code registry__op_admit_host(struct txn *t, const thole_registry_v1_Operation *op);
 enum thole_code registry__op_update_host(struct txn *t, const thole_registry_v1_Operation *op);
+bool registry__host_needed(const struct state *s, const struct uuid *host, char *ret_why,
+                           size_t size); /* needed.c */
 enum thole_code registry__op_delete_host(struct txn *t, const thole_registry_v1_Operation *op);
 enum thole_code registry__op_observe_host(struct txn *t, const thole_registry_v1_Operation *op);
 enum thole_code registry__op_create_shard(struct txn *t, const thole_registry_v1_Operation *op);

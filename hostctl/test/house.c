@@ -608,9 +608,10 @@ enum thole_code house_delete_host(struct house *h, uint64_t n)
     char name[8];
     snprintf(name, sizeof(name), "h%" PRIu64, n);
     struct cmd c = cmd_new("user");
-    thole_registry_v1_DeleteHost_set_name(
-        thole_registry_v1_Operation_mutable_delete_host(cmd_op(&c), c.arena),
-        upb_StringView_FromString(name));
+    thole_registry_v1_DeleteHost *d =
+        thole_registry_v1_Operation_mutable_delete_host(cmd_op(&c), c.arena);
+    thole_registry_v1_DeleteHost_set_name(d, upb_StringView_FromString(name));
+    thole_registry_v1_DeleteHost_set_decommission(d, true);
     return house_command(h, &c);
 }
 

@@ -102,6 +102,56 @@ static void test_decommission_of_a_dead_host_does_not_wait_for_its_replicas(void
     house_free(h);
 }
 
+/* The only copy is on a host that dies in the middle: it is not turned away when it is back, and
+ * what it has goes elsewhere. */
+static void test_decommission_waits_for_the_only_copy_on_a_dead_host(void **state)
+{
+    (void)state;
+    struct house *h = house_new(55);
+    house_bootstrap(h, 4);
+    assert_int_equal(house_create(h, "a", 1, 0), THOLE_OK);
+    RUN_UNTIL(h, 20000, house_settled(h, "a") && house_settled(h, "zero"));
+    uint64_t n = 0;
+    while (n < 4 && house_replicas_on(h, n) < 2) {
+        n++;
+    }
+    assert_true(n < 4);
+    char name[8];
+    snprintf(name, sizeof(name), "h%d", (int)n);
+    house_stop(h, n);
+    RUN_UNTIL(h, 20000, house_liveness(h, n) == thole_v1_HOST_LIVENESS_DEAD);
+    assert_int_equal(start(h, thole_v1_OPERATION_KIND_DECOMMISSION, name), THOLE_OK);
+    RUN_UNTIL(h, 10000, message_has(h, 1, "shards/a needs this host: 0 of its"));
+    house_run(h, 5000);
+    assert_int_equal(house_operation_state(h, 1), thole_v1_OPERATION_STATE_RUNNING);
+    house_start(h, n);
+    RUN_UNTIL(h, 60000, house_operation_state(h, 1) == thole_v1_OPERATION_STATE_DONE);
+    RUN_UNTIL(h, 30000, house_settled(h, "a"));
+    house_free(h);
+}
+
+/* The others are cordoned, so none of them may take its vote. */
+static void test_decommission_of_the_only_voter_of_zero_waits_and_says_so(void **state)
+{
+    (void)state;
+    struct house *h = house_new(56);
+    house_bootstrap(h, 1);
+    house_join(h, 1);
+    RUN_UNTIL(h, 20000, house_settled(h, "zero"));
+    assert_int_equal(house_host_state(h, 1, thole_v1_HOST_STATE_CORDONED), THOLE_OK);
+    assert_int_equal(start(h, thole_v1_OPERATION_KIND_DECOMMISSION, "h0"), THOLE_OK);
+    RUN_UNTIL(h, 10000, message_has(h, 1, "shards/zero needs this host: 0 of its 1 voters"));
+    house_stop(h, 0);
+    house_run(h, 2000);
+    house_start(h, 0);
+    house_run(h, 10000);
+    assert_int_equal(house_operation_state(h, 1), thole_v1_OPERATION_STATE_RUNNING);
+    assert_int_equal(house_host_state(h, 1, thole_v1_HOST_STATE_ACTIVE), THOLE_OK);
+    RUN_UNTIL(h, 60000, house_operation_state(h, 1) == thole_v1_OPERATION_STATE_DONE);
+    RUN_UNTIL(h, 20000, house_settled(h, "zero"));
+    house_free(h);
+}
+
 /* A shard is placed on a host that is dead before anybody has noticed. Nobody knows that it did not
  * form there, as long as the host may come back; when it was removed, nothing is left to wait
  * for. */
@@ -212,6 +262,8 @@ int main(void)
         cmocka_unit_test(test_drain_ends_when_the_host_is_empty),
         cmocka_unit_test(test_decommission_removes_the_host_under_each_leader_of_zero),
         cmocka_unit_test(test_decommission_of_a_dead_host_does_not_wait_for_its_replicas),
+        cmocka_unit_test(test_decommission_waits_for_the_only_copy_on_a_dead_host),
+        cmocka_unit_test(test_decommission_of_the_only_voter_of_zero_waits_and_says_so),
         cmocka_unit_test(test_shard_placed_on_a_dying_host_begins_again_when_that_is_removed),
         cmocka_unit_test(test_stuck_drain_says_why_and_a_changed_host_ends_it),
         cmocka_unit_test(test_paused_placement_places_nothing_until_resumed),

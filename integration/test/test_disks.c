@@ -191,7 +191,11 @@ static void test_removed_running_host_ends_at_once(void **state)
     cluster_start_peers(c, 3);
     apply_yaml(c, 0, "kind: Shard\nname: orders\nspec: {type: kv, voters: 1}\n");
     cluster_join(c, 3, 0);
-    cli_ok(c, 0, "delete host h3");
+    /* It is live: only a decommission moves away what it has. */
+    char out[4096];
+    assert_int_not_equal(cli(c, 0, out, sizeof out, "delete host h3"), 0);
+    assert_non_null(strstr(out, "thole host decommission h3"));
+    cli_ok(c, 0, "host decommission h3 --wait");
     expect_exit(c, 2, EXIT_FAILED, "this host was removed from the cluster");
     expect_lines(c, 0, "get hosts", "h3", 0);
     expect_lines(c, 0, "get replicas --shard zero -o wide", "voter", 3);
@@ -199,8 +203,8 @@ static void test_removed_running_host_ends_at_once(void **state)
     host_restart(c, 2);
     expect_exit(c, 2, EXIT_FAILED, "this host was removed from the cluster");
     /* Of two hosts, the other one goes on alone. */
-    cli_ok(c, 0, "delete host h4 --wait");
-    cli_ok(c, 0, "delete host h2 --wait");
+    cli_ok(c, 0, "host decommission h4 --wait");
+    cli_ok(c, 0, "host decommission h2 --wait");
     expect_exit(c, 1, EXIT_FAILED, "this host was removed from the cluster");
     host_stop(c, 0);
     host_restart(c, 0);

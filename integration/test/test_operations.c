@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/wait.h>
 #include <time.h>
 
 #include <cmocka.h>
@@ -101,6 +102,35 @@ static void test_decommission_empties_and_removes_the_host(void **state)
     expect_lines(c, 0, "get hosts", "h2", 0);
     expect_lines(c, 0, "get hosts", "live", 3);
     expect_whole(c, 0);
+    cluster_free(c);
+}
+
+/* The only copy of a shard, and the only vote of shard zero, are on the host, and no other may take
+ * them: it waits, says for what, and a host that is killed meanwhile comes back with all it had. */
+static void test_decommission_waits_until_nothing_needs_the_host(void **state)
+{
+    (void)state;
+    struct cluster *c = cluster_new();
+    cluster_start_dev(c);
+    apply_yaml(c, 0, "kind: Shard\nname: only\nspec: {type: kv, voters: 1}\n");
+    cluster_join(c, 1, 0);
+    cli_ok(c, 0, "propose only 'put a kept'");
+    cli_ok(c, 0, "host cordon h2");
+    int id = operation_of(cli_ok(c, 0, "host decommission h1"));
+    expect_lines(c, 0, "get operations", "shards/only cannot move", 1);
+    host_kill(c, 0);
+    host_restart(c, 0);
+    cluster_wait_ready(c, 0, 20000);
+    assert_non_null(strstr(cli_ok(c, 0, "query only 'get a'"), "kept"));
+    cli_ok(c, 0, "delete shard only --wait");
+    expect_lines(c, 0, "get operations", "shards/zero needs this host", 1);
+    host_kill(c, 0);
+    host_restart(c, 0);
+    cluster_wait_ready(c, 0, 20000);
+    cli_ok(c, 0, "host uncordon h2");
+    cli_ok(c, 1, "operation wait %d --timeout 30s", id);
+    assert_int_equal(WEXITSTATUS(host_wait_exit(c, 0, 20000)), 5);
+    cli_ok(c, 1, "wait --for ready shard/zero");
     cluster_free(c);
 }
 
@@ -256,6 +286,7 @@ int main(void)
         cmocka_unit_test(test_drain_moves_leaders_and_replicas_and_can_be_ended),
         cmocka_unit_test(test_drain_that_cannot_end_says_why_and_is_cancelled),
         cmocka_unit_test(test_decommission_empties_and_removes_the_host),
+        cmocka_unit_test(test_decommission_waits_until_nothing_needs_the_host),
         cmocka_unit_test(test_paused_placement_holds_a_drain_until_resumed),
         cmocka_unit_test(test_move_goes_where_it_is_told_and_stays),
         cmocka_unit_test(test_rebalance_evens_out_leaders),

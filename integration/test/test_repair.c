@@ -118,7 +118,7 @@ static void test_two_of_three_hosts_lost_everything_is_repaired(void **state)
     /* One host is lost for good. The other one comes back with its disk, and gets new replicas. */
     says_eventually(c, 0, 20000, "get host h2", "dead");
     says_eventually(c, 0, 20000, "get host h3", "dead");
-    cli_ok(c, 0, "delete host h3");
+    cli_ok(c, 0, "host decommission h3");
     host_restart(c, 1);
     cluster_wait_ready(c, 1, 20000);
     cluster_join(c, 3, 0);

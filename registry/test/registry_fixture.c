@@ -221,6 +221,7 @@ uint64_t do_delete_host(struct fixture *f, uint64_t host)
     thole_registry_v1_DeleteHost *d =
         thole_registry_v1_Operation_mutable_delete_host(cmd_op(&c), c.arena);
     thole_registry_v1_DeleteHost_set_name(d, text(c.arena, "h%" PRIu64, host));
+    thole_registry_v1_DeleteHost_set_decommission(d, true);
     return fixture_run(f, &c);
 }
 

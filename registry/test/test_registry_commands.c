@@ -27,6 +27,15 @@ static int setup(void **state)
     } while (0)
 #define EXPECT_OK(f, expr) EXPECT(f, expr, THOLE_OK, "")
 
+/* On the three hosts. */
+static void zero_serves(struct fixture *f)
+{
+    EXPECT_OK(f, do_formed(f, 0, 1, 1));
+    for (uint64_t id = 1; id <= 3; id++) {
+        EXPECT_OK(f, do_observe(f, id, thole_v1_REPLICA_PHASE_RUNNING, 0));
+    }
+}
+
 static const thole_v1_Replica *replica_row(struct fixture *f, uint64_t id)
 {
     static struct registry_replica_buf bufs[4]; /* of the last four */
@@ -147,7 +156,7 @@ static uint64_t admit_as(struct fixture *f, uint64_t n, const char *name)
 static void test_name_of_a_removed_host_is_free_before_it_is_gone(void **state)
 {
     struct fixture *f = *state;
-    EXPECT_OK(f, do_formed(f, 0, 1, 1));
+    zero_serves(f);
     EXPECT_OK(f, do_liveness(f, 2, thole_v1_HOST_LIVENESS_DEAD));
     EXPECT(f, admit_as(f, 22, "h2"), THOLE_FAILED_PRECONDITION, "EXISTS");
     EXPECT_OK(f, do_delete_host(f, 2));
@@ -255,7 +264,7 @@ static void test_observe_host_stale_incarnation_is_refused(void **state)
 static void test_delete_host_leaves_tombstone_after_last_replica(void **state)
 {
     struct fixture *f = *state;
-    EXPECT_OK(f, do_formed(f, 0, 1, 1));
+    zero_serves(f);
     EXPECT_OK(f, do_delete_host(f, 2));
     EXPECT(f, do_admit(f, 2, 9), THOLE_FAILED_PRECONDITION, "REMOVED");
     EXPECT_OK(f, do_remove_replica(f, 3));
@@ -776,6 +785,9 @@ static void test_shard_that_cannot_form_begins_again_when_all_its_hosts_are_remo
     assert_int_equal(do_create_shard(f, "orders", 1, 0), THOLE_OK);
     uint64_t id = shard_named(f, "orders", &replicas);
     assert_int_equal(do_place(f, id, 2, 1), THOLE_OK);
+    zero_serves(f);
+    assert_int_equal(do_delete_host(f, 2), THOLE_FAILED_PRECONDITION); /* it may form yet */
+    assert_int_equal(do_liveness(f, 2, thole_v1_HOST_LIVENESS_DEAD), THOLE_OK);
     assert_int_equal(do_delete_host(f, 2), THOLE_OK);
     uint64_t again = shard_named(f, "orders", &replicas);
     assert_true(again > id);
@@ -799,7 +811,9 @@ static void test_shard_that_formed_or_has_a_replica_left_is_not_begun_again(void
     registry_view_release(v);
     assert_int_equal(do_formed(f, formed, leader, 1), THOLE_OK);
     assert_int_equal(do_place(f, left, 0, 3), THOLE_OK);
-    assert_int_equal(do_delete_host(f, 2), THOLE_OK);
+    assert_int_equal(do_liveness(f, 1, thole_v1_HOST_LIVENESS_DEAD), THOLE_OK);
+    assert_int_equal(do_liveness(f, 2, thole_v1_HOST_LIVENESS_DEAD), THOLE_OK);
+    assert_int_equal(do_delete_host(f, 2), THOLE_FAILED_PRECONDITION);
     assert_int_equal(do_delete_host(f, 1), THOLE_OK);
     assert_int_equal(shard_named(f, "formed", &replicas), formed);
     assert_int_equal(replicas, 1);

@@ -174,6 +174,9 @@ static void test_decommission_takes_over_a_drain_and_not_the_reverse(void **stat
     assert_int_equal(host_state(f, "h1"), thole_v1_HOST_STATE_DRAINING);
     assert_int_equal(start(f, thole_v1_OPERATION_KIND_DRAIN, "h1"), THOLE_FAILED_PRECONDITION);
     /* Past the point of return. */
+    for (uint64_t zero = 1; zero <= 3; zero++) {
+        assert_int_equal(do_observe(f, zero, thole_v1_REPLICA_PHASE_RUNNING, 0), THOLE_OK);
+    }
     assert_int_equal(do_delete_host(f, 1), THOLE_OK);
     assert_int_equal(cancel(f, id, false), THOLE_FAILED_PRECONDITION);
     assert_int_equal(start(f, thole_v1_OPERATION_KIND_DECOMMISSION, "h1"),
