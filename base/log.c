@@ -1,19 +1,25 @@
 /* The log writer: levels, context, and one write(2) per line. Lines are for people: when stderr
- * does not take one, it is lost, since the program's work matters more. */
+ * does not take one at once, it is lost and counted, since the program's work matters more. */
 #include "base/log.h"
 
 #include <errno.h>
+#include <inttypes.h>
+#include <poll.h>
 #include <pthread.h>
 #include <stdarg.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 #include "base/clock.h"
 #include "base/log_internal.h"
+#include "base/metrics.h"
 
+/* A pipe that poll calls writable takes this much without blocking. */
+#define PIECE_BYTES 4096
 #define MESSAGE_BYTES 2048 /* a longer message is cut, and ends in "..." */
 #define LEVEL_COUNT (LOG_LEVEL_DEBUG + 1)
 
@@ -25,9 +31,14 @@ _Atomic uint8_t log_levels[LOG_SUBJECT_COUNT] = {
 };
 static atomic_bool json_lines;
 
-/* Guards host_name, and keeps lines whole where one write is not (pipes, above 4 KiB). */
+static METRIC_DEFINE_COUNTER(metric_lost, "thole_log_lost_lines_total",
+                             "Log lines that standard error did not take at once");
+
+/* Guards what follows, and keeps lines whole where one write is not (pipes, above 4 KiB). */
 static pthread_mutex_t line_mutex = PTHREAD_MUTEX_INITIALIZER;
 static char *host_name;
+static uint64_t lost; /* since the last line that was written */
+static bool torn;     /* the last line was cut: stderr was full in its middle */
 
 static _Thread_local uint64_t context_shard_id;
 static _Thread_local uint64_t context_replica_id;
@@ -118,17 +129,79 @@ const char *log__thread(const char *name)
     return before;
 }
 
-static void write_line(struct slice line)
+/* Without blocking, whatever stderr is: its flags are not ours to change, since other processes may
+ * share the open file. */
+static ssize_t write_piece(const uint8_t *data, size_t size)
 {
-    while (line.size > 0) {
-        ssize_t n = write(STDERR_FILENO, line.data, line.size);
+    ssize_t n = send(STDERR_FILENO, data, size, MSG_DONTWAIT | MSG_NOSIGNAL);
+    if (n >= 0 || errno != ENOTSOCK)
+        return n;
+    struct pollfd p = {.fd = STDERR_FILENO, .events = POLLOUT};
+    if (poll(&p, 1, 0) != 1 || !(p.revents & POLLOUT)) {
+        errno = EAGAIN;
+        return -1;
+    }
+    return write(STDERR_FILENO, data, size < PIECE_BYTES ? size : PIECE_BYTES);
+}
+
+/* False if not all of it was taken. */
+static bool write_all(struct slice text)
+{
+    size_t size = text.size;
+    while (text.size > 0) {
+        ssize_t n = write_piece(text.data, text.size);
         if (n < 0 && errno == EINTR)
             continue;
         if (n <= 0)
-            return;
-        line.data += n;
-        line.size -= (size_t)n;
+            break;
+        text.data += n;
+        text.size -= (size_t)n;
     }
+    torn = torn || (text.size > 0 && text.size < size);
+    return text.size == 0;
+}
+
+static void render(struct bytes *out, const struct log_line *line)
+{
+    if (atomic_load_explicit(&json_lines, memory_order_relaxed))
+        log__render_json(out, line);
+    else
+        log__render_text(out, line);
+}
+
+/* The first line after some were lost says how many. */
+static bool write_lost(uint64_t wall_ms)
+{
+    char message[96];
+    struct bytes out = {0};
+    snprintf(message, sizeof(message),
+             "log lines were lost lines=%" PRIu64 " why=\"standard error was not read\"", lost);
+    const struct log_line line = {
+        .wall_ms = wall_ms, .level = LOG_LEVEL_WARN, .subject = LOG_BASE, .message = message};
+    if (torn)
+        bytes_append_str(&out, "\n");
+    render(&out, &line);
+    bool taken = write_all(bytes_slice(&out));
+    bytes_deinit(&out);
+    if (taken)
+        lost = 0;
+    torn = torn && !taken;
+    return taken;
+}
+
+static void write_line(struct slice line, uint64_t wall_ms)
+{
+    if ((lost == 0 || write_lost(wall_ms)) && write_all(line))
+        return;
+    lost++;
+    metric_add(&metric_lost, 1);
+}
+
+void log_print(const char *text)
+{
+    pthread_mutex_lock(&line_mutex);
+    (void)write_all(slice_str(text));
+    pthread_mutex_unlock(&line_mutex);
 }
 
 void log_write(enum log_level level, enum log_subject subject, const char *format, ...)
@@ -156,11 +229,8 @@ void log_write(enum log_level level, enum log_subject subject, const char *forma
         .shard_id = context_shard_id,
         .replica_id = context_replica_id,
     };
-    if (atomic_load_explicit(&json_lines, memory_order_relaxed))
-        log__render_json(&out, &line);
-    else
-        log__render_text(&out, &line);
-    write_line(bytes_slice(&out));
+    render(&out, &line);
+    write_line(bytes_slice(&out), line.wall_ms);
     pthread_mutex_unlock(&line_mutex);
     bytes_deinit(&out);
     errno = errno_of_caller;

@@ -1,6 +1,7 @@
 /* Log lines for people and machines: level and subject are checked before arguments are evaluated.
  * One line is one write to stderr: "2026-01-31T10:00:00.123Z INFO  raft  became leader term=4
- * shard=7 replica=12", or the same as one JSON object. Thread-safe. Arguments are key=value. */
+ * shard=7 replica=12", or the same as one JSON object. Thread-safe. Arguments are key=value.
+ * Nothing here waits for who reads stderr: lines that it does not take are lost, and counted. */
 #ifndef BASE_LOG_H
 #define BASE_LOG_H
 
@@ -38,6 +39,9 @@ void log_context(uint64_t shard_id, uint64_t replica_id);
 extern _Atomic uint8_t log_levels[LOG_SUBJECT_COUNT];
 void log_write(enum log_level level, enum log_subject subject, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
+
+/* Plain text for stderr, lost like a line when nobody reads. */
+void log_print(const char *text);
 
 static inline bool log_enabled(enum log_level level, enum log_subject subject)
 {

@@ -67,7 +67,9 @@ static int exit_code(const struct thole_status *st)
 
 static int say(const struct thole_status *st, int code)
 {
-    fprintf(stderr, "tholed: %s\n", st->message);
+    char text[sizeof st->message + 16];
+    snprintf(text, sizeof text, "tholed: %s\n", st->message);
+    log_print(text); /* whoever does not read it must not keep us from ending */
     return code;
 }
 

@@ -8,6 +8,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -324,6 +325,58 @@ static void test_log_to_a_closed_stderr_is_lost_quietly(void **state)
     free(text);
 }
 
+#define FLOOD_LINES 5000
+
+/* The pipe's content; it never blocks, since it reads only what is there. */
+static char *drained(int fd)
+{
+    struct bytes out = {0};
+    char piece[4096];
+    ssize_t n;
+    while ((n = read(fd, piece, sizeof(piece))) > 0)
+        bytes_append(&out, piece, (size_t)n);
+    bytes_append(&out, "", 1);
+    return (char *)out.data;
+}
+
+static void test_log_to_a_full_pipe_is_lost_counted_and_never_waits(void **state)
+{
+    (void)state;
+    int fds[2];
+    assert_int_equal(pipe(fds), 0);
+    assert_int_equal(fcntl(fds[0], F_SETFL, O_NONBLOCK), 0);
+    int saved = dup(STDERR_FILENO);
+    assert_true(dup2(fds[1], STDERR_FILENO) >= 0);
+    char filler[1900];
+    memset(filler, 'x', sizeof(filler));
+    alarm(20); /* what would hang is killed */
+    for (int i = 0; i < FLOOD_LINES; i++)
+        LOG_INFO(BASE, "line=%d %.*s", i, (int)sizeof(filler), filler);
+    log_print("dying words\n");
+    char *first = drained(fds[0]);
+    LOG_INFO(BASE, "reading again");
+    LOG_INFO(BASE, "and again");
+    char *second = drained(fds[0]);
+    alarm(0);
+    (void)dup2(saved, STDERR_FILENO);
+    int lines = 0;
+    for (const char *p = first; (p = strstr(p, "line=")); p++)
+        lines++;
+    assert_in_range(lines, 10, FLOOD_LINES / 10);
+    char expected[64];
+    snprintf(expected, sizeof(expected), "lines=%d why=", FLOOD_LINES - lines);
+    assert_non_null(strstr(second, expected));
+    const char *again = strstr(second, "reading again");
+    assert_non_null(again);
+    assert_non_null(strstr(again, "and again"));
+    assert_null(strstr(again, "lost"));
+    free(first);
+    free(second);
+    (void)close(saved);
+    (void)close(fds[0]);
+    (void)close(fds[1]);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -338,6 +391,7 @@ int main(void)
         cmocka_unit_test(test_log_message_too_long_is_cut),
         cmocka_unit_test(test_log_lines_of_many_threads_stay_whole),
         cmocka_unit_test(test_log_to_a_closed_stderr_is_lost_quietly),
+        cmocka_unit_test(test_log_to_a_full_pipe_is_lost_counted_and_never_waits),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
