@@ -146,6 +146,7 @@ struct replica {
 
     /* Under the applier's watch_lock; `watch_applied` is for a consistent start. */
     struct watch_list *watches;
+    bool watches_walked;
     uint64_t watch_applied;
 
     /* Under the engine's lock. */

@@ -5,12 +5,25 @@
 
 #include "shards/engine/engine_internal.h"
 
+/* Whoever takes it out of the engine's table frees it: engine_unwatch at once, unless the list is
+ * being walked (then the next walk does), or the end of the replica. */
 struct watch_list {
-    struct watch_list *next;
+    struct watch_list *next, **prev; /* prev NULL: in no list */
+    struct replica *replica;         /* a reference, as long as it is in the table */
     uint64_t id;
     struct engine_watcher w;
     bool dead;
 };
+
+static void unlink_watch(struct watch_list *n)
+{
+    if (!n->prev)
+        return;
+    *n->prev = n->next;
+    if (n->next)
+        n->next->prev = n->prev;
+    n->prev = NULL;
+}
 
 uint64_t engine_watch(struct engine *e, uint64_t shard_id, const struct engine_watcher *w,
                       uint64_t *ret_from_index)
@@ -20,13 +33,16 @@ uint64_t engine_watch(struct engine *e, uint64_t shard_id, const struct engine_w
         return 0;
     struct watch_list *n = xcalloc(1, sizeof(*n));
     n->w = *w;
-    pthread_mutex_lock(&e->lock);
-    n->id = ++e->watch_id;
-    (void)map_put(&e->watches, n->id, replica_ref(r));
-    uint64_t id = n->id;
-    pthread_mutex_unlock(&e->lock);
+    n->replica = replica_ref(r);
     pthread_mutex_lock(&r->applier->watch_lock);
+    pthread_mutex_lock(&e->lock);
+    uint64_t id = n->id = ++e->watch_id;
+    (void)map_put(&e->watches, id, n);
+    pthread_mutex_unlock(&e->lock);
     n->next = r->watches;
+    n->prev = &r->watches;
+    if (n->next)
+        n->next->prev = &n->next;
     r->watches = n;
     if (ret_from_index)
         *ret_from_index = r->watch_applied;
@@ -35,60 +51,79 @@ uint64_t engine_watch(struct engine *e, uint64_t shard_id, const struct engine_w
     return id;
 }
 
-static void sweep(struct replica *r)
+static struct watch_list *take_watch(struct engine *e, uint64_t id)
 {
-    for (struct watch_list **at = &r->watches; *at;) {
-        struct watch_list *n = *at;
-        if (n->dead) {
-            *at = n->next;
-            free(n);
-        } else {
-            at = &n->next;
-        }
-    }
+    pthread_mutex_lock(&e->lock);
+    struct watch_list *n = map_remove(&e->watches, id);
+    pthread_mutex_unlock(&e->lock);
+    return n;
 }
 
 void engine_unwatch(struct engine *e, uint64_t watch_id)
 {
-    pthread_mutex_lock(&e->lock);
-    struct replica *r = map_remove(&e->watches, watch_id);
-    pthread_mutex_unlock(&e->lock);
-    if (!r)
+    struct watch_list *n = take_watch(e, watch_id);
+    if (!n)
         return;
-    /* Only marked: this may be called from an event, with the list being walked. */
+    struct replica *r = n->replica;
     pthread_mutex_lock(&r->applier->watch_lock);
-    for (struct watch_list *n = r->watches; n; n = n->next)
-        n->dead = n->dead || n->id == watch_id;
+    n->dead = true;
+    bool now = !r->watches_walked; /* else this was called from an event or an end */
+    if (now)
+        unlink_watch(n);
     pthread_mutex_unlock(&r->applier->watch_lock);
+    if (now)
+        free(n);
     replica_unref(r);
+}
+
+static void sweep(struct replica *r)
+{
+    for (struct watch_list *n = r->watches, *next; n; n = next) {
+        next = n->next;
+        if (n->dead) {
+            unlink_watch(n);
+            free(n);
+        }
+    }
 }
 
 void watch_event(struct replica *r, uint64_t index, struct slice key, struct slice event)
 {
-    sweep(r);
-    for (struct watch_list *n = r->watches; n; n = n->next)
+    bool dead = false;
+    r->watches_walked = true;
+    for (struct watch_list *n = r->watches; n; n = n->next) {
         if (!n->dead)
             n->w.event(n->w.ctx, index, key, event);
+        dead = dead || n->dead;
+    }
+    r->watches_walked = false;
+    if (dead)
+        sweep(r);
 }
 
 void watch_end(struct replica *r, enum thole_reason reason, const char *message)
 {
     struct thole_status st;
+    size_t held = 0;
     (void)THOLE_FAIL(&st, THOLE_UNAVAILABLE, reason, "%s", message);
     pthread_mutex_lock(&r->applier->watch_lock);
-    struct watch_list *all = r->watches;
-    r->watches = NULL;
-    for (struct watch_list *n = all; n; n = n->next)
+    r->watches_walked = true;
+    for (struct watch_list *n = r->watches; n; n = n->next)
         if (!n->dead && n->w.ended)
             n->w.ended(n->w.ctx, &st);
-    pthread_mutex_unlock(&r->applier->watch_lock);
-    while (all) {
-        struct watch_list *n = all;
-        all = n->next;
-        pthread_mutex_lock(&r->e->lock);
-        struct replica *held = map_remove(&r->e->watches, n->id);
-        pthread_mutex_unlock(&r->e->lock);
-        replica_unref(held);
-        free(n);
+    r->watches_walked = false;
+    struct watch_list *next = r->watches;
+    r->watches = NULL;
+    for (struct watch_list *n = next; n; n = next) {
+        next = n->next;
+        n->prev = NULL;
+        bool ours = take_watch(r->e, n->id) != NULL;
+        held += ours;
+        if (ours || n->dead)
+            free(n);
+        /* Else an engine_unwatch waits for the lock, and frees it. */
     }
+    pthread_mutex_unlock(&r->applier->watch_lock);
+    for (; held > 0; held--)
+        replica_unref(r);
 }

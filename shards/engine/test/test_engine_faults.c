@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include "shards/engine/codec.h"
 #include "shards/engine/test/harness.h"
@@ -325,6 +326,38 @@ static void test_engine_watch_sees_every_later_event(void **state)
     cluster_free(c);
 }
 
+static uint64_t cpu_ms(void)
+{
+    struct timespec t;
+    assert_int_equal(clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t), 0);
+    return (uint64_t)t.tv_sec * 1000 + (uint64_t)t.tv_nsec / 1000000;
+}
+
+/* A client with that many goes away: each of its watches ends by itself. */
+static void test_engine_many_watches_end_quickly(void **state)
+{
+    (void)state;
+    enum { N = 60000 };
+    struct cluster *c = cluster_new(1, 60);
+    cluster_bootstrap(c, 1);
+    propose_ok(c, "x");
+    struct engine *e = c->hosts[0].engine;
+    struct seen s = {.e = e};
+    const struct engine_watcher w = {&s, on_event, on_ended};
+    uint64_t *ids = calloc(N, sizeof *ids);
+    for (int i = 0; i < N; i++)
+        ids[i] = engine_watch(e, SHARD, &w, NULL);
+    uint64_t begin = cpu_ms();
+    for (int i = 0; i < N; i++)
+        engine_unwatch(e, ids[i]);
+    assert_true(cpu_ms() - begin < 1000);
+    propose_ok(c, "nobody hears it");
+    assert_int_equal(s.events, 0);
+    assert_int_equal(s.ended, 0);
+    free(ids);
+    cluster_free(c);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -339,6 +372,7 @@ int main(void)
         cmocka_unit_test(test_engine_hung_writer_loses_leadership),
         cmocka_unit_test(test_engine_peer_down_ends_loyalty),
         cmocka_unit_test(test_engine_watch_sees_every_later_event),
+        cmocka_unit_test(test_engine_many_watches_end_quickly),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
