@@ -311,7 +311,8 @@ struct bus {
     struct uuid cluster_id;
     struct peer *peers;
     struct bus_inbound *inbound;
-    struct bus_seen *seen;
+    struct bus_seen *seen; /* the most recently used first */
+    size_t seen_count;
     uint64_t log_window_ns;
     uint32_t log_count;
 
@@ -360,8 +361,7 @@ void bus__frame_received(enum bus_lane lane, size_t bytes);
 struct bus_request *bus__request_self(struct bus *b, uint64_t id, uint32_t method,
                                       struct bufslice body, uint64_t deadline_ns);
 void bus__request_deliver(struct bus_request *r);
-/* One whose cancellation was not told yet, with a reference; in->mutex is held. */
-struct bus_request *bus__request_next_cancellable(struct bus_inbound *in);
+void bus__request_cancel_all(struct bus_inbound *in); /* whose cancellation was not told yet */
 void bus__request_cancel(struct bus_request *r);
 size_t bus__request_bytes(void); /* what the pools keep */
 size_t bus__exchange_bytes(void);
@@ -407,6 +407,7 @@ struct peer {
 };
 
 struct peer *bus__peer_find(struct bus *b, const struct uuid *host); /* a reference, or NULL */
+bool bus__peer_known(const struct bus *b, const struct uuid *host);  /* bus.mutex is held */
 struct peer *bus__peer_new(struct bus *b, const struct uuid *host, const char *address);
 struct peer *bus__peer_ref(struct peer *p);
 void bus__peer_unref(struct peer *p);

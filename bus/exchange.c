@@ -80,10 +80,9 @@ static void unwait(struct peer *p, const struct exchange *x)
     if (!*at)
         return;
     *at = x->next;
+    if (!x->next)
+        p->waiting_tail = at;
     p->waiting_bytes -= x->body.bytes.size;
-    p->waiting_tail = &p->waiting;
-    while (*p->waiting_tail)
-        p->waiting_tail = &(*p->waiting_tail)->next;
 }
 
 /* Loop; it has left the table. */

@@ -6,49 +6,89 @@
 
 #include "bus/bus_internal.h"
 
+#define SEEN_MAX 1024 /* host ids that are remembered, beside those of peers */
+
+/* Streams with a reference each, to be used after the lock was released. */
+struct inbounds {
+    struct bus_inbound **all;
+    size_t count;
+};
+
+static void inbounds_add(struct inbounds *list, struct bus_inbound *in)
+{
+    if ((list->count & (list->count - 1)) == 0) /* a power of two: full */
+        list->all =
+            xrealloc(list->all, (list->count ? list->count * 2 : 1) * sizeof(struct bus_inbound *));
+    bus__inbound_ref(in);
+    list->all[list->count++] = in;
+}
+
+static void inbounds_deinit(struct inbounds *list)
+{
+    for (size_t i = 0; i < list->count; i++)
+        bus__inbound_unref(list->all[i]);
+    free(list->all);
+}
+
 /* ---- Whom to accept -------------------------------------------------------------------------- */
 
-/* The mutex is held. */
+/* The mutex is held. The entry becomes the first of the list: the last one was used least. */
 static struct bus_seen *seen_of(struct bus *b, const struct uuid *host)
 {
-    struct bus_seen *s = b->seen;
-    while (s && !uuid_equal(&s->host, host))
-        s = s->next;
+    struct bus_seen **at = &b->seen;
+    while (*at && !uuid_equal(&(*at)->host, host))
+        at = &(*at)->next;
+    struct bus_seen *s = *at;
+    if (s) {
+        *at = s->next;
+        s->next = b->seen;
+        b->seen = s;
+    }
+    return s;
+}
+
+/* The mutex is held. Host ids cost a caller nothing, so those that are none of our peers' are
+ * remembered up to a bound. */
+static struct bus_seen *seen_add(struct bus *b, const struct uuid *host)
+{
+    struct bus_seen **victim = NULL;
+    for (struct bus_seen **at = &b->seen; *at && b->seen_count >= SEEN_MAX; at = &(*at)->next)
+        if (!bus__peer_known(b, &(*at)->host))
+            victim = at;
+    struct bus_seen *s = victim ? *victim : xcalloc(1, sizeof *s);
+    if (victim)
+        *victim = s->next;
+    else
+        b->seen_count++;
+    *s = (struct bus_seen){.next = b->seen, .host = *host};
+    b->seen = s;
     return s;
 }
 
 static void end_older(struct bus *b, const struct uuid *host, uint64_t incarnation)
 {
-    for (;;) {
-        struct bus_inbound *found = NULL;
-        pthread_mutex_lock(&b->mutex);
-        for (struct bus_inbound *in = b->inbound; in && !found; in = in->next)
-            if (uuid_equal(&in->hello.host, host) && in->hello.incarnation < incarnation) {
-                found = in;
-                in->hello.incarnation = UINT64_MAX; /* not again */
-                bus__inbound_ref(in);
-            }
-        pthread_mutex_unlock(&b->mutex);
-        if (!found)
-            return;
-        struct thole_status st;
-        thole_status_set(&st, THOLE_FAILED_PRECONDITION, THOLE_REASON_STALE_INCARNATION, __FILE__,
-                         __LINE__, "a newer process of this host has called");
-        bus__inbound_end(found, &st);
-        bus__inbound_unref(found);
-    }
+    struct inbounds found = {0};
+    struct thole_status st;
+    thole_status_set(&st, THOLE_FAILED_PRECONDITION, THOLE_REASON_STALE_INCARNATION, __FILE__,
+                     __LINE__, "a newer process of this host has called");
+    pthread_mutex_lock(&b->mutex);
+    for (struct bus_inbound *in = b->inbound; in; in = in->next)
+        if (uuid_equal(&in->hello.host, host) && in->hello.incarnation < incarnation) {
+            in->hello.incarnation = UINT64_MAX; /* not again */
+            inbounds_add(&found, in);
+        }
+    pthread_mutex_unlock(&b->mutex);
+    for (size_t i = 0; i < found.count; i++)
+        bus__inbound_end(found.all[i], &st);
+    inbounds_deinit(&found);
 }
 
 void bus__seen(struct bus *b, const struct uuid *host, uint64_t incarnation, const char *address)
 {
     pthread_mutex_lock(&b->mutex);
     struct bus_seen *s = seen_of(b, host);
-    if (!s) {
-        s = xcalloc(1, sizeof *s);
-        s->host = *host;
-        s->next = b->seen;
-        b->seen = s;
-    }
+    if (!s)
+        s = seen_add(b, host);
     bool newer = incarnation > s->incarnation;
     bool known = s->incarnation > 0;
     if (newer) {
@@ -160,15 +200,7 @@ static void gone(void *ctx)
 {
     struct bus_inbound *in = ctx;
     bus__inbound_end(in, NULL);
-    for (;;) {
-        pthread_mutex_lock(&in->mutex);
-        struct bus_request *r = bus__request_next_cancellable(in);
-        pthread_mutex_unlock(&in->mutex);
-        if (!r)
-            return;
-        bus__request_cancel(r);
-        bus__request_unref(r);
-    }
+    bus__request_cancel_all(in);
 }
 
 struct bus_inbound *bus__inbound_of(struct bus *b, struct bus_rpc *rpc, bool lane)
@@ -270,25 +302,17 @@ void bus__inbound_stop(struct bus *b)
     struct thole_status st;
     thole_status_set(&st, THOLE_UNAVAILABLE, THOLE_REASON_STOPPED, __FILE__, __LINE__,
                      "this host is shutting down");
-    for (;;) {
-        struct bus_inbound *found = NULL;
-        bool now = false;
-        pthread_mutex_lock(&b->mutex);
-        for (struct bus_inbound *in = b->inbound; in && !found; in = in->next) {
-            pthread_mutex_lock(&in->mutex);
-            if (!in->draining) {
-                in->draining = true;
-                found = in;
-                now = in->requests.count == 0;
-                bus__inbound_ref(in);
-            }
-            pthread_mutex_unlock(&in->mutex);
-        }
-        pthread_mutex_unlock(&b->mutex);
-        if (!found)
-            return;
-        if (now)
-            bus__inbound_end(found, &st);
-        bus__inbound_unref(found);
+    struct inbounds idle = {0};
+    pthread_mutex_lock(&b->mutex);
+    for (struct bus_inbound *in = b->inbound; in; in = in->next) {
+        pthread_mutex_lock(&in->mutex);
+        if (!in->draining && in->requests.count == 0)
+            inbounds_add(&idle, in);
+        in->draining = true;
+        pthread_mutex_unlock(&in->mutex);
     }
+    pthread_mutex_unlock(&b->mutex);
+    for (size_t i = 0; i < idle.count; i++)
+        bus__inbound_end(idle.all[i], &st);
+    inbounds_deinit(&idle);
 }

@@ -49,6 +49,14 @@ static struct peer **slot_of(struct bus *b, const struct uuid *host)
     return at;
 }
 
+bool bus__peer_known(const struct bus *b, const struct uuid *host)
+{
+    const struct peer *p = b->peers;
+    while (p && !uuid_equal(&p->host, host))
+        p = p->next;
+    return p || uuid_equal(&b->o.host_id, host);
+}
+
 static bool is_self(const struct bus *b, const struct uuid *host)
 {
     return b->self && uuid_equal(host, &b->o.host_id);

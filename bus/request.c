@@ -34,7 +34,7 @@ struct bus_request {
     void (*on_cancel)(void *ctx);
     void *on_cancel_ctx;
     bool cancelled;
-    bool told; /* under in->mutex: found by next_cancellable */
+    bool told; /* under in->mutex: its cancellation is, or was, told */
     struct bus_task task;
     uint8_t
         copied[BODY_BYTES_COPIED]; /* a small body: counting references to the message that it came
@@ -95,17 +95,24 @@ void bus__request_cancel(struct bus_request *r)
         fn(ctx);
 }
 
-struct bus_request *bus__request_next_cancellable(struct bus_inbound *in)
+void bus__request_cancel_all(struct bus_inbound *in)
 {
-    size_t it = 0;
+    size_t it = 0, n = 0;
     struct bus_request *r;
+    pthread_mutex_lock(&in->mutex);
+    struct bus_request **all = xcalloc(in->requests.count + 1, sizeof(struct bus_request *));
     while ((r = map_next(&in->requests, &it, NULL)))
         if (!r->told) {
             r->told = true;
             ref(r);
-            return r;
+            all[n++] = r;
         }
-    return NULL;
+    pthread_mutex_unlock(&in->mutex);
+    for (size_t i = 0; i < n; i++) {
+        bus__request_cancel(all[i]);
+        bus__request_unref(all[i]);
+    }
+    free(all);
 }
 
 static void deliver(struct bus_request *r)

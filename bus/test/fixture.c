@@ -187,14 +187,15 @@ struct host *host_new(uint8_t n, uint8_t cluster, uint64_t incarnation, const ch
 
 void host_release(struct host *h)
 {
-    struct bus_request *held[HELD_MAX];
     pthread_mutex_lock(&h->mutex);
     int n = h->held_count;
-    memcpy(held, h->held, sizeof held);
+    struct bus_request **held = xmalloc(((size_t)n + 1) * sizeof(struct bus_request *));
+    memcpy(held, h->held, (size_t)n * sizeof(struct bus_request *));
     h->held_count = 0;
     pthread_mutex_unlock(&h->mutex);
     for (int i = 0; i < n; i++)
         bus_answer(held[i], body_of("late"), false);
+    free(held);
 }
 
 void host_free(struct host *h)

@@ -27,7 +27,7 @@ enum {
     METHOD_FLOOD = 7,    /* answers of 64 KiB until refused, then "full" */
 };
 
-#define HELD_MAX 64
+#define HELD_MAX 65536
 
 struct host {
     struct bus *bus;

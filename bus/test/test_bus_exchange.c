@@ -1,7 +1,9 @@
 /* Exchanges and asks: answers, failures, cancellation, time limits, and peers that go away. */
 #include <stdio.h>
 #include <stdlib.h>
+#include <time.h>
 
+#include "bus/bus_internal.h"
 #include "bus/test/fixture.h"
 
 /* A busy machine may need more than one attempt. */
@@ -101,6 +103,58 @@ static void test_large_bodies(void **state)
     assert_int_equal(o[2].st.code, THOLE_RESOURCE_EXHAUSTED);
     assert_int_equal(o[2].st.reason, THOLE_REASON_TOO_LARGE);
     host_free(a);
+    host_free(b);
+}
+
+static uint64_t cpu_ms(void)
+{
+    struct timespec t;
+    assert_int_equal(clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t), 0);
+    return (uint64_t)t.tv_sec * 1000 + (uint64_t)t.tv_nsec / 1000000;
+}
+
+/* A client with 60,000 watches goes away. */
+static void test_many_open_requests_of_a_lost_caller_are_cancelled_quickly(void **state)
+{
+    (void)state;
+    enum { N = 60000 };
+    struct host *a = host_new(1, 9, 1, NULL), *b = host_new(2, 9, 1, NULL);
+    struct outcome *all = calloc(N, sizeof *all);
+    reach(a, b);
+    for (int i = 0; i < N; i++) {
+        ask(a, b, METHOD_HOLD, "", 0, &all[i]);
+    }
+    eventually(b, b->held_count == N);
+    uint64_t begin = cpu_ms();
+    host_free(a);
+    eventually(b, b->cancels == N);
+    assert_true(cpu_ms() - begin < 2000);
+    host_free(b);
+    free(all);
+}
+
+/* Host ids cost nothing: whoever makes them up must not fill the memory of a host, nor make it
+ * forget its peers. */
+static void test_forged_host_ids_are_forgotten_before_peers(void **state)
+{
+    (void)state;
+    enum { N = 3000 };
+    struct host *b = host_new(2, 9, 1, NULL), *peer = host_new(3, 9, 7, NULL);
+    reach(b, peer); /* b has seen start 7 of it */
+    uint64_t begin = cpu_ms();
+    for (int i = 0; i < N; i++) {
+        struct bus_hello h = {.cluster = uuid_of(9), .incarnation = 1};
+        struct thole_status st;
+        put_le32(h.host.bytes, (uint32_t)i + 1);
+        assert_int_equal(bus__admit(b->bus, &h, true, &st), THOLE_OK);
+    }
+    assert_true(cpu_ms() - begin < 2000);
+    assert_in_range(locked(b->bus, b->bus->seen_count), 1024, 1026);
+    struct bus_hello old = {.host = peer->id, .cluster = uuid_of(9), .incarnation = 6};
+    struct thole_status st;
+    assert_int_equal(bus__admit(b->bus, &old, true, &st), THOLE_FAILED_PRECONDITION);
+    assert_int_equal(st.reason, THOLE_REASON_STALE_INCARNATION);
+    host_free(peer);
     host_free(b);
 }
 
@@ -298,6 +352,8 @@ int main(void)
         cmocka_unit_test(test_answers_failures_and_watches),
         cmocka_unit_test(test_many_at_once_are_matched),
         cmocka_unit_test(test_large_bodies),
+        cmocka_unit_test(test_many_open_requests_of_a_lost_caller_are_cancelled_quickly),
+        cmocka_unit_test(test_forged_host_ids_are_forgotten_before_peers),
         cmocka_unit_test(test_cancel_reaches_the_callee),
         cmocka_unit_test(test_time_limit),
         cmocka_unit_test(test_killed_peer_leaves_the_outcome_unknown),
