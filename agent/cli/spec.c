@@ -127,6 +127,51 @@ static bool read_document(struct spec_reader *r, yaml_node_t *root, struct spec_
     return true;
 }
 
+static bool say(struct spec_error *error, const char *source, size_t line, const char *what)
+{
+    snprintf(error->text, sizeof(error->text), "%s:%zu: %s", source, line + 1, what);
+    return false;
+}
+
+/* libyaml looks at all open levels for each token, and at all anchors for each anchor and alias, so
+ * that 100 kB of "[" cost it a quarter of a minute. Bound both before it builds a document. */
+static bool check_bounds(const char *source, struct slice text, struct spec_error *error)
+{
+    yaml_parser_t parser;
+    unsigned depth = 0, anchors = 0;
+    bool ok = true, end = false;
+    if (!yaml_parser_initialize(&parser)) {
+        abort(); /* out of memory */
+    }
+    yaml_parser_set_input_string(&parser, text.data, text.size);
+    while (ok && !end) {
+        yaml_event_t e;
+        if (!yaml_parser_parse(&parser, &e)) {
+            break; /* the reader of documents says what is wrong */
+        }
+        end = e.type == YAML_STREAM_END_EVENT;
+        const yaml_char_t *anchor = NULL;
+        if (e.type == YAML_SEQUENCE_START_EVENT || e.type == YAML_MAPPING_START_EVENT) {
+            depth++;
+            anchor = e.type == YAML_SEQUENCE_START_EVENT ? e.data.sequence_start.anchor
+                                                         : e.data.mapping_start.anchor;
+        } else if (e.type == YAML_SEQUENCE_END_EVENT || e.type == YAML_MAPPING_END_EVENT) {
+            depth--;
+        } else if (e.type == YAML_SCALAR_EVENT) {
+            anchor = e.data.scalar.anchor;
+        }
+        anchors += anchor != NULL;
+        if (depth > SPEC_DEPTH_MAX) {
+            ok = say(error, source, e.start_mark.line, "is nested too deeply");
+        } else if (anchors > SPEC_ANCHORS_MAX) {
+            ok = say(error, source, e.start_mark.line, "has too many anchors");
+        }
+        yaml_event_delete(&e);
+    }
+    yaml_parser_delete(&parser);
+    return ok;
+}
+
 bool spec_parse(upb_DefPool *pool, upb_Arena *arena, const char *source, struct slice text,
                 struct spec_list *list, struct spec_error *error)
 {
@@ -141,6 +186,9 @@ bool spec_parse(upb_DefPool *pool, upb_Arena *arena, const char *source, struct 
                  SPEC_BYTES_MAX);
         return false;
     }
+    if (!check_bounds(source, text, error)) {
+        return false;
+    }
     if (!yaml_parser_initialize(&parser)) {
         abort(); /* out of memory */
     }
@@ -149,10 +197,8 @@ bool spec_parse(upb_DefPool *pool, upb_Arena *arena, const char *source, struct 
     while (ok && !end) {
         yaml_document_t doc;
         if (!yaml_parser_load(&parser, &doc)) {
-            snprintf(error->text, sizeof(error->text), "%s:%zu: %s", source,
-                     parser.problem_mark.line + 1,
+            ok = say(error, source, parser.problem_mark.line,
                      parser.problem != NULL ? parser.problem : "it cannot be read");
-            ok = false;
             break;
         }
         yaml_node_t *root = yaml_document_get_root_node(&doc);

@@ -16,6 +16,7 @@
 #define SPEC_BYTES_MAX (4 << 20)    /* of one file */
 #define SPEC_NODES_MAX (100 * 1000) /* visited in one document: aliases can repeat them */
 #define SPEC_DEPTH_MAX 32
+#define SPEC_ANCHORS_MAX 1000 /* in one file */
 
 enum spec_kind { SPEC_SHARD, SPEC_HOST, SPEC_POOL };
 

@@ -1,6 +1,7 @@
 /* Specs: good ones become messages, bad ones become a line number and a field's name. */
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include "agent/cli/cli.h"
 #include "agent/cli/spec.h"
@@ -201,6 +202,50 @@ static void test_aliases_that_explode_or_loop_are_refused(void **state)
     bytes_deinit(&text);
 }
 
+static uint64_t cpu_ms(void)
+{
+    struct timespec t;
+    assert_int_equal(clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t), 0);
+    return (uint64_t)t.tv_sec * 1000 + (uint64_t)t.tv_nsec / 1000000;
+}
+
+static void assert_bad_soon(struct fixture *f, const char *line, size_t times, const char *expected)
+{
+    struct bytes text = {0};
+    for (size_t i = 0; i < times; i++) {
+        bytes_append_str(&text, line);
+    }
+    bytes_append(&text, "", 1);
+    uint64_t begin = cpu_ms();
+    assert_bad(f, (const char *)text.data, expected);
+    assert_true(cpu_ms() - begin < 1000);
+    bytes_deinit(&text);
+}
+
+static void test_deep_nesting_costs_little(void **state)
+{
+    struct fixture *f = *state;
+    assert_bad_soon(f, "[", 100000, "x.yaml:1: is nested too deeply");
+    assert_bad_soon(f, "{", 100000, "x.yaml:1: is nested too deeply");
+    assert_bad_soon(f, "- ", 50000, "x.yaml:1: is nested too deeply");
+    assert_bad_soon(f, "[\n", 100000, "x.yaml:33: is nested too deeply");
+    assert_bad_soon(f, "[", 30, "x.yaml:"); /* unfinished, but not too deep */
+}
+
+static void test_many_anchors_cost_little(void **state)
+{
+    struct fixture *f = *state;
+    struct bytes text = {0};
+    for (int i = 0; i < 100000; i++) {
+        bytes_printf(&text, "- &a%d x\n", i);
+    }
+    bytes_append(&text, "", 1);
+    uint64_t begin = cpu_ms();
+    assert_bad(f, (const char *)text.data, "x.yaml:1001: has too many anchors");
+    assert_true(cpu_ms() - begin < 1000);
+    bytes_deinit(&text);
+}
+
 static void test_yaml_output_can_be_read_again(void **state)
 {
     struct fixture *f = *state;
@@ -274,6 +319,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_bad_frames_are_refused, setup, teardown),
         cmocka_unit_test_setup_teardown(test_aliases_that_explode_or_loop_are_refused, setup,
                                         teardown),
+        cmocka_unit_test_setup_teardown(test_deep_nesting_costs_little, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_many_anchors_cost_little, setup, teardown),
         cmocka_unit_test_setup_teardown(test_yaml_output_can_be_read_again, setup, teardown),
         cmocka_unit_test(test_units_are_read_and_shown),
         cmocka_unit_test(test_base64_round_trip),
