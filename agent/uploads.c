@@ -35,6 +35,7 @@ struct upload {
     char name[UUID_TEXT_BYTES];
     struct snapshot_check *check; /* until KEPT */
     struct engine_file *file;     /* RECEIVING, once its head is known to be good */
+    uint64_t size;                /* of the whole file; 0: not known */
     uint64_t used_ns;
     uint64_t known_at; /* KEPT: a view from here on knows its shard; UINT64_MAX: ask first */
 };
@@ -188,21 +189,58 @@ static void show(const struct upload *x, struct job *j)
     answer(j, &(struct thole_status){0}, &state);
 }
 
+/* What the uploads that are there will still write: the rest of each, and each once more when it
+ * becomes a replica's. */
+static uint64_t promised_bytes(const struct uploads *u)
+{
+    uint64_t sum = 0;
+    for (const struct upload *x = u->all; x; x = x->next)
+        sum += x->file ? 2 * x->size - snapshot_check_fed(x->check) : x->size;
+    return sum;
+}
+
+/* Of the disk, beside the reserve. */
+static enum thole_code usable_bytes(struct uploads *u, uint64_t *ret, struct thole_status *st)
+{
+    uint64_t free_bytes = 0;
+    enum thole_code code = u->files->ops->space(u->files, &free_bytes, st);
+    if (code == THOLE_OK)
+        *ret = free_bytes > FREE_BYTES_MIN ? free_bytes - FREE_BYTES_MIN : 0;
+    return code;
+}
+
 /* The file is copied once more when it becomes a replica's. */
 static enum thole_code create(struct uploads *u, struct upload *x, struct thole_status *st)
 {
-    uint64_t free_bytes = 0;
+    uint64_t usable = 0, promised = promised_bytes(u);
     uint64_t size = snapshot_check_total(x->check);
     char part[UUID_TEXT_BYTES + 8];
-    enum thole_code code = u->files->ops->space(u->files, &free_bytes, st);
-    if (code == THOLE_OK &&
-        (free_bytes < FREE_BYTES_MIN || (free_bytes - FREE_BYTES_MIN) / 2 < size))
-        code = THOLE_FAIL(st, THOLE_RESOURCE_EXHAUSTED, THOLE_REASON_DISK,
-                          "the host has %" PRIu64 " bytes free, and a snapshot of %" PRIu64
-                          " bytes needs twice its size",
-                          free_bytes, size);
+    enum thole_code code = usable_bytes(u, &usable, st);
+    if (code == THOLE_OK && (usable < promised || (usable - promised) / 2 < size))
+        code =
+            THOLE_FAIL(st, THOLE_RESOURCE_EXHAUSTED, THOLE_REASON_DISK,
+                       "beside its reserve the host has %" PRIu64 " bytes free, of which %" PRIu64
+                       " are promised to other uploads, and a snapshot of %" PRIu64
+                       " bytes needs twice its size",
+                       usable, promised, size);
+    if (code == THOLE_OK)
+        x->size = size;
     part_name(x, part);
     return code == THOLE_OK ? u->files->ops->create(u->files, part, true, &x->file, st) : code;
+}
+
+/* Others write to the disk, too: what was free at the beginning may be gone. */
+static enum thole_code append(struct uploads *u, struct upload *x, struct slice body,
+                              struct thole_status *st)
+{
+    uint64_t usable = 0;
+    enum thole_code code = usable_bytes(u, &usable, st);
+    if (code == THOLE_OK && usable < body.size)
+        code = THOLE_FAIL(st, THOLE_RESOURCE_EXHAUSTED, THOLE_REASON_DISK,
+                          "the disk of the host is down to its reserve of %d bytes: free some, and "
+                          "begin again",
+                          FREE_BYTES_MIN);
+    return code == THOLE_OK ? u->files->ops->append(x->file, body.data, body.size, st) : code;
 }
 
 static enum thole_code take(struct uploads *u, struct upload *x, struct slice data,
@@ -213,7 +251,7 @@ static enum thole_code take(struct uploads *u, struct upload *x, struct slice da
     if (code == THOLE_OK && snapshot_check_head(x->check) && !x->file)
         code = create(u, x, st);
     if (code == THOLE_OK && body.size > 0)
-        code = u->files->ops->append(x->file, body.data, body.size, st);
+        code = append(u, x, body, st);
     if (code != THOLE_OK || snapshot_check_fed(x->check) != snapshot_check_total(x->check))
         return code;
     code = snapshot_check_end(x->check, st);
