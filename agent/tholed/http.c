@@ -1,4 +1,8 @@
-/* The HTTP port, by libmicrohttpd. See http.h. */
+/* The HTTP port, by libmicrohttpd. See http.h.
+ *
+ * libmicrohttpd stops accepting at its limit of connections. So that nobody can keep a probe out by
+ * connecting and saying nothing, we stay below it: a newcomer ends the connection that has been
+ * silent for the longest time. */
 #include "agent/tholed/http.h"
 
 #include <microhttpd.h>
@@ -12,11 +16,27 @@
 #include "base/assert.h"
 #include "base/metrics.h"
 
+#define CONNECTIONS_MAX 32 /* ours; libmicrohttpd's is above it, and is never met */
+#define CONNECTIONS_LIMIT (2 * CONNECTIONS_MAX)
+#define SILENCE_S_MAX 10u
+
+struct connection {
+    struct connection *older, *newer;
+    int fd;
+    bool asked; /* sent a request */
+    bool cut;   /* was told to end */
+};
+
 struct http {
     struct agent *agent;
     struct MHD_Daemon *daemon;
     char *address;
+    struct connection *oldest, *newest; /* the polling thread's, as what follows */
+    size_t count;                       /* not cut */
 };
+
+static METRIC_DEFINE_COUNTER(metric_cut, "thole_http_cut_connections_total",
+                             "Connections of the HTTP port that were ended to make room");
 
 #define TEXT_PLAIN "text/plain; charset=utf-8"
 
@@ -73,6 +93,76 @@ static enum MHD_Result get_version(struct http *h, struct MHD_Connection *c)
     return reply(c, MHD_HTTP_OK, "application/json", slice_str(text));
 }
 
+/* ---- Connections ----------------------------------------------------------------------------- */
+
+/* One that asked nothing, if there is any. */
+static void cut_oldest(struct http *h)
+{
+    struct connection *victim = NULL;
+    for (struct connection *n = h->oldest; n; n = n->newer)
+        if (!n->cut && (!victim || (victim->asked && !n->asked)))
+            victim = n;
+    if (!victim)
+        return;
+    victim->cut = true;
+    h->count--;
+    shutdown(victim->fd, SHUT_RDWR); /* libmicrohttpd sees its end, and closes it */
+    metric_add(&metric_cut, 1);
+}
+
+static void begun(struct http *h, struct MHD_Connection *c, void **context)
+{
+    const union MHD_ConnectionInfo *info =
+        MHD_get_connection_info(c, MHD_CONNECTION_INFO_CONNECTION_FD);
+    if (!info)
+        return;
+    if (h->count >= CONNECTIONS_MAX)
+        cut_oldest(h);
+    struct connection *n = xcalloc(1, sizeof *n);
+    n->fd = info->connect_fd;
+    n->older = h->newest;
+    if (n->older)
+        n->older->newer = n;
+    else
+        h->oldest = n;
+    h->newest = n;
+    h->count++;
+    *context = n;
+}
+
+static void ended(struct http *h, struct connection *n)
+{
+    if (n->older)
+        n->older->newer = n->newer;
+    else
+        h->oldest = n->newer;
+    if (n->newer)
+        n->newer->older = n->older;
+    else
+        h->newest = n->older;
+    h->count -= !n->cut;
+    free(n);
+}
+
+static void on_connection(void *ctx, struct MHD_Connection *c, void **context,
+                          enum MHD_ConnectionNotificationCode what)
+{
+    if (what == MHD_CONNECTION_NOTIFY_STARTED)
+        begun(ctx, c, context);
+    else if (*context)
+        ended(ctx, *context);
+}
+
+static void note_request(struct MHD_Connection *c)
+{
+    const union MHD_ConnectionInfo *info =
+        MHD_get_connection_info(c, MHD_CONNECTION_INFO_SOCKET_CONTEXT);
+    if (info && info->socket_context)
+        ((struct connection *)info->socket_context)->asked = true;
+}
+
+/* ---- The daemon ------------------------------------------------------------------------------ */
+
 static enum MHD_Result answer(void *ctx, struct MHD_Connection *c, const char *url,
                               const char *method, const char *version, const char *upload,
                               size_t *upload_size, void **state)
@@ -82,6 +172,7 @@ static enum MHD_Result answer(void *ctx, struct MHD_Connection *c, const char *u
     (void)upload;
     (void)upload_size;
     (void)state;
+    note_request(c);
     if (strcmp(method, MHD_HTTP_METHOD_GET) != 0 && strcmp(method, MHD_HTTP_METHOD_HEAD) != 0)
         return reply(c, MHD_HTTP_METHOD_NOT_ALLOWED, TEXT_PLAIN, slice_str("only GET\n"));
     if (strcmp(url, "/metrics") == 0)
@@ -136,8 +227,9 @@ enum thole_code http_new(struct agent *a, const char *address, struct http **ret
     unsigned flags = MHD_USE_AUTO | MHD_USE_INTERNAL_POLLING_THREAD |
                      (ai->ai_family == AF_INET6 ? MHD_USE_IPv6 : 0);
     h->daemon = MHD_start_daemon(flags, 0, NULL, NULL, answer, h, MHD_OPTION_SOCK_ADDR, ai->ai_addr,
-                                 MHD_OPTION_CONNECTION_LIMIT, 64u, MHD_OPTION_CONNECTION_TIMEOUT,
-                                 30u, MHD_OPTION_END);
+                                 MHD_OPTION_CONNECTION_LIMIT, (unsigned)CONNECTIONS_LIMIT,
+                                 MHD_OPTION_CONNECTION_TIMEOUT, SILENCE_S_MAX,
+                                 MHD_OPTION_NOTIFY_CONNECTION, on_connection, h, MHD_OPTION_END);
     freeaddrinfo(ai);
     const union MHD_DaemonInfo *info =
         h->daemon ? MHD_get_daemon_info(h->daemon, MHD_DAEMON_INFO_BIND_PORT) : NULL;

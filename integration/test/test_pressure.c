@@ -1,0 +1,159 @@
+/* Clients that hold what they can get: connections, descriptors, memory, the pipe of the log. The
+ * host goes on serving others meanwhile, and afterwards everything works. */
+#include <arpa/inet.h>
+#include <fcntl.h>
+#include <netinet/in.h>
+#include <poll.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#include "integration/test/cluster.h"
+
+#define HTTP_PORT 7401
+
+static int setup(void **state)
+{
+    *state = cluster_new();
+    return 0;
+}
+
+static int teardown(void **state)
+{
+    cluster_free(*state);
+    return 0;
+}
+
+/* ---- Sockets --------------------------------------------------------------------------------- */
+
+static struct sockaddr_in address_of(const struct host *h, uint16_t port)
+{
+    struct sockaddr_in a = {.sin_family = AF_INET, .sin_port = htons(port)};
+    char ip[32];
+    snprintf(ip, sizeof ip, "%s", h->address);
+    *strchr(ip, ':') = '\0';
+    assert_int_equal(inet_pton(AF_INET, ip, &a.sin_addr), 1);
+    return a;
+}
+
+static int dial(const struct host *h, uint16_t port)
+{
+    struct sockaddr_in a = address_of(h, port);
+    int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    assert_true(fd >= 0);
+    struct timeval limit = {.tv_sec = 5};
+    assert_int_equal(setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof limit), 0);
+    assert_int_equal(connect(fd, (struct sockaddr *)&a, sizeof a), 0);
+    return fd;
+}
+
+/* "GET path": the answer; empty if there was none in time. */
+static const char *http_get(const struct host *h, const char *path)
+{
+    static char answer[256 * 1024];
+    char request[256];
+    size_t size = 0;
+    ssize_t got;
+    int fd = dial(h, HTTP_PORT);
+    int n = snprintf(request, sizeof request,
+                     "GET %s HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n", path);
+    assert_int_equal(send(fd, request, (size_t)n, MSG_NOSIGNAL), n);
+    while ((got = recv(fd, answer + size, sizeof answer - 1 - size, 0)) > 0)
+        size += (size_t)got;
+    answer[size] = '\0';
+    close(fd);
+    return answer;
+}
+
+static void assert_http_ok(const struct host *h, const char *path)
+{
+    const char *answer = http_get(h, path);
+    if (strncmp(answer, "HTTP/1.1 200 OK", 15) != 0)
+        fail_msg("GET %s: %.200s", path, answer);
+}
+
+static double metric(const struct host *h, const char *name)
+{
+    char line[128];
+    snprintf(line, sizeof line, "\n%s ", name);
+    const char *at = strstr(http_get(h, "/metrics"), line);
+    if (!at)
+        fail_msg("there is no metric %s", name);
+    return strtod(at + strlen(line), NULL);
+}
+
+static void start_dev(struct cluster *c, const char *log_level)
+{
+    struct host *h = &c->hosts[0];
+    char http[64];
+    struct sockaddr_in a = address_of(h, 0);
+    snprintf(http, sizeof http, "%s:%d", inet_ntoa(a.sin_addr), HTTP_PORT);
+    const char *args[] = {"--dev",     "--listen", h->address,    "--name",  h->name,
+                          "--http",    http,       "--log-level", log_level, NULL};
+    host_start(c, 0, args);
+    cluster_wait_ready(c, 0, 20000);
+}
+
+/* ---- The HTTP port --------------------------------------------------------------------------- */
+
+static void test_silent_http_connections_do_not_keep_probes_out(void **state)
+{
+    enum { N = 300 };
+    struct cluster *c = *state;
+    struct host *h = &c->hosts[0];
+    int fds[N];
+    start_dev(c, "info");
+    for (int i = 0; i < N; i++) {
+        fds[i] = dial(h, HTTP_PORT);
+        if (i % 3 == 0) /* some say half of something */
+            assert_int_equal(send(fds[i], "GET /met", 8, MSG_NOSIGNAL), 8);
+    }
+    uint64_t begin = now_ms();
+    assert_http_ok(h, "/livez");
+    assert_http_ok(h, "/metrics");
+    assert_true(now_ms() - begin < 3000);
+    for (int i = 0; i < N; i++)
+        close(fds[i]);
+    assert_http_ok(h, "/readyz");
+    host_stop(c, 0);
+}
+
+/* ---- The log --------------------------------------------------------------------------------- */
+
+/* A supervisor that hangs reads no pipe. */
+static void test_unread_standard_error_does_not_stop_the_host(void **state)
+{
+    struct cluster *c = *state;
+    struct host *h = &c->hosts[0];
+    assert_int_equal(mkfifo(h->log_path, 0600), 0);
+    int reader = open(h->log_path, O_RDONLY | O_NONBLOCK | O_CLOEXEC);
+    assert_true(reader >= 0);
+    assert_true(fcntl(reader, F_SETPIPE_SZ, 4096) > 0);
+    start_dev(c, "debug");
+    apply_yaml(c, 0,
+               "kind: ShardPool\nname: noise\nspec: {count: 60, shard: {type: kv, voters: 1}}\n");
+    assert_true(metric(h, "thole_log_lost_lines_total") > 0);
+    host_stop(c, 0); /* SIGTERM works */
+    close(reader);
+    unlink(h->log_path);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test_setup_teardown(test_silent_http_connections_do_not_keep_probes_out, setup,
+                                        teardown),
+        cmocka_unit_test_setup_teardown(test_unread_standard_error_does_not_stop_the_host, setup,
+                                        teardown),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
