@@ -86,8 +86,10 @@ static double metric(const struct host *h, const char *name)
     char line[128];
     snprintf(line, sizeof line, "\n%s ", name);
     const char *at = strstr(http_get(h, "/metrics"), line);
-    if (!at)
+    if (!at) {
         fail_msg("there is no metric %s", name);
+        return 0;
+    }
     return strtod(at + strlen(line), NULL);
 }
 
@@ -97,8 +99,8 @@ static void start_dev(struct cluster *c, const char *log_level)
     char http[64];
     struct sockaddr_in a = address_of(h, 0);
     snprintf(http, sizeof http, "%s:%d", inet_ntoa(a.sin_addr), HTTP_PORT);
-    const char *args[] = {"--dev",     "--listen", h->address,    "--name",  h->name,
-                          "--http",    http,       "--log-level", log_level, NULL};
+    const char *args[] = {"--dev",  "--listen", h->address,    "--name",  h->name,
+                          "--http", http,       "--log-level", log_level, NULL};
     host_start(c, 0, args);
     cluster_wait_ready(c, 0, 20000);
 }
