@@ -192,11 +192,6 @@ static void served_cancel(void *ctx)
 static void watch_resolved(void *ctx, const struct thole_status *st, uint64_t shard_id)
 {
     struct served_watch *w = ctx;
-    struct thole_status refused;
-    struct uuid from;
-    if (st->code == THOLE_OK && shard_id == REGISTRY_SHARD_ID &&
-        !bus_request_from(w->request, &from) && agent_zero_refused(&refused) != THOLE_OK)
-        st = &refused;
     if (st->code != THOLE_OK) {
         served_ended(w, st);
         served_watch_unref(w);
@@ -215,6 +210,14 @@ void serve_watch(struct agent *a, struct bus_request *q)
     struct forward f;
     if (!forward_decode(bus_request_body(q), &f)) {
         refuse(q, "malformed body of a watch");
+        return;
+    }
+    struct uuid from;
+    struct thole_status st;
+    bool zero = f.shard_name.size > 0 ? slice_equal(f.shard_name, slice_str(REGISTRY_SHARD_NAME))
+                                      : f.shard_id == REGISTRY_SHARD_ID;
+    if (zero && !bus_request_from(q, &from) && agent_zero_refused(&st) != THOLE_OK) {
+        bus_answer_failure(q, &st);
         return;
     }
     struct served_watch *w = xcalloc(1, sizeof *w);

@@ -185,6 +185,8 @@ static void test_shard_zero_takes_no_forged_command_of_a_client(void **state)
     assert_int_equal(r.failure.code, THOLE_INVALID_ARGUMENT);
     r = ask_zero(bus, at, METHOD_QUERY, false, slice_str(""), arena);
     assert_int_equal(r.failure.code, THOLE_INVALID_ARGUMENT);
+    r = ask_zero(bus, at, METHOD_WATCH, false, slice_str(""), arena);
+    assert_int_equal(r.failure.code, THOLE_INVALID_ARGUMENT);
     r = ask_zero(bus, at, METHOD_TRANSFER, false, slice_str(""), arena);
     assert_int_equal(r.failure.code, THOLE_PERMISSION_DENIED);
 
