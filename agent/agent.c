@@ -421,6 +421,7 @@ static enum thole_code open_bus(struct agent *a, struct thole_status *st)
         .cluster_id = a->identity.cluster,
         .incarnation = a->incarnation,
         .version = agent_version(),
+        .log_host = a->identity.name,
         .clock = executor_clock(a->executor),
         .unary_slots = UNARY_CALLS_MAX,
         .handler = wiring_bus_handler(a),
@@ -517,8 +518,9 @@ static enum thole_code open_all(struct agent *a, struct thole_status *st)
         code = open_stores(a, st);
     if (code != THOLE_OK)
         return code;
-    log_set_host(a->identity.name);
+    (void)log_context_host(a->identity.name);
     a->executor = executor_threaded_new(&clock_system);
+    executor_set_host(a->executor, a->identity.name);
     a->registry = registry_new();
     collect_types(a);
     code = open_bus(a, st);
@@ -565,15 +567,15 @@ enum thole_code agent_new(const struct agent_options *o, struct agent **ret,
         return code;
     struct agent *a = agent_alloc(o);
     code = open_all(a, st);
-    if (code != THOLE_OK) {
+    if (code == THOLE_OK) {
+        LOG_INFO(AGENT, "host runs data_dir=%s version=%s", a->dir.path, agent_version());
+        *ret = a;
+    } else {
         agent_stop(a);
         agent_free(a);
-        return code;
     }
-    LOG_INFO(AGENT, "host runs name=%s address=%s incarnation=%" PRIu64 " data_dir=%s",
-             agent_name(a), agent_address(a), a->incarnation, a->dir.path);
-    *ret = a;
-    return THOLE_OK;
+    (void)log_context_host(NULL);
+    return code;
 }
 
 /* ---- Closing --------------------------------------------------------------------------------- */
@@ -631,6 +633,7 @@ void agent_stop(struct agent *a)
     pthread_mutex_unlock(&a->lock);
     if (again)
         return;
+    (void)log_context_host(agent_name(a));
     bootstrap_stop(a);
     if (a->bus && a->chores)
         health_down(a);
@@ -656,6 +659,7 @@ void agent_stop(struct agent *a)
         exports_stop(a->exports);
     if (a->uploads)
         uploads_stop(a->uploads);
+    (void)log_context_host(NULL);
 }
 
 void agent_free(struct agent *a)

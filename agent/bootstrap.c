@@ -318,6 +318,7 @@ static void *bootstrap_main(void *ctx)
 {
     struct agent *a = ctx;
     pthread_setname_np(pthread_self(), "bootstrap");
+    (void)log_context_host(agent_name(a));
     if (a->bootstrap == AGENT_BOOTSTRAP_PEERS)
         meeting_run(a);
     else

@@ -293,6 +293,7 @@ static void *renew_main(void *ctx)
     struct renewal *r = ctx;
     struct agent *a = r->agent;
     pthread_setname_np(pthread_self(), "renew");
+    (void)log_context_host(agent_name(a));
     datadir_load_peers(&a->dir, add_address, r);
     for (uint32_t i = 0; i < a->identity.first.count; i++)
         add_address(r, &a->identity.first.members[i].host, a->identity.first.members[i].address);

@@ -168,7 +168,7 @@ static void carry_out(struct repair *r)
     const struct repair_plan *p = &r->plan;
     const struct repair_replica *best = &p->replicas[p->chosen];
     LOG_WARN(AGENT,
-             "repairing shard=%" PRIu64 " with replica=%" PRIu64 " on host=%s epoch=%" PRIu64,
+             "repairing shard=%" PRIu64 " with replica=%" PRIu64 " on peer=%s epoch=%" PRIu64,
              p->shard_id, best->replica_id, best->host, p->epoch);
     if (uuid_equal(&best->host_id, agent_host_id(r->agent))) {
         engine_force(r->agent->engine, p->shard_id, p->epoch, forced_here, r);

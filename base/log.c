@@ -9,7 +9,6 @@
 #include <stdarg.h>
 #include <stdatomic.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -36,10 +35,12 @@ static METRIC_DEFINE_COUNTER(metric_lost, "thole_log_lost_lines_total",
 
 /* Guards what follows, and keeps lines whole where one write is not (pipes, above 4 KiB). */
 static pthread_mutex_t line_mutex = PTHREAD_MUTEX_INITIALIZER;
-static char *host_name;
+static log_sink_fn line_sink;
+static void *line_sink_ctx;
 static uint64_t lost; /* since the last line that was written */
 static bool torn;     /* the last line was cut: stderr was full in its middle */
 
+static _Thread_local const char *context_host;
 static _Thread_local uint64_t context_shard_id;
 static _Thread_local uint64_t context_replica_id;
 static _Thread_local const char *context_thread;
@@ -74,14 +75,14 @@ static bool apply_item(struct slice item, uint8_t levels[LOG_SUBJECT_COUNT])
         (void)slice_take(&item, (size_t)(equals - item.data), &subject);
         item = slice_of(item.data + 1, item.size - 1);
     }
-    size_t level = find(item, log__level_names, LEVEL_COUNT);
+    size_t level = find(item, log_level_names, LEVEL_COUNT);
     if (level == LEVEL_COUNT)
         return false;
     if (equals == NULL) {
         memset(levels, (int)level, LOG_SUBJECT_COUNT);
         return true;
     }
-    size_t i = find(subject, log__subject_names, LOG_SUBJECT_COUNT);
+    size_t i = find(subject, log_subject_names, LOG_SUBJECT_COUNT);
     if (i == LOG_SUBJECT_COUNT)
         return false;
     levels[i] = (uint8_t)level;
@@ -106,14 +107,19 @@ bool log_configure_text(const char *spec)
     return true;
 }
 
-void log_set_host(const char *name)
+void log_set_sink(log_sink_fn sink, void *ctx)
 {
-    char *copy = name != NULL ? xstrdup(name) : NULL;
     pthread_mutex_lock(&line_mutex);
-    char *old = host_name;
-    host_name = copy;
+    line_sink = sink;
+    line_sink_ctx = ctx;
     pthread_mutex_unlock(&line_mutex);
-    free(old);
+}
+
+const char *log_context_host(const char *name)
+{
+    const char *before = context_host;
+    context_host = name;
+    return before;
 }
 
 void log_context(uint64_t shard_id, uint64_t replica_id)
@@ -204,6 +210,14 @@ void log_print(const char *text)
     pthread_mutex_unlock(&line_mutex);
 }
 
+static void write_stderr(const struct log_line *line)
+{
+    struct bytes out = {0};
+    render(&out, line);
+    write_line(bytes_slice(&out), line->wall_ms);
+    bytes_deinit(&out);
+}
+
 void log_write(enum log_level level, enum log_subject subject, const char *format, ...)
 {
     int errno_of_caller = errno;
@@ -217,21 +231,21 @@ void log_write(enum log_level level, enum log_subject subject, const char *forma
     else if ((size_t)size >= sizeof(message))
         memcpy(message + sizeof(message) - sizeof("..."), "...", sizeof("..."));
 
-    struct bytes out = {0};
-    pthread_mutex_lock(&line_mutex);
-    struct log_line line = {
+    const struct log_line line = {
         .wall_ms = clock_system.wall_ms(&clock_system),
         .level = level,
         .subject = subject,
         .message = message,
-        .host = host_name,
+        .host = context_host,
         .thread = context_thread,
         .shard_id = context_shard_id,
         .replica_id = context_replica_id,
     };
-    render(&out, &line);
-    write_line(bytes_slice(&out), line.wall_ms);
+    pthread_mutex_lock(&line_mutex);
+    if (line_sink != NULL)
+        line_sink(line_sink_ctx, &line);
+    else
+        write_stderr(&line);
     pthread_mutex_unlock(&line_mutex);
-    bytes_deinit(&out);
     errno = errno_of_caller;
 }

@@ -1,7 +1,8 @@
 /* Log lines for people and machines: level and subject are checked before arguments are evaluated.
  * One line is one write to stderr: "2026-01-31T10:00:00.123Z INFO  raft  became leader term=4
- * shard=7 replica=12", or the same as one JSON object. Thread-safe. Arguments are key=value.
- * Nothing here waits for who reads stderr: lines that it does not take are lost, and counted. */
+ * shard=7 replica=12", or one JSON object in which each key=value of the message is a member. A
+ * value with spaces is quoted: error="no such file". Thread-safe. Nothing here waits for who reads
+ * stderr: lines that it does not take are lost, and counted. */
 #ifndef BASE_LOG_H
 #define BASE_LOG_H
 
@@ -29,11 +30,29 @@ void log_configure(enum log_level level, bool json);
 /* "info", or "info,raft=debug,bus=warn"; false if a word is unknown. */
 bool log_configure_text(const char *spec);
 void log_set_json(bool json);
-/* Shown on each line of this process, e.g. the host's name; copied; NULL for none. */
-void log_set_host(const char *name);
+/* Lines go to `sink` instead of stderr; NULL: to stderr again. One line at a time, on the thread
+ * that logs; the sink must be quick and must not log. The line is valid until it returns. */
+struct log_line;
+typedef void (*log_sink_fn)(void *ctx, const struct log_line *line);
+void log_set_sink(log_sink_fn sink, void *ctx);
 
 /* Context of this thread's lines; 0 means none. Cheap: thread-local stores. */
 void log_context(uint64_t shard_id, uint64_t replica_id);
+/* The host for which this thread works; NULL: none. Borrowed. Returns the one before. */
+const char *log_context_host(const char *name);
+
+struct log_line {
+    uint64_t wall_ms;
+    enum log_level level;
+    enum log_subject subject;
+    const char *message;
+    const char *host;   /* NULL: none */
+    const char *thread; /* NULL: none */
+    uint64_t shard_id;  /* 0: none */
+    uint64_t replica_id;
+};
+extern const char *const log_level_names[];   /* lower case, by enum log_level */
+extern const char *const log_subject_names[]; /* by enum log_subject */
 
 /* Atomic, because the levels may change while threads log. */
 extern _Atomic uint8_t log_levels[LOG_SUBJECT_COUNT];

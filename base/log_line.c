@@ -1,11 +1,12 @@
 /* How one log line looks: pure functions of its parts. Messages quote names and errors that come
  * from outside, so control characters are escaped: nobody can forge a line. */
 #include <inttypes.h>
+#include <string.h>
 #include <time.h>
 
 #include "base/log_internal.h"
 
-const char *const log__level_names[] = {
+const char *const log_level_names[] = {
     [LOG_LEVEL_ERROR] = "error",
     [LOG_LEVEL_WARN] = "warn",
     [LOG_LEVEL_INFO] = "info",
@@ -19,14 +20,14 @@ static const char *const level_labels[] = {
     [LOG_LEVEL_DEBUG] = "DEBUG",
 };
 
-const char *const log__subject_names[] = {
+const char *const log_subject_names[] = {
     [LOG_BASE] = "base",         [LOG_STORE] = "store",     [LOG_RAFT] = "raft",
     [LOG_ENGINE] = "engine",     [LOG_MACHINE] = "machine", [LOG_BUS] = "bus",
     [LOG_REGISTRY] = "registry", [LOG_HOSTCTL] = "hostctl", [LOG_AGENT] = "agent",
     [LOG_DAEMON] = "daemon",
 };
 
-_Static_assert(sizeof(log__subject_names) / sizeof(log__subject_names[0]) == LOG_SUBJECT_COUNT,
+_Static_assert(sizeof(log_subject_names) / sizeof(log_subject_names[0]) == LOG_SUBJECT_COUNT,
                "every subject has a name");
 
 static void append_time(struct bytes *out, uint64_t wall_ms)
@@ -91,31 +92,146 @@ static unsigned utf8_length(const unsigned char *s)
     return length;
 }
 
-static void append_json_string(struct bytes *out, const char *text)
+static void append_json_bytes(struct bytes *out, const char *text, size_t size)
 {
     const unsigned char *s = (const unsigned char *)text;
+    const unsigned char *end = s + size;
     bytes_append_str(out, "\"");
-    while (*s != '\0') {
+    while (s < end) {
         unsigned length = utf8_length(s);
-        if (length == 0)
+        if (length == 0 || length > (size_t)(end - s)) {
             bytes_append_str(out, "\\ufffd");
-        else if (*s == '"' || *s == '\\')
+            length = 1;
+        } else if (*s == '"' || *s == '\\') {
             bytes_printf(out, "\\%c", *s);
-        else if (is_control(*s) && short_escape(*s) != 0)
+        } else if (is_control(*s) && short_escape(*s) != 0) {
             bytes_printf(out, "\\%c", short_escape(*s));
-        else if (is_control(*s))
+        } else if (is_control(*s)) {
             bytes_printf(out, "\\u%04x", (unsigned)*s);
-        else
+        } else {
             bytes_append(out, s, length);
-        s += length > 0 ? length : 1;
+        }
+        s += length;
     }
     bytes_append_str(out, "\"");
 }
 
+static void append_json_string(struct bytes *out, const char *text)
+{
+    append_json_bytes(out, text, strlen(text));
+}
+
+/* ---- The key=value pairs of a message -------------------------------------------------------- */
+
+#define PAIRS_MAX 24 /* of one message; what is beyond stays in its text */
+
+struct pair {
+    const char *key, *value; /* in the message */
+    size_t key_size, value_size;
+};
+
+struct parsed {
+    struct pair pairs[PAIRS_MAX];
+    size_t count;
+    struct bytes text; /* the message without them */
+};
+
+static bool is_key_char(char c)
+{
+    return (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9') || c == '_';
+}
+
+static bool has_key(const struct parsed *p, const char *key, size_t size)
+{
+    for (size_t i = 0; i < p->count; i++) {
+        if (p->pairs[i].key_size == size && memcmp(p->pairs[i].key, key, size) == 0)
+            return true;
+    }
+    return false;
+}
+
+/* Members that every line has already. */
+static bool is_reserved(const char *key, size_t size)
+{
+    static const char *const names[] = {"time", "level", "subject", "message", "host", "thread"};
+    for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
+        if (strlen(names[i]) == size && memcmp(names[i], key, size) == 0)
+            return true;
+    }
+    return false;
+}
+
+/* A pair that begins at `s`; returns where it ends, or NULL if there is none. */
+static const char *parse_pair(const char *s, struct pair *ret)
+{
+    const char *at = s;
+    while (is_key_char(*at))
+        at++;
+    if (at == s || *at != '=')
+        return NULL;
+    *ret = (struct pair){.key = s, .key_size = (size_t)(at - s), .value = at + 1};
+    at++;
+    if (*at != '"') {
+        at += strcspn(at, " ");
+        while (at > ret->value &&
+               strchr(";,:", at[-1]) != NULL) /* the sentence's, not its value's */
+            at--;
+        ret->value_size = (size_t)(at - ret->value);
+        return at;
+    }
+    ret->value++;
+    for (at++; (at = strchr(at, '"')) != NULL; at++) {
+        if (at[1] == '\0' || strchr(" ;,:", at[1]) != NULL) { /* else a quote inside the value */
+            ret->value_size = (size_t)(at - ret->value);
+            return at + 1;
+        }
+    }
+    return NULL;
+}
+
+static void parse_message(const char *message, struct parsed *ret)
+{
+    const char *s = message;
+    while (*s != '\0') {
+        struct pair pair;
+        bool at_word = s == message || s[-1] == ' ';
+        const char *end = at_word && ret->count < PAIRS_MAX ? parse_pair(s, &pair) : NULL;
+        if (end == NULL || is_reserved(pair.key, pair.key_size) ||
+            has_key(ret, pair.key, pair.key_size)) {
+            bytes_append(&ret->text, s, 1);
+            s++;
+            continue;
+        }
+        ret->pairs[ret->count++] = pair;
+        s = end;
+        if (ret->text.size > 0 && ret->text.data[ret->text.size - 1] == ' ')
+            ret->text.size--; /* the space before the pair; the one behind it stays */
+    }
+}
+
+/* As a number where any JSON reader keeps it exactly. */
+static void append_json_value(struct bytes *out, const struct pair *p)
+{
+    size_t digits = 0;
+    while (digits < p->value_size && p->value[digits] >= '0' && p->value[digits] <= '9')
+        digits++;
+    bool quoted = p->value[-1] == '"';
+    bool number = !quoted && digits == p->value_size && digits > 0 && digits <= 15 &&
+                  (digits == 1 || p->value[0] != '0');
+    if (number)
+        bytes_append(out, p->value, p->value_size);
+    else
+        append_json_bytes(out, p->value, p->value_size);
+}
+
+/* ---- Lines ----------------------------------------------------------------------------------- */
+
 void log__render_text(struct bytes *out, const struct log_line *line)
 {
+    struct parsed parsed = {0};
+    parse_message(line->message, &parsed);
     append_time(out, line->wall_ms);
-    bytes_printf(out, " %s %s  ", level_labels[line->level], log__subject_names[line->subject]);
+    bytes_printf(out, " %s %s  ", level_labels[line->level], log_subject_names[line->subject]);
     append_text(out, line->message);
     if (line->host != NULL) {
         bytes_append_str(out, " host=");
@@ -125,20 +241,23 @@ void log__render_text(struct bytes *out, const struct log_line *line)
         bytes_append_str(out, " thread=");
         append_text(out, line->thread);
     }
-    if (line->shard_id != 0)
+    if (line->shard_id != 0 && !has_key(&parsed, "shard", 5))
         bytes_printf(out, " shard=%" PRIu64, line->shard_id);
-    if (line->replica_id != 0)
+    if (line->replica_id != 0 && !has_key(&parsed, "replica", 7))
         bytes_printf(out, " replica=%" PRIu64, line->replica_id);
     bytes_append_str(out, "\n");
+    bytes_deinit(&parsed.text);
 }
 
 void log__render_json(struct bytes *out, const struct log_line *line)
 {
+    struct parsed parsed = {0};
+    parse_message(line->message, &parsed);
     bytes_append_str(out, "{\"time\":\"");
     append_time(out, line->wall_ms);
     bytes_printf(out, "\",\"level\":\"%s\",\"subject\":\"%s\",\"message\":",
-                 log__level_names[line->level], log__subject_names[line->subject]);
-    append_json_string(out, line->message);
+                 log_level_names[line->level], log_subject_names[line->subject]);
+    append_json_bytes(out, (const char *)parsed.text.data, parsed.text.size);
     if (line->host != NULL) {
         bytes_append_str(out, ",\"host\":");
         append_json_string(out, line->host);
@@ -147,9 +266,16 @@ void log__render_json(struct bytes *out, const struct log_line *line)
         bytes_append_str(out, ",\"thread\":");
         append_json_string(out, line->thread);
     }
-    if (line->shard_id != 0)
+    if (line->shard_id != 0 && !has_key(&parsed, "shard", 5))
         bytes_printf(out, ",\"shard\":%" PRIu64, line->shard_id);
-    if (line->replica_id != 0)
+    if (line->replica_id != 0 && !has_key(&parsed, "replica", 7))
         bytes_printf(out, ",\"replica\":%" PRIu64, line->replica_id);
+    for (size_t i = 0; i < parsed.count; i++) {
+        bytes_append_str(out, ",");
+        append_json_bytes(out, parsed.pairs[i].key, parsed.pairs[i].key_size);
+        bytes_append_str(out, ":");
+        append_json_value(out, &parsed.pairs[i]);
+    }
     bytes_append_str(out, "}\n");
+    bytes_deinit(&parsed.text);
 }

@@ -165,8 +165,10 @@ void worker__take(struct worker *w, struct msgq *batch)
 void worker__turn(struct worker *w, struct msgq *batch)
 {
     const char *before = log__thread(w->name);
+    const char *host_before = log_context_host(w->ex->host);
     w->deadline_ns = w->turn(w->ctx, batch, clock_now(w->ex->clock));
     log_context(0, 0);
+    log_context_host(host_before);
     log__thread(before);
 }
 
@@ -175,7 +177,15 @@ void executor_free(struct executor *ex)
     if (ex == NULL)
         return;
     ASSERT(atomic_load_explicit(&ex->workers, memory_order_relaxed) == 0);
+    free(ex->host);
     ex->ops->free(ex);
+}
+
+void executor_set_host(struct executor *ex, const char *name)
+{
+    ASSERT(atomic_load_explicit(&ex->workers, memory_order_relaxed) == 0);
+    free(ex->host);
+    ex->host = xstrdup(name);
 }
 
 const struct clock *executor_clock(const struct executor *ex)

@@ -73,6 +73,8 @@ void worker_stop(struct worker *w);
 void worker_free(struct worker *w); /* after worker_stop; NULL is fine */
 
 struct executor *executor_threaded_new(const struct clock *clock);
+/* The host that the workers' log lines name; copied. Before the first worker. */
+void executor_set_host(struct executor *ex, const char *name);
 void executor_free(struct executor *ex); /* every worker must have been freed */
 const struct clock *executor_clock(const struct executor *ex);
 /* May a turn wait for what another worker does? Only where each has a thread of its own. */

@@ -55,6 +55,7 @@ struct executor_ops {
 struct executor {
     const struct executor_ops *ops;
     const struct clock *clock;
+    char *host; /* NULL: none */
     _Atomic size_t workers;
 };
 

@@ -69,6 +69,7 @@ struct bus_options {
     struct uuid cluster_id;        /* nil until known; see bus_set_cluster */
     uint64_t incarnation;
     const char *version;
+    const char *log_host; /* the host that log lines of the bus's thread name; NULL: none */
     const struct clock *clock;
     struct bus_handler handler;
     size_t peer_queue_bytes; /* per lane; 0: default 16 MiB. Full: bus_send refuses */

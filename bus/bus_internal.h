@@ -58,6 +58,7 @@ struct bus_timer { /* embed; zero-initialise, set fn */
 struct bus_loop {
     grpc_completion_queue *cq;
     const struct clock *clock;
+    const char *log_host;
     pthread_t thread;
     bool threaded;
     pthread_mutex_t mutex;
@@ -74,7 +75,8 @@ struct bus_loop {
 };
 
 void bus__loop_init(struct bus_loop *l, const struct clock *clock);
-void bus__loop_run(struct bus_loop *l, const char *name); /* starts the thread */
+/* Starts the thread. Its log lines name `host` (borrowed; NULL: none). */
+void bus__loop_run(struct bus_loop *l, const char *name, const char *host);
 /* `ready` is called with the loop's mutex held, whenever `changed` was signalled. */
 bool bus__loop_wait(struct bus_loop *l, bool (*ready)(struct bus_loop *l), uint32_t timeout_ms);
 /* Admit nothing new, cancel unary calls, wait for what is live, end the thread, run what tasks are

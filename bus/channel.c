@@ -77,7 +77,7 @@ enum thole_code bus_channel_new(const char *addresses, struct bus_channel **ret,
     bus__loop_init(&c->loop, &clock_system);
     c->channel = bus__channel_open(target, false);
     free(target);
-    bus__loop_run(&c->loop, "bus-channel");
+    bus__loop_run(&c->loop, "bus-channel", NULL);
     *ret = c;
     return THOLE_OK;
 }

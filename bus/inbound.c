@@ -279,10 +279,10 @@ bool bus__inbound_greet(struct bus_inbound *in, const struct bus_hello *hello)
         /* A host calls with several streams at once: one line is enough. */
         bool tell = hello->lane <= BUS_LANE_CONTROL && bus__log_allowed(b);
         if (tell && st.code == THOLE_UNAVAILABLE) /* it comes again, and time heals it */
-            LOG_INFO(BUS, "not yet for a caller host=%s address=%s why=\"%s\"", host,
+            LOG_INFO(BUS, "not yet for a caller peer=%s address=%s why=\"%s\"", host,
                      hello->address, st.message);
         else if (tell)
-            LOG_WARN(BUS, "refused a caller host=%s address=%s incarnation=%" PRIu64 " why=\"%s\"",
+            LOG_WARN(BUS, "refused a caller peer=%s address=%s incarnation=%" PRIu64 " why=\"%s\"",
                      host, hello->address, hello->incarnation, st.message);
         bus__inbound_end(in, &st);
         return false;

@@ -189,11 +189,11 @@ static void log_failure(struct link *l, const struct thole_status *st, bool read
     uuid_format(&l->peer->host, host);
     if (refused)
         LOG_WARN(BUS,
-                 "refused by a peer host=%s lane=%s why=\"%s\" reason=%s; retrying every %u ms",
+                 "refused by a peer peer=%s lane=%s why=\"%s\" reason=%s; retrying every %u ms",
                  host, lane_names[l->lane], st->message, thole_reason_name(st->reason),
                  (unsigned)delay_ms);
     else
-        LOG_INFO(BUS, "%s host=%s lane=%s why=\"%s\"; retrying in %u ms",
+        LOG_INFO(BUS, "%s peer=%s lane=%s why=\"%s\"; retrying in %u ms",
                  ready ? "connection lost" : "cannot connect", host, lane_names[l->lane],
                  st->message, (unsigned)delay_ms);
 }

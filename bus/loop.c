@@ -195,6 +195,7 @@ static bool fall_asleep(struct bus_loop *l, gpr_timespec *ret)
 static void *loop_main(void *arg)
 {
     struct bus_loop *l = arg;
+    (void)log_context_host(l->log_host);
     for (;;) {
         run_tasks(l);
         pthread_mutex_lock(&l->mutex);
@@ -222,8 +223,9 @@ static void *loop_main(void *arg)
     }
 }
 
-void bus__loop_run(struct bus_loop *l, const char *name)
+void bus__loop_run(struct bus_loop *l, const char *name, const char *host)
 {
+    l->log_host = host;
     int e = pthread_create(&l->thread, NULL, loop_main, l);
     ASSERT(e == 0);
     l->threaded = true;

@@ -111,7 +111,10 @@ void bus__peer_report(struct peer *p)
     p->up_told = up;
     char host[UUID_TEXT_BYTES];
     uuid_format(&p->host, host);
-    LOG_INFO(BUS, "peer is %s host=%s", up ? "up" : "down", host);
+    if (up)
+        LOG_INFO(BUS, "peer connected peer=%s", host);
+    else
+        LOG_WARN(BUS, "peer disconnected peer=%s; connecting again", host);
     if (h->peer_state)
         h->peer_state(h->ctx, &p->host, up, incarnation);
 }

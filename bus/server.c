@@ -202,7 +202,7 @@ enum thole_code bus_new(const struct bus_options *o, struct bus **ret, struct th
         bus__reflection_init(b);
         add_catch_all(b);
     }
-    bus__loop_run(&b->loop, "bus");
+    bus__loop_run(&b->loop, "bus", b->o.log_host);
     *ret = b;
     return THOLE_OK;
 }

@@ -1,6 +1,8 @@
 /* The controllers' worker: what wakes it, which shards it looks at, and when it looks again. */
 #include "hostctl/hostctl_internal.h"
 
+#include "base/log.h"
+
 #include <stdlib.h>
 #include <string.h>
 
@@ -136,11 +138,52 @@ static bool has_nothing_to_place(const struct hostctl *h, const struct ctl_shard
             w->heal_after_ms <= h->now_ms && w->place_revision <= registry_view_revision(h->view));
 }
 
+static void flush_leader_log(struct hostctl *h)
+{
+    if (h->leader_log.more > 0) {
+        LOG_INFO(RAFT, "leadership changed on more shards, not logged one by one shards=%" PRIu32,
+                 h->leader_log.more);
+    }
+    h->leader_log.more = 0;
+    h->leader_log.lines = 0;
+    h->leader_log.window_end_ms = h->now_ms + 1000;
+}
+
+static void log_leader(struct hostctl *h, struct ctl_shard *s,
+                       const struct engine_replica_status *local)
+{
+    bool leads = local != NULL && local->leader_ready && !local->failed;
+    if (leads == s->leads) {
+        return;
+    }
+    s->leads = leads;
+    if (h->now_ms >= h->leader_log.window_end_ms) {
+        flush_leader_log(h);
+    }
+    if (h->leader_log.lines >= HOSTCTL_LEADER_LINES_MAX) {
+        h->leader_log.more++;
+        return;
+    }
+    h->leader_log.lines++;
+    struct registry_shard_buf buf;
+    const thole_v1_Shard *row = registry_shard(h->view, s->id, &buf);
+    /* The view may be behind: at first shard zero itself is not in it. */
+    upb_StringView name =
+        row != NULL ? thole_v1_Shard_name(row)
+                    : upb_StringView_FromString(s->id == REGISTRY_SHARD_ID ? REGISTRY_SHARD_NAME
+                                                                           : "unknown");
+    uint64_t replica_id = local != NULL ? local->replica_id : 0;
+    LOG_INFO(RAFT, "%s shard=%.*s shard_id=%" PRIu64 " replica=%" PRIu64 " term=%" PRIu64,
+             leads ? "became leader" : "leadership ended", (int)name.size, name.data, s->id,
+             replica_id, local != NULL ? local->term : 0);
+}
+
 static void evaluate(struct hostctl *h, struct ctl_shard *s)
 {
     struct engine_replica_status status;
     bool here = engine_shard_status(h->o.engine, s->id, &status);
     const struct engine_replica_status *local = here ? &status : NULL;
+    log_leader(h, s, local);
     hostctl__host_evaluate(h, s, local);
     if (here && status.leader_ready && !status.failed) {
         hostctl__membership_evaluate(h, s, local);
@@ -254,6 +297,9 @@ static uint64_t next_turn_ns(const struct hostctl *h)
     if (h->leaders_due_ms < due_ms) {
         due_ms = h->leaders_due_ms;
     }
+    if (h->leader_log.more > 0 && h->leader_log.window_end_ms < due_ms) {
+        due_ms = h->leader_log.window_end_ms;
+    }
     if (h->dirty != NULL) {
         due_ms = h->now_ms;
     }
@@ -301,6 +347,9 @@ static uint64_t turn(void *ctx, struct msgq *batch, uint64_t now_ns)
         hostctl__report_run(h);
     }
     evaluate_dirty(h);
+    if (h->leader_log.more > 0 && h->leader_log.window_end_ms <= h->now_ms) {
+        flush_leader_log(h);
+    }
     if (h->zero_leader && h->balance_due_ms <= h->now_ms) {
         hostctl__balance_run(h);
     }

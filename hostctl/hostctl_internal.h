@@ -25,6 +25,7 @@
 #define HOSTCTL_POOL_SHARDS_MAX 256   /* of a pool, changed by one command */
 #define HOSTCTL_EVALUATIONS_MAX 1024  /* of shards in one turn */
 #define HOSTCTL_MOVES_MAX 4           /* replicas that move only for balance, at one time */
+#define HOSTCTL_LEADER_LINES_MAX 32   /* in a second */
 #define HOSTCTL_TRANSFERS_MIN 4  /* leaders that move for balance, from one host at a time ... */
 #define HOSTCTL_TRANSFERS_MAX 64 /* ... and if it leads hundreds more than another */
 
@@ -120,6 +121,7 @@ struct ctl_shard {
     struct ctl_shard *next_dirty;
     const struct ctl_work *work; /* to read; hostctl__work to change it. hostctl__no_work: none */
     bool dirty;
+    bool leads;                       /* the local replica, as the log says */
     bool starting, seeding, removing; /* host controller */
     bool changing, fencing;           /* membership controller */
     bool placing, place_blocked;      /* blocked: until a command is answered */
@@ -240,6 +242,12 @@ struct hostctl {
     size_t leaders_at;         /* where in `shards` the next look at all goes on */
     uint64_t liveness_due_ms;  /* UINT64_MAX: nothing to wait for */
     uint64_t liveness_ran_ms;
+
+    /* Changes of leadership in the log: some lines in a second, then one with the count. */
+    struct {
+        uint64_t window_end_ms;
+        uint32_t lines, more;
+    } leader_log;
 
     struct ctl_shard *reports, **reports_tail;
     bool report_outstanding;

@@ -16,15 +16,15 @@ struct world {
     struct thole_shard *on_host, *on_client;
 };
 
-static struct thole *start_host(struct fixture *f)
+static struct thole *start_host(struct fixture *f, int i, const char *name)
 {
     struct thole_options o = THOLE_OPTIONS_INIT;
     struct thole_status st = {0};
     struct thole *t = NULL;
-    char *dir = fixture_dir(f, 0);
+    char *dir = fixture_dir(f, i);
     o.data_dir = dir;
-    o.listen = fixture_address(f, 0);
-    o.name = "h1";
+    o.listen = fixture_address(f, i);
+    o.name = name;
     o.bootstrap = THOLE_BOOTSTRAP_DEV;
     o.election_timeout_ms = 200;
     o.heartbeat_ms = 40;
@@ -41,7 +41,7 @@ static int set_up(void **state)
     struct thole_status st = {0};
     struct world *w = calloc(1, sizeof *w);
     w->f = fixture_new(1);
-    w->host = start_host(w->f);
+    w->host = start_host(w->f, 0, "h1");
     if (thole_connect(fixture_address(w->f, 0), &w->client, &st) != THOLE_OK)
         fail_msg("client does not connect: %s", st.message);
     const struct thole_shard_spec spec = {
@@ -280,6 +280,53 @@ static void test_view_walks_hosts_shards_and_replicas(void **state)
     thole_view_release(v);
 }
 
+/* Lines come from many threads, one at a time. */
+struct logged {
+    int of_h1, of_x1, of_none;
+    int x1_leads_zero, x1_raft_debug;
+    char unnamed[256];
+};
+
+static void note_line(void *ctx, const struct thole_log_line *line)
+{
+    struct logged *l = ctx;
+    bool x1 = line->host != NULL && strcmp(line->host, "x1") == 0;
+    bool raft = strcmp(line->subject, "raft") == 0;
+    l->of_x1 += x1;
+    l->of_h1 += line->host != NULL && strcmp(line->host, "h1") == 0;
+    l->of_none += line->host == NULL;
+    if (line->host == NULL) {
+        snprintf(l->unnamed, sizeof l->unnamed, "%s", line->message);
+    }
+    l->x1_leads_zero += x1 && raft && line->level == THOLE_LOG_INFO &&
+                        strstr(line->message, "became leader shard=zero ") != NULL;
+    l->x1_raft_debug += x1 && raft && line->level == THOLE_LOG_DEBUG && line->replica_id != 0;
+}
+
+static void test_log_lines_name_the_host_they_are_of(void **state)
+{
+    struct world *w = *state;
+    struct thole_status st = {0};
+    struct logged logged = {0};
+    assert_int_equal(thole_log_levels("loud", &st), THOLE_INVALID_ARGUMENT);
+    assert_int_equal(thole_log_levels("info,raft=debug,hostctl=debug", &st), THOLE_OK);
+    thole_log_to(note_line, &logged);
+    struct thole *x1 = start_host(w->f, 1, "x1");
+    const struct thole_shard_spec spec = {
+        .size = sizeof spec, .name = "logged", .type = "counter", .voters = 1};
+    assert_int_equal(thole_shard_create(w->host, &spec, 10000, &st), THOLE_OK);
+    assert_int_equal(thole_shard_wait_ready(w->host, "logged", 20000, &st), THOLE_OK);
+    thole_close(x1);
+    thole_log_to(NULL, NULL);
+    assert_int_equal(thole_log_levels("error", &st), THOLE_OK);
+    if (logged.of_none > 0) {
+        fail_msg("%d lines name no host, the last one: %s", logged.of_none, logged.unnamed);
+    }
+    assert_true(logged.of_h1 > 0 && logged.of_x1 > 0);
+    assert_int_equal(logged.x1_leads_zero, 1);
+    assert_true(logged.x1_raft_debug > 0);
+}
+
 static void test_options_and_order_are_checked(void **state)
 {
     struct world *w = *state;
@@ -313,6 +360,7 @@ int main(void)
         cmocka_unit_test(test_session_applies_a_retry_once),
         cmocka_unit_test(test_watch_sees_changes_and_ends_once),
         cmocka_unit_test(test_view_walks_hosts_shards_and_replicas),
+        cmocka_unit_test(test_log_lines_name_the_host_they_are_of),
         cmocka_unit_test(test_options_and_order_are_checked),
     };
     return cmocka_run_group_tests(tests, set_up, tear_down);

@@ -135,6 +135,8 @@ static enum thole_code start(struct daemon *d, struct thole_status *st)
         .failed_ctx = d,
     };
     code = agent_new(&ao, &d->agent, st);
+    if (code == THOLE_OK)
+        (void)log_context_host(agent_name(d->agent));
     const char *http = o->http ? o->http : o->dev ? "127.0.0.1:0" : "off";
     if (code == THOLE_OK && strcmp(http, "off") != 0)
         code = http_new(d->agent, http, &d->http, st);
@@ -177,6 +179,7 @@ static void *status_main(void *ctx)
 {
     struct daemon *d = ctx;
     pthread_setname_np(pthread_self(), "status");
+    (void)log_context_host(agent_name(d->agent));
     while (!atomic_load(&d->stopping) && !agent_stopping(d->agent)) {
         if (!agent_wait(d->agent, clock_now(&clock_system) + 3600 * NS_PER_S, status_changed, d))
             continue;
@@ -266,6 +269,7 @@ static void stop(struct daemon *d, bool again)
     http_free(d->http);
     if (d->agent)
         agent_stop(d->agent);
+    (void)log_context_host(NULL);
     agent_free(d->agent);
     d->http = NULL;
     d->agent = NULL;

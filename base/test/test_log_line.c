@@ -65,15 +65,16 @@ static void test_log_line_json_shows_what_is_known(void **state)
     struct log_line line = line_of("became leader term=4");
     check_json(&line,
                "{\"time\":\"2026-01-31T10:00:00.123Z\",\"level\":\"info\",\"subject\":\"raft\","
-               "\"message\":\"became leader term=4\"}\n");
+               "\"message\":\"became leader\",\"term\":4}\n");
     line.shard_id = UINT64_MAX;
     line.replica_id = 12;
     line.host = "h\"1";
     line.thread = "loop-0";
     check_json(&line,
                "{\"time\":\"2026-01-31T10:00:00.123Z\",\"level\":\"info\",\"subject\":\"raft\","
-               "\"message\":\"became leader term=4\",\"host\":\"h\\\"1\","
-               "\"thread\":\"loop-0\",\"shard\":18446744073709551615,\"replica\":12}\n");
+               "\"message\":\"became leader\",\"host\":\"h\\\"1\","
+               "\"thread\":\"loop-0\",\"shard\":18446744073709551615,\"replica\":12,"
+               "\"term\":4}\n");
 }
 
 static void test_log_line_text_with_control_characters_is_one_line(void **state)
@@ -123,6 +124,54 @@ static void test_log_line_json_of_any_bytes_is_utf8(void **state)
     check_message("\xe2\x82", "\\ufffd\\ufffd"); /* cut at the end */
     check_message("\xf0\x9f\x98", "\\ufffd\\ufffd\\ufffd");
     check_message("\xc3(", "\\ufffd(");
+}
+
+/* What stands behind "message": the text without pairs, then the pairs. */
+static void check_members(const char *message, const char *expected)
+{
+    struct log_line line = line_of(message);
+    struct bytes out = {0};
+    log__render_json(&out, &line);
+    bytes_append(&out, "", 1);
+    const char *at = strstr((const char *)out.data, "\"message\":");
+    assert_non_null(at);
+    struct bytes all = {0};
+    bytes_printf(&all, "\"message\":%s}\n", expected);
+    bytes_append(&all, "", 1);
+    assert_string_equal(at, (const char *)all.data);
+    bytes_deinit(&all);
+    bytes_deinit(&out);
+}
+
+static void test_log_line_json_has_a_member_for_each_pair(void **state)
+{
+    (void)state;
+    check_members("peer disconnected peer=h2 retry_ms=200",
+                  "\"peer disconnected\",\"peer\":\"h2\",\"retry_ms\":200");
+    check_members("cannot write file=a/b error=\"No such file\"; trying again in 5 ms",
+                  "\"cannot write; trying again in 5 ms\",\"file\":\"a/b\","
+                  "\"error\":\"No such file\"");
+    check_members("refused error=\"shard \"x\"y is gone\"", /* an inner quote */
+                  "\"refused\",\"error\":\"shard \\\"x\\\"y is gone\"");
+    check_members("n=18446744073709551615 m=007 o=", /* readers of JSON would round the first */
+                  "\"\",\"n\":\"18446744073709551615\",\"m\":\"007\",\"o\":\"\"");
+    check_members("a=1 a=2 host=h3 level=x", "\" a=2 host=h3 level=x\",\"a\":1");
+    check_members("a=\"open", "\"a=\\\"open\"");
+    check_members("k=\xc3 x", "\" x\",\"k\":\"\\ufffd\"");
+    check_members("x==1 =2 A=3", "\" =2 A=3\",\"x\":\"=1\"");
+}
+
+static void test_log_line_has_each_key_once(void **state)
+{
+    (void)state;
+    struct log_line line = line_of("became leader shard=orders");
+    line.shard_id = 7;
+    line.replica_id = 12;
+    check_text(&line, "2026-01-31T10:00:00.123Z INFO  raft  became leader shard=orders "
+                      "replica=12\n");
+    check_json(&line,
+               "{\"time\":\"2026-01-31T10:00:00.123Z\",\"level\":\"info\",\"subject\":\"raft\","
+               "\"message\":\"became leader\",\"replica\":12,\"shard\":\"orders\"}\n");
 }
 
 static void test_log_configure_text_sets_all_or_nothing(void **state)
@@ -181,6 +230,46 @@ static char *captured(void (*f)(void))
     return text;
 }
 
+struct sunk {
+    int lines;
+    char last[64];
+    char host[16];
+};
+
+static void sink(void *ctx, const struct log_line *line)
+{
+    struct sunk *s = ctx;
+    s->lines++;
+    snprintf(s->last, sizeof(s->last), "%s", line->message);
+    snprintf(s->host, sizeof(s->host), "%s", line->host);
+}
+
+static struct sunk sunk;
+
+static void write_to_sink(void)
+{
+    (void)log_context_host("h1");
+    log_set_sink(sink, &sunk);
+    LOG_INFO(RAFT, "to the sink n=%d", 1);
+    LOG_DEBUG(RAFT, "below the level");
+    log_set_sink(NULL, NULL);
+    LOG_INFO(RAFT, "to stderr");
+    (void)log_context_host(NULL);
+}
+
+static void test_log_sink_takes_the_lines(void **state)
+{
+    (void)state;
+    sunk = (struct sunk){0};
+    char *text = captured(write_to_sink);
+    assert_int_equal(sunk.lines, 1);
+    assert_string_equal(sunk.last, "to the sink n=1");
+    assert_string_equal(sunk.host, "h1");
+    assert_null(strstr(text, "sink"));
+    assert_non_null(strstr(text, "to stderr host=h1\n"));
+    free(text);
+}
+
 static int evaluated;
 
 static int evaluate(void)
@@ -211,9 +300,8 @@ static void test_log_below_the_level_evaluates_nothing(void **state)
 
 static void write_with_context(void)
 {
-    char host[] = "h1";
-    log_set_host(host);
-    host[0] = 'x'; /* it was copied */
+    const char *host = log_context_host("h1");
+    assert_null(host);
     log_context(7, 12);
     const char *before = log__thread("loop-0");
     errno = ENOENT;
@@ -221,9 +309,9 @@ static void write_with_context(void)
     assert_int_equal(errno, ENOENT);
     log__thread(before);
     log_context(0, 0);
-    log_set_host("h2");
+    assert_string_equal(log_context_host("h2"), "h1");
     LOG_INFO(RAFT, "renamed");
-    log_set_host(NULL);
+    (void)log_context_host(NULL);
     LOG_INFO(RAFT, "without");
 }
 
@@ -280,12 +368,10 @@ static void write_in_parallel(void)
         assert_int_equal(pthread_create(&threads[i], NULL, write_many, &ids[i]), 0);
     }
     for (int i = 0; i < 100; i++) {
-        log_set_host(i % 2 ? "even" : "odd");
         log_configure_text(i % 2 ? "info" : "debug");
     }
     for (int i = 0; i < THREADS; i++)
         pthread_join(threads[i], NULL);
-    log_set_host(NULL);
     log_configure(LOG_LEVEL_INFO, false);
 }
 
@@ -385,6 +471,9 @@ int main(void)
         cmocka_unit_test(test_log_line_text_with_control_characters_is_one_line),
         cmocka_unit_test(test_log_line_json_escapes_what_json_reserves),
         cmocka_unit_test(test_log_line_json_of_any_bytes_is_utf8),
+        cmocka_unit_test(test_log_line_json_has_a_member_for_each_pair),
+        cmocka_unit_test(test_log_line_has_each_key_once),
+        cmocka_unit_test(test_log_sink_takes_the_lines),
         cmocka_unit_test(test_log_configure_text_sets_all_or_nothing),
         cmocka_unit_test(test_log_below_the_level_evaluates_nothing),
         cmocka_unit_test(test_log_context_is_shown_until_it_is_cleared),

@@ -91,7 +91,7 @@ void engine_bad_frame(struct engine *e, const struct uuid *host, const struct th
         return;
     char text[UUID_TEXT_BYTES];
     uuid_format(host, text);
-    LOG_WARN(ENGINE, "frame dropped, later ones are only counted for a while: %s host=%s",
+    LOG_WARN(ENGINE, "frame dropped, later ones are only counted for a while: %s peer=%s",
              st->message, text);
 }
 

@@ -1,4 +1,5 @@
 /* A replica on its loop: from its boot to its end, one harvest per turn in between. */
+#include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -253,6 +254,13 @@ static void note_sleep(struct replica *r, bool asleep)
         show_peers(r);
 }
 
+static const char *const role_names[] = {
+    [RAFT_FOLLOWER] = "follower",
+    [RAFT_PRE_CANDIDATE] = "pre-candidate",
+    [RAFT_CANDIDATE] = "candidate",
+    [RAFT_LEADER] = "leader",
+};
+
 static void carry_out(struct loop *l, struct replica *r, struct raft_update *u)
 {
     if (u->persist != 0)
@@ -276,9 +284,9 @@ static void carry_out(struct loop *l, struct replica *r, struct raft_update *u)
         show_config(r);
     }
     if (u->status_changed)
-        LOG_DEBUG(ENGINE, "replica role=%d term=%llu leader=%llu", (int)work_of(r)->status.role,
-                  (unsigned long long)work_of(r)->status.term,
-                  (unsigned long long)work_of(r)->status.leader);
+        LOG_DEBUG(RAFT, "became %s term=%" PRIu64 " leader=%" PRIu64,
+                  role_names[work_of(r)->status.role], work_of(r)->status.term,
+                  work_of(r)->status.leader);
 }
 
 void group_harvest(struct loop *l, struct replica *r)

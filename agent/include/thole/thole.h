@@ -52,6 +52,33 @@ THOLE_API const char *thole_version(void);
 
 struct thole; /* a host or a client */
 
+/* ---- Diagnostics: log lines of the whole process --------------------------------------------- */
+
+enum thole_log_level {
+    THOLE_LOG_ERROR = 0,
+    THOLE_LOG_WARN = 1,
+    THOLE_LOG_INFO = 2,
+    THOLE_LOG_DEBUG = 3,
+};
+struct thole_log_line {
+    uint32_t size;       /* of this struct; members may be added at its end */
+    uint32_t level;      /* enum thole_log_level */
+    uint64_t wall_ms;    /* since 1970 */
+    const char *subject; /* "raft", "bus", "agent", ... */
+    const char *message; /* text, with key=value */
+    const char *host;    /* the host's name, NULL where none is known (gRPC's own lines) */
+    const char *thread;  /* NULL: none of a host's own */
+    uint64_t shard_id;   /* 0: none */
+    uint64_t replica_id; /* 0: none */
+};
+/* What is logged: "warn", or "info,raft=debug,bus=error". At first: info, to standard error.
+ * INVALID_ARGUMENT. */
+THOLE_API THOLE_MUST_CHECK enum thole_code thole_log_levels(const char *spec,
+                                                            struct thole_status *st);
+/* Lines go to `line` instead of standard error; NULL: to standard error again. It is called on any
+ * thread, one line at a time, must be quick, and must not call libthole. */
+THOLE_API void thole_log_to(void (*line)(void *ctx, const struct thole_log_line *line), void *ctx);
+
 /* ---- Hosts ----------------------------------------------------------------------------------- */
 
 enum thole_bootstrap {
