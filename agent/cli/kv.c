@@ -7,11 +7,30 @@
 #include <string.h>
 
 #include "agent/cli/data.h"
+#include "agent/cli/rows.h"
 #include "agent/services/utf8.h"
 #include "proto/decode.h"
 #include "thole/kv/v1/kv.upbdefs.h"
 
 #define RANGE_PAGE 1000
+
+/* Another machine would take the bytes for what they mean to it. The asked host's own rows do: what
+ * they do not know yet, the call itself finds. */
+static int check_type(struct cli *c)
+{
+    const thole_v1_Shard *shard = NULL;
+    struct thole_status st;
+    const char *name = cli_strip(c->args[0], "shard");
+    if (rows_get_shard(c, name, true, &shard, &st) != THOLE_OK) {
+        return CLI_OK;
+    }
+    upb_StringView type = thole_v1_ShardSpec_type(thole_v1_Shard_spec(shard));
+    return upb_StringView_IsEqual(type, cli_sv("kv"))
+               ? CLI_OK
+               : cli_say_failed("shards/%s is of type %.*s, not kv; use `thole propose` and `thole "
+                                "query`",
+                                name, CLI_SV(type));
+}
 
 /* The form's mark, then the message. */
 static struct payload encoded(struct cli *c, const char *bytes, size_t size)
@@ -30,6 +49,10 @@ static int propose(struct cli *c, const thole_kv_v1_Command *command,
     struct thole_status st;
     const thole_v1_ProposeResponse *reply = NULL;
     size_t size = 0;
+    int type = check_type(c);
+    if (type != CLI_OK) {
+        return type;
+    }
     char *bytes = thole_kv_v1_Command_serialize(command, c->arena, &size);
     const struct payload p = encoded(c, bytes, size);
     if (cli_data_propose(c, cli_strip(c->args[0], "shard"), &p, &reply, &st) != THOLE_OK) {
@@ -112,9 +135,13 @@ static int query(struct cli *c, const thole_kv_v1_Query *q, const thole_kv_v1_An
 {
     const thole_v1_QueryResponse *reply = NULL;
     size_t size = 0;
+    *st = (struct thole_status){0};
+    int type = check_type(c);
+    if (type != CLI_OK) {
+        return type;
+    }
     char *bytes = thole_kv_v1_Query_serialize(q, c->arena, &size);
     const struct payload p = encoded(c, bytes, size);
-    *st = (struct thole_status){0};
     if (cli_data_query(c, cli_strip(c->args[0], "shard"), &p, &reply, st) != THOLE_OK) {
         return st->code == THOLE_NOT_FOUND && st->reason == THOLE_REASON_NONE
                    ? CLI_NOT_FOUND

@@ -9,6 +9,7 @@
  *
  * Commands: "deposit NAME AMOUNT", "transfer FROM TO AMOUNT". Queries: "balance NAME", "total". */
 #include <inttypes.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -50,39 +51,67 @@ static struct account *find_or_open(struct ledger *l, const char *name)
     return a;
 }
 
-/* Payloads are bytes from anybody: copy into a bounded text first. */
-static void to_text(struct thole_slice s, char *text, size_t size)
+/* Payloads are bytes from anybody, and what is not exactly a command must be refused: take words of
+ * up to WORD - 1 bytes, each ended by one space or the end, and nothing after the last one. */
+static bool take_word(struct thole_slice *in, char word[WORD])
 {
-    size_t n = s.size < size - 1 ? s.size : size - 1;
-    if (n)
-        memcpy(text, s.data, n);
-    text[n] = 0;
+    const char *text = in->data;
+    size_t n = 0;
+    while (n < in->size && text[n] != ' ' && text[n] != 0)
+        n++;
+    if (n == 0 || n >= WORD || (n < in->size && text[n] == 0))
+        return false;
+    memcpy(word, text, n);
+    word[n] = 0;
+    n += n < in->size;
+    *in = (struct thole_slice){text + n, in->size - n};
+    return true;
+}
+
+static bool take_amount(struct thole_slice *in, uint64_t *ret)
+{
+    char word[WORD];
+    *ret = 0;
+    if (!take_word(in, word) || strlen(word) > 18) /* so that it fits */
+        return false;
+    for (const char *p = word; *p; p++) {
+        if (*p < '0' || *p > '9')
+            return false;
+        *ret = *ret * 10 + (uint64_t)(*p - '0');
+    }
+    return true;
+}
+
+static uint64_t deposit(struct ledger *l, const char *to, uint64_t amount)
+{
+    struct account *a = find_or_open(l, to);
+    if (!a || amount > UINT64_MAX - a->balance)
+        return FULL;
+    a->balance += amount;
+    return DONE;
 }
 
 static uint64_t run_command(struct ledger *l, struct thole_slice command)
 {
-    char text[128], from[WORD], to[WORD];
+    char verb[WORD], from[WORD], to[WORD];
     uint64_t amount;
-    to_text(command, text, sizeof text);
-    if (sscanf(text, "deposit %31s %" SCNu64, to, &amount) == 2) {
-        struct account *a = find_or_open(l, to);
-        if (!a)
-            return FULL;
+    if (!take_word(&command, verb))
+        return BAD_COMMAND;
+    if (strcmp(verb, "deposit") == 0)
+        return take_word(&command, to) && take_amount(&command, &amount) && command.size == 0
+                   ? deposit(l, to, amount)
+                   : BAD_COMMAND;
+    if (strcmp(verb, "transfer") != 0 || !take_word(&command, from) || !take_word(&command, to) ||
+        !take_amount(&command, &amount) || command.size > 0)
+        return BAD_COMMAND;
+    struct account *a = find(l, from);
+    if (!a || a->balance < amount)
+        return NO_FUNDS;
+    a->balance -= amount;
+    uint64_t code = deposit(l, to, amount);
+    if (code != DONE)
         a->balance += amount;
-        return DONE;
-    }
-    if (sscanf(text, "transfer %31s %31s %" SCNu64, from, to, &amount) == 3) {
-        struct account *a = find(l, from);
-        if (!a || a->balance < amount)
-            return NO_FUNDS;
-        struct account *b = find_or_open(l, to);
-        if (!b)
-            return FULL;
-        a->balance -= amount;
-        b->balance += amount;
-        return DONE;
-    }
-    return BAD_COMMAND;
+    return code;
 }
 
 static enum thole_code ledger_open(const struct thole_machine_env *env, void **ret_machine,
@@ -113,13 +142,13 @@ static enum thole_code ledger_query(void *machine, const void *view, struct thol
 {
     (void)view;
     const struct ledger *l = machine;
-    char text[128], name[WORD], out[32];
+    char verb[WORD], name[WORD], out[32];
     uint64_t value = 0;
-    to_text(query, text, sizeof text);
-    if (sscanf(text, "balance %31s", name) == 1) {
+    bool known = take_word(&query, verb);
+    if (known && strcmp(verb, "balance") == 0 && take_word(&query, name) && query.size == 0) {
         const struct account *a = find(l, name);
         value = a ? a->balance : 0;
-    } else if (strcmp(text, "total") == 0) {
+    } else if (known && strcmp(verb, "total") == 0 && query.size == 0) {
         for (size_t i = 0; i < l->count; i++)
             value += l->accounts[i].balance;
     } else {

@@ -97,6 +97,21 @@ static void test_unknown_names_are_not_found(void **state)
     assert_goes_on();
 }
 
+/* Bytes in the form of one machine mean nothing to another. */
+static void test_kv_commands_do_not_change_a_counter(void **state)
+{
+    (void)state;
+    char out[16384];
+    apply_yaml(cluster, 0, "kind: Shard\nname: clicks\nspec: {type: counter, voters: 1}\n");
+    cli_ok(cluster, 0, "propose clicks 'add 3'");
+    assert_refused("type counter, not kv", "kv put clicks key value");
+    assert_refused("type counter, not kv", "kv get clicks key");
+    (void)cli(cluster, 0, out, sizeof out, "propose clicks 'put a bc'"); /* eight bytes */
+    assert_string_equal(cli_ok(cluster, 0, "query clicks get"), "3\n");
+    cli_ok(cluster, 0, "kv put orders key value");
+    assert_goes_on();
+}
+
 static void test_oversize_proposal_is_refused(void **state)
 {
     (void)state;
@@ -216,6 +231,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_malformed_spec_is_refused_with_its_place),
         cmocka_unit_test(test_unknown_names_are_not_found),
+        cmocka_unit_test(test_kv_commands_do_not_change_a_counter),
         cmocka_unit_test(test_oversize_proposal_is_refused),
         cmocka_unit_test(test_locked_data_directory_is_refused),
         cmocka_unit_test(test_foreign_data_directory_is_refused),

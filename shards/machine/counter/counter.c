@@ -1,8 +1,10 @@
 /* The counter: one number, kept in memory. It is the example of how to write a state machine, so
  * its comments say more than elsewhere; machine.h is the reference.
  *
- * Commands: text "add N" (N may be negative) and "get", or eight bytes, a little-endian two's
- * complement number to add. Answers have the form of the question. Addition wraps around.
+ * Commands: text "add N" (N may be negative) and "get"; or nine bytes, 0x01 and a little-endian
+ * two's complement number to add. The first byte tells the form, so that a command of another
+ * machine is refused and not taken for a number. Answers have the form of the question: text, or
+ * the eight bytes of the number. Addition wraps around.
  * Queries: text "get", or an empty one for eight bytes. */
 #include <inttypes.h>
 #include <stdio.h>
@@ -14,6 +16,8 @@
 
 #define SNAPSHOT_BYTES 8
 #define CODE_INVALID 1
+#define BINARY_FORM 0x01 /* the first byte of a command; no text begins with it */
+#define BINARY_BYTES 9
 #define TEXT_BYTES_MAX 63
 
 struct counter {
@@ -56,6 +60,9 @@ static bool parse_number(const char *p, size_t size, uint64_t *ret)
         }
         v = v * 10 + (uint64_t)(p[i] - '0');
     }
+    if (v > (uint64_t)INT64_MAX + negative) {
+        return false;
+    }
     *ret = negative ? 0 - v : v;
     return true;
 }
@@ -65,13 +72,14 @@ static enum op parse(struct thole_slice in, bool *ret_text, uint64_t *ret_amount
     const char *p = in.data;
     size_t size = in.size;
 
-    /* "add" with a short number has eight bytes as well: letters decide. */
-    if (size == 8 && memcmp(p, "add ", 4) != 0) {
-        *ret_text = false;
-        *ret_amount = get_le64(in.data);
+    *ret_text = size == 0 || p[0] != BINARY_FORM;
+    if (!*ret_text) {
+        if (size != BINARY_BYTES) {
+            return OP_BAD;
+        }
+        *ret_amount = get_le64((const uint8_t *)p + 1);
         return OP_ADD;
     }
-    *ret_text = true;
     if (size > 0 && p[size - 1] == '\n') {
         size--;
     }
@@ -127,7 +135,7 @@ static enum thole_code counter_apply(void *machine, struct thole_apply *batch,
         default:
             /* A bad command is not a failure of the machine: every replica gives this answer. */
             e->code = CODE_INVALID;
-            code = e->result->write(e->result, "expected: add N, get, or 8 bytes", 32);
+            code = e->result->write(e->result, "expected: add N, or get", 23);
             break;
         }
         if (code != THOLE_OK) {
@@ -163,7 +171,7 @@ static enum thole_code counter_query(void *machine, const void *view, struct tho
     bool text = false;
 
     (void)machine;
-    if (query.size > 0 && (query.size == 8 || parse(query, &text, &ignored) != OP_GET)) {
+    if (query.size > 0 && parse(query, &text, &ignored) != OP_GET) {
         return THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
                           "the counter's queries are \"get\" and nothing at all");
     }

@@ -1,6 +1,7 @@
 /* The machine that does nothing but count: for benchmarks, and to compare replicas. Its state is
  * the number of entries and bytes applied, the last index, and a hash of all payloads in order.
- * Results are empty. Every query is answered with "entries=N bytes=N index=N hash=X". */
+ * Any payload is a command; results are empty. The query "get", or an empty one, is answered with
+ * "entries=N bytes=N index=N hash=X". */
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -65,7 +66,11 @@ static enum thole_code noop_query(void *machine, const void *view, struct thole_
     const struct noop *m = view;
     char text[128];
 
-    (void)machine, (void)query, (void)st;
+    (void)machine;
+    if (query.size > 0 && !slice_equal(slice_of(query.data, query.size), slice_str("get"))) {
+        return THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
+                          "noop's queries are \"get\" and nothing at all");
+    }
     int n = snprintf(text, sizeof text,
                      "entries=%" PRIu64 " bytes=%" PRIu64 " index=%" PRIu64 " hash=%016" PRIx64,
                      m->entries, m->bytes, m->index, m->hash);

@@ -37,7 +37,7 @@ static void test_builtin_types_are_well_formed(void **state)
 static void test_counter_adds_and_answers(void **state)
 {
     struct test_machine t;
-    uint8_t amount[8];
+    uint8_t amount[10] = {1};
     struct bytes out = {0};
 
     (void)state;
@@ -46,18 +46,33 @@ static void test_counter_adds_and_answers(void **state)
     test_text(&t, "add -7\n", 0, "-2");
     test_text(&t, "add 1000", 0, "998"); /* eight bytes, and still text */
     test_text(&t, "get", 0, "998");
-    put_le64(amount, 2);
-    assert_int_equal(test_apply(&t, slice_of(amount, 8), &out), 0);
+    put_le64(amount + 1, 2);
+    assert_int_equal(test_apply(&t, slice_of(amount, 9), &out), 0);
     assert_int_equal(out.size, 8);
     assert_int_equal(get_le64(out.data), 1000);
-    static const char *const bad[] = {"",      "add",    "add ",
-                                      "add x", "add 5 ", "add --",
-                                      "nope",  "add -",  "add 99999999999999999999"};
+    static const char *const bad[] = {"",
+                                      "add",
+                                      "add ",
+                                      "add x",
+                                      "add 5 ",
+                                      "add --",
+                                      "nope",
+                                      "add -",
+                                      "add 99999999999999999999",
+                                      "add 9223372036854775808"};
     for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
         assert_int_equal(test_apply(&t, slice_str(bad[i]), &out), 1);
     }
     test_ask(&t, "get", "1000");
     test_ask(&t, "add 5", NULL);
+    /* What is in the form of another machine, or in none, is no number. */
+    assert_int_equal(test_apply(&t, slice_str("put a bc"), &out), 1);
+    assert_int_equal(test_apply(&t, slice_of("\0\x0a\x05\x0a\x01k\x12\0", 8), &out), 1);
+    assert_int_equal(test_apply(&t, slice_of(amount, 8), &out), 1);
+    assert_int_equal(test_apply(&t, slice_of(amount, 10), &out), 1);
+    assert_int_equal(test_apply(&t, slice_of(amount + 1, 8), &out), 1);
+    test_ask(&t, "12345678", NULL);
+    test_ask(&t, "get", "1000");
     bytes_deinit(&out);
     test_machine_deinit(&t);
 }
