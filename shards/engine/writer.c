@@ -57,13 +57,23 @@ static enum thole_code write_all(struct engine *e, const struct msgq *batch,
     return code;
 }
 
+/* So long after a write without another one it is attested: longer than the pause between the
+ * writes of one client that waits for each. */
+#define ATTEST_AFTER_NS (10 * NS_PER_MS)
+
+static uint64_t attest(struct engine *e)
+{
+    if (!atomic_load(&e->failed) && !atomic_load(&e->dead) && e->o.log->ops->attest)
+        e->o.log->ops->attest(e->o.log);
+    return CLOCK_NEVER;
+}
+
 uint64_t writer_turn(void *ctx, struct msgq *batch, uint64_t now_ns)
 {
-    (void)now_ns;
     struct engine *e = ctx;
     struct thole_status st = {0};
     if (batch->count == 0)
-        return CLOCK_NEVER;
+        return attest(e);
     (void)write_all(e, batch, &st);
     struct worker_msg *m;
     while ((m = msgq_pop(batch))) {
@@ -71,5 +81,5 @@ uint64_t writer_turn(void *ctx, struct msgq *batch, uint64_t now_ns)
         b->st = st;
         loop_post(b->loop, &b->msg);
     }
-    return CLOCK_NEVER;
+    return e->o.log->ops->attest ? now_ns + ATTEST_AFTER_NS : CLOCK_NEVER;
 }

@@ -25,6 +25,7 @@ static void log_close(struct log_store *base)
     struct log_replica *r;
     size_t it = 0;
 
+    disk_log__attest(s, true);
     while ((r = map_next(&s->replicas, &it, NULL)) != NULL) {
         log_index_deinit(&r->index, &s->files);
         free(r);
@@ -49,6 +50,15 @@ static void log_close(struct log_store *base)
     pthread_mutex_destroy(&s->lock);
     pthread_mutex_destroy(&s->write_lock);
     free(s);
+}
+
+static void log_attest(struct log_store *base)
+{
+    struct disk_log *s = (struct disk_log *)base;
+
+    pthread_mutex_lock(&s->write_lock);
+    disk_log__attest(s, false);
+    pthread_mutex_unlock(&s->write_lock);
 }
 
 /* ---- The walk over what is known ------------------------------------------------------------- */
@@ -224,6 +234,7 @@ static enum thole_code log_get_host(struct log_store *base, const char *name, st
 static const struct log_store_ops disk_log_ops = {
     .close = log_close,
     .write = disk_log__write,
+    .attest = log_attest,
     .read = disk_log__read,
     .next = log_next,
     .config_entries = disk_log__config_entries,
@@ -244,6 +255,7 @@ enum thole_code log_store_open(const struct log_store_options *o, struct log_sto
         code = disk_log__recover(s, st);
     }
     if (code != THOLE_OK) {
+        s->poisoned = true;
         log_close(&s->base);
         return code;
     }

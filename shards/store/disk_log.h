@@ -65,6 +65,8 @@ struct disk_log {
     struct map damage;   /* id -> what recovery found, a string; empty afterwards */
     struct host_record *host_records;
     bool poisoned; /* a write failed: nothing may be written any more */
+    uint64_t attested; /* `files.sequence` at the last attestation: if equal, no frame came since */
+    bool attest_synced;
     /* The writer's. */
     struct log_target *targets; /* the batch's replicas */
     uint32_t target_count, target_capacity;
@@ -105,6 +107,9 @@ enum thole_code disk_log__write(struct log_store *base, const struct store_updat
 /* Sync the frame that was built and apply it; a failure poisons the store. */
 enum thole_code disk_log__commit(struct disk_log *s, struct thole_status *st);
 enum thole_code disk_log__fail_poisoned(struct thole_status *st);
+/* Behind the last frame, where the next one will be, leave one without records: the last one is
+ * durable. Best effort. */
+void disk_log__attest(struct disk_log *s, bool sync);
 /* Put what is wanted of the oldest segment into the frame, as far as it is time for that. */
 enum thole_code disk_log__clean(struct disk_log *s, struct thole_status *st);
 enum thole_code disk_log__read(struct log_store *base, uint64_t replica_id, uint64_t first,

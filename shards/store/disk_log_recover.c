@@ -159,6 +159,8 @@ static enum thole_code scan_segment(struct scan *c, size_t position, struct thol
             return code;
         }
         files->sequence++;
+        c->s->attested = f.count == 0 ? files->sequence : 0;
+        c->s->attest_synced = true; /* by settle, at the latest */
         c->last = at;
         at += f.bytes;
     }

@@ -248,6 +248,25 @@ enum thole_code disk_log__commit(struct disk_log *s, struct thole_status *st)
     return THOLE_OK;
 }
 
+void disk_log__attest(struct disk_log *s, bool sync)
+{
+    struct frame_writer w = {0};
+    struct thole_status st = {0};
+
+    if (s->poisoned || (s->attested == s->files.sequence && (s->attest_synced || !sync))) {
+        return;
+    }
+    frame_begin(&w);
+    if (segments_attest(&s->files, frame_end(&w, s->files.sequence, s->files.seed), sync, &st) ==
+        THOLE_OK) {
+        s->attested = s->files.sequence;
+        s->attest_synced = sync;
+    } else {
+        LOG_WARN(STORE, "the log's last write is not attested: %s", st.message);
+    }
+    frame_writer_deinit(&w);
+}
+
 static enum thole_code write_locked(struct disk_log *s, const struct store_update *updates,
                                     size_t n, struct thole_status *st)
 {

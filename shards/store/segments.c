@@ -509,8 +509,8 @@ static enum thole_code begin_segment(struct segments *s, struct thole_status *st
     return THOLE_OK;
 }
 
-static enum thole_code write_synced(const struct segment *g, struct iovec *v, int count, off_t at,
-                                    struct thole_status *st)
+static enum thole_code write_at(const struct segment *g, struct iovec *v, int count, off_t at,
+                                struct thole_status *st)
 {
     while (count > 0) {
         ssize_t n = pwritev(g->fd, v, count, at);
@@ -532,7 +532,15 @@ static enum thole_code write_synced(const struct segment *g, struct iovec *v, in
             v->iov_len -= (size_t)n;
         }
     }
-    return fdatasync(g->fd) == 0 ? THOLE_OK : fail_io(st, "sync", g);
+    return THOLE_OK;
+}
+
+static enum thole_code write_synced(const struct segment *g, struct iovec *v, int count, off_t at,
+                                    struct thole_status *st)
+{
+    enum thole_code code = write_at(g, v, count, at, st);
+
+    return code == THOLE_OK && fdatasync(g->fd) != 0 ? fail_io(st, "sync", g) : code;
 }
 
 /* How many zeros follow what ends at `end`. */
@@ -553,6 +561,20 @@ enum thole_code segments_rewrite(struct segments *s, uint32_t at, struct slice b
     struct iovec v = {(void *)(uintptr_t)bytes.data, bytes.size};
 
     return write_synced(g, &v, 1, at, st);
+}
+
+enum thole_code segments_attest(struct segments *s, struct slice frame, bool sync,
+                                struct thole_status *st)
+{
+    struct segment *g = segments_newest(s);
+    struct iovec v = {(void *)(uintptr_t)frame.data, frame.size};
+    enum thole_code code =
+        sync ? write_synced(g, &v, 1, g->end, st) : write_at(g, &v, 1, g->end, st);
+
+    if (code == THOLE_OK && g->end + (uint32_t)frame.size > g->extent) {
+        g->extent = g->end + (uint32_t)frame.size;
+    }
+    return code;
 }
 
 enum thole_code segments_append(struct segments *s, struct slice frame, struct thole_status *st)

@@ -88,6 +88,9 @@ void segments_drop(struct segments *s, struct log_place *at);
  * UNAVAILABLE DISK. */
 THOLE_MUST_CHECK enum thole_code segments_append(struct segments *s, struct slice frame,
                                                  struct thole_status *st);
+/* Put a frame without records where the next one will be, and stay in front of it. */
+THOLE_MUST_CHECK enum thole_code segments_attest(struct segments *s, struct slice frame, bool sync,
+                                                 struct thole_status *st);
 /* Write the newest segment's bytes from `at` on once more, synced: what was found there at open. */
 THOLE_MUST_CHECK enum thole_code segments_rewrite(struct segments *s, uint32_t at,
                                                   struct slice bytes, struct thole_status *st);

@@ -59,7 +59,7 @@ struct store_replica {
 
 struct log_store;
 struct log_store_ops {
-    void (*close)(struct log_store *s);
+    void (*close)(struct log_store *s); /* attests, synced */
     /* Persist all updates before returning, with one sync (a very large batch: several). An update
      * is atomic, and a crash leaves the updates of a batch up to some point. Serialised by the
      * caller (one writer). A replica may occur in several updates. Errors: UNAVAILABLE DISK - the
@@ -68,6 +68,10 @@ struct log_store_ops {
      * STORE_BATCH_UPDATES_MAX updates. */
     enum thole_code (*write)(struct log_store *s, const struct store_update *updates, size_t n,
                              struct thole_status *st);
+    /* Leave a note that what was written last is durable, so that damage in it is told from a write
+     * that was torn. Not synced, costs no room; for a pause between writes, by the writer. May be
+     * NULL. */
+    void (*attest)(struct log_store *s);
     /* Read entries [first, last] until max_bytes is exceeded (at least one entry if any). Each gets
      * one reference for the caller; `ret` has room for `max_entries`. May run on any thread beside
      * write, and sees only what was synced. Only the first entry may exceed max_bytes. Errors:

@@ -214,6 +214,106 @@ static void test_log_flip_around_the_records_is_data_loss(void **state)
     dir_free(original);
 }
 
+/* Every byte of the last frame, in copies of the log: what it holds is there, or is reported. */
+static void flip_the_last_frame(const char *original, const char *name, uint32_t from, uint32_t to,
+                                uint64_t last)
+{
+    for (uint32_t at = from; at < to; at++) {
+        char *dir = dir_new(), *path = log_file(dir, name);
+        struct log_store *s = NULL;
+        struct thole_status st = {0};
+
+        log_copy(original, dir);
+        file_flip_bit(path, at, at % 8);
+        enum thole_code code = log_try_open(dir, &s, &st);
+        if (code == THOLE_OK) {
+            const struct store_replica *x = log_find(s, HURT);
+            assert_non_null(x);
+            assert_true(x->hard.term == UINT64_MAX || x->last_index == last);
+            expect_group(s, HURT + 1);
+            log_shut(s);
+        } else {
+            assert_int_equal(code, THOLE_DATA_LOSS);
+            assert_int_equal(st.reason, THOLE_REASON_CORRUPT);
+        }
+        free(path);
+        dir_free(dir);
+    }
+}
+
+static void test_log_flip_in_the_last_frame_is_noticed_if_it_was_attested(void **state)
+{
+    (void)state;
+    for (int closed = 0; closed < 2; closed++) {
+        char *original = dir_new(), *killed = dir_new();
+        struct log_store *s = make_groups(original);
+        char *name = xasprintf("%08" PRIu32 ".seg", log_newest(s)->file);
+        uint32_t from = log_newest(s)->end;
+
+        log_append(s, HURT, 21, 3, 4);
+        uint32_t to = log_newest(s)->end;
+        if (closed == 0) {
+            s->ops->attest(s);
+            log_copy(original, killed);
+        }
+        log_shut(s);
+        flip_the_last_frame(closed == 0 ? killed : original, name, from, to, 23);
+        free(name);
+        dir_free(killed);
+        dir_free(original);
+    }
+}
+
+/* The attestation itself says nothing: without it the frame before it is the last one. */
+static void test_log_flip_in_an_attestation_loses_nothing(void **state)
+{
+    char *original = dir_new();
+    struct log_store *s = make_groups(original);
+    char *name = xasprintf("%08" PRIu32 ".seg", log_newest(s)->file);
+    uint32_t end = log_newest(s)->end;
+
+    (void)state;
+    log_shut(s);
+    for (uint32_t i = 0; i < FRAME_HEADER_BYTES; i++) {
+        char *dir = dir_new(), *path = log_file(dir, name);
+
+        log_copy(original, dir);
+        file_flip_bit(path, end + i, i % 8);
+        s = log_open(dir);
+        for (uint64_t g = 1; g <= GROUPS; g++) {
+            expect_group(s, g);
+        }
+        log_shut(s);
+        free(path);
+        dir_free(dir);
+    }
+    free(name);
+    dir_free(original);
+}
+
+static void test_log_attestations_take_no_room(void **state)
+{
+    char *dir = dir_new();
+    struct log_store *s = make_groups(dir);
+    uint32_t end = log_newest(s)->end;
+
+    (void)state;
+    s->ops->attest(s);
+    s->ops->attest(s);
+    assert_int_equal(log_newest(s)->end, end); /* the next frame is written over it */
+    log_hard(s, 1, 4, 2, 9);
+    log_shut(s);
+    s = log_open(dir);
+    end = log_newest(s)->end;
+    for (int i = 0; i < 3; i++) {
+        log_shut(s);
+        s = log_open(dir);
+        assert_int_equal(log_newest(s)->end, end);
+    }
+    log_shut(s);
+    dir_free(dir);
+}
+
 /* A log of several segments, each wanted; and spare ones. The last write is harmless. */
 static struct log_store *make_segments(const char *dir)
 {
@@ -389,6 +489,9 @@ int main(void)
         cmocka_unit_test(test_log_flip_in_a_record_hurts_that_replica_alone),
         cmocka_unit_test(test_log_flip_in_a_host_record_is_data_loss),
         cmocka_unit_test(test_log_flip_around_the_records_is_data_loss),
+        cmocka_unit_test(test_log_flip_in_the_last_frame_is_noticed_if_it_was_attested),
+        cmocka_unit_test(test_log_flip_in_an_attestation_loses_nothing),
+        cmocka_unit_test(test_log_attestations_take_no_room),
         cmocka_unit_test(test_log_flips_never_go_unnoticed),
         cmocka_unit_test(test_log_without_one_of_its_files_is_data_loss),
         cmocka_unit_test(test_log_of_one_segment_without_it_is_data_loss),

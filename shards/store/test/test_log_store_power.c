@@ -581,6 +581,9 @@ static void test_log_power_loss_keeps_what_was_acknowledged(void **state)
         if (rand_chance(&t.rand, 0.05)) {
             write_host(&t, step);
         }
+        if (rand_chance(&t.rand, 0.2)) {
+            t.log->ops->attest(t.log);
+        }
         if (rand_chance(&t.rand, 0.03)) { /* between two writes */
             log_shut(t.log);
             reopen(&t);
