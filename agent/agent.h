@@ -26,6 +26,9 @@ const struct uuid *agent_host_id(const struct agent *a);
 const char *agent_version(void);
 /* Is shard zero reachable: does this host know its leader and has its view been bootstrapped? */
 bool agent_ready(struct agent *a, char *ret_reason, size_t reason_bytes);
+/* False: this host's replica of shard zero has not restored or applied anything yet, so what is not
+ * in the view may exist all the same. `st` (may be NULL) is then UNAVAILABLE NOT_READY. */
+bool agent_has_view(struct agent *a, struct thole_status *st);
 
 /* ---- The router: a request of any kind, to wherever it can be answered ----------------------- */
 

@@ -169,6 +169,18 @@ void agent_barrier(struct agent *a, uint64_t deadline_ns,
 
 /* ---- Names ----------------------------------------------------------------------------------- */
 
+bool agent_has_view(struct agent *a, struct thole_status *st)
+{
+    struct uuid cluster;
+    struct registry_view *v = registry_view_acquire(a->registry);
+    bool has = registry_view_cluster(v, &cluster);
+    registry_view_release(v);
+    if (!has)
+        (void)THOLE_FAIL(st, THOLE_UNAVAILABLE, THOLE_REASON_NOT_READY,
+                         "this host has no view of the registry yet: use another host, or retry");
+    return has;
+}
+
 struct resolve {
     struct agent *agent;
     char name[LIMIT_NAME_BYTES + 1];

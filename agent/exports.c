@@ -121,7 +121,9 @@ static enum thole_code make_head(struct exports *x, uint64_t shard_id,
     const thole_v1_Shard *row = registry_shard(v, shard_id, &shard_buf);
     upb_Arena *arena = upb_Arena_New();
     thole_v1_SnapshotFile *head = thole_v1_SnapshotFile_new(arena);
-    if (!row) {
+    if (!agent_has_view(x->agent, st)) {
+        code = THOLE_UNAVAILABLE;
+    } else if (!row) {
         code = THOLE_FAIL(st, THOLE_NOT_FOUND, THOLE_REASON_NO_SUCH_SHARD,
                           "the host does not know the shard yet, or no more");
     } else {

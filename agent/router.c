@@ -147,6 +147,10 @@ static void local_done(struct engine_request *e)
         route_cache_leader(ro->cache, r->shard_id, e->leader_term, &e->leader_host);
     } else if (e->status.reason == THOLE_REASON_NO_SUCH_SHARD) {
         route_cache_local_gone(ro->cache, r->shard_id);
+        if (ro->o.exists(ro->o.ctx, r->shard_id)) /* the replica is gone, not the shard */
+            thole_status_set(&r->status, THOLE_UNAVAILABLE, THOLE_REASON_NOT_READY, __FILE__,
+                             __LINE__, "this host runs no replica of shard %" PRIu64 " now",
+                             r->shard_id);
     }
     if (r->kind == ROUTER_QUERY)
         route_of(r)->local_refused = true;
@@ -377,6 +381,10 @@ static void try(struct router_request *r)
     }
     rt->avoid = (struct uuid){{0}};
     rt->local_refused = false;
+    if (ro->o.blind && ro->o.blind(ro->o.ctx, &r->status)) {
+        settle(r, false);
+        return;
+    }
     if (!ro->o.exists(ro->o.ctx, r->shard_id))
         thole_status_set(&r->status, THOLE_NOT_FOUND, THOLE_REASON_NO_SUCH_SHARD, __FILE__,
                          __LINE__, "no shard with id %" PRIu64, r->shard_id);

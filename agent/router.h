@@ -36,6 +36,8 @@ struct router_options {
     void (*leads)(void *ctx, const struct router_request *r, const struct uuid *host);
     /* Is there such a shard, as far as is known? Unknown counts as yes. */
     bool (*exists)(void *ctx, uint64_t shard_id);
+    /* This host has no view yet, as `st` then says. NULL: it never lacks one. */
+    bool (*blind)(void *ctx, struct thole_status *st);
     /* Does the shard take no proposals for now? NULL: it always does. */
     bool (*holds)(void *ctx, uint64_t shard_id);
     /* An exchange with this host could not be made. */

@@ -195,10 +195,10 @@ static void start(struct watch *w)
         return;
     struct thole_status st = {0};
     const struct router_options o = wiring_router(w->set->agent);
-    if (o.exists(o.ctx, w->shard_id))
+    if (agent_has_view(w->set->agent, &st) && o.exists(o.ctx, w->shard_id))
         thole_status_set(&st, THOLE_UNAVAILABLE, THOLE_REASON_NO_LEADER, __FILE__, __LINE__,
                          "no replica of the shard can be reached");
-    else
+    else if (st.code == THOLE_OK)
         thole_status_set(&st, THOLE_NOT_FOUND, THOLE_REASON_NO_SUCH_SHARD, __FILE__, __LINE__,
                          "no such shard");
     watch_end(w, &st);

@@ -349,9 +349,15 @@ static bool router_exists(void *ctx, uint64_t shard_id)
     if (shard_id == REGISTRY_SHARD_ID)
         return true;
     struct registry_view *v = registry_view_acquire(a->registry);
-    bool exists = registry_has_shard(v, shard_id);
+    struct uuid cluster;
+    bool exists = !registry_view_cluster(v, &cluster) || registry_has_shard(v, shard_id);
     registry_view_release(v);
     return exists;
+}
+
+static bool router_blind(void *ctx, struct thole_status *st)
+{
+    return !agent_has_view(ctx, st);
 }
 
 static bool router_holds(void *ctx, uint64_t shard_id)
@@ -369,6 +375,7 @@ struct router_options wiring_router(struct agent *a)
         .ctx = a,
         .elsewhere = router_elsewhere,
         .exists = router_exists,
+        .blind = router_blind,
         .holds = router_holds,
     };
 }

@@ -132,6 +132,11 @@ static void barrier_done(void *ctx, const struct thole_status *st)
 void call_read(struct call *c, bool stale, call_fn next)
 {
     c->next = next;
+    struct thole_status st;
+    if (stale && !agent_has_view(c->s->agent, &st)) {
+        call_fail(c, &st);
+        return;
+    }
     if (stale) {
         c->view = registry_view_acquire(agent_registry(c->s->agent));
         next(c);

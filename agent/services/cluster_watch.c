@@ -481,6 +481,17 @@ static void watch_begin(struct cluster_watch *w)
     }
 }
 
+/* Without a view a watch would begin with an empty cluster. */
+static bool watch_has_view(struct services *s, struct bus_rpc *rpc)
+{
+    struct thole_status st;
+    if (agent_has_view(s->agent, &st)) {
+        return true;
+    }
+    services_fail(rpc, &st, NULL);
+    return false;
+}
+
 void cluster_watch_handle(void *ctx, struct bus_rpc *rpc, struct slice message)
 {
     struct services *s = ctx;
@@ -491,6 +502,9 @@ void cluster_watch_handle(void *ctx, struct bus_rpc *rpc, struct slice message)
     upb_Arena_Free(arena);
     if (q == NULL) {
         refuse_request(rpc);
+        return;
+    }
+    if (!watch_has_view(s, rpc)) {
         return;
     }
     struct cluster_watch *w = watch_new(s, rpc);
@@ -511,7 +525,7 @@ void events_watch_handle(void *ctx, struct bus_rpc *rpc, struct slice message)
         PROTO_DECODE(thole_v1_WatchEventsRequest, message, arena);
     if (q == NULL || thole_v1_WatchEventsRequest_object(q).size >= REGISTRY_NAME_BYTES) {
         refuse_request(rpc);
-    } else {
+    } else if (watch_has_view(s, rpc)) {
         struct cluster_watch *w = watch_new(s, rpc);
         upb_StringView object = thole_v1_WatchEventsRequest_object(q);
         w->events = true;

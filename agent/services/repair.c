@@ -83,6 +83,10 @@ static bool find(struct call *c, upb_StringView name, uint64_t *ret)
     if (!call_name(c, "shard", name)) {
         return false;
     }
+    if (!agent_has_view(c->s->agent, &st)) {
+        call_fail(c, &st);
+        return false;
+    }
     c->view = registry_view_acquire(agent_registry(c->s->agent));
     const thole_v1_Shard *row = registry_shard_by_name(c->view, name_slice(name), &shard_buf);
     if (row != NULL && thole_v1_Shard_id(row) != REGISTRY_SHARD_ID) {

@@ -236,6 +236,39 @@ static void apply_large(struct cluster *c, const char *name, const char *base64)
     cli_ok(c, 0, "apply -f %s", path);
 }
 
+/* A host without a view says so, whatever it is asked for by name or id, and as soon as it has one,
+ * what is there: never that it is not there. */
+static void expect_never_not_found(struct cluster *c, int via)
+{
+    static const struct {
+        const char *method, *request;
+    } calls[] = {
+        {"/thole.v1.Shards/GetShard", "\x0a\x06orders\x10\x01"}, /* stale */
+        {"/thole.v1.Shards/GetShard", "\x0a\x06orders"},
+        {"/thole.v1.Data/Query", "\x0a\x06orders\x1a\x05get x"},
+    };
+    uint64_t deadline = now_ms() + 20000;
+    int blind = 0;
+    for (size_t done = 0; done < sizeof calls / sizeof calls[0]; done++) {
+        enum thole_code code;
+        do {
+            struct bus_channel *channel = NULL;
+            struct buf *reply = NULL;
+            struct thole_status st = {0};
+            assert_true(now_ms() < deadline);
+            assert_int_equal(bus_channel_new(c->hosts[via].address, &channel, &st), THOLE_OK);
+            code = bus_channel_call(channel, calls[done].method, slice_str(calls[done].request),
+                                    300, &reply, &st);
+            if (st.reason == THOLE_REASON_NO_SUCH_SHARD)
+                fail_msg("%s: %s", calls[done].method, st.message);
+            blind += st.reason == THOLE_REASON_NOT_READY;
+            buf_unref(reply);
+            bus_channel_free(channel);
+        } while (code != THOLE_OK && code != THOLE_NOT_FOUND); /* no such key */
+    }
+    print_message("not ready: %d times\n", blind);
+}
+
 /* The same in shard zero's log: the host knows nothing any more, asks the others, and gets another
  * replica. What else runs there is untouched. */
 static void test_damaged_log_of_shard_zero_is_rebuilt(void **state)
@@ -252,6 +285,7 @@ static void test_damaged_log_of_shard_zero_is_rebuilt(void **state)
     assert_true(damage_large(c, 2, 'z'));
     host_restart(c, 2);
     pid_t pid = c->hosts[2].pid;
+    expect_never_not_found(c, 2);
     expect_lines(c, 0, "get events --object shards/zero", "log records are damaged", 2);
     expect_lines(c, 0, "get replicas --shard zero", " voter ", 3);
     expect_lines(c, 0, "get replicas --shard zero", " running ", 3);
