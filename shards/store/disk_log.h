@@ -64,7 +64,7 @@ struct disk_log {
     struct map replicas; /* id -> struct log_replica; never shrinks */
     struct map damage;   /* id -> what recovery found, a string; empty afterwards */
     struct host_record *host_records;
-    bool poisoned; /* a write failed: nothing may be written any more */
+    bool poisoned;     /* a write failed: nothing may be written any more */
     uint64_t attested; /* `files.sequence` at the last attestation: if equal, no frame came since */
     bool attest_synced;
     /* The writer's. */

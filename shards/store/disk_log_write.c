@@ -253,7 +253,8 @@ void disk_log__attest(struct disk_log *s, bool sync)
     struct frame_writer w = {0};
     struct thole_status st = {0};
 
-    if (s->poisoned || (s->attested == s->files.sequence && (s->attest_synced || !sync))) {
+    if (s->poisoned || segments_newest(&s->files)->end <= SEGMENT_HEADER_BYTES ||
+        (s->attested == s->files.sequence && (s->attest_synced || !sync))) {
         return;
     }
     frame_begin(&w);
