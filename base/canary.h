@@ -33,7 +33,8 @@
     X(log_over_snapshot, 30)      \
     X(snapshot_index_lost, 31)    \
     X(lease_too_long, 36)         \
-    X(asleep_is_stalled, 37)
+    X(asleep_is_stalled, 37)      \
+    X(vote_unanswered, 38)
 
 enum canary {
     CANARY_none = 0,

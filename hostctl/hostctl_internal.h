@@ -99,7 +99,6 @@ struct ctl_work {
     uint64_t fenced_index, fenced_term; /* the configuration that is fenced, and by which leader */
     uint64_t fencing_index, fencing_term;
     uint64_t change_after_ms;
-    uint64_t round_commit, round_end_ms; /* a learner that has this before then has caught up */
     /* Placement controller. */
     struct ctl_shard *next_blocked;
     struct uuid moving_from;
@@ -310,10 +309,28 @@ bool hostctl__view_is_fresh(struct hostctl *h, struct ctl_shard *s);
 void hostctl__membership_evaluate(struct hostctl *h, struct ctl_shard *s,
                                   const struct engine_replica_status *local);
 void hostctl__membership_done(struct hostctl *h, struct ctl_op *op);
+/* The row says REMOVE, or there is none although the id was given out. A member that a repair of
+ * shard zero does not know holds what its group has: it goes when the wanted ones have that too. */
+bool hostctl__should_go(const struct hostctl *h, const struct raft_config *c, uint64_t shard_id,
+                        uint64_t replica_id);
 /* Is the configuration in force fenced? If not, see to it. */
 bool hostctl__config_fenced(struct hostctl *h, struct ctl_shard *s,
                             const struct engine_replica_status *local);
 void hostctl__fence_done(struct hostctl *h, struct ctl_op *op);
+
+/* votes.c */
+struct vote_plan {
+    struct raft_change_item items[RAFT_CHANGE_ITEMS_MAX]; /* of one change */
+    uint32_t count;
+    bool look_again;    /* something is wanted that is not possible yet */
+    bool self_leaves;   /* the local replica, which leads, is among those who lose their vote ... */
+    uint64_t successor; /* ... and this one should lead first; 0: nobody who stays answers */
+};
+void hostctl__plan_add(struct vote_plan *plan, uint8_t op, uint64_t replica_id,
+                       const uint8_t host[static 16]);
+/* Add all votes to give and take now. */
+void hostctl__plan_votes(struct hostctl *h, const struct engine_replica_status *local,
+                         const struct raft_config *c, struct vote_plan *plan);
 
 /* place.c: on shard zero's leader host. */
 void hostctl__place_evaluate(struct hostctl *h, struct ctl_shard *s);

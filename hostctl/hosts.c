@@ -145,6 +145,19 @@ static void dirty_of_host(struct hostctl *h, const struct uuid *id)
     }
 }
 
+/* Of which something is under way, or not yet possible. */
+static void dirty_waiting(struct hostctl *h)
+{
+    size_t it = 0;
+    const struct ctl_shard *s;
+    hostctl__dirty(h, REGISTRY_SHARD_ID);
+    while (h->unsettled > 0 && (s = map_next(&h->shards, &it, NULL)) != NULL) {
+        if (s->decided && s->verdict == PLACEMENT_WAIT) {
+            hostctl__dirty(h, s->id);
+        }
+    }
+}
+
 /* Only what placement goes by wakes shards: a new address, or a suspicion, does not. */
 static void host_changed(void *ctx, const thole_v1_Host *row)
 {
@@ -164,6 +177,8 @@ static void host_changed(void *ctx, const thole_v1_Host *row)
         c->own |= own;
     } else if (is_dead(row) && !is_dead(was) && c->h->zero_leader) {
         dirty_of_host(c->h, &id);
+    } else if (c->h->zero_leader) {
+        dirty_waiting(c->h); /* a suspect host is not chosen, if there is another one */
     }
 }
 

@@ -209,15 +209,7 @@ void hostctl__place_evaluate(struct hostctl *h, struct ctl_shard *s)
                                               .unpinned = h->rebalance,
                                               .hold = !hostctl__may_rebalance(h)};
     struct placement_result result;
-    /* Which of its replicas is too many must not depend on that one's leaving. */
-    struct ctl_host *from = s->moving ? hostctl__host(h, &s->work->moving_from) : NULL;
-    if (from != NULL) {
-        from->extra++;
-    }
     placement_decide(h->view, shard, &options, c, arena, &result);
-    if (from != NULL) {
-        from->extra--;
-    }
     remember(h, s, &result);
     if (result.verdict == PLACEMENT_ACT) {
         hostctl__place_commit(h, s);

@@ -259,7 +259,6 @@ static void classify_host(struct placement *p, struct placement_host *h, int ind
         !placement__host_dead(row) && !placement__host_state_is(row, thole_v1_HOST_STATE_REMOVED);
     h->member = -1;
     h->target = CLASS_NONE;
-    h->load = placement__host_load(p, &h->id);
     h->hash = hash64(name.data, name.size, thole_v1_Shard_id(p->shard));
     h->suspect = liveness(row) == thole_v1_HOST_LIVENESS_SUSPECT;
     h->failures = failures_on(p, row);
@@ -271,6 +270,8 @@ static void classify_host(struct placement *p, struct placement_host *h, int ind
             h->used = true;
         }
     }
+    /* Which of its replicas is too many is asked on several hosts, which know the same rows. */
+    h->load = h->used ? registry__count_of_host(&p->v->s, &h->id) : placement__host_load(p, &h->id);
     h->full = capacity > 0 && users_load(p, h) >= capacity;
     h->over = capacity > 0 && users_load(p, h) > capacity;
     h->open = up && !h->used && !h->full &&

@@ -4,6 +4,7 @@
 #ifndef REGISTRY_PLACEMENT_H
 #define REGISTRY_PLACEMENT_H
 
+#include "base/limits.h"
 #include "registry/registry.h"
 
 #define PLACEMENT_TEXT_BYTES 512
@@ -56,6 +57,13 @@ bool placement_balance(const struct registry_view *v, const thole_v1_Shard *shar
 bool placement_may_move(const struct registry_view *v, const thole_v1_Shard *shard,
                         const struct uuid *from, const struct uuid *to,
                         char ret[static PLACEMENT_TEXT_BYTES]);
+
+/* Replicas of the shard whose rows say that they vote, and that its target has no place for (a
+ * replacement for each runs, or is on its way; users' own are never among them). Returns how many;
+ * `ret_wanted` is how many are to vote in the end. Of shard zero the rows say both. */
+size_t placement_spare_voters(const struct registry_view *v, const thole_v1_Shard *shard,
+                              const struct placement_options *o, uint64_t ret[static LIMIT_MEMBERS],
+                              uint32_t *ret_wanted);
 
 /* Append an ObserveShard with the conditions, if they differ from the stored ones. `decided` is
  * what placement_decide said about the same view. True if something was appended. */

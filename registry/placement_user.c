@@ -1,13 +1,14 @@
 /* Placement of a user's shard: one step towards its target. First what is missing is added
  * (existing replicas change their role before new ones are made), and only when all of the target
- * that votes runs does what is too much leave, one vote at a time. So at every moment all wanted
- * voters that can run, run:
+ * that votes runs does what is too much leave. So at every moment all wanted voters that can run,
+ * run. The votes themselves are given and taken by the membership controller (hostctl/votes.c),
+ * which lets a newcomer take the vote of one that is too many by the same target:
  *
  *   missing voters      promote non-voting ones, else place new ones        all at once
  *   missing others      place new ones; demote surplus voters
  *   leaving host        (draining, removed, dead, against a constraint) remove, once replaced
  *   a better spread     one replica at a time, when nothing else is to be done
- *   surplus             remove: not running, on suspect hosts, on loaded hosts first; leader last
+ *   surplus             remove: all of them at once
  *
  * Users' replicas count as what they are, and are never touched. */
 #include "registry/placement_internal.h"
@@ -136,34 +137,6 @@ static void improve(struct adding *a)
 
 /* ---- What is too much ------------------------------------------------------------------------ */
 
-static bool host_suspect(const struct placement *p, const struct placement_member *m)
-{
-    return m->host_index >= 0 && p->hosts[m->host_index].suspect;
-}
-
-/* Should `a` go rather than `b`? */
-static bool goes_first(const struct placement *p, const struct placement_member *a,
-                       const struct placement_member *b)
-{
-    if (a->keep != b->keep) {
-        return !a->keep;
-    }
-    if (a->host_up != b->host_up) {
-        return !a->host_up;
-    }
-    if (a->running != b->running) {
-        return !a->running;
-    }
-    if (a->leader != b->leader) {
-        return !a->leader;
-    }
-    if (host_suspect(p, a) != host_suspect(p, b)) {
-        return host_suspect(p, a);
-    }
-    bool both = a->host_index >= 0 && b->host_index >= 0;
-    return both && p->hosts[a->host_index].rank > p->hosts[b->host_index].rank;
-}
-
 static bool target_votes(const struct placement_member *m)
 {
     return m->target == CLASS_VOTERS || m->target == CLASS_WITNESSES;
@@ -189,47 +162,97 @@ static const char *leaving_reason(const struct placement_member *m, bool surplus
     return surplus ? "there are more than wanted" : "another host has its place";
 }
 
-/* Take one vote, if all that should vote do, and those that then vote are mostly running. False:
- * one is too many, and has to stay for now. */
-static bool reduce_voting(struct placement *p)
+/* A voting replica that the target has no place for. */
+static bool is_surplus(const struct placement_member *m)
 {
-    struct placement_member *out = NULL;
-    uint32_t voting = 0;
-    uint32_t running = 0;
-    uint32_t in_place = 0;
+    return m->run && m->voting && m->mine && !target_votes(m);
+}
+
+/* It was placed and never had its vote: nothing is lost with it. */
+static bool is_unfinished(const struct placement_member *m)
+{
+    return !m->running && !m->failed;
+}
+
+static void take_vote(struct placement *p, struct placement_member *m)
+{
+    if (m->target != CLASS_NONE) {
+        placement__set_role(p, m, thole_v1_REPLICA_ROLE_NON_VOTING,
+                            "there are more voters than wanted");
+    } else {
+        placement__remove(p, m, leaving_reason(m, true));
+    }
+}
+
+struct voting {
+    uint32_t wanted, in_place;        /* by the target */
+    uint32_t surplus, stay, stay_run; /* voting replicas; of those that stay, how many run */
+    bool leaving;                     /* another one is on its way out */
+};
+
+static struct voting count_voting(const struct placement *p)
+{
+    struct voting v = {.wanted =
+                           p->classes[CLASS_VOTERS].wanted + p->classes[CLASS_WITNESSES].wanted};
     for (size_t i = 0; i < p->member_count; i++) {
-        struct placement_member *m = &p->members[i];
+        const struct placement_member *m = &p->members[i];
         if (!m->voting) {
             continue;
         }
-        if (!m->run) {
-            if (!m->out) {
-                return false; /* one at a time */
-            }
-            continue;
+        v.leaving |= !m->run && !m->out;
+        v.in_place += m->run && target_votes(m) && m->running;
+        v.surplus += is_surplus(m);
+        v.stay += m->run && !is_surplus(m);
+        v.stay_run += m->run && !is_surplus(m) && m->running && m->host_up;
+    }
+    return v;
+}
+
+/* Take the votes of all that are too many at once, so that the group does not pass through an even
+ * number of voters: if all that should vote do, and are mostly running. What never had its vote
+ * goes in any case. False: some are too many, and have to stay for now. */
+static bool reduce_voting(struct placement *p)
+{
+    struct voting v = count_voting(p);
+    bool all = !v.leaving && v.in_place >= v.wanted && v.stay_run * 2 > v.stay;
+    for (size_t i = 0; i < p->member_count; i++) {
+        struct placement_member *m = &p->members[i];
+        if (is_surplus(m) && (all || is_unfinished(m))) {
+            take_vote(p, m);
+            v.surplus--;
         }
-        voting++;
-        running += m->running && m->host_up;
-        if (target_votes(m)) {
-            in_place += m->running;
-        } else if (m->mine && (out == NULL || goes_first(p, m, out))) {
-            out = m;
+    }
+    return v.surplus == 0;
+}
+
+size_t placement_spare_voters(const struct registry_view *v, const thole_v1_Shard *shard,
+                              const struct placement_options *o, uint64_t ret[static LIMIT_MEMBERS],
+                              uint32_t *ret_wanted)
+{
+    struct placement_result result;
+    struct placement p = {
+        .v = v, .shard = shard, .spec = thole_v1_Shard_spec(shard), .o = o, .ret = &result};
+    size_t count = 0;
+    uint32_t voting = 0;
+    uint32_t users = 0;
+    bool zero = thole_v1_Shard_id(shard) == REGISTRY_SHARD_ID;
+    placement__load_members(&p);
+    if (!zero) {
+        placement__load_hosts(&p);
+        placement__target(&p, o->hold);
+    }
+    for (size_t i = 0; i < p.member_count; i++) {
+        const struct placement_member *m = &p.members[i];
+        bool votes = m->run && m->voting;
+        voting += votes;
+        users += votes && !m->mine;
+        if (votes && !zero && m->mine && !target_votes(m)) {
+            ret[count++] = m->id;
         }
     }
-    uint32_t wanted = p->classes[CLASS_VOTERS].wanted + p->classes[CLASS_WITNESSES].wanted;
-    if (out == NULL) {
-        return true;
-    }
-    if (in_place < wanted || (running - (out->running && out->host_up)) * 2 <= voting - 1) {
-        return false;
-    }
-    if (out->target != CLASS_NONE) {
-        placement__set_role(p, out, thole_v1_REPLICA_ROLE_NON_VOTING,
-                            "there are more voters than wanted");
-    } else {
-        placement__remove(p, out, leaving_reason(out, true));
-    }
-    return true;
+    uint32_t wanted = thole_v1_ShardSpec_voters(p.spec) + thole_v1_ShardSpec_witnesses(p.spec);
+    *ret_wanted = zero ? voting : wanted > users ? wanted : users;
+    return count;
 }
 
 /* Does the member still stand in for a slot that has no running replica? */

@@ -26,7 +26,7 @@ static uint8_t *put_varint(uint8_t *p, uint64_t v)
     return p;
 }
 
-/* All field numbers used here but one are below 16: one byte of tag. */
+/* Of a field number below 16: one byte of tag. */
 static size_t field_size(uint64_t v)
 {
     return v ? 1 + varint_size(v) : 0;
@@ -37,6 +37,15 @@ static uint8_t *put_field(uint8_t *p, unsigned number, uint64_t v)
     if (v == 0)
         return p;
     *p++ = (uint8_t)(number << 3 | WIRE_VARINT);
+    return put_varint(p, v);
+}
+
+/* A field number of 16 and more: two bytes of tag. */
+static uint8_t *put_far_field(uint8_t *p, unsigned number, uint64_t v)
+{
+    if (v == 0)
+        return p;
+    p = put_varint(p, number << 3 | WIRE_VARINT);
     return put_varint(p, v);
 }
 
@@ -91,6 +100,7 @@ static size_t message_size(const struct out_msg *o)
                field_size(m->commit_term) + field_size(m->hint) + field_size(m->context) +
                field_size(o->shard_id) + field_size(o->to_incarnation);
     n += m->epoch ? 1 + field_size(m->epoch) : 0;
+    n += m->sent_ms ? 1 + field_size(m->sent_ms) : 0;
     for (uint32_t i = 0; i < m->entry_count; i++)
         n += bytes_field_size(entry_size(m->entries[i], i ? m->entries[i - 1] : NULL));
     return n;
@@ -118,12 +128,8 @@ static uint8_t *put_message(uint8_t *p, const struct out_msg *o)
     }
     p = put_field(p, 14, o->shard_id);
     p = put_field(p, 15, o->to_incarnation);
-    if (m->epoch) { /* field 16: two bytes of tag */
-        *p++ = 0x80;
-        *p++ = 0x01;
-        p = put_varint(p, m->epoch);
-    }
-    return p;
+    p = put_far_field(p, 16, m->epoch);
+    return put_far_field(p, 17, m->sent_ms);
 }
 
 size_t codec_weight(const struct raft_message *m)
@@ -213,6 +219,7 @@ static bool read_message(struct bufslice frame, const thole_engine_v1_RaftMessag
         .hint = thole_engine_v1_RaftMessage_hint(m),
         .context = thole_engine_v1_RaftMessage_context(m),
         .epoch = thole_engine_v1_RaftMessage_epoch(m),
+        .sent_ms = thole_engine_v1_RaftMessage_sent_ms(m),
     };
     if (ret->from == 0 || ret->to == 0)
         return false;

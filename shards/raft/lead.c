@@ -89,6 +89,47 @@ void raft__lead_rise(struct raft *r)
     }
 }
 
+/* What a peer's clock says is not ours to believe: nothing was sent later than now. */
+void raft__lead_answered(struct raft *r, struct raft_progress *p, const struct raft_message *m)
+{
+    uint64_t sent_ms = m->sent_ms < r->now_ms ? m->sent_ms : r->now_ms;
+
+    p->recently_active = true;
+    if (m->sent_ms > 0 && (!p->answered || sent_ms > p->answered_ms)) {
+        p->answered = true;
+        p->answered_ms = sent_ms;
+    }
+}
+
+bool raft__lead_answers(const struct raft *r, uint32_t i)
+{
+    const struct raft_progress *p = r->lead->peers != NULL ? &r->lead->peers[i] : NULL;
+
+    if (is_self(r, i)) {
+        return true;
+    }
+    if (r->asleep) {
+        return p == NULL || !p->absent; /* one that is absent is remembered: see raft__lead_rests */
+    }
+    return p != NULL && p->answered && r->now_ms - p->answered_ms < r->options.election_timeout_ms;
+}
+
+/* Everybody has what was committed two timeouts ago, at the latest; and nobody counts as caught up
+ * before an entry of this term is committed and there. */
+bool raft__lead_caught_up(const struct raft *r, uint32_t i)
+{
+    uint64_t wanted = r->lead->first_index;
+
+    if (wanted < r->lead->recent_commit) {
+        wanted = r->lead->recent_commit;
+    }
+    if (is_self(r, i)) {
+        return true;
+    }
+    return r->commit >= r->lead->first_index && raft__lead_answers(r, i) &&
+           (r->lead->peers == NULL || r->lead->peers[i].match >= wanted);
+}
+
 /* The log takes its own reference of `e`. */
 void raft__lead_append(struct raft *r, struct raft_entry *e)
 {
@@ -140,6 +181,8 @@ static bool check_quorum(struct raft *r)
         r->lead->peers[i].recently_active = false;
     }
     r->lead->quorum_deadline_ms = r->now_ms + r->options.election_timeout_ms;
+    r->lead->recent_commit = r->lead->checked_commit;
+    r->lead->checked_commit = r->commit;
     if (r->options.check_quorum && raft__quorum_joint_tally(c, votes) != RAFT_TALLY_WON) {
         raft__become_follower(r, r->term, 0);
         return false;

@@ -39,11 +39,29 @@ bool raft__writer_stalled(const struct raft *r)
            r->now_ms - r->log.work->writes[0].started_ms >= r->options.election_timeout_ms;
 }
 
+/* What `sent_ms` says; 0 in other messages, and in a reply that answers nothing. */
+static uint64_t time_of(const struct raft *r, const struct raft_message *m)
+{
+    switch (m->kind) {
+    case RAFT_MSG_APPEND:
+    case RAFT_MSG_HEARTBEAT:
+    case RAFT_MSG_SLEEP:
+        return r->now_ms;
+    case RAFT_MSG_APPEND_REPLY:
+    case RAFT_MSG_HEARTBEAT_REPLY:
+    case RAFT_MSG_SLEEP_REPLY:
+        return m->to == r->awake->answering ? r->awake->answering_sent_ms : 0;
+    default:
+        return 0;
+    }
+}
+
 void raft__send(struct raft *r, struct raft_message m, uint64_t token)
 {
     m.from = r->options.replica_id;
     m.epoch = r->epoch;
     m.incarnation_to = m.to == r->awake->answering ? r->awake->answering_life : 0;
+    m.sent_ms = time_of(r, &m);
     ASSERT(m.to != m.from && m.to != 0);
     if (m.term != 0 && r->awake->persist.hard_token > token && !CANARY(vote_before_sync)) {
         token = r->awake->persist.hard_token;

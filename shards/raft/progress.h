@@ -18,7 +18,9 @@ struct raft_inflight {
 struct raft_progress {
     uint64_t match, next;
     enum raft_peer_state state;
-    bool recently_active; /* since the last quorum check */
+    bool recently_active; /* since the last quorum check, or it is new since then */
+    bool answered;        /* something that this leadership sent, ... */
+    uint64_t answered_ms; /* ... the newest of it at this time */
     bool paused;          /* PROBE: a message is out */
     bool want_append; /* it answered a heartbeat and is behind: an append even if an empty one */
     bool log_wait;    /* REPLICATE: a log read from `log_first` is outstanding */

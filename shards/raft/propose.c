@@ -64,6 +64,44 @@ enum thole_code raft_propose(struct raft *r, struct raft_entry *const *entries, 
     return THOLE_OK;
 }
 
+static enum thole_code not_ready(struct thole_status *st, uint64_t id, const char *why)
+{
+    return THOLE_FAIL(st, THOLE_UNAVAILABLE, THOLE_REASON_NOT_READY,
+                      "membership change: replica %llu %s", (unsigned long long)id, why);
+}
+
+/* Nobody gets a vote who did not lately answer us as a learner and has what is committed; a witness
+ * has nothing to catch up with, and counts as one who does not answer. And whatever changes, those
+ * who answer now are a majority of both halves afterwards. */
+static enum thole_code check_votes(const struct raft *r, const struct raft_config *after,
+                                   struct thole_status *st)
+{
+    const struct raft_config *now = raft__config(r);
+    uint8_t votes[LIMIT_MEMBERS];
+
+    for (uint32_t i = 0; i < after->member_count; i++) {
+        const struct raft_member *m = &after->members[i];
+        uint32_t at = raft__config_position(now, m->replica_id);
+        bool member = at < now->member_count;
+        bool promoted = m->role == RAFT_VOTER && !raft_config_is_voter(now, m->replica_id);
+        if (promoted && !member) {
+            return not_ready(st, m->replica_id, "is no learner yet");
+        }
+        if (promoted && !raft__lead_answers(r, at)) {
+            return not_ready(st, m->replica_id, "has not answered lately");
+        }
+        if (promoted && !raft__lead_caught_up(r, at)) {
+            return not_ready(st, m->replica_id, "has not caught up yet");
+        }
+        votes[i] = member && raft__lead_answers(r, at) ? RAFT_VOTE_GRANTED : RAFT_VOTE_REFUSED;
+    }
+    if (raft__quorum_joint_tally(after, votes) != RAFT_TALLY_WON) {
+        return THOLE_FAIL(st, THOLE_UNAVAILABLE, THOLE_REASON_NOT_READY,
+                          "membership change: those who answer would be no majority of the voters");
+    }
+    return THOLE_OK;
+}
+
 static enum thole_code check_change(const struct raft *r, const struct raft_change *c,
                                     struct thole_status *st)
 {
@@ -98,6 +136,9 @@ static enum thole_code check_change(const struct raft *r, const struct raft_chan
         /* It would hold up everything behind it: see raft__staying_match. */
         code = THOLE_FAIL(st, THOLE_FAILED_PRECONDITION, THOLE_REASON_UNSATISFIABLE,
                           "membership change: beside witnesses no caught-up voter would stay");
+    }
+    if (code == THOLE_OK && c->item_count > 0 && !CANARY(vote_unanswered)) {
+        code = check_votes(r, &after, st);
     }
     raft_config_deinit(&after);
     return code;

@@ -104,7 +104,7 @@ THOLE_MUST_CHECK enum thole_code raft_config_decode(struct slice in, struct raft
 
 enum raft_change_op {
     RAFT_CHANGE_ADD_LEARNER = 1,
-    RAFT_CHANGE_ADD_VOTER = 2, /* of a member that is a learner: promotes it */
+    RAFT_CHANGE_ADD_VOTER = 2, /* promotes a learner; only those may be proposed */
     RAFT_CHANGE_ADD_WITNESS = 3,
     RAFT_CHANGE_REMOVE = 4,
     RAFT_CHANGE_DEMOTE = 5, /* voter to learner */
@@ -172,6 +172,8 @@ struct raft_message {
                                   HEARTBEAT_REPLY: it will not vote for this many ms (leases) */
     uint64_t context;          /* HEARTBEAT(_REPLY): read round; READ(_REPLY): read number;
                                   SLEEP(_REPLY): the leader's round of asking */
+    uint64_t sent_ms;          /* APPEND, HEARTBEAT, SLEEP: the leader's time (now_ms) when it sent
+                                  this; their replies repeat it. Set by the core */
     uint64_t incarnation_from; /* set by the engine on receipt; 0 in a single-process test */
     uint64_t
         incarnation_to; /* a reply: of the message that it answers, or 0 if that is not known */
@@ -255,7 +257,9 @@ THOLE_MUST_CHECK enum thole_code raft_propose(struct raft *r, struct raft_entry 
                                               size_t n, uint64_t now_ms, uint64_t *ret_first,
                                               struct thole_status *st);
 /* Propose a membership change: UNAVAILABLE NOT_LEADER, ABORTED CHANGE_IN_FLIGHT,
- * FAILED_PRECONDITION (raft_change_apply's reasons). It acts when committed and durable here. */
+ * FAILED_PRECONDITION (raft_change_apply's reasons), UNAVAILABLE NOT_READY: a new voter is not
+ * caught up (struct raft_peer_status), or those who answer are no majority afterwards; ask again
+ * later. It acts when committed and durable here. */
 THOLE_MUST_CHECK enum thole_code raft_change_membership(struct raft *r, const struct raft_change *c,
                                                         uint64_t now_ms, uint64_t *ret_index,
                                                         struct thole_status *st);
@@ -416,7 +420,11 @@ enum raft_peer_state { RAFT_PROBE, RAFT_REPLICATE, RAFT_SNAPSHOT };
 struct raft_peer_status {
     uint64_t match, next;
     enum raft_peer_state state;
-    bool recently_active;
+    bool recently_active; /* or new: what the leader's check of its quorum goes by */
+    bool answers;         /* it answered, since it is a member and in this term, a message that was
+                             sent within the last election timeout; asleep: its host is heard */
+    bool caught_up;       /* that, and it has what was committed in this term a timeout or two ago:
+                             it may be given a vote */
 };
 /* A leader's view of a member; false if not leading or unknown. */
 bool raft_peer(const struct raft *r, uint64_t replica_id, struct raft_peer_status *ret);

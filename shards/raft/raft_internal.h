@@ -56,7 +56,9 @@ struct raft_lead {
     uint32_t peer_count;
     uint64_t first_index; /* of this leadership: its no-op */
     uint64_t uncommitted_bytes;
-    uint64_t witness_sent; /* the last entry that any witness was sent */
+    uint64_t checked_commit; /* the commit index at the last check of the quorum ... */
+    uint64_t recent_commit;  /* ... and at the one before: what a new voter must have */
+    uint64_t witness_sent;   /* the last entry that any witness was sent */
     uint64_t heartbeat_deadline_ms;
     uint64_t quorum_deadline_ms; /* when the next check of a quorum's activity is due */
     uint64_t transfer_target;    /* 0: none */
@@ -75,6 +77,7 @@ struct raft_awake {
     struct raft_reads reads;
     struct raft_outbox outbox;
     uint64_t answering, answering_life; /* the sender of the message being received */
+    uint64_t answering_sent_ms;         /* of that message */
     uint64_t election_deadline_ms;
     uint64_t busy_ms;     /* leader: when something last happened; never: since the last tick */
     uint64_t force_index; /* raft_force's entry, until it is durable; 0: none */
@@ -183,6 +186,12 @@ void raft__lead_auto_leave(struct raft *r);
 void raft__heartbeat(struct raft *r, bool voters_only);
 /* The progress of a member, or NULL; not for ourselves. */
 struct raft_progress *raft__peer(struct raft *r, uint64_t replica_id);
+
+/* The member answered us: `m` says what. */
+void raft__lead_answered(struct raft *r, struct raft_progress *p, const struct raft_message *m);
+/* Of a member by its position; we answer ourselves. See struct raft_peer_status. */
+bool raft__lead_answers(const struct raft *r, uint32_t i);
+bool raft__lead_caught_up(const struct raft *r, uint32_t i);
 
 /* propose.c: the log's entry for a change; one reference, the caller's. */
 struct raft_entry *raft__change_entry(const struct raft_change *c);

@@ -220,6 +220,7 @@ enum thole_code raft_receive(struct raft *r, struct raft_message *m, uint64_t no
     raft__begin(r, now_ms);
     r->awake->answering = m->from;
     r->awake->answering_life = m->incarnation_from;
+    r->awake->answering_sent_ms = m->sent_ms;
     enum thole_code code = raft__check_message(r, m, st);
     bool ours = true;
 

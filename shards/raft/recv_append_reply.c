@@ -52,7 +52,7 @@ enum thole_code raft__recv_append_reply(struct raft *r, const struct raft_messag
                           "append reply: index %llu is beyond our log",
                           (unsigned long long)m->index);
     }
-    p->recently_active = true;
+    raft__lead_answered(r, p, m);
     if (m->reject) {
         rejected(r, p, m);
     } else {

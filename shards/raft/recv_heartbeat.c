@@ -51,7 +51,7 @@ enum thole_code raft__recv_heartbeat_reply(struct raft *r, const struct raft_mes
                           "heartbeat reply: read round %llu was never opened",
                           (unsigned long long)m->context);
     }
-    p->recently_active = true;
+    raft__lead_answered(r, p, m);
     p->paused = false;
     raft__lease_acked(r, p, m);
     if (p->state == RAFT_PROBE && p->match == r->log.last_index) {

@@ -133,7 +133,7 @@ void raft__recv_sleep_reply(struct raft *r, const struct raft_message *m)
     if (p == NULL) {
         return;
     }
-    p->recently_active = true;
+    raft__lead_answered(r, p, m);
     p->paused = false;
     if (m->context == r->sleep_round && m->index == r->log.last_index) {
         p->sleep_round = r->sleep_round;
@@ -154,6 +154,9 @@ void raft__wake(struct raft *r, uint64_t heard_ms)
         /* At the next tick, which knows the time: a heartbeat, and T for a quorum to answer it. */
         r->lead->heartbeat_deadline_ms = r->now_ms;
         r->lead->quorum_deadline_ms = RAFT_NEVER_MS;
+        for (uint32_t i = 0; i < r->lead->peer_count; i++) {
+            r->lead->peers[i].answered = false; /* it was its host that we heard */
+        }
         return;
     }
     heard_ms = heard_ms < r->now_ms ? heard_ms : r->now_ms;

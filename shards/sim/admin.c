@@ -74,6 +74,38 @@ struct view { /* of a shard, from its leader */
     struct raft_change change;
 };
 
+static void crash_in_step(struct sim *s, void *arg)
+{
+    struct sim_host *h = arg;
+    if (s->calm || !h->engine || h->ending)
+        return;
+    host_crash(h);
+    host_restart_later(h, rand_between(dice(s), 1, 3000) * SIM_MS);
+}
+
+static void pause_in_step(struct sim *s, void *arg)
+{
+    struct sim_host *h = arg;
+    if (s->calm)
+        return;
+    h->paused_until_ns = s->now_ns + rand_between(dice(s), 1, 3000) * SIM_MS;
+    h->next_stale = true;
+    SIM_TRACE(s, "host %d: pauses until %" PRIu64, h->id, h->paused_until_ns / NS_PER_MS);
+}
+
+/* The host of a replica that the change is about, or the leader's, fails while it is made. */
+static void strike_later(const struct view *v)
+{
+    struct sim *s = v->s;
+    uint64_t n = rand_below(dice(s), v->change.item_count + 1);
+    const struct member *m = n > 0 ? shadow_member(s, v->change.items[n - 1].replica_id) : NULL;
+    struct sim_host *h = &s->hosts[m ? m->host : v->leader];
+    bool crash = rand_chance(dice(s), 0.5);
+    if (sim_has(&s->c, crash ? SIM_CRASH : SIM_PAUSE))
+        sim_at(s, s->now_ns + rand_below(dice(s), 100) * SIM_MS,
+               crash ? crash_in_step : pause_in_step, h);
+}
+
 static void propose(struct view *v)
 {
     struct sim *s = v->s;
@@ -83,6 +115,8 @@ static void propose(struct view *v)
         SIM_TRACE(s, "host %d: shard %" PRIu64 " change: operation %d of replica %" PRIu64,
                   v->leader, v->shard->id, v->change.items[i].op, v->change.items[i].replica_id);
     engine_change(s->hosts[v->leader].engine, v->shard->id, &v->change, change_done, s);
+    if (rand_chance(dice(s), 0.15))
+        strike_later(v);
 }
 
 static void add_item(struct view *v, enum raft_change_op op, uint64_t replica_id, int host)

@@ -264,6 +264,32 @@ static void check_new_peers(struct sim *s, struct member *m, struct replica *r)
         FAIL(s, m, "new peer %" PRIu64 " counts as gone", gone);
 }
 
+/* Who gets a vote has acknowledged something in this leader's term, so its disk has the term. */
+static void check_new_voters(struct sim *s, struct member *m, const struct replica *r,
+                             const struct raft_entry *e)
+{
+    struct raft_change change;
+    if (raft_change_decode(e->payload.bytes, &change, NULL) != THOLE_OK || change.epoch != 0)
+        return;
+    for (uint32_t i = 0; i < change.item_count; i++) {
+        uint64_t id = change.items[i].replica_id;
+        const struct member *peer = shadow_member(s, id);
+        if (change.items[i].op == RAFT_CHANGE_ADD_VOTER && !raft_config_is_voter(&m->config, id) &&
+            (!peer || peer->hard.term < sim_status(r).term))
+            FAIL(s, m, "gives a vote to replica %" PRIu64 ", which never answered it", id);
+    }
+}
+
+static void check_new_changes(struct sim *s, struct member *m, const struct replica *r,
+                              uint64_t from)
+{
+    for (uint64_t i = from + 1; i <= sim_status(r).last_index; i++) {
+        const struct raft_entry *e = raft_entry_at(r->core, i);
+        if (e && e->kind == RAFT_ENTRY_CONFIG)
+            check_new_voters(s, m, r, e);
+    }
+}
+
 /* Membership changes that are appended and not yet in force. */
 static void check_in_flight(struct sim *s, struct member *m, struct replica *r)
 {
@@ -299,6 +325,8 @@ static void check_status(struct sim *s, struct member *m, struct replica *r)
     check_commits(s, m, r, was->commit);
     if (now->role == RAFT_PRE_CANDIDATE || now->role == RAFT_CANDIDATE)
         check_campaign(s, m, r);
+    if (now->role == RAFT_LEADER && was->role == RAFT_LEADER && was->term == now->term)
+        check_new_changes(s, m, r, was->last_index);
     if (!raft_config_equal(&m->config, raft_config(r->core))) {
         if (now->role == RAFT_LEADER && was->role == RAFT_LEADER)
             check_new_peers(s, m, r);

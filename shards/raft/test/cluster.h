@@ -135,6 +135,8 @@ struct raft_entry *command_new(size_t size);
 enum thole_code node_propose(struct cluster *c, uint64_t id, size_t size); /* no settling */
 void cluster_propose(struct cluster *c, size_t n); /* at the leader, must be accepted; settles */
 enum thole_code node_change(struct cluster *c, uint64_t id, const struct raft_change *change);
+/* Add a node as a learner and let it catch up: it may get a vote then. */
+void cluster_learn(struct cluster *c, uint64_t leader, uint64_t id);
 struct raft_change change_one(enum raft_change_op op, uint64_t replica_id);
 void change_add(struct raft_change *change, enum raft_change_op op, uint64_t replica_id);
 /* raft_force, which must be accepted; no settling. */

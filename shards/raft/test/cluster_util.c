@@ -168,6 +168,15 @@ enum thole_code node_change(struct cluster *c, uint64_t id, const struct raft_ch
     return raft_change_membership(node_at(c, id)->raft, change, c->now_ms, &index, NULL);
 }
 
+void cluster_learn(struct cluster *c, uint64_t leader, uint64_t id)
+{
+    struct raft_change change = change_one(RAFT_CHANGE_ADD_LEARNER, id);
+
+    change.revision = raft_config(c->nodes[leader].raft)->revision;
+    ASSERT(node_change(c, leader, &change) == THOLE_OK);
+    cluster_run(c, 4 * HEARTBEAT_MS);
+}
+
 struct raft_change change_one(enum raft_change_op op, uint64_t replica_id)
 {
     struct raft_change change = {.revision = 1};

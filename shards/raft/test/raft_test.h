@@ -28,6 +28,8 @@ struct raft_message append_msg(uint64_t from, uint64_t term, uint64_t index, uin
                                uint64_t commit, const uint64_t *terms, uint32_t count);
 enum thole_code give(struct cluster *c, struct raft_message m); /* receive, then settle */
 enum thole_code give_ack(struct cluster *c, uint64_t from, uint64_t index);
+/* Node 1, which leads with a quorum of itself and node 2, gets a learner that has everything. */
+void solo_learn(struct cluster *c, uint64_t id);
 /* The last message of this kind to this node that was sent and not forgotten, or NULL. */
 const struct raft_message *sent(struct cluster *c, enum raft_message_kind kind, uint64_t to);
 size_t sent_count(struct cluster *c, enum raft_message_kind kind);

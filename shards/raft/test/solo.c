@@ -57,6 +57,9 @@ struct raft_message append_msg(uint64_t from, uint64_t term, uint64_t index, uin
 
 enum thole_code give(struct cluster *c, struct raft_message m)
 {
+    bool reply = m.kind == RAFT_MSG_APPEND_REPLY || m.kind == RAFT_MSG_HEARTBEAT_REPLY ||
+                 m.kind == RAFT_MSG_SLEEP_REPLY;
+    m.sent_ms = reply && m.sent_ms == 0 ? c->now_ms : m.sent_ms; /* to what was just sent */
     enum thole_code code = node_receive(c, m);
 
     cluster_settle(c);
@@ -69,6 +72,16 @@ enum thole_code give_ack(struct cluster *c, uint64_t from, uint64_t index)
 
     m.index = index;
     return give(c, m);
+}
+
+void solo_learn(struct cluster *c, uint64_t id)
+{
+    struct raft_change change = change_one(RAFT_CHANGE_ADD_LEARNER, id);
+
+    assert_int_equal(node_change(c, 1, &change), THOLE_OK);
+    cluster_settle(c);
+    (void)give_ack(c, 2, node_last(c, 1));
+    (void)give_ack(c, id, node_last(c, 1));
 }
 
 static void grant(struct cluster *c, enum raft_message_kind kind, uint64_t term)

@@ -8,6 +8,7 @@ static void add_voter(uint64_t leader, uint64_t id)
 {
     struct raft_change change = change_one(RAFT_CHANGE_ADD_VOTER, id);
 
+    cluster_learn(&c, leader, id);
     change.revision = raft_config(c.nodes[leader].raft)->revision;
     assert_int_equal(node_change(&c, leader, &change), THOLE_OK);
     cluster_run(&c, 4 * HEARTBEAT_MS);
@@ -169,6 +170,8 @@ TEST(force_in_a_joint_configuration)
     cluster_make_leader(&c, 1);
     (void)cluster_join(&c);
     (void)cluster_join(&c);
+    cluster_learn(&c, 1, 4);
+    cluster_learn(&c, 1, 5);
     struct raft_change change = change_one(RAFT_CHANGE_ADD_VOTER, 4);
     change_add(&change, RAFT_CHANGE_ADD_VOTER, 5);
     change_add(&change, RAFT_CHANGE_REMOVE, 2);
@@ -406,7 +409,7 @@ TEST(force_new_members_start_behind_the_forced_entry)
     forced = node_last(&c, 1);
     cluster_run(&c, 1);
     assert_alone(1, 1, 3);
-    struct raft_change change = change_one(RAFT_CHANGE_ADD_VOTER, 4);
+    struct raft_change change = change_one(RAFT_CHANGE_ADD_LEARNER, 4);
     assert_int_equal(node_change(&c, 1, &change), THOLE_OK);
     cluster_settle(&c);
     struct raft_message less = msg(RAFT_MSG_APPEND_REPLY, 4, node_term(&c, 1));

@@ -325,6 +325,7 @@ TEST(force_two_of_three_lost)
     cluster_settle(&c);
     assert_int_equal(c.nodes[2].last_error, THOLE_DATA_LOSS);
     (void)cluster_join(&c);
+    cluster_learn(&c, 3, 4);
     struct raft_change change = change_one(RAFT_CHANGE_ADD_VOTER, 4);
     assert_int_equal(node_change(&c, 3, &change), THOLE_OK);
     cluster_settle(&c);
@@ -383,6 +384,7 @@ TEST(confchange_v1_add_single)
     begin(1);
     campaign(1);
     (void)cluster_join(&c);
+    cluster_learn(&c, 1, 2);
     struct raft_change change = change_one(RAFT_CHANGE_ADD_VOTER, 2);
     assert_int_equal(node_change(&c, 1, &change), THOLE_OK);
     cluster_settle(&c);
@@ -408,6 +410,8 @@ TEST(confchange_v2_add_double_auto)
     campaign(1);
     (void)cluster_join(&c);
     (void)cluster_join(&c);
+    cluster_learn(&c, 1, 2);
+    cluster_learn(&c, 1, 3);
     struct raft_change change = change_one(RAFT_CHANGE_ADD_VOTER, 2);
     change_add(&change, RAFT_CHANGE_ADD_VOTER, 3);
     assert_int_equal(node_change(&c, 1, &change), THOLE_OK);
