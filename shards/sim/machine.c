@@ -34,6 +34,7 @@ struct kv_machine {
     uint64_t shard_id, replica_id;
     struct kv *kv, own;
     struct space *space; /* persistent */
+    bool restored;       /* and not used since */
 };
 
 static uint64_t mix(uint64_t a, uint64_t b)
@@ -60,6 +61,17 @@ static void kv_copy(struct kv *to, const struct kv *from)
         (void)map_put(&to->values, key, value);
 }
 
+/* A restored generation counts when it is first used: it may be discarded before, because its
+ * snapshot is of a group that was forced meanwhile. */
+static void check_use(struct kv_machine *m)
+{
+    if (!m->restored || m->h->ending) {
+        return;
+    }
+    m->restored = false;
+    check_apply(m->h->s, m->h, m->shard_id, m->replica_id, m->kv->last, kv_state(m->kv), true);
+}
+
 static uint64_t kv_get(const struct kv *kv, uint64_t key)
 {
     return (uint64_t)(uintptr_t)map_get(&kv->values, key + 1);
@@ -83,6 +95,7 @@ static enum thole_code kv_apply(void *machine, struct thole_apply *b, struct tho
     (void)st;
     struct kv_machine *m = machine;
     struct sim *s = m->h->s;
+    check_use(m);
     for (size_t i = 0; i < b->entry_count; i++) {
         struct thole_entry *e = &b->entries[i];
         if (e->index <= m->kv->last)
@@ -108,9 +121,10 @@ static enum thole_code kv_apply(void *machine, struct thole_apply *b, struct tho
 static enum thole_code kv_query(void *machine, const void *view, struct thole_slice query,
                                 struct thole_sink *answer, struct thole_status *st)
 {
-    const struct kv_machine *m = machine;
+    struct kv_machine *m = machine;
     const struct kv *kv = view ? view : m->kv;
     uint8_t out[8];
+    check_use(m);
     if (query.size != 8)
         return THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST, "not a key");
     put_be64(out, kv_get(kv, get_be64(query.data)));
@@ -120,8 +134,9 @@ static enum thole_code kv_query(void *machine, const void *view, struct thole_sl
 static enum thole_code kv_view(void *machine, void **ret, struct thole_status *st)
 {
     (void)st;
-    const struct kv_machine *m = machine;
+    struct kv_machine *m = machine;
     struct kv *copy = xmalloc(sizeof(*copy));
+    check_use(m);
     kv_copy(copy, m->kv);
     *ret = copy;
     return THOLE_OK;
@@ -146,9 +161,10 @@ static enum thole_code kv_save(void *machine, const void *view, struct thole_sin
                                struct thole_status *st)
 {
     (void)st;
-    const struct kv_machine *m = machine;
+    struct kv_machine *m = machine;
     const struct kv *kv = view ? view : m->kv;
     struct bytes b = {0};
+    check_use(m);
     size_t it = 0;
     uint64_t key;
     void *value;
@@ -216,8 +232,7 @@ static enum thole_code kv_restore(void *machine, struct thole_source *in,
     }
     map_deinit(&m->kv->values);
     *m->kv = fresh;
-    if (fresh.last != 0)
-        check_apply(m->h->s, m->h, m->shard_id, m->replica_id, fresh.last, kv_state(m->kv), true);
+    m->restored = fresh.last != 0;
     if (!m->space)
         return THOLE_OK;
     store_meta(m->space, meta, n);
