@@ -154,7 +154,7 @@ static bool remove_damaged(struct view *v)
 {
     for (uint32_t i = 0; i < v->config->member_count; i++) {
         const struct member *m = shadow_member(v->s, v->config->members[i].replica_id);
-        if (!m || !m->damaged)
+        if (!m || (!m->damaged && !member_superseded(m)))
             continue;
         add_item(v, RAFT_CHANGE_REMOVE, m->replica_id, -1);
         if (!v->config->joint)
@@ -181,7 +181,8 @@ static bool add_somewhere(struct view *v)
         raft_config_is_removed(v->config, r->replica_id))
         return false;
     enum raft_change_op op = r->kind->witness ? RAFT_CHANGE_ADD_WITNESS : RAFT_CHANGE_ADD_LEARNER;
-    if (!r->kind->witness && rand_chance(dice(s), 0.2))
+    bool superseded = member_superseded(shadow_member(s, r->replica_id));
+    if (!r->kind->witness && !superseded && rand_chance(dice(s), 0.2))
         op = RAFT_CHANGE_ADD_VOTER;
     add_item(v, op, r->replica_id, h);
     return true;

@@ -182,8 +182,8 @@ static void first_commit(struct sim *s, struct member *m, struct replica *r, uin
     if (index > 1 && shard->slots[index - 1].commit_in > slot->commit_in)
         slot->commit_in = shard->slots[index - 1].commit_in;
     shard->committed = index;
-    if (index < sim_status(r).commit || (m->forced && sim_status(r).role != RAFT_LEADER))
-        return; /* checked with the last one; or forced, and no quorum is asked */
+    if (index < sim_status(r).commit)
+        return; /* checked with the last one */
     const struct raft_config *before = &m->config;
     /* It may commit and step down in one turn. */
     if (sim_status(r).role != RAFT_LEADER && m->status.role != RAFT_LEADER)
@@ -302,6 +302,17 @@ static void check_in_flight(struct sim *s, struct member *m, struct replica *r)
         FAIL(s, m, "has %d membership changes in flight", count);
 }
 
+static void trace_status(struct sim *s, const struct member *m, const struct raft_status *now)
+{
+    SIM_TRACE(s,
+              "host %d: shard %" PRIu64 " replica %" PRIu64 " role=%d term=%" PRIu64
+              " vote=%" PRIu64 " leader=%" PRIu64 " commit=%" PRIu64 " applied=%" PRIu64
+              " log=[%" PRIu64 ",%" PRIu64 "] durable=%" PRIu64 " epoch=%" PRIu64,
+              m->host, m->shard->id, m->replica_id, (int)now->role, now->term, now->vote,
+              now->leader, now->commit, now->applied, now->first_index, now->last_index,
+              now->durable_index, now->epoch);
+}
+
 static void check_status(struct sim *s, struct member *m, struct replica *r)
 {
     const struct raft_status status = sim_status(r), *was = &m->status, *now = &status;
@@ -320,6 +331,11 @@ static void check_status(struct sim *s, struct member *m, struct replica *r)
     if (now->durable_index > member_last(m))
         FAIL(s, m, "believes %" PRIu64 " durable, its disk ends at %" PRIu64, now->durable_index,
              member_last(m));
+    if (replica_superseded(m, r)) {
+        raft_config_copy(&m->config, raft_config(r->core));
+        trace_status(s, m, now);
+        return; /* what it believes is of a lost group */
+    }
     if (now->role == RAFT_LEADER && (was->role != RAFT_LEADER || was->term != now->term))
         check_leader(s, m, r);
     check_commits(s, m, r, was->commit);
@@ -339,12 +355,7 @@ static void check_status(struct sim *s, struct member *m, struct replica *r)
             check_in_flight(s, m, r);
     }
     check_bounds(s, m, r);
-    SIM_TRACE(s,
-              "host %d: shard %" PRIu64 " replica %" PRIu64 " role=%d term=%" PRIu64
-              " vote=%" PRIu64 " leader=%" PRIu64 " commit=%" PRIu64 " applied=%" PRIu64
-              " log=[%" PRIu64 ",%" PRIu64 "] durable=%" PRIu64,
-              m->host, shard->id, m->replica_id, (int)now->role, now->term, now->vote, now->leader,
-              now->commit, now->applied, now->first_index, now->last_index, now->durable_index);
+    trace_status(s, m, now);
 }
 
 /* A new life begins with what the disk holds. */
@@ -353,13 +364,11 @@ static void begin_life(struct sim *s, struct sim_host *h, struct member *m, stru
     m->life = h->incarnation;
     m->status =
         (struct raft_status){.term = m->hard.term, .vote = m->hard.vote, .commit = m->hard.commit};
-    if (m->forced && m->hard.commit > m->shard->committed)
-        m->status.commit = m->shard->committed; /* it crashed before that was seen */
     if (sim_status(r).commit < m->hard.commit)
         FAIL(s, m, "commit %" PRIu64 " after a restart, its disk says %" PRIu64,
              sim_status(r).commit, m->hard.commit);
     raft_config_copy(&m->config, raft_config(r->core));
-    if (m->config.member_count > 0)
+    if (m->config.member_count > 0 && !replica_superseded(m, r))
         check_config(s, m->shard, sim_status(r).config_index, &m->config);
 }
 
@@ -376,8 +385,8 @@ static void check_replica(struct sim *s, struct sim_host *h, struct replica *r)
 {
     struct member *m = shadow_member(s, r->replica_id);
     ASSERT(m != NULL);
-    bool superseded =
-        m->superseded && r->failure != NULL && r->failure->reason == THOLE_REASON_REMOVED;
+    bool superseded = m->epoch < m->shard->forced_epoch && r->failure != NULL &&
+                      r->failure->reason == THOLE_REASON_REMOVED;
     if (r->state == GROUP_FAILED && !m->damaged && !superseded)
         FAIL(s, m, "failed: %s", r->failure->message);
     if (r->state != GROUP_RUNNING)
@@ -455,7 +464,9 @@ static void check_message(void *ctx, uint64_t shard_id, uint64_t to_incarnation,
             r->index > member_last(m))
             FAIL(s, m, "acknowledges %" PRIu64 ", its disk ends at %" PRIu64, r->index,
                  member_last(m));
-        if (r->commit > m->shard->committed)
+        if (r->epoch > m->shard->forced_epoch)
+            FAIL(s, m, "speaks of epoch %" PRIu64 ", which has not begun", r->epoch);
+        if (r->commit > m->shard->committed && r->epoch == m->shard->forced_epoch)
             FAIL(s, m, "says that %" PRIu64 " is committed, the shard is at %" PRIu64, r->commit,
                  m->shard->committed);
     }
@@ -481,6 +492,21 @@ void check_frame(struct sim *s, struct sim_host *h, struct bufslice frame)
         sim_fail(s, "host %d sends a frame that cannot be read: %s", h->id, st.message);
 }
 
+/* A snapshot comes from whoever leads the term that it names. */
+void check_chunk(struct sim *s, struct sim_host *h, struct bufslice frame)
+{
+    struct codec_chunk c;
+    struct thole_status st;
+    if (codec_read_chunk(frame.bytes, &c, &st) != THOLE_OK) {
+        sim_fail(s, "host %d sends a chunk that cannot be read: %s", h->id, st.message);
+        return;
+    }
+    const struct member *m = shadow_member(s, c.from);
+    if (m && !member_superseded(m) && map_get(&m->shard->leaders, c.term) != m)
+        FAIL(s, m, "sends a snapshot in term %" PRIu64 ", which it does not lead", c.term);
+    codec_release(c.arena);
+}
+
 /* ---- Machines -------------------------------------------------------------------------------- */
 
 void check_apply(struct sim *s, struct sim_host *h, uint64_t shard_id, uint64_t replica_id,
@@ -490,6 +516,9 @@ void check_apply(struct sim *s, struct sim_host *h, uint64_t shard_id, uint64_t 
     struct shadow_slot *slot = shadow_slot(shard, index);
     struct member *m = shadow_member(s, replica_id);
     ASSERT(m != NULL);
+    sim_mix(s, replica_id, state);
+    if (member_superseded(m))
+        return;
     if (slot->state == 0)
         slot->state = state;
     if (slot->state != state)
@@ -499,12 +528,14 @@ void check_apply(struct sim *s, struct sim_host *h, uint64_t shard_id, uint64_t 
     /* What is at the applier is still applied when the host ends, or the replica is removed. */
     if (!h->ending && !m->gone && !restored && index > member_last(m))
         FAIL(s, m, "applies %" PRIu64 ", its disk ends at %" PRIu64, index, member_last(m));
-    sim_mix(s, replica_id, state);
 }
 
-void check_execute(struct sim *s, struct shard *shard, uint64_t index, uint64_t value,
+void check_execute(struct sim *s, const struct member *m, uint64_t index, uint64_t value,
                    uint64_t result)
 {
+    struct shard *shard = m->shard;
+    if (member_superseded(m))
+        return;
     struct executed *e = map_get(&shard->executed, value);
     if (!e) {
         e = xmalloc(sizeof(*e));

@@ -29,16 +29,20 @@ static bool change_in_memory(struct sim *s, const struct shard *shard)
     return false;
 }
 
-static bool settled(struct sim *s, const struct shard *shard)
+bool final_changing(struct sim *s, const struct shard *shard)
 {
-    if (shard->config_count == 0 || s->now_ns < shard->changed_ns + SETTLED_AFTER_MS * SIM_MS)
-        return false;
     uint64_t from = shard->configs[shard->config_count - 1].index + 1;
     for (uint64_t i = from; i < shard->slot_count; i++)
         for (const struct shadow_entry *e = shard->slots[i].entries; e; e = e->other)
             if (e->kind == RAFT_ENTRY_CONFIG)
-                return false;
-    return !change_in_memory(s, shard);
+                return true;
+    return change_in_memory(s, shard);
+}
+
+static bool settled(struct sim *s, const struct shard *shard)
+{
+    return shard->config_count > 0 && s->now_ns >= shard->changed_ns + SETTLED_AFTER_MS * SIM_MS &&
+           !final_changing(s, shard);
 }
 
 struct losses {
@@ -49,7 +53,7 @@ struct losses {
 static bool lives(struct sim *s, uint64_t replica_id, struct losses lost)
 {
     const struct member *m = shadow_member(s, replica_id);
-    return m && !m->gone && !m->damaged && !(lost.hosts >> m->host & 1) &&
+    return m && !m->gone && !m->damaged && !member_superseded(m) && !(lost.hosts >> m->host & 1) &&
            replica_id != lost.replica_id;
 }
 
@@ -197,7 +201,7 @@ static bool converge(struct sim *s)
 {
     uint64_t end = s->now_ns + PATIENCE_MS * SIM_MS;
     bool done = false;
-    while (!done && s->now_ns < end && !s->report->failed) {
+    while (!done && s->now_ns < end && !s->report->failed && !s->hopeless) {
         sim_advance(s, s->now_ns + 50 * SIM_MS);
         done = s->op_count == 0;
         for (int g = 0; g < s->c.groups; g++)
@@ -291,7 +295,7 @@ void final_phase(struct sim *s)
     nemesis_stop(s, asleep);
     SIM_TRACE(s, "the last phase begins");
     bool done = converge(s);
-    if (s->report->failed)
+    if (s->report->failed || s->hopeless)
         return;
     if (!done)
         explain_all(s);

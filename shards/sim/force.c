@@ -1,32 +1,54 @@
-/* Quorum loss, once in some runs with one group: hosts are wiped for good until no configuration
- * has a quorum left, then the replica with the greatest (last term, last index) among those left is
- * forced.
+/* Quorum loss and its repair: hosts are wiped or stay away until no configuration has a quorum left,
+ * then the replica with the greatest (last term, last index) among those left is forced, by an
+ * operator who makes mistakes and repeats himself.
  *
- * What is checked of it: it has every entry of which some replica that is left could know that it
- * was committed, that is, one whose log reaches to an entry of the term in which that was
- * committed. If it has all that ever was committed, the histories of the registers go on and must
- * be linearizable; else they end here. From then on all invariants hold again, of the forced
- * replica's log. */
+ * The shadow changes at the moment at which the forced entry is on the disk of that replica: an
+ * attempt that fails or crashes before changes nothing. From then on every replica with data of an
+ * earlier epoch is superseded, whatever it still does or says; all invariants hold of the others.
+ *
+ * What is checked of the forced replica: it has every entry of which some replica that was left
+ * could know that it was committed, that is, one whose log reaches to an entry of the term in which
+ * that was committed. If it has all that ever was committed, the histories of the registers go on
+ * and must be linearizable; else they end here, and new registers begin. */
 #include <inttypes.h>
 #include <stdlib.h>
 
 #include "shards/sim/sim_internal.h"
 
+#define RETRY_MS 500
+
 static struct rand *dice(struct sim *s)
 {
-    return &s->rand[SIM_RAND_NEMESIS];
+    return &s->rand[SIM_FORCE];
 }
 
-/* A member that the group has removed may be buried at any time: it cannot be relied on. */
+bool member_superseded(const struct member *m)
+{
+    return m->has_data && m->epoch < m->shard->forced_epoch;
+}
+
+bool replica_superseded(const struct member *m, const struct replica *r)
+{
+    return member_superseded(m) ||
+           (r->core != NULL && sim_status(r).epoch < m->shard->forced_epoch);
+}
+
+/* ---- Who is left ----------------------------------------------------------------------------- */
+
+/* Could be forced, by what its disk holds. A removal that it does not know of is no obstacle. */
 static bool has_data(const struct member *m, const struct shard *shard, uint32_t hosts)
+{
+    return m->shard == shard && m->created && m->joined && !m->gone && !m->damaged && !m->witness &&
+           !m->unforceable && !member_superseded(m) && (hosts >> m->host & 1);
+}
+
+/* ... for certain: what the group has removed may be deleted at any time. */
+static bool stays(const struct member *m, const struct shard *shard, uint32_t hosts)
 {
     const struct shadow_config *newest =
         shard->config_count > 0 ? &shard->configs[shard->config_count - 1] : NULL;
-    if (newest && raft_config_is_removed(&newest->config, m->replica_id))
-        return false;
-    return m->shard == shard && m->created && !m->gone && !m->damaged && !m->witness &&
-           (hosts >> m->host & 1) && m->config.member_count > 0 &&
-           raft_config_find(&m->config, m->replica_id);
+    return has_data(m, shard, hosts) && newest != NULL &&
+           raft_config_find(&newest->config, m->replica_id) != NULL;
 }
 
 static bool quorum_in_half(struct sim *s, const struct raft_config *c, uint32_t hosts,
@@ -36,43 +58,76 @@ static bool quorum_in_half(struct sim *s, const struct raft_config *c, uint32_t 
     for (uint32_t i = 0; i < c->member_count; i++) {
         const struct raft_member *v = &c->members[i];
         uint8_t role = outgoing ? v->outgoing_role : v->role;
-        if (role != RAFT_VOTER && role != RAFT_WITNESS)
+        if (role != RAFT_VOTER && role != RAFT_WITNESS) {
             continue;
+        }
         const struct member *m = shadow_member(s, v->replica_id);
         voters++;
-        alive += m && !m->gone && (hosts >> m->host & 1);
+        alive += m != NULL && !m->gone && !member_superseded(m) && (hosts >> m->host & 1);
     }
     return 2 * alive > voters;
 }
 
-/* Could these hosts elect anybody, in whatever configuration they come back with? */
+/* The least that a disk of these hosts knows to be committed. */
+static uint64_t least_known(struct sim *s, const struct shard *shard, uint32_t hosts)
+{
+    uint64_t known = UINT64_MAX;
+    struct member *m;
+    for (size_t it = 0; (m = map_next(&s->members, &it, NULL)) != NULL;) {
+        if (m->shard == shard && m->has_data && !m->gone && !member_superseded(m) &&
+            (hosts >> m->host & 1) && m->hard.commit < known) {
+            known = m->hard.commit;
+        }
+    }
+    return known;
+}
+
+/* Could these hosts elect a leader, in whatever configuration they come back with? */
 static bool has_quorum(struct sim *s, const struct shard *shard, uint32_t hosts)
 {
-    for (size_t i = 0; i < shard->config_count; i++) {
+    uint64_t known = least_known(s, shard, hosts);
+    for (size_t i = shard->config_count; i-- > 0;) {
         const struct raft_config *c = &shard->configs[i].config;
-        if (quorum_in_half(s, c, hosts, false) && (!c->joint || quorum_in_half(s, c, hosts, true)))
+        if (quorum_in_half(s, c, hosts, false) &&
+            (!c->joint || quorum_in_half(s, c, hosts, true))) {
             return true;
+        }
+        if (shard->configs[i].index <= known) {
+            break;
+        }
     }
     return false;
 }
 
-/* Of those left, the one to be forced. */
+/* (last term, last index), as the operator is told: from memory, if the replica runs. */
+static void last_of(struct sim *s, const struct member *m, uint64_t *ret_term, uint64_t *ret_index)
+{
+    const struct replica *r = sim_replica(s, m->host, m->shard);
+    *ret_term = 0;
+    *ret_index = member_last(m);
+    (void)member_term_at(m, member_last(m), ret_term);
+    if (r != NULL && r->state == GROUP_RUNNING && r->replica_id == m->replica_id) {
+        *ret_term = sim_status(r).last_term;
+        *ret_index = sim_status(r).last_index;
+    }
+}
+
+/* The replica to be forced, of those left. */
 static struct member *choose(struct sim *s, const struct shard *shard, uint32_t hosts)
 {
     struct member *best = NULL, *m;
-    size_t it = 0;
-    while ((m = map_next(&s->members, &it, NULL))) {
-        uint64_t term = 0, best_term = 0;
-        if (!has_data(m, shard, hosts))
+    uint64_t best_term = 0, best_index = 0, term, index;
+    for (size_t it = 0; (m = map_next(&s->members, &it, NULL)) != NULL;) {
+        if (!has_data(m, shard, hosts)) {
             continue;
-        (void)member_term_at(m, member_last(m), &term);
-        if (best)
-            (void)member_term_at(best, member_last(best), &best_term);
-        if (!best || term > best_term ||
-            (term == best_term && member_last(m) > member_last(best)) ||
-            (term == best_term && member_last(m) == member_last(best) &&
-             m->replica_id < best->replica_id))
+        }
+        last_of(s, m, &term, &index);
+        if (best == NULL || term > best_term || (term == best_term && index > best_index) ||
+            (term == best_term && index == best_index && m->replica_id < best->replica_id)) {
             best = m;
+            best_term = term;
+            best_index = index;
+        }
     }
     return best;
 }
@@ -84,51 +139,35 @@ static uint64_t matched(const struct member *m, const struct shard *shard)
 {
     uint64_t index = shard->committed < member_last(m) ? shard->committed : member_last(m), term;
     while (index > m->start && member_term_at(m, index, &term) &&
-           term != shard->slots[index].committed_term)
+           term != shard->slots[index].committed_term) {
         index--;
+    }
     return index;
 }
 
-/* Does one that nobody may rely on, because it is damaged or removed, know of more commits than
- * those that one may? It would go on to say so. */
-static bool unreliable_one_knows_more(struct sim *s, const struct shard *shard, uint32_t hosts)
+/* What those left could know to be committed: the forced replica must have it. */
+static uint64_t could_be_known(struct sim *s, const struct shard *shard, uint32_t hosts)
 {
-    uint64_t has = matched(choose(s, shard, hosts), shard);
+    uint64_t most = 0;
     struct member *m;
-    for (size_t it = 0; (m = map_next(&s->members, &it, NULL));) {
-        bool lives = m->shard == shard && m->created && !m->gone && (hosts >> m->host & 1);
-        if (lives && !has_data(m, shard, hosts) &&
-            (m->status.commit > has || m->hard.commit > has || m->applied > has))
-            return true;
-    }
-    return false;
-}
-
-static void check_choice(struct sim *s, const struct shard *shard, const struct member *chosen,
-                         uint32_t hosts)
-{
-    uint64_t has = matched(chosen, shard);
-    struct member *m;
-    size_t it = 0;
-    while ((m = map_next(&s->members, &it, NULL))) {
+    for (size_t it = 0; (m = map_next(&s->members, &it, NULL)) != NULL;) {
         uint64_t term = 0, index = shard->committed;
-        if (!has_data(m, shard, hosts))
+        if (!has_data(m, shard, hosts)) {
             continue;
+        }
         (void)member_term_at(m, member_last(m), &term);
-        while (index > 0 && (index > member_last(m) || shard->slots[index].commit_in > term))
+        while (index > 0 && (index > member_last(m) || shard->slots[index].commit_in > term)) {
             index--;
-        if (index > has)
-            sim_fail(s,
-                     "forced replica %" PRIu64 " has what was committed up to %" PRIu64
-                     ", replica %" PRIu64 " up to %" PRIu64,
-                     chosen->replica_id, has, m->replica_id, index);
+        }
+        most = index > most ? index : most;
     }
+    return most;
 }
 
 static void drop_entries(struct shadow_slot *slot, uint64_t keep_term)
 {
     struct shadow_entry **at = &slot->entries;
-    while (*at) {
+    while (*at != NULL) {
         struct shadow_entry *e = *at;
         if (e->term == keep_term) {
             at = &e->other;
@@ -143,61 +182,106 @@ static void drop_executed(struct shard *shard, uint64_t after)
 {
     struct executed *e;
     uint64_t value;
-    size_t it = 0;
-    while ((e = map_next(&shard->executed, &it, &value)))
+    for (size_t it = 0; (e = map_next(&shard->executed, &it, &value)) != NULL;) {
         if (e->index > after) {
             (void)map_remove(&shard->executed, value);
             free(e);
             it = 0; /* the order may have changed */
         }
+    }
 }
 
-/* The shadow forgets what the forced replica does not have. */
-static void lose(struct sim *s, struct shard *shard, struct member *chosen, const struct replica *r)
+static void drop_leaders(struct shard *shard, uint64_t after)
 {
-    uint64_t kept = matched(chosen, shard);
-    /* Its disk may hang: what it knows to be committed is there, and is written before the force
-     * is. */
-    uint64_t knows =
-        sim_status(r).commit < shard->committed ? sim_status(r).commit : shard->committed;
-    kept = knows > kept ? knows : kept;
-    bool lost = kept < shard->committed;
-    SIM_TRACE(s, "shard %" PRIu64 ": committed was %" PRIu64 ", of which %" PRIu64 " is left",
-              shard->id, shard->committed, kept);
-    for (uint64_t i = kept + 1; i < shard->slot_count; i++) {
-        uint64_t term = 0;
-        (void)member_term_at(chosen, i, &term);
-        drop_entries(&shard->slots[i], term);
-        shard->slots[i].committed_term = shard->slots[i].commit_in = shard->slots[i].state = 0;
-    }
-    shard->committed = kept;
-    while (shard->config_count > 0 && shard->configs[shard->config_count - 1].index > kept)
-        raft_config_deinit(&shard->configs[--shard->config_count].config);
     struct member *leader;
     uint64_t term;
-    for (size_t it = 0; (leader = map_next(&shard->leaders, &it, &term));)
-        if (leader != chosen && term > chosen->hard.term) {
+    for (size_t it = 0; (leader = map_next(&shard->leaders, &it, &term)) != NULL;) {
+        if (term > after) {
             (void)map_remove(&shard->leaders, term);
             it = 0;
         }
-    drop_executed(shard, kept);
-    for (int k = 0; k < SIM_KEYS; k++)
-        shard->keys[k].lost = shard->keys[k].lost || lost;
+    }
 }
 
-/* ---- The event ------------------------------------------------------------------------------- */
+/* Part of what was committed is gone: histories end, and what was refused for good because of it
+ * may come true. */
+static void end_histories(struct shard *shard, uint64_t kept)
+{
+    drop_executed(shard, kept);
+    map_deinit(&shard->refused);
+    shard->refused = (struct map){0};
+    for (int k = 0; k < SIM_KEYS; k++) {
+        shard->keys[k].lost = true;
+    }
+}
+
+/* All up to the forced entry is committed by it, in its term. */
+static void commit_by_force(struct shard *shard, const struct member *m, uint64_t kept,
+                            const struct raft_entry *e)
+{
+    (void)shadow_slot(shard, e->index);
+    for (uint64_t i = kept + 1; i < shard->slot_count; i++) {
+        uint64_t term = 0;
+        (void)member_term_at(m, i, &term);
+        drop_entries(&shard->slots[i], term);
+        term = i == e->index ? e->term : term;
+        shard->slots[i].state = 0;
+        shard->slots[i].committed_term = i <= e->index ? term : 0;
+        shard->slots[i].commit_in = i <= e->index ? e->term : 0;
+    }
+    for (uint64_t i = kept; i > 0 && shard->slots[i].commit_in > e->term; i--) {
+        shard->slots[i].commit_in = e->term; /* by leaders of the lost group */
+    }
+    shard->committed = e->index;
+}
+
+void force_written(struct sim *s, struct member *m, const struct raft_entry *e, uint64_t epoch)
+{
+    struct shard *shard = m->shard;
+    uint64_t kept = matched(m, shard);
+    m->epoch = epoch;
+    if (epoch <= shard->forced_epoch || epoch > shard->epoch) {
+        sim_fail(s, "replica %" PRIu64 ": epoch %" PRIu64 " begins, the shard is at %" PRIu64,
+                 m->replica_id, epoch, shard->forced_epoch);
+        return;
+    }
+    if (m == shard->forcing && kept < shard->needed) {
+        sim_fail(s,
+                 "forced replica %" PRIu64 " has what was committed up to %" PRIu64
+                 ", another one up to %" PRIu64,
+                 m->replica_id, kept, shard->needed);
+    }
+    SIM_TRACE(s,
+              "shard %" PRIu64 ": replica %" PRIu64 " begins epoch %" PRIu64 " at %" PRIu64
+              "; committed was %" PRIu64 ", of which %" PRIu64 " is left",
+              shard->id, m->replica_id, epoch, e->index, shard->committed, kept);
+    if (kept < shard->committed) {
+        end_histories(shard, kept);
+    }
+    commit_by_force(shard, m, kept, e);
+    while (shard->config_count > 0 && shard->configs[shard->config_count - 1].index > kept) {
+        raft_config_deinit(&shard->configs[--shard->config_count].config);
+    }
+    drop_leaders(shard, e->term);
+    shard->forced_epoch = epoch;
+}
+
+/* ---- The operator ---------------------------------------------------------------------------- */
+
+static void force(struct sim *s, void *arg);
+static void lose_quorum(struct sim *s, void *arg);
 
 static void wipe(struct sim *s, struct sim_host *h)
 {
     struct member *m;
-    size_t it = 0;
     host_crash(h);
     SIM_TRACE(s, "host %d: all that it had is gone", h->id);
-    while ((m = map_next(&s->members, &it, NULL)))
+    for (size_t it = 0; (m = map_next(&s->members, &it, NULL)) != NULL;) {
         if (m->host == h->id) {
             m->wiped = m->wiped || !m->gone;
             m->gone = true;
         }
+    }
     disk_free(h->log);
     h->files->ops->free(h->files);
     kv_disk_free(h->kv);
@@ -207,62 +291,263 @@ static void wipe(struct sim *s, struct sim_host *h)
     host_restart_later(h, rand_between(dice(s), 1, 3000) * SIM_MS);
 }
 
-static void force(struct sim *s, void *arg);
+/* Hosts that were given up come back with what they had, if that makes no quorum of the lost group:
+ * with one it would go on without knowing. */
+static void return_away(struct sim *s, struct shard *shard)
+{
+    for (int i = 0; i < s->c.hosts; i++) {
+        struct sim_host *h = &s->hosts[i];
+        if (!h->away) {
+            continue;
+        }
+        h->away = false;
+        SIM_TRACE(s, "host %d: comes back with data of the lost group", h->id);
+        host_restart_later(h, rand_between(dice(s), 1, 3000) * SIM_MS);
+    }
+    shard->survivors = 0;
+}
+
+static void lose_again(struct sim *s, struct shard *shard)
+{
+    if (shard->losses > 0) {
+        shard->losses--;
+        sim_at(s, s->now_ns + rand_between(dice(s), 500, 8000) * SIM_MS, lose_quorum, NULL);
+    }
+}
+
+/* The only voter, and nothing is under way that changes it: only then is it harmless to force what
+ * works. */
+static bool is_alone(struct sim *s, const struct shard *shard, const struct member *m)
+{
+    const struct shadow_config *newest = &shard->configs[shard->config_count - 1];
+    uint32_t others = ~(UINT32_C(1) << m->host);
+    return !final_changing(s, shard) && raft_config_is_voter(&newest->config, m->replica_id) &&
+           raft_config_votes(&newest->config) == 1 && !has_quorum(s, shard, others);
+}
+
+/* The answer was lost, say: the same replica once more. */
+static void force_again(struct sim *s, void *arg)
+{
+    struct shard *shard = &s->shards[0];
+    struct member *m = arg;
+    const struct replica *r = sim_replica(s, m->host, shard);
+    if (shard->survivors != 0 || m->gone || member_superseded(m) || r == NULL ||
+        r->replica_id != m->replica_id || !is_alone(s, shard, m)) {
+        return;
+    }
+    shard->survivors = UINT32_C(1) << m->host;
+    shard->first_epoch = 0;
+    force(s, NULL);
+}
+
+static void repaired(struct sim *s, struct shard *shard)
+{
+    return_away(s, shard);
+    lose_again(s, shard);
+}
+
+/* Only what knows that it was removed, or that an earlier attempt took effect, may refuse. */
+static void check_refusal(struct sim *s, struct member *m, const struct thole_status *st)
+{
+    const struct replica *r = sim_replica(s, m->host, m->shard);
+    m->unforceable =
+        r != NULL && r->core != NULL && raft_config_is_removed(raft_config(r->core), m->replica_id);
+    if (r != NULL && !m->unforceable) {
+        sim_fail(s, "replica %" PRIu64 " refuses to be forced: %s", m->replica_id, st->message);
+    }
+}
 
 static void forced(void *ctx, const struct thole_status *st)
 {
     struct sim *s = ctx;
+    struct shard *shard = &s->shards[0];
+    struct member *m = shard->forcing;
     SIM_TRACE(s, "force ends: %s %s", thole_code_name(st->code), st->message);
-    s->report->forces += st->code == THOLE_OK;
-    if (st->code != THOLE_OK)
-        sim_at(s, s->now_ns + 500 * SIM_MS, force, NULL);
+    shard->forcing = NULL;
+    if (st->code != THOLE_OK) {
+        if (st->code == THOLE_FAILED_PRECONDITION) {
+            check_refusal(s, m, st);
+        }
+        sim_at(s, s->now_ns + RETRY_MS * SIM_MS, force, NULL);
+        return;
+    }
+    s->report->forces++;
+    repaired(s, shard);
+    if (!s->calm && m != NULL && rand_chance(dice(s), 0.3)) {
+        sim_at(s, s->now_ns + rand_below(dice(s), 1500) * SIM_MS, force_again, m);
+    }
 }
 
-/* Again until it succeeds: a crash may come between. Each attempt has an epoch of its own. */
+static void repeated(void *ctx, const struct thole_status *st)
+{
+    struct sim *s = ctx;
+    SIM_TRACE(s, "a repeated force ends: %s %s", thole_code_name(st->code), st->message);
+}
+
+static void refused(void *ctx, const struct thole_status *st)
+{
+    struct sim *s = ctx;
+    SIM_TRACE(s, "a wrong force ends: %s %s", thole_code_name(st->code), st->message);
+    if (st->code == THOLE_OK) {
+        sim_fail(s, "a replica is forced that has no data, or with an old epoch");
+    }
+}
+
+/* By mistake: with an epoch that is over, or at a replica without data of the group. */
+static void force_wrongly(struct sim *s, struct shard *shard)
+{
+    int host = (int)rand_below(dice(s), (uint64_t)s->c.hosts);
+    const struct replica *r = sim_replica(s, host, shard);
+    if (r == NULL || r->core == NULL) {
+        return;
+    }
+    const struct member *m = shadow_member(s, r->replica_id);
+    uint64_t epoch = sim_status(r).epoch;
+    if (m->witness || !m->has_data) {
+        epoch = ++shard->epoch;
+    }
+    SIM_TRACE(s, "host %d: replica %" PRIu64 " is forced by mistake, epoch %" PRIu64, host,
+              m->replica_id, epoch);
+    engine_force(s->hosts[host].engine, shard->id, epoch, refused, s);
+}
+
+static void power_loss(struct sim *s, void *arg)
+{
+    struct sim_host *h = arg;
+    if (s->calm || h->engine == NULL || h->ending) {
+        return;
+    }
+    host_crash(h);
+    host_restart_later(h, rand_between(dice(s), 1, 3000) * SIM_MS);
+}
+
+static void force_twice(struct sim *s, void *arg)
+{
+    struct shard *shard = &s->shards[0];
+    struct member *m = arg;
+    const struct replica *r = sim_replica(s, m->host, shard);
+    if (shard->forcing == m && r != NULL && r->replica_id == m->replica_id) {
+        engine_force(s->hosts[m->host].engine, shard->id, ++shard->epoch, repeated, s);
+    }
+}
+
+/* What happens to the host, and what the operator does, in the middle of it. */
+static void disturb(struct sim *s, struct member *m)
+{
+    struct sim_host *h = &s->hosts[m->host];
+    uint64_t what = rand_below(dice(s), 8);
+    uint64_t soon = s->now_ns + rand_below(dice(s), 30) * SIM_MS;
+    if (s->calm) {
+        return;
+    }
+    if (what == 0) {
+        h->crash_in_write = true;
+    } else if (what == 1) {
+        sim_at(s, soon, power_loss, h);
+    } else if (what == 2) {
+        sim_at(s, soon, force_twice, m);
+    } else if (what == 3) {
+        h->fail_write = true;
+    }
+}
+
+/* Again until it succeeds. Each attempt has an epoch of its own. An earlier one may have taken effect
+ * without an answer: a group that works again, and has grown, is left alone. */
 static void force(struct sim *s, void *arg)
 {
     struct shard *shard = &s->shards[0];
     (void)arg;
-    struct member *chosen = choose(s, shard, shard->survivors), *m;
-    const struct replica *r = chosen ? sim_replica(s, chosen->host, shard) : NULL;
-    if (!r || r->state != GROUP_RUNNING || r->replica_id != chosen->replica_id) {
+    if (shard->survivors == 0 || shard->forcing != NULL) {
+        return;
+    }
+    struct member *chosen = choose(s, shard, shard->survivors);
+    if (shard->forced_epoch >= shard->first_epoch &&
+        (chosen == NULL || !is_alone(s, shard, chosen))) {
+        repaired(s, shard);
+        return;
+    }
+    if (chosen == NULL) {
+        SIM_TRACE(s, "shard %" PRIu64 ": what is left knows that it was removed", shard->id);
+        s->hopeless = true;
+        return;
+    }
+    const struct replica *r = sim_replica(s, chosen->host, shard);
+    if (r == NULL || r->state != GROUP_RUNNING || r->replica_id != chosen->replica_id) {
         sim_at(s, s->now_ns + 200 * SIM_MS, force, NULL);
         return;
     }
-    check_choice(s, shard, chosen, shard->survivors);
-    lose(s, shard, chosen, r);
-    chosen->forced = true;
-    for (size_t it = 0; (m = map_next(&s->members, &it, NULL));)
-        m->superseded = m->superseded || (m->shard == shard && m != chosen);
-    SIM_TRACE(s, "host %d: replica %" PRIu64 " is forced", chosen->host, chosen->replica_id);
-    engine_force(s->hosts[chosen->host].engine, shard->id, ++shard->epoch, forced, s);
+    if (rand_chance(dice(s), 0.2)) {
+        force_wrongly(s, shard);
+    }
+    shard->needed = could_be_known(s, shard, shard->survivors);
+    shard->forcing = chosen;
+    shard->epoch++;
+    SIM_TRACE(s, "host %d: replica %" PRIu64 " is forced, epoch %" PRIu64, chosen->host,
+              chosen->replica_id, shard->epoch);
+    disturb(s, chosen);
+    engine_force(s->hosts[chosen->host].engine, shard->id, shard->epoch, forced, s);
+}
+
+/* ---- The loss -------------------------------------------------------------------------------- */
+
+static bool some_stay(struct sim *s, const struct shard *shard, uint32_t hosts)
+{
+    struct member *m;
+    for (size_t it = 0; (m = map_next(&s->members, &it, NULL)) != NULL;) {
+        if (stays(m, shard, hosts)) {
+            return true;
+        }
+    }
+    return false;
+}
+
+static void lose(struct sim *s, struct shard *shard, uint32_t left)
+{
+    uint32_t old = left;
+    shard->survivors = left;
+    shard->first_epoch = shard->epoch + 1;
+    for (int i = 0; i < s->c.hosts; i++) {
+        struct sim_host *h = &s->hosts[i];
+        if (left >> i & 1) {
+            continue;
+        }
+        if (rand_chance(dice(s), 0.4) && !has_quorum(s, shard, old | UINT32_C(1) << i)) {
+            old |= UINT32_C(1) << i;
+            host_crash(h);
+            h->away = true;
+            SIM_TRACE(s, "host %d: is given up", h->id);
+        } else {
+            wipe(s, h);
+        }
+    }
+    sim_at(s, s->now_ns + rand_between(dice(s), 1, 4000) * SIM_MS, force, NULL);
 }
 
 static void lose_quorum(struct sim *s, void *arg)
 {
     struct shard *shard = &s->shards[0];
     (void)arg;
-    if (s->calm)
-        return;
-    for (int attempt = 0; attempt < 16; attempt++) {
-        uint32_t left = (uint32_t)rand_u64(dice(s)) & ((1u << s->c.hosts) - 1);
-        if (has_quorum(s, shard, left) || !choose(s, shard, left) ||
-            unreliable_one_knows_more(s, shard, left))
-            continue;
-        shard->survivors = left;
-        for (int i = 0; i < s->c.hosts; i++)
-            if (!(left >> i & 1))
-                wipe(s, &s->hosts[i]);
-        sim_at(s, s->now_ns + rand_between(dice(s), 1, 4000) * SIM_MS, force, NULL);
+    if (s->calm) {
         return;
     }
+    for (int attempt = 0; attempt < 16 && shard->survivors == 0; attempt++) {
+        uint32_t left = (uint32_t)rand_u64(dice(s)) & ((1u << s->c.hosts) - 1);
+        if (!has_quorum(s, shard, left) && some_stay(s, shard, left)) {
+            lose(s, shard, left);
+            return;
+        }
+    }
+    sim_at(s, s->now_ns + RETRY_MS * SIM_MS, lose_quorum, NULL);
 }
 
 void force_start(struct sim *s)
 {
-    struct rand r;
-    rand_seed(&r, s->o.seed * 64 + 62);
-    if (s->c.groups == 1 && rand_chance(&r, 0.4) && !s->o.bench)
-        sim_at(s, s->now_ns + rand_below(&r, s->end_ns - s->now_ns - s->o.ticks), lose_quorum,
-               NULL);
+    struct shard *shard = &s->shards[0];
+    if (s->c.groups != 1 || !sim_has(&s->c, SIM_FORCE)) {
+        return;
+    }
+    uint64_t span = s->end_ns - s->now_ns;
+    bool often = s->o.force || rand_chance(dice(s), 0.3);
+    shard->losses = often ? rand_below(dice(s), 4) : 0;
+    sim_at(s, s->now_ns + rand_below(dice(s), s->o.force ? span / 3 : span), lose_quorum, NULL);
 }

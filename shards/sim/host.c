@@ -40,7 +40,7 @@ void host_start(struct sim_host *h)
 {
     struct sim *s = h->s;
     struct thole_status st;
-    if (h->engine || h->dead)
+    if (h->engine || h->dead || h->away)
         return;
     h->incarnation++;
     h->ending = h->crash_in_write = h->fail_write = h->crash_in_commit = h->fail_file = false;

@@ -108,7 +108,7 @@ static enum thole_code kv_apply(void *machine, struct thole_apply *b, struct tho
         e->code = old;
         (void)e->result->write(e->result, out, sizeof(out));
         /* On a host that is about to go too: a persistent machine may keep it. */
-        check_execute(s, sim_shard(s, m->shard_id), e->index,
+        check_execute(s, shadow_member(s, m->replica_id), e->index,
                       get_be64((const uint8_t *)e->command.data + 8), old);
         if (m->h->ending)
             continue; /* nobody will ever see the state */

@@ -74,6 +74,8 @@ enum thole_code network_send(void *ctx, const struct uuid *uuid, enum engine_lan
     sim_mix(s, (uint64_t)h->id << 8 | (uint64_t)to, frame.bytes.size);
     if (lane != ENGINE_LANE_SNAPSHOT)
         check_frame(s, h, frame);
+    else
+        check_chunk(s, h, frame);
     if (link->cut || (link->loss > 0 && rand_chance(&s->rand[SIM_LOSS], link->loss))) {
         bufslice_unref(frame);
         return THOLE_UNAVAILABLE;

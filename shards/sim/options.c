@@ -31,6 +31,7 @@ static const char *const names[SIM_FAULTS] = {
     [SIM_SESSIONS] = "sessions",
     [SIM_PERSISTENT] = "persistent",
     [SIM_SLEEP] = "sleep",
+    [SIM_FORCE] = "force",
 };
 
 const char *sim_fault_name(int fault)
@@ -98,6 +99,9 @@ void sim_config_draw(const struct sim_options *o, struct sim_config *ret)
     for (int i = 0; i < SIM_FAULTS; i++)
         if (rand_chance(&r, 0.6))
             c.faults |= 1u << i;
+    if (o->force) {
+        c.faults |= 1u << SIM_FORCE | 1u << SIM_MEMBERSHIP; /* the group must grow again */
+    }
     c.faults &= ~o->without;
     c.hosts = (int)rand_between(&r, 3, SIM_HOSTS_MAX);
     /* Few groups mostly: each then sees more of what happens. */
@@ -133,8 +137,8 @@ void sim_config_draw(const struct sim_options *o, struct sim_config *ret)
         c.clients = SIM_CLIENTS_MAX;
     if (o->hosts != 0)
         c.hosts = (int)o->hosts;
-    if (o->groups != 0)
-        c.groups = (int)o->groups;
+    if (o->groups != 0 || o->force)
+        c.groups = o->force ? 1 : (int)o->groups;
     if (o->bench)
         draw_bench(o, &c);
     *ret = c;
@@ -169,6 +173,8 @@ void sim_replay_line(const struct sim_options *o, char *ret, size_t size)
         bytes_printf(&b, " --hosts %u", o->hosts);
     if (o->groups != 0)
         bytes_printf(&b, " --groups %u", o->groups);
+    if (o->force)
+        bytes_printf(&b, " --force");
     if (o->canary)
         bytes_printf(&b, " --canary %s", o->canary);
     for (int i = 0, n = 0; i < SIM_FAULTS; i++)

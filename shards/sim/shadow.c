@@ -113,6 +113,16 @@ static void note_entry(struct sim *s, struct member *m, const struct raft_entry 
                  m->shard->id, m->replica_id, e->index, e->term);
 }
 
+/* The epoch that the entry begins, or 0. */
+static uint64_t epoch_of(const struct raft_entry *e)
+{
+    struct raft_change change;
+    if (e->kind != RAFT_ENTRY_CONFIG ||
+        raft_change_decode(e->payload.bytes, &change, NULL) != THOLE_OK)
+        return 0;
+    return change.epoch;
+}
+
 static void write_entries(struct sim *s, struct member *m, const struct store_update *u)
 {
     uint64_t first = u->entries[0]->index, prev_term = 0;
@@ -126,8 +136,9 @@ static void write_entries(struct sim *s, struct member *m, const struct store_up
     for (size_t i = 0; i < u->entry_count; i++) {
         const struct shadow_slot *slot = shadow_slot(m->shard, first + i);
         uint64_t term;
-        if (slot->committed_term != 0 && member_term_at(m, first + i, &term) &&
-            term == slot->committed_term && term != u->entries[i]->term)
+        if (!member_superseded(m) && slot->committed_term != 0 &&
+            member_term_at(m, first + i, &term) && term == slot->committed_term &&
+            term != u->entries[i]->term)
             sim_fail(s,
                      "shard %" PRIu64 ", replica %" PRIu64 ": committed entry %" PRIu64
                      " is overwritten",
@@ -140,14 +151,32 @@ static void write_entries(struct sim *s, struct member *m, const struct store_up
     }
     for (size_t i = 0; i < u->entry_count; i++) {
         const struct raft_entry *e = u->entries[i];
-        note_entry(s, m, e, prev_term);
+        m->has_data = true;
+        if (epoch_of(e) > m->epoch)
+            force_written(s, m, e, epoch_of(e));
+        if (!member_superseded(m))
+            note_entry(s, m, e, prev_term);
         m->terms[m->count++] = prev_term = e->term;
     }
 }
 
+static void write_config(struct sim *s, struct member *m, struct slice encoded)
+{
+    struct raft_config c = {0};
+    struct thole_status st;
+    if (raft_config_decode(encoded, &c, &st) != THOLE_OK)
+        sim_fail(s, "replica %" PRIu64 ": the configuration of its log start is unreadable",
+                 m->replica_id);
+    m->has_data = c.member_count > 0;
+    m->joined = raft_config_find(&c, m->replica_id) != NULL;
+    m->epoch = c.epoch > m->epoch ? c.epoch : m->epoch;
+    raft_config_deinit(&c);
+}
+
 static void write_start(struct sim *s, struct member *m, const struct store_update *u)
 {
-    if (u->start_index > m->shard->committed)
+    write_config(s, m, u->start_config);
+    if (u->start_index > m->shard->committed && !member_superseded(m))
         sim_fail(s, "replica %" PRIu64 ": its log starts at %" PRIu64 ", beyond what is committed",
                  m->replica_id, u->start_index);
     if (u->start_reset || u->start_index >= member_last(m)) {

@@ -100,7 +100,7 @@ static void after_turn(struct sim *s, struct sim_host *h)
 
 void sim_advance(struct sim *s, uint64_t to_ns)
 {
-    while (!s->report->failed) {
+    while (!s->report->failed && !s->hopeless) {
         uint64_t next = s->event_count ? s->events[0].at_ns : CLOCK_NEVER;
         struct sim_host *host = NULL;
         for (int i = 0; i < s->c.hosts; i++) {
@@ -138,13 +138,16 @@ struct replica *sim_replica(struct sim *s, int host, const struct shard *shard)
 int sim_leader(struct sim *s, const struct shard *shard)
 {
     int best = -1;
-    uint64_t term = 0;
+    uint64_t term = 0, epoch = 0;
     for (int i = 0; i < s->c.hosts; i++) {
         const struct replica *r = sim_replica(s, i, shard);
-        if (r && r->state == GROUP_RUNNING && sim_status(r).role == RAFT_LEADER &&
-            sim_status(r).term > term) {
+        if (!r || r->state != GROUP_RUNNING || sim_status(r).role != RAFT_LEADER)
+            continue;
+        const struct raft_status status = sim_status(r);
+        if (best < 0 || status.epoch > epoch || (status.epoch == epoch && status.term > term)) {
             best = i;
-            term = sim_status(r).term;
+            term = status.term;
+            epoch = status.epoch;
         }
     }
     return best;
@@ -206,9 +209,9 @@ void sim_run(const struct sim_options *o, struct sim_report *ret)
         force_start(s);
     }
     sim_advance(s, s->end_ns);
-    if (!o->bench && !ret->failed)
+    if (!o->bench && !ret->failed && !s->hopeless)
         final_phase(s);
-    if (!ret->failed)
+    if (!ret->failed && !s->hopeless)
         check_end(s);
     if (!ret->failed)
         ret->at_ns = s->now_ns;

@@ -38,6 +38,7 @@ enum sim_fault {
     SIM_SESSIONS,    /* clients retry in sessions */
     SIM_PERSISTENT,  /* some machines keep their data on disk */
     SIM_SLEEP,       /* idle groups sleep, and all clients pause now and then */
+    SIM_FORCE,       /* with one group: it loses its quorum for good, and a replica is forced */
     SIM_FAULTS,
 };
 
@@ -47,6 +48,7 @@ struct sim_options {
     uint32_t without;   /* faults that were taken away: bits of enum sim_fault */
     const char *canary; /* the bug that is switched on, or NULL */
     FILE *trace;        /* every event, or NULL */
+    bool force;         /* one group that loses its quorum again and again */
     bool bench;         /* one group on three hosts, no faults, a proposal every ten ticks */
 
     /* Drawn from the seed unless set (not 0). */

@@ -90,6 +90,7 @@ struct sim_host {
     struct engine *engine; /* NULL: down */
     bool ending;           /* crashed or its log failed: taken down after this turn */
     bool dead;             /* stays down: not in the quorum of the last phase */
+    bool away;             /* force.c: given up, stays down until the shard is repaired */
     struct log_store *log;
     struct engine_files *files;
     struct kv_disk *kv;
@@ -168,12 +169,14 @@ struct member {
     struct shard *shard;
     int host;
     bool witness, gone;
-    bool wiped;              /* gone with its host; what follows is what its disk held then */
-    bool created;            /* durably */
-    bool damaged;            /* by us: it may fail */
-    bool forced, superseded; /* force.c */
-    bool asleep;             /* as last seen */
+    bool wiped;       /* gone with its host; what follows is what its disk held then */
+    bool created;     /* durably */
+    bool damaged;     /* by us: it may fail */
+    bool unforceable; /* it said so */
+    bool asleep;      /* as last seen */
     /* What its disk holds. */
+    bool has_data, joined; /* of the group; its log begins as a member */
+    uint64_t epoch;        /* of its newest configuration entry */
     struct raft_hard hard;
     uint64_t start, start_term;
     uint64_t *terms; /* of start + 1 ... */
@@ -203,8 +206,14 @@ struct shard {
     uint64_t id;
     const char *type;
     bool lease_reads;
-    uint64_t epoch;            /* force.c: the last one given out */
-    uint32_t survivors;        /* hosts that were not wiped; 0: the quorum was not lost */
+    /* force.c */
+    uint64_t epoch;            /* the last one given out */
+    uint64_t forced_epoch;     /* the last one that began: its entry is on a disk */
+    uint64_t first_epoch;      /* of the repair under way */
+    uint64_t losses;           /* still to come */
+    uint32_t survivors;        /* hosts that are left; 0: the quorum is not lost */
+    struct member *forcing;    /* an attempt is under way */
+    uint64_t needed;           /* what the replica must have then of what was committed */
     struct shadow_slot *slots; /* by index */
     size_t slot_count;
     uint64_t committed;
@@ -245,16 +254,23 @@ static inline const struct replica_work *sim_work(const struct replica *r)
 }
 void check_config(struct sim *s, struct shard *shard, uint64_t index, const struct raft_config *c);
 
+/* force.c: does it have data of an earlier epoch, on disk; or think itself in one? */
+bool member_superseded(const struct member *m);
+bool replica_superseded(const struct member *m, const struct replica *r);
+/* The entry that begins an epoch reaches the member's disk, behind what its log holds now. */
+void force_written(struct sim *s, struct member *m, const struct raft_entry *e, uint64_t epoch);
+
 /* bounds.c */
 void check_bounds(struct sim *s, struct member *m, struct replica *r);
 void check_loop_bounds(struct sim *s, struct sim_host *h, struct loop *l);
 
 void check_loop(struct sim *s, struct sim_host *h, struct loop *l);
 void check_frame(struct sim *s, struct sim_host *h, struct bufslice frame);
+void check_chunk(struct sim *s, struct sim_host *h, struct bufslice frame);
 /* A machine has executed a command; and its state after it. */
 void check_apply(struct sim *s, struct sim_host *h, uint64_t shard_id, uint64_t replica_id,
                  uint64_t index, uint64_t state, bool restored);
-void check_execute(struct sim *s, struct shard *shard, uint64_t index, uint64_t value,
+void check_execute(struct sim *s, const struct member *m, uint64_t index, uint64_t value,
                    uint64_t result);
 void check_end(struct sim *s);
 
@@ -279,6 +295,8 @@ void nemesis_start(struct sim *s);
 void nemesis_stop(struct sim *s, bool silently); /* nobody is told who is dead */
 void force_start(struct sim *s);
 void final_phase(struct sim *s);
+/* Is a change of members under way, on any disk or in memory? */
+bool final_changing(struct sim *s, const struct shard *shard);
 /* Would the shard still be able to work, and lose nothing, without these hosts and this replica? */
 bool final_survives(struct sim *s, const struct shard *shard, uint32_t hosts, uint64_t replica_id);
 
@@ -302,6 +320,7 @@ struct sim {
     size_t op_count;        /* clients' requests outstanding */
     uint64_t value;         /* the last one written */
     bool calm;              /* the last phase: no more faults */
+    bool hopeless;          /* nothing is left that could be forced: the run ends */
     uint64_t lull_until_ns; /* clients pause */
     uint64_t in_flight;     /* frames */
 };
@@ -318,7 +337,7 @@ static inline struct shard *sim_shard(struct sim *s, uint64_t id)
 void sim_advance(struct sim *s, uint64_t to_ns);
 /* The replica of a shard on a host; NULL if the host is down or has none. */
 struct replica *sim_replica(struct sim *s, int host, const struct shard *shard);
-/* A host whose replica leads, of the highest term; -1 if none. */
+/* A host whose replica leads, of the highest epoch and term; -1 if none. */
 int sim_leader(struct sim *s, const struct shard *shard);
 
 #endif

@@ -265,6 +265,7 @@ static const char usage[] =
     "  --trace         print every event\n"
     "  --without LIST  faults to leave out, comma separated, or: all\n"
     "  --hosts N, --groups N  instead of what the seed says\n"
+    "  --force         one group that loses its quorum and is forced, again and again\n"
     "  --minimize      shrink a failing seed\n"
     "  --canary NAME   switch an injected bug on; with --seeds: until found; or: all\n"
     "  --forked        each seed in its own process: go on after a failed assertion\n"
@@ -275,11 +276,14 @@ static const char usage[] =
 static bool parse(int argc, char **argv, struct command *c)
 {
     static const struct option options[] = {
-        {"seed", 1, NULL, 's'},   {"seeds", 1, NULL, 'n'},    {"ticks", 1, NULL, 't'},
-        {"trace", 0, NULL, 'T'},  {"without", 1, NULL, 'w'},  {"hosts", 1, NULL, 'H'},
-        {"groups", 1, NULL, 'g'}, {"minimize", 0, NULL, 'm'}, {"canary", 1, NULL, 'c'},
-        {"forked", 0, NULL, 'f'}, {"verbose", 0, NULL, 'v'},  {"bench", 0, NULL, 'b'},
-        {"log", 1, NULL, 'l'},    {"seconds", 1, NULL, 'S'},  {0},
+        {"seed", 1, NULL, 's'},    {"seeds", 1, NULL, 'n'},
+        {"ticks", 1, NULL, 't'},   {"trace", 0, NULL, 'T'},
+        {"without", 1, NULL, 'w'}, {"hosts", 1, NULL, 'H'},
+        {"groups", 1, NULL, 'g'},  {"minimize", 0, NULL, 'm'},
+        {"canary", 1, NULL, 'c'},  {"forked", 0, NULL, 'f'},
+        {"verbose", 0, NULL, 'v'}, {"bench", 0, NULL, 'b'},
+        {"log", 1, NULL, 'l'},     {"seconds", 1, NULL, 'S'},
+        {"force", 0, NULL, 'F'},   {0},
     };
     int option;
     bool ok = true;
@@ -305,6 +309,9 @@ static bool parse(int argc, char **argv, struct command *c)
             break;
         case 'g':
             c->o.groups = (uint32_t)strtoul(optarg, NULL, 10);
+            break;
+        case 'F':
+            c->o.force = true;
             break;
         case 'm':
             c->minimize = true;
