@@ -239,22 +239,6 @@ static upb_StringView arena_text(upb_Arena *arena, const char *s)
     return upb_StringView_FromDataAndSize(copy, n);
 }
 
-void agent_set_tags(thole_v1_HostSpec *spec, const char *tags, upb_Arena *arena)
-{
-    upb_StringView all = arena_text(arena, tags);
-    const char *end = all.data + all.size;
-    for (const char *p = all.data; p < end;) {
-        const char *comma = memchr(p, ',', (size_t)(end - p));
-        const char *stop = comma ? comma : end;
-        const char *eq = memchr(p, '=', (size_t)(stop - p));
-        if (eq)
-            thole_v1_HostSpec_tags_set(
-                spec, upb_StringView_FromDataAndSize(p, (size_t)(eq - p)),
-                upb_StringView_FromDataAndSize(eq + 1, (size_t)(stop - eq - 1)), arena);
-        p = stop + 1;
-    }
-}
-
 thole_v1_Host *agent_host_row(struct agent *a, upb_Arena *arena)
 {
     char id[UUID_TEXT_BYTES];
@@ -297,17 +281,11 @@ static enum thole_code check_options(const struct agent_options *o, struct thole
                           "host name \"%.64s\": lower case letters, digits, dots and dashes, at "
                           "most %d",
                           o->name, LIMIT_NAME_BYTES);
-    size_t tags = 0;
-    for (size_t i = 0; i < o->tag_count; i++) {
-        const char *eq = strchr(o->tags[i], '=');
-        tags += strlen(o->tags[i]) + 1;
-        if (!eq || eq == o->tags[i] || strpbrk(o->tags[i], ", \n"))
-            return THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
-                              "tag \"%.64s\" is not KEY=VALUE", o->tags[i]);
-    }
-    if (tags >= DATADIR_TAGS_BYTES || o->type_count > AGENT_TYPES_MAX - 8)
+    if (agent_check_tags(o->tags, o->tag_count, st) != THOLE_OK)
+        return st->code;
+    if (o->type_count > AGENT_TYPES_MAX - 8)
         return THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_TOO_LARGE,
-                          "too many tags or machine types");
+                          "more than %d machine types", AGENT_TYPES_MAX - 8);
     bool needs = o->bootstrap == AGENT_BOOTSTRAP_PEERS || o->bootstrap == AGENT_BOOTSTRAP_JOIN;
     if (needs && (!o->addresses || !o->addresses[0]))
         return THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,

@@ -147,6 +147,10 @@ enum thole_code agent_removed(struct thole_status *st);
 /* This host's row, as it reports itself: name, id, tags, address, incarnation, version, types. */
 thole_v1_Host *agent_host_row(struct agent *a, upb_Arena *arena);
 /* "k=v,k=v" */
+/* What is wrong with a tag that a host is started with, "key=value"; NULL: nothing. */
+const char *agent_tag_problem(struct slice tag);
+THOLE_MUST_CHECK enum thole_code agent_check_tags(const char *const *tags, size_t count,
+                                                  struct thole_status *st);
 void agent_set_tags(thole_v1_HostSpec *spec, const char *tags, upb_Arena *arena);
 
 /* Tell the bus where these hosts are. */

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "agent/api_internal.h"
+#include "base/text.h"
 #include "proto/decode.h"
 
 #define ASK_AGAIN_MS 100
@@ -73,6 +74,47 @@ static thole_v1_ShardSpec *spec_of(const struct thole_shard_spec *s, upb_Arena *
     return to;
 }
 
+/* What libthole's own form has beside the message: the registry would say it without the field. */
+static enum thole_code check_name(const char *field, const char *name, struct thole_status *st)
+{
+    if (name && registry_name_valid(slice_str(name)))
+        return THOLE_OK;
+    return THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
+                      "%s: \"%.64s\" is no name: lower case letters, digits, dots and dashes, at "
+                      "most %d",
+                      field, name ? name : "", LIMIT_NAME_BYTES);
+}
+
+static enum thole_code check_label(const char *field, const char *label, size_t bytes_min,
+                                   struct thole_status *st)
+{
+    const char *problem = text_label_problem(slice_str(label ? label : ""), bytes_min);
+    if (!problem)
+        return THOLE_OK;
+    return THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST, "%s: %s", field,
+                      problem);
+}
+
+static enum thole_code check_spec(const struct thole_shard_spec *s, struct thole_status *st)
+{
+    enum thole_code code = check_name("spec.name", s->name, st);
+    if (code == THOLE_OK)
+        code = check_label("spec.type", s->type, 1, st);
+    if (code == THOLE_OK)
+        code = check_label("spec.request_id", s->request_id, 0, st);
+    if (code == THOLE_OK)
+        code = check_label("spec.etag", s->etag, 0, st);
+    for (uint32_t i = 0; code == THOLE_OK && i < s->constraint_count; i++) {
+        char field[64];
+        snprintf(field, sizeof field, "spec.constraints[%u].key", i);
+        code = check_label(field, s->constraints[i].key, 1, st);
+        snprintf(field, sizeof field, "spec.constraints[%u].values", i);
+        for (const char *const *v = s->constraints[i].values; code == THOLE_OK && v && *v; v++)
+            code = check_label(field, *v, 0, st);
+    }
+    return code;
+}
+
 static enum thole_code read_spec(const struct thole_shard_spec *given, struct thole_shard_spec *ret,
                                  struct thole_status *st)
 {
@@ -83,7 +125,7 @@ static enum thole_code read_spec(const struct thole_shard_spec *given, struct th
     if (!ret->name || !ret->type)
         return THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
                           "spec.name and spec.type are required");
-    return THOLE_OK;
+    return check_spec(ret, st);
 }
 
 static thole_registry_v1_Operation *begin(upb_Arena *arena, thole_registry_v1_Command **ret)
@@ -135,6 +177,9 @@ enum thole_code thole_shard_apply(struct thole *t, const struct thole_shard_spec
 enum thole_code thole_shard_delete(struct thole *t, const char *name, uint32_t timeout_ms,
                                    struct thole_status *st)
 {
+    enum thole_code code = check_name("name", name, st);
+    if (code != THOLE_OK)
+        return code;
     upb_Arena *arena = upb_Arena_New();
     thole_registry_v1_Command *c;
     thole_registry_v1_Operation *op = begin(arena, &c);
@@ -147,6 +192,11 @@ enum thole_code thole_replica_create(struct thole *t, const char *shard, const c
                                      uint32_t role, uint32_t timeout_ms, uint64_t *ret_replica,
                                      struct thole_status *st)
 {
+    enum thole_code code = check_name("shard", shard, st);
+    if (code == THOLE_OK)
+        code = check_name("host", host, st);
+    if (code != THOLE_OK)
+        return code;
     upb_Arena *arena = upb_Arena_New();
     thole_registry_v1_Command *c;
     thole_registry_v1_Operation *op = begin(arena, &c);
@@ -254,7 +304,9 @@ enum thole_code thole_shard_wait_ready(struct thole *t, const char *name, uint32
                                        struct thole_status *st)
 {
     struct ready_wait w = {.name = name};
-    enum thole_code code = api_need_running(t, st);
+    enum thole_code code = check_name("name", name, st);
+    if (code == THOLE_OK)
+        code = api_need_running(t, st);
     if (code != THOLE_OK)
         return code;
     uint64_t deadline = clock_now(&clock_system) + timeout_ms * NS_PER_MS;

@@ -123,23 +123,28 @@ static bool same_addresses(const struct meeting *m, const upb_StringView *peers,
     return true;
 }
 
-static void read_tags(const thole_v1_Host *host, char *to, size_t size)
+/* False if the registry would refuse them, and with them the cluster's first command. */
+static bool read_tags(const thole_v1_Host *host, char *to, size_t size)
 {
     const thole_v1_HostSpec *spec = thole_v1_Host_spec(host);
     const thole_v1_HostSpec_TagsEntry *e;
     struct bytes text = {0};
+    bool ok = true;
     for (size_t it = kUpb_Map_Begin; spec && (e = thole_v1_HostSpec_tags_next(spec, &it));) {
-        upb_StringView k = thole_v1_HostSpec_TagsEntry_key(e);
-        upb_StringView v = thole_v1_HostSpec_TagsEntry_value(e);
-        bytes_printf(&text, "%s%.*s=%.*s", text.size > 0 ? "," : "", (int)k.size, k.data,
-                     (int)v.size, v.data);
+        if (text.size > 0)
+            bytes_append_str(&text, ",");
+        size_t begin = text.size;
+        bytes_append_slice(&text, registry_str(thole_v1_HostSpec_TagsEntry_key(e)));
+        bytes_append_str(&text, "=");
+        bytes_append_slice(&text, registry_str(thole_v1_HostSpec_TagsEntry_value(e)));
+        ok = ok && !agent_tag_problem(slice_of(text.data + begin, text.size - begin));
     }
-    to[0] = 0;
-    if (text.size > 0 && text.size < size && !memchr(text.data, '\n', text.size)) {
+    ok = ok && text.size < size;
+    if (ok && text.size > 0)
         memcpy(to, text.data, text.size);
-        to[text.size] = 0;
-    }
+    to[ok ? text.size : 0] = 0;
     bytes_deinit(&text);
+    return ok;
 }
 
 static bool read_reply(const struct meeting *m, struct slice body, struct answer *ret)
@@ -159,11 +164,11 @@ static bool read_reply(const struct meeting *m, struct slice body, struct answer
         upb_StringView name = thole_v1_Host_name(host);
         const upb_StringView *peers = thole_bus_v1_MeetReply_peers(r, &n);
         snprintf(ret->name, sizeof ret->name, "%.*s", (int)name.size, name.data);
-        read_tags(host, ret->tags, sizeof ret->tags);
+        ok = read_tags(host, ret->tags, sizeof ret->tags);
         ret->same_peers = same_addresses(m, peers, n);
         uuid_of_view(thole_bus_v1_MeetReply_promised(r), &ret->promised);
         uuid_of_view(thole_bus_v1_MeetReply_formed_cluster_id(r), &ret->formed);
-        ret->there = true;
+        ret->there = ok;
     }
     upb_Arena_Free(arena);
     return ok;

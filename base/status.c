@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "base/assert.h"
+#include "base/text.h"
 
 static const char *const code_names[] = {
     [THOLE_OK] = "OK",
@@ -91,7 +92,8 @@ enum thole_reason thole_reason_from_name(const char *name)
     return THOLE_REASON_NONE;
 }
 
-/* A message travels as a protobuf string, which must be UTF-8: never cut inside a character. */
+/* A message travels as a protobuf string, which must be UTF-8, and goes into log lines: never cut
+ * inside a character, and cleaned of what it quotes. */
 static size_t cut_to_character(const char *text, size_t size)
 {
     while (size > 0 && ((unsigned char)text[size] & 0xc0) == 0x80)
@@ -118,6 +120,7 @@ enum thole_code thole_status_set(struct thole_status *st, enum thole_code code,
         size = cut_to_character(text, THOLE_STATUS_MESSAGE_BYTES - 1);
     memcpy(st->message, text, size);
     st->message[size] = '\0';
+    text_clean(st->message);
     st->code = code;
     st->reason = reason;
     st->file = file;

@@ -80,7 +80,7 @@ static enum thole_code check_command(struct txn *t)
     enum thole_code code = registry__check_text(t, "actor", actor, 2 * LIMIT_NAME_BYTES);
     if (code == THOLE_OK) {
         upb_StringView id = thole_registry_v1_Command_request_id(t->command);
-        code = registry__check_text(t, "request_id", id, LIMIT_NAME_BYTES);
+        code = registry__check_label(t, "request_id", id, 0);
     }
     return code;
 }

@@ -441,6 +441,10 @@ enum thole_code registry__check_shard_name(struct txn *t, struct slice name);
 enum thole_code registry__check_pool_name(struct txn *t, struct slice name);
 enum thole_code registry__check_shard_spec(struct txn *t, const thole_v1_ShardSpec *spec);
 enum thole_code registry__check_role(struct txn *t, int32_t role);
+/* Tags, constraints, request ids: see text_label_problem. */
+enum thole_code registry__check_label(struct txn *t, const char *field, upb_StringView text,
+                                      size_t bytes_min);
+/* Messages, which may have lines. */
 enum thole_code registry__check_text(struct txn *t, const char *field, upb_StringView text,
                                      size_t bytes_max);
 

@@ -3,6 +3,8 @@
 
 #include <string.h>
 
+#include "base/text.h"
+
 static bool name_char(uint8_t c, bool first)
 {
     bool word = (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9');
@@ -47,6 +49,15 @@ enum thole_code registry__check_pool_name(struct txn *t, struct slice name)
     return check_name(t, "pool name", name);
 }
 
+enum thole_code registry__check_label(struct txn *t, const char *field, upb_StringView text,
+                                      size_t bytes_min)
+{
+    const char *problem = text_label_problem(registry_str(text), bytes_min);
+    return problem == NULL ? THOLE_OK
+                           : THOLE_FAIL(&t->st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
+                                        "%s: %s", field, problem);
+}
+
 enum thole_code registry__check_text(struct txn *t, const char *field, upb_StringView text,
                                      size_t bytes_max)
 {
@@ -82,11 +93,10 @@ enum thole_code registry__check_tags(struct txn *t, const thole_v1_HostSpec *spe
     const thole_v1_HostSpec_TagsEntry *tag;
     enum thole_code code = THOLE_OK;
     while (code == THOLE_OK && (tag = thole_v1_HostSpec_tags_next(spec, &it)) != NULL) {
-        code = check_required(t, "spec.tags: key", thole_v1_HostSpec_TagsEntry_key(tag),
-                              LIMIT_NAME_BYTES);
+        code = registry__check_label(t, "spec.tags: key", thole_v1_HostSpec_TagsEntry_key(tag), 1);
         if (code == THOLE_OK) {
-            code = registry__check_text(t, "spec.tags: value",
-                                        thole_v1_HostSpec_TagsEntry_value(tag), LIMIT_NAME_BYTES);
+            code = registry__check_label(t, "spec.tags: value",
+                                         thole_v1_HostSpec_TagsEntry_value(tag), 0);
         }
     }
     return code;
@@ -105,8 +115,7 @@ enum thole_code registry__check_host_status(struct txn *t, const thole_v1_HostSt
     enum thole_code code = registry__check_text(
         t, "status.address", thole_v1_HostStatus_address(status), REGISTRY_TEXT_BYTES);
     if (code == THOLE_OK) {
-        code = registry__check_text(t, "status.version", thole_v1_HostStatus_version(status),
-                                    LIMIT_NAME_BYTES);
+        code = registry__check_label(t, "status.version", thole_v1_HostStatus_version(status), 0);
     }
     size_t count = 0;
     const thole_v1_MachineType *const *types = thole_v1_HostStatus_machine_types(status, &count);
@@ -146,7 +155,7 @@ enum thole_code registry__check_host(struct txn *t, const thole_v1_Host *host, s
 static enum thole_code check_constraint(struct txn *t, const char *field,
                                         const thole_v1_Constraint *c)
 {
-    enum thole_code code = check_required(t, field, thole_v1_Constraint_key(c), LIMIT_NAME_BYTES);
+    enum thole_code code = registry__check_label(t, field, thole_v1_Constraint_key(c), 1);
     if (code != THOLE_OK) {
         return code;
     }
@@ -166,7 +175,7 @@ static enum thole_code check_constraint(struct txn *t, const char *field,
                           REGISTRY_VALUES_MAX);
     }
     for (size_t i = 0; code == THOLE_OK && i < count; i++) {
-        code = registry__check_text(t, field, values[i], LIMIT_NAME_BYTES);
+        code = registry__check_label(t, field, values[i], 0);
     }
     return code;
 }
@@ -246,7 +255,7 @@ static enum thole_code check_spread(struct txn *t, const thole_v1_ShardSpec *spe
                           "spec.spread: at most %d tag keys", REGISTRY_SPREAD_MAX);
     }
     for (size_t i = 0; code == THOLE_OK && i < count; i++) {
-        code = check_required(t, "spec.spread", keys[i], LIMIT_NAME_BYTES);
+        code = registry__check_label(t, "spec.spread", keys[i], 1);
         for (size_t k = 0; code == THOLE_OK && k < i; k++) {
             if (slice_equal(registry_str(keys[i]), registry_str(keys[k]))) {
                 code = THOLE_FAIL(&t->st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,

@@ -10,8 +10,8 @@
 
 #include "agent/cli/kv.h"
 #include "agent/cli/rows.h"
-#include "agent/services/utf8.h"
 #include "base/limits.h"
+#include "base/text.h"
 #include "bus/bus.h"
 #include "proto/decode.h"
 #include "thole/v1/data.upbdefs.h"
@@ -73,7 +73,7 @@ static bool read_payload(struct cli *c, struct payload *ret)
         memcpy(copy, joined.data, joined.size);
     }
     ret->bytes = (upb_StringView){copy, joined.size};
-    ret->text = !ret->base64 && utf8_valid(slice_of(copy, joined.size));
+    ret->text = !ret->base64 && text_is_utf8(slice_of(copy, joined.size));
     bytes_deinit(&joined);
     return true;
 }
@@ -87,7 +87,7 @@ static bool is_plain(upb_StringView bytes)
             return false;
         }
     }
-    return utf8_valid(slice_of(bytes.data, bytes.size));
+    return text_is_utf8(slice_of(bytes.data, bytes.size));
 }
 
 /* A machine's bytes. What is not text is quoted, but a pipe that takes just them gets them as they

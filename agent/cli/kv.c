@@ -8,7 +8,7 @@
 
 #include "agent/cli/data.h"
 #include "agent/cli/rows.h"
-#include "agent/services/utf8.h"
+#include "base/text.h"
 #include "proto/decode.h"
 #include "thole/kv/v1/kv.upbdefs.h"
 

@@ -93,9 +93,13 @@ static bool read_row(struct spec_reader *r, yaml_node_t *root, const upb_Message
         if (value->type != YAML_SCALAR_NODE) {
             return spec_fail(r, value, "%s: a single value is expected", name);
         }
-        char *copy = upb_Arena_Malloc(r->arena, value->data.scalar.length + 1);
-        memcpy(copy, value->data.scalar.value, value->data.scalar.length + 1);
-        upb_MessageValue text = {.str_val = {copy, value->data.scalar.length}};
+        upb_MessageValue text;
+        if (spec_is_null(value)) { /* as in JSON: not set */
+            continue;
+        }
+        if (!spec_text(r, value, name, &text.str_val)) {
+            return false;
+        }
         upb_Message_Set(row, field, text, r->arena);
     }
     return true;

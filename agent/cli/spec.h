@@ -51,6 +51,11 @@ bool spec_parse(upb_DefPool *pool, upb_Arena *arena, const char *source, struct 
 void spec_list_deinit(struct spec_list *list);
 
 /* spec_fields.c: fill a message from a mapping; `path` is the way to it ("spec"). */
+/* Is nothing there? A plain "null" is nothing, "null" in quotes is text. */
+bool spec_is_null(const yaml_node_t *node);
+/* A scalar as text: names, tags and the like. */
+bool spec_text(struct spec_reader *r, const yaml_node_t *node, const char *path,
+               upb_StringView *ret);
 bool spec_message(struct spec_reader *r, yaml_node_t *node, const char *path, unsigned depth,
                   upb_Message *message, const upb_MessageDef *def);
 /* The field of this name, in snake_case or camelCase. */

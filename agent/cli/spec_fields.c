@@ -8,6 +8,7 @@
 
 #include "agent/cli/cli.h"
 #include "agent/cli/spec.h"
+#include "base/text.h"
 
 #define PATH_BYTES 160
 
@@ -154,6 +155,15 @@ static bool read_bytes(struct spec_reader *r, const yaml_node_t *node, const cha
     return ok;
 }
 
+bool spec_text(struct spec_reader *r, const yaml_node_t *node, const char *path,
+               upb_StringView *ret)
+{
+    struct slice text = slice_of(node->data.scalar.value, node->data.scalar.length);
+    const char *problem = text_label_problem(text, 0);
+    *ret = copy_bytes(r, text.data, text.size);
+    return problem == NULL || spec_fail(r, node, "%s: %s", path, problem);
+}
+
 static bool read_scalar(struct spec_reader *r, const yaml_node_t *node, const char *path,
                         const upb_FieldDef *field, upb_MessageValue *ret)
 {
@@ -193,14 +203,28 @@ static bool read_scalar(struct spec_reader *r, const yaml_node_t *node, const ch
     case kUpb_CType_Enum:
         return read_enum(r, node, path, upb_FieldDef_EnumSubDef(field), &ret->int32_val);
     case kUpb_CType_String:
-        ret->str_val = copy_bytes(r, node->data.scalar.value, node->data.scalar.length);
-        return true;
+        return spec_text(r, node, path, &ret->str_val);
     case kUpb_CType_Bytes:
         return read_bytes(r, node, path, &ret->str_val);
     case kUpb_CType_Message:
         break;
     }
     return spec_fail(r, node, "%s: a mapping is expected", path);
+}
+
+bool spec_is_null(const yaml_node_t *node)
+{
+    const char *text = node->type == YAML_SCALAR_NODE ? (const char *)node->data.scalar.value : "x";
+    return node->type == YAML_SCALAR_NODE && node->data.scalar.style == YAML_PLAIN_SCALAR_STYLE &&
+           (text[0] == '\0' || strcmp(text, "~") == 0 || strcmp(text, "null") == 0 ||
+            strcmp(text, "Null") == 0 || strcmp(text, "NULL") == 0);
+}
+
+/* An element of a list, or the value of a key, cannot be left out like a field. */
+static bool not_null(struct spec_reader *r, const yaml_node_t *node, const char *path)
+{
+    return !spec_is_null(node) ||
+           spec_fail(r, node, "%s: has no value; text is put in quotes", path);
 }
 
 /* A single value of a field: of the field itself, or one element of it. */
@@ -233,8 +257,13 @@ static bool read_map(struct spec_reader *r, yaml_node_t *node, const char *path,
         yaml_node_t *key_node = yaml_document_get_node(r->doc, p->key);
         yaml_node_t *value_node = yaml_document_get_node(r->doc, p->value);
         upb_MessageValue key, value, old;
-        if (!read_value(r, key_node, path, depth + 1, key_field, &key) ||
-            !read_value(r, value_node, path, depth + 1, value_field, &value)) {
+        char value_path[PATH_BYTES];
+        snprintf(value_path, sizeof(value_path), "%.100s.%.50s", path,
+                 key_node->type == YAML_SCALAR_NODE ? (const char *)key_node->data.scalar.value
+                                                    : "");
+        if (!not_null(r, key_node, path) || !not_null(r, value_node, value_path) ||
+            !read_value(r, key_node, path, depth + 1, key_field, &key) ||
+            !read_value(r, value_node, value_path, depth + 1, value_field, &value)) {
             return false;
         }
         if (upb_Map_Get(map, key, &old)) {
@@ -258,20 +287,14 @@ static bool read_repeated(struct spec_reader *r, yaml_node_t *node, const char *
         char item_path[PATH_BYTES];
         snprintf(item_path, sizeof(item_path), "%.130s[%zu]", path, i);
         upb_MessageValue value;
-        if (!read_value(r, yaml_document_get_node(r->doc, *item), item_path, depth + 1, field,
-                        &value)) {
+        yaml_node_t *item_node = yaml_document_get_node(r->doc, *item);
+        if (!not_null(r, item_node, item_path) ||
+            !read_value(r, item_node, item_path, depth + 1, field, &value)) {
             return false;
         }
         upb_Array_Append(array, value, r->arena);
     }
     return true;
-}
-
-static bool is_null(const yaml_node_t *node)
-{
-    const char *text = node->type == YAML_SCALAR_NODE ? (const char *)node->data.scalar.value : "x";
-    return node->type == YAML_SCALAR_NODE && node->data.scalar.style == YAML_PLAIN_SCALAR_STYLE &&
-           (text[0] == '\0' || strcmp(text, "~") == 0 || strcmp(text, "null") == 0);
 }
 
 static bool read_field(struct spec_reader *r, yaml_node_t *node, const char *path, unsigned depth,
@@ -280,7 +303,7 @@ static bool read_field(struct spec_reader *r, yaml_node_t *node, const char *pat
     if (!spec_visit(r, node, depth)) {
         return false;
     }
-    if (is_null(node)) { /* as in JSON: not set */
+    if (spec_is_null(node)) { /* as in JSON: not set */
         return true;
     }
     if (upb_FieldDef_IsMap(field)) {

@@ -23,6 +23,12 @@ static bool bad(struct check *ret, const char *field, const char *format, ...)
     return false;
 }
 
+static bool check_label(const char *field, upb_StringView text, size_t bytes_min, struct check *ret)
+{
+    const char *problem = text_label_problem(name_slice(text), bytes_min);
+    return problem == NULL || bad(ret, field, "%s", problem);
+}
+
 #define SHOWN(s) (int)((s).size < 60 ? (s).size : 60), (s).data
 
 bool check_host_spec(const thole_v1_HostSpec *spec, struct check *ret)
@@ -32,12 +38,13 @@ bool check_host_spec(const thole_v1_HostSpec *spec, struct check *ret)
     while ((tag = thole_v1_HostSpec_tags_next(spec, &it)) != NULL) {
         upb_StringView key = thole_v1_HostSpec_TagsEntry_key(tag);
         upb_StringView value = thole_v1_HostSpec_TagsEntry_value(tag);
-        if (key.size == 0 || key.size > LIMIT_NAME_BYTES) {
-            return bad(ret, "spec.tags", "a key must have 1 to %d bytes", LIMIT_NAME_BYTES);
+        const char *problem = text_label_problem(name_slice(key), 1);
+        if (problem != NULL) {
+            return bad(ret, "spec.tags", "a key %s", problem);
         }
-        if (value.size > LIMIT_NAME_BYTES) {
-            return bad(ret, "spec.tags", "the value of \"%.*s\" has more than %d bytes", SHOWN(key),
-                       LIMIT_NAME_BYTES);
+        problem = text_label_problem(name_slice(value), 0);
+        if (problem != NULL) {
+            return bad(ret, "spec.tags", "the value of \"%.*s\" %s", SHOWN(key), problem);
         }
     }
     switch (thole_v1_HostSpec_state(spec)) {
@@ -57,13 +64,17 @@ static bool check_constraint(const char *list, const thole_v1_Constraint *k, siz
 {
     char field[64];
     snprintf(field, sizeof(field), "%s[%zu].key", list, i);
-    upb_StringView key = thole_v1_Constraint_key(k);
-    if (key.size == 0 || key.size > LIMIT_NAME_BYTES) {
-        return bad(ret, field, "a tag key of 1 to %d bytes is needed", LIMIT_NAME_BYTES);
+    if (!check_label(field, thole_v1_Constraint_key(k), 1, ret)) {
+        return false;
     }
     size_t count = 0;
-    (void)thole_v1_Constraint_values(k, &count);
+    const upb_StringView *values = thole_v1_Constraint_values(k, &count);
     snprintf(field, sizeof(field), "%s[%zu].values", list, i);
+    for (size_t v = 0; v < count; v++) {
+        if (!check_label(field, values[v], 0, ret)) {
+            return false;
+        }
+    }
     switch (thole_v1_Constraint_operator(k)) {
     case thole_v1_CONSTRAINT_OPERATOR_IN:
     case thole_v1_CONSTRAINT_OPERATOR_NOT_IN:
@@ -143,6 +154,9 @@ bool check_shard_spec(const thole_v1_ShardSpec *spec, struct check *ret)
     if (type.size == 0 || type.size > 64) {
         return bad(ret, "spec.type", "a machine type is needed, such as \"kv\"");
     }
+    if (!check_label("spec.type", type, 1, ret)) {
+        return false;
+    }
     if (!check_counts(spec, ret)) {
         return false;
     }
@@ -155,9 +169,8 @@ bool check_shard_spec(const thole_v1_ShardSpec *spec, struct check *ret)
         return bad(ret, "spec.spread", "%zu tag keys are more than 3", count);
     }
     for (size_t i = 0; i < count; i++) {
-        if (keys[i].size == 0 || keys[i].size > LIMIT_NAME_BYTES) {
-            return bad(ret, "spec.spread", "a tag key of 1 to %d bytes is needed",
-                       LIMIT_NAME_BYTES);
+        if (!check_label("spec.spread", keys[i], 1, ret)) {
+            return false;
         }
     }
     const thole_v1_Constraint *const *constraints = thole_v1_ShardSpec_constraints(spec, &count);
@@ -233,8 +246,9 @@ bool call_name(struct call *c, const char *field, upb_StringView name)
 
 bool call_request_id(struct call *c, upb_StringView id)
 {
-    if (id.size > SERVICES_REQUEST_ID_BYTES) {
-        call_refuse(c, "request_id", "has more than %d bytes", SERVICES_REQUEST_ID_BYTES);
+    const char *problem = text_label_problem(name_slice(id), 0);
+    if (problem != NULL) {
+        call_refuse(c, "request_id", "%s", problem);
         return false;
     }
     return true;

@@ -86,7 +86,7 @@ void data_propose_response_append(const struct data_call *d, struct bytes *out)
     wire_varint(out, 1, r->code);
     if (r->result.bytes.size > 0) {
         wire_bytes(out, 2, r->result.bytes);
-        if (d->text && utf8_valid(r->result.bytes)) {
+        if (d->text && text_is_utf8(r->result.bytes)) {
             wire_bytes(out, 3, r->result.bytes);
         }
     }
@@ -124,7 +124,7 @@ static struct bufslice query_response(const struct data_call *d)
     struct buf *b = builder_begin(&out, result.size * (d->text ? 2 : 1) + PROPOSE_OVERHEAD_BYTES);
     if (result.size > 0) {
         wire_bytes(&out, 1, result);
-        if (d->text && utf8_valid(result)) {
+        if (d->text && text_is_utf8(result)) {
             wire_bytes(&out, 2, result);
         }
     }

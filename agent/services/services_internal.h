@@ -6,8 +6,8 @@
 #include <upb/upb.h>
 
 #include "agent/agent.h"
-#include "agent/services/utf8.h"
 #include "base/limits.h"
+#include "base/text.h"
 #include "base/worker.h"
 #include "thole/registry/v1/registry.upb.h"
 #include "thole/v1/control.upb.h"
@@ -16,7 +16,6 @@
 
 #define SERVICES_DEADLINE_DEFAULT_MS 10000
 #define SERVICES_DEADLINE_MAX_MS 30000
-#define SERVICES_REQUEST_ID_BYTES 128
 /* What clients are told to wait before they try again. */
 #define SERVICES_RETRY_UNAVAILABLE_MS 200
 #define SERVICES_RETRY_BUSY_MS 50

@@ -351,6 +351,60 @@ static void test_options_and_order_are_checked(void **state)
     assert_int_equal(thole_connect("nonsense", &t, &st), THOLE_INVALID_ARGUMENT);
 }
 
+/* Names, tags and specs that no standard client could read again, or that could not be stored. */
+static void test_bad_text_is_refused_with_its_field(void **state)
+{
+    struct world *w = *state;
+    static const char *const tags[] = {"zone",      "=a",       "zone=caf\xe9", "z\xff=a",
+                                       "zone=a\nb", "zone=a b", "zone=\x1b[1m", "zone=a,b"};
+    struct thole_options o = THOLE_OPTIONS_INIT;
+    struct thole_status st = {0};
+    struct thole *t = NULL;
+    char text[200] = "zone=";
+    memset(text + 5, 'a', 129);
+    o.data_dir = "/nowhere";
+    for (size_t i = 0; i <= sizeof tags / sizeof *tags; i++) {
+        const char *one = i < sizeof tags / sizeof *tags ? tags[i] : text;
+        o.tags = (const char *const[]){one, NULL};
+        assert_int_equal(thole_new(&o, &t, &st), THOLE_OK);
+        assert_int_equal(thole_start(t, &st), THOLE_INVALID_ARGUMENT);
+        assert_non_null(strstr(st.message, "tag "));
+        thole_close(t);
+    }
+    o.tags = (const char *const[]){"zone=a", "zone=b", NULL};
+    assert_int_equal(thole_new(&o, &t, &st), THOLE_OK);
+    assert_int_equal(thole_start(t, &st), THOLE_INVALID_ARGUMENT);
+    assert_non_null(strstr(st.message, "twice"));
+    thole_close(t);
+    o.tags = NULL;
+    o.name = "h%1";
+    assert_int_equal(thole_new(&o, &t, &st), THOLE_OK);
+    assert_int_equal(thole_start(t, &st), THOLE_INVALID_ARGUMENT);
+    assert_non_null(strstr(st.message, "host name"));
+    thole_close(t);
+
+    struct thole_constraint k = {.key = "caf\xe9"};
+    struct thole_shard_spec s = {.size = sizeof s, .name = "x%y", .type = "noop", .voters = 1};
+    assert_int_equal(thole_shard_create(w->client, &s, 1000, &st), THOLE_INVALID_ARGUMENT);
+    assert_non_null(strstr(st.message, "spec.name: \"x%y\""));
+    s.name = "x";
+    s.type = "a\nb";
+    assert_int_equal(thole_shard_apply(w->host, &s, 1000, &st), THOLE_INVALID_ARGUMENT);
+    assert_non_null(strstr(st.message, "spec.type: "));
+    s.type = "noop";
+    s.constraints = &k;
+    s.constraint_count = 1;
+    assert_int_equal(thole_shard_create(w->host, &s, 1000, &st), THOLE_INVALID_ARGUMENT);
+    assert_non_null(strstr(st.message, "spec.constraints[0].key: is not valid UTF-8"));
+    k = (struct thole_constraint){.key = "a", .values = (const char *const[]){"\xff", NULL}};
+    assert_int_equal(thole_shard_create(w->host, &s, 1000, &st), THOLE_INVALID_ARGUMENT);
+    assert_non_null(strstr(st.message, "spec.constraints[0].values: "));
+    assert_int_equal(thole_shard_delete(w->client, "\xff", 1000, &st), THOLE_INVALID_ARGUMENT);
+    assert_int_equal(thole_replica_create(w->host, "x", "\n", 1, 1000, NULL, &st),
+                     THOLE_INVALID_ARGUMENT);
+    assert_int_equal(thole_shard_wait_ready(w->client, "", 1000, &st), THOLE_INVALID_ARGUMENT);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -362,6 +416,7 @@ int main(void)
         cmocka_unit_test(test_view_walks_hosts_shards_and_replicas),
         cmocka_unit_test(test_log_lines_name_the_host_they_are_of),
         cmocka_unit_test(test_options_and_order_are_checked),
+        cmocka_unit_test(test_bad_text_is_refused_with_its_field),
     };
     return cmocka_run_group_tests(tests, set_up, tear_down);
 }

@@ -12,9 +12,17 @@
 typedef enum thole_code (*set_fn)(void *ctx, const char *key, const char *value,
                                   struct thole_status *st);
 
+/* NULL: none, or nothing, such as a plain null, which is no text. */
 static const char *scalar(const yaml_node_t *n)
 {
-    return n && n->type == YAML_SCALAR_NODE ? (const char *)n->data.scalar.value : NULL;
+    static const char *const nothing[] = {"", "~", "null", "Null", "NULL"};
+    if (!n || n->type != YAML_SCALAR_NODE)
+        return NULL;
+    const char *text = (const char *)n->data.scalar.value;
+    for (size_t i = 0; i < sizeof nothing / sizeof *nothing; i++)
+        if (n->data.scalar.style == YAML_PLAIN_SCALAR_STYLE && strcmp(text, nothing[i]) == 0)
+            return NULL;
+    return text;
 }
 
 static enum thole_code bad(struct thole_status *st, const char *path, const yaml_node_t *n)
@@ -74,6 +82,8 @@ static enum thole_code set_all(yaml_document_t *d, const char *path, set_fn set,
             code = set(ctx, key, scalar(value), st);
         else if (value->type == YAML_SEQUENCE_NODE)
             code = set_sequence(d, path, key, value, set, ctx, st);
+        else if (value->type == YAML_SCALAR_NODE)
+            code = bad(st, path, value);
         else
             code = set_mapping(d, path, key, value, set, ctx, st);
     }

@@ -162,6 +162,26 @@ static void test_foreign_data_directory_is_refused(void **state)
     assert_goes_on();
 }
 
+/* What the registry would refuse for ever must not wait until a cluster has formed. */
+static void test_bad_tags_and_names_are_refused_at_the_start(void **state)
+{
+    (void)state;
+    char config[300], text[200] = "zone=";
+    const char *listen = cluster->hosts[2].address;
+    memset(text + 5, 'a', 129);
+    snprintf(config, sizeof config, "%s/daemon.yaml", cluster->dir);
+    write_file(config, "dev: true\ntag: {zone: null}\n");
+    assert_does_not_start(2, (const char *[]){"--listen", listen, "--tag", "zone=caf\xe9", NULL},
+                          "is not valid UTF-8");
+    assert_does_not_start(2, (const char *[]){"--listen", listen, "--tag", text, NULL},
+                          "has more than 128 bytes");
+    assert_does_not_start(2, (const char *[]){"--listen", listen, "--name", "h%1", NULL},
+                          "host name");
+    assert_does_not_start(2, (const char *[]){"--listen", listen, "--config", config, NULL},
+                          "daemon.yaml:2:");
+    assert_goes_on();
+}
+
 static void test_data_directory_of_another_cluster_cannot_join(void **state)
 {
     (void)state;
@@ -235,6 +255,7 @@ int main(void)
         cmocka_unit_test(test_oversize_proposal_is_refused),
         cmocka_unit_test(test_locked_data_directory_is_refused),
         cmocka_unit_test(test_foreign_data_directory_is_refused),
+        cmocka_unit_test(test_bad_tags_and_names_are_refused_at_the_start),
         cmocka_unit_test(test_data_directory_of_another_cluster_cannot_join),
         cmocka_unit_test(test_port_in_use_is_refused),
         cmocka_unit_test(test_unknown_flag_is_refused),

@@ -244,6 +244,26 @@ static void test_host_spec_etag_and_generation(void **state)
     EXPECT(f, do_host_state(f, 8, thole_v1_HOST_STATE_ACTIVE), THOLE_NOT_FOUND, "NO_SUCH_HOST");
 }
 
+/* upb does not check the strings of maps: one tag that is no UTF-8 breaks every standard client. */
+static void test_tags_that_are_no_text_are_refused(void **state)
+{
+    struct fixture *f = *state;
+    static const char *const bad[] = {"caf\xe9", "a\nb", "\x7f"};
+    for (size_t i = 0; i < 2 * sizeof(bad) / sizeof(bad[0]); i++) {
+        upb_StringView text = upb_StringView_FromString(bad[i / 2]);
+        upb_StringView fine = upb_StringView_FromString("fine");
+        struct cmd c = cmd_new("user");
+        thole_registry_v1_UpdateHost *u =
+            thole_registry_v1_Operation_mutable_update_host(cmd_op(&c), c.arena);
+        thole_registry_v1_UpdateHost_set_name(u, upb_StringView_FromString("h0"));
+        thole_v1_HostSpec_tags_set(thole_registry_v1_UpdateHost_mutable_spec(u, c.arena),
+                                   i % 2 == 0 ? text : fine, i % 2 == 0 ? fine : text, c.arena);
+        EXPECT(f, fixture_run(f, &c), THOLE_INVALID_ARGUMENT, "BAD_REQUEST");
+        upb_StringView message = thole_registry_v1_Result_message(f->result);
+        assert_memory_equal(message.data, "spec.tags: ", 11);
+    }
+}
+
 static void test_observe_host_stale_incarnation_is_refused(void **state)
 {
     struct fixture *f = *state;
@@ -834,6 +854,7 @@ int main(void)
         TEST(test_name_of_a_removed_host_is_free_before_it_is_gone),
         TEST(test_admit_of_the_same_start_elsewhere_is_refused),
         TEST(test_host_spec_etag_and_generation),
+        TEST(test_tags_that_are_no_text_are_refused),
         TEST(test_observe_host_stale_incarnation_is_refused),
         TEST(test_delete_host_leaves_tombstone_after_last_replica),
         TEST_EMPTY(test_delete_last_host_is_refused),

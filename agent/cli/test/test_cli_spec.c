@@ -171,6 +171,34 @@ static void test_bad_documents_name_line_and_field(void **state)
     assert_bad(f, "kind: Host\nname: a\nspec: 7\n", "x.yaml:3: spec: fields with values");
 }
 
+/* A plain null is no text, and text is what a terminal can show. */
+static void test_nulls_and_bad_text_name_the_field(void **state)
+{
+    struct fixture *f = *state;
+    static const char *const nulls[] = {"null", "~", "", "Null", "NULL"};
+    char yaml[200];
+    for (size_t i = 0; i < sizeof(nulls) / sizeof(nulls[0]); i++) {
+        snprintf(yaml, sizeof(yaml), "kind: Host\nname: a\nspec:\n  tags:\n    zone: %s\n",
+                 nulls[i]);
+        assert_bad(f, yaml, "x.yaml:5: spec.tags.zone: has no value");
+        snprintf(yaml, sizeof(yaml), "kind: Shard\nname: a\nspec:\n  spread:\n  - %s\n", nulls[i]);
+        assert_bad(f, yaml, "x.yaml:5: spec.spread[0]: has no value");
+        snprintf(yaml, sizeof(yaml), "kind: Shard\nname: %s\nspec: {}\n", nulls[i]);
+        assert_bad(f, yaml, "x.yaml:1: name: is needed");
+    }
+    assert_bad(f, "kind: Host\nname: a\nspec:\n  tags: {null: b}\n",
+               "x.yaml:4: spec.tags: has no value");
+    assert_bad(f, "kind: Host\nname: a\nspec:\n  tags: {zone: \"a\\nb\"}\n",
+               "x.yaml:4: spec.tags.zone: has a control character");
+    assert_bad(f, "kind: Host\nname: a\nspec:\n  tags: {\"a\\0b\": c}\n",
+               "x.yaml:4: spec.tags: has a control character");
+    assert_bad(f, "kind: Shard\nname: \"a\\e[1m\"\nspec: {}\n",
+               "x.yaml:2: name: has a control character");
+    assert_bad(f, "kind: Host\nname: a\nspec:\n  tags: {zone: caf\xe9}\n",
+               "x.yaml:1: invalid trailing UTF-8 octet");
+    assert_good(f, "kind: Host\nname: a\nspec:\n  tags: {zone: \"null\", n: 1, c: caf\xc3\xa9}\n");
+}
+
 static void test_bad_frames_are_refused(void **state)
 {
     struct fixture *f = *state;
@@ -316,6 +344,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_observed_fields_are_ignored, setup, teardown),
         cmocka_unit_test_setup_teardown(test_nothing_in_a_file_is_no_document, setup, teardown),
         cmocka_unit_test_setup_teardown(test_bad_documents_name_line_and_field, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_nulls_and_bad_text_name_the_field, setup, teardown),
         cmocka_unit_test_setup_teardown(test_bad_frames_are_refused, setup, teardown),
         cmocka_unit_test_setup_teardown(test_aliases_that_explode_or_loop_are_refused, setup,
                                         teardown),

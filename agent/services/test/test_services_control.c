@@ -93,6 +93,17 @@ static void test_hosts_specs_are_updated_and_guarded(void **state)
                   THOLE_REASON_BAD_REQUEST);
 }
 
+static void test_tags_that_are_no_text_are_refused(void **state)
+{
+    struct services_fixture *f = *state;
+    static const char *const bad[] = {"caf\xe9", "a\nb", "\x1b[1m"};
+    for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
+        assert_failed(f, set_host(f, thole_v1_HOST_STATE_ACTIVE, bad[i], ""),
+                      THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST);
+        assert_non_null(strstr(f->st.message, "spec.tags: "));
+    }
+}
+
 static void test_a_live_host_is_not_deleted(void **state)
 {
     struct services_fixture *f = *state;
@@ -469,6 +480,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_hosts_are_found_by_name),
         cmocka_unit_test(test_hosts_specs_are_updated_and_guarded),
+        cmocka_unit_test(test_tags_that_are_no_text_are_refused),
         cmocka_unit_test(test_a_live_host_is_not_deleted),
         cmocka_unit_test(test_shards_are_created_and_found),
         cmocka_unit_test(test_bad_shard_specs_name_the_field),

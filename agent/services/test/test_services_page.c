@@ -80,10 +80,10 @@ static void test_only_valid_utf8_is_text(void **state)
                                       "a\xe2\x82",
                                       "\xff"};
     for (size_t i = 0; i < sizeof(good) / sizeof(good[0]); i++) {
-        assert_true(utf8_valid(slice_str(good[i])));
+        assert_true(text_is_utf8(slice_str(good[i])));
     }
     for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
-        assert_false(utf8_valid(slice_str(bad[i])));
+        assert_false(text_is_utf8(slice_str(bad[i])));
     }
 }
 
