@@ -34,7 +34,10 @@
     X(snapshot_index_lost, 31)    \
     X(lease_too_long, 36)         \
     X(asleep_is_stalled, 37)      \
-    X(vote_unanswered, 38)
+    X(vote_unanswered, 38)        \
+    X(snapshot_without_lead, 39)  \
+    X(force_before_sync, 40)      \
+    X(force_uncommitted, 41)
 
 enum canary {
     CANARY_none = 0,

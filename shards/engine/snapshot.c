@@ -137,9 +137,15 @@ static void save_failed(struct replica *r, const struct thole_status *st)
     exports_fail(r, st);
 }
 
-/* The newest file, or what `save` is about to write. */
+/* The newest file, or what `save` is about to write. Nothing, if leadership was lost since it was
+ * wanted: the peer would take this replica for the leader of a term that another one leads. */
 static void send_snapshot(struct loop *l, struct replica *r, uint64_t peer, struct task *save)
 {
+    if (work_of(r)->status.role != RAFT_LEADER && !CANARY(snapshot_without_lead)) {
+        task_free(save);
+        show_sending(l, r);
+        return;
+    }
     struct stream_msg *m = xcalloc(1, sizeof(*m));
     m->msg.kind = MSG_SEND;
     m->r = replica_ref(r);

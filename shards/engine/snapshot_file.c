@@ -197,6 +197,7 @@ enum thole_code snapshot_check(struct engine *e, const char *name, struct snapsh
     struct file_source s;
     struct codec_header h = {0};
     struct bytes piece = {0};
+    struct raft_config config = {0};
     uint64_t checksum;
     enum thole_code code = open_source(e->files, name, &s, &checksum, st);
     if (code != THOLE_OK)
@@ -205,8 +206,11 @@ enum thole_code snapshot_check(struct engine *e, const char *name, struct snapsh
     if (code == THOLE_OK)
         code = body_read_head(&s.body, name, &piece, &h, st);
     if (code == THOLE_OK)
+        code = raft_config_decode(h.config, &config, st);
+    if (code == THOLE_OK)
         *ret = (struct snapshot_info){h.shard_id, h.index, h.index_term,
-                                      s.end + SNAPSHOT_TRAILER_BYTES};
+                                      s.end + SNAPSHOT_TRAILER_BYTES, config.epoch};
+    raft_config_deinit(&config);
     codec_release(h.arena);
     bytes_deinit(&piece);
     close_source(&s);

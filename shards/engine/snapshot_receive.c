@@ -144,9 +144,10 @@ static struct receive *begin(struct snapshot_receives *s, const struct uuid *hos
     return x;
 }
 
-/* A file of this name may be all that is left of our log; what is in the stream is checked later.
- * (One that is saved between the two steps is replaced by one of the same index, hence of the same
- * state.) */
+/* A file of this name may be all that is left of our log. What is in the stream is checked later,
+ * and so is whether the file that stays is of the announced epoch. (A file that is saved between
+ * the two steps is replaced by one of the same index: of the same state, since a replica with data
+ * of another epoch takes no part.) */
 static bool commit(struct snapshot_receives *s, struct engine_file *staged, const char *name)
 {
     struct thole_status st;

@@ -12,6 +12,7 @@ enum thole_code snapshot_load(struct engine *e, struct replica *r, const char *n
                               uint64_t generation, struct machine **ret, struct thole_status *st);
 struct snapshot_info {
     uint64_t shard_id, index, index_term, bytes;
+    uint64_t epoch; /* (index, term) of two epochs may be the same, and not what they stand for */
 };
 /* Check the whole file, and what it says of itself. */
 enum thole_code snapshot_check(struct engine *e, const char *name, struct snapshot_info *ret,

@@ -89,6 +89,27 @@ static bool on_log(const struct raft_boot *b, uint64_t index, uint64_t term)
     return found == term;
 }
 
+/* The epoch that the log is in at `index`; UINT64_MAX if that cannot be known. */
+static uint64_t epoch_at(const struct task *t, uint64_t index)
+{
+    struct raft_config start = {0};
+    struct raft_change change;
+    struct slice encoded = bytes_slice(&t->r->boot->config);
+    if (encoded.size > 0 && raft_config_decode(encoded, &start, NULL) != THOLE_OK) {
+        return UINT64_MAX;
+    }
+    uint64_t epoch = start.epoch;
+    for (size_t i = 0; i < t->config_entry_count; i++) {
+        const struct raft_entry *e = t->config_entries[i];
+        if (e->index <= index && raft_change_decode(e->payload.bytes, &change, NULL) == THOLE_OK &&
+            change.epoch > epoch) {
+            epoch = change.epoch;
+        }
+    }
+    raft_config_deinit(&start);
+    return epoch;
+}
+
 static size_t first_found(const struct engine *e, uint64_t replica_id)
 {
     size_t low = 0, high = e->found_count;
@@ -113,6 +134,7 @@ static enum thole_code open_memory(struct engine *e, struct task *t, struct thol
         struct thole_status why = {0};
         if (!t->machine && snapshot_check(e, name, &info, &why) == THOLE_OK &&
             info.shard_id == r->shard_id && on_log(&r->boot->raft, info.index, info.index_term) &&
+            info.epoch == epoch_at(t, info.index) &&
             snapshot_load(e, r, name, r->generation, &t->machine, &why) == THOLE_OK) {
             t->index = info.index;
             t->term = info.index_term;
@@ -201,13 +223,21 @@ static void flush(struct engine *e, struct task *t, bool *flushed)
 static void restore(struct engine *e, struct task *t)
 {
     struct snapshot_info info = {0};
+    struct raft_config announced = {0};
     const struct stream_msg *m = t->received;
     if (t->r->kind->witness)
         return;
     enum thole_code code = snapshot_check(e, m->name, &info, &t->st);
+    if (code == THOLE_OK)
+        code = raft_config_decode(bytes_slice(&m->config), &announced, &t->st);
     if (code == THOLE_OK && (info.index != m->index || info.index_term != m->index_term))
         code = THOLE_FAIL(&t->st, THOLE_DATA_LOSS, THOLE_REASON_CORRUPT,
                           "the snapshot is not the one that was announced");
+    if (code == THOLE_OK && info.epoch != announced.epoch)
+        code = THOLE_FAIL(&t->st, THOLE_UNAVAILABLE, THOLE_REASON_NONE,
+                          "a snapshot of another epoch had this name and is removed, the sender "
+                          "will start again");
+    raft_config_deinit(&announced);
     if (code == THOLE_OK)
         code = machine_destroy(t->r, t->generation, &t->st);
     if (code == THOLE_OK)

@@ -98,6 +98,9 @@ enum thole_code raft_force(struct raft *r, uint64_t epoch, uint64_t now_ms, stru
     }
     raft__wake(r, r->now_ms);
     raft__become_follower(r, r->term + 1, 0);
+    if (r->options.lease) {
+        r->contact_ms = r->now_ms; /* a leader may hold a lease that others have promised it */
+    }
     struct raft_entry *e = raft__change_entry(&change);
     e->index = r->log.last_index + 1;
     e->term = r->term;

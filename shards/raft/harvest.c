@@ -44,9 +44,11 @@ static void harvest_persist(struct raft *r, struct raft_update *ret)
     }
     ret->persist = ++r->awake->persist.token;
     ret->hard = (struct raft_hard){.term = r->term, .vote = r->vote, .commit = r->commit};
-    if (r->awake->force_index != 0) {
+    if (r->awake->force_index != 0 && !CANARY(force_uncommitted)) {
         /* In memory the commit index stays behind until this is durable. */
         ret->hard.commit = r->awake->force_index;
+    }
+    if (r->awake->force_index != 0) {
         r->awake->force_token = r->awake->force_token == 0 ? ret->persist : r->awake->force_token;
     }
     uint64_t first = raft__log_unsaved(l);

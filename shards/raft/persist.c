@@ -66,8 +66,8 @@ void raft__send(struct raft *r, struct raft_message m, uint64_t token)
     if (m.term != 0 && r->awake->persist.hard_token > token && !CANARY(vote_before_sync)) {
         token = r->awake->persist.hard_token;
     }
-    if (r->awake->force_index !=
-        0) { /* we speak of an epoch that does not begin before that is durable */
+    if (r->awake->force_index != 0 && !CANARY(force_before_sync)) {
+        /* We speak of an epoch that does not begin before that is durable. */
         uint64_t begins =
             r->awake->force_token != 0 ? r->awake->force_token : r->awake->persist.token + 1;
         token = token > begins ? token : begins;

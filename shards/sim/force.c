@@ -1,6 +1,6 @@
-/* Quorum loss and its repair: hosts are wiped or stay away until no configuration has a quorum left,
- * then the replica with the greatest (last term, last index) among those left is forced, by an
- * operator who makes mistakes and repeats himself.
+/* Quorum loss and its repair: hosts are wiped or stay away until no configuration has a quorum
+ * left, then the replica with the greatest (last term, last index) among those left is forced, by
+ * an operator who makes mistakes and repeats himself.
  *
  * The shadow changes at the moment at which the forced entry is on the disk of that replica: an
  * attempt that fails or crashes before changes nothing. From then on every replica with data of an
@@ -193,9 +193,8 @@ static void drop_executed(struct shard *shard, uint64_t after)
 
 static void drop_leaders(struct shard *shard, uint64_t after)
 {
-    struct member *leader;
     uint64_t term;
-    for (size_t it = 0; (leader = map_next(&shard->leaders, &it, &term)) != NULL;) {
+    for (size_t it = 0; map_next(&shard->leaders, &it, &term) != NULL;) {
         if (term > after) {
             (void)map_remove(&shard->leaders, term);
             it = 0;
@@ -451,8 +450,8 @@ static void disturb(struct sim *s, struct member *m)
     }
 }
 
-/* Again until it succeeds. Each attempt has an epoch of its own. An earlier one may have taken effect
- * without an answer: a group that works again, and has grown, is left alone. */
+/* Again until it succeeds. Each attempt has an epoch of its own. An earlier one may have taken
+ * effect without an answer: a group that works again, and has grown, is left alone. */
 static void force(struct sim *s, void *arg)
 {
     struct shard *shard = &s->shards[0];

@@ -387,6 +387,28 @@ static void test_engine_unneeded_snapshot_spares_the_one_being_saved(void **stat
     cluster_free(c);
 }
 
+/* Leadership may be lost while a snapshot that a peer needs is being saved. Its term is then that
+ * of another leader, for which the peer would take the sender. */
+static void test_engine_no_snapshot_is_sent_without_leading(void **state)
+{
+    const char *machines[] = {"tally", "tally-plain", "ledger"};
+    (void)state;
+    for (int i = 0; i < 3; i++) {
+        struct cluster *c = compacting(3, 3, machines[i], 43);
+        propose_many(c, 400);
+        cluster_run(c, 1000);
+        int follower = (cluster_wait_leader(c) + 1) % 3, peer = (follower + 1) % 3;
+        struct replica *r = engine_find_replica(c->hosts[follower].engine, (uint64_t)follower + 1);
+        uint64_t sent = c->snapshot_frames;
+        snapshot_wanted(r->loop, r, &(struct raft_peer_request){.peer = (uint64_t)peer + 1});
+        cluster_run(c, 3000);
+        assert_int_equal(c->snapshot_frames, sent);
+        assert_false(snapshot_is_sent(r));
+        replica_unref(r);
+        cluster_free(c);
+    }
+}
+
 /* What arrives under the name of a snapshot that is in use has not been looked into yet. */
 static void test_engine_received_stream_replaces_no_snapshot(void **state)
 {
@@ -417,6 +439,7 @@ int main(void)
         cmocka_unit_test(test_engine_installed_snapshot_answers_proposals_unknown),
         cmocka_unit_test(test_engine_damaged_snapshot_of_the_leader_is_replaced),
         cmocka_unit_test(test_engine_stale_files_are_removed),
+        cmocka_unit_test(test_engine_no_snapshot_is_sent_without_leading),
         cmocka_unit_test(test_engine_unneeded_snapshot_spares_the_one_being_saved),
         cmocka_unit_test(test_engine_received_stream_replaces_no_snapshot),
     };

@@ -473,6 +473,32 @@ TEST(force_keeps_the_promise_of_a_lease)
     cluster_deinit(&c);
 }
 
+/* The leader is left, too, and holds a lease for which the forced replica has promised nothing. */
+TEST(force_waits_for_a_lease_that_others_promised)
+{
+    (void)state;
+    cluster_init(&c, 3, 40);
+    for (uint64_t id = 1; id <= 3; id++) {
+        c.nodes[id].options.lease = true;
+        node_restart(&c, id);
+    }
+    cluster_run(&c, TIMEOUT_MS);
+    cluster_make_leader(&c, 1);
+    node_crash(&c, 3);
+    cluster_run(&c, HEARTBEAT_MS);
+    node_start(&c, 3);
+    cluster_cut(&c, 1, 3);
+    cluster_cut(&c, 2, 3);
+    cluster_run(&c, 2 * TIMEOUT_MS); /* its own promise of the start is over */
+    node_crash(&c, 2);
+    node_force(&c, 3, 1);
+    cluster_run(&c, TIMEOUT_MS - 1);
+    assert_int_equal(node_role(&c, 3), RAFT_FOLLOWER);
+    cluster_run(&c, 1);
+    assert_alone(3, 1, 3);
+    cluster_deinit(&c);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -492,6 +518,7 @@ int main(void)
         RUN(force_new_members_start_behind_the_forced_entry),
         RUN(force_is_refused_without_data_or_with_an_old_epoch),
         RUN(force_keeps_the_promise_of_a_lease),
+        RUN(force_waits_for_a_lease_that_others_promised),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
