@@ -452,6 +452,8 @@ static void check_message(void *ctx, uint64_t shard_id, uint64_t to_incarnation,
               " index=%" PRIu64 " log_term=%" PRIu64 " commit=%" PRIu64 " entries=%u",
               speaker->h->id, shard_id, r->from, r->to, r->kind, r->reject ? " reject" : "",
               r->term, r->index, r->log_term, r->commit, r->entry_count);
+    if (m && r->epoch > m->shard->forced_epoch)
+        FAIL(s, m, "speaks of epoch %" PRIu64 ", which has not begun", r->epoch);
     if (m && !m->gone && r->kind != RAFT_MSG_REMOVED) {
         bool echo = r->kind == RAFT_MSG_PREVOTE_REPLY && !r->reject;
         if (!echo && r->term > m->hard.term + (r->kind == RAFT_MSG_PREVOTE))
@@ -464,8 +466,6 @@ static void check_message(void *ctx, uint64_t shard_id, uint64_t to_incarnation,
             r->index > member_last(m))
             FAIL(s, m, "acknowledges %" PRIu64 ", its disk ends at %" PRIu64, r->index,
                  member_last(m));
-        if (r->epoch > m->shard->forced_epoch)
-            FAIL(s, m, "speaks of epoch %" PRIu64 ", which has not begun", r->epoch);
         if (r->commit > m->shard->committed && r->epoch == m->shard->forced_epoch)
             FAIL(s, m, "says that %" PRIu64 " is committed, the shard is at %" PRIu64, r->commit,
                  m->shard->committed);

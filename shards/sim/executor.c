@@ -100,6 +100,8 @@ static uint64_t delay_of(struct sim_host *h, const struct sim_worker *slot)
         delay = rand_below(r, slot->kind == WORKER_LOOP ? 50 * NS_PER_US : 200 * NS_PER_US);
         if (!s->calm && rand_below(r, 2000) == 0)
             delay = rand_below(r, 50 * NS_PER_MS); /* the scheduler had others to run */
+        if (!s->calm && slot->kind == WORKER_OTHER && rand_below(r, 50) == 0)
+            delay = rand_below(r, 2 * s->c.election_ms * NS_PER_MS); /* a large snapshot */
     }
     return delay;
 }

@@ -519,7 +519,8 @@ static void lose(struct sim *s, struct shard *shard, uint32_t left)
             wipe(s, h);
         }
     }
-    sim_at(s, s->now_ns + rand_between(dice(s), 1, 4000) * SIM_MS, force, NULL);
+    uint64_t patience = rand_chance(dice(s), 0.3) ? 20 : 4000;
+    sim_at(s, s->now_ns + rand_between(dice(s), 1, patience) * SIM_MS, force, NULL);
 }
 
 static void lose_quorum(struct sim *s, void *arg)

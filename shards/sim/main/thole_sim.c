@@ -218,6 +218,7 @@ static int canaries(struct sim_options o, const char *only, uint64_t budget)
         if (strcmp(only, "all") != 0 && strcmp(only, o.canary) != 0)
             continue;
         (void)sim_canary_set(o.canary);
+        o.force = strncmp(o.canary, "force_", 6) == 0;
         for (o.seed = first; o.seed < first + budget && !r.failed; o.seed++)
             sim_run_forked(&o, &r);
         o.seed--;
