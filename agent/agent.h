@@ -42,7 +42,9 @@ struct router_request {
     void *internal[8]; /* the router's */
     enum router_kind kind;
     uint64_t shard_id;
-    struct bufslice payload; /* taken over; without an owner, its bytes live until `done` */
+    /* Taken over; without an owner, its bytes live until `done`. Given back with NO_SUCH_SHARD (but
+     * for shard zero): the request can be sent to another shard of the same name. */
+    struct bufslice payload;
     uint64_t session, sequence;
     bool stale;
     uint32_t max_staleness_ms;
@@ -82,6 +84,10 @@ void agent_barrier(struct agent *a, uint64_t deadline_ns,
 void agent_resolve(struct agent *a, struct slice name, uint64_t deadline_ns,
                    void (*done)(void *ctx, const struct thole_status *st, uint64_t shard_id),
                    void *ctx);
+/* The same, after a barrier in any case: the id that the view had was of a shard that is gone. */
+void agent_resolve_anew(struct agent *a, struct slice name, uint64_t deadline_ns,
+                        void (*done)(void *ctx, const struct thole_status *st, uint64_t shard_id),
+                        void *ctx);
 
 /* Watch a shard's machine events, here or on a host that has a replica. `event` with bookmark ==
  * true has no key nor event. Returns an id; 0 never. `ended` comes exactly once, on the watches'

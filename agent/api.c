@@ -238,12 +238,13 @@ uint64_t api_deadline(uint32_t timeout_ms)
     return clock_now(&clock_system) + (timeout_ms ? timeout_ms : DEFAULT_TIMEOUT_MS) * NS_PER_MS;
 }
 
-static void request_done(struct router_request *r)
+static void end_unsent(struct api_request *q, const struct thole_status *st)
 {
-    struct api_request *q = CONTAINER_OF(r, struct api_request, r);
-    /* The name may have gone to another shard since. */
-    if (r->status.reason == THOLE_REASON_NO_SUCH_SHARD && q->shard)
-        atomic_store(&q->shard->id_plus_1, 0);
+    bufslice_unref(q->r.payload);
+    q->r.payload = (struct bufslice){0};
+    if (st != &q->r.status)
+        q->r.status = *st;
+    q->r.result = (struct bufslice){0};
     q->done(q);
 }
 
@@ -251,16 +252,29 @@ static void resolved(void *ctx, const struct thole_status *st, uint64_t shard_id
 {
     struct api_request *q = ctx;
     if (st->code != THOLE_OK) {
-        bufslice_unref(q->r.payload);
-        q->r.payload = (struct bufslice){0};
-        q->r.status = *st;
-        q->r.result = (struct bufslice){0};
-        q->done(q);
+        end_unsent(q, st);
         return;
     }
     atomic_store(&q->shard->id_plus_1, shard_id + 1);
     q->r.shard_id = shard_id;
     agent_route(q->t->agent, &q->r);
+}
+
+static void request_done(struct router_request *r)
+{
+    struct api_request *q = CONTAINER_OF(r, struct api_request, r);
+    if (r->status.reason != THOLE_REASON_NO_SUCH_SHARD || !q->shard) {
+        q->done(q);
+        return;
+    }
+    /* The name may have gone to another shard since. */
+    atomic_store(&q->shard->id_plus_1, 0);
+    if (q->resolved_anew || q->t->is_client) {
+        end_unsent(q, &r->status);
+        return;
+    }
+    q->resolved_anew = true;
+    agent_resolve_anew(q->t->agent, slice_str(q->shard->name), r->deadline_ns, resolved, q);
 }
 
 void api_route(struct api_request *q)

@@ -44,6 +44,7 @@ struct api_request {
     struct thole *t;
     struct thole_shard *shard;
     void (*done)(struct api_request *q);
+    bool resolved_anew; /* its shard was gone, and the name looked up again */
     struct router_request r;
 };
 void api_route(struct api_request *q);

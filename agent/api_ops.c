@@ -190,6 +190,7 @@ static void fill_request(struct thole *t, const struct thole_op *op, uint64_t no
            offsetof(struct router_request, engine) - offsetof(struct router_request, kind));
     q->t = t;
     q->shard = op->shard;
+    q->resolved_anew = false;
     r->kind = op->kind == THOLE_PROPOSE ? ROUTER_PROPOSE : ROUTER_QUERY;
     r->payload = (struct bufslice){.bytes = slice_of(op->payload.data, op->payload.size)};
     r->session = op->session;

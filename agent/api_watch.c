@@ -81,9 +81,7 @@ static void answer(void *ctx, const struct thole_status *st, struct bufslice bod
     struct thole_status why = *st;
     if (st->code == THOLE_OK && ok && f.failure.code != THOLE_OK)
         why = f.failure;
-    if (why.code == THOLE_OK)
-        thole_status_set(&why, THOLE_UNAVAILABLE, THOLE_REASON_STOPPED, __FILE__, __LINE__,
-                         "the watch was ended");
+    watch_source_gone(&why);
     ended(w, &why);
 }
 

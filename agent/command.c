@@ -224,16 +224,22 @@ void agent_resolve(struct agent *a, struct slice name, uint64_t deadline_ns,
 {
     struct thole_status st = {0};
     uint64_t id = 0;
-    if (lookup(a, name, &id)) {
+    if (lookup(a, name, &id))
         done(ctx, &st, id);
-        return;
-    }
+    else /* perhaps created a moment ago through another host */
+        agent_resolve_anew(a, name, deadline_ns, done, ctx);
+}
+
+void agent_resolve_anew(struct agent *a, struct slice name, uint64_t deadline_ns,
+                        void (*done)(void *ctx, const struct thole_status *st, uint64_t shard_id),
+                        void *ctx)
+{
+    struct thole_status st = {0};
     if (name.size > LIMIT_NAME_BYTES) {
         no_such(&st, name);
         done(ctx, &st, 0);
         return;
     }
-    /* Perhaps created a moment ago through another host. */
     struct resolve *r = xcalloc(1, sizeof *r);
     r->agent = a;
     r->done = done;

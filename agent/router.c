@@ -62,9 +62,11 @@ static void settle(struct router_request *r, bool learned);
 
 static void finish(struct router_request *r)
 {
-    struct bufslice payload = r->payload;
-    r->payload = (struct bufslice){0};
-    bufslice_unref(payload);
+    if (r->status.reason != THOLE_REASON_NO_SUCH_SHARD || r->shard_id == REGISTRY_SHARD_ID) {
+        struct bufslice payload = r->payload;
+        r->payload = (struct bufslice){0};
+        bufslice_unref(payload);
+    }
     r->done(r);
 }
 
@@ -85,7 +87,7 @@ static void ask_engine(struct router *ro, uint64_t shard_id, struct route_hint *
     if (!engine_shard_status(ro->engine, shard_id, &s))
         return;
     ret->local = true;
-    ret->local_serves = s.initialised && !s.failed && !s.removed_by_peer;
+    ret->local_serves = replica_serves(&s);
     ret->local_leads = s.role == RAFT_LEADER && !s.failed;
     ret->leader_host = s.leader_host;
 }
@@ -296,6 +298,8 @@ static void go_remote(struct router *ro, struct router_request *r, uint64_t now)
 
 static bool without_effect(struct router *ro, const struct router_request *r)
 {
+    if (r->status.reason == THOLE_REASON_TOO_STALE)
+        return false; /* the caller asked for a refusal rather than for an older or later answer */
     if (r->kind == ROUTER_QUERY &&
         (r->status.code == THOLE_UNAVAILABLE || r->status.code == THOLE_UNKNOWN))
         return true;

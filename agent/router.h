@@ -64,6 +64,12 @@ struct route_hint {
     uint64_t term;
     struct uuid leader_host; /* nil: unknown */
 };
+/* May this replica answer queries and feed watches? One that was removed from its group may not
+ * know what has happened since. */
+static inline bool replica_serves(const struct engine_replica_status *s)
+{
+    return s->initialised && !s->failed && !s->removed_by_peer && !s->witness;
+}
 struct route_cache;
 struct route_cache *route_cache_new(const struct uuid *self);
 void route_cache_free(struct route_cache *c);
@@ -129,6 +135,8 @@ struct watches *watches_new(struct agent *a);
 /* Every watch ends with STOPPED. Before engine and bus are freed. */
 void watches_stop(struct watches *ws);
 void watches_free(struct watches *ws);
+/* What the end of an exchange means for a watch: nothing was asked whose outcome could be unknown. */
+void watch_source_gone(struct thole_status *st);
 uint64_t watches_add(struct watches *ws, uint64_t shard_id, uint32_t hops,
                      const struct agent_watcher *w);
 void watches_remove(struct watches *ws, uint64_t id);

@@ -97,7 +97,7 @@ void route_cache_local(struct route_cache *c, const struct engine_replica_status
     pthread_mutex_lock(&s->lock);
     struct route_hint *h = hint_make(s, st->shard_id);
     h->local = true;
-    h->local_serves = st->initialised && !st->failed && !st->removed_by_peer;
+    h->local_serves = replica_serves(st);
     h->local_leads = st->role == RAFT_LEADER && !st->failed;
     if (h->local_leads) {
         h->leader_host = c->self;

@@ -11,6 +11,8 @@
 struct served {
     struct agent *agent;
     struct bus_request *request;
+    struct slice name; /* of the shard, in the request; empty: an id was given, or the name was looked
+                          up again */
     struct router_request r;
 };
 
@@ -45,11 +47,6 @@ static void answer(struct served *s)
     pool_give(&s->agent->forwarded, s);
 }
 
-static void served_done(struct router_request *r)
-{
-    answer(CONTAINER_OF(r, struct served, r));
-}
-
 /* Of shard zero: hosts may ask for everything, clients of the library for what their user
  * declares. */
 static enum thole_code admit_zero(struct served *s)
@@ -79,6 +76,19 @@ static void resolved(void *ctx, const struct thole_status *st, uint64_t shard_id
     }
     s->r.status = *st;
     answer(s);
+}
+
+/* The id of a name may be of a shard that is gone, and another one may have the name. */
+static void served_done(struct router_request *r)
+{
+    struct served *s = CONTAINER_OF(r, struct served, r);
+    struct slice name = s->name;
+    if (r->status.reason != THOLE_REASON_NO_SUCH_SHARD || name.size == 0) {
+        answer(s);
+        return;
+    }
+    s->name = (struct slice){0};
+    agent_resolve_anew(s->agent, name, r->deadline_ns, resolved, s);
 }
 
 static enum router_kind kind_of(uint32_t method, const struct forward *f)
@@ -127,6 +137,7 @@ void serve_forward(struct agent *a, struct bus_request *q)
     if (r->deadline_ns == CLOCK_NEVER)
         r->deadline_ns = clock_now(&clock_system) + SERVE_DEADLINE_NS;
     r->done = served_done;
+    s->name = f.shard_name;
     if (f.shard_name.size > 0)
         agent_resolve(a, f.shard_name, r->deadline_ns, resolved, s);
     else

@@ -32,7 +32,7 @@ struct watch {
     uint64_t remote_id;
     bool remote_open;
     struct uuid host;
-    uint64_t bookmarked; /* highest index told */
+    uint64_t bookmarked; /* the index of the last bookmark: it never goes back */
 };
 
 struct watches {
@@ -81,10 +81,9 @@ static void deliver(struct watch *w, uint64_t index, struct slice key, struct sl
         if (!w->begun && !bookmark)
             w->w.event(w->w.ctx, index > 0 ? index - 1 : 0, none, none, true);
         w->begun = true;
-        if (!bookmark || index > w->bookmarked || w->bookmarked == 0)
-            w->w.event(w->w.ctx, index, key, event, bookmark);
-        if (index > w->bookmarked)
-            w->bookmarked = index;
+        if (bookmark) /* also when nothing happened: it says that the watch still stands */
+            w->bookmarked = index = index > w->bookmarked ? index : w->bookmarked;
+        w->w.event(w->w.ctx, index, key, event, bookmark);
     }
     pthread_mutex_unlock(&w->lock);
 }
@@ -115,6 +114,9 @@ static bool start_local(struct watch *w)
 {
     uint64_t from = 0;
     const struct engine_watcher ew = {.ctx = w, .event = local_event, .ended = local_ended};
+    struct engine_replica_status s;
+    if (!engine_shard_status(w->set->agent->engine, w->shard_id, &s) || !replica_serves(&s))
+        return false;
     ref_take(&w->refs);
     w->local_ref = true;
     uint64_t id = engine_watch(w->set->agent->engine, w->shard_id, &ew, &from);
@@ -131,6 +133,19 @@ static bool start_local(struct watch *w)
     return true;
 }
 
+void watch_source_gone(struct thole_status *st)
+{
+    if (st->code == THOLE_CANCELLED) {
+        st->reason = THOLE_REASON_NONE;
+        return;
+    }
+    if (st->code != THOLE_OK && st->reason != THOLE_REASON_OUTCOME_UNKNOWN &&
+        st->reason != THOLE_REASON_UNREACHABLE)
+        return;
+    thole_status_set(st, THOLE_UNAVAILABLE, THOLE_REASON_PEER_UNREACHABLE, __FILE__, __LINE__,
+                     "the host that served the watch does not answer any more; watch again");
+}
+
 static void remote_answer(void *ctx, const struct thole_status *st, struct bufslice body, bool more)
 {
     struct watch *w = ctx;
@@ -145,11 +160,8 @@ static void remote_answer(void *ctx, const struct thole_status *st, struct bufsl
     }
     if (why.code == THOLE_OK)
         why = f.failure;
-    if (more || why.code != THOLE_OK)
-        watch_end(w, &why);
-    else
-        watch_end(
-            w, &(struct thole_status){.code = THOLE_UNAVAILABLE, .reason = THOLE_REASON_STOPPED});
+    watch_source_gone(&why);
+    watch_end(w, &why);
     if (!more) {
         pthread_mutex_lock(&w->lock);
         w->remote_open = false;
@@ -245,22 +257,35 @@ static struct watch **collect(struct watches *ws, size_t *ret_n)
     return all;
 }
 
-/* Tell watchers of local replicas that nothing up to the applied index was missed. */
-static bool bookmarks(struct watches *ws)
+/* Tell the watcher of a local replica that nothing up to the applied index was missed; or end the
+ * watch, if the replica may miss what happens from now on. */
+static void bookmark(struct watch *w)
+{
+    struct engine_replica_status s;
+    struct thole_status st = {0};
+    pthread_mutex_lock(&w->lock);
+    bool local = w->local_id != 0;
+    pthread_mutex_unlock(&w->lock);
+    if (!local)
+        return;
+    if (engine_shard_status(w->set->agent->engine, w->shard_id, &s) && replica_serves(&s)) {
+        deliver(w, s.applied, (struct slice){0}, (struct slice){0}, true);
+        return;
+    }
+    thole_status_set(&st, THOLE_UNAVAILABLE, THOLE_REASON_NOT_READY, __FILE__, __LINE__,
+                     "the replica that was watched no longer follows its group; watch again");
+    watch_end(w, &st);
+}
+
+static void bookmarks(struct watches *ws)
 {
     size_t n;
     struct watch **all = collect(ws, &n);
     for (size_t i = 0; i < n; i++) {
-        struct engine_replica_status s;
-        pthread_mutex_lock(&all[i]->lock);
-        bool local = all[i]->local_id != 0;
-        pthread_mutex_unlock(&all[i]->lock);
-        if (local && engine_shard_status(ws->agent->engine, all[i]->shard_id, &s))
-            deliver(all[i], s.applied, (struct slice){0}, (struct slice){0}, true);
+        bookmark(all[i]);
         watch_unref(all[i]);
     }
     free(all);
-    return n > 0;
 }
 
 static uint64_t watches_turn(void *ctx, struct msgq *batch, uint64_t now_ns)

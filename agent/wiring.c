@@ -283,8 +283,8 @@ static bool eligible(struct agent *a, const struct uuid *host, const struct uuid
     return !uuid_equal(host, agent_host_id(a)) && !uuid_equal(host, avoid);
 }
 
-/* The leader that the registry knows of, at every other attempt; else the shard's replicas in
- * turn. */
+/* The leader that the registry knows of, at every other attempt; else the shard's replicas with
+ * data in turn. */
 static bool by_registry(struct agent *a, const struct registry_view *v, uint64_t shard_id,
                         uint32_t attempt, const struct uuid *avoid, struct uuid *ret)
 {
@@ -306,6 +306,7 @@ static bool by_registry(struct agent *a, const struct registry_view *v, uint64_t
                              (r = registry_next_replica_of_shard(v, shard_id, after, &replica_buf));
          after = thole_v1_Replica_id(r)) {
         if (thole_v1_Replica_desired(r) == thole_v1_REPLICA_DESIRED_RUN &&
+            thole_v1_Replica_role(r) != thole_v1_REPLICA_ROLE_WITNESS &&
             row_host_id(thole_v1_Replica_host_id(r), &found[n]) && eligible(a, &found[n], avoid))
             n++;
     }

@@ -80,7 +80,13 @@ struct bus_options {
 THOLE_MUST_CHECK enum thole_code bus_new(const struct bus_options *o, struct bus **ret,
                                          struct thole_status *st);
 void bus_start(struct bus *b);
-/* Refuse new calls, let running ones end for up to grace_ms, then cancel. Not from a callback. */
+/* The parts of bus_stop, for an owner that stops in between what calls wait for, so that each is
+ * answered with what is known of it. bus_drain: refuse new calls, and let running ones end for up
+ * to grace_ms. bus_cut: end clients' streams, our exchanges, and what connects us with peers. */
+void bus_drain(struct bus *b, uint32_t grace_ms);
+void bus_cut(struct bus *b);
+/* The same, where it was not done yet; what has not ended a moment later is cancelled. Not from a
+ * callback. */
 void bus_stop(struct bus *b, uint32_t grace_ms);
 void bus_free(struct bus *b);                 /* after bus_stop; NULL is fine */
 const char *bus_address(const struct bus *b); /* advertised, with the real port */

@@ -271,8 +271,12 @@ struct bus_rpc {
     void *on_drained_ctx;
     bool cancelled;
     char *peer;
+    struct bus_rpc *next_stream, **prev_stream; /* in bus.streams, under its mutex */
+    struct bus_task end_task;
 };
 
+/* End clients' streams with UNAVAILABLE STOPPED; their handlers see a cancellation. */
+void bus__rpc_end_streams(struct bus *b);
 void bus__rpc_arm(struct bus_entry *e); /* one more slot */
 void bus__rpc_free_all(struct bus *b);  /* the unused ones */
 
@@ -308,8 +312,9 @@ struct bus {
     char *version, *listen_address, *advertise_address;
     uint16_t port;
     _Atomic bool stopping;
-    bool started, stopped;
+    bool started, drained, cut, stopped;
     pthread_mutex_t mutex; /* below, to the blank line */
+    struct bus_rpc *streams; /* clients' streams that are open */
     struct uuid cluster_id;
     struct peer *peers;
     struct bus_inbound *inbound;

@@ -56,6 +56,29 @@ static struct bus_rpc *slot_get(struct bus *b)
     return r;
 }
 
+/* The bus's mutex is held. */
+static void streams_remove(struct bus_rpc *r)
+{
+    if (!r->prev_stream)
+        return;
+    *r->prev_stream = r->next_stream;
+    if (r->next_stream)
+        r->next_stream->prev_stream = r->prev_stream;
+    r->prev_stream = NULL;
+}
+
+static void streams_add(struct bus_rpc *r)
+{
+    struct bus *b = r->bus;
+    pthread_mutex_lock(&b->mutex);
+    r->next_stream = b->streams;
+    r->prev_stream = &b->streams;
+    if (r->next_stream)
+        r->next_stream->prev_stream = &r->next_stream;
+    b->streams = r;
+    pthread_mutex_unlock(&b->mutex);
+}
+
 /* Release what the call left behind. */
 static void slot_clear(struct bus_rpc *r)
 {
@@ -63,6 +86,11 @@ static void slot_clear(struct bus_rpc *r)
         atomic_fetch_sub_explicit(&r->bus->unary_active, 1, memory_order_relaxed);
     if (r->data_free && r->data)
         r->data_free(r->data);
+    if (r->pipe && !r->entry->inward) {
+        pthread_mutex_lock(&r->bus->mutex);
+        streams_remove(r);
+        pthread_mutex_unlock(&r->bus->mutex);
+    }
     bus__pipe_unref(r->pipe);
     if (r->call)
         grpc_call_unref(r->call);
@@ -312,7 +340,32 @@ static void begin_stream(struct bus_rpc *r)
     grpc_call_ref(r->call); /* the slot's own */
     r->pipe = bus__pipe_new(&o);
     ref(r);
+    if (!r->entry->inward)
+        streams_add(r);
     bus__pipe_start(r->pipe, (struct bufslice){0});
+}
+
+static void end_stream(struct bus_task *task)
+{
+    struct bus_rpc *r = CONTAINER_OF(task, struct bus_rpc, end_task);
+    struct thole_status st;
+    thole_status_set(&st, THOLE_UNAVAILABLE, THOLE_REASON_STOPPED, __FILE__, __LINE__,
+                     "the host is stopping");
+    bus__pipe_finish(r->pipe, st.code, st.message, bus__details_encode(&st, 0, NULL));
+    stream_cancelled(r);
+    unref(r);
+}
+
+void bus__rpc_end_streams(struct bus *b)
+{
+    pthread_mutex_lock(&b->mutex);
+    for (struct bus_rpc *r; (r = b->streams);) {
+        streams_remove(r);
+        ref(r);
+        r->end_task.fn = end_stream;
+        bus__loop_post(&b->loop, &r->end_task);
+    }
+    pthread_mutex_unlock(&b->mutex);
 }
 
 static bool too_many(struct bus_rpc *r)

@@ -13,6 +13,7 @@
 #define SLOTS_UNARY 16 /* waiting calls per method; more queue inside gRPC until one is free */
 #define SLOTS_STREAM 4
 #define STREAMS_MAX 4096 /* concurrent calls of one connection */
+#define ANSWER_WAIT_MS 200 /* for what was answered while its owners stopped */
 #define CANCEL_WAIT_MS 10000
 #define POOLED_MAX 8192 /* requests, and exchanges, kept for the next ones: 2 MiB each */
 
@@ -229,19 +230,38 @@ static bool server_is_down(struct bus_loop *l)
     return CONTAINER_OF(l, struct bus, loop)->shutdown_done;
 }
 
-static void server_stop(struct bus *b, uint32_t grace_ms)
+void bus_drain(struct bus *b, uint32_t grace_ms)
 {
+    if (b->drained)
+        return;
+    b->drained = true;
+    atomic_store(&b->stopping, true);
+    if (!b->server)
+        return;
     if (b->started) {
         bus__health_stop(b);
         bus__inbound_stop(b);
     }
     bus__tag_release(&b->shutdown_tag);
     grpc_server_shutdown_and_notify(b->server, b->loop.cq, &b->shutdown_tag);
-    if (!b->loop.threaded)
+    if (b->loop.threaded)
+        (void)bus__loop_wait(&b->loop, server_is_down, grace_ms);
+}
+
+void bus_cut(struct bus *b)
+{
+    if (b->cut)
         return;
-    if (bus__loop_wait(&b->loop, server_is_down, grace_ms))
+    b->cut = true;
+    bus__rpc_end_streams(b);
+    bus__peers_stop(b);
+}
+
+static void server_stop(struct bus *b)
+{
+    if (!b->loop.threaded || bus__loop_wait(&b->loop, server_is_down, ANSWER_WAIT_MS))
         return;
-    LOG_INFO(BUS, "cancelling the calls that did not end in time grace_ms=%u", (unsigned)grace_ms);
+    LOG_INFO(BUS, "cancelling the calls that did not end in time");
     grpc_server_cancel_all_calls(b->server);
     if (!bus__loop_wait(&b->loop, server_is_down, CANCEL_WAIT_MS))
         LOG_ERROR(BUS, "the server does not shut down; going on without waiting");
@@ -253,10 +273,10 @@ void bus_stop(struct bus *b, uint32_t grace_ms)
     if (b->stopped)
         return;
     b->stopped = true;
-    atomic_store(&b->stopping, true);
+    bus_drain(b, grace_ms);
+    bus_cut(b);
     if (b->server)
-        server_stop(b, grace_ms);
-    bus__peers_stop(b);
+        server_stop(b);
     bus__loop_stop(&b->loop);
 }
 

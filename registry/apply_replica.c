@@ -69,7 +69,7 @@ enum thole_code registry__check_place(struct txn *t, const struct row *shard,
                           "the shard waits for its data: restore a snapshot, or delete it");
     }
     if (there != NULL) {
-        return THOLE_FAIL(&t->st, THOLE_FAILED_PRECONDITION, THOLE_REASON_EXISTS,
+        return THOLE_FAIL(&t->st, THOLE_ALREADY_EXISTS, THOLE_REASON_EXISTS,
                           "host %.*s already has replica %" PRIu64 " of this shard", (int)name.size,
                           name.data, thole_v1_Replica_id(there->replica));
     }

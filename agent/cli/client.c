@@ -30,7 +30,7 @@ enum thole_code cli_connect(struct cli *c, struct thole_status *st)
 static bool worth_a_retry(const struct thole_status *st)
 {
     return st->code == THOLE_UNAVAILABLE && st->reason != THOLE_REASON_UNREACHABLE &&
-           st->reason != THOLE_REASON_NONE;
+           st->reason != THOLE_REASON_TOO_STALE && st->reason != THOLE_REASON_NONE;
 }
 
 enum thole_code cli_call_in(struct cli *c, const char *path, const void *request,

@@ -76,6 +76,8 @@ static const char *advice(const struct thole_status *st)
         const char *text;
     } by_reason[] = {
         {THOLE_REASON_UNREACHABLE, "is tholed running there? see --endpoints"},
+        {THOLE_REASON_PEER_UNREACHABLE, "see `thole get hosts`; try again"},
+        {THOLE_REASON_TOO_STALE, "ask another host, allow more, or leave out --stale"},
         {THOLE_REASON_NO_LEADER, "a majority of the shard's voters must be up; try again"},
         {THOLE_REASON_NOT_LEADER, "leadership is moving; try again"},
         {THOLE_REASON_DROPPED, "it was certainly not applied; try again"},

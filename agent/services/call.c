@@ -21,9 +21,20 @@ uint64_t services_deadline(struct bus_rpc *rpc)
     return wanted < latest ? wanted : latest;
 }
 
-void services_fail(struct bus_rpc *rpc, const struct thole_status *st, const char *const *metadata)
+struct thole_status services_of_peer(const struct thole_status *st)
+{
+    struct thole_status ret = *st;
+    if (ret.reason == THOLE_REASON_UNREACHABLE) {
+        ret.reason = THOLE_REASON_PEER_UNREACHABLE;
+    }
+    return ret;
+}
+
+void services_fail(struct bus_rpc *rpc, const struct thole_status *given,
+                   const char *const *metadata)
 {
     uint32_t retry_ms = 0;
+    const struct thole_status of_peer = services_of_peer(given), *st = &of_peer;
     if (st->code == THOLE_UNAVAILABLE) {
         retry_ms = SERVICES_RETRY_UNAVAILABLE_MS;
     } else if (st->reason == THOLE_REASON_QUEUE_FULL) {
@@ -98,7 +109,13 @@ void call_reply_bytes(struct call *c, struct bytes *bytes)
 
 void call_fail(struct call *c, const struct thole_status *st)
 {
-    services_fail(c->rpc, st, c->metadata[0] != NULL ? c->metadata : NULL);
+    const char *metadata[] = {c->metadata[0], c->metadata[1], NULL, NULL, NULL};
+    if (st->reason == THOLE_REASON_NO_SUCH_TYPE) {
+        size_t at = metadata[0] != NULL ? 2 : 0;
+        metadata[at] = "field";
+        metadata[at + 1] = "spec.type";
+    }
+    services_fail(c->rpc, st, metadata[0] != NULL ? metadata : NULL);
     call_free(c);
 }
 

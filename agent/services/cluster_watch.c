@@ -446,13 +446,14 @@ static void watch_drained(void *ctx)
     }
 }
 
-static void refuse_request(struct bus_rpc *rpc)
+static void refuse_request(struct bus_rpc *rpc, const char *field, const char *why)
 {
     struct thole_status st;
-    (void)THOLE_FAIL(&st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
-                     "request: it does not decode");
-    services_fail(rpc, &st, NULL);
+    (void)THOLE_FAIL(&st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST, "%s: %s", field, why);
+    services_fail(rpc, &st, (const char *const[]){"field", field, NULL});
 }
+
+#define UNDECODABLE "it does not decode"
 
 static struct cluster_watch *watch_new(struct services *s, struct bus_rpc *rpc)
 {
@@ -492,6 +493,55 @@ static bool watch_has_view(struct services *s, struct bus_rpc *rpc)
     return false;
 }
 
+/* ---- Beginning at a revision ------------------------------------------------------------------ */
+
+/* A revision that is not there yet would be waited for without a word: it is of another cluster, or
+ * of one that was restored since. */
+static void refuse_future(struct cluster_watch *w, uint64_t newest)
+{
+    struct thole_status st;
+    const char *field = w->events ? "after_revision" : "from_revision";
+    (void)THOLE_FAIL(&st, THOLE_OUT_OF_RANGE, THOLE_REASON_BAD_REQUEST,
+                     "%s: revision %" PRIu64 " is not there yet: the newest is %" PRIu64, field,
+                     w->revision, newest);
+    services_fail(w->rpc, &st, (const char *const[]){"field", field, NULL});
+    free(w);
+}
+
+static uint64_t newest_revision(struct services *s)
+{
+    struct registry_view *view = registry_view_acquire(agent_registry(s->agent));
+    uint64_t newest = registry_view_revision(view);
+    registry_view_release(view);
+    return newest;
+}
+
+static void resume_fresh(void *ctx, const struct thole_status *st)
+{
+    struct cluster_watch *w = ctx;
+    if (st->code != THOLE_OK) {
+        services_fail(w->rpc, st, NULL);
+        free(w);
+        return;
+    }
+    uint64_t newest = newest_revision(w->s);
+    if (w->revision > newest) {
+        refuse_future(w, newest);
+    } else {
+        watch_begin(w);
+    }
+}
+
+/* The revision may be newer than this host's view: another host gave it out. */
+static void watch_resume(struct cluster_watch *w)
+{
+    if (w->revision <= newest_revision(w->s)) {
+        watch_begin(w);
+    } else {
+        agent_barrier(w->s->agent, services_deadline(w->rpc), resume_fresh, w);
+    }
+}
+
 void cluster_watch_handle(void *ctx, struct bus_rpc *rpc, struct slice message)
 {
     struct services *s = ctx;
@@ -501,7 +551,7 @@ void cluster_watch_handle(void *ctx, struct bus_rpc *rpc, struct slice message)
     uint64_t from = q != NULL ? thole_v1_WatchClusterRequest_from_revision(q) : 0;
     upb_Arena_Free(arena);
     if (q == NULL) {
-        refuse_request(rpc);
+        refuse_request(rpc, "request", UNDECODABLE);
         return;
     }
     if (!watch_has_view(s, rpc)) {
@@ -511,9 +561,10 @@ void cluster_watch_handle(void *ctx, struct bus_rpc *rpc, struct slice message)
     if (from > 0) {
         w->phase = PHASE_CHANGES;
         w->revision = from;
-    } else {
-        w->view = registry_view_acquire(agent_registry(s->agent));
+        watch_resume(w);
+        return;
     }
+    w->view = registry_view_acquire(agent_registry(s->agent));
     watch_begin(w);
 }
 
@@ -526,6 +577,13 @@ void events_watch_handle(void *ctx, struct bus_rpc *rpc, struct slice message)
     if (q == NULL || thole_v1_WatchEventsRequest_object(q).size >= REGISTRY_NAME_BYTES) {
         refuse_request(rpc);
     } else if (watch_has_view(s, rpc)) {
+}
+
+    if (q == NULL) {
+        refuse_request(rpc, "request", UNDECODABLE);
+    } else if (thole_v1_WatchEventsRequest_object(q).size >= REGISTRY_NAME_BYTES) {
+        refuse_request(rpc, "object", "is longer than any name");
+    } else {
         struct cluster_watch *w = watch_new(s, rpc);
         upb_StringView object = thole_v1_WatchEventsRequest_object(q);
         w->events = true;
@@ -534,7 +592,7 @@ void events_watch_handle(void *ctx, struct bus_rpc *rpc, struct slice message)
         if (object.size > 0) {
             memcpy(w->object, object.data, object.size);
         }
-        watch_begin(w);
+        watch_resume(w);
     }
     upb_Arena_Free(arena);
 }
@@ -558,9 +616,10 @@ void operation_watch_handle(void *ctx, struct bus_rpc *rpc, struct slice message
     const thole_v1_WatchOperationRequest *q =
         PROTO_DECODE(thole_v1_WatchOperationRequest, message, arena);
     uint64_t id = q != NULL ? thole_v1_WatchOperationRequest_id(q) : 0;
+    bool decoded = q != NULL;
     upb_Arena_Free(arena);
     if (id == 0) {
-        refuse_request(rpc);
+        refuse_request(rpc, decoded ? "id" : "request", decoded ? "is needed" : UNDECODABLE);
         return;
     }
     struct cluster_watch *w = watch_new(s, rpc);

@@ -32,6 +32,7 @@ struct data_call *data_call_new(struct services *s, struct bus_rpc *rpc)
     d->stream = NULL;
     d->stream_id = 0;
     d->next = NULL;
+    d->field = NULL;
     d->text = d->searched = false;
     d->shard[0] = '\0';
     return d;
@@ -142,14 +143,33 @@ static struct bufslice session_response(const struct data_call *d)
 
 static void data_fail(struct data_call *d, const struct thole_status *st)
 {
-    const char *metadata[] = {"shard", d->shard, NULL};
-    services_fail(d->rpc, st, d->shard[0] != '\0' ? metadata : NULL);
+    const char *metadata[5] = {NULL};
+    size_t n = 0;
+    if (d->field != NULL) {
+        metadata[n++] = "field";
+        metadata[n++] = d->field;
+    }
+    if (d->shard[0] != '\0') {
+        metadata[n++] = "shard";
+        metadata[n] = d->shard;
+    }
+    services_fail(d->rpc, st, metadata[0] != NULL ? metadata : NULL);
     data_call_free(d);
 }
+
+static void search_done(void *ctx, const struct thole_status *st);
 
 static void data_done(struct router_request *r)
 {
     struct data_call *d = r->ctx;
+    if (r->status.reason == THOLE_REASON_NO_SUCH_SHARD) {
+        if (!d->searched) { /* the name may have gone to another shard */
+            agent_barrier(d->s->agent, r->deadline_ns, search_done, d);
+            return;
+        }
+        bufslice_unref(r->payload);
+        r->payload = (struct bufslice){NULL, {NULL, 0}};
+    }
     if (d->stream != NULL) {
         data_stream_done(d);
         return;
@@ -172,6 +192,7 @@ static void data_end(struct data_call *d, const struct thole_status *st)
     bufslice_unref(d->route.payload);
     d->route.payload = (struct bufslice){NULL, {NULL, 0}};
     d->route.status = *st;
+    d->searched = true;
     data_done(&d->route);
 }
 
@@ -208,8 +229,9 @@ static bool read_payload(struct data_call *d, upb_StringView payload, bool text,
                          struct thole_status *st)
 {
     if (payload.size > LIMIT_PAYLOAD_BYTES) {
+        d->field = text ? "text" : "data";
         (void)THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_TOO_LARGE,
-                         "%s: %zu bytes are more than %d", text ? "text" : "data", payload.size,
+                         "%s: %zu bytes are more than %d", d->field, payload.size,
                          LIMIT_PAYLOAD_BYTES);
         return false;
     }
@@ -225,18 +247,26 @@ static bool read_payload(struct data_call *d, upb_StringView payload, bool text,
     return true;
 }
 
+static bool read_shard(struct data_call *d, upb_StringView name, struct thole_status *st)
+{
+    bool ok = name_of_data_shard(name, d->shard, st);
+    d->field = ok ? NULL : "shard";
+    return ok;
+}
+
 bool data_read_propose(struct data_call *d, const thole_v1_ProposeRequest *q,
                        struct thole_status *st)
 {
     d->route.kind = ROUTER_PROPOSE;
     d->route.session = thole_v1_ProposeRequest_session(q);
     d->route.sequence = thole_v1_ProposeRequest_sequence(q);
-    if (!name_of_data_shard(thole_v1_ProposeRequest_shard(q), d->shard, st)) {
+    if (!read_shard(d, thole_v1_ProposeRequest_shard(q), st)) {
         return false;
     }
     if ((d->route.session == 0) != (d->route.sequence == 0)) {
+        d->field = d->route.session == 0 ? "session" : "sequence";
         (void)THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
-                         "sequence: session and sequence go together; sequences begin at 1");
+                         "%s: session and sequence go together; sequences begin at 1", d->field);
         return false;
     }
     bool text = thole_v1_ProposeRequest_payload_case(q) == thole_v1_ProposeRequest_payload_text;
@@ -249,10 +279,11 @@ static bool read_query(struct data_call *d, const thole_v1_QueryRequest *q, stru
     d->route.kind = ROUTER_QUERY;
     d->route.stale = thole_v1_QueryRequest_stale(q);
     d->route.max_staleness_ms = thole_v1_QueryRequest_max_staleness_ms(q);
-    if (!name_of_data_shard(thole_v1_QueryRequest_shard(q), d->shard, st)) {
+    if (!read_shard(d, thole_v1_QueryRequest_shard(q), st)) {
         return false;
     }
     if (d->route.max_staleness_ms != 0 && !d->route.stale) {
+        d->field = "max_staleness_ms";
         (void)THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
                          "max_staleness_ms: only goes with stale");
         return false;
@@ -266,7 +297,7 @@ static bool read_open(struct data_call *d, const thole_v1_OpenSessionRequest *q,
                       struct thole_status *st)
 {
     d->route.kind = ROUTER_OPEN_SESSION;
-    return name_of_data_shard(thole_v1_OpenSessionRequest_shard(q), d->shard, st);
+    return read_shard(d, thole_v1_OpenSessionRequest_shard(q), st);
 }
 
 /* Decode without copying strings, check, and send on its way. */
@@ -282,6 +313,7 @@ static void data_begin(struct services *s, struct bus_rpc *rpc, struct slice mes
     struct thole_status st;
     bool ok = q != NULL;
     if (!ok) {
+        d->field = "request";
         (void)THOLE_FAIL(&st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST, "request: %s", why);
     } else if (kind == &thole_v1_ProposeRequest_msginit) {
         ok = data_read_propose(d, q, &st);

@@ -91,7 +91,7 @@ static void send_failure(struct data_stream *t, uint64_t id, const struct thole_
     struct bytes out = {0};
     wire_varint(&out, 1, id);
     wire_varint(&out, 3, (uint64_t)st->code);
-    wire_bytes(&out, 4, slice_str(thole_reason_name(st->reason)));
+    wire_bytes(&out, 4, slice_str(thole_reason_name(services_of_peer(st).reason)));
     wire_bytes(&out, 5, slice_str(st->message));
     send_response(t, &out);
 }

@@ -52,6 +52,17 @@ static void list_run(struct call *c)
         after = at - 1; /* events of revision `at` again, less `skip` */
     }
     bytes_deinit(&key);
+    uint64_t newest = registry_view_revision(c->view);
+    if (at > newest && !thole_v1_ListEventsRequest_stale(q)) {
+        struct thole_status future;
+        (void)THOLE_FAIL(&future, THOLE_OUT_OF_RANGE, THOLE_REASON_BAD_REQUEST,
+                         "after_revision: revision %" PRIu64
+                         " is not there yet: the newest is %" PRIu64,
+                         at, newest);
+        call_about(c, "field", upb_StringView_FromString("after_revision"));
+        call_fail(c, &future);
+        return;
+    }
     char oldest[EVENTS_OLDEST_BYTES];
     struct thole_status st;
     if (!events_all_kept(c->view, at, &st, oldest)) {

@@ -25,6 +25,10 @@ static void get_run(struct call *c)
 
 void operations_get(struct call *c)
 {
+    if (thole_v1_GetOperationRequest_id(c->request) == 0) {
+        call_refuse(c, "id", "is needed");
+        return;
+    }
     call_read(c, thole_v1_GetOperationRequest_stale(c->request), get_run);
 }
 
@@ -248,6 +252,11 @@ void operations_pause(struct call *c)
         thole_registry_v1_Operation_mutable_start_operation(op, c->arena);
     thole_registry_v1_StartOperation_set_kind(start, thole_v1_OPERATION_KIND_PAUSE);
     for (size_t i = 0; i < count; i++) {
+        if (controllers[i] <= thole_v1_CONTROLLER_UNSPECIFIED ||
+            controllers[i] > thole_v1_CONTROLLER_BALANCE) {
+            call_refuse(c, "controllers", "%d is none", controllers[i]);
+            return;
+        }
         thole_registry_v1_StartOperation_add_controllers(start, controllers[i], c->arena);
     }
     call_command(c, op, request_id, thole_v1_PauseControllersRequest_validate_only(q),

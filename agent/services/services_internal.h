@@ -106,6 +106,8 @@ bool call_answered(const struct call *c, upb_StringView request_id);
 
 /* Failing a call of any kind: metadata and a retry delay that fits the code. */
 void services_fail(struct bus_rpc *rpc, const struct thole_status *st, const char *const *metadata);
+/* As the client sees it: not this host is unreachable, but another one that was asked for it. */
+struct thole_status services_of_peer(const struct thole_status *st);
 uint64_t services_deadline(struct bus_rpc *rpc);
 struct bufslice services_encode(const void *message, const upb_MiniTable *kind, upb_Arena *arena);
 
@@ -247,6 +249,7 @@ struct data_call {
     struct data_call *next; /* in the pool */
     bool text;              /* the request was text, so is the answer */
     bool searched;          /* the barrier was awaited and the name looked up again */
+    const char *field;      /* of the request, if that is why it is refused; NULL: it is not */
     char shard[LIMIT_NAME_BYTES + 1];
     struct router_request route;
     uint8_t copied[128]; /* a small payload */

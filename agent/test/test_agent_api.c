@@ -111,6 +111,49 @@ static void test_unknown_shard_is_not_found(void **state)
     assert_int_equal(thole_shard_open(w->client, "Not A Name", &s, NULL), THOLE_INVALID_ARGUMENT);
 }
 
+static void delete_and_wait(struct thole *t, const char *name)
+{
+    struct thole_status st = {0};
+    bool there = true;
+    assert_int_equal(thole_shard_delete(t, name, 10000, &st), THOLE_OK);
+    for (int i = 0; there && i < 1000; i++) {
+        struct thole_view *v;
+        struct thole_shard_info info = {.size = sizeof info};
+        assert_int_equal(thole_view_acquire(t, true, 10000, &v, &st), THOLE_OK);
+        there = thole_view_shard(v, name, &info);
+        thole_view_release(v);
+        if (there)
+            fixture_pause_ms(10);
+    }
+    assert_false(there);
+}
+
+/* A handle that was used before finds the shard that has the name now, at its first request. */
+static void test_created_again_shard_is_found_by_old_handles(void **state)
+{
+    struct world *w = *state;
+    struct thole *handles[] = {w->host, w->client};
+    struct thole_shard *shards[2];
+    struct thole_status st = {0};
+    const struct thole_shard_spec spec = {
+        .size = sizeof spec, .name = "again", .type = "counter", .voters = 1};
+    for (int round = 0; round < 2; round++) {
+        assert_int_equal(thole_shard_create(w->host, &spec, 10000, &st), THOLE_OK);
+        assert_int_equal(thole_shard_wait_ready(w->host, "again", 20000, &st), THOLE_OK);
+        for (int i = 0; i < 2; i++) {
+            if (round == 0)
+                assert_int_equal(thole_shard_open(handles[i], "again", &shards[i], &st), THOLE_OK);
+            struct thole_op op = add(shards[i], "add 1");
+            call_is(handles[i], &op, i == 0 ? "1" : "2");
+        }
+        delete_and_wait(w->host, "again");
+    }
+    struct thole_op op = add(shards[0], "add 1");
+    assert_int_equal(thole_call(handles[0], &op, NULL, &st), THOLE_NOT_FOUND);
+    thole_shard_release(shards[0]);
+    thole_shard_release(shards[1]);
+}
+
 #define BATCH 500
 struct batch {
     _Atomic int done, failed, calls;
@@ -410,6 +453,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_host_and_client_propose_and_query),
         cmocka_unit_test(test_unknown_shard_is_not_found),
+        cmocka_unit_test(test_created_again_shard_is_found_by_old_handles),
         cmocka_unit_test(test_batches_complete_once_each),
         cmocka_unit_test(test_session_applies_a_retry_once),
         cmocka_unit_test(test_watch_sees_changes_and_ends_once),

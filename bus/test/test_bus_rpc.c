@@ -722,7 +722,8 @@ static void test_stop_lets_calls_end_then_cancels(void **state)
     assert_true(now_ms() - began >= 190);
     eventually(&o, o.done);
     assert_int_not_equal(o.st.code, THOLE_OK);
-    assert_int_not_equal(bus_stream_next(w, 5000, &m, &st), THOLE_OK);
+    assert_int_equal(bus_stream_next(w, 5000, &m, &st), THOLE_UNAVAILABLE);
+    assert_int_equal(st.reason, THOLE_REASON_STOPPED); /* of the server, with details */
     eventually(s, s->cancels == 2);
     bus_stream_free(w);
     release(s); /* finishing after the stop is fine */

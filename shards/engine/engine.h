@@ -41,6 +41,7 @@ struct engine_replica_status {
     enum raft_role role;
     bool leader_ready;
     bool initialised;     /* has a configuration that contains it, or ever had one */
+    bool witness;         /* holds no data: answers no query, and has no events */
     bool voter;           /* in the configuration in force */
     uint32_t votes;       /* voters and witnesses of that; of both halves of a joint one */
     bool removed_by_peer; /* a peer says that this replica was removed */

@@ -26,8 +26,8 @@ static void serve_stale(struct loop *l, struct replica *r, struct engine_request
     else if (!fresh && r->contact_ns != 0)
         fresh = l->now_ns - beats_leader_heard_ns(l, r) <= q->max_staleness_ms * NS_PER_MS;
     if (!fresh) {
-        request_fail(q, THOLE_UNAVAILABLE, THOLE_REASON_NO_LEADER,
-                     "no leader was heard within the staleness bound");
+        request_fail(q, THOLE_UNAVAILABLE, THOLE_REASON_TOO_STALE,
+                     "the replica that was asked heard no leader within the staleness bound");
         return;
     }
     struct msgq one = {0};
@@ -50,8 +50,7 @@ void read_submit(struct loop *l, struct engine_request *q)
         request_fail(q, THOLE_UNAVAILABLE, THOLE_REASON_NOT_READY,
                      "this replica is not running yet");
     } else if (r->kind->witness) {
-        request_fail(q, THOLE_FAILED_PRECONDITION, THOLE_REASON_NOT_READY,
-                     "a witness holds no data");
+        request_fail(q, THOLE_UNAVAILABLE, THOLE_REASON_NOT_READY, "a witness holds no data");
     } else if (q->payload.bytes.size > LIMIT_PAYLOAD_BYTES) {
         request_fail(q, THOLE_INVALID_ARGUMENT, THOLE_REASON_TOO_LARGE, "the query exceeds 1 MiB");
     } else if (q->stale) {

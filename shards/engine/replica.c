@@ -116,6 +116,7 @@ void replica_show(const struct replica *r, struct engine_replica_status *ret)
         .role = (enum raft_role)s->role,
         .leader_ready = s->leader_ready,
         .initialised = s->initialised,
+        .witness = r->kind->witness,
         .voter = s->voter,
         .votes = s->votes,
         .removed_by_peer = s->removed_by_peer,

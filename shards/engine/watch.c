@@ -31,6 +31,10 @@ uint64_t engine_watch(struct engine *e, uint64_t shard_id, const struct engine_w
     struct replica *r = engine_find_shard(e, shard_id);
     if (!r)
         return 0;
+    if (r->kind->witness) { /* it applies nothing, and would miss every event */
+        replica_unref(r);
+        return 0;
+    }
     struct watch_list *n = xcalloc(1, sizeof(*n));
     n->w = *w;
     n->replica = replica_ref(r);

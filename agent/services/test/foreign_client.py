@@ -11,6 +11,7 @@ import time
 import uuid
 
 import grpc
+import wrong_requests
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 
 TIMEOUT_S = 20
@@ -130,8 +131,10 @@ class Client:
         method = self.server.pool.FindServiceByName(service).FindMethodByName(name)
         request = self.server.message(method.input_type.full_name)
         response = self.server.message(method.output_type.full_name)
-        kinds = {"Watch": self.channel.unary_stream, "Stream": self.channel.stream_stream}
-        call = kinds.get(name, self.channel.unary_unary)(
+        kinds = {"Stream": self.channel.stream_stream, "SaveSnapshot": self.channel.unary_stream}
+        streams = name.startswith("Watch")
+        kind = self.channel.unary_stream if streams else kinds.get(name, self.channel.unary_unary)
+        call = kind(
             f"/{service}/{name}",
             request_serializer=lambda m: m.SerializeToString(),
             response_deserializer=response.FromString,
@@ -175,7 +178,7 @@ def main():
     for version in ("v1alpha", "v1"): # the last one stays
         server = Server(channel, version)
         services = server.services()
-        wanted = ["Cluster", "Data", "Events", "Hosts", "Replicas", "Shards"]
+        wanted = wrong_requests.SERVICES
         for name in wanted:
             assert f"thole.v1.{name}" in services, services
         assert server.misses("no.such.Symbol")
@@ -251,6 +254,9 @@ def main():
         lambda: propose(request(shard="no-such-shard", text="x"), timeout=TIMEOUT_S),
     )
     assert b"NO_SUCH_SHARD" in details, details
+    wrong = wrong_requests.check(client, {"{shard}": shard}, fields, every, TIMEOUT_S)
+    assert not wrong, "\n".join(wrong)
+    print("refused:", len(wrong_requests.ROWS), "wrong requests")
     client("thole.v1.Shards/DeleteShard", name=shard)
     print("deleted:", shard)
 

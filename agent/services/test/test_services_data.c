@@ -240,6 +240,21 @@ static void test_a_watch_begins_with_a_bookmark_and_sees_changes(void **state)
     bus_stream_free(s); /* in the middle: the server must let go of it */
 }
 
+static void test_an_idle_watch_is_sent_bookmarks(void **state)
+{
+    struct services_fixture *f = *state;
+    struct bus_stream *s = watch(f, "clicks");
+    uint64_t index = 0;
+    for (int i = 0; i < 3; i++) { /* 4 s: next_event waits for 10 */
+        const thole_v1_WatchResponse *m = next_event(f, s);
+        assert_non_null(m);
+        assert_true(thole_v1_WatchResponse_bookmark(m));
+        assert_true(thole_v1_WatchResponse_index(m) >= index);
+        index = thole_v1_WatchResponse_index(m);
+    }
+    bus_stream_free(s);
+}
+
 static void test_a_watch_of_nothing_fails(void **state)
 {
     struct services_fixture *f = *state;
@@ -458,6 +473,7 @@ int main(void)
         cmocka_unit_test(test_a_payload_past_the_limit_is_refused),
         cmocka_unit_test(test_many_calls_at_once_are_all_answered),
         cmocka_unit_test(test_a_watch_begins_with_a_bookmark_and_sees_changes),
+        cmocka_unit_test(test_an_idle_watch_is_sent_bookmarks),
         cmocka_unit_test(test_a_watch_of_nothing_fails),
         cmocka_unit_test(test_a_watch_ends_with_its_shard),
         cmocka_unit_test(test_a_watcher_that_does_not_read_is_cut_off),

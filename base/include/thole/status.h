@@ -53,6 +53,7 @@ enum thole_reason {
     THOLE_REASON_TRANSFERRING,     /* a leadership transfer is in progress */
     THOLE_REASON_CHANGE_IN_FLIGHT, /* another membership change is not yet applied */
     THOLE_REASON_STALE_REVISION,   /* decided at an older registry revision than one applied */
+    THOLE_REASON_TOO_STALE, /* a stale query: no leader was heard within its staleness bound */
     /* Names and rows */
     THOLE_REASON_NO_SUCH_SHARD,
     THOLE_REASON_NO_SUCH_HOST,
@@ -71,7 +72,8 @@ enum thole_reason {
     THOLE_REASON_WRONG_CLUSTER,
     THOLE_REASON_WRONG_HOST,
     THOLE_REASON_STALE_INCARNATION,
-    THOLE_REASON_UNREACHABLE,
+    THOLE_REASON_UNREACHABLE,      /* the host that was called does not answer */
+    THOLE_REASON_PEER_UNREACHABLE, /* it answers, but another host that was needed does not */
     THOLE_REASON_NOT_READY,
     THOLE_REASON_ADDRESS_IN_USE,
     THOLE_REASON_REMOVED,

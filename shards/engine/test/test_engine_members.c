@@ -108,6 +108,43 @@ static enum thole_code start_wait(struct cluster *c, int h, uint64_t replica, ui
     return d.st.code;
 }
 
+static void no_event(void *ctx, uint64_t index, struct slice key, struct slice event)
+{
+    (void)ctx;
+    (void)index;
+    (void)key;
+    (void)event;
+}
+
+static void test_engine_witness_serves_no_watch_and_no_query(void **state)
+{
+    (void)state;
+    struct cluster *c = cluster_new(2, 46);
+    cluster_bootstrap(c, 1);
+    propose_ok(c, "x");
+    struct done d = {0};
+    struct engine_replica_spec spec = {
+        .replica_id = 2, .shard_id = SHARD, .machine_type = "tally", .witness = true};
+    host_start(c, 1);
+    engine_replica_start(c->hosts[1].engine, &spec, on_done, &d);
+    RUN_UNTIL(c, 5000, d.done);
+    assert_int_equal(d.st.code, THOLE_OK);
+    assert_true(status_of(c, 1).witness);
+    assert_false(status_of(c, 0).witness);
+    const struct engine_watcher w = {.event = no_event};
+    uint64_t from = 0;
+    assert_true(engine_watch(c->hosts[1].engine, SHARD, &w, &from) == 0);
+    assert_true(engine_watch(c->hosts[0].engine, SHARD, &w, &from) != 0);
+    for (int stale = 0; stale < 2; stale++) {
+        struct op *q = stale ? op_query_stale(c, 1, 0) : op_query(c, 1);
+        op_wait(q);
+        assert_int_equal(q->r.status.code, THOLE_UNAVAILABLE); /* another replica can answer */
+        assert_int_equal(q->r.status.reason, THOLE_REASON_NOT_READY);
+        op_free(q);
+    }
+    cluster_free(c);
+}
+
 static void check_removal(const char *machine)
 {
     struct cluster *c = cluster_new(3, 45);
@@ -310,6 +347,7 @@ int main(void)
         cmocka_unit_test(test_engine_changes_are_refused_for_a_reason),
         cmocka_unit_test(test_engine_transfers_leadership),
         cmocka_unit_test(test_engine_removed_replica_leaves_a_tombstone),
+        cmocka_unit_test(test_engine_witness_serves_no_watch_and_no_query),
         cmocka_unit_test(test_engine_deleted_replica_harms_nobody),
         cmocka_unit_test(test_engine_start_checks_what_is_there),
         cmocka_unit_test(test_engine_impossible_replicas_are_refused),
