@@ -625,19 +625,14 @@ void agent_stop(struct agent *a)
     if (a->chores)
         chores_stop(a->chores);
     renew_stop(a);
-    /* What still waits is ended by those that it waits for, and answered, before the bus stops. */
-    if (a->bus)
-        bus_drain(a->bus, BUS_GRACE_MS);
-    if (a->router)
-        router_stop(a->router);
-    if (a->watches)
-        watches_stop(a->watches);
-    if (a->bus)
-        bus_cut(a->bus);
+    /* What still waits is answered while all of these end, before the bus does. */
+    bus_drain(a->bus, BUS_GRACE_MS);
+    router_stop(a->router);
+    watches_stop(a->watches);
+    bus_cut(a->bus);
     if (a->engine)
         engine_stop(a->engine);
-    if (a->bus)
-        bus_stop(a->bus, 0);
+    bus_stop(a->bus, 0);
     if (a->exports)
         exports_stop(a->exports);
     if (a->uploads)

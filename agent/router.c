@@ -462,6 +462,8 @@ void router_set_engine(struct router *ro, struct engine *e)
 
 void router_stop(struct router *ro)
 {
+    if (!ro)
+        return;
     atomic_store(&ro->stopping, true);
     worker_stop(ro->worker);
     for (size_t i = 0; i < PAUSES; i++)

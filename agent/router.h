@@ -135,7 +135,7 @@ struct watches *watches_new(struct agent *a);
 /* Every watch ends with STOPPED. Before engine and bus are freed. */
 void watches_stop(struct watches *ws);
 void watches_free(struct watches *ws);
-/* What the end of an exchange means for a watch: nothing was asked whose outcome could be unknown. */
+/* What the end of an exchange means for a watch: it asked nothing whose outcome is unknown. */
 void watch_source_gone(struct thole_status *st);
 uint64_t watches_add(struct watches *ws, uint64_t shard_id, uint32_t hops,
                      const struct agent_watcher *w);

@@ -11,8 +11,8 @@
 struct served {
     struct agent *agent;
     struct bus_request *request;
-    struct slice name; /* of the shard, in the request; empty: an id was given, or the name was looked
-                          up again */
+    /* Of the shard, in the request; empty: an id was given, or the name was looked up again. */
+    struct slice name;
     struct router_request r;
 };
 

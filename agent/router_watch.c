@@ -365,6 +365,8 @@ void watches_remove(struct watches *ws, uint64_t id)
 
 void watches_stop(struct watches *ws)
 {
+    if (!ws)
+        return;
     worker_stop(ws->worker);
     size_t n;
     struct watch **all = collect(ws, &n);

@@ -86,7 +86,7 @@ void bus_start(struct bus *b);
 void bus_drain(struct bus *b, uint32_t grace_ms);
 void bus_cut(struct bus *b);
 /* The same, where it was not done yet; what has not ended a moment later is cancelled. Not from a
- * callback. */
+ * callback. NULL is fine for all three. */
 void bus_stop(struct bus *b, uint32_t grace_ms);
 void bus_free(struct bus *b);                 /* after bus_stop; NULL is fine */
 const char *bus_address(const struct bus *b); /* advertised, with the real port */

@@ -313,7 +313,7 @@ struct bus {
     uint16_t port;
     _Atomic bool stopping;
     bool started, drained, cut, stopped;
-    pthread_mutex_t mutex; /* below, to the blank line */
+    pthread_mutex_t mutex;   /* below, to the blank line */
     struct bus_rpc *streams; /* clients' streams that are open */
     struct uuid cluster_id;
     struct peer *peers;

@@ -12,7 +12,7 @@
 #define UNARY_SLOTS_DEFAULT 256
 #define SLOTS_UNARY 16 /* waiting calls per method; more queue inside gRPC until one is free */
 #define SLOTS_STREAM 4
-#define STREAMS_MAX 4096 /* concurrent calls of one connection */
+#define STREAMS_MAX 4096   /* concurrent calls of one connection */
 #define ANSWER_WAIT_MS 200 /* for what was answered while its owners stopped */
 #define CANCEL_WAIT_MS 10000
 #define POOLED_MAX 8192 /* requests, and exchanges, kept for the next ones: 2 MiB each */
@@ -232,7 +232,7 @@ static bool server_is_down(struct bus_loop *l)
 
 void bus_drain(struct bus *b, uint32_t grace_ms)
 {
-    if (b->drained)
+    if (!b || b->drained)
         return;
     b->drained = true;
     atomic_store(&b->stopping, true);
@@ -250,7 +250,7 @@ void bus_drain(struct bus *b, uint32_t grace_ms)
 
 void bus_cut(struct bus *b)
 {
-    if (b->cut)
+    if (!b || b->cut)
         return;
     b->cut = true;
     bus__rpc_end_streams(b);
@@ -269,9 +269,9 @@ static void server_stop(struct bus *b)
 
 void bus_stop(struct bus *b, uint32_t grace_ms)
 {
-    ASSERT(!bus__loop_here(&b->loop));
-    if (b->stopped)
+    if (!b || b->stopped)
         return;
+    ASSERT(!bus__loop_here(&b->loop));
     b->stopped = true;
     bus_drain(b, grace_ms);
     bus_cut(b);

@@ -7,7 +7,7 @@
  * Invariants: an id is given once; at most one drain or decommission of a host is under way; a row
  * that has ended never changes again; those that have ended are at most
  * REGISTRY_OPERATIONS_ENDED_MAX. */
-#include "registry/registry_internal.h"
+#include "registry/placement_internal.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -290,6 +290,16 @@ static void add_of_host(struct txn *t, const struct start *o, int32_t before)
     registry__operation_add(t, row);
 }
 
+/* A dead host that is decommissioned is not waited for. */
+static void preview_drain(struct txn *t, const struct start *o)
+{
+    bool decommission = o->kind == thole_v1_OPERATION_KIND_DECOMMISSION;
+    if (o->kind == thole_v1_OPERATION_KIND_DRAIN ||
+        (decommission && !placement__host_dead(o->host->host))) {
+        placement__preview_drain(t, &o->host->host_id);
+    }
+}
+
 static enum thole_code start_of_host(struct txn *t, struct start *o)
 {
     struct uuid id = o->host->host_id;
@@ -300,6 +310,7 @@ static enum thole_code start_of_host(struct txn *t, struct start *o)
     bool draining = registry__host_is(o->host, thole_v1_HOST_STATE_DRAINING);
     if (other_kind == o->kind && draining) {
         registry__txn_show(t, other);
+        preview_drain(t, o);
         return THOLE_OK;
     }
     if (o->kind == thole_v1_OPERATION_KIND_DRAIN &&
@@ -320,6 +331,7 @@ static enum thole_code start_of_host(struct txn *t, struct start *o)
     registry__host_set_state(t, &id, kinds[o->kind].state);
     o->host = registry__host(&t->s, &id);
     add_of_host(t, o, before);
+    preview_drain(t, o);
     return THOLE_OK;
 }
 

@@ -186,8 +186,49 @@ enum thole_code registry__op_delete_pool(struct txn *t, const thole_registry_v1_
 
 /* ---- Counting -------------------------------------------------------------------------------- */
 
+/* "events-12" -> the pool "events", if it wants a shard of that name; NULL: none does. */
+static struct row *pool_that_wants(struct txn *t, struct slice name)
+{
+    size_t at = name.size;
+    uint64_t index = 0;
+    for (uint64_t unit = 1; at > 0 && name.data[at - 1] >= '0' && name.data[at - 1] <= '9'; at--) {
+        if (unit > REGISTRY_POOL_SHARDS_MAX) {
+            return NULL;
+        }
+        index += unit * (uint64_t)(name.data[at - 1] - '0');
+        unit *= 10;
+    }
+    if (at == name.size || at < 2 || name.data[at - 1] != '-') {
+        return NULL;
+    }
+    struct row *pool = registry__pool(&t->s, slice_of(name.data, at - 1));
+    bool wants = pool != NULL && !thole_v1_ShardPool_deleting(pool->pool) &&
+                 index < thole_v1_ShardPoolSpec_count(thole_v1_ShardPool_spec(pool->pool));
+    return wants ? pool : NULL;
+}
+
+/* A shard of no pool has gone. The pool that met its name taken goes through its names again. */
+static void name_freed(struct txn *t, struct slice name)
+{
+    struct row *pool = pool_that_wants(t, name);
+    if (pool == NULL || thole_v1_ShardPoolStatus_name_taken(status_of(pool)).size == 0) {
+        return;
+    }
+    struct row *row = registry__txn_edit(t, pool);
+    thole_v1_ShardPoolStatus *status = thole_v1_ShardPool_mutable_status(row->pool, row->arena);
+    thole_v1_ShardPoolStatus_set_next_index(status, 0);
+    thole_v1_ShardPoolStatus_set_observed_generation(status,
+                                                     thole_v1_ShardPool_generation(row->pool) - 1);
+    registry__clear(status, &thole_v1_ShardPoolStatus_msginit, 6 /* name_taken */);
+    registry__txn_put(t, row);
+}
+
 void registry__pool_count(struct txn *t, const thole_v1_Shard *before, const thole_v1_Shard *after)
 {
+    if (after == NULL && thole_v1_Shard_pool(before).size == 0) {
+        name_freed(t, registry_str(thole_v1_Shard_name(before)));
+        return;
+    }
     upb_StringView name = thole_v1_Shard_pool(after != NULL ? after : before);
     struct row *pool = name.size == 0 ? NULL : registry__pool(&t->s, registry_str(name));
     bool was_ready = before != NULL && registry_shard_ready(before);
@@ -274,6 +315,11 @@ static void note_progress(struct txn *t, struct slice name, uint32_t next, uint3
                                                          thole_v1_ShardPool_generation(row->pool));
     }
     registry__txn_put(t, row);
+    if (taken[0] != '\0') {
+        registry__txn_event(t, registry__pool(&t->s, name), "PoolNameTaken",
+                            "shard %s is not of the pool; it is made when that one was deleted",
+                            taken);
+    }
 }
 
 enum thole_code registry__op_reconcile_pool(struct txn *t, const thole_registry_v1_Operation *op)

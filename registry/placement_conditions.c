@@ -135,6 +135,30 @@ static void judge_balanced(const struct placement_result *decided, struct condit
     snprintf(c->message, sizeof(c->message), "%s", c->status ? "" : "a better spread is possible");
 }
 
+/* What is deleted goes with its last replica: is there one whose host cannot delete it now? */
+static bool judge_deletion(const struct placement *p, struct condition *c)
+{
+    uint32_t waits = 0;
+    const struct placement_member *first = NULL;
+    for (size_t i = 0; i < p->member_count; i++) {
+        const struct placement_member *m = &p->members[i];
+        if (!m->host_up && m->host != NULL) {
+            first = first == NULL ? m : first;
+            waits++;
+        }
+    }
+    if (first == NULL) {
+        return false;
+    }
+    upb_StringView host = thole_v1_Host_name(first->host);
+    *c = (struct condition){.type = "Ready", .status = false, .reason = "Deleting"};
+    snprintf(c->message, sizeof(c->message),
+             "the deletion waits for %" PRIu32 " replica%s on hosts that are dead, such as "
+             "%.*s: start it, or \"thole host decommission %.*s\"",
+             waits, waits == 1 ? "" : "s", (int)host.size, host.data, (int)host.size, host.data);
+    return true;
+}
+
 static bool same(const thole_v1_Shard *shard, const struct condition *c)
 {
     const thole_v1_ShardStatus *status = thole_v1_Shard_status(shard);
@@ -153,6 +177,23 @@ static bool same(const thole_v1_Shard *shard, const struct condition *c)
     return false;
 }
 
+static void observe(const thole_v1_Shard *shard, const struct condition *conditions, size_t count,
+                    thole_registry_v1_Command *command, upb_Arena *arena)
+{
+    thole_registry_v1_ObserveShard *o = thole_registry_v1_Operation_mutable_observe_shard(
+        thole_registry_v1_Command_add_operations(command, arena), arena);
+    thole_registry_v1_ObserveShard_set_shard_id(o, thole_v1_Shard_id(shard));
+    thole_v1_ShardStatus *status = thole_registry_v1_ObserveShard_mutable_status(o, arena);
+    thole_v1_ShardStatus_set_observed_generation(status, thole_v1_Shard_generation(shard));
+    for (size_t i = 0; i < count; i++) {
+        thole_v1_Condition *c = thole_v1_ShardStatus_add_conditions(status, arena);
+        thole_v1_Condition_set_type(c, registry__dup_str(arena, conditions[i].type));
+        thole_v1_Condition_set_status(c, conditions[i].status);
+        thole_v1_Condition_set_reason(c, registry__dup_str(arena, conditions[i].reason));
+        thole_v1_Condition_set_message(c, registry__dup_str(arena, conditions[i].message));
+    }
+}
+
 bool placement_conditions(const struct registry_view *v, const thole_v1_Shard *shard,
                           const struct placement_result *decided,
                           thole_registry_v1_Command *command, upb_Arena *arena)
@@ -160,10 +201,17 @@ bool placement_conditions(const struct registry_view *v, const thole_v1_Shard *s
     struct placement p = {.v = v, .shard = shard, .spec = thole_v1_Shard_spec(shard)};
     struct condition conditions[CONDITIONS] = {0};
     const thole_v1_ShardStatus *stored = thole_v1_Shard_status(shard);
-    if (thole_v1_Shard_deleting(shard) || stored == NULL) {
+    if (stored == NULL) {
         return false;
     }
     placement__load_members(&p);
+    if (thole_v1_Shard_deleting(shard)) {
+        bool news = judge_deletion(&p, &conditions[0]) && !same(shard, &conditions[0]);
+        if (news) {
+            observe(shard, conditions, 1, command, arena);
+        }
+        return news;
+    }
     if (thole_v1_Shard_id(shard) != REGISTRY_SHARD_ID) {
         placement__load_hosts(&p);
         placement__target(&p, true);
@@ -177,20 +225,8 @@ bool placement_conditions(const struct registry_view *v, const thole_v1_Shard *s
     for (size_t i = 0; i < CONDITIONS; i++) {
         changed |= !same(shard, &conditions[i]);
     }
-    if (!changed) {
-        return false;
+    if (changed) {
+        observe(shard, conditions, CONDITIONS, command, arena);
     }
-    thole_registry_v1_ObserveShard *o = thole_registry_v1_Operation_mutable_observe_shard(
-        thole_registry_v1_Command_add_operations(command, arena), arena);
-    thole_registry_v1_ObserveShard_set_shard_id(o, thole_v1_Shard_id(shard));
-    thole_v1_ShardStatus *status = thole_registry_v1_ObserveShard_mutable_status(o, arena);
-    thole_v1_ShardStatus_set_observed_generation(status, thole_v1_Shard_generation(shard));
-    for (size_t i = 0; i < CONDITIONS; i++) {
-        thole_v1_Condition *c = thole_v1_ShardStatus_add_conditions(status, arena);
-        thole_v1_Condition_set_type(c, registry__dup_str(arena, conditions[i].type));
-        thole_v1_Condition_set_status(c, conditions[i].status);
-        thole_v1_Condition_set_reason(c, registry__dup_str(arena, conditions[i].reason));
-        thole_v1_Condition_set_message(c, registry__dup_str(arena, conditions[i].message));
-    }
-    return true;
+    return changed;
 }

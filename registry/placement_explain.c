@@ -3,7 +3,9 @@
  * out. */
 #include "registry/placement_internal.h"
 
+#include <inttypes.h>
 #include <stdio.h>
+#include <string.h>
 
 #define NEAR_MAX 3
 
@@ -224,4 +226,67 @@ void placement__preview_pool(struct txn *t)
     thole_v1_ShardPoolStatus *status = thole_v1_ShardPool_mutable_status(row->pool, row->arena);
     fill(thole_v1_ShardPoolStatus_add_conditions(status, row->arena), &result, row->arena);
     registry__txn_show(t, row);
+}
+
+/* So many at most are looked at: each costs a decision. */
+#define PREVIEW_REPLICAS_MAX 256
+
+/* Why the replica stays where it is, in `ret`; false: it does not. */
+static bool is_stuck(struct txn *t, const struct registry_view *view, const thole_v1_Replica *row,
+                     char ret[static REGISTRY_TEXT_BYTES])
+{
+    struct registry_shard_buf shard_buf;
+    struct placement_result result;
+    upb_StringView name = thole_v1_Replica_shard(row);
+    const thole_v1_Shard *shard = registry_shard(view, thole_v1_Replica_shard_id(row), &shard_buf);
+    if (shard == NULL || thole_v1_Replica_desired(row) != thole_v1_REPLICA_DESIRED_RUN) {
+        return false;
+    }
+    if (thole_v1_Replica_owner(row) == thole_v1_REPLICA_OWNER_USER) {
+        snprintf(ret, REGISTRY_TEXT_BYTES,
+                 "shards/%.*s/replicas/%" PRIu64 " was created by a user, who has to delete it",
+                 (int)name.size, name.data, thole_v1_Replica_id(row));
+        return true;
+    }
+    preview(t, shard, &result);
+    snprintf(ret, REGISTRY_TEXT_BYTES, "shards/%.*s cannot move: %.300s", (int)name.size, name.data,
+             result.explanation);
+    return result.verdict == PLACEMENT_UNSATISFIABLE;
+}
+
+void placement__preview_drain(struct txn *t, const struct uuid *host)
+{
+    if (!thole_registry_v1_Command_validate_only(t->command)) {
+        return;
+    }
+    struct registry_replica_buf replica_buf;
+    const struct registry_view view = {.s = t->s};
+    char why[REGISTRY_TEXT_BYTES] = "", first[REGISTRY_TEXT_BYTES] = "";
+    uint32_t all = 0, stuck = 0;
+    uint64_t after = 0;
+    const thole_v1_Replica *row;
+    while ((row = registry_next_replica_of_host(&view, host, after, &replica_buf)) != NULL) {
+        after = thole_v1_Replica_id(row);
+        if (thole_v1_Replica_shard_id(row) == REGISTRY_SHARD_ID) {
+            continue;
+        }
+        all++;
+        if (all <= PREVIEW_REPLICAS_MAX && is_stuck(t, &view, row, why)) {
+            stuck++;
+            if (stuck == 1) {
+                memcpy(first, why, sizeof(first));
+            }
+        }
+    }
+    struct row *operation = registry__txn_edit(t, t->last[ROW_OPERATION]);
+    thole_v1_Operation_set_total(operation->operation, all);
+    if (stuck > 0) {
+        char text[REGISTRY_TEXT_BYTES];
+        snprintf(text, sizeof(text), "%" PRIu32 " of %" PRIu32 " replicas cannot leave; %.*s",
+                 stuck, all, (int)sizeof(text) - 64, first);
+        registry__trim_utf8(text);
+        thole_v1_Operation_set_message(operation->operation,
+                                       registry__dup_str(operation->arena, text));
+    }
+    registry__txn_show(t, operation);
 }

@@ -123,6 +123,9 @@ void placement__explain(struct placement *p);
 /* In an answer to validate_only: can the last shard, or pool, of the transaction be placed? */
 void placement__preview_shard(struct txn *t);
 void placement__preview_pool(struct txn *t);
+/* The same of the last operation, a drain of this host: how many replicas have to leave, and why
+ * the first of those that cannot will stay. */
+void placement__preview_drain(struct txn *t, const struct uuid *host);
 
 void placement__decide_user(struct placement *p);
 void placement__decide_zero(struct placement *p);

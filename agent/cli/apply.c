@@ -233,6 +233,34 @@ bool apply_same(struct cli *c, const struct spec *s, const void *current)
                                   encoded(c, is, kind));
 }
 
+int apply_deleting(const char *what, const struct spec *s, const void *current)
+{
+    bool deleting = false;
+    const char *kind = "";
+    switch (s->kind) {
+    case SPEC_SHARD:
+        kind = "shard";
+        deleting = current != NULL && thole_v1_Shard_deleting(current);
+        break;
+    case SPEC_POOL:
+        kind = "pool";
+        deleting = current != NULL && thole_v1_ShardPool_deleting(current);
+        break;
+    case SPEC_HOST:
+        kind = "host";
+        deleting =
+            current != NULL && thole_v1_Host_spec(current) != NULL &&
+            thole_v1_HostSpec_state(thole_v1_Host_spec(current)) == thole_v1_HOST_STATE_REMOVED;
+        break;
+    }
+    if (!deleting) {
+        return CLI_OK;
+    }
+    return cli_say_failed("%s: the %s is being deleted; apply it again when it is gone: "
+                          "thole wait --for deleted",
+                          what, kind);
+}
+
 /* ---- Apply ----------------------------------------------------------------------------------- */
 
 static enum thole_code send_shard(struct cli *c, thole_v1_Shard *row, bool dry_run,
@@ -318,6 +346,9 @@ static int apply_one(struct cli *c, const struct spec *s, uint64_t *ret_generati
     snprintf(what, sizeof(what), "%.250s:%zu: %s", s->source, s->line, resource);
     if (apply_current(c, s, &current, &st) != THOLE_OK) {
         return cli_say_status(what, &st);
+    }
+    if (apply_deleting(what, s, current) != CLI_OK) {
+        return CLI_FAILED;
     }
     const char *verb = current == NULL ? "created" : "changed";
     bool dry_run = cli_flag(c, OPT_DRY_RUN);

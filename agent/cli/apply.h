@@ -20,4 +20,8 @@ bool apply_same(struct cli *c, const struct spec *s, const void *current);
 const void *apply_spec(struct cli *c, const struct spec *s, const void *row,
                        const upb_MiniTable **ret_kind, const upb_MessageDef **ret_def);
 
+/* CLI_FAILED, after words that begin with `what`, if the row is being deleted: a spec that equals
+ * it would vanish with it. */
+int apply_deleting(const char *what, const struct spec *s, const void *current);
+
 #endif

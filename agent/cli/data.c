@@ -187,7 +187,8 @@ int command_propose(struct cli *c)
             cli_note("this is the remembered answer to an earlier attempt");
         }
     }
-    return cli_flush();
+    int result = cli_flush();
+    return result == CLI_OK && thole_v1_ProposeResponse_code(reply) != 0 ? CLI_FAILED : result;
 }
 
 int command_query(struct cli *c)

@@ -219,10 +219,13 @@ static int show_waiting(struct cli *c, const char *pool, bool stale)
         printf("... and %zu more\n", left);
     }
     if (some.count > 0) {
-        const thole_v1_Condition *placed = rows_condition(some.items[0], "Placed");
-        if (placed != NULL && !thole_v1_Condition_status(placed)) {
+        const thole_v1_Condition *why = rows_condition(some.items[0], "Placed");
+        if (thole_v1_Shard_deleting(some.items[0])) {
+            why = rows_condition(some.items[0], "Ready");
+        }
+        if (why != NULL && !thole_v1_Condition_status(why)) {
             printf("%.*s: %.*s\n", CLI_SV(thole_v1_Shard_name(some.items[0])),
-                   CLI_SV(thole_v1_Condition_message(placed)));
+                   CLI_SV(thole_v1_Condition_message(why)));
         }
     }
     rows_deinit(&some);
@@ -250,7 +253,9 @@ static int describe_pool(struct cli *c, const char *name, bool stale)
     line("Shards", "%" PRIu32 ", of which %" PRIu32 " are ready",
          thole_v1_ShardPoolStatus_shards(status), thole_v1_ShardPoolStatus_ready(status));
     if (thole_v1_ShardPoolStatus_name_taken(status).size > 0) {
-        line("Name taken", "%.*s", CLI_SV(thole_v1_ShardPoolStatus_name_taken(status)));
+        line("Name taken",
+             "%.*s: a shard that is not of the pool has it; the pool takes it when that is deleted",
+             CLI_SV(thole_v1_ShardPoolStatus_name_taken(status)));
     }
     if (thole_v1_ShardPool_deleting(p)) {
         line("Deleting", "yes");

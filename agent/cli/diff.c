@@ -85,6 +85,10 @@ static int diff_one(struct cli *c, const struct spec *s)
         int code = cli_say_status(name, &st);
         return code > DIFF_ERROR ? code : DIFF_ERROR;
     }
+    char what[ROWS_NAME_BYTES];
+    if (apply_deleting(apply_resource(c, s, what, sizeof(what)), s, current) != CLI_OK) {
+        return DIFF_ERROR;
+    }
     if (apply_same(c, s, current)) {
         return 0;
     }

@@ -65,6 +65,43 @@ static bool wanted(const struct get *g, enum rows_kind kind, const void *row)
            (strncmp(name, g->q.object, size) == 0 && (name[size] == '\0' || name[size] == '/'));
 }
 
+/* ---- Objects of events ----------------------------------------------------------------------- */
+
+/* "shards/orders/replicas/12" -> "shards/orders"; events of what is gone are kept for a while, so
+ * an object is only looked up if there are none. */
+static int object_exists(struct get *g)
+{
+    struct thole_status st;
+    const void *row = NULL;
+    const char *object = g->q.object, *name = strchr(object, '/') + 1;
+    char top[ROWS_NAME_BYTES];
+    uint64_t id = 0;
+    snprintf(top, sizeof(top), "%.*s", (int)strcspn(name, "/"), name);
+    enum thole_code code = THOLE_OK;
+    if (strncmp(object, "shards/", 7) == 0) {
+        code = rows_get_shard(g->c, top, false, (const thole_v1_Shard **)&row, &st);
+    } else if (strncmp(object, "hosts/", 6) == 0) {
+        code = rows_get_host(g->c, top, false, (const thole_v1_Host **)&row, &st);
+    } else if (strncmp(object, "pools/", 6) == 0) {
+        code = rows_get_pool(g->c, top, false, (const thole_v1_ShardPool **)&row, &st);
+    } else if (cli_parse_number(top, &id)) {
+        code = rows_get_operation(g->c, id, false, (const thole_v1_Operation **)&row, &st);
+    }
+    return code == THOLE_OK ? CLI_OK : cli_say_status("there are no events about it", &st);
+}
+
+static bool is_object(const char *text)
+{
+    static const char *const kinds[] = {"shards/", "hosts/", "pools/", "operations/"};
+    for (size_t i = 0; i < sizeof(kinds) / sizeof(kinds[0]); i++) {
+        size_t size = strlen(kinds[i]);
+        if (strncmp(text, kinds[i], size) == 0 && text[size] != '\0') {
+            return true;
+        }
+    }
+    return false;
+}
+
 /* ---- Lists ----------------------------------------------------------------------------------- */
 
 static int get_list(struct get *g)
@@ -89,8 +126,13 @@ static int get_list(struct get *g)
         (void)cli_say_failed("there is no such replica: %s", g->name);
         result = CLI_NOT_FOUND;
     } else {
-        rows_show(c, &some, true, g->name != NULL && g->q.kind != ROWS_EVENTS);
-        result = cli_flush();
+        if (some.count == 0 && g->q.object != NULL) {
+            result = object_exists(g);
+        }
+        if (result == CLI_OK) {
+            rows_show(c, &some, true, g->name != NULL && g->q.kind != ROWS_EVENTS);
+            result = cli_flush();
+        }
     }
     rows_deinit(&some);
     rows_deinit(&all);
@@ -265,6 +307,12 @@ int command_get(struct cli *c)
         g.name = cli_strip(g.name, g.q.kind == ROWS_HOSTS   ? "host"
                                    : g.q.kind == ROWS_POOLS ? "pool"
                                                             : "shard");
+    }
+    if (g.q.object != NULL && g.q.kind == ROWS_EVENTS && !is_object(g.q.object)) {
+        return cli_say_usage(c,
+                             "\"%s\" is no object: they are like shards/orders, hosts/h1, pools/p, "
+                             "operations/7 or shards/orders/replicas/12",
+                             g.q.object);
     }
     if (cli_flag(c, OPT_WATCH)) {
         return get_watch(&g);

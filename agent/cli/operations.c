@@ -24,6 +24,7 @@ struct progress {
     bool begun;
     uint64_t told_ns;
     char told[256]; /* the last line in a pipe */
+    char last[256]; /* the newest state, told or not */
     int32_t state;
     char message[256];
 };
@@ -50,6 +51,16 @@ static void describe(struct progress *p, const thole_v1_Operation *o, char *ret,
              CLI_SV(message));
 }
 
+/* In a pipe: at most one a second, and the last one. */
+static void tell_line(struct progress *p, const char *text)
+{
+    if (strcmp(text, p->told) != 0) {
+        snprintf(p->told, sizeof(p->told), "%s", text);
+        cli_note("operation %" PRIu64 ": %s", p->id, text);
+        fflush(stderr);
+    }
+}
+
 static void show_progress(struct progress *p, const thole_v1_Operation *o)
 {
     char text[256];
@@ -68,11 +79,11 @@ static void show_progress(struct progress *p, const thole_v1_Operation *o)
         fprintf(stderr, "\r\033[K[%s] %s", bar, text);
         fflush(stderr);
         p->shown = true;
-    } else if (strcmp(text, p->told) != 0 && (p->told_ns == 0 || now - p->told_ns >= NS_PER_S)) {
+    } else if (p->told_ns == 0 || now - p->told_ns >= NS_PER_S) {
         p->told_ns = now;
-        snprintf(p->told, sizeof(p->told), "%s", text);
-        cli_note("operation %" PRIu64 ": %s", p->id, text);
+        tell_line(p, text);
     }
+    snprintf(p->last, sizeof(p->last), "%s", text);
 }
 
 /* One stream, to its end; OK: the operation ended. */
@@ -161,6 +172,14 @@ static int wait_for(struct cli *c, uint64_t id)
     }
     if (p.shown) {
         fputc('\n', stderr);
+    } else {
+        tell_line(&p, p.last);
+    }
+    if (code == THOLE_DEADLINE_EXCEEDED) {
+        (void)cli_say_failed("operation %" PRIu64 " has not ended after %.0f s%s%s; it goes on; "
+                             "--timeout gives more time",
+                             id, (double)timeout_ms / 1000, p.last[0] != '\0' ? ": " : "", p.last);
+        return CLI_UNAVAILABLE;
     }
     if (code != THOLE_OK) {
         return cli_say_status("cannot wait for the operation", &st);
@@ -217,9 +236,14 @@ int operation_started(struct cli *c, enum thole_code code, const thole_v1_Operat
         return cli_say_status("cannot do that", st);
     }
     if (cli_flag(c, OPT_DRY_RUN)) {
-        upb_StringView about = thole_v1_Operation_target(o);
-        printf("%.*s can be: %s\n", CLI_SV(about.size > 0 ? about : cli_sv("the cluster")),
-               show_operation_kind(thole_v1_Operation_kind(o)));
+        upb_StringView about = thole_v1_Operation_target(o), why = thole_v1_Operation_message(o);
+        about = about.size > 0 ? about : cli_sv("the cluster");
+        const char *kind = show_operation_kind(thole_v1_Operation_kind(o));
+        if (why.size > 0) {
+            return cli_say_failed("%.*s: the %s would never end: %.*s", CLI_SV(about), kind,
+                                  CLI_SV(why));
+        }
+        printf("%.*s can be: %s\n", CLI_SV(about), kind);
         return cli_flush();
     }
     upb_StringView target = thole_v1_Operation_target(o);

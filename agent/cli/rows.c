@@ -185,6 +185,25 @@ enum thole_code rows_get_operation(struct cli *c, uint64_t id, bool stale,
     return CLI_CALL(c, Operations, GetOperation, request, ret, Operation, st);
 }
 
+enum thole_code rows_get_replica(struct cli *c, uint64_t id, bool stale,
+                                 const thole_v1_Replica **ret, struct thole_status *st)
+{
+    struct rows all;
+    const struct rows_query q = {.kind = ROWS_REPLICAS, .stale = stale};
+    enum thole_code code = rows_list(c, &q, &all, st);
+    if (code != THOLE_OK) {
+        return code;
+    }
+    *ret = NULL;
+    for (size_t i = 0; i < all.count && *ret == NULL; i++) {
+        *ret = thole_v1_Replica_id(all.items[i]) == id ? all.items[i] : NULL;
+    }
+    rows_deinit(&all);
+    return *ret != NULL ? THOLE_OK
+                        : THOLE_FAIL(st, THOLE_NOT_FOUND, THOLE_REASON_NO_SUCH_REPLICA,
+                                     "there is no replica %llu", (unsigned long long)id);
+}
+
 const thole_v1_Condition *rows_condition(const thole_v1_Shard *shard, const char *type)
 {
     const thole_v1_ShardStatus *status = thole_v1_Shard_status(shard);

@@ -36,6 +36,9 @@ enum thole_code rows_get_host(struct cli *c, const char *name, bool stale,
                               const thole_v1_Host **ret, struct thole_status *st);
 enum thole_code rows_get_pool(struct cli *c, const char *name, bool stale,
                               const thole_v1_ShardPool **ret, struct thole_status *st);
+/* Lists all. */
+enum thole_code rows_get_replica(struct cli *c, uint64_t id, bool stale,
+                                 const thole_v1_Replica **ret, struct thole_status *st);
 enum thole_code rows_get_operation(struct cli *c, uint64_t id, bool stale,
                                    const thole_v1_Operation **ret, struct thole_status *st);
 const thole_v1_Condition *rows_condition(const thole_v1_Shard *shard, const char *type);

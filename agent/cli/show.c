@@ -166,7 +166,9 @@ static void ready_cell(struct cli_table *t, const thole_v1_Shard *s)
     const thole_v1_Condition *why =
         placed != NULL && !thole_v1_Condition_status(placed) ? placed : ready;
     if (thole_v1_Shard_deleting(s)) {
-        cli_table_cell(t, "deleting");
+        bool waits = ready != NULL &&
+                     upb_StringView_IsEqual(thole_v1_Condition_reason(ready), cli_sv("Deleting"));
+        cli_table_cell(t, "%s", waits ? "deleting (waits for a host)" : "deleting");
     } else if (rows_shard_ready(s)) {
         cli_table_cell(t, "yes");
     } else if (why != NULL && thole_v1_Condition_reason(why).size > 0) {
@@ -237,14 +239,18 @@ static void pool_row(struct cli_table *t, const thole_v1_ShardPool *p)
     cli_table_cell(t, "%" PRIu32, thole_v1_ShardPoolSpec_count(spec));
     cli_table_cell(t, "%" PRIu32, thole_v1_ShardPoolStatus_shards(status));
     cli_table_cell(t, "%" PRIu32, thole_v1_ShardPoolStatus_ready(status));
-    cli_table_cell(t, "%s",
-                   thole_v1_ShardPool_deleting(p)                         ? "deleting"
-                   : rows_pool_ready(p)                                   ? "ready"
-                   : thole_v1_ShardPoolStatus_name_taken(status).size > 0 ? "a name is taken"
-                   : thole_v1_ShardPoolStatus_observed_generation(status) <
-                           thole_v1_ShardPool_generation(p)
-                       ? "changing its shards"
-                       : "waiting for its shards");
+    upb_StringView taken = thole_v1_ShardPoolStatus_name_taken(status);
+    if (taken.size > 0 && !thole_v1_ShardPool_deleting(p)) {
+        cli_table_cell(t, "the name %.*s is taken", CLI_SV(taken));
+    } else {
+        cli_table_cell(t, "%s",
+                       thole_v1_ShardPool_deleting(p) ? "deleting"
+                       : rows_pool_ready(p)           ? "ready"
+                       : thole_v1_ShardPoolStatus_observed_generation(status) <
+                               thole_v1_ShardPool_generation(p)
+                           ? "changing its shards"
+                           : "waiting for its shards");
+    }
     cli_table_cell(t, "%s", cli_age(thole_v1_ShardPool_create_time_ms(p), age, sizeof(age)));
     cli_table_cell(t, "%" PRIu64, thole_v1_ShardPool_generation(p));
 }

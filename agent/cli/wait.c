@@ -53,9 +53,17 @@ static void observe_shard(struct wait_item *w, const thole_v1_Shard *s)
         return;
     }
     w->seen = true;
+    w->gone = false;
     const thole_v1_ShardStatus *status = thole_v1_Shard_status(s);
     if (w->what == WAIT_FORMED) {
         w->done = status != NULL && thole_v1_ShardStatus_formed(status);
+    } else if (w->what == WAIT_DELETED) {
+        const thole_v1_Condition *why = rows_condition(s, "Ready");
+        bool waits = why != NULL &&
+                     upb_StringView_IsEqual(thole_v1_Condition_reason(why), cli_sv("Deleting"));
+        tell(w, "%s%s%.*s",
+             thole_v1_Shard_deleting(s) ? "being deleted" : "nobody has asked to delete it",
+             waits ? ": " : "", CLI_SV(waits ? thole_v1_Condition_message(why) : cli_sv("")));
     } else if (w->what == WAIT_READY) {
         const thole_v1_Condition *placed = rows_condition(s, "Placed");
         const thole_v1_Condition *ready = rows_condition(s, "Ready");
@@ -80,10 +88,17 @@ static void observe_pool(struct wait_item *w, const thole_v1_ShardPool *p)
     const thole_v1_ShardPoolStatus *status = thole_v1_ShardPool_status(p);
     uint32_t count = thole_v1_ShardPoolSpec_count(thole_v1_ShardPool_spec(p));
     uint32_t ready = thole_v1_ShardPoolStatus_ready(status);
+    upb_StringView taken = thole_v1_ShardPoolStatus_name_taken(status);
     w->seen = true;
+    w->gone = false;
+    if (w->what == WAIT_DELETED) {
+        tell(w, "%s",
+             thole_v1_ShardPool_deleting(p) ? "being deleted" : "nobody has asked to delete it");
+    }
     if (w->what != WAIT_READY) {
         return;
     }
+    snprintf(w->taken, sizeof(w->taken), "%.*s", CLI_SV(taken));
     w->done = thole_v1_ShardPool_generation(p) >= w->generation && rows_pool_ready(p);
     if (w->done) {
         tell(w, "all %" PRIu32 " shards are ready", count);
@@ -93,16 +108,20 @@ static void observe_pool(struct wait_item *w, const thole_v1_ShardPool *p)
     }
 }
 
-/* Once per round of changes, and for large pools not with every shard. */
-static void progress_of_pool(struct wait_item *w)
+/* Once per round of changes, and for large pools not with every shard; but the last state is
+ * told. */
+static void progress_of_pool(struct wait_item *w, bool last)
 {
     uint64_t now = clock_now(&clock_system);
     double seconds = (double)(now - w->begin_ns) / 1e9;
-    if (w->done || w->total == 0 || (w->told_ns != 0 && now - w->told_ns < NS_PER_S)) {
+    if (w->done || w->total == 0 || (!last && w->told_ns != 0 && now - w->told_ns < NS_PER_S)) {
         return;
     }
     w->told_ns = now;
-    if (w->reached > 0 && w->reached < w->total && seconds > 1) {
+    if (w->taken[0] != '\0') {
+        tell(w, "%zu of %zu shards are ready; %s is a shard that is not of the pool", w->reached,
+             w->total, w->taken);
+    } else if (w->reached > 0 && w->reached < w->total && seconds > 1) {
         tell(w, "%zu of %zu shards are ready, about %.0f s left", w->reached, w->total,
              seconds / (double)w->reached * (double)(w->total - w->reached));
     } else {
@@ -149,7 +168,9 @@ static void observe_deleted(struct wait_item *w, upb_StringView name)
     if (memmem(name.data, name.size, "/replicas/", 10) != NULL) {
         uint64_t id = replica_of(name);
         (void)map_remove(&w->replicas, id);
-        w->done |= w->kind == ROWS_REPLICAS && w->what == WAIT_DELETED && id == w->id;
+        bool this = w->kind == ROWS_REPLICAS && id == w->id;
+        w->done |= this && w->what == WAIT_DELETED;
+        w->gone |= this && w->what != WAIT_DELETED;
         return;
     }
     if (w->kind == ROWS_REPLICAS) {
@@ -162,6 +183,7 @@ static void observe_deleted(struct wait_item *w, upb_StringView name)
              w->name);
     if (upb_StringView_IsEqual(name, cli_sv(own))) {
         w->done |= w->what == WAIT_DELETED;
+        w->gone = w->what != WAIT_DELETED;
     }
 }
 
@@ -217,14 +239,10 @@ void wait_observe(struct wait_item *w, const thole_v1_WatchClusterResponse *m)
         if (w->what == WAIT_DRAINED) {
             progress_of_drain(w);
         } else if (w->what == WAIT_READY && w->kind == ROWS_POOLS) {
-            progress_of_pool(w);
+            progress_of_pool(w, false);
         } else if (w->what == WAIT_DELETED && !w->seen) {
             w->done = true; /* the snapshot had no such row */
         }
-    }
-    if (w->what == WAIT_DELETED && (w->kind == ROWS_SHARDS || w->kind == ROWS_POOLS) && !w->done &&
-        w->seen) {
-        tell(w, "being deleted");
     }
 }
 
@@ -238,13 +256,15 @@ struct waiting {
 static bool watch_row(void *ctx, const thole_v1_WatchClusterResponse *m)
 {
     struct waiting *all = ctx;
-    bool more = false;
+    bool more = false, gone = false;
     for (size_t i = 0; i < all->count; i++) {
         /* What is done may be undone by a later change, until all are done at one time. */
         wait_observe(&all->items[i], m);
         more |= !all->items[i].done;
+        gone |= all->items[i].gone;
     }
-    return more;
+    /* What was deleted meanwhile will not become ready. */
+    return more && !(gone && thole_v1_WatchClusterResponse_bookmark(m));
 }
 
 uint64_t wait_timeout_ms(const struct cli *c)
@@ -267,8 +287,9 @@ int wait_all(struct cli *c, struct wait_item *items, size_t count, uint64_t time
     int result = CLI_OK;
     if (code == THOLE_DEADLINE_EXCEEDED) {
         for (size_t i = 0; i < count; i++) {
+            progress_of_pool(&items[i], true);
             if (!items[i].done) {
-                cli_say_failed("%s is not %s after %.0f s%s%s",
+                cli_say_failed("%s is not %s after %.0f s%s%s; --timeout gives more time",
                                item_name(&items[i], name, sizeof(name)), for_names[items[i].what],
                                (double)timeout_ms / 1000, items[i].told[0] != '\0' ? "; " : "",
                                items[i].told[0] != '\0' ? items[i].told
@@ -281,6 +302,10 @@ int wait_all(struct cli *c, struct wait_item *items, size_t count, uint64_t time
         result = cli_say_status("cannot wait", &st);
     }
     for (size_t i = 0; i < count; i++) {
+        if (code == THOLE_OK && items[i].gone) {
+            cli_say_failed("%s was deleted", item_name(&items[i], name, sizeof(name)));
+            result = CLI_NOT_FOUND;
+        }
         map_deinit(&items[i].replicas);
     }
     return result;
@@ -304,6 +329,27 @@ static bool parse_item(struct cli *c, const char *text, struct wait_item *w)
     }
     cli_say_usage(c, "\"%s\" is not like shard/NAME, pool/NAME, host/NAME or replica/ID", text);
     return false;
+}
+
+/* The watch begins with what one host knows, which may lag: whether the row is there is asked. */
+static int must_exist(struct cli *c, const struct wait_item *w)
+{
+    struct thole_status st;
+    const void *row = NULL;
+    enum thole_code code = THOLE_OK;
+    if (w->kind == ROWS_SHARDS) {
+        code = rows_get_shard(c, w->name, false, (const thole_v1_Shard **)&row, &st);
+    } else if (w->kind == ROWS_POOLS) {
+        code = rows_get_pool(c, w->name, false, (const thole_v1_ShardPool **)&row, &st);
+    } else if (w->kind == ROWS_HOSTS) {
+        code = rows_get_host(c, w->name, false, (const thole_v1_Host **)&row, &st);
+    } else {
+        code = rows_get_replica(c, w->id, false, (const thole_v1_Replica **)&row, &st);
+    }
+    /* While nobody answers, or leads, waiting goes on. */
+    return code == THOLE_NOT_FOUND || code == THOLE_INVALID_ARGUMENT
+               ? cli_say_status("cannot wait", &st)
+               : CLI_OK;
 }
 
 int command_wait(struct cli *c)
@@ -330,6 +376,8 @@ int command_wait(struct cli *c)
             (w->what == WAIT_RUNNING && w->kind == ROWS_REPLICAS);
         if (!fits) {
             result = cli_say_usage(c, "%s cannot be waited for to be %s", c->args[i], what);
+        } else if (w->what != WAIT_DELETED) {
+            result = must_exist(c, w);
         }
     }
     if (result == CLI_OK) {

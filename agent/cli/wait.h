@@ -17,10 +17,12 @@ struct wait_item {
 
     /* The waiting's own. */
     bool seen, done;
+    bool gone;           /* deleted, while something else was waited for */
     struct map replicas; /* ids, on a host that is drained, or that is deleted */
     size_t most;         /* of them at any time */
     uint64_t begin_ns;
-    size_t reached, total; /* of a pool's shards */
+    size_t reached, total;       /* of a pool's shards */
+    char taken[ROWS_NAME_BYTES]; /* a name that the pool cannot have */
     uint64_t told_ns;
     char told[200]; /* the last progress line */
 };

@@ -30,17 +30,16 @@ struct thole_status services_of_peer(const struct thole_status *st)
     return ret;
 }
 
-void services_fail(struct bus_rpc *rpc, const struct thole_status *given,
-                   const char *const *metadata)
+void services_fail(struct bus_rpc *rpc, const struct thole_status *st, const char *const *metadata)
 {
     uint32_t retry_ms = 0;
-    const struct thole_status of_peer = services_of_peer(given), *st = &of_peer;
+    const struct thole_status shown = services_of_peer(st);
     if (st->code == THOLE_UNAVAILABLE) {
         retry_ms = SERVICES_RETRY_UNAVAILABLE_MS;
     } else if (st->reason == THOLE_REASON_QUEUE_FULL) {
         retry_ms = SERVICES_RETRY_BUSY_MS;
     }
-    bus_rpc_fail(rpc, st, retry_ms, metadata);
+    bus_rpc_fail(rpc, &shown, retry_ms, metadata);
 }
 
 struct bufslice services_encode(const void *message, const upb_MiniTable *kind, upb_Arena *arena)

@@ -493,7 +493,7 @@ static bool watch_has_view(struct services *s, struct bus_rpc *rpc)
     return false;
 }
 
-/* ---- Beginning at a revision ------------------------------------------------------------------ */
+/* ---- Beginning at a revision ----------------------------------------------------------------- */
 
 /* A revision that is not there yet would be waited for without a word: it is of another cluster, or
  * of one that was restored since. */
@@ -574,16 +574,11 @@ void events_watch_handle(void *ctx, struct bus_rpc *rpc, struct slice message)
     upb_Arena *arena = upb_Arena_New();
     const thole_v1_WatchEventsRequest *q =
         PROTO_DECODE(thole_v1_WatchEventsRequest, message, arena);
-    if (q == NULL || thole_v1_WatchEventsRequest_object(q).size >= REGISTRY_NAME_BYTES) {
-        refuse_request(rpc);
-    } else if (watch_has_view(s, rpc)) {
-}
-
     if (q == NULL) {
         refuse_request(rpc, "request", UNDECODABLE);
     } else if (thole_v1_WatchEventsRequest_object(q).size >= REGISTRY_NAME_BYTES) {
         refuse_request(rpc, "object", "is longer than any name");
-    } else {
+    } else if (watch_has_view(s, rpc)) {
         struct cluster_watch *w = watch_new(s, rpc);
         upb_StringView object = thole_v1_WatchEventsRequest_object(q);
         w->events = true;

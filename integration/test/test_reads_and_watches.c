@@ -172,7 +172,8 @@ static void test_read_that_is_too_stale_is_refused_at_once(void **state)
     code = cli(cluster, via, out, sizeof out,
                "--command-timeout 8s query orders 'get colour' --stale --max-staleness 1s");
     uint64_t took_ms = now_ms() - begin_ms;
-    int unbounded = cli(cluster, via, out + 2048, sizeof out - 2048, "kv get orders colour --stale");
+    int unbounded =
+        cli(cluster, via, out + 2048, sizeof out - 2048, "kv get orders colour --stale");
     host_pause(cluster, witness, false);
     host_pause(cluster, other, false);
     assert_int_equal(code, 4);

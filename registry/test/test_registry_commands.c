@@ -400,9 +400,9 @@ static void test_first_placement_writes_initial_list(void **state)
     thole_v1_Shard_initial(shard_row(f, 1), &count);
     assert_int_equal(count, 2);
     assert_false(thole_v1_Replica_initial(replica_row(f, 6)));
-    EXPECT(f, do_place(f, 1, 2, 1), THOLE_FAILED_PRECONDITION, "EXISTS");
+    EXPECT(f, do_place(f, 1, 2, 1), THOLE_ALREADY_EXISTS, "EXISTS");
     EXPECT(f, do_place(f, 1, 9, 1), THOLE_NOT_FOUND, "NO_SUCH_HOST");
-    EXPECT(f, do_create_replica(f, "orders", 1, NON_VOTING), THOLE_FAILED_PRECONDITION, "EXISTS");
+    EXPECT(f, do_create_replica(f, "orders", 1, NON_VOTING), THOLE_ALREADY_EXISTS, "EXISTS");
 }
 
 static void test_members_are_not_edited_before_formed(void **state)
@@ -436,7 +436,7 @@ static void test_removal_is_a_handshake(void **state)
     EXPECT_OK(f, do_remove_replica(f, 4));
     EXPECT(f, do_observe(f, 4, thole_v1_REPLICA_PHASE_GONE, 0), THOLE_FAILED_PRECONDITION,
            "BAD_REQUEST");
-    EXPECT(f, do_place(f, 1, 0, 1), THOLE_FAILED_PRECONDITION, "EXISTS");
+    EXPECT(f, do_place(f, 1, 0, 1), THOLE_ALREADY_EXISTS, "EXISTS");
     EXPECT_OK(f, do_observe(f, 4, thole_v1_REPLICA_PHASE_OUT, 9));
     assert_int_equal(thole_v1_Replica_out_index(replica_row(f, 4)), 9);
     EXPECT_OK(f, do_observe(f, 4, thole_v1_REPLICA_PHASE_RUNNING, 0)); /* late: ignored */

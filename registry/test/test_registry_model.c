@@ -182,9 +182,11 @@ static enum thole_code model_place(struct model *m, uint64_t shard, uint64_t hos
     if (!m->hosts[host].known || m->hosts[host].removed) {
         return THOLE_NOT_FOUND;
     }
-    if ((shard != 0 && m->hosts[host].state != thole_v1_HOST_STATE_ACTIVE) ||
-        occupied(m, shard, host)) {
+    if (shard != 0 && m->hosts[host].state != thole_v1_HOST_STATE_ACTIVE) {
         return THOLE_FAILED_PRECONDITION;
+    }
+    if (occupied(m, shard, host)) {
+        return THOLE_ALREADY_EXISTS;
     }
     bool initial = !m->shards[shard].placed;
     if (initial && role != thole_v1_REPLICA_ROLE_VOTER) {
@@ -202,9 +204,11 @@ static enum thole_code model_create_replica(struct model *m, int name, uint64_t 
         return THOLE_NOT_FOUND;
     }
     if (m->shards[shard].deleting || !m->shards[shard].placed || m->hosts[host].removed ||
-        m->hosts[host].state == thole_v1_HOST_STATE_DRAINING ||
-        occupied(m, (uint64_t)shard, host)) {
+        m->hosts[host].state == thole_v1_HOST_STATE_DRAINING) {
         return THOLE_FAILED_PRECONDITION;
+    }
+    if (occupied(m, (uint64_t)shard, host)) {
+        return THOLE_ALREADY_EXISTS;
     }
     add_replica(m, (uint64_t)shard, host, role, true, false);
     return THOLE_OK;

@@ -156,6 +156,23 @@ static void registry_pool_leaves_names_of_others_alone(void **state)
     upb_StringView taken = thole_v1_ShardPoolStatus_name_taken(thole_v1_ShardPool_status(p));
     assert_true(slice_equal(registry_str(taken), slice_str("p-1")));
     registry_view_release(v);
+    /* It takes the name when that is free. */
+    assert_int_equal(observed(f, "p"), 1);
+    assert_int_equal(do_delete_shard(f, "p-1"), THOLE_OK);
+    assert_int_equal(observed(f, "p"), 0);
+    assert_int_equal(reconcile(f, "p", 1, 100), THOLE_OK);
+    assert_int_equal(shards_of(f, "p"), 3);
+    assert_int_equal(observed(f, "p"), 1);
+    assert_int_equal(do_delete_shard(f, "p-1"), THOLE_FAILED_PRECONDITION);
+    v = registry_view_acquire(f->r);
+    p = registry_pool_by_name(v, slice_str("p"));
+    assert_int_equal(thole_v1_ShardPoolStatus_name_taken(thole_v1_ShardPool_status(p)).size, 0);
+    registry_view_release(v);
+    assert_int_equal(delete_pool(f, "p"), THOLE_OK);
+    assert_int_equal(reconcile(f, "p", 2, 100), THOLE_OK);
+    assert_int_equal(do_create_shard(f, "p-1", 1, 0), THOLE_OK);
+    assert_int_equal(apply_pool(f, "p", (struct pool_args){.count = 3, .voters = 1}), THOLE_OK);
+    assert_int_equal(reconcile(f, "p", 1, 100), THOLE_OK);
     /* Its own are changed through it alone. */
     assert_int_equal(do_update_shard(f, "p-0", 3, 0, ""), THOLE_FAILED_PRECONDITION);
     assert_int_equal(do_delete_shard(f, "p-0"), THOLE_FAILED_PRECONDITION);
