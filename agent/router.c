@@ -107,18 +107,19 @@ static enum where choose(struct router *ro, struct router_request *r)
         if (r->kind == ROUTER_QUERY ? h.local && h.local_serves && !rt->local_refused
                                     : h.local_leads)
             return WHERE_LOCAL;
-        /* One that has no leader to name is asked nothing; its group has nobody to answer. */
-        if (usable(ro, rt, &h.leader_host)) {
-            rt->target = h.leader_host;
-            return WHERE_REMOTE;
-        }
+    }
+    /* Hints may be wrong in a circle. */
+    if (r->hops >= ROUTER_HOPS_MAX)
+        return WHERE_NONE;
+    /* Skip a replica that knows no leader: its group cannot answer. */
+    if (usable(ro, rt, &h.leader_host)) {
+        rt->target = h.leader_host;
+        return WHERE_REMOTE;
     }
     rt->told = ro->o.leader && r->kind != ROUTER_QUERY &&
                ro->o.leader(ro->o.ctx, r, &rt->avoid, &rt->target);
     if (rt->told)
         return WHERE_REMOTE;
-    if (r->hops >= ROUTER_HOPS_MAX)
-        return WHERE_NONE;
     if (ro->o.elsewhere(ro->o.ctx, r->shard_id, rt->attempt, &rt->avoid, &rt->target))
         return WHERE_REMOTE;
     return WHERE_NONE;
@@ -282,7 +283,9 @@ static void go_remote(struct router *ro, struct router_request *r, uint64_t now)
 {
     struct route *rt = route_of(r);
     metric_add(&metric_remote, 1);
-    uint64_t left_ms = (r->deadline_ns - now) / NS_PER_MS + 1;
+    /* Rounded down, so that no hop prolongs it; 0 would be no limit. */
+    uint64_t left_ms = (r->deadline_ns - now) / NS_PER_MS;
+    left_ms = left_ms > 0 ? left_ms : 1;
     /* One that leads no more, and is cut off, must not keep the request until its deadline: what
      * was forwarded already is not tried again there, but here. */
     uint32_t hop = ro->engine || rt->told;
