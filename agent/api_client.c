@@ -5,12 +5,14 @@
  * first and after an exchange with it failed. */
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include "agent/api_internal.h"
 
 #define ENDPOINTS_MAX 32
 #define ASK_MS 1000
 #define ASK_AGAIN_NS (500 * NS_PER_MS)
+#define ASK_PAUSE_NS (50 * NS_PER_MS)
 
 struct endpoint {
     const char *address;
@@ -177,15 +179,23 @@ const char *client_addresses(const struct client *c)
     return c->addresses;
 }
 
+/* A refused connection answers at once, so the rounds have pauses. */
 bool client_wait(struct client *c, uint32_t timeout_ms)
 {
     uint64_t deadline = clock_now(&clock_system) + timeout_ms * NS_PER_MS;
-    do {
-        for (size_t i = 0; i < c->count; i++)
-            if (ask(c, i))
+    for (;;) {
+        for (size_t i = 0; i < c->count; i++) {
+            if (ask(c, i)) {
                 return true;
-    } while (clock_now(&clock_system) < deadline);
-    return false;
+            }
+        }
+        uint64_t now = clock_now(&clock_system);
+        if (now >= deadline) {
+            return false;
+        }
+        uint64_t pause_ns = deadline - now < ASK_PAUSE_NS ? deadline - now : ASK_PAUSE_NS;
+        nanosleep(&(struct timespec){.tv_nsec = (long)pause_ns}, NULL);
+    }
 }
 
 /* ---- Life ------------------------------------------------------------------------------------ */

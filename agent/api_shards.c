@@ -7,6 +7,7 @@
 #include "agent/api_internal.h"
 #include "base/text.h"
 #include "proto/decode.h"
+#include "thole/v1/control.upb.h"
 
 #define ASK_AGAIN_MS 100
 
@@ -272,17 +273,16 @@ static bool ready_there(struct thole *t, struct ready_wait *w, uint64_t deadline
     struct bus_channel *channel = NULL;
     struct thole_status st = {0};
     bool ready = false;
-    char request[THOLE_NAME_BYTES + 2];
-    size_t n = strlen(w->name);
-    /* GetShardRequest{name = 1} */
-    request[0] = 0x0a;
-    request[1] = (char)n;
-    memcpy(request + 2, w->name, n);
-    if (n > 127 || bus_channel_new(client_addresses(t->client), &channel, &st) != THOLE_OK)
+    size_t size = 0;
+    if (bus_channel_new(client_addresses(t->client), &channel, &st) != THOLE_OK)
         return false;
+    upb_Arena *request_arena = upb_Arena_New();
+    thole_v1_GetShardRequest *q = thole_v1_GetShardRequest_new(request_arena);
+    thole_v1_GetShardRequest_set_name(q, text(w->name));
+    const char *request = thole_v1_GetShardRequest_serialize(q, request_arena, &size);
     while (!ready && clock_now(&clock_system) < deadline) {
         struct buf *reply = NULL;
-        if (bus_channel_call(channel, "/thole.v1.Shards/GetShard", slice_of(request, n + 2), 2000,
+        if (bus_channel_call(channel, "/thole.v1.Shards/GetShard", slice_of(request, size), 2000,
                              &reply, &st) == THOLE_OK) {
             upb_Arena *arena = upb_Arena_New();
             ready =
@@ -296,6 +296,7 @@ static bool ready_there(struct thole *t, struct ready_wait *w, uint64_t deadline
         if (!ready)
             nanosleep(&(struct timespec){.tv_nsec = ASK_AGAIN_MS * 1000000L}, NULL);
     }
+    upb_Arena_Free(request_arena);
     bus_channel_free(channel);
     return ready;
 }

@@ -1,5 +1,5 @@
-/* gRPC health as others see it: "" and the services once this host is ready, and "shard/<name>" for
- * each shard with a replica here that knows a leader. */
+/* gRPC health as others see it: "", which all services follow, once this host is ready, and
+ * "shard/<name>" for each shard with a replica here that knows a leader. */
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
@@ -9,17 +9,6 @@
 
 #define UPDATE_NS (50 * NS_PER_MS)
 #define SHARD_PREFIX "shard/"
-
-static const char *const services[] = {
-    "",
-    "thole.v1.Hosts",
-    "thole.v1.Shards",
-    "thole.v1.Replicas",
-    "thole.v1.Events",
-    "thole.v1.Cluster",
-    "thole.v1.Repair",
-    "thole.v1.Data",
-};
 
 struct shard_health {
     bool serving;
@@ -62,12 +51,6 @@ void health_changed(struct health *h, uint64_t shard_id)
     pthread_mutex_lock(&h->lock);
     map_put(&h->changed, shard_id + 1, &h->changed);
     pthread_mutex_unlock(&h->lock);
-}
-
-static void set_all(struct agent *a, bool serving)
-{
-    for (size_t i = 0; i < sizeof services / sizeof services[0]; i++)
-        bus_health_set(a->bus, services[i], serving);
 }
 
 /* The name may be that of another shard by now, which was made after this one was gone. */
@@ -163,7 +146,7 @@ uint64_t health_update(struct health *h, uint64_t now_ns)
     if (!h->told)
         note_all(h);
     if (!h->told || ready != h->ready)
-        set_all(a, ready);
+        bus_health_set(a->bus, "", ready);
     h->told = true;
     h->ready = ready;
 
@@ -184,5 +167,5 @@ uint64_t health_update(struct health *h, uint64_t now_ns)
 
 void health_down(struct agent *a)
 {
-    set_all(a, false);
+    bus_health_set(a->bus, "", false);
 }

@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <thole/thole.h>
+#include <time.h>
 
 #include "agent/test/agent_fixture.h"
 
@@ -370,6 +371,44 @@ static void test_log_lines_name_the_host_they_are_of(void **state)
     assert_true(logged.x1_raft_debug > 0);
 }
 
+static void test_client_waits_for_a_shard_with_the_longest_name(void **state)
+{
+    struct world *w = *state;
+    struct thole_status st = {0};
+    char name[THOLE_NAME_BYTES];
+    memset(name, 'n', sizeof name - 1);
+    name[sizeof name - 1] = '\0';
+    const struct thole_shard_spec spec = {
+        .size = sizeof spec, .name = name, .type = "counter", .voters = 1};
+    assert_int_equal(thole_shard_create(w->client, &spec, 10000, &st), THOLE_OK);
+    if (thole_shard_wait_ready(w->client, name, 20000, &st) != THOLE_OK) {
+        fail_msg("%s", st.message);
+    }
+}
+
+/* Processor time of this process, in ms. */
+static uint64_t cpu_ms(void)
+{
+    struct timespec t;
+    assert_int_equal(clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t), 0);
+    return (uint64_t)t.tv_sec * 1000 + (uint64_t)t.tv_nsec / 1000000;
+}
+
+/* A refused connection answers at once, and is not tried again at once. */
+static void test_client_that_waits_for_a_dead_host_rests(void **state)
+{
+    struct world *w = *state;
+    struct thole_status st = {0};
+    struct thole *client = NULL;
+    struct thole *host = start_host(w->f, 2, "y1");
+    assert_int_equal(thole_connect(fixture_address(w->f, 2), &client, &st), THOLE_OK);
+    thole_close(host);
+    uint64_t before = cpu_ms();
+    assert_int_equal(thole_wait_ready(client, 2000, &st), THOLE_DEADLINE_EXCEEDED);
+    assert_in_range(cpu_ms() - before, 0, 600);
+    thole_close(client);
+}
+
 static void test_options_and_order_are_checked(void **state)
 {
     struct world *w = *state;
@@ -458,6 +497,8 @@ int main(void)
         cmocka_unit_test(test_session_applies_a_retry_once),
         cmocka_unit_test(test_watch_sees_changes_and_ends_once),
         cmocka_unit_test(test_view_walks_hosts_shards_and_replicas),
+        cmocka_unit_test(test_client_waits_for_a_shard_with_the_longest_name),
+        cmocka_unit_test(test_client_that_waits_for_a_dead_host_rests),
         cmocka_unit_test(test_log_lines_name_the_host_they_are_of),
         cmocka_unit_test(test_options_and_order_are_checked),
         cmocka_unit_test(test_bad_text_is_refused_with_its_field),
