@@ -6,6 +6,7 @@
 #include "agent/services/services.h"
 #include "base/assert.h"
 #include "base/map.h"
+#include "base/process.h"
 
 #define DEFAULT_TIMEOUT_MS 5000
 
@@ -92,6 +93,8 @@ enum thole_code thole_start(struct thole *t, struct thole_status *st)
     if (t->is_client || t->agent)
         return THOLE_FAIL(st, THOLE_FAILED_PRECONDITION, THOLE_REASON_NONE,
                           "only a host is started, and once");
+    if (t->o.owns_process)
+        process_own();
     size_t tags = 0;
     while (t->tags[tags])
         tags++;

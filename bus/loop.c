@@ -10,6 +10,7 @@
 #include <string.h>
 #include <time.h>
 
+#include "base/process.h"
 #include "bus/bus_internal.h"
 
 #ifdef __SANITIZE_THREAD__
@@ -32,7 +33,7 @@ static void grpc_log(gpr_log_func_args *args)
 
 /* Debian builds abseil with the search for deadlocks among its mutexes switched on, and so gRPC
  * keeps a graph of all of its locks, at every lock. There is no C function to switch it off, and
- * nothing is lost where there is no such symbol. */
+ * nothing is lost where there is no such symbol. It is for the whole process. */
 static void stop_deadlock_search(void)
 {
     union {
@@ -46,7 +47,8 @@ static void stop_deadlock_search(void)
 
 void bus__grpc_init(void)
 {
-    stop_deadlock_search();
+    if (process_is_own())
+        stop_deadlock_search();
     grpc_init();
     gpr_set_log_function(grpc_log);
 }

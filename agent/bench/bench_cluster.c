@@ -136,6 +136,7 @@ static void start_hosts(struct load *l)
     bytes_deinit(&peers);
     for (uint64_t i = l->from; i < l->to; i++) {
         struct thole_options o = THOLE_OPTIONS_INIT;
+        o.owns_process = 1;
         char *dir = xasprintf("%s/h%" PRIu64, l->c.dir, i + 1);
         char *listen = xasprintf("127.0.0.1:%" PRIu64, l->c.port + i);
         char *name = xasprintf("h%" PRIu64, i + 1);

@@ -5,6 +5,7 @@
 
 #include "agent/cli/cli.h"
 #include "base/log.h"
+#include "base/process.h"
 
 static int run(struct cli *c, int argc, const char *const *argv)
 {
@@ -35,6 +36,7 @@ int main(int argc, char **argv)
 {
     setlocale(LC_CTYPE, "C.UTF-8"); /* widths of table cells */
     signal(SIGPIPE, SIG_IGN);
+    process_own();
     log_configure(LOG_LEVEL_ERROR, false);
     const char *log = getenv("THOLE_LOG"); /* for looking into the client itself */
     if (log != NULL && !log_configure_text(log)) {

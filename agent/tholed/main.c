@@ -18,6 +18,7 @@
 #include "agent/tholed/http.h"
 #include "agent/tholed/options.h"
 #include "base/log.h"
+#include "base/process.h"
 
 enum {
     EXIT_OK = 0,
@@ -311,6 +312,7 @@ int main(int argc, char **argv)
     struct thole_status st = {0};
     struct daemon *d = xcalloc(1, sizeof *d);
     int rc = EXIT_OK;
+    process_own();
     if (options_read(argc, argv, &d->options, &st) != THOLE_OK) {
         rc = say(&st, EXIT_USAGE);
     } else if (d->options.help) {

@@ -17,6 +17,7 @@
 #include "base/assert.h"
 #include "base/log.h"
 #include "base/metrics.h"
+#include "base/process.h"
 #include "bus/bus.h"
 
 static struct bus *client;
@@ -291,6 +292,7 @@ int main(int argc, char **argv)
 {
     double seconds = argc > 1 ? atof(argv[1]) : 2.0;
     wanted = argc > 2 ? argv[2] : NULL;
+    process_own();
     log_configure(LOG_LEVEL_WARN, false);
     open_all();
     blocking_calls(seconds);

@@ -21,6 +21,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/metrics.h"
+#include "base/process.h"
 
 #define BATCH 256
 #define OP_TIMEOUT_MS 10000
@@ -266,6 +267,7 @@ int main(int argc, char **argv)
 {
     struct load *l = xcalloc(1, sizeof *l);
     pthread_mutex_init(&l->lock, NULL);
+    process_own();
     l->c = (struct config){.prefix = "bench", .shards = 1, .in_flight = 1, .seconds = 5};
     for (int i = 1; i < argc; i += 2)
         if (i + 1 >= argc || !read_option(&l->c, argv[i], argv[i + 1])) {

@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/process.h"
 #include "shards/engine/engine_internal.h"
 
 #define RESTED_MANY 1024
@@ -444,7 +445,7 @@ static uint64_t next_turn(struct loop *l)
  * and the allocator gives back pages only when asked. That takes milliseconds, and nobody waits. */
 static void give_back_memory(struct loop *l)
 {
-    if (l->rested < RESTED_MANY || wheel_next(l->ticks) != UINT64_MAX)
+    if (l->rested < RESTED_MANY || wheel_next(l->ticks) != UINT64_MAX || !process_is_own())
         return;
     l->rested = 0;
     (void)malloc_trim(0);

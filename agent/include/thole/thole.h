@@ -93,8 +93,8 @@ struct thole_options {
     uint32_t size;        /* sizeof(struct thole_options) */
     uint32_t bootstrap;   /* enum thole_bootstrap; a data directory that was used needs none */
     const char *data_dir; /* required */
-    const char
-        *listen; /* HOST:PORT; port 0 picks one; default: as at the last start, or 127.0.0.1:7400 */
+    /* HOST:PORT; port 0 picks one; default: as at the last start, or 127.0.0.1:7400. */
+    const char *listen;
     const char *advertise;        /* where others reach this host; default: the listen address */
     const char *name;             /* unique in the cluster; default: made from the new host's id */
     const char *addresses;        /* "a:7400,b:7400" */
@@ -108,11 +108,14 @@ struct thole_options {
     void (*failed)(void *ctx, const struct thole_status *st);
     void *ctx;
     /* While this host leads shard zero: the bounds of the silence after which another host is
-     * suspect,
-     * 1000 and 10000, and the silence after which its replicas are replaced, 30000. */
+     * suspect, 1000 and 10000, and the silence after which its replicas are replaced, 30000. */
     uint32_t suspect_after_ms, suspect_after_ms_max, dead_after_ms;
-    uint64_t
-        snapshot_bytes_per_s; /* most that snapshots to other hosts may take; default: no cap */
+    /* Most that snapshots to other hosts may take; default: no cap. */
+    uint64_t snapshot_bytes_per_s;
+    /* 1: the process is there for this host alone. Then libthole also does what acts on the whole
+     * process: it gives memory back with malloc_trim when many shards fall asleep, and switches
+     * off the search for deadlocks that Debian's abseil makes at each lock of gRPC. */
+    uint32_t owns_process;
 };
 #define THOLE_OPTIONS_INIT                   \
     {                                        \

@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include "base/file.h"
+#include "base/process.h"
 #include "shards/engine/test/rig.h"
 #include "shards/machine/builtin.h"
 
@@ -190,6 +191,7 @@ int main(int argc, char **argv)
         .appliers = b.s.loops,
     };
     log_configure(LOG_LEVEL_WARN, false);
+    process_own();
     b.rig = rig_new(&o);
     rig_wait_leaders(b.rig);
     b.payload = buf_new(b.s.bytes);
