@@ -187,6 +187,17 @@ enum thole_code file_write_atomic(const char *path, struct slice bytes, struct t
     return code;
 }
 
+static enum thole_code check_regular(int fd, const char *path, struct thole_status *st)
+{
+    struct stat info;
+    if (fstat(fd, &info) != 0)
+        return FAIL_ERRNO(st, "look at", path);
+    if (!S_ISREG(info.st_mode))
+        return THOLE_FAIL(st, THOLE_FAILED_PRECONDITION, THOLE_REASON_FORMAT,
+                          "%s is not a regular file", path);
+    return THOLE_OK;
+}
+
 static enum thole_code too_large(const char *path, size_t max_bytes, struct thole_status *st)
 {
     return THOLE_FAIL(st, THOLE_RESOURCE_EXHAUSTED, THOLE_REASON_TOO_LARGE,
@@ -223,11 +234,14 @@ static enum thole_code read_fd(int fd, const char *path, size_t max_bytes, struc
 enum thole_code file_read(const char *path, size_t max_bytes, struct buf **ret,
                           struct thole_status *st)
 {
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    /* Without O_NONBLOCK the open of a FIFO waits for its writer. */
+    int fd = open(path, O_RDONLY | O_NONBLOCK | O_CLOEXEC);
     if (fd < 0)
         return FAIL_ERRNO(st, "open", path);
     struct bytes content = {0};
-    enum thole_code code = read_fd(fd, path, max_bytes, &content, st);
+    enum thole_code code = check_regular(fd, path, st);
+    if (code == THOLE_OK)
+        code = read_fd(fd, path, max_bytes, &content, st);
     if (code == THOLE_OK)
         *ret = bytes_to_buf(&content);
     bytes_deinit(&content);
@@ -239,7 +253,7 @@ enum thole_code file_read(const char *path, size_t max_bytes, struct buf **ret,
 static enum thole_code fail_locked(const char *path, struct thole_status *st)
 {
     char text[24] = "";
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    int fd = open(path, O_RDONLY | O_NONBLOCK | O_NOFOLLOW | O_CLOEXEC);
     if (fd >= 0) {
         ssize_t n = read(fd, text, sizeof(text) - 1);
         text[n > 0 ? n : 0] = '\0';
@@ -258,11 +272,17 @@ static enum thole_code fail_locked(const char *path, struct thole_status *st)
  * refused too, and the kernel releases it however the process ends. The file stays. */
 enum thole_code file_lock(const char *path, int *ret_fd, struct thole_status *st)
 {
-    int fd = flopen(path, O_RDWR | O_CREAT | O_NONBLOCK | O_CLOEXEC, 0600);
+    /* A link would make another file ours to truncate, and a FIFO opens without its other end. */
+    int fd = flopen(path, O_RDWR | O_CREAT | O_NONBLOCK | O_NOFOLLOW | O_CLOEXEC, 0600);
     if (fd < 0 && errno == EWOULDBLOCK)
         return fail_locked(path, st);
     if (fd < 0)
         return FAIL_ERRNO(st, "lock", path);
+    enum thole_code regular = check_regular(fd, path, st);
+    if (regular != THOLE_OK) {
+        (void)close(fd);
+        return regular;
+    }
     if (ftruncate(fd, 0) != 0 || dprintf(fd, "%" PRIdMAX "\n", (intmax_t)getpid()) < 0) {
         enum thole_code code = FAIL_ERRNO(st, "write", path);
         (void)close(fd);

@@ -1,0 +1,34 @@
+/* Addresses of hosts as text: "HOST:PORT", where HOST is an IPv4 address, an IPv6 address in
+ * brackets, or a DNS name. Nothing here asks the network, but address_place and
+ * address_source. */
+#ifndef BASE_ADDRESS_H
+#define BASE_ADDRESS_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <thole/status.h>
+
+#include "base/buf.h"
+
+#define ADDRESS_BYTES 272 /* a DNS name of 253 bytes, colon, port, NUL; with room to spare */
+
+/* ADDRESS_LISTEN: HOST may be empty or a wildcard (all interfaces), PORT may be 0 (any). */
+enum address_use { ADDRESS_REACH, ADDRESS_LISTEN };
+
+/* INVALID_ARGUMENT, with `what` (an option, a field) in front of the message. */
+THOLE_MUST_CHECK enum thole_code address_check(const char *what, struct slice address,
+                                               enum address_use use, struct thole_status *st);
+bool address_valid(struct slice address, enum address_use use);
+
+/* Of valid addresses. */
+bool address_is_wildcard(const char *address); /* all interfaces */
+bool address_is_loopback(const char *address); /* 127.x.y.z, [::1], localhost */
+/* Of this machine (loopback is) or another one? A name is resolved, which may take seconds. */
+enum address_place { ADDRESS_UNRESOLVED, ADDRESS_HERE, ADDRESS_ELSEWHERE };
+enum address_place address_place(const char *address);
+const char *address_port(const char *address); /* within it */
+/* The IP address, with brackets if needed, that this machine's packets to `address` come from.
+ * NULL: towards the default route. False if there is no route. */
+bool address_source(const char *address, char *ret, size_t size);
+
+#endif
