@@ -14,10 +14,12 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "agent/addresses.h"
 #include "agent/agent_internal.h"
 #include "agent/exports.h"
 #include "agent/repair_zero.h"
 #include "agent/uploads.h"
+#include "base/address.h"
 #include "base/assert.h"
 #include "base/file.h"
 #include "base/log.h"
@@ -239,6 +241,12 @@ static upb_StringView arena_text(upb_Arena *arena, const char *s)
     return upb_StringView_FromDataAndSize(copy, n);
 }
 
+upb_StringView agent_lineage(const struct agent *a, upb_Arena *arena)
+{
+    uint8_t *bytes = upb_Arena_Malloc(arena, LINEAGE_BYTES_MAX);
+    return upb_StringView_FromDataAndSize((const char *)bytes, lineage_encode(&a->lineage, bytes));
+}
+
 thole_v1_Host *agent_host_row(struct agent *a, upb_Arena *arena)
 {
     char id[UUID_TEXT_BYTES];
@@ -253,6 +261,7 @@ thole_v1_Host *agent_host_row(struct agent *a, upb_Arena *arena)
     thole_v1_HostStatus_set_address(st, arena_text(arena, agent_address(a)));
     thole_v1_HostStatus_set_liveness(st, thole_v1_HOST_LIVENESS_LIVE);
     thole_v1_HostStatus_set_incarnation(st, a->incarnation);
+    thole_v1_HostStatus_set_start(st, a->lineage.start);
     thole_v1_HostStatus_set_version(st, arena_text(arena, agent_version()));
     for (size_t i = 0; i < a->type_count; i++) {
         if (a->types[i] == registry_machine_type(a->registry))
@@ -265,33 +274,6 @@ thole_v1_Host *agent_host_row(struct agent *a, upb_Arena *arena)
 }
 
 /* ---- Opening --------------------------------------------------------------------------------- */
-
-static bool name_ok(const char *name)
-{
-    return registry_name_valid(slice_str(name));
-}
-
-static enum thole_code check_options(const struct agent_options *o, struct thole_status *st)
-{
-    if (!o->data_dir || !o->data_dir[0])
-        return THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
-                          "a data directory is needed");
-    if (o->name && !name_ok(o->name))
-        return THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
-                          "host name \"%.64s\": lower case letters, digits, dots and dashes, at "
-                          "most %d",
-                          o->name, LIMIT_NAME_BYTES);
-    if (agent_check_tags(o->tags, o->tag_count, st) != THOLE_OK)
-        return st->code;
-    if (o->type_count > AGENT_TYPES_MAX - 8)
-        return THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_TOO_LARGE,
-                          "more than %d machine types", AGENT_TYPES_MAX - 8);
-    bool needs = o->bootstrap == AGENT_BOOTSTRAP_PEERS || o->bootstrap == AGENT_BOOTSTRAP_JOIN;
-    if (needs && (!o->addresses || !o->addresses[0]))
-        return THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
-                          "addresses of other hosts are needed");
-    return THOLE_OK;
-}
 
 static struct agent *agent_alloc(const struct agent_options *o)
 {
@@ -319,52 +301,6 @@ static struct agent *agent_alloc(const struct agent_options *o)
     return a;
 }
 
-/* What was not given now is as it was at the last start. */
-static void default_listen(struct agent *a)
-{
-    const struct identity *i = &a->identity;
-    if (!a->listen)
-        a->listen = xstrdup(i->listen[0] ? i->listen : "127.0.0.1:7400");
-    if (!a->advertise && i->advertise[0])
-        a->advertise = xstrdup(i->advertise);
-}
-
-/* Remember it, with the port that was really taken. */
-static enum thole_code save_listen(struct agent *a, struct thole_status *st)
-{
-    struct identity i = a->identity;
-    const char *colon = strrchr(a->listen, ':');
-    snprintf(i.listen, sizeof i.listen, "%.*s:%u", colon ? (int)(colon - a->listen) : 0, a->listen,
-             bus_port(a->bus));
-    snprintf(i.advertise, sizeof i.advertise, "%s", a->advertise ? a->advertise : "");
-    if (strcmp(i.listen, a->identity.listen) == 0 &&
-        strcmp(i.advertise, a->identity.advertise) == 0)
-        return THOLE_OK;
-    enum thole_code code = datadir_save_identity(&a->dir, &i, st);
-    if (code == THOLE_OK)
-        a->identity = i;
-    return code;
-}
-
-/* A wildcard says where to listen, not where to be found. */
-static enum thole_code default_advertise(struct agent *a, struct thole_status *st)
-{
-    const char *colon = strrchr(a->listen, ':');
-    bool wild = strncmp(a->listen, "0.0.0.0:", 8) == 0 || strncmp(a->listen, "[::]:", 5) == 0 ||
-                colon == a->listen;
-    if (a->advertise || !wild)
-        return THOLE_OK;
-    char name[256];
-    if (!colon || strcmp(colon, ":0") == 0 || gethostname(name, sizeof name) != 0)
-        return THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
-                          "listening on %s: give the address to advertise", a->listen);
-    name[sizeof name - 1] = 0;
-    a->advertise = xasprintf("%s%s", name, colon);
-    LOG_WARN(AGENT, "no address to advertise was given; using the machine's name advertise=%s",
-             a->advertise);
-    return THOLE_OK;
-}
-
 static enum thole_code open_stores(struct agent *a, struct thole_status *st)
 {
     char *log = datadir_file(&a->dir, "log"), *state = datadir_file(&a->dir, "state");
@@ -388,24 +324,22 @@ static enum thole_code open_stores(struct agent *a, struct thole_status *st)
 
 static enum thole_code open_bus(struct agent *a, struct thole_status *st)
 {
-    default_listen(a);
-    enum thole_code code = default_advertise(a, st);
-    if (code != THOLE_OK)
-        return code;
+    options_default_listen(a);
     const struct bus_options o = {
         .listen_address = a->listen,
         .advertise_address = a->advertise,
         .host_id = a->identity.host,
         .cluster_id = a->identity.cluster,
         .incarnation = a->incarnation,
+        .lineage = a->lineage,
         .version = agent_version(),
         .log_host = a->identity.name,
         .clock = executor_clock(a->executor),
         .unary_slots = UNARY_CALLS_MAX,
         .handler = wiring_bus_handler(a),
     };
-    code = bus_new(&o, &a->bus, st);
-    return code == THOLE_OK ? save_listen(a, st) : code;
+    enum thole_code code = bus_new(&o, &a->bus, st);
+    return code == THOLE_OK ? options_save_listen(a, st) : code;
 }
 
 static void collect_types(struct agent *a)
@@ -450,20 +384,17 @@ static void on_view(void *ctx, uint64_t revision)
     uploads_wake(a->uploads);
 }
 
-static void known_peer(void *ctx, const struct uuid *host, const char *address)
+static void known_peer(void *ctx, const struct uuid *host, uint64_t incarnation,
+                       const char *address)
 {
     struct agent *a = ctx;
-    if (uuid_equal(host, agent_host_id(a)))
-        return;
-    enum thole_code code = bus_peer_set(a->bus, host, address, NULL);
-    if (code == THOLE_OK)
-        chores_address(a->chores, host, address);
+    addresses_learn(a->addresses_known, host, incarnation, address, ADDRESSES_TOLD);
 }
 
 void agent_know_members(struct agent *a, const struct member_list *l)
 {
     for (uint32_t i = 0; i < l->count; i++)
-        known_peer(a, &l->members[i].host, l->members[i].address);
+        known_peer(a, &l->members[i].host, 0, l->members[i].address);
 }
 
 static void open_rest(struct agent *a)
@@ -491,7 +422,8 @@ static enum thole_code open_all(struct agent *a, struct thole_status *st)
     uint64_t epoch;
     enum thole_code code = datadir_open(a->o.data_dir, a->o.name, &a->dir, &a->identity, st);
     if (code == THOLE_OK)
-        code = datadir_next_incarnation(&a->dir, a->o.election_timeout_ms, &a->incarnation, st);
+        code = datadir_next_start(&a->dir, a->o.election_timeout_ms, a->o.stop_fd, &a->incarnation,
+                                  &a->lineage, st);
     if (code == THOLE_OK)
         code = open_stores(a, st);
     if (code != THOLE_OK)
@@ -507,6 +439,7 @@ static enum thole_code open_all(struct agent *a, struct thole_status *st)
     const struct router_options ro = wiring_router(a);
     a->router = router_new(&ro);
     a->watches = watches_new(a);
+    a->addresses_known = addresses_new(a);
     a->chores = chores_new(a);
     a->exports = exports_new(a);
     char *restores = datadir_file(&a->dir, "restores");
@@ -534,13 +467,14 @@ static enum thole_code open_all(struct agent *a, struct thole_status *st)
     atomic_store(&a->repairing, epoch > 0);
     bus_start(a->bus);
     chores_start(a->chores);
+    addresses_start(a->addresses_known);
     return bootstrap_start(a, st);
 }
 
 enum thole_code agent_new(const struct agent_options *o, struct agent **ret,
                           struct thole_status *st)
 {
-    enum thole_code code = check_options(o, st);
+    enum thole_code code = options_check(o, st);
     if (code != THOLE_OK)
         return code;
     struct agent *a = agent_alloc(o);
@@ -633,6 +567,8 @@ void agent_stop(struct agent *a)
     if (a->engine)
         engine_stop(a->engine);
     bus_stop(a->bus, 0);
+    if (a->addresses_known)
+        addresses_stop(a->addresses_known);
     if (a->exports)
         exports_stop(a->exports);
     if (a->uploads)
@@ -657,6 +593,7 @@ void agent_free(struct agent *a)
     meeting_free(a->meeting);
     watches_free(a->watches);
     chores_free(a->chores);
+    addresses_free(a->addresses_known);
     router_free(a->router);
     if (a->registry)
         registry_free(a->registry);

@@ -26,6 +26,7 @@ enum {
     METHOD_FORCE = thole_bus_v1_METHOD_FORCE,
     METHOD_SNAPSHOT = thole_bus_v1_METHOD_SNAPSHOT,
     METHOD_REACHES = thole_bus_v1_METHOD_REACHES,
+    METHOD_ADDRESSES = thole_bus_v1_METHOD_ADDRESSES,
 };
 
 enum agent_bootstrap {
@@ -45,8 +46,9 @@ struct agent_options {
     const char *name;        /* NULL: from the data directory, or made from the new host id */
     const char *const *tags; /* "key=value" */
     size_t tag_count;
-    enum agent_bootstrap bootstrap; /* ignored by a data directory that is a member's already */
-    const char *addresses;          /* comma separated */
+    enum agent_bootstrap bootstrap; /* a data directory that is a member's already stays that */
+    /* Comma separated; of a member: where to look for the others, if they have moved. */
+    const char *addresses;
     uint32_t election_timeout_ms, heartbeat_ms;
     uint32_t suspect_after_ms, suspect_after_ms_max, dead_after_ms; /* hostctl.h */
     uint32_t loop_count, applier_count;
@@ -60,6 +62,9 @@ struct agent_options {
      * should stop the process; agent_stop is not called from here. */
     void (*failed)(void *ctx, const struct thole_status *st);
     void *failed_ctx;
+    /* Readable when the owner wants to stop: agent_new then ends a wait that it may be in with
+     * CANCELLED. NULL: it waits. */
+    const int *stop_fd;
     /* Tests: called at the named step of the bootstrap; false stops the bootstrap there as if the
      * process had died. */
     bool (*step)(void *ctx, const char *name);
@@ -89,7 +94,8 @@ struct meeting;
 struct agent {
     /* Options, copied. */
     char *listen, *advertise, *addresses;
-    char *tags; /* "k=v,k=v" */
+    bool advertise_derived; /* from the machine's addresses, for this start */
+    char *tags;             /* "k=v,k=v" */
     enum agent_bootstrap bootstrap;
     const struct thole_machine_type *types[AGENT_TYPES_MAX + 1];
     size_t type_count;
@@ -97,6 +103,7 @@ struct agent {
 
     struct datadir dir;
     uint64_t incarnation;
+    struct lineage lineage; /* of this start */
     struct executor *executor;
     struct log_store *log;
     struct state_db *state;
@@ -109,6 +116,7 @@ struct agent {
     struct watches *watches;
     struct exports *exports;
     struct uploads *uploads;
+    struct addresses *addresses_known; /* addresses.h */
     struct chores *chores;
     struct meeting *meeting;
     bool served;          /* services were registered */
@@ -146,6 +154,8 @@ bool agent_starts_again(struct agent *a);
 enum thole_code agent_removed(struct thole_status *st);
 /* This host's row, as it reports itself: name, id, tags, address, incarnation, version, types. */
 thole_v1_Host *agent_host_row(struct agent *a, upb_Arena *arena);
+/* Encoded, in the arena. */
+upb_StringView agent_lineage(const struct agent *a, upb_Arena *arena);
 /* "k=v,k=v" */
 /* What is wrong with a tag that a host is started with, "key=value"; NULL: nothing. */
 const char *agent_tag_problem(struct slice tag);
@@ -155,6 +165,14 @@ void agent_set_tags(thole_v1_HostSpec *spec, const char *tags, upb_Arena *arena)
 
 /* Tell the bus where these hosts are. */
 void agent_know_members(struct agent *a, const struct member_list *l);
+
+/* agent_options.c */
+THOLE_MUST_CHECK enum thole_code options_check(const struct agent_options *o,
+                                               struct thole_status *st);
+/* What was not given: as at the last start, or by what this machine is. */
+void options_default_listen(struct agent *a);
+/* Remember it, with the port that was really taken. */
+THOLE_MUST_CHECK enum thole_code options_save_listen(struct agent *a, struct thole_status *st);
 
 /* wiring.c */
 struct engine_transport wiring_transport(struct agent *a);
@@ -207,7 +225,6 @@ void chores_wake(struct chores *c);
 void chores_replica_changed(struct chores *c, uint64_t shard_id); /* any thread */
 /* A command of shard zero, as it is proposed. */
 struct bufslice chores_encode(thole_registry_v1_Command *c, const char *actor, upb_Arena *arena);
-void chores_address(struct chores *c, const struct uuid *host, const char *address);
 void chores_join(struct chores *c, struct bus_request *request); /* METHOD_JOIN */
 
 /* health.c */

@@ -6,8 +6,10 @@
 #include <string.h>
 #include <time.h>
 
+#include "agent/addresses.h"
 #include "agent/agent_internal.h"
 #include "agent/repair_zero.h"
+#include "base/address.h"
 #include "base/assert.h"
 #include "base/log.h"
 
@@ -276,6 +278,7 @@ static enum thole_code run_member(struct agent *a, struct identity *i, struct th
     uuid_format(&i->cluster, id);
     LOG_INFO(AGENT, "member of cluster=%s replica of shard zero=%" PRIu64, id, i->zero_replica);
     chores_wake(a->chores);
+    addresses_wake(a->addresses_known);
     agent_signal(a);
     return THOLE_OK;
 }
@@ -326,18 +329,38 @@ static void *bootstrap_main(void *ctx)
     return NULL;
 }
 
+/* A host at a loopback address is for those on the same machine. */
+static enum thole_code check_reached(struct agent *a, const char *other, struct thole_status *st)
+{
+    if (!address_is_loopback(agent_address(a)) || address_place(other) != ADDRESS_ELSEWHERE)
+        return THOLE_OK;
+    return THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
+                      "this host would tell the one at %.100s to find it at %.100s, which is only "
+                      "within this machine: give --listen (or --advertise) with an address that "
+                      "the others reach",
+                      other, agent_address(a));
+}
+
+/* Mistakes in the addresses are told at once. */
+static enum thole_code check_others(struct agent *a, struct thole_status *st)
+{
+    char *copy = NULL;
+    const char *parts[DATADIR_MEMBERS_MAX];
+    size_t n = 0;
+    enum thole_code code = bootstrap_split(a->addresses, &copy, parts, DATADIR_MEMBERS_MAX, &n, st);
+    if (code != THOLE_OK)
+        return code;
+    for (size_t i = 0; i < n && code == THOLE_OK; i++)
+        code = check_reached(a, parts[i], st);
+    free(copy);
+    return code;
+}
+
 static enum thole_code start_thread(struct agent *a, struct thole_status *st)
 {
-    if (a->bootstrap == AGENT_BOOTSTRAP_JOIN) { /* mistakes in the addresses are told at once */
-        char *copy = NULL;
-        const char *parts[DATADIR_MEMBERS_MAX];
-        size_t n;
-        enum thole_code code =
-            bootstrap_split(a->addresses, &copy, parts, DATADIR_MEMBERS_MAX, &n, st);
-        if (code != THOLE_OK)
-            return code;
-        free(copy);
-    }
+    enum thole_code code = a->addresses ? check_others(a, st) : THOLE_OK; /* else as promised */
+    if (code != THOLE_OK)
+        return code;
     agent_waiting_for(a, "not yet a member of a cluster: looking for the others");
     if (pthread_create(&a->bootstrap_thread, NULL, bootstrap_main, a) != 0)
         return THOLE_FAIL(st, THOLE_RESOURCE_EXHAUSTED, THOLE_REASON_NONE, "cannot start a thread");
@@ -345,9 +368,24 @@ static enum thole_code start_thread(struct agent *a, struct thole_status *st)
     return THOLE_OK;
 }
 
+/* What was asked for and is not done, because it is for new hosts. Tags: chores.c. */
+static void tell_ignored(const struct agent *a)
+{
+    const struct member_list *first = &a->identity.first;
+    bool alone = first->count == 1;
+    char id[UUID_TEXT_BYTES];
+    uuid_format(&a->identity.cluster, id);
+    if (a->bootstrap == AGENT_BOOTSTRAP_DEV && !alone)
+        LOG_WARN(AGENT,
+                 "--dev is ignored: this host is a member of a cluster already cluster=%s; give "
+                 "an empty data directory to begin another one",
+                 id);
+}
+
 enum thole_code bootstrap_start(struct agent *a, struct thole_status *st)
 {
     if (!uuid_is_nil(&a->identity.cluster)) {
+        tell_ignored(a);
         struct identity *i = xmalloc(sizeof *i);
         *i = a->identity;
         enum thole_code code = THOLE_OK;

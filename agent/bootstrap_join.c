@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "agent/addresses.h"
 #include "agent/agent_internal.h"
 #include "base/log.h"
 #include "proto/decode.h"
@@ -23,6 +24,7 @@ static struct buf *join_request(struct agent *a, uint64_t failed_replica, const 
     thole_bus_v1_JoinRequest_set_host(q, agent_host_row(a, arena));
     thole_bus_v1_JoinRequest_set_failed_replica(q, failed_replica);
     thole_bus_v1_JoinRequest_set_failure(q, upb_StringView_FromString(failure));
+    thole_bus_v1_JoinRequest_set_lineage(q, agent_lineage(a, arena));
     size_t size = 0;
     const char *bytes = thole_bus_v1_JoinRequest_serialize(q, arena, &size);
     struct buf *b = buf_copy(bytes, size);
@@ -46,30 +48,21 @@ static void learn_hosts(struct agent *a, const thole_bus_v1_JoinReply *reply)
 {
     size_t n = 0;
     const struct thole_v1_Host *const *hosts = thole_bus_v1_JoinReply_hosts(reply, &n);
-    struct bytes lines = {0};
     for (size_t i = 0; i < n; i++) {
         struct uuid id;
-        char text[UUID_TEXT_BYTES];
-        char *address = NULL;
+        char address[ADDRESS_BYTES];
         const thole_v1_HostStatus *st = thole_v1_Host_status(hosts[i]);
-        if (!st || !host_id_of(hosts[i], &id) || uuid_equal(&id, agent_host_id(a)))
+        upb_StringView v = st ? thole_v1_HostStatus_address(st) : (upb_StringView){0};
+        if (v.size == 0 || v.size >= sizeof address || !host_id_of(hosts[i], &id))
             continue;
-        upb_StringView v = thole_v1_HostStatus_address(st);
-        if (v.size == 0 || v.size >= DATADIR_ADDRESS_BYTES)
-            continue;
-        address = xstrndup(v.data, v.size);
-        uuid_format(&id, text);
-        bytes_printf(&lines, "%s %s\n", text, address);
-        enum thole_code code = bus_peer_set(a->bus, &id, address, NULL);
-        (void)code; /* a bad address is the registry's to correct */
-        chores_address(a->chores, &id, address);
-        free(address);
+        snprintf(address, sizeof address, "%.*s", (int)v.size, v.data);
+        addresses_learn(a->addresses_known, &id, thole_v1_HostStatus_incarnation(st), address,
+                        ADDRESSES_TOLD);
     }
     struct thole_status st = {0};
-    if (datadir_save_peers(&a->dir, bytes_slice(&lines), &st) != THOLE_OK)
+    if (addresses_save(a->addresses_known, &st) != THOLE_OK)
         LOG_WARN(AGENT, "cannot write the peers file error=\"%s\"; it is written again later",
                  st.message);
-    bytes_deinit(&lines);
 }
 
 static enum thole_code accept_reply(struct agent *a, struct slice body, struct thole_status *st)
@@ -212,18 +205,7 @@ struct renewal {
     struct agent *agent;
     uint64_t failed;
     char failure[THOLE_STATUS_MESSAGE_BYTES];
-    char (*addresses)[DATADIR_ADDRESS_BYTES];
-    size_t count;
 };
-
-static void add_address(void *ctx, const struct uuid *host, const char *address)
-{
-    struct renewal *r = ctx;
-    if (uuid_equal(host, agent_host_id(r->agent)) || strlen(address) >= DATADIR_ADDRESS_BYTES)
-        return;
-    r->addresses = xrealloc(r->addresses, (r->count + 1) * sizeof *r->addresses);
-    snprintf(r->addresses[r->count++], DATADIR_ADDRESS_BYTES, "%s", address);
-}
 
 /* Durable before the start that makes it: what that start finds of the old one it deletes. */
 static enum thole_code renew_identity(struct agent *a, uint64_t replica, struct thole_status *st)
@@ -258,13 +240,15 @@ static bool renew_round(struct renewal *r)
 {
     struct agent *a = r->agent;
     struct buf *request = join_request(a, r->failed, r->failure);
+    char(*addresses)[ADDRESS_BYTES];
+    size_t count = addresses_list(a->addresses_known, &addresses);
     bool done = false;
-    for (size_t i = 0; i < r->count && !done && !agent_stopping(a); i++) {
+    for (size_t i = 0; i < count && !done && !agent_stopping(a); i++) {
         struct thole_status st = {0};
         struct buf *reply = NULL;
         struct bus_ask_peer peer;
         enum thole_code code =
-            bus_ask(a->bus, r->addresses[i], METHOD_JOIN, slice_of(request->data, request->size),
+            bus_ask(a->bus, addresses[i], METHOD_JOIN, slice_of(request->data, request->size),
                     RENEW_ASK_MS, &reply, &peer, &st);
         if (code == THOLE_OK) {
             upb_Arena *arena = upb_Arena_New();
@@ -281,9 +265,10 @@ static bool renew_round(struct renewal *r)
         } else {
             agent_waiting_for(
                 a, "its replica of shard zero cannot go on (%.120s), and %s says: %.120s",
-                r->failure, r->addresses[i], st.message);
+                r->failure, addresses[i], st.message);
         }
     }
+    free(addresses);
     buf_unref(request);
     return done;
 }
@@ -294,12 +279,8 @@ static void *renew_main(void *ctx)
     struct agent *a = r->agent;
     pthread_setname_np(pthread_self(), "renew");
     (void)log_context_host(agent_name(a));
-    datadir_load_peers(&a->dir, add_address, r);
-    for (uint32_t i = 0; i < a->identity.first.count; i++)
-        add_address(r, &a->identity.first.members[i].host, a->identity.first.members[i].address);
-    while (r->count > 0 && !renew_round(r) && bootstrap_pause(a, PAUSE_MS))
+    while (!renew_round(r) && bootstrap_pause(a, PAUSE_MS))
         ;
-    free(r->addresses);
     free(r);
     return NULL;
 }

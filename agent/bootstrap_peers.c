@@ -372,6 +372,14 @@ static enum thole_code read_addresses(struct meeting *m, struct thole_status *st
                                            DATADIR_MEMBERS_MAX, &m->count, st);
     if (code != THOLE_OK)
         return code;
+    bool self = false;
+    for (size_t i = 0; i < m->count; i++)
+        self = self || strcmp(m->addresses[i], agent_address(m->agent)) == 0;
+    if (!self)
+        return THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
+                          "--peers %.200s does not name this host, which is at %.100s: add that, "
+                          "or give --advertise with the one of them that is this host's",
+                          m->agent->addresses, agent_address(m->agent));
     qsort(m->addresses, m->count, sizeof m->addresses[0], compare);
     for (size_t i = 1; i < m->count; i++)
         if (strcmp(m->addresses[i - 1], m->addresses[i]) == 0)

@@ -13,6 +13,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "agent/addresses.h"
 #include "agent/agent_internal.h"
 #include "agent/joiner.h"
 #include "base/log.h"
@@ -22,19 +23,7 @@
 /* Addresses are written this long after the first change, to write many at once. */
 #define PEERS_DELAY_NS (200 * NS_PER_MS)
 
-enum { MSG_WAKE, MSG_ADDRESS, MSG_JOIN, MSG_OUTCOME };
-
-struct address_msg {
-    struct worker_msg msg;
-    struct uuid host;
-    bool gone;
-    char address[DATADIR_ADDRESS_BYTES];
-};
-
-struct known {
-    struct uuid host;
-    char address[DATADIR_ADDRESS_BYTES];
-};
+enum { MSG_WAKE, MSG_JOIN, MSG_OUTCOME };
 
 /* A command under way: at most one of each. */
 struct chore {
@@ -51,10 +40,9 @@ struct chores {
     struct worker_msg wake;
     _Atomic bool started, woken;
     struct chore bootstrap, admit;
-    bool admitted;        /* this start was admitted */
-    uint64_t farewell_ns; /* this host was removed, and ends by then; 0: it was not */
-    struct known *known;
-    size_t known_count;
+    bool admitted;         /* this start was admitted */
+    bool noted;            /* and the data directory says so */
+    uint64_t farewell_ns;  /* this host was removed, and ends by then; 0: it was not */
     uint64_t peers_due_ns; /* 0: nothing to write */
     struct joiners *joiners;
     struct health *health;
@@ -74,7 +62,7 @@ struct bufslice chores_encode(thole_registry_v1_Command *c, const char *actor, u
 
 struct bufslice chores_admit_command(const thole_v1_Host *host, const char *actor,
                                      uint64_t failed_replica, upb_StringView failure,
-                                     upb_Arena *arena)
+                                     upb_StringView lineage, upb_Arena *arena)
 {
     thole_registry_v1_Command *c = thole_registry_v1_Command_new(arena);
     thole_registry_v1_Operation *op = thole_registry_v1_Command_add_operations(c, arena);
@@ -82,6 +70,7 @@ struct bufslice chores_admit_command(const thole_v1_Host *host, const char *acto
     thole_registry_v1_AdmitHost_set_host(admit, (thole_v1_Host *)(uintptr_t)host);
     thole_registry_v1_AdmitHost_set_failed_replica(admit, failed_replica);
     thole_registry_v1_AdmitHost_set_failure(admit, failure);
+    thole_registry_v1_AdmitHost_set_lineage(admit, lineage);
     return chores_encode(c, actor, arena);
 }
 
@@ -162,6 +151,7 @@ static bool row_current(struct agent *a, const struct registry_view *v)
         return false;
     thole_v1_HostStatus_machine_types(st, &types);
     return thole_v1_HostStatus_incarnation(st) == a->incarnation &&
+           thole_v1_HostStatus_start(st) == a->lineage.start &&
            same_text(thole_v1_HostStatus_address(st), agent_address(a)) &&
            same_text(thole_v1_HostStatus_version(st), agent_version()) &&
            types + 1 == a->type_count;
@@ -174,7 +164,8 @@ static void propose_admit(struct chores *cs, uint64_t now)
     snprintf(actor, sizeof actor, "host/%s", agent_name(cs->agent));
     begin(cs, &cs->admit,
           chores_admit_command(agent_host_row(cs->agent, arena), actor, 0,
-                               upb_StringView_FromDataAndSize(NULL, 0), arena),
+                               upb_StringView_FromDataAndSize(NULL, 0),
+                               agent_lineage(cs->agent, arena), arena),
           now);
     upb_Arena_Free(arena);
 }
@@ -210,40 +201,12 @@ static void on_outcome(struct chores *cs, struct chore *c, uint64_t now)
 
 /* ---- Addresses ------------------------------------------------------------------------------- */
 
-static void on_address(struct chores *cs, const struct address_msg *m, uint64_t now)
-{
-    size_t i = 0;
-    while (i < cs->known_count && !uuid_equal(&cs->known[i].host, &m->host))
-        i++;
-    if (m->gone) {
-        if (i == cs->known_count)
-            return;
-        cs->known[i] = cs->known[--cs->known_count];
-    } else {
-        if (i < cs->known_count && strcmp(cs->known[i].address, m->address) == 0)
-            return;
-        if (i == cs->known_count)
-            cs->known = xrealloc(cs->known, ++cs->known_count * sizeof *cs->known);
-        cs->known[i].host = m->host;
-        memcpy(cs->known[i].address, m->address, sizeof m->address);
-    }
-    if (cs->peers_due_ns == 0)
-        cs->peers_due_ns = now + PEERS_DELAY_NS;
-}
-
 static void write_peers(struct chores *cs)
 {
-    struct bytes lines = {0};
     struct thole_status st = {0};
-    for (size_t i = 0; i < cs->known_count; i++) {
-        char id[UUID_TEXT_BYTES];
-        uuid_format(&cs->known[i].host, id);
-        bytes_printf(&lines, "%s %s\n", id, cs->known[i].address);
-    }
-    if (datadir_save_peers(&cs->agent->dir, bytes_slice(&lines), &st) != THOLE_OK)
+    if (addresses_save(cs->agent->addresses_known, &st) != THOLE_OK)
         LOG_WARN(AGENT, "cannot write the peers file error=\"%s\"; a restart may need the registry",
                  st.message);
-    bytes_deinit(&lines);
     cs->peers_due_ns = 0;
 }
 
@@ -305,9 +268,17 @@ static void renew_step(struct chores *cs)
     pthread_mutex_lock(&a->lock);
     bool member = a->member && !a->failed;
     pthread_mutex_unlock(&a->lock);
-    if (member && engine_shard_status(a->engine, REGISTRY_SHARD_ID, &s) &&
-        (s.failed || s.removed_by_peer))
+    if (!member || !engine_shard_status(a->engine, REGISTRY_SHARD_ID, &s))
+        return;
+    if (s.unopened && !s.removed_by_peer) { /* its data stays: another start may open it */
+        struct thole_status st = {0};
+        thole_status_set(&st, THOLE_FAILED_PRECONDITION, THOLE_REASON_NOT_READY, __FILE__, __LINE__,
+                         "its replica of shard zero cannot be opened, and is left as it is: %.160s",
+                         s.failure);
+        agent_fail(a, &st);
+    } else if (s.failed || s.removed_by_peer) {
         renew_start(a, &s);
+    }
 }
 
 /* ---- A turn ---------------------------------------------------------------------------------- */
@@ -315,6 +286,42 @@ static void renew_step(struct chores *cs)
 static uint64_t earlier(uint64_t a, uint64_t b)
 {
     return a < b ? a : b;
+}
+
+/* Those of --tag count when the host is new; later the registry's do. */
+static void compare_tags(struct agent *a)
+{
+    upb_Arena *arena = upb_Arena_New();
+    thole_v1_HostSpec *given = thole_v1_HostSpec_new(arena);
+    agent_set_tags(given, a->tags, arena);
+    struct registry_view *v = registry_view_acquire(a->registry);
+    const thole_v1_Host *row = registry_host(v, agent_host_id(a));
+    const thole_v1_HostSpec *spec = row ? thole_v1_Host_spec(row) : NULL;
+    size_t n = thole_v1_HostSpec_tags_size(given), it = kUpb_Map_Begin;
+    bool same = n == 0 || (spec && thole_v1_HostSpec_tags_size(spec) == n);
+    const thole_v1_HostSpec_TagsEntry *e;
+    while (same && n > 0 && (e = thole_v1_HostSpec_tags_next(given, &it))) {
+        upb_StringView value;
+        same = thole_v1_HostSpec_tags_get(spec, thole_v1_HostSpec_TagsEntry_key(e), &value) &&
+               upb_StringView_IsEqual(value, thole_v1_HostSpec_TagsEntry_value(e));
+    }
+    registry_view_release(v);
+    upb_Arena_Free(arena);
+    if (!same)
+        LOG_WARN(AGENT,
+                 "--tag is ignored: this host is a member already, and the registry has other tags "
+                 "of it; \"thole apply\" of kind: Host changes them given=%s",
+                 a->tags);
+}
+
+static void note_admitted(struct chores *cs)
+{
+    struct thole_status st = {0};
+    compare_tags(cs->agent);
+    cs->noted = true; /* another start that was admitted will do as well */
+    if (datadir_admitted(&cs->agent->dir, cs->agent->incarnation, &st) != THOLE_OK)
+        LOG_WARN(AGENT, "cannot note that this start was admitted error=\"%s\"; going on",
+                 st.message);
 }
 
 static uint64_t membership_step(struct chores *cs, uint64_t now)
@@ -335,6 +342,8 @@ static uint64_t membership_step(struct chores *cs, uint64_t now)
             propose_bootstrap(cs, now);
         else if (leads && !cs->bootstrap.busy)
             next = cs->bootstrap.again_ns;
+    } else if (current && !cs->noted) {
+        note_admitted(cs);
     } else if (!current && !cs->admitted && !cs->admit.busy) {
         if (now >= cs->admit.again_ns)
             propose_admit(cs, now);
@@ -349,12 +358,6 @@ static uint64_t chores_turn(void *ctx, struct msgq *batch, uint64_t now)
     struct chores *cs = ctx;
     for (struct worker_msg *m; (m = msgq_pop(batch));) {
         switch (m->kind) {
-        case MSG_ADDRESS: {
-            struct address_msg *am = CONTAINER_OF(m, struct address_msg, msg);
-            on_address(cs, am, now);
-            free(am);
-            break;
-        }
         case MSG_JOIN:
             joiners_add(cs->joiners, m, now);
             break;
@@ -372,6 +375,8 @@ static uint64_t chores_turn(void *ctx, struct msgq *batch, uint64_t now)
     next = earlier(next, farewell_step(cs, now));
     renew_step(cs);
     next = earlier(next, joiners_step(cs->joiners, now));
+    if (cs->peers_due_ns == 0 && addresses_changed(cs->agent->addresses_known))
+        cs->peers_due_ns = now + PEERS_DELAY_NS;
     if (cs->peers_due_ns != 0 && now >= cs->peers_due_ns)
         write_peers(cs);
     if (cs->peers_due_ns != 0)
@@ -404,7 +409,7 @@ void chores_stop(struct chores *cs)
 {
     worker_stop(cs->worker);
     joiners_stop(cs->joiners);
-    if (cs->peers_due_ns != 0)
+    if (addresses_changed(cs->agent->addresses_known))
         write_peers(cs);
 }
 
@@ -415,7 +420,6 @@ void chores_free(struct chores *cs)
     worker_free(cs->worker);
     joiners_free(cs->joiners);
     health_free(cs->health);
-    free(cs->known);
     free(cs);
 }
 
@@ -432,18 +436,6 @@ void chores_wake(struct chores *cs)
     cs->wake.kind = MSG_WAKE;
     if (!worker_post_internal(cs->worker, &cs->wake))
         atomic_store(&cs->woken, true);
-}
-
-void chores_address(struct chores *cs, const struct uuid *host, const char *address)
-{
-    struct address_msg *m = xcalloc(1, sizeof *m);
-    m->msg.kind = MSG_ADDRESS;
-    m->host = *host;
-    m->gone = address == NULL;
-    if (address)
-        snprintf(m->address, sizeof m->address, "%s", address);
-    if (!worker_post_internal(cs->worker, &m->msg))
-        free(m);
 }
 
 void chores_join(struct chores *cs, struct bus_request *request)

@@ -5,10 +5,11 @@
 #include <dirent.h>
 #include <errno.h>
 #include <inttypes.h>
+#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "agent/textfile.h"
@@ -189,10 +190,31 @@ static enum thole_code open_identity(struct datadir *d, const char *name, struct
     return datadir_save_identity(d, ret, st);
 }
 
+/* Whoever may write here may become this host, or make it read and lose anything. */
+static enum thole_code check_mode(const char *path, struct thole_status *st)
+{
+    struct stat info;
+    if (stat(path, &info) != 0)
+        return THOLE_FAIL(st, THOLE_PERMISSION_DENIED, THOLE_REASON_DISK, "cannot look at %s: %s",
+                          path, strerrordesc_np(errno));
+    if (info.st_mode & S_IWOTH)
+        return THOLE_FAIL(st, THOLE_FAILED_PRECONDITION, THOLE_REASON_DISK,
+                          "every user may write to the data directory %s: \"chmod go-w %s\" first",
+                          path, path);
+    if (info.st_mode & S_IWGRP)
+        LOG_WARN(AGENT,
+                 "the group may write to the data directory path=%s; \"chmod g-w\" if it "
+                 "should not",
+                 path);
+    return THOLE_OK;
+}
+
 enum thole_code datadir_open(const char *path, const char *name, struct datadir *ret,
                              struct identity *ret_identity, struct thole_status *st)
 {
     enum thole_code code = file_make_dirs(path, st);
+    if (code == THOLE_OK)
+        code = check_mode(path, st);
     if (code != THOLE_OK)
         return code;
     struct datadir d = {.path = xstrdup(path), .lock_fd = -1};
@@ -232,6 +254,11 @@ void datadir_close(struct datadir *d)
 struct life {
     uint64_t incarnation;
     uint64_t election_timeout_ms;
+    uint64_t admitted; /* the last start that the registry accepted, as far as is known here */
+    size_t count;
+    struct life_start {
+        uint64_t incarnation, number;
+    } starts[LINEAGE_MAX + 1]; /* oldest first */
 };
 
 static bool life_line(void *ctx, const char *key, char *value)
@@ -239,6 +266,14 @@ static bool life_line(void *ctx, const char *key, char *value)
     struct life *l = ctx;
     if (strcmp(key, "incarnation") == 0)
         return sscanf(value, "%" SCNu64, &l->incarnation) == 1;
+    if (strcmp(key, "admitted") == 0)
+        return sscanf(value, "%" SCNu64, &l->admitted) == 1;
+    if (strcmp(key, "start") == 0) {
+        struct life_start *s = &l->starts[l->count];
+        return l->count++ <= LINEAGE_MAX &&
+               sscanf(value, "%" SCNu64 " %" SCNx64, &s->incarnation, &s->number) == 2 &&
+               s->number != 0;
+    }
     return strcmp(key, "election_timeout_ms") == 0 &&
            sscanf(value, "%" SCNu64, &l->election_timeout_ms) == 1 &&
            l->election_timeout_ms <= UINT32_MAX;
@@ -247,40 +282,111 @@ static bool life_line(void *ctx, const char *key, char *value)
 /* A replica that starts votes for nobody for one election timeout, as what it may have promised its
  * leader just before it ended (decision 13). What was promised with a longer timeout is kept
  * here. */
-static void keep_promises(uint64_t promised_ms, uint64_t election_timeout_ms)
+static enum thole_code keep_promises(uint64_t promised_ms, uint64_t election_timeout_ms,
+                                     const int *stop_fd, struct thole_status *st)
 {
     if (promised_ms <= election_timeout_ms)
-        return;
-    uint64_t ms = promised_ms - election_timeout_ms;
-    LOG_INFO(AGENT, "waits, because the election timeout was shortened ms=%" PRIu64, ms);
-    struct timespec left = {.tv_sec = (time_t)(ms / 1000),
-                            .tv_nsec = (long)(ms % 1000 * NS_PER_MS)};
-    while (nanosleep(&left, &left) != 0 && errno == EINTR) {
+        return THOLE_OK;
+    uint64_t now = clock_now(&clock_system);
+    uint64_t end = now + (promised_ms - election_timeout_ms) * NS_PER_MS;
+    LOG_INFO(AGENT, "waiting, because the election timeout was shortened ms=%" PRIu64,
+             (end - now) / NS_PER_MS);
+    for (; now < end; now = clock_now(&clock_system)) {
+        struct pollfd stop = {.fd = stop_fd ? *stop_fd : -1, .events = POLLIN};
+        if (poll(&stop, 1, (int)((end - now) / NS_PER_MS) + 1) > 0)
+            return THOLE_FAIL(st, THOLE_CANCELLED, THOLE_REASON_STOPPED,
+                              "stopped while it waited for what was promised with the longer "
+                              "election timeout of the last start");
     }
+    return THOLE_OK;
 }
 
-enum thole_code datadir_next_incarnation(struct datadir *d, uint32_t election_timeout_ms,
-                                         uint64_t *ret, struct thole_status *st)
+static enum thole_code load_life(struct datadir *d, struct life *ret, struct thole_status *st)
 {
     struct thole_status why = {0};
-    struct life l = {0};
     char *path = datadir_file(d, "incarnation");
+    memset(ret, 0, sizeof *ret);
     enum thole_code code =
-        textfile_read(path, "thole-incarnation", DATADIR_FORMAT, life_line, &l, &why);
-    if (code == THOLE_NOT_FOUND)
-        code = THOLE_OK;
-    else if (code != THOLE_OK && st)
-        *st = why;
-    if (code == THOLE_OK) {
-        struct bytes out = {0};
-        keep_promises(l.election_timeout_ms, election_timeout_ms);
-        bytes_printf(&out, "incarnation %" PRIu64 "\nelection_timeout_ms %" PRIu32 "\n",
-                     l.incarnation + 1, election_timeout_ms);
-        code = textfile_write(path, "thole-incarnation", DATADIR_FORMAT, &out, st);
-    }
-    if (code == THOLE_OK)
-        *ret = l.incarnation + 1;
+        textfile_read(path, "thole-incarnation", DATADIR_FORMAT, life_line, ret, &why);
     free(path);
+    if (code == THOLE_NOT_FOUND)
+        return THOLE_OK;
+    if (code != THOLE_OK && st)
+        *st = why;
+    return code;
+}
+
+static enum thole_code save_life(struct datadir *d, const struct life *l, struct thole_status *st)
+{
+    struct bytes out = {0};
+    bytes_printf(&out,
+                 "incarnation %" PRIu64 "\nelection_timeout_ms %" PRIu64 "\nadmitted %" PRIu64 "\n",
+                 l->incarnation, l->election_timeout_ms, l->admitted);
+    for (size_t i = 0; i < l->count; i++)
+        bytes_printf(&out, "start %" PRIu64 " %016" PRIx64 "\n", l->starts[i].incarnation,
+                     l->starts[i].number);
+    char *path = datadir_file(d, "incarnation");
+    enum thole_code code = textfile_write(path, "thole-incarnation", DATADIR_FORMAT, &out, st);
+    free(path);
+    return code;
+}
+
+static uint64_t random_number(void)
+{
+    struct uuid u = uuid_random();
+    uint64_t n = get_be64(u.bytes) ^ get_be64(u.bytes + 8);
+    return n != 0 ? n : 1;
+}
+
+/* What the registry knows of this host is one of the starts since the last that was admitted, so
+ * none of those is forgotten: beyond LINEAGE_MAX of them, new starts share the last number. */
+static void add_start(struct life *l)
+{
+    l->incarnation++;
+    if (l->count > LINEAGE_MAX && l->starts[0].incarnation >= l->admitted)
+        return;
+    if (l->count > LINEAGE_MAX)
+        memmove(&l->starts[0], &l->starts[1], --l->count * sizeof l->starts[0]);
+    l->starts[l->count++] = (struct life_start){l->incarnation, random_number()};
+}
+
+static void lineage_of(const struct life *l, struct lineage *ret)
+{
+    memset(ret, 0, sizeof *ret);
+    ret->start = l->starts[l->count - 1].number;
+    ret->oldest = l->starts[0].incarnation;
+    ret->count = l->count - 1;
+    for (size_t i = 0; i < ret->count; i++)
+        ret->before[i] = l->starts[i].number;
+}
+
+enum thole_code datadir_admitted(struct datadir *d, uint64_t incarnation, struct thole_status *st)
+{
+    struct life l;
+    enum thole_code code = load_life(d, &l, st);
+    if (code != THOLE_OK || l.admitted >= incarnation)
+        return code;
+    l.admitted = incarnation;
+    return save_life(d, &l, st);
+}
+
+enum thole_code datadir_next_start(struct datadir *d, uint32_t election_timeout_ms,
+                                   const int *stop_fd, uint64_t *ret_incarnation,
+                                   struct lineage *ret_lineage, struct thole_status *st)
+{
+    struct life l;
+    enum thole_code code = load_life(d, &l, st);
+    if (code == THOLE_OK)
+        code = keep_promises(l.election_timeout_ms, election_timeout_ms, stop_fd, st);
+    if (code != THOLE_OK)
+        return code;
+    add_start(&l);
+    l.election_timeout_ms = election_timeout_ms;
+    code = save_life(d, &l, st);
+    if (code == THOLE_OK) {
+        *ret_incarnation = l.incarnation;
+        lineage_of(&l, ret_lineage);
+    }
     return code;
 }
 
@@ -338,7 +444,7 @@ enum thole_code datadir_save_promise(struct datadir *d, const struct member_list
 /* ---- Addresses ------------------------------------------------------------------------------- */
 
 struct peers_reader {
-    void (*each)(void *ctx, const struct uuid *host, const char *address);
+    datadir_peer_fn each;
     void *ctx;
 };
 
@@ -346,14 +452,14 @@ static bool peer_line(void *ctx, const char *key, char *value)
 {
     struct peers_reader *r = ctx;
     struct uuid host;
-    if (uuid_parse(key, &host))
-        r->each(r->ctx, &host, value);
+    char *address = NULL;
+    uint64_t incarnation = strtoull(value, &address, 10);
+    if (uuid_parse(key, &host) && address != value && *address == ' ')
+        r->each(r->ctx, &host, incarnation, address + 1);
     return true;
 }
 
-void datadir_load_peers(struct datadir *d,
-                        void (*each)(void *ctx, const struct uuid *host, const char *address),
-                        void *ctx)
+void datadir_load_peers(struct datadir *d, datadir_peer_fn each, void *ctx)
 {
     struct peers_reader r = {.each = each, .ctx = ctx};
     char *path = datadir_file(d, "peers");

@@ -2,7 +2,8 @@
  *
  *   LOCK          held by the running process
  *   identity      who this host is, and, once it is a member, of which cluster
- *   incarnation   how often it was started, and its election timeout; durable before it is used
+ *   incarnation   how often it was started, the numbers of those starts (base/lineage.h), and its
+ *                 election timeout; durable before it is used
  *   promise       with --peers: the one list of members that this host agreed to (bootstrap.h)
  *   peers         where the other hosts were last seen, so that a restart needs no flags
  *   log/          all groups' logs          state/   persistent machines' data
@@ -21,6 +22,7 @@
 
 #include "base/buf.h"
 #include "base/limits.h"
+#include "base/lineage.h"
 #include "base/uuid.h"
 
 #define DATADIR_FORMAT 1
@@ -73,10 +75,15 @@ char *datadir_file(const struct datadir *d, const char *name);
 THOLE_MUST_CHECK enum thole_code datadir_save_identity(struct datadir *d, const struct identity *i,
                                                        struct thole_status *st);
 /* Raise the incarnation, durably. Waits for as long as the election timeout is shorter than at the
- * last start: voters may have promised that much to their leaders. */
-THOLE_MUST_CHECK enum thole_code datadir_next_incarnation(struct datadir *d,
-                                                          uint32_t election_timeout_ms,
-                                                          uint64_t *ret, struct thole_status *st);
+ * last start: voters may have promised that much to their leaders. CANCELLED, with nothing changed,
+ * when *stop_fd becomes readable meanwhile (NULL: nothing ends the wait). */
+THOLE_MUST_CHECK enum thole_code datadir_next_start(struct datadir *d, uint32_t election_timeout_ms,
+                                                    const int *stop_fd, uint64_t *ret_incarnation,
+                                                    struct lineage *ret_lineage,
+                                                    struct thole_status *st);
+/* The registry has accepted this start: what was before it may be forgotten some day. */
+THOLE_MUST_CHECK enum thole_code datadir_admitted(struct datadir *d, uint64_t incarnation,
+                                                  struct thole_status *st);
 /* The promise; `ret->cluster` is nil if none was made. Saving one where one exists is refused. */
 THOLE_MUST_CHECK enum thole_code datadir_load_promise(struct datadir *d, struct member_list *ret,
                                                       struct thole_status *st);
@@ -84,10 +91,10 @@ THOLE_MUST_CHECK enum thole_code datadir_save_promise(struct datadir *d,
                                                       const struct member_list *l,
                                                       struct thole_status *st);
 /* Addresses of other hosts. `each` is called per line. A damaged file is as good as none. */
-void datadir_load_peers(struct datadir *d,
-                        void (*each)(void *ctx, const struct uuid *host, const char *address),
-                        void *ctx);
-/* `lines` is "UUID ADDRESS\n"... */
+typedef void (*datadir_peer_fn)(void *ctx, const struct uuid *host, uint64_t incarnation,
+                                const char *address);
+void datadir_load_peers(struct datadir *d, datadir_peer_fn each, void *ctx);
+/* `lines` is "UUID INCARNATION ADDRESS\n"... */
 THOLE_MUST_CHECK enum thole_code datadir_save_peers(struct datadir *d, struct slice lines,
                                                     struct thole_status *st);
 

@@ -64,8 +64,9 @@ static bool read_request(struct joiner *j, struct slice body, struct thole_statu
         upb_StringView name = thole_v1_Host_name(host);
         memcpy(j->name, name.data, name.size < sizeof j->name ? name.size : sizeof j->name - 1);
         j->failed = thole_bus_v1_JoinRequest_failed_replica(q);
-        j->command = chores_admit_command(host, "join", j->failed,
-                                          thole_bus_v1_JoinRequest_failure(q), arena);
+        j->command =
+            chores_admit_command(host, "join", j->failed, thole_bus_v1_JoinRequest_failure(q),
+                                 thole_bus_v1_JoinRequest_lineage(q), arena);
     } else {
         thole_status_set(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST, __FILE__, __LINE__,
                          "malformed request to join");

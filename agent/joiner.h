@@ -20,6 +20,6 @@ uint64_t joiners_step(struct joiners *js, uint64_t now_ns);
 bool chores_repost(struct chores *cs, struct worker_msg *m);
 struct bufslice chores_admit_command(const thole_v1_Host *host, const char *actor,
                                      uint64_t failed_replica, upb_StringView failure,
-                                     upb_Arena *arena);
+                                     upb_StringView lineage, upb_Arena *arena);
 
 #endif

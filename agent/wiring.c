@@ -5,7 +5,8 @@
  *   bus     --peer states-->   engine, hostctl
  *   engine  --replica state--> router's cache, hostctl, chores
  *   hostctl --commands-->      router     upward.propose -> agent_route on shard zero
- *   hostctl --addresses-->     bus, chores (the peers file)
+ *   hostctl --addresses-->     addresses -> bus, chores (the peers file)
+ *   bus     --hosts met-->     addresses
  *   hostctl --questions-->     bus, to other hosts: do they reach a silent one?
  *   bus     --signs of life--> hostctl
  *
@@ -13,6 +14,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "agent/addresses.h"
 #include "agent/agent_internal.h"
 #include "agent/exports.h"
 #include "agent/repair.h"
@@ -72,6 +74,15 @@ static void on_peer_state(void *ctx, const struct uuid *host, bool up, uint64_t 
     (void)incarnation;
     engine_peer_state(a->engine, host, up);
     hostctl_peer_state(atomic_load_explicit(&a->hostctl, memory_order_acquire), host, up);
+    if (!up)
+        addresses_wake(a->addresses_known);
+}
+
+/* It says where it is now, which the registry may learn only later, or not without it. */
+static void on_met(void *ctx, const struct uuid *host, uint64_t incarnation, const char *address)
+{
+    struct agent *a = ctx;
+    addresses_learn(a->addresses_known, host, incarnation, address, ADDRESSES_MET);
 }
 
 /* What no time heals ends this host; the rest the bus has logged. */
@@ -82,17 +93,29 @@ static void on_refused(void *ctx, const struct uuid *host, const struct thole_st
         agent_fail(ctx, st);
 }
 
-/* A host that was removed, and has nothing left to hand over, is told so. */
-static enum thole_code on_admit(void *ctx, const struct uuid *host, const struct uuid *cluster,
-                                uint64_t incarnation, const char *address, struct thole_status *st)
+/* A host that was removed, and has nothing left to hand over, is told so. The view knows starts
+ * that this host has not seen itself. */
+static enum thole_code on_admit(void *ctx, const struct uuid *host, uint64_t incarnation,
+                                const struct lineage *lineage, struct thole_status *st)
 {
     struct agent *a = ctx;
-    (void)cluster, (void)incarnation, (void)address;
     struct registry_view *v = registry_view_acquire(a->registry);
     const thole_v1_Host *row = registry_host(v, host);
+    const thole_v1_HostStatus *s = row ? thole_v1_Host_status(row) : NULL;
     bool gone = row && thole_v1_Host_name(row).size == 0; /* a tombstone */
+    enum lineage_verdict verdict =
+        s ? lineage_judge(lineage, incarnation, thole_v1_HostStatus_incarnation(s),
+                          thole_v1_HostStatus_start(s))
+          : LINEAGE_FOLLOWS;
     registry_view_release(v);
-    return gone ? agent_removed(st) : THOLE_OK;
+    if (gone)
+        return agent_removed(st);
+    if (verdict == LINEAGE_FOLLOWS)
+        return THOLE_OK;
+    return THOLE_FAIL(st, THOLE_FAILED_PRECONDITION, THOLE_REASON_STALE_INCARNATION,
+                      "%s in the registry: this data directory is a copy, or was restored from a "
+                      "backup; wipe it and join as a new host",
+                      lineage_words(verdict));
 }
 
 /* One byte: does this host reach the one whose id is the request's body? */
@@ -157,6 +180,9 @@ static void on_request(void *ctx, struct bus_request *q)
     case METHOD_SNAPSHOT:
         exports_serve(a->exports, q);
         return;
+    case METHOD_ADDRESSES:
+        addresses_serve(a->addresses_known, q);
+        return;
     case METHOD_REACHES:
         serve_reaches(a, q);
         return;
@@ -174,7 +200,8 @@ struct bus_handler wiring_bus_handler(struct agent *a)
                                 .peer_state = on_peer_state,
                                 .request = on_request,
                                 .refused = on_refused,
-                                .admit = on_admit};
+                                .admit = on_admit,
+                                .met = on_met};
 }
 
 /* ---- Controllers ----------------------------------------------------------------------------- */
@@ -212,18 +239,14 @@ static void upward_propose(void *ctx, struct bufslice command,
     agent_route(a, &p->r);
 }
 
-static void upward_host_address(void *ctx, const struct uuid *host, const char *address)
+static void upward_host_address(void *ctx, const struct uuid *host, uint64_t incarnation,
+                                const char *address)
 {
     struct agent *a = ctx;
-    struct thole_status st = {0};
-    if (uuid_equal(host, agent_host_id(a)))
-        return;
-    if (!address)
-        bus_peer_remove(a->bus, host);
-    else if (bus_peer_set(a->bus, host, address, &st) != THOLE_OK)
-        LOG_WARN(AGENT, "cannot use a host's address address=%s error=\"%s\"; waiting for another",
-                 address, st.message);
-    chores_address(a->chores, host, address);
+    if (address)
+        addresses_learn(a->addresses_known, host, incarnation, address, ADDRESSES_ROW);
+    else
+        addresses_forget(a->addresses_known, host);
 }
 
 #define REACHES_MS 700

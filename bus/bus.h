@@ -21,6 +21,7 @@
 
 #include "base/buf.h"
 #include "base/clock.h"
+#include "base/lineage.h"
 #include "base/uuid.h"
 
 struct bus;
@@ -58,16 +59,21 @@ struct bus_handler {
     void (*refused)(void *ctx, const struct uuid *host, const struct thole_status *st);
     /* Whether to accept a caller of our cluster; NULL accepts all. Fills `st` and returns its code
      * to refuse. Called for each stream's hello from a host (not for clients). */
-    enum thole_code (*admit)(void *ctx, const struct uuid *host, const struct uuid *cluster,
-                             uint64_t incarnation, const char *address, struct thole_status *st);
+    enum thole_code (*admit)(void *ctx, const struct uuid *host, uint64_t incarnation,
+                             const struct lineage *lineage, struct thole_status *st);
+    /* A host of our cluster called, or answered: this is where it says that it is. NULL: nobody
+     * wants to know. Also on a thread that is in bus_ask. */
+    void (*met)(void *ctx, const struct uuid *host, uint64_t incarnation, const char *address);
 };
 
 struct bus_options {
-    const char *listen_address;    /* "127.0.0.1:0" picks a port; NULL: no server (a client) */
-    const char *advertise_address; /* NULL: the listen address with the real port */
-    struct uuid host_id;           /* nil: a client */
-    struct uuid cluster_id;        /* nil until known; see bus_set_cluster */
+    const char *listen_address; /* "127.0.0.1:0" picks a port; NULL: no server (a client) */
+    /* NULL: the listen address with the real port; with port 0: the real one */
+    const char *advertise_address;
+    struct uuid host_id;    /* nil: a client */
+    struct uuid cluster_id; /* nil until known; see bus_set_cluster */
     uint64_t incarnation;
+    struct lineage lineage; /* of this start */
     const char *version;
     const char *log_host; /* the host that log lines of the bus's thread name; NULL: none */
     const struct clock *clock;

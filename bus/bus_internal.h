@@ -14,6 +14,7 @@
 #include <pthread.h>
 #include <stdatomic.h>
 
+#include "base/address.h"
 #include "base/assert.h"
 #include "base/cork.h"
 #include "base/limits.h"
@@ -197,8 +198,9 @@ struct bus_hello {
     struct uuid host, cluster, callee;
     uint64_t incarnation;
     char version[64];
-    char address[256];
+    char address[ADDRESS_BYTES];
     uint32_t lane;
+    struct lineage lineage;
 };
 struct bus_item {
     uint64_t id;
@@ -301,8 +303,8 @@ struct bus_inbound { /* an accepted stream of a peer or client; the data of its 
 struct bus_seen { /* the highest incarnation known of a host, and where it was seen first */
     struct bus_seen *next;
     struct uuid host;
-    uint64_t incarnation;
-    char address[256];
+    uint64_t incarnation, start;
+    char address[ADDRESS_BYTES];
 };
 
 struct bus {
@@ -346,7 +348,12 @@ bool bus__serves(const struct bus *b, const char *service, size_t size);
 enum thole_code bus__admit(struct bus *b, const struct bus_hello *h, bool stream,
                            struct thole_status *st);
 void bus__cluster(struct bus *b, struct uuid *ret);
-void bus__seen(struct bus *b, const struct uuid *host, uint64_t incarnation, const char *address);
+/* Tell the handler where a host of our cluster is that called, or answered. */
+void bus__met(struct bus *b, const struct bus_hello *h);
+/* Remember it, if it is newer. */
+void bus__seen(struct bus *b, const struct bus_hello *h);
+/* Is it a start that may follow those that were seen of this host, and not a copy's? */
+enum thole_code bus__check_start(struct bus *b, const struct bus_hello *h, struct thole_status *st);
 
 /* ---- inbound.c, lane.c, request.c: what peers call ------------------------------------------- */
 

@@ -83,21 +83,22 @@ static void end_older(struct bus *b, const struct uuid *host, uint64_t incarnati
     inbounds_deinit(&found);
 }
 
-void bus__seen(struct bus *b, const struct uuid *host, uint64_t incarnation, const char *address)
+void bus__seen(struct bus *b, const struct bus_hello *h)
 {
     pthread_mutex_lock(&b->mutex);
-    struct bus_seen *s = seen_of(b, host);
+    struct bus_seen *s = seen_of(b, &h->host);
     if (!s)
-        s = seen_add(b, host);
-    bool newer = incarnation > s->incarnation;
+        s = seen_add(b, &h->host);
+    bool newer = h->incarnation > s->incarnation;
     bool known = s->incarnation > 0;
     if (newer) {
-        s->incarnation = incarnation;
-        snprintf(s->address, sizeof s->address, "%s", address);
+        s->incarnation = h->incarnation;
+        s->start = h->lineage.start;
+        memcpy(s->address, h->address, sizeof s->address);
     }
     pthread_mutex_unlock(&b->mutex);
     if (newer && known)
-        end_older(b, host, incarnation);
+        end_older(b, &h->host, h->incarnation);
 }
 
 static enum thole_code check_cluster(struct bus *b, const struct bus_hello *h, bool stream,
@@ -121,23 +122,39 @@ static enum thole_code check_cluster(struct bus *b, const struct bus_hello *h, b
 }
 
 /* A data directory is for one process at one place: a second one is a copy. */
-static enum thole_code check_incarnation(struct bus *b, const struct bus_hello *h,
-                                         struct thole_status *st)
+enum thole_code bus__check_start(struct bus *b, const struct bus_hello *h, struct thole_status *st)
 {
-    char address[sizeof h->address] = "";
+    struct bus_seen known = {0};
     pthread_mutex_lock(&b->mutex);
     const struct bus_seen *s = seen_of(b, &h->host);
-    uint64_t newest = s ? s->incarnation : 0;
     if (s)
-        memcpy(address, s->address, sizeof address);
+        known = *s;
     pthread_mutex_unlock(&b->mutex);
-    bool elsewhere = h->incarnation == newest && newest > 0 && strcmp(h->address, address) != 0;
-    if (h->incarnation >= newest && !elsewhere)
+    enum lineage_verdict v =
+        lineage_judge(&h->lineage, h->incarnation, known.incarnation, known.start);
+    bool elsewhere = v == LINEAGE_FOLLOWS && h->incarnation == known.incarnation &&
+                     known.incarnation > 0 && strcmp(h->address, known.address) != 0;
+    if (v == LINEAGE_FOLLOWS && !elsewhere)
         return THOLE_OK;
     return THOLE_FAIL(st, THOLE_FAILED_PRECONDITION, THOLE_REASON_STALE_INCARNATION,
-                      "a %s start of this host is known, at %s: this data directory is a copy of "
-                      "that one, or was restored from a backup; wipe it and join as a new host",
-                      elsewhere ? "simultaneous" : "newer", address);
+                      "%s, at %.100s: this data directory is a copy of that one, or was restored "
+                      "from a backup; wipe it and join as a new host",
+                      elsewhere ? "a simultaneous start of this host is known" : lineage_words(v),
+                      known.address);
+}
+
+static bool same_cluster(struct bus *b, const struct bus_hello *h)
+{
+    struct uuid ours;
+    bus__cluster(b, &ours);
+    return !uuid_is_nil(&ours) && uuid_equal(&ours, &h->cluster);
+}
+
+void bus__met(struct bus *b, const struct bus_hello *h)
+{
+    if (b->o.handler.met && !uuid_is_nil(&h->host) && same_cluster(b, h) &&
+        bus__check_start(b, h, NULL) == THOLE_OK)
+        b->o.handler.met(b->o.handler.ctx, &h->host, h->incarnation, h->address);
 }
 
 enum thole_code bus__admit(struct bus *b, const struct bus_hello *h, bool stream,
@@ -149,20 +166,20 @@ enum thole_code bus__admit(struct bus *b, const struct bus_hello *h, bool stream
     enum thole_code code = check_cluster(b, h, stream, st);
     if (code != THOLE_OK || uuid_is_nil(&h->host))
         return code;
-    code = check_incarnation(b, h, st);
+    code = bus__check_start(b, h, st);
     if (code != THOLE_OK)
         return code;
     if (uuid_equal(&h->host, &b->o.host_id))
         return THOLE_FAIL(st, THOLE_FAILED_PRECONDITION, THOLE_REASON_WRONG_HOST,
                           "the caller has the host id of the callee; is its disk a copy?");
-    if (stream && b->o.handler.admit) {
-        code = b->o.handler.admit(b->o.handler.ctx, &h->host, &h->cluster, h->incarnation,
-                                  h->address, st);
+    if (b->o.handler.admit && (stream || same_cluster(b, h))) {
+        code = b->o.handler.admit(b->o.handler.ctx, &h->host, h->incarnation, &h->lineage, st);
         if (code != THOLE_OK)
             return code;
     }
     if (stream)
-        bus__seen(b, &h->host, h->incarnation, h->address);
+        bus__seen(b, h);
+    bus__met(b, h);
     return THOLE_OK;
 }
 

@@ -107,6 +107,9 @@ static void judge(struct link_call *c, const struct bus_hello *h)
     else if (!uuid_is_nil(&ours) && !uuid_is_nil(&h->cluster) && !uuid_equal(&ours, &h->cluster))
         thole_status_set(&c->verdict, THOLE_FAILED_PRECONDITION, THOLE_REASON_WRONG_CLUSTER,
                          __FILE__, __LINE__, "the host belongs to another cluster");
+    else if (bus__check_start(p->bus, h, &c->verdict) != THOLE_OK)
+        LOG_WARN(BUS, "a copy of a host's disk answers address=%s incarnation=%" PRIu64, h->address,
+                 h->incarnation);
 }
 
 static void became_ready(struct link_call *c, const struct bus_hello *h)
@@ -117,7 +120,8 @@ static void became_ready(struct link_call *c, const struct bus_hello *h)
     l->failures = 0;
     l->peer->said[0] = '\0';
     metric_add(&metric_connects, 1);
-    bus__seen(p->bus, &h->host, h->incarnation, h->address);
+    bus__seen(p->bus, h);
+    bus__met(p->bus, h);
     pthread_mutex_lock(&p->mutex);
     if (!p->removed && l->pipe == c->pipe) {
         l->state = LINK_READY;

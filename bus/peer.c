@@ -159,7 +159,7 @@ enum thole_code bus_peer_set(struct bus *b, const struct uuid *host, const char 
         bus__peer_post(b->self, self_up);
         return THOLE_OK;
     }
-    if (!address || !strchr(address, ':'))
+    if (!address || !address_valid(slice_str(address), ADDRESS_REACH))
         return THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
                           "a peer's address must be host:port, not \"%s\"", address ? address : "");
     pthread_mutex_lock(&b->mutex);

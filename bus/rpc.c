@@ -11,6 +11,9 @@
 
 #include "bus/bus_internal.h"
 
+/* A deadline later than this is none: its nanoseconds must fit beside those of the clock. */
+#define DEADLINE_S_MAX (UINT64_MAX / NS_PER_S / 4)
+
 static METRIC_DEFINE_COUNTER(metric_calls, "thole_rpc_calls_total", "Calls of clients that began");
 static METRIC_DEFINE_COUNTER(metric_failures, "thole_rpc_failures_total",
                              "Calls of clients that ended with an error");
@@ -444,9 +447,12 @@ uint64_t bus_rpc_deadline_ns(const struct bus_rpc *rpc)
     if (gpr_time_cmp(d, gpr_inf_future(GPR_CLOCK_MONOTONIC)) == 0)
         return CLOCK_NEVER;
     gpr_timespec left = gpr_time_sub(d, gpr_now(GPR_CLOCK_MONOTONIC));
-    int64_t ns = left.tv_sec * (int64_t)NS_PER_S + left.tv_nsec;
     uint64_t now = clock_now(rpc->bus->clock);
-    return ns > 0 ? now + (uint64_t)ns : now;
+    if (left.tv_sec < 0)
+        return now;
+    if ((uint64_t)left.tv_sec >= DEADLINE_S_MAX) /* clients may send 99999999 hours */
+        return CLOCK_NEVER;
+    return now + (uint64_t)left.tv_sec * NS_PER_S + (uint64_t)left.tv_nsec;
 }
 
 const char *bus_rpc_peer(const struct bus_rpc *rpc)

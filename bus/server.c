@@ -2,6 +2,7 @@
 #include <errno.h>
 #include <inttypes.h>
 #include <netdb.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -81,6 +82,15 @@ static enum thole_code probe(const char *host, const char *port, const char *add
 
 static enum thole_code listen_on(struct bus *b, struct thole_status *st)
 {
+    /* gRPC wants a host: that of all interfaces also takes IPv4, where there is IPv6. */
+    if (b->listen_address[0] == ':') {
+        int six = socket(AF_INET6, SOCK_STREAM | SOCK_CLOEXEC, 0);
+        char *all = xasprintf("%s%s", six >= 0 ? "[::]" : "0.0.0.0", b->listen_address);
+        if (six >= 0)
+            close(six);
+        free(b->listen_address);
+        b->listen_address = all;
+    }
     const char *address = b->listen_address;
     const char *colon = strrchr(address, ':');
     char *rest = NULL;
@@ -104,6 +114,12 @@ static enum thole_code listen_on(struct bus *b, struct thole_status *st)
         return THOLE_FAIL(st, THOLE_UNAVAILABLE, THOLE_REASON_ADDRESS_IN_USE,
                           "cannot listen on \"%s\"", address);
     b->port = (uint16_t)port;
+    if (b->advertise_address && strcmp(address_port(b->advertise_address), "0") == 0) {
+        char *real =
+            xasprintf("%.*s%d", (int)strlen(b->advertise_address) - 1, b->advertise_address, port);
+        free(b->advertise_address);
+        b->advertise_address = real;
+    }
     if (!b->advertise_address)
         b->advertise_address = xasprintf("%.*s:%d", (int)(colon - address), address, port);
     return THOLE_OK;
@@ -194,7 +210,11 @@ enum thole_code bus_new(const struct bus_options *o, struct bus **ret, struct th
     }
     if (!uuid_is_nil(&o->host_id)) {
         b->self = bus__peer_new(b, &o->host_id, "");
-        bus__seen(b, &o->host_id, o->incarnation, b->advertise_address);
+        struct bus_hello own = {
+            .host = o->host_id, .incarnation = o->incarnation, .lineage = o->lineage};
+        snprintf(own.address, sizeof own.address, "%s",
+                 b->advertise_address ? b->advertise_address : "");
+        bus__seen(b, &own);
     }
     if (b->server) {
         bus__lane_register(b);

@@ -193,6 +193,7 @@ enum thole_code bus_ask(struct bus *b, const char *address, uint32_t method, str
         return THOLE_FAIL(st, THOLE_INTERNAL, THOLE_REASON_FORMAT, "the answer of %s is malformed",
                           address);
     }
+    bus__met(b, &hello);
     if (ret_body)
         *ret_body = buf_copy(answer.data, answer.size);
     if (ret_peer)

@@ -66,6 +66,9 @@ void bus__hello_append(struct bytes *out, const struct bus *b, uint32_t lane,
     if (b->advertise_address)
         thole_bus_v1_Hello_set_address(h, view(b->advertise_address, strlen(b->advertise_address)));
     thole_bus_v1_Hello_set_lane(h, (int32_t)lane);
+    uint8_t lineage[LINEAGE_BYTES_MAX];
+    if (b->o.lineage.start != 0)
+        thole_bus_v1_Hello_set_lineage(h, view(lineage, lineage_encode(&b->o.lineage, lineage)));
     size_t size = 0;
     const char *data = thole_bus_v1_Hello_serialize(h, arena, &size);
     ASSERT(data != NULL);
@@ -117,7 +120,9 @@ static bool read_hello(const thole_bus_v1_Hello *h, struct bus_hello *ret)
     ret->lane = (uint32_t)thole_bus_v1_Hello_lane(h);
     read_text(thole_bus_v1_Hello_version(h), ret->version, sizeof ret->version);
     read_text(thole_bus_v1_Hello_address(h), ret->address, sizeof ret->address);
-    return read_uuid(thole_bus_v1_Hello_host_id(h), &ret->host) &&
+    upb_StringView lineage = thole_bus_v1_Hello_lineage(h);
+    return lineage_decode(slice_of(lineage.data, lineage.size), &ret->lineage) &&
+           read_uuid(thole_bus_v1_Hello_host_id(h), &ret->host) &&
            read_uuid(thole_bus_v1_Hello_cluster_id(h), &ret->cluster) &&
            read_uuid(thole_bus_v1_Hello_callee_host_id(h), &ret->callee);
 }

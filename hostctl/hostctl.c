@@ -433,11 +433,12 @@ struct hostctl *hostctl_new(const struct hostctl_options *o)
     h->o = *o;
     h->o.retry_ms = o->retry_ms > 0 ? o->retry_ms : 200;
     h->o.report_interval_ms = o->report_interval_ms > 0 ? o->report_interval_ms : 200;
-    h->o.suspect_after_ms = o->suspect_after_ms > 0 ? o->suspect_after_ms : 1000;
+    h->o.suspect_after_ms =
+        o->suspect_after_ms > 0 ? o->suspect_after_ms : HOSTCTL_SUSPECT_AFTER_MS;
     uint32_t suspect_max_ms = o->suspect_after_ms_max > 0 ? o->suspect_after_ms_max : 10000;
     h->o.suspect_after_ms_max =
         suspect_max_ms > h->o.suspect_after_ms ? suspect_max_ms : h->o.suspect_after_ms;
-    h->o.dead_after_ms = o->dead_after_ms > 0 ? o->dead_after_ms : 30000;
+    h->o.dead_after_ms = o->dead_after_ms > 0 ? o->dead_after_ms : HOSTCTL_DEAD_AFTER_MS;
     h->clock = executor_clock(o->executor);
     h->now_ms = clock_now(h->clock) / NS_PER_MS;
     h->wheel = wheel_new(h->now_ms);

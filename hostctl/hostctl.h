@@ -27,13 +27,17 @@ struct hostctl_upward {
                     void (*done)(void *done_ctx, const struct thole_status *st, uint64_t code,
                                  struct slice result),
                     void *done_ctx);
-    /* A host row appeared, changed its address, or went (address NULL). */
-    void (*host_address)(void *ctx, const struct uuid *host, const char *address);
+    /* A host row appeared, was changed by another start of the host, or went (address NULL). */
+    void (*host_address)(void *ctx, const struct uuid *host, uint64_t incarnation,
+                         const char *address);
     /* Ask host `asked` whether it reaches host `about`. `done` comes exactly once, on any thread,
      * after at most a second; `answered` is false if it did not say. */
     void (*reaches)(void *ctx, const struct uuid *asked, const struct uuid *about,
                     void (*done)(void *done_ctx, bool answered, bool reaches), void *done_ctx);
 };
+
+#define HOSTCTL_SUSPECT_AFTER_MS 1000
+#define HOSTCTL_DEAD_AFTER_MS 30000
 
 struct hostctl_options {
     struct uuid host_id;
@@ -46,9 +50,9 @@ struct hostctl_options {
     uint32_t report_interval_ms; /* observed state is batched for this long; 0: 200 */
     /* On shard zero's leader host. How long a host may be silent before it is suspect follows what
      * is seen of it (detector.h), within these bounds. */
-    uint32_t suspect_after_ms;     /* 0: 1000 */
+    uint32_t suspect_after_ms;     /* 0: HOSTCTL_SUSPECT_AFTER_MS */
     uint32_t suspect_after_ms_max; /* 0: 10000, or suspect_after_ms if that is more */
-    uint32_t dead_after_ms; /* silence after which its replicas are replaced: the grace; 0: 30000 */
+    uint32_t dead_after_ms;        /* silence after which its replicas are replaced: the grace */
 };
 
 struct hostctl *hostctl_new(const struct hostctl_options *o);

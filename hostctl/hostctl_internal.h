@@ -137,6 +137,7 @@ struct ctl_host {
     struct uuid id;
     bool in_view;
     char *address;        /* as given upward; NULL: none */
+    uint64_t address_of;  /* the incarnation that has it */
     bool up;              /* as the bus says */
     uint64_t incarnation; /* of its row; a new one is a sign of life */
     int32_t extra;        /* replicas on their way to it, less those that are to leave it */

@@ -49,18 +49,20 @@ struct ctl_host *hostctl__host(struct hostctl *h, const struct uuid *id)
 
 /* ---- Addresses ------------------------------------------------------------------------------- */
 
-static void set_address(struct hostctl *h, struct ctl_host *host, struct slice address)
+static void set_address(struct hostctl *h, struct ctl_host *host, uint64_t incarnation,
+                        struct slice address)
 {
     struct slice have = host->address == NULL ? (struct slice){0} : slice_str(host->address);
-    if (slice_equal(have, address)) {
+    if (slice_equal(have, address) && host->address_of == incarnation) {
         return;
     }
+    host->address_of = incarnation;
     free(host->address);
     host->address = NULL;
     if (address.size > 0) {
         host->address = xstrndup((const char *)address.data, address.size);
     }
-    h->o.upward.host_address(h->o.upward.ctx, &host->id, host->address);
+    h->o.upward.host_address(h->o.upward.ctx, &host->id, incarnation, host->address);
 }
 
 static void refresh_hosts(struct hostctl *h)
@@ -80,12 +82,13 @@ static void refresh_hosts(struct hostctl *h)
         const thole_v1_HostStatus *status = thole_v1_Host_status(row);
         host->in_view = true;
         if (status != NULL && thole_v1_HostStatus_address(status).size > 0) {
-            set_address(h, host, registry_str(thole_v1_HostStatus_address(status)));
+            set_address(h, host, thole_v1_HostStatus_incarnation(status),
+                        registry_str(thole_v1_HostStatus_address(status)));
         }
     }
     for (size_t i = 0; i < h->host_count; i++) {
         if (!h->hosts[i].in_view && h->hosts[i].address != NULL) {
-            set_address(h, &h->hosts[i], (struct slice){0});
+            set_address(h, &h->hosts[i], 0, (struct slice){0});
         }
     }
 }

@@ -52,6 +52,9 @@ static int32_t observed_phase(const struct report *r, const thole_v1_Replica *ro
     const struct engine_replica_status *local = r->local;
     int32_t phase = thole_v1_REPLICA_PHASE_JOINING;
     struct raft_config c = {0};
+    if (local->unopened) {
+        return phase; /* its data may be good: healing, which deletes it, must not see a failure */
+    }
     if (local->failed) {
         return thole_v1_REPLICA_PHASE_FAILED;
     }

@@ -4,6 +4,8 @@
  * loses its name (which is free again) and stays as a tombstone: the id never comes back. */
 #include "registry/registry_internal.h"
 
+#include "base/lineage.h"
+
 #include <stdio.h>
 #include <string.h>
 
@@ -208,6 +210,9 @@ static void merge_status(thole_v1_HostStatus *to, const thole_v1_HostStatus *fro
     if (thole_v1_HostStatus_incarnation(from) != 0) {
         thole_v1_HostStatus_set_incarnation(to, thole_v1_HostStatus_incarnation(from));
     }
+    if (thole_v1_HostStatus_start(from) != 0) {
+        thole_v1_HostStatus_set_start(to, thole_v1_HostStatus_start(from));
+    }
     size_t count = 0;
     const thole_v1_MachineType *const *types = thole_v1_HostStatus_machine_types(from, &count);
     if (count > 0) {
@@ -250,7 +255,7 @@ static void observe(struct txn *t, const struct row *host, const thole_v1_HostSt
 
 /* A data directory is for one process at one place. A process has one address. */
 static enum thole_code refuse_copy(struct txn *t, const struct row *host,
-                                   const thole_v1_HostStatus *given)
+                                   const thole_v1_HostStatus *given, const struct lineage *lineage)
 {
     const thole_v1_HostStatus *have = thole_v1_Host_status(host->host);
     uint64_t newest = thole_v1_HostStatus_incarnation(have);
@@ -259,14 +264,17 @@ static enum thole_code refuse_copy(struct txn *t, const struct row *host,
     struct slice elsewhere = registry_str(thole_v1_HostStatus_address(given));
     bool twice = incarnation == newest && newest > 0 && address.size > 0 && elsewhere.size > 0 &&
                  !slice_equal(registry_str(address), elsewhere);
-    if (incarnation >= newest && !twice) {
+    enum lineage_verdict v =
+        lineage_judge(lineage, incarnation, newest, thole_v1_HostStatus_start(have));
+    if (v == LINEAGE_FOLLOWS && !twice) {
         return THOLE_OK;
     }
-    return THOLE_FAIL(&t->st, THOLE_ABORTED, THOLE_REASON_STALE_INCARNATION,
-                      "a %s start of this host is known, at %.*s: this data directory is a copy of "
-                      "that one, or was restored from a backup; wipe it and join as a new host",
-                      twice ? "simultaneous" : "newer", (int)address.size,
-                      address.size > 0 ? address.data : "");
+    return THOLE_FAIL(
+        &t->st, THOLE_ABORTED, THOLE_REASON_STALE_INCARNATION,
+        "%s, at %.*s: this data directory is a copy of that one, or was restored "
+        "from a backup; wipe it and join as a new host",
+        v != LINEAGE_FOLLOWS ? lineage_words(v) : "a simultaneous start of this host is known",
+        (int)(address.size < 100 ? address.size : 100), address.size > 0 ? address.data : "");
 }
 
 static void copy_tags(thole_v1_HostSpec *to, const thole_v1_HostSpec *from, upb_Arena *arena)
@@ -299,7 +307,8 @@ static void take_tags(struct txn *t, const struct uuid *id, const thole_v1_Host 
 }
 
 /* A host that was admitted before has started again. */
-static enum thole_code readmit(struct txn *t, struct row *host, const thole_v1_Host *given)
+static enum thole_code readmit(struct txn *t, struct row *host, const thole_v1_Host *given,
+                               const struct lineage *lineage)
 {
     if (registry__host_is(host, thole_v1_HOST_STATE_REMOVED)) {
         return THOLE_FAIL(&t->st, THOLE_FAILED_PRECONDITION, THOLE_REASON_REMOVED,
@@ -313,7 +322,7 @@ static enum thole_code readmit(struct txn *t, struct row *host, const thole_v1_H
     }
     uint64_t newest = thole_v1_HostStatus_incarnation(thole_v1_Host_status(host->host));
     uint64_t incarnation = thole_v1_HostStatus_incarnation(status);
-    enum thole_code code = refuse_copy(t, host, status);
+    enum thole_code code = refuse_copy(t, host, status, lineage);
     if (code != THOLE_OK) {
         return code;
     }
@@ -343,6 +352,12 @@ enum thole_code registry__op_admit_host(struct txn *t, const thole_registry_v1_O
         code = registry__check_text(t, "failure", thole_registry_v1_AdmitHost_failure(admit),
                                     REGISTRY_TEXT_BYTES);
     }
+    struct lineage lineage;
+    upb_StringView told = thole_registry_v1_AdmitHost_lineage(admit);
+    if (code == THOLE_OK && !lineage_decode(registry_str(told), &lineage)) {
+        code = THOLE_FAIL(&t->st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
+                          "lineage: malformed");
+    }
     if (code != THOLE_OK) {
         return code;
     }
@@ -356,7 +371,7 @@ enum thole_code registry__op_admit_host(struct txn *t, const thole_registry_v1_O
         known = registry__host(&t->s, &id);
         registry__txn_event(t, known, "HostAdmitted", "%s", "");
     } else {
-        code = readmit(t, known, host);
+        code = readmit(t, known, host, &lineage);
         if (code != THOLE_OK) {
             return code;
         }

@@ -1,6 +1,8 @@
 /* What users and hosts send is checked here, field by field, before it becomes a row. */
 #include "registry/registry_internal.h"
 
+#include "base/address.h"
+
 #include <string.h>
 
 #include "base/text.h"
@@ -114,6 +116,10 @@ enum thole_code registry__check_host_status(struct txn *t, const thole_v1_HostSt
     }
     enum thole_code code = registry__check_text(
         t, "status.address", thole_v1_HostStatus_address(status), REGISTRY_TEXT_BYTES);
+    upb_StringView address = thole_v1_HostStatus_address(status);
+    if (code == THOLE_OK && address.size > 0) {
+        code = address_check("status.address", registry_str(address), ADDRESS_REACH, &t->st);
+    }
     if (code == THOLE_OK) {
         code = registry__check_label(t, "status.version", thole_v1_HostStatus_version(status), 0);
     }

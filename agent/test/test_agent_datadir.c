@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "agent/test/agent_fixture.h"
@@ -27,9 +28,10 @@ static void test_datadir_new_then_reopened_keeps_identity(void **state)
     struct datadir d;
     struct identity a, b;
     uint64_t n = 0;
+    struct lineage l;
     assert_int_equal(open_at(f, "h1", &d, &a, NULL), THOLE_OK);
     assert_true(uuid_is_nil(&a.cluster));
-    assert_int_equal(datadir_next_incarnation(&d, 500, &n, NULL), THOLE_OK);
+    assert_int_equal(datadir_next_start(&d, 500, NULL, &n, &l, NULL), THOLE_OK);
     assert_int_equal(n, 1);
     a.cluster = uuid_random();
     a.zero_replica = 3;
@@ -54,7 +56,7 @@ static void test_datadir_new_then_reopened_keeps_identity(void **state)
     assert_int_equal(b.first.count, 2);
     assert_string_equal(b.first.members[1].tags, "zone=b,disk=ssd");
     assert_string_equal(b.first.members[0].tags, "");
-    assert_int_equal(datadir_next_incarnation(&d, 500, &n, NULL), THOLE_OK);
+    assert_int_equal(datadir_next_start(&d, 500, NULL, &n, &l, NULL), THOLE_OK);
     assert_int_equal(n, 2);
     datadir_close(&d);
     fixture_free(f);
@@ -68,12 +70,106 @@ static void test_datadir_shorter_election_timeout_waits_for_the_difference(void 
     struct datadir d;
     struct identity i;
     uint64_t n = 0;
+    struct lineage l;
     assert_int_equal(open_at(f, NULL, &d, &i, NULL), THOLE_OK);
-    assert_int_equal(datadir_next_incarnation(&d, 500, &n, NULL), THOLE_OK);
+    assert_int_equal(datadir_next_start(&d, 500, NULL, &n, &l, NULL), THOLE_OK);
     uint64_t before_ns = clock_now(&clock_system);
-    assert_int_equal(datadir_next_incarnation(&d, 440, &n, NULL), THOLE_OK);
+    int stop[2];
+    assert_int_equal(pipe(stop), 0);
+    assert_int_equal(datadir_next_start(&d, 440, stop, &n, &l, NULL), THOLE_OK);
     assert_true(clock_now(&clock_system) - before_ns >= 60 * NS_PER_MS);
     assert_int_equal(n, 2);
+    /* Who wants to stop need not wait, and changes nothing. */
+    assert_int_equal(write(stop[1], "", 1), 1);
+    assert_int_equal(datadir_next_start(&d, 10, stop, &n, &l, NULL), THOLE_CANCELLED);
+    assert_true(clock_now(&clock_system) - before_ns < 400 * NS_PER_MS);
+    assert_int_equal(datadir_next_start(&d, 440, NULL, &n, &l, NULL), THOLE_OK);
+    assert_int_equal(n, 3);
+    close(stop[0]);
+    close(stop[1]);
+    datadir_close(&d);
+    fixture_free(f);
+}
+
+/* In place of a file: one that hangs its reader, and one that leads out of the directory. */
+static void test_datadir_fifo_or_link_is_refused(void **state)
+{
+    (void)state;
+    struct fixture *f = fixture_new(1);
+    struct datadir d;
+    struct identity i;
+    struct thole_status st = {0};
+    char *dir = fixture_dir(f, 0), *lock = xasprintf("%s/LOCK", dir);
+    char *identity = xasprintf("%s/identity", dir), *outside = xasprintf("%s/outside", f->dir);
+    struct buf *b = NULL;
+    assert_int_equal(file_write_atomic(outside, slice_str("years of work"), NULL), THOLE_OK);
+    assert_int_equal(file_make_dirs(dir, NULL), THOLE_OK);
+    assert_int_equal(symlink(outside, lock), 0);
+    assert_int_equal(open_at(f, NULL, &d, &i, &st), THOLE_FAILED_PRECONDITION);
+    assert_int_equal(file_read(outside, 100, &b, NULL), THOLE_OK);
+    assert_int_equal(b->size, strlen("years of work"));
+    buf_unref(b);
+    assert_int_equal(unlink(lock), 0);
+    assert_int_equal(mkfifo(lock, 0600), 0);
+    assert_int_equal(open_at(f, NULL, &d, &i, &st), THOLE_FAILED_PRECONDITION);
+    assert_int_equal(unlink(lock), 0);
+    assert_int_equal(mkfifo(identity, 0600), 0);
+    assert_int_equal(open_at(f, NULL, &d, &i, &st), THOLE_FAILED_PRECONDITION);
+    assert_non_null(strstr(st.message, "not a regular file"));
+    free(outside);
+    free(identity);
+    free(lock);
+    free(dir);
+    fixture_free(f);
+}
+
+static void test_datadir_that_everybody_may_write_is_refused(void **state)
+{
+    (void)state;
+    struct fixture *f = fixture_new(1);
+    struct datadir d;
+    struct identity i;
+    struct thole_status st = {0};
+    char *dir = fixture_dir(f, 0);
+    assert_int_equal(mkdir(dir, 0700), 0);
+    assert_int_equal(chmod(dir, 0777), 0);
+    assert_int_equal(open_at(f, NULL, &d, &i, &st), THOLE_FAILED_PRECONDITION);
+    assert_non_null(strstr(st.message, "chmod"));
+    assert_int_equal(chmod(dir, 0755), 0);
+    assert_int_equal(open_at(f, NULL, &d, &i, NULL), THOLE_OK);
+    datadir_close(&d);
+    free(dir);
+    fixture_free(f);
+}
+
+/* A start that the registry may know is never forgotten, however many there were since. */
+static void test_datadir_lineage_keeps_what_was_admitted(void **state)
+{
+    (void)state;
+    struct fixture *f = fixture_new(1);
+    struct datadir d;
+    struct identity i;
+    struct lineage l = {0}, first;
+    uint64_t n = 0, last = 0, known = 0;
+    assert_int_equal(open_at(f, NULL, &d, &i, NULL), THOLE_OK);
+    assert_int_equal(datadir_next_start(&d, 500, NULL, &n, &first, NULL), THOLE_OK);
+    assert_int_equal(datadir_admitted(&d, n, NULL), THOLE_OK);
+    for (int k = 0; k < 3 * LINEAGE_MAX; k++) {
+        last = l.start;
+        assert_int_equal(datadir_next_start(&d, 500, NULL, &n, &l, NULL), THOLE_OK);
+        assert_int_equal(lineage_judge(&l, n, 1, first.start), LINEAGE_FOLLOWS);
+        assert_true(k == 0 || lineage_judge(&l, n, n - 1, last) == LINEAGE_FOLLOWS);
+        assert_int_equal(lineage_judge(&l, n, 1, first.start + 1), LINEAGE_BRANCH);
+    }
+    for (int k = 0; k < 3 * LINEAGE_MAX; k++) { /* each one admitted: the old ones go */
+        assert_int_equal(datadir_admitted(&d, n, NULL), THOLE_OK);
+        known = n;
+        last = l.start;
+        assert_int_equal(datadir_next_start(&d, 500, NULL, &n, &l, NULL), THOLE_OK);
+        assert_int_equal(lineage_judge(&l, n, known, last), LINEAGE_FOLLOWS);
+        assert_true(l.start != last && l.count <= LINEAGE_MAX);
+    }
+    assert_true(l.oldest > 1);
     datadir_close(&d);
     fixture_free(f);
 }
@@ -191,6 +287,9 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_datadir_new_then_reopened_keeps_identity),
         cmocka_unit_test(test_datadir_shorter_election_timeout_waits_for_the_difference),
+        cmocka_unit_test(test_datadir_fifo_or_link_is_refused),
+        cmocka_unit_test(test_datadir_that_everybody_may_write_is_refused),
+        cmocka_unit_test(test_datadir_lineage_keeps_what_was_admitted),
         cmocka_unit_test(test_datadir_locked_by_another_is_refused),
         cmocka_unit_test(test_datadir_foreign_is_refused_untouched),
         cmocka_unit_test(test_datadir_newer_format_is_refused),

@@ -34,7 +34,8 @@ struct daemon {
     struct daemon_options options;
     struct agent *agent;
     struct http *http;
-    int wake_fd;
+    int wake_fd, signal_fd;
+    int stop_fd; /* readable by the signals that end the process; never read */
     _Atomic bool failed, stopping;
     struct thole_status failure; /* written before `failed` */
     pthread_t status_thread;
@@ -134,6 +135,7 @@ static enum thole_code start(struct daemon *d, struct thole_status *st)
         .services_end = services_unregister,
         .failed = on_failed,
         .failed_ctx = d,
+        .stop_fd = &d->stop_fd,
     };
     code = agent_new(&ao, &d->agent, st);
     if (code == THOLE_OK)
@@ -224,7 +226,7 @@ static void watchdog(struct daemon *d, uint64_t interval_us)
 
 /* ---- Run ------------------------------------------------------------------------------------- */
 
-static int run(struct daemon *d, int signal_fd)
+static int run(struct daemon *d)
 {
     uint64_t watchdog_us = 0;
     int timeout_ms = -1;
@@ -234,7 +236,7 @@ static int run(struct daemon *d, int signal_fd)
         d->status_running = true;
     sd_notifyf(0, "READY=1\nMAINPID=%ld", (long)getpid());
     for (;;) {
-        struct pollfd fds[] = {{.fd = signal_fd, .events = POLLIN},
+        struct pollfd fds[] = {{.fd = d->signal_fd, .events = POLLIN},
                                {.fd = d->wake_fd, .events = POLLIN}};
         int n = poll(fds, 2, timeout_ms);
         if (n < 0 && errno != EINTR)
@@ -244,7 +246,7 @@ static int run(struct daemon *d, int signal_fd)
         if (atomic_load(&d->failed))
             return say(&d->failure, EXIT_FAILED);
         struct signalfd_siginfo info;
-        if (n > 0 && (fds[0].revents & POLLIN) && read(signal_fd, &info, sizeof info) > 0) {
+        if (n > 0 && (fds[0].revents & POLLIN) && read(d->signal_fd, &info, sizeof info) > 0) {
             if (info.ssi_signo == SIGHUP) {
                 LOG_INFO(DAEMON, "nothing to reload: there are no certificates, and options count "
                                  "at start; tags and states of hosts are changed by `thole host`");
@@ -279,16 +281,20 @@ static void stop(struct daemon *d, bool again)
     atomic_store(&d->failed, false);
 }
 
-static int start_and_run(struct daemon *d, int signal_fd)
+static int start_and_run(struct daemon *d)
 {
     struct thole_status st = {0};
     int rc;
     do {
-        if (start(d, &st) != THOLE_OK) {
+        enum thole_code code = start(d, &st);
+        if (code == THOLE_CANCELLED) {
+            LOG_INFO(DAEMON, "%s", st.message);
+            rc = EXIT_OK;
+        } else if (code != THOLE_OK) {
             rc = say(&st, exit_code(&st));
         } else {
             banner(d);
-            rc = run(d, signal_fd);
+            rc = run(d);
         }
         stop(d, rc == START_AGAIN);
     } while (rc == START_AGAIN);
@@ -324,15 +330,17 @@ int main(int argc, char **argv)
         sigemptyset(&signals);
         sigaddset(&signals, SIGTERM);
         sigaddset(&signals, SIGINT);
+        d->stop_fd = signalfd(-1, &signals, SFD_CLOEXEC);
         sigaddset(&signals, SIGHUP);
         pthread_sigmask(SIG_BLOCK, &signals, NULL);
         signal(SIGPIPE, SIG_IGN);
         allow_open_files();
         signal(SIGXFSZ, SIG_IGN); /* a limit is a failed write like any other */
-        int signal_fd = signalfd(-1, &signals, SFD_CLOEXEC);
+        d->signal_fd = signalfd(-1, &signals, SFD_CLOEXEC);
         d->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-        rc = start_and_run(d, signal_fd);
-        close(signal_fd);
+        rc = start_and_run(d);
+        close(d->signal_fd);
+        close(d->stop_fd);
         close(d->wake_fd);
     }
     options_deinit(&d->options);

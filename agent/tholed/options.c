@@ -228,14 +228,6 @@ enum thole_code options_read(int argc, char **argv, struct daemon_options *ret,
     if (code == THOLE_OK && (ret->dev != 0) + (ret->peers != NULL) + (ret->join != NULL) > 1)
         code = THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
                           "--dev, --peers and --join exclude each other");
-    if (code == THOLE_OK && ret->heartbeat_ms != 0 && ret->election_timeout_ms != 0 &&
-        ret->heartbeat_ms * 3 > ret->election_timeout_ms)
-        code = THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
-                          "--heartbeat-ms must be at most a third of --election-timeout-ms");
-    if (code == THOLE_OK && ret->dead_after_ms != 0 &&
-        ret->dead_after_ms <= (ret->suspect_after_ms != 0 ? ret->suspect_after_ms : 1000))
-        code = THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
-                          "--dead-after-ms must be more than --suspect-after-ms");
     return code;
 }
 

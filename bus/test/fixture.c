@@ -125,14 +125,13 @@ static void on_request(void *ctx, struct bus_request *r)
     }
 }
 
-static enum thole_code on_admit(void *ctx, const struct uuid *host, const struct uuid *cluster,
-                                uint64_t incarnation, const char *address, struct thole_status *st)
+static enum thole_code on_admit(void *ctx, const struct uuid *host, uint64_t incarnation,
+                                const struct lineage *lineage, struct thole_status *st)
 {
     struct host *h = ctx;
     (void)host;
-    (void)cluster;
     (void)incarnation;
-    (void)address;
+    (void)lineage;
     pthread_mutex_lock(&h->mutex);
     enum thole_code code = h->refuse;
     pthread_mutex_unlock(&h->mutex);

@@ -173,9 +173,11 @@ static void upward_propose(void *ctx, struct bufslice command,
     submit(host->house, command, done, done_ctx);
 }
 
-static void upward_host_address(void *ctx, const struct uuid *id, const char *address)
+static void upward_host_address(void *ctx, const struct uuid *id, uint64_t incarnation,
+                                const char *address)
 {
     struct house_host *host = ctx;
+    (void)incarnation;
     for (uint64_t i = 0; i < HOUSE_HOSTS; i++) {
         if (uuid_equal(&host->house->hosts[i].id, id)) {
             host->address_known[i] = address != NULL;

@@ -113,9 +113,26 @@ static void test_copy_of_a_disk_is_refused(void **state)
     cluster_wait_ready(c, 2, 20000);
     host_start(c, 3, NULL);
     expect_exit(c, 3, EXIT_FAILED, "this data directory is a copy of that one");
+    /* A supervisor starts it again and again: its own count goes past that of the original. */
+    for (int k = 0; k < 4; k++) {
+        host_start(c, 3, NULL);
+        expect_exit(c, 3, EXIT_FAILED, "this data directory is a copy of that one");
+    }
     /* The original never noticed. */
     assert_true(host_running(c, 2));
     expect_lines(c, 2, "get hosts", "live", 3);
+    assert_non_null(strstr(cli_ok(c, 0, "get host h3 -o wide"), c->hosts[2].address));
+    /* A backup that is one start old, at the same address: it would have forgotten votes. */
+    host_stop(c, 2);
+    shell("rm -r '%s'; cp -r '%s' '%s'", c->hosts[3].data_dir, c->hosts[2].data_dir,
+          c->hosts[3].data_dir);
+    host_restart(c, 2);
+    cluster_wait_ready(c, 2, 20000);
+    host_stop(c, 2);
+    shell("rm -r '%s'; mv '%s' '%s'", c->hosts[2].data_dir, c->hosts[3].data_dir,
+          c->hosts[2].data_dir);
+    host_restart(c, 2);
+    expect_exit(c, 2, EXIT_FAILED, "or was restored from a backup");
     cluster_free(c);
 }
 

@@ -144,7 +144,7 @@ static void resolve(struct engine *e, const struct engine_options *o)
     e->o.applier_count = o->applier_count ? o->applier_count : count;
     e->o.election_timeout_ms =
         o->election_timeout_ms ? o->election_timeout_ms : ENGINE_ELECTION_TIMEOUT_MS;
-    e->o.heartbeat_ms = o->heartbeat_ms ? o->heartbeat_ms : 100;
+    e->o.heartbeat_ms = o->heartbeat_ms ? o->heartbeat_ms : ENGINE_HEARTBEAT_MS;
     e->o.sleep_after_ms = o->sleep_after_ms ? o->sleep_after_ms : 1000;
     e->o.compact_log_bytes = o->compact_log_bytes ? o->compact_log_bytes : 64 * MIB;
     e->o.keep_log_bytes = o->keep_log_bytes ? o->keep_log_bytes : 8 * MIB;
@@ -156,6 +156,20 @@ static void resolve(struct engine *e, const struct engine_options *o)
     }
     e->o.directory = e->directory;
     e->clock = executor_clock(o->executor);
+}
+
+/* What every replica's core would refuse, each by itself. */
+static enum thole_code check_times(const struct engine_options *o, struct thole_status *st)
+{
+    uint32_t heartbeat_ms = o->heartbeat_ms ? o->heartbeat_ms : ENGINE_HEARTBEAT_MS;
+    uint32_t election_ms =
+        o->election_timeout_ms ? o->election_timeout_ms : ENGINE_ELECTION_TIMEOUT_MS;
+    if (heartbeat_ms <= election_ms / 3)
+        return THOLE_OK;
+    return THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
+                      "heartbeats every %u ms are too slow for an election timeout of %u ms: at "
+                      "most a third",
+                      (unsigned)heartbeat_ms, (unsigned)election_ms);
 }
 
 static enum thole_code open_files(struct engine *e, const struct engine_options *o,
@@ -243,7 +257,9 @@ enum thole_code engine_new(const struct engine_options *o, struct engine **ret,
                            struct thole_status *st)
 {
     struct engine *e = xcalloc(1, sizeof(*e));
-    enum thole_code code = open_files(e, o, st);
+    enum thole_code code = check_times(o, st);
+    if (code == THOLE_OK)
+        code = open_files(e, o, st);
     if (code != THOLE_OK) {
         free(e->directory);
         free(e);

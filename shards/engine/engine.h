@@ -46,6 +46,7 @@ struct engine_replica_status {
     uint32_t votes;       /* voters and witnesses of that; of both halves of a joint one */
     bool removed_by_peer; /* a peer says that this replica was removed */
     bool failed;
+    bool unopened;       /* failed: it could not be opened, and nothing says that its data is bad */
     bool superseded;     /* failed: the group was forced without this replica, whose data is void */
     bool sends_snapshot; /* another leader would begin it anew */
     char failure[THOLE_STATUS_MESSAGE_BYTES];
@@ -66,6 +67,7 @@ struct engine_observer {
 
 #define ENGINE_SLEEP_NEVER UINT32_MAX
 #define ENGINE_ELECTION_TIMEOUT_MS 500
+#define ENGINE_HEARTBEAT_MS 100
 struct engine_options {
     struct uuid host_id;
     uint64_t incarnation;
@@ -80,9 +82,9 @@ struct engine_options {
     struct engine_transport transport;
     struct engine_observer observer;
     uint32_t loop_count, applier_count; /* 0: by core count */
-    /* 0: ENGINE_ELECTION_TIMEOUT_MS and 100. A host that comes back within the time that its
-     * election timeout is shorter than before may break a promise to a leader that serves lease
-     * reads. */
+    /* 0: ENGINE_ELECTION_TIMEOUT_MS, ENGINE_HEARTBEAT_MS. A host that comes back within the time
+     * that its election timeout is shorter than before may break a promise to a leader that serves
+     * lease reads. */
     uint32_t election_timeout_ms, heartbeat_ms;
     /* A group that is idle for this long sleeps: no timers, no messages. 0: 1000. */
     uint32_t sleep_after_ms;

@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "base/file.h"
@@ -45,7 +46,13 @@ static enum thole_code open_file(struct disk *d, const char *name, int flags,
                                  struct engine_file **ret, struct thole_status *st)
 {
     char *path = xasprintf("%s/%s", d->directory, name);
-    int fd = open(path, flags | O_CLOEXEC, 0600);
+    struct stat info;
+    int fd = open(path, flags | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK, 0600);
+    if (fd >= 0 && fstat(fd, &info) == 0 && !S_ISREG(info.st_mode)) {
+        close(fd);
+        fd = -1;
+        errno = EINVAL;
+    }
     if (fd < 0) {
         enum thole_code code = fail(st, "open", path);
         free(path);

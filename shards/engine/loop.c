@@ -365,6 +365,14 @@ static void post_batch(struct loop *l)
     }
 }
 
+/* Anything else (options, a type that is not registered, descriptors, memory, a disk that does not
+ * answer) is the host's, and may be gone at its next start. */
+static bool is_damage(const struct thole_status *st)
+{
+    return st->code == THOLE_DATA_LOSS || st->reason == THOLE_REASON_CORRUPT ||
+           st->reason == THOLE_REASON_MACHINE_FAILED;
+}
+
 static void fill_shown(struct replica *r)
 {
     struct replica_shown *s = &r->shown;
@@ -394,6 +402,7 @@ static void fill_shown(struct replica *r)
     }
     s->removed_by_peer = r->removed_by_peer;
     s->failed = r->state == GROUP_FAILED;
+    s->unopened = s->failed && r->boot && !is_damage(r->failure);
     s->superseded = s->failed && r->failure->code == THOLE_DATA_LOSS &&
                     r->failure->reason == THOLE_REASON_REMOVED;
     s->sends_snapshot = snapshot_is_sent(r);

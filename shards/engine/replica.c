@@ -121,6 +121,7 @@ void replica_show(const struct replica *r, struct engine_replica_status *ret)
         .votes = s->votes,
         .removed_by_peer = s->removed_by_peer,
         .failed = s->failed,
+        .unopened = s->unopened,
         .superseded = s->superseded,
         .sends_snapshot = s->sends_snapshot,
         .epoch = s->epoch,

@@ -65,7 +65,8 @@ struct replica_shown {
     struct uuid leader_host;
     uint32_t votes;
     uint8_t role; /* enum raft_role */
-    bool leader_ready, initialised, voter, removed_by_peer, failed, superseded, sends_snapshot;
+    bool leader_ready, initialised, voter, removed_by_peer, failed, unopened, superseded,
+        sends_snapshot;
 };
 
 /* What a replica is made to be: the same for many of a host, so they share it. Immutable. */
