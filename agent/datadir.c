@@ -293,7 +293,8 @@ static enum thole_code keep_promises(uint64_t promised_ms, uint64_t election_tim
              (end - now) / NS_PER_MS);
     for (; now < end; now = clock_now(&clock_system)) {
         struct pollfd stop = {.fd = stop_fd ? *stop_fd : -1, .events = POLLIN};
-        if (poll(&stop, 1, (int)((end - now) / NS_PER_MS) + 1) > 0)
+        uint64_t left_ms = (end - now) / NS_PER_MS + 1;
+        if (poll(&stop, 1, left_ms < 60000 ? (int)left_ms : 60000) > 0)
             return THOLE_FAIL(st, THOLE_CANCELLED, THOLE_REASON_STOPPED,
                               "stopped while it waited for what was promised with the longer "
                               "election timeout of the last start");

@@ -185,8 +185,8 @@ static void carry_out(struct repair *r)
     upb_Arena_Free(arena);
     uint64_t now = clock_now(&clock_system);
     uint64_t left = r->deadline_ns > now ? (r->deadline_ns - now) / NS_PER_MS + 1 : 1;
-    (void)bus_exchange(r->agent->bus, &best->host_id, METHOD_FORCE, body, (uint32_t)left,
-                       forced_there, r);
+    (void)bus_exchange(r->agent->bus, &best->host_id, METHOD_FORCE, body,
+                       left < UINT32_MAX ? (uint32_t)left : UINT32_MAX, forced_there, r);
 }
 
 static void force_answer(struct bus_request *q, const struct thole_status *st)

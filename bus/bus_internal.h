@@ -190,6 +190,8 @@ grpc_slice bus__details_encode(const struct thole_status *st, uint32_t retry_ms,
 void bus__status_decode(grpc_status_code code, grpc_slice message,
                         const grpc_metadata_array *trailing, bool sent, struct thole_status *st);
 grpc_slice bus__details_key(void);
+/* Saturated. */
+uint64_t bus__deadline_ns(uint64_t now_ns, int64_t left_s, int32_t left_ns);
 bool bus__log_allowed(struct bus *b); /* rate limit for lines that others can provoke */
 
 /* ---- wire.c ---------------------------------------------------------------------------------- */

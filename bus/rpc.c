@@ -11,7 +11,8 @@
 
 #include "bus/bus_internal.h"
 
-/* A deadline later than this is none: its nanoseconds must fit beside those of the clock. */
+/* A deadline later than this is none: its nanoseconds must fit beside those of the clock. Clients
+ * may send 99999999 hours. */
 #define DEADLINE_S_MAX (UINT64_MAX / NS_PER_S / 4)
 
 static METRIC_DEFINE_COUNTER(metric_calls, "thole_rpc_calls_total", "Calls of clients that began");
@@ -441,18 +442,22 @@ void *bus_rpc_data(const struct bus_rpc *rpc)
     return rpc->data;
 }
 
+uint64_t bus__deadline_ns(uint64_t now_ns, int64_t left_s, int32_t left_ns)
+{
+    if (left_s < 0)
+        return now_ns;
+    if ((uint64_t)left_s >= DEADLINE_S_MAX)
+        return CLOCK_NEVER;
+    return now_ns + (uint64_t)left_s * NS_PER_S + (uint64_t)left_ns;
+}
+
 uint64_t bus_rpc_deadline_ns(const struct bus_rpc *rpc)
 {
     gpr_timespec d = gpr_convert_clock_type(rpc->deadline, GPR_CLOCK_MONOTONIC);
     if (gpr_time_cmp(d, gpr_inf_future(GPR_CLOCK_MONOTONIC)) == 0)
         return CLOCK_NEVER;
     gpr_timespec left = gpr_time_sub(d, gpr_now(GPR_CLOCK_MONOTONIC));
-    uint64_t now = clock_now(rpc->bus->clock);
-    if (left.tv_sec < 0)
-        return now;
-    if ((uint64_t)left.tv_sec >= DEADLINE_S_MAX) /* clients may send 99999999 hours */
-        return CLOCK_NEVER;
-    return now + (uint64_t)left.tv_sec * NS_PER_S + (uint64_t)left.tv_nsec;
+    return bus__deadline_ns(clock_now(rpc->bus->clock), left.tv_sec, left.tv_nsec);
 }
 
 const char *bus_rpc_peer(const struct bus_rpc *rpc)

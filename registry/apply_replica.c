@@ -448,7 +448,8 @@ static thole_v1_ReplicaFailure *recent_failure(thole_v1_ShardStatus *status, upb
     thole_v1_ReplicaFailure *own = NULL;
     thole_v1_ReplicaFailure **all = thole_v1_ShardStatus_mutable_failures(status, &count);
     for (size_t i = 0; i < count; i++) {
-        if (now_ms - thole_v1_ReplicaFailure_time_ms(all[i]) < FAILURES_APART_MS_MAX) {
+        if (registry__ms_between(thole_v1_ReplicaFailure_time_ms(all[i]), now_ms) <
+            FAILURES_APART_MS_MAX) {
             bool is_own = slice_equal(registry_str(thole_v1_ReplicaFailure_host_id(all[i])),
                                       registry_str(host_id));
             own = is_own ? all[i] : own;

@@ -483,4 +483,14 @@ struct registry_view *registry__view_new(struct registry *r, const struct state 
 void registry__publish(struct registry *r, struct registry_view *v);
 void registry__machine_type(struct registry *r, struct thole_machine_type *ret);
 
+/* Times are what proposers say: the difference of any two, as far as it can be told. */
+static inline int64_t registry__ms_between(int64_t from_ms, int64_t to_ms)
+{
+    int64_t ms;
+    if (__builtin_sub_overflow(to_ms, from_ms, &ms)) {
+        return to_ms > from_ms ? INT64_MAX : INT64_MIN;
+    }
+    return ms;
+}
+
 #endif

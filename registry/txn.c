@@ -153,7 +153,8 @@ static bool same_event(const thole_v1_Event *a, const thole_v1_Event *b)
                        registry_str(thole_v1_Event_reason(b))) &&
            slice_equal(registry_str(thole_v1_Event_object(a)),
                        registry_str(thole_v1_Event_object(b))) &&
-           thole_v1_Event_time_ms(b) - thole_v1_Event_time_ms(a) < SAME_EVENTS_APART_MS;
+           registry__ms_between(thole_v1_Event_time_ms(a), thole_v1_Event_time_ms(b)) <
+               SAME_EVENTS_APART_MS;
 }
 
 static void coalesce(struct txn *t, const struct row *event)

@@ -6,6 +6,7 @@
 #ifndef AGENT_CLI_CLI_H
 #define AGENT_CLI_CLI_H
 
+#include <stdarg.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -137,6 +138,10 @@ static inline bool cli_flag(const struct cli *c, enum cli_option_id id)
 
 /* ---- Words (words.c) ------------------------------------------------------------------------- */
 
+/* Malloced, with control characters shown as \xNN: what people see of data goes through it. */
+char *cli_vtext(const char *format, va_list args) __attribute__((format(printf, 1, 0)));
+/* The same, and a new line, on stdout. */
+void cli_line(const char *format, ...) __attribute__((format(printf, 1, 2)));
 /* One line on stderr: "thole: ...". Returns the code. */
 int cli_say_usage(const struct cli *c, const char *format, ...)
     __attribute__((format(printf, 2, 3)));

@@ -1,6 +1,7 @@
 /* `thole describe`: one host or shard with everything around it. */
 #include <inttypes.h>
 #include <stdarg.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "agent/cli/rows.h"
@@ -47,10 +48,10 @@ static void line(const char *name, const char *format, ...)
 {
     va_list args;
     va_start(args, format);
-    printf("%-12s ", name);
-    vprintf(format, args);
-    putchar('\n');
+    char *text = cli_vtext(format, args);
     va_end(args);
+    printf("%-12s %s\n", name, text);
+    free(text);
 }
 
 static void show_conditions(const thole_v1_Shard *s)
@@ -180,12 +181,14 @@ static int describe_host(struct cli *c, const char *name, bool stale)
         line("Starts", "%" PRIu64, thole_v1_HostStatus_incarnation(status));
         size_t n = 0;
         const thole_v1_MachineType *const *types = thole_v1_HostStatus_machine_types(status, &n);
-        printf("%-12s", "Types");
+        struct bytes text = {0};
         for (size_t i = 0; i < n; i++) {
-            printf(" %.*s (%" PRIu32 ")", CLI_SV(thole_v1_MachineType_name(types[i])),
-                   thole_v1_MachineType_version(types[i]));
+            bytes_printf(&text, "%s%.*s (%" PRIu32 ")", i > 0 ? " " : "",
+                         CLI_SV(thole_v1_MachineType_name(types[i])),
+                         thole_v1_MachineType_version(types[i]));
         }
-        putchar('\n');
+        line("Types", "%.*s", (int)text.size, text.size > 0 ? (const char *)text.data : "");
+        bytes_deinit(&text);
     }
     line("Generation", "%" PRIu64, thole_v1_Host_generation(h));
     line("Etag", "%.*s", CLI_SV(thole_v1_Host_etag(h)));
@@ -224,8 +227,8 @@ static int show_waiting(struct cli *c, const char *pool, bool stale)
             why = rows_condition(some.items[0], "Ready");
         }
         if (why != NULL && !thole_v1_Condition_status(why)) {
-            printf("%.*s: %.*s\n", CLI_SV(thole_v1_Shard_name(some.items[0])),
-                   CLI_SV(thole_v1_Condition_message(why)));
+            cli_line("%.*s: %.*s", CLI_SV(thole_v1_Shard_name(some.items[0])),
+                     CLI_SV(thole_v1_Condition_message(why)));
         }
     }
     rows_deinit(&some);

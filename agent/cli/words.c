@@ -1,15 +1,58 @@
 /* What the command line says to people: one line per error, with what to do about it. */
 #include <stdarg.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "agent/cli/cli.h"
+
+/* A terminal obeys control characters (C0, DEL, and C1 in UTF-8), which anybody may put into data:
+ * they are shown as \xNN, as libscols shows them in tables. */
+char *cli_vtext(const char *format, va_list args)
+{
+    char *raw = NULL;
+    struct bytes out = {0};
+    if (vasprintf(&raw, format, args) < 0) {
+        return xstrdup("");
+    }
+    for (const unsigned char *c = (const unsigned char *)raw; *c != '\0'; c++) {
+        bool c1 = c[0] == 0xc2 && c[1] >= 0x80 && c[1] < 0xa0;
+        if (*c < ' ' || *c == 0x7f || c1) {
+            bytes_printf(&out, "\\x%02x", c1 ? *++c : *c);
+        } else {
+            bytes_append(&out, c, 1);
+        }
+    }
+    free(raw);
+    char *text = xstrndup((const char *)out.data, out.size);
+    bytes_deinit(&out);
+    return text;
+}
+
+void cli_line(const char *format, ...)
+{
+    va_list args;
+    va_start(args, format);
+    char *text = cli_vtext(format, args);
+    va_end(args);
+    puts(text);
+    free(text);
+}
+
+/* To standard error. */
+static void say(const char *format, va_list args) __attribute__((format(printf, 1, 0)));
+static void say(const char *format, va_list args)
+{
+    char *text = cli_vtext(format, args);
+    fputs(text, stderr);
+    free(text);
+}
 
 int cli_say_usage(const struct cli *c, const char *format, ...)
 {
     va_list args;
     va_start(args, format);
     fputs("thole: ", stderr);
-    vfprintf(stderr, format, args);
+    say(format, args);
     va_end(args);
     if (c != NULL && c->command != NULL) {
         fprintf(stderr, " (see `thole help %s`)\n", c->command->name);
@@ -24,7 +67,7 @@ int cli_say_failed(const char *format, ...)
     va_list args;
     va_start(args, format);
     fputs("thole: ", stderr);
-    vfprintf(stderr, format, args);
+    say(format, args);
     va_end(args);
     fputc('\n', stderr);
     return CLI_FAILED;
@@ -34,7 +77,7 @@ void cli_note(const char *format, ...)
 {
     va_list args;
     va_start(args, format);
-    vfprintf(stderr, format, args);
+    say(format, args);
     va_end(args);
     fputc('\n', stderr);
 }
@@ -114,7 +157,7 @@ int cli_say_status(const char *what, const struct thole_status *st)
     const char *reason =
         st->reason != THOLE_REASON_NONE ? thole_reason_name(st->reason) : thole_code_name(st->code);
     const char *message = st->message[0] != '\0' ? st->message : thole_code_name(st->code);
-    fprintf(stderr, "thole: %s: %s (%s)%s%s\n", what, message, reason, todo[0] != '\0' ? "; " : "",
-            todo);
+    (void)cli_say_failed("%s: %s (%s)%s%s", what, message, reason, todo[0] != '\0' ? "; " : "",
+                         todo);
     return cli_exit_of(st->code);
 }

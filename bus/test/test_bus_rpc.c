@@ -872,9 +872,21 @@ static void test_several_addresses(void **state)
     served_free(s);
 }
 
+/* "grpc-timeout: 99999999H", and a clock that has passed the deadline. */
+static void test_deadlines_of_any_distance_do_not_overflow(void **state)
+{
+    (void)state;
+    assert_true(bus__deadline_ns(5, 2, 7) == 2 * NS_PER_S + 12);
+    assert_true(bus__deadline_ns(5, -1, 999999999) == 5);
+    assert_true(bus__deadline_ns(5, INT64_C(99999999) * 3600, 0) == CLOCK_NEVER);
+    assert_true(bus__deadline_ns(5, INT64_MAX, 999999999) == CLOCK_NEVER);
+    assert_true(bus__deadline_ns(5, INT64_MIN, 0) == 5);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_deadlines_of_any_distance_do_not_overflow),
         cmocka_unit_test(test_unary_calls),
         cmocka_unit_test(test_oversize_message_is_refused),
         cmocka_unit_test(test_error_details_round_trip),

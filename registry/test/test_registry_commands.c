@@ -1,4 +1,5 @@
 /* Each operation and each invariant, through the machine's own interface. */
+#include "registry/registry_internal.h"
 #include "registry/test/registry_fixture.h"
 
 #include <setjmp.h>
@@ -844,6 +845,16 @@ static void test_shard_that_formed_or_has_a_replica_left_is_not_begun_again(void
 #define TEST(name) cmocka_unit_test_setup_teardown(name, fixture_setup_three, fixture_teardown)
 #define TEST_EMPTY(name) cmocka_unit_test_setup_teardown(name, setup, fixture_teardown)
 
+/* What a proposer says of the time is compared, and must not overflow (UBSan sees it). */
+static void test_extreme_times_are_compared_as_far_as_they_can(void **state)
+{
+    (void)state;
+    assert_int_equal(registry__ms_between(1000, 1500), 500);
+    assert_true(registry__ms_between(INT64_MIN, INT64_MAX) == INT64_MAX);
+    assert_true(registry__ms_between(INT64_MAX, INT64_MIN) == INT64_MIN);
+    assert_true(registry__ms_between(-1, INT64_MAX) == INT64_MAX);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -856,6 +867,7 @@ int main(void)
         TEST(test_host_spec_etag_and_generation),
         TEST(test_tags_that_are_no_text_are_refused),
         TEST(test_observe_host_stale_incarnation_is_refused),
+        TEST(test_extreme_times_are_compared_as_far_as_they_can),
         TEST(test_delete_host_leaves_tombstone_after_last_replica),
         TEST_EMPTY(test_delete_last_host_is_refused),
         TEST(test_create_shard_checks_name_and_spec),

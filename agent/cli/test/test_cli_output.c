@@ -120,11 +120,34 @@ static void test_yaml_is_a_spec_again(void **state)
     cli_deinit(&c);
 }
 
+static void print_hostile(struct cli *c)
+{
+    static const char *const columns[] = {"TAGS", NULL};
+    (void)c;
+    cli_line("tag %s", "\x1b[31mred\r\n\x7f \xc2\x9b end \xc3\xa9");
+    struct cli_table *t = cli_table_new(false, columns);
+    cli_table_row(t);
+    cli_table_cell(t, "%s", "a\x1b]0;title\x07");
+    cli_table_print(t, NULL);
+}
+
+static void test_control_characters_in_data_are_shown(void **state)
+{
+    (void)state;
+    struct cli c = cli_with("table");
+    const char *text = captured(print_hostile, &c);
+    assert_null(strpbrk(text, "\x1b\r\x07\x7f"));
+    assert_non_null(strstr(text, "tag \\x1b[31mred\\x0d\\x0a\\x7f \\x9b end \xc3\xa9\n"));
+    assert_non_null(strstr(text, "a\\x1b]0;title\\x07"));
+    cli_deinit(&c);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_a_table_is_aligned_and_has_no_trailing_blanks),
         cmocka_unit_test(test_a_watch_has_one_header),
+        cmocka_unit_test(test_control_characters_in_data_are_shown),
         cmocka_unit_test(test_json_is_canonical),
         cmocka_unit_test(test_names_are_one_a_line),
         cmocka_unit_test(test_yaml_is_a_spec_again),
