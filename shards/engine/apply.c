@@ -9,6 +9,12 @@
 #include "shards/engine/meta.h"
 
 #define BATCH_ENTRIES 512
+/* What the results of a batch may take, from the largest that the machine has given yet. */
+#define BATCH_RESULT_BYTES (16 * MIB)
+/* Small results of a batch share a buffer of this size, a large one has its own: an answer that is
+ * kept for long keeps no others. */
+#define SHARED_RESULT_BYTES (64 * KIB)
+#define OWN_RESULT_BYTES (SHARED_RESULT_BYTES / 16)
 
 struct result_sink {
     struct thole_sink base;
@@ -94,13 +100,42 @@ static enum thole_code write_result(struct thole_sink *s, const void *data, size
     return THOLE_OK;
 }
 
-static void complete(struct apply_batch *b, const struct item *item, size_t slot, struct buf *all)
+/* Where small results go: what is left to come of the batch is an upper bound. */
+struct shared_buf {
+    struct buf *buf;
+    size_t used, left;
+};
+
+static struct bufslice keep_result(struct shared_buf *to, struct slice result)
+{
+    if (result.size == 0) {
+        return (struct bufslice){0};
+    }
+    if (result.size >= OWN_RESULT_BYTES) {
+        struct buf *own = buf_copy(result.data, result.size);
+        return (struct bufslice){own, slice_of(own->data, own->size)};
+    }
+    if (to->buf == NULL || to->buf->size - to->used < result.size) {
+        buf_unref(to->buf);
+        to->buf = buf_new(to->left < SHARED_RESULT_BYTES ? to->left : SHARED_RESULT_BYTES);
+        to->used = 0;
+    }
+    uint8_t *at = to->buf->data + to->used;
+    memcpy(at, result.data, result.size);
+    to->used += result.size;
+    return (struct bufslice){buf_ref(to->buf), slice_of(at, result.size)};
+}
+
+static void complete(struct apply_batch *b, const struct item *item, size_t slot,
+                     struct shared_buf *shared)
 {
     struct engine_request *q = item->request;
     const struct result_sink *sink = &b->sinks[slot];
     struct slice result = {0};
     if (sink->wanted && sink->size > 0)
-        result = slice_of((all ? all->data : b->results.data) + sink->offset, sink->size);
+        result = slice_of(b->results.data + sink->offset, sink->size);
+    if (sink->size > b->m->largest_result)
+        b->m->largest_result = sink->size;
     if (item->entry->session != 0) {
         const struct session_result *known =
             session_finish(&b->m->sessions, item->entry->session, item->entry->sequence,
@@ -112,8 +147,8 @@ static void complete(struct apply_batch *b, const struct item *item, size_t slot
         return;
     q->index = item->entry->index;
     q->code = b->entries[slot].code;
-    if (result.size > 0)
-        q->result = (struct bufslice){buf_ref(all), result};
+    q->result = keep_result(shared, result);
+    shared->left -= result.size;
     request_finish(q);
 }
 
@@ -165,12 +200,14 @@ static enum thole_code flush(struct apply_batch *b, struct thole_status *st)
     pthread_mutex_unlock(&b->r->applier->watch_lock);
     if (code != THOLE_OK)
         return code;
-    struct buf *all = b->results.size ? buf_copy(b->results.data, b->results.size) : NULL;
+    struct shared_buf shared = {.left = b->results.size};
     for (size_t i = 0; i < b->count; i++)
-        complete(b, &b->items[i], i, all);
-    buf_unref(all);
+        complete(b, &b->items[i], i, &shared);
+    buf_unref(shared.buf);
     b->count = 0;
     bytes_clear(&b->results);
+    if (b->results.capacity > BATCH_RESULT_BYTES)
+        bytes_deinit(&b->results);
     meta_list_clear(&b->metas);
     return store_answers(b, st);
 }
@@ -287,6 +324,14 @@ static enum thole_code open_session(struct apply_batch *b, struct raft_entry *e,
     return THOLE_OK;
 }
 
+/* Of a batch: nobody knows how large a result is before the machine has given it. */
+static size_t most_entries(const struct apply_batch *b)
+{
+    size_t largest = b->m->largest_result;
+    return largest <= BATCH_RESULT_BYTES / BATCH_ENTRIES ? BATCH_ENTRIES
+                                                         : BATCH_RESULT_BYTES / largest;
+}
+
 enum thole_code apply_entries(struct apply_batch *b, struct raft_entry *const *entries, size_t n,
                               struct thole_status *st)
 {
@@ -302,7 +347,7 @@ enum thole_code apply_entries(struct apply_batch *b, struct raft_entry *const *e
             add_item(b, e, request_of(b, e->index));
         b->last_index = e->index;
         b->last_term = e->term;
-        if (code == THOLE_OK && b->count == BATCH_ENTRIES)
+        if (code == THOLE_OK && b->count >= most_entries(b))
             code = flush(b, st);
     }
     /* The entries of this page may go when we return. */

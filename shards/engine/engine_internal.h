@@ -54,6 +54,7 @@ struct machine {
     pthread_rwlock_t *lock;
     struct session_table sessions; /* applier only, once the machine is switched in */
     uint64_t applied, applied_term;
+    size_t largest_result; /* applier only: so far; bounds the entries of a batch */
 };
 
 enum thole_code machine_open(struct replica *r, uint64_t generation, struct machine **ret,

@@ -8,6 +8,19 @@
 
 /* ---- tally ----------------------------------------------------------------------------------- */
 
+static enum thole_code pad(struct thole_sink *out, size_t size)
+{
+    enum thole_code code = THOLE_OK;
+    uint8_t page[4096];
+    memset(page, 7, sizeof(page));
+    for (size_t left = size; left > 0 && code == THOLE_OK;) {
+        size_t n = left < sizeof(page) ? left : sizeof(page);
+        code = out->write(out, page, n);
+        left -= n;
+    }
+    return code;
+}
+
 struct tally_machine {
     struct tally_ctx *ctx;
     struct tally t;
@@ -42,9 +55,11 @@ static enum thole_code tally_apply(void *machine, struct thole_apply *b, struct 
             memcmp(e->command.data, TALLY_POISON, e->command.size) == 0)
             return THOLE_FAIL(st, THOLE_INTERNAL, THOLE_REASON_MACHINE_FAILED, "poisoned");
         tally_step(&m->t, e);
+        (void)pad(e->result, m->ctx->padding);
         if (b->watch)
             b->watch->event(b->watch, e->index, (struct thole_slice){"k", 1}, e->command);
     }
+    m->ctx->batch = b->entry_count > m->ctx->batch ? b->entry_count : m->ctx->batch;
     return THOLE_OK;
 }
 
@@ -76,14 +91,7 @@ static void tally_release(void *machine, void *view)
 static enum thole_code write_tally(struct thole_sink *out, const struct tally *t, size_t ballast)
 {
     enum thole_code code = out->write(out, t, sizeof(*t));
-    uint8_t page[4096];
-    memset(page, 7, sizeof(page));
-    for (size_t left = ballast; left > 0 && code == THOLE_OK;) {
-        size_t n = left < sizeof(page) ? left : sizeof(page);
-        code = out->write(out, page, n);
-        left -= n;
-    }
-    return code;
+    return code == THOLE_OK ? pad(out, ballast) : code;
 }
 
 static enum thole_code tally_save(void *machine, const void *view, struct thole_sink *out,

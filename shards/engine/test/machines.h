@@ -19,6 +19,8 @@ struct tally {
 struct tally_ctx {
     bool poisoned;
     size_t ballast; /* bytes that a snapshot carries on top */
+    size_t padding; /* ... and a result */
+    size_t batch;   /* most entries that came in one call */
 };
 struct thole_machine_type tally_type(struct tally_ctx *ctx);
 /* Without views: guarded by the engine's lock. */

@@ -61,6 +61,47 @@ static void test_engine_many_in_flight_are_batched(void **state)
     cluster_free(c);
 }
 
+/* Answers that a client takes late keep their own results, or a small buffer of a few. */
+static void check_results(struct cluster *c, size_t padding, size_t most, size_t batch)
+{
+    static struct op *ops[600];
+    int leader = cluster_wait_leader(c);
+    struct tally_ctx *m = &c->hosts[leader].tally;
+    m->padding = padding;
+    m->batch = 0;
+    for (int i = 0; i < 600; i++)
+        ops[i] = op_propose(c, leader, "payload");
+    for (int i = 0; i < 600; i++) {
+        op_wait(ops[i]);
+        struct bufslice result = ops[i]->r.result;
+        assert_int_equal(ops[i]->r.status.code, THOLE_OK);
+        assert_int_equal(result.bytes.size, 8 + padding);
+        assert_int_equal(get_le64(result.bytes.data), ops[i]->r.code);
+        assert_true(result.owner->size <= most);
+        assert_true(result.bytes.data >= result.owner->data &&
+                    result.bytes.data + result.bytes.size <=
+                        result.owner->data + result.owner->size);
+    }
+    for (int i = 0; i < 600; i++)
+        op_free(ops[i]);
+    assert_true(m->batch <= batch);
+    m->padding = 0;
+}
+
+static void test_engine_results_are_bounded(void **state)
+{
+    (void)state;
+    struct cluster *c = cluster_new(1, 20);
+    cluster_bootstrap(c, 1);
+    check_results(c, 0, 600 * 8, 512);
+    check_results(c, 1000, 64 * KIB, 512);
+    check_results(c, 10000, 8 + 10000, 512);
+    c->hosts[0].tally.padding = 2 * MIB - 8;
+    propose_ok(c, "the first");
+    check_results(c, 100 * KIB, 8 + 100 * KIB, 16 * MIB / (2 * MIB));
+    cluster_free(c);
+}
+
 static void test_engine_follower_refuses_with_leader_hint(void **state)
 {
     (void)state;
@@ -332,6 +373,7 @@ int main(void)
         cmocka_unit_test(test_engine_one_voter_proposes_and_queries),
         cmocka_unit_test(test_engine_three_voters_query_from_all),
         cmocka_unit_test(test_engine_many_in_flight_are_batched),
+        cmocka_unit_test(test_engine_results_are_bounded),
         cmocka_unit_test(test_engine_follower_refuses_with_leader_hint),
         cmocka_unit_test(test_engine_unknown_shard_is_not_found),
         cmocka_unit_test(test_engine_restart_keeps_state),
