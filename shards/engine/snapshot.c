@@ -230,7 +230,10 @@ static void view_acquired(struct loop *l, struct task *t)
 static void saved(struct loop *l, struct task *t)
 {
     struct replica *r = t->r;
-    if (t->st.code != THOLE_OK || t->machine->generation != r->generation) {
+    if (t->st.code == THOLE_OK && t->machine->generation != r->generation)
+        (void)THOLE_FAIL(&t->st, THOLE_UNAVAILABLE, THOLE_REASON_NOT_READY,
+                         "a snapshot was installed meanwhile");
+    if (t->st.code != THOLE_OK) {
         save_failed(r, &t->st);
         loop_dirty(l, r);
         return;

@@ -249,6 +249,33 @@ static void test_engine_export_reuses_a_file_that_is_new_enough(void **state)
     cluster_free(c);
 }
 
+/* A snapshot is installed while one is saved for a user: that one is of a machine that is gone, and
+ * no file. */
+static void test_engine_export_overtaken_by_a_snapshot_fails(void **state)
+{
+    (void)state;
+    struct cluster *c = cluster_new(1, 72);
+    struct engine_export x;
+    struct done d = {0};
+    cluster_bootstrap(c, 1);
+    propose_ok(c, "x");
+    struct replica *r = engine_find_replica(c->hosts[0].engine, 1);
+    r->saving = true; /* the export waits for it */
+    engine_export(c->hosts[0].engine, SHARD, 1, &x, on_done, &d);
+    cluster_run(c, 10);
+    assert_false(d.done);
+    struct task *t = task_new(TASK_SAVE, r);
+    t->machine = machine_ref(r->machine);
+    r->generation++;
+    snapshot_task_done(r->loop, t);
+    r->generation--;
+    assert_true(d.done);
+    assert_int_equal(d.st.code, THOLE_UNAVAILABLE);
+    assert_null(x.file);
+    replica_unref(r);
+    cluster_free(c);
+}
+
 static void test_engine_export_of_a_damaged_file_saves_another(void **state)
 {
     (void)state;
@@ -306,6 +333,7 @@ int main(void)
         cmocka_unit_test(test_engine_damaged_or_missing_seed_fails_the_replica),
         cmocka_unit_test(test_engine_seed_of_another_machine_type_is_refused),
         cmocka_unit_test(test_engine_export_reuses_a_file_that_is_new_enough),
+        cmocka_unit_test(test_engine_export_overtaken_by_a_snapshot_fails),
         cmocka_unit_test(test_engine_export_of_a_damaged_file_saves_another),
         cmocka_unit_test(test_engine_export_of_a_persistent_machine_leaves_no_file),
     };
