@@ -226,9 +226,10 @@ static void host_changed(struct loop *l, const struct peer_host *h)
             if (memcmp(m->host, h->host.bytes, sizeof(m->host)) != 0 ||
                 m->replica_id == r->replica_id)
                 continue;
+            if (!r->led && replica_leader(r) != m->replica_id)
+                continue; /* no concern of a follower of another one: it may be asleep */
             raft_absent(r->core, m->replica_id, !h->alive, l->now_ms);
-            if (r->led || work_of(r)->status.leader == m->replica_id)
-                beats_wake(l, r);
+            beats_wake(l, r);
             loop_dirty(l, r);
         }
     }

@@ -121,6 +121,20 @@ static void forget_leader(struct loop *l, struct replica *r)
     (void)code;
 }
 
+/* Nothing that concerns a follower of another one, which may be asleep: it stays so. */
+static void peer_lost(struct loop *l, struct replica *r, uint64_t replica_id)
+{
+    bool follows = replica_leader(r) == replica_id;
+    if (!r->led && !follows) {
+        return;
+    }
+    raft_unreachable(r->core, replica_id);
+    if (follows) {
+        forget_leader(l, r);
+    }
+    loop_dirty(l, r);
+}
+
 static void handle_peer(struct loop *l, struct peer_change *p)
 {
     size_t it = 0;
@@ -134,10 +148,7 @@ static void handle_peer(struct loop *l, struct peer_change *p)
             if (m->replica_id == r->replica_id || memcmp(m->host, p->host.bytes, 16) != 0)
                 continue;
             if (!p->up)
-                raft_unreachable(r->core, m->replica_id);
-            if (!p->up && m->replica_id == work_of(r)->status.leader)
-                forget_leader(l, r);
-            loop_dirty(l, r);
+                peer_lost(l, r, m->replica_id);
             break;
         }
     }

@@ -163,6 +163,13 @@ void replica_status(const struct replica *r, struct raft_status *ret)
         *ret = (struct raft_status){0};
 }
 
+uint64_t replica_leader(const struct replica *r)
+{
+    struct raft_status s;
+    replica_status(r, &s);
+    return s.leader;
+}
+
 static bool is_idle(const struct replica_work *w)
 {
     return !wheel_armed(&w->tick) && !w->starting && w->proposing.count == 0 &&

@@ -169,6 +169,7 @@ static inline struct replica_work *work_of(struct replica *r)
 }
 void replica_rest(struct replica *r); /* give the work back, if it sleeps and none is left */
 void replica_status(const struct replica *r, struct raft_status *ret); /* after the last harvest */
+uint64_t replica_leader(const struct replica *r); /* likewise; allocates nothing to look */
 void replica_set_failure(struct replica *r, const struct thole_status *st); /* unless it has one */
 void replica_show(const struct replica *r, struct engine_replica_status *ret); /* lock, or loop */
 
