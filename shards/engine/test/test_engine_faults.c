@@ -22,6 +22,7 @@ static void test_engine_failing_machine_stops_alone(void **state)
     propose_ok(c, TALLY_POISON);
     RUN_UNTIL(c, 2000, status_of(c, bad).failed);
     assert_non_null(strstr(status_of(c, bad).failure, "poisoned"));
+    assert_false(status_of(c, bad).unopened);
     assert_int_equal(c->hosts[bad].host_failed, 0);
     struct op *o = op_query_stale(c, bad, 0);
     op_wait(o);
@@ -29,6 +30,30 @@ static void test_engine_failing_machine_stops_alone(void **state)
     op_free(o);
     propose_ok(c, "y");
     assert_int_equal(query_ok(c, cluster_leader(c)).count, 3);
+    cluster_free(c);
+}
+
+/* By no fault of its data, which another start opens. */
+static void test_engine_replica_whose_type_is_missing_is_unopened_and_kept(void **state)
+{
+    (void)state;
+    struct cluster *c = cluster_new(3, 54);
+    cluster_bootstrap(c, 3);
+    propose_ok(c, "x");
+    int bad = (cluster_leader(c) + 1) % 3;
+    struct host *h = &c->hosts[bad];
+    host_crash(c, bad);
+    memmove(&h->types[0], &h->types[1], sizeof h->types - sizeof h->types[0]);
+    host_start(c, bad);
+    RUN_UNTIL(c, 2000, status_of(c, bad).failed);
+    assert_true(status_of(c, bad).unopened);
+    host_crash(c, bad);
+    memmove(&h->types[1], &h->types[0], sizeof h->types - sizeof h->types[0]);
+    h->types[0] = &h->types_[0];
+    host_start(c, bad);
+    propose_ok(c, "y");
+    RUN_UNTIL(c, 5000, status_of(c, bad).applied == status_of(c, cluster_leader(c)).applied);
+    assert_false(status_of(c, bad).failed || status_of(c, bad).unopened);
     cluster_free(c);
 }
 
@@ -362,6 +387,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_engine_failing_machine_stops_alone),
+        cmocka_unit_test(test_engine_replica_whose_type_is_missing_is_unopened_and_kept),
         cmocka_unit_test(test_engine_failing_machine_of_leader_answers_unknown),
         cmocka_unit_test(test_engine_failed_write_stops_the_host),
         cmocka_unit_test(test_engine_low_space_refuses_proposals),
