@@ -336,7 +336,22 @@ static uint64_t generation_of(const struct spec *s, const void *row)
                                   : thole_v1_Host_generation(row);
 }
 
-static int apply_one(struct cli *c, const struct spec *s, uint64_t *ret_generation)
+/* One line, or one member of the document's list. */
+static void tell_applied(struct cli *c, const char *resource, const char *verb, bool dry_run,
+                         struct bytes *document)
+{
+    if (!cli_is_document(c)) {
+        printf("%s %s%s\n", resource, verb, dry_run ? " (dry run)" : "");
+        return;
+    }
+    bytes_append_str(document, document->size > 0 ? "," : "");
+    bytes_append_str(document, "{\"name\":");
+    cli_json_string(slice_str(resource), document);
+    bytes_printf(document, ",\"result\":\"%s\",\"dryRun\":%s}", verb, dry_run ? "true" : "false");
+}
+
+static int apply_one(struct cli *c, const struct spec *s, uint64_t *ret_generation,
+                     struct bytes *document)
 {
     struct thole_status st;
     struct applied applied = {0};
@@ -362,7 +377,7 @@ static int apply_one(struct cli *c, const struct spec *s, uint64_t *ret_generati
         return cli_say_status(what, &st);
     }
     *ret_generation = applied.generation;
-    printf("%s %s%s\n", resource, verb, dry_run ? " (dry run)" : "");
+    tell_applied(c, resource, verb, dry_run, document);
     if (applied.placed != NULL && !thole_v1_Condition_status(applied.placed)) {
         fflush(stdout);
         return cli_say_failed("%s: cannot be placed: %.*s", what,
@@ -381,9 +396,10 @@ int command_apply(struct cli *c)
     }
     struct wait_item *items = xcalloc(list.count, sizeof(*items));
     size_t waiting = 0;
+    struct bytes document = {0}, out = {0};
     for (size_t i = 0; i < list.count; i++) {
         uint64_t generation = 0;
-        int one = apply_one(c, &list.items[i], &generation);
+        int one = apply_one(c, &list.items[i], &generation, &document);
         result = result == CLI_OK ? one : result; /* the others are applied all the same */
         if (one == CLI_OK && list.items[i].kind != SPEC_HOST) {
             items[waiting++] = (struct wait_item){.kind = apply_kind(&list.items[i]),
@@ -392,6 +408,13 @@ int command_apply(struct cli *c)
                                                   .generation = generation};
         }
     }
+    if (cli_is_document(c)) {
+        cli_document_begin(&out, "Applied");
+        bytes_printf(&out, ",\"items\":[%.*s]", (int)document.size,
+                     document.size > 0 ? (const char *)document.data : "");
+        cli_document_end(c, &out);
+    }
+    bytes_deinit(&document);
     fflush(stdout);
     if (result == CLI_OK && cli_flag(c, OPT_WAIT) && !cli_flag(c, OPT_DRY_RUN)) {
         result = wait_all(c, items, waiting, wait_timeout_ms(c));

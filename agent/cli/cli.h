@@ -180,6 +180,8 @@ enum thole_code cli_connect(struct cli *c, struct thole_status *st);
 enum thole_code cli_call_in(struct cli *c, const char *path, const void *request,
                             const upb_MiniTable *request_kind, const upb_MiniTable *reply_kind,
                             upb_Arena *arena, void **ret, struct thole_status *st);
+/* Is it known that nothing happened, and likely that it soon could? */
+bool cli_worth_a_retry(const struct thole_status *st);
 uint32_t cli_timeout_ms(const struct cli *c);
 /* A new one: it makes it safe to send a request again. */
 upb_StringView cli_request_id(struct cli *c);
@@ -193,8 +195,21 @@ upb_StringView cli_request_id(struct cli *c);
 
 enum cli_format { FORMAT_TABLE, FORMAT_WIDE, FORMAT_JSON, FORMAT_YAML, FORMAT_NAME };
 enum cli_format cli_format(const struct cli *c);
-/* Canonical proto3 JSON, without a newline. */
-void cli_json(struct cli *c, const void *message, const upb_MessageDef *def, struct bytes *out);
+/* Without a newline; what it looks like is at the top of json_out.c, and in docs/specs.md. */
+void cli_json(const void *message, const upb_MessageDef *def, struct bytes *out);
+void cli_json_string(struct slice s, struct bytes *out);
+/* Is one document wanted (-o json, yaml), and nothing else on stdout? */
+bool cli_is_document(const struct cli *c);
+/* {"kind": KIND, and the fields of the message}; and the same, printed. */
+void cli_json_object(const char *kind, const void *message, const upb_MessageDef *def,
+                     struct bytes *out);
+void cli_document(struct cli *c, const char *kind, const void *message, const upb_MessageDef *def);
+/* The same in pieces; between them, members that begin with a comma. */
+void cli_document_begin(struct bytes *out, const char *kind);
+void cli_document_text(struct bytes *out, const char *name, const char *value);
+void cli_document_message(struct bytes *out, const char *name, const void *message,
+                          const upb_MessageDef *def);
+void cli_document_end(struct cli *c, struct bytes *out);
 /* A block of YAML. `kind` (may be NULL) is its first line. False if `json` is no JSON. */
 bool cli_yaml(const char *kind, struct slice json, struct bytes *out);
 void cli_print(struct slice bytes); /* to stdout */

@@ -26,8 +26,7 @@ enum thole_code cli_connect(struct cli *c, struct thole_status *st)
     return bus_channel_new(c->values[OPT_ENDPOINTS].text, &c->channel, st);
 }
 
-/* Is it known that nothing happened, and likely that it soon could? */
-static bool worth_a_retry(const struct thole_status *st)
+bool cli_worth_a_retry(const struct thole_status *st)
 {
     return st->code == THOLE_UNAVAILABLE && st->reason != THOLE_REASON_UNREACHABLE &&
            st->reason != THOLE_REASON_TOO_STALE && st->reason != THOLE_REASON_NONE;
@@ -55,7 +54,7 @@ enum thole_code cli_call_in(struct cli *c, const char *path, const void *request
             THOLE_OK) {
             break;
         }
-        if (!worth_a_retry(st) || passed + RETRY_MS >= limit) {
+        if (!cli_worth_a_retry(st) || passed + RETRY_MS >= limit) {
             return st->code;
         }
         nanosleep(&(struct timespec){.tv_nsec = RETRY_MS * NS_PER_MS}, NULL);

@@ -6,10 +6,12 @@
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "agent/cli/kv.h"
 #include "agent/cli/rows.h"
+#include "base/clock.h"
 #include "base/limits.h"
 #include "base/text.h"
 #include "bus/bus.h"
@@ -115,22 +117,11 @@ void cli_data_print(upb_StringView bytes, bool base64, bool newline)
 
 bool cli_data_shown(struct cli *c, const void *message, const upb_MessageDef *def)
 {
-    enum cli_format format = cli_format(c);
-    if (format != FORMAT_JSON && format != FORMAT_YAML) {
-        return false;
+    if (cli_is_document(c)) {
+        cli_document(c, upb_MessageDef_Name(def), message, def);
+        return true;
     }
-    struct bytes json = {0}, out = {0};
-    cli_json(c, message, def, &json);
-    if (format == FORMAT_YAML) {
-        cli_yaml(NULL, bytes_slice(&json), &out);
-    } else {
-        bytes_append_slice(&out, bytes_slice(&json));
-        bytes_append_str(&out, "\n");
-    }
-    cli_print(bytes_slice(&out));
-    bytes_deinit(&json);
-    bytes_deinit(&out);
-    return true;
+    return false;
 }
 
 enum thole_code cli_data_propose(struct cli *c, const char *shard, const struct payload *p,
@@ -246,10 +237,9 @@ static void show_event(struct cli *c, bool kv, const thole_v1_WatchResponse *eve
 
 /* Until the stream fails, --count is reached, or nobody reads any more. */
 static enum thole_code watch_loop(struct cli *c, bool kv, struct bus_stream *stream,
-                                  struct thole_status *st)
+                                  bool *ret_begun, struct thole_status *st)
 {
     uint64_t left = c->values[OPT_COUNT].set ? c->values[OPT_COUNT].number : UINT64_MAX;
-    bool begun = false;
     while (left > 0) {
         struct buf *b = NULL;
         if (bus_stream_next(stream, 24 * 3600 * 1000, &b, st) != THOLE_OK) {
@@ -259,10 +249,10 @@ static enum thole_code watch_loop(struct cli *c, bool kv, struct bus_stream *str
         const thole_v1_WatchResponse *event =
             PROTO_DECODE(thole_v1_WatchResponse, slice_of(b->data, b->size), arena);
         if (event != NULL && thole_v1_WatchResponse_bookmark(event)) {
-            if (!begun) {
+            if (!*ret_begun) {
                 cli_note("watching from index %" PRIu64, thole_v1_WatchResponse_index(event));
             }
-            begun = true;
+            *ret_begun = true;
         } else if (event != NULL) {
             show_event(c, kv, event);
             left = fflush(stdout) == 0 ? left - 1 : 0;
@@ -285,15 +275,24 @@ int command_watch(struct cli *c)
         upb_StringView_IsEqual(thole_v1_ShardSpec_type(thole_v1_Shard_spec(row)), cli_sv("kv"));
     size_t size = 0;
     char *bytes = thole_v1_WatchRequest_serialize(request, c->arena, &size);
-    struct bus_stream *stream = NULL;
+    bool begun = false;
+    uint64_t end_ns = clock_now(&clock_system) + cli_timeout_ms(c) * NS_PER_MS;
     enum thole_code code = cli_connect(c, &st);
-    if (code == THOLE_OK) {
+    while (code == THOLE_OK) {
+        struct bus_stream *stream = NULL;
         code = bus_channel_stream(c->channel, "/thole.v1.Data/Watch", slice_of(bytes, size),
                                   &stream, &st);
+        if (code == THOLE_OK) {
+            code = watch_loop(c, kv, stream, &begun, &st);
+        }
+        bus_stream_free(stream);
+        /* Before it has begun it is tried again, as calls are. */
+        if (code == THOLE_OK || begun || !cli_worth_a_retry(&st) ||
+            clock_now(&clock_system) >= end_ns) {
+            break;
+        }
+        nanosleep(&(struct timespec){.tv_nsec = 200 * NS_PER_MS}, NULL);
+        code = THOLE_OK;
     }
-    if (code == THOLE_OK) {
-        code = watch_loop(c, kv, stream, &st);
-    }
-    bus_stream_free(stream);
     return code == THOLE_OK ? cli_flush() : cli_say_status("the watch ended", &st);
 }

@@ -115,12 +115,48 @@ static void show_spec(const thole_v1_ShardSpec *spec)
     line("Lease reads", "%s", thole_v1_ShardSpec_lease_reads(spec) ? "yes" : "no");
 }
 
+/* One document: the row, and with what `related` shows. */
+static int describe_document(struct cli *c, const char *member, enum rows_kind kind,
+                             const void *row, const struct rows_query *replicas)
+{
+    struct thole_status st;
+    struct rows rows;
+    struct bytes out = {0};
+    char object[ROWS_NAME_BYTES];
+    cli_document_begin(&out, "Description");
+    cli_document_message(&out, member, row, rows_def(c, kind));
+    const struct rows_query events = {.kind = ROWS_EVENTS,
+                                      .object = rows_name(kind, row, object, sizeof(object)),
+                                      .stale = replicas->stale};
+    const struct rows_query *const queries[] = {replicas, &events};
+    static const char *const names[] = {"replicas", "events"};
+    for (size_t i = 0; i < 2; i++) {
+        struct rows none = {.kind = queries[i]->kind};
+        if (queries[i] == replicas && kind == ROWS_POOLS) {
+            rows_json(c, &none, names[i], &out);
+            continue;
+        }
+        if (rows_list(c, queries[i], &rows, &st) != THOLE_OK) {
+            bytes_deinit(&out);
+            return cli_say_status("cannot list what belongs to it", &st);
+        }
+        rows_json(c, &rows, names[i], &out);
+        rows_deinit(&rows);
+    }
+    cli_document_end(c, &out);
+    return cli_flush();
+}
+
 static int describe_shard(struct cli *c, const char *name, bool stale)
 {
     struct thole_status st;
     const thole_v1_Shard *s = NULL;
     if (rows_get_shard(c, name, stale, &s, &st) != THOLE_OK) {
         return cli_say_status("cannot describe the shard", &st);
+    }
+    const struct rows_query replicas = {.kind = ROWS_REPLICAS, .shard = name, .stale = stale};
+    if (cli_is_document(c)) {
+        return describe_document(c, "shard", ROWS_SHARDS, s, &replicas);
     }
     const thole_v1_ShardSpec *spec = thole_v1_Shard_spec(s);
     const thole_v1_ShardStatus *status = thole_v1_Shard_status(s);
@@ -149,7 +185,6 @@ static int describe_shard(struct cli *c, const char *name, bool stale)
     }
     show_conditions(s);
     char object[ROWS_NAME_BYTES];
-    const struct rows_query replicas = {.kind = ROWS_REPLICAS, .shard = name, .stale = stale};
     return related(c, &replicas, rows_name(ROWS_SHARDS, s, object, sizeof(object)));
 }
 
@@ -159,6 +194,10 @@ static int describe_host(struct cli *c, const char *name, bool stale)
     const thole_v1_Host *h = NULL;
     if (rows_get_host(c, name, stale, &h, &st) != THOLE_OK) {
         return cli_say_status("cannot describe the host", &st);
+    }
+    const struct rows_query replicas = {.kind = ROWS_REPLICAS, .host = name, .stale = stale};
+    if (cli_is_document(c)) {
+        return describe_document(c, "host", ROWS_HOSTS, h, &replicas);
     }
     const thole_v1_HostSpec *spec = thole_v1_Host_spec(h);
     const thole_v1_HostStatus *status = thole_v1_Host_status(h);
@@ -193,7 +232,6 @@ static int describe_host(struct cli *c, const char *name, bool stale)
     line("Generation", "%" PRIu64, thole_v1_Host_generation(h));
     line("Etag", "%.*s", CLI_SV(thole_v1_Host_etag(h)));
     char object[ROWS_NAME_BYTES];
-    const struct rows_query replicas = {.kind = ROWS_REPLICAS, .host = name, .stale = stale};
     return related(c, &replicas, rows_name(ROWS_HOSTS, h, object, sizeof(object)));
 }
 
@@ -242,6 +280,10 @@ static int describe_pool(struct cli *c, const char *name, bool stale)
     const thole_v1_ShardPool *p = NULL;
     if (rows_get_pool(c, name, stale, &p, &st) != THOLE_OK) {
         return cli_say_status("cannot describe the pool", &st);
+    }
+    if (cli_is_document(c)) {
+        const struct rows_query none = {.kind = ROWS_REPLICAS, .stale = stale};
+        return describe_document(c, "pool", ROWS_POOLS, p, &none);
     }
     const thole_v1_ShardPoolStatus *status = thole_v1_ShardPool_status(p);
     uint32_t count = thole_v1_ShardPoolSpec_count(thole_v1_ShardPool_spec(p));

@@ -67,7 +67,7 @@ static void spec_lines(struct cli *c, const struct spec *s, const void *row, str
     const upb_MessageDef *def = NULL;
     const void *spec = apply_spec(c, s, row, NULL, &def);
     if (spec != NULL) {
-        cli_json(c, spec, def, &json);
+        cli_json(spec, def, &json);
         cli_yaml(NULL, bytes_slice(&json), &yaml);
     }
     lines_split(&yaml, ret);
@@ -75,8 +75,31 @@ static void spec_lines(struct cli *c, const struct spec *s, const void *row, str
     bytes_deinit(&yaml);
 }
 
+/* What apply would say of it, and both specs; null: there is none. */
+static void add_item(struct cli *c, const struct spec *s, const void *current, bool same,
+                     struct bytes *document)
+{
+    char resource[ROWS_NAME_BYTES];
+    const upb_MessageDef *def = NULL;
+    const void *is = apply_spec(c, s, current, NULL, &def);
+    bytes_append_str(document, document->size > 0 ? ",{\"name\":" : "{\"name\":");
+    cli_json_string(slice_str(apply_resource(c, s, resource, sizeof(resource))), document);
+    bytes_printf(document, ",\"result\":\"%s\",\"is\":",
+                 same              ? "unchanged"
+                 : current == NULL ? "created"
+                                   : "changed");
+    if (is != NULL) {
+        cli_json(is, def, document);
+    } else {
+        bytes_append_str(document, "null");
+    }
+    bytes_append_str(document, ",\"wanted\":");
+    cli_json(apply_spec(c, s, s->row, NULL, NULL), def, document);
+    bytes_append_str(document, "}");
+}
+
 /* 0 the same, 1 different, more: failed. */
-static int diff_one(struct cli *c, const struct spec *s)
+static int diff_one(struct cli *c, const struct spec *s, struct bytes *document)
 {
     struct thole_status st;
     const void *current = NULL;
@@ -89,8 +112,12 @@ static int diff_one(struct cli *c, const struct spec *s)
     if (apply_deleting(apply_resource(c, s, what, sizeof(what)), s, current) != CLI_OK) {
         return DIFF_ERROR;
     }
-    if (apply_same(c, s, current)) {
-        return 0;
+    bool same = apply_same(c, s, current);
+    if (cli_is_document(c)) {
+        add_item(c, s, current, same, document);
+    }
+    if (same || cli_is_document(c)) {
+        return same ? 0 : 1;
     }
     struct lines is, wanted;
     spec_lines(c, s, current, &is);
@@ -112,10 +139,18 @@ int command_diff(struct cli *c)
     if (result != CLI_OK) {
         result = DIFF_ERROR;
     }
+    struct bytes document = {0}, out = {0};
     for (size_t i = 0; result < DIFF_ERROR && i < list.count; i++) {
-        int one = diff_one(c, &list.items[i]);
+        int one = diff_one(c, &list.items[i], &document);
         result = one > result ? one : result;
     }
+    if (cli_is_document(c) && result < DIFF_ERROR) {
+        cli_document_begin(&out, "Diff");
+        bytes_printf(&out, ",\"items\":[%.*s]", (int)document.size,
+                     document.size > 0 ? (const char *)document.data : "");
+        cli_document_end(c, &out);
+    }
+    bytes_deinit(&document);
     spec_list_deinit(&list);
     return cli_flush() == CLI_OK ? result : DIFF_ERROR;
 }

@@ -177,26 +177,46 @@ int command_kv_get(struct cli *c)
     return cli_flush();
 }
 
-static void show_items(struct cli *c, const thole_kv_v1_Answer *answer)
+/* `document` gathers the rows of one list. */
+static void show_items(struct cli *c, const thole_kv_v1_Answer *answer, struct bytes *document)
 {
     size_t n = 0;
     const thole_kv_v1_KeyValue *const *items = thole_kv_v1_Answer_items(answer, &n);
     for (size_t i = 0; i < n; i++) {
-        if (!cli_data_shown(c, items[i], thole_kv_v1_KeyValue_getmsgdef(c->pool))) {
-            cli_data_print(thole_kv_v1_KeyValue_key(items[i]), false, false);
-            if (cli_format(c) != FORMAT_NAME) {
-                printf(" ");
-                cli_data_print(thole_kv_v1_KeyValue_value(items[i]), false, false);
-            }
-            printf("\n");
+        if (cli_is_document(c)) {
+            bytes_append_str(document, document->size > 0 ? ",\n " : "");
+            cli_json(items[i], thole_kv_v1_KeyValue_getmsgdef(c->pool), document);
+            continue;
         }
+        cli_data_print(thole_kv_v1_KeyValue_key(items[i]), false, false);
+        if (cli_format(c) != FORMAT_NAME) {
+            printf(" ");
+            cli_data_print(thole_kv_v1_KeyValue_value(items[i]), false, false);
+        }
+        printf("\n");
     }
+}
+
+static int print_list(struct cli *c, struct bytes *document)
+{
+    struct bytes out = {0}, yaml = {0};
+    if (cli_is_document(c)) {
+        bytes_printf(&out, "[%.*s]\n", (int)document->size,
+                     document->size > 0 ? (const char *)document->data : "");
+        bool as_yaml = cli_format(c) == FORMAT_YAML && cli_yaml(NULL, bytes_slice(&out), &yaml);
+        cli_print(bytes_slice(as_yaml ? &yaml : &out));
+    }
+    bytes_deinit(&out);
+    bytes_deinit(&yaml);
+    bytes_deinit(document);
+    return cli_flush();
 }
 
 int command_kv_range(struct cli *c)
 {
     uint64_t left = c->values[OPT_LIMIT].set ? c->values[OPT_LIMIT].number : UINT64_MAX;
     upb_StringView from = c->arg_count > 1 ? cli_sv(c->args[1]) : (upb_StringView){NULL, 0};
+    struct bytes document = {0};
     while (left > 0) {
         struct thole_status st;
         const thole_kv_v1_Answer *answer = NULL;
@@ -209,18 +229,19 @@ int command_kv_range(struct cli *c)
         thole_kv_v1_Range_set_limit(range, left < RANGE_PAGE ? (uint32_t)left : RANGE_PAGE);
         int code = query(c, q, &answer, &st);
         if (code != CLI_OK) {
+            bytes_deinit(&document);
             return code;
         }
         size_t n = 0;
         (void)thole_kv_v1_Answer_items(answer, &n);
-        show_items(c, answer);
+        show_items(c, answer, &document);
         left -= n < left ? n : left;
         from = thole_kv_v1_Answer_next(answer);
         if (!thole_kv_v1_Answer_more(answer) || n == 0) {
             break;
         }
     }
-    return cli_flush();
+    return print_list(c, &document);
 }
 
 bool kv_show_event(struct cli *c, upb_StringView key, upb_StringView bytes)

@@ -1,25 +1,44 @@
 /* Commands that change one thing: delete, replicas, leadership. */
 #include <inttypes.h>
-#include <stdarg.h>
 #include <string.h>
 
 #include "agent/cli/wait.h"
+#include "thole/v1/control.upbdefs.h"
 
-static int done(struct cli *c, struct wait_item *item, const char *format, ...)
-    __attribute__((format(printf, 3, 4)));
-/* Says what was done on stdout, and waits if that was asked for. */
-static int done(struct cli *c, struct wait_item *item, const char *format, ...)
+/* Says what was done on stdout, and waits if that was asked for. A document says how it ended. */
+static int done(struct cli *c, struct wait_item *item, const char *name, const char *what,
+                const void *row)
 {
-    va_list args;
-    va_start(args, format);
-    vprintf(format, args);
-    putchar('\n');
-    va_end(args);
-    int result = cli_flush();
+    bool document = cli_is_document(c);
+    int result = CLI_OK;
+    if (!document) {
+        printf("%s %s\n", name, what);
+        result = cli_flush();
+    }
     if (result == CLI_OK && item != NULL && cli_flag(c, OPT_WAIT)) {
         result = wait_all(c, item, 1, wait_timeout_ms(c));
+        if (result == CLI_OK && item->what == WAIT_DELETED) {
+            what = "deleted";
+        }
     }
-    return result;
+    if (document && row != NULL) {
+        cli_document(c, "Replica", row, rows_def(c, ROWS_REPLICAS));
+    } else if (document) {
+        struct bytes out = {0};
+        cli_document_begin(&out, "Deletion");
+        cli_document_text(&out, "name", name);
+        cli_document_text(&out, "result", what);
+        cli_document_end(c, &out);
+    }
+    int flushed = cli_flush();
+    return result == CLI_OK ? flushed : result;
+}
+
+static int deleted(struct cli *c, struct wait_item *item, const char *collection, const char *name)
+{
+    char resource[ROWS_NAME_BYTES];
+    snprintf(resource, sizeof(resource), "%s/%s", collection, name);
+    return done(c, item, resource, cli_flag(c, OPT_WAIT) ? "deleting" : "deleted", NULL);
 }
 
 /* ---- Delete ---------------------------------------------------------------------------------- */
@@ -28,6 +47,11 @@ static int delete_shard(struct cli *c, const char *name)
 {
     struct thole_status st;
     const thole_v1_DeleteShardResponse *reply = NULL;
+    const thole_v1_Shard *row = NULL;
+    uint64_t id = 0;
+    if (cli_flag(c, OPT_WAIT) && rows_get_shard(c, name, false, &row, &st) == THOLE_OK) {
+        id = thole_v1_Shard_id(row); /* a pool may make another one of this name */
+    }
     thole_v1_DeleteShardRequest *request = thole_v1_DeleteShardRequest_new(c->arena);
     thole_v1_DeleteShardRequest_set_name(request, cli_sv(name));
     thole_v1_DeleteShardRequest_set_allow_missing(request, cli_flag(c, OPT_ALLOW_MISSING));
@@ -35,8 +59,8 @@ static int delete_shard(struct cli *c, const char *name)
     if (CLI_CALL(c, Shards, DeleteShard, request, &reply, DeleteShardResponse, &st)) {
         return cli_say_status("cannot delete the shard", &st);
     }
-    struct wait_item item = {.kind = ROWS_SHARDS, .what = WAIT_DELETED, .name = name};
-    return done(c, &item, "shards/%s %s", name, cli_flag(c, OPT_WAIT) ? "deleting" : "deleted");
+    struct wait_item item = {.kind = ROWS_SHARDS, .what = WAIT_DELETED, .name = name, .id = id};
+    return deleted(c, &item, "shards", name);
 }
 
 static int delete_pool(struct cli *c, const char *name)
@@ -51,7 +75,7 @@ static int delete_pool(struct cli *c, const char *name)
         return cli_say_status("cannot delete the pool", &st);
     }
     struct wait_item item = {.kind = ROWS_POOLS, .what = WAIT_DELETED, .name = name};
-    return done(c, &item, "pools/%s %s", name, cli_flag(c, OPT_WAIT) ? "deleting" : "deleted");
+    return deleted(c, &item, "pools", name);
 }
 
 static int delete_replica(struct cli *c, const char *text)
@@ -71,8 +95,9 @@ static int delete_replica(struct cli *c, const char *text)
         return cli_say_status("cannot delete the replica", &st);
     }
     struct wait_item item = {.kind = ROWS_REPLICAS, .what = WAIT_DELETED, .id = id};
-    return done(c, &item, "replicas/%" PRIu64 " %s", id,
-                cli_flag(c, OPT_WAIT) ? "deleting" : "deleted");
+    char number[24];
+    snprintf(number, sizeof(number), "%" PRIu64, id);
+    return deleted(c, &item, "replicas", number);
 }
 
 static int delete_host(struct cli *c, const char *name)
@@ -87,7 +112,7 @@ static int delete_host(struct cli *c, const char *name)
         return cli_say_status("cannot delete the host", &st);
     }
     struct wait_item item = {.kind = ROWS_HOSTS, .what = WAIT_DELETED, .name = name};
-    return done(c, &item, "hosts/%s deleted", name);
+    return deleted(c, &item, "hosts", name);
 }
 
 int command_delete(struct cli *c)
@@ -127,7 +152,7 @@ int command_replica_create(struct cli *c)
     char name[ROWS_NAME_BYTES];
     struct wait_item item = {
         .kind = ROWS_REPLICAS, .what = WAIT_RUNNING, .id = thole_v1_Replica_id(reply)};
-    return done(c, &item, "%s created", rows_name(ROWS_REPLICAS, reply, name, sizeof(name)));
+    return done(c, &item, rows_name(ROWS_REPLICAS, reply, name, sizeof(name)), "created", reply);
 }
 
 int command_replica_delete(struct cli *c)
@@ -151,6 +176,11 @@ int command_shard_transfer(struct cli *c)
     thole_v1_TransferLeaderRequest_set_replica_id(request, to);
     if (CLI_CALL(c, Shards, TransferLeader, request, &reply, TransferLeaderResponse, &st)) {
         return cli_say_status("cannot transfer the leadership", &st);
+    }
+    if (cli_is_document(c)) {
+        cli_document(c, "LeaderTransfer", reply,
+                     thole_v1_TransferLeaderResponse_getmsgdef(c->pool));
+        return cli_flush();
     }
     printf("shards/%s is led by replica %" PRIu64 " on %.*s\n", name,
            thole_v1_TransferLeaderResponse_leader_replica(reply),

@@ -139,6 +139,12 @@ static void say_when_interrupted(uint64_t id)
     signal(SIGINT, interrupted);
 }
 
+static int show_operation(struct cli *c, const thole_v1_Operation *o)
+{
+    cli_document(c, rows_kind_name(ROWS_OPERATIONS), o, rows_def(c, ROWS_OPERATIONS));
+    return cli_flush();
+}
+
 /* The exit code is the operation's end: 1 if it failed or was cancelled. */
 static int wait_for(struct cli *c, uint64_t id)
 {
@@ -188,6 +194,13 @@ static int wait_for(struct cli *c, uint64_t id)
         return cli_say_failed("operation %" PRIu64 " %s%s%s", id, show_operation_state(p.state),
                               p.message[0] != '\0' ? ": " : "", p.message);
     }
+    if (cli_is_document(c)) {
+        const thole_v1_Operation *row = NULL;
+        if (rows_get_operation(c, id, false, &row, &st) != THOLE_OK) {
+            return cli_say_status("cannot show the operation", &st);
+        }
+        return show_operation(c, row);
+    }
     printf("operations/%" PRIu64 " done\n", id);
     return cli_flush();
 }
@@ -222,6 +235,9 @@ int command_operation_cancel(struct cli *c)
     if (CLI_CALL(c, Operations, CancelOperation, request, &reply, Operation, &st)) {
         return cli_say_status("cannot cancel the operation", &st);
     }
+    if (cli_is_document(c)) {
+        return show_operation(c, reply);
+    }
     printf("operations/%" PRIu64 " %s\n", id,
            show_operation_state(thole_v1_Operation_state(reply)));
     return cli_flush();
@@ -239,12 +255,20 @@ int operation_started(struct cli *c, enum thole_code code, const thole_v1_Operat
         upb_StringView about = thole_v1_Operation_target(o), why = thole_v1_Operation_message(o);
         about = about.size > 0 ? about : cli_sv("the cluster");
         const char *kind = show_operation_kind(thole_v1_Operation_kind(o));
+        if (cli_is_document(c)) {
+            (void)show_operation(c, o);
+        }
         if (why.size > 0) {
             return cli_say_failed("%.*s: the %s would never end: %.*s", CLI_SV(about), kind,
                                   CLI_SV(why));
         }
-        printf("%.*s can be: %s\n", CLI_SV(about), kind);
+        if (!cli_is_document(c)) {
+            printf("%.*s can be: %s\n", CLI_SV(about), kind);
+        }
         return cli_flush();
+    }
+    if (cli_is_document(c)) { /* one: as it is now, or at its end */
+        return cli_flag(c, OPT_WAIT) ? wait_for(c, thole_v1_Operation_id(o)) : show_operation(c, o);
     }
     upb_StringView target = thole_v1_Operation_target(o);
     printf("operations/%" PRIu64 " %s%s%.*s %s\n", thole_v1_Operation_id(o),

@@ -1,8 +1,6 @@
-/* What is printed: JSON, and the common parts of all forms. */
+/* What is printed: the common parts of all forms. */
 #include <errno.h>
-#include <stdlib.h>
 #include <string.h>
-#include <upb/json_encode.h>
 
 #include "agent/cli/cli.h"
 
@@ -16,21 +14,6 @@ enum cli_format cli_format(const struct cli *c)
         }
     }
     return FORMAT_TABLE;
-}
-
-void cli_json(struct cli *c, const void *message, const upb_MessageDef *def, struct bytes *out)
-{
-    upb_Status status;
-    upb_Status_Clear(&status);
-    size_t size = upb_JsonEncode(message, def, c->pool, 0, NULL, 0, &status);
-    if (!upb_Status_IsOk(&status)) {
-        cli_say_failed("cannot show a message as JSON: %s", upb_Status_ErrorMessage(&status));
-        return;
-    }
-    char *text = xmalloc(size + 1);
-    upb_JsonEncode(message, def, c->pool, 0, text, size + 1, &status);
-    bytes_append(out, text, size);
-    free(text);
 }
 
 void cli_print(struct slice bytes)

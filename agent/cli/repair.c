@@ -9,6 +9,7 @@
 #include "agent/repair_zero.h"
 #include "agent/restore_zero.h"
 #include "thole/v1/repair.upb.h"
+#include "thole/v1/repair.upbdefs.h"
 
 static const char *state_of(const thole_v1_RepairReplica *r, uint64_t chosen)
 {
@@ -19,8 +20,12 @@ static const char *state_of(const thole_v1_RepairReplica *r, uint64_t chosen)
                                                           : "discarded";
 }
 
-static void print_plan(const thole_v1_RepairPlan *plan)
+static void print_plan(struct cli *c, const thole_v1_RepairPlan *plan)
 {
+    if (cli_is_document(c)) {
+        cli_document(c, "RepairPlan", plan, thole_v1_RepairPlan_getmsgdef(c->pool));
+        return;
+    }
     static const char *const columns[] = {"REPLICA", "HOST",   "VOTER",   "STATE", ">EPOCH",
                                           ">TERM",   ">INDEX", "PROBLEM", NULL};
     size_t n = 0;
@@ -54,7 +59,10 @@ int command_repair_shard(struct cli *c)
     if (CLI_CALL(c, Repair, PlanRepair, request, &plan, RepairPlan, &st)) {
         return cli_say_status("cannot plan the repair", &st);
     }
-    print_plan(plan);
+    bool runs = thole_v1_RepairPlan_possible(plan) && cli_flag(c, OPT_YES);
+    if (!cli_is_document(c) || !runs) { /* one document: the plan that was carried out */
+        print_plan(c, plan);
+    }
     if (!thole_v1_RepairPlan_possible(plan)) {
         return cli_say_failed("no repair: %.*s", CLI_SV(thole_v1_RepairPlan_refused_because(plan)));
     }
@@ -67,6 +75,10 @@ int command_repair_shard(struct cli *c)
     thole_v1_RunRepairRequest_set_hash(run, thole_v1_RepairPlan_hash(plan));
     if (CLI_CALL(c, Repair, RunRepair, run, &plan, RepairPlan, &st)) {
         return cli_say_status("cannot repair the shard", &st);
+    }
+    if (cli_is_document(c)) {
+        print_plan(c, plan);
+        return cli_flush();
     }
     printf("shards/%s repaired: led by replica %" PRIu64 ", epoch %" PRIu64 "\n", name,
            thole_v1_RepairPlan_chosen_replica(plan), thole_v1_RepairPlan_epoch(plan));
@@ -108,7 +120,7 @@ int command_repair_zero(struct cli *c)
         free(z);
         return rc;
     }
-    print_plan(plan_message(c, &z->plan));
+    print_plan(c, plan_message(c, &z->plan));
     if (!z->plan.possible) {
         rc = cli_say_failed("no repair: %s", z->plan.refused);
     } else if (!cli_flag(c, OPT_YES)) {
@@ -116,9 +128,10 @@ int command_repair_zero(struct cli *c)
     } else if (repair_zero_mark(z, &st) != THOLE_OK) {
         rc = cli_say_status("cannot mark the data directory", &st);
     } else {
-        printf("%s is marked: its next start makes it the only voter of shard zero, epoch %" PRIu64
-               ". Then start the other hosts that are left: they get new replicas of shard zero\n",
-               z->dirs[z->plan.chosen].path, z->plan.epoch);
+        fprintf(cli_is_document(c) ? stderr : stdout,
+                "%s is marked: its next start makes it the only voter of shard zero, epoch %" PRIu64
+                ". Then start the other hosts that are left: they get new replicas of shard zero\n",
+                z->dirs[z->plan.chosen].path, z->plan.epoch);
     }
     repair_zero_close(z);
     free(z);
@@ -135,6 +148,18 @@ int command_snapshot_restore_zero(struct cli *c)
         return cli_say_status("cannot restore the registry", &st);
     }
     uuid_format(&done.cluster, cluster);
+    if (cli_is_document(c)) {
+        struct bytes out = {0};
+        cli_document_begin(&out, "RestoredRegistry");
+        cli_document_text(&out, "directory", c->args[1]);
+        cli_document_text(&out, "host", done.name);
+        cli_document_text(&out, "cluster", cluster);
+        bytes_printf(&out,
+                     ",\"revision\":\"%" PRIu64 "\",\"shards\":%" PRIu32 ",\"lostHosts\":%" PRIu32,
+                     done.registry.revision, done.registry.shards, done.registry.hosts);
+        cli_document_end(c, &out);
+        return cli_flush();
+    }
     printf("%s: host %s of the new cluster %s, from revision %" PRIu64 ": %" PRIu32
            " shards await their data, %" PRIu32 " hosts are lost\n"
            "next: start tholed with it, let other hosts join, and restore each shard's snapshot "

@@ -50,6 +50,9 @@ bool rows_pool_ready(const thole_v1_ShardPool *pool);
 /* "shards/orders" and the like. */
 const char *rows_name(enum rows_kind kind, const void *row, char *ret, size_t size);
 #define ROWS_NAME_BYTES 320
+const char *rows_kind_name(enum rows_kind kind); /* "Shard" */
+/* ,"NAME":[all rows] of a document. */
+void rows_json(struct cli *c, const struct rows *rows, const char *name, struct bytes *out);
 const upb_MessageDef *rows_def(struct cli *c, enum rows_kind kind);
 
 /* In the format of -o; a table has a header if `header`. `single`: an object instead of a list. */

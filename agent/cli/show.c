@@ -360,12 +360,37 @@ static void show_table(struct cli *c, const struct rows *rows)
     cli_table_print(t, c->layout);
 }
 
+const char *rows_kind_name(enum rows_kind kind)
+{
+    static const char *const names[] = {
+        [ROWS_HOSTS] = "Host",   [ROWS_SHARDS] = "Shard",    [ROWS_REPLICAS] = "Replica",
+        [ROWS_EVENTS] = "Event", [ROWS_POOLS] = "ShardPool", [ROWS_OPERATIONS] = "Operation",
+    };
+    return names[kind];
+}
+
+/* With its kind, so that what is read can be applied again. */
+static void row_json(struct cli *c, enum rows_kind kind, const void *row, struct bytes *out)
+{
+    cli_json_object(rows_kind_name(kind), row, rows_def(c, kind), out);
+}
+
+void rows_json(struct cli *c, const struct rows *rows, const char *name, struct bytes *out)
+{
+    bytes_printf(out, ",\"%s\":[", name);
+    for (size_t i = 0; i < rows->count; i++) {
+        bytes_append_str(out, i > 0 ? "," : "");
+        row_json(c, rows->kind, rows->items[i], out);
+    }
+    bytes_append_str(out, "]");
+}
+
 static void show_json(struct cli *c, const struct rows *rows, bool single)
 {
     struct bytes out = {0};
     for (size_t i = 0; i < rows->count; i++) {
         bytes_append_str(&out, single ? "" : i == 0 ? "[" : ",\n ");
-        cli_json(c, rows->items[i], rows_def(c, rows->kind), &out);
+        row_json(c, rows->kind, rows->items[i], &out);
     }
     bytes_append_str(&out, single ? "\n" : rows->count == 0 ? "[]\n" : "]\n");
     cli_print(bytes_slice(&out));
@@ -374,17 +399,13 @@ static void show_json(struct cli *c, const struct rows *rows, bool single)
 
 static void show_yaml(struct cli *c, const struct rows *rows)
 {
-    const char *kind = rows->kind == ROWS_HOSTS    ? "Host"
-                       : rows->kind == ROWS_SHARDS ? "Shard"
-                       : rows->kind == ROWS_POOLS  ? "ShardPool"
-                                                   : NULL;
     for (size_t i = 0; i < rows->count; i++) {
         struct bytes json = {0}, out = {0};
-        cli_json(c, rows->items[i], rows_def(c, rows->kind), &json);
+        row_json(c, rows->kind, rows->items[i], &json);
         if (i > 0) {
             bytes_append_str(&out, "---\n");
         }
-        cli_yaml(kind, bytes_slice(&json), &out);
+        cli_yaml(NULL, bytes_slice(&json), &out);
         cli_print(bytes_slice(&out));
         bytes_deinit(&json);
         bytes_deinit(&out);

@@ -135,6 +135,12 @@ static enum thole_code into_place(int fd, const char *part, const char *path,
     return code;
 }
 
+static void print_saved(const char *path, const thole_v1_SnapshotFile *head, uint64_t bytes)
+{
+    printf("%s: shards/%.*s up to log index %" PRIu64 ", %" PRIu64 " bytes\n", path,
+           CLI_SV(thole_v1_SnapshotFile_shard(head)), thole_v1_SnapshotFile_index(head), bytes);
+}
+
 int command_snapshot_save(struct cli *c)
 {
     struct thole_status st;
@@ -161,9 +167,11 @@ int command_snapshot_save(struct cli *c)
         result = cli_say_status("cannot save the snapshot", &st);
     } else {
         const thole_v1_SnapshotFile *head = snapshot_check_head(k);
-        printf("%s: shards/%.*s up to log index %" PRIu64 ", %" PRIu64 " bytes\n", path,
-               CLI_SV(thole_v1_SnapshotFile_shard(head)), thole_v1_SnapshotFile_index(head),
-               snapshot_check_fed(k));
+        if (cli_is_document(c)) {
+            cli_document(c, "SnapshotFile", head, thole_v1_SnapshotFile_getmsgdef(c->pool));
+        } else {
+            print_saved(path, head, snapshot_check_fed(k));
+        }
         result = cli_flush();
     }
     snapshot_check_free(k);
@@ -243,20 +251,10 @@ static void print_head(const thole_v1_SnapshotFile *h, uint64_t bytes)
 
 static int show_head(struct cli *c, const thole_v1_SnapshotFile *h, uint64_t bytes)
 {
-    struct bytes json = {0}, yaml = {0};
-    enum cli_format format = cli_format(c);
-    if (format == FORMAT_NAME) {
+    if (cli_format(c) == FORMAT_NAME) {
         printf("shards/%.*s\n", CLI_SV(thole_v1_SnapshotFile_shard(h)));
-    } else if (format == FORMAT_JSON || format == FORMAT_YAML) {
-        cli_json(c, h, thole_v1_SnapshotFile_getmsgdef(c->pool), &json);
-        if (format == FORMAT_YAML) {
-            cli_yaml("SnapshotFile", bytes_slice(&json), &yaml);
-        } else {
-            bytes_append_str(&json, "\n");
-        }
-        cli_print(bytes_slice(format == FORMAT_YAML ? &yaml : &json));
-        bytes_deinit(&json);
-        bytes_deinit(&yaml);
+    } else if (cli_is_document(c)) {
+        cli_document(c, "SnapshotFile", h, thole_v1_SnapshotFile_getmsgdef(c->pool));
     } else {
         print_head(h, bytes);
     }

@@ -71,7 +71,8 @@ static bool read_row(struct spec_reader *r, yaml_node_t *root, const upb_Message
         }
         const char *name = (const char *)key->data.scalar.value;
         const upb_FieldDef *field = spec_field(def, name, key->data.scalar.length);
-        if (strcmp(name, "kind") == 0 || (field != NULL && is_observed(upb_FieldDef_Name(field)))) {
+        if (strcmp(name, "kind") == 0 || strcmp(name, "createTime") == 0 ||
+            (field != NULL && is_observed(upb_FieldDef_Name(field)))) {
             continue;
         }
         if (field == NULL) {

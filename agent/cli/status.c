@@ -83,33 +83,24 @@ static enum thole_code get_status(struct cli *c, const thole_v1_StatusResponse *
     return CLI_CALL(c, Cluster, Status, request, ret, StatusResponse, st);
 }
 
-static void show_json(struct cli *c, const thole_v1_StatusResponse *status)
+/* One document: what the host that was asked says of itself, and all hosts and shards. */
+static void show_document(struct cli *c, const thole_v1_StatusResponse *status,
+                          const struct rows *hosts, const struct rows *shards)
 {
-    struct bytes json = {0}, out = {0};
-    cli_json(c, status, thole_v1_StatusResponse_getmsgdef(c->pool), &json);
-    if (cli_format(c) == FORMAT_YAML) {
-        cli_yaml(NULL, bytes_slice(&json), &out);
-    } else {
-        bytes_append_slice(&out, bytes_slice(&json));
-        bytes_append_str(&out, "\n");
-    }
-    cli_print(bytes_slice(&out));
-    bytes_deinit(&json);
-    bytes_deinit(&out);
+    struct bytes out = {0}, fields = {0};
+    cli_document_begin(&out, "Status");
+    cli_json(status, thole_v1_StatusResponse_getmsgdef(c->pool), &fields);
+    bytes_append_str(&out, ",");
+    bytes_append(&out, fields.data + 1, fields.size - 2);
+    rows_json(c, hosts, "hosts", &out);
+    rows_json(c, shards, "shards", &out);
+    cli_document_end(c, &out);
+    bytes_deinit(&fields);
 }
 
-int command_status(struct cli *c)
+static void show_asked(const thole_v1_StatusResponse *status)
 {
-    struct thole_status st;
-    const thole_v1_StatusResponse *status = NULL;
-    if (get_status(c, &status, &st) != THOLE_OK) {
-        return cli_say_status("cannot get the status", &st);
-    }
     bool ready = thole_v1_StatusResponse_ready(status);
-    if (cli_format(c) == FORMAT_JSON || cli_format(c) == FORMAT_YAML) {
-        show_json(c, status);
-        return ready ? cli_flush() : CLI_UNAVAILABLE;
-    }
     const thole_v1_Host *host = thole_v1_StatusResponse_host(status);
     upb_StringView none = {NULL, 0};
     upb_StringView cluster = thole_v1_StatusResponse_cluster_id(status);
@@ -120,27 +111,49 @@ int command_status(struct cli *c)
            thole_v1_StatusResponse_revision(status));
     printf("ready     %s%.*s\n",
            ready ? "yes" : "no: ", CLI_SV(thole_v1_StatusResponse_not_ready_reason(status)));
+}
+
+static void show_rows(struct cli *c, const struct rows *hosts, const struct rows *shards)
+{
+    printf("shards    %zu, %zu ready\n", shards->count, count_ready(shards));
+    if (hosts->count > 0) {
+        printf("\n");
+        rows_show(c, hosts, false, false);
+    }
+    if (shards->count > 0) {
+        printf("\n");
+        show_shards(c, shards);
+    }
+    show_problems(shards);
+}
+
+int command_status(struct cli *c)
+{
+    struct thole_status st;
+    const thole_v1_StatusResponse *status = NULL;
+    if (get_status(c, &status, &st) != THOLE_OK) {
+        return cli_say_status("cannot get the status", &st);
+    }
+    bool ready = thole_v1_StatusResponse_ready(status);
+    if (!cli_is_document(c)) {
+        show_asked(status);
+    }
     /* When shard zero cannot be asked, what this host knows is better than nothing. */
     const struct rows_query hosts_query = {.kind = ROWS_HOSTS, .stale = !ready};
     const struct rows_query shards_query = {.kind = ROWS_SHARDS, .stale = !ready};
     struct rows hosts, shards;
-    if (rows_list(c, &hosts_query, &hosts, &st) != THOLE_OK) {
+    if (rows_list(c, &hosts_query, &hosts, &st) != THOLE_OK && ready) {
         return cli_say_status("cannot list hosts", &st);
     }
-    if (rows_list(c, &shards_query, &shards, &st) != THOLE_OK) {
+    if (rows_list(c, &shards_query, &shards, &st) != THOLE_OK && ready) {
         rows_deinit(&hosts);
         return cli_say_status("cannot list shards", &st);
     }
-    printf("shards    %zu, %zu ready\n", shards.count, count_ready(&shards));
-    if (hosts.count > 0) {
-        printf("\n");
-        rows_show(c, &hosts, false, false);
+    if (cli_is_document(c)) {
+        show_document(c, status, &hosts, &shards);
+    } else {
+        show_rows(c, &hosts, &shards);
     }
-    if (shards.count > 0) {
-        printf("\n");
-        show_shards(c, &shards);
-    }
-    show_problems(&shards);
     rows_deinit(&hosts);
     rows_deinit(&shards);
     int result = cli_flush();

@@ -57,7 +57,10 @@ static void observe_shard(struct wait_item *w, const thole_v1_Shard *s)
     const thole_v1_ShardStatus *status = thole_v1_Shard_status(s);
     if (w->what == WAIT_FORMED) {
         w->done = status != NULL && thole_v1_ShardStatus_formed(status);
+    } else if (w->what == WAIT_DELETED && w->id != 0 && thole_v1_Shard_id(s) != w->id) {
+        w->done = true; /* it went, and another one has the name already */
     } else if (w->what == WAIT_DELETED) {
+        w->id = thole_v1_Shard_id(s);
         const thole_v1_Condition *why = rows_condition(s, "Ready");
         bool waits = why != NULL &&
                      upb_StringView_IsEqual(thole_v1_Condition_reason(why), cli_sv("Deleting"));

@@ -11,7 +11,7 @@ struct wait_item {
     enum rows_kind kind; /* hosts, shards, pools, replicas */
     enum wait_for what;
     const char *name;    /* of a host, shard or pool */
-    uint64_t id;         /* of a replica */
+    uint64_t id;         /* of a replica; of a shard that is deleted, 0: the first that is seen */
     uint64_t generation; /* of a shard's or pool's spec: at least */
     bool quiet;          /* no progress lines */
 

@@ -64,8 +64,8 @@ static bool has_three_voters(struct cluster *c, const char *shard)
 {
     static char out[65536];
     return cli(c, 0, out, sizeof out, "get replicas --shard %s -o json", shard) == 0 &&
-           count_text(out, "REPLICA_ROLE_VOTER") == 3 &&
-           count_text(out, "REPLICA_PHASE_RUNNING") == 3;
+           count_text(out, "\"role\":\"VOTER\"") == 3 &&
+           count_text(out, "\"phase\":\"RUNNING\"") == 3;
 }
 
 static bool three_voters(void *ctx)

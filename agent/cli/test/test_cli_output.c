@@ -89,15 +89,47 @@ static void test_a_watch_has_one_header(void **state)
     cli_deinit(&c);
 }
 
-static void test_json_is_canonical(void **state)
+#define REST                                                                            \
+    ",\"nonVoting\":[],\"constraints\":[],\"witnesses\":0,\"spread\":[],"               \
+    "\"leaderPreference\":[],\"leaseReads\":false},\"etag\":\"\",\"generation\":\"0\"," \
+    "\"revision\":\"0\",\"createTime\":null,\"initial\":[],\"deleting\":false,"         \
+    "\"pool\":\"\",\"awaitsRestore\":false,\"beginsAgain\":false}"
+#define SHARD(name) "{\"kind\":\"Shard\",\"name\":\"" name "\",\"id\":\"7\",\"spec\":"
+
+static void test_json_has_defaults_and_a_kind(void **state)
 {
     (void)state;
     struct cli c = cli_with("json");
     assert_string_equal(
         captured(print_two, &c),
-        "[{\"name\":\"a\",\"id\":\"7\",\"spec\":{\"type\":\"kv\",\"voters\":3}},\n"
-        " {\"name\":\"a-long-name\",\"id\":\"7\",\"spec\":{\"type\":\"kv\",\"voters\":15}}]\n");
+        "[" SHARD("a") "{\"type\":\"kv\",\"config\":\"\",\"voters\":3" REST ",\n " SHARD(
+            "a-long-name") "{\"type\":\"kv\",\"config\":\"\",\"voters\":15" REST "]\n");
     assert_string_equal(captured(print_none, &c), "[]\n");
+    cli_deinit(&c);
+}
+
+static void test_json_names_enums_as_specs_do_and_times_by_date(void **state)
+{
+    (void)state;
+    struct cli c = cli_with("json");
+    struct bytes out = {0};
+    thole_v1_Operation *o = thole_v1_Operation_new(c.arena);
+    thole_v1_Operation_set_kind(o, thole_v1_OPERATION_KIND_DRAIN);
+    thole_v1_Operation_set_message(o, cli_sv("a \"b\"\n\x01"));
+    thole_v1_Operation_set_start_time_ms(o, 1732973532123);
+    thole_v1_Operation_add_controllers(o, thole_v1_CONTROLLER_BALANCE, c.arena);
+    cli_json_object("Operation", o, rows_def(&c, ROWS_OPERATIONS), &out);
+    bytes_append(&out, "", 1);
+    static const char *const parts[] = {
+        "{\"id\":\"0\",\"kind\":\"DRAIN\"", "\"state\":null", "\"controllers\":[\"BALANCE\"]",
+        "\"message\":\"a \\\"b\\\"\\u000a\\u0001\"",
+        "\"startTime\":\"2024-11-30T13:32:12.123Z\",\"endTime\":null"};
+    for (size_t i = 0; i < sizeof(parts) / sizeof(parts[0]); i++) {
+        if (strstr((const char *)out.data, parts[i]) == NULL) {
+            fail_msg("no %s in %s", parts[i], (const char *)out.data);
+        }
+    }
+    bytes_deinit(&out);
     cli_deinit(&c);
 }
 
@@ -113,10 +145,12 @@ static void test_yaml_is_a_spec_again(void **state)
 {
     (void)state;
     struct cli c = cli_with("yaml");
-    assert_string_equal(captured(print_two, &c),
-                        "kind: Shard\nname: a\nid: \"7\"\nspec:\n  type: kv\n  voters: 3\n---\n"
-                        "kind: Shard\nname: a-long-name\nid: \"7\"\nspec:\n  type: kv\n"
-                        "  voters: 15\n");
+    const char *text = captured(print_two, &c);
+    assert_ptr_equal(strstr(text, "kind: Shard\nname: a\nid: \"7\"\nspec:\n  type: kv\n"), text);
+    assert_non_null(strstr(text, "  voters: 3\n"));
+    assert_non_null(strstr(text, "\n---\nkind: Shard\nname: a-long-name\n"));
+    assert_non_null(strstr(text, "\ncreateTime: null\n"));
+    assert_non_null(strstr(text, "  leaseReads: false\n"));
     cli_deinit(&c);
 }
 
@@ -148,7 +182,8 @@ int main(void)
         cmocka_unit_test(test_a_table_is_aligned_and_has_no_trailing_blanks),
         cmocka_unit_test(test_a_watch_has_one_header),
         cmocka_unit_test(test_control_characters_in_data_are_shown),
-        cmocka_unit_test(test_json_is_canonical),
+        cmocka_unit_test(test_json_has_defaults_and_a_kind),
+        cmocka_unit_test(test_json_names_enums_as_specs_do_and_times_by_date),
         cmocka_unit_test(test_names_are_one_a_line),
         cmocka_unit_test(test_yaml_is_a_spec_again),
     };
