@@ -16,6 +16,7 @@ static FILE *open_as(const char *symbol, const char *path, const char *mode)
     return real(other && strcmp(path, "/etc/hosts") == 0 ? other : path, mode);
 }
 
+/* NOLINTBEGIN(readability-inconsistent-declaration-parameter-name): libc's names are reserved */
 FILE *fopen(const char *path, const char *mode)
 {
     return open_as("fopen", path, mode);
@@ -25,3 +26,4 @@ FILE *fopen64(const char *path, const char *mode)
 {
     return open_as("fopen64", path, mode);
 }
+/* NOLINTEND(readability-inconsistent-declaration-parameter-name) */
