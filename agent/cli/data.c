@@ -172,7 +172,8 @@ int command_propose(struct cli *c)
             cli_data_print(data, p.base64, true);
         }
         if (thole_v1_ProposeResponse_code(reply) != 0) {
-            cli_note("code %" PRIu64, thole_v1_ProposeResponse_code(reply));
+            (void)cli_say_failed("the machine refused it: code %" PRIu64,
+                                 thole_v1_ProposeResponse_code(reply));
         }
         if (thole_v1_ProposeResponse_duplicate(reply)) {
             cli_note("this is the remembered answer to an earlier attempt");

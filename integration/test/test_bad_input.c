@@ -112,6 +112,78 @@ static void test_kv_commands_do_not_change_a_counter(void **state)
     assert_goes_on();
 }
 
+/* Every command that takes a name or a number, given a wrong one: its exit code. */
+static void test_each_command_refuses_wrong_input_with_its_exit_code(void **state)
+{
+    (void)state;
+    static const struct {
+        int code;
+        const char *command;
+    } rows[] = {
+        {2, "get things"},
+        {3, "get shard nowhere"},
+        {3, "get host nowhere"},
+        {3, "get pool nowhere"},
+        {3, "get replica 999999"},
+        {2, "get replica x"},
+        {3, "get operation 999999"},
+        {3, "get replicas --shard nowhere"},
+        {3, "get replicas --host nowhere"},
+        {2, "get events --object foo"},
+        {1, "get events --since-revision 1125899906842624"},
+        {3, "describe shard nowhere"},
+        {3, "describe host nowhere"},
+        {3, "describe pool nowhere"},
+        {2, "describe thing orders"},
+        {3, "delete shard nowhere"},
+        {0, "delete shard nowhere --allow-missing"},
+        {3, "delete pool nowhere"},
+        {3, "delete replica 999999"},
+        {2, "delete replica x"},
+        {3, "delete host nowhere"},
+        {2, "delete thing orders"},
+        {2, "wait orders"},
+        {3, "wait shard/nowhere"},
+        {2, "wait --for drained shard/orders"},
+        {3, "propose nowhere x"},
+        {1, "propose orders rubbish"},
+        {1, "propose orders 'put a 1' --session 7"},
+        {3, "query nowhere x"},
+        {1, "query orders 'get a' --max-staleness 1s"},
+        {3, "watch nowhere"},
+        {3, "session open nowhere"},
+        {3, "kv put nowhere a 1"},
+        {3, "kv get nowhere a"},
+        {3, "kv get orders no-such-key"},
+        {3, "shard transfer-leader nowhere"},
+        {2, "shard move orders"},
+        {3, "shard move nowhere --from h1 --to h2"},
+        {3, "replica create nowhere h1"},
+        {3, "replica create orders nowhere"},
+        {1, "replica create orders h1"},
+        {2, "replica delete x"},
+        {3, "host drain nowhere"},
+        {3, "host undrain nowhere"},
+        {3, "host cordon nowhere"},
+        {3, "host uncordon nowhere"},
+        {3, "host decommission nowhere"},
+        {2, "operation wait x"},
+        {3, "operation wait 999999"},
+        {3, "operation cancel 999999"},
+        {2, "pause everything"},
+        {3, "snapshot status /no-such-file"},
+        {3, "repair shard nowhere"},
+    };
+    char out[16384];
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        int code = cli(cluster, 0, out, sizeof out, "%s", rows[i].command);
+        if (code != rows[i].code || (code != 0 && !strstr(out, "thole: ")))
+            fail_msg("thole %s: exit code %d, wanted %d: %s", rows[i].command, code, rows[i].code,
+                     out);
+    }
+    assert_goes_on();
+}
+
 static void test_oversize_proposal_is_refused(void **state)
 {
     (void)state;
@@ -252,6 +324,7 @@ int main(void)
         cmocka_unit_test(test_malformed_spec_is_refused_with_its_place),
         cmocka_unit_test(test_unknown_names_are_not_found),
         cmocka_unit_test(test_kv_commands_do_not_change_a_counter),
+        cmocka_unit_test(test_each_command_refuses_wrong_input_with_its_exit_code),
         cmocka_unit_test(test_oversize_proposal_is_refused),
         cmocka_unit_test(test_locked_data_directory_is_refused),
         cmocka_unit_test(test_foreign_data_directory_is_refused),
