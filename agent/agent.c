@@ -178,7 +178,7 @@ void agent_start_again(struct agent *a, const char *format, ...)
     thole_status_set(&st, THOLE_UNAVAILABLE, THOLE_REASON_STOPPED, __FILE__, __LINE__,
                      "this host has to start again: %s", why);
     pthread_mutex_lock(&a->lock);
-    a->again = !a->failed;
+    a->again = a->again || !a->failed;
     pthread_mutex_unlock(&a->lock);
     agent_fail(a, &st);
 }
@@ -301,27 +301,6 @@ static struct agent *agent_alloc(const struct agent_options *o)
     return a;
 }
 
-static enum thole_code open_stores(struct agent *a, struct thole_status *st)
-{
-    char *log = datadir_file(&a->dir, "log"), *state = datadir_file(&a->dir, "state");
-    const struct log_store_options lo = {.path = log};
-    const struct state_db_options so = {.path = state};
-    enum thole_code code = log_store_open(&lo, &a->log, st);
-    if (code == THOLE_OK)
-        code = state_db_open(&so, &a->state, st);
-    free(log);
-    free(state);
-    if (code == THOLE_DATA_LOSS && st) { /* what can be read around is not told here */
-        LOG_ERROR(AGENT, "the data directory is damaged, and cannot be read: %s", st->message);
-        code =
-            THOLE_FAIL(st, THOLE_DATA_LOSS, st->reason,
-                       "%.80s is damaged: for the cluster this disk is lost; start with an empty "
-                       "data directory and --join, and \"thole host decommission %.64s\"",
-                       a->dir.path, a->identity.name);
-    }
-    return code;
-}
-
 static enum thole_code open_bus(struct agent *a, struct thole_status *st)
 {
     options_default_listen(a);
@@ -425,7 +404,7 @@ static enum thole_code open_all(struct agent *a, struct thole_status *st)
         code = datadir_next_start(&a->dir, a->o.election_timeout_ms, a->o.stop_fd, &a->incarnation,
                                   &a->lineage, st);
     if (code == THOLE_OK)
-        code = open_stores(a, st);
+        code = stores_open(a, st);
     if (code != THOLE_OK)
         return code;
     (void)log_context_host(a->identity.name);
@@ -477,15 +456,22 @@ enum thole_code agent_new(const struct agent_options *o, struct agent **ret,
     enum thole_code code = options_check(o, st);
     if (code != THOLE_OK)
         return code;
-    struct agent *a = agent_alloc(o);
-    code = open_all(a, st);
-    if (code == THOLE_OK) {
-        LOG_INFO(AGENT, "host runs data_dir=%s version=%s", a->dir.path, agent_version());
-        *ret = a;
-    } else {
-        agent_stop(a);
-        agent_free(a);
-    }
+    bool again = false;
+    do { /* damage that is met while the engine opens is salvaged by another try */
+        struct agent *a = agent_alloc(o);
+        code = open_all(a, st);
+        again = code != THOLE_OK && !again && atomic_load(&a->state_damaged);
+        if (code == THOLE_OK) {
+            LOG_INFO(AGENT, "host runs data_dir=%s version=%s", a->dir.path, agent_version());
+            atomic_store(&a->opened, true);
+            if (atomic_load(&a->state_damaged))
+                stores_start_again(a);
+            *ret = a;
+        } else {
+            agent_stop(a);
+            agent_free(a);
+        }
+    } while (again);
     (void)log_context_host(NULL);
     return code;
 }

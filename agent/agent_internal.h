@@ -121,6 +121,9 @@ struct agent {
     struct meeting *meeting;
     bool served;          /* services were registered */
     _Atomic bool leaving; /* requests of others are sent elsewhere */
+    /* Damage was met in the state database: replicas may fail because of others' bytes. */
+    _Atomic bool state_damaged;
+    _Atomic bool opened; /* agent_new succeeds */
     /* Shard zero is forced here: it takes nothing before it knows (RepairZero). */
     _Atomic bool repairing;
 
@@ -173,6 +176,10 @@ THOLE_MUST_CHECK enum thole_code options_check(const struct agent_options *o,
 void options_default_listen(struct agent *a);
 /* Remember it, with the port that was really taken. */
 THOLE_MUST_CHECK enum thole_code options_save_listen(struct agent *a, struct thole_status *st);
+
+/* stores.c: open the log and the state database, which is made anew if it is damaged. */
+THOLE_MUST_CHECK enum thole_code stores_open(struct agent *a, struct thole_status *st);
+void stores_start_again(struct agent *a);
 
 /* wiring.c */
 struct engine_transport wiring_transport(struct agent *a);

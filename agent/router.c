@@ -317,6 +317,8 @@ static bool without_effect(struct router *ro, const struct router_request *r)
     case THOLE_REASON_DROPPED:
     case THOLE_REASON_STOPPED:
         return true;
+    case THOLE_REASON_MACHINE_FAILED: /* another replica leads soon */
+        return r->status.code == THOLE_UNAVAILABLE;
     case THOLE_REASON_NO_SUCH_SHARD:
         return ro->engine && ro->o.exists(ro->o.ctx, r->shard_id);
     default:

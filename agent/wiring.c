@@ -44,7 +44,8 @@ static void on_replica_changed(void *ctx, const struct engine_replica_status *s)
     struct agent *a = ctx;
     route_cache_local(router_cache(a->router), s);
     struct hostctl *h = atomic_load_explicit(&a->hostctl, memory_order_acquire);
-    if (h)
+    /* What fails now may be whole after the start that follows. */
+    if (h && !(s->failed && atomic_load(&a->state_damaged)))
         hostctl_replica_changed(h, s);
     chores_replica_changed(a->chores, s->shard_id);
 }

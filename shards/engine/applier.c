@@ -17,8 +17,23 @@ void query_job_fail(struct query_job *j, enum thole_code code, enum thole_reason
     free(j);
 }
 
-static void serve_one(struct machine *m, void *view, struct engine_request *q, struct bytes *out)
+/* A query met damage in the machine's data. Where this replica leads, every other query and the
+ * next snapshot would meet it, too: it fails, so that another one leads and this one is rebuilt. */
+static void fail_damaged(struct replica *r, struct thole_status *st)
 {
+    if (!r->machine_failed) {
+        struct task *t = task_new(TASK_DAMAGED, r);
+        t->st = *st;
+        r->machine_failed = true;
+        loop_post(t->loop, &t->msg);
+    }
+    (void)THOLE_FAIL(st, THOLE_UNAVAILABLE, THOLE_REASON_MACHINE_FAILED,
+                     "this replica's data is damaged: ask another one");
+}
+
+static void serve_one(struct replica *r, void *view, struct engine_request *q, struct bytes *out)
+{
+    struct machine *m = r->machine;
     bytes_clear(out);
     q->index = m->applied;
     if (q->kind != ENGINE_READ_POINT &&
@@ -26,6 +41,8 @@ static void serve_one(struct machine *m, void *view, struct engine_request *q, s
         q->result.owner = buf_copy(out->data, out->size);
         q->result.bytes = slice_of(q->result.owner->data, out->size);
     }
+    if (q->status.code == THOLE_DATA_LOSS)
+        fail_damaged(r, &q->status);
     request_finish(q);
 }
 
@@ -45,7 +62,7 @@ static void serve(struct query_job *j)
     }
     struct worker_msg *msg;
     while ((msg = msgq_pop(&j->requests)))
-        serve_one(m, view, CONTAINER_OF(msg, struct engine_request, msg), &out);
+        serve_one(j->r, view, CONTAINER_OF(msg, struct engine_request, msg), &out);
     if (locked)
         pthread_rwlock_unlock(m->lock);
     else if (m->type->view_release)
@@ -105,7 +122,7 @@ static void handle_query(struct query_job *j)
 {
     struct replica *r = j->r;
     if (r->machine_failed) {
-        query_job_fail(j, THOLE_FAILED_PRECONDITION, THOLE_REASON_MACHINE_FAILED,
+        query_job_fail(j, THOLE_UNAVAILABLE, THOLE_REASON_MACHINE_FAILED,
                        "the machine has failed");
     } else if (!r->machine) {
         query_job_fail(j, THOLE_UNAVAILABLE, THOLE_REASON_STOPPED, "the replica is stopping");
@@ -205,7 +222,7 @@ static void handle_apply(struct applier *a, struct apply_job *j)
             j->st.code = code;
             r->machine_failed = true;
             apply_abandon(a->batch);
-            fail_parked(r, THOLE_FAILED_PRECONDITION, THOLE_REASON_MACHINE_FAILED,
+            fail_parked(r, THOLE_UNAVAILABLE, THOLE_REASON_MACHINE_FAILED,
                         "the machine has failed");
             watch_end(r, THOLE_REASON_MACHINE_FAILED, "the machine has failed");
         }
@@ -315,6 +332,7 @@ static void handle_task(struct applier *a, struct task *t)
     case TASK_CHECK:
     case TASK_SPACE:
     case TASK_EXPORT:
+    case TASK_DAMAGED:
     case TASK_SEED:
         ASSERT(false && "a task that is not for an applier");
     }

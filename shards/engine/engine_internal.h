@@ -160,6 +160,7 @@ enum task_kind {
     TASK_CHECK,   /* snapshotter: is the file `name` what it was? */
     TASK_SPACE,   /* snapshotter: measure free space */
     TASK_EXPORT,  /* snapshotter: open the file `name` for a user; `everything`: check it first */
+    TASK_DAMAGED, /* from the applier: a query met damage in the machine's data */
     TASK_SEED,    /* snapshotter: the seed `name` into a new generation, and a file of our own */
 };
 struct task {

@@ -412,9 +412,14 @@ void group_persisted(struct loop *l, struct write_update *w)
 /* Everything that waits on this replica is answered; the core goes. */
 static void silence(struct loop *l, struct replica *r, const struct thole_status *st)
 {
+    /* Whoever waits hears that nothing happened here; why the replica failed is in its status. */
+    struct thole_status failed = *st;
+    if (r->state == GROUP_FAILED)
+        (void)THOLE_FAIL(&failed, THOLE_UNAVAILABLE, THOLE_REASON_MACHINE_FAILED,
+                         "this replica has failed");
     wheel_cancel(l->ticks, &work_of(r)->tick);
-    proposals_end(l, r, st);
-    reads_end(l, r, st);
+    proposals_end(l, r, &failed);
+    reads_end(l, r, &failed);
     control_fail_all(r, st);
     if (work_of(r)->starting) {
         struct control *c = work_of(r)->starting;

@@ -85,7 +85,6 @@ static bool refuse_early(struct loop *l, struct replica *r, struct engine_reques
         reason = THOLE_REASON_TOO_LARGE;
         message = "the payload exceeds 1 MiB";
     } else if (r->state == GROUP_FAILED) {
-        code = THOLE_FAILED_PRECONDITION;
         reason = THOLE_REASON_MACHINE_FAILED;
         message = "this replica has failed";
     } else if (r->state != GROUP_RUNNING) {

@@ -567,6 +567,8 @@ void snapshot_task_done(struct loop *l, struct task *t)
         destroyed(l, t);
     } else if (t->kind == TASK_SWITCH && r->state != GROUP_GONE) {
         discard(l, r, t->generation, NULL);
+    } else if (runs && t->kind == TASK_DAMAGED) {
+        group_fail(l, r, &t->st);
     } else if (runs && t->kind == TASK_VIEW) {
         view_acquired(l, t);
         return;

@@ -361,6 +361,7 @@ static void run(struct engine *e, struct task *t, bool *flushed)
     case TASK_VIEW:
     case TASK_SWITCH:
     case TASK_CLOSE:
+    case TASK_DAMAGED:
         ASSERT(false && "a task that is not for the snapshotter");
     }
     log_context(0, 0);

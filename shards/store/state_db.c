@@ -59,17 +59,40 @@ static void destroy(struct state_db *db)
     if (db->options != NULL) {
         rocksdb_options_destroy(db->options);
     }
+    free(db->path);
     free(db);
 }
 
-static enum thole_code open_db(struct state_db *db, const struct state_db_options *o,
-                               struct thole_status *st)
+static enum thole_code open_read_only(struct state_db *db, struct thole_status *st)
+{
+    char *error = NULL;
+
+    db->db = rocksdb_open_for_read_only(db->options, db->path, 0, &error);
+    return error != NULL ? rocks_fail(st, "open", error) : THOLE_OK;
+}
+
+static enum thole_code open_read_write(struct state_db *db, struct thole_status *st)
 {
     static const char *const expect[] = {"compression=kLZ4Compression", "paranoid_checks=true",
                                          "avoid_flush_during_shutdown=false", NULL};
-    enum thole_code code =
-        rocks_options("compression=kLZ4Compression;avoid_flush_during_shutdown=0",
-                      o->write_buffer_bytes, &db->options, st);
+    uint8_t format[STATE_PREFIX_BYTES] = {0}; /* replica id 0 names no replica */
+    enum thole_code code = rocks_open(db->path, db->options, expect, &db->db, st);
+
+    if (code == THOLE_OK) {
+        code = rocks_check_format(db->db, db->no_wal, slice_of(format, sizeof format),
+                                  STATE_FORMAT_VERSION, st);
+    }
+    return code == THOLE_OK ? state_db_flush(db, st) : code;
+}
+
+static enum thole_code open_db(struct state_db *db, const struct state_db_options *o,
+                               bool read_only, struct thole_status *st)
+{
+    /* A table that cannot be read must not keep the others from being read. */
+    enum thole_code code = rocks_options(
+        read_only ? "compression=kLZ4Compression;paranoid_checks=false"
+                  : "compression=kLZ4Compression;avoid_flush_during_shutdown=0",
+        o->write_buffer_bytes, &db->options, st);
     if (code != THOLE_OK) {
         return code;
     }
@@ -80,31 +103,63 @@ static enum thole_code open_db(struct state_db *db, const struct state_db_option
                                                   rocksdb_filterpolicy_create_bloom(BLOOM_BITS));
     rocksdb_options_set_block_based_table_factory(db->options, db->table);
     rocksdb_writeoptions_disable_WAL(db->no_wal, 1);
-
-    uint8_t format[STATE_PREFIX_BYTES] = {0}; /* replica id 0 names no replica */
-    code = rocks_open(o->path, db->options, expect, &db->db, st);
-    if (code == THOLE_OK) {
-        code = rocks_check_format(db->db, db->no_wal, slice_of(format, sizeof format),
-                                  STATE_FORMAT_VERSION, st);
-    }
-    return code == THOLE_OK ? state_db_flush(db, st) : code;
+    return read_only ? open_read_only(db, st) : open_read_write(db, st);
 }
 
-enum thole_code state_db_open(const struct state_db_options *o, struct state_db **ret,
-                              struct thole_status *st)
+enum thole_code state__open(const struct state_db_options *o, bool read_only, struct state_db **ret,
+                            struct thole_status *st)
 {
     struct state_db *db = xcalloc(1, sizeof *db);
 
+    db->path = xstrdup(o->path);
     db->no_wal = rocksdb_writeoptions_create();
     db->read = rocksdb_readoptions_create();
     db->table = rocksdb_block_based_options_create();
-    enum thole_code code = open_db(db, o, st);
+    enum thole_code code = open_db(db, o, read_only, st);
     if (code != THOLE_OK) {
         destroy(db);
         return code;
     }
     *ret = db;
     return THOLE_OK;
+}
+
+enum thole_code state_db_open(const struct state_db_options *o, struct state_db **ret,
+                              struct thole_status *st)
+{
+    enum thole_code code = state__prepare(o->path, st);
+
+    if (code == THOLE_OK) {
+        code = state__open(o, false, ret, st);
+    }
+    if (code == THOLE_OK) {
+        (*ret)->damaged = o->damaged;
+        (*ret)->damaged_ctx = o->ctx;
+    }
+    return code;
+}
+
+void state__close(struct state_db *db)
+{
+    if (db != NULL) {
+        destroy(db);
+    }
+}
+
+/* An unreadable sector is damage as much as a wrong checksum is. */
+static bool is_damage(const char *error)
+{
+    return strncmp(error, "Corruption", 10) == 0 || strstr(error, "Input/output error") != NULL;
+}
+
+enum thole_code state__fail(struct state_db *db, struct thole_status *st, const char *what,
+                            char *error)
+{
+    if (db->damaged != NULL && is_damage(error) && !atomic_exchange(&db->is_damaged, true)) {
+        state__mark(db->path);
+        db->damaged(db->damaged_ctx, error);
+    }
+    return rocks_fail(st, what, error);
 }
 
 void state_db_close(struct state_db *db)
@@ -129,7 +184,7 @@ enum thole_code state_db_flush(struct state_db *db, struct thole_status *st)
     rocksdb_flush(db->db, fo, &error);
     rocksdb_flushoptions_destroy(fo);
     if (error != NULL) {
-        return rocks_fail(st, "state flush", error);
+        return state__fail(db, st, "state flush", error);
     }
     /* Two flushes at once must not subtract the same bytes twice. */
     uint64_t now = atomic_load(&db->unflushed);
@@ -191,7 +246,7 @@ enum thole_code state_batch_write(struct state_batch *b, struct thole_status *st
 
     rocksdb_write(b->db->db, b->db->no_wal, b->batch, &error);
     if (error != NULL) {
-        return rocks_fail(st, "state write", error);
+        return state__fail(b->db, st, "state write", error);
     }
     atomic_fetch_add(&b->db->unflushed, b->bytes);
     return THOLE_OK;
@@ -240,7 +295,7 @@ enum thole_code state_get(struct state_db *db, const struct state_view *v, struc
                                                     (const char *)full, full_size, &error);
     bytes_deinit(&large);
     if (error != NULL) {
-        return rocks_fail(st, "state read", error);
+        return state__fail(db, st, "state read", error);
     }
     if (p == NULL) {
         return THOLE_FAIL(st, THOLE_NOT_FOUND, THOLE_REASON_NONE, "no such key");
@@ -269,7 +324,7 @@ enum thole_code state_space_drop(struct state_db *db, struct state_space s, stru
     rocksdb_write(db->db, db->no_wal, b, &error);
     rocksdb_writebatch_destroy(b);
     if (error != NULL) {
-        return rocks_fail(st, "space drop", error);
+        return state__fail(db, st, "space drop", error);
     }
     atomic_fetch_add(&db->unflushed, 2 * STATE_PREFIX_BYTES + MEMTABLE_RECORD_BYTES);
     /* Best effort: have the files that hold the space rewritten soon. */
@@ -311,7 +366,7 @@ enum thole_code state_spaces(struct state_db *db, struct state_space **ret, size
     rocksdb_readoptions_destroy(ro);
     if (error != NULL) {
         free(list);
-        return rocks_fail(st, "state recovery", error);
+        return state__fail(db, st, "state recovery", error);
     }
     *ret = list;
     *ret_count = n;

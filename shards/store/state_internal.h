@@ -15,11 +15,26 @@ struct state_db {
     rocksdb_writeoptions_t *no_wal;
     rocksdb_readoptions_t *read;
     _Atomic uint64_t unflushed;
+    char *path;
+    void (*damaged)(void *ctx, const char *what);
+    void *damaged_ctx;
+    _Atomic bool is_damaged;
 };
 struct state_view {
     const rocksdb_snapshot_t *snapshot;
     rocksdb_readoptions_t *read;
 };
+
+/* Read-only: even if some of its tables cannot be read. Closing it flushes nothing. */
+enum thole_code state__open(const struct state_db_options *o, bool read_only, struct state_db **ret,
+                            struct thole_status *st);
+void state__close(struct state_db *db); /* NULL is fine */
+/* RocksDB's message as a status; notes damage. */
+enum thole_code state__fail(struct state_db *db, struct thole_status *st, const char *what,
+                            char *error);
+/* state_salvage.c: leave a mark of damage; finish what a salvage began, refuse what has a mark. */
+void state__mark(const char *path);
+enum thole_code state__prepare(const char *path, struct thole_status *st);
 
 void state__prefix(uint8_t p[STATE_PREFIX_BYTES], struct state_space s);
 void state__key(struct bytes *out, struct state_space s, struct slice key);

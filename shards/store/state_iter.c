@@ -6,6 +6,7 @@
 #include "shards/store/state_internal.h"
 
 struct state_iter {
+    struct state_db *db;
     rocksdb_iterator_t *it;
     rocksdb_readoptions_t *read;
     struct bytes lower, upper; /* RocksDB borrows them */
@@ -18,6 +19,7 @@ struct state_iter *state_iter_new(struct state_db *db, const struct state_view *
     struct state_iter *it = xcalloc(1, sizeof *it);
     struct state_space after;
 
+    it->db = db;
     state__key(&it->lower, s, from);
     if (to.size > 0) {
         state__key(&it->upper, s, to);
@@ -58,7 +60,7 @@ enum thole_code state_iter_status(const struct state_iter *it, struct thole_stat
     char *error = NULL;
 
     rocksdb_iter_get_error(it->it, &error);
-    return error != NULL ? rocks_fail(st, "state read", error) : THOLE_OK;
+    return error != NULL ? state__fail(it->db, st, "state read", error) : THOLE_OK;
 }
 
 void state_iter_free(struct state_iter *it)

@@ -128,10 +128,27 @@ struct state_space { /* one replica's generation of data */
 struct state_db_options {
     const char *path;
     size_t write_buffer_bytes; /* 0: default 64 MiB */
+    /* Damage was met, for the first time: on whatever thread met it, so it must not block. From
+     * then on the database may refuse all writes: it should be closed and salvaged. */
+    void (*damaged)(void *ctx, const char *what);
+    void *ctx;
 };
+/* DATA_LOSS CORRUPT: it cannot be opened, or damage was met before: salvage it. */
 THOLE_MUST_CHECK enum thole_code state_db_open(const struct state_db_options *o,
                                                struct state_db **ret, struct thole_status *st);
 void state_db_close(struct state_db *db); /* flushes */
+
+struct state_wanted {
+    struct state_space space;
+    bool can_lose; /* it can be made again from the log: the old database is not kept for it */
+    bool lost;     /* it could not be read */
+};
+/* Of a closed database that is damaged make a new one with what can be read, space by space. What
+ * is not in the list goes. If any is lost for good, the old one is kept: `*ret_kept` is its path, malloced;
+ * else NULL. Errors leave the old one in place. */
+THOLE_MUST_CHECK enum thole_code state_db_salvage(const char *path, struct state_wanted *list,
+                                                  size_t n, char **ret_kept,
+                                                  struct thole_status *st);
 /* Make everything written so far durable (flush and sync). May take long; any thread. */
 THOLE_MUST_CHECK enum thole_code state_db_flush(struct state_db *db, struct thole_status *st);
 /* Bytes written since the last flush (approximate), to decide when to flush. */

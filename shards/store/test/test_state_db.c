@@ -1,6 +1,7 @@
 /* The state database: views, iterators, spaces, flushing, and what a crash leaves.
  *
  * The process that is killed is this executable again: "test_state_db write DIR". */
+#include <glob.h>
 #include <inttypes.h>
 #include <setjmp.h>
 #include <signal.h>
@@ -10,6 +11,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -279,6 +281,205 @@ static void test_state_crash_loses_whole_batches_only(void **state)
     }
 }
 
+/* ---- Damage ---------------------------------------------------------------------------------- */
+
+enum { SPACES = 3, SPACE_KEYS = 400 };
+
+static struct state_space space_of(uint64_t i)
+{
+    return (struct state_space){i + 1, 7};
+}
+
+static void put_many(struct state_db *db, struct state_space s, const char *value)
+{
+    char key[16], text[512];
+
+    for (int k = 0; k < SPACE_KEYS; k++) {
+        snprintf(key, sizeof key, "key-%04d", k);
+        snprintf(text, sizeof text, "%s-%d-%0200d", value, k, k * 7919);
+        put(db, s, key, text);
+    }
+}
+
+/* Two tables for each space, of which the second has what the first says no more. */
+static void make_damageable(const char *dir)
+{
+    struct state_db *db = db_open(dir);
+
+    for (uint64_t i = 0; i < SPACES; i++) {
+        put_many(db, space_of(i), "old");
+    }
+    assert_int_equal(state_db_flush(db, NULL), THOLE_OK);
+    for (uint64_t i = 0; i < SPACES; i++) {
+        put_many(db, space_of(i), "new");
+        assert_int_equal(state_db_flush(db, NULL), THOLE_OK);
+    }
+    state_db_close(db);
+}
+
+static void expect_space(struct state_db *db, struct state_space s, bool lost)
+{
+    struct state_iter *it = state_iter_new(db, NULL, s, (struct slice){0}, (struct slice){0});
+    struct slice key, value;
+    int n = 0;
+
+    while (state_iter_next(it, &key, &value)) {
+        n++;
+        assert_true(value.size > 4 && memcmp(value.data, "new-", 4) == 0);
+    }
+    assert_int_equal(state_iter_status(it, NULL), THOLE_OK);
+    assert_int_equal(n, lost ? 0 : SPACE_KEYS);
+    state_iter_free(it);
+}
+
+/* Salvage, open, and count what is lost. */
+static int salvage(const char *path)
+{
+    struct state_wanted list[SPACES];
+    struct thole_status st = {0};
+    char *kept = NULL;
+    int lost = 0;
+
+    for (uint64_t i = 0; i < SPACES; i++) {
+        list[i] = (struct state_wanted){.space = space_of(i)};
+    }
+    if (state_db_salvage(path, list, SPACES, &kept, &st) != THOLE_OK) {
+        fail_msg("%s", st.message);
+    }
+    struct state_db *db = db_open(path);
+    for (uint64_t i = 0; i < SPACES; i++) {
+        expect_space(db, space_of(i), list[i].lost);
+        lost += list[i].lost;
+    }
+    state_db_close(db);
+    assert_true((kept != NULL) == (lost > 0));
+    assert_true(kept == NULL || access(kept, F_OK) == 0);
+    free(kept);
+    return lost;
+}
+
+static char *sub(const char *dir, const char *name)
+{
+    return xasprintf("%s/%s", dir, name);
+}
+
+static void copy_tree(const char *from, const char *to)
+{
+    char *command = xasprintf("cp -r '%s' '%s'", from, to);
+
+    assert_int_equal(system(command), 0);
+    free(command);
+}
+
+static void flip(const char *path, uint64_t at)
+{
+    FILE *f = fopen(path, "r+b");
+    assert_non_null(f);
+    assert_int_equal(fseek(f, (long)at, SEEK_SET), 0);
+    int byte = fgetc(f);
+    assert_int_equal(fseek(f, (long)at, SEEK_SET), 0);
+    assert_int_not_equal(fputc(byte ^ 4, f), EOF);
+    assert_int_equal(fclose(f), 0);
+}
+
+static uint64_t size_of(const char *path)
+{
+    struct stat info;
+    assert_int_equal(stat(path, &info), 0);
+    return (uint64_t)info.st_size;
+}
+
+/* Malloced; they are counted round. */
+static char *nth_file(const char *path, const char *pattern, size_t n)
+{
+    char *all = sub(path, pattern);
+    glob_t g;
+
+    assert_int_equal(glob(all, 0, NULL, &g), 0);
+    char *ret = xstrdup(g.gl_pathv[n % g.gl_pathc]);
+    globfree(&g);
+    free(all);
+    return ret;
+}
+
+/* A byte of any file of the database, in any place: what is not lost is complete. */
+static void test_state_salvage_loses_what_is_damaged_and_nothing_else(void **state)
+{
+    char *original = sub(*state, "original"), *path = sub(*state, "state");
+    int partly = 0, whole = 0;
+
+    make_damageable(original);
+    for (int round = 0; round < 36; round++) {
+        copy_tree(original, path);
+        char *file = nth_file(path, round % 6 == 5 ? "MANIFEST-*" : "*.sst", (size_t)round);
+        flip(file, size_of(file) * (uint64_t)round / 36);
+        state__mark(path);
+        int lost = salvage(path);
+        partly += lost > 0 && lost < SPACES;
+        whole += lost == 0;
+        free(file);
+        char *command = xasprintf("rm -rf '%s'*", path);
+        assert_int_equal(system(command), 0);
+        free(command);
+    }
+    print_message("nothing lost: %d, one or two spaces: %d of 36\n", whole, partly);
+    assert_true(partly > 6);
+    free(original);
+    free(path);
+}
+
+static void note(void *ctx, const char *what)
+{
+    (void)what;
+    ++*(int *)ctx;
+}
+
+/* A compaction that meets damage makes RocksDB refuse all writes: it is noted, the directory is not
+ * opened any more, and after a salvage it is. */
+static void test_state_damage_is_noted_once_and_salvaged(void **state)
+{
+    char *path = sub(*state, "state");
+    struct state_db *db = NULL;
+    struct thole_status st = {0};
+    struct buf *b = NULL;
+    int noted = 0;
+
+    make_damageable(path);
+    char *file = dir_newest(path, ".sst");
+    flip(file, size_of(file) / 3);
+    struct state_db_options o = {.path = path, .damaged = note, .ctx = &noted};
+    assert_int_equal(state_db_open(&o, &db, &st), THOLE_OK);
+    for (int k = 0; k < 2 * SPACE_KEYS; k++) {
+        char key[16];
+        snprintf(key, sizeof key, "key-%04d", k / 2);
+        (void)!state_get(db, NULL, space_of(SPACES - 1), slice_str(key), &b, NULL);
+        buf_unref(b);
+        b = NULL;
+    }
+    assert_int_equal(noted, 1);
+    state_db_close(db);
+    assert_int_equal(state_db_open(&o, &db, &st), THOLE_DATA_LOSS);
+    assert_int_equal(salvage(path), 1);
+    free(file);
+    free(path);
+}
+
+/* Killed between the two renames. */
+static void test_state_salvage_is_finished_by_the_next_open(void **state)
+{
+    char *path = sub(*state, "state"), *fresh = sub(*state, "state.new");
+
+    make_damageable(path);
+    assert_int_equal(rename(path, fresh), 0);
+    struct state_db *db = db_open(path);
+    for (uint64_t i = 0; i < SPACES; i++) {
+        expect_space(db, space_of(i), false);
+    }
+    state_db_close(db);
+    free(path);
+    free(fresh);
+}
+
 int main(int argc, char **argv)
 {
     if (argc == 3 && strcmp(argv[1], "write") == 0) {
@@ -290,6 +491,12 @@ int main(int argc, char **argv)
         cmocka_unit_test_setup_teardown(test_state_spaces_are_apart, setup, teardown),
         cmocka_unit_test_setup_teardown(test_state_unflushed_bytes, setup, teardown),
         cmocka_unit_test_setup_teardown(test_state_newer_format_is_refused, setup, teardown),
+        cmocka_unit_test_setup_teardown(
+            test_state_salvage_loses_what_is_damaged_and_nothing_else, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_state_damage_is_noted_once_and_salvaged, setup,
+                                        teardown),
+        cmocka_unit_test_setup_teardown(test_state_salvage_is_finished_by_the_next_open, setup,
+                                        teardown),
         cmocka_unit_test_setup_teardown(test_state_crash_loses_whole_batches_only, setup, teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -1,0 +1,214 @@
+/* A state database that is damaged: what can be read of it goes into a new one.
+ *
+ * A compaction that meets one damaged block makes RocksDB refuse every write of the database. So
+ * whoever meets damage leaves a mark in the directory, which is then not opened any more but
+ * salvaged: every space that is wanted is read from its first to its last key, and copied. A space
+ * that cannot be read as a whole is lost as a whole. If the database does not open at all, every
+ * space is lost: RocksDB's own repair would bring back what had been deleted.
+ *
+ * The new database is complete and synced before the old one's name changes; between the two
+ * renames only the new one is there, and the next open takes it. */
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/file.h"
+#include "base/limits.h"
+#include "base/log.h"
+#include "shards/store/rocks.h"
+#include "shards/store/state_internal.h"
+
+#define MARK_NAME "DAMAGED"
+#define COPY_BYTES ((uint64_t)MIB)
+#define KEPT_MAX 1000 /* old directories beside each other */
+
+static char *new_path(const char *path)
+{
+    return xasprintf("%s.new", path);
+}
+
+static bool exists(const char *path)
+{
+    return access(path, F_OK) == 0;
+}
+
+static char *mark_path(const char *path)
+{
+    return xasprintf("%s/" MARK_NAME, path);
+}
+
+void state__mark(const char *path)
+{
+    char *mark = mark_path(path);
+    int fd = open(mark, O_WRONLY | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
+    /* Best effort: without it the damage is met once more. */
+    if (fd >= 0) {
+        close(fd);
+    }
+    free(mark);
+}
+
+static enum thole_code move(const char *from, const char *to, struct thole_status *st)
+{
+    if (rename(from, to) != 0) {
+        return THOLE_FAIL(st, THOLE_UNAVAILABLE, THOLE_REASON_DISK, "%s: rename: %s", from,
+                          strerror(errno));
+    }
+    char *parent = xstrdup(to), *slash = strrchr(parent, '/');
+    if (slash != NULL) {
+        *slash = '\0';
+    }
+    enum thole_code code = file_sync_dir(slash != NULL ? parent : ".", st);
+    free(parent);
+    return code;
+}
+
+enum thole_code state__prepare(const char *path, struct thole_status *st)
+{
+    char *fresh = new_path(path), *mark = mark_path(path);
+    enum thole_code code = THOLE_OK;
+
+    if (!exists(path) && exists(fresh)) {
+        code = move(fresh, path, st);
+    } else if (exists(mark)) {
+        code = THOLE_FAIL(st, THOLE_DATA_LOSS, THOLE_REASON_CORRUPT,
+                          "the state database was found damaged before");
+    }
+    free(fresh);
+    free(mark);
+    return code;
+}
+
+/* ---- Copying --------------------------------------------------------------------------------- */
+
+static enum thole_code copy_all(struct state_iter *it, struct state_batch *b, struct state_space s,
+                                struct thole_status *st)
+{
+    struct slice key, value;
+    uint64_t bytes = 0;
+
+    while (state_iter_next(it, &key, &value)) {
+        state_batch_put(b, s, key, value);
+        bytes += key.size + value.size;
+        if (bytes >= COPY_BYTES) {
+            enum thole_code code = state_batch_write(b, st);
+            if (code != THOLE_OK) {
+                return code;
+            }
+            state_batch_clear(b);
+            bytes = 0;
+        }
+    }
+    return state_batch_write(b, st);
+}
+
+/* Copy one space; `*ret_lost` if it cannot be read. The status is of the new database. */
+static enum thole_code copy_space(struct state_db *from, struct state_db *to, struct state_space s,
+                                  bool *ret_lost, struct thole_status *st)
+{
+    struct thole_status why = {0};
+    struct state_iter *it =
+        state_iter_new(from, NULL, s, (struct slice){0}, (struct slice){0});
+    struct state_batch *b = state_batch_new(to);
+    enum thole_code code = copy_all(it, b, s, st);
+
+    *ret_lost = state_iter_status(it, &why) != THOLE_OK;
+    state_batch_free(b);
+    state_iter_free(it);
+    if (code == THOLE_OK && *ret_lost) {
+        LOG_ERROR(STORE, "the data of a replica is damaged replica=%" PRIu64 " error=\"%s\"",
+                  s.replica_id, why.message);
+        code = state_space_drop(to, s, st);
+    }
+    return code;
+}
+
+static enum thole_code fill(const char *path, const char *fresh, struct state_wanted *list,
+                            size_t n, struct thole_status *st)
+{
+    struct thole_status why = {0};
+    struct state_db *from = NULL, *to = NULL;
+    enum thole_code code = state__open(&(struct state_db_options){.path = fresh}, false, &to, st);
+
+    if (code != THOLE_OK) {
+        return code;
+    }
+    if (state__open(&(struct state_db_options){.path = path}, true, &from, &why) != THOLE_OK) {
+        LOG_ERROR(STORE, "the state database cannot be opened: %s", why.message);
+    }
+    for (size_t i = 0; i < n && code == THOLE_OK; i++) {
+        list[i].lost = from == NULL;
+        if (from != NULL) {
+            code = copy_space(from, to, list[i].space, &list[i].lost, st);
+        }
+    }
+    if (code == THOLE_OK) {
+        code = state_db_flush(to, st);
+    }
+    state__close(from);
+    state__close(to);
+    return code;
+}
+
+/* ---- The whole ------------------------------------------------------------------------------- */
+
+static char *kept_path(const char *path)
+{
+    char *kept = NULL;
+
+    for (int i = 1; i <= KEPT_MAX; i++) {
+        free(kept);
+        kept = xasprintf("%s.damaged-%d", path, i);
+        if (!exists(kept)) {
+            return kept;
+        }
+    }
+    free(kept);
+    return NULL;
+}
+
+static enum thole_code swap(const char *path, const char *fresh, const char *kept,
+                            struct thole_status *st)
+{
+    enum thole_code code = move(path, kept, st);
+
+    return code == THOLE_OK ? move(fresh, path, st) : code;
+}
+
+enum thole_code state_db_salvage(const char *path, struct state_wanted *list, size_t n,
+                                 char **ret_kept, struct thole_status *st)
+{
+    char *fresh = new_path(path), *kept = kept_path(path);
+    bool lost = false;
+
+    *ret_kept = NULL;
+    enum thole_code code =
+        kept != NULL ? file_remove_tree(fresh, st)
+                     : THOLE_FAIL(st, THOLE_UNAVAILABLE, THOLE_REASON_DISK,
+                                  "%s: too many damaged databases are kept beside it", path);
+    if (code == THOLE_OK) {
+        code = fill(path, fresh, list, n, st);
+    }
+    if (code == THOLE_OK) {
+        code = swap(path, fresh, kept, st);
+    }
+    for (size_t i = 0; i < n; i++) {
+        lost = lost || (list[i].lost && !list[i].can_lose);
+    }
+    if (code == THOLE_OK && lost) {
+        *ret_kept = kept;
+        kept = NULL;
+    } else if (code == THOLE_OK) {
+        struct thole_status why = {0};
+        if (file_remove_tree(kept, &why) != THOLE_OK) {
+            LOG_WARN(STORE, "cannot delete %s: %s", kept, why.message);
+        }
+    }
+    free(fresh);
+    free(kept);
+    return code;
+}
