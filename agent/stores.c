@@ -92,11 +92,12 @@ static void sweep_one(struct agent *a, const char *name)
     struct lost_ids l = {a->log, false};
     struct thole_status st = {0};
     char *kept = datadir_file(&a->dir, name), *path = xasprintf("%s/LOST", kept);
-    enum thole_code code =
-        textfile_read(path, "thole-lost", DATADIR_FORMAT, lost_line, &l, &st);
+    enum thole_code code = textfile_read(path, "thole-lost", DATADIR_FORMAT, lost_line, &l, &st);
     if (code == THOLE_OK && !l.any && file_remove_tree(kept, &st) == THOLE_OK)
-        LOG_INFO(AGENT, "every replica that lost data was rebuilt; the old database is deleted "
-                        "path=%s", kept);
+        LOG_INFO(AGENT,
+                 "every replica that lost data was rebuilt; the old database is deleted "
+                 "path=%s",
+                 kept);
     else
         LOG_WARN(AGENT, "an old, damaged state database is kept path=%s", kept);
     free(path);
@@ -147,7 +148,8 @@ static enum thole_code count_salvage(struct agent *a, struct thole_status *st)
     if (code == THOLE_OK && h.count >= SALVAGES_MAX) {
         code = THOLE_FAIL(st, THOLE_DATA_LOSS, THOLE_REASON_CORRUPT,
                           "the state database was damaged %" PRIu32 " times within an hour: the "
-                          "disk is broken", h.count + 1);
+                          "disk is broken",
+                          h.count + 1);
     } else if (code == THOLE_OK) {
         bytes_printf(&h.lines, "at %" PRIu64 "\n", now_s);
         code = textfile_write(path, "thole-salvages", DATADIR_FORMAT, &h.lines, st);
@@ -215,7 +217,8 @@ static void tell(const struct state_wanted *list, size_t n, const char *kept)
         LOG_ERROR(AGENT,
                   "replicas that lost their data are rebuilt from their peers; one whose shard has "
                   "no majority elsewhere stays failed: restore a snapshot of the shard. The old "
-                  "database is kept until they are gone path=%s", kept);
+                  "database is kept until they are gone path=%s",
+                  kept);
 }
 
 static enum thole_code salvage(struct agent *a, const char *path, struct thole_status *st)

@@ -122,8 +122,7 @@ static void handle_query(struct query_job *j)
 {
     struct replica *r = j->r;
     if (r->machine_failed) {
-        query_job_fail(j, THOLE_UNAVAILABLE, THOLE_REASON_MACHINE_FAILED,
-                       "the machine has failed");
+        query_job_fail(j, THOLE_UNAVAILABLE, THOLE_REASON_MACHINE_FAILED, "the machine has failed");
     } else if (!r->machine) {
         query_job_fail(j, THOLE_UNAVAILABLE, THOLE_REASON_STOPPED, "the replica is stopping");
     } else if (j->index <= r->machine->applied) {

@@ -89,10 +89,10 @@ static enum thole_code open_db(struct state_db *db, const struct state_db_option
                                bool read_only, struct thole_status *st)
 {
     /* A table that cannot be read must not keep the others from being read. */
-    enum thole_code code = rocks_options(
-        read_only ? "compression=kLZ4Compression;paranoid_checks=false"
-                  : "compression=kLZ4Compression;avoid_flush_during_shutdown=0",
-        o->write_buffer_bytes, &db->options, st);
+    enum thole_code code =
+        rocks_options(read_only ? "compression=kLZ4Compression;paranoid_checks=false"
+                                : "compression=kLZ4Compression;avoid_flush_during_shutdown=0",
+                      o->write_buffer_bytes, &db->options, st);
     if (code != THOLE_OK) {
         return code;
     }

@@ -111,8 +111,7 @@ static enum thole_code copy_space(struct state_db *from, struct state_db *to, st
                                   bool *ret_lost, struct thole_status *st)
 {
     struct thole_status why = {0};
-    struct state_iter *it =
-        state_iter_new(from, NULL, s, (struct slice){0}, (struct slice){0});
+    struct state_iter *it = state_iter_new(from, NULL, s, (struct slice){0}, (struct slice){0});
     struct state_batch *b = state_batch_new(to);
     enum thole_code code = copy_all(it, b, s, st);
 

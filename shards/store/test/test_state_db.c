@@ -491,8 +491,8 @@ int main(int argc, char **argv)
         cmocka_unit_test_setup_teardown(test_state_spaces_are_apart, setup, teardown),
         cmocka_unit_test_setup_teardown(test_state_unflushed_bytes, setup, teardown),
         cmocka_unit_test_setup_teardown(test_state_newer_format_is_refused, setup, teardown),
-        cmocka_unit_test_setup_teardown(
-            test_state_salvage_loses_what_is_damaged_and_nothing_else, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_state_salvage_loses_what_is_damaged_and_nothing_else,
+                                        setup, teardown),
         cmocka_unit_test_setup_teardown(test_state_damage_is_noted_once_and_salvaged, setup,
                                         teardown),
         cmocka_unit_test_setup_teardown(test_state_salvage_is_finished_by_the_next_open, setup,
