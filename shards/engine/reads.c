@@ -44,8 +44,7 @@ void read_submit(struct loop *l, struct engine_request *q)
         request_fail(q, THOLE_DEADLINE_EXCEEDED, THOLE_REASON_NONE,
                      "the deadline passed before the query was served");
     } else if (r->state == GROUP_FAILED) {
-        request_fail(q, THOLE_UNAVAILABLE, THOLE_REASON_MACHINE_FAILED,
-                     "this replica has failed");
+        request_fail(q, THOLE_UNAVAILABLE, THOLE_REASON_MACHINE_FAILED, "this replica has failed");
     } else if (r->state != GROUP_RUNNING) {
         request_fail(q, THOLE_UNAVAILABLE, THOLE_REASON_NOT_READY,
                      "this replica is not running yet");

@@ -140,12 +140,12 @@ void state_db_close(struct state_db *db); /* flushes */
 
 struct state_wanted {
     struct state_space space;
-    bool can_lose; /* it can be made again from the log: the old database is not kept for it */
+    bool can_lose; /* the log has it: the old database is not kept for it */
     bool lost;     /* it could not be read */
 };
 /* Of a closed database that is damaged make a new one with what can be read, space by space. What
- * is not in the list goes. If any is lost for good, the old one is kept: `*ret_kept` is its path, malloced;
- * else NULL. Errors leave the old one in place. */
+ * is not in the list goes. If any is lost for good, the old one is kept: `*ret_kept` is its path,
+ * malloced; else NULL. Errors leave the old one in place. */
 THOLE_MUST_CHECK enum thole_code state_db_salvage(const char *path, struct state_wanted *list,
                                                   size_t n, char **ret_kept,
                                                   struct thole_status *st);
