@@ -147,14 +147,28 @@ static void report_own(const struct report *r, const thole_v1_Shard *shard)
 
 /* ---- A leader's shard ------------------------------------------------------------------------ */
 
+/* How many vote in the configuration in force; 0: it is being changed. */
+static uint32_t voting(const struct report *r)
+{
+    struct raft_config c = {0};
+    uint32_t votes = 0;
+    if (engine_shard_config(r->h->o.engine, r->s->id, &c)) {
+        votes = c.joint ? 0 : raft_config_votes(&c);
+        raft_config_deinit(&c);
+    }
+    return votes;
+}
+
 static void report_leader(const struct report *r, const thole_v1_Shard *shard)
 {
     const thole_v1_ShardStatus *have = thole_v1_Shard_status(shard);
     const thole_v1_Host *own = hostctl__own_row(r->h);
+    uint32_t votes = voting(r);
     if (have != NULL && thole_v1_ShardStatus_formed(have) &&
         (thole_v1_ShardStatus_leader_term(have) > r->local->term ||
          (thole_v1_ShardStatus_leader_term(have) == r->local->term &&
-          thole_v1_ShardStatus_leader_replica(have) == r->local->replica_id))) {
+          thole_v1_ShardStatus_leader_replica(have) == r->local->replica_id &&
+          (votes == 0 || votes == thole_v1_ShardStatus_voting(have))))) {
         return;
     }
     thole_registry_v1_ObserveShard *o = thole_registry_v1_Operation_mutable_observe_shard(
@@ -164,6 +178,7 @@ static void report_leader(const struct report *r, const thole_v1_Shard *shard)
     thole_v1_ShardStatus_set_formed(status, true);
     thole_v1_ShardStatus_set_leader_replica(status, r->local->replica_id);
     thole_v1_ShardStatus_set_leader_term(status, r->local->term);
+    thole_v1_ShardStatus_set_voting(status, votes);
     if (own != NULL) {
         thole_v1_ShardStatus_set_leader_host(status,
                                              copy(r->arena, registry_str(thole_v1_Host_name(own))));

@@ -356,6 +356,9 @@ static void merge_leader(thole_v1_ShardStatus *to, const thole_v1_ShardStatus *f
     thole_v1_ShardStatus_set_leader_term(to, term);
     thole_v1_ShardStatus_set_leader_replica(to, thole_v1_ShardStatus_leader_replica(from));
     thole_v1_ShardStatus_set_leader_host(to, registry__dup(arena, registry_str(host)));
+    if (thole_v1_ShardStatus_voting(from) > 0) {
+        thole_v1_ShardStatus_set_voting(to, thole_v1_ShardStatus_voting(from));
+    }
 }
 
 /* Position of a condition, or the number of conditions. */

@@ -178,6 +178,24 @@ static void ready_cell(struct cli_table *t, const thole_v1_Shard *s)
     }
 }
 
+/* As the spec wants them; "1/3" while another number votes. Shard zero has no wish but its
+ * hosts'. */
+static void voters_cell(struct cli_table *t, const thole_v1_Shard *s)
+{
+    const thole_v1_ShardSpec *spec = thole_v1_Shard_spec(s);
+    const thole_v1_ShardStatus *status = thole_v1_Shard_status(s);
+    uint32_t voting = status != NULL ? thole_v1_ShardStatus_voting(status) : 0;
+    uint32_t voters = spec != NULL ? thole_v1_ShardSpec_voters(spec) : 0;
+    uint32_t wanted = voters + (spec != NULL ? thole_v1_ShardSpec_witnesses(spec) : 0);
+    if (voting == 0 || voting == wanted) {
+        cli_table_cell(t, "%" PRIu32, voters);
+    } else if (thole_v1_Shard_id(s) == 0) {
+        cli_table_cell(t, "%" PRIu32, voting);
+    } else {
+        cli_table_cell(t, "%" PRIu32 "/%" PRIu32, voting, wanted);
+    }
+}
+
 static void shard_row(struct cli_table *t, const thole_v1_Shard *s)
 {
     const thole_v1_ShardSpec *spec = thole_v1_Shard_spec(s);
@@ -195,7 +213,7 @@ static void shard_row(struct cli_table *t, const thole_v1_Shard *s)
     cli_table_row(t);
     cli_table_cell(t, "%.*s", CLI_SV(thole_v1_Shard_name(s)));
     cli_table_cell(t, "%.*s", CLI_SV(spec != NULL ? thole_v1_ShardSpec_type(spec) : none));
-    cli_table_cell(t, "%" PRIu32, spec != NULL ? thole_v1_ShardSpec_voters(spec) : 0);
+    voters_cell(t, s);
     ready_cell(t, s);
     cli_table_cell(t, "%.*s",
                    CLI_SV(status != NULL ? thole_v1_ShardStatus_leader_host(status) : none));

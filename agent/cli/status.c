@@ -98,6 +98,51 @@ static void show_document(struct cli *c, const thole_v1_StatusResponse *status,
     bytes_deinit(&fields);
 }
 
+static bool is_live(const struct rows *hosts, upb_StringView name)
+{
+    for (size_t i = 0; i < hosts->count; i++) {
+        const thole_v1_Host *h = hosts->items[i];
+        if (upb_StringView_IsEqual(thole_v1_Host_name(h), name)) {
+            return thole_v1_HostStatus_liveness(thole_v1_Host_status(h)) ==
+                   thole_v1_HOST_LIVENESS_LIVE;
+        }
+    }
+    return false;
+}
+
+/* How many more hosts may fail before nothing can be placed or configured. A replica that runs as a
+ * voter says so itself, by the configuration in force on its host. */
+static void show_zero(struct cli *c, const struct rows *hosts, bool stale)
+{
+    struct thole_status st;
+    struct rows replicas;
+    const struct rows_query q = {.kind = ROWS_REPLICAS, .shard = "zero", .stale = stale};
+    uint32_t voters = 0, live = 0;
+    if (rows_list(c, &q, &replicas, &st) != THOLE_OK) {
+        return;
+    }
+    for (size_t i = 0; i < replicas.count; i++) {
+        const thole_v1_Replica *r = replicas.items[i];
+        bool votes = thole_v1_Replica_role(r) == thole_v1_REPLICA_ROLE_VOTER &&
+                     (thole_v1_Replica_phase(r) == thole_v1_REPLICA_PHASE_RUNNING ||
+                      thole_v1_Replica_phase(r) == thole_v1_REPLICA_PHASE_FAILED);
+        voters += votes;
+        live += votes && thole_v1_Replica_phase(r) == thole_v1_REPLICA_PHASE_RUNNING &&
+                is_live(hosts, thole_v1_Replica_host(r));
+    }
+    rows_deinit(&replicas);
+    if (voters == 0) {
+        return;
+    }
+    uint32_t quorum = voters / 2 + 1;
+    printf("zero      %" PRIu32 " voters, %" PRIu32 " live: ", voters, live);
+    if (live < quorum) {
+        printf("no majority\n");
+    } else {
+        printf("%" PRIu32 " more may fail\n", live - quorum);
+    }
+}
+
 static void show_asked(const thole_v1_StatusResponse *status)
 {
     bool ready = thole_v1_StatusResponse_ready(status);
@@ -113,9 +158,11 @@ static void show_asked(const thole_v1_StatusResponse *status)
            ready ? "yes" : "no: ", CLI_SV(thole_v1_StatusResponse_not_ready_reason(status)));
 }
 
-static void show_rows(struct cli *c, const struct rows *hosts, const struct rows *shards)
+static void show_rows(struct cli *c, const struct rows *hosts, const struct rows *shards,
+                      bool stale)
 {
     printf("shards    %zu, %zu ready\n", shards->count, count_ready(shards));
+    show_zero(c, hosts, stale);
     if (hosts->count > 0) {
         printf("\n");
         rows_show(c, hosts, false, false);
@@ -152,7 +199,7 @@ int command_status(struct cli *c)
     if (cli_is_document(c)) {
         show_document(c, status, &hosts, &shards);
     } else {
-        show_rows(c, &hosts, &shards);
+        show_rows(c, &hosts, &shards, !ready);
     }
     rows_deinit(&hosts);
     rows_deinit(&shards);
