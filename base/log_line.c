@@ -95,7 +95,7 @@ static unsigned utf8_length(const unsigned char *s)
 static void append_json_bytes(struct bytes *out, const char *text, size_t size)
 {
     const unsigned char *s = (const unsigned char *)text;
-    const unsigned char *end = s + size;
+    const unsigned char *end = size > 0 ? s + size : s; /* nothing may be NULL */
     bytes_append_str(out, "\"");
     while (s < end) {
         unsigned length = utf8_length(s);

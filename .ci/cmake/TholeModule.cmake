@@ -94,6 +94,10 @@ function(thole_test name)
                              "THOLE_TEST_SOURCE_DIR=\"${CMAKE_CURRENT_SOURCE_DIR}/test\"")
 endfunction()
 
+if(THOLE_FLAVOUR STREQUAL "fuzz")
+  add_custom_target(fuzzers) # all fuzz targets
+endif()
+
 # thole_fuzz(<name> SOURCES <file>... DEPS <name>... [CORPUS <dir>] [SECONDS <s>])
 #
 # A libFuzzer target, in the fuzz flavour only; its ctest test fuzzes for SECONDS (default 10).
@@ -104,6 +108,7 @@ function(thole_fuzz name)
   cmake_parse_arguments(PARSE_ARGV 1 arg "" "CORPUS;SECONDS" "SOURCES;DEPS")
   thole_executable(${name} SOURCES ${arg_SOURCES} DEPS ${arg_DEPS})
   target_link_options(${name} PRIVATE -fsanitize=fuzzer)
+  add_dependencies(fuzzers ${name})
   if(NOT arg_SECONDS)
     set(arg_SECONDS 10)
   endif()

@@ -209,7 +209,7 @@ static void fill_in(struct cli *c, const struct spec *s, const void *current)
         is = thole_v1_Shard_spec(current);
         wanted = thole_v1_Shard_mutable_spec((thole_v1_Shard *)s->row, c->arena);
     } else {
-        is = thole_v1_ShardPoolSpec_shard(thole_v1_ShardPool_spec(current));
+        is = rows_pool_shard_spec(current);
         wanted = thole_v1_ShardPoolSpec_mutable_shard(
             thole_v1_ShardPool_mutable_spec((thole_v1_ShardPool *)s->row, c->arena), c->arena);
     }
@@ -248,9 +248,8 @@ int apply_deleting(const char *what, const struct spec *s, const void *current)
         break;
     case SPEC_HOST:
         kind = "host";
-        deleting =
-            current != NULL && thole_v1_Host_spec(current) != NULL &&
-            thole_v1_HostSpec_state(thole_v1_Host_spec(current)) == thole_v1_HOST_STATE_REMOVED;
+        deleting = current != NULL && thole_v1_Host_spec(current) != NULL &&
+                   thole_v1_HostSpec_state(rows_host_spec(current)) == thole_v1_HOST_STATE_REMOVED;
         break;
     }
     if (!deleting) {
@@ -314,14 +313,14 @@ static enum thole_code send(struct cli *c, const struct spec *s, struct applied 
         code = send_shard(c, (thole_v1_Shard *)s->row, dry_run, &shard, st);
         if (code == THOLE_OK) {
             ret->generation = thole_v1_Shard_generation(shard);
-            conditions = thole_v1_ShardStatus_conditions(thole_v1_Shard_status(shard), &n);
+            conditions = thole_v1_ShardStatus_conditions(rows_shard_status(shard), &n);
         }
         break;
     case SPEC_POOL:
         code = send_pool(c, (thole_v1_ShardPool *)s->row, dry_run, &pool, st);
         if (code == THOLE_OK) {
             ret->generation = thole_v1_ShardPool_generation(pool);
-            conditions = thole_v1_ShardPoolStatus_conditions(thole_v1_ShardPool_status(pool), &n);
+            conditions = thole_v1_ShardPoolStatus_conditions(rows_pool_status(pool), &n);
         }
         break;
     }

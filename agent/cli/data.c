@@ -271,9 +271,9 @@ int command_watch(struct cli *c)
     thole_v1_WatchRequest *request = thole_v1_WatchRequest_new(c->arena);
     thole_v1_WatchRequest_set_shard(request, cli_sv(shard));
     const thole_v1_Shard *row = NULL;
-    bool kv =
-        rows_get_shard(c, shard, true, &row, &st) == THOLE_OK && thole_v1_Shard_spec(row) != NULL &&
-        upb_StringView_IsEqual(thole_v1_ShardSpec_type(thole_v1_Shard_spec(row)), cli_sv("kv"));
+    bool kv = rows_get_shard(c, shard, true, &row, &st) == THOLE_OK &&
+              thole_v1_Shard_spec(row) != NULL &&
+              upb_StringView_IsEqual(thole_v1_ShardSpec_type(rows_shard_spec(row)), cli_sv("kv"));
     size_t size = 0;
     char *bytes = thole_v1_WatchRequest_serialize(request, c->arena, &size);
     bool begun = false;

@@ -286,12 +286,12 @@ static int describe_pool(struct cli *c, const char *name, bool stale)
         return describe_document(c, "pool", ROWS_POOLS, p, &none);
     }
     const thole_v1_ShardPoolStatus *status = thole_v1_ShardPool_status(p);
-    uint32_t count = thole_v1_ShardPoolSpec_count(thole_v1_ShardPool_spec(p));
+    uint32_t count = thole_v1_ShardPoolSpec_count(rows_pool_spec(p));
     char time[32];
     line("Name", "%.*s", CLI_SV(thole_v1_ShardPool_name(p)));
     line("Created", "%s", cli_time(thole_v1_ShardPool_create_time_ms(p), time, sizeof(time)));
     line("Count", "%" PRIu32, count);
-    show_spec(thole_v1_ShardPoolSpec_shard(thole_v1_ShardPool_spec(p)));
+    show_spec(rows_pool_shard_spec(p));
     line("Generation", "%" PRIu64 " (of all shards: %" PRIu64 ")", thole_v1_ShardPool_generation(p),
          thole_v1_ShardPoolStatus_observed_generation(status));
     line("Etag", "%.*s", CLI_SV(thole_v1_ShardPool_etag(p)));

@@ -24,7 +24,7 @@ static int check_type(struct cli *c)
     if (rows_get_shard(c, name, true, &shard, &st) != THOLE_OK) {
         return CLI_OK;
     }
-    upb_StringView type = thole_v1_ShardSpec_type(thole_v1_Shard_spec(shard));
+    upb_StringView type = thole_v1_ShardSpec_type(rows_shard_spec(shard));
     return upb_StringView_IsEqual(type, cli_sv("kv"))
                ? CLI_OK
                : cli_say_failed("shards/%s is of type %.*s, not kv; use `thole propose` and `thole "

@@ -204,6 +204,43 @@ enum thole_code rows_get_replica(struct cli *c, uint64_t id, bool stale,
                                      "there is no replica %llu", (unsigned long long)id);
 }
 
+/* All fields of all messages are zero when they are not there. */
+static const void *or_nothing(const void *message)
+{
+    static const uint64_t nothing[64];
+    return message != NULL ? message : nothing;
+}
+
+const thole_v1_HostSpec *rows_host_spec(const thole_v1_Host *host)
+{
+    return or_nothing(thole_v1_Host_spec(host));
+}
+
+const thole_v1_ShardSpec *rows_shard_spec(const thole_v1_Shard *shard)
+{
+    return or_nothing(thole_v1_Shard_spec(shard));
+}
+
+const thole_v1_ShardStatus *rows_shard_status(const thole_v1_Shard *shard)
+{
+    return or_nothing(thole_v1_Shard_status(shard));
+}
+
+const thole_v1_ShardPoolSpec *rows_pool_spec(const thole_v1_ShardPool *pool)
+{
+    return or_nothing(thole_v1_ShardPool_spec(pool));
+}
+
+const thole_v1_ShardSpec *rows_pool_shard_spec(const thole_v1_ShardPool *pool)
+{
+    return or_nothing(thole_v1_ShardPoolSpec_shard(rows_pool_spec(pool)));
+}
+
+const thole_v1_ShardPoolStatus *rows_pool_status(const thole_v1_ShardPool *pool)
+{
+    return or_nothing(thole_v1_ShardPool_status(pool));
+}
+
 const thole_v1_Condition *rows_condition(const thole_v1_Shard *shard, const char *type)
 {
     const thole_v1_ShardStatus *status = thole_v1_Shard_status(shard);
@@ -222,7 +259,7 @@ bool rows_shard_ready(const thole_v1_Shard *shard)
 {
     const thole_v1_Condition *ready = rows_condition(shard, "Ready");
     return ready != NULL && thole_v1_Condition_status(ready) && !thole_v1_Shard_deleting(shard) &&
-           thole_v1_ShardStatus_observed_generation(thole_v1_Shard_status(shard)) >=
+           thole_v1_ShardStatus_observed_generation(rows_shard_status(shard)) >=
                thole_v1_Shard_generation(shard);
 }
 

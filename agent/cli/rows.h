@@ -41,6 +41,13 @@ enum thole_code rows_get_replica(struct cli *c, uint64_t id, bool stale,
                                  const thole_v1_Replica **ret, struct thole_status *st);
 enum thole_code rows_get_operation(struct cli *c, uint64_t id, bool stale,
                                    const thole_v1_Operation **ret, struct thole_status *st);
+/* Parts of a row. What a server left out is a message without fields, never NULL. */
+const thole_v1_HostSpec *rows_host_spec(const thole_v1_Host *host);
+const thole_v1_ShardSpec *rows_shard_spec(const thole_v1_Shard *shard);
+const thole_v1_ShardStatus *rows_shard_status(const thole_v1_Shard *shard);
+const thole_v1_ShardPoolSpec *rows_pool_spec(const thole_v1_ShardPool *pool);
+const thole_v1_ShardSpec *rows_pool_shard_spec(const thole_v1_ShardPool *pool);
+const thole_v1_ShardPoolStatus *rows_pool_status(const thole_v1_ShardPool *pool);
 const thole_v1_Condition *rows_condition(const thole_v1_Shard *shard, const char *type);
 /* Ready, of the spec that is in force now. */
 bool rows_shard_ready(const thole_v1_Shard *shard);

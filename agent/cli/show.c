@@ -248,13 +248,12 @@ static void replica_row(struct cli_table *t, const thole_v1_Replica *r)
 
 static void pool_row(struct cli_table *t, const thole_v1_ShardPool *p)
 {
-    const thole_v1_ShardPoolSpec *spec = thole_v1_ShardPool_spec(p);
-    const thole_v1_ShardPoolStatus *status = thole_v1_ShardPool_status(p);
+    const thole_v1_ShardPoolStatus *status = rows_pool_status(p);
     char age[24];
     cli_table_row(t);
     cli_table_cell(t, "%.*s", CLI_SV(thole_v1_ShardPool_name(p)));
-    cli_table_cell(t, "%.*s", CLI_SV(thole_v1_ShardSpec_type(thole_v1_ShardPoolSpec_shard(spec))));
-    cli_table_cell(t, "%" PRIu32, thole_v1_ShardPoolSpec_count(spec));
+    cli_table_cell(t, "%.*s", CLI_SV(thole_v1_ShardSpec_type(rows_pool_shard_spec(p))));
+    cli_table_cell(t, "%" PRIu32, thole_v1_ShardPoolSpec_count(rows_pool_spec(p)));
     cli_table_cell(t, "%" PRIu32, thole_v1_ShardPoolStatus_shards(status));
     cli_table_cell(t, "%" PRIu32, thole_v1_ShardPoolStatus_ready(status));
     upb_StringView taken = thole_v1_ShardPoolStatus_name_taken(status);

@@ -89,7 +89,7 @@ static void observe_pool(struct wait_item *w, const thole_v1_ShardPool *p)
         return;
     }
     const thole_v1_ShardPoolStatus *status = thole_v1_ShardPool_status(p);
-    uint32_t count = thole_v1_ShardPoolSpec_count(thole_v1_ShardPool_spec(p));
+    uint32_t count = thole_v1_ShardPoolSpec_count(rows_pool_spec(p));
     uint32_t ready = thole_v1_ShardPoolStatus_ready(status);
     upb_StringView taken = thole_v1_ShardPoolStatus_name_taken(status);
     w->seen = true;

@@ -3,6 +3,7 @@
 #include <stdint.h>
 
 #include "shards/engine/codec.h"
+#include "shards/engine/meta.h"
 
 static void take_message(void *ctx, uint64_t shard, uint64_t to_incarnation, struct raft_message *m)
 {
@@ -35,7 +36,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     struct codec_header header;
     struct codec_descriptor descriptor;
     struct session_table table = {0};
-    switch (data[0] % 5) {
+    switch (data[0] % 6) {
     case 0: {
         struct buf *b = buf_copy(in.data, in.size);
         (void)!codec_read_frame((struct bufslice){b, slice_of(b->data, b->size)}, &sink, &st);
@@ -49,6 +50,15 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     case 2:
         if (codec_header_decode(in, &header, &st) == THOLE_OK)
             codec_release(header.arena);
+        break;
+    case 4: /* a metadata record that a persistent machine holds */
+        if (in.size >= 17) {
+            struct machine m = {0};
+            size_t key = in.data[0] == 'a' ? 1 : in.data[0] == 's' ? 9 : 17;
+            (void)meta_read(&m, slice_of(in.data, key), slice_of(in.data + key, in.size - key));
+            session_table_sort(&m.sessions);
+            session_table_deinit(&m.sessions);
+        }
         break;
     case 3:
         if (codec_descriptor_decode(in, &descriptor, &st) == THOLE_OK)
