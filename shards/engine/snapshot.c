@@ -390,7 +390,7 @@ void snapshot_received(struct loop *l, struct stream_msg *m)
     struct replica *r = m->r;
     bool ok = false;
     if (r->state != GROUP_RUNNING || r->restoring || work_of(r)->install) {
-        end_receive(l, m, false, r->state == GROUP_RUNNING);
+        end_receive(l, m, false, true); /* it may be the file that the replica starts from */
         return;
     }
     if (m->index <= work_of(r)->status.commit) {
