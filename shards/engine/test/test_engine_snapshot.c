@@ -409,6 +409,37 @@ static void test_engine_no_snapshot_is_sent_without_leading(void **state)
     }
 }
 
+/* One of the same index comes while the replica is being opened from its own. */
+static void test_engine_snapshot_for_an_opening_replica_spares_its_own(void **state)
+{
+    (void)state;
+    struct cluster *c = compacting(1, 1, "tally", 44);
+    cluster_wait_leader(c);
+    propose_many(c, 300);
+    cluster_run(c, 500);
+    struct replica *r = engine_find_replica(c->hosts[0].engine, 1);
+    uint64_t index = r->snapshot_index;
+    assert_true(index > 0 && status_of(c, 0).first_index > 1);
+    r->state = GROUP_OPENING;
+    r->snapshot_index = 0;
+    struct stream_msg *m = xcalloc(1, sizeof(*m));
+    m->msg.kind = MSG_RECEIVED;
+    m->r = r;
+    m->from = 2;
+    m->to = 1;
+    m->index = index;
+    snapshot_name(r, index, m->name);
+    snapshot_received(r->loop, m);
+    r->state = GROUP_RUNNING;
+    r->snapshot_index = index;
+    cluster_run(c, 100);
+    host_crash(c, 0);
+    host_start(c, 0);
+    cluster_wait_leader(c);
+    assert_int_equal(query_ok(c, 0).count, 300);
+    cluster_free(c);
+}
+
 /* What arrives under the name of a snapshot that is in use has not been looked into yet. */
 static void test_engine_received_stream_replaces_no_snapshot(void **state)
 {
@@ -440,6 +471,7 @@ int main(void)
         cmocka_unit_test(test_engine_damaged_snapshot_of_the_leader_is_replaced),
         cmocka_unit_test(test_engine_stale_files_are_removed),
         cmocka_unit_test(test_engine_no_snapshot_is_sent_without_leading),
+        cmocka_unit_test(test_engine_snapshot_for_an_opening_replica_spares_its_own),
         cmocka_unit_test(test_engine_unneeded_snapshot_spares_the_one_being_saved),
         cmocka_unit_test(test_engine_received_stream_replaces_no_snapshot),
     };
