@@ -17,6 +17,7 @@
 #include "agent/addresses.h"
 #include "agent/agent_internal.h"
 #include "agent/exports.h"
+#include "agent/now.h"
 #include "agent/repair_zero.h"
 #include "agent/uploads.h"
 #include "base/address.h"
@@ -202,6 +203,7 @@ bool agent_ready(struct agent *a, char *ret_reason, size_t reason_bytes)
 {
     struct engine_replica_status s;
     const char *why = NULL;
+    char age[80];
     pthread_mutex_lock(&a->lock);
     bool member = a->member && !a->stopping && !a->failed;
     if (!member)
@@ -218,8 +220,15 @@ bool agent_ready(struct agent *a, char *ret_reason, size_t reason_bytes)
     registry_view_release(v);
     if (!engine_shard_status(a->engine, REGISTRY_SHARD_ID, &s))
         why = "this host's replica of shard zero is not running";
-    else if (uuid_is_nil(&s.leader_host) && s.role != RAFT_LEADER)
-        why = "no leader of shard zero is known";
+    else if (agent_view_age_ms(a) > 0) {
+        snprintf(age, sizeof age, "no leader of shard zero is known for %.1f s",
+                 (double)agent_view_age_ms(a) / 1000);
+        why = age;
+    } else if (s.role == RAFT_LEADER
+                   ? engine_disk_refuses(a->engine, REGISTRY_SHARD_ID)
+                   : engine_peer_refuses(a->engine, &s.leader_host, REGISTRY_SHARD_ID))
+        why = "the disk of the host that leads shard zero is full or does not finish a write, and "
+              "no other host could take over";
     else if (!any)
         why = "the registry is empty yet";
     else if (!here)

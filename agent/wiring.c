@@ -48,6 +48,8 @@ static void on_replica_changed(void *ctx, const struct engine_replica_status *s)
     if (h && !(s->failed && atomic_load(&a->state_damaged)))
         hostctl_replica_changed(h, s);
     chores_replica_changed(a->chores, s->shard_id);
+    if (s->shard_id == REGISTRY_SHARD_ID)
+        agent_zero_changed(a, s);
 }
 
 static void on_host_failed(void *ctx, const struct thole_status *st)
@@ -55,10 +57,29 @@ static void on_host_failed(void *ctx, const struct thole_status *st)
     agent_fail(ctx, st);
 }
 
+static void on_leader_moved(void *ctx, uint64_t shard_id, uint64_t from, uint64_t to, bool stopping)
+{
+    struct agent *a = ctx;
+    struct hostctl *h = atomic_load_explicit(&a->hostctl, memory_order_acquire);
+    if (h)
+        hostctl_leader_moved(h, shard_id, from, to, stopping);
+}
+
+static void on_disk_changed(void *ctx)
+{
+    struct agent *a = ctx;
+    struct hostctl *h = atomic_load_explicit(&a->hostctl, memory_order_acquire);
+    if (h)
+        hostctl_disk_changed(h);
+}
+
 struct engine_observer wiring_observer(struct agent *a)
 {
-    return (struct engine_observer){
-        .ctx = a, .replica_changed = on_replica_changed, .host_failed = on_host_failed};
+    return (struct engine_observer){.ctx = a,
+                                    .replica_changed = on_replica_changed,
+                                    .leader_moved = on_leader_moved,
+                                    .disk_changed = on_disk_changed,
+                                    .host_failed = on_host_failed};
 }
 
 static void on_frame(void *ctx, const struct uuid *from, uint64_t incarnation, enum bus_lane lane,

@@ -3,6 +3,7 @@
 
 #include "base/log.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -208,6 +209,9 @@ static void evaluate(struct hostctl *h, struct ctl_shard *s)
 
 static void op_done(struct hostctl *h, struct ctl_op *op)
 {
+    if (op->move != NULL && op->st.code == THOLE_OK) {
+        hostctl__note_move(h, op->move);
+    }
     switch (op->kind) {
     case OP_START:
     case OP_SEED:
@@ -248,6 +252,9 @@ static void op_done(struct hostctl *h, struct ctl_op *op)
     case OP_HEAL:
         hostctl__heal_done(h, op);
         break;
+    case OP_NOTES:
+        hostctl__notes_done(h, op);
+        break;
     }
     hostctl__op_free(op);
 }
@@ -273,6 +280,12 @@ static void handle(struct hostctl *h, struct worker_msg *m)
     case MSG_OP:
         op_done(h, CONTAINER_OF(m, struct ctl_op, msg));
         break;
+    case MSG_MOVE: {
+        struct ctl_move *move = CONTAINER_OF(m, struct ctl_move, msg);
+        hostctl__note_move(h, move);
+        free(move);
+        break;
+    }
     }
 }
 
@@ -299,6 +312,9 @@ static uint64_t next_turn_ns(const struct hostctl *h)
     }
     if (h->leader_log.more > 0 && h->leader_log.window_end_ms < due_ms) {
         due_ms = h->leader_log.window_end_ms;
+    }
+    if (hostctl__notes_due(h) && h->notes_after_ms < due_ms) {
+        due_ms = h->notes_after_ms;
     }
     if (h->dirty != NULL) {
         due_ms = h->now_ms;
@@ -363,6 +379,9 @@ static uint64_t turn(void *ctx, struct msgq *batch, uint64_t now_ns)
     if (h->leaders_due_ms <= h->now_ms) {
         hostctl__leaders_run(h);
     }
+    if (hostctl__notes_due(h) && h->notes_after_ms <= h->now_ms) {
+        hostctl__notes_run(h);
+    }
     if (h->tombstones_dirty) {
         hostctl__forget_tombstones(h);
     }
@@ -394,6 +413,24 @@ void hostctl_replica_changed(struct hostctl *h, const struct engine_replica_stat
         atomic_store(&h->all_dirty, true);
         wake(h);
     }
+}
+
+void hostctl_leader_moved(struct hostctl *h, uint64_t shard_id, uint64_t from, uint64_t to,
+                          bool stopping)
+{
+    struct ctl_move *m = xcalloc(1, sizeof(*m));
+    *m = (struct ctl_move){.msg.kind = MSG_MOVE, .shard_id = shard_id, .from = from, .to = to};
+    m->by = stopping ? "shutdown" : "disk";
+    snprintf(m->why, sizeof(m->why), "%s",
+             stopping ? "its host is being stopped" : "its host has little free space");
+    if (!worker_post_internal(h->worker, &m->msg)) {
+        free(m);
+    }
+}
+
+void hostctl_disk_changed(struct hostctl *h)
+{
+    wake(h);
 }
 
 void hostctl_peer_state(struct hostctl *h, const struct uuid *host, bool up)

@@ -29,7 +29,17 @@
 #define HOSTCTL_TRANSFERS_MIN 4  /* leaders that move for balance, from one host at a time ... */
 #define HOSTCTL_TRANSFERS_MAX 64 /* ... and if it leads hundreds more than another */
 
-enum ctl_msg { MSG_WAKE, MSG_REPLICA, MSG_PEER, MSG_OP };
+#define HOSTCTL_MOVES_KEPT 256 /* of leaders, to be told */
+
+enum ctl_msg { MSG_WAKE, MSG_REPLICA, MSG_PEER, MSG_OP, MSG_MOVE };
+
+/* Leadership that was handed on from here: an event. */
+struct ctl_move {
+    struct worker_msg msg;
+    uint64_t shard_id, from, to;
+    const char *by; /* static */
+    char why[160];
+};
 
 /* What a message comes back to; outlives the controllers as long as an operation is under way. */
 struct ctl_port {
@@ -54,6 +64,7 @@ enum ctl_op_kind {
     OP_LIVENESS,
     OP_REACHES, /* another host's word on a silent one */
     OP_HEAL,
+    OP_NOTES,
 };
 
 /* Something under way: in the engine, or a proposal. */
@@ -72,7 +83,8 @@ struct ctl_op {
     size_t count;        /* of them */
     struct uuid *placed; /* OP_PLACE: hosts that get a replica */
     size_t placed_count;
-    struct ctl_op *next; /* OP_PLACE: answered, but not yet in our view */
+    struct ctl_move *move; /* what happened if it succeeds; NULL: no news */
+    struct ctl_op *next;   /* OP_PLACE: answered, but not yet in our view */
 };
 
 struct ctl_replica_msg {
@@ -248,6 +260,11 @@ struct hostctl {
         uint64_t window_end_ms;
         uint32_t lines, more;
     } leader_log;
+    /* Notes. */
+    struct ctl_move moves[HOSTCTL_MOVES_KEPT];
+    size_t move_count;
+    bool notes_outstanding;
+    uint64_t notes_after_ms, notes_revision;
 
     struct ctl_shard *reports, **reports_tail;
     bool report_outstanding;
@@ -401,6 +418,15 @@ void hostctl__liveness_peer(struct hostctl *h, const struct uuid *id, bool up);
 void hostctl__liveness_run(struct hostctl *h);
 void hostctl__liveness_done(struct hostctl *h, struct ctl_op *op);
 void hostctl__liveness_answer(struct hostctl *h, const struct ctl_op *op);
+
+/* notes.c */
+/* An operation that hands leadership on to replica `to`: who does it, and why. */
+struct ctl_op *hostctl__op_move(struct hostctl *h, enum ctl_op_kind kind, uint64_t shard_id,
+                                uint64_t to, const char *by, const char *why);
+void hostctl__note_move(struct hostctl *h, const struct ctl_move *move);
+bool hostctl__notes_due(const struct hostctl *h);
+void hostctl__notes_run(struct hostctl *h);
+void hostctl__notes_done(struct hostctl *h, struct ctl_op *op);
 
 /* report.c */
 void hostctl__report_evaluate(struct hostctl *h, struct ctl_shard *s,

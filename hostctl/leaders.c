@@ -3,7 +3,7 @@
  * what was handed on is seen in the registry before more is, so that hosts which all see the same
  * idle one do not fill it again and again. A host that is being emptied hands all on, as many at a
  * time. Shard zero is left where it is, but there; and so is, until its end, a leader that sends a
- * snapshot.
+ * snapshot. What a user handed on stays there until hosts change, but for a preference.
  *
  * What is looked at is what changed: shards that are led here and changed, if a shard has a
  * preference; all that are led here when hosts changed, or when some lead unevenly and a leader
@@ -12,6 +12,7 @@
 
 #include "base/log.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 
 /* In units of retry_ms: changes gather for this long, and reports of transfers come meanwhile. */
@@ -194,20 +195,32 @@ static void look_at(struct hostctl *h, struct ctl_shard *s)
     (void)placement_host_leads(own_row, thole_v1_Shard_spec(shard), &preferred);
     struct choice best = best_other(h, &local, shard);
     struct ctl_host *own = hostctl__host(h, &h->o.host_id);
-    bool better = best.host != NULL &&
-                  (leaving || (best.preferred && !preferred) ||
-                   (best.preferred == preferred && own->expected >= best.host->expected + 2));
+    /* Where a user put it, it stays. */
+    bool held = h->rebalance == 0 && registry_leader_held(h->view, shard);
+    bool better =
+        best.host != NULL &&
+        (leaving || (best.preferred && !preferred) ||
+         (best.preferred == preferred && !held && own->expected >= best.host->expected + 2));
     if (!better) {
         return;
     }
-    LOG_INFO(HOSTCTL, "handing leadership on shard=%" PRIu64 " to=%" PRIu64, s->id,
-             best.replica_id);
+    char why[160];
+    snprintf(why, sizeof(why), "its host is being emptied");
+    if (!leaving && best.preferred && !preferred) {
+        snprintf(why, sizeof(why), "the shard's leader preference");
+    } else if (!leaving) {
+        snprintf(why, sizeof(why), "its host led %" PRId64 " shards, the other one %" PRId64,
+                 own->expected, best.host->expected);
+    }
+    LOG_INFO(HOSTCTL, "handing leadership on shard=%" PRIu64 " to=%" PRIu64 " why=\"%s\"", s->id,
+             best.replica_id, why);
     own->expected--;
     best.host->expected++;
     s->changing = true;
     h->transfers++;
     engine_transfer(h->o.engine, s->id, best.replica_id, hostctl__op_engine_done,
-                    hostctl__op_new(h, OP_TRANSFER, s->id, best.replica_id));
+                    hostctl__op_move(h, OP_TRANSFER, s->id, best.replica_id,
+                                     leaving ? "drain" : "balance", why));
 }
 
 /* On from where the last look ended, so that those are not looked at again and again that stay. */

@@ -55,7 +55,8 @@ static bool hand_on(struct hostctl *h, struct ctl_shard *s, const struct vote_pl
              plan->successor);
     s->changing = true;
     engine_transfer(h->o.engine, s->id, plan->successor, hostctl__op_engine_done,
-                    hostctl__op_new(h, OP_CHANGE, s->id, 0));
+                    hostctl__op_move(h, OP_CHANGE, s->id, plan->successor, "membership",
+                                     "the leader loses its vote"));
     return true;
 }
 

@@ -43,6 +43,7 @@ void hostctl__op_free(struct ctl_op *op)
     hostctl__port_unref(op->port);
     free(op->shards);
     free(op->placed);
+    free(op->move);
     free(op);
 }
 

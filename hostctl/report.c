@@ -2,7 +2,8 @@
  * and the engine is reported, so a lost report repeats itself, and nothing is sent twice.
  *
  *   about this host's replicas    phases, and GONE when nothing of one is here any more
- *   by a shard's leader           who leads, that the group has formed, which replicas are out
+ *   by a shard's leader           who leads, that the group has formed, which replicas are out;
+ *                                 and that it leads no more, if nobody else does
  *   by shard zero's leader        the conditions of shards, as placement sees them */
 #include "hostctl/hostctl_internal.h"
 
@@ -185,6 +186,23 @@ static void report_leader(const struct report *r, const thole_v1_Shard *shard)
     }
 }
 
+/* A leader that leads no more, and knows no other: what it reported holds no longer. The next one
+ * reports itself. */
+static void report_no_leader(const struct report *r, const thole_v1_Shard *shard)
+{
+    const thole_v1_ShardStatus *have = thole_v1_Shard_status(shard);
+    if (have == NULL || r->local->leader_replica != 0 || r->local->role == RAFT_LEADER ||
+        thole_v1_ShardStatus_leader_replica(have) != r->local->replica_id ||
+        thole_v1_ShardStatus_leader_term(have) > r->local->term) {
+        return;
+    }
+    thole_registry_v1_ObserveShard *o = thole_registry_v1_Operation_mutable_observe_shard(
+        thole_registry_v1_Command_add_operations(r->command, r->arena), r->arena);
+    thole_v1_ShardStatus *status = thole_registry_v1_ObserveShard_mutable_status(o, r->arena);
+    thole_registry_v1_ObserveShard_set_shard_id(o, r->s->id);
+    thole_v1_ShardStatus_set_leader_term(status, r->local->term);
+}
+
 /* A group that was forced has banned this one, whatever was decided about it. */
 static void retire(const struct report *r, uint64_t replica_id, uint64_t epoch)
 {
@@ -251,6 +269,8 @@ static size_t build(struct hostctl *h, struct ctl_shard *s,
         if (local != NULL && local->leader_ready && !thole_v1_Shard_deleting(shard)) {
             report_leader(&r, shard);
             report_out(&r);
+        } else if (local != NULL && !thole_v1_Shard_deleting(shard)) {
+            report_no_leader(&r, shard);
         }
         if (h->zero_leader) {
             report_conditions(&r, shard);

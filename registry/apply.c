@@ -35,6 +35,7 @@ static const registry_operation_fn operations[] = {
     [thole_registry_v1_Operation_op_step_operation] = registry__op_step_operation,
     [thole_registry_v1_Operation_op_restore_shard] = registry__op_restore_shard,
     [thole_registry_v1_Operation_op_record_snapshot] = registry__op_record_snapshot,
+    [thole_registry_v1_Operation_op_record_leader_move] = registry__op_record_leader_move,
 };
 
 static enum thole_code run_operation(struct txn *t, const thole_registry_v1_Operation *op)

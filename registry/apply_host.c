@@ -43,6 +43,7 @@ void registry__host_add(struct txn *t, const thole_v1_Host *host, const struct u
     thole_v1_Host_set_etag(row->host, registry__txn_etag(t, arena));
     thole_v1_Host_set_generation(row->host, 1);
     thole_v1_Host_set_create_time_ms(row->host, thole_registry_v1_Command_time_ms(t->command));
+    t->s.hosts_revision = t->revision;
     registry__txn_put(t, row);
 }
 
@@ -207,6 +208,9 @@ static void merge_status(thole_v1_HostStatus *to, const thole_v1_HostStatus *fro
     if (thole_v1_HostStatus_liveness(from) != thole_v1_HOST_LIVENESS_UNSPECIFIED) {
         thole_v1_HostStatus_set_liveness(to, thole_v1_HostStatus_liveness(from));
     }
+    if (thole_v1_HostStatus_disk(from) != thole_v1_HOST_DISK_UNSPECIFIED) {
+        thole_v1_HostStatus_set_disk(to, thole_v1_HostStatus_disk(from));
+    }
     if (thole_v1_HostStatus_incarnation(from) != 0) {
         thole_v1_HostStatus_set_incarnation(to, thole_v1_HostStatus_incarnation(from));
     }
@@ -233,6 +237,19 @@ static const char *liveness_reason(int32_t liveness)
                                                         : "HostDead";
 }
 
+static const char *disk_reason(int32_t disk)
+{
+    return disk == thole_v1_HOST_DISK_LOW_SPACE ? "HostLowSpace"
+           : disk == thole_v1_HOST_DISK_STALLED ? "HostDiskStalled"
+                                                : "HostDiskOk";
+}
+
+/* A host whose disk was never bad is no news. */
+static bool disk_news(int32_t before, int32_t after)
+{
+    return before != after && (before > thole_v1_HOST_DISK_OK || after > thole_v1_HOST_DISK_OK);
+}
+
 /* Merge `status` into the host's row; no change, no revision. */
 static void observe(struct txn *t, const struct row *host, const thole_v1_HostStatus *status,
                     upb_StringView why)
@@ -240,16 +257,26 @@ static void observe(struct txn *t, const struct row *host, const thole_v1_HostSt
     struct row *row = registry__txn_edit(t, host);
     thole_v1_HostStatus *to = thole_v1_Host_mutable_status(row->host, row->arena);
     int32_t before = thole_v1_HostStatus_liveness(to);
+    int32_t disk = thole_v1_HostStatus_disk(to);
     merge_status(to, status, row->arena);
     if (registry__message_equal(host->host, row->host, &thole_v1_Host_msginit, t->arena)) {
         return;
     }
     int32_t after = thole_v1_HostStatus_liveness(to);
+    int32_t disk_after = thole_v1_HostStatus_disk(to);
     struct uuid id = host->host_id;
     registry__txn_put(t, row);
     if (before != after) {
         registry__txn_event(t, registry__host(&t->s, &id), liveness_reason(after), "%.*s",
                             (int)why.size, why.data != NULL ? why.data : "");
+    }
+    if (disk_news(disk, disk_after)) {
+        registry__txn_event(t, registry__host(&t->s, &id), disk_reason(disk_after), "%.*s",
+                            (int)why.size, why.data != NULL ? why.data : "");
+    }
+    if (before != after &&
+        (before == thole_v1_HOST_LIVENESS_DEAD || after == thole_v1_HOST_LIVENESS_DEAD)) {
+        t->s.hosts_revision = t->revision;
     }
 }
 
@@ -290,6 +317,14 @@ static void copy_tags(thole_v1_HostSpec *to, const thole_v1_HostSpec *from, upb_
     }
 }
 
+/* The spec changed. */
+static void next_generation(struct txn *t, struct row *row)
+{
+    thole_v1_Host_set_generation(row->host, thole_v1_Host_generation(row->host) + 1);
+    thole_v1_Host_set_etag(row->host, registry__txn_etag(t, row->arena));
+    t->s.hosts_revision = t->revision;
+}
+
 /* A host whose row was made before its first start (refound.c) says then what a new one says. */
 static void take_tags(struct txn *t, const struct uuid *id, const thole_v1_Host *given)
 {
@@ -301,8 +336,7 @@ static void take_tags(struct txn *t, const struct uuid *id, const thole_v1_Host 
     }
     struct row *row = registry__txn_edit(t, host);
     copy_tags(thole_v1_Host_mutable_spec(row->host, row->arena), spec, row->arena);
-    thole_v1_Host_set_generation(row->host, thole_v1_Host_generation(row->host) + 1);
-    thole_v1_Host_set_etag(row->host, registry__txn_etag(t, row->arena));
+    next_generation(t, row);
     registry__txn_put(t, row);
 }
 
@@ -446,8 +480,7 @@ void registry__host_set_state(struct txn *t, const struct uuid *id, thole_v1_Hos
     }
     struct row *row = registry__txn_edit(t, host);
     thole_v1_HostSpec_set_state(thole_v1_Host_mutable_spec(row->host, row->arena), (int32_t)state);
-    thole_v1_Host_set_generation(row->host, thole_v1_Host_generation(row->host) + 1);
-    thole_v1_Host_set_etag(row->host, registry__txn_etag(t, row->arena));
+    next_generation(t, row);
     registry__txn_put(t, row);
     registry__txn_event(t, registry__host(&t->s, id), "HostUpdated", "state %s",
                         state_name((int32_t)state));
@@ -466,8 +499,7 @@ static void set_spec(struct txn *t, struct row *host, const thole_v1_HostSpec *s
     if (registry__message_equal(host->host, row->host, &thole_v1_Host_msginit, t->arena)) {
         return;
     }
-    thole_v1_Host_set_generation(row->host, thole_v1_Host_generation(row->host) + 1);
-    thole_v1_Host_set_etag(row->host, registry__txn_etag(t, row->arena));
+    next_generation(t, row);
     int32_t state = thole_v1_HostSpec_state(to);
     struct uuid id = host->host_id;
     registry__txn_put(t, row);
@@ -653,8 +685,7 @@ enum thole_code registry__op_delete_host(struct txn *t, const thole_registry_v1_
     struct row *row = registry__txn_edit(t, host);
     thole_v1_HostSpec_set_state(thole_v1_Host_mutable_spec(row->host, row->arena),
                                 thole_v1_HOST_STATE_REMOVED);
-    thole_v1_Host_set_generation(row->host, thole_v1_Host_generation(row->host) + 1);
-    thole_v1_Host_set_etag(row->host, registry__txn_etag(t, row->arena));
+    next_generation(t, row);
     registry__txn_put(t, row);
     registry__txn_event(t, registry__host(&t->s, &id), "HostDeleted",
                         "its replicas are being moved away");

@@ -235,5 +235,17 @@ enum thole_code registry__transfer_record(struct txn *t,
         thole_v1_Operation_set_message(o, registry__dup(row->arena, registry_str(failure)));
     }
     registry__operation_add(t, row);
+    if (failure.size == 0) {
+        struct row *edit = registry__txn_edit(t, shard);
+        thole_v1_ShardStatus_set_leader_held(
+            thole_v1_Shard_mutable_status(edit->shard, edit->arena), t->revision);
+        registry__txn_put(t, edit);
+        upb_StringView actor = thole_registry_v1_Command_actor(t->command);
+        registry__txn_event(t, registry__shard(&t->s, thole_v1_Operation_shard_id(o)),
+                            "LeaderMoved", "from %.*s to %.*s by %.*s: operations/%" PRIu64,
+                            (int)from.size, from.size > 0 ? from.data : "", (int)to.size,
+                            to.size > 0 ? to.data : "", (int)actor.size,
+                            actor.size > 0 ? actor.data : "", thole_v1_Operation_id(o));
+    }
     return THOLE_OK;
 }

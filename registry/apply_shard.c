@@ -343,6 +343,37 @@ enum thole_code registry__op_delete_shard(struct txn *t, const thole_registry_v1
     return code;
 }
 
+/* ---- Leadership ------------------------------------------------------------------------------ */
+
+static upb_StringView host_of(const struct txn *t, uint64_t replica_id)
+{
+    const struct row *row = registry__replica(&t->s, replica_id);
+    return row == NULL ? upb_StringView_FromString("?") : thole_v1_Replica_host(row->replica);
+}
+
+enum thole_code registry__op_record_leader_move(struct txn *t,
+                                                const thole_registry_v1_Operation *op)
+{
+    const thole_registry_v1_RecordLeaderMove *m =
+        thole_registry_v1_Operation_record_leader_move(op);
+    upb_StringView by = thole_registry_v1_RecordLeaderMove_by(m);
+    upb_StringView why = thole_registry_v1_RecordLeaderMove_why(m);
+    struct row *shard = registry__shard(&t->s, thole_registry_v1_RecordLeaderMove_shard_id(m));
+    enum thole_code code = registry__check_text(t, "by", by, LIMIT_NAME_BYTES);
+    if (code == THOLE_OK) {
+        code = registry__check_text(t, "why", why, REGISTRY_TEXT_BYTES);
+    }
+    if (code != THOLE_OK || shard == NULL) {
+        return code; /* a late report about a shard that is gone */
+    }
+    upb_StringView from = host_of(t, thole_registry_v1_RecordLeaderMove_from_replica(m));
+    upb_StringView to = host_of(t, thole_registry_v1_RecordLeaderMove_to_replica(m));
+    registry__txn_event(t, shard, "LeaderMoved", "from %.*s to %.*s by %.*s: %.*s", (int)from.size,
+                        from.data, (int)to.size, to.data, (int)by.size, by.size > 0 ? by.data : "",
+                        (int)why.size, why.size > 0 ? why.data : "");
+    return THOLE_OK;
+}
+
 /* ---- Observed state -------------------------------------------------------------------------- */
 
 static void merge_leader(thole_v1_ShardStatus *to, const thole_v1_ShardStatus *from,

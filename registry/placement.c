@@ -66,6 +66,11 @@ bool placement_host_matches(const thole_v1_Host *host,
     return true;
 }
 
+static bool cannot_write(const thole_v1_Host *host)
+{
+    return thole_v1_HostStatus_disk(thole_v1_Host_status(host)) > thole_v1_HOST_DISK_OK;
+}
+
 bool placement_host_leads(const thole_v1_Host *host, const thole_v1_ShardSpec *spec,
                           bool *ret_preferred)
 {
@@ -74,7 +79,7 @@ bool placement_host_leads(const thole_v1_Host *host, const thole_v1_ShardSpec *s
     const thole_v1_Constraint *const *preferred =
         thole_v1_ShardSpec_leader_preference(spec, &count);
     *ret_preferred = placement_host_matches(host, preferred, count, &failed);
-    return placement__host_state_is(host, thole_v1_HOST_STATE_ACTIVE) &&
+    return placement__host_state_is(host, thole_v1_HOST_STATE_ACTIVE) && !cannot_write(host) &&
            liveness(host) == thole_v1_HOST_LIVENESS_LIVE;
 }
 
@@ -260,7 +265,7 @@ static void classify_host(struct placement *p, struct placement_host *h, int ind
     h->member = -1;
     h->target = CLASS_NONE;
     h->hash = hash64(name.data, name.size, thole_v1_Shard_id(p->shard));
-    h->suspect = liveness(row) == thole_v1_HOST_LIVENESS_SUSPECT;
+    h->suspect = liveness(row) == thole_v1_HOST_LIVENESS_SUSPECT || cannot_write(row);
     h->failures = failures_on(p, row);
     h->stays = up && !placement__host_state_is(row, thole_v1_HOST_STATE_DRAINING);
     for (size_t i = 0; i < p->member_count; i++) {

@@ -106,6 +106,9 @@ const thole_v1_Replica *registry_next_replica_of_shard(const struct registry_vie
 const thole_v1_Replica *registry_next_replica_of_host(const struct registry_view *v,
                                                       const struct uuid *host, uint64_t after_id,
                                                       struct registry_replica_buf *buf);
+/* Has a host come, gone, died, come back or changed its spec since a user handed on the leadership
+ * of this shard? If not, balance leaves it where it is. */
+bool registry_leader_held(const struct registry_view *v, const thole_v1_Shard *shard);
 /* Does anything that was acknowledged depend on the host, so that it must not be removed for ever?
  * Then `ret_why` says what. */
 bool registry_host_needed(const struct registry_view *v, const struct uuid *host, char *ret_why,

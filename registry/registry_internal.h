@@ -248,6 +248,7 @@ struct state {
     bool bootstrapped;
     struct uuid cluster;
     uint64_t next_shard_id, next_replica_id, next_operation_id;
+    uint64_t hosts_revision; /* a host last came, went, died, came back or changed its spec */
     uint64_t repair_epoch, lost_from, lost_to; /* replica ids in [from, to): see RepairZero */
     uint64_t compacted_revision; /* changes up to here are not in the journal; of this host alone */
     uint64_t event_next, journal_next, request_next; /* sequences; of this host alone */
@@ -343,6 +344,8 @@ enum thole_code registry__op_observe_host(struct txn *t, const thole_registry_v1
 enum thole_code registry__op_create_shard(struct txn *t, const thole_registry_v1_Operation *op);
 enum thole_code registry__op_update_shard(struct txn *t, const thole_registry_v1_Operation *op);
 enum thole_code registry__op_delete_shard(struct txn *t, const thole_registry_v1_Operation *op);
+enum thole_code registry__op_record_leader_move(struct txn *t,
+                                                const thole_registry_v1_Operation *op);
 enum thole_code registry__op_observe_shard(struct txn *t, const thole_registry_v1_Operation *op);
 enum thole_code registry__op_place_replicas(struct txn *t, const thole_registry_v1_Operation *op);
 enum thole_code registry__op_remove_replica(struct txn *t, const thole_registry_v1_Operation *op);

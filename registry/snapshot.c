@@ -87,6 +87,7 @@ static enum thole_code write_header(const struct state *s, struct thole_sink *ou
     thole_registry_v1_Header_set_repair_epoch(h, s->repair_epoch);
     thole_registry_v1_Header_set_lost_from(h, s->lost_from);
     thole_registry_v1_Header_set_lost_to(h, s->lost_to);
+    thole_registry_v1_Header_set_hosts_revision(h, s->hosts_revision);
     enum thole_code code = write_record(out, record, arena);
     upb_Arena_Free(arena);
     return code;
@@ -156,6 +157,7 @@ static const char *restore_header(struct state *s, const thole_registry_v1_Heade
     s->repair_epoch = thole_registry_v1_Header_repair_epoch(h);
     s->lost_from = thole_registry_v1_Header_lost_from(h);
     s->lost_to = thole_registry_v1_Header_lost_to(h);
+    s->hosts_revision = thole_registry_v1_Header_hosts_revision(h);
     return NULL;
 }
 

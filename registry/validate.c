@@ -114,6 +114,11 @@ enum thole_code registry__check_host_status(struct txn *t, const thole_v1_HostSt
         return THOLE_FAIL(&t->st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
                           "status.liveness: unknown value %d", (int)liveness);
     }
+    int32_t disk = thole_v1_HostStatus_disk(status);
+    if (disk < thole_v1_HOST_DISK_UNSPECIFIED || disk > thole_v1_HOST_DISK_STALLED) {
+        return THOLE_FAIL(&t->st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
+                          "status.disk: unknown value %d", (int)disk);
+    }
     enum thole_code code = registry__check_text(
         t, "status.address", thole_v1_HostStatus_address(status), REGISTRY_TEXT_BYTES);
     upb_StringView address = thole_v1_HostStatus_address(status);

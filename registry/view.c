@@ -217,6 +217,11 @@ bool registry_shard_ready(const thole_v1_Shard *shard)
     return false;
 }
 
+bool registry_leader_held(const struct registry_view *v, const thole_v1_Shard *shard)
+{
+    return thole_v1_ShardStatus_leader_held(thole_v1_Shard_status(shard)) > v->s.hosts_revision;
+}
+
 /* ---- Changes --------------------------------------------------------------------------------- */
 
 /* "orders" of "shards/orders". */

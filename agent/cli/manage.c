@@ -168,10 +168,11 @@ int command_shard_transfer(struct cli *c)
     const thole_v1_TransferLeaderResponse *reply = NULL;
     const char *name = cli_strip(c->args[0], "shard");
     uint64_t to = 0;
-    if (c->values[OPT_TO].set && !cli_parse_number(c->values[OPT_TO].text, &to)) {
-        return cli_say_usage(c, "\"%s\" is no replica id", c->values[OPT_TO].text);
-    }
     thole_v1_TransferLeaderRequest *request = thole_v1_TransferLeaderRequest_new(c->arena);
+    if (c->values[OPT_TO].set && !cli_parse_number(c->values[OPT_TO].text, &to)) {
+        thole_v1_TransferLeaderRequest_set_host(request,
+                                                cli_sv(cli_strip(c->values[OPT_TO].text, "host")));
+    }
     thole_v1_TransferLeaderRequest_set_shard(request, cli_sv(name));
     thole_v1_TransferLeaderRequest_set_replica_id(request, to);
     if (CLI_CALL(c, Shards, TransferLeader, request, &reply, TransferLeaderResponse, &st)) {

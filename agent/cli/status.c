@@ -4,6 +4,7 @@
 #include "agent/cli/rows.h"
 #include "thole/v1/control.upbdefs.h"
 
+#define STATUS_TIMEOUT_MS 1500
 #define SHARDS_SHOWN 100
 #define PROBLEMS_SHOWN 20
 
@@ -174,6 +175,42 @@ static void show_rows(struct cli *c, const struct rows *hosts, const struct rows
     show_problems(shards);
 }
 
+/* Both or none. */
+static enum thole_code list_rows(struct cli *c, bool stale, struct rows *hosts, struct rows *shards,
+                                 struct thole_status *st)
+{
+    const struct rows_query hosts_query = {.kind = ROWS_HOSTS, .stale = stale};
+    const struct rows_query shards_query = {.kind = ROWS_SHARDS, .stale = stale};
+    enum thole_code code = rows_list(c, &hosts_query, hosts, st);
+    if (code == THOLE_OK) {
+        code = rows_list(c, &shards_query, shards, st);
+        if (code != THOLE_OK) {
+            rows_deinit(hosts);
+        }
+    }
+    return code;
+}
+
+/* What the host knows is better than nothing when shard zero cannot be asked, and it is not waited
+ * for long: that its leader is gone may be found out only meanwhile. */
+static enum thole_code look_around(struct cli *c, const thole_v1_StatusResponse **status,
+                                   struct rows *hosts, struct rows *shards, struct thole_status *st)
+{
+    uint64_t timeout_ms = c->values[OPT_COMMAND_TIMEOUT].number;
+    bool ready = thole_v1_StatusResponse_ready(*status);
+    enum thole_code code = THOLE_UNAVAILABLE;
+    if (ready) {
+        c->values[OPT_COMMAND_TIMEOUT].number =
+            timeout_ms < STATUS_TIMEOUT_MS ? timeout_ms : STATUS_TIMEOUT_MS;
+        code = list_rows(c, false, hosts, shards, st);
+        c->values[OPT_COMMAND_TIMEOUT].number = timeout_ms;
+    }
+    if (code != THOLE_OK && ready && get_status(c, status, st) != THOLE_OK) {
+        return st->code;
+    }
+    return code == THOLE_OK ? code : list_rows(c, true, hosts, shards, st);
+}
+
 int command_status(struct cli *c)
 {
     struct thole_status st;
@@ -181,20 +218,13 @@ int command_status(struct cli *c)
     if (get_status(c, &status, &st) != THOLE_OK) {
         return cli_say_status("cannot get the status", &st);
     }
+    struct rows hosts, shards;
+    if (look_around(c, &status, &hosts, &shards, &st) != THOLE_OK) {
+        return cli_say_status("cannot list hosts and shards", &st);
+    }
     bool ready = thole_v1_StatusResponse_ready(status);
     if (!cli_is_document(c)) {
         show_asked(status);
-    }
-    /* When shard zero cannot be asked, what this host knows is better than nothing. */
-    const struct rows_query hosts_query = {.kind = ROWS_HOSTS, .stale = !ready};
-    const struct rows_query shards_query = {.kind = ROWS_SHARDS, .stale = !ready};
-    struct rows hosts, shards;
-    if (rows_list(c, &hosts_query, &hosts, &st) != THOLE_OK && ready) {
-        return cli_say_status("cannot list hosts", &st);
-    }
-    if (rows_list(c, &shards_query, &shards, &st) != THOLE_OK && ready) {
-        rows_deinit(&hosts);
-        return cli_say_status("cannot list shards", &st);
     }
     if (cli_is_document(c)) {
         show_document(c, status, &hosts, &shards);

@@ -103,6 +103,7 @@ void cluster_status(struct call *c)
     if (!ready) {
         thole_v1_StatusResponse_set_not_ready_reason(reply, copy_text(c, why));
     }
+    thole_v1_StatusResponse_set_view_age_ms(reply, agent_view_age_ms(c->s->agent));
     struct engine_replica_status *replicas = NULL;
     size_t n = engine_replicas(agent_engine(c->s->agent), &replicas);
     for (size_t i = 0; i < n; i++) {

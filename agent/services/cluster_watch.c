@@ -12,9 +12,12 @@
 #include <upb/encode.h>
 
 #include "agent/services/services_internal.h"
+#include "base/clock.h"
+#include "base/map.h"
 #include "proto/decode.h"
 
-#define SNAPSHOT_ROWS 256 /* encoded at a time */
+#define SNAPSHOT_ROWS 256      /* encoded at a time */
+#define LOOK_NS (NS_PER_S / 2) /* at what holds now, but is in no row */
 
 enum message_kind { MESSAGE_START = 1, MESSAGE_CANCEL, MESSAGE_DRAINED, MESSAGE_CHANGE };
 enum phase {
@@ -43,7 +46,9 @@ struct cluster_watch {
     bool blocked;  /* until the call's queue has drained */
     bool finished; /* the call was answered */
     enum phase phase;
-    struct registry_view *view; /* of the snapshot */
+    struct registry_view *view; /* of the snapshot, or of the changes that are being sent */
+    struct map pools;           /* hash of a name -> how many fewer were sent as ready */
+    struct map differ;          /* shard id -> its conditions that were sent unlike the row's */
     char after_name[LIMIT_NAME_BYTES + 1];
     uint64_t after_id;
     uint64_t revision; /* sent up to here */
@@ -59,6 +64,8 @@ static void watch_unref(void *data)
 {
     struct cluster_watch *w = data;
     if (atomic_fetch_sub(&w->refs, 1) == 1) {
+        map_deinit(&w->differ);
+        map_deinit(&w->pools);
         free(w);
     }
 }
@@ -88,9 +95,21 @@ static void push_row(struct cluster_watch *w, uint32_t field, const void *row,
     push(w, &out);
 }
 
+/* As of now; what was sent unlike the row is remembered, like with shards. */
 static void push_pool(void *ctx, const thole_v1_ShardPool *row)
 {
-    push_row(ctx, 8, row, &thole_v1_ShardPool_msginit, thole_v1_ShardPool_revision(row));
+    struct cluster_watch *w = ctx;
+    uint32_t unready = 0;
+    upb_Arena *arena = upb_Arena_New();
+    const struct agent_now n = agent_now_of(w->s->agent, w->view);
+    const thole_v1_ShardPool *now = pool_now(&n, row, arena, &unready);
+    push_row(w, 8, now, &thole_v1_ShardPool_msginit, thole_v1_ShardPool_revision(row));
+    upb_Arena_Free(arena);
+    if (unready != 0) {
+        (void)map_put(&w->pools, pool_key(row), (void *)(uintptr_t)unready);
+    } else {
+        (void)map_remove(&w->pools, pool_key(row));
+    }
 }
 
 static void push_operation(void *ctx, const thole_v1_Operation *row)
@@ -103,9 +122,22 @@ static void push_host(void *ctx, const thole_v1_Host *row)
     push_row(ctx, 1, row, &thole_v1_Host_msginit, thole_v1_Host_revision(row));
 }
 
+/* With the conditions of now; which of them were not as in the row is remembered. */
 static void push_shard(void *ctx, const thole_v1_Shard *row)
 {
-    push_row(ctx, 2, row, &thole_v1_Shard_msginit, thole_v1_Shard_revision(row));
+    struct cluster_watch *w = ctx;
+    struct shard_now now;
+    upb_Arena *arena = upb_Arena_New();
+    const struct agent_now n = agent_now_of(w->s->agent, w->view);
+    uint32_t differ = conditions_differ(&n, row, &now);
+    push_row(w, 2, conditions_now(&n, row, arena), &thole_v1_Shard_msginit,
+             thole_v1_Shard_revision(row));
+    upb_Arena_Free(arena);
+    if (differ != 0) {
+        (void)map_put(&w->differ, thole_v1_Shard_id(row), (void *)(uintptr_t)differ);
+    } else {
+        (void)map_remove(&w->differ, thole_v1_Shard_id(row));
+    }
 }
 
 static void push_replica(void *ctx, const thole_v1_Replica *row)
@@ -294,7 +326,10 @@ static bool changes_more(struct cluster_watch *w)
                                                  .operation = push_operation,
                                                  .event = push_event,
                                                  .gone = push_gone};
-        if (registry_changes_since(view, w->revision, &changes, &st) != THOLE_OK) {
+        w->view = view;
+        enum thole_code code = registry_changes_since(view, w->revision, &changes, &st);
+        w->view = NULL;
+        if (code != THOLE_OK) {
             finish(w, &st);
             any = false;
         } else {
@@ -303,6 +338,21 @@ static bool changes_more(struct cluster_watch *w)
         }
     }
     registry_view_release(view);
+    return any;
+}
+
+/* Shards whose conditions are others now than when they were sent, without a change of the row. */
+static bool conditions_more(struct cluster_watch *w)
+{
+    w->view = registry_view_acquire(agent_registry(w->s->agent));
+    const struct agent_now n = agent_now_of(w->s->agent, w->view);
+    bool any = conditions_changed(&n, &w->differ, push_shard, w);
+    any |= pools_changed(&n, &w->pools, push_pool, w);
+    registry_view_release(w->view);
+    w->view = NULL;
+    if (any) {
+        push_bookmark(w);
+    }
     return any;
 }
 
@@ -358,6 +408,33 @@ static void pump_all(struct services *s)
     }
 }
 
+/* Rows are all that changes announce. What holds of them now is looked at as long as somebody
+ * watches, and so that it costs a twentieth of the time at most. Returns when to look again. */
+static uint64_t look_again(struct services *s, uint64_t now_ns)
+{
+    bool any = false;
+    if (now_ns < s->look_ns) {
+        return s->look_ns;
+    }
+    for (struct cluster_watch *w = s->watches, *next = NULL; w != NULL; w = next) {
+        next = w->next;
+        if (w->events || w->operation != 0 || w->phase != PHASE_CHANGES || w->finished) {
+            any |= w->phase != PHASE_CHANGES;
+            continue;
+        }
+        any = true;
+        if (!w->blocked && w->first == NULL && conditions_more(w)) {
+            atomic_fetch_add(&w->refs, 1);
+            pump(w);
+            watch_unref(w);
+        }
+    }
+    uint64_t end_ns = clock_now(&clock_system);
+    uint64_t pause_ns = 20 * (end_ns - now_ns);
+    s->look_ns = end_ns + (pause_ns > LOOK_NS ? pause_ns : LOOK_NS);
+    return any ? s->look_ns : CLOCK_NEVER;
+}
+
 static void watch_message(struct cluster_watch *w, uint32_t kind)
 {
     switch ((enum message_kind)kind) {
@@ -387,7 +464,6 @@ static void watch_message(struct cluster_watch *w, uint32_t kind)
 
 uint64_t cluster_watch_turn(void *ctx, struct msgq *batch, uint64_t now_ns)
 {
-    (void)now_ns;
     struct services *s = ctx;
     struct worker_msg *m = NULL;
     while ((m = msgq_pop(batch)) != NULL) {
@@ -406,7 +482,7 @@ uint64_t cluster_watch_turn(void *ctx, struct msgq *batch, uint64_t now_ns)
             break;
         }
     }
-    return CLOCK_NEVER;
+    return s->watches != NULL ? look_again(s, now_ns) : CLOCK_NEVER;
 }
 
 void cluster_watch_changed(void *ctx, uint64_t revision)

@@ -40,7 +40,8 @@ static const thole_v1_Host *with_replicas(struct call *c, const thole_v1_Host *r
     thole_v1_Host_set_name(copy, thole_v1_Host_name(row));
     thole_v1_Host_set_id(copy, host_id);
     thole_v1_Host_set_spec(copy, (thole_v1_HostSpec *)(uintptr_t)thole_v1_Host_spec(row));
-    thole_v1_Host_set_status(copy, (thole_v1_HostStatus *)(uintptr_t)thole_v1_Host_status(row));
+    thole_v1_Host_set_status(
+        copy, (thole_v1_HostStatus *)(uintptr_t)host_status_now(c->s->agent, row, c->arena));
     thole_v1_Host_set_etag(copy, thole_v1_Host_etag(row));
     thole_v1_Host_set_generation(copy, thole_v1_Host_generation(row));
     thole_v1_Host_set_revision(copy, thole_v1_Host_revision(row));

@@ -18,7 +18,9 @@ static void get_run(struct call *c)
         no_such_pool(c, name);
         return;
     }
-    call_reply(c, row, &thole_v1_ShardPool_msginit);
+    uint32_t unready;
+    const struct agent_now now = agent_now_of(c->s->agent, c->view);
+    call_reply(c, pool_now(&now, row, c->arena, &unready), &thole_v1_ShardPool_msginit);
 }
 
 void pools_get(struct call *c)
@@ -44,7 +46,10 @@ static void list_run(struct call *c)
     struct slice last = bytes_slice(&key);
     const thole_v1_ShardPool *row = NULL;
     while ((row = registry_next_pool(c->view, last)) != NULL) {
-        if (!page_add(&p, c, row, &thole_v1_ShardPool_msginit)) {
+        uint32_t unready;
+        const struct agent_now now = agent_now_of(c->s->agent, c->view);
+        if (!page_add(&p, c, pool_now(&now, row, c->arena, &unready),
+                      &thole_v1_ShardPool_msginit)) {
             break;
         }
         last = name_slice(thole_v1_ShardPool_name(row));

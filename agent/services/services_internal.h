@@ -6,6 +6,7 @@
 #include <upb/upb.h>
 
 #include "agent/agent.h"
+#include "agent/now.h"
 #include "base/limits.h"
 #include "base/text.h"
 #include "base/worker.h"
@@ -34,6 +35,7 @@ struct services {
     struct cluster_watch *watches;
     _Atomic bool change_posted;
     struct worker_msg change;
+    uint64_t look_ns; /* not before: what holds of rows now */
 
     /* Data calls that wait to be used again. */
     pthread_mutex_t pool_mutex;
@@ -110,6 +112,31 @@ void services_fail(struct bus_rpc *rpc, const struct thole_status *st, const cha
 struct thole_status services_of_peer(const struct thole_status *st);
 uint64_t services_deadline(struct bus_rpc *rpc);
 struct bufslice services_encode(const void *message, const upb_MiniTable *kind, upb_Arena *arena);
+
+/* ---- Rows as they are shown (conditions.c) --------------------------------------------------- */
+
+#define CONDITIONS_NOT_READY 1u
+#define CONDITIONS_DEGRADED 2u
+/* Which conditions of the row do not hold now. */
+uint32_t conditions_differ(const struct agent_now *n, const thole_v1_Shard *row,
+                           struct shard_now *ret);
+/* The row, or a copy with the conditions of now. */
+const thole_v1_Shard *conditions_now(const struct agent_now *n, const thole_v1_Shard *row,
+                                     upb_Arena *arena);
+/* Likewise, without the shards that are not ready now. */
+const thole_v1_ShardPool *pool_now(const struct agent_now *n, const thole_v1_ShardPool *row,
+                                   upb_Arena *arena, uint32_t *ret_unready);
+uint64_t pool_key(const thole_v1_ShardPool *row);
+/* Call `changed` for each row of which something else is so now than was `sent`: the conditions
+ * that differed, by id, or how many shards were left out, by pool_key. False: for none. */
+struct map;
+bool conditions_changed(const struct agent_now *n, const struct map *sent,
+                        void (*changed)(void *ctx, const thole_v1_Shard *row), void *ctx);
+bool pools_changed(const struct agent_now *n, const struct map *sent,
+                   void (*changed)(void *ctx, const thole_v1_ShardPool *row), void *ctx);
+/* Likewise, with the liveness that can be told now. */
+const thole_v1_HostStatus *host_status_now(struct agent *a, const thole_v1_Host *row,
+                                           upb_Arena *arena);
 
 /* ---- Pages (page.c) -------------------------------------------------------------------------- */
 

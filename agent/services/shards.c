@@ -19,7 +19,8 @@ static void get_run(struct call *c)
         no_such_shard(c, name);
         return;
     }
-    call_reply(c, row, &thole_v1_Shard_msginit);
+    const struct agent_now now = agent_now_of(c->s->agent, c->view);
+    call_reply(c, conditions_now(&now, row, c->arena), &thole_v1_Shard_msginit);
 }
 
 void shards_get(struct call *c)
@@ -45,8 +46,9 @@ static void list_run(struct call *c)
     }
     struct slice last = bytes_slice(&key);
     const thole_v1_Shard *row = NULL;
+    const struct agent_now now = agent_now_of(c->s->agent, c->view);
     while ((row = registry_next_shard(c->view, last, &shard_buf)) != NULL) {
-        if (!page_add(&p, c, row, &thole_v1_Shard_msginit)) {
+        if (!page_add(&p, c, conditions_now(&now, row, c->arena), &thole_v1_Shard_msginit)) {
             break;
         }
         last = name_slice(thole_v1_Shard_name(row));
@@ -173,42 +175,99 @@ static void transfer_done(struct router_request *r)
     if (row != NULL) {
         thole_v1_TransferLeaderResponse_set_leader_host(reply, thole_v1_Replica_host(row));
     }
-    operations_record_transfer(c, shard, thole_v1_TransferLeaderResponse_leader_host(reply), "");
+    if (!upb_StringView_IsEqual(c->from, thole_v1_TransferLeaderResponse_leader_host(reply))) {
+        operations_record_transfer(c, shard, thole_v1_TransferLeaderResponse_leader_host(reply),
+                                   "");
+    }
     call_reply(c, reply, &thole_v1_TransferLeaderResponse_msginit);
 }
 
-static void transfer_run(struct call *c)
+/* The shard's replica on the host; 0, and the call is answered: none. */
+static uint64_t replica_on(struct call *c, const thole_v1_Shard *shard, upb_StringView host)
 {
-    struct registry_shard_buf shard_buf;
+    struct registry_replica_buf buf;
+    struct thole_status st;
+    uint64_t after = 0;
+    const thole_v1_Replica *row;
+    while ((row = registry_next_replica_of_shard(c->view, thole_v1_Shard_id(shard), after, &buf)) !=
+           NULL) {
+        after = thole_v1_Replica_id(row);
+        if (thole_v1_Replica_desired(row) == thole_v1_REPLICA_DESIRED_RUN &&
+            upb_StringView_IsEqual(thole_v1_Replica_host(row), host)) {
+            return after;
+        }
+    }
+    (void)THOLE_FAIL(&st, THOLE_NOT_FOUND, THOLE_REASON_NO_SUCH_REPLICA,
+                     "the shard has no replica on host \"%.*s\"", (int)host.size, host.data);
+    call_fail(c, &st);
+    return 0;
+}
+
+/* False: the call is answered. */
+static bool transfer_target(struct call *c, const thole_v1_Shard *shard, uint64_t *ret)
+{
     struct registry_replica_buf replica_buf;
+    struct thole_status st;
     const thole_v1_TransferLeaderRequest *q = c->request;
-    upb_StringView name = name_strip(thole_v1_TransferLeaderRequest_shard(q), "shards");
+    upb_StringView host = name_strip(thole_v1_TransferLeaderRequest_host(q), "hosts");
     uint64_t target = thole_v1_TransferLeaderRequest_replica_id(q);
-    const thole_v1_Shard *shard = registry_shard_by_name(c->view, name_slice(name), &shard_buf);
-    if (shard == NULL) {
-        no_such_shard(c, name);
-        return;
+    if (host.size > 0) {
+        target = replica_on(c, shard, host);
+        if (target == 0) {
+            return false;
+        }
     }
     const thole_v1_Replica *row =
         target != 0 ? registry_replica(c->view, target, &replica_buf) : NULL;
     if (target != 0 &&
         (row == NULL || thole_v1_Replica_shard_id(row) != thole_v1_Shard_id(shard))) {
-        struct thole_status st;
+        upb_StringView name = thole_v1_Shard_name(shard);
         (void)THOLE_FAIL(&st, THOLE_NOT_FOUND, THOLE_REASON_NO_SUCH_REPLICA,
                          "shard \"%.*s\" has no replica %llu", (int)name.size, name.data,
                          (unsigned long long)target);
         call_fail(c, &st);
-        return;
+        return false;
     }
     if (row != NULL && thole_v1_Replica_role(row) != thole_v1_REPLICA_ROLE_VOTER) {
-        struct thole_status st;
         (void)THOLE_FAIL(&st, THOLE_FAILED_PRECONDITION, THOLE_REASON_BAD_REQUEST,
                          "replica %llu does not vote, so it cannot lead",
                          (unsigned long long)target);
         call_fail(c, &st);
+        return false;
+    }
+    *ret = target;
+    return true;
+}
+
+/* Who leads now, as the replica that is here knows; else by the last report. */
+static upb_StringView leader_host(struct call *c, const thole_v1_Shard *shard)
+{
+    struct engine_replica_status s;
+    if (engine_shard_status(agent_engine(c->s->agent), thole_v1_Shard_id(shard), &s)) {
+        const thole_v1_Host *host = registry_host(
+            c->view, s.role == RAFT_LEADER ? agent_host_id(c->s->agent) : &s.leader_host);
+        if (host != NULL) {
+            return thole_v1_Host_name(host);
+        }
+    }
+    return thole_v1_ShardStatus_leader_host(thole_v1_Shard_status(shard));
+}
+
+static void transfer_run(struct call *c)
+{
+    struct registry_shard_buf shard_buf;
+    const thole_v1_TransferLeaderRequest *q = c->request;
+    upb_StringView name = name_strip(thole_v1_TransferLeaderRequest_shard(q), "shards");
+    uint64_t target = 0;
+    const thole_v1_Shard *shard = registry_shard_by_name(c->view, name_slice(name), &shard_buf);
+    if (shard == NULL) {
+        no_such_shard(c, name);
         return;
     }
-    upb_StringView from = thole_v1_ShardStatus_leader_host(thole_v1_Shard_status(shard));
+    if (!transfer_target(c, shard, &target)) {
+        return;
+    }
+    upb_StringView from = leader_host(c, shard);
     char *copy = upb_Arena_Malloc(c->arena, from.size + 1);
     memcpy(copy, from.size > 0 ? from.data : "", from.size);
     c->from = upb_StringView_FromDataAndSize(copy, from.size); /* the view is released before */
@@ -225,8 +284,11 @@ void shards_transfer(struct call *c)
 {
     const thole_v1_TransferLeaderRequest *q = c->request;
     upb_StringView name = name_strip(thole_v1_TransferLeaderRequest_shard(q), "shards");
+    upb_StringView host = name_strip(thole_v1_TransferLeaderRequest_host(q), "hosts");
     call_about(c, "shard", name);
-    if (call_name(c, "shard", name)) {
+    if (host.size > 0 && thole_v1_TransferLeaderRequest_replica_id(q) != 0) {
+        call_refuse(c, "host", "and replica_id exclude each other");
+    } else if (call_name(c, "shard", name) && (host.size == 0 || call_name(c, "host", host))) {
         call_read(c, true, transfer_run);
     }
 }

@@ -301,6 +301,22 @@ static void tell_peers(struct house *h, uint64_t n)
     }
 }
 
+static void on_leader_moved(void *ctx, uint64_t shard_id, uint64_t from, uint64_t to, bool stopping)
+{
+    struct house_host *host = ctx;
+    if (host->hostctl != NULL) {
+        hostctl_leader_moved(host->hostctl, shard_id, from, to, stopping);
+    }
+}
+
+static void on_disk_changed(void *ctx)
+{
+    struct house_host *host = ctx;
+    if (host->hostctl != NULL) {
+        hostctl_disk_changed(host->hostctl);
+    }
+}
+
 static enum thole_code never_opens(const struct thole_machine_env *env, void **ret,
                                    struct thole_status *st)
 {
@@ -331,7 +347,11 @@ void house_start(struct house *h, uint64_t n)
         .files = host->files,
         .executor = h->ex,
         .transport = {host, net_send},
-        .observer = {host, on_replica_changed, on_host_failed},
+        .observer = {.ctx = host,
+                     .replica_changed = on_replica_changed,
+                     .leader_moved = on_leader_moved,
+                     .disk_changed = on_disk_changed,
+                     .host_failed = on_host_failed},
         .loop_count = 1,
         .applier_count = 1,
         .compact_log_bytes = 64 * 1024,

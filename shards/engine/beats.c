@@ -14,20 +14,30 @@
 #include <string.h>
 
 #include "base/canary.h"
+#include "base/log.h"
 #include "shards/engine/codec.h"
 
 #define NEVER UINT64_MAX
 
 /* ---- What is told to other hosts, under the engine's lock ------------------------------------ */
 
+/* NULL: none, and it would be at *ret_key. The engine's lock is held. */
+static struct beat_peer *find_peer(const struct engine *e, const struct uuid *host,
+                                   uint64_t *ret_key)
+{
+    struct beat_peer *p;
+    *ret_key = uuid_hash(host);
+    while ((p = map_get(&e->beat_peers, *ret_key)) && !uuid_equal(&p->host, host))
+        ++*ret_key;
+    return p;
+}
+
 /* Find or make; the engine's lock is held. */
 static struct beat_peer *peer_of(struct engine *e, const struct uuid *host, bool *ret_new)
 {
-    uint64_t key = uuid_hash(host);
-    struct beat_peer *p;
+    uint64_t key;
+    struct beat_peer *p = find_peer(e, host, &key);
     *ret_new = false;
-    while ((p = map_get(&e->beat_peers, key)) && !uuid_equal(&p->host, host))
-        key++;
     if (!p) {
         p = xcalloc(1, sizeof(*p));
         p->host = *host;
@@ -96,23 +106,35 @@ void beats_leader_ended(struct loop *l, struct replica *r)
 /* ---- Sending: loop 0 ------------------------------------------------------------------------- */
 
 /* All loops turn, and the log is written: else this host vouches for nothing. */
-static bool makes_progress(const struct loop *l)
+static bool makes_progress(struct loop *l)
 {
-    const struct engine *e = l->e;
+    struct engine *e = l->e;
+    bool hung = false;
+    for (uint32_t i = 0; i < e->o.loop_count; i++)
+        hung |= loop_writer_hung(e->loops[i], l->now_ns);
+    if (hung != atomic_exchange(&e->stalled, hung)) {
+        LOG_WARN(ENGINE, "the log of this host %s",
+                 hung ? "makes no progress: it leads no more" : "makes progress again");
+        engine_disk_changed(e);
+    }
+    if (hung)
+        return false;
     for (uint32_t i = 0; i < e->o.loop_count; i++) {
         const struct loop *other = e->loops[i];
         uint64_t since = atomic_load_explicit(&other->turn_since_ns, memory_order_relaxed);
         bool stuck = other != l && since != 0 && l->now_ns > since &&
                      l->now_ns - since > e->o.election_timeout_ms * NS_PER_MS;
-        if (stuck || loop_writer_hung(other, l->now_ns))
+        if (stuck)
             return false;
     }
     return true;
 }
 
-static struct host_beat next_beat(struct beat_peer *p)
+static struct host_beat next_beat(const struct engine *e, struct beat_peer *p)
 {
     struct host_beat b = {
+        .unfit = engine_space_refuses(e, 1),
+        .spent = engine_space_refuses(e, 0),
         .host = p->host,
         .number = ++p->sent,
         .heard = p->heard,
@@ -126,6 +148,7 @@ static struct host_beat next_beat(struct beat_peer *p)
 static void send_beats(struct loop *l)
 {
     struct engine *e = l->e;
+    loop_check_space(l);
     if (!makes_progress(l))
         return;
     pthread_mutex_lock(&e->lock);
@@ -133,7 +156,7 @@ static void send_beats(struct loop *l)
     struct beat_peer *p;
     struct host_beat *beats = xmalloc((e->beat_peers.count + 1) * sizeof(*beats));
     while ((p = map_next(&e->beat_peers, &it, NULL)))
-        beats[n++] = next_beat(p);
+        beats[n++] = next_beat(e, p);
     pthread_mutex_unlock(&e->lock);
     for (size_t i = 0; i < n; i++)
         engine_send(e, &beats[i].host, ENGINE_LANE_CONTROL, codec_beat_frame(&beats[i]));
@@ -154,8 +177,11 @@ void beats_deliver(struct engine *e, const struct uuid *host, uint64_t incarnati
         p->incarnation = incarnation;
         p->heard = 0;
     }
-    if (incarnation == p->incarnation && heard->number > p->heard)
+    if (incarnation == p->incarnation && heard->number > p->heard) {
         p->heard = heard->number;
+        p->unfit = heard->unfit;
+        p->spent = heard->spent;
+    }
     /* Numbers of an earlier life of ours cannot reach the ones of this: they begin at 0. */
     if (heard->heard >= p->woken_from && heard->heard <= p->sent) {
         p->woken_count = 0;
@@ -170,6 +196,16 @@ void beats_deliver(struct engine *e, const struct uuid *host, uint64_t incarnati
         b->incarnation = incarnation;
         loop_post(e->loops[i], &b->msg);
     }
+}
+
+bool engine_peer_refuses(struct engine *e, const struct uuid *host, uint64_t shard_id)
+{
+    uint64_t key;
+    pthread_mutex_lock(&e->lock);
+    const struct beat_peer *p = find_peer(e, host, &key);
+    bool refuses = p && (shard_id == 0 ? p->spent : p->unfit);
+    pthread_mutex_unlock(&e->lock);
+    return refuses;
 }
 
 /* ---- On a loop ------------------------------------------------------------------------------- */
@@ -267,6 +303,7 @@ void beats_heard(struct loop *l, struct host_beat *b)
         h->beat_number = b->number;
         h->beat_ms = l->now_ms;
         h->beat_ns = l->now_ns;
+        h->unfit = b->unfit;
         h->alive = true;
         if (returned || b->all_woken)
             host_changed(l, h);

@@ -59,6 +59,8 @@ struct bufslice codec_beat_frame(const struct host_beat *b)
     thole_engine_v1_HostBeat_set_number(m, b->number);
     thole_engine_v1_HostBeat_set_heard(m, b->heard);
     thole_engine_v1_HostBeat_set_all_woken(m, b->all_woken);
+    thole_engine_v1_HostBeat_set_unfit(m, b->unfit);
+    thole_engine_v1_HostBeat_set_spent(m, b->spent);
     for (uint32_t i = 0; i < b->woken_count; i++)
         ASSERT(thole_engine_v1_HostBeat_add_woken(m, b->woken[i], arena));
     size_t size;

@@ -317,7 +317,8 @@ static void transfer(struct loop *l, struct control *c)
     if (!r)
         return;
     proposals_flush(l, r);
-    if (raft_transfer(r->core, c->replica_id, l->now_ms, &c->st) != THOLE_OK) {
+    bool here = c->replica_id == r->replica_id; /* nothing will change */
+    if (raft_transfer(r->core, c->replica_id, l->now_ms, &c->st) != THOLE_OK || here) {
         control_answer(c);
         return;
     }
@@ -425,6 +426,10 @@ void control_handle(struct loop *l, struct control *c)
         break;
     case CONTROL_SEED:
         seed_begin(l, c);
+        break;
+    case CONTROL_DISK:
+        l->unfit_due_ms = l->real_ms;
+        control_answer(c);
         break;
     case CONTROL_ANSWER:
         control_answer(c);

@@ -61,6 +61,11 @@ struct engine_observer {
     void *ctx;
     /* Role, leader, term, configuration or failure of a replica changed. On a loop's thread. */
     void (*replica_changed)(void *ctx, const struct engine_replica_status *s);
+    /* Leadership of a group was handed on because this host's disk is unfit (engine_disk), or
+     * before a stop. On a loop's thread. May be NULL. */
+    void (*leader_moved)(void *ctx, uint64_t shard_id, uint64_t from, uint64_t to, bool stopping);
+    /* engine_disk answers something else now. On a loop's thread. May be NULL. */
+    void (*disk_changed)(void *ctx);
     /* The log cannot be written any more: the process should stop. Called once. */
     void (*host_failed)(void *ctx, const struct thole_status *st);
 };
@@ -93,11 +98,26 @@ struct engine_options {
     uint64_t compact_log_bytes;
     uint64_t keep_log_bytes; /* tail kept for slow followers, at most; 0: 8 MiB */
     uint64_t cache_bytes; /* entries in memory for followers that lack them, per group; 0: 1 MiB */
-    uint64_t free_bytes_min;       /* refuse proposals below this much free disk; 0: 128 MiB */
-    uint64_t snapshot_bytes_per_s; /* cap on sending; 0: none */
-    uint64_t seed;                 /* of the cores' random generators; 0: random */
+    uint64_t free_bytes_min; /* refuse proposals below this much free disk; 0: 128 MiB. Group 0, by
+                                which a host is told what to do about it, goes on to a quarter */
+    uint64_t snapshot_bytes_per_s;                 /* cap on sending; 0: none */
+    uint64_t seed;                                 /* of the cores' random generators; 0: random */
     const struct thole_machine_type *const *types; /* NULL-terminated; borrowed for ever */
 };
+
+/* Can this host write? While it cannot, what it leads goes to voters whose hosts can:
+ * handover.c. */
+enum engine_disk {
+    ENGINE_DISK_OK = 1,
+    ENGINE_DISK_LOW,     /* less free space than options.free_bytes_min */
+    ENGINE_DISK_STALLED, /* a write of the log has not ended for an election timeout */
+};
+enum engine_disk engine_disk(struct engine *e); /* any thread */
+/* Refuses it proposals of the group, too? */
+bool engine_disk_refuses(struct engine *e, uint64_t shard_id);
+
+/* For lack of space; as the heartbeats of a host with replicas of groups of ours say. */
+bool engine_peer_refuses(struct engine *e, const struct uuid *host, uint64_t shard_id);
 
 /* Opens every replica found in the log (each restarts by itself). */
 THOLE_MUST_CHECK enum thole_code engine_new(const struct engine_options *o, struct engine **ret,

@@ -36,7 +36,7 @@ struct save_waiter;
 /* Entries of one page read from the store, and proposals of one raft_propose. */
 #define ENGINE_PAGE_ENTRIES 1024
 #define ENGINE_PAGE_BYTES (1 * MIB)
-#define ENGINE_SPACE_CHECK_NS (2 * NS_PER_S)
+#define ENGINE_SPACE_CHECK_NS (NS_PER_S / 2)
 #define ENGINE_NAME_BYTES 96 /* of a snapshot file */
 
 /* ---- Machines (machine.c): owned by the applier; the snapshotter saves, flushes, opens ------- */
@@ -197,6 +197,7 @@ enum control_kind {
     CONTROL_TRANSFER,
     CONTROL_FORCE,
     CONTROL_HAND_OVER,
+    CONTROL_DISK, /* what is led here is to be looked at */
     CONTROL_EXPORT,
     CONTROL_SEED,
     CONTROL_ANSWER, /* only calls done */
@@ -234,6 +235,7 @@ struct host_beat {
     struct uuid host;
     uint64_t incarnation, number, heard;
     bool all_woken;
+    bool unfit, spent; /* the sender's disk */
     uint32_t woken_count;
     uint64_t woken[BEAT_WOKEN_MAX];
 };
@@ -241,6 +243,7 @@ struct beat_peer { /* what we told another host, and heard; under the engine's l
     struct uuid host;
     uint64_t sent;               /* the number of the last beat */
     uint64_t incarnation, heard; /* of its last one */
+    bool unfit, spent;           /* so that says */
     uint64_t woken_from;         /* the first beat that names all of the following */
     bool all_woken;
     uint32_t woken_count;
@@ -307,6 +310,7 @@ struct peer_host {
     struct uuid host;
     uint64_t incarnation;
     bool alive;                /* its beats are heard */
+    bool unfit;                /* they say that its disk is */
     uint64_t beat_number;      /* of the last one; it came ... */
     uint64_t beat_ms, beat_ns; /* ... then, in logical and in real time */
     bool touched;
@@ -337,6 +341,7 @@ struct loop {
     bool handing_over;
     struct control *hand_over; /* to answer when nothing is left, or at hand_over_ms (real) */
     uint64_t hand_over_ms;
+    uint64_t unfit_due_ms; /* real: while the disk is unfit, what is led here is looked at then */
     /* Read by loop 0; 0 for none. */
     _Atomic uint64_t turn_since_ns, in_flight_since_ns;
     uint64_t space_checked_ns;
@@ -350,6 +355,7 @@ struct loop *loop_new(struct engine *e, uint32_t index);
 void loop_free(struct loop *l);
 void loop_dirty(struct loop *l, struct replica *r);
 void loop_publish(struct loop *l, struct replica *r); /* at the end of the turn */
+void loop_check_space(struct loop *l);
 /* The log writer makes no progress: nothing that keeps followers loyal may leave. */
 bool loop_writer_hung(const struct loop *l, uint64_t now_ns);
 /* Hand a message to a loop from another worker; if the loop is gone, it is released instead. */
@@ -405,7 +411,9 @@ void control_fail_all(struct replica *r, const struct thole_status *st);
 void control_fail_transfers(struct replica *r, const struct thole_status *st);
 /* handover.c */
 void hand_over_begin(struct loop *l, struct control *c);
-bool hand_over_run(struct loop *l); /* true: there is something to harvest */
+bool hand_over_run(struct loop *l);   /* true: there is something to harvest */
+bool hand_over_unfit(struct loop *l); /* likewise */
+void hand_over_check(struct loop *l, struct replica *r);
 void hand_over_end(struct loop *l); /* whoever waits for it is answered */
 /* proposals.c */
 void proposal_submit(struct loop *l, struct engine_request *q);
@@ -525,7 +533,9 @@ struct engine {
     struct applier **appliers;
     struct worker *writer, *snapshotter;
     struct streamer *streamer;
-    _Atomic bool stopping, failed, low_space;
+    _Atomic bool stopping, failed;
+    _Atomic bool low_space, spent_space; /* spent: for group 0, too */
+    _Atomic bool stalled;                /* the log; as loop 0 saw it */
     _Atomic bool dead; /* crashed, in a harness: nothing reaches disk, peers or observers */
     bool stopped;
 
@@ -546,6 +556,12 @@ struct engine {
     size_t found_count;
 };
 
+void engine_disk_changed(struct engine *e); /* on a loop */
+static inline bool engine_space_refuses(const struct engine *e, uint64_t shard_id)
+{
+    return atomic_load_explicit(shard_id == 0 ? &e->spent_space : &e->low_space,
+                                memory_order_relaxed);
+}
 struct loop *engine_loop(struct engine *e, uint64_t shard_id);
 struct replica *engine_find_replica(struct engine *e,
                                     uint64_t replica_id); /* a reference, or NULL */

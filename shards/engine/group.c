@@ -300,6 +300,7 @@ void group_harvest(struct loop *l, struct replica *r)
         raft_harvest(r->core, &u);
         carry_out(l, r, &u);
         control_check_transfers(l, r);
+        hand_over_check(l, r);
         control_check_forces(r);
         loop_publish(l, r);
     }

@@ -1,13 +1,23 @@
-/* Before a clean stop: every group that is led here, and could be led elsewhere, is handed to its
+/* Leadership goes elsewhere, before a clean stop and while the disk is nearly full.
+ *
+ * Before a clean stop: every group that is led here, and could be led elsewhere, is handed to its
  * best voter; all at once, each as soon as its core can. What comes to be led here meanwhile is
  * handed on too, so this goes on until the loop stops.
  *
  * A loop is done when it leads nothing that another could lead, has heard of those that lead
  * instead (they may need its vote), and knows the outcome of every proposal that it had appended:
- * whoever waits for one gets its answer before the host is gone. */
+ * whoever waits for one gets its answer before the host is gone.
+ *
+ * While the disk is nearly full: every group goes to the voter that has the most, of those whose
+ * hosts are heard and say that they can write. What no such voter has stays here. A log that makes
+ * no progress needs nothing of this: who leads here falls silent, and others are elected. */
 #include <stdlib.h>
+#include <string.h>
 
+#include "base/log.h"
 #include "shards/engine/engine_internal.h"
+
+#define UNFIT_MS 200 /* what is led here is looked at again */
 
 struct hand_over {
     _Atomic uint32_t loops; /* that are not done */
@@ -115,4 +125,87 @@ bool hand_over_run(struct loop *l)
     if (l->hand_over && left == 0)
         hand_over_end(l);
     return changed;
+}
+
+/* ---- A disk that is nearly full -------------------------------------------------------------- */
+
+void engine_disk_changed(struct engine *e)
+{
+    for (uint32_t i = 0; i < e->o.loop_count; i++)
+        loop_post(e->loops[i], &control_new(CONTROL_DISK, NULL, NULL)->msg);
+    if (e->o.observer.disk_changed && !atomic_load(&e->dead))
+        e->o.observer.disk_changed(e->o.observer.ctx);
+}
+
+enum engine_disk engine_disk(struct engine *e)
+{
+    return atomic_load(&e->low_space) ? ENGINE_DISK_LOW
+           : atomic_load(&e->stalled) ? ENGINE_DISK_STALLED
+                                      : ENGINE_DISK_OK;
+}
+
+bool engine_disk_refuses(struct engine *e, uint64_t shard_id)
+{
+    return engine_space_refuses(e, shard_id) || atomic_load(&e->stalled);
+}
+
+/* 0: none. */
+static uint64_t fit_target(struct loop *l, const struct replica *r)
+{
+    const struct raft_config *c = raft_config(r->core);
+    uint64_t best = 0, best_match = 0;
+    for (uint32_t i = 0; i < c->member_count; i++) {
+        const struct raft_member *m = &c->members[i];
+        struct raft_peer_status peer;
+        struct uuid host;
+        memcpy(host.bytes, m->host, sizeof(host.bytes));
+        const struct peer_host *h = loop_host(l, &host);
+        bool beats = l->e->o.sleep_after_ms != ENGINE_SLEEP_NEVER;
+        if (m->role != RAFT_VOTER || m->replica_id == r->replica_id || (beats && !h->alive) ||
+            h->unfit || !raft_peer(r->core, m->replica_id, &peer) || peer.state == RAFT_SNAPSHOT)
+            continue;
+        if (best == 0 || peer.match > best_match) {
+            best = m->replica_id;
+            best_match = peer.match;
+        }
+    }
+    return best;
+}
+
+bool hand_over_unfit(struct loop *l)
+{
+    size_t it = 0;
+    bool changed = false;
+    struct replica *r;
+    struct thole_status st;
+    if (l->real_ms < l->unfit_due_ms)
+        return false;
+    bool low = atomic_load_explicit(&l->e->low_space, memory_order_relaxed);
+    l->unfit_due_ms = low ? l->real_ms + UNFIT_MS : UINT64_MAX;
+    if (!low || l->handing_over)
+        return false;
+    while ((r = map_next(&l->by_replica, &it, NULL))) {
+        if (r->state != GROUP_RUNNING || !r->led || work_of(r)->status.transfer_target != 0)
+            continue;
+        uint64_t target = fit_target(l, r);
+        if (target == 0 || raft_transfer(r->core, target, l->now_ms, &st) != THOLE_OK)
+            continue;
+        LOG_INFO(ENGINE, "low space: handing leadership on shard=%llu to=%llu",
+                 (unsigned long long)r->shard_id, (unsigned long long)target);
+        r->handed_on = true;
+        changed = true;
+        loop_dirty(l, r);
+    }
+    return changed;
+}
+
+void hand_over_check(struct loop *l, struct replica *r)
+{
+    const struct raft_status *s = &work_of(r)->status;
+    const struct engine_observer *o = &l->e->o.observer;
+    if (!r->handed_on || s->leader == 0 || (s->leader == r->replica_id && s->transfer_target != 0))
+        return;
+    r->handed_on = false;
+    if (s->leader != r->replica_id && o->leader_moved && !atomic_load(&l->e->dead))
+        o->leader_moved(o->ctx, r->shard_id, r->replica_id, s->leader, l->handing_over);
 }

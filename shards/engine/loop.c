@@ -341,7 +341,7 @@ static void harvest_all(struct loop *l)
     log_context(0, 0);
 }
 
-static void check_space(struct loop *l)
+void loop_check_space(struct loop *l)
 {
     if (l->space_checking || l->now_ns - l->space_checked_ns < ENGINE_SPACE_CHECK_NS)
         return;
@@ -365,14 +365,14 @@ static void post_batch(struct loop *l)
             if (r && r->work)
                 r->work->update_batch = NULL;
         }
-        check_space(l);
+        loop_check_space(l);
         if (!worker_post_internal(l->e->writer, &l->in_flight->msg)) {
             struct write_batch *b = l->in_flight;
             l->in_flight = NULL;
             loop_discard(l, &b->msg);
         }
     } else if (atomic_load_explicit(&l->e->low_space, memory_order_relaxed)) {
-        check_space(l); /* refused proposals write nothing, and must notice that space is back */
+        loop_check_space(l); /* refused proposals write nothing, and must notice its return */
     }
 }
 
@@ -456,6 +456,8 @@ static uint64_t next_turn(struct loop *l)
         next = deadline * NS_PER_MS;
     if (l->hand_over_ms != UINT64_MAX && l->hand_over_ms * NS_PER_MS < next)
         next = l->hand_over_ms * NS_PER_MS;
+    if (l->unfit_due_ms != UINT64_MAX && l->unfit_due_ms * NS_PER_MS < next)
+        next = l->unfit_due_ms * NS_PER_MS;
     /* Without timers any leap is harmless; a day bounds the arithmetic. */
     l->planned_ms = next == CLOCK_NEVER ? 86400000 : next / NS_PER_MS - l->real_ms;
     return next;
@@ -484,7 +486,7 @@ uint64_t loop_turn(void *ctx, struct msgq *batch, uint64_t now_ns)
     l->drained_ns = clock_now(l->e->clock);
     run_timers(l);
     harvest_all(l);
-    if (hand_over_run(l))
+    if (hand_over_run(l) || hand_over_unfit(l))
         harvest_all(l);
     outbox_flush(l);
     post_batch(l);
@@ -509,6 +511,7 @@ struct loop *loop_new(struct engine *e, uint32_t index)
     l->now_ms = 1;
     l->beat_due_ms = UINT64_MAX;
     l->hand_over_ms = UINT64_MAX;
+    l->unfit_due_ms = UINT64_MAX;
     l->ticks = wheel_new(l->now_ms);
     l->deadlines = wheel_new(l->real_ms);
     l->stop_msg.kind = MSG_STOP;

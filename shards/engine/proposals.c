@@ -89,7 +89,7 @@ static bool refuse_early(struct loop *l, struct replica *r, struct engine_reques
         message = "this replica has failed";
     } else if (r->state != GROUP_RUNNING) {
         message = "this replica is not running yet";
-    } else if (atomic_load_explicit(&l->e->low_space, memory_order_relaxed)) {
+    } else if (engine_space_refuses(l->e, r->shard_id)) {
         code = THOLE_RESOURCE_EXHAUSTED;
         reason = THOLE_REASON_LOW_SPACE;
         message = "the disk of this host is nearly full";

@@ -544,10 +544,17 @@ static void destroyed(struct loop *l, struct task *t)
 static void space_measured(struct loop *l, struct task *t)
 {
     l->space_checking = false;
-    bool low = t->st.code == THOLE_OK && t->index < l->e->o.free_bytes_min;
-    if (low != atomic_exchange(&l->e->low_space, low))
+    bool was_low = atomic_load(&l->e->low_space);
+    uint64_t min = l->e->o.free_bytes_min;
+    /* Space that comes and goes at the bound does not make leaders come and go. */
+    bool low = t->st.code == THOLE_OK && t->index < min + (was_low ? min / 8 : 0);
+    atomic_store(&l->e->spent_space, t->st.code == THOLE_OK && t->index < min / 4);
+    if (low != atomic_exchange(&l->e->low_space, low)) {
         LOG_WARN(ENGINE, "free disk space is %s: proposals are %s free_bytes=%" PRIu64,
-                 low ? "low" : "back", low ? "refused" : "taken again", t->index);
+                 low ? "low" : "back", low ? "refused, leaders go elsewhere" : "taken again",
+                 t->index);
+        engine_disk_changed(l->e);
+    }
 }
 
 void snapshot_task_done(struct loop *l, struct task *t)

@@ -168,6 +168,59 @@ static void test_engine_stopped_while_it_hands_over_answers(void **state)
     cluster_free(c);
 }
 
+static uint64_t highest_term(struct cluster *c)
+{
+    uint64_t term = 0;
+    struct engine_replica_status s;
+    for (int h = 0; h < c->count; h++)
+        for (uint64_t g = 0; g < GROUPS; g++)
+            if (engine_shard_status(c->hosts[h].engine, FIRST + g, &s) && s.term > term)
+                term = s.term;
+    return term;
+}
+
+/* The groups sleep when the disk fills up. */
+static void test_engine_low_space_hands_leaders_to_hosts_that_can_write(void **state)
+{
+    (void)state;
+    struct cluster *c = cluster_new(3, 66);
+    c->loops = 2;
+    cluster_bootstrap(c, 3);
+    lead_many(c, 0);
+    cluster_run(c, 3000);
+    assert_true(led_by(c, 0) >= GROUPS);
+    engine_files_memory_set_free_bytes(c->hosts[0].files, 1000);
+    engine_files_memory_set_free_bytes(c->hosts[1].files, 1000);
+    RUN_UNTIL(c, 2000, led_by(c, 2) >= GROUPS);
+    assert_int_equal(led_by(c, 0) + led_by(c, 1), 0);
+    assert_int_equal(engine_disk(c->hosts[0].engine), ENGINE_DISK_LOW);
+    /* Nobody is left who can write: they stay where they are. */
+    engine_files_memory_set_free_bytes(c->hosts[2].files, 1000);
+    cluster_run(c, 2000);
+    uint64_t term = highest_term(c);
+    cluster_run(c, 5000);
+    assert_int_equal(led_by(c, 2), GROUPS + 1);
+    assert_int_equal(highest_term(c), term);
+    engine_files_memory_set_free_bytes(c->hosts[1].files, UINT64_MAX);
+    RUN_UNTIL(c, 2000, led_by(c, 1) >= GROUPS);
+    cluster_free(c);
+}
+
+static void test_engine_transfer_to_the_leader_is_done_at_once(void **state)
+{
+    (void)state;
+    struct cluster *c = cluster_new(3, 67);
+    cluster_bootstrap(c, 3);
+    lead_many(c, 0);
+    struct done d = {0};
+    struct engine_replica_status s;
+    assert_true(engine_shard_status(c->hosts[0].engine, FIRST, &s));
+    engine_transfer(c->hosts[0].engine, FIRST, s.replica_id, on_done, &d);
+    RUN_UNTIL(c, 20, d.done);
+    assert_int_equal(d.st.code, THOLE_OK);
+    cluster_free(c);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -175,6 +228,8 @@ int main(void)
         cmocka_unit_test(test_engine_hand_over_keeps_what_comes_back_moving),
         cmocka_unit_test(test_engine_hand_over_of_a_group_alone_is_done_at_once),
         cmocka_unit_test(test_engine_hand_over_with_an_undecided_proposal_ends_at_its_deadline),
+        cmocka_unit_test(test_engine_low_space_hands_leaders_to_hosts_that_can_write),
+        cmocka_unit_test(test_engine_transfer_to_the_leader_is_done_at_once),
         cmocka_unit_test(test_engine_stopped_while_it_hands_over_answers),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

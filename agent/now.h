@@ -1,0 +1,28 @@
+/* What can be said of rows at this moment: see now.c. */
+#ifndef AGENT_NOW_H
+#define AGENT_NOW_H
+
+#include "agent/agent.h"
+
+/* For how long no leader of shard zero has been known here; 0: one is known. */
+uint64_t agent_view_age_ms(struct agent *a);
+/* As its row says, but not live if nobody can say so now. */
+int32_t agent_host_liveness(struct agent *a, const thole_v1_Host *row);
+
+/* For many shards in a row. Borrows the view. */
+struct agent_now {
+    struct agent *agent;
+    const struct registry_view *view;
+    uint64_t view_age_ms;
+};
+struct agent_now agent_now_of(struct agent *a, const struct registry_view *v);
+
+struct shard_now {
+    bool served;            /* as far as can be told: it takes proposals */
+    const char *reason;     /* if not; static, one word */
+    uint32_t votes, silent; /* its voters, by the rows; of these, on hosts that do not answer */
+    char message[THOLE_STATUS_MESSAGE_BYTES];
+};
+void agent_shard_now(const struct agent_now *n, const thole_v1_Shard *row, struct shard_now *ret);
+
+#endif

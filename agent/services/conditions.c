@@ -1,0 +1,190 @@
+/* Rows as they are shown: what they say, and what this host can confirm of it now (agent/now.h). */
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "agent/services/services_internal.h"
+#include "base/assert.h"
+#include "base/clock.h"
+#include "base/hash.h"
+#include "base/map.h"
+#include "proto/decode.h"
+
+/* A row of a view never changes: this one is the caller's. */
+static void *copy_row(const void *row, const upb_MiniTable *kind, upb_Arena *arena)
+{
+    struct bufslice bytes = services_encode(row, kind, arena);
+    void *copy = proto_decode(kind, bytes.bytes, false, arena, NULL);
+    bufslice_unref(bytes);
+    ASSERT(copy != NULL);
+    return copy;
+}
+
+static thole_v1_Condition *condition(thole_v1_ShardStatus *status, const char *type)
+{
+    size_t count = 0;
+    thole_v1_Condition **all = thole_v1_ShardStatus_mutable_conditions(status, &count);
+    for (size_t i = 0; i < count; i++) {
+        if (slice_equal(name_slice(thole_v1_Condition_type(all[i])), slice_str(type))) {
+            return all[i];
+        }
+    }
+    return NULL;
+}
+
+static void set(thole_v1_Condition *c, bool status, const char *reason, const char *message,
+                int64_t time_ms, upb_Arena *arena)
+{
+    size_t size = strlen(message);
+    char *copy = upb_Arena_Malloc(arena, size + 1);
+    memcpy(copy, message, size + 1);
+    thole_v1_Condition_set_status(c, status);
+    thole_v1_Condition_set_reason(c, upb_StringView_FromString(reason));
+    thole_v1_Condition_set_message(c, upb_StringView_FromDataAndSize(copy, size));
+    thole_v1_Condition_set_transition_time_ms(c, time_ms);
+}
+
+uint32_t conditions_differ(const struct agent_now *n, const thole_v1_Shard *row,
+                           struct shard_now *ret)
+{
+    const thole_v1_ShardStatus *status = thole_v1_Shard_status(row);
+    uint32_t differ = 0;
+    size_t count = 0;
+    const thole_v1_Condition *const *all =
+        status == NULL ? NULL : thole_v1_ShardStatus_conditions(status, &count);
+    if (count == 0 || !thole_v1_ShardStatus_formed(status)) {
+        return 0;
+    }
+    agent_shard_now(n, row, ret);
+    for (size_t i = 0; i < count; i++) {
+        struct slice type = name_slice(thole_v1_Condition_type(all[i]));
+        bool is = thole_v1_Condition_status(all[i]);
+        if (is && !ret->served && slice_equal(type, slice_str("Ready"))) {
+            differ |= CONDITIONS_NOT_READY;
+        } else if (!is && ret->silent > 0 && slice_equal(type, slice_str("Degraded"))) {
+            differ |= CONDITIONS_DEGRADED;
+        }
+    }
+    return differ;
+}
+
+const thole_v1_Shard *conditions_now(const struct agent_now *n, const thole_v1_Shard *row,
+                                     upb_Arena *arena)
+{
+    struct shard_now now;
+    char text[THOLE_STATUS_MESSAGE_BYTES];
+    uint32_t differ = conditions_differ(n, row, &now);
+    if (differ == 0) {
+        return row;
+    }
+    int64_t time_ms = (int64_t)clock_system.wall_ms(&clock_system) - (int64_t)n->view_age_ms;
+    thole_v1_Shard *copy = copy_row(row, &thole_v1_Shard_msginit, arena);
+    thole_v1_ShardStatus *status = thole_v1_Shard_mutable_status(copy, arena);
+    if ((differ & CONDITIONS_NOT_READY) != 0) {
+        set(condition(status, "Ready"), false, now.reason, now.message, time_ms, arena);
+    }
+    if ((differ & CONDITIONS_DEGRADED) != 0) {
+        snprintf(text, sizeof(text),
+                 "%" PRIu32 " of %" PRIu32 " voting replicas %s on hosts that do not answer",
+                 now.silent, now.votes, now.silent == 1 ? "is" : "are");
+        set(condition(status, "Degraded"), true,
+            now.silent * 2 >= now.votes ? "QuorumSilent" : "ReplicasSilent", text, time_ms, arena);
+    }
+    return copy;
+}
+
+const thole_v1_HostStatus *host_status_now(struct agent *a, const thole_v1_Host *row,
+                                           upb_Arena *arena)
+{
+    const thole_v1_HostStatus *status = thole_v1_Host_status(row);
+    int32_t liveness = agent_host_liveness(a, row);
+    if (status == NULL || liveness == thole_v1_HostStatus_liveness(status)) {
+        return status;
+    }
+    thole_v1_HostStatus *copy = copy_row(status, &thole_v1_HostStatus_msginit, arena);
+    thole_v1_HostStatus_set_liveness(copy, liveness);
+    return copy;
+}
+
+/* Shards of the pool that its row counts as ready, and that are not now. Only looked for where the
+ * row says that all are. */
+static uint32_t pool_unready(const struct agent_now *n, const thole_v1_ShardPool *row)
+{
+    struct registry_shard_buf buf;
+    char first[LIMIT_NAME_BYTES + 2];
+    const thole_v1_ShardPoolStatus *status = thole_v1_ShardPool_status(row);
+    upb_StringView pool = thole_v1_ShardPool_name(row);
+    uint32_t unready = 0;
+    if (status == NULL || thole_v1_ShardPoolStatus_ready(status) == 0 ||
+        thole_v1_ShardPoolStatus_ready(status) < thole_v1_ShardPoolStatus_shards(status)) {
+        return 0;
+    }
+    snprintf(first, sizeof(first), "%.*s-", (int)pool.size, pool.data);
+    struct slice prefix = slice_str(first), name = prefix;
+    const thole_v1_Shard *shard;
+    while ((shard = registry_next_shard(n->view, name, &buf)) != NULL) {
+        struct shard_now now;
+        name = name_slice(thole_v1_Shard_name(shard));
+        if (name.size < prefix.size || memcmp(name.data, prefix.data, prefix.size) != 0) {
+            break;
+        }
+        unready += upb_StringView_IsEqual(thole_v1_Shard_pool(shard), pool) &&
+                   (conditions_differ(n, shard, &now) & CONDITIONS_NOT_READY) != 0;
+    }
+    return unready;
+}
+
+const thole_v1_ShardPool *pool_now(const struct agent_now *n, const thole_v1_ShardPool *row,
+                                   upb_Arena *arena, uint32_t *ret_unready)
+{
+    *ret_unready = pool_unready(n, row);
+    if (*ret_unready == 0) {
+        return row;
+    }
+    thole_v1_ShardPool *copy = copy_row(row, &thole_v1_ShardPool_msginit, arena);
+    thole_v1_ShardPoolStatus *status = thole_v1_ShardPool_mutable_status(copy, arena);
+    thole_v1_ShardPoolStatus_set_ready(status,
+                                       thole_v1_ShardPoolStatus_ready(status) - *ret_unready);
+    return copy;
+}
+
+uint64_t pool_key(const thole_v1_ShardPool *row)
+{
+    upb_StringView name = thole_v1_ShardPool_name(row);
+    return hash64(name.data, name.size, 0) | 1;
+}
+
+bool conditions_changed(const struct agent_now *n, const struct map *sent,
+                        void (*changed)(void *ctx, const thole_v1_Shard *row), void *ctx)
+{
+    struct registry_shard_buf buf;
+    struct slice name = {0};
+    const thole_v1_Shard *row;
+    bool any = false;
+    while ((row = registry_next_shard(n->view, name, &buf)) != NULL) {
+        struct shard_now now;
+        name = name_slice(thole_v1_Shard_name(row));
+        const void *differ = map_get(sent, thole_v1_Shard_id(row));
+        if (conditions_differ(n, row, &now) != (uint32_t)(uintptr_t)differ) {
+            changed(ctx, row);
+            any = true;
+        }
+    }
+    return any;
+}
+
+bool pools_changed(const struct agent_now *n, const struct map *sent,
+                   void (*changed)(void *ctx, const thole_v1_ShardPool *row), void *ctx)
+{
+    struct slice name = {0};
+    const thole_v1_ShardPool *row;
+    bool any = false;
+    while ((row = registry_next_pool(n->view, name)) != NULL) {
+        name = name_slice(thole_v1_ShardPool_name(row));
+        if (pool_unready(n, row) != (uint32_t)(uintptr_t)map_get(sent, pool_key(row))) {
+            changed(ctx, row);
+            any = true;
+        }
+    }
+    return any;
+}

@@ -1,0 +1,196 @@
+/* Moves of leadership: where they go, what stays, and that each is an event. */
+#include "hostctl/test/house.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <string.h>
+#include <cmocka.h>
+
+#define SHARDS 4
+
+static uint64_t leader_host(struct house *h, const char *shard)
+{
+    struct registry_shard_buf buf;
+    struct registry_view *v = house_view(h);
+    const thole_v1_Shard *row = registry_shard_by_name(v, slice_str(shard), &buf);
+    upb_StringView name = thole_v1_ShardStatus_leader_host(thole_v1_Shard_status(row));
+    uint64_t n = name.size == 2 ? (uint64_t)(name.data[1] - '0') : UINT64_MAX;
+    registry_view_release(v);
+    return n;
+}
+
+static size_t led_by(struct house *h, uint64_t n)
+{
+    size_t led = 0;
+    for (int i = 0; i < SHARDS; i++) {
+        char name[4];
+        snprintf(name, sizeof(name), "s%d", i);
+        led += leader_host(h, name) == n;
+    }
+    return led;
+}
+
+static struct house *house_of_three(uint64_t seed)
+{
+    struct house *h = house_new(seed);
+    house_bootstrap(h, 3);
+    for (int i = 0; i < SHARDS; i++) {
+        char name[4];
+        snprintf(name, sizeof(name), "s%d", i);
+        assert_int_equal(house_create(h, name, 3, 0), THOLE_OK);
+        RUN_UNTIL(h, 20000, house_settled(h, name));
+    }
+    house_run(h, 10000);
+    return h;
+}
+
+static void done(void *ctx, const struct thole_status *st)
+{
+    *(enum thole_code *)ctx = st->code;
+}
+
+/* As the service does it: the transfer, then its record. */
+static void user_moves(struct house *h, const char *shard, uint64_t to)
+{
+    struct registry_replica_buf buf;
+    uint64_t id = house_shard_id(h, shard), target = 0, after = 0;
+    struct registry_view *v = house_view(h);
+    const thole_v1_Replica *r;
+    while ((r = registry_next_replica_of_shard(v, id, after, &buf)) != NULL) {
+        after = thole_v1_Replica_id(r);
+        target = thole_v1_Replica_host(r).data[1] == (char)('0' + to) ? after : target;
+    }
+    registry_view_release(v);
+    enum thole_code code = THOLE_UNKNOWN;
+    engine_transfer(h->hosts[leader_host(h, shard)].engine, id, target, done, &code);
+    RUN_UNTIL(h, 2000, code != THOLE_UNKNOWN);
+    assert_int_equal(code, THOLE_OK);
+    char host[4];
+    snprintf(host, sizeof(host), "h%d", (int)to);
+    struct cmd c = cmd_new("user");
+    thole_registry_v1_StartOperation *o =
+        thole_registry_v1_Operation_mutable_start_operation(cmd_op(&c), c.arena);
+    thole_registry_v1_StartOperation_set_kind(o, thole_v1_OPERATION_KIND_TRANSFER_LEADER);
+    thole_registry_v1_StartOperation_set_shard(o, upb_StringView_FromString(shard));
+    thole_registry_v1_StartOperation_set_to(o, upb_StringView_FromString(host));
+    assert_int_equal(house_command(h, &c), THOLE_OK);
+}
+
+static size_t moved_by(struct house *h, const char *by)
+{
+    size_t n = 0;
+    for (int i = 0; i < SHARDS; i++) {
+        char name[16];
+        char last[256] = "";
+        snprintf(name, sizeof(name), "shards/s%d", i);
+        n += house_events(h, name, "LeaderMoved", last, sizeof(last)) > 0 &&
+             strstr(last, by) != NULL;
+    }
+    return n;
+}
+
+static void test_balance_leaves_what_a_user_moved_until_hosts_change(void **state)
+{
+    (void)state;
+    struct house *h = house_of_three(71);
+    for (int i = 0; i < SHARDS; i++) {
+        char name[4];
+        snprintf(name, sizeof(name), "s%d", i);
+        if (leader_host(h, name) != 0) {
+            user_moves(h, name, 0);
+        } else {
+            user_moves(h, name, 1);
+            RUN_UNTIL(h, 2000, leader_host(h, name) == 1);
+            user_moves(h, name, 0);
+        }
+    }
+    RUN_UNTIL(h, 5000, led_by(h, 0) == SHARDS);
+    house_run(h, 20000);
+    assert_int_equal(led_by(h, 0), SHARDS);
+    /* Another host comes: balance may work again. */
+    house_join(h, 3);
+    RUN_UNTIL(h, 30000, led_by(h, 0) < SHARDS);
+    RUN_UNTIL(h, 5000, moved_by(h, "by balance: its host led") > 0);
+    house_free(h);
+}
+
+static void test_low_space_moves_leaders_with_events_and_none_back(void **state)
+{
+    (void)state;
+    struct house *h = house_of_three(72);
+    uint64_t n = house_zero_leader(h);
+    size_t led = led_by(h, n);
+    char last[256] = "";
+    char name[16];
+    snprintf(name, sizeof(name), "hosts/h%d", (int)n);
+    engine_files_memory_set_free_bytes(h->hosts[n].files, 1000);
+    RUN_UNTIL(h, 3000, house_zero_leader(h) != n && led_by(h, n) == 0);
+    RUN_UNTIL(h, 3000, house_events(h, name, "HostLowSpace", last, sizeof(last)) == 1);
+    RUN_UNTIL(h, 3000, moved_by(h, "by disk: its host has little free space") == led);
+    assert_int_equal(house_events(h, "shards/zero", "LeaderMoved", last, sizeof(last)), 1);
+    house_run(h, 10000);
+    assert_int_equal(led_by(h, n), 0);
+    /* Shard zero works, and nothing new is placed where nothing can be written. */
+    assert_int_equal(house_create(h, "new", 1, 0), THOLE_OK);
+    RUN_UNTIL(h, 10000, house_settled(h, "new"));
+    assert_true(leader_host(h, "new") != n);
+    engine_files_memory_set_free_bytes(h->hosts[n].files, UINT64_MAX);
+    RUN_UNTIL(h, 3000, house_events(h, name, "HostDiskOk", last, sizeof(last)) == 1);
+    house_free(h);
+}
+
+/* Nobody else could lead: shard zero goes on, so that something can be done about it. */
+static void test_low_space_alone_leaves_shard_zero_at_work(void **state)
+{
+    (void)state;
+    struct house *h = house_new(73);
+    house_bootstrap(h, 1);
+    assert_int_equal(house_create(h, "a", 1, 0), THOLE_OK);
+    RUN_UNTIL(h, 20000, house_settled(h, "a"));
+    house_run(h, 2000);
+    engine_files_memory_set_free_bytes(h->hosts[0].files, 100 << 20);
+    assert_true(house_add(h, "a", 1)); /* its write is what notices */
+    house_run(h, 3000);
+    assert_false(house_add(h, "a", 1));
+    assert_int_equal(house_create(h, "b", 1, 0), THOLE_OK);
+    engine_files_memory_set_free_bytes(h->hosts[0].files, 1000);
+    house_run(h, 3000);
+    assert_int_not_equal(house_create(h, "c", 1, 0), THOLE_OK);
+    house_free(h);
+}
+
+/* The only voter that is left leads no more: the row says so. */
+static void test_leader_without_a_quorum_takes_its_report_back(void **state)
+{
+    (void)state;
+    struct house *h = house_new(74);
+    house_bootstrap(h, 3);
+    house_join(h, 3);
+    house_join(h, 4);
+    RUN_UNTIL(h, 30000, house_settled(h, "zero") && house_voters(h, "zero") == 5);
+    assert_int_equal(house_create(h, "s0", 3, 0), THOLE_OK);
+    RUN_UNTIL(h, 20000, house_settled(h, "s0"));
+    uint64_t leads = leader_host(h, "s0");
+    for (uint64_t n = 0, stopped = 0; n < 5 && stopped < 2; n++) {
+        if (n != leads && house_replicas_on(h, n) > 1) {
+            house_stop(h, n);
+            stopped++;
+        }
+    }
+    RUN_UNTIL(h, 5000, leader_host(h, "s0") == UINT64_MAX);
+    house_free(h);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_balance_leaves_what_a_user_moved_until_hosts_change),
+        cmocka_unit_test(test_low_space_moves_leaders_with_events_and_none_back),
+        cmocka_unit_test(test_low_space_alone_leaves_shard_zero_at_work),
+        cmocka_unit_test(test_leader_without_a_quorum_takes_its_report_back),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,0 +1,168 @@
+/* What is shown of a cluster holds now: hosts that stopped, leaders without a quorum, disks that
+ * are nearly full; and where leaders go. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "integration/test/cluster.h"
+
+#define SPECS                                                  \
+    "kind: Shard\nname: orders\nspec: {type: kv, voters: 3}\n" \
+    "---\nkind: ShardPool\nname: p\nspec: {count: 4, shard: {type: kv, voters: 3}}\n"
+
+struct look {
+    struct cluster *c;
+    int via;
+    const char *command, *text;
+};
+
+static bool says(void *ctx)
+{
+    const struct look *l = ctx;
+    char out[65536];
+    (void)cli(l->c, l->via, out, sizeof out, "%s", l->command);
+    return strstr(out, l->text) != NULL;
+}
+
+static void expect_soon(struct cluster *c, int via, int ms, const char *command, const char *text)
+{
+    eventually(ms, text, says, &(struct look){c, via, command, text});
+}
+
+/* Two of three stop; the third one says so within moments, and that all is well afterwards. */
+static void test_one_of_three_hosts_says_that_nothing_is_ready(void **state)
+{
+    (void)state;
+    struct cluster *c = cluster_new();
+    char out[65536];
+    cluster_start_peers(c, 3);
+    apply_yaml(c, 0, SPECS);
+    cli_ok(c, 0, "wait --for ready shard/orders pool/p");
+    host_kill(c, 1);
+    host_pause(c, 2, true);
+    expect_soon(c, 0, 3000, "status", "no: no leader of shard zero is known for");
+    expect_soon(c, 0, 2000, "status", "shards    6, 0 ready");
+    expect_lines(c, 0, "get hosts --stale", "suspect", 2);
+    expect_lines(c, 0, "get hosts --stale", "live", 1);
+    assert_int_equal(cli(c, 0, out, sizeof out, "get shards --stale"), 0);
+    assert_int_equal(count_lines(out, "ViewOld"), 6);
+    assert_int_not_equal(cli(c, 0, out, sizeof out, "wait --for ready shard/orders --timeout 1s"),
+                         0);
+    assert_int_not_equal(cli(c, 0, out, sizeof out, "wait --for ready pool/p --timeout 1s"), 0);
+    host_pause(c, 2, false);
+    host_restart(c, 1);
+    cli_ok(c, 0, "wait --for ready --timeout 20s shard/orders pool/p");
+    cluster_free(c);
+}
+
+/* A host that has no replica of the shard goes by the rows, and these by who lost what. */
+static void test_a_shard_without_a_quorum_is_not_ready_anywhere(void **state)
+{
+    (void)state;
+    struct cluster *c = cluster_new();
+    cluster_start_peers(c, 3);
+    cluster_join(c, 3, 0);
+    cluster_join(c, 4, 0);
+    expect_lines(c, 0, "get replicas --shard zero -o wide", "voter", 5);
+    apply_yaml(c, 0, SPECS);
+    cli_ok(c, 0, "wait --for ready shard/orders");
+    char out[65536];
+    int stopped = 0, other = -1;
+    assert_int_equal(cli(c, 0, out, sizeof out, "get replicas --shard orders -o wide"), 0);
+    for (int i = 0; i < 5; i++) {
+        char name[8];
+        snprintf(name, sizeof name, "h%d", i + 1);
+        if (strstr(out, name) == NULL) {
+            other = i;
+        } else if (stopped < 2) {
+            host_kill(c, i);
+            stopped++;
+        }
+    }
+    assert_true(other >= 0);
+    expect_soon(c, other, 4000, "get shard orders -o json", "\"QuorumSilent\"");
+    expect_soon(c, other, 4000, "get shard orders", "no (");
+    assert_int_not_equal(
+        cli(c, other, out, sizeof out, "wait --for ready shard/orders --timeout 1s"), 0);
+    cluster_free(c);
+}
+
+static void test_transfers_go_where_they_are_told_and_are_events(void **state)
+{
+    (void)state;
+    struct cluster *c = cluster_new();
+    char out[65536];
+    cluster_start_peers(c, 3);
+    apply_yaml(c, 0, SPECS);
+    cli_ok(c, 0, "wait --for ready shard/orders pool/p");
+    int to = (leader_of(c, 0, "orders") + 1) % 3;
+    uint64_t begin = now_ms();
+    for (int i = 0; i < 3; i++) { /* the second and third one change nothing */
+        const char *text = cli_ok(c, 0, "shard transfer-leader orders --to h%d", to + 1);
+        assert_non_null(strstr(text, "is led by"));
+    }
+    assert_true(now_ms() - begin < 3000);
+    expect_lines(c, 0, "get operations", "transfer-leader", 1);
+    expect_lines(c, 0, "get events --object shards/orders", "by user", 1);
+    assert_int_not_equal(cli(c, 0, out, sizeof out, "shard transfer-leader orders --to nobody"), 0);
+    assert_non_null(strstr(out, "no replica on host"));
+    cluster_free(c);
+}
+
+static void low(struct cluster *c, int host, bool low)
+{
+    char command[600];
+    snprintf(command, sizeof command, "%s '%s.low'", low ? "touch" : "rm", c->hosts[host].data_dir);
+    assert_int_equal(system(command), 0);
+}
+
+static void test_a_full_disk_loses_its_leaders_and_says_so(void **state)
+{
+    (void)state;
+    struct cluster *c = cluster_new();
+    c->preload = LOW_SPACE_PATH;
+    cluster_start_peers(c, 3);
+    apply_yaml(c, 0, SPECS);
+    cli_ok(c, 0, "wait --for ready shard/orders pool/p");
+    int full = leader_of(c, 0, "zero");
+    int via = (full + 1) % 3;
+    low(c, full, true);
+    expect_soon(c, via, 3000, "get hosts", "low space");
+    expect_lines(c, via, "get events --object shards/zero", "by disk", 1);
+    char full_name[32];
+    snprintf(full_name, sizeof full_name, "  %s  ", c->hosts[full].name);
+    expect_lines(c, via, "get shards", full_name, 0);
+    cli_ok(c, full, "propose orders 'put a 1'");
+    apply_yaml(c, full, "kind: Shard\nname: more\nspec: {type: kv, voters: 1}\n");
+    cli_ok(c, via, "wait --for ready shard/orders pool/p shard/more");
+    expect_lines(c, via, "get replicas --shard more -o wide", c->hosts[full].name, 0);
+    /* Nobody can take over: proposals are refused, and what is shown says why. */
+    for (int i = 0; i < 3; i++) {
+        if (i != full) {
+            low(c, i, true);
+        }
+    }
+    expect_soon(c, via, 5000, "get shard orders --stale", "no (LowSpace)");
+    expect_soon(c, via, 5000, "status", "no: the disk of the host that leads shard zero");
+    low(c, full, false);
+    cli_ok(c, via, "wait --for ready --timeout 20s shard/orders");
+    assert_int_equal(leader_of(c, via, "orders"), full);
+    cluster_free(c);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_one_of_three_hosts_says_that_nothing_is_ready),
+        cmocka_unit_test(test_a_shard_without_a_quorum_is_not_ready_anywhere),
+        cmocka_unit_test(test_transfers_go_where_they_are_told_and_are_events),
+        cmocka_unit_test(test_a_full_disk_loses_its_leaders_and_says_so),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
