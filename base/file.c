@@ -78,7 +78,7 @@ static char *parent_of(const char *path)
 
 enum thole_code file_sync_dir(const char *path, struct thole_status *st)
 {
-    int fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    int fd = file_open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC, 0);
     if (fd < 0)
         return FAIL_ERRNO(st, "open directory", path);
     enum thole_code code = THOLE_OK;
@@ -158,7 +158,7 @@ static bool write_all(int fd, struct slice bytes)
 /* Write and sync a new file at `path`; what a crash left there is overwritten. */
 static enum thole_code write_file(const char *path, struct slice bytes, struct thole_status *st)
 {
-    int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0600);
+    int fd = file_open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0600);
     if (fd < 0)
         return FAIL_ERRNO(st, "create", path);
     enum thole_code code = THOLE_OK;
@@ -235,7 +235,7 @@ enum thole_code file_read(const char *path, size_t max_bytes, struct buf **ret,
                           struct thole_status *st)
 {
     /* Without O_NONBLOCK the open of a FIFO waits for its writer. */
-    int fd = open(path, O_RDONLY | O_NONBLOCK | O_CLOEXEC);
+    int fd = file_open(path, O_RDONLY | O_NONBLOCK | O_CLOEXEC, 0);
     if (fd < 0)
         return FAIL_ERRNO(st, "open", path);
     struct bytes content = {0};

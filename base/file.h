@@ -2,6 +2,7 @@
 #ifndef BASE_FILE_H
 #define BASE_FILE_H
 
+#include <sys/types.h>
 #include <thole/status.h>
 
 #include "base/buf.h"
@@ -23,5 +24,9 @@ THOLE_MUST_CHECK enum thole_code file_remove_tree(const char *path, struct thole
 /* Free and total bytes of the file system that holds `path`. */
 THOLE_MUST_CHECK enum thole_code file_space(const char *path, uint64_t *ret_free_bytes,
                                             uint64_t *ret_total_bytes, struct thole_status *st);
+
+/* open(2), with one of the descriptors that are reserved for files if there is no other. */
+int file_open(const char *path, int flags, mode_t mode);
+uint64_t file_descriptors_max(void); /* that this process may have open */
 
 #endif

@@ -31,6 +31,14 @@
 #define LIMIT_SESSIONS 4096                   /* per shard; the least recently used is evicted */
 #define LIMIT_SESSION_RESULTS 64              /* remembered answers per session */
 #define LIMIT_SESSION_RESULT_BYTES (64 * KIB) /* a larger answer is remembered as "applied" only */
+/* Remembered answers of a shard, together: the oldest are then remembered as "applied" only. They
+ * are looked through whenever so many more bytes of answers came (a step), so that a shard keeps at
+ * most the bound, a step and an answer. */
+#define LIMIT_SESSION_ANSWERS_BYTES (64 * MIB)
+#define LIMIT_SESSION_ANSWERS_STEP_BYTES (8 * MIB)
+#define LIMIT_SESSION_ANSWERS_BYTES_MAX                               \
+    (LIMIT_SESSION_ANSWERS_BYTES + LIMIT_SESSION_ANSWERS_STEP_BYTES + \
+     2 * LIMIT_SESSION_RESULT_BYTES)
 /* How much of the time that one host's clock measures another's may lack, at most: what lease reads
  * rely on. Clocks that are slewed may run 8.3% fast or slow for a while (the most that chrony's
  * defaults allow; NTP's own 0.05% and a crystal's 0.02% are nothing beside it). With 10%, a fast

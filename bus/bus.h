@@ -41,7 +41,8 @@ void bus_request_on_cancel(struct bus_request *r, void (*on_cancel)(void *ctx), 
 /* `data` is freed by the bus once the final answer was given and no callback can use it any more:
  * the right owner for an on_cancel context, which may run while another thread answers. */
 void bus_request_set_data(struct bus_request *r, void *data, void (*free_fn)(void *data));
-/* `body` is taken over; one without an owner is copied before this returns.
+/* `body` is taken over; one without an owner is copied before this returns. A final one is replaced
+ * by a failure, RESOURCE_EXHAUSTED OUTCOME_UNKNOWN, when too much waits unread.
  * False (only with more = true) when the stream's bound is reached: slow down or fail the watch. */
 bool bus_answer(struct bus_request *r, struct bufslice body, bool more);
 void bus_answer_failure(struct bus_request *r, const struct thole_status *st);
@@ -80,6 +81,12 @@ struct bus_options {
     struct bus_handler handler;
     size_t peer_queue_bytes; /* per lane; 0: default 16 MiB. Full: bus_send refuses */
     uint32_t unary_slots;    /* concurrent unary control-plane calls; 0: default 256 */
+    /* Accepted connections; the last quarter is for other hosts. 0: by the
+     * limit of open files, at most 10000 */
+    uint32_t connections_max;
+    /* What callers may make us hold, twice: half-received messages in gRPC (beyond it, calls are
+     * cancelled), and requests and unread answers here. 0: default 256 MiB */
+    size_t memory_bytes;
 };
 
 /* UNAVAILABLE ADDRESS_IN_USE, INVALID_ARGUMENT. The server does not answer until bus_start. */
@@ -166,6 +173,8 @@ void bus_rpc_on_cancel(struct bus_rpc *rpc, void (*on_cancel)(void *ctx), void *
 /* Streams: queue a message; `drained` (optional) runs when the queue is below half its bound
  * again. False when the bound (4 MiB) is reached: nothing was queued, `message` released. */
 bool bus_rpc_send(struct bus_rpc *rpc, struct bufslice message);
+/* May a message of so many bytes be queued, as far as the host's memory for callers goes? */
+bool bus_rpc_room(const struct bus_rpc *rpc, size_t bytes);
 void bus_rpc_on_drained(struct bus_rpc *rpc, void (*drained)(void *ctx), void *ctx);
 /* End the call: UNARY success with a message, or a stream's end with OK and no message
  * (message.owner and data NULL). Exactly one finish per rpc, from any thread. */

@@ -31,6 +31,9 @@
 #define BUS_COPY_BYTES_MAX 1024 /* smaller payloads are copied next to each other */
 #define BUS_RPC_QUEUE_BYTES (4 * MIB)
 #define BUS_PEER_QUEUE_BYTES (16 * MIB)
+#define BUS_MEMORY_BYTES (256 * MIB)
+#define BUS_ANSWERS_BYTES_MAX (64 * MIB) /* unread answers of one stream of exchanges */
+#define BUS_SMALL_BYTES (4 * KIB) /* what is not larger is never refused for want of memory */
 #define BUS_EXCHANGES_MAX 65536 /* open exchanges with one peer, and open requests of one stream */
 
 /* ---- loop.c --------------------------------------------------------------------------------- */
@@ -147,8 +150,9 @@ struct bus_pipe_events {
 };
 struct bus_pipe_options {
     struct bus_loop *loop;
-    grpc_call *call; /* taken over */
-    bool connected;  /* client: see bus__channel_ready */
+    struct bus *budget; /* what is queued counts there; NULL: nowhere */
+    grpc_call *call;    /* taken over */
+    bool connected;     /* client: see bus__channel_ready */
     bool server;
     bool join;
     bool half_close; /* client: after the first message */
@@ -176,8 +180,6 @@ void bus__pipe_finish(struct bus_pipe *p, enum thole_code code, const char *mess
 void bus__pipe_cancel(struct bus_pipe *p);
 void bus__pipe_pause(struct bus_pipe *p); /* read no more; from the message callback */
 void bus__pipe_resume(struct bus_pipe *p);
-/* From the message callback: read no more while the send queue is beyond its bound. */
-void bus__pipe_throttle(struct bus_pipe *p);
 grpc_call *bus__pipe_call(struct bus_pipe *p);
 
 /* ---- errors.c ------------------------------------------------------------------------------- */
@@ -233,6 +235,23 @@ bool bus__answer_decode(struct slice in, struct bus_hello *ret_hello, struct sli
 bool bus__exchange_decode(struct slice in, bool *has_hello, struct bus_hello *ret_hello,
                           void (*item)(void *ctx, struct bus_item *item), void *ctx);
 
+/* ---- accept.c ------------------------------------------------------------------------------- */
+
+#define BUS_ACCEPT_ADDRESS "external:bus"
+#define BUS_KEEPALIVE_TIMEOUT_MS 3000
+struct bus_acceptor;
+/* Listens on all addresses of `host`; connections wait until the start. */
+enum thole_code bus__accept_new(struct bus *b, const char *host, const char *port,
+                                const char *address, struct bus_acceptor **ret, uint16_t *ret_port,
+                                struct thole_status *st);
+grpc_arg bus__accept_arg(struct bus_acceptor *a); /* for the server, which gets the address */
+bool bus__accept_ready(const struct bus_acceptor *a);
+void bus__accept_start(struct bus_acceptor *a);
+void bus__accept_stop(struct bus_acceptor *a); /* before the server is shut down; idempotent */
+void bus__accept_free(struct bus_acceptor *a);
+/* This connection (as gRPC writes it) is a known host's. */
+void bus__accept_peer(struct bus_acceptor *a, const char *peer);
+
 /* ---- server.c, rpc.c ------------------------------------------------------------------------- */
 
 struct bus_entry { /* a method on the server */
@@ -264,6 +283,7 @@ struct bus_rpc {
     int cancelled_flag;
     bool listening; /* for the close, by its own tag */
     bool counted;   /* in unary_active */
+    size_t held;    /* bytes of the reply that count in bus.held_bytes */
     bool handled;   /* BIDI: the handler knows of it; loop thread */
     _Atomic bool finished;
     void *data;
@@ -298,8 +318,9 @@ struct bus_inbound { /* an accepted stream of a peer or client; the data of its 
     pthread_mutex_t mutex; /* below */
     struct map requests;   /* Exchange: id -> struct bus_request */
     size_t open_bytes;
-    bool ended;    /* the rpc was finished */
-    bool draining; /* end when no request is open */
+    size_t charged; /* of open_bytes, in bus.held_bytes */
+    bool ended;     /* the rpc was finished */
+    bool draining;  /* end when no request is open */
 };
 
 struct bus_seen { /* the highest incarnation known of a host, and where it was seen first */
@@ -329,6 +350,9 @@ struct bus {
 
     struct bus_loop loop;
     grpc_server *server;
+    struct bus_acceptor *acceptor;
+    grpc_resource_quota *quota;
+    _Atomic size_t held_bytes; /* requests and answers of callers; see memory_bytes */
     struct bus_entry **entries;
     size_t entry_count;
     pthread_mutex_t pool_mutex;
@@ -344,6 +368,11 @@ struct bus {
 
 void bus__ref(struct bus *b);
 void bus__unref(struct bus *b);
+/* What callers make us hold. `charged` follows `now` in steps, so that small amounts cost no
+ * access to shared memory. */
+#define BUS_CHARGE_STEP_BYTES (4 * KIB)
+void bus__charge(struct bus *b, size_t *charged, size_t now);
+bool bus__has_room(const struct bus *b, size_t bytes);
 struct bus_entry *bus__register(struct bus *b, const struct bus_method *m);
 bool bus__serves(const struct bus *b, const char *service, size_t size);
 /* Refuse a caller or remember it; the rules for all streams of hosts. */

@@ -195,6 +195,7 @@ void bus__inbound_unref(struct bus_inbound *in)
     if (atomic_fetch_sub_explicit(&in->refs, 1, memory_order_acq_rel) != 1)
         return;
     map_deinit(&in->requests);
+    bus__charge(in->bus, &in->charged, 0);
     bus__pipe_unref(in->pipe);
     pthread_mutex_destroy(&in->mutex);
     struct bus *b = in->bus;
@@ -309,6 +310,10 @@ bool bus__inbound_greet(struct bus_inbound *in, const struct bus_hello *hello)
     pthread_mutex_unlock(&b->mutex);
     in->incarnation = hello->incarnation;
     in->known = true;
+    struct peer *peer = uuid_is_nil(&hello->host) ? NULL : bus__peer_find(b, &hello->host);
+    if (peer)
+        bus__accept_peer(b->acceptor, bus_rpc_peer(in->rpc));
+    bus__peer_unref(peer);
     bus__pipe_put(in->pipe, (struct slice){0}, bus__hello_encode(b, hello->lane, &hello->host),
                   true, NULL);
     return true;

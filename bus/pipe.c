@@ -24,6 +24,8 @@ struct bus_pipe {
     grpc_byte_buffer *outgoing; /* reused: gRPC takes the slices out of it */
     pthread_mutex_t mutex;      /* below, to the blank line */
     struct bus_writer writer;
+    size_t sending_bytes; /* with gRPC */
+    size_t charged;       /* of both, in the budget */
     bool sending, receiving, paused, read_end;
     bool pump_promised; /* late_pump is in use: a corked thread will send */
     struct cork_item late_pump;
@@ -84,6 +86,7 @@ void bus__pipe_unref(struct bus_pipe *p)
 {
     if (!p || atomic_fetch_sub_explicit(&p->refs, 1, memory_order_acq_rel) != 1)
         return;
+    bus__charge(p->o.budget, &p->charged, 0);
     grpc_call_unref(p->o.call);
     grpc_byte_buffer_destroy(p->outgoing);
     if (p->incoming)
@@ -143,7 +146,9 @@ static bool next_batch(struct bus_pipe *p, struct batch *b)
         b->ops[b->n++].op = GRPC_OP_SEND_INITIAL_METADATA;
     }
     if (message) {
+        size_t before = p->writer.bytes;
         bus__writer_take(&p->writer, &p->outgoing->data.raw.slice_buffer);
+        p->sending_bytes = before - p->writer.bytes;
         grpc_op *op = &b->ops[b->n++];
         op->op = GRPC_OP_SEND_MESSAGE;
         op->data.send_message.send_message = p->outgoing;
@@ -202,16 +207,24 @@ static void pump_soon(struct bus_pipe *p)
         (void)cork_add(&p->late_pump);
 }
 
+/* The mutex is held. */
+static void charge(struct bus_pipe *p)
+{
+    bus__charge(p->o.budget, &p->charged, p->writer.bytes + p->sending_bytes);
+}
+
 static void send_returned(struct bus_tag *tag, bool ok)
 {
     struct bus_pipe *p = CONTAINER_OF(tag, struct bus_pipe, send_tag);
     grpc_slice_buffer_reset_and_unref(&p->outgoing->data.raw.slice_buffer);
     pthread_mutex_lock(&p->mutex);
     p->sending = false;
+    p->sending_bytes = 0;
     if (!ok) { /* the end tag will tell why */
         p->broken = true;
         bus__writer_clear(&p->writer);
     }
+    charge(p);
     bool drained = p->want_drained && !p->broken && p->writer.bytes <= p->o.queue_bytes / 2;
     bool resume = drained && p->paused;
     if (drained)
@@ -227,6 +240,14 @@ static void send_returned(struct bus_tag *tag, bool ok)
     bus__pipe_unref(p);
 }
 
+/* One message always fits: who waits for room is told when it was sent. */
+static bool is_full(const struct bus_pipe *p, size_t bytes)
+{
+    if (p->writer.bytes > 0 && p->writer.bytes + bytes > p->o.queue_bytes)
+        return true;
+    return (p->writer.bytes > 0 || p->sending) && p->o.budget && !bus__has_room(p->o.budget, bytes);
+}
+
 enum bus_put bus__pipe_put(struct bus_pipe *p, struct slice head, struct bufslice body, bool must,
                            uint64_t *ret_seq)
 {
@@ -234,8 +255,7 @@ enum bus_put bus__pipe_put(struct bus_pipe *p, struct slice head, struct bufslic
     pthread_mutex_lock(&p->mutex);
     if (p->broken || p->finish_wanted) {
         result = BUS_PUT_CLOSED;
-    } else if (!must && p->writer.bytes > 0 &&
-               p->writer.bytes + body.bytes.size > p->o.queue_bytes) {
+    } else if (!must && is_full(p, body.bytes.size)) {
         p->want_drained = true;
         result = BUS_PUT_FULL;
     }
@@ -245,6 +265,7 @@ enum bus_put bus__pipe_put(struct bus_pipe *p, struct slice head, struct bufslic
         return result;
     }
     bus__writer_put(&p->writer, head, body);
+    charge(p);
     if (ret_seq)
         *ret_seq = p->writer.queued;
     pump_soon(p);
@@ -325,6 +346,7 @@ static void maybe_closed(struct bus_pipe *p)
         p->read_end = true;
         p->broken = true;
         bus__writer_clear(&p->writer);
+        charge(p);
     }
     pthread_mutex_unlock(&p->mutex);
     if (!now)
@@ -350,6 +372,8 @@ static void recv_returned(struct bus_tag *tag, bool ok)
         buf_unref(buf);
         pthread_mutex_lock(&p->mutex);
         p->receiving = false;
+        if (p->o.server && p->sending && p->writer.bytes > p->o.queue_bytes / 2)
+            p->paused = p->want_drained = true; /* who does not read answers asks no more */
         receive(p);
     } else {
         pthread_mutex_lock(&p->mutex);
@@ -375,20 +399,13 @@ static void end_returned(struct bus_tag *tag, bool ok)
         p->broken = true;
         p->paused = false;
         bus__writer_clear(&p->writer);
+        charge(p);
         pthread_mutex_unlock(&p->mutex);
         if (p->o.server && p->o.events->cancelled)
             p->o.events->cancelled(p->o.ctx);
     }
     maybe_closed(p);
     bus__pipe_unref(p);
-}
-
-void bus__pipe_throttle(struct bus_pipe *p)
-{
-    pthread_mutex_lock(&p->mutex);
-    if (p->sending && p->writer.bytes > p->o.queue_bytes)
-        p->paused = p->want_drained = true;
-    pthread_mutex_unlock(&p->mutex);
 }
 
 void bus__pipe_pause(struct bus_pipe *p)

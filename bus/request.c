@@ -15,7 +15,19 @@ static METRIC_DEFINE_COUNTER(metric_requests, "thole_bus_requests_total",
 static METRIC_DEFINE_COUNTER(metric_refused, "thole_bus_requests_refused_total",
                              "Requests refused because too many were open on their stream");
 
+static METRIC_DEFINE_COUNTER(metric_dropped, "thole_bus_dropped_answers_total",
+                             "Answers replaced by a failure because too many waited to be read");
+
 #define BODY_BYTES_COPIED 88
+#define REQUEST_BYTES 512 /* what an open request costs, beside its body */
+
+/* A received message, as long as one of its requests is open: it counts as a whole. */
+struct bus_hold {
+    struct bus *bus;
+    _Atomic uint32_t refs;
+    struct buf *message;
+    size_t charged;
+};
 
 struct bus_request {
     struct bus *bus;        /* a reference, unless `in` has one for all of its requests */
@@ -25,6 +37,7 @@ struct bus_request {
     uint64_t id;
     uint32_t method;
     struct bufslice body;
+    struct bus_hold *hold; /* of the message that the body is in; NULL: copied, or its own */
     uint64_t deadline_ns;
     struct uuid from;
     _Atomic bool answered;
@@ -61,6 +74,25 @@ static struct bus_request *request_new(struct bus *b, uint64_t id, uint32_t meth
     return r;
 }
 
+static struct bus_hold *hold_new(struct bus *b, struct buf *message)
+{
+    struct bus_hold *h = xcalloc(1, sizeof *h);
+    h->bus = b;
+    h->message = buf_ref(message);
+    atomic_init(&h->refs, 1);
+    bus__charge(b, &h->charged, message->size);
+    return h;
+}
+
+static void hold_unref(struct bus_hold *h)
+{
+    if (!h || atomic_fetch_sub_explicit(&h->refs, 1, memory_order_acq_rel) != 1)
+        return;
+    bus__charge(h->bus, &h->charged, 0);
+    buf_unref(h->message);
+    free(h);
+}
+
 static void ref(struct bus_request *r)
 {
     atomic_fetch_add_explicit(&r->refs, 1, memory_order_relaxed);
@@ -74,6 +106,7 @@ void bus__request_unref(struct bus_request *r)
     if (r->data_free && r->data)
         r->data_free(r->data);
     bufslice_unref(r->body);
+    hold_unref(r->hold);
     struct bus_inbound *in = r->in;
     pthread_mutex_destroy(&r->mutex);
     pool_give(&b->requests, r);
@@ -163,13 +196,15 @@ static void on_cancel_item(struct bus_inbound *in, uint64_t id)
 struct arrival {
     struct bus_inbound *in;
     struct buf *owner;
+    struct bus_hold *hold; /* once a request needs it */
     uint64_t now_ns;
+    bool room;   /* for the message to be held */
     bool ignore; /* the items beside a hello */
 };
 
 static void on_item(void *ctx, struct bus_item *item)
 {
-    const struct arrival *a = ctx;
+    struct arrival *a = ctx;
     struct bus_inbound *in = a->in;
     if (a->ignore || !in->known)
         return;
@@ -184,7 +219,11 @@ static void on_item(void *ctx, struct bus_item *item)
             memcpy(r->copied, item->body.data, item->body.size);
         r->body.bytes = slice_of(r->copied, item->body.size);
     } else {
-        r->body = (struct bufslice){buf_ref(a->owner), item->body};
+        if (!a->hold)
+            a->hold = hold_new(in->bus, a->owner);
+        atomic_fetch_add_explicit(&a->hold->refs, 1, memory_order_relaxed);
+        r->hold = a->hold;
+        r->body.bytes = item->body;
     }
     r->in = in;
     bus__inbound_ref(in);
@@ -194,12 +233,13 @@ static void on_item(void *ctx, struct bus_item *item)
     pthread_mutex_lock(&in->mutex);
     bool stopping = in->draining || in->ended;
     bool twice = map_get(&in->requests, item->id) != NULL;
-    bool full = in->requests.count >= BUS_EXCHANGES_MAX ||
+    bool full = in->requests.count >= BUS_EXCHANGES_MAX || !a->room ||
                 in->open_bytes + item->body.size > OPEN_BYTES_MAX;
     bool take = !stopping && !twice && !full;
     if (take) {
         map_put(&in->requests, item->id, r);
         in->open_bytes += item->body.size;
+        bus__charge(in->bus, &in->charged, in->requests.count * REQUEST_BYTES);
     }
     pthread_mutex_unlock(&in->mutex);
     if (take) {
@@ -223,18 +263,21 @@ static void on_message(void *ctx, struct bus_rpc *rpc, struct bufslice message)
 {
     struct bus *b = ctx;
     struct bus_inbound *in = bus__inbound_of(b, rpc, false);
-    struct arrival a = {
-        .in = in, .owner = message.owner, .now_ns = clock_now(b->clock), .ignore = !in->known};
+    struct arrival a = {.in = in,
+                        .owner = message.owner,
+                        .now_ns = clock_now(b->clock),
+                        .room = bus__has_room(b, message.bytes.size),
+                        .ignore = !in->known};
     struct bus_hello hello;
     bool has_hello = false;
-    if (!bus__exchange_decode(message.bytes, &has_hello, &hello, on_item, &a)) {
+    bool ok = bus__exchange_decode(message.bytes, &has_hello, &hello, on_item, &a);
+    hold_unref(a.hold);
+    if (!ok) {
         bus__inbound_malformed(in, "not an ExchangeMessage");
         return;
     }
     if (!in->known)
         bus__inbound_greet(in, has_hello ? &hello : NULL);
-    else
-        bus__pipe_throttle(in->pipe);
 }
 
 /* The caller sends no more requests; what is open is answered first. */
@@ -256,6 +299,7 @@ static void settle(struct bus_request *r)
     pthread_mutex_lock(&in->mutex);
     map_remove(&in->requests, r->id);
     in->open_bytes -= r->body.bytes.size;
+    bus__charge(in->bus, &in->charged, in->requests.count * REQUEST_BYTES);
     bool end = in->draining && in->requests.count == 0;
     pthread_mutex_unlock(&in->mutex);
     bus__request_unref(r);
@@ -383,6 +427,13 @@ static void answer_ask(struct bus_request *r, struct bufslice body, const struct
     bufslice_unref(body);
 }
 
+static bool answer_fits(const struct bus_request *r, size_t size)
+{
+    return size <= BUS_SMALL_BYTES || !r->in ||
+           (bus__pipe_queued(r->in->pipe) + size <= BUS_ANSWERS_BYTES_MAX &&
+            bus__has_room(r->bus, size));
+}
+
 static bool too_large(const struct bus_request *r, size_t size)
 {
     if (size <= LIMIT_FRAME_BYTES)
@@ -400,6 +451,15 @@ bool bus_answer(struct bus_request *r, struct bufslice body, bool more)
         struct thole_status st;
         thole_status_set(&st, THOLE_RESOURCE_EXHAUSTED, THOLE_REASON_TOO_LARGE, __FILE__, __LINE__,
                          "the answer is larger than %d bytes", LIMIT_FRAME_BYTES);
+        bus_answer_failure(r, &st);
+        return true;
+    }
+    if (!more && !answer_fits(r, body.bytes.size)) {
+        struct thole_status st;
+        bufslice_unref(body);
+        metric_add(&metric_dropped, 1);
+        thole_status_set(&st, THOLE_RESOURCE_EXHAUSTED, THOLE_REASON_OUTCOME_UNKNOWN, __FILE__,
+                         __LINE__, "the answer was dropped: too many wait to be read");
         bus_answer_failure(r, &st);
         return true;
     }

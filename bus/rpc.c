@@ -86,6 +86,7 @@ static void streams_add(struct bus_rpc *r)
 /* Release what the call left behind. */
 static void slot_clear(struct bus_rpc *r)
 {
+    bus__charge(r->bus, &r->held, 0);
     if (r->counted)
         atomic_fetch_sub_explicit(&r->bus->unary_active, 1, memory_order_relaxed);
     if (r->data_free && r->data)
@@ -334,6 +335,7 @@ static void begin_stream(struct bus_rpc *r)
 {
     const struct bus_pipe_options o = {
         .loop = &r->bus->loop,
+        .budget = r->bus,
         .call = r->call,
         .server = true,
         .join = r->entry->join,
@@ -518,8 +520,23 @@ static void finish(struct bus_rpc *r, const struct thole_status *st, grpc_slice 
     unref(r);
 }
 
+bool bus_rpc_room(const struct bus_rpc *rpc, size_t bytes)
+{
+    return bus__has_room(rpc->bus, bytes);
+}
+
 void bus_rpc_reply(struct bus_rpc *rpc, struct bufslice message)
 {
+    if (!rpc->pipe && !bus__has_room(rpc->bus, message.bytes.size)) {
+        struct thole_status st;
+        bufslice_unref(message);
+        thole_status_set(&st, THOLE_RESOURCE_EXHAUSTED, THOLE_REASON_OUTCOME_UNKNOWN, __FILE__,
+                         __LINE__, "the answer was dropped: callers do not read theirs");
+        bus_rpc_fail(rpc, &st, 0, NULL);
+        return;
+    }
+    if (!rpc->pipe)
+        bus__charge(rpc->bus, &rpc->held, message.bytes.size);
     finish(rpc, NULL, grpc_empty_slice(), message);
 }
 

@@ -1,19 +1,21 @@
 /* The life of a bus: options, the listening server, its methods, start and orderly stop. */
-#include <errno.h>
 #include <inttypes.h>
-#include <netdb.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "base/file.h"
 #include "bus/bus_internal.h"
 
 #define UNARY_SLOTS_DEFAULT 256
 #define SLOTS_UNARY 16 /* waiting calls per method; more queue inside gRPC until one is free */
 #define SLOTS_STREAM 4
-#define STREAMS_MAX 4096   /* concurrent calls of one connection */
+#define STREAMS_MAX 1024          /* concurrent calls of one connection */
+#define CONNECTION_IDLE_MS 150000 /* without a call; the client connects again for the next one */
+#define CONNECTIONS_MAX 10000
+#define CONNECTIONS_MIN 16
 #define ANSWER_WAIT_MS 200 /* for what was answered while its owners stopped */
 #define CANCEL_WAIT_MS 10000
 #define POOLED_MAX 8192 /* requests, and exchanges, kept for the next ones: 2 MiB each */
@@ -26,10 +28,41 @@ grpc_arg bus__int_arg(const char *key, int value)
         .type = GRPC_ARG_INTEGER, .key = (char *)(uintptr_t)key, .value.integer = value};
 }
 
-static grpc_server *server_create(void)
+static METRIC_DEFINE_GAUGE(metric_held, "thole_bus_held_bytes",
+                           "Bytes of requests and unread answers that are held for callers");
+
+void bus__charge(struct bus *b, size_t *charged, size_t now)
 {
+    size_t apart = now > *charged ? now - *charged : *charged - now;
+    if (!b || apart == 0 || (apart < BUS_CHARGE_STEP_BYTES && now > 0))
+        return;
+    if (now > *charged)
+        atomic_fetch_add_explicit(&b->held_bytes, apart, memory_order_relaxed);
+    else
+        atomic_fetch_sub_explicit(&b->held_bytes, apart, memory_order_relaxed);
+    metric_add(&metric_held, (int64_t)now - (int64_t)*charged);
+    *charged = now;
+}
+
+bool bus__has_room(const struct bus *b, size_t bytes)
+{
+    return bytes <= BUS_SMALL_BYTES ||
+           atomic_load_explicit(&b->held_bytes, memory_order_relaxed) + bytes <= b->o.memory_bytes;
+}
+
+static grpc_server *server_create(struct bus *b)
+{
+    b->quota = grpc_resource_quota_create("bus");
+    grpc_resource_quota_resize(b->quota, b->o.memory_bytes);
     grpc_arg args[] = {
-        bus__int_arg(GRPC_ARG_ALLOW_REUSEPORT, 0),
+        {.type = GRPC_ARG_POINTER,
+         .key = (char *)(uintptr_t)GRPC_ARG_RESOURCE_QUOTA,
+         .value.pointer = {b->quota, grpc_resource_quota_arg_vtable()}},
+        /* Decompression has no bound: a message of 1 MB may become one of a GB. */
+        bus__int_arg(GRPC_ARG_ENABLE_PER_MESSAGE_DECOMPRESSION, 0),
+        bus__int_arg(GRPC_COMPRESSION_CHANNEL_ENABLED_ALGORITHMS_BITSET, 1),
+        bus__accept_arg(b->acceptor),
+        bus__int_arg(GRPC_ARG_MAX_CONNECTION_IDLE_MS, CONNECTION_IDLE_MS),
         bus__int_arg(GRPC_ARG_MAX_CONCURRENT_STREAMS, STREAMS_MAX),
         bus__int_arg(GRPC_ARG_MAX_RECEIVE_MESSAGE_LENGTH, BUS_MESSAGE_BYTES_MAX),
         bus__int_arg(GRPC_ARG_MAX_SEND_MESSAGE_LENGTH, -1),
@@ -38,7 +71,7 @@ static grpc_server *server_create(void)
         bus__int_arg(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS, 100),
         bus__int_arg(GRPC_ARG_HTTP2_MAX_PING_STRIKES, 0),
         bus__int_arg(GRPC_ARG_KEEPALIVE_TIME_MS, 5000),
-        bus__int_arg(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, 3000),
+        bus__int_arg(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, BUS_KEEPALIVE_TIMEOUT_MS),
         bus__int_arg(GRPC_ARG_HTTP2_MAX_PINGS_WITHOUT_DATA, 0),
         bus__int_arg(GRPC_ARG_SERVER_HANDSHAKE_TIMEOUT_MS, 5000),
         bus__int_arg(GRPC_ARG_ENABLE_CHANNELZ, 0),
@@ -46,38 +79,6 @@ static grpc_server *server_create(void)
     };
     const grpc_channel_args all = {sizeof args / sizeof *args, args};
     return grpc_server_create(&all, NULL);
-}
-
-/* gRPC does not tell why it could not listen, and is content with one of a name's addresses, so
- * each address is tried first. */
-static enum thole_code probe(const char *host, const char *port, const char *address,
-                             struct thole_status *st)
-{
-    struct addrinfo hints = {.ai_socktype = SOCK_STREAM, .ai_flags = AI_PASSIVE | AI_NUMERICSERV};
-    struct addrinfo *all = NULL;
-    int e = getaddrinfo(*host ? host : NULL, port, &hints, &all);
-    if (e != 0)
-        return THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
-                          "cannot listen on \"%s\": %s", address, gai_strerror(e));
-    int error = 0;
-    for (struct addrinfo *a = all; a && error == 0; a = a->ai_next) {
-        int fd = socket(a->ai_family, SOCK_STREAM | SOCK_CLOEXEC, 0);
-        if (fd < 0)
-            continue; /* a family that this kernel lacks */
-        int on = 1;
-        setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
-        if (bind(fd, a->ai_addr, a->ai_addrlen) != 0 || listen(fd, 1) != 0)
-            error = errno;
-        close(fd);
-    }
-    freeaddrinfo(all);
-    if (error == 0)
-        return THOLE_OK;
-    if (error == EADDRINUSE)
-        return THOLE_FAIL(st, THOLE_UNAVAILABLE, THOLE_REASON_ADDRESS_IN_USE,
-                          "cannot listen on \"%s\": another process does", address);
-    return THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
-                      "cannot listen on \"%s\": %s", address, strerror(error));
 }
 
 static enum thole_code listen_on(struct bus *b, struct thole_status *st)
@@ -101,27 +102,27 @@ static enum thole_code listen_on(struct bus *b, struct thole_status *st)
     bool bracket = address[0] == '[' && colon > address && colon[-1] == ']';
     char *host = bracket ? xstrndup(address + 1, (size_t)(colon - address) - 2)
                          : xstrndup(address, (size_t)(colon - address));
-    enum thole_code code = probe(host, colon + 1, address, st);
+    enum thole_code code = bus__accept_new(b, host, colon + 1, address, &b->acceptor, &b->port, st);
     free(host);
     if (code != THOLE_OK)
         return code;
-    b->server = server_create();
+    b->server = server_create(b);
     grpc_server_register_completion_queue(b->server, b->loop.cq, NULL);
     grpc_server_credentials *plain = grpc_insecure_server_credentials_create();
-    int port = grpc_server_add_http2_port(b->server, address, plain);
+    (void)grpc_server_add_http2_port(b->server, BUS_ACCEPT_ADDRESS, plain);
     grpc_server_credentials_release(plain);
-    if (port <= 0)
-        return THOLE_FAIL(st, THOLE_UNAVAILABLE, THOLE_REASON_ADDRESS_IN_USE,
-                          "cannot listen on \"%s\"", address);
-    b->port = (uint16_t)port;
+    if (!bus__accept_ready(b->acceptor))
+        return THOLE_FAIL(st, THOLE_INTERNAL, THOLE_REASON_NONE,
+                          "this gRPC library takes no accepted connections");
     if (b->advertise_address && strcmp(address_port(b->advertise_address), "0") == 0) {
-        char *real =
-            xasprintf("%.*s%d", (int)strlen(b->advertise_address) - 1, b->advertise_address, port);
+        char *real = xasprintf("%.*s%u", (int)strlen(b->advertise_address) - 1,
+                               b->advertise_address, (unsigned)b->port);
         free(b->advertise_address);
         b->advertise_address = real;
     }
     if (!b->advertise_address)
-        b->advertise_address = xasprintf("%.*s:%d", (int)(colon - address), address, port);
+        b->advertise_address =
+            xasprintf("%.*s:%u", (int)(colon - address), address, (unsigned)b->port);
     return THOLE_OK;
 }
 
@@ -181,6 +182,14 @@ static void shutdown_returned(struct bus_tag *tag, bool ok)
     pthread_mutex_unlock(&b->loop.mutex);
 }
 
+/* Half of the descriptors, less what files need at least: the other half is for the log, the state
+ * database, and connections to other hosts. */
+static uint32_t connections_max(void)
+{
+    uint64_t all = file_descriptors_max(), half = all > 128 ? (all - 128) / 2 : 0;
+    return half < CONNECTIONS_MAX ? (uint32_t)half : CONNECTIONS_MAX;
+}
+
 enum thole_code bus_new(const struct bus_options *o, struct bus **ret, struct thole_status *st)
 {
     struct bus *b = xcalloc(1, sizeof *b);
@@ -194,6 +203,12 @@ enum thole_code bus_new(const struct bus_options *o, struct bus **ret, struct th
     b->cluster_id = o->cluster_id;
     if (b->o.peer_queue_bytes == 0)
         b->o.peer_queue_bytes = BUS_PEER_QUEUE_BYTES;
+    if (b->o.connections_max == 0)
+        b->o.connections_max = connections_max();
+    if (b->o.connections_max < CONNECTIONS_MIN)
+        b->o.connections_max = CONNECTIONS_MIN;
+    if (b->o.memory_bytes == 0)
+        b->o.memory_bytes = BUS_MEMORY_BYTES;
     if (b->o.unary_slots == 0)
         b->o.unary_slots = UNARY_SLOTS_DEFAULT;
     pthread_mutex_init(&b->mutex, NULL);
@@ -241,6 +256,7 @@ void bus_start(struct bus *b)
         for (int k = 0; k < slots; k++)
             bus__rpc_arm(e);
     }
+    bus__accept_start(b->acceptor);
     LOG_INFO(BUS, "listening address=%s port=%u incarnation=%" PRIu64, b->advertise_address,
              (unsigned)b->port, b->o.incarnation);
 }
@@ -262,6 +278,7 @@ void bus_drain(struct bus *b, uint32_t grace_ms)
         bus__health_stop(b);
         bus__inbound_stop(b);
     }
+    bus__accept_stop(b->acceptor);
     bus__tag_release(&b->shutdown_tag);
     grpc_server_shutdown_and_notify(b->server, b->loop.cq, &b->shutdown_tag);
     if (b->loop.threaded)
@@ -316,6 +333,9 @@ void bus__unref(struct bus *b)
     bus__reflection_free(b);
     if (b->server)
         grpc_server_destroy(b->server);
+    bus__accept_free(b->acceptor);
+    if (b->quota)
+        grpc_resource_quota_unref(b->quota);
     bus__loop_deinit(&b->loop);
     for (size_t i = 0; i < b->entry_count; i++)
         free(b->entries[i]);

@@ -99,8 +99,19 @@ static void send_failure(struct data_stream *t, uint64_t id, const struct thole_
 void data_stream_done(struct data_call *d)
 {
     struct data_stream *t = d->stream;
+    size_t size = d->route.result.bytes.size * (d->text ? 2 : 1);
+    if (atomic_load(&t->failed)) { /* an answer goes nowhere: it is not worth the work */
+        data_call_free(d);
+        stream_unref(t);
+        return;
+    }
     if (d->route.status.code != THOLE_OK) {
         send_failure(t, d->stream_id, &d->route.status);
+    } else if (!bus_rpc_room(t->rpc, size)) {
+        struct thole_status st;
+        (void)THOLE_FAIL(&st, THOLE_RESOURCE_EXHAUSTED, THOLE_REASON_OUTCOME_UNKNOWN,
+                         "applied, but the answer was dropped: too many wait to be read");
+        send_failure(t, d->stream_id, &st);
     } else {
         struct bytes out = {0}, body = {0};
         wire_varint(&out, 1, d->stream_id);

@@ -60,7 +60,12 @@ static void watch_event(void *ctx, uint64_t index, struct slice key, struct slic
     wire_varint(&out, 4, bookmark);
     struct buf *b = bytes_to_buf(&out);
     bytes_deinit(&out);
-    if (!bus_rpc_send(w->rpc, (struct bufslice){b, slice_of(b->data, b->size)})) {
+    struct bufslice message = {b, slice_of(b->data, b->size)};
+    bool room = bus_rpc_room(w->rpc, b->size);
+    if (!room) {
+        bufslice_unref(message);
+    }
+    if (!room || !bus_rpc_send(w->rpc, message)) {
         atomic_store(&w->slow, true);
         watch_stop(w);
     }

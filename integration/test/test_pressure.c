@@ -149,6 +149,83 @@ static void test_unread_standard_error_does_not_stop_the_host(void **state)
     unlink(h->log_path);
 }
 
+/* ---- Descriptors ----------------------------------------------------------------------------- */
+
+#define BUS_PORT 7400
+#define STRANGERS 250
+
+/* tholed under `ulimit -n 256`. */
+static void limit_descriptors(struct cluster *c)
+{
+    static char path[256];
+    snprintf(path, sizeof path, "%s/tholed-256", c->dir);
+    FILE *f = fopen(path, "w");
+    assert_non_null(f);
+    fprintf(f, "#!/bin/sh\nulimit -n 256\nexec '%s' \"$@\"\n", c->tholed);
+    fclose(f);
+    assert_int_equal(chmod(path, 0700), 0);
+    c->tholed = path;
+}
+
+/* A client that says what HTTP/2 wants to hear at first, and then nothing. */
+static int dial_idle(const struct host *h)
+{
+    static const char hello[] = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\4\0\0\0\0";
+    int fd = dial(h, BUS_PORT);
+    ssize_t n = send(fd, hello, sizeof hello, MSG_NOSIGNAL); /* a reset is an answer, too */
+    (void)n;
+    return fd;
+}
+
+struct attempt {
+    struct cluster *c;
+    int via;
+    const char *command;
+};
+
+static bool succeeds(void *ctx)
+{
+    struct attempt *a = ctx;
+    char out[4096];
+    return cli(a->c, a->via, out, sizeof out, "%s", a->command) == 0;
+}
+
+static bool says_full(void *ctx)
+{
+    return host_log_has(ctx, 0, "too many connections");
+}
+
+static void test_descriptors_are_kept_for_other_hosts(void **state)
+{
+    struct cluster *c = *state;
+    int fds[STRANGERS];
+    limit_descriptors(c);
+    cluster_start_peers(c, 3);
+    apply_yaml(c, 0, "kind: Shard\nname: orders\nspec: {type: kv, voters: 3}\n");
+    host_kill(c, 1);
+    for (int i = 0; i < STRANGERS; i++)
+        fds[i] = dial_idle(&c->hosts[0]);
+    eventually(5000, "the log says so", says_full, c);
+    host_restart(c, 1); /* another host comes in all the same */
+    host_kill(c, 2);    /* and is needed */
+    struct attempt put = {c, 1, "propose orders 'put while full'"};
+    eventually(15000, "a majority with the host that is full", succeeds, &put);
+    assert_true(host_running(c, 0));
+    for (int i = 0; i < STRANGERS; i++)
+        close(fds[i]);
+    struct attempt get = {c, 0, "query orders 'get while'"};
+    eventually(10000, "the host that was full answers", succeeds, &get);
+    for (int i = 0; i < STRANGERS; i++) /* and again */
+        fds[i] = dial_idle(&c->hosts[0]);
+    for (int i = 0; i < STRANGERS; i++)
+        close(fds[i]);
+    eventually(10000, "the host that was full answers", succeeds, &get);
+    host_restart(c, 2);
+    cluster_wait_ready(c, 2, 20000);
+    for (int i = 0; i < 3; i++)
+        host_stop(c, i);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -156,6 +233,7 @@ int main(void)
                                         teardown),
         cmocka_unit_test_setup_teardown(test_unread_standard_error_does_not_stop_the_host, setup,
                                         teardown),
+        cmocka_unit_test_setup_teardown(test_descriptors_are_kept_for_other_hosts, setup, teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -11,6 +11,9 @@
 #define BATCH_ENTRIES 512
 /* What the results of a batch may take, from the largest that the machine has given yet. */
 #define BATCH_RESULT_BYTES (16 * MIB)
+/* What is beyond this all the same is dropped, unless the dedupe table has to remember it: that
+ * must not depend on how entries were batched. */
+#define BATCH_RESULT_BYTES_MAX (64 * MIB)
 /* Small results of a batch share a buffer of this size, a large one has its own: an answer that is
  * kept for long keeps no others. */
 #define SHARED_RESULT_BYTES (64 * KIB)
@@ -21,6 +24,7 @@ struct result_sink {
     struct apply_batch *b;
     size_t offset, size;
     bool wanted; /* somebody waits, or the dedupe table must remember */
+    bool session, dropped;
 };
 struct item {
     struct raft_entry *entry; /* borrowed from the job */
@@ -86,7 +90,10 @@ static enum thole_code write_result(struct thole_sink *s, const void *data, size
     struct bytes *all = &sink->b->results;
     if (size > LIMIT_RESULT_BYTES - sink->size)
         return THOLE_RESOURCE_EXHAUSTED;
-    if (sink->wanted) {
+    bool remembered = sink->session && sink->size + size <= LIMIT_SESSION_RESULT_BYTES;
+    if (!remembered && all->size + size > BATCH_RESULT_BYTES_MAX)
+        sink->dropped = true;
+    if (sink->wanted && !sink->dropped) {
         if (sink->offset + sink->size !=
             all->size) { /* another entry wrote since: move to the end */
             size_t from = sink->offset;
@@ -126,6 +133,28 @@ static struct bufslice keep_result(struct shared_buf *to, struct slice result)
     return (struct bufslice){buf_ref(to->buf), slice_of(at, result.size)};
 }
 
+static void session_changed(void *ctx, enum session_change what, const struct session *s,
+                            uint64_t sequence)
+{
+    struct apply_batch *b = ctx;
+    if (!b->m->persistent)
+        return;
+    switch (what) {
+    case SESSION_CHANGED:
+        meta_add_head(&b->metas, s);
+        break;
+    case SESSION_GONE:
+        meta_remove_head(&b->metas, s->id);
+        break;
+    case RESULT_GONE:
+        meta_remove_result(&b->metas, s->id, sequence);
+        break;
+    case RESULT_CUT: /* by another's answer, with which it is stored */
+        meta_add_result(&b->answers, s->id, session_result_of(s, sequence));
+        break;
+    }
+}
+
 static void complete(struct apply_batch *b, const struct item *item, size_t slot,
                      struct shared_buf *shared)
 {
@@ -133,13 +162,14 @@ static void complete(struct apply_batch *b, const struct item *item, size_t slot
     const struct result_sink *sink = &b->sinks[slot];
     struct slice result = {0};
     if (sink->wanted && sink->size > 0)
-        result = slice_of(b->results.data + sink->offset, sink->size);
+        result = slice_of(b->results.data + sink->offset, sink->size); /* of a dropped one: less */
     if (sink->size > b->m->largest_result)
         b->m->largest_result = sink->size;
     if (item->entry->session != 0) {
+        const struct session_observer o = {b, session_changed};
         const struct session_result *known =
             session_finish(&b->m->sessions, item->entry->session, item->entry->sequence,
-                           b->entries[slot].code, result);
+                           b->entries[slot].code, result, &o);
         if (known && b->m->persistent)
             meta_add_result(&b->answers, item->entry->session, known);
     }
@@ -147,6 +177,11 @@ static void complete(struct apply_batch *b, const struct item *item, size_t slot
         return;
     q->index = item->entry->index;
     q->code = b->entries[slot].code;
+    if (sink->dropped) {
+        request_fail(q, THOLE_RESOURCE_EXHAUSTED, THOLE_REASON_OUTCOME_UNKNOWN,
+                     "applied, but the answer was dropped: too many large ones at the same time");
+        return;
+    }
     q->result = keep_result(shared, result);
     shared->left -= result.size;
     request_finish(q);
@@ -214,25 +249,6 @@ static enum thole_code flush(struct apply_batch *b, struct thole_status *st)
 
 /* ---- Entries --------------------------------------------------------------------------------- */
 
-static void session_changed(void *ctx, enum session_change what, const struct session *s,
-                            uint64_t sequence)
-{
-    struct apply_batch *b = ctx;
-    if (!b->m->persistent)
-        return;
-    switch (what) {
-    case SESSION_CHANGED:
-        meta_add_head(&b->metas, s);
-        break;
-    case SESSION_GONE:
-        meta_remove_head(&b->metas, s->id);
-        break;
-    case RESULT_GONE:
-        meta_remove_result(&b->metas, s->id, sequence);
-        break;
-    }
-}
-
 static struct engine_request *request_of(struct apply_batch *b, uint64_t index)
 {
     struct apply_job *j = b->job;
@@ -247,8 +263,10 @@ static void add_item(struct apply_batch *b, struct raft_entry *e, struct engine_
 {
     size_t i = b->count++;
     b->items[i] = (struct item){e, q};
-    b->sinks[i] = (struct result_sink){
-        .base = {write_result}, .b = b, .wanted = q != NULL || e->session != 0};
+    b->sinks[i] = (struct result_sink){.base = {write_result},
+                                       .b = b,
+                                       .wanted = q != NULL || e->session != 0,
+                                       .session = e->session != 0};
     b->entries[i] = (struct thole_entry){
         .index = e->index,
         .command = {e->payload.bytes.data, e->payload.bytes.size},

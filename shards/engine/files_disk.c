@@ -47,7 +47,7 @@ static enum thole_code open_file(struct disk *d, const char *name, int flags,
 {
     char *path = xasprintf("%s/%s", d->directory, name);
     struct stat info;
-    int fd = open(path, flags | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK, 0600);
+    int fd = file_open(path, flags | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK, 0600);
     if (fd >= 0 && fstat(fd, &info) == 0 && !S_ISREG(info.st_mode)) {
         close(fd);
         fd = -1;

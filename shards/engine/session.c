@@ -165,8 +165,30 @@ enum session_verdict session_begin(struct session_table *t, uint64_t id, uint64_
     return verdict;
 }
 
+const struct session_result *session_result_of(const struct session *s, uint64_t sequence)
+{
+    uint32_t at = position_of(s, sequence);
+    return at < s->count && s->results[at].sequence == sequence ? &s->results[at] : NULL;
+}
+
+static void cut_old(struct session_table *t, const struct session_observer *o)
+{
+    for (struct session *s = t->oldest; s; s = s->newer) {
+        for (uint32_t i = 0; i < s->count; i++) {
+            struct session_result *r = &s->results[i];
+            if (!r->result || r->answered + LIMIT_SESSION_ANSWERS_BYTES > t->answered)
+                continue;
+            buf_unref(r->result);
+            r->result = NULL;
+            r->cut = true;
+            tell(o, RESULT_CUT, s, r->sequence);
+        }
+    }
+}
+
 const struct session_result *session_finish(struct session_table *t, uint64_t id, uint64_t sequence,
-                                            uint64_t code, struct slice result)
+                                            uint64_t code, struct slice result,
+                                            const struct session_observer *o)
 {
     struct session *s = map_get(&t->by_id, id);
     if (!s)
@@ -183,6 +205,11 @@ const struct session_result *session_finish(struct session_table *t, uint64_t id
         r->cut = true;
     else if (result.size > 0)
         r->result = buf_copy(result.data, result.size);
+    uint64_t before = t->answered;
+    t->answered += r->result ? r->result->size : 0;
+    r->answered = t->answered;
+    if (before / LIMIT_SESSION_ANSWERS_STEP_BYTES != t->answered / LIMIT_SESSION_ANSWERS_STEP_BYTES)
+        cut_old(t, o);
     return r;
 }
 

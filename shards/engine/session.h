@@ -19,7 +19,8 @@
 struct session_result {
     uint64_t sequence, index, code;
     struct buf *result; /* NULL: empty */
-    bool cut;           /* the answer was too large to remember */
+    uint64_t answered;  /* the table's, when this answer was remembered */
+    bool cut;           /* the answer was too large to remember, or too old */
     bool reserved;
 };
 struct session {
@@ -32,10 +33,12 @@ struct session {
 struct session_table {
     struct map by_id;
     struct session *oldest, *newest; /* by log index of the last use */
+    size_t decoded;                  /* bytes of answers that were read into it */
+    uint64_t answered;               /* bytes of all answers that were ever remembered */
 };
 
 /* What changed, for the metadata of persistent machines. */
-enum session_change { SESSION_CHANGED, SESSION_GONE, RESULT_GONE };
+enum session_change { SESSION_CHANGED, SESSION_GONE, RESULT_GONE, RESULT_CUT };
 struct session_observer {
     void *ctx;
     void (*changed)(void *ctx, enum session_change what, const struct session *s,
@@ -66,15 +69,20 @@ enum session_verdict {
 enum session_verdict session_begin(struct session_table *t, uint64_t id, uint64_t sequence,
                                    uint64_t index, const struct session_observer *o,
                                    const struct session_result **ret);
-/* The answer of a reserved proposal; NULL if its session was trimmed past it meanwhile. */
+/* The answer of a reserved proposal; NULL if its session was trimmed past it meanwhile. Too many
+ * bytes of answers cut the oldest: by how many came since, never by how many are there, since
+ * answers may be trimmed sooner or later according to how entries are batched. */
 const struct session_result *session_finish(struct session_table *t, uint64_t id, uint64_t sequence,
-                                            uint64_t code, struct slice result);
+                                            uint64_t code, struct slice result,
+                                            const struct session_observer *o);
+const struct session_result *session_result_of(const struct session *s, uint64_t sequence);
 
 /* Records, as stored: whole sessions in snapshots; heads and single results as metadata. */
 void session_encode(const struct session *s, struct bytes *out);      /* with all results */
 void session_encode_head(const struct session *s, struct bytes *out); /* without */
 void session_encode_result(const struct session_result *r, struct bytes *out);
-/* False if malformed. Sessions may come in any order; call session_table_sort at the end. */
+/* False if malformed, or more than a table holds. Sessions may come in any order; call
+ * session_table_sort at the end. */
 bool session_decode(struct session_table *t, struct slice in);
 bool session_decode_result(struct session_table *t, uint64_t id, struct slice in);
 void session_table_sort(struct session_table *t);

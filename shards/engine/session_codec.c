@@ -21,6 +21,7 @@ static void fill_result(thole_engine_v1_SessionResult *m, const struct session_r
     thole_engine_v1_SessionResult_set_code(m, r->code);
     thole_engine_v1_SessionResult_set_result(m, view_of(r->result));
     thole_engine_v1_SessionResult_set_cut(m, r->cut);
+    thole_engine_v1_SessionResult_set_answered(m, r->answered);
 }
 
 static void encode_session(const struct session *s, bool results, struct bytes *out)
@@ -74,7 +75,8 @@ static struct session *obtain(struct session_table *t, uint64_t id)
     return s;
 }
 
-static bool add_result(struct session *s, const thole_engine_v1_SessionResult *m)
+static bool add_result(struct session_table *t, struct session *s,
+                       const thole_engine_v1_SessionResult *m)
 {
     uint64_t sequence = thole_engine_v1_SessionResult_sequence(m);
     upb_StringView result = thole_engine_v1_SessionResult_result(m);
@@ -82,6 +84,7 @@ static bool add_result(struct session *s, const thole_engine_v1_SessionResult *m
     while (at > 0 && s->results[at - 1].sequence >= sequence)
         at--;
     if (s->count >= LIMIT_SESSION_RESULTS || result.size > LIMIT_SESSION_RESULT_BYTES ||
+        t->decoded + result.size > LIMIT_SESSION_ANSWERS_BYTES_MAX ||
         (at < s->count && s->results[at].sequence == sequence))
         return false;
     if (s->count == s->capacity) {
@@ -95,8 +98,12 @@ static bool add_result(struct session *s, const thole_engine_v1_SessionResult *m
         .index = thole_engine_v1_SessionResult_index(m),
         .code = thole_engine_v1_SessionResult_code(m),
         .result = result.size ? buf_copy(result.data, result.size) : NULL,
+        .answered = thole_engine_v1_SessionResult_answered(m),
         .cut = thole_engine_v1_SessionResult_cut(m),
     };
+    if (s->results[at].answered > t->answered)
+        t->answered = s->results[at].answered;
+    t->decoded += result.size;
     return true;
 }
 
@@ -115,7 +122,7 @@ bool session_decode(struct session_table *t, struct slice in)
         const thole_engine_v1_SessionResult *const *results =
             thole_engine_v1_SnapshotSession_results(m, &n);
         for (size_t i = 0; i < n && ok; i++)
-            ok = add_result(s, results[i]);
+            ok = add_result(t, s, results[i]);
     }
     upb_Arena_Free(arena);
     return ok;
@@ -126,7 +133,7 @@ bool session_decode_result(struct session_table *t, uint64_t id, struct slice in
     upb_Arena *arena = upb_Arena_New();
     const thole_engine_v1_SessionResult *m = PROTO_DECODE(thole_engine_v1_SessionResult, in, arena);
     struct session *s = m && id ? obtain(t, id) : NULL;
-    bool ok = s && add_result(s, m);
+    bool ok = s && add_result(t, s, m);
     upb_Arena_Free(arena);
     return ok;
 }

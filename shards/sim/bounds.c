@@ -102,17 +102,21 @@ static void check_core(struct sim *s, struct member *m, const struct raft *r)
 static void check_sessions(struct sim *s, struct member *m, const struct session_table *t)
 {
     struct session *x;
-    size_t it = 0, linked = 0;
+    size_t it = 0, linked = 0, bytes = 0;
     if (t->by_id.count > LIMIT_SESSIONS)
         FAIL(s, m, "%zu sessions", t->by_id.count);
     while ((x = map_next(&t->by_id, &it, NULL))) {
         if (x->count > LIMIT_SESSION_RESULTS)
             FAIL(s, m, "session %" PRIu64 " remembers %u answers", x->id, x->count);
-        for (uint32_t i = 0; i < x->count; i++)
-            if (x->results[i].result && x->results[i].result->size > LIMIT_SESSION_RESULT_BYTES)
-                FAIL(s, m, "session %" PRIu64 " remembers an answer of %zu bytes", x->id,
-                     x->results[i].result->size);
+        for (uint32_t i = 0; i < x->count; i++) {
+            size_t size = x->results[i].result ? x->results[i].result->size : 0;
+            bytes += size;
+            if (size > LIMIT_SESSION_RESULT_BYTES)
+                FAIL(s, m, "session %" PRIu64 " remembers an answer of %zu bytes", x->id, size);
+        }
     }
+    if (bytes > LIMIT_SESSION_ANSWERS_BYTES_MAX)
+        FAIL(s, m, "sessions remember %zu bytes of answers", bytes);
     for (x = t->oldest; x && linked <= t->by_id.count; x = x->newer)
         linked++;
     if (linked != t->by_id.count)

@@ -8,6 +8,7 @@
 
 #include "base/file.h"
 
+#define OPEN_FILES_MAX 512
 #define WRITE_BUFFER_BYTES_DEFAULT ((size_t)64 * MIB)
 #define OPTIONS_FILE_BYTES_MAX ((size_t)1 * MIB)
 
@@ -30,6 +31,13 @@ enum thole_code rocks_fail(struct thole_status *st, const char *what, char *erro
     return code;
 }
 
+/* Connections and the log need descriptors, too. */
+static int open_files_max(void)
+{
+    uint64_t share = file_descriptors_max() / 4;
+    return share < OPEN_FILES_MAX ? (int)share : OPEN_FILES_MAX;
+}
+
 enum thole_code rocks_options(const char *more, size_t write_buffer_bytes, rocksdb_options_t **ret,
                               struct thole_status *st)
 {
@@ -43,7 +51,7 @@ enum thole_code rocks_options(const char *more, size_t write_buffer_bytes, rocks
         base, write_buffer_bytes != 0 ? write_buffer_bytes : WRITE_BUFFER_BYTES_DEFAULT);
     rocksdb_options_set_max_write_buffer_number(base, 4);
     rocksdb_options_set_max_background_jobs(base, 2);
-    rocksdb_options_set_max_open_files(base, 512);
+    rocksdb_options_set_max_open_files(base, open_files_max());
     /* Few write: an applier each. */
     rocksdb_options_set_allow_concurrent_memtable_write(base, 0);
     /* An idle host does nothing: no periodic statistics. */

@@ -171,7 +171,7 @@ static enum thole_code segment_open(struct segments *s, uint32_t file, bool crea
     enum thole_code code = THOLE_OK;
 
     g->file = file;
-    g->fd = open(path, O_RDWR | O_CLOEXEC | O_NOFOLLOW | (create ? O_CREAT : 0), 0600);
+    g->fd = file_open(path, O_RDWR | O_CLOEXEC | O_NOFOLLOW | (create ? O_CREAT : 0), 0600);
     if (g->fd < 0 || fstat(g->fd, &info) != 0) {
         code = fail_io(st, "open", g);
     } else if (!S_ISREG(info.st_mode) || info.st_size > UINT32_MAX) {

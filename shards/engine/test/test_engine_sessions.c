@@ -201,7 +201,7 @@ static void test_session_table_encodes_and_decodes(void **state)
     assert_true(session_open(&t, 5, 5, NULL));
     for (uint64_t i = 0; i < 100; i++) {
         assert_int_equal(session_begin(&t, 5, i * 2, 10 + i, NULL, &r), SESSION_APPLY);
-        (void)session_finish(&t, 5, i * 2, i, slice_of("answer", 6));
+        (void)session_finish(&t, 5, i * 2, i, slice_of("answer", 6), NULL);
     }
     session_encode(t.oldest, &out);
     assert_true(session_decode(&u, bytes_slice(&out)));
@@ -217,6 +217,75 @@ static void test_session_table_encodes_and_decodes(void **state)
     bytes_deinit(&out);
 }
 
+static size_t answer_bytes(const struct session_table *t, size_t *ret_cut)
+{
+    size_t sum = 0;
+    *ret_cut = 0;
+    for (const struct session *s = t->oldest; s; s = s->newer)
+        for (uint32_t i = 0; i < s->count; i++) {
+            sum += s->results[i].result ? s->results[i].result->size : 0;
+            *ret_cut += s->results[i].cut;
+        }
+    return sum;
+}
+
+static void encode_table(const struct session_table *t, struct bytes *out)
+{
+    for (const struct session *s = t->oldest; s; s = s->newer)
+        session_encode(s, out);
+}
+
+/* 4,096 sessions with 64 answers of 64 KiB each would be 16 GiB. However entries are batched, the
+ * table is the same after them. */
+static void test_session_answers_are_bounded_together(void **state)
+{
+    (void)state;
+    enum { SESSIONS = 50, ROUNDS = 60, BATCHES = 3 };
+    static const unsigned batch[BATCHES] = {1, 7, SESSIONS};
+    static uint8_t answer[LIMIT_SESSION_RESULT_BYTES];
+    struct bytes encoded[BATCHES] = {{0}};
+    for (int k = 0; k < BATCHES; k++) {
+        struct session_table t = {0}, u = {0};
+        const struct session_result *r = NULL;
+        uint64_t index = 1;
+        size_t cut = 0;
+        for (uint64_t s = 1; s <= SESSIONS; s++)
+            assert_true(session_open(&t, s, index++, NULL));
+        for (unsigned i = 0; i < SESSIONS * ROUNDS; i += batch[k]) {
+            unsigned n = SESSIONS * ROUNDS - i < batch[k] ? SESSIONS * ROUNDS - i : batch[k];
+            for (unsigned j = i; j < i + n; j++)
+                assert_int_equal(
+                    session_begin(&t, 1 + j % SESSIONS, 1 + j / SESSIONS, index + j, NULL, &r),
+                    SESSION_APPLY);
+            for (unsigned j = i; j < i + n; j++)
+                assert_non_null(session_finish(&t, 1 + j % SESSIONS, 1 + j / SESSIONS, j,
+                                               slice_of(answer, sizeof answer - j % 3), NULL));
+            assert_true(answer_bytes(&t, &cut) <= LIMIT_SESSION_ANSWERS_BYTES_MAX);
+        }
+        assert_true(answer_bytes(&t, &cut) > LIMIT_SESSION_ANSWERS_BYTES / 2);
+        assert_true(cut > 0);
+        /* An old one is still known to be applied; a new one has its answer. */
+        assert_int_equal(session_begin(&t, 1, 1, 900000, NULL, &r), SESSION_DUPLICATE);
+        assert_true(r->cut && !r->result);
+        assert_int_equal(session_begin(&t, 1, ROUNDS, 900001, NULL, &r), SESSION_DUPLICATE);
+        assert_true(!r->cut && r->result);
+        for (const struct session *s = t.oldest; s; s = s->newer) {
+            struct bytes one = {0};
+            session_encode(s, &one);
+            assert_true(session_decode(&u, bytes_slice(&one)));
+            bytes_deinit(&one);
+        }
+        session_table_sort(&u);
+        assert_int_equal(u.answered, t.answered);
+        encode_table(&t, &encoded[k]);
+        session_table_deinit(&t);
+        session_table_deinit(&u);
+        assert_true(slice_equal(bytes_slice(&encoded[k]), bytes_slice(&encoded[0])));
+    }
+    for (int k = 0; k < BATCHES; k++)
+        bytes_deinit(&encoded[k]);
+}
+
 static void test_session_reserved_answer_is_busy(void **state)
 {
     (void)state;
@@ -227,7 +296,7 @@ static void test_session_reserved_answer_is_busy(void **state)
         assert_int_equal(session_begin(&t, 1, i, 1 + i, NULL, &r), SESSION_APPLY);
     assert_int_equal(session_begin(&t, 1, 5, 100, NULL, &r), SESSION_BUSY);
     assert_int_equal(session_begin(&t, 1, 1000, 100, NULL, &r), SESSION_BUSY); /* would trim one */
-    (void)session_finish(&t, 1, 1, 0, (struct slice){0});
+    (void)session_finish(&t, 1, 1, 0, (struct slice){0}, NULL);
     assert_int_equal(session_begin(&t, 1, 1000, 100, NULL, &r), SESSION_APPLY);
     assert_int_equal(session_begin(&t, 1, 1, 101, NULL, &r), SESSION_TOO_OLD);
     session_table_deinit(&t);
@@ -245,13 +314,13 @@ static void test_session_evicted_before_its_command_ended(void **state)
     index++;
     for (uint64_t i = 0; i < LIMIT_SESSION_RESULTS; i++) {
         assert_int_equal(session_begin(&t, 1, 100 + i, index++, NULL, &r), SESSION_APPLY);
-        (void)session_finish(&t, 1, 100 + i, 0, (struct slice){0});
+        (void)session_finish(&t, 1, 100 + i, 0, (struct slice){0}, NULL);
     }
     assert_int_equal(session_begin(&t, 1, 5, index++, NULL, &r), SESSION_APPLY);
     assert_null(r);
     for (int i = 0; i < LIMIT_SESSIONS; i++, index++)
         assert_true(session_open(&t, index, index, NULL));
-    assert_null(session_finish(&t, 1, 5, 0, (struct slice){0}));
+    assert_null(session_finish(&t, 1, 5, 0, (struct slice){0}, NULL));
     assert_int_equal(session_begin(&t, 1, 5, index, NULL, &r), SESSION_EXPIRED);
     session_table_deinit(&t);
 }
@@ -260,6 +329,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_session_table_encodes_and_decodes),
+        cmocka_unit_test(test_session_answers_are_bounded_together),
         cmocka_unit_test(test_session_reserved_answer_is_busy),
         cmocka_unit_test(test_session_evicted_before_its_command_ended),
         cmocka_unit_test(test_engine_retry_gets_the_first_answer),
