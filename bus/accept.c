@@ -36,7 +36,8 @@ static METRIC_DEFINE_COUNTER(metric_refused, "thole_bus_connections_refused_tota
 static METRIC_DEFINE_COUNTER(metric_accept_failed, "thole_bus_accept_failures_total",
                              "Failed accepts, as for want of descriptors");
 
-/* struct TcpServerFdHandler of gRPC: two destructors, then Handle. */
+/* struct TcpServerFdHandler of gRPC 1.51: two destructors, then Handle. */
+#define CORE_VERSION "29."
 struct fd_handler {
     void (*const *vtable)(void);
 };
@@ -318,6 +319,10 @@ enum thole_code bus__accept_new(struct bus *b, const char *host, const char *por
                                 const char *address, struct bus_acceptor **ret, uint16_t *ret_port,
                                 struct thole_status *st)
 {
+    if (strncmp(grpc_version_string(), CORE_VERSION, sizeof CORE_VERSION - 1) != 0)
+        return THOLE_FAIL(st, THOLE_FAILED_PRECONDITION, THOLE_REASON_FORMAT,
+                          "gRPC's core is version %s; this program works with %sx only",
+                          grpc_version_string(), CORE_VERSION);
     struct bus_acceptor *a = xcalloc(1, sizeof *a);
     a->bus = b;
     a->wake = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
