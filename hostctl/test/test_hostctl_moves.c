@@ -26,7 +26,7 @@ static size_t led_by(struct house *h, uint64_t n)
 {
     size_t led = 0;
     for (int i = 0; i < SHARDS; i++) {
-        char name[4];
+        char name[16];
         snprintf(name, sizeof(name), "s%d", i);
         led += leader_host(h, name) == n;
     }
@@ -38,7 +38,7 @@ static struct house *house_of_three(uint64_t seed)
     struct house *h = house_new(seed);
     house_bootstrap(h, 3);
     for (int i = 0; i < SHARDS; i++) {
-        char name[4];
+        char name[16];
         snprintf(name, sizeof(name), "s%d", i);
         assert_int_equal(house_create(h, name, 3, 0), THOLE_OK);
         RUN_UNTIL(h, 20000, house_settled(h, name));
@@ -68,7 +68,7 @@ static void user_moves(struct house *h, const char *shard, uint64_t to)
     engine_transfer(h->hosts[leader_host(h, shard)].engine, id, target, done, &code);
     RUN_UNTIL(h, 2000, code != THOLE_UNKNOWN);
     assert_int_equal(code, THOLE_OK);
-    char host[4];
+    char host[16];
     snprintf(host, sizeof(host), "h%d", (int)to);
     struct cmd c = cmd_new("user");
     thole_registry_v1_StartOperation *o =
@@ -83,7 +83,7 @@ static size_t moved_by(struct house *h, const char *by)
 {
     size_t n = 0;
     for (int i = 0; i < SHARDS; i++) {
-        char name[16];
+        char name[32];
         char last[256] = "";
         snprintf(name, sizeof(name), "shards/s%d", i);
         n += house_events(h, name, "LeaderMoved", last, sizeof(last)) > 0 &&
@@ -97,7 +97,7 @@ static void test_balance_leaves_what_a_user_moved_until_hosts_change(void **stat
     (void)state;
     struct house *h = house_of_three(71);
     for (int i = 0; i < SHARDS; i++) {
-        char name[4];
+        char name[16];
         snprintf(name, sizeof(name), "s%d", i);
         if (leader_host(h, name) != 0) {
             user_moves(h, name, 0);

@@ -76,7 +76,7 @@ static void test_a_shard_without_a_quorum_is_not_ready_anywhere(void **state)
     int stopped = 0, other = -1;
     assert_int_equal(cli(c, 0, out, sizeof out, "get replicas --shard orders -o wide"), 0);
     for (int i = 0; i < 5; i++) {
-        char name[8];
+        char name[16];
         snprintf(name, sizeof name, "h%d", i + 1);
         if (strstr(out, name) == NULL) {
             other = i;
