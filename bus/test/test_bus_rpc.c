@@ -137,9 +137,15 @@ static void flood(void *ctx, struct bus_rpc *rpc, struct slice message)
     ASSERT(false);
 }
 
+static void bidi_cancelled(void *ctx)
+{
+    bus_rpc_reply(ctx, (struct bufslice){0});
+}
+
 static void bidi_message(void *ctx, struct bus_rpc *rpc, struct slice message)
 {
     (void)ctx;
+    bus_rpc_on_cancel(rpc, bidi_cancelled, rpc);
     struct buf *b = buf_copy(message.data, message.size);
     assert_true(bus_rpc_send(rpc, (struct bufslice){b, {b->data, b->size}}));
 }
