@@ -541,6 +541,8 @@ void agent_stop(struct agent *a)
     if (again)
         return;
     (void)log_context_host(agent_name(a));
+    if (a->bus)
+        bus_end_asks(a->bus); /* of this host's threads, which are waited for below */
     bootstrap_stop(a);
     if (a->bus && a->chores)
         health_down(a);

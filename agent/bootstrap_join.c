@@ -137,6 +137,8 @@ static bool join_round(struct join *j)
             done = true;
             if (code != THOLE_OK && !agent_stopping(a))
                 agent_fail(a, &st);
+        } else if (agent_stopping(a)) {
+            done = true;
         } else if (join_refused(j, i, &st)) {
             agent_fail(a, &st);
             done = true;
@@ -259,6 +261,8 @@ static bool renew_round(struct renewal *r)
                 renewed(r, parsed);
             upb_Arena_Free(arena);
             buf_unref(reply);
+        } else if (agent_stopping(a)) {
+            done = true;
         } else if (refused_for_good(&st)) {
             agent_fail(a, &st);
             done = true;

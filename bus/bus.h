@@ -145,6 +145,8 @@ THOLE_MUST_CHECK enum thole_code bus_ask(struct bus *b, const char *address, uin
                                          struct slice body, uint32_t timeout_ms,
                                          struct buf **ret_body, struct bus_ask_peer *ret_peer,
                                          struct thole_status *st);
+/* Those that wait, and all that come, fail at once: UNAVAILABLE STOPPED. Any thread. */
+void bus_end_asks(struct bus *b);
 
 /* ---- Control-plane methods on the server ---------------------------------------------------- */
 

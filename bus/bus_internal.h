@@ -69,6 +69,7 @@ struct bus_loop {
     pthread_cond_t changed;
     struct bus_task *tasks, **tasks_tail;
     bool sleeping, rung, closed;
+    bool cancels;     /* unary calls, also those that begin now */
     uint64_t wake_ms; /* when the sleeping thread will look at its timers */
     struct wheel *wheel;
     struct unary *unaries; /* calls under way */
@@ -268,7 +269,7 @@ struct bus_entry { /* a method on the server */
 struct bus_rpc {
     struct bus_entry *entry;
     struct bus *bus;
-    struct bus_rpc *next_free;
+    struct bus_rpc *next_free, *next_slot; /* the latter of all, for ever */
     _Atomic uint32_t refs;
     grpc_call *call;
     struct bus_pipe *pipe; /* not UNARY */
@@ -281,11 +282,13 @@ struct bus_rpc {
     struct buf *request;     /* the payload, if it was not in one piece */
     uint64_t started_ns;
     int cancelled_flag;
-    bool listening; /* for the close, by its own tag */
-    bool counted;   /* in unary_active */
-    size_t held;    /* bytes of the reply that count in bus.held_bytes */
-    bool handled;   /* BIDI: the handler knows of it; loop thread */
-    _Atomic bool finished;
+    bool listening;        /* for the close, by its own tag */
+    bool counted;          /* in unary_active */
+    size_t held;           /* bytes of the reply that count in bus.held_bytes */
+    bool handled;          /* BIDI: the handler knows of it; loop thread */
+    bool open;             /* it has arrived, and is not back in the pool; loop thread */
+    _Atomic bool finished; /* by its owner */
+    _Atomic bool answered; /* UNARY: the batch that ends it was started */
     void *data;
     void (*data_free)(void *data);
     pthread_mutex_t mutex; /* the callbacks */
@@ -301,8 +304,9 @@ struct bus_rpc {
 
 /* End clients' streams with UNAVAILABLE STOPPED; their handlers see a cancellation. */
 void bus__rpc_end_streams(struct bus *b);
-void bus__rpc_arm(struct bus_entry *e); /* one more slot */
-void bus__rpc_free_all(struct bus *b);  /* the unused ones */
+void bus__rpc_end_unaries(struct bus *b); /* unary calls likewise; posts it to the loop */
+void bus__rpc_arm(struct bus_entry *e);   /* one more slot */
+void bus__rpc_free_all(struct bus *b);    /* the unused ones */
 
 struct bus_inbound { /* an accepted stream of a peer or client; the data of its rpc */
     struct bus_inbound *next, **prev; /* under bus.mutex */
@@ -356,7 +360,8 @@ struct bus {
     struct bus_entry **entries;
     size_t entry_count;
     pthread_mutex_t pool_mutex;
-    struct bus_rpc *pool;
+    struct bus_rpc *pool, *slots;
+    struct bus_task end_task;
     _Atomic uint32_t unary_active;
     struct pool requests, exchanges;
     struct bus_tag shutdown_tag;

@@ -280,7 +280,7 @@ void bus__loop_stop(struct bus_loop *l)
 {
     ASSERT(!bus__loop_here(l));
     pthread_mutex_lock(&l->mutex);
-    l->closed = true;
+    l->closed = l->cancels = true;
     bus__unary_cancel_all(l);
     pthread_mutex_unlock(&l->mutex);
     if (!bus__loop_wait(l, idle, STOP_MS_MAX))

@@ -4,7 +4,10 @@
  *   slot:  pool -> armed -> arrived -> handled -> finished -> pool
  *
  * References of a call: one for the finish that is owed, one per tag with gRPC, one for the
- * pipe. */
+ * pipe.
+ *
+ * When the bus stops, it answers unary calls that their owners have not finished; these still owe
+ * the finish, which then only gives the reference back. */
 #include <grpc/support/alloc.h>
 #include <stdlib.h>
 #include <string.h>
@@ -57,6 +60,10 @@ static struct bus_rpc *slot_get(struct bus *b)
     grpc_metadata_array_init(&r->metadata);
     grpc_call_details_init(&r->details);
     pthread_mutex_init(&r->mutex, NULL);
+    pthread_mutex_lock(&b->pool_mutex);
+    r->next_slot = b->slots;
+    b->slots = r;
+    pthread_mutex_unlock(&b->pool_mutex);
     return r;
 }
 
@@ -117,8 +124,9 @@ static void slot_clear(struct bus_rpc *r)
     r->payload = NULL;
     r->request = NULL;
     r->on_cancel = r->on_drained = NULL;
-    r->cancelled = r->listening = r->counted = r->handled = false;
+    r->cancelled = r->listening = r->counted = r->handled = r->open = false;
     r->cancelled_flag = 0;
+    atomic_store_explicit(&r->answered, false, memory_order_relaxed);
     atomic_store_explicit(&r->finished, false, memory_order_relaxed);
 }
 
@@ -137,15 +145,15 @@ static void unref(struct bus_rpc *r)
 
 void bus__rpc_free_all(struct bus *b)
 {
-    for (struct bus_rpc *r = b->pool, *next; r; r = next) {
-        next = r->next_free;
+    for (struct bus_rpc *r = b->slots, *next; r; r = next) {
+        next = r->next_slot;
         grpc_byte_buffer_destroy(r->reply);
         grpc_metadata_array_destroy(&r->metadata);
         grpc_call_details_destroy(&r->details);
         pthread_mutex_destroy(&r->mutex);
         free(r);
     }
-    b->pool = NULL;
+    b->pool = b->slots = NULL;
 }
 
 void bus__rpc_arm(struct bus_entry *e)
@@ -172,6 +180,7 @@ void bus__rpc_arm(struct bus_entry *e)
 
 /* ---- The unary path -------------------------------------------------------------------------- */
 
+/* Takes a reference over. */
 static void finish_unary(struct bus_rpc *r, const struct thole_status *st, grpc_slice details,
                          struct bufslice message)
 {
@@ -180,7 +189,8 @@ static void finish_unary(struct bus_rpc *r, const struct thole_status *st, grpc_
     grpc_metadata trailer;
     grpc_slice text = grpc_empty_slice();
     size_t n = 1;
-    if (!bus__loop_enter(loop)) { /* the bus was stopped: nobody listens */
+    /* Answered by the bus; or the bus was stopped, and nobody listens. */
+    if (atomic_exchange(&r->answered, true) || !bus__loop_enter(loop)) {
         grpc_slice_unref(details);
         bufslice_unref(message);
         unref(r);
@@ -207,7 +217,7 @@ static void finish_unary(struct bus_rpc *r, const struct thole_status *st, grpc_
     }
     if (!r->entry->inward)
         metric_record(&metric_latency, clock_now(r->bus->clock) - r->started_ns);
-    /* The owed reference becomes the tag's. */
+    /* The reference becomes the tag's. */
     bus__start(r->call, ops, n, &r->sent);
     grpc_slice_unref(text);
     grpc_slice_unref(details);
@@ -248,9 +258,8 @@ static void closed(struct bus_tag *tag, bool ok)
 /* A unary call learns of its cancellation only if somebody asks. */
 static void listen_for_close(struct bus_rpc *r)
 {
-    if (r->listening || !bus__loop_enter(&r->bus->loop))
+    if (!bus__loop_enter(&r->bus->loop))
         return;
-    r->listening = true;
     grpc_op op = {.op = GRPC_OP_RECV_CLOSE_ON_SERVER};
     op.data.recv_close_on_server.cancelled = &r->cancelled_flag;
     ref(r);
@@ -374,6 +383,51 @@ void bus__rpc_end_streams(struct bus *b)
     pthread_mutex_unlock(&b->mutex);
 }
 
+/* ---- When the bus stops ---------------------------------------------------------------------- */
+
+/* Slots are armed, and calls arrive, on this thread alone: one that is referenced stays as it is
+ * seen. */
+static bool ref_if_open(struct bus_rpc *r)
+{
+    uint32_t refs = atomic_load_explicit(&r->refs, memory_order_acquire);
+    while (refs > 0 && !atomic_compare_exchange_weak(&r->refs, &refs, refs + 1)) {
+    }
+    if (refs == 0)
+        return false;
+    if (r->open && !r->pipe && !atomic_load(&r->answered))
+        return true;
+    unref(r);
+    return false;
+}
+
+static void end_unary(struct bus_rpc *r)
+{
+    struct thole_status st;
+    thole_status_set(&st, THOLE_UNAVAILABLE, THOLE_REASON_STOPPED, __FILE__, __LINE__,
+                     "the host is stopping");
+    run_cancel(r); /* before `listening` is looked at: nobody begins to listen after it */
+    finish_unary(r, &st, bus__details_encode(&st, 0, NULL), (struct bufslice){0});
+}
+
+static void end_unaries(struct bus_task *task)
+{
+    struct bus *b = CONTAINER_OF(task, struct bus, end_task);
+    pthread_mutex_lock(&b->pool_mutex);
+    struct bus_rpc *all = b->slots;
+    pthread_mutex_unlock(&b->pool_mutex);
+    for (struct bus_rpc *r = all; r; r = r->next_slot)
+        if (ref_if_open(r))
+            end_unary(r);
+}
+
+void bus__rpc_end_unaries(struct bus *b)
+{
+    b->end_task.fn = end_unaries;
+    bus__loop_post(&b->loop, &b->end_task);
+}
+
+/* ---- Arriving -------------------------------------------------------------------------------- */
+
 static bool too_many(struct bus_rpc *r)
 {
     if (r->entry->inward || !is_unary(r))
@@ -387,6 +441,7 @@ static void handle(struct bus_rpc *r)
 {
     struct bus_entry *e = r->entry;
     struct thole_status st;
+    r->open = true;
     if (!e->registered) {
         thole_status_set(&st, THOLE_UNIMPLEMENTED, THOLE_REASON_NONE, __FILE__, __LINE__,
                          "there is no such method here");
@@ -476,14 +531,16 @@ void bus_rpc_on_cancel(struct bus_rpc *rpc, void (*on_cancel)(void *ctx), void *
 {
     pthread_mutex_lock(&rpc->mutex);
     bool now = rpc->cancelled;
+    bool listen = !now && is_unary(rpc) && !rpc->listening;
     if (!now) {
         rpc->on_cancel = on_cancel;
         rpc->on_cancel_ctx = ctx;
+        rpc->listening |= listen;
     }
     pthread_mutex_unlock(&rpc->mutex);
     if (now)
         on_cancel(ctx);
-    else if (is_unary(rpc))
+    else if (listen)
         listen_for_close(rpc);
 }
 

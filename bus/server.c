@@ -298,6 +298,9 @@ static void server_stop(struct bus *b)
 {
     if (!b->loop.threaded || bus__loop_wait(&b->loop, server_is_down, ANSWER_WAIT_MS))
         return;
+    bus__rpc_end_unaries(b);
+    if (bus__loop_wait(&b->loop, server_is_down, ANSWER_WAIT_MS))
+        return;
     LOG_INFO(BUS, "cancelling the calls that did not end in time");
     grpc_server_cancel_all_calls(b->server);
     if (!bus__loop_wait(&b->loop, server_is_down, CANCEL_WAIT_MS))

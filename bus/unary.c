@@ -110,7 +110,7 @@ bool bus__unary(struct bus_loop *loop, grpc_channel *channel, const char *path,
     if (u->next)
         u->next->prev = &u->next;
     loop->unaries = u;
-    bool late = loop->closed;
+    bool late = loop->cancels;
     grpc_call_ref(u->call);
     grpc_call *call = u->call;
     pthread_mutex_unlock(&loop->mutex);
@@ -169,6 +169,22 @@ enum thole_code bus__unary_wait(struct bus_loop *loop, grpc_channel *channel, co
     return w.st.code;
 }
 
+void bus_end_asks(struct bus *b)
+{
+    pthread_mutex_lock(&b->loop.mutex);
+    b->loop.cancels = true;
+    bus__unary_cancel_all(&b->loop);
+    pthread_mutex_unlock(&b->loop.mutex);
+}
+
+static bool asks_ended(struct bus *b)
+{
+    pthread_mutex_lock(&b->loop.mutex);
+    bool ended = b->loop.cancels;
+    pthread_mutex_unlock(&b->loop.mutex);
+    return ended;
+}
+
 enum thole_code bus_ask(struct bus *b, const char *address, uint32_t method, struct slice body,
                         uint32_t timeout_ms, struct buf **ret_body, struct bus_ask_peer *ret_peer,
                         struct thole_status *st)
@@ -183,6 +199,8 @@ enum thole_code bus_ask(struct bus *b, const char *address, uint32_t method, str
     enum thole_code code = bus__unary_wait(&b->loop, channel, "/thole.bus.v1.Bus/Ask",
                                            bus__ask_encode(b, &item), timeout_ms, &reply, st);
     grpc_channel_destroy(channel);
+    if (code == THOLE_CANCELLED && asks_ended(b))
+        return THOLE_FAIL(st, THOLE_UNAVAILABLE, THOLE_REASON_STOPPED, "this host is stopping");
     if (code != THOLE_OK)
         return code;
     struct bus_hello hello;

@@ -268,6 +268,44 @@ static void test_join_grows_one_to_three_and_serves_everywhere(void **state)
     fixture_free(f);
 }
 
+static void keep_request(void *ctx, struct bus_request *request)
+{
+    struct bus_request *_Atomic *kept = ctx;
+    atomic_store(kept, request);
+}
+
+/* The host that is asked answers late, as long as shard zero has no leader. */
+static void test_stop_ends_a_join_that_is_not_answered(void **state)
+{
+    (void)state;
+    struct fixture *f = fixture_new(1);
+    struct thole_status st = {0};
+    struct bus *member = NULL;
+    struct bus_request *_Atomic kept = NULL;
+    const struct bus_options bo = {
+        .listen_address = "127.0.0.1:0",
+        .host_id = {{1}},
+        .incarnation = 1,
+        .handler = {.ctx = &kept, .request = keep_request},
+    };
+    assert_int_equal(bus_new(&bo, &member, &st), THOLE_OK);
+    bus_start(member);
+    struct agent_options o = fixture_options(f, 0, AGENT_BOOTSTRAP_JOIN);
+    o.addresses = bus_address(member);
+    assert_int_equal(fixture_start(f, 0, &o, &st), THOLE_OK);
+    for (int i = 0; atomic_load(&kept) == NULL && i < 2000; i++)
+        fixture_pause_ms(10);
+    assert_non_null(atomic_load(&kept));
+    uint64_t begin = clock_now(&clock_system);
+    fixture_stop(f, 0);
+    assert_true(clock_now(&clock_system) - begin < 2 * NS_PER_S);
+    thole_status_set(&st, THOLE_UNAVAILABLE, THOLE_REASON_NONE, __FILE__, __LINE__, "too late");
+    bus_answer_failure(atomic_load(&kept), &st);
+    bus_stop(member, 0);
+    bus_free(member);
+    fixture_free(f);
+}
+
 static void test_join_another_cluster_with_used_directory_is_refused(void **state)
 {
     (void)state;
@@ -302,6 +340,7 @@ int main(void)
         cmocka_unit_test(test_peer_dies_with_replica_started),
         cmocka_unit_test(test_promise_binds_against_other_flags),
         cmocka_unit_test(test_join_grows_one_to_three_and_serves_everywhere),
+        cmocka_unit_test(test_stop_ends_a_join_that_is_not_answered),
         cmocka_unit_test(test_join_another_cluster_with_used_directory_is_refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -70,12 +70,13 @@ static void count_free(void *data)
     pthread_mutex_unlock(&s->mutex);
 }
 
+/* "deaf": nobody asks whether the call was cancelled. */
 static void hold(void *ctx, struct bus_rpc *rpc, struct slice message)
 {
     struct served *s = ctx;
-    (void)message;
     bus_rpc_set_data(rpc, s, count_free);
-    bus_rpc_on_cancel(rpc, count_cancel, s);
+    if (message.size == 0)
+        bus_rpc_on_cancel(rpc, count_cancel, s);
     pthread_mutex_lock(&s->mutex);
     ASSERT(s->held_count < HELD_RPCS_MAX);
     s->held[s->held_count++] = rpc;
@@ -709,7 +710,7 @@ static void test_overload_is_refused(void **state)
     served_free(s);
 }
 
-static void test_stop_lets_calls_end_then_cancels(void **state)
+static void test_stop_lets_calls_end_then_ends_them(void **state)
 {
     (void)state;
     struct served *s = served_new(0);
@@ -717,17 +718,22 @@ static void test_stop_lets_calls_end_then_cancels(void **state)
     outcome_init(&o);
     outcome_init(&p);
     bus_channel_call_async(s->c, "/test.Test/Hold", body_of(""), 0, on_reply, &o);
+    bus_channel_call_async(s->c, "/test.Test/Hold", body_of("deaf"), 0, on_reply, &p);
     struct bus_stream *w;
     struct thole_status st;
     struct buf *m;
     assert_int_equal(bus_channel_stream(s->c, "/test.Test/Watch", slice_str(""), &w, &st),
                      THOLE_OK);
-    eventually(s, s->held_count == 2);
+    eventually(s, s->held_count == 3);
     uint64_t began = now_ms();
     bus_stop(s->h->bus, 200);
     assert_true(now_ms() - began >= 190);
     eventually(&o, o.done);
-    assert_int_not_equal(o.st.code, THOLE_OK);
+    assert_int_equal(o.st.code, THOLE_UNAVAILABLE);
+    assert_int_equal(o.st.reason, THOLE_REASON_STOPPED);
+    eventually(&p, p.done);
+    assert_int_equal(p.st.code, THOLE_UNAVAILABLE);
+    assert_int_equal(p.st.reason, THOLE_REASON_STOPPED);
     assert_int_equal(bus_stream_next(w, 5000, &m, &st), THOLE_UNAVAILABLE);
     assert_int_equal(st.reason, THOLE_REASON_STOPPED); /* of the server, with details */
     eventually(s, s->cancels == 2);
@@ -903,7 +909,7 @@ int main(void)
         cmocka_unit_test(test_reflection_under_both_names),
         cmocka_unit_test(test_health),
         cmocka_unit_test(test_overload_is_refused),
-        cmocka_unit_test(test_stop_lets_calls_end_then_cancels),
+        cmocka_unit_test(test_stop_lets_calls_end_then_ends_them),
         cmocka_unit_test(test_finish_after_the_bus_was_freed),
         cmocka_unit_test(test_port_in_use),
         cmocka_unit_test(test_nothing_is_answered_before_start),
