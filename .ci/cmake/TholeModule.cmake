@@ -56,7 +56,7 @@ endfunction()
 function(thole_add_test name)
   cmake_parse_arguments(PARSE_ARGV 1 arg "SERIAL" "TIMEOUT" "COMMAND;LABELS;ENVIRONMENT")
   if(NOT arg_TIMEOUT)
-    set(arg_TIMEOUT 60)
+    set(arg_TIMEOUT 240) # against hangs; some take 20 s of a free core
   endif()
   if(THOLE_FLAVOUR MATCHES "asan|tsan|fuzz|coverage")
     math(EXPR arg_TIMEOUT "${arg_TIMEOUT} * 4")
