@@ -54,7 +54,7 @@ struct router_request {
     void (*done)(struct router_request *r);
     void *ctx;
 
-    uint64_t index, code; /* OPEN_SESSION: `code` is the session */
+    uint64_t index, code; /* OPEN_SESSION: `code` is the session; TRANSFER: `index` leads now */
     bool duplicate;
     bool here;              /* a replica of this host answered */
     struct bufslice result; /* the owner releases it */

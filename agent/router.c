@@ -174,7 +174,7 @@ static void go_local(struct router *ro, struct router_request *r)
 {
     metric_add(&metric_local, 1);
     if (r->kind == ROUTER_TRANSFER) {
-        engine_transfer(ro->engine, r->shard_id, r->target_replica, transfer_done, r);
+        engine_transfer(ro->engine, r->shard_id, r->target_replica, &r->index, transfer_done, r);
         return;
     }
     struct engine_request *e = &r->engine;

@@ -218,7 +218,7 @@ static void look_at(struct hostctl *h, struct ctl_shard *s)
     best.host->expected++;
     s->changing = true;
     h->transfers++;
-    engine_transfer(h->o.engine, s->id, best.replica_id, hostctl__op_engine_done,
+    engine_transfer(h->o.engine, s->id, best.replica_id, NULL, hostctl__op_engine_done,
                     hostctl__op_move(h, OP_TRANSFER, s->id, best.replica_id,
                                      leaving ? "drain" : "balance", why));
 }

@@ -54,7 +54,7 @@ static bool hand_on(struct hostctl *h, struct ctl_shard *s, const struct vote_pl
     LOG_INFO(HOSTCTL, "handing leadership on shard=%" PRIu64 " to=%" PRIu64, s->id,
              plan->successor);
     s->changing = true;
-    engine_transfer(h->o.engine, s->id, plan->successor, hostctl__op_engine_done,
+    engine_transfer(h->o.engine, s->id, plan->successor, NULL, hostctl__op_engine_done,
                     hostctl__op_move(h, OP_CHANGE, s->id, plan->successor, "membership",
                                      "the leader loses its vote"));
     return true;

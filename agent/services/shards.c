@@ -143,7 +143,6 @@ void shards_delete(struct call *c)
 static void transfer_done(struct router_request *r)
 {
     struct registry_replica_buf replica_buf;
-    struct registry_shard_buf shard_buf;
     struct call *c = r->ctx;
     const thole_v1_TransferLeaderRequest *q = c->request;
     upb_StringView shard = name_strip(thole_v1_TransferLeaderRequest_shard(q), "shards");
@@ -155,20 +154,10 @@ static void transfer_done(struct router_request *r)
         call_fail(c, &r->status);
         return;
     }
-    /* Who leads now: the target, or what the local replica knows, or the registry's hint. */
-    uint64_t leader = r->target_replica;
-    struct engine_replica_status status;
-    if (leader == 0 && engine_shard_status(agent_engine(c->s->agent), r->shard_id, &status)) {
-        leader = status.leader_replica;
-    }
+    /* As the old leader said: reports of who leads come later. */
+    uint64_t leader = r->index;
     registry_view_release(c->view);
     c->view = registry_view_acquire(agent_registry(c->s->agent));
-    if (leader == 0) {
-        const thole_v1_Shard *row = registry_shard(c->view, r->shard_id, &shard_buf);
-        if (row != NULL && thole_v1_Shard_status(row) != NULL) {
-            leader = thole_v1_ShardStatus_leader_replica(thole_v1_Shard_status(row));
-        }
-    }
     thole_v1_TransferLeaderResponse *reply = thole_v1_TransferLeaderResponse_new(c->arena);
     thole_v1_TransferLeaderResponse_set_leader_replica(reply, leader);
     const thole_v1_Replica *row = registry_replica(c->view, leader, &replica_buf);

@@ -65,7 +65,7 @@ static void user_moves(struct house *h, const char *shard, uint64_t to)
     }
     registry_view_release(v);
     enum thole_code code = THOLE_UNKNOWN;
-    engine_transfer(h->hosts[leader_host(h, shard)].engine, id, target, done, &code);
+    engine_transfer(h->hosts[leader_host(h, shard)].engine, id, target, NULL, done, &code);
     RUN_UNTIL(h, 2000, code != THOLE_UNKNOWN);
     assert_int_equal(code, THOLE_OK);
     char host[16];

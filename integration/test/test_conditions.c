@@ -112,6 +112,16 @@ static void test_transfers_go_where_they_are_told_and_are_events(void **state)
     expect_lines(c, 0, "get events --object shards/orders", "by user", 1);
     assert_int_not_equal(cli(c, 0, out, sizeof out, "shard transfer-leader orders --to nobody"), 0);
     assert_non_null(strstr(out, "no replica on host"));
+    /* Without a target each host, the leader's too, names the replica that leads now. */
+    for (int i = 2; i < 4; i++) {
+        int via = i == 2 ? to : (to + 1) % 3;
+        const char *text = strstr(cli_ok(c, via, "shard transfer-leader orders"), " on h");
+        assert_non_null(text);
+        assert_int_not_equal(text[5] - '1', to);
+        to = text[5] - '1';
+        expect_lines(c, 0, "get operations", "transfer-leader", i);
+        expect_lines(c, 0, "get events --object shards/orders", "by user", i);
+    }
     cluster_free(c);
 }
 

@@ -162,9 +162,10 @@ void engine_change(struct engine *e, uint64_t shard_id, const struct raft_change
 }
 
 void engine_transfer(struct engine *e, uint64_t shard_id, uint64_t target_replica,
-                     engine_done_fn done, void *ctx)
+                     uint64_t *ret_leader, engine_done_fn done, void *ctx)
 {
     struct control *c = control_new(CONTROL_TRANSFER, done, ctx);
+    c->ret_leader = ret_leader;
     c->shard_id = shard_id;
     c->replica_id = target_replica;
     loop_post(engine_loop(e, shard_id), &c->msg);
@@ -319,6 +320,8 @@ static void transfer(struct loop *l, struct control *c)
     proposals_flush(l, r);
     bool here = c->replica_id == r->replica_id; /* nothing will change */
     if (raft_transfer(r->core, c->replica_id, l->now_ms, &c->st) != THOLE_OK || here) {
+        if (c->ret_leader && c->st.code == THOLE_OK)
+            *c->ret_leader = r->replica_id;
         control_answer(c);
         return;
     }
@@ -366,6 +369,9 @@ void control_check_transfers(struct loop *l, struct replica *r)
     struct thole_status st = {0};
     if (aborted)
         (void)THOLE_FAIL(&st, THOLE_ABORTED, THOLE_REASON_NONE, "the transfer timed out");
+    for (struct control *c = moved ? work_of(r)->transfers : NULL; c; c = c->next)
+        if (c->ret_leader)
+            *c->ret_leader = s->leader;
     control_fail_transfers(r, &st);
 }
 

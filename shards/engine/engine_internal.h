@@ -211,6 +211,7 @@ struct control {
     uint64_t epoch;               /* CONTROL_FORCE */
     uint64_t deadline_ns;         /* CONTROL_HAND_OVER */
     uint64_t min_index;           /* CONTROL_EXPORT */
+    uint64_t *ret_leader;         /* CONTROL_TRANSFER: the caller's, or NULL */
     struct engine_export *export; /* CONTROL_EXPORT: the caller's */
     char name[ENGINE_NAME_BYTES]; /* CONTROL_SEED */
     struct raft_change change;

@@ -236,7 +236,7 @@ static void transfer(struct sim *s, struct shard *shard, int leader, uint64_t ta
 {
     SIM_TRACE(s, "host %d: shard %" PRIu64 " is told to hand over to %" PRIu64, leader, shard->id,
               target);
-    engine_transfer(s->hosts[leader].engine, shard->id, target, ignore_done, s);
+    engine_transfer(s->hosts[leader].engine, shard->id, target, NULL, ignore_done, s);
 }
 
 static void hold_back(struct sim *s, int from, int to, uint64_t until_ns)

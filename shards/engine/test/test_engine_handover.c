@@ -36,8 +36,8 @@ static void lead_many(struct cluster *c, int h)
     cluster_run(c, 3000);
     for (uint64_t g = 0; g < GROUPS; g++)
         for (int i = 0; i < c->count; i++)
-            engine_transfer(c->hosts[i].engine, FIRST + g, 1000 + g * 10 + (uint64_t)h, on_done,
-                            &moved[g][i]);
+            engine_transfer(c->hosts[i].engine, FIRST + g, 1000 + g * 10 + (uint64_t)h, NULL,
+                            on_done, &moved[g][i]);
     cluster_run(c, 500);
 }
 
@@ -105,7 +105,7 @@ static void test_engine_hand_over_keeps_what_comes_back_moving(void **state)
     RUN_UNTIL(c, 400, cluster_leader(c) >= 0);
     other = cluster_leader(c);
     assert_int_not_equal(other, leader);
-    engine_transfer(c->hosts[other].engine, SHARD, (uint64_t)leader + 1, on_done, &back);
+    engine_transfer(c->hosts[other].engine, SHARD, (uint64_t)leader + 1, NULL, on_done, &back);
     RUN_UNTIL(c, 400, back.done);
     RUN_UNTIL(c, 400, cluster_leader(c) >= 0 && cluster_leader(c) != leader);
     cluster_free(c);
@@ -215,7 +215,7 @@ static void test_engine_transfer_to_the_leader_is_done_at_once(void **state)
     struct done d = {0};
     struct engine_replica_status s;
     assert_true(engine_shard_status(c->hosts[0].engine, FIRST, &s));
-    engine_transfer(c->hosts[0].engine, FIRST, s.replica_id, on_done, &d);
+    engine_transfer(c->hosts[0].engine, FIRST, s.replica_id, NULL, on_done, &d);
     RUN_UNTIL(c, 20, d.done);
     assert_int_equal(d.st.code, THOLE_OK);
     cluster_free(c);

@@ -78,12 +78,12 @@ static void test_engine_transfers_leadership(void **state)
     int leader = cluster_leader(c), target = (leader + 1) % 3;
     cluster_run(c, 500);
     struct done d = {0}, e = {0};
-    engine_transfer(c->hosts[leader].engine, SHARD, (uint64_t)target + 1, on_done, &d);
+    engine_transfer(c->hosts[leader].engine, SHARD, (uint64_t)target + 1, NULL, on_done, &d);
     RUN_UNTIL(c, 5000, d.done);
     assert_int_equal(d.st.code, THOLE_OK);
     RUN_UNTIL(c, 5000, cluster_leader(c) == target);
     isolate(c, leader, true);
-    engine_transfer(c->hosts[target].engine, SHARD, (uint64_t)leader + 1, on_done, &e);
+    engine_transfer(c->hosts[target].engine, SHARD, (uint64_t)leader + 1, NULL, on_done, &e);
     RUN_UNTIL(c, 10000, e.done);
     assert_int_equal(e.st.code, THOLE_ABORTED);
     cluster_free(c);

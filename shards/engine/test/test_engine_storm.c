@@ -100,7 +100,7 @@ static void rearrange(struct storm *s, int h)
     struct raft_change change =
         change_one(rand_chance(&s->rand, 0.4) ? RAFT_CHANGE_DEMOTE : RAFT_CHANGE_ADD_VOTER, h);
     if (rand_chance(&s->rand, 0.4))
-        engine_transfer(c->hosts[leader].engine, SHARD, (uint64_t)h + 1, on_done, d);
+        engine_transfer(c->hosts[leader].engine, SHARD, (uint64_t)h + 1, NULL, on_done, d);
     else
         engine_change(c->hosts[leader].engine, SHARD, &change, on_done, d);
 }
