@@ -406,7 +406,8 @@ enum thole_code bootstrap_start(struct agent *a, struct thole_status *st)
         break;
     }
     return THOLE_FAIL(st, THOLE_FAILED_PRECONDITION, THOLE_REASON_NOT_READY,
-                      "the data directory %s is new: say how to begin (dev, peers or join)",
+                      "the data directory %s is new: begin with --dev (a cluster of this host "
+                      "alone), --peers or --join",
                       a->dir.path);
 }
 

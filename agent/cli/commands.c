@@ -144,9 +144,9 @@ const struct cli_command cli_commands[] = {
     {"host decommission",
      "NAME",
      "drain a host and then remove it for ever",
-     "A dead host is removed at once; what it had is replaced. Until the host is empty, this can "
-     "be\n"
-     "cancelled; ^C only stops watching.",
+     "An operation, which goes on whether it is watched or not: ^C only stops watching. The host\n"
+     "is removed when nothing that was acknowledged depends on it: a dead one as soon as every\n"
+     "shard has a majority of voters with all data on live hosts. Until then it can be cancelled.",
      {OPT_WAIT, OPT_TIMEOUT, OPT_DRY_RUN},
      command_host_decommission},
     {"operation wait",

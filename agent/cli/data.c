@@ -152,7 +152,12 @@ enum thole_code cli_data_query(struct cli *c, const char *shard, const struct pa
     thole_v1_QueryRequest_set_stale(request, cli_flag(c, OPT_STALE));
     thole_v1_QueryRequest_set_max_staleness_ms(request,
                                                (uint32_t)c->values[OPT_MAX_STALENESS].number);
-    return CLI_CALL(c, Data, Query, request, ret, QueryResponse, st);
+    enum thole_code code = CLI_CALL(c, Data, Query, request, ret, QueryResponse, st);
+    if (code != THOLE_OK && st->reason == THOLE_REASON_OUTCOME_UNKNOWN) {
+        st->reason = THOLE_REASON_NONE; /* a query changes nothing: it can be repeated */
+        st->code = code == THOLE_UNKNOWN ? THOLE_UNAVAILABLE : code;
+    }
+    return code != THOLE_OK ? st->code : THOLE_OK;
 }
 
 int command_propose(struct cli *c)

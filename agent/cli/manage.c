@@ -19,6 +19,9 @@ static int done(struct cli *c, struct wait_item *item, const char *name, const c
         result = wait_all(c, item, 1, wait_timeout_ms(c));
         if (result == CLI_OK && item->what == WAIT_DELETED) {
             what = "deleted";
+            if (!document) {
+                printf("%s %s\n", name, what);
+            }
         }
     }
     if (document && row != NULL) {
@@ -38,7 +41,7 @@ static int deleted(struct cli *c, struct wait_item *item, const char *collection
 {
     char resource[ROWS_NAME_BYTES];
     snprintf(resource, sizeof(resource), "%s/%s", collection, name);
-    return done(c, item, resource, cli_flag(c, OPT_WAIT) ? "deleting" : "deleted", NULL);
+    return done(c, item, resource, item->kind == ROWS_HOSTS ? "deleted" : "deleting", NULL);
 }
 
 /* ---- Delete ---------------------------------------------------------------------------------- */

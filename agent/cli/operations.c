@@ -263,7 +263,7 @@ int operation_started(struct cli *c, enum thole_code code, const thole_v1_Operat
                                   CLI_SV(why));
         }
         if (!cli_is_document(c)) {
-            printf("%.*s can be: %s\n", CLI_SV(about), kind);
+            printf("%.*s: the %s is possible\n", CLI_SV(about), kind);
         }
         return cli_flush();
     }

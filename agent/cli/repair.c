@@ -11,13 +11,14 @@
 #include "thole/v1/repair.upb.h"
 #include "thole/v1/repair.upbdefs.h"
 
-static const char *state_of(const thole_v1_RepairReplica *r, uint64_t chosen)
+static const char *state_of(const thole_v1_RepairReplica *r, bool possible, uint64_t chosen)
 {
-    return thole_v1_RepairReplica_replica_id(r) == chosen ? "chosen"
-           : !thole_v1_RepairReplica_answered(r)          ? "lost"
-           : thole_v1_RepairReplica_leads(r)              ? "leads"
-           : thole_v1_RepairReplica_witness(r)            ? "witness"
-                                                          : "discarded";
+    return possible && thole_v1_RepairReplica_replica_id(r) == chosen ? "chosen"
+           : !thole_v1_RepairReplica_answered(r)                      ? "lost"
+           : thole_v1_RepairReplica_leads(r)                          ? "leads"
+           : thole_v1_RepairReplica_witness(r)                        ? "witness"
+           : possible                                                 ? "discarded"
+                                                                      : "answers";
 }
 
 static void print_plan(struct cli *c, const thole_v1_RepairPlan *plan)
@@ -29,6 +30,8 @@ static void print_plan(struct cli *c, const thole_v1_RepairPlan *plan)
     static const char *const columns[] = {"REPLICA", "HOST",   "VOTER",   "STATE", ">EPOCH",
                                           ">TERM",   ">INDEX", "PROBLEM", NULL};
     size_t n = 0;
+    bool possible = thole_v1_RepairPlan_possible(plan); /* else nothing is chosen, nor lost */
+    uint64_t chosen = possible ? thole_v1_RepairPlan_chosen_replica(plan) : 0;
     const thole_v1_RepairReplica *const *all = thole_v1_RepairPlan_replicas(plan, &n);
     struct cli_table *t = cli_table_new(false, columns);
     for (size_t i = 0; i < n; i++) {
@@ -36,7 +39,7 @@ static void print_plan(struct cli *c, const thole_v1_RepairPlan *plan)
         cli_table_cell(t, "%" PRIu64, thole_v1_RepairReplica_replica_id(all[i]));
         cli_table_cell(t, "%.*s", CLI_SV(thole_v1_RepairReplica_host(all[i])));
         cli_table_cell(t, "%s", thole_v1_RepairReplica_voter(all[i]) ? "yes" : "no");
-        cli_table_cell(t, "%s", state_of(all[i], thole_v1_RepairPlan_chosen_replica(plan)));
+        cli_table_cell(t, "%s", state_of(all[i], possible, chosen));
         cli_table_cell(t, "%" PRIu64, thole_v1_RepairReplica_epoch(all[i]));
         cli_table_cell(t, "%" PRIu64, thole_v1_RepairReplica_last_term(all[i]));
         cli_table_cell(t, "%" PRIu64, thole_v1_RepairReplica_last_index(all[i]));
@@ -44,7 +47,7 @@ static void print_plan(struct cli *c, const thole_v1_RepairPlan *plan)
     }
     cli_table_print(t, NULL);
     upb_StringView text = thole_v1_RepairPlan_consequence(plan);
-    if (text.size > 0) {
+    if (possible && text.size > 0) {
         printf("\n%.*s\n", CLI_SV(text));
     }
 }
@@ -106,6 +109,8 @@ static const thole_v1_RepairPlan *plan_message(struct cli *c, const struct repai
     if (p->chosen < p->count) {
         thole_v1_RepairPlan_set_chosen_replica(plan, p->replicas[p->chosen].replica_id);
     }
+    thole_v1_RepairPlan_set_possible(plan, p->possible);
+    thole_v1_RepairPlan_set_refused_because(plan, cli_sv(p->refused));
     thole_v1_RepairPlan_set_consequence(plan, cli_sv(p->consequence));
     return plan;
 }

@@ -373,7 +373,7 @@ int command_snapshot_restore(struct cli *c)
         return result;
     }
     if (!is_free(c, cli_strip(c->args[1], "shard"))) {
-        return cli_say_failed("there is a shard \"%s\": nothing is overwritten",
+        return cli_say_failed("there is a shard \"%s\": nothing is overwritten; give another name",
                               cli_strip(c->args[1], "shard"));
     }
     if (upload_file(c, &u, &st) != THOLE_OK) {

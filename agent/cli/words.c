@@ -130,7 +130,7 @@ static const char *advice(const struct thole_status *st)
         {THOLE_REASON_SESSION_EXPIRED, "open a new session"},
         {THOLE_REASON_TRANSFERRING, "try again"},
         {THOLE_REASON_CHANGE_IN_FLIGHT, "try again"},
-        {THOLE_REASON_NO_SUCH_SHARD, "see `thole get shards`"},
+        {THOLE_REASON_NO_SUCH_SHARD, "see `thole get shards` and `thole get pools`"},
         {THOLE_REASON_NO_SUCH_HOST, "see `thole get hosts`"},
         {THOLE_REASON_NO_SUCH_REPLICA, "see `thole get replicas`"},
         {THOLE_REASON_NO_SUCH_TYPE, "see the machine types in `thole get hosts -o wide`"},
@@ -139,6 +139,7 @@ static const char *advice(const struct thole_status *st)
         {THOLE_REASON_COMPACTED, "begin again with a snapshot"},
         {THOLE_REASON_NOT_READY, "see `thole status`"},
         {THOLE_REASON_STOPPED, "the host is stopping; use another one"},
+        {THOLE_REASON_LOCKED, "stop that process first"},
     };
     for (size_t i = 0; i < sizeof(by_reason) / sizeof(by_reason[0]); i++) {
         if (by_reason[i].reason == st->reason) {
@@ -146,7 +147,7 @@ static const char *advice(const struct thole_status *st)
         }
     }
     if (st->code == THOLE_DEADLINE_EXCEEDED) {
-        return "if it was a change, it may yet happen; --command-timeout gives more time";
+        return "a change may yet happen; --command-timeout gives more time";
     }
     return st->code == THOLE_UNAVAILABLE ? "try again" : "";
 }

@@ -190,18 +190,15 @@ static enum MHD_Result answer(void *ctx, struct MHD_Connection *c, const char *u
 static enum thole_code resolve(const char *address, char **ret_host, struct addrinfo **ret,
                                struct thole_status *st)
 {
-    const char *colon = strrchr(address, ':');
+    const char *colon = strrchr(address, ':'); /* address_check passed */
     const struct addrinfo hints = {
         .ai_family = AF_UNSPEC, .ai_socktype = SOCK_STREAM, .ai_flags = AI_PASSIVE};
-    if (!colon || colon == address || !colon[1])
-        return THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
-                          "http address \"%.64s\" is not HOST:PORT", address);
     char *host = xstrndup(address, (size_t)(colon - address));
     size_t n = strlen(host);
-    bool brackets = host[0] == '[' && host[n - 1] == ']';
+    bool brackets = host[0] == '[';
     if (brackets)
         host[n - 1] = 0;
-    int rc = getaddrinfo(brackets ? host + 1 : host, colon + 1, &hints, ret);
+    int rc = getaddrinfo(brackets ? host + 1 : n > 0 ? host : NULL, colon + 1, &hints, ret);
     if (rc != 0) {
         free(host);
         return THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,

@@ -7,7 +7,8 @@
 
 struct agent;
 struct http;
-/* `address` is HOST:PORT; port 0 picks one. UNAVAILABLE ADDRESS_IN_USE, INVALID_ARGUMENT. */
+/* `address` passed address_check for ADDRESS_LISTEN; port 0 picks one. UNAVAILABLE ADDRESS_IN_USE,
+ * INVALID_ARGUMENT (its name is not known). */
 THOLE_MUST_CHECK enum thole_code http_new(struct agent *a, const char *address, struct http **ret,
                                           struct thole_status *st);
 void http_free(struct http *h);                 /* NULL is fine */

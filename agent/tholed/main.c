@@ -17,6 +17,7 @@
 #include "agent/services/services.h"
 #include "agent/tholed/http.h"
 #include "agent/tholed/options.h"
+#include "base/address.h"
 #include "base/log.h"
 #include "base/process.h"
 
@@ -96,7 +97,9 @@ static enum thole_code configure_log(const struct daemon_options *o, struct thol
 {
     if (o->log_level && !log_configure_text(o->log_level))
         return THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
-                          "--log-level \"%.64s\": see --help", o->log_level);
+                          "--log-level \"%.64s\": must be error, warn, info or debug, and "
+                          "SUBJECT=LEVEL after a comma, such as info,raft=debug",
+                          o->log_level);
     if (o->log_format && strcmp(o->log_format, "text") != 0 && strcmp(o->log_format, "json") != 0)
         return THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
                           "--log-format \"%.64s\": text or json", o->log_format);
@@ -108,7 +111,11 @@ static enum thole_code configure_log(const struct daemon_options *o, struct thol
 static enum thole_code start(struct daemon *d, struct thole_status *st)
 {
     const struct daemon_options *o = &d->options;
+    const char *http = o->http ? o->http : o->dev ? "127.0.0.1:0" : "off";
+    bool http_off = strcmp(http, "off") == 0;
     enum thole_code code = configure_log(o, st);
+    if (code == THOLE_OK && !http_off)
+        code = address_check("http", slice_str(http), ADDRESS_LISTEN, st);
     if (code != THOLE_OK)
         return code;
     const struct agent_options ao = {
@@ -140,8 +147,7 @@ static enum thole_code start(struct daemon *d, struct thole_status *st)
     code = agent_new(&ao, &d->agent, st);
     if (code == THOLE_OK)
         (void)log_context_host(agent_name(d->agent));
-    const char *http = o->http ? o->http : o->dev ? "127.0.0.1:0" : "off";
-    if (code == THOLE_OK && strcmp(http, "off") != 0)
+    if (code == THOLE_OK && !http_off)
         code = http_new(d->agent, http, &d->http, st);
     return code;
 }

@@ -162,7 +162,7 @@ static void test_a_full_disk_loses_its_leaders_and_says_so(void **state)
     expect_soon(c, via, 5000, "status", "no: the disk of the host that leads shard zero");
     low(c, full, false);
     cli_ok(c, via, "wait --for ready --timeout 20s shard/orders");
-    assert_int_equal(leader_of(c, via, "orders"), full);
+    expect_soon(c, via, 5000, "get shard orders", full_name); /* it can take over, and does */
     cluster_free(c);
 }
 

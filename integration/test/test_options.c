@@ -43,6 +43,8 @@ static void test_nonsense_addresses_are_refused(void **state)
             expect_usage(c, 0, "must be HOST:PORT");
         }
     }
+    host_start(c, 0, (const char *[]){"--dev", "--http", "foo", NULL});
+    expect_usage(c, 0, "http \"foo\": must be HOST:PORT");
     assert_int_not_equal(access(c->hosts[0].data_dir, F_OK), 0);
     host_start(
         c, 0,

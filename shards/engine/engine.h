@@ -257,8 +257,8 @@ void engine_seed(struct engine *e, uint64_t shard_id, const char *name, engine_d
 /* On the leader; done after the change is applied (or refused: raft_change_membership's codes). */
 void engine_change(struct engine *e, uint64_t shard_id, const struct raft_change *change,
                    engine_done_fn done, void *ctx);
-/* Done when another replica leads (OK; `ret_leader`, which may be NULL, is set to it before), or the
- * transfer was aborted. target 0: the best one. */
+/* Done when another replica leads (OK; `ret_leader`, which may be NULL, is set to it before), or
+ * the transfer was aborted. target 0: the best one. */
 void engine_transfer(struct engine *e, uint64_t shard_id, uint64_t target_replica,
                      uint64_t *ret_leader, engine_done_fn done, void *ctx);
 /* For a group that lost its quorum for good: make the local replica its only voter, under `epoch`,
