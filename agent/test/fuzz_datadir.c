@@ -3,6 +3,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/eventfd.h>
 #include <unistd.h>
 
 #include "agent/datadir.h"
@@ -20,9 +21,9 @@ static void remove_dir(void)
     (void)!file_remove_tree(dir, &st);
 }
 
-static void peer(void *ctx, const struct uuid *host, const char *address)
+static void peer(void *ctx, const struct uuid *host, uint64_t incarnation, const char *address)
 {
-    (void)ctx;
+    (void)ctx, (void)incarnation;
     ASSERT(!uuid_is_nil(host) && address[0] != '\0');
 }
 
@@ -48,7 +49,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
                                            {"peers", "thole-peers"}};
     if (size == 0)
         return 0;
+    static int stop_fd; /* readable: a start that would have to wait ends at once */
     if (dir[0] == '\0') {
+        stop_fd = eventfd(1, EFD_CLOEXEC);
+        ASSERT(stop_fd >= 0);
         snprintf(dir, sizeof dir, "%s/thole-fuzz-XXXXXX",
                  access("/dev/shm", W_OK) == 0 ? "/dev/shm" : "/tmp");
         ASSERT(mkdtemp(dir) != NULL);
@@ -59,6 +63,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     static struct member_list promise;
     struct thole_status st = {0};
     uint64_t incarnation = 0;
+    struct lineage lineage;
     size_t which = data[0] % 4;
     struct slice lines = slice_of(data + 1, size - 1);
     put(files[which][0], files[which][1], lines, data[0] < 200);
@@ -67,7 +72,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         datadir_close(&opened);
     }
     if (which == 1)
-        (void)!datadir_next_incarnation(&d, 1000, &incarnation, &st);
+        (void)!datadir_next_start(&d, 1000, &stop_fd, &incarnation, &lineage, &st);
     if (which == 2)
         (void)!datadir_load_promise(&d, &promise, &st);
     if (which == 3)

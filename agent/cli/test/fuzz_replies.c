@@ -41,7 +41,7 @@ static void show_message(struct cli *c, const upb_MiniTable *table, const upb_Me
     struct bytes json = {0}, yaml = {0};
     const void *message = proto_decode(table, in, false, c->arena, NULL);
     if (message != NULL) {
-        cli_json(c, message, def, &json);
+        cli_json(message, def, &json);
         (void)cli_yaml("Reply", bytes_slice(&json), &yaml);
     }
     bytes_deinit(&json);
