@@ -99,9 +99,13 @@ static uint64_t now_ms(const struct bus_loop *l)
     return clock_now(l->clock) / NS_PER_MS;
 }
 
+/* The loop that this thread runs. Other threads may ask while a loop stops, so a loop's own fields,
+ * and the id of a thread that was joined, cannot tell. */
+static _Thread_local const struct bus_loop *loop_here;
+
 bool bus__loop_here(const struct bus_loop *l)
 {
-    return l->threaded && pthread_equal(l->thread, pthread_self());
+    return loop_here == l;
 }
 
 /* The mutex is held. */
@@ -197,6 +201,7 @@ static bool fall_asleep(struct bus_loop *l, gpr_timespec *ret)
 static void *loop_main(void *arg)
 {
     struct bus_loop *l = arg;
+    loop_here = l;
     (void)log_context_host(l->log_host);
     for (;;) {
         run_tasks(l);

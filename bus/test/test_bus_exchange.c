@@ -1,4 +1,5 @@
 /* Exchanges and asks: answers, failures, cancellation, time limits, and peers that go away. */
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <time.h>
@@ -346,6 +347,38 @@ static void test_ask(void **state)
     host_free(c);
 }
 
+struct asker {
+    struct host *from, *to;
+    atomic_bool enough;
+    struct thole_status last;
+};
+
+static void *ask_again_and_again(void *ctx)
+{
+    struct asker *a = ctx;
+    char text[64];
+    do {
+        (void)ask_text(a->from, a->to->address, METHOD_HOLD, "", WAIT_MS, text, NULL, &a->last);
+    } while (!atomic_load(&a->enough));
+    return NULL;
+}
+
+static void test_ask_while_the_bus_stops_is_refused(void **state)
+{
+    (void)state;
+    struct asker a = {.from = host_new(1, 9, 1, NULL), .to = host_new(2, 9, 1, NULL)};
+    pthread_t thread;
+    assert_int_equal(pthread_create(&thread, NULL, ask_again_and_again, &a), 0);
+    eventually(a.to, a.to->held_count > 0);
+    bus_stop(a.from->bus, 0);
+    atomic_store(&a.enough, true);
+    assert_int_equal(pthread_join(thread, NULL), 0);
+    assert_int_equal(a.last.code, THOLE_UNAVAILABLE);
+    assert_int_equal(a.last.reason, THOLE_REASON_STOPPED);
+    host_free(a.from);
+    host_free(a.to);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -362,6 +395,7 @@ int main(void)
         cmocka_unit_test(test_exchange_with_self),
         cmocka_unit_test(test_client_without_host_id),
         cmocka_unit_test(test_ask),
+        cmocka_unit_test(test_ask_while_the_bus_stops_is_refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
