@@ -1,5 +1,6 @@
 #include "shards/engine/test/machines.h"
 
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -59,7 +60,11 @@ static enum thole_code tally_apply(void *machine, struct thole_apply *b, struct 
         if (b->watch)
             b->watch->event(b->watch, e->index, (struct thole_slice){"k", 1}, e->command);
     }
-    m->ctx->batch = b->entry_count > m->ctx->batch ? b->entry_count : m->ctx->batch;
+    size_t most = m->ctx->batch;
+    while (b->entry_count > most) {
+        if (atomic_compare_exchange_weak(&m->ctx->batch, &most, b->entry_count))
+            break;
+    }
     return THOLE_OK;
 }
 

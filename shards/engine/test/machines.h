@@ -20,7 +20,8 @@ struct tally_ctx {
     bool poisoned;
     size_t ballast; /* bytes that a snapshot carries on top */
     size_t padding; /* ... and a result */
-    size_t batch;   /* most entries that came in one call */
+    /* Most entries that came in one call. Hosts of one process may share it and apply at once. */
+    _Atomic size_t batch;
 };
 struct thole_machine_type tally_type(struct tally_ctx *ctx);
 /* Without views: guarded by the engine's lock. */
