@@ -81,6 +81,9 @@ struct bus_options {
     struct bus_handler handler;
     size_t peer_queue_bytes; /* per lane; 0: default 16 MiB. Full: bus_send refuses */
     uint32_t unary_slots;    /* concurrent unary control-plane calls; 0: default 256 */
+    /* Concurrent streams of callers, and Asks; the last fifth is for those of hosts and of the
+     * library. 0: default 20480, as each takes some 35 KiB, most of it gRPC's */
+    uint32_t streams_max;
     /* Accepted connections; the last quarter is for other hosts. 0: by the
      * limit of open files, at most 10000 */
     uint32_t connections_max;
@@ -177,6 +180,11 @@ void bus_rpc_on_cancel(struct bus_rpc *rpc, void (*on_cancel)(void *ctx), void *
 bool bus_rpc_send(struct bus_rpc *rpc, struct bufslice message);
 /* May a message of so many bytes be queued, as far as the host's memory for callers goes? */
 bool bus_rpc_room(const struct bus_rpc *rpc, size_t bytes);
+/* Count what the handler holds for the call, a request that waits for example: `bytes` from now on,
+ * instead of what was counted before. False: the host's memory for callers has no room, and nothing
+ * changed. held NULL: the call's own count, of a unary call, which ends with it; else the caller
+ * sets it to 0 bytes before the call is finished. */
+bool bus_rpc_hold(struct bus_rpc *rpc, size_t *held, size_t bytes);
 void bus_rpc_on_drained(struct bus_rpc *rpc, void (*drained)(void *ctx), void *ctx);
 /* End the call: UNARY success with a message, or a stream's end with OK and no message
  * (message.owner and data NULL). Exactly one finish per rpc, from any thread. */

@@ -179,6 +179,8 @@ void bus__pipe_headers(struct bus_pipe *p); /* send the initial metadata now */
 void bus__pipe_finish(struct bus_pipe *p, enum thole_code code, const char *message,
                       grpc_slice details);
 void bus__pipe_cancel(struct bus_pipe *p);
+/* End a server's stream at once, without what waits to be sent. */
+void bus__pipe_abort(struct bus_pipe *p, enum thole_code code, const char *why);
 void bus__pipe_pause(struct bus_pipe *p); /* read no more; from the message callback */
 void bus__pipe_resume(struct bus_pipe *p);
 grpc_call *bus__pipe_call(struct bus_pipe *p);
@@ -283,8 +285,8 @@ struct bus_rpc {
     uint64_t started_ns;
     int cancelled_flag;
     bool listening;        /* for the close, by its own tag */
-    bool counted;          /* in unary_active */
-    size_t held;           /* bytes of the reply that count in bus.held_bytes */
+    bool counted;          /* in unary_active or streams_active */
+    size_t held;           /* of the request, then of the reply: bytes in bus.held_bytes */
     bool handled;          /* BIDI: the handler knows of it; loop thread */
     bool open;             /* it has arrived, and is not back in the pool; loop thread */
     _Atomic bool finished; /* by its owner */
@@ -325,6 +327,8 @@ struct bus_inbound { /* an accepted stream of a peer or client; the data of its 
     size_t charged; /* of open_bytes, in bus.held_bytes */
     bool ended;     /* the rpc was finished */
     bool draining;  /* end when no request is open */
+    /* Any thread: */
+    _Atomic bool unread; /* it was aborted, for answers that are not read */
 };
 
 struct bus_seen { /* the highest incarnation known of a host, and where it was seen first */
@@ -363,6 +367,7 @@ struct bus {
     struct bus_rpc *pool, *slots;
     struct bus_task end_task;
     _Atomic uint32_t unary_active;
+    _Atomic uint32_t streams_active;
     struct pool requests, exchanges;
     struct bus_tag shutdown_tag;
     bool shutdown_done; /* under loop.mutex */

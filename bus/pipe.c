@@ -312,6 +312,16 @@ void bus__pipe_finish(struct bus_pipe *p, enum thole_code code, const char *mess
     pump(p);
 }
 
+void bus__pipe_abort(struct bus_pipe *p, enum thole_code code, const char *why)
+{
+    pthread_mutex_lock(&p->mutex);
+    p->broken = true;
+    bus__writer_clear(&p->writer);
+    charge(p);
+    pthread_mutex_unlock(&p->mutex);
+    grpc_call_cancel_with_status(p->o.call, (grpc_status_code)code, why, NULL);
+}
+
 void bus__pipe_cancel(struct bus_pipe *p)
 {
     grpc_call_cancel(p->o.call, NULL);

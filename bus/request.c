@@ -19,6 +19,10 @@ static METRIC_DEFINE_COUNTER(metric_dropped, "thole_bus_dropped_answers_total",
                              "Answers replaced by a failure because too many waited to be read");
 
 #define BODY_BYTES_COPIED 88
+/* A stream with less to read is not ended for want of memory; nor is one of another host, which has
+ * more under way. */
+#define UNREAD_BYTES_MIN (256 * KIB)
+#define UNREAD_BYTES_MIN_HOST (8 * MIB)
 #define REQUEST_BYTES 512 /* what an open request costs, beside its body */
 
 /* A received message, as long as one of its requests is open: it counts as a whole. */
@@ -163,8 +167,28 @@ static void deliver(struct bus_request *r)
 
 /* ---- Exchange -------------------------------------------------------------------------------- */
 
+/* Failures and small answers are never refused for want of memory. A caller whose requests cost 7
+ * bytes, and who does not read failures of 100, could make us hold without a bound: its stream ends
+ * when the memory for callers is used up. */
+static void end_unread(struct bus_inbound *in)
+{
+    if (bus__has_room(in->bus, UNREAD_BYTES_MIN))
+        return;
+    size_t min = uuid_is_nil(&in->hello.host) ? UNREAD_BYTES_MIN : UNREAD_BYTES_MIN_HOST;
+    size_t queued = bus__pipe_queued(in->pipe);
+    if (queued <= min || atomic_exchange(&in->unread, true))
+        return;
+    if (bus__log_allowed(in->bus))
+        LOG_WARN(BUS, "ending a stream whose answers are not read peer=%s unread_bytes=%zu",
+                 bus_rpc_peer(in->rpc), queued);
+    bus__pipe_abort(in->pipe, THOLE_RESOURCE_EXHAUSTED,
+                    "the answers of this stream are not read, and the host's memory for callers "
+                    "is used up");
+}
+
 static void put_failure(struct bus_inbound *in, uint64_t id, const struct thole_status *st)
 {
+    end_unread(in);
     bus__pipe_put(in->pipe, (struct slice){0}, bus__item_failure(id, st), true, NULL);
 }
 
@@ -199,14 +223,14 @@ struct arrival {
     struct bus_hold *hold; /* once a request needs it */
     uint64_t now_ns;
     bool room;   /* for the message to be held */
-    bool ignore; /* the items beside a hello */
+    bool ignore; /* the items beside a hello, or after a malformed one */
 };
 
 static void on_item(void *ctx, struct bus_item *item)
 {
     struct arrival *a = ctx;
     struct bus_inbound *in = a->in;
-    if (a->ignore || !in->known)
+    if (a->ignore || !in->known || atomic_load_explicit(&in->unread, memory_order_relaxed))
         return;
     if (item->cancel) {
         on_cancel_item(in, item->id);
@@ -255,6 +279,7 @@ static void on_item(void *ctx, struct bus_item *item)
         refuse(in, item->id, THOLE_RESOURCE_EXHAUSTED, THOLE_REASON_QUEUE_FULL,
                "too many requests are open on this stream");
     } else {
+        a->ignore = true;
         bus__inbound_malformed(in, "the id of an open request is used again");
     }
 }
@@ -336,6 +361,12 @@ static void on_ask(void *ctx, struct bus_rpc *rpc, struct slice message)
         return;
     }
     if (bus__admit(b, &hello, false, &st) != THOLE_OK) {
+        bus_rpc_fail(rpc, &st, 0, NULL);
+        return;
+    }
+    if (!bus_rpc_hold(rpc, NULL, message.size)) {
+        thole_status_set(&st, THOLE_RESOURCE_EXHAUSTED, THOLE_REASON_QUEUE_FULL, __FILE__, __LINE__,
+                         "this host holds too much for callers; try again after a pause");
         bus_rpc_fail(rpc, &st, 0, NULL);
         return;
     }
@@ -471,6 +502,7 @@ bool bus_answer(struct bus_request *r, struct bufslice body, bool more)
     if (r->in) {
         struct bus_head head;
         const struct bus_item item = {.id = r->id, .more = more};
+        end_unread(r->in);
         bus__item_head(&head, &item, body.bytes.size);
         fits = bus__pipe_put(r->in->pipe, (struct slice){head.data, head.size}, body, !more,
                              NULL) != BUS_PUT_FULL;

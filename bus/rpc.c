@@ -22,7 +22,7 @@ static METRIC_DEFINE_COUNTER(metric_calls, "thole_rpc_calls_total", "Calls of cl
 static METRIC_DEFINE_COUNTER(metric_failures, "thole_rpc_failures_total",
                              "Calls of clients that ended with an error");
 static METRIC_DEFINE_COUNTER(metric_refused, "thole_rpc_refused_total",
-                             "Unary calls refused because too many were running");
+                             "Calls refused because too many were running");
 static METRIC_DEFINE_HISTOGRAM_NS(metric_latency, "thole_rpc_unary_seconds",
                                   "From the arrival of a unary call to its answer");
 
@@ -33,6 +33,11 @@ static void closed(struct bus_tag *tag, bool ok);
 static bool is_unary(const struct bus_rpc *r)
 {
     return r->entry->m.kind == BUS_RPC_UNARY;
+}
+
+static _Atomic uint32_t *active_of(const struct bus_rpc *r)
+{
+    return is_unary(r) && !r->entry->inward ? &r->bus->unary_active : &r->bus->streams_active;
 }
 
 static void ref(struct bus_rpc *r)
@@ -95,7 +100,7 @@ static void slot_clear(struct bus_rpc *r)
 {
     bus__charge(r->bus, &r->held, 0);
     if (r->counted)
-        atomic_fetch_sub_explicit(&r->bus->unary_active, 1, memory_order_relaxed);
+        atomic_fetch_sub_explicit(active_of(r), 1, memory_order_relaxed);
     if (r->data_free && r->data)
         r->data_free(r->data);
     if (r->pipe && !r->entry->inward) {
@@ -430,11 +435,12 @@ void bus__rpc_end_unaries(struct bus *b)
 
 static bool too_many(struct bus_rpc *r)
 {
-    if (r->entry->inward || !is_unary(r))
-        return false;
+    _Atomic uint32_t *active = active_of(r);
+    uint32_t max = r->bus->o.unary_slots;
+    if (active == &r->bus->streams_active)
+        max = r->bus->o.streams_max - (r->entry->inward ? 0 : r->bus->o.streams_max / 5);
     r->counted = true;
-    return atomic_fetch_add_explicit(&r->bus->unary_active, 1, memory_order_relaxed) >=
-           r->bus->o.unary_slots;
+    return atomic_fetch_add_explicit(active, 1, memory_order_relaxed) >= max;
 }
 
 static void handle(struct bus_rpc *r)
@@ -580,6 +586,15 @@ static void finish(struct bus_rpc *r, const struct thole_status *st, grpc_slice 
 bool bus_rpc_room(const struct bus_rpc *rpc, size_t bytes)
 {
     return bus__has_room(rpc->bus, bytes);
+}
+
+bool bus_rpc_hold(struct bus_rpc *rpc, size_t *held, size_t bytes)
+{
+    size_t *charged = held ? held : &rpc->held;
+    if (bytes > *charged && !bus__has_room(rpc->bus, bytes - *charged))
+        return false;
+    bus__charge(rpc->bus, charged, bytes);
+    return true;
 }
 
 void bus_rpc_reply(struct bus_rpc *rpc, struct bufslice message)

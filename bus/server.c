@@ -10,6 +10,7 @@
 #include "bus/bus_internal.h"
 
 #define UNARY_SLOTS_DEFAULT 256
+#define STREAMS_DEFAULT 20480
 #define SLOTS_UNARY 16 /* waiting calls per method; more queue inside gRPC until one is free */
 #define SLOTS_STREAM 4
 #define STREAMS_MAX 1024          /* concurrent calls of one connection */
@@ -211,6 +212,8 @@ enum thole_code bus_new(const struct bus_options *o, struct bus **ret, struct th
         b->o.memory_bytes = BUS_MEMORY_BYTES;
     if (b->o.unary_slots == 0)
         b->o.unary_slots = UNARY_SLOTS_DEFAULT;
+    if (b->o.streams_max == 0)
+        b->o.streams_max = STREAMS_DEFAULT;
     pthread_mutex_init(&b->mutex, NULL);
     pthread_mutex_init(&b->pool_mutex, NULL);
     pool_init(&b->requests, bus__request_bytes(), POOLED_MAX);

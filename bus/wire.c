@@ -304,13 +304,30 @@ static void read_failure(const thole_bus_v1_Failure *f, struct thole_status *st)
                      n ? message.data : "");
 }
 
+/* An item takes 2 bytes on the wire and 80 when decoded. Ours have at least 8, and are joined up to
+ * a MiB. A small message cannot have too many. */
+#define ITEMS_MAX (2 * BUS_EXCHANGES_MAX)
+static bool too_many_items(struct slice in)
+{
+    size_t items = 0;
+    uint64_t tag = 0, size = 0;
+    if (in.size <= 2 * ITEMS_MAX)
+        return false;
+    while (slice_take_varint(&in, &tag) && (tag & 7) == 2 && slice_take_varint(&in, &size) &&
+           size <= in.size) {
+        items += tag == TAG_ITEMS;
+        in = slice_of(in.data + size, in.size - (size_t)size);
+    }
+    return items > ITEMS_MAX || in.size > 0; /* we have no fields of other types */
+}
+
 bool bus__exchange_decode(struct slice in, bool *has_hello, struct bus_hello *ret_hello,
                           void (*item)(void *ctx, struct bus_item *item), void *ctx)
 {
     _Alignas(16) char scratch[SCRATCH_BYTES];
     upb_Arena *arena = upb_Arena_Init(scratch, sizeof scratch, &upb_alloc_global);
     const thole_bus_v1_ExchangeMessage *m =
-        PROTO_DECODE_ALIAS(thole_bus_v1_ExchangeMessage, in, arena);
+        too_many_items(in) ? NULL : PROTO_DECODE_ALIAS(thole_bus_v1_ExchangeMessage, in, arena);
     const thole_bus_v1_Hello *h = m ? thole_bus_v1_ExchangeMessage_hello(m) : NULL;
     bool ok = m != NULL && (!h || read_hello(h, ret_hello));
     *has_hello = h != NULL;

@@ -173,6 +173,8 @@ void *proto_decode(const upb_MiniTable *table, struct slice bytes, bool alias, u
         }
         if (status == kUpb_DecodeStatus_BadUtf8) {
             why = "a string field is not valid UTF-8";
+        } else if (status == kUpb_DecodeStatus_OutOfMemory) {
+            why = "it has too many parts";
         }
     }
     if (message == NULL && ret_why != NULL) {

@@ -1,6 +1,7 @@
 /* One unary call of the control plane: decode, wait for the registry, answer or fail. */
 #include <stdarg.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <upb/encode.h>
 
@@ -42,6 +43,12 @@ void services_fail(struct bus_rpc *rpc, const struct thole_status *st, const cha
     bus_rpc_fail(rpc, &shown, retry_ms, metadata);
 }
 
+enum thole_code services_no_room(struct thole_status *st)
+{
+    return THOLE_FAIL(st, THOLE_RESOURCE_EXHAUSTED, THOLE_REASON_QUEUE_FULL,
+                      "this host holds too much for calls that wait; try again after a pause");
+}
+
 struct bufslice services_encode(const void *message, const upb_MiniTable *kind, upb_Arena *arena)
 {
     char *bytes = NULL;
@@ -52,36 +59,91 @@ struct bufslice services_encode(const void *message, const upb_MiniTable *kind, 
     return (struct bufslice){copy, slice_of(copy->data, size)};
 }
 
+/* What a call lives in. A message without fields takes 2 bytes in a list on the wire, and 50 when
+ * it is decoded: the size of a request is no bound of the memory that decoding takes. */
+#define DECODED_BYTES_MAX (8 * MIB)
+#define FIRST_BYTES 2048 /* enough for most calls */
+
+struct call_memory {
+    upb_alloc alloc;
+    size_t used;
+    size_t max;
+    _Alignas(16) char first[FIRST_BYTES];
+};
+
+/* A upb_alloc_func. An arena gives back nothing before its end. */
+static void *bounded_alloc(upb_alloc *alloc, void *block, size_t old_size, size_t size)
+{
+    struct call_memory *m = CONTAINER_OF(alloc, struct call_memory, alloc);
+    if (size > m->max - m->used) {
+        return NULL;
+    }
+    m->used += size;
+    return upb_alloc_global.func(&upb_alloc_global, block, old_size, size);
+}
+
+static struct call *call_new(void)
+{
+    struct call_memory *m = xmalloc(sizeof(*m));
+    m->alloc.func = bounded_alloc;
+    m->used = 0;
+    m->max = SIZE_MAX;
+    upb_Arena *arena = upb_Arena_Init(m->first, sizeof(m->first), &m->alloc);
+    ASSERT(arena != NULL);
+    struct call *c = upb_Arena_Malloc(arena, sizeof(*c));
+    ASSERT(c != NULL);
+    *c = (struct call){.arena = arena, .memory = m};
+    return c;
+}
+
+/* False: the call is over. */
+static bool call_decode(struct call *c, const upb_MiniTable *kind, struct slice message)
+{
+    const char *why = NULL;
+    c->memory->max = DECODED_BYTES_MAX;
+    c->request = proto_decode(kind, message, false, c->arena, &why);
+    c->memory->max = SIZE_MAX;
+    if (c->request == NULL) {
+        call_refuse(c, "request", "%s", why);
+        return false;
+    }
+    if (!bus_rpc_hold(c->rpc, NULL, c->memory->used)) {
+        struct thole_status st;
+        (void)services_no_room(&st);
+        call_fail(c, &st);
+        return false;
+    }
+    return true;
+}
+
 static void call_free(struct call *c)
 {
+    struct call_memory *m = c->memory;
     if (c->view != NULL) {
         registry_view_release(c->view);
     }
     bufslice_unref(c->route.result);
     upb_Arena_Free(c->arena); /* with the call itself */
+    free(m);
 }
 
 void call_handle(void *ctx, struct bus_rpc *rpc, struct slice message)
 {
     const struct unary_binding *binding = ctx;
-    const upb_MiniTable *kind = binding->unary->request;
-    upb_Arena *arena = upb_Arena_New();
-    ASSERT(arena != NULL);
-    struct call *c = upb_Arena_Malloc(arena, sizeof(*c));
-    ASSERT(c != NULL);
-    *c = (struct call){.s = binding->s, .rpc = rpc, .arena = arena};
+    struct call *c = call_new();
+    c->s = binding->s;
+    c->rpc = rpc;
     c->deadline_ns = services_deadline(rpc);
-    const char *why = NULL;
-    c->request = proto_decode(kind, message, false, arena, &why);
-    if (c->request == NULL) {
-        call_refuse(c, "request", "%s", why);
-        return;
+    if (call_decode(c, binding->unary->request, message)) {
+        binding->unary->run(c);
     }
-    binding->unary->run(c);
 }
 
 void call_about(struct call *c, const char *name, upb_StringView value)
 {
+    if (value.size > LIMIT_NAME_BYTES) {
+        return; /* it is refused; details have to fit in what clients take, 8 KiB by default */
+    }
     char *copy = upb_Arena_Malloc(c->arena, value.size + 1);
     if (value.size > 0) {
         memcpy(copy, value.data, value.size);

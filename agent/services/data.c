@@ -31,6 +31,7 @@ struct data_call *data_call_new(struct services *s, struct bus_rpc *rpc)
     d->rpc = rpc;
     d->stream = NULL;
     d->stream_id = 0;
+    d->held = 0;
     d->next = NULL;
     d->field = NULL;
     d->text = d->searched = false;
@@ -237,6 +238,10 @@ static bool read_payload(struct data_call *d, upb_StringView payload, bool text,
     }
     struct buf *copy = NULL;
     if (payload.size > sizeof(d->copied)) {
+        if (!bus_rpc_hold(d->rpc, d->stream != NULL ? &d->held : NULL, payload.size)) {
+            (void)services_no_room(st);
+            return false;
+        }
         copy = buf_copy(payload.data, payload.size);
     } else if (payload.size > 0) {
         memcpy(d->copied, payload.data, payload.size);

@@ -100,6 +100,7 @@ void data_stream_done(struct data_call *d)
 {
     struct data_stream *t = d->stream;
     size_t size = d->route.result.bytes.size * (d->text ? 2 : 1);
+    (void)bus_rpc_hold(t->rpc, &d->held, 0);
     if (atomic_load(&t->failed)) { /* an answer goes nowhere: it is not worth the work */
         data_call_free(d);
         stream_unref(t);
@@ -144,13 +145,13 @@ static void stream_propose(struct data_stream *t, const thole_v1_StreamRequest *
     }
     struct data_call *d = data_call_new(t->s, t->rpc);
     d->route.deadline_ns = clock_now(&clock_system) + SERVICES_DEADLINE_DEFAULT_MS * NS_PER_MS;
+    d->stream = t;
+    d->stream_id = id;
     if (!data_read_propose(d, propose, &st)) {
         send_failure(t, id, &st);
         data_call_free(d);
         return;
     }
-    d->stream = t;
-    d->stream_id = id;
     atomic_fetch_add(&t->open, 1);
     data_send(d);
 }

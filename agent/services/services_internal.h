@@ -48,6 +48,7 @@ struct services {
 /* One unary call, from its request to its answer. It lives in an arena of its own, with everything
  * that it decodes and builds, and is handled by one thread at a time. */
 struct call;
+struct call_memory;
 typedef void (*call_fn)(struct call *c);
 
 struct unary {
@@ -60,7 +61,8 @@ struct call {
     struct services *s;
     struct bus_rpc *rpc;
     upb_Arena *arena;
-    const void *request; /* the message that unary.request describes; strings are the arena's */
+    struct call_memory *memory; /* of the arena */
+    const void *request;        /* as unary.request describes; strings are the arena's */
     uint64_t deadline_ns;
     /* What the request is about, for ErrorInfo: NAME, VALUE, NULL. */
     const char *metadata[3];
@@ -85,7 +87,7 @@ struct unary_binding {
 };
 void call_handle(void *ctx, struct bus_rpc *rpc, struct slice message);
 
-/* Says in errors what the call is about; `value` is copied. */
+/* Says in errors what the call is about, unless it is longer than any name; `value` is copied. */
 void call_about(struct call *c, const char *name, upb_StringView value);
 
 /* The ends of a call: each frees it. */
@@ -111,6 +113,8 @@ void services_fail(struct bus_rpc *rpc, const struct thole_status *st, const cha
 /* As the client sees it: not this host is unreachable, but another one that was asked for it. */
 struct thole_status services_of_peer(const struct thole_status *st);
 uint64_t services_deadline(struct bus_rpc *rpc);
+/* Why a call is refused that bus_rpc_hold has no room for. */
+enum thole_code services_no_room(struct thole_status *st);
 struct bufslice services_encode(const void *message, const upb_MiniTable *kind, upb_Arena *arena);
 
 /* ---- Rows as they are shown (conditions.c) --------------------------------------------------- */
@@ -273,6 +277,7 @@ struct data_call {
     struct bus_rpc *rpc;
     struct data_stream *stream; /* NULL: unary */
     uint64_t stream_id;
+    size_t held;            /* of the payload, in a stream: see bus_rpc_hold */
     struct data_call *next; /* in the pool */
     bool text;              /* the request was text, so is the answer */
     bool searched;          /* the barrier was awaited and the name looked up again */

@@ -70,10 +70,19 @@ static void count_free(void *data)
     pthread_mutex_unlock(&s->mutex);
 }
 
-/* "deaf": nobody asks whether the call was cancelled. */
+/* "N": so many bytes are held for it. "deaf": nobody asks whether the call was cancelled. */
 static void hold(void *ctx, struct bus_rpc *rpc, struct slice message)
 {
     struct served *s = ctx;
+    struct thole_status st;
+    char text[16];
+    snprintf(text, sizeof text, "%.*s", (int)message.size, (const char *)message.data);
+    if (!bus_rpc_hold(rpc, NULL, (size_t)atoi(text))) {
+        thole_status_set(&st, THOLE_RESOURCE_EXHAUSTED, THOLE_REASON_QUEUE_FULL, __FILE__, __LINE__,
+                         "no room");
+        bus_rpc_fail(rpc, &st, 0, NULL);
+        return;
+    }
     bus_rpc_set_data(rpc, s, count_free);
     if (message.size == 0)
         bus_rpc_on_cancel(rpc, count_cancel, s);
@@ -160,7 +169,8 @@ static void bidi_end(void *ctx, struct bus_rpc *rpc)
     bus_rpc_reply(rpc, (struct bufslice){0});
 }
 
-static struct served *served_new(uint32_t unary_slots)
+static struct served *served_new_bounded(uint32_t unary_slots, uint32_t streams_max,
+                                         size_t memory_bytes)
 {
     struct served *s = xcalloc(1, sizeof *s);
     struct thole_status st = {0};
@@ -168,6 +178,8 @@ static struct served *served_new(uint32_t unary_slots)
     s->h = host_alloc();
     struct bus_options o = host_options(s->h, 1, 9, 1, "127.0.0.1:0");
     o.unary_slots = unary_slots;
+    o.streams_max = streams_max;
+    o.memory_bytes = memory_bytes;
     if (bus_new(&o, &s->h->bus, &st) != THOLE_OK)
         fail_msg("%s", st.message);
     snprintf(s->h->address, sizeof s->h->address, "%s", bus_address(s->h->bus));
@@ -185,6 +197,11 @@ static struct served *served_new(uint32_t unary_slots)
     if (bus_channel_new(s->h->address, &s->c, &st) != THOLE_OK)
         fail_msg("%s", st.message);
     return s;
+}
+
+static struct served *served_new(uint32_t unary_slots)
+{
+    return served_new_bounded(unary_slots, 0, 0);
 }
 
 static void served_free(struct served *s)
@@ -710,6 +727,71 @@ static void test_overload_is_refused(void **state)
     served_free(s);
 }
 
+/* Three calls that wait hold 1 MiB each, of 4 MiB less 64 KiB; so does an Ask. */
+static void test_what_calls_hold_is_bounded(void **state)
+{
+    (void)state;
+    enum { N = 3 };
+    struct served *s = served_new_bounded(0, 0, 4 * MIB - 64 * KIB);
+    struct outcome o[N];
+    struct buf *reply, *big = buf_new(MIB);
+    struct thole_status st;
+    memset(big->data, 'x', big->size);
+    for (int i = 0; i < N; i++) {
+        outcome_init(&o[i]);
+        bus_channel_call_async(s->c, "/test.Test/Hold", body_of("1048576"), 0, on_reply, &o[i]);
+    }
+    eventually(s, s->held_count == N);
+    assert_int_equal(call(s->c, "/test.Test/Hold", slice_str("1048576"), &reply, &st),
+                     THOLE_RESOURCE_EXHAUSTED);
+    assert_string_equal(st.message, "no room");
+    struct bus *client = NULL;
+    const struct bus_options plain = {0};
+    assert_int_equal(bus_new(&plain, &client, &st), THOLE_OK);
+    bus_start(client);
+    assert_int_equal(bus_ask(client, s->h->address, METHOD_ECHO, slice_of(big->data, big->size),
+                             WAIT_MS, &reply, NULL, &st),
+                     THOLE_RESOURCE_EXHAUSTED);
+    assert_int_equal(st.reason, THOLE_REASON_QUEUE_FULL);
+    expect_echo(s->c, "small ones go on");
+    release(s);
+    for (int i = 0; i < N; i++)
+        eventually(&o[i], o[i].done);
+    eventually(s->h, atomic_load(&s->h->bus->held_bytes) == 0);
+    bus_stop(client, 0);
+    bus_free(client);
+    buf_unref(big);
+    served_free(s);
+}
+
+/* Of five streams the last is not for clients of the control plane. */
+static void test_streams_are_bounded(void **state)
+{
+    (void)state;
+    enum { MAX = 5, N = MAX - 1 };
+    struct served *s = served_new_bounded(0, MAX, 0);
+    struct bus_stream *streams[N], *more;
+    struct thole_status st;
+    struct buf *message = NULL;
+    for (int i = 0; i < N; i++)
+        assert_int_equal(
+            bus_channel_stream(s->c, "/test.Test/Watch", slice_str(""), &streams[i], &st),
+            THOLE_OK);
+    eventually(s, s->held_count == N);
+    assert_int_equal(bus_channel_stream(s->c, "/test.Test/Watch", slice_str(""), &more, &st),
+                     THOLE_OK);
+    assert_int_equal(bus_stream_next(more, WAIT_MS, &message, &st), THOLE_RESOURCE_EXHAUSTED);
+    assert_int_equal(st.reason, THOLE_REASON_QUEUE_FULL);
+    bus_stream_free(more);
+    expect_echo(s->c, "calls that are no streams go on");
+    for (int i = 0; i < N; i++)
+        bus_stream_free(streams[i]);
+    eventually(s, s->cancels == N);
+    release(s);
+    eventually(s->h, atomic_load(&s->h->bus->streams_active) == 0);
+    served_free(s);
+}
+
 static void test_stop_lets_calls_end_then_ends_them(void **state)
 {
     (void)state;
@@ -909,6 +991,8 @@ int main(void)
         cmocka_unit_test(test_reflection_under_both_names),
         cmocka_unit_test(test_health),
         cmocka_unit_test(test_overload_is_refused),
+        cmocka_unit_test(test_what_calls_hold_is_bounded),
+        cmocka_unit_test(test_streams_are_bounded),
         cmocka_unit_test(test_stop_lets_calls_end_then_ends_them),
         cmocka_unit_test(test_finish_after_the_bus_was_freed),
         cmocka_unit_test(test_port_in_use),

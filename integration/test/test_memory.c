@@ -322,6 +322,34 @@ static void test_unread_answers_of_exchanges(void **state)
     free(h);
 }
 
+/* Requests that cost 8 bytes each, and are refused with failures of 90. */
+static void test_unread_failures_of_exchanges(void **state)
+{
+    enum { CLIENTS = 4, STREAMS = 24, REQUESTS = 130000, NO_METHOD = 99 };
+    struct h2 *h = xcalloc(CLIENTS, sizeof *h);
+    struct bytes hello = {0}, requests = {0};
+    put_field(&hello, 1, (struct slice){0});
+    for (uint64_t id = 1; id <= REQUESTS; id++) {
+        struct bytes item = {0};
+        put_number(&item, 1, id);
+        put_number(&item, 2, NO_METHOD);
+        put_field(&requests, 2, bytes_slice(&item));
+        bytes_deinit(&item);
+    }
+    for (int i = 0; i < CLIENTS; i++) {
+        h2_open(&h[i], &((struct cluster *)*state)->hosts[0]);
+        for (int k = 0; k < STREAMS && !h[i].closed; k++) {
+            uint32_t stream = h2_call(&h[i], "/thole.bus.v1.Bus/Exchange", NULL);
+            h2_send(&h[i], stream, false, bytes_slice(&hello));
+            h2_send(&h[i], stream, false, bytes_slice(&requests));
+        }
+    }
+    check(*state, h, CLIENTS, RSS_MIB_MAX);
+    bytes_deinit(&hello);
+    bytes_deinit(&requests);
+    free(h);
+}
+
 static void test_unread_answers_of_data_streams(void **state)
 {
     enum { CLIENTS = 4, GETS = 512 };
@@ -390,6 +418,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_unread_answers_of_exchanges, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_unread_failures_of_exchanges, setup, teardown),
         cmocka_unit_test_setup_teardown(test_unread_answers_of_data_streams, setup, teardown),
         cmocka_unit_test_setup_teardown(test_messages_that_never_end, setup, teardown),
         cmocka_unit_test_setup_teardown(test_compressed_message_is_not_unpacked, setup, teardown),

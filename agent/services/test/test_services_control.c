@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "agent/services/test/services_fixture.h"
+#include "base/limits.h"
 #include "base/metrics.h"
 
 #include <setjmp.h>
@@ -475,6 +476,47 @@ static void test_tags_that_upb_cannot_digest_are_refused(void **state)
     assert_non_null(get_host(f, "h1"));
 }
 
+/* UpdateHostRequest{host{name, spec{}, status{machine_types: a million without a field}}}: 2 MB
+ * that would be 60 when decoded. */
+static void test_a_request_of_too_many_parts_is_refused(void **state)
+{
+    enum { PARTS = 1000000 };
+    struct services_fixture *f = *state;
+    struct bytes parts = {0}, host = {0}, request = {0};
+    struct buf *reply = NULL;
+    for (size_t i = 0; i < PARTS; i++) {
+        bytes_append(&parts, "\x2a\x00", 2);
+    }
+    bytes_append(&host, "\x0a\x02h1\x1a\x00\x22", 7);
+    bytes_append_varint(&host, parts.size);
+    bytes_append_slice(&host, bytes_slice(&parts));
+    bytes_append(&request, "\x0a", 1);
+    bytes_append_varint(&request, host.size);
+    bytes_append_slice(&request, bytes_slice(&host));
+    assert_int_equal(bus_channel_call(f->channel, "/thole.v1.Hosts/UpdateHost",
+                                      bytes_slice(&request), 5000, &reply, &f->st),
+                     THOLE_INVALID_ARGUMENT);
+    assert_non_null(strstr(f->st.message, "too many parts"));
+    bytes_deinit(&parts);
+    bytes_deinit(&host);
+    bytes_deinit(&request);
+}
+
+/* What an error says is never more than clients take of an error. */
+static void test_names_of_any_length_are_refused_as_such(void **state)
+{
+    struct services_fixture *f = *state;
+    static const size_t sizes[] = {LIMIT_NAME_BYTES + 1, 8000, 1000000};
+    for (size_t i = 0; i < sizeof(sizes) / sizeof(sizes[0]); i++) {
+        char *name = xmalloc(sizes[i] + 1);
+        memset(name, 'x', sizes[i]);
+        name[sizes[i]] = '\0';
+        assert_failed(f, get_shard(f, name, false), THOLE_INVALID_ARGUMENT,
+                      THOLE_REASON_BAD_REQUEST);
+        free(name);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -495,6 +537,8 @@ int main(void)
         cmocka_unit_test(test_status_knows_itself),
         cmocka_unit_test(test_bytes_that_do_not_decode_are_refused),
         cmocka_unit_test(test_tags_that_upb_cannot_digest_are_refused),
+        cmocka_unit_test(test_a_request_of_too_many_parts_is_refused),
+        cmocka_unit_test(test_names_of_any_length_are_refused_as_such),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
 }
