@@ -25,10 +25,9 @@ struct row {
 #define AT(field) offsetof(struct daemon_options, field)
 static const struct row table[] = {
     {"data-dir", "DIR", "where everything is kept (default: thole-data)", TEXT, AT(data_dir), 0},
-    {"listen", "HOST:PORT",
-     "gRPC: hosts, clients, control plane; :PORT is all interfaces (default: as at the last start, "
-     "or 127.0.0.1:7400)",
-     TEXT, AT(listen), 0},
+    {"listen", "[HOST]:PORT",
+     "gRPC: hosts, clients, control plane (default: as before, or 127.0.0.1:7400)", TEXT,
+     AT(listen), 0},
     {"advertise", "HOST:PORT",
      "where others reach this host (default: as before, or the listen address)", TEXT,
      AT(advertise), 0},
@@ -43,7 +42,7 @@ static const struct row table[] = {
     {"join", "A[,B]",
      "join an existing cluster through one of these hosts; later: where to look for it", TEXT,
      AT(join), 0},
-    {"http", "HOST:PORT|off",
+    {"http", "[HOST]:PORT|off",
      "/metrics /livez /readyz /version (default: off; with --dev 127.0.0.1:0)", TEXT, AT(http), 0},
     {"log-level", "SPEC", "error, warn, info, debug; or info,raft=debug (default: info)", TEXT,
      AT(log_level), 0},
