@@ -57,7 +57,7 @@ static void measure(struct hostctl *h, struct loads *l)
         int64_t load = load_of(h, &id);
         uint32_t count = load > 0 ? (uint32_t)load : 0;
         bool active =
-            hostctl__host_is(row, thole_v1_HOST_STATE_ACTIVE) &&
+            hostctl__host_is(row, thole_v1_HOST_STATE_ACTIVE) && !placement_host_failing(row) &&
             thole_v1_HostStatus_liveness(thole_v1_Host_status(row)) == thole_v1_HOST_LIVENESS_LIVE;
         l->least = active && count < l->least ? count : l->least;
         l->most = count > l->most ? count : l->most;
@@ -85,8 +85,10 @@ static bool move(struct hostctl *h, const thole_v1_Replica *row, const struct uu
     }
     upb_Arena *arena = NULL;
     thole_registry_v1_Command *c = hostctl__place_begin(h, &arena);
-    const struct placement_options options = {
-        .ctx = h, .extra = hostctl__extra_load, .unpinned = h->rebalance};
+    const struct placement_options options = {.ctx = h,
+                                              .extra = hostctl__extra_load,
+                                              .unpinned = h->rebalance,
+                                              .now_ms = (int64_t)h->clock->wall_ms(h->clock)};
     if (!placement_balance(h->view, shard, &options, from, c, arena)) {
         return false;
     }

@@ -7,7 +7,9 @@
  *   - the n-th failure in a row on one host is answered after a pause that doubles with n;
  *   - a machine that fails everywhere does not wander through all hosts: after
  *     PLACEMENT_FAILURES_MAX failures of a shard there are long pauses, and its condition Degraded
- *     says Failing. Placement prefers hosts on which the shard has not failed.
+ *     says Failing. Placement prefers hosts on which the shard has not failed;
+ *   - a host on which the replicas of several shards fail, one after the other, gets nothing new
+ *     (registry/host_failures.c).
  * Failures are counted in the shard's row, so a new leader goes on counting. Users' own replicas
  * are left as they are. A host whose replica of shard zero failed sees no rows any more: it asks
  * the others, and says so (agent/bootstrap_join.c). */

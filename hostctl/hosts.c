@@ -1,8 +1,13 @@
 /* Views: what changed since the last one, and what host rows mean to the bus. */
 #include "hostctl/hostctl_internal.h"
 
+#include "base/metrics.h"
+
 #include <stdlib.h>
 #include <string.h>
+
+static METRIC_DEFINE_GAUGE(metric_failing, "thole_hosts_failing",
+                           "Hosts that get nothing new, because replicas keep failing there");
 
 bool hostctl__parse_uuid(upb_StringView text, struct uuid *ret)
 {
@@ -69,6 +74,7 @@ static void refresh_hosts(struct hostctl *h)
 {
     struct slice name = {0};
     const thole_v1_Host *row;
+    int64_t failing = 0;
     for (size_t i = 0; i < h->host_count; i++) {
         h->hosts[i].in_view = false;
     }
@@ -81,11 +87,13 @@ static void refresh_hosts(struct hostctl *h)
         struct ctl_host *host = hostctl__host(h, &id);
         const thole_v1_HostStatus *status = thole_v1_Host_status(row);
         host->in_view = true;
+        failing += placement_host_failing(row);
         if (status != NULL && thole_v1_HostStatus_address(status).size > 0) {
             set_address(h, host, thole_v1_HostStatus_incarnation(status),
                         registry_str(thole_v1_HostStatus_address(status)));
         }
     }
+    metric_set(&metric_failing, failing);
     for (size_t i = 0; i < h->host_count; i++) {
         if (!h->hosts[i].in_view && h->hosts[i].address != NULL) {
             set_address(h, &h->hosts[i], 0, (struct slice){0});
@@ -175,7 +183,9 @@ static void host_changed(void *ctx, const thole_v1_Host *row)
         was == NULL || !upb_StringView_IsEqual(thole_v1_Host_name(was), thole_v1_Host_name(row));
     bool own = uuid_equal(&id, &c->h->o.host_id);
     bool spec = was == NULL || thole_v1_Host_generation(was) != thole_v1_Host_generation(row);
-    if (spec || !same_types(was, row) || (is_dead(was) && !is_dead(row))) {
+    bool usable = !spec && ((is_dead(was) && !is_dead(row)) ||
+                            (placement_host_failing(was) && !placement_host_failing(row)));
+    if (spec || usable || !same_types(was, row)) {
         c->all |= own || c->h->zero_leader;
         c->own |= own;
     } else if (is_dead(row) && !is_dead(was) && c->h->zero_leader) {

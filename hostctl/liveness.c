@@ -29,6 +29,7 @@
 
 struct judgement {
     int32_t liveness; /* UNSPECIFIED: as it is */
+    bool forgive;     /* no replica has failed there for a while */
     char reason[THOLE_STATUS_MESSAGE_BYTES];
 };
 
@@ -198,6 +199,25 @@ static void judge(struct hostctl *h, size_t i, const thole_v1_Host *row, struct 
     }
 }
 
+/* By the clocks of two machines, which may differ: never longer than the pause. */
+static void judge_failures(struct hostctl *h, const thole_v1_Host *row, struct judgement *ret)
+{
+    const thole_v1_HostFailures *f = thole_v1_HostStatus_failures(thole_v1_Host_status(row));
+    if (f == NULL || ret->liveness != thole_v1_HOST_LIVENESS_UNSPECIFIED) {
+        return; /* after that */
+    }
+    uint64_t wall_ms = h->clock->wall_ms(h->clock);
+    uint64_t failed_ms = (uint64_t)thole_v1_HostFailures_time_ms(f);
+    uint64_t passed_ms = wall_ms > failed_ms ? wall_ms - failed_ms : 0;
+    if (passed_ms < PLACEMENT_HOST_QUIET_MS) {
+        look_at(h, h->now_ms + (PLACEMENT_HOST_QUIET_MS - passed_ms));
+        return;
+    }
+    ret->forgive = true;
+    snprintf(ret->reason, sizeof(ret->reason), "no replica failed there for %" PRIu64 " minutes",
+             passed_ms / 60000);
+}
+
 /* ---- Telling --------------------------------------------------------------------------------- */
 
 static void report(struct hostctl *h, struct ctl_host *host, const thole_v1_Host *row,
@@ -212,6 +232,7 @@ static void report(struct hostctl *h, struct ctl_host *host, const thole_v1_Host
     thole_registry_v1_Operation_set_expected_revision(o, thole_v1_Host_revision(row));
     thole_registry_v1_ObserveHost_set_host_id(observe, thole_v1_Host_id(row));
     thole_registry_v1_ObserveHost_set_reason(observe, upb_StringView_FromString(j->reason));
+    thole_registry_v1_ObserveHost_set_forgive_failures(observe, j->forgive);
     thole_v1_HostStatus_set_liveness(status, j->liveness);
     thole_v1_HostStatus_set_incarnation(status,
                                         thole_v1_HostStatus_incarnation(thole_v1_Host_status(row)));
@@ -268,8 +289,11 @@ void hostctl__liveness_run(struct hostctl *h)
         }
         note_start(h, i, row);
         judge(h, i, row, &j);
-        if (j.liveness == thole_v1_HOST_LIVENESS_UNSPECIFIED ||
-            j.liveness == thole_v1_HostStatus_liveness(thole_v1_Host_status(row))) {
+        if (j.liveness == thole_v1_HostStatus_liveness(thole_v1_Host_status(row))) {
+            j.liveness = thole_v1_HOST_LIVENESS_UNSPECIFIED;
+        }
+        judge_failures(h, row, &j);
+        if (j.liveness == thole_v1_HOST_LIVENESS_UNSPECIFIED && !j.forgive) {
             continue;
         }
         if (h->now_ms < host->report_after_ms) {

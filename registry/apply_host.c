@@ -457,6 +457,9 @@ enum thole_code registry__op_observe_host(struct txn *t, const thole_registry_v1
     registry__txn_show(t, host);
     if (!registry__host_is(host, thole_v1_HOST_STATE_REMOVED)) {
         observe(t, host, status, thole_registry_v1_ObserveHost_reason(o));
+        if (thole_registry_v1_ObserveHost_forgive_failures(o)) {
+            registry__host_forgive(t, &id, thole_registry_v1_ObserveHost_reason(o));
+        }
     }
     return THOLE_OK;
 }

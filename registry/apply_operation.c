@@ -329,6 +329,9 @@ static enum thole_code start_of_host(struct txn *t, struct start *o)
         end(t, other, thole_v1_OPERATION_STATE_CANCELLED, why);
     }
     registry__host_set_state(t, &id, kinds[o->kind].state);
+    if (o->kind == thole_v1_OPERATION_KIND_UNCORDON) {
+        registry__host_forgive(t, &id, upb_StringView_FromString("a user uncordoned it"));
+    }
     o->host = registry__host(&t->s, &id);
     add_of_host(t, o, before);
     preview_drain(t, o);

@@ -4,6 +4,7 @@
  *   desired REMOVE   any of these -> OUT (membership) -> GONE (its host): the row is dropped
  *                    any of these -> GONE, when the whole shard is being deleted
  * A replica whose host was removed is dropped as soon as it is OUT: that host never reports. */
+#include "registry/placement.h"
 #include "registry/registry_internal.h"
 
 #include <stdio.h>
@@ -436,7 +437,7 @@ static enum thole_code observe_out(struct txn *t, struct row *row, uint64_t inde
 }
 
 /* A failure counts while each is less than this after the one before. */
-#define FAILURES_APART_MS_MAX (INT64_C(3600) * 1000)
+#define FAILURES_APART_MS_MAX PLACEMENT_FAILURE_RECENT_MS
 #define FAILURE_HOSTS_MAX 16
 
 /* Keep those that still count; the host's own, if it is among them. */
@@ -508,6 +509,7 @@ static void observe_running(struct txn *t, struct row *row, int32_t phase, upb_S
         registry__txn_event(t, registry__replica(&t->s, id), "ReplicaFailed", "%.*s",
                             (int)message.size, message.data != NULL ? message.data : "");
         note_failure(t, registry__replica(&t->s, id), message);
+        registry__host_failed(t, registry__replica(&t->s, id), message);
     }
 }
 

@@ -71,6 +71,12 @@ static bool cannot_write(const thole_v1_Host *host)
     return thole_v1_HostStatus_disk(thole_v1_Host_status(host)) > thole_v1_HOST_DISK_OK;
 }
 
+bool placement_host_failing(const thole_v1_Host *host)
+{
+    const thole_v1_HostFailures *f = thole_v1_HostStatus_failures(thole_v1_Host_status(host));
+    return f != NULL && thole_v1_HostFailures_failing(f);
+}
+
 bool placement_host_leads(const thole_v1_Host *host, const thole_v1_ShardSpec *spec,
                           bool *ret_preferred)
 {
@@ -241,18 +247,18 @@ static uint32_t users_load(const struct placement *p, const struct placement_hos
     return h->load;
 }
 
-static uint32_t failures_on(const struct placement *p, const thole_v1_Host *host)
+static void count_failures(const struct placement *p, struct placement_host *h)
 {
     size_t count = 0;
     const thole_v1_ReplicaFailure *const *failures =
         thole_v1_ShardStatus_failures(thole_v1_Shard_status(p->shard), &count);
     for (size_t i = 0; i < count; i++) {
         if (slice_equal(registry_str(thole_v1_ReplicaFailure_host_id(failures[i])),
-                        registry_str(thole_v1_Host_id(host)))) {
-            return thole_v1_ReplicaFailure_count(failures[i]);
+                        registry_str(thole_v1_Host_id(h->row)))) {
+            h->failures = thole_v1_ReplicaFailure_count(failures[i]);
+            h->failed_ms = thole_v1_ReplicaFailure_time_ms(failures[i]);
         }
     }
-    return 0;
 }
 
 static void classify_host(struct placement *p, struct placement_host *h, int index)
@@ -266,7 +272,8 @@ static void classify_host(struct placement *p, struct placement_host *h, int ind
     h->target = CLASS_NONE;
     h->hash = hash64(name.data, name.size, thole_v1_Shard_id(p->shard));
     h->suspect = liveness(row) == thole_v1_HOST_LIVENESS_SUSPECT || cannot_write(row);
-    h->failures = failures_on(p, row);
+    h->failing = placement_host_failing(row);
+    count_failures(p, h);
     h->stays = up && !placement__host_state_is(row, thole_v1_HOST_STATE_DRAINING);
     for (size_t i = 0; i < p->member_count; i++) {
         if (uuid_equal(&p->members[i].host_id, &h->id)) {
@@ -279,7 +286,7 @@ static void classify_host(struct placement *p, struct placement_host *h, int ind
     h->load = h->used ? registry__count_of_host(&p->v->s, &h->id) : placement__host_load(p, &h->id);
     h->full = capacity > 0 && users_load(p, h) >= capacity;
     h->over = capacity > 0 && users_load(p, h) > capacity;
-    h->open = up && !h->used && !h->full &&
+    h->open = up && !h->used && !h->full && (!h->failing || h->failures > 0) &&
               placement__host_state_is(row, thole_v1_HOST_STATE_ACTIVE) &&
               registry__host_runs(row, thole_v1_ShardSpec_type(p->spec));
     for (size_t c = 0; c < p->class_count; c++) {

@@ -10,6 +10,13 @@
 #define PLACEMENT_TEXT_BYTES 512
 /* After so many recent failures of a shard's replicas it counts as failing. */
 #define PLACEMENT_FAILURES_MAX 6
+/* A failure of a shard's replica on a host is recent for so long. */
+#define PLACEMENT_FAILURE_RECENT_MS (3600 * 1000)
+/* After so many failures that count against it a host gets nothing new (host_failures.c) ... */
+#define PLACEMENT_HOST_FAILURES_MAX 3
+/* ... until nothing has failed there for so long. More than the pause of a shard that is failing
+ * (hostctl/heal.c), so that its next attempt comes before. */
+#define PLACEMENT_HOST_QUIET_MS (30 * 60 * 1000)
 
 enum placement_verdict {
     PLACEMENT_SETTLED,       /* nothing to do */
@@ -31,6 +38,8 @@ struct placement_options {
     int32_t (*extra)(void *ctx, const struct uuid *host);
     /* Balance moves no replica that an operation after this one put where it is. */
     uint64_t unpinned;
+    /* Balance moves nothing to where a replica of the shard failed recently. 0: ever. */
+    int64_t now_ms;
     /* Move nothing that only makes the spread better; what is missing is replaced all the same. */
     bool hold;
 };
@@ -78,6 +87,8 @@ bool placement_host_matches(const thole_v1_Host *host,
 /* Is it a place for a leader: active, live, and as the shard's leader preference says? */
 bool placement_host_leads(const thole_v1_Host *host, const thole_v1_ShardSpec *spec,
                           bool *ret_preferred);
+/* Do replicas keep failing there, so that it gets nothing new? */
+bool placement_host_failing(const thole_v1_Host *host);
 /* How many replicas a host has, those of shard zero among them. */
 uint32_t placement_host_replicas(const struct registry_view *v, const struct uuid *host);
 

@@ -51,6 +51,14 @@ static bool may_go(const struct placement *p, const struct placement_member *m)
     return m->mine && !m->pinned && m->target >= 0 && (!m->leader || p->hosts[m->host_index].over);
 }
 
+/* It would only come back: heal.c rebuilds it elsewhere. */
+static bool failed_lately(const struct placement *p, const struct placement_host *h)
+{
+    return h->failing ||
+           (h->failures > 0 && registry__ms_between(h->failed_ms, p->o != NULL ? p->o->now_ms : 0) <
+                                   PLACEMENT_FAILURE_RECENT_MS);
+}
+
 /* The host with the least replicas that may take the member's place; NULL: none gains. */
 static const struct placement_host *destination(const struct placement *p,
                                                 const struct placement_member *m)
@@ -60,8 +68,8 @@ static const struct placement_host *destination(const struct placement *p,
     for (size_t i = 0; i < p->host_count; i++) {
         const struct placement_host *h = &p->hosts[i];
         bool gains = from->load >= h->load + 2 || from->over;
-        if (gains && h->open && !h->suspect && (h->matches >> m->target & 1) != 0 &&
-            (best == NULL || h->rank < best->rank) &&
+        if (gains && h->open && !h->suspect && !failed_lately(p, h) &&
+            (h->matches >> m->target & 1) != 0 && (best == NULL || h->rank < best->rank) &&
             !spread_is_worse(p, m->target, m->host_index, (int)i)) {
             best = h;
         }

@@ -9,12 +9,21 @@
 
 #define NEAR_MAX 3
 
-enum ruling { RULED_USED, RULED_STATE, RULED_DEAD, RULED_TYPE, RULED_FULL, RULED_COUNT };
+enum ruling {
+    RULED_USED,
+    RULED_STATE,
+    RULED_DEAD,
+    RULED_FAILING,
+    RULED_TYPE,
+    RULED_FULL,
+    RULED_COUNT
+};
 
 static const char *const ruling_texts[] = {
     [RULED_USED] = "in use by this shard",
     [RULED_STATE] = "cordoned or draining",
     [RULED_DEAD] = "dead",
+    [RULED_FAILING] = "where replicas keep failing",
     [RULED_TYPE] = "without its machine type",
     [RULED_FULL] = "full (capacity of the host)",
 };
@@ -82,6 +91,7 @@ static void rule_host(struct explanation *e, const struct placement_host *h)
         [RULED_USED] = h->used && !dead, /* what is lost there would be in nobody's way */
         [RULED_STATE] = !placement__host_state_is(h->row, thole_v1_HOST_STATE_ACTIVE),
         [RULED_DEAD] = dead,
+        [RULED_FAILING] = h->failing && h->failures == 0,
         [RULED_TYPE] = !registry__host_runs(h->row, thole_v1_ShardSpec_type(p->spec)),
         [RULED_FULL] = h->full && !h->used,
     };

@@ -46,7 +46,9 @@ struct placement_host {
     bool used;         /* by a replica of this shard, even one that leaves */
     bool full;         /* has as many replicas as its capacity */
     bool over;         /* has more */
+    bool failing;      /* replicas keep failing there: only a failed one of this shard may return */
     uint32_t failures; /* of replicas of this shard, lately */
+    int64_t failed_ms; /* the last of them */
     uint32_t matches;  /* bit c: satisfies the constraints of class c */
     bool covers;       /* satisfies those of a group that covers */
     uint32_t load;

@@ -48,6 +48,7 @@ static bool may_have(const struct placement *p, const struct placement_host *h, 
                       : placement__host_dead(h->row) ? "is dead"
                       : h->suspect                   ? "is suspect"
                       : !active                      ? "is cordoned or draining"
+                      : h->failing ? "gets nothing new: replicas keep failing there"
                       : !registry__host_runs(h->row, thole_v1_ShardSpec_type(p->spec))
                           ? "is without the machine type of this shard"
                       : h->full  ? "is full (capacity of the host)"
@@ -78,7 +79,7 @@ static void pretend(struct placement *p, int from, int to)
     old->host_index = -1;
     left->member = -1;
     left->used = false;
-    left->open = left->stays && !left->over &&
+    left->open = left->stays && !left->over && !left->failing &&
                  placement__host_state_is(left->row, thole_v1_HOST_STATE_ACTIVE) &&
                  registry__host_runs(left->row, thole_v1_ShardSpec_type(p->spec));
 }

@@ -222,7 +222,7 @@ static void cover(struct placement *p)
             m->target = CLASS_COVER;
         } else if (h->open) {
             h->target = CLASS_COVER;
-        } else if (placement__host_state_is(h->row, thole_v1_HOST_STATE_ACTIVE)) {
+        } else if (placement__host_state_is(h->row, thole_v1_HOST_STATE_ACTIVE) && !h->failing) {
             p->cover_unmet++;
         }
     }

@@ -430,6 +430,9 @@ void registry__shard_settle(struct txn *t, uint64_t shard_id);
 void registry__host_settle(struct txn *t, const struct uuid *id);
 enum thole_code registry__find_host(struct txn *t, upb_StringView name, struct row **ret);
 /* Sets the state of a host's spec alone; nothing if it is that already. */
+/* host_failures.c. A replica failed: does its host get nothing new from now on? */
+void registry__host_failed(struct txn *t, const struct row *replica, upb_StringView message);
+void registry__host_forgive(struct txn *t, const struct uuid *id, upb_StringView why);
 void registry__host_set_state(struct txn *t, const struct uuid *id, thole_v1_HostState state);
 bool registry__host_another_stays(const struct state *s, const struct row *host);
 bool registry__host_is(const struct row *host, thole_v1_HostState state);

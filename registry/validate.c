@@ -119,6 +119,10 @@ enum thole_code registry__check_host_status(struct txn *t, const thole_v1_HostSt
         return THOLE_FAIL(&t->st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
                           "status.disk: unknown value %d", (int)disk);
     }
+    if (thole_v1_HostStatus_has_failures(status)) {
+        return THOLE_FAIL(&t->st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
+                          "status.failures: not for hosts to say");
+    }
     enum thole_code code = registry__check_text(
         t, "status.address", thole_v1_HostStatus_address(status), REGISTRY_TEXT_BYTES);
     upb_StringView address = thole_v1_HostStatus_address(status);

@@ -215,6 +215,14 @@ static int describe_host(struct cli *c, const char *name, bool stale)
     bytes_deinit(&tags);
     if (status != NULL) {
         line("Liveness", "%s", show_liveness(thole_v1_HostStatus_liveness(status)));
+        const thole_v1_HostFailures *f = thole_v1_HostStatus_failures(status);
+        if (f != NULL) {
+            line("Failures", "%s; the last at %s: %.*s",
+                 thole_v1_HostFailures_failing(f) ? "replicas keep failing, so it gets nothing new"
+                                                  : "replicas failed",
+                 cli_time(thole_v1_HostFailures_time_ms(f), time, sizeof(time)),
+                 CLI_SV(thole_v1_HostFailures_message(f)));
+        }
         line("Address", "%.*s", CLI_SV(thole_v1_HostStatus_address(status)));
         line("Version", "%.*s", CLI_SV(thole_v1_HostStatus_version(status)));
         line("Starts", "%" PRIu64, thole_v1_HostStatus_incarnation(status));

@@ -27,6 +27,13 @@ static const char *show_disk(int32_t value)
     return NAME_OF(names, value);
 }
 
+/* The same. */
+static const char *show_failing(const thole_v1_HostStatus *status)
+{
+    const thole_v1_HostFailures *f = thole_v1_HostStatus_failures(status);
+    return f != NULL && thole_v1_HostFailures_failing(f) ? ", replicas failing" : "";
+}
+
 const char *show_role(int32_t value)
 {
     static const char *const names[] = {"-", "voter", "non-voting", "witness"};
@@ -152,9 +159,10 @@ static void host_row(struct cli_table *t, const thole_v1_Host *h)
     cli_table_row(t);
     cli_table_cell(t, "%.*s", CLI_SV(thole_v1_Host_name(h)));
     cli_table_cell(t, "%s", show_host_state(spec != NULL ? thole_v1_HostSpec_state(spec) : 0));
-    cli_table_cell(t, "%s%s",
+    cli_table_cell(t, "%s%s%s",
                    show_liveness(status != NULL ? thole_v1_HostStatus_liveness(status) : 0),
-                   show_disk(status != NULL ? thole_v1_HostStatus_disk(status) : 0));
+                   show_disk(status != NULL ? thole_v1_HostStatus_disk(status) : 0),
+                   status != NULL ? show_failing(status) : "");
     cli_table_cell(t, "%.*s", CLI_SV(status != NULL ? thole_v1_HostStatus_address(status) : none));
     cli_table_cell(t, "%s", text_of(&tags));
     capacity_cell(t, h);

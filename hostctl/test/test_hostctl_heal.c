@@ -193,6 +193,133 @@ static void heal_failed_restore_is_tried_elsewhere(void **state)
     house_free(h);
 }
 
+/* Replicas that failed, of any shard on any host, after this time. */
+static size_t failed_since(struct house *h, int64_t after_ms)
+{
+    struct registry_event_buf event_buf;
+    struct registry_view *v = house_view(h);
+    uint64_t it = 0;
+    size_t count = 0;
+    const thole_v1_Event *e;
+    while ((e = registry_next_event(v, 0, &it, &event_buf)) != NULL) {
+        count += slice_equal(registry_str(thole_v1_Event_reason(e)), slice_str("ReplicaFailed")) &&
+                 thole_v1_Event_time_ms(e) > after_ms;
+    }
+    registry_view_release(v);
+    return count;
+}
+
+static int64_t wall_ms(struct house *h)
+{
+    struct registry_event_buf event_buf;
+    struct registry_view *v = house_view(h);
+    uint64_t it = 0;
+    int64_t newest = 0;
+    const thole_v1_Event *e;
+    while ((e = registry_next_event(v, 0, &it, &event_buf)) != NULL) {
+        newest = thole_v1_Event_time_ms(e) > newest ? thole_v1_Event_time_ms(e) : newest;
+    }
+    registry_view_release(v);
+    return newest;
+}
+
+static bool all_settled(struct house *h, int shards)
+{
+    bool settled = true;
+    for (int i = 0; i < shards; i++) {
+        char name[16];
+        snprintf(name, sizeof(name), "f%d", i);
+        settled &= house_settled(h, name);
+    }
+    return settled;
+}
+
+static void create_flaky(struct house *h, int n)
+{
+    char name[16];
+    snprintf(name, sizeof(name), "f%d", n);
+    assert_int_equal(house_create_type(h, name, "flaky", 3, 0), THOLE_OK);
+}
+
+/* Balance would move replica after replica there, and then again, for ever: the host has so few. So
+ * would placement with new shards. */
+static void heal_host_where_replicas_keep_failing_gets_nothing_new(void **state)
+{
+    enum { SHARDS = 8, MORE = 4, ALL = 16 };
+    (void)state;
+    struct house *h = house_new(6);
+    int shards = 0;
+    char text[512];
+    house_bootstrap(h, 3);
+    house_join(h, 3);
+    while (shards < SHARDS) {
+        create_flaky(h, shards++);
+    }
+    RUN_UNTIL(h, 60000, all_settled(h, SHARDS) && house_replicas_on(h, 3) >= 6);
+    /* Its disk goes bad: what it has fails, and what is placed there. */
+    h->hosts[3].flaky_open = h->hosts[3].flaky_apply = true;
+    for (int i = 0; i < SHARDS; i++) {
+        snprintf(text, sizeof(text), "f%d", i);
+        (void)house_add(h, text, 1);
+    }
+    house_run(h, 60000);
+    RUN_UNTIL(h, 60000, all_settled(h, SHARDS) && house_replicas_on(h, 3) == 1);
+    while (shards < SHARDS + MORE) {
+        create_flaky(h, shards++);
+        house_run(h, 10000);
+    }
+    assert_int_equal(house_events(h, "hosts/h3", "HostFailing", text, sizeof(text)), 1);
+    assert_non_null(strstr(text, "a test fails open"));
+    RUN_UNTIL(h, 60000, all_settled(h, shards) && house_replicas_on(h, 3) == 1);
+    int64_t since = wall_ms(h);
+    size_t before = h->proposals;
+    house_run(h, 15 * 60000);
+    assert_int_equal(h->proposals, before);
+    while (shards < ALL) {
+        create_flaky(h, shards++);
+    }
+    RUN_UNTIL(h, 60000, all_settled(h, shards));
+    assert_int_equal(house_replicas_on(h, 3), 1);
+    /* It was mended. After half an hour it is tried again, with what did not fail there. */
+    h->hosts[3].flaky_open = h->hosts[3].flaky_apply = false;
+    assert_int_equal(house_events(h, "hosts/h3", "HostFailingEnded", text, sizeof(text)), 0);
+    house_run(h, 20 * 60000);
+    assert_int_equal(house_events(h, "hosts/h3", "HostFailingEnded", text, sizeof(text)), 1);
+    RUN_UNTIL(h, 60000, house_replicas_on(h, 3) >= 1 + ALL - SHARDS - MORE);
+    RUN_UNTIL(h, 60000, all_settled(h, shards));
+    assert_int_equal(failed_since(h, since), 0);
+    house_free(h);
+}
+
+/* A command that no replica can apply is the shard's affair: hosts that have it take others. */
+static void heal_commands_that_fail_everywhere_count_against_no_host(void **state)
+{
+    enum { SHARDS = 8 };
+    (void)state;
+    struct house *h = house_new(7);
+    char text[512];
+    house_bootstrap(h, 3);
+    for (int i = 0; i < SHARDS; i++) {
+        snprintf(text, sizeof(text), "f%d", i);
+        assert_int_equal(house_create_type(h, text, "flaky", 3, 0), THOLE_OK);
+        RUN_UNTIL(h, 60000, house_settled(h, text));
+        for (uint64_t n = 0; n < 3; n++) {
+            h->hosts[n].flaky_apply = true;
+        }
+        (void)house_add(h, text, 1);
+        house_run(h, 5000);
+        for (uint64_t n = 0; n < 3; n++) {
+            h->hosts[n].flaky_apply = false;
+        }
+    }
+    assert_true(failed_since(h, 0) >= 2 * SHARDS);
+    for (int n = 0; n < 3; n++) {
+        snprintf(text, sizeof(text), "hosts/h%d", n);
+        assert_int_equal(house_events(h, text, "HostFailing", text, sizeof(text)), 0);
+    }
+    house_free(h);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -201,6 +328,8 @@ int main(void)
         cmocka_unit_test(heal_machine_that_keeps_failing_is_tried_less_and_less),
         cmocka_unit_test(heal_never_takes_the_majority),
         cmocka_unit_test(heal_failed_restore_is_tried_elsewhere),
+        cmocka_unit_test(heal_host_where_replicas_keep_failing_gets_nothing_new),
+        cmocka_unit_test(heal_commands_that_fail_everywhere_count_against_no_host),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -496,6 +496,122 @@ static void test_placement_unsatisfiable_explains_constraint(void **state)
     fixture_deinit(&f);
 }
 
+static uint64_t replica_on(struct fixture *f, uint64_t shard, uint64_t host)
+{
+    struct registry_replica_buf replica_buf;
+    struct registry_view *v = registry_view_acquire(f->r);
+    struct uuid id = test_uuid(host);
+    uint64_t after = 0;
+    uint64_t found = 0;
+    const thole_v1_Replica *r;
+    while ((r = registry_next_replica_of_host(v, &id, after, &replica_buf)) != NULL) {
+        after = thole_v1_Replica_id(r);
+        found = thole_v1_Replica_shard_id(r) == shard ? after : found;
+    }
+    registry_view_release(v);
+    return found;
+}
+
+static void fail_on(struct fixture *f, uint64_t shard, uint64_t host)
+{
+    uint64_t id = replica_on(f, shard, host);
+    assert_int_equal(do_observe(f, id, thole_v1_REPLICA_PHASE_FAILED, 0), THOLE_OK);
+}
+
+static bool is_failing(struct fixture *f, uint64_t host)
+{
+    struct registry_view *v = registry_view_acquire(f->r);
+    struct uuid id = test_uuid(host);
+    bool failing = placement_host_failing(registry_host(v, &id));
+    registry_view_release(v);
+    return failing;
+}
+
+/* On h1, h2 and h3. */
+static void create_placed(struct fixture *f, uint64_t shard)
+{
+    char name[16];
+    snprintf(name, sizeof(name), "s%" PRIu64, shard);
+    assert_int_equal(do_create_shard(f, name, 3, 0), THOLE_OK);
+    assert_int_equal(do_place(f, shard, 1, 3), THOLE_OK);
+    assert_int_equal(do_formed(f, shard, replica_on(f, shard, 1), 1), THOLE_OK);
+}
+
+static void uncordon(struct fixture *f, const char *host)
+{
+    struct cmd c = cmd_new("user");
+    thole_registry_v1_StartOperation *o =
+        thole_registry_v1_Operation_mutable_start_operation(cmd_op(&c), c.arena);
+    thole_registry_v1_StartOperation_set_kind(o, thole_v1_OPERATION_KIND_UNCORDON);
+    thole_registry_v1_StartOperation_set_host(o, upb_StringView_FromString(host));
+    assert_int_equal(fixture_run(f, &c), THOLE_OK);
+}
+
+static void test_placement_host_that_keeps_failing_gets_nothing_new(void **state)
+{
+    (void)state;
+    struct fixture f;
+    fixture_init(&f);
+    do_bootstrap(&f, 4);
+    /* One failure of the host fails what it has: that may be over. */
+    for (uint64_t shard = 1; shard <= 4; shard++) {
+        create_placed(&f, shard);
+    }
+    for (uint64_t shard = 1; shard <= 4; shard++) {
+        fail_on(&f, shard, 3);
+    }
+    assert_false(is_failing(&f, 3));
+    /* What is placed there afterwards fails as well, and what after that. */
+    create_placed(&f, 5);
+    fail_on(&f, 5, 3);
+    create_placed(&f, 6);
+    assert_false(is_failing(&f, 3));
+    fail_on(&f, 6, 3);
+    assert_true(is_failing(&f, 3));
+    do_create_shard(&f, "s7", 4, 0);
+    struct placement_result result = decide(&f, 7, true);
+    assert_int_equal(result.verdict, PLACEMENT_UNSATISFIABLE);
+    assert_string_equal(result.explanation,
+                        "no host for 1 of 4 voters; of 4 hosts: 1 where replicas keep failing; "
+                        "would nearly fit: h3 (where replicas keep failing)");
+    /* What failed there is made anew elsewhere, or there if there is no other host. */
+    do_host_state(&f, 0, thole_v1_HOST_STATE_CORDONED);
+    for (uint64_t shard = 5; shard <= 6; shard++) {
+        uint64_t failed = replica_on(&f, shard, 3);
+        do_remove_replica(&f, failed);
+        do_observe(&f, failed, thole_v1_REPLICA_PHASE_OUT, 1);
+        do_observe(&f, failed, thole_v1_REPLICA_PHASE_GONE, 1);
+        assert_int_equal(decide(&f, shard, true).verdict, PLACEMENT_ACT);
+        assert_true((replica_on(&f, shard, 3) != 0) == (shard == 5));
+        assert_true((replica_on(&f, shard, 0) != 0) == (shard == 6));
+        do_host_state(&f, 0, thole_v1_HOST_STATE_ACTIVE);
+    }
+    uncordon(&f, "h3");
+    assert_false(is_failing(&f, 3));
+    assert_int_equal(decide(&f, 7, true).verdict, PLACEMENT_ACT);
+    assert_true(replica_on(&f, 7, 3) != 0);
+    fixture_deinit(&f);
+}
+
+/* A command that every replica fails on says nothing of the hosts. */
+static void test_placement_shard_that_fails_everywhere_counts_against_no_host(void **state)
+{
+    (void)state;
+    struct fixture f;
+    fixture_init(&f);
+    do_bootstrap(&f, 4);
+    for (uint64_t shard = 1; shard <= 6; shard++) {
+        create_placed(&f, shard);
+        for (uint64_t host = 1; host <= 3; host++) {
+            fail_on(&f, shard, host);
+        }
+    }
+    for (uint64_t host = 1; host <= 3; host++) {
+        assert_false(is_failing(&f, host));
+    }
+    fixture_deinit(&f);
+}
+
 static void test_placement_promotes_before_it_places(void **state)
 {
     (void)state;
@@ -581,6 +697,8 @@ int main(void)
         cmocka_unit_test(test_placement_zero_keeps_the_votes_of_draining_hosts),
         cmocka_unit_test(test_placement_balances_many_shards),
         cmocka_unit_test(test_placement_unsatisfiable_explains_constraint),
+        cmocka_unit_test(test_placement_host_that_keeps_failing_gets_nothing_new),
+        cmocka_unit_test(test_placement_shard_that_fails_everywhere_counts_against_no_host),
         cmocka_unit_test(test_placement_promotes_before_it_places),
         cmocka_unit_test(test_placement_draining_voter_is_replaced_first),
         cmocka_unit_test(test_placement_extra_load_spreads_one_view),

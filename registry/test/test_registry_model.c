@@ -659,7 +659,7 @@ static void test_changes_since_compacted_is_refused(void **state)
     mirror->revision = registry_view_revision(v) - 50;
     assert_int_equal(registry_changes_since(v, mirror->revision, mirror_changes(mirror), &st),
                      THOLE_OK);
-    assert_int_equal(mirror->count, 2); /* the replica, and the failures in its shard */
+    assert_int_equal(mirror->count, 3); /* the replica, and the failures in its shard and host */
     assert_int_equal(mirror->events, 50);
     size_t events = 0;
     uint64_t it = 0;
