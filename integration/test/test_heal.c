@@ -21,7 +21,7 @@ static bool runs_one_group(void *ctx)
     struct expect *e = ctx;
     char out[65536];
     return cli(e->c, e->via, out, sizeof out, "status -o json") == 0 &&
-           count_text(out, "\"replicaId\"") == 1;
+           count_text(out, "\"shardId\"") == 1;
 }
 
 /* A paused process is no dead one, and is not even suspect for less than a second. */

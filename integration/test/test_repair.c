@@ -167,7 +167,7 @@ static void test_hosts_with_a_newer_shard_zero_return_after_its_repair(void **st
     assert_non_null(strstr(cli_ok(c, 1, "kv get fresh mine"), "value"));
     assert_int_not_equal(cli(c, 1, out, sizeof out, "kv get fresh secret"), 0);
     /* It runs on, although no row speaks of it. */
-    assert_true(count_text(cli_ok(c, 1, "status -o json"), "\"replicaId\"") >= 4);
+    assert_true(count_text(cli_ok(c, 1, "status -o json"), "\"shardId\"") >= 4);
     cluster_free(c);
 }
 

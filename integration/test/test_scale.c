@@ -19,7 +19,7 @@ static bool runs_two_groups(void *ctx)
     struct expect *e = ctx;
     char out[65536];
     return cli(e->c, e->via, out, sizeof out, "status -o json") == 0 &&
-           count_text(out, "\"replicaId\"") == 2;
+           count_text(out, "\"shardId\"") == 2;
 }
 
 static void set_voters(struct cluster *c, int via, const char *shard, int voters)

@@ -168,7 +168,7 @@ static bool runs_what_rows_say(void *ctx)
                0 &&
            cli(e->c, e->via, status, sizeof status, "status -o json") == 0 &&
            count_lines(out, "removing") == 0 &&
-           count_text(status, "\"replicaId\"") == count_lines(out, " running ");
+           count_text(status, "\"shardId\"") == count_lines(out, " running ");
 }
 
 static void test_lost_zone_is_made_up_for_and_its_return_restores_the_spread(void **state)
