@@ -49,6 +49,19 @@ enum thole_code services_no_room(struct thole_status *st)
                       "this host holds too much for calls that wait; try again after a pause");
 }
 
+const void *services_decode(struct bus_rpc *rpc, const upb_MiniTable *kind, struct slice message,
+                            upb_Arena *arena)
+{
+    const char *why = NULL;
+    const void *q = proto_decode(kind, message, false, arena, &why);
+    if (q == NULL) {
+        struct thole_status st;
+        (void)THOLE_FAIL(&st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST, "request: %s", why);
+        services_fail(rpc, &st, (const char *const[]){"field", "request", NULL});
+    }
+    return q;
+}
+
 struct bufslice services_encode(const void *message, const upb_MiniTable *kind, upb_Arena *arena)
 {
     char *bytes = NULL;

@@ -206,7 +206,8 @@ bool name_of_shard(upb_StringView given, char ret[static LIMIT_NAME_BYTES + 1],
                    struct thole_status *st)
 {
     upb_StringView name = name_strip(given, "shards");
-    if (name.size == 0 || name.size > LIMIT_NAME_BYTES) {
+    if (name.size == 0 || name.size > LIMIT_NAME_BYTES ||
+        memchr(name.data, '\0', name.size) != NULL) {
         (void)THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
                          "shard: a name of 1 to %d bytes is needed", LIMIT_NAME_BYTES);
         return false;

@@ -8,7 +8,6 @@
 #include <string.h>
 
 #include "agent/services/services_internal.h"
-#include "proto/decode.h"
 
 struct data_watch {
     struct services *s;
@@ -120,11 +119,15 @@ void data_watch(void *ctx, struct bus_rpc *rpc, struct slice message)
 {
     struct services *s = ctx;
     upb_Arena *arena = upb_Arena_New();
-    const thole_v1_WatchRequest *q = PROTO_DECODE(thole_v1_WatchRequest, message, arena);
-    const upb_StringView none = {NULL, 0};
+    const thole_v1_WatchRequest *q =
+        services_decode(rpc, &thole_v1_WatchRequest_msginit, message, arena);
+    if (q == NULL) {
+        upb_Arena_Free(arena);
+        return;
+    }
     struct thole_status st;
     struct data_watch *w = xcalloc(1, sizeof(*w));
-    if (!name_of_data_shard(q != NULL ? thole_v1_WatchRequest_shard(q) : none, w->shard, &st)) {
+    if (!name_of_data_shard(thole_v1_WatchRequest_shard(q), w->shard, &st)) {
         services_fail(rpc, &st, (const char *const[]){"field", "shard", NULL});
         free(w);
         upb_Arena_Free(arena);

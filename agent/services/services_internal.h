@@ -115,6 +115,10 @@ struct thole_status services_of_peer(const struct thole_status *st);
 uint64_t services_deadline(struct bus_rpc *rpc);
 /* Why a call is refused that bus_rpc_hold has no room for. */
 enum thole_code services_no_room(struct thole_status *st);
+/* The request of a stream that is none of Data.Stream; NULL: it does not decode, and the stream was
+ * failed. */
+const void *services_decode(struct bus_rpc *rpc, const upb_MiniTable *kind, struct slice message,
+                            upb_Arena *arena);
 struct bufslice services_encode(const void *message, const upb_MiniTable *kind, upb_Arena *arena);
 
 /* ---- Rows as they are shown (conditions.c) --------------------------------------------------- */

@@ -7,7 +7,6 @@
 
 #include "agent/exports.h"
 #include "agent/services/services_internal.h"
-#include "proto/decode.h"
 
 #define PIECE_DEADLINE_NS (30 * NS_PER_S)
 /* A large machine takes a while to write its file. */
@@ -266,11 +265,14 @@ void snapshots_save(void *ctx, struct bus_rpc *rpc, struct slice message)
     struct services *s = ctx;
     upb_Arena *arena = upb_Arena_New();
     const thole_v1_SaveSnapshotRequest *q =
-        PROTO_DECODE(thole_v1_SaveSnapshotRequest, message, arena);
-    const upb_StringView none = {NULL, 0};
+        services_decode(rpc, &thole_v1_SaveSnapshotRequest_msginit, message, arena);
+    if (q == NULL) {
+        upb_Arena_Free(arena);
+        return;
+    }
     struct thole_status st;
     struct save *v = xcalloc(1, sizeof(*v));
-    if (!name_of_shard(q != NULL ? thole_v1_SaveSnapshotRequest_shard(q) : none, v->shard, &st)) {
+    if (!name_of_shard(thole_v1_SaveSnapshotRequest_shard(q), v->shard, &st)) {
         services_fail(rpc, &st, (const char *const[]){"field", "shard", NULL});
         free(v);
         upb_Arena_Free(arena);

@@ -123,6 +123,12 @@ static void test_wrong_requests_are_refused(void **state)
     thole_v1_QueryRequest_set_max_staleness_ms(q, 5);
     assert_failed(f, CALL(f, Data, Query, q, QueryResponse), THOLE_INVALID_ARGUMENT,
                   THOLE_REASON_BAD_REQUEST);
+    thole_v1_QueryRequest_set_max_staleness_ms(q, 0);
+    thole_v1_QueryRequest_set_text(q, sv("get"));
+    assert_non_null(CALL(f, Data, Query, q, QueryResponse));
+    thole_v1_QueryRequest_set_shard(q, upb_StringView_FromDataAndSize("clicks\0x", 8));
+    assert_failed(f, CALL(f, Data, Query, q, QueryResponse), THOLE_INVALID_ARGUMENT,
+                  THOLE_REASON_BAD_REQUEST);
 }
 
 static void test_a_payload_past_the_limit_is_refused(void **state)
@@ -264,6 +270,22 @@ static void test_a_watch_of_nothing_fails(void **state)
     s = watch(f, "");
     assert_failed(f, next_event(f, s), THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST);
     bus_stream_free(s);
+}
+
+/* The reason is what is wrong with the bytes, not that the shard's name is missing. */
+static void test_streams_of_bytes_that_do_not_decode_are_refused(void **state)
+{
+    struct services_fixture *f = *state;
+    static const char *const paths[] = {"/thole.v1.Data/Watch", "/thole.v1.Snapshots/SaveSnapshot"};
+    for (size_t i = 0; i < sizeof(paths) / sizeof(paths[0]); i++) {
+        struct bus_stream *s = NULL;
+        assert_int_equal(
+            bus_channel_stream(f->channel, paths[i], slice_of("\x0a\x01\xff", 3), &s, &f->st),
+            THOLE_OK);
+        assert_failed(f, next_event(f, s), THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST);
+        assert_non_null(strstr(f->st.message, "request: a string field is not valid UTF-8"));
+        bus_stream_free(s);
+    }
 }
 
 static void test_a_watch_ends_with_its_shard(void **state)
@@ -475,6 +497,7 @@ int main(void)
         cmocka_unit_test(test_a_watch_begins_with_a_bookmark_and_sees_changes),
         cmocka_unit_test(test_an_idle_watch_is_sent_bookmarks),
         cmocka_unit_test(test_a_watch_of_nothing_fails),
+        cmocka_unit_test(test_streams_of_bytes_that_do_not_decode_are_refused),
         cmocka_unit_test(test_a_watch_ends_with_its_shard),
         cmocka_unit_test(test_a_watcher_that_does_not_read_is_cut_off),
         cmocka_unit_test(test_a_cluster_watch_is_snapshot_then_changes),
