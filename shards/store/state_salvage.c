@@ -6,8 +6,9 @@
  * that cannot be read as a whole is lost as a whole. If the database does not open at all, every
  * space is lost: RocksDB's own repair would bring back what had been deleted.
  *
- * The new database is complete and synced before the old one's name changes; between the two
- * renames only the new one is there, and the next open takes it. */
+ * The new database is complete and synced before it is named PATH.whole, and only then the old
+ * one's name changes. If the process ends before it has the old name, the next open takes it; one
+ * that is not whole is never taken, even if somebody deleted the old one to make room. */
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
@@ -29,6 +30,11 @@
 static char *new_path(const char *path)
 {
     return xasprintf("%s.new", path);
+}
+
+static char *whole_path(const char *path)
+{
+    return xasprintf("%s.whole", path);
 }
 
 static bool exists(const char *path)
@@ -69,16 +75,16 @@ static enum thole_code move(const char *from, const char *to, struct thole_statu
 
 enum thole_code state__prepare(const char *path, struct thole_status *st)
 {
-    char *fresh = new_path(path), *mark = mark_path(path);
+    char *whole = whole_path(path), *mark = mark_path(path);
     enum thole_code code = THOLE_OK;
 
-    if (!exists(path) && exists(fresh)) {
-        code = move(fresh, path, st);
+    if (!exists(path) && exists(whole)) {
+        code = move(whole, path, st);
     } else if (exists(mark)) {
         code = THOLE_FAIL(st, THOLE_DATA_LOSS, THOLE_REASON_CORRUPT,
                           "the state database was found damaged before");
     }
-    free(fresh);
+    free(whole);
     free(mark);
     return code;
 }
@@ -173,9 +179,31 @@ static char *kept_path(const char *path)
 static enum thole_code swap(const char *path, const char *fresh, const char *kept,
                             struct thole_status *st)
 {
-    enum thole_code code = move(path, kept, st);
+    char *whole = whole_path(path);
+    enum thole_code code = move(fresh, whole, st);
 
-    return code == THOLE_OK ? move(fresh, path, st) : code;
+    if (code == THOLE_OK) {
+        code = move(path, kept, st);
+    }
+    if (code == THOLE_OK) {
+        code = move(whole, path, st);
+    }
+    free(whole);
+    return code;
+}
+
+/* What an earlier attempt left. */
+static enum thole_code remove_leftovers(const char *path, struct thole_status *st)
+{
+    char *fresh = new_path(path), *whole = whole_path(path);
+    enum thole_code code = file_remove_tree(fresh, st);
+
+    if (code == THOLE_OK) {
+        code = file_remove_tree(whole, st);
+    }
+    free(fresh);
+    free(whole);
+    return code;
 }
 
 enum thole_code state_db_salvage(const char *path, struct state_wanted *list, size_t n,
@@ -186,11 +214,15 @@ enum thole_code state_db_salvage(const char *path, struct state_wanted *list, si
 
     *ret_kept = NULL;
     enum thole_code code =
-        kept != NULL ? file_remove_tree(fresh, st)
+        kept != NULL ? remove_leftovers(path, st)
                      : THOLE_FAIL(st, THOLE_UNAVAILABLE, THOLE_REASON_DISK,
                                   "%s: too many damaged databases are kept beside it", path);
     if (code == THOLE_OK) {
         code = fill(path, fresh, list, n, st);
+        struct thole_status why = {0};
+        if (code != THOLE_OK && remove_leftovers(path, &why) != THOLE_OK) { /* it may be full */
+            LOG_WARN(STORE, "cannot delete %s: %s", fresh, why.message);
+        }
     }
     if (code == THOLE_OK) {
         code = swap(path, fresh, kept, st);

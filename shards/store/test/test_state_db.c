@@ -464,17 +464,36 @@ static void test_state_damage_is_noted_once_and_salvaged(void **state)
     free(path);
 }
 
-/* Killed between the two renames. */
+/* Killed between the renames. */
 static void test_state_salvage_is_finished_by_the_next_open(void **state)
+{
+    char *path = sub(*state, "state"), *whole = sub(*state, "state.whole");
+
+    make_damageable(path);
+    assert_int_equal(rename(path, whole), 0);
+    struct state_db *db = db_open(path);
+    for (uint64_t i = 0; i < SPACES; i++) {
+        expect_space(db, space_of(i), false);
+    }
+    state_db_close(db);
+    free(path);
+    free(whole);
+}
+
+/* Killed while it copied; then somebody deleted the old database, to make room. What was copied is
+ * not all, so it must not pass for the replicas' data. */
+static void test_state_salvage_that_was_cut_short_is_not_taken(void **state)
 {
     char *path = sub(*state, "state"), *fresh = sub(*state, "state.new");
 
     make_damageable(path);
     assert_int_equal(rename(path, fresh), 0);
     struct state_db *db = db_open(path);
-    for (uint64_t i = 0; i < SPACES; i++) {
-        expect_space(db, space_of(i), false);
-    }
+    struct slice key, value;
+    struct state_iter *it =
+        state_iter_new(db, NULL, space_of(0), (struct slice){0}, (struct slice){0});
+    assert_false(state_iter_next(it, &key, &value));
+    state_iter_free(it);
     state_db_close(db);
     free(path);
     free(fresh);
@@ -496,6 +515,8 @@ int main(int argc, char **argv)
         cmocka_unit_test_setup_teardown(test_state_damage_is_noted_once_and_salvaged, setup,
                                         teardown),
         cmocka_unit_test_setup_teardown(test_state_salvage_is_finished_by_the_next_open, setup,
+                                        teardown),
+        cmocka_unit_test_setup_teardown(test_state_salvage_that_was_cut_short_is_not_taken, setup,
                                         teardown),
         cmocka_unit_test_setup_teardown(test_state_crash_loses_whole_batches_only, setup, teardown),
     };
