@@ -12,9 +12,9 @@
  * replicas serve. (When our connection to it stands and it is silent all the same, then it is the
  * host, and nobody is asked.)
  *
- * A new leader starts its clocks anew, so that a change of leader never shortens a grace; a host
- * that is suspect or dead stays so until it is heard. A pause of our own process is nobody's
- * silence. */
+ * A new leader starts its clocks anew, so that a change of leader never shortens a grace. A host
+ * that is not connected then becomes suspect as if its connection had broken. One that is suspect
+ * or dead stays so until it is heard. A pause of our own process is nobody's silence. */
 #include "hostctl/hostctl_internal.h"
 
 #include "base/log.h"
@@ -170,8 +170,7 @@ static void judge_silent(struct hostctl *h, struct ctl_host *host, const struct 
     }
     ret->liveness = thole_v1_HOST_LIVENESS_SUSPECT;
     if (d->broken) {
-        snprintf(ret->reason, sizeof(ret->reason),
-                 "its connection broke %.1f s ago and did not come back",
+        snprintf(ret->reason, sizeof(ret->reason), "it has not been connected for %.1f s",
                  (double)(h->now_ms - d->broken_ms) / 1000);
     } else {
         snprintf(ret->reason, sizeof(ret->reason), "silent for %.1f s, expected within %.1f s",
@@ -320,14 +319,17 @@ void hostctl__liveness_done(struct hostctl *h, struct ctl_op *op)
 
 void hostctl__liveness_begin(struct hostctl *h)
 {
+    const struct detector_bounds b = bounds_of(h);
     pthread_mutex_lock(&h->signs.lock);
-    for (size_t i = 0; i < h->signs.count; i++) {
-        detector_restart(&h->signs.of[i].detector, h->now_ms);
-    }
-    pthread_mutex_unlock(&h->signs.lock);
     for (size_t i = 0; i < h->host_count; i++) {
+        struct detector *d = &h->signs.of[i].detector;
+        detector_restart(d, h->now_ms);
+        if (!h->hosts[i].up) {
+            detector_broken(d, &b, h->now_ms); /* it may have died with the leader before */
+        }
         h->hosts[i].asked_ms = 0;
     }
+    pthread_mutex_unlock(&h->signs.lock);
     atomic_store_explicit(&h->signs.wanted, true, memory_order_relaxed);
     h->liveness_ran_ms = h->now_ms;
     h->liveness_due_ms = h->now_ms;

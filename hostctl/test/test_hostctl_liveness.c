@@ -99,7 +99,7 @@ static void liveness_killed_process_is_noticed_faster_than_silence(void **state)
     house_stop(h, n);
     RUN_UNTIL(h, 400, house_liveness(h, n) == thole_v1_HOST_LIVENESS_SUSPECT);
     events(h, n, "HostSuspect", text, sizeof(text));
-    assert_non_null(strstr(text, "its connection broke"));
+    assert_non_null(strstr(text, "it has not been connected for 0."));
     assert_non_null(strstr(text, "3 others do not reach it either"));
     RUN_UNTIL(h, HOUSE_DEAD_MS, house_liveness(h, n) == thole_v1_HOST_LIVENESS_DEAD);
     events(h, n, "HostDead", text, sizeof(text));
@@ -153,6 +153,25 @@ static void liveness_new_leader_keeps_the_dead_and_shortens_no_grace(void **stat
     house_free(h);
 }
 
+/* A host that died with the leader is suspect before anybody may count on its vote. */
+static void liveness_new_leader_suspects_who_is_not_connected(void **state)
+{
+    (void)state;
+    struct house *h = five_hosts(8);
+    char text[256];
+    uint64_t leader = house_zero_leader(h);
+    uint64_t other = (leader + 1) % 5;
+    house_stop(h, leader);
+    house_stop(h, other);
+    RUN_UNTIL(h, 10000, house_zero_leader(h) != UINT64_MAX);
+    RUN_UNTIL(h, 400,
+              house_liveness(h, leader) == thole_v1_HOST_LIVENESS_SUSPECT &&
+                  house_liveness(h, other) == thole_v1_HOST_LIVENESS_SUSPECT);
+    assert_int_equal(events(h, other, "HostSuspect", text, sizeof(text)), 1);
+    assert_non_null(strstr(text, "it has not been connected for"));
+    house_free(h);
+}
+
 /* It is admitted before the leader hears it. */
 static void liveness_started_host_is_suspected_once(void **state)
 {
@@ -202,6 +221,7 @@ int main(void)
         cmocka_unit_test(liveness_killed_process_is_noticed_faster_than_silence),
         cmocka_unit_test(liveness_host_that_others_reach_is_not_dead),
         cmocka_unit_test(liveness_new_leader_keeps_the_dead_and_shortens_no_grace),
+        cmocka_unit_test(liveness_new_leader_suspects_who_is_not_connected),
         cmocka_unit_test(liveness_started_host_is_suspected_once),
         cmocka_unit_test(liveness_host_at_the_edge_of_its_grace_moves_nothing),
     };
