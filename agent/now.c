@@ -3,6 +3,7 @@
  * any. So what is shown of a shard's health is what its row says and this host can confirm now:
  *
  *   the view     shard zero has a leader, or the rows are as old as that
+ *   the spec     placement has looked at it, as it is now
  *   the leader   a replica of the shard here knows one, else its row does; its host is live by the
  *                rows, connected, and can write
  *   the quorum   without a replica here: a majority of the votes is on such hosts. A leader that
@@ -64,8 +65,8 @@ int32_t agent_host_liveness(struct agent *a, const thole_v1_Host *row)
 {
     struct uuid id;
     int32_t liveness = thole_v1_HostStatus_liveness(thole_v1_Host_status(row));
-    bool unsure = liveness == thole_v1_HOST_LIVENESS_LIVE && agent_view_age_ms(a) > 0 &&
-                  parse_id(thole_v1_Host_id(row), &id) && !is_here(a, &id);
+    bool unsure = liveness == thole_v1_HOST_LIVENESS_LIVE && parse_id(thole_v1_Host_id(row), &id) &&
+                  !is_here(a, &id);
     return unsure ? thole_v1_HOST_LIVENESS_SUSPECT : liveness;
 }
 
@@ -84,20 +85,37 @@ struct agent_now agent_now_of(struct agent *a, const struct registry_view *v)
     return (struct agent_now){.agent = a, .view = v, .view_age_ms = agent_view_age_ms(a)};
 }
 
+/* Has the vote that its row asks for: the first replicas from the beginning, others when they say
+ * so. Who is to lose it votes until it is out. */
+static bool has_vote(const thole_v1_Replica *r)
+{
+    int32_t phase = thole_v1_Replica_phase(r);
+    return thole_v1_Replica_initial(r) || phase == thole_v1_REPLICA_PHASE_RUNNING ||
+           phase == thole_v1_REPLICA_PHASE_FAILED;
+}
+
+/* In a joint configuration no replica says that it votes as it should: then all rows count. */
 static void count_votes(const struct agent_now *n, uint64_t shard_id, struct shard_now *ret)
 {
     struct registry_replica_buf buf;
     const thole_v1_Replica *r;
+    uint32_t rows = 0, silent_rows = 0;
     for (uint64_t after = 0;
          (r = registry_next_replica_of_shard(n->view, shard_id, after, &buf)) != NULL;) {
         struct uuid host;
         after = thole_v1_Replica_id(r);
         if (thole_v1_Replica_role(r) == thole_v1_REPLICA_ROLE_NON_VOTING ||
-            thole_v1_Replica_desired(r) != thole_v1_REPLICA_DESIRED_RUN ||
             thole_v1_Replica_phase(r) == thole_v1_REPLICA_PHASE_OUT)
             continue;
-        ret->votes++;
-        ret->silent += !parse_id(thole_v1_Replica_host_id(r), &host) || !host_answers(n, &host);
+        bool silent = !parse_id(thole_v1_Replica_host_id(r), &host) || !host_answers(n, &host);
+        rows++;
+        silent_rows += silent;
+        ret->votes += has_vote(r);
+        ret->silent += has_vote(r) && silent;
+    }
+    if (ret->votes == 0) {
+        ret->votes = rows;
+        ret->silent = silent_rows;
     }
 }
 
@@ -174,11 +192,19 @@ void agent_shard_now(const struct agent_now *n, const thole_v1_Shard *row, struc
     uint64_t id = thole_v1_Shard_id(row);
     *ret = (struct shard_now){.served = true};
     count_votes(n, id, ret);
+    uint64_t generation = thole_v1_Shard_generation(row);
+    ret->changed =
+        generation > thole_v1_ShardStatus_observed_generation(thole_v1_Shard_status(row));
     if (n->view_age_ms > 0)
         unserved(ret, "ViewOld",
                  "no leader of shard zero has been known on this host for %.1f s: what is shown is "
                  "as old",
                  (double)n->view_age_ms / 1000);
+    else if (thole_v1_Shard_deleting(row))
+        unserved(ret, "Removing", "the shard is being deleted");
+    else if (ret->changed)
+        unserved(ret, "NewSpec", "nothing was done yet for generation %" PRIu64 " of its spec",
+                 generation);
     else if (engine_shard_status(n->agent->engine, id, &s) && s.voter && !s.failed)
         check_here(n, &s, ret);
     else

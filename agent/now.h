@@ -6,7 +6,7 @@
 
 /* For how long no leader of shard zero has been known here; 0: one is known. */
 uint64_t agent_view_age_ms(struct agent *a);
-/* As its row says, but not live if nobody can say so now. */
+/* As its row says, but suspect instead of live while it is not connected to this host. */
 int32_t agent_host_liveness(struct agent *a, const thole_v1_Host *row);
 
 /* For many shards in a row. Borrows the view. */
@@ -19,6 +19,7 @@ struct agent_now agent_now_of(struct agent *a, const struct registry_view *v);
 
 struct shard_now {
     bool served;            /* as far as can be told: it takes proposals */
+    bool changed;           /* the spec, and nothing was done for that yet */
     const char *reason;     /* if not; static, one word */
     uint32_t votes, silent; /* its voters, by the rows; of these, on hosts that do not answer */
     char message[THOLE_STATUS_MESSAGE_BYTES];

@@ -144,6 +144,37 @@ static void show_zero(struct cli *c, const struct rows *hosts, bool stale)
     }
 }
 
+/* A pause that was forgotten shows when nothing else is wrong yet. */
+static void show_pauses(struct cli *c, bool stale)
+{
+    static const char *const names[] = {"?", "placement", "membership", "balance"};
+    struct thole_status st;
+    struct rows rows;
+    char age[24];
+    const struct rows_query q = {.kind = ROWS_OPERATIONS, .stale = stale};
+    if (rows_list(c, &q, &rows, &st) != THOLE_OK) {
+        return;
+    }
+    for (size_t i = 0; i < rows.count; i++) {
+        size_t n = 0;
+        const thole_v1_Operation *o = rows.items[i];
+        const int32_t *controllers = thole_v1_Operation_controllers(o, &n);
+        if (thole_v1_Operation_state(o) != thole_v1_OPERATION_STATE_RUNNING || n == 0) {
+            continue;
+        }
+        printf("paused    ");
+        for (size_t k = 0; k < n; k++) {
+            uint32_t which = (uint32_t)controllers[k];
+            printf("%s%s", k > 0 ? ", " : "",
+                   names[which < sizeof(names) / sizeof(names[0]) ? which : 0]);
+        }
+        printf(", %s ago by operation %" PRIu64 ": \"thole resume\" ends that\n",
+               cli_age(thole_v1_Operation_start_time_ms(o), age, sizeof(age)),
+               thole_v1_Operation_id(o));
+    }
+    rows_deinit(&rows);
+}
+
 static void show_asked(const thole_v1_StatusResponse *status)
 {
     bool ready = thole_v1_StatusResponse_ready(status);
@@ -164,6 +195,7 @@ static void show_rows(struct cli *c, const struct rows *hosts, const struct rows
 {
     printf("shards    %zu, %zu ready\n", shards->count, count_ready(shards));
     show_zero(c, hosts, stale);
+    show_pauses(c, stale);
     if (hosts->count > 0) {
         printf("\n");
         rows_show(c, hosts, false, false);
@@ -199,16 +231,16 @@ static enum thole_code look_around(struct cli *c, const thole_v1_StatusResponse 
     uint64_t timeout_ms = c->values[OPT_COMMAND_TIMEOUT].number;
     bool ready = thole_v1_StatusResponse_ready(*status);
     enum thole_code code = THOLE_UNAVAILABLE;
+    c->values[OPT_COMMAND_TIMEOUT].number =
+        timeout_ms < STATUS_TIMEOUT_MS ? timeout_ms : STATUS_TIMEOUT_MS;
     if (ready) {
-        c->values[OPT_COMMAND_TIMEOUT].number =
-            timeout_ms < STATUS_TIMEOUT_MS ? timeout_ms : STATUS_TIMEOUT_MS;
         code = list_rows(c, false, hosts, shards, st);
-        c->values[OPT_COMMAND_TIMEOUT].number = timeout_ms;
     }
-    if (code != THOLE_OK && ready && get_status(c, status, st) != THOLE_OK) {
-        return st->code;
+    if (code != THOLE_OK && (!ready || get_status(c, status, st) == THOLE_OK)) {
+        code = list_rows(c, true, hosts, shards, st);
     }
-    return code == THOLE_OK ? code : list_rows(c, true, hosts, shards, st);
+    c->values[OPT_COMMAND_TIMEOUT].number = timeout_ms;
+    return code;
 }
 
 int command_status(struct cli *c)
@@ -220,6 +252,9 @@ int command_status(struct cli *c)
     }
     struct rows hosts, shards;
     if (look_around(c, &status, &hosts, &shards, &st) != THOLE_OK) {
+        if (!cli_is_document(c)) {
+            show_asked(status); /* a host without a view says what it waits for */
+        }
         return cli_say_status("cannot list hosts and shards", &st);
     }
     bool ready = thole_v1_StatusResponse_ready(status);

@@ -44,28 +44,83 @@ static void set(thole_v1_Condition *c, bool status, const char *reason, const ch
     thole_v1_Condition_set_transition_time_ms(c, time_ms);
 }
 
+/* Controllers that users paused, without which nothing becomes ready: a bit each. */
+static uint32_t paused_controllers(const struct registry_view *v)
+{
+    const thole_v1_Operation *row;
+    uint32_t paused = 0;
+    for (uint64_t after = 0; (row = registry_next_operation(v, after)) != NULL;) {
+        size_t count = 0;
+        const int32_t *controllers = thole_v1_Operation_controllers(row, &count);
+        after = thole_v1_Operation_id(row);
+        for (size_t i = 0; i < count && !registry_operation_ended(row); i++) {
+            paused |= 1u << (controllers[i] & 31);
+        }
+    }
+    return paused & (1u << thole_v1_CONTROLLER_PLACEMENT | 1u << thole_v1_CONTROLLER_MEMBERSHIP);
+}
+
+static const char *paused_text(uint32_t paused)
+{
+    return paused == 1u << thole_v1_CONTROLLER_PLACEMENT
+               ? "the placement controller is paused, \"thole resume\" ends that"
+           : paused == 1u << thole_v1_CONTROLLER_MEMBERSHIP
+               ? "the membership controller is paused, \"thole resume\" ends that"
+               : "the placement and membership controllers are paused, \"thole resume\" ends that";
+}
+
 uint32_t conditions_differ(const struct agent_now *n, const thole_v1_Shard *row,
                            struct shard_now *ret)
 {
     const thole_v1_ShardStatus *status = thole_v1_Shard_status(row);
     uint32_t differ = 0;
     size_t count = 0;
+    bool acts = false; /* is what lacks for the controllers to do? */
     const thole_v1_Condition *const *all =
         status == NULL ? NULL : thole_v1_ShardStatus_conditions(status, &count);
     if (count == 0 || !thole_v1_ShardStatus_formed(status)) {
-        return 0;
+        acts = true;
+        *ret = (struct shard_now){.reason = "NotFormed"};
+        count = 0;
+    } else {
+        agent_shard_now(n, row, ret);
     }
-    agent_shard_now(n, row, ret);
     for (size_t i = 0; i < count; i++) {
         struct slice type = name_slice(thole_v1_Condition_type(all[i]));
         bool is = thole_v1_Condition_status(all[i]);
-        if (is && !ret->served && slice_equal(type, slice_str("Ready"))) {
-            differ |= CONDITIONS_NOT_READY;
+        if (slice_equal(type, slice_str("Ready"))) {
+            differ |= is && !ret->served ? CONDITIONS_NOT_READY : 0;
+            acts = is ? ret->changed : true;
         } else if (!is && ret->silent > 0 && slice_equal(type, slice_str("Degraded"))) {
             differ |= CONDITIONS_DEGRADED;
         }
     }
+    if (acts && !thole_v1_Shard_deleting(row) && paused_controllers(n->view) != 0) {
+        differ |= CONDITIONS_PAUSED;
+    }
     return differ;
+}
+
+/* Keeps what the condition says of the shard. */
+static void set_paused(const struct agent_now *n, thole_v1_ShardStatus *status, int64_t time_ms,
+                       upb_Arena *arena)
+{
+    char text[THOLE_STATUS_MESSAGE_BYTES];
+    const char *why = paused_text(paused_controllers(n->view));
+    thole_v1_Condition *placed = condition(status, "Placed");
+    thole_v1_Condition *ready = condition(status, "Ready");
+    if (ready == NULL) {
+        ready = thole_v1_ShardStatus_add_conditions(status, arena);
+        thole_v1_Condition_set_type(ready, upb_StringView_FromString("Ready"));
+    }
+    upb_StringView was = thole_v1_Condition_message(ready);
+    snprintf(text, sizeof(text), "%.*s%s%s", (int)(was.size < 256 ? was.size : 256),
+             was.size > 0 ? was.data : "", was.size > 0 ? "; " : "", why);
+    set(ready, false, "Paused", text, time_ms, arena);
+    if (placed != NULL && !thole_v1_Condition_status(placed) &&
+        slice_equal(name_slice(thole_v1_Condition_reason(placed)), slice_str("Placing"))) {
+        set(placed, false, "Paused", why, time_ms, arena);
+    }
 }
 
 const thole_v1_Shard *conditions_now(const struct agent_now *n, const thole_v1_Shard *row,
@@ -89,6 +144,9 @@ const thole_v1_Shard *conditions_now(const struct agent_now *n, const thole_v1_S
                  now.silent, now.votes, now.silent == 1 ? "is" : "are");
         set(condition(status, "Degraded"), true,
             now.silent * 2 >= now.votes ? "QuorumSilent" : "ReplicasSilent", text, time_ms, arena);
+    }
+    if ((differ & CONDITIONS_PAUSED) != 0) {
+        set_paused(n, status, time_ms, arena);
     }
     return copy;
 }

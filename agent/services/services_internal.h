@@ -125,6 +125,7 @@ struct bufslice services_encode(const void *message, const upb_MiniTable *kind, 
 
 #define CONDITIONS_NOT_READY 1u
 #define CONDITIONS_DEGRADED 2u
+#define CONDITIONS_PAUSED 4u
 /* Which conditions of the row do not hold now. */
 uint32_t conditions_differ(const struct agent_now *n, const thole_v1_Shard *row,
                            struct shard_now *ret);

@@ -93,6 +93,88 @@ static void test_a_shard_without_a_quorum_is_not_ready_anywhere(void **state)
     cluster_free(c);
 }
 
+/* What `status` counts of shard zero agrees with what it says of its replicas, at once. */
+static bool counts_the_silent_host(void *ctx)
+{
+    struct cluster *c = ctx;
+    char out[65536];
+    assert_int_equal(cli(c, 0, out, sizeof out, "status"), 0);
+    bool silent = strstr(out, "shard zero: Degraded: ReplicasSilent: 1 of 3") != NULL;
+    if (silent && !strstr(out, "3 voters, 2 live: 0 more may fail")) {
+        fail_msg("a silent voter counts as live: %s", out);
+    }
+    return silent;
+}
+
+static void expect_not(const char *text, const char *needle)
+{
+    if (strstr(text, needle)) {
+        fail_msg("\"%s\" in: %s", needle, text);
+    }
+}
+
+static void apply_spec(struct cluster *c, int via, const char *name, int voters)
+{
+    char path[256];
+    snprintf(path, sizeof path, "%s/spec.yaml", c->dir);
+    FILE *f = fopen(path, "w");
+    assert_non_null(f);
+    fprintf(f, "kind: Shard\nname: %s\nspec: {type: kv, voters: %d}\n", name, voters);
+    fclose(f);
+    cli_ok(c, via, "apply -f %s", path);
+}
+
+/* A shard of one voter that is to get two more, one of them on a host that stands still. Then the
+ * controllers are paused. */
+static void test_replicas_without_a_vote_do_not_count(void **state)
+{
+    (void)state;
+    struct cluster *c = cluster_new();
+    char out[65536];
+    cluster_start_peers(c, 3);
+    apply_yaml(c, 0, "kind: Shard\nname: orders\nspec: {type: kv, voters: 1}\n");
+    int only = leader_of(c, 0, "orders");
+    int silent = only == 2 ? 1 : 2;
+    cli_ok(c, 0, "shard transfer-leader zero --to h%d", only + 1);
+    host_pause(c, silent, true);
+    expect_lines(c, only, "get hosts", "suspect", 1);
+    apply_spec(c, only, "orders", 3);
+    expect_not(cli_ok(c, only, "get shard orders"), "no (Running)");
+    expect_lines(c, only, "get replicas --shard orders", "catching-up", 1);
+    expect_lines(c, only, "get shard orders", "1/3", 1);
+    expect_not(cli_ok(c, only, "get shard orders -o json"), "Silent");
+    cli_ok(c, only, "pause");
+    apply_spec(c, only, "later", 1);
+    expect_lines(c, only, "get shard later", "no (Paused)", 1);
+    expect_lines(c, 3 - only - silent, "status", "placement and membership controllers are paused",
+                 2);
+    expect_lines(c, only, "status", "paused    placement, membership, balance, ", 1);
+    assert_int_equal(cli(c, only, out, sizeof out, "wait --for ready shard/later --timeout 1s"), 4);
+    assert_non_null(strstr(out, "\"thole resume\" ends that"));
+    cli_ok(c, only, "resume");
+    host_pause(c, silent, false);
+    cli_ok(c, only, "wait --for ready shard/orders shard/later --timeout 20s");
+    cluster_free(c);
+}
+
+/* One of three is killed; then a shard with a replica there is deleted. */
+static void test_a_killed_host_is_counted_at_once(void **state)
+{
+    (void)state;
+    struct cluster *c = cluster_new();
+    cluster_start_peers(c, 3);
+    apply_yaml(c, 0, "kind: Shard\nname: orders\nspec: {type: kv, voters: 3}\n");
+    cli_ok(c, 0, "shard transfer-leader zero --to h1");
+    host_kill(c, 2);
+    eventually(3000, "the silent host is counted", counts_the_silent_host, c);
+    assert_non_null(strstr(cli_ok(c, 0, "delete shard orders"), "shards/orders deleting"));
+    const char *shown = cli_ok(c, 0, "describe shard orders");
+    assert_non_null(strstr(shown, "Ready      false   Removing"));
+    host_restart(c, 2);
+    cli_ok(c, 0, "wait --for deleted shard/orders --timeout 20s");
+    cluster_free(c);
+}
+
 static void test_transfers_go_where_they_are_told_and_are_events(void **state)
 {
     (void)state;
@@ -171,6 +253,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_one_of_three_hosts_says_that_nothing_is_ready),
         cmocka_unit_test(test_a_shard_without_a_quorum_is_not_ready_anywhere),
+        cmocka_unit_test(test_replicas_without_a_vote_do_not_count),
+        cmocka_unit_test(test_a_killed_host_is_counted_at_once),
         cmocka_unit_test(test_transfers_go_where_they_are_told_and_are_events),
         cmocka_unit_test(test_a_full_disk_loses_its_leaders_and_says_so),
     };

@@ -74,6 +74,10 @@ static void test_wiped_disk_is_a_new_host(void **state)
     join_as(c, 2, "h3", 0);
     expect_log(c, 2, "\"thole host decommission h3\" lets this one in");
     assert_true(host_running(c, 2));
+    char out[8192];
+    assert_int_equal(cli(c, 2, out, sizeof out, "status"), 4);
+    assert_non_null(strstr(out, "no: joining: "));
+    assert_non_null(strstr(out, "\"thole host decommission h3\" lets this one in"));
     /* Its replica can only be moved to the new one, which gets the name as soon as the old one is
      * dead. */
     cli_ok(c, 0, "host decommission h3");
