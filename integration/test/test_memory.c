@@ -344,7 +344,7 @@ static void test_unread_failures_of_exchanges(void **state)
             h2_send(&h[i], stream, false, bytes_slice(&requests));
         }
     }
-    check(*state, h, CLIENTS, RSS_MIB_MAX);
+    check(*state, h, CLIENTS, 450);
     bytes_deinit(&hello);
     bytes_deinit(&requests);
     free(h);
