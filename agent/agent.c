@@ -199,11 +199,30 @@ enum thole_code agent_removed(struct thole_status *st)
                       "more; with an empty data directory it can join as a new host");
 }
 
+/* In words, if shard zero cannot be written through this host now. */
+static const char *zero_trouble(struct agent *a, const struct registry_view *v, char *text,
+                                size_t size)
+{
+    struct registry_shard_buf buf;
+    struct shard_now now = {0};
+    const struct agent_now n = agent_now_of(a, v);
+    const thole_v1_Shard *row = registry_shard(v, REGISTRY_SHARD_ID, &buf);
+    if (n.view_age_ms > 0)
+        snprintf(text, size, "no leader of shard zero is known for %.1f s",
+                 (double)n.view_age_ms / 1000);
+    else if (row)
+        agent_shard_now(&n, row, &now);
+    if (n.view_age_ms > 0 || !row || now.served_here)
+        return n.view_age_ms > 0 ? text : NULL;
+    snprintf(text, size, "shard zero: %.220s", now.message);
+    return text;
+}
+
 bool agent_ready(struct agent *a, char *ret_reason, size_t reason_bytes)
 {
     struct engine_replica_status s;
     const char *why = NULL;
-    char age[80];
+    char text[THOLE_STATUS_MESSAGE_BYTES];
     pthread_mutex_lock(&a->lock);
     bool member = a->member && !a->stopping && !a->failed;
     if (!member)
@@ -217,22 +236,15 @@ bool agent_ready(struct agent *a, char *ret_reason, size_t reason_bytes)
     struct registry_view *v = registry_view_acquire(a->registry);
     bool here = registry_host(v, agent_host_id(a)) != NULL;
     bool any = registry_view_revision(v) > 0;
-    registry_view_release(v);
     if (!engine_shard_status(a->engine, REGISTRY_SHARD_ID, &s))
         why = "this host's replica of shard zero is not running";
-    else if (agent_view_age_ms(a) > 0) {
-        snprintf(age, sizeof age, "no leader of shard zero is known for %.1f s",
-                 (double)agent_view_age_ms(a) / 1000);
-        why = age;
-    } else if (s.role == RAFT_LEADER
-                   ? engine_disk_refuses(a->engine, REGISTRY_SHARD_ID)
-                   : engine_peer_refuses(a->engine, &s.leader_host, REGISTRY_SHARD_ID))
-        why = "the disk of the host that leads shard zero is full or does not finish a write, and "
-              "no other host could take over";
-    else if (!any)
+    else
+        why = zero_trouble(a, v, text, sizeof text);
+    if (!why && !any)
         why = "the registry is empty yet";
-    else if (!here)
+    else if (!why && !here)
         why = "this host is not yet in its view of the registry";
+    registry_view_release(v);
     if (why)
         snprintf(ret_reason, reason_bytes, "%s", why);
     else if (reason_bytes > 0)
@@ -287,6 +299,7 @@ thole_v1_Host *agent_host_row(struct agent *a, upb_Arena *arena)
 static struct agent *agent_alloc(const struct agent_options *o)
 {
     struct agent *a = xcalloc(1, sizeof *a);
+    a->facts = now_facts_new();
     pool_init(&a->forwarded, served_bytes(), FORWARDED_POOLED_MAX);
     a->o = *o;
     a->o.election_timeout_ms =
@@ -601,6 +614,7 @@ void agent_free(struct agent *a)
     if (a->log)
         a->log->ops->close(a->log);
     datadir_close(&a->dir);
+    now_facts_free(a->facts);
     pool_deinit(&a->forwarded);
     free(a->tags);
     free(a->listen);

@@ -126,6 +126,7 @@ struct agent {
     _Atomic bool opened; /* agent_new succeeds */
     /* Shard zero is forced here: it takes nothing before it knows (RepairZero). */
     _Atomic bool repairing;
+    struct now_facts *facts;       /* now.h */
     _Atomic uint64_t zero_lost_ns; /* when its leader was no longer known; 0: one is. now.c */
 
     pthread_t bootstrap_thread;
@@ -235,8 +236,8 @@ void chores_replica_changed(struct chores *c, uint64_t shard_id); /* any thread 
 struct bufslice chores_encode(thole_registry_v1_Command *c, const char *actor, upb_Arena *arena);
 void chores_join(struct chores *c, struct bus_request *request); /* METHOD_JOIN */
 
-/* now.c: the replica of shard zero changed. */
-void agent_zero_changed(struct agent *a, const struct engine_replica_status *s);
+/* now.c: a replica here changed. Any thread. */
+void agent_replica_changed(struct agent *a, const struct engine_replica_status *s);
 
 /* health.c */
 struct health;

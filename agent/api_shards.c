@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "agent/api_internal.h"
+#include "agent/now.h"
 #include "base/text.h"
 #include "proto/decode.h"
 #include "thole/v1/control.upb.h"
@@ -261,8 +262,15 @@ static bool ready_here(struct agent *a, void *ctx)
     struct registry_shard_buf shard_buf;
     struct ready_wait *w = ctx;
     struct registry_view *v = registry_view_acquire(agent_registry(a));
-    bool ready = shard_ready(registry_shard_by_name(v, slice_str(w->name), &shard_buf), w->why,
-                             sizeof w->why);
+    const thole_v1_Shard *row = registry_shard_by_name(v, slice_str(w->name), &shard_buf);
+    bool ready = shard_ready(row, w->why, sizeof w->why);
+    if (ready) {
+        const struct agent_now n = agent_now_of(a, v);
+        struct shard_now now;
+        agent_shard_now(&n, row, &now);
+        ready = now.served;
+        snprintf(w->why, sizeof w->why, "%.190s", now.message);
+    }
     registry_view_release(v);
     return ready;
 }

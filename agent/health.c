@@ -1,13 +1,16 @@
 /* gRPC health as others see it: "", which all services follow, once this host is ready, and
- * "shard/<name>" for each shard with a replica here that knows a leader. */
+ * "shard/<name>" for each shard with a replica here that confirms that it takes proposals (now.h).
+ * Looked at again are shards whose replica changed, and all when a host did. */
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "agent/agent_internal.h"
+#include "agent/now.h"
 #include "base/map.h"
 
 #define UPDATE_NS (50 * NS_PER_MS)
+#define UPDATE_PARTS 20 /* of the time at most one is spent here */
 #define SHARD_PREFIX "shard/"
 
 struct shard_health {
@@ -84,17 +87,27 @@ static struct shard_health *named(const struct registry_view *v, uint64_t shard_
     return s;
 }
 
-static void update_shard(struct health *h, const struct registry_view *v, uint64_t key)
+static bool serves(const struct agent_now *n, uint64_t shard_id)
+{
+    struct registry_shard_buf buf;
+    struct shard_now now = {0};
+    const thole_v1_Shard *row = registry_shard(n->view, shard_id, &buf);
+    if (row)
+        agent_shard_now(n, row, &now);
+    return now.served_here;
+}
+
+static void update_shard(struct health *h, const struct agent_now *n, uint64_t key)
 {
     struct engine_replica_status s;
     if (!engine_shard_status(h->agent->engine, key - 1, &s)) {
-        forget_shard(h, v, key);
+        forget_shard(h, n->view, key);
         return;
     }
-    bool serving = !s.failed && (s.role == RAFT_LEADER || !uuid_is_nil(&s.leader_host));
+    bool serving = serves(n, s.shard_id);
     struct shard_health *sh = map_get(&h->shards, key);
     if (!sh) {
-        sh = named(v, s.shard_id, serving);
+        sh = named(n->view, s.shard_id, serving);
         if (!sh) { /* looked at again when something else changes, such as the view */
             h->nameless++;
             health_changed(h, s.shard_id);
@@ -141,9 +154,9 @@ uint64_t health_update(struct health *h, uint64_t now_ns)
         return CLOCK_NEVER;
     if (now_ns < h->next_ns)
         return h->next_ns;
-    h->next_ns = now_ns + UPDATE_NS;
     bool ready = agent_ready(a, why, sizeof why);
-    if (!h->told)
+    struct registry_view *v = registry_view_acquire(a->registry);
+    if (now_facts_update(a, v) || !h->told)
         note_all(h);
     if (!h->told || ready != h->ready)
         bus_health_set(a->bus, "", ready);
@@ -154,14 +167,16 @@ uint64_t health_update(struct health *h, uint64_t now_ns)
     struct map changed = h->changed;
     h->changed = (struct map){0};
     pthread_mutex_unlock(&h->lock);
-    struct registry_view *v = registry_view_acquire(a->registry);
+    const struct agent_now n = agent_now_of(a, v);
     uint64_t key;
     h->nameless = 0;
     for (size_t it = 0; map_next(&changed, &it, &key);)
-        update_shard(h, v, key);
+        update_shard(h, &n, key);
     sweep(h, v);
     registry_view_release(v);
     map_deinit(&changed);
+    uint64_t end_ns = clock_now(&clock_system), pause_ns = UPDATE_PARTS * (end_ns - now_ns);
+    h->next_ns = end_ns + (pause_ns > UPDATE_NS ? pause_ns : UPDATE_NS);
     return CLOCK_NEVER;
 }
 

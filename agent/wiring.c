@@ -47,9 +47,8 @@ static void on_replica_changed(void *ctx, const struct engine_replica_status *s)
     /* What fails now may be whole after the start that follows. */
     if (h && !(s->failed && atomic_load(&a->state_damaged)))
         hostctl_replica_changed(h, s);
+    agent_replica_changed(a, s);
     chores_replica_changed(a->chores, s->shard_id);
-    if (s->shard_id == REGISTRY_SHARD_ID)
-        agent_zero_changed(a, s);
 }
 
 static void on_host_failed(void *ctx, const struct thole_status *st)
@@ -71,6 +70,7 @@ static void on_disk_changed(void *ctx)
     struct hostctl *h = atomic_load_explicit(&a->hostctl, memory_order_acquire);
     if (h)
         hostctl_disk_changed(h);
+    chores_wake(a->chores);
 }
 
 struct engine_observer wiring_observer(struct agent *a)
@@ -98,6 +98,7 @@ static void on_peer_state(void *ctx, const struct uuid *host, bool up, uint64_t 
     hostctl_peer_state(atomic_load_explicit(&a->hostctl, memory_order_acquire), host, up);
     if (!up)
         addresses_wake(a->addresses_known);
+    chores_wake(a->chores);
 }
 
 /* It says where it is now, which the registry may learn only later, or not without it. */

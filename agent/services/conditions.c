@@ -132,21 +132,25 @@ const thole_v1_Shard *conditions_now(const struct agent_now *n, const thole_v1_S
     if (differ == 0) {
         return row;
     }
-    int64_t time_ms = (int64_t)clock_system.wall_ms(&clock_system) - (int64_t)n->view_age_ms;
+    int64_t wall_ms = (int64_t)clock_system.wall_ms(&clock_system);
     thole_v1_Shard *copy = copy_row(row, &thole_v1_Shard_msginit, arena);
     thole_v1_ShardStatus *status = thole_v1_Shard_mutable_status(copy, arena);
     if ((differ & CONDITIONS_NOT_READY) != 0) {
-        set(condition(status, "Ready"), false, now.reason, now.message, time_ms, arena);
+        set(condition(status, "Ready"), false, now.reason, now.message,
+            wall_ms - (int64_t)now.age_ms, arena);
     }
     if ((differ & CONDITIONS_DEGRADED) != 0) {
         snprintf(text, sizeof(text),
-                 "%" PRIu32 " of %" PRIu32 " voting replicas %s on hosts that do not answer",
-                 now.silent, now.votes, now.silent == 1 ? "is" : "are");
+                 "%" PRIu32 " of %" PRIu32
+                 " voting replicas %s on hosts that do not answer, the first for %.1f s",
+                 now.silent, now.votes, now.silent == 1 ? "is" : "are",
+                 (double)now.silent_ms / 1000);
         set(condition(status, "Degraded"), true,
-            now.silent * 2 >= now.votes ? "QuorumSilent" : "ReplicasSilent", text, time_ms, arena);
+            now.silent * 2 >= now.votes ? "QuorumSilent" : "ReplicasSilent", text,
+            wall_ms - (int64_t)now.silent_ms, arena);
     }
     if ((differ & CONDITIONS_PAUSED) != 0) {
-        set_paused(n, status, time_ms, arena);
+        set_paused(n, status, wall_ms - (int64_t)n->view_age_ms, arena);
     }
     return copy;
 }

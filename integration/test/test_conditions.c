@@ -87,6 +87,7 @@ static void test_a_shard_without_a_quorum_is_not_ready_anywhere(void **state)
     }
     assert_true(other >= 0);
     expect_soon(c, other, 4000, "get shard orders -o json", "\"QuorumSilent\"");
+    expect_soon(c, other, 5000, "get shard orders -o json", "do not answer; last confirmed 1.");
     expect_soon(c, other, 4000, "get shard orders", "no (");
     assert_int_not_equal(
         cli(c, other, out, sizeof out, "wait --for ready shard/orders --timeout 1s"), 0);
@@ -241,7 +242,7 @@ static void test_a_full_disk_loses_its_leaders_and_says_so(void **state)
         }
     }
     expect_soon(c, via, 5000, "get shard orders --stale", "no (LowSpace)");
-    expect_soon(c, via, 5000, "status", "no: the disk of the host that leads shard zero");
+    expect_soon(c, via, 5000, "status", "no: shard zero: the disk of its leader's host");
     low(c, full, false);
     cli_ok(c, via, "wait --for ready --timeout 20s shard/orders");
     expect_soon(c, via, 5000, "get shard orders", full_name); /* it can take over, and does */

@@ -168,7 +168,7 @@ static void send_beats(struct loop *l)
 void beats_deliver(struct engine *e, const struct uuid *host, uint64_t incarnation,
                    const struct host_beat *heard)
 {
-    bool is_new;
+    bool is_new, changed = false;
     if (e->o.sleep_after_ms == ENGINE_SLEEP_NEVER)
         return;
     pthread_mutex_lock(&e->lock);
@@ -179,6 +179,7 @@ void beats_deliver(struct engine *e, const struct uuid *host, uint64_t incarnati
     }
     if (incarnation == p->incarnation && heard->number > p->heard) {
         p->heard = heard->number;
+        changed = p->unfit != heard->unfit || p->spent != heard->spent;
         p->unfit = heard->unfit;
         p->spent = heard->spent;
     }
@@ -188,6 +189,8 @@ void beats_deliver(struct engine *e, const struct uuid *host, uint64_t incarnati
         p->all_woken = false;
     }
     pthread_mutex_unlock(&e->lock);
+    if (changed && e->o.observer.disk_changed && !atomic_load(&e->dead))
+        e->o.observer.disk_changed(e->o.observer.ctx);
     for (uint32_t i = 0; i < e->o.loop_count; i++) {
         struct host_beat *b = xmalloc(sizeof(*b));
         *b = *heard;

@@ -64,7 +64,8 @@ struct engine_observer {
     /* Leadership of a group was handed on because this host's disk is unfit (engine_disk), or
      * before a stop. On a loop's thread. May be NULL. */
     void (*leader_moved)(void *ctx, uint64_t shard_id, uint64_t from, uint64_t to, bool stopping);
-    /* engine_disk answers something else now. On a loop's thread. May be NULL. */
+    /* engine_disk or engine_peer_refuses answers something else now. On a loop's thread, or that of
+     * engine_deliver. May be NULL. */
     void (*disk_changed)(void *ctx);
     /* The log cannot be written any more: the process should stop. Called once. */
     void (*host_failed)(void *ctx, const struct thole_status *st);

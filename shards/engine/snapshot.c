@@ -548,13 +548,16 @@ static void space_measured(struct loop *l, struct task *t)
     uint64_t min = l->e->o.free_bytes_min;
     /* Space that comes and goes at the bound does not make leaders come and go. */
     bool low = t->st.code == THOLE_OK && t->index < min + (was_low ? min / 8 : 0);
-    atomic_store(&l->e->spent_space, t->st.code == THOLE_OK && t->index < min / 4);
+    bool spent = t->st.code == THOLE_OK && t->index < min / 4;
+    bool changed = spent != atomic_exchange(&l->e->spent_space, spent);
     if (low != atomic_exchange(&l->e->low_space, low)) {
+        changed = true;
         LOG_WARN(ENGINE, "free disk space is %s: proposals are %s free_bytes=%" PRIu64,
                  low ? "low" : "back", low ? "refused, leaders go elsewhere" : "taken again",
                  t->index);
-        engine_disk_changed(l->e);
     }
+    if (changed)
+        engine_disk_changed(l->e);
 }
 
 void snapshot_task_done(struct loop *l, struct task *t)
