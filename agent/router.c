@@ -396,7 +396,8 @@ static void try(struct router_request *r)
     }
     if (!ro->o.exists(ro->o.ctx, r->shard_id))
         thole_status_set(&r->status, THOLE_NOT_FOUND, THOLE_REASON_NO_SUCH_SHARD, __FILE__,
-                         __LINE__, "no shard with id %" PRIu64, r->shard_id);
+                         __LINE__, "no shard with id %" PRIu64 ", or it is being deleted",
+                         r->shard_id);
     else if (r->status.code == THOLE_OK || r->status.reason == THOLE_REASON_NOT_LEADER)
         thole_status_set(&r->status, THOLE_UNAVAILABLE, THOLE_REASON_NO_LEADER, __FILE__, __LINE__,
                          "no leader of shard %" PRIu64 " is known now", r->shard_id);

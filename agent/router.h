@@ -34,7 +34,7 @@ struct router_options {
     bool (*leader)(void *ctx, const struct router_request *r, const struct uuid *avoid,
                    struct uuid *ret);
     void (*leads)(void *ctx, const struct router_request *r, const struct uuid *host);
-    /* Is there such a shard, as far as is known? Unknown counts as yes. */
+    /* Is there such a shard, as far as is known? Unknown counts as yes, being deleted as no. */
     bool (*exists)(void *ctx, uint64_t shard_id);
     /* This host has no view yet, as `st` then says. NULL: it never lacks one. */
     bool (*blind)(void *ctx, struct thole_status *st);

@@ -396,8 +396,14 @@ static bool router_exists(void *ctx, uint64_t shard_id)
     if (shard_id == REGISTRY_SHARD_ID)
         return true;
     struct registry_view *v = registry_view_acquire(a->registry);
+    struct registry_shard_buf buf;
     struct uuid cluster;
-    bool exists = !registry_view_cluster(v, &cluster) || registry_has_shard(v, shard_id);
+    bool exists = true;
+    if (registry_view_cluster(v, &cluster)) {
+        const thole_v1_Shard *row = registry_shard(v, shard_id, &buf);
+        /* One that is being deleted serves nobody, also while it waits for a dead host. */
+        exists = row != NULL && !thole_v1_Shard_deleting(row);
+    }
     registry_view_release(v);
     return exists;
 }

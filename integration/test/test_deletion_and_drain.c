@@ -46,6 +46,14 @@ static const char *file_of(const char *text)
 }
 
 /* A dead host has a replica of what is deleted. */
+static bool refuses_calls(void *ctx)
+{
+    (void)ctx;
+    return cli(cluster, 0, out, sizeof out, "--command-timeout 2s propose orders 'put k v'") == 3 &&
+           strstr(out, "being deleted") != NULL &&
+           cli(cluster, 0, out, sizeof out, "--command-timeout 2s query orders 'get k'") == 3;
+}
+
 static void test_deletion_that_waits_for_a_dead_host_says_so(void **state)
 {
     (void)state;
@@ -55,6 +63,8 @@ static void test_deletion_that_waits_for_a_dead_host_says_so(void **state)
     expect_lines(cluster, 0, "get hosts", " dead ", 1);
     cli_ok(cluster, 0, "delete shard orders");
     expect_lines(cluster, 0, "describe shard orders", "Ready      false   Deleting", 1);
+    /* Whoever uses it learns that at once, and that nothing was done. */
+    eventually(5000, "a call says that the shard is being deleted", refuses_calls, NULL);
     expect_lines(cluster, 0, "get shards", "deleting (waits for a host)", 1);
     assert_int_equal(
         cli(cluster, 0, out, sizeof out, "wait --for deleted shard/orders --timeout 1s"), 4);
