@@ -84,21 +84,6 @@ static enum thole_code get_status(struct cli *c, const thole_v1_StatusResponse *
     return CLI_CALL(c, Cluster, Status, request, ret, StatusResponse, st);
 }
 
-/* One document: what the host that was asked says of itself, and all hosts and shards. */
-static void show_document(struct cli *c, const thole_v1_StatusResponse *status,
-                          const struct rows *hosts, const struct rows *shards)
-{
-    struct bytes out = {0}, fields = {0};
-    cli_document_begin(&out, "Status");
-    cli_json(status, thole_v1_StatusResponse_getmsgdef(c->pool), &fields);
-    bytes_append_str(&out, ",");
-    bytes_append(&out, fields.data + 1, fields.size - 2);
-    rows_json(c, hosts, "hosts", &out);
-    rows_json(c, shards, "shards", &out);
-    cli_document_end(c, &out);
-    bytes_deinit(&fields);
-}
-
 static bool is_live(const struct rows *hosts, upb_StringView name)
 {
     for (size_t i = 0; i < hosts->count; i++) {
@@ -111,37 +96,73 @@ static bool is_live(const struct rows *hosts, upb_StringView name)
     return false;
 }
 
-/* How many more hosts may fail before nothing can be placed or configured. A replica that runs as a
- * voter says so itself, by the configuration in force on its host. */
-static void show_zero(struct cli *c, const struct rows *hosts, bool stale)
+/* Shard zero's votes. A replica that runs as a voter says so itself, by the configuration in force
+ * on its host. */
+struct zero_votes {
+    uint32_t voters, live;
+};
+
+static struct zero_votes count_zero(struct cli *c, const struct rows *hosts, bool stale)
 {
     struct thole_status st;
     struct rows replicas;
+    struct zero_votes z = {0};
     const struct rows_query q = {.kind = ROWS_REPLICAS, .shard = "zero", .stale = stale};
-    uint32_t voters = 0, live = 0;
     if (rows_list(c, &q, &replicas, &st) != THOLE_OK) {
-        return;
+        return z;
     }
     for (size_t i = 0; i < replicas.count; i++) {
         const thole_v1_Replica *r = replicas.items[i];
         bool votes = thole_v1_Replica_role(r) == thole_v1_REPLICA_ROLE_VOTER &&
                      (thole_v1_Replica_phase(r) == thole_v1_REPLICA_PHASE_RUNNING ||
                       thole_v1_Replica_phase(r) == thole_v1_REPLICA_PHASE_FAILED);
-        voters += votes;
-        live += votes && thole_v1_Replica_phase(r) == thole_v1_REPLICA_PHASE_RUNNING &&
-                is_live(hosts, thole_v1_Replica_host(r));
+        z.voters += votes;
+        z.live += votes && thole_v1_Replica_phase(r) == thole_v1_REPLICA_PHASE_RUNNING &&
+                  is_live(hosts, thole_v1_Replica_host(r));
     }
     rows_deinit(&replicas);
-    if (voters == 0) {
+    return z;
+}
+
+/* How many more hosts may fail before nothing can be placed or configured; -1: it is so now. */
+static int32_t may_fail(const struct zero_votes *z)
+{
+    uint32_t quorum = z->voters / 2 + 1;
+    return z->live < quorum ? -1 : (int32_t)(z->live - quorum);
+}
+
+static void show_zero(struct cli *c, const struct rows *hosts, bool stale)
+{
+    struct zero_votes z = count_zero(c, hosts, stale);
+    if (z.voters == 0) {
         return;
     }
-    uint32_t quorum = voters / 2 + 1;
-    printf("zero      %" PRIu32 " voters, %" PRIu32 " live: ", voters, live);
-    if (live < quorum) {
+    printf("zero      %" PRIu32 " voters, %" PRIu32 " live: ", z.voters, z.live);
+    if (may_fail(&z) < 0) {
         printf("no majority\n");
     } else {
-        printf("%" PRIu32 " more may fail\n", live - quorum);
+        printf("%" PRId32 " more may fail\n", may_fail(&z));
     }
+}
+
+/* One document: what the host that was asked says of itself, all hosts and shards, and shard zero's
+ * votes. */
+static void show_document(struct cli *c, const thole_v1_StatusResponse *status,
+                          const struct rows *hosts, const struct rows *shards, bool stale)
+{
+    struct zero_votes z = count_zero(c, hosts, stale);
+    struct bytes out = {0}, fields = {0};
+    cli_document_begin(&out, "Status");
+    cli_json(status, thole_v1_StatusResponse_getmsgdef(c->pool), &fields);
+    bytes_append_str(&out, ",");
+    bytes_append(&out, fields.data + 1, fields.size - 2);
+    rows_json(c, hosts, "hosts", &out);
+    rows_json(c, shards, "shards", &out);
+    bytes_printf(&out,
+                 ",\"zero\":{\"voters\":%" PRIu32 ",\"live\":%" PRIu32 ",\"mayFail\":%" PRId32 "}",
+                 z.voters, z.live, may_fail(&z));
+    cli_document_end(c, &out);
+    bytes_deinit(&fields);
 }
 
 /* A pause that was forgotten shows when nothing else is wrong yet. */
@@ -262,7 +283,7 @@ int command_status(struct cli *c)
         show_asked(status);
     }
     if (cli_is_document(c)) {
-        show_document(c, status, &hosts, &shards);
+        show_document(c, status, &hosts, &shards, !ready);
     } else {
         show_rows(c, &hosts, &shards, !ready);
     }

@@ -65,8 +65,10 @@ static void test_every_command_prints_one_document(void **state)
     fputs("kind: Shard\nname: extra\nspec: {type: counter, voters: 1}\n", f);
     fclose(f);
     expect_document("version", "d[\"kind\"] == \"Version\" and d[\"version\"]");
-    expect_document("status",
-                    "d[\"ready\"] is True and len(d[\"hosts\"]) == 2 and len(d[\"shards\"]) == 4");
+    expect_document(
+        "status", "d[\"ready\"] is True and len(d[\"hosts\"]) == 2 and len(d[\"shards\"]) == 4 and "
+                  "d[\"zero\"][\"live\"] >= 1 and d[\"zero\"][\"mayFail\"] == "
+                  "d[\"zero\"][\"live\"] - d[\"zero\"][\"voters\"] // 2 - 1");
     expect_document("get shards", "len(d) == 4 and all(s[\"kind\"] == \"Shard\" for s in d)");
     expect_document("get shard orders",
                     "d[\"spec\"][\"leaderPreference\"][0][\"operator\"] == \"NOT_EXISTS\" and "
