@@ -43,13 +43,16 @@ static void test_engine_replica_whose_type_is_missing_is_unopened_and_kept(void 
     int bad = (cluster_leader(c) + 1) % 3;
     struct host *h = &c->hosts[bad];
     host_crash(c, bad);
-    memmove(&h->types[0], &h->types[1], sizeof h->types - sizeof h->types[0]);
+    for (size_t t = 0; t < 3; t++) {
+        h->types[t] = h->types[t + 1];
+    }
     host_start(c, bad);
     RUN_UNTIL(c, 2000, status_of(c, bad).failed);
     assert_true(status_of(c, bad).unopened);
     host_crash(c, bad);
-    memmove(&h->types[1], &h->types[0], sizeof h->types - sizeof h->types[0]);
-    h->types[0] = &h->types_[0];
+    for (size_t t = 0; t < 3; t++) {
+        h->types[t] = &h->types_[t];
+    }
     host_start(c, bad);
     propose_ok(c, "y");
     RUN_UNTIL(c, 5000, status_of(c, bad).applied == status_of(c, cluster_leader(c)).applied);
