@@ -44,8 +44,8 @@ static void test_slow_host_is_left_alone(void **state)
         cluster_wait_ready(c, slow, 10000);
     }
     assert_int_equal(count_text(cli_ok(c, leader, "get events"), "HostSuspect"), 0);
-    /* Longer than that it is, with the reason: its silence, or the connection that ended by it. What
-     * `get hosts` shows may be ahead of the event. Then it is back. */
+    /* Longer than that it is, with the reason: its silence, or the connection that ended by it.
+     * What `get hosts` shows may be ahead of the event. Then it is back. */
     host_pause(c, slow, true);
     expect_lines(c, leader, "get events", "HostSuspect", 1);
     expect_lines(c, leader, "get hosts", "suspect", 1);
