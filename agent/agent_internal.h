@@ -79,6 +79,8 @@ void agent_stop(struct agent *a); /* graceful; not from a callback of the agent'
 void agent_free(struct agent *a); /* after agent_stop; NULL is fine */
 const char *agent_address(const struct agent *a);
 const char *agent_name(const struct agent *a);
+/* The id of a host as rows have it (command.c). */
+bool agent_parse_uuid(upb_StringView text, struct uuid *ret);
 bool agent_cluster(struct agent *a, struct uuid *ret); /* false until formed */
 uint64_t agent_incarnation(const struct agent *a);
 /* Wait until agent_ready, or until `predicate` (looked at after every change of view, of a local

@@ -48,16 +48,6 @@ uint64_t agent_view_age_ms(struct agent *a)
 
 /* ---- Hosts ----------------------------------------------------------------------------------- */
 
-static bool parse_id(upb_StringView text, struct uuid *ret)
-{
-    char id[UUID_TEXT_BYTES];
-    if (text.size != sizeof id - 1)
-        return false;
-    memcpy(id, text.data, sizeof id - 1);
-    id[sizeof id - 1] = 0;
-    return uuid_parse(id, ret);
-}
-
 static bool is_here(struct agent *a, const struct uuid *host)
 {
     return uuid_equal(host, agent_host_id(a)) || bus_peer_up(a->bus, host);
@@ -67,8 +57,8 @@ int32_t agent_host_liveness(struct agent *a, const thole_v1_Host *row)
 {
     struct uuid id;
     int32_t liveness = thole_v1_HostStatus_liveness(thole_v1_Host_status(row));
-    bool unsure = liveness == thole_v1_HOST_LIVENESS_LIVE && parse_id(thole_v1_Host_id(row), &id) &&
-                  !is_here(a, &id);
+    bool unsure = liveness == thole_v1_HOST_LIVENESS_LIVE &&
+                  agent_parse_uuid(thole_v1_Host_id(row), &id) && !is_here(a, &id);
     return unsure ? thole_v1_HOST_LIVENESS_SUSPECT : liveness;
 }
 
@@ -207,7 +197,7 @@ static bool note_hosts(struct agent *a, const struct registry_view *v, uint64_t 
         static const struct host_fact none;
         struct uuid id;
         name = registry_str(thole_v1_Host_name(row));
-        if (!parse_id(thole_v1_Host_id(row), &id))
+        if (!agent_parse_uuid(thole_v1_Host_id(row), &id))
             continue;
         const struct host_fact *before = fact_of(f->hosts, f->count, n, &id);
         const struct host_fact *was = before ? before : &none;
@@ -359,7 +349,8 @@ static uint64_t count_votes(const struct agent_now *n, uint64_t shard_id, struct
         if (thole_v1_Replica_role(r) == thole_v1_REPLICA_ROLE_NON_VOTING ||
             thole_v1_Replica_phase(r) == thole_v1_REPLICA_PHASE_OUT)
             continue;
-        bool silent = !parse_id(thole_v1_Replica_host_id(r), &host) || !host_answers(n, &host);
+        bool silent =
+            !agent_parse_uuid(thole_v1_Replica_host_id(r), &host) || !host_answers(n, &host);
         uint64_t ns = silent ? host_since_ns(n, &host, HOST_SILENT) : 0;
         ns = silent && ns == 0 ? clock_now(&clock_system) : ns;
         count_vote(&rows, silent, ns);
@@ -455,7 +446,7 @@ static void check_there(const struct agent_now *n, const thole_v1_Shard *row,
         unserved(ret, quorum_since_ns, "QuorumSilent",
                  "%" PRIu32 " of its %" PRIu32 " voters are on hosts that do not answer",
                  ret->silent, ret->votes);
-    else if (!r || !parse_id(thole_v1_Replica_host_id(r), &host))
+    else if (!r || !agent_parse_uuid(thole_v1_Replica_host_id(r), &host))
         unserved(ret, unled_since_ns(n->agent->facts, &n->agent->facts->unled_there, id),
                  "NoLeader", "no replica has reported that it leads");
     else if (!host_answers(n, &host))

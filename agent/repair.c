@@ -292,16 +292,6 @@ static void ask_all(struct repair *r)
         all_answered(r);
 }
 
-static bool parse_host(upb_StringView text, struct uuid *ret)
-{
-    char id[UUID_TEXT_BYTES];
-    if (text.size != sizeof id - 1)
-        return false;
-    memcpy(id, text.data, sizeof id - 1);
-    id[sizeof id - 1] = 0;
-    return uuid_parse(id, ret);
-}
-
 static void list_replicas(struct repair_plan *p, const struct registry_view *v)
 {
     struct registry_replica_buf replica_buf;
@@ -312,7 +302,7 @@ static void list_replicas(struct repair_plan *p, const struct registry_view *v)
         struct repair_replica *r = &p->replicas[p->count];
         after = thole_v1_Replica_id(row);
         if (thole_v1_Replica_phase(row) == thole_v1_REPLICA_PHASE_OUT ||
-            !parse_host(thole_v1_Replica_host_id(row), &r->host_id))
+            !agent_parse_uuid(thole_v1_Replica_host_id(row), &r->host_id))
             continue;
         upb_StringView host = thole_v1_Replica_host(row);
         r->replica_id = after;
