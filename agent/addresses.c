@@ -41,9 +41,11 @@ struct addresses {
 /* The lock is held. */
 static struct place *find(struct addresses *as, const struct uuid *host)
 {
-    for (size_t i = 0; i < as->count; i++)
-        if (uuid_equal(&as->places[i].host, host))
+    for (size_t i = 0; i < as->count; i++) {
+        if (uuid_equal(&as->places[i].host, host)) {
             return &as->places[i];
+        }
+    }
     return NULL;
 }
 
@@ -84,8 +86,9 @@ void addresses_learn(struct addresses *as, const struct uuid *host, uint64_t inc
 {
     struct agent *a = as->agent;
     if (uuid_is_nil(host) || uuid_equal(host, agent_host_id(a)) ||
-        !address_valid(slice_str(address), ADDRESS_REACH) || was_removed(a, host))
+        !address_valid(slice_str(address), ADDRESS_REACH) || was_removed(a, host)) {
         return;
+    }
     bool up = source == ADDRESSES_TOLD && bus_peer_up(a->bus, host);
     bool moved = false, fresh = false;
     pthread_mutex_lock(&as->lock);
@@ -97,15 +100,17 @@ void addresses_learn(struct addresses *as, const struct uuid *host, uint64_t inc
     }
     if (p && (fresh || outranks(p, incarnation, source, up))) {
         moved = strcmp(p->address, address) != 0;
-        if (moved || p->incarnation != incarnation)
+        if (moved || p->incarnation != incarnation) {
             touch(as);
+        }
         p->incarnation = incarnation;
         p->met = source == ADDRESSES_MET;
         snprintf(p->address, sizeof p->address, "%s", address);
     }
     /* Under the lock, so that of two news at once the bus has the better one. */
-    if (moved && bus_peer_set(a->bus, host, address, NULL) != THOLE_OK)
+    if (moved && bus_peer_set(a->bus, host, address, NULL) != THOLE_OK) {
         moved = false; /* the bus is stopping */
+    }
     pthread_mutex_unlock(&as->lock);
     if (moved && !fresh) {
         char id[UUID_TEXT_BYTES];
@@ -113,8 +118,9 @@ void addresses_learn(struct addresses *as, const struct uuid *host, uint64_t inc
         LOG_INFO(AGENT, "a host has another address peer=%s address=%s incarnation=%" PRIu64, id,
                  address, incarnation);
     }
-    if (moved && a->chores)
+    if (moved && a->chores) {
         chores_wake(a->chores);
+    }
 }
 
 void addresses_forget(struct addresses *as, const struct uuid *host)
@@ -142,8 +148,9 @@ size_t addresses_list(struct addresses *as, char (**ret)[ADDRESS_BYTES])
     pthread_mutex_lock(&as->lock);
     size_t n = as->count;
     *ret = xmalloc((n + 1) * sizeof **ret);
-    for (size_t i = 0; i < n; i++)
+    for (size_t i = 0; i < n; i++) {
         memcpy((*ret)[i], as->places[i].address, sizeof **ret);
+    }
     pthread_mutex_unlock(&as->lock);
     return n;
 }
@@ -194,8 +201,9 @@ static struct buf *encode(struct addresses *as)
     thole_bus_v1_Addresses *m = thole_bus_v1_Addresses_new(arena);
     add(m, agent_host_id(a), a->incarnation, agent_address(a), arena);
     pthread_mutex_lock(&as->lock);
-    for (size_t i = 0; i < as->count; i++)
+    for (size_t i = 0; i < as->count; i++) {
         add(m, &as->places[i].host, as->places[i].incarnation, as->places[i].address, arena);
+    }
     size_t size = 0;
     const char *bytes = thole_bus_v1_Addresses_serialize(m, arena, &size);
     struct buf *b = buf_copy(bytes, size);
@@ -216,8 +224,9 @@ static void merge(struct addresses *as, struct slice body)
         upb_StringView id = thole_bus_v1_HostAddress_host_id(hosts[i]);
         upb_StringView text = thole_bus_v1_HostAddress_address(hosts[i]);
         if (id.size != sizeof host.bytes || text.size >= sizeof address ||
-            !address_valid(slice_of(text.data, text.size), ADDRESS_REACH))
+            !address_valid(slice_of(text.data, text.size), ADDRESS_REACH)) {
             continue;
+        }
         memcpy(host.bytes, id.data, sizeof host.bytes);
         snprintf(address, sizeof address, "%.*s", (int)text.size, text.data);
         addresses_learn(as, &host, thole_bus_v1_HostAddress_incarnation(hosts[i]), address,
@@ -245,8 +254,9 @@ void addresses_serve(struct addresses *as, struct bus_request *request)
 
 static void told(void *ctx, const struct thole_status *st, struct bufslice body, bool more)
 {
-    if (!more && st->code == THOLE_OK)
+    if (!more && st->code == THOLE_OK) {
         merge(ctx, body.bytes);
+    }
 }
 
 static bool is_stopping(struct addresses *as)
@@ -263,8 +273,9 @@ static void ask_address(struct addresses *as, const char *address, const struct 
     struct thole_status st = {0};
     struct buf *reply = NULL;
     struct bus_ask_peer peer;
-    if (strcmp(address, agent_address(as->agent)) == 0)
+    if (strcmp(address, agent_address(as->agent)) == 0) {
         return;
+    }
     if (bus_ask(as->agent->bus, address, METHOD_ADDRESSES, slice_of(table->data, table->size),
                 ASK_MS, &reply, &peer, &st) == THOLE_OK) {
         merge(as, slice_of(reply->data, reply->size));
@@ -279,8 +290,9 @@ static void ask_seeds(struct addresses *as, const struct buf *table)
 {
     char *copy = xstrdup(as->agent->addresses ? as->agent->addresses : ""), *save = NULL;
     for (char *p = strtok_r(copy, ",", &save); p && !is_stopping(as);
-         p = strtok_r(NULL, ",", &save))
+         p = strtok_r(NULL, ",", &save)) {
         ask_address(as, p, table);
+    }
     free(copy);
 }
 
@@ -301,16 +313,20 @@ static size_t look_round(struct addresses *as)
     }
     if (missing > 0) {
         struct buf *table = encode(as);
-        for (size_t i = 0; i < n; i++)
-            if (up[i])
+        for (size_t i = 0; i < n; i++) {
+            if (up[i]) {
                 bus_exchange(a->bus, &places[i].host, METHOD_ADDRESSES,
                              (struct bufslice){.owner = buf_ref(table),
                                                .bytes = slice_of(table->data, table->size)},
                              ASK_MS, told, as);
+            }
+        }
         ask_seeds(as, table);
-        for (size_t i = 0; i < n && !is_stopping(as); i++)
-            if (!up[i])
+        for (size_t i = 0; i < n && !is_stopping(as); i++) {
+            if (!up[i]) {
                 ask_address(as, places[i].address, table);
+            }
+        }
         buf_unref(table);
     }
     free(places);
@@ -347,10 +363,12 @@ static void *addresses_main(void *ctx)
         pause_ms = missing == 0 || missing != missing_before ? PAUSE_MS_FIRST : 2 * pause_ms;
         pause_ms = pause_ms < PAUSE_MS_MAX ? pause_ms : PAUSE_MS_MAX;
         missing_before = missing;
-        while (!as->stopping && missing == 0 && as->changes == seen)
+        while (!as->stopping && missing == 0 && as->changes == seen) {
             pthread_cond_wait(&as->changed, &as->lock);
-        if (!as->stopping)
+        }
+        if (!as->stopping) {
             wait_ms(as, pause_ms);
+        }
     }
     pthread_mutex_unlock(&as->lock);
     return NULL;
@@ -373,8 +391,9 @@ struct addresses *addresses_new(struct agent *a)
 void addresses_start(struct addresses *as)
 {
     as->running = pthread_create(&as->thread, NULL, addresses_main, as) == 0;
-    if (!as->running)
+    if (!as->running) {
         LOG_WARN(AGENT, "cannot start a thread; hosts that move are found by the registry alone");
+    }
 }
 
 void addresses_stop(struct addresses *as)
@@ -383,15 +402,17 @@ void addresses_stop(struct addresses *as)
     as->stopping = true;
     pthread_cond_signal(&as->changed);
     pthread_mutex_unlock(&as->lock);
-    if (as->running)
+    if (as->running) {
         pthread_join(as->thread, NULL);
+    }
     as->running = false;
 }
 
 void addresses_free(struct addresses *as)
 {
-    if (!as)
+    if (!as) {
         return;
+    }
     pthread_cond_destroy(&as->changed);
     pthread_mutex_destroy(&as->lock);
     pthread_mutex_destroy(&as->save_lock);

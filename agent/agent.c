@@ -83,8 +83,9 @@ bool agent_cluster(struct agent *a, struct uuid *ret)
 {
     pthread_mutex_lock(&a->lock);
     bool member = a->member;
-    if (member)
+    if (member) {
         *ret = a->identity.cluster;
+    }
     pthread_mutex_unlock(&a->lock);
     return member;
 }
@@ -114,11 +115,13 @@ bool agent_wait(struct agent *a, uint64_t deadline_ns,
         pthread_mutex_lock(&a->lock);
         uint64_t seen = a->changes;
         pthread_mutex_unlock(&a->lock);
-        if (predicate(a, ctx))
+        if (predicate(a, ctx)) {
             return true;
+        }
         uint64_t now = clock_now(&clock_system);
-        if (now >= deadline_ns)
+        if (now >= deadline_ns) {
             return false;
+        }
         uint64_t left = deadline_ns - now;
         struct timespec until;
         clock_gettime(CLOCK_MONOTONIC, &until);
@@ -127,11 +130,13 @@ bool agent_wait(struct agent *a, uint64_t deadline_ns,
         until.tv_nsec = (long)(left % NS_PER_S);
         pthread_mutex_lock(&a->lock);
         bool stopping = a->stopping;
-        if (!stopping && a->changes == seen)
+        if (!stopping && a->changes == seen) {
             pthread_cond_timedwait(&a->changed, &a->lock, &until);
+        }
         pthread_mutex_unlock(&a->lock);
-        if (stopping)
+        if (stopping) {
             return predicate(a, ctx);
+        }
     }
 }
 
@@ -150,8 +155,9 @@ void agent_waiting_for(struct agent *a, const char *format, ...)
         pthread_cond_broadcast(&a->changed);
     }
     pthread_mutex_unlock(&a->lock);
-    if (changed && text[0])
+    if (changed && text[0]) {
         LOG_INFO(AGENT, "%s", text);
+    }
 }
 
 void agent_fail(struct agent *a, const struct thole_status *st)
@@ -160,12 +166,14 @@ void agent_fail(struct agent *a, const struct thole_status *st)
     bool first = !a->failed && !a->stopping;
     a->failed = true;
     pthread_mutex_unlock(&a->lock);
-    if (!first)
+    if (!first) {
         return;
+    }
     LOG_ERROR(AGENT, "this host cannot go on: %s (%s)", st->message, thole_reason_name(st->reason));
     agent_waiting_for(a, "host failed: %s", st->message);
-    if (a->o.failed)
+    if (a->o.failed) {
         a->o.failed(a->o.failed_ctx, st);
+    }
 }
 
 void agent_start_again(struct agent *a, const char *format, ...)
@@ -207,13 +215,15 @@ static const char *zero_trouble(struct agent *a, const struct registry_view *v, 
     struct shard_now now = {0};
     const struct agent_now n = agent_now_of(a, v);
     const thole_v1_Shard *row = registry_shard(v, REGISTRY_SHARD_ID, &buf);
-    if (n.view_age_ms > 0)
+    if (n.view_age_ms > 0) {
         snprintf(text, size, "no leader of shard zero is known for %.1f s",
                  (double)n.view_age_ms / 1000);
-    else if (row)
+    } else if (row) {
         agent_shard_now(&n, row, &now);
-    if (n.view_age_ms > 0 || !row || now.served_here)
+    }
+    if (n.view_age_ms > 0 || !row || now.served_here) {
         return n.view_age_ms > 0 ? text : NULL;
+    }
     snprintf(text, size, "shard zero: %.220s", now.message);
     return text;
 }
@@ -225,30 +235,35 @@ bool agent_ready(struct agent *a, char *ret_reason, size_t reason_bytes)
     char text[THOLE_STATUS_MESSAGE_BYTES];
     pthread_mutex_lock(&a->lock);
     bool member = a->member && !a->stopping && !a->failed;
-    if (!member)
+    if (!member) {
         snprintf(ret_reason, reason_bytes, "%s",
                  a->stopping         ? "the host is stopping"
                  : a->waiting_for[0] ? a->waiting_for
                                      : "not yet a member of a cluster");
+    }
     pthread_mutex_unlock(&a->lock);
-    if (!member)
+    if (!member) {
         return false;
+    }
     struct registry_view *v = registry_view_acquire(a->registry);
     bool here = registry_host(v, agent_host_id(a)) != NULL;
     bool any = registry_view_revision(v) > 0;
-    if (!engine_shard_status(a->engine, REGISTRY_SHARD_ID, &s))
+    if (!engine_shard_status(a->engine, REGISTRY_SHARD_ID, &s)) {
         why = "this host's replica of shard zero is not running";
-    else
+    } else {
         why = zero_trouble(a, v, text, sizeof text);
-    if (!why && !any)
+    }
+    if (!why && !any) {
         why = "the registry is empty yet";
-    else if (!why && !here)
+    } else if (!why && !here) {
         why = "this host is not yet in its view of the registry";
+    }
     registry_view_release(v);
-    if (why)
+    if (why) {
         snprintf(ret_reason, reason_bytes, "%s", why);
-    else if (reason_bytes > 0)
+    } else if (reason_bytes > 0) {
         ret_reason[0] = 0;
+    }
     return why == NULL;
 }
 
@@ -285,8 +300,9 @@ thole_v1_Host *agent_host_row(struct agent *a, upb_Arena *arena)
     thole_v1_HostStatus_set_start(st, a->lineage.start);
     thole_v1_HostStatus_set_version(st, arena_text(arena, agent_version()));
     for (size_t i = 0; i < a->type_count; i++) {
-        if (a->types[i] == registry_machine_type(a->registry))
+        if (a->types[i] == registry_machine_type(a->registry)) {
             continue;
+        }
         thole_v1_MachineType *t = thole_v1_HostStatus_add_machine_types(st, arena);
         thole_v1_MachineType_set_name(t, arena_text(arena, a->types[i]->name));
         thole_v1_MachineType_set_version(t, a->types[i]->version);
@@ -310,8 +326,9 @@ static struct agent *agent_alloc(const struct agent_options *o)
     a->advertise = o->advertise ? xstrdup(o->advertise) : NULL;
     a->addresses = o->addresses ? xstrdup(o->addresses) : NULL;
     struct bytes tags = {0};
-    for (size_t i = 0; i < o->tag_count; i++)
+    for (size_t i = 0; i < o->tag_count; i++) {
         bytes_printf(&tags, "%s%s", i > 0 ? "," : "", o->tags[i]);
+    }
     a->tags = tags.size > 0 ? xstrndup((const char *)tags.data, tags.size) : xstrdup("");
     bytes_deinit(&tags);
     pthread_mutex_init(&a->lock, NULL);
@@ -346,10 +363,12 @@ static enum thole_code open_bus(struct agent *a, struct thole_status *st)
 static void collect_types(struct agent *a)
 {
     a->types[a->type_count++] = registry_machine_type(a->registry);
-    for (size_t i = 0; i < MACHINE_BUILTIN_COUNT; i++)
+    for (size_t i = 0; i < MACHINE_BUILTIN_COUNT; i++) {
         a->types[a->type_count++] = machine_builtin[i];
-    for (size_t i = 0; i < a->o.type_count; i++)
+    }
+    for (size_t i = 0; i < a->o.type_count; i++) {
         a->types[a->type_count++] = a->o.types[i];
+    }
     ASSERT(a->type_count <= AGENT_TYPES_MAX);
 }
 
@@ -380,8 +399,9 @@ static void on_view(void *ctx, uint64_t revision)
 {
     struct agent *a = ctx;
     (void)revision;
-    if (a->chores)
+    if (a->chores) {
         chores_wake(a->chores);
+    }
     uploads_wake(a->uploads);
 }
 
@@ -394,8 +414,9 @@ static void known_peer(void *ctx, const struct uuid *host, uint64_t incarnation,
 
 void agent_know_members(struct agent *a, const struct member_list *l)
 {
-    for (uint32_t i = 0; i < l->count; i++)
+    for (uint32_t i = 0; i < l->count; i++) {
         known_peer(a, &l->members[i].host, 0, l->members[i].address);
+    }
 }
 
 static void open_rest(struct agent *a)
@@ -422,21 +443,25 @@ static enum thole_code open_all(struct agent *a, struct thole_status *st)
 {
     uint64_t epoch;
     enum thole_code code = datadir_open(a->o.data_dir, a->o.name, &a->dir, &a->identity, st);
-    if (code == THOLE_OK)
+    if (code == THOLE_OK) {
         code = datadir_next_start(&a->dir, a->o.election_timeout_ms, a->o.stop_fd, &a->incarnation,
                                   &a->lineage, st);
-    if (code == THOLE_OK)
+    }
+    if (code == THOLE_OK) {
         code = stores_open(a, st);
-    if (code != THOLE_OK)
+    }
+    if (code != THOLE_OK) {
         return code;
+    }
     (void)log_context_host(a->identity.name);
     a->executor = executor_threaded_new(&clock_system);
     executor_set_host(a->executor, a->identity.name);
     a->registry = registry_new();
     collect_types(a);
     code = open_bus(a, st);
-    if (code != THOLE_OK)
+    if (code != THOLE_OK) {
         return code;
+    }
     const struct router_options ro = wiring_router(a);
     a->router = router_new(&ro);
     a->watches = watches_new(a);
@@ -446,25 +471,30 @@ static enum thole_code open_all(struct agent *a, struct thole_status *st)
     char *restores = datadir_file(&a->dir, "restores");
     code = uploads_new(a, restores, &a->uploads, st);
     free(restores);
-    if (code != THOLE_OK)
+    if (code != THOLE_OK) {
         return code;
+    }
     registry_subscribe(a->registry, on_view, a);
     code = open_engine(a, st);
-    if (code != THOLE_OK)
+    if (code != THOLE_OK) {
         return code;
+    }
     open_rest(a);
     a->meeting = meeting_new(a);
-    if (uuid_is_nil(&a->identity.cluster))
+    if (uuid_is_nil(&a->identity.cluster)) {
         code = meeting_prepare(a, st);
-    if (code != THOLE_OK)
+    }
+    if (code != THOLE_OK) {
         return code;
+    }
     if (a->o.services) {
         a->o.services(a);
         a->served = true;
     }
     code = repair_zero_marked(&a->dir, &epoch, st);
-    if (code != THOLE_OK)
+    if (code != THOLE_OK) {
         return code;
+    }
     atomic_store(&a->repairing, epoch > 0);
     bus_start(a->bus);
     chores_start(a->chores);
@@ -476,8 +506,9 @@ enum thole_code agent_new(const struct agent_options *o, struct agent **ret,
                           struct thole_status *st)
 {
     enum thole_code code = options_check(o, st);
-    if (code != THOLE_OK)
+    if (code != THOLE_OK) {
         return code;
+    }
     bool again = false;
     do { /* damage that is met while the engine opens is salvaged by another try */
         struct agent *a = agent_alloc(o);
@@ -486,8 +517,9 @@ enum thole_code agent_new(const struct agent_options *o, struct agent **ret,
         if (code == THOLE_OK) {
             LOG_INFO(AGENT, "host runs data_dir=%s version=%s", a->dir.path, agent_version());
             atomic_store(&a->opened, true);
-            if (atomic_load(&a->state_damaged))
+            if (atomic_load(&a->state_damaged)) {
                 stores_start_again(a);
+            }
             *ret = a;
         } else {
             agent_stop(a);
@@ -533,14 +565,16 @@ static void hand_over(struct agent *a)
     uint64_t begin = clock_now(&clock_system);
     engine_hand_over(a->engine, begin + HAND_OVER_NS, handed_over, &h);
     pthread_mutex_lock(&h.lock);
-    while (!h.done)
+    while (!h.done) {
         pthread_cond_wait(&h.cond, &h.lock);
+    }
     pthread_mutex_unlock(&h.lock);
-    if (h.st.code != THOLE_OK)
+    if (h.st.code != THOLE_OK) {
         LOG_WARN(AGENT, "not everything was handed over; stopping all the same: %s", h.st.message);
-    else
+    } else {
         LOG_INFO(AGENT, "leaderships are handed over took_ms=%" PRIu64,
                  (clock_now(&clock_system) - begin) / NS_PER_MS);
+    }
 }
 
 void agent_stop(struct agent *a)
@@ -551,53 +585,66 @@ void agent_stop(struct agent *a)
     a->changes++;
     pthread_cond_broadcast(&a->changed);
     pthread_mutex_unlock(&a->lock);
-    if (again)
+    if (again) {
         return;
+    }
     (void)log_context_host(agent_name(a));
-    if (a->bus)
+    if (a->bus) {
         bus_end_asks(a->bus); /* of this host's threads, which are waited for below */
+    }
     bootstrap_stop(a);
-    if (a->bus && a->chores)
+    if (a->bus && a->chores) {
         health_down(a);
+    }
     struct hostctl *h = atomic_load(&a->hostctl);
-    if (h)
+    if (h) {
         hostctl_stop(h); /* or it would lead by preference what is handed on */
+    }
     if (a->engine) {
         hand_over(a);
         send_away(a);
     }
-    if (a->chores)
+    if (a->chores) {
         chores_stop(a->chores);
+    }
     renew_stop(a);
     /* What still waits is answered while all of these end, before the bus does. */
     bus_drain(a->bus, BUS_GRACE_MS);
     router_stop(a->router);
     watches_stop(a->watches);
     bus_cut(a->bus);
-    if (a->engine)
+    if (a->engine) {
         engine_stop(a->engine);
+    }
     bus_stop(a->bus, 0);
-    if (a->addresses_known)
+    if (a->addresses_known) {
         addresses_stop(a->addresses_known);
-    if (a->exports)
+    }
+    if (a->exports) {
         exports_stop(a->exports);
-    if (a->uploads)
+    }
+    if (a->uploads) {
         uploads_stop(a->uploads);
+    }
     (void)log_context_host(NULL);
 }
 
 void agent_free(struct agent *a)
 {
-    if (!a)
+    if (!a) {
         return;
-    if (a->served)
+    }
+    if (a->served) {
         a->o.services_end(a);
+    }
     struct hostctl *h = atomic_load(&a->hostctl);
-    if (h)
+    if (h) {
         hostctl_free(h);
+    }
     exports_free(a->exports);
-    if (a->engine)
+    if (a->engine) {
         engine_free(a->engine);
+    }
     uploads_free(a->uploads);
     bus_free(a->bus);
     meeting_free(a->meeting);
@@ -605,14 +652,18 @@ void agent_free(struct agent *a)
     chores_free(a->chores);
     addresses_free(a->addresses_known);
     router_free(a->router);
-    if (a->registry)
+    if (a->registry) {
         registry_free(a->registry);
-    if (a->executor)
+    }
+    if (a->executor) {
         executor_free(a->executor);
-    if (a->state)
+    }
+    if (a->state) {
         state_db_close(a->state);
-    if (a->log)
+    }
+    if (a->log) {
         a->log->ops->close(a->log);
+    }
     datadir_close(&a->dir);
     now_facts_free(a->facts);
     pool_deinit(&a->forwarded);

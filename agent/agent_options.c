@@ -29,18 +29,21 @@ static enum thole_code check_times(const struct agent_options *o, struct thole_s
     uint32_t heartbeat = o->heartbeat_ms ? o->heartbeat_ms : ENGINE_HEARTBEAT_MS;
     uint32_t suspect = o->suspect_after_ms ? o->suspect_after_ms : HOSTCTL_SUSPECT_AFTER_MS;
     uint32_t dead = o->dead_after_ms ? o->dead_after_ms : HOSTCTL_DEAD_AFTER_MS;
-    if (heartbeat > election / 3)
+    if (heartbeat > election / 3) {
         return bad_time(st, "the interval of heartbeats (heartbeat-ms)", heartbeat,
                         "at most a third of the election timeout (election-timeout-ms) of",
                         election);
-    if (dead <= suspect)
+    }
+    if (dead <= suspect) {
         return bad_time(st, "the grace before a host is dead (dead-after-ms)", dead,
                         "more than the silence before it is suspect (suspect-after-ms), which is",
                         suspect);
-    if (o->suspect_after_ms_max && o->suspect_after_ms_max < suspect)
+    }
+    if (o->suspect_after_ms_max && o->suspect_after_ms_max < suspect) {
         return bad_time(st, "the most silence of a live host (suspect-after-ms-max)",
                         o->suspect_after_ms_max, "at least the least (suspect-after-ms), which is",
                         suspect);
+    }
     return THOLE_OK;
 }
 
@@ -62,34 +65,42 @@ static enum thole_code check_reach(const struct agent_options *o, struct thole_s
 {
     bool peers = o->bootstrap == AGENT_BOOTSTRAP_PEERS, join = o->bootstrap == AGENT_BOOTSTRAP_JOIN;
     enum thole_code code = THOLE_OK;
-    if (o->listen)
+    if (o->listen) {
         code = address_check("listen", slice_str(o->listen), ADDRESS_LISTEN, st);
-    if (code == THOLE_OK && o->advertise)
+    }
+    if (code == THOLE_OK && o->advertise) {
         code = address_check("advertise", slice_str(o->advertise), ADDRESS_REACH, st);
-    if (code != THOLE_OK || !(peers || join))
+    }
+    if (code != THOLE_OK || !(peers || join)) {
         return code;
-    if (!o->addresses || !o->addresses[0])
+    }
+    if (!o->addresses || !o->addresses[0]) {
         return THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
                           "addresses of other hosts are needed");
+    }
     return check_addresses(peers ? "peers" : "join", o->addresses, st);
 }
 
 enum thole_code options_check(const struct agent_options *o, struct thole_status *st)
 {
-    if (!o->data_dir || !o->data_dir[0])
+    if (!o->data_dir || !o->data_dir[0]) {
         return THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
                           "a data directory is needed");
-    if (o->name && !name_ok(o->name))
+    }
+    if (o->name && !name_ok(o->name)) {
         return THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
                           "host name \"%.64s\": lower case letters, digits, dots and dashes, at "
                           "most %d",
                           o->name, LIMIT_NAME_BYTES);
+    }
     enum thole_code code = agent_check_tags(o->tags, o->tag_count, st);
-    if (code != THOLE_OK)
+    if (code != THOLE_OK) {
         return code;
-    if (o->type_count > AGENT_TYPES_MAX - 8)
+    }
+    if (o->type_count > AGENT_TYPES_MAX - 8) {
         return THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_TOO_LARGE,
                           "more than %d machine types", AGENT_TYPES_MAX - 8);
+    }
     code = check_times(o, st);
     return code == THOLE_OK ? check_reach(o, st) : code;
 }
@@ -104,8 +115,9 @@ static char *own_of_peers(struct agent *a)
     size_t n = 0;
     for (char *p = strtok_r(copy, ",", &save); p; p = strtok_r(NULL, ",", &save)) {
         if (strcmp(address_port(p), address_port(a->listen)) != 0 ||
-            address_place(p) != ADDRESS_HERE)
+            address_place(p) != ADDRESS_HERE) {
             continue;
+        }
         n++;
         free(found);
         found = xstrdup(p);
@@ -123,15 +135,18 @@ static char *own_of_peers(struct agent *a)
 static void default_advertise(struct agent *a)
 {
     char host[ADDRESS_BYTES];
-    if (a->advertise || !address_is_wildcard(a->listen))
+    if (a->advertise || !address_is_wildcard(a->listen)) {
         return;
+    }
     a->advertise_derived = true;
     a->advertise = own_of_peers(a);
-    if (a->advertise)
+    if (a->advertise) {
         return;
+    }
     char *first = a->addresses ? xstrndup(a->addresses, strcspn(a->addresses, ",")) : NULL;
-    if (!address_source(first, host, sizeof host) && !address_source(NULL, host, sizeof host))
+    if (!address_source(first, host, sizeof host) && !address_source(NULL, host, sizeof host)) {
         snprintf(host, sizeof host, "127.0.0.1");
+    }
     free(first);
     a->advertise = xasprintf("%s:%s", host, address_port(a->listen));
     LOG_WARN(AGENT,
@@ -144,10 +159,12 @@ static void default_advertise(struct agent *a)
 void options_default_listen(struct agent *a)
 {
     const struct identity *i = &a->identity;
-    if (!a->listen)
+    if (!a->listen) {
         a->listen = xstrdup(i->listen[0] ? i->listen : "127.0.0.1:7400");
-    if (!a->advertise && i->advertise[0])
+    }
+    if (!a->advertise && i->advertise[0]) {
         a->advertise = xstrdup(i->advertise);
+    }
     default_advertise(a);
 }
 
@@ -161,10 +178,12 @@ enum thole_code options_save_listen(struct agent *a, struct thole_status *st)
     snprintf(i.advertise, sizeof i.advertise, "%s",
              a->advertise && !a->advertise_derived ? a->advertise : "");
     if (strcmp(i.listen, a->identity.listen) == 0 &&
-        strcmp(i.advertise, a->identity.advertise) == 0)
+        strcmp(i.advertise, a->identity.advertise) == 0) {
         return THOLE_OK;
+    }
     enum thole_code code = datadir_save_identity(&a->dir, &i, st);
-    if (code == THOLE_OK)
+    if (code == THOLE_OK) {
         a->identity = i;
+    }
     return code;
 }

@@ -39,16 +39,19 @@ enum thole_code thole_new(const struct thole_options *options, struct thole **re
                           struct thole_status *st)
 {
     struct thole_options o;
-    if (!options || options->size < offsetof(struct thole_options, listen))
+    if (!options || options->size < offsetof(struct thole_options, listen)) {
         return THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
                           "options.size is not set");
+    }
     api_copy_struct(&o, sizeof o, options, options->size);
-    if (!o.data_dir || !o.data_dir[0])
+    if (!o.data_dir || !o.data_dir[0]) {
         return THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
                           "options.data_dir is required");
-    if (o.bootstrap > THOLE_BOOTSTRAP_JOIN)
+    }
+    if (o.bootstrap > THOLE_BOOTSTRAP_JOIN) {
         return THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
                           "options.bootstrap is unknown");
+    }
     struct thole *t = handle_new();
     t->o = o;
     t->o.data_dir = copy(o.data_dir);
@@ -57,11 +60,13 @@ enum thole_code thole_new(const struct thole_options *options, struct thole **re
     t->o.name = copy(o.name);
     t->o.addresses = copy(o.addresses);
     size_t n = 0;
-    while (o.tags && o.tags[n])
+    while (o.tags && o.tags[n]) {
         n++;
+    }
     t->tags = xcalloc(n + 1, sizeof *t->tags);
-    for (size_t i = 0; i < n; i++)
+    for (size_t i = 0; i < n; i++) {
         t->tags[i] = xstrdup(o.tags[i]);
+    }
     *ret = t;
     return THOLE_OK;
 }
@@ -69,35 +74,43 @@ enum thole_code thole_new(const struct thole_options *options, struct thole **re
 enum thole_code thole_register(struct thole *t, const struct thole_machine_type *type,
                                struct thole_status *st)
 {
-    if (t->is_client || t->agent)
+    if (t->is_client || t->agent) {
         return THOLE_FAIL(st, THOLE_FAILED_PRECONDITION, THOLE_REASON_NONE,
                           "machine types are registered on a host, before thole_start");
+    }
     if (!type || type->size < offsetof(struct thole_machine_type, view_acquire) || !type->name ||
         !type->open || !type->close || !type->apply || !type->query ||
-        !registry_name_valid(slice_str(type->name)))
+        !registry_name_valid(slice_str(type->name))) {
         return THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
                           "the machine type lacks its size, a valid name or a function");
-    for (size_t i = 0; i < t->type_count; i++)
-        if (strcmp(t->types[i]->name, type->name) == 0)
+    }
+    for (size_t i = 0; i < t->type_count; i++) {
+        if (strcmp(t->types[i]->name, type->name) == 0) {
             return THOLE_FAIL(st, THOLE_ALREADY_EXISTS, THOLE_REASON_EXISTS,
                               "machine type \"%s\" is registered already", type->name);
-    if (t->type_count == AGENT_TYPES_MAX - 8)
+        }
+    }
+    if (t->type_count == AGENT_TYPES_MAX - 8) {
         return THOLE_FAIL(st, THOLE_RESOURCE_EXHAUSTED, THOLE_REASON_TOO_LARGE,
                           "too many machine types");
+    }
     t->types[t->type_count++] = type;
     return THOLE_OK;
 }
 
 enum thole_code thole_start(struct thole *t, struct thole_status *st)
 {
-    if (t->is_client || t->agent)
+    if (t->is_client || t->agent) {
         return THOLE_FAIL(st, THOLE_FAILED_PRECONDITION, THOLE_REASON_NONE,
                           "only a host is started, and once");
-    if (t->o.owns_process)
+    }
+    if (t->o.owns_process) {
         process_own();
+    }
     size_t tags = 0;
-    while (t->tags[tags])
+    while (t->tags[tags]) {
         tags++;
+    }
     const struct agent_options o = {
         .data_dir = t->o.data_dir,
         .listen = t->o.listen,
@@ -135,10 +148,11 @@ enum thole_code thole_connect(const char *addresses, struct thole **ret, struct 
     struct thole *t = handle_new();
     t->is_client = true;
     enum thole_code code = client_new(t, addresses ? addresses : "", &t->client, st);
-    if (code == THOLE_OK)
+    if (code == THOLE_OK) {
         *ret = t;
-    else
+    } else {
         thole_close(t);
+    }
     return code;
 }
 
@@ -152,31 +166,37 @@ enum thole_code thole_wait_ready(struct thole *t, uint32_t timeout_ms, struct th
 {
     char why[200] = "";
     enum thole_code code = api_need_running(t, st);
-    if (code != THOLE_OK)
+    if (code != THOLE_OK) {
         return code;
+    }
     bool ok = t->is_client ? client_wait(t->client, timeout_ms)
                            : agent_wait(t->agent, clock_now(&clock_system) + timeout_ms * NS_PER_MS,
                                         is_ready, why);
-    if (ok)
+    if (ok) {
         return THOLE_OK;
+    }
     return THOLE_FAIL(st, THOLE_DEADLINE_EXCEEDED, THOLE_REASON_NOT_READY, "%s",
                       t->is_client ? "no host answers" : why);
 }
 
 void thole_close(struct thole *t)
 {
-    if (!t)
+    if (!t) {
         return;
-    if (t->agent)
+    }
+    if (t->agent) {
         agent_stop(t->agent);
-    if (t->client)
+    }
+    if (t->client) {
         client_stop(t->client);
+    }
     results_free(t->results);
     agent_free(t->agent);
     client_free(t->client);
     executor_free(t->executor);
-    for (size_t i = 0; t->tags && t->tags[i]; i++)
+    for (size_t i = 0; t->tags && t->tags[i]; i++) {
         free(t->tags[i]);
+    }
     free(t->tags);
     free((char *)(uintptr_t)t->o.data_dir);
     free((char *)(uintptr_t)t->o.listen);
@@ -200,8 +220,9 @@ const char *thole_host_name(const struct thole *t)
 
 enum thole_code api_need_host(const struct thole *t, struct thole_status *st)
 {
-    if (t->agent)
+    if (t->agent) {
         return THOLE_OK;
+    }
     return THOLE_FAIL(st, THOLE_FAILED_PRECONDITION, THOLE_REASON_NONE,
                       t->is_client ? "this is for hosts, not for clients"
                                    : "the host has not been started");
@@ -217,11 +238,13 @@ enum thole_code api_need_running(const struct thole *t, struct thole_status *st)
 enum thole_code thole_shard_open(struct thole *t, const char *name, struct thole_shard **ret,
                                  struct thole_status *st)
 {
-    if (!name || strlen(name) >= THOLE_NAME_BYTES || !registry_name_valid(slice_str(name)))
+    if (!name || strlen(name) >= THOLE_NAME_BYTES || !registry_name_valid(slice_str(name))) {
         return THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
                           "not a shard's name: \"%.64s\"", name ? name : "");
-    if (strcmp(name, REGISTRY_SHARD_NAME) == 0)
+    }
+    if (strcmp(name, REGISTRY_SHARD_NAME) == 0) {
         return agent_zero_refused(st);
+    }
     struct thole_shard *s = xcalloc(1, sizeof *s);
     s->t = t;
     memcpy(s->name, name, strlen(name));
@@ -245,8 +268,9 @@ static void end_unsent(struct api_request *q, const struct thole_status *st)
 {
     bufslice_unref(q->r.payload);
     q->r.payload = (struct bufslice){0};
-    if (st != &q->r.status)
+    if (st != &q->r.status) {
         q->r.status = *st;
+    }
     q->r.result = (struct bufslice){0};
     q->done(q);
 }
@@ -319,14 +343,16 @@ void api_run(struct api_request *q)
     q->r.ctx = &w;
     api_route(q);
     pthread_mutex_lock(&w.lock);
-    while (!w.done)
+    while (!w.done) {
         pthread_cond_wait(&w.cond, &w.lock);
+    }
     pthread_mutex_unlock(&w.lock);
 }
 
 enum thole_code api_finish(const struct api_request *q, struct thole_status *st)
 {
-    if (q->r.status.code != THOLE_OK && st)
+    if (q->r.status.code != THOLE_OK && st) {
         *st = q->r.status;
+    }
     return q->r.status.code;
 }

@@ -41,18 +41,22 @@ static bool ask(struct client *c, size_t i)
     struct thole_status st = {0};
     const char *address = c->endpoints[i].address; /* constant */
     if (bus_ask(c->bus, address, METHOD_MEET, (struct slice){0}, ASK_MS, &reply, &peer, &st) !=
-        THOLE_OK)
+        THOLE_OK) {
         return false;
+    }
     buf_unref(reply);
-    if (uuid_is_nil(&peer.host_id) || bus_peer_set(c->bus, &peer.host_id, address, &st) != THOLE_OK)
+    if (uuid_is_nil(&peer.host_id) ||
+        bus_peer_set(c->bus, &peer.host_id, address, &st) != THOLE_OK) {
         return false;
+    }
     pthread_mutex_lock(&c->lock);
     struct uuid before = c->endpoints[i].host;
     c->endpoints[i].host = peer.host_id;
     c->endpoints[i].ask = false;
     pthread_mutex_unlock(&c->lock);
-    if (!uuid_is_nil(&before) && !uuid_equal(&before, &peer.host_id))
+    if (!uuid_is_nil(&before) && !uuid_equal(&before, &peer.host_id)) {
         bus_peer_remove(c->bus, &before);
+    }
     return true;
 }
 
@@ -60,22 +64,25 @@ static uint64_t client_turn(void *ctx, struct msgq *batch, uint64_t now_ns)
 {
     struct client *c = ctx;
     bool again = false;
-    while (msgq_pop(batch))
+    while (msgq_pop(batch)) {
         atomic_store(&c->woken, false);
+    }
     for (size_t i = 0; i < c->count; i++) {
         pthread_mutex_lock(&c->lock);
         bool wanted = c->endpoints[i].ask;
         pthread_mutex_unlock(&c->lock);
-        if (wanted && !ask(c, i))
+        if (wanted && !ask(c, i)) {
             again = true;
+        }
     }
     return again ? now_ns + ASK_AGAIN_NS : CLOCK_NEVER;
 }
 
 static void client_wake(struct client *c)
 {
-    if (!atomic_exchange(&c->woken, true) && !worker_post_internal(c->worker, &c->wake))
+    if (!atomic_exchange(&c->woken, true) && !worker_post_internal(c->worker, &c->wake)) {
         return; /* stopping */
+    }
 }
 
 /* ---- For the router -------------------------------------------------------------------------- */
@@ -114,13 +121,15 @@ static bool client_leader(void *ctx, const struct router_request *r, const struc
     struct client *c = ctx;
     const struct thole_shard *s = shard_of(r);
     uint32_t leads = s ? atomic_load_explicit(&s->leads, memory_order_relaxed) : 0;
-    if (leads == 0)
+    if (leads == 0) {
         return false;
+    }
     pthread_mutex_lock(&c->lock);
     struct uuid host = c->endpoints[leads - 1].host;
     pthread_mutex_unlock(&c->lock);
-    if (uuid_is_nil(&host) || uuid_equal(&host, avoid))
+    if (uuid_is_nil(&host) || uuid_equal(&host, avoid)) {
         return false;
+    }
     *ret = host;
     return true;
 }
@@ -131,12 +140,15 @@ static void client_leads(void *ctx, const struct router_request *r, const struct
     struct client *c = ctx;
     struct thole_shard *s = shard_of(r);
     uint32_t leads = 0;
-    if (!s)
+    if (!s) {
         return;
+    }
     pthread_mutex_lock(&c->lock);
-    for (uint32_t i = 0; i < c->count && leads == 0; i++)
-        if (!uuid_is_nil(host) && uuid_equal(&c->endpoints[i].host, host))
+    for (uint32_t i = 0; i < c->count && leads == 0; i++) {
+        if (!uuid_is_nil(host) && uuid_equal(&c->endpoints[i].host, host)) {
             leads = i + 1;
+        }
+    }
     pthread_mutex_unlock(&c->lock);
     atomic_store_explicit(&s->leads, leads, memory_order_relaxed);
 }
@@ -152,9 +164,11 @@ static void client_unreachable(void *ctx, const struct uuid *host)
 {
     struct client *c = ctx;
     pthread_mutex_lock(&c->lock);
-    for (size_t i = 0; i < c->count; i++)
-        if (uuid_equal(&c->endpoints[i].host, host))
+    for (size_t i = 0; i < c->count; i++) {
+        if (uuid_equal(&c->endpoints[i].host, host)) {
             c->endpoints[i].ask = true;
+        }
+    }
     pthread_mutex_unlock(&c->lock);
     client_wake(c);
 }
@@ -238,8 +252,9 @@ static enum thole_code open_bus(struct client *c, struct thole_status *st)
                     .request = no_request},
     };
     enum thole_code code = bus_new(&o, &c->bus, st);
-    if (code != THOLE_OK)
+    if (code != THOLE_OK) {
         return code;
+    }
     bus_start(c->bus);
     const struct router_options ro = {
         .bus = c->bus,
@@ -267,37 +282,46 @@ enum thole_code client_new(struct thole *t, const char *addresses, struct client
     *ret = c; /* thole_close frees it */
     enum thole_code code =
         bootstrap_split(addresses, &c->copy, parts, ENDPOINTS_MAX, &c->count, st);
-    if (code != THOLE_OK)
+    if (code != THOLE_OK) {
         return code;
-    for (size_t i = 0; i < c->count; i++)
+    }
+    for (size_t i = 0; i < c->count; i++) {
         c->endpoints[i] = (struct endpoint){.address = parts[i], .ask = true};
+    }
     code = open_bus(c, st);
-    if (code != THOLE_OK)
+    if (code != THOLE_OK) {
         return code;
+    }
     bool found = false;
-    for (size_t i = 0; i < c->count && !found; i++)
+    for (size_t i = 0; i < c->count && !found; i++) {
         found = ask(c, i);
-    if (!found)
+    }
+    if (!found) {
         return THOLE_FAIL(st, THOLE_UNAVAILABLE, THOLE_REASON_UNREACHABLE,
                           "no host answers at %.128s", addresses);
+    }
     client_wake(c); /* the others */
     return THOLE_OK;
 }
 
 void client_stop(struct client *c)
 {
-    if (c->worker)
+    if (c->worker) {
         worker_stop(c->worker);
-    if (c->router)
+    }
+    if (c->router) {
         router_stop(c->router);
-    if (c->bus)
+    }
+    if (c->bus) {
         bus_stop(c->bus, 0);
+    }
 }
 
 void client_free(struct client *c)
 {
-    if (!c)
+    if (!c) {
         return;
+    }
     bus_free(c->bus);
     router_free(c->router);
     worker_free(c->worker);

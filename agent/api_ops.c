@@ -65,8 +65,9 @@ static void ops_give(struct results *rs, struct op *list, size_t count)
         rs->pool = o;
         rs->pooled++;
     }
-    if (atomic_fetch_sub(&rs->t->in_flight, count) == count)
+    if (atomic_fetch_sub(&rs->t->in_flight, count) == count) {
         pthread_cond_broadcast(&rs->idle);
+    }
     pthread_mutex_unlock(&rs->lock);
     while (list) {
         struct op *o = list;
@@ -104,9 +105,9 @@ static void call_back(struct results *rs, struct op **ops, size_t n)
     struct thole_result results[RESULTS_BATCH];
     struct op *list = NULL;
     size_t filled = 0;
-    do
+    do {
         fill(&results[filled], ops[filled]);
-    while (++filled < n);
+    } while (++filled < n);
     ops[0]->done(ops[0]->ctx, results, n);
     for (size_t i = 0; i < n; i++) {
         bufslice_unref(ops[i]->q.r.result);
@@ -131,8 +132,9 @@ static uint64_t results_turn(void *ctx, struct msgq *batch, uint64_t now_ns)
         }
         ops[n++] = o;
     }
-    if (n > 0)
+    if (n > 0) {
         call_back(rs, ops, n);
+    }
     return CLOCK_NEVER;
 }
 
@@ -149,8 +151,9 @@ struct results *results_new(struct thole *t)
 void results_free(struct results *rs)
 {
     pthread_mutex_lock(&rs->lock);
-    while (atomic_load(&rs->t->in_flight) > 0)
+    while (atomic_load(&rs->t->in_flight) > 0) {
         pthread_cond_wait(&rs->idle, &rs->lock);
+    }
     pthread_mutex_unlock(&rs->lock);
     worker_stop(rs->worker);
     worker_free(rs->worker);
@@ -169,15 +172,18 @@ void results_free(struct results *rs)
 static enum thole_code check_op(const struct thole *t, const struct thole_op *op,
                                 struct thole_status *st)
 {
-    if (!op->shard || op->shard->t != t)
+    if (!op->shard || op->shard->t != t) {
         return THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
                           "op.shard is not of this handle");
-    if (op->kind != THOLE_PROPOSE && op->kind != THOLE_QUERY)
+    }
+    if (op->kind != THOLE_PROPOSE && op->kind != THOLE_QUERY) {
         return THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
                           "op.kind is unknown");
-    if (op->payload.size > LIMIT_PAYLOAD_BYTES)
+    }
+    if (op->payload.size > LIMIT_PAYLOAD_BYTES) {
         return THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_TOO_LARGE,
                           "op.payload is larger than %d bytes", LIMIT_PAYLOAD_BYTES);
+    }
     return THOLE_OK;
 }
 
@@ -206,8 +212,9 @@ static struct bufslice keep_payload(struct op *o, struct slice payload)
         struct buf *b = buf_copy(payload.data, payload.size);
         return (struct bufslice){.owner = b, .bytes = slice_of(b->data, b->size)};
     }
-    if (payload.size > 0)
+    if (payload.size > 0) {
         memcpy(o->copied, payload.data, payload.size);
+    }
     return (struct bufslice){.bytes = slice_of(o->copied, payload.size)};
 }
 
@@ -215,10 +222,12 @@ enum thole_code thole_submit(struct thole *t, const struct thole_op *ops, size_t
                              thole_results_fn done, void *ctx, struct thole_status *st)
 {
     enum thole_code code = api_need_running(t, st);
-    for (size_t i = 0; i < count && code == THOLE_OK; i++)
+    for (size_t i = 0; i < count && code == THOLE_OK; i++) {
         code = check_op(t, &ops[i], st);
-    if (code != THOLE_OK || count == 0)
+    }
+    if (code != THOLE_OK || count == 0) {
         return code;
+    }
     if (atomic_fetch_add(&t->in_flight, count) + count > THOLE_IN_FLIGHT_MAX) {
         ops_give(t->results, NULL, count);
         return THOLE_FAIL(st, THOLE_RESOURCE_EXHAUSTED, THOLE_REASON_QUEUE_FULL,
@@ -246,10 +255,12 @@ enum thole_code thole_call(struct thole *t, const struct thole_op *op, struct th
                            struct thole_status *st)
 {
     enum thole_code code = api_need_running(t, st);
-    if (code == THOLE_OK)
+    if (code == THOLE_OK) {
         code = check_op(t, op, st);
-    if (code != THOLE_OK)
+    }
+    if (code != THOLE_OK) {
         return code;
+    }
     struct api_request q;
     fill_request(t, op, clock_now(&clock_system), &q);
     api_run(&q);
@@ -259,8 +270,9 @@ enum thole_code thole_call(struct thole *t, const struct thole_op *op, struct th
         *ret = (struct thole_answer){
             .index = q.r.index, .value = q.r.code, .duplicate = q.r.duplicate, .size = size};
         ret->data = xmalloc(size + 1);
-        if (size > 0)
+        if (size > 0) {
             memcpy(ret->data, q.r.result.bytes.data, size);
+        }
         ((char *)ret->data)[size] = 0;
     }
     bufslice_unref(q.r.result);
@@ -272,17 +284,20 @@ enum thole_code thole_session_open(struct thole *t, struct thole_shard *shard, u
 {
     const struct thole_op op = {.kind = THOLE_PROPOSE, .shard = shard, .timeout_ms = timeout_ms};
     enum thole_code code = api_need_running(t, st);
-    if (code == THOLE_OK)
+    if (code == THOLE_OK) {
         code = check_op(t, &op, st);
-    if (code != THOLE_OK)
+    }
+    if (code != THOLE_OK) {
         return code;
+    }
     struct api_request q;
     fill_request(t, &op, clock_now(&clock_system), &q);
     q.r.kind = ROUTER_OPEN_SESSION;
     api_run(&q);
     code = api_finish(&q, st);
-    if (code == THOLE_OK)
+    if (code == THOLE_OK) {
         *ret = q.r.code;
+    }
     bufslice_unref(q.r.result);
     return code;
 }

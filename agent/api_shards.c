@@ -42,12 +42,14 @@ static enum thole_code run(struct thole *t, thole_registry_v1_Command *c, upb_Ar
         api_run(&q);
         command_read(&q.r, arena, &out, &result);
         code = out.code;
-        if (code != THOLE_OK && st)
+        if (code != THOLE_OK && st) {
             *st = out;
+        }
         const thole_v1_Replica *r =
             code == THOLE_OK ? thole_registry_v1_Result_replica(result) : NULL;
-        if (ret_replica && r)
+        if (ret_replica && r) {
             *ret_replica = thole_v1_Replica_id(r);
+        }
         bufslice_unref(q.r.result);
     }
     upb_Arena_Free(arena);
@@ -58,20 +60,23 @@ static thole_v1_ShardSpec *spec_of(const struct thole_shard_spec *s, upb_Arena *
 {
     thole_v1_ShardSpec *to = thole_v1_ShardSpec_new(arena);
     thole_v1_ShardSpec_set_type(to, text(s->type));
-    if (s->config.size > 0)
+    if (s->config.size > 0) {
         thole_v1_ShardSpec_set_config(
             to, upb_StringView_FromDataAndSize(s->config.data, s->config.size));
+    }
     thole_v1_ShardSpec_set_voters(to, s->voters);
-    if (s->non_voting > 0)
+    if (s->non_voting > 0) {
         thole_v1_ReplicaGroup_set_count(thole_v1_ShardSpec_add_non_voting(to, arena),
                                         s->non_voting);
+    }
     thole_v1_ShardSpec_set_lease_reads(to, s->lease_reads);
     for (uint32_t i = 0; i < s->constraint_count; i++) {
         thole_v1_Constraint *c = thole_v1_ShardSpec_add_constraints(to, arena);
         thole_v1_Constraint_set_key(c, text(s->constraints[i].key));
         thole_v1_Constraint_set_operator(c, (int32_t)s->constraints[i].op);
-        for (const char *const *v = s->constraints[i].values; v && *v; v++)
+        for (const char *const *v = s->constraints[i].values; v && *v; v++) {
             thole_v1_Constraint_add_values(c, text(*v), arena);
+        }
     }
     return to;
 }
@@ -79,8 +84,9 @@ static thole_v1_ShardSpec *spec_of(const struct thole_shard_spec *s, upb_Arena *
 /* What libthole's own form has beside the message: the registry would say it without the field. */
 static enum thole_code check_name(const char *field, const char *name, struct thole_status *st)
 {
-    if (name && registry_name_valid(slice_str(name)))
+    if (name && registry_name_valid(slice_str(name))) {
         return THOLE_OK;
+    }
     return THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
                       "%s: \"%.64s\" is no name: lower case letters, digits, dots and dashes, at "
                       "most %d",
@@ -91,8 +97,9 @@ static enum thole_code check_label(const char *field, const char *label, size_t 
                                    struct thole_status *st)
 {
     const char *problem = text_label_problem(slice_str(label ? label : ""), bytes_min);
-    if (!problem)
+    if (!problem) {
         return THOLE_OK;
+    }
     return THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST, "%s: %s", field,
                       problem);
 }
@@ -100,19 +107,23 @@ static enum thole_code check_label(const char *field, const char *label, size_t 
 static enum thole_code check_spec(const struct thole_shard_spec *s, struct thole_status *st)
 {
     enum thole_code code = check_name("spec.name", s->name, st);
-    if (code == THOLE_OK)
+    if (code == THOLE_OK) {
         code = check_label("spec.type", s->type, 1, st);
-    if (code == THOLE_OK)
+    }
+    if (code == THOLE_OK) {
         code = check_label("spec.request_id", s->request_id, 0, st);
-    if (code == THOLE_OK)
+    }
+    if (code == THOLE_OK) {
         code = check_label("spec.etag", s->etag, 0, st);
+    }
     for (uint32_t i = 0; code == THOLE_OK && i < s->constraint_count; i++) {
         char field[64];
         snprintf(field, sizeof field, "spec.constraints[%u].key", i);
         code = check_label(field, s->constraints[i].key, 1, st);
         snprintf(field, sizeof field, "spec.constraints[%u].values", i);
-        for (const char *const *v = s->constraints[i].values; code == THOLE_OK && v && *v; v++)
+        for (const char *const *v = s->constraints[i].values; code == THOLE_OK && v && *v; v++) {
             code = check_label(field, *v, 0, st);
+        }
     }
     return code;
 }
@@ -120,13 +131,15 @@ static enum thole_code check_spec(const struct thole_shard_spec *s, struct thole
 static enum thole_code read_spec(const struct thole_shard_spec *given, struct thole_shard_spec *ret,
                                  struct thole_status *st)
 {
-    if (!given || given->size < offsetof(struct thole_shard_spec, constraints))
+    if (!given || given->size < offsetof(struct thole_shard_spec, constraints)) {
         return THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
                           "spec.size is not set");
+    }
     api_copy_struct(ret, sizeof *ret, given, given->size);
-    if (!ret->name || !ret->type)
+    if (!ret->name || !ret->type) {
         return THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
                           "spec.name and spec.type are required");
+    }
     return check_spec(ret, st);
 }
 
@@ -141,8 +154,9 @@ enum thole_code thole_shard_create(struct thole *t, const struct thole_shard_spe
 {
     struct thole_shard_spec s;
     enum thole_code code = read_spec(given, &s, st);
-    if (code != THOLE_OK)
+    if (code != THOLE_OK) {
         return code;
+    }
     upb_Arena *arena = upb_Arena_New();
     thole_registry_v1_Command *c;
     thole_registry_v1_Operation *op = begin(arena, &c);
@@ -160,8 +174,9 @@ enum thole_code thole_shard_apply(struct thole *t, const struct thole_shard_spec
 {
     struct thole_shard_spec s;
     enum thole_code code = read_spec(given, &s, st);
-    if (code != THOLE_OK)
+    if (code != THOLE_OK) {
         return code;
+    }
     upb_Arena *arena = upb_Arena_New();
     thole_registry_v1_Command *c;
     thole_registry_v1_Operation *op = begin(arena, &c);
@@ -180,8 +195,9 @@ enum thole_code thole_shard_delete(struct thole *t, const char *name, uint32_t t
                                    struct thole_status *st)
 {
     enum thole_code code = check_name("name", name, st);
-    if (code != THOLE_OK)
+    if (code != THOLE_OK) {
         return code;
+    }
     upb_Arena *arena = upb_Arena_New();
     thole_registry_v1_Command *c;
     thole_registry_v1_Operation *op = begin(arena, &c);
@@ -195,10 +211,12 @@ enum thole_code thole_replica_create(struct thole *t, const char *shard, const c
                                      struct thole_status *st)
 {
     enum thole_code code = check_name("shard", shard, st);
-    if (code == THOLE_OK)
+    if (code == THOLE_OK) {
         code = check_name("host", host, st);
-    if (code != THOLE_OK)
+    }
+    if (code != THOLE_OK) {
         return code;
+    }
     upb_Arena *arena = upb_Arena_New();
     thole_registry_v1_Command *c;
     thole_registry_v1_Operation *op = begin(arena, &c);
@@ -230,24 +248,28 @@ static bool shard_ready(const thole_v1_Shard *s, char *why, size_t size)
 {
     const thole_v1_ShardStatus *st = s ? thole_v1_Shard_status(s) : NULL;
     snprintf(why, size, "%s", s ? "no status was reported yet" : "no such shard");
-    if (!st)
+    if (!st) {
         return false;
+    }
     size_t n = 0;
     const thole_v1_Condition *const *conditions = thole_v1_ShardStatus_conditions(st, &n);
     bool ready = false;
     for (size_t i = 0; i < n; i++) {
         upb_StringView type = thole_v1_Condition_type(conditions[i]);
         bool ok = thole_v1_Condition_status(conditions[i]);
-        if (type.size == 5 && memcmp(type.data, "Ready", 5) == 0)
+        if (type.size == 5 && memcmp(type.data, "Ready", 5) == 0) {
             ready = ok;
-        if (!ok)
+        }
+        if (!ok) {
             snprintf(why, size, "%.*s: %.*s", (int)type.size, type.data,
                      (int)thole_v1_Condition_message(conditions[i]).size,
                      thole_v1_Condition_message(conditions[i]).data);
+        }
     }
     bool formed = thole_v1_ShardStatus_formed(st);
-    if (!formed && n == 0)
+    if (!formed && n == 0) {
         snprintf(why, size, "the shard has not formed yet");
+    }
     return formed && ready &&
            thole_v1_ShardStatus_observed_generation(st) >= thole_v1_Shard_generation(s);
 }
@@ -282,8 +304,9 @@ static bool ready_there(struct thole *t, struct ready_wait *w, uint64_t deadline
     struct thole_status st = {0};
     bool ready = false;
     size_t size = 0;
-    if (bus_channel_new(client_addresses(t->client), &channel, &st) != THOLE_OK)
+    if (bus_channel_new(client_addresses(t->client), &channel, &st) != THOLE_OK) {
         return false;
+    }
     upb_Arena *request_arena = upb_Arena_New();
     thole_v1_GetShardRequest *q = thole_v1_GetShardRequest_new(request_arena);
     thole_v1_GetShardRequest_set_name(q, text(w->name));
@@ -301,8 +324,9 @@ static bool ready_there(struct thole *t, struct ready_wait *w, uint64_t deadline
         } else {
             snprintf(w->why, sizeof w->why, "%.190s", st.message);
         }
-        if (!ready)
+        if (!ready) {
             nanosleep(&(struct timespec){.tv_nsec = ASK_AGAIN_MS * 1000000L}, NULL);
+        }
     }
     upb_Arena_Free(request_arena);
     bus_channel_free(channel);
@@ -314,15 +338,18 @@ enum thole_code thole_shard_wait_ready(struct thole *t, const char *name, uint32
 {
     struct ready_wait w = {.name = name};
     enum thole_code code = check_name("name", name, st);
-    if (code == THOLE_OK)
+    if (code == THOLE_OK) {
         code = api_need_running(t, st);
-    if (code != THOLE_OK)
+    }
+    if (code != THOLE_OK) {
         return code;
+    }
     uint64_t deadline = clock_now(&clock_system) + timeout_ms * NS_PER_MS;
     bool ready = t->is_client ? ready_there(t, &w, deadline)
                               : agent_wait(t->agent, deadline, ready_here, &w);
-    if (ready)
+    if (ready) {
         return THOLE_OK;
+    }
     return THOLE_FAIL(st, THOLE_DEADLINE_EXCEEDED, THOLE_REASON_NOT_READY,
                       "shard \"%.64s\" is not ready: %.160s", name, w.why);
 }

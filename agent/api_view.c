@@ -32,11 +32,13 @@ static enum thole_code wait_barrier(struct agent *a, uint32_t timeout_ms, struct
     struct barrier_wait w = {.lock = PTHREAD_MUTEX_INITIALIZER, .cond = PTHREAD_COND_INITIALIZER};
     agent_barrier(a, api_deadline(timeout_ms), barrier_passed, &w);
     pthread_mutex_lock(&w.lock);
-    while (!w.done)
+    while (!w.done) {
         pthread_cond_wait(&w.cond, &w.lock);
+    }
     pthread_mutex_unlock(&w.lock);
-    if (w.st.code != THOLE_OK && st)
+    if (w.st.code != THOLE_OK && st) {
         *st = w.st;
+    }
     return w.st.code;
 }
 
@@ -44,10 +46,12 @@ enum thole_code thole_view_acquire(struct thole *t, bool linearizable, uint32_t 
                                    struct thole_view **ret, struct thole_status *st)
 {
     enum thole_code code = api_need_host(t, st);
-    if (code == THOLE_OK && linearizable)
+    if (code == THOLE_OK && linearizable) {
         code = wait_barrier(t->agent, timeout_ms, st);
-    if (code != THOLE_OK)
+    }
+    if (code != THOLE_OK) {
         return code;
+    }
     struct thole_view *v = xcalloc(1, sizeof *v);
     v->v = registry_view_acquire(agent_registry(t->agent));
     *ret = v;
@@ -56,8 +60,9 @@ enum thole_code thole_view_acquire(struct thole *t, bool linearizable, uint32_t 
 
 void thole_view_release(struct thole_view *v)
 {
-    if (!v)
+    if (!v) {
         return;
+    }
     registry_view_release(v->v);
     free(v);
 }
@@ -70,8 +75,9 @@ uint64_t thole_view_revision(const struct thole_view *v)
 static void put(char *to, size_t size, upb_StringView v)
 {
     size_t n = v.size < size ? v.size : size - 1;
-    if (n > 0)
+    if (n > 0) {
         memcpy(to, v.data, n);
+    }
     to[n] = 0;
 }
 
@@ -86,8 +92,9 @@ static void give(void *to, uint32_t size, void *full, size_t full_size)
 
 static bool give_host(const thole_v1_Host *h, struct thole_host_info *io)
 {
-    if (!h)
+    if (!h) {
         return false;
+    }
     struct thole_host_info i = {0};
     const thole_v1_HostSpec *spec = thole_v1_Host_spec(h);
     const thole_v1_HostStatus *st = thole_v1_Host_status(h);
@@ -122,16 +129,18 @@ static bool condition(const thole_v1_ShardStatus *st, const char *type)
     const thole_v1_Condition *const *c = thole_v1_ShardStatus_conditions(st, &n);
     for (size_t i = 0; i < n; i++) {
         upb_StringView t = thole_v1_Condition_type(c[i]);
-        if (t.size == strlen(type) && memcmp(t.data, type, t.size) == 0)
+        if (t.size == strlen(type) && memcmp(t.data, type, t.size) == 0) {
             return thole_v1_Condition_status(c[i]);
+        }
     }
     return false;
 }
 
 static bool give_shard(const thole_v1_Shard *s, struct thole_shard_info *io)
 {
-    if (!s)
+    if (!s) {
         return false;
+    }
     struct thole_shard_info i = {0};
     const thole_v1_ShardSpec *spec = thole_v1_Shard_spec(s);
     const thole_v1_ShardStatus *st = thole_v1_Shard_status(s);
@@ -174,8 +183,9 @@ bool thole_view_next_replica(const struct thole_view *v, struct thole_replica_in
 {
     struct registry_replica_buf replica_buf;
     const thole_v1_Replica *r = registry_next_replica(v->v, io->id, &replica_buf);
-    if (!r)
+    if (!r) {
         return false;
+    }
     struct thole_replica_info i = {0};
     i.id = thole_v1_Replica_id(r);
     i.shard_id = thole_v1_Replica_shard_id(r);

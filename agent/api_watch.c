@@ -41,8 +41,9 @@ static void ended(void *ctx, const struct thole_status *st)
     bool there = map_remove(&w->t->watches, w->id) != NULL;
     pthread_mutex_unlock(&w->t->lock);
     w->w.ended(w->w.ctx, st);
-    if (there)
+    if (there) {
         watch_unref(w);
+    }
     watch_unref(w);
 }
 
@@ -62,8 +63,9 @@ static void resolved(void *ctx, const struct thole_status *st, uint64_t shard_id
     w->exchange = id;
     bool cancelled = w->cancelled;
     pthread_mutex_unlock(&w->t->lock);
-    if (cancelled)
+    if (cancelled) {
         agent_unwatch(w->t->agent, id);
+    }
 }
 
 /* ---- Clients --------------------------------------------------------------------------------- */
@@ -74,13 +76,15 @@ static void answer(void *ctx, const struct thole_status *st, struct bufslice bod
     struct forward_reply f = {0};
     bool ok = st->code == THOLE_OK && forward_reply_decode(body.bytes, &f);
     if (more) {
-        if (ok)
+        if (ok) {
             event(w, f.index, f.key, f.result, f.bookmark);
+        }
         return;
     }
     struct thole_status why = *st;
-    if (st->code == THOLE_OK && ok && f.failure.code != THOLE_OK)
+    if (st->code == THOLE_OK && ok && f.failure.code != THOLE_OK) {
         why = f.failure;
+    }
     watch_source_gone(&why);
     ended(w, &why);
 }
@@ -89,16 +93,18 @@ static enum thole_code start_client(struct api_watch *w, const char *shard, stru
 {
     const struct router_request r = {0};
     struct forward_space space;
-    if (!client_host(w->t->client, &w->host))
+    if (!client_host(w->t->client, &w->host)) {
         return THOLE_FAIL(st, THOLE_UNAVAILABLE, THOLE_REASON_UNREACHABLE, "no host answers");
+    }
     uint64_t exchange = bus_exchange(client_bus(w->t->client), &w->host, METHOD_WATCH,
                                      forward_encode(&r, shard, &space), 0, answer, w);
     pthread_mutex_lock(&w->t->lock);
     w->exchange = exchange;
     bool cancelled = w->cancelled;
     pthread_mutex_unlock(&w->t->lock);
-    if (cancelled)
+    if (cancelled) {
         bus_exchange_cancel(client_bus(w->t->client), &w->host, exchange);
+    }
     return THOLE_OK;
 }
 
@@ -109,11 +115,13 @@ enum thole_code thole_watch(struct thole *t, struct thole_shard *shard,
                             struct thole_status *st)
 {
     enum thole_code code = api_need_running(t, st);
-    if (code != THOLE_OK)
+    if (code != THOLE_OK) {
         return code;
-    if (!shard || shard->t != t || !watcher || !watcher->event || !watcher->ended)
+    }
+    if (!shard || shard->t != t || !watcher || !watcher->event || !watcher->ended) {
         return THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
                           "a shard of this handle and both callbacks are needed");
+    }
     struct api_watch *w = xcalloc(1, sizeof *w);
     w->t = t;
     w->w = *watcher;
@@ -149,11 +157,13 @@ void thole_unwatch(struct thole *t, uint64_t id)
         host = w->host;
     }
     pthread_mutex_unlock(&t->lock);
-    if (!w)
+    if (!w) {
         return;
-    if (source != 0 && t->is_client)
+    }
+    if (source != 0 && t->is_client) {
         bus_exchange_cancel(client_bus(t->client), &host, source);
-    else if (source != 0)
+    } else if (source != 0) {
         agent_unwatch(t->agent, source);
+    }
     watch_unref(w);
 }

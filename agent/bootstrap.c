@@ -30,8 +30,9 @@ bool bootstrap_pause(struct agent *a, uint32_t ms)
     until.tv_nsec = (long)(ns % NS_PER_S);
     int rc = 0;
     pthread_mutex_lock(&a->lock);
-    while (!a->stopping && rc == 0)
+    while (!a->stopping && rc == 0) {
         rc = pthread_cond_timedwait(&a->changed, &a->lock, &until);
+    }
     bool go_on = !a->stopping;
     pthread_mutex_unlock(&a->lock);
     return go_on;
@@ -77,8 +78,9 @@ static void zero_started(void *ctx, const struct thole_status *st)
 {
     struct wait_done *w = ctx;
     pthread_mutex_lock(&w->lock);
-    if (st)
+    if (st) {
         w->st = *st;
+    }
     w->done = true;
     pthread_cond_signal(&w->cond);
     pthread_mutex_unlock(&w->lock);
@@ -87,11 +89,13 @@ static void zero_started(void *ctx, const struct thole_status *st)
 static enum thole_code wait_for(struct wait_done *w, struct thole_status *st)
 {
     pthread_mutex_lock(&w->lock);
-    while (!w->done)
+    while (!w->done) {
         pthread_cond_wait(&w->cond, &w->lock);
+    }
     pthread_mutex_unlock(&w->lock);
-    if (w->st.code != THOLE_OK && st)
+    if (w->st.code != THOLE_OK && st) {
         *st = w->st;
+    }
     return w->st.code;
 }
 
@@ -186,8 +190,9 @@ static enum thole_code force_zero(struct agent *a, struct thole_status *st)
 {
     uint64_t epoch;
     enum thole_code code = repair_zero_marked(&a->dir, &epoch, st);
-    if (code != THOLE_OK || epoch == 0)
+    if (code != THOLE_OK || epoch == 0) {
         return code;
+    }
     LOG_WARN(AGENT, "shard zero is being repaired: this host is its only voter epoch=%" PRIu64,
              epoch);
     struct engine_replica_status s = {0};
@@ -197,9 +202,10 @@ static enum thole_code force_zero(struct agent *a, struct thole_status *st)
         engine_force(a->engine, REGISTRY_SHARD_ID, epoch, zero_started, &w);
         (void)wait_for(&w, st);
         (void)engine_shard_status(a->engine, REGISTRY_SHARD_ID, &s);
-        if (s.failed)
+        if (s.failed) {
             return THOLE_FAIL(st, THOLE_DATA_LOSS, THOLE_REASON_CORRUPT,
                               "shard zero cannot be repaired with this host: %.160s", s.failure);
+        }
     } while (w.st.reason == THOLE_REASON_NOT_READY && bootstrap_pause(a, FORCE_PAUSE_MS));
     bool before = w.st.code != THOLE_OK && s.epoch >= epoch;
     if (w.st.code != THOLE_OK && !before) {
@@ -217,8 +223,9 @@ static bool was_deleted(struct agent *a, uint64_t replica_id)
     uint64_t *ids = NULL;
     size_t n = engine_tombstones(a->engine, &ids);
     bool found = false;
-    for (size_t i = 0; i < n; i++)
+    for (size_t i = 0; i < n; i++) {
         found = found || ids[i] == replica_id;
+    }
     free(ids);
     return found;
 }
@@ -230,40 +237,49 @@ static enum thole_code run_member(struct agent *a, struct identity *i, struct th
 {
     struct engine_replica_status s;
     bool there = engine_shard_status(a->engine, REGISTRY_SHARD_ID, &s);
-    if (!there && was_deleted(a, i->zero_replica))
+    if (!there && was_deleted(a, i->zero_replica)) {
         return agent_removed(st);
-    if (!there && i->zero_created)
+    }
+    if (!there && i->zero_created) {
         return THOLE_FAIL(
             st, THOLE_DATA_LOSS, THOLE_REASON_CORRUPT,
             "%s/log has no replica of shard zero although it had one: the log was lost; "
             "wipe the data directory and join as a new host",
             a->dir.path);
+    }
     enum thole_code code = THOLE_OK;
     bus_set_cluster(a->bus, &i->cluster);
-    if (!i->zero_created)
+    if (!i->zero_created) {
         agent_know_members(a, &i->first);
+    }
     if (there && s.replica_id != i->zero_replica) {
         code = remove_old_zero(a, s.replica_id, st);
         there = false;
     }
-    if (code != THOLE_OK)
+    if (code != THOLE_OK) {
         return code;
-    if (!there)
+    }
+    if (!there) {
         code = start_zero(a, i, st);
-    else
+    } else {
         code = force_zero(a, st);
-    if (code == THOLE_OK && i->zero_seed[0])
+    }
+    if (code == THOLE_OK && i->zero_seed[0]) {
         code = seed_zero(a, i->zero_seed, st);
-    if (code != THOLE_OK)
+    }
+    if (code != THOLE_OK) {
         return code;
-    if (!bootstrap_step(a, "zero-started"))
+    }
+    if (!bootstrap_step(a, "zero-started")) {
         return THOLE_FAIL(st, THOLE_CANCELLED, THOLE_REASON_STOPPED, "stopped by a test");
+    }
     if (!i->zero_created) {
         i->zero_created = true;
         i->zero_seed[0] = 0;
         code = datadir_save_identity(&a->dir, i, st);
-        if (code != THOLE_OK)
+        if (code != THOLE_OK) {
             return code;
+        }
     }
     pthread_mutex_lock(&a->lock);
     a->identity.cluster = i->cluster; /* host and name stay, and are read without the lock */
@@ -290,10 +306,12 @@ enum thole_code bootstrap_become_member(struct agent *a, const struct identity *
     *mine = *i;
     ASSERT(!uuid_is_nil(&mine->cluster) && mine->zero_replica != 0 && !mine->zero_created);
     enum thole_code code = datadir_save_identity(&a->dir, mine, st);
-    if (code == THOLE_OK && !bootstrap_step(a, "identity-saved"))
+    if (code == THOLE_OK && !bootstrap_step(a, "identity-saved")) {
         code = THOLE_FAIL(st, THOLE_CANCELLED, THOLE_REASON_STOPPED, "stopped by a test");
-    if (code == THOLE_OK)
+    }
+    if (code == THOLE_OK) {
         code = run_member(a, mine, st);
+    }
     free(mine);
     return code;
 }
@@ -322,18 +340,20 @@ static void *bootstrap_main(void *ctx)
     struct agent *a = ctx;
     pthread_setname_np(pthread_self(), "bootstrap");
     (void)log_context_host(agent_name(a));
-    if (a->bootstrap == AGENT_BOOTSTRAP_PEERS)
+    if (a->bootstrap == AGENT_BOOTSTRAP_PEERS) {
         meeting_run(a);
-    else
+    } else {
         join_run(a);
+    }
     return NULL;
 }
 
 /* A host at a loopback address is for those on the same machine. */
 static enum thole_code check_reached(struct agent *a, const char *other, struct thole_status *st)
 {
-    if (!address_is_loopback(agent_address(a)) || address_place(other) != ADDRESS_ELSEWHERE)
+    if (!address_is_loopback(agent_address(a)) || address_place(other) != ADDRESS_ELSEWHERE) {
         return THOLE_OK;
+    }
     return THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
                       "this host would tell the one at %.100s to find it at %.100s, which is only "
                       "within this machine: give --listen (or --advertise) with an address that "
@@ -348,10 +368,12 @@ static enum thole_code check_others(struct agent *a, struct thole_status *st)
     const char *parts[DATADIR_MEMBERS_MAX];
     size_t n = 0;
     enum thole_code code = bootstrap_split(a->addresses, &copy, parts, DATADIR_MEMBERS_MAX, &n, st);
-    if (code != THOLE_OK)
+    if (code != THOLE_OK) {
         return code;
-    for (size_t i = 0; i < n && code == THOLE_OK; i++)
+    }
+    for (size_t i = 0; i < n && code == THOLE_OK; i++) {
         code = check_reached(a, parts[i], st);
+    }
     free(copy);
     return code;
 }
@@ -359,11 +381,13 @@ static enum thole_code check_others(struct agent *a, struct thole_status *st)
 static enum thole_code start_thread(struct agent *a, struct thole_status *st)
 {
     enum thole_code code = a->addresses ? check_others(a, st) : THOLE_OK; /* else as promised */
-    if (code != THOLE_OK)
+    if (code != THOLE_OK) {
         return code;
+    }
     agent_waiting_for(a, "not yet a member of a cluster: looking for the others");
-    if (pthread_create(&a->bootstrap_thread, NULL, bootstrap_main, a) != 0)
+    if (pthread_create(&a->bootstrap_thread, NULL, bootstrap_main, a) != 0) {
         return THOLE_FAIL(st, THOLE_RESOURCE_EXHAUSTED, THOLE_REASON_NONE, "cannot start a thread");
+    }
     a->bootstrap_running = true;
     return THOLE_OK;
 }
@@ -375,11 +399,12 @@ static void tell_ignored(const struct agent *a)
     bool alone = first->count == 1;
     char id[UUID_TEXT_BYTES];
     uuid_format(&a->identity.cluster, id);
-    if (a->bootstrap == AGENT_BOOTSTRAP_DEV && !alone)
+    if (a->bootstrap == AGENT_BOOTSTRAP_DEV && !alone) {
         LOG_WARN(AGENT,
                  "--dev is ignored: this host is a member of a cluster already cluster=%s; give "
                  "an empty data directory to begin another one",
                  id);
+    }
 }
 
 enum thole_code bootstrap_start(struct agent *a, struct thole_status *st)
@@ -389,10 +414,12 @@ enum thole_code bootstrap_start(struct agent *a, struct thole_status *st)
         struct identity *i = xmalloc(sizeof *i);
         *i = a->identity;
         enum thole_code code = THOLE_OK;
-        if (a->bootstrap == AGENT_BOOTSTRAP_JOIN && a->addresses)
+        if (a->bootstrap == AGENT_BOOTSTRAP_JOIN && a->addresses) {
             code = join_check_cluster(a, st);
-        if (code == THOLE_OK)
+        }
+        if (code == THOLE_OK) {
             code = run_member(a, i, st);
+        }
         free(i);
         return code;
     }
@@ -413,7 +440,8 @@ enum thole_code bootstrap_start(struct agent *a, struct thole_status *st)
 
 void bootstrap_stop(struct agent *a)
 {
-    if (a->bootstrap_running)
+    if (a->bootstrap_running) {
         pthread_join(a->bootstrap_thread, NULL);
+    }
     a->bootstrap_running = false;
 }

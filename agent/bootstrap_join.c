@@ -36,8 +36,9 @@ static bool host_id_of(const thole_v1_Host *h, struct uuid *ret)
 {
     char id[UUID_TEXT_BYTES];
     upb_StringView v = thole_v1_Host_id(h);
-    if (v.size != UUID_TEXT_BYTES - 1)
+    if (v.size != UUID_TEXT_BYTES - 1) {
         return false;
+    }
     memcpy(id, v.data, v.size);
     id[v.size] = 0;
     return uuid_parse(id, ret);
@@ -53,16 +54,18 @@ static void learn_hosts(struct agent *a, const thole_bus_v1_JoinReply *reply)
         char address[ADDRESS_BYTES];
         const thole_v1_HostStatus *st = thole_v1_Host_status(hosts[i]);
         upb_StringView v = st ? thole_v1_HostStatus_address(st) : (upb_StringView){0};
-        if (v.size == 0 || v.size >= sizeof address || !host_id_of(hosts[i], &id))
+        if (v.size == 0 || v.size >= sizeof address || !host_id_of(hosts[i], &id)) {
             continue;
+        }
         snprintf(address, sizeof address, "%.*s", (int)v.size, v.data);
         addresses_learn(a->addresses_known, &id, thole_v1_HostStatus_incarnation(st), address,
                         ADDRESSES_TOLD);
     }
     struct thole_status st = {0};
-    if (addresses_save(a->addresses_known, &st) != THOLE_OK)
+    if (addresses_save(a->addresses_known, &st) != THOLE_OK) {
         LOG_WARN(AGENT, "cannot write the peers file error=\"%s\"; it is written again later",
                  st.message);
+    }
 }
 
 static enum thole_code accept_reply(struct agent *a, struct slice body, struct thole_status *st)
@@ -135,8 +138,9 @@ static bool join_round(struct join *j)
             code = accept_reply(a, slice_of(reply->data, reply->size), &st);
             buf_unref(reply);
             done = true;
-            if (code != THOLE_OK && !agent_stopping(a))
+            if (code != THOLE_OK && !agent_stopping(a)) {
                 agent_fail(a, &st);
+            }
         } else if (agent_stopping(a)) {
             done = true;
         } else if (join_refused(j, i, &st)) {
@@ -157,11 +161,12 @@ void join_run(struct agent *a)
     struct join *j = xcalloc(1, sizeof *j);
     j->agent = a;
     if (bootstrap_split(a->addresses, &copy, j->addresses, DATADIR_MEMBERS_MAX, &j->count, &st) !=
-        THOLE_OK)
+        THOLE_OK) {
         agent_fail(a, &st);
-    else
-        while (!join_round(j) && bootstrap_pause(a, j->pause_ms))
-            ;
+    } else {
+        while (!join_round(j) && bootstrap_pause(a, j->pause_ms)) {
+        }
+    }
     free(copy);
     free(j);
 }
@@ -183,15 +188,17 @@ enum thole_code join_check_cluster(struct agent *a, struct thole_status *st)
         bool other = asked == THOLE_OK ? !uuid_is_nil(&peer.cluster_id) &&
                                              !uuid_equal(&peer.cluster_id, &a->identity.cluster)
                                        : why.reason == THOLE_REASON_WRONG_CLUSTER;
-        if (asked == THOLE_OK)
+        if (asked == THOLE_OK) {
             buf_unref(reply);
-        if (other)
+        }
+        if (other) {
             code =
                 THOLE_FAIL(st, THOLE_FAILED_PRECONDITION, THOLE_REASON_WRONG_CLUSTER,
                            "the data directory %s belongs to another cluster than the host at %s",
                            a->dir.path, addresses[i]);
-        else if (asked == THOLE_OK)
+        } else if (asked == THOLE_OK) {
             break;
+        }
     }
     free(copy);
     return code;
@@ -228,13 +235,14 @@ static void renewed(struct renewal *r, const thole_bus_v1_JoinReply *reply)
     struct thole_status st = {0};
     uint64_t replica = thole_bus_v1_JoinReply_replica_id(reply);
     learn_hosts(r->agent, reply);
-    if (renew_identity(r->agent, replica, &st) != THOLE_OK)
+    if (renew_identity(r->agent, replica, &st) != THOLE_OK) {
         agent_fail(r->agent, &st);
-    else
+    } else {
         agent_start_again(r->agent,
                           "instead of replica %llu of shard zero, which cannot go on (%.120s), it "
                           "has replica %llu",
                           (unsigned long long)r->failed, r->failure, (unsigned long long)replica);
+    }
 }
 
 /* True when done, for good or ill. */
@@ -257,8 +265,9 @@ static bool renew_round(struct renewal *r)
             const thole_bus_v1_JoinReply *parsed =
                 PROTO_DECODE(thole_bus_v1_JoinReply, slice_of(reply->data, reply->size), arena);
             done = parsed && thole_bus_v1_JoinReply_replica_id(parsed) > r->failed;
-            if (done)
+            if (done) {
                 renewed(r, parsed);
+            }
             upb_Arena_Free(arena);
             buf_unref(reply);
         } else if (agent_stopping(a)) {
@@ -283,16 +292,17 @@ static void *renew_main(void *ctx)
     struct agent *a = r->agent;
     pthread_setname_np(pthread_self(), "renew");
     (void)log_context_host(agent_name(a));
-    while (!renew_round(r) && bootstrap_pause(a, PAUSE_MS))
-        ;
+    while (!renew_round(r) && bootstrap_pause(a, PAUSE_MS)) {
+    }
     free(r);
     return NULL;
 }
 
 void renew_start(struct agent *a, const struct engine_replica_status *zero)
 {
-    if (a->renew_running)
+    if (a->renew_running) {
         return;
+    }
     struct renewal *r = xcalloc(1, sizeof *r);
     r->agent = a;
     r->failed = zero->replica_id;
@@ -302,13 +312,15 @@ void renew_start(struct agent *a, const struct engine_replica_status *zero)
              "replica %llu of shard zero cannot go on: %s; asking the others for another one",
              (unsigned long long)r->failed, r->failure);
     a->renew_running = pthread_create(&a->renew_thread, NULL, renew_main, r) == 0;
-    if (!a->renew_running)
+    if (!a->renew_running) {
         free(r);
+    }
 }
 
 void renew_stop(struct agent *a)
 {
-    if (a->renew_running)
+    if (a->renew_running) {
         pthread_join(a->renew_thread, NULL);
+    }
     a->renew_running = false;
 }

@@ -71,8 +71,9 @@ static upb_StringView view_of_uuid(const struct uuid *u)
 static void uuid_of_view(upb_StringView v, struct uuid *ret)
 {
     memset(ret, 0, sizeof *ret);
-    if (v.size == sizeof ret->bytes)
+    if (v.size == sizeof ret->bytes) {
         memcpy(ret->bytes, v.data, v.size);
+    }
 }
 
 static struct buf *encode_request(struct meeting *m)
@@ -80,8 +81,9 @@ static struct buf *encode_request(struct meeting *m)
     upb_Arena *arena = upb_Arena_New();
     thole_bus_v1_MeetRequest *q = thole_bus_v1_MeetRequest_new(arena);
     thole_bus_v1_MeetRequest_set_host(q, agent_host_row(m->agent, arena));
-    for (size_t i = 0; i < m->count; i++)
+    for (size_t i = 0; i < m->count; i++) {
         thole_bus_v1_MeetRequest_add_peers(q, upb_StringView_FromString(m->addresses[i]), arena);
+    }
     thole_bus_v1_MeetRequest_set_promised(q, view_of_uuid(&m->promise.cluster));
     size_t size = 0;
     const char *bytes = thole_bus_v1_MeetRequest_serialize(q, arena, &size);
@@ -97,11 +99,13 @@ void meeting_serve(struct agent *a, struct bus_request *request)
     upb_Arena *arena = upb_Arena_New();
     thole_bus_v1_MeetReply *r = thole_bus_v1_MeetReply_new(arena);
     thole_bus_v1_MeetReply_set_host(r, agent_host_row(a, arena));
-    if (agent_cluster(a, &formed))
+    if (agent_cluster(a, &formed)) {
         thole_bus_v1_MeetReply_set_formed_cluster_id(r, view_of_uuid(&formed));
+    }
     pthread_mutex_lock(&m->lock);
-    for (size_t i = 0; i < m->count; i++)
+    for (size_t i = 0; i < m->count; i++) {
         thole_bus_v1_MeetReply_add_peers(r, upb_StringView_FromString(m->addresses[i]), arena);
+    }
     struct uuid promised = m->promise.cluster;
     pthread_mutex_unlock(&m->lock);
     thole_bus_v1_MeetReply_set_promised(r, view_of_uuid(&promised));
@@ -114,12 +118,15 @@ void meeting_serve(struct agent *a, struct bus_request *request)
 
 static bool same_addresses(const struct meeting *m, const upb_StringView *peers, size_t n)
 {
-    if (n != m->count)
+    if (n != m->count) {
         return false;
-    for (size_t i = 0; i < n; i++)
+    }
+    for (size_t i = 0; i < n; i++) {
         if (peers[i].size != strlen(m->addresses[i]) ||
-            memcmp(peers[i].data, m->addresses[i], peers[i].size) != 0)
+            memcmp(peers[i].data, m->addresses[i], peers[i].size) != 0) {
             return false;
+        }
+    }
     return true;
 }
 
@@ -131,8 +138,9 @@ static bool read_tags(const thole_v1_Host *host, char *to, size_t size)
     struct bytes text = {0};
     bool ok = true;
     for (size_t it = kUpb_Map_Begin; spec && (e = thole_v1_HostSpec_tags_next(spec, &it));) {
-        if (text.size > 0)
+        if (text.size > 0) {
             bytes_append_str(&text, ",");
+        }
         size_t begin = text.size;
         bytes_append_slice(&text, registry_str(thole_v1_HostSpec_TagsEntry_key(e)));
         bytes_append_str(&text, "=");
@@ -140,8 +148,9 @@ static bool read_tags(const thole_v1_Host *host, char *to, size_t size)
         ok = ok && !agent_tag_problem(slice_of(text.data + begin, text.size - begin));
     }
     ok = ok && text.size < size;
-    if (ok && text.size > 0)
+    if (ok && text.size > 0) {
         memcpy(to, text.data, text.size);
+    }
     to[ok ? text.size : 0] = 0;
     bytes_deinit(&text);
     return ok;
@@ -195,9 +204,10 @@ static void ask_all(struct meeting *m, struct answer *answers)
         } else if (bus_ask(a->bus, m->addresses[i], METHOD_MEET,
                            slice_of(request->data, request->size), ASK_MS, &reply, &peer,
                            &st) == THOLE_OK) {
-            if (!read_reply(m, slice_of(reply->data, reply->size), r))
+            if (!read_reply(m, slice_of(reply->data, reply->size), r)) {
                 LOG_WARN(AGENT, "malformed answer of a peer address=%s; asking again",
                          m->addresses[i]);
+            }
             buf_unref(reply);
         } else {
             LOG_DEBUG(AGENT, "peer does not answer address=%s error=\"%s\"", m->addresses[i],
@@ -224,13 +234,14 @@ static bool make_list(struct meeting *m, const struct answer *answers, struct me
                               m->addresses[i]);
             return false;
         }
-        for (size_t k = 0; k < i; k++)
+        for (size_t k = 0; k < i; k++) {
             if (uuid_equal(&answers[k].host, &r->host) || strcmp(answers[k].name, r->name) == 0) {
                 agent_waiting_for(
                     a, "forming a cluster: %s and %s are the same host, or have the same name",
                     m->addresses[k], m->addresses[i]);
                 return false;
             }
+        }
         struct member *to = &ret->members[ret->count++];
         to->host = r->host;
         snprintf(to->name, sizeof to->name, "%s", r->name);
@@ -250,14 +261,16 @@ static bool promise(struct meeting *m, const struct member_list *l)
 {
     struct agent *a = m->agent;
     struct thole_status st = {0};
-    if (!bootstrap_step(a, "before-promise"))
+    if (!bootstrap_step(a, "before-promise")) {
         return false;
+    }
     if (datadir_save_promise(&a->dir, l, &st) != THOLE_OK) {
         agent_fail(a, &st);
         return false;
     }
-    if (!bootstrap_step(a, "promise-saved"))
+    if (!bootstrap_step(a, "promise-saved")) {
         return false;
+    }
     pthread_mutex_lock(&m->lock);
     m->promise = *l;
     pthread_mutex_unlock(&m->lock);
@@ -272,12 +285,15 @@ static void form(struct meeting *m)
     *i = a->identity;
     i->first = m->promise;
     i->cluster = m->promise.cluster;
-    for (uint32_t k = 0; k < i->first.count; k++)
-        if (uuid_equal(&i->first.members[k].host, &i->host))
+    for (uint32_t k = 0; k < i->first.count; k++) {
+        if (uuid_equal(&i->first.members[k].host, &i->host)) {
             i->zero_replica = k + 1;
+        }
+    }
     LOG_INFO(AGENT, "all peers agree; forming hosts=%" PRIu32, i->first.count);
-    if (bootstrap_become_member(a, i, &st) != THOLE_OK && st.code != THOLE_CANCELLED)
+    if (bootstrap_become_member(a, i, &st) != THOLE_OK && st.code != THOLE_CANCELLED) {
         agent_fail(a, &st);
+    }
     free(i);
 }
 
@@ -300,10 +316,12 @@ static bool follow_formed(struct meeting *m, const struct answer *answers, bool 
 {
     *ret_other = false;
     for (size_t i = 0; i < m->count; i++) {
-        if (!answers[i].there || uuid_is_nil(&answers[i].formed))
+        if (!answers[i].there || uuid_is_nil(&answers[i].formed)) {
             continue;
-        if (uuid_equal(&answers[i].formed, &m->promise.cluster))
+        }
+        if (uuid_equal(&answers[i].formed, &m->promise.cluster)) {
             return true;
+        }
         *ret_other = true;
         agent_waiting_for(
             m->agent,
@@ -320,25 +338,30 @@ static bool round_of_asking(struct meeting *m, struct answer *answers, struct me
     struct agent *a = m->agent;
     bool other;
     ask_all(m, answers);
-    if (agent_stopping(a))
+    if (agent_stopping(a)) {
         return false;
+    }
     bool formed = follow_formed(m, answers, &other);
     if (!formed) {
-        if (other || !make_list(m, answers, list))
+        if (other || !make_list(m, answers, list)) {
             return true;
-        if (uuid_is_nil(&m->promise.cluster))
+        }
+        if (uuid_is_nil(&m->promise.cluster)) {
             return promise(m, list);
+        }
         if (!uuid_equal(&m->promise.cluster, &list->cluster)) {
             agent_waiting_for(a,
                               "forming a cluster: this host is promised to other hosts than those "
                               "that answer now; wipe the data directories to begin anew");
             return true;
         }
-        if (!all_promised(m, answers))
+        if (!all_promised(m, answers)) {
             return true;
+        }
     }
-    if (bootstrap_step(a, "all-promised"))
+    if (bootstrap_step(a, "all-promised")) {
         form(m);
+    }
     return false;
 }
 
@@ -352,8 +375,9 @@ void meeting_run(struct agent *a)
         bool had = !uuid_is_nil(&m->promise.cluster);
         go_on = round_of_asking(m, answers, list);
         bool just_promised = !had && !uuid_is_nil(&m->promise.cluster);
-        if (go_on && !bootstrap_pause(a, just_promised ? 1 : PAUSE_MS))
+        if (go_on && !bootstrap_pause(a, just_promised ? 1 : PAUSE_MS)) {
             go_on = false;
+        }
     }
     free(list);
     free(answers);
@@ -370,21 +394,26 @@ static enum thole_code read_addresses(struct meeting *m, struct thole_status *st
 {
     enum thole_code code = bootstrap_split(m->agent->addresses, &m->copy, m->addresses,
                                            DATADIR_MEMBERS_MAX, &m->count, st);
-    if (code != THOLE_OK)
+    if (code != THOLE_OK) {
         return code;
+    }
     bool self = false;
-    for (size_t i = 0; i < m->count; i++)
+    for (size_t i = 0; i < m->count; i++) {
         self = self || strcmp(m->addresses[i], agent_address(m->agent)) == 0;
-    if (!self)
+    }
+    if (!self) {
         return THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
                           "--peers %.200s does not name this host, which is at %.100s: add that, "
                           "or give --advertise with the one of them that is this host's",
                           m->agent->addresses, agent_address(m->agent));
+    }
     qsort(m->addresses, m->count, sizeof m->addresses[0], compare);
-    for (size_t i = 1; i < m->count; i++)
-        if (strcmp(m->addresses[i - 1], m->addresses[i]) == 0)
+    for (size_t i = 1; i < m->count; i++) {
+        if (strcmp(m->addresses[i - 1], m->addresses[i]) == 0) {
             return THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
                               "peer %s is there twice", m->addresses[i]);
+        }
+    }
     return THOLE_OK;
 }
 
@@ -393,20 +422,24 @@ enum thole_code meeting_prepare(struct agent *a, struct thole_status *st)
 {
     struct meeting *m = a->meeting;
     enum thole_code code = datadir_load_promise(&a->dir, &m->promise, st);
-    if (code != THOLE_OK)
+    if (code != THOLE_OK) {
         return code;
-    if (uuid_is_nil(&m->promise.cluster))
+    }
+    if (uuid_is_nil(&m->promise.cluster)) {
         return a->bootstrap == AGENT_BOOTSTRAP_PEERS ? read_addresses(m, st) : THOLE_OK;
-    if (a->bootstrap == AGENT_BOOTSTRAP_DEV || a->bootstrap == AGENT_BOOTSTRAP_JOIN)
+    }
+    if (a->bootstrap == AGENT_BOOTSTRAP_DEV || a->bootstrap == AGENT_BOOTSTRAP_JOIN) {
         return THOLE_FAIL(
             st, THOLE_FAILED_PRECONDITION, THOLE_REASON_WRONG_CLUSTER,
             "this host has promised to form a cluster with %s and others; wipe the data "
             "directory to begin anew",
             m->promise.members[0].address);
+    }
     a->bootstrap = AGENT_BOOTSTRAP_PEERS;
     m->count = m->promise.count;
-    for (size_t i = 0; i < m->count; i++)
+    for (size_t i = 0; i < m->count; i++) {
         m->addresses[i] = m->promise.members[i].address;
+    }
     return THOLE_OK;
 }
 
@@ -420,8 +453,9 @@ struct meeting *meeting_new(struct agent *a)
 
 void meeting_free(struct meeting *m)
 {
-    if (!m)
+    if (!m) {
         return;
+    }
     free(m->copy);
     pthread_mutex_destroy(&m->lock);
     free(m);

@@ -81,8 +81,9 @@ static void outcome(void *ctx, const struct thole_status *st,
     (void)result;
     c->outcome = *st;
     c->msg.kind = MSG_OUTCOME;
-    if (!worker_post_internal(c->chores->worker, &c->msg))
+    if (!worker_post_internal(c->chores->worker, &c->msg)) {
         return; /* stopped: nobody waits */
+    }
 }
 
 static void begin(struct chores *cs, struct chore *c, struct bufslice command, uint64_t now)
@@ -95,8 +96,9 @@ static void begin(struct chores *cs, struct chore *c, struct bufslice command, u
 
 static thole_v1_Host *member_row(struct agent *a, const struct member *m, upb_Arena *arena)
 {
-    if (uuid_equal(&m->host, agent_host_id(a)))
+    if (uuid_equal(&m->host, agent_host_id(a))) {
         return agent_host_row(a, arena);
+    }
     char *id = upb_Arena_Malloc(arena, UUID_TEXT_BYTES);
     uuid_format(&m->host, id);
     thole_v1_Host *h = thole_v1_Host_new(arena);
@@ -126,8 +128,9 @@ static void propose_bootstrap(struct chores *cs, uint64_t now)
         thole_registry_v1_Bootstrap_set_cluster_id(
             b, upb_StringView_FromDataAndSize((const char *)l->cluster.bytes, 16));
         thole_v1_Host **rows = thole_registry_v1_Bootstrap_resize_hosts(b, l->count, arena);
-        for (uint32_t i = 0; i < l->count; i++)
+        for (uint32_t i = 0; i < l->count; i++) {
             rows[i] = member_row(a, &l->members[i], arena);
+        }
         begin(cs, &cs->bootstrap, chores_encode(c, "bootstrap", arena), now);
         upb_Arena_Free(arena);
     }
@@ -147,8 +150,9 @@ static bool row_current(struct agent *a, const struct registry_view *v)
     const thole_v1_Host *row = registry_host(v, agent_host_id(a));
     const thole_v1_HostStatus *st = row ? thole_v1_Host_status(row) : NULL;
     size_t types = 0;
-    if (!st)
+    if (!st) {
         return false;
+    }
     thole_v1_HostStatus_machine_types(st, &types);
     return thole_v1_HostStatus_incarnation(st) == a->incarnation &&
            thole_v1_HostStatus_start(st) == a->lineage.start &&
@@ -183,9 +187,10 @@ static void on_outcome(struct chores *cs, struct chore *c, uint64_t now)
     c->again_ns = now + RETRY_NS;
     if (c == &cs->bootstrap) {
         if (c->outcome.code != THOLE_OK && c->outcome.code != THOLE_ALREADY_EXISTS &&
-            c->outcome.code != THOLE_FAILED_PRECONDITION)
+            c->outcome.code != THOLE_FAILED_PRECONDITION) {
             LOG_WARN(AGENT, "shard zero's first command failed error=\"%s\"; trying again",
                      c->outcome.message);
+        }
         return;
     }
     if (c->outcome.code == THOLE_OK) {
@@ -204,9 +209,10 @@ static void on_outcome(struct chores *cs, struct chore *c, uint64_t now)
 static void write_peers(struct chores *cs)
 {
     struct thole_status st = {0};
-    if (addresses_save(cs->agent->addresses_known, &st) != THOLE_OK)
+    if (addresses_save(cs->agent->addresses_known, &st) != THOLE_OK) {
         LOG_WARN(AGENT, "cannot write the peers file error=\"%s\"; a restart may need the registry",
                  st.message);
+    }
     cs->peers_due_ns = 0;
 }
 
@@ -246,8 +252,9 @@ static uint64_t farewell_step(struct chores *cs, uint64_t now)
         cs->farewell_ns = 0;
         return CLOCK_NEVER;
     }
-    if (cs->farewell_ns == 0)
+    if (cs->farewell_ns == 0) {
         cs->farewell_ns = now + FAREWELL_NS;
+    }
     if (told || leaving || now >= cs->farewell_ns) {
         struct thole_status st = {0};
         agent_removed(&st);
@@ -268,8 +275,9 @@ static void renew_step(struct chores *cs)
     pthread_mutex_lock(&a->lock);
     bool member = a->member && !a->failed;
     pthread_mutex_unlock(&a->lock);
-    if (!member || !engine_shard_status(a->engine, REGISTRY_SHARD_ID, &s))
+    if (!member || !engine_shard_status(a->engine, REGISTRY_SHARD_ID, &s)) {
         return;
+    }
     if (s.unopened && !s.removed_by_peer) { /* its data stays: another start may open it */
         struct thole_status st = {0};
         thole_status_set(&st, THOLE_FAILED_PRECONDITION, THOLE_REASON_NOT_READY, __FILE__, __LINE__,
@@ -307,11 +315,12 @@ static void compare_tags(struct agent *a)
     }
     registry_view_release(v);
     upb_Arena_Free(arena);
-    if (!same)
+    if (!same) {
         LOG_WARN(AGENT,
                  "--tag is ignored: this host is a member already, and the registry has other tags "
                  "of it; \"thole apply\" of kind: Host changes them given=%s",
                  a->tags);
+    }
 }
 
 static void note_admitted(struct chores *cs)
@@ -319,9 +328,10 @@ static void note_admitted(struct chores *cs)
     struct thole_status st = {0};
     compare_tags(cs->agent);
     cs->noted = true; /* another start that was admitted will do as well */
-    if (datadir_admitted(&cs->agent->dir, cs->agent->incarnation, &st) != THOLE_OK)
+    if (datadir_admitted(&cs->agent->dir, cs->agent->incarnation, &st) != THOLE_OK) {
         LOG_WARN(AGENT, "cannot note that this start was admitted error=\"%s\"; going on",
                  st.message);
+    }
 }
 
 static uint64_t membership_step(struct chores *cs, uint64_t now)
@@ -329,8 +339,9 @@ static uint64_t membership_step(struct chores *cs, uint64_t now)
     struct agent *a = cs->agent;
     struct engine_replica_status s;
     uint64_t next = CLOCK_NEVER;
-    if (!agent_cluster(a, &(struct uuid){{0}}))
+    if (!agent_cluster(a, &(struct uuid){{0}})) {
         return next;
+    }
     struct registry_view *v = registry_view_acquire(a->registry);
     bool empty = registry_view_revision(v) == 0;
     bool current = !empty && row_current(a, v);
@@ -338,17 +349,19 @@ static uint64_t membership_step(struct chores *cs, uint64_t now)
     if (empty) {
         bool leads = engine_shard_status(a->engine, REGISTRY_SHARD_ID, &s) &&
                      s.role == RAFT_LEADER && s.leader_ready;
-        if (leads && !cs->bootstrap.busy && now >= cs->bootstrap.again_ns)
+        if (leads && !cs->bootstrap.busy && now >= cs->bootstrap.again_ns) {
             propose_bootstrap(cs, now);
-        else if (leads && !cs->bootstrap.busy)
+        } else if (leads && !cs->bootstrap.busy) {
             next = cs->bootstrap.again_ns;
+        }
     } else if (current && !cs->noted) {
         note_admitted(cs);
     } else if (!current && !cs->admitted && !cs->admit.busy) {
-        if (now >= cs->admit.again_ns)
+        if (now >= cs->admit.again_ns) {
             propose_admit(cs, now);
-        else
+        } else {
             next = cs->admit.again_ns;
+        }
     }
     return next;
 }
@@ -369,18 +382,22 @@ static uint64_t chores_turn(void *ctx, struct msgq *batch, uint64_t now)
             break;
         }
     }
-    if (!atomic_load(&cs->started))
+    if (!atomic_load(&cs->started)) {
         return CLOCK_NEVER;
+    }
     uint64_t next = membership_step(cs, now);
     next = earlier(next, farewell_step(cs, now));
     renew_step(cs);
     next = earlier(next, joiners_step(cs->joiners, now));
-    if (cs->peers_due_ns == 0 && addresses_changed(cs->agent->addresses_known))
+    if (cs->peers_due_ns == 0 && addresses_changed(cs->agent->addresses_known)) {
         cs->peers_due_ns = now + PEERS_DELAY_NS;
-    if (cs->peers_due_ns != 0 && now >= cs->peers_due_ns)
+    }
+    if (cs->peers_due_ns != 0 && now >= cs->peers_due_ns) {
         write_peers(cs);
-    if (cs->peers_due_ns != 0)
+    }
+    if (cs->peers_due_ns != 0) {
         next = earlier(next, cs->peers_due_ns);
+    }
     next = earlier(next, health_update(cs->health, now));
     agent_signal(cs->agent);
     return next;
@@ -409,14 +426,16 @@ void chores_stop(struct chores *cs)
 {
     worker_stop(cs->worker);
     joiners_stop(cs->joiners);
-    if (addresses_changed(cs->agent->addresses_known))
+    if (addresses_changed(cs->agent->addresses_known)) {
         write_peers(cs);
+    }
 }
 
 void chores_free(struct chores *cs)
 {
-    if (!cs)
+    if (!cs) {
         return;
+    }
     worker_free(cs->worker);
     joiners_free(cs->joiners);
     health_free(cs->health);
@@ -431,21 +450,25 @@ void chores_replica_changed(struct chores *cs, uint64_t shard_id)
 
 void chores_wake(struct chores *cs)
 {
-    if (!atomic_load(&cs->started) || atomic_exchange(&cs->woken, true))
+    if (!atomic_load(&cs->started) || atomic_exchange(&cs->woken, true)) {
         return;
+    }
     cs->wake.kind = MSG_WAKE;
-    if (!worker_post_internal(cs->worker, &cs->wake))
+    if (!worker_post_internal(cs->worker, &cs->wake)) {
         atomic_store(&cs->woken, true);
+    }
 }
 
 void chores_join(struct chores *cs, struct bus_request *request)
 {
     struct worker_msg *m = joiner_msg(cs->agent, request);
-    if (!m)
+    if (!m) {
         return; /* refused, and answered */
+    }
     m->kind = MSG_JOIN;
-    if (!worker_post_internal(cs->worker, m))
+    if (!worker_post_internal(cs->worker, m)) {
         joiner_refuse(m);
+    }
 }
 
 bool chores_repost(struct chores *cs, struct worker_msg *m)

@@ -24,8 +24,9 @@ static void refusal(struct thole_status *st, uint64_t code, const thole_registry
     struct slice reason = registry_str(thole_registry_v1_Result_reason(result));
     struct slice message = registry_str(thole_registry_v1_Result_message(result));
     char name[64] = "";
-    if (reason.size > 0 && reason.size < sizeof name)
+    if (reason.size > 0 && reason.size < sizeof name) {
         memcpy(name, reason.data, reason.size);
+    }
     thole_status_set(st, code <= THOLE_UNAUTHENTICATED ? (enum thole_code)code : THOLE_UNKNOWN,
                      thole_reason_from_name(name), __FILE__, __LINE__, "%.*s",
                      (int)(message.size < THOLE_STATUS_MESSAGE_BYTES ? message.size
@@ -38,14 +39,16 @@ void command_read(const struct router_request *r, upb_Arena *arena, struct thole
 {
     *ret_st = r->status;
     *ret = NULL;
-    if (r->status.code != THOLE_OK)
+    if (r->status.code != THOLE_OK) {
         return;
+    }
     *ret = PROTO_DECODE(thole_registry_v1_Result, r->result.bytes, arena);
-    if (!*ret)
+    if (!*ret) {
         thole_status_set(ret_st, THOLE_INTERNAL, THOLE_REASON_NONE, __FILE__, __LINE__,
                          "malformed result of a command");
-    else if (r->code != 0)
+    } else if (r->code != 0) {
         refusal(ret_st, r->code, *ret);
+    }
 }
 
 static void command_done(struct router_request *r)
@@ -84,9 +87,11 @@ static bool all_for_clients(const thole_registry_v1_Command *c)
 {
     size_t n = 0;
     const thole_registry_v1_Operation *const *ops = thole_registry_v1_Command_operations(c, &n);
-    for (size_t i = 0; i < n; i++)
-        if (!is_for_clients(ops[i]))
+    for (size_t i = 0; i < n; i++) {
+        if (!is_for_clients(ops[i])) {
             return false;
+        }
+    }
     return true;
 }
 
@@ -175,9 +180,10 @@ bool agent_has_view(struct agent *a, struct thole_status *st)
     struct registry_view *v = registry_view_acquire(a->registry);
     bool has = registry_view_cluster(v, &cluster);
     registry_view_release(v);
-    if (!has)
+    if (!has) {
         (void)THOLE_FAIL(st, THOLE_UNAVAILABLE, THOLE_REASON_NOT_READY,
                          "this host has no view of the registry yet: use another host, or retry");
+    }
     return has;
 }
 
@@ -193,8 +199,9 @@ static bool lookup(struct agent *a, struct slice name, uint64_t *ret)
     struct registry_shard_buf shard_buf;
     struct registry_view *v = registry_view_acquire(a->registry);
     const thole_v1_Shard *s = registry_shard_by_name(v, name, &shard_buf);
-    if (s)
+    if (s) {
         *ret = thole_v1_Shard_id(s);
+    }
     registry_view_release(v);
     return s != NULL;
 }
@@ -212,8 +219,9 @@ static void resolve_again(void *ctx, const struct thole_status *st)
     struct thole_status out = *st;
     struct slice name = slice_str(r->name);
     uint64_t id = 0;
-    if (st->code == THOLE_OK && !lookup(r->agent, name, &id))
+    if (st->code == THOLE_OK && !lookup(r->agent, name, &id)) {
         no_such(&out, name);
+    }
     r->done(r->ctx, &out, id);
     free(r);
 }
@@ -224,10 +232,11 @@ void agent_resolve(struct agent *a, struct slice name, uint64_t deadline_ns,
 {
     struct thole_status st = {0};
     uint64_t id = 0;
-    if (lookup(a, name, &id))
+    if (lookup(a, name, &id)) {
         done(ctx, &st, id);
-    else /* perhaps created a moment ago through another host */
+    } else { /* perhaps created a moment ago through another host */
         agent_resolve_anew(a, name, deadline_ns, done, ctx);
+    }
 }
 
 void agent_resolve_anew(struct agent *a, struct slice name, uint64_t deadline_ns,
@@ -251,8 +260,9 @@ void agent_resolve_anew(struct agent *a, struct slice name, uint64_t deadline_ns
 bool agent_parse_uuid(upb_StringView text, struct uuid *ret)
 {
     char id[UUID_TEXT_BYTES];
-    if (text.size != sizeof id - 1)
+    if (text.size != sizeof id - 1) {
         return false;
+    }
     memcpy(id, text.data, sizeof id - 1);
     id[sizeof id - 1] = 0;
     return uuid_parse(id, ret);

@@ -36,19 +36,22 @@ static void members_write(struct bytes *out, const struct member_list *l)
 
 static bool member_read(struct member_list *l, char *words)
 {
-    if (l->count == DATADIR_MEMBERS_MAX)
+    if (l->count == DATADIR_MEMBERS_MAX) {
         return false;
+    }
     struct member *m = &l->members[l->count];
     char *save = NULL;
     const char *id = strtok_r(words, " ", &save);
     const char *name = strtok_r(NULL, " ", &save);
     const char *address = strtok_r(NULL, " ", &save);
     const char *tags = strtok_r(NULL, "", &save);
-    if (tags && strlen(tags) >= sizeof m->tags)
+    if (tags && strlen(tags) >= sizeof m->tags) {
         return false;
+    }
     if (!id || !name || !address || !uuid_parse(id, &m->host) || strlen(name) >= sizeof m->name ||
-        strlen(address) >= sizeof m->address)
+        strlen(address) >= sizeof m->address) {
         return false;
+    }
     snprintf(m->name, sizeof m->name, "%s", name);
     snprintf(m->address, sizeof m->address, "%s", address);
     snprintf(m->tags, sizeof m->tags, "%s", tags ? tags : "");
@@ -66,26 +69,34 @@ static bool copy_word(char *to, size_t size, const char *value)
 static bool identity_line(void *ctx, const char *key, char *value)
 {
     struct identity *i = ctx;
-    if (strcmp(key, "host") == 0)
+    if (strcmp(key, "host") == 0) {
         return uuid_parse(value, &i->host);
-    if (strcmp(key, "name") == 0)
+    }
+    if (strcmp(key, "name") == 0) {
         return copy_word(i->name, sizeof i->name, value);
-    if (strcmp(key, "listen") == 0)
+    }
+    if (strcmp(key, "listen") == 0) {
         return copy_word(i->listen, sizeof i->listen, value);
-    if (strcmp(key, "advertise") == 0)
+    }
+    if (strcmp(key, "advertise") == 0) {
         return copy_word(i->advertise, sizeof i->advertise, value);
-    if (strcmp(key, "cluster") == 0)
+    }
+    if (strcmp(key, "cluster") == 0) {
         return uuid_parse(value, &i->cluster);
-    if (strcmp(key, "zero-replica") == 0)
+    }
+    if (strcmp(key, "zero-replica") == 0) {
         return sscanf(value, "%" SCNu64, &i->zero_replica) == 1;
-    if (strcmp(key, "zero-seed") == 0)
+    }
+    if (strcmp(key, "zero-seed") == 0) {
         return copy_word(i->zero_seed, sizeof i->zero_seed, value);
+    }
     if (strcmp(key, "zero-created") == 0) {
         i->zero_created = strcmp(value, "yes") == 0;
         return true;
     }
-    if (strcmp(key, "member") == 0)
+    if (strcmp(key, "member") == 0) {
         return member_read(&i->first, value);
+    }
     return false;
 }
 
@@ -96,16 +107,19 @@ enum thole_code datadir_save_identity(struct datadir *d, const struct identity *
     struct bytes out = {0};
     uuid_format(&i->host, id);
     bytes_printf(&out, "host %s\nname %s\n", id, i->name);
-    if (i->listen[0])
+    if (i->listen[0]) {
         bytes_printf(&out, "listen %s\n", i->listen);
-    if (i->advertise[0])
+    }
+    if (i->advertise[0]) {
         bytes_printf(&out, "advertise %s\n", i->advertise);
+    }
     if (!uuid_is_nil(&i->cluster)) {
         uuid_format(&i->cluster, id);
         bytes_printf(&out, "cluster %s\nzero-replica %" PRIu64 "\nzero-created %s\n", id,
                      i->zero_replica, i->zero_created ? "yes" : "no");
-        if (i->zero_seed[0])
+        if (i->zero_seed[0]) {
             bytes_printf(&out, "zero-seed %s\n", i->zero_seed);
+        }
         members_write(&out, &i->first);
     }
     char *path = datadir_file(d, "identity");
@@ -120,8 +134,9 @@ static enum thole_code load_identity(struct datadir *d, struct identity *ret,
     char *path = datadir_file(d, "identity");
     struct identity *i = xcalloc(1, sizeof *i);
     enum thole_code code = textfile_read(path, "thole-host", DATADIR_FORMAT, identity_line, i, st);
-    if (code == THOLE_OK && uuid_is_nil(&i->host))
+    if (code == THOLE_OK && uuid_is_nil(&i->host)) {
         code = THOLE_FAIL(st, THOLE_DATA_LOSS, THOLE_REASON_CORRUPT, "%s names no host", path);
+    }
     if (code == THOLE_OK) {
         i->first.cluster = i->first.count > 0 ? i->cluster : (struct uuid){{0}};
         *ret = *i;
@@ -135,11 +150,12 @@ static void new_identity(const char *name, struct identity *ret)
 {
     memset(ret, 0, sizeof *ret);
     ret->host = uuid_random();
-    if (name)
+    if (name) {
         snprintf(ret->name, sizeof ret->name, "%s", name);
-    else
+    } else {
         snprintf(ret->name, sizeof ret->name, "host-%02x%02x%02x%02x", ret->host.bytes[0],
                  ret->host.bytes[1], ret->host.bytes[2], ret->host.bytes[3]);
+    }
 }
 
 /* ---- Open ------------------------------------------------------------------------------------ */
@@ -158,8 +174,9 @@ static bool holds_something_else(const char *path, char *ret_name, size_t size)
             found = true;
         }
     }
-    if (dir)
+    if (dir) {
         closedir(dir);
+    }
     return found;
 }
 
@@ -169,23 +186,26 @@ static enum thole_code open_identity(struct datadir *d, const char *name, struct
     struct thole_status why = {0};
     enum thole_code code = load_identity(d, ret, &why);
     if (code == THOLE_OK) {
-        if (name && strcmp(name, ret->name) != 0)
+        if (name && strcmp(name, ret->name) != 0) {
             return THOLE_FAIL(st, THOLE_FAILED_PRECONDITION, THOLE_REASON_WRONG_HOST,
                               "data directory %s belongs to host \"%s\", not \"%s\"", d->path,
                               ret->name, name);
+        }
         return THOLE_OK;
     }
     if (code != THOLE_NOT_FOUND) {
-        if (st)
+        if (st) {
             *st = why;
+        }
         return code;
     }
     char other[256];
-    if (holds_something_else(d->path, other, sizeof other))
+    if (holds_something_else(d->path, other, sizeof other)) {
         return THOLE_FAIL(
             st, THOLE_FAILED_PRECONDITION, THOLE_REASON_FORMAT,
             "%s is not a Thole data directory: it has no identity, but holds \"%.64s\"", d->path,
             other);
+    }
     new_identity(name, ret);
     return datadir_save_identity(d, ret, st);
 }
@@ -194,18 +214,21 @@ static enum thole_code open_identity(struct datadir *d, const char *name, struct
 static enum thole_code check_mode(const char *path, struct thole_status *st)
 {
     struct stat info;
-    if (stat(path, &info) != 0)
+    if (stat(path, &info) != 0) {
         return THOLE_FAIL(st, THOLE_PERMISSION_DENIED, THOLE_REASON_DISK, "cannot look at %s: %s",
                           path, strerrordesc_np(errno));
-    if (info.st_mode & S_IWOTH)
+    }
+    if (info.st_mode & S_IWOTH) {
         return THOLE_FAIL(st, THOLE_FAILED_PRECONDITION, THOLE_REASON_DISK,
                           "every user may write to the data directory %s: \"chmod go-w %s\" first",
                           path, path);
-    if (info.st_mode & S_IWGRP)
+    }
+    if (info.st_mode & S_IWGRP) {
         LOG_WARN(AGENT,
                  "the group may write to the data directory path=%s; \"chmod g-w\" if it "
                  "should not",
                  path);
+    }
     return THOLE_OK;
 }
 
@@ -213,37 +236,44 @@ enum thole_code datadir_open(const char *path, const char *name, struct datadir 
                              struct identity *ret_identity, struct thole_status *st)
 {
     enum thole_code code = file_make_dirs(path, st);
-    if (code == THOLE_OK)
+    if (code == THOLE_OK) {
         code = check_mode(path, st);
-    if (code != THOLE_OK)
+    }
+    if (code != THOLE_OK) {
         return code;
+    }
     struct datadir d = {.path = xstrdup(path), .lock_fd = -1};
     char *lock = datadir_file(&d, "LOCK");
     /* A foreign directory is refused before anything is written into it. */
     char other[256];
     char *identity = datadir_file(&d, "identity");
-    if (access(identity, F_OK) != 0 && holds_something_else(path, other, sizeof other))
+    if (access(identity, F_OK) != 0 && holds_something_else(path, other, sizeof other)) {
         code =
             THOLE_FAIL(st, THOLE_FAILED_PRECONDITION, THOLE_REASON_FORMAT,
                        "%s is not a Thole data directory: it has no identity, but holds \"%.64s\"",
                        path, other);
+    }
     free(identity);
-    if (code == THOLE_OK)
+    if (code == THOLE_OK) {
         code = file_lock(lock, &d.lock_fd, st);
-    if (code == THOLE_OK)
+    }
+    if (code == THOLE_OK) {
         code = open_identity(&d, name, ret_identity, st);
+    }
     free(lock);
-    if (code == THOLE_OK)
+    if (code == THOLE_OK) {
         *ret = d;
-    else
+    } else {
         datadir_close(&d);
+    }
     return code;
 }
 
 void datadir_close(struct datadir *d)
 {
-    if (d->path && d->lock_fd >= 0)
+    if (d->path && d->lock_fd >= 0) {
         close(d->lock_fd);
+    }
     d->lock_fd = -1;
     free(d->path);
     d->path = NULL;
@@ -264,10 +294,12 @@ struct life {
 static bool life_line(void *ctx, const char *key, char *value)
 {
     struct life *l = ctx;
-    if (strcmp(key, "incarnation") == 0)
+    if (strcmp(key, "incarnation") == 0) {
         return sscanf(value, "%" SCNu64, &l->incarnation) == 1;
-    if (strcmp(key, "admitted") == 0)
+    }
+    if (strcmp(key, "admitted") == 0) {
         return sscanf(value, "%" SCNu64, &l->admitted) == 1;
+    }
     if (strcmp(key, "start") == 0) {
         struct life_start *s = &l->starts[l->count];
         return l->count++ <= LINEAGE_MAX &&
@@ -285,8 +317,9 @@ static bool life_line(void *ctx, const char *key, char *value)
 static enum thole_code keep_promises(uint64_t promised_ms, uint64_t election_timeout_ms,
                                      const int *stop_fd, struct thole_status *st)
 {
-    if (promised_ms <= election_timeout_ms)
+    if (promised_ms <= election_timeout_ms) {
         return THOLE_OK;
+    }
     uint64_t now = clock_now(&clock_system);
     uint64_t end = now + (promised_ms - election_timeout_ms) * NS_PER_MS;
     LOG_INFO(AGENT, "waiting, because the election timeout was shortened ms=%" PRIu64,
@@ -294,10 +327,11 @@ static enum thole_code keep_promises(uint64_t promised_ms, uint64_t election_tim
     for (; now < end; now = clock_now(&clock_system)) {
         struct pollfd stop = {.fd = stop_fd ? *stop_fd : -1, .events = POLLIN};
         uint64_t left_ms = (end - now) / NS_PER_MS + 1;
-        if (poll(&stop, 1, left_ms < 60000 ? (int)left_ms : 60000) > 0)
+        if (poll(&stop, 1, left_ms < 60000 ? (int)left_ms : 60000) > 0) {
             return THOLE_FAIL(st, THOLE_CANCELLED, THOLE_REASON_STOPPED,
                               "stopped while it waited for what was promised with the longer "
                               "election timeout of the last start");
+        }
     }
     return THOLE_OK;
 }
@@ -310,10 +344,12 @@ static enum thole_code load_life(struct datadir *d, struct life *ret, struct tho
     enum thole_code code =
         textfile_read(path, "thole-incarnation", DATADIR_FORMAT, life_line, ret, &why);
     free(path);
-    if (code == THOLE_NOT_FOUND)
+    if (code == THOLE_NOT_FOUND) {
         return THOLE_OK;
-    if (code != THOLE_OK && st)
+    }
+    if (code != THOLE_OK && st) {
         *st = why;
+    }
     return code;
 }
 
@@ -323,9 +359,10 @@ static enum thole_code save_life(struct datadir *d, const struct life *l, struct
     bytes_printf(&out,
                  "incarnation %" PRIu64 "\nelection_timeout_ms %" PRIu64 "\nadmitted %" PRIu64 "\n",
                  l->incarnation, l->election_timeout_ms, l->admitted);
-    for (size_t i = 0; i < l->count; i++)
+    for (size_t i = 0; i < l->count; i++) {
         bytes_printf(&out, "start %" PRIu64 " %016" PRIx64 "\n", l->starts[i].incarnation,
                      l->starts[i].number);
+    }
     char *path = datadir_file(d, "incarnation");
     enum thole_code code = textfile_write(path, "thole-incarnation", DATADIR_FORMAT, &out, st);
     free(path);
@@ -344,10 +381,12 @@ static uint64_t random_number(void)
 static void add_start(struct life *l)
 {
     l->incarnation++;
-    if (l->count > LINEAGE_MAX && l->starts[0].incarnation >= l->admitted)
+    if (l->count > LINEAGE_MAX && l->starts[0].incarnation >= l->admitted) {
         return;
-    if (l->count > LINEAGE_MAX)
+    }
+    if (l->count > LINEAGE_MAX) {
         memmove(&l->starts[0], &l->starts[1], --l->count * sizeof l->starts[0]);
+    }
     l->starts[l->count++] = (struct life_start){l->incarnation, random_number()};
 }
 
@@ -357,16 +396,18 @@ static void lineage_of(const struct life *l, struct lineage *ret)
     ret->start = l->starts[l->count - 1].number;
     ret->oldest = l->starts[0].incarnation;
     ret->count = l->count - 1;
-    for (size_t i = 0; i < ret->count; i++)
+    for (size_t i = 0; i < ret->count; i++) {
         ret->before[i] = l->starts[i].number;
+    }
 }
 
 enum thole_code datadir_admitted(struct datadir *d, uint64_t incarnation, struct thole_status *st)
 {
     struct life l;
     enum thole_code code = load_life(d, &l, st);
-    if (code != THOLE_OK || l.admitted >= incarnation)
+    if (code != THOLE_OK || l.admitted >= incarnation) {
         return code;
+    }
     l.admitted = incarnation;
     return save_life(d, &l, st);
 }
@@ -377,10 +418,12 @@ enum thole_code datadir_next_start(struct datadir *d, uint32_t election_timeout_
 {
     struct life l;
     enum thole_code code = load_life(d, &l, st);
-    if (code == THOLE_OK)
+    if (code == THOLE_OK) {
         code = keep_promises(l.election_timeout_ms, election_timeout_ms, stop_fd, st);
-    if (code != THOLE_OK)
+    }
+    if (code != THOLE_OK) {
         return code;
+    }
     add_start(&l);
     l.election_timeout_ms = election_timeout_ms;
     code = save_life(d, &l, st);
@@ -396,8 +439,9 @@ enum thole_code datadir_next_start(struct datadir *d, uint32_t election_timeout_
 static bool promise_line(void *ctx, const char *key, char *value)
 {
     struct member_list *l = ctx;
-    if (strcmp(key, "cluster") == 0)
+    if (strcmp(key, "cluster") == 0) {
         return uuid_parse(value, &l->cluster);
+    }
     return strcmp(key, "member") == 0 && member_read(l, value);
 }
 
@@ -415,8 +459,9 @@ enum thole_code datadir_load_promise(struct datadir *d, struct member_list *ret,
     } else if (code != THOLE_OK && st) {
         *st = why;
     }
-    if (code == THOLE_OK)
+    if (code == THOLE_OK) {
         *ret = *l;
+    }
     free(path);
     free(l);
     return code;
@@ -455,8 +500,9 @@ static bool peer_line(void *ctx, const char *key, char *value)
     struct uuid host;
     char *address = NULL;
     uint64_t incarnation = strtoull(value, &address, 10);
-    if (uuid_parse(key, &host) && address != value && *address == ' ')
+    if (uuid_parse(key, &host) && address != value && *address == ' ') {
         r->each(r->ctx, &host, incarnation, address + 1);
+    }
     return true;
 }
 

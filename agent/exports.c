@@ -47,8 +47,9 @@ struct job {
 
 static void answer(struct job *j, const struct thole_status *st, const struct export_piece *piece)
 {
-    if (j->file.file)
+    if (j->file.file) {
         j->file.ops->close(j->file.file);
+    }
     j->done(j->ctx, st, piece);
     free(j);
 }
@@ -56,8 +57,9 @@ static void answer(struct job *j, const struct thole_status *st, const struct ex
 static void post(struct job *j)
 {
     struct thole_status st;
-    if (worker_post_internal(j->x->worker, &j->msg))
+    if (worker_post_internal(j->x->worker, &j->msg)) {
         return;
+    }
     (void)THOLE_FAIL(&st, THOLE_UNAVAILABLE, THOLE_REASON_STOPPED, "the host is stopping");
     answer(j, &st, NULL);
 }
@@ -67,10 +69,11 @@ static void post(struct job *j)
 static void exported(void *ctx, const struct thole_status *st)
 {
     struct job *j = ctx;
-    if (st->code != THOLE_OK)
+    if (st->code != THOLE_OK) {
         answer(j, st, NULL);
-    else
+    } else {
         post(j);
+    }
 }
 
 static void read_point_known(struct engine_request *r)
@@ -79,10 +82,11 @@ static void read_point_known(struct engine_request *r)
     struct thole_status st = r->status;
     uint64_t index = r->index;
     bufslice_unref(r->result);
-    if (st.code != THOLE_OK)
+    if (st.code != THOLE_OK) {
         answer(j, &st, NULL);
-    else
+    } else {
         engine_export(j->x->agent->engine, j->q.shard_id, index, &j->file, exported, j);
+    }
 }
 
 static void take_snapshot(struct job *j)
@@ -110,13 +114,16 @@ static enum thole_code make_head(struct exports *x, uint64_t shard_id,
     struct uuid cluster = {{0}};
     uint64_t checksum = 0;
     enum thole_code code = THOLE_OK;
-    if (file->size > sizeof trailer)
+    if (file->size > sizeof trailer) {
         code =
             file->ops->read(file->file, file->size - sizeof trailer, trailer, sizeof trailer, st);
-    if (code != THOLE_OK)
+    }
+    if (code != THOLE_OK) {
         return code;
-    if (file->size <= sizeof trailer || !snapshot_file_trailer(trailer, &checksum))
+    }
+    if (file->size <= sizeof trailer || !snapshot_file_trailer(trailer, &checksum)) {
         return THOLE_FAIL(st, THOLE_DATA_LOSS, THOLE_REASON_CORRUPT, "the snapshot has no end");
+    }
     struct registry_view *v = registry_view_acquire(x->agent->registry);
     const thole_v1_Shard *row = registry_shard(v, shard_id, &shard_buf);
     upb_Arena *arena = upb_Arena_New();
@@ -156,8 +163,9 @@ static enum thole_code make_head(struct exports *x, uint64_t shard_id,
 static void close_export(struct exports *x, struct export *e)
 {
     struct export **at = &x->open;
-    while (*at != e)
+    while (*at != e) {
         at = &(*at)->next;
+    }
     *at = e->next;
     x->open_count--;
     e->file.ops->close(e->file.file);
@@ -193,8 +201,9 @@ static struct export *open_export(struct exports *x, struct job *j, struct thole
 static struct export *find_export(struct exports *x, const struct export_read *q)
 {
     struct export *e = x->open;
-    while (e && (e->id != q->id || e->shard_id != q->shard_id))
+    while (e && (e->id != q->id || e->shard_id != q->shard_id)) {
         e = e->next;
+    }
     return e;
 }
 
@@ -210,13 +219,15 @@ static enum thole_code read_piece(const struct export *e, uint64_t offset, uint6
         from_head = e->head.size - (size_t)offset < size ? e->head.size - (size_t)offset : size;
         memcpy(b->data, e->head.data + offset, from_head);
     }
-    if (size > from_head)
+    if (size > from_head) {
         code = e->file.ops->read(e->file.file, offset + from_head - e->head.size,
                                  b->data + from_head, size - from_head, st);
-    if (code == THOLE_OK)
+    }
+    if (code == THOLE_OK) {
         *ret = b;
-    else
+    } else {
         buf_unref(b);
+    }
     return code;
 }
 
@@ -226,22 +237,25 @@ static void run(struct exports *x, struct job *j, uint64_t now_ns)
     struct export_piece piece = {0};
     struct buf *b = NULL;
     struct export *e = j->file.file ? open_export(x, j, &st) : find_export(x, &j->q);
-    if (!e && st.code == THOLE_OK)
+    if (!e && st.code == THOLE_OK) {
         (void)THOLE_FAIL(&st, THOLE_NOT_FOUND, THOLE_REASON_NONE,
                          "the snapshot was not read for too long, or its host was restarted");
+    }
     if (e) {
         e->used_ns = now_ns;
         piece = (struct export_piece){e->id, e->head.size + e->file.size, e->file.index, {0}};
-        if (j->q.offset >= piece.total_bytes)
+        if (j->q.offset >= piece.total_bytes) {
             (void)THOLE_FAIL(&st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
                              "offset: behind the end");
-        else
+        } else {
             (void)read_piece(e, j->q.offset, piece.total_bytes, &b, &st);
+        }
     }
     if (b) {
         piece.data = (struct bufslice){b, slice_of(b->data, b->size)};
-        if (j->q.offset + b->size == piece.total_bytes)
+        if (j->q.offset + b->size == piece.total_bytes) {
             close_export(x, e);
+        }
     }
     answer(j, &st, st.code == THOLE_OK ? &piece : NULL);
     buf_unref(b);
@@ -252,14 +266,16 @@ static uint64_t turn(void *ctx, struct msgq *batch, uint64_t now_ns)
     struct exports *x = ctx;
     struct worker_msg *m;
     uint64_t next = CLOCK_NEVER;
-    while ((m = msgq_pop(batch)))
+    while ((m = msgq_pop(batch))) {
         run(x, CONTAINER_OF(m, struct job, msg), now_ns);
+    }
     for (struct export *e = x->open, *after; e; e = after) {
         after = e->next;
-        if (e->used_ns + IDLE_NS <= now_ns)
+        if (e->used_ns + IDLE_NS <= now_ns) {
             close_export(x, e);
-        else if (e->used_ns + IDLE_NS < next)
+        } else if (e->used_ns + IDLE_NS < next) {
             next = e->used_ns + IDLE_NS;
+        }
     }
     return next;
 }
@@ -284,11 +300,13 @@ void exports_stop(struct exports *x)
 
 void exports_free(struct exports *x)
 {
-    if (!x)
+    if (!x) {
         return;
+    }
     worker_free(x->worker);
-    while (x->open)
+    while (x->open) {
         close_export(x, x->open);
+    }
     free(x);
 }
 
@@ -299,23 +317,26 @@ static void remote_answer(void *ctx, const struct thole_status *st, struct bufsl
     struct job *j = ctx;
     struct thole_status out = *st;
     struct export_piece piece = {0};
-    if (more)
+    if (more) {
         return;
+    }
     upb_Arena *arena = upb_Arena_New();
     const thole_bus_v1_SnapshotPiece *m = NULL;
     if (st->code == THOLE_OK) {
         m = PROTO_DECODE(thole_bus_v1_SnapshotPiece, body.bytes, arena);
-        if (!m)
+        if (!m) {
             (void)THOLE_FAIL(&out, THOLE_INTERNAL, THOLE_REASON_BAD_REQUEST,
                              "malformed piece of a snapshot");
+        }
     }
     if (m && thole_bus_v1_SnapshotPiece_failure_code(m) != 0) {
         uint32_t code = thole_bus_v1_SnapshotPiece_failure_code(m);
         upb_StringView reason = thole_bus_v1_SnapshotPiece_failure_reason(m);
         upb_StringView message = thole_bus_v1_SnapshotPiece_failure_message(m);
         char name[64] = "";
-        if (reason.size < sizeof name)
+        if (reason.size < sizeof name) {
             memcpy(name, reason.data, reason.size);
+        }
         thole_status_set(
             &out, code <= THOLE_UNAUTHENTICATED ? (enum thole_code)code : THOLE_UNKNOWN,
             thole_reason_from_name(name), __FILE__, __LINE__, "%.*s",
@@ -366,12 +387,13 @@ void exports_read(struct exports *x, const struct export_read *q, export_piece_f
     j->q = *q;
     j->done = done;
     j->ctx = ctx;
-    if (!uuid_equal(&q->host, agent_host_id(x->agent)))
+    if (!uuid_equal(&q->host, agent_host_id(x->agent))) {
         ask(j);
-    else if (q->id == 0)
+    } else if (q->id == 0) {
         take_snapshot(j);
-    else
+    } else {
         post(j);
+    }
 }
 
 /* ---- For other hosts ------------------------------------------------------------------------- */

@@ -16,24 +16,27 @@
 
 static uint8_t *put_varint(uint8_t *p, uint64_t v)
 {
-    for (; v >= 0x80; v >>= 7)
+    for (; v >= 0x80; v >>= 7) {
         *p++ = (uint8_t)(v | 0x80);
+    }
     *p++ = (uint8_t)v;
     return p;
 }
 
 static uint8_t *put_number(uint8_t *p, uint8_t field, uint64_t v)
 {
-    if (v == 0)
+    if (v == 0) {
         return p;
+    }
     *p++ = (uint8_t)(field << 3);
     return put_varint(p, v);
 }
 
 static uint8_t *put_bytes(uint8_t *p, uint8_t field, struct slice bytes)
 {
-    if (bytes.size == 0)
+    if (bytes.size == 0) {
         return p;
+    }
     *p++ = (uint8_t)(field << 3 | 2);
     p = put_varint(p, bytes.size);
     memcpy(p, bytes.data, bytes.size);
@@ -44,8 +47,9 @@ static uint8_t *put_bytes(uint8_t *p, uint8_t field, struct slice bytes)
 static struct bufslice room(struct forward_space *space, size_t variable)
 {
     size_t max = FIELDS_MAX * NUMBER_BYTES_MAX + variable;
-    if (max <= sizeof space->bytes)
+    if (max <= sizeof space->bytes) {
         return (struct bufslice){NULL, slice_of(space->bytes, max)};
+    }
     struct buf *b = buf_new(max);
     return (struct bufslice){b, slice_of(b->data, max)};
 }
@@ -116,12 +120,14 @@ static bool field_next(struct slice *in, struct field *ret, bool *ok)
 {
     uint64_t tag, size = 0;
     struct slice skipped;
-    if (in->size == 0)
+    if (in->size == 0) {
         return false;
+    }
     memset(ret, 0, sizeof *ret);
     *ok = slice_take_varint(in, &tag) && tag >> 3 != 0 && tag >> 3 <= UINT32_MAX;
-    if (!*ok)
+    if (!*ok) {
         return false;
+    }
     ret->number = (uint32_t)(tag >> 3);
     switch (tag & 7) {
     case 0:
@@ -188,8 +194,9 @@ static void read_failure(uint64_t code, struct slice reason, struct slice messag
                          struct thole_status *ret)
 {
     char text[64] = "";
-    if (reason.size > 0 && reason.size < sizeof text)
+    if (reason.size > 0 && reason.size < sizeof text) {
         memcpy(text, reason.data, reason.size);
+    }
     enum thole_code known = code <= THOLE_UNAUTHENTICATED ? (enum thole_code)code : THOLE_UNKNOWN;
     size_t n =
         message.size < THOLE_STATUS_MESSAGE_BYTES ? message.size : THOLE_STATUS_MESSAGE_BYTES;
@@ -231,8 +238,9 @@ bool forward_reply_decode(struct slice body, struct forward_reply *ret)
             ret->leader_term = f.value;
             break;
         case 9:
-            if (f.bytes.size == sizeof ret->leader_host.bytes)
+            if (f.bytes.size == sizeof ret->leader_host.bytes) {
                 memcpy(ret->leader_host.bytes, f.bytes.data, f.bytes.size);
+            }
             break;
         case 10:
             ret->key = f.bytes;
@@ -244,7 +252,8 @@ bool forward_reply_decode(struct slice body, struct forward_reply *ret)
             break;
         }
     }
-    if (ok && failure != 0)
+    if (ok && failure != 0) {
         read_failure(failure, reason, message, &ret->failure);
+    }
     return ok;
 }

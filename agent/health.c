@@ -39,10 +39,12 @@ struct health *health_new(struct agent *a)
 void health_free(struct health *h)
 {
     struct shard_health *s;
-    if (!h)
+    if (!h) {
         return;
-    for (size_t it = 0; (s = map_next(&h->shards, &it, NULL));)
+    }
+    for (size_t it = 0; (s = map_next(&h->shards, &it, NULL));) {
         free(s);
+    }
     map_deinit(&h->shards);
     map_deinit(&h->changed);
     pthread_mutex_destroy(&h->lock);
@@ -61,15 +63,17 @@ static void forget_shard(struct health *h, const struct registry_view *v, uint64
 {
     struct registry_shard_buf shard_buf;
     struct shard_health *s = map_remove(&h->shards, key);
-    if (!s)
+    if (!s) {
         return;
+    }
     const thole_v1_Shard *row =
         registry_shard_by_name(v, slice_str(s->name + sizeof SHARD_PREFIX - 1), &shard_buf);
     const struct shard_health *next = row ? map_get(&h->shards, thole_v1_Shard_id(row) + 1) : NULL;
-    if (next)
+    if (next) {
         bus_health_set(h->agent->bus, s->name, next->serving);
-    else
+    } else {
         bus_health_remove(h->agent->bus, s->name);
+    }
     free(s);
 }
 
@@ -77,8 +81,9 @@ static struct shard_health *named(const struct registry_view *v, uint64_t shard_
 {
     struct registry_shard_buf shard_buf;
     const thole_v1_Shard *row = registry_shard(v, shard_id, &shard_buf);
-    if (!row)
+    if (!row) {
         return NULL;
+    }
     struct slice name = registry_str(thole_v1_Shard_name(row));
     struct shard_health *s = xcalloc(1, sizeof *s + sizeof SHARD_PREFIX + name.size);
     memcpy(s->name, SHARD_PREFIX, sizeof SHARD_PREFIX - 1);
@@ -92,8 +97,9 @@ static bool serves(const struct agent_now *n, uint64_t shard_id)
     struct registry_shard_buf buf;
     struct shard_now now = {0};
     const thole_v1_Shard *row = registry_shard(n->view, shard_id, &buf);
-    if (row)
+    if (row) {
         agent_shard_now(n, row, &now);
+    }
     return now.served_here;
 }
 
@@ -115,8 +121,9 @@ static void update_shard(struct health *h, const struct agent_now *n, uint64_t k
         }
         map_put(&h->shards, key, sh);
     }
-    if (sh->serving != serving)
+    if (sh->serving != serving) {
         bus_health_set(h->agent->bus, sh->name, serving);
+    }
     sh->serving = serving;
 }
 
@@ -126,13 +133,17 @@ static void sweep(struct health *h, const struct registry_view *v)
     struct engine_replica_status s;
     struct map gone = {0};
     uint64_t key;
-    if (engine_shard_count(h->agent->engine) >= h->shards.count + h->nameless)
+    if (engine_shard_count(h->agent->engine) >= h->shards.count + h->nameless) {
         return;
-    for (size_t it = 0; map_next(&h->shards, &it, &key);)
-        if (!engine_shard_status(h->agent->engine, key - 1, &s))
+    }
+    for (size_t it = 0; map_next(&h->shards, &it, &key);) {
+        if (!engine_shard_status(h->agent->engine, key - 1, &s)) {
             map_put(&gone, key, h);
-    for (size_t it = 0; map_next(&gone, &it, &key);)
+        }
+    }
+    for (size_t it = 0; map_next(&gone, &it, &key);) {
         forget_shard(h, v, key);
+    }
     map_deinit(&gone);
 }
 
@@ -141,8 +152,9 @@ static void note_all(struct health *h)
 {
     struct engine_replica_status *all = NULL;
     size_t n = engine_replicas(h->agent->engine, &all);
-    for (size_t i = 0; i < n; i++)
+    for (size_t i = 0; i < n; i++) {
         health_changed(h, all[i].shard_id);
+    }
     free(all);
 }
 
@@ -150,16 +162,20 @@ uint64_t health_update(struct health *h, uint64_t now_ns)
 {
     char why[160];
     struct agent *a = h->agent;
-    if (agent_stopping(a))
+    if (agent_stopping(a)) {
         return CLOCK_NEVER;
-    if (now_ns < h->next_ns)
+    }
+    if (now_ns < h->next_ns) {
         return h->next_ns;
+    }
     bool ready = agent_ready(a, why, sizeof why);
     struct registry_view *v = registry_view_acquire(a->registry);
-    if (now_facts_update(a, v) || !h->told)
+    if (now_facts_update(a, v) || !h->told) {
         note_all(h);
-    if (!h->told || ready != h->ready)
+    }
+    if (!h->told || ready != h->ready) {
         bus_health_set(a->bus, "", ready);
+    }
     h->told = true;
     h->ready = ready;
 
@@ -170,8 +186,9 @@ uint64_t health_update(struct health *h, uint64_t now_ns)
     const struct agent_now n = agent_now_of(a, v);
     uint64_t key;
     h->nameless = 0;
-    for (size_t it = 0; map_next(&changed, &it, &key);)
+    for (size_t it = 0; map_next(&changed, &it, &key);) {
         update_shard(h, &n, key);
+    }
     sweep(h, v);
     registry_view_release(v);
     map_deinit(&changed);

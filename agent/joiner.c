@@ -103,8 +103,9 @@ static void admitted(void *ctx, const struct thole_status *st,
     struct joiner *j = ctx;
     j->outcome = *st;
     j->revision = st->code == THOLE_OK ? thole_registry_v1_Result_revision(result) : 0;
-    if (!chores_repost(j->agent->chores, &j->msg))
+    if (!chores_repost(j->agent->chores, &j->msg)) {
         joiner_refuse(&j->msg);
+    }
 }
 
 void joiners_add(struct joiners *js, struct worker_msg *m, uint64_t now_ns)
@@ -132,10 +133,12 @@ static uint64_t zero_replica(const struct registry_view *v, const struct uuid *h
     struct registry_replica_buf replica_buf;
     const thole_v1_Replica *r;
     for (uint64_t after = 0; (r = registry_next_replica_of_host(v, host, after, &replica_buf));
-         after = thole_v1_Replica_id(r))
+         after = thole_v1_Replica_id(r)) {
         if (thole_v1_Replica_shard_id(r) == REGISTRY_SHARD_ID &&
-            thole_v1_Replica_desired(r) == thole_v1_REPLICA_DESIRED_RUN)
+            thole_v1_Replica_desired(r) == thole_v1_REPLICA_DESIRED_RUN) {
             return thole_v1_Replica_id(r);
+        }
+    }
     return 0;
 }
 
@@ -143,8 +146,9 @@ static bool answer(struct joiner *j, const struct registry_view *v)
 {
     struct uuid cluster;
     uint64_t replica = zero_replica(v, &j->host);
-    if (replica == 0 || replica == j->failed || !registry_view_cluster(v, &cluster))
+    if (replica == 0 || replica == j->failed || !registry_view_cluster(v, &cluster)) {
         return false;
+    }
     upb_Arena *arena = upb_Arena_New();
     thole_bus_v1_JoinReply *reply = thole_bus_v1_JoinReply_new(arena);
     thole_bus_v1_JoinReply_set_cluster_id(
@@ -153,13 +157,15 @@ static bool answer(struct joiner *j, const struct registry_view *v)
     size_t n = 0;
     const thole_v1_Host *h;
     for (struct slice after = {0}; (h = registry_next_host(v, after));
-         after = registry_str(thole_v1_Host_name(h)))
+         after = registry_str(thole_v1_Host_name(h))) {
         n++;
+    }
     struct thole_v1_Host **rows = thole_bus_v1_JoinReply_resize_hosts(reply, n, arena);
     size_t i = 0;
     for (struct slice after = {0}; (h = registry_next_host(v, after)) && i < n;
-         after = registry_str(thole_v1_Host_name(h)))
+         after = registry_str(thole_v1_Host_name(h))) {
         rows[i++] = (thole_v1_Host *)(uintptr_t)h; /* only read by the encoder */
+    }
     size_t size = 0;
     const char *bytes = thole_bus_v1_JoinReply_serialize(reply, arena, &size);
     struct buf *b = buf_copy(bytes, size);
@@ -174,8 +180,9 @@ static bool answer(struct joiner *j, const struct registry_view *v)
 uint64_t joiners_step(struct joiners *js, uint64_t now_ns)
 {
     uint64_t next = CLOCK_NEVER;
-    if (!js->waiting)
+    if (!js->waiting) {
         return next;
+    }
     struct registry_view *v = registry_view_acquire(js->agent->registry);
     for (struct joiner **at = &js->waiting; *at;) {
         struct joiner *j = *at, *after = j->next;

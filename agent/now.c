@@ -31,10 +31,11 @@ static bool knows_leader(const struct engine_replica_status *s)
 static void zero_changed(struct agent *a, const struct engine_replica_status *s)
 {
     uint64_t lost = 0;
-    if (knows_leader(s))
+    if (knows_leader(s)) {
         atomic_store(&a->zero_lost_ns, 0);
-    else
+    } else {
         (void)atomic_compare_exchange_strong(&a->zero_lost_ns, &lost, clock_now(&clock_system));
+    }
 }
 
 uint64_t agent_view_age_ms(struct agent *a)
@@ -81,13 +82,15 @@ static int32_t disk_of(struct agent *a, const struct uuid *id, const thole_v1_Ho
 {
     const thole_v1_HostStatus *st = row ? thole_v1_Host_status(row) : NULL;
     int32_t disk = st ? thole_v1_HostStatus_disk(st) : thole_v1_HOST_DISK_OK;
-    if (uuid_equal(id, agent_host_id(a)))
+    if (uuid_equal(id, agent_host_id(a))) {
         return !engine_disk_refuses(a->engine, shard_id)       ? thole_v1_HOST_DISK_OK
                : engine_disk(a->engine) == ENGINE_DISK_STALLED ? thole_v1_HOST_DISK_STALLED
                                                                : thole_v1_HOST_DISK_LOW_SPACE;
-    if (disk <= thole_v1_HOST_DISK_OK || shard_id == REGISTRY_SHARD_ID)
+    }
+    if (disk <= thole_v1_HOST_DISK_OK || shard_id == REGISTRY_SHARD_ID) {
         disk = engine_peer_refuses(a->engine, id, shard_id) ? thole_v1_HOST_DISK_LOW_SPACE
                                                             : thole_v1_HOST_DISK_OK;
+    }
     return disk;
 }
 
@@ -118,8 +121,9 @@ struct now_facts *now_facts_new(void)
 
 void now_facts_free(struct now_facts *f)
 {
-    if (!f)
+    if (!f) {
         return;
+    }
     map_deinit(&f->unled_there);
     map_deinit(&f->unled_here);
     pthread_mutex_destroy(&f->lock);
@@ -130,10 +134,11 @@ void now_facts_free(struct now_facts *f)
 static void note_unled(struct now_facts *f, struct map *m, uint64_t shard_id, bool unled)
 {
     pthread_mutex_lock(&f->lock);
-    if (!unled)
+    if (!unled) {
         (void)map_remove(m, shard_id + 1);
-    else if (!map_get(m, shard_id + 1))
+    } else if (!map_get(m, shard_id + 1)) {
         (void)map_put(m, shard_id + 1, (void *)(uintptr_t)clock_now(&clock_system));
+    }
     pthread_mutex_unlock(&f->lock);
 }
 
@@ -152,9 +157,11 @@ static void sweep(struct now_facts *f, const struct registry_view *v, struct map
     uint64_t key;
     void *since;
     pthread_mutex_lock(&f->lock);
-    for (size_t it = 0; (since = map_next(m, &it, &key));)
-        if (registry_has_shard(v, key - 1))
+    for (size_t it = 0; (since = map_next(m, &it, &key));) {
+        if (registry_has_shard(v, key - 1)) {
             (void)map_put(&kept, key, since);
+        }
+    }
     map_deinit(m);
     *m = kept;
     pthread_mutex_unlock(&f->lock);
@@ -163,19 +170,23 @@ static void sweep(struct now_facts *f, const struct registry_view *v, struct map
 void agent_replica_changed(struct agent *a, const struct engine_replica_status *s)
 {
     note_unled(a->facts, &a->facts->unled_here, s->shard_id, !knows_leader(s));
-    if (s->shard_id == REGISTRY_SHARD_ID)
+    if (s->shard_id == REGISTRY_SHARD_ID) {
         zero_changed(a, s);
+    }
 }
 
 /* `hint`: where it may be; rows come in the same order each time. */
 static const struct host_fact *fact_of(const struct host_fact *of, size_t count, size_t hint,
                                        const struct uuid *host)
 {
-    if (hint < count && uuid_equal(&of[hint].host, host))
+    if (hint < count && uuid_equal(&of[hint].host, host)) {
         return &of[hint];
-    for (size_t i = 0; i < count; i++)
-        if (uuid_equal(&of[i].host, host))
+    }
+    for (size_t i = 0; i < count; i++) {
+        if (uuid_equal(&of[i].host, host)) {
             return &of[i];
+        }
+    }
     return NULL;
 }
 
@@ -197,8 +208,9 @@ static bool note_hosts(struct agent *a, const struct registry_view *v, uint64_t 
         static const struct host_fact none;
         struct uuid id;
         name = registry_str(thole_v1_Host_name(row));
-        if (!agent_parse_uuid(thole_v1_Host_id(row), &id))
+        if (!agent_parse_uuid(thole_v1_Host_id(row), &id)) {
             continue;
+        }
         const struct host_fact *before = fact_of(f->hosts, f->count, n, &id);
         const struct host_fact *was = before ? before : &none;
         next = xrealloc(next, (n + 1) * sizeof *next);
@@ -243,11 +255,12 @@ static void note_shards(struct now_facts *f, const struct registry_view *v)
     struct registry_shard_buf buf;
     struct thole_status st;
     const thole_v1_Shard *row;
-    if (f->revision == 0 || registry_changes_since(v, f->revision, &changes, &st) != THOLE_OK)
+    if (f->revision == 0 || registry_changes_since(v, f->revision, &changes, &st) != THOLE_OK) {
         for (struct slice name = {0}; (row = registry_next_shard(v, name, &buf));) {
             note_shard(f, row);
             name = registry_str(thole_v1_Shard_name(row));
         }
+    }
     f->revision = registry_view_revision(v);
     if (f->gone) {
         sweep(f, v, &f->unled_there);
@@ -259,8 +272,9 @@ static void note_shards(struct now_facts *f, const struct registry_view *v)
 bool now_facts_update(struct agent *a, const struct registry_view *v)
 {
     struct now_facts *f = a->facts;
-    if (f->revision < registry_view_revision(v))
+    if (f->revision < registry_view_revision(v)) {
         note_shards(f, v);
+    }
     return note_hosts(a, v, clock_now(&clock_system));
 }
 
@@ -306,11 +320,13 @@ static uint64_t quorum_lost_ns(const struct votes *v)
     uint32_t enough = (v->all + 1) / 2;
     for (uint32_t i = 0; i < kept; i++) {
         uint32_t earlier = 0;
-        for (uint32_t k = 0; k < kept; k++)
+        for (uint32_t k = 0; k < kept; k++) {
             earlier +=
                 v->since_ns[k] < v->since_ns[i] || (v->since_ns[k] == v->since_ns[i] && k < i);
-        if (earlier + 1 == enough)
+        }
+        if (earlier + 1 == enough) {
             return v->since_ns[i];
+        }
     }
     return 0;
 }
@@ -318,10 +334,12 @@ static uint64_t quorum_lost_ns(const struct votes *v)
 static void count_vote(struct votes *v, bool silent, uint64_t since_ns)
 {
     v->all++;
-    if (!silent)
+    if (!silent) {
         return;
-    if (v->silent < LIMIT_MEMBERS)
+    }
+    if (v->silent < LIMIT_MEMBERS) {
         v->since_ns[v->silent] = since_ns;
+    }
     v->first_ns = v->silent == 0 || since_ns < v->first_ns ? since_ns : v->first_ns;
     v->silent++;
 }
@@ -347,15 +365,17 @@ static uint64_t count_votes(const struct agent_now *n, uint64_t shard_id, struct
         struct uuid host = {{0}};
         after = thole_v1_Replica_id(r);
         if (thole_v1_Replica_role(r) == thole_v1_REPLICA_ROLE_NON_VOTING ||
-            thole_v1_Replica_phase(r) == thole_v1_REPLICA_PHASE_OUT)
+            thole_v1_Replica_phase(r) == thole_v1_REPLICA_PHASE_OUT) {
             continue;
+        }
         bool silent =
             !agent_parse_uuid(thole_v1_Replica_host_id(r), &host) || !host_answers(n, &host);
         uint64_t ns = silent ? host_since_ns(n, &host, HOST_SILENT) : 0;
         ns = silent && ns == 0 ? clock_now(&clock_system) : ns;
         count_vote(&rows, silent, ns);
-        if (has_vote(r))
+        if (has_vote(r)) {
             count_vote(&voting, silent, ns);
+        }
     }
     const struct votes *v = voting.all > 0 ? &voting : &rows;
     ret->votes = v->all;
@@ -401,13 +421,14 @@ static void check_disk(const struct agent_now *n, const struct uuid *id, uint64_
     const thole_v1_Host *row = registry_host(n->view, id);
     upb_StringView name = row ? thole_v1_Host_name(row) : upb_StringView_FromString("?");
     int32_t disk = disk_of(n->agent, id, row, shard_id);
-    if (disk > thole_v1_HOST_DISK_OK)
+    if (disk > thole_v1_HOST_DISK_OK) {
         unserved(ret,
                  host_since_ns(n, id, shard_id == REGISTRY_SHARD_ID ? HOST_DISK_ZERO : HOST_DISK),
                  disk == thole_v1_HOST_DISK_STALLED ? "DiskStalled" : "LowSpace",
                  "the disk of its leader's host %.*s %s, and no other voter could take over",
                  (int)name.size, name.data,
                  disk == thole_v1_HOST_DISK_STALLED ? "does not finish a write" : "is nearly full");
+    }
 }
 
 static void leader_silent(const struct agent_now *n, const struct uuid *id, struct shard_now *ret)
@@ -422,15 +443,16 @@ static void leader_silent(const struct agent_now *n, const struct uuid *id, stru
 static void check_here(const struct agent_now *n, const struct engine_replica_status *s,
                        struct shard_now *ret)
 {
-    if (!knows_leader(s))
+    if (!knows_leader(s)) {
         unserved(ret, unled_since_ns(n->agent->facts, &n->agent->facts->unled_here, s->shard_id),
                  "NoLeader",
                  s->role == RAFT_LEADER ? "its leader has not committed anything yet"
                                         : "its replica on this host knows no leader");
-    else if (!is_here(n->agent, &s->leader_host))
+    } else if (!is_here(n->agent, &s->leader_host)) {
         leader_silent(n, &s->leader_host, ret);
-    else
+    } else {
         check_disk(n, &s->leader_host, s->shard_id, ret);
+    }
 }
 
 /* By the rows alone. */
@@ -442,17 +464,18 @@ static void check_there(const struct agent_now *n, const thole_v1_Shard *row,
     uint64_t id = thole_v1_Shard_id(row);
     uint64_t leader = thole_v1_ShardStatus_leader_replica(thole_v1_Shard_status(row));
     const thole_v1_Replica *r = leader ? registry_replica(n->view, leader, &buf) : NULL;
-    if (ret->silent * 2 >= ret->votes && ret->votes > 0)
+    if (ret->silent * 2 >= ret->votes && ret->votes > 0) {
         unserved(ret, quorum_since_ns, "QuorumSilent",
                  "%" PRIu32 " of its %" PRIu32 " voters are on hosts that do not answer",
                  ret->silent, ret->votes);
-    else if (!r || !agent_parse_uuid(thole_v1_Replica_host_id(r), &host))
+    } else if (!r || !agent_parse_uuid(thole_v1_Replica_host_id(r), &host)) {
         unserved(ret, unled_since_ns(n->agent->facts, &n->agent->facts->unled_there, id),
                  "NoLeader", "no replica has reported that it leads");
-    else if (!host_answers(n, &host))
+    } else if (!host_answers(n, &host)) {
         leader_silent(n, &host, ret);
-    else
+    } else {
         check_disk(n, &host, id, ret);
+    }
 }
 
 void agent_shard_now(const struct agent_now *n, const thole_v1_Shard *row, struct shard_now *ret)
@@ -463,21 +486,23 @@ void agent_shard_now(const struct agent_now *n, const thole_v1_Shard *row, struc
     uint64_t quorum_since_ns = count_votes(n, id, ret);
     bool here =
         engine_shard_status(n->agent->engine, id, &s) && !s.failed && (s.voter || knows_leader(&s));
-    if (here)
+    if (here) {
         check_here(n, &s, ret);
-    else
+    } else {
         check_there(n, row, quorum_since_ns, ret);
+    }
     ret->served_here = here && ret->served;
     ret->changed =
         generation > thole_v1_ShardStatus_observed_generation(thole_v1_Shard_status(row));
-    if (n->view_age_ms > 0)
+    if (n->view_age_ms > 0) {
         not_as_wanted(ret, n->view_age_ms, "ViewOld",
                       "no leader of shard zero has been known on this host for %.1f s: what is "
                       "shown is as old",
                       (double)n->view_age_ms / 1000);
-    else if (thole_v1_Shard_deleting(row))
+    } else if (thole_v1_Shard_deleting(row)) {
         not_as_wanted(ret, 0, "Removing", "the shard is being deleted");
-    else if (ret->changed && ret->served)
+    } else if (ret->changed && ret->served) {
         not_as_wanted(ret, 0, "NewSpec",
                       "nothing was done yet for generation %" PRIu64 " of its spec", generation);
+    }
 }

@@ -18,6 +18,7 @@ void ref_drop(struct ref *r, void (*release)(struct ref *r))
 {
     uint32_t before = atomic_fetch_sub_explicit(&r->count, 1, memory_order_acq_rel);
     ASSERT(before > 0);
-    if (before == 1)
+    if (before == 1) {
         release(r);
+    }
 }

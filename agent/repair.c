@@ -46,8 +46,9 @@ static upb_StringView text_view(const char *text)
 static void finish(struct repair *r, const struct thole_status *st)
 {
     r->done(r->ctx, st, st->code == THOLE_OK ? &r->plan : NULL);
-    for (size_t i = 0; i < r->plan.count; i++)
+    for (size_t i = 0; i < r->plan.count; i++) {
         raft_config_deinit(&r->plan.replicas[i].config);
+    }
     free(r);
 }
 
@@ -65,10 +66,12 @@ static void inspect(struct agent *a, uint64_t shard_id, struct repair_replica *r
     ret->last_term = s.last_term;
     ret->last_index = s.last_index;
     ret->applied = s.applied;
-    if (s.failed)
+    if (s.failed) {
         snprintf(ret->problem, sizeof ret->problem, "failed: %.120s", s.failure);
-    if (!engine_shard_config(a->engine, shard_id, &ret->config))
+    }
+    if (!engine_shard_config(a->engine, shard_id, &ret->config)) {
         return;
+    }
     const struct raft_member *m = raft_config_find(&ret->config, ret->replica_id);
     ret->witness = m && m->role == RAFT_WITNESS;
 }
@@ -123,8 +126,9 @@ static void read_inspected(struct repair_replica *r, struct slice body)
         r->applied = thole_bus_v1_InspectReply_applied(in);
         snprintf(r->problem, sizeof r->problem, "%.*s", (int)failure.size,
                  failure.size > 0 ? failure.data : "");
-        if (raft_config_decode(slice_of(config.data, config.size), &r->config, &st) != THOLE_OK)
+        if (raft_config_decode(slice_of(config.data, config.size), &r->config, &st) != THOLE_OK) {
             snprintf(r->problem, sizeof r->problem, "its configuration does not decode");
+        }
     }
     r->answered = true;
     upb_Arena_Free(arena);
@@ -141,8 +145,9 @@ static void forced_there(void *ctx, const struct thole_status *st, struct bufsli
 {
     struct repair *r = ctx;
     struct thole_status result = *st;
-    if (more)
+    if (more) {
         return;
+    }
     if (st->code == THOLE_OK) {
         upb_Arena *arena = upb_Arena_New();
         const thole_bus_v1_ForceReply *in =
@@ -237,16 +242,18 @@ static void all_answered(struct repair *r)
 {
     struct thole_status st = {0};
     repair_decide(&r->plan);
-    if (r->run && r->wanted_hash != r->plan.hash)
+    if (r->run && r->wanted_hash != r->plan.hash) {
         (void)THOLE_FAIL(&st, THOLE_ABORTED, THOLE_REASON_STALE_REVISION,
                          "the plan is not what it was; look at it again");
-    else if (r->run && !r->plan.possible)
+    } else if (r->run && !r->plan.possible) {
         (void)THOLE_FAIL(&st, THOLE_FAILED_PRECONDITION, THOLE_REASON_UNSATISFIABLE, "%s",
                          r->plan.refused);
-    if (r->run && st.code == THOLE_OK)
+    }
+    if (r->run && st.code == THOLE_OK) {
         carry_out(r);
-    else
+    } else {
         finish(r, &st);
+    }
 }
 
 static void answered(void *ctx, const struct thole_status *st, struct bufslice body, bool more)
@@ -254,15 +261,18 @@ static void answered(void *ctx, const struct thole_status *st, struct bufslice b
     struct question *q = ctx;
     struct repair *r = q->repair;
     struct repair_replica *about = &r->plan.replicas[q->of];
-    if (more)
+    if (more) {
         return;
-    if (st->code == THOLE_OK)
+    }
+    if (st->code == THOLE_OK) {
         read_inspected(about, body.bytes);
-    else
+    } else {
         snprintf(about->problem, sizeof about->problem, "no answer: %.120s", st->message);
+    }
     free(q);
-    if (atomic_fetch_sub(&r->unanswered, 1) == 1)
+    if (atomic_fetch_sub(&r->unanswered, 1) == 1) {
         all_answered(r);
+    }
 }
 
 static void ask_all(struct repair *r)
@@ -288,8 +298,9 @@ static void ask_all(struct repair *r)
                            INSPECT_MS, answered, q);
     }
     bufslice_unref(body);
-    if (atomic_fetch_sub(&r->unanswered, 1) == 1)
+    if (atomic_fetch_sub(&r->unanswered, 1) == 1) {
         all_answered(r);
+    }
 }
 
 static void list_replicas(struct repair_plan *p, const struct registry_view *v)
@@ -302,8 +313,9 @@ static void list_replicas(struct repair_plan *p, const struct registry_view *v)
         struct repair_replica *r = &p->replicas[p->count];
         after = thole_v1_Replica_id(row);
         if (thole_v1_Replica_phase(row) == thole_v1_REPLICA_PHASE_OUT ||
-            !agent_parse_uuid(thole_v1_Replica_host_id(row), &r->host_id))
+            !agent_parse_uuid(thole_v1_Replica_host_id(row), &r->host_id)) {
             continue;
+        }
         upb_StringView host = thole_v1_Replica_host(row);
         r->replica_id = after;
         snprintf(r->host, sizeof r->host, "%.*s", (int)host.size, host.size ? host.data : "");

@@ -8,12 +8,15 @@
 
 static bool has_more(const struct repair_replica *a, const struct repair_replica *b)
 {
-    if (a->epoch != b->epoch)
+    if (a->epoch != b->epoch) {
         return a->epoch > b->epoch;
-    if (a->last_term != b->last_term)
+    }
+    if (a->last_term != b->last_term) {
         return a->last_term > b->last_term;
-    if (a->last_index != b->last_index)
+    }
+    if (a->last_index != b->last_index) {
         return a->last_index > b->last_index;
+    }
     return a->replica_id < b->replica_id;
 }
 
@@ -23,8 +26,9 @@ static size_t choose(const struct repair_plan *p)
     for (size_t i = 0; i < p->count; i++) {
         const struct repair_replica *r = &p->replicas[i];
         if (r->answered && !r->witness && r->config.member_count > 0 && !r->problem[0] &&
-            (best == p->count || has_more(r, &p->replicas[best])))
+            (best == p->count || has_more(r, &p->replicas[best]))) {
             best = i;
+        }
     }
     return best;
 }
@@ -41,12 +45,14 @@ static void count_half(const struct repair_plan *p, const struct raft_config *c,
     *ret_all = *ret_alive = 0;
     for (uint32_t i = 0; i < c->member_count; i++) {
         const struct raft_member *m = &c->members[i];
-        if (!votes(outgoing ? m->outgoing_role : m->role))
+        if (!votes(outgoing ? m->outgoing_role : m->role)) {
             continue;
+        }
         ++*ret_all;
-        for (size_t k = 0; k < p->count; k++)
+        for (size_t k = 0; k < p->count; k++) {
             *ret_alive += p->replicas[k].replica_id == m->replica_id && p->replicas[k].answered &&
                           !p->replicas[k].problem[0] && p->replicas[k].epoch == c->epoch;
+        }
     }
 }
 
@@ -88,14 +94,16 @@ static void describe(struct repair_plan *p)
         "after that by a quorum without it, which only these could have had:",
         best->replica_id, best->host, best->last_index, best->last_term);
     bool any = false;
-    for (size_t i = 0; i < p->count && n < sizeof p->consequence; i++)
+    for (size_t i = 0; i < p->count && n < sizeof p->consequence; i++) {
         if (p->replicas[i].voter && (!p->replicas[i].answered || p->replicas[i].problem[0])) {
             n += (size_t)snprintf(p->consequence + n, sizeof p->consequence - n, "%s %s",
                                   any ? "," : "", p->replicas[i].host);
             any = true;
         }
-    if (!any && n < sizeof p->consequence)
+    }
+    if (!any && n < sizeof p->consequence) {
         snprintf(p->consequence + n, sizeof p->consequence - n, " none that is known");
+    }
 }
 
 static void decide(struct repair_plan *p)
@@ -114,15 +122,17 @@ static void decide(struct repair_plan *p)
         return;
     }
     const struct raft_config *c = &p->replicas[p->chosen].config;
-    for (size_t i = 0; i < p->count; i++)
+    for (size_t i = 0; i < p->count; i++) {
         p->replicas[i].voter = raft_config_is_voter(c, p->replicas[i].replica_id);
+    }
     describe(p);
-    for (size_t i = 0; i < p->count; i++)
+    for (size_t i = 0; i < p->count; i++) {
         if (p->replicas[i].answered && p->replicas[i].leads) {
             snprintf(p->refused, sizeof p->refused, "replica %" PRIu64 " on %s leads",
                      p->replicas[i].replica_id, p->replicas[i].host);
             return;
         }
+    }
     uint32_t all, alive;
     if (quorum_alive(p, c, &all, &alive)) {
         snprintf(p->refused, sizeof p->refused,

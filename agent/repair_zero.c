@@ -24,16 +24,19 @@ static enum thole_code read_config(struct log_store *log, const struct store_rep
     struct raft_entry **entries = NULL;
     size_t n = 0;
     enum thole_code code = THOLE_OK;
-    if (s->start_config.size > 0)
+    if (s->start_config.size > 0) {
         code = raft_config_decode(s->start_config, ret, st);
-    if (code == THOLE_OK)
+    }
+    if (code == THOLE_OK) {
         code = log->ops->config_entries(log, s->replica_id, &entries, &n, st);
+    }
     for (size_t i = 0; i < n; i++) {
         struct raft_change change;
         struct raft_config next = {0};
         struct thole_status refused; /* a stale change has no effect when it is applied */
-        if (code == THOLE_OK)
+        if (code == THOLE_OK) {
             code = raft_change_decode(entries[i]->payload.bytes, &change, st);
+        }
         if (code == THOLE_OK && raft_change_apply(ret, &change, &next, &refused) == THOLE_OK) {
             raft_config_deinit(ret);
             *ret = next;
@@ -49,8 +52,9 @@ static enum thole_code read_replica(struct log_store *log, struct repair_replica
 {
     const struct store_replica *s;
     for (size_t it = 0; (s = log->ops->next(log, &it));) {
-        if (s->shard_id != REGISTRY_SHARD_ID || s->removed)
+        if (s->shard_id != REGISTRY_SHARD_ID || s->removed) {
             continue;
+        }
         ret->replica_id = s->replica_id;
         ret->answered = true;
         if (s->hard.term == UINT64_MAX) {
@@ -74,14 +78,17 @@ static enum thole_code read_dir(const char *path, struct datadir *dir, struct uu
     struct identity *i = xcalloc(1, sizeof *i);
     char *identity = xasprintf("%s/identity", path);
     enum thole_code code = THOLE_OK;
-    if (access(identity, F_OK) != 0) /* or one would be made */
+    if (access(identity, F_OK) != 0) { /* or one would be made */
         code = THOLE_FAIL(st, THOLE_NOT_FOUND, THOLE_REASON_FORMAT,
                           "%s is no data directory of a host", path);
-    if (code == THOLE_OK)
+    }
+    if (code == THOLE_OK) {
         code = datadir_open(path, NULL, dir, i, st);
-    if (code == THOLE_OK && !uuid_is_nil(cluster) && !uuid_equal(cluster, &i->cluster))
+    }
+    if (code == THOLE_OK && !uuid_is_nil(cluster) && !uuid_equal(cluster, &i->cluster)) {
         code = THOLE_FAIL(st, THOLE_FAILED_PRECONDITION, THOLE_REASON_WRONG_CLUSTER,
                           "%s belongs to another cluster than the first directory", path);
+    }
     if (code == THOLE_OK) {
         char *log_path = datadir_file(dir, "log");
         const struct log_store_options o = {.path = log_path};
@@ -109,10 +116,12 @@ static void add_absent(struct repair_plan *p)
     size_t given = p->count;
     for (uint32_t i = 0; i < c->member_count && p->count < LIMIT_MEMBERS; i++) {
         bool here = false;
-        for (size_t k = 0; k < given; k++)
+        for (size_t k = 0; k < given; k++) {
             here = here || p->replicas[k].replica_id == c->members[i].replica_id;
-        if (here)
+        }
+        if (here) {
             continue;
+        }
         struct repair_replica *r = &p->replicas[p->count++];
         char id[UUID_TEXT_BYTES];
         r->replica_id = c->members[i].replica_id;
@@ -129,20 +138,23 @@ enum thole_code repair_zero_open(const char *const *paths, size_t n, struct repa
     struct uuid cluster = {{0}};
     enum thole_code code = THOLE_OK;
     memset(ret, 0, sizeof *ret);
-    if (n == 0 || n > REPAIR_ZERO_DIRS_MAX)
+    if (n == 0 || n > REPAIR_ZERO_DIRS_MAX) {
         return THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
                           "1 to %d data directories are needed", REPAIR_ZERO_DIRS_MAX);
+    }
     snprintf(ret->plan.shard, sizeof ret->plan.shard, "zero");
-    for (size_t i = 0; i < n; i++)
+    for (size_t i = 0; i < n; i++) {
         ret->dirs[i].lock_fd = -1;
+    }
     for (size_t i = 0; code == THOLE_OK && i < n; i++) {
         ret->dir_count = ret->plan.count = i + 1;
         code = read_dir(paths[i], &ret->dirs[i], &cluster, &ret->plan.replicas[i], st);
     }
     if (code == THOLE_OK) {
         repair_decide(&ret->plan);
-        if (ret->plan.chosen < ret->plan.count)
+        if (ret->plan.chosen < ret->plan.count) {
             add_absent(&ret->plan);
+        }
         repair_decide(&ret->plan);
     } else {
         repair_zero_close(ret);
@@ -152,10 +164,12 @@ enum thole_code repair_zero_open(const char *const *paths, size_t n, struct repa
 
 void repair_zero_close(struct repair_zero *z)
 {
-    for (size_t i = 0; i < z->dir_count; i++)
+    for (size_t i = 0; i < z->dir_count; i++) {
         datadir_close(&z->dirs[i]);
-    for (size_t i = 0; i < z->plan.count; i++)
+    }
+    for (size_t i = 0; i < z->plan.count; i++) {
         raft_config_deinit(&z->plan.replicas[i].config);
+    }
     z->dir_count = z->plan.count = 0;
 }
 
@@ -164,9 +178,10 @@ void repair_zero_close(struct repair_zero *z)
 enum thole_code repair_zero_mark(struct repair_zero *z, struct thole_status *st)
 {
     const struct repair_plan *p = &z->plan;
-    if (!p->possible)
+    if (!p->possible) {
         return THOLE_FAIL(st, THOLE_FAILED_PRECONDITION, THOLE_REASON_UNSATISFIABLE, "%s",
                           p->refused);
+    }
     struct bytes out = {0};
     char *path = datadir_file(&z->dirs[p->chosen], MARK_FILE);
     bytes_printf(&out, "replica %" PRIu64 "\nepoch %" PRIu64 "\n",
@@ -179,8 +194,9 @@ enum thole_code repair_zero_mark(struct repair_zero *z, struct thole_status *st)
 static bool mark_line(void *ctx, const char *key, char *value)
 {
     uint64_t *epoch = ctx, replica;
-    if (strcmp(key, "epoch") == 0)
+    if (strcmp(key, "epoch") == 0) {
         return sscanf(value, "%" SCNu64, epoch) == 1 && *epoch > 0;
+    }
     return strcmp(key, "replica") == 0 && sscanf(value, "%" SCNu64, &replica) == 1;
 }
 
@@ -189,8 +205,9 @@ enum thole_code repair_zero_marked(struct datadir *d, uint64_t *ret_epoch, struc
     char *path = datadir_file(d, MARK_FILE);
     *ret_epoch = 0;
     enum thole_code code = THOLE_OK;
-    if (access(path, F_OK) == 0)
+    if (access(path, F_OK) == 0) {
         code = textfile_read(path, "thole-force-zero", MARK_FORMAT, mark_line, ret_epoch, st);
+    }
     free(path);
     return code;
 }
@@ -199,11 +216,13 @@ enum thole_code repair_zero_unmark(struct datadir *d, struct thole_status *st)
 {
     char *path = datadir_file(d, MARK_FILE);
     enum thole_code code = THOLE_OK;
-    if (unlink(path) != 0 && errno != ENOENT)
+    if (unlink(path) != 0 && errno != ENOENT) {
         code = THOLE_FAIL(st, THOLE_UNAVAILABLE, THOLE_REASON_DISK, "cannot remove %s: %s", path,
                           strerror(errno));
-    if (code == THOLE_OK)
+    }
+    if (code == THOLE_OK) {
         code = file_sync_dir(d->path, st);
+    }
     free(path);
     return code;
 }

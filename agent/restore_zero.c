@@ -26,10 +26,12 @@ static enum thole_code check_file(struct snapshot_check *k, const struct buf *fi
                                   struct slice *ret_body, struct thole_status *st)
 {
     enum thole_code code = snapshot_check_feed(k, slice_of(file->data, file->size), ret_body, st);
-    if (code == THOLE_OK)
+    if (code == THOLE_OK) {
         code = snapshot_check_end(k, st);
-    if (code != THOLE_OK)
+    }
+    if (code != THOLE_OK) {
         return code;
+    }
     const thole_v1_SnapshotFile *head = snapshot_check_head(k);
     upb_StringView type = thole_v1_ShardSpec_type(thole_v1_SnapshotFile_spec(head));
     if (thole_v1_SnapshotFile_shard_id(head) != REGISTRY_SHARD_ID ||
@@ -53,8 +55,9 @@ static enum thole_code find_machine(struct slice body, size_t *ret, struct thole
             *ret = at;
             return THOLE_OK;
         }
-        if (size > end - at)
+        if (size > end - at) {
             break;
+        }
         at += size;
     }
     return THOLE_FAIL(st, THOLE_DATA_LOSS, THOLE_REASON_CORRUPT,
@@ -83,11 +86,13 @@ static enum thole_code check_empty(const char *path, struct thole_status *st)
     DIR *dir = opendir(path);
     enum thole_code code = THOLE_OK;
     for (struct dirent *e; code == THOLE_OK && dir && (e = readdir(dir));) {
-        if (!may_be_left(e->d_name))
+        if (!may_be_left(e->d_name)) {
             code = fail_not_empty(path, e->d_name, st);
+        }
     }
-    if (dir)
+    if (dir) {
         closedir(dir);
+    }
     return code;
 }
 
@@ -106,8 +111,9 @@ static enum thole_code write_seed(struct datadir *d, const char *name, struct sl
     char *dir = datadir_file(d, "restores");
     char *path = xasprintf("%s/%s", dir, name);
     enum thole_code code = file_make_dirs(dir, st);
-    if (code == THOLE_OK)
+    if (code == THOLE_OK) {
         code = file_write_atomic(path, bytes, st);
+    }
     free(path);
     free(dir);
     return code;
@@ -156,21 +162,24 @@ static enum thole_code make_dir(const char *path, const char *name, struct slice
     struct identity *i = xcalloc(1, sizeof *i);
     bool was_there = access(path, F_OK) == 0;
     enum thole_code code = check_empty(path, st);
-    if (code == THOLE_OK)
+    if (code == THOLE_OK) {
         code = datadir_open(path, NULL, &d, i, st);
+    }
     if (code == THOLE_OK && !uuid_is_nil(&i->cluster)) {
         code = fail_not_empty(path, "identity", st);
     } else if (code == THOLE_OK) {
-        if (name)
+        if (name) {
             snprintf(i->name, sizeof i->name, "%s", name);
+        }
         remove_in(path, "restores"); /* of a try that was killed */
         code = fill(&d, i, body, index, ret, st);
         if (code != THOLE_OK) {
             remove_in(path, "identity");
             remove_in(path, "restores");
             remove_in(path, "LOCK");
-            if (!was_there)
+            if (!was_there) {
                 (void)rmdir(path);
+            }
         }
     }
     datadir_close(&d);
@@ -186,13 +195,16 @@ enum thole_code restore_zero(const char *file, const char *dir, const char *name
     struct restored_zero *done = xcalloc(1, sizeof *done);
     struct snapshot_check *k = snapshot_check_new();
     enum thole_code code = file_read(file, FILE_BYTES_MAX, &bytes, st);
-    if (code == THOLE_OK)
+    if (code == THOLE_OK) {
         code = check_file(k, bytes, &body, st);
-    if (code == THOLE_OK)
+    }
+    if (code == THOLE_OK) {
         code = make_dir(dir, name, body, thole_v1_SnapshotFile_index(snapshot_check_head(k)), done,
                         st);
-    if (code == THOLE_OK)
+    }
+    if (code == THOLE_OK) {
         *ret = *done;
+    }
     buf_unref(bytes);
     snapshot_check_free(k);
     free(done);

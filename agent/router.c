@@ -84,8 +84,9 @@ static bool usable(const struct router *ro, const struct route *rt, const struct
 static void ask_engine(struct router *ro, uint64_t shard_id, struct route_hint *ret)
 {
     struct engine_replica_status s;
-    if (!engine_shard_status(ro->engine, shard_id, &s))
+    if (!engine_shard_status(ro->engine, shard_id, &s)) {
         return;
+    }
     ret->local = true;
     ret->local_serves = replica_serves(&s);
     ret->local_leads = s.role == RAFT_LEADER && !s.failed;
@@ -96,21 +97,26 @@ static enum where choose(struct router *ro, struct router_request *r)
 {
     struct route *rt = route_of(r);
     struct route_hint h = {0};
-    if (ro->o.holds && r->kind != ROUTER_QUERY && ro->o.holds(ro->o.ctx, r->shard_id))
+    if (ro->o.holds && r->kind != ROUTER_QUERY && ro->o.holds(ro->o.ctx, r->shard_id)) {
         return WHERE_NONE;
+    }
     if (ro->engine) {
-        if (!route_cache_get(ro->cache, r->shard_id, &h))
+        if (!route_cache_get(ro->cache, r->shard_id, &h)) {
             ask_engine(ro, r->shard_id, &h);
+        }
         /* Reads of shard zero are about this host's view (agent_barrier): here, or not yet. */
-        if (r->kind == ROUTER_QUERY && r->shard_id == REGISTRY_SHARD_ID)
+        if (r->kind == ROUTER_QUERY && r->shard_id == REGISTRY_SHARD_ID) {
             return h.local && h.local_serves ? WHERE_LOCAL : WHERE_NONE;
+        }
         if (r->kind == ROUTER_QUERY ? h.local && h.local_serves && !rt->local_refused
-                                    : h.local_leads)
+                                    : h.local_leads) {
             return WHERE_LOCAL;
+        }
     }
     /* Hints may be wrong in a circle. */
-    if (r->hops >= ROUTER_HOPS_MAX)
+    if (r->hops >= ROUTER_HOPS_MAX) {
         return WHERE_NONE;
+    }
     /* Skip a replica that knows no leader: its group cannot answer. */
     if (usable(ro, rt, &h.leader_host)) {
         rt->target = h.leader_host;
@@ -118,10 +124,12 @@ static enum where choose(struct router *ro, struct router_request *r)
     }
     rt->told = ro->o.leader && r->kind != ROUTER_QUERY &&
                ro->o.leader(ro->o.ctx, r, &rt->avoid, &rt->target);
-    if (rt->told)
+    if (rt->told) {
         return WHERE_REMOTE;
-    if (ro->o.elsewhere(ro->o.ctx, r->shard_id, rt->attempt, &rt->avoid, &rt->target))
+    }
+    if (ro->o.elsewhere(ro->o.ctx, r->shard_id, rt->attempt, &rt->avoid, &rt->target)) {
         return WHERE_REMOTE;
+    }
     return WHERE_NONE;
 }
 
@@ -150,23 +158,26 @@ static void local_done(struct engine_request *e)
         route_cache_leader(ro->cache, r->shard_id, e->leader_term, &e->leader_host);
     } else if (e->status.reason == THOLE_REASON_NO_SUCH_SHARD) {
         route_cache_local_gone(ro->cache, r->shard_id);
-        if (ro->o.exists(ro->o.ctx, r->shard_id)) /* the replica is gone, not the shard */
+        if (ro->o.exists(ro->o.ctx, r->shard_id)) { /* the replica is gone, not the shard */
             thole_status_set(&r->status, THOLE_UNAVAILABLE, THOLE_REASON_NOT_READY, __FILE__,
                              __LINE__, "this host runs no replica of shard %" PRIu64 " now",
                              r->shard_id);
+        }
     }
-    if (r->kind == ROUTER_QUERY)
+    if (r->kind == ROUTER_QUERY) {
         route_of(r)->local_refused = true;
+    }
     settle(r, learned);
 }
 
 static void transfer_done(void *ctx, const struct thole_status *st)
 {
     struct router_request *r = ctx;
-    if (st && st->code != THOLE_OK)
+    if (st && st->code != THOLE_OK) {
         r->status = *st;
-    else
+    } else {
         r->status.code = THOLE_OK;
+    }
     settle(r, false);
 }
 
@@ -198,10 +209,12 @@ static void go_local(struct router *ro, struct router_request *r)
 /* The bytes of an answer, kept alive with their owner or copied. */
 static struct bufslice keep(struct bufslice body, struct slice part)
 {
-    if (part.size == 0)
+    if (part.size == 0) {
         return (struct bufslice){0};
-    if (body.owner)
+    }
+    if (body.owner) {
         return (struct bufslice){.owner = buf_ref(body.owner), .bytes = part};
+    }
     struct buf *b = buf_copy(part.data, part.size);
     return (struct bufslice){.owner = b, .bytes = slice_of(b->data, b->size)};
 }
@@ -214,10 +227,12 @@ static void remote_failed(struct router *ro, struct router_request *r,
     if (st->code == THOLE_UNAVAILABLE || st->code == THOLE_UNKNOWN) {
         route_cache_forget(ro->cache, r->shard_id, &rt->target);
         rt->avoid = rt->target;
-        if (ro->o.leads)
+        if (ro->o.leads) {
             ro->o.leads(ro->o.ctx, r, &(struct uuid){{0}});
-        if (ro->o.unreachable)
+        }
+        if (ro->o.unreachable) {
             ro->o.unreachable(ro->o.ctx, &rt->target);
+        }
     }
     settle(r, false);
 }
@@ -227,8 +242,9 @@ static void remote_done(void *ctx, const struct thole_status *st, struct bufslic
     struct router_request *r = ctx;
     struct route *rt = route_of(r);
     struct router *ro = rt->router;
-    if (more)
+    if (more) {
         return;
+    }
     if (st->code != THOLE_OK) {
         remote_failed(ro, r, st);
         return;
@@ -241,10 +257,12 @@ static void remote_done(void *ctx, const struct thole_status *st, struct bufslic
         return;
     }
     bool learned = usable(ro, rt, &f.leader_host) && !uuid_equal(&f.leader_host, &rt->target);
-    if (ro->engine && !uuid_is_nil(&f.leader_host))
+    if (ro->engine && !uuid_is_nil(&f.leader_host)) {
         route_cache_leader(ro->cache, r->shard_id, f.leader_term, &f.leader_host);
-    if (ro->o.leads && (f.failure.code != THOLE_OK || !uuid_is_nil(&f.leader_host)))
+    }
+    if (ro->o.leads && (f.failure.code != THOLE_OK || !uuid_is_nil(&f.leader_host))) {
         ro->o.leads(ro->o.ctx, r, &f.leader_host);
+    }
     if (f.failure.code != THOLE_OK) {
         r->status = f.failure;
         if (!learned) {
@@ -301,13 +319,16 @@ static void go_remote(struct router *ro, struct router_request *r, uint64_t now)
 
 static bool without_effect(struct router *ro, const struct router_request *r)
 {
-    if (r->status.reason == THOLE_REASON_TOO_STALE)
+    if (r->status.reason == THOLE_REASON_TOO_STALE) {
         return false; /* the caller asked for a refusal rather than for an older or later answer */
+    }
     if (r->kind == ROUTER_QUERY &&
-        (r->status.code == THOLE_UNAVAILABLE || r->status.code == THOLE_UNKNOWN))
+        (r->status.code == THOLE_UNAVAILABLE || r->status.code == THOLE_UNKNOWN)) {
         return true;
-    if (r->kind == ROUTER_TRANSFER)
+    }
+    if (r->kind == ROUTER_TRANSFER) {
         return r->status.reason == THOLE_REASON_NOT_LEADER;
+    }
     switch ((int)r->status.reason) {
     case THOLE_REASON_NOT_LEADER:
     case THOLE_REASON_NO_LEADER:
@@ -354,8 +375,9 @@ static void settle(struct router_request *r, bool learned)
         return;
     }
     metric_add(&metric_again, 1);
-    if (rt->attempt < UINT16_MAX)
+    if (rt->attempt < UINT16_MAX) {
         rt->attempt++;
+    }
     /* A newly named leader is asked at once, but not for ever: two hosts may name each other. */
     if (learned && rt->attempt % 4 != 0) {
         try(r);
@@ -372,9 +394,10 @@ static void try(struct router_request *r)
     struct router *ro = rt->router;
     uint64_t now = clock_now(ro->clock);
     if (now >= r->deadline_ns) {
-        if (r->status.code == THOLE_OK)
+        if (r->status.code == THOLE_OK) {
             thole_status_set(&r->status, THOLE_DEADLINE_EXCEEDED, THOLE_REASON_NONE, __FILE__,
                              __LINE__, "the deadline passed before the request was handed on");
+        }
         finish(r);
         return;
     }
@@ -394,13 +417,14 @@ static void try(struct router_request *r)
         settle(r, false);
         return;
     }
-    if (!ro->o.exists(ro->o.ctx, r->shard_id))
+    if (!ro->o.exists(ro->o.ctx, r->shard_id)) {
         thole_status_set(&r->status, THOLE_NOT_FOUND, THOLE_REASON_NO_SUCH_SHARD, __FILE__,
                          __LINE__, "no shard with id %" PRIu64 ", or it is being deleted",
                          r->shard_id);
-    else if (r->status.code == THOLE_OK || r->status.reason == THOLE_REASON_NOT_LEADER)
+    } else if (r->status.code == THOLE_OK || r->status.reason == THOLE_REASON_NOT_LEADER) {
         thole_status_set(&r->status, THOLE_UNAVAILABLE, THOLE_REASON_NO_LEADER, __FILE__, __LINE__,
                          "no leader of shard %" PRIu64 " is known now", r->shard_id);
+    }
     settle(r, false);
 }
 
@@ -468,23 +492,26 @@ void router_set_engine(struct router *ro, struct engine *e)
 
 void router_stop(struct router *ro)
 {
-    if (!ro)
+    if (!ro) {
         return;
+    }
     atomic_store(&ro->stopping, true);
     worker_stop(ro->worker);
-    for (size_t i = 0; i < PAUSES; i++)
+    for (size_t i = 0; i < PAUSES; i++) {
         for (struct worker_msg *m; (m = msgq_pop(&ro->waiting[i]));) {
             struct router_request *r = CONTAINER_OF(m, struct router_request, engine.msg);
             thole_status_set(&r->status, THOLE_UNAVAILABLE, THOLE_REASON_STOPPED, __FILE__,
                              __LINE__, "the host is stopping");
             finish(r);
         }
+    }
 }
 
 void router_free(struct router *ro)
 {
-    if (!ro)
+    if (!ro) {
         return;
+    }
     worker_free(ro->worker);
     route_cache_free(ro->cache);
     free(ro);

@@ -33,8 +33,9 @@ struct route_cache *route_cache_new(const struct uuid *self)
     struct route_cache *c = aligned_alloc(64, sizeof *c);
     memset(c, 0, sizeof *c);
     c->self = *self;
-    for (size_t i = 0; i < STRIPES; i++)
+    for (size_t i = 0; i < STRIPES; i++) {
         pthread_mutex_init(&c->stripes[i].lock, NULL);
+    }
     return c;
 }
 
@@ -44,10 +45,11 @@ static void stripe_clear(struct stripe *s, bool keep_local)
     struct route_hint *h;
     uint64_t key;
     for (size_t it = 0; (h = map_next(&s->entries, &it, &key));) {
-        if (keep_local && h->local)
+        if (keep_local && h->local) {
             map_put(&kept, key, h);
-        else
+        } else {
             free(h);
+        }
     }
     map_deinit(&s->entries);
     s->entries = kept;
@@ -55,8 +57,9 @@ static void stripe_clear(struct stripe *s, bool keep_local)
 
 void route_cache_free(struct route_cache *c)
 {
-    if (!c)
+    if (!c) {
         return;
+    }
     for (size_t i = 0; i < STRIPES; i++) {
         stripe_clear(&c->stripes[i], false);
         map_deinit(&c->stripes[i].entries);
@@ -70,11 +73,13 @@ bool route_cache_get(struct route_cache *c, uint64_t shard_id, struct route_hint
     struct stripe *s = stripe_of(c, shard_id);
     pthread_mutex_lock(&s->lock);
     const struct route_hint *h = map_get(&s->entries, shard_id + 1);
-    if (h)
+    if (h) {
         *ret = *h;
+    }
     pthread_mutex_unlock(&s->lock);
-    if (!h)
+    if (!h) {
         memset(ret, 0, sizeof *ret);
+    }
     return h != NULL;
 }
 
@@ -82,10 +87,12 @@ bool route_cache_get(struct route_cache *c, uint64_t shard_id, struct route_hint
 static struct route_hint *hint_make(struct stripe *s, uint64_t shard_id)
 {
     struct route_hint *h = map_get(&s->entries, shard_id + 1);
-    if (h)
+    if (h) {
         return h;
-    if (s->entries.count >= STRIPE_ENTRIES_MAX)
+    }
+    if (s->entries.count >= STRIPE_ENTRIES_MAX) {
         stripe_clear(s, true);
+    }
     h = xcalloc(1, sizeof *h);
     map_put(&s->entries, shard_id + 1, h);
     return h;
@@ -122,8 +129,9 @@ void route_cache_local_gone(struct route_cache *c, uint64_t shard_id)
 void route_cache_leader(struct route_cache *c, uint64_t shard_id, uint64_t term,
                         const struct uuid *host)
 {
-    if (uuid_is_nil(host) || uuid_equal(host, &c->self))
+    if (uuid_is_nil(host) || uuid_equal(host, &c->self)) {
         return;
+    }
     struct stripe *s = stripe_of(c, shard_id);
     pthread_mutex_lock(&s->lock);
     struct route_hint *h = hint_make(s, shard_id);
@@ -139,7 +147,8 @@ void route_cache_forget(struct route_cache *c, uint64_t shard_id, const struct u
     struct stripe *s = stripe_of(c, shard_id);
     pthread_mutex_lock(&s->lock);
     struct route_hint *h = map_get(&s->entries, shard_id + 1);
-    if (h && uuid_equal(&h->leader_host, host))
+    if (h && uuid_equal(&h->leader_host, host)) {
         memset(&h->leader_host, 0, sizeof h->leader_host);
+    }
     pthread_mutex_unlock(&s->lock);
 }

@@ -33,8 +33,9 @@ static void answer(struct served *s)
     f.index = r->index;
     f.duplicate = r->duplicate;
     f.result = r->result.bytes;
-    if (r->status.code != THOLE_OK)
+    if (r->status.code != THOLE_OK) {
         f.failure = r->status;
+    }
     struct route_hint h; /* whom we could serve need not look elsewhere */
     bool served = r->status.code == THOLE_OK && r->here;
     if (!served && route_cache_get(router_cache(s->agent->router), r->shard_id, &h)) {
@@ -53,18 +54,20 @@ static enum thole_code admit_zero(struct served *s)
 {
     struct uuid from;
     bool from_host = bus_request_from(s->request, &from);
-    if (s->r.kind == ROUTER_PROPOSE)
+    if (s->r.kind == ROUTER_PROPOSE) {
         return command_admit(s->r.payload.bytes, from_host, &s->r.payload, &s->r.status);
+    }
     return from_host ? THOLE_OK : agent_zero_refused(&s->r.status);
 }
 
 static void route(struct served *s, uint64_t shard_id)
 {
     s->r.shard_id = shard_id;
-    if (shard_id == REGISTRY_SHARD_ID && admit_zero(s) != THOLE_OK)
+    if (shard_id == REGISTRY_SHARD_ID && admit_zero(s) != THOLE_OK) {
         answer(s);
-    else
+    } else {
         agent_route(s->agent, &s->r);
+    }
 }
 
 static void resolved(void *ctx, const struct thole_status *st, uint64_t shard_id)
@@ -93,10 +96,12 @@ static void served_done(struct router_request *r)
 
 static enum router_kind kind_of(uint32_t method, const struct forward *f)
 {
-    if (method == METHOD_QUERY)
+    if (method == METHOD_QUERY) {
         return ROUTER_QUERY;
-    if (method == METHOD_TRANSFER)
+    }
+    if (method == METHOD_TRANSFER) {
         return ROUTER_TRANSFER;
+    }
     return f->open_session ? ROUTER_OPEN_SESSION : ROUTER_PROPOSE;
 }
 
@@ -134,14 +139,16 @@ void serve_forward(struct agent *a, struct bus_request *q)
     r->max_staleness_ms = f.max_staleness_ms;
     r->hops = f.hops;
     r->deadline_ns = bus_request_deadline_ns(q);
-    if (r->deadline_ns == CLOCK_NEVER)
+    if (r->deadline_ns == CLOCK_NEVER) {
         r->deadline_ns = clock_now(&clock_system) + SERVE_DEADLINE_NS;
+    }
     r->done = served_done;
     s->name = f.shard_name;
-    if (f.shard_name.size > 0)
+    if (f.shard_name.size > 0) {
         agent_resolve(a, f.shard_name, r->deadline_ns, resolved, s);
-    else
+    } else {
         route(s, f.shard_id);
+    }
 }
 
 /* ---- Watches for others ---------------------------------------------------------------------- */
@@ -159,16 +166,18 @@ struct served_watch {
 static void served_watch_unref(void *data)
 {
     struct served_watch *w = data;
-    if (atomic_fetch_sub(&w->refs, 1) == 1)
+    if (atomic_fetch_sub(&w->refs, 1) == 1) {
         free(w);
+    }
 }
 
 static void served_watch_stop(struct served_watch *w)
 {
     atomic_store(&w->unwanted, true);
     uint64_t id = atomic_load(&w->id);
-    if (id != 0)
+    if (id != 0) {
         agent_unwatch(w->agent, id);
+    }
 }
 
 static void served_event(void *ctx, uint64_t index, struct slice key, struct slice event,
@@ -187,9 +196,10 @@ static void served_ended(void *ctx, const struct thole_status *st)
 {
     struct served_watch *w = ctx;
     struct forward_reply f = {.failure = *st};
-    if (w->slow)
+    if (w->slow) {
         thole_status_set(&f.failure, THOLE_RESOURCE_EXHAUSTED, THOLE_REASON_QUEUE_FULL, __FILE__,
                          __LINE__, "the watcher does not keep up; watch again");
+    }
     struct forward_space space;
     bus_answer(w->request, forward_reply_encode(&f, &space), false);
     served_watch_unref(w);
@@ -211,8 +221,9 @@ static void watch_resolved(void *ctx, const struct thole_status *st, uint64_t sh
     const struct agent_watcher watcher = {.ctx = w, .event = served_event, .ended = served_ended};
     uint64_t id = watches_add(w->agent->watches, shard_id, w->hops, &watcher);
     atomic_store(&w->id, id);
-    if (atomic_load(&w->unwanted))
+    if (atomic_load(&w->unwanted)) {
         agent_unwatch(w->agent, id);
+    }
     served_watch_unref(w);
 }
 
@@ -238,9 +249,10 @@ void serve_watch(struct agent *a, struct bus_request *q)
     atomic_store(&w->refs, 3);
     bus_request_set_data(q, w, served_watch_unref);
     bus_request_on_cancel(q, served_cancel, w);
-    if (f.shard_name.size > 0)
+    if (f.shard_name.size > 0) {
         agent_resolve(a, f.shard_name, clock_now(&clock_system) + SERVE_DEADLINE_NS, watch_resolved,
                       w);
-    else
+    } else {
         watch_resolved(w, &(struct thole_status){0}, f.shard_id);
+    }
 }

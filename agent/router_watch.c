@@ -61,13 +61,15 @@ static void watch_unref(struct watch *w)
 static void watch_end(struct watch *w, const struct thole_status *st)
 {
     bool expected = false;
-    if (!atomic_compare_exchange_strong(&w->ending, &expected, true))
+    if (!atomic_compare_exchange_strong(&w->ending, &expected, true)) {
         return;
+    }
     w->why = *st;
     w->end_msg.kind = MSG_END;
     ref_take(&w->refs);
-    if (!worker_post_internal(w->set->worker, &w->end_msg))
+    if (!worker_post_internal(w->set->worker, &w->end_msg)) {
         watch_unref(w); /* watches_stop ends it */
+    }
 }
 
 /* ---- Sources --------------------------------------------------------------------------------- */
@@ -78,11 +80,13 @@ static void deliver(struct watch *w, uint64_t index, struct slice key, struct sl
     const struct slice none = {0};
     pthread_mutex_lock(&w->lock);
     if (!w->ended) {
-        if (!w->begun && !bookmark)
+        if (!w->begun && !bookmark) {
             w->w.event(w->w.ctx, index > 0 ? index - 1 : 0, none, none, true);
+        }
         w->begun = true;
-        if (bookmark) /* also when nothing happened: it says that the watch still stands */
+        if (bookmark) { /* also when nothing happened: it says that the watch still stands */
             w->bookmarked = index = index > w->bookmarked ? index : w->bookmarked;
+        }
         w->w.event(w->w.ctx, index, key, event, bookmark);
     }
     pthread_mutex_unlock(&w->lock);
@@ -99,8 +103,9 @@ static void local_release(struct watch *w)
     bool had = w->local_ref;
     w->local_ref = false;
     pthread_mutex_unlock(&w->lock);
-    if (had)
+    if (had) {
         watch_unref(w);
+    }
 }
 
 static void local_ended(void *ctx, const struct thole_status *st)
@@ -115,8 +120,9 @@ static bool start_local(struct watch *w)
     uint64_t from = 0;
     const struct engine_watcher ew = {.ctx = w, .event = local_event, .ended = local_ended};
     struct engine_replica_status s;
-    if (!engine_shard_status(w->set->agent->engine, w->shard_id, &s) || !replica_serves(&s))
+    if (!engine_shard_status(w->set->agent->engine, w->shard_id, &s) || !replica_serves(&s)) {
         return false;
+    }
     ref_take(&w->refs);
     w->local_ref = true;
     uint64_t id = engine_watch(w->set->agent->engine, w->shard_id, &ew, &from);
@@ -128,8 +134,9 @@ static bool start_local(struct watch *w)
     w->local_id = id;
     bool first = !w->begun;
     pthread_mutex_unlock(&w->lock);
-    if (first)
+    if (first) {
         deliver(w, from, (struct slice){0}, (struct slice){0}, true);
+    }
     return true;
 }
 
@@ -140,8 +147,9 @@ void watch_source_gone(struct thole_status *st)
         return;
     }
     if (st->code != THOLE_OK && st->reason != THOLE_REASON_OUTCOME_UNKNOWN &&
-        st->reason != THOLE_REASON_UNREACHABLE)
+        st->reason != THOLE_REASON_UNREACHABLE) {
         return;
+    }
     thole_status_set(st, THOLE_UNAVAILABLE, THOLE_REASON_PEER_UNREACHABLE, __FILE__, __LINE__,
                      "the host that served the watch does not answer any more; watch again");
 }
@@ -151,15 +159,17 @@ static void remote_answer(void *ctx, const struct thole_status *st, struct bufsl
     struct watch *w = ctx;
     struct forward_reply f = {0};
     struct thole_status why = *st;
-    if (st->code == THOLE_OK && !forward_reply_decode(body.bytes, &f))
+    if (st->code == THOLE_OK && !forward_reply_decode(body.bytes, &f)) {
         thole_status_set(&why, THOLE_INTERNAL, THOLE_REASON_NONE, __FILE__, __LINE__,
                          "malformed event from another host");
+    }
     if (more && why.code == THOLE_OK) {
         deliver(w, f.index, f.key, f.result, f.bookmark);
         return;
     }
-    if (why.code == THOLE_OK)
+    if (why.code == THOLE_OK) {
         why = f.failure;
+    }
     watch_source_gone(&why);
     watch_end(w, &why);
     if (!more) {
@@ -176,14 +186,16 @@ static bool start_remote(struct watch *w)
     const struct router_options o = wiring_router(a);
     struct route_hint h;
     struct uuid host = {{0}};
-    if (w->hops >= ROUTER_HOPS_MAX)
+    if (w->hops >= ROUTER_HOPS_MAX) {
         return false;
+    }
     route_cache_get(router_cache(a->router), w->shard_id, &h);
     if (!uuid_is_nil(&h.leader_host) && !uuid_equal(&h.leader_host, agent_host_id(a)) &&
-        bus_peer_up(a->bus, &h.leader_host))
+        bus_peer_up(a->bus, &h.leader_host)) {
         host = h.leader_host;
-    else if (!o.elsewhere(o.ctx, w->shard_id, (uint32_t)w->id, &host, &host))
+    } else if (!o.elsewhere(o.ctx, w->shard_id, (uint32_t)w->id, &host, &host)) {
         return false;
+    }
     const struct router_request r = {.shard_id = w->shard_id, .hops = w->hops + 1};
     pthread_mutex_lock(&w->lock);
     w->remote_open = true;
@@ -203,16 +215,18 @@ static bool start_remote(struct watch *w)
 
 static void start(struct watch *w)
 {
-    if (start_local(w) || start_remote(w))
+    if (start_local(w) || start_remote(w)) {
         return;
+    }
     struct thole_status st = {0};
     const struct router_options o = wiring_router(w->set->agent);
-    if (agent_has_view(w->set->agent, &st) && o.exists(o.ctx, w->shard_id))
+    if (agent_has_view(w->set->agent, &st) && o.exists(o.ctx, w->shard_id)) {
         thole_status_set(&st, THOLE_UNAVAILABLE, THOLE_REASON_NO_LEADER, __FILE__, __LINE__,
                          "no replica of the shard can be reached");
-    else if (st.code == THOLE_OK)
+    } else if (st.code == THOLE_OK) {
         thole_status_set(&st, THOLE_NOT_FOUND, THOLE_REASON_NO_SUCH_SHARD, __FILE__, __LINE__,
                          "no such shard");
+    }
     watch_end(w, &st);
 }
 
@@ -225,20 +239,23 @@ static void finish(struct watch *w)
     w->ended = true;
     w->local_id = 0;
     pthread_mutex_unlock(&w->lock);
-    if (already)
+    if (already) {
         return;
+    }
     if (local != 0) {
         engine_unwatch(a->engine, local); /* after which it calls neither event nor ended */
         local_release(w);
     }
-    if (remote != 0)
+    if (remote != 0) {
         bus_exchange_cancel(a->bus, &w->host, remote);
+    }
     w->w.ended(w->w.ctx, &w->why);
     pthread_mutex_lock(&w->set->lock);
     bool there = map_remove(&w->set->table, w->id) != NULL;
     pthread_mutex_unlock(&w->set->lock);
-    if (there)
+    if (there) {
         watch_unref(w);
+    }
 }
 
 /* Every local watch, with a reference. */
@@ -266,8 +283,9 @@ static void bookmark(struct watch *w)
     pthread_mutex_lock(&w->lock);
     bool local = w->local_id != 0;
     pthread_mutex_unlock(&w->lock);
-    if (!local)
+    if (!local) {
         return;
+    }
     if (engine_shard_status(w->set->agent->engine, w->shard_id, &s) && replica_serves(&s)) {
         deliver(w, s.applied, (struct slice){0}, (struct slice){0}, true);
         return;
@@ -294,17 +312,19 @@ static uint64_t watches_turn(void *ctx, struct msgq *batch, uint64_t now_ns)
     for (struct worker_msg *m; (m = msgq_pop(batch));) {
         struct watch *w = m->kind == MSG_START ? CONTAINER_OF(m, struct watch, start_msg)
                                                : CONTAINER_OF(m, struct watch, end_msg);
-        if (m->kind == MSG_START)
+        if (m->kind == MSG_START) {
             start(w);
-        else
+        } else {
             finish(w);
+        }
         watch_unref(w);
     }
     pthread_mutex_lock(&ws->lock);
     size_t count = ws->table.count;
     pthread_mutex_unlock(&ws->lock);
-    if (count == 0)
+    if (count == 0) {
         return CLOCK_NEVER;
+    }
     if (now_ns >= ws->next_bookmark_ns) {
         bookmarks(ws);
         ws->next_bookmark_ns = now_ns + BOOKMARK_NS;
@@ -352,11 +372,13 @@ void watches_remove(struct watches *ws, uint64_t id)
 {
     pthread_mutex_lock(&ws->lock);
     struct watch *w = map_get(&ws->table, id);
-    if (w)
+    if (w) {
         ref_take(&w->refs);
+    }
     pthread_mutex_unlock(&ws->lock);
-    if (!w)
+    if (!w) {
         return;
+    }
     struct thole_status st = {0};
     thole_status_set(&st, THOLE_CANCELLED, THOLE_REASON_NONE, __FILE__, __LINE__, "unwatched");
     watch_end(w, &st);
@@ -365,15 +387,17 @@ void watches_remove(struct watches *ws, uint64_t id)
 
 void watches_stop(struct watches *ws)
 {
-    if (!ws)
+    if (!ws) {
         return;
+    }
     worker_stop(ws->worker);
     size_t n;
     struct watch **all = collect(ws, &n);
     for (size_t i = 0; i < n; i++) {
-        if (!atomic_exchange(&all[i]->ending, true))
+        if (!atomic_exchange(&all[i]->ending, true)) {
             thole_status_set(&all[i]->why, THOLE_UNAVAILABLE, THOLE_REASON_STOPPED, __FILE__,
                              __LINE__, "the host is stopping");
+        }
         finish(all[i]);
         watch_unref(all[i]);
     }
@@ -382,8 +406,9 @@ void watches_stop(struct watches *ws)
 
 void watches_free(struct watches *ws)
 {
-    if (!ws)
+    if (!ws) {
         return;
+    }
     worker_free(ws->worker);
     map_deinit(&ws->table);
     pthread_mutex_destroy(&ws->lock);

@@ -68,8 +68,9 @@ struct snapshot_check *snapshot_check_new(void)
 
 void snapshot_check_free(struct snapshot_check *k)
 {
-    if (!k)
+    if (!k) {
         return;
+    }
     bytes_deinit(&k->first);
     upb_Arena_Free(k->arena);
     hash_state_free(k->hash);
@@ -100,21 +101,25 @@ static enum thole_code damaged(struct thole_status *st, const char *what)
 static enum thole_code read_head(struct snapshot_check *k, size_t size, struct thole_status *st)
 {
     size_t checked = FIRST_BYTES + size;
-    if (get_le64(k->first.data + checked) != hash64(k->first.data, checked, 0))
+    if (get_le64(k->first.data + checked) != hash64(k->first.data, checked, 0)) {
         return damaged(st, "the checksum of its head is wrong");
+    }
     const thole_v1_SnapshotFile *head =
         PROTO_DECODE(thole_v1_SnapshotFile, slice_of(k->first.data + FIRST_BYTES, size), k->arena);
-    if (!head)
+    if (!head) {
         return damaged(st, "its head does not decode");
-    if (thole_v1_SnapshotFile_format(head) != SNAPSHOT_FILE_FORMAT)
+    }
+    if (thole_v1_SnapshotFile_format(head) != SNAPSHOT_FILE_FORMAT) {
         return THOLE_FAIL(st, THOLE_FAILED_PRECONDITION, THOLE_REASON_FORMAT,
                           "the snapshot file is of format %" PRIu32 ", this program knows %d",
                           thole_v1_SnapshotFile_format(head), SNAPSHOT_FILE_FORMAT);
+    }
     uint64_t body = thole_v1_SnapshotFile_body_bytes(head);
     if (body <= SNAPSHOT_FILE_TRAILER_BYTES || body > UINT64_MAX / 4 ||
         thole_v1_SnapshotFile_index(head) == 0 || thole_v1_SnapshotFile_term(head) == 0 ||
-        !thole_v1_SnapshotFile_has_spec(head))
+        !thole_v1_SnapshotFile_has_spec(head)) {
         return damaged(st, "its head makes no sense");
+    }
     k->head = head;
     k->head_bytes = checked + 8;
     return THOLE_OK;
@@ -131,15 +136,19 @@ static enum thole_code feed_head(struct snapshot_check *k, struct slice *in,
         size_t n = want - k->first.size < in->size ? want - k->first.size : in->size;
         bytes_append(&k->first, in->data, n);
         *in = slice_of(in->data + n, in->size - n);
-        if (k->first.size < want)
+        if (k->first.size < want) {
             return THOLE_OK;
-        if (sized)
+        }
+        if (sized) {
             return read_head(k, size, st);
-        if (memcmp(k->first.data, file_magic, sizeof file_magic) != 0)
+        }
+        if (memcmp(k->first.data, file_magic, sizeof file_magic) != 0) {
             return THOLE_FAIL(st, THOLE_DATA_LOSS, THOLE_REASON_CORRUPT,
                               "this is no snapshot file");
-        if (get_le32(k->first.data + 8) > SNAPSHOT_FILE_HEAD_BYTES_MAX)
+        }
+        if (get_le32(k->first.data + 8) > SNAPSHOT_FILE_HEAD_BYTES_MAX) {
             return damaged(st, "its head is too large");
+        }
     }
     return THOLE_OK;
 }
@@ -148,8 +157,9 @@ static enum thole_code feed_body(struct snapshot_check *k, struct slice in, stru
 {
     uint64_t total = thole_v1_SnapshotFile_body_bytes(k->head);
     uint64_t hashed = total - SNAPSHOT_FILE_TRAILER_BYTES;
-    if (in.size > total - k->body)
+    if (in.size > total - k->body) {
         return damaged(st, "it is too long");
+    }
     if (k->body < hashed && in.size > 0) {
         uint64_t n = hashed - k->body < in.size ? hashed - k->body : in.size;
         hash_state_update(k->hash, in.data, (size_t)n);
@@ -168,21 +178,25 @@ enum thole_code snapshot_check_feed(struct snapshot_check *k, struct slice in,
 {
     k->fed += in.size;
     enum thole_code code = k->head ? THOLE_OK : feed_head(k, &in, st);
-    if (code == THOLE_OK && in.size > 0)
+    if (code == THOLE_OK && in.size > 0) {
         code = feed_body(k, in, st);
-    if (code == THOLE_OK && ret_body)
+    }
+    if (code == THOLE_OK && ret_body) {
         *ret_body = in;
+    }
     return code;
 }
 
 enum thole_code snapshot_check_end(const struct snapshot_check *k, struct thole_status *st)
 {
     uint64_t checksum;
-    if (!k->head || k->body < thole_v1_SnapshotFile_body_bytes(k->head))
+    if (!k->head || k->body < thole_v1_SnapshotFile_body_bytes(k->head)) {
         return damaged(st, "it is cut");
+    }
     if (!snapshot_file_trailer(k->trailer, &checksum) ||
         checksum != thole_v1_SnapshotFile_body_checksum(k->head) ||
-        checksum != hash_state_digest(k->hash))
+        checksum != hash_state_digest(k->hash)) {
         return damaged(st, "the checksum of its body is wrong");
+    }
     return THOLE_OK;
 }

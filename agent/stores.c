@@ -44,8 +44,9 @@ static void on_damaged(void *ctx, const char *what)
     struct agent *a = ctx;
     LOG_ERROR(AGENT, "the state database is damaged: %s", what);
     atomic_store(&a->state_damaged, true);
-    if (atomic_load(&a->opened))
+    if (atomic_load(&a->opened)) {
         stores_start_again(a);
+    }
 }
 
 /* ---- Old databases --------------------------------------------------------------------------- */
@@ -58,9 +59,11 @@ struct lost_ids {
 static bool is_here(struct log_store *log, uint64_t replica_id)
 {
     const struct store_replica *x;
-    for (size_t it = 0; (x = log->ops->next(log, &it));)
-        if (x->replica_id == replica_id)
+    for (size_t it = 0; (x = log->ops->next(log, &it));) {
+        if (x->replica_id == replica_id) {
             return !x->removed;
+        }
+    }
     return false;
 }
 
@@ -68,8 +71,9 @@ static bool lost_line(void *ctx, const char *key, char *value)
 {
     struct lost_ids *l = ctx;
     uint64_t id = 0;
-    if (strcmp(key, "replica") != 0 || sscanf(value, "%" SCNu64, &id) != 1)
+    if (strcmp(key, "replica") != 0 || sscanf(value, "%" SCNu64, &id) != 1) {
         return false;
+    }
     l->any = l->any || is_here(l->log, id);
     return true;
 }
@@ -78,12 +82,15 @@ static void note_lost(const char *kept, const struct state_wanted *list, size_t 
 {
     struct thole_status st = {0};
     struct bytes lines = {0};
-    for (size_t i = 0; i < n; i++)
-        if (list[i].lost && !list[i].can_lose)
+    for (size_t i = 0; i < n; i++) {
+        if (list[i].lost && !list[i].can_lose) {
             bytes_printf(&lines, "replica %" PRIu64 "\n", list[i].space.replica_id);
+        }
+    }
     char *path = xasprintf("%s/LOST", kept);
-    if (textfile_write(path, "thole-lost", DATADIR_FORMAT, &lines, &st) != THOLE_OK)
+    if (textfile_write(path, "thole-lost", DATADIR_FORMAT, &lines, &st) != THOLE_OK) {
         LOG_WARN(AGENT, "%s is not deleted by itself later: %s", kept, st.message);
+    }
     free(path);
 }
 
@@ -93,13 +100,14 @@ static void sweep_one(struct agent *a, const char *name)
     struct thole_status st = {0};
     char *kept = datadir_file(&a->dir, name), *path = xasprintf("%s/LOST", kept);
     enum thole_code code = textfile_read(path, "thole-lost", DATADIR_FORMAT, lost_line, &l, &st);
-    if (code == THOLE_OK && !l.any && file_remove_tree(kept, &st) == THOLE_OK)
+    if (code == THOLE_OK && !l.any && file_remove_tree(kept, &st) == THOLE_OK) {
         LOG_INFO(AGENT,
                  "every replica that lost data was rebuilt; the old database is deleted "
                  "path=%s",
                  kept);
-    else
+    } else {
         LOG_WARN(AGENT, "an old, damaged state database is kept path=%s", kept);
+    }
     free(path);
     free(kept);
 }
@@ -107,11 +115,14 @@ static void sweep_one(struct agent *a, const char *name)
 static void sweep_kept(struct agent *a)
 {
     DIR *dir = opendir(a->dir.path);
-    for (struct dirent *e; dir && (e = readdir(dir));)
-        if (strncmp(e->d_name, KEPT_PREFIX, strlen(KEPT_PREFIX)) == 0)
+    for (struct dirent *e; dir && (e = readdir(dir));) {
+        if (strncmp(e->d_name, KEPT_PREFIX, strlen(KEPT_PREFIX)) == 0) {
             sweep_one(a, e->d_name);
-    if (dir)
+        }
+    }
+    if (dir) {
         closedir(dir);
+    }
 }
 
 /* ---- How often ------------------------------------------------------------------------------- */
@@ -126,8 +137,9 @@ static bool history_line(void *ctx, const char *key, char *value)
 {
     struct history *h = ctx;
     uint64_t at = 0;
-    if (strcmp(key, "at") != 0 || sscanf(value, "%" SCNu64, &at) != 1)
+    if (strcmp(key, "at") != 0 || sscanf(value, "%" SCNu64, &at) != 1) {
         return false;
+    }
     if (at >= h->since_s) {
         h->count++;
         bytes_printf(&h->lines, "at %" PRIu64 "\n", at);
@@ -143,8 +155,9 @@ static enum thole_code count_salvage(struct agent *a, struct thole_status *st)
     char *path = datadir_file(&a->dir, "salvages");
     enum thole_code code =
         textfile_read(path, "thole-salvages", DATADIR_FORMAT, history_line, &h, st);
-    if (code == THOLE_NOT_FOUND || code == THOLE_DATA_LOSS)
+    if (code == THOLE_NOT_FOUND || code == THOLE_DATA_LOSS) {
         code = THOLE_OK;
+    }
     if (code == THOLE_OK && h.count >= SALVAGES_MAX) {
         code = THOLE_FAIL(st, THOLE_DATA_LOSS, THOLE_REASON_CORRUPT,
                           "the state database was damaged %" PRIu32 " times within an hour: the "
@@ -163,12 +176,16 @@ static enum thole_code count_salvage(struct agent *a, struct thole_status *st)
 
 static const struct thole_machine_type *type_of(const struct agent *a, struct slice name)
 {
-    for (size_t i = 0; i < MACHINE_BUILTIN_COUNT; i++)
-        if (slice_equal(name, slice_str(machine_builtin[i]->name)))
+    for (size_t i = 0; i < MACHINE_BUILTIN_COUNT; i++) {
+        if (slice_equal(name, slice_str(machine_builtin[i]->name))) {
             return machine_builtin[i];
-    for (size_t i = 0; i < a->o.type_count; i++)
-        if (slice_equal(name, slice_str(a->o.types[i]->name)))
+        }
+    }
+    for (size_t i = 0; i < a->o.type_count; i++) {
+        if (slice_equal(name, slice_str(a->o.types[i]->name))) {
             return a->o.types[i];
+        }
+    }
     return NULL;
 }
 
@@ -177,10 +194,12 @@ static bool has_data(const struct agent *a, const struct store_replica *x)
 {
     struct codec_descriptor d = {0};
     struct thole_status st = {0};
-    if (x->removed || x->hard.term == UINT64_MAX)
+    if (x->removed || x->hard.term == UINT64_MAX) {
         return false;
-    if (codec_descriptor_decode(x->descriptor, &d, &st) != THOLE_OK)
+    }
+    if (codec_descriptor_decode(x->descriptor, &d, &st) != THOLE_OK) {
         return true;
+    }
     const struct thole_machine_type *type = type_of(a, d.machine_type);
     bool registry = slice_equal(d.machine_type, slice_str(REGISTRY_MACHINE_TYPE));
     bool yes = !registry && !d.witness &&
@@ -195,8 +214,9 @@ static size_t find_wanted(struct agent *a, struct state_wanted **ret)
     struct state_wanted *list = xmalloc(sizeof *list);
     size_t n = 0;
     for (size_t it = 0; (x = a->log->ops->next(a->log, &it));) {
-        if (!has_data(a, x))
+        if (!has_data(a, x)) {
             continue;
+        }
         list = xrealloc(list, (n + 1) * sizeof *list);
         list[n++] = (struct state_wanted){.space = {x->replica_id, x->machine_generation},
                                           .can_lose = x->start_index == 0};
@@ -208,17 +228,19 @@ static size_t find_wanted(struct agent *a, struct state_wanted **ret)
 static void tell(const struct state_wanted *list, size_t n, const char *kept)
 {
     size_t lost = 0;
-    for (size_t i = 0; i < n; i++)
+    for (size_t i = 0; i < n; i++) {
         lost += list[i].lost && !list[i].can_lose;
+    }
     metric_add(&salvages, 1);
     metric_add(&lost_replicas, (int64_t)lost);
     LOG_WARN(AGENT, "the state database was made anew replicas=%zu lost=%zu", n, lost);
-    if (kept)
+    if (kept) {
         LOG_ERROR(AGENT,
                   "replicas that lost their data are rebuilt from their peers; one whose shard has "
                   "no majority elsewhere stays failed: restore a snapshot of the shard. The old "
                   "database is kept until they are gone path=%s",
                   kept);
+    }
 }
 
 static enum thole_code salvage(struct agent *a, const char *path, struct thole_status *st)
@@ -226,14 +248,17 @@ static enum thole_code salvage(struct agent *a, const char *path, struct thole_s
     struct state_wanted *list = NULL;
     char *kept = NULL;
     enum thole_code code = count_salvage(a, st);
-    if (code != THOLE_OK)
+    if (code != THOLE_OK) {
         return code;
+    }
     size_t n = find_wanted(a, &list);
     code = state_db_salvage(path, list, n, &kept, st);
-    if (code == THOLE_OK)
+    if (code == THOLE_OK) {
         tell(list, n, kept);
-    if (kept)
+    }
+    if (kept) {
         note_lost(kept, list, n);
+    }
     free(kept);
     free(list);
     return code;
@@ -249,8 +274,9 @@ static enum thole_code open_state(struct agent *a, struct thole_status *st)
     if (code == THOLE_DATA_LOSS) {
         LOG_ERROR(AGENT, "the state database is damaged: %s", st->message);
         code = salvage(a, path, st);
-        if (code == THOLE_OK)
+        if (code == THOLE_OK) {
             code = state_db_open(&o, &a->state, st);
+        }
     }
     free(path);
     return code;
@@ -261,10 +287,12 @@ enum thole_code stores_open(struct agent *a, struct thole_status *st)
     char *log = datadir_file(&a->dir, "log");
     const struct log_store_options lo = {.path = log};
     enum thole_code code = log_store_open(&lo, &a->log, st);
-    if (code == THOLE_OK)
+    if (code == THOLE_OK) {
         code = open_state(a, st);
-    if (code == THOLE_OK)
+    }
+    if (code == THOLE_OK) {
         sweep_kept(a);
+    }
     free(log);
     if (code == THOLE_DATA_LOSS && st) { /* what can be read around is not told here */
         LOG_ERROR(AGENT, "the data directory is damaged, and cannot be read: %s", st->message);

@@ -14,8 +14,9 @@ static bool same_key(const char *a, const char *b)
 const char *agent_tag_problem(struct slice tag)
 {
     const uint8_t *eq = tag.size > 0 ? memchr(tag.data, '=', tag.size) : NULL;
-    if (!eq || memchr(tag.data, ',', tag.size) || memchr(tag.data, ' ', tag.size))
+    if (!eq || memchr(tag.data, ',', tag.size) || memchr(tag.data, ' ', tag.size)) {
         return "is not KEY=VALUE without spaces and commas";
+    }
     size_t n = (size_t)(eq - tag.data);
     const char *problem = text_label_problem(slice_of(tag.data, n), 1);
     return problem ? problem : text_label_problem(slice_of(eq + 1, tag.size - n - 1), 0);
@@ -27,16 +28,20 @@ enum thole_code agent_check_tags(const char *const *tags, size_t count, struct t
     for (size_t i = 0; i < count; i++) {
         const char *problem = agent_tag_problem(slice_str(tags[i]));
         bytes += strlen(tags[i]) + 1;
-        for (size_t k = 0; k < i && !problem; k++)
-            if (same_key(tags[i], tags[k]))
+        for (size_t k = 0; k < i && !problem; k++) {
+            if (same_key(tags[i], tags[k])) {
                 problem = "has a key that is there twice";
-        if (problem)
+            }
+        }
+        if (problem) {
             return THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
                               "tag \"%.64s\": %s", tags[i], problem);
+        }
     }
-    if (bytes >= DATADIR_TAGS_BYTES)
+    if (bytes >= DATADIR_TAGS_BYTES) {
         return THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_TOO_LARGE,
                           "tags: more than %d bytes in all", DATADIR_TAGS_BYTES - 1);
+    }
     return THOLE_OK;
 }
 
@@ -50,10 +55,11 @@ void agent_set_tags(thole_v1_HostSpec *spec, const char *tags, upb_Arena *arena)
         const char *comma = memchr(p, ',', (size_t)(end - p));
         const char *stop = comma ? comma : end;
         const char *eq = memchr(p, '=', (size_t)(stop - p));
-        if (eq)
+        if (eq) {
             thole_v1_HostSpec_tags_set(
                 spec, upb_StringView_FromDataAndSize(p, (size_t)(eq - p)),
                 upb_StringView_FromDataAndSize(eq + 1, (size_t)(stop - eq - 1)), arena);
+        }
         p = stop + 1;
     }
 }

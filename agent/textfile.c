@@ -29,21 +29,25 @@ static enum thole_code check(const char *path, const char *kind, uint32_t format
     uint32_t found = 0;
     size_t n = strlen(kind);
     if (strncmp(text, kind, n) != 0 || text[n] != ' ' ||
-        sscanf(text + n, " %" SCNu32, &found) != 1 || found == 0)
+        sscanf(text + n, " %" SCNu32, &found) != 1 || found == 0) {
         return THOLE_FAIL(st, THOLE_FAILED_PRECONDITION, THOLE_REASON_FORMAT,
                           "%s was not written by Thole", path);
-    if (found > format)
+    }
+    if (found > format) {
         return THOLE_FAIL(st, THOLE_FAILED_PRECONDITION, THOLE_REASON_FORMAT,
                           "%s has format %" PRIu32
                           ", written by a newer version; this one knows %" PRIu32,
                           path, found, format);
+    }
     const char *sum = NULL;
-    for (const char *p = text; (p = strstr(p, "\nsum ")); p++)
+    for (const char *p = text; (p = strstr(p, "\nsum ")); p++) {
         sum = p + 1;
+    }
     uint64_t want = 0;
     if (!sum || sscanf(sum, "sum %" SCNx64, &want) != 1 || strchr(sum, '\n') != text + size - 1 ||
-        hash64(text, (size_t)(sum - text), 0) != want)
+        hash64(text, (size_t)(sum - text), 0) != want) {
         return THOLE_FAIL(st, THOLE_DATA_LOSS, THOLE_REASON_CORRUPT, "%s is damaged", path);
+    }
     *ret_end = (size_t)(sum - text);
     return THOLE_OK;
 }
@@ -54,8 +58,9 @@ enum thole_code textfile_read(const char *path, const char *kind, uint32_t forma
 {
     struct buf *b = NULL;
     enum thole_code code = file_read(path, TEXTFILE_BYTES_MAX, &b, st);
-    if (code != THOLE_OK)
+    if (code != THOLE_OK) {
         return code;
+    }
     char *text = xstrndup((const char *)b->data, b->size);
     size_t size = strlen(text), end = 0;
     buf_unref(b);
@@ -66,11 +71,13 @@ enum thole_code textfile_read(const char *path, const char *kind, uint32_t forma
         strtok_r(text, "\n", &save); /* the header */
         for (char *l; code == THOLE_OK && (l = strtok_r(NULL, "\n", &save));) {
             char *space = strchr(l, ' ');
-            if (space)
+            if (space) {
                 *space = 0;
-            if (!space || !line(ctx, l, space + 1))
+            }
+            if (!space || !line(ctx, l, space + 1)) {
                 code = THOLE_FAIL(st, THOLE_DATA_LOSS, THOLE_REASON_CORRUPT,
                                   "%s: bad line \"%.40s\"", path, l);
+            }
         }
     }
     free(text);

@@ -70,17 +70,19 @@ static struct job *job_new(struct uploads *u, enum job_kind kind, struct slice n
     struct job *j = xcalloc(1, sizeof *j);
     j->msg.kind = kind;
     j->u = u;
-    if (name.size < sizeof j->name && name.size > 0)
+    if (name.size < sizeof j->name && name.size > 0) {
         memcpy(j->name, name.data, name.size);
-    else if (name.size > 0)
+    } else if (name.size > 0) {
         j->name[0] = '?'; /* matches none */
+    }
     return j;
 }
 
 static void answer(struct job *j, const struct thole_status *st, const struct upload_state *state)
 {
-    if (j->done)
+    if (j->done) {
         j->done(j->ctx, st, state);
+    }
     bufslice_unref(j->data);
     free(j);
 }
@@ -88,8 +90,9 @@ static void answer(struct job *j, const struct thole_status *st, const struct up
 static void post(struct job *j)
 {
     struct thole_status st;
-    if (worker_post_internal(j->u->worker, &j->msg))
+    if (worker_post_internal(j->u->worker, &j->msg)) {
         return;
+    }
     (void)THOLE_FAIL(&st, THOLE_UNAVAILABLE, THOLE_REASON_STOPPED, "the host is stopping");
     answer(j, &st, NULL);
 }
@@ -123,8 +126,9 @@ void uploads_settle(struct uploads *u, const char *name, uint64_t revision)
 void uploads_wake(struct uploads *u)
 {
     if (atomic_load(&u->kept) > 0 && !atomic_exchange(&u->woken, true) &&
-        !worker_post_internal(u->worker, &u->wake))
+        !worker_post_internal(u->worker, &u->wake)) {
         return; /* stopping */
+    }
 }
 
 /* ---- One upload ------------------------------------------------------------------------------ */
@@ -140,41 +144,47 @@ static struct upload *add(struct uploads *u, enum upload_phase phase)
     x->phase = phase;
     x->next = u->all;
     u->all = x;
-    if (phase == KEPT)
+    if (phase == KEPT) {
         atomic_fetch_add(&u->kept, 1);
-    else
+    } else {
         u->open++;
+    }
     return x;
 }
 
 static void forget(struct uploads *u, struct upload *x)
 {
     struct upload **at = &u->all;
-    while (*at != x)
+    while (*at != x) {
         at = &(*at)->next;
+    }
     *at = x->next;
-    if (x->phase == KEPT)
+    if (x->phase == KEPT) {
         atomic_fetch_sub(&u->kept, 1);
-    else
+    } else {
         u->open--;
-    if (x->file)
+    }
+    if (x->file) {
         u->files->ops->discard(x->file);
+    }
     snapshot_check_free(x->check);
     free(x);
 }
 
 static void drop(struct uploads *u, struct upload *x)
 {
-    if (x->phase != RECEIVING)
+    if (x->phase != RECEIVING) {
         u->files->ops->remove(u->files, x->name);
+    }
     forget(u, x);
 }
 
 static struct upload *find(struct uploads *u, const char *name)
 {
     struct upload *x = u->all;
-    while (x && strcmp(x->name, name) != 0)
+    while (x && strcmp(x->name, name) != 0) {
         x = x->next;
+    }
     return x;
 }
 
@@ -194,8 +204,9 @@ static void show(const struct upload *x, struct job *j)
 static uint64_t promised_bytes(const struct uploads *u)
 {
     uint64_t sum = 0;
-    for (const struct upload *x = u->all; x; x = x->next)
+    for (const struct upload *x = u->all; x; x = x->next) {
         sum += x->file ? 2 * x->size - snapshot_check_fed(x->check) : x->size;
+    }
     return sum;
 }
 
@@ -204,8 +215,9 @@ static enum thole_code usable_bytes(struct uploads *u, uint64_t *ret, struct tho
 {
     uint64_t free_bytes = 0;
     enum thole_code code = u->files->ops->space(u->files, &free_bytes, st);
-    if (code == THOLE_OK)
+    if (code == THOLE_OK) {
         *ret = free_bytes > FREE_BYTES_MIN ? free_bytes - FREE_BYTES_MIN : 0;
+    }
     return code;
 }
 
@@ -216,15 +228,17 @@ static enum thole_code create(struct uploads *u, struct upload *x, struct thole_
     uint64_t size = snapshot_check_total(x->check);
     char part[UUID_TEXT_BYTES + 8];
     enum thole_code code = usable_bytes(u, &usable, st);
-    if (code == THOLE_OK && (usable < promised || (usable - promised) / 2 < size))
+    if (code == THOLE_OK && (usable < promised || (usable - promised) / 2 < size)) {
         code =
             THOLE_FAIL(st, THOLE_RESOURCE_EXHAUSTED, THOLE_REASON_DISK,
                        "beside its reserve the host has %" PRIu64 " bytes free, of which %" PRIu64
                        " are promised to other uploads, and a snapshot of %" PRIu64
                        " bytes needs twice its size",
                        usable, promised, size);
-    if (code == THOLE_OK)
+    }
+    if (code == THOLE_OK) {
         x->size = size;
+    }
     part_name(x, part);
     return code == THOLE_OK ? u->files->ops->create(u->files, part, true, &x->file, st) : code;
 }
@@ -235,11 +249,12 @@ static enum thole_code append(struct uploads *u, struct upload *x, struct slice 
 {
     uint64_t usable = 0;
     enum thole_code code = usable_bytes(u, &usable, st);
-    if (code == THOLE_OK && usable < body.size)
+    if (code == THOLE_OK && usable < body.size) {
         code = THOLE_FAIL(st, THOLE_RESOURCE_EXHAUSTED, THOLE_REASON_DISK,
                           "the disk of the host is down to its reserve of %d bytes: free some, and "
                           "begin again",
                           FREE_BYTES_MIN);
+    }
     return code == THOLE_OK ? u->files->ops->append(x->file, body.data, body.size, st) : code;
 }
 
@@ -248,27 +263,33 @@ static enum thole_code take(struct uploads *u, struct upload *x, struct slice da
 {
     struct slice body = {0};
     enum thole_code code = snapshot_check_feed(x->check, data, &body, st);
-    if (code == THOLE_OK && snapshot_check_head(x->check) && !x->file)
+    if (code == THOLE_OK && snapshot_check_head(x->check) && !x->file) {
         code = create(u, x, st);
-    if (code == THOLE_OK && body.size > 0)
+    }
+    if (code == THOLE_OK && body.size > 0) {
         code = append(u, x, body, st);
-    if (code != THOLE_OK || snapshot_check_fed(x->check) != snapshot_check_total(x->check))
+    }
+    if (code != THOLE_OK || snapshot_check_fed(x->check) != snapshot_check_total(x->check)) {
         return code;
+    }
     code = snapshot_check_end(x->check, st);
-    if (code != THOLE_OK)
+    if (code != THOLE_OK) {
         return code;
+    }
     struct engine_file *file = x->file;
     x->file = NULL;
     code = u->files->ops->commit(file, x->name, st);
-    if (code == THOLE_OK)
+    if (code == THOLE_OK) {
         x->phase = COMPLETE;
+    }
     return code;
 }
 
 static struct upload *begin(struct uploads *u)
 {
-    if (u->open >= UPLOADS_MAX)
+    if (u->open >= UPLOADS_MAX) {
         return NULL;
+    }
     struct upload *x = add(u, RECEIVING);
     struct uuid id = uuid_random();
     uuid_format(&id, x->name);
@@ -307,12 +328,13 @@ static void claim(struct uploads *u, struct job *j)
         show(x, j);
         return;
     }
-    if (x && x->phase == RECEIVING)
+    if (x && x->phase == RECEIVING) {
         (void)THOLE_FAIL(&st, THOLE_FAILED_PRECONDITION, THOLE_REASON_NOT_READY,
                          "the upload is not complete");
-    else
+    } else {
         (void)THOLE_FAIL(&st, THOLE_NOT_FOUND, THOLE_REASON_NONE,
                          "this host has no such upload (any more)");
+    }
     answer(j, &st, NULL);
 }
 
@@ -357,9 +379,11 @@ static void answered(struct uploads *u, struct job *j, uint64_t now_ns)
         u->ask_ns = now_ns + BARRIER_AGAIN_NS;
     } else {
         struct registry_view *v = registry_view_acquire(u->agent->registry);
-        for (struct upload *x = u->all; x; x = x->next)
-            if (x->phase == KEPT && x->known_at == UINT64_MAX && x->used_ns <= j->asked_ns)
+        for (struct upload *x = u->all; x; x = x->next) {
+            if (x->phase == KEPT && x->known_at == UINT64_MAX && x->used_ns <= j->asked_ns) {
                 x->known_at = registry_view_revision(v);
+            }
+        }
         registry_view_release(v);
     }
     answer(j, &(struct thole_status){0}, NULL);
@@ -375,8 +399,9 @@ static bool wanted(const struct registry_view *v, const struct upload *x)
         const thole_v1_ShardSeed *seed = thole_v1_Shard_seed(row);
         if (seed && !thole_v1_Shard_deleting(row) &&
             !thole_v1_ShardStatus_formed(thole_v1_Shard_status(row)) &&
-            slice_equal(registry_str(thole_v1_ShardSeed_file(seed)), slice_str(x->name)))
+            slice_equal(registry_str(thole_v1_ShardSeed_file(seed)), slice_str(x->name))) {
             return true;
+        }
     }
     return false;
 }
@@ -401,8 +426,9 @@ static uint64_t sweep(struct uploads *u, uint64_t now_ns)
         }
     }
     registry_view_release(v);
-    if (unknown && !u->asking && u->ask_ns <= now_ns)
+    if (unknown && !u->asking && u->ask_ns <= now_ns) {
         ask(u, now_ns);
+    }
     return unknown && !u->asking && u->ask_ns < next ? u->ask_ns : next;
 }
 
@@ -468,8 +494,9 @@ enum thole_code uploads_new(struct agent *a, const char *dir, struct uploads **r
         return code;
     }
     u->files->ops->list(u->files, found_name, &f);
-    for (size_t i = 0; i < f.count; i++)
+    for (size_t i = 0; i < f.count; i++) {
         u->files->ops->remove(u->files, f.parts[i]);
+    }
     free(f.parts);
     u->worker = worker_new(a->executor, "uploads", 1024, turn, u);
     *ret = u;
@@ -483,11 +510,13 @@ void uploads_stop(struct uploads *u)
 
 void uploads_free(struct uploads *u)
 {
-    if (!u)
+    if (!u) {
         return;
+    }
     worker_free(u->worker);
-    while (u->all)
+    while (u->all) {
         forget(u, u->all);
+    }
     u->files->ops->free(u->files);
     free(u);
 }

@@ -45,8 +45,9 @@ static void on_replica_changed(void *ctx, const struct engine_replica_status *s)
     route_cache_local(router_cache(a->router), s);
     struct hostctl *h = atomic_load_explicit(&a->hostctl, memory_order_acquire);
     /* What fails now may be whole after the start that follows. */
-    if (h && !(s->failed && atomic_load(&a->state_damaged)))
+    if (h && !(s->failed && atomic_load(&a->state_damaged))) {
         hostctl_replica_changed(h, s);
+    }
     agent_replica_changed(a, s);
     chores_replica_changed(a->chores, s->shard_id);
 }
@@ -60,16 +61,18 @@ static void on_leader_moved(void *ctx, uint64_t shard_id, uint64_t from, uint64_
 {
     struct agent *a = ctx;
     struct hostctl *h = atomic_load_explicit(&a->hostctl, memory_order_acquire);
-    if (h)
+    if (h) {
         hostctl_leader_moved(h, shard_id, from, to, stopping);
+    }
 }
 
 static void on_disk_changed(void *ctx)
 {
     struct agent *a = ctx;
     struct hostctl *h = atomic_load_explicit(&a->hostctl, memory_order_acquire);
-    if (h)
+    if (h) {
         hostctl_disk_changed(h);
+    }
     chores_wake(a->chores);
 }
 
@@ -96,8 +99,9 @@ static void on_peer_state(void *ctx, const struct uuid *host, bool up, uint64_t 
     (void)incarnation;
     engine_peer_state(a->engine, host, up);
     hostctl_peer_state(atomic_load_explicit(&a->hostctl, memory_order_acquire), host, up);
-    if (!up)
+    if (!up) {
         addresses_wake(a->addresses_known);
+    }
     chores_wake(a->chores);
 }
 
@@ -112,8 +116,9 @@ static void on_met(void *ctx, const struct uuid *host, uint64_t incarnation, con
 static void on_refused(void *ctx, const struct uuid *host, const struct thole_status *st)
 {
     (void)host;
-    if (st->reason == THOLE_REASON_STALE_INCARNATION || st->reason == THOLE_REASON_REMOVED)
+    if (st->reason == THOLE_REASON_STALE_INCARNATION || st->reason == THOLE_REASON_REMOVED) {
         agent_fail(ctx, st);
+    }
 }
 
 /* A host that was removed, and has nothing left to hand over, is told so. The view knows starts
@@ -131,10 +136,12 @@ static enum thole_code on_admit(void *ctx, const struct uuid *host, uint64_t inc
                           thole_v1_HostStatus_start(s))
           : LINEAGE_FOLLOWS;
     registry_view_release(v);
-    if (gone)
+    if (gone) {
         return agent_removed(st);
-    if (verdict == LINEAGE_FOLLOWS)
+    }
+    if (verdict == LINEAGE_FOLLOWS) {
         return THOLE_OK;
+    }
     return THOLE_FAIL(st, THOLE_FAILED_PRECONDITION, THOLE_REASON_STALE_INCARNATION,
                       "%s in the registry: this data directory is a copy, or was restored from a "
                       "backup; wipe it and join as a new host",
@@ -266,10 +273,11 @@ static void upward_host_address(void *ctx, const struct uuid *host, uint64_t inc
                                 const char *address)
 {
     struct agent *a = ctx;
-    if (address)
+    if (address) {
         addresses_learn(a->addresses_known, host, incarnation, address, ADDRESSES_ROW);
-    else
+    } else {
         addresses_forget(a->addresses_known, host);
+    }
 }
 
 #define REACHES_MS 700
@@ -283,8 +291,9 @@ static void reaches_answered(void *ctx, const struct thole_status *st, struct bu
                              bool more)
 {
     struct question *q = ctx;
-    if (more)
+    if (more) {
         return;
+    }
     bool answered = st->code == THOLE_OK && body.bytes.size == 1;
     q->done(q->ctx, answered, answered && body.bytes.data[0] != 0);
     free(q);
@@ -317,8 +326,9 @@ struct hostctl_upward wiring_upward(struct agent *a)
 static bool row_host_id(upb_StringView text, struct uuid *ret)
 {
     char id[UUID_TEXT_BYTES];
-    if (text.size != sizeof id - 1)
+    if (text.size != sizeof id - 1) {
         return false;
+    }
     memcpy(id, text.data, sizeof id - 1);
     id[sizeof id - 1] = 0;
     return uuid_parse(id, ret);
@@ -342,8 +352,9 @@ static bool by_registry(struct agent *a, const struct registry_view *v, uint64_t
         upb_StringView name = thole_v1_ShardStatus_leader_host(st);
         const thole_v1_Host *h =
             name.size > 0 ? registry_host_by_name(v, registry_str(name)) : NULL;
-        if (h && row_host_id(thole_v1_Host_id(h), ret) && eligible(a, ret, avoid))
+        if (h && row_host_id(thole_v1_Host_id(h), ret) && eligible(a, ret, avoid)) {
             return true;
+        }
     }
     struct uuid found[LIMIT_MEMBERS];
     uint32_t n = 0;
@@ -353,11 +364,13 @@ static bool by_registry(struct agent *a, const struct registry_view *v, uint64_t
          after = thole_v1_Replica_id(r)) {
         if (thole_v1_Replica_desired(r) == thole_v1_REPLICA_DESIRED_RUN &&
             thole_v1_Replica_role(r) != thole_v1_REPLICA_ROLE_WITNESS &&
-            row_host_id(thole_v1_Replica_host_id(r), &found[n]) && eligible(a, &found[n], avoid))
+            row_host_id(thole_v1_Replica_host_id(r), &found[n]) && eligible(a, &found[n], avoid)) {
             n++;
+        }
     }
-    if (n == 0)
+    if (n == 0) {
         return false;
+    }
     *ret = found[attempt % n];
     return true;
 }
@@ -393,8 +406,9 @@ static bool router_elsewhere(void *ctx, uint64_t shard_id, uint32_t attempt,
 static bool router_exists(void *ctx, uint64_t shard_id)
 {
     struct agent *a = ctx;
-    if (shard_id == REGISTRY_SHARD_ID)
+    if (shard_id == REGISTRY_SHARD_ID) {
         return true;
+    }
     struct registry_view *v = registry_view_acquire(a->registry);
     struct registry_shard_buf buf;
     struct uuid cluster;

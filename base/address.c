@@ -26,13 +26,16 @@ static bool split(struct slice address, struct parts *ret)
 {
     const char *text = (const char *)address.data;
     size_t colon = address.size;
-    while (colon > 0 && text[colon - 1] != ':')
+    while (colon > 0 && text[colon - 1] != ':') {
         colon--;
-    if (colon == 0 || address.size >= ADDRESS_BYTES || memchr(text, '\0', address.size))
+    }
+    if (colon == 0 || address.size >= ADDRESS_BYTES || memchr(text, '\0', address.size)) {
         return false;
+    }
     size_t host = colon - 1, port = address.size - colon;
-    if (port == 0 || port >= sizeof ret->port)
+    if (port == 0 || port >= sizeof ret->port) {
         return false;
+    }
     ret->bracket = host >= 2 && text[0] == '[' && text[host - 1] == ']';
     snprintf(ret->host, sizeof ret->host, "%.*s", (int)(ret->bracket ? host - 2 : host),
              text + ret->bracket);
@@ -43,10 +46,12 @@ static bool split(struct slice address, struct parts *ret)
 static bool port_valid(const char *port, bool any)
 {
     unsigned number = 0;
-    if (strspn(port, "0123456789") != strlen(port) || strlen(port) > 5)
+    if (strspn(port, "0123456789") != strlen(port) || strlen(port) > 5) {
         return false;
-    for (const char *p = port; *p; p++)
+    }
+    for (const char *p = port; *p; p++) {
         number = number * 10 + (unsigned)(*p - '0');
+    }
     return number <= UINT16_MAX && (number > 0 || any);
 }
 
@@ -54,15 +59,17 @@ static bool name_valid(const char *name)
 {
     size_t size = strlen(name), label = 0;
     bool digits = true; /* of the last label: then it is a bad IPv4 address */
-    if (size == 0 || size > NAME_BYTES_MAX)
+    if (size == 0 || size > NAME_BYTES_MAX) {
         return false;
+    }
     for (size_t i = 0; i < size; i++) {
         char c = name[i];
         bool digit = c >= '0' && c <= '9';
         bool letter = (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || c == '_';
         if (c == '.') {
-            if (label == 0 || name[i - 1] == '-')
+            if (label == 0 || name[i - 1] == '-') {
                 return false;
+            }
             if (i + 1 < size) { /* a dot at the end is the root's */
                 label = 0;
                 digits = true;
@@ -70,8 +77,9 @@ static bool name_valid(const char *name)
             continue;
         }
         if ((!digit && !letter && c != '-') || (c == '-' && label == 0) ||
-            ++label > LABEL_BYTES_MAX)
+            ++label > LABEL_BYTES_MAX) {
             return false;
+        }
         digits = digits && digit;
     }
     return !digits && name[size - 1] != '-';
@@ -87,8 +95,9 @@ static bool wildcard(const struct parts *p)
 {
     struct in_addr v4 = {.s_addr = 1};
     struct in6_addr v6 = in6addr_loopback;
-    if (p->host[0] == 0 && !p->bracket)
+    if (p->host[0] == 0 && !p->bracket) {
         return true;
+    }
     return is_ip(p, &v4, &v6) && (p->bracket ? memcmp(&v6, &in6addr_any, sizeof v6) == 0
                                              : v4.s_addr == htonl(INADDR_ANY));
 }
@@ -99,10 +108,12 @@ bool address_valid(struct slice address, enum address_use use)
     struct in_addr v4;
     struct in6_addr v6;
     bool listen = use == ADDRESS_LISTEN;
-    if (!split(address, &p) || !port_valid(p.port, listen))
+    if (!split(address, &p) || !port_valid(p.port, listen)) {
         return false;
-    if (wildcard(&p))
+    }
+    if (wildcard(&p)) {
         return listen;
+    }
     return is_ip(&p, &v4, &v6) || (!p.bracket && name_valid(p.host));
 }
 
@@ -111,10 +122,12 @@ enum thole_code address_check(const char *what, struct slice address, enum addre
 {
     char shown[72];
     size_t n = address.size < sizeof shown - 1 ? address.size : sizeof shown - 1;
-    if (address_valid(address, use))
+    if (address_valid(address, use)) {
         return THOLE_OK;
-    for (size_t i = 0; i < n; i++)
+    }
+    for (size_t i = 0; i < n; i++) {
         shown[i] = (char)(address.data[i] >= ' ' && address.data[i] < 127 ? address.data[i] : '?');
+    }
     shown[n] = 0;
     return THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
                       use == ADDRESS_LISTEN
@@ -136,11 +149,13 @@ bool address_is_loopback(const char *address)
     struct parts p;
     struct in_addr v4 = {0};
     struct in6_addr v6 = in6addr_any;
-    if (!split(slice_str(address), &p))
+    if (!split(slice_str(address), &p)) {
         return false;
-    if (is_ip(&p, &v4, &v6))
+    }
+    if (is_ip(&p, &v4, &v6)) {
         return p.bracket ? memcmp(&v6, &in6addr_loopback, sizeof v6) == 0
                          : ntohl(v4.s_addr) >> 24 == 127;
+    }
     return strcasecmp(p.host, "localhost") == 0;
 }
 
@@ -150,17 +165,19 @@ static struct addrinfo *resolve(const char *address)
     struct parts p;
     struct addrinfo *all = NULL;
     const struct addrinfo hints = {.ai_family = AF_UNSPEC, .ai_socktype = SOCK_DGRAM};
-    if (!split(slice_str(address), &p) || getaddrinfo(p.host, p.port, &hints, &all) != 0)
+    if (!split(slice_str(address), &p) || getaddrinfo(p.host, p.port, &hints, &all) != 0) {
         return NULL;
+    }
     return all;
 }
 
 static void set_port(struct sockaddr_storage *a, uint16_t port)
 {
-    if (a->ss_family == AF_INET)
+    if (a->ss_family == AF_INET) {
         ((struct sockaddr_in *)(void *)a)->sin_port = htons(port);
-    else
+    } else {
         ((struct sockaddr_in6 *)(void *)a)->sin6_port = htons(port);
+    }
 }
 
 const char *address_port(const char *address)
@@ -177,15 +194,17 @@ enum address_place address_place(const char *address)
     for (struct addrinfo *a = all; a && !here; a = a->ai_next) {
         struct sockaddr_storage any = {0};
         int fd = socket(a->ai_family, SOCK_DGRAM | SOCK_CLOEXEC, 0);
-        if (fd < 0)
+        if (fd < 0) {
             continue;
+        }
         memcpy(&any, a->ai_addr, a->ai_addrlen);
         set_port(&any, 0);
         here = bind(fd, (struct sockaddr *)&any, a->ai_addrlen) == 0;
         close(fd);
     }
-    if (all)
+    if (all) {
         freeaddrinfo(all);
+    }
     return here ? ADDRESS_HERE : other;
 }
 
@@ -198,18 +217,21 @@ bool address_source(const char *address, char *ret, size_t size)
         socklen_t own_size = sizeof own;
         char host[INET6_ADDRSTRLEN + 2];
         int fd = socket(a->ai_family, SOCK_DGRAM | SOCK_CLOEXEC, 0);
-        if (fd < 0)
+        if (fd < 0) {
             continue;
+        }
         found = connect(fd, a->ai_addr, a->ai_addrlen) == 0 &&
                 getsockname(fd, (struct sockaddr *)&own, &own_size) == 0 &&
                 getnameinfo((struct sockaddr *)&own, own_size, host, sizeof host, NULL, 0,
                             NI_NUMERICHOST) == 0;
         close(fd);
-        if (found)
+        if (found) {
             found =
                 snprintf(ret, size, own.ss_family == AF_INET6 ? "[%s]" : "%s", host) < (int)size;
+        }
     }
-    if (all)
+    if (all) {
         freeaddrinfo(all);
+    }
     return found;
 }

@@ -62,8 +62,9 @@ static void free_newer_than_first(struct arena *a)
 
 void arena_free(struct arena *a)
 {
-    if (a == NULL)
+    if (a == NULL) {
         return;
+    }
     free_newer_than_first(a);
     block_free(a->first);
     free(a);
@@ -79,8 +80,9 @@ void arena_reset(struct arena *a)
 static void grow(struct arena *a, size_t size)
 {
     size_t next = a->newest->size * 2;
-    if (next > BLOCK_BYTES_MAX)
+    if (next > BLOCK_BYTES_MAX) {
         next = BLOCK_BYTES_MAX;
+    }
     a->newest = block_new(size > next ? size : next, a->newest);
 }
 
@@ -88,8 +90,9 @@ void *arena_alloc(struct arena *a, size_t size)
 {
     ASSERT(size <= SIZE_MAX / 2);
     size_t rounded = (size + ALIGNMENT - 1) & ~(ALIGNMENT - 1);
-    if (rounded > a->newest->size - a->newest->used)
+    if (rounded > a->newest->size - a->newest->used) {
         grow(a, rounded);
+    }
     struct block *b = a->newest;
     uint8_t *p = b->data + b->used;
     b->used += rounded;
@@ -107,7 +110,8 @@ char *arena_strdup(struct arena *a, const char *s)
 struct slice arena_copy(struct arena *a, struct slice s)
 {
     uint8_t *copy = arena_alloc(a, s.size);
-    if (s.size > 0)
+    if (s.size > 0) {
         memcpy(copy, s.data, s.size);
+    }
     return slice_of(copy, s.size);
 }

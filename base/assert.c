@@ -19,11 +19,13 @@ static int stderr_takes(void)
 
 void assert_fail(const char *expression, const char *file, int line)
 {
-    if (stderr_takes())
+    if (stderr_takes()) {
         dprintf(STDERR_FILENO, "%s:%d: assertion failed: %s\n", file, line, expression);
+    }
     void *frames[FRAMES_MAX];
     int count = backtrace(frames, FRAMES_MAX);
-    if (stderr_takes())
+    if (stderr_takes()) {
         backtrace_symbols_fd(frames, count, STDERR_FILENO);
+    }
     abort();
 }

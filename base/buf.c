@@ -26,15 +26,17 @@ int slice_compare(struct slice a, struct slice b)
 {
     size_t shared = a.size < b.size ? a.size : b.size;
     int order = shared == 0 ? 0 : memcmp(a.data, b.data, shared);
-    if (order != 0)
+    if (order != 0) {
         return order;
+    }
     return (a.size > b.size) - (a.size < b.size);
 }
 
 bool slice_take(struct slice *s, size_t n, struct slice *ret)
 {
-    if (n > s->size)
+    if (n > s->size) {
         return false;
+    }
     *ret = (struct slice){.data = s->data, .size = n};
     if (n > 0) { /* NULL + 0 is undefined */
         s->data += n;
@@ -55,8 +57,9 @@ struct buf *buf_new(size_t size)
 struct buf *buf_copy(const void *data, size_t size)
 {
     struct buf *b = buf_new(size);
-    if (size > 0)
+    if (size > 0) {
         memcpy(b->data, data, size);
+    }
     return b;
 }
 
@@ -72,13 +75,15 @@ struct buf *buf_ref(struct buf *b)
 
 void buf_unref(struct buf *b)
 {
-    if (b == NULL)
+    if (b == NULL) {
         return;
+    }
     /* Release: our reads are done before the last owner frees; acquire: it sees them done. */
     uint32_t before = atomic_fetch_sub_explicit(&b->refs, 1, memory_order_acq_rel);
     ASSERT(before > 0);
-    if (before == 1)
+    if (before == 1) {
         free(b);
+    }
 }
 
 struct bufslice bufslice_ref(struct bufslice s)

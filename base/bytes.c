@@ -12,8 +12,9 @@
 
 void bytes_deinit(struct bytes *b)
 {
-    if (b == NULL)
+    if (b == NULL) {
         return;
+    }
     free(b->data);
     *b = (struct bytes){0};
 }
@@ -27,11 +28,13 @@ static void reserve(struct bytes *b, size_t n)
 {
     ASSERT(n <= SIZE_MAX / 2 - b->size);
     size_t needed = b->size + n;
-    if (needed <= b->capacity)
+    if (needed <= b->capacity) {
         return;
+    }
     size_t capacity = b->capacity < CAPACITY_MIN ? CAPACITY_MIN : b->capacity * 2;
-    if (capacity < needed)
+    if (capacity < needed) {
         capacity = needed;
+    }
     b->data = xrealloc(b->data, capacity);
     b->capacity = capacity;
 }
@@ -47,8 +50,9 @@ uint8_t *bytes_extend(struct bytes *b, size_t n)
 
 void bytes_append(struct bytes *b, const void *data, size_t n)
 {
-    if (n > 0)
+    if (n > 0) {
         memcpy(bytes_extend(b, n), data, n);
+    }
 }
 
 void bytes_append_slice(struct bytes *b, struct slice s)
@@ -106,8 +110,9 @@ uint64_t get_be64(const uint8_t *p)
 /* Byte by byte works on every machine, and compilers make one move of it. */
 void put_le32(uint8_t *p, uint32_t v)
 {
-    for (unsigned i = 0; i < 4; i++)
+    for (unsigned i = 0; i < 4; i++) {
         p[i] = (uint8_t)(v >> (8 * i));
+    }
 }
 
 uint32_t get_le32(const uint8_t *p)
@@ -143,13 +148,15 @@ bool slice_take_varint(struct slice *s, uint64_t *ret)
     uint64_t v = 0;
     for (unsigned i = 0; i < VARINT_BYTES_MAX && i < s->size; i++) {
         uint8_t byte = s->data[i];
-        if (i == VARINT_BYTES_MAX - 1 && byte > 1)
+        if (i == VARINT_BYTES_MAX - 1 && byte > 1) {
             return false; /* more than 64 bits */
+        }
         v |= (uint64_t)(byte & 0x7f) << (7 * i);
         if (byte < 0x80) {
             /* One value has one encoding, so that equal records have equal checksums. */
-            if (byte == 0 && i > 0)
+            if (byte == 0 && i > 0) {
                 return false;
+            }
             s->data += i + 1;
             s->size -= i + 1;
             *ret = v;

@@ -27,8 +27,9 @@ void cork_flush(void)
 void cork_end(void)
 {
     ASSERT(here.depth > 0);
-    if (here.depth == 1)
+    if (here.depth == 1) {
         cork_flush();
+    }
     here.depth--;
 }
 
@@ -39,13 +40,15 @@ bool cork_is_on(void)
 
 bool cork_add(struct cork_item *item)
 {
-    if (here.depth == 0)
+    if (here.depth == 0) {
         return false;
+    }
     item->next = NULL;
-    if (here.head)
+    if (here.head) {
         here.tail->next = item;
-    else
+    } else {
         here.head = item;
+    }
     here.tail = item;
     return true;
 }

@@ -24,8 +24,9 @@ static bool told;
 static void fill(void)
 {
     int fd;
-    while (count < RESERVE && (fd = open("/dev/null", O_RDONLY | O_CLOEXEC)) >= 0)
+    while (count < RESERVE && (fd = open("/dev/null", O_RDONLY | O_CLOEXEC)) >= 0) {
         reserve[count++] = fd;
+    }
     told = told && count < RESERVE;
 }
 
@@ -37,11 +38,12 @@ static int open_with_reserve(const char *path, int flags, mode_t mode)
         fd = open(path, flags, mode);
         error = errno;
     }
-    if (!told)
+    if (!told) {
         LOG_ERROR(BASE,
                   "no descriptor is left for %s: files are opened with the reserved ones; "
                   "raise the limit of open files",
                   path);
+    }
     told = true;
     metric_add(&metric_used, fd >= 0);
     errno = error;
@@ -51,8 +53,9 @@ static int open_with_reserve(const char *path, int flags, mode_t mode)
 int file_open(const char *path, int flags, mode_t mode)
 {
     int fd = open(path, flags, mode);
-    if (fd < 0 && errno != EMFILE && errno != ENFILE)
+    if (fd < 0 && errno != EMFILE && errno != ENFILE) {
         return fd;
+    }
     int error = errno;
     pthread_mutex_lock(&mutex);
     if (fd < 0) {

@@ -65,25 +65,31 @@ static enum thole_code fail_errno(struct thole_status *st, int err, const char *
 static char *parent_of(const char *path)
 {
     size_t size = strlen(path);
-    while (size > 1 && path[size - 1] == '/')
+    while (size > 1 && path[size - 1] == '/') {
         size--;
-    while (size > 0 && path[size - 1] != '/')
+    }
+    while (size > 0 && path[size - 1] != '/') {
         size--;
-    if (size == 0)
+    }
+    if (size == 0) {
         return xstrdup(".");
-    while (size > 1 && path[size - 1] == '/')
+    }
+    while (size > 1 && path[size - 1] == '/') {
         size--;
+    }
     return xstrndup(path, size);
 }
 
 enum thole_code file_sync_dir(const char *path, struct thole_status *st)
 {
     int fd = file_open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC, 0);
-    if (fd < 0)
+    if (fd < 0) {
         return FAIL_ERRNO(st, "open directory", path);
+    }
     enum thole_code code = THOLE_OK;
-    if (fsync(fd) != 0)
+    if (fsync(fd) != 0) {
         code = FAIL_ERRNO(st, "sync directory", path);
+    }
     (void)close(fd); /* nothing was written through it */
     return code;
 }
@@ -99,39 +105,47 @@ static enum thole_code sync_parent(const char *path, struct thole_status *st)
 static enum thole_code make_dir(const char *path, struct thole_status *st)
 {
     struct stat info;
-    if (mkdir(path, 0700) == 0)
+    if (mkdir(path, 0700) == 0) {
         return sync_parent(path, st);
-    if (errno != EEXIST)
+    }
+    if (errno != EEXIST) {
         return FAIL_ERRNO(st, "make directory", path);
-    if (stat(path, &info) != 0)
+    }
+    if (stat(path, &info) != 0) {
         return FAIL_ERRNO(st, "look at", path);
-    if (!S_ISDIR(info.st_mode))
+    }
+    if (!S_ISDIR(info.st_mode)) {
         return THOLE_FAIL(st, THOLE_FAILED_PRECONDITION, THOLE_REASON_DISK,
                           "cannot make directory %s: something else has that name", path);
+    }
     /* A process that was killed here may have made it without syncing. Parents that are not ours
      * to read were not made by us. */
     struct thole_status ignored;
     enum thole_code code = sync_parent(path, &ignored);
-    if (code == THOLE_OK || code == THOLE_PERMISSION_DENIED)
+    if (code == THOLE_OK || code == THOLE_PERMISSION_DENIED) {
         return THOLE_OK;
-    if (st != NULL)
+    }
+    if (st != NULL) {
         *st = ignored;
+    }
     return code;
 }
 
 enum thole_code file_make_dirs(const char *path, struct thole_status *st)
 {
-    if (path[0] == '\0')
+    if (path[0] == '\0') {
         return THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
                           "the name of the directory is empty");
+    }
     enum thole_code code = THOLE_OK;
     char *prefix = xstrdup(path);
     size_t end = 0;
     while (code == THOLE_OK && path[end] != '\0') {
         end += strspn(path + end, "/");
         size_t name = strcspn(path + end, "/");
-        if (name == 0)
+        if (name == 0) {
             break;
+        }
         end += name;
         prefix[end] = '\0';
         code = make_dir(prefix, st);
@@ -145,10 +159,12 @@ static bool write_all(int fd, struct slice bytes)
 {
     while (bytes.size > 0) {
         ssize_t n = write(fd, bytes.data, bytes.size);
-        if (n < 0 && errno == EINTR)
+        if (n < 0 && errno == EINTR) {
             continue;
-        if (n < 0)
+        }
+        if (n < 0) {
             return false;
+        }
         bytes.data += n;
         bytes.size -= (size_t)n;
     }
@@ -159,15 +175,18 @@ static bool write_all(int fd, struct slice bytes)
 static enum thole_code write_file(const char *path, struct slice bytes, struct thole_status *st)
 {
     int fd = file_open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0600);
-    if (fd < 0)
+    if (fd < 0) {
         return FAIL_ERRNO(st, "create", path);
+    }
     enum thole_code code = THOLE_OK;
-    if (!write_all(fd, bytes))
+    if (!write_all(fd, bytes)) {
         code = FAIL_ERRNO(st, "write", path);
-    else if (fsync(fd) != 0)
+    } else if (fsync(fd) != 0) {
         code = FAIL_ERRNO(st, "sync", path);
-    if (close(fd) != 0 && code == THOLE_OK)
+    }
+    if (close(fd) != 0 && code == THOLE_OK) {
         code = FAIL_ERRNO(st, "close", path);
+    }
     return code;
 }
 
@@ -177,12 +196,14 @@ enum thole_code file_write_atomic(const char *path, struct slice bytes, struct t
 {
     char *temporary = xasprintf("%s.tmp", path);
     enum thole_code code = write_file(temporary, bytes, st);
-    if (code == THOLE_OK && rename(temporary, path) != 0)
+    if (code == THOLE_OK && rename(temporary, path) != 0) {
         code = FAIL_ERRNO(st, "replace", path);
-    if (code != THOLE_OK)
+    }
+    if (code != THOLE_OK) {
         (void)unlink(temporary); /* the error that counts is already known */
-    else
+    } else {
         code = sync_parent(path, st);
+    }
     free(temporary);
     return code;
 }
@@ -190,11 +211,13 @@ enum thole_code file_write_atomic(const char *path, struct slice bytes, struct t
 static enum thole_code check_regular(int fd, const char *path, struct thole_status *st)
 {
     struct stat info;
-    if (fstat(fd, &info) != 0)
+    if (fstat(fd, &info) != 0) {
         return FAIL_ERRNO(st, "look at", path);
-    if (!S_ISREG(info.st_mode))
+    }
+    if (!S_ISREG(info.st_mode)) {
         return THOLE_FAIL(st, THOLE_FAILED_PRECONDITION, THOLE_REASON_FORMAT,
                           "%s is not a regular file", path);
+    }
     return THOLE_OK;
 }
 
@@ -210,23 +233,29 @@ static enum thole_code read_fd(int fd, const char *path, size_t max_bytes, struc
                                struct thole_status *st)
 {
     struct stat info;
-    if (fstat(fd, &info) != 0)
+    if (fstat(fd, &info) != 0) {
         return FAIL_ERRNO(st, "look at", path);
-    if (info.st_size > 0 && (uint64_t)info.st_size > max_bytes)
+    }
+    if (info.st_size > 0 && (uint64_t)info.st_size > max_bytes) {
         return too_large(path, max_bytes, st);
+    }
     size_t chunk = (size_t)info.st_size + 1; /* one more than the size finds the end in two reads */
     for (;;) {
         uint8_t *end = bytes_extend(into, chunk);
         ssize_t n = read(fd, end, chunk);
         into->size -= n > 0 ? chunk - (size_t)n : chunk;
-        if (n < 0 && errno == EINTR)
+        if (n < 0 && errno == EINTR) {
             continue;
-        if (n < 0)
+        }
+        if (n < 0) {
             return FAIL_ERRNO(st, "read", path);
-        if (into->size > max_bytes)
+        }
+        if (into->size > max_bytes) {
             return too_large(path, max_bytes, st);
-        if (n == 0)
+        }
+        if (n == 0) {
             return THOLE_OK;
+        }
         chunk = 4 * KIB;
     }
 }
@@ -236,14 +265,17 @@ enum thole_code file_read(const char *path, size_t max_bytes, struct buf **ret,
 {
     /* Without O_NONBLOCK the open of a FIFO waits for its writer. */
     int fd = file_open(path, O_RDONLY | O_NONBLOCK | O_CLOEXEC, 0);
-    if (fd < 0)
+    if (fd < 0) {
         return FAIL_ERRNO(st, "open", path);
+    }
     struct bytes content = {0};
     enum thole_code code = check_regular(fd, path, st);
-    if (code == THOLE_OK)
+    if (code == THOLE_OK) {
         code = read_fd(fd, path, max_bytes, &content, st);
-    if (code == THOLE_OK)
+    }
+    if (code == THOLE_OK) {
         *ret = bytes_to_buf(&content);
+    }
     bytes_deinit(&content);
     (void)close(fd); /* nothing was written through it */
     return code;
@@ -260,9 +292,10 @@ static enum thole_code fail_locked(const char *path, struct thole_status *st)
         (void)close(fd);
     }
     text[strspn(text, "0123456789")] = '\0';
-    if (text[0] == '\0')
+    if (text[0] == '\0') {
         return THOLE_FAIL(st, THOLE_FAILED_PRECONDITION, THOLE_REASON_LOCKED,
                           "%s is locked by another process", path);
+    }
     bool own = strtoll(text, NULL, 10) == getpid();
     return THOLE_FAIL(st, THOLE_FAILED_PRECONDITION, THOLE_REASON_LOCKED, "%s is locked by %s %s",
                       path, own ? "this process, pid" : "process", text);
@@ -274,10 +307,12 @@ enum thole_code file_lock(const char *path, int *ret_fd, struct thole_status *st
 {
     /* A link would make another file ours to truncate, and a FIFO opens without its other end. */
     int fd = flopen(path, O_RDWR | O_CREAT | O_NONBLOCK | O_NOFOLLOW | O_CLOEXEC, 0600);
-    if (fd < 0 && errno == EWOULDBLOCK)
+    if (fd < 0 && errno == EWOULDBLOCK) {
         return fail_locked(path, st);
-    if (fd < 0)
+    }
+    if (fd < 0) {
         return FAIL_ERRNO(st, "lock", path);
+    }
     enum thole_code regular = check_regular(fd, path, st);
     if (regular != THOLE_OK) {
         (void)close(fd);
@@ -310,12 +345,14 @@ static enum thole_code remove_content(int fd, const char *path, struct thole_sta
         errno = 0;
         struct dirent *entry = readdir(dir);
         if (entry == NULL) {
-            if (errno != 0)
+            if (errno != 0) {
                 code = FAIL_ERRNO(st, "list", path);
+            }
             break;
         }
-        if (strcmp(entry->d_name, ".") == 0 || strcmp(entry->d_name, "..") == 0)
+        if (strcmp(entry->d_name, ".") == 0 || strcmp(entry->d_name, "..") == 0) {
             continue;
+        }
         char *inner = xasprintf("%s/%s", path, entry->d_name);
         code = remove_entry(dirfd(dir), entry->d_name, inner, st);
         free(inner);
@@ -331,22 +368,25 @@ static enum thole_code remove_entry(int dir_fd, const char *name, const char *pa
     int flags = 0;
     if (fd >= 0) {
         enum thole_code code = remove_content(fd, path, st);
-        if (code != THOLE_OK)
+        if (code != THOLE_OK) {
             return code;
+        }
         flags = AT_REMOVEDIR;
     } else if (errno != ENOTDIR && errno != ELOOP && errno != ENOENT) {
         return FAIL_ERRNO(st, "open directory", path);
     }
-    if (unlinkat(dir_fd, name, flags) != 0 && errno != ENOENT)
+    if (unlinkat(dir_fd, name, flags) != 0 && errno != ENOENT) {
         return FAIL_ERRNO(st, "remove", path);
+    }
     return THOLE_OK;
 }
 
 enum thole_code file_remove_tree(const char *path, struct thole_status *st)
 {
     struct stat info;
-    if (lstat(path, &info) != 0 && errno == ENOENT)
+    if (lstat(path, &info) != 0 && errno == ENOENT) {
         return THOLE_OK;
+    }
     enum thole_code code = remove_entry(AT_FDCWD, path, path, st);
     return code == THOLE_OK ? sync_parent(path, st) : code;
 }
@@ -355,8 +395,9 @@ enum thole_code file_space(const char *path, uint64_t *ret_free_bytes, uint64_t 
                            struct thole_status *st)
 {
     struct statvfs info;
-    if (statvfs(path, &info) != 0)
+    if (statvfs(path, &info) != 0) {
         return FAIL_ERRNO(st, "look at the file system of", path);
+    }
     /* Blocks that only root may take are not ours. */
     *ret_free_bytes = (uint64_t)info.f_bavail * info.f_frsize;
     *ret_total_bytes = (uint64_t)info.f_blocks * info.f_frsize;

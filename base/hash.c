@@ -27,8 +27,9 @@ struct hash_state *hash_state_new(uint64_t seed)
 
 void hash_state_update(struct hash_state *h, const void *data, size_t size)
 {
-    if (size == 0)
+    if (size == 0) {
         return; /* data may be NULL, which the library refuses */
+    }
     XXH_errorcode rc = XXH3_64bits_update(h->xxh, data, size);
     ASSERT(rc == XXH_OK);
 }
@@ -40,8 +41,9 @@ uint64_t hash_state_digest(const struct hash_state *h)
 
 void hash_state_free(struct hash_state *h)
 {
-    if (h == NULL)
+    if (h == NULL) {
         return;
+    }
     XXH3_freeState(h->xxh);
     free(h);
 }

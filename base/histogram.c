@@ -13,10 +13,12 @@ _Static_assert(VALUE_BITS == 40, "buckets reach 2^40");
 
 size_t histogram__bucket_of(uint64_t value)
 {
-    if (value > VALUE_MAX)
+    if (value > VALUE_MAX) {
         value = VALUE_MAX;
-    if (value < SUB_BUCKETS)
+    }
+    if (value < SUB_BUCKETS) {
         return (size_t)value;
+    }
     unsigned exponent = 63u - (unsigned)__builtin_clzll(value);
     unsigned shift = exponent - HISTOGRAM_SUB_BITS;
     /* (value >> shift) is in [16, 32): its top bit counts as one group of buckets. */
@@ -26,8 +28,9 @@ size_t histogram__bucket_of(uint64_t value)
 uint64_t histogram__bucket_max(size_t bucket)
 {
     ASSERT(bucket < HISTOGRAM_BUCKETS);
-    if (bucket < SUB_BUCKETS)
+    if (bucket < SUB_BUCKETS) {
         return bucket;
+    }
     unsigned shift = (unsigned)(bucket >> HISTOGRAM_SUB_BITS) - 1;
     uint64_t top = SUB_BUCKETS + (bucket & (SUB_BUCKETS - 1));
     return ((top + 1) << shift) - 1;
@@ -58,20 +61,24 @@ uint64_t histogram_percentile(const struct histogram *h, double p)
     ASSERT(p >= 0 && p <= 100);
     /* Counted here, because `count` may run ahead of or behind the buckets while others record. */
     uint64_t total = 0;
-    for (size_t i = 0; i < HISTOGRAM_BUCKETS; i++)
+    for (size_t i = 0; i < HISTOGRAM_BUCKETS; i++) {
         total += load(h, i);
-    if (total == 0)
+    }
+    if (total == 0) {
         return 0;
+    }
     uint64_t rank = (uint64_t)ceil(p / 100 * (double)total);
-    if (rank < 1)
+    if (rank < 1) {
         rank = 1;
+    }
     uint64_t seen = 0;
     size_t last = 0;
     for (size_t i = 0; i < HISTOGRAM_BUCKETS && seen < rank; i++) {
         uint64_t n = load(h, i);
         seen += n;
-        if (n > 0)
+        if (n > 0) {
             last = i;
+        }
     }
     return histogram__bucket_max(last);
 }
@@ -87,8 +94,9 @@ void histogram_merge(struct histogram *into, const struct histogram *from)
 {
     for (size_t i = 0; i < HISTOGRAM_BUCKETS; i++) {
         uint64_t n = load(from, i);
-        if (n > 0)
+        if (n > 0) {
             atomic_fetch_add_explicit(&into->buckets[i], n, memory_order_relaxed);
+        }
     }
     atomic_fetch_add_explicit(&into->count, histogram_count(from), memory_order_relaxed);
     atomic_fetch_add_explicit(&into->sum, atomic_load_explicit(&from->sum, memory_order_relaxed),

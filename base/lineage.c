@@ -6,15 +6,20 @@
 enum lineage_verdict lineage_judge(const struct lineage *l, uint64_t incarnation,
                                    uint64_t known_incarnation, uint64_t known_start)
 {
-    if (incarnation < known_incarnation)
+    if (incarnation < known_incarnation) {
         return LINEAGE_STALE;
-    if (known_incarnation == 0 || known_start == 0 || known_start == l->start)
+    }
+    if (known_incarnation == 0 || known_start == 0 || known_start == l->start) {
         return LINEAGE_FOLLOWS;
-    if (incarnation == known_incarnation)
+    }
+    if (incarnation == known_incarnation) {
         return LINEAGE_BRANCH;
-    for (size_t i = 0; i < l->count; i++)
-        if (l->before[i] == known_start)
+    }
+    for (size_t i = 0; i < l->count; i++) {
+        if (l->before[i] == known_start) {
             return LINEAGE_FOLLOWS;
+        }
+    }
     /* Known so long ago that it was forgotten. What was not admitted is never forgotten, so that a
      * copy does not get here by many starts. */
     return l->count > 0 && known_incarnation < l->oldest ? LINEAGE_FOLLOWS : LINEAGE_BRANCH;
@@ -37,22 +42,26 @@ size_t lineage_encode(const struct lineage *l, uint8_t ret[LINEAGE_BYTES_MAX])
 {
     put_le64(ret, l->start);
     put_le64(ret + 8, l->oldest);
-    for (size_t i = 0; i < l->count; i++)
+    for (size_t i = 0; i < l->count; i++) {
         put_le64(ret + 16 + 8 * i, l->before[i]);
+    }
     return 16 + 8 * l->count;
 }
 
 bool lineage_decode(struct slice in, struct lineage *ret)
 {
     memset(ret, 0, sizeof *ret);
-    if (in.size == 0)
+    if (in.size == 0) {
         return true;
-    if (in.size < 16 || in.size > LINEAGE_BYTES_MAX || in.size % 8 != 0)
+    }
+    if (in.size < 16 || in.size > LINEAGE_BYTES_MAX || in.size % 8 != 0) {
         return false;
+    }
     ret->start = get_le64(in.data);
     ret->oldest = get_le64(in.data + 8);
     ret->count = in.size / 8 - 2;
-    for (size_t i = 0; i < ret->count; i++)
+    for (size_t i = 0; i < ret->count; i++) {
         ret->before[i] = get_le64(in.data + 16 + 8 * i);
+    }
     return true;
 }

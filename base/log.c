@@ -47,8 +47,9 @@ static _Thread_local const char *context_thread;
 
 void log_configure(enum log_level level, bool json)
 {
-    for (size_t i = 0; i < LOG_SUBJECT_COUNT; i++)
+    for (size_t i = 0; i < LOG_SUBJECT_COUNT; i++) {
         atomic_store_explicit(&log_levels[i], (uint8_t)level, memory_order_relaxed);
+    }
     log_set_json(json);
 }
 
@@ -61,8 +62,9 @@ void log_set_json(bool json)
 static size_t find(struct slice word, const char *const *names, size_t count)
 {
     size_t i = 0;
-    while (i < count && !slice_equal(word, slice_str(names[i])))
+    while (i < count && !slice_equal(word, slice_str(names[i]))) {
         i++;
+    }
     return i;
 }
 
@@ -76,15 +78,17 @@ static bool apply_item(struct slice item, uint8_t levels[LOG_SUBJECT_COUNT])
         item = slice_of(item.data + 1, item.size - 1);
     }
     size_t level = find(item, log_level_names, LEVEL_COUNT);
-    if (level == LEVEL_COUNT)
+    if (level == LEVEL_COUNT) {
         return false;
+    }
     if (equals == NULL) {
         memset(levels, (int)level, LOG_SUBJECT_COUNT);
         return true;
     }
     size_t i = find(subject, log_subject_names, LOG_SUBJECT_COUNT);
-    if (i == LOG_SUBJECT_COUNT)
+    if (i == LOG_SUBJECT_COUNT) {
         return false;
+    }
     levels[i] = (uint8_t)level;
     return true;
 }
@@ -92,18 +96,22 @@ static bool apply_item(struct slice item, uint8_t levels[LOG_SUBJECT_COUNT])
 bool log_configure_text(const char *spec)
 {
     uint8_t levels[LOG_SUBJECT_COUNT];
-    for (size_t i = 0; i < LOG_SUBJECT_COUNT; i++)
+    for (size_t i = 0; i < LOG_SUBJECT_COUNT; i++) {
         levels[i] = atomic_load_explicit(&log_levels[i], memory_order_relaxed);
+    }
     for (;;) {
         size_t size = strcspn(spec, ",");
-        if (!apply_item(slice_of(spec, size), levels))
+        if (!apply_item(slice_of(spec, size), levels)) {
             return false;
-        if (spec[size] == '\0')
+        }
+        if (spec[size] == '\0') {
             break;
+        }
         spec += size + 1;
     }
-    for (size_t i = 0; i < LOG_SUBJECT_COUNT; i++)
+    for (size_t i = 0; i < LOG_SUBJECT_COUNT; i++) {
         atomic_store_explicit(&log_levels[i], levels[i], memory_order_relaxed);
+    }
     return true;
 }
 
@@ -140,8 +148,9 @@ const char *log__thread(const char *name)
 static ssize_t write_piece(const uint8_t *data, size_t size)
 {
     ssize_t n = send(STDERR_FILENO, data, size, MSG_DONTWAIT | MSG_NOSIGNAL);
-    if (n >= 0 || errno != ENOTSOCK)
+    if (n >= 0 || errno != ENOTSOCK) {
         return n;
+    }
     struct pollfd p = {.fd = STDERR_FILENO, .events = POLLOUT};
     if (poll(&p, 1, 0) != 1 || !(p.revents & POLLOUT)) {
         errno = EAGAIN;
@@ -156,10 +165,12 @@ static bool write_all(struct slice text)
     size_t size = text.size;
     while (text.size > 0) {
         ssize_t n = write_piece(text.data, text.size);
-        if (n < 0 && errno == EINTR)
+        if (n < 0 && errno == EINTR) {
             continue;
-        if (n <= 0)
+        }
+        if (n <= 0) {
             break;
+        }
         text.data += n;
         text.size -= (size_t)n;
     }
@@ -169,10 +180,11 @@ static bool write_all(struct slice text)
 
 static void render(struct bytes *out, const struct log_line *line)
 {
-    if (atomic_load_explicit(&json_lines, memory_order_relaxed))
+    if (atomic_load_explicit(&json_lines, memory_order_relaxed)) {
         log__render_json(out, line);
-    else
+    } else {
         log__render_text(out, line);
+    }
 }
 
 /* The first line after some were lost says how many. */
@@ -184,21 +196,24 @@ static bool write_lost(uint64_t wall_ms)
              "log lines were lost lines=%" PRIu64 " why=\"standard error was not read\"", lost);
     const struct log_line line = {
         .wall_ms = wall_ms, .level = LOG_LEVEL_WARN, .subject = LOG_BASE, .message = message};
-    if (torn)
+    if (torn) {
         bytes_append_str(&out, "\n");
+    }
     render(&out, &line);
     bool taken = write_all(bytes_slice(&out));
     bytes_deinit(&out);
-    if (taken)
+    if (taken) {
         lost = 0;
+    }
     torn = torn && !taken;
     return taken;
 }
 
 static void write_line(struct slice line, uint64_t wall_ms)
 {
-    if ((lost == 0 || write_lost(wall_ms)) && write_all(line))
+    if ((lost == 0 || write_lost(wall_ms)) && write_all(line)) {
         return;
+    }
     lost++;
     metric_add(&metric_lost, 1);
 }
@@ -226,10 +241,11 @@ void log_write(enum log_level level, enum log_subject subject, const char *forma
     va_start(args, format);
     int size = vsnprintf(message, sizeof(message), format, args);
     va_end(args);
-    if (size < 0)
+    if (size < 0) {
         message[0] = '\0';
-    else if ((size_t)size >= sizeof(message))
+    } else if ((size_t)size >= sizeof(message)) {
         memcpy(message + sizeof(message) - sizeof("..."), "...", sizeof("..."));
+    }
 
     const struct log_line line = {
         .wall_ms = clock_system.wall_ms(&clock_system),
@@ -242,10 +258,11 @@ void log_write(enum log_level level, enum log_subject subject, const char *forma
         .replica_id = context_replica_id,
     };
     pthread_mutex_lock(&line_mutex);
-    if (line_sink != NULL)
+    if (line_sink != NULL) {
         line_sink(line_sink_ctx, &line);
-    else
+    } else {
         write_stderr(&line);
+    }
     pthread_mutex_unlock(&line_mutex);
     errno = errno_of_caller;
 }

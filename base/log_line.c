@@ -63,12 +63,13 @@ static void append_text(struct bytes *out, const char *s)
 {
     for (; *s != '\0'; s++) {
         unsigned char c = (unsigned char)*s;
-        if (!is_control(c))
+        if (!is_control(c)) {
             bytes_append(out, s, 1);
-        else if (short_escape(c) != 0)
+        } else if (short_escape(c) != 0) {
             bytes_printf(out, "\\%c", short_escape(c));
-        else
+        } else {
             bytes_printf(out, "\\x%02x", c);
+        }
     }
 }
 
@@ -76,18 +77,22 @@ static void append_text(struct bytes *out, const char *s)
  * surrogates, or code points above 10FFFF. The NUL at the end stops a character that was cut. */
 static unsigned utf8_length(const unsigned char *s)
 {
-    if (s[0] < 0x80)
+    if (s[0] < 0x80) {
         return 1;
+    }
     unsigned length = s[0] >= 0xf0 ? 4 : s[0] >= 0xe0 ? 3 : 2;
-    if (s[0] < 0xc2 || s[0] > 0xf4)
+    if (s[0] < 0xc2 || s[0] > 0xf4) {
         return 0;
+    }
     unsigned char low = s[0] == 0xe0 ? 0xa0 : s[0] == 0xf0 ? 0x90 : 0x80;
     unsigned char high = s[0] == 0xed ? 0x9f : s[0] == 0xf4 ? 0x8f : 0xbf;
-    if (s[1] < low || s[1] > high)
+    if (s[1] < low || s[1] > high) {
         return 0;
+    }
     for (unsigned i = 2; i < length; i++) {
-        if (s[i] < 0x80 || s[i] > 0xbf)
+        if (s[i] < 0x80 || s[i] > 0xbf) {
             return 0;
+        }
     }
     return length;
 }
@@ -144,8 +149,9 @@ static bool is_key_char(char c)
 static bool has_key(const struct parsed *p, const char *key, size_t size)
 {
     for (size_t i = 0; i < p->count; i++) {
-        if (p->pairs[i].key_size == size && memcmp(p->pairs[i].key, key, size) == 0)
+        if (p->pairs[i].key_size == size && memcmp(p->pairs[i].key, key, size) == 0) {
             return true;
+        }
     }
     return false;
 }
@@ -155,8 +161,9 @@ static bool is_reserved(const char *key, size_t size)
 {
     static const char *const names[] = {"time", "level", "subject", "message", "host", "thread"};
     for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
-        if (strlen(names[i]) == size && memcmp(names[i], key, size) == 0)
+        if (strlen(names[i]) == size && memcmp(names[i], key, size) == 0) {
             return true;
+        }
     }
     return false;
 }
@@ -165,17 +172,20 @@ static bool is_reserved(const char *key, size_t size)
 static const char *parse_pair(const char *s, struct pair *ret)
 {
     const char *at = s;
-    while (is_key_char(*at))
+    while (is_key_char(*at)) {
         at++;
-    if (at == s || *at != '=')
+    }
+    if (at == s || *at != '=') {
         return NULL;
+    }
     *ret = (struct pair){.key = s, .key_size = (size_t)(at - s), .value = at + 1};
     at++;
     if (*at != '"') {
         at += strcspn(at, " ");
         while (at > ret->value &&
-               strchr(";,:", at[-1]) != NULL) /* the sentence's, not its value's */
+               strchr(";,:", at[-1]) != NULL) { /* the sentence's, not its value's */
             at--;
+        }
         ret->value_size = (size_t)(at - ret->value);
         return at;
     }
@@ -204,8 +214,9 @@ static void parse_message(const char *message, struct parsed *ret)
         }
         ret->pairs[ret->count++] = pair;
         s = end;
-        if (ret->text.size > 0 && ret->text.data[ret->text.size - 1] == ' ')
+        if (ret->text.size > 0 && ret->text.data[ret->text.size - 1] == ' ') {
             ret->text.size--; /* the space before the pair; the one behind it stays */
+        }
     }
 }
 
@@ -213,15 +224,17 @@ static void parse_message(const char *message, struct parsed *ret)
 static void append_json_value(struct bytes *out, const struct pair *p)
 {
     size_t digits = 0;
-    while (digits < p->value_size && p->value[digits] >= '0' && p->value[digits] <= '9')
+    while (digits < p->value_size && p->value[digits] >= '0' && p->value[digits] <= '9') {
         digits++;
+    }
     bool quoted = p->value[-1] == '"';
     bool number = !quoted && digits == p->value_size && digits > 0 && digits <= 15 &&
                   (digits == 1 || p->value[0] != '0');
-    if (number)
+    if (number) {
         bytes_append(out, p->value, p->value_size);
-    else
+    } else {
         append_json_bytes(out, p->value, p->value_size);
+    }
 }
 
 /* ---- Lines ----------------------------------------------------------------------------------- */
@@ -241,10 +254,12 @@ void log__render_text(struct bytes *out, const struct log_line *line)
         bytes_append_str(out, " thread=");
         append_text(out, line->thread);
     }
-    if (line->shard_id != 0 && !has_key(&parsed, "shard", 5))
+    if (line->shard_id != 0 && !has_key(&parsed, "shard", 5)) {
         bytes_printf(out, " shard=%" PRIu64, line->shard_id);
-    if (line->replica_id != 0 && !has_key(&parsed, "replica", 7))
+    }
+    if (line->replica_id != 0 && !has_key(&parsed, "replica", 7)) {
         bytes_printf(out, " replica=%" PRIu64, line->replica_id);
+    }
     bytes_append_str(out, "\n");
     bytes_deinit(&parsed.text);
 }
@@ -266,10 +281,12 @@ void log__render_json(struct bytes *out, const struct log_line *line)
         bytes_append_str(out, ",\"thread\":");
         append_json_string(out, line->thread);
     }
-    if (line->shard_id != 0 && !has_key(&parsed, "shard", 5))
+    if (line->shard_id != 0 && !has_key(&parsed, "shard", 5)) {
         bytes_printf(out, ",\"shard\":%" PRIu64, line->shard_id);
-    if (line->replica_id != 0 && !has_key(&parsed, "replica", 7))
+    }
+    if (line->replica_id != 0 && !has_key(&parsed, "replica", 7)) {
         bytes_printf(out, ",\"replica\":%" PRIu64, line->replica_id);
+    }
     for (size_t i = 0; i < parsed.count; i++) {
         bytes_append_str(out, ",");
         append_json_bytes(out, parsed.pairs[i].key, parsed.pairs[i].key_size);

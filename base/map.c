@@ -31,8 +31,9 @@ static size_t home(const struct map *m, uint64_t key)
 static struct map_slot *probe(const struct map *m, uint64_t key)
 {
     size_t i = home(m, key);
-    while (m->slots[i].value != NULL && m->slots[i].key != key)
+    while (m->slots[i].value != NULL && m->slots[i].key != key) {
         i = (i + 1) & (m->capacity - 1);
+    }
     return &m->slots[i];
 }
 
@@ -42,16 +43,18 @@ static void grow(struct map *m)
     m->capacity = old.capacity == 0 ? CAPACITY_MIN : old.capacity * 2;
     m->slots = xcalloc(m->capacity, sizeof(*m->slots));
     for (size_t i = 0; i < old.capacity; i++) {
-        if (old.slots[i].value != NULL)
+        if (old.slots[i].value != NULL) {
             *probe(m, old.slots[i].key) = old.slots[i];
+        }
     }
     free(old.slots);
 }
 
 void map_deinit(struct map *m)
 {
-    if (m == NULL)
+    if (m == NULL) {
         return;
+    }
     free(m->slots);
     *m = (struct map){0};
 }
@@ -64,13 +67,15 @@ void *map_get(const struct map *m, uint64_t key)
 void *map_put(struct map *m, uint64_t key, void *value)
 {
     ASSERT(value != NULL);
-    if (m->count >= m->capacity / 4 * 3)
+    if (m->count >= m->capacity / 4 * 3) {
         grow(m);
+    }
     struct map_slot *slot = probe(m, key);
     void *replaced = slot->value;
     *slot = (struct map_slot){.key = key, .value = value};
-    if (replaced == NULL)
+    if (replaced == NULL) {
         m->count++;
+    }
     return replaced;
 }
 
@@ -83,17 +88,20 @@ static bool not_later(const struct map *m, size_t from, size_t a, size_t b)
 
 void *map_remove(struct map *m, uint64_t key)
 {
-    if (m->count == 0)
+    if (m->count == 0) {
         return NULL;
+    }
     struct map_slot *slot = probe(m, key);
     void *removed = slot->value;
-    if (removed == NULL)
+    if (removed == NULL) {
         return NULL;
+    }
     size_t hole = (size_t)(slot - m->slots);
     for (size_t i = hole;;) {
         i = (i + 1) & (m->capacity - 1);
-        if (m->slots[i].value == NULL)
+        if (m->slots[i].value == NULL) {
             break;
+        }
         /* An entry may move back into the hole if that is not before its home. */
         if (not_later(m, home(m, m->slots[i].key), hole, i)) {
             m->slots[hole] = m->slots[i];
@@ -109,10 +117,12 @@ void *map_next(const struct map *m, size_t *it, uint64_t *ret_key)
 {
     while (*it < m->capacity) {
         const struct map_slot *slot = &m->slots[(*it)++];
-        if (slot->value == NULL)
+        if (slot->value == NULL) {
             continue;
-        if (ret_key != NULL)
+        }
+        if (ret_key != NULL) {
             *ret_key = slot->key;
+        }
         return slot->value;
     }
     return NULL;

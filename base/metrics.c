@@ -14,10 +14,12 @@ static struct metric *_Atomic metrics;
 
 static void register_metric(struct metric *m)
 {
-    if (atomic_load_explicit(&m->registered, memory_order_relaxed))
+    if (atomic_load_explicit(&m->registered, memory_order_relaxed)) {
         return;
-    if (atomic_exchange_explicit(&m->registered, true, memory_order_relaxed))
+    }
+    if (atomic_exchange_explicit(&m->registered, true, memory_order_relaxed)) {
         return;
+    }
     struct metric *head = atomic_load_explicit(&metrics, memory_order_relaxed);
     do {
         m->next = head;
@@ -59,10 +61,11 @@ static void append_seconds(struct bytes *out, uint64_t ns)
 
 static void append_value(struct bytes *out, enum metric_kind kind, uint64_t value)
 {
-    if (kind == METRIC_HISTOGRAM_NS)
+    if (kind == METRIC_HISTOGRAM_NS) {
         append_seconds(out, value);
-    else
+    } else {
         bytes_printf(out, "%" PRIu64, value);
+    }
 }
 
 /* Every power of two of a range that suits the unit: 16 us to 17 s for times; up to 64 Mi for
@@ -77,14 +80,16 @@ static void render_histogram(struct bytes *out, const struct metric *m)
     size_t bucket = 0;
     for (unsigned k = first; k <= last; k++) {
         uint64_t bound = (UINT64_C(1) << k) - 1;
-        for (; bucket <= histogram__bucket_of(bound); bucket++)
+        for (; bucket <= histogram__bucket_of(bound); bucket++) {
             cumulated += atomic_load_explicit(&m->histogram->buckets[bucket], memory_order_relaxed);
+        }
         bytes_printf(out, "%s_bucket{le=\"", m->name);
         append_value(out, m->kind, bound);
         bytes_printf(out, "\"} %" PRIu64 "\n", cumulated);
     }
-    for (; bucket < HISTOGRAM_BUCKETS; bucket++)
+    for (; bucket < HISTOGRAM_BUCKETS; bucket++) {
         cumulated += atomic_load_explicit(&m->histogram->buckets[bucket], memory_order_relaxed);
+    }
     bytes_printf(out, "%s_bucket{le=\"+Inf\"} %" PRIu64 "\n%s_sum ", m->name, cumulated, m->name);
     append_value(out, m->kind, atomic_load_explicit(&m->histogram->sum, memory_order_relaxed));
     /* Must equal the last bucket, even while others record. */
@@ -94,12 +99,13 @@ static void render_histogram(struct bytes *out, const struct metric *m)
 static void append_help(struct bytes *out, const char *help)
 {
     for (; *help != '\0'; help++) {
-        if (*help == '\\')
+        if (*help == '\\') {
             bytes_append_str(out, "\\\\");
-        else if (*help == '\n')
+        } else if (*help == '\n') {
             bytes_append_str(out, "\\n");
-        else
+        } else {
             bytes_append(out, help, 1);
+        }
     }
 }
 
@@ -114,10 +120,11 @@ static void render_metric(struct bytes *out, const struct metric *m)
     bytes_printf(out, "# HELP %s ", m->name);
     append_help(out, m->help);
     bytes_printf(out, "\n# TYPE %s %s\n", m->name, types[m->kind]);
-    if (m->histogram != NULL)
+    if (m->histogram != NULL) {
         render_histogram(out, m);
-    else
+    } else {
         bytes_printf(out, "%s %" PRId64 "\n", m->name, metric_value(m));
+    }
 }
 
 static int compare_names(const void *a, const void *b)
@@ -131,14 +138,17 @@ void metrics_render(struct bytes *out)
 {
     const struct metric *head = atomic_load_explicit(&metrics, memory_order_acquire);
     size_t count = 0;
-    for (const struct metric *m = head; m != NULL; m = m->next)
+    for (const struct metric *m = head; m != NULL; m = m->next) {
         count++;
+    }
     const struct metric **sorted = xcalloc(count, sizeof(struct metric *));
     size_t i = 0;
-    for (const struct metric *m = head; m != NULL; m = m->next)
+    for (const struct metric *m = head; m != NULL; m = m->next) {
         sorted[i++] = m;
+    }
     qsort(sorted, count, sizeof(struct metric *), compare_names);
-    for (i = 0; i < count; i++)
+    for (i = 0; i < count; i++) {
         render_metric(out, sorted[i]);
+    }
     free(sorted);
 }

@@ -58,6 +58,7 @@ void pool_give(struct pool *p, void *object)
         p->count++;
     }
     pthread_mutex_unlock(&p->mutex);
-    if (!keep)
+    if (!keep) {
         free(object);
+    }
 }

@@ -20,8 +20,9 @@ static uint64_t rotate_left(uint64_t x, unsigned n)
 void rand_seed(struct rand *r, uint64_t seed)
 {
     /* splitmix64 is a bijection of a counter: at most one of four outputs is 0, never all. */
-    for (int i = 0; i < 4; i++)
+    for (int i = 0; i < 4; i++) {
         r->s[i] = splitmix64(&seed);
+    }
 }
 
 uint64_t rand_u64(struct rand *r)
@@ -46,8 +47,9 @@ uint64_t rand_below(struct rand *r, uint64_t n)
     unsigned __int128 product = (unsigned __int128)rand_u64(r) * n;
     if ((uint64_t)product < n) {
         uint64_t threshold = (0 - n) % n; /* 2^64 mod n */
-        while ((uint64_t)product < threshold)
+        while ((uint64_t)product < threshold) {
             product = (unsigned __int128)rand_u64(r) * n;
+        }
     }
     return (uint64_t)(product >> 64);
 }

@@ -88,8 +88,9 @@ const char *thole_reason_name(enum thole_reason reason)
 enum thole_reason thole_reason_from_name(const char *name)
 {
     for (size_t i = 0; i < REASON_COUNT; i++) {
-        if (strcmp(reason_names[i], name) == 0)
+        if (strcmp(reason_names[i], name) == 0) {
             return (enum thole_reason)i;
+        }
     }
     return THOLE_REASON_NONE;
 }
@@ -98,8 +99,9 @@ enum thole_reason thole_reason_from_name(const char *name)
  * inside a character, and cleaned of what it quotes. */
 static size_t cut_to_character(const char *text, size_t size)
 {
-    while (size > 0 && ((unsigned char)text[size] & 0xc0) == 0x80)
+    while (size > 0 && ((unsigned char)text[size] & 0xc0) == 0x80) {
         size--;
+    }
     return size;
 }
 
@@ -108,8 +110,9 @@ enum thole_code thole_status_set(struct thole_status *st, enum thole_code code,
                                  const char *format, ...)
 {
     ASSERT(code != THOLE_OK);
-    if (st == NULL)
+    if (st == NULL) {
         return code;
+    }
     /* Formatted apart, so that a caller may quote the message that `st` already holds. One byte
      * more than fits shows where a cut falls. */
     char text[THOLE_STATUS_MESSAGE_BYTES + 1];
@@ -118,8 +121,9 @@ enum thole_code thole_status_set(struct thole_status *st, enum thole_code code,
     int wanted = vsnprintf(text, sizeof(text), format, args);
     va_end(args);
     size_t size = wanted < 0 ? 0 : (size_t)wanted;
-    if (size >= THOLE_STATUS_MESSAGE_BYTES)
+    if (size >= THOLE_STATUS_MESSAGE_BYTES) {
         size = cut_to_character(text, THOLE_STATUS_MESSAGE_BYTES - 1);
+    }
     memcpy(st->message, text, size);
     st->message[size] = '\0';
     text_clean(st->message);

@@ -10,18 +10,23 @@
 static size_t character(struct slice text)
 {
     uint8_t b = text.data[0];
-    if (b < 0x80)
+    if (b < 0x80) {
         return 1;
+    }
     size_t more = b >= 0xf0 ? 3 : b >= 0xe0 ? 2 : 1;
-    if (b < 0xc2 || b > 0xf4 || text.size - 1 < more)
+    if (b < 0xc2 || b > 0xf4 || text.size - 1 < more) {
         return 0;
+    }
     uint8_t low = b == 0xe0 ? 0xa0 : b == 0xf0 ? 0x90 : 0x80;
     uint8_t high = b == 0xed ? 0x9f : b == 0xf4 ? 0x8f : 0xbf;
-    if (text.data[1] < low || text.data[1] > high)
+    if (text.data[1] < low || text.data[1] > high) {
         return 0;
-    for (size_t k = 2; k <= more; k++)
-        if ((text.data[k] & 0xc0) != 0x80)
+    }
+    for (size_t k = 2; k <= more; k++) {
+        if ((text.data[k] & 0xc0) != 0x80) {
             return 0;
+        }
+    }
     return 1 + more;
 }
 
@@ -36,8 +41,9 @@ bool text_is_utf8(struct slice text)
 {
     while (text.size > 0) {
         size_t n = character(text);
-        if (n == 0)
+        if (n == 0) {
             return false;
+        }
         text = slice_of(text.data + n, text.size - n);
     }
     return true;
@@ -45,16 +51,20 @@ bool text_is_utf8(struct slice text)
 
 const char *text_label_problem(struct slice text, size_t bytes_min)
 {
-    if (text.size < bytes_min)
+    if (text.size < bytes_min) {
         return "must not be empty";
-    if (text.size > LIMIT_NAME_BYTES)
+    }
+    if (text.size > LIMIT_NAME_BYTES) {
         return "has more than " NUMBER_TEXT(LIMIT_NAME_BYTES) " bytes";
+    }
     while (text.size > 0) {
         size_t n = character(text);
-        if (n == 0)
+        if (n == 0) {
             return "is not valid UTF-8";
-        if (is_control(text.data))
+        }
+        if (is_control(text.data)) {
             return "has a control character";
+        }
         text = slice_of(text.data + n, text.size - n);
     }
     return NULL;

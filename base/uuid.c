@@ -47,8 +47,9 @@ void uuid_format(const struct uuid *u, char ret_text[UUID_TEXT_BYTES])
 {
     char *p = ret_text;
     for (unsigned i = 0; i < sizeof(u->bytes); i++) {
-        if (hyphen_before(i))
+        if (hyphen_before(i)) {
             *p++ = '-';
+        }
         *p++ = hex_digits[u->bytes[i] >> 4];
         *p++ = hex_digits[u->bytes[i] & 0x0f];
     }
@@ -58,26 +59,31 @@ void uuid_format(const struct uuid *u, char ret_text[UUID_TEXT_BYTES])
 /* -1 for anything but a lower-case digit: one identifier has one text, so texts can be compared. */
 static int digit_value(char c)
 {
-    if (c >= '0' && c <= '9')
+    if (c >= '0' && c <= '9') {
         return c - '0';
-    if (c >= 'a' && c <= 'f')
+    }
+    if (c >= 'a' && c <= 'f') {
         return c - 'a' + 10;
+    }
     return -1;
 }
 
 bool uuid_parse(const char *text, struct uuid *ret)
 {
     struct uuid u = {0};
-    if (strnlen(text, UUID_TEXT_BYTES) != UUID_TEXT_BYTES - 1)
+    if (strnlen(text, UUID_TEXT_BYTES) != UUID_TEXT_BYTES - 1) {
         return false;
+    }
     const char *p = text;
     for (unsigned i = 0; i < sizeof(u.bytes); i++) {
-        if (hyphen_before(i) && *p++ != '-')
+        if (hyphen_before(i) && *p++ != '-') {
             return false;
+        }
         int high = digit_value(*p++);
         int low = digit_value(*p++);
-        if (high < 0 || low < 0)
+        if (high < 0 || low < 0) {
             return false;
+        }
         u.bytes[i] = (uint8_t)(high << 4 | low);
     }
     *ret = u;

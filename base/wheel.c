@@ -48,16 +48,18 @@ static void push(struct wheel_timer **head, struct wheel_timer *t)
 {
     t->next = *head;
     t->prev = head;
-    if (t->next != NULL)
+    if (t->next != NULL) {
         t->next->prev = &t->next;
+    }
     *head = t;
 }
 
 static void unlink_timer(struct wheel_timer *t)
 {
     *t->prev = t->next;
-    if (t->next != NULL)
+    if (t->next != NULL) {
         t->next->prev = t->prev;
+    }
     t->next = NULL;
     t->prev = NULL;
 }
@@ -65,8 +67,9 @@ static void unlink_timer(struct wheel_timer *t)
 static void insert(struct wheel *w, struct wheel_timer *t)
 {
     if (t->due_ms <= w->now_ms) {
-        if (w->due == NULL || t->due_ms < w->due_min_ms)
+        if (w->due == NULL || t->due_ms < w->due_min_ms) {
             w->due_min_ms = t->due_ms;
+        }
         push(&w->due, t);
         return;
     }
@@ -94,14 +97,16 @@ bool wheel_armed(const struct wheel_timer *t)
 
 void wheel_cancel(struct wheel *w, struct wheel_timer *t)
 {
-    if (!wheel_armed(t))
+    if (!wheel_armed(t)) {
         return;
+    }
     bool waits_in_slot = t->due_ms > w->now_ms;
     unlink_timer(t);
     if (waits_in_slot) {
         struct place p = place_of(w, t->due_ms);
-        if (w->slots[p.level][p.slot] == NULL)
+        if (w->slots[p.level][p.slot] == NULL) {
             w->occupied[p.level] &= ~(UINT64_C(1) << p.slot);
+        }
     }
 }
 
@@ -152,8 +157,9 @@ struct wheel_timer *wheel_expire(struct wheel *w, uint64_t now_ms)
     struct place p;
     while (w->due == NULL && next_place(w, &p)) {
         uint64_t start_ms = start_of(w, p);
-        if (start_ms > now_ms)
+        if (start_ms > now_ms) {
             break;
+        }
         open_slot(w, p, start_ms);
     }
     struct wheel_timer *t = w->due;
@@ -162,15 +168,17 @@ struct wheel_timer *wheel_expire(struct wheel *w, uint64_t now_ms)
         return t;
     }
     /* No slot starts before now_ms, so every timer keeps its place. */
-    if (now_ms > w->now_ms)
+    if (now_ms > w->now_ms) {
         w->now_ms = now_ms;
+    }
     return NULL;
 }
 
 uint64_t wheel_next(const struct wheel *w)
 {
     struct place p;
-    if (w->due != NULL)
+    if (w->due != NULL) {
         return w->due_min_ms;
+    }
     return next_place(w, &p) ? start_of(w, p) : UINT64_MAX;
 }

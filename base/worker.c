@@ -12,10 +12,11 @@
 void msgq_push(struct msgq *q, struct worker_msg *m)
 {
     m->next = NULL;
-    if (q->tail != NULL)
+    if (q->tail != NULL) {
         q->tail->next = m;
-    else
+    } else {
         q->head = m;
+    }
     q->tail = m;
     q->count++;
 }
@@ -23,11 +24,13 @@ void msgq_push(struct msgq *q, struct worker_msg *m)
 struct worker_msg *msgq_pop(struct msgq *q)
 {
     struct worker_msg *m = q->head;
-    if (m == NULL)
+    if (m == NULL) {
         return NULL;
+    }
     q->head = m->next;
-    if (q->head == NULL)
+    if (q->head == NULL) {
         q->tail = NULL;
+    }
     q->count--;
     m->next = NULL;
     return m;
@@ -35,12 +38,14 @@ struct worker_msg *msgq_pop(struct msgq *q)
 
 void msgq_concat(struct msgq *to, struct msgq *from)
 {
-    if (from->head == NULL)
+    if (from->head == NULL) {
         return;
-    if (to->tail != NULL)
+    }
+    if (to->tail != NULL) {
         to->tail->next = from->head;
-    else
+    } else {
         to->head = from->head;
+    }
     to->tail = from->tail;
     to->count += from->count;
     *from = (struct msgq){0};
@@ -146,8 +151,9 @@ void worker_stop(struct worker *w)
 
 void worker_free(struct worker *w)
 {
-    if (w == NULL)
+    if (w == NULL) {
         return;
+    }
     ASSERT(w->stopped && w->mailbox.head == NULL);
     w->ex->ops->release(w);
     pthread_mutex_destroy(&w->mutex);
@@ -174,8 +180,9 @@ void worker__turn(struct worker *w, struct msgq *batch)
 
 void executor_free(struct executor *ex)
 {
-    if (ex == NULL)
+    if (ex == NULL) {
         return;
+    }
     ASSERT(atomic_load_explicit(&ex->workers, memory_order_relaxed) == 0);
     free(ex->host);
     ex->ops->free(ex);

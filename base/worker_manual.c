@@ -60,16 +60,18 @@ static void run_turn(struct manual *m, struct worker *w)
 static void manual_finish(struct worker *w)
 {
     ASSERT(!w->running);
-    if (worker_depth(w) > 0)
+    if (worker_depth(w) > 0) {
         run_turn(manual_of(w->ex), w);
+    }
     w->deadline_ns = CLOCK_NEVER;
 }
 
 static void manual_release(struct worker *w)
 {
     struct manual *m = manual_of(w->ex);
-    if (m->cursor == w)
+    if (m->cursor == w) {
         m->cursor = TAILQ_NEXT(w, entry);
+    }
     TAILQ_REMOVE(&m->workers, w, entry);
 }
 
@@ -114,8 +116,9 @@ size_t executor_manual_run(struct executor *ex, size_t max_turns)
         while (m->cursor != NULL) {
             struct worker *w = m->cursor;
             m->cursor = TAILQ_NEXT(w, entry);
-            if (wanted_ns(m, w) > m->now_ns)
+            if (wanted_ns(m, w) > m->now_ns) {
                 continue;
+            }
             ASSERT(turns < max_turns);
             run_turn(m, w);
             turns++;
@@ -131,8 +134,9 @@ void executor_manual_advance(struct executor *ex, uint64_t to_ns, size_t max_tur
     size_t turns = 0;
     uint64_t next_ns;
     while ((next_ns = executor_manual_next_deadline(ex)) <= to_ns && next_ns != CLOCK_NEVER) {
-        if (next_ns > m->now_ns)
+        if (next_ns > m->now_ns) {
             m->now_ns = next_ns;
+        }
         turns += executor_manual_run(ex, max_turns - turns);
     }
     m->now_ns = to_ns;
@@ -145,8 +149,9 @@ uint64_t executor_manual_next_deadline(const struct executor *ex)
     uint64_t next_ns = CLOCK_NEVER;
     TAILQ_FOREACH (w, &m->workers, entry) {
         uint64_t ns = wanted_ns(m, w);
-        if (ns < next_ns)
+        if (ns < next_ns) {
             next_ns = ns;
+        }
     }
     return next_ns;
 }

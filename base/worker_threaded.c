@@ -28,8 +28,9 @@ static struct timespec monotonic_after(uint64_t delay_ns)
     struct timespec t = {0};
     int rc = clock_gettime(CLOCK_MONOTONIC, &t);
     ASSERT(rc == 0);
-    if (delay_ns > SLEEP_NS_MAX)
+    if (delay_ns > SLEEP_NS_MAX) {
         delay_ns = SLEEP_NS_MAX;
+    }
     uint64_t ns = (uint64_t)t.tv_nsec + delay_ns;
     t.tv_sec += (time_t)(ns / NS_PER_S);
     t.tv_nsec = (long)(ns % NS_PER_S);
@@ -45,8 +46,9 @@ static void sleep_until_wanted(struct worker *w)
             pthread_cond_wait(&w->wake, &w->mutex);
         } else {
             uint64_t now_ns = clock_now(w->ex->clock);
-            if (now_ns >= w->deadline_ns)
+            if (now_ns >= w->deadline_ns) {
                 break;
+            }
             struct timespec until = monotonic_after(w->deadline_ns - now_ns);
             pthread_cond_timedwait(&w->wake, &w->mutex, &until);
         }
@@ -58,8 +60,9 @@ static void *run(void *arg)
 {
     struct worker *w = arg;
     bool last = false;
-    if (w->background) /* of this thread alone; if it may not be, nothing but time is lost */
+    if (w->background) { /* of this thread alone; if it may not be, nothing but time is lost */
         (void)setpriority(PRIO_PROCESS, 0, BACKGROUND_NICE);
+    }
     while (!last) {
         struct msgq batch;
         pthread_mutex_lock(&w->mutex);
@@ -68,8 +71,9 @@ static void *run(void *arg)
         last = w->stopped;
         worker__take(w, &batch);
         pthread_mutex_unlock(&w->mutex);
-        if (!last || batch.head != NULL)
+        if (!last || batch.head != NULL) {
             worker__turn(w, &batch);
+        }
     }
     return NULL;
 }
@@ -130,15 +134,17 @@ static void wake_late(struct cork_item *item)
     w->sleeping = false;
     atomic_fetch_add_explicit(&w->signals, asleep, memory_order_relaxed);
     pthread_mutex_unlock(&w->mutex);
-    if (asleep)
+    if (asleep) {
         pthread_cond_signal(&w->wake);
+    }
     atomic_fetch_sub_explicit(&w->signallers, 1, memory_order_release);
 }
 
 static void threaded_finish(struct worker *w)
 {
-    if (w->joined)
+    if (w->joined) {
         return;
+    }
     ASSERT(!pthread_equal(w->thread, pthread_self()) && !cork_is_on());
     int rc = pthread_join(w->thread, NULL);
     ASSERT(rc == 0);
@@ -148,8 +154,9 @@ static void threaded_finish(struct worker *w)
 static void threaded_release(struct worker *w)
 {
     ASSERT(w->joined);
-    while (atomic_load_explicit(&w->signallers, memory_order_acquire) > 0)
+    while (atomic_load_explicit(&w->signallers, memory_order_acquire) > 0) {
         sched_yield();
+    }
     pthread_cond_destroy(&w->wake);
 }
 

@@ -82,13 +82,16 @@ static bool is_open(const struct connection *c)
 /* The mutex is held. */
 static void sweep(struct bus_acceptor *a, uint64_t now_ns)
 {
-    if (a->swept_ns + SWEEP_NS > now_ns)
+    if (a->swept_ns + SWEEP_NS > now_ns) {
         return;
+    }
     a->swept_ns = now_ns;
     size_t left = 0;
-    for (size_t i = 0; i < a->count; i++)
-        if (is_open(&a->all[i]))
+    for (size_t i = 0; i < a->count; i++) {
+        if (is_open(&a->all[i])) {
             a->all[left++] = a->all[i];
+        }
+    }
     metric_add(&metric_open, (int64_t)left - (int64_t)a->count);
     a->count = left;
 }
@@ -96,8 +99,9 @@ static void sweep(struct bus_acceptor *a, uint64_t now_ns)
 static size_t strangers(const struct bus_acceptor *a)
 {
     size_t n = 0;
-    for (size_t i = 0; i < a->count; i++)
+    for (size_t i = 0; i < a->count; i++) {
         n += !a->all[i].peer;
+    }
     return n;
 }
 
@@ -109,13 +113,16 @@ static bool turn_out(struct bus_acceptor *a, uint64_t now_ns)
     for (size_t i = 0; i < a->count; i++) {
         const struct connection *c = &a->all[i];
         if (c->probation && !c->peer && c->accepted_ns + PROBATION_NS <= now_ns &&
-            (victim == a->count || c->accepted_ns < a->all[victim].accepted_ns))
+            (victim == a->count || c->accepted_ns < a->all[victim].accepted_ns)) {
             victim = i;
+        }
     }
-    if (victim == a->count)
+    if (victim == a->count) {
         return false;
-    if (is_open(&a->all[victim]))
+    }
+    if (is_open(&a->all[victim])) {
         shutdown(a->all[victim].fd, SHUT_RDWR);
+    }
     a->all[victim] = a->all[--a->count];
     metric_add(&metric_open, -1);
     return true;
@@ -140,11 +147,13 @@ static bool enter(struct bus_acceptor *a, int fd, const struct sockaddr_storage 
 {
     struct stat s;
     uint64_t now_ns = clock_now(a->bus->clock);
-    if (fstat(fd, &s) != 0)
+    if (fstat(fd, &s) != 0) {
         return false;
+    }
     pthread_mutex_lock(&a->mutex);
-    if (a->count >= a->max_strangers)
+    if (a->count >= a->max_strangers) {
         sweep(a, now_ns);
+    }
     bool probation = strangers(a) >= a->max_strangers;
     bool room = a->count < a->max || turn_out(a, now_ns);
     bool tell = probation && !a->told_full;
@@ -156,11 +165,12 @@ static bool enter(struct bus_acceptor *a, int fd, const struct sockaddr_storage 
         read_address(from, c);
     }
     pthread_mutex_unlock(&a->mutex);
-    if (tell)
+    if (tell) {
         LOG_WARN(BUS,
                  "too many connections connections_max=%zu; only other hosts are let in until some "
                  "of them end",
                  a->max_strangers);
+    }
     metric_add(room ? &metric_open : &metric_refused, 1);
     return room;
 }
@@ -173,8 +183,9 @@ static bool parse_peer(const char *text, struct in6_addr *ret_ip, uint16_t *ret_
     bool v6 = strncmp(text, "ipv6:%5B", 8) == 0;
     const char *begin = text + (v6 ? 8 : 5), *end = colon ? colon - (v6 ? 3 : 0) : begin;
     size_t at = v6 ? 0 : strlen(ip);
-    if (end <= begin || (size_t)(end - begin) >= sizeof ip - at)
+    if (end <= begin || (size_t)(end - begin) >= sizeof ip - at) {
         return false;
+    }
     memcpy(ip + at, begin, (size_t)(end - begin));
     ip[at + (size_t)(end - begin)] = '\0';
     *ret_port = (uint16_t)strtoul(colon + 1, NULL, 10);
@@ -185,14 +196,16 @@ void bus__accept_peer(struct bus_acceptor *a, const char *peer)
 {
     struct in6_addr ip;
     uint16_t port;
-    if (!a || !parse_peer(peer, &ip, &port))
+    if (!a || !parse_peer(peer, &ip, &port)) {
         return;
+    }
     pthread_mutex_lock(&a->mutex);
-    for (size_t i = a->count; i-- > 0;) /* it came lately */
+    for (size_t i = a->count; i-- > 0;) { /* it came lately */
         if (a->all[i].port == port && memcmp(&a->all[i].ip, &ip, sizeof ip) == 0) {
             a->all[i].peer = true;
             break;
         }
+    }
     pthread_mutex_unlock(&a->mutex);
 }
 
@@ -210,18 +223,22 @@ static bool accept_one(struct bus_acceptor *a, int listener, bool *ret_failed)
     struct sockaddr_storage from = {0};
     socklen_t size = sizeof from;
     int fd = accept4(listener, (struct sockaddr *)&from, &size, SOCK_NONBLOCK | SOCK_CLOEXEC);
-    if (fd >= 0 && !enter(a, fd, &from))
+    if (fd >= 0 && !enter(a, fd, &from)) {
         close(fd);
-    else if (fd >= 0)
+    } else if (fd >= 0) {
         hand_over(a, listener, fd);
-    if (fd >= 0 || errno == EINTR || errno == ECONNABORTED)
+    }
+    if (fd >= 0 || errno == EINTR || errno == ECONNABORTED) {
         return true;
-    if (errno == EAGAIN || errno == EWOULDBLOCK)
+    }
+    if (errno == EAGAIN || errno == EWOULDBLOCK) {
         return false;
+    }
     metric_add(&metric_accept_failed, 1);
-    if (!a->told_failed)
+    if (!a->told_failed) {
         LOG_ERROR(BUS, "cannot accept connections: %s; trying again every %d ms", strerror(errno),
                   FAILED_PAUSE_MS);
+    }
     a->told_failed = *ret_failed = true;
     return false;
 }
@@ -229,9 +246,11 @@ static bool accept_one(struct bus_acceptor *a, int listener, bool *ret_failed)
 static bool accept_all(struct bus_acceptor *a, const struct pollfd *fds)
 {
     bool failed = false;
-    for (size_t i = 0; i < a->listener_count && !failed; i++)
-        while (fds[i].revents && accept_one(a, a->listeners[i], &failed))
+    for (size_t i = 0; i < a->listener_count && !failed; i++) {
+        while (fds[i].revents && accept_one(a, a->listeners[i], &failed)) {
             continue;
+        }
+    }
     return !failed;
 }
 
@@ -241,16 +260,19 @@ static void *accept_main(void *ctx)
     struct pollfd fds[LISTENERS_MAX + 1];
     size_t n = a->listener_count;
     pthread_setname_np(pthread_self(), "accept");
-    for (size_t i = 0; i < n; i++)
+    for (size_t i = 0; i < n; i++) {
         fds[i] = (struct pollfd){.fd = a->listeners[i], .events = POLLIN};
+    }
     fds[n] = (struct pollfd){.fd = a->wake, .events = POLLIN};
     for (bool ok = true;;) {
         (void)poll(ok ? fds : &fds[n], ok ? (nfds_t)n + 1 : 1, ok ? -1 : FAILED_PAUSE_MS);
-        if (fds[n].revents)
+        if (fds[n].revents) {
             return NULL;
+        }
         ok = accept_all(a, fds);
-        if (ok && a->told_failed)
+        if (ok && a->told_failed) {
             LOG_INFO(BUS, "connections are accepted again");
+        }
         a->told_failed = a->told_failed && !ok;
     }
 }
@@ -264,15 +286,17 @@ static int listen_one(struct bus_acceptor *a, const struct addrinfo *ai, bool al
     socklen_t size = ai->ai_addrlen;
     memcpy(&at, ai->ai_addr, size);
     int fd = socket(ai->ai_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-    if (fd < 0)
+    if (fd < 0) {
         return errno == EAFNOSUPPORT ? 0 : errno; /* a family that this kernel lacks */
+    }
     int on = 1, v6only = !alone, timeout_ms = BUS_KEEPALIVE_TIMEOUT_MS;
     (void)setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
     /* Connections inherit these. */
     (void)setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
     (void)setsockopt(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &timeout_ms, sizeof timeout_ms);
-    if (ai->ai_family == AF_INET6)
+    if (ai->ai_family == AF_INET6) {
         (void)setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &v6only, sizeof v6only);
+    }
     in_port_t *number = ai->ai_family == AF_INET6 ? &((struct sockaddr_in6 *)&at)->sin6_port
                                                   : &((struct sockaddr_in *)&at)->sin_port;
     *number = htons(*port);
@@ -294,23 +318,28 @@ static enum thole_code listen_all(struct bus_acceptor *a, const char *host, cons
                                    .ai_flags = AI_PASSIVE | AI_NUMERICSERV};
     struct addrinfo *all = NULL;
     int e = getaddrinfo(*host ? host : NULL, port, &hints, &all);
-    if (e != 0)
+    if (e != 0) {
         return THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
                           "cannot listen on \"%s\": %s", address, gai_strerror(e));
+    }
     int error = 0;
     bool alone = all && !all->ai_next;
     *ret_port = (uint16_t)strtoul(port, NULL, 10);
     for (const struct addrinfo *ai = all; ai && !error && a->listener_count < LISTENERS_MAX;
-         ai = ai->ai_next)
+         ai = ai->ai_next) {
         error = listen_one(a, ai, alone, ret_port);
+    }
     freeaddrinfo(all);
-    if (!error && a->listener_count == 0)
+    if (!error && a->listener_count == 0) {
         error = EAFNOSUPPORT;
-    if (error == 0)
+    }
+    if (error == 0) {
         return THOLE_OK;
-    if (error == EADDRINUSE)
+    }
+    if (error == EADDRINUSE) {
         return THOLE_FAIL(st, THOLE_UNAVAILABLE, THOLE_REASON_ADDRESS_IN_USE,
                           "cannot listen on \"%s\": another process does", address);
+    }
     return THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
                       "cannot listen on \"%s\": %s", address, strerror(error));
 }
@@ -319,10 +348,11 @@ enum thole_code bus__accept_new(struct bus *b, const char *host, const char *por
                                 const char *address, struct bus_acceptor **ret, uint16_t *ret_port,
                                 struct thole_status *st)
 {
-    if (strncmp(grpc_version_string(), CORE_VERSION, sizeof CORE_VERSION - 1) != 0)
+    if (strncmp(grpc_version_string(), CORE_VERSION, sizeof CORE_VERSION - 1) != 0) {
         return THOLE_FAIL(st, THOLE_FAILED_PRECONDITION, THOLE_REASON_FORMAT,
                           "gRPC's core is version %s; this program works with %sx only",
                           grpc_version_string(), CORE_VERSION);
+    }
     struct bus_acceptor *a = xcalloc(1, sizeof *a);
     a->bus = b;
     a->wake = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
@@ -332,10 +362,11 @@ enum thole_code bus__accept_new(struct bus *b, const char *host, const char *por
     a->max_strangers = a->max - a->max / 4;
     a->all = xcalloc(a->max, sizeof *a->all);
     enum thole_code code = listen_all(a, host, port, address, ret_port, st);
-    if (code != THOLE_OK)
+    if (code != THOLE_OK) {
         bus__accept_free(a);
-    else
+    } else {
         *ret = a;
+    }
     return code;
 }
 
@@ -383,16 +414,18 @@ void bus__accept_stop(struct bus_acceptor *a)
         pthread_join(a->thread, NULL);
     }
     a->running = false;
-    while (a->listener_count > 0)
+    while (a->listener_count > 0) {
         close(a->listeners[--a->listener_count]);
+    }
     metric_add(&metric_open, -(int64_t)a->count);
     a->count = 0;
 }
 
 void bus__accept_free(struct bus_acceptor *a)
 {
-    if (!a)
+    if (!a) {
         return;
+    }
     bus__accept_stop(a);
     close(a->wake);
     pthread_mutex_destroy(&a->mutex);

@@ -13,8 +13,9 @@
 static bool add_addresses(struct bytes *out, const char *one, bool want_v6, bool *all_v4)
 {
     const char *colon = strrchr(one, ':');
-    if (!colon || !colon[1])
+    if (!colon || !colon[1]) {
         return false;
+    }
     size_t n = (size_t)(colon - one);
     bool bracket = n >= 2 && one[0] == '[' && one[n - 1] == ']';
     char *host = bracket ? xstrndup(one + 1, n - 2) : xstrndup(one, n);
@@ -22,19 +23,22 @@ static bool add_addresses(struct bytes *out, const char *one, bool want_v6, bool
     struct addrinfo *all = NULL;
     int e = getaddrinfo(*host ? host : "localhost", colon + 1, &hints, &all);
     free(host);
-    if (e != 0)
+    if (e != 0) {
         return false;
+    }
     for (struct addrinfo *a = all; a; a = a->ai_next) {
         char text[INET6_ADDRSTRLEN];
         bool v4 = a->ai_family == AF_INET;
-        if (getnameinfo(a->ai_addr, a->ai_addrlen, text, sizeof text, NULL, 0, NI_NUMERICHOST))
+        if (getnameinfo(a->ai_addr, a->ai_addrlen, text, sizeof text, NULL, 0, NI_NUMERICHOST)) {
             continue;
+        }
         *all_v4 = *all_v4 && v4;
         const char *comma = out->size > 0 ? "," : "";
-        if (want_v6)
+        if (want_v6) {
             bytes_printf(out, "%s[%s%s]:%s", comma, v4 ? "::ffff:" : "", text, colon + 1);
-        else
+        } else {
             bytes_printf(out, "%s%s:%s", comma, text, colon + 1);
+        }
     }
     freeaddrinfo(all);
     return true;
@@ -43,23 +47,28 @@ static bool add_addresses(struct bytes *out, const char *one, bool want_v6, bool
 /* The gRPC target of a comma-separated list, or NULL. */
 static char *target_of(const char *addresses)
 {
-    if (!strchr(addresses, ','))
+    if (!strchr(addresses, ',')) {
         return strchr(addresses, ':') ? xstrdup(addresses) : NULL;
+    }
     for (int want_v6 = 0; want_v6 < 2; want_v6++) {
         struct bytes out = {0};
         bool all_v4 = true;
         char *list = xstrdup(addresses), *save = NULL;
-        for (char *one = strtok_r(list, ", ", &save); one; one = strtok_r(NULL, ", ", &save))
-            if (!add_addresses(&out, one, want_v6, &all_v4))
+        for (char *one = strtok_r(list, ", ", &save); one; one = strtok_r(NULL, ", ", &save)) {
+            if (!add_addresses(&out, one, want_v6, &all_v4)) {
                 LOG_WARN(BUS, "cannot resolve an address; leaving it out address=%s", one);
+            }
+        }
         free(list);
         char *target = NULL;
-        if (out.size > 0 && (all_v4 || want_v6))
+        if (out.size > 0 && (all_v4 || want_v6)) {
             target = xasprintf("%s:%.*s", want_v6 ? "ipv6" : "ipv4", (int)out.size,
                                (const char *)out.data);
+        }
         bytes_deinit(&out);
-        if (target)
+        if (target) {
             return target;
+        }
     }
     return NULL;
 }
@@ -68,10 +77,11 @@ enum thole_code bus_channel_new(const char *addresses, struct bus_channel **ret,
                                 struct thole_status *st)
 {
     char *target = addresses ? target_of(addresses) : NULL;
-    if (!target)
+    if (!target) {
         return THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
                           "no usable address in \"%s\": use host:port[,host:port...]",
                           addresses ? addresses : "");
+    }
     struct bus_channel *c = xcalloc(1, sizeof *c);
     bus__grpc_init();
     bus__loop_init(&c->loop, &clock_system);
@@ -85,8 +95,9 @@ enum thole_code bus_channel_new(const char *addresses, struct bus_channel **ret,
 /* Calls that are open end with CANCELLED; streams must have been freed. */
 void bus_channel_free(struct bus_channel *c)
 {
-    if (!c)
+    if (!c) {
         return;
+    }
     bus__loop_stop(&c->loop);
     grpc_channel_destroy(c->channel);
     bus__loop_deinit(&c->loop);
@@ -126,8 +137,9 @@ void bus_channel_call_async(struct bus_channel *c, const char *path, struct bufs
     struct async_call *a = xcalloc(1, sizeof *a);
     a->done = done;
     a->ctx = ctx;
-    if (bus__unary(&c->loop, c->channel, path, request, timeout_ms, async_done, a))
+    if (bus__unary(&c->loop, c->channel, path, request, timeout_ms, async_done, a)) {
         return;
+    }
     struct thole_status st;
     thole_status_set(&st, THOLE_UNAVAILABLE, THOLE_REASON_STOPPED, __FILE__, __LINE__,
                      "the channel was freed");

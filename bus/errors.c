@@ -29,8 +29,9 @@ static void add_detail(google_rpc_Status *status, const char *type, const char *
                        upb_Arena *arena)
 {
     google_protobuf_Any *any = google_rpc_Status_add_details(status, arena);
-    if (!any || !data)
+    if (!any || !data) {
         return;
+    }
     google_protobuf_Any_set_type_url(any, view(type));
     google_protobuf_Any_set_value(any, upb_StringView_FromDataAndSize(data, size));
 }
@@ -48,8 +49,9 @@ grpc_slice bus__details_encode(const struct thole_status *st, uint32_t retry_ms,
                                                    ? thole_reason_name(st->reason)
                                                    : thole_code_name(st->code)));
     google_rpc_ErrorInfo_set_domain(info, view(DOMAIN));
-    for (const char *const *m = metadata; m && m[0] && m[1]; m += 2)
+    for (const char *const *m = metadata; m && m[0] && m[1]; m += 2) {
         google_rpc_ErrorInfo_metadata_set(info, view(m[0]), view(m[1]), arena);
+    }
     size_t size = 0;
     const char *data = google_rpc_ErrorInfo_serialize(info, arena, &size);
     add_detail(status, TYPE_ERROR_INFO, data, size, arena);
@@ -82,13 +84,15 @@ static enum thole_reason reason_of(grpc_slice value)
     const google_protobuf_Any *const *details =
         status ? google_rpc_Status_details(status, &n) : NULL;
     for (size_t i = 0; i < n; i++) {
-        if (!equals(google_protobuf_Any_type_url(details[i]), TYPE_ERROR_INFO))
+        if (!equals(google_protobuf_Any_type_url(details[i]), TYPE_ERROR_INFO)) {
             continue;
+        }
         upb_StringView v = google_protobuf_Any_value(details[i]);
         const google_rpc_ErrorInfo *info =
             PROTO_DECODE(google_rpc_ErrorInfo, slice_of(v.data, v.size), arena);
-        if (!info || !equals(google_rpc_ErrorInfo_domain(info), DOMAIN))
+        if (!info || !equals(google_rpc_ErrorInfo_domain(info), DOMAIN)) {
             continue;
+        }
         upb_StringView name = google_rpc_ErrorInfo_reason(info);
         char *text = xstrndup(name.data, name.size);
         reason = thole_reason_from_name(text);
@@ -103,30 +107,35 @@ void bus__status_decode(grpc_status_code code, grpc_slice message,
                         const grpc_metadata_array *trailing, bool sent, struct thole_status *st)
 {
     *st = (struct thole_status){0};
-    if (code == GRPC_STATUS_OK)
+    if (code == GRPC_STATUS_OK) {
         return;
+    }
     bool known = code > GRPC_STATUS_OK && code <= GRPC_STATUS_UNAUTHENTICATED;
     enum thole_reason reason = THOLE_REASON_NONE;
     bool details = false;
     for (size_t i = 0; i < trailing->count; i++) {
-        if (!grpc_slice_eq(trailing->metadata[i].key, bus__details_key()))
+        if (!grpc_slice_eq(trailing->metadata[i].key, bus__details_key())) {
             continue;
+        }
         reason = reason_of(trailing->metadata[i].value);
         details = true;
     }
     /* Every refusal of our servers has details; without them the connection failed, or the call was
      * ended here, and the server may have handled what it was sent. */
-    if (!details && sent && code == GRPC_STATUS_UNAVAILABLE)
+    if (!details && sent && code == GRPC_STATUS_UNAVAILABLE) {
         code = GRPC_STATUS_UNKNOWN;
-    if (!details && code == GRPC_STATUS_UNAVAILABLE)
+    }
+    if (!details && code == GRPC_STATUS_UNAVAILABLE) {
         reason = THOLE_REASON_UNREACHABLE;
-    else if (!details && sent &&
-             (code == GRPC_STATUS_UNKNOWN || code == GRPC_STATUS_DEADLINE_EXCEEDED ||
-              code == GRPC_STATUS_CANCELLED))
+    } else if (!details && sent &&
+               (code == GRPC_STATUS_UNKNOWN || code == GRPC_STATUS_DEADLINE_EXCEEDED ||
+                code == GRPC_STATUS_CANCELLED)) {
         reason = THOLE_REASON_OUTCOME_UNKNOWN;
+    }
     size_t n = GRPC_SLICE_LENGTH(message);
-    if (n > THOLE_STATUS_MESSAGE_BYTES)
+    if (n > THOLE_STATUS_MESSAGE_BYTES) {
         n = THOLE_STATUS_MESSAGE_BYTES;
+    }
     thole_status_set(st, known ? (enum thole_code)code : THOLE_UNKNOWN, reason, __FILE__, __LINE__,
                      "%.*s", (int)n, (const char *)GRPC_SLICE_START_PTR(message));
 }

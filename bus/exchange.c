@@ -66,8 +66,9 @@ static void end_early(struct bus *b, bus_answer_fn done, void *ctx, enum thole_c
 /* The mutex is held. */
 static bool was_sent(const struct exchange *x, struct bus_pipe *pipe)
 {
-    if (x->local)
+    if (x->local) {
         return true;
+    }
     return x->seq > 0 && pipe && bus__pipe_taken(pipe, x->seq);
 }
 
@@ -75,13 +76,16 @@ static bool was_sent(const struct exchange *x, struct bus_pipe *pipe)
 static void unwait(struct peer *p, const struct exchange *x)
 {
     struct exchange **at = &p->waiting;
-    while (*at && *at != x)
+    while (*at && *at != x) {
         at = &(*at)->next;
-    if (!*at)
+    }
+    if (!*at) {
         return;
+    }
     *at = x->next;
-    if (!x->next)
+    if (!x->next) {
         p->waiting_tail = at;
+    }
     p->waiting_bytes -= x->body.bytes.size;
 }
 
@@ -92,8 +96,9 @@ static void end(struct exchange *x, const struct thole_status *st, struct bufsli
     metric_add(&metric_open, -1);
     x->done(x->ctx, st, body, false);
     bufslice_unref(x->body);
-    if (x->local)
+    if (x->local) {
         bus__request_unref(x->local);
+    }
     struct peer *p = x->peer;
     pool_give(&p->bus->exchanges, x);
     bus__peer_unref(p);
@@ -106,8 +111,9 @@ static void abandon(struct peer *p, uint64_t id, enum thole_code code, const cha
     struct exchange *x = map_remove(&p->exchanges, id);
     struct bus_pipe *pipe = p->links[0].pipe ? bus__pipe_ref(p->links[0].pipe) : NULL;
     bool sent = x && was_sent(x, pipe);
-    if (x && x->seq == 0)
+    if (x && x->seq == 0) {
         unwait(p, x);
+    }
     pthread_mutex_unlock(&p->mutex);
     if (x && x->seq > 0 && pipe) {
         struct bus_head head;
@@ -115,12 +121,15 @@ static void abandon(struct peer *p, uint64_t id, enum thole_code code, const cha
         bus__item_head(&head, &item, 0);
         bus__pipe_put(pipe, (struct slice){head.data, head.size}, (struct bufslice){0}, true, NULL);
     }
-    if (pipe)
+    if (pipe) {
         bus__pipe_unref(pipe);
-    if (!x)
+    }
+    if (!x) {
         return;
-    if (x->local)
+    }
+    if (x->local) {
         bus__request_cancel(x->local);
+    }
     struct thole_status st;
     thole_status_set(&st, code, sent ? THOLE_REASON_OUTCOME_UNKNOWN : THOLE_REASON_NONE, __FILE__,
                      __LINE__, "%s", why);
@@ -153,12 +162,13 @@ static enum bus_put admit(struct peer *p, struct exchange *x, struct bufslice bo
     enum link_state state = p->links[0].state;
     bool self = p == b->self;
     enum bus_put result = BUS_PUT_OK;
-    if (p->removed || (!self && state == LINK_WAITING))
+    if (p->removed || (!self && state == LINK_WAITING)) {
         result = BUS_PUT_CLOSED;
-    else if (p->exchanges.count >= BUS_EXCHANGES_MAX ||
-             (state != LINK_READY && p->waiting_bytes > 0 &&
-              p->waiting_bytes + body.bytes.size > b->o.peer_queue_bytes))
+    } else if (p->exchanges.count >= BUS_EXCHANGES_MAX ||
+               (state != LINK_READY && p->waiting_bytes > 0 &&
+                p->waiting_bytes + body.bytes.size > b->o.peer_queue_bytes)) {
         result = BUS_PUT_FULL;
+    }
     if (result != BUS_PUT_OK) {
         bufslice_unref(body);
         return result;
@@ -186,12 +196,13 @@ uint64_t bus_exchange(struct bus *b, const struct uuid *host, uint32_t method, s
     struct peer *p = bus__peer_find(b, host);
     if (!p || body.bytes.size > LIMIT_FRAME_BYTES) {
         bufslice_unref(body);
-        if (!p)
+        if (!p) {
             end_early(b, done, ctx, THOLE_UNAVAILABLE, THOLE_REASON_UNREACHABLE,
                       "no address of that host is known");
-        else
+        } else {
             end_early(b, done, ctx, THOLE_RESOURCE_EXHAUSTED, THOLE_REASON_TOO_LARGE,
                       "the request is larger than a frame");
+        }
         bus__peer_unref(p);
         return 0;
     }
@@ -207,23 +218,27 @@ uint64_t bus_exchange(struct bus *b, const struct uuid *host, uint32_t method, s
     enum bus_put result = admit(p, x, body);
     if (result == BUS_PUT_OK) {
         map_put(&p->exchanges, id, x);
-        if (timeout_ms > 0)
+        if (timeout_ms > 0) {
             bus__loop_arm(&b->loop, &x->timer, timeout_ms);
-        if (x->local)
+        }
+        if (x->local) {
             bus__request_deliver(x->local);
+        }
         metric_add(&metric_open, 1);
     }
     pthread_mutex_unlock(&p->mutex);
-    if (result == BUS_PUT_OK)
+    if (result == BUS_PUT_OK) {
         return id;
+    }
     pool_give(&b->exchanges, x);
     bus__peer_unref(p);
-    if (result == BUS_PUT_FULL)
+    if (result == BUS_PUT_FULL) {
         end_early(b, done, ctx, THOLE_RESOURCE_EXHAUSTED, THOLE_REASON_QUEUE_FULL,
                   "too much is queued for that host");
-    else
+    } else {
         end_early(b, done, ctx, THOLE_UNAVAILABLE, THOLE_REASON_UNREACHABLE,
                   "the host is not connected");
+    }
     return 0;
 }
 
@@ -244,8 +259,9 @@ static void run_cancel(struct bus_task *t)
 void bus_exchange_cancel(struct bus *b, const struct uuid *host, uint64_t id)
 {
     struct peer *p = id > 0 ? bus__peer_find(b, host) : NULL;
-    if (!p)
+    if (!p) {
         return;
+    }
     struct cancel_task *c = xcalloc(1, sizeof *c);
     c->task.fn = run_cancel;
     c->peer = p;
@@ -287,16 +303,18 @@ static void on_item(void *ctx, struct bus_item *item)
     struct exchange *x =
         more ? map_get(&p->exchanges, item->id) : map_remove(&p->exchanges, item->id);
     pthread_mutex_unlock(&p->mutex);
-    if (!x)
+    if (!x) {
         return; /* cancelled meanwhile */
+    }
     const struct thole_status ok = {0};
     const struct bufslice body = {a->owner, item->body};
-    if (more)
+    if (more) {
         x->done(x->ctx, &ok, body, true);
-    else if (item->failure)
+    } else if (item->failure) {
         end(x, item->failure, (struct bufslice){0});
-    else
+    } else {
         end(x, &ok, body);
+    }
 }
 
 void bus__exchange_message(struct peer *p, struct bufslice message)
@@ -304,12 +322,15 @@ void bus__exchange_message(struct peer *p, struct bufslice message)
     struct answers a = {p, message.owner};
     struct bus_hello hello;
     bool has_hello;
-    if (bus__exchange_decode(message.bytes, &has_hello, &hello, on_item, &a))
+    if (bus__exchange_decode(message.bytes, &has_hello, &hello, on_item, &a)) {
         return;
-    if (bus__log_allowed(p->bus))
+    }
+    if (bus__log_allowed(p->bus)) {
         LOG_WARN(BUS, "a peer answers with malformed messages; connecting anew");
-    if (p->links[0].pipe)
+    }
+    if (p->links[0].pipe) {
         bus__pipe_cancel(p->links[0].pipe);
+    }
 }
 
 void bus__exchange_broken(struct peer *p, struct bus_pipe *pipe, const char *why)
@@ -317,11 +338,13 @@ void bus__exchange_broken(struct peer *p, struct bus_pipe *pipe, const char *why
     struct exchange *list = NULL;
     size_t it = 0;
     struct exchange *x;
-    while ((x = map_next(&p->exchanges, &it, NULL)))
-        if (was_sent(x, pipe))
+    while ((x = map_next(&p->exchanges, &it, NULL))) {
+        if (was_sent(x, pipe)) {
             x->seq = UINT64_MAX; /* below: sent */
-        else
+        } else {
             x->seq = 0;
+        }
+    }
     it = 0;
     while ((x = map_next(&p->exchanges, &it, NULL))) {
         x->next = list;
@@ -343,8 +366,9 @@ void bus__exchange_broken(struct peer *p, struct bus_pipe *pipe, const char *why
             "%s: %.180s",
             sent ? "the connection broke before the answer" : "the host was not reached", why);
         metric_add(&metric_failed, 1);
-        if (list->local)
+        if (list->local) {
             bus__request_cancel(list->local);
+        }
         end(list, &st, (struct bufslice){0});
     }
 }
@@ -368,10 +392,11 @@ static void run_self_answer(struct bus_task *t)
     p->self_bytes -= a->body.bytes.size;
     struct exchange *x = a->more ? map_get(&p->exchanges, a->id) : map_remove(&p->exchanges, a->id);
     pthread_mutex_unlock(&p->mutex);
-    if (x && a->more)
+    if (x && a->more) {
         x->done(x->ctx, &a->st, a->body, true);
-    else if (x)
+    } else if (x) {
         end(x, &a->st, a->body);
+    }
     bufslice_unref(a->body);
     bus__peer_unref(p);
     free(a);
@@ -384,8 +409,9 @@ bool bus__self_answer(struct bus *b, uint64_t id, struct bufslice body,
     pthread_mutex_lock(&p->mutex);
     bool full =
         more && p->self_bytes > 0 && p->self_bytes + body.bytes.size > b->o.peer_queue_bytes;
-    if (!full)
+    if (!full) {
         p->self_bytes += body.bytes.size;
+    }
     pthread_mutex_unlock(&p->mutex);
     if (full) {
         bufslice_unref(body);
@@ -397,8 +423,9 @@ bool bus__self_answer(struct bus *b, uint64_t id, struct bufslice body,
     a->id = id;
     a->body = bus__own(body);
     a->more = more;
-    if (st)
+    if (st) {
         a->st = *st;
+    }
     bus__loop_post(&b->loop, &a->task);
     return true;
 }

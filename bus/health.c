@@ -50,8 +50,9 @@ static uint64_t key_of(const char *name)
 static struct named *find(const struct bus_health *h, const char *name)
 {
     struct named *n = map_get(&h->names, key_of(name));
-    while (n && strcmp(n->name, name) != 0)
+    while (n && strcmp(n->name, name) != 0) {
         n = n->next;
+    }
     return n;
 }
 
@@ -60,12 +61,15 @@ static int status_of(struct bus_health *h, const char *name)
     const struct named *n = find(h, name);
     const struct named *server = find(h, "");
     int whole = server ? server->status : SERVING;
-    if (h->stopped)
+    if (h->stopped) {
         whole = NOT_SERVING;
-    if (n)
+    }
+    if (n) {
         return h->stopped ? NOT_SERVING : n->status;
-    if (!*name || bus__serves(h->bus, name, strlen(name)))
+    }
+    if (!*name || bus__serves(h->bus, name, strlen(name))) {
         return whole;
+    }
     return UNKNOWN;
 }
 
@@ -81,8 +85,9 @@ static void tell_all(struct bus_health *h)
 {
     for (struct watcher *w = h->watchers; w; w = w->next) {
         int status = status_of(h, w->name);
-        if (status == w->told)
+        if (status == w->told) {
             continue;
+        }
         w->told = status;
         bus_rpc_send(w->rpc, encode(status)); /* a full queue: it is told the next change */
     }
@@ -90,11 +95,13 @@ static void tell_all(struct bus_health *h)
 
 static void leave(struct watcher *w)
 {
-    if (!w->prev)
+    if (!w->prev) {
         return;
+    }
     *w->prev = w->next;
-    if (w->next)
+    if (w->next) {
         w->next->prev = w->prev;
+    }
     w->prev = NULL;
     w->health->watcher_count--;
 }
@@ -125,8 +132,9 @@ static void check(void *ctx, struct bus_rpc *rpc, struct slice message)
 {
     struct bus_health *h = ctx;
     char *name = name_of(rpc, message);
-    if (!name)
+    if (!name) {
         return;
+    }
     pthread_mutex_lock(&h->mutex);
     int status = status_of(h, name);
     pthread_mutex_unlock(&h->mutex);
@@ -158,16 +166,18 @@ static void cancelled(void *ctx)
     bool ours = w->prev != NULL; /* else bus__health_stop finishes it */
     leave(w);
     pthread_mutex_unlock(&w->health->mutex);
-    if (ours)
+    if (ours) {
         bus_rpc_reply(w->rpc, (struct bufslice){0});
+    }
 }
 
 static void watch(void *ctx, struct bus_rpc *rpc, struct slice message)
 {
     struct bus_health *h = ctx;
     char *name = name_of(rpc, message);
-    if (!name)
+    if (!name) {
         return;
+    }
     struct watcher *w = xcalloc(1, sizeof *w);
     *w = (struct watcher){.health = h, .rpc = rpc, .name = name};
     bus_rpc_set_data(rpc, w, forget);
@@ -178,8 +188,9 @@ static void watch(void *ctx, struct bus_rpc *rpc, struct slice message)
         bus_rpc_send(rpc, encode(w->told));
         w->next = h->watchers;
         w->prev = &h->watchers;
-        if (w->next)
+        if (w->next) {
             w->next->prev = &w->next;
+        }
         h->watchers = w;
         h->watcher_count++;
     }
@@ -199,8 +210,9 @@ static void watch(void *ctx, struct bus_rpc *rpc, struct slice message)
 void bus_health_set(struct bus *b, const char *name, bool serving)
 {
     struct bus_health *h = b->health;
-    if (!h)
+    if (!h) {
         return;
+    }
     pthread_mutex_lock(&h->mutex);
     struct named *n = find(h, name);
     if (!n) {
@@ -218,18 +230,21 @@ void bus_health_set(struct bus *b, const char *name, bool serving)
 void bus_health_remove(struct bus *b, const char *name)
 {
     struct bus_health *h = b->health;
-    if (!h)
+    if (!h) {
         return;
+    }
     pthread_mutex_lock(&h->mutex);
     struct named *n = find(h, name);
     if (n) {
         struct named *first = map_remove(&h->names, key_of(name));
         struct named **at = &first;
-        while (*at != n)
+        while (*at != n) {
             at = &(*at)->next;
+        }
         *at = n->next;
-        if (first)
+        if (first) {
             map_put(&h->names, key_of(name), first);
+        }
         free(n);
     }
     tell_all(h);
@@ -274,15 +289,17 @@ void bus__health_stop(struct bus *b)
 void bus__health_free(struct bus *b)
 {
     struct bus_health *h = b->health;
-    if (!h)
+    if (!h) {
         return;
+    }
     ASSERT(!h->watchers);
     size_t it = 0;
-    for (struct named *n; (n = map_next(&h->names, &it, NULL));)
+    for (struct named *n; (n = map_next(&h->names, &it, NULL));) {
         for (struct named *next; n; n = next) {
             next = n->next;
             free(n);
         }
+    }
     map_deinit(&h->names);
     pthread_mutex_destroy(&h->mutex);
     free(h);

@@ -16,17 +16,19 @@ struct inbounds {
 
 static void inbounds_add(struct inbounds *list, struct bus_inbound *in)
 {
-    if ((list->count & (list->count - 1)) == 0) /* a power of two: full */
+    if ((list->count & (list->count - 1)) == 0) { /* a power of two: full */
         list->all =
             xrealloc(list->all, (list->count ? list->count * 2 : 1) * sizeof(struct bus_inbound *));
+    }
     bus__inbound_ref(in);
     list->all[list->count++] = in;
 }
 
 static void inbounds_deinit(struct inbounds *list)
 {
-    for (size_t i = 0; i < list->count; i++)
+    for (size_t i = 0; i < list->count; i++) {
         bus__inbound_unref(list->all[i]);
+    }
     free(list->all);
 }
 
@@ -36,8 +38,9 @@ static void inbounds_deinit(struct inbounds *list)
 static struct bus_seen *seen_of(struct bus *b, const struct uuid *host)
 {
     struct bus_seen **at = &b->seen;
-    while (*at && !uuid_equal(&(*at)->host, host))
+    while (*at && !uuid_equal(&(*at)->host, host)) {
         at = &(*at)->next;
+    }
     struct bus_seen *s = *at;
     if (s) {
         *at = s->next;
@@ -52,14 +55,17 @@ static struct bus_seen *seen_of(struct bus *b, const struct uuid *host)
 static struct bus_seen *seen_add(struct bus *b, const struct uuid *host)
 {
     struct bus_seen **victim = NULL;
-    for (struct bus_seen **at = &b->seen; *at && b->seen_count >= SEEN_MAX; at = &(*at)->next)
-        if (!bus__peer_known(b, &(*at)->host))
+    for (struct bus_seen **at = &b->seen; *at && b->seen_count >= SEEN_MAX; at = &(*at)->next) {
+        if (!bus__peer_known(b, &(*at)->host)) {
             victim = at;
+        }
+    }
     struct bus_seen *s = victim ? *victim : xcalloc(1, sizeof *s);
-    if (victim)
+    if (victim) {
         *victim = s->next;
-    else
+    } else {
         b->seen_count++;
+    }
     *s = (struct bus_seen){.next = b->seen, .host = *host};
     b->seen = s;
     return s;
@@ -72,14 +78,16 @@ static void end_older(struct bus *b, const struct uuid *host, uint64_t incarnati
     thole_status_set(&st, THOLE_FAILED_PRECONDITION, THOLE_REASON_STALE_INCARNATION, __FILE__,
                      __LINE__, "a newer process of this host has called");
     pthread_mutex_lock(&b->mutex);
-    for (struct bus_inbound *in = b->inbound; in; in = in->next)
+    for (struct bus_inbound *in = b->inbound; in; in = in->next) {
         if (uuid_equal(&in->hello.host, host) && in->hello.incarnation < incarnation) {
             in->hello.incarnation = UINT64_MAX; /* not again */
             inbounds_add(&found, in);
         }
+    }
     pthread_mutex_unlock(&b->mutex);
-    for (size_t i = 0; i < found.count; i++)
+    for (size_t i = 0; i < found.count; i++) {
         bus__inbound_end(found.all[i], &st);
+    }
     inbounds_deinit(&found);
 }
 
@@ -87,8 +95,9 @@ void bus__seen(struct bus *b, const struct bus_hello *h)
 {
     pthread_mutex_lock(&b->mutex);
     struct bus_seen *s = seen_of(b, &h->host);
-    if (!s)
+    if (!s) {
         s = seen_add(b, &h->host);
+    }
     bool newer = h->incarnation > s->incarnation;
     bool known = s->incarnation > 0;
     if (newer) {
@@ -97,8 +106,9 @@ void bus__seen(struct bus *b, const struct bus_hello *h)
         memcpy(s->address, h->address, sizeof s->address);
     }
     pthread_mutex_unlock(&b->mutex);
-    if (newer && known)
+    if (newer && known) {
         end_older(b, &h->host, h->incarnation);
+    }
 }
 
 static enum thole_code check_cluster(struct bus *b, const struct bus_hello *h, bool stream,
@@ -107,16 +117,20 @@ static enum thole_code check_cluster(struct bus *b, const struct bus_hello *h, b
     struct uuid ours;
     bus__cluster(b, &ours);
     bool we = !uuid_is_nil(&ours), they = !uuid_is_nil(&h->cluster);
-    if (uuid_equal(&ours, &h->cluster) || (!stream && !(we && they)))
+    if (uuid_equal(&ours, &h->cluster) || (!stream && !(we && they))) {
         return THOLE_OK;
-    if (we && they)
+    }
+    if (we && they) {
         return THOLE_FAIL(st, THOLE_FAILED_PRECONDITION, THOLE_REASON_WRONG_CLUSTER,
                           "this host belongs to another cluster");
-    if (uuid_is_nil(&h->host))
+    }
+    if (uuid_is_nil(&h->host)) {
         return THOLE_OK; /* clients need not know */
-    if (we)
+    }
+    if (we) {
         return THOLE_FAIL(st, THOLE_FAILED_PRECONDITION, THOLE_REASON_WRONG_CLUSTER,
                           "the caller does not name the cluster it belongs to");
+    }
     return THOLE_FAIL(st, THOLE_UNAVAILABLE, THOLE_REASON_NOT_READY,
                       "this host has no cluster yet");
 }
@@ -127,15 +141,17 @@ enum thole_code bus__check_start(struct bus *b, const struct bus_hello *h, struc
     struct bus_seen known = {0};
     pthread_mutex_lock(&b->mutex);
     const struct bus_seen *s = seen_of(b, &h->host);
-    if (s)
+    if (s) {
         known = *s;
+    }
     pthread_mutex_unlock(&b->mutex);
     enum lineage_verdict v =
         lineage_judge(&h->lineage, h->incarnation, known.incarnation, known.start);
     bool elsewhere = v == LINEAGE_FOLLOWS && h->incarnation == known.incarnation &&
                      known.incarnation > 0 && strcmp(h->address, known.address) != 0;
-    if (v == LINEAGE_FOLLOWS && !elsewhere)
+    if (v == LINEAGE_FOLLOWS && !elsewhere) {
         return THOLE_OK;
+    }
     return THOLE_FAIL(st, THOLE_FAILED_PRECONDITION, THOLE_REASON_STALE_INCARNATION,
                       "%s, at %.100s: this data directory is a copy of that one, or was restored "
                       "from a backup; wipe it and join as a new host",
@@ -153,32 +169,39 @@ static bool same_cluster(struct bus *b, const struct bus_hello *h)
 void bus__met(struct bus *b, const struct bus_hello *h)
 {
     if (b->o.handler.met && !uuid_is_nil(&h->host) && same_cluster(b, h) &&
-        bus__check_start(b, h, NULL) == THOLE_OK)
+        bus__check_start(b, h, NULL) == THOLE_OK) {
         b->o.handler.met(b->o.handler.ctx, &h->host, h->incarnation, h->address);
+    }
 }
 
 enum thole_code bus__admit(struct bus *b, const struct bus_hello *h, bool stream,
                            struct thole_status *st)
 {
-    if (!uuid_is_nil(&h->callee) && !uuid_equal(&h->callee, &b->o.host_id))
+    if (!uuid_is_nil(&h->callee) && !uuid_equal(&h->callee, &b->o.host_id)) {
         return THOLE_FAIL(st, THOLE_FAILED_PRECONDITION, THOLE_REASON_WRONG_HOST,
                           "another host lives at this address now");
+    }
     enum thole_code code = check_cluster(b, h, stream, st);
-    if (code != THOLE_OK || uuid_is_nil(&h->host))
+    if (code != THOLE_OK || uuid_is_nil(&h->host)) {
         return code;
+    }
     code = bus__check_start(b, h, st);
-    if (code != THOLE_OK)
+    if (code != THOLE_OK) {
         return code;
-    if (uuid_equal(&h->host, &b->o.host_id))
+    }
+    if (uuid_equal(&h->host, &b->o.host_id)) {
         return THOLE_FAIL(st, THOLE_FAILED_PRECONDITION, THOLE_REASON_WRONG_HOST,
                           "the caller has the host id of the callee; is its disk a copy?");
+    }
     if (b->o.handler.admit && (stream || same_cluster(b, h))) {
         code = b->o.handler.admit(b->o.handler.ctx, &h->host, h->incarnation, &h->lineage, st);
-        if (code != THOLE_OK)
+        if (code != THOLE_OK) {
             return code;
+        }
     }
-    if (stream)
+    if (stream) {
         bus__seen(b, h);
+    }
     bus__met(b, h);
     return THOLE_OK;
 }
@@ -192,8 +215,9 @@ void bus__inbound_ref(struct bus_inbound *in)
 
 void bus__inbound_unref(struct bus_inbound *in)
 {
-    if (atomic_fetch_sub_explicit(&in->refs, 1, memory_order_acq_rel) != 1)
+    if (atomic_fetch_sub_explicit(&in->refs, 1, memory_order_acq_rel) != 1) {
         return;
+    }
     map_deinit(&in->requests);
     bus__charge(in->bus, &in->charged, 0);
     bus__pipe_unref(in->pipe);
@@ -208,8 +232,9 @@ static void forget(void *data)
     struct bus_inbound *in = data;
     pthread_mutex_lock(&in->bus->mutex);
     *in->prev = in->next;
-    if (in->next)
+    if (in->next) {
         in->next->prev = in->prev;
+    }
     pthread_mutex_unlock(&in->bus->mutex);
     bus__inbound_unref(in);
 }
@@ -224,8 +249,9 @@ static void gone(void *ctx)
 struct bus_inbound *bus__inbound_of(struct bus *b, struct bus_rpc *rpc, bool lane)
 {
     struct bus_inbound *in = bus_rpc_data(rpc);
-    if (in)
+    if (in) {
         return in;
+    }
     in = xcalloc(1, sizeof *in);
     in->bus = b;
     bus__ref(b);
@@ -238,8 +264,9 @@ struct bus_inbound *bus__inbound_of(struct bus *b, struct bus_rpc *rpc, bool lan
     pthread_mutex_lock(&b->mutex);
     in->next = b->inbound;
     in->prev = &b->inbound;
-    if (in->next)
+    if (in->next) {
         in->next->prev = &in->next;
+    }
     b->inbound = in;
     pthread_mutex_unlock(&b->mutex);
     bus_rpc_set_data(rpc, in, forget);
@@ -253,20 +280,23 @@ void bus__inbound_end(struct bus_inbound *in, const struct thole_status *st)
     bool now = !in->ended;
     in->ended = true;
     pthread_mutex_unlock(&in->mutex);
-    if (!now)
+    if (!now) {
         return;
-    if (st)
+    }
+    if (st) {
         bus_rpc_fail(in->rpc, st, 0, NULL);
-    else
+    } else {
         bus_rpc_reply(in->rpc, (struct bufslice){0});
+    }
 }
 
 void bus__inbound_malformed(struct bus_inbound *in, const char *what)
 {
     struct thole_status st;
-    if (bus__log_allowed(in->bus))
+    if (bus__log_allowed(in->bus)) {
         LOG_WARN(BUS, "closing a stream that sent a malformed message peer=%s what=\"%s\"",
                  bus_rpc_peer(in->rpc), what);
+    }
     thole_status_set(&st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST, __FILE__, __LINE__,
                      "malformed message: %s", what);
     bus__inbound_end(in, &st);
@@ -296,12 +326,13 @@ bool bus__inbound_greet(struct bus_inbound *in, const struct bus_hello *hello)
         uuid_format(&hello->host, host);
         /* A host calls with several streams at once: one line is enough. */
         bool tell = hello->lane <= BUS_LANE_CONTROL && bus__log_allowed(b);
-        if (tell && st.code == THOLE_UNAVAILABLE) /* it comes again, and time heals it */
+        if (tell && st.code == THOLE_UNAVAILABLE) { /* it comes again, and time heals it */
             LOG_INFO(BUS, "not yet for a caller peer=%s address=%s why=\"%s\"", host,
                      hello->address, st.message);
-        else if (tell)
+        } else if (tell) {
             LOG_WARN(BUS, "refused a caller peer=%s address=%s incarnation=%" PRIu64 " why=\"%s\"",
                      host, hello->address, hello->incarnation, st.message);
+        }
         bus__inbound_end(in, &st);
         return false;
     }
@@ -311,8 +342,9 @@ bool bus__inbound_greet(struct bus_inbound *in, const struct bus_hello *hello)
     in->incarnation = hello->incarnation;
     in->known = true;
     struct peer *peer = uuid_is_nil(&hello->host) ? NULL : bus__peer_find(b, &hello->host);
-    if (peer)
+    if (peer) {
         bus__accept_peer(b->acceptor, bus_rpc_peer(in->rpc));
+    }
     bus__peer_unref(peer);
     bus__pipe_put(in->pipe, (struct slice){0}, bus__hello_encode(b, hello->lane, &hello->host),
                   true, NULL);
@@ -328,13 +360,15 @@ void bus__inbound_stop(struct bus *b)
     pthread_mutex_lock(&b->mutex);
     for (struct bus_inbound *in = b->inbound; in; in = in->next) {
         pthread_mutex_lock(&in->mutex);
-        if (!in->draining && in->requests.count == 0)
+        if (!in->draining && in->requests.count == 0) {
             inbounds_add(&idle, in);
+        }
         in->draining = true;
         pthread_mutex_unlock(&in->mutex);
     }
     pthread_mutex_unlock(&b->mutex);
-    for (size_t i = 0; i < idle.count; i++)
+    for (size_t i = 0; i < idle.count; i++) {
         bus__inbound_end(idle.all[i], &st);
+    }
     inbounds_deinit(&idle);
 }

@@ -87,11 +87,12 @@ bool bus__link_wanted(const struct link *l)
 static void refresh_up(struct peer *p)
 {
     const struct link *control = &p->links[BUS_LANE_CONTROL], *append = &p->links[BUS_LANE_APPEND];
-    if (uuid_is_nil(&p->bus->o.host_id))
+    if (uuid_is_nil(&p->bus->o.host_id)) {
         p->up = p->links[0].state == LINK_READY;
-    else
+    } else {
         p->up = control->state == LINK_READY && append->state == LINK_READY &&
                 control->incarnation == append->incarnation;
+    }
 }
 
 /* ---- Events of the pipe ---------------------------------------------------------------------- */
@@ -101,15 +102,17 @@ static void judge(struct link_call *c, const struct bus_hello *h)
     struct peer *p = c->link->peer;
     struct uuid ours;
     bus__cluster(p->bus, &ours);
-    if (!uuid_equal(&h->host, &p->host))
+    if (!uuid_equal(&h->host, &p->host)) {
         thole_status_set(&c->verdict, THOLE_FAILED_PRECONDITION, THOLE_REASON_WRONG_HOST, __FILE__,
                          __LINE__, "another host lives at this address");
-    else if (!uuid_is_nil(&ours) && !uuid_is_nil(&h->cluster) && !uuid_equal(&ours, &h->cluster))
+    } else if (!uuid_is_nil(&ours) && !uuid_is_nil(&h->cluster) &&
+               !uuid_equal(&ours, &h->cluster)) {
         thole_status_set(&c->verdict, THOLE_FAILED_PRECONDITION, THOLE_REASON_WRONG_CLUSTER,
                          __FILE__, __LINE__, "the host belongs to another cluster");
-    else if (bus__check_start(p->bus, h, &c->verdict) != THOLE_OK)
+    } else if (bus__check_start(p->bus, h, &c->verdict) != THOLE_OK) {
         LOG_WARN(BUS, "a copy of a host's disk answers address=%s incarnation=%" PRIu64, h->address,
                  h->incarnation);
+    }
 }
 
 static void became_ready(struct link_call *c, const struct bus_hello *h)
@@ -131,8 +134,9 @@ static void became_ready(struct link_call *c, const struct bus_hello *h)
     pthread_mutex_unlock(&p->mutex);
     LOG_DEBUG(BUS, "connected lane=%s address=%s incarnation=%" PRIu64, lane_names[l->lane],
               h->address, h->incarnation);
-    if (l->lane == 0)
+    if (l->lane == 0) {
         bus__exchange_ready(p);
+    }
     bus__peer_report(p);
 }
 
@@ -146,8 +150,9 @@ static void on_message(void *ctx, struct bufslice message)
 {
     struct link_call *c = ctx;
     if (c->ready) {
-        if (c->link->lane == 0)
+        if (c->link->lane == 0) {
             bus__exchange_message(c->link->peer, message);
+        }
         return; /* nothing else is ever answered on a lane */
     }
     struct bus_hello hello;
@@ -156,26 +161,30 @@ static void on_message(void *ctx, struct bufslice message)
     bool ok = c->link->lane == 0
                   ? bus__exchange_decode(message.bytes, &has_hello, &hello, no_item, NULL)
                   : bus__lane_decode(message.bytes, &has_hello, &hello, &body);
-    if (!ok || !has_hello)
+    if (!ok || !has_hello) {
         thole_status_set(&c->verdict, THOLE_INTERNAL, THOLE_REASON_FORMAT, __FILE__, __LINE__,
                          "the answer to our hello is malformed");
-    else
+    } else {
         judge(c, &hello);
+    }
     if (c->verdict.code != THOLE_OK) {
         bus__pipe_cancel(c->pipe);
         return;
     }
     became_ready(c, &hello);
-    if (c->link->lane == 0)
+    if (c->link->lane == 0) {
         bus__exchange_message(c->link->peer, message); /* items beside the hello */
+    }
 }
 
 static uint32_t delay_of(struct link *l, const struct link_call *c, bool refused)
 {
-    if (refused)
+    if (refused) {
         return BACKOFF_MS_REFUSED;
-    if (c->ready)
+    }
+    if (c->ready) {
         return BACKOFF_MS_BROKEN;
+    }
     uint32_t shift = l->failures < 5 ? l->failures : 5;
     uint32_t ms = (uint32_t)BACKOFF_MS_FIRST << shift;
     return ms < BACKOFF_MS_MAX ? ms : BACKOFF_MS_MAX;
@@ -187,19 +196,21 @@ static void log_failure(struct link *l, const struct thole_status *st, bool read
 {
     char host[UUID_TEXT_BYTES];
     char *said = l->peer->said;
-    if (strcmp(said, st->message) == 0)
+    if (strcmp(said, st->message) == 0) {
         return;
+    }
     snprintf(said, sizeof l->peer->said, "%s", st->message);
     uuid_format(&l->peer->host, host);
-    if (refused)
+    if (refused) {
         LOG_WARN(BUS,
                  "refused by a peer peer=%s lane=%s why=\"%s\" reason=%s; retrying every %u ms",
                  host, lane_names[l->lane], st->message, thole_reason_name(st->reason),
                  (unsigned)delay_ms);
-    else
+    } else {
         LOG_INFO(BUS, "%s peer=%s lane=%s why=\"%s\"; retrying in %u ms",
                  ready ? "connection lost" : "cannot connect", host, lane_names[l->lane],
                  st->message, (unsigned)delay_ms);
+    }
 }
 
 /* Whoever answers with one of these is alive, and will say the same again. */
@@ -216,33 +227,38 @@ static void on_closed(void *ctx, const struct thole_status *st)
     struct link *l = c->link;
     struct peer *p = l->peer;
     struct thole_status why = c->verdict.code != THOLE_OK ? c->verdict : *st;
-    if (why.code == THOLE_OK)
+    if (why.code == THOLE_OK) {
         thole_status_set(&why, THOLE_UNAVAILABLE, THOLE_REASON_UNREACHABLE, __FILE__, __LINE__,
                          "the peer ended the stream");
+    }
     bool refused = is_refusal(why.code);
-    if (c->ready)
+    if (c->ready) {
         metric_add(&metric_breaks, 1);
+    }
     pthread_mutex_lock(&p->mutex);
     bool moved = c->generation != p->generation;
     bool removed = p->removed;
     l->pipe = NULL;
     l->state = removed ? LINK_IDLE : LINK_WAITING;
     refresh_up(p);
-    if (l->lane == 0)
+    if (l->lane == 0) {
         bus__exchange_broken(p, c->pipe, why.message);
-    else
+    } else {
         pthread_mutex_unlock(&p->mutex);
+    }
     if (!removed) {
         uint32_t delay_ms = moved ? 0 : delay_of(l, c, refused);
-        if (!moved)
+        if (!moved) {
             log_failure(l, &why, c->ready, refused, delay_ms);
+        }
         l->failures = c->ready || moved ? 0 : l->failures + 1;
         bus__loop_arm(&p->bus->loop, &l->retry, delay_ms);
     }
     bus__peer_report(p);
     const struct bus_handler *h = &p->bus->o.handler;
-    if (refused && !removed && c->verdict.code == THOLE_OK && h->refused)
+    if (refused && !removed && c->verdict.code == THOLE_OK && h->refused) {
         h->refused(h->ctx, &p->host, &why);
+    }
     bus__pipe_unref(c->pipe);
     grpc_channel_destroy(c->channel);
     free(c);
@@ -290,8 +306,9 @@ static void try_to_connect(struct link *l)
     l->state = LINK_CONNECTING;
     bool removed = p->removed;
     pthread_mutex_unlock(&p->mutex);
-    if (removed)
+    if (removed) {
         bus__pipe_cancel(c->pipe);
+    }
 }
 
 /* The loop does not stop in the middle of it: between the decision and the first batch the bus may
@@ -299,8 +316,9 @@ static void try_to_connect(struct link *l)
 void bus__link_connect(struct link *l)
 {
     struct bus_loop *loop = &l->peer->bus->loop;
-    if (!bus__loop_enter(loop))
+    if (!bus__loop_enter(loop)) {
         return;
+    }
     try_to_connect(l);
     bus__loop_live(loop, -1);
 }
@@ -313,13 +331,15 @@ void bus__link_kick(struct link *l)
     }
     bus__loop_cancel(&l->peer->bus->loop, &l->retry);
     l->failures = 0;
-    if (bus__link_wanted(l) || l->state == LINK_WAITING)
+    if (bus__link_wanted(l) || l->state == LINK_WAITING) {
         bus__link_connect(l);
+    }
 }
 
 void bus__link_close(struct link *l)
 {
     bus__loop_cancel(&l->peer->bus->loop, &l->retry);
-    if (l->pipe)
+    if (l->pipe) {
         bus__pipe_cancel(l->pipe);
+    }
 }

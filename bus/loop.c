@@ -26,8 +26,9 @@
  * last words before it ends the process must be heard. */
 static void grpc_log(gpr_log_func_args *args)
 {
-    if (strncmp(args->message, "assertion failed", 16) == 0)
+    if (strncmp(args->message, "assertion failed", 16) == 0) {
         LOG_ERROR(BUS, "grpc: %s file=%s line=%d", args->message, args->file, args->line);
+    }
     LOG_DEBUG(BUS, "grpc: %s file=%s line=%d", args->message, args->file, args->line);
 }
 
@@ -41,14 +42,16 @@ static void stop_deadlock_search(void)
         void (*set_mode)(int mode);
     } f = {dlsym(RTLD_DEFAULT,
                  "_ZN4absl7debian329SetMutexDeadlockDetectionModeENS0_15OnDeadlockCycleE")};
-    if (f.symbol)
+    if (f.symbol) {
         f.set_mode(0); /* absl::OnDeadlockCycle::kIgnore */
+    }
 }
 
 void bus__grpc_init(void)
 {
-    if (process_is_own())
+    if (process_is_own()) {
         stop_deadlock_search();
+    }
     grpc_init();
     gpr_set_log_function(grpc_log);
 }
@@ -60,8 +63,9 @@ void bus__grpc_shutdown(void)
 
 gpr_timespec bus__deadline(uint32_t timeout_ms)
 {
-    if (timeout_ms == 0)
+    if (timeout_ms == 0) {
         return gpr_inf_future(GPR_CLOCK_MONOTONIC);
+    }
     return gpr_time_add(gpr_now(GPR_CLOCK_MONOTONIC),
                         gpr_time_from_millis(timeout_ms, GPR_TIMESPAN));
 }
@@ -111,8 +115,9 @@ bool bus__loop_here(const struct bus_loop *l)
 /* The mutex is held. */
 static void ring(struct bus_loop *l)
 {
-    if (!l->sleeping || l->rung)
+    if (!l->sleeping || l->rung) {
         return;
+    }
     l->rung = true;
     bus__start(l->bell_call, NULL, 0, &l->bell);
 }
@@ -169,11 +174,13 @@ static uint64_t run_timers(struct bus_loop *l)
         pthread_mutex_lock(&l->mutex);
         struct wheel_timer *w = wheel_expire(l->wheel, now);
         uint64_t next = w ? 0 : wheel_next(l->wheel);
-        if (!w)
+        if (!w) {
             l->wake_ms = next;
+        }
         pthread_mutex_unlock(&l->mutex);
-        if (!w)
+        if (!w) {
             return next;
+        }
         struct bus_timer *t = CONTAINER_OF(w, struct bus_timer, wheel);
         t->fn(t);
     }
@@ -187,8 +194,9 @@ static bool fall_asleep(struct bus_loop *l, gpr_timespec *ret)
     uint64_t wake = l->wake_ms;
     l->sleeping = sleep;
     pthread_mutex_unlock(&l->mutex);
-    if (!sleep)
+    if (!sleep) {
         return false;
+    }
     *ret = gpr_inf_future(GPR_CLOCK_MONOTONIC);
     if (wake != UINT64_MAX) {
         uint64_t now = now_ms(l);
@@ -208,19 +216,23 @@ static void *loop_main(void *arg)
         pthread_mutex_lock(&l->mutex);
         bool due = l->wake_ms != UINT64_MAX && now_ms(l) >= l->wake_ms;
         pthread_mutex_unlock(&l->mutex);
-        if (due)
+        if (due) {
             run_timers(l);
+        }
         gpr_timespec until;
-        if (!fall_asleep(l, &until))
+        if (!fall_asleep(l, &until)) {
             continue;
+        }
         grpc_event ev = grpc_completion_queue_next(l->cq, until, NULL);
         pthread_mutex_lock(&l->mutex);
         l->sleeping = false;
         pthread_mutex_unlock(&l->mutex);
-        if (ev.type == GRPC_QUEUE_SHUTDOWN)
+        if (ev.type == GRPC_QUEUE_SHUTDOWN) {
             return NULL;
-        if (ev.type != GRPC_OP_COMPLETE)
+        }
+        if (ev.type != GRPC_OP_COMPLETE) {
             continue;
+        }
         struct bus_tag *tag = ev.tag;
         TAG_ACQUIRE(tag);
         ASSERT(tag->magic == BUS_TAG_MAGIC);
@@ -243,8 +255,9 @@ void bus__loop_live(struct bus_loop *l, int change)
 {
     pthread_mutex_lock(&l->mutex);
     l->live += (size_t)change;
-    if (l->live == 0)
+    if (l->live == 0) {
         pthread_cond_broadcast(&l->changed);
+    }
     pthread_mutex_unlock(&l->mutex);
 }
 
@@ -269,8 +282,9 @@ bool bus__loop_wait(struct bus_loop *l, bool (*ready)(struct bus_loop *l), uint3
     }
     pthread_mutex_lock(&l->mutex);
     int e = 0;
-    while (!ready(l) && e != ETIMEDOUT)
+    while (!ready(l) && e != ETIMEDOUT) {
         e = pthread_cond_timedwait(&l->changed, &l->mutex, &until);
+    }
     bool is = ready(l);
     pthread_mutex_unlock(&l->mutex);
     return is;
@@ -288,15 +302,17 @@ void bus__loop_stop(struct bus_loop *l)
     l->closed = l->cancels = true;
     bus__unary_cancel_all(l);
     pthread_mutex_unlock(&l->mutex);
-    if (!bus__loop_wait(l, idle, STOP_MS_MAX))
+    if (!bus__loop_wait(l, idle, STOP_MS_MAX)) {
         LOG_ERROR(BUS, "calls do not end left=%zu; waiting no longer", l->live);
+    }
     grpc_completion_queue_shutdown(l->cq);
-    if (l->threaded)
+    if (l->threaded) {
         pthread_join(l->thread, NULL);
-    else
+    } else {
         while (grpc_completion_queue_next(l->cq, gpr_inf_future(GPR_CLOCK_MONOTONIC), NULL).type !=
                GRPC_QUEUE_SHUTDOWN) {
         }
+    }
     l->threaded = false;
     run_tasks(l);
 }
@@ -322,8 +338,9 @@ void bus__loop_post(struct bus_loop *l, struct bus_task *t)
         ring(l);
     }
     pthread_mutex_unlock(&l->mutex);
-    if (closed)
+    if (closed) {
         t->fn(t);
+    }
 }
 
 void bus__loop_arm(struct bus_loop *l, struct bus_timer *t, uint32_t after_ms)

@@ -18,8 +18,9 @@ struct peer *bus__peer_new(struct bus *b, const struct uuid *host, const char *a
     atomic_init(&p->refs, 1);
     pthread_mutex_init(&p->mutex, NULL);
     p->waiting_tail = &p->waiting;
-    for (uint32_t i = 0; i < BUS_LINKS; i++)
+    for (uint32_t i = 0; i < BUS_LINKS; i++) {
         bus__link_init(&p->links[i], p, i);
+    }
     return p;
 }
 
@@ -31,8 +32,9 @@ struct peer *bus__peer_ref(struct peer *p)
 
 void bus__peer_unref(struct peer *p)
 {
-    if (!p || atomic_fetch_sub_explicit(&p->refs, 1, memory_order_acq_rel) != 1)
+    if (!p || atomic_fetch_sub_explicit(&p->refs, 1, memory_order_acq_rel) != 1) {
         return;
+    }
     ASSERT(p->exchanges.count == 0);
     map_deinit(&p->exchanges);
     pthread_mutex_destroy(&p->mutex);
@@ -44,16 +46,18 @@ void bus__peer_unref(struct peer *p)
 static struct peer **slot_of(struct bus *b, const struct uuid *host)
 {
     struct peer **at = &b->peers;
-    while (*at && !uuid_equal(&(*at)->host, host))
+    while (*at && !uuid_equal(&(*at)->host, host)) {
         at = &(*at)->next;
+    }
     return at;
 }
 
 bool bus__peer_known(const struct bus *b, const struct uuid *host)
 {
     const struct peer *p = b->peers;
-    while (p && !uuid_equal(&p->host, host))
+    while (p && !uuid_equal(&p->host, host)) {
         p = p->next;
+    }
     return p || uuid_equal(&b->o.host_id, host);
 }
 
@@ -64,12 +68,14 @@ static bool is_self(const struct bus *b, const struct uuid *host)
 
 struct peer *bus__peer_find(struct bus *b, const struct uuid *host)
 {
-    if (is_self(b, host))
+    if (is_self(b, host)) {
         return bus__peer_ref(b->self);
+    }
     pthread_mutex_lock(&b->mutex);
     struct peer *p = *slot_of(b, host);
-    if (p)
+    if (p) {
         bus__peer_ref(p);
+    }
     pthread_mutex_unlock(&b->mutex);
     return p;
 }
@@ -106,35 +112,41 @@ void bus__peer_report(struct peer *p)
     bool up = p->up && !p->removed;
     uint64_t incarnation = p->links[BUS_LANE_CONTROL].incarnation;
     pthread_mutex_unlock(&p->mutex);
-    if (up == p->up_told)
+    if (up == p->up_told) {
         return;
+    }
     p->up_told = up;
     char host[UUID_TEXT_BYTES];
     uuid_format(&p->host, host);
-    if (up)
+    if (up) {
         LOG_INFO(BUS, "peer connected peer=%s", host);
-    else
+    } else {
         LOG_WARN(BUS, "peer disconnected peer=%s; connecting again", host);
-    if (h->peer_state)
+    }
+    if (h->peer_state) {
         h->peer_state(h->ctx, &p->host, up, incarnation);
+    }
 }
 
 static void connect_all(struct peer *p)
 {
-    for (int i = 0; i < BUS_LINKS; i++)
+    for (int i = 0; i < BUS_LINKS; i++) {
         bus__link_kick(&p->links[i]);
+    }
 }
 
 static void close_all(struct peer *p)
 {
-    for (int i = 0; i < BUS_LINKS; i++)
+    for (int i = 0; i < BUS_LINKS; i++) {
         bus__link_close(&p->links[i]);
+    }
     pthread_mutex_lock(&p->mutex);
     /* With a pipe, its end fails them, knowing what was sent. */
-    if (p->links[0].pipe)
+    if (p->links[0].pipe) {
         pthread_mutex_unlock(&p->mutex);
-    else
+    } else {
         bus__exchange_broken(p, NULL, "the peer was removed");
+    }
     bus__peer_report(p);
 }
 
@@ -152,16 +164,18 @@ static void self_up(struct peer *p)
 enum thole_code bus_peer_set(struct bus *b, const struct uuid *host, const char *address,
                              struct thole_status *st)
 {
-    if (uuid_is_nil(host))
+    if (uuid_is_nil(host)) {
         return THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
                           "a peer needs a host id");
+    }
     if (is_self(b, host)) {
         bus__peer_post(b->self, self_up);
         return THOLE_OK;
     }
-    if (!address || !address_valid(slice_str(address), ADDRESS_REACH))
+    if (!address || !address_valid(slice_str(address), ADDRESS_REACH)) {
         return THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
                           "a peer's address must be host:port, not \"%s\"", address ? address : "");
+    }
     pthread_mutex_lock(&b->mutex);
     if (atomic_load(&b->stopping)) { /* under the mutex: bus__peers_stop comes later, or saw it */
         pthread_mutex_unlock(&b->mutex);
@@ -169,8 +183,9 @@ enum thole_code bus_peer_set(struct bus *b, const struct uuid *host, const char 
     }
     struct peer **at = slot_of(b, host);
     bool fresh = *at == NULL;
-    if (fresh)
+    if (fresh) {
         *at = bus__peer_new(b, host, address);
+    }
     struct peer *p = bus__peer_ref(*at);
     pthread_mutex_unlock(&b->mutex);
     pthread_mutex_lock(&p->mutex);
@@ -181,8 +196,9 @@ enum thole_code bus_peer_set(struct bus *b, const struct uuid *host, const char 
         p->generation++;
     }
     pthread_mutex_unlock(&p->mutex);
-    if (fresh || moved)
+    if (fresh || moved) {
         bus__peer_post(p, connect_all);
+    }
     bus__peer_unref(p);
     return THOLE_OK;
 }
@@ -201,11 +217,13 @@ void bus_peer_remove(struct bus *b, const struct uuid *host)
     pthread_mutex_lock(&b->mutex);
     struct peer **at = slot_of(b, host);
     struct peer *p = *at;
-    if (p)
+    if (p) {
         *at = p->next;
+    }
     pthread_mutex_unlock(&b->mutex);
-    if (p)
+    if (p) {
         remove_peer(p);
+    }
 }
 
 void bus__peers_stop(struct bus *b)
@@ -213,24 +231,29 @@ void bus__peers_stop(struct bus *b)
     for (;;) {
         pthread_mutex_lock(&b->mutex);
         struct peer *p = b->peers;
-        if (p)
+        if (p) {
             b->peers = p->next;
+        }
         pthread_mutex_unlock(&b->mutex);
-        if (!p)
+        if (!p) {
             break;
+        }
         remove_peer(p);
     }
-    if (b->self)
+    if (b->self) {
         remove_peer(bus__peer_ref(b->self));
+    }
 }
 
 bool bus_peer_up(struct bus *b, const struct uuid *host)
 {
-    if (is_self(b, host))
+    if (is_self(b, host)) {
         return true;
+    }
     struct peer *p = bus__peer_find(b, host);
-    if (!p)
+    if (!p) {
         return false;
+    }
     pthread_mutex_lock(&p->mutex);
     bool up = p->up && !p->removed;
     pthread_mutex_unlock(&p->mutex);
@@ -241,9 +264,11 @@ bool bus_peer_up(struct bus *b, const struct uuid *host)
 /* Peers that were waiting, perhaps because of the cluster, try again now. */
 static void retry_all(struct peer *p)
 {
-    for (int i = 0; i < BUS_LINKS; i++)
-        if (p->links[i].state == LINK_WAITING)
+    for (int i = 0; i < BUS_LINKS; i++) {
+        if (p->links[i].state == LINK_WAITING) {
             bus__link_kick(&p->links[i]);
+        }
+    }
 }
 
 void bus_set_cluster(struct bus *b, const struct uuid *cluster_id)
@@ -278,8 +303,9 @@ static void deliver_self(struct bus_task *t)
     p->self_bytes -= f->frame.bytes.size;
     bool drop = p->removed;
     pthread_mutex_unlock(&p->mutex);
-    if (h->frame && !drop)
+    if (h->frame && !drop) {
         h->frame(h->ctx, &p->host, p->bus->o.incarnation, f->lane, f->frame);
+    }
     bufslice_unref(f->frame);
     bus__peer_unref(p);
     free(f);
@@ -290,8 +316,9 @@ static enum bus_put send_self(struct peer *p, enum bus_lane lane, struct bufslic
     pthread_mutex_lock(&p->mutex);
     bool full = p->self_bytes > 0 && p->self_bytes + frame.bytes.size > p->bus->o.peer_queue_bytes;
     bool removed = p->removed;
-    if (!full && !removed)
+    if (!full && !removed) {
         p->self_bytes += frame.bytes.size;
+    }
     pthread_mutex_unlock(&p->mutex);
     if (full || removed) {
         bufslice_unref(frame);

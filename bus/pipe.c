@@ -84,13 +84,15 @@ struct bus_pipe *bus__pipe_ref(struct bus_pipe *p)
 
 void bus__pipe_unref(struct bus_pipe *p)
 {
-    if (!p || atomic_fetch_sub_explicit(&p->refs, 1, memory_order_acq_rel) != 1)
+    if (!p || atomic_fetch_sub_explicit(&p->refs, 1, memory_order_acq_rel) != 1) {
         return;
+    }
     bus__charge(p->o.budget, &p->charged, 0);
     grpc_call_unref(p->o.call);
     grpc_byte_buffer_destroy(p->outgoing);
-    if (p->incoming)
+    if (p->incoming) {
         grpc_byte_buffer_destroy(p->incoming);
+    }
     bus__writer_deinit(&p->writer);
     grpc_slice_unref(p->finish_details);
     grpc_slice_unref(p->details);
@@ -120,8 +122,9 @@ static void add_status(struct bus_pipe *p, struct batch *b)
     grpc_op *op = &b->ops[b->n++];
     op->op = GRPC_OP_SEND_STATUS_FROM_SERVER;
     op->data.send_status_from_server.status = (grpc_status_code)p->finish_code;
-    if (p->finish_code == THOLE_OK)
+    if (p->finish_code == THOLE_OK) {
         return;
+    }
     b->message = grpc_slice_from_copied_string(p->finish_message);
     op->data.send_status_from_server.status_details = &b->message;
     if (GRPC_SLICE_LENGTH(p->finish_details) > 0) {
@@ -136,10 +139,12 @@ static bool next_batch(struct bus_pipe *p, struct batch *b)
 {
     bool message = !bus__writer_empty(&p->writer);
     bool finish = p->finish_wanted && !p->finish_started && !message;
-    if (p->sending || p->broken || p->finish_started)
+    if (p->sending || p->broken || p->finish_started) {
         return false;
-    if (!message && !finish && !(p->headers_wanted && !p->sent_initial))
+    }
+    if (!message && !finish && !(p->headers_wanted && !p->sent_initial)) {
         return false;
+    }
     *b = (struct batch){.message = grpc_empty_slice()};
     if (!p->sent_initial) {
         p->sent_initial = true;
@@ -154,10 +159,12 @@ static bool next_batch(struct bus_pipe *p, struct batch *b)
         op->data.send_message.send_message = p->outgoing;
         /* A batch with the initial metadata ends only when it was written: with the hint, and so
          * nothing that begins the write, never. */
-        if (!bus__writer_empty(&p->writer) && b->n == 1)
+        if (!bus__writer_empty(&p->writer) && b->n == 1) {
             op->flags = GRPC_WRITE_BUFFER_HINT;
-        if (p->o.half_close)
+        }
+        if (p->o.half_close) {
             b->ops[b->n++].op = GRPC_OP_SEND_CLOSE_FROM_CLIENT;
+        }
     }
     if (finish) {
         p->finish_started = true;
@@ -173,8 +180,9 @@ static void pump(struct bus_pipe *p)
     struct batch b;
     bool any = next_batch(p, &b);
     pthread_mutex_unlock(&p->mutex);
-    if (!any)
+    if (!any) {
         return;
+    }
     ref(p);
     bus__start(p->o.call, b.ops, b.n, &p->send_tag);
     grpc_slice_unref(b.message);
@@ -203,8 +211,9 @@ static void pump_soon(struct bus_pipe *p)
         ref(p);
     }
     pthread_mutex_unlock(&p->mutex);
-    if (late)
+    if (late) {
         (void)cork_add(&p->late_pump);
+    }
 }
 
 /* The mutex is held. */
@@ -227,15 +236,17 @@ static void send_returned(struct bus_tag *tag, bool ok)
     charge(p);
     bool drained = p->want_drained && !p->broken && p->writer.bytes <= p->o.queue_bytes / 2;
     bool resume = drained && p->paused;
-    if (drained)
+    if (drained) {
         p->want_drained = p->paused = false;
+    }
     pump(p);
     if (resume) {
         pthread_mutex_lock(&p->mutex);
         receive(p);
     }
-    if (drained && p->o.events->drained && !p->closed)
+    if (drained && p->o.events->drained && !p->closed) {
         p->o.events->drained(p->o.ctx);
+    }
     maybe_closed(p);
     bus__pipe_unref(p);
 }
@@ -243,8 +254,9 @@ static void send_returned(struct bus_tag *tag, bool ok)
 /* One message always fits: who waits for room is told when it was sent. */
 static bool is_full(const struct bus_pipe *p, size_t bytes)
 {
-    if (p->writer.bytes > 0 && p->writer.bytes + bytes > p->o.queue_bytes)
+    if (p->writer.bytes > 0 && p->writer.bytes + bytes > p->o.queue_bytes) {
         return true;
+    }
     return (p->writer.bytes > 0 || p->sending) && p->o.budget && !bus__has_room(p->o.budget, bytes);
 }
 
@@ -266,8 +278,9 @@ enum bus_put bus__pipe_put(struct bus_pipe *p, struct slice head, struct bufslic
     }
     bus__writer_put(&p->writer, head, body);
     charge(p);
-    if (ret_seq)
+    if (ret_seq) {
         *ret_seq = p->writer.queued;
+    }
     pump_soon(p);
     return result;
 }
@@ -333,11 +346,13 @@ void bus__pipe_cancel(struct bus_pipe *p)
 static void receive(struct bus_pipe *p)
 {
     bool start = !p->receiving && !p->paused && !p->read_end;
-    if (start)
+    if (start) {
         p->receiving = true;
+    }
     pthread_mutex_unlock(&p->mutex);
-    if (!start)
+    if (!start) {
         return;
+    }
     grpc_op ops[2] = {{.op = GRPC_OP_RECV_MESSAGE}, {.op = GRPC_OP_RECV_INITIAL_METADATA}};
     ops[0].data.recv_message.recv_message = &p->incoming;
     ops[1].data.recv_initial_metadata.recv_initial_metadata = &p->initial;
@@ -359,11 +374,13 @@ static void maybe_closed(struct bus_pipe *p)
         charge(p);
     }
     pthread_mutex_unlock(&p->mutex);
-    if (!now)
+    if (!now) {
         return;
+    }
     struct thole_status st = {0};
-    if (!p->o.server)
+    if (!p->o.server) {
         bus__status_decode(p->code, p->details, &p->trailing, bus__pipe_taken(p, 1), &st);
+    }
     struct bus_loop *loop = p->o.loop;
     p->o.events->closed(p->o.ctx, &st);
     bus__loop_live(loop, -1);
@@ -382,8 +399,9 @@ static void recv_returned(struct bus_tag *tag, bool ok)
         buf_unref(buf);
         pthread_mutex_lock(&p->mutex);
         p->receiving = false;
-        if (p->o.server && p->sending && p->writer.bytes > p->o.queue_bytes / 2)
+        if (p->o.server && p->sending && p->writer.bytes > p->o.queue_bytes / 2) {
             p->paused = p->want_drained = true; /* who does not read answers asks no more */
+        }
         receive(p);
     } else {
         pthread_mutex_lock(&p->mutex);
@@ -391,8 +409,9 @@ static void recv_returned(struct bus_tag *tag, bool ok)
         p->read_end = true;
         bool half = p->o.server && !p->ended && !grpc_call_failed_before_recv_message(p->o.call);
         pthread_mutex_unlock(&p->mutex);
-        if (half && p->o.events->half_closed)
+        if (half && p->o.events->half_closed) {
             p->o.events->half_closed(p->o.ctx);
+        }
     }
     maybe_closed(p);
     bus__pipe_unref(p);
@@ -411,8 +430,9 @@ static void end_returned(struct bus_tag *tag, bool ok)
         bus__writer_clear(&p->writer);
         charge(p);
         pthread_mutex_unlock(&p->mutex);
-        if (p->o.server && p->o.events->cancelled)
+        if (p->o.server && p->o.events->cancelled) {
             p->o.events->cancelled(p->o.ctx);
+        }
     }
     maybe_closed(p);
     bus__pipe_unref(p);
@@ -447,10 +467,12 @@ void bus__pipe_start(struct bus_pipe *p, struct bufslice first)
     ref(p);
     ref(p); /* for this function: the end may come at once */
     bus__start(p->o.call, &end, 1, &p->end_tag);
-    if (!p->o.server && !p->o.connected)
+    if (!p->o.server && !p->o.connected) {
         bus__pipe_headers(p);
-    if (!p->o.server)
+    }
+    if (!p->o.server) {
         bus__pipe_put(p, (struct slice){0}, first, true, NULL);
+    }
     pthread_mutex_lock(&p->mutex);
     receive(p);
     bus__pipe_unref(p);

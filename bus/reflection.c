@@ -52,15 +52,17 @@ static void load(struct bus_reflection *f)
     uint64_t tag, size;
     struct slice bytes;
     while (rest.size > 0 && slice_take_varint(&rest, &tag) && tag == (1 << 3 | 2) &&
-           slice_take_varint(&rest, &size) && slice_take(&rest, size, &bytes))
+           slice_take_varint(&rest, &size) && slice_take(&rest, size, &bytes)) {
         add_file(f, bytes);
+    }
 }
 
 static size_t index_of(const struct bus_reflection *f, const upb_FileDef *def)
 {
     size_t i = 0;
-    while (i < f->count && f->files[i].def != def)
+    while (i < f->count && f->files[i].def != def) {
         i++;
+    }
     return i;
 }
 
@@ -76,11 +78,12 @@ static const upb_FileDef *file_of_symbol(const struct bus_reflection *f, upb_Str
         *dot = '\0';
         const upb_ServiceDef *s = upb_DefPool_FindServiceByName(f->pool, text);
         const upb_MessageDef *m = upb_DefPool_FindMessageByName(f->pool, text);
-        if (s && upb_ServiceDef_FindMethodByName(s, last))
+        if (s && upb_ServiceDef_FindMethodByName(s, last)) {
             def = upb_ServiceDef_File(s);
-        else if (m && (upb_MessageDef_FindFieldByName(m, last) ||
-                       upb_MessageDef_FindOneofByName(m, last)))
+        } else if (m && (upb_MessageDef_FindFieldByName(m, last) ||
+                         upb_MessageDef_FindOneofByName(m, last))) {
             def = upb_MessageDef_File(m);
+        }
     }
     free(text);
     return def;
@@ -100,16 +103,18 @@ static void add_with_imports(const struct bus_reflection *f, const upb_FileDef *
                              grpc_reflection_v1_FileDescriptorResponse *out, upb_Arena *arena)
 {
     size_t i = index_of(f, def);
-    if (i == f->count || added[i])
+    if (i == f->count || added[i]) {
         return;
+    }
     added[i] = true;
     grpc_reflection_v1_FileDescriptorResponse_add_file_descriptor_proto(
         out,
         upb_StringView_FromDataAndSize((const char *)f->files[i].bytes.data,
                                        f->files[i].bytes.size),
         arena);
-    for (int d = 0; d < upb_FileDef_DependencyCount(def); d++)
+    for (int d = 0; d < upb_FileDef_DependencyCount(def); d++) {
         add_with_imports(f, upb_FileDef_Dependency(def, d), added, out, arena);
+    }
 }
 
 static void answer_file(const struct bus_reflection *f, const upb_FileDef *def, Response *out,
@@ -131,15 +136,17 @@ static void answer_services(const struct bus_reflection *f, Response *out, upb_A
 {
     grpc_reflection_v1_ListServiceResponse *list =
         grpc_reflection_v1_ServerReflectionResponse_mutable_list_services_response(out, arena);
-    for (size_t i = 0; i < f->count; i++)
+    for (size_t i = 0; i < f->count; i++) {
         for (int k = 0; k < upb_FileDef_ServiceCount(f->files[i].def); k++) {
             const char *name = upb_ServiceDef_FullName(upb_FileDef_Service(f->files[i].def, k));
-            if (!bus__serves(f->bus, name, strlen(name)))
+            if (!bus__serves(f->bus, name, strlen(name))) {
                 continue;
+            }
             grpc_reflection_v1_ServiceResponse *s =
                 grpc_reflection_v1_ListServiceResponse_add_service(list, arena);
             grpc_reflection_v1_ServiceResponse_set_name(s, upb_StringView_FromString(name));
         }
+    }
 }
 
 static void answer_extension_numbers(const struct bus_reflection *f, upb_StringView type,
@@ -211,8 +218,9 @@ static void on_message(void *ctx, struct bus_rpc *rpc, struct slice message)
         thole_status_set(&st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST, __FILE__, __LINE__,
                          "malformed reflection request");
     }
-    if (!q || !sent)
+    if (!q || !sent) {
         bus_rpc_fail(rpc, &st, 0, NULL);
+    }
     upb_Arena_Free(arena);
 }
 
@@ -242,15 +250,17 @@ void bus__reflection_init(struct bus *b)
          .handle = on_message,
          .end = on_end},
     };
-    for (size_t i = 0; i < sizeof methods / sizeof *methods; i++)
+    for (size_t i = 0; i < sizeof methods / sizeof *methods; i++) {
         bus__register(b, &methods[i])->ends_itself = true;
+    }
 }
 
 void bus__reflection_free(struct bus *b)
 {
     struct bus_reflection *f = b->reflection;
-    if (!f)
+    if (!f) {
         return;
+    }
     upb_DefPool_Free(f->pool);
     upb_Arena_Free(f->arena);
     free(f->files);

@@ -90,8 +90,9 @@ static struct bus_hold *hold_new(struct bus *b, struct buf *message)
 
 static void hold_unref(struct bus_hold *h)
 {
-    if (!h || atomic_fetch_sub_explicit(&h->refs, 1, memory_order_acq_rel) != 1)
+    if (!h || atomic_fetch_sub_explicit(&h->refs, 1, memory_order_acq_rel) != 1) {
         return;
+    }
     bus__charge(h->bus, &h->charged, 0);
     buf_unref(h->message);
     free(h);
@@ -104,20 +105,23 @@ static void ref(struct bus_request *r)
 
 void bus__request_unref(struct bus_request *r)
 {
-    if (atomic_fetch_sub_explicit(&r->refs, 1, memory_order_acq_rel) != 1)
+    if (atomic_fetch_sub_explicit(&r->refs, 1, memory_order_acq_rel) != 1) {
         return;
+    }
     struct bus *b = r->bus;
-    if (r->data_free && r->data)
+    if (r->data_free && r->data) {
         r->data_free(r->data);
+    }
     bufslice_unref(r->body);
     hold_unref(r->hold);
     struct bus_inbound *in = r->in;
     pthread_mutex_destroy(&r->mutex);
     pool_give(&b->requests, r);
-    if (!in)
+    if (!in) {
         bus__unref(b);
-    else
+    } else {
         bus__inbound_unref(in);
+    }
 }
 
 void bus__request_cancel(struct bus_request *r)
@@ -128,8 +132,9 @@ void bus__request_cancel(struct bus_request *r)
     r->on_cancel = NULL;
     r->cancelled = true;
     pthread_mutex_unlock(&r->mutex);
-    if (fn && !atomic_load(&r->answered))
+    if (fn && !atomic_load(&r->answered)) {
         fn(ctx);
+    }
 }
 
 void bus__request_cancel_all(struct bus_inbound *in)
@@ -138,12 +143,13 @@ void bus__request_cancel_all(struct bus_inbound *in)
     struct bus_request *r;
     pthread_mutex_lock(&in->mutex);
     struct bus_request **all = xcalloc(in->requests.count + 1, sizeof(struct bus_request *));
-    while ((r = map_next(&in->requests, &it, NULL)))
+    while ((r = map_next(&in->requests, &it, NULL))) {
         if (!r->told) {
             r->told = true;
             ref(r);
             all[n++] = r;
         }
+    }
     pthread_mutex_unlock(&in->mutex);
     for (size_t i = 0; i < n; i++) {
         bus__request_cancel(all[i]);
@@ -172,15 +178,18 @@ static void deliver(struct bus_request *r)
  * when the memory for callers is used up. */
 static void end_unread(struct bus_inbound *in)
 {
-    if (bus__has_room(in->bus, UNREAD_BYTES_MIN))
+    if (bus__has_room(in->bus, UNREAD_BYTES_MIN)) {
         return;
+    }
     size_t min = uuid_is_nil(&in->hello.host) ? UNREAD_BYTES_MIN : UNREAD_BYTES_MIN_HOST;
     size_t queued = bus__pipe_queued(in->pipe);
-    if (queued <= min || atomic_exchange(&in->unread, true))
+    if (queued <= min || atomic_exchange(&in->unread, true)) {
         return;
-    if (bus__log_allowed(in->bus))
+    }
+    if (bus__log_allowed(in->bus)) {
         LOG_WARN(BUS, "ending a stream whose answers are not read peer=%s unread_bytes=%zu",
                  bus_rpc_peer(in->rpc), queued);
+    }
     bus__pipe_abort(in->pipe, THOLE_RESOURCE_EXHAUSTED,
                     "the answers of this stream are not read, and the host's memory for callers "
                     "is used up");
@@ -204,15 +213,17 @@ static void on_cancel_item(struct bus_inbound *in, uint64_t id)
 {
     pthread_mutex_lock(&in->mutex);
     struct bus_request *r = map_get(&in->requests, id);
-    if (r && r->told)
+    if (r && r->told) {
         r = NULL;
+    }
     if (r) {
         r->told = true;
         ref(r);
     }
     pthread_mutex_unlock(&in->mutex);
-    if (!r)
+    if (!r) {
         return;
+    }
     bus__request_cancel(r);
     bus__request_unref(r);
 }
@@ -230,8 +241,9 @@ static void on_item(void *ctx, struct bus_item *item)
 {
     struct arrival *a = ctx;
     struct bus_inbound *in = a->in;
-    if (a->ignore || !in->known || atomic_load_explicit(&in->unread, memory_order_relaxed))
+    if (a->ignore || !in->known || atomic_load_explicit(&in->unread, memory_order_relaxed)) {
         return;
+    }
     if (item->cancel) {
         on_cancel_item(in, item->id);
         return;
@@ -239,12 +251,14 @@ static void on_item(void *ctx, struct bus_item *item)
     metric_add(&metric_requests, 1);
     struct bus_request *r = request_new(in->bus, item->id, item->method, (struct bufslice){0}, 2);
     if (item->body.size <= BODY_BYTES_COPIED) {
-        if (item->body.size > 0)
+        if (item->body.size > 0) {
             memcpy(r->copied, item->body.data, item->body.size);
+        }
         r->body.bytes = slice_of(r->copied, item->body.size);
     } else {
-        if (!a->hold)
+        if (!a->hold) {
             a->hold = hold_new(in->bus, a->owner);
+        }
         atomic_fetch_add_explicit(&a->hold->refs, 1, memory_order_relaxed);
         r->hold = a->hold;
         r->body.bytes = item->body;
@@ -252,8 +266,9 @@ static void on_item(void *ctx, struct bus_item *item)
     r->in = in;
     bus__inbound_ref(in);
     r->from = in->hello.host;
-    if (item->timeout_ms > 0)
+    if (item->timeout_ms > 0) {
         r->deadline_ns = a->now_ns + item->timeout_ms * NS_PER_MS;
+    }
     pthread_mutex_lock(&in->mutex);
     bool stopping = in->draining || in->ended;
     bool twice = map_get(&in->requests, item->id) != NULL;
@@ -301,8 +316,9 @@ static void on_message(void *ctx, struct bus_rpc *rpc, struct bufslice message)
         bus__inbound_malformed(in, "not an ExchangeMessage");
         return;
     }
-    if (!in->known)
+    if (!in->known) {
         bus__inbound_greet(in, has_hello ? &hello : NULL);
+    }
 }
 
 /* The caller sends no more requests; what is open is answered first. */
@@ -313,8 +329,9 @@ static void on_end(void *ctx, struct bus_rpc *rpc)
     in->draining = true;
     bool now = in->requests.count == 0;
     pthread_mutex_unlock(&in->mutex);
-    if (now)
+    if (now) {
         bus__inbound_end(in, NULL);
+    }
 }
 
 /* The request's answer is on its way: it is no longer open. */
@@ -419,8 +436,9 @@ struct slice bus_request_body(const struct bus_request *r)
 
 bool bus_request_from(const struct bus_request *r, struct uuid *ret_host)
 {
-    if (uuid_is_nil(&r->from))
+    if (uuid_is_nil(&r->from)) {
         return false;
+    }
     *ret_host = r->from;
     return true;
 }
@@ -443,8 +461,9 @@ void bus_request_on_cancel(struct bus_request *r, void (*on_cancel)(void *ctx), 
     r->on_cancel = now ? NULL : on_cancel;
     r->on_cancel_ctx = ctx;
     pthread_mutex_unlock(&r->mutex);
-    if (now)
+    if (now) {
         on_cancel(ctx);
+    }
 }
 
 static void answer_ask(struct bus_request *r, struct bufslice body, const struct thole_status *st)
@@ -467,8 +486,9 @@ static bool answer_fits(const struct bus_request *r, size_t size)
 
 static bool too_large(const struct bus_request *r, size_t size)
 {
-    if (size <= LIMIT_FRAME_BYTES)
+    if (size <= LIMIT_FRAME_BYTES) {
         return false;
+    }
     LOG_ERROR(BUS, "an answer is too large method=%u size=%zu", (unsigned)r->method, size);
     return true;
 }
@@ -477,8 +497,9 @@ bool bus_answer(struct bus_request *r, struct bufslice body, bool more)
 {
     if (too_large(r, body.bytes.size)) {
         bufslice_unref(body);
-        if (more)
+        if (more) {
             return false;
+        }
         struct thole_status st;
         thole_status_set(&st, THOLE_RESOURCE_EXHAUSTED, THOLE_REASON_TOO_LARGE, __FILE__, __LINE__,
                          "the answer is larger than %d bytes", LIMIT_FRAME_BYTES);
@@ -506,8 +527,9 @@ bool bus_answer(struct bus_request *r, struct bufslice body, bool more)
         bus__item_head(&head, &item, body.bytes.size);
         fits = bus__pipe_put(r->in->pipe, (struct slice){head.data, head.size}, body, !more,
                              NULL) != BUS_PUT_FULL;
-        if (!more)
+        if (!more) {
             settle(r);
+        }
     } else if (!r->rpc) {
         fits = bus__self_answer(r->bus, r->id, body, NULL, more);
     } else if (!more) {
@@ -516,8 +538,9 @@ bool bus_answer(struct bus_request *r, struct bufslice body, bool more)
         bufslice_unref(body);
         fits = false;
     }
-    if (!more)
+    if (!more) {
         bus__request_unref(r);
+    }
     return fits;
 }
 

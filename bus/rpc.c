@@ -51,11 +51,13 @@ static struct bus_rpc *slot_get(struct bus *b)
 {
     pthread_mutex_lock(&b->pool_mutex);
     struct bus_rpc *r = b->pool;
-    if (r)
+    if (r) {
         b->pool = r->next_free;
+    }
     pthread_mutex_unlock(&b->pool_mutex);
-    if (r)
+    if (r) {
         return r;
+    }
     r = xcalloc(1, sizeof *r);
     r->bus = b;
     r->arrived = bus_tag_of(arrived);
@@ -75,11 +77,13 @@ static struct bus_rpc *slot_get(struct bus *b)
 /* The bus's mutex is held. */
 static void streams_remove(struct bus_rpc *r)
 {
-    if (!r->prev_stream)
+    if (!r->prev_stream) {
         return;
+    }
     *r->prev_stream = r->next_stream;
-    if (r->next_stream)
+    if (r->next_stream) {
         r->next_stream->prev_stream = r->prev_stream;
+    }
     r->prev_stream = NULL;
 }
 
@@ -89,8 +93,9 @@ static void streams_add(struct bus_rpc *r)
     pthread_mutex_lock(&b->mutex);
     r->next_stream = b->streams;
     r->prev_stream = &b->streams;
-    if (r->next_stream)
+    if (r->next_stream) {
         r->next_stream->prev_stream = &r->next_stream;
+    }
     b->streams = r;
     pthread_mutex_unlock(&b->mutex);
 }
@@ -99,20 +104,24 @@ static void streams_add(struct bus_rpc *r)
 static void slot_clear(struct bus_rpc *r)
 {
     bus__charge(r->bus, &r->held, 0);
-    if (r->counted)
+    if (r->counted) {
         atomic_fetch_sub_explicit(active_of(r), 1, memory_order_relaxed);
-    if (r->data_free && r->data)
+    }
+    if (r->data_free && r->data) {
         r->data_free(r->data);
+    }
     if (r->pipe && !r->entry->inward) {
         pthread_mutex_lock(&r->bus->mutex);
         streams_remove(r);
         pthread_mutex_unlock(&r->bus->mutex);
     }
     bus__pipe_unref(r->pipe);
-    if (r->call)
+    if (r->call) {
         grpc_call_unref(r->call);
-    if (r->payload)
+    }
+    if (r->payload) {
         grpc_byte_buffer_destroy(r->payload);
+    }
     buf_unref(r->request);
     grpc_slice_buffer_reset_and_unref(&r->reply->data.raw.slice_buffer);
     if (!r->entry->registered) {
@@ -137,8 +146,9 @@ static void slot_clear(struct bus_rpc *r)
 
 static void unref(struct bus_rpc *r)
 {
-    if (atomic_fetch_sub_explicit(&r->refs, 1, memory_order_acq_rel) != 1)
+    if (atomic_fetch_sub_explicit(&r->refs, 1, memory_order_acq_rel) != 1) {
         return;
+    }
     struct bus *b = r->bus;
     slot_clear(r);
     pthread_mutex_lock(&b->pool_mutex);
@@ -165,21 +175,23 @@ void bus__rpc_arm(struct bus_entry *e)
 {
     struct bus *b = e->bus;
     grpc_completion_queue *cq = b->loop.cq;
-    if (atomic_load_explicit(&b->stopping, memory_order_relaxed))
+    if (atomic_load_explicit(&b->stopping, memory_order_relaxed)) {
         return; /* no new call is let in, and the queue may be shut down */
+    }
     struct bus_rpc *r = slot_get(b);
     atomic_fetch_add_explicit(&b->refs, 1, memory_order_relaxed);
     atomic_store_explicit(&r->refs, 1, memory_order_relaxed);
     r->entry = e;
     bus__tag_release(&r->arrived);
     grpc_call_error error;
-    if (e->registered)
+    if (e->registered) {
         error = grpc_server_request_registered_call(
             b->server, e->registered, &r->call, &r->deadline, &r->metadata,
             e->m.kind == BUS_RPC_BIDI_STREAM ? NULL : &r->payload, cq, cq, &r->arrived);
-    else
+    } else {
         error = grpc_server_request_call(b->server, &r->call, &r->details, &r->metadata, cq, cq,
                                          &r->arrived);
+    }
     ASSERT(error == GRPC_CALL_OK);
 }
 
@@ -220,8 +232,9 @@ static void finish_unary(struct bus_rpc *r, const struct thole_status *st, grpc_
         ops[n].op = GRPC_OP_RECV_CLOSE_ON_SERVER;
         ops[n++].data.recv_close_on_server.cancelled = &r->cancelled_flag;
     }
-    if (!r->entry->inward)
+    if (!r->entry->inward) {
         metric_record(&metric_latency, clock_now(r->bus->clock) - r->started_ns);
+    }
     /* The reference becomes the tag's. */
     bus__start(r->call, ops, n, &r->sent);
     grpc_slice_unref(text);
@@ -245,8 +258,9 @@ static void run_cancel(struct bus_rpc *r)
     r->on_cancel = NULL;
     r->cancelled = true;
     pthread_mutex_unlock(&r->mutex);
-    if (fn && !atomic_load(&r->finished))
+    if (fn && !atomic_load(&r->finished)) {
         fn(ctx);
+    }
 }
 
 static void closed(struct bus_tag *tag, bool ok)
@@ -254,8 +268,9 @@ static void closed(struct bus_tag *tag, bool ok)
     struct bus_rpc *r = CONTAINER_OF(tag, struct bus_rpc, closed);
     struct bus_loop *loop = &r->bus->loop;
     (void)ok;
-    if (r->cancelled_flag)
+    if (r->cancelled_flag) {
         run_cancel(r);
+    }
     unref(r);
     bus__loop_live(loop, -1);
 }
@@ -263,8 +278,9 @@ static void closed(struct bus_tag *tag, bool ok)
 /* A unary call learns of its cancellation only if somebody asks. */
 static void listen_for_close(struct bus_rpc *r)
 {
-    if (!bus__loop_enter(&r->bus->loop))
+    if (!bus__loop_enter(&r->bus->loop)) {
         return;
+    }
     grpc_op op = {.op = GRPC_OP_RECV_CLOSE_ON_SERVER};
     op.data.recv_close_on_server.cancelled = &r->cancelled_flag;
     ref(r);
@@ -277,10 +293,11 @@ static void listen_for_close(struct bus_rpc *r)
 static struct slice request_of(struct bus_rpc *r)
 {
     const grpc_slice_buffer *s = &r->payload->data.raw.slice_buffer;
-    if (r->payload->data.raw.compression == GRPC_COMPRESS_NONE && s->count <= 1)
+    if (r->payload->data.raw.compression == GRPC_COMPRESS_NONE && s->count <= 1) {
         return s->count == 0 ? (struct slice){0}
                              : (struct slice){GRPC_SLICE_START_PTR(s->slices[0]),
                                               GRPC_SLICE_LENGTH(s->slices[0])};
+    }
     r->request = bus__buf_of(r->payload);
     return (struct slice){r->request->data, r->request->size};
 }
@@ -288,20 +305,23 @@ static struct slice request_of(struct bus_rpc *r)
 static void stream_message(void *ctx, struct bufslice message)
 {
     struct bus_rpc *r = ctx;
-    if (r->entry->m.kind != BUS_RPC_BIDI_STREAM || atomic_load(&r->finished))
+    if (r->entry->m.kind != BUS_RPC_BIDI_STREAM || atomic_load(&r->finished)) {
         return;
+    }
     r->handled = true;
-    if (r->entry->handle_buf)
+    if (r->entry->handle_buf) {
         r->entry->handle_buf(r->entry->m.ctx, r, message);
-    else
+    } else {
         r->entry->m.handle(r->entry->m.ctx, r, message.bytes);
+    }
 }
 
 static void stream_half_closed(void *ctx)
 {
     struct bus_rpc *r = ctx;
-    if (r->entry->m.kind != BUS_RPC_BIDI_STREAM || atomic_load(&r->finished))
+    if (r->entry->m.kind != BUS_RPC_BIDI_STREAM || atomic_load(&r->finished)) {
         return;
+    }
     if (r->entry->m.end) {
         r->handled = true;
         r->entry->m.end(r->entry->m.ctx, r);
@@ -316,8 +336,9 @@ static void stream_cancelled(void *ctx)
     /* Who never heard of the call cannot finish it. */
     bool ours = r->entry->m.kind == BUS_RPC_BIDI_STREAM && (!r->handled || r->entry->ends_itself);
     run_cancel(r);
-    if (ours && !atomic_load(&r->finished))
+    if (ours && !atomic_load(&r->finished)) {
         bus_rpc_reply(r, (struct bufslice){0});
+    }
 }
 
 static void stream_drained(void *ctx)
@@ -327,8 +348,9 @@ static void stream_drained(void *ctx)
     void (*fn)(void *) = r->on_drained;
     void *fn_ctx = r->on_drained_ctx;
     pthread_mutex_unlock(&r->mutex);
-    if (fn && !atomic_load(&r->finished))
+    if (fn && !atomic_load(&r->finished)) {
         fn(fn_ctx);
+    }
 }
 
 static void stream_closed(void *ctx, const struct thole_status *st)
@@ -360,8 +382,9 @@ static void begin_stream(struct bus_rpc *r)
     grpc_call_ref(r->call); /* the slot's own */
     r->pipe = bus__pipe_new(&o);
     ref(r);
-    if (!r->entry->inward)
+    if (!r->entry->inward) {
         streams_add(r);
+    }
     bus__pipe_start(r->pipe, (struct bufslice){0});
 }
 
@@ -397,10 +420,12 @@ static bool ref_if_open(struct bus_rpc *r)
     uint32_t refs = atomic_load_explicit(&r->refs, memory_order_acquire);
     while (refs > 0 && !atomic_compare_exchange_weak(&r->refs, &refs, refs + 1)) {
     }
-    if (refs == 0)
+    if (refs == 0) {
         return false;
-    if (r->open && !r->pipe && !atomic_load(&r->answered))
+    }
+    if (r->open && !r->pipe && !atomic_load(&r->answered)) {
         return true;
+    }
     unref(r);
     return false;
 }
@@ -420,9 +445,11 @@ static void end_unaries(struct bus_task *task)
     pthread_mutex_lock(&b->pool_mutex);
     struct bus_rpc *all = b->slots;
     pthread_mutex_unlock(&b->pool_mutex);
-    for (struct bus_rpc *r = all; r; r = r->next_slot)
-        if (ref_if_open(r))
+    for (struct bus_rpc *r = all; r; r = r->next_slot) {
+        if (ref_if_open(r)) {
             end_unary(r);
+        }
+    }
 }
 
 void bus__rpc_end_unaries(struct bus *b)
@@ -437,8 +464,9 @@ static bool too_many(struct bus_rpc *r)
 {
     _Atomic uint32_t *active = active_of(r);
     uint32_t max = r->bus->o.unary_slots;
-    if (active == &r->bus->streams_active)
+    if (active == &r->bus->streams_active) {
         max = r->bus->o.streams_max - (r->entry->inward ? 0 : r->bus->o.streams_max / 5);
+    }
     r->counted = true;
     return atomic_fetch_add_explicit(active, 1, memory_order_relaxed) >= max;
 }
@@ -461,8 +489,9 @@ static void handle(struct bus_rpc *r)
         bus_rpc_fail(r, &st, 100, NULL);
         return;
     }
-    if (!is_unary(r))
+    if (!is_unary(r)) {
         begin_stream(r);
+    }
     ref(r);
     if (e->m.kind == BUS_RPC_BIDI_STREAM) {
         bus__pipe_headers(r->pipe);
@@ -472,8 +501,9 @@ static void handle(struct bus_rpc *r)
         bus_rpc_fail(r, &st, 0, NULL);
     } else {
         e->m.handle(e->m.ctx, r, request_of(r));
-        if (e->m.kind == BUS_RPC_SERVER_STREAM)
+        if (e->m.kind == BUS_RPC_SERVER_STREAM) {
             bus__pipe_headers(r->pipe); /* the client sees that its watch stands */
+        }
     }
     unref(r);
 }
@@ -487,8 +517,9 @@ static void arrived(struct bus_tag *tag, bool ok)
     }
     bus__rpc_arm(r->entry);
     r->started_ns = clock_now(r->bus->clock);
-    if (!r->entry->inward)
+    if (!r->entry->inward) {
         metric_add(&metric_calls, 1);
+    }
     handle(r); /* the tag's reference becomes the owed one */
 }
 
@@ -507,18 +538,21 @@ void *bus_rpc_data(const struct bus_rpc *rpc)
 
 uint64_t bus__deadline_ns(uint64_t now_ns, int64_t left_s, int32_t left_ns)
 {
-    if (left_s < 0)
+    if (left_s < 0) {
         return now_ns;
-    if ((uint64_t)left_s >= DEADLINE_S_MAX)
+    }
+    if ((uint64_t)left_s >= DEADLINE_S_MAX) {
         return CLOCK_NEVER;
+    }
     return now_ns + (uint64_t)left_s * NS_PER_S + (uint64_t)left_ns;
 }
 
 uint64_t bus_rpc_deadline_ns(const struct bus_rpc *rpc)
 {
     gpr_timespec d = gpr_convert_clock_type(rpc->deadline, GPR_CLOCK_MONOTONIC);
-    if (gpr_time_cmp(d, gpr_inf_future(GPR_CLOCK_MONOTONIC)) == 0)
+    if (gpr_time_cmp(d, gpr_inf_future(GPR_CLOCK_MONOTONIC)) == 0) {
         return CLOCK_NEVER;
+    }
     gpr_timespec left = gpr_time_sub(d, gpr_now(GPR_CLOCK_MONOTONIC));
     return bus__deadline_ns(clock_now(rpc->bus->clock), left.tv_sec, left.tv_nsec);
 }
@@ -527,8 +561,9 @@ const char *bus_rpc_peer(const struct bus_rpc *rpc)
 {
     struct bus_rpc *r = (struct bus_rpc *)(uintptr_t)rpc;
     pthread_mutex_lock(&r->mutex);
-    if (!r->peer)
+    if (!r->peer) {
         r->peer = grpc_call_get_peer(r->call);
+    }
     pthread_mutex_unlock(&r->mutex);
     return r->peer ? r->peer : "?";
 }
@@ -544,10 +579,11 @@ void bus_rpc_on_cancel(struct bus_rpc *rpc, void (*on_cancel)(void *ctx), void *
         rpc->listening |= listen;
     }
     pthread_mutex_unlock(&rpc->mutex);
-    if (now)
+    if (now) {
         on_cancel(ctx);
-    else if (listen)
+    } else if (listen) {
         listen_for_close(rpc);
+    }
 }
 
 void bus_rpc_on_drained(struct bus_rpc *rpc, void (*drained)(void *ctx), void *ctx)
@@ -569,16 +605,18 @@ static void finish(struct bus_rpc *r, const struct thole_status *st, grpc_slice 
 {
     bool twice = atomic_exchange(&r->finished, true);
     ASSERT(!twice);
-    if (st && !r->entry->inward)
+    if (st && !r->entry->inward) {
         metric_add(&metric_failures, 1);
+    }
     if (!r->pipe) {
         finish_unary(r, st, details, message);
         return;
     }
-    if (message.bytes.data)
+    if (message.bytes.data) {
         bus__pipe_put(r->pipe, (struct slice){0}, message, true, NULL);
-    else
+    } else {
         bufslice_unref(message);
+    }
     bus__pipe_finish(r->pipe, st ? st->code : THOLE_OK, st ? st->message : NULL, details);
     unref(r);
 }
@@ -591,8 +629,9 @@ bool bus_rpc_room(const struct bus_rpc *rpc, size_t bytes)
 bool bus_rpc_hold(struct bus_rpc *rpc, size_t *held, size_t bytes)
 {
     size_t *charged = held ? held : &rpc->held;
-    if (bytes > *charged && !bus__has_room(rpc->bus, bytes - *charged))
+    if (bytes > *charged && !bus__has_room(rpc->bus, bytes - *charged)) {
         return false;
+    }
     bus__charge(rpc->bus, charged, bytes);
     return true;
 }
@@ -607,8 +646,9 @@ void bus_rpc_reply(struct bus_rpc *rpc, struct bufslice message)
         bus_rpc_fail(rpc, &st, 0, NULL);
         return;
     }
-    if (!rpc->pipe)
+    if (!rpc->pipe) {
         bus__charge(rpc->bus, &rpc->held, message.bytes.size);
+    }
     finish(rpc, NULL, grpc_empty_slice(), message);
 }
 

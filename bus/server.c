@@ -35,12 +35,14 @@ static METRIC_DEFINE_GAUGE(metric_held, "thole_bus_held_bytes",
 void bus__charge(struct bus *b, size_t *charged, size_t now)
 {
     size_t apart = now > *charged ? now - *charged : *charged - now;
-    if (!b || apart == 0 || (apart < BUS_CHARGE_STEP_BYTES && now > 0))
+    if (!b || apart == 0 || (apart < BUS_CHARGE_STEP_BYTES && now > 0)) {
         return;
-    if (now > *charged)
+    }
+    if (now > *charged) {
         atomic_fetch_add_explicit(&b->held_bytes, apart, memory_order_relaxed);
-    else
+    } else {
         atomic_fetch_sub_explicit(&b->held_bytes, apart, memory_order_relaxed);
+    }
     metric_add(&metric_held, (int64_t)now - (int64_t)*charged);
     *charged = now;
 }
@@ -88,8 +90,9 @@ static enum thole_code listen_on(struct bus *b, struct thole_status *st)
     if (b->listen_address[0] == ':') {
         int six = socket(AF_INET6, SOCK_STREAM | SOCK_CLOEXEC, 0);
         char *all = xasprintf("%s%s", six >= 0 ? "[::]" : "0.0.0.0", b->listen_address);
-        if (six >= 0)
+        if (six >= 0) {
             close(six);
+        }
         free(b->listen_address);
         b->listen_address = all;
     }
@@ -97,33 +100,37 @@ static enum thole_code listen_on(struct bus *b, struct thole_status *st)
     const char *colon = strrchr(address, ':');
     char *rest = NULL;
     long number = colon ? strtol(colon + 1, &rest, 10) : 0;
-    if (!colon || !colon[1] || *rest || number < 0 || number > UINT16_MAX)
+    if (!colon || !colon[1] || *rest || number < 0 || number > UINT16_MAX) {
         return THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
                           "cannot listen on \"%s\": it must be host:port", address);
+    }
     bool bracket = address[0] == '[' && colon > address && colon[-1] == ']';
     char *host = bracket ? xstrndup(address + 1, (size_t)(colon - address) - 2)
                          : xstrndup(address, (size_t)(colon - address));
     enum thole_code code = bus__accept_new(b, host, colon + 1, address, &b->acceptor, &b->port, st);
     free(host);
-    if (code != THOLE_OK)
+    if (code != THOLE_OK) {
         return code;
+    }
     b->server = server_create(b);
     grpc_server_register_completion_queue(b->server, b->loop.cq, NULL);
     grpc_server_credentials *plain = grpc_insecure_server_credentials_create();
     (void)grpc_server_add_http2_port(b->server, BUS_ACCEPT_ADDRESS, plain);
     grpc_server_credentials_release(plain);
-    if (!bus__accept_ready(b->acceptor))
+    if (!bus__accept_ready(b->acceptor)) {
         return THOLE_FAIL(st, THOLE_INTERNAL, THOLE_REASON_NONE,
                           "this gRPC library takes no accepted connections");
+    }
     if (b->advertise_address && strcmp(address_port(b->advertise_address), "0") == 0) {
         char *real = xasprintf("%.*s%u", (int)strlen(b->advertise_address) - 1,
                                b->advertise_address, (unsigned)b->port);
         free(b->advertise_address);
         b->advertise_address = real;
     }
-    if (!b->advertise_address)
+    if (!b->advertise_address) {
         b->advertise_address =
             xasprintf("%.*s:%u", (int)(colon - address), address, (unsigned)b->port);
+    }
     return THOLE_OK;
 }
 
@@ -148,16 +155,18 @@ struct bus_entry *bus__register(struct bus *b, const struct bus_method *m)
 
 void bus_register(struct bus *b, const struct bus_method *methods, size_t n)
 {
-    for (size_t i = 0; i < n; i++)
+    for (size_t i = 0; i < n; i++) {
         bus__register(b, &methods[i]);
+    }
 }
 
 bool bus__serves(const struct bus *b, const char *service, size_t size)
 {
     for (size_t i = 0; i < b->entry_count; i++) {
         const char *path = b->entries[i]->m.path;
-        if (path && strncmp(path + 1, service, size) == 0 && path[1 + size] == '/')
+        if (path && strncmp(path + 1, service, size) == 0 && path[1 + size] == '/') {
             return true;
+        }
     }
     return false;
 }
@@ -202,18 +211,24 @@ enum thole_code bus_new(const struct bus_options *o, struct bus **ret, struct th
     b->listen_address = o->listen_address ? xstrdup(o->listen_address) : NULL;
     b->advertise_address = o->advertise_address ? xstrdup(o->advertise_address) : NULL;
     b->cluster_id = o->cluster_id;
-    if (b->o.peer_queue_bytes == 0)
+    if (b->o.peer_queue_bytes == 0) {
         b->o.peer_queue_bytes = BUS_PEER_QUEUE_BYTES;
-    if (b->o.connections_max == 0)
+    }
+    if (b->o.connections_max == 0) {
         b->o.connections_max = connections_max();
-    if (b->o.connections_max < CONNECTIONS_MIN)
+    }
+    if (b->o.connections_max < CONNECTIONS_MIN) {
         b->o.connections_max = CONNECTIONS_MIN;
-    if (b->o.memory_bytes == 0)
+    }
+    if (b->o.memory_bytes == 0) {
         b->o.memory_bytes = BUS_MEMORY_BYTES;
-    if (b->o.unary_slots == 0)
+    }
+    if (b->o.unary_slots == 0) {
         b->o.unary_slots = UNARY_SLOTS_DEFAULT;
-    if (b->o.streams_max == 0)
+    }
+    if (b->o.streams_max == 0) {
         b->o.streams_max = STREAMS_DEFAULT;
+    }
     pthread_mutex_init(&b->mutex, NULL);
     pthread_mutex_init(&b->pool_mutex, NULL);
     pool_init(&b->requests, bus__request_bytes(), POOLED_MAX);
@@ -250,14 +265,16 @@ void bus_start(struct bus *b)
 {
     ASSERT(!b->started);
     b->started = true;
-    if (!b->server)
+    if (!b->server) {
         return;
+    }
     grpc_server_start(b->server);
     for (size_t i = 0; i < b->entry_count; i++) {
         struct bus_entry *e = b->entries[i];
         int slots = e->registered && e->m.kind == BUS_RPC_UNARY ? SLOTS_UNARY : SLOTS_STREAM;
-        for (int k = 0; k < slots; k++)
+        for (int k = 0; k < slots; k++) {
             bus__rpc_arm(e);
+        }
     }
     bus__accept_start(b->acceptor);
     LOG_INFO(BUS, "listening address=%s port=%u incarnation=%" PRIu64, b->advertise_address,
@@ -271,12 +288,14 @@ static bool server_is_down(struct bus_loop *l)
 
 void bus_drain(struct bus *b, uint32_t grace_ms)
 {
-    if (!b || b->drained)
+    if (!b || b->drained) {
         return;
+    }
     b->drained = true;
     atomic_store(&b->stopping, true);
-    if (!b->server)
+    if (!b->server) {
         return;
+    }
     if (b->started) {
         bus__health_stop(b);
         bus__inbound_stop(b);
@@ -284,14 +303,16 @@ void bus_drain(struct bus *b, uint32_t grace_ms)
     bus__accept_stop(b->acceptor);
     bus__tag_release(&b->shutdown_tag);
     grpc_server_shutdown_and_notify(b->server, b->loop.cq, &b->shutdown_tag);
-    if (b->loop.threaded)
+    if (b->loop.threaded) {
         (void)bus__loop_wait(&b->loop, server_is_down, grace_ms);
+    }
 }
 
 void bus_cut(struct bus *b)
 {
-    if (!b || b->cut)
+    if (!b || b->cut) {
         return;
+    }
     b->cut = true;
     bus__rpc_end_streams(b);
     bus__peers_stop(b);
@@ -299,27 +320,32 @@ void bus_cut(struct bus *b)
 
 static void server_stop(struct bus *b)
 {
-    if (!b->loop.threaded || bus__loop_wait(&b->loop, server_is_down, ANSWER_WAIT_MS))
+    if (!b->loop.threaded || bus__loop_wait(&b->loop, server_is_down, ANSWER_WAIT_MS)) {
         return;
+    }
     bus__rpc_end_unaries(b);
-    if (bus__loop_wait(&b->loop, server_is_down, ANSWER_WAIT_MS))
+    if (bus__loop_wait(&b->loop, server_is_down, ANSWER_WAIT_MS)) {
         return;
+    }
     LOG_INFO(BUS, "cancelling the calls that did not end in time");
     grpc_server_cancel_all_calls(b->server);
-    if (!bus__loop_wait(&b->loop, server_is_down, CANCEL_WAIT_MS))
+    if (!bus__loop_wait(&b->loop, server_is_down, CANCEL_WAIT_MS)) {
         LOG_ERROR(BUS, "the server does not shut down; going on without waiting");
+    }
 }
 
 void bus_stop(struct bus *b, uint32_t grace_ms)
 {
-    if (!b || b->stopped)
+    if (!b || b->stopped) {
         return;
+    }
     ASSERT(!bus__loop_here(&b->loop));
     b->stopped = true;
     bus_drain(b, grace_ms);
     bus_cut(b);
-    if (b->server)
+    if (b->server) {
         server_stop(b);
+    }
     bus__loop_stop(&b->loop);
 }
 
@@ -331,20 +357,24 @@ void bus__ref(struct bus *b)
 /* The last reference: a call may have been finished by its owner after bus_free. */
 void bus__unref(struct bus *b)
 {
-    if (atomic_fetch_sub_explicit(&b->refs, 1, memory_order_acq_rel) != 1)
+    if (atomic_fetch_sub_explicit(&b->refs, 1, memory_order_acq_rel) != 1) {
         return;
+    }
     bus__rpc_free_all(b);
     bus__peer_unref(b->self);
     bus__health_free(b);
     bus__reflection_free(b);
-    if (b->server)
+    if (b->server) {
         grpc_server_destroy(b->server);
+    }
     bus__accept_free(b->acceptor);
-    if (b->quota)
+    if (b->quota) {
         grpc_resource_quota_unref(b->quota);
+    }
     bus__loop_deinit(&b->loop);
-    for (size_t i = 0; i < b->entry_count; i++)
+    for (size_t i = 0; i < b->entry_count; i++) {
         free(b->entries[i]);
+    }
     free(b->entries);
     for (struct bus_seen *s = b->seen, *next; s; s = next) {
         next = s->next;
@@ -363,8 +393,9 @@ void bus__unref(struct bus *b)
 
 void bus_free(struct bus *b)
 {
-    if (!b)
+    if (!b) {
         return;
+    }
     ASSERT(b->stopped);
     bus__unref(b);
 }

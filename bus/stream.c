@@ -22,11 +22,13 @@ struct bus_stream {
 
 static void unref(struct bus_stream *s)
 {
-    if (atomic_fetch_sub_explicit(&s->refs, 1, memory_order_acq_rel) != 1)
+    if (atomic_fetch_sub_explicit(&s->refs, 1, memory_order_acq_rel) != 1) {
         return;
+    }
     bus__pipe_unref(s->pipe);
-    for (; s->count > 0; s->count--, s->head++)
+    for (; s->count > 0; s->count--, s->head++) {
         buf_unref(s->queue[s->head % QUEUE_MAX]);
+    }
     pthread_mutex_destroy(&s->mutex);
     pthread_cond_destroy(&s->cond);
     free(s);
@@ -38,8 +40,9 @@ static void on_message(void *ctx, struct bufslice message)
     pthread_mutex_lock(&s->mutex);
     ASSERT(s->count < QUEUE_MAX);
     s->queue[(s->head + s->count++) % QUEUE_MAX] = buf_ref(message.owner);
-    if (s->count == QUEUE_MAX)
+    if (s->count == QUEUE_MAX) {
         bus__pipe_pause(s->pipe);
+    }
     pthread_cond_broadcast(&s->cond);
     pthread_mutex_unlock(&s->mutex);
 }
@@ -102,9 +105,10 @@ enum thole_code bus_stream_next(struct bus_stream *s, uint32_t timeout_ms, struc
     bool resume = false;
     int e = 0;
     pthread_mutex_lock(&s->mutex);
-    while (s->count == 0 && !s->closed && e != ETIMEDOUT)
+    while (s->count == 0 && !s->closed && e != ETIMEDOUT) {
         e = timeout_ms ? pthread_cond_timedwait(&s->cond, &s->mutex, &until)
                        : pthread_cond_wait(&s->cond, &s->mutex);
+    }
     if (s->count > 0) {
         resume = s->count == QUEUE_MAX;
         *ret = s->queue[s->head];
@@ -117,12 +121,14 @@ enum thole_code bus_stream_next(struct bus_stream *s, uint32_t timeout_ms, struc
         code = THOLE_FAIL(st, THOLE_OUT_OF_RANGE, THOLE_REASON_NONE, "the stream has ended");
     } else {
         code = s->st.code;
-        if (st)
+        if (st) {
             *st = s->st;
+        }
     }
     pthread_mutex_unlock(&s->mutex);
-    if (resume)
+    if (resume) {
         bus__pipe_resume(s->pipe);
+    }
     return code;
 }
 
@@ -133,8 +139,9 @@ void bus_stream_cancel(struct bus_stream *s)
 
 void bus_stream_free(struct bus_stream *s)
 {
-    if (!s)
+    if (!s) {
         return;
+    }
     bus__pipe_cancel(s->pipe);
     unref(s);
 }

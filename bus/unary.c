@@ -27,17 +27,20 @@ static void returned(struct bus_tag *tag, bool ok)
     (void)ok; /* the status tells */
     pthread_mutex_lock(&loop->mutex);
     *u->prev = u->next;
-    if (u->next)
+    if (u->next) {
         u->next->prev = u->prev;
+    }
     pthread_mutex_unlock(&loop->mutex);
     bus__status_decode(u->code, u->message, &u->trailing, u->sent, &st);
-    if (st.code == THOLE_OK && !u->reply)
+    if (st.code == THOLE_OK && !u->reply) {
         thole_status_set(&st, THOLE_INTERNAL, THOLE_REASON_NONE, __FILE__, __LINE__,
                          "the call succeeded without an answer");
+    }
     u->done(u->ctx, &st, u->reply);
     grpc_byte_buffer_destroy(u->request);
-    if (u->reply)
+    if (u->reply) {
         grpc_byte_buffer_destroy(u->reply);
+    }
     grpc_slice_unref(u->message);
     grpc_metadata_array_destroy(&u->initial);
     grpc_metadata_array_destroy(&u->trailing);
@@ -107,27 +110,31 @@ bool bus__unary(struct bus_loop *loop, grpc_channel *channel, const char *path,
     pthread_mutex_lock(&loop->mutex);
     u->next = loop->unaries;
     u->prev = &loop->unaries;
-    if (u->next)
+    if (u->next) {
         u->next->prev = &u->next;
+    }
     loop->unaries = u;
     bool late = loop->cancels;
     grpc_call_ref(u->call);
     grpc_call *call = u->call;
     pthread_mutex_unlock(&loop->mutex);
-    if (ready)
+    if (ready) {
         start_all(u, true); /* `u` may be gone when it returns */
-    else
+    } else {
         start_headers(u);
-    if (late)
+    }
+    if (late) {
         grpc_call_cancel(call, NULL);
+    }
     grpc_call_unref(call);
     return true;
 }
 
 void bus__unary_cancel_all(struct bus_loop *loop)
 {
-    for (struct unary *u = loop->unaries; u; u = u->next)
+    for (struct unary *u = loop->unaries; u; u = u->next) {
         grpc_call_cancel(u->call, NULL);
+    }
 }
 
 struct waiter {
@@ -156,16 +163,19 @@ enum thole_code bus__unary_wait(struct bus_loop *loop, grpc_channel *channel, co
 {
     ASSERT(!bus__loop_here(loop)); /* it would wait for itself */
     struct waiter w = {.mutex = PTHREAD_MUTEX_INITIALIZER, .cond = PTHREAD_COND_INITIALIZER};
-    if (!bus__unary(loop, channel, path, request, timeout_ms, wake, &w))
+    if (!bus__unary(loop, channel, path, request, timeout_ms, wake, &w)) {
         return THOLE_FAIL(st, THOLE_UNAVAILABLE, THOLE_REASON_STOPPED, "stopped");
+    }
     pthread_mutex_lock(&w.mutex);
-    while (!w.done)
+    while (!w.done) {
         pthread_cond_wait(&w.cond, &w.mutex);
+    }
     pthread_mutex_unlock(&w.mutex);
-    if (w.st.code == THOLE_OK)
+    if (w.st.code == THOLE_OK) {
         *ret_reply = w.reply;
-    else if (st)
+    } else if (st) {
         *st = w.st;
+    }
     return w.st.code;
 }
 
@@ -191,18 +201,21 @@ enum thole_code bus_ask(struct bus *b, const char *address, uint32_t method, str
 {
     ASSERT(!bus__loop_here(&b->loop));
     const struct bus_item item = {.method = method, .body = body};
-    if (method == 0)
+    if (method == 0) {
         return THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
                           "a request needs a method");
+    }
     struct buf *reply = NULL;
     grpc_channel *channel = bus__channel_open(address, true);
     enum thole_code code = bus__unary_wait(&b->loop, channel, "/thole.bus.v1.Bus/Ask",
                                            bus__ask_encode(b, &item), timeout_ms, &reply, st);
     grpc_channel_destroy(channel);
-    if (code == THOLE_CANCELLED && asks_ended(b))
+    if (code == THOLE_CANCELLED && asks_ended(b)) {
         return THOLE_FAIL(st, THOLE_UNAVAILABLE, THOLE_REASON_STOPPED, "this host is stopping");
-    if (code != THOLE_OK)
+    }
+    if (code != THOLE_OK) {
         return code;
+    }
     struct bus_hello hello;
     struct slice answer;
     ASSERT(reply != NULL);
@@ -212,10 +225,12 @@ enum thole_code bus_ask(struct bus *b, const char *address, uint32_t method, str
                           address);
     }
     bus__met(b, &hello);
-    if (ret_body)
+    if (ret_body) {
         *ret_body = buf_copy(answer.data, answer.size);
-    if (ret_peer)
+    }
+    if (ret_peer) {
         *ret_peer = (struct bus_ask_peer){hello.host, hello.cluster, hello.incarnation};
+    }
     buf_unref(reply);
     return THOLE_OK;
 }

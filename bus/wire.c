@@ -34,14 +34,17 @@ static upb_StringView view(const void *data, size_t size)
 static struct slice within(struct slice in, upb_StringView v)
 {
     const uint8_t *data = (const uint8_t *)v.data;
-    if (v.size == 0)
+    if (v.size == 0) {
         return (struct slice){in.data, 0};
-    if (data >= in.data && data < in.data + in.size)
+    }
+    if (data >= in.data && data < in.data + in.size) {
         return (struct slice){data, v.size};
+    }
     size_t tail = in.size < 128 ? in.size : 128;
     const uint8_t *found = memmem(in.data + in.size - tail, tail, v.data, v.size);
-    if (!found)
+    if (!found) {
         found = memmem(in.data, in.size, v.data, v.size);
+    }
     ASSERT(found != NULL);
     return (struct slice){found, v.size};
 }
@@ -55,20 +58,25 @@ void bus__hello_append(struct bytes *out, const struct bus *b, uint32_t lane,
     bus__cluster((struct bus *)(uintptr_t)b, &cluster);
     upb_Arena *arena = upb_Arena_New();
     thole_bus_v1_Hello *h = thole_bus_v1_Hello_new(arena);
-    if (!uuid_is_nil(&b->o.host_id))
+    if (!uuid_is_nil(&b->o.host_id)) {
         thole_bus_v1_Hello_set_host_id(h, view(b->o.host_id.bytes, 16));
-    if (!uuid_is_nil(&cluster))
+    }
+    if (!uuid_is_nil(&cluster)) {
         thole_bus_v1_Hello_set_cluster_id(h, view(cluster.bytes, 16));
-    if (callee)
+    }
+    if (callee) {
         thole_bus_v1_Hello_set_callee_host_id(h, view(callee->bytes, 16));
+    }
     thole_bus_v1_Hello_set_incarnation(h, b->o.incarnation);
     thole_bus_v1_Hello_set_version(h, view(b->version, strlen(b->version)));
-    if (b->advertise_address)
+    if (b->advertise_address) {
         thole_bus_v1_Hello_set_address(h, view(b->advertise_address, strlen(b->advertise_address)));
+    }
     thole_bus_v1_Hello_set_lane(h, (int32_t)lane);
     uint8_t lineage[LINEAGE_BYTES_MAX];
-    if (b->o.lineage.start != 0)
+    if (b->o.lineage.start != 0) {
         thole_bus_v1_Hello_set_lineage(h, view(lineage, lineage_encode(&b->o.lineage, lineage)));
+    }
     size_t size = 0;
     const char *data = thole_bus_v1_Hello_serialize(h, arena, &size);
     ASSERT(data != NULL);
@@ -95,10 +103,12 @@ struct bufslice bus__hello_encode(const struct bus *b, uint32_t lane, const stru
 static bool read_uuid(upb_StringView v, struct uuid *ret)
 {
     memset(ret, 0, sizeof *ret);
-    if (v.size == 0)
+    if (v.size == 0) {
         return true;
-    if (v.size != sizeof ret->bytes)
+    }
+    if (v.size != sizeof ret->bytes) {
         return false;
+    }
     memcpy(ret->bytes, v.data, sizeof ret->bytes);
     return true;
 }
@@ -106,12 +116,15 @@ static bool read_uuid(upb_StringView v, struct uuid *ret)
 static void read_text(upb_StringView v, char *ret, size_t size)
 {
     size_t n = v.size < size - 1 ? v.size : size - 1;
-    if (n > 0)
+    if (n > 0) {
         memcpy(ret, v.data, n);
+    }
     ret[n] = '\0';
-    for (size_t i = 0; i < n; i++) /* goes into log lines */
-        if ((unsigned char)ret[i] < ' ' || ret[i] == 0x7f)
+    for (size_t i = 0; i < n; i++) { /* goes into log lines */
+        if ((unsigned char)ret[i] < ' ' || ret[i] == 0x7f) {
             ret[i] = '?';
+        }
+    }
 }
 
 static bool read_hello(const thole_bus_v1_Hello *h, struct bus_hello *ret)
@@ -257,8 +270,9 @@ bool bus__lane_decode(struct slice in, bool *has_hello, struct bus_hello *ret_he
         const thole_bus_v1_Hello *h = thole_bus_v1_LaneMessage_hello(m);
         *has_hello = h != NULL;
         *ret_body = within(in, thole_bus_v1_LaneMessage_body(m));
-        if (h)
+        if (h) {
             ok = read_hello(h, ret_hello);
+        }
     }
     upb_Arena_Free(arena);
     return ok;
@@ -284,8 +298,9 @@ bool bus__answer_decode(struct slice in, struct bus_hello *ret_hello, struct sli
     const thole_bus_v1_AskReply *m = PROTO_DECODE_ALIAS(thole_bus_v1_AskReply, in, arena);
     const thole_bus_v1_Hello *h = m ? thole_bus_v1_AskReply_hello(m) : NULL;
     bool ok = h && read_hello(h, ret_hello);
-    if (ok)
+    if (ok) {
         *ret_body = within(in, thole_bus_v1_AskReply_body(m));
+    }
     upb_Arena_Free(arena);
     return ok;
 }
@@ -311,8 +326,9 @@ static bool too_many_items(struct slice in)
 {
     size_t items = 0;
     uint64_t tag = 0, size = 0;
-    if (in.size <= 2 * ITEMS_MAX)
+    if (in.size <= 2 * ITEMS_MAX) {
         return false;
+    }
     while (slice_take_varint(&in, &tag) && (tag & 7) == 2 && slice_take_varint(&in, &size) &&
            size <= in.size) {
         items += tag == TAG_ITEMS;
@@ -345,8 +361,9 @@ bool bus__exchange_decode(struct slice in, bool *has_hello, struct bus_hello *re
         one.cancel = thole_bus_v1_ExchangeItem_cancel(items[i]);
         one.body = within(in, thole_bus_v1_ExchangeItem_body(items[i]));
         one.failure = f ? &failure : NULL;
-        if (f)
+        if (f) {
             read_failure(f, &failure);
+        }
         item(ctx, &one);
     }
     upb_Arena_Free(arena);

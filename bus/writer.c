@@ -25,8 +25,9 @@ static grpc_slice slice_of_buf(struct buf *owner, const uint8_t *data, size_t si
 
 struct bufslice bus__own(struct bufslice s)
 {
-    if (s.owner || s.bytes.size == 0)
+    if (s.owner || s.bytes.size == 0) {
         return s;
+    }
     struct buf *b = buf_copy(s.bytes.data, s.bytes.size);
     return (struct bufslice){b, slice_of(b->data, b->size)};
 }
@@ -37,8 +38,9 @@ grpc_slice bus__slice_of(struct bufslice s)
         buf_unref(s.owner);
         return grpc_empty_slice();
     }
-    if (s.owner && s.bytes.size >= BUS_COPY_BYTES_MAX)
+    if (s.owner && s.bytes.size >= BUS_COPY_BYTES_MAX) {
         return slice_of_buf(s.owner, s.bytes.data, s.bytes.size);
+    }
     grpc_slice copy = grpc_slice_from_copied_buffer((const char *)s.bytes.data, s.bytes.size);
     buf_unref(s.owner);
     return copy;
@@ -80,8 +82,9 @@ static void push(struct bus_writer *w, grpc_slice s, uint32_t items)
     if (w->count == w->capacity) {
         size_t capacity = w->capacity ? w->capacity * 2 : 8;
         struct bus_out *ring = xmalloc(capacity * sizeof *ring);
-        for (size_t i = 0; i < w->count; i++)
+        for (size_t i = 0; i < w->count; i++) {
             ring[i] = *at(w, i);
+        }
         free(w->ring);
         w->ring = ring;
         w->capacity = capacity;
@@ -94,8 +97,9 @@ static void push(struct bus_writer *w, grpc_slice s, uint32_t items)
 /* The chunk becomes an entry of the ring. */
 static void seal(struct bus_writer *w)
 {
-    if (!w->chunk)
+    if (!w->chunk) {
         return;
+    }
     push(w, slice_of_buf(w->chunk, w->chunk->data, w->chunk_used), w->chunk_items);
     w->chunk = NULL;
 }
@@ -104,8 +108,9 @@ static void append(struct bus_writer *w, struct slice head, struct slice body)
 {
     size_t n = head.size + body.size;
     if (w->chunk && w->chunk->size - w->chunk_used < n) {
-        if (w->chunk_size < CHUNK_BYTES_MAX)
+        if (w->chunk_size < CHUNK_BYTES_MAX) {
             w->chunk_size *= 2;
+        }
         seal(w);
     }
     if (!w->chunk) {
@@ -114,10 +119,12 @@ static void append(struct bus_writer *w, struct slice head, struct slice body)
         w->chunk_items = 0;
     }
     uint8_t *to = w->chunk->data + w->chunk_used;
-    if (head.size > 0)
+    if (head.size > 0) {
         memcpy(to, head.data, head.size);
-    if (body.size > 0)
+    }
+    if (body.size > 0) {
         memcpy(to + head.size, body.data, body.size);
+    }
     w->chunk_used += n;
     w->chunk_items++;
 }
@@ -128,8 +135,9 @@ void bus__writer_put(struct bus_writer *w, struct slice head, struct bufslice bo
     w->queued++;
     if (body.owner && body.bytes.size >= BUS_COPY_BYTES_MAX) {
         seal(w);
-        if (head.size > 0)
+        if (head.size > 0) {
             push(w, grpc_slice_from_copied_buffer((const char *)head.data, head.size), 0);
+        }
         push(w, slice_of_buf(body.owner, body.bytes.data, body.bytes.size), 1);
         return;
     }
@@ -137,10 +145,12 @@ void bus__writer_put(struct bus_writer *w, struct slice head, struct bufslice bo
         append(w, head, body.bytes);
     } else {
         grpc_slice s = grpc_slice_malloc(head.size + body.bytes.size);
-        if (head.size > 0)
+        if (head.size > 0) {
             memcpy(GRPC_SLICE_START_PTR(s), head.data, head.size);
-        if (body.bytes.size > 0)
+        }
+        if (body.bytes.size > 0) {
             memcpy(GRPC_SLICE_START_PTR(s) + head.size, body.bytes.data, body.bytes.size);
+        }
         push(w, s, 1);
     }
     buf_unref(body.owner);
@@ -162,8 +172,9 @@ void bus__writer_take(struct bus_writer *w, grpc_slice_buffer *ret)
         size_t n = GRPC_SLICE_LENGTH(o->slice);
         /* An item's head is looked at together with its body. */
         size_t group = o->items == 0 ? n + GRPC_SLICE_LENGTH(at(w, 1)->slice) : n;
-        if (whole && taken > 0 && (!w->join || taken + group > JOINED_BYTES_MAX))
+        if (whole && taken > 0 && (!w->join || taken + group > JOINED_BYTES_MAX)) {
             break;
+        }
         grpc_slice_buffer_add(ret, o->slice);
         whole = o->items > 0;
         w->taken += o->items;
@@ -173,16 +184,18 @@ void bus__writer_take(struct bus_writer *w, grpc_slice_buffer *ret)
     }
     ASSERT(whole && w->bytes >= taken);
     w->bytes -= taken;
-    if (w->chunk_size > CHUNK_BYTES_MIN && taken * 4 < w->chunk_size)
+    if (w->chunk_size > CHUNK_BYTES_MIN && taken * 4 < w->chunk_size) {
         w->chunk_size /= 2;
+    }
 }
 
 void bus__writer_clear(struct bus_writer *w)
 {
     buf_unref(w->chunk);
     w->chunk = NULL;
-    for (size_t i = 0; i < w->count; i++)
+    for (size_t i = 0; i < w->count; i++) {
         grpc_slice_unref(at(w, i)->slice);
+    }
     w->count = 0;
     w->bytes = 0;
 }

@@ -109,19 +109,22 @@ static void completed(void *ctx, const struct thole_result *results, size_t coun
     for (size_t i = 0; i < count; i++) {
         struct slot *s = results[i].user;
         if (results[i].code != THOLE_OK) {
-            if (atomic_fetch_add(&sh->failed, 1) == 0)
+            if (atomic_fetch_add(&sh->failed, 1) == 0) {
                 fprintf(stderr, "bench_cluster: first failure: %s\n", results[i].message);
+            }
         } else if (measuring) {
             histogram_record(s->query ? &sh->reads : &sh->writes, now - s->begun_ns);
         }
-        if (!ending && n < 256)
+        if (!ending && n < 256) {
             prepare(ln, s, now, &ops[n++]);
-        else
+        } else {
             atomic_fetch_sub(&sh->outstanding, 1);
+        }
     }
     struct thole_status st = {0};
-    if (n > 0 && thole_submit(ln->l->hosts[ln->host], ops, n, completed, ln, &st) != THOLE_OK)
+    if (n > 0 && thole_submit(ln->l->hosts[ln->host], ops, n, completed, ln, &st) != THOLE_OK) {
         die("submit", &st);
+    }
 }
 
 /* ---- The cluster ----------------------------------------------------------------------------- */
@@ -130,8 +133,9 @@ static void start_hosts(struct load *l)
 {
     struct thole_status st = {0};
     struct bytes peers = {0};
-    for (uint64_t i = 0; i < l->c.hosts; i++)
+    for (uint64_t i = 0; i < l->c.hosts; i++) {
         bytes_printf(&peers, "%s127.0.0.1:%" PRIu64, i > 0 ? "," : "", l->c.port + i);
+    }
     char *addresses = xstrndup((const char *)peers.data, peers.size);
     bytes_deinit(&peers);
     for (uint64_t i = l->from; i < l->to; i++) {
@@ -146,15 +150,18 @@ static void start_hosts(struct load *l)
         o.name = name;
         o.addresses = addresses;
         if (thole_new(&o, &l->hosts[i], &st) != THOLE_OK ||
-            thole_start(l->hosts[i], &st) != THOLE_OK)
+            thole_start(l->hosts[i], &st) != THOLE_OK) {
             die("start", &st);
+        }
         free(dir);
         free(listen);
         free(name);
     }
-    for (uint64_t i = l->from; i < l->to; i++)
-        if (thole_wait_ready(l->hosts[i], 30000, &st) != THOLE_OK)
+    for (uint64_t i = l->from; i < l->to; i++) {
+        if (thole_wait_ready(l->hosts[i], 30000, &st) != THOLE_OK) {
             die("ready", &st);
+        }
+    }
     free(addresses);
 }
 
@@ -176,8 +183,9 @@ static void make_shards(const struct load *l)
         shard_name(name, sizeof name, i);
         const struct thole_shard_spec spec = {
             .size = sizeof spec, .name = name, .type = l->c.type, .voters = (uint32_t)l->c.hosts};
-        if (thole_shard_create(l->hosts[0], &spec, 20000, &st) != THOLE_OK)
+        if (thole_shard_create(l->hosts[0], &spec, 20000, &st) != THOLE_OK) {
             die("create shard", &st);
+        }
     }
 }
 
@@ -185,15 +193,19 @@ static void open_shards(struct load *l)
 {
     struct thole_status st = {0};
     char name[32];
-    for (uint64_t h = l->from; h < l->to; h++)
+    for (uint64_t h = l->from; h < l->to; h++) {
         l->shards[h] = xcalloc(l->c.shards, sizeof(struct thole_shard *));
+    }
     for (uint64_t i = 0; i < l->c.shards; i++) {
         shard_name(name, sizeof name, i);
-        if (thole_shard_wait_ready(l->hosts[l->from], name, 30000, &st) != THOLE_OK)
+        if (thole_shard_wait_ready(l->hosts[l->from], name, 30000, &st) != THOLE_OK) {
             die("shard ready", &st);
-        for (uint64_t h = l->from; h < l->to; h++)
-            if (thole_shard_open(l->hosts[h], name, &l->shards[h][i], &st) != THOLE_OK)
+        }
+        for (uint64_t h = l->from; h < l->to; h++) {
+            if (thole_shard_open(l->hosts[h], name, &l->shards[h][i], &st) != THOLE_OK) {
                 die("open shard", &st);
+            }
+        }
     }
 }
 
@@ -203,8 +215,9 @@ static void find_leaders(const struct load *l)
     struct thole_status st = {0};
     struct thole_view *view;
     char name[32];
-    if (thole_view_acquire(l->hosts[0], true, 10000, &view, &st) != THOLE_OK)
+    if (thole_view_acquire(l->hosts[0], true, 10000, &view, &st) != THOLE_OK) {
         die("view", &st);
+    }
     for (uint64_t i = 0; i < l->c.shards; i++) {
         struct thole_shard_info info = {.size = sizeof info};
         shard_name(name, sizeof name, i);
@@ -230,8 +243,9 @@ static double cpu_seconds(void)
 
 static void show(const char *what, const struct histogram *h, double seconds)
 {
-    if (histogram_count(h) == 0)
+    if (histogram_count(h) == 0) {
         return;
+    }
     printf("%-9s %10.0f/s  p50 %7.3f ms  p99 %7.3f ms  p99.9 %7.3f ms\n", what,
            (double)histogram_count(h) / seconds, (double)histogram_percentile(h, 50) / 1e6,
            (double)histogram_percentile(h, 99) / 1e6, (double)histogram_percentile(h, 99.9) / 1e6);
@@ -253,8 +267,9 @@ static FILE *open_for_write(const char *path)
 static void save_metrics(const struct load *l, const char *suffix)
 {
     struct bytes text = {0};
-    if (!l->c.json)
+    if (!l->c.json) {
         return;
+    }
     char *path = xasprintf("%s.%s.%" PRIu64, l->c.json, suffix, l->from);
     FILE *f = open_for_write(path);
     metrics_render(&text);
@@ -271,15 +286,18 @@ static uint64_t disk_bytes(const struct load *l)
     struct stat info;
     char path[128];
     unsigned long long sectors = 0;
-    if (stat(l->c.dir, &info) != 0)
+    if (stat(l->c.dir, &info) != 0) {
         return 0;
+    }
     snprintf(path, sizeof path, "/sys/dev/block/%u:%u/stat", major(info.st_dev),
              minor(info.st_dev));
     FILE *f = fopen(path, "r");
-    if (!f)
+    if (!f) {
         return 0;
-    if (fscanf(f, "%*u %*u %*u %*u %*u %*u %llu", &sectors) != 1)
+    }
+    if (fscanf(f, "%*u %*u %*u %*u %*u %*u %llu", &sectors) != 1) {
         sectors = 0;
+    }
     fclose(f);
     return sectors * 512;
 }
@@ -290,8 +308,9 @@ static void save_json(const struct load *l, double seconds, double cpu, uint64_t
     uint64_t writes = histogram_count(&sh->writes), reads = histogram_count(&sh->reads);
     const struct histogram *h = writes > 0 ? &sh->writes : &sh->reads;
     uint64_t done = writes + reads > 0 ? writes + reads : 1;
-    if (!l->c.json)
+    if (!l->c.json) {
         return;
+    }
     FILE *f = open_for_write(l->c.json);
     fprintf(f,
             "{\"seconds\":%.3f,\"proposalsPerSecond\":%.0f,\"queriesPerSecond\":%.0f,"
@@ -321,13 +340,15 @@ static void start_slots(struct load *l, struct lane *lanes)
         uint64_t shard = at_leader ? i % l->c.shards : i / l->c.hosts % l->c.shards;
         uint64_t host = at_leader ? l->shared->leader[shard] : i % l->c.hosts;
         struct thole_op op;
-        if (host < l->from || host >= l->to)
+        if (host < l->from || host >= l->to) {
             continue;
+        }
         l->slots[i].shard = (uint32_t)shard;
         prepare(&lanes[host], &l->slots[i], now, &op);
         atomic_fetch_add(&l->shared->outstanding, 1);
-        if (thole_submit(l->hosts[host], &op, 1, completed, &lanes[host], &st) != THOLE_OK)
+        if (thole_submit(l->hosts[host], &op, 1, completed, &lanes[host], &st) != THOLE_OK) {
             die("submit", &st);
+        }
     }
 }
 
@@ -356,11 +377,13 @@ static void run(struct load *l)
     l->slots = xcalloc(l->c.in_flight, sizeof *l->slots);
     l->payload = xcalloc(l->c.payload + 1, 1);
     memset(l->payload, 'x', l->c.payload);
-    for (uint32_t h = 0; h < l->c.hosts; h++)
+    for (uint32_t h = 0; h < l->c.hosts; h++) {
         lanes[h] = (struct lane){.l = l, .host = h, .random = h + 1};
+    }
     start_slots(l, lanes);
-    if (first)
+    if (first) {
         sleep_ms(l->c.warmup * 1000);
+    }
     barrier(l);
     save_metrics(l, "before");
     uint64_t disk = disk_bytes(l), begin = clock_now(&clock_system);
@@ -376,22 +399,26 @@ static void run(struct load *l)
     disk = disk_bytes(l) - disk;
     save_metrics(l, "after");
     atomic_store(&sh->ending, true);
-    while (atomic_load(&sh->outstanding) > 0)
+    while (atomic_load(&sh->outstanding) > 0) {
         sleep_ms(10);
+    }
     barrier(l);
-    if (first)
+    if (first) {
         report(l, seconds, disk);
+    }
 }
 
 static void finish(struct load *l)
 {
     for (uint64_t h = l->from; h < l->to; h++) {
-        for (uint64_t i = 0; i < l->c.shards; i++)
+        for (uint64_t i = 0; i < l->c.shards; i++) {
             thole_shard_release(l->shards[h][i]);
+        }
         free(l->shards[h]);
     }
-    for (uint64_t h = l->from; h < l->to; h++)
+    for (uint64_t h = l->from; h < l->to; h++) {
         thole_close(l->hosts[h]);
+    }
     free(l->slots);
     free(l->payload);
 }
@@ -399,12 +426,14 @@ static void finish(struct load *l)
 static void whole(struct load *l)
 {
     start_hosts(l);
-    if (l->from == 0)
+    if (l->from == 0) {
         make_shards(l);
+    }
     barrier(l);
     open_shards(l);
-    if (l->from == 0 && strcmp(l->c.at, "leader") == 0)
+    if (l->from == 0 && strcmp(l->c.at, "leader") == 0) {
         find_leaders(l);
+    }
     barrier(l);
     run(l);
     finish(l);
@@ -435,9 +464,11 @@ static void child_ended(int signal)
 {
     int status;
     (void)signal;
-    while (waitpid(-1, &status, WNOHANG) > 0)
-        if (!WIFEXITED(status) || WEXITSTATUS(status) != 0)
+    while (waitpid(-1, &status, WNOHANG) > 0) {
+        if (!WIFEXITED(status) || WEXITSTATUS(status) != 0) {
             _exit(1);
+        }
+    }
 }
 
 static struct shared *shared_new(const struct config *c)
@@ -466,21 +497,23 @@ static bool read_option(struct config *c, const char *name, const char *value)
                    {"--seconds", &c->seconds},    {"--warmup", &c->warmup},
                    {"--hosts", &c->hosts},        {"--port", &c->port},
                    {"--processes", &c->processes}};
-    for (size_t i = 0; i < sizeof numbers / sizeof numbers[0]; i++)
+    for (size_t i = 0; i < sizeof numbers / sizeof numbers[0]; i++) {
         if (strcmp(name, numbers[i].name) == 0) {
             *numbers[i].to = strtoull(value, NULL, 10);
             return true;
         }
-    if (strcmp(name, "--type") == 0)
+    }
+    if (strcmp(name, "--type") == 0) {
         c->type = value;
-    else if (strcmp(name, "--dir") == 0)
+    } else if (strcmp(name, "--dir") == 0) {
         c->dir = value;
-    else if (strcmp(name, "--at") == 0)
+    } else if (strcmp(name, "--at") == 0) {
         c->at = value;
-    else if (strcmp(name, "--json") == 0)
+    } else if (strcmp(name, "--json") == 0) {
         c->json = value;
-    else
+    } else {
         return false;
+    }
     return true;
 }
 
@@ -506,8 +539,9 @@ int main(int argc, char **argv)
                            .at = "any",
                            .type = "noop"};
     bool sound = true;
-    for (int i = 1; sound && i < argc; i += 2)
+    for (int i = 1; sound && i < argc; i += 2) {
         sound = i + 1 < argc && read_option(&l->c, argv[i], argv[i + 1]);
+    }
     if (!sound || !is_sound(&l->c)) {
         fprintf(stderr, "usage: bench_cluster [--shards N] [--in-flight N] [--payload BYTES] "
                         "[--read-share PERCENT]\n  [--seconds S] [--warmup S] [--hosts N] "
@@ -516,8 +550,9 @@ int main(int argc, char **argv)
         return 2;
     }
     bool temporary = l->c.dir == NULL;
-    if (temporary)
+    if (temporary) {
         l->c.dir = mkdtemp(dir);
+    }
     log_configure(LOG_LEVEL_WARN, false);
     l->shared = shared_new(&l->c);
     l->to = l->c.hosts;
@@ -526,8 +561,9 @@ int main(int argc, char **argv)
         fork_hosts(l);
     }
     whole(l);
-    if (temporary && file_remove_tree(dir, NULL) != THOLE_OK)
+    if (temporary && file_remove_tree(dir, NULL) != THOLE_OK) {
         fprintf(stderr, "bench_cluster: could not delete %s\n", dir);
+    }
     free(l);
     return 0;
 }

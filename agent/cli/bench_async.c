@@ -165,9 +165,10 @@ static enum thole_code open_client(struct async_mode *m, size_t i, struct thole_
 {
     struct async_client *client = &m->clients[i];
     struct bytes addresses = {0};
-    for (size_t k = 0; k < m->b->endpoint_count; k++)
+    for (size_t k = 0; k < m->b->endpoint_count; k++) {
         bytes_printf(&addresses, "%s%s", k > 0 ? "," : "",
                      m->b->endpoints[(i + k) % m->b->endpoint_count]);
+    }
     bytes_append(&addresses, "", 1);
     enum thole_code code = thole_connect((const char *)addresses.data, &client->handle, st);
     bytes_deinit(&addresses);

@@ -38,20 +38,24 @@ struct fixture *fixture_new(int n)
     log_configure_text(level ? level : "error");
     snprintf(f->dir, sizeof f->dir, "/tmp/thole-agent.XXXXXX");
     assert_non_null(mkdtemp(f->dir));
-    for (int i = 0; i < FIXTURE_HOSTS_MAX; i++)
+    for (int i = 0; i < FIXTURE_HOSTS_MAX; i++) {
         f->ports[i] = free_port(&fds[i]);
-    for (int i = 0; i < FIXTURE_HOSTS_MAX; i++)
+    }
+    for (int i = 0; i < FIXTURE_HOSTS_MAX; i++) {
         close(fds[i]);
-    for (int i = 0; i < n; i++)
+    }
+    for (int i = 0; i < n; i++) {
         used += (size_t)snprintf(f->peers + used, sizeof f->peers - used, "%s127.0.0.1:%u",
                                  i > 0 ? "," : "", (unsigned)f->ports[i]);
+    }
     return f;
 }
 
 void fixture_free(struct fixture *f)
 {
-    for (int i = 0; i < FIXTURE_HOSTS_MAX; i++)
+    for (int i = 0; i < FIXTURE_HOSTS_MAX; i++) {
         fixture_stop(f, i);
+    }
     assert_int_equal(file_remove_tree(f->dir, NULL), THOLE_OK);
     free(f);
 }
@@ -102,14 +106,16 @@ void fixture_start_ok(struct fixture *f, int i, enum agent_bootstrap how)
 {
     struct thole_status st = {0};
     struct agent_options o = fixture_options(f, i, how);
-    if (fixture_start(f, i, &o, &st) != THOLE_OK)
+    if (fixture_start(f, i, &o, &st) != THOLE_OK) {
         fail_msg("host %d does not start: %s", i + 1, st.message);
+    }
 }
 
 void fixture_stop(struct fixture *f, int i)
 {
-    if (!f->agents[i])
+    if (!f->agents[i]) {
         return;
+    }
     agent_stop(f->agents[i]);
     agent_free(f->agents[i]);
     f->agents[i] = NULL;
@@ -159,8 +165,9 @@ static void waiter_done(struct waiter *w)
 static void waiter_wait(struct waiter *w)
 {
     pthread_mutex_lock(&w->lock);
-    while (!w->done)
+    while (!w->done) {
         pthread_cond_wait(&w->cond, &w->lock);
+    }
     pthread_mutex_unlock(&w->lock);
 }
 
@@ -195,8 +202,9 @@ enum thole_code fixture_create_shard(struct fixture *f, int i, const char *name,
     agent_command(f->agents[i], (struct bufslice){.owner = b, .bytes = slice_of(b->data, b->size)},
                   clock_now(&clock_system) + 10 * NS_PER_S, command_done, &w);
     waiter_wait(&w);
-    if (st)
+    if (st) {
         *st = w.st;
+    }
     return w.st.code;
 }
 
@@ -217,8 +225,9 @@ static bool shard_runs(struct agent *a, void *ctx)
     const thole_v1_ShardStatus *st = s ? thole_v1_Shard_status(s) : NULL;
     for (uint64_t after = 0;
          s && (r = registry_next_replica_of_shard(v, thole_v1_Shard_id(s), after, &replica_buf));
-         after = thole_v1_Replica_id(r))
+         after = thole_v1_Replica_id(r)) {
         running += thole_v1_Replica_phase(r) == thole_v1_REPLICA_PHASE_RUNNING;
+    }
     bool ok = st && thole_v1_ShardStatus_formed(st) && running >= w->replicas;
     registry_view_release(v);
     return ok;
@@ -227,8 +236,9 @@ static bool shard_runs(struct agent *a, void *ctx)
 void fixture_wait_shard(struct fixture *f, int i, const char *name, uint32_t replicas)
 {
     struct shard_wait w = {name, replicas};
-    if (!agent_wait(f->agents[i], clock_now(&clock_system) + 20 * NS_PER_S, shard_runs, &w))
+    if (!agent_wait(f->agents[i], clock_now(&clock_system) + 20 * NS_PER_S, shard_runs, &w)) {
         fail_msg("shard %s does not get %u running replicas", name, (unsigned)replicas);
+    }
 }
 
 static void resolved(void *ctx, const struct thole_status *st, uint64_t id)
@@ -245,8 +255,9 @@ uint64_t fixture_shard_id(struct fixture *f, int i, const char *name)
     agent_resolve(f->agents[i], slice_str(name), clock_now(&clock_system) + 10 * NS_PER_S, resolved,
                   &w);
     waiter_wait(&w);
-    if (w.st.code != THOLE_OK)
+    if (w.st.code != THOLE_OK) {
         fail_msg("shard %s: %s", name, w.st.message);
+    }
     return (uint64_t)w.st.line;
 }
 

@@ -15,8 +15,9 @@ static void request(struct slice in)
 {
     struct forward f, again;
     struct forward_space space;
-    if (!forward_decode(in, &f))
+    if (!forward_decode(in, &f)) {
         return;
+    }
     inside(in, f.payload);
     inside(in, f.shard_name);
     struct router_request r = {.kind = f.open_session ? ROUTER_OPEN_SESSION : ROUTER_PROPOSE,
@@ -38,8 +39,9 @@ static void reply(struct slice in)
 {
     struct forward_reply f, again;
     struct forward_space space;
-    if (!forward_reply_decode(in, &f))
+    if (!forward_reply_decode(in, &f)) {
         return;
+    }
     inside(in, f.result);
     inside(in, f.key);
     struct bufslice out = forward_reply_encode(&f, &space);
@@ -53,8 +55,9 @@ static void command(struct slice in)
 {
     struct bufslice out, again;
     struct thole_status st = {0};
-    if (command_admit(in, true, &out, &st) == THOLE_OK)
+    if (command_admit(in, true, &out, &st) == THOLE_OK) {
         ASSERT(out.bytes.data == in.data && out.bytes.size == in.size);
+    }
     if (command_admit(in, false, &out, &st) == THOLE_OK) {
         ASSERT(command_admit(out.bytes, false, &again, &st) == THOLE_OK);
         bufslice_unref(again);
@@ -64,8 +67,9 @@ static void command(struct slice in)
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
-    if (size == 0)
+    if (size == 0) {
         return 0;
+    }
     struct slice in = slice_of(data + 1, size - 1);
     switch (data[0] % 3) {
     case 0:

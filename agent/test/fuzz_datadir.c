@@ -47,8 +47,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
                                            {"incarnation", "thole-incarnation"},
                                            {"promise", "thole-promise"},
                                            {"peers", "thole-peers"}};
-    if (size == 0)
+    if (size == 0) {
         return 0;
+    }
     static int stop_fd; /* readable: a start that would have to wait ends at once */
     if (dir[0] == '\0') {
         stop_fd = eventfd(1, EFD_CLOEXEC);
@@ -71,12 +72,15 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         ASSERT(datadir_save_identity(&opened, &identity, &st) == THOLE_OK);
         datadir_close(&opened);
     }
-    if (which == 1)
+    if (which == 1) {
         (void)!datadir_next_start(&d, 1000, &stop_fd, &incarnation, &lineage, &st);
-    if (which == 2)
+    }
+    if (which == 2) {
         (void)!datadir_load_promise(&d, &promise, &st);
-    if (which == 3)
+    }
+    if (which == 3) {
         datadir_load_peers(&d, peer, NULL);
+    }
     char path[128];
     snprintf(path, sizeof path, "%s/%s", dir, files[which][0]);
     unlink(path);

@@ -32,8 +32,9 @@ static struct thole *start_host(struct fixture *f, int i, const char *name)
     o.tags = (const char *const[]){"zone=a", NULL};
     assert_int_equal(thole_new(&o, &t, &st), THOLE_OK);
     free(dir);
-    if (thole_start(t, &st) != THOLE_OK || thole_wait_ready(t, 20000, &st) != THOLE_OK)
+    if (thole_start(t, &st) != THOLE_OK || thole_wait_ready(t, 20000, &st) != THOLE_OK) {
         fail_msg("host does not start: %s", st.message);
+    }
     return t;
 }
 
@@ -43,13 +44,15 @@ static int set_up(void **state)
     struct world *w = calloc(1, sizeof *w);
     w->f = fixture_new(1);
     w->host = start_host(w->f, 0, "h1");
-    if (thole_connect(fixture_address(w->f, 0), &w->client, &st) != THOLE_OK)
+    if (thole_connect(fixture_address(w->f, 0), &w->client, &st) != THOLE_OK) {
         fail_msg("client does not connect: %s", st.message);
+    }
     const struct thole_shard_spec spec = {
         .size = sizeof spec, .name = "c", .type = "counter", .voters = 1};
     if (thole_shard_create(w->client, &spec, 10000, &st) != THOLE_OK ||
-        thole_shard_wait_ready(w->host, "c", 20000, &st) != THOLE_OK)
+        thole_shard_wait_ready(w->host, "c", 20000, &st) != THOLE_OK) {
         fail_msg("shard: %s", st.message);
+    }
     assert_int_equal(thole_shard_open(w->host, "c", &w->on_host, &st), THOLE_OK);
     assert_int_equal(thole_shard_open(w->client, "c", &w->on_client, &st), THOLE_OK);
     *state = w;
@@ -78,8 +81,9 @@ static void call_is(struct thole *t, const struct thole_op *op, const char *want
 {
     struct thole_answer a;
     struct thole_status st = {0};
-    if (thole_call(t, op, &a, &st) != THOLE_OK)
+    if (thole_call(t, op, &a, &st) != THOLE_OK) {
         fail_msg("call: %s", st.message);
+    }
     assert_string_equal(a.data, want);
     free(a.data);
 }
@@ -123,8 +127,9 @@ static void delete_and_wait(struct thole *t, const char *name)
         assert_int_equal(thole_view_acquire(t, true, 10000, &v, &st), THOLE_OK);
         there = thole_view_shard(v, name, &info);
         thole_view_release(v);
-        if (there)
+        if (there) {
             fixture_pause_ms(10);
+        }
     }
     assert_false(there);
 }
@@ -142,8 +147,9 @@ static void test_created_again_shard_is_found_by_old_handles(void **state)
         assert_int_equal(thole_shard_create(w->host, &spec, 10000, &st), THOLE_OK);
         assert_int_equal(thole_shard_wait_ready(w->host, "again", 20000, &st), THOLE_OK);
         for (int i = 0; i < 2; i++) {
-            if (round == 0)
+            if (round == 0) {
                 assert_int_equal(thole_shard_open(handles[i], "again", &shards[i], &st), THOLE_OK);
+            }
             struct thole_op op = add(shards[i], "add 1");
             call_is(handles[i], &op, i == 0 ? "1" : "2");
         }
@@ -166,8 +172,9 @@ static void collect(void *ctx, const struct thole_result *results, size_t count)
     struct batch *b = ctx;
     for (size_t i = 0; i < count; i++) {
         size_t k = (size_t)(uintptr_t)results[i].user;
-        if (results[i].code != THOLE_OK || b->seen[k])
+        if (results[i].code != THOLE_OK || b->seen[k]) {
             atomic_fetch_add(&b->failed, 1);
+        }
         b->seen[k] = true;
     }
     atomic_fetch_add(&b->calls, 1);
@@ -184,8 +191,9 @@ static void submit_batch(struct thole *t, struct thole_shard *s)
         ops[i].user = (void *)(uintptr_t)i;
     }
     assert_int_equal(thole_submit(t, ops, BATCH, collect, b, &st), THOLE_OK);
-    for (int k = 0; k < 2000 && atomic_load(&b->done) < BATCH; k++)
+    for (int k = 0; k < 2000 && atomic_load(&b->done) < BATCH; k++) {
         fixture_pause_ms(5);
+    }
     assert_int_equal(atomic_load(&b->done), BATCH);
     assert_int_equal(atomic_load(&b->failed), 0);
     assert_true(atomic_load(&b->calls) < BATCH);
@@ -206,8 +214,9 @@ static void test_session_applies_a_retry_once(void **state)
     struct thole_status st = {0};
     struct thole_answer a, b;
     uint64_t session = 0;
-    if (thole_session_open(w->client, w->on_client, 5000, &session, &st) != THOLE_OK)
+    if (thole_session_open(w->client, w->on_client, 5000, &session, &st) != THOLE_OK) {
         fail_msg("session: %s", st.message);
+    }
     assert_int_not_equal(session, 0);
     struct thole_op op = add(w->on_client, "add 100");
     op.session = session;
@@ -252,8 +261,9 @@ static void on_ended(void *ctx, const struct thole_status *st)
 
 static void wait_for(_Atomic int *value, int at_least)
 {
-    for (int k = 0; k < 2000 && atomic_load(value) < at_least; k++)
+    for (int k = 0; k < 2000 && atomic_load(value) < at_least; k++) {
         fixture_pause_ms(5);
+    }
     assert_true(atomic_load(value) >= at_least);
 }
 
@@ -312,10 +322,12 @@ static void test_view_walks_hosts_shards_and_replicas(void **state)
     assert_string_equal(h.name, "h1");
     assert_string_equal(h.address, thole_address(w->host));
     assert_false(thole_view_next_host(v, &h));
-    while (thole_view_next_shard(v, &s))
+    while (thole_view_next_shard(v, &s)) {
         shards++;
-    while (thole_view_next_replica(v, &r))
+    }
+    while (thole_view_next_replica(v, &r)) {
         replicas++;
+    }
     assert_true(shards >= 2 && replicas >= 2);
     assert_true(thole_view_shard(v, "c", &s));
     assert_string_equal(s.type, "counter");

@@ -25,10 +25,12 @@ static void count_once(struct fixture *f, int i, const char *want)
     struct router_request r;
     uint64_t id = fixture_shard_id(f, i, "c");
     assert_int_equal(fixture_request(f, i, ROUTER_PROPOSE, id, "add 1", 5, &r), THOLE_OK);
-    if (r.result.bytes.size != strlen(want) || memcmp(r.result.bytes.data, want, strlen(want)) != 0)
+    if (r.result.bytes.size != strlen(want) ||
+        memcmp(r.result.bytes.data, want, strlen(want)) != 0) {
         print_error("host %d: index=%llu code=%llu result=\"%.*s\"\n", i + 1,
                     (unsigned long long)r.index, (unsigned long long)r.code,
                     (int)r.result.bytes.size, (const char *)r.result.bytes.data);
+    }
     assert_int_equal(r.result.bytes.size, strlen(want));
     assert_memory_equal(r.result.bytes.data, want, strlen(want));
     bufslice_unref(r.result);
@@ -100,22 +102,27 @@ static void test_three_peers_form_one_cluster(void **state)
 {
     (void)state;
     struct fixture *f = fixture_new(3);
-    for (int i = 0; i < 3; i++)
+    for (int i = 0; i < 3; i++) {
         fixture_start_ok(f, i, AGENT_BOOTSTRAP_PEERS);
-    for (int i = 0; i < 3; i++)
+    }
+    for (int i = 0; i < 3; i++) {
         fixture_wait_ready(f, i);
+    }
     assert_same_cluster(f, 3);
     assert_int_equal(fixture_create_shard(f, 1, "c", "counter", 3, NULL), THOLE_OK);
     fixture_wait_shard(f, 0, "c", 3);
     count_once(f, 0, "1");
     count_once(f, 1, "2");
     count_once(f, 2, "3");
-    for (int i = 0; i < 3; i++)
+    for (int i = 0; i < 3; i++) {
         fixture_stop(f, i);
-    for (int i = 0; i < 3; i++)
+    }
+    for (int i = 0; i < 3; i++) {
         fixture_start_ok(f, i, AGENT_BOOTSTRAP_NONE);
-    for (int i = 0; i < 3; i++)
+    }
+    for (int i = 0; i < 3; i++) {
         fixture_wait_ready(f, i);
+    }
     count_once(f, 2, "4");
     fixture_free(f);
 }
@@ -125,13 +132,15 @@ static void test_two_of_three_peers_wait(void **state)
     (void)state;
     struct fixture *f = fixture_new(3);
     struct uuid id;
-    for (int i = 0; i < 2; i++)
+    for (int i = 0; i < 2; i++) {
         fixture_start_ok(f, i, AGENT_BOOTSTRAP_PEERS);
+    }
     assert_false(fixture_ready(f, 0, 1500));
     assert_false(agent_cluster(f->agents[0], &id));
     fixture_start_ok(f, 2, AGENT_BOOTSTRAP_PEERS);
-    for (int i = 0; i < 3; i++)
+    for (int i = 0; i < 3; i++) {
         fixture_wait_ready(f, i);
+    }
     assert_same_cluster(f, 3);
     fixture_free(f);
 }
@@ -146,8 +155,9 @@ struct death {
 static bool die_at(void *ctx, const char *name)
 {
     struct death *d = ctx;
-    if (strcmp(name, d->at) != 0)
+    if (strcmp(name, d->at) != 0) {
         return true;
+    }
     atomic_store(&d->dead, true);
     return false;
 }
@@ -163,16 +173,18 @@ static void peers_with_death_at(const char *step)
     fixture_start_ok(f, 0, AGENT_BOOTSTRAP_PEERS);
     fixture_start_ok(f, 1, AGENT_BOOTSTRAP_PEERS);
     assert_int_equal(fixture_start(f, 2, &o, &st), THOLE_OK);
-    for (int k = 0; k < 1000 && !atomic_load(&d.dead); k++)
+    for (int k = 0; k < 1000 && !atomic_load(&d.dead); k++) {
         fixture_pause_ms(10);
+    }
     assert_true(atomic_load(&d.dead));
     fixture_stop(f, 2);
     fixture_pause_ms(300); /* the others go as far as they can */
 
     /* It comes back, with the same flags: all form, and one cluster. */
     fixture_start_ok(f, 2, AGENT_BOOTSTRAP_PEERS);
-    for (int i = 0; i < 3; i++)
+    for (int i = 0; i < 3; i++) {
         fixture_wait_ready(f, i);
+    }
     assert_same_cluster(f, 3);
     assert_int_equal(fixture_create_shard(f, 2, "c", "counter", 3, NULL), THOLE_OK);
     fixture_wait_shard(f, 2, "c", 3);
@@ -228,8 +240,9 @@ static void test_promise_binds_against_other_flags(void **state)
     fixture_start_ok(f, 0, AGENT_BOOTSTRAP_PEERS);
     fixture_start_ok(f, 1, AGENT_BOOTSTRAP_PEERS);
     assert_int_equal(fixture_start(f, 2, &o, &st), THOLE_OK);
-    for (int k = 0; k < 1000 && !atomic_load(&d.dead); k++)
+    for (int k = 0; k < 1000 && !atomic_load(&d.dead); k++) {
         fixture_pause_ms(10);
+    }
     fixture_stop(f, 2);
     o = fixture_options(f, 2, AGENT_BOOTSTRAP_DEV);
     assert_int_equal(fixture_start(f, 2, &o, &st), THOLE_FAILED_PRECONDITION);
@@ -293,8 +306,9 @@ static void test_stop_ends_a_join_that_is_not_answered(void **state)
     struct agent_options o = fixture_options(f, 0, AGENT_BOOTSTRAP_JOIN);
     o.addresses = bus_address(member);
     assert_int_equal(fixture_start(f, 0, &o, &st), THOLE_OK);
-    for (int i = 0; atomic_load(&kept) == NULL && i < 2000; i++)
+    for (int i = 0; atomic_load(&kept) == NULL && i < 2000; i++) {
         fixture_pause_ms(10);
+    }
     assert_non_null(atomic_load(&kept));
     uint64_t begin = clock_now(&clock_system);
     fixture_stop(f, 0);

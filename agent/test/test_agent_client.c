@@ -32,8 +32,9 @@ static int leader_of(struct fixture *f, uint64_t shard, int other_than)
         for (int i = 0; i < HOSTS; i++) {
             struct route_hint h;
             if (i != other_than && f->agents[i] &&
-                route_cache_get(router_cache(f->agents[i]->router), shard, &h) && h.local_leads)
+                route_cache_get(router_cache(f->agents[i]->router), shard, &h) && h.local_leads) {
                 return i;
+            }
         }
         fixture_pause_ms(10);
     }
@@ -47,8 +48,9 @@ static void propose(struct thole *client, struct thole_shard *s, int times)
         .kind = THOLE_PROPOSE, .shard = s, .payload = {.data = "add 1", .size = 5}};
     for (int i = 0; i < times; i++) {
         struct thole_status st = {0};
-        if (thole_call(client, &op, NULL, &st) != THOLE_OK)
+        if (thole_call(client, &op, NULL, &st) != THOLE_OK) {
             fail_msg("call %d: %s", i, st.message);
+        }
     }
 }
 
@@ -58,8 +60,9 @@ static void wait_direct(struct thole *client, struct thole_shard *s)
     for (int tries = 0; tries < 1000; tries++) {
         uint64_t before = remote_requests();
         propose(client, s, 1);
-        if (remote_requests() == before + 1)
+        if (remote_requests() == before + 1) {
             return;
+        }
     }
     fail_msg("proposals are still forwarded");
 }
@@ -71,10 +74,12 @@ static void test_client_proposes_at_the_leader_and_follows_it(void **state)
     struct thole *client;
     struct thole_shard *s;
     struct thole_status st = {0};
-    for (int i = 0; i < HOSTS; i++)
+    for (int i = 0; i < HOSTS; i++) {
         fixture_start_ok(f, i, AGENT_BOOTSTRAP_PEERS);
-    for (int i = 0; i < HOSTS; i++)
+    }
+    for (int i = 0; i < HOSTS; i++) {
         fixture_wait_ready(f, i);
+    }
     assert_int_equal(fixture_create_shard(f, 0, "c", "counter", HOSTS, NULL), THOLE_OK);
     fixture_wait_shard(f, 0, "c", HOSTS);
     uint64_t shard = fixture_shard_id(f, 0, "c");
@@ -118,8 +123,9 @@ static struct forward_reply ask_zero(struct bus *bus, const char *address, uint3
                                .payload = {.bytes = payload}};
     struct bufslice body = forward_encode(&r, NULL, &space);
     forward_reply_init(&f);
-    if (bus_ask(bus, address, method, body.bytes, 5000, &reply, &peer, &f.failure) != THOLE_OK)
+    if (bus_ask(bus, address, method, body.bytes, 5000, &reply, &peer, &f.failure) != THOLE_OK) {
         return f;
+    }
     char *copy = upb_Arena_Malloc(arena, reply->size);
     memcpy(copy, reply->data, reply->size);
     assert_true(forward_reply_decode(slice_of(copy, reply->size), &f));

@@ -32,8 +32,9 @@ static void test_forward_goes_round_with_and_without_payload(void **state)
         assert_int_equal(f.shard_name.size, 6);
         assert_memory_equal(f.shard_name.data, "orders", 6);
         assert_int_equal(f.payload.size, sizes[i]);
-        if (sizes[i] > 0)
+        if (sizes[i] > 0) {
             assert_memory_equal(f.payload.data, b->data, sizes[i]);
+        }
         assert_int_equal(f.session, 11);
         assert_int_equal(f.sequence, 1u << 30);
         assert_int_equal(f.hops, 3);
@@ -128,8 +129,9 @@ static void test_cache_is_bounded(void **state)
     struct route_hint h;
     struct engine_replica_status s = {.shard_id = 16, .initialised = true};
     route_cache_local(c, &s);
-    for (uint64_t i = 0; i < 300000; i++)
+    for (uint64_t i = 0; i < 300000; i++) {
         route_cache_leader(c, 1000 + i, 1, &a);
+    }
     assert_true(route_cache_get(c, 16, &h) && h.local);
     route_cache_free(c);
 }

@@ -29,8 +29,9 @@ int statvfs(const char *path, struct statvfs *ret)
     int (*real)(const char *, struct statvfs *) = NULL;
     *(void **)&real = dlsym(RTLD_NEXT, "statvfs");
     int failed = real(path, ret);
-    if (failed == 0 && atomic_load(&disks_low))
+    if (failed == 0 && atomic_load(&disks_low)) {
         ret->f_bavail = FREE_BYTES / ret->f_frsize;
+    }
     return failed;
 }
 
@@ -63,10 +64,12 @@ static void expect_health(struct fixture *f, int i, const char *service, int wan
 {
     int have = -1;
     for (uint64_t end = clock_now(&clock_system) + WAIT_NS;
-         have != want && clock_now(&clock_system) < end; fixture_pause_ms(20))
+         have != want && clock_now(&clock_system) < end; fixture_pause_ms(20)) {
         have = health_of(f, i, service);
-    if (have != want)
+    }
+    if (have != want) {
         fail_msg("host %d: health of %s is %d instead of %d", i + 1, service, have, want);
+    }
 }
 
 static struct shard_now look(struct fixture *f, int i, const char *shard)
@@ -90,8 +93,9 @@ static void expect_unserved(struct fixture *f, int i, const char *shard, const c
     for (uint64_t end = clock_now(&clock_system) + WAIT_NS; clock_now(&clock_system) < end;
          fixture_pause_ms(20)) {
         now = look(f, i, shard);
-        if (!now.served && strcmp(now.reason, reason) == 0 && now.age_ms >= ms)
+        if (!now.served && strcmp(now.reason, reason) == 0 && now.age_ms >= ms) {
             return;
+        }
     }
     fail_msg("host %d: %s is %s: %s", i + 1, shard, now.served ? "served" : now.reason,
              now.message);
@@ -108,10 +112,12 @@ static struct fixture *cluster(int n)
 {
     struct fixture *f = fixture_new(n);
     atomic_store(&disks_low, false);
-    for (int i = 0; i < n; i++)
+    for (int i = 0; i < n; i++) {
         fixture_start_ok(f, i, AGENT_BOOTSTRAP_PEERS);
-    for (int i = 0; i < n; i++)
+    }
+    for (int i = 0; i < n; i++) {
         fixture_wait_ready(f, i);
+    }
     assert_int_equal(fixture_create_shard(f, 0, "c", "counter", 3, NULL), THOLE_OK);
     assert_int_equal(wait_shard(f, 0, "c", 20000), THOLE_OK);
     return f;
@@ -123,22 +129,26 @@ static void test_a_shard_that_no_disk_can_take_is_not_ready(void **state)
 {
     (void)state;
     struct fixture *f = cluster(3);
-    for (int i = 0; i < 3; i++)
+    for (int i = 0; i < 3; i++) {
         expect_health(f, i, "shard/c", SERVING);
+    }
     expect_health(f, 0, "", SERVING);
     atomic_store(&disks_low, true);
-    for (int i = 0; i < 3; i++)
+    for (int i = 0; i < 3; i++) {
         expect_health(f, i, "shard/c", NOT_SERVING);
+    }
     expect_health(f, 0, "", NOT_SERVING); /* shard zero cannot be written, either */
-    for (int i = 0; i < 12; i++, fixture_pause_ms(20))
+    for (int i = 0; i < 12; i++, fixture_pause_ms(20)) {
         assert_int_equal(health_of(f, i % 3, "shard/c"), NOT_SERVING);
+    }
     expect_unserved(f, 0, "c", "LowSpace", 500);
     assert_non_null(strstr(look(f, 0, "c").message, "; last confirmed 0."));
     assert_int_equal(wait_shard(f, 0, "c", 300), THOLE_DEADLINE_EXCEEDED);
     assert_false(fixture_ready(f, 0, 0));
     atomic_store(&disks_low, false);
-    for (int i = 0; i < 3; i++)
+    for (int i = 0; i < 3; i++) {
         expect_health(f, i, "shard/c", SERVING);
+    }
     assert_int_equal(wait_shard(f, 0, "c", 20000), THOLE_OK);
     fixture_wait_ready(f, 0);
     fixture_free(f);

@@ -37,8 +37,9 @@ static void answers(struct repair_plan *p, size_t i, uint64_t term, uint64_t ind
 
 static void plan_free(struct repair_plan *p)
 {
-    for (size_t i = 0; i < p->count; i++)
+    for (size_t i = 0; i < p->count; i++) {
         raft_config_deinit(&p->replicas[i].config);
+    }
     free(p);
 }
 

@@ -46,8 +46,9 @@ static enum thole_code check(struct slice file, size_t piece, struct bytes *body
         code = snapshot_check_feed(k, slice_of(file.data + at, n), &got, st);
         bytes_append_slice(body, got);
     }
-    if (code == THOLE_OK)
+    if (code == THOLE_OK) {
         code = snapshot_check_end(k, st);
+    }
     snapshot_check_free(k);
     return code;
 }

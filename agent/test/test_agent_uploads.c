@@ -69,8 +69,9 @@ static struct put put(struct agent *a, const char *name, uint64_t offset, struct
     uploads_put(agent_uploads(a), slice_str(name), offset,
                 (struct bufslice){b, slice_of(b->data, b->size)}, on_put, &p);
     pthread_mutex_lock(&p.lock);
-    while (!p.is_done)
+    while (!p.is_done) {
         pthread_cond_wait(&p.done, &p.lock);
+    }
     pthread_mutex_unlock(&p.lock);
     return p;
 }

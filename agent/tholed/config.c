@@ -16,12 +16,15 @@ typedef enum thole_code (*set_fn)(void *ctx, const char *key, const char *value,
 static const char *scalar(const yaml_node_t *n)
 {
     static const char *const nothing[] = {"", "~", "null", "Null", "NULL"};
-    if (!n || n->type != YAML_SCALAR_NODE)
+    if (!n || n->type != YAML_SCALAR_NODE) {
         return NULL;
+    }
     const char *text = (const char *)n->data.scalar.value;
-    for (size_t i = 0; i < sizeof nothing / sizeof *nothing; i++)
-        if (n->data.scalar.style == YAML_PLAIN_SCALAR_STYLE && strcmp(text, nothing[i]) == 0)
+    for (size_t i = 0; i < sizeof nothing / sizeof *nothing; i++) {
+        if (n->data.scalar.style == YAML_PLAIN_SCALAR_STYLE && strcmp(text, nothing[i]) == 0) {
             return NULL;
+        }
+    }
     return text;
 }
 
@@ -54,8 +57,9 @@ static enum thole_code set_mapping(yaml_document_t *d, const char *path, const c
          code == THOLE_OK && p < n->data.mapping.pairs.top; p++) {
         const char *k = scalar(yaml_document_get_node(d, p->key));
         const char *v = scalar(yaml_document_get_node(d, p->value));
-        if (!k || !v)
+        if (!k || !v) {
             return bad(st, path, n);
+        }
         char *pair = xasprintf("%s=%s", k, v);
         code = set(ctx, key, pair, st);
         free(pair);
@@ -67,25 +71,28 @@ static enum thole_code set_all(yaml_document_t *d, const char *path, set_fn set,
                                struct thole_status *st)
 {
     const yaml_node_t *root = yaml_document_get_root_node(d);
-    if (!root)
+    if (!root) {
         return THOLE_OK; /* empty */
-    if (root->type != YAML_MAPPING_NODE)
+    }
+    if (root->type != YAML_MAPPING_NODE) {
         return bad(st, path, root);
+    }
     enum thole_code code = THOLE_OK;
     for (yaml_node_pair_t *p = root->data.mapping.pairs.start;
          code == THOLE_OK && p < root->data.mapping.pairs.top; p++) {
         const char *key = scalar(yaml_document_get_node(d, p->key));
         const yaml_node_t *value = yaml_document_get_node(d, p->value);
-        if (!key || !value)
+        if (!key || !value) {
             code = bad(st, path, root);
-        else if (scalar(value))
+        } else if (scalar(value)) {
             code = set(ctx, key, scalar(value), st);
-        else if (value->type == YAML_SEQUENCE_NODE)
+        } else if (value->type == YAML_SEQUENCE_NODE) {
             code = set_sequence(d, path, key, value, set, ctx, st);
-        else if (value->type == YAML_SCALAR_NODE)
+        } else if (value->type == YAML_SCALAR_NODE) {
             code = bad(st, path, value);
-        else
+        } else {
             code = set_mapping(d, path, key, value, set, ctx, st);
+        }
     }
     return code;
 }
@@ -93,9 +100,10 @@ static enum thole_code set_all(yaml_document_t *d, const char *path, set_fn set,
 enum thole_code config_read(const char *path, set_fn set, void *ctx, struct thole_status *st)
 {
     FILE *f = fopen(path, "re");
-    if (!f)
+    if (!f) {
         return THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
                           "cannot read %s: %s", path, strerror(errno));
+    }
     yaml_parser_t parser;
     yaml_document_t document;
     enum thole_code code;

@@ -45,8 +45,9 @@ static enum MHD_Result reply(struct MHD_Connection *c, unsigned status, const ch
 {
     struct MHD_Response *r = MHD_create_response_from_buffer(
         body.size, (void *)(uintptr_t)body.data, MHD_RESPMEM_MUST_COPY);
-    if (!r)
+    if (!r) {
         return MHD_NO;
+    }
     MHD_add_response_header(r, MHD_HTTP_HEADER_CONTENT_TYPE, type);
     MHD_add_response_header(r, MHD_HTTP_HEADER_CACHE_CONTROL, "no-store");
     enum MHD_Result result = MHD_queue_response(c, status, r);
@@ -73,14 +74,15 @@ static enum MHD_Result get_ready(struct http *h, struct MHD_Connection *c)
     bool member = agent_cluster(h->agent, &cluster);
     bool zero = engine_shard_status(agent_engine(h->agent), REGISTRY_SHARD_ID, &s);
     if (MHD_lookup_connection_value_n(c, MHD_GET_ARGUMENT_KIND, "verbose", 7, NULL, NULL) ==
-        MHD_YES)
+        MHD_YES) {
         snprintf(text, sizeof text,
                  "[%c] member of a cluster\n[%c] replica of shard zero runs\n"
                  "[%c] ready%s%s\nreadyz check %s\n",
                  member ? '+' : '-', zero ? '+' : '-', ready ? '+' : '-', ready ? "" : ": ",
                  ready ? "" : why, ready ? "passed" : "failed");
-    else
+    } else {
         snprintf(text, sizeof text, "%s%s\n", ready ? "ok" : "not ready: ", ready ? "" : why);
+    }
     return reply(c, ready ? MHD_HTTP_OK : MHD_HTTP_SERVICE_UNAVAILABLE, TEXT_PLAIN,
                  slice_str(text));
 }
@@ -99,11 +101,14 @@ static enum MHD_Result get_version(struct http *h, struct MHD_Connection *c)
 static void cut_oldest(struct http *h)
 {
     struct connection *victim = NULL;
-    for (struct connection *n = h->oldest; n; n = n->newer)
-        if (!n->cut && (!victim || (victim->asked && !n->asked)))
+    for (struct connection *n = h->oldest; n; n = n->newer) {
+        if (!n->cut && (!victim || (victim->asked && !n->asked))) {
             victim = n;
-    if (!victim)
+        }
+    }
+    if (!victim) {
         return;
+    }
     victim->cut = true;
     h->count--;
     shutdown(victim->fd, SHUT_RDWR); /* libmicrohttpd sees its end, and closes it */
@@ -114,17 +119,20 @@ static void begun(struct http *h, struct MHD_Connection *c, void **context)
 {
     const union MHD_ConnectionInfo *info =
         MHD_get_connection_info(c, MHD_CONNECTION_INFO_CONNECTION_FD);
-    if (!info)
+    if (!info) {
         return;
-    if (h->count >= CONNECTIONS_MAX)
+    }
+    if (h->count >= CONNECTIONS_MAX) {
         cut_oldest(h);
+    }
     struct connection *n = xcalloc(1, sizeof *n);
     n->fd = info->connect_fd;
     n->older = h->newest;
-    if (n->older)
+    if (n->older) {
         n->older->newer = n;
-    else
+    } else {
         h->oldest = n;
+    }
     h->newest = n;
     h->count++;
     *context = n;
@@ -132,14 +140,16 @@ static void begun(struct http *h, struct MHD_Connection *c, void **context)
 
 static void ended(struct http *h, struct connection *n)
 {
-    if (n->older)
+    if (n->older) {
         n->older->newer = n->newer;
-    else
+    } else {
         h->oldest = n->newer;
-    if (n->newer)
+    }
+    if (n->newer) {
         n->newer->older = n->older;
-    else
+    } else {
         h->newest = n->older;
+    }
     h->count -= !n->cut;
     free(n);
 }
@@ -147,18 +157,20 @@ static void ended(struct http *h, struct connection *n)
 static void on_connection(void *ctx, struct MHD_Connection *c, void **context,
                           enum MHD_ConnectionNotificationCode what)
 {
-    if (what == MHD_CONNECTION_NOTIFY_STARTED)
+    if (what == MHD_CONNECTION_NOTIFY_STARTED) {
         begun(ctx, c, context);
-    else if (*context)
+    } else if (*context) {
         ended(ctx, *context);
+    }
 }
 
 static void note_request(struct MHD_Connection *c)
 {
     const union MHD_ConnectionInfo *info =
         MHD_get_connection_info(c, MHD_CONNECTION_INFO_SOCKET_CONTEXT);
-    if (info && info->socket_context)
+    if (info && info->socket_context) {
         ((struct connection *)info->socket_context)->asked = true;
+    }
 }
 
 /* ---- The daemon ------------------------------------------------------------------------------ */
@@ -173,16 +185,21 @@ static enum MHD_Result answer(void *ctx, struct MHD_Connection *c, const char *u
     (void)upload_size;
     (void)state;
     note_request(c);
-    if (strcmp(method, MHD_HTTP_METHOD_GET) != 0 && strcmp(method, MHD_HTTP_METHOD_HEAD) != 0)
+    if (strcmp(method, MHD_HTTP_METHOD_GET) != 0 && strcmp(method, MHD_HTTP_METHOD_HEAD) != 0) {
         return reply(c, MHD_HTTP_METHOD_NOT_ALLOWED, TEXT_PLAIN, slice_str("only GET\n"));
-    if (strcmp(url, "/metrics") == 0)
+    }
+    if (strcmp(url, "/metrics") == 0) {
         return get_metrics(c);
-    if (strcmp(url, "/livez") == 0)
+    }
+    if (strcmp(url, "/livez") == 0) {
         return reply(c, MHD_HTTP_OK, TEXT_PLAIN, slice_str("ok\n"));
-    if (strcmp(url, "/readyz") == 0)
+    }
+    if (strcmp(url, "/readyz") == 0) {
         return get_ready(h, c);
-    if (strcmp(url, "/version") == 0)
+    }
+    if (strcmp(url, "/version") == 0) {
         return get_version(h, c);
+    }
     return reply(c, MHD_HTTP_NOT_FOUND, TEXT_PLAIN,
                  slice_str("there are /metrics /livez /readyz?verbose /version\n"));
 }
@@ -196,16 +213,18 @@ static enum thole_code resolve(const char *address, char **ret_host, struct addr
     char *host = xstrndup(address, (size_t)(colon - address));
     size_t n = strlen(host);
     bool brackets = host[0] == '[';
-    if (brackets)
+    if (brackets) {
         host[n - 1] = 0;
+    }
     int rc = getaddrinfo(brackets ? host + 1 : n > 0 ? host : NULL, colon + 1, &hints, ret);
     if (rc != 0) {
         free(host);
         return THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
                           "http address \"%.64s\": %s", address, gai_strerror(rc));
     }
-    if (brackets)
+    if (brackets) {
         host[n - 1] = ']';
+    }
     *ret_host = host;
     return THOLE_OK;
 }
@@ -216,8 +235,9 @@ enum thole_code http_new(struct agent *a, const char *address, struct http **ret
     struct addrinfo *ai = NULL;
     char *host = NULL;
     enum thole_code code = resolve(address, &host, &ai, st);
-    if (code != THOLE_OK)
+    if (code != THOLE_OK) {
         return code;
+    }
     ASSERT(ai);
     struct http *h = xcalloc(1, sizeof *h);
     h->agent = a;
@@ -244,10 +264,12 @@ enum thole_code http_new(struct agent *a, const char *address, struct http **ret
 
 void http_free(struct http *h)
 {
-    if (!h)
+    if (!h) {
         return;
-    if (h->daemon)
+    }
+    if (h->daemon) {
         MHD_stop_daemon(h->daemon);
+    }
     free(h->address);
     free(h);
 }

@@ -95,16 +95,19 @@ static void on_failed(void *ctx, const struct thole_status *st)
 
 static enum thole_code configure_log(const struct daemon_options *o, struct thole_status *st)
 {
-    if (o->log_level && !log_configure_text(o->log_level))
+    if (o->log_level && !log_configure_text(o->log_level)) {
         return THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
                           "--log-level \"%.64s\": must be error, warn, info or debug, and "
                           "SUBJECT=LEVEL after a comma, such as info,raft=debug",
                           o->log_level);
-    if (o->log_format && strcmp(o->log_format, "text") != 0 && strcmp(o->log_format, "json") != 0)
+    }
+    if (o->log_format && strcmp(o->log_format, "text") != 0 && strcmp(o->log_format, "json") != 0) {
         return THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
                           "--log-format \"%.64s\": text or json", o->log_format);
-    if (o->log_format)
+    }
+    if (o->log_format) {
         log_set_json(strcmp(o->log_format, "json") == 0);
+    }
     return THOLE_OK;
 }
 
@@ -114,10 +117,12 @@ static enum thole_code start(struct daemon *d, struct thole_status *st)
     const char *http = o->http ? o->http : o->dev ? "127.0.0.1:0" : "off";
     bool http_off = strcmp(http, "off") == 0;
     enum thole_code code = configure_log(o, st);
-    if (code == THOLE_OK && !http_off)
+    if (code == THOLE_OK && !http_off) {
         code = address_check("http", slice_str(http), ADDRESS_LISTEN, st);
-    if (code != THOLE_OK)
+    }
+    if (code != THOLE_OK) {
         return code;
+    }
     const struct agent_options ao = {
         .data_dir = o->data_dir ? o->data_dir : "thole-data",
         .listen = o->listen,
@@ -145,10 +150,12 @@ static enum thole_code start(struct daemon *d, struct thole_status *st)
         .stop_fd = &d->stop_fd,
     };
     code = agent_new(&ao, &d->agent, st);
-    if (code == THOLE_OK)
+    if (code == THOLE_OK) {
         (void)log_context_host(agent_name(d->agent));
-    if (code == THOLE_OK && !http_off)
+    }
+    if (code == THOLE_OK && !http_off) {
         code = http_new(d->agent, http, &d->http, st);
+    }
     return code;
 }
 
@@ -160,8 +167,9 @@ static void banner(struct daemon *d)
     printf("tholed %s\n  host     %s (%s)\n  data     %s\n  grpc     %s\n", agent_version(),
            agent_name(d->agent), id, d->options.data_dir ? d->options.data_dir : "thole-data",
            agent_address(d->agent));
-    if (d->http)
+    if (d->http) {
         printf("  http     http://%s/ (metrics livez readyz version)\n", http_address(d->http));
+    }
     if (agent_cluster(d->agent, &cluster)) {
         uuid_format(&cluster, id);
         printf("  cluster  %s\n", id);
@@ -190,17 +198,20 @@ static void *status_main(void *ctx)
     pthread_setname_np(pthread_self(), "status");
     (void)log_context_host(agent_name(d->agent));
     while (!atomic_load(&d->stopping) && !agent_stopping(d->agent)) {
-        if (!agent_wait(d->agent, clock_now(&clock_system) + 3600 * NS_PER_S, status_changed, d))
+        if (!agent_wait(d->agent, clock_now(&clock_system) + 3600 * NS_PER_S, status_changed, d)) {
             continue;
+        }
         bool was = d->last_ready;
         d->last_ready = agent_ready(d->agent, d->last_why, sizeof d->last_why);
-        if (d->last_ready)
+        if (d->last_ready) {
             d->last_why[0] = 0;
+        }
         sd_notifyf(0, "STATUS=%s%s", d->last_ready ? "ready" : "not ready: ", d->last_why);
-        if (d->last_ready && !was)
+        if (d->last_ready && !was) {
             LOG_INFO(DAEMON, "ready address=%s", agent_address(d->agent));
-        else if (!d->last_ready && was && !atomic_load(&d->stopping))
+        } else if (!d->last_ready && was && !atomic_load(&d->stopping)) {
             LOG_WARN(DAEMON, "not ready: %s; waiting", d->last_why);
+        }
     }
     return NULL;
 }
@@ -217,10 +228,12 @@ static void probe_done(struct router_request *r)
 static void watchdog(struct daemon *d, uint64_t interval_us)
 {
     struct uuid cluster;
-    if (!agent_cluster(d->agent, &cluster) || atomic_exchange(&d->probe_returned, false))
+    if (!agent_cluster(d->agent, &cluster) || atomic_exchange(&d->probe_returned, false)) {
         sd_notify(0, "WATCHDOG=1");
-    if (!agent_cluster(d->agent, &cluster) || atomic_exchange(&d->probe_running, true))
+    }
+    if (!agent_cluster(d->agent, &cluster) || atomic_exchange(&d->probe_running, true)) {
         return;
+    }
     memset(&d->probe, 0, sizeof d->probe);
     d->probe.kind = ROUTER_QUERY;
     d->probe.shard_id = REGISTRY_SHARD_ID;
@@ -236,21 +249,26 @@ static int run(struct daemon *d)
 {
     uint64_t watchdog_us = 0;
     int timeout_ms = -1;
-    if (sd_watchdog_enabled(0, &watchdog_us) > 0 && watchdog_us > 0)
+    if (sd_watchdog_enabled(0, &watchdog_us) > 0 && watchdog_us > 0) {
         timeout_ms = (int)(watchdog_us / 4000) + 1;
-    if (pthread_create(&d->status_thread, NULL, status_main, d) == 0)
+    }
+    if (pthread_create(&d->status_thread, NULL, status_main, d) == 0) {
         d->status_running = true;
+    }
     sd_notifyf(0, "READY=1\nMAINPID=%ld", (long)getpid());
     for (;;) {
         struct pollfd fds[] = {{.fd = d->signal_fd, .events = POLLIN},
                                {.fd = d->wake_fd, .events = POLLIN}};
         int n = poll(fds, 2, timeout_ms);
-        if (n < 0 && errno != EINTR)
+        if (n < 0 && errno != EINTR) {
             return EXIT_FAILED;
-        if (atomic_load(&d->failed) && agent_starts_again(d->agent))
+        }
+        if (atomic_load(&d->failed) && agent_starts_again(d->agent)) {
             return START_AGAIN;
-        if (atomic_load(&d->failed))
+        }
+        if (atomic_load(&d->failed)) {
             return say(&d->failure, EXIT_FAILED);
+        }
         struct signalfd_siginfo info;
         if (n > 0 && (fds[0].revents & POLLIN) && read(d->signal_fd, &info, sizeof info) > 0) {
             if (info.ssi_signo == SIGHUP) {
@@ -261,23 +279,28 @@ static int run(struct daemon *d)
             LOG_INFO(DAEMON, "stopping signal=%u", (unsigned)info.ssi_signo);
             return EXIT_OK;
         }
-        if (timeout_ms > 0)
+        if (timeout_ms > 0) {
             watchdog(d, watchdog_us);
+        }
     }
 }
 
 static void stop(struct daemon *d, bool again)
 {
-    if (!again)
+    if (!again) {
         sd_notify(0, "STOPPING=1");
+    }
     atomic_store(&d->stopping, true);
-    if (d->agent)
+    if (d->agent) {
         agent_signal(d->agent);
-    if (d->status_running)
+    }
+    if (d->status_running) {
         pthread_join(d->status_thread, NULL);
+    }
     http_free(d->http);
-    if (d->agent)
+    if (d->agent) {
         agent_stop(d->agent);
+    }
     (void)log_context_host(NULL);
     agent_free(d->agent);
     d->http = NULL;
@@ -314,8 +337,9 @@ static void allow_open_files(void)
     struct rlimit limit;
     if (getrlimit(RLIMIT_NOFILE, &limit) == 0 && limit.rlim_cur < limit.rlim_max) {
         limit.rlim_cur = limit.rlim_max;
-        if (setrlimit(RLIMIT_NOFILE, &limit) != 0)
+        if (setrlimit(RLIMIT_NOFILE, &limit) != 0) {
             LOG_WARN(DAEMON, "cannot raise the limit of open files: %s", strerror(errno));
+        }
     }
 }
 

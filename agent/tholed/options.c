@@ -87,8 +87,9 @@ static enum thole_code set_number(const struct row *r, const char *value, uint64
     char *end = NULL;
     errno = 0;
     unsigned long long n = strtoull(value, &end, 10);
-    if (errno != 0 || end == value || *end || value[0] == '-' || n > r->max)
+    if (errno != 0 || end == value || *end || value[0] == '-' || n > r->max) {
         return bad(st, r, value, "not a number in range");
+    }
     *to = n;
     return THOLE_OK;
 }
@@ -98,8 +99,9 @@ static enum thole_code set_switch(const struct row *r, const char *value, uint64
 {
     bool on = strcmp(value, "true") == 0 || strcmp(value, "1") == 0 || strcmp(value, "yes") == 0;
     bool off = strcmp(value, "false") == 0 || strcmp(value, "0") == 0 || strcmp(value, "no") == 0;
-    if (!on && !off)
+    if (!on && !off) {
         return bad(st, r, value, "true or false");
+    }
     *to = on;
     return THOLE_OK;
 }
@@ -109,19 +111,21 @@ static enum thole_code add_tags(struct reader *rd, const struct row *r, const ch
 {
     struct daemon_options *o = rd->o;
     if (replace) {
-        while (o->tag_count > 0)
+        while (o->tag_count > 0) {
             free(o->tags[--o->tag_count]);
+        }
     }
     char *copy = xstrdup(value), *save = NULL;
     enum thole_code code = THOLE_OK;
     for (char *p = strtok_r(copy, ",", &save); p && code == THOLE_OK;
          p = strtok_r(NULL, ",", &save)) {
-        if (!strchr(p, '=') || p[0] == '=')
+        if (!strchr(p, '=') || p[0] == '=') {
             code = bad(st, r, p, "not KEY=VALUE");
-        else if (o->tag_count == OPTIONS_LIST_MAX)
+        } else if (o->tag_count == OPTIONS_LIST_MAX) {
             code = bad(st, r, p, "too many");
-        else
+        } else {
             o->tags[o->tag_count++] = xstrdup(p);
+        }
     }
     free(copy);
     return code;
@@ -132,8 +136,9 @@ static enum thole_code set_row(struct reader *rd, size_t i, const char *value,
 {
     const struct row *r = &table[i];
     char *field = (char *)rd->o + r->offset;
-    if (rd->sources[i] > rd->current)
+    if (rd->sources[i] > rd->current) {
         return THOLE_OK; /* something stronger has spoken */
+    }
     bool first = rd->sources[i] < rd->current;
     rd->sources[i] = rd->current;
     switch (r->kind) {
@@ -155,11 +160,12 @@ static enum thole_code set_row(struct reader *rd, size_t i, const char *value,
 
 static const struct row *find(const char *name, size_t size, size_t *ret)
 {
-    for (size_t i = 0; i < ROWS; i++)
+    for (size_t i = 0; i < ROWS; i++) {
         if (strlen(table[i].name) == size && strncmp(table[i].name, name, size) == 0) {
             *ret = i;
             return &table[i];
         }
+    }
     return NULL;
 }
 
@@ -169,23 +175,28 @@ static enum thole_code read_flags(struct reader *rd, int argc, char **argv, stru
     for (int k = 1; k < argc; k++) {
         const char *arg = argv[k];
         size_t i;
-        if (strcmp(arg, "-h") == 0)
+        if (strcmp(arg, "-h") == 0) {
             arg = "--help";
-        if (strncmp(arg, "--", 2) != 0)
+        }
+        if (strncmp(arg, "--", 2) != 0) {
             return THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
                               "\"%.64s\" is not an option; see --help", arg);
+        }
         const char *name = arg + 2, *equals = strchr(name, '=');
         const struct row *r = find(name, equals ? (size_t)(equals - name) : strlen(name), &i);
-        if (!r)
+        if (!r) {
             return THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
                               "unknown option \"%.64s\"; see --help", arg);
+        }
         const char *value = equals ? equals + 1 : r->kind == SWITCH ? "true" : argv[++k];
-        if (!value)
+        if (!value) {
             return THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
                               "option %s needs a value (%s)", arg, r->value);
+        }
         enum thole_code code = set_row(rd, i, value, st);
-        if (code != THOLE_OK)
+        if (code != THOLE_OK) {
             return code;
+        }
     }
     return THOLE_OK;
 }
@@ -196,14 +207,17 @@ static enum thole_code read_environment(struct reader *rd, struct thole_status *
     for (size_t i = 0; i < ROWS; i++) {
         char name[64];
         size_t n = (size_t)snprintf(name, sizeof name, "THOLED_%s", table[i].name);
-        for (size_t k = 7; k < n; k++)
+        for (size_t k = 7; k < n; k++) {
             name[k] = name[k] == '-' ? '_' : (char)toupper((unsigned char)name[k]);
+        }
         const char *value = getenv(name);
-        if (!value || !value[0])
+        if (!value || !value[0]) {
             continue;
+        }
         enum thole_code code = set_row(rd, i, value, st);
-        if (code != THOLE_OK)
+        if (code != THOLE_OK) {
             return code;
+        }
     }
     return THOLE_OK;
 }
@@ -213,9 +227,10 @@ static enum thole_code set_key(void *ctx, const char *key, const char *value,
 {
     size_t i;
     const struct row *r = find(key, strlen(key), &i);
-    if (!r || r->offset == AT(config) || r->offset == AT(help) || r->offset == AT(version))
+    if (!r || r->offset == AT(config) || r->offset == AT(help) || r->offset == AT(version)) {
         return THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
                           "unknown key \"%.64s\" in the configuration file", key);
+    }
     return set_row(ctx, i, value, st);
 }
 
@@ -225,25 +240,30 @@ enum thole_code options_read(int argc, char **argv, struct daemon_options *ret,
     struct reader rd = {.o = ret};
     memset(ret, 0, sizeof *ret);
     enum thole_code code = read_flags(&rd, argc, argv, st);
-    if (code == THOLE_OK)
+    if (code == THOLE_OK) {
         code = read_environment(&rd, st);
+    }
     if (code == THOLE_OK && ret->config) {
         rd.current = FROM_FILE;
         code = config_read(ret->config, set_key, &rd, st);
     }
-    if (code == THOLE_OK && (ret->dev != 0) + (ret->peers != NULL) + (ret->join != NULL) > 1)
+    if (code == THOLE_OK && (ret->dev != 0) + (ret->peers != NULL) + (ret->join != NULL) > 1) {
         code = THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
                           "--dev, --peers and --join exclude each other");
+    }
     return code;
 }
 
 void options_deinit(struct daemon_options *o)
 {
-    for (size_t i = 0; i < ROWS; i++)
-        if (table[i].kind == TEXT)
+    for (size_t i = 0; i < ROWS; i++) {
+        if (table[i].kind == TEXT) {
             free(*(char **)(void *)((char *)o + table[i].offset));
-    for (size_t i = 0; i < o->tag_count; i++)
+        }
+    }
+    for (size_t i = 0; i < o->tag_count; i++) {
         free(o->tags[i]);
+    }
 }
 
 void options_help(void)

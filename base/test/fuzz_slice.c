@@ -20,8 +20,9 @@ static void take_varints(struct slice s)
         bytes_append_varint(&again, v);
         size_t taken = before.size - s.size;
         ASSERT(slice_equal(bytes_slice(&again), slice_of(before.data, taken)));
-        if (slice_take(&s, (size_t)(v % 16), &part))
+        if (slice_take(&s, (size_t)(v % 16), &part)) {
             ASSERT(part.size == v % 16);
+        }
         before = s;
     }
     bytes_deinit(&again);

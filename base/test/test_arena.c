@@ -26,15 +26,17 @@ static void test_arena_allocations_are_aligned_zeroed_and_apart(void **state)
             blocks[i] = arena_alloc(a, sizes[i]);
             assert_int_equal((uintptr_t)blocks[i] % 16, 0);
             for (size_t k = 0; k < sizes[i]; k++) {
-                if (blocks[i][k] != 0)
+                if (blocks[i][k] != 0) {
                     fail();
+                }
             }
             memset(blocks[i], i % 255 + 1, sizes[i]);
         }
         for (int i = 0; i < 400; i++) {
             for (size_t k = 0; k < sizes[i]; k++) {
-                if (blocks[i][k] != i % 255 + 1)
+                if (blocks[i][k] != i % 255 + 1) {
                     fail();
+                }
             }
         }
         arena_reset(a);

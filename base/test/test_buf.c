@@ -91,10 +91,12 @@ static void test_buf_refs_from_many_threads_are_counted(void **state)
     (void)state;
     struct buf *b = buf_copy("x", 1);
     pthread_t threads[4];
-    for (int i = 0; i < 4; i++)
+    for (int i = 0; i < 4; i++) {
         assert_int_equal(pthread_create(&threads[i], NULL, ref_and_unref, buf_ref(b)), 0);
-    for (int i = 0; i < 4; i++)
+    }
+    for (int i = 0; i < 4; i++) {
         pthread_join(threads[i], NULL);
+    }
     assert_int_equal(atomic_load(&b->refs), 1);
     buf_unref(b);
 }
@@ -116,11 +118,13 @@ static void test_bytes_grow_and_keep_what_they_hold(void **state)
     bytes_append(&b, NULL, 0);
     assert_non_null(bytes_extend(&b, 0));
     assert_int_equal(b.size, 0);
-    for (uint32_t i = 0; i < 10000; i++)
+    for (uint32_t i = 0; i < 10000; i++) {
         put_le32(bytes_extend(&b, 4), i);
+    }
     assert_int_equal(b.size, 40000);
-    for (uint32_t i = 0; i < 10000; i++)
+    for (uint32_t i = 0; i < 10000; i++) {
         assert_int_equal(get_le32(b.data + (size_t)4 * i), i);
+    }
     size_t capacity = b.capacity;
     bytes_clear(&b);
     assert_int_equal(b.size, 0);
@@ -152,8 +156,9 @@ static void test_bytes_printf_of_any_length_is_whole(void **state)
         assert_int_equal(b.data[0], '>');
         assert_int_equal(b.data[digits], '0');
         assert_int_equal(b.data[digits + 1], '<');
-        if (n % 7 == 0)
+        if (n % 7 == 0) {
             bytes_deinit(&b);
+        }
     }
     bytes_deinit(&b);
 }
@@ -216,8 +221,9 @@ static void test_varint_of_every_length_comes_back(void **state)
     for (unsigned bit = 0; bit < 64; bit++) {
         uint64_t v = UINT64_C(1) << bit;
         check_varint(v, bit / 7 + 1);
-        if (bit > 0)
+        if (bit > 0) {
             check_varint(v - 1, (bit - 1) / 7 + 1);
+        }
     }
     check_varint(UINT64_MAX, 10);
 }
@@ -252,8 +258,9 @@ static void test_alloc_of_nothing_is_a_pointer(void **state)
     assert_non_null(p);
     free(p);
     uint8_t *zeroed = xcalloc(3, 5);
-    for (int i = 0; i < 15; i++)
+    for (int i = 0; i < 15; i++) {
         assert_int_equal(zeroed[i], 0);
+    }
     free(zeroed);
     p = xcalloc(0, 0);
     assert_non_null(p);

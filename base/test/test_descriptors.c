@@ -26,18 +26,21 @@ static void test_file_open_without_descriptors_uses_the_reserve(void **state)
     int held[LIMIT], files[4];
     for (int round = 0; round < 3; round++) {
         int n = 0;
-        while ((held[n] = open("/dev/null", O_RDONLY)) >= 0)
+        while ((held[n] = open("/dev/null", O_RDONLY)) >= 0) {
             n++;
+        }
         assert_int_equal(errno, EMFILE);
         for (int i = 0; i < 4; i++) {
             files[i] = file_open("/dev/zero", O_RDONLY, 0);
             assert_true(files[i] >= 0);
         }
         assert_int_equal(file_open("/does/not/exist", O_RDONLY, 0), -1);
-        while (n > 0)
+        while (n > 0) {
             close(held[--n]);
-        for (int i = 0; i < 4; i++)
+        }
+        for (int i = 0; i < 4; i++) {
             close(files[i]);
+        }
         int again = file_open("/dev/null", O_RDONLY, 0); /* fills it again */
         assert_true(again >= 0);
         close(again);

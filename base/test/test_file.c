@@ -174,8 +174,9 @@ static void hold_lock(const char *path, int ready, int done)
 {
     int fd;
     char byte = 0;
-    if (file_lock(path, &fd, NULL) != THOLE_OK || write(ready, &byte, 1) != 1)
+    if (file_lock(path, &fd, NULL) != THOLE_OK || write(ready, &byte, 1) != 1) {
         _exit(1);
+    }
     _exit(read(done, &byte, 1) == 0 ? 0 : 1);
 }
 
@@ -270,8 +271,9 @@ static void test_file_remove_tree_stays_inside(void **state)
     assert_false(exists(kept));
     assert_int_equal(file_remove_tree(kept, NULL), THOLE_OK);
     char *const all[] = {dangling, link, deep, tree, kept, outside};
-    for (size_t i = 0; i < sizeof(all) / sizeof(all[0]); i++)
+    for (size_t i = 0; i < sizeof(all) / sizeof(all[0]); i++) {
         free(all[i]);
+    }
 }
 
 static void test_file_sync_dir_of_no_directory_fails(void **state)

@@ -35,20 +35,24 @@ static void reset(int at, int err)
 static bool fails(char letter)
 {
     size_t size = strlen(trace);
-    if (size + 1 < sizeof(trace))
+    if (size + 1 < sizeof(trace)) {
         trace[size] = letter;
-    if (++calls != fail_at)
+    }
+    if (++calls != fail_at) {
         return false;
+    }
     errno = fail_errno;
     return true;
 }
 
 ssize_t write(int fd, const void *buf, size_t n)
 {
-    if (fd <= STDERR_FILENO)
+    if (fd <= STDERR_FILENO) {
         return syscall(SYS_write, fd, buf, n);
-    if (fails('W'))
+    }
+    if (fails('W')) {
         return -1;
+    }
     return syscall(SYS_write, fd, buf, write_max > 0 && n > write_max ? write_max : n);
 }
 
@@ -172,8 +176,9 @@ static void test_file_faults_failed_make_dirs_is_completed_by_the_next(void **st
         /* What exists is synced again, since whoever made it may have been killed before. */
         assert_string_equal(trace + strlen(trace) - 6, "MDMDMD");
         free(name);
-        if (!reached)
+        if (!reached) {
             break;
+        }
     }
     assert_true(failures >= 6);
 }

@@ -39,16 +39,18 @@ static void test_hash_of_pieces_equals_hash_of_the_whole(void **state)
     static uint8_t data[5000];
     struct rand r;
     rand_seed(&r, 3);
-    for (size_t i = 0; i < sizeof(data); i++)
+    for (size_t i = 0; i < sizeof(data); i++) {
         data[i] = (uint8_t)rand_u64(&r);
+    }
     for (int round = 0; round < 300; round++) {
         size_t size = (size_t)rand_below(&r, sizeof(data) + 1);
         uint64_t seed = rand_chance(&r, 0.5) ? 0 : rand_u64(&r);
         struct hash_state *h = hash_state_new(seed);
         for (size_t at = 0; at < size;) {
             size_t n = (size_t)rand_between(&r, 0, rand_chance(&r, 0.5) ? 20 : 2000);
-            if (n > size - at)
+            if (n > size - at) {
                 n = size - at;
+            }
             hash_state_update(h, n > 0 ? data + at : NULL, n);
             at += n;
         }

@@ -28,8 +28,9 @@ static void test_copy_branches_however_often_it_starts(void **state)
     assert_int_equal(lineage_judge(&six, 6, 5, 205), LINEAGE_BRANCH);
     struct lineage copy = {.start = 999, .oldest = 5, .count = 1, .before = {105}};
     for (uint64_t n = 7; n < 1000; n++) {
-        if (copy.count < LINEAGE_MAX)
+        if (copy.count < LINEAGE_MAX) {
             copy.before[copy.count++] = 300 + n;
+        }
         assert_int_equal(lineage_judge(&copy, n, 6, 106), LINEAGE_BRANCH);
     }
     assert_int_equal(lineage_judge(&(struct lineage){0}, 9, 6, 106), LINEAGE_BRANCH);

@@ -179,8 +179,9 @@ static void test_log_configure_text_sets_all_or_nothing(void **state)
     (void)state;
     log_configure(LOG_LEVEL_INFO, false);
     assert_true(log_configure_text("warn"));
-    for (int i = 0; i < LOG_SUBJECT_COUNT; i++)
+    for (int i = 0; i < LOG_SUBJECT_COUNT; i++) {
         assert_int_equal(log_levels[i], LOG_LEVEL_WARN);
+    }
     assert_true(log_configure_text("info,raft=debug,bus=error"));
     assert_int_equal(log_levels[LOG_RAFT], LOG_LEVEL_DEBUG);
     assert_int_equal(log_levels[LOG_BUS], LOG_LEVEL_ERROR);
@@ -203,8 +204,9 @@ static void test_log_configure_text_sets_all_or_nothing(void **state)
                                "inf",
                                "infos"};
     for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
-        if (log_configure_text(bad[i]))
+        if (log_configure_text(bad[i])) {
             fail_msg("accepted: %s", bad[i]);
+        }
         assert_int_equal(log_levels[LOG_RAFT], LOG_LEVEL_DEBUG);
         assert_int_equal(log_levels[LOG_BASE], LOG_LEVEL_INFO);
     }
@@ -354,8 +356,9 @@ static void *write_many(void *arg)
     char filler[200];
     memset(filler, 'a' + id, sizeof(filler));
     log_context((uint64_t)id + 1, 1);
-    for (int i = 0; i < LINES; i++)
+    for (int i = 0; i < LINES; i++) {
         LOG_INFO(BASE, "<%.*s>", (int)sizeof(filler), filler);
+    }
     return NULL;
 }
 
@@ -370,8 +373,9 @@ static void write_in_parallel(void)
     for (int i = 0; i < 100; i++) {
         log_configure_text(i % 2 ? "info" : "debug");
     }
-    for (int i = 0; i < THREADS; i++)
+    for (int i = 0; i < THREADS; i++) {
         pthread_join(threads[i], NULL);
+    }
     log_configure(LOG_LEVEL_INFO, false);
 }
 
@@ -419,8 +423,9 @@ static char *drained(int fd)
     struct bytes out = {0};
     char piece[4096];
     ssize_t n;
-    while ((n = read(fd, piece, sizeof(piece))) > 0)
+    while ((n = read(fd, piece, sizeof(piece))) > 0) {
         bytes_append(&out, piece, (size_t)n);
+    }
     bytes_append(&out, "", 1);
     return (char *)out.data;
 }
@@ -436,8 +441,9 @@ static void test_log_to_a_full_pipe_is_lost_counted_and_never_waits(void **state
     char filler[1900];
     memset(filler, 'x', sizeof(filler));
     alarm(20); /* what would hang is killed */
-    for (int i = 0; i < FLOOD_LINES; i++)
+    for (int i = 0; i < FLOOD_LINES; i++) {
         LOG_INFO(BASE, "line=%d %.*s", i, (int)sizeof(filler), filler);
+    }
     log_print("dying words\n");
     char *first = drained(fds[0]);
     LOG_INFO(BASE, "reading again");
@@ -446,8 +452,9 @@ static void test_log_to_a_full_pipe_is_lost_counted_and_never_waits(void **state
     alarm(0);
     (void)dup2(saved, STDERR_FILENO);
     int lines = 0;
-    for (const char *p = first; (p = strstr(p, "line=")); p++)
+    for (const char *p = first; (p = strstr(p, "line=")); p++) {
         lines++;
+    }
     assert_in_range(lines, 10, FLOOD_LINES / 10);
     char expected[64];
     snprintf(expected, sizeof(expected), "lines=%d why=", FLOOD_LINES - lines);

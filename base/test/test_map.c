@@ -37,8 +37,9 @@ static void check_walk(const struct map *m, void *const naive[KEYS], unsigned ru
     void *v;
     while ((v = map_next(m, &it, &key)) != NULL) {
         unsigned i = 0;
-        while (i < KEYS && key_of(run, i) != key)
+        while (i < KEYS && key_of(run, i) != key) {
             i++;
+        }
         assert_true(i < KEYS && !seen[i]);
         seen[i] = true;
         assert_ptr_equal(v, naive[i]);
@@ -78,8 +79,9 @@ static void test_map_random_operations_agree_with_an_array(void **state)
             assert_int_equal(m.count, count);
             if (step % 50 == 0) {
                 check_walk(&m, naive, run);
-                for (unsigned k = 0; k < KEYS; k++)
+                for (unsigned k = 0; k < KEYS; k++) {
                     assert_ptr_equal(map_get(&m, key_of(run, k)), naive[k]);
+                }
             }
         }
         map_deinit(&m);
@@ -105,8 +107,9 @@ static void test_map_large_stays_within_twice_its_need(void **state)
     static char value;
     struct map m = {0};
     const uint64_t n = 100000;
-    for (uint64_t key = 0; key < n; key++)
+    for (uint64_t key = 0; key < n; key++) {
         assert_null(map_put(&m, key, &value));
+    }
     assert_true(m.capacity <= n * 8 / 3);
     size_t capacity = m.capacity;
     /* Removals leave no trace: as much churn as one likes fits the same table. */

@@ -32,12 +32,14 @@ static void test_histogram_buckets_cover_all_values_without_gaps(void **state)
     for (size_t i = 0; i < HISTOGRAM_BUCKETS; i++) {
         uint64_t max = histogram__bucket_max(i);
         assert_int_equal(histogram__bucket_of(max), i);
-        if (i + 1 < HISTOGRAM_BUCKETS)
+        if (i + 1 < HISTOGRAM_BUCKETS) {
             assert_int_equal(histogram__bucket_of(max + 1), i + 1);
+        }
     }
     assert_true(histogram__bucket_max(HISTOGRAM_BUCKETS - 1) == VALUE_LIMIT - 1);
-    for (uint64_t v = 0; v < 100000; v++)
+    for (uint64_t v = 0; v < 100000; v++) {
         check_bucket(v);
+    }
     for (unsigned bit = 0; bit < 40; bit++) {
         check_bucket(UINT64_C(1) << bit);
         check_bucket((UINT64_C(1) << bit) - 1);
@@ -185,10 +187,11 @@ static void test_metrics_render_is_sorted_prometheus_text(void **state)
     const char *at = text;
     for (size_t i = 0; i < sizeof(parts) / sizeof(parts[0]); i++) {
         const char *found = strstr(at, parts[i]);
-        if (found == NULL)
+        if (found == NULL) {
             fail_msg("missing:\n%s\nin:\n%s", parts[i], text);
-        else
+        } else {
             at = found + strlen(parts[i]);
+        }
     }
     assert_int_equal(*at, '\0');
     assert_null(strstr(text, unused.name));
@@ -202,8 +205,9 @@ static void *touch_all(void *arg)
 {
     struct rand r;
     rand_seed(&r, *(uint64_t *)arg);
-    for (int i = 0; i < 64000; i++)
+    for (int i = 0; i < 64000; i++) {
         metric_add(&many[(rand_below(&r, 64) + (uint64_t)i / 1000) % 64], 1);
+    }
     return NULL;
 }
 
@@ -220,11 +224,13 @@ static void test_metrics_first_use_by_many_threads_registers_once(void **state)
         many[i].help = "";
         many[i].kind = METRIC_COUNTER;
     }
-    for (int i = 0; i < 4; i++)
+    for (int i = 0; i < 4; i++) {
         assert_int_equal(pthread_create(&threads[i], NULL, touch_all, &seeds[i]), 0);
+    }
     free(rendered()); /* meanwhile */
-    for (int i = 0; i < 4; i++)
+    for (int i = 0; i < 4; i++) {
         pthread_join(threads[i], NULL);
+    }
     char *text = rendered();
     int64_t sum = 0;
     const char *last = text;

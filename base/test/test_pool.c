@@ -17,16 +17,20 @@ static void test_pool_gives_objects_of_its_size_and_keeps_at_most_its_bound(void
         objects[i] = pool_take(&p);
         memset(objects[i], i, 100);
     }
-    for (int i = 0; i < 5; i++)
+    for (int i = 0; i < 5; i++) {
         assert_int_equal(((uint8_t *)objects[i])[99], i);
-    for (int i = 0; i < 5; i++)
+    }
+    for (int i = 0; i < 5; i++) {
         pool_give(&p, objects[i]);
+    }
     assert_true(p.count <= 3); /* none, under a sanitizer */
-    for (int i = 0; i < 5; i++)
+    for (int i = 0; i < 5; i++) {
         objects[i] = pool_take(&p);
+    }
     assert_int_equal(p.count, 0);
-    for (int i = 0; i < 5; i++)
+    for (int i = 0; i < 5; i++) {
         pool_give(&p, objects[i]);
+    }
     pool_deinit(&p);
 }
 

@@ -26,8 +26,9 @@ static void test_rand_sequence_is_that_of_the_reference_code(void **state)
         UINT64_C(2904607092377533576),
     };
     struct rand r = {.s = {1, 2, 3, 4}};
-    for (size_t i = 0; i < sizeof(expected) / sizeof(expected[0]); i++)
+    for (size_t i = 0; i < sizeof(expected) / sizeof(expected[0]); i++) {
         assert_true(rand_u64(&r) == expected[i]);
+    }
     /* splitmix64 from 1234567, as published with it. */
     rand_seed(&r, 1234567);
     assert_true(r.s[0] == UINT64_C(6457827717110365317));
@@ -58,10 +59,12 @@ static void test_rand_below_stays_in_range_and_is_even(void **state)
     struct rand r;
     rand_seed(&r, 5);
     unsigned counts[7] = {0};
-    for (int i = 0; i < 70000; i++)
+    for (int i = 0; i < 70000; i++) {
         counts[rand_below(&r, 7)]++;
-    for (int i = 0; i < 7; i++)
+    }
+    for (int i = 0; i < 7; i++) {
         assert_in_range(counts[i], 9500, 10500);
+    }
     /* A range for which nearly half of all draws must be rejected. */
     const uint64_t n = (UINT64_C(1) << 63) + 1;
     unsigned upper = 0;
@@ -71,8 +74,9 @@ static void test_rand_below_stays_in_range_and_is_even(void **state)
         upper += x >= n / 2;
     }
     assert_in_range(upper, 4700, 5300);
-    for (int i = 0; i < 100; i++)
+    for (int i = 0; i < 100; i++) {
         assert_true(rand_below(&r, 1) == 0);
+    }
 }
 
 static void test_rand_between_includes_both_ends(void **state)
@@ -89,8 +93,9 @@ static void test_rand_between_includes_both_ends(void **state)
     assert_int_equal(seen, 7);
     assert_true(rand_between(&r, UINT64_MAX, UINT64_MAX) == UINT64_MAX);
     bool high = false;
-    for (int i = 0; i < 100; i++)
+    for (int i = 0; i < 100; i++) {
         high |= rand_between(&r, 0, UINT64_MAX) > UINT64_MAX / 2;
+    }
     assert_true(high);
 }
 

@@ -17,8 +17,9 @@ static void test_status_names_of_every_code_and_reason_are_unique(void **state)
         const char *name = thole_code_name((enum thole_code)i);
         assert_non_null(name);
         assert_string_not_equal(name, "?");
-        for (int j = 0; j < i; j++)
+        for (int j = 0; j < i; j++) {
             assert_string_not_equal(name, thole_code_name((enum thole_code)j));
+        }
     }
     for (int i = THOLE_REASON_NONE; i <= THOLE_REASON_BAD_REQUEST; i++) {
         const char *name = thole_reason_name((enum thole_reason)i);
@@ -81,10 +82,11 @@ static void test_status_message_too_long_is_cut_between_characters(void **state)
         assert_true(tail == 0 || tail == 2 || tail == 5);
         size_t room = THOLE_STATUS_MESSAGE_BYTES - 1;
         size_t whole = (size_t)lead + 5;
-        if (whole <= room)
+        if (whole <= room) {
             assert_int_equal(size, whole);
-        else
+        } else {
             assert_true(size + 3 > room); /* no more than one character is lost */
+        }
     }
 }
 

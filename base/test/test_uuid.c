@@ -22,8 +22,9 @@ static void test_uuid_random_is_version_4_and_unique(void **state)
         assert_int_equal(text[14], '4');
         assert_non_null(strchr("89ab", text[19]));
         assert_false(uuid_is_nil(&seen[i]));
-        for (int j = 0; j < i; j++)
+        for (int j = 0; j < i; j++) {
             assert_false(uuid_equal(&seen[i], &seen[j]));
+        }
     }
 }
 
@@ -69,8 +70,9 @@ static void test_uuid_parse_of_any_other_form_is_refused(void **state)
     for (size_t at = 0; at < UUID_TEXT_BYTES - 1; at++) {
         for (size_t i = 0; i < sizeof(wrong); i++) {
             char text[] = TEXT;
-            if (text[at] == wrong[i])
+            if (text[at] == wrong[i]) {
                 continue;
+            }
             text[at] = wrong[i];
             check_bad(text);
         }

@@ -26,8 +26,9 @@ static uint64_t model_min(const struct model *m)
 {
     uint64_t min = UINT64_MAX;
     for (int i = 0; i < TIMERS; i++) {
-        if (m->armed[i] && m->due_ms[i] < min)
+        if (m->armed[i] && m->due_ms[i] < min) {
             min = m->due_ms[i];
+        }
     }
     return min;
 }
@@ -41,8 +42,9 @@ static void check(const struct model *m)
     }
     uint64_t next = wheel_next(m->w);
     assert_true(next <= model_min(m));
-    if (!any)
+    if (!any) {
         assert_true(next == UINT64_MAX);
+    }
 }
 
 static void arm(struct model *m, int i, uint64_t due_ms)
@@ -81,16 +83,18 @@ static uint64_t random_due(struct rand *r, uint64_t now_ms)
     }
     uint64_t span = UINT64_C(1) << rand_below(r, 45);
     uint64_t due = add_capped(now_ms, rand_between(r, 0, span));
-    if (rand_chance(r, 0.3))
+    if (rand_chance(r, 0.3)) {
         due = add_capped(due & ~(span - 1), rand_below(r, 3));
+    }
     return due;
 }
 
 /* Take what is due at `to_ms`; now and then touch timers in the middle of it, as a turn does. */
 static void advance(struct model *m, struct rand *r, uint64_t to_ms)
 {
-    if (to_ms > m->now_ms)
+    if (to_ms > m->now_ms) {
         m->now_ms = to_ms;
+    }
     struct wheel_timer *t;
     uint64_t last_ms = 0;
     while ((t = wheel_expire(m->w, to_ms)) != NULL) {
@@ -104,14 +108,17 @@ static void advance(struct model *m, struct rand *r, uint64_t to_ms)
             assert_true(m->due_ms[i] >= last_ms);
             last_ms = m->due_ms[i];
         }
-        if (rand_chance(r, 0.2))
+        if (rand_chance(r, 0.2)) {
             arm(m, i, add_capped(m->now_ms, 1 + rand_below(r, 10000)));
-        if (rand_chance(r, 0.1))
+        }
+        if (rand_chance(r, 0.1)) {
             cancel(m, (int)rand_below(r, TIMERS));
+        }
         check(m);
     }
-    for (int i = 0; i < TIMERS; i++)
+    for (int i = 0; i < TIMERS; i++) {
         assert_true(!m->armed[i] || m->due_ms[i] > to_ms);
+    }
 }
 
 static void test_wheel_random_operations_agree_with_a_list(void **state)
@@ -128,18 +135,19 @@ static void test_wheel_random_operations_agree_with_a_list(void **state)
         for (int step = 0; step < 400; step++) {
             int i = (int)rand_below(&r, (uint64_t)timers);
             uint64_t what = rand_below(&r, 10);
-            if (what < 5)
+            if (what < 5) {
                 arm(&m, i, random_due(&r, m.now_ms));
-            else if (what < 7)
+            } else if (what < 7) {
                 cancel(&m, i);
-            else if (what < 9)
+            } else if (what < 9) {
                 advance(
                     &m, &r,
                     add_capped(m.now_ms, rand_below(&r, 1 + (UINT64_C(1) << rand_below(&r, 16)))));
-            else if (rand_chance(&r, 0.1))
+            } else if (rand_chance(&r, 0.1)) {
                 advance(&m, &r, add_capped(m.now_ms, rand_u64(&r) >> rand_below(&r, 40)));
-            else
+            } else {
                 advance(&m, &r, model_min(&m)); /* exactly there */
+            }
             check(&m);
         }
         advance(&m, &r, UINT64_MAX);

@@ -112,16 +112,19 @@ static void test_msgq_keeps_the_order(void **state)
     assert_null(msgq_pop(&a));
     msgq_concat(&a, &b);
     assert_null(a.head);
-    for (int i = 0; i < 3; i++)
+    for (int i = 0; i < 3; i++) {
         msgq_push(&b, &m[i]);
+    }
     msgq_concat(&a, &b);
     assert_true(b.head == NULL && b.tail == NULL && b.count == 0);
-    for (int i = 3; i < 6; i++)
+    for (int i = 3; i < 6; i++) {
         msgq_push(&b, &m[i]);
+    }
     msgq_concat(&a, &b);
     assert_int_equal(a.count, 6);
-    for (int i = 0; i < 6; i++)
+    for (int i = 0; i < 6; i++) {
         assert_ptr_equal(msgq_pop(&a), &m[i]);
+    }
     assert_true(a.head == NULL && a.tail == NULL && a.count == 0);
     msgq_push(&a, &m[0]); /* usable again */
     assert_ptr_equal(msgq_pop(&a), &m[0]);
@@ -143,8 +146,9 @@ static void *produce(void *arg)
         if (i % 3 == 0) {
             assert_true(worker_post_internal(p->c->w, m));
         } else {
-            while (!worker_post(p->c->w, m))
+            while (!worker_post(p->c->w, m)) {
                 sched_yield();
+            }
         }
     }
     return NULL;
@@ -161,11 +165,13 @@ static void test_worker_messages_of_each_thread_arrive_in_order(void **state)
         producers[i] = (struct producer){.c = &c, .id = i};
         assert_int_equal(pthread_create(&producers[i].thread, NULL, produce, &producers[i]), 0);
     }
-    for (unsigned i = 0; i < PRODUCERS; i++)
+    for (unsigned i = 0; i < PRODUCERS; i++) {
         pthread_join(producers[i].thread, NULL);
+    }
     counter_deinit(&c);
-    for (unsigned i = 0; i < PRODUCERS; i++)
+    for (unsigned i = 0; i < PRODUCERS; i++) {
         assert_int_equal(c.next[i], ITEMS);
+    }
     assert_int_equal(c.empty_turns, 0);
     executor_free(ex);
 }
@@ -180,16 +186,18 @@ static void test_worker_capacity_counts_only_posted_messages(void **state)
     sem_wait(&c.held); /* taken, so the mailbox is empty again */
     unsigned n = 1;
     assert_int_equal(worker_depth(c.w), 0);
-    for (int i = 0; i < 5; i++)
+    for (int i = 0; i < 5; i++) {
         assert_true(worker_post_internal(c.w, item_new(KIND_PLAIN, 0, n++)));
+    }
     struct msgq q = {0};
     assert_true(worker_post_internal_q(c.w, &q));
     msgq_push(&q, item_new(KIND_PLAIN, 0, n++));
     msgq_push(&q, item_new(KIND_PLAIN, 0, n++));
     assert_true(worker_post_internal_q(c.w, &q));
     assert_null(q.head);
-    for (int i = 0; i < 3; i++)
+    for (int i = 0; i < 3; i++) {
         post_item(&c, KIND_PLAIN, n++);
+    }
     struct worker_msg *refused = item_new(KIND_PLAIN, 0, n);
     assert_false(worker_post(c.w, refused));
     free(item_of(refused));
@@ -212,8 +220,9 @@ static void test_worker_awake_is_not_signalled(void **state)
     sem_wait(&c.held);
     uint64_t signals = atomic_load(&c.w->signals);
     assert_true(signals <= 1);
-    for (unsigned i = 1; i < 1000; i++)
+    for (unsigned i = 1; i < 1000; i++) {
         post_item(&c, KIND_PLAIN, i);
+    }
     assert_int_equal(atomic_load(&c.w->signals), signals);
     sem_post(&c.go_on);
     counter_deinit(&c);
@@ -235,12 +244,14 @@ static void test_worker_posted_to_by_a_corked_thread_wakes_once_at_the_end(void 
     struct executor *ex = executor_threaded_new(&clock_system);
     struct counter c;
     counter_init(&c, ex, 1000);
-    while (!is_asleep(c.w))
+    while (!is_asleep(c.w)) {
         sched_yield();
+    }
     uint64_t signals = atomic_load(&c.w->signals);
     cork_begin();
-    for (unsigned i = 0; i < 1000; i++)
+    for (unsigned i = 0; i < 1000; i++) {
         post_item(&c, KIND_PLAIN, i);
+    }
     assert_true(is_asleep(c.w));
     assert_int_equal(worker_depth(c.w), 1000);
     cork_end();
@@ -271,12 +282,14 @@ static void test_worker_stop_handles_what_was_posted_before(void **state)
     counter_init(&c, ex, 100);
     post_item(&c, KIND_HOLD, 0);
     sem_wait(&c.held);
-    for (unsigned i = 1; i <= 50; i++)
+    for (unsigned i = 1; i <= 50; i++) {
         post_item(&c, KIND_PLAIN, i);
+    }
     pthread_t stopper;
     assert_int_equal(pthread_create(&stopper, NULL, stop, c.w), 0);
-    while (!is_stopped(c.w))
+    while (!is_stopped(c.w)) {
         sched_yield();
+    }
     /* Later posts are refused, and stay the caller's. */
     struct msgq q = {0};
     struct worker_msg *late = item_new(KIND_PLAIN, 0, 51);
@@ -410,8 +423,9 @@ static void test_worker_thread_has_its_name_and_no_signals(void **state)
 static uint64_t tell_turn(void *ctx, struct msgq *batch, uint64_t now_ns)
 {
     (void)now_ns;
-    while (msgq_pop(batch) != NULL)
+    while (msgq_pop(batch) != NULL) {
         sem_post(ctx);
+    }
     return CLOCK_NEVER;
 }
 
@@ -464,10 +478,11 @@ static uint64_t pass_turn(void *ctx, struct msgq *batch, uint64_t now_ns)
     struct player *p = ctx;
     struct worker_msg *m;
     while ((m = msgq_pop(batch)) != NULL) {
-        if (++p->passes == PASSES)
+        if (++p->passes == PASSES) {
             sem_post(p->done);
-        else
+        } else {
             assert_true(worker_post_internal(p->other->self, m));
+        }
     }
     return CLOCK_NEVER;
 }

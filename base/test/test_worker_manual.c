@@ -45,20 +45,24 @@ static uint64_t act(void *ctx, struct msgq *batch, uint64_t now_ns)
     assert_true(now_ns == clock_now(executor_clock(a->ex)));
     bytes_printf(a->trace, "%s@%d(%zu) ", a->name, (int)((now_ns - START_NS) / NS_PER_MS),
                  batch->count);
-    while (msgq_pop(batch) != NULL)
+    while (msgq_pop(batch) != NULL) {
         continue;
+    }
     if (a->pass != NULL) {
         assert_true(worker_post(a->target->w, a->pass));
         a->pass = NULL;
     }
-    if (a->victim != NULL)
+    if (a->victim != NULL) {
         actor_end(a->victim);
+    }
     a->victim = NULL;
-    if (a->child != NULL)
+    if (a->child != NULL) {
         actor_begin(a->child);
+    }
     a->child = NULL;
-    if (a->livelock)
+    if (a->livelock) {
         return now_ns;
+    }
     return a->period_ns > 0 ? now_ns + a->period_ns : CLOCK_NEVER;
 }
 
@@ -100,8 +104,9 @@ static void stage_deinit(struct stage *s)
 {
     struct actor *actors[] = {&s->a, &s->b, &s->c};
     for (int i = 0; i < 3; i++) {
-        if (actors[i]->w != NULL)
+        if (actors[i]->w != NULL) {
             actor_end(actors[i]);
+        }
     }
     bytes_deinit(&s->trace);
     executor_free(s->ex);
@@ -223,8 +228,9 @@ static void test_worker_manual_turn_may_end_and_begin_other_workers(void **state
 static uint64_t log_turn(void *ctx, struct msgq *batch, uint64_t now_ns)
 {
     (void)now_ns;
-    while (msgq_pop(batch) != NULL)
+    while (msgq_pop(batch) != NULL) {
         continue;
+    }
     const char *name = log__thread(NULL);
     bytes_append_str(ctx, name != NULL ? name : "none");
     log__thread(name);

@@ -44,8 +44,9 @@ static uint64_t cpu_ns(void)
     struct timespec ours, theirs = {0};
     clockid_t clock;
     clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &ours);
-    if (clock_getcpuclockid(server_pid, &clock) == 0)
+    if (clock_getcpuclockid(server_pid, &clock) == 0) {
         clock_gettime(clock, &theirs);
+    }
     return (uint64_t)(ours.tv_sec + theirs.tv_sec) * NS_PER_S +
            (uint64_t)(ours.tv_nsec + theirs.tv_nsec);
 }
@@ -140,10 +141,11 @@ static void landed(struct flight *f, const struct thole_status *st)
     ASSERT(st->code == THOLE_OK);
     histogram_record(&latency, now() - f->sent_ns);
     atomic_fetch_add_explicit(&done_count, 1, memory_order_relaxed);
-    if (atomic_load_explicit(&stop, memory_order_relaxed))
+    if (atomic_load_explicit(&stop, memory_order_relaxed)) {
         atomic_fetch_sub(&flying, 1);
-    else
+    } else {
         fly(f);
+    }
 }
 
 static void on_reply(void *ctx, const struct thole_status *st, struct bufslice reply)
@@ -162,16 +164,18 @@ static void on_answer(void *ctx, const struct thole_status *st, struct bufslice 
 static void fly(struct flight *f)
 {
     f->sent_ns = now();
-    if (f->exchange)
+    if (f->exchange) {
         bus_exchange(client, &server_id, 1, fresh(16), 5000, on_answer, f);
-    else
+    } else {
         bus_channel_call_async(channel, "/bench.Bench/Echo", fresh(16), 5000, on_reply, f);
+    }
 }
 
 static void closed_loop(const char *what, bool exchange, uint32_t in_flight, double seconds)
 {
-    if (skip(what))
+    if (skip(what)) {
         return;
+    }
     struct flight *all = calloc(in_flight, sizeof *all);
     atomic_store(&stop, false);
     atomic_store(&flying, in_flight);
@@ -183,15 +187,17 @@ static void closed_loop(const char *what, bool exchange, uint32_t in_flight, dou
     sleep_for(seconds);
     report(what);
     atomic_store(&stop, true);
-    while (atomic_load(&flying) > 0)
+    while (atomic_load(&flying) > 0) {
         sleep_for(0.001);
+    }
     free(all);
 }
 
 static void blocking_calls(double seconds)
 {
-    if (skip("unary, blocking"))
+    if (skip("unary, blocking")) {
         return;
+    }
     begin();
     while (now() - began_ns < (uint64_t)(seconds * 1e9)) {
         struct buf *reply;
@@ -213,21 +219,24 @@ static void frames(const char *what, size_t size, double seconds)
 {
     uint64_t frames0 = atomic_load(&shared->frames_in), bytes0 = atomic_load(&shared->bytes_in);
     uint64_t sent = 0;
-    if (skip(what))
+    if (skip(what)) {
         return;
+    }
     struct bufslice one = fresh(size);
     begin();
     while (now() - began_ns < (uint64_t)(seconds * 1e9)) {
         for (int i = 0; i < 64; i++) {
             enum thole_code code = bus_send(client, &server_id, BUS_LANE_APPEND, bufslice_ref(one));
-            if (code == THOLE_OK)
+            if (code == THOLE_OK) {
                 sent++;
-            else
+            } else {
                 sleep_for(0.0002);
+            }
         }
     }
-    while (atomic_load(&shared->frames_in) - frames0 < sent)
+    while (atomic_load(&shared->frames_in) - frames0 < sent) {
         sleep_for(0.0002);
+    }
     double took = (double)(now() - began_ns) / 1e9;
     printf("%-28s %10.0f/s  %8.1f MB/s  cpu %6.2f us/op\n", what, (double)sent / took,
            (double)(atomic_load(&shared->bytes_in) - bytes0) / took / 1e6,
@@ -259,8 +268,9 @@ static void serve(struct uuid cluster)
     bus_start(server);
     snprintf(shared->address, sizeof shared->address, "%s", bus_address(server));
     atomic_store(&shared->serving, true);
-    for (;;)
+    for (;;) {
         pause();
+    }
 }
 
 static void open_all(void)
@@ -271,10 +281,12 @@ static void open_all(void)
     shared = mmap(NULL, sizeof *shared, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     ASSERT(shared != MAP_FAILED);
     server_pid = fork();
-    if (server_pid == 0)
+    if (server_pid == 0) {
         serve(cluster);
-    while (!atomic_load(&shared->serving))
+    }
+    while (!atomic_load(&shared->serving)) {
         sleep_for(0.001);
+    }
     struct bus_options o = options(client_id, cluster);
     o.handler.peer_state = on_state;
     enum thole_code code = bus_new(&o, &client, &st);
@@ -284,8 +296,9 @@ static void open_all(void)
     ASSERT(code == THOLE_OK);
     code = bus_channel_new(shared->address, &channel, &st);
     ASSERT(code == THOLE_OK);
-    while (!atomic_load(&up))
+    while (!atomic_load(&up)) {
         sleep_for(0.001);
+    }
 }
 
 int main(int argc, char **argv)

@@ -17,8 +17,9 @@ void pause_ms(unsigned ms)
 struct uuid uuid_of(uint8_t n)
 {
     struct uuid u = {{0}};
-    if (n)
+    if (n) {
         memset(u.bytes, n, sizeof u.bytes);
+    }
     return u;
 }
 
@@ -35,8 +36,9 @@ static void on_frame(void *ctx, const struct uuid *from, uint64_t incarnation, e
     (void)from;
     uint64_t number = get_le64(frame.bytes.data);
     pthread_mutex_lock(&h->mutex);
-    if (number != h->next[lane])
+    if (number != h->next[lane]) {
         h->disorder++;
+    }
     h->next[lane] = number + 1;
     h->frames++;
     h->bytes += frame.bytes.size;
@@ -49,12 +51,14 @@ static void on_peer_state(void *ctx, const struct uuid *host, bool up, uint64_t 
     struct host *h = ctx;
     (void)host;
     pthread_mutex_lock(&h->mutex);
-    if (up)
+    if (up) {
         h->ups++;
-    else
+    } else {
         h->downs++;
-    if (up)
+    }
+    if (up) {
         h->up_incarnation = incarnation;
+    }
     pthread_mutex_unlock(&h->mutex);
 }
 
@@ -71,8 +75,9 @@ static void flood(struct bus_request *r)
     for (int i = 0; i < 100000; i++) {
         struct buf *b = buf_new(65536);
         memset(b->data, 'x', b->size);
-        if (!bus_answer(r, (struct bufslice){b, {b->data, b->size}}, true))
+        if (!bus_answer(r, (struct bufslice){b, {b->data, b->size}}, true)) {
             break;
+        }
     }
     bus_answer(r, body_of("full"), false);
 }
@@ -101,11 +106,13 @@ static void on_request(void *ctx, struct bus_request *r)
         bus_request_on_cancel(r, on_cancel, h);
         pthread_mutex_lock(&h->mutex);
         bool kept = h->held_count < HELD_MAX;
-        if (kept)
+        if (kept) {
             h->held[h->held_count++] = r;
+        }
         pthread_mutex_unlock(&h->mutex);
-        if (!kept)
+        if (!kept) {
             bus_answer(r, body_of("full"), false);
+        }
         return;
     case METHOD_DEADLINE:
         bus_answer(r, body_of(bus_request_deadline_ns(r) == CLOCK_NEVER ? "none" : "some"), false);
@@ -135,8 +142,9 @@ static enum thole_code on_admit(void *ctx, const struct uuid *host, uint64_t inc
     pthread_mutex_lock(&h->mutex);
     enum thole_code code = h->refuse;
     pthread_mutex_unlock(&h->mutex);
-    if (code == THOLE_OK)
+    if (code == THOLE_OK) {
         return code;
+    }
     return THOLE_FAIL(st, code, THOLE_REASON_REMOVED, "you were removed");
 }
 
@@ -168,8 +176,9 @@ struct bus_options host_options(struct host *h, uint8_t n, uint8_t cluster, uint
 void host_open(struct host *h, const struct bus_options *o)
 {
     struct thole_status st = {0};
-    if (bus_new(o, &h->bus, &st) != THOLE_OK)
+    if (bus_new(o, &h->bus, &st) != THOLE_OK) {
         fail_msg("bus_new: %s", st.message);
+    }
     h->id = o->host_id;
     snprintf(h->address, sizeof h->address, "%s", bus_address(h->bus));
     bus_start(h->bus);
@@ -192,15 +201,17 @@ void host_release(struct host *h)
     memcpy(held, h->held, (size_t)n * sizeof(struct bus_request *));
     h->held_count = 0;
     pthread_mutex_unlock(&h->mutex);
-    for (int i = 0; i < n; i++)
+    for (int i = 0; i < n; i++) {
         bus_answer(held[i], body_of("late"), false);
+    }
     free(held);
 }
 
 void host_free(struct host *h)
 {
-    if (!h)
+    if (!h) {
         return;
+    }
     bus_stop(h->bus, 0);
     host_release(h);
     bus_free(h->bus);
@@ -211,8 +222,9 @@ void host_free(struct host *h)
 void host_knows(struct host *h, const struct host *other)
 {
     struct thole_status st = {0};
-    if (bus_peer_set(h->bus, &other->id, other->address, &st) != THOLE_OK)
+    if (bus_peer_set(h->bus, &other->id, other->address, &st) != THOLE_OK) {
         fail_msg("bus_peer_set: %s", st.message);
+    }
 }
 
 void frame_send(struct host *h, const struct host *to, enum bus_lane lane, uint64_t number,
@@ -239,8 +251,9 @@ void on_answer(void *ctx, const struct thole_status *st, struct bufslice body, b
     ASSERT(!o->done);
     o->size = body.bytes.size;
     size_t n = o->size < sizeof o->body - 1 ? o->size : sizeof o->body - 1;
-    if (n > 0)
+    if (n > 0) {
         memcpy(o->body, body.bytes.data, n);
+    }
     o->body[n] = '\0';
     if (more) {
         o->answers++;

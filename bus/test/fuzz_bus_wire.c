@@ -22,12 +22,15 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     struct bus_hello hello;
     struct bus_item item = {0};
     bool has_hello;
-    if (bus__lane_decode(in, &has_hello, &hello, &body))
+    if (bus__lane_decode(in, &has_hello, &hello, &body)) {
         inside(in, body);
-    if (bus__ask_decode(in, &hello, &item))
+    }
+    if (bus__ask_decode(in, &hello, &item)) {
         inside(in, item.body);
-    if (bus__answer_decode(in, &hello, &body))
+    }
+    if (bus__answer_decode(in, &hello, &body)) {
         inside(in, body);
+    }
     bus__exchange_decode(in, &has_hello, &hello, on_item, &in);
     struct thole_status st;
     grpc_metadata m = {.key = bus__details_key(),

@@ -15,10 +15,11 @@ static int socket_to(uint16_t port)
     a.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
     int fd = socket(AF_INET, SOCK_STREAM, 0);
     ASSERT(fd >= 0);
-    if (port == 0)
+    if (port == 0) {
         ASSERT(bind(fd, (struct sockaddr *)&a, sizeof a) == 0 && listen(fd, 16) == 0);
-    else if (connect(fd, (struct sockaddr *)&a, sizeof a) != 0)
+    } else if (connect(fd, (struct sockaddr *)&a, sizeof a) != 0) {
         return -1;
+    }
     return fd;
 }
 
@@ -29,11 +30,13 @@ static void forward(struct proxy *p, nfds_t i)
     ssize_t n = read(p->fds[i], bytes, sizeof bytes);
     for (ssize_t at = 0, m; n > 0 && at < n; at += m) {
         m = send(p->fds[other], bytes + at, (size_t)(n - at), MSG_NOSIGNAL);
-        if (m <= 0)
+        if (m <= 0) {
             n = 0;
+        }
     }
-    if (n > 0)
+    if (n > 0) {
         return;
+    }
     for (nfds_t k = i < other ? i : other, end = k + 2; k < end; k++) {
         close(p->fds[k]);
         p->fds[k] = -1;
@@ -45,8 +48,9 @@ static void *proxy_main(void *arg)
     struct proxy *p = arg;
     while (!atomic_load(&p->stop)) {
         struct pollfd polls[2 * PROXY_PAIRS_MAX + 1];
-        for (nfds_t i = 0; i < p->count; i++)
+        for (nfds_t i = 0; i < p->count; i++) {
             polls[i] = (struct pollfd){.fd = p->fds[i], .events = POLLIN};
+        }
         if (atomic_load(&p->frozen) || poll(polls, p->count, 10) <= 0) {
             pause_ms(1);
             continue;
@@ -57,13 +61,17 @@ static void *proxy_main(void *arg)
             p->fds[p->count++] = in;
             p->fds[p->count++] = out;
         }
-        for (nfds_t i = 1; i < n; i++)
-            if (polls[i].revents && p->fds[i] >= 0)
+        for (nfds_t i = 1; i < n; i++) {
+            if (polls[i].revents && p->fds[i] >= 0) {
                 forward(p, i);
+            }
+        }
     }
-    for (nfds_t i = 0; i < p->count; i++)
-        if (p->fds[i] >= 0)
+    for (nfds_t i = 0; i < p->count; i++) {
+        if (p->fds[i] >= 0) {
             close(p->fds[i]);
+        }
+    }
     return NULL;
 }
 

@@ -55,11 +55,13 @@ static void cut(struct scene *s)
 
 static void scene_free(struct scene *s)
 {
-    if (s->proxy)
+    if (s->proxy) {
         cut(s);
+    }
     bus_channel_free(s->c);
-    for (int i = 0; i < s->held_count; i++)
+    for (int i = 0; i < s->held_count; i++) {
         bus_rpc_reply(s->held[i], body_of("late"));
+    }
     host_free(s->h);
     pthread_mutex_destroy(&s->mutex);
     free(s);

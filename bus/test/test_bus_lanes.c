@@ -15,8 +15,9 @@ static void send_all(struct host *a, const struct host *b, enum bus_lane lane, u
             put_le64(f->data, i);
             enum thole_code code =
                 bus_send(a->bus, &b->id, lane, (struct bufslice){f, {f->data, size}});
-            if (code == THOLE_OK)
+            if (code == THOLE_OK) {
                 break;
+            }
             assert_int_equal(code, THOLE_RESOURCE_EXHAUSTED);
             pause_ms(1);
         }
@@ -33,11 +34,13 @@ static void test_lanes_under_load_keep_order(void **state)
     send_all(a, b, BUS_LANE_APPEND, 20000, 64);
     send_all(a, b, BUS_LANE_CONTROL, 20000, 20);
     eventually(b, b->frames == 40000);
-    for (int i = 0; i < 100; i++) /* its connection may come up a little later */
-        if (bus_send(a->bus, &b->id, BUS_LANE_SNAPSHOT, body_of("12345678")) != THOLE_OK)
+    for (int i = 0; i < 100; i++) { /* its connection may come up a little later */
+        if (bus_send(a->bus, &b->id, BUS_LANE_SNAPSHOT, body_of("12345678")) != THOLE_OK) {
             pause_ms(10);
-        else
+        } else {
             break;
+        }
+    }
     eventually(b, b->frames == 40001);
     assert_int_equal(locked(b, b->disorder), 1); /* the last one's number */
     host_free(a);
@@ -125,8 +128,9 @@ static void test_frames_to_self_loop_back(void **state)
     (void)state;
     struct host *a = host_new(1, 9, 5, NULL);
     assert_true(bus_peer_up(a->bus, &a->id));
-    for (uint64_t i = 0; i < 1000; i++)
+    for (uint64_t i = 0; i < 1000; i++) {
         frame_send(a, a, BUS_LANE_CONTROL, i, 16);
+    }
     eventually(a, a->frames == 1000);
     assert_int_equal(locked(a, a->disorder), 0);
     assert_int_equal(locked(a, a->last_incarnation), 5);

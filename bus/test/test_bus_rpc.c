@@ -84,8 +84,9 @@ static void hold(void *ctx, struct bus_rpc *rpc, struct slice message)
         return;
     }
     bus_rpc_set_data(rpc, s, count_free);
-    if (message.size == 0)
+    if (message.size == 0) {
         bus_rpc_on_cancel(rpc, count_cancel, s);
+    }
     pthread_mutex_lock(&s->mutex);
     ASSERT(s->held_count < HELD_RPCS_MAX);
     s->held[s->held_count++] = rpc;
@@ -100,8 +101,9 @@ static void release(struct served *s)
     memcpy(held, s->held, sizeof held);
     s->held_count = 0;
     pthread_mutex_unlock(&s->mutex);
-    for (int i = 0; i < n; i++)
+    for (int i = 0; i < n; i++) {
         bus_rpc_reply(held[i], body_of("late"));
+    }
 }
 
 /* "N": that many messages, then OK, or an error if N is odd. */
@@ -141,8 +143,9 @@ static void flood(void *ctx, struct bus_rpc *rpc, struct slice message)
     for (int i = 0; i < 10000; i++) {
         struct buf *b = buf_new(65536);
         memset(b->data, 0, b->size);
-        if (!bus_rpc_send(rpc, (struct bufslice){b, {b->data, b->size}}))
+        if (!bus_rpc_send(rpc, (struct bufslice){b, {b->data, b->size}})) {
             return;
+        }
     }
     ASSERT(false);
 }
@@ -180,8 +183,9 @@ static struct served *served_new_bounded(uint32_t unary_slots, uint32_t streams_
     o.unary_slots = unary_slots;
     o.streams_max = streams_max;
     o.memory_bytes = memory_bytes;
-    if (bus_new(&o, &s->h->bus, &st) != THOLE_OK)
+    if (bus_new(&o, &s->h->bus, &st) != THOLE_OK) {
         fail_msg("%s", st.message);
+    }
     snprintf(s->h->address, sizeof s->h->address, "%s", bus_address(s->h->bus));
     const struct bus_method methods[] = {
         {"/test.Test/Echo", BUS_RPC_UNARY, s, echo, NULL},
@@ -194,8 +198,9 @@ static struct served *served_new_bounded(uint32_t unary_slots, uint32_t streams_
     };
     bus_register(s->h->bus, methods, sizeof methods / sizeof *methods);
     bus_start(s->h->bus);
-    if (bus_channel_new(s->h->address, &s->c, &st) != THOLE_OK)
+    if (bus_channel_new(s->h->address, &s->c, &st) != THOLE_OK) {
         fail_msg("%s", st.message);
+    }
     return s;
 }
 
@@ -228,8 +233,9 @@ static void expect_echo(struct bus_channel *c, const char *text)
 {
     struct buf *reply;
     struct thole_status st;
-    if (call(c, "/test.Test/Echo", slice_str(text), &reply, &st) != THOLE_OK)
+    if (call(c, "/test.Test/Echo", slice_str(text), &reply, &st) != THOLE_OK) {
         fail_msg("echo: %s %s", thole_code_name(st.code), st.message);
+    }
     assert_true(slice_equal(slice_str(text), (struct slice){reply->data, reply->size}));
     buf_unref(reply);
 }
@@ -242,8 +248,9 @@ static void test_unary_calls(void **state)
     struct served *s = served_new(0);
     struct buf *reply;
     struct thole_status st;
-    for (int i = 0; i < 100; i++)
+    for (int i = 0; i < 100; i++) {
         expect_echo(s->c, "hello");
+    }
     expect_echo(s->c, ""); /* an empty message is one */
     assert_true(locked(s, s->deadline_ns) > clock_now(&clock_system));
     assert_true(locked(s, s->deadline_ns) < clock_now(&clock_system) + 6 * NS_PER_S);
@@ -299,9 +306,11 @@ static void rich_returned(struct bus_tag *tag, bool ok)
     struct rich *r = CONTAINER_OF(tag, struct rich, tag);
     (void)ok;
     pthread_mutex_lock(&rich_mutex);
-    for (size_t i = 0; i < r->trailing.count; i++)
-        if (grpc_slice_str_cmp(r->trailing.metadata[i].key, "grpc-status-details-bin") == 0)
+    for (size_t i = 0; i < r->trailing.count; i++) {
+        if (grpc_slice_str_cmp(r->trailing.metadata[i].key, "grpc-status-details-bin") == 0) {
             rich_details = grpc_slice_copy(r->trailing.metadata[i].value);
+        }
+    }
     rich_done = true;
     pthread_mutex_unlock(&rich_mutex);
 }
@@ -439,8 +448,9 @@ static void test_slow_reader_meets_the_bound_and_drains(void **state)
     }
     release(s); /* "late", then the end */
     enum thole_code code;
-    while ((code = bus_stream_next(stream, 5000, &m, &st)) == THOLE_OK)
+    while ((code = bus_stream_next(stream, 5000, &m, &st)) == THOLE_OK) {
         buf_unref(m);
+    }
     assert_int_equal(code, THOLE_OUT_OF_RANGE);
     bus_stream_free(stream);
     served_free(s);
@@ -650,8 +660,9 @@ static int check_health(struct served *s, const char *name)
     enum thole_code code =
         call(s->c, "/grpc.health.v1.Health/Check", bytes_slice(&request), &reply, &st);
     bytes_deinit(&request);
-    if (code != THOLE_OK)
+    if (code != THOLE_OK) {
         return -(int)code;
+    }
     int status = reply->data[1];
     buf_unref(reply);
     return status;
@@ -755,8 +766,9 @@ static void test_what_calls_hold_is_bounded(void **state)
     assert_int_equal(st.reason, THOLE_REASON_QUEUE_FULL);
     expect_echo(s->c, "small ones go on");
     release(s);
-    for (int i = 0; i < N; i++)
+    for (int i = 0; i < N; i++) {
         eventually(&o[i], o[i].done);
+    }
     eventually(s->h, atomic_load(&s->h->bus->held_bytes) == 0);
     bus_stop(client, 0);
     bus_free(client);
@@ -773,10 +785,11 @@ static void test_streams_are_bounded(void **state)
     struct bus_stream *streams[N], *more;
     struct thole_status st;
     struct buf *message = NULL;
-    for (int i = 0; i < N; i++)
+    for (int i = 0; i < N; i++) {
         assert_int_equal(
             bus_channel_stream(s->c, "/test.Test/Watch", slice_str(""), &streams[i], &st),
             THOLE_OK);
+    }
     eventually(s, s->held_count == N);
     assert_int_equal(bus_channel_stream(s->c, "/test.Test/Watch", slice_str(""), &more, &st),
                      THOLE_OK);
@@ -784,8 +797,9 @@ static void test_streams_are_bounded(void **state)
     assert_int_equal(st.reason, THOLE_REASON_QUEUE_FULL);
     bus_stream_free(more);
     expect_echo(s->c, "calls that are no streams go on");
-    for (int i = 0; i < N; i++)
+    for (int i = 0; i < N; i++) {
         bus_stream_free(streams[i]);
+    }
     eventually(s, s->cancels == N);
     release(s);
     eventually(s->h, atomic_load(&s->h->bus->streams_active) == 0);
@@ -884,9 +898,10 @@ static void test_nothing_is_answered_before_start(void **state)
                          THOLE_OK);
     bus_start(h->bus);
     enum thole_code code = THOLE_UNKNOWN;
-    for (uint64_t end = now_ms() + WAIT_MS; code != THOLE_OK && now_ms() < end;)
+    for (uint64_t end = now_ms() + WAIT_MS; code != THOLE_OK && now_ms() < end;) {
         code = bus_channel_call(c, "/grpc.health.v1.Health/Check", (struct slice){empty, 0}, 1000,
                                 &reply, &st);
+    }
     assert_int_equal(code, THOLE_OK);
     buf_unref(reply);
     bus_channel_free(c);
@@ -914,13 +929,16 @@ static void test_garbage_on_the_port_disturbs_nobody(void **state)
     for (int i = 0; i < 20; i++) {
         char bytes[4096];
         int fd = connect_raw(s);
-        for (size_t k = 0; k < sizeof bytes; k++)
+        for (size_t k = 0; k < sizeof bytes; k++) {
             bytes[k] = (char)(k * 31 + (size_t)i);
-        if (i % 2) /* looks like HTTP/2 at first */
+        }
+        if (i % 2) { /* looks like HTTP/2 at first */
             memcpy(bytes, preface, sizeof preface);
+        }
         assert_int_equal(send(fd, bytes, sizeof bytes, MSG_NOSIGNAL), sizeof bytes);
-        if (i % 3)
+        if (i % 3) {
             shutdown(fd, SHUT_WR);
+        }
         expect_echo(s->c, "undisturbed");
         close(fd);
     }

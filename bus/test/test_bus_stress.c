@@ -24,12 +24,14 @@ static void on_end(void *ctx, const struct thole_status *st, struct bufslice bod
 {
     _Atomic int *ends = ctx;
     (void)body;
-    if (more)
+    if (more) {
         return;
+    }
     ASSERT(atomic_fetch_add(ends, 1) == 0);
     atomic_fetch_add(&ended, 1);
-    if (st->code == THOLE_OK)
+    if (st->code == THOLE_OK) {
         atomic_fetch_add(&succeeded, 1);
+    }
     free((void *)ends);
 }
 
@@ -38,8 +40,9 @@ static void one_exchange(struct rand *r, struct host *from, const struct host *t
     static const uint32_t methods[] = {METHOD_ECHO,  METHOD_ECHO, METHOD_FAIL,
                                        METHOD_THREE, METHOD_HOLD, METHOD_FLOOD};
     uint32_t method = methods[rand_below(r, 6)];
-    if (method == METHOD_FLOOD && !rand_chance(r, 0.02))
+    if (method == METHOD_FLOOD && !rand_chance(r, 0.02)) {
         method = METHOD_ECHO;
+    }
     struct buf *body = buf_new(rand_chance(r, 0.1) ? 50000 : rand_below(r, 100));
     memset(body->data, 'x', body->size);
     atomic_fetch_add(&started, 1);
@@ -47,8 +50,9 @@ static void one_exchange(struct rand *r, struct host *from, const struct host *t
         bus_exchange(from->bus, &to->id, method, (struct bufslice){body, {body->data, body->size}},
                      rand_chance(r, 0.5) ? (uint32_t)rand_below(r, 30) + 1 : 0, on_end,
                      calloc(1, sizeof(_Atomic int)));
-    if (method == METHOD_HOLD || rand_chance(r, 0.1))
+    if (method == METHOD_HOLD || rand_chance(r, 0.1)) {
         bus_exchange_cancel(from->bus, &to->id, id);
+    }
 }
 
 static void one_frame(struct rand *r, struct host *from, const struct host *to)
@@ -68,17 +72,21 @@ static void *work_main(void *arg)
     while (!atomic_load(&stop)) {
         pthread_rwlock_rdlock(&hosts_lock);
         struct host *from = hosts[rand_below(&r, HOSTS)], *to = hosts[rand_below(&r, HOSTS)];
-        for (int i = 0; i < 20; i++)
-            if (rand_chance(&r, 0.5))
+        for (int i = 0; i < 20; i++) {
+            if (rand_chance(&r, 0.5)) {
                 one_exchange(&r, from, to);
-            else
+            } else {
                 one_frame(&r, from, to);
-        if (rand_chance(&r, 0.02))
+            }
+        }
+        if (rand_chance(&r, 0.02)) {
             bus_peer_remove(from->bus, &to->id);
+        }
         enum thole_code code = bus_peer_set(from->bus, &to->id, to->address, &st);
         ASSERT(code == THOLE_OK);
-        if (rand_chance(&r, 0.1))
+        if (rand_chance(&r, 0.1)) {
             host_release(to);
+        }
         pthread_rwlock_unlock(&hosts_lock);
         pause_ms(1);
     }
@@ -94,8 +102,9 @@ static void *call_main(void *arg)
         struct thole_status st;
         struct buf *reply;
         if (bus_channel_call(c, "/grpc.health.v1.Health/Check", (struct slice){&none, 0}, 20000,
-                             &reply, &st) != THOLE_OK)
+                             &reply, &st) != THOLE_OK) {
             return NULL; /* reported by the count */
+        }
         buf_unref(reply);
         calls++;
     }
@@ -110,8 +119,9 @@ static void test_everything_at_once(void **state)
     struct bus_channel *c;
     pthread_t caller;
     void *called;
-    for (uint8_t i = 0; i < HOSTS; i++)
+    for (uint8_t i = 0; i < HOSTS; i++) {
         hosts[i] = host_new((uint8_t)(i + 1), 9, 1, NULL);
+    }
     assert_int_equal(bus_channel_new(hosts[0]->address, &c, &st), THOLE_OK);
     pthread_create(&caller, NULL, call_main, c);
     for (uint64_t i = 0; i < WORKERS; i++) {
@@ -130,13 +140,15 @@ static void test_everything_at_once(void **state)
         pthread_rwlock_unlock(&hosts_lock);
     }
     atomic_store(&stop, true);
-    for (int i = 0; i < WORKERS; i++)
+    for (int i = 0; i < WORKERS; i++) {
         pthread_join(work[i].thread, NULL);
+    }
     pthread_join(caller, &called);
     assert_non_null(called);
     bus_channel_free(c);
-    for (int i = 0; i < HOSTS; i++)
+    for (int i = 0; i < HOSTS; i++) {
         host_free(hosts[i]);
+    }
     assert_int_equal(atomic_load(&started), atomic_load(&ended));
     assert_true(atomic_load(&succeeded) > 0);
     print_message("exchanges=%llu succeeded=%llu\n", (unsigned long long)atomic_load(&ended),

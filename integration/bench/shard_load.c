@@ -65,8 +65,9 @@ static void die(const char *what, const struct thole_status *st)
 
 static void note(uint64_t *last_ns, uint64_t *longest_ns, uint64_t now)
 {
-    if (now - *last_ns > *longest_ns)
+    if (now - *last_ns > *longest_ns) {
         *longest_ns = now - *last_ns;
+    }
     *last_ns = now;
 }
 
@@ -79,13 +80,15 @@ static void completed(void *ctx, const struct thole_result *results, size_t coun
     for (size_t i = 0; i < count; i++) {
         struct slot *s = results[i].user;
         l->waiting[l->waiting_count++] = s;
-        if (results[i].code == THOLE_OK)
+        if (results[i].code == THOLE_OK) {
             atomic_fetch_add(&l->done, 1);
-        else
+        } else {
             atomic_fetch_add(
                 results[i].reason == THOLE_REASON_OUTCOME_UNKNOWN ? &l->unknown : &l->failed, 1);
-        if (results[i].code != THOLE_OK || !measuring)
+        }
+        if (results[i].code != THOLE_OK || !measuring) {
             continue;
+        }
         note(&l->last_ns[s->shard], &l->gap_ns[s->shard], now);
         note(&l->any_ns, &l->stall_ns, now);
         histogram_record(&l->latency, now - s->begun_ns);
@@ -118,14 +121,17 @@ static size_t start(struct load *l, size_t most)
     size_t n = 0, all = 0;
     do {
         pthread_mutex_lock(&l->lock);
-        for (n = 0; n < BATCH && all + n < most && l->waiting_count > 0; n++)
+        for (n = 0; n < BATCH && all + n < most && l->waiting_count > 0; n++) {
             slots[n] = l->waiting[--l->waiting_count];
+        }
         pthread_mutex_unlock(&l->lock);
         uint64_t now = clock_now(&clock_system);
-        for (size_t i = 0; i < n; i++)
+        for (size_t i = 0; i < n; i++) {
             fill(l, slots[i], now, &ops[i]);
-        if (n > 0 && thole_submit(l->t, ops, n, completed, l, &st) != THOLE_OK)
+        }
+        if (n > 0 && thole_submit(l->t, ops, n, completed, l, &st) != THOLE_OK) {
             die("submit", &st);
+        }
         all += n;
     } while (n == BATCH);
     return all;
@@ -154,8 +160,9 @@ static void run_for(struct load *l, uint64_t seconds)
         size_t n =
             due > started ? start(l, due - started > SIZE_MAX ? SIZE_MAX : due - started) : 0;
         started = l->c.rate ? started + n : 0;
-        if (l->c.rate || n < BATCH)
+        if (l->c.rate || n < BATCH) {
             pause_ms(l->c.rate || l->c.in_flight <= l->c.shards ? TICK_MS : 1);
+        }
     }
 }
 
@@ -176,8 +183,9 @@ static void report(struct load *l, uint64_t done, double seconds)
 {
     uint64_t now = clock_now(&clock_system), n = l->c.shards;
     pthread_mutex_lock(&l->lock);
-    for (uint64_t i = 0; i < n; i++)
+    for (uint64_t i = 0; i < n; i++) {
         note(&l->last_ns[i], &l->gap_ns[i], now);
+    }
     qsort(l->gap_ns, n, sizeof *l->gap_ns, by_size);
     printf("{\"seconds\":%.3f,\"proposalsPerSecond\":%.0f,\"failed\":%" PRIu64
            ",\"unknown\":%" PRIu64 ",\"latencyMs\":{\"p50\":%.3f,\"p99\":%.3f,\"max\":%.3f},"
@@ -196,15 +204,17 @@ static void prepare(struct load *l)
     struct thole_status st;
     const uint64_t shards = l->c.shards;
     ASSERT(shards > 0);
-    if (thole_connect(l->c.endpoints, &l->t, &st) != THOLE_OK)
+    if (thole_connect(l->c.endpoints, &l->t, &st) != THOLE_OK) {
         die("connect", &st);
+    }
     l->shards = xcalloc(l->c.shards, sizeof(struct thole_shard *));
     l->last_ns = xcalloc(2 * l->c.shards, sizeof *l->last_ns);
     l->gap_ns = l->last_ns + l->c.shards;
     for (uint64_t i = 0; i < l->c.shards; i++) {
         char *name = xasprintf("%s-%" PRIu64, l->c.prefix, i);
-        if (thole_shard_open(l->t, name, &l->shards[i], &st) != THOLE_OK)
+        if (thole_shard_open(l->t, name, &l->shards[i], &st) != THOLE_OK) {
             die(name, &st);
+        }
         free(name);
     }
     l->slots = xcalloc(l->c.in_flight, sizeof *l->slots);
@@ -228,11 +238,13 @@ static void finish(struct load *l)
         pthread_mutex_unlock(&l->lock);
         pause_ms(TICK_MS);
     }
-    for (uint64_t i = 0; i < l->c.shards; i++)
+    for (uint64_t i = 0; i < l->c.shards; i++) {
         thole_shard_release(l->shards[i]);
+    }
     thole_close(l->t);
-    for (uint64_t i = 0; i < l->c.in_flight; i++)
+    for (uint64_t i = 0; i < l->c.in_flight; i++) {
         free(l->slots[i].payload);
+    }
     free(l->slots);
     free(l->waiting);
     free(l->shards);
@@ -249,17 +261,19 @@ static bool read_option(struct config *c, const char *name, const char *value)
                    {"--rate", &c->rate},      {"--kv", &c->kv},
                    {"--total", &c->total},    {"--warmup", &c->warmup},
                    {"--seconds", &c->seconds}};
-    for (size_t i = 0; i < sizeof numbers / sizeof numbers[0]; i++)
+    for (size_t i = 0; i < sizeof numbers / sizeof numbers[0]; i++) {
         if (strcmp(name, numbers[i].name) == 0) {
             *numbers[i].to = strtoull(value, NULL, 10);
             return true;
         }
-    if (strcmp(name, "--endpoints") == 0)
+    }
+    if (strcmp(name, "--endpoints") == 0) {
         c->endpoints = value;
-    else if (strcmp(name, "--prefix") == 0)
+    } else if (strcmp(name, "--prefix") == 0) {
         c->prefix = value;
-    else
+    } else {
         return false;
+    }
     return true;
 }
 
@@ -269,20 +283,23 @@ int main(int argc, char **argv)
     pthread_mutex_init(&l->lock, NULL);
     process_own();
     l->c = (struct config){.prefix = "bench", .shards = 1, .in_flight = 1, .seconds = 5};
-    for (int i = 1; i < argc; i += 2)
+    for (int i = 1; i < argc; i += 2) {
         if (i + 1 >= argc || !read_option(&l->c, argv[i], argv[i + 1])) {
             fprintf(stderr, "shard_load: what is %s? See the top of shard_load.c\n", argv[i]);
             return 2;
         }
-    if (!l->c.endpoints || l->c.shards == 0 || l->c.in_flight == 0)
+    }
+    if (!l->c.endpoints || l->c.shards == 0 || l->c.in_flight == 0) {
         return 2;
+    }
     log_configure(LOG_LEVEL_WARN, false);
     prepare(l);
     run_for(l, l->c.warmup);
     uint64_t begin = clock_now(&clock_system), before = atomic_load(&l->done);
     pthread_mutex_lock(&l->lock);
-    for (uint64_t i = 0; i < l->c.shards; i++)
+    for (uint64_t i = 0; i < l->c.shards; i++) {
         l->last_ns[i] = begin;
+    }
     l->any_ns = begin;
     pthread_mutex_unlock(&l->lock);
     atomic_store(&l->measuring, true);

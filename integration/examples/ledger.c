@@ -35,17 +35,20 @@ enum { DONE = 0, BAD_COMMAND = 1, NO_FUNDS = 2, FULL = 3 };
 
 static struct account *find(const struct ledger *l, const char *name)
 {
-    for (size_t i = 0; i < l->count; i++)
-        if (strcmp(l->accounts[i].name, name) == 0)
+    for (size_t i = 0; i < l->count; i++) {
+        if (strcmp(l->accounts[i].name, name) == 0) {
             return (struct account *)&l->accounts[i];
+        }
+    }
     return NULL;
 }
 
 static struct account *find_or_open(struct ledger *l, const char *name)
 {
     struct account *a = find(l, name);
-    if (a || l->count == ACCOUNTS_MAX)
+    if (a || l->count == ACCOUNTS_MAX) {
         return a;
+    }
     a = &l->accounts[l->count++];
     snprintf(a->name, sizeof a->name, "%s", name);
     return a;
@@ -57,10 +60,12 @@ static bool take_word(struct thole_slice *in, char word[WORD])
 {
     const char *text = in->data;
     size_t n = 0;
-    while (n < in->size && text[n] != ' ' && text[n] != 0)
+    while (n < in->size && text[n] != ' ' && text[n] != 0) {
         n++;
-    if (n == 0 || n >= WORD || (n < in->size && text[n] == 0))
+    }
+    if (n == 0 || n >= WORD || (n < in->size && text[n] == 0)) {
         return false;
+    }
     memcpy(word, text, n);
     word[n] = 0;
     n += n < in->size;
@@ -72,11 +77,13 @@ static bool take_amount(struct thole_slice *in, uint64_t *ret)
 {
     char word[WORD];
     *ret = 0;
-    if (!take_word(in, word) || strlen(word) > 18) /* so that it fits */
+    if (!take_word(in, word) || strlen(word) > 18) { /* so that it fits */
         return false;
+    }
     for (const char *p = word; *p; p++) {
-        if (*p < '0' || *p > '9')
+        if (*p < '0' || *p > '9') {
             return false;
+        }
         *ret = *ret * 10 + (uint64_t)(*p - '0');
     }
     return true;
@@ -85,8 +92,9 @@ static bool take_amount(struct thole_slice *in, uint64_t *ret)
 static uint64_t deposit(struct ledger *l, const char *to, uint64_t amount)
 {
     struct account *a = find_or_open(l, to);
-    if (!a || amount > UINT64_MAX - a->balance)
+    if (!a || amount > UINT64_MAX - a->balance) {
         return FULL;
+    }
     a->balance += amount;
     return DONE;
 }
@@ -95,22 +103,27 @@ static uint64_t run_command(struct ledger *l, struct thole_slice command)
 {
     char verb[WORD], from[WORD], to[WORD];
     uint64_t amount;
-    if (!take_word(&command, verb))
+    if (!take_word(&command, verb)) {
         return BAD_COMMAND;
-    if (strcmp(verb, "deposit") == 0)
+    }
+    if (strcmp(verb, "deposit") == 0) {
         return take_word(&command, to) && take_amount(&command, &amount) && command.size == 0
                    ? deposit(l, to, amount)
                    : BAD_COMMAND;
+    }
     if (strcmp(verb, "transfer") != 0 || !take_word(&command, from) || !take_word(&command, to) ||
-        !take_amount(&command, &amount) || command.size > 0)
+        !take_amount(&command, &amount) || command.size > 0) {
         return BAD_COMMAND;
+    }
     struct account *a = find(l, from);
-    if (!a || a->balance < amount)
+    if (!a || a->balance < amount) {
         return NO_FUNDS;
+    }
     a->balance -= amount;
     uint64_t code = deposit(l, to, amount);
-    if (code != DONE)
+    if (code != DONE) {
         a->balance += amount;
+    }
     return code;
 }
 
@@ -132,8 +145,9 @@ static enum thole_code ledger_apply(void *machine, struct thole_apply *batch,
                                     struct thole_status *st)
 {
     (void)st;
-    for (size_t i = 0; i < batch->entry_count; i++)
+    for (size_t i = 0; i < batch->entry_count; i++) {
         batch->entries[i].code = run_command(machine, batch->entries[i].command);
+    }
     return THOLE_OK;
 }
 
@@ -149,8 +163,9 @@ static enum thole_code ledger_query(void *machine, const void *view, struct thol
         const struct account *a = find(l, name);
         value = a ? a->balance : 0;
     } else if (known && strcmp(verb, "total") == 0 && query.size == 0) {
-        for (size_t i = 0; i < l->count; i++)
+        for (size_t i = 0; i < l->count; i++) {
             value += l->accounts[i].balance;
+        }
     } else {
         return THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
                           "queries are \"balance NAME\" and \"total\"");
@@ -175,13 +190,17 @@ static enum thole_code ledger_restore(void *machine, struct thole_source *in,
     (void)meta, (void)meta_count; /* for persistent machines */
     struct ledger l;
     size_t at = 0;
-    for (int64_t n; at < sizeof l; at += (size_t)n)
-        if ((n = in->read(in, (char *)&l + at, sizeof l - at)) <= 0)
+    for (int64_t n; at < sizeof l; at += (size_t)n) {
+        if ((n = in->read(in, (char *)&l + at, sizeof l - at)) <= 0) {
             return THOLE_FAIL(st, THOLE_DATA_LOSS, THOLE_REASON_CORRUPT, "the snapshot is cut");
-    if (l.count > ACCOUNTS_MAX)
+        }
+    }
+    if (l.count > ACCOUNTS_MAX) {
         return THOLE_FAIL(st, THOLE_DATA_LOSS, THOLE_REASON_CORRUPT, "too many accounts");
-    for (size_t i = 0; i < l.count; i++)
+    }
+    for (size_t i = 0; i < l.count; i++) {
         l.accounts[i].name[WORD - 1] = 0;
+    }
     memcpy(machine, &l, sizeof l);
     return THOLE_OK;
 }
@@ -212,12 +231,14 @@ static enum thole_code call(struct thole *t, struct thole_shard *shard, uint32_t
     struct thole_op op = {.kind = kind, .shard = shard, .payload = {text, strlen(text)}};
     struct thole_answer answer;
     enum thole_code code = thole_call(t, &op, &answer, st);
-    if (code != THOLE_OK)
+    if (code != THOLE_OK) {
         return code;
-    if (kind == THOLE_PROPOSE)
+    }
+    if (kind == THOLE_PROPOSE) {
         printf("%-28s -> %s\n", text, answer.value == DONE ? "done" : "refused");
-    else
+    } else {
         printf("%-28s -> %.*s\n", text, (int)answer.size, (const char *)answer.data);
+    }
     free(answer.data);
     return THOLE_OK;
 }
@@ -227,19 +248,22 @@ static int use(struct thole *t, struct thole_status *st)
     struct thole_shard_spec spec = {
         .size = sizeof spec, .name = "ledger", .type = "ledger", .voters = 1};
     struct thole_shard *shard = NULL;
-    if (thole_wait_ready(t, 20000, st) != THOLE_OK)
+    if (thole_wait_ready(t, 20000, st) != THOLE_OK) {
         return fail("waiting for the cluster", st);
+    }
     if (thole_shard_apply(t, &spec, 10000, st) != THOLE_OK ||
         thole_shard_wait_ready(t, "ledger", 20000, st) != THOLE_OK ||
-        thole_shard_open(t, "ledger", &shard, st) != THOLE_OK)
+        thole_shard_open(t, "ledger", &shard, st) != THOLE_OK) {
         return fail("declaring the shard", st);
+    }
     int rc = 0;
     if (call(t, shard, THOLE_PROPOSE, "deposit alice 100", st) != THOLE_OK ||
         call(t, shard, THOLE_PROPOSE, "transfer alice bob 30", st) != THOLE_OK ||
         call(t, shard, THOLE_PROPOSE, "transfer carol bob 1", st) != THOLE_OK ||
         call(t, shard, THOLE_QUERY, "balance bob", st) != THOLE_OK ||
-        call(t, shard, THOLE_QUERY, "total", st) != THOLE_OK)
+        call(t, shard, THOLE_QUERY, "total", st) != THOLE_OK) {
         rc = fail("using the shard", st);
+    }
     thole_shard_release(shard);
     return rc;
 }
@@ -260,10 +284,11 @@ int main(int argc, char **argv)
     struct thole *t = NULL;
     int rc = 0;
     if (thole_new(&options, &t, &st) != THOLE_OK ||
-        thole_register(t, &ledger_type, &st) != THOLE_OK || thole_start(t, &st) != THOLE_OK)
+        thole_register(t, &ledger_type, &st) != THOLE_OK || thole_start(t, &st) != THOLE_OK) {
         rc = fail("starting", &st);
-    else
+    } else {
         rc = use(t, &st);
+    }
     thole_close(t);
     return rc;
 }

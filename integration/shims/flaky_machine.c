@@ -24,9 +24,10 @@ static enum thole_code flaky_apply(void *machine, struct thole_apply *batch,
                                    struct thole_status *st)
 {
     uint64_t *count = machine;
-    if (batch->entry_count > 0 && access(fail_path, F_OK) == 0)
+    if (batch->entry_count > 0 && access(fail_path, F_OK) == 0) {
         return THOLE_FAIL(st, THOLE_INTERNAL, THOLE_REASON_MACHINE_FAILED, "flaky: %s says to fail",
                           fail_path);
+    }
     *count += batch->entry_count;
     return THOLE_OK;
 }
@@ -52,8 +53,9 @@ static enum thole_code flaky_restore(void *machine, struct thole_source *in,
                                      struct thole_status *st)
 {
     (void)meta, (void)meta_count;
-    if (in->read(in, machine, sizeof(uint64_t)) != (int64_t)sizeof(uint64_t))
+    if (in->read(in, machine, sizeof(uint64_t)) != (int64_t)sizeof(uint64_t)) {
         return THOLE_FAIL(st, THOLE_DATA_LOSS, THOLE_REASON_CORRUPT, "flaky: a short snapshot");
+    }
     return THOLE_OK;
 }
 

@@ -59,15 +59,17 @@ static const char *directory;
 static void *must_find(const char *name)
 {
     void *f = dlsym(RTLD_NEXT, name);
-    if (!f)
+    if (!f) {
         abort();
+    }
     return f;
 }
 
 __attribute__((constructor)) static void shim_start(void)
 {
-    if (real_pwrite)
+    if (real_pwrite) {
         return;
+    }
     directory = getenv("LOSE_UNSYNCED_DIR");
     real_pwritev = must_find("pwritev64");
     real_write = must_find("write");
@@ -90,16 +92,21 @@ static bool is_tracked(int fd)
 static struct held *held_find(int fd, bool create)
 {
     struct stat s;
-    if (fstat(fd, &s) != 0)
+    if (fstat(fd, &s) != 0) {
         return NULL;
-    for (struct held *h = held_files; h; h = h->next)
-        if (h->dev == s.st_dev && h->ino == s.st_ino)
+    }
+    for (struct held *h = held_files; h; h = h->next) {
+        if (h->dev == s.st_dev && h->ino == s.st_ino) {
             return h;
-    if (!create)
+        }
+    }
+    if (!create) {
         return NULL;
+    }
     struct held *h = calloc(1, sizeof *h);
-    if (!h)
+    if (!h) {
         abort();
+    }
     h->dev = s.st_dev;
     h->ino = s.st_ino;
     h->fd = fcntl(fd, F_DUPFD_CLOEXEC, FDS_MAX);
@@ -113,16 +120,18 @@ static struct held *held_find(int fd, bool create)
 static void held_release(struct held *h)
 {
     struct held **at = &held_files;
-    while (*at != h)
+    while (*at != h) {
         at = &(*at)->next;
+    }
     *at = h->next;
     for (struct piece *p = h->first; p;) {
         struct piece *next = p->next;
         for (size_t done = 0; done < p->size;) {
             ssize_t n =
                 real_pwrite(h->fd, p->bytes + done, p->size - done, p->offset + (off_t)done);
-            if (n <= 0)
+            if (n <= 0) {
                 abort();
+            }
             done += (size_t)n;
         }
         free(p);
@@ -136,16 +145,18 @@ static void release_fd(int fd)
 {
     pthread_mutex_lock(&mutex);
     struct held *h = held_files ? held_find(fd, false) : NULL;
-    if (h)
+    if (h) {
         held_release(h);
+    }
     pthread_mutex_unlock(&mutex);
 }
 
 static ssize_t hold(int fd, const void *data, size_t size, off_t offset)
 {
     struct piece *p = malloc(sizeof *p + size);
-    if (!p)
+    if (!p) {
         abort();
+    }
     p->next = NULL;
     p->offset = offset;
     p->size = size;
@@ -161,8 +172,9 @@ static ssize_t hold(int fd, const void *data, size_t size, off_t offset)
 ssize_t write(int fd, const void *data, size_t size)
 {
     shim_start();
-    if (!is_tracked(fd))
+    if (!is_tracked(fd)) {
         return real_write(fd, data, size);
+    }
     /* The file position moves as if the bytes were there; O_APPEND is not used by the writers
      * here. */
     off_t at = lseek(fd, 0, SEEK_CUR);
@@ -176,11 +188,13 @@ ssize_t writev(int fd, const struct iovec *v, int count)
     ssize_t total = 0;
     for (int i = 0; i < count; i++) {
         ssize_t n = write(fd, v[i].iov_base, v[i].iov_len);
-        if (n < 0)
+        if (n < 0) {
             return total > 0 ? total : n;
+        }
         total += n;
-        if ((size_t)n < v[i].iov_len)
+        if ((size_t)n < v[i].iov_len) {
             break;
+        }
     }
     return total;
 }
@@ -196,11 +210,13 @@ ssize_t pwrite(int fd, const void *data, size_t size, off_t offset)
 ssize_t pwritev64(int fd, const struct iovec *v, int count, off_t offset)
 {
     shim_start();
-    if (!is_tracked(fd))
+    if (!is_tracked(fd)) {
         return real_pwritev(fd, v, count, offset);
+    }
     ssize_t total = 0;
-    for (int i = 0; i < count; i++)
+    for (int i = 0; i < count; i++) {
         total += hold(fd, v[i].iov_base, v[i].iov_len, offset + total);
+    }
     return total;
 }
 ssize_t pwritev(int fd, const struct iovec *v, int count, off_t offset)
@@ -209,16 +225,18 @@ ssize_t pwritev(int fd, const struct iovec *v, int count, off_t offset)
 int fsync(int fd)
 {
     shim_start();
-    if (is_tracked(fd))
+    if (is_tracked(fd)) {
         release_fd(fd);
+    }
     return real_fsync(fd);
 }
 
 int fdatasync(int fd)
 {
     shim_start();
-    if (is_tracked(fd))
+    if (is_tracked(fd)) {
         release_fd(fd);
+    }
     return real_fdatasync(fd);
 }
 
@@ -232,8 +250,9 @@ int sync_file_range(int fd, off64_t offset, off64_t count, unsigned flags)
 int ftruncate64(int fd, off_t size)
 {
     shim_start();
-    if (is_tracked(fd))
+    if (is_tracked(fd)) {
         release_fd(fd);
+    }
     return real_ftruncate(fd, size);
 }
 int ftruncate(int fd, off_t size) __attribute__((alias("ftruncate64")));
@@ -241,8 +260,9 @@ int ftruncate(int fd, off_t size) __attribute__((alias("ftruncate64")));
 ssize_t pread64(int fd, void *data, size_t size, off_t offset)
 {
     shim_start();
-    if (is_tracked(fd))
+    if (is_tracked(fd)) {
         release_fd(fd);
+    }
     return real_pread(fd, data, size, offset);
 }
 ssize_t pread(int fd, void *data, size_t size, off_t offset) __attribute__((alias("pread64")));
@@ -250,29 +270,33 @@ ssize_t pread(int fd, void *data, size_t size, off_t offset) __attribute__((alia
 ssize_t read(int fd, void *data, size_t size)
 {
     shim_start();
-    if (is_tracked(fd))
+    if (is_tracked(fd)) {
         release_fd(fd);
+    }
     return real_read(fd, data, size);
 }
 
 void *mmap64(void *address, size_t size, int protection, int flags, int fd, off_t offset)
 {
     shim_start();
-    if (is_tracked(fd))
+    if (is_tracked(fd)) {
         release_fd(fd);
+    }
     return real_mmap(address, size, protection, flags, fd, offset);
 }
 
 static int track(int fd)
 {
     struct stat s;
-    if (fd < 0 || fd >= FDS_MAX || !directory || fstat(fd, &s) != 0 || !S_ISREG(s.st_mode))
+    if (fd < 0 || fd >= FDS_MAX || !directory || fstat(fd, &s) != 0 || !S_ISREG(s.st_mode)) {
         return fd;
+    }
     char link[64], path[4096];
     snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
     ssize_t n = readlink(link, path, sizeof path - 1);
-    if (n < 0)
+    if (n < 0) {
         return fd;
+    }
     path[n] = 0;
     if (strncmp(path, directory, strlen(directory)) == 0) {
         release_fd(fd); /* a file closed with bytes held back: its new reader must see them */
@@ -303,16 +327,18 @@ int open(const char *path, int flags, ...)
 int close(int fd)
 {
     shim_start();
-    if (fd >= 0 && fd < FDS_MAX)
+    if (fd >= 0 && fd < FDS_MAX) {
         tracked[fd] = false;
+    }
     return real_close(fd);
 }
 
 __attribute__((destructor)) static void shim_end(void)
 {
     pthread_mutex_lock(&mutex);
-    while (held_files)
+    while (held_files) {
         held_release(held_files);
+    }
     pthread_mutex_unlock(&mutex);
 }
 // NOLINTEND(readability-inconsistent-declaration-parameter-name)

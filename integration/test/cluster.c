@@ -62,13 +62,16 @@ static int remove_one(const char *path, const struct stat *s, int type, struct F
 
 void cluster_free(struct cluster *c)
 {
-    for (int i = 0; i < HOSTS_MAX; i++)
-        if (c->hosts[i].pid)
+    for (int i = 0; i < HOSTS_MAX; i++) {
+        if (c->hosts[i].pid) {
             host_kill(c, i);
-    if (getenv("THOLE_KEEP"))
+        }
+    }
+    if (getenv("THOLE_KEEP")) {
         fprintf(stderr, "kept %s\n", c->dir);
-    else
+    } else {
         nftw(c->dir, remove_one, 32, FTW_DEPTH | FTW_PHYS);
+    }
     free(c);
 }
 
@@ -79,13 +82,15 @@ static void show_logs(struct cluster *c)
     printf("--- the last command said\n%s", last_output);
     fflush(stdout);
     for (int i = 0; i < HOSTS_MAX; i++) {
-        if (access(c->hosts[i].log_path, R_OK) != 0)
+        if (access(c->hosts[i].log_path, R_OK) != 0) {
             continue;
+        }
         char command[512];
         snprintf(command, sizeof command, "echo '--- %s'; tail -n 15 '%s'", c->hosts[i].name,
                  c->hosts[i].log_path);
-        if (system(command) != 0)
+        if (system(command) != 0) {
             fprintf(stderr, "no log of %s\n", c->hosts[i].name);
+        }
     }
 }
 
@@ -101,10 +106,12 @@ void host_start(struct cluster *c, int i, const char *const *args)
     argv[n++] = c->tholed;
     argv[n++] = "--data-dir";
     argv[n++] = h->data_dir;
-    for (; args && *args; args++)
+    for (; args && *args; args++) {
         argv[n++] = *args;
-    for (const char *const *e = c->extra_args; *e; e++)
+    }
+    for (const char *const *e = c->extra_args; *e; e++) {
         argv[n++] = *e;
+    }
     argv[n] = NULL;
     fflush(NULL);
     pid_t pid = fork();
@@ -173,20 +180,23 @@ void host_pause(struct cluster *c, int i, bool paused)
 bool host_running(struct cluster *c, int i)
 {
     struct host *h = &c->hosts[i];
-    if (h->pid && waitpid(h->pid, NULL, WNOHANG) == h->pid)
+    if (h->pid && waitpid(h->pid, NULL, WNOHANG) == h->pid) {
         h->pid = 0;
+    }
     return h->pid != 0;
 }
 
 bool host_log_has(struct cluster *c, int i, const char *text)
 {
     FILE *f = fopen(c->hosts[i].log_path, "r");
-    if (!f)
+    if (!f) {
         return false;
+    }
     char line[4096];
     bool found = false;
-    while (!found && fgets(line, sizeof line, f))
+    while (!found && fgets(line, sizeof line, f)) {
         found = strstr(line, text) != NULL;
+    }
     fclose(f);
     return found;
 }
@@ -196,8 +206,9 @@ void eventually(int timeout_ms, const char *what, bool (*predicate)(void *ctx), 
     uint64_t deadline = now_ms() + (uint64_t)timeout_ms;
     while (!predicate(ctx)) {
         if (now_ms() >= deadline) {
-            if (current)
+            if (current) {
                 show_logs(current);
+            }
             fail_msg("not within %d ms: %s", timeout_ms, what);
         }
         pause_ms(20);
@@ -241,12 +252,14 @@ void cluster_start_peers(struct cluster *c, int n)
 {
     char peers[HOSTS_MAX * 34];
     snprintf(peers, sizeof peers, "%s", cluster_endpoints(c, n));
-    for (int i = 0; i < n; i++)
+    for (int i = 0; i < n; i++) {
         host_start(c, i,
                    (const char *[]){"--name", c->hosts[i].name, "--listen", c->hosts[i].address,
                                     "--peers", peers, NULL});
-    for (int i = 0; i < n; i++)
+    }
+    for (int i = 0; i < n; i++) {
         cluster_wait_ready(c, i, 20000);
+    }
 }
 
 void cluster_start_dev(struct cluster *c)
@@ -275,8 +288,9 @@ static int cli_words(struct cluster *c, int i, char *out, size_t out_size, const
     size_t n = fread(out, 1, out_size - 1, p);
     out[n] = 0;
     char rest[4096];
-    while (fread(rest, 1, sizeof rest, p) > 0)
+    while (fread(rest, 1, sizeof rest, p) > 0) {
         continue;
+    }
     strlcpy(last_output, out, sizeof last_output);
     int status = pclose(p);
     return WIFEXITED(status) ? WEXITSTATUS(status) : 128;
@@ -322,16 +336,19 @@ void apply_yaml(struct cluster *c, int i, const char *yaml)
 int shard_leader(struct cluster *c, int via, const char *shard)
 {
     char out[16384];
-    if (cli(c, via, out, sizeof out, "get shard %s -o json", shard) != 0)
+    if (cli(c, via, out, sizeof out, "get shard %s -o json", shard) != 0) {
         return -1;
+    }
     const char *at = strstr(out, "\"leaderHost\":");
-    if (!at || !(at = strchr(at + 13, '"')))
+    if (!at || !(at = strchr(at + 13, '"'))) {
         return -1;
+    }
     at++;
     for (int i = 0; i < HOSTS_MAX; i++) {
         size_t n = strlen(c->hosts[i].name);
-        if (strncmp(at, c->hosts[i].name, n) == 0 && at[n] == '"')
+        if (strncmp(at, c->hosts[i].name, n) == 0 && at[n] == '"') {
             return i;
+        }
     }
     return -1;
 }
@@ -339,8 +356,9 @@ int shard_leader(struct cluster *c, int via, const char *shard)
 int count_text(const char *text, const char *needle)
 {
     int n = 0;
-    for (const char *at = text; (at = strstr(at, needle)); at += strlen(needle))
+    for (const char *at = text; (at = strstr(at, needle)); at += strlen(needle)) {
         n++;
+    }
     return n;
 }
 

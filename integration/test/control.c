@@ -63,11 +63,13 @@ int fault_random(int below)
 struct fault fault_plan(struct cluster *c, int aside)
 {
     struct fault f = {.via = fault_random(4)};
-    while (f.via == aside)
+    while (f.via == aside) {
         f.via = fault_random(4);
+    }
     f.leader = leader_of(c, f.via, "zero");
-    while (f.via == f.leader || f.via == aside)
+    while (f.via == f.leader || f.via == aside) {
         f.via = (f.via + 1) % 4;
+    }
     cluster_wait_ready(c, f.via, 30000);
     return f;
 }
@@ -126,9 +128,10 @@ static void note(const thole_v1_Replica *r)
     assert_true(id > 0);
     text_of(host, sizeof host, thole_v1_Replica_host_id(r));
     struct seen *s = seen_of(id);
-    if (s->host[0] && (s->shard != thole_v1_Replica_shard_id(r) || strcmp(s->host, host) != 0))
+    if (s->host[0] && (s->shard != thole_v1_Replica_shard_id(r) || strcmp(s->host, host) != 0)) {
         fail_msg("replica id %d was of shard %d on %s, and is now of %d on %s", (int)id,
                  (int)s->shard, s->host, (int)thole_v1_Replica_shard_id(r), host);
+    }
     s->id = id;
     s->shard = thole_v1_Replica_shard_id(r);
     strlcpy(s->host, host, sizeof s->host);
@@ -179,9 +182,10 @@ static bool read_operations(struct cluster *c, int via)
             thole_v1_ListOperationsResponse, slice_of(reply->data, reply->size), arena);
         const thole_v1_Operation *const *all =
             thole_v1_ListOperationsResponse_operations(r, &count);
-        for (size_t i = 0; i < count; i++)
+        for (size_t i = 0; i < count; i++) {
             operations_open |= thole_v1_Operation_kind(all[i]) != thole_v1_OPERATION_KIND_PAUSE &&
                                thole_v1_Operation_state(all[i]) < thole_v1_OPERATION_STATE_DONE;
+        }
         buf_unref(reply);
     }
     upb_Arena_Free(arena);
@@ -190,17 +194,20 @@ static bool read_operations(struct cluster *c, int via)
 
 static const struct seen_row *row_of(uint64_t id)
 {
-    for (size_t i = 0; i < row_count; i++)
-        if (rows[i].id == id)
+    for (size_t i = 0; i < row_count; i++) {
+        if (rows[i].id == id) {
             return &rows[i];
+        }
+    }
     return NULL;
 }
 
 static size_t wanted_on(const char *host)
 {
     size_t count = 0;
-    for (size_t i = 0; i < row_count; i++)
+    for (size_t i = 0; i < row_count; i++) {
         count += rows[i].run && strcmp(rows[i].host, host) == 0;
+    }
     return count;
 }
 
@@ -229,14 +236,19 @@ static bool host_agrees(struct cluster *c, int i)
 static bool all_agree(void *ctx)
 {
     struct expect *e = ctx;
-    if (!read_operations(e->c, e->via) || operations_open || !read_rows(e->c, e->via))
+    if (!read_operations(e->c, e->via) || operations_open || !read_rows(e->c, e->via)) {
         return false;
-    for (size_t i = 0; i < row_count; i++)
-        if (!rows[i].run || !rows[i].running)
+    }
+    for (size_t i = 0; i < row_count; i++) {
+        if (!rows[i].run || !rows[i].running) {
             return false;
-    for (int i = 0; i < HOSTS_MAX; i++)
-        if (e->c->hosts[i].pid && !host_agrees(e->c, i))
+        }
+    }
+    for (int i = 0; i < HOSTS_MAX; i++) {
+        if (e->c->hosts[i].pid && !host_agrees(e->c, i)) {
             return false;
+        }
+    }
     return true;
 }
 
@@ -253,9 +265,11 @@ void control_note(struct cluster *c, int via)
 
 bool control_has(struct cluster *c, int host, const char *shard)
 {
-    for (size_t i = 0; i < row_count; i++)
-        if (strcmp(rows[i].shard, shard) == 0 && strcmp(rows[i].host, c->hosts[host].name) == 0)
+    for (size_t i = 0; i < row_count; i++) {
+        if (strcmp(rows[i].shard, shard) == 0 && strcmp(rows[i].host, c->hosts[host].name) == 0) {
             return true;
+        }
+    }
     return false;
 }
 
@@ -276,15 +290,18 @@ static void check_disk(const struct host *h)
     const struct store_replica *r;
     snprintf(path, sizeof path, "%s/log", h->data_dir);
     const struct log_store_options o = {.path = path};
-    if (log_store_open(&o, &log, &st) != THOLE_OK)
+    if (log_store_open(&o, &log, &st) != THOLE_OK) {
         fail_msg("%s: %s", path, st.message);
+    }
     while ((r = log->ops->next(log, &it))) {
         const struct seen_row *row = row_of(r->replica_id);
-        if (r->removed)
+        if (r->removed) {
             continue;
-        if (!row || strcmp(row->host, h->name) != 0)
+        }
+        if (!row || strcmp(row->host, h->name) != 0) {
             fail_msg("replica %d of shard %d is an orphan on the disk of %s", (int)r->replica_id,
                      (int)r->shard_id, h->name);
+        }
         count++;
     }
     log->ops->close(log);
@@ -297,16 +314,20 @@ void control_check_disks(struct cluster *c)
 {
     bool ran[HOSTS_MAX];
     int via = 0;
-    while (c->hosts[via].pid == 0)
+    while (c->hosts[via].pid == 0) {
         via++;
+    }
     cli_ok(c, via, "pause balance");
     control_agree(c, via);
     for (int i = 0; i < HOSTS_MAX; i++) {
         ran[i] = c->hosts[i].pid != 0;
-        if (ran[i])
+        if (ran[i]) {
             host_kill(c, i);
+        }
     }
-    for (int i = 0; i < HOSTS_MAX; i++)
-        if (ran[i])
+    for (int i = 0; i < HOSTS_MAX; i++) {
+        if (ran[i]) {
             check_disk(&c->hosts[i]);
+        }
+    }
 }

@@ -45,8 +45,9 @@ static unsigned loads_made;
 static void note_gap(struct load *l, uint64_t now)
 {
     uint64_t gap = now - l->last_ack_ms;
-    if (gap > l->report.gap_ms_max)
+    if (gap > l->report.gap_ms_max) {
         l->report.gap_ms_max = gap;
+    }
 }
 
 static void one_done(struct load *l, const struct thole_result *r)
@@ -72,8 +73,9 @@ static void on_results(void *ctx, const struct thole_result *results, size_t cou
 {
     struct load *l = ctx;
     pthread_mutex_lock(&l->mutex);
-    for (size_t i = 0; i < count; i++)
+    for (size_t i = 0; i < count; i++) {
         one_done(l, &results[i]);
+    }
     pthread_cond_broadcast(&l->cond);
     pthread_mutex_unlock(&l->mutex);
 }
@@ -88,13 +90,15 @@ static int put_text(const struct load *l, uint64_t n, char *text, size_t size)
 /* Which write to send now; false to wait. The mutex is held. */
 static bool pick(struct load *l, uint64_t *ret)
 {
-    if (l->stopping || l->outstanding >= l->in_flight)
+    if (l->stopping || l->outstanding >= l->in_flight) {
         return false;
+    }
     if (l->again_count > 0) {
         *ret = l->again[--l->again_count];
     } else {
-        if (l->next >= WRITES_MAX)
+        if (l->next >= WRITES_MAX) {
             return false;
+        }
         *ret = l->next++;
     }
     l->outstanding++;
@@ -137,8 +141,9 @@ struct load *load_start(const char *endpoints, const char *shard, unsigned in_fl
     struct load *l = xcalloc(1, sizeof *l);
     struct thole_status st = {0};
     if (thole_connect(endpoints, &l->client, &st) != THOLE_OK ||
-        thole_shard_open(l->client, shard, &l->shard, &st) != THOLE_OK)
+        thole_shard_open(l->client, shard, &l->shard, &st) != THOLE_OK) {
         fail_msg("load client: %s", st.message);
+    }
     snprintf(l->shard_name, sizeof l->shard_name, "%s", shard);
     l->in_flight = in_flight;
     l->client_of_key = now_ms() << 8 | (loads_made++ & 255);
@@ -203,9 +208,11 @@ static bool drain(struct load *l, uint64_t timeout_ms)
     struct timespec until;
     clock_gettime(CLOCK_MONOTONIC, &until);
     until.tv_sec += (time_t)(timeout_ms / 1000);
-    while (l->outstanding > 0)
-        if (pthread_cond_timedwait(&l->cond, &l->mutex, &until) != 0)
+    while (l->outstanding > 0) {
+        if (pthread_cond_timedwait(&l->cond, &l->mutex, &until) != 0) {
             return false;
+        }
+    }
     return true;
 }
 
@@ -220,8 +227,9 @@ void load_stop(struct load *l, struct load_report *ret)
     bool drained = drain(l, DRAIN_MS);
     *ret = l->report;
     pthread_mutex_unlock(&l->mutex);
-    if (!drained)
+    if (!drained) {
         fail_msg("%llu operations were never completed", (unsigned long long)l->outstanding);
+    }
     thole_shard_release(l->shard);
     thole_close(l->client);
     l->client = NULL;
@@ -233,13 +241,15 @@ static void check_one(struct load *l, const struct thole_result *r)
     char wanted[64];
     int size = snprintf(wanted, sizeof wanted, "value-%llu", (unsigned long long)n);
     l->outstanding--;
-    if (r->code != THOLE_OK && r->code != THOLE_NOT_FOUND)
+    if (r->code != THOLE_OK && r->code != THOLE_NOT_FOUND) {
         return; /* asked again */
+    }
     l->outcome[n] = VERIFIED;
     if (r->data.size != (size_t)size || memcmp(r->data.data, wanted, (size_t)size) != 0) {
-        if (l->wrong++ < 5)
+        if (l->wrong++ < 5) {
             fprintf(stderr, "write %llu: answered \"%.*s\"\n", (unsigned long long)n,
                     (int)r->data.size, (const char *)r->data.data);
+        }
     }
 }
 
@@ -247,8 +257,9 @@ static void on_answers(void *ctx, const struct thole_result *results, size_t cou
 {
     struct load *l = ctx;
     pthread_mutex_lock(&l->mutex);
-    for (size_t i = 0; i < count; i++)
+    for (size_t i = 0; i < count; i++) {
         check_one(l, &results[i]);
+    }
     pthread_cond_broadcast(&l->cond);
     pthread_mutex_unlock(&l->mutex);
 }
@@ -266,8 +277,9 @@ static void ask(struct load *l, uint64_t n)
         .user = (void *)(uintptr_t)(n + 1),
     };
     pthread_mutex_lock(&l->mutex);
-    while (l->outstanding >= VERIFY_IN_FLIGHT)
+    while (l->outstanding >= VERIFY_IN_FLIGHT) {
         pthread_cond_wait(&l->cond, &l->mutex);
+    }
     l->outstanding++;
     pthread_mutex_unlock(&l->mutex);
     if (thole_submit(l->client, &op, 1, on_answers, l, NULL) != THOLE_OK) {
@@ -281,24 +293,30 @@ uint64_t load_verify_in(struct load *l, const char *endpoints, const char *shard
 {
     struct thole_status st = {0};
     uint64_t deadline = now_ms() + 60000, left = 1;
-    while (thole_connect(endpoints, &l->client, &st) != THOLE_OK)
-        if (now_ms() > deadline)
+    while (thole_connect(endpoints, &l->client, &st) != THOLE_OK) {
+        if (now_ms() > deadline) {
             fail_msg("cannot connect to verify: %s", st.message);
+        }
+    }
     assert_int_equal(thole_shard_open(l->client, shard, &l->shard, &st), THOLE_OK);
     l->wrong = 0;
-    for (uint64_t n = 0; n < l->next; n++)
+    for (uint64_t n = 0; n < l->next; n++) {
         l->outcome[n] = l->outcome[n] == VERIFIED ? ACKNOWLEDGED : l->outcome[n];
+    }
     while (left > 0 && now_ms() < deadline) {
-        for (uint64_t n = 0; n < l->next; n++)
-            if (l->outcome[n] == ACKNOWLEDGED)
+        for (uint64_t n = 0; n < l->next; n++) {
+            if (l->outcome[n] == ACKNOWLEDGED) {
                 ask(l, n);
+            }
+        }
         pthread_mutex_lock(&l->mutex);
         bool drained = drain(l, 30000);
         pthread_mutex_unlock(&l->mutex);
         assert_true(drained);
         left = 0;
-        for (uint64_t n = 0; n < l->next; n++)
+        for (uint64_t n = 0; n < l->next; n++) {
             left += l->outcome[n] == ACKNOWLEDGED;
+        }
     }
     thole_shard_release(l->shard);
     thole_close(l->client);

@@ -26,10 +26,12 @@ static void start_at(struct cluster *c, int i, const char *flag, const char *see
 /* Its own view has everybody's new address, and the data is there. */
 static void expect_whole(struct cluster *c, int n)
 {
-    for (int i = 0; i < n; i++)
+    for (int i = 0; i < n; i++) {
         cluster_wait_ready(c, i, 30000);
-    for (int i = 0; i < n; i++)
+    }
+    for (int i = 0; i < n; i++) {
         expect_lines(c, 0, "get hosts -o wide", c->hosts[i].address, 1);
+    }
     expect_lines(c, 0, "get hosts", "live", n);
     assert_non_null(strstr(cli_ok(c, n - 1, "query orders 'get a'"), "1"));
 }
@@ -48,18 +50,23 @@ static void test_all_hosts_move_and_meet_by_seeds_or_what_is_left(void **state)
     (void)state;
     struct cluster *c = cluster_with_data();
     /* All ports are new, and each host is given the same one address. */
-    for (int i = 0; i < 3; i++)
+    for (int i = 0; i < 3; i++) {
         host_kill(c, i);
-    for (int i = 0; i < 3; i++)
+    }
+    for (int i = 0; i < 3; i++) {
         set_port(c, i, 7501);
-    for (int i = 0; i < 3; i++)
+    }
+    for (int i = 0; i < 3; i++) {
         start_at(c, i, "--join", c->hosts[0].address);
+    }
     expect_whole(c, 3);
     /* All are new again, and one host alone is told where the others are. */
-    for (int i = 0; i < 3; i++)
+    for (int i = 0; i < 3; i++) {
         host_kill(c, i);
-    for (int i = 0; i < 3; i++)
+    }
+    for (int i = 0; i < 3; i++) {
         set_port(c, i, 7502);
+    }
     char peers[128];
     snprintf(peers, sizeof peers, "%s,%s", c->hosts[0].address, c->hosts[2].address);
     start_at(c, 0, NULL, NULL);
@@ -67,23 +74,27 @@ static void test_all_hosts_move_and_meet_by_seeds_or_what_is_left(void **state)
     start_at(c, 2, NULL, NULL);
     expect_whole(c, 3);
     /* A majority is new, and nobody is told anything: the third one is where it was. */
-    for (int i = 0; i < 3; i++)
+    for (int i = 0; i < 3; i++) {
         host_kill(c, i);
+    }
     set_port(c, 0, 7503);
     set_port(c, 1, 7503);
-    for (int i = 0; i < 3; i++)
+    for (int i = 0; i < 3; i++) {
         start_at(c, i, NULL, NULL);
+    }
     expect_whole(c, 3);
     /* Each has the address of another one. */
     char first[32];
-    for (int i = 0; i < 3; i++)
+    for (int i = 0; i < 3; i++) {
         host_kill(c, i);
+    }
     snprintf(first, sizeof first, "%s", c->hosts[0].address);
     memcpy(c->hosts[0].address, c->hosts[1].address, sizeof first);
     memcpy(c->hosts[1].address, c->hosts[2].address, sizeof first);
     memcpy(c->hosts[2].address, first, sizeof first);
-    for (int i = 0; i < 3; i++)
+    for (int i = 0; i < 3; i++) {
         start_at(c, i, NULL, NULL);
+    }
     expect_whole(c, 3);
     cluster_free(c);
 }
@@ -92,9 +103,10 @@ static void write_hosts(struct cluster *c, const char *path)
 {
     FILE *f = fopen(path, "w");
     assert_non_null(f);
-    for (int i = 0; i < 3; i++)
+    for (int i = 0; i < 3; i++) {
         fprintf(f, "%.*s h%d.thole.test\n", (int)strcspn(c->hosts[i].address, ":"),
                 c->hosts[i].address, i + 1);
+    }
     assert_int_equal(fclose(f), 0);
 }
 
@@ -115,24 +127,28 @@ static void test_names_are_resolved_anew(void **state)
                    (const char *[]){"--name", c->hosts[i].name, "--listen", c->hosts[i].address,
                                     "--advertise", names[i], "--peers", peers, NULL});
     }
-    for (int i = 0; i < 3; i++)
+    for (int i = 0; i < 3; i++) {
         cluster_wait_ready(c, i, 20000);
+    }
     /* One at a time, so that the others have to look its name up again; then all at once. */
     host_kill(c, 2);
     memcpy(c->hosts[2].address, c->hosts[5].address, sizeof c->hosts[2].address);
     write_hosts(c, path);
     start_at(c, 2, NULL, NULL);
     cluster_wait_ready(c, 2, 20000);
-    for (int i = 0; i < 3; i++)
+    for (int i = 0; i < 3; i++) {
         host_kill(c, i);
+    }
     memcpy(c->hosts[0].address, c->hosts[3].address, sizeof c->hosts[0].address);
     memcpy(c->hosts[1].address, c->hosts[4].address, sizeof c->hosts[0].address);
     memcpy(c->hosts[2].address, c->hosts[6].address, sizeof c->hosts[0].address);
     write_hosts(c, path);
-    for (int i = 0; i < 3; i++)
+    for (int i = 0; i < 3; i++) {
         start_at(c, i, NULL, NULL);
-    for (int i = 0; i < 3; i++)
+    }
+    for (int i = 0; i < 3; i++) {
         cluster_wait_ready(c, i, 20000);
+    }
     expect_lines(c, 0, "get hosts", "live", 3);
     unsetenv("THOLE_TEST_HOSTS");
     cluster_free(c);

@@ -48,9 +48,10 @@ static void assert_refused(const char *needle, const char *command)
 {
     char out[16384];
     int status = cli(cluster, 0, out, sizeof out, "%s", command);
-    if (status == 0 || !strstr(out, needle))
+    if (status == 0 || !strstr(out, needle)) {
         fail_msg("thole %s: exit status %d, wanted a failure that says \"%s\", got: %s", command,
                  status, needle, out);
+    }
 }
 
 static void write_file(const char *path, const char *text)
@@ -177,9 +178,10 @@ static void test_each_command_refuses_wrong_input_with_its_exit_code(void **stat
     char out[16384];
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
         int code = cli(cluster, 0, out, sizeof out, "%s", rows[i].command);
-        if (code != rows[i].code || (code != 0 && !strstr(out, "thole: ")))
+        if (code != rows[i].code || (code != 0 && !strstr(out, "thole: "))) {
             fail_msg("thole %s: exit code %d, wanted %d: %s", rows[i].command, code, rows[i].code,
                      out);
+        }
     }
     assert_goes_on();
 }
@@ -192,8 +194,9 @@ static void test_oversize_proposal_is_refused(void **state)
     FILE *f = fopen(path, "w");
     assert_non_null(f);
     fputs("put big ", f);
-    for (int i = 0; i < 2 * 1024 * 1024; i++)
+    for (int i = 0; i < 2 * 1024 * 1024; i++) {
         fputc('x', f);
+    }
     fclose(f);
     snprintf(command, sizeof command, "propose orders --data-file %s", path);
     assert_refused("1048576", command);
@@ -207,8 +210,9 @@ static void assert_does_not_start(int i, const char *const *args, const char *ne
     int status = host_wait_exit(cluster, i, 20000);
     assert_true(WIFEXITED(status));
     assert_int_not_equal(WEXITSTATUS(status), 0);
-    if (!host_log_has(cluster, i, needle))
+    if (!host_log_has(cluster, i, needle)) {
         fail_msg("%s does not say \"%s\"", cluster->hosts[i].log_path, needle);
+    }
 }
 
 static void test_locked_data_directory_is_refused(void **state)
@@ -306,11 +310,13 @@ static void test_garbage_on_the_bus_port_is_survived(void **state)
     rand_seed(&r, 7);
     for (int i = 0; i < 200; i++) {
         unsigned char bytes[2048];
-        for (size_t k = 0; k < sizeof bytes; k++)
+        for (size_t k = 0; k < sizeof bytes; k++) {
             bytes[k] = (unsigned char)rand_u64(&r);
+        }
         int fd = dial();
-        if (i % 2)
+        if (i % 2) {
             (void)!send(fd, preface, sizeof preface - 1, MSG_NOSIGNAL);
+        }
         (void)!send(fd, bytes, 1 + rand_below(&r, sizeof bytes - 1), MSG_NOSIGNAL);
         close(fd);
     }

@@ -30,8 +30,9 @@ static int teardown(void **state)
 
 static void expect(const char *needle)
 {
-    if (!strstr(out, needle))
+    if (!strstr(out, needle)) {
         fail_msg("no \"%s\" in: %s", needle, out);
+    }
 }
 
 static const char *file_of(const char *text)
@@ -136,8 +137,9 @@ static void test_waiting_in_vain_fails_at_once(void **state)
     for (size_t i = 0; i < sizeof commands / sizeof *commands; i++) {
         uint64_t begin = now_ms();
         int code = cli(cluster, 0, out, sizeof out, "%s", commands[i]);
-        if (code != 3 || now_ms() - begin > 5000)
+        if (code != 3 || now_ms() - begin > 5000) {
             fail_msg("thole %s: exit code %d: %s", commands[i], code, out);
+        }
     }
     assert_int_equal(cli(cluster, 0, out, sizeof out, "get events --object foo"), 2);
     expect("shards/");

@@ -43,16 +43,19 @@ static enum thole_code watch_once(struct cluster *c, uint64_t after, const char 
                 : NULL;
         bookmark = m && thole_v1_WatchEventsResponse_bookmark(m);
         *ret_events += m && !bookmark;
-        if (bookmark)
+        if (bookmark) {
             *ret_revision = thole_v1_WatchEventsResponse_revision(m);
-        if (b)
+        }
+        if (b) {
             buf_unref(b);
+        }
     }
     bus_stream_free(s);
     bus_channel_free(channel);
     upb_Arena_Free(arena);
-    if (code != THOLE_OK)
+    if (code != THOLE_OK) {
         assert_int_equal(st.reason, THOLE_REASON_COMPACTED);
+    }
     return code;
 }
 

@@ -43,8 +43,9 @@ static struct cluster *four_hosts(const char *test)
 static int any_host(struct cluster *c, const char *shard, bool with)
 {
     int host = fault_random(4);
-    while (control_has(c, host, shard) != with)
+    while (control_has(c, host, shard) != with) {
         host = (host + 1) % 4;
+    }
     return host;
 }
 
@@ -123,8 +124,9 @@ static void test_transfers_survive_the_death_of_zeros_leader(void **state)
         FILE *transfers = popen(command, "r");
         assert_non_null(transfers);
         fault_strike(c, &f, fault_random(400));
-        while (fgets(command, sizeof command, transfers))
+        while (fgets(command, sizeof command, transfers)) {
             continue;
+        }
         pclose(transfers); /* some may have failed, and said so */
         cli_ok(c, via, "wait --for ready --timeout 60s pool/p");
         control_agree(c, via);
@@ -176,8 +178,9 @@ static void test_shards_are_deleted_through_the_death_of_zeros_leader(void **sta
         control_note(c, via);
         cli_ok(c, via, "wait --for deleted --timeout 60s shard/d");
         control_agree(c, via);
-        for (int i = 0; i < 4; i++)
+        for (int i = 0; i < 4; i++) {
             assert_false(control_has(c, i, "d"));
+        }
     }
     control_check_disks(c);
     cluster_free(c);

@@ -38,8 +38,9 @@ static void test_slow_host_is_left_alone(void **state)
     for (int i = 0; i < 5; i++) {
         host_pause(c, slow, true);
         uint64_t until = now_ms() + 500;
-        while (now_ms() < until)
+        while (now_ms() < until) {
             cli_ok(c, leader, "get hosts --stale");
+        }
         host_pause(c, slow, false);
         cluster_wait_ready(c, slow, 10000);
     }
@@ -107,10 +108,11 @@ static void mark(struct cluster *c, int i, bool fail)
 {
     char path[300];
     snprintf(path, sizeof path, "%s/fail", c->hosts[i].data_dir);
-    if (fail)
+    if (fail) {
         assert_int_equal(fclose(fopen(path, "w")), 0);
-    else
+    } else {
         assert_int_equal(unlink(path), 0);
+    }
 }
 
 /* Its replica fails alone, is seen to have failed, and is made anew from a snapshot. */
@@ -126,8 +128,9 @@ static void test_failed_machine_is_rebuilt(void **state)
     snprintf(path, sizeof path, "%s/large", c->dir);
     FILE *f = fopen(path, "w");
     assert_non_null(f);
-    for (int i = 0; i < 16 * 1024; i++)
+    for (int i = 0; i < 16 * 1024; i++) {
         fputs("0123456789abcde\n", f);
+    }
     assert_int_equal(fclose(f), 0);
     cli_ok(c, 0, "propose f --data-file %s", path);
     int leader = leader_of(c, 0, "f");
@@ -160,8 +163,9 @@ static void put_large(struct cluster *c, char letter)
     FILE *f = fopen(path, "w");
     assert_non_null(f);
     fprintf(f, "put %c ", letter);
-    for (int i = 0; i < VALUE_BYTES / 8; i++)
+    for (int i = 0; i < VALUE_BYTES / 8; i++) {
         fprintf(f, "needle-%c", letter);
+    }
     assert_int_equal(fclose(f), 0);
     cli_ok(c, 0, "propose orders --data-file %s", path);
 }
@@ -179,8 +183,10 @@ static bool damage_large(struct cluster *c, int i, char letter)
         char path[600];
         struct buf *b = NULL;
         snprintf(path, sizeof path, "%s/%s", directory, e->d_name);
-        if (!strstr(e->d_name, ".seg") || file_read(path, UINT64_C(1) << 30, &b, NULL) != THOLE_OK)
+        if (!strstr(e->d_name, ".seg") ||
+            file_read(path, UINT64_C(1) << 30, &b, NULL) != THOLE_OK) {
             continue;
+        }
         const uint8_t *at = memmem(b->data, b->size, text, strlen(text));
         if (at) {
             FILE *f = fopen(path, "r+");
@@ -205,8 +211,9 @@ static void test_damaged_log_is_rebuilt(void **state)
     cluster_start_peers(c, 3);
     apply_yaml(c, 0, "kind: Shard\nname: orders\nspec: {type: kv, voters: 3}\n");
     apply_yaml(c, 0, "kind: Shard\nname: other\nspec: {type: kv, voters: 3}\n");
-    for (const char *letter = "abcd"; *letter; letter++)
+    for (const char *letter = "abcd"; *letter; letter++) {
         put_large(c, *letter);
+    }
     put_large(c, 'e'); /* or it might be taken for a torn end */
     host_stop(c, 2);
     assert_true(damage_large(c, 2, 'd'));
@@ -232,8 +239,9 @@ static void apply_large(struct cluster *c, const char *name, const char *base64)
             "kind: Shard\nname: %s\nspec:\n  type: kv\n  voters: 1\n"
             "  constraints: [{key: nowhere, operator: EXISTS}]\n  config: ",
             name);
-    for (int i = 0; i < VALUE_BYTES / 24; i++)
+    for (int i = 0; i < VALUE_BYTES / 24; i++) {
         fputs(base64, f);
+    }
     fputs("\n", f);
     assert_int_equal(fclose(f), 0);
     cli_ok(c, 0, "apply -f %s", path);
@@ -262,8 +270,9 @@ static void expect_never_not_found(struct cluster *c, int via)
             assert_int_equal(bus_channel_new(c->hosts[via].address, &channel, &st), THOLE_OK);
             code = bus_channel_call(channel, calls[done].method, slice_str(calls[done].request),
                                     300, &reply, &st);
-            if (st.reason == THOLE_REASON_NO_SUCH_SHARD)
+            if (st.reason == THOLE_REASON_NO_SUCH_SHARD) {
                 fail_msg("%s: %s", calls[done].method, st.message);
+            }
             blind += st.reason == THOLE_REASON_NOT_READY;
             buf_unref(reply);
             bus_channel_free(channel);
@@ -330,12 +339,14 @@ static bool health_is(void *ctx)
     assert_int_equal(bus_channel_new(h->c->hosts[h->via].address, &channel, &st), THOLE_OK);
     enum thole_code code = bus_channel_call(channel, "/grpc.health.v1.Health/Check",
                                             bytes_slice(&request), 5000, &reply, &st);
-    if (code == THOLE_OK && reply->size == 2)
+    if (code == THOLE_OK && reply->size == 2) {
         have = reply->data[1];
-    else if (code == THOLE_NOT_FOUND)
+    } else if (code == THOLE_NOT_FOUND) {
         have = 0;
-    if (code == THOLE_OK)
+    }
+    if (code == THOLE_OK) {
         buf_unref(reply);
+    }
     bus_channel_free(channel);
     bytes_deinit(&request);
     return have == h->want;
@@ -378,16 +389,19 @@ static void test_degraded_shards_are_named(void **state)
     expect_health(c, 0, "shard/lone", SERVING);
     host_restart(c, 1);
     host_restart(c, 2);
-    for (int i = 0; i < 3; i++)
+    for (int i = 0; i < 3; i++) {
         expect_health(c, i, "shard/all", SERVING);
+    }
     expect_lines(c, 0, "status", "Not as wanted", 0);
     /* Another shard of the same name. */
     cli_ok(c, 0, "delete shard all --wait");
-    for (int i = 0; i < 3; i++)
+    for (int i = 0; i < 3; i++) {
         expect_health(c, i, "shard/all", 0);
+    }
     apply_yaml(c, 1, ALL);
-    for (int i = 0; i < 3; i++)
+    for (int i = 0; i < 3; i++) {
         expect_health(c, i, "shard/all", SERVING);
+    }
     host_kill(c, 2);
     expect_lines(c, 1, "status", "shard all: Degraded", 1);
     expect_lines(c, 1, "status", "shard lone: ", 0);

@@ -74,8 +74,9 @@ static void test_leader_killed_under_load_writes_resume_and_nothing_is_lost(void
            (unsigned long long)missing);
     assert_int_equal(missing, 0);
     assert_true(gaps[kills - 1] <= 4 * ELECTION_TIMEOUT_MS);
-    if (kills >= 20)
+    if (kills >= 20) {
         assert_true(gaps[kills / 2] <= 2 * ELECTION_TIMEOUT_MS + 100);
+    }
     free(gaps);
 }
 

@@ -51,8 +51,9 @@ static void expect_document(const char *command, const char *holds)
     size_t n = fread(out, 1, sizeof out - 1, p);
     out[n] = 0;
     int status = pclose(p);
-    if (!WIFEXITED(status) || WEXITSTATUS(status) != 0)
+    if (!WIFEXITED(status) || WEXITSTATUS(status) != 0) {
         fail_msg("thole -o json %s: not so: %s\n%s", command, holds, out);
+    }
 }
 
 static void test_every_command_prints_one_document(void **state)
@@ -128,8 +129,9 @@ static void test_what_is_printed_can_be_applied_and_changes_nothing(void **state
         assert_non_null(p);
         size_t n = fread(out, 1, sizeof out - 1, p);
         out[n] = 0;
-        if (pclose(p) != 0 || !strstr(out, " unchanged"))
+        if (pclose(p) != 0 || !strstr(out, " unchanged")) {
             fail_msg("%s: %s", line, out);
+        }
     }
 }
 

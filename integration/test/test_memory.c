@@ -96,8 +96,9 @@ static void h2_take(struct h2 *h, const uint8_t *frame, size_t size)
     if (frame[3] == 4 && !(frame[4] & 1)) {
         for (size_t i = 0; i + 6 <= body.size; i += 6) {
             bool initial = body.data[i] == 0 && body.data[i + 1] == 4;
-            for (size_t s = 0; initial && s < STREAMS_MAX; s++)
+            for (size_t s = 0; initial && s < STREAMS_MAX; s++) {
                 h->windows[s] += (int64_t)get_be32(body.data + i + 2) - 65535;
+            }
         }
         h2_frame(h, 4, 1, 0, (struct slice){0});
     } else if (frame[3] == 6 && !(frame[4] & 1)) {
@@ -121,8 +122,9 @@ static void h2_read(struct h2 *h, int wait_ms)
         while (h->in_size - at >= 9) {
             size_t size =
                 9 + ((size_t)h->in[at] << 16 | (size_t)h->in[at + 1] << 8 | h->in[at + 2]);
-            if (h->in_size - at < size)
+            if (h->in_size - at < size) {
                 break;
+            }
             h2_take(h, h->in + at, size);
             at += size;
         }
@@ -151,8 +153,9 @@ static uint32_t h2_call(struct h2 *h, const char *path, const char *encoding)
     add_header(&out, ":authority", "x");
     add_header(&out, "content-type", "application/grpc");
     add_header(&out, "te", "trailers");
-    if (encoding)
+    if (encoding) {
         add_header(&out, "grpc-encoding", encoding);
+    }
     uint32_t stream = h->streams++ * 2 + 1;
     assert_true(h->streams <= STREAMS_MAX);
     h->windows[stream / 2] += 65535;
@@ -170,8 +173,9 @@ static size_t h2_send_some(struct h2 *h, uint32_t stream, struct slice data)
         int64_t window = h->windows[stream / 2] < h->window ? h->windows[stream / 2] : h->window;
         size_t n = data.size - sent < 16384 ? data.size - sent : 16384;
         n = (int64_t)n > window ? (window > 0 ? (size_t)window : 0) : n;
-        if (n == 0)
+        if (n == 0) {
             break;
+        }
         h2_frame(h, 0, 0, stream, slice_of(data.data + sent, n));
         h->windows[stream / 2] -= (int64_t)n;
         h->window -= (int64_t)n;
@@ -196,8 +200,9 @@ static void h2_send(struct h2 *h, uint32_t stream, bool compressed, struct slice
     uint64_t begin = now_ms();
     for (size_t at = 0; at < out.size && !h->closed && now_ms() - begin < 3000;) {
         at += h2_send_some(h, stream, slice_of(out.data + at, out.size - at));
-        if (at < out.size)
+        if (at < out.size) {
             h2_read(h, 100);
+        }
     }
     bytes_deinit(&out);
 }
@@ -211,9 +216,11 @@ static long peak_rss_mib(const struct cluster *c)
     snprintf(path, sizeof path, "/proc/%d/status", (int)c->hosts[0].pid);
     FILE *f = fopen(path, "r");
     assert_non_null(f);
-    while (fgets(line, sizeof line, f))
-        if (strncmp(line, "VmHWM:", 6) == 0)
+    while (fgets(line, sizeof line, f)) {
+        if (strncmp(line, "VmHWM:", 6) == 0) {
             kib = strtol(line + 6, NULL, 10);
+        }
+    }
     fclose(f);
     return kib / 1024;
 }
@@ -281,11 +288,13 @@ static void check(struct cluster *c, struct h2 *clients, size_t n, long rss_mib_
         rss = peak_rss_mib(c);
     }
     assert_true(host_running(c, 0));
-    if (rss > rss_mib_max)
+    if (rss > rss_mib_max) {
         fail_msg("the host held %ld MiB", rss);
+    }
     eventually(30000, "the host serves meanwhile", serves, c); /* it has much to do */
-    for (size_t i = 0; i < n; i++)
+    for (size_t i = 0; i < n; i++) {
         close(clients[i].fd);
+    }
     eventually(30000, "the host serves afterwards", serves, c);
     printf("peak: %ld MiB\n", rss);
 }
@@ -383,13 +392,16 @@ static void test_messages_that_never_end(void **state)
         uint32_t streams[CALLS];
         h2_open(&h[i], &((struct cluster *)*state)->hosts[0]);
         h2_read(&h[i], 200);
-        for (int k = 0; k < CALLS; k++)
+        for (int k = 0; k < CALLS; k++) {
             streams[k] = h2_call(&h[i], "/thole.bus.v1.Bus/Exchange", NULL);
+        }
         uint64_t begin = now_ms();
-        while (now_ms() - begin < 4000 && !h[i].closed)
-            for (int k = 0; k < CALLS; k++)
+        while (now_ms() - begin < 4000 && !h[i].closed) {
+            for (int k = 0; k < CALLS; k++) {
                 sent[k] += h2_send_some(&h[i], streams[k],
                                         slice_of(most + sent[k], sizeof most - sent[k]));
+            }
+        }
     }
     check(*state, h, CLIENTS, RSS_MIB_MAX);
     free(h);
@@ -402,8 +414,9 @@ static void test_compressed_message_is_not_unpacked(void **state)
     FILE *p = popen("head -c 800000000 /dev/zero | gzip -1", "r");
     assert_non_null(p);
     char piece[4096];
-    for (size_t n; (n = fread(piece, 1, sizeof piece, p)) > 0;)
+    for (size_t n; (n = fread(piece, 1, sizeof piece, p)) > 0;) {
         bytes_append(&bomb, piece, n);
+    }
     assert_int_equal(pclose(p), 0);
     h2_open(h, &((struct cluster *)*state)->hosts[0]);
     h2_read(h, 200);

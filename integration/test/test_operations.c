@@ -261,8 +261,9 @@ static bool h2_leads_all(void *ctx)
         char shard[16];
         char out[16384];
         snprintf(shard, sizeof shard, "p-%d", i);
-        if (leader_of(c, 0, shard) == 1)
+        if (leader_of(c, 0, shard) == 1) {
             continue;
+        }
         all = false;
         const char *row = strchr(cli_ok(c, 0, "get replicas --shard %s --host h2", shard), '\n');
         assert_non_null(row);

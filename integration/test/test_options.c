@@ -20,8 +20,9 @@
 static void expect_usage(struct cluster *c, int i, const char *message)
 {
     int status = host_wait_exit(c, i, 20000);
-    if (!WIFEXITED(status) || WEXITSTATUS(status) != EXIT_USAGE || !host_log_has(c, i, message))
+    if (!WIFEXITED(status) || WEXITSTATUS(status) != EXIT_USAGE || !host_log_has(c, i, message)) {
         fail_msg("status %#x, or its log does not say \"%s\"", (unsigned)status, message);
+    }
     assert_int_equal(truncate(c->hosts[i].log_path, 0), 0);
 }
 
@@ -80,8 +81,9 @@ static void test_times_are_checked_with_the_defaults(void **state)
     host_stop(c, 2);
     host_restart(c, 2);
     uint64_t begin = now_ms();
-    while (!host_log_has(c, 2, "election timeout was shortened") && now_ms() - begin < 20000)
+    while (!host_log_has(c, 2, "election timeout was shortened") && now_ms() - begin < 20000) {
         usleep(20000);
+    }
     host_stop(c, 2);
     assert_true(now_ms() - begin < 20000);
     cluster_free(c);
@@ -105,8 +107,9 @@ static void test_used_directory_says_what_it_ignores(void **state)
     expect_lines(c, 0, "get hosts -o wide", "zone=a", 1);
     assert_false(host_log_has(c, 0, "--dev is ignored"));
     uint64_t begin = now_ms();
-    while (!host_log_has(c, 0, "--tag is ignored") && now_ms() - begin < 20000)
+    while (!host_log_has(c, 0, "--tag is ignored") && now_ms() - begin < 20000) {
         usleep(20000);
+    }
     assert_true(host_log_has(c, 0, "--tag is ignored"));
     cluster_free(c);
 }

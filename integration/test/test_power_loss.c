@@ -44,21 +44,26 @@ static uint64_t lose_power(const char *tholed, const char *preload, int rounds, 
         struct load *b = load_start(cluster_endpoints(c, 3), "others", 8);
         load_wait_progress(a, 500, 20000);
         load_wait_progress(b, 100, 20000);
-        for (int i = 0; i < 3; i++)
+        for (int i = 0; i < 3; i++) {
             host_kill(c, i);
+        }
         struct load_report ra, rb;
         load_stop(a, &ra);
         load_stop(b, &rb);
-        for (int i = 0; i < 3; i++)
+        for (int i = 0; i < 3; i++) {
             host_restart(c, i);
+        }
         char out[4096];
         uint64_t deadline = now_ms() + 15000;
         bool back = false;
-        while (!back && now_ms() < deadline)
+        while (!back && now_ms() < deadline) {
             back = cli(c, 0, out, sizeof out, "--command-timeout 2s get shard orders") == 0;
-        if (must_restart)
-            for (int i = 0; i < 3; i++)
+        }
+        if (must_restart) {
+            for (int i = 0; i < 3; i++) {
                 cluster_wait_ready(c, i, 20000);
+            }
+        }
         missing =
             back ? load_verify(a, cluster_endpoints(c, 3)) + load_verify(b, cluster_endpoints(c, 3))
                  : UINT64_MAX;

@@ -67,8 +67,9 @@ static const char *http_get(const struct host *h, const char *path)
     int n = snprintf(request, sizeof request,
                      "GET %s HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n", path);
     assert_int_equal(send(fd, request, (size_t)n, MSG_NOSIGNAL), n);
-    while ((got = recv(fd, answer + size, sizeof answer - 1 - size, 0)) > 0)
+    while ((got = recv(fd, answer + size, sizeof answer - 1 - size, 0)) > 0) {
         size += (size_t)got;
+    }
     answer[size] = '\0';
     close(fd);
     return answer;
@@ -77,8 +78,9 @@ static const char *http_get(const struct host *h, const char *path)
 static void assert_http_ok(const struct host *h, const char *path)
 {
     const char *answer = http_get(h, path);
-    if (strncmp(answer, "HTTP/1.1 200 OK", 15) != 0)
+    if (strncmp(answer, "HTTP/1.1 200 OK", 15) != 0) {
         fail_msg("GET %s: %.200s", path, answer);
+    }
 }
 
 static double metric(const struct host *h, const char *name)
@@ -116,15 +118,17 @@ static void test_silent_http_connections_do_not_keep_probes_out(void **state)
     start_dev(c, "info");
     for (int i = 0; i < N; i++) {
         fds[i] = dial(h, HTTP_PORT);
-        if (i % 3 == 0) /* some say half of something */
+        if (i % 3 == 0) { /* some say half of something */
             assert_int_equal(send(fds[i], "GET /met", 8, MSG_NOSIGNAL), 8);
+        }
     }
     uint64_t begin = now_ms();
     assert_http_ok(h, "/livez");
     assert_http_ok(h, "/metrics");
     assert_true(now_ms() - begin < 3000);
-    for (int i = 0; i < N; i++)
+    for (int i = 0; i < N; i++) {
         close(fds[i]);
+    }
     assert_http_ok(h, "/readyz");
     host_stop(c, 0);
 }
@@ -203,27 +207,32 @@ static void test_descriptors_are_kept_for_other_hosts(void **state)
     cluster_start_peers(c, 3);
     apply_yaml(c, 0, "kind: Shard\nname: orders\nspec: {type: kv, voters: 3}\n");
     host_kill(c, 1);
-    for (int i = 0; i < STRANGERS; i++)
+    for (int i = 0; i < STRANGERS; i++) {
         fds[i] = dial_idle(&c->hosts[0]);
+    }
     eventually(5000, "the log says so", says_full, c);
     host_restart(c, 1); /* another host comes in all the same */
     host_kill(c, 2);    /* and is needed */
     struct attempt put = {c, 1, "propose orders 'put while full'"};
     eventually(15000, "a majority with the host that is full", succeeds, &put);
     assert_true(host_running(c, 0));
-    for (int i = 0; i < STRANGERS; i++)
+    for (int i = 0; i < STRANGERS; i++) {
         close(fds[i]);
+    }
     struct attempt get = {c, 0, "query orders 'get while'"};
     eventually(10000, "the host that was full answers", succeeds, &get);
-    for (int i = 0; i < STRANGERS; i++) /* and again */
+    for (int i = 0; i < STRANGERS; i++) { /* and again */
         fds[i] = dial_idle(&c->hosts[0]);
-    for (int i = 0; i < STRANGERS; i++)
+    }
+    for (int i = 0; i < STRANGERS; i++) {
         close(fds[i]);
+    }
     eventually(10000, "the host that was full answers", succeeds, &get);
     host_restart(c, 2);
     cluster_wait_ready(c, 2, 20000);
-    for (int i = 0; i < 3; i++)
+    for (int i = 0; i < 3; i++) {
         host_stop(c, i);
+    }
 }
 
 int main(void)

@@ -68,8 +68,9 @@ static bool says(void *ctx)
     static char out[16384];
     FILE *f = fopen(s->b->path, "re");
     size_t n = f ? fread(out, 1, sizeof out - 1, f) : 0;
-    if (f)
+    if (f) {
         fclose(f);
+    }
     out[n] = 0;
     return strstr(out, s->text) != NULL;
 }
@@ -102,14 +103,17 @@ static int host_of(const char *shard, const char *role)
         bool match = strstr(copy, role) != NULL;
         for (int i = 0; match && i < 3; i++) {
             snprintf(line, sizeof line, " %s ", cluster->hosts[i].name);
-            if (strstr(copy, line))
+            if (strstr(copy, line)) {
                 snprintf(host, sizeof host, "%s", cluster->hosts[i].name);
+            }
         }
         free(copy);
     }
-    for (int i = 0; i < 3; i++)
-        if (strcmp(cluster->hosts[i].name, host) == 0)
+    for (int i = 0; i < 3; i++) {
+        if (strcmp(cluster->hosts[i].name, host) == 0) {
             return i;
+        }
+    }
     fail_msg("no %s of %s in: %s", role, shard, rows);
     return -1;
 }
@@ -154,8 +158,9 @@ static void test_read_that_is_too_stale_is_refused_at_once(void **state)
     int witness = host_of("orders", "witness");
     int via = -1, other = -1;
     for (int i = 0; i < 3; i++) {
-        if (i == witness)
+        if (i == witness) {
             continue;
+        }
         other = via < 0 ? other : i;
         via = via < 0 ? i : via;
     }
@@ -164,10 +169,10 @@ static void test_read_that_is_too_stale_is_refused_at_once(void **state)
     host_pause(cluster, other, true);
     uint64_t begin_ms = now_ms();
     int code = 0;
-    do /* a leader needs a moment to see that it is alone */
+    do { /* a leader needs a moment to see that it is alone */
         code = cli(cluster, via, out, sizeof out,
                    "--command-timeout 8s query orders 'get colour' --stale --max-staleness 1s");
-    while (code == 0 && now_ms() - begin_ms < 10000);
+    } while (code == 0 && now_ms() - begin_ms < 10000);
     begin_ms = now_ms();
     code = cli(cluster, via, out, sizeof out,
                "--command-timeout 8s query orders 'get colour' --stale --max-staleness 1s");
@@ -180,8 +185,9 @@ static void test_read_that_is_too_stale_is_refused_at_once(void **state)
     assert_non_null(strstr(out, "TOO_STALE"));
     assert_true(took_ms < 4000);
     assert_int_equal(unbounded, 0);
-    for (int i = 0; i < 3; i++)
+    for (int i = 0; i < 3; i++) {
         cluster_wait_ready(cluster, i, 20000);
+    }
 }
 
 /* What a host was asked, and passed on to one that does not answer, it does not just drop when it

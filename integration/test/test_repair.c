@@ -38,8 +38,9 @@ static void says_eventually(struct cluster *c, int via, int ms, const char *comm
 /* Everything that was acknowledged has also been applied on host 0. */
 static void settle_on(struct cluster *c)
 {
-    for (int i = 0; i < 20; i++)
+    for (int i = 0; i < 20; i++) {
         cli_ok(c, 0, "kv put orders key%d value%d", i, i);
+    }
     says_eventually(c, 0, 10000, "kv get --stale orders key19", "value19");
 }
 
@@ -184,12 +185,14 @@ static void test_shard_repaired_online_is_rebuilt_and_lost_hosts_may_return(void
     c->extra_args[0] = "--dead-after-ms";
     c->extra_args[1] = "3000";
     cluster_start_peers(c, 5);
-    for (int i = 0; i < 2; i++) /* the shard comes to be on h1, h2, h3 */
+    for (int i = 0; i < 2; i++) { /* the shard comes to be on h1, h2, h3 */
         cli_ok(c, 0, "host cordon h%d", i + 4);
+    }
     apply_yaml(c, 0, spec);
     settle_on(c);
-    for (int i = 0; i < 2; i++)
+    for (int i = 0; i < 2; i++) {
         cli_ok(c, 0, "host uncordon h%d", i + 4);
+    }
     host_kill(c, 1);
     host_kill(c, 2);
     eventually(15000, "a repair of the shard is possible", possible, c);

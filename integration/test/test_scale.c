@@ -79,9 +79,10 @@ static void test_deleted_shards_leave_no_group_and_return_their_space(void **sta
     cli_ok(c, 1, "delete shard orders --wait");
     expect_lines(c, 2, "get shards -o name", "shards/orders", 0);
     expect_lines(c, 2, "get replicas -o wide", "orders", 0);
-    for (int i = 0; i < 3; i++)
+    for (int i = 0; i < 3; i++) {
         eventually(30000, "only two groups run", runs_two_groups,
                    &(struct expect){.c = c, .via = i});
+    }
     /* The name is free again, for a shard that is another one. */
     set_voters(c, 2, "orders", 3);
     cli_ok(c, 0, "propose orders 'put a 1'");
@@ -94,10 +95,12 @@ static bool three_vote(void *ctx)
     const struct expect *e = ctx;
     char out[16384];
     int votes = 0;
-    if (cli(e->c, e->via, out, sizeof out, "get replicas --shard %s -o wide", e->needle) != 0)
+    if (cli(e->c, e->via, out, sizeof out, "get replicas --shard %s -o wide", e->needle) != 0) {
         return false;
-    for (char *rest = out, *line; (line = strsep(&rest, "\n")) != NULL;)
+    }
+    for (char *rest = out, *line; (line = strsep(&rest, "\n")) != NULL;) {
         votes += strstr(line, "voter") != NULL && strstr(line, "running") != NULL;
+    }
     return votes == 3;
 }
 

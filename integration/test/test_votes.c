@@ -27,17 +27,20 @@ static void set_voters(struct cluster *c, int via, const char *shard, int voters
 static void assert_serves(struct cluster *c, int via, const char *shard)
 {
     uint64_t until = now_ms() + 4 * ELECTION_TIMEOUT_MS;
-    for (int i = 0; now_ms() < until; i++)
+    for (int i = 0; now_ms() < until; i++) {
         cli_ok(c, via, "propose %s 'put k %d'", shard, i);
+    }
 }
 
 /* Hosts but `not`, in any order. */
 static void others(const struct cluster *c, int n, int not, int *ret)
 {
     (void)c;
-    for (int i = 0, k = 0; i < n; i++)
-        if (i != not )
+    for (int i = 0, k = 0; i < n; i++) {
+        if (i != not ) {
             ret[k++] = i;
+        }
+    }
 }
 
 static void test_votes_are_for_replicas_that_answer(void **state)

@@ -32,8 +32,9 @@ static struct cluster *zoned_cluster(int n)
                    (const char *[]){"--name", c->hosts[i].name, "--listen", c->hosts[i].address,
                                     "--tag", zone, "--tag", rack, i < 3 ? "--peers" : "--join",
                                     i < 3 ? peers : c->hosts[0].address, NULL});
-        if (i >= 2) /* three can only become ready together */
+        if (i >= 2) { /* three can only become ready together */
             cluster_wait_ready(c, i, 30000);
+        }
     }
     return c;
 }
@@ -52,13 +53,15 @@ static bool take_census(struct cluster *c, int via, const char *shard, struct ce
     char out[OUT_BYTES], role[32], phase[64];
     unsigned votes = 0;
     memset(ret, 0, sizeof *ret);
-    if (cli(c, via, out, sizeof out, "get replicas --shard %s", shard) != 0)
+    if (cli(c, via, out, sizeof out, "get replicas --shard %s", shard) != 0) {
         return false;
+    }
     char *rest = NULL;
     for (char *line = strtok_r(out, "\n", &rest); line; line = strtok_r(NULL, "\n", &rest)) {
         int i = 0;
-        if (sscanf(line, " %*s %*s h%d %31s %63s", &i, role, phase) != 3)
+        if (sscanf(line, " %*s %*s h%d %31s %63s", &i, role, phase) != 3) {
             continue;
+        }
         i--;
         int zone = zones[i] - 'a';
         if (strcmp(phase, "running") != 0 || strstr(line, "(removing)")) {
@@ -98,14 +101,16 @@ struct wanted {
 static bool as_wanted(void *ctx)
 {
     struct wanted *w = ctx;
-    if (!take_census(w->c, w->via, w->shard, &w->is))
+    if (!take_census(w->c, w->via, w->shard, &w->is)) {
         return false;
+    }
     bool good = (w->is.unsettled & ~w->dead) == 0 && !w->is.same_rack &&
                 w->is.voters == w->voters && w->is.witnesses == w->witnesses &&
                 (w->is.hosts & w->dead) == 0 && (w->is.hosts & w->covered) == w->covered;
-    for (int z = 0; z < 3; z++)
+    for (int z = 0; z < 3; z++) {
         good = good && w->is.zone_votes[z] <= w->most[z] && w->is.zone_votes[z] >= w->least[z] &&
                (w->others[z] < 0 || w->is.zone_others[z] == w->others[z]);
+    }
     return good;
 }
 
@@ -215,9 +220,10 @@ static void test_lost_zone_is_made_up_for_and_its_return_restores_the_spread(voi
     expect_lines(c, VIA, "get hosts", " live ", 7);
     expect_all_zones(c, VIA);
     expect_leader_in(c, VIA, "orders", "a");
-    for (int i = A1; i <= A2; i += A2 - A1)
+    for (int i = A1; i <= A2; i += A2 - A1) {
         eventually(30000, "what is stale is gone from a host that is back", runs_what_rows_say,
                    &(struct expect){.c = c, .via = i});
+    }
     printf("as before after %llu ms\n", (unsigned long long)(now_ms() - killed));
     struct load_report report;
     load_stop(l, &report);
@@ -232,8 +238,9 @@ static bool zero_votes(void *ctx)
     struct expect *e = ctx;
     char out[OUT_BYTES];
     int leader = shard_leader(e->c, e->via, "zero");
-    if (leader < 0 || cli(e->c, leader, out, sizeof out, "status -o json") != 0)
+    if (leader < 0 || cli(e->c, leader, out, sizeof out, "status -o json") != 0) {
         return false;
+    }
     const char *zero = strstr(out, "\"shard\":\"zero\"");
     const char *votes = zero != NULL ? strstr(zero, "\"votes\":") : NULL;
     return votes != NULL && votes < strchr(zero, '}') && strncmp(votes + 8, e->needle, 1) == 0;
@@ -277,8 +284,9 @@ static bool has_replicas(void *ctx)
     struct expect *e = ctx;
     char out[OUT_BYTES];
     if (cli(e->c, e->via, out, sizeof out, "get replicas --host %s", e->c->hosts[e->lines].name) !=
-        0)
+        0) {
         return false;
+    }
     return count_lines(out, " running") - count_lines(out, " zero ") == atoi(e->needle);
 }
 
@@ -306,8 +314,9 @@ static void test_capacity_bounds_hosts_also_when_others_are_lost(void **state)
     set_capacity(c, 4, 3);
     apply_yaml(c, 0, "kind: ShardPool\nname: p\nspec: {count: 10, shard: {type: kv, voters: 3}}\n");
     expect_replicas_on(c, 0, 4, "3");
-    for (int i = 0; i < 4; i++)
+    for (int i = 0; i < 4; i++) {
         set_capacity(c, i, 8);
+    }
     /* 35 in all: one more shard fits, a second does not. */
     apply_yaml(c, 0, "kind: Shard\nname: fits\nspec: {type: kv, voters: 3}\n");
     snprintf(path, sizeof path, "%s/full.yaml", c->dir);
@@ -320,8 +329,9 @@ static void test_capacity_bounds_hosts_also_when_others_are_lost(void **state)
     assert_int_equal(cli(c, 0, out, sizeof out, "apply -f %s --wait --timeout 2s", path), 4);
     /* It is raised elsewhere, and what waited is let in; it is lowered here, and the host gives
      * away. */
-    for (int i = 1; i < 4; i++)
+    for (int i = 1; i < 4; i++) {
         set_capacity(c, i, 20);
+    }
     cli_ok(c, 0, "wait --for ready shard/full --timeout 30s");
     expect_replicas_on(c, 0, 4, "3");
     expect_lines(c, 0, "get hosts", " 3/3 ", 1);

@@ -11,8 +11,9 @@ void query_job_fail(struct query_job *j, enum thole_code code, enum thole_reason
                     const char *message)
 {
     struct worker_msg *m;
-    while ((m = msgq_pop(&j->requests)))
+    while ((m = msgq_pop(&j->requests))) {
         request_fail(CONTAINER_OF(m, struct engine_request, msg), code, reason, message);
+    }
     replica_unref(j->r);
     free(j);
 }
@@ -41,8 +42,9 @@ static void serve_one(struct replica *r, void *view, struct engine_request *q, s
         q->result.owner = buf_copy(out->data, out->size);
         q->result.bytes = slice_of(q->result.owner->data, out->size);
     }
-    if (q->status.code == THOLE_DATA_LOSS)
+    if (q->status.code == THOLE_DATA_LOSS) {
         fail_damaged(r, &q->status);
+    }
     request_finish(q);
 }
 
@@ -61,12 +63,14 @@ static void serve(struct query_job *j)
         return;
     }
     struct worker_msg *msg;
-    while ((msg = msgq_pop(&j->requests)))
+    while ((msg = msgq_pop(&j->requests))) {
         serve_one(j->r, view, CONTAINER_OF(msg, struct engine_request, msg), &out);
-    if (locked)
+    }
+    if (locked) {
         pthread_rwlock_unlock(m->lock);
-    else if (m->type->view_release)
+    } else if (m->type->view_release) {
         m->type->view_release(m->state, view);
+    }
     bytes_deinit(&out);
     replica_unref(j->r);
     free(j);
@@ -80,8 +84,9 @@ static void park(struct query_job *j)
         const struct engine_request *q = CONTAINER_OF(m, struct engine_request, msg);
         first = q->deadline_ns < first ? q->deadline_ns : first;
     }
-    if (first != CLOCK_NEVER)
+    if (first != CLOCK_NEVER) {
         wheel_arm(r->applier->deadlines, &j->expiry, first / NS_PER_MS + 1);
+    }
     j->next = r->parked;
     r->parked = j;
 }
@@ -89,8 +94,9 @@ static void park(struct query_job *j)
 static void unpark(struct query_job *j)
 {
     struct query_job **at = &j->r->parked;
-    while (*at != j)
+    while (*at != j) {
         at = &(*at)->next;
+    }
     *at = j->next;
     wheel_cancel(j->r->applier->deadlines, &j->expiry);
 }
@@ -103,11 +109,12 @@ static void expire(struct query_job *j, uint64_t now_ns)
     unpark(j);
     while ((m = msgq_pop(&j->requests))) {
         struct engine_request *q = CONTAINER_OF(m, struct engine_request, msg);
-        if (q->deadline_ns > now_ns)
+        if (q->deadline_ns > now_ns) {
             msgq_push(&left, m);
-        else
+        } else {
             request_fail(q, THOLE_DEADLINE_EXCEEDED, THOLE_REASON_NONE,
                          "the deadline passed before the read point was applied here");
+        }
     }
     j->requests = left;
     if (left.count > 0) {
@@ -136,8 +143,9 @@ static void serve_parked(struct replica *r)
 {
     for (struct query_job *j = r->parked, *next; j; j = next) {
         next = j->next;
-        if (j->index > r->machine->applied)
+        if (j->index > r->machine->applied) {
             continue;
+        }
         unpark(j);
         serve(j);
     }
@@ -167,15 +175,19 @@ static enum thole_code apply_pages(struct applier *a, struct apply_job *j, struc
         size_t n = 0;
         enum thole_code code = log->ops->read(log, j->r->replica_id, next, j->last,
                                               ENGINE_PAGE_BYTES, ENGINE_PAGE_ENTRIES, page, &n, st);
-        if (code == THOLE_OK && n == 0)
+        if (code == THOLE_OK && n == 0) {
             code = THOLE_FAIL(st, THOLE_DATA_LOSS, THOLE_REASON_CORRUPT,
                               "committed entry %llu is not in the log", (unsigned long long)next);
-        if (code == THOLE_OK)
+        }
+        if (code == THOLE_OK) {
             code = apply_entries(a->batch, page, n, st);
-        for (size_t i = 0; i < n; i++)
+        }
+        for (size_t i = 0; i < n; i++) {
             raft_entry_unref(page[i]);
-        if (code != THOLE_OK)
+        }
+        if (code != THOLE_OK) {
             return code;
+        }
         next += n;
     }
     return THOLE_OK;
@@ -193,8 +205,9 @@ static void apply_overtaken(struct applier *a, struct apply_job *j)
 
 static enum thole_code apply_job(struct applier *a, struct apply_job *j)
 {
-    if (j->entries)
+    if (j->entries) {
         return apply_entries(a->batch, j->entries, (size_t)(j->last - j->first + 1), &j->st);
+    }
     return apply_pages(a, j, &j->st);
 }
 
@@ -257,8 +270,9 @@ static void acquire_view(struct task *t)
     t->index = m->applied;
     t->term = m->applied_term;
     encode_sessions(&m->sessions, &t->sessions);
-    if (m->type->view_acquire)
+    if (m->type->view_acquire) {
         (void)machine_view(m, &t->view, &t->st);
+    }
 }
 
 /* What is applied now will be durable when the flush has ended. */
@@ -273,8 +287,9 @@ static void acquire_for_flush(struct applier *a, struct task *t)
     }
     t->machine = machine_ref(m);
     t->index = m->applied;
-    if (!worker_post_internal(a->e->snapshotter, &t->msg))
+    if (!worker_post_internal(a->e->snapshotter, &t->msg)) {
         loop_discard(t->loop, &t->msg);
+    }
 }
 
 static void switch_machine(struct task *t)
@@ -344,15 +359,17 @@ static uint64_t applier_turn(void *ctx, struct msgq *batch, uint64_t now_ns)
     struct wheel_timer *t;
     cork_begin();
     while ((m = msgq_pop(batch))) {
-        if (m->kind == MSG_APPLY)
+        if (m->kind == MSG_APPLY) {
             handle_apply(a, CONTAINER_OF(m, struct apply_job, msg));
-        else if (m->kind == MSG_QUERY)
+        } else if (m->kind == MSG_QUERY) {
             handle_query(CONTAINER_OF(m, struct query_job, msg));
-        else
+        } else {
             handle_task(a, CONTAINER_OF(m, struct task, msg));
+        }
     }
-    while ((t = wheel_expire(a->deadlines, now_ns / NS_PER_MS)))
+    while ((t = wheel_expire(a->deadlines, now_ns / NS_PER_MS))) {
         expire(CONTAINER_OF(t, struct query_job, expiry), now_ns);
+    }
     cork_end();
     uint64_t next = wheel_next(a->deadlines);
     return next == UINT64_MAX ? CLOCK_NEVER : next * NS_PER_MS;
@@ -377,8 +394,9 @@ struct applier *applier_new(struct engine *e, uint32_t index)
 
 void applier_free(struct applier *a)
 {
-    if (!a)
+    if (!a) {
         return;
+    }
     worker_free(a->w);
     apply_batch_free(a->batch);
     wheel_free(a->deadlines);

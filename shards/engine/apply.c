@@ -88,11 +88,13 @@ static enum thole_code write_result(struct thole_sink *s, const void *data, size
 {
     struct result_sink *sink = CONTAINER_OF(s, struct result_sink, base);
     struct bytes *all = &sink->b->results;
-    if (size > LIMIT_RESULT_BYTES - sink->size)
+    if (size > LIMIT_RESULT_BYTES - sink->size) {
         return THOLE_RESOURCE_EXHAUSTED;
+    }
     bool remembered = sink->session && sink->size + size <= LIMIT_SESSION_RESULT_BYTES;
-    if (!remembered && all->size + size > BATCH_RESULT_BYTES_MAX)
+    if (!remembered && all->size + size > BATCH_RESULT_BYTES_MAX) {
         sink->dropped = true;
+    }
     if (sink->wanted && !sink->dropped) {
         if (sink->offset + sink->size !=
             all->size) { /* another entry wrote since: move to the end */
@@ -137,8 +139,9 @@ static void session_changed(void *ctx, enum session_change what, const struct se
                             uint64_t sequence)
 {
     struct apply_batch *b = ctx;
-    if (!b->m->persistent)
+    if (!b->m->persistent) {
         return;
+    }
     switch (what) {
     case SESSION_CHANGED:
         meta_add_head(&b->metas, s);
@@ -161,20 +164,24 @@ static void complete(struct apply_batch *b, const struct item *item, size_t slot
     struct engine_request *q = item->request;
     const struct result_sink *sink = &b->sinks[slot];
     struct slice result = {0};
-    if (sink->wanted && sink->size > 0)
+    if (sink->wanted && sink->size > 0) {
         result = slice_of(b->results.data + sink->offset, sink->size); /* of a dropped one: less */
-    if (sink->size > b->m->largest_result)
+    }
+    if (sink->size > b->m->largest_result) {
         b->m->largest_result = sink->size;
+    }
     if (item->entry->session != 0) {
         const struct session_observer o = {b, session_changed};
         const struct session_result *known =
             session_finish(&b->m->sessions, item->entry->session, item->entry->sequence,
                            b->entries[slot].code, result, &o);
-        if (known && b->m->persistent)
+        if (known && b->m->persistent) {
             meta_add_result(&b->answers, item->entry->session, known);
+        }
     }
-    if (!q)
+    if (!q) {
         return;
+    }
     q->index = item->entry->index;
     q->code = b->entries[slot].code;
     if (sink->dropped) {
@@ -202,18 +209,21 @@ static enum thole_code run_machine(struct apply_batch *b, struct meta_list *meta
         apply.meta = meta_list_ready(metas);
         apply.meta_count = metas->count;
     }
-    if (m->lock)
+    if (m->lock) {
         pthread_rwlock_wrlock(m->lock);
+    }
     enum thole_code code = machine_result(m->type->apply(m->state, &apply, st), st);
-    if (m->lock)
+    if (m->lock) {
         pthread_rwlock_unlock(m->lock);
+    }
     return code;
 }
 
 static enum thole_code store_answers(struct apply_batch *b, struct thole_status *st)
 {
-    if (b->answers.count == 0)
+    if (b->answers.count == 0) {
         return THOLE_OK;
+    }
     ASSERT(b->count == 0);
     pthread_mutex_lock(&b->r->applier->watch_lock);
     enum thole_code code = run_machine(b, &b->answers, st);
@@ -226,23 +236,28 @@ static enum thole_code flush(struct apply_batch *b, struct thole_status *st)
 {
     /* Entries that are not for the machine move its index too: the log goes up to there. */
     bool behind = b->m->persistent && b->stored_index != b->last_index;
-    if (b->count == 0 && b->metas.count == 0 && !behind)
+    if (b->count == 0 && b->metas.count == 0 && !behind) {
         return THOLE_OK;
+    }
     pthread_mutex_lock(&b->r->applier->watch_lock);
     enum thole_code code = run_machine(b, &b->metas, st);
-    if (code == THOLE_OK)
+    if (code == THOLE_OK) {
         b->r->watch_applied = b->stored_index = b->last_index;
+    }
     pthread_mutex_unlock(&b->r->applier->watch_lock);
-    if (code != THOLE_OK)
+    if (code != THOLE_OK) {
         return code;
+    }
     struct shared_buf shared = {.left = b->results.size};
-    for (size_t i = 0; i < b->count; i++)
+    for (size_t i = 0; i < b->count; i++) {
         complete(b, &b->items[i], i, &shared);
+    }
     buf_unref(shared.buf);
     b->count = 0;
     bytes_clear(&b->results);
-    if (b->results.capacity > BATCH_RESULT_BYTES)
+    if (b->results.capacity > BATCH_RESULT_BYTES) {
         bytes_deinit(&b->results);
+    }
     meta_list_clear(&b->metas);
     return store_answers(b, st);
 }
@@ -252,8 +267,9 @@ static enum thole_code flush(struct apply_batch *b, struct thole_status *st)
 static struct engine_request *request_of(struct apply_batch *b, uint64_t index)
 {
     struct apply_job *j = b->job;
-    if (b->request_at == j->request_count || j->requests[b->request_at].index != index)
+    if (b->request_at == j->request_count || j->requests[b->request_at].index != index) {
         return NULL;
+    }
     struct engine_request *q = j->requests[b->request_at].request;
     j->requests[b->request_at++].request = NULL;
     return q;
@@ -277,16 +293,18 @@ static void add_item(struct apply_batch *b, struct raft_entry *e, struct engine_
 static void answer(struct engine_request *q, const struct raft_entry *e,
                    enum session_verdict verdict, const struct session_result *first)
 {
-    if (!q)
+    if (!q) {
         return;
+    }
     q->index = e->index;
     if (verdict == SESSION_DUPLICATE) {
         q->duplicate = true;
         q->index = first->index;
         q->code = first->code;
-        if (first->result)
+        if (first->result) {
             q->result = (struct bufslice){buf_ref(first->result),
                                           slice_of(first->result->data, first->result->size)};
+        }
         request_finish(q);
     } else if (verdict == SESSION_EXPIRED) {
         request_fail(q, THOLE_FAILED_PRECONDITION, THOLE_REASON_SESSION_EXPIRED,
@@ -306,8 +324,9 @@ static enum thole_code apply_in_session(struct apply_batch *b, struct raft_entry
         session_begin(&b->m->sessions, e->session, e->sequence, e->index, &o, &first);
     if (v == SESSION_BUSY) {
         enum thole_code code = flush(b, st);
-        if (code != THOLE_OK)
+        if (code != THOLE_OK) {
             return code;
+        }
         v = session_begin(&b->m->sessions, e->session, e->sequence, e->index, &o, &first);
     }
     ASSERT(v != SESSION_BUSY);
@@ -316,8 +335,9 @@ static enum thole_code apply_in_session(struct apply_batch *b, struct raft_entry
         answer(q, e, v, first);
         return THOLE_OK;
     }
-    if (b->m->persistent && first)
+    if (b->m->persistent && first) {
         meta_add_result(&b->metas, e->session, first);
+    }
     add_item(b, e, q);
     return THOLE_OK;
 }
@@ -329,8 +349,9 @@ static enum thole_code open_session(struct apply_batch *b, struct raft_entry *e,
     uint64_t id = session_id(e->session, e->index);
     if (!session_open(&b->m->sessions, id, e->index, &o)) {
         enum thole_code code = flush(b, st);
-        if (code != THOLE_OK)
+        if (code != THOLE_OK) {
             return code;
+        }
         ASSERT(session_open(&b->m->sessions, id, e->index, &o));
     }
     struct engine_request *q = request_of(b, e->index);
@@ -357,16 +378,18 @@ enum thole_code apply_entries(struct apply_batch *b, struct raft_entry *const *e
     for (size_t i = 0; i < n && code == THOLE_OK; i++) {
         struct raft_entry *e = entries[i];
         ASSERT(e->index > b->m->applied);
-        if (e->kind == RAFT_ENTRY_SESSION)
+        if (e->kind == RAFT_ENTRY_SESSION) {
             code = open_session(b, e, st);
-        else if (e->kind == RAFT_ENTRY_COMMAND && e->session != 0)
+        } else if (e->kind == RAFT_ENTRY_COMMAND && e->session != 0) {
             code = apply_in_session(b, e, st);
-        else if (e->kind == RAFT_ENTRY_COMMAND)
+        } else if (e->kind == RAFT_ENTRY_COMMAND) {
             add_item(b, e, request_of(b, e->index));
+        }
         b->last_index = e->index;
         b->last_term = e->term;
-        if (code == THOLE_OK && b->count >= most_entries(b))
+        if (code == THOLE_OK && b->count >= most_entries(b)) {
             code = flush(b, st);
+        }
     }
     /* The entries of this page may go when we return. */
     return code == THOLE_OK ? flush(b, st) : code;
@@ -381,10 +404,12 @@ void apply_done(struct apply_batch *b)
 
 void apply_abandon(struct apply_batch *b)
 {
-    for (size_t i = 0; i < b->count; i++)
-        if (b->items[i].request)
+    for (size_t i = 0; i < b->count; i++) {
+        if (b->items[i].request) {
             request_fail(b->items[i].request, THOLE_UNKNOWN, THOLE_REASON_OUTCOME_UNKNOWN,
                          "the machine failed while it applied the entry");
+        }
+    }
     b->count = 0;
     for (; b->request_at < b->job->request_count; b->request_at++) {
         struct pending *p = &b->job->requests[b->request_at];

@@ -13,16 +13,19 @@ struct write_batch *write_batch_new(struct loop *l)
 
 static void drop_entries(struct write_update *w, size_t from)
 {
-    for (size_t i = from; i < w->entry_count; i++)
+    for (size_t i = from; i < w->entry_count; i++) {
         raft_entry_unref(w->entries[i]);
-    if (from < w->entry_count)
+    }
+    if (from < w->entry_count) {
         w->entry_count = from;
+    }
 }
 
 void write_batch_free(struct write_batch *b)
 {
-    if (!b)
+    if (!b) {
         return;
+    }
     for (size_t i = 0; i < b->count; i++) {
         struct write_update *w = &b->updates[i];
         drop_entries(w, 0);
@@ -69,8 +72,9 @@ static void merge_start(struct replica *r, struct write_update *w, const struct 
 
 static void merge_entries(struct write_update *w, const struct raft_update *u)
 {
-    if (u->entry_count == 0)
+    if (u->entry_count == 0) {
         return;
+    }
     uint64_t first = u->entries[0]->index;
     if (w->entry_count > 0) {
         uint64_t base = w->entries[0]->index;
@@ -82,14 +86,16 @@ static void merge_entries(struct write_update *w, const struct raft_update *u)
         w->entry_capacity = need * 2;
         w->entries = xrealloc(w->entries, w->entry_capacity * sizeof(struct raft_entry *));
     }
-    for (size_t i = 0; i < u->entry_count; i++)
+    for (size_t i = 0; i < u->entry_count; i++) {
         w->entries[w->entry_count++] = raft_entry_ref(u->entries[i]);
+    }
 }
 
 void write_batch_merge(struct loop *l, struct replica *r, const struct raft_update *u)
 {
-    if (!l->next)
+    if (!l->next) {
         l->next = write_batch_new(l);
+    }
     struct write_update *w = work_of(r)->update_batch == l->next
                                  ? &l->next->updates[work_of(r)->update_slot]
                                  : write_batch_add(l->next, r);
@@ -97,8 +103,9 @@ void write_batch_merge(struct loop *l, struct replica *r, const struct raft_upda
     w->token = u->persist;
     w->u.has_hard = true;
     w->u.hard = u->hard;
-    if (u->log_start_changed || u->snapshot)
+    if (u->log_start_changed || u->snapshot) {
         merge_start(r, w, u);
+    }
     merge_entries(w, u);
     compact_note_entries(r, u->entries, u->entry_count);
 }

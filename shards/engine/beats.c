@@ -27,8 +27,9 @@ static struct beat_peer *find_peer(const struct engine *e, const struct uuid *ho
 {
     struct beat_peer *p;
     *ret_key = uuid_hash(host);
-    while ((p = map_get(&e->beat_peers, *ret_key)) && !uuid_equal(&p->host, host))
+    while ((p = map_get(&e->beat_peers, *ret_key)) && !uuid_equal(&p->host, host)) {
         ++*ret_key;
+    }
     return p;
 }
 
@@ -53,8 +54,9 @@ void beats_add_peer(struct engine *e, const struct uuid *host)
     pthread_mutex_lock(&e->lock);
     (void)peer_of(e, host, &is_new);
     pthread_mutex_unlock(&e->lock);
-    if (!is_new || e->o.sleep_after_ms == ENGINE_SLEEP_NEVER)
+    if (!is_new || e->o.sleep_after_ms == ENGINE_SLEEP_NEVER) {
         return;
+    }
     struct host_beat *b = xcalloc(1, sizeof(*b)); /* number 0: begin to beat */
     b->msg.kind = MSG_BEAT;
     b->host = *host;
@@ -65,8 +67,9 @@ void beats_free(struct engine *e)
 {
     size_t it = 0;
     struct beat_peer *p;
-    while ((p = map_next(&e->beat_peers, &it, NULL)))
+    while ((p = map_next(&e->beat_peers, &it, NULL))) {
         free(p);
+    }
     map_deinit(&e->beat_peers);
 }
 
@@ -82,10 +85,11 @@ uint64_t beats_sent(struct engine *e, const struct uuid *host)
 static void tell(struct beat_peer *p, uint64_t shard_id)
 {
     p->woken_from = p->sent + 1;
-    if (p->woken_count < BEAT_WOKEN_MAX)
+    if (p->woken_count < BEAT_WOKEN_MAX) {
         p->woken[p->woken_count++] = shard_id;
-    else
+    } else {
         p->all_woken = true;
+    }
 }
 
 /* A leader here is none any more, and its members may be asleep. */
@@ -97,8 +101,9 @@ void beats_leader_ended(struct loop *l, struct replica *r)
     for (uint32_t i = 0; i < c->member_count; i++) {
         struct uuid host;
         memcpy(host.bytes, c->members[i].host, sizeof(host.bytes));
-        if (c->members[i].replica_id != r->replica_id)
+        if (c->members[i].replica_id != r->replica_id) {
             tell(peer_of(l->e, &host, &is_new), r->shard_id);
+        }
     }
     pthread_mutex_unlock(&l->e->lock);
 }
@@ -110,22 +115,25 @@ static bool makes_progress(struct loop *l)
 {
     struct engine *e = l->e;
     bool hung = false;
-    for (uint32_t i = 0; i < e->o.loop_count; i++)
+    for (uint32_t i = 0; i < e->o.loop_count; i++) {
         hung |= loop_writer_hung(e->loops[i], l->now_ns);
+    }
     if (hung != atomic_exchange(&e->stalled, hung)) {
         LOG_WARN(ENGINE, "the log of this host %s",
                  hung ? "makes no progress: it leads no more" : "makes progress again");
         engine_disk_changed(e);
     }
-    if (hung)
+    if (hung) {
         return false;
+    }
     for (uint32_t i = 0; i < e->o.loop_count; i++) {
         const struct loop *other = e->loops[i];
         uint64_t since = atomic_load_explicit(&other->turn_since_ns, memory_order_relaxed);
         bool stuck = other != l && since != 0 && l->now_ns > since &&
                      l->now_ns - since > e->o.election_timeout_ms * NS_PER_MS;
-        if (stuck)
+        if (stuck) {
             return false;
+        }
     }
     return true;
 }
@@ -149,17 +157,20 @@ static void send_beats(struct loop *l)
 {
     struct engine *e = l->e;
     loop_check_space(l);
-    if (!makes_progress(l))
+    if (!makes_progress(l)) {
         return;
+    }
     pthread_mutex_lock(&e->lock);
     size_t it = 0, n = 0;
     struct beat_peer *p;
     struct host_beat *beats = xmalloc((e->beat_peers.count + 1) * sizeof(*beats));
-    while ((p = map_next(&e->beat_peers, &it, NULL)))
+    while ((p = map_next(&e->beat_peers, &it, NULL))) {
         beats[n++] = next_beat(e, p);
+    }
     pthread_mutex_unlock(&e->lock);
-    for (size_t i = 0; i < n; i++)
+    for (size_t i = 0; i < n; i++) {
         engine_send(e, &beats[i].host, ENGINE_LANE_CONTROL, codec_beat_frame(&beats[i]));
+    }
     free(beats);
 }
 
@@ -169,8 +180,9 @@ void beats_deliver(struct engine *e, const struct uuid *host, uint64_t incarnati
                    const struct host_beat *heard)
 {
     bool is_new, changed = false;
-    if (e->o.sleep_after_ms == ENGINE_SLEEP_NEVER)
+    if (e->o.sleep_after_ms == ENGINE_SLEEP_NEVER) {
         return;
+    }
     pthread_mutex_lock(&e->lock);
     struct beat_peer *p = peer_of(e, host, &is_new);
     if (incarnation > p->incarnation) {
@@ -189,8 +201,9 @@ void beats_deliver(struct engine *e, const struct uuid *host, uint64_t incarnati
         p->all_woken = false;
     }
     pthread_mutex_unlock(&e->lock);
-    if (changed && e->o.observer.disk_changed && !atomic_load(&e->dead))
+    if (changed && e->o.observer.disk_changed && !atomic_load(&e->dead)) {
         e->o.observer.disk_changed(e->o.observer.ctx);
+    }
     for (uint32_t i = 0; i < e->o.loop_count; i++) {
         struct host_beat *b = xmalloc(sizeof(*b));
         *b = *heard;
@@ -215,8 +228,9 @@ bool engine_peer_refuses(struct engine *e, const struct uuid *host, uint64_t sha
 
 static void arm(struct loop *l, uint64_t due_ms)
 {
-    if (due_ms < l->beat_due_ms)
+    if (due_ms < l->beat_due_ms) {
         l->beat_due_ms = due_ms;
+    }
 }
 
 static struct peer_host *leader_host(struct loop *l, const struct replica *r)
@@ -224,15 +238,17 @@ static struct peer_host *leader_host(struct loop *l, const struct replica *r)
     struct uuid host;
     struct raft_status s;
     replica_status(r, &s);
-    if (s.leader == 0 || s.leader == r->replica_id || !replica_host(r, s.leader, &host))
+    if (s.leader == 0 || s.leader == r->replica_id || !replica_host(r, s.leader, &host)) {
         return NULL;
+    }
     return loop_host(l, &host);
 }
 
 void beats_wake(struct loop *l, struct replica *r)
 {
-    if (!raft_asleep(r->core))
+    if (!raft_asleep(r->core)) {
         return;
+    }
     const struct peer_host *h = leader_host(l, r);
     raft_wake(r->core, h ? h->beat_ms : l->now_ms, l->now_ms);
     loop_dirty(l, r);
@@ -244,8 +260,9 @@ void beats_show_leader(struct loop *l, struct replica *r)
     const struct raft_config *c = raft_config(r->core);
     for (uint32_t i = 0; i < c->member_count; i++) {
         struct uuid host;
-        if (c->members[i].replica_id == r->replica_id)
+        if (c->members[i].replica_id == r->replica_id) {
             continue;
+        }
         memcpy(host.bytes, c->members[i].host, sizeof(host.bytes));
         raft_absent(r->core, c->members[i].replica_id, !loop_host(l, &host)->alive, l->now_ms);
     }
@@ -257,16 +274,19 @@ static void host_changed(struct loop *l, const struct peer_host *h)
     size_t it = 0;
     struct replica *r;
     while ((r = map_next(&l->by_replica, &it, NULL))) {
-        if (r->state != GROUP_RUNNING)
+        if (r->state != GROUP_RUNNING) {
             continue;
+        }
         const struct raft_config *c = raft_config(r->core);
         for (uint32_t i = 0; i < c->member_count; i++) {
             const struct raft_member *m = &c->members[i];
             if (memcmp(m->host, h->host.bytes, sizeof(m->host)) != 0 ||
-                m->replica_id == r->replica_id)
+                m->replica_id == r->replica_id) {
                 continue;
-            if (!r->led && replica_leader(r) != m->replica_id)
+            }
+            if (!r->led && replica_leader(r) != m->replica_id) {
                 continue; /* no concern of a follower of another one: it may be asleep */
+            }
             raft_absent(r->core, m->replica_id, !h->alive, l->now_ms);
             beats_wake(l, r);
             loop_dirty(l, r);
@@ -276,8 +296,9 @@ static void host_changed(struct loop *l, const struct peer_host *h)
 
 void beats_incarnation(struct loop *l, struct peer_host *h, uint64_t incarnation)
 {
-    if (incarnation <= h->incarnation)
+    if (incarnation <= h->incarnation) {
         return;
+    }
     h->incarnation = incarnation;
     h->beat_number = 0;
     if (h->alive) {
@@ -290,8 +311,9 @@ static void wake_named(struct loop *l, const struct peer_host *h, const struct h
 {
     for (size_t i = 0; i < b->woken_count; i++) {
         struct replica *r = map_get(&l->by_shard, b->woken[i]);
-        if (r && r->state == GROUP_RUNNING && leader_host(l, r) == h)
+        if (r && r->state == GROUP_RUNNING && leader_host(l, r) == h) {
             beats_wake(l, r);
+        }
     }
 }
 
@@ -308,10 +330,11 @@ void beats_heard(struct loop *l, struct host_beat *b)
         h->beat_ns = l->now_ns;
         h->unfit = b->unfit;
         h->alive = true;
-        if (returned || b->all_woken)
+        if (returned || b->all_woken) {
             host_changed(l, h);
-        else
+        } else {
             wake_named(l, h, b);
+        }
         arm(l, l->now_ms + l->e->o.election_timeout_ms);
     }
     free(b);
@@ -335,8 +358,9 @@ static void host_silent(struct loop *l, struct peer_host *h)
 {
     bool is_new;
     h->alive = false;
-    if (!CANARY(wake_up_lost))
+    if (!CANARY(wake_up_lost)) {
         host_changed(l, h);
+    }
     pthread_mutex_lock(&l->e->lock);
     struct beat_peer *p = peer_of(l->e, &h->host, &is_new);
     p->all_woken = true;
@@ -347,8 +371,9 @@ static void host_silent(struct loop *l, struct peer_host *h)
 void beats_run(struct loop *l)
 {
     uint64_t beat = l->e->o.heartbeat_ms;
-    if (l->now_ms < l->beat_due_ms)
+    if (l->now_ms < l->beat_due_ms) {
         return;
+    }
     l->beat_due_ms = NEVER;
     if (l->index == 0) {
         send_beats(l);
@@ -358,9 +383,10 @@ void beats_run(struct loop *l)
     struct peer_host *h;
     while ((h = map_next(&l->hosts, &it, NULL))) {
         uint64_t silent_ms = h->beat_ms + l->e->o.election_timeout_ms;
-        if (h->alive && l->now_ms >= silent_ms)
+        if (h->alive && l->now_ms >= silent_ms) {
             host_silent(l, h);
-        else if (h->alive)
+        } else if (h->alive) {
             arm(l, silent_ms);
+        }
     }
 }

@@ -34,8 +34,9 @@ static size_t field_size(uint64_t v)
 
 static uint8_t *put_field(uint8_t *p, unsigned number, uint64_t v)
 {
-    if (v == 0)
+    if (v == 0) {
         return p;
+    }
     *p++ = (uint8_t)(number << 3 | WIRE_VARINT);
     return put_varint(p, v);
 }
@@ -43,8 +44,9 @@ static uint8_t *put_field(uint8_t *p, unsigned number, uint64_t v)
 /* A field number of 16 and more: two bytes of tag. */
 static uint8_t *put_far_field(uint8_t *p, unsigned number, uint64_t v)
 {
-    if (v == 0)
+    if (v == 0) {
         return p;
+    }
     p = put_varint(p, number << 3 | WIRE_VARINT);
     return put_varint(p, v);
 }
@@ -64,22 +66,27 @@ static uint8_t *put_bytes_head(uint8_t *p, unsigned number, size_t n)
 static size_t entry_size(const struct raft_entry *e, const struct raft_entry *before)
 {
     size_t n = field_size(e->kind) + field_size(e->session) + field_size(e->sequence);
-    if (!before)
+    if (!before) {
         n += field_size(e->index);
-    if (!before || before->term != e->term)
+    }
+    if (!before || before->term != e->term) {
         n += field_size(e->term);
-    if (e->payload.bytes.size)
+    }
+    if (e->payload.bytes.size) {
         n += bytes_field_size(e->payload.bytes.size);
+    }
     return n;
 }
 
 static uint8_t *put_entry(uint8_t *p, const struct raft_entry *e, const struct raft_entry *before)
 {
     p = put_field(p, 1, e->kind);
-    if (!before)
+    if (!before) {
         p = put_field(p, 2, e->index);
-    if (!before || before->term != e->term)
+    }
+    if (!before || before->term != e->term) {
         p = put_field(p, 3, e->term);
+    }
     p = put_field(p, 4, e->session);
     p = put_field(p, 5, e->sequence);
     size_t n = e->payload.bytes.size;
@@ -101,8 +108,9 @@ static size_t message_size(const struct out_msg *o)
                field_size(o->shard_id) + field_size(o->to_incarnation);
     n += m->epoch ? 1 + field_size(m->epoch) : 0;
     n += m->sent_ms ? 1 + field_size(m->sent_ms) : 0;
-    for (uint32_t i = 0; i < m->entry_count; i++)
+    for (uint32_t i = 0; i < m->entry_count; i++) {
         n += bytes_field_size(entry_size(m->entries[i], i ? m->entries[i - 1] : NULL));
+    }
     return n;
 }
 
@@ -135,16 +143,18 @@ static uint8_t *put_message(uint8_t *p, const struct out_msg *o)
 size_t codec_weight(const struct raft_message *m)
 {
     size_t n = 128;
-    for (uint32_t i = 0; i < m->entry_count; i++)
+    for (uint32_t i = 0; i < m->entry_count; i++) {
         n += raft_entry_size(m->entries[i]);
+    }
     return n;
 }
 
 struct bufslice codec_frame(const struct out_msg *messages, size_t n)
 {
     size_t total = 0;
-    for (size_t i = 0; i < n; i++)
+    for (size_t i = 0; i < n; i++) {
         total += bytes_field_size(message_size(&messages[i]));
+    }
     struct buf *b = buf_new(total);
     uint8_t *p = b->data;
     for (size_t i = 0; i < n; i++) {
@@ -164,8 +174,9 @@ static struct raft_entry *read_entry(struct bufslice frame, const thole_engine_v
     const uint8_t *begin = frame.bytes.data, *end = begin + frame.bytes.size;
     struct bufslice payload = {NULL, slice_of(p, data.size)};
     /* What upb did not alias is copied, too. */
-    if (data.size > RAFT_ENTRY_COPIED_BYTES && frame.owner && p >= begin && p < end)
+    if (data.size > RAFT_ENTRY_COPIED_BYTES && frame.owner && p >= begin && p < end) {
         payload.owner = buf_ref(frame.owner);
+    }
     return raft_entry_new((enum raft_entry_kind)thole_engine_v1_Entry_kind(m),
                           thole_engine_v1_Entry_session(m), thole_engine_v1_Entry_sequence(m),
                           payload);
@@ -176,21 +187,25 @@ static bool read_entries(struct bufslice frame, const thole_engine_v1_RaftMessag
 {
     size_t n;
     const thole_engine_v1_Entry *const *entries = thole_engine_v1_RaftMessage_entries(m, &n);
-    if (n == 0)
+    if (n == 0) {
         return true;
-    if (n > *budget)
+    }
+    if (n > *budget) {
         return false;
+    }
     *budget -= n;
     uint64_t index = thole_engine_v1_Entry_index(entries[0]), term = 0;
-    if (index == 0 || index > UINT64_MAX - n)
+    if (index == 0 || index > UINT64_MAX - n) {
         return false;
+    }
     ret->entries = xmalloc(n * sizeof(struct raft_entry *));
     for (size_t i = 0; i < n; i++) {
         uint64_t given = thole_engine_v1_Entry_term(entries[i]);
         term = given ? given : term;
         if (thole_engine_v1_Entry_kind(entries[i]) > RAFT_ENTRY_SESSION || term == 0 ||
-            thole_engine_v1_Entry_payload(entries[i]).size > LIMIT_PAYLOAD_BYTES)
+            thole_engine_v1_Entry_payload(entries[i]).size > LIMIT_PAYLOAD_BYTES) {
             return false;
+        }
         struct raft_entry *e = read_entry(frame, entries[i]);
         e->index = index + i;
         e->term = term;
@@ -203,8 +218,9 @@ static bool read_message(struct bufslice frame, const thole_engine_v1_RaftMessag
                          struct raft_message *ret, size_t *budget)
 {
     uint32_t kind = thole_engine_v1_RaftMessage_kind(m);
-    if (kind == 0 || kind > RAFT_MSG_KIND_MAX)
+    if (kind == 0 || kind > RAFT_MSG_KIND_MAX) {
         return false;
+    }
     *ret = (struct raft_message){
         .kind = (uint8_t)kind,
         .reject = thole_engine_v1_RaftMessage_reject(m),
@@ -221,12 +237,15 @@ static bool read_message(struct bufslice frame, const thole_engine_v1_RaftMessag
         .epoch = thole_engine_v1_RaftMessage_epoch(m),
         .sent_ms = thole_engine_v1_RaftMessage_sent_ms(m),
     };
-    if (ret->from == 0 || ret->to == 0)
+    if (ret->from == 0 || ret->to == 0) {
         return false;
-    if (read_entries(frame, m, ret, budget))
+    }
+    if (read_entries(frame, m, ret, budget)) {
         return true;
-    if (ret->entry_count == 0)
+    }
+    if (ret->entry_count == 0) {
         free(ret->entries);
+    }
     raft_message_deinit(ret);
     return false;
 }
@@ -257,10 +276,12 @@ static bool read_beat(const thole_engine_v1_HostBeat *m, const struct codec_sink
         .spent = thole_engine_v1_HostBeat_spent(m),
         .woken_count = (uint32_t)n,
     };
-    if (b.number == 0 || n > BEAT_WOKEN_MAX)
+    if (b.number == 0 || n > BEAT_WOKEN_MAX) {
         return false;
-    if (n > 0)
+    }
+    if (n > 0) {
         memcpy(b.woken, woken, n * sizeof(b.woken[0]));
+    }
     sink->beat(sink->ctx, &b);
     return true;
 }
@@ -272,29 +293,33 @@ static enum thole_code read_all(struct bufslice frame, const thole_engine_v1_Raf
     const thole_engine_v1_RaftMessage *const *messages = thole_engine_v1_RaftFrame_messages(m, &n);
     for (size_t i = 0; i < n; i++) {
         struct raft_message raft;
-        if (!read_message(frame, messages[i], &raft, &budget))
+        if (!read_message(frame, messages[i], &raft, &budget)) {
             return THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
                               "malformed message %zu of %zu in a frame", i, n);
+        }
         sink->message(sink->ctx, thole_engine_v1_RaftMessage_shard(messages[i]),
                       thole_engine_v1_RaftMessage_to_incarnation(messages[i]), &raft);
     }
     const thole_engine_v1_SnapshotReply *const *replies =
         thole_engine_v1_RaftFrame_snapshot_replies(m, &n);
-    for (size_t i = 0; i < n; i++)
+    for (size_t i = 0; i < n; i++) {
         read_reply(replies[i], sink);
+    }
     const thole_engine_v1_HostBeat *beat = thole_engine_v1_RaftFrame_beat(m);
-    if (beat && !read_beat(beat, sink))
+    if (beat && !read_beat(beat, sink)) {
         return THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
                           "malformed heartbeat of a host");
+    }
     return THOLE_OK;
 }
 
 enum thole_code codec_read_frame(struct bufslice frame, const struct codec_sink *sink,
                                  struct thole_status *st)
 {
-    if (frame.bytes.size > LIMIT_FRAME_BYTES)
+    if (frame.bytes.size > LIMIT_FRAME_BYTES) {
         return THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_TOO_LARGE, "frame of %zu bytes",
                           frame.bytes.size);
+    }
     upb_Arena *arena = upb_Arena_New();
     const thole_engine_v1_RaftFrame *m =
         PROTO_DECODE_ALIAS(thole_engine_v1_RaftFrame, frame.bytes, arena);

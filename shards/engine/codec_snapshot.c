@@ -25,8 +25,9 @@ static struct bufslice frame_of(const char *data, size_t size)
 
 void codec_release(void *arena)
 {
-    if (arena)
+    if (arena) {
         upb_Arena_Free(arena);
+    }
 }
 
 struct bufslice codec_reply_frame(const struct stream_msg *m)
@@ -61,8 +62,9 @@ struct bufslice codec_beat_frame(const struct host_beat *b)
     thole_engine_v1_HostBeat_set_all_woken(m, b->all_woken);
     thole_engine_v1_HostBeat_set_unfit(m, b->unfit);
     thole_engine_v1_HostBeat_set_spent(m, b->spent);
-    for (uint32_t i = 0; i < b->woken_count; i++)
+    for (uint32_t i = 0; i < b->woken_count; i++) {
         ASSERT(thole_engine_v1_HostBeat_add_woken(m, b->woken[i], arena));
+    }
     size_t size;
     const char *data = thole_engine_v1_RaftFrame_serialize(frame, arena, &size);
     struct bufslice out = frame_of(data, size);
@@ -81,8 +83,9 @@ static struct bufslice frame_with_data(const char *fields, size_t size, struct s
     bytes_append_varint(&head, data.size);
     struct buf *b = buf_new(head.size + data.size);
     memcpy(b->data, head.data, head.size);
-    if (data.size > 0)
+    if (data.size > 0) {
         memcpy(b->data + head.size, data.data, data.size);
+    }
     bytes_deinit(&head);
     return (struct bufslice){b, slice_of(b->data, b->size)};
 }
@@ -132,23 +135,26 @@ static void fill_chunk(const thole_engine_v1_SnapshotChunk *m, struct codec_chun
 enum thole_code codec_read_chunk(struct slice frame, struct codec_chunk *ret,
                                  struct thole_status *st)
 {
-    if (frame.size > LIMIT_FRAME_BYTES)
+    if (frame.size > LIMIT_FRAME_BYTES) {
         return THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_TOO_LARGE,
                           "chunk frame of %zu bytes", frame.size);
+    }
     upb_Arena *arena = upb_Arena_New();
     const thole_engine_v1_SnapshotChunk *m =
         PROTO_DECODE_ALIAS(thole_engine_v1_SnapshotChunk, frame, arena);
     struct codec_chunk c = {0};
-    if (m)
+    if (m) {
         fill_chunk(m, &c);
+    }
     enum thole_code code = THOLE_OK;
     if (!m || c.from == 0 || c.to == 0 || c.index == 0 || c.data.size == 0 ||
-        c.data.size > 2 * LIMIT_CHUNK_BYTES || c.offset > UINT64_MAX / 2)
+        c.data.size > 2 * LIMIT_CHUNK_BYTES || c.offset > UINT64_MAX / 2) {
         code = THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
                           "malformed snapshot chunk");
-    else if (c.checksum != hash64(c.data.data, c.data.size, c.offset))
+    } else if (c.checksum != hash64(c.data.data, c.data.size, c.offset)) {
         code = THOLE_FAIL(st, THOLE_DATA_LOSS, THOLE_REASON_CORRUPT,
                           "damaged snapshot chunk at %llu", (unsigned long long)c.offset);
+    }
     if (code != THOLE_OK) {
         upb_Arena_Free(arena);
         return code;
@@ -180,7 +186,7 @@ enum thole_code codec_descriptor_decode(struct slice in, struct codec_descriptor
     const thole_engine_v1_ReplicaDescriptor *m =
         PROTO_DECODE_ALIAS(thole_engine_v1_ReplicaDescriptor, in, arena);
     enum thole_code code = THOLE_OK;
-    if (m)
+    if (m) {
         *ret = (struct codec_descriptor){
             .machine_type = slice_of_view(thole_engine_v1_ReplicaDescriptor_machine_type(m)),
             .machine_config = slice_of_view(thole_engine_v1_ReplicaDescriptor_machine_config(m)),
@@ -189,10 +195,12 @@ enum thole_code codec_descriptor_decode(struct slice in, struct codec_descriptor
             .witness = thole_engine_v1_ReplicaDescriptor_witness(m),
             .lease_reads = thole_engine_v1_ReplicaDescriptor_lease_reads(m),
         };
-    else
+    } else {
         code = THOLE_FAIL(st, THOLE_DATA_LOSS, THOLE_REASON_CORRUPT, "unreadable descriptor");
-    if (code != THOLE_OK)
+    }
+    if (code != THOLE_OK) {
         upb_Arena_Free(arena);
+    }
     return code;
 }
 
@@ -220,12 +228,12 @@ enum thole_code codec_header_decode(struct slice in, struct codec_header *ret,
     const thole_engine_v1_SnapshotHeader *m =
         PROTO_DECODE_ALIAS(thole_engine_v1_SnapshotHeader, in, arena);
     enum thole_code code = THOLE_OK;
-    if (!m)
+    if (!m) {
         code = THOLE_FAIL(st, THOLE_DATA_LOSS, THOLE_REASON_CORRUPT, "unreadable snapshot header");
-    else if (thole_engine_v1_SnapshotHeader_format(m) != SNAPSHOT_FORMAT)
+    } else if (thole_engine_v1_SnapshotHeader_format(m) != SNAPSHOT_FORMAT) {
         code = THOLE_FAIL(st, THOLE_FAILED_PRECONDITION, THOLE_REASON_FORMAT, "snapshot format %u",
                           thole_engine_v1_SnapshotHeader_format(m));
-    else
+    } else {
         *ret = (struct codec_header){
             .shard_id = thole_engine_v1_SnapshotHeader_shard(m),
             .index = thole_engine_v1_SnapshotHeader_index(m),
@@ -235,7 +243,9 @@ enum thole_code codec_header_decode(struct slice in, struct codec_header *ret,
             .machine_version = thole_engine_v1_SnapshotHeader_machine_version(m),
             .arena = arena,
         };
-    if (code != THOLE_OK)
+    }
+    if (code != THOLE_OK) {
         upb_Arena_Free(arena);
+    }
     return code;
 }

@@ -26,14 +26,16 @@ static const struct log_mark *mark_at(const struct replica *r, size_t i)
 
 static void add_mark(struct replica *r, uint64_t index, uint64_t bytes)
 {
-    while (r->mark_count > 0 && mark_at(r, r->mark_count - 1)->index >= index)
+    while (r->mark_count > 0 && mark_at(r, r->mark_count - 1)->index >= index) {
         r->mark_count--; /* the tail was replaced */
+    }
     if (r->mark_count == (r->marks ? r->mark_capacity : 1)) {
         r->mark_capacity = r->mark_capacity ? r->mark_capacity * 2 : 4;
         bool first = !r->marks;
         r->marks = xrealloc(r->marks, r->mark_capacity * sizeof(struct log_mark));
-        if (first)
+        if (first) {
             r->marks[0] = r->first_mark;
+        }
     }
     *(r->marks ? &r->marks[r->mark_count] : &r->first_mark) = (struct log_mark){index, bytes};
     r->mark_count++;
@@ -42,10 +44,12 @@ static void add_mark(struct replica *r, uint64_t index, uint64_t bytes)
 static uint64_t bound(const struct replica *r)
 {
     uint64_t most = r->e->o.compact_log_bytes, least = most / LEAST_BOUND;
-    if (r->persistent)
+    if (r->persistent) {
         return most;
-    if (r->snapshot_bytes >= most / LOG_PER_SNAPSHOT)
+    }
+    if (r->snapshot_bytes >= most / LOG_PER_SNAPSHOT) {
         return most;
+    }
     uint64_t b = r->snapshot_bytes * LOG_PER_SNAPSHOT; /* 0: soon it is known how much that is */
     return b < least ? least : b;
 }
@@ -67,9 +71,10 @@ void compact_boot(struct replica *r)
     uint64_t n = r->boot->raft.last_index - r->boot->raft.start_index;
     r->log_bytes = r->appended_bytes = r->boot->bytes;
     r->compact_at_bytes = bound(r);
-    for (uint64_t i = 1; i <= BOOT_MARKS && n >= BOOT_MARKS; i++)
+    for (uint64_t i = 1; i <= BOOT_MARKS && n >= BOOT_MARKS; i++) {
         add_mark(r, r->boot->raft.start_index + n / BOOT_MARKS * i,
                  r->boot->bytes / BOOT_MARKS * i);
+    }
 }
 
 void compact_note_entries(struct replica *r, struct raft_entry *const *entries, size_t n)
@@ -79,8 +84,10 @@ void compact_note_entries(struct replica *r, struct raft_entry *const *entries, 
         size_t size = raft_entry_size(entries[i]);
         r->log_bytes += size;
         r->appended_bytes += size;
-        if (r->mark_count == 0 || r->appended_bytes - mark_at(r, r->mark_count - 1)->bytes >= step)
+        if (r->mark_count == 0 ||
+            r->appended_bytes - mark_at(r, r->mark_count - 1)->bytes >= step) {
             add_mark(r, entries[i]->index, r->appended_bytes);
+        }
     }
 }
 
@@ -88,8 +95,9 @@ void compact_note_entries(struct replica *r, struct raft_entry *const *entries, 
 static ptrdiff_t find_mark(const struct replica *r, uint64_t limit)
 {
     ptrdiff_t i = (ptrdiff_t)r->mark_count - 1;
-    while (i >= 0 && mark_at(r, (size_t)i)->index > limit)
+    while (i >= 0 && mark_at(r, (size_t)i)->index > limit) {
         i--;
+    }
     return i;
 }
 
@@ -97,8 +105,9 @@ static ptrdiff_t find_mark(const struct replica *r, uint64_t limit)
 static uint64_t keep_point(const struct replica *r, uint64_t limit)
 {
     ptrdiff_t i = find_mark(r, limit);
-    while (i >= 0 && r->appended_bytes - mark_at(r, (size_t)i)->bytes < tail(r))
+    while (i >= 0 && r->appended_bytes - mark_at(r, (size_t)i)->bytes < tail(r)) {
         i--;
+    }
     return i >= 0 ? mark_at(r, (size_t)i)->index : 0;
 }
 
@@ -106,12 +115,14 @@ static uint64_t keep_point(const struct replica *r, uint64_t limit)
  * has to do. */
 static void leave(const struct replica *r, uint64_t *limit, uint64_t from)
 {
-    if (from >= *limit || from + 1 < r->work->status.first_index)
+    if (from >= *limit || from + 1 < r->work->status.first_index) {
         return;
+    }
     ptrdiff_t i = find_mark(r, from);
     uint64_t begin = i >= 0 ? mark_at(r, (size_t)i)->bytes : r->appended_bytes - r->log_bytes;
-    if (r->appended_bytes - begin <= r->e->o.compact_log_bytes)
+    if (r->appended_bytes - begin <= r->e->o.compact_log_bytes) {
         *limit = from;
+    }
 }
 
 /* What a leader's members still need that are alive, or will need after the snapshot on its way to
@@ -119,16 +130,18 @@ static void leave(const struct replica *r, uint64_t *limit, uint64_t from)
 static uint64_t needed_from(struct loop *l, struct replica *r, uint64_t limit)
 {
     const struct raft_config *c = raft_config(r->core);
-    if (work_of(r)->sending > 0)
+    if (work_of(r)->sending > 0) {
         leave(r, &limit, work_of(r)->sending_index);
+    }
     for (uint32_t i = 0; r->led && i < c->member_count; i++) {
         const struct raft_member *m = &c->members[i];
         struct raft_peer_status peer;
         struct uuid host;
         memcpy(host.bytes, m->host, sizeof(host.bytes));
         if (m->replica_id != r->replica_id && raft_peer(r->core, m->replica_id, &peer) &&
-            peer.state != RAFT_SNAPSHOT && loop_host(l, &host)->alive)
+            peer.state != RAFT_SNAPSHOT && loop_host(l, &host)->alive) {
             leave(r, &limit, peer.match);
+        }
     }
     return limit;
 }
@@ -148,37 +161,45 @@ void compact_started(struct replica *r, uint64_t start_index)
 {
     uint32_t gone = 0;
     uint64_t bytes = r->appended_bytes - r->log_bytes;
-    while (gone < r->mark_count && mark_at(r, gone)->index <= start_index)
+    while (gone < r->mark_count && mark_at(r, gone)->index <= start_index) {
         bytes = mark_at(r, gone++)->bytes;
+    }
     r->mark_count -= gone;
-    if (gone > 0 && r->marks)
+    if (gone > 0 && r->marks) {
         memmove(r->marks, r->marks + gone, r->mark_count * sizeof(r->marks[0]));
-    if (work_of(r)->status.last_index <= start_index)
+    }
+    if (work_of(r)->status.last_index <= start_index) {
         bytes = r->appended_bytes;
+    }
     r->log_bytes = r->appended_bytes - bytes;
     uint64_t b = bound(r);
-    if (r->log_bytes < b / 2)
+    if (r->log_bytes < b / 2) {
         r->compact_at_bytes = b;
-    else
+    } else {
         compact_later(r);
+    }
 }
 
 void compact_consider(struct loop *l, struct replica *r)
 {
-    if (r->log_bytes < r->compact_at_bytes || r->compacting || r->restoring || work_of(r)->install)
+    if (r->log_bytes < r->compact_at_bytes || r->compacting || r->restoring ||
+        work_of(r)->install) {
         return;
+    }
     if (r->kind->witness) {
         compact_to(l, r, r->applied);
         return;
     }
-    if (!r->persistent && r->saving)
+    if (!r->persistent && r->saving) {
         return;
+    }
     r->compacting = true;
     if (!r->persistent) {
         snapshot_start_save(l, r);
         return;
     }
     struct task *t = task_new(TASK_FLUSH, r);
-    if (!worker_post_internal(r->applier->w, &t->msg))
+    if (!worker_post_internal(r->applier->w, &t->msg)) {
         loop_discard(l, &t->msg);
+    }
 }

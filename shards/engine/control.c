@@ -6,10 +6,12 @@
 
 void control_answer(struct control *c)
 {
-    if (!c)
+    if (!c) {
         return;
-    if (c->done)
+    }
+    if (c->done) {
         c->done(c->ctx, &c->st);
+    }
     replica_unref(c->r);
     free(c);
 }
@@ -35,16 +37,19 @@ static enum thole_code describe(struct engine *e, const struct engine_replica_sp
                                 struct bytes *out, struct thole_status *st)
 {
     const struct thole_machine_type *type = machine_type_find(e, spec->machine_type);
-    if (!type)
+    if (!type) {
         return THOLE_FAIL(st, THOLE_NOT_FOUND, THOLE_REASON_NO_SUCH_TYPE,
                           "this host has no machine type %s", spec->machine_type);
-    if (spec->machine_version > type->version)
+    }
+    if (spec->machine_version > type->version) {
         return THOLE_FAIL(st, THOLE_NOT_FOUND, THOLE_REASON_NO_SUCH_TYPE,
                           "machine type %s: version %u wanted, this host has %u",
                           spec->machine_type, spec->machine_version, type->version);
-    if (!valid_id(spec->replica_id) || spec->initial_count > LIMIT_MEMBERS)
+    }
+    if (!valid_id(spec->replica_id) || spec->initial_count > LIMIT_MEMBERS) {
         return THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
                           "replica id 0 or the highest number, or too many initial members");
+    }
     struct codec_descriptor d = {
         .machine_type = slice_str(spec->machine_type),
         .machine_config = spec->machine_config,
@@ -68,8 +73,9 @@ static struct replica *claim(struct engine *e, const struct engine_replica_spec 
                          "the replica was removed");
         return NULL;
     }
-    if (r && r->shard_id == spec->shard_id)
+    if (r && r->shard_id == spec->shard_id) {
         return NULL; /* OK: it runs already */
+    }
     if (r || map_get(&e->by_shard, spec->shard_id)) {
         (void)THOLE_FAIL(st, THOLE_ALREADY_EXISTS, THOLE_REASON_EXISTS,
                          "another replica of the shard is active on this host");
@@ -88,8 +94,9 @@ static enum thole_code boot_config(const struct engine_replica_spec *spec, struc
     struct raft_config c = {0}, read = {0};
     for (size_t i = 0; i < spec->initial_count; i++) {
         uint32_t at = c.member_count;
-        while (at > 0 && c.members[at - 1].replica_id > spec->initial[i].replica_id)
+        while (at > 0 && c.members[at - 1].replica_id > spec->initial[i].replica_id) {
             at--;
+        }
         *raft_config_insert(&c, at) = spec->initial[i];
     }
     raft_config_encode(&c, out);
@@ -184,8 +191,9 @@ void engine_force(struct engine *e, uint64_t shard_id, uint64_t epoch, engine_do
 
 static struct write_batch *next_batch(struct loop *l)
 {
-    if (!l->next)
+    if (!l->next) {
         l->next = write_batch_new(l);
+    }
     return l->next;
 }
 
@@ -227,8 +235,9 @@ static void finish_removal(struct loop *l, struct control *c)
     struct write_update *w =
         work_of(r)->update_batch == b ? &b->updates[work_of(r)->update_slot] : NULL;
     if (w) { /* what it had to write is moot */
-        for (size_t i = 0; i < w->entry_count; i++)
+        for (size_t i = 0; i < w->entry_count; i++) {
             raft_entry_unref(w->entries[i]);
+        }
         w->entry_count = 0;
         control_answer(w->control);
         w->token = 0;
@@ -247,8 +256,9 @@ void control_removed(struct loop *l, struct replica *r, struct control *c)
     struct task *t = task_new(TASK_DESTROY, r);
     t->everything = true;
     t->control = c;
-    if (!worker_post_internal(r->applier->w, &t->msg)) /* behind TASK_CLOSE, then on */
+    if (!worker_post_internal(r->applier->w, &t->msg)) { /* behind TASK_CLOSE, then on */
         loop_discard(l, &t->msg);
+    }
 }
 
 static void bury(struct loop *l, struct control *c)
@@ -264,8 +274,9 @@ static void forget(struct loop *l, struct control *c)
     struct engine *e = l->e;
     pthread_mutex_lock(&e->lock);
     bool known = map_remove(&e->tombstones, c->replica_id) != NULL;
-    if (known)
+    if (known) {
         (void)map_put(&e->forgotten, c->replica_id, e);
+    }
     pthread_mutex_unlock(&e->lock);
     if (!known) {
         control_answer(c);
@@ -281,14 +292,16 @@ static void forget(struct loop *l, struct control *c)
 struct replica *control_running(struct loop *l, struct control *c)
 {
     struct replica *r = map_get(&l->by_shard, c->shard_id);
-    if (r && r->state == GROUP_RUNNING)
+    if (r && r->state == GROUP_RUNNING) {
         return r;
-    if (r)
+    }
+    if (r) {
         (void)THOLE_FAIL(&c->st, THOLE_UNAVAILABLE, THOLE_REASON_NOT_READY,
                          "this replica is not running");
-    else
+    } else {
         (void)THOLE_FAIL(&c->st, THOLE_NOT_FOUND, THOLE_REASON_NO_SUCH_SHARD,
                          "the shard has no replica on this host");
+    }
     control_answer(c);
     return NULL;
 }
@@ -297,8 +310,9 @@ static void change(struct loop *l, struct control *c)
 {
     struct replica *r = control_running(l, c);
     uint64_t index;
-    if (!r)
+    if (!r) {
         return;
+    }
     proposals_flush(l, r);
     if (raft_change_membership(r->core, &c->change, l->now_ms, &index, &c->st) != THOLE_OK) {
         control_answer(c);
@@ -315,13 +329,15 @@ static void change(struct loop *l, struct control *c)
 static void transfer(struct loop *l, struct control *c)
 {
     struct replica *r = control_running(l, c);
-    if (!r)
+    if (!r) {
         return;
+    }
     proposals_flush(l, r);
     bool here = c->replica_id == r->replica_id; /* nothing will change */
     if (raft_transfer(r->core, c->replica_id, l->now_ms, &c->st) != THOLE_OK || here) {
-        if (c->ret_leader && c->st.code == THOLE_OK)
+        if (c->ret_leader && c->st.code == THOLE_OK) {
             *c->ret_leader = r->replica_id;
+        }
         control_answer(c);
         return;
     }
@@ -333,8 +349,9 @@ static void transfer(struct loop *l, struct control *c)
 static void force(struct loop *l, struct control *c)
 {
     struct replica *r = control_running(l, c);
-    if (!r)
+    if (!r) {
         return;
+    }
     proposals_flush(l, r);
     if (raft_force(r->core, c->epoch, l->now_ms, &c->st) != THOLE_OK) {
         control_answer(c);
@@ -364,14 +381,18 @@ void control_check_transfers(struct loop *l, struct replica *r)
     const struct raft_status *s = &work_of(r)->status;
     bool moved = s->leader != 0 && s->leader != r->replica_id;
     bool aborted = s->role == RAFT_LEADER && s->transfer_target == 0;
-    if (!work_of(r)->transfers || (!moved && !aborted))
+    if (!work_of(r)->transfers || (!moved && !aborted)) {
         return;
+    }
     struct thole_status st = {0};
-    if (aborted)
+    if (aborted) {
         (void)THOLE_FAIL(&st, THOLE_ABORTED, THOLE_REASON_NONE, "the transfer timed out");
-    for (struct control *c = moved ? work_of(r)->transfers : NULL; c; c = c->next)
-        if (c->ret_leader)
+    }
+    for (struct control *c = moved ? work_of(r)->transfers : NULL; c; c = c->next) {
+        if (c->ret_leader) {
             *c->ret_leader = s->leader;
+        }
+    }
     control_fail_transfers(r, &st);
 }
 

@@ -22,8 +22,9 @@ struct replica *engine_find_replica(struct engine *e, uint64_t replica_id)
 {
     pthread_mutex_lock(&e->lock);
     struct replica *r = map_get(&e->by_replica, replica_id);
-    if (r)
+    if (r) {
         (void)replica_ref(r);
+    }
     pthread_mutex_unlock(&e->lock);
     return r;
 }
@@ -32,8 +33,9 @@ struct replica *engine_find_shard(struct engine *e, uint64_t shard_id)
 {
     pthread_mutex_lock(&e->lock);
     struct replica *r = map_get(&e->by_shard, shard_id);
-    if (r)
+    if (r) {
         (void)replica_ref(r);
+    }
     pthread_mutex_unlock(&e->lock);
     return r;
 }
@@ -58,11 +60,13 @@ void engine_drop(struct engine *e, struct replica *r)
     pthread_mutex_lock(&e->lock);
     (void)map_put(&e->tombstones, r->replica_id, e);
     bool held = map_remove(&e->by_replica, r->replica_id) != NULL;
-    if (map_get(&e->by_shard, r->shard_id) == r)
+    if (map_get(&e->by_shard, r->shard_id) == r) {
         (void)map_remove(&e->by_shard, r->shard_id);
+    }
     pthread_mutex_unlock(&e->lock);
-    if (held)
+    if (held) {
         replica_unref(r);
+    }
 }
 
 void engine_send(struct engine *e, const struct uuid *host, enum engine_lane lane,
@@ -85,10 +89,12 @@ void engine_bad_frame(struct engine *e, const struct uuid *host, const struct th
 {
     uint64_t now = clock_now(e->clock), last = atomic_load(&e->bad_logged_ns);
     metric_add(&engine_bad_frames, 1);
-    if (now - last < BAD_FRAME_LOG_NS && last != 0)
+    if (now - last < BAD_FRAME_LOG_NS && last != 0) {
         return;
-    if (!atomic_compare_exchange_strong(&e->bad_logged_ns, &last, now))
+    }
+    if (!atomic_compare_exchange_strong(&e->bad_logged_ns, &last, now)) {
         return;
+    }
     char text[UUID_TEXT_BYTES];
     uuid_format(host, text);
     LOG_WARN(ENGINE, "frame dropped, later ones are only counted for a while: %s peer=%s",
@@ -97,11 +103,13 @@ void engine_bad_frame(struct engine *e, const struct uuid *host, const struct th
 
 void engine_host_failed(struct engine *e, const struct thole_status *st)
 {
-    if (atomic_exchange(&e->failed, true))
+    if (atomic_exchange(&e->failed, true)) {
         return;
+    }
     LOG_ERROR(ENGINE, "the log cannot be written, this host stops: %s", st->message);
-    if (e->o.observer.host_failed && !atomic_load(&e->dead))
+    if (e->o.observer.host_failed && !atomic_load(&e->dead)) {
         e->o.observer.host_failed(e->o.observer.ctx, st);
+    }
 }
 
 void engine_submit(struct engine *e, struct engine_request *r)
@@ -115,8 +123,9 @@ void engine_submit(struct engine *e, struct engine_request *r)
     r->result = (struct bufslice){0};
     r->leader_host = (struct uuid){0};
     r->msg.kind = MSG_REQUEST;
-    if (worker_post(l->w, &r->msg))
+    if (worker_post(l->w, &r->msg)) {
         return;
+    }
     r->msg.kind = MSG_REFUSE;
     loop_post(l, &r->msg);
 }
@@ -164,8 +173,9 @@ static enum thole_code check_times(const struct engine_options *o, struct thole_
     uint32_t heartbeat_ms = o->heartbeat_ms ? o->heartbeat_ms : ENGINE_HEARTBEAT_MS;
     uint32_t election_ms =
         o->election_timeout_ms ? o->election_timeout_ms : ENGINE_ELECTION_TIMEOUT_MS;
-    if (heartbeat_ms <= election_ms / 3)
+    if (heartbeat_ms <= election_ms / 3) {
         return THOLE_OK;
+    }
     return THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
                       "heartbeats every %u ms are too slow for an election timeout of %u ms: at "
                       "most a third",
@@ -178,15 +188,18 @@ static enum thole_code open_files(struct engine *e, const struct engine_options 
     if (o->directory) {
         e->directory = xstrdup(o->directory);
         enum thole_code code = file_make_dirs(o->directory, st);
-        if (code != THOLE_OK)
+        if (code != THOLE_OK) {
             return code;
+        }
     }
     e->files = o->files;
-    if (e->files)
+    if (e->files) {
         return THOLE_OK;
-    if (!o->directory)
+    }
+    if (!o->directory) {
         return THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
                           "the engine needs a directory, or files");
+    }
     char *path = xasprintf("%s/snapshots", o->directory);
     enum thole_code code = engine_files_disk_new(path, &e->files, st);
     e->owns_files = code == THOLE_OK;
@@ -201,10 +214,12 @@ static void start_workers(struct engine *e)
     e->snapshotter = worker_new(e->o.executor, "snapshotter", SIZE_MAX, snapshotter_turn, e);
     e->writer = worker_new(e->o.executor, "writer", SIZE_MAX, writer_turn, e);
     e->streamer = streamer_new(e);
-    for (uint32_t i = 0; i < e->o.applier_count; i++)
+    for (uint32_t i = 0; i < e->o.applier_count; i++) {
         e->appliers[i] = applier_new(e, i);
-    for (uint32_t i = 0; i < e->o.loop_count; i++)
+    }
+    for (uint32_t i = 0; i < e->o.loop_count; i++) {
         e->loops[i] = loop_new(e, i);
+    }
 }
 
 /* A replica that the log knows; its machine is opened by the snapshotter. */
@@ -218,12 +233,14 @@ static void recover(struct engine *e, const struct store_replica *s)
     struct thole_status st = {0};
     if (s->hard.term == UINT64_MAX &&
         THOLE_FAIL(&st, THOLE_DATA_LOSS, THOLE_REASON_CORRUPT,
-                   "the replica's log records are damaged") != THOLE_OK)
+                   "the replica's log records are damaged") != THOLE_OK) {
         replica_set_failure(r, &st);
+    }
     struct replica_boot *b = r->boot;
     b->runs = xmalloc((s->run_count + 1) * sizeof(b->runs[0]));
-    for (size_t i = 0; i < s->run_count; i++)
+    for (size_t i = 0; i < s->run_count; i++) {
         b->runs[i] = s->runs[i];
+    }
     b->raft = (struct raft_boot){
         .hard = s->hard,
         .start_index = s->start_index,
@@ -258,8 +275,9 @@ enum thole_code engine_new(const struct engine_options *o, struct engine **ret,
 {
     struct engine *e = xcalloc(1, sizeof(*e));
     enum thole_code code = check_times(o, st);
-    if (code == THOLE_OK)
+    if (code == THOLE_OK) {
         code = open_files(e, o, st);
+    }
     if (code != THOLE_OK) {
         free(e->directory);
         free(e);
@@ -272,8 +290,9 @@ enum thole_code engine_new(const struct engine_options *o, struct engine **ret,
     pthread_mutex_init(&e->kinds_lock, NULL);
     start_workers(e);
     const struct store_replica *s;
-    for (size_t i = 0; (s = e->o.log->ops->next(e->o.log, &i));)
+    for (size_t i = 0; (s = e->o.log->ops->next(e->o.log, &i));) {
         recover(e, s);
+    }
     snapshots_find(e);
     code = spaces_clean(e, st);
     if (code != THOLE_OK) {
@@ -290,20 +309,25 @@ enum thole_code engine_new(const struct engine_options *o, struct engine **ret,
 
 void engine_stop(struct engine *e)
 {
-    if (e->stopped)
+    if (e->stopped) {
         return;
+    }
     e->stopped = true;
     atomic_store(&e->stopping, true);
     /* A stopped worker hands what still comes for it to loop_discard, so any order will do as long
      * as each one's queue is drained: loops first, because they hold what waits. */
-    for (uint32_t i = 0; i < e->o.loop_count; i++)
-        if (!worker_post_internal(e->loops[i]->w, &e->loops[i]->stop_msg))
+    for (uint32_t i = 0; i < e->o.loop_count; i++) {
+        if (!worker_post_internal(e->loops[i]->w, &e->loops[i]->stop_msg)) {
             ASSERT(false && "a loop was stopped by somebody else");
-    for (uint32_t i = 0; i < e->o.loop_count; i++)
+        }
+    }
+    for (uint32_t i = 0; i < e->o.loop_count; i++) {
         worker_stop(e->loops[i]->w);
+    }
     worker_stop(e->writer);
-    for (uint32_t i = 0; i < e->o.applier_count; i++)
+    for (uint32_t i = 0; i < e->o.applier_count; i++) {
         worker_stop(e->appliers[i]->w);
+    }
     streamer_stop(e->streamer);
     worker_stop(e->snapshotter);
 }
@@ -317,28 +341,33 @@ static void drop_watches(struct engine *e)
 {
     size_t it = 0;
     struct replica *r;
-    while ((r = map_next(&e->by_replica, &it, NULL)))
+    while ((r = map_next(&e->by_replica, &it, NULL))) {
         watch_end(r, THOLE_REASON_STOPPED, "the host is stopping");
+    }
     map_deinit(&e->watches);
 }
 
 void engine_free(struct engine *e)
 {
-    if (!e)
+    if (!e) {
         return;
+    }
     ASSERT(e->stopped);
     drop_watches(e);
-    for (uint32_t i = 0; i < e->o.loop_count; i++)
+    for (uint32_t i = 0; i < e->o.loop_count; i++) {
         loop_free(e->loops[i]);
+    }
     worker_free(e->writer);
     worker_free(e->snapshotter);
     streamer_free(e->streamer);
     size_t it = 0;
     struct replica *r;
-    while ((r = map_next(&e->by_replica, &it, NULL)))
+    while ((r = map_next(&e->by_replica, &it, NULL))) {
         replica_unref(r);
-    for (uint32_t i = 0; i < e->o.applier_count; i++)
+    }
+    for (uint32_t i = 0; i < e->o.applier_count; i++) {
         applier_free(e->appliers[i]);
+    }
     map_deinit(&e->by_replica);
     map_deinit(&e->by_shard);
     map_deinit(&e->tombstones);
@@ -347,8 +376,9 @@ void engine_free(struct engine *e)
     map_deinit(&e->kinds);
     pthread_mutex_destroy(&e->kinds_lock);
     pthread_mutex_destroy(&e->lock);
-    if (e->owns_files)
+    if (e->owns_files) {
         e->files->ops->free(e->files);
+    }
     free(e->loops);
     free(e->appliers);
     free(e->found);

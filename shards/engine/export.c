@@ -48,15 +48,17 @@ static void await_save(struct loop *l, struct replica *r, struct control *c)
 {
     c->next = work_of(r)->exports;
     work_of(r)->exports = c;
-    if (!r->saving)
+    if (!r->saving) {
         snapshot_start_save(l, r);
+    }
 }
 
 void export_begin(struct loop *l, struct control *c)
 {
     struct replica *r = control_running(l, c);
-    if (!r)
+    if (!r) {
         return;
+    }
     if (r->kind->witness || c->min_index > work_of(r)->status.commit) {
         (void)THOLE_FAIL(&c->st, THOLE_FAILED_PRECONDITION, THOLE_REASON_NOT_READY,
                          r->kind->witness ? "a witness holds no data"
@@ -77,10 +79,11 @@ void exports_saved(struct loop *l, struct replica *r)
     while (all) {
         struct control *c = all;
         all = c->next;
-        if (r->snapshot_index >= c->min_index)
+        if (r->snapshot_index >= c->min_index) {
             open_for(l, r, c, false);
-        else
+        } else {
             await_save(l, r, c); /* that save had begun before */
+        }
     }
     if (r->persistent && work_of(r)->sending == 0 && !r->saving) {
         r->snapshot_index = r->snapshot_term = 0;
@@ -114,8 +117,9 @@ void export_opened(struct loop *l, struct task *t)
 void seed_begin(struct loop *l, struct control *c)
 {
     struct replica *r = control_running(l, c);
-    if (!r)
+    if (!r) {
         return;
+    }
     if (r->restoring || work_of(r)->install || r->kind->witness) {
         (void)THOLE_FAIL(&c->st, THOLE_UNAVAILABLE, THOLE_REASON_NOT_READY,
                          "the replica is a witness, or takes a snapshot already");
@@ -146,8 +150,9 @@ static void refuse(struct loop *l, struct task *t)
     snapshot_discard(l, r);
     c->st = t->st;
     t->control = NULL;
-    if (!later)
+    if (!later) {
         group_fail(l, r, &t->st);
+    }
     control_answer(c);
     task_free(t);
 }
@@ -157,10 +162,12 @@ void seed_loaded(struct loop *l, struct task *t)
     struct replica *r = t->r;
     struct raft_config config = {0};
     r->restoring = false;
-    if (t->st.code == THOLE_OK)
+    if (t->st.code == THOLE_OK) {
         t->st.code = raft_config_decode(bytes_slice(&t->config), &config, &t->st);
-    if (t->st.code == THOLE_OK)
+    }
+    if (t->st.code == THOLE_OK) {
         t->st.code = raft_seed(r->core, t->index, t->term, &config, l->now_ms, &t->st);
+    }
     raft_config_deinit(&config);
     if (t->st.code != THOLE_OK) {
         refuse(l, t);

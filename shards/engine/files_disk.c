@@ -35,9 +35,10 @@ static struct disk *disk_of(struct engine_files *f)
 static enum thole_code fail(struct thole_status *st, const char *what, const char *path)
 {
     int e = errno;
-    if (e == ENOENT)
+    if (e == ENOENT) {
         return THOLE_FAIL(st, THOLE_NOT_FOUND, THOLE_REASON_DISK, "%s %s: %s", what, path,
                           strerror(e));
+    }
     return THOLE_FAIL(st, THOLE_UNAVAILABLE, THOLE_REASON_DISK, "%s %s: %s", what, path,
                       strerror(e));
 }
@@ -66,8 +67,9 @@ static enum thole_code open_file(struct disk *d, const char *name, int flags,
 
 static void disk_close(struct engine_file *file)
 {
-    if (file->fd >= 0)
+    if (file->fd >= 0) {
         (void)close(file->fd);
+    }
     free(file->path);
     free(file);
 }
@@ -76,16 +78,18 @@ static enum thole_code disk_create(struct engine_files *f, const char *name, boo
                                    struct engine_file **ret, struct thole_status *st)
 {
     enum thole_code code = open_file(disk_of(f), name, O_RDWR | O_CREAT | O_TRUNC, ret, st);
-    if (code == THOLE_OK)
+    if (code == THOLE_OK) {
         (*ret)->durable = durable;
+    }
     return code;
 }
 
 static void write_out(struct engine_file *file)
 {
     uint64_t n = file->written - file->started;
-    if (!file->durable || n < WRITE_OUT_BYTES)
+    if (!file->durable || n < WRITE_OUT_BYTES) {
         return;
+    }
     (void)sync_file_range(file->fd, (off_t)file->started, (off_t)n, SYNC_FILE_RANGE_WRITE);
     file->started = file->written;
 }
@@ -96,10 +100,12 @@ static enum thole_code disk_append(struct engine_file *file, const void *data, s
     const uint8_t *p = data;
     while (size > 0) {
         ssize_t n = write(file->fd, p, size);
-        if (n < 0 && errno == EINTR)
+        if (n < 0 && errno == EINTR) {
             continue;
-        if (n < 0)
+        }
+        if (n < 0) {
             return fail(st, "write", file->path);
+        }
         p += n;
         size -= (size_t)n;
         file->written += (uint64_t)n;
@@ -119,14 +125,16 @@ static enum thole_code disk_commit(struct engine_file *file, const char *final_n
 {
     char *path = xasprintf("%s/%s", file->disk->directory, final_name);
     enum thole_code code = THOLE_OK;
-    if (file->durable && fsync(file->fd) != 0)
+    if (file->durable && fsync(file->fd) != 0) {
         code = fail(st, "sync", file->path);
-    else if (rename(file->path, path) != 0)
+    } else if (rename(file->path, path) != 0) {
         code = fail(st, "rename", file->path);
-    else if (file->durable)
+    } else if (file->durable) {
         code = file_sync_dir(file->disk->directory, st);
-    if (code != THOLE_OK)
+    }
+    if (code != THOLE_OK) {
         (void)unlink(file->path);
+    }
     free(path);
     disk_close(file);
     return code;
@@ -136,8 +144,9 @@ static enum thole_code disk_open(struct engine_files *f, const char *name, struc
                                  uint64_t *ret_size, struct thole_status *st)
 {
     enum thole_code code = open_file(disk_of(f), name, O_RDONLY, ret, st);
-    if (code != THOLE_OK)
+    if (code != THOLE_OK) {
         return code;
+    }
     off_t size = lseek((*ret)->fd, 0, SEEK_END);
     if (size < 0) {
         code = fail(st, "size of", (*ret)->path);
@@ -154,12 +163,15 @@ static enum thole_code disk_read(struct engine_file *file, uint64_t offset, void
     uint8_t *p = data;
     while (size > 0) {
         ssize_t n = pread(file->fd, p, size, (off_t)offset);
-        if (n < 0 && errno == EINTR)
+        if (n < 0 && errno == EINTR) {
             continue;
-        if (n < 0)
+        }
+        if (n < 0) {
             return fail(st, "read", file->path);
-        if (n == 0)
+        }
+        if (n == 0) {
             return THOLE_FAIL(st, THOLE_DATA_LOSS, THOLE_REASON_CORRUPT, "%s is cut", file->path);
+        }
         p += n;
         offset += (uint64_t)n;
         size -= (size_t)n;
@@ -170,20 +182,24 @@ static enum thole_code disk_read(struct engine_file *file, uint64_t offset, void
 static void disk_remove(struct engine_files *f, const char *name)
 {
     char *path = xasprintf("%s/%s", disk_of(f)->directory, name);
-    if (unlink(path) != 0 && errno != ENOENT)
+    if (unlink(path) != 0 && errno != ENOENT) {
         LOG_WARN(ENGINE, "remove %s: %s, the next start tries again", path, strerror(errno));
+    }
     free(path);
 }
 
 static void disk_list(struct engine_files *f, void (*each)(void *ctx, const char *name), void *ctx)
 {
     DIR *dir = opendir(disk_of(f)->directory);
-    if (!dir)
+    if (!dir) {
         return;
+    }
     const struct dirent *entry;
-    while ((entry = readdir(dir)))
-        if (entry->d_name[0] != '.')
+    while ((entry = readdir(dir))) {
+        if (entry->d_name[0] != '.') {
             each(ctx, entry->d_name);
+        }
+    }
     (void)closedir(dir);
 }
 
@@ -218,8 +234,9 @@ enum thole_code engine_files_disk_new(const char *directory, struct engine_files
                                       struct thole_status *st)
 {
     enum thole_code code = file_make_dirs(directory, st);
-    if (code != THOLE_OK)
+    if (code != THOLE_OK) {
         return code;
+    }
     struct disk *d = xcalloc(1, sizeof(*d));
     d->base.ops = &disk_ops;
     d->directory = xstrdup(directory);

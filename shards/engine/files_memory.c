@@ -31,8 +31,9 @@ static struct memory *memory_of(struct engine_files *f)
 
 static void content_unref(struct content *c)
 {
-    if (--c->refs > 0)
+    if (--c->refs > 0) {
         return;
+    }
     bytes_deinit(&c->bytes);
     free(c);
 }
@@ -68,8 +69,9 @@ static void memory_close(struct engine_file *file)
 static struct entry **find(struct memory *m, const char *name)
 {
     struct entry **at = &m->entries;
-    while (*at && strcmp((*at)->name, name) != 0)
+    while (*at && strcmp((*at)->name, name) != 0) {
         at = &(*at)->next;
+    }
     return at;
 }
 
@@ -107,8 +109,9 @@ static enum thole_code memory_open(struct engine_files *f, const char *name,
         *ret_size = e->content->bytes.size;
     }
     pthread_mutex_unlock(&m->lock);
-    if (!file)
+    if (!file) {
         return THOLE_FAIL(st, THOLE_NOT_FOUND, THOLE_REASON_DISK, "no file %s", name);
+    }
     *ret = file;
     return THOLE_OK;
 }
@@ -117,10 +120,12 @@ static enum thole_code memory_read(struct engine_file *file, uint64_t offset, vo
                                    size_t size, struct thole_status *st)
 {
     const struct bytes *b = &file->content->bytes;
-    if (offset > b->size || size > b->size - offset)
+    if (offset > b->size || size > b->size - offset) {
         return THOLE_FAIL(st, THOLE_DATA_LOSS, THOLE_REASON_CORRUPT, "the file is cut");
-    if (size > 0)
+    }
+    if (size > 0) {
         memcpy(data, b->data + offset, size);
+    }
     return THOLE_OK;
 }
 
@@ -142,8 +147,9 @@ static void memory_list(struct engine_files *f, void (*each)(void *ctx, const ch
 {
     struct memory *m = memory_of(f);
     pthread_mutex_lock(&m->lock);
-    for (const struct entry *e = m->entries; e; e = e->next)
+    for (const struct entry *e = m->entries; e; e = e->next) {
         each(ctx, e->name);
+    }
     pthread_mutex_unlock(&m->lock);
 }
 
@@ -161,8 +167,9 @@ static enum thole_code memory_space(struct engine_files *f, uint64_t *ret_free_b
 static void memory_free(struct engine_files *f)
 {
     struct memory *m = memory_of(f);
-    while (m->entries)
+    while (m->entries) {
         memory_remove(f, m->entries->name);
+    }
     pthread_mutex_destroy(&m->lock);
     free(m);
 }

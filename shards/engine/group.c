@@ -12,8 +12,9 @@
 
 static void learn_host(struct replica *r, uint64_t replica_id, const struct uuid *host)
 {
-    if (raft_config_find(raft_config(r->core), replica_id))
+    if (raft_config_find(raft_config(r->core), replica_id)) {
         return; /* replica_host asks the configuration first */
+    }
     struct uuid *known = map_get(&work_of(r)->peer_hosts, replica_id);
     if (known) {
         *known = *host;
@@ -32,20 +33,23 @@ void group_receive(struct loop *l, struct replica *r, struct raft_message *m,
     learn_host(r, m->from, host);
     if ((m->kind == RAFT_MSG_APPEND || m->kind == RAFT_MSG_HEARTBEAT ||
          m->kind == RAFT_MSG_SLEEP) &&
-        m->term >= work_of(r)->status.term)
+        m->term >= work_of(r)->status.term) {
         r->contact_ns = l->now_ns;
+    }
     if (m->kind == RAFT_MSG_SLEEP && !beats_vouch(l, host, m)) {
         m->kind = RAFT_MSG_HEARTBEAT;
         m->index = m->log_term = m->context = m->hint = 0;
     }
-    if (m->kind != RAFT_MSG_SLEEP && m->kind != RAFT_MSG_SLEEP_REPLY)
+    if (m->kind != RAFT_MSG_SLEEP && m->kind != RAFT_MSG_SLEEP_REPLY) {
         beats_wake(l, r);
+    }
     enum thole_code code = raft_receive(r->core, m, l->now_ms, &st);
     *m = (struct raft_message){0};
-    if (code == THOLE_DATA_LOSS)
+    if (code == THOLE_DATA_LOSS) {
         group_fail(l, r, &st); /* we and the leader contradict each other about what is committed */
-    else if (code != THOLE_OK)
+    } else if (code != THOLE_OK) {
         engine_bad_frame(l->e, host, &st);
+    }
     loop_dirty(l, r);
 }
 
@@ -66,8 +70,9 @@ static void note_leadership(struct loop *l, struct replica *r, bool changed)
         beats_leader_ended(l, r);
         forget_peers(r);
     }
-    if (leads && changed)
+    if (leads && changed) {
         beats_show_leader(l, r);
+    }
     r->led = leads;
 }
 
@@ -83,16 +88,18 @@ static void show_config(struct replica *r)
 static void show_peers(struct replica *r)
 {
     const struct raft_config *c = raft_config(r->core);
-    if (!r->led || c->member_count == 0)
+    if (!r->led || c->member_count == 0) {
         return;
+    }
     pthread_mutex_lock(&r->e->lock);
     r->shown_peers = xrealloc(r->shown_peers, c->member_count * sizeof(r->shown_peers[0]));
     r->shown_peer_count = 0;
     for (uint32_t i = 0; i < c->member_count; i++) {
         struct peer_view *v = &r->shown_peers[r->shown_peer_count];
         v->replica_id = c->members[i].replica_id;
-        if (raft_peer(r->core, v->replica_id, &v->status))
+        if (raft_peer(r->core, v->replica_id, &v->status)) {
             r->shown_peer_count++;
+        }
     }
     pthread_mutex_unlock(&r->e->lock);
 }
@@ -101,8 +108,9 @@ void group_tick(struct loop *l, struct replica *r)
 {
     raft_clock(r->core, l->drained_ns);
     raft_tick(r->core, l->now_ms);
-    if (atomic_load_explicit(&r->peers_wanted, memory_order_relaxed))
+    if (atomic_load_explicit(&r->peers_wanted, memory_order_relaxed)) {
         show_peers(r);
+    }
     loop_dirty(l, r);
 }
 
@@ -114,8 +122,9 @@ static void collect_cached(struct replica *r, struct apply_job *j, size_t max)
     size_t n = 0;
     while (n < max && j->bytes < LIMIT_APPLYING_BYTES / 4) {
         struct raft_entry *e = raft_entry_at(r->core, j->first + n);
-        if (!e)
+        if (!e) {
             break;
+        }
         j->entries[n++] = raft_entry_ref(e);
         j->bytes += raft_entry_size(e);
     }
@@ -127,8 +136,9 @@ static struct apply_job *next_job(struct replica *r)
     uint64_t left = work_of(r)->apply_last - work_of(r)->apply_next + 1;
     size_t max = left < APPLY_ENTRIES_MAX ? (size_t)left : APPLY_ENTRIES_MAX;
     bool cached = raft_entry_at(r->core, work_of(r)->apply_next) != NULL;
-    if (!cached && work_of(r)->applying_jobs > 0)
+    if (!cached && work_of(r)->applying_jobs > 0) {
         return NULL; /* one range at a time is read from the store */
+    }
     struct apply_job *j = xcalloc(1, sizeof(*j));
     j->msg.kind = MSG_APPLY;
     j->r = replica_ref(r);
@@ -139,8 +149,9 @@ static struct apply_job *next_job(struct replica *r)
     }
     j->last = j->first;
     while (j->last < work_of(r)->apply_last && j->last - j->first + 1 < max &&
-           !raft_entry_at(r->core, j->last + 1))
+           !raft_entry_at(r->core, j->last + 1)) {
         j->last++;
+    }
     j->bytes = ENGINE_PAGE_BYTES;
     return j;
 }
@@ -160,16 +171,18 @@ static void dispatch_witness(struct loop *l, struct replica *r)
 void group_dispatch(struct loop *l, struct replica *r)
 {
     struct replica_work *w = work_of(r);
-    if (r->holding_applies || r->holding_for_save || w->apply_next > w->apply_last)
+    if (r->holding_applies || r->holding_for_save || w->apply_next > w->apply_last) {
         return;
+    }
     if (r->kind->witness) {
         dispatch_witness(l, r);
         return;
     }
     while (w->apply_next <= w->apply_last && w->applying_bytes < LIMIT_APPLYING_BYTES) {
         struct apply_job *j = next_job(r);
-        if (!j)
+        if (!j) {
             return;
+        }
         proposals_take(l, r, j->last, j);
         bool skip = CANARY(apply_skips) && !j->entries && j->last < w->apply_last;
         w->apply_next = j->last + (skip ? 2 : 1);
@@ -177,16 +190,19 @@ void group_dispatch(struct loop *l, struct replica *r)
         w->applying_jobs++;
         j->handed_ns = l->now_ns;
         metric_record(&engine_apply_entries, j->last - j->first + 1);
-        if (!worker_post_internal(r->applier->w, &j->msg))
+        if (!worker_post_internal(r->applier->w, &j->msg)) {
             loop_discard(l, &j->msg);
+        }
     }
 }
 
 void apply_job_free(struct apply_job *j)
 {
-    if (j->entries)
-        for (uint64_t i = 0; i <= j->last - j->first; i++)
+    if (j->entries) {
+        for (uint64_t i = 0; i <= j->last - j->first; i++) {
             raft_entry_unref(j->entries[i]);
+        }
+    }
     free(j->entries);
     free(j->requests);
     replica_unref(j->r);
@@ -230,28 +246,35 @@ static void rearm(struct loop *l, struct replica *r)
 {
     uint64_t due = raft_deadline_ms(r->core);
     uint64_t beat = l->e->o.heartbeat_ms;
-    if (work_of(r)->status.role == RAFT_LEADER && due != UINT64_MAX)
+    if (work_of(r)->status.role == RAFT_LEADER && due != UINT64_MAX) {
         due = (due + beat - 1) / beat * beat; /* so that the groups of a host beat together */
-    if (due <= l->now_ms && CANARY(leader_silent) && work_of(r)->status.role == RAFT_LEADER)
+    }
+    if (due <= l->now_ms && CANARY(leader_silent) && work_of(r)->status.role == RAFT_LEADER) {
         return;
-    if (due <= l->now_ms)
+    }
+    if (due <= l->now_ms) {
         due = l->now_ms + 1;
-    if (wheel_armed(&work_of(r)->tick) && work_of(r)->tick.due_ms == due)
+    }
+    if (wheel_armed(&work_of(r)->tick) && work_of(r)->tick.due_ms == due) {
         return;
+    }
     wheel_cancel(l->ticks, &work_of(r)->tick);
-    if (due != UINT64_MAX)
+    if (due != UINT64_MAX) {
         wheel_arm(l->ticks, &work_of(r)->tick, due);
+    }
 }
 
 /* While it sleeps nothing else shows what a leader knows of its members. */
 static void note_sleep(struct replica *r, bool asleep)
 {
-    if (asleep == r->slept)
+    if (asleep == r->slept) {
         return;
+    }
     r->slept = asleep;
     metric_add(&engine_sleeping, asleep ? 1 : -1);
-    if (asleep && r->led)
+    if (asleep && r->led) {
         show_peers(r);
+    }
 }
 
 static const char *const role_names[] = {
@@ -263,19 +286,23 @@ static const char *const role_names[] = {
 
 static void carry_out(struct loop *l, struct replica *r, struct raft_update *u)
 {
-    if (u->persist != 0)
+    if (u->persist != 0) {
         write_batch_merge(l, r, u);
-    for (size_t i = 0; i < u->message_count; i++)
+    }
+    for (size_t i = 0; i < u->message_count; i++) {
         outbox_add(l, r, &u->messages[i]);
+    }
     raft_status(r->core, &work_of(r)->status);
     if (u->apply_first != 0) {
         ASSERT(u->apply_first == work_of(r)->apply_last + 1);
         work_of(r)->apply_last = u->apply_last;
     }
-    for (size_t i = 0; i < u->need_log_count; i++)
+    for (size_t i = 0; i < u->need_log_count; i++) {
         ask_log(r, &u->need_log[i]);
-    for (size_t i = 0; i < u->need_snapshot_count; i++)
+    }
+    for (size_t i = 0; i < u->need_snapshot_count; i++) {
         snapshot_wanted(l, r, &u->need_snapshot[i]);
+    }
     reads_answer(l, r, u->reads, u->read_count);
     r->removed_by_peer = r->removed_by_peer || u->removed;
     note_leadership(l, r, u->status_changed || u->config_changed);
@@ -283,10 +310,11 @@ static void carry_out(struct loop *l, struct replica *r, struct raft_update *u)
     if (u->config_changed) {
         show_config(r);
     }
-    if (u->status_changed)
+    if (u->status_changed) {
         LOG_DEBUG(RAFT, "became %s term=%" PRIu64 " leader=%" PRIu64,
                   role_names[work_of(r)->status.role], work_of(r)->status.term,
                   work_of(r)->status.leader);
+    }
 }
 
 void group_harvest(struct loop *l, struct replica *r)
@@ -319,10 +347,12 @@ static enum thole_code new_core(struct loop *l, struct replica *r, const struct 
     struct raft_config config = {0};
     struct slice encoded = bytes_slice(&r->boot->config);
     enum thole_code code = THOLE_OK;
-    if (encoded.size > 0)
+    if (encoded.size > 0) {
         code = raft_config_decode(encoded, &config, st);
-    if (code != THOLE_OK)
+    }
+    if (code != THOLE_OK) {
         return code;
+    }
     struct raft_boot b = r->boot->raft;
     b.config = &config;
     b.config_entries = t->config_entries;
@@ -343,8 +373,9 @@ static enum thole_code new_core(struct loop *l, struct replica *r, const struct 
         .witness = r->kind->witness,
     };
     code = raft_new(&ro, &b, &r->core, st);
-    if (code == THOLE_OK)
+    if (code == THOLE_OK) {
         r->applied = b.applied;
+    }
     raft_config_deinit(&config);
     return code;
 }
@@ -353,8 +384,9 @@ void group_boot(struct loop *l, struct task *t)
 {
     struct replica *r = t->r;
     struct thole_status st = t->st;
-    if (r->state != GROUP_OPENING)
+    if (r->state != GROUP_OPENING) {
         return;
+    }
     if (st.code != THOLE_OK || new_core(l, r, t, &st) != THOLE_OK) {
         group_fail(l, r, &st);
         return;
@@ -392,21 +424,25 @@ void group_persisted(struct loop *l, struct write_update *w)
     if (r && w->create && r->state == GROUP_CREATING) {
         r->state = GROUP_OPENING;
         struct task *t = task_new(TASK_OPEN, r);
-        if (!worker_post_internal(l->e->snapshotter, &t->msg))
+        if (!worker_post_internal(l->e->snapshotter, &t->msg)) {
             task_free(t);
+        }
     }
     if (r && w->token != 0 && r->state == GROUP_RUNNING) {
         raft_persisted(r->core, w->token, l->now_ms);
-        if (w->install)
+        if (w->install) {
             snapshot_installed(l, r);
-        if (w->u.has_start)
+        }
+        if (w->u.has_start) {
             compact_started(r, w->u.start_index);
+        }
         loop_dirty(l, r);
     }
-    if (w->u.remove && r)
+    if (w->u.remove && r) {
         control_removed(l, r, w->control);
-    else if (w->control)
+    } else if (w->control) {
         control_answer(w->control);
+    }
     w->control = NULL;
 }
 
@@ -415,9 +451,10 @@ static void silence(struct loop *l, struct replica *r, const struct thole_status
 {
     /* Whoever waits hears that nothing happened here; why the replica failed is in its status. */
     struct thole_status failed = *st;
-    if (r->state == GROUP_FAILED)
+    if (r->state == GROUP_FAILED) {
         (void)THOLE_FAIL(&failed, THOLE_UNAVAILABLE, THOLE_REASON_MACHINE_FAILED,
                          "this replica has failed");
+    }
     wheel_cancel(l->ticks, &work_of(r)->tick);
     proposals_end(l, r, &failed);
     reads_end(l, r, &failed);
@@ -432,8 +469,9 @@ static void silence(struct loop *l, struct replica *r, const struct thole_status
     work_of(r)->install = NULL;
     snapshot_end(r);
     if (r->core) {
-        if (r->led)
+        if (r->led) {
             beats_leader_ended(l, r);
+        }
         note_sleep(r, false);
         raft_free(r->core);
     }
@@ -461,6 +499,7 @@ void group_stop(struct loop *l, struct replica *r, const struct thole_status *st
     r->state = GROUP_GONE;
     struct task *t = task_new(TASK_CLOSE, r);
     t->st = *st;
-    if (!worker_post_internal(r->applier->w, &t->msg))
+    if (!worker_post_internal(r->applier->w, &t->msg)) {
         task_free(t);
+    }
 }

@@ -30,14 +30,16 @@ static void loop_done(void *ctx, const struct thole_status *st)
 {
     struct hand_over *h = ctx;
     (void)st; /* a loop that was stopped leads nothing either */
-    if (atomic_fetch_sub(&h->loops, 1) != 1)
+    if (atomic_fetch_sub(&h->loops, 1) != 1) {
         return;
+    }
     struct thole_status late = {0};
     uint64_t left = atomic_load(&h->left);
-    if (left > 0)
+    if (left > 0) {
         (void)THOLE_FAIL(&late, THOLE_DEADLINE_EXCEEDED, THOLE_REASON_NONE,
                          "%llu groups are still led here, or have undecided proposals",
                          (unsigned long long)left);
+    }
     h->done(h->ctx, &late);
     free(h);
 }
@@ -64,9 +66,11 @@ void engine_hand_over(struct engine *e, uint64_t deadline_ns, engine_done_fn don
 static bool another_may_lead(const struct replica *r)
 {
     const struct raft_config *c = raft_config(r->core);
-    for (uint32_t i = 0; i < c->member_count; i++)
-        if (c->members[i].role == RAFT_VOTER && c->members[i].replica_id != r->replica_id)
+    for (uint32_t i = 0; i < c->member_count; i++) {
+        if (c->members[i].role == RAFT_VOTER && c->members[i].replica_id != r->replica_id) {
             return true;
+        }
+    }
     return false;
 }
 
@@ -76,8 +80,9 @@ static bool hand_on(struct loop *l, struct replica *r)
 {
     struct thole_status st;
     if (work_of(r)->status.transfer_target != 0 ||
-        raft_transfer(r->core, 0, l->now_ms, &st) != THOLE_OK)
+        raft_transfer(r->core, 0, l->now_ms, &st) != THOLE_OK) {
         return false;
+    }
     r->handed_on = true;
     loop_dirty(l, r);
     return true;
@@ -104,11 +109,13 @@ bool hand_over_run(struct loop *l)
     size_t it = 0, left = 0;
     bool changed = false;
     struct replica *r;
-    if (!l->handing_over)
+    if (!l->handing_over) {
         return false;
+    }
     while ((r = map_next(&l->by_replica, &it, NULL))) {
-        if (r->state != GROUP_RUNNING)
+        if (r->state != GROUP_RUNNING) {
             continue;
+        }
         if (r->led && another_may_lead(r)) {
             left++;
             changed = hand_on(l, r) || changed;
@@ -122,8 +129,9 @@ bool hand_over_run(struct loop *l)
         atomic_fetch_add(&h->left, left);
         left = 0;
     }
-    if (l->hand_over && left == 0)
+    if (l->hand_over && left == 0) {
         hand_over_end(l);
+    }
     return changed;
 }
 
@@ -131,10 +139,12 @@ bool hand_over_run(struct loop *l)
 
 void engine_disk_changed(struct engine *e)
 {
-    for (uint32_t i = 0; i < e->o.loop_count; i++)
+    for (uint32_t i = 0; i < e->o.loop_count; i++) {
         loop_post(e->loops[i], &control_new(CONTROL_DISK, NULL, NULL)->msg);
-    if (e->o.observer.disk_changed && !atomic_load(&e->dead))
+    }
+    if (e->o.observer.disk_changed && !atomic_load(&e->dead)) {
         e->o.observer.disk_changed(e->o.observer.ctx);
+    }
 }
 
 enum engine_disk engine_disk(struct engine *e)
@@ -162,8 +172,9 @@ static uint64_t fit_target(struct loop *l, const struct replica *r)
         const struct peer_host *h = loop_host(l, &host);
         bool beats = l->e->o.sleep_after_ms != ENGINE_SLEEP_NEVER;
         if (m->role != RAFT_VOTER || m->replica_id == r->replica_id || (beats && !h->alive) ||
-            h->unfit || !raft_peer(r->core, m->replica_id, &peer) || peer.state == RAFT_SNAPSHOT)
+            h->unfit || !raft_peer(r->core, m->replica_id, &peer) || peer.state == RAFT_SNAPSHOT) {
             continue;
+        }
         if (best == 0 || peer.match > best_match) {
             best = m->replica_id;
             best_match = peer.match;
@@ -178,18 +189,22 @@ bool hand_over_unfit(struct loop *l)
     bool changed = false;
     struct replica *r;
     struct thole_status st;
-    if (l->real_ms < l->unfit_due_ms)
+    if (l->real_ms < l->unfit_due_ms) {
         return false;
+    }
     bool low = atomic_load_explicit(&l->e->low_space, memory_order_relaxed);
     l->unfit_due_ms = low ? l->real_ms + UNFIT_MS : UINT64_MAX;
-    if (!low || l->handing_over)
+    if (!low || l->handing_over) {
         return false;
+    }
     while ((r = map_next(&l->by_replica, &it, NULL))) {
-        if (r->state != GROUP_RUNNING || !r->led || work_of(r)->status.transfer_target != 0)
+        if (r->state != GROUP_RUNNING || !r->led || work_of(r)->status.transfer_target != 0) {
             continue;
+        }
         uint64_t target = fit_target(l, r);
-        if (target == 0 || raft_transfer(r->core, target, l->now_ms, &st) != THOLE_OK)
+        if (target == 0 || raft_transfer(r->core, target, l->now_ms, &st) != THOLE_OK) {
             continue;
+        }
         LOG_INFO(ENGINE, "low space: handing leadership on shard=%llu to=%llu",
                  (unsigned long long)r->shard_id, (unsigned long long)target);
         r->handed_on = true;
@@ -203,9 +218,12 @@ void hand_over_check(struct loop *l, struct replica *r)
 {
     const struct raft_status *s = &work_of(r)->status;
     const struct engine_observer *o = &l->e->o.observer;
-    if (!r->handed_on || s->leader == 0 || (s->leader == r->replica_id && s->transfer_target != 0))
+    if (!r->handed_on || s->leader == 0 ||
+        (s->leader == r->replica_id && s->transfer_target != 0)) {
         return;
+    }
     r->handed_on = false;
-    if (s->leader != r->replica_id && o->leader_moved && !atomic_load(&l->e->dead))
+    if (s->leader != r->replica_id && o->leader_moved && !atomic_load(&l->e->dead)) {
         o->leader_moved(o->ctx, r->shard_id, r->replica_id, s->leader, l->handing_over);
+    }
 }

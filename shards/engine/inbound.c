@@ -7,10 +7,12 @@
 
 void inbound_free(struct inbound *in)
 {
-    if (!in)
+    if (!in) {
         return;
-    for (size_t i = 0; i < in->count; i++)
+    }
+    for (size_t i = 0; i < in->count; i++) {
         raft_message_deinit(&in->messages[i].raft);
+    }
     free(in->messages);
     free(in);
 }
@@ -72,8 +74,9 @@ static void post_inbound(struct loop *l, struct inbound *in)
 {
     size_t waiting = atomic_fetch_add(&l->inbound_bytes, in->bytes) + in->bytes;
     /* Bounded by bytes alone: frames must not be crowded out by requests. */
-    if (waiting <= ENGINE_INBOUND_BYTES_MAX && worker_post_internal(l->w, &in->msg))
+    if (waiting <= ENGINE_INBOUND_BYTES_MAX && worker_post_internal(l->w, &in->msg)) {
         return;
+    }
     atomic_fetch_sub(&l->inbound_bytes, in->bytes);
     metric_add(&engine_dropped_frames, 1);
     inbound_free(in);
@@ -106,9 +109,11 @@ void engine_deliver(struct engine *e, const struct uuid *host, uint64_t incarnat
     if (codec_read_frame(frame, &sink, &st) != THOLE_OK) {
         engine_bad_frame(e, host, &st);
     }
-    for (uint32_t i = 0; i < e->o.loop_count; i++)
-        if (by_loop[i])
+    for (uint32_t i = 0; i < e->o.loop_count; i++) {
+        if (by_loop[i]) {
             post_inbound(e->loops[i], by_loop[i]);
+        }
+    }
     bufslice_unref(frame);
 }
 
@@ -122,8 +127,9 @@ void loop_inbound(struct loop *l, struct inbound *in)
     for (size_t i = 0; i < in->count; i++) {
         struct inbound_msg *m = &in->messages[i];
         struct replica *r = map_get(&l->by_replica, m->raft.to);
-        if (r && r->shard_id == m->shard_id && r->state == GROUP_RUNNING)
+        if (r && r->shard_id == m->shard_id && r->state == GROUP_RUNNING) {
             group_receive(l, r, &m->raft, &in->host);
+        }
         /* Otherwise it is not here, not yet, or no more. "You were removed" is said by those whose
          * configuration says so; a tombstone only knows that *it* was removed, and stays silent. */
     }

@@ -21,16 +21,18 @@ static void list_add(struct replica ***list, size_t *count, size_t *capacity, st
 
 void loop_dirty(struct loop *l, struct replica *r)
 {
-    if (r->dirty)
+    if (r->dirty) {
         return;
+    }
     r->dirty = true;
     list_add(&l->dirty, &l->dirty_count, &l->dirty_capacity, replica_ref(r));
 }
 
 void loop_publish(struct loop *l, struct replica *r)
 {
-    if (r->publish)
+    if (r->publish) {
         return;
+    }
     r->publish = true;
     list_add(&l->published, &l->published_count, &l->published_capacity, replica_ref(r));
 }
@@ -45,36 +47,41 @@ bool loop_writer_hung(const struct loop *l, uint64_t now_ns)
 
 static void handle_request(struct loop *l, struct engine_request *q)
 {
-    if (l->stopping || l->failed)
+    if (l->stopping || l->failed) {
         request_fail(q, THOLE_UNAVAILABLE, l->failed ? THOLE_REASON_DISK : THOLE_REASON_STOPPED,
                      l->failed ? "the log of this host has failed" : "the host is stopping");
-    else if (!map_get(&l->by_shard, q->shard_id))
+    } else if (!map_get(&l->by_shard, q->shard_id)) {
         request_fail(q, THOLE_NOT_FOUND, THOLE_REASON_NO_SUCH_SHARD,
                      "the shard has no replica on this host");
-    else if (q->kind == ENGINE_QUERY || q->kind == ENGINE_READ_POINT)
+    } else if (q->kind == ENGINE_QUERY || q->kind == ENGINE_READ_POINT) {
         read_submit(l, q);
-    else
+    } else {
         proposal_submit(l, q);
+    }
 }
 
 static void stop_all(struct loop *l, const struct thole_status *st)
 {
     size_t it = 0;
     struct replica *r;
-    while ((r = map_next(&l->by_replica, &it, NULL)))
+    while ((r = map_next(&l->by_replica, &it, NULL))) {
         group_stop(l, r, st);
+    }
 }
 
 static void fail_loop(struct loop *l, const struct thole_status *st)
 {
-    if (l->failed)
+    if (l->failed) {
         return;
+    }
     l->failed = true;
     size_t it = 0;
     struct replica *r;
-    while ((r = map_next(&l->by_replica, &it, NULL)))
-        if (r->state != GROUP_FAILED && r->state != GROUP_GONE)
+    while ((r = map_next(&l->by_replica, &it, NULL))) {
+        if (r->state != GROUP_FAILED && r->state != GROUP_GONE) {
             group_fail(l, r, st);
+        }
+    }
 }
 
 static void handle_persisted(struct loop *l, struct write_batch *b)
@@ -85,8 +92,9 @@ static void handle_persisted(struct loop *l, struct write_batch *b)
     metric_record(&engine_commit_ns, l->now_ns - b->posted_ns);
     for (size_t i = 0; i < b->count; i++) {
         struct write_update *w = &b->updates[i];
-        if (w->r && w->r->work && w->r->work->update_batch == b)
+        if (w->r && w->r->work && w->r->work->update_batch == b) {
             w->r->work->update_batch = NULL;
+        }
         if (b->st.code == THOLE_OK) {
             group_persisted(l, w);
         } else if (w->control) {
@@ -95,8 +103,9 @@ static void handle_persisted(struct loop *l, struct write_batch *b)
             w->control = NULL;
         }
     }
-    if (b->st.code != THOLE_OK)
+    if (b->st.code != THOLE_OK) {
         fail_loop(l, &b->st);
+    }
     write_batch_free(b);
 }
 
@@ -140,15 +149,18 @@ static void handle_peer(struct loop *l, struct peer_change *p)
     size_t it = 0;
     struct replica *r;
     while ((r = map_next(&l->by_replica, &it, NULL))) {
-        if (r->state != GROUP_RUNNING)
+        if (r->state != GROUP_RUNNING) {
             continue;
+        }
         const struct raft_config *c = raft_config(r->core);
         for (uint32_t i = 0; i < c->member_count; i++) {
             const struct raft_member *m = &c->members[i];
-            if (m->replica_id == r->replica_id || memcmp(m->host, p->host.bytes, 16) != 0)
+            if (m->replica_id == r->replica_id || memcmp(m->host, p->host.bytes, 16) != 0) {
                 continue;
-            if (!p->up)
+            }
+            if (!p->up) {
                 peer_lost(l, r, m->replica_id);
+            }
             break;
         }
     }
@@ -234,8 +246,9 @@ void loop_discard(struct loop *l, struct worker_msg *m)
     case MSG_WRITE: {
         struct write_batch *b = CONTAINER_OF(m, struct write_batch, msg);
         for (size_t i = 0; i < b->count; i++) {
-            if (!b->updates[i].control)
+            if (!b->updates[i].control) {
                 continue;
+            }
             b->updates[i].control->st = b->st.code ? b->st : stopped;
             control_answer(b->updates[i].control);
             b->updates[i].control = NULL;
@@ -245,10 +258,12 @@ void loop_discard(struct loop *l, struct worker_msg *m)
     }
     case MSG_APPLY: {
         struct apply_job *j = CONTAINER_OF(m, struct apply_job, msg);
-        for (size_t i = 0; i < j->request_count; i++)
-            if (j->requests[i].request) /* NULL: the applier has answered it */
+        for (size_t i = 0; i < j->request_count; i++) {
+            if (j->requests[i].request) { /* NULL: the applier has answered it */
                 request_fail(j->requests[i].request, THOLE_UNKNOWN, THOLE_REASON_OUTCOME_UNKNOWN,
                              "the host stopped before the entry was applied");
+            }
+        }
         apply_job_free(j);
         break;
     }
@@ -290,8 +305,9 @@ void loop_discard(struct loop *l, struct worker_msg *m)
 
 void loop_post(struct loop *l, struct worker_msg *m)
 {
-    if (!worker_post_internal(l->w, m))
+    if (!worker_post_internal(l->w, m)) {
         loop_discard(l, m);
+    }
 }
 
 /* ---- The turn -------------------------------------------------------------------------------- */
@@ -314,17 +330,19 @@ static void run_timers(struct loop *l)
     beats_run(l);
     while ((t = wheel_expire(l->ticks, l->now_ms))) {
         struct replica *r = CONTAINER_OF(t, struct replica_work, tick)->r;
-        if (r->state == GROUP_RUNNING)
+        if (r->state == GROUP_RUNNING) {
             group_tick(l, r);
+        }
     }
     while ((t = wheel_expire(l->deadlines, l->real_ms))) {
         struct engine_request *q = CONTAINER_OF(t, struct engine_request, internal);
         struct replica *r = map_get(&l->by_shard, q->shard_id);
         ASSERT(r != NULL);
-        if (q->kind == ENGINE_QUERY || q->kind == ENGINE_READ_POINT)
+        if (q->kind == ENGINE_QUERY || q->kind == ENGINE_READ_POINT) {
             ASSERT(read_expired(l, r, q));
-        else
+        } else {
             proposal_expired(l, q);
+        }
     }
 }
 
@@ -333,8 +351,9 @@ static void harvest_all(struct loop *l)
     for (size_t i = 0; i < l->dirty_count; i++) {
         struct replica *r = l->dirty[i];
         r->dirty = false;
-        if (r->state == GROUP_RUNNING)
+        if (r->state == GROUP_RUNNING) {
             group_harvest(l, r);
+        }
         replica_unref(r);
     }
     l->dirty_count = 0;
@@ -343,14 +362,16 @@ static void harvest_all(struct loop *l)
 
 void loop_check_space(struct loop *l)
 {
-    if (l->space_checking || l->now_ns - l->space_checked_ns < ENGINE_SPACE_CHECK_NS)
+    if (l->space_checking || l->now_ns - l->space_checked_ns < ENGINE_SPACE_CHECK_NS) {
         return;
+    }
     struct task *t = task_new(TASK_SPACE, NULL);
     t->loop = l;
     l->space_checking = true;
     l->space_checked_ns = l->now_ns;
-    if (!worker_post_internal(l->e->snapshotter, &t->msg))
+    if (!worker_post_internal(l->e->snapshotter, &t->msg)) {
         task_free(t);
+    }
 }
 
 static void post_batch(struct loop *l)
@@ -362,8 +383,9 @@ static void post_batch(struct loop *l)
         atomic_store_explicit(&l->in_flight_since_ns, l->now_ns, memory_order_relaxed);
         for (size_t i = 0; i < l->in_flight->count; i++) {
             struct replica *r = l->in_flight->updates[i].r;
-            if (r && r->work)
+            if (r && r->work) {
                 r->work->update_batch = NULL;
+            }
         }
         loop_check_space(l);
         if (!worker_post_internal(l->e->writer, &l->in_flight->msg)) {
@@ -400,10 +422,11 @@ static void fill_shown(struct replica *r)
     s->role = (uint8_t)raft.role;
     s->leader_ready = raft.leader_ready;
     s->leader_host = (struct uuid){0};
-    if (raft.leader == r->replica_id)
+    if (raft.leader == r->replica_id) {
         s->leader_host = r->e->o.host_id;
-    else if (raft.leader != 0)
+    } else if (raft.leader != 0) {
         (void)replica_host(r, raft.leader, &s->leader_host);
+    }
     if (r->core) {
         s->initialised =
             s->initialised || raft_config_find(raft_config(r->core), r->replica_id) != NULL;
@@ -425,11 +448,13 @@ static void fill_shown(struct replica *r)
 static void publish_all(struct loop *l)
 {
     struct engine *e = l->e;
-    if (l->published_count == 0)
+    if (l->published_count == 0) {
         return;
+    }
     pthread_mutex_lock(&e->lock);
-    for (size_t i = 0; i < l->published_count; i++)
+    for (size_t i = 0; i < l->published_count; i++) {
         fill_shown(l->published[i]);
+    }
     pthread_mutex_unlock(&e->lock);
     for (size_t i = 0; i < l->published_count; i++) {
         struct replica *r = l->published[i];
@@ -450,14 +475,18 @@ static uint64_t next_turn(struct loop *l)
     uint64_t next = CLOCK_NEVER;
     uint64_t tick = wheel_next(l->ticks), deadline = wheel_next(l->deadlines);
     tick = l->beat_due_ms < tick ? l->beat_due_ms : tick;
-    if (tick != UINT64_MAX)
+    if (tick != UINT64_MAX) {
         next = (l->real_ms + (tick > l->now_ms ? tick - l->now_ms : 0)) * NS_PER_MS;
-    if (deadline != UINT64_MAX && deadline * NS_PER_MS < next)
+    }
+    if (deadline != UINT64_MAX && deadline * NS_PER_MS < next) {
         next = deadline * NS_PER_MS;
-    if (l->hand_over_ms != UINT64_MAX && l->hand_over_ms * NS_PER_MS < next)
+    }
+    if (l->hand_over_ms != UINT64_MAX && l->hand_over_ms * NS_PER_MS < next) {
         next = l->hand_over_ms * NS_PER_MS;
-    if (l->unfit_due_ms != UINT64_MAX && l->unfit_due_ms * NS_PER_MS < next)
+    }
+    if (l->unfit_due_ms != UINT64_MAX && l->unfit_due_ms * NS_PER_MS < next) {
         next = l->unfit_due_ms * NS_PER_MS;
+    }
     /* Without timers any leap is harmless; a day bounds the arithmetic. */
     l->planned_ms = next == CLOCK_NEVER ? 86400000 : next / NS_PER_MS - l->real_ms;
     return next;
@@ -467,8 +496,9 @@ static uint64_t next_turn(struct loop *l)
  * and the allocator gives back pages only when asked. That takes milliseconds, and nobody waits. */
 static void give_back_memory(struct loop *l)
 {
-    if (l->rested < RESTED_MANY || wheel_next(l->ticks) != UINT64_MAX || !process_is_own())
+    if (l->rested < RESTED_MANY || wheel_next(l->ticks) != UINT64_MAX || !process_is_own()) {
         return;
+    }
     l->rested = 0;
     (void)malloc_trim(0);
 }
@@ -481,13 +511,15 @@ uint64_t loop_turn(void *ctx, struct msgq *batch, uint64_t now_ns)
     cork_begin();
     move_time(l, now_ns);
     metric_record(&engine_loop_depth, batch->count);
-    while ((m = msgq_pop(batch)))
+    while ((m = msgq_pop(batch))) {
         handle(l, m);
+    }
     l->drained_ns = clock_now(l->e->clock);
     run_timers(l);
     harvest_all(l);
-    if (hand_over_run(l) || hand_over_unfit(l))
+    if (hand_over_run(l) || hand_over_unfit(l)) {
         harvest_all(l);
+    }
     outbox_flush(l);
     post_batch(l);
     publish_all(l);
@@ -522,16 +554,19 @@ struct loop *loop_new(struct engine *e, uint32_t index)
 
 void loop_free(struct loop *l)
 {
-    if (!l)
+    if (!l) {
         return;
+    }
     worker_free(l->w);
     ASSERT(l->dirty_count == 0 && l->published_count == 0);
-    if (l->next)
+    if (l->next) {
         loop_discard(l, &l->next->msg);
+    }
     size_t it = 0;
     struct replica *r;
-    while ((r = map_next(&l->by_replica, &it, NULL)))
+    while ((r = map_next(&l->by_replica, &it, NULL))) {
         replica_unref(r);
+    }
     map_deinit(&l->by_replica);
     map_deinit(&l->by_shard);
     struct peer_host *h;

@@ -7,9 +7,11 @@
 
 const struct thole_machine_type *machine_type_find(const struct engine *e, const char *name)
 {
-    for (const struct thole_machine_type *const *t = e->o.types; t && *t; t++)
-        if (strcmp((*t)->name, name) == 0)
+    for (const struct thole_machine_type *const *t = e->o.types; t && *t; t++) {
+        if (strcmp((*t)->name, name) == 0) {
             return *t;
+        }
+    }
     return NULL;
 }
 
@@ -19,19 +21,21 @@ const struct thole_machine_type *machine_type_find(const struct engine *e, const
 static char *directory_of(const struct replica *r, uint64_t generation,
                           const struct thole_machine_type *type)
 {
-    if (!r->e->directory || !(type->flags & THOLE_MACHINE_PERSISTENT) || !type->flush)
+    if (!r->e->directory || !(type->flags & THOLE_MACHINE_PERSISTENT) || !type->flush) {
         return NULL;
+    }
     return xasprintf("%s/machines/%llu/%llu", r->e->directory, (unsigned long long)r->replica_id,
                      (unsigned long long)generation);
 }
 
 enum thole_code machine_result(enum thole_code code, struct thole_status *st)
 {
-    if (code == THOLE_OK)
+    if (code == THOLE_OK) {
         *st = (struct thole_status){0};
-    else if (st->code != code)
+    } else if (st->code != code) {
         THOLE_FAIL(st, code, THOLE_REASON_MACHINE_FAILED, "the machine failed: %s",
                    thole_code_name(code));
+    }
     return code;
 }
 
@@ -43,8 +47,9 @@ struct meta_reader {
 static void take_meta(void *ctx, struct thole_slice key, struct thole_slice value)
 {
     struct meta_reader *reader = ctx;
-    if (!meta_read(reader->m, slice_of(key.data, key.size), slice_of(value.data, value.size)))
+    if (!meta_read(reader->m, slice_of(key.data, key.size), slice_of(value.data, value.size))) {
         reader->bad = true;
+    }
 }
 
 static struct thole_machine_env env_of(const struct replica *r, uint64_t generation,
@@ -71,13 +76,15 @@ static enum thole_code open_state(struct replica *r, struct machine *m, struct t
     env.meta_ctx = &reader;
     if (m->directory) {
         enum thole_code code = file_make_dirs(m->directory, st);
-        if (code != THOLE_OK)
+        if (code != THOLE_OK) {
             return code;
+        }
     }
     enum thole_code code = machine_result(m->type->open(&env, &m->state, st), st);
-    if (code == THOLE_OK && reader.bad)
+    if (code == THOLE_OK && reader.bad) {
         return THOLE_FAIL(st, THOLE_DATA_LOSS, THOLE_REASON_CORRUPT,
                           "the machine holds unreadable engine metadata");
+    }
     session_table_sort(&m->sessions);
     return code;
 }
@@ -86,10 +93,11 @@ enum thole_code machine_open(struct replica *r, uint64_t generation, struct mach
                              struct thole_status *st)
 {
     const struct thole_machine_type *type = machine_type_find(r->e, r->kind->type_name);
-    if (!type || type->version < r->kind->type_version)
+    if (!type || type->version < r->kind->type_version) {
         return THOLE_FAIL(st, THOLE_FAILED_PRECONDITION, THOLE_REASON_NO_SUCH_TYPE,
                           "this host cannot run machine type %s version %u", r->kind->type_name,
                           r->kind->type_version);
+    }
     struct machine *m = xcalloc(1, sizeof(*m));
     atomic_init(&m->refs, 1);
     m->type = type;
@@ -111,11 +119,13 @@ enum thole_code machine_open(struct replica *r, uint64_t generation, struct mach
 
 enum thole_code machine_view(struct machine *m, void **ret, struct thole_status *st)
 {
-    if (m->lock) /* it flushes by itself */
+    if (m->lock) { /* it flushes by itself */
         pthread_rwlock_wrlock(m->lock);
+    }
     enum thole_code code = machine_result(m->type->view_acquire(m->state, ret, st), st);
-    if (m->lock)
+    if (m->lock) {
         pthread_rwlock_unlock(m->lock);
+    }
     return code;
 }
 
@@ -127,13 +137,16 @@ struct machine *machine_ref(struct machine *m)
 
 void machine_unref(struct machine *m)
 {
-    if (!m || atomic_fetch_sub_explicit(&m->refs, 1, memory_order_acq_rel) != 1)
+    if (!m || atomic_fetch_sub_explicit(&m->refs, 1, memory_order_acq_rel) != 1) {
         return;
-    if (m->state)
+    }
+    if (m->state) {
         m->type->close(m->state);
+    }
     session_table_deinit(&m->sessions);
-    if (m->lock)
+    if (m->lock) {
         pthread_rwlock_destroy(m->lock);
+    }
     free(m->lock);
     free(m->directory);
     free(m);
@@ -142,16 +155,18 @@ void machine_unref(struct machine *m)
 enum thole_code machine_destroy(struct replica *r, uint64_t generation, struct thole_status *st)
 {
     const struct thole_machine_type *type = machine_type_find(r->e, r->kind->type_name);
-    if (!type || !(type->flags & THOLE_MACHINE_PERSISTENT))
+    if (!type || !(type->flags & THOLE_MACHINE_PERSISTENT)) {
         return THOLE_OK;
+    }
     char *directory = directory_of(r, generation, type);
     enum thole_code code = THOLE_OK;
     if (type->destroy) {
         struct thole_machine_env env = env_of(r, generation, type, directory);
         code = machine_result(type->destroy(&env, st), st);
     }
-    if (code == THOLE_OK && directory)
+    if (code == THOLE_OK && directory) {
         code = file_remove_tree(directory, st);
+    }
     free(directory);
     return code == THOLE_NOT_FOUND ? THOLE_OK : code;
 }
@@ -164,8 +179,9 @@ struct bytes_sink {
 static enum thole_code write_bytes(struct thole_sink *s, const void *data, size_t size)
 {
     struct bytes_sink *sink = CONTAINER_OF(s, struct bytes_sink, base);
-    if (size > LIMIT_RESULT_BYTES - sink->out->size)
+    if (size > LIMIT_RESULT_BYTES - sink->out->size) {
         return THOLE_RESOURCE_EXHAUSTED;
+    }
     bytes_append(sink->out, data, size);
     return THOLE_OK;
 }

@@ -33,8 +33,9 @@ static struct meta_span *add(struct meta_list *l, char kind, const uint64_t *num
     *s = (struct meta_span){.key = l->bytes.size, .key_size = 1 + 8 * n};
     uint8_t *p = bytes_extend(&l->bytes, s->key_size);
     *p++ = (uint8_t)kind;
-    for (size_t i = 0; i < n; i++)
+    for (size_t i = 0; i < n; i++) {
         put_be64(p + 8 * i, numbers[i]);
+    }
     s->value = l->bytes.size;
     return s;
 }
@@ -80,8 +81,9 @@ void meta_add_table(struct meta_list *l, const struct session_table *t)
 {
     for (const struct session *s = t->oldest; s; s = s->newer) {
         meta_add_head(l, s);
-        for (uint32_t i = 0; i < s->count; i++)
+        for (uint32_t i = 0; i < s->count; i++) {
             meta_add_result(l, s->id, &s->results[i]);
+        }
     }
 }
 
@@ -104,9 +106,11 @@ bool meta_read(struct machine *m, struct slice key, struct slice value)
         m->applied_term = get_le64(value.data + 8);
         return true;
     }
-    if (key.size == 9 && key.data[0] == 's')
+    if (key.size == 9 && key.data[0] == 's') {
         return session_decode(&m->sessions, value);
-    if (key.size == 17 && key.data[0] == 'r')
+    }
+    if (key.size == 17 && key.data[0] == 'r') {
         return session_decode_result(&m->sessions, get_be64(key.data + 1), value);
+    }
     return false;
 }

@@ -10,8 +10,9 @@ struct peer_host *loop_host(struct loop *l, const struct uuid *host)
 {
     uint64_t key = uuid_hash(host);
     struct peer_host *h;
-    while ((h = map_get(&l->hosts, key)) && !uuid_equal(&h->host, host))
+    while ((h = map_get(&l->hosts, key)) && !uuid_equal(&h->host, host)) {
         key++;
+    }
     if (!h) {
         h = xcalloc(1, sizeof(*h));
         h->host = *host;
@@ -54,10 +55,12 @@ void outbox_add_to(struct loop *l, const struct uuid *host, uint64_t shard_id,
         .to_incarnation = is_reply(m->kind) ? answered_life(h, m) : 0,
         .raft = *m,
     };
-    if (m->kind == RAFT_MSG_SLEEP)
+    if (m->kind == RAFT_MSG_SLEEP) {
         lane->messages[lane->count - 1].raft.hint = beats_sent(l->e, host);
-    if (h->touched)
+    }
+    if (h->touched) {
         return;
+    }
     h->touched = true;
     if (l->touched_count == l->touched_capacity) {
         l->touched_capacity = l->touched_capacity ? l->touched_capacity * 2 : 16;
@@ -69,8 +72,10 @@ void outbox_add_to(struct loop *l, const struct uuid *host, uint64_t shard_id,
 void outbox_add(struct loop *l, struct replica *r, struct raft_message *m)
 {
     struct uuid host;
-    if ((keeps_loyal(m->kind) && loop_writer_hung(l, l->now_ns)) || !replica_host(r, m->to, &host))
+    if ((keeps_loyal(m->kind) && loop_writer_hung(l, l->now_ns)) ||
+        !replica_host(r, m->to, &host)) {
         return; /* the entries stay the core's */
+    }
     outbox_add_to(l, &host, r->shard_id, m);
     m->entry_count = 0; /* taken over, with the array */
     m->entries = NULL;
@@ -84,19 +89,22 @@ static void flush_lane(struct loop *l, struct peer_host *h, struct out_lane *lan
         size_t n = 0, weight = 0, entries = 0;
         while (from + n < lane->count) {
             size_t w = codec_weight(&lane->messages[from + n].raft);
-            if (n > 0 && weight + w > LIMIT_FRAME_BYTES)
+            if (n > 0 && weight + w > LIMIT_FRAME_BYTES) {
                 break;
+            }
             weight += w;
             entries += lane->messages[from + n].raft.entry_count;
             n++;
         }
         engine_send(l->e, &h->host, which, codec_frame(lane->messages + from, n));
-        if (entries > 0)
+        if (entries > 0) {
             metric_record(&engine_frame_entries, entries);
+        }
         from += n;
     }
-    for (size_t i = 0; i < lane->count; i++)
+    for (size_t i = 0; i < lane->count; i++) {
         raft_message_deinit(&lane->messages[i].raft);
+    }
     lane->count = 0;
     if (lane->capacity > LANE_KEPT) {
         free(lane->messages);

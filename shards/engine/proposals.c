@@ -21,8 +21,9 @@ static void ring_grow(struct pending_ring *ring)
 {
     size_t capacity = ring->capacity ? ring->capacity * 2 : 4;
     struct pending *slots = xcalloc(capacity, sizeof(*slots));
-    for (size_t i = 0; i < ring->count; i++)
+    for (size_t i = 0; i < ring->count; i++) {
         slots[i] = *slot_at(ring, i);
+    }
     free(ring->slots);
     *ring = (struct pending_ring){slots, capacity, 0, ring->count};
 }
@@ -30,8 +31,9 @@ static void ring_grow(struct pending_ring *ring)
 void pending_push(struct replica *r, const struct pending *p)
 {
     struct pending_ring *ring = &work_of(r)->pending;
-    if (ring->count == ring->capacity)
+    if (ring->count == ring->capacity) {
         ring_grow(ring);
+    }
     ASSERT(ring->count == 0 || slot_at(ring, ring->count - 1)->index < p->index);
     *slot_at(ring, ring->count++) = *p;
 }
@@ -97,8 +99,9 @@ static bool refuse_early(struct loop *l, struct replica *r, struct engine_reques
         reason = THOLE_REASON_DISK;
         message = "the log of this host makes no progress";
     }
-    if (!message)
+    if (!message) {
         return false;
+    }
     request_fail(q, code, reason, message);
     return true;
 }
@@ -107,8 +110,9 @@ void proposal_submit(struct loop *l, struct engine_request *q)
 {
     struct replica *r = map_get(&l->by_shard, q->shard_id);
     ASSERT(r != NULL);
-    if (refuse_early(l, r, q))
+    if (refuse_early(l, r, q)) {
         return;
+    }
     if (!r->led) {
         request_not_leader(l, r, q);
         return;
@@ -178,8 +182,9 @@ void proposals_flush(struct loop *l, struct replica *r)
             continue;
         }
         refused(l, r, requests, n, &st);
-        for (size_t i = 0; i < n; i++) /* the core has taken none */
+        for (size_t i = 0; i < n; i++) { /* the core has taken none */
             raft_entry_unref(entries[i]);
+        }
     }
 }
 
@@ -190,9 +195,10 @@ static void change_decided(struct replica *r, struct pending *p)
 {
     struct raft_status s;
     raft_status(r->core, &s);
-    if (s.config_index < p->index)
+    if (s.config_index < p->index) {
         (void)THOLE_FAIL(&p->control->st, THOLE_FAILED_PRECONDITION, THOLE_REASON_STALE_REVISION,
                          "a newer decision was applied first");
+    }
     control_answer(p->control);
 }
 
@@ -200,17 +206,20 @@ void proposals_take(struct loop *l, struct replica *r, uint64_t last, struct app
 {
     struct pending_ring *ring = &work_of(r)->pending;
     uint64_t last_term = 0;
-    if (ring->count == 0)
+    if (ring->count == 0) {
         return;
+    }
     ASSERT(raft_term_at(r->core, last, &last_term));
     size_t before = ring->count;
-    if (slot_at(ring, 0)->index <= last)
+    if (slot_at(ring, 0)->index <= last) {
         metric_record(&engine_decided_ns, l->now_ns - slot_at(ring, 0)->appended_ns);
+    }
     while (ring->count > 0) {
         struct pending *head = slot_at(ring, 0);
         uint64_t term = last_term;
-        if (head->index > last && head->term >= last_term)
+        if (head->index > last && head->term >= last_term) {
             break;
+        }
         bool decided = head->index <= last && raft_term_at(r->core, head->index, &term);
         struct pending p = pop_front(ring);
         if (!decided || term != p.term) {
@@ -263,10 +272,11 @@ void proposal_expired(struct loop *l, struct engine_request *q)
     size_t low = 0, high = ring->count;
     while (low < high) {
         size_t middle = low + (high - low) / 2;
-        if (slot_at(ring, middle)->index < q->index)
+        if (slot_at(ring, middle)->index < q->index) {
             low = middle + 1;
-        else
+        } else {
             high = middle;
+        }
     }
     ASSERT(low < ring->count && slot_at(ring, low)->request == q);
     slot_at(ring, low)->request = NULL;

@@ -11,8 +11,9 @@ static void hand_over(struct replica *r, uint64_t index, struct msgq *requests)
     j->r = replica_ref(r);
     j->index = index;
     msgq_concat(&j->requests, requests);
-    if (!worker_post_internal(r->applier->w, &j->msg))
+    if (!worker_post_internal(r->applier->w, &j->msg)) {
         loop_discard(r->loop, &j->msg);
+    }
 }
 
 /* Answered from what is applied here, if a leader was heard recently enough. */
@@ -21,10 +22,11 @@ static void serve_stale(struct loop *l, struct replica *r, struct engine_request
     bool fresh = q->max_staleness_ms == 0;
     struct raft_status s;
     replica_status(r, &s);
-    if (!fresh && s.role == RAFT_LEADER && s.leader_ready)
+    if (!fresh && s.role == RAFT_LEADER && s.leader_ready) {
         fresh = !loop_writer_hung(l, l->now_ns);
-    else if (!fresh && r->contact_ns != 0)
+    } else if (!fresh && r->contact_ns != 0) {
         fresh = l->now_ns - beats_leader_heard_ns(l, r) <= q->max_staleness_ms * NS_PER_MS;
+    }
     if (!fresh) {
         request_fail(q, THOLE_UNAVAILABLE, THOLE_REASON_TOO_STALE,
                      "the replica that was asked heard no leader within the staleness bound");
@@ -79,8 +81,9 @@ static void fail_queue(struct loop *l, struct replica *r, struct msgq *requests,
 
 void reads_flush(struct loop *l, struct replica *r)
 {
-    if (work_of(r)->reading.count == 0)
+    if (work_of(r)->reading.count == 0) {
         return;
+    }
     struct thole_status st;
     uint64_t context = ++work_of(r)->read_context;
     if (loop_writer_hung(l, l->now_ns)) {
@@ -104,11 +107,13 @@ static struct read_batch *take_batch(struct replica *r, uint64_t context)
 {
     for (struct read_batch **at = &work_of(r)->reads; *at; at = &(*at)->next) {
         struct read_batch *b = *at;
-        if (b->context != context)
+        if (b->context != context) {
             continue;
+        }
         *at = b->next;
-        if (!*at)
+        if (!*at) {
             work_of(r)->reads_tail = at;
+        }
         return b;
     }
     return NULL;
@@ -122,22 +127,25 @@ void reads_answer(struct loop *l, struct replica *r, const struct raft_read_resu
     uint64_t index = 0;
     for (size_t i = 0; i < n; i++) {
         struct read_batch *b = take_batch(r, results[i].context);
-        if (!b)
+        if (!b) {
             continue;
+        }
         if (results[i].failed) {
             (void)THOLE_FAIL(&st, THOLE_UNAVAILABLE, THOLE_REASON_NO_LEADER,
                              "no leader confirmed the read");
             fail_queue(l, r, &b->requests, &st);
         } else {
-            for (struct worker_msg *m = b->requests.head; m; m = m->next)
+            for (struct worker_msg *m = b->requests.head; m; m = m->next) {
                 request_disarm(l, CONTAINER_OF(m, struct engine_request, msg));
+            }
             index = results[i].index > index ? results[i].index : index;
             msgq_concat(&ready, &b->requests);
         }
         free(b);
     }
-    if (ready.count > 0)
+    if (ready.count > 0) {
         hand_over(r, index, &ready);
+    }
 }
 
 void reads_end(struct loop *l, struct replica *r, const struct thole_status *st)
@@ -159,10 +167,11 @@ static bool take_out(struct msgq *queue, struct engine_request *q)
     struct worker_msg *m;
     bool found = false;
     while ((m = msgq_pop(queue))) {
-        if (m == &q->msg)
+        if (m == &q->msg) {
             found = true;
-        else
+        } else {
             msgq_push(&kept, m);
+        }
     }
     *queue = kept;
     return found;
@@ -172,10 +181,12 @@ bool read_expired(struct loop *l, struct replica *r, struct engine_request *q)
 {
     (void)l;
     bool found = take_out(&work_of(r)->reading, q);
-    for (struct read_batch *b = work_of(r)->reads; b && !found; b = b->next)
+    for (struct read_batch *b = work_of(r)->reads; b && !found; b = b->next) {
         found = take_out(&b->requests, q);
-    if (found)
+    }
+    if (found) {
         request_fail(q, THOLE_DEADLINE_EXCEEDED, THOLE_REASON_NONE,
                      "the deadline passed before the read was confirmed");
+    }
     return found;
 }

@@ -33,8 +33,9 @@ static const struct replica_kind *kind_get(struct engine *e, struct slice descri
     uint64_t key = hash64(descriptor.data, descriptor.size, 0);
     struct replica_kind *k;
     pthread_mutex_lock(&e->kinds_lock);
-    while ((k = map_get(&e->kinds, key)) && !same_kind(k, d))
+    while ((k = map_get(&e->kinds, key)) && !same_kind(k, d)) {
         key++;
+    }
     if (!k) {
         k = kind_new(key, d);
         (void)map_put(&e->kinds, key, k);
@@ -48,13 +49,15 @@ static void kind_put(struct engine *e, uint64_t key)
 {
     pthread_mutex_lock(&e->kinds_lock);
     struct replica_kind *k = map_get(&e->kinds, key);
-    if (--k->refs == 0)
+    if (--k->refs == 0) {
         (void)map_remove(&e->kinds, key);
-    else
+    } else {
         k = NULL;
+    }
     pthread_mutex_unlock(&e->kinds_lock);
-    if (!k)
+    if (!k) {
         return;
+    }
     bytes_deinit(&k->type_config);
     free(k->type_name);
     free(k);
@@ -87,8 +90,9 @@ struct replica *replica_new(struct engine *e, uint64_t replica_id, uint64_t shar
 
 void replica_boot_free(struct replica *r)
 {
-    if (!r->boot)
+    if (!r->boot) {
         return;
+    }
     free(r->boot->runs);
     bytes_deinit(&r->boot->descriptor);
     bytes_deinit(&r->boot->config);
@@ -98,8 +102,9 @@ void replica_boot_free(struct replica *r)
 
 void replica_set_failure(struct replica *r, const struct thole_status *st)
 {
-    if (r->failure)
+    if (r->failure) {
         return;
+    }
     r->failure = xmalloc(sizeof(*r->failure));
     *r->failure = *st;
 }
@@ -135,8 +140,9 @@ void replica_show(const struct replica *r, struct engine_replica_status *ret)
         .log_bytes = s->log_bytes,
         .snapshot_index = s->snapshot_index,
     };
-    if (s->failed)
+    if (s->failed) {
         memcpy(ret->failure, r->failure->message, sizeof(ret->failure));
+    }
 }
 
 /* ---- Work ------------------------------------------------------------------------------------ */
@@ -155,12 +161,13 @@ struct replica_work *replica_begin_work(struct replica *r)
 
 void replica_status(const struct replica *r, struct raft_status *ret)
 {
-    if (r->work)
+    if (r->work) {
         *ret = r->work->status;
-    else if (r->core)
+    } else if (r->core) {
         raft_status(r->core, ret);
-    else
+    } else {
         *ret = (struct raft_status){0};
+    }
 }
 
 uint64_t replica_leader(const struct replica *r)
@@ -183,8 +190,9 @@ static void free_work(struct replica *r)
 {
     size_t it = 0;
     void *host;
-    while ((host = map_next(&r->work->peer_hosts, &it, NULL)))
+    while ((host = map_next(&r->work->peer_hosts, &it, NULL))) {
         free(host);
+    }
     map_deinit(&r->work->peer_hosts);
     free(r->work->pending.slots);
     free(r->work);
@@ -221,8 +229,9 @@ static void free_replica(struct replica *r)
     ASSERT(!w || (w->pending.count == 0 && w->proposing.count == 0 && w->reading.count == 0));
     ASSERT(!w || (!w->reads && !w->transfers));
     ASSERT(!r->parked && !r->watches);
-    if (r->core)
+    if (r->core) {
         raft_free(r->core);
+    }
     machine_unref(r->machine);
     if (r->work) {
         snapshot_end(r);
@@ -239,6 +248,7 @@ static void free_replica(struct replica *r)
 
 void replica_unref(struct replica *r)
 {
-    if (r && atomic_fetch_sub_explicit(&r->refs, 1, memory_order_acq_rel) == 1)
+    if (r && atomic_fetch_sub_explicit(&r->refs, 1, memory_order_acq_rel) == 1) {
         free_replica(r);
+    }
 }

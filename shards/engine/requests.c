@@ -14,8 +14,9 @@ struct wheel_timer *request_timer(struct engine_request *q)
 void request_arm(struct loop *l, struct engine_request *q)
 {
     *request_timer(q) = (struct wheel_timer){0};
-    if (q->deadline_ns == CLOCK_NEVER)
+    if (q->deadline_ns == CLOCK_NEVER) {
         return;
+    }
     /* Rounded up: a request is never given up early. */
     wheel_arm(l->deadlines, request_timer(q), q->deadline_ns / NS_PER_MS + 1);
 }
@@ -29,8 +30,9 @@ void request_finish(struct engine_request *q)
 {
     bufslice_unref(q->payload);
     q->payload = (struct bufslice){0};
-    if (q->status.code != THOLE_OK)
+    if (q->status.code != THOLE_OK) {
         metric_add(&engine_refused, 1);
+    }
     q->done(q);
 }
 
@@ -50,8 +52,9 @@ bool replica_host(const struct replica *r, uint64_t replica_id, struct uuid *ret
         return true;
     }
     const struct uuid *learnt = r->work ? map_get(&r->work->peer_hosts, replica_id) : NULL;
-    if (!learnt)
+    if (!learnt) {
         return false;
+    }
     *ret = *learnt;
     return true;
 }

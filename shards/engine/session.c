@@ -9,8 +9,9 @@
 
 static void session_free(struct session *s)
 {
-    for (uint32_t i = 0; i < s->count; i++)
+    for (uint32_t i = 0; i < s->count; i++) {
         buf_unref(s->results[i].result);
+    }
     free(s->results);
     free(s);
 }
@@ -19,32 +20,36 @@ void session_table_deinit(struct session_table *t)
 {
     size_t it = 0;
     struct session *s;
-    while ((s = map_next(&t->by_id, &it, NULL)))
+    while ((s = map_next(&t->by_id, &it, NULL))) {
         session_free(s);
+    }
     map_deinit(&t->by_id);
     *t = (struct session_table){0};
 }
 
 static void unlink_session(struct session_table *t, struct session *s)
 {
-    if (s->older)
+    if (s->older) {
         s->older->newer = s->newer;
-    else
+    } else {
         t->oldest = s->newer;
-    if (s->newer)
+    }
+    if (s->newer) {
         s->newer->older = s->older;
-    else
+    } else {
         t->newest = s->older;
+    }
     s->older = s->newer = NULL;
 }
 
 static void link_newest(struct session_table *t, struct session *s)
 {
     s->older = t->newest;
-    if (t->newest)
+    if (t->newest) {
         t->newest->newer = s;
-    else
+    } else {
         t->oldest = s;
+    }
     t->newest = s;
 }
 
@@ -61,8 +66,9 @@ static void use(struct session_table *t, struct session *s, uint64_t index)
 static void tell(const struct session_observer *o, enum session_change what,
                  const struct session *s, uint64_t sequence)
 {
-    if (o)
+    if (o) {
         o->changed(o->ctx, what, s, sequence);
+    }
 }
 
 bool session_open(struct session_table *t, uint64_t id, uint64_t index,
@@ -70,10 +76,12 @@ bool session_open(struct session_table *t, uint64_t id, uint64_t index,
 {
     if (t->by_id.count >= LIMIT_SESSIONS) {
         struct session *victim = t->oldest;
-        if (victim->reserved > 0)
+        if (victim->reserved > 0) {
             return false;
-        for (uint32_t i = 0; i < victim->count; i++)
+        }
+        for (uint32_t i = 0; i < victim->count; i++) {
             tell(o, RESULT_GONE, victim, victim->results[i].sequence);
+        }
         tell(o, SESSION_GONE, victim, 0);
         unlink_session(t, victim);
         map_remove(&t->by_id, victim->id);
@@ -92,8 +100,9 @@ bool session_open(struct session_table *t, uint64_t id, uint64_t index,
 static uint32_t position_of(const struct session *s, uint64_t sequence)
 {
     uint32_t at = s->count;
-    while (at > 0 && s->results[at - 1].sequence >= sequence)
+    while (at > 0 && s->results[at - 1].sequence >= sequence) {
         at--;
+    }
     return at;
 }
 
@@ -136,15 +145,18 @@ enum session_verdict session_begin(struct session_table *t, uint64_t id, uint64_
                                    const struct session_result **ret)
 {
     struct session *s = map_get(&t->by_id, id);
-    if (!s)
+    if (!s) {
         return SESSION_EXPIRED;
+    }
     uint32_t at = position_of(s, sequence);
     bool found = at < s->count && s->results[at].sequence == sequence;
-    if (found && s->results[at].reserved)
+    if (found && s->results[at].reserved) {
         return SESSION_BUSY;
+    }
     bool full = s->count == LIMIT_SESSION_RESULTS;
-    if (!found && sequence >= s->floor && full && s->results[0].reserved)
+    if (!found && sequence >= s->floor && full && s->results[0].reserved) {
         return SESSION_BUSY;
+    }
     use(t, s, index);
     enum session_verdict verdict = SESSION_APPLY;
     if (found) {
@@ -176,8 +188,9 @@ static void cut_old(struct session_table *t, const struct session_observer *o)
     for (struct session *s = t->oldest; s; s = s->newer) {
         for (uint32_t i = 0; i < s->count; i++) {
             struct session_result *r = &s->results[i];
-            if (!r->result || r->answered + LIMIT_SESSION_ANSWERS_BYTES > t->answered)
+            if (!r->result || r->answered + LIMIT_SESSION_ANSWERS_BYTES > t->answered) {
                 continue;
+            }
             buf_unref(r->result);
             r->result = NULL;
             r->cut = true;
@@ -191,45 +204,53 @@ const struct session_result *session_finish(struct session_table *t, uint64_t id
                                             const struct session_observer *o)
 {
     struct session *s = map_get(&t->by_id, id);
-    if (!s)
+    if (!s) {
         return NULL; /* reserved nothing, and was evicted since */
+    }
     uint32_t at = position_of(s, sequence);
-    if (at == s->count || s->results[at].sequence != sequence)
+    if (at == s->count || s->results[at].sequence != sequence) {
         return NULL;
+    }
     struct session_result *r = &s->results[at];
     ASSERT(r->reserved && s->reserved > 0);
     r->reserved = false;
     s->reserved--;
     r->code = code;
-    if (result.size > LIMIT_SESSION_RESULT_BYTES)
+    if (result.size > LIMIT_SESSION_RESULT_BYTES) {
         r->cut = true;
-    else if (result.size > 0)
+    } else if (result.size > 0) {
         r->result = buf_copy(result.data, result.size);
+    }
     uint64_t before = t->answered;
     t->answered += r->result ? r->result->size : 0;
     r->answered = t->answered;
-    if (before / LIMIT_SESSION_ANSWERS_STEP_BYTES != t->answered / LIMIT_SESSION_ANSWERS_STEP_BYTES)
+    if (before / LIMIT_SESSION_ANSWERS_STEP_BYTES !=
+        t->answered / LIMIT_SESSION_ANSWERS_STEP_BYTES) {
         cut_old(t, o);
+    }
     return r;
 }
 
 static int compare_used(const void *a, const void *b)
 {
     const struct session *x = *(struct session *const *)a, *y = *(struct session *const *)b;
-    if (x->used != y->used)
+    if (x->used != y->used) {
         return x->used < y->used ? -1 : 1;
+    }
     return x->id < y->id ? -1 : x->id > y->id;
 }
 
 void session_table_sort(struct session_table *t)
 {
     size_t n = t->by_id.count, i = 0, it = 0;
-    if (n == 0)
+    if (n == 0) {
         return;
+    }
     struct session **all = xcalloc(n, sizeof(struct session *));
     struct session *s;
-    while ((s = map_next(&t->by_id, &it, NULL)))
+    while ((s = map_next(&t->by_id, &it, NULL))) {
         all[i++] = s;
+    }
     qsort(all, n, sizeof(struct session *), compare_used);
     t->oldest = t->newest = NULL;
     for (i = 0; i < n; i++) {

@@ -67,8 +67,9 @@ void session_encode_result(const struct session_result *r, struct bytes *out)
 static struct session *obtain(struct session_table *t, uint64_t id)
 {
     struct session *s = map_get(&t->by_id, id);
-    if (s || t->by_id.count >= LIMIT_SESSIONS)
+    if (s || t->by_id.count >= LIMIT_SESSIONS) {
         return s;
+    }
     s = xcalloc(1, sizeof(*s));
     s->id = id;
     (void)map_put(&t->by_id, id, s);
@@ -81,12 +82,14 @@ static bool add_result(struct session_table *t, struct session *s,
     uint64_t sequence = thole_engine_v1_SessionResult_sequence(m);
     upb_StringView result = thole_engine_v1_SessionResult_result(m);
     uint32_t at = s->count;
-    while (at > 0 && s->results[at - 1].sequence >= sequence)
+    while (at > 0 && s->results[at - 1].sequence >= sequence) {
         at--;
+    }
     if (s->count >= LIMIT_SESSION_RESULTS || result.size > LIMIT_SESSION_RESULT_BYTES ||
         t->decoded + result.size > LIMIT_SESSION_ANSWERS_BYTES_MAX ||
-        (at < s->count && s->results[at].sequence == sequence))
+        (at < s->count && s->results[at].sequence == sequence)) {
         return false;
+    }
     if (s->count == s->capacity) {
         s->capacity = s->capacity ? s->capacity * 2 : 4;
         s->results = xrealloc(s->results, s->capacity * sizeof(s->results[0]));
@@ -101,8 +104,9 @@ static bool add_result(struct session_table *t, struct session *s,
         .answered = thole_engine_v1_SessionResult_answered(m),
         .cut = thole_engine_v1_SessionResult_cut(m),
     };
-    if (s->results[at].answered > t->answered)
+    if (s->results[at].answered > t->answered) {
         t->answered = s->results[at].answered;
+    }
     t->decoded += result.size;
     return true;
 }
@@ -121,8 +125,9 @@ bool session_decode(struct session_table *t, struct slice in)
         size_t n;
         const thole_engine_v1_SessionResult *const *results =
             thole_engine_v1_SnapshotSession_results(m, &n);
-        for (size_t i = 0; i < n && ok; i++)
+        for (size_t i = 0; i < n && ok; i++) {
             ok = add_result(t, s, results[i]);
+        }
     }
     upb_Arena_Free(arena);
     return ok;

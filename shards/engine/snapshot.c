@@ -30,26 +30,31 @@ struct task *task_new(enum task_kind kind, struct replica *r)
 
 void task_free(struct task *t)
 {
-    if (!t)
+    if (!t) {
         return;
-    if (t->view && t->machine && t->machine->type->view_release)
+    }
+    if (t->view && t->machine && t->machine->type->view_release) {
         t->machine->type->view_release(t->machine->state, t->view);
+    }
     pipe_break(t->pipe);
     pipe_unref(t->pipe);
     machine_unref(t->machine);
-    for (size_t i = 0; i < t->config_entry_count; i++)
+    for (size_t i = 0; i < t->config_entry_count; i++) {
         raft_entry_unref(t->config_entries[i]);
+    }
     free(t->config_entries);
     bytes_deinit(&t->config);
     bytes_deinit(&t->sessions);
     stream_msg_free(t->received);
     if (t->control) {
         struct engine_export *x = t->control->export;
-        if (x && x->file)
+        if (x && x->file) {
             x->ops->close(x->file);
-        if (t->control->st.code == THOLE_OK)
+        }
+        if (t->control->st.code == THOLE_OK) {
             (void)THOLE_FAIL(&t->control->st, THOLE_UNAVAILABLE, THOLE_REASON_STOPPED,
                              "the host is stopping");
+        }
         control_answer(t->control);
     }
     replica_unref(t->r);
@@ -58,8 +63,9 @@ void task_free(struct task *t)
 
 void stream_msg_free(struct stream_msg *m)
 {
-    if (!m)
+    if (!m) {
         return;
+    }
     bufslice_unref(m->frame);
     bytes_deinit(&m->config);
     task_free(m->save);
@@ -80,8 +86,9 @@ void snapshot_name(const struct replica *r, uint64_t index, char ret[ENGINE_NAME
 
 void snapshot_post(struct loop *l, struct task *t)
 {
-    if (!worker_post_internal(l->e->snapshotter, &t->msg))
+    if (!worker_post_internal(l->e->snapshotter, &t->msg)) {
         loop_discard(l, &t->msg);
+    }
 }
 
 void snapshot_remove_files(struct loop *l, struct replica *r, uint64_t below)
@@ -101,8 +108,9 @@ bool snapshot_is_sent(const struct replica *r)
 /* Who balances leaders waits for the end. */
 static void show_sending(struct loop *l, struct replica *r)
 {
-    if (snapshot_is_sent(r) == r->shown.sends_snapshot)
+    if (snapshot_is_sent(r) == r->shown.sends_snapshot) {
         return;
+    }
     r->notify = true;
     loop_publish(l, r);
 }
@@ -111,8 +119,9 @@ static void acquire_view(struct loop *l, struct replica *r, uint64_t peer)
 {
     struct task *t = task_new(TASK_VIEW, r);
     t->peer = peer;
-    if (!worker_post_internal(r->applier->w, &t->msg))
+    if (!worker_post_internal(r->applier->w, &t->msg)) {
         loop_discard(l, &t->msg);
+    }
 }
 
 void snapshot_start_save(struct loop *l, struct replica *r)
@@ -157,27 +166,31 @@ static void send_snapshot(struct loop *l, struct replica *r, uint64_t peer, stru
     m->index_term = save ? save->term : r->snapshot_term;
     m->save = save;
     const struct raft_config *config = raft_config_at(r->core, m->index);
-    if (work_of(r)->sending++ == 0)
+    if (work_of(r)->sending++ == 0) {
         work_of(r)->sending_index = m->index;
+    }
     if (!config || !replica_host(r, peer, &m->host)) {
         m->msg.kind = MSG_SENT;
         loop_post(l, &m->msg);
         return;
     }
     raft_config_encode(config, &m->config);
-    if (!save)
+    if (!save) {
         snapshot_name(r, m->index, m->name);
+    }
     streamer_post(l->e, &m->msg);
 }
 
 static bool take_waiter(struct replica *r, uint64_t peer)
 {
     struct save_waiter **at = &work_of(r)->save_waiters;
-    while (*at && (*at)->peer != peer)
+    while (*at && (*at)->peer != peer) {
         at = &(*at)->next;
+    }
     struct save_waiter *w = *at;
-    if (!w)
+    if (!w) {
         return false;
+    }
     *at = w->next;
     free(w);
     return true;
@@ -208,11 +221,13 @@ static void view_acquired(struct loop *l, struct task *t)
     const struct raft_config *config =
         t->st.code == THOLE_OK ? raft_config_at(r->core, t->index) : NULL;
     bool current = t->machine && t->machine->generation == r->generation;
-    if (t->st.code == THOLE_OK && (!config || !current || t->index == 0))
+    if (t->st.code == THOLE_OK && (!config || !current || t->index == 0)) {
         (void)THOLE_FAIL(&t->st, THOLE_UNAVAILABLE, THOLE_REASON_NOT_READY,
                          "nothing to save, or a snapshot was installed meanwhile");
-    if (t->st.code == THOLE_OK)
+    }
+    if (t->st.code == THOLE_OK) {
         raft_config_encode(config, &t->config);
+    }
     if (t->peer != 0) {
         send_stream(l, t);
         return;
@@ -230,9 +245,10 @@ static void view_acquired(struct loop *l, struct task *t)
 static void saved(struct loop *l, struct task *t)
 {
     struct replica *r = t->r;
-    if (t->st.code == THOLE_OK && t->machine->generation != r->generation)
+    if (t->st.code == THOLE_OK && t->machine->generation != r->generation) {
         (void)THOLE_FAIL(&t->st, THOLE_UNAVAILABLE, THOLE_REASON_NOT_READY,
                          "a snapshot was installed meanwhile");
+    }
     if (t->st.code != THOLE_OK) {
         save_failed(r, &t->st);
         loop_dirty(l, r);
@@ -247,8 +263,9 @@ static void saved(struct loop *l, struct task *t)
         r->snapshot_bytes = t->bytes;
     }
     snapshot_remove_files(l, r, r->snapshot_index + (CANARY(snapshot_index_lost) ? 1 : 0));
-    if (r->compacting && !r->persistent)
+    if (r->compacting && !r->persistent) {
         compact_to(l, r, t->index);
+    }
     while (work_of(r)->save_waiters) {
         struct save_waiter *w = work_of(r)->save_waiters;
         work_of(r)->save_waiters = w->next;
@@ -284,26 +301,30 @@ void snapshot_wanted(struct loop *l, struct replica *r, const struct raft_peer_r
         show_sending(l, r);
         return;
     }
-    for (struct save_waiter *w = work_of(r)->save_waiters; w; w = w->next)
-        if (w->peer == q->peer)
+    for (struct save_waiter *w = work_of(r)->save_waiters; w; w = w->next) {
+        if (w->peer == q->peer) {
             return;
+        }
+    }
     struct save_waiter *w = xcalloc(1, sizeof(*w));
     w->peer = q->peer;
     w->next = work_of(r)->save_waiters;
     work_of(r)->save_waiters = w;
     show_sending(l, r);
-    if (streams)
+    if (streams) {
         acquire_view(l, r, q->peer);
-    else if (!r->saving)
+    } else if (!r->saving) {
         snapshot_start_save(l, r);
+    }
 }
 
 /* A transfer broke off. If that was because our own file is damaged, nobody will ever take it; and
  * it is what we would start from ourselves. */
 static void check_file(struct loop *l, struct replica *r)
 {
-    if (r->checking || r->persistent || r->snapshot_index == 0)
+    if (r->checking || r->persistent || r->snapshot_index == 0) {
         return;
+    }
     r->checking = true;
     struct task *t = task_new(TASK_CHECK, r);
     t->index = r->snapshot_index;
@@ -315,8 +336,9 @@ static void checked(struct loop *l, struct task *t)
 {
     struct replica *r = t->r;
     r->checking = false;
-    if (t->st.code == THOLE_OK || t->index != r->snapshot_index || r->saving)
+    if (t->st.code == THOLE_OK || t->index != r->snapshot_index || r->saving) {
         return;
+    }
     LOG_WARN(ENGINE, "a snapshot file is damaged, another one is saved in its place: %s",
              t->st.message);
     snapshot_start_save(l, r);
@@ -327,14 +349,17 @@ void snapshot_sent(struct loop *l, struct stream_msg *m)
     struct replica *r = m->r;
     ASSERT(work_of(r)->sending > 0);
     work_of(r)->sending--;
-    if (m->ok)
+    if (m->ok) {
         metric_add(&engine_snapshots_sent, 1);
+    }
     if (r->state == GROUP_RUNNING) {
-        if (!m->superseded)
+        if (!m->superseded) {
             raft_snapshot_sent(r->core, m->to, m->index, m->ok);
+        }
         loop_dirty(l, r);
-        if (!m->ok && !m->superseded && m->index == r->snapshot_index)
+        if (!m->ok && !m->superseded && m->index == r->snapshot_index) {
             check_file(l, r);
+        }
         show_sending(l, r);
         if (r->persistent && r->snapshot_index != 0 && !snapshot_is_sent(r) && !r->saving) {
             r->snapshot_index = r->snapshot_term = 0; /* was made only to be sent */
@@ -378,8 +403,9 @@ static bool offer(struct loop *l, struct replica *r, const struct stream_msg *m,
     *ret_ok = raft_config_decode(bytes_slice(&m->config), &config, &st) == THOLE_OK &&
               raft_snapshot_received(r->core, m->from, m->term, m->index, m->index_term, &config,
                                      l->now_ms, &install, &st) == THOLE_OK;
-    if (!*ret_ok)
+    if (!*ret_ok) {
         LOG_WARN(ENGINE, "a received snapshot was refused: %s", st.message);
+    }
     raft_config_deinit(&config);
     loop_dirty(l, r);
     return install;
@@ -404,10 +430,11 @@ void snapshot_received(struct loop *l, struct stream_msg *m)
     t->generation = r->generation + 1;
     t->pipe = m->pipe;
     m->pipe = NULL;
-    if (t->pipe)
+    if (t->pipe) {
         streamer_post(l->e, &t->msg);
-    else
+    } else {
         snapshot_post(l, t);
+    }
 }
 
 /* `received`, if any, is over when that is done: another one would be restored into this
@@ -432,8 +459,9 @@ void snapshot_discard(struct loop *l, struct replica *r)
 static bool restores_no_more(struct replica *r, const struct thole_status *st)
 {
     if (st->code == THOLE_OK || st->code == THOLE_UNAVAILABLE ||
-        st->code == THOLE_RESOURCE_EXHAUSTED)
+        st->code == THOLE_RESOURCE_EXHAUSTED) {
         return false;
+    }
     return ++r->restore_failures >= RESTORE_FAILURES_MAX && r->state == GROUP_RUNNING;
 }
 
@@ -443,15 +471,17 @@ static void restored(struct loop *l, struct task *t)
     struct stream_msg *m = t->received;
     bool ok = false;
     t->received = NULL;
-    if (t->st.code != THOLE_OK)
+    if (t->st.code != THOLE_OK) {
         LOG_WARN(ENGINE, "a received snapshot could not be restored: %s", t->st.message);
+    }
     if (t->st.code != THOLE_OK || !offer(l, r, m, &ok)) {
         m->ok = ok;
         machine_unref(t->machine);
         t->machine = NULL;
         discard(l, r, t->generation, m);
-        if (restores_no_more(r, &t->st))
+        if (restores_no_more(r, &t->st)) {
             group_fail(l, r, &t->st);
+        }
         task_free(t);
         return;
     }
@@ -497,8 +527,9 @@ void snapshot_installed(struct loop *l, struct replica *r)
         return;
     }
     t->kind = TASK_SWITCH;
-    if (!worker_post_internal(r->applier->w, &t->msg))
+    if (!worker_post_internal(r->applier->w, &t->msg)) {
         loop_discard(l, &t->msg);
+    }
     proposals_installed(l, r, r->applied);
     group_dispatch(l, r);
     loop_publish(l, r);
@@ -515,27 +546,32 @@ static void flushed(struct loop *l, struct task *t)
     }
     r->compacting = false;
     compact_later(r);
-    if (t->st.code != THOLE_OK && t->machine)
+    if (t->st.code != THOLE_OK && t->machine) {
         group_fail(l, r, &t->st);
+    }
 }
 
 static void destroyed(struct loop *l, struct task *t)
 {
     struct replica *r = t->r;
-    if (t->st.code != THOLE_OK)
+    if (t->st.code != THOLE_OK) {
         LOG_WARN(ENGINE, "old data stays until the next start: %s", t->st.message);
-    if (!t->everything && t->generation == r->generation + 1)
+    }
+    if (!t->everything && t->generation == r->generation + 1) {
         r->restoring = false;
+    }
     if (t->received) {
         end_receive(l, t->received, t->received->ok, false);
         t->received = NULL;
     }
-    if (!t->everything)
+    if (!t->everything) {
         return;
+    }
     engine_drop(l->e, r);
     control_fail_transfers(r, &(struct thole_status){0}); /* further removals of the same */
-    if (map_remove(&l->by_replica, r->replica_id))
+    if (map_remove(&l->by_replica, r->replica_id)) {
         replica_unref(r);
+    }
     r->state = GROUP_GONE;
     control_answer(t->control);
     t->control = NULL;
@@ -556,8 +592,9 @@ static void space_measured(struct loop *l, struct task *t)
                  low ? "low" : "back", low ? "refused, leaders go elsewhere" : "taken again",
                  t->index);
     }
-    if (changed)
+    if (changed) {
         engine_disk_changed(l->e);
+    }
 }
 
 void snapshot_task_done(struct loop *l, struct task *t)

@@ -33,11 +33,13 @@ enum thole_code body_save(struct thole_sink *out, const struct task *t, struct t
     struct machine *m = t->machine;
     bool locked = m->type->view_acquire == NULL;
     body_write_head(out, t);
-    if (locked)
+    if (locked) {
         pthread_rwlock_rdlock(m->lock);
+    }
     enum thole_code code = machine_result(m->type->save(m->state, t->view, out, st), st);
-    if (locked)
+    if (locked) {
         pthread_rwlock_unlock(m->lock);
+    }
     return code;
 }
 
@@ -48,8 +50,9 @@ static bool read_exactly(struct body_source *s, void *data, size_t size)
     uint8_t *p = data;
     while (size > 0) {
         int64_t n = s->base.read(&s->base, p, size);
-        if (n <= 0)
+        if (n <= 0) {
             return false;
+        }
         p += n;
         size -= (size_t)n;
     }
@@ -61,8 +64,9 @@ static bool read_piece(struct body_source *s, struct bytes *out)
 {
     uint8_t size[4];
     bytes_clear(out);
-    if (!read_exactly(s, size, sizeof(size)) || get_le32(size) > 2 * LIMIT_FRAME_BYTES)
+    if (!read_exactly(s, size, sizeof(size)) || get_le32(size) > 2 * LIMIT_FRAME_BYTES) {
         return false;
+    }
     uint32_t n = get_le32(size);
     return n == 0 || read_exactly(s, bytes_extend(out, n), n);
 }
@@ -71,8 +75,9 @@ static bool read_piece(struct body_source *s, struct bytes *out)
 static enum thole_code result_of(const struct body_source *s, enum thole_code code,
                                  struct thole_status *st)
 {
-    if (s->st.code == THOLE_OK)
+    if (s->st.code == THOLE_OK) {
         return code;
+    }
     *st = s->st;
     return s->st.code;
 }
@@ -80,11 +85,12 @@ static enum thole_code result_of(const struct body_source *s, enum thole_code co
 enum thole_code body_read_head(struct body_source *s, const char *name, struct bytes *piece,
                                struct codec_header *ret, struct thole_status *st)
 {
-    if (!read_piece(s, piece))
+    if (!read_piece(s, piece)) {
         return result_of(
             s,
             THOLE_FAIL(st, THOLE_DATA_LOSS, THOLE_REASON_CORRUPT, "snapshot %s: bad header", name),
             st);
+    }
     return codec_header_decode(bytes_slice(piece), ret, st);
 }
 
@@ -95,15 +101,17 @@ static enum thole_code read_sessions(struct body_source *s, struct session_table
     bool ok;
     while ((ok = read_piece(s, &piece)) && piece.size > 0) {
         ok = session_decode(t, bytes_slice(&piece));
-        if (!ok)
+        if (!ok) {
             break;
+        }
     }
     bytes_deinit(&piece);
-    if (!ok)
+    if (!ok) {
         return result_of(s,
                          THOLE_FAIL(st, THOLE_DATA_LOSS, THOLE_REASON_CORRUPT,
                                     "snapshot with unreadable sessions"),
                          st);
+    }
     session_table_sort(t);
     return THOLE_OK;
 }
@@ -130,24 +138,28 @@ enum thole_code body_load(struct body_source *s, struct replica *r, const char *
     struct bytes piece = {0};
     struct machine *m = NULL;
     enum thole_code code = body_read_head(s, name, &piece, &h, st);
-    if (code == THOLE_OK &&
-        (h.shard_id != r->shard_id || !slice_equal(h.machine_type, slice_str(r->kind->type_name))))
+    if (code == THOLE_OK && (h.shard_id != r->shard_id ||
+                             !slice_equal(h.machine_type, slice_str(r->kind->type_name)))) {
         code = THOLE_FAIL(st, THOLE_DATA_LOSS, THOLE_REASON_CORRUPT,
                           "snapshot %s belongs to another shard or machine type", name);
-    if (code == THOLE_OK)
+    }
+    if (code == THOLE_OK) {
         code = machine_open(r, generation, &m, st);
+    }
     if (code == THOLE_OK) {
         m->applied = CANARY(log_over_snapshot) && r->boot ? r->boot->raft.start_index : h.index;
         m->applied_term = h.index_term;
         code = read_sessions(s, &m->sessions, st);
     }
-    if (code == THOLE_OK)
+    if (code == THOLE_OK) {
         code = restore(s, m, st);
+    }
     codec_release(h.arena);
     bytes_deinit(&piece);
-    if (code == THOLE_OK)
+    if (code == THOLE_OK) {
         *ret = m;
-    else
+    } else {
         machine_unref(m);
+    }
     return code;
 }

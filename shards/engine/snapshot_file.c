@@ -26,8 +26,9 @@ bool snapshot_trailer_read(const uint8_t in[SNAPSHOT_TRAILER_BYTES], uint64_t *r
 bool snapshot_name_parse(const char *name, uint64_t *ret_replica, uint64_t *ret_index)
 {
     char again[ENGINE_NAME_BYTES];
-    if (sscanf(name, "%" SCNu64 "-%" SCNu64 ".snap", ret_replica, ret_index) != 2)
+    if (sscanf(name, "%" SCNu64 "-%" SCNu64 ".snap", ret_replica, ret_index) != 2) {
         return false;
+    }
     (void)snprintf(again, sizeof(again), "%" PRIu64 "-%" PRIu64 ".snap", *ret_replica, *ret_index);
     return strcmp(again, name) == 0;
 }
@@ -52,8 +53,9 @@ struct file_sink {
 
 static enum thole_code drain(struct file_sink *s)
 {
-    if (s->st.code != THOLE_OK || s->pending.size == 0)
+    if (s->st.code != THOLE_OK || s->pending.size == 0) {
         return s->st.code;
+    }
     hash_state_update(s->hash, s->pending.data, s->pending.size);
     s->size += s->pending.size;
     enum thole_code code = s->ops->append(s->file, s->pending.data, s->pending.size, &s->st);
@@ -74,16 +76,18 @@ static enum thole_code finish_file(struct file_sink *s, struct task *t, struct t
     uint8_t trailer[SNAPSHOT_TRAILER_BYTES];
     enum thole_code code = drain(s);
     snapshot_trailer(hash_state_digest(s->hash), trailer);
-    if (code != THOLE_OK)
+    if (code != THOLE_OK) {
         *st = s->st;
-    else
+    } else {
         code = s->ops->append(s->file, trailer, sizeof(trailer), st);
+    }
     t->bytes = s->size + sizeof(trailer);
     snapshot_name(t->r, t->index, t->name);
-    if (code == THOLE_OK)
+    if (code == THOLE_OK) {
         code = s->ops->commit(s->file, t->name, st);
-    else
+    } else {
         s->ops->discard(s->file);
+    }
     hash_state_free(s->hash);
     bytes_deinit(&s->pending);
     return code;
@@ -95,12 +99,14 @@ enum thole_code snapshot_save(struct engine *e, struct task *t, struct thole_sta
     char staged[ENGINE_NAME_BYTES];
     (void)snprintf(staged, sizeof(staged), "%" PRIu64 ".tmp", t->r->replica_id);
     enum thole_code code = s.ops->create(e->files, staged, snapshot_is_kept(t->r), &s.file, st);
-    if (code != THOLE_OK)
+    if (code != THOLE_OK) {
         return code;
+    }
     s.hash = hash_state_new(0);
     code = body_save(&s.base, t, st);
-    if (code != THOLE_OK)
+    if (code != THOLE_OK) {
         s.st = *st;
+    }
     return finish_file(&s, t, st);
 }
 
@@ -119,8 +125,9 @@ static bool fill(struct file_source *s)
 {
     size_t n = s->end - s->at < IO_BYTES ? (size_t)(s->end - s->at) : IO_BYTES;
     s->from = s->to = 0;
-    if (n == 0 || s->ops->read(s->file, s->at, s->buffer, n, &s->body.st) != THOLE_OK)
+    if (n == 0 || s->ops->read(s->file, s->at, s->buffer, n, &s->body.st) != THOLE_OK) {
         return false;
+    }
     s->at += n;
     s->to = n;
     return true;
@@ -133,10 +140,12 @@ static int64_t read_file(struct thole_source *base, void *data, size_t size)
     size_t have = 0;
     while (have < size && s->body.st.code == THOLE_OK) {
         size_t n = s->to - s->from < size - have ? s->to - s->from : size - have;
-        if (n == 0 && !fill(s))
+        if (n == 0 && !fill(s)) {
             break;
-        if (n > 0)
+        }
+        if (n > 0) {
             memcpy((uint8_t *)data + have, s->buffer + s->from, n);
+        }
         s->from += n;
         have += n;
     }
@@ -151,14 +160,18 @@ static enum thole_code open_source(struct engine_files *files, const char *name,
     uint8_t trailer[SNAPSHOT_TRAILER_BYTES];
     *s = (struct file_source){.body.base = {read_file}, .ops = files->ops};
     enum thole_code code = s->ops->open(files, name, &s->file, &size, st);
-    if (code != THOLE_OK)
+    if (code != THOLE_OK) {
         return code;
-    if (size < sizeof(trailer))
+    }
+    if (size < sizeof(trailer)) {
         code = THOLE_FAIL(st, THOLE_DATA_LOSS, THOLE_REASON_CORRUPT, "snapshot %s is cut", name);
-    if (code == THOLE_OK)
+    }
+    if (code == THOLE_OK) {
         code = s->ops->read(s->file, size - sizeof(trailer), trailer, sizeof(trailer), st);
-    if (code == THOLE_OK && !snapshot_trailer_read(trailer, ret_checksum))
+    }
+    if (code == THOLE_OK && !snapshot_trailer_read(trailer, ret_checksum)) {
         code = THOLE_FAIL(st, THOLE_DATA_LOSS, THOLE_REASON_CORRUPT, "%s is no snapshot", name);
+    }
     if (code != THOLE_OK) {
         s->ops->close(s->file);
         return code;
@@ -179,15 +192,17 @@ static enum thole_code check_stream(struct file_source *s, const char *name, uin
                                     struct thole_status *st)
 {
     struct hash_state *hash = hash_state_new(0);
-    while (fill(s))
+    while (fill(s)) {
         hash_state_update(hash, s->buffer, s->to);
+    }
     bool good = s->body.st.code == THOLE_OK && hash_state_digest(hash) == checksum;
     hash_state_free(hash);
     s->at = 0;
     s->from = s->to = 0;
-    if (!good)
+    if (!good) {
         return THOLE_FAIL(st, THOLE_DATA_LOSS, THOLE_REASON_CORRUPT, "snapshot %s is damaged",
                           name);
+    }
     return THOLE_OK;
 }
 
@@ -200,16 +215,20 @@ enum thole_code snapshot_check(struct engine *e, const char *name, struct snapsh
     struct raft_config config = {0};
     uint64_t checksum;
     enum thole_code code = open_source(e->files, name, &s, &checksum, st);
-    if (code != THOLE_OK)
+    if (code != THOLE_OK) {
         return code;
+    }
     code = check_stream(&s, name, checksum, st);
-    if (code == THOLE_OK)
+    if (code == THOLE_OK) {
         code = body_read_head(&s.body, name, &piece, &h, st);
-    if (code == THOLE_OK)
+    }
+    if (code == THOLE_OK) {
         code = raft_config_decode(h.config, &config, st);
-    if (code == THOLE_OK)
+    }
+    if (code == THOLE_OK) {
         *ret = (struct snapshot_info){h.shard_id, h.index, h.index_term,
                                       s.end + SNAPSHOT_TRAILER_BYTES, config.epoch};
+    }
     raft_config_deinit(&config);
     codec_release(h.arena);
     bytes_deinit(&piece);
@@ -241,13 +260,15 @@ static enum thole_code read_seed(struct engine *e, struct file_source *s, struct
     struct raft_config saved = {0};
     enum thole_code code = body_read_head(&s->body, t->name, &piece, &h, st);
     if (code == THOLE_OK && (!slice_equal(h.machine_type, slice_str(r->kind->type_name)) ||
-                             h.machine_version > r->kind->type_version))
+                             h.machine_version > r->kind->type_version)) {
         code = THOLE_FAIL(st, THOLE_FAILED_PRECONDITION, THOLE_REASON_NO_SUCH_TYPE,
                           "the snapshot is of machine type %.*s version %u, not of %s version %u",
                           (int)h.machine_type.size, (const char *)h.machine_type.data,
                           h.machine_version, r->kind->type_name, r->kind->type_version);
-    if (code == THOLE_OK)
+    }
+    if (code == THOLE_OK) {
         code = raft_config_decode(h.config, &saved, st);
+    }
     if (code == THOLE_OK) {
         first_config(e, r, saved.epoch + 1, &t->config);
         t->index = h.index;
@@ -264,10 +285,12 @@ static void copy_rest(struct file_source *from, struct file_sink *to)
 {
     uint8_t piece[4096];
     int64_t n;
-    while ((n = read_file(&from->body.base, piece, sizeof(piece))) > 0)
+    while ((n = read_file(&from->body.base, piece, sizeof(piece))) > 0) {
         (void)write_file(&to->base, piece, (size_t)n);
-    if (to->st.code == THOLE_OK)
+    }
+    if (to->st.code == THOLE_OK) {
         to->st = from->body.st;
+    }
 }
 
 static enum thole_code copy_seed(struct engine *e, struct file_source *from, struct task *t,
@@ -277,8 +300,9 @@ static enum thole_code copy_seed(struct engine *e, struct file_source *from, str
     char staged[ENGINE_NAME_BYTES];
     (void)snprintf(staged, sizeof(staged), "%" PRIu64 ".tmp", t->r->replica_id);
     enum thole_code code = to.ops->create(e->files, staged, snapshot_is_kept(t->r), &to.file, st);
-    if (code != THOLE_OK)
+    if (code != THOLE_OK) {
         return code;
+    }
     to.hash = hash_state_new(0);
     body_write_head(&to.base, t);
     copy_rest(from, &to);
@@ -290,16 +314,20 @@ enum thole_code snapshot_import(struct engine *e, struct task *t, struct thole_s
 {
     struct file_source s;
     uint64_t checksum;
-    if (!e->o.seeds)
+    if (!e->o.seeds) {
         return THOLE_FAIL(st, THOLE_NOT_FOUND, THOLE_REASON_NONE, "this host has no seeds");
+    }
     enum thole_code code = open_source(e->o.seeds, t->name, &s, &checksum, st);
-    if (code != THOLE_OK)
+    if (code != THOLE_OK) {
         return code;
+    }
     code = check_stream(&s, t->name, checksum, st);
-    if (code == THOLE_OK)
+    if (code == THOLE_OK) {
         code = read_seed(e, &s, t, st);
-    if (code == THOLE_OK)
+    }
+    if (code == THOLE_OK) {
         code = copy_seed(e, &s, t, st);
+    }
     close_source(&s);
     return code;
 }
@@ -312,8 +340,9 @@ enum thole_code snapshot_load(struct engine *e, struct replica *r, const char *n
     struct file_source s;
     uint64_t checksum;
     enum thole_code code = open_source(e->files, name, &s, &checksum, st);
-    if (code != THOLE_OK)
+    if (code != THOLE_OK) {
         return code;
+    }
     code = body_load(&s.body, r, name, generation, ret, st);
     close_source(&s);
     return code;

@@ -47,8 +47,9 @@ static struct piece pop(struct snapshot_pipe *p)
     struct link *x = p->first;
     struct piece piece = x->piece;
     p->first = x->next;
-    if (!p->first)
+    if (!p->first) {
         p->last = &p->first;
+    }
     p->bytes -= piece.bytes.bytes.size;
     free(x);
     return piece;
@@ -56,10 +57,12 @@ static struct piece pop(struct snapshot_pipe *p)
 
 void pipe_unref(struct snapshot_pipe *p)
 {
-    if (!p || atomic_fetch_sub_explicit(&p->refs, 1, memory_order_acq_rel) != 1)
+    if (!p || atomic_fetch_sub_explicit(&p->refs, 1, memory_order_acq_rel) != 1) {
         return;
-    while (p->first)
+    }
+    while (p->first) {
         bufslice_unref(pop(p).bytes);
+    }
     pthread_mutex_destroy(&p->lock);
     pthread_cond_destroy(&p->changed);
     free(p);
@@ -76,13 +79,16 @@ static void wake_streamer(struct snapshot_pipe *p)
 static void unlock_and_tell(struct snapshot_pipe *p, bool by_job)
 {
     bool streamer = by_job && p->streamer_waits;
-    if (streamer)
+    if (streamer) {
         p->streamer_waits = false;
-    if (!by_job)
+    }
+    if (!by_job) {
         pthread_cond_signal(&p->changed);
+    }
     pthread_mutex_unlock(&p->lock);
-    if (streamer)
+    if (streamer) {
         wake_streamer(p);
+    }
 }
 
 static bool put(struct snapshot_pipe *p, const struct piece *piece, bool by_job)
@@ -110,12 +116,14 @@ static enum pipe_state take(struct snapshot_pipe *p, struct piece *ret, bool by_
         *ret = pop(p);
         state = PIPE_PIECE;
     }
-    if (state == PIPE_EMPTY && !by_job)
+    if (state == PIPE_EMPTY && !by_job) {
         p->streamer_waits = true;
-    if (state != PIPE_PIECE || (by_job && p->bytes >= p->bound))
+    }
+    if (state != PIPE_PIECE || (by_job && p->bytes >= p->bound)) {
         pthread_mutex_unlock(&p->lock);
-    else
+    } else {
         unlock_and_tell(p, by_job);
+    }
     return state;
 }
 
@@ -128,8 +136,9 @@ bool pipe_put(struct snapshot_pipe *p, const struct piece *piece)
 bool pipe_put_wait(struct snapshot_pipe *p, const struct piece *piece)
 {
     pthread_mutex_lock(&p->lock);
-    while (p->bytes >= p->bound && !p->broken)
+    while (p->bytes >= p->bound && !p->broken) {
         pthread_cond_wait(&p->changed, &p->lock);
+    }
     return put(p, piece, true);
 }
 
@@ -142,8 +151,9 @@ enum pipe_state pipe_take(struct snapshot_pipe *p, struct piece *ret)
 enum pipe_state pipe_take_wait(struct snapshot_pipe *p, struct piece *ret)
 {
     pthread_mutex_lock(&p->lock);
-    while (p->may_wait && !p->first && !p->ended && !p->broken)
+    while (p->may_wait && !p->first && !p->ended && !p->broken) {
         pthread_cond_wait(&p->changed, &p->lock);
+    }
     enum pipe_state state = take(p, ret, true);
     return state == PIPE_EMPTY ? PIPE_BROKEN : state;
 }
@@ -159,8 +169,9 @@ bool pipe_has_room(struct snapshot_pipe *p)
 
 void pipe_break(struct snapshot_pipe *p)
 {
-    if (!p)
+    if (!p) {
         return;
+    }
     pthread_mutex_lock(&p->lock);
     p->broken = p->broken || !p->ended;
     pthread_cond_signal(&p->changed);

@@ -50,8 +50,9 @@ struct snapshot_receives *receives_new(struct engine *e, struct stream_jobs *job
 
 static void drop(struct snapshot_receives *s, struct receive *x)
 {
-    if (x->file)
+    if (x->file) {
         s->e->files->ops->discard(x->file);
+    }
     pipe_break(x->pipe);
     pipe_unref(x->pipe);
     task_free(x->restore);
@@ -64,8 +65,9 @@ void receives_free(struct snapshot_receives *s)
 {
     size_t it = 0;
     struct receive *x;
-    while ((x = map_next(&s->by_replica, &it, NULL)))
+    while ((x = map_next(&s->by_replica, &it, NULL))) {
         drop(s, x);
+    }
     map_deinit(&s->by_replica);
     free(s);
 }
@@ -90,8 +92,9 @@ static bool stage(struct snapshot_receives *s, struct receive *x)
     struct thole_status st;
     char staged[ENGINE_NAME_BYTES];
     (void)snprintf(staged, sizeof(staged), "%" PRIu64 ".part", x->to);
-    if (s->e->files->ops->create(s->e->files, staged, true, &x->file, &st) == THOLE_OK)
+    if (s->e->files->ops->create(s->e->files, staged, true, &x->file, &st) == THOLE_OK) {
         return true;
+    }
     LOG_WARN(ENGINE, "a snapshot is refused: %s", st.message);
     return false;
 }
@@ -136,10 +139,11 @@ static struct receive *begin(struct snapshot_receives *s, const struct uuid *hos
     x->transfer = c->transfer;
     x->index = c->index;
     x->index_term = c->index_term;
-    if (kept)
+    if (kept) {
         snapshot_name(r, c->index, x->m->name);
-    else
+    } else {
         announce(s, x);
+    }
     (void)map_put(&s->by_replica, c->to, x);
     return x;
 }
@@ -154,8 +158,9 @@ static bool commit(struct snapshot_receives *s, struct engine_file *staged, cons
     const struct engine_files_ops *ops = s->e->files->ops;
     struct engine_file *there;
     uint64_t size;
-    if (ops->open(s->e->files, name, &there, &size, &st) != THOLE_OK)
+    if (ops->open(s->e->files, name, &there, &size, &st) != THOLE_OK) {
         return ops->commit(staged, name, &st) == THOLE_OK;
+    }
     ops->close(there);
     ops->discard(staged);
     return true;
@@ -168,12 +173,14 @@ static bool complete_file(struct snapshot_receives *s, struct receive *x,
     uint8_t trailer[SNAPSHOT_TRAILER_BYTES];
     const struct engine_files_ops *ops = s->e->files->ops;
     snapshot_trailer(c->total_checksum, trailer);
-    if (ops->append(x->file, trailer, sizeof(trailer), &st) != THOLE_OK)
+    if (ops->append(x->file, trailer, sizeof(trailer), &st) != THOLE_OK) {
         return false;
+    }
     struct engine_file *file = x->file;
     x->file = NULL;
-    if (!commit(s, file, x->m->name))
+    if (!commit(s, file, x->m->name)) {
         return false;
+    }
     x->done = true;
     x->m->host = x->host;
     x->m->transfer = x->transfer;
@@ -189,8 +196,9 @@ static bool complete_file(struct snapshot_receives *s, struct receive *x,
 static struct bufslice data_of(const struct codec_chunk *c, struct bufslice frame)
 {
     const uint8_t *begin = frame.bytes.data, *end = begin + frame.bytes.size;
-    if (frame.owner && c->data.data >= begin && c->data.data + c->data.size <= end)
+    if (frame.owner && c->data.data >= begin && c->data.data + c->data.size <= end) {
         return (struct bufslice){buf_ref(frame.owner), c->data};
+    }
     struct buf *copy = buf_copy(c->data.data, c->data.size);
     return (struct bufslice){copy, slice_of(copy->data, copy->size)};
 }
@@ -202,11 +210,13 @@ static bool add(struct snapshot_receives *s, struct receive *x, const struct cod
     struct thole_status st;
     hash_state_update(x->hash, c->data.data, c->data.size);
     x->received += c->data.size;
-    if (c->last && hash_state_digest(x->hash) != c->total_checksum)
+    if (c->last && hash_state_digest(x->hash) != c->total_checksum) {
         return false;
-    if (x->file)
+    }
+    if (x->file) {
         return s->e->files->ops->append(x->file, c->data.data, c->data.size, &st) == THOLE_OK &&
                (!c->last || complete_file(s, x, c));
+    }
     x->done = c->last;
     return pipe_put(x->pipe, &(struct piece){.bytes = data_of(c, frame), .last = c->last});
 }
@@ -239,16 +249,19 @@ static struct receive *match(struct snapshot_receives *s, const struct uuid *hos
     struct receive *x = map_get(&s->by_replica, c->to);
     bool same = x && x->from == c->from && x->index == c->index && x->index_term == c->index_term &&
                 uuid_equal(&x->host, host) && (!x->pipe || x->transfer == c->transfer);
-    if (x && (same || x->done))
+    if (x && (same || x->done)) {
         return same && !x->ending ? x : NULL;
-    if (c->offset != 0)
+    }
+    if (c->offset != 0) {
         return NULL;
+    }
     if (x && x->pipe) {
         abandon(s, x); /* its sender asks again, until there is room for this one */
         return NULL;
     }
-    if (x)
+    if (x) {
         abandon(s, x);
+    }
     return begin(s, host, c, r);
 }
 
@@ -280,10 +293,12 @@ static void take(struct snapshot_receives *s, const struct uuid *host, const str
     x->term = c->term;
     x->transfer = c->transfer;
     bool ok = true, next = !x->done && c->offset == x->received;
-    if (next && (!x->pipe || pipe_bytes(x->pipe) < PIPE_BYTES_MAX))
+    if (next && (!x->pipe || pipe_bytes(x->pipe) < PIPE_BYTES_MAX)) {
         ok = add(s, x, c, frame);
-    if (ok && x->pipe && !x->done && !pipe_has_room(x->pipe))
+    }
+    if (ok && x->pipe && !x->done && !pipe_has_room(x->pipe)) {
         return; /* answered when there is some */
+    }
     x->answered = x->received;
     reply(s, host, c, ok ? x->received : 0, !ok);
     if (!ok) {
@@ -300,10 +315,11 @@ void receives_chunk(struct snapshot_receives *s, struct stream_msg *m, uint64_t 
         engine_bad_frame(s->e, &m->host, &st);
     } else {
         struct replica *r = engine_find_replica(s->e, c.to);
-        if (r && r->shard_id == c.shard_id)
+        if (r && r->shard_id == c.shard_id) {
             take(s, &m->host, &c, m->frame, r, now_ns);
-        else if (engine_is_tombstone(s->e, c.to))
+        } else if (engine_is_tombstone(s->e, c.to)) {
             reply(s, &m->host, &c, 0, true);
+        }
         replica_unref(r);
         codec_release(c.arena);
     }
@@ -326,14 +342,17 @@ void receives_end(struct snapshot_receives *s, struct stream_msg *m)
 static void start_restore(struct snapshot_receives *s, struct receive *x)
 {
     struct task *t = x->restore;
-    if (!executor_may_wait(s->e->o.executor) && pipe_is_open(x->pipe))
+    if (!executor_may_wait(s->e->o.executor) && pipe_is_open(x->pipe)) {
         return;
+    }
     bool started = jobs_start(s->jobs, t);
-    if (!started && !x->ending)
+    if (!started && !x->ending) {
         return;
+    }
     x->restore = NULL;
-    if (started)
+    if (started) {
         return;
+    }
     (void)THOLE_FAIL(&t->st, THOLE_UNAVAILABLE, THOLE_REASON_NONE, "the transfer broke off");
     loop_post(t->loop, &t->msg);
 }
@@ -349,19 +368,22 @@ void receives_restore(struct snapshot_receives *s, struct task *t)
 void receives_stop(struct snapshot_receives *s, const struct replica *r)
 {
     struct receive *x = map_get(&s->by_replica, r->replica_id);
-    if (!x || !x->pipe)
+    if (!x || !x->pipe) {
         return;
+    }
     abandon(s, x);
-    if (x->restore)
+    if (x->restore) {
         start_restore(s, x);
+    }
 }
 
 void receives_break(struct snapshot_receives *s)
 {
     size_t it = 0;
     struct receive *x;
-    while ((x = map_next(&s->by_replica, &it, NULL)))
+    while ((x = map_next(&s->by_replica, &it, NULL))) {
         pipe_break(x->pipe);
+    }
 }
 
 uint64_t receives_tick(struct snapshot_receives *s, uint64_t now_ns)
@@ -370,18 +392,23 @@ uint64_t receives_tick(struct snapshot_receives *s, uint64_t now_ns)
     size_t it = 0;
     struct receive *x, *gone = NULL;
     while ((x = map_next(&s->by_replica, &it, &key))) {
-        if (x->restore)
+        if (x->restore) {
             start_restore(s, x);
-        if (x->done || x->ending)
+        }
+        if (x->done || x->ending) {
             continue;
-        if (x->pipe && x->answered != x->received && pipe_has_room(x->pipe))
+        }
+        if (x->pipe && x->answered != x->received && pipe_has_room(x->pipe)) {
             answer(s, x);
+        }
         uint64_t due = x->heard_ns + IDLE_NS;
-        if (due <= now_ns)
+        if (due <= now_ns) {
             gone = x;
+        }
         next = due < next ? due : next;
     }
-    if (gone)
+    if (gone) {
         abandon(s, gone);
+    }
     return next;
 }

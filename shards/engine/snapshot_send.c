@@ -63,10 +63,12 @@ struct snapshot_sends *sends_new(struct engine *e, struct stream_jobs *jobs)
     s->last = &s->first;
     s->rate = e->o.snapshot_bytes_per_s;
     s->chunk_bytes = LIMIT_CHUNK_BYTES;
-    if (s->rate != 0 && s->rate / CAPPED_CHUNKS_PER_S < LIMIT_CHUNK_BYTES)
+    if (s->rate != 0 && s->rate / CAPPED_CHUNKS_PER_S < LIMIT_CHUNK_BYTES) {
         s->chunk_bytes = s->rate / CAPPED_CHUNKS_PER_S;
-    if (s->chunk_bytes < CAPPED_CHUNK_BYTES_MIN)
+    }
+    if (s->chunk_bytes < CAPPED_CHUNK_BYTES_MIN) {
         s->chunk_bytes = CAPPED_CHUNK_BYTES_MIN;
+    }
     s->buffer = xmalloc(s->chunk_bytes);
     s->filled_ns = clock_now(e->clock);
     return s;
@@ -76,20 +78,23 @@ static void drop_kept(struct send *x)
 {
     struct kept *k = x->kept;
     x->kept = k->next;
-    if (!x->kept)
+    if (!x->kept) {
         x->kept_last = &x->kept;
+    }
     bufslice_unref(k->piece.bytes);
     free(k);
 }
 
 static void release(struct snapshot_sends *s, struct send *x)
 {
-    if (x->file)
+    if (x->file) {
         s->e->files->ops->close(x->file);
+    }
     pipe_break(x->pipe);
     pipe_unref(x->pipe);
-    while (x->kept)
+    while (x->kept) {
         drop_kept(x);
+    }
     free(x);
 }
 
@@ -108,13 +113,16 @@ void sends_free(struct snapshot_sends *s)
 static void finish(struct snapshot_sends *s, struct send *x, bool ok)
 {
     struct send **at = &s->first;
-    while (*at != x)
+    while (*at != x) {
         at = &(*at)->next;
+    }
     *at = x->next;
-    if (!*at)
+    if (!*at) {
         s->last = at;
-    if (x->begun)
+    }
+    if (x->begun) {
         s->active--;
+    }
     task_free(x->m->save); /* it has not begun */
     x->m->save = NULL;
     x->m->msg.kind = MSG_SENT;
@@ -129,12 +137,14 @@ static bool open_file(struct snapshot_sends *s, struct send *x)
     struct thole_status st;
     uint64_t size;
     uint8_t trailer[SNAPSHOT_TRAILER_BYTES];
-    if (ops->open(s->e->files, x->m->name, &x->file, &size, &st) != THOLE_OK)
+    if (ops->open(s->e->files, x->m->name, &x->file, &size, &st) != THOLE_OK) {
         return false;
+    }
     if (size < sizeof(trailer) ||
         ops->read(x->file, size - sizeof(trailer), trailer, sizeof(trailer), &st) != THOLE_OK ||
-        !snapshot_trailer_read(trailer, &x->checksum))
+        !snapshot_trailer_read(trailer, &x->checksum)) {
         return false;
+    }
     x->size = size - sizeof(trailer);
     x->whole = true;
     return true;
@@ -162,8 +172,9 @@ static bool open_pipe(struct snapshot_sends *s, struct send *x)
 /* False: it cannot be sent. */
 static bool begin(struct snapshot_sends *s, struct send *x, uint64_t now_ns)
 {
-    if (x->m->save ? !open_pipe(s, x) : !open_file(s, x))
+    if (x->m->save ? !open_pipe(s, x) : !open_file(s, x)) {
         return x->m->save != NULL;
+    }
     s->active++;
     x->begun = true;
     x->m->transfer = atomic_fetch_add(&s->e->transfer_id, 1) + 1;
@@ -178,8 +189,9 @@ static enum pipe_state extend(struct send *x)
 {
     struct piece piece;
     enum pipe_state state = pipe_take(x->pipe, &piece);
-    if (state != PIPE_PIECE)
+    if (state != PIPE_PIECE) {
         return state;
+    }
     struct kept *k = xcalloc(1, sizeof(*k));
     k->offset = x->size;
     k->piece = piece;
@@ -187,8 +199,9 @@ static enum pipe_state extend(struct send *x)
     x->kept_last = &k->next;
     x->size += piece.bytes.bytes.size;
     x->whole = piece.last;
-    if (piece.last)
+    if (piece.last) {
         x->checksum = piece.checksum;
+    }
     return state;
 }
 
@@ -203,10 +216,12 @@ static bool next_data(struct snapshot_sends *s, struct send *x, struct slice *re
         return s->e->files->ops->read(x->file, x->sent, s->buffer, n, &st) == THOLE_OK;
     }
     const struct kept *k = x->kept;
-    while (k && k->offset + k->piece.bytes.bytes.size <= x->sent)
+    while (k && k->offset + k->piece.bytes.bytes.size <= x->sent) {
         k = k->next;
-    if (!k)
+    }
+    if (!k) {
         return false;
+    }
     x->sent = k->offset; /* the peer counts whole chunks */
     *ret = k->piece.bytes.bytes;
     return true;
@@ -215,12 +230,14 @@ static bool next_data(struct snapshot_sends *s, struct send *x, struct slice *re
 /* Where the last chunk begins; its bytes are kept. */
 static uint64_t last_offset(const struct snapshot_sends *s, const struct send *x)
 {
-    if (x->file)
+    if (x->file) {
         return x->size % s->chunk_bytes ? x->size - x->size % s->chunk_bytes
                                         : x->size - s->chunk_bytes;
+    }
     const struct kept *k = x->kept;
-    while (k->next)
+    while (k->next) {
         k = k->next;
+    }
     return k->offset;
 }
 
@@ -229,15 +246,17 @@ static void acknowledge(struct send *x, uint64_t received)
     x->acked = received;
     x->lost = 0;
     while (x->kept && !x->kept->piece.last &&
-           x->kept->offset + x->kept->piece.bytes.bytes.size <= received)
+           x->kept->offset + x->kept->piece.bytes.bytes.size <= received) {
         drop_kept(x);
+    }
 }
 
 static bool send_chunk(struct snapshot_sends *s, struct send *x, uint64_t now_ns)
 {
     struct slice data;
-    if (!next_data(s, x, &data))
+    if (!next_data(s, x, &data)) {
         return false;
+    }
     bool last = x->whole && x->sent + data.size == x->size;
     struct codec_chunk c = {
         .shard_id = x->m->shard_id,
@@ -311,12 +330,15 @@ static bool is_starved(const struct send *x)
 /* False: the transfer cannot go on. */
 static bool check(const struct snapshot_sends *s, struct send *x, uint64_t now_ns)
 {
-    if (!x->waiting && !may_send(s))
+    if (!x->waiting && !may_send(s)) {
         x->progress_ns = now_ns; /* the cap holds it up, not the peer */
-    if (!x->waiting && is_starved(x))
+    }
+    if (!x->waiting && is_starved(x)) {
         x->progress_ns = x->sent_ns = now_ns; /* nor if it is the machine */
-    if (now_ns - x->progress_ns >= GIVE_UP_NS)
+    }
+    if (now_ns - x->progress_ns >= GIVE_UP_NS) {
         return false;
+    }
     if (now_ns - x->sent_ns >= RESEND_NS) {                      /* silence: from where we know */
         x->sent = is_complete(x) ? last_offset(s, x) : x->acked; /* the last chunk as a question */
         x->last_sent = false;
@@ -330,14 +352,16 @@ static bool send_round(struct snapshot_sends *s, uint64_t now_ns)
     bool any = false;
     for (struct send *x = s->first, *after; x; x = after) {
         after = x->next;
-        if (!x->begun)
+        if (!x->begun) {
             continue;
+        }
         if (is_starved(x) && extend(x) == PIPE_BROKEN) {
             finish(s, x, false);
         } else if (has_more(x) && may_send(s)) {
             any = true;
-            if (!send_chunk(s, x, now_ns))
+            if (!send_chunk(s, x, now_ns)) {
                 finish(s, x, false);
+            }
         }
     }
     return any;
@@ -347,8 +371,9 @@ static bool send_round(struct snapshot_sends *s, uint64_t now_ns)
 static void rotate(struct snapshot_sends *s)
 {
     struct send *x = s->first;
-    if (s->rate == 0 || !x || !x->next)
+    if (s->rate == 0 || !x || !x->next) {
         return;
+    }
     s->first = x->next;
     x->next = NULL;
     *s->last = x;
@@ -358,22 +383,27 @@ static void rotate(struct snapshot_sends *s)
 uint64_t sends_tick(struct snapshot_sends *s, uint64_t now_ns)
 {
     uint64_t next = CLOCK_NEVER;
-    if (s->rate != 0)
+    if (s->rate != 0) {
         refill(s, now_ns);
+    }
     for (struct send *x = s->first, *after; x; x = after) {
         after = x->next;
         if ((!x->begun && s->active < ACTIVE_MAX && !begin(s, x, now_ns)) ||
-            (x->begun && !check(s, x, now_ns)))
+            (x->begun && !check(s, x, now_ns))) {
             finish(s, x, false);
+        }
     }
-    while (send_round(s, now_ns))
+    while (send_round(s, now_ns)) {
         rotate(s);
+    }
     for (const struct send *x = s->first; x; x = x->next) {
-        if (!x->begun || (!x->waiting && is_starved(x)))
+        if (!x->begun || (!x->waiting && is_starved(x))) {
             continue; /* a finished transfer makes room; a pipe tells when there is more */
+        }
         uint64_t due = x->sent_ns + RESEND_NS;
-        if (has_more(x))
+        if (has_more(x)) {
             due = next_chunk_ns(s, now_ns);
+        }
         next = due < next ? due : next;
     }
     return next;
@@ -406,8 +436,9 @@ void sends_start(struct snapshot_sends *s, struct stream_msg *m, uint64_t now_ns
 void sends_reply(struct snapshot_sends *s, struct stream_msg *m, uint64_t now_ns)
 {
     struct send *x = s->first;
-    while (x && (x->m->transfer != m->transfer || x->m->from != m->from || x->m->to != m->to))
+    while (x && (x->m->transfer != m->transfer || x->m->from != m->from || x->m->to != m->to)) {
         x = x->next;
+    }
     if (!x || !x->begun || m->received > x->size) {
         stream_msg_free(m);
         return;
@@ -415,16 +446,18 @@ void sends_reply(struct snapshot_sends *s, struct stream_msg *m, uint64_t now_ns
     if (m->installed || m->refused) {
         finish(s, x, m->installed);
     } else if (m->received > x->acked || (m->received == x->size && x->acked == x->size)) {
-        if (m->received == x->size && x->acked < x->size && x->whole)
+        if (m->received == x->size && x->acked < x->size && x->whole) {
             metric_record(&engine_transfer_ns, now_ns - x->begun_ns);
+        }
         acknowledge(x, m->received);
         x->sent = x->sent > x->acked ? x->sent : x->acked;
         x->waiting = x->acked < x->sent;
         x->progress_ns = x->sent_ns = now_ns; /* complete, and being installed: it may take long */
         x->last_sent = is_complete(x) || (x->last_sent && x->sent == x->size);
     } else if (m->gap && x->pipe && m->received < (x->kept ? x->kept->offset : x->size)) {
-        if (++x->lost == LOST_MAX)
+        if (++x->lost == LOST_MAX) {
             finish(s, x, false);
+        }
     } else if (m->gap && m->received < x->sent && now_ns - x->rewound_ns > RESEND_NS / 10) {
         x->acked = x->sent = m->received; /* a gap, or the receiver lost what it had */
         x->last_sent = false;
@@ -440,13 +473,15 @@ void sends_stop(struct snapshot_sends *s, const struct replica *r, uint64_t gene
         const struct task *waiting = x->m->save;
         if (x->m->r == r && (x->pipe || waiting) &&
             (generation == ANY_GENERATION ||
-             generation == (waiting ? waiting->machine->generation : x->generation)))
+             generation == (waiting ? waiting->machine->generation : x->generation))) {
             finish(s, x, false);
+        }
     }
 }
 
 void sends_break(struct snapshot_sends *s)
 {
-    for (struct send *x = s->first; x; x = x->next)
+    for (struct send *x = s->first; x; x = x->next) {
         pipe_break(x->pipe);
+    }
 }

@@ -23,8 +23,9 @@ static bool emit(struct pipe_sink *s, bool last)
 {
     hash_state_update(s->hash, s->piece->data, s->used);
     struct piece p = {.bytes = {s->piece, slice_of(s->piece->data, s->used)}, .last = last};
-    if (last)
+    if (last) {
         p.checksum = hash_state_digest(s->hash);
+    }
     s->piece = NULL;
     s->broken = !pipe_put_wait(s->pipe, &p);
     return !s->broken;
@@ -35,8 +36,9 @@ static enum thole_code write_pipe(struct thole_sink *base, const void *data, siz
     struct pipe_sink *s = CONTAINER_OF(base, struct pipe_sink, base);
     const uint8_t *p = data;
     while (size > 0 && !s->broken) {
-        if (s->piece && s->used == s->piece_bytes && !emit(s, false))
+        if (s->piece && s->used == s->piece_bytes && !emit(s, false)) {
             break;
+        }
         if (!s->piece) {
             s->piece = buf_new(s->piece_bytes);
             s->used = 0;
@@ -55,10 +57,12 @@ enum thole_code snapshot_save_stream(struct task *t, struct thole_status *st)
     struct pipe_sink s = {.base = {write_pipe}, .pipe = t->pipe, .piece_bytes = t->piece_bytes};
     s.hash = hash_state_new(0);
     enum thole_code code = body_save(&s.base, t, st);
-    if (!s.broken && code == THOLE_OK)
+    if (!s.broken && code == THOLE_OK) {
         (void)emit(&s, true); /* there is one: a stream is never empty */
-    if (s.broken)
+    }
+    if (s.broken) {
         code = THOLE_FAIL(st, THOLE_UNAVAILABLE, THOLE_REASON_NONE, "the transfer was given up");
+    }
     pipe_break(t->pipe);
     buf_unref(s.piece);
     hash_state_free(s.hash);
@@ -102,10 +106,12 @@ static int64_t read_pipe(struct thole_source *base, void *data, size_t size)
     while (have < size && s->body.st.code == THOLE_OK) {
         struct slice bytes = s->piece.bytes.bytes;
         size_t n = bytes.size - s->at < size - have ? bytes.size - s->at : size - have;
-        if (n == 0 && !next_piece(s))
+        if (n == 0 && !next_piece(s)) {
             break;
-        if (n > 0)
+        }
+        if (n > 0) {
             memcpy((uint8_t *)data + have, bytes.data + s->at, n);
+        }
         s->at += n;
         have += n;
     }
@@ -115,10 +121,11 @@ static int64_t read_pipe(struct thole_source *base, void *data, size_t size)
 /* Whatever the machine left unread: only the end says that what came was whole. */
 static enum thole_code read_to_the_end(struct pipe_source *s, struct thole_status *st)
 {
-    while (s->body.st.code == THOLE_OK && next_piece(s))
-        ;
-    if (s->body.st.code != THOLE_OK)
+    while (s->body.st.code == THOLE_OK && next_piece(s)) {
+    }
+    if (s->body.st.code != THOLE_OK) {
         *st = s->body.st;
+    }
     return s->body.st.code;
 }
 
@@ -127,16 +134,20 @@ enum thole_code snapshot_load_stream(struct task *t, struct thole_status *st)
     const struct stream_msg *m = t->received;
     struct pipe_source s = {.body.base = {read_pipe}, .pipe = t->pipe};
     enum thole_code code = THOLE_OK;
-    if (!t->r->kind->witness)
+    if (!t->r->kind->witness) {
         code = machine_destroy(t->r, t->generation, st); /* what an earlier one left */
-    if (!t->r->kind->witness && code == THOLE_OK)
+    }
+    if (!t->r->kind->witness && code == THOLE_OK) {
         code = body_load(&s.body, t->r, "from a peer", t->generation, &t->machine, st);
+    }
     if (code == THOLE_OK && t->machine &&
-        (t->machine->applied != m->index || t->machine->applied_term != m->index_term))
+        (t->machine->applied != m->index || t->machine->applied_term != m->index_term)) {
         code = THOLE_FAIL(st, THOLE_DATA_LOSS, THOLE_REASON_CORRUPT,
                           "the snapshot is not the one that was announced");
-    if (code == THOLE_OK)
+    }
+    if (code == THOLE_OK) {
         code = read_to_the_end(&s, st);
+    }
     bufslice_unref(s.piece.bytes);
     pipe_break(t->pipe);
     return code;

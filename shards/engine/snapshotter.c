@@ -21,8 +21,9 @@ static void found_name(void *ctx, const char *name)
     struct finder *f = ctx;
     struct engine *e = f->e;
     struct found_snapshot s = {0};
-    if (strlen(name) >= ENGINE_NAME_BYTES)
+    if (strlen(name) >= ENGINE_NAME_BYTES) {
         return;
+    }
     (void)strlcpy(s.name, name, sizeof(s.name));
     if (!snapshot_name_parse(name, &s.replica_id, &s.index) ||
         !map_get(&e->by_replica, s.replica_id)) {
@@ -40,8 +41,9 @@ static void found_name(void *ctx, const char *name)
 static int compare_found(const void *a, const void *b)
 {
     const struct found_snapshot *x = a, *y = b;
-    if (x->replica_id != y->replica_id)
+    if (x->replica_id != y->replica_id) {
         return x->replica_id < y->replica_id ? -1 : 1;
+    }
     return x->index > y->index ? -1 : x->index < y->index;
 }
 
@@ -49,26 +51,31 @@ void snapshots_find(struct engine *e)
 {
     struct finder f = {.e = e};
     e->files->ops->list(e->files, found_name, &f);
-    for (size_t i = 0; i < f.stale_count; i++)
+    for (size_t i = 0; i < f.stale_count; i++) {
         e->files->ops->remove(e->files, f.stale[i]); /* unfinished, or of a replica that is gone */
+    }
     free(f.stale);
-    if (e->found_count > 1)
+    if (e->found_count > 1) {
         qsort(e->found, e->found_count, sizeof(e->found[0]), compare_found);
+    }
 }
 
 enum thole_code spaces_clean(struct engine *e, struct thole_status *st)
 {
     struct state_space *spaces;
     size_t n;
-    if (!e->o.state)
+    if (!e->o.state) {
         return THOLE_OK;
+    }
     enum thole_code code = state_spaces(e->o.state, &spaces, &n, st);
-    if (code != THOLE_OK)
+    if (code != THOLE_OK) {
         return code;
+    }
     for (size_t i = 0; i < n && code == THOLE_OK; i++) {
         const struct replica *r = map_get(&e->by_replica, spaces[i].replica_id);
-        if (!r || r->generation != spaces[i].generation)
+        if (!r || r->generation != spaces[i].generation) {
             code = state_space_drop(e->o.state, spaces[i], st);
+        }
     }
     free(spaces);
     return code;
@@ -79,13 +86,16 @@ enum thole_code spaces_clean(struct engine *e, struct thole_status *st)
 /* Is (index, term) a place in this replica's log, so that the log continues from it? */
 static bool on_log(const struct raft_boot *b, uint64_t index, uint64_t term)
 {
-    if (index == b->start_index)
+    if (index == b->start_index) {
         return term == b->start_term;
-    if (index < b->start_index || index > b->last_index)
+    }
+    if (index < b->start_index || index > b->last_index) {
         return false;
+    }
     uint64_t found = 0;
-    for (size_t i = 0; i < b->run_count && b->runs[i].first_index <= index; i++)
+    for (size_t i = 0; i < b->run_count && b->runs[i].first_index <= index; i++) {
         found = b->runs[i].term;
+    }
     return found == term;
 }
 
@@ -115,10 +125,11 @@ static size_t first_found(const struct engine *e, uint64_t replica_id)
     size_t low = 0, high = e->found_count;
     while (low < high) {
         size_t middle = low + (high - low) / 2;
-        if (e->found[middle].replica_id < replica_id)
+        if (e->found[middle].replica_id < replica_id) {
             low = middle + 1;
-        else
+        } else {
             high = middle;
+        }
     }
     return low;
 }
@@ -141,16 +152,19 @@ static enum thole_code open_memory(struct engine *e, struct task *t, struct thol
             t->bytes = info.bytes;
             continue;
         }
-        if (why.code != THOLE_OK)
+        if (why.code != THOLE_OK) {
             LOG_WARN(ENGINE, "snapshot %s is dropped: %s", name, why.message);
+        }
         e->files->ops->remove(e->files, name);
     }
-    if (t->machine)
+    if (t->machine) {
         return THOLE_OK;
-    if (r->boot->raft.start_index > 0)
+    }
+    if (r->boot->raft.start_index > 0) {
         return THOLE_FAIL(st, THOLE_DATA_LOSS, THOLE_REASON_CORRUPT,
                           "no usable snapshot for a log that begins after %" PRIu64,
                           r->boot->raft.start_index);
+    }
     return machine_open(r, r->generation, &t->machine, st);
 }
 
@@ -158,25 +172,31 @@ static enum thole_code open_persistent(struct engine *e, struct task *t, struct 
 {
     struct replica *r = t->r;
     for (size_t i = first_found(e, r->replica_id);
-         i < e->found_count && e->found[i].replica_id == r->replica_id; i++)
+         i < e->found_count && e->found[i].replica_id == r->replica_id; i++) {
         e->files->ops->remove(e->files, e->found[i].name); /* were only made to be sent */
+    }
     /* Half-installed, or replaced and not yet deleted. What is in the state database has been
      * dropped by spaces_clean. */
     bool own = machine_type_find(e, r->kind->type_name)->flush != NULL;
     enum thole_code code = THOLE_OK;
-    if (own)
+    if (own) {
         code = machine_destroy(r, r->generation + 1, st);
-    if (own && code == THOLE_OK && r->generation > 0)
+    }
+    if (own && code == THOLE_OK && r->generation > 0) {
         code = machine_destroy(r, r->generation - 1, st);
-    if (code == THOLE_OK)
+    }
+    if (code == THOLE_OK) {
         code = machine_open(r, r->generation, &t->machine, st);
-    if (code != THOLE_OK)
+    }
+    if (code != THOLE_OK) {
         return code;
+    }
     if (t->machine->applied < r->boot->raft.start_index ||
-        t->machine->applied > r->boot->raft.last_index)
+        t->machine->applied > r->boot->raft.last_index) {
         return THOLE_FAIL(st, THOLE_DATA_LOSS, THOLE_REASON_CORRUPT,
                           "the machine is at %" PRIu64 ", its log is (%" PRIu64 ", %" PRIu64 "]",
                           t->machine->applied, r->boot->raft.start_index, r->boot->raft.last_index);
+    }
     return THOLE_OK;
 }
 
@@ -189,17 +209,21 @@ void snapshotter_open(struct engine *e, struct task *t)
         t->st = *r->failure; /* its descriptor or records are damaged */
         return;
     }
-    if (r->boot->raft.last_index > r->boot->raft.start_index)
+    if (r->boot->raft.last_index > r->boot->raft.start_index) {
         code = e->o.log->ops->config_entries(e->o.log, r->replica_id, &t->config_entries,
                                              &t->config_entry_count, &t->st);
-    if (code != THOLE_OK || r->kind->witness)
+    }
+    if (code != THOLE_OK || r->kind->witness) {
         return;
-    if (type && (type->flags & THOLE_MACHINE_PERSISTENT))
+    }
+    if (type && (type->flags & THOLE_MACHINE_PERSISTENT)) {
         code = open_persistent(e, t, &t->st);
-    else
+    } else {
         code = open_memory(e, t, &t->st);
-    if (code != THOLE_OK)
+    }
+    if (code != THOLE_OK) {
         t->st.code = code;
+    }
 }
 
 /* ---- The other tasks ------------------------------------------------------------------------- */
@@ -225,23 +249,29 @@ static void restore(struct engine *e, struct task *t)
     struct snapshot_info info = {0};
     struct raft_config announced = {0};
     const struct stream_msg *m = t->received;
-    if (t->r->kind->witness)
+    if (t->r->kind->witness) {
         return;
+    }
     enum thole_code code = snapshot_check(e, m->name, &info, &t->st);
-    if (code == THOLE_OK)
+    if (code == THOLE_OK) {
         code = raft_config_decode(bytes_slice(&m->config), &announced, &t->st);
-    if (code == THOLE_OK && (info.index != m->index || info.index_term != m->index_term))
+    }
+    if (code == THOLE_OK && (info.index != m->index || info.index_term != m->index_term)) {
         code = THOLE_FAIL(&t->st, THOLE_DATA_LOSS, THOLE_REASON_CORRUPT,
                           "the snapshot is not the one that was announced");
-    if (code == THOLE_OK && info.epoch != announced.epoch)
+    }
+    if (code == THOLE_OK && info.epoch != announced.epoch) {
         code = THOLE_FAIL(&t->st, THOLE_UNAVAILABLE, THOLE_REASON_NONE,
                           "a snapshot of another epoch had this name and is removed, the sender "
                           "will start again");
+    }
     raft_config_deinit(&announced);
-    if (code == THOLE_OK)
+    if (code == THOLE_OK) {
         code = machine_destroy(t->r, t->generation, &t->st);
-    if (code == THOLE_OK)
+    }
+    if (code == THOLE_OK) {
         code = snapshot_load(e, t->r, m->name, t->generation, &t->machine, &t->st);
+    }
     t->bytes = info.bytes;
     t->st.code = code;
 }
@@ -258,8 +288,9 @@ static void maybe_remove(void *ctx, const char *name)
     struct remover *x = ctx;
     uint64_t replica, index;
     if (!snapshot_name_parse(name, &replica, &index) || replica != x->replica_id ||
-        index >= x->below)
+        index >= x->below) {
         return;
+    }
     x->names = xrealloc(x->names, (x->count + 1) * sizeof(x->names[0]));
     (void)strlcpy(x->names[x->count++], name, ENGINE_NAME_BYTES);
 }
@@ -272,8 +303,9 @@ static void remove_files(struct engine *e, struct task *t)
     }
     struct remover x = {.e = e, .replica_id = t->r->replica_id, .below = t->index};
     e->files->ops->list(e->files, maybe_remove, &x);
-    for (size_t i = 0; i < x.count; i++)
+    for (size_t i = 0; i < x.count; i++) {
         e->files->ops->remove(e->files, x.names[i]);
+    }
     free(x.names);
 }
 
@@ -286,8 +318,9 @@ static void destroy(struct engine *e, struct task *t)
         t->index = UINT64_MAX;
         remove_files(e, t);
         code = machine_destroy(t->r, t->r->generation, &t->st);
-        if (code == THOLE_OK)
+        if (code == THOLE_OK) {
             code = machine_destroy(t->r, t->r->generation + 1, &t->st);
+        }
     }
     t->st.code = code;
 }
@@ -296,8 +329,9 @@ static void open_export(struct engine *e, struct task *t)
 {
     struct engine_export *x = t->control->export;
     struct snapshot_info info;
-    if (t->everything && snapshot_check(e, t->name, &info, &t->st) != THOLE_OK)
+    if (t->everything && snapshot_check(e, t->name, &info, &t->st) != THOLE_OK) {
         return;
+    }
     *x = (struct engine_export){.ops = e->files->ops,
                                 .index = t->index,
                                 .term = t->term,
@@ -308,10 +342,12 @@ static void open_export(struct engine *e, struct task *t)
 static void seed(struct engine *e, struct task *t)
 {
     enum thole_code code = snapshot_import(e, t, &t->st);
-    if (code == THOLE_OK)
+    if (code == THOLE_OK) {
         code = machine_destroy(t->r, t->generation, &t->st);
-    if (code == THOLE_OK)
+    }
+    if (code == THOLE_OK) {
         code = snapshot_load(e, t->r, t->name, t->generation, &t->machine, &t->st);
+    }
     t->st.code = code;
 }
 
@@ -319,8 +355,9 @@ static void run(struct engine *e, struct task *t, bool *flushed)
 {
     uint64_t begun = clock_now(e->clock);
     ASSERT(t->r || t->kind == TASK_SPACE);
-    if (t->r)
+    if (t->r) {
         log_context(t->r->shard_id, t->r->replica_id);
+    }
     switch (t->kind) {
     case TASK_OPEN:
         snapshotter_open(e, t);
@@ -375,10 +412,11 @@ uint64_t snapshotter_turn(void *ctx, struct msgq *batch, uint64_t now_ns)
     bool flushed = false;
     while ((m = msgq_pop(batch))) {
         struct task *t = CONTAINER_OF(m, struct task, msg);
-        if (!atomic_load(&e->dead))
+        if (!atomic_load(&e->dead)) {
             run(e, t, &flushed);
-        else
+        } else {
             (void)THOLE_FAIL(&t->st, THOLE_UNAVAILABLE, THOLE_REASON_STOPPED, "crashed");
+        }
         loop_post(t->loop, &t->msg);
     }
     return CLOCK_NEVER;

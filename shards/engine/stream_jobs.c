@@ -74,16 +74,20 @@ bool jobs_start(struct stream_jobs *j, struct task *t)
 {
     struct slot *slots = slots_of(j, t->kind), *idle = NULL;
     for (int i = 0; i < STREAM_JOBS_MAX; i++) {
-        if (slots[i].job && slots[i].job->r == t->r)
+        if (slots[i].job && slots[i].job->r == t->r) {
             return false;
-        if (!slots[i].job)
+        }
+        if (!slots[i].job) {
             idle = &slots[i];
+        }
     }
-    if (!idle)
+    if (!idle) {
         return false;
+    }
     idle->job = t;
-    if (!worker_post_internal(idle->w, &t->msg))
+    if (!worker_post_internal(idle->w, &t->msg)) {
         ASSERT(false && "a job after the streamer stopped");
+    }
     return true;
 }
 
@@ -94,10 +98,12 @@ static bool in_use(struct stream_jobs *j, const struct task *destroy)
     for (int i = 0; i < STREAM_JOBS_MAX; i++) {
         const struct task *save = j->savers[i].job, *restore = j->restorers[i].job;
         if (save && save->r == destroy->r &&
-            (destroy->everything || save->machine->generation == destroy->generation))
+            (destroy->everything || save->machine->generation == destroy->generation)) {
             return true;
-        if (restore && restore->r == destroy->r && destroy->everything)
+        }
+        if (restore && restore->r == destroy->r && destroy->everything) {
             return true;
+        }
     }
     return false;
 }
@@ -109,19 +115,22 @@ static void release_held(struct stream_jobs *j)
     msgq_concat(&all, &j->held);
     while ((m = msgq_pop(&all))) {
         struct task *t = CONTAINER_OF(m, struct task, msg);
-        if (in_use(j, t))
+        if (in_use(j, t)) {
             msgq_push(&j->held, m);
-        else
+        } else {
             snapshot_post(t->loop, t);
+        }
     }
 }
 
 void jobs_ended(struct stream_jobs *j, const struct task *t)
 {
     struct slot *slots = slots_of(j, t->kind);
-    for (int i = 0; i < STREAM_JOBS_MAX; i++)
-        if (slots[i].job == t)
+    for (int i = 0; i < STREAM_JOBS_MAX; i++) {
+        if (slots[i].job == t) {
             slots[i].job = NULL;
+        }
+    }
     release_held(j);
 }
 

@@ -18,8 +18,9 @@ struct streamer {
 
 void log_read_free(struct log_read *m)
 {
-    for (size_t i = 0; i < m->count; i++)
+    for (size_t i = 0; i < m->count; i++) {
         raft_entry_unref(m->entries[i]);
+    }
     free(m->entries);
     replica_unref(m->r);
     free(m);
@@ -30,11 +31,13 @@ static void read_log(struct streamer *s, struct log_read *m)
     struct log_store *log = s->e->o.log;
     m->entries = xcalloc(ENGINE_PAGE_ENTRIES, sizeof(struct raft_entry *));
     enum thole_code code = THOLE_OK;
-    if (m->first <= m->last)
+    if (m->first <= m->last) {
         code = log->ops->read(log, m->r->replica_id, m->first, m->last, m->max_bytes,
                               ENGINE_PAGE_ENTRIES, m->entries, &m->count, &m->st);
-    if (code != THOLE_OK)
+    }
+    if (code != THOLE_OK) {
         m->count = 0; /* compacted: a snapshot will be asked for */
+    }
     loop_post(m->r->loop, &m->msg);
 }
 
@@ -42,8 +45,9 @@ static void read_log(struct streamer *s, struct log_read *m)
 static void handle_task(struct streamer *s, struct task *t)
 {
     if (t->kind == TASK_DESTROY) {
-        if (t->everything)
+        if (t->everything) {
             receives_stop(s->receives, t->r);
+        }
         sends_stop(s->sends, t->r, t->everything ? ANY_GENERATION : t->generation);
         jobs_destroy(s->jobs, t);
     } else if (t->kind == TASK_RESTORE && !t->ran) {
@@ -54,8 +58,9 @@ static void handle_task(struct streamer *s, struct task *t)
             loop_post(t->loop, &t->msg);
             return;
         }
-        if (t->st.code != THOLE_OK && t->st.code != THOLE_UNAVAILABLE)
+        if (t->st.code != THOLE_OK && t->st.code != THOLE_UNAVAILABLE) {
             LOG_WARN(ENGINE, "a snapshot could not be sent: %s", t->st.message);
+        }
         task_free(t);
     }
 }
@@ -111,13 +116,15 @@ static uint64_t streamer_turn(void *ctx, struct msgq *batch, uint64_t now_ns)
     struct streamer *s = ctx;
     struct worker_msg *m;
     while ((m = msgq_pop(batch))) {
-        if (is_of_a_transfer(m) && atomic_load(&s->e->dead))
+        if (is_of_a_transfer(m) && atomic_load(&s->e->dead)) {
             stream_msg_free(CONTAINER_OF(m, struct stream_msg, msg));
-        else
+        } else {
             handle(s, m, now_ns);
+        }
     }
-    if (atomic_load(&s->e->stopping))
+    if (atomic_load(&s->e->stopping)) {
         return CLOCK_NEVER;
+    }
     uint64_t a = sends_tick(s->sends, now_ns), b = receives_tick(s->receives, now_ns);
     return a < b ? a : b;
 }
@@ -127,8 +134,9 @@ void streamer_post(struct engine *e, struct worker_msg *m)
     /* Chunks come from peers and may be lost; everything else is bounded by what asked for it. */
     bool ok = m->kind == MSG_CHUNK ? worker_post(e->streamer->w, m)
                                    : worker_post_internal(e->streamer->w, m);
-    if (!ok)
+    if (!ok) {
         loop_discard(e->loops[0], m);
+    }
 }
 
 struct streamer *streamer_new(struct engine *e)
@@ -152,8 +160,9 @@ void streamer_stop(struct streamer *s)
 
 void streamer_free(struct streamer *s)
 {
-    if (!s)
+    if (!s) {
         return;
+    }
     worker_free(s->w);
     sends_free(s->sends);
     receives_free(s->receives);

@@ -17,11 +17,13 @@ struct watch_list {
 
 static void unlink_watch(struct watch_list *n)
 {
-    if (!n->prev)
+    if (!n->prev) {
         return;
+    }
     *n->prev = n->next;
-    if (n->next)
+    if (n->next) {
         n->next->prev = n->prev;
+    }
     n->prev = NULL;
 }
 
@@ -29,8 +31,9 @@ uint64_t engine_watch(struct engine *e, uint64_t shard_id, const struct engine_w
                       uint64_t *ret_from_index)
 {
     struct replica *r = engine_find_shard(e, shard_id);
-    if (!r)
+    if (!r) {
         return 0;
+    }
     if (r->kind->witness) { /* it applies nothing, and would miss every event */
         replica_unref(r);
         return 0;
@@ -45,11 +48,13 @@ uint64_t engine_watch(struct engine *e, uint64_t shard_id, const struct engine_w
     pthread_mutex_unlock(&e->lock);
     n->next = r->watches;
     n->prev = &r->watches;
-    if (n->next)
+    if (n->next) {
         n->next->prev = &n->next;
+    }
     r->watches = n;
-    if (ret_from_index)
+    if (ret_from_index) {
         *ret_from_index = r->watch_applied;
+    }
     pthread_mutex_unlock(&r->applier->watch_lock);
     replica_unref(r);
     return id;
@@ -66,17 +71,20 @@ static struct watch_list *take_watch(struct engine *e, uint64_t id)
 void engine_unwatch(struct engine *e, uint64_t watch_id)
 {
     struct watch_list *n = take_watch(e, watch_id);
-    if (!n)
+    if (!n) {
         return;
+    }
     struct replica *r = n->replica;
     pthread_mutex_lock(&r->applier->watch_lock);
     n->dead = true;
     bool now = !r->watches_walked; /* else this was called from an event or an end */
-    if (now)
+    if (now) {
         unlink_watch(n);
+    }
     pthread_mutex_unlock(&r->applier->watch_lock);
-    if (now)
+    if (now) {
         free(n);
+    }
     replica_unref(r);
 }
 
@@ -96,13 +104,15 @@ void watch_event(struct replica *r, uint64_t index, struct slice key, struct sli
     bool dead = false;
     r->watches_walked = true;
     for (struct watch_list *n = r->watches; n; n = n->next) {
-        if (!n->dead)
+        if (!n->dead) {
             n->w.event(n->w.ctx, index, key, event);
+        }
         dead = dead || n->dead;
     }
     r->watches_walked = false;
-    if (dead)
+    if (dead) {
         sweep(r);
+    }
 }
 
 void watch_end(struct replica *r, enum thole_reason reason, const char *message)
@@ -112,9 +122,11 @@ void watch_end(struct replica *r, enum thole_reason reason, const char *message)
     (void)THOLE_FAIL(&st, THOLE_UNAVAILABLE, reason, "%s", message);
     pthread_mutex_lock(&r->applier->watch_lock);
     r->watches_walked = true;
-    for (struct watch_list *n = r->watches; n; n = n->next)
-        if (!n->dead && n->w.ended)
+    for (struct watch_list *n = r->watches; n; n = n->next) {
+        if (!n->dead && n->w.ended) {
             n->w.ended(n->w.ctx, &st);
+        }
+    }
     r->watches_walked = false;
     struct watch_list *next = r->watches;
     r->watches = NULL;
@@ -123,11 +135,13 @@ void watch_end(struct replica *r, enum thole_reason reason, const char *message)
         n->prev = NULL;
         bool ours = take_watch(r->e, n->id) != NULL;
         held += ours;
-        if (ours || n->dead)
+        if (ours || n->dead) {
             free(n);
+        }
         /* Else an engine_unwatch waits for the lock, and frees it. */
     }
     pthread_mutex_unlock(&r->applier->watch_lock);
-    for (; held > 0; held--)
+    for (; held > 0; held--) {
         replica_unref(r);
+    }
 }

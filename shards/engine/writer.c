@@ -11,23 +11,27 @@ static void finish_update(struct write_update *w)
     w->u.create = w->create ? &w->identity : NULL;
     w->u.entries = w->entries;
     w->u.entry_count = w->entry_count;
-    if (w->u.has_start)
+    if (w->u.has_start) {
         w->u.start_config = bytes_slice(&w->config);
+    }
 }
 
 static enum thole_code write_some(struct engine *e, const struct store_update *updates, size_t n,
                                   struct thole_status *st)
 {
-    if (atomic_load(&e->failed) || atomic_load(&e->dead))
+    if (atomic_load(&e->failed) || atomic_load(&e->dead)) {
         return THOLE_FAIL(st, THOLE_UNAVAILABLE, THOLE_REASON_DISK, "the log has failed before");
+    }
     uint64_t before = clock_now(e->clock);
     enum thole_code code = e->o.log->ops->write(e->o.log, updates, n, st);
     metric_record(&engine_sync_ns, clock_now(e->clock) - before);
     metric_record(&engine_batch_updates, n);
-    if (code != THOLE_OK && CANARY(failed_write_counts))
+    if (code != THOLE_OK && CANARY(failed_write_counts)) {
         return THOLE_OK;
-    if (code != THOLE_OK)
+    }
+    if (code != THOLE_OK) {
         engine_host_failed(e, st);
+    }
     return code;
 }
 
@@ -35,8 +39,9 @@ static enum thole_code write_all(struct engine *e, const struct msgq *batch,
                                  struct thole_status *st)
 {
     size_t n = 0, entries = 0;
-    for (struct worker_msg *m = batch->head; m; m = m->next)
+    for (struct worker_msg *m = batch->head; m; m = m->next) {
         n += CONTAINER_OF(m, struct write_batch, msg)->count;
+    }
     struct store_update *updates = xcalloc(n + 1, sizeof(*updates));
     size_t at = 0;
     for (struct worker_msg *m = batch->head; m; m = m->next) {
@@ -63,8 +68,9 @@ static enum thole_code write_all(struct engine *e, const struct msgq *batch,
 
 static uint64_t attest(struct engine *e)
 {
-    if (!atomic_load(&e->failed) && !atomic_load(&e->dead) && e->o.log->ops->attest)
+    if (!atomic_load(&e->failed) && !atomic_load(&e->dead) && e->o.log->ops->attest) {
         e->o.log->ops->attest(e->o.log);
+    }
     return CLOCK_NEVER;
 }
 
@@ -72,8 +78,9 @@ uint64_t writer_turn(void *ctx, struct msgq *batch, uint64_t now_ns)
 {
     struct engine *e = ctx;
     struct thole_status st = {0};
-    if (batch->count == 0)
+    if (batch->count == 0) {
         return attest(e);
+    }
     (void)write_all(e, batch, &st);
     struct worker_msg *m;
     while ((m = msgq_pop(batch))) {

@@ -48,8 +48,9 @@ void admin_bootstrap(struct sim *s)
     for (int g = 0; g < s->c.groups; g++) {
         struct shard *shard = &s->shards[g];
         int voters = 3, first = (int)rand_below(dice(s), (uint64_t)s->c.hosts);
-        if (s->c.hosts == 5 && rand_chance(dice(s), 0.5))
+        if (s->c.hosts == 5 && rand_chance(dice(s), 0.5)) {
             voters = 5;
+        }
         bool witness = sim_has(&s->c, SIM_WITNESS) && rand_chance(dice(s), 0.3);
         struct raft_member initial[SIM_HOSTS_MAX] = {0};
         for (int i = 0; i < voters; i++) {
@@ -57,9 +58,10 @@ void admin_bootstrap(struct sim *s)
             initial[i].role = witness && i == voters - 1 ? RAFT_WITNESS : RAFT_VOTER;
             memcpy(initial[i].host, s->hosts[(first + i) % s->c.hosts].uuid.bytes, 16);
         }
-        for (int i = 0; i < voters; i++)
+        for (int i = 0; i < voters; i++) {
             (void)start_replica(s, shard, (first + i) % s->c.hosts, initial[i].replica_id,
                                 initial[i].role == RAFT_WITNESS, initial, (size_t)voters);
+        }
     }
     sim_advance(s, s->now_ns + 200 * SIM_MS);
 }
@@ -77,8 +79,9 @@ struct view { /* of a shard, from its leader */
 static void crash_in_step(struct sim *s, void *arg)
 {
     struct sim_host *h = arg;
-    if (s->calm || !h->engine || h->ending)
+    if (s->calm || !h->engine || h->ending) {
         return;
+    }
     host_crash(h);
     host_restart_later(h, rand_between(dice(s), 1, 3000) * SIM_MS);
 }
@@ -86,8 +89,9 @@ static void crash_in_step(struct sim *s, void *arg)
 static void pause_in_step(struct sim *s, void *arg)
 {
     struct sim_host *h = arg;
-    if (s->calm)
+    if (s->calm) {
         return;
+    }
     h->paused_until_ns = s->now_ns + rand_between(dice(s), 1, 3000) * SIM_MS;
     h->next_stale = true;
     SIM_TRACE(s, "host %d: pauses until %" PRIu64, h->id, h->paused_until_ns / NS_PER_MS);
@@ -101,9 +105,10 @@ static void strike_later(const struct view *v)
     const struct member *m = n > 0 ? shadow_member(s, v->change.items[n - 1].replica_id) : NULL;
     struct sim_host *h = &s->hosts[m ? m->host : v->leader];
     bool crash = rand_chance(dice(s), 0.5);
-    if (sim_has(&s->c, crash ? SIM_CRASH : SIM_PAUSE))
+    if (sim_has(&s->c, crash ? SIM_CRASH : SIM_PAUSE)) {
         sim_at(s, s->now_ns + rand_below(dice(s), 100) * SIM_MS,
                crash ? crash_in_step : pause_in_step, h);
+    }
 }
 
 static void propose(struct view *v)
@@ -111,31 +116,37 @@ static void propose(struct view *v)
     struct sim *s = v->s;
     v->change.revision = rand_chance(dice(s), 0.05) ? v->shard->revision / 2 : ++v->shard->revision;
     v->shard->changed_ns = s->now_ns;
-    for (uint32_t i = 0; i < v->change.item_count; i++)
+    for (uint32_t i = 0; i < v->change.item_count; i++) {
         SIM_TRACE(s, "host %d: shard %" PRIu64 " change: operation %d of replica %" PRIu64,
                   v->leader, v->shard->id, v->change.items[i].op, v->change.items[i].replica_id);
+    }
     engine_change(s->hosts[v->leader].engine, v->shard->id, &v->change, change_done, s);
-    if (rand_chance(dice(s), 0.15))
+    if (rand_chance(dice(s), 0.15)) {
         strike_later(v);
+    }
 }
 
 static void add_item(struct view *v, enum raft_change_op op, uint64_t replica_id, int host)
 {
-    for (uint32_t i = 0; i < v->change.item_count; i++)
-        if (v->change.items[i].replica_id == replica_id)
+    for (uint32_t i = 0; i < v->change.item_count; i++) {
+        if (v->change.items[i].replica_id == replica_id) {
             return;
+        }
+    }
     struct raft_change_item *item = &v->change.items[v->change.item_count++];
     item->op = (uint8_t)op;
     item->replica_id = replica_id;
-    if (host >= 0)
+    if (host >= 0) {
         memcpy(item->host, v->s->hosts[host].uuid.bytes, 16);
+    }
 }
 
 static int count_role(const struct raft_config *c, uint8_t role)
 {
     int n = 0;
-    for (uint32_t i = 0; i < c->member_count; i++)
+    for (uint32_t i = 0; i < c->member_count; i++) {
         n += c->members[i].role == role;
+    }
     return n;
 }
 
@@ -145,8 +156,9 @@ static void bury_removed(struct view *v)
     struct sim *s = v->s;
     for (int h = 0; h < s->c.hosts; h++) {
         const struct replica *r = sim_replica(s, h, v->shard);
-        if (r && raft_config_is_removed(v->config, r->replica_id) && rand_chance(dice(s), 0.5))
+        if (r && raft_config_is_removed(v->config, r->replica_id) && rand_chance(dice(s), 0.5)) {
             engine_replica_remove(s->hosts[h].engine, r->replica_id, ignore_done, s);
+        }
     }
 }
 
@@ -154,11 +166,13 @@ static bool remove_damaged(struct view *v)
 {
     for (uint32_t i = 0; i < v->config->member_count; i++) {
         const struct member *m = shadow_member(v->s, v->config->members[i].replica_id);
-        if (!m || (!m->damaged && !member_superseded(m)))
+        if (!m || (!m->damaged && !member_superseded(m))) {
             continue;
+        }
         add_item(v, RAFT_CHANGE_REMOVE, m->replica_id, -1);
-        if (!v->config->joint)
+        if (!v->config->joint) {
             propose(v);
+        }
         return true;
     }
     return false;
@@ -170,20 +184,23 @@ static bool add_somewhere(struct view *v)
     struct sim *s = v->s;
     int h = (int)rand_below(dice(s), (uint64_t)s->c.hosts);
     const struct replica *r = sim_replica(s, h, v->shard);
-    if (!s->hosts[h].engine)
+    if (!s->hosts[h].engine) {
         return false;
+    }
     if (!r) {
         bool witness = sim_has(&s->c, SIM_WITNESS) && rand_chance(dice(s), 0.2);
         (void)start_replica(s, v->shard, h, ++s->replica_id, witness, NULL, 0);
         return true;
     }
     if (!shadow_member(s, r->replica_id)->created || raft_config_find(v->config, r->replica_id) ||
-        raft_config_is_removed(v->config, r->replica_id))
+        raft_config_is_removed(v->config, r->replica_id)) {
         return false;
+    }
     enum raft_change_op op = r->kind->witness ? RAFT_CHANGE_ADD_WITNESS : RAFT_CHANGE_ADD_LEARNER;
     bool superseded = member_superseded(shadow_member(s, r->replica_id));
-    if (!r->kind->witness && !superseded && rand_chance(dice(s), 0.2))
+    if (!r->kind->witness && !superseded && rand_chance(dice(s), 0.2)) {
         op = RAFT_CHANGE_ADD_VOTER;
+    }
     add_item(v, op, r->replica_id, h);
     return true;
 }
@@ -192,41 +209,51 @@ static void change_somebody(struct view *v)
 {
     struct sim *s = v->s;
     const struct raft_config *c = v->config;
-    if (c->member_count == 0)
+    if (c->member_count == 0) {
         return;
+    }
     const struct raft_member *m = &c->members[rand_below(dice(s), c->member_count)];
     const struct member *known = shadow_member(s, m->replica_id);
-    if (m->role == RAFT_LEARNER && known && !known->witness && rand_chance(dice(s), 0.8))
+    if (m->role == RAFT_LEARNER && known && !known->witness && rand_chance(dice(s), 0.8)) {
         add_item(v, RAFT_CHANGE_ADD_VOTER, m->replica_id, known->host);
-    else if (m->role == RAFT_VOTER && count_role(c, RAFT_VOTER) > 2 && rand_chance(dice(s), 0.3))
+    } else if (m->role == RAFT_VOTER && count_role(c, RAFT_VOTER) > 2 &&
+               rand_chance(dice(s), 0.3)) {
         add_item(v, RAFT_CHANGE_DEMOTE, m->replica_id, -1);
-    else if (m->role == RAFT_LEARNER || m->role == RAFT_WITNESS || count_role(c, RAFT_VOTER) > 2)
+    } else if (m->role == RAFT_LEARNER || m->role == RAFT_WITNESS ||
+               count_role(c, RAFT_VOTER) > 2) {
         add_item(v, RAFT_CHANGE_REMOVE, m->replica_id, -1);
+    }
 }
 
 static void change(struct sim *s, struct shard *shard)
 {
     struct view v = {.s = s, .shard = shard, .leader = sim_leader(s, shard)};
-    if (v.leader < 0)
+    if (v.leader < 0) {
         return;
+    }
     const struct replica *r = sim_replica(s, v.leader, shard);
     v.config = raft_config(r->core);
     bury_removed(&v);
-    if (remove_damaged(&v))
+    if (remove_damaged(&v)) {
         return;
+    }
     int items = rand_chance(dice(s), 0.2) ? 2 : 1;
-    for (int i = 0; i < items; i++)
-        if (!rand_chance(dice(s), 0.5) || !add_somewhere(&v))
+    for (int i = 0; i < items; i++) {
+        if (!rand_chance(dice(s), 0.5) || !add_somewhere(&v)) {
             change_somebody(&v);
-    if (v.change.item_count > 0)
+        }
+    }
+    if (v.change.item_count > 0) {
         propose(&v);
+    }
 }
 
 static void change_some(struct sim *s, void *arg)
 {
     (void)arg;
-    if (s->calm)
+    if (s->calm) {
         return;
+    }
     change(s, &s->shards[rand_below(dice(s), (uint64_t)s->c.groups)]);
     sim_at(s, s->now_ns + rand_between(dice(s), 20, 1500) * SIM_MS / (uint64_t)s->c.groups,
            change_some, NULL);
@@ -241,8 +268,9 @@ static void transfer(struct sim *s, struct shard *shard, int leader, uint64_t ta
 
 static void hold_back(struct sim *s, int from, int to, uint64_t until_ns)
 {
-    if (from != to && s->links[from][to].clogged_until_ns < until_ns)
+    if (from != to && s->links[from][to].clogged_until_ns < until_ns) {
         s->links[from][to].clogged_until_ns = until_ns;
+    }
 }
 
 /* Also what the successor says is held back now. */
@@ -250,12 +278,14 @@ static void transfer_unheard(struct sim *s, void *arg)
 {
     struct shard *shard = arg;
     int leader = sim_leader(s, shard);
-    if (s->calm || leader < 0)
+    if (s->calm || leader < 0) {
         return;
+    }
     for (int h = 0; h < s->c.hosts; h++) {
         const struct replica *r = sim_replica(s, h, shard);
-        if (h == leader || !r || s->links[h][leader].clogged_until_ns > s->now_ns)
+        if (h == leader || !r || s->links[h][leader].clogged_until_ns > s->now_ns) {
             continue;
+        }
         hold_back(s, h, leader, shard->unheard_until_ns);
         transfer(s, shard, leader, r->replica_id);
         return;
@@ -271,9 +301,11 @@ static void begin_unheard(struct sim *s, struct shard *shard, int leader)
     int successor = (leader + away) % s->c.hosts;
     shard->unheard_until_ns =
         s->now_ns + rand_between(r, s->c.election_ms, 2 * (uint64_t)s->c.election_ms) * SIM_MS;
-    for (int h = 0; h < s->c.hosts; h++)
-        if (h != successor)
+    for (int h = 0; h < s->c.hosts; h++) {
+        if (h != successor) {
             hold_back(s, h, leader, shard->unheard_until_ns);
+        }
+    }
     SIM_TRACE(s, "links to %d, but from %d, are clogged", leader, successor);
     sim_at(s, s->now_ns + rand_below(r, s->c.heartbeat_ms) * SIM_MS, transfer_unheard, shard);
 }
@@ -282,19 +314,22 @@ static void transfer_some(struct sim *s, void *arg)
 {
     (void)arg;
     struct rand *r = &s->rand[SIM_TRANSFER];
-    if (s->calm)
+    if (s->calm) {
         return;
+    }
     struct shard *shard = &s->shards[rand_below(r, (uint64_t)s->c.groups)];
     int leader = sim_leader(s, shard);
     if (leader >= 0) {
         const struct raft_config *c = raft_config(sim_replica(s, leader, shard)->core);
         uint64_t target = 0;
-        if (c->member_count > 0 && rand_chance(r, 0.7))
+        if (c->member_count > 0 && rand_chance(r, 0.7)) {
             target = c->members[rand_below(r, c->member_count)].replica_id;
-        if (sim_has(&s->c, SIM_CLOG) && rand_chance(&s->rand[SIM_CLOG], 0.3))
+        }
+        if (sim_has(&s->c, SIM_CLOG) && rand_chance(&s->rand[SIM_CLOG], 0.3)) {
             begin_unheard(s, shard, leader);
-        else
+        } else {
             transfer(s, shard, leader, target);
+        }
     }
     sim_at(s, s->now_ns + rand_between(r, 50, 3000) * SIM_MS / (uint64_t)s->c.groups, transfer_some,
            NULL);
@@ -302,8 +337,10 @@ static void transfer_some(struct sim *s, void *arg)
 
 void admin_start(struct sim *s)
 {
-    if (sim_has(&s->c, SIM_MEMBERSHIP))
+    if (sim_has(&s->c, SIM_MEMBERSHIP)) {
         sim_at(s, s->now_ns + 500 * SIM_MS, change_some, NULL);
-    if (sim_has(&s->c, SIM_TRANSFER))
+    }
+    if (sim_has(&s->c, SIM_TRANSFER)) {
         sim_at(s, s->now_ns + 500 * SIM_MS, transfer_some, NULL);
+    }
 }

@@ -23,10 +23,13 @@ const char *sim_canary_name(int i)
 bool sim_canary_set(const char *name)
 {
     canary_on = CANARY_none;
-    if (!name)
+    if (!name) {
         return true;
-    for (size_t i = 0; i < sizeof(all) / sizeof(all[0]); i++)
-        if (strcmp(all[i].name, name) == 0)
+    }
+    for (size_t i = 0; i < sizeof(all) / sizeof(all[0]); i++) {
+        if (strcmp(all[i].name, name) == 0) {
             canary_on = all[i].canary;
+        }
+    }
     return canary_on != CANARY_none;
 }

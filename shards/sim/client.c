@@ -31,8 +31,9 @@ static void again(struct client *c)
 {
     struct sim *s = c->s;
     uint64_t pause = s->c.think_ns;
-    if (!s->o.bench)
+    if (!s->o.bench) {
         pause = rand_below(dice(s), 2 * pause + 1);
+    }
     uint64_t from = s->lull_until_ns > s->now_ns ? s->lull_until_ns : s->now_ns;
     sim_at(s, from + pause, step, c);
 }
@@ -44,15 +45,18 @@ static struct bufslice payload_of(struct op *o)
     size_t size = 8;
     if (o->r.kind == ENGINE_PROPOSE) {
         size = KV_COMMAND_BYTES;
-        if (!o->s->o.bench) /* the padding depends on the value: a retry is the same command */
+        if (!o->s->o.bench) { /* the padding depends on the value: a retry is the same command */
             size += o->value * 7919 % 200 + (o->value % 97 == 0 ? 20000 : 0);
+        }
     }
     struct buf *b = buf_new(size);
     put_be64(b->data, o->key->number);
-    if (size > 8)
+    if (size > 8) {
         put_be64(b->data + 8, o->value);
-    for (size_t i = KV_COMMAND_BYTES; i < size; i++)
+    }
+    for (size_t i = KV_COMMAND_BYTES; i < size; i++) {
         b->data[i] = (uint8_t)(o->value + i);
+    }
     return (struct bufslice){b, slice_of(b->data, b->size)};
 }
 
@@ -60,8 +64,9 @@ static void submit(struct op *o, struct sim_host *h)
 {
     struct sim *s = o->s;
     o->host = h;
-    if (o->r.kind != ENGINE_OPEN_SESSION)
+    if (o->r.kind != ENGINE_OPEN_SESSION) {
         o->r.payload = payload_of(o);
+    }
     uint64_t patience = rand_chance(dice(s), 0.5) ? 400 : 4000;
     o->r.deadline_ns = host_clock(h) + rand_between(dice(s), 40, patience) * SIM_MS;
     s->op_count++;
@@ -90,14 +95,17 @@ static struct op *op_new(struct sim *s, struct client *c, struct shard *shard,
 static struct key *pick_key(struct sim *s, struct shard *shard)
 {
     struct key *key = &shard->keys[rand_below(dice(s), SIM_KEYS)];
-    if (linear_open_count(key->history) < SIM_OPEN_MAX && !key->lost)
+    if (linear_open_count(key->history) < SIM_OPEN_MAX && !key->lost) {
         return key;
-    if (key->running > 0)
+    }
+    if (key->running > 0) {
         return NULL;
+    }
     enum linear_verdict v = key->lost ? LINEAR_OK : linear_check(key->history, true);
-    if (v == LINEAR_VIOLATION)
+    if (v == LINEAR_VIOLATION) {
         sim_fail(s, "shard %" PRIu64 ", key %" PRIu64 ": the history is not linearizable",
                  shard->id, key->number);
+    }
     s->report->inconclusive += v == LINEAR_INCONCLUSIVE;
     linear_free(key->history);
     *key = (struct key){++shard->key_number, linear_new(0), 0, false};
@@ -124,12 +132,14 @@ static struct sim_host *pick_host(struct client *c, struct shard *shard, bool re
 {
     struct sim *s = c->s;
     int h = c->host;
-    if (s->o.bench)
+    if (s->o.bench) {
         h = sim_leader(s, shard);
-    else if (read || rand_chance(dice(s), 0.05))
+    } else if (read || rand_chance(dice(s), 0.05)) {
         h = (int)rand_below(dice(s), (uint64_t)s->c.hosts);
-    if (h < 0 || !s->hosts[h].engine || s->hosts[h].ending)
+    }
+    if (h < 0 || !s->hosts[h].engine || s->hosts[h].ending) {
         return NULL;
+    }
     return &s->hosts[h];
 }
 
@@ -152,8 +162,9 @@ static void open_session(struct client *c)
 static void step(struct sim *s, void *arg)
 {
     struct client *c = arg;
-    if (s->calm && !c->retry)
+    if (s->calm && !c->retry) {
         return;
+    }
     if (c->shard && c->session == 0 && !c->retry) {
         open_session(c);
         return;
@@ -161,8 +172,9 @@ static void step(struct sim *s, void *arg)
     struct op *o = c->retry;
     struct shard *shard = c->shard;
     bool read = !o && rand_chance(dice(s), s->c.reads);
-    if (!shard)
+    if (!shard) {
         shard = &s->shards[rand_below(dice(s), (uint64_t)s->c.groups)];
+    }
     struct sim_host *h = pick_host(c, shard, read);
     struct key *key = o ? NULL : pick_key(s, shard);
     if (!h || (!o && !key)) {
@@ -186,23 +198,26 @@ static void step(struct sim *s, void *arg)
 
 static void redirect(struct client *c, const struct engine_request *r)
 {
-    if (r->status.reason == THOLE_REASON_NOT_LEADER && !uuid_is_nil(&r->leader_host))
+    if (r->status.reason == THOLE_REASON_NOT_LEADER && !uuid_is_nil(&r->leader_host)) {
         c->host = r->leader_host.bytes[15] - 1;
-    else
+    } else {
         elsewhere(c);
+    }
 }
 
 static void refused(struct op *o)
 {
     struct sim *s = o->s;
     linear_refused(o->key->history, o->handle);
-    if (o->r.kind != ENGINE_PROPOSE)
+    if (o->r.kind != ENGINE_PROPOSE) {
         return;
+    }
     (void)map_put(&o->shard->refused, o->value, s);
-    if (map_get(&o->shard->executed, o->value))
+    if (map_get(&o->shard->executed, o->value)) {
         sim_fail(s, "shard %" PRIu64 ": command %" PRIx64 " was executed and is refused (%s): %s",
                  o->shard->id, o->value, thole_reason_name(o->r.status.reason),
                  o->r.status.message);
+    }
 }
 
 /* By a replica of a lost group: only the history shows whether that was right. */
@@ -219,17 +234,20 @@ static void wrote(struct op *o)
     struct sim *s = o->s;
     const struct executed *e = map_get(&o->shard->executed, o->value);
     linear_return(o->key->history, o->handle, o->r.code);
-    if (answered_by_superseded(o))
+    if (answered_by_superseded(o)) {
         return;
-    if (!e || e->index != o->r.index || e->result != o->r.code)
+    }
+    if (!e || e->index != o->r.index || e->result != o->r.code) {
         sim_fail(s,
                  "shard %" PRIu64 ": command %" PRIx64 " is answered with index %" PRIu64
                  " and %" PRIx64 ", it was executed at %" PRIu64 " with %" PRIx64,
                  o->shard->id, o->value, o->r.index, o->r.code, e ? e->index : 0,
                  e ? e->result : 0);
-    if (o->r.index > o->shard->committed)
+    }
+    if (o->r.index > o->shard->committed) {
         sim_fail(s, "shard %" PRIu64 ": %" PRIu64 " is acknowledged and not committed",
                  o->shard->id, o->r.index);
+    }
 }
 
 /* True if the operation is over. */
@@ -240,10 +258,11 @@ static bool conclude(struct op *o, bool crashed)
         st->reason == THOLE_REASON_SESSION_EXPIRED || st->reason == THOLE_REASON_SEQUENCE_TOO_OLD;
     bool unknown = crashed || st->code == THOLE_UNKNOWN;
     if (o->r.kind == ENGINE_QUERY) {
-        if (crashed || st->code != THOLE_OK)
+        if (crashed || st->code != THOLE_OK) {
             refused(o);
-        else
+        } else {
             linear_return(o->key->history, o->handle, get_be64(o->r.result.bytes.data));
+        }
         return true;
     }
     if (!unknown && st->code == THOLE_OK) {
@@ -253,15 +272,18 @@ static bool conclude(struct op *o, bool crashed)
     o->s->report->unknown += unknown;
     if (!unknown && !o->maybe) {
         refused(o);
-        if (o->c && o->r.session != 0 && expired)
+        if (o->c && o->r.session != 0 && expired) {
             o->c->session = 0;
+        }
         return true;
     }
     o->maybe = true;
-    if (o->r.session != 0 && !expired && !(o->s->calm && o->s->report->failed))
+    if (o->r.session != 0 && !expired && !(o->s->calm && o->s->report->failed)) {
         return false;
-    if (o->c && o->r.session != 0)
+    }
+    if (o->c && o->r.session != 0) {
         o->c->session = 0;
+    }
     linear_open(o->key->history, o->handle);
     return true;
 }
@@ -270,8 +292,9 @@ static void session_opened(struct op *o, bool crashed)
 {
     struct client *c = o->c;
     ASSERT(c != NULL);
-    if (crashed || o->r.status.code != THOLE_OK)
+    if (crashed || o->r.status.code != THOLE_OK) {
         return;
+    }
     c->session = o->r.code;
     c->sequence = 0;
 }
@@ -290,27 +313,32 @@ static void op_done(struct engine_request *r)
               " result %" PRIx64 "%s",
               o->host->id, o->shard->id, o->value, thole_code_name(r->status.code),
               thole_reason_name(r->status.reason), r->index, r->code, crashed ? " (crashed)" : "");
-    if (c && (crashed || r->status.code != THOLE_OK))
+    if (c && (crashed || r->status.code != THOLE_OK)) {
         redirect(c, r);
+    }
     bool ok = !crashed && r->status.code == THOLE_OK;
-    if (r->kind == ENGINE_OPEN_SESSION)
+    if (r->kind == ENGINE_OPEN_SESSION) {
         session_opened(o, crashed);
-    else
+    } else {
         over = conclude(o, crashed);
+    }
     bufslice_unref(r->result);
     r->result = (struct bufslice){0};
-    if (o->probed)
+    if (o->probed) {
         o->probed(s, o->shard, o->host->id, ok);
+    }
     if (over) {
-        if (o->key)
+        if (o->key) {
             o->key->running--;
+        }
         free(o);
     } else {
         ASSERT(c != NULL);
         c->retry = o;
     }
-    if (c)
+    if (c) {
         again(c);
+    }
 }
 
 void client_probe(struct sim *s, struct shard *shard, int host, bool write,
@@ -328,14 +356,16 @@ void clients_start(struct sim *s)
         struct client *c = &s->clients[i];
         c->s = s;
         elsewhere(c);
-        if (sim_has(&s->c, SIM_SESSIONS) && i % 2 == 0)
+        if (sim_has(&s->c, SIM_SESSIONS) && i % 2 == 0) {
             c->shard = &s->shards[rand_below(&s->rand[SIM_SESSIONS], (uint64_t)s->c.groups)];
+        }
         again(c);
     }
 }
 
 void clients_free(struct sim *s)
 {
-    for (int i = 0; i < s->c.clients; i++)
+    for (int i = 0; i < s->c.clients; i++) {
         free(s->clients[i].retry);
+    }
 }

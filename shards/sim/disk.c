@@ -25,8 +25,9 @@ static enum thole_code write_prefix(struct disk *d, const struct store_update *u
     enum thole_code code = d->synced->ops->write(d->synced, updates, n, st);
     for (size_t i = 0; i < n && code == THOLE_OK; i++) {
         shadow_write(d->h->s, d->h, &updates[i]);
-        if (updates[i].remove || updates[i].forget)
+        if (updates[i].remove || updates[i].forget) {
             (void)map_remove(&d->flipped, updates[i].replica_id);
+        }
     }
     return code;
 }
@@ -42,15 +43,17 @@ static enum thole_code disk_write(struct log_store *base, const struct store_upd
     SIM_TRACE(s, "host %d: writes %zu updates", h->id, n);
     if (!h->crash_in_write && !h->fail_write) {
         enum thole_code code = write_prefix(d, updates, n, st);
-        if (code != THOLE_OK)
+        if (code != THOLE_OK) {
             sim_fail(s, "host %d: the log refused a write: %s", h->id, st->message);
+        }
         return code;
     }
     struct rand *r = &s->rand[h->crash_in_write ? SIM_CRASH_WRITE : SIM_EIO];
     size_t kept = rand_below(r, n + 1);
     struct thole_status ignored;
-    if (kept > 0)
+    if (kept > 0) {
         (void)write_prefix(d, updates, kept, &ignored);
+    }
     SIM_TRACE(s, "host %d: %s in a write, %zu of %zu updates stay", h->id,
               h->crash_in_write ? "crashes" : "fails", kept, n);
     if (h->crash_in_write) {
@@ -66,8 +69,9 @@ static enum thole_code disk_read(struct log_store *base, uint64_t replica_id, ui
                                  struct thole_status *st)
 {
     struct disk *d = disk_of(base);
-    if (map_get(&d->flipped, replica_id))
+    if (map_get(&d->flipped, replica_id)) {
         return THOLE_FAIL(st, THOLE_DATA_LOSS, THOLE_REASON_CORRUPT, "injected: a flipped bit");
+    }
     return d->synced->ops->read(d->synced, replica_id, first, last, max_bytes, max_entries, ret,
                                 ret_count, st);
 }
@@ -76,8 +80,9 @@ static const struct store_replica *disk_next(struct log_store *base, size_t *it)
 {
     struct disk *d = disk_of(base);
     const struct store_replica *r = d->synced->ops->next(d->synced, it);
-    if (!r || r->removed || !map_get(&d->flipped, r->replica_id))
+    if (!r || r->removed || !map_get(&d->flipped, r->replica_id)) {
         return r;
+    }
     d->report = *r;
     d->report.hard.term = UINT64_MAX;
     return &d->report;

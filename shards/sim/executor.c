@@ -18,21 +18,25 @@ static struct sim_host *host_of(const struct executor *ex)
 uint64_t host_clock(const struct sim_host *h)
 {
     uint64_t passed = h->s->now_ns - h->base_ns;
-    if (h->rate_ppm != PPM)
+    if (h->rate_ppm != PPM) {
         passed = (uint64_t)((unsigned __int128)passed * h->rate_ppm / PPM);
+    }
     return h->clock_base_ns + passed;
 }
 
 /* The first virtual time at which the host's clock shows at least `clock_ns`. */
 static uint64_t virtual_at(const struct sim_host *h, uint64_t clock_ns)
 {
-    if (clock_ns == CLOCK_NEVER)
+    if (clock_ns == CLOCK_NEVER) {
         return CLOCK_NEVER;
-    if (clock_ns <= h->clock_base_ns)
+    }
+    if (clock_ns <= h->clock_base_ns) {
         return h->base_ns;
+    }
     uint64_t passed = clock_ns - h->clock_base_ns;
-    if (h->rate_ppm != PPM)
+    if (h->rate_ppm != PPM) {
         passed = (uint64_t)((unsigned __int128)passed * PPM / h->rate_ppm) + 1;
+    }
     return h->base_ns + passed;
 }
 
@@ -41,8 +45,9 @@ void host_set_rate(struct sim_host *h, uint64_t rate_ppm)
     h->clock_base_ns = host_clock(h);
     h->base_ns = h->s->now_ns;
     h->rate_ppm = rate_ppm;
-    for (int i = 0; i < h->worker_count; i++)
+    for (int i = 0; i < h->worker_count; i++) {
         h->workers[i].deadline_ns = virtual_at(h, h->workers[i].w->deadline_ns);
+    }
     h->next_stale = true;
 }
 
@@ -60,19 +65,23 @@ static uint64_t clock_wall(const struct clock *c)
 
 static struct sim_worker *slot_of(struct sim_host *h, const struct worker *w)
 {
-    for (int i = 0; i < h->worker_count; i++)
-        if (h->workers[i].w == w)
+    for (int i = 0; i < h->worker_count; i++) {
+        if (h->workers[i].w == w) {
             return &h->workers[i];
+        }
+    }
     ASSERT(false && "a worker of another host");
     return NULL;
 }
 
 static enum worker_kind kind_of(const char *name)
 {
-    if (strncmp(name, "loop", 4) == 0)
+    if (strncmp(name, "loop", 4) == 0) {
         return WORKER_LOOP;
-    if (strcmp(name, "writer") == 0)
+    }
+    if (strcmp(name, "writer") == 0) {
         return WORKER_WRITER;
+    }
     return strncmp(name, "applier", 7) == 0 ? WORKER_APPLIER : WORKER_OTHER;
 }
 
@@ -92,16 +101,20 @@ static uint64_t delay_of(struct sim_host *h, const struct sim_worker *slot)
     uint64_t delay = 0;
     if (slot->kind == WORKER_WRITER) {
         delay = s->c.sync_ns;
-        if (!s->o.bench)
+        if (!s->o.bench) {
             delay += rand_below(r, s->c.sync_ns + 1);
-        if (h->stalled_until_ns > s->now_ns + delay)
+        }
+        if (h->stalled_until_ns > s->now_ns + delay) {
             delay = h->stalled_until_ns - s->now_ns;
+        }
     } else if (!s->o.bench) {
         delay = rand_below(r, slot->kind == WORKER_LOOP ? 50 * NS_PER_US : 200 * NS_PER_US);
-        if (!s->calm && rand_below(r, 2000) == 0)
+        if (!s->calm && rand_below(r, 2000) == 0) {
             delay = rand_below(r, 50 * NS_PER_MS); /* the scheduler had others to run */
-        if (!s->calm && slot->kind == WORKER_OTHER && rand_below(r, 50) == 0)
+        }
+        if (!s->calm && slot->kind == WORKER_OTHER && rand_below(r, 50) == 0) {
             delay = rand_below(r, 2 * s->c.election_ms * NS_PER_MS); /* a large snapshot */
+        }
     }
     return delay;
 }
@@ -111,11 +124,13 @@ static void unlock_and_wake(struct worker *w)
     struct sim_host *h = host_of(w->ex);
     struct sim_worker *slot = slot_of(h, w);
     pthread_mutex_unlock(&w->mutex);
-    if (slot->ready_ns != CLOCK_NEVER)
+    if (slot->ready_ns != CLOCK_NEVER) {
         return;
+    }
     slot->ready_ns = h->s->now_ns + delay_of(h, slot);
-    if (slot->ready_ns < h->next_ns)
+    if (slot->ready_ns < h->next_ns) {
         h->next_ns = slot->ready_ns;
+    }
 }
 
 static void run(struct sim_host *h, struct sim_worker *slot)
@@ -137,8 +152,9 @@ static void finish(struct worker *w)
     struct sim_host *h = host_of(w->ex);
     struct sim_worker *slot = slot_of(h, w);
     ASSERT(!w->running);
-    if (worker_depth(w) > 0)
+    if (worker_depth(w) > 0) {
         run(h, slot);
+    }
     slot->ready_ns = slot->deadline_ns = w->deadline_ns = CLOCK_NEVER;
 }
 
@@ -183,17 +199,20 @@ static uint64_t wanted(const struct sim_worker *slot)
 
 uint64_t host_next(struct sim_host *h)
 {
-    if (!h->next_stale)
+    if (!h->next_stale) {
         return h->next_ns;
+    }
     h->next_stale = false;
     h->next_ns = CLOCK_NEVER;
     for (int i = 0; i < h->worker_count; i++) {
         uint64_t at = wanted(&h->workers[i]);
-        if (at < h->next_ns)
+        if (at < h->next_ns) {
             h->next_ns = at;
+        }
     }
-    if (h->next_ns < h->paused_until_ns)
+    if (h->next_ns < h->paused_until_ns) {
         h->next_ns = h->paused_until_ns;
+    }
     return h->next_ns;
 }
 
@@ -203,16 +222,19 @@ void host_turn(struct sim_host *h)
     struct sim_worker *best = NULL;
     for (int i = 0; i < h->worker_count; i++) {
         struct sim_worker *slot = &h->workers[i];
-        if (wanted(slot) <= s->now_ns && (!best || wanted(slot) < wanted(best)))
+        if (wanted(slot) <= s->now_ns && (!best || wanted(slot) < wanted(best))) {
             best = slot;
+        }
     }
     h->next_stale = true;
-    if (!best)
+    if (!best) {
         return;
+    }
     struct worker *w = best->w;
     bool loop = best->kind == WORKER_LOOP;
     s->report->turns++;
     run(h, best);
-    if (loop && !h->ending)
+    if (loop && !h->ending) {
         check_loop(s, h, w->ctx);
+    }
 }

@@ -37,8 +37,9 @@ static struct files *files_of(struct engine_files *f)
 
 static void content_unref(struct content *c)
 {
-    if (--c->refs > 0)
+    if (--c->refs > 0) {
         return;
+    }
     bytes_deinit(&c->bytes);
     free(c);
 }
@@ -47,8 +48,9 @@ static bool fails(struct files *f)
 {
     struct sim_host *h = f->h;
     bool full = h->space_low && rand_chance(&h->s->rand[SIM_SPACE], 0.1);
-    if (!h->fail_file && !full)
+    if (!h->fail_file && !full) {
         return false;
+    }
     h->fail_file = false;
     return true;
 }
@@ -58,8 +60,9 @@ static enum thole_code file_create(struct engine_files *base, const char *name, 
 {
     struct files *f = files_of(base);
     (void)name;
-    if (fails(f))
+    if (fails(f)) {
         return THOLE_FAIL(st, THOLE_UNAVAILABLE, THOLE_REASON_DISK, "injected: no space");
+    }
     struct engine_file *file = xcalloc(1, sizeof(*file));
     file->files = f;
     file->durable = durable;
@@ -72,8 +75,9 @@ static enum thole_code file_create(struct engine_files *base, const char *name, 
 static enum thole_code file_append(struct engine_file *file, const void *data, size_t size,
                                    struct thole_status *st)
 {
-    if (fails(file->files))
+    if (fails(file->files)) {
         return THOLE_FAIL(st, THOLE_UNAVAILABLE, THOLE_REASON_DISK, "injected: no space");
+    }
     bytes_append(&file->content->bytes, data, size);
     return THOLE_OK;
 }
@@ -87,8 +91,9 @@ static void file_close(struct engine_file *file)
 static struct entry **find(struct files *f, const char *name)
 {
     struct entry **at = &f->entries;
-    while (*at && ((*at)->removed || strcmp((*at)->name, name) != 0))
+    while (*at && ((*at)->removed || strcmp((*at)->name, name) != 0)) {
         at = &(*at)->next;
+    }
     return at;
 }
 
@@ -103,11 +108,13 @@ static void drop(struct entry **at)
 /* A commit syncs the directory, so that what was removed before stays so. */
 static void forget_removed(struct files *f)
 {
-    for (struct entry **at = &f->entries; *at;)
-        if ((*at)->removed)
+    for (struct entry **at = &f->entries; *at;) {
+        if ((*at)->removed) {
             drop(at);
-        else
+        } else {
             at = &(*at)->next;
+        }
+    }
 }
 
 static enum thole_code file_commit(struct engine_file *file, const char *name,
@@ -130,10 +137,12 @@ static enum thole_code file_commit(struct engine_file *file, const char *name,
         return THOLE_FAIL(st, THOLE_UNAVAILABLE, THOLE_REASON_DISK, "injected: commit failed");
     }
     struct entry **at = find(f, name);
-    if (*at)
+    if (*at) {
         drop(at);
-    if (file->durable)
+    }
+    if (file->durable) {
         forget_removed(f);
+    }
     struct entry *e = xcalloc(1, sizeof(*e));
     (void)strlcpy(e->name, name, sizeof(e->name));
     e->content = file->content;
@@ -150,8 +159,9 @@ static enum thole_code file_open(struct engine_files *base, const char *name,
 {
     struct files *f = files_of(base);
     struct entry *e = *find(f, name);
-    if (!e)
+    if (!e) {
         return THOLE_FAIL(st, THOLE_NOT_FOUND, THOLE_REASON_DISK, "no file %s", name);
+    }
     struct engine_file *file = xcalloc(1, sizeof(*file));
     *file = (struct engine_file){.files = f, .content = e->content};
     e->content->refs++;
@@ -164,26 +174,31 @@ static enum thole_code file_read(struct engine_file *file, uint64_t offset, void
                                  struct thole_status *st)
 {
     const struct bytes *b = &file->content->bytes;
-    if (offset > b->size || size > b->size - offset)
+    if (offset > b->size || size > b->size - offset) {
         return THOLE_FAIL(st, THOLE_DATA_LOSS, THOLE_REASON_CORRUPT, "the file is cut");
-    if (size > 0)
+    }
+    if (size > 0) {
         memcpy(data, b->data + offset, size);
+    }
     return THOLE_OK;
 }
 
 static void file_remove(struct engine_files *base, const char *name)
 {
     struct entry *e = *find(files_of(base), name);
-    if (e)
+    if (e) {
         e->removed = true;
+    }
 }
 
 static void file_list(struct engine_files *base, void (*each)(void *ctx, const char *name),
                       void *ctx)
 {
-    for (const struct entry *e = files_of(base)->entries; e; e = e->next)
-        if (!e->removed)
+    for (const struct entry *e = files_of(base)->entries; e; e = e->next) {
+        if (!e->removed) {
             each(ctx, e->name);
+        }
+    }
 }
 
 static enum thole_code file_space(struct engine_files *base, uint64_t *ret, struct thole_status *st)
@@ -196,8 +211,9 @@ static enum thole_code file_space(struct engine_files *base, uint64_t *ret, stru
 static void files_free(struct engine_files *base)
 {
     struct files *f = files_of(base);
-    while (f->entries)
+    while (f->entries) {
         drop(&f->entries);
+    }
     free(f);
 }
 
@@ -229,12 +245,14 @@ void files_crash(struct engine_files *base)
     struct rand *r = &f->h->s->rand[SIM_CRASH];
     for (struct entry *e = f->entries; e; e = e->next) {
         struct entry **same = find(f, e->name);
-        if (e->removed && !*same && rand_chance(r, 0.5))
+        if (e->removed && !*same && rand_chance(r, 0.5)) {
             e->removed = false;
-        if (!e->durable && rand_chance(r, 0.5))
+        }
+        if (!e->durable && rand_chance(r, 0.5)) {
             e->removed = true;
-        else if (!e->durable)
+        } else if (!e->durable) {
             e->content->bytes.size = rand_below(r, e->content->bytes.size + 1);
+        }
     }
     forget_removed(f);
 }
@@ -247,8 +265,9 @@ bool files_flip(struct engine_files *base, uint64_t replica_id)
         uint64_t replica, index;
         struct bytes *b = &e->content->bytes;
         if (e->removed || b->size == 0 || !snapshot_name_parse(e->name, &replica, &index) ||
-            replica != replica_id)
+            replica != replica_id) {
             continue;
+        }
         b->data[rand_below(r, b->size)] ^= (uint8_t)(1u << rand_below(r, 8));
         return true;
     }

@@ -18,12 +18,14 @@ static bool change_in_memory(struct sim *s, const struct shard *shard)
 {
     for (int h = 0; h < s->c.hosts; h++) {
         const struct replica *r = sim_replica(s, h, shard);
-        if (!r || r->state != GROUP_RUNNING)
+        if (!r || r->state != GROUP_RUNNING) {
             continue;
+        }
         for (uint64_t i = sim_status(r).commit + 1; i <= sim_status(r).last_index; i++) {
             const struct raft_entry *e = raft_entry_at(r->core, i);
-            if (e && e->kind == RAFT_ENTRY_CONFIG)
+            if (e && e->kind == RAFT_ENTRY_CONFIG) {
                 return true;
+            }
         }
     }
     return false;
@@ -32,10 +34,13 @@ static bool change_in_memory(struct sim *s, const struct shard *shard)
 bool final_changing(struct sim *s, const struct shard *shard)
 {
     uint64_t from = shard->configs[shard->config_count - 1].index + 1;
-    for (uint64_t i = from; i < shard->slot_count; i++)
-        for (const struct shadow_entry *e = shard->slots[i].entries; e; e = e->other)
-            if (e->kind == RAFT_ENTRY_CONFIG)
+    for (uint64_t i = from; i < shard->slot_count; i++) {
+        for (const struct shadow_entry *e = shard->slots[i].entries; e; e = e->other) {
+            if (e->kind == RAFT_ENTRY_CONFIG) {
                 return true;
+            }
+        }
+    }
     return change_in_memory(s, shard);
 }
 
@@ -65,8 +70,9 @@ static bool works(struct sim *s, const struct raft_config *c, struct losses lost
         int voters = 0, alive = 0;
         for (uint32_t i = 0; i < c->member_count; i++) {
             uint8_t role = half ? c->members[i].outgoing_role : c->members[i].role;
-            if (role != RAFT_VOTER && role != RAFT_WITNESS)
+            if (role != RAFT_VOTER && role != RAFT_WITNESS) {
                 continue;
+            }
             bool live = lives(s, c->members[i].replica_id, lost);
             voters++;
             alive += live;
@@ -74,8 +80,9 @@ static bool works(struct sim *s, const struct raft_config *c, struct losses lost
             witness = witness || role == RAFT_WITNESS;
             data += live && role == RAFT_VOTER;
         }
-        if (2 * alive <= voters)
+        if (2 * alive <= voters) {
             return false;
+        }
     }
     /* Beside a witness, the only copy of a write may be on the voter that is lost. */
     return data > 0 && (complete || !witness);
@@ -87,20 +94,24 @@ static bool works(struct sim *s, const struct raft_config *c, struct losses lost
 bool final_survives(struct sim *s, const struct shard *shard, uint32_t hosts, uint64_t replica_id)
 {
     struct losses lost = {hosts, replica_id};
-    if (!settled(s, shard))
+    if (!settled(s, shard)) {
         return false;
+    }
     uint64_t known = UINT64_MAX;
     const struct raft_config *newest = &shard->configs[shard->config_count - 1].config;
     for (uint32_t i = 0; i < newest->member_count; i++) {
         const struct member *m = shadow_member(s, newest->members[i].replica_id);
-        if (m && m->hard.commit < known)
+        if (m && m->hard.commit < known) {
             known = m->hard.commit;
+        }
     }
     for (size_t i = shard->config_count; i-- > 0;) {
-        if (!works(s, &shard->configs[i].config, lost))
+        if (!works(s, &shard->configs[i].config, lost)) {
             return false;
-        if (shard->configs[i].index <= known)
+        }
+        if (shard->configs[i].index <= known) {
             break;
+        }
     }
     return true;
 }
@@ -111,15 +122,19 @@ static void choose_dead(struct sim *s, bool leader_too)
     for (int attempt = 0; attempt < 4; attempt++) {
         uint32_t dead = (uint32_t)rand_u64(r) & ((1u << s->c.hosts) - 1);
         int leader = sim_leader(s, &s->shards[rand_below(r, (uint64_t)s->c.groups)]);
-        if (leader_too && leader >= 0)
+        if (leader_too && leader >= 0) {
             dead = attempt == 3 ? 1u << leader : dead | 1u << leader;
+        }
         bool all = dead != 0;
-        for (int g = 0; g < s->c.groups && all; g++)
+        for (int g = 0; g < s->c.groups && all; g++) {
             all = final_survives(s, &s->shards[g], dead, 0);
-        for (int i = 0; i < s->c.hosts && all; i++)
+        }
+        for (int i = 0; i < s->c.hosts && all; i++) {
             s->hosts[i].dead = dead >> i & 1;
-        if (all)
+        }
+        if (all) {
             return;
+        }
     }
 }
 
@@ -132,16 +147,18 @@ static void probed(struct sim *s, struct shard *shard, int host, bool ok)
         return;
     }
     shard->reads_sent &= ~bit;
-    if (ok)
+    if (ok) {
         shard->reads_done |= bit;
+    }
 }
 
 /* The replica that should work here, or NULL. */
 static struct replica *expected(struct sim *s, struct shard *shard, int host)
 {
     struct replica *r = sim_replica(s, host, shard);
-    if (!r || r->state == GROUP_FAILED)
+    if (!r || r->state == GROUP_FAILED) {
         return NULL;
+    }
     const struct shadow_config *c = &shard->configs[shard->config_count - 1];
     const struct member *m = shadow_member(s, r->replica_id);
     return raft_config_find(&c->config, r->replica_id) && !m->damaged ? r : NULL;
@@ -151,21 +168,24 @@ static struct replica *expected(struct sim *s, struct shard *shard, int host)
 static bool progress(struct sim *s, struct shard *shard)
 {
     int leader = sim_leader(s, shard);
-    if (leader < 0)
+    if (leader < 0) {
         return false;
+    }
     const struct replica *l = sim_replica(s, leader, shard);
     if (!shard->write_sent && sim_status(l).leader_ready) {
         shard->write_sent = true;
         client_probe(s, shard, leader, true, probed);
     }
-    if (!shard->write_done)
+    if (!shard->write_done) {
         return false;
+    }
     bool all = true;
     for (int h = 0; h < s->c.hosts; h++) {
         const struct replica *r = expected(s, shard, h);
         uint32_t bit = 1u << h;
-        if (!r)
+        if (!r) {
             continue;
+        }
         if (!r->kind->witness && !((shard->reads_sent | shard->reads_done) & bit)) {
             shard->reads_sent |= bit;
             client_probe(s, shard, h, false, probed);
@@ -180,20 +200,22 @@ static bool progress(struct sim *s, struct shard *shard)
 
 static void check_leaks(struct sim *s)
 {
-    for (int g = 0; g < s->c.groups; g++)
+    for (int g = 0; g < s->c.groups; g++) {
         for (int h = 0; h < s->c.hosts; h++) {
             /* One that was removed and does not know it waits for ever. */
             const struct replica *r = expected(s, &s->shards[g], h);
             /* Behind a snapshot, the outcome of old proposals is known with the next entry only. */
             bool undecided =
                 r && sim_status(r).role == RAFT_LEADER && sim_work(r)->pending.count > 0;
-            if (r && (sim_work(r)->reads || sim_work(r)->reading.count || undecided || r->parked))
+            if (r && (sim_work(r)->reads || sim_work(r)->reading.count || undecided || r->parked)) {
                 sim_fail(s,
                          "replica %" PRIu64 ": left over: %d batches of reads, %zu reads, %zu "
                          "outcomes, %d parked",
                          r->replica_id, sim_work(r)->reads != NULL, sim_work(r)->reading.count,
                          sim_work(r)->pending.count, r->parked != NULL);
+            }
         }
+    }
 }
 
 /* Until every shard is where it has to be. */
@@ -204,8 +226,9 @@ static bool converge(struct sim *s)
     while (!done && s->now_ns < end && !s->report->failed && !s->hopeless) {
         sim_advance(s, s->now_ns + 50 * SIM_MS);
         done = s->op_count == 0;
-        for (int g = 0; g < s->c.groups; g++)
+        for (int g = 0; g < s->c.groups; g++) {
             done = progress(s, &s->shards[g]) && done;
+        }
     }
     return done;
 }
@@ -216,13 +239,14 @@ static void explain(struct sim *s, const struct shard *shard)
     struct bytes b = {0};
     for (int h = 0; h < s->c.hosts; h++) {
         const struct replica *r = sim_replica(s, h, shard);
-        if (r)
+        if (r) {
             bytes_printf(&b,
                          " [%" PRIu64 "@%d state=%d role=%d term=%" PRIu64 " commit=%" PRIu64
                          " applied=%" PRIu64 " last=%" PRIu64 "%s]",
                          r->replica_id, h, (int)r->state, (int)sim_status(r).role,
                          sim_status(r).term, sim_status(r).commit, r->applied,
                          sim_status(r).last_index, r->kind->witness ? " witness" : "");
+        }
     }
     bytes_append(&b, "", 1);
     sim_fail(s, "no convergence: shard %" PRIu64 ", leader at host %d, write %d, reads %x:%s",
@@ -232,13 +256,17 @@ static void explain(struct sim *s, const struct shard *shard)
 
 static void explain_all(struct sim *s)
 {
-    if (s->report->failed)
+    if (s->report->failed) {
         return;
-    for (int g = 0; g < s->c.groups && !s->report->failed; g++)
-        if (!progress(s, &s->shards[g]))
+    }
+    for (int g = 0; g < s->c.groups && !s->report->failed; g++) {
+        if (!progress(s, &s->shards[g])) {
             explain(s, &s->shards[g]);
-    if (!s->report->failed)
+        }
+    }
+    if (!s->report->failed) {
         sim_fail(s, "no convergence: %zu requests are still open", s->op_count);
+    }
 }
 
 /* Where nothing fails any more nobody else comes to lead: neither because a group sleeps for long,
@@ -264,18 +292,20 @@ static void check_calm(struct sim *s)
     for (int g = 0; g < s->c.groups && !s->report->failed; g++) {
         const struct shard *shard = &s->shards[g];
         uint64_t term = sim_status(sim_replica(s, sim_leader(s, shard), shard)).term;
-        if (term != shard->calm_term)
+        if (term != shard->calm_term) {
             sim_fail(s,
                      "shard %" PRIu64 ": term %" PRIu64 " became %" PRIu64 " while nothing failed",
                      shard->id, shard->calm_term, term);
+        }
     }
 }
 
 /* Nobody asks for anything: whoever dies after this dies among sleepers. */
 static void lull(struct sim *s)
 {
-    for (int i = 0; i < s->c.hosts; i++)
+    for (int i = 0; i < s->c.hosts; i++) {
         host_start(&s->hosts[i]);
+    }
     nemesis_stop(s, true);
     sim_advance(s, s->now_ns + (s->c.sleep_ms + 10 * s->c.election_ms) * SIM_MS);
 }
@@ -283,23 +313,27 @@ static void lull(struct sim *s)
 void final_phase(struct sim *s)
 {
     bool asleep = sim_has(&s->c, SIM_SLEEP) && rand_chance(&s->rand[SIM_SLEEP], 0.5);
-    if (asleep)
+    if (asleep) {
         lull(s);
+    }
     choose_dead(s, asleep);
     for (int i = 0; i < s->c.hosts; i++) {
-        if (s->hosts[i].dead)
+        if (s->hosts[i].dead) {
             host_crash(&s->hosts[i]);
-        else
+        } else {
             host_start(&s->hosts[i]);
+        }
     }
     nemesis_stop(s, asleep);
     SIM_TRACE(s, "the last phase begins");
     bool done = converge(s);
-    if (s->report->failed || s->hopeless)
+    if (s->report->failed || s->hopeless) {
         return;
-    if (!done)
+    }
+    if (!done) {
         explain_all(s);
-    else if (sim_has(&s->c, SIM_SLEEP))
+    } else if (sim_has(&s->c, SIM_SLEEP)) {
         check_calm(s);
+    }
     check_leaks(s);
 }

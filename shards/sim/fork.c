@@ -14,8 +14,9 @@ static bool read_all(int fd, void *data, size_t size)
     size_t have = 0;
     while (have < size) {
         ssize_t n = read(fd, (char *)data + have, size - have);
-        if (n == 0 || (n < 0 && errno != EINTR))
+        if (n == 0 || (n < 0 && errno != EINTR)) {
             return false;
+        }
         have += n > 0 ? (size_t)n : 0;
     }
     return true;
@@ -52,14 +53,16 @@ void sim_run_forked(const struct sim_options *o, struct sim_report *ret)
         (void)dup2(fileno(said), STDERR_FILENO);
         sim_run(o, &r);
         ssize_t n = write(report[1], &r, sizeof(r));
-        if (o->trace)
+        if (o->trace) {
             (void)fflush(o->trace);
+        }
         _exit(n == (ssize_t)sizeof(r) ? 0 : 1);
     }
     (void)close(report[1]);
     bool complete = read_all(report[0], ret, sizeof(*ret));
-    while (waitpid(child, NULL, 0) < 0 && errno == EINTR)
+    while (waitpid(child, NULL, 0) < 0 && errno == EINTR) {
         continue;
+    }
     if (!complete) {
         *ret = (struct sim_report){.failed = true};
         find_reason(said, ret->why, sizeof(ret->why));

@@ -24,8 +24,9 @@ void host_init(struct sim *s, int id)
     h->types_[0] = kv_type(h, "views", true);
     h->types_[1] = kv_type(h, "plain", false);
     h->types_[2] = kv_persistent_type(h, "persistent");
-    for (int i = 0; i < 3; i++)
+    for (int i = 0; i < 3; i++) {
         h->types[i] = &h->types_[i];
+    }
 }
 
 void host_deinit(struct sim_host *h)
@@ -40,8 +41,9 @@ void host_start(struct sim_host *h)
 {
     struct sim *s = h->s;
     struct thole_status st;
-    if (h->engine || h->dead || h->away)
+    if (h->engine || h->dead || h->away) {
         return;
+    }
     h->incarnation++;
     h->ending = h->crash_in_write = h->fail_write = h->crash_in_commit = h->fail_file = false;
     struct engine_options o = {
@@ -65,8 +67,9 @@ void host_start(struct sim_host *h)
         .types = h->types,
     };
     SIM_TRACE(s, "host %d: starts, incarnation %llu", h->id, (unsigned long long)h->incarnation);
-    if (engine_new(&o, &h->engine, &st) != THOLE_OK)
+    if (engine_new(&o, &h->engine, &st) != THOLE_OK) {
         sim_fail(s, "host %d does not start: %s", h->id, st.message);
+    }
     h->next_stale = true;
 }
 
@@ -82,16 +85,18 @@ static void take_down(struct sim_host *h)
 
 void host_stop(struct sim_host *h)
 {
-    if (!h->engine)
+    if (!h->engine) {
         return;
+    }
     SIM_TRACE(h->s, "host %d: stops", h->id);
     take_down(h);
 }
 
 void host_crash(struct sim_host *h)
 {
-    if (!h->engine)
+    if (!h->engine) {
         return;
+    }
     SIM_TRACE(h->s, "host %d: crashes", h->id);
     h->s->report->crashes++;
     h->ending = true; /* requests that end now have an unknown outcome */

@@ -50,9 +50,11 @@ static void states_push(struct states *s, struct state x)
 
 static bool states_add(struct states *s, struct state x)
 {
-    for (size_t i = 0; i < s->count; i++)
-        if (s->items[i].value == x.value && s->items[i].done == x.done)
+    for (size_t i = 0; i < s->count; i++) {
+        if (s->items[i].value == x.value && s->items[i].done == x.done) {
             return false;
+        }
+    }
     states_push(s, x);
     return true;
 }
@@ -66,8 +68,9 @@ struct linear *linear_new(uint64_t initial)
 
 void linear_free(struct linear *l)
 {
-    if (!l)
+    if (!l) {
         return;
+    }
     free(l->ops);
     free(l->events);
     free(l->now.items);
@@ -146,8 +149,9 @@ static bool wanted(const struct linear *l, struct state x, int slot)
     uint64_t value = l->ops[l->slot_op[slot]].value;
     for (uint64_t left = l->used & ~x.done; left != 0; left &= left - 1) {
         const struct op *o = &l->ops[l->slot_op[__builtin_ctzll(left)]];
-        if (o->end == OP_RETURNED && o->result == value)
+        if (o->end == OP_RETURNED && o->result == value) {
             return true;
+        }
     }
     return false;
 }
@@ -170,9 +174,11 @@ static struct state effect(const struct linear *l, struct state x, int slot)
 static uint64_t open_slots(const struct linear *l)
 {
     uint64_t open = 0;
-    for (int i = 0; i < LINEAR_PENDING_MAX; i++)
-        if ((l->used >> i & 1) && l->ops[l->slot_op[i]].end == OP_OPEN)
+    for (int i = 0; i < LINEAR_PENDING_MAX; i++) {
+        if ((l->used >> i & 1) && l->ops[l->slot_op[i]].end == OP_OPEN) {
             open |= UINT64_C(1) << i;
+        }
+    }
     return open;
 }
 
@@ -188,8 +194,9 @@ static void drop_dominated(struct linear *l, struct states *s)
             dominated = y.value == x.value && y.done != x.done &&
                         (y.done & ~open) == (x.done & ~open) && (y.done & ~x.done) == 0;
         }
-        if (!dominated)
+        if (!dominated) {
             l->seen.items[kept++] = x; /* `seen` has at least as much room, see search */
+        }
     }
     memcpy(s->items, l->seen.items, kept * sizeof(s->items[0]));
     s->count = kept;
@@ -200,8 +207,9 @@ static void search(struct linear *l, int slot)
 {
     uint64_t bit = UINT64_C(1) << slot;
     l->next.count = l->seen.count = 0;
-    for (size_t i = 0; i < l->now.count; i++)
+    for (size_t i = 0; i < l->now.count; i++) {
         (void)states_add(&l->seen, l->now.items[i]);
+    }
     /* `seen` grows while it is walked: breadth first, each state once. */
     for (size_t i = 0; i < l->seen.count; i++) {
         struct state x = l->seen.items[i];
@@ -213,12 +221,15 @@ static void search(struct linear *l, int slot)
             states_push(&l->next, (struct state){x.value, x.done & ~bit});
             continue;
         }
-        for (int p = 0; p < LINEAR_PENDING_MAX; p++)
-            if ((l->used >> p & 1) && !(x.done >> p & 1) && allowed(l, x, p))
+        for (int p = 0; p < LINEAR_PENDING_MAX; p++) {
+            if ((l->used >> p & 1) && !(x.done >> p & 1) && allowed(l, x, p)) {
                 (void)states_add(&l->seen, effect(l, x, p));
+            }
+        }
     }
-    if (l->next.count == 0)
+    if (l->next.count == 0) {
         l->verdict = LINEAR_VIOLATION;
+    }
 }
 
 static void take_slot(struct linear *l, uint64_t op)
@@ -236,8 +247,9 @@ static void take_slot(struct linear *l, uint64_t op)
 static void returned(struct linear *l, struct op *o)
 {
     search(l, o->slot);
-    if (l->verdict != LINEAR_OK)
+    if (l->verdict != LINEAR_OK) {
         return;
+    }
     l->used &= ~(UINT64_C(1) << o->slot);
     drop_dominated(l, &l->next);
     struct states swap = l->now;
@@ -248,8 +260,9 @@ static void returned(struct linear *l, struct op *o)
 /* Events before `event_next` are done with; forget them when that is most of them. */
 static void trim(struct linear *l)
 {
-    if (l->event_next < 256 || l->event_next * 2 < l->event_count)
+    if (l->event_next < 256 || l->event_next * 2 < l->event_count) {
         return;
+    }
     l->event_count -= l->event_next;
     memmove(l->events, l->events + l->event_next, l->event_count * sizeof(l->events[0]));
     l->event_next = 0;
@@ -261,15 +274,17 @@ enum linear_verdict linear_check(struct linear *l, bool end)
         struct event e = l->events[l->event_next];
         struct op *o = &l->ops[e.op];
         if (o->end == OP_RUNNING) {
-            if (!end)
+            if (!end) {
                 break;
+            }
             linear_open(l, e.op);
         }
         l->event_next++;
-        if (e.is_return)
+        if (e.is_return) {
             returned(l, o);
-        else if (o->end != OP_REFUSED)
+        } else if (o->end != OP_REFUSED) {
             take_slot(l, e.op);
+        }
     }
     trim(l);
     return l->verdict;

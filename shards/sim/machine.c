@@ -57,8 +57,9 @@ static void kv_copy(struct kv *to, const struct kv *from)
     void *value;
     *to = *from;
     to->values = (struct map){0};
-    while ((value = map_next(&from->values, &it, &key)))
+    while ((value = map_next(&from->values, &it, &key))) {
         (void)map_put(&to->values, key, value);
+    }
 }
 
 /* A restored generation counts when it is first used: it may be discarded before, because its
@@ -82,8 +83,9 @@ static uint64_t kv_swap(struct kv *kv, uint64_t index, struct thole_slice comman
     const uint8_t *p = command.data;
     uint64_t key = get_be64(p), value = get_be64(p + 8);
     uint64_t old = (uint64_t)(uintptr_t)map_put(&kv->values, key + 1, (void *)(uintptr_t)value);
-    if (old != 0)
+    if (old != 0) {
         kv->content ^= mix(key + 1, old);
+    }
     kv->content ^= mix(key + 1, value);
     kv->chain = mix(kv->chain ^ index, hash64(command.data, command.size, 0));
     kv->last = index;
@@ -98,10 +100,11 @@ static enum thole_code kv_apply(void *machine, struct thole_apply *b, struct tho
     check_use(m);
     for (size_t i = 0; i < b->entry_count; i++) {
         struct thole_entry *e = &b->entries[i];
-        if (e->index <= m->kv->last)
+        if (e->index <= m->kv->last) {
             sim_fail(s, "shard %llu, replica %llu: index %llu is executed after %llu",
                      (unsigned long long)m->shard_id, (unsigned long long)m->replica_id,
                      (unsigned long long)e->index, (unsigned long long)m->kv->last);
+        }
         uint64_t old = kv_swap(m->kv, e->index, e->command);
         uint8_t out[8];
         put_be64(out, old);
@@ -110,8 +113,9 @@ static enum thole_code kv_apply(void *machine, struct thole_apply *b, struct tho
         /* On a host that is about to go too: a persistent machine may keep it. */
         check_execute(s, shadow_member(s, m->replica_id), e->index,
                       get_be64((const uint8_t *)e->command.data + 8), old);
-        if (m->h->ending)
+        if (m->h->ending) {
             continue; /* nobody will ever see the state */
+        }
         s->report->applied++;
         check_apply(s, m->h, m->shard_id, m->replica_id, e->index, kv_state(m->kv), false);
     }
@@ -125,8 +129,9 @@ static enum thole_code kv_query(void *machine, const void *view, struct thole_sl
     const struct kv *kv = view ? view : m->kv;
     uint8_t out[8];
     check_use(m);
-    if (query.size != 8)
+    if (query.size != 8) {
         return THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST, "not a key");
+    }
     put_be64(out, kv_get(kv, get_be64(query.data)));
     return answer->write(answer, out, sizeof(out));
 }
@@ -190,8 +195,9 @@ static bool take_number(struct thole_source *in, uint64_t *ret)
     size_t have = 0;
     while (have < sizeof(b)) {
         int64_t n = in->read(in, b + have, sizeof(b) - have);
-        if (n <= 0)
+        if (n <= 0) {
             return false;
+        }
         have += (size_t)n;
     }
     *ret = get_be64(b);
@@ -202,20 +208,24 @@ static bool load(struct kv *kv, struct thole_source *in)
 {
     uint64_t count, key, value, ballast, content = 0;
     if (!take_number(in, &kv->last) || !take_number(in, &kv->chain) ||
-        !take_number(in, &kv->content) || !take_number(in, &count))
+        !take_number(in, &kv->content) || !take_number(in, &count)) {
         return false;
+    }
     for (uint64_t i = 0; i < count; i++) {
-        if (!take_number(in, &key) || !take_number(in, &value) || value == 0)
+        if (!take_number(in, &key) || !take_number(in, &value) || value == 0) {
             return false;
+        }
         (void)map_put(&kv->values, key, (void *)(uintptr_t)value);
         content ^= mix(key, value);
     }
-    if (!take_number(in, &ballast) || content != kv->content)
+    if (!take_number(in, &ballast) || content != kv->content) {
         return false;
+    }
     uint8_t page[4096];
     int64_t n;
-    while ((n = in->read(in, page, sizeof(page))) > 0)
+    while ((n = in->read(in, page, sizeof(page))) > 0) {
         ballast -= (uint64_t)n;
+    }
     return n == 0 && ballast == 0;
 }
 
@@ -233,8 +243,9 @@ static enum thole_code kv_restore(void *machine, struct thole_source *in,
     map_deinit(&m->kv->values);
     *m->kv = fresh;
     m->restored = fresh.last != 0;
-    if (!m->space)
+    if (!m->space) {
         return THOLE_OK;
+    }
     store_meta(m->space, meta, n);
     return m->h->types_[2].flush(machine, st);
 }
@@ -295,8 +306,9 @@ static void free_meta(struct meta_record *r)
 static void set_meta(struct space *space, struct slice key, struct slice value, bool gone)
 {
     struct meta_record **at = &space->meta;
-    while (*at && slice_compare(bytes_slice(&(*at)->key), key) < 0)
+    while (*at && slice_compare(bytes_slice(&(*at)->key), key) < 0) {
         at = &(*at)->next;
+    }
     bool found = *at && slice_equal(bytes_slice(&(*at)->key), key);
     if (gone && found) {
         struct meta_record *r = *at;
@@ -304,8 +316,9 @@ static void set_meta(struct space *space, struct slice key, struct slice value, 
         r->next = NULL;
         free_meta(r);
     }
-    if (gone)
+    if (gone) {
         return;
+    }
     if (!found) {
         struct meta_record *r = xcalloc(1, sizeof(*r));
         bytes_append_slice(&r->key, key);
@@ -318,9 +331,10 @@ static void set_meta(struct space *space, struct slice key, struct slice value, 
 
 static void store_meta(struct space *space, const struct thole_meta *meta, size_t n)
 {
-    for (size_t i = 0; i < n; i++)
+    for (size_t i = 0; i < n; i++) {
         set_meta(space, slice_of(meta[i].key.data, meta[i].key.size),
                  slice_of(meta[i].value.data, meta[i].value.size), meta[i].value.data == NULL);
+    }
 }
 
 static void free_space(struct space *space)
@@ -332,8 +346,9 @@ static void free_space(struct space *space)
 
 static struct space **find(struct space **list, uint64_t replica, uint64_t generation)
 {
-    while (*list && ((*list)->replica != replica || (*list)->generation != generation))
+    while (*list && ((*list)->replica != replica || (*list)->generation != generation)) {
         list = &(*list)->next;
+    }
     return list;
 }
 
@@ -343,8 +358,9 @@ static struct space *copy_space(const struct space *from)
     to->replica = from->replica;
     to->generation = from->generation;
     kv_copy(&to->kv, &from->kv);
-    for (const struct meta_record *r = from->meta; r; r = r->next)
+    for (const struct meta_record *r = from->meta; r; r = r->next) {
         set_meta(to, bytes_slice(&r->key), bytes_slice(&r->value), false);
+    }
     return to;
 }
 
@@ -354,8 +370,9 @@ static void replace(struct space **list, const struct space *with)
     struct space *copy = copy_space(with), *old = *at;
     copy->next = old ? old->next : NULL;
     *at = copy;
-    if (old)
+    if (old) {
         free_space(old);
+    }
 }
 
 static enum thole_code disk_open(const struct thole_machine_env *env, void **ret,
@@ -372,9 +389,10 @@ static enum thole_code disk_open(const struct thole_machine_env *env, void **ret
     }
     m->space = *at;
     m->kv = &m->space->kv;
-    for (const struct meta_record *r = m->space->meta; r; r = r->next)
+    for (const struct meta_record *r = m->space->meta; r; r = r->next) {
         env->meta(env->meta_ctx, (struct thole_slice){r->key.data, r->key.size},
                   (struct thole_slice){r->value.data, r->value.size});
+    }
     *ret = m;
     return THOLE_OK;
 }
@@ -452,11 +470,13 @@ void kv_disk_crash(struct kv_disk *d)
 {
     /* The database may have flushed by itself, all spaces at once. */
     if (rand_chance(&d->h->s->rand[SIM_CRASH], 0.3)) {
-        for (const struct space *x = d->live; x; x = x->next)
+        for (const struct space *x = d->live; x; x = x->next) {
             replace(&d->durable, x);
+        }
         return;
     }
     free_spaces(&d->live);
-    for (const struct space *x = d->durable; x; x = x->next)
+    for (const struct space *x = d->durable; x; x = x->next) {
         replace(&d->live, x);
+    }
 }

@@ -24,8 +24,9 @@ static struct sim_host *some_running(struct sim *s, int fault)
 static void do_crash(struct sim *s)
 {
     struct sim_host *h = some_running(s, SIM_CRASH);
-    if (!h)
+    if (!h) {
         return;
+    }
     host_crash(h);
     host_restart_later(h, between_ms(s, SIM_CRASH, 1, 3000));
 }
@@ -33,17 +34,19 @@ static void do_crash(struct sim *s)
 static void do_crash_write(struct sim *s)
 {
     struct sim_host *h = some_running(s, SIM_CRASH_WRITE);
-    if (h && rand_chance(&s->rand[SIM_CRASH_WRITE], 0.8))
+    if (h && rand_chance(&s->rand[SIM_CRASH_WRITE], 0.8)) {
         h->crash_in_write = true;
-    else if (h)
+    } else if (h) {
         h->crash_in_commit = true;
+    }
 }
 
 static void do_stop(struct sim *s)
 {
     struct sim_host *h = some_running(s, SIM_STOP);
-    if (!h)
+    if (!h) {
         return;
+    }
     host_stop(h);
     host_restart_later(h, between_ms(s, SIM_STOP, 1, 2000));
 }
@@ -74,10 +77,11 @@ static void do_stall(struct sim *s)
 static void do_eio(struct sim *s)
 {
     struct sim_host *h = some_running(s, SIM_EIO);
-    if (h && rand_chance(&s->rand[SIM_EIO], 0.5))
+    if (h && rand_chance(&s->rand[SIM_EIO], 0.5)) {
         h->fail_write = true;
-    else if (h)
+    } else if (h) {
         h->fail_file = true;
+    }
 }
 
 static void space_back(struct sim *s, void *arg)
@@ -105,8 +109,9 @@ static void do_flip(struct sim *s)
     struct member *m = r ? shadow_member(s, r->replica_id) : NULL;
     if (!m || shard->config_count == 0 ||
         !raft_config_find(&shard->configs[shard->config_count - 1].config, m->replica_id) ||
-        !final_survives(s, shard, 0, m->replica_id))
+        !final_survives(s, shard, 0, m->replica_id)) {
         return;
+    }
     if (rand_chance(d, 0.5)) {
         disk_flip(h->log, r->replica_id);
     } else if (!files_flip(h->files, r->replica_id)) {
@@ -123,8 +128,9 @@ static void do_flip(struct sim *s)
 static void heal(struct sim *s, void *arg)
 {
     (void)arg;
-    if (s->calm)
+    if (s->calm) {
         return;
+    }
     SIM_TRACE(s, "the network heals");
     network_heal(s);
 }
@@ -146,9 +152,11 @@ static void do_partition(struct sim *s)
         int alone = sim_leader(s, shard);
         side = 1u << (alone >= 0 ? alone : 0);
     }
-    for (int a = 0; a < s->c.hosts; a++)
-        for (int b = 0; b < s->c.hosts; b++)
+    for (int a = 0; a < s->c.hosts; a++) {
+        for (int b = 0; b < s->c.hosts; b++) {
             s->links[a][b].cut = (side >> a & 1) != (side >> b & 1);
+        }
+    }
     SIM_TRACE(s, "partition %x", side & ((1u << s->c.hosts) - 1));
     sim_at(s, s->now_ns + between_ms(s, SIM_PARTITION, 50, 4000), heal, NULL);
 }
@@ -156,12 +164,14 @@ static void do_partition(struct sim *s)
 static void do_one_way(struct sim *s)
 {
     double part = rand_unit(&s->rand[SIM_ONE_WAY]);
-    for (int a = 0; a < s->c.hosts; a++)
+    for (int a = 0; a < s->c.hosts; a++) {
         for (int b = 0; b < s->c.hosts; b++) {
             s->links[a][b].cut = a != b && rand_chance(&s->rand[SIM_ONE_WAY], part);
-            if (s->links[a][b].cut)
+            if (s->links[a][b].cut) {
                 SIM_TRACE(s, "link %d to %d is cut", a, b);
+            }
         }
+    }
     sim_at(s, s->now_ns + between_ms(s, SIM_ONE_WAY, 50, 3000), heal, NULL);
 }
 
@@ -169,8 +179,9 @@ static void do_report(struct sim *s)
 {
     struct sim_host *h = some_running(s, SIM_REPORTS), *about = some_host(s, SIM_REPORTS);
     bool up = rand_chance(&s->rand[SIM_REPORTS], 0.5);
-    if (!h || h == about)
+    if (!h || h == about) {
         return;
+    }
     SIM_TRACE(s, "host %d is told that host %d is %s", h->id, about->id, up ? "up" : "down");
     engine_peer_state(h->engine, &about->uuid, up);
 }
@@ -208,8 +219,9 @@ static const struct nemesis {
 static void strike(struct sim *s, void *arg)
 {
     const struct nemesis *n = arg;
-    if (s->calm)
+    if (s->calm) {
         return;
+    }
     n->act(s);
     sim_at(s, s->now_ns + 1 + rand_below(&s->rand[n->fault], 2 * s->c.nemesis_ns * n->rarity),
            strike, arg);
@@ -217,12 +229,14 @@ static void strike(struct sim *s, void *arg)
 
 void nemesis_start(struct sim *s)
 {
-    for (size_t i = 0; i < sizeof(all) / sizeof(all[0]); i++)
-        if (sim_has(&s->c, all[i].fault))
+    for (size_t i = 0; i < sizeof(all) / sizeof(all[0]); i++) {
+        if (sim_has(&s->c, all[i].fault)) {
             sim_at(s,
                    s->now_ns +
                        rand_below(&s->rand[all[i].fault], 2 * s->c.nemesis_ns * all[i].rarity),
                    strike, (void *)(uintptr_t)&all[i]);
+        }
+    }
 }
 
 /* Nothing goes wrong any more, but what is dead stays dead. */
@@ -235,11 +249,15 @@ void nemesis_stop(struct sim *s, bool silently)
         h->space_low = false;
         h->stalled_until_ns = h->paused_until_ns = 0;
         h->next_stale = true;
-        for (int k = 0; k < s->c.hosts; k++)
+        for (int k = 0; k < s->c.hosts; k++) {
             s->links[i][k] = (struct sim_link){0};
+        }
     }
-    for (int i = 0; i < s->c.hosts; i++)
-        for (int k = 0; k < s->c.hosts && s->hosts[i].engine; k++)
-            if (i != k && !(silently && s->hosts[k].dead))
+    for (int i = 0; i < s->c.hosts; i++) {
+        for (int k = 0; k < s->c.hosts && s->hosts[i].engine; k++) {
+            if (i != k && !(silently && s->hosts[k].dead)) {
                 engine_peer_state(s->hosts[i].engine, &s->hosts[k].uuid, !s->hosts[k].dead);
+            }
+        }
+    }
 }

@@ -19,8 +19,9 @@ static void arrive(struct sim *s, void *arg)
     if (s->now_ns < to->paused_until_ns) {
         /* What waited in the sockets is read in any order of the peers. */
         uint64_t at = to->paused_until_ns + rand_below(&s->rand[SIM_PAUSE], 30 * NS_PER_MS);
-        if (at < link->resumed_ns)
+        if (at < link->resumed_ns) {
             at = link->resumed_ns;
+        }
         link->resumed_ns = at;
         sim_at(s, at, arrive, p);
         return;
@@ -28,10 +29,11 @@ static void arrive(struct sim *s, void *arg)
     s->in_flight--;
     /* A cut may come before or behind what is under way. */
     bool lost = link->cut && rand_chance(&s->rand[SIM_PARTITION], 0.5);
-    if (to->engine && !to->ending && !lost)
+    if (to->engine && !to->ending && !lost) {
         engine_deliver(to->engine, &p->from->uuid, p->incarnation, p->lane, p->frame);
-    else
+    } else {
         bufslice_unref(p->frame);
+    }
     free(p);
 }
 
@@ -39,16 +41,21 @@ static uint64_t due(struct sim *s, struct sim_link *link, enum engine_lane lane)
 {
     const struct sim_config *c = &s->c;
     uint64_t at = s->now_ns + c->delay_min_ns;
-    if (c->delay_max_ns > c->delay_min_ns)
+    if (c->delay_max_ns > c->delay_min_ns) {
         at += rand_below(&s->rand[SIM_RAND_NET], c->delay_max_ns - c->delay_min_ns);
-    if (link->delay > 0 && rand_chance(&s->rand[SIM_DELAY], link->delay))
+    }
+    if (link->delay > 0 && rand_chance(&s->rand[SIM_DELAY], link->delay)) {
         at += rand_below(&s->rand[SIM_DELAY], 2 * (uint64_t)c->election_ms * NS_PER_MS);
-    if (link->clogged_until_ns > at)
+    }
+    if (link->clogged_until_ns > at) {
         at = link->clogged_until_ns;
-    if (link->reorder > 0 && rand_chance(&s->rand[SIM_REORDER], link->reorder))
+    }
+    if (link->reorder > 0 && rand_chance(&s->rand[SIM_REORDER], link->reorder)) {
         return at + rand_below(&s->rand[SIM_REORDER], 20 * NS_PER_MS);
-    if (at < link->last_due_ns[lane])
+    }
+    if (at < link->last_due_ns[lane]) {
         at = link->last_due_ns[lane];
+    }
     link->last_due_ns[lane] = at;
     return at;
 }
@@ -72,44 +79,51 @@ enum thole_code network_send(void *ctx, const struct uuid *uuid, enum engine_lan
     struct sim_link *link = &s->links[h->id][to];
     s->report->frames++;
     sim_mix(s, (uint64_t)h->id << 8 | (uint64_t)to, frame.bytes.size);
-    if (lane != ENGINE_LANE_SNAPSHOT)
+    if (lane != ENGINE_LANE_SNAPSHOT) {
         check_frame(s, h, frame);
-    else
+    } else {
         check_chunk(s, h, frame);
+    }
     if (link->cut || (link->loss > 0 && rand_chance(&s->rand[SIM_LOSS], link->loss))) {
         bufslice_unref(frame);
         return THOLE_UNAVAILABLE;
     }
-    if (link->duplicate > 0 && rand_chance(&s->rand[SIM_DUPLICATE], link->duplicate))
+    if (link->duplicate > 0 && rand_chance(&s->rand[SIM_DUPLICATE], link->duplicate)) {
         post(h, &s->hosts[to], link, lane, bufslice_ref(frame));
+    }
     post(h, &s->hosts[to], link, lane, frame);
     return THOLE_OK;
 }
 
 void network_init(struct sim *s)
 {
-    for (int a = 0; a < s->c.hosts; a++)
-        for (int b = 0; b < s->c.hosts; b++)
+    for (int a = 0; a < s->c.hosts; a++) {
+        for (int b = 0; b < s->c.hosts; b++) {
             s->links[a][b] = (struct sim_link){
                 .loss = s->c.loss,
                 .duplicate = s->c.duplicate,
                 .delay = s->c.delay,
                 .reorder = s->c.reorder,
             };
+        }
+    }
 }
 
 void network_heal(struct sim *s)
 {
-    for (int a = 0; a < s->c.hosts; a++)
-        for (int b = 0; b < s->c.hosts; b++)
+    for (int a = 0; a < s->c.hosts; a++) {
+        for (int b = 0; b < s->c.hosts; b++) {
             s->links[a][b].cut = false;
+        }
+    }
 }
 
 void network_drop_all(struct sim *s)
 {
     for (size_t i = 0; i < s->event_count; i++) {
-        if (s->events[i].fire != arrive)
+        if (s->events[i].fire != arrive) {
             continue;
+        }
         struct packet *p = s->events[i].arg;
         bufslice_unref(p->frame);
         free(p);

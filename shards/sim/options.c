@@ -46,18 +46,21 @@ bool sim_fault_parse(const char *list, uint32_t *ret)
     uint32_t set = 0;
     while (ok && (word = strsep(&rest, ","))) {
         int i = 0;
-        while (i < SIM_FAULTS && strcmp(names[i], word) != 0)
+        while (i < SIM_FAULTS && strcmp(names[i], word) != 0) {
             i++;
-        if (strcmp(word, "all") == 0)
+        }
+        if (strcmp(word, "all") == 0) {
             set = (1u << SIM_FAULTS) - 1;
-        else if (i < SIM_FAULTS)
+        } else if (i < SIM_FAULTS) {
             set |= 1u << i;
-        else
+        } else {
             ok = false;
+        }
     }
     free(copy);
-    if (ok)
+    if (ok) {
         *ret = set;
+    }
     return ok;
 }
 
@@ -96,9 +99,11 @@ void sim_config_draw(const struct sim_options *o, struct sim_config *ret)
     struct rand r;
     struct sim_config c = {0};
     rand_seed(&r, o->seed * UINT64_C(0x9e3779b97f4a7c15) + 1);
-    for (int i = 0; i < SIM_FAULTS; i++)
-        if (rand_chance(&r, 0.6))
+    for (int i = 0; i < SIM_FAULTS; i++) {
+        if (rand_chance(&r, 0.6)) {
             c.faults |= 1u << i;
+        }
+    }
     if (o->force) {
         c.faults |= 1u << SIM_FORCE | 1u << SIM_MEMBERSHIP; /* the group must grow again */
     }
@@ -133,14 +138,18 @@ void sim_config_draw(const struct sim_options *o, struct sim_config *ret)
     c.leases = rand_chance(&r, 0.35) ? 1 : 0;
     /* A cap makes chunks smaller, so that transfers take several. */
     c.snapshot_rate = c.ballast > 0 && rand_chance(&r, 0.7) ? rand_between(&r, 200, 2000) * KIB : 0;
-    if (c.groups > 5)
+    if (c.groups > 5) {
         c.clients = SIM_CLIENTS_MAX;
-    if (o->hosts != 0)
+    }
+    if (o->hosts != 0) {
         c.hosts = (int)o->hosts;
-    if (o->groups != 0 || o->force)
+    }
+    if (o->groups != 0 || o->force) {
         c.groups = o->force ? 1 : (int)o->groups;
-    if (o->bench)
+    }
+    if (o->bench) {
         draw_bench(o, &c);
+    }
     *ret = c;
 }
 
@@ -156,9 +165,11 @@ void sim_describe(const struct sim_options *o, char *ret, size_t size)
         c.hosts, c.groups, c.clients, c.loops, c.election_ms, c.heartbeat_ms,
         (unsigned long long)(c.sync_ns / NS_PER_US), c.loss, c.duplicate, c.delay, c.reorder,
         (unsigned long long)c.compact_bytes, c.leases);
-    for (int i = 0, n = 0; i < SIM_FAULTS; i++)
-        if (c.faults >> i & 1)
+    for (int i = 0, n = 0; i < SIM_FAULTS; i++) {
+        if (c.faults >> i & 1) {
             bytes_printf(&b, "%s%s", n++ ? "," : "", names[i]);
+        }
+    }
     bytes_append(&b, "", 1);
     (void)strlcpy(ret, (const char *)b.data, size);
     bytes_deinit(&b);
@@ -169,17 +180,23 @@ void sim_replay_line(const struct sim_options *o, char *ret, size_t size)
     struct bytes b = {0};
     bytes_printf(&b, "thole-sim --seed %llu --ticks %llu", (unsigned long long)o->seed,
                  (unsigned long long)o->ticks);
-    if (o->hosts != 0)
+    if (o->hosts != 0) {
         bytes_printf(&b, " --hosts %u", o->hosts);
-    if (o->groups != 0)
+    }
+    if (o->groups != 0) {
         bytes_printf(&b, " --groups %u", o->groups);
-    if (o->force)
+    }
+    if (o->force) {
         bytes_printf(&b, " --force");
-    if (o->canary)
+    }
+    if (o->canary) {
         bytes_printf(&b, " --canary %s", o->canary);
-    for (int i = 0, n = 0; i < SIM_FAULTS; i++)
-        if (o->without >> i & 1)
+    }
+    for (int i = 0, n = 0; i < SIM_FAULTS; i++) {
+        if (o->without >> i & 1) {
             bytes_printf(&b, "%s%s", n++ ? "," : " --without ", names[i]);
+        }
+    }
     bytes_printf(&b, "  # commit %s", SIM_COMMIT);
     bytes_append(&b, "", 1);
     (void)strlcpy(ret, (const char *)b.data, size);

@@ -24,22 +24,26 @@ struct member *shadow_add_member(struct sim *s, struct shard *shard, uint64_t re
 
 static void free_shard(struct shard *shard)
 {
-    for (size_t i = 0; i < shard->slot_count; i++)
+    for (size_t i = 0; i < shard->slot_count; i++) {
         while (shard->slots[i].entries) {
             struct shadow_entry *e = shard->slots[i].entries;
             shard->slots[i].entries = e->other;
             free(e);
         }
+    }
     free(shard->slots);
-    for (size_t i = 0; i < shard->config_count; i++)
+    for (size_t i = 0; i < shard->config_count; i++) {
         raft_config_deinit(&shard->configs[i].config);
+    }
     free(shard->configs);
-    for (int k = 0; k < SIM_KEYS; k++)
+    for (int k = 0; k < SIM_KEYS; k++) {
         linear_free(shard->keys[k].history);
+    }
     size_t it = 0;
     struct executed *e;
-    while ((e = map_next(&shard->executed, &it, NULL)))
+    while ((e = map_next(&shard->executed, &it, NULL))) {
         free(e);
+    }
     map_deinit(&shard->executed);
     map_deinit(&shard->refused);
     map_deinit(&shard->leaders);
@@ -55,8 +59,9 @@ void shadow_free(struct sim *s)
         free(m);
     }
     map_deinit(&s->members);
-    for (int i = 0; i < s->c.groups; i++)
+    for (int i = 0; i < s->c.groups; i++) {
         free_shard(&s->shards[i]);
+    }
 }
 
 struct shadow_slot *shadow_slot(struct shard *shard, uint64_t index)
@@ -78,8 +83,9 @@ uint64_t member_last(const struct member *m)
 
 bool member_term_at(const struct member *m, uint64_t index, uint64_t *ret)
 {
-    if (index < m->start || index > member_last(m))
+    if (index < m->start || index > member_last(m)) {
         return false;
+    }
     *ret = index == m->start ? m->start_term : m->terms[index - m->start - 1];
     return true;
 }
@@ -93,24 +99,28 @@ static void note_entry(struct sim *s, struct member *m, const struct raft_entry 
     uint64_t hash = hash64(e->payload.bytes.data, e->payload.bytes.size,
                            e->session * 31 + e->sequence * 7 + e->kind);
     struct shadow_entry *known = slot->entries;
-    if (m->witness)
+    if (m->witness) {
         hash = 0; /* holds no payloads */
-    while (known && known->term != e->term)
+    }
+    while (known && known->term != e->term) {
         known = known->other;
+    }
     if (!known) {
         known = xmalloc(sizeof(*known));
         *known = (struct shadow_entry){e->term, prev_term, hash, e->kind, slot->entries};
         slot->entries = known;
         return;
     }
-    if (known->hash == 0)
+    if (known->hash == 0) {
         known->hash = hash;
+    }
     if (known->prev_term != prev_term || known->kind != e->kind ||
-        (hash != 0 && known->hash != hash))
+        (hash != 0 && known->hash != hash)) {
         sim_fail(s,
                  "log matching: shard %" PRIu64 ", replica %" PRIu64 ": entry %" PRIu64
                  " of term %" PRIu64 " is not what another log holds",
                  m->shard->id, m->replica_id, e->index, e->term);
+    }
 }
 
 /* The epoch that the entry begins, or 0. */
@@ -118,8 +128,9 @@ static uint64_t epoch_of(const struct raft_entry *e)
 {
     struct raft_change change;
     if (e->kind != RAFT_ENTRY_CONFIG ||
-        raft_change_decode(e->payload.bytes, &change, NULL) != THOLE_OK)
+        raft_change_decode(e->payload.bytes, &change, NULL) != THOLE_OK) {
         return 0;
+    }
     return change.epoch;
 }
 
@@ -138,11 +149,12 @@ static void write_entries(struct sim *s, struct member *m, const struct store_up
         uint64_t term;
         if (!member_superseded(m) && slot->committed_term != 0 &&
             member_term_at(m, first + i, &term) && term == slot->committed_term &&
-            term != u->entries[i]->term)
+            term != u->entries[i]->term) {
             sim_fail(s,
                      "shard %" PRIu64 ", replica %" PRIu64 ": committed entry %" PRIu64
                      " is overwritten",
                      m->shard->id, m->replica_id, first + i);
+        }
     }
     m->count = (size_t)(first - m->start - 1);
     if (m->count + u->entry_count > m->capacity) {
@@ -152,10 +164,12 @@ static void write_entries(struct sim *s, struct member *m, const struct store_up
     for (size_t i = 0; i < u->entry_count; i++) {
         const struct raft_entry *e = u->entries[i];
         m->has_data = true;
-        if (epoch_of(e) > m->epoch)
+        if (epoch_of(e) > m->epoch) {
             force_written(s, m, e, epoch_of(e));
-        if (!member_superseded(m))
+        }
+        if (!member_superseded(m)) {
             note_entry(s, m, e, prev_term);
+        }
         m->terms[m->count++] = prev_term = e->term;
     }
 }
@@ -164,9 +178,10 @@ static void write_config(struct sim *s, struct member *m, struct slice encoded)
 {
     struct raft_config c = {0};
     struct thole_status st;
-    if (raft_config_decode(encoded, &c, &st) != THOLE_OK)
+    if (raft_config_decode(encoded, &c, &st) != THOLE_OK) {
         sim_fail(s, "replica %" PRIu64 ": the configuration of its log start is unreadable",
                  m->replica_id);
+    }
     m->has_data = c.member_count > 0;
     m->joined = raft_config_find(&c, m->replica_id) != NULL;
     m->epoch = c.epoch > m->epoch ? c.epoch : m->epoch;
@@ -176,9 +191,10 @@ static void write_config(struct sim *s, struct member *m, struct slice encoded)
 static void write_start(struct sim *s, struct member *m, const struct store_update *u)
 {
     write_config(s, m, u->start_config);
-    if (u->start_index > m->shard->committed && !member_superseded(m))
+    if (u->start_index > m->shard->committed && !member_superseded(m)) {
         sim_fail(s, "replica %" PRIu64 ": its log starts at %" PRIu64 ", beyond what is committed",
                  m->replica_id, u->start_index);
+    }
     if (u->start_reset || u->start_index >= member_last(m)) {
         m->count = 0;
     } else if (u->start_index > m->start) {
@@ -202,15 +218,19 @@ void shadow_write(struct sim *s, struct sim_host *h, const struct store_update *
     }
     m->created = m->created || u->create;
     if (u->has_hard) {
-        if (u->hard.term < m->hard.term || u->hard.commit < m->hard.commit)
+        if (u->hard.term < m->hard.term || u->hard.commit < m->hard.commit) {
             sim_fail(s, "replica %" PRIu64 ": term or commit goes back on disk", m->replica_id);
-        if (u->hard.term == m->hard.term && m->hard.vote != 0 && u->hard.vote != m->hard.vote)
+        }
+        if (u->hard.term == m->hard.term && m->hard.vote != 0 && u->hard.vote != m->hard.vote) {
             sim_fail(s, "replica %" PRIu64 ": votes twice in term %" PRIu64, m->replica_id,
                      u->hard.term);
+        }
         m->hard = u->hard;
     }
-    if (u->has_start)
+    if (u->has_start) {
         write_start(s, m, u);
-    if (u->entry_count > 0)
+    }
+    if (u->entry_count > 0) {
         write_entries(s, m, u);
+    }
 }

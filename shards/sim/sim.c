@@ -34,17 +34,21 @@ static struct sim_event pop(struct sim *s)
     size_t i = 0;
     for (;;) {
         size_t child = 2 * i + 1;
-        if (child >= s->event_count)
+        if (child >= s->event_count) {
             break;
-        if (child + 1 < s->event_count && before(&s->events[child + 1], &s->events[child]))
+        }
+        if (child + 1 < s->event_count && before(&s->events[child + 1], &s->events[child])) {
             child++;
-        if (!before(&s->events[child], &last))
+        }
+        if (!before(&s->events[child], &last)) {
             break;
+        }
         s->events[i] = s->events[child];
         i = child;
     }
-    if (s->event_count > 0)
+    if (s->event_count > 0) {
         s->events[i] = last;
+    }
     return top;
 }
 
@@ -78,8 +82,9 @@ void sim_trace_line(struct sim *s, const char *format, ...)
 void sim_fail(struct sim *s, const char *format, ...)
 {
     va_list args;
-    if (s->report->failed)
+    if (s->report->failed) {
         return;
+    }
     s->report->failed = true;
     s->report->at_ns = s->now_ns;
     va_start(args, format);
@@ -92,8 +97,9 @@ void sim_fail(struct sim *s, const char *format, ...)
 
 static void after_turn(struct sim *s, struct sim_host *h)
 {
-    if (!h->ending || !h->engine)
+    if (!h->ending || !h->engine) {
         return;
+    }
     host_crash(h);
     host_restart_later(h, rand_between(&s->rand[SIM_CRASH], 1, 3000) * SIM_MS);
 }
@@ -111,10 +117,12 @@ void sim_advance(struct sim *s, uint64_t to_ns)
                 host = h;
             }
         }
-        if (next > to_ns)
+        if (next > to_ns) {
             break;
-        if (next > s->now_ns)
+        }
+        if (next > s->now_ns) {
             s->now_ns = next;
+        }
         if (host) {
             host_turn(host);
             after_turn(s, host);
@@ -123,15 +131,17 @@ void sim_advance(struct sim *s, uint64_t to_ns)
             e.fire(s, e.arg);
         }
     }
-    if (!s->report->failed)
+    if (!s->report->failed) {
         s->now_ns = to_ns;
+    }
 }
 
 struct replica *sim_replica(struct sim *s, int host, const struct shard *shard)
 {
     struct sim_host *h = &s->hosts[host];
-    if (!h->engine || h->ending)
+    if (!h->engine || h->ending) {
         return NULL;
+    }
     return map_get(&h->engine->by_shard, shard->id);
 }
 
@@ -141,8 +151,9 @@ int sim_leader(struct sim *s, const struct shard *shard)
     uint64_t term = 0, epoch = 0;
     for (int i = 0; i < s->c.hosts; i++) {
         const struct replica *r = sim_replica(s, i, shard);
-        if (!r || r->state != GROUP_RUNNING || sim_status(r).role != RAFT_LEADER)
+        if (!r || r->state != GROUP_RUNNING || sim_status(r).role != RAFT_LEADER) {
             continue;
+        }
         const struct raft_status status = sim_status(r);
         if (best < 0 || status.epoch > epoch || (status.epoch == epoch && status.term > term)) {
             best = i;
@@ -161,8 +172,9 @@ static void init(struct sim *s)
     sim_config_draw(&s->o, &s->c);
     s->now_ns = SIM_START_NS;
     s->end_ns = s->now_ns + s->o.ticks * SIM_TICK_MS * NS_PER_MS;
-    for (int i = 0; i < SIM_FAULTS + 4; i++)
+    for (int i = 0; i < SIM_FAULTS + 4; i++) {
         rand_seed(&s->rand[i], s->o.seed * 64 + (uint64_t)i);
+    }
     struct rand leases;
     rand_seed(&leases, s->o.seed * 64 + 63);
     for (int i = 0; i < s->c.groups; i++) {
@@ -171,23 +183,26 @@ static void init(struct sim *s)
         shard->id = (uint64_t)i + 1;
         shard->type = types[rand_below(&s->rand[SIM_PERSISTENT], n)];
         shard->lease_reads = rand_chance(&leases, s->c.leases);
-        for (int k = 0; k < SIM_KEYS; k++)
+        for (int k = 0; k < SIM_KEYS; k++) {
             shard->keys[k] = (struct key){++shard->key_number, linear_new(0), 0, false};
+        }
     }
     network_init(s);
     for (int i = 0; i < s->c.hosts; i++) {
         host_init(s, i);
-        if (s->c.skew_ppm > 0)
+        if (s->c.skew_ppm > 0) {
             host_set_rate(&s->hosts[i], 1000000 - s->c.skew_ppm +
                                             rand_below(&s->rand[SIM_SKEW], 2 * s->c.skew_ppm));
+        }
         host_start(&s->hosts[i]);
     }
 }
 
 static void deinit(struct sim *s)
 {
-    for (int i = 0; i < s->c.hosts; i++)
+    for (int i = 0; i < s->c.hosts; i++) {
         host_deinit(&s->hosts[i]);
+    }
     network_drop_all(s);
     clients_free(s);
     shadow_free(s);
@@ -209,12 +224,15 @@ void sim_run(const struct sim_options *o, struct sim_report *ret)
         force_start(s);
     }
     sim_advance(s, s->end_ns);
-    if (!o->bench && !ret->failed && !s->hopeless)
+    if (!o->bench && !ret->failed && !s->hopeless) {
         final_phase(s);
-    if (!ret->failed && !s->hopeless)
+    }
+    if (!ret->failed && !s->hopeless) {
         check_end(s);
-    if (!ret->failed)
+    }
+    if (!ret->failed) {
         ret->at_ns = s->now_ns;
+    }
     deinit(s);
     free(s);
 }

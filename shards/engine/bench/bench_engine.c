@@ -63,16 +63,18 @@ static void on_done(struct engine_request *q)
     bufslice_unref(q->result);
     if (q->status.code != THOLE_OK) {
         atomic_fetch_add(&b->failed, 1);
-        if (q->leader_host.bytes[15])
+        if (q->leader_host.bytes[15]) {
             atomic_store(&b->leaders[q->shard_id], q->leader_host.bytes[15] - 1);
+        }
     } else if (atomic_load_explicit(&b->measuring, memory_order_relaxed)) {
         atomic_fetch_add_explicit(&b->completed, 1, memory_order_relaxed);
         histogram_record(&b->latency_ns, clock_now(&clock_system) - s->begun_ns);
     }
-    if (atomic_load_explicit(&b->stopping, memory_order_relaxed))
+    if (atomic_load_explicit(&b->stopping, memory_order_relaxed)) {
         atomic_fetch_sub(&b->outstanding, 1);
-    else
+    } else {
         submit(s);
+    }
 }
 
 static double cpu_seconds(void)
@@ -108,8 +110,9 @@ static void measure(struct bench *b)
     double seconds = (double)(clock_now(&clock_system) - begun) / 1e9;
     cpu = cpu_seconds() - cpu;
     atomic_store(&b->stopping, true);
-    while (atomic_load(&b->outstanding) > 0)
+    while (atomic_load(&b->outstanding) > 0) {
         usleep(1000);
+    }
     double n = (double)atomic_load(&b->completed);
     printf("%.0f %s/s  p50 %.2f ms  p99 %.2f ms  p99.9 %.2f ms  "
            "%.2f us CPU each (%.3f cores)  failed %llu\n",
@@ -177,8 +180,9 @@ int main(int argc, char **argv)
                             .machine = "noop"}};
     parse(argc, argv, &b.s);
     const struct thole_machine_type *types[MACHINE_BUILTIN_COUNT + 1] = {NULL};
-    for (int i = 0; i < MACHINE_BUILTIN_COUNT; i++)
+    for (int i = 0; i < MACHINE_BUILTIN_COUNT; i++) {
         types[i] = machine_builtin[i];
+    }
     char *directory = rig_directory();
     struct rig_options o = {
         .directory = directory,
@@ -214,8 +218,9 @@ int main(int argc, char **argv)
     buf_unref(b.payload);
     free(b.leaders);
     struct thole_status st;
-    if (file_remove_tree(directory, &st) != THOLE_OK)
+    if (file_remove_tree(directory, &st) != THOLE_OK) {
         (void)fprintf(stderr, "%s\n", st.message);
+    }
     free(directory);
     return 0;
 }

@@ -8,8 +8,9 @@
 static void take_message(void *ctx, uint64_t shard, uint64_t to_incarnation, struct raft_message *m)
 {
     (void)ctx, (void)shard, (void)to_incarnation;
-    for (uint32_t i = 0; i < m->entry_count; i++)
+    for (uint32_t i = 0; i < m->entry_count; i++) {
         ASSERT(m->entries[i]->index == m->entries[0]->index + i && m->entries[i]->term > 0);
+    }
     raft_message_deinit(m);
 }
 
@@ -27,8 +28,9 @@ static void take_beat(void *ctx, const struct host_beat *b)
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
-    if (size == 0)
+    if (size == 0) {
         return 0;
+    }
     struct slice in = slice_of(data + 1, size - 1);
     struct thole_status st;
     struct codec_sink sink = {NULL, take_message, take_reply, take_beat};
@@ -44,12 +46,14 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         break;
     }
     case 1:
-        if (codec_read_chunk(in, &chunk, &st) == THOLE_OK)
+        if (codec_read_chunk(in, &chunk, &st) == THOLE_OK) {
             codec_release(chunk.arena);
+        }
         break;
     case 2:
-        if (codec_header_decode(in, &header, &st) == THOLE_OK)
+        if (codec_header_decode(in, &header, &st) == THOLE_OK) {
             codec_release(header.arena);
+        }
         break;
     case 4: /* a metadata record that a persistent machine holds */
         if (in.size >= 17) {
@@ -61,8 +65,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         }
         break;
     case 3:
-        if (codec_descriptor_decode(in, &descriptor, &st) == THOLE_OK)
+        if (codec_descriptor_decode(in, &descriptor, &st) == THOLE_OK) {
             codec_release(descriptor.arena);
+        }
         break;
     default:
         (void)session_decode(&table, in);

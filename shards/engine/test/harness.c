@@ -26,8 +26,9 @@ static enum thole_code proxy_write(struct log_store *s, const struct store_updat
                                    size_t n, struct thole_status *st)
 {
     struct host *h = host_of(s);
-    if (h->fail_writes)
+    if (h->fail_writes) {
         return THOLE_FAIL(st, THOLE_UNAVAILABLE, THOLE_REASON_DISK, "injected");
+    }
     h->writes++;
     return h->storage->ops->write(h->storage, updates, n, st);
 }
@@ -75,9 +76,11 @@ struct packet {
 
 static int host_index(const struct cluster *c, const struct uuid *u)
 {
-    for (int i = 0; i < c->count; i++)
-        if (uuid_equal(&c->hosts[i].uuid, u))
+    for (int i = 0; i < c->count; i++) {
+        if (uuid_equal(&c->hosts[i].uuid, u)) {
             return i;
+        }
+    }
     return -1;
 }
 
@@ -109,8 +112,9 @@ static enum thole_code net_send(void *ctx, const struct uuid *to, enum engine_la
         .frame = frame,
     };
     struct packet **at = &c->packets;
-    while (*at && (*at)->due_ns <= p->due_ns)
+    while (*at && (*at)->due_ns <= p->due_ns) {
         at = &(*at)->next;
+    }
     p->next = *at;
     *at = p;
     return THOLE_OK;
@@ -119,10 +123,11 @@ static enum thole_code net_send(void *ctx, const struct uuid *to, enum engine_la
 static void deliver(struct cluster *c, struct packet *p)
 {
     struct host *to = &c->hosts[p->to];
-    if (to->engine && !c->cut[p->from][p->to])
+    if (to->engine && !c->cut[p->from][p->to]) {
         engine_deliver(to->engine, &c->hosts[p->from].uuid, p->incarnation, p->lane, p->frame);
-    else
+    } else {
         bufslice_unref(p->frame);
+    }
     free(p);
 }
 
@@ -137,10 +142,12 @@ void cluster_run(struct cluster *c, uint64_t ms)
     for (;;) {
         executor_manual_run(c->ex, TURNS_MAX);
         uint64_t next = executor_manual_next_deadline(c->ex), now = cluster_now(c);
-        if (c->packets && c->packets->due_ns < next)
+        if (c->packets && c->packets->due_ns < next) {
             next = c->packets->due_ns;
-        if (next > end)
+        }
+        if (next > end) {
             break;
+        }
         executor_manual_advance(c->ex, next > now ? next : now, TURNS_MAX);
         while (c->packets && c->packets->due_ns <= cluster_now(c)) {
             struct packet *p = c->packets;
@@ -184,16 +191,18 @@ void host_start(struct cluster *c, int i)
         .seed = rand_u64(&c->rand) | 1,
         .types = h->types,
     };
-    if (engine_new(&o, &h->engine, &st) != THOLE_OK)
+    if (engine_new(&o, &h->engine, &st) != THOLE_OK) {
         fail_msg("engine_new: %s", st.message);
+    }
     executor_manual_run(c->ex, TURNS_MAX); /* machines are open */
 }
 
 void host_stop(struct cluster *c, int i)
 {
     struct host *h = &c->hosts[i];
-    if (!h->engine)
+    if (!h->engine) {
         return;
+    }
     engine_stop(h->engine);
     engine_free(h->engine);
     h->engine = NULL;
@@ -203,8 +212,9 @@ void host_stop(struct cluster *c, int i)
 void host_crash(struct cluster *c, int i)
 {
     struct host *h = &c->hosts[i];
-    if (!h->engine)
+    if (!h->engine) {
         return;
+    }
     engine_crash(h->engine);
     host_stop(c, i);
     ledger_disk_crash(h->ledger);
@@ -212,9 +222,11 @@ void host_crash(struct cluster *c, int i)
 
 void isolate(struct cluster *c, int h, bool cut)
 {
-    for (int i = 0; i < c->count; i++)
-        if (i != h)
+    for (int i = 0; i < c->count; i++) {
+        if (i != h) {
             c->cut[h][i] = c->cut[i][h] = cut;
+        }
+    }
 }
 
 struct cluster *cluster_new(int hosts, uint64_t seed)
@@ -225,8 +237,9 @@ struct cluster *cluster_new(int hosts, uint64_t seed)
     c->machine = "tally";
     rand_seed(&c->rand, seed);
     log_configure(LOG_LEVEL_ERROR, false);
-    if (getenv("HARNESS_LOG"))
+    if (getenv("HARNESS_LOG")) {
         (void)log_configure_text(getenv("HARNESS_LOG"));
+    }
     for (int i = 0; i < hosts; i++) {
         struct host *h = &c->hosts[i];
         h->c = c;
@@ -244,16 +257,18 @@ struct cluster *cluster_new(int hosts, uint64_t seed)
         h->types_[0] = tally_type(&h->tally);
         h->types_[1] = tally_plain_type(&h->tally);
         h->types_[2] = ledger_type(h->ledger);
-        for (int t = 0; t < 3; t++)
+        for (int t = 0; t < 3; t++) {
             h->types[t] = &h->types_[t];
+        }
     }
     return c;
 }
 
 void cluster_free(struct cluster *c)
 {
-    for (int i = 0; i < c->count; i++)
+    for (int i = 0; i < c->count; i++) {
         host_stop(c, i);
+    }
     while (c->packets) {
         struct packet *p = c->packets;
         c->packets = p->next;
@@ -293,8 +308,9 @@ static void start_replica(struct cluster *c, int h, const struct raft_member *in
     };
     engine_replica_start(c->hosts[h].engine, &spec, on_done, &d);
     RUN_UNTIL(c, 1000, d.done);
-    if (d.st.code != THOLE_OK)
+    if (d.st.code != THOLE_OK) {
         fail_msg("start of replica: %s", d.st.message);
+    }
 }
 
 void cluster_bootstrap(struct cluster *c, int voters)
@@ -313,16 +329,18 @@ void cluster_bootstrap(struct cluster *c, int voters)
 
 void host_join(struct cluster *c, int h)
 {
-    if (!c->hosts[h].engine)
+    if (!c->hosts[h].engine) {
         host_start(c, h);
+    }
     start_replica(c, h, NULL, 0);
 }
 
 struct engine_replica_status status_of(struct cluster *c, int h)
 {
     struct engine_replica_status s = {0};
-    if (c->hosts[h].engine)
+    if (c->hosts[h].engine) {
         (void)engine_shard_status(c->hosts[h].engine, SHARD, &s);
+    }
     return s;
 }
 
@@ -434,8 +452,9 @@ uint64_t propose_ok(struct cluster *c, const char *text)
         op_wait(o);
         uint64_t index = o->r.status.code == THOLE_OK ? o->r.index : 0;
         op_free(o);
-        if (index)
+        if (index) {
             return index;
+        }
         cluster_run(c, 50);
     }
     fail_msg("no proposal succeeded");
@@ -446,8 +465,9 @@ static struct tally tally_of(struct op *o)
 {
     struct tally t;
     op_wait(o);
-    if (o->r.status.code != THOLE_OK)
+    if (o->r.status.code != THOLE_OK) {
         fail_msg("query: %s", o->r.status.message);
+    }
     assert_int_equal(o->r.result.bytes.size, sizeof(t));
     memcpy(&t, o->r.result.bytes.data, sizeof(t));
     op_free(o);

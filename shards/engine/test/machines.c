@@ -53,17 +53,20 @@ static enum thole_code tally_apply(void *machine, struct thole_apply *b, struct 
     for (size_t i = 0; i < b->entry_count; i++) {
         struct thole_entry *e = &b->entries[i];
         if (m->ctx->poisoned && e->command.size == strlen(TALLY_POISON) &&
-            memcmp(e->command.data, TALLY_POISON, e->command.size) == 0)
+            memcmp(e->command.data, TALLY_POISON, e->command.size) == 0) {
             return THOLE_FAIL(st, THOLE_INTERNAL, THOLE_REASON_MACHINE_FAILED, "poisoned");
+        }
         tally_step(&m->t, e);
         (void)pad(e->result, m->ctx->padding);
-        if (b->watch)
+        if (b->watch) {
             b->watch->event(b->watch, e->index, (struct thole_slice){"k", 1}, e->command);
+        }
     }
     size_t most = m->ctx->batch;
     while (b->entry_count > most) {
-        if (atomic_compare_exchange_weak(&m->ctx->batch, &most, b->entry_count))
+        if (atomic_compare_exchange_weak(&m->ctx->batch, &most, b->entry_count)) {
             break;
+        }
     }
     return THOLE_OK;
 }
@@ -72,8 +75,9 @@ static enum thole_code tally_query(void *machine, const void *view, struct thole
                                    struct thole_sink *answer, struct thole_status *st)
 {
     const struct tally_machine *m = machine;
-    if (query.size > 0 && *(const char *)query.data == '!')
+    if (query.size > 0 && *(const char *)query.data == '!') {
         return THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST, "bad query");
+    }
     return answer->write(answer, view ? view : &m->t, sizeof(m->t));
 }
 
@@ -113,12 +117,14 @@ static enum thole_code tally_restore(void *machine, struct thole_source *in,
 {
     (void)meta, (void)meta_count;
     struct tally_machine *m = machine;
-    if (in->read(in, &m->t, sizeof(m->t)) != sizeof(m->t))
+    if (in->read(in, &m->t, sizeof(m->t)) != sizeof(m->t)) {
         return THOLE_FAIL(st, THOLE_DATA_LOSS, THOLE_REASON_CORRUPT, "cut");
+    }
     uint8_t page[4096];
     int64_t n;
-    while ((n = in->read(in, page, sizeof(page))) > 0)
+    while ((n = in->read(in, page, sizeof(page))) > 0) {
         continue;
+    }
     return n == 0 ? THOLE_OK : THOLE_DATA_LOSS;
 }
 
@@ -195,8 +201,9 @@ static void free_spaces(struct space *s)
 
 static struct space *copy_spaces(const struct space *s)
 {
-    if (!s)
+    if (!s) {
         return NULL;
+    }
     struct space *c = xcalloc(1, sizeof(*c));
     *c = *s;
     c->next = copy_spaces(s->next);
@@ -226,8 +233,9 @@ void ledger_disk_crash(struct ledger_disk *d)
 
 void ledger_disk_free(struct ledger_disk *d)
 {
-    if (!d)
+    if (!d) {
         return;
+    }
     free_spaces(d->live);
     free_spaces(d->durable);
     pthread_mutex_destroy(&d->lock);
@@ -238,8 +246,9 @@ size_t ledger_disk_spaces(struct ledger_disk *d)
 {
     size_t n = 0;
     pthread_mutex_lock(&d->lock);
-    for (const struct space *s = d->live; s; s = s->next)
+    for (const struct space *s = d->live; s; s = s->next) {
         n += !s->absent;
+    }
     pthread_mutex_unlock(&d->lock);
     return n;
 }
@@ -247,8 +256,9 @@ size_t ledger_disk_spaces(struct ledger_disk *d)
 static void set_record(struct space *s, struct slice key, struct thole_slice value)
 {
     struct record **at = &s->records;
-    while (*at && slice_compare(bytes_slice(&(*at)->key), key) < 0)
+    while (*at && slice_compare(bytes_slice(&(*at)->key), key) < 0) {
         at = &(*at)->next;
+    }
     bool found = *at && slice_equal(bytes_slice(&(*at)->key), key);
     if (!value.data) {
         if (found) {
@@ -272,8 +282,9 @@ static void set_record(struct space *s, struct slice key, struct thole_slice val
 static struct space *find_space(struct ledger_disk *d, uint64_t replica, uint64_t generation)
 {
     struct space *s = d->live;
-    while (s && (s->replica != replica || s->generation != generation))
+    while (s && (s->replica != replica || s->generation != generation)) {
         s = s->next;
+    }
     return s;
 }
 
@@ -293,9 +304,10 @@ static enum thole_code ledger_open(const struct thole_machine_env *env, void **r
         m->disk->live = m->space;
     }
     m->space->absent = false;
-    for (const struct record *r = m->space->records; r; r = r->next)
+    for (const struct record *r = m->space->records; r; r = r->next) {
         env->meta(env->meta_ctx, (struct thole_slice){r->key.data, r->key.size},
                   (struct thole_slice){r->value.data, r->value.size});
+    }
     pthread_mutex_unlock(&m->disk->lock);
     *ret = m;
     return THOLE_OK;
@@ -303,8 +315,9 @@ static enum thole_code ledger_open(const struct thole_machine_env *env, void **r
 
 static void store_meta(struct space *s, const struct thole_meta *meta, size_t n)
 {
-    for (size_t i = 0; i < n; i++)
+    for (size_t i = 0; i < n; i++) {
         set_record(s, slice_of(meta[i].key.data, meta[i].key.size), meta[i].value);
+    }
 }
 
 static enum thole_code ledger_apply(void *machine, struct thole_apply *b, struct thole_status *st)
@@ -312,8 +325,9 @@ static enum thole_code ledger_apply(void *machine, struct thole_apply *b, struct
     (void)st;
     struct ledger_machine *m = machine;
     pthread_mutex_lock(&m->disk->lock);
-    for (size_t i = 0; i < b->entry_count; i++)
+    for (size_t i = 0; i < b->entry_count; i++) {
         tally_step(&m->space->t, &b->entries[i]);
+    }
     store_meta(m->space, b->meta, b->meta_count);
     pthread_mutex_unlock(&m->disk->lock);
     return THOLE_OK;
@@ -362,8 +376,9 @@ static enum thole_code ledger_restore(void *machine, struct thole_source *in,
 {
     struct ledger_machine *m = machine;
     struct tally t;
-    if (in->read(in, &t, sizeof(t)) != sizeof(t))
+    if (in->read(in, &t, sizeof(t)) != sizeof(t)) {
         return THOLE_FAIL(st, THOLE_DATA_LOSS, THOLE_REASON_CORRUPT, "cut");
+    }
     pthread_mutex_lock(&m->disk->lock);
     m->space->t = t;
     store_meta(m->space, meta, meta_count);

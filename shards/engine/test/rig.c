@@ -30,10 +30,11 @@ static uint64_t net_turn(void *ctx, struct msgq *batch, uint64_t now_ns)
     struct worker_msg *m;
     while ((m = msgq_pop(batch))) {
         struct packet *p = CONTAINER_OF(m, struct packet, msg);
-        if (atomic_load(&h->up))
+        if (atomic_load(&h->up)) {
             engine_deliver(h->engine, &p->from, p->incarnation, p->lane, p->frame);
-        else
+        } else {
             bufslice_unref(p->frame);
+        }
         free(p);
     }
     return CLOCK_NEVER;
@@ -48,8 +49,9 @@ static enum thole_code net_send(void *ctx, const struct uuid *to, enum engine_la
     struct packet *p = xcalloc(1, sizeof(*p));
     *p = (struct packet){
         .from = h->uuid, .incarnation = h->incarnation, .lane = lane, .frame = frame};
-    if (target && atomic_load(&target->up) && worker_post(target->net, &p->msg))
+    if (target && atomic_load(&target->up) && worker_post(target->net, &p->msg)) {
         return THOLE_OK;
+    }
     bufslice_unref(frame);
     free(p);
     return THOLE_UNAVAILABLE;
@@ -63,14 +65,16 @@ static void open_stores(struct rig_host *h)
     char *path = xasprintf("%s/log", h->directory);
     char *state = xasprintf("%s/state", h->directory);
     if (h->rig->o.memory_log) {
-        if (!h->log)
+        if (!h->log) {
             h->log = log_store_memory_new();
+        }
     } else if (log_store_open(&(struct log_store_options){.path = path}, &h->log, &st) !=
                THOLE_OK) {
         die("log", &st);
     }
-    if (state_db_open(&(struct state_db_options){.path = state}, &h->state, &st) != THOLE_OK)
+    if (state_db_open(&(struct state_db_options){.path = state}, &h->state, &st) != THOLE_OK) {
         die("state", &st);
+    }
     free(path);
     free(state);
 }
@@ -95,16 +99,18 @@ void rig_start_host(struct rig *r, int i)
         .keep_log_bytes = r->o.keep_log_bytes,
         .types = r->o.types,
     };
-    if (engine_new(&o, &h->engine, &st) != THOLE_OK)
+    if (engine_new(&o, &h->engine, &st) != THOLE_OK) {
         die("engine", &st);
+    }
     atomic_store(&h->up, true);
 }
 
 void rig_stop_host(struct rig *r, int i)
 {
     struct rig_host *h = &r->hosts[i];
-    if (!atomic_load(&h->up))
+    if (!atomic_load(&h->up)) {
         return;
+    }
     atomic_store(&h->up, false);
     engine_stop(h->engine);
     /* A delivery that saw `up` may still be inside the engine: let the thread finish its turn. */
@@ -127,8 +133,9 @@ struct started {
 static void on_started(void *ctx, const struct thole_status *st)
 {
     struct started *s = ctx;
-    if (st->code != THOLE_OK)
+    if (st->code != THOLE_OK) {
         die("replica", st);
+    }
     atomic_fetch_sub(&s->left, 1);
 }
 
@@ -167,30 +174,35 @@ struct rig *rig_new(const struct rig_options *o)
         h->uuid.bytes[15] = (uint8_t)(i + 1);
         h->directory = xasprintf("%s/host-%d", o->directory, i + 1);
         struct thole_status st;
-        if (file_make_dirs(h->directory, &st) != THOLE_OK)
+        if (file_make_dirs(h->directory, &st) != THOLE_OK) {
             die("directory", &st);
+        }
         h->net = worker_new(r->ex, "net", 4096, net_turn, h);
     }
-    for (int i = 0; i < o->hosts; i++)
+    for (int i = 0; i < o->hosts; i++) {
         rig_start_host(r, i);
+    }
     struct started s;
     atomic_init(&s.left, (int)o->shards * o->hosts);
     start_replicas(r, &s);
-    while (atomic_load(&s.left) > 0)
+    while (atomic_load(&s.left) > 0) {
         usleep(1000);
+    }
     return r;
 }
 
 void rig_free(struct rig *r)
 {
-    for (int i = 0; i < r->o.hosts; i++)
+    for (int i = 0; i < r->o.hosts; i++) {
         rig_stop_host(r, i);
+    }
     for (int i = 0; i < r->o.hosts; i++) {
         struct rig_host *h = &r->hosts[i];
         worker_stop(h->net);
         worker_free(h->net);
-        if (r->o.memory_log)
+        if (r->o.memory_log) {
             h->log->ops->close(h->log);
+        }
         free(h->directory);
     }
     executor_free(r->ex);
@@ -202,27 +214,31 @@ int rig_leader(struct rig *r, uint64_t shard)
     for (int i = 0; i < r->o.hosts; i++) {
         struct engine_replica_status s;
         if (atomic_load(&r->hosts[i].up) && engine_shard_status(r->hosts[i].engine, shard, &s) &&
-            s.leader_ready)
+            s.leader_ready) {
             return i;
+        }
     }
     return -1;
 }
 
 void rig_wait_leaders(struct rig *r)
 {
-    for (uint64_t shard = 1; shard <= r->o.shards; shard++)
+    for (uint64_t shard = 1; shard <= r->o.shards; shard++) {
         for (int tries = 0; rig_leader(r, shard) < 0; tries++) {
-            if (tries > 30000)
+            if (tries > 30000) {
                 die("no leader", NULL);
+            }
             usleep(1000);
         }
+    }
 }
 
 char *rig_directory(void)
 {
     const char *base = getenv("TMPDIR");
     char *path = xasprintf("%s/thole-engine-XXXXXX", base ? base : "/tmp");
-    if (!mkdtemp(path))
+    if (!mkdtemp(path)) {
         die("mkdtemp", NULL);
+    }
     return path;
 }

@@ -30,14 +30,17 @@ static void test_engine_three_voters_query_from_all(void **state)
     (void)state;
     struct cluster *c = cluster_new(3, 2);
     cluster_bootstrap(c, 3);
-    for (int i = 0; i < 20; i++)
+    for (int i = 0; i < 20; i++) {
         propose_ok(c, "x");
-    for (int h = 0; h < 3; h++)
+    }
+    for (int h = 0; h < 3; h++) {
         assert_int_equal(query_ok(c, h).count, 20);
+    }
     cluster_run(c, 500);
     struct tally first = stale_state(c, 0);
-    for (int h = 1; h < 3; h++)
+    for (int h = 1; h < 3; h++) {
         assert_int_equal(stale_state(c, h).hash, first.hash);
+    }
     cluster_free(c);
 }
 
@@ -49,8 +52,9 @@ static void test_engine_many_in_flight_are_batched(void **state)
     int leader = cluster_wait_leader(c);
     struct op *ops[3000];
     uint64_t before = c->hosts[leader].writes;
-    for (int i = 0; i < 3000; i++)
+    for (int i = 0; i < 3000; i++) {
         ops[i] = op_propose(c, leader, "payload");
+    }
     for (int i = 0; i < 3000; i++) {
         op_wait(ops[i]);
         assert_int_equal(ops[i]->r.status.code, THOLE_OK);
@@ -69,8 +73,9 @@ static void check_results(struct cluster *c, size_t padding, size_t most, size_t
     struct tally_ctx *m = &c->hosts[leader].tally;
     m->padding = padding;
     m->batch = 0;
-    for (int i = 0; i < 600; i++)
+    for (int i = 0; i < 600; i++) {
         ops[i] = op_propose(c, leader, "payload");
+    }
     for (int i = 0; i < 600; i++) {
         op_wait(ops[i]);
         struct bufslice result = ops[i]->r.result;
@@ -82,8 +87,9 @@ static void check_results(struct cluster *c, size_t padding, size_t most, size_t
                     result.bytes.data + result.bytes.size <=
                         result.owner->data + result.owner->size);
     }
-    for (int i = 0; i < 600; i++)
+    for (int i = 0; i < 600; i++) {
         op_free(ops[i]);
+    }
     assert_true(m->batch <= batch);
     m->padding = 0;
 }
@@ -143,22 +149,29 @@ static void test_engine_restart_keeps_state(void **state)
         struct cluster *c = cluster_new(3, 6);
         c->machine = machines[m];
         cluster_bootstrap(c, 3);
-        for (int i = 0; i < 10; i++)
+        for (int i = 0; i < 10; i++) {
             propose_ok(c, "x");
-        for (int h = 0; h < 3; h++)
+        }
+        for (int h = 0; h < 3; h++) {
             host_stop(c, h);
-        for (int h = 0; h < 3; h++)
+        }
+        for (int h = 0; h < 3; h++) {
             host_start(c, h);
+        }
         cluster_wait_leader(c);
-        for (int h = 0; h < 3; h++)
+        for (int h = 0; h < 3; h++) {
             assert_int_equal(query_ok(c, h).count, 10);
-        for (int h = 0; h < 3; h++)
+        }
+        for (int h = 0; h < 3; h++) {
             host_crash(c, h);
-        for (int h = 0; h < 3; h++)
+        }
+        for (int h = 0; h < 3; h++) {
             host_start(c, h);
+        }
         propose_ok(c, "y");
-        for (int h = 0; h < 3; h++)
+        for (int h = 0; h < 3; h++) {
             assert_int_equal(query_ok(c, h).count, 11);
+        }
         cluster_free(c);
     }
 }
@@ -248,8 +261,9 @@ static void test_engine_stop_answers_everything(void **state)
     int leader = cluster_wait_leader(c);
     isolate(c, leader, true);
     struct op *ops[20];
-    for (int i = 0; i < 20; i++)
+    for (int i = 0; i < 20; i++) {
         ops[i] = i % 2 ? op_propose(c, leader, "x") : op_query(c, leader);
+    }
     executor_manual_run(c->ex, 1000);
     host_stop(c, leader);
     for (int i = 0; i < 20; i++) {
@@ -355,15 +369,17 @@ static void test_engine_leaders_of_many_groups_are_spread(void **state)
     }
     cluster_run(c, 5000);
     int led[3] = {0};
-    for (uint64_t g = 1; g <= GROUPS; g++)
+    for (uint64_t g = 1; g <= GROUPS; g++) {
         for (int h = 0; h < 3; h++) {
             struct engine_replica_status s;
             assert_true(engine_shard_status(c->hosts[h].engine, 100 * g, &s));
             led[h] += s.role == RAFT_LEADER;
         }
+    }
     assert_int_equal(led[0] + led[1] + led[2], GROUPS);
-    for (int h = 0; h < 3; h++)
+    for (int h = 0; h < 3; h++) {
         assert_true(led[h] > GROUPS / 6);
+    }
     cluster_free(c);
 }
 

@@ -44,8 +44,9 @@ static void take_beat(void *ctx, const struct host_beat *b)
 
 static void release(struct taken *t)
 {
-    for (size_t i = 0; i < t->count; i++)
+    for (size_t i = 0; i < t->count; i++) {
         raft_message_deinit(&t->messages[i].raft);
+    }
     t->count = 0;
 }
 
@@ -89,8 +90,9 @@ static struct bufslice sample_frame(void)
                                       .hint = 5,
                                       .context = 6};
     struct bufslice f = codec_frame(m, 2);
-    for (int i = 0; i < 4; i++)
+    for (int i = 0; i < 4; i++) {
         raft_entry_unref(entries[i]);
+    }
     return f;
 }
 
@@ -136,10 +138,12 @@ static void test_codec_damaged_frames_are_refused_or_harmless(void **state)
     for (int i = 0; i < 20000; i++) {
         struct bufslice f = sample_frame();
         size_t flips = 1 + rand_below(&r, 4);
-        for (size_t k = 0; k < flips; k++)
+        for (size_t k = 0; k < flips; k++) {
             f.owner->data[rand_below(&r, f.bytes.size)] = (uint8_t)rand_u64(&r);
-        if (rand_chance(&r, 0.3))
+        }
+        if (rand_chance(&r, 0.3)) {
             f.bytes.size = rand_below(&r, f.bytes.size);
+        }
         struct taken t = {0};
         struct thole_status st;
         struct codec_sink sink = {&t, take_message, take_reply, take_beat};
@@ -181,8 +185,9 @@ static void test_codec_beat_round_trip(void **state)
     struct codec_sink sink = {&t, take_message, take_reply, take_beat};
     struct host_beat b = {.number = 5, .heard = UINT64_MAX, .all_woken = true};
     b.woken_count = BEAT_WOKEN_MAX;
-    for (uint64_t i = 0; i < BEAT_WOKEN_MAX; i++)
+    for (uint64_t i = 0; i < BEAT_WOKEN_MAX; i++) {
         b.woken[i] = i << 50;
+    }
     struct bufslice f = codec_beat_frame(&b);
     assert_int_equal(codec_read_frame(f, &sink, &st), THOLE_OK);
     bufslice_unref(f);
@@ -206,8 +211,9 @@ static void test_codec_too_many_woken_are_refused(void **state)
     bytes_append_varint(&frame, 2 + 2 + BEAT_WOKEN_MAX + 1);
     bytes_append(&frame, "\x08\x01\x1a", 3);
     bytes_append_varint(&frame, BEAT_WOKEN_MAX + 1);
-    for (int i = 0; i <= BEAT_WOKEN_MAX; i++)
+    for (int i = 0; i <= BEAT_WOKEN_MAX; i++) {
         bytes_append(&frame, "\x07", 1);
+    }
     assert_int_equal(codec_read_frame((struct bufslice){NULL, bytes_slice(&frame)}, &sink, &st),
                      THOLE_INVALID_ARGUMENT);
     assert_string_equal(st.message, "malformed heartbeat of a host");
@@ -259,8 +265,9 @@ static void test_codec_too_many_entries_are_refused(void **state)
     struct bytes inner = {0}, frame = {0};
     bytes_append(&inner, "\x08\x05\x20\x01\x28\x02", 6); /* kind, from, to */
     bytes_append(&inner, "\x6a\x04\x10\x01\x18\x01", 6); /* entry: index 1, term 1 */
-    for (size_t i = 0; i < ENGINE_FRAME_ENTRIES_MAX; i++)
+    for (size_t i = 0; i < ENGINE_FRAME_ENTRIES_MAX; i++) {
         bytes_append(&inner, "\x6a\x00", 2);
+    }
     bytes_append(&frame, "\x0a", 1);
     bytes_append_varint(&frame, inner.size);
     bytes_append_slice(&frame, bytes_slice(&inner));

@@ -30,8 +30,9 @@ static void propose_each(struct cluster *c, size_t bytes, size_t each)
 {
     char text[LARGE + 1] = {0};
     memset(text, 'x', each);
-    for (size_t i = 0; i < bytes / each; i++)
+    for (size_t i = 0; i < bytes / each; i++) {
         propose_ok(c, text);
+    }
 }
 
 static void propose_bytes(struct cluster *c, size_t bytes)
@@ -48,8 +49,9 @@ static uint64_t largest_log(struct cluster *c, int h, size_t bytes, int64_t *ret
     for (size_t at = 0; at < bytes; at += 1000) {
         propose_bytes(c, 1000);
         uint64_t now = status_of(c, h).log_bytes;
-        if (now > largest)
+        if (now > largest) {
             largest = now;
+        }
     }
     *ret_saved = metric_value(&engine_snapshots_saved) - before;
     return largest;
@@ -128,8 +130,9 @@ static void test_compact_bound_is_known_after_an_installation(void **state)
 {
     (void)state;
     struct cluster *c = compacting(3, 3, "tally", 6);
-    for (int h = 0; h < 3; h++)
+    for (int h = 0; h < 3; h++) {
         c->hosts[h].tally.ballast = 4 * MOST;
+    }
     int behind = (cluster_wait_leader(c) + 1) % 3;
     isolate(c, behind, true);
     cluster_run(c, 2000);
@@ -180,8 +183,9 @@ static void test_compact_waits_for_a_snapshot_under_way(void **state)
     c->keep_log_bytes = KEPT_MOST;
     c->snapshot_bytes_per_s = 40 * KIB;
     cluster_bootstrap(c, 3);
-    for (int h = 0; h < 3; h++)
+    for (int h = 0; h < 3; h++) {
         c->hosts[h].tally.ballast = 100 * KIB;
+    }
     int leader = cluster_wait_leader(c), behind = (leader + 1) % 3;
     isolate(c, behind, true);
     cluster_run(c, 2000);

@@ -89,8 +89,9 @@ static struct cluster *exported(const char *machine, uint64_t seed_number, uint6
     struct cluster *c = cluster_new(4, seed_number);
     c->machine = machine;
     cluster_bootstrap(c, 3);
-    for (int i = 0; i < PROPOSALS - 1; i++)
+    for (int i = 0; i < PROPOSALS - 1; i++) {
         propose_ok(c, "some payload");
+    }
     *ret_session = session_of(c);
     assert_false(duplicate(c, *ret_session, 5));
     int follower = (cluster_wait_leader(c) + 1) % 3;
@@ -106,8 +107,9 @@ static struct cluster *exported(const char *machine, uint64_t seed_number, uint6
 
 static void stop_others(struct cluster *c)
 {
-    for (int h = 0; h < NEW; h++)
+    for (int h = 0; h < NEW; h++) {
         host_stop(c, h);
+    }
 }
 
 static void check_founded(const char *machine)
@@ -156,13 +158,15 @@ static void check_crashes(const char *machine)
         free(d);
         host_start(c, NEW);
         cluster_run(c, 100);
-        if (!status_of(c, NEW).initialised)
+        if (!status_of(c, NEW).initialised) {
             assert_int_equal(seed(c, "s"), THOLE_OK);
+        }
         assert_int_equal(cluster_wait_leader(c), NEW);
         assert_int_equal(query_ok(c, NEW).count, PROPOSALS);
         assert_true(duplicate(c, session, 5));
-        if (strcmp(machine, "ledger") == 0)
+        if (strcmp(machine, "ledger") == 0) {
             assert_int_equal(ledger_disk_spaces(c->hosts[NEW].ledger), 1);
+        }
         cluster_free(c);
     }
 }
@@ -228,8 +232,9 @@ static void test_engine_export_reuses_a_file_that_is_new_enough(void **state)
     struct cluster *c = cluster_new(1, 72);
     struct engine_export x, y;
     cluster_bootstrap(c, 1);
-    for (int i = 0; i < 10; i++)
+    for (int i = 0; i < 10; i++) {
         propose_ok(c, "x");
+    }
     uint64_t at = read_point(c, 0);
     assert_int_equal(export(c, 0, at, &x), THOLE_OK);
     assert_int_equal(export(c, 0, at, &y), THOLE_OK);
@@ -284,8 +289,9 @@ static void test_engine_export_of_a_damaged_file_saves_another(void **state)
     struct host *h = &c->hosts[0];
     struct engine_export x;
     cluster_bootstrap(c, 1);
-    for (int i = 0; i < 10; i++)
+    for (int i = 0; i < 10; i++) {
         propose_ok(c, "x");
+    }
     uint64_t at = read_point(c, 0);
     assert_int_equal(export(c, 0, at, &x), THOLE_OK);
     struct buf *bytes = contents(&x);

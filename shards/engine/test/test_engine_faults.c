@@ -140,8 +140,9 @@ static void test_engine_full_queue_refuses(void **state)
     cluster_wait_leader(c);
     int n = ENGINE_QUEUE_MAX + 100, full = 0, ok = 0;
     struct op **ops = xcalloc((size_t)n, sizeof(struct op *));
-    for (int i = 0; i < n; i++)
+    for (int i = 0; i < n; i++) {
         ops[i] = op_propose(c, 0, "x");
+    }
     for (int i = 0; i < n; i++) {
         op_wait(ops[i]);
         full += ops[i]->r.status.reason == THOLE_REASON_QUEUE_FULL;
@@ -166,11 +167,13 @@ static void test_engine_uncommitted_bytes_are_bounded(void **state)
     text[LIMIT_PAYLOAD_BYTES] = 0;
     struct op *ops[80];
     int full = 0;
-    for (int i = 0; i < 80; i++)
+    for (int i = 0; i < 80; i++) {
         ops[i] = op_propose(c, leader, text);
+    }
     cluster_run(c, 10);
-    for (int i = 0; i < 80; i++)
+    for (int i = 0; i < 80; i++) {
         full += ops[i]->done && ops[i]->r.status.reason == THOLE_REASON_QUEUE_FULL;
+    }
     assert_true(full >= 10);
     isolate(c, leader, false);
     for (int i = 0; i < 80; i++) {
@@ -191,9 +194,10 @@ static void test_engine_malformed_frames_are_dropped(void **state)
     int64_t before = metric_value(&engine_bad_frames);
     for (int i = 0; i < 2000; i++) {
         struct buf *b = buf_new(1 + rand_below(&c->rand, 200));
-        for (size_t k = 0; k < b->size; k++)
+        for (size_t k = 0; k < b->size; k++) {
             b->data[k] = (uint8_t)(rand_chance(&c->rand, 0.5) ? rand_below(&c->rand, 16)
                                                               : rand_u64(&c->rand));
+        }
         enum engine_lane lane = (enum engine_lane)(1 + rand_below(&c->rand, 3));
         engine_deliver(c->hosts[0].engine, &c->hosts[1].uuid, 1, lane,
                        (struct bufslice){b, slice_of(b->data, b->size)});
@@ -287,8 +291,9 @@ static void on_event(void *ctx, uint64_t index, struct slice key, struct slice e
     assert_int_equal(key.size, 1);
     assert_true(event.size > 0);
     s->last_index = index;
-    if (++s->events == s->unwatch_after)
+    if (++s->events == s->unwatch_after) {
         engine_unwatch(s->e, s->id);
+    }
 }
 
 static void on_ended(void *ctx, const struct thole_status *st)
@@ -312,8 +317,9 @@ static void test_engine_peer_down_ends_loyalty(void **state)
         cluster_run(c, 1000);
         isolate(c, old, true);
         cluster_run(c, 20);
-        if (told)
+        if (told) {
             engine_peer_state(c->hosts[voter].engine, &c->hosts[old].uuid, false);
+        }
         engine_peer_state(c->hosts[candidate].engine, &c->hosts[old].uuid, false);
         uint64_t begin = cluster_now(c);
         cluster_run(c, 10);
@@ -342,8 +348,9 @@ static void test_engine_watch_sees_every_later_event(void **state)
     assert_int_equal(from, index);
     b.id = engine_watch(e, SHARD, &v, NULL);
     assert_int_equal(engine_watch(e, 999, &w, NULL), 0);
-    for (int i = 0; i < 5; i++)
+    for (int i = 0; i < 5; i++) {
         index = propose_ok(c, "x");
+    }
     cluster_run(c, 500);
     assert_int_equal(a.events, 5);
     assert_int_equal(a.last_index, index);
@@ -373,11 +380,13 @@ static void test_engine_many_watches_end_quickly(void **state)
     struct seen s = {.e = e};
     const struct engine_watcher w = {&s, on_event, on_ended};
     uint64_t *ids = calloc(N, sizeof *ids);
-    for (int i = 0; i < N; i++)
+    for (int i = 0; i < N; i++) {
         ids[i] = engine_watch(e, SHARD, &w, NULL);
+    }
     uint64_t begin = cpu_ms();
-    for (int i = 0; i < N; i++)
+    for (int i = 0; i < N; i++) {
         engine_unwatch(e, ids[i]);
+    }
     assert_true(cpu_ms() - begin < 1000);
     propose_ok(c, "nobody hears it");
     assert_int_equal(s.events, 0);

@@ -42,15 +42,18 @@ static void test_engine_force_gives_no_session_out_twice(void **state)
     isolate(c, keep, true);
     struct op *old = NULL;
     for (int i = 0; i < 10; i++) { /* the forced entry and a no-op take the first indexes */
-        if (old)
+        if (old) {
             op_free(old);
+        }
         old = op_open_session(c, cluster_wait_leader(c));
         op_wait(old);
         assert_int_equal(old->r.status.code, THOLE_OK);
     }
-    for (int h = 0; h < 3; h++)
-        if (h != keep)
+    for (int h = 0; h < 3; h++) {
+        if (h != keep) {
             host_crash(c, h);
+        }
+    }
     isolate(c, keep, false);
     assert_int_equal(force_wait(c, keep, SHARD, 1), THOLE_OK);
     uint64_t index = 0;
@@ -75,8 +78,9 @@ static void test_engine_force_recovers_from_quorum_loss(void **state)
     (void)state;
     struct cluster *c = cluster_new(5, 61);
     cluster_bootstrap(c, 3);
-    for (int i = 0; i < 5; i++)
+    for (int i = 0; i < 5; i++) {
         propose_ok(c, "x");
+    }
     cluster_run(c, 1000);
     host_crash(c, 0);
     host_crash(c, 1);
@@ -113,10 +117,12 @@ static void test_engine_force_recovers_from_quorum_loss(void **state)
     propose_ok(c, "z");
 
     /* All of it lasts. */
-    for (int h = 2; h < 5; h++)
+    for (int h = 2; h < 5; h++) {
         host_crash(c, h);
-    for (int h = 2; h < 5; h++)
+    }
+    for (int h = 2; h < 5; h++) {
         host_start(c, h);
+    }
     RUN_UNTIL(c, 20000, cluster_leader(c) >= 2);
     assert_int_equal(query_ok(c, cluster_leader(c)).count, 7);
     assert_int_equal(status_of(c, 4).epoch, 1);
@@ -137,8 +143,9 @@ static void test_engine_force_survives_a_crash_or_never_was(void **state)
         host_crash(c, 1);
         struct done d = {0};
         engine_force(c->hosts[2].engine, SHARD, 3, on_done, &d);
-        if (ms > 0)
+        if (ms > 0) {
             cluster_run(c, ms);
+        }
         bool answered = d.done && d.st.code == THOLE_OK;
         host_crash(c, 2);
         host_start(c, 2);
@@ -161,8 +168,9 @@ static void test_engine_force_survives_a_crash_or_never_was(void **state)
 
 static void propose_many(struct cluster *c, int n, const char *text)
 {
-    for (int i = 0; i < n; i++)
+    for (int i = 0; i < n; i++) {
         propose_ok(c, text);
+    }
 }
 
 static struct cluster *compacting(int hosts, int voters, const char *machine, uint64_t seed)
@@ -182,8 +190,9 @@ static void check_late_snapshot(const char *machine)
     int before = 0, after = 0;
     for (uint64_t at = 0; at < 40; at++) {
         struct cluster *c = compacting(3, 3, machine, 65 + at);
-        for (int h = 0; h < 3; h++)
+        for (int h = 0; h < 3; h++) {
             c->hosts[h].tally.ballast = 100;
+        }
         propose_many(c, 10, "x");
         int keep = (cluster_wait_leader(c) + 1) % 3;
         cluster_run(c, 500);
@@ -192,16 +201,19 @@ static void check_late_snapshot(const char *machine)
         c->delay_ms_max = 30;
         isolate(c, keep, false);
         uint64_t frames = c->snapshot_frames;
-        while (c->snapshot_frames == frames)
+        while (c->snapshot_frames == frames) {
             cluster_run(c, 1);
+        }
         cluster_run(c, at);
         struct done d = {0};
         engine_force(c->hosts[keep].engine, SHARD, 1, on_done, &d);
         cluster_run(c, 1);
         uint64_t count = stale_state(c, keep).count;
-        for (int h = 0; h < 3; h++)
-            if (h != keep)
+        for (int h = 0; h < 3; h++) {
+            if (h != keep) {
                 host_crash(c, h);
+            }
+        }
         RUN_UNTIL(c, 5000, d.done);
         if (d.st.code != THOLE_OK) { /* a snapshot was just being installed */
             cluster_run(c, 1000);
@@ -217,8 +229,9 @@ static void check_late_snapshot(const char *machine)
         host_start(c, keep);
         RUN_UNTIL(c, 5000, cluster_leader(c) == keep);
         assert_int_equal(query_ok(c, keep).count, count + 1);
-        if (strcmp(machine, "ledger") == 0)
+        if (strcmp(machine, "ledger") == 0) {
             assert_int_equal(ledger_disk_spaces(c->hosts[keep].ledger), 1);
+        }
         before += count == 10;
         after += count > 300;
         cluster_free(c);
@@ -360,8 +373,9 @@ static void check_snapshot_of_a_later_term(const char *machine)
     assert_int_equal(force_wait(c, 2, SHARD, 1), THOLE_OK);
     struct engine_replica_status before = status_of(c, 2);
     uint64_t hash = stale_state(c, 2).hash;
-    for (uint64_t transfer = 1; transfer < 4; transfer++)
+    for (uint64_t transfer = 1; transfer < 4; transfer++) {
         deliver(c, 2, transfer, 400, 40, &old);
+    }
     struct engine_replica_status after = status_of(c, 2);
     assert_true(after.leader_ready && after.term == before.term);
     assert_int_equal(stale_state(c, 2).hash, hash);
@@ -378,10 +392,12 @@ static uint64_t received(const struct bytes *there, const struct bytes *stream)
 {
     struct cluster *c = compacting(2, 1, "tally", 67);
     host_join(c, 1);
-    if (there != NULL)
+    if (there != NULL) {
         put_file(&c->hosts[1], "2-400.snap", there);
-    for (uint64_t transfer = 1; transfer < 4; transfer++)
+    }
+    for (uint64_t transfer = 1; transfer < 4; transfer++) {
         deliver(c, 1, transfer, 400, 40, stream);
+    }
     assert_int_equal(status_of(c, 1).applied, 400);
     uint64_t hash = stale_state(c, 1).hash;
     cluster_free(c);

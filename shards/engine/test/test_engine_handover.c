@@ -34,10 +34,12 @@ static void lead_many(struct cluster *c, int h)
         }
     }
     cluster_run(c, 3000);
-    for (uint64_t g = 0; g < GROUPS; g++)
-        for (int i = 0; i < c->count; i++)
+    for (uint64_t g = 0; g < GROUPS; g++) {
+        for (int i = 0; i < c->count; i++) {
             engine_transfer(c->hosts[i].engine, FIRST + g, 1000 + g * 10 + (uint64_t)h, NULL,
                             on_done, &moved[g][i]);
+        }
+    }
     cluster_run(c, 500);
 }
 
@@ -46,8 +48,9 @@ static int led_by(struct cluster *c, int h)
     struct engine_replica_status *all;
     int n = 0;
     size_t count = engine_replicas(c->hosts[h].engine, &all);
-    for (size_t i = 0; i < count; i++)
+    for (size_t i = 0; i < count; i++) {
         n += all[i].role == RAFT_LEADER;
+    }
     free(all);
     return n;
 }
@@ -172,10 +175,13 @@ static uint64_t highest_term(struct cluster *c)
 {
     uint64_t term = 0;
     struct engine_replica_status s;
-    for (int h = 0; h < c->count; h++)
-        for (uint64_t g = 0; g < GROUPS; g++)
-            if (engine_shard_status(c->hosts[h].engine, FIRST + g, &s) && s.term > term)
+    for (int h = 0; h < c->count; h++) {
+        for (uint64_t g = 0; g < GROUPS; g++) {
+            if (engine_shard_status(c->hosts[h].engine, FIRST + g, &s) && s.term > term) {
                 term = s.term;
+            }
+        }
+    }
     return term;
 }
 

@@ -15,8 +15,9 @@ static int settled_leader(struct cluster *c)
     propose_ok(c, "x");
     cluster_run(c, 1000);
     uint64_t before = c->control_frames;
-    while (c->control_frames == before)
+    while (c->control_frames == before) {
         cluster_run(c, 1);
+    }
     cluster_run(c, 20);
     return cluster_leader(c);
 }
@@ -58,16 +59,18 @@ static void isolate_and_ask(int phase_ms, int *ret_served, int *ret_refused)
     for (int ms = 0; ms < 2000; ms += 5) {
         int leader = cluster_leader(c);
         bool written = write && write->done && write->r.status.code == THOLE_OK;
-        if (leader >= 0 && leader != old && !write)
+        if (leader >= 0 && leader != old && !write) {
             write = op_propose(c, leader, "y");
+        }
         struct op *o = op_query(c, old);
         cluster_run(c, 5);
         bool served = o->done && o->r.status.code == THOLE_OK;
         assert_false(served && written); /* it could only have seen the first write */
         *ret_served += served;
         *ret_refused += o->done && !served;
-        if (!o->done)
+        if (!o->done) {
             op_wait(o);
+        }
         op_free(o);
     }
     assert_true(write && write->done && write->r.status.code == THOLE_OK);
@@ -79,8 +82,9 @@ static void test_engine_isolated_leader_serves_nothing_stale(void **state)
 {
     int served = 0, refused = 0;
     (void)state;
-    for (int phase_ms = 0; phase_ms < 100; phase_ms += 9)
+    for (int phase_ms = 0; phase_ms < 100; phase_ms += 9) {
         isolate_and_ask(phase_ms, &served, &refused);
+    }
     assert_true(served > 0 && refused > 0);
 }
 
@@ -94,14 +98,16 @@ static void test_engine_restarted_voters_keep_their_promise(void **state)
     int old = settled_leader(c);
     isolate(c, old, true);
     for (int i = 0; i < 3; i++) {
-        if (i == old)
+        if (i == old) {
             continue;
+        }
         host_crash(c, i);
         host_start(c, i);
     }
     uint64_t begin = cluster_now(c);
-    while (cluster_leader(c) < 0 || cluster_leader(c) == old)
+    while (cluster_leader(c) < 0 || cluster_leader(c) == old) {
         cluster_run(c, 1);
+    }
     assert_true(cluster_now(c) - begin >= 500 * MS);
     cluster_free(c);
 }

@@ -14,8 +14,9 @@ static void test_engine_grows_from_one_to_three(void **state)
     (void)state;
     struct cluster *c = cluster_new(3, 41);
     cluster_bootstrap(c, 1);
-    for (int i = 0; i < 5; i++)
+    for (int i = 0; i < 5; i++) {
         propose_ok(c, "x");
+    }
     for (int h = 1; h < 3; h++) {
         struct raft_change add = change_one(RAFT_CHANGE_ADD_LEARNER, h);
         struct raft_change promote = change_one(RAFT_CHANGE_ADD_VOTER, h);
@@ -152,8 +153,9 @@ static void check_removal(const char *machine)
     c->compact_log_bytes = 2000;
     c->keep_log_bytes = 200;
     cluster_bootstrap(c, 3);
-    for (int i = 0; i < 100; i++)
+    for (int i = 0; i < 100; i++) {
         propose_ok(c, "a payload of some bytes");
+    }
     int leader = cluster_leader(c), gone = (leader + 1) % 3;
     struct raft_change remove = change_one(RAFT_CHANGE_REMOVE, gone);
     assert_int_equal(change_wait(c, leader, &remove), THOLE_OK);
@@ -310,8 +312,9 @@ static void test_engine_many_groups_share_writes(void **state)
         engine_replica_start(c->hosts[0].engine, &spec, on_done, &done[g]);
     }
     cluster_run(c, 3000);
-    for (int g = 1; g <= GROUPS; g++)
+    for (int g = 1; g <= GROUPS; g++) {
         assert_true(done[g].done && done[g].st.code == THOLE_OK);
+    }
     uint64_t before = c->hosts[0].writes;
     struct op *ops[GROUPS];
     for (uint64_t g = 0; g < GROUPS; g++) {

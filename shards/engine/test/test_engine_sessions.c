@@ -16,8 +16,9 @@ static uint64_t open_session(struct cluster *c)
         op_wait(o);
         uint64_t id = o->r.status.code == THOLE_OK ? o->r.code : 0;
         op_free(o);
-        if (id)
+        if (id) {
             return id;
+        }
     }
 }
 
@@ -79,10 +80,12 @@ static void check_retries(const char *machine)
     assert_int_equal(a->r.index, b->r.index);
     op_free(a);
     op_free(b);
-    for (int h = 0; h < 3; h++)
+    for (int h = 0; h < 3; h++) {
         host_stop(c, h);
-    for (int h = 0; h < 3; h++)
+    }
+    for (int h = 0; h < 3; h++) {
         host_start(c, h);
+    }
     assert_int_equal(code_of(c, s, 2, true), 2);
     assert_int_equal(query_ok(c, 0).count, 3);
     cluster_free(c);
@@ -111,8 +114,9 @@ static void check_window(const char *machine)
     c->machine = machine;
     cluster_bootstrap(c, 1);
     uint64_t s = open_session(c);
-    for (uint64_t i = 1; i <= LIMIT_SESSION_RESULTS + 3; i++)
+    for (uint64_t i = 1; i <= LIMIT_SESSION_RESULTS + 3; i++) {
         assert_int_equal(code_of(c, s, i, false), i);
+    }
     assert_int_equal(reason_of(c, s, 1), THOLE_REASON_SEQUENCE_TOO_OLD);
     assert_int_equal(code_of(c, s, 4, true), 4);
     host_crash(c, 0);
@@ -140,8 +144,9 @@ static void test_engine_least_recently_used_session_is_evicted(void **state)
     (void)code_of(c, second, 1, false);
     (void)code_of(c, first, 1, false); /* now `second` is the older one */
     struct op **ops = xcalloc(LIMIT_SESSIONS, sizeof(struct op *));
-    for (int i = 0; i < LIMIT_SESSIONS - 1; i++)
+    for (int i = 0; i < LIMIT_SESSIONS - 1; i++) {
         ops[i] = op_open_session(c, 0);
+    }
     for (int i = 0; i < LIMIT_SESSIONS - 1; i++) {
         op_wait(ops[i]);
         assert_int_equal(ops[i]->r.status.code, THOLE_OK);
@@ -168,13 +173,16 @@ static void check_through_snapshot(const char *machine)
     assert_int_equal(code_of(c, s, 1, false), 1);
     int behind = (cluster_wait_leader(c) + 1) % 3;
     isolate(c, behind, true);
-    for (uint64_t i = 2; i <= 300; i++)
+    for (uint64_t i = 2; i <= 300; i++) {
         (void)code_of(c, s, i, false);
+    }
     isolate(c, behind, false);
     RUN_UNTIL(c, 20000, stale_state(c, behind).count == 300);
-    for (int h = 0; h < 3; h++)
-        if (h != behind)
+    for (int h = 0; h < 3; h++) {
+        if (h != behind) {
             host_crash(c, h);
+        }
+    }
     host_start(c, (behind + 1) % 3);
     RUN_UNTIL(c, 20000, cluster_leader(c) >= 0);
     assert_int_equal(code_of(c, s, 299, true), 299);
@@ -221,18 +229,20 @@ static size_t answer_bytes(const struct session_table *t, size_t *ret_cut)
 {
     size_t sum = 0;
     *ret_cut = 0;
-    for (const struct session *s = t->oldest; s; s = s->newer)
+    for (const struct session *s = t->oldest; s; s = s->newer) {
         for (uint32_t i = 0; i < s->count; i++) {
             sum += s->results[i].result ? s->results[i].result->size : 0;
             *ret_cut += s->results[i].cut;
         }
+    }
     return sum;
 }
 
 static void encode_table(const struct session_table *t, struct bytes *out)
 {
-    for (const struct session *s = t->oldest; s; s = s->newer)
+    for (const struct session *s = t->oldest; s; s = s->newer) {
         session_encode(s, out);
+    }
 }
 
 /* 4,096 sessions with 64 answers of 64 KiB each would be 16 GiB. However entries are batched, the
@@ -249,17 +259,20 @@ static void test_session_answers_are_bounded_together(void **state)
         const struct session_result *r = NULL;
         uint64_t index = 1;
         size_t cut = 0;
-        for (uint64_t s = 1; s <= SESSIONS; s++)
+        for (uint64_t s = 1; s <= SESSIONS; s++) {
             assert_true(session_open(&t, s, index++, NULL));
+        }
         for (unsigned i = 0; i < SESSIONS * ROUNDS; i += batch[k]) {
             unsigned n = SESSIONS * ROUNDS - i < batch[k] ? SESSIONS * ROUNDS - i : batch[k];
-            for (unsigned j = i; j < i + n; j++)
+            for (unsigned j = i; j < i + n; j++) {
                 assert_int_equal(
                     session_begin(&t, 1 + j % SESSIONS, 1 + j / SESSIONS, index + j, NULL, &r),
                     SESSION_APPLY);
-            for (unsigned j = i; j < i + n; j++)
+            }
+            for (unsigned j = i; j < i + n; j++) {
                 assert_non_null(session_finish(&t, 1 + j % SESSIONS, 1 + j / SESSIONS, j,
                                                slice_of(answer, sizeof answer - j % 3), NULL));
+            }
             assert_true(answer_bytes(&t, &cut) <= LIMIT_SESSION_ANSWERS_BYTES_MAX);
         }
         assert_true(answer_bytes(&t, &cut) > LIMIT_SESSION_ANSWERS_BYTES / 2);
@@ -282,8 +295,9 @@ static void test_session_answers_are_bounded_together(void **state)
         session_table_deinit(&u);
         assert_true(slice_equal(bytes_slice(&encoded[k]), bytes_slice(&encoded[0])));
     }
-    for (int k = 0; k < BATCHES; k++)
+    for (int k = 0; k < BATCHES; k++) {
         bytes_deinit(&encoded[k]);
+    }
 }
 
 static void test_session_reserved_answer_is_busy(void **state)
@@ -292,8 +306,9 @@ static void test_session_reserved_answer_is_busy(void **state)
     struct session_table t = {0};
     const struct session_result *r = NULL;
     assert_true(session_open(&t, 1, 1, NULL));
-    for (uint64_t i = 1; i <= LIMIT_SESSION_RESULTS; i++)
+    for (uint64_t i = 1; i <= LIMIT_SESSION_RESULTS; i++) {
         assert_int_equal(session_begin(&t, 1, i, 1 + i, NULL, &r), SESSION_APPLY);
+    }
     assert_int_equal(session_begin(&t, 1, 5, 100, NULL, &r), SESSION_BUSY);
     assert_int_equal(session_begin(&t, 1, 1000, 100, NULL, &r), SESSION_BUSY); /* would trim one */
     (void)session_finish(&t, 1, 1, 0, (struct slice){0}, NULL);
@@ -318,8 +333,9 @@ static void test_session_evicted_before_its_command_ended(void **state)
     }
     assert_int_equal(session_begin(&t, 1, 5, index++, NULL, &r), SESSION_APPLY);
     assert_null(r);
-    for (int i = 0; i < LIMIT_SESSIONS; i++, index++)
+    for (int i = 0; i < LIMIT_SESSIONS; i++, index++) {
         assert_true(session_open(&t, index, index, NULL));
+    }
     assert_null(session_finish(&t, 1, 5, 0, (struct slice){0}, NULL));
     assert_int_equal(session_begin(&t, 1, 5, index, NULL, &r), SESSION_EXPIRED);
     session_table_deinit(&t);

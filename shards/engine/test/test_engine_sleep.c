@@ -28,16 +28,18 @@ static bool sleeps(struct cluster *c, int h)
 static int sleepers(struct cluster *c)
 {
     int n = 0;
-    for (int i = 0; i < c->count; i++)
+    for (int i = 0; i < c->count; i++) {
         n += sleeps(c, i);
+    }
     return n;
 }
 
 /* Three hosts whose group sleeps; the leader's. */
 static int lull(struct cluster *c)
 {
-    if (!c->hosts[0].engine)
+    if (!c->hosts[0].engine) {
         cluster_bootstrap(c, 3);
+    }
     propose_ok(c, "x");
     RUN_UNTIL(c, 10000, sleepers(c) == 3);
     return cluster_leader(c);
@@ -146,8 +148,9 @@ static void test_sleep_mute_leader_is_replaced(void **state)
     (void)state;
     struct cluster *c = cluster_new(3, 94);
     int leader = lull(c);
-    for (int h = 0; h < 3; h++)
+    for (int h = 0; h < 3; h++) {
         c->cut[leader][h] = h != leader;
+    }
     expect_other_leader(c, leader);
     memset(c->cut, 0, sizeof(c->cut));
     RUN_UNTIL(c, 20 * IDLE_MS, sleepers(c) == 3);
@@ -175,7 +178,7 @@ static void test_sleep_deleted_leader_is_replaced(void **state)
 static void start_many(struct cluster *c, uint64_t shards)
 {
     struct raft_member initial[3] = {0};
-    for (uint64_t s = 1; s <= shards; s++)
+    for (uint64_t s = 1; s <= shards; s++) {
         for (int h = 0; h < 3; h++) {
             for (int i = 0; i < 3; i++) {
                 initial[i] =
@@ -191,6 +194,7 @@ static void start_many(struct cluster *c, uint64_t shards)
             engine_replica_start(c->hosts[h].engine, &spec, on_done, &d);
             RUN_UNTIL(c, 1000, d.done);
         }
+    }
 }
 
 static uint64_t count_sleeping(struct cluster *c, int h, uint64_t shards)
@@ -210,16 +214,18 @@ static void test_sleep_many_deleted_leaders_are_replaced(void **state)
     enum { SHARDS = 4 * BEAT_WOKEN_MAX };
     struct cluster *c = cluster_new(3, 96);
     c->loops = 2;
-    for (int h = 0; h < 3; h++)
+    for (int h = 0; h < 3; h++) {
         host_start(c, h);
+    }
     start_many(c, SHARDS);
     RUN_UNTIL(c, 20000,
               count_sleeping(c, 0, SHARDS) + count_sleeping(c, 1, SHARDS) +
                       count_sleeping(c, 2, SHARDS) ==
                   3 * SHARDS);
     struct done d[SHARDS] = {0};
-    for (uint64_t s = 1; s <= SHARDS; s++)
+    for (uint64_t s = 1; s <= SHARDS; s++) {
         engine_replica_remove(c->hosts[0].engine, 1000 * s, on_done, &d[s - 1]);
+    }
     cluster_run(c, 4 * T_MS);
     for (uint64_t s = 1; s <= SHARDS; s++) {
         struct engine_replica_status a, b;

@@ -23,8 +23,9 @@ static struct cluster *compacting(int hosts, int voters, const char *machine, ui
 
 static void propose_many(struct cluster *c, int n)
 {
-    for (int i = 0; i < n; i++)
+    for (int i = 0; i < n; i++) {
         propose_ok(c, "some payload of a few bytes");
+    }
 }
 
 static void check_compaction(const char *machine)
@@ -37,13 +38,16 @@ static void check_compaction(const char *machine)
         assert_true(s.first_index > 250);
         assert_true(s.log_bytes < 3 * c->compact_log_bytes);
     }
-    for (int h = 0; h < 3; h++)
+    for (int h = 0; h < 3; h++) {
         host_crash(c, h);
-    for (int h = 0; h < 3; h++)
+    }
+    for (int h = 0; h < 3; h++) {
         host_start(c, h);
+    }
     cluster_wait_leader(c);
-    for (int h = 0; h < 3; h++)
+    for (int h = 0; h < 3; h++) {
         assert_int_equal(query_ok(c, h).count, 400);
+    }
     propose_many(c, 200);
     cluster_run(c, 500);
     assert_int_equal(stale_state(c, 0).hash, stale_state(c, 1).hash);
@@ -62,8 +66,9 @@ static void test_engine_compacts_and_recovers(void **state)
 static void check_lagging(const char *machine, size_t ballast, double drop)
 {
     struct cluster *c = compacting(3, 3, machine, 32);
-    for (int h = 0; h < 3; h++)
+    for (int h = 0; h < 3; h++) {
         c->hosts[h].tally.ballast = ballast;
+    }
     propose_many(c, 10);
     int behind = (cluster_wait_leader(c) + 1) % 3;
     isolate(c, behind, true);
@@ -81,8 +86,9 @@ static void check_lagging(const char *machine, size_t ballast, double drop)
     host_start(c, behind);
     cluster_run(c, 1000);
     assert_int_equal(stale_state(c, behind).count, 420);
-    if (strcmp(machine, "ledger") == 0) /* the old generation is gone */
+    if (strcmp(machine, "ledger") == 0) { /* the old generation is gone */
         assert_int_equal(ledger_disk_spaces(c->hosts[behind].ledger), 1);
+    }
     cluster_free(c);
 }
 
@@ -110,8 +116,9 @@ static void check_cap(uint64_t rate, size_t ballast)
     c->keep_log_bytes = 500;
     c->snapshot_bytes_per_s = rate;
     cluster_bootstrap(c, 5);
-    for (int h = 0; h < 5; h++)
+    for (int h = 0; h < 5; h++) {
         c->hosts[h].tally.ballast = ballast;
+    }
     propose_many(c, 10);
     int leader = cluster_wait_leader(c), a = (leader + 1) % 5, b = (leader + 2) % 5;
     isolate(c, a, true);
@@ -126,10 +133,12 @@ static void check_cap(uint64_t rate, size_t ballast)
         uint64_t passed = (cluster_now(c) - begun) / MS;
         assert_true(c->snapshot_bytes <= at_once + rate * passed / 1000);
         assert_true(passed < least * 5 / 4 + 3000);
-        if (!done_a && stale_state(c, a).count == 410)
+        if (!done_a && stale_state(c, a).count == 410) {
             done_a = passed;
-        if (!done_b && stale_state(c, b).count == 410)
+        }
+        if (!done_b && stale_state(c, b).count == 410) {
             done_b = passed;
+        }
     }
     uint64_t apart = done_a > done_b ? done_a - done_b : done_b - done_a;
     assert_true(apart < least / 4 + 1000);
@@ -150,8 +159,9 @@ static void test_engine_snapshot_of_an_old_leader_disturbs_no_newer_one(void **s
 {
     (void)state;
     struct cluster *c = compacting(3, 3, "tally", 41);
-    for (int h = 0; h < 3; h++)
+    for (int h = 0; h < 3; h++) {
         c->hosts[h].tally.ballast = 8 * MIB;
+    }
     propose_many(c, 10);
     int leader = cluster_wait_leader(c), behind = (leader + 1) % 3, other = (leader + 2) % 3;
     isolate(c, behind, true);
@@ -207,14 +217,16 @@ static void check_crash_during_install(const char *machine)
         isolate(c, behind, false);
         uint64_t frames = c->snapshot_frames;
         RUN_UNTIL(c, 20000, c->snapshot_frames > frames);
-        for (uint64_t i = 0; i < at; i++)
+        for (uint64_t i = 0; i < at; i++) {
             cluster_run(c, 1);
+        }
         host_crash(c, behind);
         host_start(c, behind);
         RUN_UNTIL(c, 60000, stale_state(c, behind).count == 300);
         cluster_run(c, 500);
-        if (strcmp(machine, "ledger") == 0)
+        if (strcmp(machine, "ledger") == 0) {
             assert_int_equal(ledger_disk_spaces(c->hosts[behind].ledger), 1);
+        }
         cluster_free(c);
     }
 }

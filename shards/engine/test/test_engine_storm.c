@@ -37,8 +37,9 @@ static int random_host(struct storm *s)
 static void collect(struct storm *s, struct client *k)
 {
     struct op *o = k->op;
-    if (!o || !o->done)
+    if (!o || !o->done) {
         return;
+    }
     k->op = NULL;
     if (o->r.kind == ENGINE_OPEN_SESSION && o->r.status.code == THOLE_OK) {
         k->session = o->r.code;
@@ -58,8 +59,9 @@ static void submit(struct storm *s, struct client *k)
 {
     struct cluster *c = s->c;
     int h = rand_chance(&s->rand, 0.7) ? cluster_leader(c) : random_host(s);
-    if (k->op || h < 0 || !c->hosts[h].engine)
+    if (k->op || h < 0 || !c->hosts[h].engine) {
         return;
+    }
     k->op = op_new(c, k->session ? ENGINE_PROPOSE : ENGINE_OPEN_SESSION, k->session ? "x" : NULL);
     k->op->r.session = k->session;
     k->op->r.sequence = k->sequence;
@@ -82,8 +84,9 @@ static void read_sometimes(struct storm *s)
         s->query = NULL;
     }
     int h = random_host(s);
-    if (s->query || !c->hosts[h].engine)
+    if (s->query || !c->hosts[h].engine) {
         return;
+    }
     s->query_floor = s->acknowledged;
     s->query = op_query(c, h);
     s->query->r.deadline_ns = cluster_now(c) + 3000 * MS;
@@ -94,15 +97,17 @@ static void rearrange(struct storm *s, int h)
 {
     struct cluster *c = s->c;
     int leader = cluster_leader(c);
-    if (leader < 0 || s->change_count == 16)
+    if (leader < 0 || s->change_count == 16) {
         return;
+    }
     struct done *d = &s->changes[s->change_count++];
     struct raft_change change =
         change_one(rand_chance(&s->rand, 0.4) ? RAFT_CHANGE_DEMOTE : RAFT_CHANGE_ADD_VOTER, h);
-    if (rand_chance(&s->rand, 0.4))
+    if (rand_chance(&s->rand, 0.4)) {
         engine_transfer(c->hosts[leader].engine, SHARD, (uint64_t)h + 1, NULL, on_done, d);
-    else
+    } else {
         engine_change(c->hosts[leader].engine, SHARD, &change, on_done, d);
+    }
 }
 
 static void trouble(struct storm *s)
@@ -132,9 +137,11 @@ static void trouble(struct storm *s)
         rearrange(s, h);
         break;
     default:
-        for (int i = 0; i < c->count; i++)
-            if (!c->hosts[i].engine)
+        for (int i = 0; i < c->count; i++) {
+            if (!c->hosts[i].engine) {
                 host_start(c, i);
+            }
+        }
     }
 }
 
@@ -144,14 +151,17 @@ static void calm(struct storm *s)
     c->drop = 0;
     c->delay_ms_max = 2;
     memset(c->cut, 0, sizeof(c->cut));
-    for (int i = 0; i < c->count; i++)
-        if (!c->hosts[i].engine)
+    for (int i = 0; i < c->count; i++) {
+        if (!c->hosts[i].engine) {
             host_start(c, i);
-    for (int i = 0; i < CLIENTS; i++)
+        }
+    }
+    for (int i = 0; i < CLIENTS; i++) {
         if (s->clients[i].op) {
             op_wait(s->clients[i].op);
             collect(s, &s->clients[i]);
         }
+    }
     if (s->query) {
         op_wait(s->query);
         op_free(s->query);
@@ -169,19 +179,22 @@ static void settle(struct storm *s)
         while (!k->session || k->acknowledged < target) {
             (void)cluster_wait_leader(s->c);
             submit(s, k);
-            if (k->op)
+            if (k->op) {
                 op_wait(k->op);
+            }
             collect(s, k);
             cluster_run(s->c, 20);
         }
         total += k->acknowledged;
     }
     struct cluster *c = s->c;
-    for (int h = 0; h < c->count; h++)
+    for (int h = 0; h < c->count; h++) {
         assert_int_equal(query_ok(c, h).count, total);
+    }
     uint64_t hash = stale_state(c, 0).hash;
-    for (int h = 1; h < c->count; h++)
+    for (int h = 1; h < c->count; h++) {
         assert_int_equal(stale_state(c, h).hash, hash);
+    }
 }
 
 static void run_storm(uint64_t seed, const char *machine, int hosts)
@@ -199,15 +212,17 @@ static void run_storm(uint64_t seed, const char *machine, int hosts)
             submit(&s, &s.clients[i]);
         }
         read_sometimes(&s);
-        if (rand_chance(&s.rand, 0.08))
+        if (rand_chance(&s.rand, 0.08)) {
             trouble(&s);
+        }
         cluster_run(c, rand_below(&s.rand, 60));
     }
     calm(&s);
     settle(&s);
     cluster_free(c);
-    for (size_t i = 0; i < s.change_count; i++)
+    for (size_t i = 0; i < s.change_count; i++) {
         assert_true(s.changes[i].done);
+    }
 }
 
 static void storms(const char *machine, int hosts, uint64_t base)
@@ -216,8 +231,9 @@ static void storms(const char *machine, int hosts, uint64_t base)
     const char *many = getenv("STORM_SEEDS");
     uint64_t seeds = many ? strtoull(many, NULL, 10) : SEEDS;
     for (uint64_t seed = base; seed < base + seeds; seed++) {
-        if (one && strtoull(one, NULL, 10) != seed)
+        if (one && strtoull(one, NULL, 10) != seed) {
             continue;
+        }
         print_message("seed %llu\r", (unsigned long long)seed);
         run_storm(seed, machine, hosts);
     }

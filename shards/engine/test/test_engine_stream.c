@@ -21,15 +21,17 @@ static struct cluster *ledgers(int hosts, int voters, uint64_t seed)
     c->compact_log_bytes = 4000;
     c->keep_log_bytes = 500;
     cluster_bootstrap(c, voters);
-    for (int h = 0; h < hosts; h++)
+    for (int h = 0; h < hosts; h++) {
         ledger_disk_set_ballast(c->hosts[h].ledger, BALLAST);
+    }
     return c;
 }
 
 static void propose_many(struct cluster *c, int n)
 {
-    for (int i = 0; i < n; i++)
+    for (int i = 0; i < n; i++) {
         propose_ok(c, "some payload of a few bytes");
+    }
 }
 
 /* A follower that needs a snapshot, and is about to get it. */
@@ -99,9 +101,11 @@ static void test_engine_half_a_stream_is_never_installed(void **state)
         int behind = leave_behind(c), leader = cluster_wait_leader(c);
         RUN_UNTIL(c, 20000, c->snapshot_bytes >= bytes);
         uint64_t seen = c->snapshot_bytes;
-        for (int h = 0; h < 3; h++)
-            if (h != behind)
+        for (int h = 0; h < 3; h++) {
+            if (h != behind) {
                 host_crash(c, h);
+            }
+        }
         for (int i = 0; i < 100; i++) {
             cluster_run(c, 1000); /* past every patience */
             assert_true(stale_state(c, behind).count == 10 || seen >= BALLAST);

@@ -61,13 +61,15 @@ static void round_of(struct rig *r, struct client *clients)
         struct client *k = &clients[i];
         int h = rig_leader(r, k->shard);
         sent[i] = h >= 0;
-        if (sent[i])
+        if (sent[i]) {
             submit(k, k->session ? ENGINE_PROPOSE : ENGINE_OPEN_SESSION, h);
+        }
     }
     for (int i = 0; i < CLIENTS; i++) {
         struct client *k = &clients[i];
-        if (!sent[i])
+        if (!sent[i]) {
             continue;
+        }
         wait_done(k);
         if (k->r.status.code == THOLE_OK && !k->session) {
             k->session = k->r.code;
@@ -87,11 +89,13 @@ static struct tally query(struct rig *r, uint64_t shard, int h)
         submit(&k, ENGINE_QUERY, h);
         wait_done(&k);
         bool ok = k.r.status.code == THOLE_OK;
-        if (ok)
+        if (ok) {
             memcpy(&t, k.r.result.bytes.data, sizeof(t));
+        }
         bufslice_unref(k.r.result);
-        if (ok)
+        if (ok) {
             return t;
+        }
         usleep(20000);
     }
     fail_msg("no answer");
@@ -109,12 +113,14 @@ static void check_states(struct rig *r, struct client *clients)
     }
     for (uint64_t shard = 1; shard <= SHARDS; shard++) {
         uint64_t total = 0;
-        for (int i = 0; i < CLIENTS; i++)
+        for (int i = 0; i < CLIENTS; i++) {
             total += clients[i].shard == shard ? clients[i].acknowledged : 0;
+        }
         struct tally first = query(r, shard, 0);
         assert_int_equal(first.count, total);
-        for (int h = 1; h < 3; h++)
+        for (int h = 1; h < 3; h++) {
             assert_int_equal(query(r, shard, h).hash, first.hash);
+        }
     }
 }
 
@@ -142,12 +148,14 @@ static void run(const struct thole_machine_type *type, bool memory_log, uint32_t
         clients[i].rig = r;
         clients[i].shard = 1 + (uint64_t)i % SHARDS;
     }
-    for (int i = 0; i < 60; i++)
+    for (int i = 0; i < 60; i++) {
         round_of(r, clients);
+    }
     for (int h = 0; h < 3; h++) {
         rig_stop_host(r, h);
-        for (int i = 0; i < 40; i++)
+        for (int i = 0; i < 40; i++) {
             round_of(r, clients);
+        }
         rig_start_host(r, h);
         rig_wait_leaders(r);
     }
@@ -221,8 +229,9 @@ static void kv_request(struct rig *r, struct client *k, enum engine_request_kind
         };
         engine_submit(r->hosts[at].engine, &k->r);
         wait_done(k);
-        if (k->r.status.code == THOLE_OK)
+        if (k->r.status.code == THOLE_OK) {
             return;
+        }
         usleep(10000);
     }
     fail_msg("no answer: %s", k->r.status.message);
@@ -249,8 +258,9 @@ static void check_equal(struct rig *r, struct client *k)
             kv_request(r, k, ENGINE_QUERY, h, text);
             struct slice answer = k->r.result.bytes;
             assert_in_range(answer.size, 1, sizeof(first));
-            if (h == 0)
+            if (h == 0) {
                 memcpy(first, answer.data, answer.size);
+            }
             assert_memory_equal(first, answer.data, answer.size);
             bufslice_unref(k->r.result);
         }

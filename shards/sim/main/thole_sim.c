@@ -38,8 +38,9 @@ static void on_signal(int number)
 static void show_said(void)
 {
     char text[4096];
-    if (lseek(said, -(off_t)sizeof(text), SEEK_END) < 0)
+    if (lseek(said, -(off_t)sizeof(text), SEEK_END) < 0) {
         (void)lseek(said, 0, SEEK_SET);
+    }
     ssize_t n = read(said, text, sizeof(text));
     tell(text, n > 0 ? (size_t)n : 0);
 }
@@ -49,28 +50,34 @@ static void show_said(void)
 static void hush(void)
 {
     FILE *f = tmpfile();
-    if (!f)
+    if (!f) {
         return;
+    }
     said = fileno(f);
     out = dup(STDERR_FILENO);
     pid_t child = fork();
-    if (child == 0)
+    if (child == 0) {
         (void)dup2(said, STDERR_FILENO);
-    if (child <= 0)
+    }
+    if (child <= 0) {
         return;
+    }
     int status = 0;
-    while (waitpid(child, &status, 0) < 0 && errno == EINTR)
+    while (waitpid(child, &status, 0) < 0 && errno == EINTR) {
         continue;
+    }
     bool crashed = !WIFEXITED(status) || WEXITSTATUS(status) > 2;
-    if (crashed)
+    if (crashed) {
         show_said();
+    }
     exit(crashed ? 1 : WEXITSTATUS(status));
 }
 
 static void forget_said(void)
 {
-    if (said >= 0 && ftruncate(said, 0) == 0)
+    if (said >= 0 && ftruncate(said, 0) == 0) {
         (void)lseek(said, 0, SEEK_SET);
+    }
 }
 
 static double seconds(void)
@@ -82,8 +89,9 @@ static double seconds(void)
 
 static bool report(const struct sim_options *o, const struct sim_report *r)
 {
-    if (!r->failed)
+    if (!r->failed) {
         return true;
+    }
     char what[512];
     sim_describe(o, what, sizeof(what));
     (void)printf("seed %" PRIu64 " FAILED at %" PRIu64 " ms: %s\n  %s\nreplay: %s\n", o->seed,
@@ -142,20 +150,23 @@ static int run_seeds(struct command c)
         double before = seconds();
         forget_said();
         sim_replay_line(&o, replay, sizeof(replay));
-        if (c.forked)
+        if (c.forked) {
             sim_run_forked(&o, &r);
-        else
+        } else {
             sim_run(&o, &r);
-        if (c.verbose)
+        }
+        if (c.verbose) {
             (void)printf(
                 "seed %" PRIu64 ": %.2f s, %" PRIu64 " turns, %" PRIu64 " commands, %" PRIu64
                 " reads, %" PRIu64 " elections, hash %016" PRIx64 "\n",
                 o.seed, seconds() - before, r.turns, r.proposals, r.reads, r.elections, r.hash);
+        }
         all.failed += !report(&o, &r);
         add(&all, &r);
     }
-    if (o.trace) /* the same to the byte every time: without what the clock on the wall says */
+    if (o.trace) { /* the same to the byte every time: without what the clock on the wall says */
         return all.failed ? 1 : 0;
+    }
     (void)printf("%" PRIu64 " seeds, %" PRIu64 " failed; %.1f virtual hours in %.1f s; %" PRIu64
                  " turns, %" PRIu64 " operations (%" PRIu64 " of unknown outcome), %" PRIu64
                  " crashes, %" PRIu64 " elections, %" PRIu64 " snapshots installed, %" PRIu64
@@ -181,8 +192,9 @@ static int minimize(struct sim_options o)
         struct sim_options fewer = o;
         fewer.without |= UINT32_C(1) << i;
         sim_run_forked(&fewer, &r);
-        if (r.failed)
+        if (r.failed) {
             o = fewer;
+        }
     }
     struct sim_options smaller = o;
     smaller.groups = 1;
@@ -196,10 +208,11 @@ static int minimize(struct sim_options o)
         struct sim_options shorter = o;
         shorter.ticks = low + (high - low) / 2;
         sim_run_forked(&shorter, &r);
-        if (r.failed)
+        if (r.failed) {
             high = o.ticks = shorter.ticks;
-        else
+        } else {
             low = shorter.ticks + 1;
+        }
     }
     sim_run_forked(&o, &r);
     sim_replay_line(&o, replay, sizeof(replay));
@@ -215,12 +228,14 @@ static int canaries(struct sim_options o, const char *only, uint64_t budget)
         struct sim_report r = {0};
         double begin = seconds();
         o.canary = sim_canary_name(i);
-        if (strcmp(only, "all") != 0 && strcmp(only, o.canary) != 0)
+        if (strcmp(only, "all") != 0 && strcmp(only, o.canary) != 0) {
             continue;
+        }
         (void)sim_canary_set(o.canary);
         o.force = strncmp(o.canary, "force_", 6) == 0;
-        for (o.seed = first; o.seed < first + budget && !r.failed; o.seed++)
+        for (o.seed = first; o.seed < first + budget && !r.failed; o.seed++) {
             sim_run_forked(&o, &r);
+        }
         o.seed--;
         sim_replay_line(&o, replay, sizeof(replay));
         (void)printf("%-24s %s after %" PRIu64 " seeds, %.1f s: %s\n  %s\n", o.canary,
@@ -237,8 +252,9 @@ static int bench(void)
     struct sim_report r;
     struct sim_options o = {.seed = 1, .ticks = 200000, .bench = true};
     double begin = seconds();
-    if (!run_one(&o, &r))
+    if (!run_one(&o, &r)) {
         return 1;
+    }
     double took = seconds() - begin;
     (void)printf(
         "no faults, 1 group, 3 hosts: %.0f cluster-ticks/s (%.0f commands/s, %.0f turns/s)\n",
@@ -247,8 +263,9 @@ static int bench(void)
     begin = seconds();
     for (o = (struct sim_options){.seed = 1, .ticks = SIM_TICKS_DEFAULT, .groups = 20};
          o.seed <= 10; o.seed++) {
-        if (!run_one(&o, &r))
+        if (!run_one(&o, &r)) {
             return 1;
+        }
         ticks += r.at_ns / 1000000 / SIM_TICK_MS;
     }
     took = seconds() - begin;
@@ -350,21 +367,25 @@ int main(int argc, char **argv)
         (void)fputs(usage, stderr);
         return 2;
     }
-    if (!c.log)
+    if (!c.log) {
         hush();
+    }
     (void)signal(SIGABRT, on_signal);
     (void)signal(SIGSEGV, on_signal);
-    if (c.o.seed == 0)
+    if (c.o.seed == 0) {
         c.o.seed = (uint64_t)time(NULL) * 100000;
+    }
     c.o.trace = c.trace ? stdout : NULL;
-    if (c.bench)
+    if (c.bench) {
         return bench();
+    }
     if (c.minimize) {
         c.o.canary = c.canary;
         return minimize(c.o);
     }
-    if (c.canary && c.count > 0)
+    if (c.canary && c.count > 0) {
         return canaries(c.o, c.canary, c.count);
+    }
     c.o.canary = c.canary;
     c.count = c.count ? c.count : c.seconds > 0 ? UINT64_MAX : 1;
     return run_seeds(c);

@@ -104,19 +104,25 @@ struct call {
 static bool try_orders(const struct call *c, unsigned done, uint64_t value)
 {
     bool all = true;
-    for (int i = 0; i < OPS; i++)
+    for (int i = 0; i < OPS; i++) {
         all = all && ((done >> i & 1) || c[i].open);
-    if (all)
+    }
+    if (all) {
         return true;
+    }
     for (int i = 0; i < OPS; i++) {
         bool first = !(done >> i & 1);
-        for (int k = 0; k < OPS && first; k++)
-            if (k != i && !(done >> k & 1) && !c[k].open && c[k].end < c[i].begin)
+        for (int k = 0; k < OPS && first; k++) {
+            if (k != i && !(done >> k & 1) && !c[k].open && c[k].end < c[i].begin) {
                 first = false;
-        if (!first || (!c[i].open && c[i].result != value))
+            }
+        }
+        if (!first || (!c[i].open && c[i].result != value)) {
             continue;
-        if (try_orders(c, done | 1u << i, c[i].swap ? c[i].value : value))
+        }
+        if (try_orders(c, done | 1u << i, c[i].swap ? c[i].value : value)) {
             return true;
+        }
     }
     return false;
 }
@@ -124,8 +130,9 @@ static bool try_orders(const struct call *c, unsigned done, uint64_t value)
 static void make(struct rand *r, struct call *c)
 {
     int moments[2 * OPS];
-    for (int i = 0; i < 2 * OPS; i++)
+    for (int i = 0; i < 2 * OPS; i++) {
         moments[i] = i;
+    }
     for (int i = 2 * OPS - 1; i > 0; i--) {
         int k = (int)rand_below(r, (uint64_t)i + 1), m = moments[i];
         moments[i] = moments[k];
@@ -154,15 +161,18 @@ static void test_linear_agrees_with_brute_force(void **state)
         uint64_t op[OPS] = {0};
         make(&r, c);
         struct linear *l = linear_new(0);
-        for (int t = 0; t < 2 * OPS; t++)
+        for (int t = 0; t < 2 * OPS; t++) {
             for (int i = 0; i < OPS; i++) {
-                if (c[i].begin == t)
+                if (c[i].begin == t) {
                     op[i] = c[i].swap ? linear_swap(l, c[i].value) : linear_read(l);
-                if (c[i].end == t && c[i].open)
+                }
+                if (c[i].end == t && c[i].open) {
                     linear_open(l, op[i]);
-                else if (c[i].end == t)
+                } else if (c[i].end == t) {
                     linear_return(l, op[i], c[i].result);
+                }
             }
+        }
         bool expected = try_orders(c, 0, 0);
         good += expected;
         assert_int_equal(linear_check(l, true), expected ? LINEAR_OK : LINEAR_VIOLATION);
