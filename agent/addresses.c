@@ -76,7 +76,7 @@ static bool was_removed(struct agent *a, const struct uuid *host)
 {
     struct registry_view *v = registry_view_acquire(a->registry);
     const thole_v1_Host *row = registry_host(v, host);
-    bool removed = row && thole_v1_Host_name(row).size == 0;
+    bool removed = row != NULL && thole_v1_Host_name(row).size == 0;
     registry_view_release(v);
     return removed;
 }
@@ -93,12 +93,12 @@ void addresses_learn(struct addresses *as, const struct uuid *host, uint64_t inc
     bool moved = false, fresh = false;
     pthread_mutex_lock(&as->lock);
     struct place *p = find(as, host);
-    fresh = !p && as->count < HOSTS_MAX;
+    fresh = p == NULL && as->count < HOSTS_MAX;
     if (fresh) {
         p = &as->places[as->count++];
         *p = (struct place){.host = *host};
     }
-    if (p && (fresh || outranks(p, incarnation, source, up))) {
+    if (p != NULL && (fresh || outranks(p, incarnation, source, up))) {
         moved = strcmp(p->address, address) != 0;
         if (moved || p->incarnation != incarnation) {
             touch(as);
@@ -118,7 +118,7 @@ void addresses_learn(struct addresses *as, const struct uuid *host, uint64_t inc
         LOG_INFO(AGENT, "a host has another address peer=%s address=%s incarnation=%" PRIu64, id,
                  address, incarnation);
     }
-    if (moved && a->chores) {
+    if (moved && a->chores != NULL) {
         chores_wake(a->chores);
     }
 }
@@ -127,7 +127,7 @@ void addresses_forget(struct addresses *as, const struct uuid *host)
 {
     pthread_mutex_lock(&as->lock);
     struct place *p = find(as, host);
-    if (p) {
+    if (p != NULL) {
         *p = as->places[--as->count];
         touch(as);
     }
@@ -217,7 +217,8 @@ static void merge(struct addresses *as, struct slice body)
     upb_Arena *arena = upb_Arena_New();
     const thole_bus_v1_Addresses *m = PROTO_DECODE(thole_bus_v1_Addresses, body, arena);
     size_t n = 0;
-    const thole_bus_v1_HostAddress *const *hosts = m ? thole_bus_v1_Addresses_hosts(m, &n) : NULL;
+    const thole_bus_v1_HostAddress *const *hosts =
+        m != NULL ? thole_bus_v1_Addresses_hosts(m, &n) : NULL;
     for (size_t i = 0; i < n && i < HOSTS_MAX; i++) {
         char address[ADDRESS_BYTES];
         struct uuid host;
@@ -288,8 +289,8 @@ static void ask_address(struct addresses *as, const char *address, const struct 
 
 static void ask_seeds(struct addresses *as, const struct buf *table)
 {
-    char *copy = xstrdup(as->agent->addresses ? as->agent->addresses : ""), *save = NULL;
-    for (char *p = strtok_r(copy, ",", &save); p && !is_stopping(as);
+    char *copy = xstrdup(as->agent->addresses != NULL ? as->agent->addresses : ""), *save = NULL;
+    for (char *p = strtok_r(copy, ",", &save); p != NULL && !is_stopping(as);
          p = strtok_r(NULL, ",", &save)) {
         ask_address(as, p, table);
     }
@@ -410,7 +411,7 @@ void addresses_stop(struct addresses *as)
 
 void addresses_free(struct addresses *as)
 {
-    if (!as) {
+    if (as == NULL) {
         return;
     }
     pthread_cond_destroy(&as->changed);

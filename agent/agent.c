@@ -171,7 +171,7 @@ void agent_fail(struct agent *a, const struct thole_status *st)
     }
     LOG_ERROR(AGENT, "this host cannot go on: %s (%s)", st->message, thole_reason_name(st->reason));
     agent_waiting_for(a, "host failed: %s", st->message);
-    if (a->o.failed) {
+    if (a->o.failed != NULL) {
         a->o.failed(a->o.failed_ctx, st);
     }
 }
@@ -218,10 +218,10 @@ static const char *zero_trouble(struct agent *a, const struct registry_view *v, 
     if (n.view_age_ms > 0) {
         snprintf(text, size, "no leader of shard zero is known for %.1f s",
                  (double)n.view_age_ms / 1000);
-    } else if (row) {
+    } else if (row != NULL) {
         agent_shard_now(&n, row, &now);
     }
-    if (n.view_age_ms > 0 || !row || now.served_here) {
+    if (n.view_age_ms > 0 || row == NULL || now.served_here) {
         return n.view_age_ms > 0 ? text : NULL;
     }
     snprintf(text, size, "shard zero: %.220s", now.message);
@@ -253,13 +253,13 @@ bool agent_ready(struct agent *a, char *ret_reason, size_t reason_bytes)
     } else {
         why = zero_trouble(a, v, text, sizeof text);
     }
-    if (!why && !any) {
+    if (why == NULL && !any) {
         why = "the registry is empty yet";
-    } else if (!why && !here) {
+    } else if (why == NULL && !here) {
         why = "this host is not yet in its view of the registry";
     }
     registry_view_release(v);
-    if (why) {
+    if (why != NULL) {
         snprintf(ret_reason, reason_bytes, "%s", why);
     } else if (reason_bytes > 0) {
         ret_reason[0] = 0;
@@ -322,9 +322,9 @@ static struct agent *agent_alloc(const struct agent_options *o)
         o->election_timeout_ms ? o->election_timeout_ms : ENGINE_ELECTION_TIMEOUT_MS;
     a->dir.lock_fd = -1;
     a->bootstrap = o->bootstrap;
-    a->listen = o->listen ? xstrdup(o->listen) : NULL;
-    a->advertise = o->advertise ? xstrdup(o->advertise) : NULL;
-    a->addresses = o->addresses ? xstrdup(o->addresses) : NULL;
+    a->listen = o->listen != NULL ? xstrdup(o->listen) : NULL;
+    a->advertise = o->advertise != NULL ? xstrdup(o->advertise) : NULL;
+    a->addresses = o->addresses != NULL ? xstrdup(o->addresses) : NULL;
     struct bytes tags = {0};
     for (size_t i = 0; i < o->tag_count; i++) {
         bytes_printf(&tags, "%s%s", i > 0 ? "," : "", o->tags[i]);
@@ -399,7 +399,7 @@ static void on_view(void *ctx, uint64_t revision)
 {
     struct agent *a = ctx;
     (void)revision;
-    if (a->chores) {
+    if (a->chores != NULL) {
         chores_wake(a->chores);
     }
     uploads_wake(a->uploads);
@@ -487,7 +487,7 @@ static enum thole_code open_all(struct agent *a, struct thole_status *st)
     if (code != THOLE_OK) {
         return code;
     }
-    if (a->o.services) {
+    if (a->o.services != NULL) {
         a->o.services(a);
         a->served = true;
     }
@@ -589,22 +589,22 @@ void agent_stop(struct agent *a)
         return;
     }
     (void)log_context_host(agent_name(a));
-    if (a->bus) {
+    if (a->bus != NULL) {
         bus_end_asks(a->bus); /* of this host's threads, which are waited for below */
     }
     bootstrap_stop(a);
-    if (a->bus && a->chores) {
+    if (a->bus != NULL && a->chores != NULL) {
         health_down(a);
     }
     struct hostctl *h = atomic_load(&a->hostctl);
-    if (h) {
+    if (h != NULL) {
         hostctl_stop(h); /* or it would lead by preference what is handed on */
     }
-    if (a->engine) {
+    if (a->engine != NULL) {
         hand_over(a);
         send_away(a);
     }
-    if (a->chores) {
+    if (a->chores != NULL) {
         chores_stop(a->chores);
     }
     renew_stop(a);
@@ -613,17 +613,17 @@ void agent_stop(struct agent *a)
     router_stop(a->router);
     watches_stop(a->watches);
     bus_cut(a->bus);
-    if (a->engine) {
+    if (a->engine != NULL) {
         engine_stop(a->engine);
     }
     bus_stop(a->bus, 0);
-    if (a->addresses_known) {
+    if (a->addresses_known != NULL) {
         addresses_stop(a->addresses_known);
     }
-    if (a->exports) {
+    if (a->exports != NULL) {
         exports_stop(a->exports);
     }
-    if (a->uploads) {
+    if (a->uploads != NULL) {
         uploads_stop(a->uploads);
     }
     (void)log_context_host(NULL);
@@ -631,18 +631,18 @@ void agent_stop(struct agent *a)
 
 void agent_free(struct agent *a)
 {
-    if (!a) {
+    if (a == NULL) {
         return;
     }
     if (a->served) {
         a->o.services_end(a);
     }
     struct hostctl *h = atomic_load(&a->hostctl);
-    if (h) {
+    if (h != NULL) {
         hostctl_free(h);
     }
     exports_free(a->exports);
-    if (a->engine) {
+    if (a->engine != NULL) {
         engine_free(a->engine);
     }
     uploads_free(a->uploads);
@@ -652,16 +652,16 @@ void agent_free(struct agent *a)
     chores_free(a->chores);
     addresses_free(a->addresses_known);
     router_free(a->router);
-    if (a->registry) {
+    if (a->registry != NULL) {
         registry_free(a->registry);
     }
-    if (a->executor) {
+    if (a->executor != NULL) {
         executor_free(a->executor);
     }
-    if (a->state) {
+    if (a->state != NULL) {
         state_db_close(a->state);
     }
-    if (a->log) {
+    if (a->log != NULL) {
         a->log->ops->close(a->log);
     }
     datadir_close(&a->dir);

@@ -52,11 +52,11 @@ static enum thole_code check_addresses(const char *what, const char *addresses,
                                        struct thole_status *st)
 {
     enum thole_code code = THOLE_OK;
-    for (const char *p = addresses; p && code == THOLE_OK;) {
+    for (const char *p = addresses; p != NULL && code == THOLE_OK;) {
         const char *comma = strchr(p, ',');
-        size_t n = comma ? (size_t)(comma - p) : strlen(p);
+        size_t n = comma != NULL ? (size_t)(comma - p) : strlen(p);
         code = address_check(what, slice_of(p, n), ADDRESS_REACH, st);
-        p = comma ? comma + 1 : NULL;
+        p = comma != NULL ? comma + 1 : NULL;
     }
     return code;
 }
@@ -65,16 +65,16 @@ static enum thole_code check_reach(const struct agent_options *o, struct thole_s
 {
     bool peers = o->bootstrap == AGENT_BOOTSTRAP_PEERS, join = o->bootstrap == AGENT_BOOTSTRAP_JOIN;
     enum thole_code code = THOLE_OK;
-    if (o->listen) {
+    if (o->listen != NULL) {
         code = address_check("listen", slice_str(o->listen), ADDRESS_LISTEN, st);
     }
-    if (code == THOLE_OK && o->advertise) {
+    if (code == THOLE_OK && o->advertise != NULL) {
         code = address_check("advertise", slice_str(o->advertise), ADDRESS_REACH, st);
     }
     if (code != THOLE_OK || !(peers || join)) {
         return code;
     }
-    if (!o->addresses || !o->addresses[0]) {
+    if (o->addresses == NULL || !o->addresses[0]) {
         return THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
                           "addresses of other hosts are needed");
     }
@@ -83,11 +83,11 @@ static enum thole_code check_reach(const struct agent_options *o, struct thole_s
 
 enum thole_code options_check(const struct agent_options *o, struct thole_status *st)
 {
-    if (!o->data_dir || !o->data_dir[0]) {
+    if (o->data_dir == NULL || !o->data_dir[0]) {
         return THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
                           "a data directory is needed");
     }
-    if (o->name && !name_ok(o->name)) {
+    if (o->name != NULL && !name_ok(o->name)) {
         return THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
                           "host name \"%.64s\": lower case letters, digits, dots and dashes, at "
                           "most %d",
@@ -113,7 +113,7 @@ static char *own_of_peers(struct agent *a)
     char *copy = xstrdup(a->bootstrap == AGENT_BOOTSTRAP_PEERS ? a->addresses : "");
     char *save = NULL, *found = NULL;
     size_t n = 0;
-    for (char *p = strtok_r(copy, ",", &save); p; p = strtok_r(NULL, ",", &save)) {
+    for (char *p = strtok_r(copy, ",", &save); p != NULL; p = strtok_r(NULL, ",", &save)) {
         if (strcmp(address_port(p), address_port(a->listen)) != 0 ||
             address_place(p) != ADDRESS_HERE) {
             continue;
@@ -135,15 +135,15 @@ static char *own_of_peers(struct agent *a)
 static void default_advertise(struct agent *a)
 {
     char host[ADDRESS_BYTES];
-    if (a->advertise || !address_is_wildcard(a->listen)) {
+    if (a->advertise != NULL || !address_is_wildcard(a->listen)) {
         return;
     }
     a->advertise_derived = true;
     a->advertise = own_of_peers(a);
-    if (a->advertise) {
+    if (a->advertise != NULL) {
         return;
     }
-    char *first = a->addresses ? xstrndup(a->addresses, strcspn(a->addresses, ",")) : NULL;
+    char *first = a->addresses != NULL ? xstrndup(a->addresses, strcspn(a->addresses, ",")) : NULL;
     if (!address_source(first, host, sizeof host) && !address_source(NULL, host, sizeof host)) {
         snprintf(host, sizeof host, "127.0.0.1");
     }
@@ -159,10 +159,10 @@ static void default_advertise(struct agent *a)
 void options_default_listen(struct agent *a)
 {
     const struct identity *i = &a->identity;
-    if (!a->listen) {
+    if (a->listen == NULL) {
         a->listen = xstrdup(i->listen[0] ? i->listen : "127.0.0.1:7400");
     }
-    if (!a->advertise && i->advertise[0]) {
+    if (a->advertise == NULL && i->advertise[0]) {
         a->advertise = xstrdup(i->advertise);
     }
     default_advertise(a);
@@ -173,10 +173,10 @@ enum thole_code options_save_listen(struct agent *a, struct thole_status *st)
 {
     struct identity i = a->identity;
     const char *colon = strrchr(a->listen, ':');
-    snprintf(i.listen, sizeof i.listen, "%.*s:%u", colon ? (int)(colon - a->listen) : 0, a->listen,
-             bus_port(a->bus));
+    snprintf(i.listen, sizeof i.listen, "%.*s:%u", colon != NULL ? (int)(colon - a->listen) : 0,
+             a->listen, bus_port(a->bus));
     snprintf(i.advertise, sizeof i.advertise, "%s",
-             a->advertise && !a->advertise_derived ? a->advertise : "");
+             a->advertise != NULL && !a->advertise_derived ? a->advertise : "");
     if (strcmp(i.listen, a->identity.listen) == 0 &&
         strcmp(i.advertise, a->identity.advertise) == 0) {
         return THOLE_OK;

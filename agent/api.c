@@ -23,7 +23,7 @@ void api_copy_struct(void *to, size_t to_size, const void *from, uint32_t from_s
 
 static char *copy(const char *s)
 {
-    return s ? xstrdup(s) : NULL;
+    return s != NULL ? xstrdup(s) : NULL;
 }
 
 static struct thole *handle_new(void)
@@ -39,12 +39,12 @@ enum thole_code thole_new(const struct thole_options *options, struct thole **re
                           struct thole_status *st)
 {
     struct thole_options o;
-    if (!options || options->size < offsetof(struct thole_options, listen)) {
+    if (options == NULL || options->size < offsetof(struct thole_options, listen)) {
         return THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
                           "options.size is not set");
     }
     api_copy_struct(&o, sizeof o, options, options->size);
-    if (!o.data_dir || !o.data_dir[0]) {
+    if (o.data_dir == NULL || !o.data_dir[0]) {
         return THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
                           "options.data_dir is required");
     }
@@ -60,7 +60,7 @@ enum thole_code thole_new(const struct thole_options *options, struct thole **re
     t->o.name = copy(o.name);
     t->o.addresses = copy(o.addresses);
     size_t n = 0;
-    while (o.tags && o.tags[n]) {
+    while (o.tags != NULL && o.tags[n] != NULL) {
         n++;
     }
     t->tags = xcalloc(n + 1, sizeof *t->tags);
@@ -74,13 +74,13 @@ enum thole_code thole_new(const struct thole_options *options, struct thole **re
 enum thole_code thole_register(struct thole *t, const struct thole_machine_type *type,
                                struct thole_status *st)
 {
-    if (t->is_client || t->agent) {
+    if (t->is_client || t->agent != NULL) {
         return THOLE_FAIL(st, THOLE_FAILED_PRECONDITION, THOLE_REASON_NONE,
                           "machine types are registered on a host, before thole_start");
     }
-    if (!type || type->size < offsetof(struct thole_machine_type, view_acquire) || !type->name ||
-        !type->open || !type->close || !type->apply || !type->query ||
-        !registry_name_valid(slice_str(type->name))) {
+    if (type == NULL || type->size < offsetof(struct thole_machine_type, view_acquire) ||
+        type->name == NULL || type->open == NULL || type->close == NULL || type->apply == NULL ||
+        type->query == NULL || !registry_name_valid(slice_str(type->name))) {
         return THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
                           "the machine type lacks its size, a valid name or a function");
     }
@@ -100,7 +100,7 @@ enum thole_code thole_register(struct thole *t, const struct thole_machine_type 
 
 enum thole_code thole_start(struct thole *t, struct thole_status *st)
 {
-    if (t->is_client || t->agent) {
+    if (t->is_client || t->agent != NULL) {
         return THOLE_FAIL(st, THOLE_FAILED_PRECONDITION, THOLE_REASON_NONE,
                           "only a host is started, and once");
     }
@@ -108,7 +108,7 @@ enum thole_code thole_start(struct thole *t, struct thole_status *st)
         process_own();
     }
     size_t tags = 0;
-    while (t->tags[tags]) {
+    while (t->tags[tags] != NULL) {
         tags++;
     }
     const struct agent_options o = {
@@ -147,7 +147,7 @@ enum thole_code thole_connect(const char *addresses, struct thole **ret, struct 
 {
     struct thole *t = handle_new();
     t->is_client = true;
-    enum thole_code code = client_new(t, addresses ? addresses : "", &t->client, st);
+    enum thole_code code = client_new(t, addresses != NULL ? addresses : "", &t->client, st);
     if (code == THOLE_OK) {
         *ret = t;
     } else {
@@ -181,20 +181,20 @@ enum thole_code thole_wait_ready(struct thole *t, uint32_t timeout_ms, struct th
 
 void thole_close(struct thole *t)
 {
-    if (!t) {
+    if (t == NULL) {
         return;
     }
-    if (t->agent) {
+    if (t->agent != NULL) {
         agent_stop(t->agent);
     }
-    if (t->client) {
+    if (t->client != NULL) {
         client_stop(t->client);
     }
     results_free(t->results);
     agent_free(t->agent);
     client_free(t->client);
     executor_free(t->executor);
-    for (size_t i = 0; t->tags && t->tags[i]; i++) {
+    for (size_t i = 0; t->tags != NULL && t->tags[i] != NULL; i++) {
         free(t->tags[i]);
     }
     free(t->tags);
@@ -210,17 +210,17 @@ void thole_close(struct thole *t)
 
 const char *thole_address(const struct thole *t)
 {
-    return t->agent ? agent_address(t->agent) : "";
+    return t->agent != NULL ? agent_address(t->agent) : "";
 }
 
 const char *thole_host_name(const struct thole *t)
 {
-    return t->agent ? agent_name(t->agent) : "";
+    return t->agent != NULL ? agent_name(t->agent) : "";
 }
 
 enum thole_code api_need_host(const struct thole *t, struct thole_status *st)
 {
-    if (t->agent) {
+    if (t->agent != NULL) {
         return THOLE_OK;
     }
     return THOLE_FAIL(st, THOLE_FAILED_PRECONDITION, THOLE_REASON_NONE,
@@ -238,7 +238,7 @@ enum thole_code api_need_running(const struct thole *t, struct thole_status *st)
 enum thole_code thole_shard_open(struct thole *t, const char *name, struct thole_shard **ret,
                                  struct thole_status *st)
 {
-    if (!name || strlen(name) >= THOLE_NAME_BYTES || !registry_name_valid(slice_str(name))) {
+    if (name == NULL || strlen(name) >= THOLE_NAME_BYTES || !registry_name_valid(slice_str(name))) {
         return THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
                           "not a shard's name: \"%.64s\"", name ? name : "");
     }
@@ -290,7 +290,7 @@ static void resolved(void *ctx, const struct thole_status *st, uint64_t shard_id
 static void request_done(struct router_request *r)
 {
     struct api_request *q = CONTAINER_OF(r, struct api_request, r);
-    if (r->status.reason != THOLE_REASON_NO_SUCH_SHARD || !q->shard) {
+    if (r->status.reason != THOLE_REASON_NO_SUCH_SHARD || q->shard == NULL) {
         q->done(q);
         return;
     }
@@ -308,11 +308,12 @@ void api_route(struct api_request *q)
 {
     q->r.done = request_done;
     if (q->t->is_client) {
-        client_route(q->t->client, &q->r, q->shard ? q->shard->name : NULL);
+        client_route(q->t->client, &q->r, q->shard != NULL ? q->shard->name : NULL);
         return;
     }
-    uint64_t id = q->shard ? atomic_load_explicit(&q->shard->id_plus_1, memory_order_relaxed)
-                           : REGISTRY_SHARD_ID + 1;
+    uint64_t id = q->shard != NULL
+                      ? atomic_load_explicit(&q->shard->id_plus_1, memory_order_relaxed)
+                      : REGISTRY_SHARD_ID + 1;
     if (id == 0) {
         agent_resolve(q->t->agent, slice_str(q->shard->name), q->r.deadline_ns, resolved, q);
         return;
@@ -351,7 +352,7 @@ void api_run(struct api_request *q)
 
 enum thole_code api_finish(const struct api_request *q, struct thole_status *st)
 {
-    if (q->r.status.code != THOLE_OK && st) {
+    if (q->r.status.code != THOLE_OK && st != NULL) {
         *st = q->r.status;
     }
     return q->r.status.code;

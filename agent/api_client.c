@@ -64,7 +64,7 @@ static uint64_t client_turn(void *ctx, struct msgq *batch, uint64_t now_ns)
 {
     struct client *c = ctx;
     bool again = false;
-    while (msgq_pop(batch)) {
+    while (msgq_pop(batch) != NULL) {
         atomic_store(&c->woken, false);
     }
     for (size_t i = 0; i < c->count; i++) {
@@ -120,7 +120,7 @@ static bool client_leader(void *ctx, const struct router_request *r, const struc
 {
     struct client *c = ctx;
     const struct thole_shard *s = shard_of(r);
-    uint32_t leads = s ? atomic_load_explicit(&s->leads, memory_order_relaxed) : 0;
+    uint32_t leads = s != NULL ? atomic_load_explicit(&s->leads, memory_order_relaxed) : 0;
     if (leads == 0) {
         return false;
     }
@@ -140,7 +140,7 @@ static void client_leads(void *ctx, const struct router_request *r, const struct
     struct client *c = ctx;
     struct thole_shard *s = shard_of(r);
     uint32_t leads = 0;
-    if (!s) {
+    if (s == NULL) {
         return;
     }
     pthread_mutex_lock(&c->lock);
@@ -306,20 +306,20 @@ enum thole_code client_new(struct thole *t, const char *addresses, struct client
 
 void client_stop(struct client *c)
 {
-    if (c->worker) {
+    if (c->worker != NULL) {
         worker_stop(c->worker);
     }
-    if (c->router) {
+    if (c->router != NULL) {
         router_stop(c->router);
     }
-    if (c->bus) {
+    if (c->bus != NULL) {
         bus_stop(c->bus, 0);
     }
 }
 
 void client_free(struct client *c)
 {
-    if (!c) {
+    if (c == NULL) {
         return;
     }
     bus_free(c->bus);

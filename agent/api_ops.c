@@ -38,7 +38,7 @@ static struct op *ops_take(struct results *rs, size_t n)
 {
     struct op *list = NULL;
     pthread_mutex_lock(&rs->lock);
-    while (n > 0 && rs->pool) {
+    while (n > 0 && rs->pool != NULL) {
         struct op *o = rs->pool;
         rs->pool = o->next;
         rs->pooled--;
@@ -58,7 +58,7 @@ static struct op *ops_take(struct results *rs, size_t n)
 static void ops_give(struct results *rs, struct op *list, size_t count)
 {
     pthread_mutex_lock(&rs->lock);
-    while (list && rs->pooled < POOL_MAX) {
+    while (list != NULL && rs->pooled < POOL_MAX) {
         struct op *o = list;
         list = o->next;
         o->next = rs->pool;
@@ -69,7 +69,7 @@ static void ops_give(struct results *rs, struct op *list, size_t count)
         pthread_cond_broadcast(&rs->idle);
     }
     pthread_mutex_unlock(&rs->lock);
-    while (list) {
+    while (list != NULL) {
         struct op *o = list;
         list = o->next;
         free(o);
@@ -123,7 +123,7 @@ static uint64_t results_turn(void *ctx, struct msgq *batch, uint64_t now_ns)
     struct op *ops[RESULTS_BATCH];
     size_t n = 0;
     (void)now_ns;
-    for (struct worker_msg *m; (m = msgq_pop(batch));) {
+    for (struct worker_msg *m; (m = msgq_pop(batch)) != NULL;) {
         struct op *o = CONTAINER_OF(m, struct op, msg);
         bool other = n > 0 && (o->done != ops[0]->done || o->ctx != ops[0]->ctx);
         if (other || n == RESULTS_BATCH) {
@@ -157,7 +157,7 @@ void results_free(struct results *rs)
     pthread_mutex_unlock(&rs->lock);
     worker_stop(rs->worker);
     worker_free(rs->worker);
-    while (rs->pool) {
+    while (rs->pool != NULL) {
         struct op *o = rs->pool;
         rs->pool = o->next;
         free(o);
@@ -172,7 +172,7 @@ void results_free(struct results *rs)
 static enum thole_code check_op(const struct thole *t, const struct thole_op *op,
                                 struct thole_status *st)
 {
-    if (!op->shard || op->shard->t != t) {
+    if (op->shard == NULL || op->shard->t != t) {
         return THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
                           "op.shard is not of this handle");
     }
@@ -265,7 +265,7 @@ enum thole_code thole_call(struct thole *t, const struct thole_op *op, struct th
     fill_request(t, op, clock_now(&clock_system), &q);
     api_run(&q);
     code = api_finish(&q, st);
-    if (code == THOLE_OK && ret) {
+    if (code == THOLE_OK && ret != NULL) {
         size_t size = q.r.result.bytes.size;
         *ret = (struct thole_answer){
             .index = q.r.index, .value = q.r.code, .duplicate = q.r.duplicate, .size = size};

@@ -14,7 +14,7 @@
 
 static upb_StringView text(const char *s)
 {
-    return s ? upb_StringView_FromString(s) : upb_StringView_FromDataAndSize(NULL, 0);
+    return s != NULL ? upb_StringView_FromString(s) : upb_StringView_FromDataAndSize(NULL, 0);
 }
 
 /* ---- Commands -------------------------------------------------------------------------------- */
@@ -42,12 +42,12 @@ static enum thole_code run(struct thole *t, thole_registry_v1_Command *c, upb_Ar
         api_run(&q);
         command_read(&q.r, arena, &out, &result);
         code = out.code;
-        if (code != THOLE_OK && st) {
+        if (code != THOLE_OK && st != NULL) {
             *st = out;
         }
         const thole_v1_Replica *r =
             code == THOLE_OK ? thole_registry_v1_Result_replica(result) : NULL;
-        if (ret_replica && r) {
+        if (ret_replica != NULL && r != NULL) {
             *ret_replica = thole_v1_Replica_id(r);
         }
         bufslice_unref(q.r.result);
@@ -74,7 +74,7 @@ static thole_v1_ShardSpec *spec_of(const struct thole_shard_spec *s, upb_Arena *
         thole_v1_Constraint *c = thole_v1_ShardSpec_add_constraints(to, arena);
         thole_v1_Constraint_set_key(c, text(s->constraints[i].key));
         thole_v1_Constraint_set_operator(c, (int32_t)s->constraints[i].op);
-        for (const char *const *v = s->constraints[i].values; v && *v; v++) {
+        for (const char *const *v = s->constraints[i].values; v != NULL && *v != NULL; v++) {
             thole_v1_Constraint_add_values(c, text(*v), arena);
         }
     }
@@ -84,7 +84,7 @@ static thole_v1_ShardSpec *spec_of(const struct thole_shard_spec *s, upb_Arena *
 /* What libthole's own form has beside the message: the registry would say it without the field. */
 static enum thole_code check_name(const char *field, const char *name, struct thole_status *st)
 {
-    if (name && registry_name_valid(slice_str(name))) {
+    if (name != NULL && registry_name_valid(slice_str(name))) {
         return THOLE_OK;
     }
     return THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
@@ -96,8 +96,8 @@ static enum thole_code check_name(const char *field, const char *name, struct th
 static enum thole_code check_label(const char *field, const char *label, size_t bytes_min,
                                    struct thole_status *st)
 {
-    const char *problem = text_label_problem(slice_str(label ? label : ""), bytes_min);
-    if (!problem) {
+    const char *problem = text_label_problem(slice_str(label != NULL ? label : ""), bytes_min);
+    if (problem == NULL) {
         return THOLE_OK;
     }
     return THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST, "%s: %s", field,
@@ -121,7 +121,8 @@ static enum thole_code check_spec(const struct thole_shard_spec *s, struct thole
         snprintf(field, sizeof field, "spec.constraints[%u].key", i);
         code = check_label(field, s->constraints[i].key, 1, st);
         snprintf(field, sizeof field, "spec.constraints[%u].values", i);
-        for (const char *const *v = s->constraints[i].values; code == THOLE_OK && v && *v; v++) {
+        for (const char *const *v = s->constraints[i].values;
+             code == THOLE_OK && v != NULL && *v != NULL; v++) {
             code = check_label(field, *v, 0, st);
         }
     }
@@ -131,12 +132,12 @@ static enum thole_code check_spec(const struct thole_shard_spec *s, struct thole
 static enum thole_code read_spec(const struct thole_shard_spec *given, struct thole_shard_spec *ret,
                                  struct thole_status *st)
 {
-    if (!given || given->size < offsetof(struct thole_shard_spec, constraints)) {
+    if (given == NULL || given->size < offsetof(struct thole_shard_spec, constraints)) {
         return THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
                           "spec.size is not set");
     }
     api_copy_struct(ret, sizeof *ret, given, given->size);
-    if (!ret->name || !ret->type) {
+    if (ret->name == NULL || ret->type == NULL) {
         return THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
                           "spec.name and spec.type are required");
     }
@@ -246,9 +247,9 @@ enum thole_code thole_replica_delete(struct thole *t, uint64_t replica, uint32_t
 /* Formed, and Ready if anybody has said anything about that generation. */
 static bool shard_ready(const thole_v1_Shard *s, char *why, size_t size)
 {
-    const thole_v1_ShardStatus *st = s ? thole_v1_Shard_status(s) : NULL;
-    snprintf(why, size, "%s", s ? "no status was reported yet" : "no such shard");
-    if (!st) {
+    const thole_v1_ShardStatus *st = s != NULL ? thole_v1_Shard_status(s) : NULL;
+    snprintf(why, size, "%s", s != NULL ? "no status was reported yet" : "no such shard");
+    if (st == NULL) {
         return false;
     }
     size_t n = 0;

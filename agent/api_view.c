@@ -36,7 +36,7 @@ static enum thole_code wait_barrier(struct agent *a, uint32_t timeout_ms, struct
         pthread_cond_wait(&w.cond, &w.lock);
     }
     pthread_mutex_unlock(&w.lock);
-    if (w.st.code != THOLE_OK && st) {
+    if (w.st.code != THOLE_OK && st != NULL) {
         *st = w.st;
     }
     return w.st.code;
@@ -60,7 +60,7 @@ enum thole_code thole_view_acquire(struct thole *t, bool linearizable, uint32_t 
 
 void thole_view_release(struct thole_view *v)
 {
-    if (!v) {
+    if (v == NULL) {
         return;
     }
     registry_view_release(v->v);
@@ -92,7 +92,7 @@ static void give(void *to, uint32_t size, void *full, size_t full_size)
 
 static bool give_host(const thole_v1_Host *h, struct thole_host_info *io)
 {
-    if (!h) {
+    if (h == NULL) {
         return false;
     }
     struct thole_host_info i = {0};
@@ -100,8 +100,8 @@ static bool give_host(const thole_v1_Host *h, struct thole_host_info *io)
     const thole_v1_HostStatus *st = thole_v1_Host_status(h);
     put(i.name, sizeof i.name, thole_v1_Host_name(h));
     put(i.id, sizeof i.id, thole_v1_Host_id(h));
-    i.state = spec ? (uint32_t)thole_v1_HostSpec_state(spec) : 0;
-    if (st) {
+    i.state = spec != NULL ? (uint32_t)thole_v1_HostSpec_state(spec) : 0;
+    if (st != NULL) {
         put(i.address, sizeof i.address, thole_v1_HostStatus_address(st));
         i.liveness = (uint32_t)thole_v1_HostStatus_liveness(st);
         i.incarnation = thole_v1_HostStatus_incarnation(st);
@@ -138,7 +138,7 @@ static bool condition(const thole_v1_ShardStatus *st, const char *type)
 
 static bool give_shard(const thole_v1_Shard *s, struct thole_shard_info *io)
 {
-    if (!s) {
+    if (s == NULL) {
         return false;
     }
     struct thole_shard_info i = {0};
@@ -146,12 +146,12 @@ static bool give_shard(const thole_v1_Shard *s, struct thole_shard_info *io)
     const thole_v1_ShardStatus *st = thole_v1_Shard_status(s);
     put(i.name, sizeof i.name, thole_v1_Shard_name(s));
     i.id = thole_v1_Shard_id(s);
-    if (spec) {
+    if (spec != NULL) {
         put(i.type, sizeof i.type, thole_v1_ShardSpec_type(spec));
         i.voters = thole_v1_ShardSpec_voters(spec);
         i.non_voting = registry_non_voting(spec);
     }
-    if (st) {
+    if (st != NULL) {
         put(i.leader_host, sizeof i.leader_host, thole_v1_ShardStatus_leader_host(st));
         i.leader_replica = thole_v1_ShardStatus_leader_replica(st);
         i.leader_term = thole_v1_ShardStatus_leader_term(st);
@@ -183,7 +183,7 @@ bool thole_view_next_replica(const struct thole_view *v, struct thole_replica_in
 {
     struct registry_replica_buf replica_buf;
     const thole_v1_Replica *r = registry_next_replica(v->v, io->id, &replica_buf);
-    if (!r) {
+    if (r == NULL) {
         return false;
     }
     struct thole_replica_info i = {0};

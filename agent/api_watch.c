@@ -118,7 +118,8 @@ enum thole_code thole_watch(struct thole *t, struct thole_shard *shard,
     if (code != THOLE_OK) {
         return code;
     }
-    if (!shard || shard->t != t || !watcher || !watcher->event || !watcher->ended) {
+    if (shard == NULL || shard->t != t || watcher == NULL || watcher->event == NULL ||
+        watcher->ended == NULL) {
         return THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
                           "a shard of this handle and both callbacks are needed");
     }
@@ -151,13 +152,13 @@ void thole_unwatch(struct thole *t, uint64_t id)
     struct api_watch *w = map_remove(&t->watches, id);
     uint64_t source = 0;
     struct uuid host = {{0}};
-    if (w) {
+    if (w != NULL) {
         w->cancelled = true;
         source = w->exchange;
         host = w->host;
     }
     pthread_mutex_unlock(&t->lock);
-    if (!w) {
+    if (w == NULL) {
         return;
     }
     if (source != 0 && t->is_client) {

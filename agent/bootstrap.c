@@ -18,7 +18,7 @@
 
 bool bootstrap_step(struct agent *a, const char *name)
 {
-    return !a->o.step || a->o.step(a->o.step_ctx, name);
+    return a->o.step == NULL || a->o.step(a->o.step_ctx, name);
 }
 
 bool bootstrap_pause(struct agent *a, uint32_t ms)
@@ -43,9 +43,10 @@ enum thole_code bootstrap_split(const char *addresses, char **ret_copy, const ch
 {
     char *copy = xstrdup(addresses), *save = NULL;
     size_t n = 0;
-    for (char *p = strtok_r(copy, ", ", &save); p; p = strtok_r(NULL, ", ", &save)) {
+    for (char *p = strtok_r(copy, ", ", &save); p != NULL; p = strtok_r(NULL, ", ", &save)) {
         const char *colon = strrchr(p, ':');
-        if (n == max || !colon || colon == p || !colon[1] || strlen(p) >= DATADIR_ADDRESS_BYTES) {
+        if (n == max || colon == NULL || colon == p || !colon[1] ||
+            strlen(p) >= DATADIR_ADDRESS_BYTES) {
             enum thole_code code = THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
                                               n == max ? "too many addresses, from \"%.64s\" on"
                                                        : "\"%.64s\" is not HOST:PORT",
@@ -78,7 +79,7 @@ static void zero_started(void *ctx, const struct thole_status *st)
 {
     struct wait_done *w = ctx;
     pthread_mutex_lock(&w->lock);
-    if (st) {
+    if (st != NULL) {
         w->st = *st;
     }
     w->done = true;
@@ -93,7 +94,7 @@ static enum thole_code wait_for(struct wait_done *w, struct thole_status *st)
         pthread_cond_wait(&w->cond, &w->lock);
     }
     pthread_mutex_unlock(&w->lock);
-    if (w->st.code != THOLE_OK && st) {
+    if (w->st.code != THOLE_OK && st != NULL) {
         *st = w->st;
     }
     return w->st.code;
@@ -380,7 +381,8 @@ static enum thole_code check_others(struct agent *a, struct thole_status *st)
 
 static enum thole_code start_thread(struct agent *a, struct thole_status *st)
 {
-    enum thole_code code = a->addresses ? check_others(a, st) : THOLE_OK; /* else as promised */
+    enum thole_code code =
+        a->addresses != NULL ? check_others(a, st) : THOLE_OK; /* else as promised */
     if (code != THOLE_OK) {
         return code;
     }
@@ -414,7 +416,7 @@ enum thole_code bootstrap_start(struct agent *a, struct thole_status *st)
         struct identity *i = xmalloc(sizeof *i);
         *i = a->identity;
         enum thole_code code = THOLE_OK;
-        if (a->bootstrap == AGENT_BOOTSTRAP_JOIN && a->addresses) {
+        if (a->bootstrap == AGENT_BOOTSTRAP_JOIN && a->addresses != NULL) {
             code = join_check_cluster(a, st);
         }
         if (code == THOLE_OK) {

@@ -53,7 +53,7 @@ static void learn_hosts(struct agent *a, const thole_bus_v1_JoinReply *reply)
         struct uuid id;
         char address[ADDRESS_BYTES];
         const thole_v1_HostStatus *st = thole_v1_Host_status(hosts[i]);
-        upb_StringView v = st ? thole_v1_HostStatus_address(st) : (upb_StringView){0};
+        upb_StringView v = st != NULL ? thole_v1_HostStatus_address(st) : (upb_StringView){0};
         if (v.size == 0 || v.size >= sizeof address || !host_id_of(hosts[i], &id)) {
             continue;
         }
@@ -72,9 +72,9 @@ static enum thole_code accept_reply(struct agent *a, struct slice body, struct t
 {
     upb_Arena *arena = upb_Arena_New();
     const thole_bus_v1_JoinReply *reply = PROTO_DECODE(thole_bus_v1_JoinReply, body, arena);
-    upb_StringView cluster =
-        reply ? thole_bus_v1_JoinReply_cluster_id(reply) : upb_StringView_FromDataAndSize(NULL, 0);
-    uint64_t replica = reply ? thole_bus_v1_JoinReply_replica_id(reply) : 0;
+    upb_StringView cluster = reply != NULL ? thole_bus_v1_JoinReply_cluster_id(reply)
+                                           : upb_StringView_FromDataAndSize(NULL, 0);
+    uint64_t replica = reply != NULL ? thole_bus_v1_JoinReply_replica_id(reply) : 0;
     enum thole_code code = THOLE_OK;
     if (cluster.size != sizeof(struct uuid) || replica == 0) {
         code =
@@ -264,7 +264,7 @@ static bool renew_round(struct renewal *r)
             upb_Arena *arena = upb_Arena_New();
             const thole_bus_v1_JoinReply *parsed =
                 PROTO_DECODE(thole_bus_v1_JoinReply, slice_of(reply->data, reply->size), arena);
-            done = parsed && thole_bus_v1_JoinReply_replica_id(parsed) > r->failed;
+            done = parsed != NULL && thole_bus_v1_JoinReply_replica_id(parsed) > r->failed;
             if (done) {
                 renewed(r, parsed);
             }

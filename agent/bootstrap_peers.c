@@ -137,7 +137,8 @@ static bool read_tags(const thole_v1_Host *host, char *to, size_t size)
     const thole_v1_HostSpec_TagsEntry *e;
     struct bytes text = {0};
     bool ok = true;
-    for (size_t it = kUpb_Map_Begin; spec && (e = thole_v1_HostSpec_tags_next(spec, &it));) {
+    for (size_t it = kUpb_Map_Begin;
+         spec != NULL && (e = thole_v1_HostSpec_tags_next(spec, &it)) != NULL;) {
         if (text.size > 0) {
             bytes_append_str(&text, ",");
         }
@@ -145,7 +146,7 @@ static bool read_tags(const thole_v1_Host *host, char *to, size_t size)
         bytes_append_slice(&text, registry_str(thole_v1_HostSpec_TagsEntry_key(e)));
         bytes_append_str(&text, "=");
         bytes_append_slice(&text, registry_str(thole_v1_HostSpec_TagsEntry_value(e)));
-        ok = ok && !agent_tag_problem(slice_of(text.data + begin, text.size - begin));
+        ok = ok && agent_tag_problem(slice_of(text.data + begin, text.size - begin)) == NULL;
     }
     ok = ok && text.size < size;
     if (ok && text.size > 0) {
@@ -160,9 +161,9 @@ static bool read_reply(const struct meeting *m, struct slice body, struct answer
 {
     upb_Arena *arena = upb_Arena_New();
     const thole_bus_v1_MeetReply *r = PROTO_DECODE(thole_bus_v1_MeetReply, body, arena);
-    const thole_v1_Host *host = r ? thole_bus_v1_MeetReply_host(r) : NULL;
+    const thole_v1_Host *host = r != NULL ? thole_bus_v1_MeetReply_host(r) : NULL;
     char id[UUID_TEXT_BYTES] = "";
-    bool ok = host && thole_v1_Host_id(host).size == UUID_TEXT_BYTES - 1 &&
+    bool ok = host != NULL && thole_v1_Host_id(host).size == UUID_TEXT_BYTES - 1 &&
               registry_name_valid(registry_str(thole_v1_Host_name(host)));
     if (ok) {
         memcpy(id, thole_v1_Host_id(host).data, UUID_TEXT_BYTES - 1);
@@ -453,7 +454,7 @@ struct meeting *meeting_new(struct agent *a)
 
 void meeting_free(struct meeting *m)
 {
-    if (!m) {
+    if (m == NULL) {
         return;
     }
     free(m->copy);

@@ -148,9 +148,9 @@ static bool same_text(upb_StringView v, const char *s)
 static bool row_current(struct agent *a, const struct registry_view *v)
 {
     const thole_v1_Host *row = registry_host(v, agent_host_id(a));
-    const thole_v1_HostStatus *st = row ? thole_v1_Host_status(row) : NULL;
+    const thole_v1_HostStatus *st = row != NULL ? thole_v1_Host_status(row) : NULL;
     size_t types = 0;
-    if (!st) {
+    if (st == NULL) {
         return false;
     }
     thole_v1_HostStatus_machine_types(st, &types);
@@ -225,7 +225,7 @@ static bool zero_is_leaving(const struct registry_view *v, uint64_t replica_id)
 {
     struct registry_replica_buf replica_buf;
     const thole_v1_Replica *row = registry_replica(v, replica_id, &replica_buf);
-    return !row || thole_v1_Replica_desired(row) == thole_v1_REPLICA_DESIRED_REMOVE;
+    return row == NULL || thole_v1_Replica_desired(row) == thole_v1_REPLICA_DESIRED_REMOVE;
 }
 
 /* A removed host hands over what it leads and deletes its replicas; that of shard zero goes last.
@@ -236,8 +236,8 @@ static uint64_t farewell_step(struct chores *cs, uint64_t now)
     struct engine_replica_status zero = {0}, *all = NULL;
     struct registry_view *v = registry_view_acquire(a->registry);
     const thole_v1_Host *row = registry_host(v, agent_host_id(a));
-    const thole_v1_HostSpec *spec = row ? thole_v1_Host_spec(row) : NULL;
-    bool removed = spec && thole_v1_HostSpec_state(spec) == thole_v1_HOST_STATE_REMOVED;
+    const thole_v1_HostSpec *spec = row != NULL ? thole_v1_Host_spec(row) : NULL;
+    bool removed = spec != NULL && thole_v1_HostSpec_state(spec) == thole_v1_HOST_STATE_REMOVED;
     bool here = engine_shard_status(a->engine, REGISTRY_SHARD_ID, &zero);
     bool leaving = removed && (!here || zero_is_leaving(v, zero.replica_id));
     registry_view_release(v);
@@ -304,11 +304,11 @@ static void compare_tags(struct agent *a)
     agent_set_tags(given, a->tags, arena);
     struct registry_view *v = registry_view_acquire(a->registry);
     const thole_v1_Host *row = registry_host(v, agent_host_id(a));
-    const thole_v1_HostSpec *spec = row ? thole_v1_Host_spec(row) : NULL;
+    const thole_v1_HostSpec *spec = row != NULL ? thole_v1_Host_spec(row) : NULL;
     size_t n = thole_v1_HostSpec_tags_size(given), it = kUpb_Map_Begin;
-    bool same = n == 0 || (spec && thole_v1_HostSpec_tags_size(spec) == n);
+    bool same = n == 0 || (spec != NULL && thole_v1_HostSpec_tags_size(spec) == n);
     const thole_v1_HostSpec_TagsEntry *e;
-    while (same && n > 0 && (e = thole_v1_HostSpec_tags_next(given, &it))) {
+    while (same && n > 0 && (e = thole_v1_HostSpec_tags_next(given, &it)) != NULL) {
         upb_StringView value;
         same = thole_v1_HostSpec_tags_get(spec, thole_v1_HostSpec_TagsEntry_key(e), &value) &&
                upb_StringView_IsEqual(value, thole_v1_HostSpec_TagsEntry_value(e));
@@ -369,7 +369,7 @@ static uint64_t membership_step(struct chores *cs, uint64_t now)
 static uint64_t chores_turn(void *ctx, struct msgq *batch, uint64_t now)
 {
     struct chores *cs = ctx;
-    for (struct worker_msg *m; (m = msgq_pop(batch));) {
+    for (struct worker_msg *m; (m = msgq_pop(batch)) != NULL;) {
         switch (m->kind) {
         case MSG_JOIN:
             joiners_add(cs->joiners, m, now);
@@ -433,7 +433,7 @@ void chores_stop(struct chores *cs)
 
 void chores_free(struct chores *cs)
 {
-    if (!cs) {
+    if (cs == NULL) {
         return;
     }
     worker_free(cs->worker);
@@ -462,7 +462,7 @@ void chores_wake(struct chores *cs)
 void chores_join(struct chores *cs, struct bus_request *request)
 {
     struct worker_msg *m = joiner_msg(cs->agent, request);
-    if (!m) {
+    if (m == NULL) {
         return; /* refused, and answered */
     }
     m->kind = MSG_JOIN;

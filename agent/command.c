@@ -43,7 +43,7 @@ void command_read(const struct router_request *r, upb_Arena *arena, struct thole
         return;
     }
     *ret = PROTO_DECODE(thole_registry_v1_Result, r->result.bytes, arena);
-    if (!*ret) {
+    if (*ret == NULL) {
         thole_status_set(ret_st, THOLE_INTERNAL, THOLE_REASON_NONE, __FILE__, __LINE__,
                          "malformed result of a command");
     } else if (r->code != 0) {
@@ -104,7 +104,7 @@ enum thole_code command_admit(struct slice given, bool from_host, struct bufslic
     thole_registry_v1_Command *c =
         proto_decode(&thole_registry_v1_Command_msginit, given, false, arena, &why);
     *ret = (struct bufslice){.bytes = given};
-    if (!c) {
+    if (c == NULL) {
         code = THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST, "command: %s", why);
     } else if (!from_host && !all_for_clients(c)) {
         code = THOLE_FAIL(st, THOLE_PERMISSION_DENIED, THOLE_REASON_BAD_REQUEST,
@@ -199,7 +199,7 @@ static bool lookup(struct agent *a, struct slice name, uint64_t *ret)
     struct registry_shard_buf shard_buf;
     struct registry_view *v = registry_view_acquire(a->registry);
     const thole_v1_Shard *s = registry_shard_by_name(v, name, &shard_buf);
-    if (s) {
+    if (s != NULL) {
         *ret = thole_v1_Shard_id(s);
     }
     registry_view_release(v);

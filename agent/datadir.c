@@ -45,16 +45,16 @@ static bool member_read(struct member_list *l, char *words)
     const char *name = strtok_r(NULL, " ", &save);
     const char *address = strtok_r(NULL, " ", &save);
     const char *tags = strtok_r(NULL, "", &save);
-    if (tags && strlen(tags) >= sizeof m->tags) {
+    if (tags != NULL && strlen(tags) >= sizeof m->tags) {
         return false;
     }
-    if (!id || !name || !address || !uuid_parse(id, &m->host) || strlen(name) >= sizeof m->name ||
-        strlen(address) >= sizeof m->address) {
+    if (id == NULL || name == NULL || address == NULL || !uuid_parse(id, &m->host) ||
+        strlen(name) >= sizeof m->name || strlen(address) >= sizeof m->address) {
         return false;
     }
     snprintf(m->name, sizeof m->name, "%s", name);
     snprintf(m->address, sizeof m->address, "%s", address);
-    snprintf(m->tags, sizeof m->tags, "%s", tags ? tags : "");
+    snprintf(m->tags, sizeof m->tags, "%s", tags != NULL ? tags : "");
     l->count++;
     return true;
 }
@@ -150,7 +150,7 @@ static void new_identity(const char *name, struct identity *ret)
 {
     memset(ret, 0, sizeof *ret);
     ret->host = uuid_random();
-    if (name) {
+    if (name != NULL) {
         snprintf(ret->name, sizeof ret->name, "%s", name);
     } else {
         snprintf(ret->name, sizeof ret->name, "host-%02x%02x%02x%02x", ret->host.bytes[0],
@@ -165,7 +165,7 @@ static bool holds_something_else(const char *path, char *ret_name, size_t size)
 {
     DIR *dir = opendir(path);
     bool found = false;
-    for (struct dirent *e; dir && !found && (e = readdir(dir));) {
+    for (struct dirent *e; dir != NULL && !found && (e = readdir(dir)) != NULL;) {
         const char *n = e->d_name;
         bool ours = strcmp(n, ".") == 0 || strcmp(n, "..") == 0 || strcmp(n, "LOCK") == 0 ||
                     strcmp(n, "lost+found") == 0 || strncmp(n, "identity", 8) == 0;
@@ -174,7 +174,7 @@ static bool holds_something_else(const char *path, char *ret_name, size_t size)
             found = true;
         }
     }
-    if (dir) {
+    if (dir != NULL) {
         closedir(dir);
     }
     return found;
@@ -186,7 +186,7 @@ static enum thole_code open_identity(struct datadir *d, const char *name, struct
     struct thole_status why = {0};
     enum thole_code code = load_identity(d, ret, &why);
     if (code == THOLE_OK) {
-        if (name && strcmp(name, ret->name) != 0) {
+        if (name != NULL && strcmp(name, ret->name) != 0) {
             return THOLE_FAIL(st, THOLE_FAILED_PRECONDITION, THOLE_REASON_WRONG_HOST,
                               "data directory %s belongs to host \"%s\", not \"%s\"", d->path,
                               ret->name, name);
@@ -194,7 +194,7 @@ static enum thole_code open_identity(struct datadir *d, const char *name, struct
         return THOLE_OK;
     }
     if (code != THOLE_NOT_FOUND) {
-        if (st) {
+        if (st != NULL) {
             *st = why;
         }
         return code;
@@ -271,7 +271,7 @@ enum thole_code datadir_open(const char *path, const char *name, struct datadir 
 
 void datadir_close(struct datadir *d)
 {
-    if (d->path && d->lock_fd >= 0) {
+    if (d->path != NULL && d->lock_fd >= 0) {
         close(d->lock_fd);
     }
     d->lock_fd = -1;
@@ -325,7 +325,7 @@ static enum thole_code keep_promises(uint64_t promised_ms, uint64_t election_tim
     LOG_INFO(AGENT, "waiting, because the election timeout was shortened ms=%" PRIu64,
              (end - now) / NS_PER_MS);
     for (; now < end; now = clock_now(&clock_system)) {
-        struct pollfd stop = {.fd = stop_fd ? *stop_fd : -1, .events = POLLIN};
+        struct pollfd stop = {.fd = stop_fd != NULL ? *stop_fd : -1, .events = POLLIN};
         uint64_t left_ms = (end - now) / NS_PER_MS + 1;
         if (poll(&stop, 1, left_ms < 60000 ? (int)left_ms : 60000) > 0) {
             return THOLE_FAIL(st, THOLE_CANCELLED, THOLE_REASON_STOPPED,
@@ -347,7 +347,7 @@ static enum thole_code load_life(struct datadir *d, struct life *ret, struct tho
     if (code == THOLE_NOT_FOUND) {
         return THOLE_OK;
     }
-    if (code != THOLE_OK && st) {
+    if (code != THOLE_OK && st != NULL) {
         *st = why;
     }
     return code;
@@ -456,7 +456,7 @@ enum thole_code datadir_load_promise(struct datadir *d, struct member_list *ret,
     if (code == THOLE_NOT_FOUND) {
         memset(l, 0, sizeof *l);
         code = THOLE_OK;
-    } else if (code != THOLE_OK && st) {
+    } else if (code != THOLE_OK && st != NULL) {
         *st = why;
     }
     if (code == THOLE_OK) {

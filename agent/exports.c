@@ -47,7 +47,7 @@ struct job {
 
 static void answer(struct job *j, const struct thole_status *st, const struct export_piece *piece)
 {
-    if (j->file.file) {
+    if (j->file.file != NULL) {
         j->file.ops->close(j->file.file);
     }
     j->done(j->ctx, st, piece);
@@ -130,7 +130,7 @@ static enum thole_code make_head(struct exports *x, uint64_t shard_id,
     thole_v1_SnapshotFile *head = thole_v1_SnapshotFile_new(arena);
     if (!agent_has_view(x->agent, st)) {
         code = THOLE_UNAVAILABLE;
-    } else if (!row) {
+    } else if (row == NULL) {
         code = THOLE_FAIL(st, THOLE_NOT_FOUND, THOLE_REASON_NO_SUCH_SHARD,
                           "the host does not know the shard yet, or no more");
     } else {
@@ -201,7 +201,7 @@ static struct export *open_export(struct exports *x, struct job *j, struct thole
 static struct export *find_export(struct exports *x, const struct export_read *q)
 {
     struct export *e = x->open;
-    while (e && (e->id != q->id || e->shard_id != q->shard_id)) {
+    while (e != NULL && (e->id != q->id || e->shard_id != q->shard_id)) {
         e = e->next;
     }
     return e;
@@ -236,12 +236,12 @@ static void run(struct exports *x, struct job *j, uint64_t now_ns)
     struct thole_status st = {0};
     struct export_piece piece = {0};
     struct buf *b = NULL;
-    struct export *e = j->file.file ? open_export(x, j, &st) : find_export(x, &j->q);
-    if (!e && st.code == THOLE_OK) {
+    struct export *e = j->file.file != NULL ? open_export(x, j, &st) : find_export(x, &j->q);
+    if (e == NULL && st.code == THOLE_OK) {
         (void)THOLE_FAIL(&st, THOLE_NOT_FOUND, THOLE_REASON_NONE,
                          "the snapshot was not read for too long, or its host was restarted");
     }
-    if (e) {
+    if (e != NULL) {
         e->used_ns = now_ns;
         piece = (struct export_piece){e->id, e->head.size + e->file.size, e->file.index, {0}};
         if (j->q.offset >= piece.total_bytes) {
@@ -251,7 +251,7 @@ static void run(struct exports *x, struct job *j, uint64_t now_ns)
             (void)read_piece(e, j->q.offset, piece.total_bytes, &b, &st);
         }
     }
-    if (b) {
+    if (b != NULL) {
         piece.data = (struct bufslice){b, slice_of(b->data, b->size)};
         if (j->q.offset + b->size == piece.total_bytes) {
             close_export(x, e);
@@ -266,10 +266,10 @@ static uint64_t turn(void *ctx, struct msgq *batch, uint64_t now_ns)
     struct exports *x = ctx;
     struct worker_msg *m;
     uint64_t next = CLOCK_NEVER;
-    while ((m = msgq_pop(batch))) {
+    while ((m = msgq_pop(batch)) != NULL) {
         run(x, CONTAINER_OF(m, struct job, msg), now_ns);
     }
-    for (struct export *e = x->open, *after; e; e = after) {
+    for (struct export *e = x->open, *after; e != NULL; e = after) {
         after = e->next;
         if (e->used_ns + IDLE_NS <= now_ns) {
             close_export(x, e);
@@ -300,11 +300,11 @@ void exports_stop(struct exports *x)
 
 void exports_free(struct exports *x)
 {
-    if (!x) {
+    if (x == NULL) {
         return;
     }
     worker_free(x->worker);
-    while (x->open) {
+    while (x->open != NULL) {
         close_export(x, x->open);
     }
     free(x);
@@ -324,12 +324,12 @@ static void remote_answer(void *ctx, const struct thole_status *st, struct bufsl
     const thole_bus_v1_SnapshotPiece *m = NULL;
     if (st->code == THOLE_OK) {
         m = PROTO_DECODE(thole_bus_v1_SnapshotPiece, body.bytes, arena);
-        if (!m) {
+        if (m == NULL) {
             (void)THOLE_FAIL(&out, THOLE_INTERNAL, THOLE_REASON_BAD_REQUEST,
                              "malformed piece of a snapshot");
         }
     }
-    if (m && thole_bus_v1_SnapshotPiece_failure_code(m) != 0) {
+    if (m != NULL && thole_bus_v1_SnapshotPiece_failure_code(m) != 0) {
         uint32_t code = thole_bus_v1_SnapshotPiece_failure_code(m);
         upb_StringView reason = thole_bus_v1_SnapshotPiece_failure_reason(m);
         upb_StringView message = thole_bus_v1_SnapshotPiece_failure_message(m);
@@ -343,7 +343,7 @@ static void remote_answer(void *ctx, const struct thole_status *st, struct bufsl
             (int)(message.size < THOLE_STATUS_MESSAGE_BYTES ? message.size
                                                             : THOLE_STATUS_MESSAGE_BYTES),
             message.size > 0 ? message.data : "");
-    } else if (m) {
+    } else if (m != NULL) {
         upb_StringView data = thole_bus_v1_SnapshotPiece_data(m);
         struct buf *b = buf_copy(data.data, data.size);
         piece.id = thole_bus_v1_SnapshotPiece_id(m);
@@ -404,7 +404,7 @@ static void served(void *ctx, const struct thole_status *st, const struct export
     size_t size = 0;
     upb_Arena *arena = upb_Arena_New();
     thole_bus_v1_SnapshotPiece *m = thole_bus_v1_SnapshotPiece_new(arena);
-    if (piece) {
+    if (piece != NULL) {
         thole_bus_v1_SnapshotPiece_set_id(m, piece->id);
         thole_bus_v1_SnapshotPiece_set_total_bytes(m, piece->total_bytes);
         thole_bus_v1_SnapshotPiece_set_index(m, piece->index);
@@ -428,7 +428,7 @@ void exports_serve(struct exports *x, struct bus_request *q)
     struct slice body = bus_request_body(q);
     upb_Arena *arena = upb_Arena_New();
     const thole_bus_v1_SnapshotRead *m = PROTO_DECODE(thole_bus_v1_SnapshotRead, body, arena);
-    if (m) {
+    if (m != NULL) {
         uint64_t latest = clock_now(&clock_system) + IDLE_NS;
         uint64_t deadline_ns = bus_request_deadline_ns(q);
         const struct export_read read = {

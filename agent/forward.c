@@ -65,9 +65,9 @@ static struct bufslice used(struct bufslice out, const uint8_t *end)
 struct bufslice forward_encode(const struct router_request *r, const char *shard_name,
                                struct forward_space *space)
 {
-    struct slice name = shard_name ? slice_str(shard_name) : (struct slice){0};
+    struct slice name = shard_name != NULL ? slice_str(shard_name) : (struct slice){0};
     struct bufslice out = room(space, name.size + r->payload.bytes.size);
-    uint8_t *p = out.owner ? out.owner->data : space->bytes;
+    uint8_t *p = out.owner != NULL ? out.owner->data : space->bytes;
     p = put_number(p, 1, r->shard_id);
     p = put_bytes(p, 2, name);
     p = put_bytes(p, FORWARD_PAYLOAD_FIELD, r->payload.bytes);
@@ -89,7 +89,7 @@ struct bufslice forward_reply_encode(const struct forward_reply *in, struct forw
     }
     struct bufslice out =
         room(space, in->result.size + reason.size + message.size + 16 + in->key.size);
-    uint8_t *p = out.owner ? out.owner->data : space->bytes;
+    uint8_t *p = out.owner != NULL ? out.owner->data : space->bytes;
     p = put_number(p, 1, in->code);
     p = put_number(p, 2, in->index);
     p = put_bytes(p, REPLY_RESULT_FIELD, in->result);

@@ -39,10 +39,10 @@ struct health *health_new(struct agent *a)
 void health_free(struct health *h)
 {
     struct shard_health *s;
-    if (!h) {
+    if (h == NULL) {
         return;
     }
-    for (size_t it = 0; (s = map_next(&h->shards, &it, NULL));) {
+    for (size_t it = 0; (s = map_next(&h->shards, &it, NULL)) != NULL;) {
         free(s);
     }
     map_deinit(&h->shards);
@@ -63,13 +63,14 @@ static void forget_shard(struct health *h, const struct registry_view *v, uint64
 {
     struct registry_shard_buf shard_buf;
     struct shard_health *s = map_remove(&h->shards, key);
-    if (!s) {
+    if (s == NULL) {
         return;
     }
     const thole_v1_Shard *row =
         registry_shard_by_name(v, slice_str(s->name + sizeof SHARD_PREFIX - 1), &shard_buf);
-    const struct shard_health *next = row ? map_get(&h->shards, thole_v1_Shard_id(row) + 1) : NULL;
-    if (next) {
+    const struct shard_health *next =
+        row != NULL ? map_get(&h->shards, thole_v1_Shard_id(row) + 1) : NULL;
+    if (next != NULL) {
         bus_health_set(h->agent->bus, s->name, next->serving);
     } else {
         bus_health_remove(h->agent->bus, s->name);
@@ -81,7 +82,7 @@ static struct shard_health *named(const struct registry_view *v, uint64_t shard_
 {
     struct registry_shard_buf shard_buf;
     const thole_v1_Shard *row = registry_shard(v, shard_id, &shard_buf);
-    if (!row) {
+    if (row == NULL) {
         return NULL;
     }
     struct slice name = registry_str(thole_v1_Shard_name(row));
@@ -97,7 +98,7 @@ static bool serves(const struct agent_now *n, uint64_t shard_id)
     struct registry_shard_buf buf;
     struct shard_now now = {0};
     const thole_v1_Shard *row = registry_shard(n->view, shard_id, &buf);
-    if (row) {
+    if (row != NULL) {
         agent_shard_now(n, row, &now);
     }
     return now.served_here;
@@ -112,9 +113,9 @@ static void update_shard(struct health *h, const struct agent_now *n, uint64_t k
     }
     bool serving = serves(n, s.shard_id);
     struct shard_health *sh = map_get(&h->shards, key);
-    if (!sh) {
+    if (sh == NULL) {
         sh = named(n->view, s.shard_id, serving);
-        if (!sh) { /* looked at again when something else changes, such as the view */
+        if (sh == NULL) { /* looked at again when something else changes, such as the view */
             h->nameless++;
             health_changed(h, s.shard_id);
             return;

@@ -52,9 +52,9 @@ static bool read_request(struct joiner *j, struct slice body, struct thole_statu
 {
     upb_Arena *arena = upb_Arena_New();
     const thole_bus_v1_JoinRequest *q = PROTO_DECODE(thole_bus_v1_JoinRequest, body, arena);
-    const thole_v1_Host *host = q ? thole_bus_v1_JoinRequest_host(q) : NULL;
+    const thole_v1_Host *host = q != NULL ? thole_bus_v1_JoinRequest_host(q) : NULL;
     char id[UUID_TEXT_BYTES] = "";
-    bool ok = host && thole_v1_Host_id(host).size == UUID_TEXT_BYTES - 1 &&
+    bool ok = host != NULL && thole_v1_Host_id(host).size == UUID_TEXT_BYTES - 1 &&
               registry_name_valid(registry_str(thole_v1_Host_name(host)));
     if (ok) {
         memcpy(id, thole_v1_Host_id(host).data, UUID_TEXT_BYTES - 1);
@@ -132,7 +132,8 @@ static uint64_t zero_replica(const struct registry_view *v, const struct uuid *h
 {
     struct registry_replica_buf replica_buf;
     const thole_v1_Replica *r;
-    for (uint64_t after = 0; (r = registry_next_replica_of_host(v, host, after, &replica_buf));
+    for (uint64_t after = 0;
+         (r = registry_next_replica_of_host(v, host, after, &replica_buf)) != NULL;
          after = thole_v1_Replica_id(r)) {
         if (thole_v1_Replica_shard_id(r) == REGISTRY_SHARD_ID &&
             thole_v1_Replica_desired(r) == thole_v1_REPLICA_DESIRED_RUN) {
@@ -156,13 +157,13 @@ static bool answer(struct joiner *j, const struct registry_view *v)
     thole_bus_v1_JoinReply_set_replica_id(reply, replica);
     size_t n = 0;
     const thole_v1_Host *h;
-    for (struct slice after = {0}; (h = registry_next_host(v, after));
+    for (struct slice after = {0}; (h = registry_next_host(v, after)) != NULL;
          after = registry_str(thole_v1_Host_name(h))) {
         n++;
     }
     struct thole_v1_Host **rows = thole_bus_v1_JoinReply_resize_hosts(reply, n, arena);
     size_t i = 0;
-    for (struct slice after = {0}; (h = registry_next_host(v, after)) && i < n;
+    for (struct slice after = {0}; (h = registry_next_host(v, after)) != NULL && i < n;
          after = registry_str(thole_v1_Host_name(h))) {
         rows[i++] = (thole_v1_Host *)(uintptr_t)h; /* only read by the encoder */
     }
@@ -180,11 +181,11 @@ static bool answer(struct joiner *j, const struct registry_view *v)
 uint64_t joiners_step(struct joiners *js, uint64_t now_ns)
 {
     uint64_t next = CLOCK_NEVER;
-    if (!js->waiting) {
+    if (js->waiting == NULL) {
         return next;
     }
     struct registry_view *v = registry_view_acquire(js->agent->registry);
-    for (struct joiner **at = &js->waiting; *at;) {
+    for (struct joiner **at = &js->waiting; *at != NULL;) {
         struct joiner *j = *at, *after = j->next;
         if (registry_view_revision(v) >= j->revision && answer(j, v)) {
             *at = after;
@@ -215,7 +216,7 @@ struct joiners *joiners_new(struct agent *a)
 
 void joiners_stop(struct joiners *js)
 {
-    while (js->waiting) {
+    while (js->waiting != NULL) {
         struct joiner *j = js->waiting;
         js->waiting = j->next;
         joiner_refuse(&j->msg);

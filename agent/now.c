@@ -66,7 +66,7 @@ int32_t agent_host_liveness(struct agent *a, const thole_v1_Host *row)
 /* By the leader of shard zero and by our own connection. */
 static bool row_answers(struct agent *a, const struct uuid *id, const thole_v1_Host *row)
 {
-    const thole_v1_HostStatus *st = row ? thole_v1_Host_status(row) : NULL;
+    const thole_v1_HostStatus *st = row != NULL ? thole_v1_Host_status(row) : NULL;
     return st != NULL && is_here(a, id) &&
            thole_v1_HostStatus_liveness(st) == thole_v1_HOST_LIVENESS_LIVE;
 }
@@ -80,8 +80,8 @@ static bool host_answers(const struct agent_now *n, const struct uuid *id)
 static int32_t disk_of(struct agent *a, const struct uuid *id, const thole_v1_Host *row,
                        uint64_t shard_id)
 {
-    const thole_v1_HostStatus *st = row ? thole_v1_Host_status(row) : NULL;
-    int32_t disk = st ? thole_v1_HostStatus_disk(st) : thole_v1_HOST_DISK_OK;
+    const thole_v1_HostStatus *st = row != NULL ? thole_v1_Host_status(row) : NULL;
+    int32_t disk = st != NULL ? thole_v1_HostStatus_disk(st) : thole_v1_HOST_DISK_OK;
     if (uuid_equal(id, agent_host_id(a))) {
         return !engine_disk_refuses(a->engine, shard_id)       ? thole_v1_HOST_DISK_OK
                : engine_disk(a->engine) == ENGINE_DISK_STALLED ? thole_v1_HOST_DISK_STALLED
@@ -121,7 +121,7 @@ struct now_facts *now_facts_new(void)
 
 void now_facts_free(struct now_facts *f)
 {
-    if (!f) {
+    if (f == NULL) {
         return;
     }
     map_deinit(&f->unled_there);
@@ -136,7 +136,7 @@ static void note_unled(struct now_facts *f, struct map *m, uint64_t shard_id, bo
     pthread_mutex_lock(&f->lock);
     if (!unled) {
         (void)map_remove(m, shard_id + 1);
-    } else if (!map_get(m, shard_id + 1)) {
+    } else if (map_get(m, shard_id + 1) == NULL) {
         (void)map_put(m, shard_id + 1, (void *)(uintptr_t)clock_now(&clock_system));
     }
     pthread_mutex_unlock(&f->lock);
@@ -157,7 +157,7 @@ static void sweep(struct now_facts *f, const struct registry_view *v, struct map
     uint64_t key;
     void *since;
     pthread_mutex_lock(&f->lock);
-    for (size_t it = 0; (since = map_next(m, &it, &key));) {
+    for (size_t it = 0; (since = map_next(m, &it, &key)) != NULL;) {
         if (registry_has_shard(v, key - 1)) {
             (void)map_put(&kept, key, since);
         }
@@ -204,7 +204,7 @@ static bool note_hosts(struct agent *a, const struct registry_view *v, uint64_t 
     const thole_v1_Host *row;
     size_t n = 0;
     bool changed = false;
-    while ((row = registry_next_host(v, name))) {
+    while ((row = registry_next_host(v, name)) != NULL) {
         static const struct host_fact none;
         struct uuid id;
         name = registry_str(thole_v1_Host_name(row));
@@ -212,7 +212,7 @@ static bool note_hosts(struct agent *a, const struct registry_view *v, uint64_t 
             continue;
         }
         const struct host_fact *before = fact_of(f->hosts, f->count, n, &id);
-        const struct host_fact *was = before ? before : &none;
+        const struct host_fact *was = before != NULL ? before : &none;
         next = xrealloc(next, (n + 1) * sizeof *next);
         struct host_fact *to = &next[n++];
         to->host = id;
@@ -237,7 +237,7 @@ static void note_shard(void *ctx, const thole_v1_Shard *row)
     struct now_facts *f = ctx;
     const thole_v1_ShardStatus *st = thole_v1_Shard_status(row);
     note_unled(f, &f->unled_there, thole_v1_Shard_id(row),
-               st && thole_v1_ShardStatus_formed(st) &&
+               st != NULL && thole_v1_ShardStatus_formed(st) &&
                    thole_v1_ShardStatus_leader_replica(st) == 0);
 }
 
@@ -256,7 +256,7 @@ static void note_shards(struct now_facts *f, const struct registry_view *v)
     struct thole_status st;
     const thole_v1_Shard *row;
     if (f->revision == 0 || registry_changes_since(v, f->revision, &changes, &st) != THOLE_OK) {
-        for (struct slice name = {0}; (row = registry_next_shard(v, name, &buf));) {
+        for (struct slice name = {0}; (row = registry_next_shard(v, name, &buf)) != NULL;) {
             note_shard(f, row);
             name = registry_str(thole_v1_Shard_name(row));
         }
@@ -287,7 +287,7 @@ static uint64_t host_since_ns(const struct agent_now *n, const struct uuid *host
     struct now_facts *f = n->agent->facts;
     pthread_mutex_lock(&f->lock);
     const struct host_fact *h = fact_of(f->hosts, f->count, 0, host);
-    uint64_t since = !h                    ? 0
+    uint64_t since = h == NULL             ? 0
                      : what == HOST_DISK   ? h->disk_ns
                      : what == HOST_SILENT ? h->silent_ns
                                            : h->zero_disk_ns;
@@ -419,7 +419,7 @@ static void check_disk(const struct agent_now *n, const struct uuid *id, uint64_
                        struct shard_now *ret)
 {
     const thole_v1_Host *row = registry_host(n->view, id);
-    upb_StringView name = row ? thole_v1_Host_name(row) : upb_StringView_FromString("?");
+    upb_StringView name = row != NULL ? thole_v1_Host_name(row) : upb_StringView_FromString("?");
     int32_t disk = disk_of(n->agent, id, row, shard_id);
     if (disk > thole_v1_HOST_DISK_OK) {
         unserved(ret,
@@ -434,7 +434,7 @@ static void check_disk(const struct agent_now *n, const struct uuid *id, uint64_
 static void leader_silent(const struct agent_now *n, const struct uuid *id, struct shard_now *ret)
 {
     const thole_v1_Host *row = registry_host(n->view, id);
-    upb_StringView name = row ? thole_v1_Host_name(row) : upb_StringView_FromString("?");
+    upb_StringView name = row != NULL ? thole_v1_Host_name(row) : upb_StringView_FromString("?");
     unserved(ret, host_since_ns(n, id, HOST_SILENT), "LeaderSilent",
              "its leader's host %.*s does not answer", (int)name.size, name.data);
 }
@@ -468,7 +468,7 @@ static void check_there(const struct agent_now *n, const thole_v1_Shard *row,
         unserved(ret, quorum_since_ns, "QuorumSilent",
                  "%" PRIu32 " of its %" PRIu32 " voters are on hosts that do not answer",
                  ret->silent, ret->votes);
-    } else if (!r || !agent_parse_uuid(thole_v1_Replica_host_id(r), &host)) {
+    } else if (r == NULL || !agent_parse_uuid(thole_v1_Replica_host_id(r), &host)) {
         unserved(ret, unled_since_ns(n->agent->facts, &n->agent->facts->unled_there, id),
                  "NoLeader", "no replica has reported that it leads");
     } else if (!host_answers(n, &host)) {

@@ -73,7 +73,7 @@ static void inspect(struct agent *a, uint64_t shard_id, struct repair_replica *r
         return;
     }
     const struct raft_member *m = raft_config_find(&ret->config, ret->replica_id);
-    ret->witness = m && m->role == RAFT_WITNESS;
+    ret->witness = m != NULL && m->role == RAFT_WITNESS;
 }
 
 void repair_serve_inspect(struct agent *a, struct bus_request *q)
@@ -85,7 +85,7 @@ void repair_serve_inspect(struct agent *a, struct bus_request *q)
     thole_bus_v1_InspectReply *out = thole_bus_v1_InspectReply_new(arena);
     struct repair_replica have = {0};
     struct bytes config = {0};
-    if (in && engine_shard_status(a->engine, thole_bus_v1_Inspect_shard_id(in), &s)) {
+    if (in != NULL && engine_shard_status(a->engine, thole_bus_v1_Inspect_shard_id(in), &s)) {
         have.replica_id = s.replica_id;
         inspect(a, s.shard_id, &have);
         raft_config_encode(&have.config, &config);
@@ -111,7 +111,7 @@ static void read_inspected(struct repair_replica *r, struct slice body)
     upb_Arena *arena = upb_Arena_New();
     struct thole_status st;
     const thole_bus_v1_InspectReply *in = PROTO_DECODE(thole_bus_v1_InspectReply, body, arena);
-    if (!in) {
+    if (in == NULL) {
         snprintf(r->problem, sizeof r->problem, "its answer does not decode");
     } else if (thole_bus_v1_InspectReply_replica_id(in) != r->replica_id) {
         snprintf(r->problem, sizeof r->problem, "the host does not have this replica");
@@ -138,7 +138,7 @@ static void read_inspected(struct repair_replica *r, struct slice body)
 
 static void forced_here(void *ctx, const struct thole_status *st)
 {
-    finish(ctx, st ? st : &(struct thole_status){0});
+    finish(ctx, st != NULL ? st : &(struct thole_status){0});
 }
 
 static void forced_there(void *ctx, const struct thole_status *st, struct bufslice body, bool more)
@@ -152,10 +152,11 @@ static void forced_there(void *ctx, const struct thole_status *st, struct bufsli
         upb_Arena *arena = upb_Arena_New();
         const thole_bus_v1_ForceReply *in =
             PROTO_DECODE(thole_bus_v1_ForceReply, body.bytes, arena);
-        uint32_t code = in ? thole_bus_v1_ForceReply_code(in) : THOLE_INTERNAL;
+        uint32_t code = in != NULL ? thole_bus_v1_ForceReply_code(in) : THOLE_INTERNAL;
         if (code != THOLE_OK) {
-            upb_StringView m = in ? thole_bus_v1_ForceReply_message(in) : text_view("bad answer");
-            upb_StringView reason = in ? thole_bus_v1_ForceReply_reason(in) : text_view("");
+            upb_StringView m =
+                in != NULL ? thole_bus_v1_ForceReply_message(in) : text_view("bad answer");
+            upb_StringView reason = in != NULL ? thole_bus_v1_ForceReply_reason(in) : text_view("");
             char name[64];
             snprintf(name, sizeof name, "%.*s", (int)reason.size, reason.size ? reason.data : "");
             thole_status_set(&result,
@@ -198,7 +199,7 @@ static void force_answer(struct bus_request *q, const struct thole_status *st)
 {
     upb_Arena *arena = upb_Arena_New();
     thole_bus_v1_ForceReply *out = thole_bus_v1_ForceReply_new(arena);
-    if (st && st->code != THOLE_OK) {
+    if (st != NULL && st->code != THOLE_OK) {
         thole_bus_v1_ForceReply_set_code(out, st->code);
         thole_bus_v1_ForceReply_set_reason(out, text_view(thole_reason_name(st->reason)));
         thole_bus_v1_ForceReply_set_message(out, text_view(st->message));
@@ -219,9 +220,9 @@ void repair_serve_force(struct agent *a, struct bus_request *q)
     struct thole_status st = {0};
     struct engine_replica_status s;
     const thole_bus_v1_Force *in = PROTO_DECODE(thole_bus_v1_Force, body, arena);
-    uint64_t shard_id = in ? thole_bus_v1_Force_shard_id(in) : 0;
-    uint64_t epoch = in ? thole_bus_v1_Force_epoch(in) : 0;
-    if (!in || !engine_shard_status(a->engine, shard_id, &s) ||
+    uint64_t shard_id = in != NULL ? thole_bus_v1_Force_shard_id(in) : 0;
+    uint64_t epoch = in != NULL ? thole_bus_v1_Force_epoch(in) : 0;
+    if (in == NULL || !engine_shard_status(a->engine, shard_id, &s) ||
         s.replica_id != thole_bus_v1_Force_replica_id(in) ||
         s.last_term != thole_bus_v1_Force_last_term(in) ||
         s.last_index != thole_bus_v1_Force_last_index(in) || s.role == RAFT_LEADER) {
@@ -309,7 +310,7 @@ static void list_replicas(struct repair_plan *p, const struct registry_view *v)
     const thole_v1_Replica *row;
     for (uint64_t after = 0;
          p->count < LIMIT_MEMBERS &&
-         (row = registry_next_replica_of_shard(v, p->shard_id, after, &replica_buf));) {
+         (row = registry_next_replica_of_shard(v, p->shard_id, after, &replica_buf)) != NULL;) {
         struct repair_replica *r = &p->replicas[p->count];
         after = thole_v1_Replica_id(row);
         if (thole_v1_Replica_phase(row) == thole_v1_REPLICA_PHASE_OUT ||
@@ -330,14 +331,14 @@ void repair_shard(struct agent *a, uint64_t shard_id, const uint64_t *hash, uint
     struct repair *r = xcalloc(1, sizeof *r);
     r->agent = a;
     r->run = hash != NULL;
-    r->wanted_hash = hash ? *hash : 0;
+    r->wanted_hash = hash != NULL ? *hash : 0;
     r->deadline_ns = deadline_ns;
     r->done = done;
     r->ctx = ctx;
     r->plan.shard_id = shard_id;
     struct registry_view *v = registry_view_acquire(a->registry);
     const thole_v1_Shard *shard = registry_shard(v, shard_id, &shard_buf);
-    if (shard) {
+    if (shard != NULL) {
         upb_StringView name = thole_v1_Shard_name(shard);
         snprintf(r->plan.shard, sizeof r->plan.shard, "%.*s", (int)name.size, name.data);
         list_replicas(&r->plan, v);

@@ -51,7 +51,7 @@ static enum thole_code read_replica(struct log_store *log, struct repair_replica
                                     struct thole_status *st)
 {
     const struct store_replica *s;
-    for (size_t it = 0; (s = log->ops->next(log, &it));) {
+    for (size_t it = 0; (s = log->ops->next(log, &it)) != NULL;) {
         if (s->shard_id != REGISTRY_SHARD_ID || s->removed) {
             continue;
         }

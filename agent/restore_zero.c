@@ -85,12 +85,12 @@ static enum thole_code check_empty(const char *path, struct thole_status *st)
 {
     DIR *dir = opendir(path);
     enum thole_code code = THOLE_OK;
-    for (struct dirent *e; code == THOLE_OK && dir && (e = readdir(dir));) {
+    for (struct dirent *e; code == THOLE_OK && dir != NULL && (e = readdir(dir)) != NULL;) {
         if (!may_be_left(e->d_name)) {
             code = fail_not_empty(path, e->d_name, st);
         }
     }
-    if (dir) {
+    if (dir != NULL) {
         closedir(dir);
     }
     return code;
@@ -168,7 +168,7 @@ static enum thole_code make_dir(const char *path, const char *name, struct slice
     if (code == THOLE_OK && !uuid_is_nil(&i->cluster)) {
         code = fail_not_empty(path, "identity", st);
     } else if (code == THOLE_OK) {
-        if (name) {
+        if (name != NULL) {
             snprintf(i->name, sizeof i->name, "%s", name);
         }
         remove_in(path, "restores"); /* of a try that was killed */

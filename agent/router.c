@@ -97,10 +97,10 @@ static enum where choose(struct router *ro, struct router_request *r)
 {
     struct route *rt = route_of(r);
     struct route_hint h = {0};
-    if (ro->o.holds && r->kind != ROUTER_QUERY && ro->o.holds(ro->o.ctx, r->shard_id)) {
+    if (ro->o.holds != NULL && r->kind != ROUTER_QUERY && ro->o.holds(ro->o.ctx, r->shard_id)) {
         return WHERE_NONE;
     }
-    if (ro->engine) {
+    if (ro->engine != NULL) {
         if (!route_cache_get(ro->cache, r->shard_id, &h)) {
             ask_engine(ro, r->shard_id, &h);
         }
@@ -122,7 +122,7 @@ static enum where choose(struct router *ro, struct router_request *r)
         rt->target = h.leader_host;
         return WHERE_REMOTE;
     }
-    rt->told = ro->o.leader && r->kind != ROUTER_QUERY &&
+    rt->told = ro->o.leader != NULL && r->kind != ROUTER_QUERY &&
                ro->o.leader(ro->o.ctx, r, &rt->avoid, &rt->target);
     if (rt->told) {
         return WHERE_REMOTE;
@@ -173,7 +173,7 @@ static void local_done(struct engine_request *e)
 static void transfer_done(void *ctx, const struct thole_status *st)
 {
     struct router_request *r = ctx;
-    if (st && st->code != THOLE_OK) {
+    if (st != NULL && st->code != THOLE_OK) {
         r->status = *st;
     } else {
         r->status.code = THOLE_OK;
@@ -212,7 +212,7 @@ static struct bufslice keep(struct bufslice body, struct slice part)
     if (part.size == 0) {
         return (struct bufslice){0};
     }
-    if (body.owner) {
+    if (body.owner != NULL) {
         return (struct bufslice){.owner = buf_ref(body.owner), .bytes = part};
     }
     struct buf *b = buf_copy(part.data, part.size);
@@ -227,10 +227,10 @@ static void remote_failed(struct router *ro, struct router_request *r,
     if (st->code == THOLE_UNAVAILABLE || st->code == THOLE_UNKNOWN) {
         route_cache_forget(ro->cache, r->shard_id, &rt->target);
         rt->avoid = rt->target;
-        if (ro->o.leads) {
+        if (ro->o.leads != NULL) {
             ro->o.leads(ro->o.ctx, r, &(struct uuid){{0}});
         }
-        if (ro->o.unreachable) {
+        if (ro->o.unreachable != NULL) {
             ro->o.unreachable(ro->o.ctx, &rt->target);
         }
     }
@@ -257,10 +257,10 @@ static void remote_done(void *ctx, const struct thole_status *st, struct bufslic
         return;
     }
     bool learned = usable(ro, rt, &f.leader_host) && !uuid_equal(&f.leader_host, &rt->target);
-    if (ro->engine && !uuid_is_nil(&f.leader_host)) {
+    if (ro->engine != NULL && !uuid_is_nil(&f.leader_host)) {
         route_cache_leader(ro->cache, r->shard_id, f.leader_term, &f.leader_host);
     }
-    if (ro->o.leads && (f.failure.code != THOLE_OK || !uuid_is_nil(&f.leader_host))) {
+    if (ro->o.leads != NULL && (f.failure.code != THOLE_OK || !uuid_is_nil(&f.leader_host))) {
         ro->o.leads(ro->o.ctx, r, &f.leader_host);
     }
     if (f.failure.code != THOLE_OK) {
@@ -306,7 +306,7 @@ static void go_remote(struct router *ro, struct router_request *r, uint64_t now)
     left_ms = left_ms > 0 ? left_ms : 1;
     /* One that leads no more, and is cut off, must not keep the request until its deadline: what
      * was forwarded already is not tried again there, but here. */
-    uint32_t hop = ro->engine || rt->told;
+    uint32_t hop = ro->engine != NULL || rt->told;
     struct forward_space space;
     r->hops += hop;
     struct bufslice body = forward_encode(r, rt->shard_name, &space);
@@ -341,7 +341,7 @@ static bool without_effect(struct router *ro, const struct router_request *r)
     case THOLE_REASON_MACHINE_FAILED: /* another replica leads soon */
         return r->status.code == THOLE_UNAVAILABLE;
     case THOLE_REASON_NO_SUCH_SHARD:
-        return ro->engine && ro->o.exists(ro->o.ctx, r->shard_id);
+        return ro->engine != NULL && ro->o.exists(ro->o.ctx, r->shard_id);
     default:
         return false;
     }
@@ -413,7 +413,7 @@ static void try(struct router_request *r)
     }
     rt->avoid = (struct uuid){{0}};
     rt->local_refused = false;
-    if (ro->o.blind && ro->o.blind(ro->o.ctx, &r->status)) {
+    if (ro->o.blind != NULL && ro->o.blind(ro->o.ctx, &r->status)) {
         settle(r, false);
         return;
     }
@@ -454,14 +454,14 @@ void router_route(struct router *ro, struct router_request *r, const char *shard
 static uint64_t waiting_turn(void *ctx, struct msgq *batch, uint64_t now_ns)
 {
     struct router *ro = ctx;
-    for (struct worker_msg *m; (m = msgq_pop(batch));) {
+    for (struct worker_msg *m; (m = msgq_pop(batch)) != NULL;) {
         struct router_request *r = CONTAINER_OF(m, struct router_request, engine.msg);
         msgq_push(&ro->waiting[route_of(r)->pause], m);
     }
     uint64_t next = CLOCK_NEVER;
     for (size_t i = 0; i < PAUSES; i++) {
         struct msgq *q = &ro->waiting[i];
-        while (q->head) {
+        while (q->head != NULL) {
             struct router_request *r = CONTAINER_OF(q->head, struct router_request, engine.msg);
             uint64_t due = route_of(r)->due_ns;
             if (due > now_ns && !atomic_load(&ro->stopping)) {
@@ -492,13 +492,13 @@ void router_set_engine(struct router *ro, struct engine *e)
 
 void router_stop(struct router *ro)
 {
-    if (!ro) {
+    if (ro == NULL) {
         return;
     }
     atomic_store(&ro->stopping, true);
     worker_stop(ro->worker);
     for (size_t i = 0; i < PAUSES; i++) {
-        for (struct worker_msg *m; (m = msgq_pop(&ro->waiting[i]));) {
+        for (struct worker_msg *m; (m = msgq_pop(&ro->waiting[i])) != NULL;) {
             struct router_request *r = CONTAINER_OF(m, struct router_request, engine.msg);
             thole_status_set(&r->status, THOLE_UNAVAILABLE, THOLE_REASON_STOPPED, __FILE__,
                              __LINE__, "the host is stopping");
@@ -509,7 +509,7 @@ void router_stop(struct router *ro)
 
 void router_free(struct router *ro)
 {
-    if (!ro) {
+    if (ro == NULL) {
         return;
     }
     worker_free(ro->worker);

@@ -44,7 +44,7 @@ static void stripe_clear(struct stripe *s, bool keep_local)
     struct map kept = {0};
     struct route_hint *h;
     uint64_t key;
-    for (size_t it = 0; (h = map_next(&s->entries, &it, &key));) {
+    for (size_t it = 0; (h = map_next(&s->entries, &it, &key)) != NULL;) {
         if (keep_local && h->local) {
             map_put(&kept, key, h);
         } else {
@@ -57,7 +57,7 @@ static void stripe_clear(struct stripe *s, bool keep_local)
 
 void route_cache_free(struct route_cache *c)
 {
-    if (!c) {
+    if (c == NULL) {
         return;
     }
     for (size_t i = 0; i < STRIPES; i++) {
@@ -73,11 +73,11 @@ bool route_cache_get(struct route_cache *c, uint64_t shard_id, struct route_hint
     struct stripe *s = stripe_of(c, shard_id);
     pthread_mutex_lock(&s->lock);
     const struct route_hint *h = map_get(&s->entries, shard_id + 1);
-    if (h) {
+    if (h != NULL) {
         *ret = *h;
     }
     pthread_mutex_unlock(&s->lock);
-    if (!h) {
+    if (h == NULL) {
         memset(ret, 0, sizeof *ret);
     }
     return h != NULL;
@@ -87,7 +87,7 @@ bool route_cache_get(struct route_cache *c, uint64_t shard_id, struct route_hint
 static struct route_hint *hint_make(struct stripe *s, uint64_t shard_id)
 {
     struct route_hint *h = map_get(&s->entries, shard_id + 1);
-    if (h) {
+    if (h != NULL) {
         return h;
     }
     if (s->entries.count >= STRIPE_ENTRIES_MAX) {
@@ -147,7 +147,7 @@ void route_cache_forget(struct route_cache *c, uint64_t shard_id, const struct u
     struct stripe *s = stripe_of(c, shard_id);
     pthread_mutex_lock(&s->lock);
     struct route_hint *h = map_get(&s->entries, shard_id + 1);
-    if (h && uuid_equal(&h->leader_host, host)) {
+    if (h != NULL && uuid_equal(&h->leader_host, host)) {
         memset(&h->leader_host, 0, sizeof h->leader_host);
     }
     pthread_mutex_unlock(&s->lock);

@@ -265,7 +265,7 @@ static struct watch **collect(struct watches *ws, size_t *ret_n)
     struct watch **all = xcalloc(ws->table.count + 1, sizeof(struct watch *));
     size_t n = 0;
     struct watch *w;
-    for (size_t it = 0; (w = map_next(&ws->table, &it, NULL));) {
+    for (size_t it = 0; (w = map_next(&ws->table, &it, NULL)) != NULL;) {
         ref_take(&w->refs);
         all[n++] = w;
     }
@@ -309,7 +309,7 @@ static void bookmarks(struct watches *ws)
 static uint64_t watches_turn(void *ctx, struct msgq *batch, uint64_t now_ns)
 {
     struct watches *ws = ctx;
-    for (struct worker_msg *m; (m = msgq_pop(batch));) {
+    for (struct worker_msg *m; (m = msgq_pop(batch)) != NULL;) {
         struct watch *w = m->kind == MSG_START ? CONTAINER_OF(m, struct watch, start_msg)
                                                : CONTAINER_OF(m, struct watch, end_msg);
         if (m->kind == MSG_START) {
@@ -372,11 +372,11 @@ void watches_remove(struct watches *ws, uint64_t id)
 {
     pthread_mutex_lock(&ws->lock);
     struct watch *w = map_get(&ws->table, id);
-    if (w) {
+    if (w != NULL) {
         ref_take(&w->refs);
     }
     pthread_mutex_unlock(&ws->lock);
-    if (!w) {
+    if (w == NULL) {
         return;
     }
     struct thole_status st = {0};
@@ -387,7 +387,7 @@ void watches_remove(struct watches *ws, uint64_t id)
 
 void watches_stop(struct watches *ws)
 {
-    if (!ws) {
+    if (ws == NULL) {
         return;
     }
     worker_stop(ws->worker);
@@ -406,7 +406,7 @@ void watches_stop(struct watches *ws)
 
 void watches_free(struct watches *ws)
 {
-    if (!ws) {
+    if (ws == NULL) {
         return;
     }
     worker_free(ws->worker);

@@ -68,7 +68,7 @@ struct snapshot_check *snapshot_check_new(void)
 
 void snapshot_check_free(struct snapshot_check *k)
 {
-    if (!k) {
+    if (k == NULL) {
         return;
     }
     bytes_deinit(&k->first);
@@ -84,7 +84,7 @@ const thole_v1_SnapshotFile *snapshot_check_head(const struct snapshot_check *k)
 
 uint64_t snapshot_check_total(const struct snapshot_check *k)
 {
-    return k->head ? k->head_bytes + thole_v1_SnapshotFile_body_bytes(k->head) : 0;
+    return k->head != NULL ? k->head_bytes + thole_v1_SnapshotFile_body_bytes(k->head) : 0;
 }
 
 uint64_t snapshot_check_fed(const struct snapshot_check *k)
@@ -106,7 +106,7 @@ static enum thole_code read_head(struct snapshot_check *k, size_t size, struct t
     }
     const thole_v1_SnapshotFile *head =
         PROTO_DECODE(thole_v1_SnapshotFile, slice_of(k->first.data + FIRST_BYTES, size), k->arena);
-    if (!head) {
+    if (head == NULL) {
         return damaged(st, "its head does not decode");
     }
     if (thole_v1_SnapshotFile_format(head) != SNAPSHOT_FILE_FORMAT) {
@@ -129,7 +129,7 @@ static enum thole_code read_head(struct snapshot_check *k, size_t size, struct t
 static enum thole_code feed_head(struct snapshot_check *k, struct slice *in,
                                  struct thole_status *st)
 {
-    while (in->size > 0 && !k->head) {
+    while (in->size > 0 && k->head == NULL) {
         bool sized = k->first.size >= FIRST_BYTES;
         size_t size = sized ? get_le32(k->first.data + 8) : 0;
         size_t want = sized ? FIRST_BYTES + size + 8 : FIRST_BYTES;
@@ -177,11 +177,11 @@ enum thole_code snapshot_check_feed(struct snapshot_check *k, struct slice in,
                                     struct slice *ret_body, struct thole_status *st)
 {
     k->fed += in.size;
-    enum thole_code code = k->head ? THOLE_OK : feed_head(k, &in, st);
+    enum thole_code code = k->head != NULL ? THOLE_OK : feed_head(k, &in, st);
     if (code == THOLE_OK && in.size > 0) {
         code = feed_body(k, in, st);
     }
-    if (code == THOLE_OK && ret_body) {
+    if (code == THOLE_OK && ret_body != NULL) {
         *ret_body = in;
     }
     return code;
@@ -190,7 +190,7 @@ enum thole_code snapshot_check_feed(struct snapshot_check *k, struct slice in,
 enum thole_code snapshot_check_end(const struct snapshot_check *k, struct thole_status *st)
 {
     uint64_t checksum;
-    if (!k->head || k->body < thole_v1_SnapshotFile_body_bytes(k->head)) {
+    if (k->head == NULL || k->body < thole_v1_SnapshotFile_body_bytes(k->head)) {
         return damaged(st, "it is cut");
     }
     if (!snapshot_file_trailer(k->trailer, &checksum) ||

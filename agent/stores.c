@@ -59,7 +59,7 @@ struct lost_ids {
 static bool is_here(struct log_store *log, uint64_t replica_id)
 {
     const struct store_replica *x;
-    for (size_t it = 0; (x = log->ops->next(log, &it));) {
+    for (size_t it = 0; (x = log->ops->next(log, &it)) != NULL;) {
         if (x->replica_id == replica_id) {
             return !x->removed;
         }
@@ -115,12 +115,12 @@ static void sweep_one(struct agent *a, const char *name)
 static void sweep_kept(struct agent *a)
 {
     DIR *dir = opendir(a->dir.path);
-    for (struct dirent *e; dir && (e = readdir(dir));) {
+    for (struct dirent *e; dir != NULL && (e = readdir(dir)) != NULL;) {
         if (strncmp(e->d_name, KEPT_PREFIX, strlen(KEPT_PREFIX)) == 0) {
             sweep_one(a, e->d_name);
         }
     }
-    if (dir) {
+    if (dir != NULL) {
         closedir(dir);
     }
 }
@@ -203,7 +203,7 @@ static bool has_data(const struct agent *a, const struct store_replica *x)
     const struct thole_machine_type *type = type_of(a, d.machine_type);
     bool registry = slice_equal(d.machine_type, slice_str(REGISTRY_MACHINE_TYPE));
     bool yes = !registry && !d.witness &&
-               (!type || ((type->flags & THOLE_MACHINE_PERSISTENT) && !type->flush));
+               (type == NULL || ((type->flags & THOLE_MACHINE_PERSISTENT) && type->flush == NULL));
     codec_release(d.arena);
     return yes;
 }
@@ -213,7 +213,7 @@ static size_t find_wanted(struct agent *a, struct state_wanted **ret)
     const struct store_replica *x;
     struct state_wanted *list = xmalloc(sizeof *list);
     size_t n = 0;
-    for (size_t it = 0; (x = a->log->ops->next(a->log, &it));) {
+    for (size_t it = 0; (x = a->log->ops->next(a->log, &it)) != NULL;) {
         if (!has_data(a, x)) {
             continue;
         }
@@ -234,7 +234,7 @@ static void tell(const struct state_wanted *list, size_t n, const char *kept)
     metric_add(&salvages, 1);
     metric_add(&lost_replicas, (int64_t)lost);
     LOG_WARN(AGENT, "the state database was made anew replicas=%zu lost=%zu", n, lost);
-    if (kept) {
+    if (kept != NULL) {
         LOG_ERROR(AGENT,
                   "replicas that lost their data are rebuilt from their peers; one whose shard has "
                   "no majority elsewhere stays failed: restore a snapshot of the shard. The old "
@@ -256,7 +256,7 @@ static enum thole_code salvage(struct agent *a, const char *path, struct thole_s
     if (code == THOLE_OK) {
         tell(list, n, kept);
     }
-    if (kept) {
+    if (kept != NULL) {
         note_lost(kept, list, n);
     }
     free(kept);
@@ -294,7 +294,7 @@ enum thole_code stores_open(struct agent *a, struct thole_status *st)
         sweep_kept(a);
     }
     free(log);
-    if (code == THOLE_DATA_LOSS && st) { /* what can be read around is not told here */
+    if (code == THOLE_DATA_LOSS && st != NULL) { /* what can be read around is not told here */
         LOG_ERROR(AGENT, "the data directory is damaged, and cannot be read: %s", st->message);
         code =
             THOLE_FAIL(st, THOLE_DATA_LOSS, st->reason,

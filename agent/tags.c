@@ -14,12 +14,13 @@ static bool same_key(const char *a, const char *b)
 const char *agent_tag_problem(struct slice tag)
 {
     const uint8_t *eq = tag.size > 0 ? memchr(tag.data, '=', tag.size) : NULL;
-    if (!eq || memchr(tag.data, ',', tag.size) || memchr(tag.data, ' ', tag.size)) {
+    if (eq == NULL || memchr(tag.data, ',', tag.size) != NULL ||
+        memchr(tag.data, ' ', tag.size) != NULL) {
         return "is not KEY=VALUE without spaces and commas";
     }
     size_t n = (size_t)(eq - tag.data);
     const char *problem = text_label_problem(slice_of(tag.data, n), 1);
-    return problem ? problem : text_label_problem(slice_of(eq + 1, tag.size - n - 1), 0);
+    return problem != NULL ? problem : text_label_problem(slice_of(eq + 1, tag.size - n - 1), 0);
 }
 
 enum thole_code agent_check_tags(const char *const *tags, size_t count, struct thole_status *st)
@@ -28,12 +29,12 @@ enum thole_code agent_check_tags(const char *const *tags, size_t count, struct t
     for (size_t i = 0; i < count; i++) {
         const char *problem = agent_tag_problem(slice_str(tags[i]));
         bytes += strlen(tags[i]) + 1;
-        for (size_t k = 0; k < i && !problem; k++) {
+        for (size_t k = 0; k < i && problem == NULL; k++) {
             if (same_key(tags[i], tags[k])) {
                 problem = "has a key that is there twice";
             }
         }
-        if (problem) {
+        if (problem != NULL) {
             return THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
                               "tag \"%.64s\": %s", tags[i], problem);
         }
@@ -53,9 +54,9 @@ void agent_set_tags(thole_v1_HostSpec *spec, const char *tags, upb_Arena *arena)
     const char *end = copy + size;
     for (const char *p = copy; p < end;) {
         const char *comma = memchr(p, ',', (size_t)(end - p));
-        const char *stop = comma ? comma : end;
+        const char *stop = comma != NULL ? comma : end;
         const char *eq = memchr(p, '=', (size_t)(stop - p));
-        if (eq) {
+        if (eq != NULL) {
             thole_v1_HostSpec_tags_set(
                 spec, upb_StringView_FromDataAndSize(p, (size_t)(eq - p)),
                 upb_StringView_FromDataAndSize(eq + 1, (size_t)(stop - eq - 1)), arena);

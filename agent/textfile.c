@@ -40,12 +40,12 @@ static enum thole_code check(const char *path, const char *kind, uint32_t format
                           path, found, format);
     }
     const char *sum = NULL;
-    for (const char *p = text; (p = strstr(p, "\nsum ")); p++) {
+    for (const char *p = text; (p = strstr(p, "\nsum ")) != NULL; p++) {
         sum = p + 1;
     }
     uint64_t want = 0;
-    if (!sum || sscanf(sum, "sum %" SCNx64, &want) != 1 || strchr(sum, '\n') != text + size - 1 ||
-        hash64(text, (size_t)(sum - text), 0) != want) {
+    if (sum == NULL || sscanf(sum, "sum %" SCNx64, &want) != 1 ||
+        strchr(sum, '\n') != text + size - 1 || hash64(text, (size_t)(sum - text), 0) != want) {
         return THOLE_FAIL(st, THOLE_DATA_LOSS, THOLE_REASON_CORRUPT, "%s is damaged", path);
     }
     *ret_end = (size_t)(sum - text);
@@ -69,12 +69,12 @@ enum thole_code textfile_read(const char *path, const char *kind, uint32_t forma
         text[end] = 0;
         char *save = NULL;
         strtok_r(text, "\n", &save); /* the header */
-        for (char *l; code == THOLE_OK && (l = strtok_r(NULL, "\n", &save));) {
+        for (char *l; code == THOLE_OK && (l = strtok_r(NULL, "\n", &save)) != NULL;) {
             char *space = strchr(l, ' ');
-            if (space) {
+            if (space != NULL) {
                 *space = 0;
             }
-            if (!space || !line(ctx, l, space + 1)) {
+            if (space == NULL || !line(ctx, l, space + 1)) {
                 code = THOLE_FAIL(st, THOLE_DATA_LOSS, THOLE_REASON_CORRUPT,
                                   "%s: bad line \"%.40s\"", path, l);
             }

@@ -80,7 +80,7 @@ static struct job *job_new(struct uploads *u, enum job_kind kind, struct slice n
 
 static void answer(struct job *j, const struct thole_status *st, const struct upload_state *state)
 {
-    if (j->done) {
+    if (j->done != NULL) {
         j->done(j->ctx, st, state);
     }
     bufslice_unref(j->data);
@@ -164,7 +164,7 @@ static void forget(struct uploads *u, struct upload *x)
     } else {
         u->open--;
     }
-    if (x->file) {
+    if (x->file != NULL) {
         u->files->ops->discard(x->file);
     }
     snapshot_check_free(x->check);
@@ -182,7 +182,7 @@ static void drop(struct uploads *u, struct upload *x)
 static struct upload *find(struct uploads *u, const char *name)
 {
     struct upload *x = u->all;
-    while (x && strcmp(x->name, name) != 0) {
+    while (x != NULL && strcmp(x->name, name) != 0) {
         x = x->next;
     }
     return x;
@@ -204,8 +204,8 @@ static void show(const struct upload *x, struct job *j)
 static uint64_t promised_bytes(const struct uploads *u)
 {
     uint64_t sum = 0;
-    for (const struct upload *x = u->all; x; x = x->next) {
-        sum += x->file ? 2 * x->size - snapshot_check_fed(x->check) : x->size;
+    for (const struct upload *x = u->all; x != NULL; x = x->next) {
+        sum += x->file != NULL ? 2 * x->size - snapshot_check_fed(x->check) : x->size;
     }
     return sum;
 }
@@ -263,7 +263,7 @@ static enum thole_code take(struct uploads *u, struct upload *x, struct slice da
 {
     struct slice body = {0};
     enum thole_code code = snapshot_check_feed(x->check, data, &body, st);
-    if (code == THOLE_OK && snapshot_check_head(x->check) && !x->file) {
+    if (code == THOLE_OK && snapshot_check_head(x->check) != NULL && x->file == NULL) {
         code = create(u, x, st);
     }
     if (code == THOLE_OK && body.size > 0) {
@@ -301,7 +301,7 @@ static void put(struct uploads *u, struct job *j, uint64_t now_ns)
 {
     struct thole_status st;
     struct upload *x = j->name[0] ? find(u, j->name) : begin(u);
-    if (!x || x->phase == KEPT) {
+    if (x == NULL || x->phase == KEPT) {
         (void)THOLE_FAIL(&st, j->name[0] ? THOLE_NOT_FOUND : THOLE_RESOURCE_EXHAUSTED,
                          j->name[0] ? THOLE_REASON_NONE : THOLE_REASON_QUEUE_FULL,
                          j->name[0] ? "this host has no such upload (any more): begin again"
@@ -323,12 +323,12 @@ static void claim(struct uploads *u, struct job *j)
 {
     struct thole_status st;
     struct upload *x = find(u, j->name);
-    if (x && x->phase == COMPLETE) {
+    if (x != NULL && x->phase == COMPLETE) {
         x->phase = CLAIMED;
         show(x, j);
         return;
     }
-    if (x && x->phase == RECEIVING) {
+    if (x != NULL && x->phase == RECEIVING) {
         (void)THOLE_FAIL(&st, THOLE_FAILED_PRECONDITION, THOLE_REASON_NOT_READY,
                          "the upload is not complete");
     } else {
@@ -341,7 +341,7 @@ static void claim(struct uploads *u, struct job *j)
 static void settle(struct uploads *u, struct job *j, uint64_t now_ns)
 {
     struct upload *x = find(u, j->name);
-    if (x && x->phase == CLAIMED) {
+    if (x != NULL && x->phase == CLAIMED) {
         x->phase = KEPT;
         x->used_ns = now_ns;
         x->known_at = j->revision > 0 ? j->revision : UINT64_MAX;
@@ -379,7 +379,7 @@ static void answered(struct uploads *u, struct job *j, uint64_t now_ns)
         u->ask_ns = now_ns + BARRIER_AGAIN_NS;
     } else {
         struct registry_view *v = registry_view_acquire(u->agent->registry);
-        for (struct upload *x = u->all; x; x = x->next) {
+        for (struct upload *x = u->all; x != NULL; x = x->next) {
             if (x->phase == KEPT && x->known_at == UINT64_MAX && x->used_ns <= j->asked_ns) {
                 x->known_at = registry_view_revision(v);
             }
@@ -394,10 +394,10 @@ static bool wanted(const struct registry_view *v, const struct upload *x)
     struct registry_shard_buf shard_buf;
     struct slice name = {0};
     const thole_v1_Shard *row;
-    while ((row = registry_next_shard(v, name, &shard_buf))) {
+    while ((row = registry_next_shard(v, name, &shard_buf)) != NULL) {
         name = registry_str(thole_v1_Shard_name(row));
         const thole_v1_ShardSeed *seed = thole_v1_Shard_seed(row);
-        if (seed && !thole_v1_Shard_deleting(row) &&
+        if (seed != NULL && !thole_v1_Shard_deleting(row) &&
             !thole_v1_ShardStatus_formed(thole_v1_Shard_status(row)) &&
             slice_equal(registry_str(thole_v1_ShardSeed_file(seed)), slice_str(x->name))) {
             return true;
@@ -411,7 +411,7 @@ static uint64_t sweep(struct uploads *u, uint64_t now_ns)
     struct registry_view *v = registry_view_acquire(u->agent->registry);
     uint64_t next = CLOCK_NEVER;
     bool unknown = false;
-    for (struct upload *x = u->all, *after; x; x = after) {
+    for (struct upload *x = u->all, *after; x != NULL; x = after) {
         after = x->next;
         bool idle = x->phase == RECEIVING || x->phase == COMPLETE;
         if (idle && x->used_ns + IDLE_NS <= now_ns) {
@@ -436,7 +436,7 @@ static uint64_t turn(void *ctx, struct msgq *batch, uint64_t now_ns)
 {
     struct uploads *u = ctx;
     struct worker_msg *m;
-    while ((m = msgq_pop(batch))) {
+    while ((m = msgq_pop(batch)) != NULL) {
         struct job *j = CONTAINER_OF(m, struct job, msg);
         switch ((enum job_kind)m->kind) {
         case JOB_PUT:
@@ -510,11 +510,11 @@ void uploads_stop(struct uploads *u)
 
 void uploads_free(struct uploads *u)
 {
-    if (!u) {
+    if (u == NULL) {
         return;
     }
     worker_free(u->worker);
-    while (u->all) {
+    while (u->all != NULL) {
         forget(u, u->all);
     }
     u->files->ops->free(u->files);

@@ -45,7 +45,7 @@ static void on_replica_changed(void *ctx, const struct engine_replica_status *s)
     route_cache_local(router_cache(a->router), s);
     struct hostctl *h = atomic_load_explicit(&a->hostctl, memory_order_acquire);
     /* What fails now may be whole after the start that follows. */
-    if (h && !(s->failed && atomic_load(&a->state_damaged))) {
+    if (h != NULL && !(s->failed && atomic_load(&a->state_damaged))) {
         hostctl_replica_changed(h, s);
     }
     agent_replica_changed(a, s);
@@ -61,7 +61,7 @@ static void on_leader_moved(void *ctx, uint64_t shard_id, uint64_t from, uint64_
 {
     struct agent *a = ctx;
     struct hostctl *h = atomic_load_explicit(&a->hostctl, memory_order_acquire);
-    if (h) {
+    if (h != NULL) {
         hostctl_leader_moved(h, shard_id, from, to, stopping);
     }
 }
@@ -70,7 +70,7 @@ static void on_disk_changed(void *ctx)
 {
     struct agent *a = ctx;
     struct hostctl *h = atomic_load_explicit(&a->hostctl, memory_order_acquire);
-    if (h) {
+    if (h != NULL) {
         hostctl_disk_changed(h);
     }
     chores_wake(a->chores);
@@ -129,12 +129,12 @@ static enum thole_code on_admit(void *ctx, const struct uuid *host, uint64_t inc
     struct agent *a = ctx;
     struct registry_view *v = registry_view_acquire(a->registry);
     const thole_v1_Host *row = registry_host(v, host);
-    const thole_v1_HostStatus *s = row ? thole_v1_Host_status(row) : NULL;
-    bool gone = row && thole_v1_Host_name(row).size == 0; /* a tombstone */
+    const thole_v1_HostStatus *s = row != NULL ? thole_v1_Host_status(row) : NULL;
+    bool gone = row != NULL && thole_v1_Host_name(row).size == 0; /* a tombstone */
     enum lineage_verdict verdict =
-        s ? lineage_judge(lineage, incarnation, thole_v1_HostStatus_incarnation(s),
-                          thole_v1_HostStatus_start(s))
-          : LINEAGE_FOLLOWS;
+        s != NULL ? lineage_judge(lineage, incarnation, thole_v1_HostStatus_incarnation(s),
+                                  thole_v1_HostStatus_start(s))
+                  : LINEAGE_FOLLOWS;
     registry_view_release(v);
     if (gone) {
         return agent_removed(st);
@@ -273,7 +273,7 @@ static void upward_host_address(void *ctx, const struct uuid *host, uint64_t inc
                                 const char *address)
 {
     struct agent *a = ctx;
-    if (address) {
+    if (address != NULL) {
         addresses_learn(a->addresses_known, host, incarnation, address, ADDRESSES_ROW);
     } else {
         addresses_forget(a->addresses_known, host);
@@ -347,20 +347,21 @@ static bool by_registry(struct agent *a, const struct registry_view *v, uint64_t
     struct registry_shard_buf shard_buf;
     struct registry_replica_buf replica_buf;
     const thole_v1_Shard *s = registry_shard(v, shard_id, &shard_buf);
-    const thole_v1_ShardStatus *st = s ? thole_v1_Shard_status(s) : NULL;
-    if (st && attempt % 2 == 0) {
+    const thole_v1_ShardStatus *st = s != NULL ? thole_v1_Shard_status(s) : NULL;
+    if (st != NULL && attempt % 2 == 0) {
         upb_StringView name = thole_v1_ShardStatus_leader_host(st);
         const thole_v1_Host *h =
             name.size > 0 ? registry_host_by_name(v, registry_str(name)) : NULL;
-        if (h && row_host_id(thole_v1_Host_id(h), ret) && eligible(a, ret, avoid)) {
+        if (h != NULL && row_host_id(thole_v1_Host_id(h), ret) && eligible(a, ret, avoid)) {
             return true;
         }
     }
     struct uuid found[LIMIT_MEMBERS];
     uint32_t n = 0;
     const thole_v1_Replica *r = NULL;
-    for (uint64_t after = 0; n < LIMIT_MEMBERS &&
-                             (r = registry_next_replica_of_shard(v, shard_id, after, &replica_buf));
+    for (uint64_t after = 0;
+         n < LIMIT_MEMBERS &&
+         (r = registry_next_replica_of_shard(v, shard_id, after, &replica_buf)) != NULL;
          after = thole_v1_Replica_id(r)) {
         if (thole_v1_Replica_desired(r) == thole_v1_REPLICA_DESIRED_RUN &&
             thole_v1_Replica_role(r) != thole_v1_REPLICA_ROLE_WITNESS &&

@@ -29,7 +29,7 @@ static bool split(struct slice address, struct parts *ret)
     while (colon > 0 && text[colon - 1] != ':') {
         colon--;
     }
-    if (colon == 0 || address.size >= ADDRESS_BYTES || memchr(text, '\0', address.size)) {
+    if (colon == 0 || address.size >= ADDRESS_BYTES || memchr(text, '\0', address.size) != NULL) {
         return false;
     }
     size_t host = colon - 1, port = address.size - colon;
@@ -183,15 +183,15 @@ static void set_port(struct sockaddr_storage *a, uint16_t port)
 const char *address_port(const char *address)
 {
     const char *colon = strrchr(address, ':');
-    return colon ? colon + 1 : address + strlen(address);
+    return colon != NULL ? colon + 1 : address + strlen(address);
 }
 
 enum address_place address_place(const char *address)
 {
     bool here = address_is_loopback(address);
     struct addrinfo *all = here ? NULL : resolve(address);
-    enum address_place other = all ? ADDRESS_ELSEWHERE : ADDRESS_UNRESOLVED;
-    for (struct addrinfo *a = all; a && !here; a = a->ai_next) {
+    enum address_place other = all != NULL ? ADDRESS_ELSEWHERE : ADDRESS_UNRESOLVED;
+    for (struct addrinfo *a = all; a != NULL && !here; a = a->ai_next) {
         struct sockaddr_storage any = {0};
         int fd = socket(a->ai_family, SOCK_DGRAM | SOCK_CLOEXEC, 0);
         if (fd < 0) {
@@ -202,7 +202,7 @@ enum address_place address_place(const char *address)
         here = bind(fd, (struct sockaddr *)&any, a->ai_addrlen) == 0;
         close(fd);
     }
-    if (all) {
+    if (all != NULL) {
         freeaddrinfo(all);
     }
     return here ? ADDRESS_HERE : other;
@@ -211,8 +211,8 @@ enum address_place address_place(const char *address)
 bool address_source(const char *address, char *ret, size_t size)
 {
     bool found = false;
-    struct addrinfo *all = resolve(address ? address : ANYWHERE);
-    for (struct addrinfo *a = all; a && !found; a = a->ai_next) {
+    struct addrinfo *all = resolve(address != NULL ? address : ANYWHERE);
+    for (struct addrinfo *a = all; a != NULL && !found; a = a->ai_next) {
         struct sockaddr_storage own = {0};
         socklen_t own_size = sizeof own;
         char host[INET6_ADDRSTRLEN + 2];
@@ -230,7 +230,7 @@ bool address_source(const char *address, char *ret, size_t size)
                 snprintf(ret, size, own.ss_family == AF_INET6 ? "[%s]" : "%s", host) < (int)size;
         }
     }
-    if (all) {
+    if (all != NULL) {
         freeaddrinfo(all);
     }
     return found;

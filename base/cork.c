@@ -18,7 +18,7 @@ void cork_begin(void)
 void cork_flush(void)
 {
     struct cork_item *item;
-    while ((item = here.head)) {
+    while ((item = here.head) != NULL) {
         here.head = item->next;
         item->fn(item);
     }
@@ -44,7 +44,7 @@ bool cork_add(struct cork_item *item)
         return false;
     }
     item->next = NULL;
-    if (here.head) {
+    if (here.head != NULL) {
         here.tail->next = item;
     } else {
         here.head = item;

@@ -27,7 +27,7 @@ void pool_init(struct pool *p, size_t object_bytes, size_t max)
 void pool_deinit(struct pool *p)
 {
     struct free_object *o = p->free;
-    while (o) {
+    while (o != NULL) {
         struct free_object *next = o->next;
         free(o);
         o = next;
@@ -39,12 +39,12 @@ void *pool_take(struct pool *p)
 {
     pthread_mutex_lock(&p->mutex);
     struct free_object *o = p->free;
-    if (o) {
+    if (o != NULL) {
         p->free = o->next;
         p->count--;
     }
     pthread_mutex_unlock(&p->mutex);
-    return o ? (void *)o : xmalloc(p->size);
+    return o != NULL ? (void *)o : xmalloc(p->size);
 }
 
 void pool_give(struct pool *p, void *object)

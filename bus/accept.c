@@ -181,7 +181,7 @@ static bool parse_peer(const char *text, struct in6_addr *ret_ip, uint16_t *ret_
     char ip[INET6_ADDRSTRLEN + 8] = "::ffff:";
     const char *colon = strrchr(text, ':');
     bool v6 = strncmp(text, "ipv6:%5B", 8) == 0;
-    const char *begin = text + (v6 ? 8 : 5), *end = colon ? colon - (v6 ? 3 : 0) : begin;
+    const char *begin = text + (v6 ? 8 : 5), *end = colon != NULL ? colon - (v6 ? 3 : 0) : begin;
     size_t at = v6 ? 0 : strlen(ip);
     if (end <= begin || (size_t)(end - begin) >= sizeof ip - at) {
         return false;
@@ -196,7 +196,7 @@ void bus__accept_peer(struct bus_acceptor *a, const char *peer)
 {
     struct in6_addr ip;
     uint16_t port;
-    if (!a || !parse_peer(peer, &ip, &port)) {
+    if (a == NULL || !parse_peer(peer, &ip, &port)) {
         return;
     }
     pthread_mutex_lock(&a->mutex);
@@ -323,9 +323,9 @@ static enum thole_code listen_all(struct bus_acceptor *a, const char *host, cons
                           "cannot listen on \"%s\": %s", address, gai_strerror(e));
     }
     int error = 0;
-    bool alone = all && !all->ai_next;
+    bool alone = all != NULL && all->ai_next == NULL;
     *ret_port = (uint16_t)strtoul(port, NULL, 10);
-    for (const struct addrinfo *ai = all; ai && !error && a->listener_count < LISTENERS_MAX;
+    for (const struct addrinfo *ai = all; ai != NULL && !error && a->listener_count < LISTENERS_MAX;
          ai = ai->ai_next) {
         error = listen_one(a, ai, alone, ret_port);
     }
@@ -423,7 +423,7 @@ void bus__accept_stop(struct bus_acceptor *a)
 
 void bus__accept_free(struct bus_acceptor *a)
 {
-    if (!a) {
+    if (a == NULL) {
         return;
     }
     bus__accept_stop(a);

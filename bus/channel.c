@@ -13,7 +13,7 @@
 static bool add_addresses(struct bytes *out, const char *one, bool want_v6, bool *all_v4)
 {
     const char *colon = strrchr(one, ':');
-    if (!colon || !colon[1]) {
+    if (colon == NULL || !colon[1]) {
         return false;
     }
     size_t n = (size_t)(colon - one);
@@ -26,7 +26,7 @@ static bool add_addresses(struct bytes *out, const char *one, bool want_v6, bool
     if (e != 0) {
         return false;
     }
-    for (struct addrinfo *a = all; a; a = a->ai_next) {
+    for (struct addrinfo *a = all; a != NULL; a = a->ai_next) {
         char text[INET6_ADDRSTRLEN];
         bool v4 = a->ai_family == AF_INET;
         if (getnameinfo(a->ai_addr, a->ai_addrlen, text, sizeof text, NULL, 0, NI_NUMERICHOST)) {
@@ -47,14 +47,15 @@ static bool add_addresses(struct bytes *out, const char *one, bool want_v6, bool
 /* The gRPC target of a comma-separated list, or NULL. */
 static char *target_of(const char *addresses)
 {
-    if (!strchr(addresses, ',')) {
-        return strchr(addresses, ':') ? xstrdup(addresses) : NULL;
+    if (strchr(addresses, ',') == NULL) {
+        return strchr(addresses, ':') != NULL ? xstrdup(addresses) : NULL;
     }
     for (int want_v6 = 0; want_v6 < 2; want_v6++) {
         struct bytes out = {0};
         bool all_v4 = true;
         char *list = xstrdup(addresses), *save = NULL;
-        for (char *one = strtok_r(list, ", ", &save); one; one = strtok_r(NULL, ", ", &save)) {
+        for (char *one = strtok_r(list, ", ", &save); one != NULL;
+             one = strtok_r(NULL, ", ", &save)) {
             if (!add_addresses(&out, one, want_v6, &all_v4)) {
                 LOG_WARN(BUS, "cannot resolve an address; leaving it out address=%s", one);
             }
@@ -66,7 +67,7 @@ static char *target_of(const char *addresses)
                                (const char *)out.data);
         }
         bytes_deinit(&out);
-        if (target) {
+        if (target != NULL) {
             return target;
         }
     }
@@ -76,8 +77,8 @@ static char *target_of(const char *addresses)
 enum thole_code bus_channel_new(const char *addresses, struct bus_channel **ret,
                                 struct thole_status *st)
 {
-    char *target = addresses ? target_of(addresses) : NULL;
-    if (!target) {
+    char *target = addresses != NULL ? target_of(addresses) : NULL;
+    if (target == NULL) {
         return THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
                           "no usable address in \"%s\": use host:port[,host:port...]",
                           addresses ? addresses : "");
@@ -95,7 +96,7 @@ enum thole_code bus_channel_new(const char *addresses, struct bus_channel **ret,
 /* Calls that are open end with CANCELLED; streams must have been freed. */
 void bus_channel_free(struct bus_channel *c)
 {
-    if (!c) {
+    if (c == NULL) {
         return;
     }
     bus__loop_stop(&c->loop);

@@ -29,7 +29,7 @@ static void add_detail(google_rpc_Status *status, const char *type, const char *
                        upb_Arena *arena)
 {
     google_protobuf_Any *any = google_rpc_Status_add_details(status, arena);
-    if (!any || !data) {
+    if (any == NULL || data == NULL) {
         return;
     }
     google_protobuf_Any_set_type_url(any, view(type));
@@ -49,7 +49,7 @@ grpc_slice bus__details_encode(const struct thole_status *st, uint32_t retry_ms,
                                                    ? thole_reason_name(st->reason)
                                                    : thole_code_name(st->code)));
     google_rpc_ErrorInfo_set_domain(info, view(DOMAIN));
-    for (const char *const *m = metadata; m && m[0] && m[1]; m += 2) {
+    for (const char *const *m = metadata; m != NULL && m[0] != NULL && m[1] != NULL; m += 2) {
         google_rpc_ErrorInfo_metadata_set(info, view(m[0]), view(m[1]), arena);
     }
     size_t size = 0;
@@ -64,7 +64,7 @@ grpc_slice bus__details_encode(const struct thole_status *st, uint32_t retry_ms,
         add_detail(status, TYPE_RETRY_INFO, data, size, arena);
     }
     data = google_rpc_Status_serialize(status, arena, &size);
-    grpc_slice out = data ? grpc_slice_from_copied_buffer(data, size) : grpc_empty_slice();
+    grpc_slice out = data != NULL ? grpc_slice_from_copied_buffer(data, size) : grpc_empty_slice();
     upb_Arena_Free(arena);
     return out;
 }
@@ -82,7 +82,7 @@ static enum thole_reason reason_of(grpc_slice value)
         google_rpc_Status, slice_of(GRPC_SLICE_START_PTR(value), GRPC_SLICE_LENGTH(value)), arena);
     size_t n = 0;
     const google_protobuf_Any *const *details =
-        status ? google_rpc_Status_details(status, &n) : NULL;
+        status != NULL ? google_rpc_Status_details(status, &n) : NULL;
     for (size_t i = 0; i < n; i++) {
         if (!equals(google_protobuf_Any_type_url(details[i]), TYPE_ERROR_INFO)) {
             continue;
@@ -90,7 +90,7 @@ static enum thole_reason reason_of(grpc_slice value)
         upb_StringView v = google_protobuf_Any_value(details[i]);
         const google_rpc_ErrorInfo *info =
             PROTO_DECODE(google_rpc_ErrorInfo, slice_of(v.data, v.size), arena);
-        if (!info || !equals(google_rpc_ErrorInfo_domain(info), DOMAIN)) {
+        if (info == NULL || !equals(google_rpc_ErrorInfo_domain(info), DOMAIN)) {
             continue;
         }
         upb_StringView name = google_rpc_ErrorInfo_reason(info);

@@ -66,24 +66,24 @@ static void end_early(struct bus *b, bus_answer_fn done, void *ctx, enum thole_c
 /* The mutex is held. */
 static bool was_sent(const struct exchange *x, struct bus_pipe *pipe)
 {
-    if (x->local) {
+    if (x->local != NULL) {
         return true;
     }
-    return x->seq > 0 && pipe && bus__pipe_taken(pipe, x->seq);
+    return x->seq > 0 && pipe != NULL && bus__pipe_taken(pipe, x->seq);
 }
 
 /* The mutex is held. */
 static void unwait(struct peer *p, const struct exchange *x)
 {
     struct exchange **at = &p->waiting;
-    while (*at && *at != x) {
+    while (*at != NULL && *at != x) {
         at = &(*at)->next;
     }
-    if (!*at) {
+    if (*at == NULL) {
         return;
     }
     *at = x->next;
-    if (!x->next) {
+    if (x->next == NULL) {
         p->waiting_tail = at;
     }
     p->waiting_bytes -= x->body.bytes.size;
@@ -96,7 +96,7 @@ static void end(struct exchange *x, const struct thole_status *st, struct bufsli
     metric_add(&metric_open, -1);
     x->done(x->ctx, st, body, false);
     bufslice_unref(x->body);
-    if (x->local) {
+    if (x->local != NULL) {
         bus__request_unref(x->local);
     }
     struct peer *p = x->peer;
@@ -109,25 +109,25 @@ static void abandon(struct peer *p, uint64_t id, enum thole_code code, const cha
 {
     pthread_mutex_lock(&p->mutex);
     struct exchange *x = map_remove(&p->exchanges, id);
-    struct bus_pipe *pipe = p->links[0].pipe ? bus__pipe_ref(p->links[0].pipe) : NULL;
-    bool sent = x && was_sent(x, pipe);
-    if (x && x->seq == 0) {
+    struct bus_pipe *pipe = p->links[0].pipe != NULL ? bus__pipe_ref(p->links[0].pipe) : NULL;
+    bool sent = x != NULL && was_sent(x, pipe);
+    if (x != NULL && x->seq == 0) {
         unwait(p, x);
     }
     pthread_mutex_unlock(&p->mutex);
-    if (x && x->seq > 0 && pipe) {
+    if (x != NULL && x->seq > 0 && pipe != NULL) {
         struct bus_head head;
         const struct bus_item item = {.id = id, .cancel = true};
         bus__item_head(&head, &item, 0);
         bus__pipe_put(pipe, (struct slice){head.data, head.size}, (struct bufslice){0}, true, NULL);
     }
-    if (pipe) {
+    if (pipe != NULL) {
         bus__pipe_unref(pipe);
     }
-    if (!x) {
+    if (x == NULL) {
         return;
     }
-    if (x->local) {
+    if (x->local != NULL) {
         bus__request_cancel(x->local);
     }
     struct thole_status st;
@@ -194,9 +194,9 @@ uint64_t bus_exchange(struct bus *b, const struct uuid *host, uint32_t method, s
 {
     metric_add(&metric_exchanges, 1);
     struct peer *p = bus__peer_find(b, host);
-    if (!p || body.bytes.size > LIMIT_FRAME_BYTES) {
+    if (p == NULL || body.bytes.size > LIMIT_FRAME_BYTES) {
         bufslice_unref(body);
-        if (!p) {
+        if (p == NULL) {
             end_early(b, done, ctx, THOLE_UNAVAILABLE, THOLE_REASON_UNREACHABLE,
                       "no address of that host is known");
         } else {
@@ -221,7 +221,7 @@ uint64_t bus_exchange(struct bus *b, const struct uuid *host, uint32_t method, s
         if (timeout_ms > 0) {
             bus__loop_arm(&b->loop, &x->timer, timeout_ms);
         }
-        if (x->local) {
+        if (x->local != NULL) {
             bus__request_deliver(x->local);
         }
         metric_add(&metric_open, 1);
@@ -259,7 +259,7 @@ static void run_cancel(struct bus_task *t)
 void bus_exchange_cancel(struct bus *b, const struct uuid *host, uint64_t id)
 {
     struct peer *p = id > 0 ? bus__peer_find(b, host) : NULL;
-    if (!p) {
+    if (p == NULL) {
         return;
     }
     struct cancel_task *c = xcalloc(1, sizeof *c);
@@ -278,7 +278,7 @@ void bus__exchange_ready(struct peer *p)
     p->waiting = NULL;
     p->waiting_tail = &p->waiting;
     p->waiting_bytes = 0;
-    while (x && p->links[0].pipe) {
+    while (x != NULL && p->links[0].pipe != NULL) {
         struct exchange *next = x->next;
         struct bufslice body = x->body;
         x->next = NULL;
@@ -298,19 +298,19 @@ static void on_item(void *ctx, struct bus_item *item)
 {
     const struct answers *a = ctx;
     struct peer *p = a->peer;
-    bool more = item->more && !item->failure;
+    bool more = item->more && item->failure == NULL;
     pthread_mutex_lock(&p->mutex);
     struct exchange *x =
         more ? map_get(&p->exchanges, item->id) : map_remove(&p->exchanges, item->id);
     pthread_mutex_unlock(&p->mutex);
-    if (!x) {
+    if (x == NULL) {
         return; /* cancelled meanwhile */
     }
     const struct thole_status ok = {0};
     const struct bufslice body = {a->owner, item->body};
     if (more) {
         x->done(x->ctx, &ok, body, true);
-    } else if (item->failure) {
+    } else if (item->failure != NULL) {
         end(x, item->failure, (struct bufslice){0});
     } else {
         end(x, &ok, body);
@@ -328,7 +328,7 @@ void bus__exchange_message(struct peer *p, struct bufslice message)
     if (bus__log_allowed(p->bus)) {
         LOG_WARN(BUS, "a peer answers with malformed messages; connecting anew");
     }
-    if (p->links[0].pipe) {
+    if (p->links[0].pipe != NULL) {
         bus__pipe_cancel(p->links[0].pipe);
     }
 }
@@ -338,7 +338,7 @@ void bus__exchange_broken(struct peer *p, struct bus_pipe *pipe, const char *why
     struct exchange *list = NULL;
     size_t it = 0;
     struct exchange *x;
-    while ((x = map_next(&p->exchanges, &it, NULL))) {
+    while ((x = map_next(&p->exchanges, &it, NULL)) != NULL) {
         if (was_sent(x, pipe)) {
             x->seq = UINT64_MAX; /* below: sent */
         } else {
@@ -346,7 +346,7 @@ void bus__exchange_broken(struct peer *p, struct bus_pipe *pipe, const char *why
         }
     }
     it = 0;
-    while ((x = map_next(&p->exchanges, &it, NULL))) {
+    while ((x = map_next(&p->exchanges, &it, NULL)) != NULL) {
         x->next = list;
         list = x;
     }
@@ -356,7 +356,7 @@ void bus__exchange_broken(struct peer *p, struct bus_pipe *pipe, const char *why
     p->waiting_tail = &p->waiting;
     p->waiting_bytes = 0;
     pthread_mutex_unlock(&p->mutex);
-    for (; list; list = x) {
+    for (; list != NULL; list = x) {
         struct thole_status st;
         x = list->next;
         bool sent = list->seq > 0;
@@ -366,7 +366,7 @@ void bus__exchange_broken(struct peer *p, struct bus_pipe *pipe, const char *why
             "%s: %.180s",
             sent ? "the connection broke before the answer" : "the host was not reached", why);
         metric_add(&metric_failed, 1);
-        if (list->local) {
+        if (list->local != NULL) {
             bus__request_cancel(list->local);
         }
         end(list, &st, (struct bufslice){0});
@@ -392,9 +392,9 @@ static void run_self_answer(struct bus_task *t)
     p->self_bytes -= a->body.bytes.size;
     struct exchange *x = a->more ? map_get(&p->exchanges, a->id) : map_remove(&p->exchanges, a->id);
     pthread_mutex_unlock(&p->mutex);
-    if (x && a->more) {
+    if (x != NULL && a->more) {
         x->done(x->ctx, &a->st, a->body, true);
-    } else if (x) {
+    } else if (x != NULL) {
         end(x, &a->st, a->body);
     }
     bufslice_unref(a->body);
@@ -423,7 +423,7 @@ bool bus__self_answer(struct bus *b, uint64_t id, struct bufslice body,
     a->id = id;
     a->body = bus__own(body);
     a->more = more;
-    if (st) {
+    if (st != NULL) {
         a->st = *st;
     }
     bus__loop_post(&b->loop, &a->task);

@@ -50,7 +50,7 @@ static uint64_t key_of(const char *name)
 static struct named *find(const struct bus_health *h, const char *name)
 {
     struct named *n = map_get(&h->names, key_of(name));
-    while (n && strcmp(n->name, name) != 0) {
+    while (n != NULL && strcmp(n->name, name) != 0) {
         n = n->next;
     }
     return n;
@@ -60,11 +60,11 @@ static int status_of(struct bus_health *h, const char *name)
 {
     const struct named *n = find(h, name);
     const struct named *server = find(h, "");
-    int whole = server ? server->status : SERVING;
+    int whole = server != NULL ? server->status : SERVING;
     if (h->stopped) {
         whole = NOT_SERVING;
     }
-    if (n) {
+    if (n != NULL) {
         return h->stopped ? NOT_SERVING : n->status;
     }
     if (!*name || bus__serves(h->bus, name, strlen(name))) {
@@ -83,7 +83,7 @@ static struct bufslice encode(int status)
 
 static void tell_all(struct bus_health *h)
 {
-    for (struct watcher *w = h->watchers; w; w = w->next) {
+    for (struct watcher *w = h->watchers; w != NULL; w = w->next) {
         int status = status_of(h, w->name);
         if (status == w->told) {
             continue;
@@ -95,11 +95,11 @@ static void tell_all(struct bus_health *h)
 
 static void leave(struct watcher *w)
 {
-    if (!w->prev) {
+    if (w->prev == NULL) {
         return;
     }
     *w->prev = w->next;
-    if (w->next) {
+    if (w->next != NULL) {
         w->next->prev = w->prev;
     }
     w->prev = NULL;
@@ -115,7 +115,7 @@ static char *name_of(struct bus_rpc *rpc, struct slice message)
     const grpc_health_v1_HealthCheckRequest *q =
         PROTO_DECODE(grpc_health_v1_HealthCheckRequest, message, arena);
     char *name = NULL;
-    if (q && grpc_health_v1_HealthCheckRequest_service(q).size <= NAME_BYTES_MAX) {
+    if (q != NULL && grpc_health_v1_HealthCheckRequest_service(q).size <= NAME_BYTES_MAX) {
         upb_StringView v = grpc_health_v1_HealthCheckRequest_service(q);
         name = xstrndup(v.size ? v.data : "", v.size);
     } else {
@@ -132,7 +132,7 @@ static void check(void *ctx, struct bus_rpc *rpc, struct slice message)
 {
     struct bus_health *h = ctx;
     char *name = name_of(rpc, message);
-    if (!name) {
+    if (name == NULL) {
         return;
     }
     pthread_mutex_lock(&h->mutex);
@@ -175,7 +175,7 @@ static void watch(void *ctx, struct bus_rpc *rpc, struct slice message)
 {
     struct bus_health *h = ctx;
     char *name = name_of(rpc, message);
-    if (!name) {
+    if (name == NULL) {
         return;
     }
     struct watcher *w = xcalloc(1, sizeof *w);
@@ -188,7 +188,7 @@ static void watch(void *ctx, struct bus_rpc *rpc, struct slice message)
         bus_rpc_send(rpc, encode(w->told));
         w->next = h->watchers;
         w->prev = &h->watchers;
-        if (w->next) {
+        if (w->next != NULL) {
             w->next->prev = &w->next;
         }
         h->watchers = w;
@@ -210,12 +210,12 @@ static void watch(void *ctx, struct bus_rpc *rpc, struct slice message)
 void bus_health_set(struct bus *b, const char *name, bool serving)
 {
     struct bus_health *h = b->health;
-    if (!h) {
+    if (h == NULL) {
         return;
     }
     pthread_mutex_lock(&h->mutex);
     struct named *n = find(h, name);
-    if (!n) {
+    if (n == NULL) {
         size_t size = strlen(name) + 1;
         n = xcalloc(1, sizeof *n + size);
         memcpy(n->name, name, size);
@@ -230,19 +230,19 @@ void bus_health_set(struct bus *b, const char *name, bool serving)
 void bus_health_remove(struct bus *b, const char *name)
 {
     struct bus_health *h = b->health;
-    if (!h) {
+    if (h == NULL) {
         return;
     }
     pthread_mutex_lock(&h->mutex);
     struct named *n = find(h, name);
-    if (n) {
+    if (n != NULL) {
         struct named *first = map_remove(&h->names, key_of(name));
         struct named **at = &first;
         while (*at != n) {
             at = &(*at)->next;
         }
         *at = n->next;
-        if (first) {
+        if (first != NULL) {
             map_put(&h->names, key_of(name), first);
         }
         free(n);
@@ -276,7 +276,7 @@ void bus__health_stop(struct bus *b)
     pthread_mutex_lock(&h->mutex);
     h->stopped = true;
     tell_all(h);
-    while (h->watchers) {
+    while (h->watchers != NULL) {
         struct watcher *w = h->watchers;
         leave(w);
         pthread_mutex_unlock(&h->mutex);
@@ -289,13 +289,13 @@ void bus__health_stop(struct bus *b)
 void bus__health_free(struct bus *b)
 {
     struct bus_health *h = b->health;
-    if (!h) {
+    if (h == NULL) {
         return;
     }
     ASSERT(!h->watchers);
     size_t it = 0;
-    for (struct named *n; (n = map_next(&h->names, &it, NULL));) {
-        for (struct named *next; n; n = next) {
+    for (struct named *n; (n = map_next(&h->names, &it, NULL)) != NULL;) {
+        for (struct named *next; n != NULL; n = next) {
             next = n->next;
             free(n);
         }

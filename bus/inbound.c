@@ -38,11 +38,11 @@ static void inbounds_deinit(struct inbounds *list)
 static struct bus_seen *seen_of(struct bus *b, const struct uuid *host)
 {
     struct bus_seen **at = &b->seen;
-    while (*at && !uuid_equal(&(*at)->host, host)) {
+    while (*at != NULL && !uuid_equal(&(*at)->host, host)) {
         at = &(*at)->next;
     }
     struct bus_seen *s = *at;
-    if (s) {
+    if (s != NULL) {
         *at = s->next;
         s->next = b->seen;
         b->seen = s;
@@ -55,13 +55,14 @@ static struct bus_seen *seen_of(struct bus *b, const struct uuid *host)
 static struct bus_seen *seen_add(struct bus *b, const struct uuid *host)
 {
     struct bus_seen **victim = NULL;
-    for (struct bus_seen **at = &b->seen; *at && b->seen_count >= SEEN_MAX; at = &(*at)->next) {
+    for (struct bus_seen **at = &b->seen; *at != NULL && b->seen_count >= SEEN_MAX;
+         at = &(*at)->next) {
         if (!bus__peer_known(b, &(*at)->host)) {
             victim = at;
         }
     }
-    struct bus_seen *s = victim ? *victim : xcalloc(1, sizeof *s);
-    if (victim) {
+    struct bus_seen *s = victim != NULL ? *victim : xcalloc(1, sizeof *s);
+    if (victim != NULL) {
         *victim = s->next;
     } else {
         b->seen_count++;
@@ -78,7 +79,7 @@ static void end_older(struct bus *b, const struct uuid *host, uint64_t incarnati
     thole_status_set(&st, THOLE_FAILED_PRECONDITION, THOLE_REASON_STALE_INCARNATION, __FILE__,
                      __LINE__, "a newer process of this host has called");
     pthread_mutex_lock(&b->mutex);
-    for (struct bus_inbound *in = b->inbound; in; in = in->next) {
+    for (struct bus_inbound *in = b->inbound; in != NULL; in = in->next) {
         if (uuid_equal(&in->hello.host, host) && in->hello.incarnation < incarnation) {
             in->hello.incarnation = UINT64_MAX; /* not again */
             inbounds_add(&found, in);
@@ -95,7 +96,7 @@ void bus__seen(struct bus *b, const struct bus_hello *h)
 {
     pthread_mutex_lock(&b->mutex);
     struct bus_seen *s = seen_of(b, &h->host);
-    if (!s) {
+    if (s == NULL) {
         s = seen_add(b, &h->host);
     }
     bool newer = h->incarnation > s->incarnation;
@@ -141,7 +142,7 @@ enum thole_code bus__check_start(struct bus *b, const struct bus_hello *h, struc
     struct bus_seen known = {0};
     pthread_mutex_lock(&b->mutex);
     const struct bus_seen *s = seen_of(b, &h->host);
-    if (s) {
+    if (s != NULL) {
         known = *s;
     }
     pthread_mutex_unlock(&b->mutex);
@@ -168,7 +169,7 @@ static bool same_cluster(struct bus *b, const struct bus_hello *h)
 
 void bus__met(struct bus *b, const struct bus_hello *h)
 {
-    if (b->o.handler.met && !uuid_is_nil(&h->host) && same_cluster(b, h) &&
+    if (b->o.handler.met != NULL && !uuid_is_nil(&h->host) && same_cluster(b, h) &&
         bus__check_start(b, h, NULL) == THOLE_OK) {
         b->o.handler.met(b->o.handler.ctx, &h->host, h->incarnation, h->address);
     }
@@ -193,7 +194,7 @@ enum thole_code bus__admit(struct bus *b, const struct bus_hello *h, bool stream
         return THOLE_FAIL(st, THOLE_FAILED_PRECONDITION, THOLE_REASON_WRONG_HOST,
                           "the caller has the host id of the callee; is its disk a copy?");
     }
-    if (b->o.handler.admit && (stream || same_cluster(b, h))) {
+    if (b->o.handler.admit != NULL && (stream || same_cluster(b, h))) {
         code = b->o.handler.admit(b->o.handler.ctx, &h->host, h->incarnation, &h->lineage, st);
         if (code != THOLE_OK) {
             return code;
@@ -232,7 +233,7 @@ static void forget(void *data)
     struct bus_inbound *in = data;
     pthread_mutex_lock(&in->bus->mutex);
     *in->prev = in->next;
-    if (in->next) {
+    if (in->next != NULL) {
         in->next->prev = in->prev;
     }
     pthread_mutex_unlock(&in->bus->mutex);
@@ -249,7 +250,7 @@ static void gone(void *ctx)
 struct bus_inbound *bus__inbound_of(struct bus *b, struct bus_rpc *rpc, bool lane)
 {
     struct bus_inbound *in = bus_rpc_data(rpc);
-    if (in) {
+    if (in != NULL) {
         return in;
     }
     in = xcalloc(1, sizeof *in);
@@ -264,7 +265,7 @@ struct bus_inbound *bus__inbound_of(struct bus *b, struct bus_rpc *rpc, bool lan
     pthread_mutex_lock(&b->mutex);
     in->next = b->inbound;
     in->prev = &b->inbound;
-    if (in->next) {
+    if (in->next != NULL) {
         in->next->prev = &in->next;
     }
     b->inbound = in;
@@ -283,7 +284,7 @@ void bus__inbound_end(struct bus_inbound *in, const struct thole_status *st)
     if (!now) {
         return;
     }
-    if (st) {
+    if (st != NULL) {
         bus_rpc_fail(in->rpc, st, 0, NULL);
     } else {
         bus_rpc_reply(in->rpc, (struct bufslice){0});
@@ -306,7 +307,7 @@ bool bus__inbound_greet(struct bus_inbound *in, const struct bus_hello *hello)
 {
     struct bus *b = in->bus;
     struct thole_status st;
-    if (!hello) {
+    if (hello == NULL) {
         bus__inbound_malformed(in, "the first message of a stream has no hello");
         return false;
     }
@@ -342,7 +343,7 @@ bool bus__inbound_greet(struct bus_inbound *in, const struct bus_hello *hello)
     in->incarnation = hello->incarnation;
     in->known = true;
     struct peer *peer = uuid_is_nil(&hello->host) ? NULL : bus__peer_find(b, &hello->host);
-    if (peer) {
+    if (peer != NULL) {
         bus__accept_peer(b->acceptor, bus_rpc_peer(in->rpc));
     }
     bus__peer_unref(peer);
@@ -358,7 +359,7 @@ void bus__inbound_stop(struct bus *b)
                      "this host is shutting down");
     struct inbounds idle = {0};
     pthread_mutex_lock(&b->mutex);
-    for (struct bus_inbound *in = b->inbound; in; in = in->next) {
+    for (struct bus_inbound *in = b->inbound; in != NULL; in = in->next) {
         pthread_mutex_lock(&in->mutex);
         if (!in->draining && in->requests.count == 0) {
             inbounds_add(&idle, in);

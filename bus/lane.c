@@ -58,7 +58,7 @@ static void on_message(void *ctx, struct bus_rpc *rpc, struct bufslice message)
     }
     enum bus_lane lane = (enum bus_lane)in->hello.lane;
     bus__frame_received(lane, body.size);
-    if (b->o.handler.frame) {
+    if (b->o.handler.frame != NULL) {
         b->o.handler.frame(b->o.handler.ctx, &in->hello.host, in->incarnation, lane,
                            (struct bufslice){message.owner, body});
     }

@@ -256,7 +256,7 @@ static void on_closed(void *ctx, const struct thole_status *st)
     }
     bus__peer_report(p);
     const struct bus_handler *h = &p->bus->o.handler;
-    if (refused && !removed && c->verdict.code == THOLE_OK && h->refused) {
+    if (refused && !removed && c->verdict.code == THOLE_OK && h->refused != NULL) {
         h->refused(h->ctx, &p->host, &why);
     }
     bus__pipe_unref(c->pipe);
@@ -276,7 +276,7 @@ static void try_to_connect(struct link *l)
     struct link_call *c = xcalloc(1, sizeof *c);
     c->link = l;
     pthread_mutex_lock(&p->mutex);
-    bool go = !p->removed && !l->pipe;
+    bool go = !p->removed && l->pipe == NULL;
     char *address = go ? xstrdup(p->address) : NULL;
     c->generation = p->generation;
     pthread_mutex_unlock(&p->mutex);
@@ -325,7 +325,7 @@ void bus__link_connect(struct link *l)
 
 void bus__link_kick(struct link *l)
 {
-    if (l->pipe) {
+    if (l->pipe != NULL) {
         bus__pipe_cancel(l->pipe);
         return;
     }
@@ -339,7 +339,7 @@ void bus__link_kick(struct link *l)
 void bus__link_close(struct link *l)
 {
     bus__loop_cancel(&l->peer->bus->loop, &l->retry);
-    if (l->pipe) {
+    if (l->pipe != NULL) {
         bus__pipe_cancel(l->pipe);
     }
 }

@@ -42,7 +42,7 @@ static void stop_deadlock_search(void)
         void (*set_mode)(int mode);
     } f = {dlsym(RTLD_DEFAULT,
                  "_ZN4absl7debian329SetMutexDeadlockDetectionModeENS0_15OnDeadlockCycleE")};
-    if (f.symbol) {
+    if (f.symbol != NULL) {
         f.set_mode(0); /* absl::OnDeadlockCycle::kIgnore */
     }
 }
@@ -157,7 +157,7 @@ static void run_tasks(struct bus_loop *l)
     l->tasks = NULL;
     l->tasks_tail = &l->tasks;
     pthread_mutex_unlock(&l->mutex);
-    while (t) {
+    while (t != NULL) {
         struct bus_task *next = t->next;
         cork_begin();
         t->fn(t);
@@ -173,12 +173,12 @@ static uint64_t run_timers(struct bus_loop *l)
     for (;;) {
         pthread_mutex_lock(&l->mutex);
         struct wheel_timer *w = wheel_expire(l->wheel, now);
-        uint64_t next = w ? 0 : wheel_next(l->wheel);
-        if (!w) {
+        uint64_t next = w != NULL ? 0 : wheel_next(l->wheel);
+        if (w == NULL) {
             l->wake_ms = next;
         }
         pthread_mutex_unlock(&l->mutex);
-        if (!w) {
+        if (w == NULL) {
             return next;
         }
         struct bus_timer *t = CONTAINER_OF(w, struct bus_timer, wheel);

@@ -32,7 +32,7 @@ struct peer *bus__peer_ref(struct peer *p)
 
 void bus__peer_unref(struct peer *p)
 {
-    if (!p || atomic_fetch_sub_explicit(&p->refs, 1, memory_order_acq_rel) != 1) {
+    if (p == NULL || atomic_fetch_sub_explicit(&p->refs, 1, memory_order_acq_rel) != 1) {
         return;
     }
     ASSERT(p->exchanges.count == 0);
@@ -46,7 +46,7 @@ void bus__peer_unref(struct peer *p)
 static struct peer **slot_of(struct bus *b, const struct uuid *host)
 {
     struct peer **at = &b->peers;
-    while (*at && !uuid_equal(&(*at)->host, host)) {
+    while (*at != NULL && !uuid_equal(&(*at)->host, host)) {
         at = &(*at)->next;
     }
     return at;
@@ -55,15 +55,15 @@ static struct peer **slot_of(struct bus *b, const struct uuid *host)
 bool bus__peer_known(const struct bus *b, const struct uuid *host)
 {
     const struct peer *p = b->peers;
-    while (p && !uuid_equal(&p->host, host)) {
+    while (p != NULL && !uuid_equal(&p->host, host)) {
         p = p->next;
     }
-    return p || uuid_equal(&b->o.host_id, host);
+    return p != NULL || uuid_equal(&b->o.host_id, host);
 }
 
 static bool is_self(const struct bus *b, const struct uuid *host)
 {
-    return b->self && uuid_equal(host, &b->o.host_id);
+    return b->self != NULL && uuid_equal(host, &b->o.host_id);
 }
 
 struct peer *bus__peer_find(struct bus *b, const struct uuid *host)
@@ -73,7 +73,7 @@ struct peer *bus__peer_find(struct bus *b, const struct uuid *host)
     }
     pthread_mutex_lock(&b->mutex);
     struct peer *p = *slot_of(b, host);
-    if (p) {
+    if (p != NULL) {
         bus__peer_ref(p);
     }
     pthread_mutex_unlock(&b->mutex);
@@ -123,7 +123,7 @@ void bus__peer_report(struct peer *p)
     } else {
         LOG_WARN(BUS, "peer disconnected peer=%s; connecting again", host);
     }
-    if (h->peer_state) {
+    if (h->peer_state != NULL) {
         h->peer_state(h->ctx, &p->host, up, incarnation);
     }
 }
@@ -142,7 +142,7 @@ static void close_all(struct peer *p)
     }
     pthread_mutex_lock(&p->mutex);
     /* With a pipe, its end fails them, knowing what was sent. */
-    if (p->links[0].pipe) {
+    if (p->links[0].pipe != NULL) {
         pthread_mutex_unlock(&p->mutex);
     } else {
         bus__exchange_broken(p, NULL, "the peer was removed");
@@ -172,7 +172,7 @@ enum thole_code bus_peer_set(struct bus *b, const struct uuid *host, const char 
         bus__peer_post(b->self, self_up);
         return THOLE_OK;
     }
-    if (!address || !address_valid(slice_str(address), ADDRESS_REACH)) {
+    if (address == NULL || !address_valid(slice_str(address), ADDRESS_REACH)) {
         return THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
                           "a peer's address must be host:port, not \"%s\"", address ? address : "");
     }
@@ -217,11 +217,11 @@ void bus_peer_remove(struct bus *b, const struct uuid *host)
     pthread_mutex_lock(&b->mutex);
     struct peer **at = slot_of(b, host);
     struct peer *p = *at;
-    if (p) {
+    if (p != NULL) {
         *at = p->next;
     }
     pthread_mutex_unlock(&b->mutex);
-    if (p) {
+    if (p != NULL) {
         remove_peer(p);
     }
 }
@@ -231,16 +231,16 @@ void bus__peers_stop(struct bus *b)
     for (;;) {
         pthread_mutex_lock(&b->mutex);
         struct peer *p = b->peers;
-        if (p) {
+        if (p != NULL) {
             b->peers = p->next;
         }
         pthread_mutex_unlock(&b->mutex);
-        if (!p) {
+        if (p == NULL) {
             break;
         }
         remove_peer(p);
     }
-    if (b->self) {
+    if (b->self != NULL) {
         remove_peer(bus__peer_ref(b->self));
     }
 }
@@ -251,7 +251,7 @@ bool bus_peer_up(struct bus *b, const struct uuid *host)
         return true;
     }
     struct peer *p = bus__peer_find(b, host);
-    if (!p) {
+    if (p == NULL) {
         return false;
     }
     pthread_mutex_lock(&p->mutex);
@@ -276,7 +276,7 @@ void bus_set_cluster(struct bus *b, const struct uuid *cluster_id)
     pthread_mutex_lock(&b->mutex);
     bool changed = !uuid_equal(&b->cluster_id, cluster_id);
     b->cluster_id = *cluster_id;
-    for (struct peer *p = b->peers; p && changed; p = p->next) {
+    for (struct peer *p = b->peers; p != NULL && changed; p = p->next) {
         pthread_mutex_lock(&p->mutex);
         p->generation++;
         pthread_mutex_unlock(&p->mutex);
@@ -303,7 +303,7 @@ static void deliver_self(struct bus_task *t)
     p->self_bytes -= f->frame.bytes.size;
     bool drop = p->removed;
     pthread_mutex_unlock(&p->mutex);
-    if (h->frame && !drop) {
+    if (h->frame != NULL && !drop) {
         h->frame(h->ctx, &p->host, p->bus->o.incarnation, f->lane, f->frame);
     }
     bufslice_unref(f->frame);
@@ -341,7 +341,7 @@ static enum bus_put send_remote(struct peer *p, enum bus_lane lane, struct bufsl
     bool ready = l->state == LINK_READY && !p->removed;
     struct bus_pipe *pipe = ready ? bus__pipe_ref(l->pipe) : NULL;
     pthread_mutex_unlock(&p->mutex);
-    if (!pipe) {
+    if (pipe == NULL) {
         bufslice_unref(frame);
         return BUS_PUT_CLOSED;
     }
@@ -358,7 +358,7 @@ enum thole_code bus_send(struct bus *b, const struct uuid *host, enum bus_lane l
     size_t size = frame.bytes.size;
     ASSERT(lane >= BUS_LANE_CONTROL && lane <= BUS_LANE_SNAPSHOT);
     struct peer *p = size <= LIMIT_FRAME_BYTES ? bus__peer_find(b, host) : NULL;
-    if (!p) {
+    if (p == NULL) {
         bufslice_unref(frame);
         metric_add(&metric_dropped, 1);
         return size <= LIMIT_FRAME_BYTES ? THOLE_UNAVAILABLE : THOLE_RESOURCE_EXHAUSTED;

@@ -84,13 +84,13 @@ struct bus_pipe *bus__pipe_ref(struct bus_pipe *p)
 
 void bus__pipe_unref(struct bus_pipe *p)
 {
-    if (!p || atomic_fetch_sub_explicit(&p->refs, 1, memory_order_acq_rel) != 1) {
+    if (p == NULL || atomic_fetch_sub_explicit(&p->refs, 1, memory_order_acq_rel) != 1) {
         return;
     }
     bus__charge(p->o.budget, &p->charged, 0);
     grpc_call_unref(p->o.call);
     grpc_byte_buffer_destroy(p->outgoing);
-    if (p->incoming) {
+    if (p->incoming != NULL) {
         grpc_byte_buffer_destroy(p->incoming);
     }
     bus__writer_deinit(&p->writer);
@@ -244,7 +244,7 @@ static void send_returned(struct bus_tag *tag, bool ok)
         pthread_mutex_lock(&p->mutex);
         receive(p);
     }
-    if (drained && p->o.events->drained && !p->closed) {
+    if (drained && p->o.events->drained != NULL && !p->closed) {
         p->o.events->drained(p->o.ctx);
     }
     maybe_closed(p);
@@ -257,7 +257,8 @@ static bool is_full(const struct bus_pipe *p, size_t bytes)
     if (p->writer.bytes > 0 && p->writer.bytes + bytes > p->o.queue_bytes) {
         return true;
     }
-    return (p->writer.bytes > 0 || p->sending) && p->o.budget && !bus__has_room(p->o.budget, bytes);
+    return (p->writer.bytes > 0 || p->sending) && p->o.budget != NULL &&
+           !bus__has_room(p->o.budget, bytes);
 }
 
 enum bus_put bus__pipe_put(struct bus_pipe *p, struct slice head, struct bufslice body, bool must,
@@ -278,7 +279,7 @@ enum bus_put bus__pipe_put(struct bus_pipe *p, struct slice head, struct bufslic
     }
     bus__writer_put(&p->writer, head, body);
     charge(p);
-    if (ret_seq) {
+    if (ret_seq != NULL) {
         *ret_seq = p->writer.queued;
     }
     pump_soon(p);
@@ -320,7 +321,7 @@ void bus__pipe_finish(struct bus_pipe *p, enum thole_code code, const char *mess
     }
     p->finish_wanted = true;
     p->finish_code = code;
-    snprintf(p->finish_message, sizeof p->finish_message, "%s", message ? message : "");
+    snprintf(p->finish_message, sizeof p->finish_message, "%s", message != NULL ? message : "");
     p->finish_details = details;
     pump(p);
 }
@@ -392,7 +393,7 @@ static void recv_returned(struct bus_tag *tag, bool ok)
     grpc_byte_buffer *bb = p->incoming;
     p->incoming = NULL;
     (void)ok; /* then there is no message either */
-    if (bb) {
+    if (bb != NULL) {
         struct buf *buf = bus__buf_of(bb);
         grpc_byte_buffer_destroy(bb);
         p->o.events->message(p->o.ctx, (struct bufslice){buf, {buf->data, buf->size}});
@@ -409,7 +410,7 @@ static void recv_returned(struct bus_tag *tag, bool ok)
         p->read_end = true;
         bool half = p->o.server && !p->ended && !grpc_call_failed_before_recv_message(p->o.call);
         pthread_mutex_unlock(&p->mutex);
-        if (half && p->o.events->half_closed) {
+        if (half && p->o.events->half_closed != NULL) {
             p->o.events->half_closed(p->o.ctx);
         }
     }
@@ -430,7 +431,7 @@ static void end_returned(struct bus_tag *tag, bool ok)
         bus__writer_clear(&p->writer);
         charge(p);
         pthread_mutex_unlock(&p->mutex);
-        if (p->o.server && p->o.events->cancelled) {
+        if (p->o.server && p->o.events->cancelled != NULL) {
             p->o.events->cancelled(p->o.ctx);
         }
     }

@@ -35,8 +35,8 @@ static void add_file(struct bus_reflection *f, struct slice bytes)
     upb_Status status = {.ok = true};
     const google_protobuf_FileDescriptorProto *proto =
         PROTO_DECODE(google_protobuf_FileDescriptorProto, bytes, f->arena);
-    const upb_FileDef *def = proto ? upb_DefPool_AddFile(f->pool, proto, &status) : NULL;
-    if (!def) {
+    const upb_FileDef *def = proto != NULL ? upb_DefPool_AddFile(f->pool, proto, &status) : NULL;
+    if (def == NULL) {
         LOG_ERROR(BUS, "a descriptor is damaged; reflection lacks it error=\"%s\"",
                   upb_Status_ErrorMessage(&status));
         return;
@@ -69,19 +69,19 @@ static size_t index_of(const struct bus_reflection *f, const upb_FileDef *def)
 /* What declares a symbol: a message, enum, service, method, field, enum value or extension. */
 static const upb_FileDef *file_of_symbol(const struct bus_reflection *f, upb_StringView name)
 {
-    char *text = xstrndup(name.data ? name.data : "", name.size);
+    char *text = xstrndup(name.data != NULL ? name.data : "", name.size);
     const upb_FileDef *def = upb_DefPool_FindFileContainingSymbol(f->pool, text);
     char *dot = strrchr(text, '.');
-    if (!def && dot) {
+    if (def == NULL && dot != NULL) {
         /* The pool knows no methods and fields by their full names. */
         const char *last = dot + 1;
         *dot = '\0';
         const upb_ServiceDef *s = upb_DefPool_FindServiceByName(f->pool, text);
         const upb_MessageDef *m = upb_DefPool_FindMessageByName(f->pool, text);
-        if (s && upb_ServiceDef_FindMethodByName(s, last)) {
+        if (s != NULL && upb_ServiceDef_FindMethodByName(s, last) != NULL) {
             def = upb_ServiceDef_File(s);
-        } else if (m && (upb_MessageDef_FindFieldByName(m, last) ||
-                         upb_MessageDef_FindOneofByName(m, last))) {
+        } else if (m != NULL && (upb_MessageDef_FindFieldByName(m, last) != NULL ||
+                                 upb_MessageDef_FindOneofByName(m, last) != NULL)) {
             def = upb_MessageDef_File(m);
         }
     }
@@ -120,7 +120,7 @@ static void add_with_imports(const struct bus_reflection *f, const upb_FileDef *
 static void answer_file(const struct bus_reflection *f, const upb_FileDef *def, Response *out,
                         upb_Arena *arena)
 {
-    if (!def) {
+    if (def == NULL) {
         answer_error(out, THOLE_NOT_FOUND, "there is no such file or symbol", arena);
         return;
     }
@@ -152,7 +152,8 @@ static void answer_services(const struct bus_reflection *f, Response *out, upb_A
 static void answer_extension_numbers(const struct bus_reflection *f, upb_StringView type,
                                      Response *out, upb_Arena *arena)
 {
-    if (!upb_DefPool_FindMessageByNameWithSize(f->pool, type.data ? type.data : "", type.size)) {
+    if (!upb_DefPool_FindMessageByNameWithSize(f->pool, type.data != NULL ? type.data : "",
+                                               type.size)) {
         answer_error(out, THOLE_NOT_FOUND, "there is no such message type", arena);
         return;
     }
@@ -202,7 +203,7 @@ static void on_message(void *ctx, struct bus_rpc *rpc, struct slice message)
     Request *q = PROTO_DECODE(grpc_reflection_v1_ServerReflectionRequest, message, arena);
     Response *out = grpc_reflection_v1_ServerReflectionResponse_new(arena);
     bool sent = true;
-    if (q) {
+    if (q != NULL) {
         grpc_reflection_v1_ServerReflectionResponse_set_original_request(out, q);
         grpc_reflection_v1_ServerReflectionResponse_set_valid_host(
             out, grpc_reflection_v1_ServerReflectionRequest_host(q));
@@ -218,7 +219,7 @@ static void on_message(void *ctx, struct bus_rpc *rpc, struct slice message)
         thole_status_set(&st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST, __FILE__, __LINE__,
                          "malformed reflection request");
     }
-    if (!q || !sent) {
+    if (q == NULL || !sent) {
         bus_rpc_fail(rpc, &st, 0, NULL);
     }
     upb_Arena_Free(arena);
@@ -258,7 +259,7 @@ void bus__reflection_init(struct bus *b)
 void bus__reflection_free(struct bus *b)
 {
     struct bus_reflection *f = b->reflection;
-    if (!f) {
+    if (f == NULL) {
         return;
     }
     upb_DefPool_Free(f->pool);

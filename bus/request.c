@@ -90,7 +90,7 @@ static struct bus_hold *hold_new(struct bus *b, struct buf *message)
 
 static void hold_unref(struct bus_hold *h)
 {
-    if (!h || atomic_fetch_sub_explicit(&h->refs, 1, memory_order_acq_rel) != 1) {
+    if (h == NULL || atomic_fetch_sub_explicit(&h->refs, 1, memory_order_acq_rel) != 1) {
         return;
     }
     bus__charge(h->bus, &h->charged, 0);
@@ -109,7 +109,7 @@ void bus__request_unref(struct bus_request *r)
         return;
     }
     struct bus *b = r->bus;
-    if (r->data_free && r->data) {
+    if (r->data_free != NULL && r->data != NULL) {
         r->data_free(r->data);
     }
     bufslice_unref(r->body);
@@ -117,7 +117,7 @@ void bus__request_unref(struct bus_request *r)
     struct bus_inbound *in = r->in;
     pthread_mutex_destroy(&r->mutex);
     pool_give(&b->requests, r);
-    if (!in) {
+    if (in == NULL) {
         bus__unref(b);
     } else {
         bus__inbound_unref(in);
@@ -132,7 +132,7 @@ void bus__request_cancel(struct bus_request *r)
     r->on_cancel = NULL;
     r->cancelled = true;
     pthread_mutex_unlock(&r->mutex);
-    if (fn && !atomic_load(&r->answered)) {
+    if (fn != NULL && !atomic_load(&r->answered)) {
         fn(ctx);
     }
 }
@@ -143,7 +143,7 @@ void bus__request_cancel_all(struct bus_inbound *in)
     struct bus_request *r;
     pthread_mutex_lock(&in->mutex);
     struct bus_request **all = xcalloc(in->requests.count + 1, sizeof(struct bus_request *));
-    while ((r = map_next(&in->requests, &it, NULL))) {
+    while ((r = map_next(&in->requests, &it, NULL)) != NULL) {
         if (!r->told) {
             r->told = true;
             ref(r);
@@ -162,7 +162,7 @@ static void deliver(struct bus_request *r)
 {
     struct bus *b = r->bus;
     struct thole_status st;
-    if (b->o.handler.request) {
+    if (b->o.handler.request != NULL) {
         b->o.handler.request(b->o.handler.ctx, r);
         return;
     }
@@ -213,15 +213,15 @@ static void on_cancel_item(struct bus_inbound *in, uint64_t id)
 {
     pthread_mutex_lock(&in->mutex);
     struct bus_request *r = map_get(&in->requests, id);
-    if (r && r->told) {
+    if (r != NULL && r->told) {
         r = NULL;
     }
-    if (r) {
+    if (r != NULL) {
         r->told = true;
         ref(r);
     }
     pthread_mutex_unlock(&in->mutex);
-    if (!r) {
+    if (r == NULL) {
         return;
     }
     bus__request_cancel(r);
@@ -256,7 +256,7 @@ static void on_item(void *ctx, struct bus_item *item)
         }
         r->body.bytes = slice_of(r->copied, item->body.size);
     } else {
-        if (!a->hold) {
+        if (a->hold == NULL) {
             a->hold = hold_new(in->bus, a->owner);
         }
         atomic_fetch_add_explicit(&a->hold->refs, 1, memory_order_relaxed);
@@ -468,7 +468,7 @@ void bus_request_on_cancel(struct bus_request *r, void (*on_cancel)(void *ctx), 
 
 static void answer_ask(struct bus_request *r, struct bufslice body, const struct thole_status *st)
 {
-    if (st) {
+    if (st != NULL) {
         bus_rpc_fail(r->rpc, st, 0, NULL);
     } else {
         const struct bus_item item = {.body = body.bytes};
@@ -479,7 +479,7 @@ static void answer_ask(struct bus_request *r, struct bufslice body, const struct
 
 static bool answer_fits(const struct bus_request *r, size_t size)
 {
-    return size <= BUS_SMALL_BYTES || !r->in ||
+    return size <= BUS_SMALL_BYTES || r->in == NULL ||
            (bus__pipe_queued(r->in->pipe) + size <= BUS_ANSWERS_BYTES_MAX &&
             bus__has_room(r->bus, size));
 }
@@ -520,7 +520,7 @@ bool bus_answer(struct bus_request *r, struct bufslice body, bool more)
         ASSERT(!twice);
     }
     bool fits = true;
-    if (r->in) {
+    if (r->in != NULL) {
         struct bus_head head;
         const struct bus_item item = {.id = r->id, .more = more};
         end_unread(r->in);
@@ -530,7 +530,7 @@ bool bus_answer(struct bus_request *r, struct bufslice body, bool more)
         if (!more) {
             settle(r);
         }
-    } else if (!r->rpc) {
+    } else if (r->rpc == NULL) {
         fits = bus__self_answer(r->bus, r->id, body, NULL, more);
     } else if (!more) {
         answer_ask(r, body, NULL);
@@ -549,10 +549,10 @@ void bus_answer_failure(struct bus_request *r, const struct thole_status *st)
     ASSERT(st->code != THOLE_OK);
     bool twice = atomic_exchange(&r->answered, true);
     ASSERT(!twice);
-    if (r->in) {
+    if (r->in != NULL) {
         put_failure(r->in, r->id, st);
         settle(r);
-    } else if (r->rpc) {
+    } else if (r->rpc != NULL) {
         answer_ask(r, (struct bufslice){0}, st);
     } else {
         bus__self_answer(r->bus, r->id, (struct bufslice){0}, st, false);

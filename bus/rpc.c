@@ -51,11 +51,11 @@ static struct bus_rpc *slot_get(struct bus *b)
 {
     pthread_mutex_lock(&b->pool_mutex);
     struct bus_rpc *r = b->pool;
-    if (r) {
+    if (r != NULL) {
         b->pool = r->next_free;
     }
     pthread_mutex_unlock(&b->pool_mutex);
-    if (r) {
+    if (r != NULL) {
         return r;
     }
     r = xcalloc(1, sizeof *r);
@@ -77,11 +77,11 @@ static struct bus_rpc *slot_get(struct bus *b)
 /* The bus's mutex is held. */
 static void streams_remove(struct bus_rpc *r)
 {
-    if (!r->prev_stream) {
+    if (r->prev_stream == NULL) {
         return;
     }
     *r->prev_stream = r->next_stream;
-    if (r->next_stream) {
+    if (r->next_stream != NULL) {
         r->next_stream->prev_stream = r->prev_stream;
     }
     r->prev_stream = NULL;
@@ -93,7 +93,7 @@ static void streams_add(struct bus_rpc *r)
     pthread_mutex_lock(&b->mutex);
     r->next_stream = b->streams;
     r->prev_stream = &b->streams;
-    if (r->next_stream) {
+    if (r->next_stream != NULL) {
         r->next_stream->prev_stream = &r->next_stream;
     }
     b->streams = r;
@@ -107,24 +107,24 @@ static void slot_clear(struct bus_rpc *r)
     if (r->counted) {
         atomic_fetch_sub_explicit(active_of(r), 1, memory_order_relaxed);
     }
-    if (r->data_free && r->data) {
+    if (r->data_free != NULL && r->data != NULL) {
         r->data_free(r->data);
     }
-    if (r->pipe && !r->entry->inward) {
+    if (r->pipe != NULL && !r->entry->inward) {
         pthread_mutex_lock(&r->bus->mutex);
         streams_remove(r);
         pthread_mutex_unlock(&r->bus->mutex);
     }
     bus__pipe_unref(r->pipe);
-    if (r->call) {
+    if (r->call != NULL) {
         grpc_call_unref(r->call);
     }
-    if (r->payload) {
+    if (r->payload != NULL) {
         grpc_byte_buffer_destroy(r->payload);
     }
     buf_unref(r->request);
     grpc_slice_buffer_reset_and_unref(&r->reply->data.raw.slice_buffer);
-    if (!r->entry->registered) {
+    if (r->entry->registered == NULL) {
         grpc_call_details_destroy(&r->details);
         grpc_call_details_init(&r->details);
     }
@@ -160,7 +160,7 @@ static void unref(struct bus_rpc *r)
 
 void bus__rpc_free_all(struct bus *b)
 {
-    for (struct bus_rpc *r = b->slots, *next; r; r = next) {
+    for (struct bus_rpc *r = b->slots, *next; r != NULL; r = next) {
         next = r->next_slot;
         grpc_byte_buffer_destroy(r->reply);
         grpc_metadata_array_destroy(&r->metadata);
@@ -184,7 +184,7 @@ void bus__rpc_arm(struct bus_entry *e)
     r->entry = e;
     bus__tag_release(&r->arrived);
     grpc_call_error error;
-    if (e->registered) {
+    if (e->registered != NULL) {
         error = grpc_server_request_registered_call(
             b->server, e->registered, &r->call, &r->deadline, &r->metadata,
             e->m.kind == BUS_RPC_BIDI_STREAM ? NULL : &r->payload, cq, cq, &r->arrived);
@@ -214,12 +214,12 @@ static void finish_unary(struct bus_rpc *r, const struct thole_status *st, grpc_
         return;
     }
     grpc_slice_buffer_add(&r->reply->data.raw.slice_buffer, bus__slice_of(message));
-    if (!st) {
+    if (st == NULL) {
         ops[n].op = GRPC_OP_SEND_MESSAGE;
         ops[n++].data.send_message.send_message = r->reply;
     }
     ops[n].op = GRPC_OP_SEND_STATUS_FROM_SERVER;
-    if (st) {
+    if (st != NULL) {
         text = grpc_slice_from_copied_string(st->message);
         trailer = (grpc_metadata){.key = bus__details_key(), .value = details};
         ops[n].data.send_status_from_server.status = (grpc_status_code)st->code;
@@ -258,7 +258,7 @@ static void run_cancel(struct bus_rpc *r)
     r->on_cancel = NULL;
     r->cancelled = true;
     pthread_mutex_unlock(&r->mutex);
-    if (fn && !atomic_load(&r->finished)) {
+    if (fn != NULL && !atomic_load(&r->finished)) {
         fn(ctx);
     }
 }
@@ -309,7 +309,7 @@ static void stream_message(void *ctx, struct bufslice message)
         return;
     }
     r->handled = true;
-    if (r->entry->handle_buf) {
+    if (r->entry->handle_buf != NULL) {
         r->entry->handle_buf(r->entry->m.ctx, r, message);
     } else {
         r->entry->m.handle(r->entry->m.ctx, r, message.bytes);
@@ -322,7 +322,7 @@ static void stream_half_closed(void *ctx)
     if (r->entry->m.kind != BUS_RPC_BIDI_STREAM || atomic_load(&r->finished)) {
         return;
     }
-    if (r->entry->m.end) {
+    if (r->entry->m.end != NULL) {
         r->handled = true;
         r->entry->m.end(r->entry->m.ctx, r);
     } else if (!r->handled) {
@@ -348,7 +348,7 @@ static void stream_drained(void *ctx)
     void (*fn)(void *) = r->on_drained;
     void *fn_ctx = r->on_drained_ctx;
     pthread_mutex_unlock(&r->mutex);
-    if (fn && !atomic_load(&r->finished)) {
+    if (fn != NULL && !atomic_load(&r->finished)) {
         fn(fn_ctx);
     }
 }
@@ -402,7 +402,7 @@ static void end_stream(struct bus_task *task)
 void bus__rpc_end_streams(struct bus *b)
 {
     pthread_mutex_lock(&b->mutex);
-    for (struct bus_rpc *r; (r = b->streams);) {
+    for (struct bus_rpc *r; (r = b->streams) != NULL;) {
         streams_remove(r);
         ref(r);
         r->end_task.fn = end_stream;
@@ -423,7 +423,7 @@ static bool ref_if_open(struct bus_rpc *r)
     if (refs == 0) {
         return false;
     }
-    if (r->open && !r->pipe && !atomic_load(&r->answered)) {
+    if (r->open && r->pipe == NULL && !atomic_load(&r->answered)) {
         return true;
     }
     unref(r);
@@ -445,7 +445,7 @@ static void end_unaries(struct bus_task *task)
     pthread_mutex_lock(&b->pool_mutex);
     struct bus_rpc *all = b->slots;
     pthread_mutex_unlock(&b->pool_mutex);
-    for (struct bus_rpc *r = all; r; r = r->next_slot) {
+    for (struct bus_rpc *r = all; r != NULL; r = r->next_slot) {
         if (ref_if_open(r)) {
             end_unary(r);
         }
@@ -476,7 +476,7 @@ static void handle(struct bus_rpc *r)
     struct bus_entry *e = r->entry;
     struct thole_status st;
     r->open = true;
-    if (!e->registered) {
+    if (e->registered == NULL) {
         thole_status_set(&st, THOLE_UNIMPLEMENTED, THOLE_REASON_NONE, __FILE__, __LINE__,
                          "there is no such method here");
         bus_rpc_fail(r, &st, 0, NULL);
@@ -495,7 +495,7 @@ static void handle(struct bus_rpc *r)
     ref(r);
     if (e->m.kind == BUS_RPC_BIDI_STREAM) {
         bus__pipe_headers(r->pipe);
-    } else if (!r->payload) {
+    } else if (r->payload == NULL) {
         thole_status_set(&st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST, __FILE__, __LINE__,
                          "the call carries no request message");
         bus_rpc_fail(r, &st, 0, NULL);
@@ -561,11 +561,11 @@ const char *bus_rpc_peer(const struct bus_rpc *rpc)
 {
     struct bus_rpc *r = (struct bus_rpc *)(uintptr_t)rpc;
     pthread_mutex_lock(&r->mutex);
-    if (!r->peer) {
+    if (r->peer == NULL) {
         r->peer = grpc_call_get_peer(r->call);
     }
     pthread_mutex_unlock(&r->mutex);
-    return r->peer ? r->peer : "?";
+    return r->peer != NULL ? r->peer : "?";
 }
 
 void bus_rpc_on_cancel(struct bus_rpc *rpc, void (*on_cancel)(void *ctx), void *ctx)
@@ -605,19 +605,20 @@ static void finish(struct bus_rpc *r, const struct thole_status *st, grpc_slice 
 {
     bool twice = atomic_exchange(&r->finished, true);
     ASSERT(!twice);
-    if (st && !r->entry->inward) {
+    if (st != NULL && !r->entry->inward) {
         metric_add(&metric_failures, 1);
     }
-    if (!r->pipe) {
+    if (r->pipe == NULL) {
         finish_unary(r, st, details, message);
         return;
     }
-    if (message.bytes.data) {
+    if (message.bytes.data != NULL) {
         bus__pipe_put(r->pipe, (struct slice){0}, message, true, NULL);
     } else {
         bufslice_unref(message);
     }
-    bus__pipe_finish(r->pipe, st ? st->code : THOLE_OK, st ? st->message : NULL, details);
+    bus__pipe_finish(r->pipe, st != NULL ? st->code : THOLE_OK, st != NULL ? st->message : NULL,
+                     details);
     unref(r);
 }
 
@@ -628,7 +629,7 @@ bool bus_rpc_room(const struct bus_rpc *rpc, size_t bytes)
 
 bool bus_rpc_hold(struct bus_rpc *rpc, size_t *held, size_t bytes)
 {
-    size_t *charged = held ? held : &rpc->held;
+    size_t *charged = held != NULL ? held : &rpc->held;
     if (bytes > *charged && !bus__has_room(rpc->bus, bytes - *charged)) {
         return false;
     }
@@ -638,7 +639,7 @@ bool bus_rpc_hold(struct bus_rpc *rpc, size_t *held, size_t bytes)
 
 void bus_rpc_reply(struct bus_rpc *rpc, struct bufslice message)
 {
-    if (!rpc->pipe && !bus__has_room(rpc->bus, message.bytes.size)) {
+    if (rpc->pipe == NULL && !bus__has_room(rpc->bus, message.bytes.size)) {
         struct thole_status st;
         bufslice_unref(message);
         thole_status_set(&st, THOLE_RESOURCE_EXHAUSTED, THOLE_REASON_OUTCOME_UNKNOWN, __FILE__,
@@ -646,7 +647,7 @@ void bus_rpc_reply(struct bus_rpc *rpc, struct bufslice message)
         bus_rpc_fail(rpc, &st, 0, NULL);
         return;
     }
-    if (!rpc->pipe) {
+    if (rpc->pipe == NULL) {
         bus__charge(rpc->bus, &rpc->held, message.bytes.size);
     }
     finish(rpc, NULL, grpc_empty_slice(), message);

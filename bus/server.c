@@ -35,7 +35,7 @@ static METRIC_DEFINE_GAUGE(metric_held, "thole_bus_held_bytes",
 void bus__charge(struct bus *b, size_t *charged, size_t now)
 {
     size_t apart = now > *charged ? now - *charged : *charged - now;
-    if (!b || apart == 0 || (apart < BUS_CHARGE_STEP_BYTES && now > 0)) {
+    if (b == NULL || apart == 0 || (apart < BUS_CHARGE_STEP_BYTES && now > 0)) {
         return;
     }
     if (now > *charged) {
@@ -99,8 +99,8 @@ static enum thole_code listen_on(struct bus *b, struct thole_status *st)
     const char *address = b->listen_address;
     const char *colon = strrchr(address, ':');
     char *rest = NULL;
-    long number = colon ? strtol(colon + 1, &rest, 10) : 0;
-    if (!colon || !colon[1] || *rest || number < 0 || number > UINT16_MAX) {
+    long number = colon != NULL ? strtol(colon + 1, &rest, 10) : 0;
+    if (colon == NULL || !colon[1] || *rest || number < 0 || number > UINT16_MAX) {
         return THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
                           "cannot listen on \"%s\": it must be host:port", address);
     }
@@ -121,13 +121,13 @@ static enum thole_code listen_on(struct bus *b, struct thole_status *st)
         return THOLE_FAIL(st, THOLE_INTERNAL, THOLE_REASON_NONE,
                           "this gRPC library takes no accepted connections");
     }
-    if (b->advertise_address && strcmp(address_port(b->advertise_address), "0") == 0) {
+    if (b->advertise_address != NULL && strcmp(address_port(b->advertise_address), "0") == 0) {
         char *real = xasprintf("%.*s%u", (int)strlen(b->advertise_address) - 1,
                                b->advertise_address, (unsigned)b->port);
         free(b->advertise_address);
         b->advertise_address = real;
     }
-    if (!b->advertise_address) {
+    if (b->advertise_address == NULL) {
         b->advertise_address =
             xasprintf("%.*s:%u", (int)(colon - address), address, (unsigned)b->port);
     }
@@ -164,7 +164,7 @@ bool bus__serves(const struct bus *b, const char *service, size_t size)
 {
     for (size_t i = 0; i < b->entry_count; i++) {
         const char *path = b->entries[i]->m.path;
-        if (path && strncmp(path + 1, service, size) == 0 && path[1 + size] == '/') {
+        if (path != NULL && strncmp(path + 1, service, size) == 0 && path[1 + size] == '/') {
             return true;
         }
     }
@@ -206,10 +206,10 @@ enum thole_code bus_new(const struct bus_options *o, struct bus **ret, struct th
     bus__grpc_init();
     atomic_init(&b->refs, 1);
     b->o = *o;
-    b->clock = o->clock ? o->clock : &clock_system;
-    b->version = xstrdup(o->version ? o->version : "");
-    b->listen_address = o->listen_address ? xstrdup(o->listen_address) : NULL;
-    b->advertise_address = o->advertise_address ? xstrdup(o->advertise_address) : NULL;
+    b->clock = o->clock != NULL ? o->clock : &clock_system;
+    b->version = xstrdup(o->version != NULL ? o->version : "");
+    b->listen_address = o->listen_address != NULL ? xstrdup(o->listen_address) : NULL;
+    b->advertise_address = o->advertise_address != NULL ? xstrdup(o->advertise_address) : NULL;
     b->cluster_id = o->cluster_id;
     if (b->o.peer_queue_bytes == 0) {
         b->o.peer_queue_bytes = BUS_PEER_QUEUE_BYTES;
@@ -235,7 +235,7 @@ enum thole_code bus_new(const struct bus_options *o, struct bus **ret, struct th
     pool_init(&b->exchanges, bus__exchange_bytes(), POOLED_MAX);
     b->shutdown_tag = bus_tag_of(shutdown_returned);
     bus__loop_init(&b->loop, b->clock);
-    enum thole_code code = b->listen_address ? listen_on(b, st) : THOLE_OK;
+    enum thole_code code = b->listen_address != NULL ? listen_on(b, st) : THOLE_OK;
     if (code != THOLE_OK) {
         bus_stop(b, 0);
         bus_free(b);
@@ -246,10 +246,10 @@ enum thole_code bus_new(const struct bus_options *o, struct bus **ret, struct th
         struct bus_hello own = {
             .host = o->host_id, .incarnation = o->incarnation, .lineage = o->lineage};
         snprintf(own.address, sizeof own.address, "%s",
-                 b->advertise_address ? b->advertise_address : "");
+                 b->advertise_address != NULL ? b->advertise_address : "");
         bus__seen(b, &own);
     }
-    if (b->server) {
+    if (b->server != NULL) {
         bus__lane_register(b);
         bus__exchange_register(b);
         bus__health_init(b);
@@ -265,13 +265,14 @@ void bus_start(struct bus *b)
 {
     ASSERT(!b->started);
     b->started = true;
-    if (!b->server) {
+    if (b->server == NULL) {
         return;
     }
     grpc_server_start(b->server);
     for (size_t i = 0; i < b->entry_count; i++) {
         struct bus_entry *e = b->entries[i];
-        int slots = e->registered && e->m.kind == BUS_RPC_UNARY ? SLOTS_UNARY : SLOTS_STREAM;
+        int slots =
+            e->registered != NULL && e->m.kind == BUS_RPC_UNARY ? SLOTS_UNARY : SLOTS_STREAM;
         for (int k = 0; k < slots; k++) {
             bus__rpc_arm(e);
         }
@@ -288,12 +289,12 @@ static bool server_is_down(struct bus_loop *l)
 
 void bus_drain(struct bus *b, uint32_t grace_ms)
 {
-    if (!b || b->drained) {
+    if (b == NULL || b->drained) {
         return;
     }
     b->drained = true;
     atomic_store(&b->stopping, true);
-    if (!b->server) {
+    if (b->server == NULL) {
         return;
     }
     if (b->started) {
@@ -310,7 +311,7 @@ void bus_drain(struct bus *b, uint32_t grace_ms)
 
 void bus_cut(struct bus *b)
 {
-    if (!b || b->cut) {
+    if (b == NULL || b->cut) {
         return;
     }
     b->cut = true;
@@ -336,14 +337,14 @@ static void server_stop(struct bus *b)
 
 void bus_stop(struct bus *b, uint32_t grace_ms)
 {
-    if (!b || b->stopped) {
+    if (b == NULL || b->stopped) {
         return;
     }
     ASSERT(!bus__loop_here(&b->loop));
     b->stopped = true;
     bus_drain(b, grace_ms);
     bus_cut(b);
-    if (b->server) {
+    if (b->server != NULL) {
         server_stop(b);
     }
     bus__loop_stop(&b->loop);
@@ -364,11 +365,11 @@ void bus__unref(struct bus *b)
     bus__peer_unref(b->self);
     bus__health_free(b);
     bus__reflection_free(b);
-    if (b->server) {
+    if (b->server != NULL) {
         grpc_server_destroy(b->server);
     }
     bus__accept_free(b->acceptor);
-    if (b->quota) {
+    if (b->quota != NULL) {
         grpc_resource_quota_unref(b->quota);
     }
     bus__loop_deinit(&b->loop);
@@ -376,7 +377,7 @@ void bus__unref(struct bus *b)
         free(b->entries[i]);
     }
     free(b->entries);
-    for (struct bus_seen *s = b->seen, *next; s; s = next) {
+    for (struct bus_seen *s = b->seen, *next; s != NULL; s = next) {
         next = s->next;
         free(s);
     }
@@ -393,7 +394,7 @@ void bus__unref(struct bus *b)
 
 void bus_free(struct bus *b)
 {
-    if (!b) {
+    if (b == NULL) {
         return;
     }
     ASSERT(b->stopped);
@@ -402,7 +403,7 @@ void bus_free(struct bus *b)
 
 const char *bus_address(const struct bus *b)
 {
-    return b->advertise_address ? b->advertise_address : "";
+    return b->advertise_address != NULL ? b->advertise_address : "";
 }
 
 uint16_t bus_port(const struct bus *b)

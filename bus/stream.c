@@ -121,7 +121,7 @@ enum thole_code bus_stream_next(struct bus_stream *s, uint32_t timeout_ms, struc
         code = THOLE_FAIL(st, THOLE_OUT_OF_RANGE, THOLE_REASON_NONE, "the stream has ended");
     } else {
         code = s->st.code;
-        if (st) {
+        if (st != NULL) {
             *st = s->st;
         }
     }
@@ -139,7 +139,7 @@ void bus_stream_cancel(struct bus_stream *s)
 
 void bus_stream_free(struct bus_stream *s)
 {
-    if (!s) {
+    if (s == NULL) {
         return;
     }
     bus__pipe_cancel(s->pipe);

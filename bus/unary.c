@@ -27,18 +27,18 @@ static void returned(struct bus_tag *tag, bool ok)
     (void)ok; /* the status tells */
     pthread_mutex_lock(&loop->mutex);
     *u->prev = u->next;
-    if (u->next) {
+    if (u->next != NULL) {
         u->next->prev = u->prev;
     }
     pthread_mutex_unlock(&loop->mutex);
     bus__status_decode(u->code, u->message, &u->trailing, u->sent, &st);
-    if (st.code == THOLE_OK && !u->reply) {
+    if (st.code == THOLE_OK && u->reply == NULL) {
         thole_status_set(&st, THOLE_INTERNAL, THOLE_REASON_NONE, __FILE__, __LINE__,
                          "the call succeeded without an answer");
     }
     u->done(u->ctx, &st, u->reply);
     grpc_byte_buffer_destroy(u->request);
-    if (u->reply) {
+    if (u->reply != NULL) {
         grpc_byte_buffer_destroy(u->reply);
     }
     grpc_slice_unref(u->message);
@@ -110,7 +110,7 @@ bool bus__unary(struct bus_loop *loop, grpc_channel *channel, const char *path,
     pthread_mutex_lock(&loop->mutex);
     u->next = loop->unaries;
     u->prev = &loop->unaries;
-    if (u->next) {
+    if (u->next != NULL) {
         u->next->prev = &u->next;
     }
     loop->unaries = u;
@@ -132,7 +132,7 @@ bool bus__unary(struct bus_loop *loop, grpc_channel *channel, const char *path,
 
 void bus__unary_cancel_all(struct bus_loop *loop)
 {
-    for (struct unary *u = loop->unaries; u; u = u->next) {
+    for (struct unary *u = loop->unaries; u != NULL; u = u->next) {
         grpc_call_cancel(u->call, NULL);
     }
 }
@@ -173,7 +173,7 @@ enum thole_code bus__unary_wait(struct bus_loop *loop, grpc_channel *channel, co
     pthread_mutex_unlock(&w.mutex);
     if (w.st.code == THOLE_OK) {
         *ret_reply = w.reply;
-    } else if (st) {
+    } else if (st != NULL) {
         *st = w.st;
     }
     return w.st.code;
@@ -225,10 +225,10 @@ enum thole_code bus_ask(struct bus *b, const char *address, uint32_t method, str
                           address);
     }
     bus__met(b, &hello);
-    if (ret_body) {
+    if (ret_body != NULL) {
         *ret_body = buf_copy(answer.data, answer.size);
     }
-    if (ret_peer) {
+    if (ret_peer != NULL) {
         *ret_peer = (struct bus_ask_peer){hello.host, hello.cluster, hello.incarnation};
     }
     buf_unref(reply);

@@ -42,7 +42,7 @@ static struct slice within(struct slice in, upb_StringView v)
     }
     size_t tail = in.size < 128 ? in.size : 128;
     const uint8_t *found = memmem(in.data + in.size - tail, tail, v.data, v.size);
-    if (!found) {
+    if (found == NULL) {
         found = memmem(in.data, in.size, v.data, v.size);
     }
     ASSERT(found != NULL);
@@ -64,12 +64,12 @@ void bus__hello_append(struct bytes *out, const struct bus *b, uint32_t lane,
     if (!uuid_is_nil(&cluster)) {
         thole_bus_v1_Hello_set_cluster_id(h, view(cluster.bytes, 16));
     }
-    if (callee) {
+    if (callee != NULL) {
         thole_bus_v1_Hello_set_callee_host_id(h, view(callee->bytes, 16));
     }
     thole_bus_v1_Hello_set_incarnation(h, b->o.incarnation);
     thole_bus_v1_Hello_set_version(h, view(b->version, strlen(b->version)));
-    if (b->advertise_address) {
+    if (b->advertise_address != NULL) {
         thole_bus_v1_Hello_set_address(h, view(b->advertise_address, strlen(b->advertise_address)));
     }
     thole_bus_v1_Hello_set_lane(h, (int32_t)lane);
@@ -270,7 +270,7 @@ bool bus__lane_decode(struct slice in, bool *has_hello, struct bus_hello *ret_he
         const thole_bus_v1_Hello *h = thole_bus_v1_LaneMessage_hello(m);
         *has_hello = h != NULL;
         *ret_body = within(in, thole_bus_v1_LaneMessage_body(m));
-        if (h) {
+        if (h != NULL) {
             ok = read_hello(h, ret_hello);
         }
     }
@@ -282,8 +282,8 @@ bool bus__ask_decode(struct slice in, struct bus_hello *ret_hello, struct bus_it
 {
     upb_Arena *arena = upb_Arena_New();
     const thole_bus_v1_AskRequest *m = PROTO_DECODE_ALIAS(thole_bus_v1_AskRequest, in, arena);
-    const thole_bus_v1_Hello *h = m ? thole_bus_v1_AskRequest_hello(m) : NULL;
-    bool ok = h && read_hello(h, ret_hello);
+    const thole_bus_v1_Hello *h = m != NULL ? thole_bus_v1_AskRequest_hello(m) : NULL;
+    bool ok = h != NULL && read_hello(h, ret_hello);
     if (ok) {
         ret->method = thole_bus_v1_AskRequest_method(m);
         ret->body = within(in, thole_bus_v1_AskRequest_body(m));
@@ -296,8 +296,8 @@ bool bus__answer_decode(struct slice in, struct bus_hello *ret_hello, struct sli
 {
     upb_Arena *arena = upb_Arena_New();
     const thole_bus_v1_AskReply *m = PROTO_DECODE_ALIAS(thole_bus_v1_AskReply, in, arena);
-    const thole_bus_v1_Hello *h = m ? thole_bus_v1_AskReply_hello(m) : NULL;
-    bool ok = h && read_hello(h, ret_hello);
+    const thole_bus_v1_Hello *h = m != NULL ? thole_bus_v1_AskReply_hello(m) : NULL;
+    bool ok = h != NULL && read_hello(h, ret_hello);
     if (ok) {
         *ret_body = within(in, thole_bus_v1_AskReply_body(m));
     }
@@ -344,8 +344,8 @@ bool bus__exchange_decode(struct slice in, bool *has_hello, struct bus_hello *re
     upb_Arena *arena = upb_Arena_Init(scratch, sizeof scratch, &upb_alloc_global);
     const thole_bus_v1_ExchangeMessage *m =
         too_many_items(in) ? NULL : PROTO_DECODE_ALIAS(thole_bus_v1_ExchangeMessage, in, arena);
-    const thole_bus_v1_Hello *h = m ? thole_bus_v1_ExchangeMessage_hello(m) : NULL;
-    bool ok = m != NULL && (!h || read_hello(h, ret_hello));
+    const thole_bus_v1_Hello *h = m != NULL ? thole_bus_v1_ExchangeMessage_hello(m) : NULL;
+    bool ok = m != NULL && (h == NULL || read_hello(h, ret_hello));
     *has_hello = h != NULL;
     size_t n = 0;
     const thole_bus_v1_ExchangeItem *const *items =
@@ -360,8 +360,8 @@ bool bus__exchange_decode(struct slice in, bool *has_hello, struct bus_hello *re
         one.more = thole_bus_v1_ExchangeItem_more(items[i]);
         one.cancel = thole_bus_v1_ExchangeItem_cancel(items[i]);
         one.body = within(in, thole_bus_v1_ExchangeItem_body(items[i]));
-        one.failure = f ? &failure : NULL;
-        if (f) {
+        one.failure = f != NULL ? &failure : NULL;
+        if (f != NULL) {
             read_failure(f, &failure);
         }
         item(ctx, &one);

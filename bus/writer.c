@@ -25,7 +25,7 @@ static grpc_slice slice_of_buf(struct buf *owner, const uint8_t *data, size_t si
 
 struct bufslice bus__own(struct bufslice s)
 {
-    if (s.owner || s.bytes.size == 0) {
+    if (s.owner != NULL || s.bytes.size == 0) {
         return s;
     }
     struct buf *b = buf_copy(s.bytes.data, s.bytes.size);
@@ -38,7 +38,7 @@ grpc_slice bus__slice_of(struct bufslice s)
         buf_unref(s.owner);
         return grpc_empty_slice();
     }
-    if (s.owner && s.bytes.size >= BUS_COPY_BYTES_MAX) {
+    if (s.owner != NULL && s.bytes.size >= BUS_COPY_BYTES_MAX) {
         return slice_of_buf(s.owner, s.bytes.data, s.bytes.size);
     }
     grpc_slice copy = grpc_slice_from_copied_buffer((const char *)s.bytes.data, s.bytes.size);
@@ -97,7 +97,7 @@ static void push(struct bus_writer *w, grpc_slice s, uint32_t items)
 /* The chunk becomes an entry of the ring. */
 static void seal(struct bus_writer *w)
 {
-    if (!w->chunk) {
+    if (w->chunk == NULL) {
         return;
     }
     push(w, slice_of_buf(w->chunk, w->chunk->data, w->chunk_used), w->chunk_items);
@@ -107,13 +107,13 @@ static void seal(struct bus_writer *w)
 static void append(struct bus_writer *w, struct slice head, struct slice body)
 {
     size_t n = head.size + body.size;
-    if (w->chunk && w->chunk->size - w->chunk_used < n) {
+    if (w->chunk != NULL && w->chunk->size - w->chunk_used < n) {
         if (w->chunk_size < CHUNK_BYTES_MAX) {
             w->chunk_size *= 2;
         }
         seal(w);
     }
-    if (!w->chunk) {
+    if (w->chunk == NULL) {
         w->chunk = buf_new(n > w->chunk_size ? n : w->chunk_size);
         w->chunk_used = 0;
         w->chunk_items = 0;
@@ -133,7 +133,7 @@ void bus__writer_put(struct bus_writer *w, struct slice head, struct bufslice bo
 {
     w->bytes += head.size + body.bytes.size;
     w->queued++;
-    if (body.owner && body.bytes.size >= BUS_COPY_BYTES_MAX) {
+    if (body.owner != NULL && body.bytes.size >= BUS_COPY_BYTES_MAX) {
         seal(w);
         if (head.size > 0) {
             push(w, grpc_slice_from_copied_buffer((const char *)head.data, head.size), 0);
@@ -158,7 +158,7 @@ void bus__writer_put(struct bus_writer *w, struct slice head, struct bufslice bo
 
 bool bus__writer_empty(const struct bus_writer *w)
 {
-    return w->count == 0 && !w->chunk;
+    return w->count == 0 && w->chunk == NULL;
 }
 
 void bus__writer_take(struct bus_writer *w, grpc_slice_buffer *ret)

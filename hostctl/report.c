@@ -316,7 +316,8 @@ void hostctl__report_run(struct hostctl *h)
     const thole_v1_Host *own = hostctl__own_row(h);
     if (own != NULL) {
         upb_StringView name = thole_v1_Host_name(own);
-        snprintf(actor, sizeof(actor), "host/%.*s", (int)name.size, name.data ? name.data : "");
+        snprintf(actor, sizeof(actor), "host/%.*s", (int)name.size,
+                 name.data != NULL ? name.data : "");
     }
     thole_registry_v1_Command *c = hostctl__command(h, actor, arena);
     struct ctl_op *op = hostctl__op_new(h, OP_REPORT, 0, 0);

@@ -319,7 +319,7 @@ enum thole_code registry__op_remove_replica(struct txn *t, const thole_registry_
     registry__txn_put(t, edit);
     upb_StringView why = thole_registry_v1_RemoveReplica_reason(o);
     registry__txn_event(t, registry__replica(&t->s, id), "ReplicaRemoving", "%.*s",
-                        (int)(why.size < 1024 ? why.size : 1024), why.data ? why.data : "");
+                        (int)(why.size < 1024 ? why.size : 1024), why.data != NULL ? why.data : "");
     registry__txn_touch_shard(t, shard_id);
     return THOLE_OK;
 }
@@ -366,7 +366,7 @@ enum thole_code registry__op_set_role(struct txn *t, const thole_registry_v1_Ope
     upb_StringView why = thole_registry_v1_SetRole_reason(o);
     registry__txn_event(t, registry__replica(&t->s, id), "ReplicaRoleSet", "%s: %.*s",
                         role_name(role), (int)(why.size < 1024 ? why.size : 1024),
-                        why.data ? why.data : "");
+                        why.data != NULL ? why.data : "");
     registry__txn_touch_shard(t, shard_id);
     return THOLE_OK;
 }

@@ -256,7 +256,7 @@ static void show(const char *what, const struct histogram *h, double seconds)
 static FILE *open_for_write(const char *path)
 {
     FILE *f = fopen(path, "w");
-    if (!f) {
+    if (f == NULL) {
         fprintf(stderr, "bench_cluster: cannot write %s\n", path);
         exit(1);
     }
@@ -267,7 +267,7 @@ static FILE *open_for_write(const char *path)
 static void save_metrics(const struct load *l, const char *suffix)
 {
     struct bytes text = {0};
-    if (!l->c.json) {
+    if (l->c.json == NULL) {
         return;
     }
     char *path = xasprintf("%s.%s.%" PRIu64, l->c.json, suffix, l->from);
@@ -292,7 +292,7 @@ static uint64_t disk_bytes(const struct load *l)
     snprintf(path, sizeof path, "/sys/dev/block/%u:%u/stat", major(info.st_dev),
              minor(info.st_dev));
     FILE *f = fopen(path, "r");
-    if (!f) {
+    if (f == NULL) {
         return 0;
     }
     if (fscanf(f, "%*u %*u %*u %*u %*u %*u %llu", &sectors) != 1) {
@@ -308,7 +308,7 @@ static void save_json(const struct load *l, double seconds, double cpu, uint64_t
     uint64_t writes = histogram_count(&sh->writes), reads = histogram_count(&sh->reads);
     const struct histogram *h = writes > 0 ? &sh->writes : &sh->reads;
     uint64_t done = writes + reads > 0 ? writes + reads : 1;
-    if (!l->c.json) {
+    if (l->c.json == NULL) {
         return;
     }
     FILE *f = open_for_write(l->c.json);

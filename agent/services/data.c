@@ -247,7 +247,7 @@ static bool read_payload(struct data_call *d, upb_StringView payload, bool text,
         memcpy(d->copied, payload.data, payload.size);
     }
     d->route.payload =
-        (struct bufslice){copy, slice_of(copy ? copy->data : d->copied, payload.size)};
+        (struct bufslice){copy, slice_of(copy != NULL ? copy->data : d->copied, payload.size)};
     d->text = text;
     return true;
 }

@@ -35,7 +35,7 @@ struct fixture *fixture_new(int n)
     int fds[FIXTURE_HOSTS_MAX];
     size_t used = 0;
     const char *level = getenv("THOLE_TEST_LOG");
-    log_configure_text(level ? level : "error");
+    log_configure_text(level != NULL ? level : "error");
     snprintf(f->dir, sizeof f->dir, "/tmp/thole-agent.XXXXXX");
     assert_non_null(mkdtemp(f->dir));
     for (int i = 0; i < FIXTURE_HOSTS_MAX; i++) {
@@ -113,7 +113,7 @@ void fixture_start_ok(struct fixture *f, int i, enum agent_bootstrap how)
 
 void fixture_stop(struct fixture *f, int i)
 {
-    if (!f->agents[i]) {
+    if (f->agents[i] == NULL) {
         return;
     }
     agent_stop(f->agents[i]);
@@ -202,7 +202,7 @@ enum thole_code fixture_create_shard(struct fixture *f, int i, const char *name,
     agent_command(f->agents[i], (struct bufslice){.owner = b, .bytes = slice_of(b->data, b->size)},
                   clock_now(&clock_system) + 10 * NS_PER_S, command_done, &w);
     waiter_wait(&w);
-    if (st) {
+    if (st != NULL) {
         *st = w.st;
     }
     return w.st.code;
@@ -222,13 +222,14 @@ static bool shard_runs(struct agent *a, void *ctx)
     const thole_v1_Replica *r;
     struct registry_view *v = registry_view_acquire(agent_registry(a));
     const thole_v1_Shard *s = registry_shard_by_name(v, slice_str(w->name), &shard_buf);
-    const thole_v1_ShardStatus *st = s ? thole_v1_Shard_status(s) : NULL;
+    const thole_v1_ShardStatus *st = s != NULL ? thole_v1_Shard_status(s) : NULL;
     for (uint64_t after = 0;
-         s && (r = registry_next_replica_of_shard(v, thole_v1_Shard_id(s), after, &replica_buf));
+         s != NULL &&
+         (r = registry_next_replica_of_shard(v, thole_v1_Shard_id(s), after, &replica_buf)) != NULL;
          after = thole_v1_Replica_id(r)) {
         running += thole_v1_Replica_phase(r) == thole_v1_REPLICA_PHASE_RUNNING;
     }
-    bool ok = st && thole_v1_ShardStatus_formed(st) && running >= w->replicas;
+    bool ok = st != NULL && thole_v1_ShardStatus_formed(st) && running >= w->replicas;
     registry_view_release(v);
     return ok;
 }

@@ -275,7 +275,7 @@ static void watch_works(struct thole *t, struct thole_shard *s, const char *kv_p
     uint64_t id = 0;
     assert_int_equal(thole_watch(t, s, &w, &id, &st), THOLE_OK);
     wait_for(&seen.bookmarks, 1);
-    if (kv_put) {
+    if (kv_put != NULL) {
         struct thole_op op = add(s, kv_put);
         assert_int_equal(thole_call(t, &op, NULL, &st), THOLE_OK);
         wait_for(&seen.events, 1);

@@ -21,7 +21,7 @@ static uint64_t remote_requests(void)
     metrics_render(&text);
     bytes_append(&text, "", 1);
     const char *at = strstr((const char *)text.data, "\nthole_router_remote_total ");
-    uint64_t n = at ? strtoull(strchr(at, ' ') + 1, NULL, 10) : 0;
+    uint64_t n = at != NULL ? strtoull(strchr(at, ' ') + 1, NULL, 10) : 0;
     bytes_deinit(&text);
     return n;
 }
@@ -31,7 +31,7 @@ static int leader_of(struct fixture *f, uint64_t shard, int other_than)
     for (int tries = 0; tries < 1000; tries++) {
         for (int i = 0; i < HOSTS; i++) {
             struct route_hint h;
-            if (i != other_than && f->agents[i] &&
+            if (i != other_than && f->agents[i] != NULL &&
                 route_cache_get(router_cache(f->agents[i]->router), shard, &h) && h.local_leads) {
                 return i;
             }
@@ -157,7 +157,7 @@ static void assert_event_is_of_a_user(struct fixture *f)
     struct registry_event_buf event_buf;
     const thole_v1_Event *e = NULL, *next;
     struct registry_view *v = registry_view_acquire(agent_registry(f->agents[0]));
-    for (uint64_t it = 0; (next = registry_next_event(v, 0, &it, &event_buf));) {
+    for (uint64_t it = 0; (next = registry_next_event(v, 0, &it, &event_buf)) != NULL;) {
         if (slice_equal(registry_str(thole_v1_Event_object(next)), slice_str("shards/mine"))) {
             e = next;
             assert_true(slice_equal(registry_str(thole_v1_Event_actor(e)), slice_str("user")));

@@ -54,7 +54,7 @@ static void on_put(void *ctx, const struct thole_status *st, const struct upload
     pthread_mutex_lock(&p->lock);
     p->is_done = true;
     p->st = *st;
-    if (state) {
+    if (state != NULL) {
         (void)snprintf(p->name, sizeof(p->name), "%s", state->name);
         p->received = state->received;
     }

@@ -16,7 +16,7 @@ typedef enum thole_code (*set_fn)(void *ctx, const char *key, const char *value,
 static const char *scalar(const yaml_node_t *n)
 {
     static const char *const nothing[] = {"", "~", "null", "Null", "NULL"};
-    if (!n || n->type != YAML_SCALAR_NODE) {
+    if (n == NULL || n->type != YAML_SCALAR_NODE) {
         return NULL;
     }
     const char *text = (const char *)n->data.scalar.value;
@@ -43,7 +43,7 @@ static enum thole_code set_sequence(yaml_document_t *d, const char *path, const 
     for (yaml_node_item_t *it = n->data.sequence.items.start;
          code == THOLE_OK && it < n->data.sequence.items.top; it++) {
         const yaml_node_t *item = yaml_document_get_node(d, *it);
-        code = scalar(item) ? set(ctx, key, scalar(item), st) : bad(st, path, item);
+        code = scalar(item) != NULL ? set(ctx, key, scalar(item), st) : bad(st, path, item);
     }
     return code;
 }
@@ -57,7 +57,7 @@ static enum thole_code set_mapping(yaml_document_t *d, const char *path, const c
          code == THOLE_OK && p < n->data.mapping.pairs.top; p++) {
         const char *k = scalar(yaml_document_get_node(d, p->key));
         const char *v = scalar(yaml_document_get_node(d, p->value));
-        if (!k || !v) {
+        if (k == NULL || v == NULL) {
             return bad(st, path, n);
         }
         char *pair = xasprintf("%s=%s", k, v);
@@ -71,7 +71,7 @@ static enum thole_code set_all(yaml_document_t *d, const char *path, set_fn set,
                                struct thole_status *st)
 {
     const yaml_node_t *root = yaml_document_get_root_node(d);
-    if (!root) {
+    if (root == NULL) {
         return THOLE_OK; /* empty */
     }
     if (root->type != YAML_MAPPING_NODE) {
@@ -82,9 +82,9 @@ static enum thole_code set_all(yaml_document_t *d, const char *path, set_fn set,
          code == THOLE_OK && p < root->data.mapping.pairs.top; p++) {
         const char *key = scalar(yaml_document_get_node(d, p->key));
         const yaml_node_t *value = yaml_document_get_node(d, p->value);
-        if (!key || !value) {
+        if (key == NULL || value == NULL) {
             code = bad(st, path, root);
-        } else if (scalar(value)) {
+        } else if (scalar(value) != NULL) {
             code = set(ctx, key, scalar(value), st);
         } else if (value->type == YAML_SEQUENCE_NODE) {
             code = set_sequence(d, path, key, value, set, ctx, st);
@@ -100,7 +100,7 @@ static enum thole_code set_all(yaml_document_t *d, const char *path, set_fn set,
 enum thole_code config_read(const char *path, set_fn set, void *ctx, struct thole_status *st)
 {
     FILE *f = fopen(path, "re");
-    if (!f) {
+    if (f == NULL) {
         return THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
                           "cannot read %s: %s", path, strerror(errno));
     }

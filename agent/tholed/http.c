@@ -45,7 +45,7 @@ static enum MHD_Result reply(struct MHD_Connection *c, unsigned status, const ch
 {
     struct MHD_Response *r = MHD_create_response_from_buffer(
         body.size, (void *)(uintptr_t)body.data, MHD_RESPMEM_MUST_COPY);
-    if (!r) {
+    if (r == NULL) {
         return MHD_NO;
     }
     MHD_add_response_header(r, MHD_HTTP_HEADER_CONTENT_TYPE, type);
@@ -101,12 +101,12 @@ static enum MHD_Result get_version(struct http *h, struct MHD_Connection *c)
 static void cut_oldest(struct http *h)
 {
     struct connection *victim = NULL;
-    for (struct connection *n = h->oldest; n; n = n->newer) {
-        if (!n->cut && (!victim || (victim->asked && !n->asked))) {
+    for (struct connection *n = h->oldest; n != NULL; n = n->newer) {
+        if (!n->cut && (victim == NULL || (victim->asked && !n->asked))) {
             victim = n;
         }
     }
-    if (!victim) {
+    if (victim == NULL) {
         return;
     }
     victim->cut = true;
@@ -119,7 +119,7 @@ static void begun(struct http *h, struct MHD_Connection *c, void **context)
 {
     const union MHD_ConnectionInfo *info =
         MHD_get_connection_info(c, MHD_CONNECTION_INFO_CONNECTION_FD);
-    if (!info) {
+    if (info == NULL) {
         return;
     }
     if (h->count >= CONNECTIONS_MAX) {
@@ -128,7 +128,7 @@ static void begun(struct http *h, struct MHD_Connection *c, void **context)
     struct connection *n = xcalloc(1, sizeof *n);
     n->fd = info->connect_fd;
     n->older = h->newest;
-    if (n->older) {
+    if (n->older != NULL) {
         n->older->newer = n;
     } else {
         h->oldest = n;
@@ -140,12 +140,12 @@ static void begun(struct http *h, struct MHD_Connection *c, void **context)
 
 static void ended(struct http *h, struct connection *n)
 {
-    if (n->older) {
+    if (n->older != NULL) {
         n->older->newer = n->newer;
     } else {
         h->oldest = n->newer;
     }
-    if (n->newer) {
+    if (n->newer != NULL) {
         n->newer->older = n->older;
     } else {
         h->newest = n->older;
@@ -159,7 +159,7 @@ static void on_connection(void *ctx, struct MHD_Connection *c, void **context,
 {
     if (what == MHD_CONNECTION_NOTIFY_STARTED) {
         begun(ctx, c, context);
-    } else if (*context) {
+    } else if (*context != NULL) {
         ended(ctx, *context);
     }
 }
@@ -168,7 +168,7 @@ static void note_request(struct MHD_Connection *c)
 {
     const union MHD_ConnectionInfo *info =
         MHD_get_connection_info(c, MHD_CONNECTION_INFO_SOCKET_CONTEXT);
-    if (info && info->socket_context) {
+    if (info != NULL && info->socket_context != NULL) {
         ((struct connection *)info->socket_context)->asked = true;
     }
 }
@@ -249,8 +249,8 @@ enum thole_code http_new(struct agent *a, const char *address, struct http **ret
                                  MHD_OPTION_NOTIFY_CONNECTION, on_connection, h, MHD_OPTION_END);
     freeaddrinfo(ai);
     const union MHD_DaemonInfo *info =
-        h->daemon ? MHD_get_daemon_info(h->daemon, MHD_DAEMON_INFO_BIND_PORT) : NULL;
-    if (!info) {
+        h->daemon != NULL ? MHD_get_daemon_info(h->daemon, MHD_DAEMON_INFO_BIND_PORT) : NULL;
+    if (info == NULL) {
         free(host);
         http_free(h);
         return THOLE_FAIL(st, THOLE_UNAVAILABLE, THOLE_REASON_ADDRESS_IN_USE,
@@ -264,10 +264,10 @@ enum thole_code http_new(struct agent *a, const char *address, struct http **ret
 
 void http_free(struct http *h)
 {
-    if (!h) {
+    if (h == NULL) {
         return;
     }
-    if (h->daemon) {
+    if (h->daemon != NULL) {
         MHD_stop_daemon(h->daemon);
     }
     free(h->address);

@@ -95,17 +95,18 @@ static void on_failed(void *ctx, const struct thole_status *st)
 
 static enum thole_code configure_log(const struct daemon_options *o, struct thole_status *st)
 {
-    if (o->log_level && !log_configure_text(o->log_level)) {
+    if (o->log_level != NULL && !log_configure_text(o->log_level)) {
         return THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
                           "--log-level \"%.64s\": must be error, warn, info or debug, and "
                           "SUBJECT=LEVEL after a comma, such as info,raft=debug",
                           o->log_level);
     }
-    if (o->log_format && strcmp(o->log_format, "text") != 0 && strcmp(o->log_format, "json") != 0) {
+    if (o->log_format != NULL && strcmp(o->log_format, "text") != 0 &&
+        strcmp(o->log_format, "json") != 0) {
         return THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
                           "--log-format \"%.64s\": text or json", o->log_format);
     }
-    if (o->log_format) {
+    if (o->log_format != NULL) {
         log_set_json(strcmp(o->log_format, "json") == 0);
     }
     return THOLE_OK;
@@ -114,7 +115,7 @@ static enum thole_code configure_log(const struct daemon_options *o, struct thol
 static enum thole_code start(struct daemon *d, struct thole_status *st)
 {
     const struct daemon_options *o = &d->options;
-    const char *http = o->http ? o->http : o->dev ? "127.0.0.1:0" : "off";
+    const char *http = o->http != NULL ? o->http : o->dev ? "127.0.0.1:0" : "off";
     bool http_off = strcmp(http, "off") == 0;
     enum thole_code code = configure_log(o, st);
     if (code == THOLE_OK && !http_off) {
@@ -124,17 +125,17 @@ static enum thole_code start(struct daemon *d, struct thole_status *st)
         return code;
     }
     const struct agent_options ao = {
-        .data_dir = o->data_dir ? o->data_dir : "thole-data",
+        .data_dir = o->data_dir != NULL ? o->data_dir : "thole-data",
         .listen = o->listen,
         .advertise = o->advertise,
         .name = o->name,
         .tags = (const char *const *)o->tags,
         .tag_count = o->tag_count,
-        .bootstrap = o->dev     ? AGENT_BOOTSTRAP_DEV
-                     : o->peers ? AGENT_BOOTSTRAP_PEERS
-                     : o->join  ? AGENT_BOOTSTRAP_JOIN
-                                : AGENT_BOOTSTRAP_NONE,
-        .addresses = o->peers ? o->peers : o->join,
+        .bootstrap = o->dev             ? AGENT_BOOTSTRAP_DEV
+                     : o->peers != NULL ? AGENT_BOOTSTRAP_PEERS
+                     : o->join != NULL  ? AGENT_BOOTSTRAP_JOIN
+                                        : AGENT_BOOTSTRAP_NONE,
+        .addresses = o->peers != NULL ? o->peers : o->join,
         .election_timeout_ms = (uint32_t)o->election_timeout_ms,
         .heartbeat_ms = (uint32_t)o->heartbeat_ms,
         .suspect_after_ms = (uint32_t)o->suspect_after_ms,
@@ -165,18 +166,19 @@ static void banner(struct daemon *d)
     struct uuid cluster;
     uuid_format(agent_host_id(d->agent), id);
     printf("tholed %s\n  host     %s (%s)\n  data     %s\n  grpc     %s\n", agent_version(),
-           agent_name(d->agent), id, d->options.data_dir ? d->options.data_dir : "thole-data",
+           agent_name(d->agent), id,
+           d->options.data_dir != NULL ? d->options.data_dir : "thole-data",
            agent_address(d->agent));
-    if (d->http) {
+    if (d->http != NULL) {
         printf("  http     http://%s/ (metrics livez readyz version)\n", http_address(d->http));
     }
     if (agent_cluster(d->agent, &cluster)) {
         uuid_format(&cluster, id);
         printf("  cluster  %s\n", id);
     } else {
-        printf("  cluster  not a member yet (%s)\n", d->options.peers  ? d->options.peers
-                                                     : d->options.join ? d->options.join
-                                                                       : "as promised");
+        printf("  cluster  not a member yet (%s)\n", d->options.peers != NULL  ? d->options.peers
+                                                     : d->options.join != NULL ? d->options.join
+                                                                               : "as promised");
     }
     printf("  try      thole --endpoints %s status\n", agent_address(d->agent));
     fflush(stdout);
@@ -291,14 +293,14 @@ static void stop(struct daemon *d, bool again)
         sd_notify(0, "STOPPING=1");
     }
     atomic_store(&d->stopping, true);
-    if (d->agent) {
+    if (d->agent != NULL) {
         agent_signal(d->agent);
     }
     if (d->status_running) {
         pthread_join(d->status_thread, NULL);
     }
     http_free(d->http);
-    if (d->agent) {
+    if (d->agent != NULL) {
         agent_stop(d->agent);
     }
     (void)log_context_host(NULL);

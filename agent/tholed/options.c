@@ -117,9 +117,9 @@ static enum thole_code add_tags(struct reader *rd, const struct row *r, const ch
     }
     char *copy = xstrdup(value), *save = NULL;
     enum thole_code code = THOLE_OK;
-    for (char *p = strtok_r(copy, ",", &save); p && code == THOLE_OK;
+    for (char *p = strtok_r(copy, ",", &save); p != NULL && code == THOLE_OK;
          p = strtok_r(NULL, ",", &save)) {
-        if (!strchr(p, '=') || p[0] == '=') {
+        if (strchr(p, '=') == NULL || p[0] == '=') {
             code = bad(st, r, p, "not KEY=VALUE");
         } else if (o->tag_count == OPTIONS_LIST_MAX) {
             code = bad(st, r, p, "too many");
@@ -183,13 +183,14 @@ static enum thole_code read_flags(struct reader *rd, int argc, char **argv, stru
                               "\"%.64s\" is not an option; see --help", arg);
         }
         const char *name = arg + 2, *equals = strchr(name, '=');
-        const struct row *r = find(name, equals ? (size_t)(equals - name) : strlen(name), &i);
-        if (!r) {
+        const struct row *r =
+            find(name, equals != NULL ? (size_t)(equals - name) : strlen(name), &i);
+        if (r == NULL) {
             return THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
                               "unknown option \"%.64s\"; see --help", arg);
         }
-        const char *value = equals ? equals + 1 : r->kind == SWITCH ? "true" : argv[++k];
-        if (!value) {
+        const char *value = equals != NULL ? equals + 1 : r->kind == SWITCH ? "true" : argv[++k];
+        if (value == NULL) {
             return THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
                               "option %s needs a value (%s)", arg, r->value);
         }
@@ -211,7 +212,7 @@ static enum thole_code read_environment(struct reader *rd, struct thole_status *
             name[k] = name[k] == '-' ? '_' : (char)toupper((unsigned char)name[k]);
         }
         const char *value = getenv(name);
-        if (!value || !value[0]) {
+        if (value == NULL || !value[0]) {
             continue;
         }
         enum thole_code code = set_row(rd, i, value, st);
@@ -227,7 +228,7 @@ static enum thole_code set_key(void *ctx, const char *key, const char *value,
 {
     size_t i;
     const struct row *r = find(key, strlen(key), &i);
-    if (!r || r->offset == AT(config) || r->offset == AT(help) || r->offset == AT(version)) {
+    if (r == NULL || r->offset == AT(config) || r->offset == AT(help) || r->offset == AT(version)) {
         return THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
                           "unknown key \"%.64s\" in the configuration file", key);
     }
@@ -243,7 +244,7 @@ enum thole_code options_read(int argc, char **argv, struct daemon_options *ret,
     if (code == THOLE_OK) {
         code = read_environment(&rd, st);
     }
-    if (code == THOLE_OK && ret->config) {
+    if (code == THOLE_OK && ret->config != NULL) {
         rd.current = FROM_FILE;
         code = config_read(ret->config, set_key, &rd, st);
     }
@@ -273,8 +274,8 @@ void options_help(void)
            "option.\n\n");
     for (size_t i = 0; i < ROWS; i++) {
         char left[64];
-        snprintf(left, sizeof left, "--%s%s%s", table[i].name, table[i].value ? " " : "",
-                 table[i].value ? table[i].value : "");
+        snprintf(left, sizeof left, "--%s%s%s", table[i].name, table[i].value != NULL ? " " : "",
+                 table[i].value != NULL ? table[i].value : "");
         printf("  %-28s %s\n", left, table[i].help);
     }
     printf(

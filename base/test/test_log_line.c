@@ -452,7 +452,7 @@ static void test_log_to_a_full_pipe_is_lost_counted_and_never_waits(void **state
     alarm(0);
     (void)dup2(saved, STDERR_FILENO);
     int lines = 0;
-    for (const char *p = first; (p = strstr(p, "line=")); p++) {
+    for (const char *p = first; (p = strstr(p, "line=")) != NULL; p++) {
         lines++;
     }
     assert_in_range(lines, 10, FLOOD_LINES / 10);

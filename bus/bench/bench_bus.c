@@ -98,7 +98,7 @@ static uint64_t began_ns, began_cpu, began_count;
 
 static bool skip(const char *what)
 {
-    return wanted && !strstr(what, wanted);
+    return wanted != NULL && strstr(what, wanted) == NULL;
 }
 
 static void begin(void)

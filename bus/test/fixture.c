@@ -188,7 +188,7 @@ struct host *host_new(uint8_t n, uint8_t cluster, uint64_t incarnation, const ch
 {
     struct host *h = host_alloc();
     struct bus_options o =
-        host_options(h, n, cluster, incarnation, listen ? listen : "127.0.0.1:0");
+        host_options(h, n, cluster, incarnation, listen != NULL ? listen : "127.0.0.1:0");
     host_open(h, &o);
     return h;
 }
@@ -209,7 +209,7 @@ void host_release(struct host *h)
 
 void host_free(struct host *h)
 {
-    if (!h) {
+    if (h == NULL) {
         return;
     }
     bus_stop(h->bus, 0);

@@ -55,7 +55,7 @@ static void cut(struct scene *s)
 
 static void scene_free(struct scene *s)
 {
-    if (s->proxy) {
+    if (s->proxy != NULL) {
         cut(s);
     }
     bus_channel_free(s->c);

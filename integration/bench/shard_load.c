@@ -289,7 +289,7 @@ int main(int argc, char **argv)
             return 2;
         }
     }
-    if (!l->c.endpoints || l->c.shards == 0 || l->c.in_flight == 0) {
+    if (l->c.endpoints == NULL || l->c.shards == 0 || l->c.in_flight == 0) {
         return 2;
     }
     log_configure(LOG_LEVEL_WARN, false);

@@ -13,7 +13,7 @@ static FILE *open_as(const char *symbol, const char *path, const char *mode)
     open_fn real;
     void *found = dlsym(RTLD_NEXT, symbol);
     memcpy(&real, &found, sizeof real);
-    return real(other && strcmp(path, "/etc/hosts") == 0 ? other : path, mode);
+    return real(other != NULL && strcmp(path, "/etc/hosts") == 0 ? other : path, mode);
 }
 
 /* NOLINTBEGIN(readability-inconsistent-declaration-parameter-name): libc's names are reserved */

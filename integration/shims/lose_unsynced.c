@@ -59,7 +59,7 @@ static const char *directory;
 static void *must_find(const char *name)
 {
     void *f = dlsym(RTLD_NEXT, name);
-    if (!f) {
+    if (f == NULL) {
         abort();
     }
     return f;
@@ -67,7 +67,7 @@ static void *must_find(const char *name)
 
 __attribute__((constructor)) static void shim_start(void)
 {
-    if (real_pwrite) {
+    if (real_pwrite != NULL) {
         return;
     }
     directory = getenv("LOSE_UNSYNCED_DIR");
@@ -95,7 +95,7 @@ static struct held *held_find(int fd, bool create)
     if (fstat(fd, &s) != 0) {
         return NULL;
     }
-    for (struct held *h = held_files; h; h = h->next) {
+    for (struct held *h = held_files; h != NULL; h = h->next) {
         if (h->dev == s.st_dev && h->ino == s.st_ino) {
             return h;
         }
@@ -104,7 +104,7 @@ static struct held *held_find(int fd, bool create)
         return NULL;
     }
     struct held *h = calloc(1, sizeof *h);
-    if (!h) {
+    if (h == NULL) {
         abort();
     }
     h->dev = s.st_dev;
@@ -124,7 +124,7 @@ static void held_release(struct held *h)
         at = &(*at)->next;
     }
     *at = h->next;
-    for (struct piece *p = h->first; p;) {
+    for (struct piece *p = h->first; p != NULL;) {
         struct piece *next = p->next;
         for (size_t done = 0; done < p->size;) {
             ssize_t n =
@@ -144,8 +144,8 @@ static void held_release(struct held *h)
 static void release_fd(int fd)
 {
     pthread_mutex_lock(&mutex);
-    struct held *h = held_files ? held_find(fd, false) : NULL;
-    if (h) {
+    struct held *h = held_files != NULL ? held_find(fd, false) : NULL;
+    if (h != NULL) {
         held_release(h);
     }
     pthread_mutex_unlock(&mutex);
@@ -154,7 +154,7 @@ static void release_fd(int fd)
 static ssize_t hold(int fd, const void *data, size_t size, off_t offset)
 {
     struct piece *p = malloc(sizeof *p + size);
-    if (!p) {
+    if (p == NULL) {
         abort();
     }
     p->next = NULL;
@@ -288,7 +288,7 @@ void *mmap64(void *address, size_t size, int protection, int flags, int fd, off_
 static int track(int fd)
 {
     struct stat s;
-    if (fd < 0 || fd >= FDS_MAX || !directory || fstat(fd, &s) != 0 || !S_ISREG(s.st_mode)) {
+    if (fd < 0 || fd >= FDS_MAX || directory == NULL || fstat(fd, &s) != 0 || !S_ISREG(s.st_mode)) {
         return fd;
     }
     char link[64], path[4096];
@@ -336,7 +336,7 @@ int close(int fd)
 __attribute__((destructor)) static void shim_end(void)
 {
     pthread_mutex_lock(&mutex);
-    while (held_files) {
+    while (held_files != NULL) {
         held_release(held_files);
     }
     pthread_mutex_unlock(&mutex);

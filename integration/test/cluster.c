@@ -39,7 +39,7 @@ struct cluster *cluster_new(void)
 {
     struct cluster *c = xcalloc(1, sizeof *c);
     const char *tmp = getenv("TMPDIR");
-    snprintf(c->dir, sizeof c->dir, "%.150s/thole-test-XXXXXX", tmp ? tmp : "/tmp");
+    snprintf(c->dir, sizeof c->dir, "%.150s/thole-test-XXXXXX", tmp != NULL ? tmp : "/tmp");
     assert_non_null(mkdtemp(c->dir));
     c->tholed = THOLED_PATH;
     unsigned pid = (unsigned)getpid() + clusters_made++ * 7919;
@@ -67,7 +67,7 @@ void cluster_free(struct cluster *c)
             host_kill(c, i);
         }
     }
-    if (getenv("THOLE_KEEP")) {
+    if (getenv("THOLE_KEEP") != NULL) {
         fprintf(stderr, "kept %s\n", c->dir);
     } else {
         nftw(c->dir, remove_one, 32, FTW_DEPTH | FTW_PHYS);
@@ -106,10 +106,10 @@ void host_start(struct cluster *c, int i, const char *const *args)
     argv[n++] = c->tholed;
     argv[n++] = "--data-dir";
     argv[n++] = h->data_dir;
-    for (; args && *args; args++) {
+    for (; args != NULL && *args != NULL; args++) {
         argv[n++] = *args;
     }
-    for (const char *const *e = c->extra_args; *e; e++) {
+    for (const char *const *e = c->extra_args; *e != NULL; e++) {
         argv[n++] = *e;
     }
     argv[n] = NULL;
@@ -122,7 +122,7 @@ void host_start(struct cluster *c, int i, const char *const *args)
         dup2(out, 1);
         dup2(out, 2);
         close(0);
-        if (c->preload) {
+        if (c->preload != NULL) {
             setenv("LOSE_UNSYNCED_DIR", c->dir, 1);
             setenv("LD_PRELOAD", c->preload, 1);
         }
@@ -189,12 +189,12 @@ bool host_running(struct cluster *c, int i)
 bool host_log_has(struct cluster *c, int i, const char *text)
 {
     FILE *f = fopen(c->hosts[i].log_path, "r");
-    if (!f) {
+    if (f == NULL) {
         return false;
     }
     char line[4096];
     bool found = false;
-    while (!found && fgets(line, sizeof line, f)) {
+    while (!found && fgets(line, sizeof line, f) != NULL) {
         found = strstr(line, text) != NULL;
     }
     fclose(f);
@@ -206,7 +206,7 @@ void eventually(int timeout_ms, const char *what, bool (*predicate)(void *ctx), 
     uint64_t deadline = now_ms() + (uint64_t)timeout_ms;
     while (!predicate(ctx)) {
         if (now_ms() >= deadline) {
-            if (current) {
+            if (current != NULL) {
                 show_logs(current);
             }
             fail_msg("not within %d ms: %s", timeout_ms, what);
@@ -340,7 +340,7 @@ int shard_leader(struct cluster *c, int via, const char *shard)
         return -1;
     }
     const char *at = strstr(out, "\"leaderHost\":");
-    if (!at || !(at = strchr(at + 13, '"'))) {
+    if (at == NULL || (at = strchr(at + 13, '"')) == NULL) {
         return -1;
     }
     at++;
@@ -356,7 +356,7 @@ int shard_leader(struct cluster *c, int via, const char *shard)
 int count_text(const char *text, const char *needle)
 {
     int n = 0;
-    for (const char *at = text; (at = strstr(at, needle)); at += strlen(needle)) {
+    for (const char *at = text; (at = strstr(at, needle)) != NULL; at += strlen(needle)) {
         n++;
     }
     return n;
@@ -365,11 +365,11 @@ int count_text(const char *text, const char *needle)
 int count_lines(const char *text, const char *needle)
 {
     int n = 0;
-    for (const char *line = text; line && *line; line = strchr(line, '\n')) {
+    for (const char *line = text; line != NULL && *line; line = strchr(line, '\n')) {
         line += *line == '\n';
         const char *end = strchr(line, '\n');
         const char *found = strstr(line, needle);
-        n += found && (!end || found < end);
+        n += found != NULL && (end == NULL || found < end);
     }
     return n;
 }

@@ -44,13 +44,13 @@ static bool operations_open;
 int fault_rounds(void)
 {
     const char *text = getenv("THOLE_OPERATION_FAULTS");
-    return text ? atoi(text) : 5;
+    return text != NULL ? atoi(text) : 5;
 }
 
 void fault_seed(const char *test)
 {
     const char *text = getenv("THOLE_SEED");
-    unsigned seed = text ? (unsigned)strtoul(text, NULL, 10) : (unsigned)now_ms() % 1000000;
+    unsigned seed = text != NULL ? (unsigned)strtoul(text, NULL, 10) : (unsigned)now_ms() % 1000000;
     printf("%s: THOLE_SEED=%u\n", test, seed);
     srand(seed);
 }
@@ -224,7 +224,7 @@ static bool host_agrees(struct cluster *c, int i)
         const thole_v1_LocalReplica *const *local = thole_v1_StatusResponse_replicas(r, &count);
         for (size_t k = 0; k < count; k++) {
             const struct seen_row *row = row_of(thole_v1_LocalReplica_replica_id(local[k]));
-            agrees &= row && row->run && strcmp(row->host, c->hosts[i].name) == 0;
+            agrees &= row != NULL && row->run && strcmp(row->host, c->hosts[i].name) == 0;
         }
         agrees &= count == wanted_on(c->hosts[i].name);
         buf_unref(reply);
@@ -293,12 +293,12 @@ static void check_disk(const struct host *h)
     if (log_store_open(&o, &log, &st) != THOLE_OK) {
         fail_msg("%s: %s", path, st.message);
     }
-    while ((r = log->ops->next(log, &it))) {
+    while ((r = log->ops->next(log, &it)) != NULL) {
         const struct seen_row *row = row_of(r->replica_id);
         if (r->removed) {
             continue;
         }
-        if (!row || strcmp(row->host, h->name) != 0) {
+        if (row == NULL || strcmp(row->host, h->name) != 0) {
             fail_msg("replica %d of shard %d is an orphan on the disk of %s", (int)r->replica_id,
                      (int)r->shard_id, h->name);
         }

@@ -48,7 +48,7 @@ static void assert_refused(const char *needle, const char *command)
 {
     char out[16384];
     int status = cli(cluster, 0, out, sizeof out, "%s", command);
-    if (status == 0 || !strstr(out, needle)) {
+    if (status == 0 || strstr(out, needle) == NULL) {
         fail_msg("thole %s: exit status %d, wanted a failure that says \"%s\", got: %s", command,
                  status, needle, out);
     }
@@ -178,7 +178,7 @@ static void test_each_command_refuses_wrong_input_with_its_exit_code(void **stat
     char out[16384];
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
         int code = cli(cluster, 0, out, sizeof out, "%s", rows[i].command);
-        if (code != rows[i].code || (code != 0 && !strstr(out, "thole: "))) {
+        if (code != rows[i].code || (code != 0 && strstr(out, "thole: ") == NULL)) {
             fail_msg("thole %s: exit code %d, wanted %d: %s", rows[i].command, code, rows[i].code,
                      out);
         }

@@ -30,7 +30,7 @@ static int teardown(void **state)
 
 static void expect(const char *needle)
 {
-    if (!strstr(out, needle)) {
+    if (strstr(out, needle) == NULL) {
         fail_msg("no \"%s\" in: %s", needle, out);
     }
 }

@@ -41,12 +41,12 @@ static enum thole_code watch_once(struct cluster *c, uint64_t after, const char 
             code == THOLE_OK
                 ? PROTO_DECODE(thole_v1_WatchEventsResponse, slice_of(b->data, b->size), arena)
                 : NULL;
-        bookmark = m && thole_v1_WatchEventsResponse_bookmark(m);
-        *ret_events += m && !bookmark;
+        bookmark = m != NULL && thole_v1_WatchEventsResponse_bookmark(m);
+        *ret_events += m != NULL && !bookmark;
         if (bookmark) {
             *ret_revision = thole_v1_WatchEventsResponse_revision(m);
         }
-        if (b) {
+        if (b != NULL) {
             buf_unref(b);
         }
     }

@@ -124,7 +124,7 @@ static void test_transfers_survive_the_death_of_zeros_leader(void **state)
         FILE *transfers = popen(command, "r");
         assert_non_null(transfers);
         fault_strike(c, &f, fault_random(400));
-        while (fgets(command, sizeof command, transfers)) {
+        while (fgets(command, sizeof command, transfers) != NULL) {
             continue;
         }
         pclose(transfers); /* some may have failed, and said so */

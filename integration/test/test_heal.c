@@ -179,16 +179,16 @@ static bool damage_large(struct cluster *c, int i, char letter)
     DIR *d = opendir(directory);
     assert_non_null(d);
     bool found = false;
-    for (struct dirent *e; !found && (e = readdir(d));) {
+    for (struct dirent *e; !found && (e = readdir(d)) != NULL;) {
         char path[600];
         struct buf *b = NULL;
         snprintf(path, sizeof path, "%s/%s", directory, e->d_name);
-        if (!strstr(e->d_name, ".seg") ||
+        if (strstr(e->d_name, ".seg") == NULL ||
             file_read(path, UINT64_C(1) << 30, &b, NULL) != THOLE_OK) {
             continue;
         }
         const uint8_t *at = memmem(b->data, b->size, text, strlen(text));
-        if (at) {
+        if (at != NULL) {
             FILE *f = fopen(path, "r+");
             assert_non_null(f);
             long offset = (long)(at - b->data) + VALUE_BYTES / 2;

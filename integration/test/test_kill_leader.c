@@ -38,7 +38,7 @@ static void test_leader_killed_under_load_writes_resume_and_nothing_is_lost(void
 {
     (void)state;
     const char *text = getenv("THOLE_KILLS");
-    int kills = text ? atoi(text) : 6;
+    int kills = text != NULL ? atoi(text) : 6;
     assert_in_range(kills, 1, 1000);
     uint64_t *gaps = calloc((size_t)kills, sizeof *gaps);
 

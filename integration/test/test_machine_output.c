@@ -129,7 +129,7 @@ static void test_what_is_printed_can_be_applied_and_changes_nothing(void **state
         assert_non_null(p);
         size_t n = fread(out, 1, sizeof out - 1, p);
         out[n] = 0;
-        if (pclose(p) != 0 || !strstr(out, " unchanged")) {
+        if (pclose(p) != 0 || strstr(out, " unchanged") == NULL) {
             fail_msg("%s: %s", line, out);
         }
     }

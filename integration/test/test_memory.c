@@ -153,7 +153,7 @@ static uint32_t h2_call(struct h2 *h, const char *path, const char *encoding)
     add_header(&out, ":authority", "x");
     add_header(&out, "content-type", "application/grpc");
     add_header(&out, "te", "trailers");
-    if (encoding) {
+    if (encoding != NULL) {
         add_header(&out, "grpc-encoding", encoding);
     }
     uint32_t stream = h->streams++ * 2 + 1;
@@ -216,7 +216,7 @@ static long peak_rss_mib(const struct cluster *c)
     snprintf(path, sizeof path, "/proc/%d/status", (int)c->hosts[0].pid);
     FILE *f = fopen(path, "r");
     assert_non_null(f);
-    while (fgets(line, sizeof line, f)) {
+    while (fgets(line, sizeof line, f) != NULL) {
         if (strncmp(line, "VmHWM:", 6) == 0) {
             kib = strtol(line + 6, NULL, 10);
         }
@@ -281,7 +281,7 @@ static bool serves(void *ctx)
 static void check(struct cluster *c, struct h2 *clients, size_t n, long rss_mib_max)
 {
     const char *seconds = getenv("THOLE_MEMORY_SECONDS");
-    uint64_t until = now_ms() + (seconds ? strtoull(seconds, NULL, 10) : 3) * 1000;
+    uint64_t until = now_ms() + (seconds != NULL ? strtoull(seconds, NULL, 10) : 3) * 1000;
     long rss = 0;
     while (now_ms() < until && rss <= rss_mib_max) {
         (void)poll(NULL, 0, 50);

@@ -24,7 +24,7 @@ static const char *const spec = "kind: Shard\n"
 static int rounds_wanted(void)
 {
     const char *text = getenv("THOLE_ROUNDS");
-    int rounds = text ? atoi(text) : 2;
+    int rounds = text != NULL ? atoi(text) : 2;
     assert_in_range(rounds, 1, 1000);
     return rounds;
 }

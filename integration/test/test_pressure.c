@@ -88,7 +88,7 @@ static double metric(const struct host *h, const char *name)
     char line[128];
     snprintf(line, sizeof line, "\n%s ", name);
     const char *at = strstr(http_get(h, "/metrics"), line);
-    if (!at) {
+    if (at == NULL) {
         fail_msg("there is no metric %s", name);
         return 0;
     }

@@ -67,8 +67,8 @@ static bool says(void *ctx)
     const struct saying *s = ctx;
     static char out[16384];
     FILE *f = fopen(s->b->path, "re");
-    size_t n = f ? fread(out, 1, sizeof out - 1, f) : 0;
-    if (f) {
+    size_t n = f != NULL ? fread(out, 1, sizeof out - 1, f) : 0;
+    if (f != NULL) {
         fclose(f);
     }
     out[n] = 0;
@@ -97,13 +97,14 @@ static int host_of(const char *shard, const char *role)
 {
     char line[64], host[16] = "";
     const char *rows = cli_ok(cluster, 0, "get replicas --shard %s", shard);
-    for (const char *at = rows; at && *at; at = strchr(at, '\n') ? strchr(at, '\n') + 1 : NULL) {
+    for (const char *at = rows; at != NULL && *at;
+         at = strchr(at, '\n') != NULL ? strchr(at, '\n') + 1 : NULL) {
         size_t n = strcspn(at, "\n");
         char *copy = strndup(at, n);
         bool match = strstr(copy, role) != NULL;
         for (int i = 0; match && i < 3; i++) {
             snprintf(line, sizeof line, " %s ", cluster->hosts[i].name);
-            if (strstr(copy, line)) {
+            if (strstr(copy, line) != NULL) {
                 snprintf(host, sizeof host, "%s", cluster->hosts[i].name);
             }
         }

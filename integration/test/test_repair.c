@@ -26,7 +26,8 @@ static bool says(void *ctx)
 {
     struct look *l = ctx;
     static char out[65536];
-    return cli(l->c, l->via, out, sizeof out, "%s", l->command) == 0 && strstr(out, l->wanted);
+    return cli(l->c, l->via, out, sizeof out, "%s", l->command) == 0 &&
+           strstr(out, l->wanted) != NULL;
 }
 
 static void says_eventually(struct cluster *c, int via, int ms, const char *command,

@@ -57,14 +57,15 @@ static bool take_census(struct cluster *c, int via, const char *shard, struct ce
         return false;
     }
     char *rest = NULL;
-    for (char *line = strtok_r(out, "\n", &rest); line; line = strtok_r(NULL, "\n", &rest)) {
+    for (char *line = strtok_r(out, "\n", &rest); line != NULL;
+         line = strtok_r(NULL, "\n", &rest)) {
         int i = 0;
         if (sscanf(line, " %*s %*s h%d %31s %63s", &i, role, phase) != 3) {
             continue;
         }
         i--;
         int zone = zones[i] - 'a';
-        if (strcmp(phase, "running") != 0 || strstr(line, "(removing)")) {
+        if (strcmp(phase, "running") != 0 || strstr(line, "(removing)") != NULL) {
             ret->unsettled |= 1u << i;
             continue;
         }

@@ -122,7 +122,7 @@ const char *fixture_reason(const struct fixture *f)
 {
     static char text[64];
     upb_StringView reason = thole_registry_v1_Result_reason(f->result);
-    snprintf(text, sizeof(text), "%.*s", (int)reason.size, reason.data ? reason.data : "");
+    snprintf(text, sizeof(text), "%.*s", (int)reason.size, reason.data != NULL ? reason.data : "");
     return text;
 }
 
@@ -498,7 +498,7 @@ static void check_replica(const struct registry_view *v, const thole_v1_Replica 
     const thole_v1_Replica *other = r;
     while (!(removed && thole_v1_Replica_phase(r) == thole_v1_REPLICA_PHASE_OUT) &&
            (other = registry_next_replica_of_shard(v, shard_id, thole_v1_Replica_id(other),
-                                                   &replica_buf2))) {
+                                                   &replica_buf2)) != NULL) {
         bool out = thole_v1_Replica_phase(other) == thole_v1_REPLICA_PHASE_OUT;
         assert_true(out || !slice_equal(registry_str(thole_v1_Replica_host_id(other)),
                                         registry_str(host_id)));

@@ -26,7 +26,8 @@ static uint64_t apply_pool(struct fixture *f, const char *name, struct pool_args
     thole_registry_v1_Command_set_validate_only(c.c, a.validate_only);
     thole_registry_v1_UpdatePool_set_name(u, upb_StringView_FromString(name));
     thole_registry_v1_UpdatePool_set_allow_missing(u, a.etag == NULL);
-    thole_registry_v1_UpdatePool_set_etag(u, upb_StringView_FromString(a.etag ? a.etag : ""));
+    thole_registry_v1_UpdatePool_set_etag(u,
+                                          upb_StringView_FromString(a.etag != NULL ? a.etag : ""));
     thole_v1_ShardPoolSpec_set_count(spec, a.count);
     fill_spec(shard, c.arena, a.voters, 0);
     if (a.zone != NULL) {

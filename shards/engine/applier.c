@@ -11,7 +11,7 @@ void query_job_fail(struct query_job *j, enum thole_code code, enum thole_reason
                     const char *message)
 {
     struct worker_msg *m;
-    while ((m = msgq_pop(&j->requests))) {
+    while ((m = msgq_pop(&j->requests)) != NULL) {
         request_fail(CONTAINER_OF(m, struct engine_request, msg), code, reason, message);
     }
     replica_unref(j->r);
@@ -63,12 +63,12 @@ static void serve(struct query_job *j)
         return;
     }
     struct worker_msg *msg;
-    while ((msg = msgq_pop(&j->requests))) {
+    while ((msg = msgq_pop(&j->requests)) != NULL) {
         serve_one(j->r, view, CONTAINER_OF(msg, struct engine_request, msg), &out);
     }
     if (locked) {
         pthread_rwlock_unlock(m->lock);
-    } else if (m->type->view_release) {
+    } else if (m->type->view_release != NULL) {
         m->type->view_release(m->state, view);
     }
     bytes_deinit(&out);
@@ -80,7 +80,7 @@ static void park(struct query_job *j)
 {
     struct replica *r = j->r;
     uint64_t first = CLOCK_NEVER;
-    for (struct worker_msg *m = j->requests.head; m; m = m->next) {
+    for (struct worker_msg *m = j->requests.head; m != NULL; m = m->next) {
         const struct engine_request *q = CONTAINER_OF(m, struct engine_request, msg);
         first = q->deadline_ns < first ? q->deadline_ns : first;
     }
@@ -107,7 +107,7 @@ static void expire(struct query_job *j, uint64_t now_ns)
     struct msgq left = {0};
     struct worker_msg *m;
     unpark(j);
-    while ((m = msgq_pop(&j->requests))) {
+    while ((m = msgq_pop(&j->requests)) != NULL) {
         struct engine_request *q = CONTAINER_OF(m, struct engine_request, msg);
         if (q->deadline_ns > now_ns) {
             msgq_push(&left, m);
@@ -130,7 +130,7 @@ static void handle_query(struct query_job *j)
     struct replica *r = j->r;
     if (r->machine_failed) {
         query_job_fail(j, THOLE_UNAVAILABLE, THOLE_REASON_MACHINE_FAILED, "the machine has failed");
-    } else if (!r->machine) {
+    } else if (r->machine == NULL) {
         query_job_fail(j, THOLE_UNAVAILABLE, THOLE_REASON_STOPPED, "the replica is stopping");
     } else if (j->index <= r->machine->applied) {
         serve(j);
@@ -141,7 +141,7 @@ static void handle_query(struct query_job *j)
 
 static void serve_parked(struct replica *r)
 {
-    for (struct query_job *j = r->parked, *next; j; j = next) {
+    for (struct query_job *j = r->parked, *next; j != NULL; j = next) {
         next = j->next;
         if (j->index > r->machine->applied) {
             continue;
@@ -156,7 +156,7 @@ static void fail_parked(struct replica *r, enum thole_code code, enum thole_reas
 {
     struct query_job *all = r->parked;
     r->parked = NULL;
-    while (all) {
+    while (all != NULL) {
         struct query_job *j = all;
         all = j->next;
         wheel_cancel(r->applier->deadlines, &j->expiry);
@@ -205,7 +205,7 @@ static void apply_overtaken(struct applier *a, struct apply_job *j)
 
 static enum thole_code apply_job(struct applier *a, struct apply_job *j)
 {
-    if (j->entries) {
+    if (j->entries != NULL) {
         return apply_entries(a->batch, j->entries, (size_t)(j->last - j->first + 1), &j->st);
     }
     return apply_pages(a, j, &j->st);
@@ -217,7 +217,7 @@ static void handle_apply(struct applier *a, struct apply_job *j)
     log_context(r->shard_id, r->replica_id);
     uint64_t begun = clock_now(a->e->clock);
     apply_begin(a->batch, r, j);
-    if (r->machine_failed || !r->machine) {
+    if (r->machine_failed || r->machine == NULL) {
         (void)THOLE_FAIL(&j->st, THOLE_UNAVAILABLE, THOLE_REASON_MACHINE_FAILED,
                          "the machine is not running");
         apply_abandon(a->batch);
@@ -228,7 +228,7 @@ static void handle_apply(struct applier *a, struct apply_job *j)
         if (code == THOLE_OK) {
             apply_done(a->batch);
             serve_parked(r);
-        } else if (!j->entries && j->st.reason == THOLE_REASON_COMPACTED) {
+        } else if (j->entries == NULL && j->st.reason == THOLE_REASON_COMPACTED) {
             apply_overtaken(a, j);
         } else {
             j->st.code = code;
@@ -249,7 +249,7 @@ static void handle_apply(struct applier *a, struct apply_job *j)
 
 static void encode_sessions(const struct session_table *t, struct bytes *out)
 {
-    for (const struct session *s = t->oldest; s; s = s->newer) {
+    for (const struct session *s = t->oldest; s != NULL; s = s->newer) {
         size_t at = out->size;
         (void)bytes_extend(out, 4);
         session_encode(s, out);
@@ -261,7 +261,7 @@ static void encode_sessions(const struct session_table *t, struct bytes *out)
 static void acquire_view(struct task *t)
 {
     struct machine *m = t->r->machine;
-    if (!m || t->r->machine_failed) {
+    if (m == NULL || t->r->machine_failed) {
         (void)THOLE_FAIL(&t->st, THOLE_UNAVAILABLE, THOLE_REASON_MACHINE_FAILED,
                          "the machine is not running");
         return;
@@ -270,7 +270,7 @@ static void acquire_view(struct task *t)
     t->index = m->applied;
     t->term = m->applied_term;
     encode_sessions(&m->sessions, &t->sessions);
-    if (m->type->view_acquire) {
+    if (m->type->view_acquire != NULL) {
         (void)machine_view(m, &t->view, &t->st);
     }
 }
@@ -279,7 +279,7 @@ static void acquire_view(struct task *t)
 static void acquire_for_flush(struct applier *a, struct task *t)
 {
     struct machine *m = t->r->machine;
-    if (!m || t->r->machine_failed) {
+    if (m == NULL || t->r->machine_failed) {
         (void)THOLE_FAIL(&t->st, THOLE_UNAVAILABLE, THOLE_REASON_MACHINE_FAILED,
                          "the machine is not running");
         loop_post(t->loop, &t->msg);
@@ -301,7 +301,7 @@ static void switch_machine(struct task *t)
     r->watch_applied = t->machine->applied;
     pthread_mutex_unlock(&r->applier->watch_lock);
     t->machine = NULL;
-    t->generation = old ? old->generation : 0;
+    t->generation = old != NULL ? old->generation : 0;
     machine_unref(old);
     r->machine_failed = false;
     watch_end(r, THOLE_REASON_NOT_READY, "a snapshot was installed: events may have been missed");
@@ -358,7 +358,7 @@ static uint64_t applier_turn(void *ctx, struct msgq *batch, uint64_t now_ns)
     struct worker_msg *m;
     struct wheel_timer *t;
     cork_begin();
-    while ((m = msgq_pop(batch))) {
+    while ((m = msgq_pop(batch)) != NULL) {
         if (m->kind == MSG_APPLY) {
             handle_apply(a, CONTAINER_OF(m, struct apply_job, msg));
         } else if (m->kind == MSG_QUERY) {
@@ -367,7 +367,7 @@ static uint64_t applier_turn(void *ctx, struct msgq *batch, uint64_t now_ns)
             handle_task(a, CONTAINER_OF(m, struct task, msg));
         }
     }
-    while ((t = wheel_expire(a->deadlines, now_ns / NS_PER_MS))) {
+    while ((t = wheel_expire(a->deadlines, now_ns / NS_PER_MS)) != NULL) {
         expire(CONTAINER_OF(t, struct query_job, expiry), now_ns);
     }
     cork_end();
@@ -394,7 +394,7 @@ struct applier *applier_new(struct engine *e, uint32_t index)
 
 void applier_free(struct applier *a)
 {
-    if (!a) {
+    if (a == NULL) {
         return;
     }
     worker_free(a->w);

@@ -74,8 +74,8 @@ void apply_begin(struct apply_batch *b, struct replica *r, struct apply_job *j)
     b->request_at = 0;
     b->count = 0;
     b->watch.event = emit;
-    b->last_index = b->m ? b->m->applied : 0;
-    b->last_term = b->m ? b->m->applied_term : 0;
+    b->last_index = b->m != NULL ? b->m->applied : 0;
+    b->last_term = b->m != NULL ? b->m->applied_term : 0;
     b->stored_index = b->last_index;
     bytes_clear(&b->results);
     meta_list_clear(&b->metas);
@@ -175,11 +175,11 @@ static void complete(struct apply_batch *b, const struct item *item, size_t slot
         const struct session_result *known =
             session_finish(&b->m->sessions, item->entry->session, item->entry->sequence,
                            b->entries[slot].code, result, &o);
-        if (known && b->m->persistent) {
+        if (known != NULL && b->m->persistent) {
             meta_add_result(&b->answers, item->entry->session, known);
         }
     }
-    if (!q) {
+    if (q == NULL) {
         return;
     }
     q->index = item->entry->index;
@@ -202,18 +202,18 @@ static enum thole_code run_machine(struct apply_batch *b, struct meta_list *meta
         .entries = b->entries,
         .entry_count = b->count,
         .applied_index = b->last_index,
-        .watch = b->r->watches ? &b->watch : NULL,
+        .watch = b->r->watches != NULL ? &b->watch : NULL,
     };
     if (m->persistent) {
         meta_add_applied(metas, b->last_index, b->last_term);
         apply.meta = meta_list_ready(metas);
         apply.meta_count = metas->count;
     }
-    if (m->lock) {
+    if (m->lock != NULL) {
         pthread_rwlock_wrlock(m->lock);
     }
     enum thole_code code = machine_result(m->type->apply(m->state, &apply, st), st);
-    if (m->lock) {
+    if (m->lock != NULL) {
         pthread_rwlock_unlock(m->lock);
     }
     return code;
@@ -293,7 +293,7 @@ static void add_item(struct apply_batch *b, struct raft_entry *e, struct engine_
 static void answer(struct engine_request *q, const struct raft_entry *e,
                    enum session_verdict verdict, const struct session_result *first)
 {
-    if (!q) {
+    if (q == NULL) {
         return;
     }
     q->index = e->index;
@@ -301,7 +301,7 @@ static void answer(struct engine_request *q, const struct raft_entry *e,
         q->duplicate = true;
         q->index = first->index;
         q->code = first->code;
-        if (first->result) {
+        if (first->result != NULL) {
             q->result = (struct bufslice){buf_ref(first->result),
                                           slice_of(first->result->data, first->result->size)};
         }
@@ -335,7 +335,7 @@ static enum thole_code apply_in_session(struct apply_batch *b, struct raft_entry
         answer(q, e, v, first);
         return THOLE_OK;
     }
-    if (b->m->persistent && first) {
+    if (b->m->persistent && first != NULL) {
         meta_add_result(&b->metas, e->session, first);
     }
     add_item(b, e, q);
@@ -355,7 +355,7 @@ static enum thole_code open_session(struct apply_batch *b, struct raft_entry *e,
         ASSERT(session_open(&b->m->sessions, id, e->index, &o));
     }
     struct engine_request *q = request_of(b, e->index);
-    if (q) {
+    if (q != NULL) {
         q->index = e->index;
         q->code = id;
         request_finish(q);
@@ -405,7 +405,7 @@ void apply_done(struct apply_batch *b)
 void apply_abandon(struct apply_batch *b)
 {
     for (size_t i = 0; i < b->count; i++) {
-        if (b->items[i].request) {
+        if (b->items[i].request != NULL) {
             request_fail(b->items[i].request, THOLE_UNKNOWN, THOLE_REASON_OUTCOME_UNKNOWN,
                          "the machine failed while it applied the entry");
         }

@@ -23,7 +23,7 @@ static void drop_entries(struct write_update *w, size_t from)
 
 void write_batch_free(struct write_batch *b)
 {
-    if (!b) {
+    if (b == NULL) {
         return;
     }
     for (size_t i = 0; i < b->count; i++) {
@@ -44,14 +44,14 @@ struct write_update *write_batch_add(struct write_batch *b, struct replica *r)
         b->capacity = b->capacity ? b->capacity * 2 : 16;
         b->updates = xrealloc(b->updates, b->capacity * sizeof(b->updates[0]));
     }
-    if (r) {
+    if (r != NULL) {
         work_of(r)->update_batch = b;
         work_of(r)->update_slot = b->count;
     }
     struct write_update *w = &b->updates[b->count++];
     *w = (struct write_update){0};
-    w->r = r ? replica_ref(r) : NULL;
-    w->u.replica_id = r ? r->replica_id : 0;
+    w->r = r != NULL ? replica_ref(r) : NULL;
+    w->u.replica_id = r != NULL ? r->replica_id : 0;
     return w;
 }
 
@@ -93,7 +93,7 @@ static void merge_entries(struct write_update *w, const struct raft_update *u)
 
 void write_batch_merge(struct loop *l, struct replica *r, const struct raft_update *u)
 {
-    if (!l->next) {
+    if (l->next == NULL) {
         l->next = write_batch_new(l);
     }
     struct write_update *w = work_of(r)->update_batch == l->next

@@ -27,7 +27,7 @@ static struct beat_peer *find_peer(const struct engine *e, const struct uuid *ho
 {
     struct beat_peer *p;
     *ret_key = uuid_hash(host);
-    while ((p = map_get(&e->beat_peers, *ret_key)) && !uuid_equal(&p->host, host)) {
+    while ((p = map_get(&e->beat_peers, *ret_key)) != NULL && !uuid_equal(&p->host, host)) {
         ++*ret_key;
     }
     return p;
@@ -39,7 +39,7 @@ static struct beat_peer *peer_of(struct engine *e, const struct uuid *host, bool
     uint64_t key;
     struct beat_peer *p = find_peer(e, host, &key);
     *ret_new = false;
-    if (!p) {
+    if (p == NULL) {
         p = xcalloc(1, sizeof(*p));
         p->host = *host;
         (void)map_put(&e->beat_peers, key, p);
@@ -67,7 +67,7 @@ void beats_free(struct engine *e)
 {
     size_t it = 0;
     struct beat_peer *p;
-    while ((p = map_next(&e->beat_peers, &it, NULL))) {
+    while ((p = map_next(&e->beat_peers, &it, NULL)) != NULL) {
         free(p);
     }
     map_deinit(&e->beat_peers);
@@ -164,7 +164,7 @@ static void send_beats(struct loop *l)
     size_t it = 0, n = 0;
     struct beat_peer *p;
     struct host_beat *beats = xmalloc((e->beat_peers.count + 1) * sizeof(*beats));
-    while ((p = map_next(&e->beat_peers, &it, NULL))) {
+    while ((p = map_next(&e->beat_peers, &it, NULL)) != NULL) {
         beats[n++] = next_beat(e, p);
     }
     pthread_mutex_unlock(&e->lock);
@@ -201,7 +201,7 @@ void beats_deliver(struct engine *e, const struct uuid *host, uint64_t incarnati
         p->all_woken = false;
     }
     pthread_mutex_unlock(&e->lock);
-    if (changed && e->o.observer.disk_changed && !atomic_load(&e->dead)) {
+    if (changed && e->o.observer.disk_changed != NULL && !atomic_load(&e->dead)) {
         e->o.observer.disk_changed(e->o.observer.ctx);
     }
     for (uint32_t i = 0; i < e->o.loop_count; i++) {
@@ -219,7 +219,7 @@ bool engine_peer_refuses(struct engine *e, const struct uuid *host, uint64_t sha
     uint64_t key;
     pthread_mutex_lock(&e->lock);
     const struct beat_peer *p = find_peer(e, host, &key);
-    bool refuses = p && (shard_id == 0 ? p->spent : p->unfit);
+    bool refuses = p != NULL && (shard_id == 0 ? p->spent : p->unfit);
     pthread_mutex_unlock(&e->lock);
     return refuses;
 }
@@ -250,7 +250,7 @@ void beats_wake(struct loop *l, struct replica *r)
         return;
     }
     const struct peer_host *h = leader_host(l, r);
-    raft_wake(r->core, h ? h->beat_ms : l->now_ms, l->now_ms);
+    raft_wake(r->core, h != NULL ? h->beat_ms : l->now_ms, l->now_ms);
     loop_dirty(l, r);
 }
 
@@ -273,7 +273,7 @@ static void host_changed(struct loop *l, const struct peer_host *h)
 {
     size_t it = 0;
     struct replica *r;
-    while ((r = map_next(&l->by_replica, &it, NULL))) {
+    while ((r = map_next(&l->by_replica, &it, NULL)) != NULL) {
         if (r->state != GROUP_RUNNING) {
             continue;
         }
@@ -311,7 +311,7 @@ static void wake_named(struct loop *l, const struct peer_host *h, const struct h
 {
     for (size_t i = 0; i < b->woken_count; i++) {
         struct replica *r = map_get(&l->by_shard, b->woken[i]);
-        if (r && r->state == GROUP_RUNNING && leader_host(l, r) == h) {
+        if (r != NULL && r->state == GROUP_RUNNING && leader_host(l, r) == h) {
             beats_wake(l, r);
         }
     }
@@ -349,7 +349,7 @@ bool beats_vouch(struct loop *l, const struct uuid *host, const struct raft_mess
 uint64_t beats_leader_heard_ns(struct loop *l, const struct replica *r)
 {
     const struct peer_host *h = raft_asleep(r->core) ? leader_host(l, r) : NULL;
-    return h && h->beat_ns > r->contact_ns ? h->beat_ns : r->contact_ns;
+    return h != NULL && h->beat_ns > r->contact_ns ? h->beat_ns : r->contact_ns;
 }
 
 /* What slept by its word wakes, here and (by our next beats) there: it need not find out by itself
@@ -381,7 +381,7 @@ void beats_run(struct loop *l)
     }
     size_t it = 0;
     struct peer_host *h;
-    while ((h = map_next(&l->hosts, &it, NULL))) {
+    while ((h = map_next(&l->hosts, &it, NULL)) != NULL) {
         uint64_t silent_ms = h->beat_ms + l->e->o.election_timeout_ms;
         if (h->alive && l->now_ms >= silent_ms) {
             host_silent(l, h);

@@ -66,10 +66,10 @@ static uint8_t *put_bytes_head(uint8_t *p, unsigned number, size_t n)
 static size_t entry_size(const struct raft_entry *e, const struct raft_entry *before)
 {
     size_t n = field_size(e->kind) + field_size(e->session) + field_size(e->sequence);
-    if (!before) {
+    if (before == NULL) {
         n += field_size(e->index);
     }
-    if (!before || before->term != e->term) {
+    if (before == NULL || before->term != e->term) {
         n += field_size(e->term);
     }
     if (e->payload.bytes.size) {
@@ -81,10 +81,10 @@ static size_t entry_size(const struct raft_entry *e, const struct raft_entry *be
 static uint8_t *put_entry(uint8_t *p, const struct raft_entry *e, const struct raft_entry *before)
 {
     p = put_field(p, 1, e->kind);
-    if (!before) {
+    if (before == NULL) {
         p = put_field(p, 2, e->index);
     }
-    if (!before || before->term != e->term) {
+    if (before == NULL || before->term != e->term) {
         p = put_field(p, 3, e->term);
     }
     p = put_field(p, 4, e->session);
@@ -174,7 +174,7 @@ static struct raft_entry *read_entry(struct bufslice frame, const thole_engine_v
     const uint8_t *begin = frame.bytes.data, *end = begin + frame.bytes.size;
     struct bufslice payload = {NULL, slice_of(p, data.size)};
     /* What upb did not alias is copied, too. */
-    if (data.size > RAFT_ENTRY_COPIED_BYTES && frame.owner && p >= begin && p < end) {
+    if (data.size > RAFT_ENTRY_COPIED_BYTES && frame.owner != NULL && p >= begin && p < end) {
         payload.owner = buf_ref(frame.owner);
     }
     return raft_entry_new((enum raft_entry_kind)thole_engine_v1_Entry_kind(m),
@@ -306,7 +306,7 @@ static enum thole_code read_all(struct bufslice frame, const thole_engine_v1_Raf
         read_reply(replies[i], sink);
     }
     const thole_engine_v1_HostBeat *beat = thole_engine_v1_RaftFrame_beat(m);
-    if (beat && !read_beat(beat, sink)) {
+    if (beat != NULL && !read_beat(beat, sink)) {
         return THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
                           "malformed heartbeat of a host");
     }
@@ -323,9 +323,9 @@ enum thole_code codec_read_frame(struct bufslice frame, const struct codec_sink 
     upb_Arena *arena = upb_Arena_New();
     const thole_engine_v1_RaftFrame *m =
         PROTO_DECODE_ALIAS(thole_engine_v1_RaftFrame, frame.bytes, arena);
-    enum thole_code code =
-        m ? read_all(frame, m, sink, st)
-          : THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST, "unreadable frame");
+    enum thole_code code = m != NULL ? read_all(frame, m, sink, st)
+                                     : THOLE_FAIL(st, THOLE_INVALID_ARGUMENT,
+                                                  THOLE_REASON_BAD_REQUEST, "unreadable frame");
     upb_Arena_Free(arena);
     return code;
 }

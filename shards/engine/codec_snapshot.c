@@ -25,7 +25,7 @@ static struct bufslice frame_of(const char *data, size_t size)
 
 void codec_release(void *arena)
 {
-    if (arena) {
+    if (arena != NULL) {
         upb_Arena_Free(arena);
     }
 }
@@ -143,11 +143,11 @@ enum thole_code codec_read_chunk(struct slice frame, struct codec_chunk *ret,
     const thole_engine_v1_SnapshotChunk *m =
         PROTO_DECODE_ALIAS(thole_engine_v1_SnapshotChunk, frame, arena);
     struct codec_chunk c = {0};
-    if (m) {
+    if (m != NULL) {
         fill_chunk(m, &c);
     }
     enum thole_code code = THOLE_OK;
-    if (!m || c.from == 0 || c.to == 0 || c.index == 0 || c.data.size == 0 ||
+    if (m == NULL || c.from == 0 || c.to == 0 || c.index == 0 || c.data.size == 0 ||
         c.data.size > 2 * LIMIT_CHUNK_BYTES || c.offset > UINT64_MAX / 2) {
         code = THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
                           "malformed snapshot chunk");
@@ -186,7 +186,7 @@ enum thole_code codec_descriptor_decode(struct slice in, struct codec_descriptor
     const thole_engine_v1_ReplicaDescriptor *m =
         PROTO_DECODE_ALIAS(thole_engine_v1_ReplicaDescriptor, in, arena);
     enum thole_code code = THOLE_OK;
-    if (m) {
+    if (m != NULL) {
         *ret = (struct codec_descriptor){
             .machine_type = slice_of_view(thole_engine_v1_ReplicaDescriptor_machine_type(m)),
             .machine_config = slice_of_view(thole_engine_v1_ReplicaDescriptor_machine_config(m)),
@@ -228,7 +228,7 @@ enum thole_code codec_header_decode(struct slice in, struct codec_header *ret,
     const thole_engine_v1_SnapshotHeader *m =
         PROTO_DECODE_ALIAS(thole_engine_v1_SnapshotHeader, in, arena);
     enum thole_code code = THOLE_OK;
-    if (!m) {
+    if (m == NULL) {
         code = THOLE_FAIL(st, THOLE_DATA_LOSS, THOLE_REASON_CORRUPT, "unreadable snapshot header");
     } else if (thole_engine_v1_SnapshotHeader_format(m) != SNAPSHOT_FORMAT) {
         code = THOLE_FAIL(st, THOLE_FAILED_PRECONDITION, THOLE_REASON_FORMAT, "snapshot format %u",

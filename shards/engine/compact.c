@@ -21,7 +21,7 @@
 /* An idle log needs one. */
 static const struct log_mark *mark_at(const struct replica *r, size_t i)
 {
-    return r->marks ? &r->marks[i] : &r->first_mark;
+    return r->marks != NULL ? &r->marks[i] : &r->first_mark;
 }
 
 static void add_mark(struct replica *r, uint64_t index, uint64_t bytes)
@@ -29,15 +29,16 @@ static void add_mark(struct replica *r, uint64_t index, uint64_t bytes)
     while (r->mark_count > 0 && mark_at(r, r->mark_count - 1)->index >= index) {
         r->mark_count--; /* the tail was replaced */
     }
-    if (r->mark_count == (r->marks ? r->mark_capacity : 1)) {
+    if (r->mark_count == (r->marks != NULL ? r->mark_capacity : 1)) {
         r->mark_capacity = r->mark_capacity ? r->mark_capacity * 2 : 4;
-        bool first = !r->marks;
+        bool first = r->marks == NULL;
         r->marks = xrealloc(r->marks, r->mark_capacity * sizeof(struct log_mark));
         if (first) {
             r->marks[0] = r->first_mark;
         }
     }
-    *(r->marks ? &r->marks[r->mark_count] : &r->first_mark) = (struct log_mark){index, bytes};
+    *(r->marks != NULL ? &r->marks[r->mark_count] : &r->first_mark) =
+        (struct log_mark){index, bytes};
     r->mark_count++;
 }
 
@@ -165,7 +166,7 @@ void compact_started(struct replica *r, uint64_t start_index)
         bytes = mark_at(r, gone++)->bytes;
     }
     r->mark_count -= gone;
-    if (gone > 0 && r->marks) {
+    if (gone > 0 && r->marks != NULL) {
         memmove(r->marks, r->marks + gone, r->mark_count * sizeof(r->marks[0]));
     }
     if (work_of(r)->status.last_index <= start_index) {
@@ -183,7 +184,7 @@ void compact_started(struct replica *r, uint64_t start_index)
 void compact_consider(struct loop *l, struct replica *r)
 {
     if (r->log_bytes < r->compact_at_bytes || r->compacting || r->restoring ||
-        work_of(r)->install) {
+        work_of(r)->install != NULL) {
         return;
     }
     if (r->kind->witness) {

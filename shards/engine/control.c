@@ -6,10 +6,10 @@
 
 void control_answer(struct control *c)
 {
-    if (!c) {
+    if (c == NULL) {
         return;
     }
-    if (c->done) {
+    if (c->done != NULL) {
         c->done(c->ctx, &c->st);
     }
     replica_unref(c->r);
@@ -37,7 +37,7 @@ static enum thole_code describe(struct engine *e, const struct engine_replica_sp
                                 struct bytes *out, struct thole_status *st)
 {
     const struct thole_machine_type *type = machine_type_find(e, spec->machine_type);
-    if (!type) {
+    if (type == NULL) {
         return THOLE_FAIL(st, THOLE_NOT_FOUND, THOLE_REASON_NO_SUCH_TYPE,
                           "this host has no machine type %s", spec->machine_type);
     }
@@ -66,17 +66,17 @@ static struct replica *claim(struct engine *e, const struct engine_replica_spec 
                              struct slice descriptor, struct thole_status *st)
 {
     struct replica *r = map_get(&e->by_replica, spec->replica_id);
-    bool gone =
-        map_get(&e->tombstones, spec->replica_id) || map_get(&e->forgotten, spec->replica_id);
-    if (gone || (r && atomic_load(&r->removing))) {
+    bool gone = map_get(&e->tombstones, spec->replica_id) != NULL ||
+                map_get(&e->forgotten, spec->replica_id) != NULL;
+    if (gone || (r != NULL && atomic_load(&r->removing))) {
         (void)THOLE_FAIL(st, THOLE_FAILED_PRECONDITION, THOLE_REASON_REMOVED,
                          "the replica was removed");
         return NULL;
     }
-    if (r && r->shard_id == spec->shard_id) {
+    if (r != NULL && r->shard_id == spec->shard_id) {
         return NULL; /* OK: it runs already */
     }
-    if (r || map_get(&e->by_shard, spec->shard_id)) {
+    if (r != NULL || map_get(&e->by_shard, spec->shard_id) != NULL) {
         (void)THOLE_FAIL(st, THOLE_ALREADY_EXISTS, THOLE_REASON_EXISTS,
                          "another replica of the shard is active on this host");
         return NULL;
@@ -117,7 +117,7 @@ void engine_replica_start(struct engine *e, const struct engine_replica_spec *sp
         boot_config(spec, &config, &c->st) == THOLE_OK) {
         pthread_mutex_lock(&e->lock);
         struct replica *r = claim(e, spec, bytes_slice(&descriptor), &c->st);
-        if (r) {
+        if (r != NULL) {
             c->kind = CONTROL_START;
             c->r = replica_ref(r);
             bytes_append_slice(&r->boot->config, bytes_slice(&config));
@@ -141,15 +141,16 @@ void engine_replica_remove(struct engine *e, uint64_t replica_id, engine_done_fn
     }
     pthread_mutex_lock(&e->lock);
     struct replica *r = map_get(&e->by_replica, replica_id);
-    if (r) {
+    if (r != NULL) {
         c->kind = CONTROL_REMOVE;
         c->r = replica_ref(r);
-    } else if (!map_get(&e->tombstones, replica_id) && !map_get(&e->forgotten, replica_id)) {
+    } else if (map_get(&e->tombstones, replica_id) == NULL &&
+               map_get(&e->forgotten, replica_id) == NULL) {
         c->kind = CONTROL_BURY;
         (void)map_put(&e->tombstones, replica_id, e); /* at once: nobody starts it meanwhile */
     }
     pthread_mutex_unlock(&e->lock);
-    loop_post(r ? r->loop : e->loops[0], &c->msg);
+    loop_post(r != NULL ? r->loop : e->loops[0], &c->msg);
 }
 
 void engine_replica_forget(struct engine *e, uint64_t replica_id, engine_done_fn done, void *ctx)
@@ -191,7 +192,7 @@ void engine_force(struct engine *e, uint64_t shard_id, uint64_t epoch, engine_do
 
 static struct write_batch *next_batch(struct loop *l)
 {
-    if (!l->next) {
+    if (l->next == NULL) {
         l->next = write_batch_new(l);
     }
     return l->next;
@@ -234,7 +235,7 @@ static void finish_removal(struct loop *l, struct control *c)
     struct write_batch *b = next_batch(l);
     struct write_update *w =
         work_of(r)->update_batch == b ? &b->updates[work_of(r)->update_slot] : NULL;
-    if (w) { /* what it had to write is moot */
+    if (w != NULL) { /* what it had to write is moot */
         for (size_t i = 0; i < w->entry_count; i++) {
             raft_entry_unref(w->entries[i]);
         }
@@ -292,10 +293,10 @@ static void forget(struct loop *l, struct control *c)
 struct replica *control_running(struct loop *l, struct control *c)
 {
     struct replica *r = map_get(&l->by_shard, c->shard_id);
-    if (r && r->state == GROUP_RUNNING) {
+    if (r != NULL && r->state == GROUP_RUNNING) {
         return r;
     }
-    if (r) {
+    if (r != NULL) {
         (void)THOLE_FAIL(&c->st, THOLE_UNAVAILABLE, THOLE_REASON_NOT_READY,
                          "this replica is not running");
     } else {
@@ -310,7 +311,7 @@ static void change(struct loop *l, struct control *c)
 {
     struct replica *r = control_running(l, c);
     uint64_t index;
-    if (!r) {
+    if (r == NULL) {
         return;
     }
     proposals_flush(l, r);
@@ -329,13 +330,13 @@ static void change(struct loop *l, struct control *c)
 static void transfer(struct loop *l, struct control *c)
 {
     struct replica *r = control_running(l, c);
-    if (!r) {
+    if (r == NULL) {
         return;
     }
     proposals_flush(l, r);
     bool here = c->replica_id == r->replica_id; /* nothing will change */
     if (raft_transfer(r->core, c->replica_id, l->now_ms, &c->st) != THOLE_OK || here) {
-        if (c->ret_leader && c->st.code == THOLE_OK) {
+        if (c->ret_leader != NULL && c->st.code == THOLE_OK) {
             *c->ret_leader = r->replica_id;
         }
         control_answer(c);
@@ -349,7 +350,7 @@ static void transfer(struct loop *l, struct control *c)
 static void force(struct loop *l, struct control *c)
 {
     struct replica *r = control_running(l, c);
-    if (!r) {
+    if (r == NULL) {
         return;
     }
     proposals_flush(l, r);
@@ -366,7 +367,7 @@ static void force(struct loop *l, struct control *c)
 
 void control_check_forces(struct replica *r)
 {
-    while (work_of(r)->forces && work_of(r)->status.leader_ready &&
+    while (work_of(r)->forces != NULL && work_of(r)->status.leader_ready &&
            raft_config(r->core)->epoch >= work_of(r)->forces->epoch) {
         struct control *c = work_of(r)->forces;
         work_of(r)->forces = c->next;
@@ -381,15 +382,15 @@ void control_check_transfers(struct loop *l, struct replica *r)
     const struct raft_status *s = &work_of(r)->status;
     bool moved = s->leader != 0 && s->leader != r->replica_id;
     bool aborted = s->role == RAFT_LEADER && s->transfer_target == 0;
-    if (!work_of(r)->transfers || (!moved && !aborted)) {
+    if (work_of(r)->transfers == NULL || (!moved && !aborted)) {
         return;
     }
     struct thole_status st = {0};
     if (aborted) {
         (void)THOLE_FAIL(&st, THOLE_ABORTED, THOLE_REASON_NONE, "the transfer timed out");
     }
-    for (struct control *c = moved ? work_of(r)->transfers : NULL; c; c = c->next) {
-        if (c->ret_leader) {
+    for (struct control *c = moved ? work_of(r)->transfers : NULL; c != NULL; c = c->next) {
+        if (c->ret_leader != NULL) {
             *c->ret_leader = s->leader;
         }
     }
@@ -398,7 +399,7 @@ void control_check_transfers(struct loop *l, struct replica *r)
 
 void control_fail_list(struct control **list, const struct thole_status *st)
 {
-    while (*list) {
+    while (*list != NULL) {
         struct control *c = *list;
         *list = c->next;
         c->st = *st;

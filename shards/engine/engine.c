@@ -22,7 +22,7 @@ struct replica *engine_find_replica(struct engine *e, uint64_t replica_id)
 {
     pthread_mutex_lock(&e->lock);
     struct replica *r = map_get(&e->by_replica, replica_id);
-    if (r) {
+    if (r != NULL) {
         (void)replica_ref(r);
     }
     pthread_mutex_unlock(&e->lock);
@@ -33,7 +33,7 @@ struct replica *engine_find_shard(struct engine *e, uint64_t shard_id)
 {
     pthread_mutex_lock(&e->lock);
     struct replica *r = map_get(&e->by_shard, shard_id);
-    if (r) {
+    if (r != NULL) {
         (void)replica_ref(r);
     }
     pthread_mutex_unlock(&e->lock);
@@ -107,7 +107,7 @@ void engine_host_failed(struct engine *e, const struct thole_status *st)
         return;
     }
     LOG_ERROR(ENGINE, "the log cannot be written, this host stops: %s", st->message);
-    if (e->o.observer.host_failed && !atomic_load(&e->dead)) {
+    if (e->o.observer.host_failed != NULL && !atomic_load(&e->dead)) {
         e->o.observer.host_failed(e->o.observer.ctx, st);
     }
 }
@@ -185,7 +185,7 @@ static enum thole_code check_times(const struct engine_options *o, struct thole_
 static enum thole_code open_files(struct engine *e, const struct engine_options *o,
                                   struct thole_status *st)
 {
-    if (o->directory) {
+    if (o->directory != NULL) {
         e->directory = xstrdup(o->directory);
         enum thole_code code = file_make_dirs(o->directory, st);
         if (code != THOLE_OK) {
@@ -193,10 +193,10 @@ static enum thole_code open_files(struct engine *e, const struct engine_options 
         }
     }
     e->files = o->files;
-    if (e->files) {
+    if (e->files != NULL) {
         return THOLE_OK;
     }
-    if (!o->directory) {
+    if (o->directory == NULL) {
         return THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
                           "the engine needs a directory, or files");
     }
@@ -264,7 +264,7 @@ static void open_replicas(struct engine *e)
 {
     size_t it = 0;
     struct replica *r;
-    while ((r = map_next(&e->by_replica, &it, NULL))) {
+    while ((r = map_next(&e->by_replica, &it, NULL)) != NULL) {
         struct task *t = task_new(TASK_OPEN, r);
         ASSERT(worker_post_internal(e->snapshotter, &t->msg));
     }
@@ -290,7 +290,7 @@ enum thole_code engine_new(const struct engine_options *o, struct engine **ret,
     pthread_mutex_init(&e->kinds_lock, NULL);
     start_workers(e);
     const struct store_replica *s;
-    for (size_t i = 0; (s = e->o.log->ops->next(e->o.log, &i));) {
+    for (size_t i = 0; (s = e->o.log->ops->next(e->o.log, &i)) != NULL;) {
         recover(e, s);
     }
     snapshots_find(e);
@@ -341,7 +341,7 @@ static void drop_watches(struct engine *e)
 {
     size_t it = 0;
     struct replica *r;
-    while ((r = map_next(&e->by_replica, &it, NULL))) {
+    while ((r = map_next(&e->by_replica, &it, NULL)) != NULL) {
         watch_end(r, THOLE_REASON_STOPPED, "the host is stopping");
     }
     map_deinit(&e->watches);
@@ -349,7 +349,7 @@ static void drop_watches(struct engine *e)
 
 void engine_free(struct engine *e)
 {
-    if (!e) {
+    if (e == NULL) {
         return;
     }
     ASSERT(e->stopped);
@@ -362,7 +362,7 @@ void engine_free(struct engine *e)
     streamer_free(e->streamer);
     size_t it = 0;
     struct replica *r;
-    while ((r = map_next(&e->by_replica, &it, NULL))) {
+    while ((r = map_next(&e->by_replica, &it, NULL)) != NULL) {
         replica_unref(r);
     }
     for (uint32_t i = 0; i < e->o.applier_count; i++) {

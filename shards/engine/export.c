@@ -56,7 +56,7 @@ static void await_save(struct loop *l, struct replica *r, struct control *c)
 void export_begin(struct loop *l, struct control *c)
 {
     struct replica *r = control_running(l, c);
-    if (!r) {
+    if (r == NULL) {
         return;
     }
     if (r->kind->witness || c->min_index > work_of(r)->status.commit) {
@@ -76,7 +76,7 @@ void exports_saved(struct loop *l, struct replica *r)
 {
     struct control *all = work_of(r)->exports;
     work_of(r)->exports = NULL;
-    while (all) {
+    while (all != NULL) {
         struct control *c = all;
         all = c->next;
         if (r->snapshot_index >= c->min_index) {
@@ -117,10 +117,10 @@ void export_opened(struct loop *l, struct task *t)
 void seed_begin(struct loop *l, struct control *c)
 {
     struct replica *r = control_running(l, c);
-    if (!r) {
+    if (r == NULL) {
         return;
     }
-    if (r->restoring || work_of(r)->install || r->kind->witness) {
+    if (r->restoring || work_of(r)->install != NULL || r->kind->witness) {
         (void)THOLE_FAIL(&c->st, THOLE_UNAVAILABLE, THOLE_REASON_NOT_READY,
                          "the replica is a witness, or takes a snapshot already");
         control_answer(c);

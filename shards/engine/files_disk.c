@@ -191,11 +191,11 @@ static void disk_remove(struct engine_files *f, const char *name)
 static void disk_list(struct engine_files *f, void (*each)(void *ctx, const char *name), void *ctx)
 {
     DIR *dir = opendir(disk_of(f)->directory);
-    if (!dir) {
+    if (dir == NULL) {
         return;
     }
     const struct dirent *entry;
-    while ((entry = readdir(dir))) {
+    while ((entry = readdir(dir)) != NULL) {
         if (entry->d_name[0] != '.') {
             each(ctx, entry->d_name);
         }

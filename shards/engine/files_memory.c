@@ -69,7 +69,7 @@ static void memory_close(struct engine_file *file)
 static struct entry **find(struct memory *m, const char *name)
 {
     struct entry **at = &m->entries;
-    while (*at && strcmp((*at)->name, name) != 0) {
+    while (*at != NULL && strcmp((*at)->name, name) != 0) {
         at = &(*at)->next;
     }
     return at;
@@ -82,7 +82,7 @@ static enum thole_code memory_commit(struct engine_file *file, const char *final
     struct memory *m = file->memory;
     pthread_mutex_lock(&m->lock);
     struct entry **at = find(m, final_name);
-    if (!*at) {
+    if (*at == NULL) {
         *at = xcalloc(1, sizeof(**at));
         strncpy((*at)->name, final_name, ENGINE_NAME_BYTES - 1);
     } else {
@@ -102,14 +102,14 @@ static enum thole_code memory_open(struct engine_files *f, const char *name,
     pthread_mutex_lock(&m->lock);
     const struct entry *e = *find(m, name);
     struct engine_file *file = NULL;
-    if (e) {
+    if (e != NULL) {
         file = xcalloc(1, sizeof(*file));
         *file = (struct engine_file){m, e->content};
         e->content->refs++;
         *ret_size = e->content->bytes.size;
     }
     pthread_mutex_unlock(&m->lock);
-    if (!file) {
+    if (file == NULL) {
         return THOLE_FAIL(st, THOLE_NOT_FOUND, THOLE_REASON_DISK, "no file %s", name);
     }
     *ret = file;
@@ -134,7 +134,7 @@ static void memory_remove(struct engine_files *f, const char *name)
     struct memory *m = memory_of(f);
     pthread_mutex_lock(&m->lock);
     struct entry **at = find(m, name), *e = *at;
-    if (e) {
+    if (e != NULL) {
         *at = e->next;
         content_unref(e->content);
         free(e);
@@ -147,7 +147,7 @@ static void memory_list(struct engine_files *f, void (*each)(void *ctx, const ch
 {
     struct memory *m = memory_of(f);
     pthread_mutex_lock(&m->lock);
-    for (const struct entry *e = m->entries; e; e = e->next) {
+    for (const struct entry *e = m->entries; e != NULL; e = e->next) {
         each(ctx, e->name);
     }
     pthread_mutex_unlock(&m->lock);
@@ -167,7 +167,7 @@ static enum thole_code memory_space(struct engine_files *f, uint64_t *ret_free_b
 static void memory_free(struct engine_files *f)
 {
     struct memory *m = memory_of(f);
-    while (m->entries) {
+    while (m->entries != NULL) {
         memory_remove(f, m->entries->name);
     }
     pthread_mutex_destroy(&m->lock);

@@ -12,11 +12,11 @@
 
 static void learn_host(struct replica *r, uint64_t replica_id, const struct uuid *host)
 {
-    if (raft_config_find(raft_config(r->core), replica_id)) {
+    if (raft_config_find(raft_config(r->core), replica_id) != NULL) {
         return; /* replica_host asks the configuration first */
     }
     struct uuid *known = map_get(&work_of(r)->peer_hosts, replica_id);
-    if (known) {
+    if (known != NULL) {
         *known = *host;
     } else if (work_of(r)->peer_hosts.count <
                2 * LIMIT_MEMBERS) { /* a peer decides the key: bounded */
@@ -122,7 +122,7 @@ static void collect_cached(struct replica *r, struct apply_job *j, size_t max)
     size_t n = 0;
     while (n < max && j->bytes < LIMIT_APPLYING_BYTES / 4) {
         struct raft_entry *e = raft_entry_at(r->core, j->first + n);
-        if (!e) {
+        if (e == NULL) {
             break;
         }
         j->entries[n++] = raft_entry_ref(e);
@@ -149,7 +149,7 @@ static struct apply_job *next_job(struct replica *r)
     }
     j->last = j->first;
     while (j->last < work_of(r)->apply_last && j->last - j->first + 1 < max &&
-           !raft_entry_at(r->core, j->last + 1)) {
+           raft_entry_at(r->core, j->last + 1) == NULL) {
         j->last++;
     }
     j->bytes = ENGINE_PAGE_BYTES;
@@ -180,11 +180,11 @@ void group_dispatch(struct loop *l, struct replica *r)
     }
     while (w->apply_next <= w->apply_last && w->applying_bytes < LIMIT_APPLYING_BYTES) {
         struct apply_job *j = next_job(r);
-        if (!j) {
+        if (j == NULL) {
             return;
         }
         proposals_take(l, r, j->last, j);
-        bool skip = CANARY(apply_skips) && !j->entries && j->last < w->apply_last;
+        bool skip = CANARY(apply_skips) && j->entries == NULL && j->last < w->apply_last;
         w->apply_next = j->last + (skip ? 2 : 1);
         w->applying_bytes += j->bytes;
         w->applying_jobs++;
@@ -198,7 +198,7 @@ void group_dispatch(struct loop *l, struct replica *r)
 
 void apply_job_free(struct apply_job *j)
 {
-    if (j->entries) {
+    if (j->entries != NULL) {
         for (uint64_t i = 0; i <= j->last - j->first; i++) {
             raft_entry_unref(j->entries[i]);
         }
@@ -357,7 +357,7 @@ static enum thole_code new_core(struct loop *l, struct replica *r, const struct 
     b.config = &config;
     b.config_entries = t->config_entries;
     b.config_entry_count = t->config_entry_count;
-    b.applied = t->machine ? t->machine->applied : b.start_index;
+    b.applied = t->machine != NULL ? t->machine->applied : b.start_index;
     b.now_ms = l->now_ms;
     const struct engine_options *o = &l->e->o;
     struct raft_options ro = {
@@ -401,8 +401,8 @@ void group_boot(struct loop *l, struct task *t)
     r->snapshot_term = t->term;
     r->snapshot_bytes = t->bytes;
     raft_status(r->core, &work_of(r)->status);
-    r->persistent = r->machine && r->machine->persistent;
-    r->has_views = r->machine && r->machine->type->view_acquire;
+    r->persistent = r->machine != NULL && r->machine->persistent;
+    r->has_views = r->machine != NULL && r->machine->type->view_acquire != NULL;
     compact_boot(r);
     replica_boot_free(r);
     show_config(r);
@@ -411,7 +411,7 @@ void group_boot(struct loop *l, struct task *t)
     loop_dirty(l, r);
     LOG_DEBUG(ENGINE, "replica running applied=%llu last=%llu", (unsigned long long)r->applied,
               (unsigned long long)work_of(r)->status.last_index);
-    if (work_of(r)->starting) {
+    if (work_of(r)->starting != NULL) {
         struct control *c = work_of(r)->starting;
         work_of(r)->starting = NULL;
         control_answer(c);
@@ -421,14 +421,14 @@ void group_boot(struct loop *l, struct task *t)
 void group_persisted(struct loop *l, struct write_update *w)
 {
     struct replica *r = w->r;
-    if (r && w->create && r->state == GROUP_CREATING) {
+    if (r != NULL && w->create && r->state == GROUP_CREATING) {
         r->state = GROUP_OPENING;
         struct task *t = task_new(TASK_OPEN, r);
         if (!worker_post_internal(l->e->snapshotter, &t->msg)) {
             task_free(t);
         }
     }
-    if (r && w->token != 0 && r->state == GROUP_RUNNING) {
+    if (r != NULL && w->token != 0 && r->state == GROUP_RUNNING) {
         raft_persisted(r->core, w->token, l->now_ms);
         if (w->install) {
             snapshot_installed(l, r);
@@ -438,9 +438,9 @@ void group_persisted(struct loop *l, struct write_update *w)
         }
         loop_dirty(l, r);
     }
-    if (w->u.remove && r) {
+    if (w->u.remove && r != NULL) {
         control_removed(l, r, w->control);
-    } else if (w->control) {
+    } else if (w->control != NULL) {
         control_answer(w->control);
     }
     w->control = NULL;
@@ -459,7 +459,7 @@ static void silence(struct loop *l, struct replica *r, const struct thole_status
     proposals_end(l, r, &failed);
     reads_end(l, r, &failed);
     control_fail_all(r, st);
-    if (work_of(r)->starting) {
+    if (work_of(r)->starting != NULL) {
         struct control *c = work_of(r)->starting;
         work_of(r)->starting = NULL;
         c->st = *st;
@@ -468,7 +468,7 @@ static void silence(struct loop *l, struct replica *r, const struct thole_status
     task_free(work_of(r)->install);
     work_of(r)->install = NULL;
     snapshot_end(r);
-    if (r->core) {
+    if (r->core != NULL) {
         if (r->led) {
             beats_leader_ended(l, r);
         }

@@ -112,24 +112,24 @@ bool hand_over_run(struct loop *l)
     if (!l->handing_over) {
         return false;
     }
-    while ((r = map_next(&l->by_replica, &it, NULL))) {
+    while ((r = map_next(&l->by_replica, &it, NULL)) != NULL) {
         if (r->state != GROUP_RUNNING) {
             continue;
         }
         if (r->led && another_may_lead(r)) {
             left++;
             changed = hand_on(l, r) || changed;
-        } else if (!r->led && r->work &&
+        } else if (!r->led && r->work != NULL &&
                    (r->work->pending.count > 0 || (r->handed_on && r->work->status.leader == 0))) {
             left++;
         }
     }
-    if (l->hand_over && left > 0 && l->real_ms >= l->hand_over_ms) {
+    if (l->hand_over != NULL && left > 0 && l->real_ms >= l->hand_over_ms) {
         struct hand_over *h = l->hand_over->ctx;
         atomic_fetch_add(&h->left, left);
         left = 0;
     }
-    if (l->hand_over && left == 0) {
+    if (l->hand_over != NULL && left == 0) {
         hand_over_end(l);
     }
     return changed;
@@ -142,7 +142,7 @@ void engine_disk_changed(struct engine *e)
     for (uint32_t i = 0; i < e->o.loop_count; i++) {
         loop_post(e->loops[i], &control_new(CONTROL_DISK, NULL, NULL)->msg);
     }
-    if (e->o.observer.disk_changed && !atomic_load(&e->dead)) {
+    if (e->o.observer.disk_changed != NULL && !atomic_load(&e->dead)) {
         e->o.observer.disk_changed(e->o.observer.ctx);
     }
 }
@@ -197,7 +197,7 @@ bool hand_over_unfit(struct loop *l)
     if (!low || l->handing_over) {
         return false;
     }
-    while ((r = map_next(&l->by_replica, &it, NULL))) {
+    while ((r = map_next(&l->by_replica, &it, NULL)) != NULL) {
         if (r->state != GROUP_RUNNING || !r->led || work_of(r)->status.transfer_target != 0) {
             continue;
         }
@@ -223,7 +223,7 @@ void hand_over_check(struct loop *l, struct replica *r)
         return;
     }
     r->handed_on = false;
-    if (s->leader != r->replica_id && o->leader_moved && !atomic_load(&l->e->dead)) {
+    if (s->leader != r->replica_id && o->leader_moved != NULL && !atomic_load(&l->e->dead)) {
         o->leader_moved(o->ctx, r->shard_id, r->replica_id, s->leader, l->handing_over);
     }
 }

@@ -7,7 +7,7 @@
 
 void inbound_free(struct inbound *in)
 {
-    if (!in) {
+    if (in == NULL) {
         return;
     }
     for (size_t i = 0; i < in->count; i++) {
@@ -36,7 +36,7 @@ static void take_message(void *ctx, uint64_t shard_id, uint64_t to_incarnation,
     }
     m->incarnation_from = d->incarnation;
     struct inbound **at = &d->by_loop[engine_loop(d->e, shard_id)->index];
-    if (!*at) {
+    if (*at == NULL) {
         *at = xcalloc(1, sizeof(**at));
         (*at)->msg.kind = MSG_INBOUND;
         (*at)->host = *d->host;
@@ -110,7 +110,7 @@ void engine_deliver(struct engine *e, const struct uuid *host, uint64_t incarnat
         engine_bad_frame(e, host, &st);
     }
     for (uint32_t i = 0; i < e->o.loop_count; i++) {
-        if (by_loop[i]) {
+        if (by_loop[i] != NULL) {
             post_inbound(e->loops[i], by_loop[i]);
         }
     }
@@ -127,7 +127,7 @@ void loop_inbound(struct loop *l, struct inbound *in)
     for (size_t i = 0; i < in->count; i++) {
         struct inbound_msg *m = &in->messages[i];
         struct replica *r = map_get(&l->by_replica, m->raft.to);
-        if (r && r->shard_id == m->shard_id && r->state == GROUP_RUNNING) {
+        if (r != NULL && r->shard_id == m->shard_id && r->state == GROUP_RUNNING) {
             group_receive(l, r, &m->raft, &in->host);
         }
         /* Otherwise it is not here, not yet, or no more. "You were removed" is said by those whose

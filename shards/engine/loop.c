@@ -50,7 +50,7 @@ static void handle_request(struct loop *l, struct engine_request *q)
     if (l->stopping || l->failed) {
         request_fail(q, THOLE_UNAVAILABLE, l->failed ? THOLE_REASON_DISK : THOLE_REASON_STOPPED,
                      l->failed ? "the log of this host has failed" : "the host is stopping");
-    } else if (!map_get(&l->by_shard, q->shard_id)) {
+    } else if (map_get(&l->by_shard, q->shard_id) == NULL) {
         request_fail(q, THOLE_NOT_FOUND, THOLE_REASON_NO_SUCH_SHARD,
                      "the shard has no replica on this host");
     } else if (q->kind == ENGINE_QUERY || q->kind == ENGINE_READ_POINT) {
@@ -64,7 +64,7 @@ static void stop_all(struct loop *l, const struct thole_status *st)
 {
     size_t it = 0;
     struct replica *r;
-    while ((r = map_next(&l->by_replica, &it, NULL))) {
+    while ((r = map_next(&l->by_replica, &it, NULL)) != NULL) {
         group_stop(l, r, st);
     }
 }
@@ -77,7 +77,7 @@ static void fail_loop(struct loop *l, const struct thole_status *st)
     l->failed = true;
     size_t it = 0;
     struct replica *r;
-    while ((r = map_next(&l->by_replica, &it, NULL))) {
+    while ((r = map_next(&l->by_replica, &it, NULL)) != NULL) {
         if (r->state != GROUP_FAILED && r->state != GROUP_GONE) {
             group_fail(l, r, st);
         }
@@ -92,12 +92,12 @@ static void handle_persisted(struct loop *l, struct write_batch *b)
     metric_record(&engine_commit_ns, l->now_ns - b->posted_ns);
     for (size_t i = 0; i < b->count; i++) {
         struct write_update *w = &b->updates[i];
-        if (w->r && w->r->work && w->r->work->update_batch == b) {
+        if (w->r != NULL && w->r->work != NULL && w->r->work->update_batch == b) {
             w->r->work->update_batch = NULL;
         }
         if (b->st.code == THOLE_OK) {
             group_persisted(l, w);
-        } else if (w->control) {
+        } else if (w->control != NULL) {
             w->control->st = b->st;
             control_answer(w->control);
             w->control = NULL;
@@ -148,7 +148,7 @@ static void handle_peer(struct loop *l, struct peer_change *p)
 {
     size_t it = 0;
     struct replica *r;
-    while ((r = map_next(&l->by_replica, &it, NULL))) {
+    while ((r = map_next(&l->by_replica, &it, NULL)) != NULL) {
         if (r->state != GROUP_RUNNING) {
             continue;
         }
@@ -246,7 +246,7 @@ void loop_discard(struct loop *l, struct worker_msg *m)
     case MSG_WRITE: {
         struct write_batch *b = CONTAINER_OF(m, struct write_batch, msg);
         for (size_t i = 0; i < b->count; i++) {
-            if (!b->updates[i].control) {
+            if (b->updates[i].control == NULL) {
                 continue;
             }
             b->updates[i].control->st = b->st.code ? b->st : stopped;
@@ -259,7 +259,7 @@ void loop_discard(struct loop *l, struct worker_msg *m)
     case MSG_APPLY: {
         struct apply_job *j = CONTAINER_OF(m, struct apply_job, msg);
         for (size_t i = 0; i < j->request_count; i++) {
-            if (j->requests[i].request) { /* NULL: the applier has answered it */
+            if (j->requests[i].request != NULL) { /* NULL: the applier has answered it */
                 request_fail(j->requests[i].request, THOLE_UNKNOWN, THOLE_REASON_OUTCOME_UNKNOWN,
                              "the host stopped before the entry was applied");
             }
@@ -328,13 +328,13 @@ static void run_timers(struct loop *l)
 {
     struct wheel_timer *t;
     beats_run(l);
-    while ((t = wheel_expire(l->ticks, l->now_ms))) {
+    while ((t = wheel_expire(l->ticks, l->now_ms)) != NULL) {
         struct replica *r = CONTAINER_OF(t, struct replica_work, tick)->r;
         if (r->state == GROUP_RUNNING) {
             group_tick(l, r);
         }
     }
-    while ((t = wheel_expire(l->deadlines, l->real_ms))) {
+    while ((t = wheel_expire(l->deadlines, l->real_ms)) != NULL) {
         struct engine_request *q = CONTAINER_OF(t, struct engine_request, internal);
         struct replica *r = map_get(&l->by_shard, q->shard_id);
         ASSERT(r != NULL);
@@ -376,14 +376,14 @@ void loop_check_space(struct loop *l)
 
 static void post_batch(struct loop *l)
 {
-    if (l->next && !l->in_flight) {
+    if (l->next != NULL && l->in_flight == NULL) {
         l->in_flight = l->next;
         l->next = NULL;
         l->in_flight->posted_ns = l->now_ns;
         atomic_store_explicit(&l->in_flight_since_ns, l->now_ns, memory_order_relaxed);
         for (size_t i = 0; i < l->in_flight->count; i++) {
             struct replica *r = l->in_flight->updates[i].r;
-            if (r && r->work) {
+            if (r != NULL && r->work != NULL) {
                 r->work->update_batch = NULL;
             }
         }
@@ -427,7 +427,7 @@ static void fill_shown(struct replica *r)
     } else if (raft.leader != 0) {
         (void)replica_host(r, raft.leader, &s->leader_host);
     }
-    if (r->core) {
+    if (r->core != NULL) {
         s->initialised =
             s->initialised || raft_config_find(raft_config(r->core), r->replica_id) != NULL;
         s->voter = raft_config_is_voter(raft_config(r->core), r->replica_id);
@@ -436,7 +436,7 @@ static void fill_shown(struct replica *r)
     }
     s->removed_by_peer = r->removed_by_peer;
     s->failed = r->state == GROUP_FAILED;
-    s->unopened = s->failed && r->boot && !is_damage(r->failure);
+    s->unopened = s->failed && r->boot != NULL && !is_damage(r->failure);
     s->superseded = s->failed && r->failure->code == THOLE_DATA_LOSS &&
                     r->failure->reason == THOLE_REASON_REMOVED;
     s->sends_snapshot = snapshot_is_sent(r);
@@ -459,7 +459,7 @@ static void publish_all(struct loop *l)
     for (size_t i = 0; i < l->published_count; i++) {
         struct replica *r = l->published[i];
         r->publish = false;
-        if (r->notify && e->o.observer.replica_changed && !atomic_load(&e->dead)) {
+        if (r->notify && e->o.observer.replica_changed != NULL && !atomic_load(&e->dead)) {
             struct engine_replica_status shown;
             replica_show(r, &shown);
             e->o.observer.replica_changed(e->o.observer.ctx, &shown);
@@ -511,7 +511,7 @@ uint64_t loop_turn(void *ctx, struct msgq *batch, uint64_t now_ns)
     cork_begin();
     move_time(l, now_ns);
     metric_record(&engine_loop_depth, batch->count);
-    while ((m = msgq_pop(batch))) {
+    while ((m = msgq_pop(batch)) != NULL) {
         handle(l, m);
     }
     l->drained_ns = clock_now(l->e->clock);
@@ -554,23 +554,23 @@ struct loop *loop_new(struct engine *e, uint32_t index)
 
 void loop_free(struct loop *l)
 {
-    if (!l) {
+    if (l == NULL) {
         return;
     }
     worker_free(l->w);
     ASSERT(l->dirty_count == 0 && l->published_count == 0);
-    if (l->next) {
+    if (l->next != NULL) {
         loop_discard(l, &l->next->msg);
     }
     size_t it = 0;
     struct replica *r;
-    while ((r = map_next(&l->by_replica, &it, NULL))) {
+    while ((r = map_next(&l->by_replica, &it, NULL)) != NULL) {
         replica_unref(r);
     }
     map_deinit(&l->by_replica);
     map_deinit(&l->by_shard);
     struct peer_host *h;
-    for (it = 0; (h = map_next(&l->hosts, &it, NULL));) {
+    for (it = 0; (h = map_next(&l->hosts, &it, NULL)) != NULL;) {
         free(h->lanes[0].messages);
         free(h->lanes[1].messages);
         free(h);

@@ -7,7 +7,7 @@
 
 const struct thole_machine_type *machine_type_find(const struct engine *e, const char *name)
 {
-    for (const struct thole_machine_type *const *t = e->o.types; t && *t; t++) {
+    for (const struct thole_machine_type *const *t = e->o.types; t != NULL && *t != NULL; t++) {
         if (strcmp((*t)->name, name) == 0) {
             return *t;
         }
@@ -21,7 +21,8 @@ const struct thole_machine_type *machine_type_find(const struct engine *e, const
 static char *directory_of(const struct replica *r, uint64_t generation,
                           const struct thole_machine_type *type)
 {
-    if (!r->e->directory || !(type->flags & THOLE_MACHINE_PERSISTENT) || !type->flush) {
+    if (r->e->directory == NULL || !(type->flags & THOLE_MACHINE_PERSISTENT) ||
+        type->flush == NULL) {
         return NULL;
     }
     return xasprintf("%s/machines/%llu/%llu", r->e->directory, (unsigned long long)r->replica_id,
@@ -74,7 +75,7 @@ static enum thole_code open_state(struct replica *r, struct machine *m, struct t
     struct thole_machine_env env = env_of(r, m->generation, m->type, m->directory);
     env.meta = take_meta;
     env.meta_ctx = &reader;
-    if (m->directory) {
+    if (m->directory != NULL) {
         enum thole_code code = file_make_dirs(m->directory, st);
         if (code != THOLE_OK) {
             return code;
@@ -93,7 +94,7 @@ enum thole_code machine_open(struct replica *r, uint64_t generation, struct mach
                              struct thole_status *st)
 {
     const struct thole_machine_type *type = machine_type_find(r->e, r->kind->type_name);
-    if (!type || type->version < r->kind->type_version) {
+    if (type == NULL || type->version < r->kind->type_version) {
         return THOLE_FAIL(st, THOLE_FAILED_PRECONDITION, THOLE_REASON_NO_SUCH_TYPE,
                           "this host cannot run machine type %s version %u", r->kind->type_name,
                           r->kind->type_version);
@@ -104,7 +105,7 @@ enum thole_code machine_open(struct replica *r, uint64_t generation, struct mach
     m->generation = generation;
     m->persistent = (type->flags & THOLE_MACHINE_PERSISTENT) != 0;
     m->directory = directory_of(r, generation, type);
-    if (!type->view_acquire || type->flush) {
+    if (type->view_acquire == NULL || type->flush != NULL) {
         m->lock = xmalloc(sizeof(*m->lock));
         pthread_rwlock_init(m->lock, NULL);
     }
@@ -119,11 +120,11 @@ enum thole_code machine_open(struct replica *r, uint64_t generation, struct mach
 
 enum thole_code machine_view(struct machine *m, void **ret, struct thole_status *st)
 {
-    if (m->lock) { /* it flushes by itself */
+    if (m->lock != NULL) { /* it flushes by itself */
         pthread_rwlock_wrlock(m->lock);
     }
     enum thole_code code = machine_result(m->type->view_acquire(m->state, ret, st), st);
-    if (m->lock) {
+    if (m->lock != NULL) {
         pthread_rwlock_unlock(m->lock);
     }
     return code;
@@ -137,14 +138,14 @@ struct machine *machine_ref(struct machine *m)
 
 void machine_unref(struct machine *m)
 {
-    if (!m || atomic_fetch_sub_explicit(&m->refs, 1, memory_order_acq_rel) != 1) {
+    if (m == NULL || atomic_fetch_sub_explicit(&m->refs, 1, memory_order_acq_rel) != 1) {
         return;
     }
-    if (m->state) {
+    if (m->state != NULL) {
         m->type->close(m->state);
     }
     session_table_deinit(&m->sessions);
-    if (m->lock) {
+    if (m->lock != NULL) {
         pthread_rwlock_destroy(m->lock);
     }
     free(m->lock);
@@ -155,16 +156,16 @@ void machine_unref(struct machine *m)
 enum thole_code machine_destroy(struct replica *r, uint64_t generation, struct thole_status *st)
 {
     const struct thole_machine_type *type = machine_type_find(r->e, r->kind->type_name);
-    if (!type || !(type->flags & THOLE_MACHINE_PERSISTENT)) {
+    if (type == NULL || !(type->flags & THOLE_MACHINE_PERSISTENT)) {
         return THOLE_OK;
     }
     char *directory = directory_of(r, generation, type);
     enum thole_code code = THOLE_OK;
-    if (type->destroy) {
+    if (type->destroy != NULL) {
         struct thole_machine_env env = env_of(r, generation, type, directory);
         code = machine_result(type->destroy(&env, st), st);
     }
-    if (code == THOLE_OK && directory) {
+    if (code == THOLE_OK && directory != NULL) {
         code = file_remove_tree(directory, st);
     }
     free(directory);

@@ -79,7 +79,7 @@ void meta_remove_result(struct meta_list *l, uint64_t session, uint64_t sequence
 
 void meta_add_table(struct meta_list *l, const struct session_table *t)
 {
-    for (const struct session *s = t->oldest; s; s = s->newer) {
+    for (const struct session *s = t->oldest; s != NULL; s = s->newer) {
         meta_add_head(l, s);
         for (uint32_t i = 0; i < s->count; i++) {
             meta_add_result(l, s->id, &s->results[i]);

@@ -10,10 +10,10 @@ struct peer_host *loop_host(struct loop *l, const struct uuid *host)
 {
     uint64_t key = uuid_hash(host);
     struct peer_host *h;
-    while ((h = map_get(&l->hosts, key)) && !uuid_equal(&h->host, host)) {
+    while ((h = map_get(&l->hosts, key)) != NULL && !uuid_equal(&h->host, host)) {
         key++;
     }
-    if (!h) {
+    if (h == NULL) {
         h = xcalloc(1, sizeof(*h));
         h->host = *host;
         (void)map_put(&l->hosts, key, h);

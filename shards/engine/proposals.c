@@ -49,11 +49,11 @@ static struct pending pop_front(struct pending_ring *ring)
 static void fail_pending(struct loop *l, struct pending *p, enum thole_code code,
                          enum thole_reason reason, const char *message)
 {
-    if (p->request) {
+    if (p->request != NULL) {
         request_disarm(l, p->request);
         request_fail(p->request, code, reason, message);
     }
-    if (p->control) {
+    if (p->control != NULL) {
         (void)THOLE_FAIL(&p->control->st, code, reason, "%s", message);
         control_answer(p->control);
     }
@@ -99,7 +99,7 @@ static bool refuse_early(struct loop *l, struct replica *r, struct engine_reques
         reason = THOLE_REASON_DISK;
         message = "the log of this host makes no progress";
     }
-    if (!message) {
+    if (message == NULL) {
         return false;
     }
     request_fail(q, code, reason, message);
@@ -225,12 +225,13 @@ void proposals_take(struct loop *l, struct replica *r, uint64_t last, struct app
         if (!decided || term != p.term) {
             fail_pending(l, &p, THOLE_ABORTED, THOLE_REASON_DROPPED,
                          "leadership changed: the entry was replaced and will never be applied");
-        } else if (p.control) {
+        } else if (p.control != NULL) {
             change_decided(r, &p);
-        } else if (p.request) {
+        } else if (p.request != NULL) {
             request_disarm(l, p.request);
-            j->requests =
-                j->requests ? j->requests : xmalloc((last - j->first + 1) * sizeof(struct pending));
+            j->requests = j->requests != NULL
+                              ? j->requests
+                              : xmalloc((last - j->first + 1) * sizeof(struct pending));
             j->requests[j->request_count++] = p;
         }
     }
@@ -251,7 +252,7 @@ void proposals_installed(struct loop *l, struct replica *r, uint64_t index)
 void proposals_end(struct loop *l, struct replica *r, const struct thole_status *st)
 {
     struct worker_msg *m;
-    while ((m = msgq_pop(&work_of(r)->proposing))) {
+    while ((m = msgq_pop(&work_of(r)->proposing)) != NULL) {
         struct engine_request *q = CONTAINER_OF(m, struct engine_request, msg);
         q->status = *st;
         request_finish(q);

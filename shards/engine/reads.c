@@ -67,7 +67,7 @@ static void fail_queue(struct loop *l, struct replica *r, struct msgq *requests,
                        const struct thole_status *st)
 {
     struct worker_msg *m;
-    while ((m = msgq_pop(requests))) {
+    while ((m = msgq_pop(requests)) != NULL) {
         struct engine_request *q = CONTAINER_OF(m, struct engine_request, msg);
         request_disarm(l, q);
         if (st->reason == THOLE_REASON_NOT_LEADER || st->reason == THOLE_REASON_NO_LEADER) {
@@ -105,13 +105,13 @@ void reads_flush(struct loop *l, struct replica *r)
 
 static struct read_batch *take_batch(struct replica *r, uint64_t context)
 {
-    for (struct read_batch **at = &work_of(r)->reads; *at; at = &(*at)->next) {
+    for (struct read_batch **at = &work_of(r)->reads; *at != NULL; at = &(*at)->next) {
         struct read_batch *b = *at;
         if (b->context != context) {
             continue;
         }
         *at = b->next;
-        if (!*at) {
+        if (*at == NULL) {
             work_of(r)->reads_tail = at;
         }
         return b;
@@ -127,7 +127,7 @@ void reads_answer(struct loop *l, struct replica *r, const struct raft_read_resu
     uint64_t index = 0;
     for (size_t i = 0; i < n; i++) {
         struct read_batch *b = take_batch(r, results[i].context);
-        if (!b) {
+        if (b == NULL) {
             continue;
         }
         if (results[i].failed) {
@@ -135,7 +135,7 @@ void reads_answer(struct loop *l, struct replica *r, const struct raft_read_resu
                              "no leader confirmed the read");
             fail_queue(l, r, &b->requests, &st);
         } else {
-            for (struct worker_msg *m = b->requests.head; m; m = m->next) {
+            for (struct worker_msg *m = b->requests.head; m != NULL; m = m->next) {
                 request_disarm(l, CONTAINER_OF(m, struct engine_request, msg));
             }
             index = results[i].index > index ? results[i].index : index;
@@ -151,7 +151,7 @@ void reads_answer(struct loop *l, struct replica *r, const struct raft_read_resu
 void reads_end(struct loop *l, struct replica *r, const struct thole_status *st)
 {
     fail_queue(l, r, &work_of(r)->reading, st);
-    while (work_of(r)->reads) {
+    while (work_of(r)->reads != NULL) {
         struct read_batch *b = work_of(r)->reads;
         work_of(r)->reads = b->next;
         fail_queue(l, r, &b->requests, st);
@@ -166,7 +166,7 @@ static bool take_out(struct msgq *queue, struct engine_request *q)
     struct msgq kept = {0};
     struct worker_msg *m;
     bool found = false;
-    while ((m = msgq_pop(queue))) {
+    while ((m = msgq_pop(queue)) != NULL) {
         if (m == &q->msg) {
             found = true;
         } else {
@@ -181,7 +181,7 @@ bool read_expired(struct loop *l, struct replica *r, struct engine_request *q)
 {
     (void)l;
     bool found = take_out(&work_of(r)->reading, q);
-    for (struct read_batch *b = work_of(r)->reads; b && !found; b = b->next) {
+    for (struct read_batch *b = work_of(r)->reads; b != NULL && !found; b = b->next) {
         found = take_out(&b->requests, q);
     }
     if (found) {

@@ -33,10 +33,10 @@ static const struct replica_kind *kind_get(struct engine *e, struct slice descri
     uint64_t key = hash64(descriptor.data, descriptor.size, 0);
     struct replica_kind *k;
     pthread_mutex_lock(&e->kinds_lock);
-    while ((k = map_get(&e->kinds, key)) && !same_kind(k, d)) {
+    while ((k = map_get(&e->kinds, key)) != NULL && !same_kind(k, d)) {
         key++;
     }
-    if (!k) {
+    if (k == NULL) {
         k = kind_new(key, d);
         (void)map_put(&e->kinds, key, k);
     }
@@ -55,7 +55,7 @@ static void kind_put(struct engine *e, uint64_t key)
         k = NULL;
     }
     pthread_mutex_unlock(&e->kinds_lock);
-    if (!k) {
+    if (k == NULL) {
         return;
     }
     bytes_deinit(&k->type_config);
@@ -90,7 +90,7 @@ struct replica *replica_new(struct engine *e, uint64_t replica_id, uint64_t shar
 
 void replica_boot_free(struct replica *r)
 {
-    if (!r->boot) {
+    if (r->boot == NULL) {
         return;
     }
     free(r->boot->runs);
@@ -102,7 +102,7 @@ void replica_boot_free(struct replica *r)
 
 void replica_set_failure(struct replica *r, const struct thole_status *st)
 {
-    if (r->failure) {
+    if (r->failure != NULL) {
         return;
     }
     r->failure = xmalloc(sizeof(*r->failure));
@@ -161,9 +161,9 @@ struct replica_work *replica_begin_work(struct replica *r)
 
 void replica_status(const struct replica *r, struct raft_status *ret)
 {
-    if (r->work) {
+    if (r->work != NULL) {
         *ret = r->work->status;
-    } else if (r->core) {
+    } else if (r->core != NULL) {
         raft_status(r->core, ret);
     } else {
         *ret = (struct raft_status){0};
@@ -179,18 +179,18 @@ uint64_t replica_leader(const struct replica *r)
 
 static bool is_idle(const struct replica_work *w)
 {
-    return !wheel_armed(&w->tick) && !w->starting && w->proposing.count == 0 &&
-           w->reading.count == 0 && w->pending.count == 0 && !w->reads &&
-           w->apply_next > w->apply_last && w->applying_jobs == 0 && !w->update_batch &&
-           !w->transfers && !w->forces && !w->install && !w->save_waiters && !w->exports &&
-           w->sending == 0;
+    return !wheel_armed(&w->tick) && w->starting == NULL && w->proposing.count == 0 &&
+           w->reading.count == 0 && w->pending.count == 0 && w->reads == NULL &&
+           w->apply_next > w->apply_last && w->applying_jobs == 0 && w->update_batch == NULL &&
+           w->transfers == NULL && w->forces == NULL && w->install == NULL &&
+           w->save_waiters == NULL && w->exports == NULL && w->sending == 0;
 }
 
 static void free_work(struct replica *r)
 {
     size_t it = 0;
     void *host;
-    while ((host = map_next(&r->work->peer_hosts, &it, NULL))) {
+    while ((host = map_next(&r->work->peer_hosts, &it, NULL)) != NULL) {
         free(host);
     }
     map_deinit(&r->work->peer_hosts);
@@ -204,12 +204,12 @@ static void free_work(struct replica *r)
 static bool knows_leader(const struct replica *r)
 {
     uint64_t leader = r->work->status.leader;
-    return leader == 0 || raft_config_find(raft_config(r->core), leader);
+    return leader == 0 || raft_config_find(raft_config(r->core), leader) != NULL;
 }
 
 void replica_rest(struct replica *r)
 {
-    if (r->work && raft_asleep(r->core) && is_idle(r->work) && knows_leader(r)) {
+    if (r->work != NULL && raft_asleep(r->core) && is_idle(r->work) && knows_leader(r)) {
         free_work(r);
         r->loop->rested++;
     }
@@ -229,11 +229,11 @@ static void free_replica(struct replica *r)
     ASSERT(!w || (w->pending.count == 0 && w->proposing.count == 0 && w->reading.count == 0));
     ASSERT(!w || (!w->reads && !w->transfers));
     ASSERT(!r->parked && !r->watches);
-    if (r->core) {
+    if (r->core != NULL) {
         raft_free(r->core);
     }
     machine_unref(r->machine);
-    if (r->work) {
+    if (r->work != NULL) {
         snapshot_end(r);
         free_work(r);
     }
@@ -248,7 +248,7 @@ static void free_replica(struct replica *r)
 
 void replica_unref(struct replica *r)
 {
-    if (r && atomic_fetch_sub_explicit(&r->refs, 1, memory_order_acq_rel) == 1) {
+    if (r != NULL && atomic_fetch_sub_explicit(&r->refs, 1, memory_order_acq_rel) == 1) {
         free_replica(r);
     }
 }

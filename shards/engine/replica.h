@@ -165,7 +165,7 @@ void replica_boot_free(struct replica *r);
 struct replica_work *replica_begin_work(struct replica *r); /* on the loop, as what follows */
 static inline struct replica_work *work_of(struct replica *r)
 {
-    return r->work ? r->work : replica_begin_work(r);
+    return r->work != NULL ? r->work : replica_begin_work(r);
 }
 void replica_rest(struct replica *r); /* give the work back, if it sleeps and none is left */
 void replica_status(const struct replica *r, struct raft_status *ret); /* after the last harvest */

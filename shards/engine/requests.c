@@ -46,13 +46,13 @@ void request_fail(struct engine_request *q, enum thole_code code, enum thole_rea
 bool replica_host(const struct replica *r, uint64_t replica_id, struct uuid *ret)
 {
     const struct raft_member *m =
-        r->core ? raft_config_find(raft_config(r->core), replica_id) : NULL;
-    if (m) {
+        r->core != NULL ? raft_config_find(raft_config(r->core), replica_id) : NULL;
+    if (m != NULL) {
         memcpy(ret->bytes, m->host, sizeof(ret->bytes));
         return true;
     }
-    const struct uuid *learnt = r->work ? map_get(&r->work->peer_hosts, replica_id) : NULL;
-    if (!learnt) {
+    const struct uuid *learnt = r->work != NULL ? map_get(&r->work->peer_hosts, replica_id) : NULL;
+    if (learnt == NULL) {
         return false;
     }
     *ret = *learnt;

@@ -20,7 +20,7 @@ void session_table_deinit(struct session_table *t)
 {
     size_t it = 0;
     struct session *s;
-    while ((s = map_next(&t->by_id, &it, NULL))) {
+    while ((s = map_next(&t->by_id, &it, NULL)) != NULL) {
         session_free(s);
     }
     map_deinit(&t->by_id);
@@ -29,12 +29,12 @@ void session_table_deinit(struct session_table *t)
 
 static void unlink_session(struct session_table *t, struct session *s)
 {
-    if (s->older) {
+    if (s->older != NULL) {
         s->older->newer = s->newer;
     } else {
         t->oldest = s->newer;
     }
-    if (s->newer) {
+    if (s->newer != NULL) {
         s->newer->older = s->older;
     } else {
         t->newest = s->older;
@@ -45,7 +45,7 @@ static void unlink_session(struct session_table *t, struct session *s)
 static void link_newest(struct session_table *t, struct session *s)
 {
     s->older = t->newest;
-    if (t->newest) {
+    if (t->newest != NULL) {
         t->newest->newer = s;
     } else {
         t->oldest = s;
@@ -66,7 +66,7 @@ static void use(struct session_table *t, struct session *s, uint64_t index)
 static void tell(const struct session_observer *o, enum session_change what,
                  const struct session *s, uint64_t sequence)
 {
-    if (o) {
+    if (o != NULL) {
         o->changed(o->ctx, what, s, sequence);
     }
 }
@@ -145,7 +145,7 @@ enum session_verdict session_begin(struct session_table *t, uint64_t id, uint64_
                                    const struct session_result **ret)
 {
     struct session *s = map_get(&t->by_id, id);
-    if (!s) {
+    if (s == NULL) {
         return SESSION_EXPIRED;
     }
     uint32_t at = position_of(s, sequence);
@@ -185,10 +185,10 @@ const struct session_result *session_result_of(const struct session *s, uint64_t
 
 static void cut_old(struct session_table *t, const struct session_observer *o)
 {
-    for (struct session *s = t->oldest; s; s = s->newer) {
+    for (struct session *s = t->oldest; s != NULL; s = s->newer) {
         for (uint32_t i = 0; i < s->count; i++) {
             struct session_result *r = &s->results[i];
-            if (!r->result || r->answered + LIMIT_SESSION_ANSWERS_BYTES > t->answered) {
+            if (r->result == NULL || r->answered + LIMIT_SESSION_ANSWERS_BYTES > t->answered) {
                 continue;
             }
             buf_unref(r->result);
@@ -204,7 +204,7 @@ const struct session_result *session_finish(struct session_table *t, uint64_t id
                                             const struct session_observer *o)
 {
     struct session *s = map_get(&t->by_id, id);
-    if (!s) {
+    if (s == NULL) {
         return NULL; /* reserved nothing, and was evicted since */
     }
     uint32_t at = position_of(s, sequence);
@@ -222,7 +222,7 @@ const struct session_result *session_finish(struct session_table *t, uint64_t id
         r->result = buf_copy(result.data, result.size);
     }
     uint64_t before = t->answered;
-    t->answered += r->result ? r->result->size : 0;
+    t->answered += r->result != NULL ? r->result->size : 0;
     r->answered = t->answered;
     if (before / LIMIT_SESSION_ANSWERS_STEP_BYTES !=
         t->answered / LIMIT_SESSION_ANSWERS_STEP_BYTES) {
@@ -248,7 +248,7 @@ void session_table_sort(struct session_table *t)
     }
     struct session **all = xcalloc(n, sizeof(struct session *));
     struct session *s;
-    while ((s = map_next(&t->by_id, &it, NULL))) {
+    while ((s = map_next(&t->by_id, &it, NULL)) != NULL) {
         all[i++] = s;
     }
     qsort(all, n, sizeof(struct session *), compare_used);

@@ -10,8 +10,8 @@
 
 static upb_StringView view_of(const struct buf *b)
 {
-    return b ? upb_StringView_FromDataAndSize((const char *)b->data, b->size)
-             : upb_StringView_FromDataAndSize(NULL, 0);
+    return b != NULL ? upb_StringView_FromDataAndSize((const char *)b->data, b->size)
+                     : upb_StringView_FromDataAndSize(NULL, 0);
 }
 
 static void fill_result(thole_engine_v1_SessionResult *m, const struct session_result *r)
@@ -67,7 +67,7 @@ void session_encode_result(const struct session_result *r, struct bytes *out)
 static struct session *obtain(struct session_table *t, uint64_t id)
 {
     struct session *s = map_get(&t->by_id, id);
-    if (s || t->by_id.count >= LIMIT_SESSIONS) {
+    if (s != NULL || t->by_id.count >= LIMIT_SESSIONS) {
         return s;
     }
     s = xcalloc(1, sizeof(*s));
@@ -116,7 +116,7 @@ bool session_decode(struct session_table *t, struct slice in)
     upb_Arena *arena = upb_Arena_New();
     const thole_engine_v1_SnapshotSession *m =
         PROTO_DECODE(thole_engine_v1_SnapshotSession, in, arena);
-    uint64_t id = m ? thole_engine_v1_SnapshotSession_id(m) : 0;
+    uint64_t id = m != NULL ? thole_engine_v1_SnapshotSession_id(m) : 0;
     struct session *s = id ? obtain(t, id) : NULL;
     bool ok = s != NULL;
     if (ok) {
@@ -137,8 +137,8 @@ bool session_decode_result(struct session_table *t, uint64_t id, struct slice in
 {
     upb_Arena *arena = upb_Arena_New();
     const thole_engine_v1_SessionResult *m = PROTO_DECODE(thole_engine_v1_SessionResult, in, arena);
-    struct session *s = m && id ? obtain(t, id) : NULL;
-    bool ok = s && add_result(t, s, m);
+    struct session *s = m != NULL && id ? obtain(t, id) : NULL;
+    bool ok = s != NULL && add_result(t, s, m);
     upb_Arena_Free(arena);
     return ok;
 }

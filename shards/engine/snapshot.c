@@ -23,17 +23,17 @@ struct task *task_new(enum task_kind kind, struct replica *r)
     struct task *t = xcalloc(1, sizeof(*t));
     t->msg.kind = MSG_TASK;
     t->kind = kind;
-    t->r = r ? replica_ref(r) : NULL;
-    t->loop = r ? r->loop : NULL;
+    t->r = r != NULL ? replica_ref(r) : NULL;
+    t->loop = r != NULL ? r->loop : NULL;
     return t;
 }
 
 void task_free(struct task *t)
 {
-    if (!t) {
+    if (t == NULL) {
         return;
     }
-    if (t->view && t->machine && t->machine->type->view_release) {
+    if (t->view != NULL && t->machine != NULL && t->machine->type->view_release != NULL) {
         t->machine->type->view_release(t->machine->state, t->view);
     }
     pipe_break(t->pipe);
@@ -46,9 +46,9 @@ void task_free(struct task *t)
     bytes_deinit(&t->config);
     bytes_deinit(&t->sessions);
     stream_msg_free(t->received);
-    if (t->control) {
+    if (t->control != NULL) {
         struct engine_export *x = t->control->export;
-        if (x && x->file) {
+        if (x != NULL && x->file != NULL) {
             x->ops->close(x->file);
         }
         if (t->control->st.code == THOLE_OK) {
@@ -63,14 +63,14 @@ void task_free(struct task *t)
 
 void stream_msg_free(struct stream_msg *m)
 {
-    if (!m) {
+    if (m == NULL) {
         return;
     }
     bufslice_unref(m->frame);
     bytes_deinit(&m->config);
     task_free(m->save);
     pipe_unref(m->pipe);
-    if (m->seeding) {
+    if (m->seeding != NULL) {
         (void)THOLE_FAIL(&m->seeding->st, THOLE_UNAVAILABLE, THOLE_REASON_STOPPED,
                          "the replica is stopping");
         control_answer(m->seeding);
@@ -102,7 +102,7 @@ void snapshot_remove_files(struct loop *l, struct replica *r, uint64_t below)
 
 bool snapshot_is_sent(const struct replica *r)
 {
-    return r->work && (r->work->sending > 0 || r->work->save_waiters);
+    return r->work != NULL && (r->work->sending > 0 || r->work->save_waiters != NULL);
 }
 
 /* Who balances leaders waits for the end. */
@@ -137,7 +137,7 @@ static void save_failed(struct replica *r, const struct thole_status *st)
     LOG_WARN(ENGINE, "no snapshot was saved, the next need for one tries again: %s", st->message);
     r->saving = r->compacting = r->holding_for_save = false;
     compact_later(r);
-    while (work_of(r)->save_waiters) {
+    while (work_of(r)->save_waiters != NULL) {
         struct save_waiter *w = work_of(r)->save_waiters;
         work_of(r)->save_waiters = w->next;
         raft_snapshot_sent(r->core, w->peer, 0, false);
@@ -162,20 +162,20 @@ static void send_snapshot(struct loop *l, struct replica *r, uint64_t peer, stru
     m->from = r->replica_id;
     m->to = peer;
     m->term = work_of(r)->status.term;
-    m->index = save ? save->index : r->snapshot_index;
-    m->index_term = save ? save->term : r->snapshot_term;
+    m->index = save != NULL ? save->index : r->snapshot_index;
+    m->index_term = save != NULL ? save->term : r->snapshot_term;
     m->save = save;
     const struct raft_config *config = raft_config_at(r->core, m->index);
     if (work_of(r)->sending++ == 0) {
         work_of(r)->sending_index = m->index;
     }
-    if (!config || !replica_host(r, peer, &m->host)) {
+    if (config == NULL || !replica_host(r, peer, &m->host)) {
         m->msg.kind = MSG_SENT;
         loop_post(l, &m->msg);
         return;
     }
     raft_config_encode(config, &m->config);
-    if (!save) {
+    if (save == NULL) {
         snapshot_name(r, m->index, m->name);
     }
     streamer_post(l->e, &m->msg);
@@ -184,11 +184,11 @@ static void send_snapshot(struct loop *l, struct replica *r, uint64_t peer, stru
 static bool take_waiter(struct replica *r, uint64_t peer)
 {
     struct save_waiter **at = &work_of(r)->save_waiters;
-    while (*at && (*at)->peer != peer) {
+    while (*at != NULL && (*at)->peer != peer) {
         at = &(*at)->next;
     }
     struct save_waiter *w = *at;
-    if (!w) {
+    if (w == NULL) {
         return false;
     }
     *at = w->next;
@@ -220,8 +220,8 @@ static void view_acquired(struct loop *l, struct task *t)
     struct replica *r = t->r;
     const struct raft_config *config =
         t->st.code == THOLE_OK ? raft_config_at(r->core, t->index) : NULL;
-    bool current = t->machine && t->machine->generation == r->generation;
-    if (t->st.code == THOLE_OK && (!config || !current || t->index == 0)) {
+    bool current = t->machine != NULL && t->machine->generation == r->generation;
+    if (t->st.code == THOLE_OK && (config == NULL || !current || t->index == 0)) {
         (void)THOLE_FAIL(&t->st, THOLE_UNAVAILABLE, THOLE_REASON_NOT_READY,
                          "nothing to save, or a snapshot was installed meanwhile");
     }
@@ -266,7 +266,7 @@ static void saved(struct loop *l, struct task *t)
     if (r->compacting && !r->persistent) {
         compact_to(l, r, t->index);
     }
-    while (work_of(r)->save_waiters) {
+    while (work_of(r)->save_waiters != NULL) {
         struct save_waiter *w = work_of(r)->save_waiters;
         work_of(r)->save_waiters = w->next;
         send_snapshot(l, r, w->peer, NULL);
@@ -278,7 +278,7 @@ static void saved(struct loop *l, struct task *t)
 
 void snapshot_end(struct replica *r)
 {
-    while (work_of(r)->save_waiters) {
+    while (work_of(r)->save_waiters != NULL) {
         struct save_waiter *w = work_of(r)->save_waiters;
         work_of(r)->save_waiters = w->next;
         free(w);
@@ -301,7 +301,7 @@ void snapshot_wanted(struct loop *l, struct replica *r, const struct raft_peer_r
         show_sending(l, r);
         return;
     }
-    for (struct save_waiter *w = work_of(r)->save_waiters; w; w = w->next) {
+    for (struct save_waiter *w = work_of(r)->save_waiters; w != NULL; w = w->next) {
         if (w->peer == q->peer) {
             return;
         }
@@ -374,7 +374,7 @@ void snapshot_sent(struct loop *l, struct stream_msg *m)
 /* Tell the sender how it went, and the streamer that the transfer is over. Frees `m`. */
 static void end_receive(struct loop *l, struct stream_msg *m, bool installed, bool keep_file)
 {
-    if (m->seeding) {
+    if (m->seeding != NULL) {
         control_answer(m->seeding);
         m->seeding = NULL;
         stream_msg_free(m);
@@ -415,7 +415,7 @@ void snapshot_received(struct loop *l, struct stream_msg *m)
 {
     struct replica *r = m->r;
     bool ok = false;
-    if (r->state != GROUP_RUNNING || r->restoring || work_of(r)->install) {
+    if (r->state != GROUP_RUNNING || r->restoring || work_of(r)->install != NULL) {
         end_receive(l, m, false, true); /* it may be the file that the replica starts from */
         return;
     }
@@ -430,7 +430,7 @@ void snapshot_received(struct loop *l, struct stream_msg *m)
     t->generation = r->generation + 1;
     t->pipe = m->pipe;
     m->pipe = NULL;
-    if (t->pipe) {
+    if (t->pipe != NULL) {
         streamer_post(l->e, &t->msg);
     } else {
         snapshot_post(l, t);
@@ -546,7 +546,7 @@ static void flushed(struct loop *l, struct task *t)
     }
     r->compacting = false;
     compact_later(r);
-    if (t->st.code != THOLE_OK && t->machine) {
+    if (t->st.code != THOLE_OK && t->machine != NULL) {
         group_fail(l, r, &t->st);
     }
 }
@@ -560,7 +560,7 @@ static void destroyed(struct loop *l, struct task *t)
     if (!t->everything && t->generation == r->generation + 1) {
         r->restoring = false;
     }
-    if (t->received) {
+    if (t->received != NULL) {
         end_receive(l, t->received, t->received->ok, false);
         t->received = NULL;
     }
@@ -569,7 +569,7 @@ static void destroyed(struct loop *l, struct task *t)
     }
     engine_drop(l->e, r);
     control_fail_transfers(r, &(struct thole_status){0}); /* further removals of the same */
-    if (map_remove(&l->by_replica, r->replica_id)) {
+    if (map_remove(&l->by_replica, r->replica_id) != NULL) {
         replica_unref(r);
     }
     r->state = GROUP_GONE;
@@ -600,7 +600,7 @@ static void space_measured(struct loop *l, struct task *t)
 void snapshot_task_done(struct loop *l, struct task *t)
 {
     struct replica *r = t->r;
-    if (!r) {
+    if (r == NULL) {
         ASSERT(t->kind == TASK_SPACE);
         space_measured(l, t);
         task_free(t);

@@ -147,7 +147,8 @@ enum thole_code body_load(struct body_source *s, struct replica *r, const char *
         code = machine_open(r, generation, &m, st);
     }
     if (code == THOLE_OK) {
-        m->applied = CANARY(log_over_snapshot) && r->boot ? r->boot->raft.start_index : h.index;
+        m->applied =
+            CANARY(log_over_snapshot) && r->boot != NULL ? r->boot->raft.start_index : h.index;
         m->applied_term = h.index_term;
         code = read_sessions(s, &m->sessions, st);
     }

@@ -36,7 +36,7 @@ bool snapshot_name_parse(const char *name, uint64_t *ret_replica, uint64_t *ret_
 bool snapshot_is_kept(const struct replica *r)
 {
     const struct thole_machine_type *type = machine_type_find(r->e, r->kind->type_name);
-    return !r->kind->witness && !(type && (type->flags & THOLE_MACHINE_PERSISTENT));
+    return !r->kind->witness && !(type != NULL && (type->flags & THOLE_MACHINE_PERSISTENT));
 }
 
 /* ---- Writing --------------------------------------------------------------------------------- */
@@ -314,7 +314,7 @@ enum thole_code snapshot_import(struct engine *e, struct task *t, struct thole_s
 {
     struct file_source s;
     uint64_t checksum;
-    if (!e->o.seeds) {
+    if (e->o.seeds == NULL) {
         return THOLE_FAIL(st, THOLE_NOT_FOUND, THOLE_REASON_NONE, "this host has no seeds");
     }
     enum thole_code code = open_source(e->o.seeds, t->name, &s, &checksum, st);

@@ -47,7 +47,7 @@ static struct piece pop(struct snapshot_pipe *p)
     struct link *x = p->first;
     struct piece piece = x->piece;
     p->first = x->next;
-    if (!p->first) {
+    if (p->first == NULL) {
         p->last = &p->first;
     }
     p->bytes -= piece.bytes.bytes.size;
@@ -57,10 +57,10 @@ static struct piece pop(struct snapshot_pipe *p)
 
 void pipe_unref(struct snapshot_pipe *p)
 {
-    if (!p || atomic_fetch_sub_explicit(&p->refs, 1, memory_order_acq_rel) != 1) {
+    if (p == NULL || atomic_fetch_sub_explicit(&p->refs, 1, memory_order_acq_rel) != 1) {
         return;
     }
-    while (p->first) {
+    while (p->first != NULL) {
         bufslice_unref(pop(p).bytes);
     }
     pthread_mutex_destroy(&p->lock);
@@ -112,7 +112,7 @@ static bool put(struct snapshot_pipe *p, const struct piece *piece, bool by_job)
 static enum pipe_state take(struct snapshot_pipe *p, struct piece *ret, bool by_job)
 {
     enum pipe_state state = p->broken ? PIPE_BROKEN : p->ended ? PIPE_END : PIPE_EMPTY;
-    if (p->first) {
+    if (p->first != NULL) {
         *ret = pop(p);
         state = PIPE_PIECE;
     }
@@ -151,7 +151,7 @@ enum pipe_state pipe_take(struct snapshot_pipe *p, struct piece *ret)
 enum pipe_state pipe_take_wait(struct snapshot_pipe *p, struct piece *ret)
 {
     pthread_mutex_lock(&p->lock);
-    while (p->may_wait && !p->first && !p->ended && !p->broken) {
+    while (p->may_wait && p->first == NULL && !p->ended && !p->broken) {
         pthread_cond_wait(&p->changed, &p->lock);
     }
     enum pipe_state state = take(p, ret, true);
@@ -169,7 +169,7 @@ bool pipe_has_room(struct snapshot_pipe *p)
 
 void pipe_break(struct snapshot_pipe *p)
 {
-    if (!p) {
+    if (p == NULL) {
         return;
     }
     pthread_mutex_lock(&p->lock);

@@ -50,7 +50,7 @@ struct snapshot_receives *receives_new(struct engine *e, struct stream_jobs *job
 
 static void drop(struct snapshot_receives *s, struct receive *x)
 {
-    if (x->file) {
+    if (x->file != NULL) {
         s->e->files->ops->discard(x->file);
     }
     pipe_break(x->pipe);
@@ -65,7 +65,7 @@ void receives_free(struct snapshot_receives *s)
 {
     size_t it = 0;
     struct receive *x;
-    while ((x = map_next(&s->by_replica, &it, NULL))) {
+    while ((x = map_next(&s->by_replica, &it, NULL)) != NULL) {
         drop(s, x);
     }
     map_deinit(&s->by_replica);
@@ -196,7 +196,7 @@ static bool complete_file(struct snapshot_receives *s, struct receive *x,
 static struct bufslice data_of(const struct codec_chunk *c, struct bufslice frame)
 {
     const uint8_t *begin = frame.bytes.data, *end = begin + frame.bytes.size;
-    if (frame.owner && c->data.data >= begin && c->data.data + c->data.size <= end) {
+    if (frame.owner != NULL && c->data.data >= begin && c->data.data + c->data.size <= end) {
         return (struct bufslice){buf_ref(frame.owner), c->data};
     }
     struct buf *copy = buf_copy(c->data.data, c->data.size);
@@ -213,7 +213,7 @@ static bool add(struct snapshot_receives *s, struct receive *x, const struct cod
     if (c->last && hash_state_digest(x->hash) != c->total_checksum) {
         return false;
     }
-    if (x->file) {
+    if (x->file != NULL) {
         return s->e->files->ops->append(x->file, c->data.data, c->data.size, &st) == THOLE_OK &&
                (!c->last || complete_file(s, x, c));
     }
@@ -232,7 +232,7 @@ static bool is_stale(const struct receive *x, const struct uuid *host, const str
 /* With the loop it stays until the loop lets go of it. */
 static void abandon(struct snapshot_receives *s, struct receive *x)
 {
-    if (!x->pipe) {
+    if (x->pipe == NULL) {
         (void)map_remove(&s->by_replica, x->to);
         drop(s, x);
         return;
@@ -247,19 +247,20 @@ static struct receive *match(struct snapshot_receives *s, const struct uuid *hos
                              const struct codec_chunk *c, struct replica *r)
 {
     struct receive *x = map_get(&s->by_replica, c->to);
-    bool same = x && x->from == c->from && x->index == c->index && x->index_term == c->index_term &&
-                uuid_equal(&x->host, host) && (!x->pipe || x->transfer == c->transfer);
-    if (x && (same || x->done)) {
+    bool same = x != NULL && x->from == c->from && x->index == c->index &&
+                x->index_term == c->index_term && uuid_equal(&x->host, host) &&
+                (x->pipe == NULL || x->transfer == c->transfer);
+    if (x != NULL && (same || x->done)) {
         return same && !x->ending ? x : NULL;
     }
     if (c->offset != 0) {
         return NULL;
     }
-    if (x && x->pipe) {
+    if (x != NULL && x->pipe != NULL) {
         abandon(s, x); /* its sender asks again, until there is room for this one */
         return NULL;
     }
-    if (x) {
+    if (x != NULL) {
         abandon(s, x);
     }
     return begin(s, host, c, r);
@@ -280,12 +281,12 @@ static void take(struct snapshot_receives *s, const struct uuid *host, const str
                  struct bufslice frame, struct replica *r, uint64_t now_ns)
 {
     struct receive *x = map_get(&s->by_replica, c->to);
-    if (x && is_stale(x, host, c)) {
+    if (x != NULL && is_stale(x, host, c)) {
         reply(s, host, c, 0, true);
         return;
     }
     x = match(s, host, c, r);
-    if (!x) {
+    if (x == NULL) {
         reply(s, host, c, 0, false);
         return;
     }
@@ -293,10 +294,10 @@ static void take(struct snapshot_receives *s, const struct uuid *host, const str
     x->term = c->term;
     x->transfer = c->transfer;
     bool ok = true, next = !x->done && c->offset == x->received;
-    if (next && (!x->pipe || pipe_bytes(x->pipe) < PIPE_BYTES_MAX)) {
+    if (next && (x->pipe == NULL || pipe_bytes(x->pipe) < PIPE_BYTES_MAX)) {
         ok = add(s, x, c, frame);
     }
-    if (ok && x->pipe && !x->done && !pipe_has_room(x->pipe)) {
+    if (ok && x->pipe != NULL && !x->done && !pipe_has_room(x->pipe)) {
         return; /* answered when there is some */
     }
     x->answered = x->received;
@@ -315,7 +316,7 @@ void receives_chunk(struct snapshot_receives *s, struct stream_msg *m, uint64_t 
         engine_bad_frame(s->e, &m->host, &st);
     } else {
         struct replica *r = engine_find_replica(s->e, c.to);
-        if (r && r->shard_id == c.shard_id) {
+        if (r != NULL && r->shard_id == c.shard_id) {
             take(s, &m->host, &c, m->frame, r, now_ns);
         } else if (engine_is_tombstone(s->e, c.to)) {
             reply(s, &m->host, &c, 0, true);
@@ -329,7 +330,7 @@ void receives_chunk(struct snapshot_receives *s, struct stream_msg *m, uint64_t 
 void receives_end(struct snapshot_receives *s, struct stream_msg *m)
 {
     struct receive *x = map_get(&s->by_replica, m->to);
-    if (x && (x->pipe ? x->transfer == m->transfer : x->done)) {
+    if (x != NULL && (x->pipe != NULL ? x->transfer == m->transfer : x->done)) {
         (void)map_remove(&s->by_replica, m->to);
         drop(s, x);
     }
@@ -368,11 +369,11 @@ void receives_restore(struct snapshot_receives *s, struct task *t)
 void receives_stop(struct snapshot_receives *s, const struct replica *r)
 {
     struct receive *x = map_get(&s->by_replica, r->replica_id);
-    if (!x || !x->pipe) {
+    if (x == NULL || x->pipe == NULL) {
         return;
     }
     abandon(s, x);
-    if (x->restore) {
+    if (x->restore != NULL) {
         start_restore(s, x);
     }
 }
@@ -381,7 +382,7 @@ void receives_break(struct snapshot_receives *s)
 {
     size_t it = 0;
     struct receive *x;
-    while ((x = map_next(&s->by_replica, &it, NULL))) {
+    while ((x = map_next(&s->by_replica, &it, NULL)) != NULL) {
         pipe_break(x->pipe);
     }
 }
@@ -391,14 +392,14 @@ uint64_t receives_tick(struct snapshot_receives *s, uint64_t now_ns)
     uint64_t next = CLOCK_NEVER, key;
     size_t it = 0;
     struct receive *x, *gone = NULL;
-    while ((x = map_next(&s->by_replica, &it, &key))) {
-        if (x->restore) {
+    while ((x = map_next(&s->by_replica, &it, &key)) != NULL) {
+        if (x->restore != NULL) {
             start_restore(s, x);
         }
         if (x->done || x->ending) {
             continue;
         }
-        if (x->pipe && x->answered != x->received && pipe_has_room(x->pipe)) {
+        if (x->pipe != NULL && x->answered != x->received && pipe_has_room(x->pipe)) {
             answer(s, x);
         }
         uint64_t due = x->heard_ns + IDLE_NS;
@@ -407,7 +408,7 @@ uint64_t receives_tick(struct snapshot_receives *s, uint64_t now_ns)
         }
         next = due < next ? due : next;
     }
-    if (gone) {
+    if (gone != NULL) {
         abandon(s, gone);
     }
     return next;

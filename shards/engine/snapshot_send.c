@@ -78,7 +78,7 @@ static void drop_kept(struct send *x)
 {
     struct kept *k = x->kept;
     x->kept = k->next;
-    if (!x->kept) {
+    if (x->kept == NULL) {
         x->kept_last = &x->kept;
     }
     bufslice_unref(k->piece.bytes);
@@ -87,12 +87,12 @@ static void drop_kept(struct send *x)
 
 static void release(struct snapshot_sends *s, struct send *x)
 {
-    if (x->file) {
+    if (x->file != NULL) {
         s->e->files->ops->close(x->file);
     }
     pipe_break(x->pipe);
     pipe_unref(x->pipe);
-    while (x->kept) {
+    while (x->kept != NULL) {
         drop_kept(x);
     }
     free(x);
@@ -100,7 +100,7 @@ static void release(struct snapshot_sends *s, struct send *x)
 
 void sends_free(struct snapshot_sends *s)
 {
-    while (s->first) {
+    while (s->first != NULL) {
         struct send *x = s->first;
         s->first = x->next;
         stream_msg_free(x->m);
@@ -117,7 +117,7 @@ static void finish(struct snapshot_sends *s, struct send *x, bool ok)
         at = &(*at)->next;
     }
     *at = x->next;
-    if (!*at) {
+    if (*at == NULL) {
         s->last = at;
     }
     if (x->begun) {
@@ -172,7 +172,7 @@ static bool open_pipe(struct snapshot_sends *s, struct send *x)
 /* False: it cannot be sent. */
 static bool begin(struct snapshot_sends *s, struct send *x, uint64_t now_ns)
 {
-    if (x->m->save ? !open_pipe(s, x) : !open_file(s, x)) {
+    if (x->m->save != NULL ? !open_pipe(s, x) : !open_file(s, x)) {
         return x->m->save != NULL;
     }
     s->active++;
@@ -209,17 +209,17 @@ static enum pipe_state extend(struct send *x)
 static bool next_data(struct snapshot_sends *s, struct send *x, struct slice *ret)
 {
     struct thole_status st;
-    if (x->file) {
+    if (x->file != NULL) {
         uint64_t left = x->size - x->sent;
         size_t n = (size_t)(left < s->chunk_bytes ? left : s->chunk_bytes);
         *ret = slice_of(s->buffer, n);
         return s->e->files->ops->read(x->file, x->sent, s->buffer, n, &st) == THOLE_OK;
     }
     const struct kept *k = x->kept;
-    while (k && k->offset + k->piece.bytes.bytes.size <= x->sent) {
+    while (k != NULL && k->offset + k->piece.bytes.bytes.size <= x->sent) {
         k = k->next;
     }
-    if (!k) {
+    if (k == NULL) {
         return false;
     }
     x->sent = k->offset; /* the peer counts whole chunks */
@@ -230,12 +230,12 @@ static bool next_data(struct snapshot_sends *s, struct send *x, struct slice *re
 /* Where the last chunk begins; its bytes are kept. */
 static uint64_t last_offset(const struct snapshot_sends *s, const struct send *x)
 {
-    if (x->file) {
+    if (x->file != NULL) {
         return x->size % s->chunk_bytes ? x->size - x->size % s->chunk_bytes
                                         : x->size - s->chunk_bytes;
     }
     const struct kept *k = x->kept;
-    while (k->next) {
+    while (k->next != NULL) {
         k = k->next;
     }
     return k->offset;
@@ -245,7 +245,7 @@ static void acknowledge(struct send *x, uint64_t received)
 {
     x->acked = received;
     x->lost = 0;
-    while (x->kept && !x->kept->piece.last &&
+    while (x->kept != NULL && !x->kept->piece.last &&
            x->kept->offset + x->kept->piece.bytes.bytes.size <= received) {
         drop_kept(x);
     }
@@ -311,7 +311,7 @@ static uint64_t next_chunk_ns(const struct snapshot_sends *s, uint64_t now_ns)
 
 static bool has_more(const struct send *x)
 {
-    bool there = x->file || x->sent < x->size;
+    bool there = x->file != NULL || x->sent < x->size;
     return there && !x->last_sent &&
            x->sent - (x->acked < x->sent ? x->acked : x->sent) < WINDOW_BYTES;
 }
@@ -324,7 +324,7 @@ static bool is_complete(const struct send *x)
 /* Everything that the machine wrote so far was sent. */
 static bool is_starved(const struct send *x)
 {
-    return x->pipe && !x->whole && x->sent == x->size;
+    return x->pipe != NULL && !x->whole && x->sent == x->size;
 }
 
 /* False: the transfer cannot go on. */
@@ -350,7 +350,7 @@ static bool check(const struct snapshot_sends *s, struct send *x, uint64_t now_n
 static bool send_round(struct snapshot_sends *s, uint64_t now_ns)
 {
     bool any = false;
-    for (struct send *x = s->first, *after; x; x = after) {
+    for (struct send *x = s->first, *after; x != NULL; x = after) {
         after = x->next;
         if (!x->begun) {
             continue;
@@ -371,7 +371,7 @@ static bool send_round(struct snapshot_sends *s, uint64_t now_ns)
 static void rotate(struct snapshot_sends *s)
 {
     struct send *x = s->first;
-    if (s->rate == 0 || !x || !x->next) {
+    if (s->rate == 0 || x == NULL || x->next == NULL) {
         return;
     }
     s->first = x->next;
@@ -386,7 +386,7 @@ uint64_t sends_tick(struct snapshot_sends *s, uint64_t now_ns)
     if (s->rate != 0) {
         refill(s, now_ns);
     }
-    for (struct send *x = s->first, *after; x; x = after) {
+    for (struct send *x = s->first, *after; x != NULL; x = after) {
         after = x->next;
         if ((!x->begun && s->active < ACTIVE_MAX && !begin(s, x, now_ns)) ||
             (x->begun && !check(s, x, now_ns))) {
@@ -396,7 +396,7 @@ uint64_t sends_tick(struct snapshot_sends *s, uint64_t now_ns)
     while (send_round(s, now_ns)) {
         rotate(s);
     }
-    for (const struct send *x = s->first; x; x = x->next) {
+    for (const struct send *x = s->first; x != NULL; x = x->next) {
         if (!x->begun || (!x->waiting && is_starved(x))) {
             continue; /* a finished transfer makes room; a pipe tells when there is more */
         }
@@ -413,7 +413,7 @@ uint64_t sends_tick(struct snapshot_sends *s, uint64_t now_ns)
  * the core, which asked for the newer one. */
 static void supersede(struct snapshot_sends *s, const struct stream_msg *m)
 {
-    for (struct send *x = s->first, *after; x; x = after) {
+    for (struct send *x = s->first, *after; x != NULL; x = after) {
         after = x->next;
         if (x->m->r == m->r && x->m->to == m->to) {
             x->m->superseded = true;
@@ -436,10 +436,11 @@ void sends_start(struct snapshot_sends *s, struct stream_msg *m, uint64_t now_ns
 void sends_reply(struct snapshot_sends *s, struct stream_msg *m, uint64_t now_ns)
 {
     struct send *x = s->first;
-    while (x && (x->m->transfer != m->transfer || x->m->from != m->from || x->m->to != m->to)) {
+    while (x != NULL &&
+           (x->m->transfer != m->transfer || x->m->from != m->from || x->m->to != m->to)) {
         x = x->next;
     }
-    if (!x || !x->begun || m->received > x->size) {
+    if (x == NULL || !x->begun || m->received > x->size) {
         stream_msg_free(m);
         return;
     }
@@ -454,7 +455,8 @@ void sends_reply(struct snapshot_sends *s, struct stream_msg *m, uint64_t now_ns
         x->waiting = x->acked < x->sent;
         x->progress_ns = x->sent_ns = now_ns; /* complete, and being installed: it may take long */
         x->last_sent = is_complete(x) || (x->last_sent && x->sent == x->size);
-    } else if (m->gap && x->pipe && m->received < (x->kept ? x->kept->offset : x->size)) {
+    } else if (m->gap && x->pipe != NULL &&
+               m->received < (x->kept != NULL ? x->kept->offset : x->size)) {
         if (++x->lost == LOST_MAX) {
             finish(s, x, false);
         }
@@ -468,12 +470,12 @@ void sends_reply(struct snapshot_sends *s, struct stream_msg *m, uint64_t now_ns
 
 void sends_stop(struct snapshot_sends *s, const struct replica *r, uint64_t generation)
 {
-    for (struct send *x = s->first, *after; x; x = after) {
+    for (struct send *x = s->first, *after; x != NULL; x = after) {
         after = x->next;
         const struct task *waiting = x->m->save;
-        if (x->m->r == r && (x->pipe || waiting) &&
+        if (x->m->r == r && (x->pipe != NULL || waiting != NULL) &&
             (generation == ANY_GENERATION ||
-             generation == (waiting ? waiting->machine->generation : x->generation))) {
+             generation == (waiting != NULL ? waiting->machine->generation : x->generation))) {
             finish(s, x, false);
         }
     }
@@ -481,7 +483,7 @@ void sends_stop(struct snapshot_sends *s, const struct replica *r, uint64_t gene
 
 void sends_break(struct snapshot_sends *s)
 {
-    for (struct send *x = s->first; x; x = x->next) {
+    for (struct send *x = s->first; x != NULL; x = x->next) {
         pipe_break(x->pipe);
     }
 }

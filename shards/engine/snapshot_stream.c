@@ -36,10 +36,10 @@ static enum thole_code write_pipe(struct thole_sink *base, const void *data, siz
     struct pipe_sink *s = CONTAINER_OF(base, struct pipe_sink, base);
     const uint8_t *p = data;
     while (size > 0 && !s->broken) {
-        if (s->piece && s->used == s->piece_bytes && !emit(s, false)) {
+        if (s->piece != NULL && s->used == s->piece_bytes && !emit(s, false)) {
             break;
         }
-        if (!s->piece) {
+        if (s->piece == NULL) {
             s->piece = buf_new(s->piece_bytes);
             s->used = 0;
         }
@@ -140,7 +140,7 @@ enum thole_code snapshot_load_stream(struct task *t, struct thole_status *st)
     if (!t->r->kind->witness && code == THOLE_OK) {
         code = body_load(&s.body, t->r, "from a peer", t->generation, &t->machine, st);
     }
-    if (code == THOLE_OK && t->machine &&
+    if (code == THOLE_OK && t->machine != NULL &&
         (t->machine->applied != m->index || t->machine->applied_term != m->index_term)) {
         code = THOLE_FAIL(st, THOLE_DATA_LOSS, THOLE_REASON_CORRUPT,
                           "the snapshot is not the one that was announced");

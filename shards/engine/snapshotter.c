@@ -26,7 +26,7 @@ static void found_name(void *ctx, const char *name)
     }
     (void)strlcpy(s.name, name, sizeof(s.name));
     if (!snapshot_name_parse(name, &s.replica_id, &s.index) ||
-        !map_get(&e->by_replica, s.replica_id)) {
+        map_get(&e->by_replica, s.replica_id) == NULL) {
         f->stale = xrealloc(f->stale, (f->stale_count + 1) * sizeof(f->stale[0]));
         (void)strlcpy(f->stale[f->stale_count++], name, ENGINE_NAME_BYTES);
         return;
@@ -64,7 +64,7 @@ enum thole_code spaces_clean(struct engine *e, struct thole_status *st)
 {
     struct state_space *spaces;
     size_t n;
-    if (!e->o.state) {
+    if (e->o.state == NULL) {
         return THOLE_OK;
     }
     enum thole_code code = state_spaces(e->o.state, &spaces, &n, st);
@@ -73,7 +73,7 @@ enum thole_code spaces_clean(struct engine *e, struct thole_status *st)
     }
     for (size_t i = 0; i < n && code == THOLE_OK; i++) {
         const struct replica *r = map_get(&e->by_replica, spaces[i].replica_id);
-        if (!r || r->generation != spaces[i].generation) {
+        if (r == NULL || r->generation != spaces[i].generation) {
             code = state_space_drop(e->o.state, spaces[i], st);
         }
     }
@@ -143,7 +143,7 @@ static enum thole_code open_memory(struct engine *e, struct task *t, struct thol
         const char *name = e->found[i].name;
         struct snapshot_info info = {0};
         struct thole_status why = {0};
-        if (!t->machine && snapshot_check(e, name, &info, &why) == THOLE_OK &&
+        if (t->machine == NULL && snapshot_check(e, name, &info, &why) == THOLE_OK &&
             info.shard_id == r->shard_id && on_log(&r->boot->raft, info.index, info.index_term) &&
             info.epoch == epoch_at(t, info.index) &&
             snapshot_load(e, r, name, r->generation, &t->machine, &why) == THOLE_OK) {
@@ -157,7 +157,7 @@ static enum thole_code open_memory(struct engine *e, struct task *t, struct thol
         }
         e->files->ops->remove(e->files, name);
     }
-    if (t->machine) {
+    if (t->machine != NULL) {
         return THOLE_OK;
     }
     if (r->boot->raft.start_index > 0) {
@@ -205,7 +205,7 @@ void snapshotter_open(struct engine *e, struct task *t)
     struct replica *r = t->r;
     const struct thole_machine_type *type = machine_type_find(e, r->kind->type_name);
     enum thole_code code = THOLE_OK;
-    if (r->failure) {
+    if (r->failure != NULL) {
         t->st = *r->failure; /* its descriptor or records are damaged */
         return;
     }
@@ -216,7 +216,7 @@ void snapshotter_open(struct engine *e, struct task *t)
     if (code != THOLE_OK || r->kind->witness) {
         return;
     }
-    if (type && (type->flags & THOLE_MACHINE_PERSISTENT)) {
+    if (type != NULL && (type->flags & THOLE_MACHINE_PERSISTENT)) {
         code = open_persistent(e, t, &t->st);
     } else {
         code = open_memory(e, t, &t->st);
@@ -233,11 +233,11 @@ static void flush(struct engine *e, struct task *t, bool *flushed)
 {
     struct machine *m = t->machine;
     enum thole_code code = THOLE_OK;
-    if (m->type->flush) {
+    if (m->type->flush != NULL) {
         pthread_rwlock_wrlock(m->lock);
         code = machine_result(m->type->flush(m->state, &t->st), &t->st);
         pthread_rwlock_unlock(m->lock);
-    } else if (e->o.state && !*flushed) {
+    } else if (e->o.state != NULL && !*flushed) {
         code = state_db_flush(e->o.state, &t->st);
         *flushed = code == THOLE_OK;
     }
@@ -355,7 +355,7 @@ static void run(struct engine *e, struct task *t, bool *flushed)
 {
     uint64_t begun = clock_now(e->clock);
     ASSERT(t->r || t->kind == TASK_SPACE);
-    if (t->r) {
+    if (t->r != NULL) {
         log_context(t->r->shard_id, t->r->replica_id);
     }
     switch (t->kind) {
@@ -364,7 +364,7 @@ static void run(struct engine *e, struct task *t, bool *flushed)
         break;
     case TASK_SAVE:
         t->st.code = snapshot_save(e, t, &t->st);
-        if (t->view) {
+        if (t->view != NULL) {
             t->machine->type->view_release(t->machine->state, t->view);
             t->view = NULL;
         }
@@ -410,7 +410,7 @@ uint64_t snapshotter_turn(void *ctx, struct msgq *batch, uint64_t now_ns)
     struct engine *e = ctx;
     struct worker_msg *m;
     bool flushed = false;
-    while ((m = msgq_pop(batch))) {
+    while ((m = msgq_pop(batch)) != NULL) {
         struct task *t = CONTAINER_OF(m, struct task, msg);
         if (!atomic_load(&e->dead)) {
             run(e, t, &flushed);

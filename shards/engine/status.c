@@ -16,7 +16,7 @@ size_t engine_replicas(struct engine *e, struct engine_replica_status **ret)
     size_t n = 0, it = 0;
     struct engine_replica_status *all = xcalloc(e->by_replica.count + 1, sizeof(*all));
     struct replica *r;
-    while ((r = map_next(&e->by_replica, &it, NULL))) {
+    while ((r = map_next(&e->by_replica, &it, NULL)) != NULL) {
         replica_show(r, &all[n++]);
     }
     pthread_mutex_unlock(&e->lock);
@@ -44,7 +44,7 @@ size_t engine_tombstones(struct engine *e, uint64_t **ret)
     pthread_mutex_lock(&e->lock);
     size_t n = 0, it = 0;
     uint64_t key, *all = xcalloc(e->tombstones.count + 1, sizeof(*all));
-    while (map_next(&e->tombstones, &it, &key)) {
+    while (map_next(&e->tombstones, &it, &key) != NULL) {
         all[n++] = key;
     }
     pthread_mutex_unlock(&e->lock);
@@ -57,7 +57,7 @@ bool engine_shard_status(struct engine *e, uint64_t shard_id, struct engine_repl
 {
     pthread_mutex_lock(&e->lock);
     const struct replica *r = map_get(&e->by_shard, shard_id);
-    if (r) {
+    if (r != NULL) {
         replica_show(r, ret);
     }
     pthread_mutex_unlock(&e->lock);
@@ -68,8 +68,8 @@ bool engine_shard_config(struct engine *e, uint64_t shard_id, struct raft_config
 {
     pthread_mutex_lock(&e->lock);
     const struct replica *r = map_get(&e->by_shard, shard_id);
-    if (r) {
-        raft_config_copy(ret, r->shown_config ? r->shown_config : &(struct raft_config){0});
+    if (r != NULL) {
+        raft_config_copy(ret, r->shown_config != NULL ? r->shown_config : &(struct raft_config){0});
     }
     pthread_mutex_unlock(&e->lock);
     return r != NULL;
@@ -81,7 +81,7 @@ bool engine_shard_peer(struct engine *e, uint64_t shard_id, uint64_t replica_id,
     bool found = false;
     pthread_mutex_lock(&e->lock);
     struct replica *r = map_get(&e->by_shard, shard_id);
-    if (r) {
+    if (r != NULL) {
         atomic_store(&r->peers_wanted, true); /* shown from the next heartbeat on */
         for (size_t i = 0; i < r->shown_peer_count && !found; i++) {
             found = r->shown.role == RAFT_LEADER && r->shown_peers[i].replica_id == replica_id;

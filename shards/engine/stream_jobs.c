@@ -32,7 +32,7 @@ static void run(struct engine *e, struct task *t)
         metric_record(&engine_restore_ns, clock_now(e->clock) - begun);
     }
     t->ran = true;
-    if (t->view) {
+    if (t->view != NULL) {
         t->machine->type->view_release(t->machine->state, t->view);
         t->view = NULL;
     }
@@ -44,7 +44,7 @@ static uint64_t job_turn(void *ctx, struct msgq *batch, uint64_t now_ns)
     struct engine *e = ctx;
     struct worker_msg *m;
     (void)now_ns;
-    while ((m = msgq_pop(batch))) {
+    while ((m = msgq_pop(batch)) != NULL) {
         run(e, CONTAINER_OF(m, struct task, msg));
         streamer_post(e, m);
     }
@@ -74,14 +74,14 @@ bool jobs_start(struct stream_jobs *j, struct task *t)
 {
     struct slot *slots = slots_of(j, t->kind), *idle = NULL;
     for (int i = 0; i < STREAM_JOBS_MAX; i++) {
-        if (slots[i].job && slots[i].job->r == t->r) {
+        if (slots[i].job != NULL && slots[i].job->r == t->r) {
             return false;
         }
-        if (!slots[i].job) {
+        if (slots[i].job == NULL) {
             idle = &slots[i];
         }
     }
-    if (!idle) {
+    if (idle == NULL) {
         return false;
     }
     idle->job = t;
@@ -97,11 +97,11 @@ static bool in_use(struct stream_jobs *j, const struct task *destroy)
 {
     for (int i = 0; i < STREAM_JOBS_MAX; i++) {
         const struct task *save = j->savers[i].job, *restore = j->restorers[i].job;
-        if (save && save->r == destroy->r &&
+        if (save != NULL && save->r == destroy->r &&
             (destroy->everything || save->machine->generation == destroy->generation)) {
             return true;
         }
-        if (restore && restore->r == destroy->r && destroy->everything) {
+        if (restore != NULL && restore->r == destroy->r && destroy->everything) {
             return true;
         }
     }
@@ -113,7 +113,7 @@ static void release_held(struct stream_jobs *j)
     struct msgq all = {0};
     struct worker_msg *m;
     msgq_concat(&all, &j->held);
-    while ((m = msgq_pop(&all))) {
+    while ((m = msgq_pop(&all)) != NULL) {
         struct task *t = CONTAINER_OF(m, struct task, msg);
         if (in_use(j, t)) {
             msgq_push(&j->held, m);

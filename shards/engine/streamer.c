@@ -115,7 +115,7 @@ static uint64_t streamer_turn(void *ctx, struct msgq *batch, uint64_t now_ns)
 {
     struct streamer *s = ctx;
     struct worker_msg *m;
-    while ((m = msgq_pop(batch))) {
+    while ((m = msgq_pop(batch)) != NULL) {
         if (is_of_a_transfer(m) && atomic_load(&s->e->dead)) {
             stream_msg_free(CONTAINER_OF(m, struct stream_msg, msg));
         } else {
@@ -160,7 +160,7 @@ void streamer_stop(struct streamer *s)
 
 void streamer_free(struct streamer *s)
 {
-    if (!s) {
+    if (s == NULL) {
         return;
     }
     worker_free(s->w);

@@ -17,11 +17,11 @@ struct watch_list {
 
 static void unlink_watch(struct watch_list *n)
 {
-    if (!n->prev) {
+    if (n->prev == NULL) {
         return;
     }
     *n->prev = n->next;
-    if (n->next) {
+    if (n->next != NULL) {
         n->next->prev = n->prev;
     }
     n->prev = NULL;
@@ -31,7 +31,7 @@ uint64_t engine_watch(struct engine *e, uint64_t shard_id, const struct engine_w
                       uint64_t *ret_from_index)
 {
     struct replica *r = engine_find_shard(e, shard_id);
-    if (!r) {
+    if (r == NULL) {
         return 0;
     }
     if (r->kind->witness) { /* it applies nothing, and would miss every event */
@@ -48,11 +48,11 @@ uint64_t engine_watch(struct engine *e, uint64_t shard_id, const struct engine_w
     pthread_mutex_unlock(&e->lock);
     n->next = r->watches;
     n->prev = &r->watches;
-    if (n->next) {
+    if (n->next != NULL) {
         n->next->prev = &n->next;
     }
     r->watches = n;
-    if (ret_from_index) {
+    if (ret_from_index != NULL) {
         *ret_from_index = r->watch_applied;
     }
     pthread_mutex_unlock(&r->applier->watch_lock);
@@ -71,7 +71,7 @@ static struct watch_list *take_watch(struct engine *e, uint64_t id)
 void engine_unwatch(struct engine *e, uint64_t watch_id)
 {
     struct watch_list *n = take_watch(e, watch_id);
-    if (!n) {
+    if (n == NULL) {
         return;
     }
     struct replica *r = n->replica;
@@ -90,7 +90,7 @@ void engine_unwatch(struct engine *e, uint64_t watch_id)
 
 static void sweep(struct replica *r)
 {
-    for (struct watch_list *n = r->watches, *next; n; n = next) {
+    for (struct watch_list *n = r->watches, *next; n != NULL; n = next) {
         next = n->next;
         if (n->dead) {
             unlink_watch(n);
@@ -103,7 +103,7 @@ void watch_event(struct replica *r, uint64_t index, struct slice key, struct sli
 {
     bool dead = false;
     r->watches_walked = true;
-    for (struct watch_list *n = r->watches; n; n = n->next) {
+    for (struct watch_list *n = r->watches; n != NULL; n = n->next) {
         if (!n->dead) {
             n->w.event(n->w.ctx, index, key, event);
         }
@@ -122,15 +122,15 @@ void watch_end(struct replica *r, enum thole_reason reason, const char *message)
     (void)THOLE_FAIL(&st, THOLE_UNAVAILABLE, reason, "%s", message);
     pthread_mutex_lock(&r->applier->watch_lock);
     r->watches_walked = true;
-    for (struct watch_list *n = r->watches; n; n = n->next) {
-        if (!n->dead && n->w.ended) {
+    for (struct watch_list *n = r->watches; n != NULL; n = n->next) {
+        if (!n->dead && n->w.ended != NULL) {
             n->w.ended(n->w.ctx, &st);
         }
     }
     r->watches_walked = false;
     struct watch_list *next = r->watches;
     r->watches = NULL;
-    for (struct watch_list *n = next; n; n = next) {
+    for (struct watch_list *n = next; n != NULL; n = next) {
         next = n->next;
         n->prev = NULL;
         bool ours = take_watch(r->e, n->id) != NULL;

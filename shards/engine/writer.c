@@ -39,12 +39,12 @@ static enum thole_code write_all(struct engine *e, const struct msgq *batch,
                                  struct thole_status *st)
 {
     size_t n = 0, entries = 0;
-    for (struct worker_msg *m = batch->head; m; m = m->next) {
+    for (struct worker_msg *m = batch->head; m != NULL; m = m->next) {
         n += CONTAINER_OF(m, struct write_batch, msg)->count;
     }
     struct store_update *updates = xcalloc(n + 1, sizeof(*updates));
     size_t at = 0;
-    for (struct worker_msg *m = batch->head; m; m = m->next) {
+    for (struct worker_msg *m = batch->head; m != NULL; m = m->next) {
         struct write_batch *b = CONTAINER_OF(m, struct write_batch, msg);
         for (size_t i = 0; i < b->count; i++) {
             finish_update(&b->updates[i]);
@@ -68,7 +68,7 @@ static enum thole_code write_all(struct engine *e, const struct msgq *batch,
 
 static uint64_t attest(struct engine *e)
 {
-    if (!atomic_load(&e->failed) && !atomic_load(&e->dead) && e->o.log->ops->attest) {
+    if (!atomic_load(&e->failed) && !atomic_load(&e->dead) && e->o.log->ops->attest != NULL) {
         e->o.log->ops->attest(e->o.log);
     }
     return CLOCK_NEVER;
@@ -83,10 +83,10 @@ uint64_t writer_turn(void *ctx, struct msgq *batch, uint64_t now_ns)
     }
     (void)write_all(e, batch, &st);
     struct worker_msg *m;
-    while ((m = msgq_pop(batch))) {
+    while ((m = msgq_pop(batch)) != NULL) {
         struct write_batch *b = CONTAINER_OF(m, struct write_batch, msg);
         b->st = st;
         loop_post(b->loop, &b->msg);
     }
-    return e->o.log->ops->attest ? now_ns + ATTEST_AFTER_NS : CLOCK_NEVER;
+    return e->o.log->ops->attest != NULL ? now_ns + ATTEST_AFTER_NS : CLOCK_NEVER;
 }

@@ -10,7 +10,7 @@ struct raft_entry *raft_entry_new(enum raft_entry_kind kind, uint64_t session, u
                                   struct bufslice payload)
 {
     size_t size = payload.bytes.size;
-    bool copied = size > 0 && (size <= RAFT_ENTRY_COPIED_BYTES || !payload.owner);
+    bool copied = size > 0 && (size <= RAFT_ENTRY_COPIED_BYTES || payload.owner == NULL);
     struct raft_entry *e = xmalloc(sizeof *e + (copied ? size : 0));
 
     *e = (struct raft_entry){

@@ -79,7 +79,7 @@ struct view { /* of a shard, from its leader */
 static void crash_in_step(struct sim *s, void *arg)
 {
     struct sim_host *h = arg;
-    if (s->calm || !h->engine || h->ending) {
+    if (s->calm || h->engine == NULL || h->ending) {
         return;
     }
     host_crash(h);
@@ -103,7 +103,7 @@ static void strike_later(const struct view *v)
     struct sim *s = v->s;
     uint64_t n = rand_below(dice(s), v->change.item_count + 1);
     const struct member *m = n > 0 ? shadow_member(s, v->change.items[n - 1].replica_id) : NULL;
-    struct sim_host *h = &s->hosts[m ? m->host : v->leader];
+    struct sim_host *h = &s->hosts[m != NULL ? m->host : v->leader];
     bool crash = rand_chance(dice(s), 0.5);
     if (sim_has(&s->c, crash ? SIM_CRASH : SIM_PAUSE)) {
         sim_at(s, s->now_ns + rand_below(dice(s), 100) * SIM_MS,
@@ -156,7 +156,8 @@ static void bury_removed(struct view *v)
     struct sim *s = v->s;
     for (int h = 0; h < s->c.hosts; h++) {
         const struct replica *r = sim_replica(s, h, v->shard);
-        if (r && raft_config_is_removed(v->config, r->replica_id) && rand_chance(dice(s), 0.5)) {
+        if (r != NULL && raft_config_is_removed(v->config, r->replica_id) &&
+            rand_chance(dice(s), 0.5)) {
             engine_replica_remove(s->hosts[h].engine, r->replica_id, ignore_done, s);
         }
     }
@@ -166,7 +167,7 @@ static bool remove_damaged(struct view *v)
 {
     for (uint32_t i = 0; i < v->config->member_count; i++) {
         const struct member *m = shadow_member(v->s, v->config->members[i].replica_id);
-        if (!m || (!m->damaged && !member_superseded(m))) {
+        if (m == NULL || (!m->damaged && !member_superseded(m))) {
             continue;
         }
         add_item(v, RAFT_CHANGE_REMOVE, m->replica_id, -1);
@@ -184,15 +185,16 @@ static bool add_somewhere(struct view *v)
     struct sim *s = v->s;
     int h = (int)rand_below(dice(s), (uint64_t)s->c.hosts);
     const struct replica *r = sim_replica(s, h, v->shard);
-    if (!s->hosts[h].engine) {
+    if (s->hosts[h].engine == NULL) {
         return false;
     }
-    if (!r) {
+    if (r == NULL) {
         bool witness = sim_has(&s->c, SIM_WITNESS) && rand_chance(dice(s), 0.2);
         (void)start_replica(s, v->shard, h, ++s->replica_id, witness, NULL, 0);
         return true;
     }
-    if (!shadow_member(s, r->replica_id)->created || raft_config_find(v->config, r->replica_id) ||
+    if (!shadow_member(s, r->replica_id)->created ||
+        raft_config_find(v->config, r->replica_id) != NULL ||
         raft_config_is_removed(v->config, r->replica_id)) {
         return false;
     }
@@ -214,7 +216,7 @@ static void change_somebody(struct view *v)
     }
     const struct raft_member *m = &c->members[rand_below(dice(s), c->member_count)];
     const struct member *known = shadow_member(s, m->replica_id);
-    if (m->role == RAFT_LEARNER && known && !known->witness && rand_chance(dice(s), 0.8)) {
+    if (m->role == RAFT_LEARNER && known != NULL && !known->witness && rand_chance(dice(s), 0.8)) {
         add_item(v, RAFT_CHANGE_ADD_VOTER, m->replica_id, known->host);
     } else if (m->role == RAFT_VOTER && count_role(c, RAFT_VOTER) > 2 &&
                rand_chance(dice(s), 0.3)) {
@@ -283,7 +285,7 @@ static void transfer_unheard(struct sim *s, void *arg)
     }
     for (int h = 0; h < s->c.hosts; h++) {
         const struct replica *r = sim_replica(s, h, shard);
-        if (h == leader || !r || s->links[h][leader].clogged_until_ns > s->now_ns) {
+        if (h == leader || r == NULL || s->links[h][leader].clogged_until_ns > s->now_ns) {
             continue;
         }
         hold_back(s, h, leader, shard->unheard_until_ns);

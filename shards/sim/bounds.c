@@ -91,14 +91,14 @@ static void check_core(struct sim *s, struct member *m, const struct raft *r)
     check_cache(s, m, r);
     if (r->role == RAFT_LEADER) {
         check_uncommitted(s, m, r);
-        for (uint32_t i = 0; r->lead->peers && i < r->lead->peer_count; i++) {
+        for (uint32_t i = 0; r->lead->peers != NULL && i < r->lead->peer_count; i++) {
             check_window(s, m, &r->lead->peers[i], raft__config(r)->members[i].replica_id);
         }
     }
-    if (!r->awake && !r->asleep) {
+    if (r->awake == NULL && !r->asleep) {
         FAIL(s, m, "awake in term %" PRIu64 " without what that takes", r->term);
     }
-    const struct raft_awake none = {0}, *a = r->awake ? r->awake : &none;
+    const struct raft_awake none = {0}, *a = r->awake != NULL ? r->awake : &none;
     if (a->outbox.withheld_count > RAFT_WITHHELD_MAX) {
         FAIL(s, m, "%zu messages wait for the disk", a->outbox.withheld_count);
     }
@@ -122,12 +122,12 @@ static void check_sessions(struct sim *s, struct member *m, const struct session
     if (t->by_id.count > LIMIT_SESSIONS) {
         FAIL(s, m, "%zu sessions", t->by_id.count);
     }
-    while ((x = map_next(&t->by_id, &it, NULL))) {
+    while ((x = map_next(&t->by_id, &it, NULL)) != NULL) {
         if (x->count > LIMIT_SESSION_RESULTS) {
             FAIL(s, m, "session %" PRIu64 " remembers %u answers", x->id, x->count);
         }
         for (uint32_t i = 0; i < x->count; i++) {
-            size_t size = x->results[i].result ? x->results[i].result->size : 0;
+            size_t size = x->results[i].result != NULL ? x->results[i].result->size : 0;
             bytes += size;
             if (size > LIMIT_SESSION_RESULT_BYTES) {
                 FAIL(s, m, "session %" PRIu64 " remembers an answer of %zu bytes", x->id, size);
@@ -137,7 +137,7 @@ static void check_sessions(struct sim *s, struct member *m, const struct session
     if (bytes > LIMIT_SESSION_ANSWERS_BYTES_MAX) {
         FAIL(s, m, "sessions remember %zu bytes of answers", bytes);
     }
-    for (x = t->oldest; x && linked <= t->by_id.count; x = x->newer) {
+    for (x = t->oldest; x != NULL && linked <= t->by_id.count; x = x->newer) {
         linked++;
     }
     if (linked != t->by_id.count) {
@@ -148,7 +148,7 @@ static void check_sessions(struct sim *s, struct member *m, const struct session
 void check_bounds(struct sim *s, struct member *m, struct replica *r)
 {
     check_core(s, m, r->core);
-    if (r->machine) {
+    if (r->machine != NULL) {
         check_sessions(s, m, &r->machine->sessions);
     }
     if (sim_work(r)->applying_bytes >
@@ -172,19 +172,19 @@ void check_bounds(struct sim *s, struct member *m, struct replica *r)
 static void check_batches(struct sim *s, struct sim_host *h, const struct loop *l)
 {
     size_t posted = 0;
-    for (const struct worker_msg *m = h->engine->writer->mailbox.head; m; m = m->next) {
+    for (const struct worker_msg *m = h->engine->writer->mailbox.head; m != NULL; m = m->next) {
         posted += CONTAINER_OF(m, struct write_batch, msg)->loop == l;
     }
-    if (posted > (l->in_flight ? 1 : 0)) {
+    if (posted > (l->in_flight != NULL ? 1 : 0)) {
         sim_fail(s, "host %d: %zu batches of a loop at the writer", h->id, posted);
     }
-    for (size_t i = 0; l->next && i < l->next->count; i++) {
+    for (size_t i = 0; l->next != NULL && i < l->next->count; i++) {
         const struct write_update *u = &l->next->updates[i];
-        if (u->r && u->r->core && u->entry_count > u->r->core->log.last_index) {
+        if (u->r != NULL && u->r->core != NULL && u->entry_count > u->r->core->log.last_index) {
             sim_fail(s, "host %d: %zu entries wait to be written, the log ends at %" PRIu64, h->id,
                      u->entry_count, u->r->core->log.last_index);
         }
-        if (u->r && u->r->state == GROUP_RUNNING && u->token != 0 &&
+        if (u->r != NULL && u->r->state == GROUP_RUNNING && u->token != 0 &&
             (sim_work(u->r)->update_batch != l->next || sim_work(u->r)->update_slot != i)) {
             sim_fail(s, "host %d: replica %" PRIu64 " has two updates in a batch", h->id,
                      u->r->replica_id);
@@ -195,7 +195,7 @@ static void check_batches(struct sim *s, struct sim_host *h, const struct loop *
 void check_loop_bounds(struct sim *s, struct sim_host *h, struct loop *l)
 {
     size_t waiting = 0;
-    for (struct worker_msg *m = l->w->mailbox.head; m; m = m->next) {
+    for (struct worker_msg *m = l->w->mailbox.head; m != NULL; m = m->next) {
         waiting += m->kind == MSG_INBOUND ? CONTAINER_OF(m, struct inbound, msg)->bytes : 0;
     }
     if (waiting != l->inbound_bytes || waiting > ENGINE_INBOUND_BYTES_MAX) {

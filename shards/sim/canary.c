@@ -23,7 +23,7 @@ const char *sim_canary_name(int i)
 bool sim_canary_set(const char *name)
 {
     canary_on = CANARY_none;
-    if (!name) {
+    if (name == NULL) {
         return true;
     }
     for (size_t i = 0; i < sizeof(all) / sizeof(all[0]); i++) {

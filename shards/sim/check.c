@@ -107,7 +107,7 @@ static bool on_disk(struct sim *s, uint64_t replica_id, uint64_t index, uint64_t
     const struct member *m = shadow_member(s, replica_id);
     uint64_t found;
     /* What a lost host acknowledged may still arrive, and was true when it was said. */
-    if (!m || (m->gone && !m->wiped)) {
+    if (m == NULL || (m->gone && !m->wiped)) {
         return false;
     }
     return index < m->start || (member_term_at(m, index, &found) && found == term);
@@ -144,8 +144,8 @@ static bool quorum_voted(struct sim *s, const struct raft_config *c, const struc
             }
             const struct member *m = shadow_member(s, c->members[i].replica_id);
             voters++;
-            have += m && (m->hard.term > term ||
-                          (m->hard.term == term && m->hard.vote == leader->replica_id));
+            have += m != NULL && (m->hard.term > term ||
+                                  (m->hard.term == term && m->hard.vote == leader->replica_id));
         }
         if (2 * have <= voters) {
             return false;
@@ -162,7 +162,7 @@ static void check_leader(struct sim *s, struct member *m, struct replica *r)
     struct shard *shard = m->shard;
     struct member *other = map_put(&shard->leaders, now->term, m);
     s->report->elections++;
-    if (other && other != m) {
+    if (other != NULL && other != m) {
         FAIL(s, m, "leads term %" PRIu64 ", which replica %" PRIu64 " leads", now->term,
              other->replica_id);
     }
@@ -241,7 +241,7 @@ static void check_peers(struct sim *s, struct member *m, struct replica *r)
     for (uint32_t i = 0; i < c->member_count; i++) {
         struct raft_peer_status p;
         const struct member *peer = shadow_member(s, c->members[i].replica_id);
-        if (!peer || peer->gone || peer == m || peer->hard.term > sim_status(r).term ||
+        if (peer == NULL || peer->gone || peer == m || peer->hard.term > sim_status(r).term ||
             !raft_peer(r->core, peer->replica_id, &p)) {
             continue;
         }
@@ -288,7 +288,7 @@ static void check_new_peers(struct sim *s, struct member *m, struct replica *r)
             continue;
         }
         somebody = somebody || p.recently_active;
-        if (!p.recently_active && !raft_config_find(&m->config, id)) {
+        if (!p.recently_active && raft_config_find(&m->config, id) == NULL) {
             gone = id;
         }
     }
@@ -309,7 +309,7 @@ static void check_new_voters(struct sim *s, struct member *m, const struct repli
         uint64_t id = change.items[i].replica_id;
         const struct member *peer = shadow_member(s, id);
         if (change.items[i].op == RAFT_CHANGE_ADD_VOTER && !raft_config_is_voter(&m->config, id) &&
-            (!peer || peer->hard.term < sim_status(r).term)) {
+            (peer == NULL || peer->hard.term < sim_status(r).term)) {
             FAIL(s, m, "gives a vote to replica %" PRIu64 ", which never answered it", id);
         }
     }
@@ -320,7 +320,7 @@ static void check_new_changes(struct sim *s, struct member *m, const struct repl
 {
     for (uint64_t i = from + 1; i <= sim_status(r).last_index; i++) {
         const struct raft_entry *e = raft_entry_at(r->core, i);
-        if (e && e->kind == RAFT_ENTRY_CONFIG) {
+        if (e != NULL && e->kind == RAFT_ENTRY_CONFIG) {
             check_new_voters(s, m, r, e);
         }
     }
@@ -332,7 +332,7 @@ static void check_in_flight(struct sim *s, struct member *m, struct replica *r)
     int count = 0;
     for (uint64_t i = sim_status(r).commit + 1; i <= sim_status(r).last_index; i++) {
         const struct raft_entry *e = raft_entry_at(r->core, i);
-        count += e && e->kind == RAFT_ENTRY_CONFIG;
+        count += e != NULL && e->kind == RAFT_ENTRY_CONFIG;
     }
     if (count > 1) {
         FAIL(s, m, "has %d membership changes in flight", count);
@@ -444,7 +444,7 @@ static void check_replica(struct sim *s, struct sim_host *h, struct replica *r)
     if (m->life != h->incarnation) {
         begin_life(s, h, m, r);
     }
-    bool asleep = r->core && raft_asleep(r->core);
+    bool asleep = r->core != NULL && raft_asleep(r->core);
     if (asleep != m->asleep) {
         SIM_TRACE(s, "host %d: replica %" PRIu64 " %s", h->id, m->replica_id,
                   asleep ? "sleeps" : "wakes");
@@ -463,7 +463,7 @@ void check_loop(struct sim *s, struct sim_host *h, struct loop *l)
 {
     size_t it = 0;
     struct replica *r;
-    while ((r = map_next(&l->by_replica, &it, NULL))) {
+    while ((r = map_next(&l->by_replica, &it, NULL)) != NULL) {
         check_replica(s, h, r);
     }
     check_loop_bounds(s, h, l);
@@ -501,7 +501,7 @@ static void check_message(void *ctx, uint64_t shard_id, uint64_t to_incarnation,
     const struct member *m = shadow_member(s, r->from);
     struct replica *sender = map_get(&speaker->h->engine->by_replica, r->from);
     (void)to_incarnation;
-    if (sender) {
+    if (sender != NULL) {
         check_replica(s, speaker->h, sender);
     }
     SIM_TRACE(s,
@@ -509,10 +509,10 @@ static void check_message(void *ctx, uint64_t shard_id, uint64_t to_incarnation,
               " index=%" PRIu64 " log_term=%" PRIu64 " commit=%" PRIu64 " entries=%u",
               speaker->h->id, shard_id, r->from, r->to, r->kind, r->reject ? " reject" : "",
               r->term, r->index, r->log_term, r->commit, r->entry_count);
-    if (m && r->epoch > m->shard->forced_epoch) {
+    if (m != NULL && r->epoch > m->shard->forced_epoch) {
         FAIL(s, m, "speaks of epoch %" PRIu64 ", which has not begun", r->epoch);
     }
-    if (m && !m->gone && r->kind != RAFT_MSG_REMOVED) {
+    if (m != NULL && !m->gone && r->kind != RAFT_MSG_REMOVED) {
         bool echo = r->kind == RAFT_MSG_PREVOTE_REPLY && !r->reject;
         if (!echo && r->term > m->hard.term + (r->kind == RAFT_MSG_PREVOTE)) {
             FAIL(s, m, "speaks of term %" PRIu64 ", its disk has %" PRIu64 " (kind %d)", r->term,
@@ -564,7 +564,7 @@ void check_chunk(struct sim *s, struct sim_host *h, struct bufslice frame)
         return;
     }
     const struct member *m = shadow_member(s, c.from);
-    if (m && !member_superseded(m) && map_get(&m->shard->leaders, c.term) != m) {
+    if (m != NULL && !member_superseded(m) && map_get(&m->shard->leaders, c.term) != m) {
         FAIL(s, m, "sends a snapshot in term %" PRIu64 ", which it does not lead", c.term);
     }
     codec_release(c.arena);
@@ -606,7 +606,7 @@ void check_execute(struct sim *s, const struct member *m, uint64_t index, uint64
         return;
     }
     struct executed *e = map_get(&shard->executed, value);
-    if (!e) {
+    if (e == NULL) {
         e = xmalloc(sizeof(*e));
         *e = (struct executed){index, result};
         (void)map_put(&shard->executed, value, e);
@@ -616,7 +616,7 @@ void check_execute(struct sim *s, const struct member *m, uint64_t index, uint64
             s, "shard %" PRIu64 ": command %" PRIx64 " is executed at %" PRIu64 " and at %" PRIu64,
             shard->id, value, e->index, index);
     }
-    if (map_get(&shard->refused, value)) {
+    if (map_get(&shard->refused, value) != NULL) {
         sim_fail(s,
                  "shard %" PRIu64 ": command %" PRIx64 ", refused for good, is executed at "
                  "%" PRIu64,

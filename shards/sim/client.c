@@ -137,7 +137,7 @@ static struct sim_host *pick_host(struct client *c, struct shard *shard, bool re
     } else if (read || rand_chance(dice(s), 0.05)) {
         h = (int)rand_below(dice(s), (uint64_t)s->c.hosts);
     }
-    if (h < 0 || !s->hosts[h].engine || s->hosts[h].ending) {
+    if (h < 0 || s->hosts[h].engine == NULL || s->hosts[h].ending) {
         return NULL;
     }
     return &s->hosts[h];
@@ -151,7 +151,7 @@ static void elsewhere(struct client *c)
 static void open_session(struct client *c)
 {
     struct sim_host *h = pick_host(c, c->shard, false);
-    if (!h) {
+    if (h == NULL) {
         elsewhere(c);
         again(c);
         return;
@@ -162,31 +162,31 @@ static void open_session(struct client *c)
 static void step(struct sim *s, void *arg)
 {
     struct client *c = arg;
-    if (s->calm && !c->retry) {
+    if (s->calm && c->retry == NULL) {
         return;
     }
-    if (c->shard && c->session == 0 && !c->retry) {
+    if (c->shard != NULL && c->session == 0 && c->retry == NULL) {
         open_session(c);
         return;
     }
     struct op *o = c->retry;
     struct shard *shard = c->shard;
-    bool read = !o && rand_chance(dice(s), s->c.reads);
-    if (!shard) {
+    bool read = o == NULL && rand_chance(dice(s), s->c.reads);
+    if (shard == NULL) {
         shard = &s->shards[rand_below(dice(s), (uint64_t)s->c.groups)];
     }
     struct sim_host *h = pick_host(c, shard, read);
-    struct key *key = o ? NULL : pick_key(s, shard);
-    if (!h || (!o && !key)) {
+    struct key *key = o != NULL ? NULL : pick_key(s, shard);
+    if (h == NULL || (o == NULL && key == NULL)) {
         elsewhere(c);
         again(c);
         return;
     }
     c->retry = NULL;
-    if (!o) {
+    if (o == NULL) {
         o = op_new(s, c, shard, read ? ENGINE_QUERY : ENGINE_PROPOSE);
         begin(o, key, !read);
-        if (!read && c->shard) {
+        if (!read && c->shard != NULL) {
             o->r.session = c->session;
             o->r.sequence = ++c->sequence;
         }
@@ -213,7 +213,7 @@ static void refused(struct op *o)
         return;
     }
     (void)map_put(&o->shard->refused, o->value, s);
-    if (map_get(&o->shard->executed, o->value)) {
+    if (map_get(&o->shard->executed, o->value) != NULL) {
         sim_fail(s, "shard %" PRIu64 ": command %" PRIx64 " was executed and is refused (%s): %s",
                  o->shard->id, o->value, thole_reason_name(o->r.status.reason),
                  o->r.status.message);
@@ -224,9 +224,9 @@ static void refused(struct op *o)
 static bool answered_by_superseded(const struct op *o)
 {
     const struct replica *r =
-        o->host->engine ? map_get(&o->host->engine->by_shard, o->shard->id) : NULL;
-    const struct member *m = r ? shadow_member(o->s, r->replica_id) : NULL;
-    return m && replica_superseded(m, r);
+        o->host->engine != NULL ? map_get(&o->host->engine->by_shard, o->shard->id) : NULL;
+    const struct member *m = r != NULL ? shadow_member(o->s, r->replica_id) : NULL;
+    return m != NULL && replica_superseded(m, r);
 }
 
 static void wrote(struct op *o)
@@ -237,12 +237,12 @@ static void wrote(struct op *o)
     if (answered_by_superseded(o)) {
         return;
     }
-    if (!e || e->index != o->r.index || e->result != o->r.code) {
+    if (e == NULL || e->index != o->r.index || e->result != o->r.code) {
         sim_fail(s,
                  "shard %" PRIu64 ": command %" PRIx64 " is answered with index %" PRIu64
                  " and %" PRIx64 ", it was executed at %" PRIu64 " with %" PRIx64,
-                 o->shard->id, o->value, o->r.index, o->r.code, e ? e->index : 0,
-                 e ? e->result : 0);
+                 o->shard->id, o->value, o->r.index, o->r.code, e != NULL ? e->index : 0,
+                 e != NULL ? e->result : 0);
     }
     if (o->r.index > o->shard->committed) {
         sim_fail(s, "shard %" PRIu64 ": %" PRIu64 " is acknowledged and not committed",
@@ -272,7 +272,7 @@ static bool conclude(struct op *o, bool crashed)
     o->s->report->unknown += unknown;
     if (!unknown && !o->maybe) {
         refused(o);
-        if (o->c && o->r.session != 0 && expired) {
+        if (o->c != NULL && o->r.session != 0 && expired) {
             o->c->session = 0;
         }
         return true;
@@ -281,7 +281,7 @@ static bool conclude(struct op *o, bool crashed)
     if (o->r.session != 0 && !expired && !(o->s->calm && o->s->report->failed)) {
         return false;
     }
-    if (o->c && o->r.session != 0) {
+    if (o->c != NULL && o->r.session != 0) {
         o->c->session = 0;
     }
     linear_open(o->key->history, o->handle);
@@ -313,7 +313,7 @@ static void op_done(struct engine_request *r)
               " result %" PRIx64 "%s",
               o->host->id, o->shard->id, o->value, thole_code_name(r->status.code),
               thole_reason_name(r->status.reason), r->index, r->code, crashed ? " (crashed)" : "");
-    if (c && (crashed || r->status.code != THOLE_OK)) {
+    if (c != NULL && (crashed || r->status.code != THOLE_OK)) {
         redirect(c, r);
     }
     bool ok = !crashed && r->status.code == THOLE_OK;
@@ -324,11 +324,11 @@ static void op_done(struct engine_request *r)
     }
     bufslice_unref(r->result);
     r->result = (struct bufslice){0};
-    if (o->probed) {
+    if (o->probed != NULL) {
         o->probed(s, o->shard, o->host->id, ok);
     }
     if (over) {
-        if (o->key) {
+        if (o->key != NULL) {
             o->key->running--;
         }
         free(o);
@@ -336,7 +336,7 @@ static void op_done(struct engine_request *r)
         ASSERT(c != NULL);
         c->retry = o;
     }
-    if (c) {
+    if (c != NULL) {
         again(c);
     }
 }

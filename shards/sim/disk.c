@@ -69,7 +69,7 @@ static enum thole_code disk_read(struct log_store *base, uint64_t replica_id, ui
                                  struct thole_status *st)
 {
     struct disk *d = disk_of(base);
-    if (map_get(&d->flipped, replica_id)) {
+    if (map_get(&d->flipped, replica_id) != NULL) {
         return THOLE_FAIL(st, THOLE_DATA_LOSS, THOLE_REASON_CORRUPT, "injected: a flipped bit");
     }
     return d->synced->ops->read(d->synced, replica_id, first, last, max_bytes, max_entries, ret,
@@ -80,7 +80,7 @@ static const struct store_replica *disk_next(struct log_store *base, size_t *it)
 {
     struct disk *d = disk_of(base);
     const struct store_replica *r = d->synced->ops->next(d->synced, it);
-    if (!r || r->removed || !map_get(&d->flipped, r->replica_id)) {
+    if (r == NULL || r->removed || map_get(&d->flipped, r->replica_id) == NULL) {
         return r;
     }
     d->report = *r;

@@ -222,12 +222,12 @@ void host_turn(struct sim_host *h)
     struct sim_worker *best = NULL;
     for (int i = 0; i < h->worker_count; i++) {
         struct sim_worker *slot = &h->workers[i];
-        if (wanted(slot) <= s->now_ns && (!best || wanted(slot) < wanted(best))) {
+        if (wanted(slot) <= s->now_ns && (best == NULL || wanted(slot) < wanted(best))) {
             best = slot;
         }
     }
     h->next_stale = true;
-    if (!best) {
+    if (best == NULL) {
         return;
     }
     struct worker *w = best->w;

@@ -91,7 +91,7 @@ static void file_close(struct engine_file *file)
 static struct entry **find(struct files *f, const char *name)
 {
     struct entry **at = &f->entries;
-    while (*at && ((*at)->removed || strcmp((*at)->name, name) != 0)) {
+    while (*at != NULL && ((*at)->removed || strcmp((*at)->name, name) != 0)) {
         at = &(*at)->next;
     }
     return at;
@@ -108,7 +108,7 @@ static void drop(struct entry **at)
 /* A commit syncs the directory, so that what was removed before stays so. */
 static void forget_removed(struct files *f)
 {
-    for (struct entry **at = &f->entries; *at;) {
+    for (struct entry **at = &f->entries; *at != NULL;) {
         if ((*at)->removed) {
             drop(at);
         } else {
@@ -137,7 +137,7 @@ static enum thole_code file_commit(struct engine_file *file, const char *name,
         return THOLE_FAIL(st, THOLE_UNAVAILABLE, THOLE_REASON_DISK, "injected: commit failed");
     }
     struct entry **at = find(f, name);
-    if (*at) {
+    if (*at != NULL) {
         drop(at);
     }
     if (file->durable) {
@@ -159,7 +159,7 @@ static enum thole_code file_open(struct engine_files *base, const char *name,
 {
     struct files *f = files_of(base);
     struct entry *e = *find(f, name);
-    if (!e) {
+    if (e == NULL) {
         return THOLE_FAIL(st, THOLE_NOT_FOUND, THOLE_REASON_DISK, "no file %s", name);
     }
     struct engine_file *file = xcalloc(1, sizeof(*file));
@@ -186,7 +186,7 @@ static enum thole_code file_read(struct engine_file *file, uint64_t offset, void
 static void file_remove(struct engine_files *base, const char *name)
 {
     struct entry *e = *find(files_of(base), name);
-    if (e) {
+    if (e != NULL) {
         e->removed = true;
     }
 }
@@ -194,7 +194,7 @@ static void file_remove(struct engine_files *base, const char *name)
 static void file_list(struct engine_files *base, void (*each)(void *ctx, const char *name),
                       void *ctx)
 {
-    for (const struct entry *e = files_of(base)->entries; e; e = e->next) {
+    for (const struct entry *e = files_of(base)->entries; e != NULL; e = e->next) {
         if (!e->removed) {
             each(ctx, e->name);
         }
@@ -211,7 +211,7 @@ static enum thole_code file_space(struct engine_files *base, uint64_t *ret, stru
 static void files_free(struct engine_files *base)
 {
     struct files *f = files_of(base);
-    while (f->entries) {
+    while (f->entries != NULL) {
         drop(&f->entries);
     }
     free(f);
@@ -243,9 +243,9 @@ void files_crash(struct engine_files *base)
 {
     struct files *f = files_of(base);
     struct rand *r = &f->h->s->rand[SIM_CRASH];
-    for (struct entry *e = f->entries; e; e = e->next) {
+    for (struct entry *e = f->entries; e != NULL; e = e->next) {
         struct entry **same = find(f, e->name);
-        if (e->removed && !*same && rand_chance(r, 0.5)) {
+        if (e->removed && *same == NULL && rand_chance(r, 0.5)) {
             e->removed = false;
         }
         if (!e->durable && rand_chance(r, 0.5)) {
@@ -261,7 +261,7 @@ bool files_flip(struct engine_files *base, uint64_t replica_id)
 {
     struct files *f = files_of(base);
     struct rand *r = &f->h->s->rand[SIM_FLIP];
-    for (struct entry *e = f->entries; e; e = e->next) {
+    for (struct entry *e = f->entries; e != NULL; e = e->next) {
         uint64_t replica, index;
         struct bytes *b = &e->content->bytes;
         if (e->removed || b->size == 0 || !snapshot_name_parse(e->name, &replica, &index) ||

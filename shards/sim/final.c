@@ -18,12 +18,12 @@ static bool change_in_memory(struct sim *s, const struct shard *shard)
 {
     for (int h = 0; h < s->c.hosts; h++) {
         const struct replica *r = sim_replica(s, h, shard);
-        if (!r || r->state != GROUP_RUNNING) {
+        if (r == NULL || r->state != GROUP_RUNNING) {
             continue;
         }
         for (uint64_t i = sim_status(r).commit + 1; i <= sim_status(r).last_index; i++) {
             const struct raft_entry *e = raft_entry_at(r->core, i);
-            if (e && e->kind == RAFT_ENTRY_CONFIG) {
+            if (e != NULL && e->kind == RAFT_ENTRY_CONFIG) {
                 return true;
             }
         }
@@ -35,7 +35,7 @@ bool final_changing(struct sim *s, const struct shard *shard)
 {
     uint64_t from = shard->configs[shard->config_count - 1].index + 1;
     for (uint64_t i = from; i < shard->slot_count; i++) {
-        for (const struct shadow_entry *e = shard->slots[i].entries; e; e = e->other) {
+        for (const struct shadow_entry *e = shard->slots[i].entries; e != NULL; e = e->other) {
             if (e->kind == RAFT_ENTRY_CONFIG) {
                 return true;
             }
@@ -58,8 +58,8 @@ struct losses {
 static bool lives(struct sim *s, uint64_t replica_id, struct losses lost)
 {
     const struct member *m = shadow_member(s, replica_id);
-    return m && !m->gone && !m->damaged && !member_superseded(m) && !(lost.hosts >> m->host & 1) &&
-           replica_id != lost.replica_id;
+    return m != NULL && !m->gone && !m->damaged && !member_superseded(m) &&
+           !(lost.hosts >> m->host & 1) && replica_id != lost.replica_id;
 }
 
 static bool works(struct sim *s, const struct raft_config *c, struct losses lost)
@@ -101,7 +101,7 @@ bool final_survives(struct sim *s, const struct shard *shard, uint32_t hosts, ui
     const struct raft_config *newest = &shard->configs[shard->config_count - 1].config;
     for (uint32_t i = 0; i < newest->member_count; i++) {
         const struct member *m = shadow_member(s, newest->members[i].replica_id);
-        if (m && m->hard.commit < known) {
+        if (m != NULL && m->hard.commit < known) {
             known = m->hard.commit;
         }
     }
@@ -156,12 +156,12 @@ static void probed(struct sim *s, struct shard *shard, int host, bool ok)
 static struct replica *expected(struct sim *s, struct shard *shard, int host)
 {
     struct replica *r = sim_replica(s, host, shard);
-    if (!r || r->state == GROUP_FAILED) {
+    if (r == NULL || r->state == GROUP_FAILED) {
         return NULL;
     }
     const struct shadow_config *c = &shard->configs[shard->config_count - 1];
     const struct member *m = shadow_member(s, r->replica_id);
-    return raft_config_find(&c->config, r->replica_id) && !m->damaged ? r : NULL;
+    return raft_config_find(&c->config, r->replica_id) != NULL && !m->damaged ? r : NULL;
 }
 
 /* Moves a shard on; true when it is where it has to be. */
@@ -183,7 +183,7 @@ static bool progress(struct sim *s, struct shard *shard)
     for (int h = 0; h < s->c.hosts; h++) {
         const struct replica *r = expected(s, shard, h);
         uint32_t bit = 1u << h;
-        if (!r) {
+        if (r == NULL) {
             continue;
         }
         if (!r->kind->witness && !((shard->reads_sent | shard->reads_done) & bit)) {
@@ -206,8 +206,9 @@ static void check_leaks(struct sim *s)
             const struct replica *r = expected(s, &s->shards[g], h);
             /* Behind a snapshot, the outcome of old proposals is known with the next entry only. */
             bool undecided =
-                r && sim_status(r).role == RAFT_LEADER && sim_work(r)->pending.count > 0;
-            if (r && (sim_work(r)->reads || sim_work(r)->reading.count || undecided || r->parked)) {
+                r != NULL && sim_status(r).role == RAFT_LEADER && sim_work(r)->pending.count > 0;
+            if (r != NULL && (sim_work(r)->reads != NULL || sim_work(r)->reading.count ||
+                              undecided || r->parked != NULL)) {
                 sim_fail(s,
                          "replica %" PRIu64 ": left over: %d batches of reads, %zu reads, %zu "
                          "outcomes, %d parked",
@@ -239,7 +240,7 @@ static void explain(struct sim *s, const struct shard *shard)
     struct bytes b = {0};
     for (int h = 0; h < s->c.hosts; h++) {
         const struct replica *r = sim_replica(s, h, shard);
-        if (r) {
+        if (r != NULL) {
             bytes_printf(&b,
                          " [%" PRIu64 "@%d state=%d role=%d term=%" PRIu64 " commit=%" PRIu64
                          " applied=%" PRIu64 " last=%" PRIu64 "%s]",

@@ -28,10 +28,11 @@ static void find_reason(FILE *said, char *ret, size_t size)
     char line[512];
     rewind(said);
     (void)snprintf(ret, size, "the process ended");
-    while (fgets(line, sizeof(line), said)) {
+    while (fgets(line, sizeof(line), said) != NULL) {
         line[strcspn(line, "\n")] = '\0';
-        if (strstr(line, "assertion failed") || strstr(line, "ERROR: AddressSanitizer") ||
-            strstr(line, "runtime error")) {
+        if (strstr(line, "assertion failed") != NULL ||
+            strstr(line, "ERROR: AddressSanitizer") != NULL ||
+            strstr(line, "runtime error") != NULL) {
             (void)snprintf(ret, size, "%.500s", line);
             return;
         }
@@ -53,7 +54,7 @@ void sim_run_forked(const struct sim_options *o, struct sim_report *ret)
         (void)dup2(fileno(said), STDERR_FILENO);
         sim_run(o, &r);
         ssize_t n = write(report[1], &r, sizeof(r));
-        if (o->trace) {
+        if (o->trace != NULL) {
             (void)fflush(o->trace);
         }
         _exit(n == (ssize_t)sizeof(r) ? 0 : 1);

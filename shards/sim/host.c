@@ -41,7 +41,7 @@ void host_start(struct sim_host *h)
 {
     struct sim *s = h->s;
     struct thole_status st;
-    if (h->engine || h->dead || h->away) {
+    if (h->engine != NULL || h->dead || h->away) {
         return;
     }
     h->incarnation++;
@@ -85,7 +85,7 @@ static void take_down(struct sim_host *h)
 
 void host_stop(struct sim_host *h)
 {
-    if (!h->engine) {
+    if (h->engine == NULL) {
         return;
     }
     SIM_TRACE(h->s, "host %d: stops", h->id);
@@ -94,7 +94,7 @@ void host_stop(struct sim_host *h)
 
 void host_crash(struct sim_host *h)
 {
-    if (!h->engine) {
+    if (h->engine == NULL) {
         return;
     }
     SIM_TRACE(h->s, "host %d: crashes", h->id);

@@ -68,7 +68,7 @@ struct linear *linear_new(uint64_t initial)
 
 void linear_free(struct linear *l)
 {
-    if (!l) {
+    if (l == NULL) {
         return;
     }
     free(l->ops);

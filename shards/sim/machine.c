@@ -57,7 +57,7 @@ static void kv_copy(struct kv *to, const struct kv *from)
     void *value;
     *to = *from;
     to->values = (struct map){0};
-    while ((value = map_next(&from->values, &it, &key))) {
+    while ((value = map_next(&from->values, &it, &key)) != NULL) {
         (void)map_put(&to->values, key, value);
     }
 }
@@ -126,7 +126,7 @@ static enum thole_code kv_query(void *machine, const void *view, struct thole_sl
                                 struct thole_sink *answer, struct thole_status *st)
 {
     struct kv_machine *m = machine;
-    const struct kv *kv = view ? view : m->kv;
+    const struct kv *kv = view != NULL ? view : m->kv;
     uint8_t out[8];
     check_use(m);
     if (query.size != 8) {
@@ -167,7 +167,7 @@ static enum thole_code kv_save(void *machine, const void *view, struct thole_sin
 {
     (void)st;
     struct kv_machine *m = machine;
-    const struct kv *kv = view ? view : m->kv;
+    const struct kv *kv = view != NULL ? view : m->kv;
     struct bytes b = {0};
     check_use(m);
     size_t it = 0;
@@ -177,7 +177,7 @@ static enum thole_code kv_save(void *machine, const void *view, struct thole_sin
     put_number(&b, kv->chain);
     put_number(&b, kv->content);
     put_number(&b, kv->values.count);
-    while ((value = map_next(&kv->values, &it, &key))) {
+    while ((value = map_next(&kv->values, &it, &key)) != NULL) {
         put_number(&b, key);
         put_number(&b, (uint64_t)(uintptr_t)value);
     }
@@ -243,7 +243,7 @@ static enum thole_code kv_restore(void *machine, struct thole_source *in,
     map_deinit(&m->kv->values);
     *m->kv = fresh;
     m->restored = fresh.last != 0;
-    if (!m->space) {
+    if (m->space == NULL) {
         return THOLE_OK;
     }
     store_meta(m->space, meta, n);
@@ -294,7 +294,7 @@ struct thole_machine_type kv_type(struct sim_host *h, const char *name, bool vie
 
 static void free_meta(struct meta_record *r)
 {
-    while (r) {
+    while (r != NULL) {
         struct meta_record *next = r->next;
         bytes_deinit(&r->key);
         bytes_deinit(&r->value);
@@ -306,10 +306,10 @@ static void free_meta(struct meta_record *r)
 static void set_meta(struct space *space, struct slice key, struct slice value, bool gone)
 {
     struct meta_record **at = &space->meta;
-    while (*at && slice_compare(bytes_slice(&(*at)->key), key) < 0) {
+    while (*at != NULL && slice_compare(bytes_slice(&(*at)->key), key) < 0) {
         at = &(*at)->next;
     }
-    bool found = *at && slice_equal(bytes_slice(&(*at)->key), key);
+    bool found = *at != NULL && slice_equal(bytes_slice(&(*at)->key), key);
     if (gone && found) {
         struct meta_record *r = *at;
         *at = r->next;
@@ -346,7 +346,7 @@ static void free_space(struct space *space)
 
 static struct space **find(struct space **list, uint64_t replica, uint64_t generation)
 {
-    while (*list && ((*list)->replica != replica || (*list)->generation != generation)) {
+    while (*list != NULL && ((*list)->replica != replica || (*list)->generation != generation)) {
         list = &(*list)->next;
     }
     return list;
@@ -358,7 +358,7 @@ static struct space *copy_space(const struct space *from)
     to->replica = from->replica;
     to->generation = from->generation;
     kv_copy(&to->kv, &from->kv);
-    for (const struct meta_record *r = from->meta; r; r = r->next) {
+    for (const struct meta_record *r = from->meta; r != NULL; r = r->next) {
         set_meta(to, bytes_slice(&r->key), bytes_slice(&r->value), false);
     }
     return to;
@@ -368,9 +368,9 @@ static void replace(struct space **list, const struct space *with)
 {
     struct space **at = find(list, with->replica, with->generation);
     struct space *copy = copy_space(with), *old = *at;
-    copy->next = old ? old->next : NULL;
+    copy->next = old != NULL ? old->next : NULL;
     *at = copy;
-    if (old) {
+    if (old != NULL) {
         free_space(old);
     }
 }
@@ -382,14 +382,14 @@ static enum thole_code disk_open(const struct thole_machine_env *env, void **ret
     (void)kv_open(env, &opened, st);
     struct kv_machine *m = opened;
     struct space **at = find(&m->h->kv->live, env->replica_id, env->generation);
-    if (!*at) {
+    if (*at == NULL) {
         *at = xcalloc(1, sizeof(**at));
         (*at)->replica = env->replica_id;
         (*at)->generation = env->generation;
     }
     m->space = *at;
     m->kv = &m->space->kv;
-    for (const struct meta_record *r = m->space->meta; r; r = r->next) {
+    for (const struct meta_record *r = m->space->meta; r != NULL; r = r->next) {
         env->meta(env->meta_ctx, (struct thole_slice){r->key.data, r->key.size},
                   (struct thole_slice){r->value.data, r->value.size});
     }
@@ -418,14 +418,14 @@ static enum thole_code disk_destroy(const struct thole_machine_env *env, struct 
     (void)st;
     struct kv_disk *d = ((struct sim_host *)env->type_ctx)->kv;
     struct space *live = *find(&d->live, env->replica_id, env->generation);
-    if (live) { /* emptied in place: a machine may still be about to close */
+    if (live != NULL) { /* emptied in place: a machine may still be about to close */
         map_deinit(&live->kv.values);
         live->kv = (struct kv){0};
         free_meta(live->meta);
         live->meta = NULL;
     }
     struct space **at = find(&d->durable, env->replica_id, env->generation), *durable = *at;
-    if (durable) {
+    if (durable != NULL) {
         *at = durable->next;
         free_space(durable);
     }
@@ -452,7 +452,7 @@ struct kv_disk *kv_disk_new(struct sim_host *h)
 
 static void free_spaces(struct space **list)
 {
-    while (*list) {
+    while (*list != NULL) {
         struct space *next = (*list)->next;
         free_space(*list);
         *list = next;
@@ -470,13 +470,13 @@ void kv_disk_crash(struct kv_disk *d)
 {
     /* The database may have flushed by itself, all spaces at once. */
     if (rand_chance(&d->h->s->rand[SIM_CRASH], 0.3)) {
-        for (const struct space *x = d->live; x; x = x->next) {
+        for (const struct space *x = d->live; x != NULL; x = x->next) {
             replace(&d->durable, x);
         }
         return;
     }
     free_spaces(&d->live);
-    for (const struct space *x = d->durable; x; x = x->next) {
+    for (const struct space *x = d->durable; x != NULL; x = x->next) {
         replace(&d->live, x);
     }
 }

@@ -16,7 +16,7 @@ static struct sim_host *some_host(struct sim *s, int fault)
 static struct sim_host *some_running(struct sim *s, int fault)
 {
     struct sim_host *h = some_host(s, fault);
-    return h->engine && !h->ending ? h : NULL;
+    return h->engine != NULL && !h->ending ? h : NULL;
 }
 
 /* ---- Hosts ----------------------------------------------------------------------------------- */
@@ -24,7 +24,7 @@ static struct sim_host *some_running(struct sim *s, int fault)
 static void do_crash(struct sim *s)
 {
     struct sim_host *h = some_running(s, SIM_CRASH);
-    if (!h) {
+    if (h == NULL) {
         return;
     }
     host_crash(h);
@@ -34,9 +34,9 @@ static void do_crash(struct sim *s)
 static void do_crash_write(struct sim *s)
 {
     struct sim_host *h = some_running(s, SIM_CRASH_WRITE);
-    if (h && rand_chance(&s->rand[SIM_CRASH_WRITE], 0.8)) {
+    if (h != NULL && rand_chance(&s->rand[SIM_CRASH_WRITE], 0.8)) {
         h->crash_in_write = true;
-    } else if (h) {
+    } else if (h != NULL) {
         h->crash_in_commit = true;
     }
 }
@@ -44,7 +44,7 @@ static void do_crash_write(struct sim *s)
 static void do_stop(struct sim *s)
 {
     struct sim_host *h = some_running(s, SIM_STOP);
-    if (!h) {
+    if (h == NULL) {
         return;
     }
     host_stop(h);
@@ -77,9 +77,9 @@ static void do_stall(struct sim *s)
 static void do_eio(struct sim *s)
 {
     struct sim_host *h = some_running(s, SIM_EIO);
-    if (h && rand_chance(&s->rand[SIM_EIO], 0.5)) {
+    if (h != NULL && rand_chance(&s->rand[SIM_EIO], 0.5)) {
         h->fail_write = true;
-    } else if (h) {
+    } else if (h != NULL) {
         h->fail_file = true;
     }
 }
@@ -106,9 +106,9 @@ static void do_flip(struct sim *s)
     struct shard *shard = &s->shards[rand_below(d, (uint64_t)s->c.groups)];
     struct sim_host *h = some_host(s, SIM_FLIP);
     const struct replica *r = sim_replica(s, h->id, shard);
-    struct member *m = r ? shadow_member(s, r->replica_id) : NULL;
-    if (!m || shard->config_count == 0 ||
-        !raft_config_find(&shard->configs[shard->config_count - 1].config, m->replica_id) ||
+    struct member *m = r != NULL ? shadow_member(s, r->replica_id) : NULL;
+    if (m == NULL || shard->config_count == 0 ||
+        raft_config_find(&shard->configs[shard->config_count - 1].config, m->replica_id) == NULL ||
         !final_survives(s, shard, 0, m->replica_id)) {
         return;
     }
@@ -179,7 +179,7 @@ static void do_report(struct sim *s)
 {
     struct sim_host *h = some_running(s, SIM_REPORTS), *about = some_host(s, SIM_REPORTS);
     bool up = rand_chance(&s->rand[SIM_REPORTS], 0.5);
-    if (!h || h == about) {
+    if (h == NULL || h == about) {
         return;
     }
     SIM_TRACE(s, "host %d is told that host %d is %s", h->id, about->id, up ? "up" : "down");
@@ -254,7 +254,7 @@ void nemesis_stop(struct sim *s, bool silently)
         }
     }
     for (int i = 0; i < s->c.hosts; i++) {
-        for (int k = 0; k < s->c.hosts && s->hosts[i].engine; k++) {
+        for (int k = 0; k < s->c.hosts && s->hosts[i].engine != NULL; k++) {
             if (i != k && !(silently && s->hosts[k].dead)) {
                 engine_peer_state(s->hosts[i].engine, &s->hosts[k].uuid, !s->hosts[k].dead);
             }

@@ -29,7 +29,7 @@ static void arrive(struct sim *s, void *arg)
     s->in_flight--;
     /* A cut may come before or behind what is under way. */
     bool lost = link->cut && rand_chance(&s->rand[SIM_PARTITION], 0.5);
-    if (to->engine && !to->ending && !lost) {
+    if (to->engine != NULL && !to->ending && !lost) {
         engine_deliver(to->engine, &p->from->uuid, p->incarnation, p->lane, p->frame);
     } else {
         bufslice_unref(p->frame);

@@ -44,7 +44,7 @@ bool sim_fault_parse(const char *list, uint32_t *ret)
     char *copy = xstrdup(list), *rest = copy, *word;
     bool ok = true;
     uint32_t set = 0;
-    while (ok && (word = strsep(&rest, ","))) {
+    while (ok && (word = strsep(&rest, ",")) != NULL) {
         int i = 0;
         while (i < SIM_FAULTS && strcmp(names[i], word) != 0) {
             i++;
@@ -189,7 +189,7 @@ void sim_replay_line(const struct sim_options *o, char *ret, size_t size)
     if (o->force) {
         bytes_printf(&b, " --force");
     }
-    if (o->canary) {
+    if (o->canary != NULL) {
         bytes_printf(&b, " --canary %s", o->canary);
     }
     for (int i = 0, n = 0; i < SIM_FAULTS; i++) {

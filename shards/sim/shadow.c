@@ -25,7 +25,7 @@ struct member *shadow_add_member(struct sim *s, struct shard *shard, uint64_t re
 static void free_shard(struct shard *shard)
 {
     for (size_t i = 0; i < shard->slot_count; i++) {
-        while (shard->slots[i].entries) {
+        while (shard->slots[i].entries != NULL) {
             struct shadow_entry *e = shard->slots[i].entries;
             shard->slots[i].entries = e->other;
             free(e);
@@ -41,7 +41,7 @@ static void free_shard(struct shard *shard)
     }
     size_t it = 0;
     struct executed *e;
-    while ((e = map_next(&shard->executed, &it, NULL))) {
+    while ((e = map_next(&shard->executed, &it, NULL)) != NULL) {
         free(e);
     }
     map_deinit(&shard->executed);
@@ -53,7 +53,7 @@ void shadow_free(struct sim *s)
 {
     size_t it = 0;
     struct member *m;
-    while ((m = map_next(&s->members, &it, NULL))) {
+    while ((m = map_next(&s->members, &it, NULL)) != NULL) {
         raft_config_deinit(&m->config);
         free(m->terms);
         free(m);
@@ -102,10 +102,10 @@ static void note_entry(struct sim *s, struct member *m, const struct raft_entry 
     if (m->witness) {
         hash = 0; /* holds no payloads */
     }
-    while (known && known->term != e->term) {
+    while (known != NULL && known->term != e->term) {
         known = known->other;
     }
-    if (!known) {
+    if (known == NULL) {
         known = xmalloc(sizeof(*known));
         *known = (struct shadow_entry){e->term, prev_term, hash, e->kind, slot->entries};
         slot->entries = known;
@@ -216,7 +216,7 @@ void shadow_write(struct sim *s, struct sim_host *h, const struct store_update *
         m->count = 0;
         return;
     }
-    m->created = m->created || u->create;
+    m->created = m->created || u->create != NULL;
     if (u->has_hard) {
         if (u->hard.term < m->hard.term || u->hard.commit < m->hard.commit) {
             sim_fail(s, "replica %" PRIu64 ": term or commit goes back on disk", m->replica_id);

@@ -97,7 +97,7 @@ void sim_fail(struct sim *s, const char *format, ...)
 
 static void after_turn(struct sim *s, struct sim_host *h)
 {
-    if (!h->ending || !h->engine) {
+    if (!h->ending || h->engine == NULL) {
         return;
     }
     host_crash(h);
@@ -111,7 +111,7 @@ void sim_advance(struct sim *s, uint64_t to_ns)
         struct sim_host *host = NULL;
         for (int i = 0; i < s->c.hosts; i++) {
             struct sim_host *h = &s->hosts[i];
-            uint64_t at = h->engine ? host_next(h) : CLOCK_NEVER;
+            uint64_t at = h->engine != NULL ? host_next(h) : CLOCK_NEVER;
             if (at < next) {
                 next = at;
                 host = h;
@@ -123,7 +123,7 @@ void sim_advance(struct sim *s, uint64_t to_ns)
         if (next > s->now_ns) {
             s->now_ns = next;
         }
-        if (host) {
+        if (host != NULL) {
             host_turn(host);
             after_turn(s, host);
         } else {
@@ -139,7 +139,7 @@ void sim_advance(struct sim *s, uint64_t to_ns)
 struct replica *sim_replica(struct sim *s, int host, const struct shard *shard)
 {
     struct sim_host *h = &s->hosts[host];
-    if (!h->engine || h->ending) {
+    if (h->engine == NULL || h->ending) {
         return NULL;
     }
     return map_get(&h->engine->by_shard, shard->id);
@@ -151,7 +151,7 @@ int sim_leader(struct sim *s, const struct shard *shard)
     uint64_t term = 0, epoch = 0;
     for (int i = 0; i < s->c.hosts; i++) {
         const struct replica *r = sim_replica(s, i, shard);
-        if (!r || r->state != GROUP_RUNNING || sim_status(r).role != RAFT_LEADER) {
+        if (r == NULL || r->state != GROUP_RUNNING || sim_status(r).role != RAFT_LEADER) {
             continue;
         }
         const struct raft_status status = sim_status(r);

@@ -250,7 +250,7 @@ static inline struct raft_status sim_status(const struct replica *r)
 static inline const struct replica_work *sim_work(const struct replica *r)
 {
     static const struct replica_work none;
-    return r->work ? r->work : &none;
+    return r->work != NULL ? r->work : &none;
 }
 void check_config(struct sim *s, struct shard *shard, uint64_t index, const struct raft_config *c);
 

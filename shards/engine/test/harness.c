@@ -112,7 +112,7 @@ static enum thole_code net_send(void *ctx, const struct uuid *to, enum engine_la
         .frame = frame,
     };
     struct packet **at = &c->packets;
-    while (*at && (*at)->due_ns <= p->due_ns) {
+    while (*at != NULL && (*at)->due_ns <= p->due_ns) {
         at = &(*at)->next;
     }
     p->next = *at;
@@ -123,7 +123,7 @@ static enum thole_code net_send(void *ctx, const struct uuid *to, enum engine_la
 static void deliver(struct cluster *c, struct packet *p)
 {
     struct host *to = &c->hosts[p->to];
-    if (to->engine && !c->cut[p->from][p->to]) {
+    if (to->engine != NULL && !c->cut[p->from][p->to]) {
         engine_deliver(to->engine, &c->hosts[p->from].uuid, p->incarnation, p->lane, p->frame);
     } else {
         bufslice_unref(p->frame);
@@ -142,14 +142,14 @@ void cluster_run(struct cluster *c, uint64_t ms)
     for (;;) {
         executor_manual_run(c->ex, TURNS_MAX);
         uint64_t next = executor_manual_next_deadline(c->ex), now = cluster_now(c);
-        if (c->packets && c->packets->due_ns < next) {
+        if (c->packets != NULL && c->packets->due_ns < next) {
             next = c->packets->due_ns;
         }
         if (next > end) {
             break;
         }
         executor_manual_advance(c->ex, next > now ? next : now, TURNS_MAX);
-        while (c->packets && c->packets->due_ns <= cluster_now(c)) {
+        while (c->packets != NULL && c->packets->due_ns <= cluster_now(c)) {
             struct packet *p = c->packets;
             c->packets = p->next;
             deliver(c, p);
@@ -200,7 +200,7 @@ void host_start(struct cluster *c, int i)
 void host_stop(struct cluster *c, int i)
 {
     struct host *h = &c->hosts[i];
-    if (!h->engine) {
+    if (h->engine == NULL) {
         return;
     }
     engine_stop(h->engine);
@@ -212,7 +212,7 @@ void host_stop(struct cluster *c, int i)
 void host_crash(struct cluster *c, int i)
 {
     struct host *h = &c->hosts[i];
-    if (!h->engine) {
+    if (h->engine == NULL) {
         return;
     }
     engine_crash(h->engine);
@@ -237,7 +237,7 @@ struct cluster *cluster_new(int hosts, uint64_t seed)
     c->machine = "tally";
     rand_seed(&c->rand, seed);
     log_configure(LOG_LEVEL_ERROR, false);
-    if (getenv("HARNESS_LOG")) {
+    if (getenv("HARNESS_LOG") != NULL) {
         (void)log_configure_text(getenv("HARNESS_LOG"));
     }
     for (int i = 0; i < hosts; i++) {
@@ -269,7 +269,7 @@ void cluster_free(struct cluster *c)
     for (int i = 0; i < c->count; i++) {
         host_stop(c, i);
     }
-    while (c->packets) {
+    while (c->packets != NULL) {
         struct packet *p = c->packets;
         c->packets = p->next;
         bufslice_unref(p->frame);
@@ -329,7 +329,7 @@ void cluster_bootstrap(struct cluster *c, int voters)
 
 void host_join(struct cluster *c, int h)
 {
-    if (!c->hosts[h].engine) {
+    if (c->hosts[h].engine == NULL) {
         host_start(c, h);
     }
     start_replica(c, h, NULL, 0);
@@ -338,7 +338,7 @@ void host_join(struct cluster *c, int h)
 struct engine_replica_status status_of(struct cluster *c, int h)
 {
     struct engine_replica_status s = {0};
-    if (c->hosts[h].engine) {
+    if (c->hosts[h].engine != NULL) {
         (void)engine_shard_status(c->hosts[h].engine, SHARD, &s);
     }
     return s;
@@ -383,7 +383,7 @@ struct op *op_new(struct cluster *c, enum engine_request_kind kind, const char *
     o->r.shard_id = SHARD;
     o->r.deadline_ns = cluster_now(c) + 10000 * MS;
     o->r.done = op_done;
-    if (text) {
+    if (text != NULL) {
         struct buf *b = buf_copy(text, strlen(text));
         o->r.payload = (struct bufslice){b, slice_of(b->data, b->size)};
     }

@@ -58,7 +58,7 @@ static enum thole_code tally_apply(void *machine, struct thole_apply *b, struct 
         }
         tally_step(&m->t, e);
         (void)pad(e->result, m->ctx->padding);
-        if (b->watch) {
+        if (b->watch != NULL) {
             b->watch->event(b->watch, e->index, (struct thole_slice){"k", 1}, e->command);
         }
     }
@@ -78,7 +78,7 @@ static enum thole_code tally_query(void *machine, const void *view, struct thole
     if (query.size > 0 && *(const char *)query.data == '!') {
         return THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST, "bad query");
     }
-    return answer->write(answer, view ? view : &m->t, sizeof(m->t));
+    return answer->write(answer, view != NULL ? view : &m->t, sizeof(m->t));
 }
 
 static enum thole_code tally_view(void *machine, void **ret, struct thole_status *st)
@@ -108,7 +108,7 @@ static enum thole_code tally_save(void *machine, const void *view, struct thole_
 {
     (void)st;
     const struct tally_machine *m = machine;
-    return write_tally(out, view ? view : &m->t, m->ctx->ballast);
+    return write_tally(out, view != NULL ? view : &m->t, m->ctx->ballast);
 }
 
 static enum thole_code tally_restore(void *machine, struct thole_source *in,
@@ -180,7 +180,7 @@ struct ledger_machine {
 
 static void free_records(struct record *r)
 {
-    while (r) {
+    while (r != NULL) {
         struct record *next = r->next;
         bytes_deinit(&r->key);
         bytes_deinit(&r->value);
@@ -191,7 +191,7 @@ static void free_records(struct record *r)
 
 static void free_spaces(struct space *s)
 {
-    while (s) {
+    while (s != NULL) {
         struct space *next = s->next;
         free_records(s->records);
         free(s);
@@ -201,7 +201,7 @@ static void free_spaces(struct space *s)
 
 static struct space *copy_spaces(const struct space *s)
 {
-    if (!s) {
+    if (s == NULL) {
         return NULL;
     }
     struct space *c = xcalloc(1, sizeof(*c));
@@ -209,7 +209,7 @@ static struct space *copy_spaces(const struct space *s)
     c->next = copy_spaces(s->next);
     c->records = NULL;
     struct record **at = &c->records;
-    for (const struct record *r = s->records; r; r = r->next) {
+    for (const struct record *r = s->records; r != NULL; r = r->next) {
         *at = xcalloc(1, sizeof(**at));
         bytes_append_slice(&(*at)->key, bytes_slice(&r->key));
         bytes_append_slice(&(*at)->value, bytes_slice(&r->value));
@@ -233,7 +233,7 @@ void ledger_disk_crash(struct ledger_disk *d)
 
 void ledger_disk_free(struct ledger_disk *d)
 {
-    if (!d) {
+    if (d == NULL) {
         return;
     }
     free_spaces(d->live);
@@ -246,7 +246,7 @@ size_t ledger_disk_spaces(struct ledger_disk *d)
 {
     size_t n = 0;
     pthread_mutex_lock(&d->lock);
-    for (const struct space *s = d->live; s; s = s->next) {
+    for (const struct space *s = d->live; s != NULL; s = s->next) {
         n += !s->absent;
     }
     pthread_mutex_unlock(&d->lock);
@@ -256,11 +256,11 @@ size_t ledger_disk_spaces(struct ledger_disk *d)
 static void set_record(struct space *s, struct slice key, struct thole_slice value)
 {
     struct record **at = &s->records;
-    while (*at && slice_compare(bytes_slice(&(*at)->key), key) < 0) {
+    while (*at != NULL && slice_compare(bytes_slice(&(*at)->key), key) < 0) {
         at = &(*at)->next;
     }
-    bool found = *at && slice_equal(bytes_slice(&(*at)->key), key);
-    if (!value.data) {
+    bool found = *at != NULL && slice_equal(bytes_slice(&(*at)->key), key);
+    if (value.data == NULL) {
         if (found) {
             struct record *gone = *at;
             *at = gone->next;
@@ -282,7 +282,7 @@ static void set_record(struct space *s, struct slice key, struct thole_slice val
 static struct space *find_space(struct ledger_disk *d, uint64_t replica, uint64_t generation)
 {
     struct space *s = d->live;
-    while (s && (s->replica != replica || s->generation != generation)) {
+    while (s != NULL && (s->replica != replica || s->generation != generation)) {
         s = s->next;
     }
     return s;
@@ -296,7 +296,7 @@ static enum thole_code ledger_open(const struct thole_machine_env *env, void **r
     m->disk = env->type_ctx;
     pthread_mutex_lock(&m->disk->lock);
     m->space = find_space(m->disk, env->replica_id, env->generation);
-    if (!m->space) {
+    if (m->space == NULL) {
         m->space = xcalloc(1, sizeof(*m->space));
         m->space->replica = env->replica_id;
         m->space->generation = env->generation;
@@ -304,7 +304,7 @@ static enum thole_code ledger_open(const struct thole_machine_env *env, void **r
         m->disk->live = m->space;
     }
     m->space->absent = false;
-    for (const struct record *r = m->space->records; r; r = r->next) {
+    for (const struct record *r = m->space->records; r != NULL; r = r->next) {
         env->meta(env->meta_ctx, (struct thole_slice){r->key.data, r->key.size},
                   (struct thole_slice){r->value.data, r->value.size});
     }
@@ -403,7 +403,7 @@ static enum thole_code ledger_destroy(const struct thole_machine_env *env, struc
     struct ledger_disk *d = env->type_ctx;
     pthread_mutex_lock(&d->lock);
     struct space *s = find_space(d, env->replica_id, env->generation);
-    if (s) { /* emptied in place: a machine may still be about to close */
+    if (s != NULL) { /* emptied in place: a machine may still be about to close */
         free_records(s->records);
         s->records = NULL;
         s->t = (struct tally){0};

@@ -9,7 +9,7 @@
 
 static void die(const char *what, const struct thole_status *st)
 {
-    (void)fprintf(stderr, "rig: %s: %s\n", what, st ? st->message : "");
+    (void)fprintf(stderr, "rig: %s: %s\n", what, st != NULL ? st->message : "");
     abort();
 }
 
@@ -28,7 +28,7 @@ static uint64_t net_turn(void *ctx, struct msgq *batch, uint64_t now_ns)
     (void)now_ns;
     struct rig_host *h = ctx;
     struct worker_msg *m;
-    while ((m = msgq_pop(batch))) {
+    while ((m = msgq_pop(batch)) != NULL) {
         struct packet *p = CONTAINER_OF(m, struct packet, msg);
         if (atomic_load(&h->up)) {
             engine_deliver(h->engine, &p->from, p->incarnation, p->lane, p->frame);
@@ -49,7 +49,7 @@ static enum thole_code net_send(void *ctx, const struct uuid *to, enum engine_la
     struct packet *p = xcalloc(1, sizeof(*p));
     *p = (struct packet){
         .from = h->uuid, .incarnation = h->incarnation, .lane = lane, .frame = frame};
-    if (target && atomic_load(&target->up) && worker_post(target->net, &p->msg)) {
+    if (target != NULL && atomic_load(&target->up) && worker_post(target->net, &p->msg)) {
         return THOLE_OK;
     }
     bufslice_unref(frame);
@@ -65,7 +65,7 @@ static void open_stores(struct rig_host *h)
     char *path = xasprintf("%s/log", h->directory);
     char *state = xasprintf("%s/state", h->directory);
     if (h->rig->o.memory_log) {
-        if (!h->log) {
+        if (h->log == NULL) {
             h->log = log_store_memory_new();
         }
     } else if (log_store_open(&(struct log_store_options){.path = path}, &h->log, &st) !=
@@ -236,8 +236,8 @@ void rig_wait_leaders(struct rig *r)
 char *rig_directory(void)
 {
     const char *base = getenv("TMPDIR");
-    char *path = xasprintf("%s/thole-engine-XXXXXX", base ? base : "/tmp");
-    if (!mkdtemp(path)) {
+    char *path = xasprintf("%s/thole-engine-XXXXXX", base != NULL ? base : "/tmp");
+    if (mkdtemp(path) == NULL) {
         die("mkdtemp", NULL);
     }
     return path;

@@ -42,7 +42,7 @@ static void test_engine_force_gives_no_session_out_twice(void **state)
     isolate(c, keep, true);
     struct op *old = NULL;
     for (int i = 0; i < 10; i++) { /* the forced entry and a no-op take the first indexes */
-        if (old) {
+        if (old != NULL) {
             op_free(old);
         }
         old = op_open_session(c, cluster_wait_leader(c));

@@ -58,8 +58,8 @@ static void isolate_and_ask(int phase_ms, int *ret_served, int *ret_refused)
     struct op *write = NULL;
     for (int ms = 0; ms < 2000; ms += 5) {
         int leader = cluster_leader(c);
-        bool written = write && write->done && write->r.status.code == THOLE_OK;
-        if (leader >= 0 && leader != old && !write) {
+        bool written = write != NULL && write->done && write->r.status.code == THOLE_OK;
+        if (leader >= 0 && leader != old && write == NULL) {
             write = op_propose(c, leader, "y");
         }
         struct op *o = op_query(c, old);

@@ -229,9 +229,9 @@ static size_t answer_bytes(const struct session_table *t, size_t *ret_cut)
 {
     size_t sum = 0;
     *ret_cut = 0;
-    for (const struct session *s = t->oldest; s; s = s->newer) {
+    for (const struct session *s = t->oldest; s != NULL; s = s->newer) {
         for (uint32_t i = 0; i < s->count; i++) {
-            sum += s->results[i].result ? s->results[i].result->size : 0;
+            sum += s->results[i].result != NULL ? s->results[i].result->size : 0;
             *ret_cut += s->results[i].cut;
         }
     }
@@ -240,7 +240,7 @@ static size_t answer_bytes(const struct session_table *t, size_t *ret_cut)
 
 static void encode_table(const struct session_table *t, struct bytes *out)
 {
-    for (const struct session *s = t->oldest; s; s = s->newer) {
+    for (const struct session *s = t->oldest; s != NULL; s = s->newer) {
         session_encode(s, out);
     }
 }
@@ -282,7 +282,7 @@ static void test_session_answers_are_bounded_together(void **state)
         assert_true(r->cut && !r->result);
         assert_int_equal(session_begin(&t, 1, ROUNDS, 900001, NULL, &r), SESSION_DUPLICATE);
         assert_true(!r->cut && r->result);
-        for (const struct session *s = t.oldest; s; s = s->newer) {
+        for (const struct session *s = t.oldest; s != NULL; s = s->newer) {
             struct bytes one = {0};
             session_encode(s, &one);
             assert_true(session_decode(&u, bytes_slice(&one)));

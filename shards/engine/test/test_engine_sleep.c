@@ -16,13 +16,13 @@
 
 static struct replica *replica_at(struct cluster *c, int h)
 {
-    return c->hosts[h].engine ? map_get(&c->hosts[h].engine->by_shard, SHARD) : NULL;
+    return c->hosts[h].engine != NULL ? map_get(&c->hosts[h].engine->by_shard, SHARD) : NULL;
 }
 
 static bool sleeps(struct cluster *c, int h)
 {
     struct replica *r = replica_at(c, h);
-    return r && r->core && raft_asleep(r->core);
+    return r != NULL && r->core != NULL && raft_asleep(r->core);
 }
 
 static int sleepers(struct cluster *c)
@@ -37,7 +37,7 @@ static int sleepers(struct cluster *c)
 /* Three hosts whose group sleeps; the leader's. */
 static int lull(struct cluster *c)
 {
-    if (!c->hosts[0].engine) {
+    if (c->hosts[0].engine == NULL) {
         cluster_bootstrap(c, 3);
     }
     propose_ok(c, "x");
@@ -202,7 +202,7 @@ static uint64_t count_sleeping(struct cluster *c, int h, uint64_t shards)
     uint64_t n = 0;
     for (uint64_t s = 1; s <= shards; s++) {
         struct replica *r = map_get(&c->hosts[h].engine->by_shard, 1000 + s);
-        n += r && r->core && raft_asleep(r->core);
+        n += r != NULL && r->core != NULL && raft_asleep(r->core);
     }
     return n;
 }

@@ -37,7 +37,7 @@ static int random_host(struct storm *s)
 static void collect(struct storm *s, struct client *k)
 {
     struct op *o = k->op;
-    if (!o || !o->done) {
+    if (o == NULL || !o->done) {
         return;
     }
     k->op = NULL;
@@ -59,7 +59,7 @@ static void submit(struct storm *s, struct client *k)
 {
     struct cluster *c = s->c;
     int h = rand_chance(&s->rand, 0.7) ? cluster_leader(c) : random_host(s);
-    if (k->op || h < 0 || !c->hosts[h].engine) {
+    if (k->op != NULL || h < 0 || c->hosts[h].engine == NULL) {
         return;
     }
     k->op = op_new(c, k->session ? ENGINE_PROPOSE : ENGINE_OPEN_SESSION, k->session ? "x" : NULL);
@@ -73,7 +73,7 @@ static void submit(struct storm *s, struct client *k)
 static void read_sometimes(struct storm *s)
 {
     struct cluster *c = s->c;
-    if (s->query && s->query->done) {
+    if (s->query != NULL && s->query->done) {
         if (s->query->r.status.code == THOLE_OK) {
             struct tally t;
             memcpy(&t, s->query->r.result.bytes.data, sizeof(t));
@@ -84,7 +84,7 @@ static void read_sometimes(struct storm *s)
         s->query = NULL;
     }
     int h = random_host(s);
-    if (s->query || !c->hosts[h].engine) {
+    if (s->query != NULL || c->hosts[h].engine == NULL) {
         return;
     }
     s->query_floor = s->acknowledged;
@@ -138,7 +138,7 @@ static void trouble(struct storm *s)
         break;
     default:
         for (int i = 0; i < c->count; i++) {
-            if (!c->hosts[i].engine) {
+            if (c->hosts[i].engine == NULL) {
                 host_start(c, i);
             }
         }
@@ -152,17 +152,17 @@ static void calm(struct storm *s)
     c->delay_ms_max = 2;
     memset(c->cut, 0, sizeof(c->cut));
     for (int i = 0; i < c->count; i++) {
-        if (!c->hosts[i].engine) {
+        if (c->hosts[i].engine == NULL) {
             host_start(c, i);
         }
     }
     for (int i = 0; i < CLIENTS; i++) {
-        if (s->clients[i].op) {
+        if (s->clients[i].op != NULL) {
             op_wait(s->clients[i].op);
             collect(s, &s->clients[i]);
         }
     }
-    if (s->query) {
+    if (s->query != NULL) {
         op_wait(s->query);
         op_free(s->query);
         s->query = NULL;
@@ -179,7 +179,7 @@ static void settle(struct storm *s)
         while (!k->session || k->acknowledged < target) {
             (void)cluster_wait_leader(s->c);
             submit(s, k);
-            if (k->op) {
+            if (k->op != NULL) {
                 op_wait(k->op);
             }
             collect(s, k);
@@ -229,9 +229,9 @@ static void storms(const char *machine, int hosts, uint64_t base)
 {
     const char *one = getenv("STORM_SEED");
     const char *many = getenv("STORM_SEEDS");
-    uint64_t seeds = many ? strtoull(many, NULL, 10) : SEEDS;
+    uint64_t seeds = many != NULL ? strtoull(many, NULL, 10) : SEEDS;
     for (uint64_t seed = base; seed < base + seeds; seed++) {
-        if (one && strtoull(one, NULL, 10) != seed) {
+        if (one != NULL && strtoull(one, NULL, 10) != seed) {
             continue;
         }
         print_message("seed %llu\r", (unsigned long long)seed);

@@ -50,7 +50,7 @@ static void show_said(void)
 static void hush(void)
 {
     FILE *f = tmpfile();
-    if (!f) {
+    if (f == NULL) {
         return;
     }
     said = fileno(f);
@@ -164,7 +164,8 @@ static int run_seeds(struct command c)
         all.failed += !report(&o, &r);
         add(&all, &r);
     }
-    if (o.trace) { /* the same to the byte every time: without what the clock on the wall says */
+    if (o.trace !=
+        NULL) { /* the same to the byte every time: without what the clock on the wall says */
         return all.failed ? 1 : 0;
     }
     (void)printf("%" PRIu64 " seeds, %" PRIu64 " failed; %.1f virtual hours in %.1f s; %" PRIu64
@@ -363,7 +364,7 @@ int main(int argc, char **argv)
 {
     struct command c = {.o = {.seed = 1, .ticks = SIM_TICKS_DEFAULT}};
     if (!parse(argc, argv, &c) ||
-        (c.canary && strcmp(c.canary, "all") != 0 && !sim_canary_set(c.canary))) {
+        (c.canary != NULL && strcmp(c.canary, "all") != 0 && !sim_canary_set(c.canary))) {
         (void)fputs(usage, stderr);
         return 2;
     }
@@ -383,7 +384,7 @@ int main(int argc, char **argv)
         c.o.canary = c.canary;
         return minimize(c.o);
     }
-    if (c.canary && c.count > 0) {
+    if (c.canary != NULL && c.count > 0) {
         return canaries(c.o, c.canary, c.count);
     }
     c.o.canary = c.canary;
