@@ -23,7 +23,7 @@ static void pass_on(void *ctx, const struct log_line *line)
 {
     (void)ctx;
     const struct thole_log_line out = {
-        .size = sizeof(out),
+        .size = sizeof out,
         .level = (uint32_t)line->level,
         .wall_ms = line->wall_ms,
         .subject = log_subject_names[line->subject],

@@ -1,5 +1,6 @@
 /* Joining an existing cluster: ask any member until one accepts, then start passively. And a
  * member's way to another replica of shard zero, when it cannot go on with the one it has. */
+#include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -239,9 +240,10 @@ static void renewed(struct renewal *r, const thole_bus_v1_JoinReply *reply)
         agent_fail(r->agent, &st);
     } else {
         agent_start_again(r->agent,
-                          "instead of replica %llu of shard zero, which cannot go on (%.120s), it "
-                          "has replica %llu",
-                          (unsigned long long)r->failed, r->failure, (unsigned long long)replica);
+                          "instead of replica %" PRIu64
+                          " of shard zero, which cannot go on (%.120s), it "
+                          "has replica %" PRIu64,
+                          r->failed, r->failure, replica);
     }
 }
 
@@ -309,8 +311,9 @@ void renew_start(struct agent *a, const struct engine_replica_status *zero)
     snprintf(r->failure, sizeof r->failure, "%s",
              zero->failed ? zero->failure : "it was removed from the group");
     LOG_WARN(AGENT,
-             "replica %llu of shard zero cannot go on: %s; asking the others for another one",
-             (unsigned long long)r->failed, r->failure);
+             "replica %" PRIu64
+             " of shard zero cannot go on: %s; asking the others for another one",
+             r->failed, r->failure);
     a->renew_running = pthread_create(&a->renew_thread, NULL, renew_main, r) == 0;
     if (!a->renew_running) {
         free(r);

@@ -6,6 +6,7 @@
  * the host says of itself, so a newcomer that lost the answer simply asks again. */
 #include "agent/joiner.h"
 
+#include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -173,7 +174,7 @@ static bool answer(struct joiner *j, const struct registry_view *v)
     upb_Arena_Free(arena);
     bus_answer(j->request, (struct bufslice){.owner = b, .bytes = slice_of(b->data, b->size)},
                false);
-    LOG_INFO(AGENT, "let a host in name=%s replica=%llu", j->name, (unsigned long long)replica);
+    LOG_INFO(AGENT, "let a host in name=%s replica=%" PRIu64, j->name, replica);
     free(j);
     return true;
 }

@@ -29,7 +29,7 @@ struct arena {
 static struct block *block_new(size_t size, struct block *older)
 {
     ASSERT(size <= SIZE_MAX - sizeof(struct block));
-    struct block *b = xmalloc(sizeof(*b) + size);
+    struct block *b = xmalloc(sizeof *b + size);
     b->older = older;
     b->size = size;
     b->used = 0;
@@ -45,7 +45,7 @@ static void block_free(struct block *b)
 
 struct arena *arena_new(void)
 {
-    struct arena *a = xcalloc(1, sizeof(*a));
+    struct arena *a = xcalloc(1, sizeof *a);
     a->first = block_new(BLOCK_BYTES_FIRST, NULL);
     a->newest = a->first;
     return a;

@@ -48,7 +48,7 @@ bool slice_take(struct slice *s, size_t n, struct slice *ret)
 struct buf *buf_new(size_t size)
 {
     ASSERT(size <= SIZE_MAX - sizeof(struct buf));
-    struct buf *b = xmalloc(sizeof(*b) + size);
+    struct buf *b = xmalloc(sizeof *b + size);
     atomic_init(&b->refs, 1);
     b->size = size;
     return b;

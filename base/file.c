@@ -287,7 +287,7 @@ static enum thole_code fail_locked(const char *path, struct thole_status *st)
     char text[24] = "";
     int fd = open(path, O_RDONLY | O_NONBLOCK | O_NOFOLLOW | O_CLOEXEC);
     if (fd >= 0) {
-        ssize_t n = read(fd, text, sizeof(text) - 1);
+        ssize_t n = read(fd, text, sizeof text - 1);
         text[n > 0 ? n : 0] = '\0';
         (void)close(fd);
     }

@@ -17,7 +17,7 @@ uint64_t hash64(const void *data, size_t size, uint64_t seed)
 
 struct hash_state *hash_state_new(uint64_t seed)
 {
-    struct hash_state *h = xcalloc(1, sizeof(*h));
+    struct hash_state *h = xcalloc(1, sizeof *h);
     h->xxh = XXH3_createState();
     ASSERT(h->xxh != NULL);
     XXH_errorcode rc = XXH3_64bits_reset_withSeed(h->xxh, seed);

@@ -192,7 +192,7 @@ static bool write_lost(uint64_t wall_ms)
 {
     char message[96];
     struct bytes out = {0};
-    snprintf(message, sizeof(message),
+    snprintf(message, sizeof message,
              "log lines were lost lines=%" PRIu64 " why=\"standard error was not read\"", lost);
     const struct log_line line = {
         .wall_ms = wall_ms, .level = LOG_LEVEL_WARN, .subject = LOG_BASE, .message = message};
@@ -239,12 +239,12 @@ void log_write(enum log_level level, enum log_subject subject, const char *forma
     char message[MESSAGE_BYTES];
     va_list args;
     va_start(args, format);
-    int size = vsnprintf(message, sizeof(message), format, args);
+    int size = vsnprintf(message, sizeof message, format, args);
     va_end(args);
     if (size < 0) {
         message[0] = '\0';
-    } else if ((size_t)size >= sizeof(message)) {
-        memcpy(message + sizeof(message) - sizeof("..."), "...", sizeof("..."));
+    } else if ((size_t)size >= sizeof message) {
+        memcpy(message + sizeof message - sizeof "...", "...", sizeof "...");
     }
 
     const struct log_line line = {

@@ -27,7 +27,7 @@ const char *const log_subject_names[] = {
     [LOG_DAEMON] = "daemon",
 };
 
-_Static_assert(sizeof(log_subject_names) / sizeof(log_subject_names[0]) == LOG_SUBJECT_COUNT,
+_Static_assert(sizeof log_subject_names / sizeof log_subject_names[0] == LOG_SUBJECT_COUNT,
                "every subject has a name");
 
 static void append_time(struct bytes *out, uint64_t wall_ms)
@@ -160,7 +160,7 @@ static bool has_key(const struct parsed *p, const char *key, size_t size)
 static bool is_reserved(const char *key, size_t size)
 {
     static const char *const names[] = {"time", "level", "subject", "message", "host", "thread"};
-    for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
+    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
         if (strlen(names[i]) == size && memcmp(names[i], key, size) == 0) {
             return true;
         }

@@ -41,7 +41,7 @@ static void grow(struct map *m)
 {
     struct map old = *m;
     m->capacity = old.capacity == 0 ? CAPACITY_MIN : old.capacity * 2;
-    m->slots = xcalloc(m->capacity, sizeof(*m->slots));
+    m->slots = xcalloc(m->capacity, sizeof *m->slots);
     for (size_t i = 0; i < old.capacity; i++) {
         if (old.slots[i].value != NULL) {
             *probe(m, old.slots[i].key) = old.slots[i];

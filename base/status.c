@@ -68,8 +68,8 @@ static const char *const reason_names[] = {
     [THOLE_REASON_BAD_REQUEST] = "BAD_REQUEST",
 };
 
-#define CODE_COUNT (sizeof(code_names) / sizeof(code_names[0]))
-#define REASON_COUNT (sizeof(reason_names) / sizeof(reason_names[0]))
+#define CODE_COUNT (sizeof code_names / sizeof code_names[0])
+#define REASON_COUNT (sizeof reason_names / sizeof reason_names[0])
 
 _Static_assert(REASON_COUNT == THOLE_REASON_BAD_REQUEST + 1, "every reason has a name");
 
@@ -118,7 +118,7 @@ enum thole_code thole_status_set(struct thole_status *st, enum thole_code code,
     char text[THOLE_STATUS_MESSAGE_BYTES + 1];
     va_list args;
     va_start(args, format);
-    int wanted = vsnprintf(text, sizeof(text), format, args);
+    int wanted = vsnprintf(text, sizeof text, format, args);
     va_end(args);
     size_t size = wanted < 0 ? 0 : (size_t)wanted;
     if (size >= THOLE_STATUS_MESSAGE_BYTES) {

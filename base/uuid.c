@@ -10,7 +10,7 @@ static const char hex_digits[] = "0123456789abcdef";
 struct uuid uuid_random(void)
 {
     struct uuid u;
-    arc4random_buf(u.bytes, sizeof(u.bytes));
+    arc4random_buf(u.bytes, sizeof u.bytes);
     u.bytes[6] = (uint8_t)((u.bytes[6] & 0x0f) | 0x40); /* version 4 */
     u.bytes[8] = (uint8_t)((u.bytes[8] & 0x3f) | 0x80); /* variant of RFC 4122 */
     return u;
@@ -29,12 +29,12 @@ bool uuid_equal(const struct uuid *a, const struct uuid *b)
 
 int uuid_compare(const struct uuid *a, const struct uuid *b)
 {
-    return memcmp(a->bytes, b->bytes, sizeof(a->bytes));
+    return memcmp(a->bytes, b->bytes, sizeof a->bytes);
 }
 
 uint64_t uuid_hash(const struct uuid *u)
 {
-    return hash64(u->bytes, sizeof(u->bytes), 0);
+    return hash64(u->bytes, sizeof u->bytes, 0);
 }
 
 /* The text has a hyphen in front of these bytes: 8-4-4-4-12 digits. */
@@ -46,7 +46,7 @@ static bool hyphen_before(unsigned byte)
 void uuid_format(const struct uuid *u, char ret_text[UUID_TEXT_BYTES])
 {
     char *p = ret_text;
-    for (unsigned i = 0; i < sizeof(u->bytes); i++) {
+    for (unsigned i = 0; i < sizeof u->bytes; i++) {
         if (hyphen_before(i)) {
             *p++ = '-';
         }
@@ -75,7 +75,7 @@ bool uuid_parse(const char *text, struct uuid *ret)
         return false;
     }
     const char *p = text;
-    for (unsigned i = 0; i < sizeof(u.bytes); i++) {
+    for (unsigned i = 0; i < sizeof u.bytes; i++) {
         if (hyphen_before(i) && *p++ != '-') {
             return false;
         }

@@ -80,7 +80,7 @@ static void insert(struct wheel *w, struct wheel_timer *t)
 
 struct wheel *wheel_new(uint64_t now_ms)
 {
-    struct wheel *w = xcalloc(1, sizeof(*w));
+    struct wheel *w = xcalloc(1, sizeof *w);
     w->now_ms = now_ms;
     return w;
 }

@@ -68,9 +68,9 @@ static void mutex_init(pthread_mutex_t *mutex)
 static struct worker *start(struct executor *ex, const char *name, size_t capacity,
                             worker_turn_fn turn, void *ctx, bool background)
 {
-    struct worker *w = xcalloc(1, sizeof(*w));
-    size_t size = strlcpy(w->name, name, sizeof(w->name));
-    ASSERT(size < sizeof(w->name));
+    struct worker *w = xcalloc(1, sizeof *w);
+    size_t size = strlcpy(w->name, name, sizeof w->name);
+    ASSERT(size < sizeof w->name);
     w->ex = ex;
     w->background = background;
     w->capacity = capacity;

@@ -90,7 +90,7 @@ static const struct executor_ops manual_ops = {
 
 struct executor *executor_manual_new(uint64_t start_ns)
 {
-    struct manual *m = xcalloc(1, sizeof(*m));
+    struct manual *m = xcalloc(1, sizeof *m);
     m->clock = (struct clock){.monotonic_ns = manual_monotonic_ns, .wall_ms = manual_wall_ms};
     m->ex.ops = &manual_ops;
     m->ex.clock = &m->clock;

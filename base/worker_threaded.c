@@ -176,7 +176,7 @@ static const struct executor_ops threaded_ops = {
 
 struct executor *executor_threaded_new(const struct clock *clock)
 {
-    struct executor *ex = xcalloc(1, sizeof(*ex));
+    struct executor *ex = xcalloc(1, sizeof *ex);
     ex->ops = &threaded_ops;
     ex->clock = clock;
     return ex;

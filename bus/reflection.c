@@ -152,8 +152,8 @@ static void answer_services(const struct bus_reflection *f, Response *out, upb_A
 static void answer_extension_numbers(const struct bus_reflection *f, upb_StringView type,
                                      Response *out, upb_Arena *arena)
 {
-    if (!upb_DefPool_FindMessageByNameWithSize(f->pool, type.data != NULL ? type.data : "",
-                                               type.size)) {
+    if (upb_DefPool_FindMessageByNameWithSize(f->pool, type.data != NULL ? type.data : "",
+                                              type.size) == NULL) {
         answer_error(out, THOLE_NOT_FOUND, "there is no such message type", arena);
         return;
     }

@@ -17,6 +17,7 @@
 
 #include "base/log.h"
 
+#include <inttypes.h>
 #include <stdio.h>
 
 #define PAUSE_MS_FIRST 1000
@@ -102,7 +103,7 @@ static void rebuild(struct hostctl *h, struct ctl_shard *s, const thole_v1_Repli
 {
     char why[512];
     upb_StringView message = thole_v1_Replica_message(r);
-    snprintf(why, sizeof(why), "it failed, and is rebuilt: %.*s",
+    snprintf(why, sizeof why, "it failed, and is rebuilt: %.*s",
              (int)(message.size < 400 ? message.size : 400), message.size > 0 ? message.data : "");
     upb_Arena *arena = upb_Arena_New();
     thole_registry_v1_Command *c = hostctl__command(h, "healing", arena);

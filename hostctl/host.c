@@ -8,6 +8,7 @@
 
 #include "base/log.h"
 
+#include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -47,7 +48,7 @@ static bool initial_members(const thole_v1_Shard *shard, struct raft_member *ret
         }
         ret[i] = (struct raft_member){.replica_id = thole_v1_InitialReplica_replica_id(initial[i]),
                                       .role = RAFT_VOTER};
-        memcpy(ret[i].host, host.bytes, sizeof(ret[i].host));
+        memcpy(ret[i].host, host.bytes, sizeof ret[i].host);
     }
     *ret_count = count;
     return true;

@@ -3,6 +3,7 @@
 
 #include "base/log.h"
 
+#include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -13,7 +14,7 @@ struct ctl_shard *hostctl__shard(struct hostctl *h, uint64_t id)
 {
     struct ctl_shard *s = map_get(&h->shards, id);
     if (s == NULL) {
-        s = xcalloc(1, sizeof(*s));
+        s = xcalloc(1, sizeof *s);
         s->id = id;
         s->work = &hostctl__no_work;
         (void)map_put(&h->shards, id, s);
@@ -26,7 +27,7 @@ const struct ctl_work hostctl__no_work;
 struct ctl_work *hostctl__work(struct ctl_shard *s)
 {
     if (s->work == &hostctl__no_work) {
-        struct ctl_work *w = xcalloc(1, sizeof(*w));
+        struct ctl_work *w = xcalloc(1, sizeof *w);
         w->shard_id = s->id;
         s->work = w;
     }
@@ -405,7 +406,7 @@ static void view_changed(void *ctx, uint64_t revision)
 
 void hostctl_replica_changed(struct hostctl *h, const struct engine_replica_status *s)
 {
-    struct ctl_replica_msg *m = xcalloc(1, sizeof(*m));
+    struct ctl_replica_msg *m = xcalloc(1, sizeof *m);
     m->msg.kind = MSG_REPLICA;
     m->shard_id = s->shard_id;
     if (!worker_post(h->worker, &m->msg)) {
@@ -418,10 +419,10 @@ void hostctl_replica_changed(struct hostctl *h, const struct engine_replica_stat
 void hostctl_leader_moved(struct hostctl *h, uint64_t shard_id, uint64_t from, uint64_t to,
                           bool stopping)
 {
-    struct ctl_move *m = xcalloc(1, sizeof(*m));
+    struct ctl_move *m = xcalloc(1, sizeof *m);
     *m = (struct ctl_move){.msg.kind = MSG_MOVE, .shard_id = shard_id, .from = from, .to = to};
     m->by = stopping ? "shutdown" : "disk";
-    snprintf(m->why, sizeof(m->why), "%s",
+    snprintf(m->why, sizeof m->why, "%s",
              stopping ? "its host is being stopped" : "its host has little free space");
     if (!worker_post_internal(h->worker, &m->msg)) {
         free(m);
@@ -435,7 +436,7 @@ void hostctl_disk_changed(struct hostctl *h)
 
 void hostctl_peer_state(struct hostctl *h, const struct uuid *host, bool up)
 {
-    struct ctl_peer_msg *m = xcalloc(1, sizeof(*m));
+    struct ctl_peer_msg *m = xcalloc(1, sizeof *m);
     m->msg.kind = MSG_PEER;
     m->host = *host;
     m->up = up;
@@ -466,7 +467,7 @@ void hostctl_heard(struct hostctl *h, const struct uuid *host)
 
 struct hostctl *hostctl_new(const struct hostctl_options *o)
 {
-    struct hostctl *h = xcalloc(1, sizeof(*h));
+    struct hostctl *h = xcalloc(1, sizeof *h);
     h->o = *o;
     h->o.retry_ms = o->retry_ms > 0 ? o->retry_ms : 200;
     h->o.report_interval_ms = o->report_interval_ms > 0 ? o->report_interval_ms : 200;

@@ -40,12 +40,12 @@ struct ctl_host *hostctl__host(struct hostctl *h, const struct uuid *id)
     }
     if (h->host_count == h->host_capacity) {
         h->host_capacity = h->host_capacity == 0 ? 16 : 2 * h->host_capacity;
-        h->hosts = xrealloc(h->hosts, h->host_capacity * sizeof(*h->hosts));
+        h->hosts = xrealloc(h->hosts, h->host_capacity * sizeof *h->hosts);
     }
     struct ctl_host *host = &h->hosts[h->host_count++];
     *host = (struct ctl_host){.id = *id};
     pthread_mutex_lock(&h->signs.lock);
-    h->signs.of = xrealloc(h->signs.of, h->host_count * sizeof(*h->signs.of));
+    h->signs.of = xrealloc(h->signs.of, h->host_count * sizeof *h->signs.of);
     h->signs.of[h->signs.count] = (struct ctl_sign){.host = *id};
     detector_restart(&h->signs.of[h->signs.count++].detector, h->now_ms);
     pthread_mutex_unlock(&h->signs.lock);

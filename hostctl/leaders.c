@@ -12,6 +12,7 @@
 
 #include "base/log.h"
 
+#include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -89,7 +90,7 @@ bool hostctl__leaders_counted_right(struct hostctl *h)
     bool right = true;
     bool moved = h->leaders_moved;
     size_t count = h->host_count; /* hosts are never forgotten */
-    int64_t *leads = xcalloc(count + 1, sizeof(*leads));
+    int64_t *leads = xcalloc(count + 1, sizeof *leads);
     for (size_t i = 0; i < count; i++) {
         leads[i] = h->hosts[i].leads;
     }
@@ -205,11 +206,11 @@ static void look_at(struct hostctl *h, struct ctl_shard *s)
         return;
     }
     char why[160];
-    snprintf(why, sizeof(why), "its host is being emptied");
+    snprintf(why, sizeof why, "its host is being emptied");
     if (!leaving && best.preferred && !preferred) {
-        snprintf(why, sizeof(why), "the shard's leader preference");
+        snprintf(why, sizeof why, "the shard's leader preference");
     } else if (!leaving) {
-        snprintf(why, sizeof(why), "its host led %" PRId64 " shards, the other one %" PRId64,
+        snprintf(why, sizeof why, "its host led %" PRId64 " shards, the other one %" PRId64,
                  own->expected, best.host->expected);
     }
     LOG_INFO(HOSTCTL, "handing leadership on shard=%" PRIu64 " to=%" PRIu64 " why=\"%s\"", s->id,

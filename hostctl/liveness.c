@@ -19,6 +19,7 @@
 
 #include "base/log.h"
 
+#include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -105,15 +106,15 @@ static void append_others(const struct hostctl *h, const struct ctl_host *host,
     size_t size = strlen(ret->reason);
     char *end = ret->reason + size;
     if (host->up) {
-        snprintf(end, sizeof(ret->reason) - size, "; its connection stands");
+        snprintf(end, sizeof ret->reason - size, "; its connection stands");
     } else if (host->reached) {
         const thole_v1_Host *row = registry_host(h->view, &host->witness);
         upb_StringView name =
             row == NULL ? upb_StringView_FromString("another host") : thole_v1_Host_name(row);
-        snprintf(end, sizeof(ret->reason) - size, "; but %.*s reaches it", (int)name.size,
+        snprintf(end, sizeof ret->reason - size, "; but %.*s reaches it", (int)name.size,
                  name.data);
     } else if (host->unreached > 0) {
-        snprintf(end, sizeof(ret->reason) - size, "; %u other%s not reach it either",
+        snprintf(end, sizeof ret->reason - size, "; %u other%s not reach it either",
                  (unsigned)host->unreached, host->unreached == 1 ? " does" : "s do");
     }
 }
@@ -135,7 +136,7 @@ static void judge_speaking(struct hostctl *h, const struct detector *d, int32_t 
         return;
     }
     ret->liveness = thole_v1_HOST_LIVENESS_LIVE;
-    snprintf(ret->reason, sizeof(ret->reason), "heard again for %.1f s",
+    snprintf(ret->reason, sizeof ret->reason, "heard again for %.1f s",
              (double)(h->now_ms - d->steady_ms) / 1000);
 }
 
@@ -158,7 +159,7 @@ static void judge_silent(struct hostctl *h, struct ctl_host *host, const struct 
     }
     if (late && (host->up || !host->reached)) {
         ret->liveness = thole_v1_HOST_LIVENESS_DEAD;
-        snprintf(ret->reason, sizeof(ret->reason),
+        snprintf(ret->reason, sizeof ret->reason,
                  "silent for %.1f s, more than the grace of %.1f s", (double)silent_ms / 1000,
                  (double)h->o.dead_after_ms / 1000);
         append_others(h, host, ret);
@@ -170,10 +171,10 @@ static void judge_silent(struct hostctl *h, struct ctl_host *host, const struct 
     }
     ret->liveness = thole_v1_HOST_LIVENESS_SUSPECT;
     if (d->broken) {
-        snprintf(ret->reason, sizeof(ret->reason), "it has not been connected for %.1f s",
+        snprintf(ret->reason, sizeof ret->reason, "it has not been connected for %.1f s",
                  (double)(h->now_ms - d->broken_ms) / 1000);
     } else {
-        snprintf(ret->reason, sizeof(ret->reason), "silent for %.1f s, expected within %.1f s",
+        snprintf(ret->reason, sizeof ret->reason, "silent for %.1f s, expected within %.1f s",
                  (double)silent_ms / 1000, detector_allowed_ms(d, &b) / 1000.0);
     }
     append_others(h, host, ret);
@@ -187,7 +188,7 @@ static void judge(struct hostctl *h, size_t i, const thole_v1_Host *row, struct 
     *ret = (struct judgement){.liveness = thole_v1_HOST_LIVENESS_UNSPECIFIED};
     if (uuid_equal(&host->id, &h->o.host_id)) {
         ret->liveness = thole_v1_HOST_LIVENESS_LIVE;
-        snprintf(ret->reason, sizeof(ret->reason), "it leads shard zero");
+        snprintf(ret->reason, sizeof ret->reason, "it leads shard zero");
         return;
     }
     const struct detector d = detector_of(h, i);
@@ -213,7 +214,7 @@ static void judge_failures(struct hostctl *h, const thole_v1_Host *row, struct j
         return;
     }
     ret->forgive = true;
-    snprintf(ret->reason, sizeof(ret->reason), "no replica failed there for %" PRIu64 " minutes",
+    snprintf(ret->reason, sizeof ret->reason, "no replica failed there for %" PRIu64 " minutes",
              passed_ms / 60000);
 }
 

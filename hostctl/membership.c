@@ -8,6 +8,7 @@
 
 #include "base/log.h"
 
+#include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -64,7 +65,7 @@ static void take_step(struct hostctl *h, struct ctl_shard *s, const struct vote_
 {
     struct raft_change change = {.revision = registry_view_revision(h->view),
                                  .item_count = plan->count};
-    memcpy(change.items, plan->items, sizeof(change.items));
+    memcpy(change.items, plan->items, sizeof change.items);
     for (uint32_t i = 0; i < plan->count; i++) {
         LOG_INFO(HOSTCTL, "changing members shard=%" PRIu64 " op=%u replica=%" PRIu64 " step=%u/%u",
                  s->id, (unsigned)plan->items[i].op, plan->items[i].replica_id, i + 1, plan->count);

@@ -13,7 +13,7 @@ static struct ctl_move *move_at(struct hostctl *h)
     /* Shard zero may be away for long: the newest are told. */
     if (h->move_count == HOSTCTL_MOVES_KEPT) {
         h->move_count--;
-        memmove(h->moves, h->moves + 1, h->move_count * sizeof(h->moves[0]));
+        memmove(h->moves, h->moves + 1, h->move_count * sizeof h->moves[0]);
     }
     return &h->moves[h->move_count++];
 }
@@ -24,10 +24,10 @@ struct ctl_op *hostctl__op_move(struct hostctl *h, enum ctl_op_kind kind, uint64
     struct engine_replica_status local = {0};
     struct ctl_op *op = hostctl__op_new(h, kind, shard_id, to);
     (void)engine_shard_status(h->o.engine, shard_id, &local);
-    op->move = xcalloc(1, sizeof(*op->move));
+    op->move = xcalloc(1, sizeof *op->move);
     *op->move =
         (struct ctl_move){.shard_id = shard_id, .from = local.replica_id, .to = to, .by = by};
-    snprintf(op->move->why, sizeof(op->move->why), "%s", why);
+    snprintf(op->move->why, sizeof op->move->why, "%s", why);
     return op;
 }
 
@@ -107,7 +107,7 @@ void hostctl__notes_run(struct hostctl *h)
     const thole_v1_Host *own = hostctl__own_row(h);
     if (own != NULL) {
         upb_StringView name = thole_v1_Host_name(own);
-        snprintf(actor, sizeof(actor), "host/%.*s", (int)name.size,
+        snprintf(actor, sizeof actor, "host/%.*s", (int)name.size,
                  name.data != NULL ? name.data : "");
     }
     thole_registry_v1_Command *c = hostctl__command(h, actor, arena);

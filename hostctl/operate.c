@@ -7,6 +7,7 @@
 
 #include "base/log.h"
 
+#include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -72,7 +73,7 @@ static void explain(const struct hostctl *h, const thole_v1_Replica *row, struct
     upb_StringView name = thole_v1_Replica_shard(row);
     if (p->message[0] == '\0' && s != NULL && s->decided && s->verdict == PLACEMENT_UNSATISFIABLE &&
         s->work->explanation != NULL) {
-        snprintf(p->message, sizeof(p->message), "shards/%.*s cannot move: %s", (int)name.size,
+        snprintf(p->message, sizeof p->message, "shards/%.*s cannot move: %s", (int)name.size,
                  name.data, s->work->explanation);
     }
 }
@@ -100,7 +101,7 @@ static uint32_t count_replicas(const struct hostctl *h, const struct uuid *id, b
         explain(h, row, p);
     }
     if (p->message[0] == '\0' && count > 0 && count == users) {
-        snprintf(p->message, sizeof(p->message),
+        snprintf(p->message, sizeof p->message,
                  "what is left was created by users, who have to delete it: %" PRIu32 " replicas",
                  users);
     }
@@ -111,7 +112,7 @@ void hostctl__progress_end(struct ctl_progress *p, thole_v1_OperationState state
                            const char *message)
 {
     p->state = state;
-    snprintf(p->message, sizeof(p->message), "%s", message);
+    snprintf(p->message, sizeof p->message, "%s", message);
 }
 
 void hostctl__progress_left(struct ctl_progress *p, uint32_t left)
@@ -163,13 +164,13 @@ static void progress_of_host(const struct hostctl *h, const thole_v1_Operation *
     hostctl__progress_left(p, leaders + replicas);
     p->step = leaders > 0 ? "leaders" : replicas > 0 ? "replicas" : "";
     if (hostctl__paused(h, thole_v1_CONTROLLER_PLACEMENT) && leaders + replicas > 0) {
-        snprintf(p->message, sizeof(p->message), "the placement controller is paused");
+        snprintf(p->message, sizeof p->message, "the placement controller is paused");
     }
     char why[THOLE_STATUS_MESSAGE_BYTES];
     if (decommission && (dead || leaders + replicas == 0)) {
-        p->remove = !registry_host_needed(h->view, &id, why, sizeof(why));
+        p->remove = !registry_host_needed(h->view, &id, why, sizeof why);
         p->step = p->remove ? "removing" : "waiting";
-        snprintf(p->message, sizeof(p->message), "%s", p->remove ? "" : why);
+        snprintf(p->message, sizeof p->message, "%s", p->remove ? "" : why);
     } else if (leaders + replicas == 0) {
         hostctl__progress_end(p, thole_v1_OPERATION_STATE_DONE, "");
     }
@@ -207,7 +208,7 @@ static bool host_is_lost(const struct hostctl *h, const thole_v1_Replica *row,
                   hostctl__host_is(host, thole_v1_HOST_STATE_REMOVED);
     if (leaves || is_dead(host)) {
         char why[THOLE_STATUS_MESSAGE_BYTES];
-        snprintf(why, sizeof(why), "hosts/%.*s is %s", (int)name.size, name.data,
+        snprintf(why, sizeof why, "hosts/%.*s is %s", (int)name.size, name.data,
                  leaves ? "being emptied" : "dead");
         hostctl__progress_end(p, thole_v1_OPERATION_STATE_FAILED, why);
     }
@@ -220,11 +221,11 @@ static void explain_move(const struct hostctl *h, const thole_v1_Replica *to,
     upb_StringView why = thole_v1_Replica_message(to);
     explain(h, to, p);
     if (p->message[0] == '\0' && why.size > 0) {
-        snprintf(p->message, sizeof(p->message), "%.*s", (int)why.size, why.data);
+        snprintf(p->message, sizeof p->message, "%.*s", (int)why.size, why.data);
     }
     for (int32_t c = thole_v1_CONTROLLER_PLACEMENT; c <= thole_v1_CONTROLLER_MEMBERSHIP; c++) {
         if (hostctl__paused(h, (thole_v1_Controller)c)) {
-            snprintf(p->message, sizeof(p->message), "the %s controller is paused",
+            snprintf(p->message, sizeof p->message, "the %s controller is paused",
                      c == thole_v1_CONTROLLER_PLACEMENT ? "placement" : "membership");
         }
     }

@@ -10,7 +10,7 @@
 
 struct ctl_port *hostctl__port_new(void)
 {
-    struct ctl_port *p = xcalloc(1, sizeof(*p));
+    struct ctl_port *p = xcalloc(1, sizeof *p);
     atomic_init(&p->refs, 1);
     int failed = pthread_mutex_init(&p->lock, NULL);
     ASSERT(failed == 0);
@@ -28,7 +28,7 @@ void hostctl__port_unref(struct ctl_port *p)
 struct ctl_op *hostctl__op_new(struct hostctl *h, enum ctl_op_kind kind, uint64_t shard_id,
                                uint64_t replica_id)
 {
-    struct ctl_op *op = xcalloc(1, sizeof(*op));
+    struct ctl_op *op = xcalloc(1, sizeof *op);
     op->msg.kind = MSG_OP;
     op->kind = kind;
     op->port = h->port;
@@ -86,7 +86,7 @@ static void answered(struct engine_request *r)
 static void ask(struct hostctl *h, enum ctl_op_kind op, enum engine_request_kind kind,
                 uint64_t shard_id)
 {
-    struct query *q = xcalloc(1, sizeof(*q));
+    struct query *q = xcalloc(1, sizeof *q);
     q->op = hostctl__op_new(h, op, shard_id, 0);
     q->r.kind = kind;
     q->r.shard_id = shard_id;

@@ -6,6 +6,7 @@
 
 #include "base/log.h"
 
+#include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -22,7 +23,7 @@ thole_registry_v1_Command *hostctl__place_begin(struct hostctl *h, upb_Arena **r
         h->batch.arena = upb_Arena_New();
         h->batch.command = hostctl__command(h, "placement", h->batch.arena);
         h->batch.op = hostctl__op_new(h, OP_PLACE, 0, 0);
-        h->batch.op->shards = xcalloc(HOSTCTL_PLACE_SHARDS_MAX, sizeof(*h->batch.op->shards));
+        h->batch.op->shards = xcalloc(HOSTCTL_PLACE_SHARDS_MAX, sizeof *h->batch.op->shards);
         h->batch.operations = 0;
     }
     *ret_arena = h->batch.arena;
@@ -40,7 +41,7 @@ static void note_placed(struct hostctl *h, struct ctl_op *op,
         }
         const thole_registry_v1_Placed *const *placed = thole_registry_v1_PlaceReplicas_replicas(
             thole_registry_v1_Operation_place_replicas(ops[i]), &count);
-        op->placed = xrealloc(op->placed, (op->placed_count + count) * sizeof(*op->placed));
+        op->placed = xrealloc(op->placed, (op->placed_count + count) * sizeof *op->placed);
         for (size_t k = 0; k < count; k++) {
             struct uuid *host = &op->placed[op->placed_count];
             if (hostctl__parse_uuid(thole_registry_v1_Placed_host_id(placed[k]), host)) {

@@ -139,7 +139,7 @@ void hostctl__rebalance_progress(const struct hostctl *h, struct ctl_progress *p
         /* One that has arrived may yet wait for the old one to go. */
         hostctl__progress_left(p, replicas + leaders + (replicas + leaders == 0));
         if (h->unsettled > h->moving) {
-            snprintf(p->message, sizeof(p->message), "%zu shards are not settled",
+            snprintf(p->message, sizeof p->message, "%zu shards are not settled",
                      h->unsettled - h->moving);
         }
         return;

@@ -9,6 +9,7 @@
 
 #include "base/log.h"
 
+#include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -95,7 +96,7 @@ static void report_phase(const struct report *r, const thole_v1_Replica *row, in
 {
     upb_StringView have = thole_v1_Replica_message(row);
     char text[THOLE_STATUS_MESSAGE_BYTES];
-    plain_text(text, sizeof(text), message);
+    plain_text(text, sizeof text, message);
     bool same =
         thole_v1_Replica_phase(row) == phase && slice_equal(registry_str(have), slice_str(text));
     if (same || thole_v1_Replica_phase(row) == thole_v1_REPLICA_PHASE_OUT) {
@@ -250,7 +251,7 @@ static void report_conditions(const struct report *r, const thole_v1_Shard *shar
         return;
     }
     if (r->s->work->explanation != NULL) {
-        snprintf(decided.explanation, sizeof(decided.explanation), "%s", r->s->work->explanation);
+        snprintf(decided.explanation, sizeof decided.explanation, "%s", r->s->work->explanation);
     }
     placement_conditions(r->h->view, shard, &decided, r->command, r->arena);
 }
@@ -316,12 +317,12 @@ void hostctl__report_run(struct hostctl *h)
     const thole_v1_Host *own = hostctl__own_row(h);
     if (own != NULL) {
         upb_StringView name = thole_v1_Host_name(own);
-        snprintf(actor, sizeof(actor), "host/%.*s", (int)name.size,
+        snprintf(actor, sizeof actor, "host/%.*s", (int)name.size,
                  name.data != NULL ? name.data : "");
     }
     thole_registry_v1_Command *c = hostctl__command(h, actor, arena);
     struct ctl_op *op = hostctl__op_new(h, OP_REPORT, 0, 0);
-    op->shards = xcalloc(h->report_limit, sizeof(*op->shards));
+    op->shards = xcalloc(h->report_limit, sizeof *op->shards);
     size_t operations = 0;
     while (h->reports != NULL && op->count < h->report_limit) {
         struct ctl_shard *s = h->reports;

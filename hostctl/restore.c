@@ -32,7 +32,7 @@ static void progress_of_seed(const struct hostctl *h, const thole_v1_Shard *shar
         give_up(p, "the host that has the file is dead: restore through another one");
     } else if (row != NULL && thole_v1_Replica_phase(row) == thole_v1_REPLICA_PHASE_FAILED) {
         upb_StringView message = thole_v1_Replica_message(row);
-        snprintf(why, sizeof(why), "its first replica failed: %.*s", (int)message.size,
+        snprintf(why, sizeof why, "its first replica failed: %.*s", (int)message.size,
                  message.size > 0 ? message.data : "");
         give_up(p, why);
     }
@@ -71,7 +71,7 @@ void hostctl__restore_progress(const struct hostctl *h, const thole_v1_Operation
         hostctl__progress_end(p, thole_v1_OPERATION_STATE_DONE, "");
     } else if (s != NULL && s->decided && s->verdict == PLACEMENT_UNSATISFIABLE &&
                s->work->explanation != NULL) {
-        snprintf(p->message, sizeof(p->message), "it serves; more voters cannot be placed: %s",
+        snprintf(p->message, sizeof p->message, "it serves; more voters cannot be placed: %s",
                  s->work->explanation);
     }
 }

@@ -39,7 +39,7 @@ void hostctl__plan_add(struct vote_plan *plan, uint8_t op, uint64_t replica_id,
         struct raft_change_item *item = &plan->items[plan->count++];
         item->op = op;
         item->replica_id = replica_id;
-        memcpy(item->host, host, sizeof(item->host));
+        memcpy(item->host, host, sizeof item->host);
     }
 }
 
@@ -108,7 +108,7 @@ static void add_coming(struct seats *s, uint8_t op, uint64_t replica_id,
                        const uint8_t host[static 16], bool ready)
 {
     struct seat seat = {.replica_id = replica_id, .op = op, .ready = ready};
-    memcpy(seat.host, host, sizeof(seat.host));
+    memcpy(seat.host, host, sizeof seat.host);
     s->come[s->come_count++] = seat;
     if (ready) { /* first in the list */
         s->come[s->come_count - 1] = s->come[s->ready_count];

@@ -53,7 +53,7 @@ static bool has_maps(const upb_MiniTable *t)
 {
     uintptr_t key = (uintptr_t)t;
     for (size_t i = 0; i < KNOWN_PROBES; i++) {
-        _Atomic uintptr_t *slot = &known[(key / sizeof(*t) + i) % KNOWN_SLOTS];
+        _Atomic uintptr_t *slot = &known[(key / sizeof *t + i) % KNOWN_SLOTS];
         uintptr_t value = atomic_load_explicit(slot, memory_order_relaxed);
         if ((value & ~(uintptr_t)1) == key) {
             return value & 1;

@@ -41,7 +41,7 @@ static const registry_operation_fn operations[] = {
 static enum thole_code run_operation(struct txn *t, const thole_registry_v1_Operation *op)
 {
     size_t which = thole_registry_v1_Operation_op_case(op);
-    if (which >= sizeof(operations) / sizeof(operations[0]) || operations[which] == NULL) {
+    if (which >= sizeof operations / sizeof operations[0] || operations[which] == NULL) {
         return THOLE_FAIL(&t->st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
                           "operation: missing, or of an unknown kind");
     }

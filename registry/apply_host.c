@@ -6,6 +6,7 @@
 
 #include "base/lineage.h"
 
+#include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -68,7 +69,7 @@ static void give_up_name(struct txn *t, struct row *host)
     struct uuid id = host->host_id;
     struct row *row = registry__txn_edit(t, host);
     int size = (int)(before.size < LIMIT_NAME_BYTES - 9 ? before.size : LIMIT_NAME_BYTES - 9);
-    snprintf(name, sizeof(name), "%.*s.%.8s", size, before.data, thole_v1_Host_id(host->host).data);
+    snprintf(name, sizeof name, "%.*s.%.8s", size, before.data, thole_v1_Host_id(host->host).data);
     registry__txn_event(t, host, "HostRenamed", "another host takes its name; it is %s now", name);
     thole_v1_Host_set_name(row->host, registry__dup_str(row->arena, name));
     registry__txn_drop(t, host);
@@ -148,11 +149,11 @@ static enum thole_code check_bootstrap(struct txn *t, const thole_registry_v1_Bo
     }
     upb_StringView id = thole_registry_v1_Bootstrap_cluster_id(b);
     struct uuid cluster;
-    if (id.size != sizeof(cluster.bytes)) {
+    if (id.size != sizeof cluster.bytes) {
         return THOLE_FAIL(&t->st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
                           "bootstrap.cluster_id: must be 16 bytes");
     }
-    memcpy(cluster.bytes, id.data, sizeof(cluster.bytes));
+    memcpy(cluster.bytes, id.data, sizeof cluster.bytes);
     if (t->s.bootstrapped && !uuid_equal(&cluster, &t->s.cluster)) {
         return THOLE_FAIL(&t->st, THOLE_FAILED_PRECONDITION, THOLE_REASON_WRONG_CLUSTER,
                           "another cluster has been bootstrapped here");
@@ -655,7 +656,7 @@ static enum thole_code check_removable(struct txn *t, const struct row *host, bo
 {
     char why[REGISTRY_TEXT_BYTES] = "";
     enum thole_code code = decommission ? THOLE_OK : check_empty(t, host);
-    if (code == THOLE_OK && registry__host_needed(&t->s, &host->host_id, why, sizeof(why))) {
+    if (code == THOLE_OK && registry__host_needed(&t->s, &host->host_id, why, sizeof why)) {
         return THOLE_FAIL(&t->st, THOLE_FAILED_PRECONDITION, THOLE_REASON_UNSATISFIABLE, "%s", why);
     }
     return code;

@@ -7,6 +7,7 @@
  * leaves. */
 #include "registry/registry_internal.h"
 
+#include <inttypes.h>
 #include <stdio.h>
 
 static enum thole_code find_shard(struct txn *t, upb_StringView name, struct row **ret)

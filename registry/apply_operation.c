@@ -9,6 +9,7 @@
  * REGISTRY_OPERATIONS_ENDED_MAX. */
 #include "registry/placement_internal.h"
 
+#include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -73,7 +74,7 @@ static void say(struct txn *t, const struct row *row, const char *reason)
     upb_StringView to = thole_v1_Operation_to(row->operation);
     char hosts[2 * LIMIT_NAME_BYTES + 16] = "";
     if (to.size > 0) {
-        snprintf(hosts, sizeof(hosts), " from %.*s to %.*s", (int)from.size,
+        snprintf(hosts, sizeof hosts, " from %.*s to %.*s", (int)from.size,
                  from.size > 0 ? from.data : "", (int)to.size, to.data);
     }
     registry__txn_event(t, row, reason, "%s %.*s%s%s%.*s",
@@ -182,7 +183,7 @@ static enum thole_code check_start(struct txn *t, struct start *o)
 {
     size_t count = 0;
     const int32_t *controllers = thole_registry_v1_StartOperation_controllers(o->given, &count);
-    if (o->kind <= 0 || (size_t)o->kind >= sizeof(kinds) / sizeof(kinds[0]) ||
+    if (o->kind <= 0 || (size_t)o->kind >= sizeof kinds / sizeof kinds[0] ||
         kind_names[o->kind] == NULL || o->kind == thole_v1_OPERATION_KIND_RESTORE) {
         return THOLE_FAIL(&t->st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
                           "kind: unknown value %d", (int)o->kind);
@@ -325,7 +326,7 @@ static enum thole_code start_of_host(struct txn *t, struct start *o)
     if (other != NULL) {
         char why[64];
         before = draining ? thole_v1_Operation_before(other->operation) : before;
-        snprintf(why, sizeof(why), "replaced by: %s", kind_names[o->kind]);
+        snprintf(why, sizeof why, "replaced by: %s", kind_names[o->kind]);
         end(t, other, thole_v1_OPERATION_STATE_CANCELLED, why);
     }
     registry__host_set_state(t, &id, kinds[o->kind].state);

@@ -9,6 +9,7 @@
  * rows; a pool that is being deleted wants no shard, and goes with its last one. */
 #include "registry/placement_internal.h"
 
+#include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -348,7 +349,7 @@ enum thole_code registry__op_reconcile_pool(struct txn *t, const thole_registry_
             break;
         }
         if (is_taken) {
-            memcpy(taken, shard, sizeof(taken));
+            memcpy(taken, shard, sizeof taken);
         }
         next++;
     }

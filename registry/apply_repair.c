@@ -2,6 +2,8 @@
  * lost. */
 #include "registry/registry_internal.h"
 
+#include <inttypes.h>
+
 enum thole_code registry__op_repair_zero(struct txn *t, const thole_registry_v1_Operation *op)
 {
     uint64_t epoch =

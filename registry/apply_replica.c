@@ -7,6 +7,7 @@
 #include "registry/placement.h"
 #include "registry/registry_internal.h"
 
+#include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -179,7 +180,7 @@ enum thole_code registry__op_place_replicas(struct txn *t, const thole_registry_
     }
     char reason[REGISTRY_TEXT_BYTES / 2];
     upb_StringView why = thole_registry_v1_PlaceReplicas_reason(p);
-    snprintf(reason, sizeof(reason), "%.*s", (int)(why.size < 1024 ? why.size : 1024),
+    snprintf(reason, sizeof reason, "%.*s", (int)(why.size < 1024 ? why.size : 1024),
              why.data != NULL ? why.data : "");
     size_t initial_count = 0;
     thole_v1_Shard_initial(shard->shard, &initial_count);

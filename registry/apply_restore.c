@@ -5,6 +5,8 @@
  * shard whose group has not formed yet, like any other: it forms, or it is deleted as a whole. */
 #include "registry/registry_internal.h"
 
+#include <inttypes.h>
+
 #define SEED_FILE_BYTES 64
 
 /* The host makes a path of it. */

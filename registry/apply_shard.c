@@ -1,6 +1,7 @@
 /* Operations on shards: spec, deletion, observed state. */
 #include "registry/placement_internal.h"
 
+#include <inttypes.h>
 #include <string.h>
 
 static const thole_v1_ShardStatus *status_of(const struct row *shard)
@@ -439,7 +440,7 @@ static void merge_conditions(const struct txn *t, thole_v1_ShardStatus *to,
 static bool known_condition(upb_StringView type)
 {
     static const char *const types[] = {"Placed", "Ready", "Degraded", "Balanced"};
-    for (size_t i = 0; i < sizeof(types) / sizeof(types[0]); i++) {
+    for (size_t i = 0; i < sizeof types / sizeof types[0]; i++) {
         if (slice_equal(registry_str(type), slice_str(types[i]))) {
             return true;
         }

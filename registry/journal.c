@@ -38,7 +38,7 @@ static void put_mark(struct bytes *out, const struct mark *m)
         bytes_append_varint(out, m->name.size);
         bytes_append_slice(out, m->name);
     } else if (m->kind == ROW_HOST) {
-        bytes_append(out, m->host_id.bytes, sizeof(m->host_id.bytes));
+        bytes_append(out, m->host_id.bytes, sizeof m->host_id.bytes);
     } else {
         bytes_append_varint(out, m->id);
     }
@@ -54,8 +54,8 @@ static void take_mark(const uint8_t **from, struct mark *m)
         m->name = slice_of(*from, size);
         *from += size;
     } else if (m->kind == ROW_HOST) {
-        memcpy(m->host_id.bytes, *from, sizeof(m->host_id.bytes));
-        *from += sizeof(m->host_id.bytes);
+        memcpy(m->host_id.bytes, *from, sizeof m->host_id.bytes);
+        *from += sizeof m->host_id.bytes;
     } else {
         m->id = registry__packed_number(from);
     }
@@ -80,9 +80,9 @@ void registry__journal_add(struct state *s, const struct mark *mark)
     put_mark(scratch, mark);
     head.count++;
     head.size = (uint32_t)scratch->size;
-    struct packed *row = registry__packed_new(ROW_MARKS, sizeof(head) + scratch->size);
-    memcpy(row->data, &head, sizeof(head));
-    memcpy(row->data + sizeof(head), scratch->data, scratch->size);
+    struct packed *row = registry__packed_new(ROW_MARKS, sizeof head + scratch->size);
+    memcpy(row->data, &head, sizeof head);
+    memcpy(row->data + sizeof head, scratch->data, scratch->size);
     registry__tree_put(root, INDEX_JOURNAL, row);
     registry__packed_unref(row);
     if (registry__tree_count(*root) > REGISTRY_JOURNAL_MAX / MARKS_MAX) {

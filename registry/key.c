@@ -82,7 +82,7 @@ int registry__packed_compare(enum registry_index index, const struct packed *p,
         result = compare_ids(registry__packed_shard(p), key->shard);
     } else if (order == ORDER_HOST) {
         struct uuid host = registry__packed_host(p);
-        result = memcmp(host.bytes, key->host.bytes, sizeof(host.bytes));
+        result = memcmp(host.bytes, key->host.bytes, sizeof host.bytes);
     }
     return result != 0 ? result : compare_ids(registry__packed_id(p), key->id);
 }

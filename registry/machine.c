@@ -4,6 +4,7 @@
 
 #include "base/log.h"
 
+#include <inttypes.h>
 #include <string.h>
 
 #define MACHINE_MAGIC UINT32_C(0x72656731) /* "reg1" */
@@ -30,7 +31,7 @@ static enum thole_code machine_open(const struct thole_machine_env *env, void **
         return THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
                           "the registry is the machine of shard zero alone");
     }
-    struct machine *m = xcalloc(1, sizeof(*m));
+    struct machine *m = xcalloc(1, sizeof *m);
     m->magic = MACHINE_MAGIC;
     m->registry = r;
     registry__state_init(&m->s);
@@ -89,7 +90,7 @@ static enum thole_code machine_query(void *machine, const void *view, struct tho
     }
     uint8_t revision[8];
     put_le64(revision, v->s.revision);
-    return answer->write(answer, revision, sizeof(revision));
+    return answer->write(answer, revision, sizeof revision);
 }
 
 static enum thole_code machine_view_acquire(void *machine, void **ret_view, struct thole_status *st)
@@ -134,7 +135,7 @@ static enum thole_code machine_restore(void *machine, struct thole_source *in,
 void registry__machine_type(struct registry *r, struct thole_machine_type *ret)
 {
     *ret = (struct thole_machine_type){
-        .size = sizeof(*ret),
+        .size = sizeof *ret,
         .version = 1,
         .name = REGISTRY_MACHINE_TYPE,
         .type_ctx = r,

@@ -122,7 +122,7 @@ static bool measure_field(const void *msg, const upb_MiniTable *table, const upb
                measure_sub(*(const void *const *)at, type_of(table, f), sharing, opened);
     }
     const upb_Array *array = array_at(at);
-    *opened += rounded(sizeof(*array)) + rounded(array->len * element_bytes(f));
+    *opened += rounded(sizeof *array) + rounded(array->len * element_bytes(f));
     const void *const *subs = _upb_array_constptr(array);
     for (size_t i = 0; is_message(f) && i < array->len; i++) {
         if (!measure_sub(subs[i], type_of(table, f), sharing, opened)) {
@@ -290,10 +290,10 @@ static void open_element(struct opening *o, uint8_t *to, const upb_MiniTable *ta
 {
     if (is_string(f)) {
         upb_StringView s = open_string(o, table, f);
-        memcpy(to, &s, sizeof(s));
+        memcpy(to, &s, sizeof s);
     } else if (is_message(f)) {
         const void *sub = open_sub(o, type_of(table, f));
-        memcpy(to, &sub, sizeof(sub));
+        memcpy(to, &sub, sizeof sub);
     } else {
         uint64_t value = registry__packed_number(&o->from);
         memcpy(to, &value, number_bytes(f));
@@ -304,7 +304,7 @@ static void open_array(struct opening *o, uint8_t *to, const upb_MiniTable *tabl
                        const upb_MiniTable_Field *f)
 {
     size_t count = registry__packed_number(&o->from);
-    upb_Array *array = take(o, sizeof(*array));
+    upb_Array *array = take(o, sizeof *array);
     uint8_t *elements = take(o, count * element_bytes(f));
     array->data = _upb_tag_arrptr(elements, log2_of(element_bytes(f)));
     array->len = count;
@@ -317,10 +317,10 @@ static void open_array(struct opening *o, uint8_t *to, const upb_MiniTable *tabl
 
 void *registry__open_message(struct opening *o, const upb_MiniTable *table)
 {
-    upb_Message_Internal *head = take(o, sizeof(*head) + table->size);
+    upb_Message_Internal *head = take(o, sizeof *head + table->size);
     uint8_t *msg = (uint8_t *)(head + 1);
     const uint8_t *bitmap = o->from;
-    memset(head, 0, sizeof(*head) + table->size);
+    memset(head, 0, sizeof *head + table->size);
     o->from += bitmap_bytes(table);
     for (uint16_t i = 0; i < table->field_count; i++) {
         const upb_MiniTable_Field *f = &table->fields[i];

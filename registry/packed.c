@@ -49,7 +49,7 @@ static bool has_field(const uint8_t *body, unsigned index)
 
 struct packed *registry__packed_new(enum row_kind kind, size_t data_bytes)
 {
-    struct packed *p = xmalloc(sizeof(*p) + data_bytes);
+    struct packed *p = xmalloc(sizeof *p + data_bytes);
     atomic_init(&p->refs, 1);
     p->kind = (uint8_t)kind;
     p->whole = false;
@@ -73,7 +73,7 @@ static struct packed *keep_whole(const struct row *row, struct bytes *scratch)
     p->tag = row->kind == ROW_EVENT ? registry__event_tag(row->event) : 0;
     *w = (struct whole){.host = row->host_id, .sequence = row->sequence};
     if (possible) {
-        uint8_t *to = p->data + sizeof(*w);
+        uint8_t *to = p->data + sizeof *w;
         memcpy(to + opened, scratch->data, scratch->size);
         struct opening o = {.from = to + opened, .to = to, .room = opened};
         w->msg = registry__open_message(&o, table);
@@ -105,7 +105,7 @@ struct packed *registry__row_pack(const struct row *row, struct bytes *scratch)
     }
     bytes_clear(scratch);
     if (has_sequence(row->kind)) {
-        bytes_append(scratch, &row->sequence, sizeof(row->sequence));
+        bytes_append(scratch, &row->sequence, sizeof row->sequence);
     }
     registry__pack(scratch, row->msg, table, true);
     struct packed *p = registry__packed_new(row->kind, scratch->size);
@@ -235,7 +235,7 @@ uint64_t registry__packed_id(const struct packed *p)
     case ROW_MARKS:
         break;
     }
-    memcpy(&sequence, p->data, sizeof(sequence));
+    memcpy(&sequence, p->data, sizeof sequence);
     return sequence;
 }
 

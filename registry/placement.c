@@ -347,7 +347,7 @@ static void rank_hosts(struct placement *p)
     for (size_t i = 0; i < p->host_count; i++) {
         order[i].host = &p->hosts[i];
     }
-    qsort(order, p->host_count, sizeof(order[0]), compare_load);
+    qsort(order, p->host_count, sizeof order[0], compare_load);
     for (size_t i = 0; i < p->host_count; i++) {
         order[i].host->rank = (uint32_t)i;
     }
@@ -463,12 +463,12 @@ void placement_decide(const struct registry_view *v, const thole_v1_Shard *shard
     ret->explanation[0] = '\0';
     if (thole_v1_Shard_deleting(shard)) {
         ret->verdict = PLACEMENT_WAIT;
-        snprintf(ret->explanation, sizeof(ret->explanation), "the shard is being deleted");
+        snprintf(ret->explanation, sizeof ret->explanation, "the shard is being deleted");
         return;
     }
     if (thole_v1_Shard_awaits_restore(shard)) {
         ret->verdict = PLACEMENT_WAIT;
-        snprintf(ret->explanation, sizeof(ret->explanation), "%s",
+        snprintf(ret->explanation, sizeof ret->explanation, "%s",
                  thole_v1_Shard_has_seed(shard)
                      ? "its data is being restored"
                      : "its data is not here: restore a snapshot, or delete the shard");

@@ -106,7 +106,7 @@ bool placement_balance(const struct registry_view *v, const thole_v1_Shard *shar
             thole_registry_v1_Command_set_decided_at(command, registry_view_revision(v));
             char reason[LIMIT_NAME_BYTES + 64];
             upb_StringView name = thole_v1_Host_name(m->host);
-            snprintf(reason, sizeof(reason), "%.*s has more replicas: %" PRIu32 " to %" PRIu32,
+            snprintf(reason, sizeof reason, "%.*s has more replicas: %" PRIu32 " to %" PRIu32,
                      (int)name.size, name.data, p.hosts[m->host_index].load, to->load);
             placement__place(&p, &op, to->row, m->role, reason);
             return true;

@@ -37,7 +37,7 @@ static void judge_placed(const struct placement *p, const struct placement_resul
                 : awaits                                      ? "AwaitsRestore"
                 : decided->verdict == PLACEMENT_UNSATISFIABLE ? "Unsatisfiable"
                                                               : "Placing";
-    snprintf(c->message, sizeof(c->message), "%s", c->status ? "" : decided->explanation);
+    snprintf(c->message, sizeof c->message, "%s", c->status ? "" : decided->explanation);
 }
 
 static void judge_ready(const struct placement *p, const struct condition *placed,
@@ -62,7 +62,7 @@ static void judge_ready(const struct placement *p, const struct condition *place
     c->status = formed && placed->status && running[true] >= wanted[true] &&
                 running[false] >= wanted[false];
     c->reason = c->status ? "Running" : formed ? "Waiting" : "NotFormed";
-    snprintf(c->message, sizeof(c->message),
+    snprintf(c->message, sizeof c->message,
              "%" PRIu32 " of %" PRIu32 " voting and %" PRIu32 " of %" PRIu32 " non-voting run",
              running[true], wanted[true], running[false], wanted[false]);
 }
@@ -93,7 +93,7 @@ static void judge_failing(const struct placement *p, struct condition *c)
     upb_StringView message = thole_v1_ReplicaFailure_message(last);
     c->status = true;
     c->reason = "Failing";
-    snprintf(c->message, sizeof(c->message),
+    snprintf(c->message, sizeof c->message,
              "replicas failed %" PRIu32
              " times on %zu hosts; the next attempt waits 10 minutes, or "
              "for \"thole replica delete\"; the last failure, on %.*s: %.*s",
@@ -118,7 +118,7 @@ static void judge_degraded(const struct placement *p, struct condition *c)
                 : (voting - lost) * 2 > voting ? "ReplicasLost"
                                                : "QuorumLost";
     if (c->status) {
-        snprintf(c->message, sizeof(c->message), "%" PRIu32 " of %" PRIu32 " voting replicas %s%s",
+        snprintf(c->message, sizeof c->message, "%" PRIu32 " of %" PRIu32 " voting replicas %s%s",
                  lost, voting, lost == 1 ? "is lost" : "are lost",
                  (voting - lost) * 2 > voting ? "" : ", and with them the quorum");
     }
@@ -132,7 +132,7 @@ static void judge_balanced(const struct placement_result *decided, struct condit
     c->type = "Balanced";
     c->status = !decided->unbalanced;
     c->reason = c->status ? "Balanced" : "Spread";
-    snprintf(c->message, sizeof(c->message), "%s", c->status ? "" : "a better spread is possible");
+    snprintf(c->message, sizeof c->message, "%s", c->status ? "" : "a better spread is possible");
 }
 
 /* What is deleted goes with its last replica: is there one whose host cannot delete it now? */
@@ -152,7 +152,7 @@ static bool judge_deletion(const struct placement *p, struct condition *c)
     }
     upb_StringView host = thole_v1_Host_name(first->host);
     *c = (struct condition){.type = "Ready", .status = false, .reason = "Deleting"};
-    snprintf(c->message, sizeof(c->message),
+    snprintf(c->message, sizeof c->message,
              "the deletion waits for %" PRIu32 " replica%s on hosts that are dead, such as "
              "%.*s: start it, or \"thole host decommission %.*s\"",
              waits, waits == 1 ? "" : "s", (int)host.size, host.data, (int)host.size, host.data);

@@ -178,7 +178,7 @@ void placement__explain(struct placement *p)
     if (worst < PLACEMENT_CLASSES_MAX) {
         append_class(&out, p, worst);
     }
-    snprintf(p->ret->explanation, sizeof(p->ret->explanation), "%.*s", (int)out.size,
+    snprintf(p->ret->explanation, sizeof p->ret->explanation, "%.*s", (int)out.size,
              (const char *)out.data);
     registry__trim_utf8(p->ret->explanation);
     bytes_deinit(&out);
@@ -284,7 +284,7 @@ void placement__preview_drain(struct txn *t, const struct uuid *host)
         if (all <= PREVIEW_REPLICAS_MAX && is_stuck(t, &view, row, why)) {
             stuck++;
             if (stuck == 1) {
-                memcpy(first, why, sizeof(first));
+                memcpy(first, why, sizeof first);
             }
         }
     }
@@ -292,8 +292,8 @@ void placement__preview_drain(struct txn *t, const struct uuid *host)
     thole_v1_Operation_set_total(operation->operation, all);
     if (stuck > 0) {
         char text[REGISTRY_TEXT_BYTES];
-        snprintf(text, sizeof(text), "%" PRIu32 " of %" PRIu32 " replicas cannot leave; %.*s",
-                 stuck, all, (int)sizeof(text) - 64, first);
+        snprintf(text, sizeof text, "%" PRIu32 " of %" PRIu32 " replicas cannot leave; %.*s", stuck,
+                 all, (int)sizeof text - 64, first);
         registry__trim_utf8(text);
         thole_v1_Operation_set_message(operation->operation,
                                        registry__dup_str(operation->arena, text));

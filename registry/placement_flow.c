@@ -36,7 +36,7 @@ int placement__flow_node(struct flow *f)
 {
     if (f->node_count == f->node_capacity) {
         f->node_capacity = f->node_capacity == 0 ? 64 : 2 * f->node_capacity;
-        f->first = xrealloc(f->first, f->node_capacity * sizeof(*f->first));
+        f->first = xrealloc(f->first, f->node_capacity * sizeof *f->first);
     }
     f->first[f->node_count] = -1;
     return (int)f->node_count++;
@@ -46,7 +46,7 @@ static void add_edge(struct flow *f, int from, int to, bool open, const struct f
 {
     if (f->edge_count == f->edge_capacity) {
         f->edge_capacity = f->edge_capacity == 0 ? 128 : 2 * f->edge_capacity;
-        f->edges = xrealloc(f->edges, f->edge_capacity * sizeof(*f->edges));
+        f->edges = xrealloc(f->edges, f->edge_capacity * sizeof *f->edges);
     }
     f->edges[f->edge_count] =
         (struct edge){.to = to, .next = f->first[from], .open = open, .cost = *cost};
@@ -99,7 +99,7 @@ static bool find_path(const struct flow *f, struct search *s, int source, int si
         s->by[i] = -1;
         s->queued[i] = false;
     }
-    memset(&s->distance[source], 0, sizeof(s->distance[source]));
+    memset(&s->distance[source], 0, sizeof s->distance[source]);
     s->queue[0] = source;
     while (count > 0) {
         int node = s->queue[head];
@@ -129,10 +129,10 @@ static bool find_path(const struct flow *f, struct search *s, int source, int si
 void placement__flow_run(struct flow *f, int source, int sink)
 {
     struct search s = {
-        .distance = xcalloc(f->node_count, sizeof(*s.distance)),
-        .by = xcalloc(f->node_count, sizeof(*s.by)),
-        .queue = xcalloc(f->node_count, sizeof(*s.queue)),
-        .queued = xcalloc(f->node_count, sizeof(*s.queued)),
+        .distance = xcalloc(f->node_count, sizeof *s.distance),
+        .by = xcalloc(f->node_count, sizeof *s.by),
+        .queue = xcalloc(f->node_count, sizeof *s.queue),
+        .queued = xcalloc(f->node_count, sizeof *s.queued),
     };
     while (find_path(f, &s, source, sink)) {
         for (int node = sink; node != source; node = f->edges[s.by[node] ^ 1].to) {

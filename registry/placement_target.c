@@ -82,7 +82,7 @@ static bool host_cost(const struct network *n, size_t c, int host, struct flow_c
     const struct placement *p = n->p;
     const struct placement_host *h = &p->hosts[host];
     const struct placement_member *m = h->member >= 0 ? &p->members[h->member] : NULL;
-    memset(ret, 0, sizeof(*ret));
+    memset(ret, 0, sizeof *ret);
     ret->level[LEVEL_RANK] = (int32_t)h->rank;
     ret->level[LEVEL_AWKWARD] = c == CLASS_WITNESSES && h->covers;
     if (m == NULL) {
@@ -129,7 +129,7 @@ static void add_place(struct network *n, size_t c, int from, int like, size_t de
         int node = placement__flow_node(n->flow);
         uint32_t base = others_in_place(p, c, i, depth + 1);
         for (uint32_t k = 0; k < size && k < p->classes[c].wanted; k++) {
-            memset(&cost, 0, sizeof(cost));
+            memset(&cost, 0, sizeof cost);
             cost.level[n->spread_level + (int)depth] = (int32_t)(2 * (base + k) + 1);
             placement__flow_edge(n->flow, from, node, &cost);
         }
@@ -155,7 +155,7 @@ static void add_class(struct network *n, size_t c)
 /* Solve for the classes of the mask; hosts that have a target of another class are taken. */
 static void solve(struct placement *p, uint32_t classes, bool hold)
 {
-    struct network *n = xcalloc(1, sizeof(*n));
+    struct network *n = xcalloc(1, sizeof *n);
     n->p = p;
     n->flow = placement__flow_new();
     n->source = placement__flow_node(n->flow);

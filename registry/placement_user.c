@@ -298,7 +298,7 @@ static bool is_unmet(const struct placement *p)
 static void say(struct placement *p, enum placement_verdict verdict, const char *why)
 {
     p->ret->verdict = verdict;
-    snprintf(p->ret->explanation, sizeof(p->ret->explanation), "%s", why);
+    snprintf(p->ret->explanation, sizeof p->ret->explanation, "%s", why);
 }
 
 static void decide_initial(struct placement *p)

@@ -208,7 +208,7 @@ static void wait_for(struct placement *p, const char *what)
 {
     if (p->appended == 0) {
         p->ret->verdict = PLACEMENT_WAIT;
-        snprintf(p->ret->explanation, sizeof(p->ret->explanation), "%s", what);
+        snprintf(p->ret->explanation, sizeof p->ret->explanation, "%s", what);
     }
 }
 

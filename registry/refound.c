@@ -7,6 +7,7 @@
 #include "base/worker.h"
 #include "registry/registry_internal.h"
 
+#include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -75,7 +76,7 @@ static void complete_pool(struct txn *t, const struct row *pool)
     const thole_v1_ShardPoolSpec *spec = thole_v1_ShardPool_spec(pool->pool);
     uint32_t count = thole_v1_ShardPoolSpec_count(spec);
     for (uint32_t i = 0; i < count; i++) {
-        snprintf(name, sizeof(name), "%.*s-%" PRIu32, (int)pool_name.size,
+        snprintf(name, sizeof name, "%.*s-%" PRIu32, (int)pool_name.size,
                  (const char *)pool_name.data, i);
         if (registry__shard_by_name(&t->s, slice_str(name)) == NULL) {
             registry__shard_add(t, slice_str(name), thole_v1_ShardPoolSpec_shard(spec), pool_name);

@@ -63,7 +63,7 @@ static void tell(struct registry *r, struct registry_view *v, uint64_t shown)
 
 struct registry *registry_new(void)
 {
-    struct registry *r = aligned_alloc(_Alignof(struct registry), sizeof(*r));
+    struct registry *r = aligned_alloc(_Alignof(struct registry), sizeof *r);
     ASSERT(r != NULL);
     *r = (struct registry){0};
     int failed = pthread_mutex_init(&r->lock, NULL);

@@ -49,7 +49,7 @@ void registry__desk_deinit(struct desk *d)
 
 void registry__desk_hold(struct desk *d, struct packed *p)
 {
-    struct held *h = upb_Arena_Malloc(d->arena, sizeof(*h));
+    struct held *h = upb_Arena_Malloc(d->arena, sizeof *h);
     ASSERT(h != NULL);
     *h = (struct held){.row = registry__packed_ref(p), .next = d->held};
     d->held = h;
@@ -57,7 +57,7 @@ void registry__desk_hold(struct desk *d, struct packed *p)
 
 struct row *registry__row_adopt(struct desk *d, enum row_kind kind, void *msg)
 {
-    struct row *row = upb_Arena_Malloc(d->arena, sizeof(*row));
+    struct row *row = upb_Arena_Malloc(d->arena, sizeof *row);
     ASSERT(row != NULL);
     *row = (struct row){.kind = kind, .arena = d->arena, .msg = msg};
     return row;

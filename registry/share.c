@@ -80,7 +80,7 @@ const struct part *registry__share(struct slice packed, const upb_MiniTable *tab
     if (table != NULL) {
         (void)registry__can_pack(msg, table, false, &opened);
     }
-    p = xmalloc(sizeof(*p) + opened + packed.size);
+    p = xmalloc(sizeof *p + opened + packed.size);
     uint8_t *bytes = p->data + opened;
     memcpy(bytes, packed.data, packed.size);
     p->table = table;

@@ -20,7 +20,7 @@ static enum thole_code write_record(struct thole_sink *out,
     uint8_t size[4];
     ASSERT(bytes.size <= RECORD_BYTES_MAX);
     put_le32(size, (uint32_t)bytes.size);
-    enum thole_code code = out->write(out, size, sizeof(size));
+    enum thole_code code = out->write(out, size, sizeof size);
     return code != THOLE_OK ? code : out->write(out, bytes.data, bytes.size);
 }
 
@@ -76,7 +76,7 @@ static enum thole_code write_header(const struct state *s, struct thole_sink *ou
     thole_registry_v1_Header *h = thole_registry_v1_SnapshotRecord_mutable_header(record, arena);
     thole_registry_v1_Header_set_format(h, REGISTRY_FORMAT);
     if (s->bootstrapped) {
-        struct slice cluster = slice_of(s->cluster.bytes, sizeof(s->cluster.bytes));
+        struct slice cluster = slice_of(s->cluster.bytes, sizeof s->cluster.bytes);
         thole_registry_v1_Header_set_cluster_id(h, registry_view_of(cluster));
     }
     thole_registry_v1_Header_set_revision(h, s->revision);
@@ -100,7 +100,7 @@ enum thole_code registry__save(const struct state *s, struct thole_sink *out,
         INDEX_HOSTS,      INDEX_SHARDS, INDEX_REPLICAS,     INDEX_POOLS,
         INDEX_OPERATIONS, INDEX_EVENTS, INDEX_REQUEST_ORDER};
     enum thole_code code = write_header(s, out);
-    for (size_t i = 0; code == THOLE_OK && i < sizeof(order) / sizeof(order[0]); i++) {
+    for (size_t i = 0; code == THOLE_OK && i < sizeof order / sizeof order[0]; i++) {
         const struct node *root = s->index[order[i]];
         const struct packed *row = registry__tree_first(root);
         while (code == THOLE_OK && row != NULL) {
@@ -142,7 +142,7 @@ static const char *restore_header(struct state *s, const thole_registry_v1_Heade
     if (thole_registry_v1_Header_format(h) != REGISTRY_FORMAT) {
         return "written in another format";
     }
-    if (cluster.size != 0 && cluster.size != sizeof(s->cluster.bytes)) {
+    if (cluster.size != 0 && cluster.size != sizeof s->cluster.bytes) {
         return "bad cluster id";
     }
     s->bootstrapped = cluster.size != 0;
@@ -336,7 +336,7 @@ enum thole_code registry__restore(struct thole_source *in, struct state *ret,
     enum thole_code code = THOLE_OK;
     for (bool first = true; code == THOLE_OK; first = false) {
         uint8_t head[4];
-        int got = read_exactly(in, head, sizeof(head));
+        int got = read_exactly(in, head, sizeof head);
         if (got == 0 && !first) {
             s.compacted_revision = s.revision;
             *ret = s;

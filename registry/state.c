@@ -6,7 +6,7 @@
 
 void registry__state_init(struct state *s)
 {
-    memset(s, 0, sizeof(*s));
+    memset(s, 0, sizeof *s);
     s->next_shard_id = 1;
     s->next_replica_id = 1;
     s->next_operation_id = 1;

@@ -92,7 +92,7 @@ void registry__tree_unref(struct node *root)
 static struct node *node_new(uint8_t index, uint8_t height, size_t room)
 {
     struct node head = {.index = index, .height = height};
-    struct node *n = xmalloc(sizeof(*n) + room * entry_bytes(&head));
+    struct node *n = xmalloc(sizeof *n + room * entry_bytes(&head));
     atomic_init(&n->refs, 1);
     n->index = index;
     n->height = height;
@@ -105,7 +105,7 @@ static struct node *node_new(uint8_t index, uint8_t height, size_t room)
 static struct node *own(struct node *n, size_t more)
 {
     if (atomic_load_explicit(&n->refs, memory_order_acquire) == 1) {
-        return more == 0 ? n : xrealloc(n, sizeof(*n) + (n->count + more) * entry_bytes(n));
+        return more == 0 ? n : xrealloc(n, sizeof *n + (n->count + more) * entry_bytes(n));
     }
     struct node *copy = node_new(n->index, n->height, n->count + more);
     memcpy(entry_at(copy, 0), entry_at(n, 0), n->count * entry_bytes(n));
@@ -124,7 +124,7 @@ static struct node *own(struct node *n, size_t more)
 /* `n` is owned, and gives up the room it does not need. */
 static struct node *fit(struct node *n)
 {
-    return xrealloc(n, sizeof(*n) + n->count * entry_bytes(n));
+    return xrealloc(n, sizeof *n + n->count * entry_bytes(n));
 }
 
 /* A gap at `at`, for which there is room. */

@@ -2,6 +2,7 @@
  * and result follow by themselves. */
 #include "registry/registry_internal.h"
 
+#include <inttypes.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
@@ -197,7 +198,7 @@ void registry__txn_event(struct txn *t, const struct row *about, const char *rea
     char message[REGISTRY_TEXT_BYTES];
     va_list args;
     va_start(args, format);
-    vsnprintf(message, sizeof(message), format, args);
+    vsnprintf(message, sizeof message, format, args);
     va_end(args);
     registry__trim_utf8(message);
     struct row *row = registry__row_new(&t->desk, ROW_EVENT);
@@ -219,7 +220,7 @@ void registry__txn_event(struct txn *t, const struct row *about, const char *rea
 upb_StringView registry__txn_etag(const struct txn *t, upb_Arena *arena)
 {
     char text[24];
-    snprintf(text, sizeof(text), "r%" PRIx64, t->revision);
+    snprintf(text, sizeof text, "r%" PRIx64, t->revision);
     return registry__dup_str(arena, text);
 }
 

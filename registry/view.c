@@ -1,12 +1,13 @@
 /* Views: what everybody outside reads. A view is a state that never changes again. */
 #include "registry/registry_internal.h"
 
+#include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
 
 struct registry_view *registry__view_new(struct registry *r, const struct state *s)
 {
-    struct registry_view *v = xcalloc(1, sizeof(*v));
+    struct registry_view *v = xcalloc(1, sizeof *v);
     atomic_init(&v->refs, 1);
     v->live = &r->views;
     atomic_fetch_add_explicit(v->live, 1, memory_order_relaxed);
@@ -274,7 +275,7 @@ static void report_gone(const struct changes *all, const struct mark *mark)
 {
     char name[REGISTRY_NAME_BYTES];
     if (all->c->gone != NULL && !name_in_use(all->s, mark)) {
-        snprintf(name, sizeof(name), "%.*s", (int)mark->name.size, (const char *)mark->name.data);
+        snprintf(name, sizeof name, "%.*s", (int)mark->name.size, (const char *)mark->name.data);
         all->c->gone(all->c->ctx, name);
     }
 }

@@ -285,7 +285,7 @@ static uint64_t disk_bytes(const struct load *l)
 {
     struct stat info;
     char path[128];
-    unsigned long long sectors = 0;
+    uint64_t sectors = 0;
     if (stat(l->c.dir, &info) != 0) {
         return 0;
     }
@@ -295,7 +295,7 @@ static uint64_t disk_bytes(const struct load *l)
     if (f == NULL) {
         return 0;
     }
-    if (fscanf(f, "%*u %*u %*u %*u %*u %*u %llu", &sectors) != 1) {
+    if (fscanf(f, "%*u %*u %*u %*u %*u %*u %" SCNu64, &sectors) != 1) {
         sectors = 0;
     }
     fclose(f);

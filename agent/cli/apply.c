@@ -356,8 +356,8 @@ static int apply_one(struct cli *c, const struct spec *s, uint64_t *ret_generati
     struct applied applied = {0};
     const void *current = NULL;
     char resource[ROWS_NAME_BYTES], what[ROWS_NAME_BYTES + 300];
-    apply_resource(c, s, resource, sizeof(resource));
-    snprintf(what, sizeof(what), "%.250s:%zu: %s", s->source, s->line, resource);
+    apply_resource(c, s, resource, sizeof resource);
+    snprintf(what, sizeof what, "%.250s:%zu: %s", s->source, s->line, resource);
     if (apply_current(c, s, &current, &st) != THOLE_OK) {
         return cli_say_status(what, &st);
     }
@@ -393,7 +393,7 @@ int command_apply(struct cli *c)
         spec_list_deinit(&list);
         return result;
     }
-    struct wait_item *items = xcalloc(list.count, sizeof(*items));
+    struct wait_item *items = xcalloc(list.count, sizeof *items);
     size_t waiting = 0;
     struct bytes document = {0}, out = {0};
     for (size_t i = 0; i < list.count; i++) {

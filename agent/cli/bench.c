@@ -40,7 +40,7 @@ static void split(const char *text, char ***ret, size_t *ret_count)
 {
     char *copy = xstrdup(text), *save = NULL;
     for (char *word = strtok_r(copy, ",", &save); word != NULL; word = strtok_r(NULL, ",", &save)) {
-        *ret = xrealloc(*ret, (*ret_count + 1) * sizeof(**ret));
+        *ret = xrealloc(*ret, (*ret_count + 1) * sizeof **ret);
         (*ret)[(*ret_count)++] = xstrdup(word);
     }
     free(copy);
@@ -53,7 +53,7 @@ static int name_shards(struct bench *b)
     if (!cli_parse_number(text, &count)) {
         split(text, &b->shards, &b->shard_count);
     } else if (count <= BENCH_SHARDS_MAX) {
-        b->shards = xcalloc(count + 1, sizeof(*b->shards));
+        b->shards = xcalloc(count + 1, sizeof *b->shards);
         for (; b->shard_count < count; b->shard_count++) {
             b->shards[b->shard_count] = xasprintf("bench-%zu", b->shard_count);
         }
@@ -79,7 +79,7 @@ static enum thole_code create_shard(struct bench *b, const char *name, struct th
 /* Those that an earlier run deletes must be gone before they can be made again. */
 static int await_deletions(struct bench *b)
 {
-    struct wait_item *items = xcalloc(b->shard_count, sizeof(*items));
+    struct wait_item *items = xcalloc(b->shard_count, sizeof *items);
     size_t n = 0;
     int result = CLI_OK;
     for (size_t i = 0; result == CLI_OK && i < b->shard_count; i++) {
@@ -105,7 +105,7 @@ static int ensure_shards(struct bench *b)
     struct cli *c = b->c;
     struct thole_status st;
     int result = await_deletions(b);
-    struct wait_item *items = xcalloc(b->shard_count, sizeof(*items));
+    struct wait_item *items = xcalloc(b->shard_count, sizeof *items);
     for (size_t i = 0; result == CLI_OK && i < b->shard_count; i++) {
         enum thole_code code = create_shard(b, b->shards[i], &st);
         if (code != THOLE_OK && code != THOLE_ALREADY_EXISTS) {
@@ -170,7 +170,7 @@ static void take_cpu(struct cli *c, const struct rows *hosts, struct cpu *ret)
             const thole_v1_StatusResponse *reply =
                 PROTO_DECODE(thole_v1_StatusResponse, slice_of(b->data, b->size), c->arena);
             size_t at = ret->hosts++;
-            snprintf(ret->names[at], sizeof(ret->names[at]), "%.*s",
+            snprintf(ret->names[at], sizeof ret->names[at], "%.*s",
                      CLI_SV(thole_v1_Host_name(hosts->items[i])));
             ret->seconds[at] = reply != NULL ? thole_v1_StatusResponse_cpu_seconds(reply) : 0;
             buf_unref(b);
@@ -249,7 +249,7 @@ static void run_for(const struct bench_mode *mode, void *state, uint32_t seconds
 static int measure(struct bench *b, const struct bench_mode *mode, const struct rows *hosts)
 {
     struct thole_status st;
-    struct cpu *before = xcalloc(2, sizeof(*before)), *after = before + 1;
+    struct cpu *before = xcalloc(2, sizeof *before), *after = before + 1;
     void *state = mode->start(b, &st);
     if (state == NULL) {
         free(before);
@@ -300,7 +300,7 @@ static int check_options(struct bench *b)
 
 int command_bench(struct cli *c)
 {
-    struct bench *b = xcalloc(1, sizeof(*b));
+    struct bench *b = xcalloc(1, sizeof *b);
     struct rows hosts = {0};
     struct thole_status st;
     b->c = c;

@@ -88,7 +88,7 @@ static void results(void *ctx, const struct thole_result *r, size_t count)
         st.reason = r[i].reason;
         st.message[0] = '\0';
         if (st.code != THOLE_OK && r[i].message != NULL) {
-            snprintf(st.message, sizeof(st.message), "%s", r[i].message);
+            snprintf(st.message, sizeof st.message, "%s", r[i].message);
         }
         bench_record(b, s->is_query, s->begin_ns, &st);
         if (end) {
@@ -205,11 +205,11 @@ static void start_slots(struct async_mode *m)
 
 static void *async_start(struct bench *b, struct thole_status *st)
 {
-    struct async_mode *m = xcalloc(1, sizeof(*m));
+    struct async_mode *m = xcalloc(1, sizeof *m);
     m->b = b;
     m->client_count = b->read_share > 0 ? b->endpoint_count : 1;
-    m->clients = xcalloc(m->client_count, sizeof(*m->clients));
-    m->slots = xcalloc(b->in_flight, sizeof(*m->slots));
+    m->clients = xcalloc(m->client_count, sizeof *m->clients);
+    m->slots = xcalloc(b->in_flight, sizeof *m->slots);
     m->payload = xmalloc(b->payload_bytes + 1);
     memset(m->payload, 'x', b->payload_bytes);
     enum thole_code code = THOLE_OK;

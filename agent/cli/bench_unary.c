@@ -122,7 +122,7 @@ static void encode_requests(struct unary_mode *m, size_t shard)
 
 static void *unary_start(struct bench *b, struct thole_status *st)
 {
-    struct unary_mode *m = xcalloc(1, sizeof(*m));
+    struct unary_mode *m = xcalloc(1, sizeof *m);
     const size_t endpoints = b->endpoint_count, shards = b->shard_count;
     ASSERT(endpoints > 0 && shards > 0);
     m->b = b;
@@ -130,7 +130,7 @@ static void *unary_start(struct bench *b, struct thole_status *st)
     m->channels = xcalloc(b->endpoint_count, sizeof(struct bus_channel *));
     m->proposals = xcalloc(b->shard_count, sizeof(struct buf *));
     m->queries = xcalloc(b->shard_count, sizeof(struct buf *));
-    m->slots = xcalloc(b->in_flight, sizeof(*m->slots));
+    m->slots = xcalloc(b->in_flight, sizeof *m->slots);
     for (size_t i = 0; i < b->endpoint_count; i++) {
         if (bus_channel_new(b->endpoints[i], &m->channels[i], st) != THOLE_OK) {
             unary_stop(m);

@@ -246,7 +246,7 @@ const struct cli_command cli_commands[] = {
     {"version", "", "print the version of this program", NULL, {0}, command_version},
     {"help", "[COMMAND...]", "explain a command", NULL, {0}, command_help},
 };
-const size_t cli_command_count = sizeof(cli_commands) / sizeof(cli_commands[0]);
+const size_t cli_command_count = sizeof cli_commands / sizeof cli_commands[0];
 
 const struct cli_command *cli_command_find(const char *first, const char *second)
 {

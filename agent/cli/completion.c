@@ -31,7 +31,7 @@ static void print_second_words(void)
         size_t size = strcspn(name, " ");
         if (name[size] == ' ' && strncmp(name, last, size + 1) != 0) {
             char first[32];
-            snprintf(first, sizeof(first), "%.*s", (int)size, name);
+            snprintf(first, sizeof first, "%.*s", (int)size, name);
             printf("        %s) words=\"", first);
             print_words(first);
             printf("\" ;;\n");

@@ -32,7 +32,7 @@ static int read_mapping(struct cli *c, const char *path, yaml_document_t *doc)
                                  key->start_mark.line + 1, name);
         }
         char from[256];
-        snprintf(from, sizeof(from), "%s:%zu: %s", path, value->start_mark.line + 1, name);
+        snprintf(from, sizeof from, "%s:%zu: %s", path, value->start_mark.line + 1, name);
         if (c->values[id].set) {
             continue;
         }
@@ -79,9 +79,9 @@ static int read_default_file(struct cli *c)
     const char *home = getenv("HOME");
     char path[512];
     if (base != NULL && base[0] == '/') {
-        snprintf(path, sizeof(path), "%s/thole/config.yaml", base);
+        snprintf(path, sizeof path, "%s/thole/config.yaml", base);
     } else if (home != NULL) {
-        snprintf(path, sizeof(path), "%s/.config/thole/config.yaml", home);
+        snprintf(path, sizeof path, "%s/.config/thole/config.yaml", home);
     } else {
         return CLI_OK;
     }

@@ -77,7 +77,7 @@ static void show_conditions(const thole_v1_Shard *s)
         cli_table_cell(t, "%.*s", CLI_SV(thole_v1_Condition_reason(conditions[i])));
         cli_table_cell(
             t, "%s",
-            cli_age(thole_v1_Condition_transition_time_ms(conditions[i]), time, sizeof(time)));
+            cli_age(thole_v1_Condition_transition_time_ms(conditions[i]), time, sizeof time));
         cli_table_cell(t, "%.*s", CLI_SV(thole_v1_Condition_message(conditions[i])));
     }
     cli_table_print(t, NULL);
@@ -126,7 +126,7 @@ static int describe_document(struct cli *c, const char *member, enum rows_kind k
     cli_document_begin(&out, "Description");
     cli_document_message(&out, member, row, rows_def(c, kind));
     const struct rows_query events = {.kind = ROWS_EVENTS,
-                                      .object = rows_name(kind, row, object, sizeof(object)),
+                                      .object = rows_name(kind, row, object, sizeof object),
                                       .stale = replicas->stale};
     const struct rows_query *const queries[] = {replicas, &events};
     static const char *const names[] = {"replicas", "events"};
@@ -163,7 +163,7 @@ static int describe_shard(struct cli *c, const char *name, bool stale)
     char time[32];
     line("Name", "%.*s", CLI_SV(thole_v1_Shard_name(s)));
     line("Id", "%" PRIu64, thole_v1_Shard_id(s));
-    line("Created", "%s", cli_time(thole_v1_Shard_create_time_ms(s), time, sizeof(time)));
+    line("Created", "%s", cli_time(thole_v1_Shard_create_time_ms(s), time, sizeof time));
     if (spec != NULL) {
         show_spec(spec);
     }
@@ -185,7 +185,7 @@ static int describe_shard(struct cli *c, const char *name, bool stale)
     }
     show_conditions(s);
     char object[ROWS_NAME_BYTES];
-    return related(c, &replicas, rows_name(ROWS_SHARDS, s, object, sizeof(object)));
+    return related(c, &replicas, rows_name(ROWS_SHARDS, s, object, sizeof object));
 }
 
 static int describe_host(struct cli *c, const char *name, bool stale)
@@ -206,7 +206,7 @@ static int describe_host(struct cli *c, const char *name, bool stale)
     show_tags(h, &tags);
     line("Name", "%.*s", CLI_SV(thole_v1_Host_name(h)));
     line("Id", "%.*s", CLI_SV(thole_v1_Host_id(h)));
-    line("Created", "%s", cli_time(thole_v1_Host_create_time_ms(h), time, sizeof(time)));
+    line("Created", "%s", cli_time(thole_v1_Host_create_time_ms(h), time, sizeof time));
     line("State", "%s", show_host_state(spec != NULL ? thole_v1_HostSpec_state(spec) : 0));
     line("Tags", "%.*s", (int)tags.size, tags.size > 0 ? (const char *)tags.data : "");
     if (spec != NULL && thole_v1_HostSpec_capacity(spec) > 0) {
@@ -220,7 +220,7 @@ static int describe_host(struct cli *c, const char *name, bool stale)
             line("Failures", "%s; the last at %s: %.*s",
                  thole_v1_HostFailures_failing(f) ? "replicas keep failing, so it gets nothing new"
                                                   : "replicas failed",
-                 cli_time(thole_v1_HostFailures_time_ms(f), time, sizeof(time)),
+                 cli_time(thole_v1_HostFailures_time_ms(f), time, sizeof time),
                  CLI_SV(thole_v1_HostFailures_message(f)));
         }
         line("Address", "%.*s", CLI_SV(thole_v1_HostStatus_address(status)));
@@ -240,7 +240,7 @@ static int describe_host(struct cli *c, const char *name, bool stale)
     line("Generation", "%" PRIu64, thole_v1_Host_generation(h));
     line("Etag", "%.*s", CLI_SV(thole_v1_Host_etag(h)));
     char object[ROWS_NAME_BYTES];
-    return related(c, &replicas, rows_name(ROWS_HOSTS, h, object, sizeof(object)));
+    return related(c, &replicas, rows_name(ROWS_HOSTS, h, object, sizeof object));
 }
 
 /* Not ready ones, with their reasons. */
@@ -297,7 +297,7 @@ static int describe_pool(struct cli *c, const char *name, bool stale)
     uint32_t count = thole_v1_ShardPoolSpec_count(rows_pool_spec(p));
     char time[32];
     line("Name", "%.*s", CLI_SV(thole_v1_ShardPool_name(p)));
-    line("Created", "%s", cli_time(thole_v1_ShardPool_create_time_ms(p), time, sizeof(time)));
+    line("Created", "%s", cli_time(thole_v1_ShardPool_create_time_ms(p), time, sizeof time));
     line("Count", "%" PRIu32, count);
     show_spec(rows_pool_shard_spec(p));
     line("Generation", "%" PRIu64 " (of all shards: %" PRIu64 ")", thole_v1_ShardPool_generation(p),

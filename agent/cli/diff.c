@@ -18,7 +18,7 @@ static void lines_split(struct bytes *text, struct lines *ret)
     bytes_append(text, "", 1);
     *ret = (struct lines){.text = xstrdup((const char *)text->data)};
     for (char *at = ret->text; *at != '\0';) {
-        ret->items = xrealloc(ret->items, (ret->count + 1) * sizeof(*ret->items));
+        ret->items = xrealloc(ret->items, (ret->count + 1) * sizeof *ret->items);
         ret->items[ret->count++] = at;
         char *end = strchrnul(at, '\n');
         at = *end != '\0' ? end + 1 : end;
@@ -36,7 +36,7 @@ static void lines_deinit(struct lines *l)
 static void print_diff(const struct lines *a, const struct lines *b)
 {
     size_t width = b->count + 1;
-    uint32_t *common = xcalloc((a->count + 1) * width, sizeof(*common));
+    uint32_t *common = xcalloc((a->count + 1) * width, sizeof *common);
     for (size_t i = a->count; i-- > 0;) {
         for (size_t k = b->count; k-- > 0;) {
             uint32_t down = common[(i + 1) * width + k], right = common[i * width + k + 1];
@@ -83,7 +83,7 @@ static void add_item(struct cli *c, const struct spec *s, const void *current, b
     const upb_MessageDef *def = NULL;
     const void *is = apply_spec(c, s, current, NULL, &def);
     bytes_append_str(document, document->size > 0 ? ",{\"name\":" : "{\"name\":");
-    cli_json_string(slice_str(apply_resource(c, s, resource, sizeof(resource))), document);
+    cli_json_string(slice_str(apply_resource(c, s, resource, sizeof resource)), document);
     bytes_printf(document, ",\"result\":\"%s\",\"is\":",
                  same              ? "unchanged"
                  : current == NULL ? "created"
@@ -109,7 +109,7 @@ static int diff_one(struct cli *c, const struct spec *s, struct bytes *document)
         return code > DIFF_ERROR ? code : DIFF_ERROR;
     }
     char what[ROWS_NAME_BYTES];
-    if (apply_deleting(apply_resource(c, s, what, sizeof(what)), s, current) != CLI_OK) {
+    if (apply_deleting(apply_resource(c, s, what, sizeof what), s, current) != CLI_OK) {
         return DIFF_ERROR;
     }
     bool same = apply_same(c, s, current);
@@ -123,7 +123,7 @@ static int diff_one(struct cli *c, const struct spec *s, struct bytes *document)
     spec_lines(c, s, current, &is);
     spec_lines(c, s, s->row, &wanted);
     char resource[ROWS_NAME_BYTES];
-    apply_resource(c, s, resource, sizeof(resource));
+    apply_resource(c, s, resource, sizeof resource);
     printf("--- %s%s\n+++ %s (%s:%zu)\n", resource, current == NULL ? " (none)" : "", resource,
            s->source, s->line);
     print_diff(&is, &wanted);

@@ -24,7 +24,7 @@ static bool parse_kind(const char *text, enum rows_kind *ret)
         [ROWS_REPLICAS] = {"replicas", "replica"}, [ROWS_EVENTS] = {"events", "event"},
         [ROWS_POOLS] = {"pools", "pool"},          [ROWS_OPERATIONS] = {"operations", "operation"},
     };
-    for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
+    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
         if (strcmp(names[i][0], text) == 0 || strcmp(names[i][1], text) == 0) {
             *ret = (enum rows_kind)i;
             return true;
@@ -59,7 +59,7 @@ static bool wanted(const struct get *g, enum rows_kind kind, const void *row)
     case ROWS_EVENTS:
         break;
     }
-    rows_name(kind, row, name, sizeof(name));
+    rows_name(kind, row, name, sizeof name);
     size_t size = g->q.object != NULL ? strlen(g->q.object) : 0;
     return size == 0 ||
            (strncmp(name, g->q.object, size) == 0 && (name[size] == '\0' || name[size] == '/'));
@@ -76,7 +76,7 @@ static int object_exists(struct get *g)
     const char *object = g->q.object, *name = strchr(object, '/') + 1;
     char top[ROWS_NAME_BYTES];
     uint64_t id = 0;
-    snprintf(top, sizeof(top), "%.*s", (int)strcspn(name, "/"), name);
+    snprintf(top, sizeof top, "%.*s", (int)strcspn(name, "/"), name);
     enum thole_code code = THOLE_OK;
     if (strncmp(object, "shards/", 7) == 0) {
         code = rows_get_shard(g->c, top, false, (const thole_v1_Shard **)&row, &st);
@@ -93,7 +93,7 @@ static int object_exists(struct get *g)
 static bool is_object(const char *text)
 {
     static const char *const kinds[] = {"shards/", "hosts/", "pools/", "operations/"};
-    for (size_t i = 0; i < sizeof(kinds) / sizeof(kinds[0]); i++) {
+    for (size_t i = 0; i < sizeof kinds / sizeof kinds[0]; i++) {
         size_t size = strlen(kinds[i]);
         if (strncmp(text, kinds[i], size) == 0 && text[size] != '\0') {
             return true;
@@ -186,8 +186,7 @@ static void flush_batch(struct get *g)
     /* Of the events that are there already, the newest are wanted. */
     if (!g->begun && g->q.kind == ROWS_EVENTS && g->limit != 0 && g->batch.count > g->limit) {
         size_t skip = g->batch.count - (size_t)g->limit;
-        memmove(g->batch.items, g->batch.items + skip,
-                (size_t)g->limit * sizeof(g->batch.items[0]));
+        memmove(g->batch.items, g->batch.items + skip, (size_t)g->limit * sizeof g->batch.items[0]);
         g->batch.count = (size_t)g->limit;
     }
     enum cli_format format = cli_format(g->c);

@@ -8,7 +8,7 @@ static void print_option(FILE *out, enum cli_option_id id)
     const struct cli_option *o = &cli_options[id];
     char name[80];
     bool value = o->kind != OPTION_FLAG;
-    snprintf(name, sizeof(name), "--%s%s%s", o->name, value ? " " : "", value ? o->value : "");
+    snprintf(name, sizeof name, "--%s%s%s", o->name, value ? " " : "", value ? o->value : "");
     if (o->letter != 0) {
         fprintf(out, "  -%c, ", o->letter);
     } else {
@@ -80,7 +80,7 @@ static bool help_group(const char *first)
         const struct cli_command *command = &cli_commands[i];
         if (strncmp(command->name, first, size) == 0 && command->name[size] == ' ') {
             char usage[80];
-            snprintf(usage, sizeof(usage), "%s %s", command->name, command->arguments);
+            snprintf(usage, sizeof usage, "%s %s", command->name, command->arguments);
             printf("  thole %-34s %s\n", usage, command->summary);
             any = true;
         }

@@ -123,7 +123,7 @@ static void put_time(int64_t ms, struct bytes *out)
     time_t seconds = (time_t)(ms / 1000);
     char text[32];
     if (ms <= 0 || gmtime_r(&seconds, &tm) == NULL ||
-        strftime(text, sizeof(text), "%Y-%m-%dT%H:%M:%S", &tm) == 0) {
+        strftime(text, sizeof text, "%Y-%m-%dT%H:%M:%S", &tm) == 0) {
         bytes_append_str(out, "null");
     } else {
         bytes_printf(out, "\"%s.%03dZ\"", text, (int)(ms % 1000));
@@ -134,7 +134,7 @@ static bool is_time(const upb_FieldDef *f)
 {
     static const char suffix[] = "time_ms";
     const char *name = upb_FieldDef_Name(f);
-    size_t size = strlen(name), n = sizeof(suffix) - 1;
+    size_t size = strlen(name), n = sizeof suffix - 1;
     return upb_FieldDef_CType(f) == kUpb_CType_Int64 && size >= n &&
            strcmp(name + size - n, suffix) == 0;
 }

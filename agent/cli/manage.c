@@ -40,7 +40,7 @@ static int done(struct cli *c, struct wait_item *item, const char *name, const c
 static int deleted(struct cli *c, struct wait_item *item, const char *collection, const char *name)
 {
     char resource[ROWS_NAME_BYTES];
-    snprintf(resource, sizeof(resource), "%s/%s", collection, name);
+    snprintf(resource, sizeof resource, "%s/%s", collection, name);
     return done(c, item, resource, item->kind == ROWS_HOSTS ? "deleted" : "deleting", NULL);
 }
 
@@ -99,7 +99,7 @@ static int delete_replica(struct cli *c, const char *text)
     }
     struct wait_item item = {.kind = ROWS_REPLICAS, .what = WAIT_DELETED, .id = id};
     char number[24];
-    snprintf(number, sizeof(number), "%" PRIu64, id);
+    snprintf(number, sizeof number, "%" PRIu64, id);
     return deleted(c, &item, "replicas", number);
 }
 
@@ -155,7 +155,7 @@ int command_replica_create(struct cli *c)
     char name[ROWS_NAME_BYTES];
     struct wait_item item = {
         .kind = ROWS_REPLICAS, .what = WAIT_RUNNING, .id = thole_v1_Replica_id(reply)};
-    return done(c, &item, rows_name(ROWS_REPLICAS, reply, name, sizeof(name)), "created", reply);
+    return done(c, &item, rows_name(ROWS_REPLICAS, reply, name, sizeof name), "created", reply);
 }
 
 int command_replica_delete(struct cli *c)

@@ -42,7 +42,7 @@ static void describe(struct progress *p, const thole_v1_Operation *o, char *ret,
     double seconds = (double)(now - p->begin_ns) / 1e9;
     char left[48] = "";
     if (done > p->begin_done && done < total && seconds > 1) {
-        snprintf(left, sizeof(left), ", about %.0f s left",
+        snprintf(left, sizeof left, ", about %.0f s left",
                  seconds / (double)(done - p->begin_done) * (double)(total - done));
     }
     upb_StringView step = thole_v1_Operation_step(o), message = thole_v1_Operation_message(o);
@@ -55,7 +55,7 @@ static void describe(struct progress *p, const thole_v1_Operation *o, char *ret,
 static void tell_line(struct progress *p, const char *text)
 {
     if (strcmp(text, p->told) != 0) {
-        snprintf(p->told, sizeof(p->told), "%s", text);
+        snprintf(p->told, sizeof p->told, "%s", text);
         cli_note("operation %" PRIu64 ": %s", p->id, text);
         fflush(stderr);
     }
@@ -66,9 +66,9 @@ static void show_progress(struct progress *p, const thole_v1_Operation *o)
     char text[256];
     uint64_t now = clock_now(&clock_system);
     upb_StringView message = thole_v1_Operation_message(o);
-    snprintf(p->message, sizeof(p->message), "%.*s", CLI_SV(message));
+    snprintf(p->message, sizeof p->message, "%.*s", CLI_SV(message));
     p->state = thole_v1_Operation_state(o);
-    describe(p, o, text, sizeof(text));
+    describe(p, o, text, sizeof text);
     if (p->terminal) {
         uint32_t done = thole_v1_Operation_done(o), total = thole_v1_Operation_total(o);
         uint32_t cells = total == 0 ? 0 : (uint32_t)((uint64_t)done * BAR_CELLS / total);
@@ -83,7 +83,7 @@ static void show_progress(struct progress *p, const thole_v1_Operation *o)
         p->told_ns = now;
         tell_line(p, text);
     }
-    snprintf(p->last, sizeof(p->last), "%s", text);
+    snprintf(p->last, sizeof p->last, "%s", text);
 }
 
 /* One stream, to its end; OK: the operation ended. */
@@ -134,7 +134,7 @@ static void interrupted(int number)
 
 static void say_when_interrupted(uint64_t id)
 {
-    snprintf(hint, sizeof(hint),
+    snprintf(hint, sizeof hint,
              "\nthole: detached; resume with: thole operation wait %" PRIu64 "\n", id);
     signal(SIGINT, interrupted);
 }

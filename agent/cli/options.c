@@ -182,7 +182,7 @@ static bool take_long(struct cli *c, struct words *w, const char *word)
         return false;
     }
     char shown[40];
-    snprintf(shown, sizeof(shown), "--%s", cli_options[id].name);
+    snprintf(shown, sizeof shown, "--%s", cli_options[id].name);
     return take_value(c, w, id, equals != NULL ? equals + 1 : NULL, shown);
 }
 
@@ -227,7 +227,7 @@ static int check_command(struct cli *c)
     const struct cli_command *command = c->command;
     for (unsigned id = 1; id < OPT_OPTIONS; id++) {
         bool allowed = cli_option_global((enum cli_option_id)id) ||
-                       memchr(command->options, (int)id, sizeof(command->options)) != NULL;
+                       memchr(command->options, (int)id, sizeof command->options) != NULL;
         if (c->values[id].set && !allowed) {
             return cli_say_usage(c, "`thole %s` has no option --%s", command->name,
                                  cli_options[id].name);
@@ -252,7 +252,7 @@ int cli_parse(struct cli *c, int argc, const char *const *argv)
 {
     struct words w = {argc, argv, 1};
     bool options = true;
-    c->args = xcalloc((size_t)argc + 1, sizeof(*c->args));
+    c->args = xcalloc((size_t)argc + 1, sizeof *c->args);
     for (; w.at < argc; w.at++) {
         const char *word = argv[w.at];
         bool ok = true;
@@ -279,7 +279,7 @@ int cli_parse(struct cli *c, int argc, const char *const *argv)
                              second != NULL ? " " : "", second != NULL ? second : "");
     }
     size_t words = strchr(c->command->name, ' ') != NULL ? 2 : 1;
-    memmove(c->args, c->args + words, (c->arg_count - words) * sizeof(*c->args));
+    memmove(c->args, c->args + words, (c->arg_count - words) * sizeof *c->args);
     c->arg_count -= words;
     c->args[c->arg_count] = NULL;
     return check_command(c);

@@ -118,7 +118,7 @@ static const thole_v1_RepairPlan *plan_message(struct cli *c, const struct repai
 int command_repair_zero(struct cli *c)
 {
     struct thole_status st;
-    struct repair_zero *z = xcalloc(1, sizeof(*z));
+    struct repair_zero *z = xcalloc(1, sizeof *z);
     int rc = CLI_OK;
     if (repair_zero_open(c->args, c->arg_count, z, &st) != THOLE_OK) {
         rc = cli_say_status("cannot read the data directories", &st);

@@ -1,6 +1,7 @@
 /* Reading rows: lists with all their pages, single ones, and watching. */
 #include "agent/cli/rows.h"
 
+#include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
@@ -17,7 +18,7 @@ void rows_add(struct rows *rows, const void *item)
 {
     if ((rows->count & (rows->count - 1)) == 0) { /* full at each power of two */
         size_t capacity = rows->count == 0 ? 1 : rows->count * 2;
-        rows->items = xrealloc(rows->items, capacity * sizeof(*rows->items));
+        rows->items = xrealloc(rows->items, capacity * sizeof *rows->items);
     }
     rows->items[rows->count++] = item;
 }
@@ -201,7 +202,7 @@ enum thole_code rows_get_replica(struct cli *c, uint64_t id, bool stale,
     rows_deinit(&all);
     return *ret != NULL ? THOLE_OK
                         : THOLE_FAIL(st, THOLE_NOT_FOUND, THOLE_REASON_NO_SUCH_REPLICA,
-                                     "there is no replica %llu", (unsigned long long)id);
+                                     "there is no replica %" PRIu64, id);
 }
 
 /* All fields of all messages are zero when they are not there. */
@@ -285,8 +286,8 @@ const char *rows_name(enum rows_kind kind, const void *row, char *ret, size_t si
         snprintf(ret, size, "shards/%.*s", CLI_SV(thole_v1_Shard_name(row)));
         break;
     case ROWS_REPLICAS:
-        snprintf(ret, size, "shards/%.*s/replicas/%llu", CLI_SV(thole_v1_Replica_shard(row)),
-                 (unsigned long long)thole_v1_Replica_id(row));
+        snprintf(ret, size, "shards/%.*s/replicas/%" PRIu64, CLI_SV(thole_v1_Replica_shard(row)),
+                 thole_v1_Replica_id(row));
         break;
     case ROWS_EVENTS:
         snprintf(ret, size, "%.*s", CLI_SV(thole_v1_Event_object(row)));
@@ -295,7 +296,7 @@ const char *rows_name(enum rows_kind kind, const void *row, char *ret, size_t si
         snprintf(ret, size, "pools/%.*s", CLI_SV(thole_v1_ShardPool_name(row)));
         break;
     case ROWS_OPERATIONS:
-        snprintf(ret, size, "operations/%llu", (unsigned long long)thole_v1_Operation_id(row));
+        snprintf(ret, size, "operations/%" PRIu64, thole_v1_Operation_id(row));
         break;
     }
     return ret;

@@ -6,7 +6,7 @@
 #include "agent/cli/rows.h"
 
 #define NAME_OF(names, value) \
-    ((value) >= 0 && (size_t)(value) < sizeof(names) / sizeof((names)[0]) ? (names)[value] : "?")
+    ((value) >= 0 && (size_t)(value) < sizeof(names) / sizeof(names)[0] ? (names)[value] : "?")
 
 const char *show_host_state(int32_t value)
 {
@@ -69,14 +69,14 @@ void show_tags(const thole_v1_Host *host, struct bytes *out)
 {
     const thole_v1_HostSpec *spec = thole_v1_Host_spec(host);
     size_t n = spec != NULL ? thole_v1_HostSpec_tags_size(spec) : 0;
-    char **tags = xcalloc(n + 1, sizeof(*tags));
+    char **tags = xcalloc(n + 1, sizeof *tags);
     size_t it = kUpb_Map_Begin, count = 0;
     const thole_v1_HostSpec_TagsEntry *tag;
     while (count < n && (tag = thole_v1_HostSpec_tags_next(spec, &it)) != NULL) {
         tags[count++] = xasprintf("%.*s=%.*s", CLI_SV(thole_v1_HostSpec_TagsEntry_key(tag)),
                                   CLI_SV(thole_v1_HostSpec_TagsEntry_value(tag)));
     }
-    qsort(tags, count, sizeof(*tags), compare_text);
+    qsort(tags, count, sizeof *tags, compare_text);
     for (size_t i = 0; i < count; i++) {
         bytes_printf(out, "%s%s", i > 0 ? "," : "", tags[i]);
         free(tags[i]);
@@ -133,10 +133,10 @@ static void capacity_cell(struct cli_table *t, const thole_v1_Host *h)
     char used[16] = "-", limit[16] = "-";
     const thole_v1_HostSpec *spec = thole_v1_Host_spec(h);
     if (thole_v1_Host_has_replicas(h)) {
-        snprintf(used, sizeof(used), "%" PRIu32, thole_v1_Host_replicas(h));
+        snprintf(used, sizeof used, "%" PRIu32, thole_v1_Host_replicas(h));
     }
     if (spec != NULL && thole_v1_HostSpec_capacity(spec) > 0) {
-        snprintf(limit, sizeof(limit), "%" PRIu32, thole_v1_HostSpec_capacity(spec));
+        snprintf(limit, sizeof limit, "%" PRIu32, thole_v1_HostSpec_capacity(spec));
     }
     cli_table_cell(t, "%s/%s", used, limit);
 }
@@ -167,7 +167,7 @@ static void host_row(struct cli_table *t, const thole_v1_Host *h)
     cli_table_cell(t, "%s", text_of(&tags));
     capacity_cell(t, h);
     cli_table_cell(t, "%.*s", CLI_SV(status != NULL ? thole_v1_HostStatus_version(status) : none));
-    cli_table_cell(t, "%s", cli_age(thole_v1_Host_create_time_ms(h), age, sizeof(age)));
+    cli_table_cell(t, "%s", cli_age(thole_v1_Host_create_time_ms(h), age, sizeof age));
     cli_table_cell(t, "%.*s", CLI_SV(thole_v1_Host_id(h)));
     cli_table_cell(t, "%" PRIu64, status != NULL ? thole_v1_HostStatus_incarnation(status) : 0);
     cli_table_cell(t, "%s", text_of(&types));
@@ -234,7 +234,7 @@ static void shard_row(struct cli_table *t, const thole_v1_Shard *s)
     cli_table_cell(t, "%.*s",
                    CLI_SV(status != NULL ? thole_v1_ShardStatus_leader_host(status) : none));
     cli_table_cell(t, "%" PRIu64, status != NULL ? thole_v1_ShardStatus_leader_term(status) : 0);
-    cli_table_cell(t, "%s", cli_age(thole_v1_Shard_create_time_ms(s), age, sizeof(age)));
+    cli_table_cell(t, "%s", cli_age(thole_v1_Shard_create_time_ms(s), age, sizeof age));
     cli_table_cell(t, "%" PRIu64, thole_v1_Shard_id(s));
     cli_table_cell(t, "%s", text_of(&groups));
     cli_table_cell(t, "%" PRIu64, thole_v1_Shard_generation(s));
@@ -255,7 +255,7 @@ static void replica_row(struct cli_table *t, const thole_v1_Replica *r)
     cli_table_cell(t, "%s%s", show_phase(thole_v1_Replica_phase(r)),
                    thole_v1_Replica_desired(r) == thole_v1_REPLICA_DESIRED_REMOVE ? " (removing)"
                                                                                   : "");
-    cli_table_cell(t, "%s", cli_age(thole_v1_Replica_create_time_ms(r), age, sizeof(age)));
+    cli_table_cell(t, "%s", cli_age(thole_v1_Replica_create_time_ms(r), age, sizeof age));
     cli_table_cell(t, "%.*s", CLI_SV(thole_v1_Replica_message(r)));
     cli_table_cell(t, "%s", show_owner(thole_v1_Replica_owner(r)));
     cli_table_cell(t, "%s", thole_v1_Replica_initial(r) ? "yes" : "no");
@@ -284,7 +284,7 @@ static void pool_row(struct cli_table *t, const thole_v1_ShardPool *p)
                            ? "changing its shards"
                            : "waiting for its shards");
     }
-    cli_table_cell(t, "%s", cli_age(thole_v1_ShardPool_create_time_ms(p), age, sizeof(age)));
+    cli_table_cell(t, "%s", cli_age(thole_v1_ShardPool_create_time_ms(p), age, sizeof age));
     cli_table_cell(t, "%" PRIu64, thole_v1_ShardPool_generation(p));
 }
 
@@ -302,14 +302,14 @@ const char *show_operation_kind(int32_t value)
         [thole_v1_OPERATION_KIND_TRANSFER_LEADER] = "transfer-leader",
         [thole_v1_OPERATION_KIND_RESTORE] = "restore",
     };
-    bool known = value > 0 && (size_t)value < sizeof(names) / sizeof(names[0]);
+    bool known = value > 0 && (size_t)value < sizeof names / sizeof names[0];
     return known && names[value] != NULL ? names[value] : "?";
 }
 
 const char *show_operation_state(int32_t value)
 {
     static const char *const names[] = {"", "pending", "running", "done", "failed", "cancelled"};
-    return value > 0 && (size_t)value < sizeof(names) / sizeof(names[0]) ? names[value] : "?";
+    return value > 0 && (size_t)value < sizeof names / sizeof names[0] ? names[value] : "?";
 }
 
 static void operation_row(struct cli_table *t, const thole_v1_Operation *o)
@@ -323,21 +323,21 @@ static void operation_row(struct cli_table *t, const thole_v1_Operation *o)
     cli_table_cell(t, "%.*s", CLI_SV(thole_v1_Operation_step(o)));
     cli_table_cell(t, "%" PRIu32 "/%" PRIu32, thole_v1_Operation_done(o),
                    thole_v1_Operation_total(o));
-    cli_table_cell(t, "%s", cli_age(thole_v1_Operation_start_time_ms(o), age, sizeof(age)));
+    cli_table_cell(t, "%s", cli_age(thole_v1_Operation_start_time_ms(o), age, sizeof age));
     upb_StringView from = thole_v1_Operation_from(o), to = thole_v1_Operation_to(o);
     upb_StringView message = thole_v1_Operation_message(o);
     cli_table_cell(t, "%.*s%s%.*s%s%.*s", CLI_SV(from), to.size > 0 ? " -> " : "", CLI_SV(to),
                    to.size > 0 && message.size > 0 ? ": " : "", CLI_SV(message));
     cli_table_cell(t, "%.*s", CLI_SV(thole_v1_Operation_actor(o)));
     int64_t ended = thole_v1_Operation_end_time_ms(o);
-    cli_table_cell(t, "%s", ended == 0 ? "" : cli_time(ended, time, sizeof(time)));
+    cli_table_cell(t, "%s", ended == 0 ? "" : cli_time(ended, time, sizeof time));
 }
 
 static void event_row(struct cli_table *t, const thole_v1_Event *e)
 {
     char time[32];
     cli_table_row(t);
-    cli_table_cell(t, "%s", cli_time(thole_v1_Event_time_ms(e), time, sizeof(time)));
+    cli_table_cell(t, "%s", cli_time(thole_v1_Event_time_ms(e), time, sizeof time));
     cli_table_cell(t, "%" PRIu64, thole_v1_Event_revision(e));
     cli_table_cell(t, "%.*s", CLI_SV(thole_v1_Event_actor(e)));
     cli_table_cell(t, "%.*s", CLI_SV(thole_v1_Event_object(e)));
@@ -346,7 +346,7 @@ static void event_row(struct cli_table *t, const thole_v1_Event *e)
     if (count > 1) {
         char first[32];
         cli_table_cell(t, "%.*s (%" PRIu32 " times since %s)", CLI_SV(thole_v1_Event_message(e)),
-                       count, cli_time(thole_v1_Event_first_time_ms(e), first, sizeof(first)));
+                       count, cli_time(thole_v1_Event_first_time_ms(e), first, sizeof first));
     } else {
         cli_table_cell(t, "%.*s", CLI_SV(thole_v1_Event_message(e)));
     }
@@ -465,7 +465,7 @@ void rows_show(struct cli *c, const struct rows *rows, bool header, bool single)
         break;
     case FORMAT_NAME:
         for (size_t i = 0; i < rows->count; i++) {
-            printf("%s\n", rows_name(rows->kind, rows->items[i], name, sizeof(name)));
+            printf("%s\n", rows_name(rows->kind, rows->items[i], name, sizeof name));
         }
         break;
     }

@@ -44,7 +44,7 @@ static void show(struct meter *m, uint64_t done, uint64_t total)
     }
     m->told_ns = now;
     fprintf(stderr, "%s%s %s of %s (%.0f%%)%s", m->terminal ? "\r\033[K" : "", m->what,
-            cli_bytes(done, have, sizeof(have)), cli_bytes(total, all, sizeof(all)),
+            cli_bytes(done, have, sizeof have), cli_bytes(total, all, sizeof all),
             total > 0 ? 100.0 * (double)done / (double)total : 0, m->terminal && !end ? "" : "\n");
     fflush(stderr);
 }
@@ -230,8 +230,8 @@ static void print_head(const thole_v1_SnapshotFile *h, uint64_t bytes)
     struct uuid id;
     upb_StringView raw = thole_v1_SnapshotFile_cluster_id(h);
     const thole_v1_ShardSpec *spec = thole_v1_SnapshotFile_spec(h);
-    if (raw.size == sizeof(id.bytes)) {
-        memcpy(id.bytes, raw.data, sizeof(id.bytes));
+    if (raw.size == sizeof id.bytes) {
+        memcpy(id.bytes, raw.data, sizeof id.bytes);
         uuid_format(&id, cluster);
     }
     printf("Shard:     %.*s (id %" PRIu64 ")\n", CLI_SV(thole_v1_SnapshotFile_shard(h)),
@@ -242,10 +242,10 @@ static void print_head(const thole_v1_SnapshotFile *h, uint64_t bytes)
     printf("Index:     %" PRIu64 ", term %" PRIu64 "\n", thole_v1_SnapshotFile_index(h),
            thole_v1_SnapshotFile_term(h));
     printf("Saved:     %s, on %.*s\n",
-           cli_time(thole_v1_SnapshotFile_time_ms(h), time, sizeof(time)),
+           cli_time(thole_v1_SnapshotFile_time_ms(h), time, sizeof time),
            CLI_SV(thole_v1_SnapshotFile_host(h)));
     printf("Cluster:   %s, revision %" PRIu64 "\n", cluster, thole_v1_SnapshotFile_revision(h));
-    printf("Size:      %" PRIu64 " bytes (%s)\n", bytes, cli_bytes(bytes, size, sizeof(size)));
+    printf("Size:      %" PRIu64 " bytes (%s)\n", bytes, cli_bytes(bytes, size, sizeof size));
     printf("Checksum:  %016" PRIx64 ", right\n", thole_v1_SnapshotFile_body_checksum(h));
 }
 
@@ -300,7 +300,7 @@ static enum thole_code send_piece(void *ctx, uint64_t offset, struct slice piece
         upb_StringView name = thole_v1_UploadSnapshotResponse_upload(reply);
         uint64_t received = thole_v1_UploadSnapshotResponse_received(reply);
         u->complete = thole_v1_UploadSnapshotResponse_complete(reply);
-        if (name.size >= sizeof(u->name) || received != offset + piece.size) {
+        if (name.size >= sizeof u->name || received != offset + piece.size) {
             code = THOLE_FAIL(st, THOLE_INTERNAL, THOLE_REASON_NONE,
                               "the host has %" PRIu64 " bytes, and should have %" PRIu64, received,
                               offset + piece.size);

@@ -14,7 +14,7 @@ static bool is_observed(const char *name)
     static const char *const names[] = {"id",       "status",         "generation",
                                         "revision", "create_time_ms", "initial",
                                         "deleting", "pool",           "replicas"};
-    for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
+    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
         if (strcmp(names[i], name) == 0) {
             return true;
         }
@@ -127,14 +127,14 @@ static bool read_document(struct spec_reader *r, yaml_node_t *root, struct spec_
     if (!upb_Message_Has(row, upb_MessageDef_FindFieldByName(def, "spec"))) {
         return spec_fail(r, root, "spec: is needed");
     }
-    list->items = xrealloc(list->items, (list->count + 1) * sizeof(*list->items));
+    list->items = xrealloc(list->items, (list->count + 1) * sizeof *list->items);
     list->items[list->count++] = (struct spec){r->source, root->start_mark.line + 1, kind, row};
     return true;
 }
 
 static bool say(struct spec_error *error, const char *source, size_t line, const char *what)
 {
-    snprintf(error->text, sizeof(error->text), "%s:%zu: %s", source, line + 1, what);
+    snprintf(error->text, sizeof error->text, "%s:%zu: %s", source, line + 1, what);
     return false;
 }
 
@@ -187,7 +187,7 @@ bool spec_parse(upb_DefPool *pool, upb_Arena *arena, const char *source, struct 
     memcpy(source_copy, source, source_size);
     r.source = source_copy;
     if (text.size > SPEC_BYTES_MAX) {
-        snprintf(error->text, sizeof(error->text), "%s: has more than %d bytes", source,
+        snprintf(error->text, sizeof error->text, "%s: has more than %d bytes", source,
                  SPEC_BYTES_MAX);
         return false;
     }

@@ -14,12 +14,12 @@
 
 bool spec_fail(struct spec_reader *r, const yaml_node_t *at, const char *format, ...)
 {
-    int n = snprintf(r->error->text, sizeof(r->error->text), "%s:%zu: ", r->source,
+    int n = snprintf(r->error->text, sizeof r->error->text, "%s:%zu: ", r->source,
                      at->start_mark.line + 1);
-    if (n > 0 && (size_t)n < sizeof(r->error->text)) {
+    if (n > 0 && (size_t)n < sizeof r->error->text) {
         va_list args;
         va_start(args, format);
-        vsnprintf(r->error->text + n, sizeof(r->error->text) - (size_t)n, format, args);
+        vsnprintf(r->error->text + n, sizeof r->error->text - (size_t)n, format, args);
         va_end(args);
     }
     return false;
@@ -88,7 +88,7 @@ static bool read_enum(struct spec_reader *r, const yaml_node_t *node, const char
         }
     }
     char known[200];
-    list_values(def, prefix, known, sizeof(known));
+    list_values(def, prefix, known, sizeof known);
     return spec_fail(r, node, "%s: \"%.40s\" is none of %s", path, text, known);
 }
 
@@ -258,7 +258,7 @@ static bool read_map(struct spec_reader *r, yaml_node_t *node, const char *path,
         yaml_node_t *value_node = yaml_document_get_node(r->doc, p->value);
         upb_MessageValue key, value, old;
         char value_path[PATH_BYTES];
-        snprintf(value_path, sizeof(value_path), "%.100s.%.50s", path,
+        snprintf(value_path, sizeof value_path, "%.100s.%.50s", path,
                  key_node->type == YAML_SCALAR_NODE ? (const char *)key_node->data.scalar.value
                                                     : "");
         if (!not_null(r, key_node, path) || !not_null(r, value_node, value_path) ||
@@ -285,7 +285,7 @@ static bool read_repeated(struct spec_reader *r, yaml_node_t *node, const char *
     for (yaml_node_item_t *item = node->data.sequence.items.start;
          item < node->data.sequence.items.top; item++, i++) {
         char item_path[PATH_BYTES];
-        snprintf(item_path, sizeof(item_path), "%.130s[%zu]", path, i);
+        snprintf(item_path, sizeof item_path, "%.130s[%zu]", path, i);
         upb_MessageValue value;
         yaml_node_t *item_node = yaml_document_get_node(r->doc, *item);
         if (!not_null(r, item_node, item_path) ||
@@ -339,7 +339,7 @@ bool spec_message(struct spec_reader *r, yaml_node_t *node, const char *path, un
         const upb_FieldDef *field = spec_field(def, name, key->data.scalar.length);
         if (field == NULL) {
             char known[200];
-            list_fields(def, known, sizeof(known));
+            list_fields(def, known, sizeof known);
             return spec_fail(r, key, "%s.%.60s: there is no such field; there are: %s", path, name,
                              known);
         }
@@ -349,7 +349,7 @@ bool spec_message(struct spec_reader *r, yaml_node_t *node, const char *path, un
         }
         seen[index / 64] |= UINT64_C(1) << (index % 64);
         char field_path[PATH_BYTES];
-        snprintf(field_path, sizeof(field_path), "%.100s.%.50s", path, upb_FieldDef_Name(field));
+        snprintf(field_path, sizeof field_path, "%.100s.%.50s", path, upb_FieldDef_Name(field));
         if (!read_field(r, yaml_document_get_node(r->doc, p->value), field_path, depth + 1, message,
                         field)) {
             return false;

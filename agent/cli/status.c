@@ -187,10 +187,10 @@ static void show_pauses(struct cli *c, bool stale)
         for (size_t k = 0; k < n; k++) {
             uint32_t which = (uint32_t)controllers[k];
             printf("%s%s", k > 0 ? ", " : "",
-                   names[which < sizeof(names) / sizeof(names[0]) ? which : 0]);
+                   names[which < sizeof names / sizeof names[0] ? which : 0]);
         }
         printf(", %s ago by operation %" PRIu64 ": \"thole resume\" ends that\n",
-               cli_age(thole_v1_Operation_start_time_ms(o), age, sizeof(age)),
+               cli_age(thole_v1_Operation_start_time_ms(o), age, sizeof age),
                thole_v1_Operation_id(o));
     }
     rows_deinit(&rows);

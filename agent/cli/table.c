@@ -16,7 +16,7 @@ struct cli_table {
 
 struct cli_table *cli_table_new(bool wide, const char *const *columns)
 {
-    struct cli_table *t = xcalloc(1, sizeof(*t));
+    struct cli_table *t = xcalloc(1, sizeof *t);
     t->table = scols_new_table();
     ASSERT(t->table != NULL);
     scols_table_set_column_separator(t->table, "  ");

@@ -1,5 +1,6 @@
 /* Numbers, times, sizes and base64, as people write and read them. */
 #include <errno.h>
+#include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
@@ -33,7 +34,7 @@ bool cli_parse_duration(const char *text, uint64_t *ret_ms)
     if (!parse_digits(&text, &n)) {
         return false;
     }
-    for (size_t i = 0; i < sizeof(units) / sizeof(units[0]); i++) {
+    for (size_t i = 0; i < sizeof units / sizeof units[0]; i++) {
         if (strcmp(text, units[i].unit) == 0 && n <= UINT32_MAX / units[i].ms) {
             *ret_ms = n * units[i].ms;
             return true;
@@ -50,13 +51,13 @@ const char *cli_age(int64_t since_ms, char *ret, size_t size)
     if (since_ms <= 0) {
         snprintf(ret, size, "-");
     } else if (s < 120) {
-        snprintf(ret, size, "%llds", (long long)(s < 0 ? 0 : s));
+        snprintf(ret, size, "%" PRId64 "s", s < 0 ? 0 : s);
     } else if (s < 120 * 60) {
-        snprintf(ret, size, "%lldm", (long long)s / 60);
+        snprintf(ret, size, "%" PRId64 "m", s / 60);
     } else if (s < 48 * 3600) {
-        snprintf(ret, size, "%lldh", (long long)s / 3600);
+        snprintf(ret, size, "%" PRId64 "h", s / 3600);
     } else {
-        snprintf(ret, size, "%lldd", (long long)s / 86400);
+        snprintf(ret, size, "%" PRId64 "d", s / 86400);
     }
     return ret;
 }
@@ -67,7 +68,7 @@ const char *cli_time(int64_t time_ms, char *ret, size_t size)
     struct tm tm;
     char text[32];
     if (time_ms <= 0 || gmtime_r(&seconds, &tm) == NULL ||
-        strftime(text, sizeof(text), "%Y-%m-%dT%H:%M:%S", &tm) == 0) {
+        strftime(text, sizeof text, "%Y-%m-%dT%H:%M:%S", &tm) == 0) {
         snprintf(ret, size, "-");
     } else {
         snprintf(ret, size, "%s.%03dZ", text, (int)(time_ms % 1000));
@@ -80,7 +81,7 @@ const char *cli_bytes(uint64_t bytes, char *ret, size_t size)
     static const char units[] = "BKMGTPE";
     size_t unit = 0;
     double value = (double)bytes;
-    while (value >= 1024 && unit + 1 < sizeof(units) - 1) {
+    while (value >= 1024 && unit + 1 < sizeof units - 1) {
         value /= 1024;
         unit++;
     }

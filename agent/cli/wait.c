@@ -31,15 +31,15 @@ static void tell(struct wait_item *w, const char *format, ...)
     __attribute__((format(printf, 2, 3)));
 static void tell(struct wait_item *w, const char *format, ...)
 {
-    char text[sizeof(w->told)], name[ROWS_NAME_BYTES];
+    char text[sizeof w->told], name[ROWS_NAME_BYTES];
     va_list args;
     va_start(args, format);
-    vsnprintf(text, sizeof(text), format, args);
+    vsnprintf(text, sizeof text, format, args);
     va_end(args);
     if (strcmp(text, w->told) != 0) {
-        snprintf(w->told, sizeof(w->told), "%s", text);
+        snprintf(w->told, sizeof w->told, "%s", text);
         if (!w->quiet) {
-            cli_note("%s: %s", item_name(w, name, sizeof(name)), text);
+            cli_note("%s: %s", item_name(w, name, sizeof name), text);
         }
     }
 }
@@ -101,7 +101,7 @@ static void observe_pool(struct wait_item *w, const thole_v1_ShardPool *p)
     if (w->what != WAIT_READY) {
         return;
     }
-    snprintf(w->taken, sizeof(w->taken), "%.*s", CLI_SV(taken));
+    snprintf(w->taken, sizeof w->taken, "%.*s", CLI_SV(taken));
     w->done = thole_v1_ShardPool_generation(p) >= w->generation && rows_pool_ready(p);
     if (w->done) {
         tell(w, "all %" PRIu32 " shards are ready", count);
@@ -179,7 +179,7 @@ static void observe_deleted(struct wait_item *w, upb_StringView name)
     if (w->kind == ROWS_REPLICAS) {
         return;
     }
-    snprintf(own, sizeof(own), "%s/%s",
+    snprintf(own, sizeof own, "%s/%s",
              w->kind == ROWS_HOSTS   ? "hosts"
              : w->kind == ROWS_POOLS ? "pools"
                                      : "shards",
@@ -293,7 +293,7 @@ int wait_all(struct cli *c, struct wait_item *items, size_t count, uint64_t time
             progress_of_pool(&items[i], true);
             if (!items[i].done) {
                 cli_say_failed("%s is not %s after %.0f s%s%s; --timeout gives more time",
-                               item_name(&items[i], name, sizeof(name)), for_names[items[i].what],
+                               item_name(&items[i], name, sizeof name), for_names[items[i].what],
                                (double)timeout_ms / 1000, items[i].told[0] != '\0' ? "; " : "",
                                items[i].told[0] != '\0' ? items[i].told
                                : items[i].seen          ? ""
@@ -306,7 +306,7 @@ int wait_all(struct cli *c, struct wait_item *items, size_t count, uint64_t time
     }
     for (size_t i = 0; i < count; i++) {
         if (code == THOLE_OK && items[i].gone) {
-            cli_say_failed("%s was deleted", item_name(&items[i], name, sizeof(name)));
+            cli_say_failed("%s was deleted", item_name(&items[i], name, sizeof name));
             result = CLI_NOT_FOUND;
         }
         map_deinit(&items[i].replicas);
@@ -319,7 +319,7 @@ static bool parse_item(struct cli *c, const char *text, struct wait_item *w)
     static const char *const words[] = {"shard/", "shards/", "host/",    "hosts/",
                                         "pool/",  "pools/",  "replica/", "replicas/"};
     static const enum rows_kind kinds[] = {ROWS_SHARDS, ROWS_HOSTS, ROWS_POOLS, ROWS_REPLICAS};
-    for (size_t i = 0; i < sizeof(words) / sizeof(words[0]); i++) {
+    for (size_t i = 0; i < sizeof words / sizeof words[0]; i++) {
         size_t size = strlen(words[i]);
         if (strncmp(text, words[i], size) == 0 && text[size] != '\0') {
             w->kind = kinds[i / 2];
@@ -358,7 +358,7 @@ static int must_exist(struct cli *c, const struct wait_item *w)
 int command_wait(struct cli *c)
 {
     const char *what = c->values[OPT_FOR].text;
-    struct wait_item *items = xcalloc(c->arg_count, sizeof(*items));
+    struct wait_item *items = xcalloc(c->arg_count, sizeof *items);
     int result = CLI_OK;
     for (size_t i = 0; result == CLI_OK && i < c->arg_count; i++) {
         struct wait_item *w = &items[i];

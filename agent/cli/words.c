@@ -141,7 +141,7 @@ static const char *advice(const struct thole_status *st)
         {THOLE_REASON_STOPPED, "the host is stopping; use another one"},
         {THOLE_REASON_LOCKED, "stop that process first"},
     };
-    for (size_t i = 0; i < sizeof(by_reason) / sizeof(by_reason[0]); i++) {
+    for (size_t i = 0; i < sizeof by_reason / sizeof by_reason[0]; i++) {
         if (by_reason[i].reason == st->reason) {
             return by_reason[i].text;
         }

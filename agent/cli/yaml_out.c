@@ -12,7 +12,7 @@ static bool needs_quotes(const char *text, size_t size)
                                         "y", "Y",  "yes",   "Yes",   "YES",  "on",   "On",   "ON",
                                         "n", "N",  "no",    "No",    "NO",   "off",  "Off",  "OFF",
                                         "=", "<<", "false", "False", "FALSE"};
-    for (size_t i = 0; i < sizeof(words) / sizeof(words[0]); i++) {
+    for (size_t i = 0; i < sizeof words / sizeof words[0]; i++) {
         if (strlen(words[i]) == size && memcmp(words[i], text, size) == 0) {
             return true;
         }

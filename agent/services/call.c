@@ -97,13 +97,13 @@ static void *bounded_alloc(upb_alloc *alloc, void *block, size_t old_size, size_
 
 static struct call *call_new(void)
 {
-    struct call_memory *m = xmalloc(sizeof(*m));
+    struct call_memory *m = xmalloc(sizeof *m);
     m->alloc.func = bounded_alloc;
     m->used = 0;
     m->max = SIZE_MAX;
-    upb_Arena *arena = upb_Arena_Init(m->first, sizeof(m->first), &m->alloc);
+    upb_Arena *arena = upb_Arena_Init(m->first, sizeof m->first, &m->alloc);
     ASSERT(arena != NULL);
-    struct call *c = upb_Arena_Malloc(arena, sizeof(*c));
+    struct call *c = upb_Arena_Malloc(arena, sizeof *c);
     ASSERT(c != NULL);
     *c = (struct call){.arena = arena, .memory = m};
     return c;
@@ -198,7 +198,7 @@ void call_refuse(struct call *c, const char *field, const char *format, ...)
     char why[THOLE_STATUS_MESSAGE_BYTES];
     va_list args;
     va_start(args, format);
-    vsnprintf(why, sizeof(why), format, args);
+    vsnprintf(why, sizeof why, format, args);
     va_end(args);
     struct thole_status st;
     (void)THOLE_FAIL(&st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST, "%s: %s", field, why);

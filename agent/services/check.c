@@ -15,10 +15,10 @@ static bool bad(struct check *ret, const char *field, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
 static bool bad(struct check *ret, const char *field, const char *format, ...)
 {
-    snprintf(ret->field, sizeof(ret->field), "%s", field);
+    snprintf(ret->field, sizeof ret->field, "%s", field);
     va_list args;
     va_start(args, format);
-    vsnprintf(ret->message, sizeof(ret->message), format, args);
+    vsnprintf(ret->message, sizeof ret->message, format, args);
     va_end(args);
     return false;
 }
@@ -63,13 +63,13 @@ static bool check_constraint(const char *list, const thole_v1_Constraint *k, siz
                              struct check *ret)
 {
     char field[64];
-    snprintf(field, sizeof(field), "%s[%zu].key", list, i);
+    snprintf(field, sizeof field, "%s[%zu].key", list, i);
     if (!check_label(field, thole_v1_Constraint_key(k), 1, ret)) {
         return false;
     }
     size_t count = 0;
     const upb_StringView *values = thole_v1_Constraint_values(k, &count);
-    snprintf(field, sizeof(field), "%s[%zu].values", list, i);
+    snprintf(field, sizeof field, "%s[%zu].values", list, i);
     for (size_t v = 0; v < count; v++) {
         if (!check_label(field, values[v], 0, ret)) {
             return false;
@@ -85,7 +85,7 @@ static bool check_constraint(const char *list, const thole_v1_Constraint *k, siz
     case thole_v1_CONSTRAINT_OPERATOR_UNSPECIFIED:
         break;
     }
-    snprintf(field, sizeof(field), "%s[%zu].operator", list, i);
+    snprintf(field, sizeof field, "%s[%zu].operator", list, i);
     return bad(ret, field, "must be IN, NOT_IN, EXISTS or NOT_EXISTS");
 }
 
@@ -116,13 +116,13 @@ static bool check_groups(const thole_v1_ShardSpec *spec, uint64_t all, struct ch
         size_t constraint_count = 0;
         const thole_v1_Constraint *const *constraints =
             thole_v1_ReplicaGroup_constraints(groups[i], &constraint_count);
-        snprintf(list, sizeof(list), "spec.non_voting[%zu]", i);
+        snprintf(list, sizeof list, "spec.non_voting[%zu]", i);
         if ((thole_v1_ReplicaGroup_count(groups[i]) > 0) ==
             thole_v1_ReplicaGroup_cover(groups[i])) {
             return bad(ret, list, "needs either a count or cover");
         }
         all += thole_v1_ReplicaGroup_count(groups[i]);
-        snprintf(list, sizeof(list), "spec.non_voting[%zu].constraints", i);
+        snprintf(list, sizeof list, "spec.non_voting[%zu].constraints", i);
         if (!check_constraints(list, constraints, constraint_count, ret)) {
             return false;
         }

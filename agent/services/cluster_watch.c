@@ -74,7 +74,7 @@ static void watch_unref(void *data)
 
 static void push(struct cluster_watch *w, struct bytes *out)
 {
-    struct pending *p = xcalloc(1, sizeof(*p));
+    struct pending *p = xcalloc(1, sizeof *p);
     struct buf *b = bytes_to_buf(out);
     bytes_deinit(out);
     p->message = (struct bufslice){b, slice_of(b->data, b->size)};

@@ -114,7 +114,7 @@ static void set_paused(const struct agent_now *n, thole_v1_ShardStatus *status, 
         thole_v1_Condition_set_type(ready, upb_StringView_FromString("Ready"));
     }
     upb_StringView was = thole_v1_Condition_message(ready);
-    snprintf(text, sizeof(text), "%.*s%s%s", (int)(was.size < 256 ? was.size : 256),
+    snprintf(text, sizeof text, "%.*s%s%s", (int)(was.size < 256 ? was.size : 256),
              was.size > 0 ? was.data : "", was.size > 0 ? "; " : "", why);
     set(ready, false, "Paused", text, time_ms, arena);
     if (placed != NULL && !thole_v1_Condition_status(placed) &&
@@ -140,7 +140,7 @@ const thole_v1_Shard *conditions_now(const struct agent_now *n, const thole_v1_S
             wall_ms - (int64_t)now.age_ms, arena);
     }
     if ((differ & CONDITIONS_DEGRADED) != 0) {
-        snprintf(text, sizeof(text),
+        snprintf(text, sizeof text,
                  "%" PRIu32 " of %" PRIu32
                  " voting replicas %s on hosts that do not answer, the first for %.1f s",
                  now.silent, now.votes, now.silent == 1 ? "is" : "are",
@@ -181,7 +181,7 @@ static uint32_t pool_unready(const struct agent_now *n, const thole_v1_ShardPool
         thole_v1_ShardPoolStatus_ready(status) < thole_v1_ShardPoolStatus_shards(status)) {
         return 0;
     }
-    snprintf(first, sizeof(first), "%.*s-", (int)pool.size, pool.data);
+    snprintf(first, sizeof first, "%.*s-", (int)pool.size, pool.data);
     struct slice prefix = slice_str(first), name = prefix;
     const thole_v1_Shard *shard;
     while ((shard = registry_next_shard(n->view, name, &buf)) != NULL) {

@@ -22,7 +22,7 @@ struct data_call *data_call_new(struct services *s, struct bus_rpc *rpc)
     }
     pthread_mutex_unlock(&s->pool_mutex);
     if (d == NULL) {
-        d = xmalloc(sizeof(*d));
+        d = xmalloc(sizeof *d);
     }
     /* All but the name, and the messages of statuses, which are large. */
     memset(&d->route, 0, offsetof(struct router_request, engine));
@@ -237,7 +237,7 @@ static bool read_payload(struct data_call *d, upb_StringView payload, bool text,
         return false;
     }
     struct buf *copy = NULL;
-    if (payload.size > sizeof(d->copied)) {
+    if (payload.size > sizeof d->copied) {
         if (!bus_rpc_hold(d->rpc, d->stream != NULL ? &d->held : NULL, payload.size)) {
             (void)services_no_room(st);
             return false;
@@ -310,7 +310,7 @@ static void data_begin(struct services *s, struct bus_rpc *rpc, struct slice mes
                        const upb_MiniTable *kind)
 {
     _Alignas(16) char memory[DECODE_BYTES];
-    upb_Arena *arena = upb_Arena_Init(memory, sizeof(memory), &upb_alloc_global);
+    upb_Arena *arena = upb_Arena_Init(memory, sizeof memory, &upb_alloc_global);
     const char *why = NULL;
     const void *q = proto_decode(kind, message, true, arena, &why);
     struct data_call *d = data_call_new(s, rpc);

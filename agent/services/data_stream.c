@@ -58,7 +58,7 @@ static struct data_stream *stream_of(struct services *s, struct bus_rpc *rpc)
 {
     struct data_stream *t = bus_rpc_data(rpc);
     if (t == NULL) {
-        t = xcalloc(1, sizeof(*t));
+        t = xcalloc(1, sizeof *t);
         t->s = s;
         t->rpc = rpc;
         atomic_store(&t->open, 1);
@@ -163,7 +163,7 @@ void data_stream_message(void *ctx, struct bus_rpc *rpc, struct slice message)
         return; /* it failed; what still arrives is not looked at */
     }
     _Alignas(16) char memory[1024];
-    upb_Arena *arena = upb_Arena_Init(memory, sizeof(memory), &upb_alloc_global);
+    upb_Arena *arena = upb_Arena_Init(memory, sizeof memory, &upb_alloc_global);
     thole_v1_StreamRequest *q = PROTO_DECODE_ALIAS(thole_v1_StreamRequest, message, arena);
     if (q == NULL) {
         struct thole_status st;

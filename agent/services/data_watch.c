@@ -126,7 +126,7 @@ void data_watch(void *ctx, struct bus_rpc *rpc, struct slice message)
         return;
     }
     struct thole_status st;
-    struct data_watch *w = xcalloc(1, sizeof(*w));
+    struct data_watch *w = xcalloc(1, sizeof *w);
     if (!name_of_data_shard(thole_v1_WatchRequest_shard(q), w->shard, &st)) {
         services_fail(rpc, &st, (const char *const[]){"field", "shard", NULL});
         free(w);

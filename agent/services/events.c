@@ -87,7 +87,7 @@ static void list_run(struct call *c)
     uint8_t last_key[16];
     put_be64(last_key, at);
     put_be64(last_key + 8, seen);
-    struct slice token = slice_of(last_key, sizeof(last_key));
+    struct slice token = slice_of(last_key, sizeof last_key);
     page_reply(&p, c, PAGE_EVENTS, event != NULL ? &token : NULL);
 }
 

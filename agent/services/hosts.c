@@ -26,7 +26,7 @@ static const thole_v1_Host *with_replicas(struct call *c, const thole_v1_Host *r
     uint64_t after = 0;
     const thole_v1_Replica *zero;
     upb_StringView host_id = thole_v1_Host_id(row);
-    memcpy(text, host_id.data, host_id.size < sizeof(text) ? host_id.size : 0);
+    memcpy(text, host_id.data, host_id.size < sizeof text ? host_id.size : 0);
     if (!uuid_parse(text, &id)) {
         return row;
     }

@@ -1,14 +1,16 @@
 /* thole.v1.Operations: verbs that start one, and reading them. */
 #include "agent/services/services_internal.h"
+
 #include "base/clock.h"
 #include "registry/placement.h"
+#include <inttypes.h>
 
 static void no_such_operation(struct call *c, uint64_t id)
 {
     struct thole_status st;
     (void)THOLE_FAIL(&st, THOLE_NOT_FOUND, THOLE_REASON_NONE,
-                     "there is no operation %llu; those that ended long ago are forgotten",
-                     (unsigned long long)id);
+                     "there is no operation %" PRIu64 "; those that ended long ago are forgotten",
+                     id);
     call_fail(c, &st);
 }
 
@@ -43,7 +45,7 @@ static void list_run(struct call *c)
         return;
     }
     uint8_t last[8] = {0};
-    uint64_t after = key.size == sizeof(last) ? get_be64(key.data) : 0;
+    uint64_t after = key.size == sizeof last ? get_be64(key.data) : 0;
     const thole_v1_Operation *row = NULL;
     while ((row = registry_next_operation(c->view, after)) != NULL) {
         if (!page_add(&p, c, row, &thole_v1_Operation_msginit)) {
@@ -52,7 +54,7 @@ static void list_run(struct call *c)
         after = thole_v1_Operation_id(row);
     }
     put_be64(last, after);
-    const struct slice last_key = slice_of(last, sizeof(last));
+    const struct slice last_key = slice_of(last, sizeof last);
     page_reply(&p, c, PAGE_OPERATIONS, row != NULL ? &last_key : NULL);
     bytes_deinit(&key);
 }
@@ -121,7 +123,7 @@ static bool host_id(const struct registry_view *v, upb_StringView name, struct u
     char text[UUID_TEXT_BYTES];
     const thole_v1_Host *row = registry_host_by_name(v, name_slice(name));
     upb_StringView id = row == NULL ? (upb_StringView){NULL, 0} : thole_v1_Host_id(row);
-    if (id.size != sizeof(text) - 1) {
+    if (id.size != sizeof text - 1) {
         return false;
     }
     memcpy(text, id.data, id.size);

@@ -36,7 +36,7 @@ static void reply_plan(struct call *c, const struct repair_plan *plan, bool done
 {
     char hash[24];
     thole_v1_RepairPlan *reply = thole_v1_RepairPlan_new(c->arena);
-    snprintf(hash, sizeof(hash), "%016" PRIx64, plan->hash);
+    snprintf(hash, sizeof hash, "%016" PRIx64, plan->hash);
     thole_v1_RepairPlan_set_shard(reply, copy_text(c, plan->shard));
     thole_v1_RepairPlan_set_hash(reply, copy_text(c, hash));
     thole_v1_RepairPlan_set_possible(reply, plan->possible);
@@ -120,7 +120,7 @@ void repair_run(struct call *c)
     char hex[24] = "";
     char *end = hex;
     uint64_t shard_id;
-    if (text.size > 0 && text.size < sizeof(hex)) {
+    if (text.size > 0 && text.size < sizeof hex) {
         memcpy(hex, text.data, text.size);
     }
     uint64_t hash = strtoull(hex, &end, 16);

@@ -22,7 +22,7 @@ static const thole_v1_Replica *next_replica(struct registry_view *v, const struc
         struct uuid host;
         upb_StringView id = thole_v1_Replica_host_id(row);
         char text[UUID_TEXT_BYTES] = "";
-        if (id.size < sizeof(text)) {
+        if (id.size < sizeof text) {
             memcpy(text, id.data, id.size);
         }
         if (!f->of_host || (uuid_parse(text, &host) && uuid_equal(&host, &f->host_id))) {
@@ -54,7 +54,7 @@ static bool resolve(struct call *c, struct filter *f)
     if (host.size > 0) {
         const thole_v1_Host *row = registry_host_by_name(c->view, name_slice(host));
         char text[UUID_TEXT_BYTES] = "";
-        if (row != NULL && thole_v1_Host_id(row).size < sizeof(text)) {
+        if (row != NULL && thole_v1_Host_id(row).size < sizeof text) {
             memcpy(text, thole_v1_Host_id(row).data, thole_v1_Host_id(row).size);
         }
         if (!uuid_parse(text, &f->host_id)) {
@@ -92,7 +92,7 @@ static void list_run(struct call *c)
     }
     uint8_t last_key[8];
     put_be64(last_key, last);
-    struct slice token = slice_of(last_key, sizeof(last_key));
+    struct slice token = slice_of(last_key, sizeof last_key);
     page_reply(&p, c, PAGE_REPLICAS, row != NULL ? &token : NULL);
 }
 

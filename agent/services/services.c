@@ -49,7 +49,7 @@ static const struct unary unary_methods[] = {
     UNARY(Repair, RunRepair, repair_run),
 };
 
-#define UNARY_METHODS (sizeof(unary_methods) / sizeof(unary_methods[0]))
+#define UNARY_METHODS (sizeof unary_methods / sizeof unary_methods[0])
 
 static const struct bus_method other_methods[] = {
     {.path = "/thole.v1.Cluster/Watch",
@@ -74,7 +74,7 @@ static const struct bus_method other_methods[] = {
      .end = data_stream_end},
 };
 
-#define OTHER_METHODS (sizeof(other_methods) / sizeof(other_methods[0]))
+#define OTHER_METHODS (sizeof other_methods / sizeof other_methods[0])
 
 /* An agent's services, with what the bus calls back with. */
 struct registered {
@@ -88,7 +88,7 @@ static struct services *all;
 
 void services_register(struct agent *a)
 {
-    struct registered *r = xcalloc(1, sizeof(*r));
+    struct registered *r = xcalloc(1, sizeof *r);
     struct services *s = &r->services;
     s->agent = a;
     pthread_mutex_init(&s->pool_mutex, NULL);

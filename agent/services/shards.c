@@ -1,6 +1,8 @@
 /* thole.v1.Shards. */
 #include "agent/services/services_internal.h"
 
+#include <inttypes.h>
+
 static void no_such_shard(struct call *c, upb_StringView name)
 {
     struct thole_status st;
@@ -212,15 +214,14 @@ static bool transfer_target(struct call *c, const thole_v1_Shard *shard, uint64_
         (row == NULL || thole_v1_Replica_shard_id(row) != thole_v1_Shard_id(shard))) {
         upb_StringView name = thole_v1_Shard_name(shard);
         (void)THOLE_FAIL(&st, THOLE_NOT_FOUND, THOLE_REASON_NO_SUCH_REPLICA,
-                         "shard \"%.*s\" has no replica %llu", (int)name.size, name.data,
-                         (unsigned long long)target);
+                         "shard \"%.*s\" has no replica %" PRIu64, (int)name.size, name.data,
+                         target);
         call_fail(c, &st);
         return false;
     }
     if (row != NULL && thole_v1_Replica_role(row) != thole_v1_REPLICA_ROLE_VOTER) {
         (void)THOLE_FAIL(&st, THOLE_FAILED_PRECONDITION, THOLE_REASON_BAD_REQUEST,
-                         "replica %llu does not vote, so it cannot lead",
-                         (unsigned long long)target);
+                         "replica %" PRIu64 " does not vote, so it cannot lead", target);
         call_fail(c, &st);
         return false;
     }

@@ -227,7 +227,7 @@ static void find_hosts(struct save *v)
             char id[UUID_TEXT_BYTES] = "";
             struct uuid host;
             after = thole_v1_Replica_id(row);
-            if (text.size < sizeof(id)) {
+            if (text.size < sizeof id) {
                 memcpy(id, text.data, text.size);
             }
             if ((thole_v1_Replica_phase(row) == thole_v1_REPLICA_PHASE_RUNNING) == running &&
@@ -271,7 +271,7 @@ void snapshots_save(void *ctx, struct bus_rpc *rpc, struct slice message)
         return;
     }
     struct thole_status st;
-    struct save *v = xcalloc(1, sizeof(*v));
+    struct save *v = xcalloc(1, sizeof *v);
     if (!name_of_shard(thole_v1_SaveSnapshotRequest_shard(q), v->shard, &st)) {
         services_fail(rpc, &st, (const char *const[]){"field", "shard", NULL});
         free(v);

@@ -1,5 +1,6 @@
 /* Ways into a cluster: alone, together, through a member; and what happens when one dies on the
  * way. */
+#include <inttypes.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -27,9 +28,8 @@ static void count_once(struct fixture *f, int i, const char *want)
     assert_int_equal(fixture_request(f, i, ROUTER_PROPOSE, id, "add 1", 5, &r), THOLE_OK);
     if (r.result.bytes.size != strlen(want) ||
         memcmp(r.result.bytes.data, want, strlen(want)) != 0) {
-        print_error("host %d: index=%llu code=%llu result=\"%.*s\"\n", i + 1,
-                    (unsigned long long)r.index, (unsigned long long)r.code,
-                    (int)r.result.bytes.size, (const char *)r.result.bytes.data);
+        print_error("host %d: index=%" PRIu64 " code=%" PRIu64 " result=\"%.*s\"\n", i + 1, r.index,
+                    r.code, (int)r.result.bytes.size, (const char *)r.result.bytes.data);
     }
     assert_int_equal(r.result.bytes.size, strlen(want));
     assert_memory_equal(r.result.bytes.data, want, strlen(want));

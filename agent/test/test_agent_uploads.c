@@ -55,7 +55,7 @@ static void on_put(void *ctx, const struct thole_status *st, const struct upload
     p->is_done = true;
     p->st = *st;
     if (state != NULL) {
-        (void)snprintf(p->name, sizeof(p->name), "%s", state->name);
+        (void)snprintf(p->name, sizeof p->name, "%s", state->name);
         p->received = state->received;
     }
     pthread_cond_signal(&p->done);
@@ -105,7 +105,7 @@ static void test_uploads_share_what_is_free_and_keep_the_reserve(void **state)
     struct put rest = put(a, first.name, first.received, slice_of(file.data, 10));
     assert_int_equal(rest.st.code, THOLE_OK);
     uint8_t more[1000] = {0};
-    rest = put(a, first.name, rest.received, slice_of(more, sizeof(more)));
+    rest = put(a, first.name, rest.received, slice_of(more, sizeof more));
     assert_int_equal(rest.st.code, THOLE_RESOURCE_EXHAUSTED);
     assert_int_equal(rest.st.reason, THOLE_REASON_DISK);
     rest = put(a, first.name, rest.received, slice_of(more, 10)); /* it was given up */

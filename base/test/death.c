@@ -28,7 +28,7 @@ bool dies(void (*f)(void *arg), void *arg, const char *text)
     char output[4096] = "";
     size_t size = 0;
     ssize_t n;
-    while ((n = read(fds[0], output + size, sizeof(output) - 1 - size)) > 0) {
+    while ((n = read(fds[0], output + size, sizeof output - 1 - size)) > 0) {
         size += (size_t)n;
     }
     (void)close(fds[0]);

@@ -63,7 +63,7 @@ static void test_arena_copies_are_their_own(void **state)
     char text[] = "shard";
     char *s = arena_strdup(a, text);
     struct slice copy = arena_copy(a, slice_str(text));
-    memset(text, 'x', sizeof(text) - 1);
+    memset(text, 'x', sizeof text - 1);
     assert_string_equal(s, "shard");
     assert_true(slice_equal(copy, slice_str("shard")));
     assert_int_equal(arena_copy(a, slice_of(NULL, 0)).size, 0);

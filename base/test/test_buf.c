@@ -17,7 +17,7 @@ static void test_slice_compare_is_byte_order_then_length(void **state)
 {
     (void)state;
     const char *const ascending[] = {"", "a", "aa", "ab", "b", "\xff"};
-    const int n = (int)(sizeof(ascending) / sizeof(ascending[0]));
+    const int n = (int)(sizeof ascending / sizeof ascending[0]);
     for (int i = 0; i < n; i++) {
         for (int j = 0; j < n; j++) {
             int order = slice_compare(slice_str(ascending[i]), slice_str(ascending[j]));

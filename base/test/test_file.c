@@ -271,7 +271,7 @@ static void test_file_remove_tree_stays_inside(void **state)
     assert_false(exists(kept));
     assert_int_equal(file_remove_tree(kept, NULL), THOLE_OK);
     char *const all[] = {dangling, link, deep, tree, kept, outside};
-    for (size_t i = 0; i < sizeof(all) / sizeof(all[0]); i++) {
+    for (size_t i = 0; i < sizeof all / sizeof all[0]; i++) {
         free(all[i]);
     }
 }

@@ -29,13 +29,13 @@ static void reset(int at, int err)
     calls = 0;
     fail_at = at;
     fail_errno = err;
-    memset(trace, 0, sizeof(trace));
+    memset(trace, 0, sizeof trace);
 }
 
 static bool fails(char letter)
 {
     size_t size = strlen(trace);
-    if (size + 1 < sizeof(trace)) {
+    if (size + 1 < sizeof trace) {
         trace[size] = letter;
     }
     if (++calls != fail_at) {

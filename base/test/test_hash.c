@@ -21,7 +21,7 @@ static void test_hash_seed_and_every_bit_matter(void **state)
 {
     (void)state;
     uint8_t data[300] = {0};
-    for (size_t size = 1; size <= sizeof(data); size++) {
+    for (size_t size = 1; size <= sizeof data; size++) {
         uint64_t h = hash64(data, size, 7);
         assert_true(h != hash64(data, size, 8));
         assert_true(h != hash64(data, size - 1, 7));
@@ -39,11 +39,11 @@ static void test_hash_of_pieces_equals_hash_of_the_whole(void **state)
     static uint8_t data[5000];
     struct rand r;
     rand_seed(&r, 3);
-    for (size_t i = 0; i < sizeof(data); i++) {
+    for (size_t i = 0; i < sizeof data; i++) {
         data[i] = (uint8_t)rand_u64(&r);
     }
     for (int round = 0; round < 300; round++) {
-        size_t size = (size_t)rand_below(&r, sizeof(data) + 1);
+        size_t size = (size_t)rand_below(&r, sizeof data + 1);
         uint64_t seed = rand_chance(&r, 0.5) ? 0 : rand_u64(&r);
         struct hash_state *h = hash_state_new(seed);
         for (size_t at = 0; at < size;) {

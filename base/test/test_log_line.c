@@ -203,7 +203,7 @@ static void test_log_configure_text_sets_all_or_nothing(void **state)
                                "warn,raft=debug,what=info",
                                "inf",
                                "infos"};
-    for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
+    for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
         if (log_configure_text(bad[i])) {
             fail_msg("accepted: %s", bad[i]);
         }
@@ -242,8 +242,8 @@ static void sink(void *ctx, const struct log_line *line)
 {
     struct sunk *s = ctx;
     s->lines++;
-    snprintf(s->last, sizeof(s->last), "%s", line->message);
-    snprintf(s->host, sizeof(s->host), "%s", line->host);
+    snprintf(s->last, sizeof s->last, "%s", line->message);
+    snprintf(s->host, sizeof s->host, "%s", line->host);
 }
 
 static struct sunk sunk;
@@ -330,7 +330,7 @@ static void test_log_context_is_shown_until_it_is_cleared(void **state)
 static void write_long(void)
 {
     static char text[10000];
-    memset(text, 'y', sizeof(text) - 1);
+    memset(text, 'y', sizeof text - 1);
     LOG_INFO(BASE, "%s", text);
     log_set_json(true);
     LOG_INFO(BASE, "%s", text);
@@ -354,10 +354,10 @@ static void *write_many(void *arg)
 {
     int id = *(int *)arg;
     char filler[200];
-    memset(filler, 'a' + id, sizeof(filler));
+    memset(filler, 'a' + id, sizeof filler);
     log_context((uint64_t)id + 1, 1);
     for (int i = 0; i < LINES; i++) {
-        LOG_INFO(BASE, "<%.*s>", (int)sizeof(filler), filler);
+        LOG_INFO(BASE, "<%.*s>", (int)sizeof filler, filler);
     }
     return NULL;
 }
@@ -423,7 +423,7 @@ static char *drained(int fd)
     struct bytes out = {0};
     char piece[4096];
     ssize_t n;
-    while ((n = read(fd, piece, sizeof(piece))) > 0) {
+    while ((n = read(fd, piece, sizeof piece)) > 0) {
         bytes_append(&out, piece, (size_t)n);
     }
     bytes_append(&out, "", 1);
@@ -439,10 +439,10 @@ static void test_log_to_a_full_pipe_is_lost_counted_and_never_waits(void **state
     int saved = dup(STDERR_FILENO);
     assert_true(dup2(fds[1], STDERR_FILENO) >= 0);
     char filler[1900];
-    memset(filler, 'x', sizeof(filler));
+    memset(filler, 'x', sizeof filler);
     alarm(20); /* what would hang is killed */
     for (int i = 0; i < FLOOD_LINES; i++) {
-        LOG_INFO(BASE, "line=%d %.*s", i, (int)sizeof(filler), filler);
+        LOG_INFO(BASE, "line=%d %.*s", i, (int)sizeof filler, filler);
     }
     log_print("dying words\n");
     char *first = drained(fds[0]);
@@ -457,7 +457,7 @@ static void test_log_to_a_full_pipe_is_lost_counted_and_never_waits(void **state
     }
     assert_in_range(lines, 10, FLOOD_LINES / 10);
     char expected[64];
-    snprintf(expected, sizeof(expected), "lines=%d why=", FLOOD_LINES - lines);
+    snprintf(expected, sizeof expected, "lines=%d why=", FLOOD_LINES - lines);
     assert_non_null(strstr(second, expected));
     const char *again = strstr(second, "reading again");
     assert_non_null(again);

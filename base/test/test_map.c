@@ -66,7 +66,7 @@ static void test_map_random_operations_agree_with_an_array(void **state)
             unsigned i = (unsigned)rand_below(&r, keys);
             uint64_t key = key_of(run, i);
             if (rand_chance(&r, put_chance)) {
-                void *v = &values[rand_below(&r, sizeof(values))];
+                void *v = &values[rand_below(&r, sizeof values)];
                 count += naive[i] == NULL;
                 assert_ptr_equal(map_put(&m, key, v), naive[i]);
                 naive[i] = v;

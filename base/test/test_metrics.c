@@ -70,7 +70,7 @@ static void test_histogram_percentiles_are_within_a_sixteenth(void **state)
     rand_seed(&r, 1);
     for (int round = 0; round < 100; round++) {
         static struct histogram h;
-        memset(&h, 0, sizeof(h));
+        memset(&h, 0, sizeof h);
         size_t n = (size_t)rand_between(&r, 1, round % 2 ? 5 : 3000);
         unsigned bits = (unsigned)rand_between(&r, 1, 40);
         double sum = 0;
@@ -79,8 +79,8 @@ static void test_histogram_percentiles_are_within_a_sixteenth(void **state)
             sum += (double)values[i];
             histogram_record(&h, values[i]);
         }
-        qsort(values, n, sizeof(values[0]), compare);
-        for (size_t i = 0; i < sizeof(percentiles) / sizeof(percentiles[0]); i++) {
+        qsort(values, n, sizeof values[0], compare);
+        for (size_t i = 0; i < sizeof percentiles / sizeof percentiles[0]; i++) {
             uint64_t truth = naive_percentile(values, n, percentiles[i]);
             uint64_t answer = histogram_percentile(&h, percentiles[i]);
             assert_true(answer >= truth && answer - truth <= truth / 16);
@@ -123,7 +123,7 @@ static void test_histogram_merge_equals_recording_both(void **state)
         histogram_record(&both, v);
     }
     histogram_merge(&a, &b);
-    assert_memory_equal(&a, &both, sizeof(a));
+    assert_memory_equal(&a, &both, sizeof a);
 }
 
 METRIC_DEFINE_COUNTER(requests, "thole_test_requests_total", "Requests\nwith a \\ in the help");
@@ -185,7 +185,7 @@ static void test_metrics_render_is_sorted_prometheus_text(void **state)
         "thole_test_requests_total 3\n",
     };
     const char *at = text;
-    for (size_t i = 0; i < sizeof(parts) / sizeof(parts[0]); i++) {
+    for (size_t i = 0; i < sizeof parts / sizeof parts[0]; i++) {
         const char *found = strstr(at, parts[i]);
         if (found == NULL) {
             fail_msg("missing:\n%s\nin:\n%s", parts[i], text);

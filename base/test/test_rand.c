@@ -26,7 +26,7 @@ static void test_rand_sequence_is_that_of_the_reference_code(void **state)
         UINT64_C(2904607092377533576),
     };
     struct rand r = {.s = {1, 2, 3, 4}};
-    for (size_t i = 0; i < sizeof(expected) / sizeof(expected[0]); i++) {
+    for (size_t i = 0; i < sizeof expected / sizeof expected[0]; i++) {
         assert_true(rand_u64(&r) == expected[i]);
     }
     /* splitmix64 from 1234567, as published with it. */

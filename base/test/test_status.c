@@ -46,7 +46,7 @@ static void test_status_set_fills_every_field(void **state)
 {
     (void)state;
     struct thole_status st;
-    memset(&st, 0xff, sizeof(st));
+    memset(&st, 0xff, sizeof st);
     int line = __LINE__ + 1;
     enum thole_code code = THOLE_FAIL(&st, THOLE_ABORTED, THOLE_REASON_DROPPED, "term %d", 7);
     assert_int_equal(code, THOLE_ABORTED);

@@ -15,7 +15,7 @@ static const char *const not_utf8[] = {
 static const char *const control[] = {"a\nb", "\x1b[31m", "\x7f", "\xc2\x80", "tab\t"};
 static const char *const fine[] = {"a",   "zone-1",           "caf\xc3\xa9", "100%",
                                    "a b", "\xf0\x9f\x9b\xb6", "\xc2\xa0"};
-#define COUNT(a) (sizeof(a) / sizeof((a)[0]))
+#define COUNT(a) (sizeof(a) / sizeof(a)[0])
 
 static void test_text_labels_are_checked(void **state)
 {
@@ -36,7 +36,7 @@ static void test_text_labels_are_checked(void **state)
     assert_non_null(text_label_problem(slice_of("a\0b", 3), 0));
     assert_null(text_label_problem(slice_str(""), 0));
     assert_string_equal(text_label_problem(slice_str(""), 1), "must not be empty");
-    memset(text, 'a', sizeof(text));
+    memset(text, 'a', sizeof text);
     assert_null(text_label_problem(slice_of(text, LIMIT_NAME_BYTES), 1));
     assert_string_equal(text_label_problem(slice_of(text, LIMIT_NAME_BYTES + 1), 1),
                         "has more than 128 bytes");

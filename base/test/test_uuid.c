@@ -49,7 +49,7 @@ static void test_uuid_text_and_bytes_agree(void **state)
 static void check_bad(const char *text)
 {
     struct uuid u, before;
-    memset(&u, 0x5a, sizeof(u));
+    memset(&u, 0x5a, sizeof u);
     before = u;
     assert_false(uuid_parse(text, &u));
     assert_true(uuid_equal(&u, &before));
@@ -68,7 +68,7 @@ static void test_uuid_parse_of_any_other_form_is_refused(void **state)
     check_bad("------------------------------------");
     const char wrong[] = {'g', '/', ':', '`', '@', 'G', ' ', '-', '\x80', '\0'};
     for (size_t at = 0; at < UUID_TEXT_BYTES - 1; at++) {
-        for (size_t i = 0; i < sizeof(wrong); i++) {
+        for (size_t i = 0; i < sizeof wrong; i++) {
             char text[] = TEXT;
             if (text[at] == wrong[i]) {
                 continue;

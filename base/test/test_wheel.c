@@ -128,7 +128,7 @@ static void test_wheel_random_operations_agree_with_a_list(void **state)
         static struct model m;
         struct rand r;
         rand_seed(&r, seed);
-        memset(&m, 0, sizeof(m));
+        memset(&m, 0, sizeof m);
         m.now_ms = seed % 3 == 0 ? 0 : rand_u64(&r) >> rand_below(&r, 64);
         m.w = wheel_new(m.now_ms);
         int timers = seed % 2 == 0 ? 5 : TIMERS;

@@ -73,7 +73,7 @@ static uint64_t count_turn(void *ctx, struct msgq *batch, uint64_t now_ns)
 
 static struct worker_msg *item_new(enum kind kind, unsigned producer, unsigned number)
 {
-    struct item *item = xcalloc(1, sizeof(*item));
+    struct item *item = xcalloc(1, sizeof *item);
     item->msg.kind = kind;
     item->producer = producer;
     item->number = number;
@@ -82,7 +82,7 @@ static struct worker_msg *item_new(enum kind kind, unsigned producer, unsigned n
 
 static void counter_init(struct counter *c, struct executor *ex, size_t capacity)
 {
-    memset(c, 0, sizeof(*c));
+    memset(c, 0, sizeof *c);
     sem_init(&c->held, 0, 0);
     sem_init(&c->go_on, 0, 0);
     sem_init(&c->woken, 0, 0);
@@ -395,7 +395,7 @@ static uint64_t facts_turn(void *ctx, struct msgq *batch, uint64_t now_ns)
     struct facts *f = ctx;
     sigset_t blocked;
     while (msgq_pop(batch) != NULL) {
-        pthread_getname_np(pthread_self(), f->name, sizeof(f->name));
+        pthread_getname_np(pthread_self(), f->name, sizeof f->name);
         pthread_sigmask(SIG_SETMASK, NULL, &blocked);
         f->blocks_sigterm = sigismember(&blocked, SIGTERM);
     }

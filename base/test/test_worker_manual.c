@@ -93,7 +93,7 @@ struct stage {
 
 static void stage_init(struct stage *s)
 {
-    memset(s, 0, sizeof(*s));
+    memset(s, 0, sizeof *s);
     s->ex = executor_manual_new(START_NS);
     s->a = (struct actor){.ex = s->ex, .trace = &s->trace, .name = "a"};
     s->b = (struct actor){.ex = s->ex, .trace = &s->trace, .name = "b"};
@@ -346,7 +346,7 @@ static void test_worker_manual_misuse_is_refused(void **state)
     assert_true(dies(go_back, &s, "to_ns >= m->now_ns"));
     assert_true(dies(free_running, &s, "w->stopped"));
     assert_true(dies(free_executor_with_workers, &s, "ex->workers"));
-    assert_true(dies(name_too_long, &s, "size < sizeof(w->name)"));
+    assert_true(dies(name_too_long, &s, "size < sizeof w->name"));
     stage_deinit(&s);
 }
 

@@ -1,5 +1,6 @@
 /* Everything at once, from many threads, while one of three hosts is restarted again and again:
  * each exchange ends exactly once, calls keep working, and stopping leaves nothing behind. */
+#include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -151,8 +152,8 @@ static void test_everything_at_once(void **state)
     }
     assert_int_equal(atomic_load(&started), atomic_load(&ended));
     assert_true(atomic_load(&succeeded) > 0);
-    print_message("exchanges=%llu succeeded=%llu\n", (unsigned long long)atomic_load(&ended),
-                  (unsigned long long)atomic_load(&succeeded));
+    print_message("exchanges=%" PRIu64 " succeeded=%" PRIu64 "\n", atomic_load(&ended),
+                  atomic_load(&succeeded));
 }
 
 int main(void)

@@ -143,7 +143,7 @@ int main(void)
     house_stop(h, 2);
     house_run(h, HOUSE_DEAD_MS / 2);
     house_start(h, 2);
-    memset(h->hosts[2].address_known, true, sizeof(h->hosts[2].address_known));
+    memset(h->hosts[2].address_known, true, sizeof h->hosts[2].address_known);
     while (house_admit(h, 2, &replica) != THOLE_OK) {
         house_run(h, 100);
     }

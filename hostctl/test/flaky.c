@@ -19,7 +19,7 @@ static enum thole_code flaky_open(const struct thole_machine_env *env, void **re
     }
     enum thole_code code = machine_counter.open(env, &counter, st);
     if (code == THOLE_OK) {
-        struct flaky *f = xcalloc(1, sizeof(*f));
+        struct flaky *f = xcalloc(1, sizeof *f);
         *f = (struct flaky){host, counter};
         *ret = f;
     }

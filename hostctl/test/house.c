@@ -53,7 +53,7 @@ static enum thole_code net_send(void *ctx, const struct uuid *to, enum engine_la
         bufslice_unref(frame);
         return THOLE_UNAVAILABLE;
     }
-    struct packet *p = xcalloc(1, sizeof(*p));
+    struct packet *p = xcalloc(1, sizeof *p);
     p->due_ns = clock_now(executor_clock(h->ex)) + rand_below(&h->rand, 2 * NS_PER_MS);
     p->from = from->n;
     p->to = n;
@@ -145,7 +145,7 @@ static void submit(struct house *h, struct bufslice command,
         done(ctx, &st, 0, (struct slice){0});
         return;
     }
-    struct request *q = xcalloc(1, sizeof(*q));
+    struct request *q = xcalloc(1, sizeof *q);
     q->done = done;
     q->ctx = ctx;
     q->r.kind = ENGINE_PROPOSE;
@@ -412,7 +412,7 @@ void house_part(struct house *h, uint64_t a, uint64_t b, bool apart)
 
 struct house *house_new(uint64_t seed)
 {
-    struct house *h = xcalloc(1, sizeof(*h));
+    struct house *h = xcalloc(1, sizeof *h);
     h->ex = executor_manual_new(NS_PER_S);
     rand_seed(&h->rand, seed);
     for (uint64_t i = 0; i < HOUSE_HOSTS; i++) {
@@ -495,7 +495,7 @@ void house_bootstrap(struct house *h, uint64_t hosts)
         house_start(h, i);
     }
     for (uint64_t i = 0; i < hosts; i++) {
-        memset(h->hosts[i].address_known, true, sizeof(h->hosts[i].address_known));
+        memset(h->hosts[i].address_known, true, sizeof h->hosts[i].address_known);
         start_zero(h, i, i + 1, initial, hosts);
         fill(h, thole_registry_v1_Bootstrap_add_hosts(b, c.arena), c.arena, i);
     }
@@ -519,7 +519,7 @@ void house_join(struct house *h, uint64_t n)
     house_start(h, n);
     assert_int_equal(house_admit(h, n, &replica), THOLE_OK);
     assert_true(replica != 0);
-    memset(h->hosts[n].address_known, true, sizeof(h->hosts[n].address_known));
+    memset(h->hosts[n].address_known, true, sizeof h->hosts[n].address_known);
     start_zero(h, n, replica, NULL, 0);
 }
 
@@ -628,7 +628,7 @@ enum thole_code house_host_state(struct house *h, uint64_t n, int32_t state)
 enum thole_code house_delete_host(struct house *h, uint64_t n)
 {
     char name[8];
-    snprintf(name, sizeof(name), "h%" PRIu64, n);
+    snprintf(name, sizeof name, "h%" PRIu64, n);
     struct cmd c = cmd_new("user");
     thole_registry_v1_DeleteHost *d =
         thole_registry_v1_Operation_mutable_delete_host(cmd_op(&c), c.arena);

@@ -138,7 +138,7 @@ static void test_dead_host_is_replaced_and_comes_back_empty(void **state)
                   house_replicas_on(h, dead) == 2);
     house_run(h, 2 * HOUSE_DEAD_MS);
     house_start(h, dead);
-    memset(h->hosts[dead].address_known, true, sizeof(h->hosts[dead].address_known));
+    memset(h->hosts[dead].address_known, true, sizeof h->hosts[dead].address_known);
     assert_int_equal(house_admit(h, dead, &replica), THOLE_OK);
     RUN_UNTIL(h, 30000, house_settled(h, "a") && house_settled(h, "zero"));
     RUN_UNTIL(h, 30000, !engine_shard_status(h->hosts[dead].engine, id, &status));
@@ -174,7 +174,7 @@ static void test_restart_of_all_hosts_continues(void **state)
     }
     for (uint64_t i = 0; i < 3; i++) {
         house_start(h, i);
-        memset(h->hosts[i].address_known, true, sizeof(h->hosts[i].address_known));
+        memset(h->hosts[i].address_known, true, sizeof h->hosts[i].address_known);
     }
     for (uint64_t i = 0; i < 3; i++) {
         assert_int_equal(house_admit(h, i, &replica), THOLE_OK);
@@ -247,7 +247,7 @@ static void test_user_replica_comes_and_goes(void **state)
         free_host++;
     }
     char name[8];
-    snprintf(name, sizeof(name), "h%d", (int)free_host);
+    snprintf(name, sizeof name, "h%d", (int)free_host);
     struct cmd c = cmd_new("user");
     thole_registry_v1_CreateReplica *r =
         thole_registry_v1_Operation_mutable_create_replica(cmd_op(&c), c.arena);
@@ -287,7 +287,7 @@ static void test_survivor_of_removal_restarts_alone(void **state)
                 uint64_t replica;
                 house_stop(h, n);
                 house_start(h, n);
-                memset(h->hosts[n].address_known, true, sizeof(h->hosts[n].address_known));
+                memset(h->hosts[n].address_known, true, sizeof h->hosts[n].address_known);
                 assert_int_equal(house_admit(h, n, &replica), THOLE_OK);
                 break;
             }
@@ -311,7 +311,7 @@ static void disturb(struct house *h, uint64_t *deleted)
             house_stop(h, n);
             house_run(h, rand_below(&h->rand, 2 * HOUSE_DEAD_MS));
             house_start(h, n);
-            memset(h->hosts[n].address_known, true, sizeof(h->hosts[n].address_known));
+            memset(h->hosts[n].address_known, true, sizeof h->hosts[n].address_known);
             (void)house_admit(h, n, &replica);
         }
         break;

@@ -2,6 +2,7 @@
  * detection. */
 #include "hostctl/detector.h"
 
+#include <inttypes.h>
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -161,7 +162,7 @@ static void detector_recorded_intervals_of_a_loaded_machine_raise_no_alarm(void 
     (void)state;
     struct series s = begin();
     for (uint32_t round = 0; round < 50; round++) {
-        for (size_t i = 0; i < sizeof(recorded) / sizeof(recorded[0]); i++) {
+        for (size_t i = 0; i < sizeof recorded / sizeof recorded[0]; i++) {
             interval(&s, recorded[i]);
         }
     }
@@ -192,9 +193,9 @@ static void detector_random_intervals_rarely_alarm_and_are_noticed_in_time(void 
         uint64_t ms = detector_due_ms(&s.d, &bounds) - s.now_ms;
         worst_ms = ms > worst_ms ? ms : worst_ms;
     }
-    print_message("%llu alarms in %llu intervals; a death is noticed within %llu ms\n",
-                  (unsigned long long)alarms, (unsigned long long)intervals,
-                  (unsigned long long)worst_ms);
+    print_message("%" PRIu64 " alarms in %" PRIu64 " intervals; a death is noticed within %" PRIu64
+                  " ms\n",
+                  alarms, intervals, worst_ms);
     /* Fewer than one per host and seven minutes, where a fixed 1 s would alarm 300 times as
      * often. */
     assert_true(alarms * 4000 <= intervals);

@@ -131,7 +131,7 @@ static void heal_machine_that_keeps_failing_is_tried_less_and_less(void **state)
     assert_int_equal(events_of_f(h, "ReplicaRemoving", ""), 0); /* within the first pause */
     house_run(h, 60000);
     assert_int_equal(events_of_f(h, "ReplicaFailed", ""), 6);
-    assert_true(house_events(h, "shards/f", "ShardDegraded", text, sizeof(text)) >= 1);
+    assert_true(house_events(h, "shards/f", "ShardDegraded", text, sizeof text) >= 1);
     size_t before = h->proposals;
     house_run(h, 8 * 60000);
     assert_int_equal(h->proposals, before);
@@ -228,7 +228,7 @@ static bool all_settled(struct house *h, int shards)
     bool settled = true;
     for (int i = 0; i < shards; i++) {
         char name[16];
-        snprintf(name, sizeof(name), "f%d", i);
+        snprintf(name, sizeof name, "f%d", i);
         settled &= house_settled(h, name);
     }
     return settled;
@@ -237,7 +237,7 @@ static bool all_settled(struct house *h, int shards)
 static void create_flaky(struct house *h, int n)
 {
     char name[16];
-    snprintf(name, sizeof(name), "f%d", n);
+    snprintf(name, sizeof name, "f%d", n);
     assert_int_equal(house_create_type(h, name, "flaky", 3, 0), THOLE_OK);
 }
 
@@ -259,7 +259,7 @@ static void heal_host_where_replicas_keep_failing_gets_nothing_new(void **state)
     /* Its disk goes bad: what it has fails, and what is placed there. */
     h->hosts[3].flaky_open = h->hosts[3].flaky_apply = true;
     for (int i = 0; i < SHARDS; i++) {
-        snprintf(text, sizeof(text), "f%d", i);
+        snprintf(text, sizeof text, "f%d", i);
         (void)house_add(h, text, 1);
     }
     house_run(h, 60000);
@@ -268,7 +268,7 @@ static void heal_host_where_replicas_keep_failing_gets_nothing_new(void **state)
         create_flaky(h, shards++);
         house_run(h, 10000);
     }
-    assert_int_equal(house_events(h, "hosts/h3", "HostFailing", text, sizeof(text)), 1);
+    assert_int_equal(house_events(h, "hosts/h3", "HostFailing", text, sizeof text), 1);
     assert_non_null(strstr(text, "a test fails open"));
     RUN_UNTIL(h, 60000, all_settled(h, shards) && house_replicas_on(h, 3) == 1);
     int64_t since = wall_ms(h);
@@ -282,9 +282,9 @@ static void heal_host_where_replicas_keep_failing_gets_nothing_new(void **state)
     assert_int_equal(house_replicas_on(h, 3), 1);
     /* It was mended. After half an hour it is tried again, with what did not fail there. */
     h->hosts[3].flaky_open = h->hosts[3].flaky_apply = false;
-    assert_int_equal(house_events(h, "hosts/h3", "HostFailingEnded", text, sizeof(text)), 0);
+    assert_int_equal(house_events(h, "hosts/h3", "HostFailingEnded", text, sizeof text), 0);
     house_run(h, 20 * 60000);
-    assert_int_equal(house_events(h, "hosts/h3", "HostFailingEnded", text, sizeof(text)), 1);
+    assert_int_equal(house_events(h, "hosts/h3", "HostFailingEnded", text, sizeof text), 1);
     RUN_UNTIL(h, 60000, house_replicas_on(h, 3) >= 1 + ALL - SHARDS - MORE);
     RUN_UNTIL(h, 60000, all_settled(h, shards));
     assert_int_equal(failed_since(h, since), 0);
@@ -300,7 +300,7 @@ static void heal_commands_that_fail_everywhere_count_against_no_host(void **stat
     char text[512];
     house_bootstrap(h, 3);
     for (int i = 0; i < SHARDS; i++) {
-        snprintf(text, sizeof(text), "f%d", i);
+        snprintf(text, sizeof text, "f%d", i);
         assert_int_equal(house_create_type(h, text, "flaky", 3, 0), THOLE_OK);
         RUN_UNTIL(h, 60000, house_settled(h, text));
         for (uint64_t n = 0; n < 3; n++) {
@@ -314,8 +314,8 @@ static void heal_commands_that_fail_everywhere_count_against_no_host(void **stat
     }
     assert_true(failed_since(h, 0) >= 2 * SHARDS);
     for (int n = 0; n < 3; n++) {
-        snprintf(text, sizeof(text), "hosts/h%d", n);
-        assert_int_equal(house_events(h, text, "HostFailing", text, sizeof(text)), 0);
+        snprintf(text, sizeof text, "hosts/h%d", n);
+        assert_int_equal(house_events(h, text, "HostFailing", text, sizeof text), 0);
     }
     house_free(h);
 }

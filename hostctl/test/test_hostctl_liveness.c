@@ -32,7 +32,7 @@ static uint64_t other_host(struct house *h)
 static size_t events(struct house *h, uint64_t n, const char *reason, char *ret, size_t size)
 {
     char object[16];
-    snprintf(object, sizeof(object), "hosts/h%d", (int)n);
+    snprintf(object, sizeof object, "hosts/h%d", (int)n);
     ret[0] = '\0';
     return house_events(h, object, reason, ret, size);
 }
@@ -67,7 +67,7 @@ static void liveness_short_silence_is_no_event(void **state)
         h->mute[n] = false;
         house_run(h, 1000);
     }
-    assert_int_equal(events(h, n, "HostSuspect", text, sizeof(text)), 0);
+    assert_int_equal(events(h, n, "HostSuspect", text, sizeof text), 0);
     house_free(h);
 }
 
@@ -79,13 +79,13 @@ static void liveness_silence_is_suspect_then_heard_again(void **state)
     uint64_t n = other_host(h);
     h->mute[n] = true;
     RUN_UNTIL(h, 1000, house_liveness(h, n) == thole_v1_HOST_LIVENESS_SUSPECT);
-    assert_int_equal(events(h, n, "HostSuspect", text, sizeof(text)), 1);
+    assert_int_equal(events(h, n, "HostSuspect", text, sizeof text), 1);
     assert_non_null(strstr(text, "expected within 0.5 s; its connection stands"));
     h->mute[n] = false;
     house_run(h, 300);
     assert_int_equal(house_liveness(h, n), thole_v1_HOST_LIVENESS_SUSPECT); /* not yet steady */
     RUN_UNTIL(h, 2000, house_liveness(h, n) == thole_v1_HOST_LIVENESS_LIVE);
-    assert_int_equal(events(h, n, "HostLive", text, sizeof(text)), 1);
+    assert_int_equal(events(h, n, "HostLive", text, sizeof text), 1);
     assert_non_null(strstr(text, "heard again for 0.5 s"));
     house_free(h);
 }
@@ -98,11 +98,11 @@ static void liveness_killed_process_is_noticed_faster_than_silence(void **state)
     uint64_t n = other_host(h);
     house_stop(h, n);
     RUN_UNTIL(h, 400, house_liveness(h, n) == thole_v1_HOST_LIVENESS_SUSPECT);
-    events(h, n, "HostSuspect", text, sizeof(text));
+    events(h, n, "HostSuspect", text, sizeof text);
     assert_non_null(strstr(text, "it has not been connected for 0."));
     assert_non_null(strstr(text, "3 others do not reach it either"));
     RUN_UNTIL(h, HOUSE_DEAD_MS, house_liveness(h, n) == thole_v1_HOST_LIVENESS_DEAD);
-    events(h, n, "HostDead", text, sizeof(text));
+    events(h, n, "HostDead", text, sizeof text);
     assert_non_null(strstr(text, "more than the grace of 3.0 s"));
     house_free(h);
 }
@@ -117,11 +117,11 @@ static void liveness_host_that_others_reach_is_not_dead(void **state)
     size_t replicas = house_replicas_on(h, n);
     house_part(h, leader, n, true);
     RUN_UNTIL(h, 2000, house_liveness(h, n) == thole_v1_HOST_LIVENESS_SUSPECT);
-    events(h, n, "HostSuspect", text, sizeof(text));
+    events(h, n, "HostSuspect", text, sizeof text);
     assert_non_null(strstr(text, " reaches it"));
     house_run(h, 4 * HOUSE_DEAD_MS);
     assert_int_not_equal(house_liveness(h, n), thole_v1_HOST_LIVENESS_DEAD);
-    assert_int_equal(events(h, n, "HostDead", text, sizeof(text)), 0);
+    assert_int_equal(events(h, n, "HostDead", text, sizeof text), 0);
     assert_int_equal(house_replicas_on(h, n), replicas);
     /* When nobody reaches it any more, it is. */
     house_stop(h, n);
@@ -149,7 +149,7 @@ static void liveness_new_leader_keeps_the_dead_and_shortens_no_grace(void **stat
     house_run(h, HOUSE_DEAD_MS - 600);
     assert_int_not_equal(house_liveness(h, silent), thole_v1_HOST_LIVENESS_DEAD);
     assert_int_equal(house_liveness(h, dead), thole_v1_HOST_LIVENESS_DEAD);
-    assert_int_equal(events(h, dead, "HostSuspect", text, sizeof(text)), 1);
+    assert_int_equal(events(h, dead, "HostSuspect", text, sizeof text), 1);
     house_free(h);
 }
 
@@ -167,7 +167,7 @@ static void liveness_new_leader_suspects_who_is_not_connected(void **state)
     RUN_UNTIL(h, 400,
               house_liveness(h, leader) == thole_v1_HOST_LIVENESS_SUSPECT &&
                   house_liveness(h, other) == thole_v1_HOST_LIVENESS_SUSPECT);
-    assert_int_equal(events(h, other, "HostSuspect", text, sizeof(text)), 1);
+    assert_int_equal(events(h, other, "HostSuspect", text, sizeof text), 1);
     assert_non_null(strstr(text, "it has not been connected for"));
     house_free(h);
 }
@@ -184,13 +184,13 @@ static void liveness_started_host_is_suspected_once(void **state)
     house_run(h, 1000);
     h->mute[n] = true;
     house_start(h, n);
-    memset(h->hosts[n].address_known, true, sizeof(h->hosts[n].address_known));
+    memset(h->hosts[n].address_known, true, sizeof h->hosts[n].address_known);
     assert_int_equal(house_admit(h, n, &replica), THOLE_OK);
     house_run(h, 200);
     h->mute[n] = false;
     house_run(h, 3000);
-    assert_int_equal(events(h, n, "HostSuspect", text, sizeof(text)), 1);
-    assert_int_equal(events(h, n, "HostLive", text, sizeof(text)), 1);
+    assert_int_equal(events(h, n, "HostSuspect", text, sizeof text), 1);
+    assert_int_equal(events(h, n, "HostLive", text, sizeof text), 1);
     house_free(h);
 }
 
@@ -208,8 +208,8 @@ static void liveness_host_at_the_edge_of_its_grace_moves_nothing(void **state)
         house_run(h, 200);
     }
     RUN_UNTIL(h, 5000, house_liveness(h, n) == thole_v1_HOST_LIVENESS_LIVE);
-    assert_int_equal(events(h, n, "HostDead", text, sizeof(text)), 0);
-    assert_int_equal(events(h, n, "HostSuspect", text, sizeof(text)), 1);
+    assert_int_equal(events(h, n, "HostDead", text, sizeof text), 0);
+    assert_int_equal(events(h, n, "HostSuspect", text, sizeof text), 1);
     house_free(h);
 }
 

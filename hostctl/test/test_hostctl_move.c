@@ -21,8 +21,8 @@ static enum thole_code move(struct house *h, const char *shard, uint64_t from, u
 {
     struct cmd c = cmd_new("user");
     char names[2][8];
-    snprintf(names[0], sizeof(names[0]), "h%u", (unsigned)from);
-    snprintf(names[1], sizeof(names[1]), "h%u", (unsigned)to);
+    snprintf(names[0], sizeof names[0], "h%u", (unsigned)from);
+    snprintf(names[1], sizeof names[1], "h%u", (unsigned)to);
     thole_registry_v1_StartOperation *o = start_op(&c, thole_v1_OPERATION_KIND_MOVE);
     thole_registry_v1_StartOperation_set_shard(o, upb_StringView_FromString(shard));
     thole_registry_v1_StartOperation_set_from(o, upb_StringView_FromString(names[0]));

@@ -27,7 +27,7 @@ static size_t led_by(struct house *h, uint64_t n)
     size_t led = 0;
     for (int i = 0; i < SHARDS; i++) {
         char name[16];
-        snprintf(name, sizeof(name), "s%d", i);
+        snprintf(name, sizeof name, "s%d", i);
         led += leader_host(h, name) == n;
     }
     return led;
@@ -39,7 +39,7 @@ static struct house *house_of_three(uint64_t seed)
     house_bootstrap(h, 3);
     for (int i = 0; i < SHARDS; i++) {
         char name[16];
-        snprintf(name, sizeof(name), "s%d", i);
+        snprintf(name, sizeof name, "s%d", i);
         assert_int_equal(house_create(h, name, 3, 0), THOLE_OK);
         RUN_UNTIL(h, 20000, house_settled(h, name));
     }
@@ -69,7 +69,7 @@ static void user_moves(struct house *h, const char *shard, uint64_t to)
     RUN_UNTIL(h, 2000, code != THOLE_UNKNOWN);
     assert_int_equal(code, THOLE_OK);
     char host[16];
-    snprintf(host, sizeof(host), "h%d", (int)to);
+    snprintf(host, sizeof host, "h%d", (int)to);
     struct cmd c = cmd_new("user");
     thole_registry_v1_StartOperation *o =
         thole_registry_v1_Operation_mutable_start_operation(cmd_op(&c), c.arena);
@@ -85,9 +85,9 @@ static size_t moved_by(struct house *h, const char *by)
     for (int i = 0; i < SHARDS; i++) {
         char name[32];
         char last[256] = "";
-        snprintf(name, sizeof(name), "shards/s%d", i);
-        n += house_events(h, name, "LeaderMoved", last, sizeof(last)) > 0 &&
-             strstr(last, by) != NULL;
+        snprintf(name, sizeof name, "shards/s%d", i);
+        n +=
+            house_events(h, name, "LeaderMoved", last, sizeof last) > 0 && strstr(last, by) != NULL;
     }
     return n;
 }
@@ -98,7 +98,7 @@ static void test_balance_leaves_what_a_user_moved_until_hosts_change(void **stat
     struct house *h = house_of_three(71);
     for (int i = 0; i < SHARDS; i++) {
         char name[16];
-        snprintf(name, sizeof(name), "s%d", i);
+        snprintf(name, sizeof name, "s%d", i);
         if (leader_host(h, name) != 0) {
             user_moves(h, name, 0);
         } else {
@@ -125,12 +125,12 @@ static void test_low_space_moves_leaders_with_events_and_none_back(void **state)
     size_t led = led_by(h, n);
     char last[256] = "";
     char name[16];
-    snprintf(name, sizeof(name), "hosts/h%d", (int)n);
+    snprintf(name, sizeof name, "hosts/h%d", (int)n);
     engine_files_memory_set_free_bytes(h->hosts[n].files, 1000);
     RUN_UNTIL(h, 3000, house_zero_leader(h) != n && led_by(h, n) == 0);
-    RUN_UNTIL(h, 3000, house_events(h, name, "HostLowSpace", last, sizeof(last)) == 1);
+    RUN_UNTIL(h, 3000, house_events(h, name, "HostLowSpace", last, sizeof last) == 1);
     RUN_UNTIL(h, 3000, moved_by(h, "by disk: its host has little free space") == led);
-    assert_int_equal(house_events(h, "shards/zero", "LeaderMoved", last, sizeof(last)), 1);
+    assert_int_equal(house_events(h, "shards/zero", "LeaderMoved", last, sizeof last), 1);
     house_run(h, 10000);
     assert_int_equal(led_by(h, n), 0);
     /* Shard zero works, and nothing new is placed where nothing can be written. */
@@ -138,7 +138,7 @@ static void test_low_space_moves_leaders_with_events_and_none_back(void **state)
     RUN_UNTIL(h, 10000, house_settled(h, "new"));
     assert_true(leader_host(h, "new") != n);
     engine_files_memory_set_free_bytes(h->hosts[n].files, UINT64_MAX);
-    RUN_UNTIL(h, 3000, house_events(h, name, "HostDiskOk", last, sizeof(last)) == 1);
+    RUN_UNTIL(h, 3000, house_events(h, name, "HostDiskOk", last, sizeof last) == 1);
     house_free(h);
 }
 

@@ -117,7 +117,7 @@ static void test_decommission_waits_for_the_only_copy_on_a_dead_host(void **stat
     }
     assert_true(n < 4);
     char name[8];
-    snprintf(name, sizeof(name), "h%d", (int)n);
+    snprintf(name, sizeof name, "h%d", (int)n);
     house_stop(h, n);
     RUN_UNTIL(h, 20000, house_liveness(h, n) == thole_v1_HOST_LIVENESS_DEAD);
     assert_int_equal(start(h, thole_v1_OPERATION_KIND_DECOMMISSION, name), THOLE_OK);
@@ -165,16 +165,16 @@ static void test_shard_placed_on_a_dying_host_begins_again_when_that_is_removed(
     uint64_t victim = (house_zero_leader(h) + 1) % 3;
     house_stop(h, victim);
     for (int i = 0; i < 6; i++) {
-        snprintf(name, sizeof(name), "s%d", i);
+        snprintf(name, sizeof name, "s%d", i);
         assert_int_equal(house_create(h, name, 1, 0), THOLE_OK);
     }
     RUN_UNTIL(h, 20000, house_liveness(h, victim) == thole_v1_HOST_LIVENESS_DEAD);
     house_run(h, 10000);
     assert_true(house_replicas_on(h, victim) > 1); /* beside shard zero's */
-    snprintf(name, sizeof(name), "h%d", (int)victim);
+    snprintf(name, sizeof name, "h%d", (int)victim);
     assert_int_equal(start(h, thole_v1_OPERATION_KIND_DECOMMISSION, name), THOLE_OK);
     for (int i = 0; i < 6; i++) {
-        snprintf(name, sizeof(name), "s%d", i);
+        snprintf(name, sizeof name, "s%d", i);
         RUN_UNTIL(h, 30000, house_settled(h, name));
     }
     house_free(h);

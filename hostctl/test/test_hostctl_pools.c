@@ -185,7 +185,7 @@ static struct range leaders_range(struct house *h, uint64_t hosts)
         uint64_t count = 0;
         struct slice after = {0};
         const thole_v1_Shard *s;
-        snprintf(name, sizeof(name), "h%d", (int)n);
+        snprintf(name, sizeof name, "h%d", (int)n);
         while ((s = registry_next_shard(v, after, &shard_buf)) != NULL) {
             after = registry_str(thole_v1_Shard_name(s));
             struct slice leader =
@@ -262,7 +262,7 @@ static void hostctl_leader_goes_where_it_is_preferred(void **state)
     house_stop(h, 1);
     RUN_UNTIL(h, 20000, leads(h, 0, id) || leads(h, 2, id));
     house_start(h, 1);
-    memset(h->hosts[1].address_known, true, sizeof(h->hosts[1].address_known));
+    memset(h->hosts[1].address_known, true, sizeof h->hosts[1].address_known);
     RUN_UNTIL(h, 5000, house_admit(h, 1, &replica) == THOLE_OK);
     RUN_UNTIL(h, 30000, leads(h, 1, id));
     house_free(h);
@@ -286,7 +286,7 @@ static void hostctl_leader_stays_while_it_sends_a_snapshot(void **state)
         assert_true(engine_shard_status(h->hosts[leader].engine, id, &s));
     }
     house_start(h, 1);
-    memset(h->hosts[1].address_known, true, sizeof(h->hosts[1].address_known));
+    memset(h->hosts[1].address_known, true, sizeof h->hosts[1].address_known);
     RUN_UNTIL(h, 5000, house_admit(h, 1, &replica) == THOLE_OK);
     RUN_UNTIL(h, 20000, engine_shard_status(h->hosts[leader].engine, id, &s) && s.sends_snapshot);
     int steps = 0;

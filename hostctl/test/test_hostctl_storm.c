@@ -12,6 +12,7 @@
  * STORM_SEEDS=N runs so many seeds, STORM_SEED=N that one. */
 #include "hostctl/test/house.h"
 
+#include <inttypes.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -90,7 +91,7 @@ static bool has_majority(struct storm *s, uint64_t shard_id, const struct raft_c
         for (uint64_t n = 0; n < HOSTS && m->role == RAFT_VOTER; n++) {
             const struct house_host *host = &s->h->hosts[n];
             struct engine_replica_status status;
-            if (memcmp(host->id.bytes, m->host, sizeof(m->host)) == 0) {
+            if (memcmp(host->id.bytes, m->host, sizeof m->host) == 0) {
                 run += host->hostctl != NULL && !s->h->cut[n] && !s->h->mute[n] &&
                        engine_shard_status(host->engine, shard_id, &status) && !status.failed &&
                        status.replica_id == m->replica_id;
@@ -129,7 +130,7 @@ static void check_majorities(struct storm *s)
  * known to be silent after an election timeout. */
 static void run(struct storm *s, uint64_t ms)
 {
-    memset(s->watched, 0, sizeof(s->watched));
+    memset(s->watched, 0, sizeof s->watched);
     for (uint64_t t = 0; t < ms; t += 50) {
         if (t >= ENGINE_ELECTION_TIMEOUT_MS) {
             check_majorities(s);
@@ -146,7 +147,7 @@ static void up_again(struct storm *s, uint64_t n)
 {
     uint64_t replica;
     house_start(s->h, n);
-    memset(s->h->hosts[n].address_known, true, sizeof(s->h->hosts[n].address_known));
+    memset(s->h->hosts[n].address_known, true, sizeof s->h->hosts[n].address_known);
     (void)house_admit(s->h, n, &replica);
 }
 
@@ -346,7 +347,7 @@ static void storm_ends_with_what_is_wanted(void **state)
     }
     for (uint64_t seed = 1; seed <= seeds; seed++) {
         if (seed % 10 == 1) {
-            print_message("seeds from %llu\n", (unsigned long long)seed);
+            print_message("seeds from %" PRIu64 "\n", seed);
         }
         storm(seed);
     }

@@ -4,6 +4,7 @@
  * VOTES_SEEDS=N runs so many seeds, VOTES_SEED=N that one. */
 #include "hostctl/test/house.h"
 
+#include <inttypes.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -82,7 +83,7 @@ static void shard_goes_from_odd_to_odd(void **state)
     struct house *h = five_hosts(1);
     assert_int_equal(house_create(h, "a", 1, 0), THOLE_OK);
     RUN_UNTIL(h, 20000, house_settled(h, "a"));
-    for (size_t i = 0; i < sizeof(voters) / sizeof(voters[0]); i++) {
+    for (size_t i = 0; i < sizeof voters / sizeof voters[0]; i++) {
         assert_int_equal(house_update(h, "a", voters[i], 0), THOLE_OK);
         RUN_ODD_UNTIL(h, "a", 20000, house_settled(h, "a") && house_voters(h, "a") == voters[i]);
         assert_true(house_add(h, "a", 1));
@@ -201,7 +202,7 @@ static void fail_host(struct house *h, uint64_t n, bool crash, bool fails)
         house_stop(h, n);
     } else {
         house_start(h, n);
-        memset(h->hosts[n].address_known, true, sizeof(h->hosts[n].address_known));
+        memset(h->hosts[n].address_known, true, sizeof h->hosts[n].address_known);
         (void)house_admit(h, n, &replica);
     }
 }
@@ -275,7 +276,7 @@ static void hosts_fail_while_a_shard_grows(void **state)
     const char *count = getenv("VOTES_SEEDS");
     uint64_t seeds = count != NULL ? strtoull(count, NULL, 10) : SEEDS;
     for (uint64_t seed = 1; seed <= seeds && only == NULL; seed++) {
-        print_message("seed %llu\n", (unsigned long long)seed);
+        print_message("seed %" PRIu64 "\n", seed);
         grow_in_trouble(seed);
     }
     if (only != NULL) {

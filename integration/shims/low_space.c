@@ -19,7 +19,7 @@ static bool is_low(const char *path)
         if (path[size] != '\0' && path[size] != '/') {
             continue;
         }
-        snprintf(mark, sizeof(mark), "%.*s.low", (int)size, path);
+        snprintf(mark, sizeof mark, "%.*s.low", (int)size, path);
         if (access(mark, F_OK) == 0) {
             return true;
         }

@@ -1,5 +1,6 @@
 #include "integration/test/load.h"
 
+#include <inttypes.h>
 #include <pthread.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -82,9 +83,8 @@ static void on_results(void *ctx, const struct thole_result *results, size_t cou
 
 static int put_text(const struct load *l, uint64_t n, char *text, size_t size)
 {
-    return snprintf(text, size, "put load-%llx-%llu value-%llu",
-                    (unsigned long long)l->client_of_key, (unsigned long long)n,
-                    (unsigned long long)n);
+    return snprintf(text, size, "put load-%" PRIx64 "-%" PRIu64 " value-%" PRIu64, l->client_of_key,
+                    n, n);
 }
 
 /* Which write to send now; false to wait. The mutex is held. */
@@ -228,7 +228,7 @@ void load_stop(struct load *l, struct load_report *ret)
     *ret = l->report;
     pthread_mutex_unlock(&l->mutex);
     if (!drained) {
-        fail_msg("%llu operations were never completed", (unsigned long long)l->outstanding);
+        fail_msg("%" PRIu64 " operations were never completed", l->outstanding);
     }
     thole_shard_release(l->shard);
     thole_close(l->client);
@@ -239,7 +239,7 @@ static void check_one(struct load *l, const struct thole_result *r)
 {
     uint64_t n = (uint64_t)(uintptr_t)r->user - 1;
     char wanted[64];
-    int size = snprintf(wanted, sizeof wanted, "value-%llu", (unsigned long long)n);
+    int size = snprintf(wanted, sizeof wanted, "value-%" PRIu64, n);
     l->outstanding--;
     if (r->code != THOLE_OK && r->code != THOLE_NOT_FOUND) {
         return; /* asked again */
@@ -247,8 +247,8 @@ static void check_one(struct load *l, const struct thole_result *r)
     l->outcome[n] = VERIFIED;
     if (r->data.size != (size_t)size || memcmp(r->data.data, wanted, (size_t)size) != 0) {
         if (l->wrong++ < 5) {
-            fprintf(stderr, "write %llu: answered \"%.*s\"\n", (unsigned long long)n,
-                    (int)r->data.size, (const char *)r->data.data);
+            fprintf(stderr, "write %" PRIu64 ": answered \"%.*s\"\n", n, (int)r->data.size,
+                    (const char *)r->data.data);
         }
     }
 }
@@ -267,8 +267,7 @@ static void on_answers(void *ctx, const struct thole_result *results, size_t cou
 static void ask(struct load *l, uint64_t n)
 {
     char text[128];
-    int size = snprintf(text, sizeof text, "get load-%llx-%llu",
-                        (unsigned long long)l->client_of_key, (unsigned long long)n);
+    int size = snprintf(text, sizeof text, "get load-%" PRIx64 "-%" PRIu64, l->client_of_key, n);
     struct thole_op op = {
         .kind = THOLE_QUERY,
         .shard = l->shard,

@@ -1,5 +1,6 @@
 /* Events over the command line and gRPC: resumed by revision, by object, and refused once what came
  * after the revision is no longer kept. */
+#include <inttypes.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -77,8 +78,7 @@ static void test_events_are_resumed_by_revision_and_by_object(void **state)
     assert_int_equal(about, 0);
     assert_int_equal(watch_once(c, later, "", &about, &later), THOLE_OK);
     /* The same through the command line. */
-    const char *out =
-        cli_ok(c, 0, "get events --since-revision %llu -o wide", (unsigned long long)at);
+    const char *out = cli_ok(c, 0, "get events --since-revision %" PRIu64 " -o wide", at);
     assert_int_equal(count_lines(out, "shards/one"), 0);
     assert_true(count_lines(out, "shards/two") > 0);
     assert_int_equal(count_lines(cli_ok(c, 0, "get events --object shards/two"), "shards/one"), 0);
@@ -121,16 +121,16 @@ static enum thole_code list_once(struct cluster *c, uint64_t after, const char *
 static void expect_told(struct cluster *c, uint64_t after)
 {
     static char out[4 * 1024 * 1024];
-    assert_int_equal(cli(c, 0, out, sizeof out, "get events --since-revision %llu --limit 20",
-                         (unsigned long long)after),
-                     0);
+    assert_int_equal(
+        cli(c, 0, out, sizeof out, "get events --since-revision %" PRIu64 " --limit 20", after), 0);
     assert_int_equal(count_lines(out, "no longer all kept"), 1);
     assert_int_equal(count_lines(out, "shards/many-"), 20);
     /* A watch has no end by itself, but nobody reads this one to the end of what is there. */
     (void)cli(c, 0, out, sizeof out,
-              "--version; timeout 60 '%s' --endpoints %s get events -w --since-revision %llu 2>&1 "
+              "--version; timeout 60 '%s' --endpoints %s get events -w --since-revision %" PRIu64
+              " 2>&1 "
               "| head -n 30",
-              THOLE_PATH, c->hosts[0].address, (unsigned long long)after);
+              THOLE_PATH, c->hosts[0].address, after);
     assert_int_equal(count_lines(out, "no longer all kept"), 1);
     assert_true(count_lines(out, "shards/many-") > 0);
 }

@@ -1,5 +1,6 @@
 /* Hosts that are slow, die, come back: what is noticed, what is replaced, what is removed. */
 #include <dirent.h>
+#include <inttypes.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -76,16 +77,16 @@ static void test_dead_host_is_replaced_and_returns_empty(void **state)
     uint64_t killed = now_ms();
     char command[128];
     expect_lines(c, via, "get hosts", "suspect", 1);
-    printf("suspect after %llu ms\n", (unsigned long long)(now_ms() - killed));
+    printf("suspect after %" PRIu64 " ms\n", (now_ms() - killed));
     expect_lines(c, via, "get hosts", "dead", 1);
-    printf("dead after %llu ms\n", (unsigned long long)(now_ms() - killed));
+    printf("dead after %" PRIu64 " ms\n", (now_ms() - killed));
 
     /* A new voter caught up before the dead one lost its vote; shard zero is down to three. */
     expect_lines(c, via, "get replicas --shard orders -o wide", "running", 3);
     snprintf(command, sizeof command, "get replicas --host %s -o wide", name);
     expect_lines(c, via, command, "running", 0);
     expect_lines(c, via, "get replicas --shard zero -o wide", "non-voting", 2);
-    printf("replaced after %llu ms\n", (unsigned long long)(now_ms() - killed));
+    printf("replaced after %" PRIu64 " ms\n", (now_ms() - killed));
     assert_non_null(strstr(cli_ok(c, via, "query orders 'get a'"), "1"));
     const char *events = cli_ok(c, via, "get events");
     assert_true(count_text(events, "HostDead") == 1);

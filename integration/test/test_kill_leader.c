@@ -1,6 +1,7 @@
 /* Kill -9 the leader host of a shard under load, again and again: writes resume within the bounds
  * that the election timeout sets, the killed host comes back and catches up, and nothing
  * acknowledged is lost. THOLE_KILLS sets how often; the default keeps ./test short. */
+#include <inttypes.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -66,12 +67,11 @@ static void test_leader_killed_under_load_writes_resume_and_nothing_is_lost(void
     cluster_free(c);
 
     qsort(gaps, (size_t)kills, sizeof *gaps, compare);
-    printf("kills %d: writes stopped for median %llu ms, most %llu ms; acknowledged %llu, "
-           "unknown %llu, "
-           "missing %llu\n",
-           kills, (unsigned long long)gaps[kills / 2], (unsigned long long)gaps[kills - 1],
-           (unsigned long long)r.acknowledged, (unsigned long long)r.unknown,
-           (unsigned long long)missing);
+    printf("kills %d: writes stopped for median %" PRIu64 " ms, most %" PRIu64
+           " ms; acknowledged %" PRIu64 ", "
+           "unknown %" PRIu64 ", "
+           "missing %" PRIu64 "\n",
+           kills, gaps[kills / 2], gaps[kills - 1], r.acknowledged, r.unknown, missing);
     assert_int_equal(missing, 0);
     assert_true(gaps[kills - 1] <= 4 * ELECTION_TIMEOUT_MS);
     if (kills >= 20) {

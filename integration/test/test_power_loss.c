@@ -2,6 +2,7 @@
  * acknowledged write is there. First by kill -9 alone, then with a shim that makes the kill lose
  * whatever was not synced; and a build that does not sync must fail that one, or it proves
  * nothing. THOLE_ROUNDS sets how often; the default keeps ./test short. */
+#include <inttypes.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -67,9 +68,9 @@ static uint64_t lose_power(const char *tholed, const char *preload, int rounds, 
         missing =
             back ? load_verify(a, cluster_endpoints(c, 3)) + load_verify(b, cluster_endpoints(c, 3))
                  : UINT64_MAX;
-        printf("round %d: acknowledged %llu + %llu, unknown %llu + %llu, missing %lld\n", round,
-               (unsigned long long)ra.acknowledged, (unsigned long long)rb.acknowledged,
-               (unsigned long long)ra.unknown, (unsigned long long)rb.unknown, (long long)missing);
+        printf("round %d: acknowledged %" PRIu64 " + %" PRIu64 ", unknown %" PRIu64 " + %" PRIu64
+               ", missing %" PRId64 "\n",
+               round, ra.acknowledged, rb.acknowledged, ra.unknown, rb.unknown, (int64_t)missing);
         load_free(a);
         load_free(b);
     }

@@ -1,5 +1,6 @@
 /* Hosts stopped by SIGTERM and started again, one after the other, under load: leadership is handed
  * over first, so writes never wait for an election, and nothing acknowledged is lost. */
+#include <inttypes.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -37,7 +38,7 @@ static void test_rolling_restart_under_load_never_waits_for_an_election(void **s
         cluster_wait_ready(c, h, 15000);
         load_wait_progress(load, 200, 15000);
         uint64_t gap = load_gap_ms_max(load);
-        printf("restart of %s: longest gap %llu ms\n", c->hosts[h].name, (unsigned long long)gap);
+        printf("restart of %s: longest gap %" PRIu64 " ms\n", c->hosts[h].name, gap);
         worst = gap > worst ? gap : worst;
         assert_false(host_log_has(c, h, "not everything was handed over"));
     }
@@ -46,10 +47,10 @@ static void test_rolling_restart_under_load_never_waits_for_an_election(void **s
     uint64_t missing = load_verify(load, cluster_endpoints(c, 3));
     load_free(load);
     cluster_free(c);
-    printf("rolling restart: writes stopped for most %llu ms; acknowledged %llu, unknown %llu, "
-           "missing %llu\n",
-           (unsigned long long)worst, (unsigned long long)r.acknowledged,
-           (unsigned long long)r.unknown, (unsigned long long)missing);
+    printf("rolling restart: writes stopped for most %" PRIu64 " ms; acknowledged %" PRIu64
+           ", unknown %" PRIu64 ", "
+           "missing %" PRIu64 "\n",
+           worst, r.acknowledged, r.unknown, missing);
     assert_int_equal(missing, 0);
     assert_true(worst < ELECTION_TIMEOUT_MS);
 }

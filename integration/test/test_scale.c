@@ -1,6 +1,7 @@
 /* Hosts join, a shard grows to five voters and shrinks to three under load, a host is drained,
  * shards and replicas are deleted and leave nothing but tombstones; and a one-host cluster grows to
  * three without a restart. */
+#include <inttypes.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -55,9 +56,8 @@ static void test_scale_to_five_and_back_under_load(void **state)
 
     struct load_report r;
     load_stop(load, &r);
-    printf("acknowledged %llu, unknown %llu, longest gap %llu ms\n",
-           (unsigned long long)r.acknowledged, (unsigned long long)r.unknown,
-           (unsigned long long)r.gap_ms_max);
+    printf("acknowledged %" PRIu64 ", unknown %" PRIu64 ", longest gap %" PRIu64 " ms\n",
+           r.acknowledged, r.unknown, r.gap_ms_max);
     assert_int_equal(load_verify(load, cluster_endpoints(c, 5)), 0);
     load_free(load);
     cluster_free(c);

@@ -1,6 +1,7 @@
 /* Snapshots in files: saved under load through a host that has no replica, checked, brought back as
  * new shards while hosts are killed. */
 #include <dirent.h>
+#include <inttypes.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -82,7 +83,7 @@ static bool has_no_uploads(void *ctx)
     return empty;
 }
 
-static unsigned long long open_session(struct cluster *c)
+static uint64_t open_session(struct cluster *c)
 {
     return strtoull(cli_ok(c, 0, "session open orders"), NULL, 10);
 }
@@ -96,8 +97,8 @@ static void test_saved_under_load_and_restored(void **state)
     snprintf(file, sizeof file, "%s", path_of(c, "orders.snap"));
     snprintf(spoilt, sizeof spoilt, "%s", path_of(c, "spoilt.snap"));
     int stranger = stranger_of(c);
-    unsigned long long session = open_session(c);
-    cli_ok(c, 0, "propose orders --session %llu --sequence 1 put once 1", session);
+    uint64_t session = open_session(c);
+    cli_ok(c, 0, "propose orders --session %" PRIu64 " --sequence 1 put once 1", session);
     struct load *before = load_start(cluster_endpoints(c, HOSTS), "orders", 64);
     load_wait_progress(before, 3000, 30000);
     load_stop(before, &report);
@@ -126,9 +127,9 @@ static void test_saved_under_load_and_restored(void **state)
     expect_lines(c, 0, "get replicas --shard copy", "running", 3);
     assert_int_equal(load_verify_in(before, cluster_endpoints(c, HOSTS), "copy"), 0);
     /* What was answered before is not done again; what comes after is. */
-    cli_ok(c, 0, "propose copy --session %llu --sequence 1 put once 2", session);
+    cli_ok(c, 0, "propose copy --session %" PRIu64 " --sequence 1 put once 2", session);
     assert_int_equal(strncmp(cli_ok(c, 0, "kv get copy once"), "1", 1), 0);
-    cli_ok(c, 0, "propose copy --session %llu --sequence 2 put once 3", session);
+    cli_ok(c, 0, "propose copy --session %" PRIu64 " --sequence 2 put once 3", session);
     assert_int_equal(strncmp(cli_ok(c, 0, "kv get copy once"), "3", 1), 0);
     assert_int_equal(strncmp(cli_ok(c, 0, "kv get orders once"), "1", 1), 0);
     eventually(20000, "the uploaded file goes", has_no_uploads, c);

@@ -1,5 +1,6 @@
 /* Hosts in three zones, each with racks: what a lost zone costs, what is made up for while it is
  * away, and that its return restores what the specs want. */
+#include <inttypes.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -194,13 +195,13 @@ static void test_lost_zone_is_made_up_for_and_its_return_restores_the_spread(voi
     host_kill(c, A1);
     host_kill(c, A2);
     load_wait_progress(l, 100, 10000);
-    printf("orders serves after %llu ms\n", (unsigned long long)(now_ms() - killed));
+    printf("orders serves after %" PRIu64 " ms\n", (now_ms() - killed));
     expect_lines(c, VIA, "get hosts", " dead ", 2);
     expect_placed((struct wanted){
         .c = c, .via = VIA, .shard = "orders", .voters = 3, .most = {0, 2, 2}, .dead = lost});
     expect_placed((struct wanted){
         .c = c, .via = VIA, .shard = "wide", .voters = 5, .most = {0, 2, 3}, .dead = lost});
-    printf("made up for after %llu ms\n", (unsigned long long)(now_ms() - killed));
+    printf("made up for after %" PRIu64 " ms\n", (now_ms() - killed));
     /* What needs zone a is not placed elsewhere, and says why. */
     expect_lines(c, VIA, "get events --object shards/pinned", "no host for 1 of 1 non-voting", 1);
     expect_lines(c, VIA, "get events --object shards/pinned", "h1 (dead), h2 (zone=b), h4 (dead)",
@@ -225,7 +226,7 @@ static void test_lost_zone_is_made_up_for_and_its_return_restores_the_spread(voi
         eventually(30000, "what is stale is gone from a host that is back", runs_what_rows_say,
                    &(struct expect){.c = c, .via = i});
     }
-    printf("as before after %llu ms\n", (unsigned long long)(now_ms() - killed));
+    printf("as before after %" PRIu64 " ms\n", (now_ms() - killed));
     struct load_report report;
     load_stop(l, &report);
     assert_int_equal(load_verify(l, cluster_endpoints(c, 7)), 0);

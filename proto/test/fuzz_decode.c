@@ -54,7 +54,7 @@ size_t LLVMFuzzerCustomMutator(uint8_t *data, size_t size, size_t size_max, unsi
 /* Two bytes choose: more messages than one byte can tell. Not entries of maps: nobody has those. */
 static const upb_MiniTable *choose(uint8_t file, uint8_t message)
 {
-    const upb_MiniTable_File *f = files[file % (sizeof(files) / sizeof(files[0]))];
+    const upb_MiniTable_File *f = files[file % (sizeof files / sizeof files[0])];
     size_t at = message % (size_t)f->msg_count;
     /* The strings of entries have a layout of their own, which only maps know. */
     while (f->msgs[at]->field_count == 2 &&
@@ -156,7 +156,7 @@ static size_t insert_unknown(uint8_t *data, size_t size, size_t size_max)
 {
     struct place places[PLACES_MAX];
     size_t count = 0;
-    size_t which = (size_t)rand() % (sizeof(unknown) / sizeof(unknown[0]));
+    size_t which = (size_t)rand() % (sizeof unknown / sizeof unknown[0]);
     size_t more = unknown[which].size;
     find_places(data, 2, size, &(struct place){.depth = 0}, places, &count);
     if (count == 0 || size + more > size_max) {
@@ -193,7 +193,7 @@ size_t LLVMFuzzerCustomMutator(uint8_t *data, size_t size, size_t size_max, unsi
 {
     srand(seed);
     if (size < 8 && seed % 2 == 0 && size_max >= 64) {
-        size_t which = (seed / 2) % (sizeof(seeds) / sizeof(seeds[0]));
+        size_t which = (seed / 2) % (sizeof seeds / sizeof seeds[0]);
         memcpy(data, seeds[which].bytes, seeds[which].size);
         return seeds[which].size;
     }

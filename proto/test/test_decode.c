@@ -36,8 +36,8 @@ static struct bytes spec_with_entry(size_t size, struct slice more)
 {
     char text[200];
     struct bytes entry = {0};
-    assert_true(size <= sizeof(text));
-    memset(text, 'k', sizeof(text));
+    assert_true(size <= sizeof text);
+    memset(text, 'k', sizeof text);
     append_field(&entry, 1, slice_of(text, size));
     append_field(&entry, 2, slice_of(text, size));
     bytes_append_slice(&entry, more);
@@ -88,7 +88,7 @@ static bool decodes(const upb_MiniTable *table, struct bytes bytes)
 static void test_decode_map_entry_with_another_field_is_refused(void **state)
 {
     (void)state;
-    for (size_t i = 0; i < sizeof(unsound) / sizeof(unsound[0]); i++) {
+    for (size_t i = 0; i < sizeof unsound / sizeof unsound[0]; i++) {
         struct slice more = slice_of(unsound[i].bytes, unsound[i].size);
         for (size_t size = 0; size < 100; size++) {
             assert_false(decodes(&thole_v1_HostSpec_msginit, spec_with_entry(size, more)));
@@ -133,7 +133,7 @@ static void test_decode_unknown_fields_elsewhere_are_accepted(void **state)
 {
     (void)state;
     static const char *const unknown[] = {"\xf8\x07\x01", "\xfa\x07\x03zzz", "\xfd\x07zzzz"};
-    for (size_t i = 0; i < sizeof(unknown) / sizeof(unknown[0]); i++) {
+    for (size_t i = 0; i < sizeof unknown / sizeof unknown[0]; i++) {
         struct slice more = slice_str(unknown[i]);
         struct bytes spec = spec_with_entry(40, MORE(""));
         bytes_append_slice(&spec, more);

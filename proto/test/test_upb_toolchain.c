@@ -53,7 +53,7 @@ static void test_upb_json_round_trip_is_canonical(void **state)
     assert_true(upb_JsonDecode(json, strlen(json), message, def, pool, 0, arena, &status));
     assert_int_equal(google_protobuf_Struct_fields_size(message), 2);
     char text[64];
-    size_t length = upb_JsonEncode(message, def, pool, 0, text, sizeof(text), &status);
+    size_t length = upb_JsonEncode(message, def, pool, 0, text, sizeof text, &status);
     assert_true(upb_Status_IsOk(&status));
     assert_int_equal(length, strlen(json));
     /* The order of a map's entries is not defined. */

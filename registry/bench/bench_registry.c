@@ -112,7 +112,7 @@ int main(void)
     (void)do_bootstrap(&f, 3);
     for (uint64_t i = 1; i <= SHARDS; i++) {
         char name[16];
-        snprintf(name, sizeof(name), "s%" PRIu64, i);
+        snprintf(name, sizeof name, "s%" PRIu64, i);
         (void)do_create_shard(&f, name, 3, 0);
         (void)do_place(&f, i, 0, 3);
     }

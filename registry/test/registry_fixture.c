@@ -23,14 +23,14 @@ static void count_published(void *ctx, uint64_t revision)
 static void open_machine(struct fixture *f)
 {
     struct thole_machine_env env = {
-        .size = sizeof(env), .version = 1, .replica_id = 1, .type_ctx = f->type->type_ctx};
+        .size = sizeof env, .version = 1, .replica_id = 1, .type_ctx = f->type->type_ctx};
     struct thole_status st;
     assert_int_equal(f->type->open(&env, &f->machine, &st), THOLE_OK);
 }
 
 void fixture_init(struct fixture *f)
 {
-    memset(f, 0, sizeof(*f));
+    memset(f, 0, sizeof *f);
     f->r = registry_new();
     f->type = registry_machine_type(f->r);
     f->time_ms = 1000;
@@ -122,7 +122,7 @@ const char *fixture_reason(const struct fixture *f)
 {
     static char text[64];
     upb_StringView reason = thole_registry_v1_Result_reason(f->result);
-    snprintf(text, sizeof(text), "%.*s", (int)reason.size, reason.data != NULL ? reason.data : "");
+    snprintf(text, sizeof text, "%.*s", (int)reason.size, reason.data != NULL ? reason.data : "");
     return text;
 }
 

@@ -448,7 +448,7 @@ static void test_placement_balances_many_shards(void **state)
     do_bootstrap(&f, 6);
     for (uint64_t i = 1; i <= 60; i++) {
         char name[16];
-        snprintf(name, sizeof(name), "s%" PRIu64, i);
+        snprintf(name, sizeof name, "s%" PRIu64, i);
         do_create_shard(&f, name, 3, 0);
         assert_int_equal(settle(&f, i, &rng).verdict, PLACEMENT_SETTLED);
     }
@@ -531,7 +531,7 @@ static bool is_failing(struct fixture *f, uint64_t host)
 static void create_placed(struct fixture *f, uint64_t shard)
 {
     char name[16];
-    snprintf(name, sizeof(name), "s%" PRIu64, shard);
+    snprintf(name, sizeof name, "s%" PRIu64, shard);
     assert_int_equal(do_create_shard(f, name, 3, 0), THOLE_OK);
     assert_int_equal(do_place(f, shard, 1, 3), THOLE_OK);
     assert_int_equal(do_formed(f, shard, replica_on(f, shard, 1), 1), THOLE_OK);

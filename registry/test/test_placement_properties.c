@@ -364,7 +364,7 @@ static void model_load(struct model *m, const struct registry_view *v)
     const thole_v1_ShardSpec *spec = thole_v1_Shard_spec(registry_shard(v, 1, &shard_buf));
     struct slice name = {0};
     const thole_v1_Host *h;
-    memset(m, 0, sizeof(*m));
+    memset(m, 0, sizeof *m);
     (void)thole_v1_ShardSpec_spread(spec, &m->keys);
     m->wanted[SLOT_VOTER] = thole_v1_ShardSpec_voters(spec);
     m->wanted[SLOT_WITNESS] = thole_v1_ShardSpec_witnesses(spec);
@@ -444,7 +444,7 @@ static struct cost best_of(const struct model *m)
     int slots[HOSTS_MAX];
     uint32_t left[SLOTS];
     struct cost best = {{INT32_MAX}};
-    memcpy(left, m->wanted, sizeof(left));
+    memcpy(left, m->wanted, sizeof left);
     search(m, slots, left, 0, &best);
     return best;
 }
@@ -706,7 +706,7 @@ static void run_balance(uint64_t seed)
     uint32_t voters = (uint32_t)rand_between(&w.rng, 1, 3);
     for (uint64_t i = 1; i <= shards; i++) {
         char name[16];
-        snprintf(name, sizeof(name), "s%d", (int)i);
+        snprintf(name, sizeof name, "s%d", (int)i);
         CHECK(&w, do_create_shard(&w.f, name, voters, 0) == THOLE_OK);
         CHECK(&w, settle(&w, i).verdict == PLACEMENT_SETTLED);
     }
@@ -754,7 +754,7 @@ static void run_capacity(uint64_t seed)
     uint32_t voters = (uint32_t)rand_between(&w.rng, 1, (uint32_t)w.hosts - 1);
     for (uint64_t i = 1; i <= shards; i++) {
         char name[16];
-        snprintf(name, sizeof(name), "s%d", (int)i);
+        snprintf(name, sizeof name, "s%d", (int)i);
         CHECK(&w, do_create_shard(&w.f, name, voters, 0) == THOLE_OK);
         CHECK(&w, settle(&w, i).verdict == PLACEMENT_SETTLED);
     }

@@ -95,7 +95,7 @@ static void test_bootstrap_makes_cluster_once(void **state)
         assert_true(thole_v1_Replica_initial(r));
         assert_int_equal(thole_v1_Replica_role(r), VOTER);
         char name[8];
-        snprintf(name, sizeof(name), "h%d", (int)i);
+        snprintf(name, sizeof name, "h%d", (int)i);
         assert_true(slice_equal(registry_str(thole_v1_Replica_host(r)), slice_str(name)));
     }
     assert_int_equal(registry_next_replica_id(v), 4);
@@ -250,7 +250,7 @@ static void test_tags_that_are_no_text_are_refused(void **state)
 {
     struct fixture *f = *state;
     static const char *const bad[] = {"caf\xe9", "a\nb", "\x7f"};
-    for (size_t i = 0; i < 2 * sizeof(bad) / sizeof(bad[0]); i++) {
+    for (size_t i = 0; i < 2 * sizeof bad / sizeof bad[0]; i++) {
         upb_StringView text = upb_StringView_FromString(bad[i / 2]);
         upb_StringView fine = upb_StringView_FromString("fine");
         struct cmd c = cmd_new("user");
@@ -580,7 +580,7 @@ static void test_reports_of_wrong_host_or_incarnation_are_refused(void **state)
         uint64_t host, incarnation;
         enum thole_code code;
     } cases[] = {{0, 1, THOLE_OK}, {1, 1, THOLE_FAILED_PRECONDITION}, {0, 0, THOLE_ABORTED}};
-    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         struct cmd c = cmd_new("host/x");
         thole_registry_v1_ObserveReplica *o =
             thole_registry_v1_Operation_mutable_observe_replica(cmd_op(&c), c.arena);
@@ -705,7 +705,7 @@ static void test_request_id_gets_first_answer(void **state)
     /* Forgotten after 1024 others. */
     for (int i = 0; i < 1024; i++) {
         char id[32];
-        snprintf(id, sizeof(id), "other-%d", i);
+        snprintf(id, sizeof id, "other-%d", i);
         c = create_with_id("a", id, false);
         assert_int_equal(fixture_run(f, &c), THOLE_ALREADY_EXISTS);
     }

@@ -298,7 +298,7 @@ static bool is_needed(const struct fixture *f)
 {
     static const char text[] = "needs this host";
     upb_StringView m = thole_registry_v1_Result_message(f->result);
-    return m.size > 0 && memmem(m.data, m.size, text, sizeof(text) - 1) != NULL;
+    return m.size > 0 && memmem(m.data, m.size, text, sizeof text - 1) != NULL;
 }
 
 /* One random command on both sides. */
@@ -388,7 +388,7 @@ static void step(struct fixture *f, struct model *m, struct rand *rng)
         break;
     }
     default: {
-        int32_t phase = phases[rand_below(rng, sizeof(phases) / sizeof(phases[0]))];
+        int32_t phase = phases[rand_below(rng, sizeof phases / sizeof phases[0])];
         want = model_observe(m, replica, phase);
         code = do_observe(f, replica, phase, 7);
         break;
@@ -463,7 +463,7 @@ static void mirror_set(struct mirror *m, const char *name, uint64_t revision)
     }
     assert_true(i < MIRROR_ROWS);
     m->count = i == m->count ? i + 1 : m->count;
-    snprintf(m->rows[i].name, sizeof(m->rows[i].name), "%s", name);
+    snprintf(m->rows[i].name, sizeof m->rows[i].name, "%s", name);
     m->rows[i].revision = revision;
 }
 
@@ -471,7 +471,7 @@ static void on_host(void *ctx, const thole_v1_Host *row)
 {
     char name[64];
     upb_StringView n = thole_v1_Host_name(row);
-    snprintf(name, sizeof(name), "hosts/%.*s", (int)n.size, n.data);
+    snprintf(name, sizeof name, "hosts/%.*s", (int)n.size, n.data);
     mirror_set(ctx, name, thole_v1_Host_revision(row));
 }
 
@@ -479,7 +479,7 @@ static void on_shard(void *ctx, const thole_v1_Shard *row)
 {
     char name[64];
     upb_StringView n = thole_v1_Shard_name(row);
-    snprintf(name, sizeof(name), "shards/%.*s", (int)n.size, n.data);
+    snprintf(name, sizeof name, "shards/%.*s", (int)n.size, n.data);
     mirror_set(ctx, name, thole_v1_Shard_revision(row));
 }
 
@@ -487,7 +487,7 @@ static void on_replica(void *ctx, const thole_v1_Replica *row)
 {
     char name[64];
     upb_StringView n = thole_v1_Replica_shard(row);
-    snprintf(name, sizeof(name), "shards/%.*s/replicas/%" PRIu64, (int)n.size, n.data,
+    snprintf(name, sizeof name, "shards/%.*s/replicas/%" PRIu64, (int)n.size, n.data,
              thole_v1_Replica_id(row));
     mirror_set(ctx, name, thole_v1_Replica_revision(row));
 }
@@ -515,7 +515,7 @@ static void mirror_check(const struct mirror *m, const struct registry_view *v)
 {
     struct registry_shard_buf shard_buf;
     struct registry_replica_buf replica_buf;
-    struct mirror *full = calloc(1, sizeof(*full));
+    struct mirror *full = calloc(1, sizeof *full);
     struct slice name = {0};
     const thole_v1_Host *h = NULL;
     while ((h = registry_next_host(v, name)) != NULL) {
@@ -571,8 +571,8 @@ static void run(uint64_t seed, size_t steps)
 {
     struct fixture f;
     struct rand rng;
-    struct model *m = calloc(1, sizeof(*m));
-    struct mirror *mirror = calloc(1, sizeof(*mirror));
+    struct model *m = calloc(1, sizeof *m);
+    struct mirror *mirror = calloc(1, sizeof *mirror);
     struct registry_view *held[8] = {NULL};
     struct bytes digests[8] = {{0}};
     struct thole_status st;
@@ -652,7 +652,7 @@ static void test_changes_since_compacted_is_refused(void **state)
         int32_t phase = i % 2 == 0 ? thole_v1_REPLICA_PHASE_RUNNING : thole_v1_REPLICA_PHASE_FAILED;
         assert_int_equal(do_observe(&f, 2, phase, 0), THOLE_OK);
     }
-    struct mirror *mirror = calloc(1, sizeof(*mirror));
+    struct mirror *mirror = calloc(1, sizeof *mirror);
     struct registry_view *v = registry_view_acquire(f.r);
     assert_int_equal(registry_changes_since(v, 5, mirror_changes(mirror), &st), THOLE_OUT_OF_RANGE);
     assert_int_equal(st.reason, THOLE_REASON_COMPACTED);

@@ -274,11 +274,11 @@ static void test_repeated_request_id_gets_the_first_operation(void **state)
         thole_v1_OPERATION_KIND_PAUSE,        thole_v1_OPERATION_KIND_REBALANCE,
         thole_v1_OPERATION_KIND_DECOMMISSION,
     };
-    const size_t count = sizeof(kinds) / sizeof(kinds[0]);
+    const size_t count = sizeof kinds / sizeof kinds[0];
     uint64_t ids[8];
     char name[16];
     for (size_t i = 0; i < count; i++) {
-        snprintf(name, sizeof(name), "once-%zu", i);
+        snprintf(name, sizeof name, "once-%zu", i);
         assert_int_equal(start_once(f, kinds[i], "h1", name), THOLE_OK);
         ids[i] = thole_v1_Operation_id(row_of(f));
         assert_int_equal(start_once(f, kinds[i], "h1", name), THOLE_OK);
@@ -290,7 +290,7 @@ static void test_repeated_request_id_gets_the_first_operation(void **state)
     }
     uint64_t before = revision_of(f);
     for (size_t i = 0; i < count; i++) {
-        snprintf(name, sizeof(name), "once-%zu", i);
+        snprintf(name, sizeof name, "once-%zu", i);
         assert_int_equal(start_once(f, kinds[i], "h1", name), THOLE_OK);
         assert_int_equal(thole_v1_Operation_id(row_of(f)), ids[i]);
         assert_int_equal(thole_v1_Operation_kind(row_of(f)), kinds[i]);
@@ -306,11 +306,11 @@ static void test_repeated_move_of_a_large_shard_gets_the_first_operation(void **
     struct cmd c = cmd_new("user");
     thole_registry_v1_CreateShard *s =
         thole_registry_v1_Operation_mutable_create_shard(cmd_op(&c), c.arena);
-    memset(config, 'c', sizeof(config));
+    memset(config, 'c', sizeof config);
     thole_registry_v1_CreateShard_set_name(s, upb_StringView_FromString("big"));
     thole_v1_ShardSpec *spec = thole_registry_v1_CreateShard_mutable_spec(s, c.arena);
     fill_spec(spec, c.arena, 1, 0);
-    thole_v1_ShardSpec_set_config(spec, upb_StringView_FromDataAndSize(config, sizeof(config)));
+    thole_v1_ShardSpec_set_config(spec, upb_StringView_FromDataAndSize(config, sizeof config));
     assert_int_equal(fixture_run(f, &c), THOLE_OK);
     uint64_t shard = thole_v1_Shard_id(thole_registry_v1_Result_shard(f->result));
     assert_int_equal(do_place(f, shard, 0, 1), THOLE_OK);

@@ -64,7 +64,7 @@ static void assert_packs(struct desk *d, struct row *row, bool packs)
     struct slice before = encode(row->msg, row->kind, d->arena);
     struct packed *p = registry__row_pack(row, &d->scratch);
     assert_int_equal(!p->whole, packs);
-    memset(&buf, 0xee, sizeof(buf)); /* what was in it before does not matter */
+    memset(&buf, 0xee, sizeof buf); /* what was in it before does not matter */
     const void *msg = registry__packed_message(p, &buf);
     assert_true(slice_equal(before, encode(msg, row->kind, d->arena)));
     const struct row *open = registry__open(d, p);

@@ -215,7 +215,7 @@ static void registry_pool_refuses_lost_updates_and_bad_specs(void **state)
     char etag[32];
     assert_int_equal(apply_pool(f, "p", (struct pool_args){.count = 1, .voters = 1}), THOLE_OK);
     upb_StringView first = thole_v1_ShardPool_etag(thole_registry_v1_Result_pool(f->result));
-    snprintf(etag, sizeof(etag), "%.*s", (int)first.size, first.data);
+    snprintf(etag, sizeof etag, "%.*s", (int)first.size, first.data);
     assert_int_equal(apply_pool(f, "p", (struct pool_args){.count = 2, .voters = 1, .etag = etag}),
                      THOLE_OK);
     assert_int_equal(apply_pool(f, "p", (struct pool_args){.count = 3, .voters = 1, .etag = etag}),

@@ -59,7 +59,7 @@ static void refound_ok(struct both *b)
 static int setup(void **state)
 {
     static struct both b;
-    memset(&b, 0, sizeof(b));
+    memset(&b, 0, sizeof b);
     fixture_init(&b.old);
     fixture_init(&b.new);
     *state = &b;
@@ -424,7 +424,7 @@ static void registry_awaiting_pool_is_whole_and_its_shards_are_given_up_one_by_o
     pool(&b->new, "p", 5, 100);
     for (uint32_t i = 0; i < 5; i++) {
         char name[16];
-        snprintf(name, sizeof(name), "p-%u", i);
+        snprintf(name, sizeof name, "p-%u", i);
         assert_true(awaits(&b->new, name));
     }
     uint64_t id = id_of(&b->new, "p-3");

@@ -69,7 +69,7 @@ static void test_views_on_many_threads_stay_consistent(void **state)
     pthread_barrier_wait(&begin);
     for (int i = 0; i < 600; i++) {
         char name[16];
-        snprintf(name, sizeof(name), "s%d", i % 50);
+        snprintf(name, sizeof name, "s%d", i % 50);
         if (i % 100 < 50) {
             assert_int_equal(do_create_shard(&f, name, 3, 0), THOLE_OK);
         } else {
@@ -124,7 +124,7 @@ static void test_views_taken_very_often_are_all_given_back(void **state)
     pthread_barrier_wait(&begin);
     for (int i = 0; i < 20; i++) {
         char name[16];
-        snprintf(name, sizeof(name), "s%d", i);
+        snprintf(name, sizeof name, "s%d", i);
         assert_int_equal(do_create_shard(&f, name, 3, 0), THOLE_OK);
     }
     for (size_t i = 0; i < READERS; i++) {

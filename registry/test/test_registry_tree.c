@@ -24,8 +24,8 @@ struct model {
 static struct packed *row_of(uint64_t id, uint64_t revision)
 {
     uint64_t marks[3] = {id, revision, 0}; /* see journal.c */
-    struct packed *row = registry__packed_new(ROW_MARKS, sizeof(marks));
-    memcpy(row->data, marks, sizeof(marks));
+    struct packed *row = registry__packed_new(ROW_MARKS, sizeof marks);
+    memcpy(row->data, marks, sizeof marks);
     return row;
 }
 
@@ -64,7 +64,7 @@ static void clear(struct model *m)
     for (size_t i = 0; i <= IDS; i++) {
         registry__packed_unref(m->rows[i]);
     }
-    memset(m, 0, sizeof(*m));
+    memset(m, 0, sizeof *m);
 }
 
 static void assert_agrees(const struct model *m)
@@ -110,7 +110,7 @@ static void change(struct model *m, struct rand *r, uint64_t revision)
 static void test_tree_random_changes_agree_with_arrays_in_every_version(void **state)
 {
     (void)state;
-    struct model *versions = calloc(VERSIONS, sizeof(*versions));
+    struct model *versions = calloc(VERSIONS, sizeof *versions);
     struct rand r;
     rand_seed(&r, 7);
     for (uint64_t i = 1; i <= 4000; i++) {
@@ -137,7 +137,7 @@ static void test_tree_random_changes_agree_with_arrays_in_every_version(void **s
 static void test_tree_in_order_of_revision_is_searched_by_it(void **state)
 {
     (void)state;
-    struct model *m = calloc(1, sizeof(*m));
+    struct model *m = calloc(1, sizeof *m);
     for (uint64_t id = 1; id <= IDS; id++) { /* three of each, every fourth is left out */
         put(m, id, (id + 2) / 3 + (id + 2) / 9);
     }
@@ -160,7 +160,7 @@ static void test_tree_in_order_of_revision_is_searched_by_it(void **state)
 static void test_tree_absent_key_is_removed_without_effect(void **state)
 {
     (void)state;
-    struct model *m = calloc(1, sizeof(*m));
+    struct model *m = calloc(1, sizeof *m);
     take_out(m, 5);
     assert_null(m->root);
     put(m, 5, 1);

@@ -1,5 +1,6 @@
 /* An applier: the only thread that changes the machines of its replicas, and that serves
  * queries. */
+#include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -177,7 +178,7 @@ static enum thole_code apply_pages(struct applier *a, struct apply_job *j, struc
                                               ENGINE_PAGE_BYTES, ENGINE_PAGE_ENTRIES, page, &n, st);
         if (code == THOLE_OK && n == 0) {
             code = THOLE_FAIL(st, THOLE_DATA_LOSS, THOLE_REASON_CORRUPT,
-                              "committed entry %llu is not in the log", (unsigned long long)next);
+                              "committed entry %" PRIu64 " is not in the log", next);
         }
         if (code == THOLE_OK) {
             code = apply_entries(a->batch, page, n, st);
@@ -377,9 +378,9 @@ static uint64_t applier_turn(void *ctx, struct msgq *batch, uint64_t now_ns)
 
 struct applier *applier_new(struct engine *e, uint32_t index)
 {
-    struct applier *a = xcalloc(1, sizeof(*a));
+    struct applier *a = xcalloc(1, sizeof *a);
     char name[16];
-    (void)snprintf(name, sizeof(name), "applier-%u", index % 100);
+    (void)snprintf(name, sizeof name, "applier-%u", index % 100);
     a->e = e;
     a->batch = apply_batch_new();
     a->deadlines = wheel_new(clock_now(e->clock) / NS_PER_MS);

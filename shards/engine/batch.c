@@ -5,7 +5,7 @@
 
 struct write_batch *write_batch_new(struct loop *l)
 {
-    struct write_batch *b = xcalloc(1, sizeof(*b));
+    struct write_batch *b = xcalloc(1, sizeof *b);
     b->msg.kind = MSG_WRITE;
     b->loop = l;
     return b;
@@ -42,7 +42,7 @@ struct write_update *write_batch_add(struct write_batch *b, struct replica *r)
 {
     if (b->count == b->capacity) {
         b->capacity = b->capacity ? b->capacity * 2 : 16;
-        b->updates = xrealloc(b->updates, b->capacity * sizeof(b->updates[0]));
+        b->updates = xrealloc(b->updates, b->capacity * sizeof b->updates[0]);
     }
     if (r != NULL) {
         work_of(r)->update_batch = b;

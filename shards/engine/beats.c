@@ -40,7 +40,7 @@ static struct beat_peer *peer_of(struct engine *e, const struct uuid *host, bool
     struct beat_peer *p = find_peer(e, host, &key);
     *ret_new = false;
     if (p == NULL) {
-        p = xcalloc(1, sizeof(*p));
+        p = xcalloc(1, sizeof *p);
         p->host = *host;
         (void)map_put(&e->beat_peers, key, p);
         *ret_new = true;
@@ -57,7 +57,7 @@ void beats_add_peer(struct engine *e, const struct uuid *host)
     if (!is_new || e->o.sleep_after_ms == ENGINE_SLEEP_NEVER) {
         return;
     }
-    struct host_beat *b = xcalloc(1, sizeof(*b)); /* number 0: begin to beat */
+    struct host_beat *b = xcalloc(1, sizeof *b); /* number 0: begin to beat */
     b->msg.kind = MSG_BEAT;
     b->host = *host;
     loop_post(e->loops[0], &b->msg);
@@ -100,7 +100,7 @@ void beats_leader_ended(struct loop *l, struct replica *r)
     pthread_mutex_lock(&l->e->lock);
     for (uint32_t i = 0; i < c->member_count; i++) {
         struct uuid host;
-        memcpy(host.bytes, c->members[i].host, sizeof(host.bytes));
+        memcpy(host.bytes, c->members[i].host, sizeof host.bytes);
         if (c->members[i].replica_id != r->replica_id) {
             tell(peer_of(l->e, &host, &is_new), r->shard_id);
         }
@@ -149,7 +149,7 @@ static struct host_beat next_beat(const struct engine *e, struct beat_peer *p)
         .all_woken = p->all_woken,
         .woken_count = p->woken_count,
     };
-    memcpy(b.woken, p->woken, p->woken_count * sizeof(p->woken[0]));
+    memcpy(b.woken, p->woken, p->woken_count * sizeof p->woken[0]);
     return b;
 }
 
@@ -163,7 +163,7 @@ static void send_beats(struct loop *l)
     pthread_mutex_lock(&e->lock);
     size_t it = 0, n = 0;
     struct beat_peer *p;
-    struct host_beat *beats = xmalloc((e->beat_peers.count + 1) * sizeof(*beats));
+    struct host_beat *beats = xmalloc((e->beat_peers.count + 1) * sizeof *beats);
     while ((p = map_next(&e->beat_peers, &it, NULL)) != NULL) {
         beats[n++] = next_beat(e, p);
     }
@@ -205,7 +205,7 @@ void beats_deliver(struct engine *e, const struct uuid *host, uint64_t incarnati
         e->o.observer.disk_changed(e->o.observer.ctx);
     }
     for (uint32_t i = 0; i < e->o.loop_count; i++) {
-        struct host_beat *b = xmalloc(sizeof(*b));
+        struct host_beat *b = xmalloc(sizeof *b);
         *b = *heard;
         b->msg = (struct worker_msg){.kind = MSG_BEAT};
         b->host = *host;
@@ -263,7 +263,7 @@ void beats_show_leader(struct loop *l, struct replica *r)
         if (c->members[i].replica_id == r->replica_id) {
             continue;
         }
-        memcpy(host.bytes, c->members[i].host, sizeof(host.bytes));
+        memcpy(host.bytes, c->members[i].host, sizeof host.bytes);
         raft_absent(r->core, c->members[i].replica_id, !loop_host(l, &host)->alive, l->now_ms);
     }
 }
@@ -280,7 +280,7 @@ static void host_changed(struct loop *l, const struct peer_host *h)
         const struct raft_config *c = raft_config(r->core);
         for (uint32_t i = 0; i < c->member_count; i++) {
             const struct raft_member *m = &c->members[i];
-            if (memcmp(m->host, h->host.bytes, sizeof(m->host)) != 0 ||
+            if (memcmp(m->host, h->host.bytes, sizeof m->host) != 0 ||
                 m->replica_id == r->replica_id) {
                 continue;
             }

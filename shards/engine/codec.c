@@ -280,7 +280,7 @@ static bool read_beat(const thole_engine_v1_HostBeat *m, const struct codec_sink
         return false;
     }
     if (n > 0) {
-        memcpy(b.woken, woken, n * sizeof(b.woken[0]));
+        memcpy(b.woken, woken, n * sizeof b.woken[0]);
     }
     sink->beat(sink->ctx, &b);
     return true;

@@ -1,4 +1,5 @@
 /* Snapshot chunks and replies, replica descriptors and snapshot headers, by upb. */
+#include <inttypes.h>
 #include <string.h>
 
 #include "base/hash.h"
@@ -153,7 +154,7 @@ enum thole_code codec_read_chunk(struct slice frame, struct codec_chunk *ret,
                           "malformed snapshot chunk");
     } else if (c.checksum != hash64(c.data.data, c.data.size, c.offset)) {
         code = THOLE_FAIL(st, THOLE_DATA_LOSS, THOLE_REASON_CORRUPT,
-                          "damaged snapshot chunk at %llu", (unsigned long long)c.offset);
+                          "damaged snapshot chunk at %" PRIu64, c.offset);
     }
     if (code != THOLE_OK) {
         upb_Arena_Free(arena);

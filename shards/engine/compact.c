@@ -138,7 +138,7 @@ static uint64_t needed_from(struct loop *l, struct replica *r, uint64_t limit)
         const struct raft_member *m = &c->members[i];
         struct raft_peer_status peer;
         struct uuid host;
-        memcpy(host.bytes, m->host, sizeof(host.bytes));
+        memcpy(host.bytes, m->host, sizeof host.bytes);
         if (m->replica_id != r->replica_id && raft_peer(r->core, m->replica_id, &peer) &&
             peer.state != RAFT_SNAPSHOT && loop_host(l, &host)->alive) {
             leave(r, &limit, peer.match);
@@ -167,7 +167,7 @@ void compact_started(struct replica *r, uint64_t start_index)
     }
     r->mark_count -= gone;
     if (gone > 0 && r->marks != NULL) {
-        memmove(r->marks, r->marks + gone, r->mark_count * sizeof(r->marks[0]));
+        memmove(r->marks, r->marks + gone, r->mark_count * sizeof r->marks[0]);
     }
     if (work_of(r)->status.last_index <= start_index) {
         bytes = r->appended_bytes;

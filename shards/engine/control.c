@@ -1,5 +1,6 @@
 /* Commands about replicas: create, remove, change members, transfer leadership. The table of what
  * exists is changed at once, under the engine's lock; the rest happens on the replica's loop. */
+#include <inttypes.h>
 #include <stdlib.h>
 
 #include "shards/engine/codec.h"
@@ -18,7 +19,7 @@ void control_answer(struct control *c)
 
 struct control *control_new(enum control_kind kind, engine_done_fn done, void *ctx)
 {
-    struct control *c = xcalloc(1, sizeof(*c));
+    struct control *c = xcalloc(1, sizeof *c);
     c->msg.kind = MSG_CONTROL;
     c->kind = kind;
     c->done = done;
@@ -358,8 +359,7 @@ static void force(struct loop *l, struct control *c)
         control_answer(c);
         return;
     }
-    LOG_WARN(ENGINE, "quorum loss: this replica becomes the only voter, epoch=%llu",
-             (unsigned long long)c->epoch);
+    LOG_WARN(ENGINE, "quorum loss: this replica becomes the only voter, epoch=%" PRIu64, c->epoch);
     c->next = work_of(r)->forces;
     work_of(r)->forces = c;
     loop_dirty(l, r);

@@ -133,7 +133,7 @@ void engine_submit(struct engine *e, struct engine_request *r)
 void engine_peer_state(struct engine *e, const struct uuid *host, bool up)
 {
     for (uint32_t i = 0; i < e->o.loop_count; i++) {
-        struct peer_change *p = xcalloc(1, sizeof(*p));
+        struct peer_change *p = xcalloc(1, sizeof *p);
         p->msg.kind = MSG_PEER;
         p->host = *host;
         p->up = up;
@@ -237,7 +237,7 @@ static void recover(struct engine *e, const struct store_replica *s)
         replica_set_failure(r, &st);
     }
     struct replica_boot *b = r->boot;
-    b->runs = xmalloc((s->run_count + 1) * sizeof(b->runs[0]));
+    b->runs = xmalloc((s->run_count + 1) * sizeof b->runs[0]);
     for (size_t i = 0; i < s->run_count; i++) {
         b->runs[i] = s->runs[i];
     }
@@ -273,7 +273,7 @@ static void open_replicas(struct engine *e)
 enum thole_code engine_new(const struct engine_options *o, struct engine **ret,
                            struct thole_status *st)
 {
-    struct engine *e = xcalloc(1, sizeof(*e));
+    struct engine *e = xcalloc(1, sizeof *e);
     enum thole_code code = check_times(o, st);
     if (code == THOLE_OK) {
         code = open_files(e, o, st);

@@ -2,6 +2,7 @@
  * newer one is saved only if the last is too old. A seed becomes the state of an empty replica the
  * way a received snapshot does: restored beside the machine, then live by one batch. */
 #include <bsd/string.h>
+#include <inttypes.h>
 
 #include "shards/engine/engine_internal.h"
 
@@ -23,7 +24,7 @@ void engine_seed(struct engine *e, uint64_t shard_id, const char *name, engine_d
 {
     struct control *c = control_new(CONTROL_SEED, done, ctx);
     c->shard_id = shard_id;
-    if (strlcpy(c->name, name, sizeof(c->name)) >= sizeof(c->name)) {
+    if (strlcpy(c->name, name, sizeof c->name) >= sizeof c->name) {
         (void)THOLE_FAIL(&c->st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
                          "the name of a seed is too long");
         c->kind = CONTROL_ANSWER;
@@ -134,7 +135,7 @@ void seed_begin(struct loop *l, struct control *c)
     struct task *t = task_new(TASK_SEED, r);
     t->control = c;
     t->generation = r->generation + 1;
-    (void)strlcpy(t->name, c->name, sizeof(t->name));
+    (void)strlcpy(t->name, c->name, sizeof t->name);
     snapshot_post(l, t);
 }
 
@@ -173,8 +174,8 @@ void seed_loaded(struct loop *l, struct task *t)
         refuse(l, t);
         return;
     }
-    LOG_INFO(ENGINE, "founded on a snapshot index=%llu", (unsigned long long)t->index);
-    struct stream_msg *m = xcalloc(1, sizeof(*m));
+    LOG_INFO(ENGINE, "founded on a snapshot index=%" PRIu64, t->index);
+    struct stream_msg *m = xcalloc(1, sizeof *m);
     m->r = replica_ref(r);
     m->index = t->index;
     m->index_term = t->term;

@@ -59,7 +59,7 @@ static enum thole_code open_file(struct disk *d, const char *name, int flags,
         free(path);
         return code;
     }
-    struct engine_file *file = xcalloc(1, sizeof(*file));
+    struct engine_file *file = xcalloc(1, sizeof *file);
     *file = (struct engine_file){.disk = d, .fd = fd, .path = path};
     *ret = file;
     return THOLE_OK;
@@ -237,7 +237,7 @@ enum thole_code engine_files_disk_new(const char *directory, struct engine_files
     if (code != THOLE_OK) {
         return code;
     }
-    struct disk *d = xcalloc(1, sizeof(*d));
+    struct disk *d = xcalloc(1, sizeof *d);
     d->base.ops = &disk_ops;
     d->directory = xstrdup(directory);
     *ret = &d->base;

@@ -42,9 +42,9 @@ static enum thole_code memory_create(struct engine_files *f, const char *name, b
                                      struct engine_file **ret, struct thole_status *st)
 {
     (void)name, (void)durable, (void)st;
-    struct engine_file *file = xcalloc(1, sizeof(*file));
+    struct engine_file *file = xcalloc(1, sizeof *file);
     file->memory = memory_of(f);
-    file->content = xcalloc(1, sizeof(*file->content));
+    file->content = xcalloc(1, sizeof *file->content);
     file->content->refs = 1;
     *ret = file;
     return THOLE_OK;
@@ -83,7 +83,7 @@ static enum thole_code memory_commit(struct engine_file *file, const char *final
     pthread_mutex_lock(&m->lock);
     struct entry **at = find(m, final_name);
     if (*at == NULL) {
-        *at = xcalloc(1, sizeof(**at));
+        *at = xcalloc(1, sizeof **at);
         strncpy((*at)->name, final_name, ENGINE_NAME_BYTES - 1);
     } else {
         content_unref((*at)->content);
@@ -103,7 +103,7 @@ static enum thole_code memory_open(struct engine_files *f, const char *name,
     const struct entry *e = *find(m, name);
     struct engine_file *file = NULL;
     if (e != NULL) {
-        file = xcalloc(1, sizeof(*file));
+        file = xcalloc(1, sizeof *file);
         *file = (struct engine_file){m, e->content};
         e->content->refs++;
         *ret_size = e->content->bytes.size;
@@ -190,7 +190,7 @@ static const struct engine_files_ops memory_ops = {
 
 struct engine_files *engine_files_memory_new(void)
 {
-    struct memory *m = xcalloc(1, sizeof(*m));
+    struct memory *m = xcalloc(1, sizeof *m);
     m->base.ops = &memory_ops;
     m->free_bytes = UINT64_MAX;
     pthread_mutex_init(&m->lock, NULL);

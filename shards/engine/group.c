@@ -20,7 +20,7 @@ static void learn_host(struct replica *r, uint64_t replica_id, const struct uuid
         *known = *host;
     } else if (work_of(r)->peer_hosts.count <
                2 * LIMIT_MEMBERS) { /* a peer decides the key: bounded */
-        known = xmalloc(sizeof(*known));
+        known = xmalloc(sizeof *known);
         *known = *host;
         (void)map_put(&work_of(r)->peer_hosts, replica_id, known);
     }
@@ -92,7 +92,7 @@ static void show_peers(struct replica *r)
         return;
     }
     pthread_mutex_lock(&r->e->lock);
-    r->shown_peers = xrealloc(r->shown_peers, c->member_count * sizeof(r->shown_peers[0]));
+    r->shown_peers = xrealloc(r->shown_peers, c->member_count * sizeof r->shown_peers[0]);
     r->shown_peer_count = 0;
     for (uint32_t i = 0; i < c->member_count; i++) {
         struct peer_view *v = &r->shown_peers[r->shown_peer_count];
@@ -139,7 +139,7 @@ static struct apply_job *next_job(struct replica *r)
     if (!cached && work_of(r)->applying_jobs > 0) {
         return NULL; /* one range at a time is read from the store */
     }
-    struct apply_job *j = xcalloc(1, sizeof(*j));
+    struct apply_job *j = xcalloc(1, sizeof *j);
     j->msg.kind = MSG_APPLY;
     j->r = replica_ref(r);
     j->first = work_of(r)->apply_next;
@@ -232,7 +232,7 @@ void group_applied(struct loop *l, struct apply_job *j)
 
 static void ask_log(struct replica *r, const struct raft_peer_request *q)
 {
-    struct log_read *m = xcalloc(1, sizeof(*m));
+    struct log_read *m = xcalloc(1, sizeof *m);
     m->msg.kind = MSG_LOG_READ;
     m->r = replica_ref(r);
     m->peer = q->peer;
@@ -409,8 +409,8 @@ void group_boot(struct loop *l, struct task *t)
     r->notify = true;
     loop_publish(l, r);
     loop_dirty(l, r);
-    LOG_DEBUG(ENGINE, "replica running applied=%llu last=%llu", (unsigned long long)r->applied,
-              (unsigned long long)work_of(r)->status.last_index);
+    LOG_DEBUG(ENGINE, "replica running applied=%" PRIu64 " last=%" PRIu64, r->applied,
+              work_of(r)->status.last_index);
     if (work_of(r)->starting != NULL) {
         struct control *c = work_of(r)->starting;
         work_of(r)->starting = NULL;

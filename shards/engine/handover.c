@@ -11,6 +11,7 @@
  * While the disk is nearly full: every group goes to the voter that has the most, of those whose
  * hosts are heard and say that they can write. What no such voter has stays here. A log that makes
  * no progress needs nothing of this: who leads here falls silent, and others are elected. */
+#include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -37,8 +38,8 @@ static void loop_done(void *ctx, const struct thole_status *st)
     uint64_t left = atomic_load(&h->left);
     if (left > 0) {
         (void)THOLE_FAIL(&late, THOLE_DEADLINE_EXCEEDED, THOLE_REASON_NONE,
-                         "%llu groups are still led here, or have undecided proposals",
-                         (unsigned long long)left);
+                         "%" PRIu64 " groups are still led here, or have undecided proposals",
+                         left);
     }
     h->done(h->ctx, &late);
     free(h);
@@ -46,12 +47,12 @@ static void loop_done(void *ctx, const struct thole_status *st)
 
 void engine_hand_over(struct engine *e, uint64_t deadline_ns, engine_done_fn done, void *ctx)
 {
-    struct hand_over *h = xcalloc(1, sizeof(*h));
+    struct hand_over *h = xcalloc(1, sizeof *h);
     h->done = done;
     h->ctx = ctx;
     atomic_init(&h->loops, e->o.loop_count);
     for (uint32_t i = 0; i < e->o.loop_count; i++) {
-        struct control *c = xcalloc(1, sizeof(*c));
+        struct control *c = xcalloc(1, sizeof *c);
         c->msg.kind = MSG_CONTROL;
         c->kind = CONTROL_HAND_OVER;
         c->deadline_ns = deadline_ns;
@@ -168,7 +169,7 @@ static uint64_t fit_target(struct loop *l, const struct replica *r)
         const struct raft_member *m = &c->members[i];
         struct raft_peer_status peer;
         struct uuid host;
-        memcpy(host.bytes, m->host, sizeof(host.bytes));
+        memcpy(host.bytes, m->host, sizeof host.bytes);
         const struct peer_host *h = loop_host(l, &host);
         bool beats = l->e->o.sleep_after_ms != ENGINE_SLEEP_NEVER;
         if (m->role != RAFT_VOTER || m->replica_id == r->replica_id || (beats && !h->alive) ||
@@ -205,8 +206,8 @@ bool hand_over_unfit(struct loop *l)
         if (target == 0 || raft_transfer(r->core, target, l->now_ms, &st) != THOLE_OK) {
             continue;
         }
-        LOG_INFO(ENGINE, "low space: handing leadership on shard=%llu to=%llu",
-                 (unsigned long long)r->shard_id, (unsigned long long)target);
+        LOG_INFO(ENGINE, "low space: handing leadership on shard=%" PRIu64 " to=%" PRIu64,
+                 r->shard_id, target);
         r->handed_on = true;
         changed = true;
         loop_dirty(l, r);

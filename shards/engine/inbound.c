@@ -37,7 +37,7 @@ static void take_message(void *ctx, uint64_t shard_id, uint64_t to_incarnation,
     m->incarnation_from = d->incarnation;
     struct inbound **at = &d->by_loop[engine_loop(d->e, shard_id)->index];
     if (*at == NULL) {
-        *at = xcalloc(1, sizeof(**at));
+        *at = xcalloc(1, sizeof **at);
         (*at)->msg.kind = MSG_INBOUND;
         (*at)->host = *d->host;
         (*at)->incarnation = d->incarnation;
@@ -45,7 +45,7 @@ static void take_message(void *ctx, uint64_t shard_id, uint64_t to_incarnation,
     struct inbound *in = *at;
     if (in->count == in->capacity) {
         in->capacity = in->capacity ? in->capacity * 2 : 8;
-        in->messages = xrealloc(in->messages, in->capacity * sizeof(in->messages[0]));
+        in->messages = xrealloc(in->messages, in->capacity * sizeof in->messages[0]);
     }
     in->bytes += codec_weight(m);
     in->messages[in->count++] = (struct inbound_msg){shard_id, *m};
@@ -55,7 +55,7 @@ static void take_reply(void *ctx, const struct stream_msg *m, uint64_t reply_fro
                        uint64_t reply_to)
 {
     struct delivery *d = ctx;
-    struct stream_msg *copy = xcalloc(1, sizeof(*copy));
+    struct stream_msg *copy = xcalloc(1, sizeof *copy);
     *copy = *m;
     copy->msg.kind = MSG_REPLY;
     copy->host = *d->host;
@@ -84,7 +84,7 @@ static void post_inbound(struct loop *l, struct inbound *in)
 
 static void deliver_chunk(struct engine *e, const struct uuid *host, struct bufslice frame)
 {
-    struct stream_msg *m = xcalloc(1, sizeof(*m));
+    struct stream_msg *m = xcalloc(1, sizeof *m);
     m->msg.kind = MSG_CHUNK;
     m->host = *host;
     m->frame = frame;

@@ -534,7 +534,7 @@ uint64_t loop_turn(void *ctx, struct msgq *batch, uint64_t now_ns)
 
 struct loop *loop_new(struct engine *e, uint32_t index)
 {
-    struct loop *l = xcalloc(1, sizeof(*l));
+    struct loop *l = xcalloc(1, sizeof *l);
     char name[16];
     l->e = e;
     l->index = index;
@@ -547,7 +547,7 @@ struct loop *loop_new(struct engine *e, uint32_t index)
     l->ticks = wheel_new(l->now_ms);
     l->deadlines = wheel_new(l->real_ms);
     l->stop_msg.kind = MSG_STOP;
-    (void)snprintf(name, sizeof(name), "loop-%u", index % 100);
+    (void)snprintf(name, sizeof name, "loop-%u", index % 100);
     l->w = worker_new(e->o.executor, name, ENGINE_QUEUE_MAX, loop_turn, l);
     return l;
 }

@@ -1,4 +1,5 @@
 /* One generation of a replica's state machine: opening, closing, queries. */
+#include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -25,8 +26,8 @@ static char *directory_of(const struct replica *r, uint64_t generation,
         type->flush == NULL) {
         return NULL;
     }
-    return xasprintf("%s/machines/%llu/%llu", r->e->directory, (unsigned long long)r->replica_id,
-                     (unsigned long long)generation);
+    return xasprintf("%s/machines/%" PRIu64 "/%" PRIu64, r->e->directory, r->replica_id,
+                     generation);
 }
 
 enum thole_code machine_result(enum thole_code code, struct thole_status *st)
@@ -99,14 +100,14 @@ enum thole_code machine_open(struct replica *r, uint64_t generation, struct mach
                           "this host cannot run machine type %s version %u", r->kind->type_name,
                           r->kind->type_version);
     }
-    struct machine *m = xcalloc(1, sizeof(*m));
+    struct machine *m = xcalloc(1, sizeof *m);
     atomic_init(&m->refs, 1);
     m->type = type;
     m->generation = generation;
     m->persistent = (type->flags & THOLE_MACHINE_PERSISTENT) != 0;
     m->directory = directory_of(r, generation, type);
     if (type->view_acquire == NULL || type->flush != NULL) {
-        m->lock = xmalloc(sizeof(*m->lock));
+        m->lock = xmalloc(sizeof *m->lock);
         pthread_rwlock_init(m->lock, NULL);
     }
     enum thole_code code = open_state(r, m, st);

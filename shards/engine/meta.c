@@ -26,8 +26,8 @@ static struct meta_span *add(struct meta_list *l, char kind, const uint64_t *num
 {
     if (l->count == l->capacity) {
         l->capacity = l->capacity ? l->capacity * 2 : 16;
-        l->spans = xrealloc(l->spans, l->capacity * sizeof(l->spans[0]));
-        l->metas = xrealloc(l->metas, l->capacity * sizeof(l->metas[0]));
+        l->spans = xrealloc(l->spans, l->capacity * sizeof l->spans[0]);
+        l->metas = xrealloc(l->metas, l->capacity * sizeof l->metas[0]);
     }
     struct meta_span *s = &l->spans[l->count++];
     *s = (struct meta_span){.key = l->bytes.size, .key_size = 1 + 8 * n};

@@ -14,7 +14,7 @@ struct peer_host *loop_host(struct loop *l, const struct uuid *host)
         key++;
     }
     if (h == NULL) {
-        h = xcalloc(1, sizeof(*h));
+        h = xcalloc(1, sizeof *h);
         h->host = *host;
         (void)map_put(&l->hosts, key, h);
         beats_add_peer(l->e, host);
@@ -48,7 +48,7 @@ void outbox_add_to(struct loop *l, const struct uuid *host, uint64_t shard_id,
     struct out_lane *lane = &h->lanes[m->kind == RAFT_MSG_APPEND];
     if (lane->count == lane->capacity) {
         lane->capacity = lane->capacity ? lane->capacity * 2 : 16;
-        lane->messages = xrealloc(lane->messages, lane->capacity * sizeof(lane->messages[0]));
+        lane->messages = xrealloc(lane->messages, lane->capacity * sizeof lane->messages[0]);
     }
     lane->messages[lane->count++] = (struct out_msg){
         .shard_id = shard_id,

@@ -20,7 +20,7 @@ static struct pending *slot_at(const struct pending_ring *ring, size_t i)
 static void ring_grow(struct pending_ring *ring)
 {
     size_t capacity = ring->capacity ? ring->capacity * 2 : 4;
-    struct pending *slots = xcalloc(capacity, sizeof(*slots));
+    struct pending *slots = xcalloc(capacity, sizeof *slots);
     for (size_t i = 0; i < ring->count; i++) {
         slots[i] = *slot_at(ring, i);
     }

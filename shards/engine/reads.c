@@ -6,7 +6,7 @@
 
 static void hand_over(struct replica *r, uint64_t index, struct msgq *requests)
 {
-    struct query_job *j = xcalloc(1, sizeof(*j));
+    struct query_job *j = xcalloc(1, sizeof *j);
     j->msg.kind = MSG_QUERY;
     j->r = replica_ref(r);
     j->index = index;
@@ -96,7 +96,7 @@ void reads_flush(struct loop *l, struct replica *r)
         fail_queue(l, r, &work_of(r)->reading, &st);
         return;
     }
-    struct read_batch *b = xcalloc(1, sizeof(*b));
+    struct read_batch *b = xcalloc(1, sizeof *b);
     b->context = context;
     msgq_concat(&b->requests, &work_of(r)->reading);
     *work_of(r)->reads_tail = b;

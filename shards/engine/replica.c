@@ -17,7 +17,7 @@ static bool same_kind(const struct replica_kind *k, const struct codec_descripto
 
 static struct replica_kind *kind_new(uint64_t key, const struct codec_descriptor *d)
 {
-    struct replica_kind *k = xcalloc(1, sizeof(*k));
+    struct replica_kind *k = xcalloc(1, sizeof *k);
     k->key = key;
     k->type_name = xstrndup((const char *)d->machine_type.data, d->machine_type.size);
     k->type_version = d->machine_version;
@@ -68,14 +68,14 @@ static void kind_put(struct engine *e, uint64_t key)
 struct replica *replica_new(struct engine *e, uint64_t replica_id, uint64_t shard_id,
                             struct slice descriptor)
 {
-    struct replica *r = xcalloc(1, sizeof(*r));
+    struct replica *r = xcalloc(1, sizeof *r);
     atomic_init(&r->refs, 1);
     r->e = e;
     r->replica_id = replica_id;
     r->shard_id = shard_id;
     r->loop = engine_loop(e, shard_id);
     r->applier = e->appliers[shard_id % e->o.applier_count];
-    r->boot = xcalloc(1, sizeof(*r->boot));
+    r->boot = xcalloc(1, sizeof *r->boot);
     bytes_append_slice(&r->boot->descriptor, descriptor);
     struct codec_descriptor d = {0};
     struct thole_status st = {0};
@@ -105,7 +105,7 @@ void replica_set_failure(struct replica *r, const struct thole_status *st)
     if (r->failure != NULL) {
         return;
     }
-    r->failure = xmalloc(sizeof(*r->failure));
+    r->failure = xmalloc(sizeof *r->failure);
     *r->failure = *st;
 }
 
@@ -141,7 +141,7 @@ void replica_show(const struct replica *r, struct engine_replica_status *ret)
         .snapshot_index = s->snapshot_index,
     };
     if (s->failed) {
-        memcpy(ret->failure, r->failure->message, sizeof(ret->failure));
+        memcpy(ret->failure, r->failure->message, sizeof ret->failure);
     }
 }
 
@@ -149,7 +149,7 @@ void replica_show(const struct replica *r, struct engine_replica_status *ret)
 
 struct replica_work *replica_begin_work(struct replica *r)
 {
-    struct replica_work *w = xcalloc(1, sizeof(*w));
+    struct replica_work *w = xcalloc(1, sizeof *w);
     w->r = r;
     w->reads_tail = &w->reads;
     w->apply_next = r->applied + 1;

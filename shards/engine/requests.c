@@ -48,7 +48,7 @@ bool replica_host(const struct replica *r, uint64_t replica_id, struct uuid *ret
     const struct raft_member *m =
         r->core != NULL ? raft_config_find(raft_config(r->core), replica_id) : NULL;
     if (m != NULL) {
-        memcpy(ret->bytes, m->host, sizeof(ret->bytes));
+        memcpy(ret->bytes, m->host, sizeof ret->bytes);
         return true;
     }
     const struct uuid *learnt = r->work != NULL ? map_get(&r->work->peer_hosts, replica_id) : NULL;

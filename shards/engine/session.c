@@ -87,7 +87,7 @@ bool session_open(struct session_table *t, uint64_t id, uint64_t index,
         map_remove(&t->by_id, victim->id);
         session_free(victim);
     }
-    struct session *s = xcalloc(1, sizeof(*s));
+    struct session *s = xcalloc(1, sizeof *s);
     s->id = id;
     s->used = index;
     ASSERT(map_put(&t->by_id, id, s) == NULL);
@@ -112,16 +112,16 @@ static void drop_lowest(struct session *s, const struct session_observer *o)
     tell(o, RESULT_GONE, s, s->results[0].sequence);
     buf_unref(s->results[0].result);
     s->count--;
-    memmove(s->results, s->results + 1, s->count * sizeof(s->results[0]));
+    memmove(s->results, s->results + 1, s->count * sizeof s->results[0]);
 }
 
 static struct session_result *insert_at(struct session *s, uint32_t at)
 {
     if (s->count == s->capacity) {
         s->capacity = s->capacity ? s->capacity * 2 : 4;
-        s->results = xrealloc(s->results, s->capacity * sizeof(s->results[0]));
+        s->results = xrealloc(s->results, s->capacity * sizeof s->results[0]);
     }
-    memmove(s->results + at + 1, s->results + at, (s->count - at) * sizeof(s->results[0]));
+    memmove(s->results + at + 1, s->results + at, (s->count - at) * sizeof s->results[0]);
     s->count++;
     s->results[at] = (struct session_result){0};
     return &s->results[at];

@@ -70,7 +70,7 @@ static struct session *obtain(struct session_table *t, uint64_t id)
     if (s != NULL || t->by_id.count >= LIMIT_SESSIONS) {
         return s;
     }
-    s = xcalloc(1, sizeof(*s));
+    s = xcalloc(1, sizeof *s);
     s->id = id;
     (void)map_put(&t->by_id, id, s);
     return s;
@@ -92,9 +92,9 @@ static bool add_result(struct session_table *t, struct session *s,
     }
     if (s->count == s->capacity) {
         s->capacity = s->capacity ? s->capacity * 2 : 4;
-        s->results = xrealloc(s->results, s->capacity * sizeof(s->results[0]));
+        s->results = xrealloc(s->results, s->capacity * sizeof s->results[0]);
     }
-    memmove(s->results + at + 1, s->results + at, (s->count - at) * sizeof(s->results[0]));
+    memmove(s->results + at + 1, s->results + at, (s->count - at) * sizeof s->results[0]);
     s->count++;
     s->results[at] = (struct session_result){
         .sequence = sequence,

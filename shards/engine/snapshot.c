@@ -20,7 +20,7 @@ struct save_waiter {
 
 struct task *task_new(enum task_kind kind, struct replica *r)
 {
-    struct task *t = xcalloc(1, sizeof(*t));
+    struct task *t = xcalloc(1, sizeof *t);
     t->msg.kind = MSG_TASK;
     t->kind = kind;
     t->r = r != NULL ? replica_ref(r) : NULL;
@@ -155,7 +155,7 @@ static void send_snapshot(struct loop *l, struct replica *r, uint64_t peer, stru
         show_sending(l, r);
         return;
     }
-    struct stream_msg *m = xcalloc(1, sizeof(*m));
+    struct stream_msg *m = xcalloc(1, sizeof *m);
     m->msg.kind = MSG_SEND;
     m->r = replica_ref(r);
     m->shard_id = r->shard_id;
@@ -306,7 +306,7 @@ void snapshot_wanted(struct loop *l, struct replica *r, const struct raft_peer_r
             return;
         }
     }
-    struct save_waiter *w = xcalloc(1, sizeof(*w));
+    struct save_waiter *w = xcalloc(1, sizeof *w);
     w->peer = q->peer;
     w->next = work_of(r)->save_waiters;
     work_of(r)->save_waiters = w;
@@ -387,7 +387,7 @@ static void end_receive(struct loop *l, struct stream_msg *m, bool installed, bo
      * done. */
     if (!keep_file && m->name[0] && m->index != m->r->snapshot_index && !m->r->saving) {
         struct task *t = task_new(TASK_REMOVE, m->r);
-        memcpy(t->name, m->name, sizeof(t->name));
+        memcpy(t->name, m->name, sizeof t->name);
         snapshot_post(l, t);
     }
     m->msg.kind = MSG_RECEIVE_END;

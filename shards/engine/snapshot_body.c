@@ -22,7 +22,7 @@ void body_write_head(struct thole_sink *out, const struct task *t)
     };
     codec_header_encode(&h, &header);
     put_le32(size, (uint32_t)header.size);
-    (void)out->write(out, size, sizeof(size));
+    (void)out->write(out, size, sizeof size);
     (void)out->write(out, header.data, header.size);
     (void)out->write(out, t->sessions.data, t->sessions.size);
     bytes_deinit(&header);
@@ -64,7 +64,7 @@ static bool read_piece(struct body_source *s, struct bytes *out)
 {
     uint8_t size[4];
     bytes_clear(out);
-    if (!read_exactly(s, size, sizeof(size)) || get_le32(size) > 2 * LIMIT_FRAME_BYTES) {
+    if (!read_exactly(s, size, sizeof size) || get_le32(size) > 2 * LIMIT_FRAME_BYTES) {
         return false;
     }
     uint32_t n = get_le32(size);

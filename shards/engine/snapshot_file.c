@@ -14,13 +14,13 @@ static const char magic[8] = "tholsnap";
 void snapshot_trailer(uint64_t checksum, uint8_t ret[SNAPSHOT_TRAILER_BYTES])
 {
     put_le64(ret, checksum);
-    memcpy(ret + 8, magic, sizeof(magic));
+    memcpy(ret + 8, magic, sizeof magic);
 }
 
 bool snapshot_trailer_read(const uint8_t in[SNAPSHOT_TRAILER_BYTES], uint64_t *ret_checksum)
 {
     *ret_checksum = get_le64(in);
-    return memcmp(in + 8, magic, sizeof(magic)) == 0;
+    return memcmp(in + 8, magic, sizeof magic) == 0;
 }
 
 bool snapshot_name_parse(const char *name, uint64_t *ret_replica, uint64_t *ret_index)
@@ -29,7 +29,7 @@ bool snapshot_name_parse(const char *name, uint64_t *ret_replica, uint64_t *ret_
     if (sscanf(name, "%" SCNu64 "-%" SCNu64 ".snap", ret_replica, ret_index) != 2) {
         return false;
     }
-    (void)snprintf(again, sizeof(again), "%" PRIu64 "-%" PRIu64 ".snap", *ret_replica, *ret_index);
+    (void)snprintf(again, sizeof again, "%" PRIu64 "-%" PRIu64 ".snap", *ret_replica, *ret_index);
     return strcmp(again, name) == 0;
 }
 
@@ -79,9 +79,9 @@ static enum thole_code finish_file(struct file_sink *s, struct task *t, struct t
     if (code != THOLE_OK) {
         *st = s->st;
     } else {
-        code = s->ops->append(s->file, trailer, sizeof(trailer), st);
+        code = s->ops->append(s->file, trailer, sizeof trailer, st);
     }
-    t->bytes = s->size + sizeof(trailer);
+    t->bytes = s->size + sizeof trailer;
     snapshot_name(t->r, t->index, t->name);
     if (code == THOLE_OK) {
         code = s->ops->commit(s->file, t->name, st);
@@ -97,7 +97,7 @@ enum thole_code snapshot_save(struct engine *e, struct task *t, struct thole_sta
 {
     struct file_sink s = {.base = {write_file}, .ops = e->files->ops};
     char staged[ENGINE_NAME_BYTES];
-    (void)snprintf(staged, sizeof(staged), "%" PRIu64 ".tmp", t->r->replica_id);
+    (void)snprintf(staged, sizeof staged, "%" PRIu64 ".tmp", t->r->replica_id);
     enum thole_code code = s.ops->create(e->files, staged, snapshot_is_kept(t->r), &s.file, st);
     if (code != THOLE_OK) {
         return code;
@@ -163,11 +163,11 @@ static enum thole_code open_source(struct engine_files *files, const char *name,
     if (code != THOLE_OK) {
         return code;
     }
-    if (size < sizeof(trailer)) {
+    if (size < sizeof trailer) {
         code = THOLE_FAIL(st, THOLE_DATA_LOSS, THOLE_REASON_CORRUPT, "snapshot %s is cut", name);
     }
     if (code == THOLE_OK) {
-        code = s->ops->read(s->file, size - sizeof(trailer), trailer, sizeof(trailer), st);
+        code = s->ops->read(s->file, size - sizeof trailer, trailer, sizeof trailer, st);
     }
     if (code == THOLE_OK && !snapshot_trailer_read(trailer, ret_checksum)) {
         code = THOLE_FAIL(st, THOLE_DATA_LOSS, THOLE_REASON_CORRUPT, "%s is no snapshot", name);
@@ -176,7 +176,7 @@ static enum thole_code open_source(struct engine_files *files, const char *name,
         s->ops->close(s->file);
         return code;
     }
-    s->end = size - sizeof(trailer);
+    s->end = size - sizeof trailer;
     s->buffer = xmalloc(IO_BYTES);
     return THOLE_OK;
 }
@@ -245,7 +245,7 @@ static void first_config(const struct engine *e, const struct replica *r, uint64
 {
     struct raft_config c = {.epoch = epoch};
     struct raft_member self = {.replica_id = r->replica_id, .role = RAFT_VOTER};
-    memcpy(self.host, e->o.host_id.bytes, sizeof(self.host));
+    memcpy(self.host, e->o.host_id.bytes, sizeof self.host);
     *raft_config_insert(&c, 0) = self;
     raft_config_encode(&c, out);
     raft_config_deinit(&c);
@@ -285,7 +285,7 @@ static void copy_rest(struct file_source *from, struct file_sink *to)
 {
     uint8_t piece[4096];
     int64_t n;
-    while ((n = read_file(&from->body.base, piece, sizeof(piece))) > 0) {
+    while ((n = read_file(&from->body.base, piece, sizeof piece)) > 0) {
         (void)write_file(&to->base, piece, (size_t)n);
     }
     if (to->st.code == THOLE_OK) {
@@ -298,7 +298,7 @@ static enum thole_code copy_seed(struct engine *e, struct file_source *from, str
 {
     struct file_sink to = {.base = {write_file}, .ops = e->files->ops};
     char staged[ENGINE_NAME_BYTES];
-    (void)snprintf(staged, sizeof(staged), "%" PRIu64 ".tmp", t->r->replica_id);
+    (void)snprintf(staged, sizeof staged, "%" PRIu64 ".tmp", t->r->replica_id);
     enum thole_code code = to.ops->create(e->files, staged, snapshot_is_kept(t->r), &to.file, st);
     if (code != THOLE_OK) {
         return code;

@@ -25,7 +25,7 @@ struct snapshot_pipe {
 
 struct snapshot_pipe *pipe_new(struct engine *e, uint64_t bound)
 {
-    struct snapshot_pipe *p = xcalloc(1, sizeof(*p));
+    struct snapshot_pipe *p = xcalloc(1, sizeof *p);
     atomic_init(&p->refs, 1);
     p->e = e;
     p->may_wait = executor_may_wait(e->o.executor);
@@ -70,7 +70,7 @@ void pipe_unref(struct snapshot_pipe *p)
 
 static void wake_streamer(struct snapshot_pipe *p)
 {
-    struct stream_msg *m = xcalloc(1, sizeof(*m));
+    struct stream_msg *m = xcalloc(1, sizeof *m);
     m->msg.kind = MSG_FLOW;
     streamer_post(p->e, &m->msg);
 }
@@ -96,7 +96,7 @@ static bool put(struct snapshot_pipe *p, const struct piece *piece, bool by_job)
     ASSERT(!p->ended);
     bool ok = !p->broken;
     if (ok) {
-        struct link *x = xmalloc(sizeof(*x));
+        struct link *x = xmalloc(sizeof *x);
         *x = (struct link){NULL, *piece};
         *p->last = x;
         p->last = &x->next;

@@ -42,7 +42,7 @@ struct snapshot_receives {
 
 struct snapshot_receives *receives_new(struct engine *e, struct stream_jobs *jobs)
 {
-    struct snapshot_receives *s = xcalloc(1, sizeof(*s));
+    struct snapshot_receives *s = xcalloc(1, sizeof *s);
     s->e = e;
     s->jobs = jobs;
     return s;
@@ -91,7 +91,7 @@ static bool stage(struct snapshot_receives *s, struct receive *x)
 {
     struct thole_status st;
     char staged[ENGINE_NAME_BYTES];
-    (void)snprintf(staged, sizeof(staged), "%" PRIu64 ".part", x->to);
+    (void)snprintf(staged, sizeof staged, "%" PRIu64 ".part", x->to);
     if (s->e->files->ops->create(s->e->files, staged, true, &x->file, &st) == THOLE_OK) {
         return true;
     }
@@ -115,7 +115,7 @@ static void announce(struct snapshot_receives *s, struct receive *x)
 static struct receive *begin(struct snapshot_receives *s, const struct uuid *host,
                              const struct codec_chunk *c, struct replica *r)
 {
-    struct receive *x = xcalloc(1, sizeof(*x));
+    struct receive *x = xcalloc(1, sizeof *x);
     bool kept = snapshot_is_kept(r);
     x->shard_id = c->shard_id;
     x->to = c->to;
@@ -124,7 +124,7 @@ static struct receive *begin(struct snapshot_receives *s, const struct uuid *hos
         return NULL;
     }
     x->hash = hash_state_new(0);
-    x->m = xcalloc(1, sizeof(*x->m));
+    x->m = xcalloc(1, sizeof *x->m);
     x->m->msg.kind = MSG_RECEIVED;
     x->m->r = replica_ref(r);
     x->m->shard_id = c->shard_id;
@@ -173,7 +173,7 @@ static bool complete_file(struct snapshot_receives *s, struct receive *x,
     uint8_t trailer[SNAPSHOT_TRAILER_BYTES];
     const struct engine_files_ops *ops = s->e->files->ops;
     snapshot_trailer(c->total_checksum, trailer);
-    if (ops->append(x->file, trailer, sizeof(trailer), &st) != THOLE_OK) {
+    if (ops->append(x->file, trailer, sizeof trailer, &st) != THOLE_OK) {
         return false;
     }
     struct engine_file *file = x->file;

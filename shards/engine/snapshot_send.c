@@ -57,7 +57,7 @@ struct snapshot_sends {
 
 struct snapshot_sends *sends_new(struct engine *e, struct stream_jobs *jobs)
 {
-    struct snapshot_sends *s = xcalloc(1, sizeof(*s));
+    struct snapshot_sends *s = xcalloc(1, sizeof *s);
     s->e = e;
     s->jobs = jobs;
     s->last = &s->first;
@@ -140,12 +140,12 @@ static bool open_file(struct snapshot_sends *s, struct send *x)
     if (ops->open(s->e->files, x->m->name, &x->file, &size, &st) != THOLE_OK) {
         return false;
     }
-    if (size < sizeof(trailer) ||
-        ops->read(x->file, size - sizeof(trailer), trailer, sizeof(trailer), &st) != THOLE_OK ||
+    if (size < sizeof trailer ||
+        ops->read(x->file, size - sizeof trailer, trailer, sizeof trailer, &st) != THOLE_OK ||
         !snapshot_trailer_read(trailer, &x->checksum)) {
         return false;
     }
-    x->size = size - sizeof(trailer);
+    x->size = size - sizeof trailer;
     x->whole = true;
     return true;
 }
@@ -192,7 +192,7 @@ static enum pipe_state extend(struct send *x)
     if (state != PIPE_PIECE) {
         return state;
     }
-    struct kept *k = xcalloc(1, sizeof(*k));
+    struct kept *k = xcalloc(1, sizeof *k);
     k->offset = x->size;
     k->piece = piece;
     *x->kept_last = k;
@@ -426,7 +426,7 @@ void sends_start(struct snapshot_sends *s, struct stream_msg *m, uint64_t now_ns
 {
     (void)now_ns;
     supersede(s, m);
-    struct send *x = xcalloc(1, sizeof(*x));
+    struct send *x = xcalloc(1, sizeof *x);
     x->m = m;
     x->kept_last = &x->kept;
     *s->last = x;

@@ -24,16 +24,16 @@ static void found_name(void *ctx, const char *name)
     if (strlen(name) >= ENGINE_NAME_BYTES) {
         return;
     }
-    (void)strlcpy(s.name, name, sizeof(s.name));
+    (void)strlcpy(s.name, name, sizeof s.name);
     if (!snapshot_name_parse(name, &s.replica_id, &s.index) ||
         map_get(&e->by_replica, s.replica_id) == NULL) {
-        f->stale = xrealloc(f->stale, (f->stale_count + 1) * sizeof(f->stale[0]));
+        f->stale = xrealloc(f->stale, (f->stale_count + 1) * sizeof f->stale[0]);
         (void)strlcpy(f->stale[f->stale_count++], name, ENGINE_NAME_BYTES);
         return;
     }
     if (e->found_count == f->capacity) {
         f->capacity = f->capacity ? f->capacity * 2 : 16;
-        e->found = xrealloc(e->found, f->capacity * sizeof(e->found[0]));
+        e->found = xrealloc(e->found, f->capacity * sizeof e->found[0]);
     }
     e->found[e->found_count++] = s;
 }
@@ -56,7 +56,7 @@ void snapshots_find(struct engine *e)
     }
     free(f.stale);
     if (e->found_count > 1) {
-        qsort(e->found, e->found_count, sizeof(e->found[0]), compare_found);
+        qsort(e->found, e->found_count, sizeof e->found[0], compare_found);
     }
 }
 
@@ -291,7 +291,7 @@ static void maybe_remove(void *ctx, const char *name)
         index >= x->below) {
         return;
     }
-    x->names = xrealloc(x->names, (x->count + 1) * sizeof(x->names[0]));
+    x->names = xrealloc(x->names, (x->count + 1) * sizeof x->names[0]);
     (void)strlcpy(x->names[x->count++], name, ENGINE_NAME_BYTES);
 }
 

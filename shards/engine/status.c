@@ -14,13 +14,13 @@ size_t engine_replicas(struct engine *e, struct engine_replica_status **ret)
 {
     pthread_mutex_lock(&e->lock);
     size_t n = 0, it = 0;
-    struct engine_replica_status *all = xcalloc(e->by_replica.count + 1, sizeof(*all));
+    struct engine_replica_status *all = xcalloc(e->by_replica.count + 1, sizeof *all);
     struct replica *r;
     while ((r = map_next(&e->by_replica, &it, NULL)) != NULL) {
         replica_show(r, &all[n++]);
     }
     pthread_mutex_unlock(&e->lock);
-    qsort(all, n, sizeof(*all), compare_status);
+    qsort(all, n, sizeof *all, compare_status);
     *ret = all;
     return n;
 }
@@ -43,12 +43,12 @@ size_t engine_tombstones(struct engine *e, uint64_t **ret)
 {
     pthread_mutex_lock(&e->lock);
     size_t n = 0, it = 0;
-    uint64_t key, *all = xcalloc(e->tombstones.count + 1, sizeof(*all));
+    uint64_t key, *all = xcalloc(e->tombstones.count + 1, sizeof *all);
     while (map_next(&e->tombstones, &it, &key) != NULL) {
         all[n++] = key;
     }
     pthread_mutex_unlock(&e->lock);
-    qsort(all, n, sizeof(*all), compare_id);
+    qsort(all, n, sizeof *all, compare_id);
     *ret = all;
     return n;
 }

@@ -53,13 +53,13 @@ static uint64_t job_turn(void *ctx, struct msgq *batch, uint64_t now_ns)
 
 struct stream_jobs *jobs_new(struct engine *e)
 {
-    struct stream_jobs *j = xcalloc(1, sizeof(*j));
+    struct stream_jobs *j = xcalloc(1, sizeof *j);
     char name[16];
     j->e = e;
     for (unsigned i = 0; i < STREAM_JOBS_MAX; i++) {
-        (void)snprintf(name, sizeof(name), "saver-%u", i);
+        (void)snprintf(name, sizeof name, "saver-%u", i);
         j->savers[i].w = worker_new_background(e->o.executor, name, SIZE_MAX, job_turn, e);
-        (void)snprintf(name, sizeof(name), "restorer-%u", i);
+        (void)snprintf(name, sizeof name, "restorer-%u", i);
         j->restorers[i].w = worker_new_background(e->o.executor, name, SIZE_MAX, job_turn, e);
     }
     return j;

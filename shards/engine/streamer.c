@@ -141,7 +141,7 @@ void streamer_post(struct engine *e, struct worker_msg *m)
 
 struct streamer *streamer_new(struct engine *e)
 {
-    struct streamer *s = xcalloc(1, sizeof(*s));
+    struct streamer *s = xcalloc(1, sizeof *s);
     s->e = e;
     s->jobs = jobs_new(e);
     s->sends = sends_new(e, s->jobs);

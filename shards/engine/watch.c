@@ -38,7 +38,7 @@ uint64_t engine_watch(struct engine *e, uint64_t shard_id, const struct engine_w
         replica_unref(r);
         return 0;
     }
-    struct watch_list *n = xcalloc(1, sizeof(*n));
+    struct watch_list *n = xcalloc(1, sizeof *n);
     n->w = *w;
     n->replica = replica_ref(r);
     pthread_mutex_lock(&r->applier->watch_lock);

@@ -42,7 +42,7 @@ static enum thole_code write_all(struct engine *e, const struct msgq *batch,
     for (struct worker_msg *m = batch->head; m != NULL; m = m->next) {
         n += CONTAINER_OF(m, struct write_batch, msg)->count;
     }
-    struct store_update *updates = xcalloc(n + 1, sizeof(*updates));
+    struct store_update *updates = xcalloc(n + 1, sizeof *updates);
     size_t at = 0;
     for (struct worker_msg *m = batch->head; m != NULL; m = m->next) {
         struct write_batch *b = CONTAINER_OF(m, struct write_batch, msg);

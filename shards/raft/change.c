@@ -1,4 +1,5 @@
 /* raft_change_apply: what a change makes of a configuration (dissertation 4.1 to 4.3). Pure. */
+#include <inttypes.h>
 #include <string.h>
 
 #include "base/assert.h"
@@ -8,8 +9,8 @@
 static enum thole_code refuse(struct thole_status *st, enum thole_reason reason, uint64_t id,
                               const char *why)
 {
-    return THOLE_FAIL(st, THOLE_FAILED_PRECONDITION, reason, "membership change: replica %llu %s",
-                      (unsigned long long)id, why);
+    return THOLE_FAIL(st, THOLE_FAILED_PRECONDITION, reason,
+                      "membership change: replica %" PRIu64 " %s", id, why);
 }
 
 static void delete_member(struct raft_config *c, uint32_t i)
@@ -208,8 +209,8 @@ static enum thole_code force(const struct raft_config *from, const struct raft_c
     }
     if (c->epoch <= from->epoch) {
         return THOLE_FAIL(st, THOLE_FAILED_PRECONDITION, THOLE_REASON_STALE_REVISION,
-                          "membership change: epoch %llu is not above %llu",
-                          (unsigned long long)c->epoch, (unsigned long long)from->epoch);
+                          "membership change: epoch %" PRIu64 " is not above %" PRIu64, c->epoch,
+                          from->epoch);
     }
     struct raft_member *m = raft_config_insert(&to, 0);
     m->replica_id = c->items[0].replica_id;
@@ -245,8 +246,8 @@ enum thole_code raft_change_apply(const struct raft_config *from, const struct r
     }
     if (c->revision < from->revision) {
         return THOLE_FAIL(st, THOLE_FAILED_PRECONDITION, THOLE_REASON_STALE_REVISION,
-                          "membership change: revision %llu is older than %llu",
-                          (unsigned long long)c->revision, (unsigned long long)from->revision);
+                          "membership change: revision %" PRIu64 " is older than %" PRIu64,
+                          c->revision, from->revision);
     }
     if (from->joint != (c->item_count == 0)) {
         return THOLE_FAIL(st, THOLE_FAILED_PRECONDITION, THOLE_REASON_CHANGE_IN_FLIGHT,

@@ -9,6 +9,8 @@
  * deaf: a crash leaves all as it was. */
 #include "shards/raft/raft_internal.h"
 
+#include <inttypes.h>
+
 bool raft__has_no_data(const struct raft *r)
 {
     return raft__config(r)->member_count == 0 && r->log.start_index == 0 && r->log.last_index == 0;
@@ -27,8 +29,8 @@ enum thole_code raft__check_epoch(struct raft *r, uint64_t from, uint8_t kind, u
         raft__rearm_election(r);
         return THOLE_FAIL(st, THOLE_DATA_LOSS, THOLE_REASON_REMOVED,
                           "superseded: the group was forced without this replica, whose data is of "
-                          "epoch %llu",
-                          (unsigned long long)r->epoch);
+                          "epoch %" PRIu64,
+                          r->epoch);
     }
     *ret_ours = epoch == r->epoch && r->awake->force_index == 0;
     if (epoch < r->epoch && kind != RAFT_MSG_REMOVED) {
@@ -71,8 +73,7 @@ static enum thole_code check_force(const struct raft *r, uint64_t epoch, struct 
     }
     if (epoch <= r->epoch || epoch > RAFT_NUMBER_MAX) {
         return THOLE_FAIL(st, THOLE_FAILED_PRECONDITION, THOLE_REASON_STALE_REVISION,
-                          "force: epoch %llu is not above %llu", (unsigned long long)epoch,
-                          (unsigned long long)r->epoch);
+                          "force: epoch %" PRIu64 " is not above %" PRIu64, epoch, r->epoch);
     }
     if (r->awake->persist.snapshot_dirty || r->log.durable < r->log.start_index) {
         return THOLE_FAIL(st, THOLE_UNAVAILABLE, THOLE_REASON_NOT_READY,

@@ -1,6 +1,8 @@
 /* A leader's new entries: proposals and membership changes. */
 #include "shards/raft/raft_internal.h"
 
+#include <inttypes.h>
+
 static enum thole_code check_leader(const struct raft *r, struct thole_status *st)
 {
     if (r->role != RAFT_LEADER) {
@@ -9,8 +11,7 @@ static enum thole_code check_leader(const struct raft *r, struct thole_status *s
     }
     if (r->lead->transfer_target != 0) {
         return THOLE_FAIL(st, THOLE_UNAVAILABLE, THOLE_REASON_TRANSFERRING,
-                          "leadership moves to replica %llu",
-                          (unsigned long long)r->lead->transfer_target);
+                          "leadership moves to replica %" PRIu64, r->lead->transfer_target);
     }
     return THOLE_OK;
 }
@@ -53,8 +54,8 @@ enum thole_code raft_propose(struct raft *r, struct raft_entry *const *entries, 
     if (r->lead->uncommitted_bytes > 0 &&
         r->lead->uncommitted_bytes + bytes > LIMIT_UNCOMMITTED_BYTES) {
         return THOLE_FAIL(st, THOLE_RESOURCE_EXHAUSTED, THOLE_REASON_QUEUE_FULL,
-                          "%llu bytes are proposed and not committed",
-                          (unsigned long long)r->lead->uncommitted_bytes);
+                          "%" PRIu64 " bytes are proposed and not committed",
+                          r->lead->uncommitted_bytes);
     }
     *ret_first = r->log.last_index + 1;
     for (size_t i = 0; i < n; i++) {
@@ -67,7 +68,7 @@ enum thole_code raft_propose(struct raft *r, struct raft_entry *const *entries, 
 static enum thole_code not_ready(struct thole_status *st, uint64_t id, const char *why)
 {
     return THOLE_FAIL(st, THOLE_UNAVAILABLE, THOLE_REASON_NOT_READY,
-                      "membership change: replica %llu %s", (unsigned long long)id, why);
+                      "membership change: replica %" PRIu64 " %s", id, why);
 }
 
 /* Nobody gets a vote who did not lately answer us as a learner and has what is committed; a witness
@@ -117,8 +118,8 @@ static enum thole_code check_change(const struct raft *r, const struct raft_chan
     }
     if (r->membership.pending_count > 0 && !CANARY(two_changes_in_flight)) {
         return THOLE_FAIL(st, THOLE_ABORTED, THOLE_REASON_CHANGE_IN_FLIGHT,
-                          "membership change: entry %llu is not applied yet",
-                          (unsigned long long)r->membership.pending[0]->index);
+                          "membership change: entry %" PRIu64 " is not applied yet",
+                          r->membership.pending[0]->index);
     }
     if (raft__config(r)->joint && c->item_count > 0) {
         return THOLE_FAIL(st, THOLE_ABORTED, THOLE_REASON_CHANGE_IN_FLIGHT,
@@ -127,8 +128,8 @@ static enum thole_code check_change(const struct raft *r, const struct raft_chan
     if (r->commit < r->lead->first_index) {
         /* Without this, changes of two leaders may overlap (the 2015 erratum to 4.1). */
         return THOLE_FAIL(st, THOLE_ABORTED, THOLE_REASON_CHANGE_IN_FLIGHT,
-                          "membership change: nothing is committed in term %llu yet",
-                          (unsigned long long)r->term);
+                          "membership change: nothing is committed in term %" PRIu64 " yet",
+                          r->term);
     }
     code = raft_change_apply(raft__config(r), c, &after, st);
     if (code == THOLE_OK && raft__has_witness(raft__config(r)) &&

@@ -2,11 +2,12 @@
  * its term ours; then the function of its kind. Dissertation 3.3 (terms), 4.2.3 (disruption). */
 #include "shards/raft/raft_internal.h"
 
+#include <inttypes.h>
+
 static enum thole_code bad(struct thole_status *st, const struct raft_message *m, const char *what)
 {
     return THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
-                      "message kind %u from replica %llu: bad %s", m->kind,
-                      (unsigned long long)m->from, what);
+                      "message kind %u from replica %" PRIu64 ": bad %s", m->kind, m->from, what);
 }
 
 static bool entries_valid(const struct raft_message *m)

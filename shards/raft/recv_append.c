@@ -1,6 +1,8 @@
 /* Entries from the leader. Dissertation 3.5. */
 #include "shards/raft/raft_internal.h"
 
+#include <inttypes.h>
+
 static void reject(struct raft *r, const struct raft_message *m)
 {
     struct raft_message reply = {
@@ -50,7 +52,7 @@ enum thole_code raft__recv_append(struct raft *r, struct raft_message *m, struct
 {
     if (r->role == RAFT_LEADER || (r->leader != 0 && r->leader != m->from)) {
         return THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
-                          "append: replica %llu leads our term too", (unsigned long long)m->from);
+                          "append: replica %" PRIu64 " leads our term too", m->from);
     }
     raft__heard_leader(r, m->from);
 
@@ -72,8 +74,8 @@ enum thole_code raft__recv_append(struct raft *r, struct raft_message *m, struct
     if (i < m->entry_count) {
         if (m->entries[i]->index <= r->commit) {
             return THOLE_FAIL(st, THOLE_DATA_LOSS, THOLE_REASON_CORRUPT,
-                              "append: entry %llu would replace a committed one",
-                              (unsigned long long)m->entries[i]->index);
+                              "append: entry %" PRIu64 " would replace a committed one",
+                              m->entries[i]->index);
         }
         take_entries(r, m, i);
     }

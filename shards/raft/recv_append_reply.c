@@ -1,6 +1,8 @@
 /* A member's answer to an append: how far its log agrees with ours. */
 #include "shards/raft/raft_internal.h"
 
+#include <inttypes.h>
+
 static void rejected(struct raft *r, struct raft_progress *p, const struct raft_message *m)
 {
     uint64_t guess = m->hint;
@@ -49,8 +51,7 @@ enum thole_code raft__recv_append_reply(struct raft *r, const struct raft_messag
     }
     if (m->index > r->log.last_index) {
         return THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
-                          "append reply: index %llu is beyond our log",
-                          (unsigned long long)m->index);
+                          "append reply: index %" PRIu64 " is beyond our log", m->index);
     }
     raft__lead_answered(r, p, m);
     if (m->reject) {

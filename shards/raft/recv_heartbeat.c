@@ -1,19 +1,20 @@
 /* Heartbeats and their answers: liveness, the commit index, and read rounds. */
 #include "shards/raft/raft_internal.h"
 
+#include <inttypes.h>
+
 enum thole_code raft__take_heartbeat(struct raft *r, const struct raft_message *m,
                                      struct thole_status *st)
 {
     if (r->role == RAFT_LEADER || (r->leader != 0 && r->leader != m->from)) {
         return THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
-                          "heartbeat: replica %llu leads our term too",
-                          (unsigned long long)m->from);
+                          "heartbeat: replica %" PRIu64 " leads our term too", m->from);
     }
     if (m->commit > r->log.last_index) {
         /* The leader says what we acknowledged; we no longer have it. */
         return THOLE_FAIL(st, THOLE_DATA_LOSS, THOLE_REASON_CORRUPT,
-                          "heartbeat: we acknowledged %llu and have only %llu",
-                          (unsigned long long)m->commit, (unsigned long long)r->log.last_index);
+                          "heartbeat: we acknowledged %" PRIu64 " and have only %" PRIu64,
+                          m->commit, r->log.last_index);
     }
     raft__heard_leader(r, m->from);
     raft__commit_to(r, m->commit);
@@ -48,8 +49,7 @@ enum thole_code raft__recv_heartbeat_reply(struct raft *r, const struct raft_mes
     }
     if (m->context > r->read_number) {
         return THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
-                          "heartbeat reply: read round %llu was never opened",
-                          (unsigned long long)m->context);
+                          "heartbeat reply: read round %" PRIu64 " was never opened", m->context);
     }
     raft__lead_answered(r, p, m);
     p->paused = false;

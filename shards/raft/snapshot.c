@@ -1,6 +1,8 @@
 /* The beginning of the log moves: compaction, and snapshots installed here. Dissertation 5. */
 #include "shards/raft/raft_internal.h"
 
+#include <inttypes.h>
+
 void raft_compact(struct raft *r, uint64_t index)
 {
     raft__begin(r, r->now_ms);
@@ -24,13 +26,13 @@ static enum thole_code check_snapshot(const struct raft *r, uint64_t from, uint6
         index == 0 || index > RAFT_NUMBER_MAX || index_term == 0 || index_term > term ||
         config->member_count == 0) {
         return THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
-                          "snapshot from replica %llu: index %llu, term %llu, %u members",
-                          (unsigned long long)from, (unsigned long long)index,
-                          (unsigned long long)index_term, config->member_count);
+                          "snapshot from replica %" PRIu64 ": index %" PRIu64 ", term %" PRIu64
+                          ", %u members",
+                          from, index, index_term, config->member_count);
     }
     if (term == r->term && (r->role == RAFT_LEADER || (r->leader != 0 && r->leader != from))) {
         return THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
-                          "snapshot: replica %llu leads our term too", (unsigned long long)from);
+                          "snapshot: replica %" PRIu64 " leads our term too", from);
     }
     return raft__config_validate(config, st);
 }
@@ -108,8 +110,8 @@ enum thole_code raft_seed(struct raft *r, uint64_t index, uint64_t index_term,
         config->member_count != 1 || config->joint ||
         !raft_config_is_voter(config, r->options.replica_id)) {
         return THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
-                          "seed: index %llu, term %llu, %u members", (unsigned long long)index,
-                          (unsigned long long)index_term, config->member_count);
+                          "seed: index %" PRIu64 ", term %" PRIu64 ", %u members", index,
+                          index_term, config->member_count);
     }
     enum thole_code code = raft__config_validate(config, st);
     if (code != THOLE_OK) {

@@ -1,6 +1,8 @@
 /* Leadership transfer. Dissertation 3.10. */
 #include "shards/raft/raft_internal.h"
 
+#include <inttypes.h>
+
 void raft__timeout_now(struct raft *r, uint64_t target)
 {
     struct raft_message m = {.kind = RAFT_MSG_TIMEOUT_NOW, .to = target, .term = r->term};
@@ -56,8 +58,8 @@ static enum thole_code check_transfer(const struct raft *r, uint64_t target,
 
     if (r->lead->transfer_target != 0) {
         return THOLE_FAIL(st, THOLE_ABORTED, THOLE_REASON_TRANSFERRING,
-                          "transfer: one to replica %llu is under way",
-                          (unsigned long long)r->lead->transfer_target);
+                          "transfer: one to replica %" PRIu64 " is under way",
+                          r->lead->transfer_target);
     }
     if (target == 0) {
         return THOLE_FAIL(st, THOLE_FAILED_PRECONDITION, THOLE_REASON_UNSATISFIABLE,
@@ -65,11 +67,11 @@ static enum thole_code check_transfer(const struct raft *r, uint64_t target,
     }
     if (m == NULL) {
         return THOLE_FAIL(st, THOLE_NOT_FOUND, THOLE_REASON_NO_SUCH_REPLICA,
-                          "transfer: replica %llu is no member", (unsigned long long)target);
+                          "transfer: replica %" PRIu64 " is no member", target);
     }
     if (m->role != RAFT_VOTER) {
         return THOLE_FAIL(st, THOLE_FAILED_PRECONDITION, THOLE_REASON_UNSATISFIABLE,
-                          "transfer: replica %llu may not lead", (unsigned long long)target);
+                          "transfer: replica %" PRIu64 " may not lead", target);
     }
     return THOLE_OK;
 }

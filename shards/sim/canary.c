@@ -17,7 +17,7 @@ static const struct {
 
 const char *sim_canary_name(int i)
 {
-    return i >= 0 && (size_t)i < sizeof(all) / sizeof(all[0]) ? all[i].name : NULL;
+    return i >= 0 && (size_t)i < sizeof all / sizeof all[0] ? all[i].name : NULL;
 }
 
 bool sim_canary_set(const char *name)
@@ -26,7 +26,7 @@ bool sim_canary_set(const char *name)
     if (name == NULL) {
         return true;
     }
-    for (size_t i = 0; i < sizeof(all) / sizeof(all[0]); i++) {
+    for (size_t i = 0; i < sizeof all / sizeof all[0]; i++) {
         if (strcmp(all[i].name, name) == 0) {
             canary_on = all[i].canary;
         }

@@ -87,10 +87,9 @@ void check_config(struct sim *s, struct shard *shard, uint64_t index, const stru
         }
         return;
     }
-    shard->configs =
-        xrealloc(shard->configs, (shard->config_count + 1) * sizeof(shard->configs[0]));
+    shard->configs = xrealloc(shard->configs, (shard->config_count + 1) * sizeof shard->configs[0]);
     memmove(shard->configs + at + 1, shard->configs + at,
-            (shard->config_count - at) * sizeof(shard->configs[0]));
+            (shard->config_count - at) * sizeof shard->configs[0]);
     shard->config_count++;
     shard->configs[at] = (struct shadow_config){.index = index};
     raft_config_copy(&shard->configs[at].config, c);
@@ -607,7 +606,7 @@ void check_execute(struct sim *s, const struct member *m, uint64_t index, uint64
     }
     struct executed *e = map_get(&shard->executed, value);
     if (e == NULL) {
-        e = xmalloc(sizeof(*e));
+        e = xmalloc(sizeof *e);
         *e = (struct executed){index, result};
         (void)map_put(&shard->executed, value, e);
     }

@@ -81,7 +81,7 @@ static void submit(struct op *o, struct sim_host *h)
 static struct op *op_new(struct sim *s, struct client *c, struct shard *shard,
                          enum engine_request_kind kind)
 {
-    struct op *o = xcalloc(1, sizeof(*o));
+    struct op *o = xcalloc(1, sizeof *o);
     o->s = s;
     o->c = c;
     o->shard = shard;

@@ -105,7 +105,7 @@ static const struct log_store_ops disk_ops = {
 
 struct log_store *disk_new(struct sim_host *h)
 {
-    struct disk *d = xcalloc(1, sizeof(*d));
+    struct disk *d = xcalloc(1, sizeof *d);
     d->base.ops = &disk_ops;
     d->h = h;
     d->synced = log_store_memory_new();

@@ -63,10 +63,10 @@ static enum thole_code file_create(struct engine_files *base, const char *name, 
     if (fails(f)) {
         return THOLE_FAIL(st, THOLE_UNAVAILABLE, THOLE_REASON_DISK, "injected: no space");
     }
-    struct engine_file *file = xcalloc(1, sizeof(*file));
+    struct engine_file *file = xcalloc(1, sizeof *file);
     file->files = f;
     file->durable = durable;
-    file->content = xcalloc(1, sizeof(*file->content));
+    file->content = xcalloc(1, sizeof *file->content);
     file->content->refs = 1;
     *ret = file;
     return THOLE_OK;
@@ -143,8 +143,8 @@ static enum thole_code file_commit(struct engine_file *file, const char *name,
     if (file->durable) {
         forget_removed(f);
     }
-    struct entry *e = xcalloc(1, sizeof(*e));
-    (void)strlcpy(e->name, name, sizeof(e->name));
+    struct entry *e = xcalloc(1, sizeof *e);
+    (void)strlcpy(e->name, name, sizeof e->name);
     e->content = file->content;
     e->durable = file->durable;
     e->next = f->entries;
@@ -162,7 +162,7 @@ static enum thole_code file_open(struct engine_files *base, const char *name,
     if (e == NULL) {
         return THOLE_FAIL(st, THOLE_NOT_FOUND, THOLE_REASON_DISK, "no file %s", name);
     }
-    struct engine_file *file = xcalloc(1, sizeof(*file));
+    struct engine_file *file = xcalloc(1, sizeof *file);
     *file = (struct engine_file){.files = f, .content = e->content};
     e->content->refs++;
     *ret_size = e->content->bytes.size;
@@ -233,7 +233,7 @@ static const struct engine_files_ops files_ops = {
 
 struct engine_files *files_new(struct sim_host *h)
 {
-    struct files *f = xcalloc(1, sizeof(*f));
+    struct files *f = xcalloc(1, sizeof *f);
     f->base.ops = &files_ops;
     f->h = h;
     return &f->base;

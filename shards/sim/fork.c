@@ -28,7 +28,7 @@ static void find_reason(FILE *said, char *ret, size_t size)
     char line[512];
     rewind(said);
     (void)snprintf(ret, size, "the process ended");
-    while (fgets(line, sizeof(line), said) != NULL) {
+    while (fgets(line, sizeof line, said) != NULL) {
         line[strcspn(line, "\n")] = '\0';
         if (strstr(line, "assertion failed") != NULL ||
             strstr(line, "ERROR: AddressSanitizer") != NULL ||
@@ -53,20 +53,20 @@ void sim_run_forked(const struct sim_options *o, struct sim_report *ret)
         (void)signal(SIGSEGV, SIG_DFL);
         (void)dup2(fileno(said), STDERR_FILENO);
         sim_run(o, &r);
-        ssize_t n = write(report[1], &r, sizeof(r));
+        ssize_t n = write(report[1], &r, sizeof r);
         if (o->trace != NULL) {
             (void)fflush(o->trace);
         }
-        _exit(n == (ssize_t)sizeof(r) ? 0 : 1);
+        _exit(n == (ssize_t)sizeof r ? 0 : 1);
     }
     (void)close(report[1]);
-    bool complete = read_all(report[0], ret, sizeof(*ret));
+    bool complete = read_all(report[0], ret, sizeof *ret);
     while (waitpid(child, NULL, 0) < 0 && errno == EINTR) {
         continue;
     }
     if (!complete) {
         *ret = (struct sim_report){.failed = true};
-        find_reason(said, ret->why, sizeof(ret->why));
+        find_reason(said, ret->why, sizeof ret->why);
     }
     (void)close(report[0]);
     (void)fclose(said);

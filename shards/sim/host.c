@@ -1,4 +1,5 @@
 /* The life of a host: start, stop, crash, and what lasts over them. */
+#include <inttypes.h>
 #include <string.h>
 
 #include "shards/sim/sim_internal.h"
@@ -66,7 +67,7 @@ void host_start(struct sim_host *h)
         .seed = rand_u64(&s->rand[SIM_RAND_WORK]) | 1,
         .types = h->types,
     };
-    SIM_TRACE(s, "host %d: starts, incarnation %llu", h->id, (unsigned long long)h->incarnation);
+    SIM_TRACE(s, "host %d: starts, incarnation %" PRIu64, h->id, h->incarnation);
     if (engine_new(&o, &h->engine, &st) != THOLE_OK) {
         sim_fail(s, "host %d does not start: %s", h->id, st.message);
     }

@@ -43,7 +43,7 @@ static void states_push(struct states *s, struct state x)
 {
     if (s->count == s->capacity) {
         s->capacity = s->capacity ? s->capacity * 2 : 16;
-        s->items = xrealloc(s->items, s->capacity * sizeof(s->items[0]));
+        s->items = xrealloc(s->items, s->capacity * sizeof s->items[0]);
     }
     s->items[s->count++] = x;
 }
@@ -61,7 +61,7 @@ static bool states_add(struct states *s, struct state x)
 
 struct linear *linear_new(uint64_t initial)
 {
-    struct linear *l = xcalloc(1, sizeof(*l));
+    struct linear *l = xcalloc(1, sizeof *l);
     states_push(&l->now, (struct state){initial, 0});
     return l;
 }
@@ -83,7 +83,7 @@ static void add_event(struct linear *l, uint64_t op, bool is_return)
 {
     if (l->event_count == l->event_capacity) {
         l->event_capacity = l->event_capacity ? l->event_capacity * 2 : 64;
-        l->events = xrealloc(l->events, l->event_capacity * sizeof(l->events[0]));
+        l->events = xrealloc(l->events, l->event_capacity * sizeof l->events[0]);
     }
     l->events[l->event_count++] = (struct event){op, is_return};
 }
@@ -92,7 +92,7 @@ static uint64_t begin(struct linear *l, bool swap, uint64_t value)
 {
     if (l->op_count == l->op_capacity) {
         l->op_capacity = l->op_capacity ? l->op_capacity * 2 : 64;
-        l->ops = xrealloc(l->ops, l->op_capacity * sizeof(l->ops[0]));
+        l->ops = xrealloc(l->ops, l->op_capacity * sizeof l->ops[0]);
     }
     l->ops[l->op_count] = (struct op){.swap = swap, .value = value, .slot = -1};
     add_event(l, l->op_count, false);
@@ -198,7 +198,7 @@ static void drop_dominated(struct linear *l, struct states *s)
             l->seen.items[kept++] = x; /* `seen` has at least as much room, see search */
         }
     }
-    memcpy(s->items, l->seen.items, kept * sizeof(s->items[0]));
+    memcpy(s->items, l->seen.items, kept * sizeof s->items[0]);
     s->count = kept;
 }
 
@@ -264,7 +264,7 @@ static void trim(struct linear *l)
         return;
     }
     l->event_count -= l->event_next;
-    memmove(l->events, l->events + l->event_next, l->event_count * sizeof(l->events[0]));
+    memmove(l->events, l->events + l->event_next, l->event_count * sizeof l->events[0]);
     l->event_next = 0;
 }
 

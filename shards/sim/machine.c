@@ -4,6 +4,7 @@
  *
  * Three types: with views, without, and one that keeps its data on disk, where a crash goes back to
  * the last flush (or, by chance, keeps more). */
+#include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -101,15 +102,16 @@ static enum thole_code kv_apply(void *machine, struct thole_apply *b, struct tho
     for (size_t i = 0; i < b->entry_count; i++) {
         struct thole_entry *e = &b->entries[i];
         if (e->index <= m->kv->last) {
-            sim_fail(s, "shard %llu, replica %llu: index %llu is executed after %llu",
-                     (unsigned long long)m->shard_id, (unsigned long long)m->replica_id,
-                     (unsigned long long)e->index, (unsigned long long)m->kv->last);
+            sim_fail(s,
+                     "shard %" PRIu64 ", replica %" PRIu64 ": index %" PRIu64
+                     " is executed after %" PRIu64,
+                     m->shard_id, m->replica_id, e->index, m->kv->last);
         }
         uint64_t old = kv_swap(m->kv, e->index, e->command);
         uint8_t out[8];
         put_be64(out, old);
         e->code = old;
-        (void)e->result->write(e->result, out, sizeof(out));
+        (void)e->result->write(e->result, out, sizeof out);
         /* On a host that is about to go too: a persistent machine may keep it. */
         check_execute(s, shadow_member(s, m->replica_id), e->index,
                       get_be64((const uint8_t *)e->command.data + 8), old);
@@ -133,14 +135,14 @@ static enum thole_code kv_query(void *machine, const void *view, struct thole_sl
         return THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST, "not a key");
     }
     put_be64(out, kv_get(kv, get_be64(query.data)));
-    return answer->write(answer, out, sizeof(out));
+    return answer->write(answer, out, sizeof out);
 }
 
 static enum thole_code kv_view(void *machine, void **ret, struct thole_status *st)
 {
     (void)st;
     struct kv_machine *m = machine;
-    struct kv *copy = xmalloc(sizeof(*copy));
+    struct kv *copy = xmalloc(sizeof *copy);
     check_use(m);
     kv_copy(copy, m->kv);
     *ret = copy;
@@ -193,8 +195,8 @@ static bool take_number(struct thole_source *in, uint64_t *ret)
 {
     uint8_t b[8];
     size_t have = 0;
-    while (have < sizeof(b)) {
-        int64_t n = in->read(in, b + have, sizeof(b) - have);
+    while (have < sizeof b) {
+        int64_t n = in->read(in, b + have, sizeof b - have);
         if (n <= 0) {
             return false;
         }
@@ -223,7 +225,7 @@ static bool load(struct kv *kv, struct thole_source *in)
     }
     uint8_t page[4096];
     int64_t n;
-    while ((n = in->read(in, page, sizeof(page))) > 0) {
+    while ((n = in->read(in, page, sizeof page)) > 0) {
         ballast -= (uint64_t)n;
     }
     return n == 0 && ballast == 0;
@@ -256,7 +258,7 @@ static enum thole_code kv_open(const struct thole_machine_env *env, void **ret,
                                struct thole_status *st)
 {
     (void)st;
-    struct kv_machine *m = xcalloc(1, sizeof(*m));
+    struct kv_machine *m = xcalloc(1, sizeof *m);
     m->h = env->type_ctx;
     m->shard_id = env->shard_id;
     m->replica_id = env->replica_id;
@@ -320,7 +322,7 @@ static void set_meta(struct space *space, struct slice key, struct slice value, 
         return;
     }
     if (!found) {
-        struct meta_record *r = xcalloc(1, sizeof(*r));
+        struct meta_record *r = xcalloc(1, sizeof *r);
         bytes_append_slice(&r->key, key);
         r->next = *at;
         *at = r;
@@ -354,7 +356,7 @@ static struct space **find(struct space **list, uint64_t replica, uint64_t gener
 
 static struct space *copy_space(const struct space *from)
 {
-    struct space *to = xcalloc(1, sizeof(*to));
+    struct space *to = xcalloc(1, sizeof *to);
     to->replica = from->replica;
     to->generation = from->generation;
     kv_copy(&to->kv, &from->kv);
@@ -383,7 +385,7 @@ static enum thole_code disk_open(const struct thole_machine_env *env, void **ret
     struct kv_machine *m = opened;
     struct space **at = find(&m->h->kv->live, env->replica_id, env->generation);
     if (*at == NULL) {
-        *at = xcalloc(1, sizeof(**at));
+        *at = xcalloc(1, sizeof **at);
         (*at)->replica = env->replica_id;
         (*at)->generation = env->generation;
     }
@@ -445,7 +447,7 @@ struct thole_machine_type kv_persistent_type(struct sim_host *h, const char *nam
 
 struct kv_disk *kv_disk_new(struct sim_host *h)
 {
-    struct kv_disk *d = xcalloc(1, sizeof(*d));
+    struct kv_disk *d = xcalloc(1, sizeof *d);
     d->h = h;
     return d;
 }

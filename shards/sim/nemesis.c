@@ -229,7 +229,7 @@ static void strike(struct sim *s, void *arg)
 
 void nemesis_start(struct sim *s)
 {
-    for (size_t i = 0; i < sizeof(all) / sizeof(all[0]); i++) {
+    for (size_t i = 0; i < sizeof all / sizeof all[0]; i++) {
         if (sim_has(&s->c, all[i].fault)) {
             sim_at(s,
                    s->now_ns +

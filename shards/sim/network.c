@@ -63,7 +63,7 @@ static uint64_t due(struct sim *s, struct sim_link *link, enum engine_lane lane)
 static void post(struct sim_host *from, struct sim_host *to, struct sim_link *link,
                  enum engine_lane lane, struct bufslice frame)
 {
-    struct packet *p = xmalloc(sizeof(*p));
+    struct packet *p = xmalloc(sizeof *p);
     *p = (struct packet){from, to, from->incarnation, lane, frame};
     from->s->in_flight++;
     sim_at(from->s, due(from->s, link, lane), arrive, p);

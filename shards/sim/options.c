@@ -1,5 +1,6 @@
 /* What a seed expands to, and the line that repeats a run. */
 #include <bsd/string.h>
+#include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -160,11 +161,11 @@ void sim_describe(const struct sim_options *o, char *ret, size_t size)
     struct bytes b = {0};
     bytes_printf(
         &b,
-        "hosts=%d groups=%d clients=%d loops=%u election_ms=%u heartbeat_ms=%u sync_us=%llu "
-        "loss=%.3f duplicate=%.3f delay=%.3f reorder=%.3f compact=%llu leases=%.2f faults=",
+        "hosts=%d groups=%d clients=%d loops=%u election_ms=%u heartbeat_ms=%u sync_us=%" PRIu64 " "
+        "loss=%.3f duplicate=%.3f delay=%.3f reorder=%.3f compact=%" PRIu64 " leases=%.2f faults=",
         c.hosts, c.groups, c.clients, c.loops, c.election_ms, c.heartbeat_ms,
-        (unsigned long long)(c.sync_ns / NS_PER_US), c.loss, c.duplicate, c.delay, c.reorder,
-        (unsigned long long)c.compact_bytes, c.leases);
+        (c.sync_ns / NS_PER_US), c.loss, c.duplicate, c.delay, c.reorder, c.compact_bytes,
+        c.leases);
     for (int i = 0, n = 0; i < SIM_FAULTS; i++) {
         if (c.faults >> i & 1) {
             bytes_printf(&b, "%s%s", n++ ? "," : "", names[i]);
@@ -178,8 +179,7 @@ void sim_describe(const struct sim_options *o, char *ret, size_t size)
 void sim_replay_line(const struct sim_options *o, char *ret, size_t size)
 {
     struct bytes b = {0};
-    bytes_printf(&b, "thole-sim --seed %llu --ticks %llu", (unsigned long long)o->seed,
-                 (unsigned long long)o->ticks);
+    bytes_printf(&b, "thole-sim --seed %" PRIu64 " --ticks %" PRIu64, o->seed, o->ticks);
     if (o->hosts != 0) {
         bytes_printf(&b, " --hosts %u", o->hosts);
     }

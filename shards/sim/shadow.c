@@ -14,7 +14,7 @@ struct member *shadow_member(struct sim *s, uint64_t replica_id)
 
 struct member *shadow_add_member(struct sim *s, struct shard *shard, uint64_t replica_id, int host)
 {
-    struct member *m = xcalloc(1, sizeof(*m));
+    struct member *m = xcalloc(1, sizeof *m);
     m->replica_id = replica_id;
     m->shard = shard;
     m->host = host;
@@ -68,9 +68,9 @@ struct shadow_slot *shadow_slot(struct shard *shard, uint64_t index)
 {
     if (index >= shard->slot_count) {
         size_t n = (size_t)index * 2 + 64;
-        shard->slots = xrealloc(shard->slots, n * sizeof(shard->slots[0]));
+        shard->slots = xrealloc(shard->slots, n * sizeof shard->slots[0]);
         memset(shard->slots + shard->slot_count, 0,
-               (n - shard->slot_count) * sizeof(shard->slots[0]));
+               (n - shard->slot_count) * sizeof shard->slots[0]);
         shard->slot_count = n;
     }
     return &shard->slots[index];
@@ -106,7 +106,7 @@ static void note_entry(struct sim *s, struct member *m, const struct raft_entry 
         known = known->other;
     }
     if (known == NULL) {
-        known = xmalloc(sizeof(*known));
+        known = xmalloc(sizeof *known);
         *known = (struct shadow_entry){e->term, prev_term, hash, e->kind, slot->entries};
         slot->entries = known;
         return;
@@ -159,7 +159,7 @@ static void write_entries(struct sim *s, struct member *m, const struct store_up
     m->count = (size_t)(first - m->start - 1);
     if (m->count + u->entry_count > m->capacity) {
         m->capacity = (m->count + u->entry_count) * 2;
-        m->terms = xrealloc(m->terms, m->capacity * sizeof(m->terms[0]));
+        m->terms = xrealloc(m->terms, m->capacity * sizeof m->terms[0]);
     }
     for (size_t i = 0; i < u->entry_count; i++) {
         const struct raft_entry *e = u->entries[i];
@@ -200,7 +200,7 @@ static void write_start(struct sim *s, struct member *m, const struct store_upda
     } else if (u->start_index > m->start) {
         size_t gone = (size_t)(u->start_index - m->start);
         m->count -= gone;
-        memmove(m->terms, m->terms + gone, m->count * sizeof(m->terms[0]));
+        memmove(m->terms, m->terms + gone, m->count * sizeof m->terms[0]);
     }
     s->report->snapshots += u->start_reset;
     m->start = u->start_index;

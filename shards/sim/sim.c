@@ -17,7 +17,7 @@ void sim_at(struct sim *s, uint64_t at_ns, sim_fire_fn fire, void *arg)
 {
     if (s->event_count == s->event_capacity) {
         s->event_capacity = s->event_capacity ? s->event_capacity * 2 : 256;
-        s->events = xrealloc(s->events, s->event_capacity * sizeof(s->events[0]));
+        s->events = xrealloc(s->events, s->event_capacity * sizeof s->events[0]);
     }
     struct sim_event e = {at_ns, s->event_number++, fire, arg};
     size_t i = s->event_count++;
@@ -88,7 +88,7 @@ void sim_fail(struct sim *s, const char *format, ...)
     s->report->failed = true;
     s->report->at_ns = s->now_ns;
     va_start(args, format);
-    (void)vsnprintf(s->report->why, sizeof(s->report->why), format, args);
+    (void)vsnprintf(s->report->why, sizeof s->report->why, format, args);
     va_end(args);
     SIM_TRACE(s, "FAILED: %s", s->report->why);
 }
@@ -211,7 +211,7 @@ static void deinit(struct sim *s)
 
 void sim_run(const struct sim_options *o, struct sim_report *ret)
 {
-    struct sim *s = xcalloc(1, sizeof(*s));
+    struct sim *s = xcalloc(1, sizeof *s);
     *ret = (struct sim_report){0};
     s->o = *o;
     s->report = ret;

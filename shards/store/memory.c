@@ -266,7 +266,7 @@ static void report_fill(struct mem_replica *r)
     buf_unref(r->report_config);
     r->report_config = buf_ref(r->start_config);
     free(r->report_runs);
-    r->report_runs = xmalloc((r->count + 1) * sizeof(*r->report_runs));
+    r->report_runs = xmalloc((r->count + 1) * sizeof *r->report_runs);
     for (size_t i = 0; i < r->count; i++) {
         const struct raft_entry *e = r->entries[i];
 

@@ -31,7 +31,7 @@ static void show_rows(struct cli *c, enum rows_kind kind, struct slice in, const
     rows_add(&rows, row);
     rows_show(c, &rows, true, false);
     rows_show(c, &rows, false, true);
-    (void)rows_name(kind, row, name, sizeof(name));
+    (void)rows_name(kind, row, name, sizeof name);
     rows_deinit(&rows);
 }
 

@@ -17,7 +17,7 @@ static int parse(struct cli *c, const char *line)
     static const char *argv[64];
     int argc = 0;
     char *save = NULL;
-    snprintf(copy, sizeof(copy), "thole %s", line);
+    snprintf(copy, sizeof copy, "thole %s", line);
     for (char *word = strtok_r(copy, " ", &save); word != NULL; word = strtok_r(NULL, " ", &save)) {
         argv[argc++] = word;
     }
@@ -101,7 +101,7 @@ static void test_flag_beats_environment_beats_file(void **state)
     char path[] = "/tmp/test-cli-XXXXXX";
     int fd = mkstemp(path);
     static const char text[] = "endpoints: file:1\ncommand-timeout: 3s\noutput: yaml\n";
-    assert_int_equal(write(fd, text, sizeof(text) - 1), sizeof(text) - 1);
+    assert_int_equal(write(fd, text, sizeof text - 1), sizeof text - 1);
     close(fd);
     setenv("THOLE_ENDPOINTS", "environment:1", 1);
     setenv("THOLE_COMMAND_TIMEOUT", "2s", 1);
@@ -127,7 +127,7 @@ static void test_wrong_settings_name_their_line(void **state)
     (void)state;
     static const char *const bad[] = {"endpoint: a\n", "- a\n",         "output: [a]\n",
                                       "output: xml\n", "watch: true\n", "output: {\n"};
-    for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
+    for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
         struct cli c;
         char path[] = "/tmp/test-cli-XXXXXX";
         int fd = mkstemp(path);

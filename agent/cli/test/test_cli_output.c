@@ -25,7 +25,7 @@ static char *captured(void (*print)(struct cli *c), struct cli *c)
     fflush(stdout);
     dup2(saved, STDOUT_FILENO);
     close(saved);
-    ssize_t n = pread(fd, text, sizeof(text) - 1, 0);
+    ssize_t n = pread(fd, text, sizeof text - 1, 0);
     text[n > 0 ? n : 0] = '\0';
     close(fd);
     unlink(path);
@@ -124,7 +124,7 @@ static void test_json_names_enums_as_specs_do_and_times_by_date(void **state)
         "{\"id\":\"0\",\"kind\":\"DRAIN\"", "\"state\":null", "\"controllers\":[\"BALANCE\"]",
         "\"message\":\"a \\\"b\\\"\\u000a\\u0001\"",
         "\"startTime\":\"2024-11-30T13:32:12.123Z\",\"endTime\":null"};
-    for (size_t i = 0; i < sizeof(parts) / sizeof(parts[0]); i++) {
+    for (size_t i = 0; i < sizeof parts / sizeof parts[0]; i++) {
         if (strstr((const char *)out.data, parts[i]) == NULL) {
             fail_msg("no %s in %s", parts[i], (const char *)out.data);
         }

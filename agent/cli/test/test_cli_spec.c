@@ -22,7 +22,7 @@ struct fixture {
 
 static int setup(void **state)
 {
-    struct fixture *f = xcalloc(1, sizeof(*f));
+    struct fixture *f = xcalloc(1, sizeof *f);
     f->pool = upb_DefPool_New();
     f->arena = upb_Arena_New();
     *state = f;
@@ -177,13 +177,13 @@ static void test_nulls_and_bad_text_name_the_field(void **state)
     struct fixture *f = *state;
     static const char *const nulls[] = {"null", "~", "", "Null", "NULL"};
     char yaml[200];
-    for (size_t i = 0; i < sizeof(nulls) / sizeof(nulls[0]); i++) {
-        snprintf(yaml, sizeof(yaml), "kind: Host\nname: a\nspec:\n  tags:\n    zone: %s\n",
+    for (size_t i = 0; i < sizeof nulls / sizeof nulls[0]; i++) {
+        snprintf(yaml, sizeof yaml, "kind: Host\nname: a\nspec:\n  tags:\n    zone: %s\n",
                  nulls[i]);
         assert_bad(f, yaml, "x.yaml:5: spec.tags.zone: has no value");
-        snprintf(yaml, sizeof(yaml), "kind: Shard\nname: a\nspec:\n  spread:\n  - %s\n", nulls[i]);
+        snprintf(yaml, sizeof yaml, "kind: Shard\nname: a\nspec:\n  spread:\n  - %s\n", nulls[i]);
         assert_bad(f, yaml, "x.yaml:5: spec.spread[0]: has no value");
-        snprintf(yaml, sizeof(yaml), "kind: Shard\nname: %s\nspec: {}\n", nulls[i]);
+        snprintf(yaml, sizeof yaml, "kind: Shard\nname: %s\nspec: {}\n", nulls[i]);
         assert_bad(f, yaml, "x.yaml:1: name: is needed");
     }
     assert_bad(f, "kind: Host\nname: a\nspec:\n  tags: {null: b}\n",
@@ -305,9 +305,9 @@ static void test_units_are_read_and_shown(void **state)
     assert_false(cli_parse_duration("-1s", &ms));
     assert_false(cli_parse_duration("1d", &ms));
     assert_false(cli_parse_duration("99999999999h", &ms));
-    assert_string_equal(cli_bytes(1536, text, sizeof(text)), "1.5K");
-    assert_string_equal(cli_bytes(12, text, sizeof(text)), "12B");
-    assert_string_equal(cli_time(1700000000123, text, sizeof(text)), "2023-11-14T22:13:20.123Z");
+    assert_string_equal(cli_bytes(1536, text, sizeof text), "1.5K");
+    assert_string_equal(cli_bytes(12, text, sizeof text), "12B");
+    assert_string_equal(cli_time(1700000000123, text, sizeof text), "2023-11-14T22:13:20.123Z");
     assert_string_equal(cli_strip("shards/a", "shard"), "a");
     assert_string_equal(cli_strip("shard/a", "shard"), "a");
     assert_string_equal(cli_strip("sharded", "shard"), "sharded");

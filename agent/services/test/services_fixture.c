@@ -25,7 +25,7 @@ upb_StringView sv(const char *text)
 
 struct services_fixture *services_fixture_new(void)
 {
-    struct services_fixture *f = xcalloc(1, sizeof(*f));
+    struct services_fixture *f = xcalloc(1, sizeof *f);
     strcpy(f->dir, "/tmp/test-services-XXXXXX");
     log_configure(LOG_LEVEL_ERROR, false);
     assert_non_null(mkdtemp(f->dir));
@@ -59,7 +59,7 @@ const void *services_fixture_call(struct services_fixture *f, const char *path, 
     char *bytes = NULL;
     size_t size = 0;
     struct buf *reply = NULL;
-    memset(&f->st, 0, sizeof(f->st));
+    memset(&f->st, 0, sizeof f->st);
     assert_int_equal(upb_Encode(request, request_kind, 0, f->arena, &bytes, &size),
                      kUpb_EncodeStatus_Ok);
     if (bus_channel_call(f->channel, path, slice_of(bytes, size), CALL_TIMEOUT_MS, &reply,

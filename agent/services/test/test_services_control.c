@@ -73,7 +73,7 @@ static void test_hosts_specs_are_updated_and_guarded(void **state)
     struct services_fixture *f = *state;
     const thole_v1_Host *before = get_host(f, "h1");
     char etag[64];
-    snprintf(etag, sizeof(etag), "%.*s", (int)thole_v1_Host_etag(before).size,
+    snprintf(etag, sizeof etag, "%.*s", (int)thole_v1_Host_etag(before).size,
              thole_v1_Host_etag(before).data);
     const thole_v1_Host *h = set_host(f, thole_v1_HOST_STATE_CORDONED, "a", etag);
     assert_non_null(h);
@@ -98,7 +98,7 @@ static void test_tags_that_are_no_text_are_refused(void **state)
 {
     struct services_fixture *f = *state;
     static const char *const bad[] = {"caf\xe9", "a\nb", "\x1b[1m"};
-    for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
+    for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
         assert_failed(f, set_host(f, thole_v1_HOST_STATE_ACTIVE, bad[i], ""),
                       THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST);
         assert_non_null(strstr(f->st.message, "spec.tags: "));
@@ -193,13 +193,13 @@ static void test_bad_shard_specs_name_the_field(void **state)
         {{"", "counter", .voters = 3}, "shard.name: "},
         {{"UPPER", "counter", .voters = 3}, "shard.name: "},
     };
-    for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
+    for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
         assert_failed(f, create(f, bad[i].args), THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST);
         assert_non_null(strstr(f->st.message, bad[i].field));
     }
     char id[200];
-    memset(id, 'x', sizeof(id) - 1);
-    id[sizeof(id) - 1] = '\0';
+    memset(id, 'x', sizeof id - 1);
+    id[sizeof id - 1] = '\0';
     assert_failed(f, create(f, (struct shard_args){"x", "counter", .voters = 1, .request_id = id}),
                   THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST);
     assert_failed(f, CALL(f, Shards, CreateShard, NEW(f, CreateShardRequest), Shard),
@@ -249,7 +249,7 @@ static void test_updates_follow_the_etag(void **state)
     const thole_v1_Shard *s =
         update(f, (struct shard_args){"upd", "counter", .voters = 1, .allow_missing = true});
     assert_non_null(s);
-    snprintf(etag, sizeof(etag), "%.*s", (int)thole_v1_Shard_etag(s).size,
+    snprintf(etag, sizeof etag, "%.*s", (int)thole_v1_Shard_etag(s).size,
              thole_v1_Shard_etag(s).data);
     const thole_v1_Shard *changed = update(
         f, (struct shard_args){"upd", "counter", .voters = 1, .non_voting = 1, .etag = etag});
@@ -291,7 +291,7 @@ static void test_pages_cover_everything_once(void **state)
     struct services_fixture *f = *state;
     for (int i = 0; i < 7; i++) {
         char name[32];
-        snprintf(name, sizeof(name), "page-%d", i);
+        snprintf(name, sizeof name, "page-%d", i);
         services_fixture_create(f, name, "noop");
     }
     upb_StringView token = {NULL, 0};
@@ -451,7 +451,7 @@ static void test_bytes_that_do_not_decode_are_refused(void **state)
         "/thole.v1.Shards/GetShard", "/thole.v1.Shards/CreateShard", "/thole.v1.Data/Propose",
         "/thole.v1.Data/Query",      "/thole.v1.Data/OpenSession",
     };
-    for (size_t i = 0; i < sizeof(paths) / sizeof(paths[0]); i++) {
+    for (size_t i = 0; i < sizeof paths / sizeof paths[0]; i++) {
         struct buf *reply = NULL;
         assert_int_equal(bus_channel_call(f->channel, paths[i], slice_of("\x0a\xff\xff", 3), 5000,
                                           &reply, &f->st),
@@ -470,7 +470,7 @@ static void test_tags_that_upb_cannot_digest_are_refused(void **state)
     bytes[68] = 0x78;
     bytes[69] = 0x01;
     assert_int_equal(bus_channel_call(f->channel, "/thole.v1.Hosts/UpdateHost",
-                                      slice_of(bytes, sizeof(bytes)), 5000, &reply, &f->st),
+                                      slice_of(bytes, sizeof bytes), 5000, &reply, &f->st),
                      THOLE_INVALID_ARGUMENT);
     assert_non_null(strstr(f->st.message, "the entry of a map"));
     assert_non_null(get_host(f, "h1"));
@@ -507,7 +507,7 @@ static void test_names_of_any_length_are_refused_as_such(void **state)
 {
     struct services_fixture *f = *state;
     static const size_t sizes[] = {LIMIT_NAME_BYTES + 1, 8000, 1000000};
-    for (size_t i = 0; i < sizeof(sizes) / sizeof(sizes[0]); i++) {
+    for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++) {
         char *name = xmalloc(sizes[i] + 1);
         memset(name, 'x', sizes[i]);
         name[sizes[i]] = '\0';

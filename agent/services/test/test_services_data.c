@@ -184,7 +184,7 @@ static void test_shard_zero_is_not_served(void **state)
 {
     struct services_fixture *f = *state;
     static const char *const names[] = {"zero", "shards/zero"};
-    for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
+    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
         thole_v1_OpenSessionRequest *open = NEW(f, OpenSessionRequest);
         thole_v1_OpenSessionRequest_set_shard(open, sv(names[i]));
         assert_failed(f, CALL(f, Data, OpenSession, open, OpenSessionResponse),
@@ -277,7 +277,7 @@ static void test_streams_of_bytes_that_do_not_decode_are_refused(void **state)
 {
     struct services_fixture *f = *state;
     static const char *const paths[] = {"/thole.v1.Data/Watch", "/thole.v1.Snapshots/SaveSnapshot"};
-    for (size_t i = 0; i < sizeof(paths) / sizeof(paths[0]); i++) {
+    for (size_t i = 0; i < sizeof paths / sizeof paths[0]; i++) {
         struct bus_stream *s = NULL;
         assert_int_equal(
             bus_channel_stream(f->channel, paths[i], slice_of("\x0a\x01\xff", 3), &s, &f->st),
@@ -349,7 +349,7 @@ static bool read_batch(struct services_fixture *f, struct bus_stream *s, const c
                        struct seen *seen)
 {
     char gone[64];
-    snprintf(gone, sizeof(gone), "shards/%s", name);
+    snprintf(gone, sizeof gone, "shards/%s", name);
     for (;;) {
         struct buf *b = NULL;
         if (bus_stream_next(s, 10000, &b, &f->st) != THOLE_OK) {

@@ -32,7 +32,7 @@ static int teardown(void **state)
 static const char *name_of(int i)
 {
     static char name[16];
-    snprintf(name, sizeof(name), "s%d", i);
+    snprintf(name, sizeof name, "s%d", i);
     return name;
 }
 
@@ -40,7 +40,7 @@ static const char *name_of(int i)
 static int health_of(struct services_fixture *f, const char *shard)
 {
     char name[64];
-    snprintf(name, sizeof(name), "shard/%s", shard);
+    snprintf(name, sizeof name, "shard/%s", shard);
     grpc_health_v1_HealthCheckRequest *q = grpc_health_v1_HealthCheckRequest_new(f->arena);
     grpc_health_v1_HealthCheckRequest_set_service(q, sv(name));
     const grpc_health_v1_HealthCheckResponse *reply = services_fixture_call(
@@ -122,7 +122,7 @@ static void test_health_of_a_shard_made_again_is_its_own(void **state)
         }
         /* By the time that others are known, all that is gone has been noticed. */
         for (int i = 0; i < 2; i++) {
-            snprintf(other, sizeof(other), "other-%d-%d", round, i);
+            snprintf(other, sizeof other, "other-%d-%d", round, i);
             services_fixture_create(f, other, "counter");
             expect_health(f, other, grpc_health_v1_HealthCheckResponse_SERVING);
         }

@@ -35,12 +35,12 @@ static void test_forged_tokens_are_refused(void **state)
     (void)state;
     static const char *const bad[] = {"", "c", "*", "c3Jk=", "c3 k", "c3Jkx", "\xff\xff"};
     struct bytes key = {0};
-    for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
+    for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
         assert_false(page_token_decode(PAGE_SHARDS, slice_str(bad[i]), &key));
     }
     char big[4 * LIMIT_NAME_BYTES + 4];
-    memset(big, 'c', sizeof(big));
-    assert_false(page_token_decode(PAGE_SHARDS, slice_of(big, sizeof(big)), &key));
+    memset(big, 'c', sizeof big);
+    assert_false(page_token_decode(PAGE_SHARDS, slice_of(big, sizeof big), &key));
     bytes_deinit(&key);
 }
 
@@ -79,10 +79,10 @@ static void test_only_valid_utf8_is_text(void **state)
                                       "\xf8\x88\x80\x80\x80",
                                       "a\xe2\x82",
                                       "\xff"};
-    for (size_t i = 0; i < sizeof(good) / sizeof(good[0]); i++) {
+    for (size_t i = 0; i < sizeof good / sizeof good[0]; i++) {
         assert_true(text_is_utf8(slice_str(good[i])));
     }
-    for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
+    for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
         assert_false(text_is_utf8(slice_str(bad[i])));
     }
 }

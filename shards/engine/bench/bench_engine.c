@@ -4,6 +4,7 @@
  *   bench_engine [--shards N] [--in-flight N] [--seconds N] [--bytes N] [--loops N] [--memory]
  *                [--queries] [--machine NAME] */
 #include <getopt.h>
+#include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -87,15 +88,14 @@ static double cpu_seconds(void)
 
 static void show(const char *name, const struct metric *m)
 {
-    printf("  %-28s n=%-9llu mean=%-10.1f p50=%-9llu p99=%llu\n", name,
-           (unsigned long long)histogram_count(m->histogram), histogram_mean(m->histogram),
-           (unsigned long long)histogram_percentile(m->histogram, 50),
-           (unsigned long long)histogram_percentile(m->histogram, 99));
+    printf("  %-28s n=%-9" PRIu64 " mean=%-10.1f p50=%-9" PRIu64 " p99=%" PRIu64 "\n", name,
+           histogram_count(m->histogram), histogram_mean(m->histogram),
+           histogram_percentile(m->histogram, 50), histogram_percentile(m->histogram, 99));
 }
 
 static void measure(struct bench *b)
 {
-    struct slot *slots = xcalloc(b->s.in_flight, sizeof(*slots));
+    struct slot *slots = xcalloc(b->s.in_flight, sizeof *slots);
     atomic_store(&b->outstanding, b->s.in_flight);
     for (uint64_t i = 0; i < b->s.in_flight; i++) {
         slots[i].b = b;
@@ -115,12 +115,12 @@ static void measure(struct bench *b)
     }
     double n = (double)atomic_load(&b->completed);
     printf("%.0f %s/s  p50 %.2f ms  p99 %.2f ms  p99.9 %.2f ms  "
-           "%.2f us CPU each (%.3f cores)  failed %llu\n",
+           "%.2f us CPU each (%.3f cores)  failed %" PRIu64 "\n",
            n / seconds, b->s.queries ? "queries" : "proposals",
            (double)histogram_percentile(&b->latency_ns, 50) / 1e6,
            (double)histogram_percentile(&b->latency_ns, 99) / 1e6,
            (double)histogram_percentile(&b->latency_ns, 99.9) / 1e6, n > 0 ? cpu * 1e6 / n : 0,
-           cpu / seconds, (unsigned long long)atomic_load(&b->failed));
+           cpu / seconds, atomic_load(&b->failed));
     free(slots);
 }
 
@@ -200,7 +200,7 @@ int main(int argc, char **argv)
     rig_wait_leaders(b.rig);
     b.payload = buf_new(b.s.bytes);
     memset(b.payload->data, 'x', b.s.bytes);
-    b.leaders = xcalloc(b.s.shards + 1, sizeof(b.leaders[0]));
+    b.leaders = xcalloc(b.s.shards + 1, sizeof b.leaders[0]);
     for (uint64_t shard = 1; shard <= b.s.shards; shard++) {
         int leader = rig_leader(b.rig, shard);
         atomic_init(&b.leaders[shard], leader < 0 ? 0 : leader);

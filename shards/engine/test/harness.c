@@ -101,7 +101,7 @@ static enum thole_code net_send(void *ctx, const struct uuid *to, enum engine_la
         bufslice_unref(frame);
         return THOLE_UNAVAILABLE;
     }
-    struct packet *p = xcalloc(1, sizeof(*p));
+    struct packet *p = xcalloc(1, sizeof *p);
     uint64_t delay = c->delay_ms_max ? rand_below(&c->rand, c->delay_ms_max * MS) : 0;
     *p = (struct packet){
         .due_ns = cluster_now(c) + delay,
@@ -231,7 +231,7 @@ void isolate(struct cluster *c, int h, bool cut)
 
 struct cluster *cluster_new(int hosts, uint64_t seed)
 {
-    struct cluster *c = xcalloc(1, sizeof(*c));
+    struct cluster *c = xcalloc(1, sizeof *c);
     c->ex = executor_manual_new(1000 * MS);
     c->count = hosts;
     c->machine = "tally";
@@ -246,7 +246,7 @@ struct cluster *cluster_new(int hosts, uint64_t seed)
         h->id = i;
         h->uuid.bytes[0] = 0xaa;
         h->uuid.bytes[15] = (uint8_t)(i + 1);
-        struct proxy *p = xcalloc(1, sizeof(*p));
+        struct proxy *p = xcalloc(1, sizeof *p);
         p->base.ops = &proxy_ops;
         p->h = h;
         h->log = &p->base;
@@ -377,7 +377,7 @@ static void op_done(struct engine_request *r)
 
 struct op *op_new(struct cluster *c, enum engine_request_kind kind, const char *text)
 {
-    struct op *o = xcalloc(1, sizeof(*o));
+    struct op *o = xcalloc(1, sizeof *o);
     o->c = c;
     o->r.kind = kind;
     o->r.shard_id = SHARD;
@@ -468,8 +468,8 @@ static struct tally tally_of(struct op *o)
     if (o->r.status.code != THOLE_OK) {
         fail_msg("query: %s", o->r.status.message);
     }
-    assert_int_equal(o->r.result.bytes.size, sizeof(t));
-    memcpy(&t, o->r.result.bytes.data, sizeof(t));
+    assert_int_equal(o->r.result.bytes.size, sizeof t);
+    memcpy(&t, o->r.result.bytes.data, sizeof t);
     op_free(o);
     return t;
 }

@@ -13,9 +13,9 @@ static enum thole_code pad(struct thole_sink *out, size_t size)
 {
     enum thole_code code = THOLE_OK;
     uint8_t page[4096];
-    memset(page, 7, sizeof(page));
+    memset(page, 7, sizeof page);
     for (size_t left = size; left > 0 && code == THOLE_OK;) {
-        size_t n = left < sizeof(page) ? left : sizeof(page);
+        size_t n = left < sizeof page ? left : sizeof page;
         code = out->write(out, page, n);
         left -= n;
     }
@@ -31,7 +31,7 @@ static enum thole_code tally_open(const struct thole_machine_env *env, void **re
                                   struct thole_status *st)
 {
     (void)st;
-    struct tally_machine *m = xcalloc(1, sizeof(*m));
+    struct tally_machine *m = xcalloc(1, sizeof *m);
     m->ctx = env->type_ctx;
     *ret = m;
     return THOLE_OK;
@@ -44,7 +44,7 @@ static void tally_step(struct tally *t, struct thole_entry *e)
     t->hash = hash64(e->command.data, e->command.size, t->hash);
     put_le64(out, t->count);
     e->code = t->count;
-    (void)e->result->write(e->result, out, sizeof(out));
+    (void)e->result->write(e->result, out, sizeof out);
 }
 
 static enum thole_code tally_apply(void *machine, struct thole_apply *b, struct thole_status *st)
@@ -78,14 +78,14 @@ static enum thole_code tally_query(void *machine, const void *view, struct thole
     if (query.size > 0 && *(const char *)query.data == '!') {
         return THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST, "bad query");
     }
-    return answer->write(answer, view != NULL ? view : &m->t, sizeof(m->t));
+    return answer->write(answer, view != NULL ? view : &m->t, sizeof m->t);
 }
 
 static enum thole_code tally_view(void *machine, void **ret, struct thole_status *st)
 {
     (void)st;
     const struct tally_machine *m = machine;
-    struct tally *copy = xmalloc(sizeof(*copy));
+    struct tally *copy = xmalloc(sizeof *copy);
     *copy = m->t;
     *ret = copy;
     return THOLE_OK;
@@ -99,7 +99,7 @@ static void tally_release(void *machine, void *view)
 
 static enum thole_code write_tally(struct thole_sink *out, const struct tally *t, size_t ballast)
 {
-    enum thole_code code = out->write(out, t, sizeof(*t));
+    enum thole_code code = out->write(out, t, sizeof *t);
     return code == THOLE_OK ? pad(out, ballast) : code;
 }
 
@@ -117,12 +117,12 @@ static enum thole_code tally_restore(void *machine, struct thole_source *in,
 {
     (void)meta, (void)meta_count;
     struct tally_machine *m = machine;
-    if (in->read(in, &m->t, sizeof(m->t)) != sizeof(m->t)) {
+    if (in->read(in, &m->t, sizeof m->t) != sizeof m->t) {
         return THOLE_FAIL(st, THOLE_DATA_LOSS, THOLE_REASON_CORRUPT, "cut");
     }
     uint8_t page[4096];
     int64_t n;
-    while ((n = in->read(in, page, sizeof(page))) > 0) {
+    while ((n = in->read(in, page, sizeof page)) > 0) {
         continue;
     }
     return n == 0 ? THOLE_OK : THOLE_DATA_LOSS;
@@ -204,13 +204,13 @@ static struct space *copy_spaces(const struct space *s)
     if (s == NULL) {
         return NULL;
     }
-    struct space *c = xcalloc(1, sizeof(*c));
+    struct space *c = xcalloc(1, sizeof *c);
     *c = *s;
     c->next = copy_spaces(s->next);
     c->records = NULL;
     struct record **at = &c->records;
     for (const struct record *r = s->records; r != NULL; r = r->next) {
-        *at = xcalloc(1, sizeof(**at));
+        *at = xcalloc(1, sizeof **at);
         bytes_append_slice(&(*at)->key, bytes_slice(&r->key));
         bytes_append_slice(&(*at)->value, bytes_slice(&r->value));
         at = &(*at)->next;
@@ -220,7 +220,7 @@ static struct space *copy_spaces(const struct space *s)
 
 struct ledger_disk *ledger_disk_new(void)
 {
-    struct ledger_disk *d = xcalloc(1, sizeof(*d));
+    struct ledger_disk *d = xcalloc(1, sizeof *d);
     pthread_mutex_init(&d->lock, NULL);
     return d;
 }
@@ -270,7 +270,7 @@ static void set_record(struct space *s, struct slice key, struct thole_slice val
         return;
     }
     if (!found) {
-        struct record *r = xcalloc(1, sizeof(*r));
+        struct record *r = xcalloc(1, sizeof *r);
         bytes_append_slice(&r->key, key);
         r->next = *at;
         *at = r;
@@ -292,12 +292,12 @@ static enum thole_code ledger_open(const struct thole_machine_env *env, void **r
                                    struct thole_status *st)
 {
     (void)st;
-    struct ledger_machine *m = xcalloc(1, sizeof(*m));
+    struct ledger_machine *m = xcalloc(1, sizeof *m);
     m->disk = env->type_ctx;
     pthread_mutex_lock(&m->disk->lock);
     m->space = find_space(m->disk, env->replica_id, env->generation);
     if (m->space == NULL) {
-        m->space = xcalloc(1, sizeof(*m->space));
+        m->space = xcalloc(1, sizeof *m->space);
         m->space->replica = env->replica_id;
         m->space->generation = env->generation;
         m->space->next = m->disk->live;
@@ -344,7 +344,7 @@ static enum thole_code ledger_view(void *machine, void **ret, struct thole_statu
 {
     (void)st;
     struct ledger_machine *m = machine;
-    struct tally *copy = xmalloc(sizeof(*copy));
+    struct tally *copy = xmalloc(sizeof *copy);
     *copy = m->space->t;
     *ret = copy;
     return THOLE_OK;
@@ -376,7 +376,7 @@ static enum thole_code ledger_restore(void *machine, struct thole_source *in,
 {
     struct ledger_machine *m = machine;
     struct tally t;
-    if (in->read(in, &t, sizeof(t)) != sizeof(t)) {
+    if (in->read(in, &t, sizeof t) != sizeof t) {
         return THOLE_FAIL(st, THOLE_DATA_LOSS, THOLE_REASON_CORRUPT, "cut");
     }
     pthread_mutex_lock(&m->disk->lock);

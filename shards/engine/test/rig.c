@@ -46,7 +46,7 @@ static enum thole_code net_send(void *ctx, const struct uuid *to, enum engine_la
     struct rig_host *h = ctx;
     int index = to->bytes[15] - 1;
     struct rig_host *target = index < h->rig->o.hosts ? &h->rig->hosts[index] : NULL;
-    struct packet *p = xcalloc(1, sizeof(*p));
+    struct packet *p = xcalloc(1, sizeof *p);
     *p = (struct packet){
         .from = h->uuid, .incarnation = h->incarnation, .lane = lane, .frame = frame};
     if (target != NULL && atomic_load(&target->up) && worker_post(target->net, &p->msg)) {
@@ -163,7 +163,7 @@ static void start_replicas(struct rig *r, struct started *s)
 
 struct rig *rig_new(const struct rig_options *o)
 {
-    struct rig *r = xcalloc(1, sizeof(*r));
+    struct rig *r = xcalloc(1, sizeof *r);
     r->o = *o;
     r->ex = executor_threaded_new(&clock_system);
     for (int i = 0; i < o->hosts; i++) {

@@ -193,7 +193,7 @@ static void test_codec_beat_round_trip(void **state)
     bufslice_unref(f);
     assert_true(t.beat.number == 5 && t.beat.heard == UINT64_MAX && t.beat.all_woken);
     assert_int_equal(t.beat.woken_count, BEAT_WOKEN_MAX);
-    assert_memory_equal(t.beat.woken, b.woken, sizeof(b.woken));
+    assert_memory_equal(t.beat.woken, b.woken, sizeof b.woken);
     b.number = 0;
     f = codec_beat_frame(&b);
     assert_int_equal(codec_read_frame(f, &sink, &st), THOLE_INVALID_ARGUMENT);

@@ -151,7 +151,7 @@ static void check_crashes(const char *machine)
         stop_others(c);
         host_join(c, NEW);
         cluster_run(c, 100);
-        struct done *d = calloc(1, sizeof(*d));
+        struct done *d = calloc(1, sizeof *d);
         engine_seed(c->hosts[NEW].engine, SHARD, "s", on_done, d);
         cluster_run(c, ms);
         host_crash(c, NEW);

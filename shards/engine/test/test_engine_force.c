@@ -1,4 +1,5 @@
 /* Quorum loss: engine_force, and those who come back. */
+#include <inttypes.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -250,7 +251,7 @@ static void find_newest(void *ctx, const char *name)
     uint64_t replica, index;
     if (snapshot_name_parse(name, &replica, &index) && index >= f->index) {
         f->index = index;
-        (void)snprintf(f->name, sizeof(f->name), "%s", name);
+        (void)snprintf(f->name, sizeof f->name, "%s", name);
     }
 }
 
@@ -297,7 +298,7 @@ static void put_file(struct host *h, const char *name, const struct bytes *strea
     snapshot_trailer(hash64(stream->data, stream->size, 0), trailer);
     assert_int_equal(h->files->ops->create(h->files, name, true, &file, &st), THOLE_OK);
     assert_int_equal(h->files->ops->append(file, stream->data, stream->size, &st), THOLE_OK);
-    assert_int_equal(h->files->ops->append(file, trailer, sizeof(trailer), &st), THOLE_OK);
+    assert_int_equal(h->files->ops->append(file, trailer, sizeof trailer, &st), THOLE_OK);
     assert_int_equal(h->files->ops->commit(file, name, &st), THOLE_OK);
 }
 
@@ -317,7 +318,7 @@ static void test_engine_start_takes_no_snapshot_of_another_epoch(void **state)
     struct engine_replica_status s = status_of(c, 0);
     forge(&c->hosts[0], s.last_index, s.last_term, 0, &stream);
     host_crash(c, 0);
-    (void)snprintf(name, sizeof(name), "1-%llu.snap", (unsigned long long)s.last_index);
+    (void)snprintf(name, sizeof name, "1-%" PRIu64 ".snap", s.last_index);
     put_file(&c->hosts[0], name, &stream);
     host_start(c, 0);
     cluster_wait_leader(c);

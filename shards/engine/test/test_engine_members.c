@@ -249,7 +249,7 @@ static void test_engine_impossible_replicas_are_refused(void **state)
     } bad[] = {{0, 12, RAFT_VOTER},  {UINT64_MAX, 12, RAFT_VOTER},
                {11, 11, RAFT_VOTER}, {11, 0, RAFT_VOTER},
                {11, 12, 9},          {11, 12, 0}};
-    for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
+    for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
         struct done d = {0};
         initial[1].replica_id = bad[i].other;
         initial[1].role = bad[i].role;

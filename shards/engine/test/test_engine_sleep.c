@@ -152,7 +152,7 @@ static void test_sleep_mute_leader_is_replaced(void **state)
         c->cut[leader][h] = h != leader;
     }
     expect_other_leader(c, leader);
-    memset(c->cut, 0, sizeof(c->cut));
+    memset(c->cut, 0, sizeof c->cut);
     RUN_UNTIL(c, 20 * IDLE_MS, sleepers(c) == 3);
     cluster_free(c);
 }

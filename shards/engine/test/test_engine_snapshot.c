@@ -274,7 +274,7 @@ static void find_newest(void *ctx, const char *name)
     if (snapshot_name_parse(name, &replica, &index) && replica == n->replica_id &&
         index >= n->index) {
         n->index = index;
-        (void)snprintf(n->name, sizeof(n->name), "%s", name);
+        (void)snprintf(n->name, sizeof n->name, "%s", name);
     }
 }
 
@@ -434,7 +434,7 @@ static void test_engine_snapshot_for_an_opening_replica_spares_its_own(void **st
     assert_true(index > 0 && status_of(c, 0).first_index > 1);
     r->state = GROUP_OPENING;
     r->snapshot_index = 0;
-    struct stream_msg *m = xcalloc(1, sizeof(*m));
+    struct stream_msg *m = xcalloc(1, sizeof *m);
     m->msg.kind = MSG_RECEIVED;
     m->r = r;
     m->from = 2;

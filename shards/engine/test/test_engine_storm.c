@@ -1,5 +1,6 @@
 /* Random crashes, partitions and loss, over many seeds: no acknowledged proposal is lost, each is
  * applied once, and all replicas end in the same state. */
+#include <inttypes.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -76,7 +77,7 @@ static void read_sometimes(struct storm *s)
     if (s->query != NULL && s->query->done) {
         if (s->query->r.status.code == THOLE_OK) {
             struct tally t;
-            memcpy(&t, s->query->r.result.bytes.data, sizeof(t));
+            memcpy(&t, s->query->r.result.bytes.data, sizeof t);
             assert_true(t.count >= s->query_floor);
             s->queries++;
         }
@@ -150,7 +151,7 @@ static void calm(struct storm *s)
     struct cluster *c = s->c;
     c->drop = 0;
     c->delay_ms_max = 2;
-    memset(c->cut, 0, sizeof(c->cut));
+    memset(c->cut, 0, sizeof c->cut);
     for (int i = 0; i < c->count; i++) {
         if (c->hosts[i].engine == NULL) {
             host_start(c, i);
@@ -234,7 +235,7 @@ static void storms(const char *machine, int hosts, uint64_t base)
         if (one != NULL && strtoull(one, NULL, 10) != seed) {
             continue;
         }
-        print_message("seed %llu\r", (unsigned long long)seed);
+        print_message("seed %" PRIu64 "\r", seed);
         run_storm(seed, machine, hosts);
     }
 }

@@ -207,7 +207,7 @@ static void make_stream(struct cluster *c, struct stream *s)
     put_le32(bytes_extend(&s->bytes, 4), (uint32_t)head.size);
     bytes_append_slice(&s->bytes, bytes_slice(&head));
     put_le32(bytes_extend(&s->bytes, 4), 0); /* no sessions */
-    bytes_append(&s->bytes, &t, sizeof(t));
+    bytes_append(&s->bytes, &t, sizeof t);
     bytes_append(&s->bytes, "more", 4);
     bytes_deinit(&head);
     replica_unref(r);

@@ -90,7 +90,7 @@ static struct tally query(struct rig *r, uint64_t shard, int h)
         wait_done(&k);
         bool ok = k.r.status.code == THOLE_OK;
         if (ok) {
-            memcpy(&t, k.r.result.bytes.data, sizeof(t));
+            memcpy(&t, k.r.result.bytes.data, sizeof t);
         }
         bufslice_unref(k.r.result);
         if (ok) {
@@ -142,7 +142,7 @@ static void run(const struct thole_machine_type *type, bool memory_log, uint32_t
     };
     log_configure(LOG_LEVEL_WARN, false);
     struct rig *r = rig_new(&o);
-    struct client *clients = xcalloc(CLIENTS, sizeof(*clients));
+    struct client *clients = xcalloc(CLIENTS, sizeof *clients);
     rig_wait_leaders(r);
     for (int i = 0; i < CLIENTS; i++) {
         clients[i].rig = r;
@@ -241,7 +241,7 @@ static void put_many(struct rig *r, struct client *k, int n)
 {
     for (int i = 0; i < n; i++) {
         char text[200];
-        (void)snprintf(text, sizeof(text), "put key-%d a value of some length, number %d", i % 20,
+        (void)snprintf(text, sizeof text, "put key-%d a value of some length, number %d", i % 20,
                        (int)k->sequence);
         kv_request(r, k, ENGINE_PROPOSE, -1, text);
         bufslice_unref(k->r.result);
@@ -253,11 +253,11 @@ static void check_equal(struct rig *r, struct client *k)
 {
     for (int i = 0; i < 20; i++) {
         char text[32], first[256] = {0};
-        (void)snprintf(text, sizeof(text), "get key-%d", i);
+        (void)snprintf(text, sizeof text, "get key-%d", i);
         for (int h = 0; h < 3; h++) {
             kv_request(r, k, ENGINE_QUERY, h, text);
             struct slice answer = k->r.result.bytes;
-            assert_in_range(answer.size, 1, sizeof(first));
+            assert_in_range(answer.size, 1, sizeof first);
             if (h == 0) {
                 memcpy(first, answer.data, answer.size);
             }

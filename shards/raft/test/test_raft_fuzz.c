@@ -3,6 +3,7 @@
  * for broken safety all the time; at the end a healed cluster must make progress.
  *
  * RAFT_FUZZ_SEED=<n> runs one seed; RAFT_FUZZ_RUNS=<n> runs that many. */
+#include <inttypes.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -240,11 +241,10 @@ static void run_seed(uint64_t seed)
     }
     recover(&w);
     if (getenv("RAFT_FUZZ_VERBOSE") != NULL) {
-        print_message(
-            "seed %llu: committed %zu, term %llu, reads %llu + %llu failed, changes %llu\n",
-            (unsigned long long)seed, w.c.checker.committed_count,
-            (unsigned long long)node_term(&w.c, 1), (unsigned long long)w.reads_done,
-            (unsigned long long)w.reads_failed, (unsigned long long)w.changes);
+        print_message("seed %" PRIu64 ": committed %zu, term %" PRIu64 ", reads %" PRIu64
+                      " + %" PRIu64 " failed, changes %" PRIu64 "\n",
+                      seed, w.c.checker.committed_count, node_term(&w.c, 1), w.reads_done,
+                      w.reads_failed, w.changes);
     }
     cluster_deinit(&w.c);
 }
@@ -262,7 +262,7 @@ static void test_random_runs(void **state)
     }
     for (uint64_t seed = 1; seed <= n; seed++) {
         if (getenv("RAFT_FUZZ_VERBOSE") != NULL) {
-            (void)fprintf(stderr, "seed %llu\n", (unsigned long long)seed);
+            (void)fprintf(stderr, "seed %" PRIu64 "\n", seed);
         }
         run_seed(seed);
     }

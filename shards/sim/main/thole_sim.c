@@ -38,10 +38,10 @@ static void on_signal(int number)
 static void show_said(void)
 {
     char text[4096];
-    if (lseek(said, -(off_t)sizeof(text), SEEK_END) < 0) {
+    if (lseek(said, -(off_t)sizeof text, SEEK_END) < 0) {
         (void)lseek(said, 0, SEEK_SET);
     }
-    ssize_t n = read(said, text, sizeof(text));
+    ssize_t n = read(said, text, sizeof text);
     tell(text, n > 0 ? (size_t)n : 0);
 }
 
@@ -93,7 +93,7 @@ static bool report(const struct sim_options *o, const struct sim_report *r)
         return true;
     }
     char what[512];
-    sim_describe(o, what, sizeof(what));
+    sim_describe(o, what, sizeof what);
     (void)printf("seed %" PRIu64 " FAILED at %" PRIu64 " ms: %s\n  %s\nreplay: %s\n", o->seed,
                  r->at_ns / 1000000, r->why, what, replay);
     (void)fflush(stdout);
@@ -103,7 +103,7 @@ static bool report(const struct sim_options *o, const struct sim_report *r)
 static bool run_one(const struct sim_options *o, struct sim_report *ret)
 {
     forget_said();
-    sim_replay_line(o, replay, sizeof(replay));
+    sim_replay_line(o, replay, sizeof replay);
     sim_run(o, ret);
     return report(o, ret);
 }
@@ -149,7 +149,7 @@ static int run_seeds(struct command c)
         struct sim_report r;
         double before = seconds();
         forget_said();
-        sim_replay_line(&o, replay, sizeof(replay));
+        sim_replay_line(&o, replay, sizeof replay);
         if (c.forked) {
             sim_run_forked(&o, &r);
         } else {
@@ -216,7 +216,7 @@ static int minimize(struct sim_options o)
         }
     }
     sim_run_forked(&o, &r);
-    sim_replay_line(&o, replay, sizeof(replay));
+    sim_replay_line(&o, replay, sizeof replay);
     (void)report(&o, &r);
     return 0;
 }
@@ -238,7 +238,7 @@ static int canaries(struct sim_options o, const char *only, uint64_t budget)
             sim_run_forked(&o, &r);
         }
         o.seed--;
-        sim_replay_line(&o, replay, sizeof(replay));
+        sim_replay_line(&o, replay, sizeof replay);
         (void)printf("%-24s %s after %" PRIu64 " seeds, %.1f s: %s\n  %s\n", o.canary,
                      r.failed ? "found" : "NOT FOUND", o.seed - first + 1, seconds() - begin,
                      r.failed ? r.why : "", replay);

@@ -95,7 +95,7 @@ static void test_sim_replay_line_names_what_was_chosen(void **state)
     char line[512];
     struct sim_options o = {
         .seed = 7, .ticks = 100, .groups = 1, .without = 1u << SIM_LOSS, .canary = "stale_lease"};
-    sim_replay_line(&o, line, sizeof(line));
+    sim_replay_line(&o, line, sizeof line);
     assert_non_null(strstr(line, "thole-sim --seed 7 --ticks 100 --groups 1"));
     assert_non_null(strstr(line, "--canary stale_lease --without loss"));
 }
