@@ -109,7 +109,7 @@ const char *bus_address(const struct bus *b); /* advertised, with the real port 
 uint16_t bus_port(const struct bus *b);
 void bus_set_cluster(struct bus *b, const struct uuid *cluster_id);
 
-/* ---- Peers ---------------------------------------------------------------------------------- */
+/* ---- Peers ----------------------------------------------------------------------------------- */
 
 /* Idempotent; a changed address reconnects. A removed peer's queued frames are dropped and its
  * exchanges fail. A nil host id is invalid. */
@@ -151,7 +151,7 @@ THOLE_MUST_CHECK enum thole_code bus_ask(struct bus *b, const char *address, uin
 /* Those that wait, and all that come, fail at once: UNAVAILABLE STOPPED. Any thread. */
 void bus_end_asks(struct bus *b);
 
-/* ---- Control-plane methods on the server ---------------------------------------------------- */
+/* ---- Control-plane methods on the server ----------------------------------------------------- */
 
 enum bus_rpc_kind { BUS_RPC_UNARY, BUS_RPC_SERVER_STREAM, BUS_RPC_BIDI_STREAM };
 

@@ -36,7 +36,7 @@
 #define BUS_SMALL_BYTES (4 * KIB) /* what is not larger is never refused for want of memory */
 #define BUS_EXCHANGES_MAX 65536 /* open exchanges with one peer, and open requests of one stream */
 
-/* ---- loop.c --------------------------------------------------------------------------------- */
+/* ---- completion_loop.c ----------------------------------------------------------------------- */
 
 /* What a completion queue returns: embedded in the owner, which lives until it came back. */
 struct bus_tag {
@@ -107,7 +107,7 @@ void bus__grpc_shutdown(void);
 gpr_timespec bus__deadline(uint32_t timeout_ms); /* 0: never */
 grpc_arg bus__int_arg(const char *key, int value);
 
-/* ---- writer.c: the send queue of a pipe ------------------------------------------------------ */
+/* ---- send_queue.c: the send queue of a pipe -------------------------------------------------- */
 
 struct bus_out {
     grpc_slice slice;
@@ -185,7 +185,7 @@ void bus__pipe_pause(struct bus_pipe *p); /* read no more; from the message call
 void bus__pipe_resume(struct bus_pipe *p);
 grpc_call *bus__pipe_call(struct bus_pipe *p);
 
-/* ---- errors.c ------------------------------------------------------------------------------- */
+/* ---- errors.c -------------------------------------------------------------------------------- */
 
 /* A serialised google.rpc.Status for the trailer. */
 grpc_slice bus__details_encode(const struct thole_status *st, uint32_t retry_ms,
@@ -238,7 +238,7 @@ bool bus__answer_decode(struct slice in, struct bus_hello *ret_hello, struct sli
 bool bus__exchange_decode(struct slice in, bool *has_hello, struct bus_hello *ret_hello,
                           void (*item)(void *ctx, struct bus_item *item), void *ctx);
 
-/* ---- accept.c ------------------------------------------------------------------------------- */
+/* ---- accept.c -------------------------------------------------------------------------------- */
 
 #define BUS_ACCEPT_ADDRESS "external:bus"
 #define BUS_KEEPALIVE_TIMEOUT_MS 3000
@@ -396,7 +396,7 @@ void bus__seen(struct bus *b, const struct bus_hello *h);
 /* Is it a start that may follow those that were seen of this host, and not a copy's? */
 enum thole_code bus__check_start(struct bus *b, const struct bus_hello *h, struct thole_status *st);
 
-/* ---- inbound.c, lane.c, request.c: what peers call ------------------------------------------- */
+/* ---- inbound_streams.c, lane.c, request.c: what peers call ----------------------------------- */
 
 struct bus_inbound *bus__inbound_of(struct bus *b, struct bus_rpc *rpc, bool lane);
 /* The first message must be a hello; answers it, or ends the stream. False: stop here. */
@@ -501,7 +501,7 @@ enum thole_code bus__unary_wait(struct bus_loop *loop, grpc_channel *channel, co
                                 struct bufslice request, uint32_t timeout_ms,
                                 struct buf **ret_reply, struct thole_status *st);
 
-/* ---- health.c, reflection.c ------------------------------------------------------------------ */
+/* ---- health_service.c, reflection_service.c -------------------------------------------------- */
 
 void bus__health_init(struct bus *b);
 void bus__health_stop(struct bus *b);

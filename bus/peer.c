@@ -80,7 +80,7 @@ struct peer *bus__peer_find(struct bus *b, const struct uuid *host)
     return p;
 }
 
-/* ---- On the loop ---------------------------------------------------------------------------- */
+/* ---- On the loop ----------------------------------------------------------------------------- */
 
 struct peer_task {
     struct bus_task task;

@@ -12,7 +12,7 @@
  *     (registry/host_failures.c).
  * Failures are counted in the shard's row, so a new leader goes on counting. Users' own replicas
  * are left as they are. A host whose replica of shard zero failed sees no rows any more: it asks
- * the others, and says so (agent/bootstrap_join.c). */
+ * the others, and says so (agent/join/join.c). */
 #include "hostctl/hostctl_internal.h"
 
 #include "base/log.h"

@@ -16,7 +16,7 @@
 #include "base/wheel.h"
 #include "hostctl/detector.h"
 #include "hostctl/hostctl.h"
-#include "registry/placement.h"
+#include "registry/placement/placement.h"
 
 #define HOSTCTL_MAILBOX 65536
 #define HOSTCTL_REPORT_SHARDS_MAX 256 /* in one command */
@@ -281,7 +281,7 @@ void hostctl__dirty_all(struct hostctl *h);
 /* Evaluate the shard again at this time, or earlier. */
 void hostctl__again(struct hostctl *h, struct ctl_shard *s, uint64_t at_ms);
 
-/* ---- ops.c ----------------------------------------------------------------------------------- */
+/* ---- controller_ops.c ------------------------------------------------------------------------ */
 
 struct ctl_port *hostctl__port_new(void);
 void hostctl__port_unref(struct ctl_port *p);
@@ -304,7 +304,7 @@ void hostctl__propose(struct hostctl *h, const thole_registry_v1_Command *c, upb
 /* Ask `asked` whether it reaches `about`; comes back as OP_REACHES. */
 void hostctl__ask_reaches(struct hostctl *h, const struct uuid *asked, const struct uuid *about);
 
-/* ---- hosts.c: views and host rows ------------------------------------------------------------ */
+/* ---- view_changes.c: views and host rows ----------------------------------------------------- */
 
 void hostctl__refresh_view(struct hostctl *h);
 struct ctl_host *hostctl__host(struct hostctl *h, const struct uuid *id); /* made if none */
@@ -314,7 +314,7 @@ bool hostctl__host_is(const thole_v1_Host *row, thole_v1_HostState state);
 
 /* ---- The controllers ------------------------------------------------------------------------- */
 
-/* host.c. `local` NULL: the shard has no replica here. */
+/* host_controller.c. `local` NULL: the shard has no replica here. */
 void hostctl__host_evaluate(struct hostctl *h, struct ctl_shard *s,
                             const struct engine_replica_status *local);
 void hostctl__host_done(struct hostctl *h, struct ctl_op *op);
@@ -323,7 +323,7 @@ void hostctl__barrier_done(struct hostctl *h, struct ctl_op *op);
 /* If not, the shard is looked at again later. */
 bool hostctl__view_is_fresh(struct hostctl *h, struct ctl_shard *s);
 
-/* membership.c: the local replica leads and is ready. */
+/* membership_controller.c: the local replica leads and is ready. */
 void hostctl__membership_evaluate(struct hostctl *h, struct ctl_shard *s,
                                   const struct engine_replica_status *local);
 void hostctl__membership_done(struct hostctl *h, struct ctl_op *op);
@@ -350,7 +350,7 @@ void hostctl__plan_add(struct vote_plan *plan, uint8_t op, uint64_t replica_id,
 void hostctl__plan_votes(struct hostctl *h, const struct engine_replica_status *local,
                          const struct raft_config *c, struct vote_plan *plan);
 
-/* place.c: on shard zero's leader host. */
+/* placement_controller.c: on shard zero's leader host. */
 void hostctl__place_evaluate(struct hostctl *h, struct ctl_shard *s);
 void hostctl__place_done(struct hostctl *h, struct ctl_op *op);
 void hostctl__place_view_changed(struct hostctl *h);
@@ -364,12 +364,12 @@ int32_t hostctl__extra_load(void *ctx, const struct uuid *host);
 void hostctl__place_reset(struct hostctl *h);
 void hostctl__place_forget(struct hostctl *h, struct ctl_shard *s);
 
-/* pools.c: on shard zero's leader host. */
+/* pool_controller.c: on shard zero's leader host. */
 bool hostctl__pools_due(const struct hostctl *h);
 void hostctl__pools_run(struct hostctl *h);
 void hostctl__pools_done(struct hostctl *h, struct ctl_op *op);
 
-/* operate.c: on shard zero's leader host; pauses on every host. */
+/* operations_controller.c: on shard zero's leader host; pauses on every host. */
 bool hostctl__paused(const struct hostctl *h, thole_v1_Controller controller);
 void hostctl__operations_changed(struct hostctl *h);
 /* Something changed that progress may be derived from. */
@@ -381,17 +381,17 @@ void hostctl__operate_done(struct hostctl *h, struct ctl_op *op);
 void hostctl__progress_end(struct ctl_progress *p, thole_v1_OperationState state,
                            const char *message);
 void hostctl__progress_left(struct ctl_progress *p, uint32_t left);
-/* restore.c */
+/* restore_progress.c */
 void hostctl__restore_progress(const struct hostctl *h, const thole_v1_Operation *row,
                                struct ctl_progress *p);
-/* rebalance.c */
+/* rebalance_progress.c */
 void hostctl__rebalance_progress(const struct hostctl *h, struct ctl_progress *p);
 
-/* balance.c: replicas, on shard zero's leader host; leaders, on every host. */
+/* replica_balance.c: replicas, on shard zero's leader host; leaders, on every host. */
 bool hostctl__may_rebalance(const struct hostctl *h);
 void hostctl__balance_changed(struct hostctl *h);
 void hostctl__balance_run(struct hostctl *h);
-/* leaders.c */
+/* leader_balance.c */
 void hostctl__leaders_count(struct hostctl *h, const struct registry_view *v,
                             const thole_v1_Shard *shard, bool more);
 void hostctl__leaders_recount(struct hostctl *h);
@@ -419,7 +419,7 @@ void hostctl__liveness_run(struct hostctl *h);
 void hostctl__liveness_done(struct hostctl *h, struct ctl_op *op);
 void hostctl__liveness_answer(struct hostctl *h, const struct ctl_op *op);
 
-/* notes.c */
+/* local_events.c */
 /* An operation that hands leadership on to replica `to`: who does it, and why. */
 struct ctl_op *hostctl__op_move(struct hostctl *h, enum ctl_op_kind kind, uint64_t shard_id,
                                 uint64_t to, const char *by, const char *why);

@@ -7,7 +7,7 @@
  * Invariants: an id is given once; at most one drain or decommission of a host is under way; a row
  * that has ended never changes again; those that have ended are at most
  * REGISTRY_OPERATIONS_ENDED_MAX. */
-#include "registry/placement_internal.h"
+#include "registry/placement/placement_internal.h"
 
 #include <inttypes.h>
 #include <stdio.h>

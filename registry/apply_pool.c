@@ -7,7 +7,7 @@
  *
  * Invariants: no shard of the pool has an index >= status.extent; status.shards and .ready count
  * rows; a pool that is being deleted wants no shard, and goes with its last one. */
-#include "registry/placement_internal.h"
+#include "registry/placement/placement_internal.h"
 
 #include <inttypes.h>
 #include <stdio.h>

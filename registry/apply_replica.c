@@ -4,7 +4,7 @@
  *   desired REMOVE   any of these -> OUT (membership) -> GONE (its host): the row is dropped
  *                    any of these -> GONE, when the whole shard is being deleted
  * A replica whose host was removed is dropped as soon as it is OUT: that host never reports. */
-#include "registry/placement.h"
+#include "registry/placement/placement.h"
 #include "registry/registry_internal.h"
 
 #include <inttypes.h>

@@ -1,5 +1,5 @@
 /* Operations on shards: spec, deletion, observed state. */
-#include "registry/placement_internal.h"
+#include "registry/placement/placement_internal.h"
 
 #include <inttypes.h>
 #include <string.h>

@@ -8,7 +8,7 @@
  *
  * If several replicas of one shard are down at once, then a command or the machine is to blame: all
  * replicas do the same. That counts against no host. */
-#include "registry/placement.h"
+#include "registry/placement/placement.h"
 #include "registry/registry_internal.h"
 
 static const thole_v1_HostFailures *failures_of(const struct row *host)

@@ -172,7 +172,7 @@ THOLE_MUST_CHECK enum thole_code registry_refound(struct slice in, const struct 
                                                   struct bytes *out, struct registry_refounded *ret,
                                                   struct thole_status *st);
 
-/* ---- Small helpers shared by controllers and services -------------------------------------- */
+/* ---- Small helpers shared by controllers and services ---------------------------------------- */
 
 /* Non-voting replicas that a spec asks for by number, those that cover hosts not counted. */
 uint32_t registry_non_voting(const thole_v1_ShardSpec *spec);

@@ -8,7 +8,7 @@
 #include <thole/thole.h>
 #include <time.h>
 
-#include "agent/cli/bench.h"
+#include "agent/cli/cmd_bench.h"
 #include "base/clock.h"
 
 #define BATCH 256

@@ -5,7 +5,7 @@
 #include <string.h>
 #include <time.h>
 
-#include "agent/cli/bench.h"
+#include "agent/cli/cmd_bench.h"
 #include "base/assert.h"
 #include "base/clock.h"
 #include "bus/bus.h"

@@ -1,6 +1,6 @@
 /* The command line: what its files share.
  *
- * One table of commands and one of options (commands.c, options.c) make the parser, the help and
+ * One table of commands and one of options (commands.c, flags.c) make the parser, the help and
  * the completion. A command gets a `struct cli` with its arguments and options, writes data to
  * stdout and words to stderr, and returns an exit code. */
 #ifndef AGENT_CLI_CLI_H
@@ -26,7 +26,7 @@ enum cli_exit {
     CLI_UNKNOWN = 5,     /* the outcome is unknown: it may have happened */
 };
 
-/* ---- Options (options.c) --------------------------------------------------------------------- */
+/* ---- Options (flags.c) ----------------------------------------------------------------------- */
 
 enum cli_option_id {
     OPT_NONE,
@@ -152,7 +152,7 @@ int cli_exit_of(enum thole_code code);
 /* Progress and the like: only words, no prefix. */
 void cli_note(const char *format, ...) __attribute__((format(printf, 1, 2)));
 
-/* Help (help.c), completion (completion.c). */
+/* Help (help.c), completion (cmd_completion.c). */
 void cli_help_all(FILE *out);
 void cli_help_command(FILE *out, const struct cli_command *command);
 const struct cli_command *cli_command_find(const char *first, const char *second);
@@ -172,7 +172,7 @@ const char *cli_bytes(uint64_t bytes, char *ret, size_t size);
 bool cli_base64_decode(const char *text, size_t size, struct bytes *out);
 void cli_base64_encode(struct slice bytes, struct bytes *out);
 
-/* ---- Calls (client.c) ------------------------------------------------------------------------ */
+/* ---- Calls (cluster_client.c) ---------------------------------------------------------------- */
 
 enum thole_code cli_connect(struct cli *c, struct thole_status *st);
 /* One unary call. Waits for a leader, if there is none, for as long as the command may take. The

@@ -1,4 +1,5 @@
-/* Rows as they are shown: what they say, and what this host can confirm of it now (agent/now.h). */
+/* Rows as they are shown: what they say, and what this host can confirm of it now
+ * (agent/core/confirmed.h). */
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>

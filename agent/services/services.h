@@ -3,7 +3,7 @@
 #ifndef AGENT_SERVICES_SERVICES_H
 #define AGENT_SERVICES_SERVICES_H
 
-#include "agent/agent.h"
+#include "agent/core/agent.h"
 
 /* After bus_stop (which ends every call), before the registry is freed. Does nothing for an agent
  * without services. */

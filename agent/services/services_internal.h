@@ -5,8 +5,8 @@
 #include <pthread.h>
 #include <upb/upb.h>
 
-#include "agent/agent.h"
-#include "agent/now.h"
+#include "agent/core/agent.h"
+#include "agent/core/confirmed.h"
 #include "base/limits.h"
 #include "base/text.h"
 #include "base/worker.h"
@@ -186,7 +186,7 @@ void page_reply(struct page *p, struct call *c, enum page_kind kind, const struc
 void wire_bytes(struct bytes *out, uint32_t field, struct slice value);
 void wire_varint(struct bytes *out, uint32_t field, uint64_t value);
 
-/* ---- Checks (check.c) ------------------------------------------------------------------------ */
+/* ---- Checks (request_check.c) ---------------------------------------------------------------- */
 
 #define CHECK_MESSAGE_BYTES 200
 /* What is wrong with a field. */
@@ -270,7 +270,7 @@ void cluster_watch_changed(void *ctx, uint64_t revision);
 
 void snapshots_save(void *ctx, struct bus_rpc *rpc, struct slice message); /* snapshots_save.c */
 
-/* Data (data.c, data_watch.c, data_stream.c). */
+/* Data (data_service.c, data_watch.c, data_stream.c). */
 struct slice name_slice(upb_StringView name);
 
 /* The shard of this name in the host's own view. */

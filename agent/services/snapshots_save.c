@@ -5,8 +5,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "agent/exports.h"
 #include "agent/services/services_internal.h"
+#include "agent/snapshots/exports.h"
 
 #define PIECE_DEADLINE_NS (30 * NS_PER_S)
 /* A large machine takes a while to write its file. */

@@ -1,4 +1,5 @@
-/* tholed: a host of a cluster as a daemon. Options in options.c; everything else is the agent's. */
+/* tholed: a host of a cluster as a daemon. Options in daemon_options.c; everything else is the
+ * agent's. */
 #include <errno.h>
 #include <inttypes.h>
 #include <poll.h>
@@ -13,10 +14,10 @@
 #include <systemd/sd-daemon.h>
 #include <unistd.h>
 
-#include "agent/agent_internal.h"
+#include "agent/core/agent_internal.h"
 #include "agent/services/services.h"
+#include "agent/tholed/daemon_options.h"
 #include "agent/tholed/http.h"
-#include "agent/tholed/options.h"
 #include "base/address.h"
 #include "base/log.h"
 #include "base/process.h"

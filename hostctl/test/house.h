@@ -7,7 +7,7 @@
 #include "base/rand.h"
 #include "hostctl/hostctl.h"
 #include "registry/test/registry_fixture.h"
-#include "shards/engine/files.h"
+#include "shards/engine/snapshot/files.h"
 
 #define HOUSE_HOSTS 8
 #define HOUSE_DEAD_MS 3000

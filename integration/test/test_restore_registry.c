@@ -14,7 +14,7 @@
 
 #include <cmocka.h>
 
-#include "agent/datadir.h"
+#include "agent/core/datadir.h"
 #include "integration/test/cluster.h"
 #include "integration/test/control.h"
 

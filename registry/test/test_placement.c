@@ -1,6 +1,6 @@
 /* Placement on thousands of random clusters, each simulated until nothing moves any more. */
 #include "base/rand.h"
-#include "registry/placement.h"
+#include "registry/placement/placement.h"
 #include "registry/test/registry_fixture.h"
 
 #include <inttypes.h>

@@ -3,7 +3,7 @@
  *
  * PLACEMENT_SEED=n runs that seed alone; PLACEMENT_RUNS=n runs as many. */
 #include "base/rand.h"
-#include "registry/placement.h"
+#include "registry/placement/placement.h"
 #include "registry/test/registry_fixture.h"
 
 #include <inttypes.h>

@@ -1,6 +1,6 @@
 /* A new cluster from the registry of a lost one: what is kept, what is not, and that no shard of it
  * forms empty before somebody has said so. */
-#include "registry/placement.h"
+#include "registry/placement/placement.h"
 #include "registry/test/registry_fixture.h"
 
 #include <setjmp.h>

@@ -5,7 +5,7 @@
 #include <unistd.h>
 
 #include "base/file.h"
-#include "shards/engine/codec.h"
+#include "shards/engine/frame_codec.h"
 
 #define LOOPS_MAX 64 /* engine_deliver splits a frame over this many */
 #define CORES_PER_LOOP 4

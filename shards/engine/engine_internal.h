@@ -15,9 +15,9 @@
 #include "base/metrics.h"
 #include "base/wheel.h"
 #include "shards/engine/engine.h"
-#include "shards/engine/files.h"
 #include "shards/engine/replica.h"
 #include "shards/engine/session.h"
+#include "shards/engine/snapshot/files.h"
 
 struct loop;
 struct applier;
@@ -39,7 +39,8 @@ struct save_waiter;
 #define ENGINE_SPACE_CHECK_NS (NS_PER_S / 2)
 #define ENGINE_NAME_BYTES 96 /* of a snapshot file */
 
-/* ---- Machines (machine.c): owned by the applier; the snapshotter saves, flushes, opens ------- */
+/* ---- Machines (replica_machine.c): owned by the applier; the snapshotter saves, flushes, opens
+ * ------- */
 
 struct machine {
     _Atomic uint32_t refs; /* of the replica, and of a save or flush in progress */
@@ -229,7 +230,7 @@ struct peer_change {
     bool up;
 };
 
-/* A heartbeat of a host: see beats.c. */
+/* A heartbeat of a host: see heartbeats.c. */
 #define BEAT_WOKEN_MAX 64
 struct host_beat {
     struct worker_msg msg;
@@ -271,7 +272,7 @@ struct stream_msg {
 };
 void stream_msg_free(struct stream_msg *m);
 
-/* ---- Batches (batch.c, writer.c) ------------------------------------------------------------- */
+/* ---- Batches (batch.c, log_writer.c) --------------------------------------------------------- */
 
 struct write_update {
     struct replica *r; /* a reference; NULL for tombstones of strangers */
@@ -363,10 +364,10 @@ bool loop_writer_hung(const struct loop *l, uint64_t now_ns);
 void loop_post(struct loop *l, struct worker_msg *m);
 void loop_discard(struct loop *l, struct worker_msg *m);
 
-/* inbound.c */
+/* inbound_frames.c */
 void inbound_free(struct inbound *in);
 void loop_inbound(struct loop *l, struct inbound *in);
-/* beats.c */
+/* heartbeats.c */
 void beats_add_peer(struct engine *e, const struct uuid *host);
 void beats_free(struct engine *e);
 void beats_deliver(struct engine *e, const struct uuid *host, uint64_t incarnation,
@@ -383,7 +384,7 @@ void beats_show_leader(struct loop *l, struct replica *r);
 /* When a leader, or its host in its name, was last heard. */
 uint64_t beats_leader_heard_ns(struct loop *l, const struct replica *r);
 void beats_run(struct loop *l);
-/* outbox.c */
+/* frame_outbox.c */
 struct peer_host *loop_host(struct loop *l, const struct uuid *host);
 void outbox_add(struct loop *l, struct replica *r, struct raft_message *m);
 void outbox_add_to(struct loop *l, const struct uuid *host, uint64_t shard_id,
@@ -401,7 +402,7 @@ void group_persisted(struct loop *l, struct write_update *w);
 void group_fail(struct loop *l, struct replica *r, const struct thole_status *st);
 void group_stop(struct loop *l, struct replica *r, const struct thole_status *st);
 void group_dispatch(struct loop *l, struct replica *r);
-/* control.c */
+/* replica_control.c */
 void control_handle(struct loop *l, struct control *c);
 /* The running replica of the command's shard, or NULL and the command is answered. */
 struct replica *control_running(struct loop *l, struct control *c);
@@ -426,7 +427,7 @@ void proposals_end(struct loop *l, struct replica *r, const struct thole_status 
 void pending_push(struct replica *r, const struct pending *p);
 void pending_trim(struct loop *l, struct replica *r, uint64_t first);
 void proposal_expired(struct loop *l, struct engine_request *q);
-/* reads.c */
+/* pending_reads.c */
 void read_submit(struct loop *l, struct engine_request *q);
 void reads_flush(struct loop *l, struct replica *r);
 void reads_answer(struct loop *l, struct replica *r, const struct raft_read_result *results,
@@ -443,7 +444,7 @@ void request_finish(struct engine_request *q); /* status is set */
 void request_not_leader(struct loop *l, struct replica *r, struct engine_request *q);
 bool replica_host(const struct replica *r, uint64_t replica_id, struct uuid *ret);
 
-/* compact.c and snapshot.c, on the loop */
+/* compact.c and snapshot_install.c, on the loop */
 void compact_boot(struct replica *r);
 void compact_later(struct replica *r); /* not before the log has grown by half */
 void compact_to(struct loop *l, struct replica *r, uint64_t index);
@@ -486,7 +487,7 @@ struct applier {
 };
 struct applier *applier_new(struct engine *e, uint32_t index);
 void applier_free(struct applier *a);
-/* apply.c: the entries of one job, page by page. */
+/* apply_entries.c: the entries of one job, page by page. */
 struct apply_batch;
 struct apply_batch *apply_batch_new(void);
 void apply_batch_free(struct apply_batch *b);

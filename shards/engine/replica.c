@@ -3,7 +3,7 @@
 #include <string.h>
 
 #include "base/hash.h"
-#include "shards/engine/codec.h"
+#include "shards/engine/frame_codec.h"
 
 /* ---- Kinds ----------------------------------------------------------------------------------- */
 

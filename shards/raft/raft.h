@@ -33,7 +33,7 @@
 enum raft_entry_kind {
     RAFT_ENTRY_NOOP = 0,    /* a new leader's first entry */
     RAFT_ENTRY_COMMAND = 1, /* for the machine; may carry (session, sequence) */
-    RAFT_ENTRY_CONFIG = 2,  /* payload: an encoded struct raft_change, see membership.h */
+    RAFT_ENTRY_CONFIG = 2,  /* payload: an encoded struct raft_change, see config_history.h */
     RAFT_ENTRY_SESSION = 3, /* opens a session; its `session` is the epoch of the group */
 };
 

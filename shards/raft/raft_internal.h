@@ -10,13 +10,13 @@
 #include "base/assert.h"
 #include "base/canary.h"
 #include "base/rand.h"
-#include "shards/raft/log.h"
-#include "shards/raft/membership.h"
+#include "shards/raft/config_history.h"
 #include "shards/raft/outbox.h"
 #include "shards/raft/progress.h"
 #include "shards/raft/quorum.h"
 #include "shards/raft/raft.h"
-#include "shards/raft/reads.h"
+#include "shards/raft/raft_log.h"
+#include "shards/raft/read_queue.h"
 
 /* Terms and indexes of a peer beyond this are refused: arithmetic on them must not wrap. */
 #define RAFT_NUMBER_MAX (UINT64_MAX / 4)
@@ -207,7 +207,7 @@ void raft__transfer_resume(struct raft *r); /* stand, if that only waited for a 
 /* The best caught-up voter other than us, or 0. */
 uint64_t raft__transfer_choose(const struct raft *r);
 
-/* read.c */
+/* read_index.c */
 void raft__reads_start(struct raft *r);   /* at harvest: open a round, forward, or park */
 void raft__reads_confirm(struct raft *r); /* leader: answer what a quorum confirmed */
 void raft__reads_fail(struct raft *r);    /* leadership or leader lost */

@@ -5,7 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "shards/engine/snapshots.h"
+#include "shards/engine/snapshot/snapshots.h"
 #include "shards/sim/sim_internal.h"
 
 struct content {

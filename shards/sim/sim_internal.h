@@ -19,7 +19,7 @@ struct sim;
 struct sim_host;
 struct shard;
 
-/* ---- Options as drawn (options.c) ------------------------------------------------------------ */
+/* ---- Options as drawn (sim_options.c) -------------------------------------------------------- */
 
 struct sim_config {
     uint32_t faults;
@@ -63,7 +63,7 @@ void sim_mix(struct sim *s, uint64_t a, uint64_t b);
             sim_trace_line((s), __VA_ARGS__); \
     } while (0)
 
-/* ---- Hosts (host.c), their workers (executor.c) ---------------------------------------------- */
+/* ---- Hosts (sim_host.c), their workers (executor.c) ------------------------------------------ */
 
 enum worker_kind { WORKER_LOOP, WORKER_WRITER, WORKER_APPLIER, WORKER_OTHER };
 struct sim_worker {
@@ -90,7 +90,7 @@ struct sim_host {
     struct engine *engine; /* NULL: down */
     bool ending;           /* crashed or its log failed: taken down after this turn */
     bool dead;             /* stays down: not in the quorum of the last phase */
-    bool away;             /* force.c: given up, stays down until the shard is repaired */
+    bool away;             /* sim_force.c: given up, stays down until the shard is repaired */
     struct log_store *log;
     struct engine_files *files;
     struct kv_disk *kv;
@@ -115,7 +115,7 @@ void host_stop(struct sim_host *h);
 void host_crash(struct sim_host *h); /* not from inside a turn: see `ending` */
 void host_restart_later(struct sim_host *h, uint64_t delay_ns);
 
-/* ---- Disk (disk.c), files (files.c), machines (machine.c) ------------------------------------ */
+/* ---- Disk (disk.c), files (files.c), machines (sim_machine.c) -------------------------------- */
 
 struct log_store *disk_new(struct sim_host *h);
 void disk_free(struct log_store *base);
@@ -134,7 +134,7 @@ struct thole_machine_type kv_persistent_type(struct sim_host *h, const char *nam
 
 #define KV_COMMAND_BYTES 16 /* key, value; then padding */
 
-/* ---- Network (network.c) --------------------------------------------------------------------- */
+/* ---- Network (sim_network.c) ----------------------------------------------------------------- */
 
 struct sim_link {
     bool cut;
@@ -149,7 +149,7 @@ void network_init(struct sim *s);
 void network_heal(struct sim *s);
 void network_drop_all(struct sim *s);
 
-/* ---- The shadow of what happened (check.c, shadow.c) ----------------------------------------- */
+/* ---- The shadow of what happened (sim_check.c, shadow.c) ------------------------------------- */
 
 /* A log entry that some replica has written. Alternatives at one index have different terms. */
 struct shadow_entry {
@@ -206,7 +206,7 @@ struct shard {
     uint64_t id;
     const char *type;
     bool lease_reads;
-    /* force.c */
+    /* sim_force.c */
     uint64_t epoch;            /* the last one given out */
     uint64_t forced_epoch;     /* the last one that began: its entry is on a disk */
     uint64_t first_epoch;      /* of the repair under way */
@@ -254,7 +254,7 @@ static inline const struct replica_work *sim_work(const struct replica *r)
 }
 void check_config(struct sim *s, struct shard *shard, uint64_t index, const struct raft_config *c);
 
-/* force.c: does it have data of an earlier epoch, on disk; or think itself in one? */
+/* sim_force.c: does it have data of an earlier epoch, on disk; or think itself in one? */
 bool member_superseded(const struct member *m);
 bool replica_superseded(const struct member *m, const struct replica *r);
 /* The entry that begins an epoch reaches the member's disk, behind what its log holds now. */
@@ -274,7 +274,8 @@ void check_execute(struct sim *s, const struct member *m, uint64_t index, uint64
                    uint64_t result);
 void check_end(struct sim *s);
 
-/* ---- Clients (client.c), controller (admin.c), faults (nemesis.c), the end (final.c) --------- */
+/* ---- Clients (sim_client.c), controller (admin.c), faults (nemesis.c), the end (final.c)
+ * --------- */
 
 struct client {
     struct sim *s;

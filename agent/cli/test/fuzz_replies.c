@@ -4,7 +4,7 @@
 #include <string.h>
 
 #include "agent/cli/cli.h"
-#include "agent/cli/kv.h"
+#include "agent/cli/cmd_kv.h"
 #include "agent/cli/rows.h"
 #include "base/assert.h"
 #include "proto/decode.h"

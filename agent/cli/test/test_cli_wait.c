@@ -3,7 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "agent/cli/wait.h"
+#include "agent/cli/cmd_wait.h"
 
 #include <setjmp.h>
 #include <stdarg.h>

@@ -2,7 +2,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#include "shards/engine/codec.h"
+#include "shards/engine/frame_codec.h"
 #include "shards/engine/meta.h"
 
 static void take_message(void *ctx, uint64_t shard, uint64_t to_incarnation, struct raft_message *m)

@@ -6,7 +6,7 @@
 #include <string.h>
 
 #include "base/rand.h"
-#include "shards/engine/codec.h"
+#include "shards/engine/frame_codec.h"
 
 #include <cmocka.h>
 

@@ -6,7 +6,7 @@
 #include <string.h>
 #include <time.h>
 
-#include "shards/engine/codec.h"
+#include "shards/engine/frame_codec.h"
 #include "shards/engine/test/harness.h"
 
 #include <cmocka.h>

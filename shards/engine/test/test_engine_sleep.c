@@ -5,7 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "shards/engine/codec.h"
+#include "shards/engine/frame_codec.h"
 #include "shards/engine/test/harness.h"
 
 #include <cmocka.h>

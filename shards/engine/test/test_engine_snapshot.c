@@ -6,7 +6,7 @@
 #include <string.h>
 
 #include "base/hash.h"
-#include "shards/engine/snapshots.h"
+#include "shards/engine/snapshot/snapshots.h"
 #include "shards/engine/test/harness.h"
 
 #include <cmocka.h>

@@ -5,7 +5,7 @@
 #include <string.h>
 
 #include "base/assert.h"
-#include "shards/raft/test/cluster.h"
+#include "shards/raft/test/core_cluster.h"
 
 /* Not assert_true: a broken safety property ends the program wherever it is found. */
 #define CHECK(e) ASSERT(e)

@@ -1,10 +1,10 @@
-/* The helpers of cluster.h that tests call most. */
+/* The helpers of core_cluster.h that tests call most. */
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/assert.h"
 #include "shards/raft/raft_internal.h"
-#include "shards/raft/test/cluster_internal.h"
+#include "shards/raft/test/core_cluster_internal.h"
 
 struct raft_config config_of(const uint64_t *voters, size_t voter_count, const uint64_t *learners,
                              size_t learner_count)

@@ -14,7 +14,7 @@
 #include <cmocka.h>
 
 #include "shards/raft/raft_internal.h"
-#include "shards/raft/test/cluster.h"
+#include "shards/raft/test/core_cluster.h"
 
 /* Node 1 of `n` voters. Everything it sends is held. */
 void solo_init(struct cluster *c, size_t n);

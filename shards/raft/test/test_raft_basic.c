@@ -6,7 +6,7 @@
 
 #include <cmocka.h>
 
-#include "shards/raft/test/cluster.h"
+#include "shards/raft/test/core_cluster.h"
 
 static void test_basic_progress(void **state)
 {

@@ -947,7 +947,7 @@ TEST(pre_vote_migration_with_free_stuck_pre_candidate)
     cluster_deinit(&c);
 }
 
-/* ---- The commit index that votes carry ----------------------------------------------------- */
+/* ---- The commit index that votes carry ------------------------------------------------------- */
 
 static void advance_by(struct raft_message m, bool campaigning)
 {

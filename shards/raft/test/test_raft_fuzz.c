@@ -14,7 +14,7 @@
 #include <cmocka.h>
 
 #include "base/assert.h"
-#include "shards/raft/test/cluster.h"
+#include "shards/raft/test/core_cluster.h"
 
 #define STEPS 600
 #define READS_MAX 4096

@@ -1,7 +1,7 @@
 /* Golden traces: every message that arrives and every change of role, in order, for the scenarios
  * whose value is in the exact exchange. RAFT_GOLDEN_REWRITE=1 writes the files anew; then read the
  * difference before committing it. */
-#include "shards/raft/test/cluster_internal.h"
+#include "shards/raft/test/core_cluster_internal.h"
 #include "shards/raft/test/raft_test.h"
 
 static struct cluster c;

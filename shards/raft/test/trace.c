@@ -7,7 +7,7 @@
 #include <stdio.h>
 
 #include "base/assert.h"
-#include "shards/raft/test/cluster_internal.h"
+#include "shards/raft/test/core_cluster_internal.h"
 
 void trace_line(struct cluster *c, const char *format, ...)
 {

@@ -1,0 +1,304 @@
+/* propose, query, watch, session: what a shard's machine sees are bytes; here they are text, or
+ * base64. */
+#include "agent/cli/cmd_data.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "agent/cli/cmd_kv.h"
+#include "agent/cli/rows.h"
+#include "base/clock.h"
+#include "base/limits.h"
+#include "base/text.h"
+#include "bus/bus.h"
+#include "proto/decode.h"
+#include "thole/v1/data.upbdefs.h"
+
+/* A payload beyond what a host takes is read far enough for the host to refuse it. */
+#define FILE_BYTES_MAX (2 * LIMIT_PAYLOAD_BYTES)
+
+static bool read_data_file(const char *path, struct bytes *to)
+{
+    FILE *f = strcmp(path, "-") == 0 ? stdin : fopen(path, "re");
+    if (f == NULL) {
+        cli_say_failed("cannot open %s: %s", path, strerror(errno));
+        return false;
+    }
+    size_t n;
+    do {
+        n = fread(bytes_extend(to, 64 * KIB), 1, 64 * KIB, f);
+        to->size -= 64 * KIB - n;
+    } while (n > 0 && to->size < FILE_BYTES_MAX);
+    bool ok = !ferror(f);
+    if (!ok) {
+        cli_say_failed("cannot read %s", path);
+    }
+    if (f != stdin) {
+        fclose(f);
+    }
+    return ok;
+}
+
+/* The arguments after the shard, with a space between, or an option. */
+static bool read_payload(struct cli *c, struct payload *ret)
+{
+    const struct cli_value *text = &c->values[OPT_TEXT], *data = &c->values[OPT_DATA_BASE64];
+    const struct cli_value *file = &c->values[OPT_DATA_FILE];
+    struct bytes joined = {0};
+    ret->base64 = data->set;
+    if ((c->arg_count > 1) + text->set + data->set + file->set > 1) {
+        cli_say_usage(c,
+                      "give the payload once: as arguments, --text, --data-file or --data-base64");
+        return false;
+    }
+    if (file->set && !read_data_file(file->text, &joined)) {
+        bytes_deinit(&joined);
+        return false;
+    }
+    if (data->set && !cli_base64_decode(data->text, strlen(data->text), &joined)) {
+        cli_say_usage(c, "--data-base64: is not base64");
+        return false;
+    }
+    if (text->set) {
+        bytes_append_str(&joined, text->text);
+    }
+    for (size_t i = 1; i < c->arg_count; i++) {
+        bytes_append_str(&joined, i > 1 ? " " : "");
+        bytes_append_str(&joined, c->args[i]);
+    }
+    char *copy = upb_Arena_Malloc(c->arena, joined.size + 1);
+    if (joined.size > 0) {
+        memcpy(copy, joined.data, joined.size);
+    }
+    ret->bytes = (upb_StringView){copy, joined.size};
+    ret->text = !ret->base64 && text_is_utf8(slice_of(copy, joined.size));
+    bytes_deinit(&joined);
+    return true;
+}
+
+/* Text that a terminal may be shown: no control characters but tabs and ends of lines. */
+static bool is_plain(upb_StringView bytes)
+{
+    for (size_t i = 0; i < bytes.size; i++) {
+        uint8_t b = (uint8_t)bytes.data[i];
+        if ((b < 0x20 && b != '\n' && b != '\t') || b == 0x7f) {
+            return false;
+        }
+    }
+    return text_is_utf8(slice_of(bytes.data, bytes.size));
+}
+
+/* A machine's bytes. What is not text is quoted, but a pipe that takes just them gets them as they
+ * are. */
+void cli_data_print(upb_StringView bytes, bool base64, bool newline)
+{
+    struct bytes out = {0};
+    bool raw = newline && !isatty(STDOUT_FILENO);
+    if (base64) {
+        cli_base64_encode(slice_of(bytes.data, bytes.size), &out);
+    } else if (raw || is_plain(bytes)) {
+        bytes_append(&out, bytes.data, bytes.size);
+    } else {
+        for (size_t i = 0; i < bytes.size; i++) {
+            uint8_t b = (uint8_t)bytes.data[i];
+            bytes_printf(&out, b >= 0x20 && b < 0x7f && b != '\\' ? "%c" : "\\x%02x", b);
+        }
+    }
+    if (newline && (out.size == 0 || out.data[out.size - 1] != '\n')) {
+        bytes_append_str(&out, "\n");
+    }
+    cli_print(bytes_slice(&out));
+    bytes_deinit(&out);
+}
+
+bool cli_data_shown(struct cli *c, const void *message, const upb_MessageDef *def)
+{
+    if (cli_is_document(c)) {
+        cli_document(c, upb_MessageDef_Name(def), message, def);
+        return true;
+    }
+    return false;
+}
+
+enum thole_code cli_data_propose(struct cli *c, const char *shard, const struct payload *p,
+                                 const thole_v1_ProposeResponse **ret, struct thole_status *st)
+{
+    thole_v1_ProposeRequest *request = thole_v1_ProposeRequest_new(c->arena);
+    thole_v1_ProposeRequest_set_shard(request, cli_sv(shard));
+    if (p->text) {
+        thole_v1_ProposeRequest_set_text(request, p->bytes);
+    } else {
+        thole_v1_ProposeRequest_set_data(request, p->bytes);
+    }
+    thole_v1_ProposeRequest_set_session(request, c->values[OPT_SESSION].number);
+    thole_v1_ProposeRequest_set_sequence(request, c->values[OPT_SEQUENCE].number);
+    return CLI_CALL(c, Data, Propose, request, ret, ProposeResponse, st);
+}
+
+enum thole_code cli_data_query(struct cli *c, const char *shard, const struct payload *p,
+                               const thole_v1_QueryResponse **ret, struct thole_status *st)
+{
+    thole_v1_QueryRequest *request = thole_v1_QueryRequest_new(c->arena);
+    thole_v1_QueryRequest_set_shard(request, cli_sv(shard));
+    if (p->text) {
+        thole_v1_QueryRequest_set_text(request, p->bytes);
+    } else {
+        thole_v1_QueryRequest_set_data(request, p->bytes);
+    }
+    thole_v1_QueryRequest_set_stale(request, cli_flag(c, OPT_STALE));
+    thole_v1_QueryRequest_set_max_staleness_ms(request,
+                                               (uint32_t)c->values[OPT_MAX_STALENESS].number);
+    enum thole_code code = CLI_CALL(c, Data, Query, request, ret, QueryResponse, st);
+    if (code != THOLE_OK && st->reason == THOLE_REASON_OUTCOME_UNKNOWN) {
+        st->reason = THOLE_REASON_NONE; /* a query changes nothing: it can be repeated */
+        st->code = code == THOLE_UNKNOWN ? THOLE_UNAVAILABLE : code;
+    }
+    return code != THOLE_OK ? st->code : THOLE_OK;
+}
+
+int command_propose(struct cli *c)
+{
+    struct thole_status st;
+    struct payload p;
+    const thole_v1_ProposeResponse *reply = NULL;
+    if (!read_payload(c, &p)) {
+        return CLI_USAGE;
+    }
+    if (cli_data_propose(c, cli_strip(c->args[0], "shard"), &p, &reply, &st) != THOLE_OK) {
+        return cli_say_status("the proposal failed", &st);
+    }
+    if (!cli_data_shown(c, reply, thole_v1_ProposeResponse_getmsgdef(c->pool))) {
+        upb_StringView data = thole_v1_ProposeResponse_data(reply);
+        if (data.size > 0) {
+            cli_data_print(data, p.base64, true);
+        }
+        if (thole_v1_ProposeResponse_code(reply) != 0) {
+            (void)cli_say_failed("the machine refused it: code %" PRIu64,
+                                 thole_v1_ProposeResponse_code(reply));
+        }
+        if (thole_v1_ProposeResponse_duplicate(reply)) {
+            cli_note("this is the remembered answer to an earlier attempt");
+        }
+    }
+    int result = cli_flush();
+    return result == CLI_OK && thole_v1_ProposeResponse_code(reply) != 0 ? CLI_FAILED : result;
+}
+
+int command_query(struct cli *c)
+{
+    struct thole_status st;
+    struct payload p;
+    const thole_v1_QueryResponse *reply = NULL;
+    if (!read_payload(c, &p)) {
+        return CLI_USAGE;
+    }
+    if (cli_data_query(c, cli_strip(c->args[0], "shard"), &p, &reply, &st) != THOLE_OK) {
+        return cli_say_status("the query failed", &st);
+    }
+    if (!cli_data_shown(c, reply, thole_v1_QueryResponse_getmsgdef(c->pool))) {
+        cli_data_print(thole_v1_QueryResponse_data(reply), p.base64, true);
+    }
+    return cli_flush();
+}
+
+int command_session_open(struct cli *c)
+{
+    struct thole_status st;
+    const thole_v1_OpenSessionResponse *reply = NULL;
+    thole_v1_OpenSessionRequest *request = thole_v1_OpenSessionRequest_new(c->arena);
+    thole_v1_OpenSessionRequest_set_shard(request, cli_sv(cli_strip(c->args[0], "shard")));
+    if (CLI_CALL(c, Data, OpenSession, request, &reply, OpenSessionResponse, &st)) {
+        return cli_say_status("cannot open a session", &st);
+    }
+    if (!cli_data_shown(c, reply, thole_v1_OpenSessionResponse_getmsgdef(c->pool))) {
+        printf("%" PRIu64 "\n", thole_v1_OpenSessionResponse_session(reply));
+    }
+    return cli_flush();
+}
+
+/* ---- Watch ----------------------------------------------------------------------------------- */
+
+static void show_event(struct cli *c, bool kv, const thole_v1_WatchResponse *event)
+{
+    if (kv &&
+        kv_show_event(c, thole_v1_WatchResponse_key(event), thole_v1_WatchResponse_event(event))) {
+        return;
+    }
+    if (cli_data_shown(c, event, thole_v1_WatchResponse_getmsgdef(c->pool))) {
+        return;
+    }
+    printf("%" PRIu64 " ", thole_v1_WatchResponse_index(event));
+    cli_data_print(thole_v1_WatchResponse_key(event), false, false);
+    upb_StringView value = thole_v1_WatchResponse_event(event);
+    if (value.size > 0) {
+        printf(" ");
+        cli_data_print(value, false, false);
+    }
+    printf("\n");
+}
+
+/* Until the stream fails, --count is reached, or nobody reads any more. */
+static enum thole_code watch_loop(struct cli *c, bool kv, struct bus_stream *stream,
+                                  bool *ret_begun, struct thole_status *st)
+{
+    uint64_t left = c->values[OPT_COUNT].set ? c->values[OPT_COUNT].number : UINT64_MAX;
+    while (left > 0) {
+        struct buf *b = NULL;
+        if (bus_stream_next(stream, 24 * 3600 * 1000, &b, st) != THOLE_OK) {
+            return st->code;
+        }
+        upb_Arena *arena = upb_Arena_New();
+        const thole_v1_WatchResponse *event =
+            PROTO_DECODE(thole_v1_WatchResponse, slice_of(b->data, b->size), arena);
+        if (event != NULL && thole_v1_WatchResponse_bookmark(event)) {
+            if (!*ret_begun) {
+                cli_note("watching from index %" PRIu64, thole_v1_WatchResponse_index(event));
+            }
+            *ret_begun = true;
+        } else if (event != NULL) {
+            show_event(c, kv, event);
+            left = fflush(stdout) == 0 ? left - 1 : 0;
+        }
+        upb_Arena_Free(arena);
+        buf_unref(b);
+    }
+    return THOLE_OK;
+}
+
+int command_watch(struct cli *c)
+{
+    struct thole_status st;
+    const char *shard = cli_strip(c->args[0], "shard");
+    thole_v1_WatchRequest *request = thole_v1_WatchRequest_new(c->arena);
+    thole_v1_WatchRequest_set_shard(request, cli_sv(shard));
+    const thole_v1_Shard *row = NULL;
+    bool kv = rows_get_shard(c, shard, true, &row, &st) == THOLE_OK &&
+              thole_v1_Shard_spec(row) != NULL &&
+              upb_StringView_IsEqual(thole_v1_ShardSpec_type(rows_shard_spec(row)), cli_sv("kv"));
+    size_t size = 0;
+    char *bytes = thole_v1_WatchRequest_serialize(request, c->arena, &size);
+    bool begun = false;
+    uint64_t end_ns = clock_now(&clock_system) + cli_timeout_ms(c) * NS_PER_MS;
+    enum thole_code code = cli_connect(c, &st);
+    while (code == THOLE_OK) {
+        struct bus_stream *stream = NULL;
+        code = bus_channel_stream(c->channel, "/thole.v1.Data/Watch", slice_of(bytes, size),
+                                  &stream, &st);
+        if (code == THOLE_OK) {
+            code = watch_loop(c, kv, stream, &begun, &st);
+        }
+        bus_stream_free(stream);
+        /* Before it has begun it is tried again, as calls are. */
+        if (code == THOLE_OK || begun || !cli_worth_a_retry(&st) ||
+            clock_now(&clock_system) >= end_ns) {
+            break;
+        }
+        nanosleep(&(struct timespec){.tv_nsec = 200 * NS_PER_MS}, NULL);
+        code = THOLE_OK;
+    }
+    return code == THOLE_OK ? cli_flush() : cli_say_status("the watch ended", &st);
+}

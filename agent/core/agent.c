@@ -1,0 +1,677 @@
+/* The agent: opens a host's parts in order, and closes them in the reverse.
+ *
+ *   data directory -> log and state stores -> registry -> bus (silent) -> engine -> router,
+ *   watches, chores -> controllers -> bus (answers) -> bootstrap
+ *
+ * The bus exists before the engine because the engine sends from its first moment; it answers only
+ * after everything that it hands requests to is there. */
+#include <inttypes.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "agent/core/agent_internal.h"
+#include "agent/core/confirmed.h"
+#include "agent/join/join.h"
+#include "agent/join/peer_addresses.h"
+#include "agent/repair/repair_zero.h"
+#include "agent/snapshots/exports.h"
+#include "agent/snapshots/uploads.h"
+#include "base/address.h"
+#include "base/assert.h"
+#include "base/file.h"
+#include "base/log.h"
+#include "shards/machine/builtin.h"
+
+/* Control-plane and data calls of gRPC clients in progress at once; more are refused. */
+#define UNARY_CALLS_MAX 4096
+
+/* Streams of peers never end by themselves, so that all of it is always used. */
+#define BUS_GRACE_MS 300
+/* Some round trips of a slow network. */
+#define LEAVE_MS 100
+/* Of a stop: an election's worth of tries for those whose first choice does not answer. */
+#define HAND_OVER_NS (3 * NS_PER_S)
+#define FORWARDED_POOLED_MAX 4096 /* about 5 MiB */
+
+/* ---- Small getters --------------------------------------------------------------------------- */
+
+struct registry *agent_registry(struct agent *a)
+{
+    return a->registry;
+}
+
+struct engine *agent_engine(struct agent *a)
+{
+    return a->engine;
+}
+
+struct bus *agent_bus(struct agent *a)
+{
+    return a->bus;
+}
+
+const struct uuid *agent_host_id(const struct agent *a)
+{
+    return &a->identity.host; /* never changes while it is open */
+}
+
+const char *agent_version(void)
+{
+    return AGENT_VERSION;
+}
+
+const char *agent_address(const struct agent *a)
+{
+    return bus_address(a->bus);
+}
+
+const char *agent_name(const struct agent *a)
+{
+    return a->identity.name; /* never changes while it is open */
+}
+
+uint64_t agent_incarnation(const struct agent *a)
+{
+    return a->incarnation;
+}
+
+bool agent_cluster(struct agent *a, struct uuid *ret)
+{
+    pthread_mutex_lock(&a->lock);
+    bool member = a->member;
+    if (member) {
+        *ret = a->identity.cluster;
+    }
+    pthread_mutex_unlock(&a->lock);
+    return member;
+}
+
+bool agent_stopping(struct agent *a)
+{
+    pthread_mutex_lock(&a->lock);
+    bool stopping = a->stopping;
+    pthread_mutex_unlock(&a->lock);
+    return stopping;
+}
+
+/* ---- State that is waited for ---------------------------------------------------------------- */
+
+void agent_signal(struct agent *a)
+{
+    pthread_mutex_lock(&a->lock);
+    a->changes++;
+    pthread_cond_broadcast(&a->changed);
+    pthread_mutex_unlock(&a->lock);
+}
+
+bool agent_wait(struct agent *a, uint64_t deadline_ns,
+                bool (*predicate)(struct agent *a, void *ctx), void *ctx)
+{
+    for (;;) {
+        pthread_mutex_lock(&a->lock);
+        uint64_t seen = a->changes;
+        pthread_mutex_unlock(&a->lock);
+        if (predicate(a, ctx)) {
+            return true;
+        }
+        uint64_t now = clock_now(&clock_system);
+        if (now >= deadline_ns) {
+            return false;
+        }
+        uint64_t left = deadline_ns - now;
+        struct timespec until;
+        clock_gettime(CLOCK_MONOTONIC, &until);
+        left += (uint64_t)until.tv_nsec;
+        until.tv_sec += (time_t)(left / NS_PER_S);
+        until.tv_nsec = (long)(left % NS_PER_S);
+        pthread_mutex_lock(&a->lock);
+        bool stopping = a->stopping;
+        if (!stopping && a->changes == seen) {
+            pthread_cond_timedwait(&a->changed, &a->lock, &until);
+        }
+        pthread_mutex_unlock(&a->lock);
+        if (stopping) {
+            return predicate(a, ctx);
+        }
+    }
+}
+
+void agent_waiting_for(struct agent *a, const char *format, ...)
+{
+    char text[sizeof a->waiting_for];
+    va_list args;
+    va_start(args, format);
+    vsnprintf(text, sizeof text, format, args);
+    va_end(args);
+    pthread_mutex_lock(&a->lock);
+    bool changed = strcmp(text, a->waiting_for) != 0;
+    if (changed) {
+        memcpy(a->waiting_for, text, sizeof text);
+        a->changes++;
+        pthread_cond_broadcast(&a->changed);
+    }
+    pthread_mutex_unlock(&a->lock);
+    if (changed && text[0]) {
+        LOG_INFO(AGENT, "%s", text);
+    }
+}
+
+void agent_fail(struct agent *a, const struct thole_status *st)
+{
+    pthread_mutex_lock(&a->lock);
+    bool first = !a->failed && !a->stopping;
+    a->failed = true;
+    pthread_mutex_unlock(&a->lock);
+    if (!first) {
+        return;
+    }
+    LOG_ERROR(AGENT, "this host cannot go on: %s (%s)", st->message, thole_reason_name(st->reason));
+    agent_waiting_for(a, "host failed: %s", st->message);
+    if (a->o.failed != NULL) {
+        a->o.failed(a->o.failed_ctx, st);
+    }
+}
+
+void agent_start_again(struct agent *a, const char *format, ...)
+{
+    struct thole_status st = {.code = THOLE_UNAVAILABLE, .reason = THOLE_REASON_STOPPED};
+    char why[THOLE_STATUS_MESSAGE_BYTES];
+    va_list args;
+    va_start(args, format);
+    vsnprintf(why, sizeof why, format, args);
+    va_end(args);
+    thole_status_set(&st, THOLE_UNAVAILABLE, THOLE_REASON_STOPPED, __FILE__, __LINE__,
+                     "this host has to start again: %s", why);
+    pthread_mutex_lock(&a->lock);
+    a->again = a->again || !a->failed;
+    pthread_mutex_unlock(&a->lock);
+    agent_fail(a, &st);
+}
+
+bool agent_starts_again(struct agent *a)
+{
+    pthread_mutex_lock(&a->lock);
+    bool again = a->again;
+    pthread_mutex_unlock(&a->lock);
+    return again;
+}
+
+enum thole_code agent_removed(struct thole_status *st)
+{
+    return THOLE_FAIL(st, THOLE_FAILED_PRECONDITION, THOLE_REASON_REMOVED,
+                      "this host was removed from the cluster, and nothing of it is in use any "
+                      "more; with an empty data directory it can join as a new host");
+}
+
+/* In words, if shard zero cannot be written through this host now. */
+static const char *zero_trouble(struct agent *a, const struct registry_view *v, char *text,
+                                size_t size)
+{
+    struct registry_shard_buf buf;
+    struct shard_now now = {0};
+    const struct agent_now n = agent_now_of(a, v);
+    const thole_v1_Shard *row = registry_shard(v, REGISTRY_SHARD_ID, &buf);
+    if (n.view_age_ms > 0) {
+        snprintf(text, size, "no leader of shard zero is known for %.1f s",
+                 (double)n.view_age_ms / 1000);
+    } else if (row != NULL) {
+        agent_shard_now(&n, row, &now);
+    }
+    if (n.view_age_ms > 0 || row == NULL || now.served_here) {
+        return n.view_age_ms > 0 ? text : NULL;
+    }
+    snprintf(text, size, "shard zero: %.220s", now.message);
+    return text;
+}
+
+bool agent_ready(struct agent *a, char *ret_reason, size_t reason_bytes)
+{
+    struct engine_replica_status s;
+    const char *why = NULL;
+    char text[THOLE_STATUS_MESSAGE_BYTES];
+    pthread_mutex_lock(&a->lock);
+    bool member = a->member && !a->stopping && !a->failed;
+    if (!member) {
+        snprintf(ret_reason, reason_bytes, "%s",
+                 a->stopping         ? "the host is stopping"
+                 : a->waiting_for[0] ? a->waiting_for
+                                     : "not yet a member of a cluster");
+    }
+    pthread_mutex_unlock(&a->lock);
+    if (!member) {
+        return false;
+    }
+    struct registry_view *v = registry_view_acquire(a->registry);
+    bool here = registry_host(v, agent_host_id(a)) != NULL;
+    bool any = registry_view_revision(v) > 0;
+    if (!engine_shard_status(a->engine, REGISTRY_SHARD_ID, &s)) {
+        why = "this host's replica of shard zero is not running";
+    } else {
+        why = zero_trouble(a, v, text, sizeof text);
+    }
+    if (why == NULL && !any) {
+        why = "the registry is empty yet";
+    } else if (why == NULL && !here) {
+        why = "this host is not yet in its view of the registry";
+    }
+    registry_view_release(v);
+    if (why != NULL) {
+        snprintf(ret_reason, reason_bytes, "%s", why);
+    } else if (reason_bytes > 0) {
+        ret_reason[0] = 0;
+    }
+    return why == NULL;
+}
+
+/* ---- This host's row ------------------------------------------------------------------------- */
+
+static upb_StringView arena_text(upb_Arena *arena, const char *s)
+{
+    size_t n = strlen(s);
+    char *copy = upb_Arena_Malloc(arena, n + 1);
+    memcpy(copy, s, n + 1);
+    return upb_StringView_FromDataAndSize(copy, n);
+}
+
+upb_StringView agent_lineage(const struct agent *a, upb_Arena *arena)
+{
+    uint8_t *bytes = upb_Arena_Malloc(arena, LINEAGE_BYTES_MAX);
+    return upb_StringView_FromDataAndSize((const char *)bytes, lineage_encode(&a->lineage, bytes));
+}
+
+thole_v1_Host *agent_host_row(struct agent *a, upb_Arena *arena)
+{
+    char id[UUID_TEXT_BYTES];
+    thole_v1_Host *h = thole_v1_Host_new(arena);
+    uuid_format(agent_host_id(a), id);
+    thole_v1_Host_set_name(h, arena_text(arena, agent_name(a)));
+    thole_v1_Host_set_id(h, arena_text(arena, id));
+    thole_v1_HostSpec *spec = thole_v1_Host_mutable_spec(h, arena);
+    thole_v1_HostSpec_set_state(spec, thole_v1_HOST_STATE_ACTIVE);
+    agent_set_tags(spec, a->tags, arena);
+    thole_v1_HostStatus *st = thole_v1_Host_mutable_status(h, arena);
+    thole_v1_HostStatus_set_address(st, arena_text(arena, agent_address(a)));
+    thole_v1_HostStatus_set_liveness(st, thole_v1_HOST_LIVENESS_LIVE);
+    thole_v1_HostStatus_set_incarnation(st, a->incarnation);
+    thole_v1_HostStatus_set_start(st, a->lineage.start);
+    thole_v1_HostStatus_set_version(st, arena_text(arena, agent_version()));
+    for (size_t i = 0; i < a->type_count; i++) {
+        if (a->types[i] == registry_machine_type(a->registry)) {
+            continue;
+        }
+        thole_v1_MachineType *t = thole_v1_HostStatus_add_machine_types(st, arena);
+        thole_v1_MachineType_set_name(t, arena_text(arena, a->types[i]->name));
+        thole_v1_MachineType_set_version(t, a->types[i]->version);
+    }
+    return h;
+}
+
+/* ---- Opening --------------------------------------------------------------------------------- */
+
+static struct agent *agent_alloc(const struct agent_options *o)
+{
+    struct agent *a = xcalloc(1, sizeof *a);
+    a->facts = now_facts_new();
+    pool_init(&a->forwarded, served_bytes(), FORWARDED_POOLED_MAX);
+    a->o = *o;
+    a->o.election_timeout_ms =
+        o->election_timeout_ms ? o->election_timeout_ms : ENGINE_ELECTION_TIMEOUT_MS;
+    a->dir.lock_fd = -1;
+    a->bootstrap = o->bootstrap;
+    a->listen = o->listen != NULL ? xstrdup(o->listen) : NULL;
+    a->advertise = o->advertise != NULL ? xstrdup(o->advertise) : NULL;
+    a->addresses = o->addresses != NULL ? xstrdup(o->addresses) : NULL;
+    struct bytes tags = {0};
+    for (size_t i = 0; i < o->tag_count; i++) {
+        bytes_printf(&tags, "%s%s", i > 0 ? "," : "", o->tags[i]);
+    }
+    a->tags = tags.size > 0 ? xstrndup((const char *)tags.data, tags.size) : xstrdup("");
+    bytes_deinit(&tags);
+    pthread_mutex_init(&a->lock, NULL);
+    pthread_condattr_t attr;
+    pthread_condattr_init(&attr);
+    pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
+    pthread_cond_init(&a->changed, &attr);
+    pthread_condattr_destroy(&attr);
+    return a;
+}
+
+static enum thole_code open_bus(struct agent *a, struct thole_status *st)
+{
+    options_default_listen(a);
+    const struct bus_options o = {
+        .listen_address = a->listen,
+        .advertise_address = a->advertise,
+        .host_id = a->identity.host,
+        .cluster_id = a->identity.cluster,
+        .incarnation = a->incarnation,
+        .lineage = a->lineage,
+        .version = agent_version(),
+        .log_host = a->identity.name,
+        .clock = executor_clock(a->executor),
+        .unary_slots = UNARY_CALLS_MAX,
+        .handler = wiring_bus_handler(a),
+    };
+    enum thole_code code = bus_new(&o, &a->bus, st);
+    return code == THOLE_OK ? options_save_listen(a, st) : code;
+}
+
+static void collect_types(struct agent *a)
+{
+    a->types[a->type_count++] = registry_machine_type(a->registry);
+    for (size_t i = 0; i < MACHINE_BUILTIN_COUNT; i++) {
+        a->types[a->type_count++] = machine_builtin[i];
+    }
+    for (size_t i = 0; i < a->o.type_count; i++) {
+        a->types[a->type_count++] = a->o.types[i];
+    }
+    ASSERT(a->type_count <= AGENT_TYPES_MAX);
+}
+
+static enum thole_code open_engine(struct agent *a, struct thole_status *st)
+{
+    const struct engine_options o = {
+        .host_id = a->identity.host,
+        .incarnation = a->incarnation,
+        .log = a->log,
+        .state = a->state,
+        .seeds = uploads_files(a->uploads),
+        .directory = a->dir.path, /* it makes snapshots/ and machines' own folders there */
+        .executor = a->executor,
+        .transport = wiring_transport(a),
+        .observer = wiring_observer(a),
+        .loop_count = a->o.loop_count,
+        .applier_count = a->o.applier_count,
+        .election_timeout_ms = a->o.election_timeout_ms,
+        .heartbeat_ms = a->o.heartbeat_ms,
+        .compact_log_bytes = a->o.compact_log_bytes,
+        .snapshot_bytes_per_s = a->o.snapshot_bytes_per_s,
+        .types = a->types,
+    };
+    return engine_new(&o, &a->engine, st);
+}
+
+static void on_view(void *ctx, uint64_t revision)
+{
+    struct agent *a = ctx;
+    (void)revision;
+    if (a->chores != NULL) {
+        chores_wake(a->chores);
+    }
+    uploads_wake(a->uploads);
+}
+
+static void known_peer(void *ctx, const struct uuid *host, uint64_t incarnation,
+                       const char *address)
+{
+    struct agent *a = ctx;
+    addresses_learn(a->addresses_known, host, incarnation, address, ADDRESSES_TOLD);
+}
+
+void agent_know_members(struct agent *a, const struct member_list *l)
+{
+    for (uint32_t i = 0; i < l->count; i++) {
+        known_peer(a, &l->members[i].host, 0, l->members[i].address);
+    }
+}
+
+static void open_rest(struct agent *a)
+{
+    const struct hostctl_options ho = {
+        .host_id = a->identity.host,
+        .incarnation = a->incarnation,
+        .engine = a->engine,
+        .registry = a->registry,
+        .executor = a->executor,
+        .upward = wiring_upward(a),
+        .suspect_after_ms = a->o.suspect_after_ms,
+        .suspect_after_ms_max = a->o.suspect_after_ms_max,
+        .dead_after_ms = a->o.dead_after_ms,
+    };
+    router_set_engine(a->router, a->engine);
+    atomic_store_explicit(&a->hostctl, hostctl_new(&ho), memory_order_release);
+    /* Newer news last: those that formed the cluster, then where they were last seen. */
+    agent_know_members(a, &a->identity.first);
+    datadir_load_peers(&a->dir, known_peer, a);
+}
+
+static enum thole_code open_all(struct agent *a, struct thole_status *st)
+{
+    uint64_t epoch;
+    enum thole_code code = datadir_open(a->o.data_dir, a->o.name, &a->dir, &a->identity, st);
+    if (code == THOLE_OK) {
+        code = datadir_next_start(&a->dir, a->o.election_timeout_ms, a->o.stop_fd, &a->incarnation,
+                                  &a->lineage, st);
+    }
+    if (code == THOLE_OK) {
+        code = stores_open(a, st);
+    }
+    if (code != THOLE_OK) {
+        return code;
+    }
+    (void)log_context_host(a->identity.name);
+    a->executor = executor_threaded_new(&clock_system);
+    executor_set_host(a->executor, a->identity.name);
+    a->registry = registry_new();
+    collect_types(a);
+    code = open_bus(a, st);
+    if (code != THOLE_OK) {
+        return code;
+    }
+    const struct router_options ro = wiring_router(a);
+    a->router = router_new(&ro);
+    a->watches = watches_new(a);
+    a->addresses_known = addresses_new(a);
+    a->chores = chores_new(a);
+    a->exports = exports_new(a);
+    char *restores = datadir_file(&a->dir, "restores");
+    code = uploads_new(a, restores, &a->uploads, st);
+    free(restores);
+    if (code != THOLE_OK) {
+        return code;
+    }
+    registry_subscribe(a->registry, on_view, a);
+    code = open_engine(a, st);
+    if (code != THOLE_OK) {
+        return code;
+    }
+    open_rest(a);
+    a->meeting = meeting_new(a);
+    if (uuid_is_nil(&a->identity.cluster)) {
+        code = meeting_prepare(a, st);
+    }
+    if (code != THOLE_OK) {
+        return code;
+    }
+    if (a->o.services != NULL) {
+        a->o.services(a);
+        a->served = true;
+    }
+    code = repair_zero_marked(&a->dir, &epoch, st);
+    if (code != THOLE_OK) {
+        return code;
+    }
+    atomic_store(&a->repairing, epoch > 0);
+    bus_start(a->bus);
+    chores_start(a->chores);
+    addresses_start(a->addresses_known);
+    return bootstrap_start(a, st);
+}
+
+enum thole_code agent_new(const struct agent_options *o, struct agent **ret,
+                          struct thole_status *st)
+{
+    enum thole_code code = options_check(o, st);
+    if (code != THOLE_OK) {
+        return code;
+    }
+    bool again = false;
+    do { /* damage that is met while the engine opens is salvaged by another try */
+        struct agent *a = agent_alloc(o);
+        code = open_all(a, st);
+        again = code != THOLE_OK && !again && atomic_load(&a->state_damaged);
+        if (code == THOLE_OK) {
+            LOG_INFO(AGENT, "host runs data_dir=%s version=%s", a->dir.path, agent_version());
+            atomic_store(&a->opened, true);
+            if (atomic_load(&a->state_damaged)) {
+                stores_start_again(a);
+            }
+            *ret = a;
+        } else {
+            agent_stop(a);
+            agent_free(a);
+        }
+    } while (again);
+    (void)log_context_host(NULL);
+    return code;
+}
+
+/* ---- Closing --------------------------------------------------------------------------------- */
+
+struct handed_over {
+    pthread_mutex_t lock;
+    pthread_cond_t cond;
+    bool done;
+    struct thole_status st;
+};
+
+static void handed_over(void *ctx, const struct thole_status *st)
+{
+    struct handed_over *h = ctx;
+    pthread_mutex_lock(&h->lock);
+    h->st = *st;
+    h->done = true;
+    pthread_cond_signal(&h->cond);
+    pthread_mutex_unlock(&h->lock);
+}
+
+/* Requests that come on streams are refused for a moment before the streams end: who sends more
+ * than one at a time goes elsewhere, and none is on its way when the connection is cut, whose
+ * outcome would be unknown. */
+static void send_away(struct agent *a)
+{
+    atomic_store(&a->leaving, true);
+    nanosleep(&(struct timespec){.tv_nsec = LEAVE_MS * NS_PER_MS}, NULL);
+}
+
+/* While everything still runs: others lead before this host is gone, instead of noticing it. */
+static void hand_over(struct agent *a)
+{
+    struct handed_over h = {.lock = PTHREAD_MUTEX_INITIALIZER, .cond = PTHREAD_COND_INITIALIZER};
+    uint64_t begin = clock_now(&clock_system);
+    engine_hand_over(a->engine, begin + HAND_OVER_NS, handed_over, &h);
+    pthread_mutex_lock(&h.lock);
+    while (!h.done) {
+        pthread_cond_wait(&h.cond, &h.lock);
+    }
+    pthread_mutex_unlock(&h.lock);
+    if (h.st.code != THOLE_OK) {
+        LOG_WARN(AGENT, "not everything was handed over; stopping all the same: %s", h.st.message);
+    } else {
+        LOG_INFO(AGENT, "leaderships are handed over took_ms=%" PRIu64,
+                 (clock_now(&clock_system) - begin) / NS_PER_MS);
+    }
+}
+
+void agent_stop(struct agent *a)
+{
+    pthread_mutex_lock(&a->lock);
+    bool again = a->stopping;
+    a->stopping = true;
+    a->changes++;
+    pthread_cond_broadcast(&a->changed);
+    pthread_mutex_unlock(&a->lock);
+    if (again) {
+        return;
+    }
+    (void)log_context_host(agent_name(a));
+    if (a->bus != NULL) {
+        bus_end_asks(a->bus); /* of this host's threads, which are waited for below */
+    }
+    bootstrap_stop(a);
+    if (a->bus != NULL && a->chores != NULL) {
+        health_down(a);
+    }
+    struct hostctl *h = atomic_load(&a->hostctl);
+    if (h != NULL) {
+        hostctl_stop(h); /* or it would lead by preference what is handed on */
+    }
+    if (a->engine != NULL) {
+        hand_over(a);
+        send_away(a);
+    }
+    if (a->chores != NULL) {
+        chores_stop(a->chores);
+    }
+    renew_stop(a);
+    /* What still waits is answered while all of these end, before the bus does. */
+    bus_drain(a->bus, BUS_GRACE_MS);
+    router_stop(a->router);
+    watches_stop(a->watches);
+    bus_cut(a->bus);
+    if (a->engine != NULL) {
+        engine_stop(a->engine);
+    }
+    bus_stop(a->bus, 0);
+    if (a->addresses_known != NULL) {
+        addresses_stop(a->addresses_known);
+    }
+    if (a->exports != NULL) {
+        exports_stop(a->exports);
+    }
+    if (a->uploads != NULL) {
+        uploads_stop(a->uploads);
+    }
+    (void)log_context_host(NULL);
+}
+
+void agent_free(struct agent *a)
+{
+    if (a == NULL) {
+        return;
+    }
+    if (a->served) {
+        a->o.services_end(a);
+    }
+    struct hostctl *h = atomic_load(&a->hostctl);
+    if (h != NULL) {
+        hostctl_free(h);
+    }
+    exports_free(a->exports);
+    if (a->engine != NULL) {
+        engine_free(a->engine);
+    }
+    uploads_free(a->uploads);
+    bus_free(a->bus);
+    meeting_free(a->meeting);
+    watches_free(a->watches);
+    chores_free(a->chores);
+    addresses_free(a->addresses_known);
+    router_free(a->router);
+    if (a->registry != NULL) {
+        registry_free(a->registry);
+    }
+    if (a->executor != NULL) {
+        executor_free(a->executor);
+    }
+    if (a->state != NULL) {
+        state_db_close(a->state);
+    }
+    if (a->log != NULL) {
+        a->log->ops->close(a->log);
+    }
+    datadir_close(&a->dir);
+    now_facts_free(a->facts);
+    pool_deinit(&a->forwarded);
+    free(a->tags);
+    free(a->listen);
+    free(a->advertise);
+    free(a->addresses);
+    pthread_cond_destroy(&a->changed);
+    pthread_mutex_destroy(&a->lock);
+    free(a);
+}

@@ -1,0 +1,109 @@
+/* Internal face of the agent: what the control-plane services, the daemon and the public API share.
+ *
+ * The agent wires the house together: bus <-> engine (transport), engine -> controllers (observer),
+ * controllers -> router (commands), router -> engine or bus (routing). See agent/README.md. */
+#ifndef AGENT_CORE_AGENT_H
+#define AGENT_CORE_AGENT_H
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <thole/status.h>
+
+#include "base/buf.h"
+#include "base/uuid.h"
+#include "bus/bus.h"
+#include "registry/registry.h"
+#include "shards/engine/engine.h"
+
+struct agent;
+
+struct registry *agent_registry(struct agent *a);
+struct engine *agent_engine(struct agent *a);
+struct bus *agent_bus(struct agent *a);
+struct exports *agent_exports(struct agent *a); /* exports.h */
+struct uploads *agent_uploads(struct agent *a); /* uploads.h */
+const struct uuid *agent_host_id(const struct agent *a);
+const char *agent_version(void);
+/* Is shard zero reachable: does this host know its leader and has its view been bootstrapped? */
+bool agent_ready(struct agent *a, char *ret_reason, size_t reason_bytes);
+/* False: this host's replica of shard zero has not restored or applied anything yet, so what is not
+ * in the view may exist all the same. `st` (may be NULL) is then UNAVAILABLE NOT_READY. */
+bool agent_has_view(struct agent *a, struct thole_status *st);
+
+/* ---- The router: a request of any kind, to wherever it can be answered ----------------------- */
+
+enum router_kind { ROUTER_PROPOSE, ROUTER_OPEN_SESSION, ROUTER_QUERY, ROUTER_TRANSFER };
+
+/* Owned by the caller and untouched until `done`, which comes exactly once, on any thread, and must
+ * not block. Proposals are sent again only when they certainly took no effect (NOT_LEADER,
+ * NO_LEADER, UNREACHABLE, DROPPED, ...), until the deadline; everything else is the caller's
+ * decision. */
+struct router_request {
+    void *internal[8]; /* the router's */
+    enum router_kind kind;
+    uint64_t shard_id;
+    /* Taken over; without an owner, its bytes live until `done`. Given back with NO_SUCH_SHARD (but
+     * for shard zero): the request can be sent to another shard of the same name. */
+    struct bufslice payload;
+    uint64_t session, sequence;
+    bool stale;
+    uint32_t max_staleness_ms;
+    uint32_t hops;           /* how often it was forwarded before it came here */
+    uint64_t target_replica; /* TRANSFER; 0: the best */
+    uint64_t deadline_ns;    /* monotonic; required */
+    void (*done)(struct router_request *r);
+    void *ctx;
+
+    uint64_t index, code; /* OPEN_SESSION: `code` is the session; TRANSFER: `index` leads now */
+    bool duplicate;
+    bool here;              /* a replica of this host answered */
+    struct bufslice result; /* the owner releases it */
+
+    struct engine_request engine; /* the router's: holds payload etc. while it runs locally */
+    struct thole_status status;   /* of the result, too */
+};
+void agent_route(struct agent *a, struct router_request *r);
+
+/* A command for shard zero: ROUTER_PROPOSE on shard 0 with the result decoded. On refusal by the
+ * registry `st` has its code, reason and message. `result` is borrowed. */
+typedef void (*agent_command_fn)(void *ctx, const struct thole_status *st,
+                                 const thole_registry_v1_Result *result);
+void agent_command(struct agent *a, struct bufslice command, uint64_t deadline_ns,
+                   agent_command_fn done, void *ctx);
+
+/* Shard zero is no shard of users: it is written by commands of the control plane alone. */
+enum thole_code agent_zero_refused(struct thole_status *st);
+
+/* After `done` with OK, this host's view is at least as new as shard zero was when the call began:
+ * a linearizable read of the registry is this barrier followed by registry_view_acquire. */
+void agent_barrier(struct agent *a, uint64_t deadline_ns,
+                   void (*done)(void *ctx, const struct thole_status *st), void *ctx);
+
+/* A shard's id by its name, through the view, and after a barrier if the view knows none. `done`
+ * may come inline. */
+void agent_resolve(struct agent *a, struct slice name, uint64_t deadline_ns,
+                   void (*done)(void *ctx, const struct thole_status *st, uint64_t shard_id),
+                   void *ctx);
+/* The same, after a barrier in any case: the id that the view had was of a shard that is gone. */
+void agent_resolve_anew(struct agent *a, struct slice name, uint64_t deadline_ns,
+                        void (*done)(void *ctx, const struct thole_status *st, uint64_t shard_id),
+                        void *ctx);
+
+/* Watch a shard's machine events, here or on a host that has a replica. `event` with bookmark ==
+ * true has no key nor event. Returns an id; 0 never. `ended` comes exactly once, on the watches'
+ * thread, also after agent_unwatch (CANCELLED) and when the watch could not begin; nothing comes
+ * after it. agent_unwatch may be called from a callback, and an unknown id is ignored. */
+struct agent_watcher {
+    void *ctx;
+    void (*event)(void *ctx, uint64_t index, struct slice key, struct slice event, bool bookmark);
+    void (*ended)(void *ctx, const struct thole_status *st);
+};
+uint64_t agent_watch(struct agent *a, uint64_t shard_id, const struct agent_watcher *w);
+void agent_unwatch(struct agent *a, uint64_t id);
+
+/* ---- Services (agent/services/) -------------------------------------------------------------- */
+
+/* Registers the control plane on the agent's bus; before bus_start. */
+void services_register(struct agent *a);
+
+#endif

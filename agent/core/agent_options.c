@@ -1,0 +1,189 @@
+/* A host's options: checked together, with the defaults of what was not given, before anything is
+ * opened; and where it listens and is found. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "agent/core/agent_internal.h"
+#include "base/address.h"
+#include "base/log.h"
+
+static bool name_ok(const char *name)
+{
+    return registry_name_valid(slice_str(name));
+}
+
+static enum thole_code bad_time(struct thole_status *st, const char *what, uint32_t value,
+                                const char *must, uint32_t bound)
+{
+    return THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
+                      "%s is %u ms, and must be %s %u ms; each of the two is given or the default",
+                      what, (unsigned)value, must, (unsigned)bound);
+}
+
+/* Those that were given together with the defaults of the others. */
+static enum thole_code check_times(const struct agent_options *o, struct thole_status *st)
+{
+    uint32_t election =
+        o->election_timeout_ms ? o->election_timeout_ms : ENGINE_ELECTION_TIMEOUT_MS;
+    uint32_t heartbeat = o->heartbeat_ms ? o->heartbeat_ms : ENGINE_HEARTBEAT_MS;
+    uint32_t suspect = o->suspect_after_ms ? o->suspect_after_ms : HOSTCTL_SUSPECT_AFTER_MS;
+    uint32_t dead = o->dead_after_ms ? o->dead_after_ms : HOSTCTL_DEAD_AFTER_MS;
+    if (heartbeat > election / 3) {
+        return bad_time(st, "the interval of heartbeats (heartbeat-ms)", heartbeat,
+                        "at most a third of the election timeout (election-timeout-ms) of",
+                        election);
+    }
+    if (dead <= suspect) {
+        return bad_time(st, "the grace before a host is dead (dead-after-ms)", dead,
+                        "more than the silence before it is suspect (suspect-after-ms), which is",
+                        suspect);
+    }
+    if (o->suspect_after_ms_max && o->suspect_after_ms_max < suspect) {
+        return bad_time(st, "the most silence of a live host (suspect-after-ms-max)",
+                        o->suspect_after_ms_max, "at least the least (suspect-after-ms), which is",
+                        suspect);
+    }
+    return THOLE_OK;
+}
+
+/* Each of a list that is separated by commas. */
+static enum thole_code check_addresses(const char *what, const char *addresses,
+                                       struct thole_status *st)
+{
+    enum thole_code code = THOLE_OK;
+    for (const char *p = addresses; p != NULL && code == THOLE_OK;) {
+        const char *comma = strchr(p, ',');
+        size_t n = comma != NULL ? (size_t)(comma - p) : strlen(p);
+        code = address_check(what, slice_of(p, n), ADDRESS_REACH, st);
+        p = comma != NULL ? comma + 1 : NULL;
+    }
+    return code;
+}
+
+static enum thole_code check_reach(const struct agent_options *o, struct thole_status *st)
+{
+    bool peers = o->bootstrap == AGENT_BOOTSTRAP_PEERS, join = o->bootstrap == AGENT_BOOTSTRAP_JOIN;
+    enum thole_code code = THOLE_OK;
+    if (o->listen != NULL) {
+        code = address_check("listen", slice_str(o->listen), ADDRESS_LISTEN, st);
+    }
+    if (code == THOLE_OK && o->advertise != NULL) {
+        code = address_check("advertise", slice_str(o->advertise), ADDRESS_REACH, st);
+    }
+    if (code != THOLE_OK || !(peers || join)) {
+        return code;
+    }
+    if (o->addresses == NULL || !o->addresses[0]) {
+        return THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
+                          "addresses of other hosts are needed");
+    }
+    return check_addresses(peers ? "peers" : "join", o->addresses, st);
+}
+
+enum thole_code options_check(const struct agent_options *o, struct thole_status *st)
+{
+    if (o->data_dir == NULL || !o->data_dir[0]) {
+        return THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
+                          "a data directory is needed");
+    }
+    if (o->name != NULL && !name_ok(o->name)) {
+        return THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
+                          "host name \"%.64s\": lower case letters, digits, dots and dashes, at "
+                          "most %d",
+                          o->name, LIMIT_NAME_BYTES);
+    }
+    enum thole_code code = agent_check_tags(o->tags, o->tag_count, st);
+    if (code != THOLE_OK) {
+        return code;
+    }
+    if (o->type_count > AGENT_TYPES_MAX - 8) {
+        return THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_TOO_LARGE,
+                          "more than %d machine types", AGENT_TYPES_MAX - 8);
+    }
+    code = check_times(o, st);
+    return code == THOLE_OK ? check_reach(o, st) : code;
+}
+
+/* ---- Where it is ----------------------------------------------------------------------------- */
+
+/* Of the addresses of --peers, the one that is this machine's, with the port that it listens on. */
+static char *own_of_peers(struct agent *a)
+{
+    char *copy = xstrdup(a->bootstrap == AGENT_BOOTSTRAP_PEERS ? a->addresses : "");
+    char *save = NULL, *found = NULL;
+    size_t n = 0;
+    for (char *p = strtok_r(copy, ",", &save); p != NULL; p = strtok_r(NULL, ",", &save)) {
+        if (strcmp(address_port(p), address_port(a->listen)) != 0 ||
+            address_place(p) != ADDRESS_HERE) {
+            continue;
+        }
+        n++;
+        free(found);
+        found = xstrdup(p);
+    }
+    free(copy);
+    if (n != 1) {
+        free(found);
+        return NULL;
+    }
+    return found;
+}
+
+/* All interfaces are where to listen, not where to be found. Not kept for the next start: the
+ * machine may have another address then. */
+static void default_advertise(struct agent *a)
+{
+    char host[ADDRESS_BYTES];
+    if (a->advertise != NULL || !address_is_wildcard(a->listen)) {
+        return;
+    }
+    a->advertise_derived = true;
+    a->advertise = own_of_peers(a);
+    if (a->advertise != NULL) {
+        return;
+    }
+    char *first = a->addresses != NULL ? xstrndup(a->addresses, strcspn(a->addresses, ",")) : NULL;
+    if (!address_source(first, host, sizeof host) && !address_source(NULL, host, sizeof host)) {
+        snprintf(host, sizeof host, "127.0.0.1");
+    }
+    free(first);
+    a->advertise = xasprintf("%s:%s", host, address_port(a->listen));
+    LOG_WARN(AGENT,
+             "no address to advertise was given; using that of this machine address=%s; "
+             "give --advertise if others do not reach it there",
+             a->advertise);
+}
+
+/* What was not given now is as it was at the last start. */
+void options_default_listen(struct agent *a)
+{
+    const struct identity *i = &a->identity;
+    if (a->listen == NULL) {
+        a->listen = xstrdup(i->listen[0] ? i->listen : "127.0.0.1:7400");
+    }
+    if (a->advertise == NULL && i->advertise[0]) {
+        a->advertise = xstrdup(i->advertise);
+    }
+    default_advertise(a);
+}
+
+/* Remember it, with the port that was really taken. */
+enum thole_code options_save_listen(struct agent *a, struct thole_status *st)
+{
+    struct identity i = a->identity;
+    const char *colon = strrchr(a->listen, ':');
+    snprintf(i.listen, sizeof i.listen, "%.*s:%u", colon != NULL ? (int)(colon - a->listen) : 0,
+             a->listen, bus_port(a->bus));
+    snprintf(i.advertise, sizeof i.advertise, "%s",
+             a->advertise != NULL && !a->advertise_derived ? a->advertise : "");
+    if (strcmp(i.listen, a->identity.listen) == 0 &&
+        strcmp(i.advertise, a->identity.advertise) == 0) {
+        return THOLE_OK;
+    }
+    enum thole_code code = datadir_save_identity(&a->dir, &i, st);
+    if (code == THOLE_OK) {
+        a->identity = i;
+    }
+    return code;
+}

@@ -1,0 +1,508 @@
+/* What can be said of rows at this moment. Rows tell what was observed when they were written: a
+ * leader that is gone cannot take its report back, and without a leader of shard zero nobody writes
+ * any. So what is shown of a shard's health is what its row says and this host can confirm now:
+ *
+ *   the view     shard zero has a leader, or the rows are as old as that
+ *   the spec     placement has looked at it, as it is now
+ *   the leader   a replica of the shard here knows one; its host is connected, and can write.
+ *                Without a replica here: its row knows one, whose host is live by the rows, too
+ *   the quorum   without a replica here: a majority of the votes is on such hosts. A leader that
+ *                lacks one gives up by itself within two election timeouts.
+ *
+ * Nothing is asked and nothing is written. Any thread. Since when it cannot be confirmed is noted
+ * when connections, disks, rows and replicas here change (now_facts). */
+#include "agent/core/confirmed.h"
+
+#include <inttypes.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "agent/core/agent_internal.h"
+#include "base/map.h"
+
+/* ---- The view -------------------------------------------------------------------------------- */
+
+static bool knows_leader(const struct engine_replica_status *s)
+{
+    return !s->failed && (s->role == RAFT_LEADER ? s->leader_ready : !uuid_is_nil(&s->leader_host));
+}
+
+static void zero_changed(struct agent *a, const struct engine_replica_status *s)
+{
+    uint64_t lost = 0;
+    if (knows_leader(s)) {
+        atomic_store(&a->zero_lost_ns, 0);
+    } else {
+        (void)atomic_compare_exchange_strong(&a->zero_lost_ns, &lost, clock_now(&clock_system));
+    }
+}
+
+uint64_t agent_view_age_ms(struct agent *a)
+{
+    struct engine_replica_status s = {.failed = true};
+    (void)engine_shard_status(a->engine, REGISTRY_SHARD_ID, &s);
+    zero_changed(a, &s);
+    uint64_t now = clock_now(&clock_system), lost = atomic_load(&a->zero_lost_ns);
+    return lost == 0 ? 0 : 1 + (now > lost ? now - lost : 0) / NS_PER_MS;
+}
+
+/* ---- Hosts ----------------------------------------------------------------------------------- */
+
+static bool is_here(struct agent *a, const struct uuid *host)
+{
+    return uuid_equal(host, agent_host_id(a)) || bus_peer_up(a->bus, host);
+}
+
+int32_t agent_host_liveness(struct agent *a, const thole_v1_Host *row)
+{
+    struct uuid id;
+    int32_t liveness = thole_v1_HostStatus_liveness(thole_v1_Host_status(row));
+    bool unsure = liveness == thole_v1_HOST_LIVENESS_LIVE &&
+                  agent_parse_uuid(thole_v1_Host_id(row), &id) && !is_here(a, &id);
+    return unsure ? thole_v1_HOST_LIVENESS_SUSPECT : liveness;
+}
+
+/* By the leader of shard zero and by our own connection. */
+static bool row_answers(struct agent *a, const struct uuid *id, const thole_v1_Host *row)
+{
+    const thole_v1_HostStatus *st = row != NULL ? thole_v1_Host_status(row) : NULL;
+    return st != NULL && is_here(a, id) &&
+           thole_v1_HostStatus_liveness(st) == thole_v1_HOST_LIVENESS_LIVE;
+}
+
+static bool host_answers(const struct agent_now *n, const struct uuid *id)
+{
+    return row_answers(n->agent, id, registry_host(n->view, id));
+}
+
+/* HOST_DISK_OK: it can write as far as is known. `row` may be NULL. */
+static int32_t disk_of(struct agent *a, const struct uuid *id, const thole_v1_Host *row,
+                       uint64_t shard_id)
+{
+    const thole_v1_HostStatus *st = row != NULL ? thole_v1_Host_status(row) : NULL;
+    int32_t disk = st != NULL ? thole_v1_HostStatus_disk(st) : thole_v1_HOST_DISK_OK;
+    if (uuid_equal(id, agent_host_id(a))) {
+        return !engine_disk_refuses(a->engine, shard_id)       ? thole_v1_HOST_DISK_OK
+               : engine_disk(a->engine) == ENGINE_DISK_STALLED ? thole_v1_HOST_DISK_STALLED
+                                                               : thole_v1_HOST_DISK_LOW_SPACE;
+    }
+    if (disk <= thole_v1_HOST_DISK_OK || shard_id == REGISTRY_SHARD_ID) {
+        disk = engine_peer_refuses(a->engine, id, shard_id) ? thole_v1_HOST_DISK_LOW_SPACE
+                                                            : thole_v1_HOST_DISK_OK;
+    }
+    return disk;
+}
+
+/* ---- Since when ------------------------------------------------------------------------------ */
+
+struct host_fact { /* since when; 0: it is not so */
+    struct uuid host;
+    uint64_t silent_ns, disk_ns, zero_disk_ns;
+};
+
+struct now_facts {
+    uint64_t revision; /* of the rows that were looked at; the worker's, like the next */
+    bool gone;         /* rows went: shards may be among them */
+    pthread_mutex_t lock;
+    struct host_fact *hosts;
+    size_t count;
+    /* Shard id + 1 -> since when: shards that formed, and whose rows name no leader; and those of
+     * which the replica here knows none. */
+    struct map unled_there, unled_here;
+};
+
+struct now_facts *now_facts_new(void)
+{
+    struct now_facts *f = xcalloc(1, sizeof *f);
+    pthread_mutex_init(&f->lock, NULL);
+    return f;
+}
+
+void now_facts_free(struct now_facts *f)
+{
+    if (f == NULL) {
+        return;
+    }
+    map_deinit(&f->unled_there);
+    map_deinit(&f->unled_here);
+    pthread_mutex_destroy(&f->lock);
+    free(f->hosts);
+    free(f);
+}
+
+static void note_unled(struct now_facts *f, struct map *m, uint64_t shard_id, bool unled)
+{
+    pthread_mutex_lock(&f->lock);
+    if (!unled) {
+        (void)map_remove(m, shard_id + 1);
+    } else if (map_get(m, shard_id + 1) == NULL) {
+        (void)map_put(m, shard_id + 1, (void *)(uintptr_t)clock_now(&clock_system));
+    }
+    pthread_mutex_unlock(&f->lock);
+}
+
+/* 0: only just. */
+static uint64_t unled_since_ns(struct now_facts *f, const struct map *m, uint64_t shard_id)
+{
+    pthread_mutex_lock(&f->lock);
+    uint64_t since = (uintptr_t)map_get(m, shard_id + 1);
+    pthread_mutex_unlock(&f->lock);
+    return since;
+}
+
+static void sweep(struct now_facts *f, const struct registry_view *v, struct map *m)
+{
+    struct map kept = {0};
+    uint64_t key;
+    void *since;
+    pthread_mutex_lock(&f->lock);
+    for (size_t it = 0; (since = map_next(m, &it, &key)) != NULL;) {
+        if (registry_has_shard(v, key - 1)) {
+            (void)map_put(&kept, key, since);
+        }
+    }
+    map_deinit(m);
+    *m = kept;
+    pthread_mutex_unlock(&f->lock);
+}
+
+void agent_replica_changed(struct agent *a, const struct engine_replica_status *s)
+{
+    note_unled(a->facts, &a->facts->unled_here, s->shard_id, !knows_leader(s));
+    if (s->shard_id == REGISTRY_SHARD_ID) {
+        zero_changed(a, s);
+    }
+}
+
+/* `hint`: where it may be; rows come in the same order each time. */
+static const struct host_fact *fact_of(const struct host_fact *of, size_t count, size_t hint,
+                                       const struct uuid *host)
+{
+    if (hint < count && uuid_equal(&of[hint].host, host)) {
+        return &of[hint];
+    }
+    for (size_t i = 0; i < count; i++) {
+        if (uuid_equal(&of[i].host, host)) {
+            return &of[i];
+        }
+    }
+    return NULL;
+}
+
+static bool note(uint64_t *since_ns, uint64_t before_ns, bool is, uint64_t now_ns)
+{
+    *since_ns = !is ? 0 : before_ns != 0 ? before_ns : now_ns;
+    return (*since_ns != 0) != (before_ns != 0);
+}
+
+static bool note_hosts(struct agent *a, const struct registry_view *v, uint64_t now_ns)
+{
+    struct now_facts *f = a->facts;
+    struct host_fact *next = NULL;
+    struct slice name = {0};
+    const thole_v1_Host *row;
+    size_t n = 0;
+    bool changed = false;
+    while ((row = registry_next_host(v, name)) != NULL) {
+        static const struct host_fact none;
+        struct uuid id;
+        name = registry_str(thole_v1_Host_name(row));
+        if (!agent_parse_uuid(thole_v1_Host_id(row), &id)) {
+            continue;
+        }
+        const struct host_fact *before = fact_of(f->hosts, f->count, n, &id);
+        const struct host_fact *was = before != NULL ? before : &none;
+        next = xrealloc(next, (n + 1) * sizeof *next);
+        struct host_fact *to = &next[n++];
+        to->host = id;
+        changed |= note(&to->silent_ns, was->silent_ns, !row_answers(a, &id, row), now_ns);
+        changed |=
+            note(&to->disk_ns, was->disk_ns,
+                 disk_of(a, &id, row, REGISTRY_SHARD_ID + 1) > thole_v1_HOST_DISK_OK, now_ns);
+        changed |= note(&to->zero_disk_ns, was->zero_disk_ns,
+                        disk_of(a, &id, row, REGISTRY_SHARD_ID) > thole_v1_HOST_DISK_OK, now_ns);
+    }
+    changed |= n != f->count;
+    pthread_mutex_lock(&f->lock);
+    free(f->hosts);
+    f->hosts = next;
+    f->count = n;
+    pthread_mutex_unlock(&f->lock);
+    return changed;
+}
+
+static void note_shard(void *ctx, const thole_v1_Shard *row)
+{
+    struct now_facts *f = ctx;
+    const thole_v1_ShardStatus *st = thole_v1_Shard_status(row);
+    note_unled(f, &f->unled_there, thole_v1_Shard_id(row),
+               st != NULL && thole_v1_ShardStatus_formed(st) &&
+                   thole_v1_ShardStatus_leader_replica(st) == 0);
+}
+
+static void note_gone(void *ctx, const char *name)
+{
+    struct now_facts *f = ctx;
+    (void)name;
+    f->gone = true;
+}
+
+/* At the start, and if what changed is not known any more, all of them. */
+static void note_shards(struct now_facts *f, const struct registry_view *v)
+{
+    const struct registry_changes changes = {.ctx = f, .shard = note_shard, .gone = note_gone};
+    struct registry_shard_buf buf;
+    struct thole_status st;
+    const thole_v1_Shard *row;
+    if (f->revision == 0 || registry_changes_since(v, f->revision, &changes, &st) != THOLE_OK) {
+        for (struct slice name = {0}; (row = registry_next_shard(v, name, &buf)) != NULL;) {
+            note_shard(f, row);
+            name = registry_str(thole_v1_Shard_name(row));
+        }
+    }
+    f->revision = registry_view_revision(v);
+    if (f->gone) {
+        sweep(f, v, &f->unled_there);
+        sweep(f, v, &f->unled_here);
+    }
+    f->gone = false;
+}
+
+bool now_facts_update(struct agent *a, const struct registry_view *v)
+{
+    struct now_facts *f = a->facts;
+    if (f->revision < registry_view_revision(v)) {
+        note_shards(f, v);
+    }
+    return note_hosts(a, v, clock_now(&clock_system));
+}
+
+enum host_trouble { HOST_SILENT, HOST_DISK, HOST_DISK_ZERO };
+
+/* 0: only just. */
+static uint64_t host_since_ns(const struct agent_now *n, const struct uuid *host,
+                              enum host_trouble what)
+{
+    struct now_facts *f = n->agent->facts;
+    pthread_mutex_lock(&f->lock);
+    const struct host_fact *h = fact_of(f->hosts, f->count, 0, host);
+    uint64_t since = h == NULL             ? 0
+                     : what == HOST_DISK   ? h->disk_ns
+                     : what == HOST_SILENT ? h->silent_ns
+                                           : h->zero_disk_ns;
+    pthread_mutex_unlock(&f->lock);
+    return since;
+}
+
+static uint64_t age_ms(uint64_t since_ns)
+{
+    uint64_t now = clock_now(&clock_system);
+    return since_ns != 0 && now > since_ns ? (now - since_ns) / NS_PER_MS : 0;
+}
+
+/* ---- Shards ---------------------------------------------------------------------------------- */
+
+struct agent_now agent_now_of(struct agent *a, const struct registry_view *v)
+{
+    return (struct agent_now){.agent = a, .view = v, .view_age_ms = agent_view_age_ms(a)};
+}
+
+struct votes {
+    uint32_t all, silent;
+    uint64_t first_ns, since_ns[LIMIT_MEMBERS]; /* of the silent ones */
+};
+
+/* When so many voters had fallen silent that the rest is no majority; 0: only just. */
+static uint64_t quorum_lost_ns(const struct votes *v)
+{
+    uint32_t kept = v->silent < LIMIT_MEMBERS ? v->silent : LIMIT_MEMBERS;
+    uint32_t enough = (v->all + 1) / 2;
+    for (uint32_t i = 0; i < kept; i++) {
+        uint32_t earlier = 0;
+        for (uint32_t k = 0; k < kept; k++) {
+            earlier +=
+                v->since_ns[k] < v->since_ns[i] || (v->since_ns[k] == v->since_ns[i] && k < i);
+        }
+        if (earlier + 1 == enough) {
+            return v->since_ns[i];
+        }
+    }
+    return 0;
+}
+
+static void count_vote(struct votes *v, bool silent, uint64_t since_ns)
+{
+    v->all++;
+    if (!silent) {
+        return;
+    }
+    if (v->silent < LIMIT_MEMBERS) {
+        v->since_ns[v->silent] = since_ns;
+    }
+    v->first_ns = v->silent == 0 || since_ns < v->first_ns ? since_ns : v->first_ns;
+    v->silent++;
+}
+
+/* Has the vote that its row asks for: the first replicas from the beginning, others when they say
+ * so. Who is to lose it votes until it is out. */
+static bool has_vote(const thole_v1_Replica *r)
+{
+    int32_t phase = thole_v1_Replica_phase(r);
+    return thole_v1_Replica_initial(r) || phase == thole_v1_REPLICA_PHASE_RUNNING ||
+           phase == thole_v1_REPLICA_PHASE_FAILED;
+}
+
+/* In a joint configuration no replica says that it votes as it should: then all rows count.
+ * Returns since when there is no quorum, if there is none. */
+static uint64_t count_votes(const struct agent_now *n, uint64_t shard_id, struct shard_now *ret)
+{
+    struct registry_replica_buf buf;
+    const thole_v1_Replica *r;
+    struct votes voting = {0}, rows = {0};
+    for (uint64_t after = 0;
+         (r = registry_next_replica_of_shard(n->view, shard_id, after, &buf)) != NULL;) {
+        struct uuid host = {{0}};
+        after = thole_v1_Replica_id(r);
+        if (thole_v1_Replica_role(r) == thole_v1_REPLICA_ROLE_NON_VOTING ||
+            thole_v1_Replica_phase(r) == thole_v1_REPLICA_PHASE_OUT) {
+            continue;
+        }
+        bool silent =
+            !agent_parse_uuid(thole_v1_Replica_host_id(r), &host) || !host_answers(n, &host);
+        uint64_t ns = silent ? host_since_ns(n, &host, HOST_SILENT) : 0;
+        ns = silent && ns == 0 ? clock_now(&clock_system) : ns;
+        count_vote(&rows, silent, ns);
+        if (has_vote(r)) {
+            count_vote(&voting, silent, ns);
+        }
+    }
+    const struct votes *v = voting.all > 0 ? &voting : &rows;
+    ret->votes = v->all;
+    ret->silent = v->silent;
+    ret->silent_ms = age_ms(v->first_ns);
+    return v->silent * 2 >= v->all ? quorum_lost_ns(v) : 0;
+}
+
+__attribute__((format(printf, 4, 5))) static void unserved(struct shard_now *ret, uint64_t since_ns,
+                                                           const char *reason, const char *format,
+                                                           ...)
+{
+    va_list args;
+    va_start(args, format);
+    vsnprintf(ret->message, sizeof ret->message, format, args);
+    va_end(args);
+    ret->served = false;
+    ret->reason = reason;
+    ret->age_ms = age_ms(since_ns);
+    size_t size = strlen(ret->message);
+    snprintf(ret->message + size, sizeof ret->message - size, "; last confirmed %.1f s ago",
+             (double)ret->age_ms / 1000);
+}
+
+/* What can be confirmed, and is the reason all the same; or says its age itself. */
+__attribute__((format(printf, 4, 5))) static void not_as_wanted(struct shard_now *ret, uint64_t age,
+                                                                const char *reason,
+                                                                const char *format, ...)
+{
+    va_list args;
+    va_start(args, format);
+    vsnprintf(ret->message, sizeof ret->message, format, args);
+    va_end(args);
+    ret->served = false;
+    ret->reason = reason;
+    ret->age_ms = age;
+}
+
+/* The host of the leader: can it write? */
+static void check_disk(const struct agent_now *n, const struct uuid *id, uint64_t shard_id,
+                       struct shard_now *ret)
+{
+    const thole_v1_Host *row = registry_host(n->view, id);
+    upb_StringView name = row != NULL ? thole_v1_Host_name(row) : upb_StringView_FromString("?");
+    int32_t disk = disk_of(n->agent, id, row, shard_id);
+    if (disk > thole_v1_HOST_DISK_OK) {
+        unserved(ret,
+                 host_since_ns(n, id, shard_id == REGISTRY_SHARD_ID ? HOST_DISK_ZERO : HOST_DISK),
+                 disk == thole_v1_HOST_DISK_STALLED ? "DiskStalled" : "LowSpace",
+                 "the disk of its leader's host %.*s %s, and no other voter could take over",
+                 (int)name.size, name.data,
+                 disk == thole_v1_HOST_DISK_STALLED ? "does not finish a write" : "is nearly full");
+    }
+}
+
+static void leader_silent(const struct agent_now *n, const struct uuid *id, struct shard_now *ret)
+{
+    const thole_v1_Host *row = registry_host(n->view, id);
+    upb_StringView name = row != NULL ? thole_v1_Host_name(row) : upb_StringView_FromString("?");
+    unserved(ret, host_since_ns(n, id, HOST_SILENT), "LeaderSilent",
+             "its leader's host %.*s does not answer", (int)name.size, name.data);
+}
+
+/* By a replica that is here, which hears the leader itself. */
+static void check_here(const struct agent_now *n, const struct engine_replica_status *s,
+                       struct shard_now *ret)
+{
+    if (!knows_leader(s)) {
+        unserved(ret, unled_since_ns(n->agent->facts, &n->agent->facts->unled_here, s->shard_id),
+                 "NoLeader",
+                 s->role == RAFT_LEADER ? "its leader has not committed anything yet"
+                                        : "its replica on this host knows no leader");
+    } else if (!is_here(n->agent, &s->leader_host)) {
+        leader_silent(n, &s->leader_host, ret);
+    } else {
+        check_disk(n, &s->leader_host, s->shard_id, ret);
+    }
+}
+
+/* By the rows alone. */
+static void check_there(const struct agent_now *n, const thole_v1_Shard *row,
+                        uint64_t quorum_since_ns, struct shard_now *ret)
+{
+    struct registry_replica_buf buf;
+    struct uuid host;
+    uint64_t id = thole_v1_Shard_id(row);
+    uint64_t leader = thole_v1_ShardStatus_leader_replica(thole_v1_Shard_status(row));
+    const thole_v1_Replica *r = leader ? registry_replica(n->view, leader, &buf) : NULL;
+    if (ret->silent * 2 >= ret->votes && ret->votes > 0) {
+        unserved(ret, quorum_since_ns, "QuorumSilent",
+                 "%" PRIu32 " of its %" PRIu32 " voters are on hosts that do not answer",
+                 ret->silent, ret->votes);
+    } else if (r == NULL || !agent_parse_uuid(thole_v1_Replica_host_id(r), &host)) {
+        unserved(ret, unled_since_ns(n->agent->facts, &n->agent->facts->unled_there, id),
+                 "NoLeader", "no replica has reported that it leads");
+    } else if (!host_answers(n, &host)) {
+        leader_silent(n, &host, ret);
+    } else {
+        check_disk(n, &host, id, ret);
+    }
+}
+
+void agent_shard_now(const struct agent_now *n, const thole_v1_Shard *row, struct shard_now *ret)
+{
+    struct engine_replica_status s;
+    uint64_t id = thole_v1_Shard_id(row), generation = thole_v1_Shard_generation(row);
+    *ret = (struct shard_now){.served = true};
+    uint64_t quorum_since_ns = count_votes(n, id, ret);
+    bool here =
+        engine_shard_status(n->agent->engine, id, &s) && !s.failed && (s.voter || knows_leader(&s));
+    if (here) {
+        check_here(n, &s, ret);
+    } else {
+        check_there(n, row, quorum_since_ns, ret);
+    }
+    ret->served_here = here && ret->served;
+    ret->changed =
+        generation > thole_v1_ShardStatus_observed_generation(thole_v1_Shard_status(row));
+    if (n->view_age_ms > 0) {
+        not_as_wanted(ret, n->view_age_ms, "ViewOld",
+                      "no leader of shard zero has been known on this host for %.1f s: what is "
+                      "shown is as old",
+                      (double)n->view_age_ms / 1000);
+    } else if (thole_v1_Shard_deleting(row)) {
+        not_as_wanted(ret, 0, "Removing", "the shard is being deleted");
+    } else if (ret->changed && ret->served) {
+        not_as_wanted(ret, 0, "NewSpec",
+                      "nothing was done yet for generation %" PRIu64 " of its spec", generation);
+    }
+}

@@ -1,0 +1,101 @@
+/* The data directory of a host: lock, identity, incarnation, promise, last-known addresses.
+ *
+ *   LOCK          held by the running process
+ *   identity      who this host is, and, once it is a member, of which cluster
+ *   incarnation   how often it was started, the numbers of those starts (base/lineage.h), and its
+ *                 election timeout; durable before it is used
+ *   promise       with --peers: the one list of members that this host agreed to (bootstrap.h)
+ *   peers         where the other hosts were last seen, so that a restart needs no flags
+ *   log/          all groups' logs          state/   persistent machines' data
+ *   snapshots/    staged snapshots and machines' own files
+ *   restores/     uploaded snapshots, until their shards have begun
+ *
+ * The small files are lines of words, ended by a checksum line; docs/formats.md describes them.
+ * They are replaced atomically. Not thread safe: the agent's own thread, then its worker, use
+ * them. */
+#ifndef AGENT_CORE_DATADIR_H
+#define AGENT_CORE_DATADIR_H
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <thole/status.h>
+
+#include "base/buf.h"
+#include "base/limits.h"
+#include "base/lineage.h"
+#include "base/uuid.h"
+
+#define DATADIR_FORMAT 1
+#define DATADIR_ADDRESS_BYTES 272 /* host:port */
+#define DATADIR_TAGS_BYTES 1024   /* a host's tags, as one text */
+#define DATADIR_MEMBERS_MAX 32    /* hosts that form a cluster together */
+
+/* One of the hosts that form a cluster; replica ids of shard zero count them from 1. */
+struct member {
+    struct uuid host;
+    char name[LIMIT_NAME_BYTES + 1];
+    char address[DATADIR_ADDRESS_BYTES];
+    char tags[DATADIR_TAGS_BYTES]; /* "k=v,k=v"; what it was started with */
+};
+
+struct member_list {
+    struct uuid cluster; /* nil: no list */
+    uint32_t count;
+    struct member members[DATADIR_MEMBERS_MAX];
+};
+
+struct identity {
+    struct uuid host;
+    char name[LIMIT_NAME_BYTES + 1];
+    char listen[DATADIR_ADDRESS_BYTES];    /* as last started; what a start without flags uses */
+    char advertise[DATADIR_ADDRESS_BYTES]; /* "": the listen address */
+    struct uuid cluster;                   /* nil: not a member yet */
+    uint64_t zero_replica;                 /* this host's replica of shard zero */
+    char zero_seed[UUID_TEXT_BYTES]; /* until then: the snapshot that it is founded on; "": none */
+    bool zero_created;        /* the replica was durably created: it must not be created again */
+    struct member_list first; /* the hosts that formed the cluster; empty on one that joined */
+};
+
+struct datadir {
+    char *path;
+    int lock_fd;
+};
+
+/* Create or open, and lock. FAILED_PRECONDITION LOCKED; FAILED_PRECONDITION FORMAT when the
+ * directory holds something else, or was written by a newer version; DATA_LOSS CORRUPT. A new
+ * directory gets an identity with a new host id and `name` (NULL: made from the id). With an
+ * existing one a different `name` is FAILED_PRECONDITION WRONG_HOST. */
+THOLE_MUST_CHECK enum thole_code datadir_open(const char *path, const char *name,
+                                              struct datadir *ret, struct identity *ret_identity,
+                                              struct thole_status *st);
+void datadir_close(struct datadir *d);
+/* "<path>/<name>", malloced. */
+char *datadir_file(const struct datadir *d, const char *name);
+
+THOLE_MUST_CHECK enum thole_code datadir_save_identity(struct datadir *d, const struct identity *i,
+                                                       struct thole_status *st);
+/* Raise the incarnation, durably. Waits for as long as the election timeout is shorter than at the
+ * last start: voters may have promised that much to their leaders. CANCELLED, with nothing changed,
+ * when *stop_fd becomes readable meanwhile (NULL: nothing ends the wait). */
+THOLE_MUST_CHECK enum thole_code datadir_next_start(struct datadir *d, uint32_t election_timeout_ms,
+                                                    const int *stop_fd, uint64_t *ret_incarnation,
+                                                    struct lineage *ret_lineage,
+                                                    struct thole_status *st);
+/* The registry has accepted this start: what was before it may be forgotten some day. */
+THOLE_MUST_CHECK enum thole_code datadir_admitted(struct datadir *d, uint64_t incarnation,
+                                                  struct thole_status *st);
+/* The promise; `ret->cluster` is nil if none was made. Saving one where one exists is refused. */
+THOLE_MUST_CHECK enum thole_code datadir_load_promise(struct datadir *d, struct member_list *ret,
+                                                      struct thole_status *st);
+THOLE_MUST_CHECK enum thole_code datadir_save_promise(struct datadir *d,
+                                                      const struct member_list *l,
+                                                      struct thole_status *st);
+/* Addresses of other hosts. `each` is called per line. A damaged file is as good as none. */
+typedef void (*datadir_peer_fn)(void *ctx, const struct uuid *host, uint64_t incarnation,
+                                const char *address);
+void datadir_load_peers(struct datadir *d, datadir_peer_fn each, void *ctx);
+/* `lines` is "UUID INCARNATION ADDRESS\n"... */
+THOLE_MUST_CHECK enum thole_code datadir_save_peers(struct datadir *d, struct slice lines,
+                                                    struct thole_status *st);
+
+#endif

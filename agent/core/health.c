@@ -1,0 +1,204 @@
+/* gRPC health as others see it: "", which all services follow, once this host is ready, and
+ * "shard/<name>" for each shard with a replica here that confirms that it takes proposals
+ * (confirmed.h). Looked at again are shards whose replica changed, and all when a host did. */
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "agent/core/agent_internal.h"
+#include "agent/core/confirmed.h"
+#include "base/map.h"
+
+#define UPDATE_NS (50 * NS_PER_MS)
+#define UPDATE_PARTS 20 /* of the time at most one is spent here */
+#define SHARD_PREFIX "shard/"
+
+struct shard_health {
+    bool serving;
+    char name[];
+};
+
+struct health {
+    struct agent *agent;
+    bool told, ready;
+    uint64_t next_ns;  /* not before: thousands of shards may change at once */
+    struct map shards; /* shard id + 1 */
+    size_t nameless;   /* replicas whose shard the view does not have yet */
+    pthread_mutex_t lock;
+    struct map changed; /* (lock) shard id + 1 -> the map itself: a set */
+};
+
+struct health *health_new(struct agent *a)
+{
+    struct health *h = xcalloc(1, sizeof *h);
+    h->agent = a;
+    pthread_mutex_init(&h->lock, NULL);
+    return h;
+}
+
+void health_free(struct health *h)
+{
+    struct shard_health *s;
+    if (h == NULL) {
+        return;
+    }
+    for (size_t it = 0; (s = map_next(&h->shards, &it, NULL)) != NULL;) {
+        free(s);
+    }
+    map_deinit(&h->shards);
+    map_deinit(&h->changed);
+    pthread_mutex_destroy(&h->lock);
+    free(h);
+}
+
+void health_changed(struct health *h, uint64_t shard_id)
+{
+    pthread_mutex_lock(&h->lock);
+    map_put(&h->changed, shard_id + 1, &h->changed);
+    pthread_mutex_unlock(&h->lock);
+}
+
+/* The name may be that of another shard by now, which was made after this one was gone. */
+static void forget_shard(struct health *h, const struct registry_view *v, uint64_t key)
+{
+    struct registry_shard_buf shard_buf;
+    struct shard_health *s = map_remove(&h->shards, key);
+    if (s == NULL) {
+        return;
+    }
+    const thole_v1_Shard *row =
+        registry_shard_by_name(v, slice_str(s->name + sizeof SHARD_PREFIX - 1), &shard_buf);
+    const struct shard_health *next =
+        row != NULL ? map_get(&h->shards, thole_v1_Shard_id(row) + 1) : NULL;
+    if (next != NULL) {
+        bus_health_set(h->agent->bus, s->name, next->serving);
+    } else {
+        bus_health_remove(h->agent->bus, s->name);
+    }
+    free(s);
+}
+
+static struct shard_health *named(const struct registry_view *v, uint64_t shard_id, bool serving)
+{
+    struct registry_shard_buf shard_buf;
+    const thole_v1_Shard *row = registry_shard(v, shard_id, &shard_buf);
+    if (row == NULL) {
+        return NULL;
+    }
+    struct slice name = registry_str(thole_v1_Shard_name(row));
+    struct shard_health *s = xcalloc(1, sizeof *s + sizeof SHARD_PREFIX + name.size);
+    memcpy(s->name, SHARD_PREFIX, sizeof SHARD_PREFIX - 1);
+    memcpy(s->name + sizeof SHARD_PREFIX - 1, name.data, name.size);
+    s->serving = !serving;
+    return s;
+}
+
+static bool serves(const struct agent_now *n, uint64_t shard_id)
+{
+    struct registry_shard_buf buf;
+    struct shard_now now = {0};
+    const thole_v1_Shard *row = registry_shard(n->view, shard_id, &buf);
+    if (row != NULL) {
+        agent_shard_now(n, row, &now);
+    }
+    return now.served_here;
+}
+
+static void update_shard(struct health *h, const struct agent_now *n, uint64_t key)
+{
+    struct engine_replica_status s;
+    if (!engine_shard_status(h->agent->engine, key - 1, &s)) {
+        forget_shard(h, n->view, key);
+        return;
+    }
+    bool serving = serves(n, s.shard_id);
+    struct shard_health *sh = map_get(&h->shards, key);
+    if (sh == NULL) {
+        sh = named(n->view, s.shard_id, serving);
+        if (sh == NULL) { /* looked at again when something else changes, such as the view */
+            h->nameless++;
+            health_changed(h, s.shard_id);
+            return;
+        }
+        map_put(&h->shards, key, sh);
+    }
+    if (sh->serving != serving) {
+        bus_health_set(h->agent->bus, sh->name, serving);
+    }
+    sh->serving = serving;
+}
+
+/* Nobody says when a replica is gone, but then there are fewer than names. */
+static void sweep(struct health *h, const struct registry_view *v)
+{
+    struct engine_replica_status s;
+    struct map gone = {0};
+    uint64_t key;
+    if (engine_shard_count(h->agent->engine) >= h->shards.count + h->nameless) {
+        return;
+    }
+    for (size_t it = 0; map_next(&h->shards, &it, &key);) {
+        if (!engine_shard_status(h->agent->engine, key - 1, &s)) {
+            map_put(&gone, key, h);
+        }
+    }
+    for (size_t it = 0; map_next(&gone, &it, &key);) {
+        forget_shard(h, v, key);
+    }
+    map_deinit(&gone);
+}
+
+/* The first time: replicas that have not begun yet are there, too. */
+static void note_all(struct health *h)
+{
+    struct engine_replica_status *all = NULL;
+    size_t n = engine_replicas(h->agent->engine, &all);
+    for (size_t i = 0; i < n; i++) {
+        health_changed(h, all[i].shard_id);
+    }
+    free(all);
+}
+
+uint64_t health_update(struct health *h, uint64_t now_ns)
+{
+    char why[160];
+    struct agent *a = h->agent;
+    if (agent_stopping(a)) {
+        return CLOCK_NEVER;
+    }
+    if (now_ns < h->next_ns) {
+        return h->next_ns;
+    }
+    bool ready = agent_ready(a, why, sizeof why);
+    struct registry_view *v = registry_view_acquire(a->registry);
+    if (now_facts_update(a, v) || !h->told) {
+        note_all(h);
+    }
+    if (!h->told || ready != h->ready) {
+        bus_health_set(a->bus, "", ready);
+    }
+    h->told = true;
+    h->ready = ready;
+
+    pthread_mutex_lock(&h->lock);
+    struct map changed = h->changed;
+    h->changed = (struct map){0};
+    pthread_mutex_unlock(&h->lock);
+    const struct agent_now n = agent_now_of(a, v);
+    uint64_t key;
+    h->nameless = 0;
+    for (size_t it = 0; map_next(&changed, &it, &key);) {
+        update_shard(h, &n, key);
+    }
+    sweep(h, v);
+    registry_view_release(v);
+    map_deinit(&changed);
+    uint64_t end_ns = clock_now(&clock_system), pause_ns = UPDATE_PARTS * (end_ns - now_ns);
+    h->next_ns = end_ns + (pause_ns > UPDATE_NS ? pause_ns : UPDATE_NS);
+    return CLOCK_NEVER;
+}
+
+void health_down(struct agent *a)
+{
+    bus_health_set(a->bus, "", false);
+}

@@ -1,0 +1,450 @@
+/* Who calls whom: the vtables between bus, engine, controllers and router.
+ *
+ *   engine  --frames-->        bus        engine_transport.send -> bus_send
+ *   bus     --frames-->        engine     bus_handler.frame -> engine_deliver
+ *   bus     --peer states-->   engine, hostctl
+ *   engine  --replica state--> router's cache, hostctl, chores
+ *   hostctl --commands-->      router     upward.propose -> agent_route on shard zero
+ *   hostctl --addresses-->     addresses -> bus, chores (the peers file)
+ *   bus     --hosts met-->     addresses
+ *   hostctl --questions-->     bus, to other hosts: do they reach a silent one?
+ *   bus     --signs of life--> hostctl
+ *
+ * Everything here runs on the threads of whoever calls, and only passes on. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "agent/core/agent_internal.h"
+#include "agent/join/join.h"
+#include "agent/join/peer_addresses.h"
+#include "agent/repair/shard_repair.h"
+#include "agent/snapshots/exports.h"
+#include "base/log.h"
+
+_Static_assert((int)ENGINE_LANE_CONTROL == (int)BUS_LANE_CONTROL &&
+                   (int)ENGINE_LANE_APPEND == (int)BUS_LANE_APPEND &&
+                   (int)ENGINE_LANE_SNAPSHOT == (int)BUS_LANE_SNAPSHOT,
+               "the engine's lanes are the bus's");
+
+/* ---- Engine and bus -------------------------------------------------------------------------- */
+
+static enum thole_code transport_send(void *ctx, const struct uuid *host, enum engine_lane lane,
+                                      struct bufslice frame)
+{
+    struct agent *a = ctx;
+    return bus_send(a->bus, host, (enum bus_lane)lane, frame);
+}
+
+struct engine_transport wiring_transport(struct agent *a)
+{
+    return (struct engine_transport){.ctx = a, .send = transport_send};
+}
+
+static void on_replica_changed(void *ctx, const struct engine_replica_status *s)
+{
+    struct agent *a = ctx;
+    route_cache_local(router_cache(a->router), s);
+    struct hostctl *h = atomic_load_explicit(&a->hostctl, memory_order_acquire);
+    /* What fails now may be whole after the start that follows. */
+    if (h != NULL && !(s->failed && atomic_load(&a->state_damaged))) {
+        hostctl_replica_changed(h, s);
+    }
+    agent_replica_changed(a, s);
+    chores_replica_changed(a->chores, s->shard_id);
+}
+
+static void on_host_failed(void *ctx, const struct thole_status *st)
+{
+    agent_fail(ctx, st);
+}
+
+static void on_leader_moved(void *ctx, uint64_t shard_id, uint64_t from, uint64_t to, bool stopping)
+{
+    struct agent *a = ctx;
+    struct hostctl *h = atomic_load_explicit(&a->hostctl, memory_order_acquire);
+    if (h != NULL) {
+        hostctl_leader_moved(h, shard_id, from, to, stopping);
+    }
+}
+
+static void on_disk_changed(void *ctx)
+{
+    struct agent *a = ctx;
+    struct hostctl *h = atomic_load_explicit(&a->hostctl, memory_order_acquire);
+    if (h != NULL) {
+        hostctl_disk_changed(h);
+    }
+    chores_wake(a->chores);
+}
+
+struct engine_observer wiring_observer(struct agent *a)
+{
+    return (struct engine_observer){.ctx = a,
+                                    .replica_changed = on_replica_changed,
+                                    .leader_moved = on_leader_moved,
+                                    .disk_changed = on_disk_changed,
+                                    .host_failed = on_host_failed};
+}
+
+static void on_frame(void *ctx, const struct uuid *from, uint64_t incarnation, enum bus_lane lane,
+                     struct bufslice frame)
+{
+    struct agent *a = ctx;
+    hostctl_heard(atomic_load_explicit(&a->hostctl, memory_order_acquire), from);
+    engine_deliver(a->engine, from, incarnation, (enum engine_lane)lane, bufslice_ref(frame));
+}
+
+static void on_peer_state(void *ctx, const struct uuid *host, bool up, uint64_t incarnation)
+{
+    struct agent *a = ctx;
+    (void)incarnation;
+    engine_peer_state(a->engine, host, up);
+    hostctl_peer_state(atomic_load_explicit(&a->hostctl, memory_order_acquire), host, up);
+    if (!up) {
+        addresses_wake(a->addresses_known);
+    }
+    chores_wake(a->chores);
+}
+
+/* It says where it is now, which the registry may learn only later, or not without it. */
+static void on_met(void *ctx, const struct uuid *host, uint64_t incarnation, const char *address)
+{
+    struct agent *a = ctx;
+    addresses_learn(a->addresses_known, host, incarnation, address, ADDRESSES_MET);
+}
+
+/* What no time heals ends this host; the rest the bus has logged. */
+static void on_refused(void *ctx, const struct uuid *host, const struct thole_status *st)
+{
+    (void)host;
+    if (st->reason == THOLE_REASON_STALE_INCARNATION || st->reason == THOLE_REASON_REMOVED) {
+        agent_fail(ctx, st);
+    }
+}
+
+/* A host that was removed, and has nothing left to hand over, is told so. The view knows starts
+ * that this host has not seen itself. */
+static enum thole_code on_admit(void *ctx, const struct uuid *host, uint64_t incarnation,
+                                const struct lineage *lineage, struct thole_status *st)
+{
+    struct agent *a = ctx;
+    struct registry_view *v = registry_view_acquire(a->registry);
+    const thole_v1_Host *row = registry_host(v, host);
+    const thole_v1_HostStatus *s = row != NULL ? thole_v1_Host_status(row) : NULL;
+    bool gone = row != NULL && thole_v1_Host_name(row).size == 0; /* a tombstone */
+    enum lineage_verdict verdict =
+        s != NULL ? lineage_judge(lineage, incarnation, thole_v1_HostStatus_incarnation(s),
+                                  thole_v1_HostStatus_start(s))
+                  : LINEAGE_FOLLOWS;
+    registry_view_release(v);
+    if (gone) {
+        return agent_removed(st);
+    }
+    if (verdict == LINEAGE_FOLLOWS) {
+        return THOLE_OK;
+    }
+    return THOLE_FAIL(st, THOLE_FAILED_PRECONDITION, THOLE_REASON_STALE_INCARNATION,
+                      "%s in the registry: this data directory is a copy, or was restored from a "
+                      "backup; wipe it and join as a new host",
+                      lineage_words(verdict));
+}
+
+/* One byte: does this host reach the one whose id is the request's body? */
+static void serve_reaches(struct agent *a, struct bus_request *q)
+{
+    struct slice body = bus_request_body(q);
+    struct uuid about;
+    struct thole_status st = {0};
+    if (body.size != sizeof about.bytes) {
+        thole_status_set(&st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST, __FILE__, __LINE__,
+                         "a host id has %zu bytes", sizeof about.bytes);
+        bus_answer_failure(q, &st);
+        return;
+    }
+    memcpy(about.bytes, body.data, sizeof about.bytes);
+    const uint8_t reaches = bus_peer_up(a->bus, &about);
+    struct buf *b = buf_copy(&reaches, 1);
+    bus_answer(q, (struct bufslice){.owner = b, .bytes = slice_of(b->data, b->size)}, false);
+}
+
+static void on_request(void *ctx, struct bus_request *q)
+{
+    struct agent *a = ctx;
+    struct thole_status st = {0};
+    if (atomic_load_explicit(&a->leaving, memory_order_relaxed)) {
+        thole_status_set(&st, THOLE_UNAVAILABLE, THOLE_REASON_STOPPED, __FILE__, __LINE__,
+                         "the host is stopping");
+        bus_answer_failure(q, &st);
+        return;
+    }
+    struct uuid from;
+    uint32_t method = bus_request_method(q);
+    bool for_clients = method == METHOD_PROPOSE || method == METHOD_QUERY ||
+                       method == METHOD_WATCH || method == METHOD_MEET;
+    if (!for_clients && !bus_request_from(q, &from)) {
+        thole_status_set(&st, THOLE_PERMISSION_DENIED, THOLE_REASON_NONE, __FILE__, __LINE__,
+                         "only hosts may ask for this");
+        bus_answer_failure(q, &st);
+        return;
+    }
+    switch (method) {
+    case METHOD_PROPOSE:
+    case METHOD_QUERY:
+    case METHOD_TRANSFER:
+        serve_forward(a, q);
+        return;
+    case METHOD_WATCH:
+        serve_watch(a, q);
+        return;
+    case METHOD_JOIN:
+        chores_join(a->chores, q);
+        return;
+    case METHOD_MEET:
+        meeting_serve(a, q);
+        return;
+    case METHOD_INSPECT:
+        repair_serve_inspect(a, q);
+        return;
+    case METHOD_FORCE:
+        repair_serve_force(a, q);
+        return;
+    case METHOD_SNAPSHOT:
+        exports_serve(a->exports, q);
+        return;
+    case METHOD_ADDRESSES:
+        addresses_serve(a->addresses_known, q);
+        return;
+    case METHOD_REACHES:
+        serve_reaches(a, q);
+        return;
+    default:
+        thole_status_set(&st, THOLE_UNIMPLEMENTED, THOLE_REASON_NONE, __FILE__, __LINE__,
+                         "no such method between hosts: %u", (unsigned)bus_request_method(q));
+        bus_answer_failure(q, &st);
+    }
+}
+
+struct bus_handler wiring_bus_handler(struct agent *a)
+{
+    return (struct bus_handler){.ctx = a,
+                                .frame = on_frame,
+                                .peer_state = on_peer_state,
+                                .request = on_request,
+                                .refused = on_refused,
+                                .admit = on_admit,
+                                .met = on_met};
+}
+
+/* ---- Controllers ----------------------------------------------------------------------------- */
+
+#define COMMAND_DEADLINE_NS (10 * NS_PER_S)
+
+struct proposed {
+    struct router_request r;
+    void (*done)(void *ctx, const struct thole_status *st, uint64_t code, struct slice result);
+    void *ctx;
+};
+
+static void proposed_done(struct router_request *r)
+{
+    struct proposed *p = CONTAINER_OF(r, struct proposed, r);
+    p->done(p->ctx, &r->status, r->code, r->result.bytes);
+    bufslice_unref(r->result);
+    free(p);
+}
+
+static void upward_propose(void *ctx, struct bufslice command,
+                           void (*done)(void *done_ctx, const struct thole_status *st,
+                                        uint64_t code, struct slice result),
+                           void *done_ctx)
+{
+    struct agent *a = ctx;
+    struct proposed *p = xcalloc(1, sizeof *p);
+    p->done = done;
+    p->ctx = done_ctx;
+    p->r.kind = ROUTER_PROPOSE;
+    p->r.shard_id = REGISTRY_SHARD_ID;
+    p->r.payload = command;
+    p->r.deadline_ns = clock_now(executor_clock(a->executor)) + COMMAND_DEADLINE_NS;
+    p->r.done = proposed_done;
+    agent_route(a, &p->r);
+}
+
+static void upward_host_address(void *ctx, const struct uuid *host, uint64_t incarnation,
+                                const char *address)
+{
+    struct agent *a = ctx;
+    if (address != NULL) {
+        addresses_learn(a->addresses_known, host, incarnation, address, ADDRESSES_ROW);
+    } else {
+        addresses_forget(a->addresses_known, host);
+    }
+}
+
+#define REACHES_MS 700
+
+struct question {
+    void (*done)(void *ctx, bool answered, bool reaches);
+    void *ctx;
+};
+
+static void reaches_answered(void *ctx, const struct thole_status *st, struct bufslice body,
+                             bool more)
+{
+    struct question *q = ctx;
+    if (more) {
+        return;
+    }
+    bool answered = st->code == THOLE_OK && body.bytes.size == 1;
+    q->done(q->ctx, answered, answered && body.bytes.data[0] != 0);
+    free(q);
+}
+
+static void upward_reaches(void *ctx, const struct uuid *asked, const struct uuid *about,
+                           void (*done)(void *done_ctx, bool answered, bool reaches),
+                           void *done_ctx)
+{
+    struct agent *a = ctx;
+    struct question *q = xmalloc(sizeof *q);
+    struct buf *b = buf_copy(about->bytes, sizeof about->bytes);
+    q->done = done;
+    q->ctx = done_ctx;
+    (void)bus_exchange(a->bus, asked, METHOD_REACHES,
+                       (struct bufslice){.owner = b, .bytes = slice_of(b->data, b->size)},
+                       REACHES_MS, reaches_answered, q);
+}
+
+struct hostctl_upward wiring_upward(struct agent *a)
+{
+    return (struct hostctl_upward){.ctx = a,
+                                   .propose = upward_propose,
+                                   .host_address = upward_host_address,
+                                   .reaches = upward_reaches};
+}
+
+/* ---- Router ---------------------------------------------------------------------------------- */
+
+static bool row_host_id(upb_StringView text, struct uuid *ret)
+{
+    char id[UUID_TEXT_BYTES];
+    if (text.size != sizeof id - 1) {
+        return false;
+    }
+    memcpy(id, text.data, sizeof id - 1);
+    id[sizeof id - 1] = 0;
+    return uuid_parse(id, ret);
+}
+
+static bool eligible(struct agent *a, const struct uuid *host, const struct uuid *avoid)
+{
+    return !uuid_equal(host, agent_host_id(a)) && !uuid_equal(host, avoid);
+}
+
+/* The leader that the registry knows of, at every other attempt; else the shard's replicas with
+ * data in turn. */
+static bool by_registry(struct agent *a, const struct registry_view *v, uint64_t shard_id,
+                        uint32_t attempt, const struct uuid *avoid, struct uuid *ret)
+{
+    struct registry_shard_buf shard_buf;
+    struct registry_replica_buf replica_buf;
+    const thole_v1_Shard *s = registry_shard(v, shard_id, &shard_buf);
+    const thole_v1_ShardStatus *st = s != NULL ? thole_v1_Shard_status(s) : NULL;
+    if (st != NULL && attempt % 2 == 0) {
+        upb_StringView name = thole_v1_ShardStatus_leader_host(st);
+        const thole_v1_Host *h =
+            name.size > 0 ? registry_host_by_name(v, registry_str(name)) : NULL;
+        if (h != NULL && row_host_id(thole_v1_Host_id(h), ret) && eligible(a, ret, avoid)) {
+            return true;
+        }
+    }
+    struct uuid found[LIMIT_MEMBERS];
+    uint32_t n = 0;
+    const thole_v1_Replica *r = NULL;
+    for (uint64_t after = 0;
+         n < LIMIT_MEMBERS &&
+         (r = registry_next_replica_of_shard(v, shard_id, after, &replica_buf)) != NULL;
+         after = thole_v1_Replica_id(r)) {
+        if (thole_v1_Replica_desired(r) == thole_v1_REPLICA_DESIRED_RUN &&
+            thole_v1_Replica_role(r) != thole_v1_REPLICA_ROLE_WITNESS &&
+            row_host_id(thole_v1_Replica_host_id(r), &found[n]) && eligible(a, &found[n], avoid)) {
+            n++;
+        }
+    }
+    if (n == 0) {
+        return false;
+    }
+    *ret = found[attempt % n];
+    return true;
+}
+
+/* Before there is a view: the hosts that formed the cluster. */
+static bool by_identity(struct agent *a, uint32_t attempt, const struct uuid *avoid,
+                        struct uuid *ret)
+{
+    bool found = false;
+    pthread_mutex_lock(&a->lock);
+    const struct member_list *l = &a->identity.first;
+    for (uint32_t i = 0; i < l->count && !found; i++) {
+        const struct uuid *host = &l->members[(attempt + i) % l->count].host;
+        if (eligible(a, host, avoid)) {
+            *ret = *host;
+            found = true;
+        }
+    }
+    pthread_mutex_unlock(&a->lock);
+    return found;
+}
+
+static bool router_elsewhere(void *ctx, uint64_t shard_id, uint32_t attempt,
+                             const struct uuid *avoid, struct uuid *ret)
+{
+    struct agent *a = ctx;
+    struct registry_view *v = registry_view_acquire(a->registry);
+    bool found = by_registry(a, v, shard_id, attempt, avoid, ret);
+    registry_view_release(v);
+    return found || (shard_id == REGISTRY_SHARD_ID && by_identity(a, attempt, avoid, ret));
+}
+
+static bool router_exists(void *ctx, uint64_t shard_id)
+{
+    struct agent *a = ctx;
+    if (shard_id == REGISTRY_SHARD_ID) {
+        return true;
+    }
+    struct registry_view *v = registry_view_acquire(a->registry);
+    struct registry_shard_buf buf;
+    struct uuid cluster;
+    bool exists = true;
+    if (registry_view_cluster(v, &cluster)) {
+        const thole_v1_Shard *row = registry_shard(v, shard_id, &buf);
+        /* One that is being deleted serves nobody, also while it waits for a dead host. */
+        exists = row != NULL && !thole_v1_Shard_deleting(row);
+    }
+    registry_view_release(v);
+    return exists;
+}
+
+static bool router_blind(void *ctx, struct thole_status *st)
+{
+    return !agent_has_view(ctx, st);
+}
+
+static bool router_holds(void *ctx, uint64_t shard_id)
+{
+    struct agent *a = ctx;
+    return shard_id == REGISTRY_SHARD_ID && atomic_load(&a->repairing);
+}
+
+struct router_options wiring_router(struct agent *a)
+{
+    return (struct router_options){
+        .bus = a->bus,
+        .self = *agent_host_id(a),
+        .executor = a->executor,
+        .ctx = a,
+        .elsewhere = router_elsewhere,
+        .exists = router_exists,
+        .blind = router_blind,
+        .holds = router_holds,
+    };
+}

@@ -1,0 +1,450 @@
+/* Becoming a member of a cluster, and being one again after a restart. */
+#include <inttypes.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "agent/core/agent_internal.h"
+#include "agent/join/join.h"
+#include "agent/join/peer_addresses.h"
+#include "agent/repair/repair_zero.h"
+#include "base/address.h"
+#include "base/assert.h"
+#include "base/log.h"
+
+#define FORCE_PAUSE_MS 20
+#define TELL_NS (5 * NS_PER_S)
+
+bool bootstrap_step(struct agent *a, const char *name)
+{
+    return a->o.step == NULL || a->o.step(a->o.step_ctx, name);
+}
+
+bool bootstrap_pause(struct agent *a, uint32_t ms)
+{
+    struct timespec until;
+    clock_gettime(CLOCK_MONOTONIC, &until);
+    uint64_t ns = (uint64_t)until.tv_nsec + ms * NS_PER_MS;
+    until.tv_sec += (time_t)(ns / NS_PER_S);
+    until.tv_nsec = (long)(ns % NS_PER_S);
+    int rc = 0;
+    pthread_mutex_lock(&a->lock);
+    while (!a->stopping && rc == 0) {
+        rc = pthread_cond_timedwait(&a->changed, &a->lock, &until);
+    }
+    bool go_on = !a->stopping;
+    pthread_mutex_unlock(&a->lock);
+    return go_on;
+}
+
+enum thole_code bootstrap_split(const char *addresses, char **ret_copy, const char **ret,
+                                size_t max, size_t *ret_count, struct thole_status *st)
+{
+    char *copy = xstrdup(addresses), *save = NULL;
+    size_t n = 0;
+    for (char *p = strtok_r(copy, ", ", &save); p != NULL; p = strtok_r(NULL, ", ", &save)) {
+        const char *colon = strrchr(p, ':');
+        if (n == max || colon == NULL || colon == p || !colon[1] ||
+            strlen(p) >= DATADIR_ADDRESS_BYTES) {
+            enum thole_code code = THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
+                                              n == max ? "too many addresses, from \"%.64s\" on"
+                                                       : "\"%.64s\" is not HOST:PORT",
+                                              p);
+            free(copy);
+            return code;
+        }
+        ret[n++] = p;
+    }
+    if (n == 0) {
+        free(copy);
+        return THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
+                          "no address in \"%.64s\"", addresses);
+    }
+    *ret_copy = copy;
+    *ret_count = n;
+    return THOLE_OK;
+}
+
+/* ---- Shard zero's replica on this host ------------------------------------------------------- */
+
+struct wait_done {
+    pthread_mutex_t lock;
+    pthread_cond_t cond;
+    bool done;
+    struct thole_status st;
+};
+
+static void zero_started(void *ctx, const struct thole_status *st)
+{
+    struct wait_done *w = ctx;
+    pthread_mutex_lock(&w->lock);
+    if (st != NULL) {
+        w->st = *st;
+    }
+    w->done = true;
+    pthread_cond_signal(&w->cond);
+    pthread_mutex_unlock(&w->lock);
+}
+
+static enum thole_code wait_for(struct wait_done *w, struct thole_status *st)
+{
+    pthread_mutex_lock(&w->lock);
+    while (!w->done) {
+        pthread_cond_wait(&w->cond, &w->lock);
+    }
+    pthread_mutex_unlock(&w->lock);
+    if (w->st.code != THOLE_OK && st != NULL) {
+        *st = w->st;
+    }
+    return w->st.code;
+}
+
+static enum thole_code start_zero(struct agent *a, const struct identity *i,
+                                  struct thole_status *st)
+{
+    struct raft_member members[DATADIR_MEMBERS_MAX];
+    memset(members, 0, sizeof members);
+    for (uint32_t k = 0; k < i->first.count; k++) {
+        members[k].replica_id = k + 1;
+        members[k].role = RAFT_VOTER; /* as the registry's Bootstrap says */
+        memcpy(members[k].host, i->first.members[k].host.bytes, sizeof members[k].host);
+    }
+    bool founder = i->zero_replica <= i->first.count; /* not with a replica that it got later */
+    const struct engine_replica_spec spec = {
+        .replica_id = i->zero_replica,
+        .shard_id = REGISTRY_SHARD_ID,
+        .machine_type = REGISTRY_MACHINE_TYPE,
+        .initial = founder ? members : NULL,
+        .initial_count = founder ? i->first.count : 0,
+    };
+    struct wait_done w = {.lock = PTHREAD_MUTEX_INITIALIZER, .cond = PTHREAD_COND_INITIALIZER};
+    engine_replica_start(a->engine, &spec, zero_started, &w);
+    return wait_for(&w, st);
+}
+
+/* The data directory was made of a snapshot (restore_zero.h): the replica, empty until now, is
+ * founded on it. Repeated after a crash it may find that it was. */
+static enum thole_code seed_zero(struct agent *a, const char *file, struct thole_status *st)
+{
+    struct wait_done w;
+    LOG_WARN(AGENT, "shard zero begins with a restored snapshot file=%s", file);
+    do { /* until its machine is open */
+        w = (struct wait_done){.lock = PTHREAD_MUTEX_INITIALIZER, .cond = PTHREAD_COND_INITIALIZER};
+        engine_seed(a->engine, REGISTRY_SHARD_ID, file, zero_started, &w);
+        (void)wait_for(&w, st);
+    } while (w.st.reason == THOLE_REASON_NOT_READY && bootstrap_pause(a, FORCE_PAUSE_MS));
+    return w.st.code;
+}
+
+/* What is left of a replica that another one replaces (renew_start). */
+static enum thole_code remove_old_zero(struct agent *a, uint64_t replica_id,
+                                       struct thole_status *st)
+{
+    struct wait_done w = {.lock = PTHREAD_MUTEX_INITIALIZER, .cond = PTHREAD_COND_INITIALIZER};
+    LOG_INFO(AGENT, "deleting replica %" PRIu64 " of shard zero, which another one replaces",
+             replica_id);
+    engine_replica_remove(a->engine, replica_id, zero_started, &w);
+    return wait_for(&w, st);
+}
+
+struct told {
+    struct engine_request request;
+    struct wait_done w;
+};
+
+static void told(struct engine_request *q)
+{
+    struct told *t = CONTAINER_OF(q, struct told, request);
+    bufslice_unref(q->result);
+    zero_started(&t->w, &q->status);
+}
+
+/* The first command of the epoch, past the router, which holds back all others until then. */
+static enum thole_code tell_repaired(struct agent *a, uint64_t epoch, struct thole_status *st)
+{
+    enum thole_code code;
+    do {
+        upb_Arena *arena = upb_Arena_New();
+        thole_registry_v1_Command *c = thole_registry_v1_Command_new(arena);
+        thole_registry_v1_RepairZero_set_epoch(
+            thole_registry_v1_Operation_mutable_repair_zero(
+                thole_registry_v1_Command_add_operations(c, arena), arena),
+            epoch);
+        struct told t = {
+            .w = {.lock = PTHREAD_MUTEX_INITIALIZER, .cond = PTHREAD_COND_INITIALIZER}};
+        t.request.kind = ENGINE_PROPOSE;
+        t.request.shard_id = REGISTRY_SHARD_ID;
+        t.request.payload = chores_encode(c, "repair", arena);
+        t.request.deadline_ns = clock_now(executor_clock(a->executor)) + TELL_NS;
+        t.request.done = told;
+        engine_submit(a->engine, &t.request);
+        code = wait_for(&t.w, st);
+        upb_Arena_Free(arena);
+    } while (code != THOLE_OK && bootstrap_pause(a, FORCE_PAUSE_MS)); /* no leader yet */
+    return code;
+}
+
+/* A repair marked this data directory (repair_zero.h): shard zero goes on with this replica
+ * alone. */
+static enum thole_code force_zero(struct agent *a, struct thole_status *st)
+{
+    uint64_t epoch;
+    enum thole_code code = repair_zero_marked(&a->dir, &epoch, st);
+    if (code != THOLE_OK || epoch == 0) {
+        return code;
+    }
+    LOG_WARN(AGENT, "shard zero is being repaired: this host is its only voter epoch=%" PRIu64,
+             epoch);
+    struct engine_replica_status s = {0};
+    struct wait_done w;
+    do { /* until its machine is open */
+        w = (struct wait_done){.lock = PTHREAD_MUTEX_INITIALIZER, .cond = PTHREAD_COND_INITIALIZER};
+        engine_force(a->engine, REGISTRY_SHARD_ID, epoch, zero_started, &w);
+        (void)wait_for(&w, st);
+        (void)engine_shard_status(a->engine, REGISTRY_SHARD_ID, &s);
+        if (s.failed) {
+            return THOLE_FAIL(st, THOLE_DATA_LOSS, THOLE_REASON_CORRUPT,
+                              "shard zero cannot be repaired with this host: %.160s", s.failure);
+        }
+    } while (w.st.reason == THOLE_REASON_NOT_READY && bootstrap_pause(a, FORCE_PAUSE_MS));
+    bool before = w.st.code != THOLE_OK && s.epoch >= epoch;
+    if (w.st.code != THOLE_OK && !before) {
+        *st = w.st;
+        return w.st.code;
+    }
+    code = tell_repaired(a, epoch, st);
+    atomic_store(&a->repairing, false);
+    return code == THOLE_OK ? repair_zero_unmark(&a->dir, st) : code;
+}
+
+/* A host deletes its replica of shard zero last, when it has been removed from the cluster. */
+static bool was_deleted(struct agent *a, uint64_t replica_id)
+{
+    uint64_t *ids = NULL;
+    size_t n = engine_tombstones(a->engine, &ids);
+    bool found = false;
+    for (size_t i = 0; i < n; i++) {
+        found = found || ids[i] == replica_id;
+    }
+    free(ids);
+    return found;
+}
+
+/* Run shard zero's replica: the one the engine found in the log, or, only on the way into the
+ * cluster, a new one. A replica that was there and is not any more must not be made again: it
+ * would have forgotten its votes. */
+static enum thole_code run_member(struct agent *a, struct identity *i, struct thole_status *st)
+{
+    struct engine_replica_status s;
+    bool there = engine_shard_status(a->engine, REGISTRY_SHARD_ID, &s);
+    if (!there && was_deleted(a, i->zero_replica)) {
+        return agent_removed(st);
+    }
+    if (!there && i->zero_created) {
+        return THOLE_FAIL(
+            st, THOLE_DATA_LOSS, THOLE_REASON_CORRUPT,
+            "%s/log has no replica of shard zero although it had one: the log was lost; "
+            "wipe the data directory and join as a new host",
+            a->dir.path);
+    }
+    enum thole_code code = THOLE_OK;
+    bus_set_cluster(a->bus, &i->cluster);
+    if (!i->zero_created) {
+        agent_know_members(a, &i->first);
+    }
+    if (there && s.replica_id != i->zero_replica) {
+        code = remove_old_zero(a, s.replica_id, st);
+        there = false;
+    }
+    if (code != THOLE_OK) {
+        return code;
+    }
+    if (!there) {
+        code = start_zero(a, i, st);
+    } else {
+        code = force_zero(a, st);
+    }
+    if (code == THOLE_OK && i->zero_seed[0]) {
+        code = seed_zero(a, i->zero_seed, st);
+    }
+    if (code != THOLE_OK) {
+        return code;
+    }
+    if (!bootstrap_step(a, "zero-started")) {
+        return THOLE_FAIL(st, THOLE_CANCELLED, THOLE_REASON_STOPPED, "stopped by a test");
+    }
+    if (!i->zero_created) {
+        i->zero_created = true;
+        i->zero_seed[0] = 0;
+        code = datadir_save_identity(&a->dir, i, st);
+        if (code != THOLE_OK) {
+            return code;
+        }
+    }
+    pthread_mutex_lock(&a->lock);
+    a->identity.cluster = i->cluster; /* host and name stay, and are read without the lock */
+    a->identity.zero_replica = i->zero_replica;
+    a->identity.zero_created = i->zero_created;
+    a->identity.zero_seed[0] = 0;
+    a->identity.first = i->first;
+    a->member = true;
+    a->waiting_for[0] = 0;
+    pthread_mutex_unlock(&a->lock);
+    char id[UUID_TEXT_BYTES];
+    uuid_format(&i->cluster, id);
+    LOG_INFO(AGENT, "member of cluster=%s replica of shard zero=%" PRIu64, id, i->zero_replica);
+    chores_wake(a->chores);
+    addresses_wake(a->addresses_known);
+    agent_signal(a);
+    return THOLE_OK;
+}
+
+enum thole_code bootstrap_become_member(struct agent *a, const struct identity *i,
+                                        struct thole_status *st)
+{
+    struct identity *mine = xmalloc(sizeof *mine);
+    *mine = *i;
+    ASSERT(!uuid_is_nil(&mine->cluster) && mine->zero_replica != 0 && !mine->zero_created);
+    enum thole_code code = datadir_save_identity(&a->dir, mine, st);
+    if (code == THOLE_OK && !bootstrap_step(a, "identity-saved")) {
+        code = THOLE_FAIL(st, THOLE_CANCELLED, THOLE_REASON_STOPPED, "stopped by a test");
+    }
+    if (code == THOLE_OK) {
+        code = run_member(a, mine, st);
+    }
+    free(mine);
+    return code;
+}
+
+/* ---- Ways in --------------------------------------------------------------------------------- */
+
+static enum thole_code become_alone(struct agent *a, struct thole_status *st)
+{
+    struct identity *i = xmalloc(sizeof *i);
+    *i = a->identity;
+    struct member *m = &i->first.members[0];
+    m->host = i->host;
+    snprintf(m->name, sizeof m->name, "%s", i->name);
+    snprintf(m->address, sizeof m->address, "%s", agent_address(a));
+    snprintf(m->tags, sizeof m->tags, "%s", a->tags);
+    i->first.count = 1;
+    i->first.cluster = i->cluster = meeting_cluster_id(&i->first);
+    i->zero_replica = 1;
+    enum thole_code code = bootstrap_become_member(a, i, st);
+    free(i);
+    return code;
+}
+
+static void *bootstrap_main(void *ctx)
+{
+    struct agent *a = ctx;
+    pthread_setname_np(pthread_self(), "bootstrap");
+    (void)log_context_host(agent_name(a));
+    if (a->bootstrap == AGENT_BOOTSTRAP_PEERS) {
+        meeting_run(a);
+    } else {
+        join_run(a);
+    }
+    return NULL;
+}
+
+/* A host at a loopback address is for those on the same machine. */
+static enum thole_code check_reached(struct agent *a, const char *other, struct thole_status *st)
+{
+    if (!address_is_loopback(agent_address(a)) || address_place(other) != ADDRESS_ELSEWHERE) {
+        return THOLE_OK;
+    }
+    return THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
+                      "this host would tell the one at %.100s to find it at %.100s, which is only "
+                      "within this machine: give --listen (or --advertise) with an address that "
+                      "the others reach",
+                      other, agent_address(a));
+}
+
+/* Mistakes in the addresses are told at once. */
+static enum thole_code check_others(struct agent *a, struct thole_status *st)
+{
+    char *copy = NULL;
+    const char *parts[DATADIR_MEMBERS_MAX];
+    size_t n = 0;
+    enum thole_code code = bootstrap_split(a->addresses, &copy, parts, DATADIR_MEMBERS_MAX, &n, st);
+    if (code != THOLE_OK) {
+        return code;
+    }
+    for (size_t i = 0; i < n && code == THOLE_OK; i++) {
+        code = check_reached(a, parts[i], st);
+    }
+    free(copy);
+    return code;
+}
+
+static enum thole_code start_thread(struct agent *a, struct thole_status *st)
+{
+    enum thole_code code =
+        a->addresses != NULL ? check_others(a, st) : THOLE_OK; /* else as promised */
+    if (code != THOLE_OK) {
+        return code;
+    }
+    agent_waiting_for(a, "not yet a member of a cluster: looking for the others");
+    if (pthread_create(&a->bootstrap_thread, NULL, bootstrap_main, a) != 0) {
+        return THOLE_FAIL(st, THOLE_RESOURCE_EXHAUSTED, THOLE_REASON_NONE, "cannot start a thread");
+    }
+    a->bootstrap_running = true;
+    return THOLE_OK;
+}
+
+/* What was asked for and is not done, because it is for new hosts. Tags: reconciler.c. */
+static void tell_ignored(const struct agent *a)
+{
+    const struct member_list *first = &a->identity.first;
+    bool alone = first->count == 1;
+    char id[UUID_TEXT_BYTES];
+    uuid_format(&a->identity.cluster, id);
+    if (a->bootstrap == AGENT_BOOTSTRAP_DEV && !alone) {
+        LOG_WARN(AGENT,
+                 "--dev is ignored: this host is a member of a cluster already cluster=%s; give "
+                 "an empty data directory to begin another one",
+                 id);
+    }
+}
+
+enum thole_code bootstrap_start(struct agent *a, struct thole_status *st)
+{
+    if (!uuid_is_nil(&a->identity.cluster)) {
+        tell_ignored(a);
+        struct identity *i = xmalloc(sizeof *i);
+        *i = a->identity;
+        enum thole_code code = THOLE_OK;
+        if (a->bootstrap == AGENT_BOOTSTRAP_JOIN && a->addresses != NULL) {
+            code = join_check_cluster(a, st);
+        }
+        if (code == THOLE_OK) {
+            code = run_member(a, i, st);
+        }
+        free(i);
+        return code;
+    }
+    switch (a->bootstrap) {
+    case AGENT_BOOTSTRAP_DEV:
+        return become_alone(a, st);
+    case AGENT_BOOTSTRAP_PEERS:
+    case AGENT_BOOTSTRAP_JOIN:
+        return start_thread(a, st);
+    case AGENT_BOOTSTRAP_NONE:
+        break;
+    }
+    return THOLE_FAIL(st, THOLE_FAILED_PRECONDITION, THOLE_REASON_NOT_READY,
+                      "the data directory %s is new: begin with --dev (a cluster of this host "
+                      "alone), --peers or --join",
+                      a->dir.path);
+}
+
+void bootstrap_stop(struct agent *a)
+{
+    if (a->bootstrap_running) {
+        pthread_join(a->bootstrap_thread, NULL);
+    }
+    a->bootstrap_running = false;
+}

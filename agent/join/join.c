@@ -1,0 +1,330 @@
+/* Joining an existing cluster: ask any member until one accepts, then start passively. And a
+ * member's way to another replica of shard zero, when it cannot go on with the one it has. */
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "agent/core/agent_internal.h"
+#include "agent/join/join.h"
+#include "agent/join/peer_addresses.h"
+#include "base/log.h"
+#include "proto/decode.h"
+
+#define ASK_MS 10000
+#define CHECK_MS 500
+#define PAUSE_MS 300
+/* A host of the same name is a member. It may be this one, before its disk was lost: it is waited
+ * for until it is removed; but as long as it seems alive, the name is taken. */
+#define SAME_NAME_PAUSE_MS 2000
+#define SAME_NAME_ROUNDS 8
+
+static struct buf *join_request(struct agent *a, uint64_t failed_replica, const char *failure)
+{
+    upb_Arena *arena = upb_Arena_New();
+    thole_bus_v1_JoinRequest *q = thole_bus_v1_JoinRequest_new(arena);
+    thole_bus_v1_JoinRequest_set_host(q, agent_host_row(a, arena));
+    thole_bus_v1_JoinRequest_set_failed_replica(q, failed_replica);
+    thole_bus_v1_JoinRequest_set_failure(q, upb_StringView_FromString(failure));
+    thole_bus_v1_JoinRequest_set_lineage(q, agent_lineage(a, arena));
+    size_t size = 0;
+    const char *bytes = thole_bus_v1_JoinRequest_serialize(q, arena, &size);
+    struct buf *b = buf_copy(bytes, size);
+    upb_Arena_Free(arena);
+    return b;
+}
+
+static bool host_id_of(const thole_v1_Host *h, struct uuid *ret)
+{
+    char id[UUID_TEXT_BYTES];
+    upb_StringView v = thole_v1_Host_id(h);
+    if (v.size != UUID_TEXT_BYTES - 1) {
+        return false;
+    }
+    memcpy(id, v.data, v.size);
+    id[v.size] = 0;
+    return uuid_parse(id, ret);
+}
+
+/* The addresses of the others, durable before this host is a member: a restart finds them. */
+static void learn_hosts(struct agent *a, const thole_bus_v1_JoinReply *reply)
+{
+    size_t n = 0;
+    const struct thole_v1_Host *const *hosts = thole_bus_v1_JoinReply_hosts(reply, &n);
+    for (size_t i = 0; i < n; i++) {
+        struct uuid id;
+        char address[ADDRESS_BYTES];
+        const thole_v1_HostStatus *st = thole_v1_Host_status(hosts[i]);
+        upb_StringView v = st != NULL ? thole_v1_HostStatus_address(st) : (upb_StringView){0};
+        if (v.size == 0 || v.size >= sizeof address || !host_id_of(hosts[i], &id)) {
+            continue;
+        }
+        snprintf(address, sizeof address, "%.*s", (int)v.size, v.data);
+        addresses_learn(a->addresses_known, &id, thole_v1_HostStatus_incarnation(st), address,
+                        ADDRESSES_TOLD);
+    }
+    struct thole_status st = {0};
+    if (addresses_save(a->addresses_known, &st) != THOLE_OK) {
+        LOG_WARN(AGENT, "cannot write the peers file error=\"%s\"; it is written again later",
+                 st.message);
+    }
+}
+
+static enum thole_code accept_reply(struct agent *a, struct slice body, struct thole_status *st)
+{
+    upb_Arena *arena = upb_Arena_New();
+    const thole_bus_v1_JoinReply *reply = PROTO_DECODE(thole_bus_v1_JoinReply, body, arena);
+    upb_StringView cluster = reply != NULL ? thole_bus_v1_JoinReply_cluster_id(reply)
+                                           : upb_StringView_FromDataAndSize(NULL, 0);
+    uint64_t replica = reply != NULL ? thole_bus_v1_JoinReply_replica_id(reply) : 0;
+    enum thole_code code = THOLE_OK;
+    if (cluster.size != sizeof(struct uuid) || replica == 0) {
+        code =
+            THOLE_FAIL(st, THOLE_INTERNAL, THOLE_REASON_BAD_REQUEST, "malformed answer to a join");
+    } else {
+        struct identity *i = xmalloc(sizeof *i);
+        *i = a->identity;
+        memcpy(i->cluster.bytes, cluster.data, sizeof i->cluster.bytes);
+        i->zero_replica = replica;
+        /* The lanes need the cluster id before they are opened. */
+        bus_set_cluster(a->bus, &i->cluster);
+        learn_hosts(a, reply);
+        code = bootstrap_become_member(a, i, st);
+        free(i);
+    }
+    upb_Arena_Free(arena);
+    return code;
+}
+
+struct join {
+    struct agent *agent;
+    const char *addresses[DATADIR_MEMBERS_MAX];
+    size_t count;
+    uint32_t same_name; /* rounds in which the name was taken by a living host */
+    uint32_t pause_ms;  /* until the next round */
+};
+
+static bool refused_for_good(const struct thole_status *st)
+{
+    return st->reason == THOLE_REASON_REMOVED || st->reason == THOLE_REASON_STALE_INCARNATION ||
+           st->code == THOLE_INVALID_ARGUMENT;
+}
+
+/* An answer that is no admission. True when asking again is useless. */
+static bool join_refused(struct join *j, size_t i, const struct thole_status *st)
+{
+    agent_waiting_for(j->agent, "joining: %s says: %.280s", j->addresses[i], st->message);
+    if (st->reason == THOLE_REASON_EXISTS) {
+        j->pause_ms = SAME_NAME_PAUSE_MS;
+        j->same_name = st->code == THOLE_ALREADY_EXISTS ? j->same_name + 1 : 0;
+        return j->same_name > SAME_NAME_ROUNDS;
+    }
+    return refused_for_good(st);
+}
+
+/* One round over the addresses. True when done, for good or ill. */
+static bool join_round(struct join *j)
+{
+    struct agent *a = j->agent;
+    struct buf *request = join_request(a, 0, "");
+    bool done = false;
+    j->pause_ms = PAUSE_MS;
+    for (size_t i = 0; i < j->count && !done && !agent_stopping(a); i++) {
+        struct thole_status st = {0};
+        struct buf *reply = NULL;
+        struct bus_ask_peer peer;
+        enum thole_code code =
+            bus_ask(a->bus, j->addresses[i], METHOD_JOIN, slice_of(request->data, request->size),
+                    ASK_MS, &reply, &peer, &st);
+        if (code == THOLE_OK) {
+            code = accept_reply(a, slice_of(reply->data, reply->size), &st);
+            buf_unref(reply);
+            done = true;
+            if (code != THOLE_OK && !agent_stopping(a)) {
+                agent_fail(a, &st);
+            }
+        } else if (agent_stopping(a)) {
+            done = true;
+        } else if (join_refused(j, i, &st)) {
+            agent_fail(a, &st);
+            done = true;
+        } else if (st.reason == THOLE_REASON_EXISTS) {
+            break; /* the others would say the same */
+        }
+    }
+    buf_unref(request);
+    return done;
+}
+
+void join_run(struct agent *a)
+{
+    char *copy = NULL;
+    struct thole_status st = {0};
+    struct join *j = xcalloc(1, sizeof *j);
+    j->agent = a;
+    if (bootstrap_split(a->addresses, &copy, j->addresses, DATADIR_MEMBERS_MAX, &j->count, &st) !=
+        THOLE_OK) {
+        agent_fail(a, &st);
+    } else {
+        while (!join_round(j) && bootstrap_pause(a, j->pause_ms)) {
+        }
+    }
+    free(copy);
+    free(j);
+}
+
+/* Best effort: an address that does not answer, or is in no cluster yet, contradicts nothing. */
+enum thole_code join_check_cluster(struct agent *a, struct thole_status *st)
+{
+    char *copy = NULL;
+    const char *addresses[DATADIR_MEMBERS_MAX];
+    size_t n;
+    enum thole_code code =
+        bootstrap_split(a->addresses, &copy, addresses, DATADIR_MEMBERS_MAX, &n, st);
+    for (size_t i = 0; code == THOLE_OK && i < n; i++) {
+        struct buf *reply = NULL;
+        struct bus_ask_peer peer = {0};
+        struct thole_status why = {0};
+        enum thole_code asked = bus_ask(a->bus, addresses[i], METHOD_MEET, (struct slice){0},
+                                        CHECK_MS, &reply, &peer, &why);
+        bool other = asked == THOLE_OK ? !uuid_is_nil(&peer.cluster_id) &&
+                                             !uuid_equal(&peer.cluster_id, &a->identity.cluster)
+                                       : why.reason == THOLE_REASON_WRONG_CLUSTER;
+        if (asked == THOLE_OK) {
+            buf_unref(reply);
+        }
+        if (other) {
+            code =
+                THOLE_FAIL(st, THOLE_FAILED_PRECONDITION, THOLE_REASON_WRONG_CLUSTER,
+                           "the data directory %s belongs to another cluster than the host at %s",
+                           a->dir.path, addresses[i]);
+        } else if (asked == THOLE_OK) {
+            break;
+        }
+    }
+    free(copy);
+    return code;
+}
+
+/* ---- Another replica of shard zero ----------------------------------------------------------- */
+
+/* The others answer when the old replica is out and there is a new one, or that there is none
+ * yet. */
+#define RENEW_ASK_MS 2000
+
+struct renewal {
+    struct agent *agent;
+    uint64_t failed;
+    char failure[THOLE_STATUS_MESSAGE_BYTES];
+};
+
+/* Durable before the start that makes it: what that start finds of the old one it deletes. */
+static enum thole_code renew_identity(struct agent *a, uint64_t replica, struct thole_status *st)
+{
+    pthread_mutex_lock(&a->lock);
+    struct identity *i = xmalloc(sizeof *i);
+    *i = a->identity;
+    pthread_mutex_unlock(&a->lock);
+    i->zero_replica = replica;
+    i->zero_created = false;
+    enum thole_code code = datadir_save_identity(&a->dir, i, st);
+    free(i);
+    return code;
+}
+
+static void renewed(struct renewal *r, const thole_bus_v1_JoinReply *reply)
+{
+    struct thole_status st = {0};
+    uint64_t replica = thole_bus_v1_JoinReply_replica_id(reply);
+    learn_hosts(r->agent, reply);
+    if (renew_identity(r->agent, replica, &st) != THOLE_OK) {
+        agent_fail(r->agent, &st);
+    } else {
+        agent_start_again(r->agent,
+                          "instead of replica %" PRIu64
+                          " of shard zero, which cannot go on (%.120s), it "
+                          "has replica %" PRIu64,
+                          r->failed, r->failure, replica);
+    }
+}
+
+/* True when done, for good or ill. */
+static bool renew_round(struct renewal *r)
+{
+    struct agent *a = r->agent;
+    struct buf *request = join_request(a, r->failed, r->failure);
+    char(*addresses)[ADDRESS_BYTES];
+    size_t count = addresses_list(a->addresses_known, &addresses);
+    bool done = false;
+    for (size_t i = 0; i < count && !done && !agent_stopping(a); i++) {
+        struct thole_status st = {0};
+        struct buf *reply = NULL;
+        struct bus_ask_peer peer;
+        enum thole_code code =
+            bus_ask(a->bus, addresses[i], METHOD_JOIN, slice_of(request->data, request->size),
+                    RENEW_ASK_MS, &reply, &peer, &st);
+        if (code == THOLE_OK) {
+            upb_Arena *arena = upb_Arena_New();
+            const thole_bus_v1_JoinReply *parsed =
+                PROTO_DECODE(thole_bus_v1_JoinReply, slice_of(reply->data, reply->size), arena);
+            done = parsed != NULL && thole_bus_v1_JoinReply_replica_id(parsed) > r->failed;
+            if (done) {
+                renewed(r, parsed);
+            }
+            upb_Arena_Free(arena);
+            buf_unref(reply);
+        } else if (agent_stopping(a)) {
+            done = true;
+        } else if (refused_for_good(&st)) {
+            agent_fail(a, &st);
+            done = true;
+        } else {
+            agent_waiting_for(
+                a, "its replica of shard zero cannot go on (%.120s), and %s says: %.120s",
+                r->failure, addresses[i], st.message);
+        }
+    }
+    free(addresses);
+    buf_unref(request);
+    return done;
+}
+
+static void *renew_main(void *ctx)
+{
+    struct renewal *r = ctx;
+    struct agent *a = r->agent;
+    pthread_setname_np(pthread_self(), "renew");
+    (void)log_context_host(agent_name(a));
+    while (!renew_round(r) && bootstrap_pause(a, PAUSE_MS)) {
+    }
+    free(r);
+    return NULL;
+}
+
+void renew_start(struct agent *a, const struct engine_replica_status *zero)
+{
+    if (a->renew_running) {
+        return;
+    }
+    struct renewal *r = xcalloc(1, sizeof *r);
+    r->agent = a;
+    r->failed = zero->replica_id;
+    snprintf(r->failure, sizeof r->failure, "%s",
+             zero->failed ? zero->failure : "it was removed from the group");
+    LOG_WARN(AGENT,
+             "replica %" PRIu64
+             " of shard zero cannot go on: %s; asking the others for another one",
+             r->failed, r->failure);
+    a->renew_running = pthread_create(&a->renew_thread, NULL, renew_main, r) == 0;
+    if (!a->renew_running) {
+        free(r);
+    }
+}
+
+void renew_stop(struct agent *a)
+{
+    if (a->renew_running) {
+        pthread_join(a->renew_thread, NULL);
+    }
+    a->renew_running = false;
+}

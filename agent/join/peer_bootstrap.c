@@ -1,0 +1,464 @@
+/* Forming a new cluster with the hosts of --peers. README.md has the argument why there is never
+ * more than one; the rules here are:
+ *
+ *   P1  A host promises itself only to a list of (address, host id) with every peer in it, each of
+ *       which has just told its id, and only if all were given the same addresses.
+ *   P2  The promise is durable before anybody hears of it, and is never changed or withdrawn.
+ *   P3  A host forms cluster H (the hash of the list) only when every host on the list has said
+ *       that it is promised to H, or one of them that it has formed H already.
+ *   P4  What it forms with is the list of its promise, and nothing else.
+ *
+ * Hosts ask each other in rounds until they have formed; this is the only thing in Thole that
+ * polls, and it ends. */
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "agent/core/agent_internal.h"
+#include "agent/join/join.h"
+#include "base/assert.h"
+#include "base/hash.h"
+#include "base/log.h"
+#include "proto/decode.h"
+
+#define ASK_MS 1000
+#define PAUSE_MS 150
+
+struct meeting {
+    struct agent *agent;
+    char *copy;
+    const char *addresses[DATADIR_MEMBERS_MAX]; /* sorted */
+    size_t count;
+
+    pthread_mutex_t lock;
+    struct member_list promise; /* cluster nil: none yet */
+};
+
+/* What a peer said in this round. */
+struct answer {
+    bool there, same_peers;
+    struct uuid host, promised, formed; /* nil: not */
+    char name[LIMIT_NAME_BYTES + 1];
+    char tags[DATADIR_TAGS_BYTES];
+};
+
+struct uuid meeting_cluster_id(const struct member_list *l)
+{
+    struct uuid id;
+    struct bytes text = {0};
+    for (uint32_t i = 0; i < l->count; i++) {
+        ASSERT(i == 0 || strcmp(l->members[i - 1].address, l->members[i].address) < 0);
+        bytes_append_str(&text, l->members[i].address);
+        bytes_append(&text, "", 1);
+        bytes_append(&text, l->members[i].host.bytes, sizeof l->members[i].host.bytes);
+    }
+    /* Host ids are random: two independent 64-bit hashes do. */
+    put_be64(id.bytes, hash64(text.data, text.size, 0));
+    put_be64(id.bytes + 8, hash64(text.data, text.size, UINT64_C(0x74686f6c65)));
+    bytes_deinit(&text);
+    return id;
+}
+
+/* ---- Messages -------------------------------------------------------------------------------- */
+
+static upb_StringView view_of_uuid(const struct uuid *u)
+{
+    bool nil = uuid_is_nil(u);
+    return upb_StringView_FromDataAndSize(nil ? NULL : (const char *)u->bytes,
+                                          nil ? 0 : sizeof u->bytes);
+}
+
+static void uuid_of_view(upb_StringView v, struct uuid *ret)
+{
+    memset(ret, 0, sizeof *ret);
+    if (v.size == sizeof ret->bytes) {
+        memcpy(ret->bytes, v.data, v.size);
+    }
+}
+
+static struct buf *encode_request(struct meeting *m)
+{
+    upb_Arena *arena = upb_Arena_New();
+    thole_bus_v1_MeetRequest *q = thole_bus_v1_MeetRequest_new(arena);
+    thole_bus_v1_MeetRequest_set_host(q, agent_host_row(m->agent, arena));
+    for (size_t i = 0; i < m->count; i++) {
+        thole_bus_v1_MeetRequest_add_peers(q, upb_StringView_FromString(m->addresses[i]), arena);
+    }
+    thole_bus_v1_MeetRequest_set_promised(q, view_of_uuid(&m->promise.cluster));
+    size_t size = 0;
+    const char *bytes = thole_bus_v1_MeetRequest_serialize(q, arena, &size);
+    struct buf *b = buf_copy(bytes, size);
+    upb_Arena_Free(arena);
+    return b;
+}
+
+void meeting_serve(struct agent *a, struct bus_request *request)
+{
+    struct meeting *m = a->meeting;
+    struct uuid formed = {{0}};
+    upb_Arena *arena = upb_Arena_New();
+    thole_bus_v1_MeetReply *r = thole_bus_v1_MeetReply_new(arena);
+    thole_bus_v1_MeetReply_set_host(r, agent_host_row(a, arena));
+    if (agent_cluster(a, &formed)) {
+        thole_bus_v1_MeetReply_set_formed_cluster_id(r, view_of_uuid(&formed));
+    }
+    pthread_mutex_lock(&m->lock);
+    for (size_t i = 0; i < m->count; i++) {
+        thole_bus_v1_MeetReply_add_peers(r, upb_StringView_FromString(m->addresses[i]), arena);
+    }
+    struct uuid promised = m->promise.cluster;
+    pthread_mutex_unlock(&m->lock);
+    thole_bus_v1_MeetReply_set_promised(r, view_of_uuid(&promised));
+    size_t size = 0;
+    const char *bytes = thole_bus_v1_MeetReply_serialize(r, arena, &size);
+    struct buf *b = buf_copy(bytes, size);
+    upb_Arena_Free(arena);
+    bus_answer(request, (struct bufslice){.owner = b, .bytes = slice_of(b->data, b->size)}, false);
+}
+
+static bool same_addresses(const struct meeting *m, const upb_StringView *peers, size_t n)
+{
+    if (n != m->count) {
+        return false;
+    }
+    for (size_t i = 0; i < n; i++) {
+        if (peers[i].size != strlen(m->addresses[i]) ||
+            memcmp(peers[i].data, m->addresses[i], peers[i].size) != 0) {
+            return false;
+        }
+    }
+    return true;
+}
+
+/* False if the registry would refuse them, and with them the cluster's first command. */
+static bool read_tags(const thole_v1_Host *host, char *to, size_t size)
+{
+    const thole_v1_HostSpec *spec = thole_v1_Host_spec(host);
+    const thole_v1_HostSpec_TagsEntry *e;
+    struct bytes text = {0};
+    bool ok = true;
+    for (size_t it = kUpb_Map_Begin;
+         spec != NULL && (e = thole_v1_HostSpec_tags_next(spec, &it)) != NULL;) {
+        if (text.size > 0) {
+            bytes_append_str(&text, ",");
+        }
+        size_t begin = text.size;
+        bytes_append_slice(&text, registry_str(thole_v1_HostSpec_TagsEntry_key(e)));
+        bytes_append_str(&text, "=");
+        bytes_append_slice(&text, registry_str(thole_v1_HostSpec_TagsEntry_value(e)));
+        ok = ok && agent_tag_problem(slice_of(text.data + begin, text.size - begin)) == NULL;
+    }
+    ok = ok && text.size < size;
+    if (ok && text.size > 0) {
+        memcpy(to, text.data, text.size);
+    }
+    to[ok ? text.size : 0] = 0;
+    bytes_deinit(&text);
+    return ok;
+}
+
+static bool read_reply(const struct meeting *m, struct slice body, struct answer *ret)
+{
+    upb_Arena *arena = upb_Arena_New();
+    const thole_bus_v1_MeetReply *r = PROTO_DECODE(thole_bus_v1_MeetReply, body, arena);
+    const thole_v1_Host *host = r != NULL ? thole_bus_v1_MeetReply_host(r) : NULL;
+    char id[UUID_TEXT_BYTES] = "";
+    bool ok = host != NULL && thole_v1_Host_id(host).size == UUID_TEXT_BYTES - 1 &&
+              registry_name_valid(registry_str(thole_v1_Host_name(host)));
+    if (ok) {
+        memcpy(id, thole_v1_Host_id(host).data, UUID_TEXT_BYTES - 1);
+        ok = uuid_parse(id, &ret->host);
+    }
+    if (ok) {
+        size_t n = 0;
+        upb_StringView name = thole_v1_Host_name(host);
+        const upb_StringView *peers = thole_bus_v1_MeetReply_peers(r, &n);
+        snprintf(ret->name, sizeof ret->name, "%.*s", (int)name.size, name.data);
+        ok = read_tags(host, ret->tags, sizeof ret->tags);
+        ret->same_peers = same_addresses(m, peers, n);
+        uuid_of_view(thole_bus_v1_MeetReply_promised(r), &ret->promised);
+        uuid_of_view(thole_bus_v1_MeetReply_formed_cluster_id(r), &ret->formed);
+        ret->there = ok;
+    }
+    upb_Arena_Free(arena);
+    return ok;
+}
+
+/* ---- A round --------------------------------------------------------------------------------- */
+
+static void ask_all(struct meeting *m, struct answer *answers)
+{
+    struct agent *a = m->agent;
+    struct buf *request = encode_request(m);
+    for (size_t i = 0; i < m->count && !agent_stopping(a); i++) {
+        struct answer *r = &answers[i];
+        struct thole_status st = {0};
+        struct bus_ask_peer peer;
+        struct buf *reply = NULL;
+        memset(r, 0, sizeof *r);
+        if (strcmp(m->addresses[i], agent_address(a)) == 0) {
+            r->there = r->same_peers = true;
+            r->host = *agent_host_id(a);
+            snprintf(r->name, sizeof r->name, "%s", agent_name(a));
+            snprintf(r->tags, sizeof r->tags, "%s", a->tags);
+            r->promised = m->promise.cluster;
+        } else if (bus_ask(a->bus, m->addresses[i], METHOD_MEET,
+                           slice_of(request->data, request->size), ASK_MS, &reply, &peer,
+                           &st) == THOLE_OK) {
+            if (!read_reply(m, slice_of(reply->data, reply->size), r)) {
+                LOG_WARN(AGENT, "malformed answer of a peer address=%s; asking again",
+                         m->addresses[i]);
+            }
+            buf_unref(reply);
+        } else {
+            LOG_DEBUG(AGENT, "peer does not answer address=%s error=\"%s\"", m->addresses[i],
+                      st.message);
+        }
+    }
+    buf_unref(request);
+}
+
+/* The list that these answers make; false (and told) when they make none. */
+static bool make_list(struct meeting *m, const struct answer *answers, struct member_list *ret)
+{
+    struct agent *a = m->agent;
+    bool self = false;
+    memset(ret, 0, sizeof *ret);
+    for (size_t i = 0; i < m->count; i++) {
+        const struct answer *r = &answers[i];
+        if (!r->there) {
+            agent_waiting_for(a, "forming a cluster: waiting for %s", m->addresses[i]);
+            return false;
+        }
+        if (!r->same_peers) {
+            agent_waiting_for(a, "forming a cluster: %s was started with another list of peers",
+                              m->addresses[i]);
+            return false;
+        }
+        for (size_t k = 0; k < i; k++) {
+            if (uuid_equal(&answers[k].host, &r->host) || strcmp(answers[k].name, r->name) == 0) {
+                agent_waiting_for(
+                    a, "forming a cluster: %s and %s are the same host, or have the same name",
+                    m->addresses[k], m->addresses[i]);
+                return false;
+            }
+        }
+        struct member *to = &ret->members[ret->count++];
+        to->host = r->host;
+        snprintf(to->name, sizeof to->name, "%s", r->name);
+        snprintf(to->address, sizeof to->address, "%s", m->addresses[i]);
+        memcpy(to->tags, r->tags, sizeof to->tags);
+        self = self || uuid_equal(&r->host, agent_host_id(a));
+    }
+    if (!self) {
+        agent_waiting_for(a, "forming a cluster: none of the peers' addresses is this host's");
+        return false;
+    }
+    ret->cluster = meeting_cluster_id(ret);
+    return true;
+}
+
+static bool promise(struct meeting *m, const struct member_list *l)
+{
+    struct agent *a = m->agent;
+    struct thole_status st = {0};
+    if (!bootstrap_step(a, "before-promise")) {
+        return false;
+    }
+    if (datadir_save_promise(&a->dir, l, &st) != THOLE_OK) {
+        agent_fail(a, &st);
+        return false;
+    }
+    if (!bootstrap_step(a, "promise-saved")) {
+        return false;
+    }
+    pthread_mutex_lock(&m->lock);
+    m->promise = *l;
+    pthread_mutex_unlock(&m->lock);
+    return bootstrap_step(a, "promise-told");
+}
+
+static void form(struct meeting *m)
+{
+    struct agent *a = m->agent;
+    struct thole_status st = {0};
+    struct identity *i = xmalloc(sizeof *i);
+    *i = a->identity;
+    i->first = m->promise;
+    i->cluster = m->promise.cluster;
+    for (uint32_t k = 0; k < i->first.count; k++) {
+        if (uuid_equal(&i->first.members[k].host, &i->host)) {
+            i->zero_replica = k + 1;
+        }
+    }
+    LOG_INFO(AGENT, "all peers agree; forming hosts=%" PRIu32, i->first.count);
+    if (bootstrap_become_member(a, i, &st) != THOLE_OK && st.code != THOLE_CANCELLED) {
+        agent_fail(a, &st);
+    }
+    free(i);
+}
+
+/* Has every host on the list of our promise said that it is promised to the same? (P3) */
+static bool all_promised(struct meeting *m, const struct answer *answers)
+{
+    for (size_t i = 0; i < m->count; i++) {
+        if (!answers[i].there || !uuid_equal(&answers[i].host, &m->promise.members[i].host) ||
+            !uuid_equal(&answers[i].promised, &m->promise.cluster)) {
+            agent_waiting_for(m->agent, "forming a cluster: waiting for the promise of %s",
+                              m->addresses[i]);
+            return false;
+        }
+    }
+    return true;
+}
+
+/* A peer that is a member already. Returns true when this host may form too. */
+static bool follow_formed(struct meeting *m, const struct answer *answers, bool *ret_other)
+{
+    *ret_other = false;
+    for (size_t i = 0; i < m->count; i++) {
+        if (!answers[i].there || uuid_is_nil(&answers[i].formed)) {
+            continue;
+        }
+        if (uuid_equal(&answers[i].formed, &m->promise.cluster)) {
+            return true;
+        }
+        *ret_other = true;
+        agent_waiting_for(
+            m->agent,
+            "forming a cluster: %s is in a cluster already, formed without this host; "
+            "join that one instead",
+            m->addresses[i]);
+    }
+    return false;
+}
+
+/* False when there is nothing more to do. */
+static bool round_of_asking(struct meeting *m, struct answer *answers, struct member_list *list)
+{
+    struct agent *a = m->agent;
+    bool other;
+    ask_all(m, answers);
+    if (agent_stopping(a)) {
+        return false;
+    }
+    bool formed = follow_formed(m, answers, &other);
+    if (!formed) {
+        if (other || !make_list(m, answers, list)) {
+            return true;
+        }
+        if (uuid_is_nil(&m->promise.cluster)) {
+            return promise(m, list);
+        }
+        if (!uuid_equal(&m->promise.cluster, &list->cluster)) {
+            agent_waiting_for(a,
+                              "forming a cluster: this host is promised to other hosts than those "
+                              "that answer now; wipe the data directories to begin anew");
+            return true;
+        }
+        if (!all_promised(m, answers)) {
+            return true;
+        }
+    }
+    if (bootstrap_step(a, "all-promised")) {
+        form(m);
+    }
+    return false;
+}
+
+void meeting_run(struct agent *a)
+{
+    struct meeting *m = a->meeting;
+    struct answer *answers = xcalloc(DATADIR_MEMBERS_MAX, sizeof *answers);
+    struct member_list *list = xmalloc(sizeof *list);
+    bool go_on = true;
+    while (go_on) {
+        bool had = !uuid_is_nil(&m->promise.cluster);
+        go_on = round_of_asking(m, answers, list);
+        bool just_promised = !had && !uuid_is_nil(&m->promise.cluster);
+        if (go_on && !bootstrap_pause(a, just_promised ? 1 : PAUSE_MS)) {
+            go_on = false;
+        }
+    }
+    free(list);
+    free(answers);
+}
+
+/* ---- Preparation ----------------------------------------------------------------------------- */
+
+static int compare(const void *a, const void *b)
+{
+    return strcmp(*(const char *const *)a, *(const char *const *)b);
+}
+
+static enum thole_code read_addresses(struct meeting *m, struct thole_status *st)
+{
+    enum thole_code code = bootstrap_split(m->agent->addresses, &m->copy, m->addresses,
+                                           DATADIR_MEMBERS_MAX, &m->count, st);
+    if (code != THOLE_OK) {
+        return code;
+    }
+    bool self = false;
+    for (size_t i = 0; i < m->count; i++) {
+        self = self || strcmp(m->addresses[i], agent_address(m->agent)) == 0;
+    }
+    if (!self) {
+        return THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
+                          "--peers %.200s does not name this host, which is at %.100s: add that, "
+                          "or give --advertise with the one of them that is this host's",
+                          m->agent->addresses, agent_address(m->agent));
+    }
+    qsort(m->addresses, m->count, sizeof m->addresses[0], compare);
+    for (size_t i = 1; i < m->count; i++) {
+        if (strcmp(m->addresses[i - 1], m->addresses[i]) == 0) {
+            return THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
+                              "peer %s is there twice", m->addresses[i]);
+        }
+    }
+    return THOLE_OK;
+}
+
+/* A promise binds across restarts, whatever the flags say now. */
+enum thole_code meeting_prepare(struct agent *a, struct thole_status *st)
+{
+    struct meeting *m = a->meeting;
+    enum thole_code code = datadir_load_promise(&a->dir, &m->promise, st);
+    if (code != THOLE_OK) {
+        return code;
+    }
+    if (uuid_is_nil(&m->promise.cluster)) {
+        return a->bootstrap == AGENT_BOOTSTRAP_PEERS ? read_addresses(m, st) : THOLE_OK;
+    }
+    if (a->bootstrap == AGENT_BOOTSTRAP_DEV || a->bootstrap == AGENT_BOOTSTRAP_JOIN) {
+        return THOLE_FAIL(
+            st, THOLE_FAILED_PRECONDITION, THOLE_REASON_WRONG_CLUSTER,
+            "this host has promised to form a cluster with %s and others; wipe the data "
+            "directory to begin anew",
+            m->promise.members[0].address);
+    }
+    a->bootstrap = AGENT_BOOTSTRAP_PEERS;
+    m->count = m->promise.count;
+    for (size_t i = 0; i < m->count; i++) {
+        m->addresses[i] = m->promise.members[i].address;
+    }
+    return THOLE_OK;
+}
+
+struct meeting *meeting_new(struct agent *a)
+{
+    struct meeting *m = xcalloc(1, sizeof *m);
+    m->agent = a;
+    pthread_mutex_init(&m->lock, NULL);
+    return m;
+}
+
+void meeting_free(struct meeting *m)
+{
+    if (m == NULL) {
+        return;
+    }
+    free(m->copy);
+    pthread_mutex_destroy(&m->lock);
+    free(m);
+}

@@ -1,0 +1,359 @@
+/* libthole: handles, and requests in general. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "agent/lib/api_internal.h"
+#include "agent/services/services.h"
+#include "base/assert.h"
+#include "base/map.h"
+#include "base/process.h"
+
+#define DEFAULT_TIMEOUT_MS 5000
+
+const char *thole_version(void)
+{
+    return THOLE_VERSION;
+}
+
+void api_copy_struct(void *to, size_t to_size, const void *from, uint32_t from_size)
+{
+    memset(to, 0, to_size);
+    memcpy(to, from, from_size < to_size ? from_size : to_size);
+}
+
+static char *copy(const char *s)
+{
+    return s != NULL ? xstrdup(s) : NULL;
+}
+
+static struct thole *handle_new(void)
+{
+    struct thole *t = xcalloc(1, sizeof *t);
+    pthread_mutex_init(&t->lock, NULL);
+    t->executor = executor_threaded_new(&clock_system);
+    t->results = results_new(t);
+    return t;
+}
+
+enum thole_code thole_new(const struct thole_options *options, struct thole **ret,
+                          struct thole_status *st)
+{
+    struct thole_options o;
+    if (options == NULL || options->size < offsetof(struct thole_options, listen)) {
+        return THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
+                          "options.size is not set");
+    }
+    api_copy_struct(&o, sizeof o, options, options->size);
+    if (o.data_dir == NULL || !o.data_dir[0]) {
+        return THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
+                          "options.data_dir is required");
+    }
+    if (o.bootstrap > THOLE_BOOTSTRAP_JOIN) {
+        return THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
+                          "options.bootstrap is unknown");
+    }
+    struct thole *t = handle_new();
+    t->o = o;
+    t->o.data_dir = copy(o.data_dir);
+    t->o.listen = copy(o.listen);
+    t->o.advertise = copy(o.advertise);
+    t->o.name = copy(o.name);
+    t->o.addresses = copy(o.addresses);
+    size_t n = 0;
+    while (o.tags != NULL && o.tags[n] != NULL) {
+        n++;
+    }
+    t->tags = xcalloc(n + 1, sizeof *t->tags);
+    for (size_t i = 0; i < n; i++) {
+        t->tags[i] = xstrdup(o.tags[i]);
+    }
+    *ret = t;
+    return THOLE_OK;
+}
+
+enum thole_code thole_register(struct thole *t, const struct thole_machine_type *type,
+                               struct thole_status *st)
+{
+    if (t->is_client || t->agent != NULL) {
+        return THOLE_FAIL(st, THOLE_FAILED_PRECONDITION, THOLE_REASON_NONE,
+                          "machine types are registered on a host, before thole_start");
+    }
+    if (type == NULL || type->size < offsetof(struct thole_machine_type, view_acquire) ||
+        type->name == NULL || type->open == NULL || type->close == NULL || type->apply == NULL ||
+        type->query == NULL || !registry_name_valid(slice_str(type->name))) {
+        return THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
+                          "the machine type lacks its size, a valid name or a function");
+    }
+    for (size_t i = 0; i < t->type_count; i++) {
+        if (strcmp(t->types[i]->name, type->name) == 0) {
+            return THOLE_FAIL(st, THOLE_ALREADY_EXISTS, THOLE_REASON_EXISTS,
+                              "machine type \"%s\" is registered already", type->name);
+        }
+    }
+    if (t->type_count == AGENT_TYPES_MAX - 8) {
+        return THOLE_FAIL(st, THOLE_RESOURCE_EXHAUSTED, THOLE_REASON_TOO_LARGE,
+                          "too many machine types");
+    }
+    t->types[t->type_count++] = type;
+    return THOLE_OK;
+}
+
+enum thole_code thole_start(struct thole *t, struct thole_status *st)
+{
+    if (t->is_client || t->agent != NULL) {
+        return THOLE_FAIL(st, THOLE_FAILED_PRECONDITION, THOLE_REASON_NONE,
+                          "only a host is started, and once");
+    }
+    if (t->o.owns_process) {
+        process_own();
+    }
+    size_t tags = 0;
+    while (t->tags[tags] != NULL) {
+        tags++;
+    }
+    const struct agent_options o = {
+        .data_dir = t->o.data_dir,
+        .listen = t->o.listen,
+        .advertise = t->o.advertise,
+        .name = t->o.name,
+        .tags = (const char *const *)t->tags,
+        .tag_count = tags,
+        .bootstrap = (enum agent_bootstrap)t->o.bootstrap,
+        .addresses = t->o.addresses,
+        .election_timeout_ms = t->o.election_timeout_ms,
+        .heartbeat_ms = t->o.heartbeat_ms,
+        .suspect_after_ms = t->o.suspect_after_ms,
+        .suspect_after_ms_max = t->o.suspect_after_ms_max,
+        .dead_after_ms = t->o.dead_after_ms,
+        .loop_count = t->o.loops,
+        .applier_count = t->o.appliers,
+        .snapshot_bytes_per_s = t->o.snapshot_bytes_per_s,
+        .types = t->types,
+        .type_count = t->type_count,
+        .services = services_register,
+        .services_end = services_unregister,
+        .failed = t->o.failed,
+        .failed_ctx = t->o.ctx,
+    };
+    return agent_new(&o, &t->agent, st);
+}
+
+_Static_assert((int)THOLE_BOOTSTRAP_DEV == (int)AGENT_BOOTSTRAP_DEV &&
+                   (int)THOLE_BOOTSTRAP_PEERS == (int)AGENT_BOOTSTRAP_PEERS &&
+                   (int)THOLE_BOOTSTRAP_JOIN == (int)AGENT_BOOTSTRAP_JOIN,
+               "the public numbers are the agent's");
+
+enum thole_code thole_connect(const char *addresses, struct thole **ret, struct thole_status *st)
+{
+    struct thole *t = handle_new();
+    t->is_client = true;
+    enum thole_code code = client_new(t, addresses != NULL ? addresses : "", &t->client, st);
+    if (code == THOLE_OK) {
+        *ret = t;
+    } else {
+        thole_close(t);
+    }
+    return code;
+}
+
+static bool is_ready(struct agent *a, void *ctx)
+{
+    char *why = ctx;
+    return agent_ready(a, why, 200);
+}
+
+enum thole_code thole_wait_ready(struct thole *t, uint32_t timeout_ms, struct thole_status *st)
+{
+    char why[200] = "";
+    enum thole_code code = api_need_running(t, st);
+    if (code != THOLE_OK) {
+        return code;
+    }
+    bool ok = t->is_client ? client_wait(t->client, timeout_ms)
+                           : agent_wait(t->agent, clock_now(&clock_system) + timeout_ms * NS_PER_MS,
+                                        is_ready, why);
+    if (ok) {
+        return THOLE_OK;
+    }
+    return THOLE_FAIL(st, THOLE_DEADLINE_EXCEEDED, THOLE_REASON_NOT_READY, "%s",
+                      t->is_client ? "no host answers" : why);
+}
+
+void thole_close(struct thole *t)
+{
+    if (t == NULL) {
+        return;
+    }
+    if (t->agent != NULL) {
+        agent_stop(t->agent);
+    }
+    if (t->client != NULL) {
+        client_stop(t->client);
+    }
+    results_free(t->results);
+    agent_free(t->agent);
+    client_free(t->client);
+    executor_free(t->executor);
+    for (size_t i = 0; t->tags != NULL && t->tags[i] != NULL; i++) {
+        free(t->tags[i]);
+    }
+    free(t->tags);
+    free((char *)(uintptr_t)t->o.data_dir);
+    free((char *)(uintptr_t)t->o.listen);
+    free((char *)(uintptr_t)t->o.advertise);
+    free((char *)(uintptr_t)t->o.name);
+    free((char *)(uintptr_t)t->o.addresses);
+    map_deinit(&t->watches);
+    pthread_mutex_destroy(&t->lock);
+    free(t);
+}
+
+const char *thole_address(const struct thole *t)
+{
+    return t->agent != NULL ? agent_address(t->agent) : "";
+}
+
+const char *thole_host_name(const struct thole *t)
+{
+    return t->agent != NULL ? agent_name(t->agent) : "";
+}
+
+enum thole_code api_need_host(const struct thole *t, struct thole_status *st)
+{
+    if (t->agent != NULL) {
+        return THOLE_OK;
+    }
+    return THOLE_FAIL(st, THOLE_FAILED_PRECONDITION, THOLE_REASON_NONE,
+                      t->is_client ? "this is for hosts, not for clients"
+                                   : "the host has not been started");
+}
+
+enum thole_code api_need_running(const struct thole *t, struct thole_status *st)
+{
+    return t->is_client ? THOLE_OK : api_need_host(t, st);
+}
+
+/* ---- Shards by name -------------------------------------------------------------------------- */
+
+enum thole_code thole_shard_open(struct thole *t, const char *name, struct thole_shard **ret,
+                                 struct thole_status *st)
+{
+    if (name == NULL || strlen(name) >= THOLE_NAME_BYTES || !registry_name_valid(slice_str(name))) {
+        return THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
+                          "not a shard's name: \"%.64s\"", name ? name : "");
+    }
+    if (strcmp(name, REGISTRY_SHARD_NAME) == 0) {
+        return agent_zero_refused(st);
+    }
+    struct thole_shard *s = xcalloc(1, sizeof *s);
+    s->t = t;
+    memcpy(s->name, name, strlen(name));
+    *ret = s;
+    return THOLE_OK;
+}
+
+void thole_shard_release(struct thole_shard *s)
+{
+    free(s);
+}
+
+/* ---- Requests -------------------------------------------------------------------------------- */
+
+uint64_t api_deadline(uint32_t timeout_ms)
+{
+    return clock_now(&clock_system) + (timeout_ms ? timeout_ms : DEFAULT_TIMEOUT_MS) * NS_PER_MS;
+}
+
+static void end_unsent(struct api_request *q, const struct thole_status *st)
+{
+    bufslice_unref(q->r.payload);
+    q->r.payload = (struct bufslice){0};
+    if (st != &q->r.status) {
+        q->r.status = *st;
+    }
+    q->r.result = (struct bufslice){0};
+    q->done(q);
+}
+
+static void resolved(void *ctx, const struct thole_status *st, uint64_t shard_id)
+{
+    struct api_request *q = ctx;
+    if (st->code != THOLE_OK) {
+        end_unsent(q, st);
+        return;
+    }
+    atomic_store(&q->shard->id_plus_1, shard_id + 1);
+    q->r.shard_id = shard_id;
+    agent_route(q->t->agent, &q->r);
+}
+
+static void request_done(struct router_request *r)
+{
+    struct api_request *q = CONTAINER_OF(r, struct api_request, r);
+    if (r->status.reason != THOLE_REASON_NO_SUCH_SHARD || q->shard == NULL) {
+        q->done(q);
+        return;
+    }
+    /* The name may have gone to another shard since. */
+    atomic_store(&q->shard->id_plus_1, 0);
+    if (q->resolved_anew || q->t->is_client) {
+        end_unsent(q, &r->status);
+        return;
+    }
+    q->resolved_anew = true;
+    agent_resolve_anew(q->t->agent, slice_str(q->shard->name), r->deadline_ns, resolved, q);
+}
+
+void api_route(struct api_request *q)
+{
+    q->r.done = request_done;
+    if (q->t->is_client) {
+        client_route(q->t->client, &q->r, q->shard != NULL ? q->shard->name : NULL);
+        return;
+    }
+    uint64_t id = q->shard != NULL
+                      ? atomic_load_explicit(&q->shard->id_plus_1, memory_order_relaxed)
+                      : REGISTRY_SHARD_ID + 1;
+    if (id == 0) {
+        agent_resolve(q->t->agent, slice_str(q->shard->name), q->r.deadline_ns, resolved, q);
+        return;
+    }
+    q->r.shard_id = id - 1;
+    agent_route(q->t->agent, &q->r);
+}
+
+struct waiter {
+    pthread_mutex_t lock;
+    pthread_cond_t cond;
+    bool done;
+};
+
+static void wake_waiter(struct api_request *q)
+{
+    struct waiter *w = q->r.ctx;
+    pthread_mutex_lock(&w->lock);
+    w->done = true;
+    pthread_cond_signal(&w->cond);
+    pthread_mutex_unlock(&w->lock);
+}
+
+void api_run(struct api_request *q)
+{
+    struct waiter w = {.lock = PTHREAD_MUTEX_INITIALIZER, .cond = PTHREAD_COND_INITIALIZER};
+    q->done = wake_waiter;
+    q->r.ctx = &w;
+    api_route(q);
+    pthread_mutex_lock(&w.lock);
+    while (!w.done) {
+        pthread_cond_wait(&w.cond, &w.lock);
+    }
+    pthread_mutex_unlock(&w.lock);
+}
+
+enum thole_code api_finish(const struct api_request *q, struct thole_status *st)
+{
+    if (q->r.status.code != THOLE_OK && st != NULL) {
+        *st = q->r.status;
+    }
+    return q->r.status.code;
+}

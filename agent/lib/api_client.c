@@ -1,0 +1,333 @@
+/* libthole: a handle without a host. Requests go to one endpoint that answers; it routes them on,
+ * and its answers tell who leads: if we know that host, the shard's next proposals go there.
+ *
+ * Endpoints are addresses; the bus speaks to host ids. A worker finds out who is at an address, at
+ * first and after an exchange with it failed. */
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "agent/join/join.h"
+#include "agent/lib/api_internal.h"
+
+#define ENDPOINTS_MAX 32
+#define ASK_MS 1000
+#define ASK_AGAIN_NS (500 * NS_PER_MS)
+#define ASK_PAUSE_NS (50 * NS_PER_MS)
+
+struct endpoint {
+    const char *address;
+    struct uuid host; /* nil: unknown */
+    bool ask;         /* find out who is there (again) */
+};
+
+struct client {
+    struct thole *t;
+    struct bus *bus;
+    struct router *router;
+    struct worker *worker;
+    struct worker_msg wake;
+    _Atomic bool woken;
+    char *copy, *addresses;
+
+    pthread_mutex_t lock;
+    struct endpoint endpoints[ENDPOINTS_MAX];
+    size_t count, current;
+};
+
+static bool ask(struct client *c, size_t i)
+{
+    struct buf *reply = NULL;
+    struct bus_ask_peer peer = {0};
+    struct thole_status st = {0};
+    const char *address = c->endpoints[i].address; /* constant */
+    if (bus_ask(c->bus, address, METHOD_MEET, (struct slice){0}, ASK_MS, &reply, &peer, &st) !=
+        THOLE_OK) {
+        return false;
+    }
+    buf_unref(reply);
+    if (uuid_is_nil(&peer.host_id) ||
+        bus_peer_set(c->bus, &peer.host_id, address, &st) != THOLE_OK) {
+        return false;
+    }
+    pthread_mutex_lock(&c->lock);
+    struct uuid before = c->endpoints[i].host;
+    c->endpoints[i].host = peer.host_id;
+    c->endpoints[i].ask = false;
+    pthread_mutex_unlock(&c->lock);
+    if (!uuid_is_nil(&before) && !uuid_equal(&before, &peer.host_id)) {
+        bus_peer_remove(c->bus, &before);
+    }
+    return true;
+}
+
+static uint64_t client_turn(void *ctx, struct msgq *batch, uint64_t now_ns)
+{
+    struct client *c = ctx;
+    bool again = false;
+    while (msgq_pop(batch) != NULL) {
+        atomic_store(&c->woken, false);
+    }
+    for (size_t i = 0; i < c->count; i++) {
+        pthread_mutex_lock(&c->lock);
+        bool wanted = c->endpoints[i].ask;
+        pthread_mutex_unlock(&c->lock);
+        if (wanted && !ask(c, i)) {
+            again = true;
+        }
+    }
+    return again ? now_ns + ASK_AGAIN_NS : CLOCK_NEVER;
+}
+
+static void client_wake(struct client *c)
+{
+    if (!atomic_exchange(&c->woken, true) && !worker_post_internal(c->worker, &c->wake)) {
+        return; /* stopping */
+    }
+}
+
+/* ---- For the router -------------------------------------------------------------------------- */
+
+static bool client_elsewhere(void *ctx, uint64_t shard_id, uint32_t attempt,
+                             const struct uuid *avoid, struct uuid *ret)
+{
+    struct client *c = ctx;
+    bool found = false;
+    (void)shard_id;
+    (void)attempt;
+    pthread_mutex_lock(&c->lock);
+    for (size_t i = 0; i < c->count && !found; i++) {
+        size_t k = (c->current + i) % c->count;
+        const struct uuid *host = &c->endpoints[k].host;
+        if (!uuid_is_nil(host) && !uuid_equal(host, avoid)) {
+            *ret = *host;
+            c->current = k; /* stick to it */
+            found = true;
+        }
+    }
+    pthread_mutex_unlock(&c->lock);
+    return found;
+}
+
+/* The requests of a client are all api_requests. */
+static struct thole_shard *shard_of(const struct router_request *r)
+{
+    const struct api_request *q = (const void *)((const char *)r - offsetof(struct api_request, r));
+    return q->shard;
+}
+
+static bool client_leader(void *ctx, const struct router_request *r, const struct uuid *avoid,
+                          struct uuid *ret)
+{
+    struct client *c = ctx;
+    const struct thole_shard *s = shard_of(r);
+    uint32_t leads = s != NULL ? atomic_load_explicit(&s->leads, memory_order_relaxed) : 0;
+    if (leads == 0) {
+        return false;
+    }
+    pthread_mutex_lock(&c->lock);
+    struct uuid host = c->endpoints[leads - 1].host;
+    pthread_mutex_unlock(&c->lock);
+    if (uuid_is_nil(&host) || uuid_equal(&host, avoid)) {
+        return false;
+    }
+    *ret = host;
+    return true;
+}
+
+/* Only those that we were given addresses of are of use. */
+static void client_leads(void *ctx, const struct router_request *r, const struct uuid *host)
+{
+    struct client *c = ctx;
+    struct thole_shard *s = shard_of(r);
+    uint32_t leads = 0;
+    if (s == NULL) {
+        return;
+    }
+    pthread_mutex_lock(&c->lock);
+    for (uint32_t i = 0; i < c->count && leads == 0; i++) {
+        if (!uuid_is_nil(host) && uuid_equal(&c->endpoints[i].host, host)) {
+            leads = i + 1;
+        }
+    }
+    pthread_mutex_unlock(&c->lock);
+    atomic_store_explicit(&s->leads, leads, memory_order_relaxed);
+}
+
+static bool client_exists(void *ctx, uint64_t shard_id)
+{
+    (void)ctx;
+    (void)shard_id;
+    return true;
+}
+
+static void client_unreachable(void *ctx, const struct uuid *host)
+{
+    struct client *c = ctx;
+    pthread_mutex_lock(&c->lock);
+    for (size_t i = 0; i < c->count; i++) {
+        if (uuid_equal(&c->endpoints[i].host, host)) {
+            c->endpoints[i].ask = true;
+        }
+    }
+    pthread_mutex_unlock(&c->lock);
+    client_wake(c);
+}
+
+void client_route(struct client *c, struct router_request *r, const char *shard_name)
+{
+    router_route(c->router, r, shard_name);
+}
+
+struct bus *client_bus(struct client *c)
+{
+    return c->bus;
+}
+
+bool client_host(struct client *c, struct uuid *ret)
+{
+    return client_elsewhere(c, 0, 0, &(struct uuid){{0}}, ret);
+}
+
+const char *client_addresses(const struct client *c)
+{
+    return c->addresses;
+}
+
+/* A refused connection answers at once, so the rounds have pauses. */
+bool client_wait(struct client *c, uint32_t timeout_ms)
+{
+    uint64_t deadline = clock_now(&clock_system) + timeout_ms * NS_PER_MS;
+    for (;;) {
+        for (size_t i = 0; i < c->count; i++) {
+            if (ask(c, i)) {
+                return true;
+            }
+        }
+        uint64_t now = clock_now(&clock_system);
+        if (now >= deadline) {
+            return false;
+        }
+        uint64_t pause_ns = deadline - now < ASK_PAUSE_NS ? deadline - now : ASK_PAUSE_NS;
+        nanosleep(&(struct timespec){.tv_nsec = (long)pause_ns}, NULL);
+    }
+}
+
+/* ---- Life ------------------------------------------------------------------------------------ */
+
+static void no_frame(void *ctx, const struct uuid *from, uint64_t incarnation, enum bus_lane lane,
+                     struct bufslice frame)
+{
+    (void)ctx;
+    (void)from;
+    (void)incarnation;
+    (void)lane;
+    (void)frame;
+}
+
+static void no_peer_state(void *ctx, const struct uuid *host, bool up, uint64_t incarnation)
+{
+    (void)ctx;
+    (void)host;
+    (void)up;
+    (void)incarnation;
+}
+
+static void no_request(void *ctx, struct bus_request *r)
+{
+    struct thole_status st = {0};
+    (void)ctx;
+    thole_status_set(&st, THOLE_UNIMPLEMENTED, THOLE_REASON_NONE, __FILE__, __LINE__,
+                     "a client serves nothing");
+    bus_answer_failure(r, &st);
+}
+
+static enum thole_code open_bus(struct client *c, struct thole_status *st)
+{
+    const struct bus_options o = {
+        .version = THOLE_VERSION,
+        .clock = &clock_system,
+        .handler = {.ctx = c,
+                    .frame = no_frame,
+                    .peer_state = no_peer_state,
+                    .request = no_request},
+    };
+    enum thole_code code = bus_new(&o, &c->bus, st);
+    if (code != THOLE_OK) {
+        return code;
+    }
+    bus_start(c->bus);
+    const struct router_options ro = {
+        .bus = c->bus,
+        .executor = c->t->executor,
+        .ctx = c,
+        .elsewhere = client_elsewhere,
+        .leader = client_leader,
+        .leads = client_leads,
+        .exists = client_exists,
+        .unreachable = client_unreachable,
+    };
+    c->router = router_new(&ro);
+    c->worker = worker_new(c->t->executor, "client", 16, client_turn, c);
+    return THOLE_OK;
+}
+
+enum thole_code client_new(struct thole *t, const char *addresses, struct client **ret,
+                           struct thole_status *st)
+{
+    struct client *c = xcalloc(1, sizeof *c);
+    const char *parts[ENDPOINTS_MAX];
+    pthread_mutex_init(&c->lock, NULL);
+    c->t = t;
+    c->addresses = xstrdup(addresses);
+    *ret = c; /* thole_close frees it */
+    enum thole_code code =
+        bootstrap_split(addresses, &c->copy, parts, ENDPOINTS_MAX, &c->count, st);
+    if (code != THOLE_OK) {
+        return code;
+    }
+    for (size_t i = 0; i < c->count; i++) {
+        c->endpoints[i] = (struct endpoint){.address = parts[i], .ask = true};
+    }
+    code = open_bus(c, st);
+    if (code != THOLE_OK) {
+        return code;
+    }
+    bool found = false;
+    for (size_t i = 0; i < c->count && !found; i++) {
+        found = ask(c, i);
+    }
+    if (!found) {
+        return THOLE_FAIL(st, THOLE_UNAVAILABLE, THOLE_REASON_UNREACHABLE,
+                          "no host answers at %.128s", addresses);
+    }
+    client_wake(c); /* the others */
+    return THOLE_OK;
+}
+
+void client_stop(struct client *c)
+{
+    if (c->worker != NULL) {
+        worker_stop(c->worker);
+    }
+    if (c->router != NULL) {
+        router_stop(c->router);
+    }
+    if (c->bus != NULL) {
+        bus_stop(c->bus, 0);
+    }
+}
+
+void client_free(struct client *c)
+{
+    if (c == NULL) {
+        return;
+    }
+    bus_free(c->bus);
+    router_free(c->router);
+    worker_free(c->worker);
+    pthread_mutex_destroy(&c->lock);
+    free(c->addresses);
+    free(c->copy);
+    free(c);
+}

@@ -1,0 +1,77 @@
+/* The public API's own parts: handles, requests, clients. Everything public is in
+ * <thole/thole.h>. */
+#ifndef AGENT_LIB_API_INTERNAL_H
+#define AGENT_LIB_API_INTERNAL_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+#include <thole/thole.h>
+
+#include "agent/core/agent_internal.h"
+#include "base/map.h"
+
+struct client;
+struct results;
+
+struct thole {
+    bool is_client;
+    /* Host. */
+    struct thole_options o; /* strings copied */
+    char **tags;
+    const struct thole_machine_type *types[AGENT_TYPES_MAX];
+    size_t type_count;
+    struct agent *agent; /* NULL before thole_start */
+    /* Client. */
+    struct client *client;
+
+    struct executor *executor;
+    struct results *results;
+    _Atomic size_t in_flight;
+    pthread_mutex_t lock; /* watches of a client */
+    struct map watches;
+    uint64_t next_watch;
+};
+
+struct thole_shard {
+    struct thole *t;
+    _Atomic uint64_t id_plus_1; /* hosts: 0 until resolved */
+    _Atomic uint32_t leads;     /* clients: 1 + the endpoint that led last, 0: unknown */
+    char name[THOLE_NAME_BYTES];
+};
+
+/* A request on its way for an operation, a blocking call or a command. `shard` NULL: shard zero. */
+struct api_request {
+    struct thole *t;
+    struct thole_shard *shard;
+    void (*done)(struct api_request *q);
+    bool resolved_anew; /* its shard was gone, and the name looked up again */
+    struct router_request r;
+};
+void api_route(struct api_request *q);
+/* Blocking: waits for the end; results stay in `q`. */
+void api_run(struct api_request *q);
+uint64_t api_deadline(uint32_t timeout_ms); /* 0: the default */
+enum thole_code api_finish(const struct api_request *q, struct thole_status *st);
+/* FAILED_PRECONDITION unless the handle is a started host. */
+THOLE_MUST_CHECK enum thole_code api_need_host(const struct thole *t, struct thole_status *st);
+/* FAILED_PRECONDITION unless it is a started host or a client. */
+THOLE_MUST_CHECK enum thole_code api_need_running(const struct thole *t, struct thole_status *st);
+/* Any size that an older or newer program gives, into ours. */
+void api_copy_struct(void *to, size_t to_size, const void *from, uint32_t from_size);
+
+/* api_ops.c */
+struct results *results_new(struct thole *t);
+void results_free(struct results *rs); /* after everything in flight has completed */
+
+/* api_client.c */
+THOLE_MUST_CHECK enum thole_code client_new(struct thole *t, const char *addresses,
+                                            struct client **ret, struct thole_status *st);
+void client_stop(struct client *c);
+void client_free(struct client *c);
+void client_route(struct client *c, struct router_request *r, const char *shard_name);
+struct bus *client_bus(struct client *c);
+bool client_host(struct client *c, struct uuid *ret); /* the one to use now */
+bool client_wait(struct client *c, uint32_t timeout_ms);
+const char *client_addresses(const struct client *c);
+
+#endif

@@ -1,0 +1,201 @@
+/* libthole: the registry as small plain structs. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "agent/lib/api_internal.h"
+#include "base/assert.h"
+
+struct thole_view {
+    struct registry_view *v;
+};
+
+struct barrier_wait {
+    pthread_mutex_t lock;
+    pthread_cond_t cond;
+    bool done;
+    struct thole_status st;
+};
+
+static void barrier_passed(void *ctx, const struct thole_status *st)
+{
+    struct barrier_wait *w = ctx;
+    pthread_mutex_lock(&w->lock);
+    w->st = *st;
+    w->done = true;
+    pthread_cond_signal(&w->cond);
+    pthread_mutex_unlock(&w->lock);
+}
+
+static enum thole_code wait_barrier(struct agent *a, uint32_t timeout_ms, struct thole_status *st)
+{
+    struct barrier_wait w = {.lock = PTHREAD_MUTEX_INITIALIZER, .cond = PTHREAD_COND_INITIALIZER};
+    agent_barrier(a, api_deadline(timeout_ms), barrier_passed, &w);
+    pthread_mutex_lock(&w.lock);
+    while (!w.done) {
+        pthread_cond_wait(&w.cond, &w.lock);
+    }
+    pthread_mutex_unlock(&w.lock);
+    if (w.st.code != THOLE_OK && st != NULL) {
+        *st = w.st;
+    }
+    return w.st.code;
+}
+
+enum thole_code thole_view_acquire(struct thole *t, bool linearizable, uint32_t timeout_ms,
+                                   struct thole_view **ret, struct thole_status *st)
+{
+    enum thole_code code = api_need_host(t, st);
+    if (code == THOLE_OK && linearizable) {
+        code = wait_barrier(t->agent, timeout_ms, st);
+    }
+    if (code != THOLE_OK) {
+        return code;
+    }
+    struct thole_view *v = xcalloc(1, sizeof *v);
+    v->v = registry_view_acquire(agent_registry(t->agent));
+    *ret = v;
+    return THOLE_OK;
+}
+
+void thole_view_release(struct thole_view *v)
+{
+    if (v == NULL) {
+        return;
+    }
+    registry_view_release(v->v);
+    free(v);
+}
+
+uint64_t thole_view_revision(const struct thole_view *v)
+{
+    return registry_view_revision(v->v);
+}
+
+static void put(char *to, size_t size, upb_StringView v)
+{
+    size_t n = v.size < size ? v.size : size - 1;
+    if (n > 0) {
+        memcpy(to, v.data, n);
+    }
+    to[n] = 0;
+}
+
+/* The caller's struct may be of an older or newer version: only as much as both know is written. */
+static void give(void *to, uint32_t size, void *full, size_t full_size)
+{
+    *(uint32_t *)full = size;
+    memcpy(to, full, size < full_size ? size : full_size);
+}
+
+/* ---- Hosts ----------------------------------------------------------------------------------- */
+
+static bool give_host(const thole_v1_Host *h, struct thole_host_info *io)
+{
+    if (h == NULL) {
+        return false;
+    }
+    struct thole_host_info i = {0};
+    const thole_v1_HostSpec *spec = thole_v1_Host_spec(h);
+    const thole_v1_HostStatus *st = thole_v1_Host_status(h);
+    put(i.name, sizeof i.name, thole_v1_Host_name(h));
+    put(i.id, sizeof i.id, thole_v1_Host_id(h));
+    i.state = spec != NULL ? (uint32_t)thole_v1_HostSpec_state(spec) : 0;
+    if (st != NULL) {
+        put(i.address, sizeof i.address, thole_v1_HostStatus_address(st));
+        i.liveness = (uint32_t)thole_v1_HostStatus_liveness(st);
+        i.incarnation = thole_v1_HostStatus_incarnation(st);
+    }
+    i.revision = thole_v1_Host_revision(h);
+    give(io, io->size, &i, sizeof i);
+    return true;
+}
+
+bool thole_view_next_host(const struct thole_view *v, struct thole_host_info *io)
+{
+    return give_host(registry_next_host(v->v, slice_str(io->name)), io);
+}
+
+bool thole_view_host(const struct thole_view *v, const char *name, struct thole_host_info *ret)
+{
+    return give_host(registry_host_by_name(v->v, slice_str(name)), ret);
+}
+
+/* ---- Shards ---------------------------------------------------------------------------------- */
+
+static bool condition(const thole_v1_ShardStatus *st, const char *type)
+{
+    size_t n = 0;
+    const thole_v1_Condition *const *c = thole_v1_ShardStatus_conditions(st, &n);
+    for (size_t i = 0; i < n; i++) {
+        upb_StringView t = thole_v1_Condition_type(c[i]);
+        if (t.size == strlen(type) && memcmp(t.data, type, t.size) == 0) {
+            return thole_v1_Condition_status(c[i]);
+        }
+    }
+    return false;
+}
+
+static bool give_shard(const thole_v1_Shard *s, struct thole_shard_info *io)
+{
+    if (s == NULL) {
+        return false;
+    }
+    struct thole_shard_info i = {0};
+    const thole_v1_ShardSpec *spec = thole_v1_Shard_spec(s);
+    const thole_v1_ShardStatus *st = thole_v1_Shard_status(s);
+    put(i.name, sizeof i.name, thole_v1_Shard_name(s));
+    i.id = thole_v1_Shard_id(s);
+    if (spec != NULL) {
+        put(i.type, sizeof i.type, thole_v1_ShardSpec_type(spec));
+        i.voters = thole_v1_ShardSpec_voters(spec);
+        i.non_voting = registry_non_voting(spec);
+    }
+    if (st != NULL) {
+        put(i.leader_host, sizeof i.leader_host, thole_v1_ShardStatus_leader_host(st));
+        i.leader_replica = thole_v1_ShardStatus_leader_replica(st);
+        i.leader_term = thole_v1_ShardStatus_leader_term(st);
+        i.formed = thole_v1_ShardStatus_formed(st);
+        i.ready = condition(st, "Ready");
+    }
+    i.deleting = thole_v1_Shard_deleting(s);
+    i.generation = thole_v1_Shard_generation(s);
+    i.revision = thole_v1_Shard_revision(s);
+    give(io, io->size, &i, sizeof i);
+    return true;
+}
+
+bool thole_view_next_shard(const struct thole_view *v, struct thole_shard_info *io)
+{
+    struct registry_shard_buf shard_buf;
+    return give_shard(registry_next_shard(v->v, slice_str(io->name), &shard_buf), io);
+}
+
+bool thole_view_shard(const struct thole_view *v, const char *name, struct thole_shard_info *ret)
+{
+    struct registry_shard_buf shard_buf;
+    return give_shard(registry_shard_by_name(v->v, slice_str(name), &shard_buf), ret);
+}
+
+/* ---- Replicas -------------------------------------------------------------------------------- */
+
+bool thole_view_next_replica(const struct thole_view *v, struct thole_replica_info *io)
+{
+    struct registry_replica_buf replica_buf;
+    const thole_v1_Replica *r = registry_next_replica(v->v, io->id, &replica_buf);
+    if (r == NULL) {
+        return false;
+    }
+    struct thole_replica_info i = {0};
+    i.id = thole_v1_Replica_id(r);
+    i.shard_id = thole_v1_Replica_shard_id(r);
+    put(i.shard, sizeof i.shard, thole_v1_Replica_shard(r));
+    put(i.host, sizeof i.host, thole_v1_Replica_host(r));
+    i.role = (uint32_t)thole_v1_Replica_role(r);
+    i.phase = (uint32_t)thole_v1_Replica_phase(r);
+    i.removing = thole_v1_Replica_desired(r) == thole_v1_REPLICA_DESIRED_REMOVE;
+    i.user = thole_v1_Replica_owner(r) == thole_v1_REPLICA_OWNER_USER;
+    i.revision = thole_v1_Replica_revision(r);
+    give(io, io->size, &i, sizeof i);
+    return true;
+}

@@ -1,0 +1,259 @@
+/* Encoding of the exchanges between hosts: thole.bus.v1.Forward and ForwardReply.
+ *
+ * By hand: they are flat, and written and read for every operation. What is written goes into the
+ * caller's space if it fits, so that most need no allocation; the bus copies it. What is read
+ * points into a body that its owner keeps (upb may copy short strings even when asked to alias
+ * them). */
+#include <string.h>
+
+#include "agent/routing/router.h"
+#include "base/assert.h"
+
+#define NUMBER_BYTES_MAX 11 /* a tag of one byte and a varint; a length is no longer */
+#define FIELDS_MAX 12
+#define FORWARD_PAYLOAD_FIELD 3
+#define REPLY_RESULT_FIELD 3
+
+static uint8_t *put_varint(uint8_t *p, uint64_t v)
+{
+    for (; v >= 0x80; v >>= 7) {
+        *p++ = (uint8_t)(v | 0x80);
+    }
+    *p++ = (uint8_t)v;
+    return p;
+}
+
+static uint8_t *put_number(uint8_t *p, uint8_t field, uint64_t v)
+{
+    if (v == 0) {
+        return p;
+    }
+    *p++ = (uint8_t)(field << 3);
+    return put_varint(p, v);
+}
+
+static uint8_t *put_bytes(uint8_t *p, uint8_t field, struct slice bytes)
+{
+    if (bytes.size == 0) {
+        return p;
+    }
+    *p++ = (uint8_t)(field << 3 | 2);
+    p = put_varint(p, bytes.size);
+    memcpy(p, bytes.data, bytes.size);
+    return p + bytes.size;
+}
+
+/* Room for all fields, whose bytes are `variable` together. */
+static struct bufslice room(struct forward_space *space, size_t variable)
+{
+    size_t max = FIELDS_MAX * NUMBER_BYTES_MAX + variable;
+    if (max <= sizeof space->bytes) {
+        return (struct bufslice){NULL, slice_of(space->bytes, max)};
+    }
+    struct buf *b = buf_new(max);
+    return (struct bufslice){b, slice_of(b->data, max)};
+}
+
+static struct bufslice used(struct bufslice out, const uint8_t *end)
+{
+    size_t size = (size_t)(end - out.bytes.data);
+    ASSERT(size <= out.bytes.size);
+    out.bytes.size = size;
+    return out;
+}
+
+struct bufslice forward_encode(const struct router_request *r, const char *shard_name,
+                               struct forward_space *space)
+{
+    struct slice name = shard_name != NULL ? slice_str(shard_name) : (struct slice){0};
+    struct bufslice out = room(space, name.size + r->payload.bytes.size);
+    uint8_t *p = out.owner != NULL ? out.owner->data : space->bytes;
+    p = put_number(p, 1, r->shard_id);
+    p = put_bytes(p, 2, name);
+    p = put_bytes(p, FORWARD_PAYLOAD_FIELD, r->payload.bytes);
+    p = put_number(p, 4, r->session);
+    p = put_number(p, 5, r->kind == ROUTER_TRANSFER ? r->target_replica : r->sequence);
+    p = put_number(p, 6, r->kind == ROUTER_OPEN_SESSION);
+    p = put_number(p, 7, r->stale);
+    p = put_number(p, 8, r->max_staleness_ms);
+    p = put_number(p, 9, r->hops);
+    return used(out, p);
+}
+
+struct bufslice forward_reply_encode(const struct forward_reply *in, struct forward_space *space)
+{
+    struct slice reason = {0}, message = {0};
+    if (in->failure.code != THOLE_OK) {
+        reason = slice_str(thole_reason_name(in->failure.reason));
+        message = slice_str(in->failure.message);
+    }
+    struct bufslice out =
+        room(space, in->result.size + reason.size + message.size + 16 + in->key.size);
+    uint8_t *p = out.owner != NULL ? out.owner->data : space->bytes;
+    p = put_number(p, 1, in->code);
+    p = put_number(p, 2, in->index);
+    p = put_bytes(p, REPLY_RESULT_FIELD, in->result);
+    p = put_number(p, 4, in->duplicate);
+    p = put_number(p, 5, (uint64_t)in->failure.code);
+    p = put_bytes(p, 6, reason);
+    p = put_bytes(p, 7, message);
+    if (!uuid_is_nil(&in->leader_host)) {
+        p = put_number(p, 8, in->leader_term);
+        p = put_bytes(p, 9, slice_of(in->leader_host.bytes, 16));
+    }
+    p = put_bytes(p, 10, in->key);
+    p = put_number(p, 11, in->bookmark);
+    return used(out, p);
+}
+
+/* ---- Reading --------------------------------------------------------------------------------- */
+
+struct field {
+    uint32_t number;
+    uint64_t value;     /* varints */
+    struct slice bytes; /* length-delimited */
+};
+
+/* Take one field from the front; false at the end or, with *ok cleared, on damage. Fixed-width
+ * fields are none of ours, and are skipped by their size. */
+static bool field_next(struct slice *in, struct field *ret, bool *ok)
+{
+    uint64_t tag, size = 0;
+    struct slice skipped;
+    if (in->size == 0) {
+        return false;
+    }
+    memset(ret, 0, sizeof *ret);
+    *ok = slice_take_varint(in, &tag) && tag >> 3 != 0 && tag >> 3 <= UINT32_MAX;
+    if (!*ok) {
+        return false;
+    }
+    ret->number = (uint32_t)(tag >> 3);
+    switch (tag & 7) {
+    case 0:
+        *ok = slice_take_varint(in, &ret->value);
+        break;
+    case 1:
+        *ok = slice_take(in, 8, &skipped);
+        break;
+    case 2:
+        *ok = slice_take_varint(in, &size) && size <= in->size &&
+              slice_take(in, (size_t)size, &ret->bytes);
+        break;
+    case 5:
+        *ok = slice_take(in, 4, &skipped);
+        break;
+    default:
+        *ok = false;
+    }
+    return *ok;
+}
+
+bool forward_decode(struct slice body, struct forward *ret)
+{
+    struct field f;
+    bool ok = true;
+    memset(ret, 0, sizeof *ret);
+    while (field_next(&body, &f, &ok)) {
+        switch (f.number) {
+        case 1:
+            ret->shard_id = f.value;
+            break;
+        case 2:
+            ret->shard_name = f.bytes;
+            break;
+        case FORWARD_PAYLOAD_FIELD:
+            ret->payload = f.bytes;
+            break;
+        case 4:
+            ret->session = f.value;
+            break;
+        case 5:
+            ret->sequence = f.value;
+            break;
+        case 6:
+            ret->open_session = f.value != 0;
+            break;
+        case 7:
+            ret->stale = f.value != 0;
+            break;
+        case 8:
+            ret->max_staleness_ms = (uint32_t)f.value;
+            break;
+        case 9:
+            ret->hops = (uint32_t)f.value;
+            break;
+        default:
+            break;
+        }
+    }
+    return ok;
+}
+
+static void read_failure(uint64_t code, struct slice reason, struct slice message,
+                         struct thole_status *ret)
+{
+    char text[64] = "";
+    if (reason.size > 0 && reason.size < sizeof text) {
+        memcpy(text, reason.data, reason.size);
+    }
+    enum thole_code known = code <= THOLE_UNAUTHENTICATED ? (enum thole_code)code : THOLE_UNKNOWN;
+    size_t n =
+        message.size < THOLE_STATUS_MESSAGE_BYTES ? message.size : THOLE_STATUS_MESSAGE_BYTES;
+    thole_status_set(ret, known, thole_reason_from_name(text), __FILE__, __LINE__, "%.*s", (int)n,
+                     n > 0 ? (const char *)message.data : "");
+}
+
+bool forward_reply_decode(struct slice body, struct forward_reply *ret)
+{
+    struct field f;
+    struct slice reason = {0}, message = {0};
+    uint64_t failure = 0;
+    bool ok = true;
+    forward_reply_init(ret);
+    while (field_next(&body, &f, &ok)) {
+        switch (f.number) {
+        case 1:
+            ret->code = f.value;
+            break;
+        case 2:
+            ret->index = f.value;
+            break;
+        case REPLY_RESULT_FIELD:
+            ret->result = f.bytes;
+            break;
+        case 4:
+            ret->duplicate = f.value != 0;
+            break;
+        case 5:
+            failure = f.value;
+            break;
+        case 6:
+            reason = f.bytes;
+            break;
+        case 7:
+            message = f.bytes;
+            break;
+        case 8:
+            ret->leader_term = f.value;
+            break;
+        case 9:
+            if (f.bytes.size == sizeof ret->leader_host.bytes) {
+                memcpy(ret->leader_host.bytes, f.bytes.data, f.bytes.size);
+            }
+            break;
+        case 10:
+            ret->key = f.bytes;
+            break;
+        case 11:
+            ret->bookmark = f.value != 0;
+            break;
+        default:
+            break;
+        }
+    }
+    if (ok && failure != 0) {
+        read_failure(failure, reason, message, &ret->failure);
+    }
+    return ok;
+}

@@ -1,0 +1,269 @@
+/* Commands and reads of shard zero on top of the router. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "agent/core/agent_internal.h"
+#include "agent/routing/registry_command.h"
+#include "proto/decode.h"
+
+void agent_route(struct agent *a, struct router_request *r)
+{
+    router_route(a->router, r, NULL);
+}
+
+/* ---- Commands -------------------------------------------------------------------------------- */
+
+struct command {
+    struct router_request r;
+    agent_command_fn done;
+    void *ctx;
+};
+
+static void refusal(struct thole_status *st, uint64_t code, const thole_registry_v1_Result *result)
+{
+    struct slice reason = registry_str(thole_registry_v1_Result_reason(result));
+    struct slice message = registry_str(thole_registry_v1_Result_message(result));
+    char name[64] = "";
+    if (reason.size > 0 && reason.size < sizeof name) {
+        memcpy(name, reason.data, reason.size);
+    }
+    thole_status_set(st, code <= THOLE_UNAUTHENTICATED ? (enum thole_code)code : THOLE_UNKNOWN,
+                     thole_reason_from_name(name), __FILE__, __LINE__, "%.*s",
+                     (int)(message.size < THOLE_STATUS_MESSAGE_BYTES ? message.size
+                                                                     : THOLE_STATUS_MESSAGE_BYTES),
+                     message.size > 0 ? (const char *)message.data : "");
+}
+
+void command_read(const struct router_request *r, upb_Arena *arena, struct thole_status *ret_st,
+                  const thole_registry_v1_Result **ret)
+{
+    *ret_st = r->status;
+    *ret = NULL;
+    if (r->status.code != THOLE_OK) {
+        return;
+    }
+    *ret = PROTO_DECODE(thole_registry_v1_Result, r->result.bytes, arena);
+    if (*ret == NULL) {
+        thole_status_set(ret_st, THOLE_INTERNAL, THOLE_REASON_NONE, __FILE__, __LINE__,
+                         "malformed result of a command");
+    } else if (r->code != 0) {
+        refusal(ret_st, r->code, *ret);
+    }
+}
+
+static void command_done(struct router_request *r)
+{
+    struct command *c = CONTAINER_OF(r, struct command, r);
+    upb_Arena *arena = upb_Arena_New();
+    struct thole_status st;
+    const thole_registry_v1_Result *result;
+    command_read(r, arena, &st, &result);
+    c->done(c->ctx, &st, result);
+    upb_Arena_Free(arena);
+    bufslice_unref(r->result);
+    free(c);
+}
+
+/* ---- Commands of others ---------------------------------------------------------------------- */
+
+enum thole_code agent_zero_refused(struct thole_status *st)
+{
+    return THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
+                      "shard: zero is the registry; it is read and changed through the services "
+                      "Hosts, Shards, Pools, Replicas, Operations, Events and Cluster");
+}
+
+/* What the library declares for its user. The rest is for hosts. */
+static bool is_for_clients(const thole_registry_v1_Operation *op)
+{
+    return thole_registry_v1_Operation_has_create_shard(op) ||
+           thole_registry_v1_Operation_has_update_shard(op) ||
+           thole_registry_v1_Operation_has_delete_shard(op) ||
+           thole_registry_v1_Operation_has_create_replica(op) ||
+           thole_registry_v1_Operation_has_remove_replica(op);
+}
+
+static bool all_for_clients(const thole_registry_v1_Command *c)
+{
+    size_t n = 0;
+    const thole_registry_v1_Operation *const *ops = thole_registry_v1_Command_operations(c, &n);
+    for (size_t i = 0; i < n; i++) {
+        if (!is_for_clients(ops[i])) {
+            return false;
+        }
+    }
+    return true;
+}
+
+enum thole_code command_admit(struct slice given, bool from_host, struct bufslice *ret,
+                              struct thole_status *st)
+{
+    upb_Arena *arena = upb_Arena_New();
+    const char *why = NULL;
+    enum thole_code code = THOLE_OK;
+    thole_registry_v1_Command *c =
+        proto_decode(&thole_registry_v1_Command_msginit, given, false, arena, &why);
+    *ret = (struct bufslice){.bytes = given};
+    if (c == NULL) {
+        code = THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST, "command: %s", why);
+    } else if (!from_host && !all_for_clients(c)) {
+        code = THOLE_FAIL(st, THOLE_PERMISSION_DENIED, THOLE_REASON_BAD_REQUEST,
+                          "command: an operation that only hosts may propose");
+    } else if (!from_host) {
+        size_t size = 0;
+        thole_registry_v1_Command_set_actor(c, upb_StringView_FromString("user"));
+        thole_registry_v1_Command_set_time_ms(c, (int64_t)clock_system.wall_ms(&clock_system));
+        thole_registry_v1_Command_set_decided_at(c, 0);
+        const char *bytes = thole_registry_v1_Command_serialize(c, arena, &size);
+        struct buf *b = buf_copy(bytes, size);
+        *ret = (struct bufslice){b, slice_of(b->data, b->size)};
+    }
+    upb_Arena_Free(arena);
+    return code;
+}
+
+/* ---- Our own commands ------------------------------------------------------------------------ */
+
+void agent_command(struct agent *a, struct bufslice command, uint64_t deadline_ns,
+                   agent_command_fn done, void *ctx)
+{
+    struct command *c = xcalloc(1, sizeof *c);
+    c->done = done;
+    c->ctx = ctx;
+    c->r.kind = ROUTER_PROPOSE;
+    c->r.shard_id = REGISTRY_SHARD_ID;
+    c->r.payload = command;
+    c->r.deadline_ns = deadline_ns;
+    c->r.done = command_done;
+    agent_route(a, &c->r);
+}
+
+/* ---- The barrier ----------------------------------------------------------------------------- */
+
+struct barrier {
+    struct router_request r;
+    struct agent *agent;
+    void (*done)(void *ctx, const struct thole_status *st);
+    void *ctx;
+};
+
+/* The local replica read at or after the read point, on its applier: its view has been published.
+ * What the machine answers does not matter. */
+static void barrier_done(struct router_request *r)
+{
+    struct barrier *b = CONTAINER_OF(r, struct barrier, r);
+    struct thole_status st = r->status;
+    b->done(b->ctx, &st);
+    bufslice_unref(r->result);
+    free(b);
+}
+
+void agent_barrier(struct agent *a, uint64_t deadline_ns,
+                   void (*done)(void *ctx, const struct thole_status *st), void *ctx)
+{
+    struct barrier *b = xcalloc(1, sizeof *b);
+    b->agent = a;
+    b->done = done;
+    b->ctx = ctx;
+    b->r.kind = ROUTER_QUERY;
+    b->r.shard_id = REGISTRY_SHARD_ID;
+    b->r.deadline_ns = deadline_ns;
+    b->r.done = barrier_done;
+    agent_route(a, &b->r);
+}
+
+/* ---- Names ----------------------------------------------------------------------------------- */
+
+bool agent_has_view(struct agent *a, struct thole_status *st)
+{
+    struct uuid cluster;
+    struct registry_view *v = registry_view_acquire(a->registry);
+    bool has = registry_view_cluster(v, &cluster);
+    registry_view_release(v);
+    if (!has) {
+        (void)THOLE_FAIL(st, THOLE_UNAVAILABLE, THOLE_REASON_NOT_READY,
+                         "this host has no view of the registry yet: use another host, or retry");
+    }
+    return has;
+}
+
+struct resolve {
+    struct agent *agent;
+    char name[LIMIT_NAME_BYTES + 1];
+    void (*done)(void *ctx, const struct thole_status *st, uint64_t shard_id);
+    void *ctx;
+};
+
+static bool lookup(struct agent *a, struct slice name, uint64_t *ret)
+{
+    struct registry_shard_buf shard_buf;
+    struct registry_view *v = registry_view_acquire(a->registry);
+    const thole_v1_Shard *s = registry_shard_by_name(v, name, &shard_buf);
+    if (s != NULL) {
+        *ret = thole_v1_Shard_id(s);
+    }
+    registry_view_release(v);
+    return s != NULL;
+}
+
+static void no_such(struct thole_status *st, struct slice name)
+{
+    thole_status_set(st, THOLE_NOT_FOUND, THOLE_REASON_NO_SUCH_SHARD, __FILE__, __LINE__,
+                     "no shard \"%.*s\"", (int)(name.size < 128 ? name.size : 128),
+                     (const char *)name.data);
+}
+
+static void resolve_again(void *ctx, const struct thole_status *st)
+{
+    struct resolve *r = ctx;
+    struct thole_status out = *st;
+    struct slice name = slice_str(r->name);
+    uint64_t id = 0;
+    if (st->code == THOLE_OK && !lookup(r->agent, name, &id)) {
+        no_such(&out, name);
+    }
+    r->done(r->ctx, &out, id);
+    free(r);
+}
+
+void agent_resolve(struct agent *a, struct slice name, uint64_t deadline_ns,
+                   void (*done)(void *ctx, const struct thole_status *st, uint64_t shard_id),
+                   void *ctx)
+{
+    struct thole_status st = {0};
+    uint64_t id = 0;
+    if (lookup(a, name, &id)) {
+        done(ctx, &st, id);
+    } else { /* perhaps created a moment ago through another host */
+        agent_resolve_anew(a, name, deadline_ns, done, ctx);
+    }
+}
+
+void agent_resolve_anew(struct agent *a, struct slice name, uint64_t deadline_ns,
+                        void (*done)(void *ctx, const struct thole_status *st, uint64_t shard_id),
+                        void *ctx)
+{
+    struct thole_status st = {0};
+    if (name.size > LIMIT_NAME_BYTES) {
+        no_such(&st, name);
+        done(ctx, &st, 0);
+        return;
+    }
+    struct resolve *r = xcalloc(1, sizeof *r);
+    r->agent = a;
+    r->done = done;
+    r->ctx = ctx;
+    memcpy(r->name, name.data, name.size);
+    agent_barrier(a, deadline_ns, resolve_again, r);
+}
+
+bool agent_parse_uuid(upb_StringView text, struct uuid *ret)
+{
+    char id[UUID_TEXT_BYTES];
+    if (text.size != sizeof id - 1) {
+        return false;
+    }
+    memcpy(id, text.data, sizeof id - 1);
+    id[sizeof id - 1] = 0;
+    return uuid_parse(id, ret);
+}

@@ -1,0 +1,523 @@
+/* The router: one request's way. See router.h and "A proposal's way" in agent/README.md.
+ *
+ *   router_route -> try -> LOCAL  engine_submit / engine_transfer -> local_done  -\
+ *                          REMOTE bus_exchange                   -> remote_done --> settle
+ *                          NONE   nobody known                                  -/    |
+ *                                                                  done, or try again now or later
+ *
+ * A request is tried again only if it certainly took no effect (and queries always), only by the
+ * host where it began (hops == 0), and only until its deadline. Waiting requests are in one FIFO
+ * per pause, since a constant pause makes the first in the first out: no timer structure. */
+#include "agent/routing/router.h"
+
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/assert.h"
+#include "base/metrics.h"
+
+static METRIC_DEFINE_COUNTER(metric_local, "thole_router_local_total",
+                             "Requests handed to a replica on this host");
+static METRIC_DEFINE_COUNTER(metric_remote, "thole_router_remote_total",
+                             "Requests sent to another host");
+static METRIC_DEFINE_COUNTER(metric_again, "thole_router_retries_total",
+                             "Requests tried again because they certainly took no effect");
+
+static const uint32_t pauses_ms[] = {2, 5, 10, 25, 50, 100, 200};
+#define PAUSES (sizeof pauses_ms / sizeof pauses_ms[0])
+
+struct router {
+    struct router_options o;
+    struct engine *engine; /* NULL in a client */
+    const struct clock *clock;
+    struct route_cache *cache;
+    struct worker *worker;
+    struct msgq waiting[PAUSES]; /* the worker's */
+    _Atomic bool stopping;
+};
+
+/* What the router keeps in router_request.internal. */
+struct __attribute__((may_alias)) route {
+    struct router *router;
+    const char *shard_name;
+    uint64_t due_ns;
+    struct uuid target; /* of the exchange under way */
+    struct uuid avoid;  /* failed last */
+    uint16_t attempt;
+    uint8_t pause;      /* index into pauses_ms */
+    bool local_refused; /* the local replica cannot serve this query */
+    bool told;          /* in a client: the target was named by `leader` */
+};
+_Static_assert(sizeof(struct route) <= sizeof(((struct router_request *)0)->internal),
+               "the router's part of a request must fit");
+
+static struct route *route_of(struct router_request *r)
+{
+    return (struct route *)(void *)r->internal;
+}
+
+static void try(struct router_request *r);
+static void settle(struct router_request *r, bool learned);
+
+static void finish(struct router_request *r)
+{
+    if (r->status.reason != THOLE_REASON_NO_SUCH_SHARD || r->shard_id == REGISTRY_SHARD_ID) {
+        struct bufslice payload = r->payload;
+        r->payload = (struct bufslice){0};
+        bufslice_unref(payload);
+    }
+    r->done(r);
+}
+
+/* ---- Where to -------------------------------------------------------------------------------- */
+
+enum where { WHERE_LOCAL, WHERE_REMOTE, WHERE_NONE };
+
+static bool usable(const struct router *ro, const struct route *rt, const struct uuid *host)
+{
+    return !uuid_is_nil(host) && !uuid_equal(host, &ro->o.self) && !uuid_equal(host, &rt->avoid);
+}
+
+/* A replica that has not changed since the start was not reported yet. Not put into the cache: a
+ * newer report may have come meanwhile. */
+static void ask_engine(struct router *ro, uint64_t shard_id, struct route_hint *ret)
+{
+    struct engine_replica_status s;
+    if (!engine_shard_status(ro->engine, shard_id, &s)) {
+        return;
+    }
+    ret->local = true;
+    ret->local_serves = replica_serves(&s);
+    ret->local_leads = s.role == RAFT_LEADER && !s.failed;
+    ret->leader_host = s.leader_host;
+}
+
+static enum where choose(struct router *ro, struct router_request *r)
+{
+    struct route *rt = route_of(r);
+    struct route_hint h = {0};
+    if (ro->o.holds != NULL && r->kind != ROUTER_QUERY && ro->o.holds(ro->o.ctx, r->shard_id)) {
+        return WHERE_NONE;
+    }
+    if (ro->engine != NULL) {
+        if (!route_cache_get(ro->cache, r->shard_id, &h)) {
+            ask_engine(ro, r->shard_id, &h);
+        }
+        /* Reads of shard zero are about this host's view (agent_barrier): here, or not yet. */
+        if (r->kind == ROUTER_QUERY && r->shard_id == REGISTRY_SHARD_ID) {
+            return h.local && h.local_serves ? WHERE_LOCAL : WHERE_NONE;
+        }
+        if (r->kind == ROUTER_QUERY ? h.local && h.local_serves && !rt->local_refused
+                                    : h.local_leads) {
+            return WHERE_LOCAL;
+        }
+    }
+    /* Hints may be wrong in a circle. */
+    if (r->hops >= ROUTER_HOPS_MAX) {
+        return WHERE_NONE;
+    }
+    /* Skip a replica that knows no leader: its group cannot answer. */
+    if (usable(ro, rt, &h.leader_host)) {
+        rt->target = h.leader_host;
+        return WHERE_REMOTE;
+    }
+    rt->told = ro->o.leader != NULL && r->kind != ROUTER_QUERY &&
+               ro->o.leader(ro->o.ctx, r, &rt->avoid, &rt->target);
+    if (rt->told) {
+        return WHERE_REMOTE;
+    }
+    if (ro->o.elsewhere(ro->o.ctx, r->shard_id, rt->attempt, &rt->avoid, &rt->target)) {
+        return WHERE_REMOTE;
+    }
+    return WHERE_NONE;
+}
+
+/* ---- Here ------------------------------------------------------------------------------------ */
+
+static void local_done(struct engine_request *e)
+{
+    struct router_request *r = CONTAINER_OF(e, struct router_request, engine);
+    struct router *ro = route_of(r)->router;
+    if (e->status.code == THOLE_OK) {
+        r->status.code = THOLE_OK;
+        r->status.reason = THOLE_REASON_NONE;
+        r->index = e->index;
+        r->code = e->code;
+        r->duplicate = e->duplicate;
+        r->here = true;
+        r->result = e->result;
+        finish(r);
+        return;
+    }
+    bufslice_unref(e->result);
+    r->status = e->status;
+    bool learned = false;
+    if (e->status.reason == THOLE_REASON_NOT_LEADER) {
+        learned = usable(ro, route_of(r), &e->leader_host);
+        route_cache_leader(ro->cache, r->shard_id, e->leader_term, &e->leader_host);
+    } else if (e->status.reason == THOLE_REASON_NO_SUCH_SHARD) {
+        route_cache_local_gone(ro->cache, r->shard_id);
+        if (ro->o.exists(ro->o.ctx, r->shard_id)) { /* the replica is gone, not the shard */
+            thole_status_set(&r->status, THOLE_UNAVAILABLE, THOLE_REASON_NOT_READY, __FILE__,
+                             __LINE__, "this host runs no replica of shard %" PRIu64 " now",
+                             r->shard_id);
+        }
+    }
+    if (r->kind == ROUTER_QUERY) {
+        route_of(r)->local_refused = true;
+    }
+    settle(r, learned);
+}
+
+static void transfer_done(void *ctx, const struct thole_status *st)
+{
+    struct router_request *r = ctx;
+    if (st != NULL && st->code != THOLE_OK) {
+        r->status = *st;
+    } else {
+        r->status.code = THOLE_OK;
+    }
+    settle(r, false);
+}
+
+static void go_local(struct router *ro, struct router_request *r)
+{
+    metric_add(&metric_local, 1);
+    if (r->kind == ROUTER_TRANSFER) {
+        engine_transfer(ro->engine, r->shard_id, r->target_replica, &r->index, transfer_done, r);
+        return;
+    }
+    struct engine_request *e = &r->engine;
+    memset(e, 0, offsetof(struct engine_request, index)); /* the engine clears the rest */
+    e->kind = r->kind == ROUTER_PROPOSE ? ENGINE_PROPOSE
+              : r->kind == ROUTER_QUERY ? ENGINE_QUERY
+                                        : ENGINE_OPEN_SESSION;
+    e->shard_id = r->shard_id;
+    e->payload = bufslice_ref(r->payload);
+    e->session = r->session;
+    e->sequence = r->sequence;
+    e->stale = r->stale;
+    e->max_staleness_ms = r->max_staleness_ms;
+    e->deadline_ns = r->deadline_ns;
+    e->done = local_done;
+    engine_submit(ro->engine, e);
+}
+
+/* ---- There ----------------------------------------------------------------------------------- */
+
+/* The bytes of an answer, kept alive with their owner or copied. */
+static struct bufslice keep(struct bufslice body, struct slice part)
+{
+    if (part.size == 0) {
+        return (struct bufslice){0};
+    }
+    if (body.owner != NULL) {
+        return (struct bufslice){.owner = buf_ref(body.owner), .bytes = part};
+    }
+    struct buf *b = buf_copy(part.data, part.size);
+    return (struct bufslice){.owner = b, .bytes = slice_of(b->data, b->size)};
+}
+
+static void remote_failed(struct router *ro, struct router_request *r,
+                          const struct thole_status *st)
+{
+    struct route *rt = route_of(r);
+    r->status = *st;
+    if (st->code == THOLE_UNAVAILABLE || st->code == THOLE_UNKNOWN) {
+        route_cache_forget(ro->cache, r->shard_id, &rt->target);
+        rt->avoid = rt->target;
+        if (ro->o.leads != NULL) {
+            ro->o.leads(ro->o.ctx, r, &(struct uuid){{0}});
+        }
+        if (ro->o.unreachable != NULL) {
+            ro->o.unreachable(ro->o.ctx, &rt->target);
+        }
+    }
+    settle(r, false);
+}
+
+static void remote_done(void *ctx, const struct thole_status *st, struct bufslice body, bool more)
+{
+    struct router_request *r = ctx;
+    struct route *rt = route_of(r);
+    struct router *ro = rt->router;
+    if (more) {
+        return;
+    }
+    if (st->code != THOLE_OK) {
+        remote_failed(ro, r, st);
+        return;
+    }
+    struct forward_reply f;
+    if (!forward_reply_decode(body.bytes, &f)) {
+        thole_status_set(&r->status, THOLE_INTERNAL, THOLE_REASON_NONE, __FILE__, __LINE__,
+                         "malformed answer from another host");
+        finish(r);
+        return;
+    }
+    bool learned = usable(ro, rt, &f.leader_host) && !uuid_equal(&f.leader_host, &rt->target);
+    if (ro->engine != NULL && !uuid_is_nil(&f.leader_host)) {
+        route_cache_leader(ro->cache, r->shard_id, f.leader_term, &f.leader_host);
+    }
+    if (ro->o.leads != NULL && (f.failure.code != THOLE_OK || !uuid_is_nil(&f.leader_host))) {
+        ro->o.leads(ro->o.ctx, r, &f.leader_host);
+    }
+    if (f.failure.code != THOLE_OK) {
+        r->status = f.failure;
+        if (!learned) {
+            route_cache_forget(ro->cache, r->shard_id, &rt->target);
+            rt->avoid = rt->target;
+        }
+        settle(r, learned);
+        return;
+    }
+    r->status.code = THOLE_OK;
+    r->status.reason = THOLE_REASON_NONE;
+    r->index = f.index;
+    r->code = f.code;
+    r->duplicate = f.duplicate;
+    r->here = false;
+    r->result = keep(body, f.result);
+    finish(r);
+}
+
+static uint32_t method_of(enum router_kind kind)
+{
+    switch (kind) {
+    case ROUTER_PROPOSE:
+    case ROUTER_OPEN_SESSION:
+        return 1; /* METHOD_PROPOSE */
+    case ROUTER_QUERY:
+        return 2; /* METHOD_QUERY */
+    case ROUTER_TRANSFER:
+        return 4; /* METHOD_TRANSFER */
+    }
+    ASSERT(false);
+    return 0;
+}
+
+static void go_remote(struct router *ro, struct router_request *r, uint64_t now)
+{
+    struct route *rt = route_of(r);
+    metric_add(&metric_remote, 1);
+    /* Rounded down, so that no hop prolongs it; 0 would be no limit. */
+    uint64_t left_ms = (r->deadline_ns - now) / NS_PER_MS;
+    left_ms = left_ms > 0 ? left_ms : 1;
+    /* One that leads no more, and is cut off, must not keep the request until its deadline: what
+     * was forwarded already is not tried again there, but here. */
+    uint32_t hop = ro->engine != NULL || rt->told;
+    struct forward_space space;
+    r->hops += hop;
+    struct bufslice body = forward_encode(r, rt->shard_name, &space);
+    r->hops -= hop;
+    bus_exchange(ro->o.bus, &rt->target, method_of(r->kind), body,
+                 left_ms < UINT32_MAX ? (uint32_t)left_ms : UINT32_MAX, remote_done, r);
+}
+
+/* ---- Again? ---------------------------------------------------------------------------------- */
+
+static bool without_effect(struct router *ro, const struct router_request *r)
+{
+    if (r->status.reason == THOLE_REASON_TOO_STALE) {
+        return false; /* the caller asked for a refusal rather than for an older or later answer */
+    }
+    if (r->kind == ROUTER_QUERY &&
+        (r->status.code == THOLE_UNAVAILABLE || r->status.code == THOLE_UNKNOWN)) {
+        return true;
+    }
+    if (r->kind == ROUTER_TRANSFER) {
+        return r->status.reason == THOLE_REASON_NOT_LEADER;
+    }
+    switch ((int)r->status.reason) {
+    case THOLE_REASON_NOT_LEADER:
+    case THOLE_REASON_NO_LEADER:
+    case THOLE_REASON_UNREACHABLE:
+    case THOLE_REASON_TRANSFERRING:
+    case THOLE_REASON_NOT_READY:
+    case THOLE_REASON_DROPPED:
+    case THOLE_REASON_STOPPED:
+        return true;
+    case THOLE_REASON_MACHINE_FAILED: /* another replica leads soon */
+        return r->status.code == THOLE_UNAVAILABLE;
+    case THOLE_REASON_NO_SUCH_SHARD:
+        return ro->engine != NULL && ro->o.exists(ro->o.ctx, r->shard_id);
+    default:
+        return false;
+    }
+}
+
+static void wait_a_little(struct router *ro, struct router_request *r)
+{
+    struct route *rt = route_of(r);
+    rt->pause = (uint8_t)(rt->attempt < PAUSES ? rt->attempt : PAUSES - 1);
+    uint64_t pause_ns = pauses_ms[rt->pause] * NS_PER_MS;
+    uint64_t now = clock_now(ro->clock);
+    rt->due_ns = now + pause_ns;
+    if (rt->due_ns >= r->deadline_ns) { /* the last failure says more than "too late" */
+        finish(r);
+        return;
+    }
+    if (!worker_post_internal(ro->worker, &r->engine.msg)) {
+        thole_status_set(&r->status, THOLE_UNAVAILABLE, THOLE_REASON_STOPPED, __FILE__, __LINE__,
+                         "the host is stopping");
+        finish(r);
+    }
+}
+
+static void settle(struct router_request *r, bool learned)
+{
+    struct route *rt = route_of(r);
+    struct router *ro = rt->router;
+    if (r->status.code == THOLE_OK || r->hops > 0 || atomic_load(&ro->stopping) ||
+        !without_effect(ro, r)) {
+        finish(r);
+        return;
+    }
+    metric_add(&metric_again, 1);
+    if (rt->attempt < UINT16_MAX) {
+        rt->attempt++;
+    }
+    /* A newly named leader is asked at once, but not for ever: two hosts may name each other. */
+    if (learned && rt->attempt % 4 != 0) {
+        try(r);
+        return;
+    }
+    wait_a_little(ro, r);
+}
+
+/* ---- Entry ----------------------------------------------------------------------------------- */
+
+static void try(struct router_request *r)
+{
+    struct route *rt = route_of(r);
+    struct router *ro = rt->router;
+    uint64_t now = clock_now(ro->clock);
+    if (now >= r->deadline_ns) {
+        if (r->status.code == THOLE_OK) {
+            thole_status_set(&r->status, THOLE_DEADLINE_EXCEEDED, THOLE_REASON_NONE, __FILE__,
+                             __LINE__, "the deadline passed before the request was handed on");
+        }
+        finish(r);
+        return;
+    }
+    switch (choose(ro, r)) {
+    case WHERE_LOCAL:
+        go_local(ro, r);
+        return;
+    case WHERE_REMOTE:
+        go_remote(ro, r, now);
+        return;
+    case WHERE_NONE:
+        break;
+    }
+    rt->avoid = (struct uuid){{0}};
+    rt->local_refused = false;
+    if (ro->o.blind != NULL && ro->o.blind(ro->o.ctx, &r->status)) {
+        settle(r, false);
+        return;
+    }
+    if (!ro->o.exists(ro->o.ctx, r->shard_id)) {
+        thole_status_set(&r->status, THOLE_NOT_FOUND, THOLE_REASON_NO_SUCH_SHARD, __FILE__,
+                         __LINE__, "no shard with id %" PRIu64 ", or it is being deleted",
+                         r->shard_id);
+    } else if (r->status.code == THOLE_OK || r->status.reason == THOLE_REASON_NOT_LEADER) {
+        thole_status_set(&r->status, THOLE_UNAVAILABLE, THOLE_REASON_NO_LEADER, __FILE__, __LINE__,
+                         "no leader of shard %" PRIu64 " is known now", r->shard_id);
+    }
+    settle(r, false);
+}
+
+void router_route(struct router *ro, struct router_request *r, const char *shard_name)
+{
+    struct route *rt = route_of(r);
+    memset(rt, 0, sizeof *rt);
+    rt->router = ro;
+    rt->shard_name = shard_name;
+    r->status.code = THOLE_OK;
+    r->status.reason = THOLE_REASON_NONE;
+    r->status.message[0] = 0;
+    r->result = (struct bufslice){0};
+    r->index = r->code = 0;
+    r->duplicate = false;
+    if (atomic_load_explicit(&ro->stopping, memory_order_relaxed)) {
+        thole_status_set(&r->status, THOLE_UNAVAILABLE, THOLE_REASON_STOPPED, __FILE__, __LINE__,
+                         "the host is stopping");
+        finish(r);
+        return;
+    }
+    try(r);
+}
+
+/* ---- The worker of those that wait ----------------------------------------------------------- */
+
+static uint64_t waiting_turn(void *ctx, struct msgq *batch, uint64_t now_ns)
+{
+    struct router *ro = ctx;
+    for (struct worker_msg *m; (m = msgq_pop(batch)) != NULL;) {
+        struct router_request *r = CONTAINER_OF(m, struct router_request, engine.msg);
+        msgq_push(&ro->waiting[route_of(r)->pause], m);
+    }
+    uint64_t next = CLOCK_NEVER;
+    for (size_t i = 0; i < PAUSES; i++) {
+        struct msgq *q = &ro->waiting[i];
+        while (q->head != NULL) {
+            struct router_request *r = CONTAINER_OF(q->head, struct router_request, engine.msg);
+            uint64_t due = route_of(r)->due_ns;
+            if (due > now_ns && !atomic_load(&ro->stopping)) {
+                next = due < next ? due : next;
+                break;
+            }
+            msgq_pop(q);
+            try(r);
+        }
+    }
+    return next;
+}
+
+struct router *router_new(const struct router_options *o)
+{
+    struct router *ro = xcalloc(1, sizeof *ro);
+    ro->o = *o;
+    ro->clock = executor_clock(o->executor);
+    ro->cache = route_cache_new(&o->self);
+    ro->worker = worker_new(o->executor, "router", 1u << 20, waiting_turn, ro);
+    return ro;
+}
+
+void router_set_engine(struct router *ro, struct engine *e)
+{
+    ro->engine = e;
+}
+
+void router_stop(struct router *ro)
+{
+    if (ro == NULL) {
+        return;
+    }
+    atomic_store(&ro->stopping, true);
+    worker_stop(ro->worker);
+    for (size_t i = 0; i < PAUSES; i++) {
+        for (struct worker_msg *m; (m = msgq_pop(&ro->waiting[i])) != NULL;) {
+            struct router_request *r = CONTAINER_OF(m, struct router_request, engine.msg);
+            thole_status_set(&r->status, THOLE_UNAVAILABLE, THOLE_REASON_STOPPED, __FILE__,
+                             __LINE__, "the host is stopping");
+            finish(r);
+        }
+    }
+}
+
+void router_free(struct router *ro)
+{
+    if (ro == NULL) {
+        return;
+    }
+    worker_free(ro->worker);
+    route_cache_free(ro->cache);
+    free(ro);
+}
+
+struct route_cache *router_cache(struct router *ro)
+{
+    return ro->cache;
+}

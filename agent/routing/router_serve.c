@@ -1,0 +1,258 @@
+/* Requests of other hosts and of the library's clients, as they come from the bus. */
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "agent/core/agent_internal.h"
+#include "agent/routing/registry_command.h"
+#include "agent/routing/router.h"
+#include "base/assert.h"
+
+struct served {
+    struct agent *agent;
+    struct bus_request *request;
+    /* Of the shard, in the request; empty: an id was given, or the name was looked up again. */
+    struct slice name;
+    struct router_request r;
+};
+
+/* A client that names no deadline gets this one. */
+#define SERVE_DEADLINE_NS (30 * NS_PER_S)
+
+size_t served_bytes(void)
+{
+    return sizeof(struct served);
+}
+
+static void answer(struct served *s)
+{
+    struct router_request *r = &s->r;
+    struct forward_reply f;
+    forward_reply_init(&f);
+    f.code = r->code;
+    f.index = r->index;
+    f.duplicate = r->duplicate;
+    f.result = r->result.bytes;
+    if (r->status.code != THOLE_OK) {
+        f.failure = r->status;
+    }
+    struct route_hint h; /* whom we could serve need not look elsewhere */
+    bool served = r->status.code == THOLE_OK && r->here;
+    if (!served && route_cache_get(router_cache(s->agent->router), r->shard_id, &h)) {
+        f.leader_host = h.leader_host;
+        f.leader_term = h.term;
+    }
+    struct forward_space space;
+    bus_answer(s->request, forward_reply_encode(&f, &space), false);
+    bufslice_unref(r->result);
+    pool_give(&s->agent->forwarded, s);
+}
+
+/* Of shard zero: hosts may ask for everything, clients of the library for what their user
+ * declares. */
+static enum thole_code admit_zero(struct served *s)
+{
+    struct uuid from;
+    bool from_host = bus_request_from(s->request, &from);
+    if (s->r.kind == ROUTER_PROPOSE) {
+        return command_admit(s->r.payload.bytes, from_host, &s->r.payload, &s->r.status);
+    }
+    return from_host ? THOLE_OK : agent_zero_refused(&s->r.status);
+}
+
+static void route(struct served *s, uint64_t shard_id)
+{
+    s->r.shard_id = shard_id;
+    if (shard_id == REGISTRY_SHARD_ID && admit_zero(s) != THOLE_OK) {
+        answer(s);
+    } else {
+        agent_route(s->agent, &s->r);
+    }
+}
+
+static void resolved(void *ctx, const struct thole_status *st, uint64_t shard_id)
+{
+    struct served *s = ctx;
+    if (st->code == THOLE_OK) {
+        route(s, shard_id);
+        return;
+    }
+    s->r.status = *st;
+    answer(s);
+}
+
+/* The id of a name may be of a shard that is gone, and another one may have the name. */
+static void served_done(struct router_request *r)
+{
+    struct served *s = CONTAINER_OF(r, struct served, r);
+    struct slice name = s->name;
+    if (r->status.reason != THOLE_REASON_NO_SUCH_SHARD || name.size == 0) {
+        answer(s);
+        return;
+    }
+    s->name = (struct slice){0};
+    agent_resolve_anew(s->agent, name, r->deadline_ns, resolved, s);
+}
+
+static enum router_kind kind_of(uint32_t method, const struct forward *f)
+{
+    if (method == METHOD_QUERY) {
+        return ROUTER_QUERY;
+    }
+    if (method == METHOD_TRANSFER) {
+        return ROUTER_TRANSFER;
+    }
+    return f->open_session ? ROUTER_OPEN_SESSION : ROUTER_PROPOSE;
+}
+
+static void refuse(struct bus_request *q, const char *what)
+{
+    struct thole_status st = {0};
+    thole_status_set(&st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST, __FILE__, __LINE__,
+                     "%s", what);
+    bus_answer_failure(q, &st);
+}
+
+void serve_forward(struct agent *a, struct bus_request *q)
+{
+    struct forward f;
+    if (!forward_decode(bus_request_body(q), &f)) {
+        refuse(q, "malformed body of a forwarded request");
+        return;
+    }
+    if (f.payload.size > LIMIT_PAYLOAD_BYTES) {
+        refuse(q, "payload is larger than 1 MiB");
+        return;
+    }
+    struct served *s = pool_take(&a->forwarded);
+    struct router_request *r = &s->r;
+    memset(&r->kind, 0,
+           offsetof(struct router_request, engine) - offsetof(struct router_request, kind));
+    s->agent = a;
+    s->request = q;
+    r->kind = kind_of(bus_request_method(q), &f);
+    r->payload = (struct bufslice){.bytes = f.payload}; /* the request has it until the answer */
+    r->session = f.session;
+    r->sequence = f.sequence;
+    r->target_replica = f.sequence;
+    r->stale = f.stale;
+    r->max_staleness_ms = f.max_staleness_ms;
+    r->hops = f.hops;
+    r->deadline_ns = bus_request_deadline_ns(q);
+    if (r->deadline_ns == CLOCK_NEVER) {
+        r->deadline_ns = clock_now(&clock_system) + SERVE_DEADLINE_NS;
+    }
+    r->done = served_done;
+    s->name = f.shard_name;
+    if (f.shard_name.size > 0) {
+        agent_resolve(a, f.shard_name, r->deadline_ns, resolved, s);
+    } else {
+        route(s, f.shard_id);
+    }
+}
+
+/* ---- Watches for others ---------------------------------------------------------------------- */
+
+struct served_watch {
+    struct agent *agent;
+    struct bus_request *request;
+    uint32_t hops;
+    _Atomic uint64_t id;   /* 0 until the watch was made */
+    _Atomic bool unwanted; /* cancelled, or too slow */
+    _Atomic uint32_t refs; /* the watch, its maker, and the request (for a cancellation) */
+    bool slow;
+};
+
+static void served_watch_unref(void *data)
+{
+    struct served_watch *w = data;
+    if (atomic_fetch_sub(&w->refs, 1) == 1) {
+        free(w);
+    }
+}
+
+static void served_watch_stop(struct served_watch *w)
+{
+    atomic_store(&w->unwanted, true);
+    uint64_t id = atomic_load(&w->id);
+    if (id != 0) {
+        agent_unwatch(w->agent, id);
+    }
+}
+
+static void served_event(void *ctx, uint64_t index, struct slice key, struct slice event,
+                         bool bookmark)
+{
+    struct served_watch *w = ctx;
+    struct forward_reply f = {.index = index, .key = key, .result = event, .bookmark = bookmark};
+    struct forward_space space;
+    if (!w->slow && !bus_answer(w->request, forward_reply_encode(&f, &space), true)) {
+        w->slow = true;
+        served_watch_stop(w);
+    }
+}
+
+static void served_ended(void *ctx, const struct thole_status *st)
+{
+    struct served_watch *w = ctx;
+    struct forward_reply f = {.failure = *st};
+    if (w->slow) {
+        thole_status_set(&f.failure, THOLE_RESOURCE_EXHAUSTED, THOLE_REASON_QUEUE_FULL, __FILE__,
+                         __LINE__, "the watcher does not keep up; watch again");
+    }
+    struct forward_space space;
+    bus_answer(w->request, forward_reply_encode(&f, &space), false);
+    served_watch_unref(w);
+}
+
+static void served_cancel(void *ctx)
+{
+    served_watch_stop(ctx);
+}
+
+static void watch_resolved(void *ctx, const struct thole_status *st, uint64_t shard_id)
+{
+    struct served_watch *w = ctx;
+    if (st->code != THOLE_OK) {
+        served_ended(w, st);
+        served_watch_unref(w);
+        return;
+    }
+    const struct agent_watcher watcher = {.ctx = w, .event = served_event, .ended = served_ended};
+    uint64_t id = watches_add(w->agent->watches, shard_id, w->hops, &watcher);
+    atomic_store(&w->id, id);
+    if (atomic_load(&w->unwanted)) {
+        agent_unwatch(w->agent, id);
+    }
+    served_watch_unref(w);
+}
+
+void serve_watch(struct agent *a, struct bus_request *q)
+{
+    struct forward f;
+    if (!forward_decode(bus_request_body(q), &f)) {
+        refuse(q, "malformed body of a watch");
+        return;
+    }
+    struct uuid from;
+    struct thole_status st;
+    bool zero = f.shard_name.size > 0 ? slice_equal(f.shard_name, slice_str(REGISTRY_SHARD_NAME))
+                                      : f.shard_id == REGISTRY_SHARD_ID;
+    if (zero && !bus_request_from(q, &from) && agent_zero_refused(&st) != THOLE_OK) {
+        bus_answer_failure(q, &st);
+        return;
+    }
+    struct served_watch *w = xcalloc(1, sizeof *w);
+    w->agent = a;
+    w->request = q;
+    w->hops = f.hops;
+    atomic_store(&w->refs, 3);
+    bus_request_set_data(q, w, served_watch_unref);
+    bus_request_on_cancel(q, served_cancel, w);
+    if (f.shard_name.size > 0) {
+        agent_resolve(a, f.shard_name, clock_now(&clock_system) + SERVE_DEADLINE_NS, watch_resolved,
+                      w);
+    } else {
+        watch_resolved(w, &(struct thole_status){0}, f.shard_id);
+    }
+}

@@ -1,0 +1,86 @@
+/* Whatever another host or a client sends as the body of an exchange: refused, or decoded to what
+ * is encoded the same way again. */
+#include "agent/lib/api_internal.h"
+#include "agent/routing/registry_command.h"
+#include "agent/routing/router.h"
+#include "base/assert.h"
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+
+static void inside(struct slice in, struct slice part)
+{
+    ASSERT(part.size == 0 || (part.data >= in.data && part.data + part.size <= in.data + in.size));
+}
+
+static void request(struct slice in)
+{
+    struct forward f, again;
+    struct forward_space space;
+    if (!forward_decode(in, &f)) {
+        return;
+    }
+    inside(in, f.payload);
+    inside(in, f.shard_name);
+    struct router_request r = {.kind = f.open_session ? ROUTER_OPEN_SESSION : ROUTER_PROPOSE,
+                               .shard_id = f.shard_id,
+                               .payload = {.bytes = f.payload},
+                               .session = f.session,
+                               .sequence = f.sequence,
+                               .stale = f.stale,
+                               .max_staleness_ms = f.max_staleness_ms,
+                               .hops = f.hops};
+    struct bufslice out = forward_encode(&r, NULL, &space);
+    ASSERT(forward_decode(out.bytes, &again));
+    ASSERT(slice_equal(again.payload, f.payload) && again.session == f.session &&
+           again.hops == f.hops && again.open_session == f.open_session);
+    bufslice_unref(out);
+}
+
+static void reply(struct slice in)
+{
+    struct forward_reply f, again;
+    struct forward_space space;
+    if (!forward_reply_decode(in, &f)) {
+        return;
+    }
+    inside(in, f.result);
+    inside(in, f.key);
+    struct bufslice out = forward_reply_encode(&f, &space);
+    ASSERT(forward_reply_decode(out.bytes, &again));
+    ASSERT(slice_equal(again.result, f.result) && again.failure.code == f.failure.code &&
+           again.index == f.index);
+    bufslice_unref(out);
+}
+
+static void command(struct slice in)
+{
+    struct bufslice out, again;
+    struct thole_status st = {0};
+    if (command_admit(in, true, &out, &st) == THOLE_OK) {
+        ASSERT(out.bytes.data == in.data && out.bytes.size == in.size);
+    }
+    if (command_admit(in, false, &out, &st) == THOLE_OK) {
+        ASSERT(command_admit(out.bytes, false, &again, &st) == THOLE_OK);
+        bufslice_unref(again);
+        bufslice_unref(out);
+    }
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+{
+    if (size == 0) {
+        return 0;
+    }
+    struct slice in = slice_of(data + 1, size - 1);
+    switch (data[0] % 3) {
+    case 0:
+        request(in);
+        break;
+    case 1:
+        reply(in);
+        break;
+    default:
+        command(in);
+    }
+    return 0;
+}

@@ -1,0 +1,181 @@
+/* thole.v1.Hosts. */
+#include <string.h>
+
+#include "agent/services/services_internal.h"
+#include "registry/placement/placement.h"
+
+static void no_such_host(struct call *c, upb_StringView name)
+{
+    struct thole_status st;
+    (void)THOLE_FAIL(&st, THOLE_NOT_FOUND, THOLE_REASON_NO_SUCH_HOST, "there is no host \"%.*s\"",
+                     (int)name.size, name.data);
+    call_fail(c, &st);
+}
+
+static bool is_on(const thole_v1_Replica *row, upb_StringView host_id)
+{
+    return upb_StringView_IsEqual(thole_v1_Replica_host_id(row), host_id);
+}
+
+/* The row, and how much of its capacity is used. Rows of a view never change, so it is a copy. */
+static const thole_v1_Host *with_replicas(struct call *c, const thole_v1_Host *row)
+{
+    struct registry_replica_buf replica_buf;
+    char text[UUID_TEXT_BYTES] = "";
+    struct uuid id;
+    uint64_t after = 0;
+    const thole_v1_Replica *zero;
+    upb_StringView host_id = thole_v1_Host_id(row);
+    memcpy(text, host_id.data, host_id.size < sizeof text ? host_id.size : 0);
+    if (!uuid_parse(text, &id)) {
+        return row;
+    }
+    uint32_t count = placement_host_replicas(c->view, &id);
+    while ((zero = registry_next_replica_of_shard(c->view, REGISTRY_SHARD_ID, after,
+                                                  &replica_buf)) != NULL) {
+        after = thole_v1_Replica_id(zero);
+        count -= is_on(zero, host_id) ? 1 : 0;
+    }
+    thole_v1_Host *copy = thole_v1_Host_new(c->arena);
+    thole_v1_Host_set_name(copy, thole_v1_Host_name(row));
+    thole_v1_Host_set_id(copy, host_id);
+    thole_v1_Host_set_spec(copy, (thole_v1_HostSpec *)(uintptr_t)thole_v1_Host_spec(row));
+    thole_v1_Host_set_status(
+        copy, (thole_v1_HostStatus *)(uintptr_t)host_status_now(c->s->agent, row, c->arena));
+    thole_v1_Host_set_etag(copy, thole_v1_Host_etag(row));
+    thole_v1_Host_set_generation(copy, thole_v1_Host_generation(row));
+    thole_v1_Host_set_revision(copy, thole_v1_Host_revision(row));
+    thole_v1_Host_set_create_time_ms(copy, thole_v1_Host_create_time_ms(row));
+    thole_v1_Host_set_replicas(copy, count);
+    return copy;
+}
+
+static void get_run(struct call *c)
+{
+    const thole_v1_GetHostRequest *q = c->request;
+    upb_StringView name = name_strip(thole_v1_GetHostRequest_name(q), "hosts");
+    const thole_v1_Host *row = registry_host_by_name(c->view, name_slice(name));
+    if (row == NULL) {
+        no_such_host(c, name);
+        return;
+    }
+    call_reply(c, with_replicas(c, row), &thole_v1_Host_msginit);
+}
+
+void hosts_get(struct call *c)
+{
+    const thole_v1_GetHostRequest *q = c->request;
+    upb_StringView name = name_strip(thole_v1_GetHostRequest_name(q), "hosts");
+    call_about(c, "host", name);
+    if (call_name(c, "name", name)) {
+        call_read(c, thole_v1_GetHostRequest_stale(q), get_run);
+    }
+}
+
+static void list_run(struct call *c)
+{
+    const thole_v1_ListHostsRequest *q = c->request;
+    struct page p;
+    struct bytes key = {0};
+    if (!page_begin(&p, c, PAGE_HOSTS, thole_v1_ListHostsRequest_page_size(q),
+                    thole_v1_ListHostsRequest_page_token(q), &key)) {
+        bytes_deinit(&key);
+        return;
+    }
+    struct slice last = bytes_slice(&key);
+    const thole_v1_Host *row = NULL;
+    while ((row = registry_next_host(c->view, last)) != NULL) {
+        if (!page_add(&p, c, with_replicas(c, row), &thole_v1_Host_msginit)) {
+            break;
+        }
+        last = name_slice(thole_v1_Host_name(row));
+    }
+    page_reply(&p, c, PAGE_HOSTS, row != NULL ? &last : NULL);
+    bytes_deinit(&key);
+}
+
+void hosts_list(struct call *c)
+{
+    const thole_v1_ListHostsRequest *q = c->request;
+    call_read(c, thole_v1_ListHostsRequest_stale(q), list_run);
+}
+
+/* Proposes the spec of the request. `etag` guards it. */
+static void update_propose(struct call *c, upb_StringView etag)
+{
+    const thole_v1_UpdateHostRequest *q = c->request;
+    const thole_v1_Host *host = thole_v1_UpdateHostRequest_host(q);
+    thole_registry_v1_Operation *op = call_operation(c);
+    thole_registry_v1_UpdateHost *update =
+        thole_registry_v1_Operation_mutable_update_host(op, c->arena);
+    thole_registry_v1_UpdateHost_set_name(update, name_strip(thole_v1_Host_name(host), "hosts"));
+    thole_registry_v1_UpdateHost_set_spec(update,
+                                          (thole_v1_HostSpec *)(uintptr_t)thole_v1_Host_spec(host));
+    thole_registry_v1_UpdateHost_set_etag(update, etag);
+    call_command(c, op, thole_v1_UpdateHostRequest_request_id(q),
+                 thole_v1_UpdateHostRequest_validate_only(q), &thole_v1_Host_msginit);
+}
+
+/* The state was not given, so it stays: take it from the row, and guard with the row's etag. */
+static void update_keep_state(struct call *c)
+{
+    const thole_v1_UpdateHostRequest *q = c->request;
+    const thole_v1_Host *host = thole_v1_UpdateHostRequest_host(q);
+    upb_StringView name = name_strip(thole_v1_Host_name(host), "hosts");
+    const thole_v1_Host *row = registry_host_by_name(c->view, name_slice(name));
+    if (call_answered(c, thole_v1_UpdateHostRequest_request_id(q))) {
+        update_propose(c, thole_v1_Host_etag(host));
+        return;
+    }
+    if (row == NULL) {
+        no_such_host(c, name);
+        return;
+    }
+    int32_t state = thole_v1_HOST_STATE_ACTIVE;
+    if (thole_v1_Host_spec(row) != NULL) {
+        state = thole_v1_HostSpec_state(thole_v1_Host_spec(row));
+    }
+    thole_v1_HostSpec *spec = (thole_v1_HostSpec *)(uintptr_t)thole_v1_Host_spec(host);
+    thole_v1_HostSpec_set_state(spec, state); /* the request is this call's own */
+    upb_StringView etag = thole_v1_Host_etag(host);
+    update_propose(c, etag.size > 0 ? etag : thole_v1_Host_etag(row));
+}
+
+void hosts_update(struct call *c)
+{
+    const thole_v1_UpdateHostRequest *q = c->request;
+    const thole_v1_Host *host = thole_v1_UpdateHostRequest_host(q);
+    if (host == NULL || thole_v1_Host_spec(host) == NULL) {
+        call_refuse(c, host == NULL ? "host" : "host.spec", "is needed");
+        return;
+    }
+    upb_StringView name = name_strip(thole_v1_Host_name(host), "hosts");
+    call_about(c, "host", name);
+    struct check check;
+    if (!call_name(c, "host.name", name) ||
+        !call_request_id(c, thole_v1_UpdateHostRequest_request_id(q)) ||
+        !call_checked(c, check_host_spec(thole_v1_Host_spec(host), &check), &check)) {
+        return;
+    }
+    if (thole_v1_HostSpec_state(thole_v1_Host_spec(host)) == thole_v1_HOST_STATE_UNSPECIFIED) {
+        call_read(c, false, update_keep_state);
+        return;
+    }
+    update_propose(c, thole_v1_Host_etag(host));
+}
+
+void hosts_delete(struct call *c)
+{
+    const thole_v1_DeleteHostRequest *q = c->request;
+    upb_StringView name = name_strip(thole_v1_DeleteHostRequest_name(q), "hosts");
+    call_about(c, "host", name);
+    if (!call_name(c, "name", name) ||
+        !call_request_id(c, thole_v1_DeleteHostRequest_request_id(q))) {
+        return;
+    }
+    thole_registry_v1_Operation *op = call_operation(c);
+    thole_registry_v1_DeleteHost *del =
+        thole_registry_v1_Operation_mutable_delete_host(op, c->arena);
+    thole_registry_v1_DeleteHost_set_name(del, name);
+    call_command(c, op, thole_v1_DeleteHostRequest_request_id(q), false, NULL);
+}

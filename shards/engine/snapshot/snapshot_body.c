@@ -1,0 +1,166 @@
+/* The stream of a snapshot: [size][SnapshotHeader][sessions, each with its size][0][machine
+ * bytes]. */
+#include <string.h>
+
+#include "base/canary.h"
+#include "shards/engine/meta.h"
+#include "shards/engine/snapshot/snapshots.h"
+
+/* ---- Writing --------------------------------------------------------------------------------- */
+
+void body_write_head(struct thole_sink *out, const struct task *t)
+{
+    struct bytes header = {0};
+    uint8_t size[4];
+    struct codec_header h = {
+        .shard_id = t->r->shard_id,
+        .index = t->index,
+        .index_term = t->term,
+        .machine_type = slice_str(t->r->kind->type_name),
+        .config = bytes_slice(&t->config),
+        .machine_version = t->r->kind->type_version,
+    };
+    codec_header_encode(&h, &header);
+    put_le32(size, (uint32_t)header.size);
+    (void)out->write(out, size, sizeof size);
+    (void)out->write(out, header.data, header.size);
+    (void)out->write(out, t->sessions.data, t->sessions.size);
+    bytes_deinit(&header);
+}
+
+enum thole_code body_save(struct thole_sink *out, const struct task *t, struct thole_status *st)
+{
+    struct machine *m = t->machine;
+    bool locked = m->type->view_acquire == NULL;
+    body_write_head(out, t);
+    if (locked) {
+        pthread_rwlock_rdlock(m->lock);
+    }
+    enum thole_code code = machine_result(m->type->save(m->state, t->view, out, st), st);
+    if (locked) {
+        pthread_rwlock_unlock(m->lock);
+    }
+    return code;
+}
+
+/* ---- Reading --------------------------------------------------------------------------------- */
+
+static bool read_exactly(struct body_source *s, void *data, size_t size)
+{
+    uint8_t *p = data;
+    while (size > 0) {
+        int64_t n = s->base.read(&s->base, p, size);
+        if (n <= 0) {
+            return false;
+        }
+        p += n;
+        size -= (size_t)n;
+    }
+    return true;
+}
+
+/* A piece with its 4-byte size; false if damaged. An empty piece ends a list. */
+static bool read_piece(struct body_source *s, struct bytes *out)
+{
+    uint8_t size[4];
+    bytes_clear(out);
+    if (!read_exactly(s, size, sizeof size) || get_le32(size) > 2 * LIMIT_FRAME_BYTES) {
+        return false;
+    }
+    uint32_t n = get_le32(size);
+    return n == 0 || read_exactly(s, bytes_extend(out, n), n);
+}
+
+/* What a reader or a machine made of a source that failed does not count. */
+static enum thole_code result_of(const struct body_source *s, enum thole_code code,
+                                 struct thole_status *st)
+{
+    if (s->st.code == THOLE_OK) {
+        return code;
+    }
+    *st = s->st;
+    return s->st.code;
+}
+
+enum thole_code body_read_head(struct body_source *s, const char *name, struct bytes *piece,
+                               struct codec_header *ret, struct thole_status *st)
+{
+    if (!read_piece(s, piece)) {
+        return result_of(
+            s,
+            THOLE_FAIL(st, THOLE_DATA_LOSS, THOLE_REASON_CORRUPT, "snapshot %s: bad header", name),
+            st);
+    }
+    return codec_header_decode(bytes_slice(piece), ret, st);
+}
+
+static enum thole_code read_sessions(struct body_source *s, struct session_table *t,
+                                     struct thole_status *st)
+{
+    struct bytes piece = {0};
+    bool ok;
+    while ((ok = read_piece(s, &piece)) && piece.size > 0) {
+        ok = session_decode(t, bytes_slice(&piece));
+        if (!ok) {
+            break;
+        }
+    }
+    bytes_deinit(&piece);
+    if (!ok) {
+        return result_of(s,
+                         THOLE_FAIL(st, THOLE_DATA_LOSS, THOLE_REASON_CORRUPT,
+                                    "snapshot with unreadable sessions"),
+                         st);
+    }
+    session_table_sort(t);
+    return THOLE_OK;
+}
+
+static enum thole_code restore(struct body_source *s, struct machine *m, struct thole_status *st)
+{
+    struct meta_list metas = {0};
+    const struct thole_meta *ready = NULL;
+    if (m->persistent) {
+        meta_add_applied(&metas, m->applied, m->applied_term);
+        meta_add_table(&metas, &m->sessions);
+        ready = meta_list_ready(&metas);
+    }
+    enum thole_code code =
+        machine_result(m->type->restore(m->state, &s->base, ready, metas.count, st), st);
+    meta_list_deinit(&metas);
+    return result_of(s, code, st);
+}
+
+enum thole_code body_load(struct body_source *s, struct replica *r, const char *name,
+                          uint64_t generation, struct machine **ret, struct thole_status *st)
+{
+    struct codec_header h = {0};
+    struct bytes piece = {0};
+    struct machine *m = NULL;
+    enum thole_code code = body_read_head(s, name, &piece, &h, st);
+    if (code == THOLE_OK && (h.shard_id != r->shard_id ||
+                             !slice_equal(h.machine_type, slice_str(r->kind->type_name)))) {
+        code = THOLE_FAIL(st, THOLE_DATA_LOSS, THOLE_REASON_CORRUPT,
+                          "snapshot %s belongs to another shard or machine type", name);
+    }
+    if (code == THOLE_OK) {
+        code = machine_open(r, generation, &m, st);
+    }
+    if (code == THOLE_OK) {
+        m->applied =
+            CANARY(log_over_snapshot) && r->boot != NULL ? r->boot->raft.start_index : h.index;
+        m->applied_term = h.index_term;
+        code = read_sessions(s, &m->sessions, st);
+    }
+    if (code == THOLE_OK) {
+        code = restore(s, m, st);
+    }
+    codec_release(h.arena);
+    bytes_deinit(&piece);
+    if (code == THOLE_OK) {
+        *ret = m;
+    } else {
+        machine_unref(m);
+    }
+    return code;
+}

@@ -1,0 +1,415 @@
+/* Receiving snapshots: chunks in order, each answered with what has been received in order so far.
+ * For a machine that starts from its snapshot files they go into a staged file; when it is complete
+ * and durable it goes to the replica's loop. For another one they go into a pipe, from which it is
+ * restored into a new generation while the rest arrives: the loop hears of it at the beginning. A
+ * pipe that breaks off, or whose checksum is wrong, has no end, and what was restored from it is
+ * never taken for whole. */
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/hash.h"
+#include "shards/engine/snapshot/snapshots.h"
+#include "shards/engine/snapshot/streams.h"
+
+#define IDLE_NS (60 * NS_PER_S)
+/* Of a pipe, beyond which answers wait; and beyond which nothing is taken, whatever window a sender
+ * believes in. */
+#define PIPE_BYTES (4 * LIMIT_CHUNK_BYTES)
+#define PIPE_BYTES_MAX (4 * PIPE_BYTES)
+
+struct receive {
+    struct stream_msg *m; /* what goes to the loop: ids, config, name */
+    struct engine_file *file;
+    struct snapshot_pipe *pipe; /* if there is no file */
+    struct task *restore;       /* until a job takes it */
+    struct hash_state *hash;
+    uint64_t received;
+    uint64_t answered; /* ... of them */
+    bool done;         /* all is there, and with the loop */
+    bool ending;       /* a broken pipe: until the loop says so, no other begins */
+    uint64_t shard_id, to;
+    struct uuid host;
+    uint64_t transfer, from, term, index, index_term;
+    uint64_t heard_ns;
+};
+struct snapshot_receives {
+    struct engine *e;
+    struct stream_jobs *jobs;
+    struct map by_replica; /* struct receive */
+};
+
+struct snapshot_receives *receives_new(struct engine *e, struct stream_jobs *jobs)
+{
+    struct snapshot_receives *s = xcalloc(1, sizeof *s);
+    s->e = e;
+    s->jobs = jobs;
+    return s;
+}
+
+static void drop(struct snapshot_receives *s, struct receive *x)
+{
+    if (x->file != NULL) {
+        s->e->files->ops->discard(x->file);
+    }
+    pipe_break(x->pipe);
+    pipe_unref(x->pipe);
+    task_free(x->restore);
+    hash_state_free(x->hash);
+    stream_msg_free(x->m);
+    free(x);
+}
+
+void receives_free(struct snapshot_receives *s)
+{
+    size_t it = 0;
+    struct receive *x;
+    while ((x = map_next(&s->by_replica, &it, NULL)) != NULL) {
+        drop(s, x);
+    }
+    map_deinit(&s->by_replica);
+    free(s);
+}
+
+static void reply(struct snapshot_receives *s, const struct uuid *host, const struct codec_chunk *c,
+                  uint64_t received, bool refused)
+{
+    struct stream_msg m = {
+        .shard_id = c->shard_id,
+        .from = c->from,
+        .to = c->to,
+        .transfer = c->transfer,
+        .received = received,
+        .refused = refused,
+        .gap = c->offset > received,
+    };
+    engine_send_reply(s->e, host, &m);
+}
+
+static bool stage(struct snapshot_receives *s, struct receive *x)
+{
+    struct thole_status st;
+    char staged[ENGINE_NAME_BYTES];
+    (void)snprintf(staged, sizeof staged, "%" PRIu64 ".part", x->to);
+    if (s->e->files->ops->create(s->e->files, staged, true, &x->file, &st) == THOLE_OK) {
+        return true;
+    }
+    LOG_WARN(ENGINE, "a snapshot is refused: %s", st.message);
+    return false;
+}
+
+/* The loop may want it, and then it restores as the rest arrives. */
+static void announce(struct snapshot_receives *s, struct receive *x)
+{
+    x->pipe = pipe_new(s->e, PIPE_BYTES);
+    struct stream_msg *m = x->m;
+    x->m = NULL;
+    m->pipe = pipe_ref(x->pipe);
+    m->host = x->host;
+    m->transfer = x->transfer;
+    m->term = x->term;
+    loop_post(m->r->loop, &m->msg);
+}
+
+static struct receive *begin(struct snapshot_receives *s, const struct uuid *host,
+                             const struct codec_chunk *c, struct replica *r)
+{
+    struct receive *x = xcalloc(1, sizeof *x);
+    bool kept = snapshot_is_kept(r);
+    x->shard_id = c->shard_id;
+    x->to = c->to;
+    if (kept && !stage(s, x)) {
+        free(x);
+        return NULL;
+    }
+    x->hash = hash_state_new(0);
+    x->m = xcalloc(1, sizeof *x->m);
+    x->m->msg.kind = MSG_RECEIVED;
+    x->m->r = replica_ref(r);
+    x->m->shard_id = c->shard_id;
+    x->m->from = c->from;
+    x->m->to = c->to;
+    x->m->index = c->index;
+    x->m->index_term = c->index_term;
+    bytes_append_slice(&x->m->config, c->config);
+    x->host = *host;
+    x->from = c->from;
+    x->term = c->term;
+    x->transfer = c->transfer;
+    x->index = c->index;
+    x->index_term = c->index_term;
+    if (kept) {
+        snapshot_name(r, c->index, x->m->name);
+    } else {
+        announce(s, x);
+    }
+    (void)map_put(&s->by_replica, c->to, x);
+    return x;
+}
+
+/* A file of this name may be all that is left of our log. What is in the stream is checked later,
+ * and so is whether the file that stays is of the announced epoch. (A file that is saved between
+ * the two steps is replaced by one of the same index: of the same state, since a replica with data
+ * of another epoch takes no part.) */
+static bool commit(struct snapshot_receives *s, struct engine_file *staged, const char *name)
+{
+    struct thole_status st;
+    const struct engine_files_ops *ops = s->e->files->ops;
+    struct engine_file *there;
+    uint64_t size;
+    if (ops->open(s->e->files, name, &there, &size, &st) != THOLE_OK) {
+        return ops->commit(staged, name, &st) == THOLE_OK;
+    }
+    ops->close(there);
+    ops->discard(staged);
+    return true;
+}
+
+static bool complete_file(struct snapshot_receives *s, struct receive *x,
+                          const struct codec_chunk *c)
+{
+    struct thole_status st;
+    uint8_t trailer[SNAPSHOT_TRAILER_BYTES];
+    const struct engine_files_ops *ops = s->e->files->ops;
+    snapshot_trailer(c->total_checksum, trailer);
+    if (ops->append(x->file, trailer, sizeof trailer, &st) != THOLE_OK) {
+        return false;
+    }
+    struct engine_file *file = x->file;
+    x->file = NULL;
+    if (!commit(s, file, x->m->name)) {
+        return false;
+    }
+    x->done = true;
+    x->m->host = x->host;
+    x->m->transfer = x->transfer;
+    x->m->term = c->term;
+    x->m->received = x->received;
+    struct stream_msg *m = x->m;
+    x->m = NULL;
+    loop_post(m->r->loop, &m->msg);
+    return true;
+}
+
+/* upb may have copied what is short: that lives no longer than the chunk. */
+static struct bufslice data_of(const struct codec_chunk *c, struct bufslice frame)
+{
+    const uint8_t *begin = frame.bytes.data, *end = begin + frame.bytes.size;
+    if (frame.owner != NULL && c->data.data >= begin && c->data.data + c->data.size <= end) {
+        return (struct bufslice){buf_ref(frame.owner), c->data};
+    }
+    struct buf *copy = buf_copy(c->data.data, c->data.size);
+    return (struct bufslice){copy, slice_of(copy->data, copy->size)};
+}
+
+/* False: this transfer comes to nothing. */
+static bool add(struct snapshot_receives *s, struct receive *x, const struct codec_chunk *c,
+                struct bufslice frame)
+{
+    struct thole_status st;
+    hash_state_update(x->hash, c->data.data, c->data.size);
+    x->received += c->data.size;
+    if (c->last && hash_state_digest(x->hash) != c->total_checksum) {
+        return false;
+    }
+    if (x->file != NULL) {
+        return s->e->files->ops->append(x->file, c->data.data, c->data.size, &st) == THOLE_OK &&
+               (!c->last || complete_file(s, x, c));
+    }
+    x->done = c->last;
+    return pipe_put(x->pipe, &(struct piece){.bytes = data_of(c, frame), .last = c->last});
+}
+
+/* Of a leader that another one followed, or an attempt that its sender gave up: two at a time would
+ * only throw each other's bytes away. */
+static bool is_stale(const struct receive *x, const struct uuid *host, const struct codec_chunk *c)
+{
+    return c->term < x->term ||
+           (c->term == x->term && uuid_equal(&x->host, host) && c->transfer < x->transfer);
+}
+
+/* With the loop it stays until the loop lets go of it. */
+static void abandon(struct snapshot_receives *s, struct receive *x)
+{
+    if (x->pipe == NULL) {
+        (void)map_remove(&s->by_replica, x->to);
+        drop(s, x);
+        return;
+    }
+    pipe_break(x->pipe);
+    x->ending = true;
+}
+
+/* The transfer that `c` belongs to; NULL if there is none, and none was begun. Another attempt for
+ * the same file goes on where we are; what a machine writes anew need not be the same bytes. */
+static struct receive *match(struct snapshot_receives *s, const struct uuid *host,
+                             const struct codec_chunk *c, struct replica *r)
+{
+    struct receive *x = map_get(&s->by_replica, c->to);
+    bool same = x != NULL && x->from == c->from && x->index == c->index &&
+                x->index_term == c->index_term && uuid_equal(&x->host, host) &&
+                (x->pipe == NULL || x->transfer == c->transfer);
+    if (x != NULL && (same || x->done)) {
+        return same && !x->ending ? x : NULL;
+    }
+    if (c->offset != 0) {
+        return NULL;
+    }
+    if (x != NULL && x->pipe != NULL) {
+        abandon(s, x); /* its sender asks again, until there is room for this one */
+        return NULL;
+    }
+    if (x != NULL) {
+        abandon(s, x);
+    }
+    return begin(s, host, c, r);
+}
+
+static void answer(struct snapshot_receives *s, struct receive *x)
+{
+    struct codec_chunk c = {.shard_id = x->shard_id,
+                            .from = x->from,
+                            .to = x->to,
+                            .transfer = x->transfer,
+                            .offset = x->received};
+    x->answered = x->received;
+    reply(s, &x->host, &c, x->received, false);
+}
+
+static void take(struct snapshot_receives *s, const struct uuid *host, const struct codec_chunk *c,
+                 struct bufslice frame, struct replica *r, uint64_t now_ns)
+{
+    struct receive *x = map_get(&s->by_replica, c->to);
+    if (x != NULL && is_stale(x, host, c)) {
+        reply(s, host, c, 0, true);
+        return;
+    }
+    x = match(s, host, c, r);
+    if (x == NULL) {
+        reply(s, host, c, 0, false);
+        return;
+    }
+    x->heard_ns = now_ns;
+    x->term = c->term;
+    x->transfer = c->transfer;
+    bool ok = true, next = !x->done && c->offset == x->received;
+    if (next && (x->pipe == NULL || pipe_bytes(x->pipe) < PIPE_BYTES_MAX)) {
+        ok = add(s, x, c, frame);
+    }
+    if (ok && x->pipe != NULL && !x->done && !pipe_has_room(x->pipe)) {
+        return; /* answered when there is some */
+    }
+    x->answered = x->received;
+    reply(s, host, c, ok ? x->received : 0, !ok);
+    if (!ok) {
+        LOG_WARN(ENGINE, "a snapshot transfer broke off, the sender will start again");
+        abandon(s, x);
+    }
+}
+
+void receives_chunk(struct snapshot_receives *s, struct stream_msg *m, uint64_t now_ns)
+{
+    struct codec_chunk c;
+    struct thole_status st;
+    if (codec_read_chunk(m->frame.bytes, &c, &st) != THOLE_OK) {
+        engine_bad_frame(s->e, &m->host, &st);
+    } else {
+        struct replica *r = engine_find_replica(s->e, c.to);
+        if (r != NULL && r->shard_id == c.shard_id) {
+            take(s, &m->host, &c, m->frame, r, now_ns);
+        } else if (engine_is_tombstone(s->e, c.to)) {
+            reply(s, &m->host, &c, 0, true);
+        }
+        replica_unref(r);
+        codec_release(c.arena);
+    }
+    stream_msg_free(m);
+}
+
+void receives_end(struct snapshot_receives *s, struct stream_msg *m)
+{
+    struct receive *x = map_get(&s->by_replica, m->to);
+    if (x != NULL && (x->pipe != NULL ? x->transfer == m->transfer : x->done)) {
+        (void)map_remove(&s->by_replica, m->to);
+        drop(s, x);
+    }
+    stream_msg_free(m);
+}
+
+/* ---- Restores from pipes --------------------------------------------------------------------- */
+
+/* Where workers may not wait, a job begins when its pipe has ended or broken. */
+static void start_restore(struct snapshot_receives *s, struct receive *x)
+{
+    struct task *t = x->restore;
+    if (!executor_may_wait(s->e->o.executor) && pipe_is_open(x->pipe)) {
+        return;
+    }
+    bool started = jobs_start(s->jobs, t);
+    if (!started && !x->ending) {
+        return;
+    }
+    x->restore = NULL;
+    if (started) {
+        return;
+    }
+    (void)THOLE_FAIL(&t->st, THOLE_UNAVAILABLE, THOLE_REASON_NONE, "the transfer broke off");
+    loop_post(t->loop, &t->msg);
+}
+
+void receives_restore(struct snapshot_receives *s, struct task *t)
+{
+    struct receive *x = map_get(&s->by_replica, t->received->to);
+    ASSERT(x && x->transfer == t->received->transfer && !x->restore);
+    x->restore = t;
+    start_restore(s, x);
+}
+
+void receives_stop(struct snapshot_receives *s, const struct replica *r)
+{
+    struct receive *x = map_get(&s->by_replica, r->replica_id);
+    if (x == NULL || x->pipe == NULL) {
+        return;
+    }
+    abandon(s, x);
+    if (x->restore != NULL) {
+        start_restore(s, x);
+    }
+}
+
+void receives_break(struct snapshot_receives *s)
+{
+    size_t it = 0;
+    struct receive *x;
+    while ((x = map_next(&s->by_replica, &it, NULL)) != NULL) {
+        pipe_break(x->pipe);
+    }
+}
+
+uint64_t receives_tick(struct snapshot_receives *s, uint64_t now_ns)
+{
+    uint64_t next = CLOCK_NEVER, key;
+    size_t it = 0;
+    struct receive *x, *gone = NULL;
+    while ((x = map_next(&s->by_replica, &it, &key)) != NULL) {
+        if (x->restore != NULL) {
+            start_restore(s, x);
+        }
+        if (x->done || x->ending) {
+            continue;
+        }
+        if (x->pipe != NULL && x->answered != x->received && pipe_has_room(x->pipe)) {
+            answer(s, x);
+        }
+        uint64_t due = x->heard_ns + IDLE_NS;
+        if (due <= now_ns) {
+            gone = x;
+        }
+        next = due < next ? due : next;
+    }
+    if (gone != NULL) {
+        abandon(s, gone);
+    }
+    return next;
+}

@@ -1,0 +1,489 @@
+/* Sending snapshots: chunks of a file, or of what a machine is writing into a pipe, in a small
+ * window that the receiver's replies drive. A lost chunk or reply is found by silence; the receiver
+ * says where to go on: anywhere in a file, but of a pipe only what it has not acknowledged is still
+ * here. A cap on the host's rate is a bucket of tokens, from which the transfers take a chunk each
+ * in turn. */
+#include <stdlib.h>
+
+#include "shards/engine/snapshot/snapshots.h"
+#include "shards/engine/snapshot/streams.h"
+
+#define ACTIVE_MAX 4
+#define WINDOW_BYTES (4 * LIMIT_CHUNK_BYTES)
+#define RESEND_NS (1 * NS_PER_S)
+#define GIVE_UP_NS (30 * NS_PER_S)
+/* Under a cap chunks are a quarter of a second's worth, and so is what may leave at once. */
+#define CAPPED_CHUNKS_PER_S 4
+#define CAPPED_CHUNK_BYTES_MIN (16 * KIB)
+
+/* Of a pipe, this is ahead of what the peer has taken: enough that neither end waits for the
+ * other. */
+#define PIPE_BYTES (4 * LIMIT_CHUNK_BYTES)
+/* A peer that lost what it had says so for every chunk in flight; an answer that was long on its
+ * way comes alone. */
+#define LOST_MAX 2
+
+struct kept { /* a piece that may have to be sent again */
+    struct kept *next;
+    uint64_t offset;
+    struct piece piece;
+};
+struct send {
+    struct send *next;
+    struct stream_msg *m;
+    bool begun; /* otherwise it waits for its turn */
+    struct engine_file *file;
+    struct snapshot_pipe *pipe; /* if there is no file */
+    struct kept *kept, **kept_last;
+    uint64_t size; /* of a pipe: as far as is known; not all of it until `whole` */
+    bool whole;
+    uint64_t checksum;
+    uint64_t sent, acked;
+    uint64_t generation; /* of the machine that writes into the pipe */
+    uint32_t lost;
+    bool last_sent;
+    bool waiting; /* for an answer to what was sent since the last one */
+    uint64_t begun_ns, progress_ns, sent_ns, rewound_ns;
+};
+struct snapshot_sends {
+    struct engine *e;
+    struct stream_jobs *jobs;
+    struct send *first, **last;
+    size_t active;
+    uint8_t *buffer;
+    uint64_t chunk_bytes;
+    uint64_t rate, tokens, filled_ns; /* of the cap: bytes per second, 0 for none; bytes */
+};
+
+struct snapshot_sends *sends_new(struct engine *e, struct stream_jobs *jobs)
+{
+    struct snapshot_sends *s = xcalloc(1, sizeof *s);
+    s->e = e;
+    s->jobs = jobs;
+    s->last = &s->first;
+    s->rate = e->o.snapshot_bytes_per_s;
+    s->chunk_bytes = LIMIT_CHUNK_BYTES;
+    if (s->rate != 0 && s->rate / CAPPED_CHUNKS_PER_S < LIMIT_CHUNK_BYTES) {
+        s->chunk_bytes = s->rate / CAPPED_CHUNKS_PER_S;
+    }
+    if (s->chunk_bytes < CAPPED_CHUNK_BYTES_MIN) {
+        s->chunk_bytes = CAPPED_CHUNK_BYTES_MIN;
+    }
+    s->buffer = xmalloc(s->chunk_bytes);
+    s->filled_ns = clock_now(e->clock);
+    return s;
+}
+
+static void drop_kept(struct send *x)
+{
+    struct kept *k = x->kept;
+    x->kept = k->next;
+    if (x->kept == NULL) {
+        x->kept_last = &x->kept;
+    }
+    bufslice_unref(k->piece.bytes);
+    free(k);
+}
+
+static void release(struct snapshot_sends *s, struct send *x)
+{
+    if (x->file != NULL) {
+        s->e->files->ops->close(x->file);
+    }
+    pipe_break(x->pipe);
+    pipe_unref(x->pipe);
+    while (x->kept != NULL) {
+        drop_kept(x);
+    }
+    free(x);
+}
+
+void sends_free(struct snapshot_sends *s)
+{
+    while (s->first != NULL) {
+        struct send *x = s->first;
+        s->first = x->next;
+        stream_msg_free(x->m);
+        release(s, x);
+    }
+    free(s->buffer);
+    free(s);
+}
+
+static void finish(struct snapshot_sends *s, struct send *x, bool ok)
+{
+    struct send **at = &s->first;
+    while (*at != x) {
+        at = &(*at)->next;
+    }
+    *at = x->next;
+    if (*at == NULL) {
+        s->last = at;
+    }
+    if (x->begun) {
+        s->active--;
+    }
+    task_free(x->m->save); /* it has not begun */
+    x->m->save = NULL;
+    x->m->msg.kind = MSG_SENT;
+    x->m->ok = ok;
+    loop_post(x->m->r->loop, &x->m->msg);
+    release(s, x);
+}
+
+static bool open_file(struct snapshot_sends *s, struct send *x)
+{
+    const struct engine_files_ops *ops = s->e->files->ops;
+    struct thole_status st;
+    uint64_t size;
+    uint8_t trailer[SNAPSHOT_TRAILER_BYTES];
+    if (ops->open(s->e->files, x->m->name, &x->file, &size, &st) != THOLE_OK) {
+        return false;
+    }
+    if (size < sizeof trailer ||
+        ops->read(x->file, size - sizeof trailer, trailer, sizeof trailer, &st) != THOLE_OK ||
+        !snapshot_trailer_read(trailer, &x->checksum)) {
+        return false;
+    }
+    x->size = size - sizeof trailer;
+    x->whole = true;
+    return true;
+}
+
+/* False: not yet. */
+static bool open_pipe(struct snapshot_sends *s, struct send *x)
+{
+    struct task *t = x->m->save;
+    struct snapshot_pipe *pipe = pipe_new(s->e, PIPE_BYTES);
+    t->pipe = pipe_ref(pipe);
+    t->piece_bytes = s->chunk_bytes;
+    if (!jobs_start(s->jobs, t)) {
+        pipe_unref(t->pipe);
+        pipe_unref(pipe);
+        t->pipe = NULL;
+        return false;
+    }
+    x->m->save = NULL;
+    x->generation = t->machine->generation;
+    x->pipe = pipe;
+    return true;
+}
+
+/* False: it cannot be sent. */
+static bool begin(struct snapshot_sends *s, struct send *x, uint64_t now_ns)
+{
+    if (x->m->save != NULL ? !open_pipe(s, x) : !open_file(s, x)) {
+        return x->m->save != NULL;
+    }
+    s->active++;
+    x->begun = true;
+    x->m->transfer = atomic_fetch_add(&s->e->transfer_id, 1) + 1;
+    x->begun_ns = x->progress_ns = x->sent_ns = now_ns;
+    return true;
+}
+
+/* ---- Chunks ---------------------------------------------------------------------------------- */
+
+/* Have the next piece of the pipe, if there is one. */
+static enum pipe_state extend(struct send *x)
+{
+    struct piece piece;
+    enum pipe_state state = pipe_take(x->pipe, &piece);
+    if (state != PIPE_PIECE) {
+        return state;
+    }
+    struct kept *k = xcalloc(1, sizeof *k);
+    k->offset = x->size;
+    k->piece = piece;
+    *x->kept_last = k;
+    x->kept_last = &k->next;
+    x->size += piece.bytes.bytes.size;
+    x->whole = piece.last;
+    if (piece.last) {
+        x->checksum = piece.checksum;
+    }
+    return state;
+}
+
+/* The data at `sent`, or false. */
+static bool next_data(struct snapshot_sends *s, struct send *x, struct slice *ret)
+{
+    struct thole_status st;
+    if (x->file != NULL) {
+        uint64_t left = x->size - x->sent;
+        size_t n = (size_t)(left < s->chunk_bytes ? left : s->chunk_bytes);
+        *ret = slice_of(s->buffer, n);
+        return s->e->files->ops->read(x->file, x->sent, s->buffer, n, &st) == THOLE_OK;
+    }
+    const struct kept *k = x->kept;
+    while (k != NULL && k->offset + k->piece.bytes.bytes.size <= x->sent) {
+        k = k->next;
+    }
+    if (k == NULL) {
+        return false;
+    }
+    x->sent = k->offset; /* the peer counts whole chunks */
+    *ret = k->piece.bytes.bytes;
+    return true;
+}
+
+/* Where the last chunk begins; its bytes are kept. */
+static uint64_t last_offset(const struct snapshot_sends *s, const struct send *x)
+{
+    if (x->file != NULL) {
+        return x->size % s->chunk_bytes ? x->size - x->size % s->chunk_bytes
+                                        : x->size - s->chunk_bytes;
+    }
+    const struct kept *k = x->kept;
+    while (k->next != NULL) {
+        k = k->next;
+    }
+    return k->offset;
+}
+
+static void acknowledge(struct send *x, uint64_t received)
+{
+    x->acked = received;
+    x->lost = 0;
+    while (x->kept != NULL && !x->kept->piece.last &&
+           x->kept->offset + x->kept->piece.bytes.bytes.size <= received) {
+        drop_kept(x);
+    }
+}
+
+static bool send_chunk(struct snapshot_sends *s, struct send *x, uint64_t now_ns)
+{
+    struct slice data;
+    if (!next_data(s, x, &data)) {
+        return false;
+    }
+    bool last = x->whole && x->sent + data.size == x->size;
+    struct codec_chunk c = {
+        .shard_id = x->m->shard_id,
+        .from = x->m->from,
+        .to = x->m->to,
+        .term = x->m->term,
+        .transfer = x->m->transfer,
+        .index = x->m->index,
+        .index_term = x->m->index_term,
+        .offset = x->sent,
+        .config = x->sent == 0 ? bytes_slice(&x->m->config) : (struct slice){0},
+        .data = data,
+        .last = last,
+        .total_checksum = last ? x->checksum : 0,
+    };
+    engine_send(s->e, &x->m->host, ENGINE_LANE_SNAPSHOT, codec_chunk_frame(&c));
+    metric_add(&engine_snapshot_bytes, (int64_t)data.size);
+    x->sent += data.size;
+    x->last_sent = last;
+    x->sent_ns = now_ns;
+    x->waiting = true;
+    s->tokens -= s->rate != 0 ? data.size : 0;
+    return true;
+}
+
+static void refill(struct snapshot_sends *s, uint64_t now_ns)
+{
+    uint64_t full = s->chunk_bytes + s->rate / CAPPED_CHUNKS_PER_S;
+    double earned = (double)s->rate * (double)(now_ns - s->filled_ns) / (double)NS_PER_S;
+    if (earned >= (double)(full - s->tokens)) {
+        s->tokens = full;
+        s->filled_ns = now_ns;
+        return;
+    }
+    /* The rest of a byte counts the next time: turns may follow each other closely. */
+    uint64_t bytes = (uint64_t)earned;
+    s->tokens += bytes;
+    s->filled_ns += (uint64_t)((double)bytes * (double)NS_PER_S / (double)s->rate);
+}
+
+static bool may_send(const struct snapshot_sends *s)
+{
+    return s->rate == 0 || s->tokens >= s->chunk_bytes;
+}
+
+/* When there will be enough for a chunk. */
+static uint64_t next_chunk_ns(const struct snapshot_sends *s, uint64_t now_ns)
+{
+    uint64_t missing = s->chunk_bytes - s->tokens;
+    return now_ns + (uint64_t)((double)missing * (double)NS_PER_S / (double)s->rate) + 1;
+}
+
+static bool has_more(const struct send *x)
+{
+    bool there = x->file != NULL || x->sent < x->size;
+    return there && !x->last_sent &&
+           x->sent - (x->acked < x->sent ? x->acked : x->sent) < WINDOW_BYTES;
+}
+
+static bool is_complete(const struct send *x)
+{
+    return x->whole && x->acked == x->size;
+}
+
+/* Everything that the machine wrote so far was sent. */
+static bool is_starved(const struct send *x)
+{
+    return x->pipe != NULL && !x->whole && x->sent == x->size;
+}
+
+/* False: the transfer cannot go on. */
+static bool check(const struct snapshot_sends *s, struct send *x, uint64_t now_ns)
+{
+    if (!x->waiting && !may_send(s)) {
+        x->progress_ns = now_ns; /* the cap holds it up, not the peer */
+    }
+    if (!x->waiting && is_starved(x)) {
+        x->progress_ns = x->sent_ns = now_ns; /* nor if it is the machine */
+    }
+    if (now_ns - x->progress_ns >= GIVE_UP_NS) {
+        return false;
+    }
+    if (now_ns - x->sent_ns >= RESEND_NS) {                      /* silence: from where we know */
+        x->sent = is_complete(x) ? last_offset(s, x) : x->acked; /* the last chunk as a question */
+        x->last_sent = false;
+    }
+    return true;
+}
+
+/* A chunk of every transfer that may send one; false if there was none. What cannot go on ends. */
+static bool send_round(struct snapshot_sends *s, uint64_t now_ns)
+{
+    bool any = false;
+    for (struct send *x = s->first, *after; x != NULL; x = after) {
+        after = x->next;
+        if (!x->begun) {
+            continue;
+        }
+        if (is_starved(x) && extend(x) == PIPE_BROKEN) {
+            finish(s, x, false);
+        } else if (has_more(x) && may_send(s)) {
+            any = true;
+            if (!send_chunk(s, x, now_ns)) {
+                finish(s, x, false);
+            }
+        }
+    }
+    return any;
+}
+
+/* Under a cap, who was first is last the next time. */
+static void rotate(struct snapshot_sends *s)
+{
+    struct send *x = s->first;
+    if (s->rate == 0 || x == NULL || x->next == NULL) {
+        return;
+    }
+    s->first = x->next;
+    x->next = NULL;
+    *s->last = x;
+    s->last = &x->next;
+}
+
+uint64_t sends_tick(struct snapshot_sends *s, uint64_t now_ns)
+{
+    uint64_t next = CLOCK_NEVER;
+    if (s->rate != 0) {
+        refill(s, now_ns);
+    }
+    for (struct send *x = s->first, *after; x != NULL; x = after) {
+        after = x->next;
+        if ((!x->begun && s->active < ACTIVE_MAX && !begin(s, x, now_ns)) ||
+            (x->begun && !check(s, x, now_ns))) {
+            finish(s, x, false);
+        }
+    }
+    while (send_round(s, now_ns)) {
+        rotate(s);
+    }
+    for (const struct send *x = s->first; x != NULL; x = x->next) {
+        if (!x->begun || (!x->waiting && is_starved(x))) {
+            continue; /* a finished transfer makes room; a pipe tells when there is more */
+        }
+        uint64_t due = x->sent_ns + RESEND_NS;
+        if (has_more(x)) {
+            due = next_chunk_ns(s, now_ns);
+        }
+        next = due < next ? due : next;
+    }
+    return next;
+}
+
+/* Two to the same peer would end each other's streams for ever. The older one's end is no news to
+ * the core, which asked for the newer one. */
+static void supersede(struct snapshot_sends *s, const struct stream_msg *m)
+{
+    for (struct send *x = s->first, *after; x != NULL; x = after) {
+        after = x->next;
+        if (x->m->r == m->r && x->m->to == m->to) {
+            x->m->superseded = true;
+            finish(s, x, false);
+        }
+    }
+}
+
+void sends_start(struct snapshot_sends *s, struct stream_msg *m, uint64_t now_ns)
+{
+    (void)now_ns;
+    supersede(s, m);
+    struct send *x = xcalloc(1, sizeof *x);
+    x->m = m;
+    x->kept_last = &x->kept;
+    *s->last = x;
+    s->last = &x->next;
+}
+
+void sends_reply(struct snapshot_sends *s, struct stream_msg *m, uint64_t now_ns)
+{
+    struct send *x = s->first;
+    while (x != NULL &&
+           (x->m->transfer != m->transfer || x->m->from != m->from || x->m->to != m->to)) {
+        x = x->next;
+    }
+    if (x == NULL || !x->begun || m->received > x->size) {
+        stream_msg_free(m);
+        return;
+    }
+    if (m->installed || m->refused) {
+        finish(s, x, m->installed);
+    } else if (m->received > x->acked || (m->received == x->size && x->acked == x->size)) {
+        if (m->received == x->size && x->acked < x->size && x->whole) {
+            metric_record(&engine_transfer_ns, now_ns - x->begun_ns);
+        }
+        acknowledge(x, m->received);
+        x->sent = x->sent > x->acked ? x->sent : x->acked;
+        x->waiting = x->acked < x->sent;
+        x->progress_ns = x->sent_ns = now_ns; /* complete, and being installed: it may take long */
+        x->last_sent = is_complete(x) || (x->last_sent && x->sent == x->size);
+    } else if (m->gap && x->pipe != NULL &&
+               m->received < (x->kept != NULL ? x->kept->offset : x->size)) {
+        if (++x->lost == LOST_MAX) {
+            finish(s, x, false);
+        }
+    } else if (m->gap && m->received < x->sent && now_ns - x->rewound_ns > RESEND_NS / 10) {
+        x->acked = x->sent = m->received; /* a gap, or the receiver lost what it had */
+        x->last_sent = false;
+        x->rewound_ns = now_ns;
+    }
+    stream_msg_free(m);
+}
+
+void sends_stop(struct snapshot_sends *s, const struct replica *r, uint64_t generation)
+{
+    for (struct send *x = s->first, *after; x != NULL; x = after) {
+        after = x->next;
+        const struct task *waiting = x->m->save;
+        if (x->m->r == r && (x->pipe != NULL || waiting != NULL) &&
+            (generation == ANY_GENERATION ||
+             generation == (waiting != NULL ? waiting->machine->generation : x->generation))) {
+            finish(s, x, false);
+        }
+    }
+}
+
+void sends_break(struct snapshot_sends *s)
+{
+    for (struct send *x = s->first; x != NULL; x = x->next) {
+        pipe_break(x->pipe);
+    }
+}

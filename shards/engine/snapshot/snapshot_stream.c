@@ -1,0 +1,154 @@
+/* Snapshots of persistent machines never become files on their way: the machine writes into a pipe
+ * while what it wrote leaves, and its peer restores while the rest arrives. Both run as jobs. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/hash.h"
+#include "shards/engine/snapshot/snapshots.h"
+#include "shards/engine/snapshot/streams.h"
+
+/* ---- Out ------------------------------------------------------------------------------------- */
+
+struct pipe_sink {
+    struct thole_sink base;
+    struct snapshot_pipe *pipe;
+    struct hash_state *hash;
+    size_t piece_bytes;
+    struct buf *piece; /* what was written last: it may turn out to be the last piece */
+    size_t used;
+    bool broken;
+};
+
+static bool emit(struct pipe_sink *s, bool last)
+{
+    hash_state_update(s->hash, s->piece->data, s->used);
+    struct piece p = {.bytes = {s->piece, slice_of(s->piece->data, s->used)}, .last = last};
+    if (last) {
+        p.checksum = hash_state_digest(s->hash);
+    }
+    s->piece = NULL;
+    s->broken = !pipe_put_wait(s->pipe, &p);
+    return !s->broken;
+}
+
+static enum thole_code write_pipe(struct thole_sink *base, const void *data, size_t size)
+{
+    struct pipe_sink *s = CONTAINER_OF(base, struct pipe_sink, base);
+    const uint8_t *p = data;
+    while (size > 0 && !s->broken) {
+        if (s->piece != NULL && s->used == s->piece_bytes && !emit(s, false)) {
+            break;
+        }
+        if (s->piece == NULL) {
+            s->piece = buf_new(s->piece_bytes);
+            s->used = 0;
+        }
+        size_t room = s->piece_bytes - s->used, n = size < room ? size : room;
+        memcpy(s->piece->data + s->used, p, n);
+        s->used += n;
+        p += n;
+        size -= n;
+    }
+    return s->broken ? THOLE_UNAVAILABLE : THOLE_OK;
+}
+
+enum thole_code snapshot_save_stream(struct task *t, struct thole_status *st)
+{
+    struct pipe_sink s = {.base = {write_pipe}, .pipe = t->pipe, .piece_bytes = t->piece_bytes};
+    s.hash = hash_state_new(0);
+    enum thole_code code = body_save(&s.base, t, st);
+    if (!s.broken && code == THOLE_OK) {
+        (void)emit(&s, true); /* there is one: a stream is never empty */
+    }
+    if (s.broken) {
+        code = THOLE_FAIL(st, THOLE_UNAVAILABLE, THOLE_REASON_NONE, "the transfer was given up");
+    }
+    pipe_break(t->pipe);
+    buf_unref(s.piece);
+    hash_state_free(s.hash);
+    return code;
+}
+
+/* ---- In -------------------------------------------------------------------------------------- */
+
+struct pipe_source {
+    struct body_source body;
+    struct snapshot_pipe *pipe;
+    struct piece piece;
+    size_t at;
+};
+
+/* False: the end, or it broke off. */
+static bool next_piece(struct pipe_source *s)
+{
+    bufslice_unref(s->piece.bytes);
+    s->piece = (struct piece){0};
+    s->at = 0;
+    switch (pipe_take_wait(s->pipe, &s->piece)) {
+    case PIPE_PIECE:
+        return true;
+    case PIPE_BROKEN:
+        (void)THOLE_FAIL(&s->body.st, THOLE_UNAVAILABLE, THOLE_REASON_NONE,
+                         "the transfer broke off");
+        return false;
+    case PIPE_EMPTY:
+    case PIPE_END:
+    default:
+        return false;
+    }
+}
+
+/* As much as was asked for, unless it is the end: where pieces meet is no concern of machines. */
+static int64_t read_pipe(struct thole_source *base, void *data, size_t size)
+{
+    struct pipe_source *s = CONTAINER_OF(base, struct pipe_source, body.base);
+    size_t have = 0;
+    while (have < size && s->body.st.code == THOLE_OK) {
+        struct slice bytes = s->piece.bytes.bytes;
+        size_t n = bytes.size - s->at < size - have ? bytes.size - s->at : size - have;
+        if (n == 0 && !next_piece(s)) {
+            break;
+        }
+        if (n > 0) {
+            memcpy((uint8_t *)data + have, bytes.data + s->at, n);
+        }
+        s->at += n;
+        have += n;
+    }
+    return s->body.st.code == THOLE_OK ? (int64_t)have : -1;
+}
+
+/* Whatever the machine left unread: only the end says that what came was whole. */
+static enum thole_code read_to_the_end(struct pipe_source *s, struct thole_status *st)
+{
+    while (s->body.st.code == THOLE_OK && next_piece(s)) {
+    }
+    if (s->body.st.code != THOLE_OK) {
+        *st = s->body.st;
+    }
+    return s->body.st.code;
+}
+
+enum thole_code snapshot_load_stream(struct task *t, struct thole_status *st)
+{
+    const struct stream_msg *m = t->received;
+    struct pipe_source s = {.body.base = {read_pipe}, .pipe = t->pipe};
+    enum thole_code code = THOLE_OK;
+    if (!t->r->kind->witness) {
+        code = machine_destroy(t->r, t->generation, st); /* what an earlier one left */
+    }
+    if (!t->r->kind->witness && code == THOLE_OK) {
+        code = body_load(&s.body, t->r, "from a peer", t->generation, &t->machine, st);
+    }
+    if (code == THOLE_OK && t->machine != NULL &&
+        (t->machine->applied != m->index || t->machine->applied_term != m->index_term)) {
+        code = THOLE_FAIL(st, THOLE_DATA_LOSS, THOLE_REASON_CORRUPT,
+                          "the snapshot is not the one that was announced");
+    }
+    if (code == THOLE_OK) {
+        code = read_to_the_end(&s, st);
+    }
+    bufslice_unref(s.piece.bytes);
+    pipe_break(t->pipe);
+    return code;
+}

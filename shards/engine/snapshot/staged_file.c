@@ -1,0 +1,349 @@
+/* A snapshot file: the stream of snapshot_body.c, which is also what is sent to a peer, and a
+ * trailer. */
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/hash.h"
+#include "shards/engine/snapshot/snapshots.h"
+
+#define IO_BYTES (256 * KIB)
+static const char magic[8] = "tholsnap";
+
+void snapshot_trailer(uint64_t checksum, uint8_t ret[SNAPSHOT_TRAILER_BYTES])
+{
+    put_le64(ret, checksum);
+    memcpy(ret + 8, magic, sizeof magic);
+}
+
+bool snapshot_trailer_read(const uint8_t in[SNAPSHOT_TRAILER_BYTES], uint64_t *ret_checksum)
+{
+    *ret_checksum = get_le64(in);
+    return memcmp(in + 8, magic, sizeof magic) == 0;
+}
+
+bool snapshot_name_parse(const char *name, uint64_t *ret_replica, uint64_t *ret_index)
+{
+    char again[ENGINE_NAME_BYTES];
+    if (sscanf(name, "%" SCNu64 "-%" SCNu64 ".snap", ret_replica, ret_index) != 2) {
+        return false;
+    }
+    (void)snprintf(again, sizeof again, "%" PRIu64 "-%" PRIu64 ".snap", *ret_replica, *ret_index);
+    return strcmp(again, name) == 0;
+}
+
+bool snapshot_is_kept(const struct replica *r)
+{
+    const struct thole_machine_type *type = machine_type_find(r->e, r->kind->type_name);
+    return !r->kind->witness && !(type != NULL && (type->flags & THOLE_MACHINE_PERSISTENT));
+}
+
+/* ---- Writing --------------------------------------------------------------------------------- */
+
+struct file_sink {
+    struct thole_sink base;
+    const struct engine_files_ops *ops;
+    struct engine_file *file;
+    struct hash_state *hash;
+    struct bytes pending;
+    uint64_t size; /* of what left `pending` */
+    struct thole_status st;
+};
+
+static enum thole_code drain(struct file_sink *s)
+{
+    if (s->st.code != THOLE_OK || s->pending.size == 0) {
+        return s->st.code;
+    }
+    hash_state_update(s->hash, s->pending.data, s->pending.size);
+    s->size += s->pending.size;
+    enum thole_code code = s->ops->append(s->file, s->pending.data, s->pending.size, &s->st);
+    bytes_clear(&s->pending);
+    return code;
+}
+
+static enum thole_code write_file(struct thole_sink *base, const void *data, size_t size)
+{
+    struct file_sink *s = CONTAINER_OF(base, struct file_sink, base);
+    bytes_append(&s->pending, data, size);
+    return s->pending.size >= IO_BYTES ? drain(s) : s->st.code;
+}
+
+/* The trailer, and the file under its name; or none, if something went wrong. */
+static enum thole_code finish_file(struct file_sink *s, struct task *t, struct thole_status *st)
+{
+    uint8_t trailer[SNAPSHOT_TRAILER_BYTES];
+    enum thole_code code = drain(s);
+    snapshot_trailer(hash_state_digest(s->hash), trailer);
+    if (code != THOLE_OK) {
+        *st = s->st;
+    } else {
+        code = s->ops->append(s->file, trailer, sizeof trailer, st);
+    }
+    t->bytes = s->size + sizeof trailer;
+    snapshot_name(t->r, t->index, t->name);
+    if (code == THOLE_OK) {
+        code = s->ops->commit(s->file, t->name, st);
+    } else {
+        s->ops->discard(s->file);
+    }
+    hash_state_free(s->hash);
+    bytes_deinit(&s->pending);
+    return code;
+}
+
+enum thole_code snapshot_save(struct engine *e, struct task *t, struct thole_status *st)
+{
+    struct file_sink s = {.base = {write_file}, .ops = e->files->ops};
+    char staged[ENGINE_NAME_BYTES];
+    (void)snprintf(staged, sizeof staged, "%" PRIu64 ".tmp", t->r->replica_id);
+    enum thole_code code = s.ops->create(e->files, staged, snapshot_is_kept(t->r), &s.file, st);
+    if (code != THOLE_OK) {
+        return code;
+    }
+    s.hash = hash_state_new(0);
+    code = body_save(&s.base, t, st);
+    if (code != THOLE_OK) {
+        s.st = *st;
+    }
+    return finish_file(&s, t, st);
+}
+
+/* ---- Reading --------------------------------------------------------------------------------- */
+
+struct file_source {
+    struct body_source body;
+    const struct engine_files_ops *ops;
+    struct engine_file *file;
+    uint64_t at, end; /* of what is not buffered yet */
+    uint8_t *buffer;
+    size_t from, to;
+};
+
+static bool fill(struct file_source *s)
+{
+    size_t n = s->end - s->at < IO_BYTES ? (size_t)(s->end - s->at) : IO_BYTES;
+    s->from = s->to = 0;
+    if (n == 0 || s->ops->read(s->file, s->at, s->buffer, n, &s->body.st) != THOLE_OK) {
+        return false;
+    }
+    s->at += n;
+    s->to = n;
+    return true;
+}
+
+/* As much as was asked for, unless it is the end. */
+static int64_t read_file(struct thole_source *base, void *data, size_t size)
+{
+    struct file_source *s = CONTAINER_OF(base, struct file_source, body.base);
+    size_t have = 0;
+    while (have < size && s->body.st.code == THOLE_OK) {
+        size_t n = s->to - s->from < size - have ? s->to - s->from : size - have;
+        if (n == 0 && !fill(s)) {
+            break;
+        }
+        if (n > 0) {
+            memcpy((uint8_t *)data + have, s->buffer + s->from, n);
+        }
+        s->from += n;
+        have += n;
+    }
+    return s->body.st.code == THOLE_OK ? (int64_t)have : -1;
+}
+
+static enum thole_code open_source(struct engine_files *files, const char *name,
+                                   struct file_source *s, uint64_t *ret_checksum,
+                                   struct thole_status *st)
+{
+    uint64_t size;
+    uint8_t trailer[SNAPSHOT_TRAILER_BYTES];
+    *s = (struct file_source){.body.base = {read_file}, .ops = files->ops};
+    enum thole_code code = s->ops->open(files, name, &s->file, &size, st);
+    if (code != THOLE_OK) {
+        return code;
+    }
+    if (size < sizeof trailer) {
+        code = THOLE_FAIL(st, THOLE_DATA_LOSS, THOLE_REASON_CORRUPT, "snapshot %s is cut", name);
+    }
+    if (code == THOLE_OK) {
+        code = s->ops->read(s->file, size - sizeof trailer, trailer, sizeof trailer, st);
+    }
+    if (code == THOLE_OK && !snapshot_trailer_read(trailer, ret_checksum)) {
+        code = THOLE_FAIL(st, THOLE_DATA_LOSS, THOLE_REASON_CORRUPT, "%s is no snapshot", name);
+    }
+    if (code != THOLE_OK) {
+        s->ops->close(s->file);
+        return code;
+    }
+    s->end = size - sizeof trailer;
+    s->buffer = xmalloc(IO_BYTES);
+    return THOLE_OK;
+}
+
+static void close_source(struct file_source *s)
+{
+    s->ops->close(s->file);
+    free(s->buffer);
+}
+
+/* The whole file against its checksum; then `s` is at its start again. */
+static enum thole_code check_stream(struct file_source *s, const char *name, uint64_t checksum,
+                                    struct thole_status *st)
+{
+    struct hash_state *hash = hash_state_new(0);
+    while (fill(s)) {
+        hash_state_update(hash, s->buffer, s->to);
+    }
+    bool good = s->body.st.code == THOLE_OK && hash_state_digest(hash) == checksum;
+    hash_state_free(hash);
+    s->at = 0;
+    s->from = s->to = 0;
+    if (!good) {
+        return THOLE_FAIL(st, THOLE_DATA_LOSS, THOLE_REASON_CORRUPT, "snapshot %s is damaged",
+                          name);
+    }
+    return THOLE_OK;
+}
+
+enum thole_code snapshot_check(struct engine *e, const char *name, struct snapshot_info *ret,
+                               struct thole_status *st)
+{
+    struct file_source s;
+    struct codec_header h = {0};
+    struct bytes piece = {0};
+    struct raft_config config = {0};
+    uint64_t checksum;
+    enum thole_code code = open_source(e->files, name, &s, &checksum, st);
+    if (code != THOLE_OK) {
+        return code;
+    }
+    code = check_stream(&s, name, checksum, st);
+    if (code == THOLE_OK) {
+        code = body_read_head(&s.body, name, &piece, &h, st);
+    }
+    if (code == THOLE_OK) {
+        code = raft_config_decode(h.config, &config, st);
+    }
+    if (code == THOLE_OK) {
+        *ret = (struct snapshot_info){h.shard_id, h.index, h.index_term,
+                                      s.end + SNAPSHOT_TRAILER_BYTES, config.epoch};
+    }
+    raft_config_deinit(&config);
+    codec_release(h.arena);
+    bytes_deinit(&piece);
+    close_source(&s);
+    return code;
+}
+
+/* ---- Seeds ----------------------------------------------------------------------------------- */
+
+/* The group begins with this replica alone, an epoch later: what clients of the group that was
+ * saved did after the snapshot is not to be taken for what clients of the new one do. */
+static void first_config(const struct engine *e, const struct replica *r, uint64_t epoch,
+                         struct bytes *out)
+{
+    struct raft_config c = {.epoch = epoch};
+    struct raft_member self = {.replica_id = r->replica_id, .role = RAFT_VOTER};
+    memcpy(self.host, e->o.host_id.bytes, sizeof self.host);
+    *raft_config_insert(&c, 0) = self;
+    raft_config_encode(&c, out);
+    raft_config_deinit(&c);
+}
+
+static enum thole_code read_seed(struct engine *e, struct file_source *s, struct task *t,
+                                 struct thole_status *st)
+{
+    const struct replica *r = t->r;
+    struct codec_header h = {0};
+    struct bytes piece = {0};
+    struct raft_config saved = {0};
+    enum thole_code code = body_read_head(&s->body, t->name, &piece, &h, st);
+    if (code == THOLE_OK && (!slice_equal(h.machine_type, slice_str(r->kind->type_name)) ||
+                             h.machine_version > r->kind->type_version)) {
+        code = THOLE_FAIL(st, THOLE_FAILED_PRECONDITION, THOLE_REASON_NO_SUCH_TYPE,
+                          "the snapshot is of machine type %.*s version %u, not of %s version %u",
+                          (int)h.machine_type.size, (const char *)h.machine_type.data,
+                          h.machine_version, r->kind->type_name, r->kind->type_version);
+    }
+    if (code == THOLE_OK) {
+        code = raft_config_decode(h.config, &saved, st);
+    }
+    if (code == THOLE_OK) {
+        first_config(e, r, saved.epoch + 1, &t->config);
+        t->index = h.index;
+        t->term = h.index_term;
+    }
+    raft_config_deinit(&saved);
+    codec_release(h.arena);
+    bytes_deinit(&piece);
+    return code;
+}
+
+/* What follows the head, as it is. */
+static void copy_rest(struct file_source *from, struct file_sink *to)
+{
+    uint8_t piece[4096];
+    int64_t n;
+    while ((n = read_file(&from->body.base, piece, sizeof piece)) > 0) {
+        (void)write_file(&to->base, piece, (size_t)n);
+    }
+    if (to->st.code == THOLE_OK) {
+        to->st = from->body.st;
+    }
+}
+
+static enum thole_code copy_seed(struct engine *e, struct file_source *from, struct task *t,
+                                 struct thole_status *st)
+{
+    struct file_sink to = {.base = {write_file}, .ops = e->files->ops};
+    char staged[ENGINE_NAME_BYTES];
+    (void)snprintf(staged, sizeof staged, "%" PRIu64 ".tmp", t->r->replica_id);
+    enum thole_code code = to.ops->create(e->files, staged, snapshot_is_kept(t->r), &to.file, st);
+    if (code != THOLE_OK) {
+        return code;
+    }
+    to.hash = hash_state_new(0);
+    body_write_head(&to.base, t);
+    copy_rest(from, &to);
+    code = finish_file(&to, t, st);
+    return code;
+}
+
+enum thole_code snapshot_import(struct engine *e, struct task *t, struct thole_status *st)
+{
+    struct file_source s;
+    uint64_t checksum;
+    if (e->o.seeds == NULL) {
+        return THOLE_FAIL(st, THOLE_NOT_FOUND, THOLE_REASON_NONE, "this host has no seeds");
+    }
+    enum thole_code code = open_source(e->o.seeds, t->name, &s, &checksum, st);
+    if (code != THOLE_OK) {
+        return code;
+    }
+    code = check_stream(&s, t->name, checksum, st);
+    if (code == THOLE_OK) {
+        code = read_seed(e, &s, t, st);
+    }
+    if (code == THOLE_OK) {
+        code = copy_seed(e, &s, t, st);
+    }
+    close_source(&s);
+    return code;
+}
+
+/* ---- Loading --------------------------------------------------------------------------------- */
+
+enum thole_code snapshot_load(struct engine *e, struct replica *r, const char *name,
+                              uint64_t generation, struct machine **ret, struct thole_status *st)
+{
+    struct file_source s;
+    uint64_t checksum;
+    enum thole_code code = open_source(e->files, name, &s, &checksum, st);
+    if (code != THOLE_OK) {
+        return code;
+    }
+    code = body_load(&s.body, r, name, generation, ret, st);
+    close_source(&s);
+    return code;
+}

@@ -1,0 +1,171 @@
+/* The streamer: log pages for lagging followers, and snapshot transfers in both directions. Each
+ * step is short, so it shares no thread with saving and restoring, which are not. What destroys the
+ * data of a machine passes here, since only the streamer knows who reads or writes it. */
+#include <stdlib.h>
+
+#include "shards/engine/engine_internal.h"
+#include "shards/engine/snapshot/streams.h"
+
+#define CHUNKS_WAITING_MAX 64 /* they hold up to LIMIT_CHUNK_BYTES each */
+
+struct streamer {
+    struct engine *e;
+    struct worker *w;
+    struct snapshot_sends *sends;
+    struct snapshot_receives *receives;
+    struct stream_jobs *jobs;
+};
+
+void log_read_free(struct log_read *m)
+{
+    for (size_t i = 0; i < m->count; i++) {
+        raft_entry_unref(m->entries[i]);
+    }
+    free(m->entries);
+    replica_unref(m->r);
+    free(m);
+}
+
+static void read_log(struct streamer *s, struct log_read *m)
+{
+    struct log_store *log = s->e->o.log;
+    m->entries = xcalloc(ENGINE_PAGE_ENTRIES, sizeof(struct raft_entry *));
+    enum thole_code code = THOLE_OK;
+    if (m->first <= m->last) {
+        code = log->ops->read(log, m->r->replica_id, m->first, m->last, m->max_bytes,
+                              ENGINE_PAGE_ENTRIES, m->entries, &m->count, &m->st);
+    }
+    if (code != THOLE_OK) {
+        m->count = 0; /* compacted: a snapshot will be asked for */
+    }
+    loop_post(m->r->loop, &m->msg);
+}
+
+/* From a loop, or back from a job. */
+static void handle_task(struct streamer *s, struct task *t)
+{
+    if (t->kind == TASK_DESTROY) {
+        if (t->everything) {
+            receives_stop(s->receives, t->r);
+        }
+        sends_stop(s->sends, t->r, t->everything ? ANY_GENERATION : t->generation);
+        jobs_destroy(s->jobs, t);
+    } else if (t->kind == TASK_RESTORE && !t->ran) {
+        receives_restore(s->receives, t);
+    } else {
+        jobs_ended(s->jobs, t);
+        if (t->kind == TASK_RESTORE) {
+            loop_post(t->loop, &t->msg);
+            return;
+        }
+        if (t->st.code != THOLE_OK && t->st.code != THOLE_UNAVAILABLE) {
+            LOG_WARN(ENGINE, "a snapshot could not be sent: %s", t->st.message);
+        }
+        task_free(t);
+    }
+}
+
+static void handle(struct streamer *s, struct worker_msg *m, uint64_t now_ns)
+{
+    switch ((enum msg_kind)m->kind) {
+    case MSG_LOG_READ:
+        read_log(s, CONTAINER_OF(m, struct log_read, msg));
+        break;
+    case MSG_TASK:
+        handle_task(s, CONTAINER_OF(m, struct task, msg));
+        break;
+    case MSG_SEND:
+        sends_start(s->sends, CONTAINER_OF(m, struct stream_msg, msg), now_ns);
+        break;
+    case MSG_REPLY:
+        sends_reply(s->sends, CONTAINER_OF(m, struct stream_msg, msg), now_ns);
+        break;
+    case MSG_CHUNK:
+        receives_chunk(s->receives, CONTAINER_OF(m, struct stream_msg, msg), now_ns);
+        break;
+    case MSG_RECEIVE_END:
+        receives_end(s->receives, CONTAINER_OF(m, struct stream_msg, msg));
+        break;
+    case MSG_FLOW: /* what is ready goes on at the end of the turn */
+        stream_msg_free(CONTAINER_OF(m, struct stream_msg, msg));
+        break;
+    case MSG_REQUEST:
+    case MSG_REFUSE:
+    case MSG_INBOUND:
+    case MSG_WRITE:
+    case MSG_APPLY:
+    case MSG_QUERY:
+    case MSG_CONTROL:
+    case MSG_PEER:
+    case MSG_STOP:
+    case MSG_SENT:
+    case MSG_RECEIVED:
+    case MSG_BEAT:
+    default:
+        ASSERT(false && "a message that is not for the streamer");
+    }
+}
+
+static bool is_of_a_transfer(const struct worker_msg *m)
+{
+    return m->kind != MSG_LOG_READ && m->kind != MSG_TASK;
+}
+
+static uint64_t streamer_turn(void *ctx, struct msgq *batch, uint64_t now_ns)
+{
+    struct streamer *s = ctx;
+    struct worker_msg *m;
+    while ((m = msgq_pop(batch)) != NULL) {
+        if (is_of_a_transfer(m) && atomic_load(&s->e->dead)) {
+            stream_msg_free(CONTAINER_OF(m, struct stream_msg, msg));
+        } else {
+            handle(s, m, now_ns);
+        }
+    }
+    if (atomic_load(&s->e->stopping)) {
+        return CLOCK_NEVER;
+    }
+    uint64_t a = sends_tick(s->sends, now_ns), b = receives_tick(s->receives, now_ns);
+    return a < b ? a : b;
+}
+
+void streamer_post(struct engine *e, struct worker_msg *m)
+{
+    /* Chunks come from peers and may be lost; everything else is bounded by what asked for it. */
+    bool ok = m->kind == MSG_CHUNK ? worker_post(e->streamer->w, m)
+                                   : worker_post_internal(e->streamer->w, m);
+    if (!ok) {
+        loop_discard(e->loops[0], m);
+    }
+}
+
+struct streamer *streamer_new(struct engine *e)
+{
+    struct streamer *s = xcalloc(1, sizeof *s);
+    s->e = e;
+    s->jobs = jobs_new(e);
+    s->sends = sends_new(e, s->jobs);
+    s->receives = receives_new(e, s->jobs);
+    s->w = worker_new_background(e->o.executor, "streamer", CHUNKS_WAITING_MAX, streamer_turn, s);
+    return s;
+}
+
+void streamer_stop(struct streamer *s)
+{
+    worker_stop(s->w);
+    sends_break(s->sends);
+    receives_break(s->receives);
+    jobs_stop(s->jobs);
+}
+
+void streamer_free(struct streamer *s)
+{
+    if (s == NULL) {
+        return;
+    }
+    worker_free(s->w);
+    sends_free(s->sends);
+    receives_free(s->receives);
+    jobs_free(s->jobs);
+    free(s);
+}
