@@ -109,12 +109,12 @@ static void encode_requests(struct unary_mode *m, size_t shard)
     char *payload = upb_Arena_Malloc(arena, size + 1);
     memset(payload, 'x', size);
     thole_v1_ProposeRequest *propose = thole_v1_ProposeRequest_new(arena);
-    thole_v1_ProposeRequest_set_shard(propose, cli_sv(m->b->shards[shard]));
+    thole_v1_ProposeRequest_set_shard(propose, cli__sv(m->b->shards[shard]));
     thole_v1_ProposeRequest_set_data(propose, (upb_StringView){payload, size});
     char *bytes = thole_v1_ProposeRequest_serialize(propose, arena, &size);
     m->proposals[shard] = buf_copy(bytes, size);
     thole_v1_QueryRequest *query = thole_v1_QueryRequest_new(arena);
-    thole_v1_QueryRequest_set_shard(query, cli_sv(m->b->shards[shard]));
+    thole_v1_QueryRequest_set_shard(query, cli__sv(m->b->shards[shard]));
     bytes = thole_v1_QueryRequest_serialize(query, arena, &size);
     m->queries[shard] = buf_copy(bytes, size);
     upb_Arena_Free(arena);

@@ -119,17 +119,17 @@ struct cli {
 };
 
 /* Global options are allowed with every command. */
-bool cli_option_global(enum cli_option_id id);
+bool cli__option_global(enum cli_option_id id);
 /* Parses everything; OK, or CLI_USAGE after words on stderr. `c` is zeroed before. */
-int cli_parse(struct cli *c, int argc, const char *const *argv);
+int cli__parse(struct cli *c, int argc, const char *const *argv);
 /* Then environment, file and defaults, for what was not set. */
-int cli_defaults(struct cli *c, const char *config_path);
+int cli__defaults(struct cli *c, const char *config_path);
 /* Checks and stores one option's text; false after words on stderr. `from` names its origin. */
-bool cli_set(struct cli *c, enum cli_option_id id, const char *text, const char *from);
-enum cli_option_id cli_option_find(const char *name, size_t size);
-void cli_deinit(struct cli *c);
+bool cli__set(struct cli *c, enum cli_option_id id, const char *text, const char *from);
+enum cli_option_id cli__option_find(const char *name, size_t size);
+void cli__deinit(struct cli *c);
 /* "shards/orders", "shard/orders" -> "orders" */
-const char *cli_strip(const char *name, const char *kind);
+const char *cli__strip(const char *name, const char *kind);
 
 static inline bool cli_flag(const struct cli *c, enum cli_option_id id)
 {
@@ -139,81 +139,81 @@ static inline bool cli_flag(const struct cli *c, enum cli_option_id id)
 /* ---- Words (words.c) ------------------------------------------------------------------------- */
 
 /* Malloced, with control characters shown as \xNN: what people see of data goes through it. */
-char *cli_vtext(const char *format, va_list args) __attribute__((format(printf, 1, 0)));
+char *cli__vtext(const char *format, va_list args) __attribute__((format(printf, 1, 0)));
 /* The same, and a new line, on stdout. */
-void cli_line(const char *format, ...) __attribute__((format(printf, 1, 2)));
+void cli__line(const char *format, ...) __attribute__((format(printf, 1, 2)));
 /* One line on stderr: "thole: ...". Returns the code. */
-int cli_say_usage(const struct cli *c, const char *format, ...)
+int cli__say_usage(const struct cli *c, const char *format, ...)
     __attribute__((format(printf, 2, 3)));
-int cli_say_failed(const char *format, ...) __attribute__((format(printf, 1, 2)));
+int cli__say_failed(const char *format, ...) __attribute__((format(printf, 1, 2)));
 /* What failed, the server's reason, and what to do. */
-int cli_say_status(const char *what, const struct thole_status *st);
-int cli_exit_of(enum thole_code code);
+int cli__say_status(const char *what, const struct thole_status *st);
+int cli__exit_of(enum thole_code code);
 /* Progress and the like: only words, no prefix. */
-void cli_note(const char *format, ...) __attribute__((format(printf, 1, 2)));
+void cli__note(const char *format, ...) __attribute__((format(printf, 1, 2)));
 
 /* Help (help.c), completion (cmd_completion.c). */
-void cli_help_all(FILE *out);
-void cli_help_command(FILE *out, const struct cli_command *command);
-const struct cli_command *cli_command_find(const char *first, const char *second);
-int command_help(struct cli *c);
-int command_completion(struct cli *c);
-int command_version(struct cli *c);
+void cli__help_all(FILE *out);
+void cli__help_command(FILE *out, const struct cli_command *command);
+const struct cli_command *cli__command_find(const char *first, const char *second);
+int cli__command_help(struct cli *c);
+int cli__command_completion(struct cli *c);
+int cli__command_version(struct cli *c);
 
 /* ---- Units (units.c) ------------------------------------------------------------------------- */
 
-bool cli_parse_number(const char *text, uint64_t *ret);
+bool cli__parse_number(const char *text, uint64_t *ret);
 /* "250ms", "10s", "5m", "1h"; a bare number is seconds. */
-bool cli_parse_duration(const char *text, uint64_t *ret_ms);
+bool cli__parse_duration(const char *text, uint64_t *ret_ms);
 /* "5s", "3m", "2h", "4d": for tables. */
-const char *cli_age(int64_t since_ms, char *ret, size_t size);
-const char *cli_time(int64_t time_ms, char *ret, size_t size);
-const char *cli_bytes(uint64_t bytes, char *ret, size_t size);
-bool cli_base64_decode(const char *text, size_t size, struct bytes *out);
-void cli_base64_encode(struct slice bytes, struct bytes *out);
+const char *cli__age(int64_t since_ms, char *ret, size_t size);
+const char *cli__time(int64_t time_ms, char *ret, size_t size);
+const char *cli__bytes(uint64_t bytes, char *ret, size_t size);
+bool cli__base64_decode(const char *text, size_t size, struct bytes *out);
+void cli__base64_encode(struct slice bytes, struct bytes *out);
 
 /* ---- Calls (cluster_client.c) ---------------------------------------------------------------- */
 
-enum thole_code cli_connect(struct cli *c, struct thole_status *st);
+enum thole_code cli__connect(struct cli *c, struct thole_status *st);
 /* One unary call. Waits for a leader, if there is none, for as long as the command may take. The
  * reply is in `arena`. */
-enum thole_code cli_call_in(struct cli *c, const char *path, const void *request,
-                            const upb_MiniTable *request_kind, const upb_MiniTable *reply_kind,
-                            upb_Arena *arena, void **ret, struct thole_status *st);
+enum thole_code cli__call_in(struct cli *c, const char *path, const void *request,
+                             const upb_MiniTable *request_kind, const upb_MiniTable *reply_kind,
+                             upb_Arena *arena, void **ret, struct thole_status *st);
 /* Is it known that nothing happened, and likely that it soon could? */
-bool cli_worth_a_retry(const struct thole_status *st);
-uint32_t cli_timeout_ms(const struct cli *c);
+bool cli__worth_a_retry(const struct thole_status *st);
+uint32_t cli__timeout_ms(const struct cli *c);
 /* A new one: it makes it safe to send a request again. */
-upb_StringView cli_request_id(struct cli *c);
+upb_StringView cli__request_id(struct cli *c);
 
-#define CLI_CALL(c, service, method, request, ret_reply, reply_type, st)                           \
-    cli_call_in((c), "/thole.v1." #service "/" #method, (request),                                 \
-                &thole_v1_##method##Request_msginit, &thole_v1_##reply_type##_msginit, (c)->arena, \
-                (void **)(ret_reply), (st))
+#define CLI_CALL(c, service, method, request, ret_reply, reply_type, st)                \
+    cli__call_in((c), "/thole.v1." #service "/" #method, (request),                     \
+                 &thole_v1_##method##Request_msginit, &thole_v1_##reply_type##_msginit, \
+                 (c)->arena, (void **)(ret_reply), (st))
 
 /* ---- Output (output.c, yaml_out.c, table.c) -------------------------------------------------- */
 
 enum cli_format { FORMAT_TABLE, FORMAT_WIDE, FORMAT_JSON, FORMAT_YAML, FORMAT_NAME };
-enum cli_format cli_format(const struct cli *c);
+enum cli_format cli__format(const struct cli *c);
 /* Without a newline; what it looks like is at the top of json_out.c, and in docs/specs.md. */
-void cli_json(const void *message, const upb_MessageDef *def, struct bytes *out);
-void cli_json_string(struct slice s, struct bytes *out);
+void cli__json(const void *message, const upb_MessageDef *def, struct bytes *out);
+void cli__json_string(struct slice s, struct bytes *out);
 /* Is one document wanted (-o json, yaml), and nothing else on stdout? */
-bool cli_is_document(const struct cli *c);
+bool cli__is_document(const struct cli *c);
 /* {"kind": KIND, and the fields of the message}; and the same, printed. */
-void cli_json_object(const char *kind, const void *message, const upb_MessageDef *def,
-                     struct bytes *out);
-void cli_document(struct cli *c, const char *kind, const void *message, const upb_MessageDef *def);
+void cli__json_object(const char *kind, const void *message, const upb_MessageDef *def,
+                      struct bytes *out);
+void cli__document(struct cli *c, const char *kind, const void *message, const upb_MessageDef *def);
 /* The same in pieces; between them, members that begin with a comma. */
-void cli_document_begin(struct bytes *out, const char *kind);
-void cli_document_text(struct bytes *out, const char *name, const char *value);
-void cli_document_message(struct bytes *out, const char *name, const void *message,
-                          const upb_MessageDef *def);
-void cli_document_end(struct cli *c, struct bytes *out);
+void cli__document_begin(struct bytes *out, const char *kind);
+void cli__document_text(struct bytes *out, const char *name, const char *value);
+void cli__document_message(struct bytes *out, const char *name, const void *message,
+                           const upb_MessageDef *def);
+void cli__document_end(struct cli *c, struct bytes *out);
 /* A block of YAML. `kind` (may be NULL) is its first line. False if `json` is no JSON. */
-bool cli_yaml(const char *kind, struct slice json, struct bytes *out);
-void cli_print(struct slice bytes); /* to stdout */
-int cli_flush(void);                /* CLI_FAILED if stdout could not be written */
+bool cli__yaml(const char *kind, struct slice json, struct bytes *out);
+void cli__print(struct slice bytes); /* to stdout */
+int cli__flush(void);                /* CLI_FAILED if stdout could not be written */
 
 /* Tables that follow each other, as in --watch: one header, and columns that only grow. */
 #define CLI_TABLE_COLUMNS_MAX 24
@@ -224,56 +224,56 @@ struct cli_table_layout {
 
 struct cli_table;
 /* Column names, NULL at the end; "+NAME" is only shown wide, ">NAME" is aligned right. */
-struct cli_table *cli_table_new(bool wide, const char *const *columns);
-void cli_table_row(struct cli_table *t);
-void cli_table_cell(struct cli_table *t, const char *format, ...)
+struct cli_table *cli__table_new(bool wide, const char *const *columns);
+void cli__table_row(struct cli_table *t);
+void cli__table_cell(struct cli_table *t, const char *format, ...)
     __attribute__((format(printf, 2, 3)));
-void cli_table_print(struct cli_table *t,
-                     struct cli_table_layout *layout); /* and frees; NULL: alone */
+void cli__table_print(struct cli_table *t,
+                      struct cli_table_layout *layout); /* and frees; NULL: alone */
 
 /* Strings of messages for printf: "%.*s", CLI_SV(v). */
 #define CLI_SV(v) (int)(v).size, (v).data != NULL ? (v).data : ""
-upb_StringView cli_sv(const char *text);
+upb_StringView cli__sv(const char *text);
 
 /* ---- Commands -------------------------------------------------------------------------------- */
 
-int command_status(struct cli *c);
-int command_members(struct cli *c);
-int command_apply(struct cli *c);
-int command_diff(struct cli *c);
-int command_get(struct cli *c);
-int command_describe(struct cli *c);
-int command_delete(struct cli *c);
-int command_wait(struct cli *c);
-int command_propose(struct cli *c);
-int command_query(struct cli *c);
-int command_watch(struct cli *c);
-int command_session_open(struct cli *c);
-int command_kv_put(struct cli *c);
-int command_kv_get(struct cli *c);
-int command_kv_delete(struct cli *c);
-int command_kv_range(struct cli *c);
-int command_kv_cas(struct cli *c);
-int command_shard_transfer(struct cli *c);
-int command_replica_create(struct cli *c);
-int command_replica_delete(struct cli *c);
-int command_host_cordon(struct cli *c);
-int command_host_uncordon(struct cli *c);
-int command_host_drain(struct cli *c);
-int command_repair_shard(struct cli *c);
-int command_repair_zero(struct cli *c);
-int command_host_undrain(struct cli *c);
-int command_host_decommission(struct cli *c);
-int command_shard_move(struct cli *c);
-int command_rebalance(struct cli *c);
-int command_operation_wait(struct cli *c);
-int command_operation_cancel(struct cli *c);
-int command_pause(struct cli *c);
-int command_resume(struct cli *c);
-int command_snapshot_save(struct cli *c);
-int command_snapshot_status(struct cli *c);
-int command_snapshot_restore(struct cli *c);
-int command_snapshot_restore_zero(struct cli *c);
-int command_bench(struct cli *c);
+int cli__command_status(struct cli *c);
+int cli__command_members(struct cli *c);
+int cli__command_apply(struct cli *c);
+int cli__command_diff(struct cli *c);
+int cli__command_get(struct cli *c);
+int cli__command_describe(struct cli *c);
+int cli__command_delete(struct cli *c);
+int cli__command_wait(struct cli *c);
+int cli__command_propose(struct cli *c);
+int cli__command_query(struct cli *c);
+int cli__command_watch(struct cli *c);
+int cli__command_session_open(struct cli *c);
+int cli__command_kv_put(struct cli *c);
+int cli__command_kv_get(struct cli *c);
+int cli__command_kv_delete(struct cli *c);
+int cli__command_kv_range(struct cli *c);
+int cli__command_kv_cas(struct cli *c);
+int cli__command_shard_transfer(struct cli *c);
+int cli__command_replica_create(struct cli *c);
+int cli__command_replica_delete(struct cli *c);
+int cli__command_host_cordon(struct cli *c);
+int cli__command_host_uncordon(struct cli *c);
+int cli__command_host_drain(struct cli *c);
+int cli__command_repair_shard(struct cli *c);
+int cli__command_repair_zero(struct cli *c);
+int cli__command_host_undrain(struct cli *c);
+int cli__command_host_decommission(struct cli *c);
+int cli__command_shard_move(struct cli *c);
+int cli__command_rebalance(struct cli *c);
+int cli__command_operation_wait(struct cli *c);
+int cli__command_operation_cancel(struct cli *c);
+int cli__command_pause(struct cli *c);
+int cli__command_resume(struct cli *c);
+int cli__command_snapshot_save(struct cli *c);
+int cli__command_snapshot_status(struct cli *c);
+int cli__command_snapshot_restore(struct cli *c);
+int cli__command_snapshot_restore_zero(struct cli *c);
+int cli__command_bench(struct cli *c);
 
 #endif

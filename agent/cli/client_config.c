@@ -15,21 +15,21 @@ static int read_mapping(struct cli *c, const char *path, yaml_document_t *doc)
         return CLI_OK;
     }
     if (root->type != YAML_MAPPING_NODE) {
-        return cli_say_usage(c, "%s: expected lines such as \"endpoints: HOST:PORT\"", path);
+        return cli__say_usage(c, "%s: expected lines such as \"endpoints: HOST:PORT\"", path);
     }
     for (yaml_node_pair_t *p = root->data.mapping.pairs.start; p < root->data.mapping.pairs.top;
          p++) {
         yaml_node_t *key = yaml_document_get_node(doc, p->key);
         yaml_node_t *value = yaml_document_get_node(doc, p->value);
         if (key->type != YAML_SCALAR_NODE || value->type != YAML_SCALAR_NODE) {
-            return cli_say_usage(c, "%s:%zu: expected \"name: value\"", path,
-                                 key->start_mark.line + 1);
+            return cli__say_usage(c, "%s:%zu: expected \"name: value\"", path,
+                                  key->start_mark.line + 1);
         }
         const char *name = (const char *)key->data.scalar.value;
-        enum cli_option_id id = cli_option_find(name, key->data.scalar.length);
-        if (id == OPT_NONE || !cli_option_global(id) || cli_options[id].kind == OPTION_FLAG) {
-            return cli_say_usage(c, "%s:%zu: there is no setting \"%s\"", path,
-                                 key->start_mark.line + 1, name);
+        enum cli_option_id id = cli__option_find(name, key->data.scalar.length);
+        if (id == OPT_NONE || !cli__option_global(id) || cli_options[id].kind == OPTION_FLAG) {
+            return cli__say_usage(c, "%s:%zu: there is no setting \"%s\"", path,
+                                  key->start_mark.line + 1, name);
         }
         char from[256];
         snprintf(from, sizeof from, "%s:%zu: %s", path, value->start_mark.line + 1, name);
@@ -39,7 +39,7 @@ static int read_mapping(struct cli *c, const char *path, yaml_document_t *doc)
         size_t size = value->data.scalar.length;
         char *text = upb_Arena_Malloc(c->arena, size + 1);
         memcpy(text, value->data.scalar.value, size + 1);
-        if (!cli_set(c, id, text, from)) {
+        if (!cli__set(c, id, text, from)) {
             return CLI_USAGE;
         }
     }
@@ -53,7 +53,7 @@ static int read_file(struct cli *c, const char *path)
         if (errno == ENOENT || errno == ENOTDIR || errno == EACCES) {
             return CLI_OK;
         }
-        return cli_say_failed("cannot read %s: %s", path, strerror(errno));
+        return cli__say_failed("cannot read %s: %s", path, strerror(errno));
     }
     yaml_parser_t parser;
     yaml_document_t doc;
@@ -66,7 +66,8 @@ static int read_file(struct cli *c, const char *path)
         result = read_mapping(c, path, &doc);
         yaml_document_delete(&doc);
     } else {
-        result = cli_say_usage(c, "%s:%zu: %s", path, parser.problem_mark.line + 1, parser.problem);
+        result =
+            cli__say_usage(c, "%s:%zu: %s", path, parser.problem_mark.line + 1, parser.problem);
     }
     yaml_parser_delete(&parser);
     fclose(file);
@@ -88,13 +89,13 @@ static int read_default_file(struct cli *c)
     return read_file(c, path);
 }
 
-int cli_defaults(struct cli *c, const char *config_path)
+int cli__defaults(struct cli *c, const char *config_path)
 {
     for (unsigned id = 1; id < OPT_OPTIONS; id++) {
         const char *name = cli_options[id].environment;
         const char *text = name != NULL ? getenv(name) : NULL;
         if (!c->values[id].set && text != NULL && text[0] != '\0' &&
-            !cli_set(c, (enum cli_option_id)id, text, name)) {
+            !cli__set(c, (enum cli_option_id)id, text, name)) {
             return CLI_USAGE;
         }
     }
@@ -105,10 +106,10 @@ int cli_defaults(struct cli *c, const char *config_path)
     for (unsigned id = 1; id < OPT_OPTIONS; id++) {
         struct cli_value *v = &c->values[id];
         if (!v->set && cli_options[id].standard != NULL) {
-            if (!cli_set(c, (enum cli_option_id)id, cli_options[id].standard, "default")) {
+            if (!cli__set(c, (enum cli_option_id)id, cli_options[id].standard, "default")) {
                 return CLI_USAGE;
             }
-            v->set = cli_option_global((enum cli_option_id)id); /* "set" stays: by the user */
+            v->set = cli__option_global((enum cli_option_id)id); /* "set" stays: by the user */
         }
     }
     return CLI_OK;

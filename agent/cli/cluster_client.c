@@ -12,13 +12,13 @@
 
 #define RETRY_MS 200
 
-uint32_t cli_timeout_ms(const struct cli *c)
+uint32_t cli__timeout_ms(const struct cli *c)
 {
     uint64_t ms = c->values[OPT_COMMAND_TIMEOUT].number;
     return ms == 0 || ms > UINT32_MAX ? UINT32_MAX : (uint32_t)ms;
 }
 
-enum thole_code cli_connect(struct cli *c, struct thole_status *st)
+enum thole_code cli__connect(struct cli *c, struct thole_status *st)
 {
     if (c->channel != NULL) {
         return THOLE_OK;
@@ -26,19 +26,19 @@ enum thole_code cli_connect(struct cli *c, struct thole_status *st)
     return bus_channel_new(c->values[OPT_ENDPOINTS].text, &c->channel, st);
 }
 
-bool cli_worth_a_retry(const struct thole_status *st)
+bool cli__worth_a_retry(const struct thole_status *st)
 {
     return st->code == THOLE_UNAVAILABLE && st->reason != THOLE_REASON_UNREACHABLE &&
            st->reason != THOLE_REASON_TOO_STALE && st->reason != THOLE_REASON_NONE;
 }
 
-enum thole_code cli_call_in(struct cli *c, const char *path, const void *request,
-                            const upb_MiniTable *request_kind, const upb_MiniTable *reply_kind,
-                            upb_Arena *arena, void **ret, struct thole_status *st)
+enum thole_code cli__call_in(struct cli *c, const char *path, const void *request,
+                             const upb_MiniTable *request_kind, const upb_MiniTable *reply_kind,
+                             upb_Arena *arena, void **ret, struct thole_status *st)
 {
     char *bytes = NULL;
     size_t size = 0;
-    if (cli_connect(c, st) != THOLE_OK) {
+    if (cli__connect(c, st) != THOLE_OK) {
         return st->code;
     }
     if (upb_Encode(request, request_kind, 0, arena, &bytes, &size) != kUpb_EncodeStatus_Ok) {
@@ -48,13 +48,13 @@ enum thole_code cli_call_in(struct cli *c, const char *path, const void *request
     struct buf *reply = NULL;
     for (;;) {
         uint64_t passed = (clock_now(&clock_system) - begin) / NS_PER_MS;
-        uint64_t limit = cli_timeout_ms(c);
+        uint64_t limit = cli__timeout_ms(c);
         uint32_t left = passed < limit ? (uint32_t)(limit - passed) : 1;
         if (bus_channel_call(c->channel, path, slice_of(bytes, size), left, &reply, st) ==
             THOLE_OK) {
             break;
         }
-        if (!cli_worth_a_retry(st) || passed + RETRY_MS >= limit) {
+        if (!cli__worth_a_retry(st) || passed + RETRY_MS >= limit) {
             return st->code;
         }
         nanosleep(&(struct timespec){.tv_nsec = RETRY_MS * NS_PER_MS}, NULL);
@@ -70,7 +70,7 @@ enum thole_code cli_call_in(struct cli *c, const char *path, const void *request
     return THOLE_OK;
 }
 
-void cli_deinit(struct cli *c)
+void cli__deinit(struct cli *c)
 {
     bus_channel_free(c->channel);
     if (c->pool != NULL) {
@@ -82,10 +82,10 @@ void cli_deinit(struct cli *c)
     free(c->args);
 }
 
-upb_StringView cli_request_id(struct cli *c)
+upb_StringView cli__request_id(struct cli *c)
 {
     struct uuid id = uuid_random();
     char *text = upb_Arena_Malloc(c->arena, UUID_TEXT_BYTES);
     uuid_format(&id, text);
-    return cli_sv(text);
+    return cli__sv(text);
 }

@@ -25,9 +25,9 @@ static int read_stream(struct cli *c, FILE *file, const char *name, struct spec_
     } while (n > 0 && text.size <= SPEC_BYTES_MAX);
     int result = CLI_OK;
     if (ferror(file)) {
-        result = cli_say_failed("cannot read %s: %s", name, strerror(errno));
+        result = cli__say_failed("cannot read %s: %s", name, strerror(errno));
     } else if (!spec_parse(c->pool, c->arena, name, bytes_slice(&text), list, &error)) {
-        result = cli_say_failed("%s", error.text);
+        result = cli__say_failed("%s", error.text);
     }
     bytes_deinit(&text);
     return result;
@@ -37,7 +37,7 @@ static int read_path(struct cli *c, const char *path, struct spec_list *list)
 {
     FILE *file = fopen(path, "re");
     if (file == NULL) {
-        return cli_say_failed("cannot read %s: %s", path, strerror(errno));
+        return cli__say_failed("cannot read %s: %s", path, strerror(errno));
     }
     int result = read_stream(c, file, path, list);
     fclose(file);
@@ -56,7 +56,7 @@ static int read_directory(struct cli *c, const char *path, struct spec_list *lis
     struct dirent **entries = NULL;
     int n = scandir(path, &entries, is_spec_file, alphasort);
     if (n < 0) {
-        return cli_say_failed("cannot read %s: %s", path, strerror(errno));
+        return cli__say_failed("cannot read %s: %s", path, strerror(errno));
     }
     int result = CLI_OK;
     for (int i = 0; i < n; i++) {
@@ -76,7 +76,7 @@ int apply_read(struct cli *c, struct spec_list *list)
     const char *path = c->values[OPT_FILE].text;
     struct stat info;
     if (path == NULL) {
-        return cli_say_usage(c, "-f FILE is needed");
+        return cli__say_usage(c, "-f FILE is needed");
     }
     int result = CLI_OK;
     if (strcmp(path, "-") == 0) {
@@ -87,7 +87,7 @@ int apply_read(struct cli *c, struct spec_list *list)
         result = read_path(c, path, list);
     }
     if (result == CLI_OK && list->count == 0) {
-        result = cli_say_failed("%s: there is no spec in it", path);
+        result = cli__say_failed("%s: there is no spec in it", path);
     }
     return result;
 }
@@ -255,9 +255,9 @@ int apply_deleting(const char *what, const struct spec *s, const void *current)
     if (!deleting) {
         return CLI_OK;
     }
-    return cli_say_failed("%s: the %s is being deleted; apply it again when it is gone: "
-                          "thole wait --for deleted",
-                          what, kind);
+    return cli__say_failed("%s: the %s is being deleted; apply it again when it is gone: "
+                           "thole wait --for deleted",
+                           what, kind);
 }
 
 /* ---- Apply ----------------------------------------------------------------------------------- */
@@ -339,13 +339,13 @@ static uint64_t generation_of(const struct spec *s, const void *row)
 static void tell_applied(struct cli *c, const char *resource, const char *verb, bool dry_run,
                          struct bytes *document)
 {
-    if (!cli_is_document(c)) {
+    if (!cli__is_document(c)) {
         printf("%s %s%s\n", resource, verb, dry_run ? " (dry run)" : "");
         return;
     }
     bytes_append_str(document, document->size > 0 ? "," : "");
     bytes_append_str(document, "{\"name\":");
-    cli_json_string(slice_str(resource), document);
+    cli__json_string(slice_str(resource), document);
     bytes_printf(document, ",\"result\":\"%s\",\"dryRun\":%s}", verb, dry_run ? "true" : "false");
 }
 
@@ -359,7 +359,7 @@ static int apply_one(struct cli *c, const struct spec *s, uint64_t *ret_generati
     apply_resource(c, s, resource, sizeof resource);
     snprintf(what, sizeof what, "%.250s:%zu: %s", s->source, s->line, resource);
     if (apply_current(c, s, &current, &st) != THOLE_OK) {
-        return cli_say_status(what, &st);
+        return cli__say_status(what, &st);
     }
     if (apply_deleting(what, s, current) != CLI_OK) {
         return CLI_FAILED;
@@ -373,19 +373,19 @@ static int apply_one(struct cli *c, const struct spec *s, uint64_t *ret_generati
     }
     /* A dry run asks whether it can be placed, even if nothing changes. */
     if ((!same || dry_run) && send(c, s, &applied, &st) != THOLE_OK) {
-        return cli_say_status(what, &st);
+        return cli__say_status(what, &st);
     }
     *ret_generation = applied.generation;
     tell_applied(c, resource, verb, dry_run, document);
     if (applied.placed != NULL && !thole_v1_Condition_status(applied.placed)) {
         fflush(stdout);
-        return cli_say_failed("%s: cannot be placed: %.*s", what,
-                              CLI_SV(thole_v1_Condition_message(applied.placed)));
+        return cli__say_failed("%s: cannot be placed: %.*s", what,
+                               CLI_SV(thole_v1_Condition_message(applied.placed)));
     }
     return CLI_OK;
 }
 
-int command_apply(struct cli *c)
+int cli__command_apply(struct cli *c)
 {
     struct spec_list list = {0};
     int result = apply_read(c, &list);
@@ -407,11 +407,11 @@ int command_apply(struct cli *c)
                                                   .generation = generation};
         }
     }
-    if (cli_is_document(c)) {
-        cli_document_begin(&out, "Applied");
+    if (cli__is_document(c)) {
+        cli__document_begin(&out, "Applied");
         bytes_printf(&out, ",\"items\":[%.*s]", (int)document.size,
                      document.size > 0 ? (const char *)document.data : "");
-        cli_document_end(c, &out);
+        cli__document_end(c, &out);
     }
     bytes_deinit(&document);
     fflush(stdout);
@@ -420,5 +420,5 @@ int command_apply(struct cli *c)
     }
     free(items);
     spec_list_deinit(&list);
-    return result == CLI_OK ? cli_flush() : result;
+    return result == CLI_OK ? cli__flush() : result;
 }

@@ -21,7 +21,7 @@ void bench_record(struct bench *b, bool query, uint64_t begin_ns, const struct t
     if (st->code != THOLE_OK) {
         atomic_fetch_add_explicit(&b->failed, 1, memory_order_relaxed);
         if (!atomic_exchange(&b->said, true)) {
-            cli_note("the first failure: %s (%s)", st->message, thole_reason_name(st->reason));
+            cli__note("the first failure: %s (%s)", st->message, thole_reason_name(st->reason));
         }
         return;
     }
@@ -50,7 +50,7 @@ static int name_shards(struct bench *b)
 {
     const char *text = b->c->values[OPT_SHARDS].text;
     uint64_t count = 0;
-    if (!cli_parse_number(text, &count)) {
+    if (!cli__parse_number(text, &count)) {
         split(text, &b->shards, &b->shard_count);
     } else if (count <= BENCH_SHARDS_MAX) {
         b->shards = xcalloc(count + 1, sizeof *b->shards);
@@ -60,7 +60,7 @@ static int name_shards(struct bench *b)
     }
     return b->shard_count > 0 && b->shard_count <= BENCH_SHARDS_MAX
                ? CLI_OK
-               : cli_say_usage(b->c, "--shards: 1 to %d are possible", BENCH_SHARDS_MAX);
+               : cli__say_usage(b->c, "--shards: 1 to %d are possible", BENCH_SHARDS_MAX);
 }
 
 static enum thole_code create_shard(struct bench *b, const char *name, struct thole_status *st)
@@ -70,8 +70,8 @@ static enum thole_code create_shard(struct bench *b, const char *name, struct th
     thole_v1_CreateShardRequest *request = thole_v1_CreateShardRequest_new(c->arena);
     thole_v1_Shard *shard = thole_v1_CreateShardRequest_mutable_shard(request, c->arena);
     thole_v1_ShardSpec *spec = thole_v1_Shard_mutable_spec(shard, c->arena);
-    thole_v1_Shard_set_name(shard, cli_sv(name));
-    thole_v1_ShardSpec_set_type(spec, cli_sv("noop"));
+    thole_v1_Shard_set_name(shard, cli__sv(name));
+    thole_v1_ShardSpec_set_type(spec, cli__sv("noop"));
     thole_v1_ShardSpec_set_voters(spec, b->voters);
     return CLI_CALL(c, Shards, CreateShard, request, &reply, Shard, st);
 }
@@ -87,7 +87,7 @@ static int await_deletions(struct bench *b)
         const thole_v1_Shard *row = NULL;
         enum thole_code code = rows_get_shard(b->c, b->shards[i], false, &row, &st);
         if (code != THOLE_OK && code != THOLE_NOT_FOUND) {
-            result = cli_say_status(b->shards[i], &st);
+            result = cli__say_status(b->shards[i], &st);
         } else if (code == THOLE_OK && thole_v1_Shard_deleting(row)) {
             items[n++] = (struct wait_item){
                 .kind = ROWS_SHARDS, .what = WAIT_DELETED, .name = b->shards[i], .quiet = true};
@@ -109,7 +109,7 @@ static int ensure_shards(struct bench *b)
     for (size_t i = 0; result == CLI_OK && i < b->shard_count; i++) {
         enum thole_code code = create_shard(b, b->shards[i], &st);
         if (code != THOLE_OK && code != THOLE_ALREADY_EXISTS) {
-            result = cli_say_status(b->shards[i], &st);
+            result = cli__say_status(b->shards[i], &st);
         }
         items[i] = (struct wait_item){
             .kind = ROWS_SHARDS, .what = WAIT_READY, .name = b->shards[i], .quiet = true};
@@ -127,10 +127,10 @@ static void delete_shards(struct bench *b)
         struct thole_status st;
         const thole_v1_DeleteShardResponse *reply = NULL;
         thole_v1_DeleteShardRequest *request = thole_v1_DeleteShardRequest_new(b->c->arena);
-        thole_v1_DeleteShardRequest_set_name(request, cli_sv(b->shards[i]));
+        thole_v1_DeleteShardRequest_set_name(request, cli__sv(b->shards[i]));
         thole_v1_DeleteShardRequest_set_allow_missing(request, true);
         if (CLI_CALL(b->c, Shards, DeleteShard, request, &reply, DeleteShardResponse, &st)) {
-            cli_say_status(b->shards[i], &st);
+            cli__say_status(b->shards[i], &st);
         }
     }
 }
@@ -205,7 +205,7 @@ static void report(struct bench *b, double seconds, const struct cpu *before,
         ms[i] = (double)histogram_percentile(&b->latency, shares[i]) / 1e6;
     }
     millions = millions > 0 ? millions : 1;
-    if (cli_format(b->c) == FORMAT_JSON) {
+    if (cli__format(b->c) == FORMAT_JSON) {
         printf("{\"mode\":\"%s\",\"shards\":%zu,\"inFlight\":%" PRIu32 ",\"payloadBytes\":%" PRIu32
                ",\"readShare\":%" PRIu32 ",\"seconds\":%.3f,\"proposalsPerSecond\":%.0f,"
                "\"queriesPerSecond\":%.0f,\"failed\":%" PRIu64
@@ -253,7 +253,7 @@ static int measure(struct bench *b, const struct bench_mode *mode, const struct 
     void *state = mode->start(b, &st);
     if (state == NULL) {
         free(before);
-        return cli_say_status("cannot start", &st);
+        return cli__say_status("cannot start", &st);
     }
     run_for(mode, state, b->warmup);
     take_cpu(b->c, hosts, before);
@@ -268,27 +268,27 @@ static int measure(struct bench *b, const struct bench_mode *mode, const struct 
     free(before);
     return atomic_load(&b->proposals) + atomic_load(&b->queries) > 0
                ? CLI_OK
-               : cli_say_failed("nothing succeeded");
+               : cli__say_failed("nothing succeeded");
 }
 
 static int check_options(struct bench *b)
 {
     const struct cli_value *v = b->c->values;
     if (b->endpoint_count == 0) {
-        return cli_say_usage(b->c, "--endpoints: there is none");
+        return cli__say_usage(b->c, "--endpoints: there is none");
     }
     if (v[OPT_IN_FLIGHT].number == 0 || v[OPT_IN_FLIGHT].number > BENCH_IN_FLIGHT_MAX) {
-        return cli_say_usage(b->c, "--in-flight: 1 to %d", BENCH_IN_FLIGHT_MAX);
+        return cli__say_usage(b->c, "--in-flight: 1 to %d", BENCH_IN_FLIGHT_MAX);
     }
     if (v[OPT_PAYLOAD].number > 1 << 20) {
-        return cli_say_usage(b->c, "--payload: at most %d", 1 << 20);
+        return cli__say_usage(b->c, "--payload: at most %d", 1 << 20);
     }
     if (v[OPT_READ_SHARE].number > 100) {
-        return cli_say_usage(b->c, "--read-share: 0 to 100");
+        return cli__say_usage(b->c, "--read-share: 0 to 100");
     }
     if (v[OPT_SECONDS].number == 0 || v[OPT_SECONDS].number > 86400 ||
         v[OPT_WARMUP].number > 86400) {
-        return cli_say_usage(b->c, "--seconds: 1 to 86400");
+        return cli__say_usage(b->c, "--seconds: 1 to 86400");
     }
     b->in_flight = (uint32_t)v[OPT_IN_FLIGHT].number;
     b->payload_bytes = (uint32_t)v[OPT_PAYLOAD].number;
@@ -298,7 +298,7 @@ static int check_options(struct bench *b)
     return CLI_OK;
 }
 
-int command_bench(struct cli *c)
+int cli__command_bench(struct cli *c)
 {
     struct bench *b = xcalloc(1, sizeof *b);
     struct rows hosts = {0};
@@ -311,7 +311,7 @@ int command_bench(struct cli *c)
     }
     const struct rows_query q = {.kind = ROWS_HOSTS};
     if (result == CLI_OK && rows_list(c, &q, &hosts, &st) != THOLE_OK) {
-        result = cli_say_status("cannot list hosts", &st);
+        result = cli__say_status("cannot list hosts", &st);
     }
     if (result == CLI_OK) {
         b->voters = c->values[OPT_VOTERS].set ? (uint32_t)c->values[OPT_VOTERS].number
@@ -336,5 +336,5 @@ int command_bench(struct cli *c)
     free(b->shards);
     free(b->endpoints);
     free(b);
-    return result == CLI_OK ? cli_flush() : result;
+    return result == CLI_OK ? cli__flush() : result;
 }

@@ -103,10 +103,10 @@ static void print_command_cases(void)
     }
 }
 
-int command_completion(struct cli *c)
+int cli__command_completion(struct cli *c)
 {
     if (strcmp(c->args[0], "bash") != 0) {
-        return cli_say_usage(c, "there is completion for bash only, not for \"%s\"", c->args[0]);
+        return cli__say_usage(c, "there is completion for bash only, not for \"%s\"", c->args[0]);
     }
     printf("# bash completion for thole; made by `thole completion bash`\n"
            "_thole_names() { thole get \"$1\" --stale -o name --command-timeout 1s 2>/dev/null |"
@@ -128,7 +128,7 @@ int command_completion(struct cli *c)
     printf("        esac ;;\n    esac\n"
            "    if [[ $cur == -* ]]; then\n        words=\"$options ");
     for (unsigned id = 1; id < OPT_OPTIONS; id++) {
-        if (cli_option_global((enum cli_option_id)id)) {
+        if (cli__option_global((enum cli_option_id)id)) {
             printf("--%s ", cli_options[id].name);
         }
     }
@@ -136,5 +136,5 @@ int command_completion(struct cli *c)
            "    COMPREPLY=($(compgen -W \"${words//|/ }\" -- \"$cur\"))\n"
            "}\n"
            "complete -F _thole thole\n");
-    return cli_flush();
+    return cli__flush();
 }

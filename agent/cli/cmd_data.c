@@ -25,7 +25,7 @@ static bool read_data_file(const char *path, struct bytes *to)
 {
     FILE *f = strcmp(path, "-") == 0 ? stdin : fopen(path, "re");
     if (f == NULL) {
-        cli_say_failed("cannot open %s: %s", path, strerror(errno));
+        cli__say_failed("cannot open %s: %s", path, strerror(errno));
         return false;
     }
     size_t n;
@@ -35,7 +35,7 @@ static bool read_data_file(const char *path, struct bytes *to)
     } while (n > 0 && to->size < FILE_BYTES_MAX);
     bool ok = !ferror(f);
     if (!ok) {
-        cli_say_failed("cannot read %s", path);
+        cli__say_failed("cannot read %s", path);
     }
     if (f != stdin) {
         fclose(f);
@@ -51,16 +51,16 @@ static bool read_payload(struct cli *c, struct payload *ret)
     struct bytes joined = {0};
     ret->base64 = data->set;
     if ((c->arg_count > 1) + text->set + data->set + file->set > 1) {
-        cli_say_usage(c,
-                      "give the payload once: as arguments, --text, --data-file or --data-base64");
+        cli__say_usage(c,
+                       "give the payload once: as arguments, --text, --data-file or --data-base64");
         return false;
     }
     if (file->set && !read_data_file(file->text, &joined)) {
         bytes_deinit(&joined);
         return false;
     }
-    if (data->set && !cli_base64_decode(data->text, strlen(data->text), &joined)) {
-        cli_say_usage(c, "--data-base64: is not base64");
+    if (data->set && !cli__base64_decode(data->text, strlen(data->text), &joined)) {
+        cli__say_usage(c, "--data-base64: is not base64");
         return false;
     }
     if (text->set) {
@@ -99,7 +99,7 @@ void cli_data_print(upb_StringView bytes, bool base64, bool newline)
     struct bytes out = {0};
     bool raw = newline && !isatty(STDOUT_FILENO);
     if (base64) {
-        cli_base64_encode(slice_of(bytes.data, bytes.size), &out);
+        cli__base64_encode(slice_of(bytes.data, bytes.size), &out);
     } else if (raw || is_plain(bytes)) {
         bytes_append(&out, bytes.data, bytes.size);
     } else {
@@ -111,14 +111,14 @@ void cli_data_print(upb_StringView bytes, bool base64, bool newline)
     if (newline && (out.size == 0 || out.data[out.size - 1] != '\n')) {
         bytes_append_str(&out, "\n");
     }
-    cli_print(bytes_slice(&out));
+    cli__print(bytes_slice(&out));
     bytes_deinit(&out);
 }
 
 bool cli_data_shown(struct cli *c, const void *message, const upb_MessageDef *def)
 {
-    if (cli_is_document(c)) {
-        cli_document(c, upb_MessageDef_Name(def), message, def);
+    if (cli__is_document(c)) {
+        cli__document(c, upb_MessageDef_Name(def), message, def);
         return true;
     }
     return false;
@@ -128,7 +128,7 @@ enum thole_code cli_data_propose(struct cli *c, const char *shard, const struct 
                                  const thole_v1_ProposeResponse **ret, struct thole_status *st)
 {
     thole_v1_ProposeRequest *request = thole_v1_ProposeRequest_new(c->arena);
-    thole_v1_ProposeRequest_set_shard(request, cli_sv(shard));
+    thole_v1_ProposeRequest_set_shard(request, cli__sv(shard));
     if (p->text) {
         thole_v1_ProposeRequest_set_text(request, p->bytes);
     } else {
@@ -143,7 +143,7 @@ enum thole_code cli_data_query(struct cli *c, const char *shard, const struct pa
                                const thole_v1_QueryResponse **ret, struct thole_status *st)
 {
     thole_v1_QueryRequest *request = thole_v1_QueryRequest_new(c->arena);
-    thole_v1_QueryRequest_set_shard(request, cli_sv(shard));
+    thole_v1_QueryRequest_set_shard(request, cli__sv(shard));
     if (p->text) {
         thole_v1_QueryRequest_set_text(request, p->bytes);
     } else {
@@ -160,7 +160,7 @@ enum thole_code cli_data_query(struct cli *c, const char *shard, const struct pa
     return code != THOLE_OK ? st->code : THOLE_OK;
 }
 
-int command_propose(struct cli *c)
+int cli__command_propose(struct cli *c)
 {
     struct thole_status st;
     struct payload p;
@@ -168,8 +168,8 @@ int command_propose(struct cli *c)
     if (!read_payload(c, &p)) {
         return CLI_USAGE;
     }
-    if (cli_data_propose(c, cli_strip(c->args[0], "shard"), &p, &reply, &st) != THOLE_OK) {
-        return cli_say_status("the proposal failed", &st);
+    if (cli_data_propose(c, cli__strip(c->args[0], "shard"), &p, &reply, &st) != THOLE_OK) {
+        return cli__say_status("the proposal failed", &st);
     }
     if (!cli_data_shown(c, reply, thole_v1_ProposeResponse_getmsgdef(c->pool))) {
         upb_StringView data = thole_v1_ProposeResponse_data(reply);
@@ -177,18 +177,18 @@ int command_propose(struct cli *c)
             cli_data_print(data, p.base64, true);
         }
         if (thole_v1_ProposeResponse_code(reply) != 0) {
-            (void)cli_say_failed("the machine refused it: code %" PRIu64,
-                                 thole_v1_ProposeResponse_code(reply));
+            (void)cli__say_failed("the machine refused it: code %" PRIu64,
+                                  thole_v1_ProposeResponse_code(reply));
         }
         if (thole_v1_ProposeResponse_duplicate(reply)) {
-            cli_note("this is the remembered answer to an earlier attempt");
+            cli__note("this is the remembered answer to an earlier attempt");
         }
     }
-    int result = cli_flush();
+    int result = cli__flush();
     return result == CLI_OK && thole_v1_ProposeResponse_code(reply) != 0 ? CLI_FAILED : result;
 }
 
-int command_query(struct cli *c)
+int cli__command_query(struct cli *c)
 {
     struct thole_status st;
     struct payload p;
@@ -196,28 +196,28 @@ int command_query(struct cli *c)
     if (!read_payload(c, &p)) {
         return CLI_USAGE;
     }
-    if (cli_data_query(c, cli_strip(c->args[0], "shard"), &p, &reply, &st) != THOLE_OK) {
-        return cli_say_status("the query failed", &st);
+    if (cli_data_query(c, cli__strip(c->args[0], "shard"), &p, &reply, &st) != THOLE_OK) {
+        return cli__say_status("the query failed", &st);
     }
     if (!cli_data_shown(c, reply, thole_v1_QueryResponse_getmsgdef(c->pool))) {
         cli_data_print(thole_v1_QueryResponse_data(reply), p.base64, true);
     }
-    return cli_flush();
+    return cli__flush();
 }
 
-int command_session_open(struct cli *c)
+int cli__command_session_open(struct cli *c)
 {
     struct thole_status st;
     const thole_v1_OpenSessionResponse *reply = NULL;
     thole_v1_OpenSessionRequest *request = thole_v1_OpenSessionRequest_new(c->arena);
-    thole_v1_OpenSessionRequest_set_shard(request, cli_sv(cli_strip(c->args[0], "shard")));
+    thole_v1_OpenSessionRequest_set_shard(request, cli__sv(cli__strip(c->args[0], "shard")));
     if (CLI_CALL(c, Data, OpenSession, request, &reply, OpenSessionResponse, &st)) {
-        return cli_say_status("cannot open a session", &st);
+        return cli__say_status("cannot open a session", &st);
     }
     if (!cli_data_shown(c, reply, thole_v1_OpenSessionResponse_getmsgdef(c->pool))) {
         printf("%" PRIu64 "\n", thole_v1_OpenSessionResponse_session(reply));
     }
-    return cli_flush();
+    return cli__flush();
 }
 
 /* ---- Watch ----------------------------------------------------------------------------------- */
@@ -256,7 +256,7 @@ static enum thole_code watch_loop(struct cli *c, bool kv, struct bus_stream *str
             PROTO_DECODE(thole_v1_WatchResponse, slice_of(b->data, b->size), arena);
         if (event != NULL && thole_v1_WatchResponse_bookmark(event)) {
             if (!*ret_begun) {
-                cli_note("watching from index %" PRIu64, thole_v1_WatchResponse_index(event));
+                cli__note("watching from index %" PRIu64, thole_v1_WatchResponse_index(event));
             }
             *ret_begun = true;
         } else if (event != NULL) {
@@ -269,21 +269,21 @@ static enum thole_code watch_loop(struct cli *c, bool kv, struct bus_stream *str
     return THOLE_OK;
 }
 
-int command_watch(struct cli *c)
+int cli__command_watch(struct cli *c)
 {
     struct thole_status st;
-    const char *shard = cli_strip(c->args[0], "shard");
+    const char *shard = cli__strip(c->args[0], "shard");
     thole_v1_WatchRequest *request = thole_v1_WatchRequest_new(c->arena);
-    thole_v1_WatchRequest_set_shard(request, cli_sv(shard));
+    thole_v1_WatchRequest_set_shard(request, cli__sv(shard));
     const thole_v1_Shard *row = NULL;
     bool kv = rows_get_shard(c, shard, true, &row, &st) == THOLE_OK &&
               thole_v1_Shard_spec(row) != NULL &&
-              upb_StringView_IsEqual(thole_v1_ShardSpec_type(rows_shard_spec(row)), cli_sv("kv"));
+              upb_StringView_IsEqual(thole_v1_ShardSpec_type(rows_shard_spec(row)), cli__sv("kv"));
     size_t size = 0;
     char *bytes = thole_v1_WatchRequest_serialize(request, c->arena, &size);
     bool begun = false;
-    uint64_t end_ns = clock_now(&clock_system) + cli_timeout_ms(c) * NS_PER_MS;
-    enum thole_code code = cli_connect(c, &st);
+    uint64_t end_ns = clock_now(&clock_system) + cli__timeout_ms(c) * NS_PER_MS;
+    enum thole_code code = cli__connect(c, &st);
     while (code == THOLE_OK) {
         struct bus_stream *stream = NULL;
         code = bus_channel_stream(c->channel, "/thole.v1.Data/Watch", slice_of(bytes, size),
@@ -293,12 +293,12 @@ int command_watch(struct cli *c)
         }
         bus_stream_free(stream);
         /* Before it has begun it is tried again, as calls are. */
-        if (code == THOLE_OK || begun || !cli_worth_a_retry(&st) ||
+        if (code == THOLE_OK || begun || !cli__worth_a_retry(&st) ||
             clock_now(&clock_system) >= end_ns) {
             break;
         }
         nanosleep(&(struct timespec){.tv_nsec = 200 * NS_PER_MS}, NULL);
         code = THOLE_OK;
     }
-    return code == THOLE_OK ? cli_flush() : cli_say_status("the watch ended", &st);
+    return code == THOLE_OK ? cli__flush() : cli__say_status("the watch ended", &st);
 }

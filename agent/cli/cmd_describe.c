@@ -24,14 +24,14 @@ static int related(struct cli *c, const struct rows_query *replicas, const char 
     struct thole_status st;
     struct rows rows;
     if (rows_list(c, replicas, &rows, &st) != THOLE_OK) {
-        return cli_say_status("cannot list replicas", &st);
+        return cli__say_status("cannot list replicas", &st);
     }
     show_related(c, "Replicas", &rows);
     rows_deinit(&rows);
     const struct rows_query events = {
         .kind = ROWS_EVENTS, .object = object, .stale = replicas->stale};
     if (rows_list(c, &events, &rows, &st) != THOLE_OK) {
-        return cli_say_status("cannot list events", &st);
+        return cli__say_status("cannot list events", &st);
     }
     struct rows newest = rows;
     if (rows.count > EVENTS_SHOWN) {
@@ -40,7 +40,7 @@ static int related(struct cli *c, const struct rows_query *replicas, const char 
     }
     show_related(c, "Events", &newest);
     rows_deinit(&rows);
-    return cli_flush();
+    return cli__flush();
 }
 
 static void line(const char *name, const char *format, ...) __attribute__((format(printf, 2, 3)));
@@ -48,7 +48,7 @@ static void line(const char *name, const char *format, ...)
 {
     va_list args;
     va_start(args, format);
-    char *text = cli_vtext(format, args);
+    char *text = cli__vtext(format, args);
     va_end(args);
     printf("%-12s %s\n", name, text);
     free(text);
@@ -68,19 +68,19 @@ static void show_conditions(const thole_v1_Shard *s)
         printf("none reported yet\n");
         return;
     }
-    struct cli_table *t = cli_table_new(false, columns);
+    struct cli_table *t = cli__table_new(false, columns);
     for (size_t i = 0; i < n; i++) {
         char time[24];
-        cli_table_row(t);
-        cli_table_cell(t, "%.*s", CLI_SV(thole_v1_Condition_type(conditions[i])));
-        cli_table_cell(t, "%s", thole_v1_Condition_status(conditions[i]) ? "true" : "false");
-        cli_table_cell(t, "%.*s", CLI_SV(thole_v1_Condition_reason(conditions[i])));
-        cli_table_cell(
+        cli__table_row(t);
+        cli__table_cell(t, "%.*s", CLI_SV(thole_v1_Condition_type(conditions[i])));
+        cli__table_cell(t, "%s", thole_v1_Condition_status(conditions[i]) ? "true" : "false");
+        cli__table_cell(t, "%.*s", CLI_SV(thole_v1_Condition_reason(conditions[i])));
+        cli__table_cell(
             t, "%s",
-            cli_age(thole_v1_Condition_transition_time_ms(conditions[i]), time, sizeof time));
-        cli_table_cell(t, "%.*s", CLI_SV(thole_v1_Condition_message(conditions[i])));
+            cli__age(thole_v1_Condition_transition_time_ms(conditions[i]), time, sizeof time));
+        cli__table_cell(t, "%.*s", CLI_SV(thole_v1_Condition_message(conditions[i])));
     }
-    cli_table_print(t, NULL);
+    cli__table_print(t, NULL);
 }
 
 static void constraints_line(const char *name, const thole_v1_Constraint *const *constraints,
@@ -123,8 +123,8 @@ static int describe_document(struct cli *c, const char *member, enum rows_kind k
     struct rows rows;
     struct bytes out = {0};
     char object[ROWS_NAME_BYTES];
-    cli_document_begin(&out, "Description");
-    cli_document_message(&out, member, row, rows_def(c, kind));
+    cli__document_begin(&out, "Description");
+    cli__document_message(&out, member, row, rows_def(c, kind));
     const struct rows_query events = {.kind = ROWS_EVENTS,
                                       .object = rows_name(kind, row, object, sizeof object),
                                       .stale = replicas->stale};
@@ -138,13 +138,13 @@ static int describe_document(struct cli *c, const char *member, enum rows_kind k
         }
         if (rows_list(c, queries[i], &rows, &st) != THOLE_OK) {
             bytes_deinit(&out);
-            return cli_say_status("cannot list what belongs to it", &st);
+            return cli__say_status("cannot list what belongs to it", &st);
         }
         rows_json(c, &rows, names[i], &out);
         rows_deinit(&rows);
     }
-    cli_document_end(c, &out);
-    return cli_flush();
+    cli__document_end(c, &out);
+    return cli__flush();
 }
 
 static int describe_shard(struct cli *c, const char *name, bool stale)
@@ -152,10 +152,10 @@ static int describe_shard(struct cli *c, const char *name, bool stale)
     struct thole_status st;
     const thole_v1_Shard *s = NULL;
     if (rows_get_shard(c, name, stale, &s, &st) != THOLE_OK) {
-        return cli_say_status("cannot describe the shard", &st);
+        return cli__say_status("cannot describe the shard", &st);
     }
     const struct rows_query replicas = {.kind = ROWS_REPLICAS, .shard = name, .stale = stale};
-    if (cli_is_document(c)) {
+    if (cli__is_document(c)) {
         return describe_document(c, "shard", ROWS_SHARDS, s, &replicas);
     }
     const thole_v1_ShardSpec *spec = thole_v1_Shard_spec(s);
@@ -163,7 +163,7 @@ static int describe_shard(struct cli *c, const char *name, bool stale)
     char time[32];
     line("Name", "%.*s", CLI_SV(thole_v1_Shard_name(s)));
     line("Id", "%" PRIu64, thole_v1_Shard_id(s));
-    line("Created", "%s", cli_time(thole_v1_Shard_create_time_ms(s), time, sizeof time));
+    line("Created", "%s", cli__time(thole_v1_Shard_create_time_ms(s), time, sizeof time));
     if (spec != NULL) {
         show_spec(spec);
     }
@@ -193,10 +193,10 @@ static int describe_host(struct cli *c, const char *name, bool stale)
     struct thole_status st;
     const thole_v1_Host *h = NULL;
     if (rows_get_host(c, name, stale, &h, &st) != THOLE_OK) {
-        return cli_say_status("cannot describe the host", &st);
+        return cli__say_status("cannot describe the host", &st);
     }
     const struct rows_query replicas = {.kind = ROWS_REPLICAS, .host = name, .stale = stale};
-    if (cli_is_document(c)) {
+    if (cli__is_document(c)) {
         return describe_document(c, "host", ROWS_HOSTS, h, &replicas);
     }
     const thole_v1_HostSpec *spec = thole_v1_Host_spec(h);
@@ -206,7 +206,7 @@ static int describe_host(struct cli *c, const char *name, bool stale)
     show_tags(h, &tags);
     line("Name", "%.*s", CLI_SV(thole_v1_Host_name(h)));
     line("Id", "%.*s", CLI_SV(thole_v1_Host_id(h)));
-    line("Created", "%s", cli_time(thole_v1_Host_create_time_ms(h), time, sizeof time));
+    line("Created", "%s", cli__time(thole_v1_Host_create_time_ms(h), time, sizeof time));
     line("State", "%s", show_host_state(spec != NULL ? thole_v1_HostSpec_state(spec) : 0));
     line("Tags", "%.*s", (int)tags.size, tags.size > 0 ? (const char *)tags.data : "");
     if (spec != NULL && thole_v1_HostSpec_capacity(spec) > 0) {
@@ -220,7 +220,7 @@ static int describe_host(struct cli *c, const char *name, bool stale)
             line("Failures", "%s; the last at %s: %.*s",
                  thole_v1_HostFailures_failing(f) ? "replicas keep failing, so it gets nothing new"
                                                   : "replicas failed",
-                 cli_time(thole_v1_HostFailures_time_ms(f), time, sizeof time),
+                 cli__time(thole_v1_HostFailures_time_ms(f), time, sizeof time),
                  CLI_SV(thole_v1_HostFailures_message(f)));
         }
         line("Address", "%.*s", CLI_SV(thole_v1_HostStatus_address(status)));
@@ -251,10 +251,10 @@ static int show_waiting(struct cli *c, const char *pool, bool stale)
     const struct rows_query shards = {.kind = ROWS_SHARDS, .stale = stale};
     size_t left = 0;
     if (rows_list(c, &shards, &all, &st) != THOLE_OK) {
-        return cli_say_status("cannot list shards", &st);
+        return cli__say_status("cannot list shards", &st);
     }
     for (size_t i = 0; i < all.count; i++) {
-        if (upb_StringView_IsEqual(thole_v1_Shard_pool(all.items[i]), cli_sv(pool)) &&
+        if (upb_StringView_IsEqual(thole_v1_Shard_pool(all.items[i]), cli__sv(pool)) &&
             !rows_shard_ready(all.items[i])) {
             if (some.count < EVENTS_SHOWN) {
                 rows_add(&some, all.items[i]);
@@ -273,8 +273,8 @@ static int show_waiting(struct cli *c, const char *pool, bool stale)
             why = rows_condition(some.items[0], "Ready");
         }
         if (why != NULL && !thole_v1_Condition_status(why)) {
-            cli_line("%.*s: %.*s", CLI_SV(thole_v1_Shard_name(some.items[0])),
-                     CLI_SV(thole_v1_Condition_message(why)));
+            cli__line("%.*s: %.*s", CLI_SV(thole_v1_Shard_name(some.items[0])),
+                      CLI_SV(thole_v1_Condition_message(why)));
         }
     }
     rows_deinit(&some);
@@ -287,9 +287,9 @@ static int describe_pool(struct cli *c, const char *name, bool stale)
     struct thole_status st;
     const thole_v1_ShardPool *p = NULL;
     if (rows_get_pool(c, name, stale, &p, &st) != THOLE_OK) {
-        return cli_say_status("cannot describe the pool", &st);
+        return cli__say_status("cannot describe the pool", &st);
     }
-    if (cli_is_document(c)) {
+    if (cli__is_document(c)) {
         const struct rows_query none = {.kind = ROWS_REPLICAS, .stale = stale};
         return describe_document(c, "pool", ROWS_POOLS, p, &none);
     }
@@ -297,7 +297,7 @@ static int describe_pool(struct cli *c, const char *name, bool stale)
     uint32_t count = thole_v1_ShardPoolSpec_count(rows_pool_spec(p));
     char time[32];
     line("Name", "%.*s", CLI_SV(thole_v1_ShardPool_name(p)));
-    line("Created", "%s", cli_time(thole_v1_ShardPool_create_time_ms(p), time, sizeof time));
+    line("Created", "%s", cli__time(thole_v1_ShardPool_create_time_ms(p), time, sizeof time));
     line("Count", "%" PRIu32, count);
     show_spec(rows_pool_shard_spec(p));
     line("Generation", "%" PRIu64 " (of all shards: %" PRIu64 ")", thole_v1_ShardPool_generation(p),
@@ -314,20 +314,20 @@ static int describe_pool(struct cli *c, const char *name, bool stale)
         line("Deleting", "yes");
     }
     int result = show_waiting(c, name, stale);
-    return result == CLI_OK ? cli_flush() : result;
+    return result == CLI_OK ? cli__flush() : result;
 }
 
-int command_describe(struct cli *c)
+int cli__command_describe(struct cli *c)
 {
     bool stale = cli_flag(c, OPT_STALE);
     if (strcmp(c->args[0], "shard") == 0 || strcmp(c->args[0], "shards") == 0) {
-        return describe_shard(c, cli_strip(c->args[1], "shard"), stale);
+        return describe_shard(c, cli__strip(c->args[1], "shard"), stale);
     }
     if (strcmp(c->args[0], "host") == 0 || strcmp(c->args[0], "hosts") == 0) {
-        return describe_host(c, cli_strip(c->args[1], "host"), stale);
+        return describe_host(c, cli__strip(c->args[1], "host"), stale);
     }
     if (strcmp(c->args[0], "pool") == 0 || strcmp(c->args[0], "pools") == 0) {
-        return describe_pool(c, cli_strip(c->args[1], "pool"), stale);
+        return describe_pool(c, cli__strip(c->args[1], "pool"), stale);
     }
-    return cli_say_usage(c, "\"%s\" is none of host, shard, pool", c->args[0]);
+    return cli__say_usage(c, "\"%s\" is none of host, shard, pool", c->args[0]);
 }

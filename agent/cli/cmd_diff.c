@@ -67,8 +67,8 @@ static void spec_lines(struct cli *c, const struct spec *s, const void *row, str
     const upb_MessageDef *def = NULL;
     const void *spec = apply_spec(c, s, row, NULL, &def);
     if (spec != NULL) {
-        cli_json(spec, def, &json);
-        cli_yaml(NULL, bytes_slice(&json), &yaml);
+        cli__json(spec, def, &json);
+        cli__yaml(NULL, bytes_slice(&json), &yaml);
     }
     lines_split(&yaml, ret);
     bytes_deinit(&json);
@@ -83,18 +83,18 @@ static void add_item(struct cli *c, const struct spec *s, const void *current, b
     const upb_MessageDef *def = NULL;
     const void *is = apply_spec(c, s, current, NULL, &def);
     bytes_append_str(document, document->size > 0 ? ",{\"name\":" : "{\"name\":");
-    cli_json_string(slice_str(apply_resource(c, s, resource, sizeof resource)), document);
+    cli__json_string(slice_str(apply_resource(c, s, resource, sizeof resource)), document);
     bytes_printf(document, ",\"result\":\"%s\",\"is\":",
                  same              ? "unchanged"
                  : current == NULL ? "created"
                                    : "changed");
     if (is != NULL) {
-        cli_json(is, def, document);
+        cli__json(is, def, document);
     } else {
         bytes_append_str(document, "null");
     }
     bytes_append_str(document, ",\"wanted\":");
-    cli_json(apply_spec(c, s, s->row, NULL, NULL), def, document);
+    cli__json(apply_spec(c, s, s->row, NULL, NULL), def, document);
     bytes_append_str(document, "}");
 }
 
@@ -105,7 +105,7 @@ static int diff_one(struct cli *c, const struct spec *s, struct bytes *document)
     const void *current = NULL;
     const char *name = apply_name(c, s);
     if (apply_current(c, s, &current, &st) != THOLE_OK) {
-        int code = cli_say_status(name, &st);
+        int code = cli__say_status(name, &st);
         return code > DIFF_ERROR ? code : DIFF_ERROR;
     }
     char what[ROWS_NAME_BYTES];
@@ -113,10 +113,10 @@ static int diff_one(struct cli *c, const struct spec *s, struct bytes *document)
         return DIFF_ERROR;
     }
     bool same = apply_same(c, s, current);
-    if (cli_is_document(c)) {
+    if (cli__is_document(c)) {
         add_item(c, s, current, same, document);
     }
-    if (same || cli_is_document(c)) {
+    if (same || cli__is_document(c)) {
         return same ? 0 : 1;
     }
     struct lines is, wanted;
@@ -132,7 +132,7 @@ static int diff_one(struct cli *c, const struct spec *s, struct bytes *document)
     return 1;
 }
 
-int command_diff(struct cli *c)
+int cli__command_diff(struct cli *c)
 {
     struct spec_list list = {0};
     int result = apply_read(c, &list);
@@ -144,13 +144,13 @@ int command_diff(struct cli *c)
         int one = diff_one(c, &list.items[i], &document);
         result = one > result ? one : result;
     }
-    if (cli_is_document(c) && result < DIFF_ERROR) {
-        cli_document_begin(&out, "Diff");
+    if (cli__is_document(c) && result < DIFF_ERROR) {
+        cli__document_begin(&out, "Diff");
         bytes_printf(&out, ",\"items\":[%.*s]", (int)document.size,
                      document.size > 0 ? (const char *)document.data : "");
-        cli_document_end(c, &out);
+        cli__document_end(c, &out);
     }
     bytes_deinit(&document);
     spec_list_deinit(&list);
-    return cli_flush() == CLI_OK ? result : DIFF_ERROR;
+    return cli__flush() == CLI_OK ? result : DIFF_ERROR;
 }

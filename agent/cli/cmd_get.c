@@ -42,18 +42,19 @@ static bool wanted(const struct get *g, enum rows_kind kind, const void *row)
     }
     switch (kind) {
     case ROWS_HOSTS:
-        return g->name == NULL || upb_StringView_IsEqual(thole_v1_Host_name(row), cli_sv(g->name));
+        return g->name == NULL || upb_StringView_IsEqual(thole_v1_Host_name(row), cli__sv(g->name));
     case ROWS_SHARDS:
-        return g->name == NULL || upb_StringView_IsEqual(thole_v1_Shard_name(row), cli_sv(g->name));
+        return g->name == NULL ||
+               upb_StringView_IsEqual(thole_v1_Shard_name(row), cli__sv(g->name));
     case ROWS_POOLS:
         return g->name == NULL ||
-               upb_StringView_IsEqual(thole_v1_ShardPool_name(row), cli_sv(g->name));
+               upb_StringView_IsEqual(thole_v1_ShardPool_name(row), cli__sv(g->name));
     case ROWS_REPLICAS:
         return (g->name == NULL || thole_v1_Replica_id(row) == g->id) &&
                (g->q.shard == NULL ||
-                upb_StringView_IsEqual(thole_v1_Replica_shard(row), cli_sv(g->q.shard))) &&
+                upb_StringView_IsEqual(thole_v1_Replica_shard(row), cli__sv(g->q.shard))) &&
                (g->q.host == NULL ||
-                upb_StringView_IsEqual(thole_v1_Replica_host(row), cli_sv(g->q.host)));
+                upb_StringView_IsEqual(thole_v1_Replica_host(row), cli__sv(g->q.host)));
     case ROWS_OPERATIONS:
         return g->name == NULL || thole_v1_Operation_id(row) == g->id;
     case ROWS_EVENTS:
@@ -84,10 +85,10 @@ static int object_exists(struct get *g)
         code = rows_get_host(g->c, top, false, (const thole_v1_Host **)&row, &st);
     } else if (strncmp(object, "pools/", 6) == 0) {
         code = rows_get_pool(g->c, top, false, (const thole_v1_ShardPool **)&row, &st);
-    } else if (cli_parse_number(top, &id)) {
+    } else if (cli__parse_number(top, &id)) {
         code = rows_get_operation(g->c, id, false, (const thole_v1_Operation **)&row, &st);
     }
-    return code == THOLE_OK ? CLI_OK : cli_say_status("there are no events about it", &st);
+    return code == THOLE_OK ? CLI_OK : cli__say_status("there are no events about it", &st);
 }
 
 static bool is_object(const char *text)
@@ -110,7 +111,7 @@ static int get_list(struct get *g)
     struct thole_status st;
     struct rows all, some = {.kind = g->q.kind};
     if (rows_list(c, &g->q, &all, &st) != THOLE_OK) {
-        return cli_say_status("cannot list", &st);
+        return cli__say_status("cannot list", &st);
     }
     /* Of events the newest are wanted. */
     size_t skip = g->limit != 0 && g->q.kind == ROWS_EVENTS && all.count > g->limit
@@ -123,7 +124,7 @@ static int get_list(struct get *g)
     }
     int result = CLI_OK;
     if (some.count == 0 && g->name != NULL && g->q.kind != ROWS_EVENTS) {
-        (void)cli_say_failed("there is no such replica: %s", g->name);
+        (void)cli__say_failed("there is no such replica: %s", g->name);
         result = CLI_NOT_FOUND;
     } else {
         if (some.count == 0 && g->q.object != NULL) {
@@ -131,7 +132,7 @@ static int get_list(struct get *g)
         }
         if (result == CLI_OK) {
             rows_show(c, &some, true, g->name != NULL && g->q.kind != ROWS_EVENTS);
-            result = cli_flush();
+            result = cli__flush();
         }
     }
     rows_deinit(&some);
@@ -153,13 +154,13 @@ static int get_one(struct get *g)
             ? rows_get_operation(g->c, g->id, stale, (const thole_v1_Operation **)&row, &st)
             : rows_get_shard(g->c, g->name, stale, (const thole_v1_Shard **)&row, &st);
     if (code != THOLE_OK) {
-        return cli_say_status("cannot get", &st);
+        return cli__say_status("cannot get", &st);
     }
     struct rows rows = {.kind = g->q.kind};
     rows_add(&rows, row);
     rows_show(g->c, &rows, true, true);
     rows_deinit(&rows);
-    return cli_flush();
+    return cli__flush();
 }
 
 /* ---- Watching -------------------------------------------------------------------------------- */
@@ -173,7 +174,7 @@ static void show_gone(struct get *g, upb_StringView name)
     bool replica = memmem(name.data, name.size, "/replicas/", 10) != NULL;
     if (name.size > size && memcmp(name.data, prefix, size) == 0 &&
         replica == (g->q.kind == ROWS_REPLICAS)) {
-        if (cli_format(g->c) == FORMAT_JSON) {
+        if (cli__format(g->c) == FORMAT_JSON) {
             printf("{\"deleted\":\"%.*s\"}\n", CLI_SV(name));
         } else {
             printf("%.*s deleted\n", CLI_SV(name));
@@ -189,7 +190,7 @@ static void flush_batch(struct get *g)
         memmove(g->batch.items, g->batch.items + skip, (size_t)g->limit * sizeof g->batch.items[0]);
         g->batch.count = (size_t)g->limit;
     }
-    enum cli_format format = cli_format(g->c);
+    enum cli_format format = cli__format(g->c);
     if (g->batch.count > 0 && format == FORMAT_JSON) {
         for (size_t i = 0; i < g->batch.count; i++) { /* one object a line, for programs */
             struct rows one = {.kind = g->q.kind, .items = &g->batch.items[i], .count = 1};
@@ -273,24 +274,24 @@ static int get_watch(struct get *g)
     g->c->layout = NULL;
     rows_deinit(&g->batch);
     upb_Arena_Free(g->arena);
-    return code == THOLE_OK ? cli_flush() : cli_say_status("the watch ended", &st);
+    return code == THOLE_OK ? cli__flush() : cli__say_status("the watch ended", &st);
 }
 
-int command_get(struct cli *c)
+int cli__command_get(struct cli *c)
 {
     struct get g = {.c = c, .limit = c->values[OPT_LIMIT].number};
     if (!parse_kind(c->args[0], &g.q.kind)) {
-        return cli_say_usage(c,
-                             "\"%s\" is none of hosts, shards, pools, replicas, operations, "
-                             "events",
-                             c->args[0]);
+        return cli__say_usage(c,
+                              "\"%s\" is none of hosts, shards, pools, replicas, operations, "
+                              "events",
+                              c->args[0]);
     }
     g.name = c->arg_count > 1 ? c->args[1] : NULL;
     if (c->values[OPT_SHARD].set) {
-        g.q.shard = cli_strip(c->values[OPT_SHARD].text, "shard");
+        g.q.shard = cli__strip(c->values[OPT_SHARD].text, "shard");
     }
     if (c->values[OPT_HOST].set) {
-        g.q.host = cli_strip(c->values[OPT_HOST].text, "host");
+        g.q.host = cli__strip(c->values[OPT_HOST].text, "host");
     }
     g.q.object = c->values[OPT_OBJECT].set ? c->values[OPT_OBJECT].text : NULL;
     g.q.after = c->values[OPT_SINCE].number;
@@ -299,19 +300,20 @@ int command_get(struct cli *c)
         g.q.object = g.name;
     } else if (g.name != NULL && (g.q.kind == ROWS_REPLICAS || g.q.kind == ROWS_OPERATIONS)) {
         const char *slash = strrchr(g.name, '/');
-        if (!cli_parse_number(slash != NULL ? slash + 1 : g.name, &g.id)) {
-            return cli_say_usage(c, "\"%s\" is no id", g.name);
+        if (!cli__parse_number(slash != NULL ? slash + 1 : g.name, &g.id)) {
+            return cli__say_usage(c, "\"%s\" is no id", g.name);
         }
     } else if (g.name != NULL) {
-        g.name = cli_strip(g.name, g.q.kind == ROWS_HOSTS   ? "host"
-                                   : g.q.kind == ROWS_POOLS ? "pool"
-                                                            : "shard");
+        g.name = cli__strip(g.name, g.q.kind == ROWS_HOSTS   ? "host"
+                                    : g.q.kind == ROWS_POOLS ? "pool"
+                                                             : "shard");
     }
     if (g.q.object != NULL && g.q.kind == ROWS_EVENTS && !is_object(g.q.object)) {
-        return cli_say_usage(c,
-                             "\"%s\" is no object: they are like shards/orders, hosts/h1, pools/p, "
-                             "operations/7 or shards/orders/replicas/12",
-                             g.q.object);
+        return cli__say_usage(
+            c,
+            "\"%s\" is no object: they are like shards/orders, hosts/h1, pools/p, "
+            "operations/7 or shards/orders/replicas/12",
+            g.q.object);
     }
     if (cli_flag(c, OPT_WATCH)) {
         return get_watch(&g);

@@ -20,16 +20,17 @@ static int check_type(struct cli *c)
 {
     const thole_v1_Shard *shard = NULL;
     struct thole_status st;
-    const char *name = cli_strip(c->args[0], "shard");
+    const char *name = cli__strip(c->args[0], "shard");
     if (rows_get_shard(c, name, true, &shard, &st) != THOLE_OK) {
         return CLI_OK;
     }
     upb_StringView type = thole_v1_ShardSpec_type(rows_shard_spec(shard));
-    return upb_StringView_IsEqual(type, cli_sv("kv"))
+    return upb_StringView_IsEqual(type, cli__sv("kv"))
                ? CLI_OK
-               : cli_say_failed("shards/%s is of type %.*s, not kv; use `thole propose` and `thole "
-                                "query`",
-                                name, CLI_SV(type));
+               : cli__say_failed(
+                     "shards/%s is of type %.*s, not kv; use `thole propose` and `thole "
+                     "query`",
+                     name, CLI_SV(type));
 }
 
 /* The form's mark, then the message. */
@@ -55,13 +56,13 @@ static int propose(struct cli *c, const thole_kv_v1_Command *command,
     }
     char *bytes = thole_kv_v1_Command_serialize(command, c->arena, &size);
     const struct payload p = encoded(c, bytes, size);
-    if (cli_data_propose(c, cli_strip(c->args[0], "shard"), &p, &reply, &st) != THOLE_OK) {
-        return cli_say_status("the proposal failed", &st);
+    if (cli_data_propose(c, cli__strip(c->args[0], "shard"), &p, &reply, &st) != THOLE_OK) {
+        return cli__say_status("the proposal failed", &st);
     }
     upb_StringView data = thole_v1_ProposeResponse_data(reply);
     *ret = PROTO_DECODE(thole_kv_v1_Result, slice_of(data.data, data.size), c->arena);
     if (*ret == NULL) {
-        return cli_say_failed("the answer does not decode; is it a shard of type kv?");
+        return cli__say_failed("the answer does not decode; is it a shard of type kv?");
     }
     return CLI_OK;
 }
@@ -71,7 +72,7 @@ static int show_result(struct cli *c, const thole_kv_v1_Result *result)
 {
     const thole_kv_v1_KeyValue *current = thole_kv_v1_Result_current(result);
     if (cli_data_shown(c, result, thole_kv_v1_Result_getmsgdef(c->pool))) {
-        int flushed = cli_flush();
+        int flushed = cli__flush();
         return thole_kv_v1_Result_code(result) == thole_kv_v1_CODE_OK ? flushed : CLI_FAILED;
     }
     switch (thole_kv_v1_Result_code(result)) {
@@ -81,49 +82,49 @@ static int show_result(struct cli *c, const thole_kv_v1_Result *result)
         if (current != NULL) {
             cli_data_print(thole_kv_v1_KeyValue_value(current), false, true);
         }
-        return cli_say_failed(current != NULL ? "not changed: the value is another one"
-                                              : "not changed: there is no such key");
+        return cli__say_failed(current != NULL ? "not changed: the value is another one"
+                                               : "not changed: there is no such key");
     default:
-        return cli_say_failed("not changed: %.*s", CLI_SV(thole_kv_v1_Result_error(result)));
+        return cli__say_failed("not changed: %.*s", CLI_SV(thole_kv_v1_Result_error(result)));
     }
 }
 
-int command_kv_put(struct cli *c)
+int cli__command_kv_put(struct cli *c)
 {
     const thole_kv_v1_Result *result = NULL;
     thole_kv_v1_Command *command = thole_kv_v1_Command_new(c->arena);
     thole_kv_v1_Put *put = thole_kv_v1_Command_mutable_put(command, c->arena);
-    thole_kv_v1_Put_set_key(put, cli_sv(c->args[1]));
-    thole_kv_v1_Put_set_value(put, cli_sv(c->args[2]));
+    thole_kv_v1_Put_set_key(put, cli__sv(c->args[1]));
+    thole_kv_v1_Put_set_value(put, cli__sv(c->args[2]));
     int code = propose(c, command, &result);
     return code == CLI_OK ? show_result(c, result) : code;
 }
 
-int command_kv_delete(struct cli *c)
+int cli__command_kv_delete(struct cli *c)
 {
     const thole_kv_v1_Result *result = NULL;
     thole_kv_v1_Command *command = thole_kv_v1_Command_new(c->arena);
     thole_kv_v1_Delete *del = thole_kv_v1_Command_mutable_delete(command, c->arena);
-    thole_kv_v1_Delete_set_key(del, cli_sv(c->args[1]));
+    thole_kv_v1_Delete_set_key(del, cli__sv(c->args[1]));
     int code = propose(c, command, &result);
     if (code == CLI_OK) {
         code = show_result(c, result);
     }
     if (code == CLI_OK && thole_kv_v1_Result_deleted(result) == 0) {
-        (void)cli_say_failed("there is no such key: %s", c->args[1]);
+        (void)cli__say_failed("there is no such key: %s", c->args[1]);
         code = CLI_NOT_FOUND;
     }
     return code;
 }
 
-int command_kv_cas(struct cli *c)
+int cli__command_kv_cas(struct cli *c)
 {
     const thole_kv_v1_Result *result = NULL;
     thole_kv_v1_Command *command = thole_kv_v1_Command_new(c->arena);
     thole_kv_v1_CompareAndSet *cas = thole_kv_v1_Command_mutable_compare_and_set(command, c->arena);
-    thole_kv_v1_CompareAndSet_set_key(cas, cli_sv(c->args[1]));
-    thole_kv_v1_CompareAndSet_set_value(cas, cli_sv(c->args[2]));
-    thole_kv_v1_CompareAndSet_set_new_value(cas, cli_sv(c->args[3]));
+    thole_kv_v1_CompareAndSet_set_key(cas, cli__sv(c->args[1]));
+    thole_kv_v1_CompareAndSet_set_value(cas, cli__sv(c->args[2]));
+    thole_kv_v1_CompareAndSet_set_new_value(cas, cli__sv(c->args[3]));
     int code = propose(c, command, &result);
     return code == CLI_OK ? show_result(c, result) : code;
 }
@@ -142,30 +143,30 @@ static int query(struct cli *c, const thole_kv_v1_Query *q, const thole_kv_v1_An
     }
     char *bytes = thole_kv_v1_Query_serialize(q, c->arena, &size);
     const struct payload p = encoded(c, bytes, size);
-    if (cli_data_query(c, cli_strip(c->args[0], "shard"), &p, &reply, st) != THOLE_OK) {
+    if (cli_data_query(c, cli__strip(c->args[0], "shard"), &p, &reply, st) != THOLE_OK) {
         return st->code == THOLE_NOT_FOUND && st->reason == THOLE_REASON_NONE
                    ? CLI_NOT_FOUND
-                   : cli_say_status("the query failed", st);
+                   : cli__say_status("the query failed", st);
     }
     upb_StringView data = thole_v1_QueryResponse_data(reply);
     *ret = PROTO_DECODE(thole_kv_v1_Answer, slice_of(data.data, data.size), c->arena);
     return *ret != NULL ? CLI_OK
-                        : cli_say_failed("the answer does not decode; is the shard of type kv?");
+                        : cli__say_failed("the answer does not decode; is the shard of type kv?");
 }
 
-int command_kv_get(struct cli *c)
+int cli__command_kv_get(struct cli *c)
 {
     struct thole_status st;
     const thole_kv_v1_Answer *answer = NULL;
     thole_kv_v1_Query *q = thole_kv_v1_Query_new(c->arena);
     thole_kv_v1_Get *get = thole_kv_v1_Query_mutable_get(q, c->arena);
-    thole_kv_v1_Get_set_key(get, cli_sv(c->args[1]));
+    thole_kv_v1_Get_set_key(get, cli__sv(c->args[1]));
     int code = query(c, q, &answer, &st);
     size_t n = 0;
     const thole_kv_v1_KeyValue *const *items =
         code == CLI_OK ? thole_kv_v1_Answer_items(answer, &n) : NULL;
     if ((code == CLI_OK && n == 0) || (code == CLI_NOT_FOUND && st.reason == THOLE_REASON_NONE)) {
-        (void)cli_say_failed("there is no such key: %s", c->args[1]);
+        (void)cli__say_failed("there is no such key: %s", c->args[1]);
         return CLI_NOT_FOUND;
     }
     if (code != CLI_OK) {
@@ -174,7 +175,7 @@ int command_kv_get(struct cli *c)
     if (!cli_data_shown(c, items[0], thole_kv_v1_KeyValue_getmsgdef(c->pool))) {
         cli_data_print(thole_kv_v1_KeyValue_value(items[0]), false, true);
     }
-    return cli_flush();
+    return cli__flush();
 }
 
 /* `document` gathers the rows of one list. */
@@ -183,13 +184,13 @@ static void show_items(struct cli *c, const thole_kv_v1_Answer *answer, struct b
     size_t n = 0;
     const thole_kv_v1_KeyValue *const *items = thole_kv_v1_Answer_items(answer, &n);
     for (size_t i = 0; i < n; i++) {
-        if (cli_is_document(c)) {
+        if (cli__is_document(c)) {
             bytes_append_str(document, document->size > 0 ? ",\n " : "");
-            cli_json(items[i], thole_kv_v1_KeyValue_getmsgdef(c->pool), document);
+            cli__json(items[i], thole_kv_v1_KeyValue_getmsgdef(c->pool), document);
             continue;
         }
         cli_data_print(thole_kv_v1_KeyValue_key(items[i]), false, false);
-        if (cli_format(c) != FORMAT_NAME) {
+        if (cli__format(c) != FORMAT_NAME) {
             printf(" ");
             cli_data_print(thole_kv_v1_KeyValue_value(items[i]), false, false);
         }
@@ -200,22 +201,22 @@ static void show_items(struct cli *c, const thole_kv_v1_Answer *answer, struct b
 static int print_list(struct cli *c, struct bytes *document)
 {
     struct bytes out = {0}, yaml = {0};
-    if (cli_is_document(c)) {
+    if (cli__is_document(c)) {
         bytes_printf(&out, "[%.*s]\n", (int)document->size,
                      document->size > 0 ? (const char *)document->data : "");
-        bool as_yaml = cli_format(c) == FORMAT_YAML && cli_yaml(NULL, bytes_slice(&out), &yaml);
-        cli_print(bytes_slice(as_yaml ? &yaml : &out));
+        bool as_yaml = cli__format(c) == FORMAT_YAML && cli__yaml(NULL, bytes_slice(&out), &yaml);
+        cli__print(bytes_slice(as_yaml ? &yaml : &out));
     }
     bytes_deinit(&out);
     bytes_deinit(&yaml);
     bytes_deinit(document);
-    return cli_flush();
+    return cli__flush();
 }
 
-int command_kv_range(struct cli *c)
+int cli__command_kv_range(struct cli *c)
 {
     uint64_t left = c->values[OPT_LIMIT].set ? c->values[OPT_LIMIT].number : UINT64_MAX;
-    upb_StringView from = c->arg_count > 1 ? cli_sv(c->args[1]) : (upb_StringView){NULL, 0};
+    upb_StringView from = c->arg_count > 1 ? cli__sv(c->args[1]) : (upb_StringView){NULL, 0};
     struct bytes document = {0};
     while (left > 0) {
         struct thole_status st;
@@ -224,7 +225,7 @@ int command_kv_range(struct cli *c)
         thole_kv_v1_Range *range = thole_kv_v1_Query_mutable_range(q, c->arena);
         thole_kv_v1_Range_set_from(range, from);
         if (c->arg_count > 2) {
-            thole_kv_v1_Range_set_to(range, cli_sv(c->args[2]));
+            thole_kv_v1_Range_set_to(range, cli__sv(c->args[2]));
         }
         thole_kv_v1_Range_set_limit(range, left < RANGE_PAGE ? (uint32_t)left : RANGE_PAGE);
         int code = query(c, q, &answer, &st);

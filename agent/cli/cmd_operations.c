@@ -56,7 +56,7 @@ static void tell_line(struct progress *p, const char *text)
 {
     if (strcmp(text, p->told) != 0) {
         snprintf(p->told, sizeof p->told, "%s", text);
-        cli_note("operation %" PRIu64 ": %s", p->id, text);
+        cli__note("operation %" PRIu64 ": %s", p->id, text);
         fflush(stderr);
     }
 }
@@ -141,8 +141,8 @@ static void say_when_interrupted(uint64_t id)
 
 static int show_operation(struct cli *c, const thole_v1_Operation *o)
 {
-    cli_document(c, rows_kind_name(ROWS_OPERATIONS), o, rows_def(c, ROWS_OPERATIONS));
-    return cli_flush();
+    cli__document(c, rows_kind_name(ROWS_OPERATIONS), o, rows_def(c, ROWS_OPERATIONS));
+    return cli__flush();
 }
 
 /* The exit code is the operation's end: 1 if it failed or was cancelled. */
@@ -152,11 +152,11 @@ static int wait_for(struct cli *c, uint64_t id)
     struct thole_status st;
     uint64_t timeout_ms = wait_timeout_ms(c);
     uint64_t begin_ns = clock_now(&clock_system);
-    cli_note("^C stops watching; the operation goes on; `thole operation wait %" PRIu64
-             "` watches it again, `thole operation cancel %" PRIu64 "` cancels it",
-             id, id);
+    cli__note("^C stops watching; the operation goes on; `thole operation wait %" PRIu64
+              "` watches it again, `thole operation cancel %" PRIu64 "` cancels it",
+              id, id);
     say_when_interrupted(id);
-    enum thole_code code = cli_connect(c, &st);
+    enum thole_code code = cli__connect(c, &st);
     while (code == THOLE_OK) {
         uint64_t passed_ms = (clock_now(&clock_system) - begin_ns) / NS_PER_MS;
         if (timeout_ms != 0 && passed_ms >= timeout_ms) {
@@ -182,46 +182,46 @@ static int wait_for(struct cli *c, uint64_t id)
         tell_line(&p, p.last);
     }
     if (code == THOLE_DEADLINE_EXCEEDED) {
-        (void)cli_say_failed("operation %" PRIu64 " has not ended after %.0f s%s%s; it goes on; "
-                             "--timeout gives more time",
-                             id, (double)timeout_ms / 1000, p.last[0] != '\0' ? ": " : "", p.last);
+        (void)cli__say_failed("operation %" PRIu64 " has not ended after %.0f s%s%s; it goes on; "
+                              "--timeout gives more time",
+                              id, (double)timeout_ms / 1000, p.last[0] != '\0' ? ": " : "", p.last);
         return CLI_UNAVAILABLE;
     }
     if (code != THOLE_OK) {
-        return cli_say_status("cannot wait for the operation", &st);
+        return cli__say_status("cannot wait for the operation", &st);
     }
     if (p.state != thole_v1_OPERATION_STATE_DONE) {
-        return cli_say_failed("operation %" PRIu64 " %s%s%s", id, show_operation_state(p.state),
-                              p.message[0] != '\0' ? ": " : "", p.message);
+        return cli__say_failed("operation %" PRIu64 " %s%s%s", id, show_operation_state(p.state),
+                               p.message[0] != '\0' ? ": " : "", p.message);
     }
-    if (cli_is_document(c)) {
+    if (cli__is_document(c)) {
         const thole_v1_Operation *row = NULL;
         if (rows_get_operation(c, id, false, &row, &st) != THOLE_OK) {
-            return cli_say_status("cannot show the operation", &st);
+            return cli__say_status("cannot show the operation", &st);
         }
         return show_operation(c, row);
     }
     printf("operations/%" PRIu64 " done\n", id);
-    return cli_flush();
+    return cli__flush();
 }
 
 static bool parse_id(struct cli *c, uint64_t *ret)
 {
-    const char *text = cli_strip(c->args[0], "operation");
-    if (!cli_parse_number(text, ret) || *ret == 0) {
-        (void)cli_say_usage(c, "\"%s\" is no operation id", c->args[0]);
+    const char *text = cli__strip(c->args[0], "operation");
+    if (!cli__parse_number(text, ret) || *ret == 0) {
+        (void)cli__say_usage(c, "\"%s\" is no operation id", c->args[0]);
         return false;
     }
     return true;
 }
 
-int command_operation_wait(struct cli *c)
+int cli__command_operation_wait(struct cli *c)
 {
     uint64_t id = 0;
     return parse_id(c, &id) ? wait_for(c, id) : CLI_USAGE;
 }
 
-int command_operation_cancel(struct cli *c)
+int cli__command_operation_cancel(struct cli *c)
 {
     uint64_t id = 0;
     struct thole_status st;
@@ -231,16 +231,16 @@ int command_operation_cancel(struct cli *c)
     }
     thole_v1_CancelOperationRequest *request = thole_v1_CancelOperationRequest_new(c->arena);
     thole_v1_CancelOperationRequest_set_id(request, id);
-    thole_v1_CancelOperationRequest_set_request_id(request, cli_request_id(c));
+    thole_v1_CancelOperationRequest_set_request_id(request, cli__request_id(c));
     if (CLI_CALL(c, Operations, CancelOperation, request, &reply, Operation, &st)) {
-        return cli_say_status("cannot cancel the operation", &st);
+        return cli__say_status("cannot cancel the operation", &st);
     }
-    if (cli_is_document(c)) {
+    if (cli__is_document(c)) {
         return show_operation(c, reply);
     }
     printf("operations/%" PRIu64 " %s\n", id,
            show_operation_state(thole_v1_Operation_state(reply)));
-    return cli_flush();
+    return cli__flush();
 }
 
 /* ---- Verbs ----------------------------------------------------------------------------------- */
@@ -249,86 +249,86 @@ int operation_started(struct cli *c, enum thole_code code, const thole_v1_Operat
                       const struct thole_status *st)
 {
     if (code != THOLE_OK) {
-        return cli_say_status("cannot do that", st);
+        return cli__say_status("cannot do that", st);
     }
     if (cli_flag(c, OPT_DRY_RUN)) {
         upb_StringView about = thole_v1_Operation_target(o), why = thole_v1_Operation_message(o);
-        about = about.size > 0 ? about : cli_sv("the cluster");
+        about = about.size > 0 ? about : cli__sv("the cluster");
         const char *kind = show_operation_kind(thole_v1_Operation_kind(o));
-        if (cli_is_document(c)) {
+        if (cli__is_document(c)) {
             (void)show_operation(c, o);
         }
         if (why.size > 0) {
-            return cli_say_failed("%.*s: the %s would never end: %.*s", CLI_SV(about), kind,
-                                  CLI_SV(why));
+            return cli__say_failed("%.*s: the %s would never end: %.*s", CLI_SV(about), kind,
+                                   CLI_SV(why));
         }
-        if (!cli_is_document(c)) {
+        if (!cli__is_document(c)) {
             printf("%.*s: the %s is possible\n", CLI_SV(about), kind);
         }
-        return cli_flush();
+        return cli__flush();
     }
-    if (cli_is_document(c)) { /* one: as it is now, or at its end */
+    if (cli__is_document(c)) { /* one: as it is now, or at its end */
         return cli_flag(c, OPT_WAIT) ? wait_for(c, thole_v1_Operation_id(o)) : show_operation(c, o);
     }
     upb_StringView target = thole_v1_Operation_target(o);
     printf("operations/%" PRIu64 " %s%s%.*s %s\n", thole_v1_Operation_id(o),
            show_operation_kind(thole_v1_Operation_kind(o)), target.size > 0 ? " " : "",
            CLI_SV(target), show_operation_state(thole_v1_Operation_state(o)));
-    int result = cli_flush();
+    int result = cli__flush();
     return result == CLI_OK && cli_flag(c, OPT_WAIT) ? wait_for(c, thole_v1_Operation_id(o))
                                                      : result;
 }
 
-#define HOST_VERB(function, Verb)                                                              \
-    int function(struct cli *c)                                                                \
-    {                                                                                          \
-        struct thole_status st;                                                                \
-        const thole_v1_Operation *reply = NULL;                                                \
-        thole_v1_##Verb##HostRequest *request = thole_v1_##Verb##HostRequest_new(c->arena);    \
-        thole_v1_##Verb##HostRequest_set_name(request, cli_sv(cli_strip(c->args[0], "host"))); \
-        thole_v1_##Verb##HostRequest_set_request_id(request, cli_request_id(c));               \
-        thole_v1_##Verb##HostRequest_set_validate_only(request, cli_flag(c, OPT_DRY_RUN));     \
-        enum thole_code code =                                                                 \
-            CLI_CALL(c, Operations, Verb##Host, request, &reply, Operation, &st);              \
-        return operation_started(c, code, reply, &st);                                         \
+#define HOST_VERB(function, Verb)                                                                \
+    int function(struct cli *c)                                                                  \
+    {                                                                                            \
+        struct thole_status st;                                                                  \
+        const thole_v1_Operation *reply = NULL;                                                  \
+        thole_v1_##Verb##HostRequest *request = thole_v1_##Verb##HostRequest_new(c->arena);      \
+        thole_v1_##Verb##HostRequest_set_name(request, cli__sv(cli__strip(c->args[0], "host"))); \
+        thole_v1_##Verb##HostRequest_set_request_id(request, cli__request_id(c));                \
+        thole_v1_##Verb##HostRequest_set_validate_only(request, cli_flag(c, OPT_DRY_RUN));       \
+        enum thole_code code =                                                                   \
+            CLI_CALL(c, Operations, Verb##Host, request, &reply, Operation, &st);                \
+        return operation_started(c, code, reply, &st);                                           \
     }
 
-HOST_VERB(command_host_drain, Drain)
-HOST_VERB(command_host_undrain, Undrain)
-HOST_VERB(command_host_cordon, Cordon)
-HOST_VERB(command_host_uncordon, Uncordon)
-HOST_VERB(command_host_decommission, Decommission)
+HOST_VERB(cli__command_host_drain, Drain)
+HOST_VERB(cli__command_host_undrain, Undrain)
+HOST_VERB(cli__command_host_cordon, Cordon)
+HOST_VERB(cli__command_host_uncordon, Uncordon)
+HOST_VERB(cli__command_host_decommission, Decommission)
 
-int command_shard_move(struct cli *c)
+int cli__command_shard_move(struct cli *c)
 {
     struct thole_status st;
     const thole_v1_Operation *reply = NULL;
     if (!c->values[OPT_FROM].set || !c->values[OPT_TO].set) {
-        return cli_say_usage(c, "--from HOST and --to HOST are needed");
+        return cli__say_usage(c, "--from HOST and --to HOST are needed");
     }
     thole_v1_MoveShardRequest *request = thole_v1_MoveShardRequest_new(c->arena);
-    thole_v1_MoveShardRequest_set_shard(request, cli_sv(cli_strip(c->args[0], "shard")));
+    thole_v1_MoveShardRequest_set_shard(request, cli__sv(cli__strip(c->args[0], "shard")));
     thole_v1_MoveShardRequest_set_from(request,
-                                       cli_sv(cli_strip(c->values[OPT_FROM].text, "host")));
-    thole_v1_MoveShardRequest_set_to(request, cli_sv(cli_strip(c->values[OPT_TO].text, "host")));
-    thole_v1_MoveShardRequest_set_request_id(request, cli_request_id(c));
+                                       cli__sv(cli__strip(c->values[OPT_FROM].text, "host")));
+    thole_v1_MoveShardRequest_set_to(request, cli__sv(cli__strip(c->values[OPT_TO].text, "host")));
+    thole_v1_MoveShardRequest_set_request_id(request, cli__request_id(c));
     thole_v1_MoveShardRequest_set_validate_only(request, cli_flag(c, OPT_DRY_RUN));
     enum thole_code code = CLI_CALL(c, Operations, MoveShard, request, &reply, Operation, &st);
     return operation_started(c, code, reply, &st);
 }
 
-int command_rebalance(struct cli *c)
+int cli__command_rebalance(struct cli *c)
 {
     struct thole_status st;
     const thole_v1_Operation *reply = NULL;
     thole_v1_RebalanceRequest *request = thole_v1_RebalanceRequest_new(c->arena);
-    thole_v1_RebalanceRequest_set_request_id(request, cli_request_id(c));
+    thole_v1_RebalanceRequest_set_request_id(request, cli__request_id(c));
     thole_v1_RebalanceRequest_set_validate_only(request, cli_flag(c, OPT_DRY_RUN));
     enum thole_code code = CLI_CALL(c, Operations, Rebalance, request, &reply, Operation, &st);
     return operation_started(c, code, reply, &st);
 }
 
-int command_pause(struct cli *c)
+int cli__command_pause(struct cli *c)
 {
     static const char *const names[] = {"", "placement", "membership", "balance"};
     struct thole_status st;
@@ -340,22 +340,23 @@ int command_pause(struct cli *c)
             controller--;
         }
         if (controller == 0) {
-            return cli_say_usage(c, "\"%s\" is none of placement, membership, balance", c->args[i]);
+            return cli__say_usage(c, "\"%s\" is none of placement, membership, balance",
+                                  c->args[i]);
         }
         thole_v1_PauseControllersRequest_add_controllers(request, controller, c->arena);
     }
-    thole_v1_PauseControllersRequest_set_request_id(request, cli_request_id(c));
+    thole_v1_PauseControllersRequest_set_request_id(request, cli__request_id(c));
     enum thole_code code =
         CLI_CALL(c, Operations, PauseControllers, request, &reply, Operation, &st);
     return operation_started(c, code, reply, &st);
 }
 
-int command_resume(struct cli *c)
+int cli__command_resume(struct cli *c)
 {
     struct thole_status st;
     const thole_v1_Operation *reply = NULL;
     thole_v1_ResumeControllersRequest *request = thole_v1_ResumeControllersRequest_new(c->arena);
-    thole_v1_ResumeControllersRequest_set_request_id(request, cli_request_id(c));
+    thole_v1_ResumeControllersRequest_set_request_id(request, cli__request_id(c));
     enum thole_code code =
         CLI_CALL(c, Operations, ResumeControllers, request, &reply, Operation, &st);
     return operation_started(c, code, reply, &st);

@@ -44,7 +44,7 @@ static void show(struct meter *m, uint64_t done, uint64_t total)
     }
     m->told_ns = now;
     fprintf(stderr, "%s%s %s of %s (%.0f%%)%s", m->terminal ? "\r\033[K" : "", m->what,
-            cli_bytes(done, have, sizeof have), cli_bytes(total, all, sizeof all),
+            cli__bytes(done, have, sizeof have), cli__bytes(total, all, sizeof all),
             total > 0 ? 100.0 * (double)done / (double)total : 0, m->terminal && !end ? "" : "\n");
     fflush(stderr);
 }
@@ -98,10 +98,10 @@ static enum thole_code receive(struct cli *c, struct snapshot_check *k, int fd, 
     size_t size = 0;
     uint64_t total = 0;
     thole_v1_SaveSnapshotRequest *request = thole_v1_SaveSnapshotRequest_new(c->arena);
-    thole_v1_SaveSnapshotRequest_set_shard(request, cli_sv(cli_strip(c->args[0], "shard")));
+    thole_v1_SaveSnapshotRequest_set_shard(request, cli__sv(cli__strip(c->args[0], "shard")));
     thole_v1_SaveSnapshotRequest_set_stale(request, cli_flag(c, OPT_STALE));
     char *bytes = thole_v1_SaveSnapshotRequest_serialize(request, c->arena, &size);
-    enum thole_code code = cli_connect(c, st);
+    enum thole_code code = cli__connect(c, st);
     if (code == THOLE_OK) {
         code = bus_channel_stream(c->channel, "/thole.v1.Snapshots/SaveSnapshot",
                                   slice_of(bytes, size), &stream, st);
@@ -141,14 +141,14 @@ static void print_saved(const char *path, const thole_v1_SnapshotFile *head, uin
            CLI_SV(thole_v1_SnapshotFile_shard(head)), thole_v1_SnapshotFile_index(head), bytes);
 }
 
-int command_snapshot_save(struct cli *c)
+int cli__command_snapshot_save(struct cli *c)
 {
     struct thole_status st;
     const char *path = c->args[1];
     char *part = xasprintf("%s.part", path);
     int fd = open(part, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
     if (fd < 0) {
-        int result = cli_say_failed("cannot create %s: %s", part, strerror(errno));
+        int result = cli__say_failed("cannot create %s: %s", part, strerror(errno));
         free(part);
         return result;
     }
@@ -164,15 +164,15 @@ int command_snapshot_save(struct cli *c)
     free(part);
     int result = CLI_OK;
     if (code != THOLE_OK) {
-        result = cli_say_status("cannot save the snapshot", &st);
+        result = cli__say_status("cannot save the snapshot", &st);
     } else {
         const thole_v1_SnapshotFile *head = snapshot_check_head(k);
-        if (cli_is_document(c)) {
-            cli_document(c, "SnapshotFile", head, thole_v1_SnapshotFile_getmsgdef(c->pool));
+        if (cli__is_document(c)) {
+            cli__document(c, "SnapshotFile", head, thole_v1_SnapshotFile_getmsgdef(c->pool));
         } else {
             print_saved(path, head, snapshot_check_fed(k));
         }
-        result = cli_flush();
+        result = cli__flush();
     }
     snapshot_check_free(k);
     return result;
@@ -242,32 +242,32 @@ static void print_head(const thole_v1_SnapshotFile *h, uint64_t bytes)
     printf("Index:     %" PRIu64 ", term %" PRIu64 "\n", thole_v1_SnapshotFile_index(h),
            thole_v1_SnapshotFile_term(h));
     printf("Saved:     %s, on %.*s\n",
-           cli_time(thole_v1_SnapshotFile_time_ms(h), time, sizeof time),
+           cli__time(thole_v1_SnapshotFile_time_ms(h), time, sizeof time),
            CLI_SV(thole_v1_SnapshotFile_host(h)));
     printf("Cluster:   %s, revision %" PRIu64 "\n", cluster, thole_v1_SnapshotFile_revision(h));
-    printf("Size:      %" PRIu64 " bytes (%s)\n", bytes, cli_bytes(bytes, size, sizeof size));
+    printf("Size:      %" PRIu64 " bytes (%s)\n", bytes, cli__bytes(bytes, size, sizeof size));
     printf("Checksum:  %016" PRIx64 ", right\n", thole_v1_SnapshotFile_body_checksum(h));
 }
 
 static int show_head(struct cli *c, const thole_v1_SnapshotFile *h, uint64_t bytes)
 {
-    if (cli_format(c) == FORMAT_NAME) {
+    if (cli__format(c) == FORMAT_NAME) {
         printf("shards/%.*s\n", CLI_SV(thole_v1_SnapshotFile_shard(h)));
-    } else if (cli_is_document(c)) {
-        cli_document(c, "SnapshotFile", h, thole_v1_SnapshotFile_getmsgdef(c->pool));
+    } else if (cli__is_document(c)) {
+        cli__document(c, "SnapshotFile", h, thole_v1_SnapshotFile_getmsgdef(c->pool));
     } else {
         print_head(h, bytes);
     }
-    return cli_flush();
+    return cli__flush();
 }
 
-int command_snapshot_status(struct cli *c)
+int cli__command_snapshot_status(struct cli *c)
 {
     struct thole_status st;
     struct snapshot_check *k = snapshot_check_new();
     int result = check_file(c->args[0], k, &st) == THOLE_OK
                      ? show_head(c, snapshot_check_head(k), snapshot_check_fed(k))
-                     : cli_say_status(c->args[0], &st);
+                     : cli__say_status(c->args[0], &st);
     snapshot_check_free(k);
     return result;
 }
@@ -289,13 +289,13 @@ static enum thole_code send_piece(void *ctx, uint64_t offset, struct slice piece
     upb_Arena *arena = upb_Arena_New();
     void *reply = NULL;
     thole_v1_UploadSnapshotRequest *q = thole_v1_UploadSnapshotRequest_new(arena);
-    thole_v1_UploadSnapshotRequest_set_upload(q, cli_sv(u->name));
+    thole_v1_UploadSnapshotRequest_set_upload(q, cli__sv(u->name));
     thole_v1_UploadSnapshotRequest_set_offset(q, offset);
     thole_v1_UploadSnapshotRequest_set_data(
         q, upb_StringView_FromDataAndSize((const char *)piece.data, piece.size));
-    enum thole_code code = cli_call_in(u->c, "/thole.v1.Snapshots/UploadSnapshot", q,
-                                       &thole_v1_UploadSnapshotRequest_msginit,
-                                       &thole_v1_UploadSnapshotResponse_msginit, arena, &reply, st);
+    enum thole_code code = cli__call_in(
+        u->c, "/thole.v1.Snapshots/UploadSnapshot", q, &thole_v1_UploadSnapshotRequest_msginit,
+        &thole_v1_UploadSnapshotResponse_msginit, arena, &reply, st);
     if (code == THOLE_OK) {
         upb_StringView name = thole_v1_UploadSnapshotResponse_upload(reply);
         uint64_t received = thole_v1_UploadSnapshotResponse_received(reply);
@@ -324,7 +324,7 @@ static bool read_spec(struct cli *c, thole_v1_RestoreSnapshotRequest *request, i
     }
     *ret = apply_read(c, &list);
     if (*ret == CLI_OK && (list.count != 1 || list.items[0].kind != SPEC_SHARD)) {
-        *ret = cli_say_usage(c, "%s: one spec of kind Shard is needed", c->values[OPT_FILE].text);
+        *ret = cli__say_usage(c, "%s: one spec of kind Shard is needed", c->values[OPT_FILE].text);
     }
     if (*ret == CLI_OK) {
         const thole_v1_Shard *row = (const thole_v1_Shard *)list.items[0].row;
@@ -360,26 +360,26 @@ static enum thole_code upload_file(struct cli *c, struct upload *u, struct thole
     return code;
 }
 
-int command_snapshot_restore(struct cli *c)
+int cli__command_snapshot_restore(struct cli *c)
 {
     struct thole_status st;
     struct upload u = {.c = c, .meter = meter_of("sent")};
     const thole_v1_Operation *reply = NULL;
     int result = CLI_OK;
     thole_v1_RestoreSnapshotRequest *request = thole_v1_RestoreSnapshotRequest_new(c->arena);
-    thole_v1_RestoreSnapshotRequest_set_name(request, cli_sv(cli_strip(c->args[1], "shard")));
-    thole_v1_RestoreSnapshotRequest_set_request_id(request, cli_request_id(c));
+    thole_v1_RestoreSnapshotRequest_set_name(request, cli__sv(cli__strip(c->args[1], "shard")));
+    thole_v1_RestoreSnapshotRequest_set_request_id(request, cli__request_id(c));
     if (!read_spec(c, request, &result)) {
         return result;
     }
-    if (!is_free(c, cli_strip(c->args[1], "shard"))) {
-        return cli_say_failed("there is a shard \"%s\": nothing is overwritten; give another name",
-                              cli_strip(c->args[1], "shard"));
+    if (!is_free(c, cli__strip(c->args[1], "shard"))) {
+        return cli__say_failed("there is a shard \"%s\": nothing is overwritten; give another name",
+                               cli__strip(c->args[1], "shard"));
     }
     if (upload_file(c, &u, &st) != THOLE_OK) {
-        return cli_say_status("cannot bring the snapshot to the host", &st);
+        return cli__say_status("cannot bring the snapshot to the host", &st);
     }
-    thole_v1_RestoreSnapshotRequest_set_upload(request, cli_sv(u.name));
+    thole_v1_RestoreSnapshotRequest_set_upload(request, cli__sv(u.name));
     enum thole_code code = CLI_CALL(c, Snapshots, RestoreSnapshot, request, &reply, Operation, &st);
     return operation_started(c, code, reply, &st);
 }

@@ -11,7 +11,7 @@
 /* "Degraded" is bad when it is so, all others when they are not. */
 static bool is_problem(const thole_v1_Condition *c)
 {
-    bool bad_if = upb_StringView_IsEqual(thole_v1_Condition_type(c), cli_sv("Degraded"));
+    bool bad_if = upb_StringView_IsEqual(thole_v1_Condition_type(c), cli__sv("Degraded"));
     return thole_v1_Condition_status(c) == bad_if;
 }
 
@@ -152,8 +152,8 @@ static void show_document(struct cli *c, const thole_v1_StatusResponse *status,
 {
     struct zero_votes z = count_zero(c, hosts, stale);
     struct bytes out = {0}, fields = {0};
-    cli_document_begin(&out, "Status");
-    cli_json(status, thole_v1_StatusResponse_getmsgdef(c->pool), &fields);
+    cli__document_begin(&out, "Status");
+    cli__json(status, thole_v1_StatusResponse_getmsgdef(c->pool), &fields);
     bytes_append_str(&out, ",");
     bytes_append(&out, fields.data + 1, fields.size - 2);
     rows_json(c, hosts, "hosts", &out);
@@ -161,7 +161,7 @@ static void show_document(struct cli *c, const thole_v1_StatusResponse *status,
     bytes_printf(&out,
                  ",\"zero\":{\"voters\":%" PRIu32 ",\"live\":%" PRIu32 ",\"mayFail\":%" PRId32 "}",
                  z.voters, z.live, may_fail(&z));
-    cli_document_end(c, &out);
+    cli__document_end(c, &out);
     bytes_deinit(&fields);
 }
 
@@ -190,7 +190,7 @@ static void show_pauses(struct cli *c, bool stale)
                    names[which < sizeof names / sizeof names[0] ? which : 0]);
         }
         printf(", %s ago by operation %" PRIu64 ": \"thole resume\" ends that\n",
-               cli_age(thole_v1_Operation_start_time_ms(o), age, sizeof age),
+               cli__age(thole_v1_Operation_start_time_ms(o), age, sizeof age),
                thole_v1_Operation_id(o));
     }
     rows_deinit(&rows);
@@ -202,7 +202,7 @@ static void show_asked(const thole_v1_StatusResponse *status)
     const thole_v1_Host *host = thole_v1_StatusResponse_host(status);
     upb_StringView none = {NULL, 0};
     upb_StringView cluster = thole_v1_StatusResponse_cluster_id(status);
-    printf("cluster   %.*s\n", CLI_SV(cluster.size > 0 ? cluster : cli_sv("none yet")));
+    printf("cluster   %.*s\n", CLI_SV(cluster.size > 0 ? cluster : cli__sv("none yet")));
     printf("asked     host %.*s, version %.*s, revision %" PRIu64 "\n",
            CLI_SV(host != NULL ? thole_v1_Host_name(host) : none),
            CLI_SV(thole_v1_StatusResponse_version(status)),
@@ -264,44 +264,44 @@ static enum thole_code look_around(struct cli *c, const thole_v1_StatusResponse 
     return code;
 }
 
-int command_status(struct cli *c)
+int cli__command_status(struct cli *c)
 {
     struct thole_status st;
     const thole_v1_StatusResponse *status = NULL;
     if (get_status(c, &status, &st) != THOLE_OK) {
-        return cli_say_status("cannot get the status", &st);
+        return cli__say_status("cannot get the status", &st);
     }
     struct rows hosts, shards;
     if (look_around(c, &status, &hosts, &shards, &st) != THOLE_OK) {
-        if (!cli_is_document(c)) {
+        if (!cli__is_document(c)) {
             show_asked(status); /* a host without a view says what it waits for */
         }
-        return cli_say_status("cannot list hosts and shards", &st);
+        return cli__say_status("cannot list hosts and shards", &st);
     }
     bool ready = thole_v1_StatusResponse_ready(status);
-    if (!cli_is_document(c)) {
+    if (!cli__is_document(c)) {
         show_asked(status);
     }
-    if (cli_is_document(c)) {
+    if (cli__is_document(c)) {
         show_document(c, status, &hosts, &shards, !ready);
     } else {
         show_rows(c, &hosts, &shards, !ready);
     }
     rows_deinit(&hosts);
     rows_deinit(&shards);
-    int result = cli_flush();
+    int result = cli__flush();
     return ready ? result : CLI_UNAVAILABLE;
 }
 
-int command_members(struct cli *c)
+int cli__command_members(struct cli *c)
 {
     struct thole_status st;
     struct rows rows;
     const struct rows_query q = {.kind = ROWS_REPLICAS, .shard = "zero"};
     if (rows_list(c, &q, &rows, &st) != THOLE_OK) {
-        return cli_say_status("cannot list the members of shard zero", &st);
+        return cli__say_status("cannot list the members of shard zero", &st);
     }
     rows_show(c, &rows, true, false);
     rows_deinit(&rows);
-    return cli_flush();
+    return cli__flush();
 }

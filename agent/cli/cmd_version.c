@@ -3,15 +3,15 @@
 
 #include "agent/cli/cli.h"
 
-int command_version(struct cli *c)
+int cli__command_version(struct cli *c)
 {
-    if (cli_is_document(c)) {
+    if (cli__is_document(c)) {
         struct bytes out = {0};
-        cli_document_begin(&out, "Version");
-        cli_document_text(&out, "version", THOLE_VERSION);
-        cli_document_end(c, &out);
+        cli__document_begin(&out, "Version");
+        cli__document_text(&out, "version", THOLE_VERSION);
+        cli__document_end(c, &out);
     } else {
         printf("thole %s\n", THOLE_VERSION);
     }
-    return cli_flush();
+    return cli__flush();
 }

@@ -39,7 +39,7 @@ static void tell(struct wait_item *w, const char *format, ...)
     if (strcmp(text, w->told) != 0) {
         snprintf(w->told, sizeof w->told, "%s", text);
         if (!w->quiet) {
-            cli_note("%s: %s", item_name(w, name, sizeof name), text);
+            cli__note("%s: %s", item_name(w, name, sizeof name), text);
         }
     }
 }
@@ -49,7 +49,7 @@ static void tell(struct wait_item *w, const char *format, ...)
 static void observe_shard(struct wait_item *w, const thole_v1_Shard *s)
 {
     if (w->kind != ROWS_SHARDS ||
-        !upb_StringView_IsEqual(thole_v1_Shard_name(s), cli_sv(w->name))) {
+        !upb_StringView_IsEqual(thole_v1_Shard_name(s), cli__sv(w->name))) {
         return;
     }
     w->seen = true;
@@ -63,10 +63,10 @@ static void observe_shard(struct wait_item *w, const thole_v1_Shard *s)
         w->id = thole_v1_Shard_id(s);
         const thole_v1_Condition *why = rows_condition(s, "Ready");
         bool waits = why != NULL &&
-                     upb_StringView_IsEqual(thole_v1_Condition_reason(why), cli_sv("Deleting"));
+                     upb_StringView_IsEqual(thole_v1_Condition_reason(why), cli__sv("Deleting"));
         tell(w, "%s%s%.*s",
              thole_v1_Shard_deleting(s) ? "being deleted" : "nobody has asked to delete it",
-             waits ? ": " : "", CLI_SV(waits ? thole_v1_Condition_message(why) : cli_sv("")));
+             waits ? ": " : "", CLI_SV(waits ? thole_v1_Condition_message(why) : cli__sv("")));
     } else if (w->what == WAIT_READY) {
         const thole_v1_Condition *placed = rows_condition(s, "Placed");
         const thole_v1_Condition *ready = rows_condition(s, "Ready");
@@ -85,7 +85,7 @@ static void observe_shard(struct wait_item *w, const thole_v1_Shard *s)
 static void observe_pool(struct wait_item *w, const thole_v1_ShardPool *p)
 {
     if (w->kind != ROWS_POOLS ||
-        !upb_StringView_IsEqual(thole_v1_ShardPool_name(p), cli_sv(w->name))) {
+        !upb_StringView_IsEqual(thole_v1_ShardPool_name(p), cli__sv(w->name))) {
         return;
     }
     const thole_v1_ShardPoolStatus *status = thole_v1_ShardPool_status(p);
@@ -144,7 +144,7 @@ static void observe_replica(struct wait_item *w, const thole_v1_Replica *r)
         tell(w, "%s%s%.*s", show_phase(thole_v1_Replica_phase(r)),
              thole_v1_Replica_message(r).size > 0 ? ": " : "", CLI_SV(thole_v1_Replica_message(r)));
     } else if (w->kind == ROWS_HOSTS && thole_v1_Replica_shard_id(r) != 0 &&
-               upb_StringView_IsEqual(thole_v1_Replica_host(r), cli_sv(w->name))) {
+               upb_StringView_IsEqual(thole_v1_Replica_host(r), cli__sv(w->name))) {
         if (gone) {
             (void)map_remove(&w->replicas, id);
         } else {
@@ -184,7 +184,7 @@ static void observe_deleted(struct wait_item *w, upb_StringView name)
              : w->kind == ROWS_POOLS ? "pools"
                                      : "shards",
              w->name);
-    if (upb_StringView_IsEqual(name, cli_sv(own))) {
+    if (upb_StringView_IsEqual(name, cli__sv(own))) {
         w->done |= w->what == WAIT_DELETED;
         w->gone = w->what != WAIT_DELETED;
     }
@@ -223,7 +223,7 @@ void wait_observe(struct wait_item *w, const thole_v1_WatchClusterResponse *m)
     case thole_v1_WatchClusterResponse_row_host:
         if (w->kind == ROWS_HOSTS &&
             upb_StringView_IsEqual(thole_v1_Host_name(thole_v1_WatchClusterResponse_host(m)),
-                                   cli_sv(w->name))) {
+                                   cli__sv(w->name))) {
             w->seen = true;
         }
         break;
@@ -292,21 +292,21 @@ int wait_all(struct cli *c, struct wait_item *items, size_t count, uint64_t time
         for (size_t i = 0; i < count; i++) {
             progress_of_pool(&items[i], true);
             if (!items[i].done) {
-                cli_say_failed("%s is not %s after %.0f s%s%s; --timeout gives more time",
-                               item_name(&items[i], name, sizeof name), for_names[items[i].what],
-                               (double)timeout_ms / 1000, items[i].told[0] != '\0' ? "; " : "",
-                               items[i].told[0] != '\0' ? items[i].told
-                               : items[i].seen          ? ""
-                                                        : "; it does not exist");
+                cli__say_failed("%s is not %s after %.0f s%s%s; --timeout gives more time",
+                                item_name(&items[i], name, sizeof name), for_names[items[i].what],
+                                (double)timeout_ms / 1000, items[i].told[0] != '\0' ? "; " : "",
+                                items[i].told[0] != '\0' ? items[i].told
+                                : items[i].seen          ? ""
+                                                         : "; it does not exist");
             }
         }
         result = CLI_UNAVAILABLE;
     } else if (code != THOLE_OK) {
-        result = cli_say_status("cannot wait", &st);
+        result = cli__say_status("cannot wait", &st);
     }
     for (size_t i = 0; i < count; i++) {
         if (code == THOLE_OK && items[i].gone) {
-            cli_say_failed("%s was deleted", item_name(&items[i], name, sizeof name));
+            cli__say_failed("%s was deleted", item_name(&items[i], name, sizeof name));
             result = CLI_NOT_FOUND;
         }
         map_deinit(&items[i].replicas);
@@ -324,13 +324,13 @@ static bool parse_item(struct cli *c, const char *text, struct wait_item *w)
         if (strncmp(text, words[i], size) == 0 && text[size] != '\0') {
             w->kind = kinds[i / 2];
             w->name = text + size;
-            if (w->kind == ROWS_REPLICAS && !cli_parse_number(w->name, &w->id)) {
+            if (w->kind == ROWS_REPLICAS && !cli__parse_number(w->name, &w->id)) {
                 break;
             }
             return true;
         }
     }
-    cli_say_usage(c, "\"%s\" is not like shard/NAME, pool/NAME, host/NAME or replica/ID", text);
+    cli__say_usage(c, "\"%s\" is not like shard/NAME, pool/NAME, host/NAME or replica/ID", text);
     return false;
 }
 
@@ -351,11 +351,11 @@ static int must_exist(struct cli *c, const struct wait_item *w)
     }
     /* While nobody answers, or leads, waiting goes on. */
     return code == THOLE_NOT_FOUND || code == THOLE_INVALID_ARGUMENT
-               ? cli_say_status("cannot wait", &st)
+               ? cli__say_status("cannot wait", &st)
                : CLI_OK;
 }
 
-int command_wait(struct cli *c)
+int cli__command_wait(struct cli *c)
 {
     const char *what = c->values[OPT_FOR].text;
     struct wait_item *items = xcalloc(c->arg_count, sizeof *items);
@@ -378,7 +378,7 @@ int command_wait(struct cli *c)
             ((w->what == WAIT_DRAINED) == (w->kind == ROWS_HOSTS) && w->kind != ROWS_POOLS) ||
             (w->what == WAIT_RUNNING && w->kind == ROWS_REPLICAS);
         if (!fits) {
-            result = cli_say_usage(c, "%s cannot be waited for to be %s", c->args[i], what);
+            result = cli__say_usage(c, "%s cannot be waited for to be %s", c->args[i], what);
         } else if (w->what != WAIT_DELETED) {
             result = must_exist(c, w);
         }

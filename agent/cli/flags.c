@@ -73,12 +73,12 @@ const struct cli_option cli_options[OPT_OPTIONS] = {
                   "of the host; made from its new id without it"},
 };
 
-bool cli_option_global(enum cli_option_id id)
+bool cli__option_global(enum cli_option_id id)
 {
     return id >= OPT_ENDPOINTS && id <= OPT_VERSION;
 }
 
-enum cli_option_id cli_option_find(const char *name, size_t size)
+enum cli_option_id cli__option_find(const char *name, size_t size)
 {
     for (unsigned id = 1; id < OPT_OPTIONS; id++) {
         if (strlen(cli_options[id].name) == size && memcmp(cli_options[id].name, name, size) == 0) {
@@ -110,7 +110,7 @@ static bool is_choice(const char *choices, const char *text)
     return false;
 }
 
-bool cli_set(struct cli *c, enum cli_option_id id, const char *text, const char *from)
+bool cli__set(struct cli *c, enum cli_option_id id, const char *text, const char *from)
 {
     const struct cli_option *o = &cli_options[id];
     struct cli_value *v = &c->values[id];
@@ -123,21 +123,21 @@ bool cli_set(struct cli *c, enum cli_option_id id, const char *text, const char 
     case OPTION_TEXT:
         break;
     case OPTION_NUMBER:
-        ok = cli_parse_number(text, &v->number);
+        ok = cli__parse_number(text, &v->number);
         break;
     case OPTION_DURATION:
-        ok = cli_parse_duration(text, &v->number);
+        ok = cli__parse_duration(text, &v->number);
         break;
     case OPTION_CHOICE:
         ok = is_choice(o->value, text);
         break;
     }
     if (!ok) {
-        cli_say_usage(c, "%s: \"%s\" is no %s", from, text,
-                      o->kind == OPTION_FLAG       ? "true or false"
-                      : o->kind == OPTION_NUMBER   ? "number"
-                      : o->kind == OPTION_DURATION ? "time such as 500ms, 10s, 5m"
-                                                   : o->value);
+        cli__say_usage(c, "%s: \"%s\" is no %s", from, text,
+                       o->kind == OPTION_FLAG       ? "true or false"
+                       : o->kind == OPTION_NUMBER   ? "number"
+                       : o->kind == OPTION_DURATION ? "time such as 500ms, 10s, 5m"
+                                                    : o->value);
         return false;
     }
     v->set = true;
@@ -163,12 +163,12 @@ static bool take_value(struct cli *c, struct words *w, enum cli_option_id id,
         text = text != NULL ? text : "true";
     } else if (text == NULL) {
         if (w->at + 1 >= w->argc) {
-            cli_say_usage(c, "%s needs a value: %s", shown, o->value);
+            cli__say_usage(c, "%s needs a value: %s", shown, o->value);
             return false;
         }
         text = w->argv[++w->at];
     }
-    return cli_set(c, id, text, shown);
+    return cli__set(c, id, text, shown);
 }
 
 static bool take_long(struct cli *c, struct words *w, const char *word)
@@ -176,9 +176,9 @@ static bool take_long(struct cli *c, struct words *w, const char *word)
     const char *name = word + 2;
     const char *equals = strchr(name, '=');
     size_t size = equals != NULL ? (size_t)(equals - name) : strlen(name);
-    enum cli_option_id id = cli_option_find(name, size);
+    enum cli_option_id id = cli__option_find(name, size);
     if (id == OPT_NONE) {
-        cli_say_usage(c, "there is no option --%.*s", (int)size, name);
+        cli__say_usage(c, "there is no option --%.*s", (int)size, name);
         return false;
     }
     char shown[40];
@@ -192,7 +192,7 @@ static bool take_short(struct cli *c, struct words *w, const char *word)
         enum cli_option_id id = find_letter(*at);
         char shown[4] = {'-', *at, '\0', '\0'};
         if (id == OPT_NONE) {
-            cli_say_usage(c, "there is no option %s", shown);
+            cli__say_usage(c, "there is no option %s", shown);
             return false;
         }
         if (cli_options[id].kind != OPTION_FLAG) {
@@ -226,11 +226,11 @@ static int check_command(struct cli *c)
 {
     const struct cli_command *command = c->command;
     for (unsigned id = 1; id < OPT_OPTIONS; id++) {
-        bool allowed = cli_option_global((enum cli_option_id)id) ||
+        bool allowed = cli__option_global((enum cli_option_id)id) ||
                        memchr(command->options, (int)id, sizeof command->options) != NULL;
         if (c->values[id].set && !allowed) {
-            return cli_say_usage(c, "`thole %s` has no option --%s", command->name,
-                                 cli_options[id].name);
+            return cli__say_usage(c, "`thole %s` has no option --%s", command->name,
+                                  cli_options[id].name);
         }
     }
     if (cli_flag(c, OPT_HELP)) {
@@ -239,16 +239,16 @@ static int check_command(struct cli *c)
     size_t min = 0, max = 0;
     count_arguments(command->arguments, &min, &max);
     if (c->arg_count < min) {
-        return cli_say_usage(c, "usage: thole %s %s", command->name, command->arguments);
+        return cli__say_usage(c, "usage: thole %s %s", command->name, command->arguments);
     }
     if (c->arg_count > max) {
-        return cli_say_usage(c, "\"%s\" is too much; usage: thole %s %s", c->args[max],
-                             command->name, command->arguments);
+        return cli__say_usage(c, "\"%s\" is too much; usage: thole %s %s", c->args[max],
+                              command->name, command->arguments);
     }
     return CLI_OK;
 }
 
-int cli_parse(struct cli *c, int argc, const char *const *argv)
+int cli__parse(struct cli *c, int argc, const char *const *argv)
 {
     struct words w = {argc, argv, 1};
     bool options = true;
@@ -273,10 +273,10 @@ int cli_parse(struct cli *c, int argc, const char *const *argv)
         return CLI_OK;
     }
     const char *second = c->arg_count > 1 ? c->args[1] : NULL;
-    c->command = cli_command_find(c->args[0], second);
+    c->command = cli__command_find(c->args[0], second);
     if (c->command == NULL) {
-        return cli_say_usage(c, "there is no command \"%s%s%s\"", c->args[0],
-                             second != NULL ? " " : "", second != NULL ? second : "");
+        return cli__say_usage(c, "there is no command \"%s%s%s\"", c->args[0],
+                              second != NULL ? " " : "", second != NULL ? second : "");
     }
     size_t words = strchr(c->command->name, ' ') != NULL ? 2 : 1;
     memmove(c->args, c->args + words, (c->arg_count - words) * sizeof *c->args);

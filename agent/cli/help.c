@@ -32,13 +32,13 @@ static void print_global(FILE *out)
 {
     fputs("\nOptions of all commands:\n", out);
     for (unsigned id = 1; id < OPT_OPTIONS; id++) {
-        if (cli_option_global((enum cli_option_id)id)) {
+        if (cli__option_global((enum cli_option_id)id)) {
             print_option(out, (enum cli_option_id)id);
         }
     }
 }
 
-void cli_help_all(FILE *out)
+void cli__help_all(FILE *out)
 {
     fputs("Usage: thole COMMAND [ARGUMENTS] [OPTIONS]\n\nCommands:\n", out);
     for (size_t i = 0; i < cli_command_count; i++) {
@@ -54,7 +54,7 @@ void cli_help_all(FILE *out)
           out);
 }
 
-void cli_help_command(FILE *out, const struct cli_command *command)
+void cli__help_command(FILE *out, const struct cli_command *command)
 {
     fprintf(out, "Usage: thole %s%s%s%s\n\n%s\n", command->name,
             command->arguments[0] != '\0' ? " " : "", command->arguments,
@@ -88,19 +88,19 @@ static bool help_group(const char *first)
     return any;
 }
 
-int command_help(struct cli *c)
+int cli__command_help(struct cli *c)
 {
     if (c->arg_count == 0) {
-        cli_help_all(stdout);
-        return cli_flush();
+        cli__help_all(stdout);
+        return cli__flush();
     }
     const struct cli_command *command =
-        cli_command_find(c->args[0], c->arg_count > 1 ? c->args[1] : NULL);
+        cli__command_find(c->args[0], c->arg_count > 1 ? c->args[1] : NULL);
     if (command != NULL) {
-        cli_help_command(stdout, command);
+        cli__help_command(stdout, command);
     } else if (!help_group(c->args[0])) {
         c->command = NULL;
-        return cli_say_usage(c, "there is no command \"%s\"", c->args[0]);
+        return cli__say_usage(c, "there is no command \"%s\"", c->args[0]);
     }
-    return cli_flush();
+    return cli__flush();
 }

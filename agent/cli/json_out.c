@@ -14,7 +14,7 @@
 
 static void put_message(const upb_Message *m, const upb_MessageDef *def, struct bytes *out);
 
-void cli_json_string(struct slice s, struct bytes *out)
+void cli__json_string(struct slice s, struct bytes *out)
 {
     bytes_append_str(out, "\"");
     for (size_t i = 0; i < s.size; i++) {
@@ -32,7 +32,7 @@ void cli_json_string(struct slice s, struct bytes *out)
 
 static void put_text(upb_StringView s, struct bytes *out)
 {
-    cli_json_string(slice_of(s.data, s.size), out);
+    cli__json_string(slice_of(s.data, s.size), out);
 }
 
 static void put_enum(const upb_EnumDef *def, int32_t value, struct bytes *out)
@@ -81,7 +81,7 @@ static void put_value(const upb_FieldDef *f, upb_MessageValue v, struct bytes *o
         break;
     case kUpb_CType_Bytes:
         bytes_append_str(out, "\"");
-        cli_base64_encode(slice_of(v.str_val.data, v.str_val.size), out);
+        cli__base64_encode(slice_of(v.str_val.data, v.str_val.size), out);
         bytes_append_str(out, "\"");
         break;
     case kUpb_CType_Message:
@@ -167,59 +167,59 @@ static void put_message(const upb_Message *m, const upb_MessageDef *def, struct 
     bytes_append_str(out, "}");
 }
 
-void cli_json(const void *message, const upb_MessageDef *def, struct bytes *out)
+void cli__json(const void *message, const upb_MessageDef *def, struct bytes *out)
 {
     put_message(message, def, out);
 }
 
 /* ---- Documents ------------------------------------------------------------------------------- */
 
-bool cli_is_document(const struct cli *c)
+bool cli__is_document(const struct cli *c)
 {
-    enum cli_format format = cli_format(c);
+    enum cli_format format = cli__format(c);
     return format == FORMAT_JSON || format == FORMAT_YAML;
 }
 
-void cli_document_begin(struct bytes *out, const char *kind)
+void cli__document_begin(struct bytes *out, const char *kind)
 {
     bytes_printf(out, "{\"kind\":\"%s\"", kind);
 }
 
-void cli_document_text(struct bytes *out, const char *name, const char *value)
+void cli__document_text(struct bytes *out, const char *name, const char *value)
 {
     bytes_printf(out, ",\"%s\":", name);
-    cli_json_string(slice_str(value), out);
+    cli__json_string(slice_str(value), out);
 }
 
-void cli_document_message(struct bytes *out, const char *name, const void *message,
-                          const upb_MessageDef *def)
+void cli__document_message(struct bytes *out, const char *name, const void *message,
+                           const upb_MessageDef *def)
 {
     bytes_printf(out, ",\"%s\":", name);
-    cli_json(message, def, out);
+    cli__json(message, def, out);
 }
 
-void cli_document_end(struct cli *c, struct bytes *out)
+void cli__document_end(struct cli *c, struct bytes *out)
 {
     struct bytes yaml = {0};
     bytes_append_str(out, "}");
-    if (cli_format(c) == FORMAT_YAML && cli_yaml(NULL, bytes_slice(out), &yaml)) {
-        cli_print(bytes_slice(&yaml));
+    if (cli__format(c) == FORMAT_YAML && cli__yaml(NULL, bytes_slice(out), &yaml)) {
+        cli__print(bytes_slice(&yaml));
     } else {
         bytes_append_str(out, "\n");
-        cli_print(bytes_slice(out));
+        cli__print(bytes_slice(out));
     }
     bytes_deinit(out);
     bytes_deinit(&yaml);
 }
 
 /* An operation has a kind of its own. */
-void cli_json_object(const char *kind, const void *message, const upb_MessageDef *def,
-                     struct bytes *out)
+void cli__json_object(const char *kind, const void *message, const upb_MessageDef *def,
+                      struct bytes *out)
 {
     struct bytes fields = {0};
-    cli_json(message, def, &fields);
+    cli__json(message, def, &fields);
     if (upb_MessageDef_FindFieldByName(def, "kind") == NULL) {
-        cli_document_begin(out, kind);
+        cli__document_begin(out, kind);
         bytes_append_str(out, fields.size > 2 ? "," : "");
         bytes_append(out, fields.data + 1, fields.size - 1);
     } else {
@@ -228,10 +228,10 @@ void cli_json_object(const char *kind, const void *message, const upb_MessageDef
     bytes_deinit(&fields);
 }
 
-void cli_document(struct cli *c, const char *kind, const void *message, const upb_MessageDef *def)
+void cli__document(struct cli *c, const char *kind, const void *message, const upb_MessageDef *def)
 {
     struct bytes out = {0};
-    cli_json_object(kind, message, def, &out);
-    out.size--; /* the brace: cli_document_end adds it */
-    cli_document_end(c, &out);
+    cli__json_object(kind, message, def, &out);
+    out.size--; /* the brace: cli__document_end adds it */
+    cli__document_end(c, &out);
 }

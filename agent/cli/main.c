@@ -9,23 +9,23 @@
 
 static int run(struct cli *c, int argc, const char *const *argv)
 {
-    int result = cli_parse(c, argc, argv);
+    int result = cli__parse(c, argc, argv);
     if (result != CLI_OK) {
         return result;
     }
     if (cli_flag(c, OPT_VERSION)) {
-        return command_version(c);
+        return cli__command_version(c);
     }
     if (cli_flag(c, OPT_HELP) || c->command == NULL) {
         bool asked = cli_flag(c, OPT_HELP);
         if (c->command != NULL) {
-            cli_help_command(stdout, c->command);
+            cli__help_command(stdout, c->command);
         } else {
-            cli_help_all(asked ? stdout : stderr);
+            cli__help_all(asked ? stdout : stderr);
         }
-        return asked ? cli_flush() : CLI_USAGE;
+        return asked ? cli__flush() : CLI_USAGE;
     }
-    result = cli_defaults(c, NULL);
+    result = cli__defaults(c, NULL);
     if (result != CLI_OK) {
         return result;
     }
@@ -40,12 +40,12 @@ int main(int argc, char **argv)
     log_configure(LOG_LEVEL_ERROR, false);
     const char *log = getenv("THOLE_LOG"); /* for looking into the client itself */
     if (log != NULL && !log_configure_text(log)) {
-        return cli_say_usage(NULL, "THOLE_LOG: \"%s\" is no level", log);
+        return cli__say_usage(NULL, "THOLE_LOG: \"%s\" is no level", log);
     }
     struct cli c = {0};
     c.arena = upb_Arena_New();
     c.pool = upb_DefPool_New();
     int result = run(&c, argc, (const char *const *)argv);
-    cli_deinit(&c);
+    cli__deinit(&c);
     return result;
 }

@@ -4,7 +4,7 @@
 
 #include "agent/cli/cli.h"
 
-enum cli_format cli_format(const struct cli *c)
+enum cli_format cli__format(const struct cli *c)
 {
     static const char *const names[] = {"table", "wide", "json", "yaml", "name"};
     const char *text = c->values[OPT_OUTPUT].text;
@@ -16,15 +16,15 @@ enum cli_format cli_format(const struct cli *c)
     return FORMAT_TABLE;
 }
 
-void cli_print(struct slice bytes)
+void cli__print(struct slice bytes)
 {
     fwrite(bytes.data, 1, bytes.size, stdout);
 }
 
-int cli_flush(void)
+int cli__flush(void)
 {
     if (fflush(stdout) != 0 || ferror(stdout)) {
-        return errno == EPIPE ? CLI_OK : cli_say_failed("cannot write: %s", strerror(errno));
+        return errno == EPIPE ? CLI_OK : cli__say_failed("cannot write: %s", strerror(errno));
     }
     return CLI_OK;
 }

@@ -32,7 +32,7 @@ void rows_deinit(struct rows *rows)
 
 static upb_StringView view_of(const char *text)
 {
-    return text != NULL ? cli_sv(text) : (upb_StringView){NULL, 0};
+    return text != NULL ? cli__sv(text) : (upb_StringView){NULL, 0};
 }
 
 #define LIST_PAGE(Service, Names, names)                                                 \
@@ -104,7 +104,7 @@ static enum thole_code events_page(struct cli *c, const struct rows_query *q, up
 /* All that are kept are newer than what was asked for, or seen. */
 static void tell_dropped(const struct thole_status *st)
 {
-    cli_note("%s; going on from there", st->message);
+    cli__note("%s; going on from there", st->message);
 }
 
 enum thole_code rows_list(struct cli *c, const struct rows_query *q, struct rows *ret,
@@ -154,7 +154,7 @@ enum thole_code rows_get_shard(struct cli *c, const char *name, bool stale,
                                const thole_v1_Shard **ret, struct thole_status *st)
 {
     thole_v1_GetShardRequest *request = thole_v1_GetShardRequest_new(c->arena);
-    thole_v1_GetShardRequest_set_name(request, cli_sv(name));
+    thole_v1_GetShardRequest_set_name(request, cli__sv(name));
     thole_v1_GetShardRequest_set_stale(request, stale);
     return CLI_CALL(c, Shards, GetShard, request, ret, Shard, st);
 }
@@ -163,7 +163,7 @@ enum thole_code rows_get_host(struct cli *c, const char *name, bool stale,
                               const thole_v1_Host **ret, struct thole_status *st)
 {
     thole_v1_GetHostRequest *request = thole_v1_GetHostRequest_new(c->arena);
-    thole_v1_GetHostRequest_set_name(request, cli_sv(name));
+    thole_v1_GetHostRequest_set_name(request, cli__sv(name));
     thole_v1_GetHostRequest_set_stale(request, stale);
     return CLI_CALL(c, Hosts, GetHost, request, ret, Host, st);
 }
@@ -172,7 +172,7 @@ enum thole_code rows_get_pool(struct cli *c, const char *name, bool stale,
                               const thole_v1_ShardPool **ret, struct thole_status *st)
 {
     thole_v1_GetPoolRequest *request = thole_v1_GetPoolRequest_new(c->arena);
-    thole_v1_GetPoolRequest_set_name(request, cli_sv(name));
+    thole_v1_GetPoolRequest_set_name(request, cli__sv(name));
     thole_v1_GetPoolRequest_set_stale(request, stale);
     return CLI_CALL(c, Pools, GetPool, request, ret, ShardPool, st);
 }
@@ -249,7 +249,7 @@ const thole_v1_Condition *rows_condition(const thole_v1_Shard *shard, const char
     const thole_v1_Condition *const *conditions =
         status != NULL ? thole_v1_ShardStatus_conditions(status, &n) : NULL;
     for (size_t i = 0; i < n; i++) {
-        if (upb_StringView_IsEqual(thole_v1_Condition_type(conditions[i]), cli_sv(type))) {
+        if (upb_StringView_IsEqual(thole_v1_Condition_type(conditions[i]), cli__sv(type))) {
             return conditions[i];
         }
     }
@@ -379,7 +379,7 @@ static struct bus_stream *open_stream(const struct watching *w, upb_Arena *arena
         thole_v1_WatchEventsRequest *request = thole_v1_WatchEventsRequest_new(arena);
         thole_v1_WatchEventsRequest_set_after_revision(request, w->revision);
         if (w->events->object != NULL) {
-            thole_v1_WatchEventsRequest_set_object(request, cli_sv(w->events->object));
+            thole_v1_WatchEventsRequest_set_object(request, cli__sv(w->events->object));
         }
         bytes = thole_v1_WatchEventsRequest_serialize(request, arena, &size);
     } else {
@@ -398,7 +398,7 @@ static enum thole_code watch(struct watching *w, struct thole_status *st)
 {
     w->begin_ns = clock_now(&clock_system);
     uint32_t left = 0;
-    if (cli_connect(w->c, st) != THOLE_OK) {
+    if (cli__connect(w->c, st) != THOLE_OK) {
         return st->code;
     }
     while (time_left(w, &left)) {

@@ -138,7 +138,7 @@ static void capacity_cell(struct cli_table *t, const thole_v1_Host *h)
     if (spec != NULL && thole_v1_HostSpec_capacity(spec) > 0) {
         snprintf(limit, sizeof limit, "%" PRIu32, thole_v1_HostSpec_capacity(spec));
     }
-    cli_table_cell(t, "%s/%s", used, limit);
+    cli__table_cell(t, "%s/%s", used, limit);
 }
 
 static void host_row(struct cli_table *t, const thole_v1_Host *h)
@@ -156,21 +156,21 @@ static void host_row(struct cli_table *t, const thole_v1_Host *h)
                      CLI_SV(thole_v1_MachineType_name(type[i])));
     }
     upb_StringView none = {NULL, 0};
-    cli_table_row(t);
-    cli_table_cell(t, "%.*s", CLI_SV(thole_v1_Host_name(h)));
-    cli_table_cell(t, "%s", show_host_state(spec != NULL ? thole_v1_HostSpec_state(spec) : 0));
-    cli_table_cell(t, "%s%s%s",
-                   show_liveness(status != NULL ? thole_v1_HostStatus_liveness(status) : 0),
-                   show_disk(status != NULL ? thole_v1_HostStatus_disk(status) : 0),
-                   status != NULL ? show_failing(status) : "");
-    cli_table_cell(t, "%.*s", CLI_SV(status != NULL ? thole_v1_HostStatus_address(status) : none));
-    cli_table_cell(t, "%s", text_of(&tags));
+    cli__table_row(t);
+    cli__table_cell(t, "%.*s", CLI_SV(thole_v1_Host_name(h)));
+    cli__table_cell(t, "%s", show_host_state(spec != NULL ? thole_v1_HostSpec_state(spec) : 0));
+    cli__table_cell(t, "%s%s%s",
+                    show_liveness(status != NULL ? thole_v1_HostStatus_liveness(status) : 0),
+                    show_disk(status != NULL ? thole_v1_HostStatus_disk(status) : 0),
+                    status != NULL ? show_failing(status) : "");
+    cli__table_cell(t, "%.*s", CLI_SV(status != NULL ? thole_v1_HostStatus_address(status) : none));
+    cli__table_cell(t, "%s", text_of(&tags));
     capacity_cell(t, h);
-    cli_table_cell(t, "%.*s", CLI_SV(status != NULL ? thole_v1_HostStatus_version(status) : none));
-    cli_table_cell(t, "%s", cli_age(thole_v1_Host_create_time_ms(h), age, sizeof age));
-    cli_table_cell(t, "%.*s", CLI_SV(thole_v1_Host_id(h)));
-    cli_table_cell(t, "%" PRIu64, status != NULL ? thole_v1_HostStatus_incarnation(status) : 0);
-    cli_table_cell(t, "%s", text_of(&types));
+    cli__table_cell(t, "%.*s", CLI_SV(status != NULL ? thole_v1_HostStatus_version(status) : none));
+    cli__table_cell(t, "%s", cli__age(thole_v1_Host_create_time_ms(h), age, sizeof age));
+    cli__table_cell(t, "%.*s", CLI_SV(thole_v1_Host_id(h)));
+    cli__table_cell(t, "%" PRIu64, status != NULL ? thole_v1_HostStatus_incarnation(status) : 0);
+    cli__table_cell(t, "%s", text_of(&types));
     bytes_deinit(&tags);
     bytes_deinit(&types);
 }
@@ -183,14 +183,14 @@ static void ready_cell(struct cli_table *t, const thole_v1_Shard *s)
         placed != NULL && !thole_v1_Condition_status(placed) ? placed : ready;
     if (thole_v1_Shard_deleting(s)) {
         bool waits = ready != NULL &&
-                     upb_StringView_IsEqual(thole_v1_Condition_reason(ready), cli_sv("Deleting"));
-        cli_table_cell(t, "%s", waits ? "deleting (waits for a host)" : "deleting");
+                     upb_StringView_IsEqual(thole_v1_Condition_reason(ready), cli__sv("Deleting"));
+        cli__table_cell(t, "%s", waits ? "deleting (waits for a host)" : "deleting");
     } else if (rows_shard_ready(s)) {
-        cli_table_cell(t, "yes");
+        cli__table_cell(t, "yes");
     } else if (why != NULL && thole_v1_Condition_reason(why).size > 0) {
-        cli_table_cell(t, "no (%.*s)", CLI_SV(thole_v1_Condition_reason(why)));
+        cli__table_cell(t, "no (%.*s)", CLI_SV(thole_v1_Condition_reason(why)));
     } else {
-        cli_table_cell(t, "no");
+        cli__table_cell(t, "no");
     }
 }
 
@@ -204,11 +204,11 @@ static void voters_cell(struct cli_table *t, const thole_v1_Shard *s)
     uint32_t voters = spec != NULL ? thole_v1_ShardSpec_voters(spec) : 0;
     uint32_t wanted = voters + (spec != NULL ? thole_v1_ShardSpec_witnesses(spec) : 0);
     if (voting == 0 || voting == wanted) {
-        cli_table_cell(t, "%" PRIu32, voters);
+        cli__table_cell(t, "%" PRIu32, voters);
     } else if (thole_v1_Shard_id(s) == 0) {
-        cli_table_cell(t, "%" PRIu32, voting);
+        cli__table_cell(t, "%" PRIu32, voting);
     } else {
-        cli_table_cell(t, "%" PRIu32 "/%" PRIu32, voting, wanted);
+        cli__table_cell(t, "%" PRIu32 "/%" PRIu32, voting, wanted);
     }
 }
 
@@ -226,20 +226,20 @@ static void shard_row(struct cli_table *t, const thole_v1_Shard *s)
     if (spec != NULL) {
         show_groups(spec, &groups);
     }
-    cli_table_row(t);
-    cli_table_cell(t, "%.*s", CLI_SV(thole_v1_Shard_name(s)));
-    cli_table_cell(t, "%.*s", CLI_SV(spec != NULL ? thole_v1_ShardSpec_type(spec) : none));
+    cli__table_row(t);
+    cli__table_cell(t, "%.*s", CLI_SV(thole_v1_Shard_name(s)));
+    cli__table_cell(t, "%.*s", CLI_SV(spec != NULL ? thole_v1_ShardSpec_type(spec) : none));
     voters_cell(t, s);
     ready_cell(t, s);
-    cli_table_cell(t, "%.*s",
-                   CLI_SV(status != NULL ? thole_v1_ShardStatus_leader_host(status) : none));
-    cli_table_cell(t, "%" PRIu64, status != NULL ? thole_v1_ShardStatus_leader_term(status) : 0);
-    cli_table_cell(t, "%s", cli_age(thole_v1_Shard_create_time_ms(s), age, sizeof age));
-    cli_table_cell(t, "%" PRIu64, thole_v1_Shard_id(s));
-    cli_table_cell(t, "%s", text_of(&groups));
-    cli_table_cell(t, "%" PRIu64, thole_v1_Shard_generation(s));
-    cli_table_cell(t, "%s", text_of(&constraints));
-    cli_table_cell(t, "%.*s", CLI_SV(thole_v1_Shard_pool(s)));
+    cli__table_cell(t, "%.*s",
+                    CLI_SV(status != NULL ? thole_v1_ShardStatus_leader_host(status) : none));
+    cli__table_cell(t, "%" PRIu64, status != NULL ? thole_v1_ShardStatus_leader_term(status) : 0);
+    cli__table_cell(t, "%s", cli__age(thole_v1_Shard_create_time_ms(s), age, sizeof age));
+    cli__table_cell(t, "%" PRIu64, thole_v1_Shard_id(s));
+    cli__table_cell(t, "%s", text_of(&groups));
+    cli__table_cell(t, "%" PRIu64, thole_v1_Shard_generation(s));
+    cli__table_cell(t, "%s", text_of(&constraints));
+    cli__table_cell(t, "%.*s", CLI_SV(thole_v1_Shard_pool(s)));
     bytes_deinit(&constraints);
     bytes_deinit(&groups);
 }
@@ -247,45 +247,45 @@ static void shard_row(struct cli_table *t, const thole_v1_Shard *s)
 static void replica_row(struct cli_table *t, const thole_v1_Replica *r)
 {
     char age[24];
-    cli_table_row(t);
-    cli_table_cell(t, "%" PRIu64, thole_v1_Replica_id(r));
-    cli_table_cell(t, "%.*s", CLI_SV(thole_v1_Replica_shard(r)));
-    cli_table_cell(t, "%.*s", CLI_SV(thole_v1_Replica_host(r)));
-    cli_table_cell(t, "%s", show_role(thole_v1_Replica_role(r)));
-    cli_table_cell(t, "%s%s", show_phase(thole_v1_Replica_phase(r)),
-                   thole_v1_Replica_desired(r) == thole_v1_REPLICA_DESIRED_REMOVE ? " (removing)"
-                                                                                  : "");
-    cli_table_cell(t, "%s", cli_age(thole_v1_Replica_create_time_ms(r), age, sizeof age));
-    cli_table_cell(t, "%.*s", CLI_SV(thole_v1_Replica_message(r)));
-    cli_table_cell(t, "%s", show_owner(thole_v1_Replica_owner(r)));
-    cli_table_cell(t, "%s", thole_v1_Replica_initial(r) ? "yes" : "no");
-    cli_table_cell(t, "%" PRIu64, thole_v1_Replica_out_index(r));
+    cli__table_row(t);
+    cli__table_cell(t, "%" PRIu64, thole_v1_Replica_id(r));
+    cli__table_cell(t, "%.*s", CLI_SV(thole_v1_Replica_shard(r)));
+    cli__table_cell(t, "%.*s", CLI_SV(thole_v1_Replica_host(r)));
+    cli__table_cell(t, "%s", show_role(thole_v1_Replica_role(r)));
+    cli__table_cell(t, "%s%s", show_phase(thole_v1_Replica_phase(r)),
+                    thole_v1_Replica_desired(r) == thole_v1_REPLICA_DESIRED_REMOVE ? " (removing)"
+                                                                                   : "");
+    cli__table_cell(t, "%s", cli__age(thole_v1_Replica_create_time_ms(r), age, sizeof age));
+    cli__table_cell(t, "%.*s", CLI_SV(thole_v1_Replica_message(r)));
+    cli__table_cell(t, "%s", show_owner(thole_v1_Replica_owner(r)));
+    cli__table_cell(t, "%s", thole_v1_Replica_initial(r) ? "yes" : "no");
+    cli__table_cell(t, "%" PRIu64, thole_v1_Replica_out_index(r));
 }
 
 static void pool_row(struct cli_table *t, const thole_v1_ShardPool *p)
 {
     const thole_v1_ShardPoolStatus *status = rows_pool_status(p);
     char age[24];
-    cli_table_row(t);
-    cli_table_cell(t, "%.*s", CLI_SV(thole_v1_ShardPool_name(p)));
-    cli_table_cell(t, "%.*s", CLI_SV(thole_v1_ShardSpec_type(rows_pool_shard_spec(p))));
-    cli_table_cell(t, "%" PRIu32, thole_v1_ShardPoolSpec_count(rows_pool_spec(p)));
-    cli_table_cell(t, "%" PRIu32, thole_v1_ShardPoolStatus_shards(status));
-    cli_table_cell(t, "%" PRIu32, thole_v1_ShardPoolStatus_ready(status));
+    cli__table_row(t);
+    cli__table_cell(t, "%.*s", CLI_SV(thole_v1_ShardPool_name(p)));
+    cli__table_cell(t, "%.*s", CLI_SV(thole_v1_ShardSpec_type(rows_pool_shard_spec(p))));
+    cli__table_cell(t, "%" PRIu32, thole_v1_ShardPoolSpec_count(rows_pool_spec(p)));
+    cli__table_cell(t, "%" PRIu32, thole_v1_ShardPoolStatus_shards(status));
+    cli__table_cell(t, "%" PRIu32, thole_v1_ShardPoolStatus_ready(status));
     upb_StringView taken = thole_v1_ShardPoolStatus_name_taken(status);
     if (taken.size > 0 && !thole_v1_ShardPool_deleting(p)) {
-        cli_table_cell(t, "the name %.*s is taken", CLI_SV(taken));
+        cli__table_cell(t, "the name %.*s is taken", CLI_SV(taken));
     } else {
-        cli_table_cell(t, "%s",
-                       thole_v1_ShardPool_deleting(p) ? "deleting"
-                       : rows_pool_ready(p)           ? "ready"
-                       : thole_v1_ShardPoolStatus_observed_generation(status) <
-                               thole_v1_ShardPool_generation(p)
-                           ? "changing its shards"
-                           : "waiting for its shards");
+        cli__table_cell(t, "%s",
+                        thole_v1_ShardPool_deleting(p) ? "deleting"
+                        : rows_pool_ready(p)           ? "ready"
+                        : thole_v1_ShardPoolStatus_observed_generation(status) <
+                                thole_v1_ShardPool_generation(p)
+                            ? "changing its shards"
+                            : "waiting for its shards");
     }
-    cli_table_cell(t, "%s", cli_age(thole_v1_ShardPool_create_time_ms(p), age, sizeof age));
-    cli_table_cell(t, "%" PRIu64, thole_v1_ShardPool_generation(p));
+    cli__table_cell(t, "%s", cli__age(thole_v1_ShardPool_create_time_ms(p), age, sizeof age));
+    cli__table_cell(t, "%" PRIu64, thole_v1_ShardPool_generation(p));
 }
 
 const char *show_operation_kind(int32_t value)
@@ -315,40 +315,40 @@ const char *show_operation_state(int32_t value)
 static void operation_row(struct cli_table *t, const thole_v1_Operation *o)
 {
     char age[24], time[32];
-    cli_table_row(t);
-    cli_table_cell(t, "%" PRIu64, thole_v1_Operation_id(o));
-    cli_table_cell(t, "%s", show_operation_kind(thole_v1_Operation_kind(o)));
-    cli_table_cell(t, "%.*s", CLI_SV(thole_v1_Operation_target(o)));
-    cli_table_cell(t, "%s", show_operation_state(thole_v1_Operation_state(o)));
-    cli_table_cell(t, "%.*s", CLI_SV(thole_v1_Operation_step(o)));
-    cli_table_cell(t, "%" PRIu32 "/%" PRIu32, thole_v1_Operation_done(o),
-                   thole_v1_Operation_total(o));
-    cli_table_cell(t, "%s", cli_age(thole_v1_Operation_start_time_ms(o), age, sizeof age));
+    cli__table_row(t);
+    cli__table_cell(t, "%" PRIu64, thole_v1_Operation_id(o));
+    cli__table_cell(t, "%s", show_operation_kind(thole_v1_Operation_kind(o)));
+    cli__table_cell(t, "%.*s", CLI_SV(thole_v1_Operation_target(o)));
+    cli__table_cell(t, "%s", show_operation_state(thole_v1_Operation_state(o)));
+    cli__table_cell(t, "%.*s", CLI_SV(thole_v1_Operation_step(o)));
+    cli__table_cell(t, "%" PRIu32 "/%" PRIu32, thole_v1_Operation_done(o),
+                    thole_v1_Operation_total(o));
+    cli__table_cell(t, "%s", cli__age(thole_v1_Operation_start_time_ms(o), age, sizeof age));
     upb_StringView from = thole_v1_Operation_from(o), to = thole_v1_Operation_to(o);
     upb_StringView message = thole_v1_Operation_message(o);
-    cli_table_cell(t, "%.*s%s%.*s%s%.*s", CLI_SV(from), to.size > 0 ? " -> " : "", CLI_SV(to),
-                   to.size > 0 && message.size > 0 ? ": " : "", CLI_SV(message));
-    cli_table_cell(t, "%.*s", CLI_SV(thole_v1_Operation_actor(o)));
+    cli__table_cell(t, "%.*s%s%.*s%s%.*s", CLI_SV(from), to.size > 0 ? " -> " : "", CLI_SV(to),
+                    to.size > 0 && message.size > 0 ? ": " : "", CLI_SV(message));
+    cli__table_cell(t, "%.*s", CLI_SV(thole_v1_Operation_actor(o)));
     int64_t ended = thole_v1_Operation_end_time_ms(o);
-    cli_table_cell(t, "%s", ended == 0 ? "" : cli_time(ended, time, sizeof time));
+    cli__table_cell(t, "%s", ended == 0 ? "" : cli__time(ended, time, sizeof time));
 }
 
 static void event_row(struct cli_table *t, const thole_v1_Event *e)
 {
     char time[32];
-    cli_table_row(t);
-    cli_table_cell(t, "%s", cli_time(thole_v1_Event_time_ms(e), time, sizeof time));
-    cli_table_cell(t, "%" PRIu64, thole_v1_Event_revision(e));
-    cli_table_cell(t, "%.*s", CLI_SV(thole_v1_Event_actor(e)));
-    cli_table_cell(t, "%.*s", CLI_SV(thole_v1_Event_object(e)));
-    cli_table_cell(t, "%.*s", CLI_SV(thole_v1_Event_reason(e)));
+    cli__table_row(t);
+    cli__table_cell(t, "%s", cli__time(thole_v1_Event_time_ms(e), time, sizeof time));
+    cli__table_cell(t, "%" PRIu64, thole_v1_Event_revision(e));
+    cli__table_cell(t, "%.*s", CLI_SV(thole_v1_Event_actor(e)));
+    cli__table_cell(t, "%.*s", CLI_SV(thole_v1_Event_object(e)));
+    cli__table_cell(t, "%.*s", CLI_SV(thole_v1_Event_reason(e)));
     uint32_t count = thole_v1_Event_count(e);
     if (count > 1) {
         char first[32];
-        cli_table_cell(t, "%.*s (%" PRIu32 " times since %s)", CLI_SV(thole_v1_Event_message(e)),
-                       count, cli_time(thole_v1_Event_first_time_ms(e), first, sizeof first));
+        cli__table_cell(t, "%.*s (%" PRIu32 " times since %s)", CLI_SV(thole_v1_Event_message(e)),
+                        count, cli__time(thole_v1_Event_first_time_ms(e), first, sizeof first));
     } else {
-        cli_table_cell(t, "%.*s", CLI_SV(thole_v1_Event_message(e)));
+        cli__table_cell(t, "%.*s", CLI_SV(thole_v1_Event_message(e)));
     }
 }
 
@@ -367,7 +367,7 @@ static void show_table(struct cli *c, const struct rows *rows)
                              "+ACTOR", "+ENDED"},
         [ROWS_EVENTS] = {"TIME", "+>REVISION", "ACTOR", "OBJECT", "REASON", "MESSAGE"},
     };
-    struct cli_table *t = cli_table_new(cli_format(c) == FORMAT_WIDE, columns[rows->kind]);
+    struct cli_table *t = cli__table_new(cli__format(c) == FORMAT_WIDE, columns[rows->kind]);
     for (size_t i = 0; i < rows->count; i++) {
         switch (rows->kind) {
         case ROWS_HOSTS:
@@ -390,7 +390,7 @@ static void show_table(struct cli *c, const struct rows *rows)
             break;
         }
     }
-    cli_table_print(t, c->layout);
+    cli__table_print(t, c->layout);
 }
 
 const char *rows_kind_name(enum rows_kind kind)
@@ -405,7 +405,7 @@ const char *rows_kind_name(enum rows_kind kind)
 /* With its kind, so that what is read can be applied again. */
 static void row_json(struct cli *c, enum rows_kind kind, const void *row, struct bytes *out)
 {
-    cli_json_object(rows_kind_name(kind), row, rows_def(c, kind), out);
+    cli__json_object(rows_kind_name(kind), row, rows_def(c, kind), out);
 }
 
 void rows_json(struct cli *c, const struct rows *rows, const char *name, struct bytes *out)
@@ -426,7 +426,7 @@ static void show_json(struct cli *c, const struct rows *rows, bool single)
         row_json(c, rows->kind, rows->items[i], &out);
     }
     bytes_append_str(&out, single ? "\n" : rows->count == 0 ? "[]\n" : "]\n");
-    cli_print(bytes_slice(&out));
+    cli__print(bytes_slice(&out));
     bytes_deinit(&out);
 }
 
@@ -438,8 +438,8 @@ static void show_yaml(struct cli *c, const struct rows *rows)
         if (i > 0) {
             bytes_append_str(&out, "---\n");
         }
-        cli_yaml(NULL, bytes_slice(&json), &out);
-        cli_print(bytes_slice(&out));
+        cli__yaml(NULL, bytes_slice(&json), &out);
+        cli__print(bytes_slice(&out));
         bytes_deinit(&json);
         bytes_deinit(&out);
     }
@@ -448,11 +448,11 @@ static void show_yaml(struct cli *c, const struct rows *rows)
 void rows_show(struct cli *c, const struct rows *rows, bool header, bool single)
 {
     char name[ROWS_NAME_BYTES];
-    switch (cli_format(c)) {
+    switch (cli__format(c)) {
     case FORMAT_TABLE:
     case FORMAT_WIDE:
         if (rows->count == 0 && header) {
-            cli_note("none");
+            cli__note("none");
         } else if (rows->count > 0) {
             show_table(c, rows);
         }

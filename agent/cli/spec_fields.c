@@ -144,8 +144,8 @@ static bool read_bytes(struct spec_reader *r, const yaml_node_t *node, const cha
                        upb_StringView *ret)
 {
     struct bytes decoded = {0};
-    bool ok = cli_base64_decode((const char *)node->data.scalar.value, node->data.scalar.length,
-                                &decoded);
+    bool ok = cli__base64_decode((const char *)node->data.scalar.value, node->data.scalar.length,
+                                 &decoded);
     if (ok) {
         *ret = copy_bytes(r, decoded.data, decoded.size);
     } else {

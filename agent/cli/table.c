@@ -14,7 +14,7 @@ struct cli_table {
     size_t columns, at, at_shown;
 };
 
-struct cli_table *cli_table_new(bool wide, const char *const *columns)
+struct cli_table *cli__table_new(bool wide, const char *const *columns)
 {
     struct cli_table *t = xcalloc(1, sizeof *t);
     t->table = scols_new_table();
@@ -39,13 +39,13 @@ struct cli_table *cli_table_new(bool wide, const char *const *columns)
     return t;
 }
 
-void cli_table_row(struct cli_table *t)
+void cli__table_row(struct cli_table *t)
 {
     t->line = scols_table_new_line(t->table, NULL);
     t->at = t->at_shown = 0;
 }
 
-void cli_table_cell(struct cli_table *t, const char *format, ...)
+void cli__table_cell(struct cli_table *t, const char *format, ...)
 {
     ASSERT(t->line != NULL && t->at < t->columns);
     if (t->shown[t->at++]) {
@@ -94,7 +94,7 @@ static void apply_layout(struct cli_table *t, struct cli_table_layout *layout, b
     layout->begun = true;
 }
 
-void cli_table_print(struct cli_table *t, struct cli_table_layout *layout)
+void cli__table_print(struct cli_table *t, struct cli_table_layout *layout)
 {
     char *text = NULL;
     if (layout != NULL) {

@@ -19,12 +19,12 @@ static bool parse_digits(const char **text, uint64_t *ret)
     return errno == 0;
 }
 
-bool cli_parse_number(const char *text, uint64_t *ret)
+bool cli__parse_number(const char *text, uint64_t *ret)
 {
     return parse_digits(&text, ret) && *text == '\0';
 }
 
-bool cli_parse_duration(const char *text, uint64_t *ret_ms)
+bool cli__parse_duration(const char *text, uint64_t *ret_ms)
 {
     static const struct {
         const char *unit;
@@ -43,7 +43,7 @@ bool cli_parse_duration(const char *text, uint64_t *ret_ms)
     return false;
 }
 
-const char *cli_age(int64_t since_ms, char *ret, size_t size)
+const char *cli__age(int64_t since_ms, char *ret, size_t size)
 {
     struct timespec now;
     clock_gettime(CLOCK_REALTIME, &now);
@@ -62,7 +62,7 @@ const char *cli_age(int64_t since_ms, char *ret, size_t size)
     return ret;
 }
 
-const char *cli_time(int64_t time_ms, char *ret, size_t size)
+const char *cli__time(int64_t time_ms, char *ret, size_t size)
 {
     time_t seconds = (time_t)(time_ms / 1000);
     struct tm tm;
@@ -76,7 +76,7 @@ const char *cli_time(int64_t time_ms, char *ret, size_t size)
     return ret;
 }
 
-const char *cli_bytes(uint64_t bytes, char *ret, size_t size)
+const char *cli__bytes(uint64_t bytes, char *ret, size_t size)
 {
     static const char units[] = "BKMGTPE";
     size_t unit = 0;
@@ -92,7 +92,7 @@ const char *cli_bytes(uint64_t bytes, char *ret, size_t size)
 static const char alphabet[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
 
 /* Both alphabets, with or without padding. */
-bool cli_base64_decode(const char *text, size_t size, struct bytes *out)
+bool cli__base64_decode(const char *text, size_t size, struct bytes *out)
 {
     uint32_t v = 0;
     unsigned bits = 0;
@@ -121,7 +121,7 @@ bool cli_base64_decode(const char *text, size_t size, struct bytes *out)
     return true;
 }
 
-void cli_base64_encode(struct slice bytes, struct bytes *out)
+void cli__base64_encode(struct slice bytes, struct bytes *out)
 {
     for (size_t i = 0; i < bytes.size; i += 3) {
         size_t n = bytes.size - i < 3 ? bytes.size - i : 3;
@@ -134,12 +134,12 @@ void cli_base64_encode(struct slice bytes, struct bytes *out)
     }
 }
 
-upb_StringView cli_sv(const char *text)
+upb_StringView cli__sv(const char *text)
 {
     return upb_StringView_FromString(text);
 }
 
-const char *cli_strip(const char *name, const char *kind)
+const char *cli__strip(const char *name, const char *kind)
 {
     size_t size = strlen(kind);
     if (strncmp(name, kind, size) != 0) {

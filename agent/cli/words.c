@@ -7,7 +7,7 @@
 
 /* A terminal obeys control characters (C0, DEL, and C1 in UTF-8), which anybody may put into data:
  * they are shown as \xNN, as libscols shows them in tables. */
-char *cli_vtext(const char *format, va_list args)
+char *cli__vtext(const char *format, va_list args)
 {
     char *raw = NULL;
     struct bytes out = {0};
@@ -28,11 +28,11 @@ char *cli_vtext(const char *format, va_list args)
     return text;
 }
 
-void cli_line(const char *format, ...)
+void cli__line(const char *format, ...)
 {
     va_list args;
     va_start(args, format);
-    char *text = cli_vtext(format, args);
+    char *text = cli__vtext(format, args);
     va_end(args);
     puts(text);
     free(text);
@@ -42,12 +42,12 @@ void cli_line(const char *format, ...)
 static void say(const char *format, va_list args) __attribute__((format(printf, 1, 0)));
 static void say(const char *format, va_list args)
 {
-    char *text = cli_vtext(format, args);
+    char *text = cli__vtext(format, args);
     fputs(text, stderr);
     free(text);
 }
 
-int cli_say_usage(const struct cli *c, const char *format, ...)
+int cli__say_usage(const struct cli *c, const char *format, ...)
 {
     va_list args;
     va_start(args, format);
@@ -62,7 +62,7 @@ int cli_say_usage(const struct cli *c, const char *format, ...)
     return CLI_USAGE;
 }
 
-int cli_say_failed(const char *format, ...)
+int cli__say_failed(const char *format, ...)
 {
     va_list args;
     va_start(args, format);
@@ -73,7 +73,7 @@ int cli_say_failed(const char *format, ...)
     return CLI_FAILED;
 }
 
-void cli_note(const char *format, ...)
+void cli__note(const char *format, ...)
 {
     va_list args;
     va_start(args, format);
@@ -82,7 +82,7 @@ void cli_note(const char *format, ...)
     fputc('\n', stderr);
 }
 
-int cli_exit_of(enum thole_code code)
+int cli__exit_of(enum thole_code code)
 {
     switch (code) {
     case THOLE_OK:
@@ -152,13 +152,13 @@ static const char *advice(const struct thole_status *st)
     return st->code == THOLE_UNAVAILABLE ? "try again" : "";
 }
 
-int cli_say_status(const char *what, const struct thole_status *st)
+int cli__say_status(const char *what, const struct thole_status *st)
 {
     const char *todo = advice(st);
     const char *reason =
         st->reason != THOLE_REASON_NONE ? thole_reason_name(st->reason) : thole_code_name(st->code);
     const char *message = st->message[0] != '\0' ? st->message : thole_code_name(st->code);
-    (void)cli_say_failed("%s: %s (%s)%s%s", what, message, reason, todo[0] != '\0' ? "; " : "",
-                         todo);
-    return cli_exit_of(st->code);
+    (void)cli__say_failed("%s: %s (%s)%s%s", what, message, reason, todo[0] != '\0' ? "; " : "",
+                          todo);
+    return cli__exit_of(st->code);
 }

@@ -76,7 +76,7 @@ static bool emit_event(yaml_emitter_t *emitter, yaml_event_t *in)
     return ok && yaml_emitter_emit(emitter, &out);
 }
 
-bool cli_yaml(const char *kind, struct slice json, struct bytes *out)
+bool cli__yaml(const char *kind, struct slice json, struct bytes *out)
 {
     yaml_parser_t parser;
     yaml_emitter_t emitter;

@@ -140,7 +140,7 @@ bool agent_wait(struct agent *a, uint64_t deadline_ns,
     }
 }
 
-void agent_waiting_for(struct agent *a, const char *format, ...)
+void agent__waiting_for(struct agent *a, const char *format, ...)
 {
     char text[sizeof a->waiting_for];
     va_list args;
@@ -160,7 +160,7 @@ void agent_waiting_for(struct agent *a, const char *format, ...)
     }
 }
 
-void agent_fail(struct agent *a, const struct thole_status *st)
+void agent__fail(struct agent *a, const struct thole_status *st)
 {
     pthread_mutex_lock(&a->lock);
     bool first = !a->failed && !a->stopping;
@@ -170,13 +170,13 @@ void agent_fail(struct agent *a, const struct thole_status *st)
         return;
     }
     LOG_ERROR(AGENT, "this host cannot go on: %s (%s)", st->message, thole_reason_name(st->reason));
-    agent_waiting_for(a, "host failed: %s", st->message);
+    agent__waiting_for(a, "host failed: %s", st->message);
     if (a->o.failed != NULL) {
         a->o.failed(a->o.failed_ctx, st);
     }
 }
 
-void agent_start_again(struct agent *a, const char *format, ...)
+void agent__start_again(struct agent *a, const char *format, ...)
 {
     struct thole_status st = {.code = THOLE_UNAVAILABLE, .reason = THOLE_REASON_STOPPED};
     char why[THOLE_STATUS_MESSAGE_BYTES];
@@ -189,7 +189,7 @@ void agent_start_again(struct agent *a, const char *format, ...)
     pthread_mutex_lock(&a->lock);
     a->again = a->again || !a->failed;
     pthread_mutex_unlock(&a->lock);
-    agent_fail(a, &st);
+    agent__fail(a, &st);
 }
 
 bool agent_starts_again(struct agent *a)
@@ -200,7 +200,7 @@ bool agent_starts_again(struct agent *a)
     return again;
 }
 
-enum thole_code agent_removed(struct thole_status *st)
+enum thole_code agent__removed(struct thole_status *st)
 {
     return THOLE_FAIL(st, THOLE_FAILED_PRECONDITION, THOLE_REASON_REMOVED,
                       "this host was removed from the cluster, and nothing of it is in use any "
@@ -277,13 +277,13 @@ static upb_StringView arena_text(upb_Arena *arena, const char *s)
     return upb_StringView_FromDataAndSize(copy, n);
 }
 
-upb_StringView agent_lineage(const struct agent *a, upb_Arena *arena)
+upb_StringView agent__lineage(const struct agent *a, upb_Arena *arena)
 {
     uint8_t *bytes = upb_Arena_Malloc(arena, LINEAGE_BYTES_MAX);
     return upb_StringView_FromDataAndSize((const char *)bytes, lineage_encode(&a->lineage, bytes));
 }
 
-thole_v1_Host *agent_host_row(struct agent *a, upb_Arena *arena)
+thole_v1_Host *agent__host_row(struct agent *a, upb_Arena *arena)
 {
     char id[UUID_TEXT_BYTES];
     thole_v1_Host *h = thole_v1_Host_new(arena);
@@ -292,7 +292,7 @@ thole_v1_Host *agent_host_row(struct agent *a, upb_Arena *arena)
     thole_v1_Host_set_id(h, arena_text(arena, id));
     thole_v1_HostSpec *spec = thole_v1_Host_mutable_spec(h, arena);
     thole_v1_HostSpec_set_state(spec, thole_v1_HOST_STATE_ACTIVE);
-    agent_set_tags(spec, a->tags, arena);
+    agent__set_tags(spec, a->tags, arena);
     thole_v1_HostStatus *st = thole_v1_Host_mutable_status(h, arena);
     thole_v1_HostStatus_set_address(st, arena_text(arena, agent_address(a)));
     thole_v1_HostStatus_set_liveness(st, thole_v1_HOST_LIVENESS_LIVE);
@@ -342,7 +342,7 @@ static struct agent *agent_alloc(const struct agent_options *o)
 
 static enum thole_code open_bus(struct agent *a, struct thole_status *st)
 {
-    options_default_listen(a);
+    agent__options_default_listen(a);
     const struct bus_options o = {
         .listen_address = a->listen,
         .advertise_address = a->advertise,
@@ -354,10 +354,10 @@ static enum thole_code open_bus(struct agent *a, struct thole_status *st)
         .log_host = a->identity.name,
         .clock = executor_clock(a->executor),
         .unary_slots = UNARY_CALLS_MAX,
-        .handler = wiring_bus_handler(a),
+        .handler = agent__wiring_bus_handler(a),
     };
     enum thole_code code = bus_new(&o, &a->bus, st);
-    return code == THOLE_OK ? options_save_listen(a, st) : code;
+    return code == THOLE_OK ? agent__options_save_listen(a, st) : code;
 }
 
 static void collect_types(struct agent *a)
@@ -382,8 +382,8 @@ static enum thole_code open_engine(struct agent *a, struct thole_status *st)
         .seeds = uploads_files(a->uploads),
         .directory = a->dir.path, /* it makes snapshots/ and machines' own folders there */
         .executor = a->executor,
-        .transport = wiring_transport(a),
-        .observer = wiring_observer(a),
+        .transport = agent__wiring_transport(a),
+        .observer = agent__wiring_observer(a),
         .loop_count = a->o.loop_count,
         .applier_count = a->o.applier_count,
         .election_timeout_ms = a->o.election_timeout_ms,
@@ -400,7 +400,7 @@ static void on_view(void *ctx, uint64_t revision)
     struct agent *a = ctx;
     (void)revision;
     if (a->chores != NULL) {
-        chores_wake(a->chores);
+        agent__chores_wake(a->chores);
     }
     uploads_wake(a->uploads);
 }
@@ -412,7 +412,7 @@ static void known_peer(void *ctx, const struct uuid *host, uint64_t incarnation,
     addresses_learn(a->addresses_known, host, incarnation, address, ADDRESSES_TOLD);
 }
 
-void agent_know_members(struct agent *a, const struct member_list *l)
+void agent__know_members(struct agent *a, const struct member_list *l)
 {
     for (uint32_t i = 0; i < l->count; i++) {
         known_peer(a, &l->members[i].host, 0, l->members[i].address);
@@ -427,7 +427,7 @@ static void open_rest(struct agent *a)
         .engine = a->engine,
         .registry = a->registry,
         .executor = a->executor,
-        .upward = wiring_upward(a),
+        .upward = agent__wiring_upward(a),
         .suspect_after_ms = a->o.suspect_after_ms,
         .suspect_after_ms_max = a->o.suspect_after_ms_max,
         .dead_after_ms = a->o.dead_after_ms,
@@ -435,7 +435,7 @@ static void open_rest(struct agent *a)
     router_set_engine(a->router, a->engine);
     atomic_store_explicit(&a->hostctl, hostctl_new(&ho), memory_order_release);
     /* Newer news last: those that formed the cluster, then where they were last seen. */
-    agent_know_members(a, &a->identity.first);
+    agent__know_members(a, &a->identity.first);
     datadir_load_peers(&a->dir, known_peer, a);
 }
 
@@ -448,7 +448,7 @@ static enum thole_code open_all(struct agent *a, struct thole_status *st)
                                   &a->lineage, st);
     }
     if (code == THOLE_OK) {
-        code = stores_open(a, st);
+        code = agent__stores_open(a, st);
     }
     if (code != THOLE_OK) {
         return code;
@@ -462,11 +462,11 @@ static enum thole_code open_all(struct agent *a, struct thole_status *st)
     if (code != THOLE_OK) {
         return code;
     }
-    const struct router_options ro = wiring_router(a);
+    const struct router_options ro = agent__wiring_router(a);
     a->router = router_new(&ro);
     a->watches = watches_new(a);
     a->addresses_known = addresses_new(a);
-    a->chores = chores_new(a);
+    a->chores = agent__chores_new(a);
     a->exports = exports_new(a);
     char *restores = datadir_file(&a->dir, "restores");
     code = uploads_new(a, restores, &a->uploads, st);
@@ -480,9 +480,9 @@ static enum thole_code open_all(struct agent *a, struct thole_status *st)
         return code;
     }
     open_rest(a);
-    a->meeting = meeting_new(a);
+    a->meeting = join__meeting_new(a);
     if (uuid_is_nil(&a->identity.cluster)) {
-        code = meeting_prepare(a, st);
+        code = join__meeting_prepare(a, st);
     }
     if (code != THOLE_OK) {
         return code;
@@ -497,15 +497,15 @@ static enum thole_code open_all(struct agent *a, struct thole_status *st)
     }
     atomic_store(&a->repairing, epoch > 0);
     bus_start(a->bus);
-    chores_start(a->chores);
+    agent__chores_start(a->chores);
     addresses_start(a->addresses_known);
-    return bootstrap_start(a, st);
+    return join__bootstrap_start(a, st);
 }
 
 enum thole_code agent_new(const struct agent_options *o, struct agent **ret,
                           struct thole_status *st)
 {
-    enum thole_code code = options_check(o, st);
+    enum thole_code code = agent__options_check(o, st);
     if (code != THOLE_OK) {
         return code;
     }
@@ -518,7 +518,7 @@ enum thole_code agent_new(const struct agent_options *o, struct agent **ret,
             LOG_INFO(AGENT, "host runs data_dir=%s version=%s", a->dir.path, agent_version());
             atomic_store(&a->opened, true);
             if (atomic_load(&a->state_damaged)) {
-                stores_start_again(a);
+                agent__stores_start_again(a);
             }
             *ret = a;
         } else {
@@ -592,9 +592,9 @@ void agent_stop(struct agent *a)
     if (a->bus != NULL) {
         bus_end_asks(a->bus); /* of this host's threads, which are waited for below */
     }
-    bootstrap_stop(a);
+    join__bootstrap_stop(a);
     if (a->bus != NULL && a->chores != NULL) {
-        health_down(a);
+        agent__health_down(a);
     }
     struct hostctl *h = atomic_load(&a->hostctl);
     if (h != NULL) {
@@ -605,9 +605,9 @@ void agent_stop(struct agent *a)
         send_away(a);
     }
     if (a->chores != NULL) {
-        chores_stop(a->chores);
+        agent__chores_stop(a->chores);
     }
-    renew_stop(a);
+    join__renew_stop(a);
     /* What still waits is answered while all of these end, before the bus does. */
     bus_drain(a->bus, BUS_GRACE_MS);
     router_stop(a->router);
@@ -647,9 +647,9 @@ void agent_free(struct agent *a)
     }
     uploads_free(a->uploads);
     bus_free(a->bus);
-    meeting_free(a->meeting);
+    join__meeting_free(a->meeting);
     watches_free(a->watches);
-    chores_free(a->chores);
+    agent__chores_free(a->chores);
     addresses_free(a->addresses_known);
     router_free(a->router);
     if (a->registry != NULL) {

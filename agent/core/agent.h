@@ -14,8 +14,91 @@
 #include "bus/bus.h"
 #include "registry/registry.h"
 #include "shards/engine/engine.h"
+#include "thole/bus/v1/agent.upb.h"
 
 struct agent;
+
+/* thole.bus.v1.Method, without its prefix. */
+enum {
+    METHOD_PROPOSE = thole_bus_v1_METHOD_PROPOSE,
+    METHOD_QUERY = thole_bus_v1_METHOD_QUERY,
+    METHOD_WATCH = thole_bus_v1_METHOD_WATCH,
+    METHOD_TRANSFER = thole_bus_v1_METHOD_TRANSFER,
+    METHOD_JOIN = thole_bus_v1_METHOD_JOIN,
+    METHOD_MEET = thole_bus_v1_METHOD_MEET,
+    METHOD_INSPECT = thole_bus_v1_METHOD_INSPECT,
+    METHOD_FORCE = thole_bus_v1_METHOD_FORCE,
+    METHOD_SNAPSHOT = thole_bus_v1_METHOD_SNAPSHOT,
+    METHOD_REACHES = thole_bus_v1_METHOD_REACHES,
+    METHOD_ADDRESSES = thole_bus_v1_METHOD_ADDRESSES,
+};
+
+/* ---- Life ------------------------------------------------------------------------------------ */
+
+enum agent_bootstrap {
+    AGENT_BOOTSTRAP_NONE,  /* only a data directory that is a member's already */
+    AGENT_BOOTSTRAP_DEV,   /* a cluster of this host alone */
+    AGENT_BOOTSTRAP_PEERS, /* a new cluster of `addresses`, this host among them */
+    AGENT_BOOTSTRAP_JOIN,  /* an existing cluster, through one of `addresses` */
+};
+
+#define AGENT_TYPES_MAX 64
+
+/* Everything is copied but the machine types and `services`. */
+struct agent_options {
+    const char *data_dir;
+    const char *listen;      /* NULL: as at the last start, or 127.0.0.1:7400 */
+    const char *advertise;   /* NULL: the listen address with the real port */
+    const char *name;        /* NULL: from the data directory, or made from the new host id */
+    const char *const *tags; /* "key=value" */
+    size_t tag_count;
+    enum agent_bootstrap bootstrap; /* a data directory that is a member's already stays that */
+    /* Comma separated; of a member: where to look for the others, if they have moved. */
+    const char *addresses;
+    uint32_t election_timeout_ms, heartbeat_ms;
+    uint32_t suspect_after_ms, suspect_after_ms_max, dead_after_ms; /* hostctl.h */
+    uint32_t loop_count, applier_count;
+    uint64_t compact_log_bytes, snapshot_bytes_per_s;
+    const struct thole_machine_type *const *types; /* beside the built-in ones */
+    size_t type_count;
+    /* The control plane (services_register, services_unregister), or NULL for both. */
+    void (*services)(struct agent *a);
+    void (*services_end)(struct agent *a);
+    /* Once, on any thread: this host cannot go on (disk, removed, stale copy of a disk). The owner
+     * should stop the process; agent_stop is not called from here. */
+    void (*failed)(void *ctx, const struct thole_status *st);
+    void *failed_ctx;
+    /* Readable when the owner wants to stop: agent_new then ends a wait that it may be in with
+     * CANCELLED. NULL: it waits. */
+    const int *stop_fd;
+    /* Tests: called at the named step of the bootstrap; false stops the bootstrap there as if the
+     * process had died. */
+    bool (*step)(void *ctx, const char *name);
+    void *step_ctx;
+};
+
+/* Opens the data directory and everything on it, and starts it. Returns when the host runs; that it
+ * is a member of a formed cluster is told by agent_ready. */
+THOLE_MUST_CHECK enum thole_code agent_new(const struct agent_options *o, struct agent **ret,
+                                           struct thole_status *st);
+void agent_stop(struct agent *a); /* graceful; not from a callback of the agent's */
+void agent_free(struct agent *a); /* after agent_stop; NULL is fine */
+const char *agent_address(const struct agent *a);
+const char *agent_name(const struct agent *a);
+/* The id of a host as rows have it (registry_command.c). */
+bool agent_parse_uuid(upb_StringView text, struct uuid *ret);
+bool agent_cluster(struct agent *a, struct uuid *ret); /* false until formed */
+uint64_t agent_incarnation(const struct agent *a);
+/* Wait until agent_ready, or until `predicate` (looked at after every change of view, of a local
+ * replica, or of the agent's own state) holds. False at the deadline. */
+bool agent_wait(struct agent *a, uint64_t deadline_ns,
+                bool (*predicate)(struct agent *a, void *ctx), void *ctx);
+bool agent_stopping(struct agent *a);
+void agent_signal(struct agent *a); /* wakes agent_wait */
+/* After `failed`: the data directory is in order, and the owner should start another agent on it. */
+bool agent_starts_again(struct agent *a);
+
+/* ---- What it is made of ---------------------------------------------------------------------- */
 
 struct registry *agent_registry(struct agent *a);
 struct engine *agent_engine(struct agent *a);

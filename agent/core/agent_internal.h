@@ -14,80 +14,6 @@
 #include "thole/registry/v1/registry.upb.h"
 #include "thole/v1/resources.upb.h"
 
-/* thole.bus.v1.Method, without its prefix. */
-enum {
-    METHOD_PROPOSE = thole_bus_v1_METHOD_PROPOSE,
-    METHOD_QUERY = thole_bus_v1_METHOD_QUERY,
-    METHOD_WATCH = thole_bus_v1_METHOD_WATCH,
-    METHOD_TRANSFER = thole_bus_v1_METHOD_TRANSFER,
-    METHOD_JOIN = thole_bus_v1_METHOD_JOIN,
-    METHOD_MEET = thole_bus_v1_METHOD_MEET,
-    METHOD_INSPECT = thole_bus_v1_METHOD_INSPECT,
-    METHOD_FORCE = thole_bus_v1_METHOD_FORCE,
-    METHOD_SNAPSHOT = thole_bus_v1_METHOD_SNAPSHOT,
-    METHOD_REACHES = thole_bus_v1_METHOD_REACHES,
-    METHOD_ADDRESSES = thole_bus_v1_METHOD_ADDRESSES,
-};
-
-enum agent_bootstrap {
-    AGENT_BOOTSTRAP_NONE,  /* only a data directory that is a member's already */
-    AGENT_BOOTSTRAP_DEV,   /* a cluster of this host alone */
-    AGENT_BOOTSTRAP_PEERS, /* a new cluster of `addresses`, this host among them */
-    AGENT_BOOTSTRAP_JOIN,  /* an existing cluster, through one of `addresses` */
-};
-
-#define AGENT_TYPES_MAX 64
-
-/* Everything is copied but the machine types and `services`. */
-struct agent_options {
-    const char *data_dir;
-    const char *listen;      /* NULL: as at the last start, or 127.0.0.1:7400 */
-    const char *advertise;   /* NULL: the listen address with the real port */
-    const char *name;        /* NULL: from the data directory, or made from the new host id */
-    const char *const *tags; /* "key=value" */
-    size_t tag_count;
-    enum agent_bootstrap bootstrap; /* a data directory that is a member's already stays that */
-    /* Comma separated; of a member: where to look for the others, if they have moved. */
-    const char *addresses;
-    uint32_t election_timeout_ms, heartbeat_ms;
-    uint32_t suspect_after_ms, suspect_after_ms_max, dead_after_ms; /* hostctl.h */
-    uint32_t loop_count, applier_count;
-    uint64_t compact_log_bytes, snapshot_bytes_per_s;
-    const struct thole_machine_type *const *types; /* beside the built-in ones */
-    size_t type_count;
-    /* The control plane (services_register, services_unregister), or NULL for both. */
-    void (*services)(struct agent *a);
-    void (*services_end)(struct agent *a);
-    /* Once, on any thread: this host cannot go on (disk, removed, stale copy of a disk). The owner
-     * should stop the process; agent_stop is not called from here. */
-    void (*failed)(void *ctx, const struct thole_status *st);
-    void *failed_ctx;
-    /* Readable when the owner wants to stop: agent_new then ends a wait that it may be in with
-     * CANCELLED. NULL: it waits. */
-    const int *stop_fd;
-    /* Tests: called at the named step of the bootstrap; false stops the bootstrap there as if the
-     * process had died. */
-    bool (*step)(void *ctx, const char *name);
-    void *step_ctx;
-};
-
-/* Opens the data directory and everything on it, and starts it. Returns when the host runs; that it
- * is a member of a formed cluster is told by agent_ready. */
-THOLE_MUST_CHECK enum thole_code agent_new(const struct agent_options *o, struct agent **ret,
-                                           struct thole_status *st);
-void agent_stop(struct agent *a); /* graceful; not from a callback of the agent's */
-void agent_free(struct agent *a); /* after agent_stop; NULL is fine */
-const char *agent_address(const struct agent *a);
-const char *agent_name(const struct agent *a);
-/* The id of a host as rows have it (registry_command.c). */
-bool agent_parse_uuid(upb_StringView text, struct uuid *ret);
-bool agent_cluster(struct agent *a, struct uuid *ret); /* false until formed */
-uint64_t agent_incarnation(const struct agent *a);
-/* Wait until agent_ready, or until `predicate` (looked at after every change of view, of a local
- * replica, or of the agent's own state) holds. False at the deadline. */
-bool agent_wait(struct agent *a, uint64_t deadline_ns,
-                bool (*predicate)(struct agent *a, void *ctx), void *ctx);
-
 /* ---- Parts ----------------------------------------------------------------------------------- */
 
 struct chores;
@@ -147,72 +73,71 @@ struct agent {
     uint64_t changes;      /* counts signals, for agent_wait */
 };
 
-bool agent_stopping(struct agent *a);
 /* What readiness is waiting for; "" for nothing. Logged when it changes. */
-void agent_waiting_for(struct agent *a, const char *format, ...)
+void agent__waiting_for(struct agent *a, const char *format, ...)
     __attribute__((format(printf, 2, 3)));
-void agent_signal(struct agent *a); /* wakes agent_wait */
-void agent_fail(struct agent *a, const struct thole_status *st);
+void agent__fail(struct agent *a, const struct thole_status *st);
 /* Like a failure, but the data directory is in order: the owner should start it again. */
-void agent_start_again(struct agent *a, const char *format, ...)
+void agent__start_again(struct agent *a, const char *format, ...)
     __attribute__((format(printf, 2, 3)));
-bool agent_starts_again(struct agent *a);
 /* What a host is told that was removed from its cluster: FAILED_PRECONDITION REMOVED. */
-enum thole_code agent_removed(struct thole_status *st);
+enum thole_code agent__removed(struct thole_status *st);
 /* This host's row, as it reports itself: name, id, tags, address, incarnation, version, types. */
-thole_v1_Host *agent_host_row(struct agent *a, upb_Arena *arena);
+thole_v1_Host *agent__host_row(struct agent *a, upb_Arena *arena);
 /* Encoded, in the arena. */
-upb_StringView agent_lineage(const struct agent *a, upb_Arena *arena);
+upb_StringView agent__lineage(const struct agent *a, upb_Arena *arena);
 /* "k=v,k=v" */
 /* What is wrong with a tag that a host is started with, "key=value"; NULL: nothing. */
-const char *agent_tag_problem(struct slice tag);
+const char *agent__tag_problem(struct slice tag);
 THOLE_MUST_CHECK enum thole_code agent_check_tags(const char *const *tags, size_t count,
                                                   struct thole_status *st);
-void agent_set_tags(thole_v1_HostSpec *spec, const char *tags, upb_Arena *arena);
+void agent__set_tags(thole_v1_HostSpec *spec, const char *tags, upb_Arena *arena);
 
 /* Tell the bus where these hosts are. */
-void agent_know_members(struct agent *a, const struct member_list *l);
+void agent__know_members(struct agent *a, const struct member_list *l);
 
 /* agent_options.c */
-THOLE_MUST_CHECK enum thole_code options_check(const struct agent_options *o,
-                                               struct thole_status *st);
+THOLE_MUST_CHECK enum thole_code agent__options_check(const struct agent_options *o,
+                                                      struct thole_status *st);
 /* What was not given: as at the last start, or by what this machine is. */
-void options_default_listen(struct agent *a);
+void agent__options_default_listen(struct agent *a);
 /* Remember it, with the port that was really taken. */
-THOLE_MUST_CHECK enum thole_code options_save_listen(struct agent *a, struct thole_status *st);
+THOLE_MUST_CHECK enum thole_code agent__options_save_listen(struct agent *a,
+                                                            struct thole_status *st);
 
 /* stores.c: open the log and the state database, which is made anew if it is damaged. */
-THOLE_MUST_CHECK enum thole_code stores_open(struct agent *a, struct thole_status *st);
-void stores_start_again(struct agent *a);
+THOLE_MUST_CHECK enum thole_code agent__stores_open(struct agent *a, struct thole_status *st);
+void agent__stores_start_again(struct agent *a);
 
 /* wiring.c */
-struct engine_transport wiring_transport(struct agent *a);
-struct engine_observer wiring_observer(struct agent *a);
-struct bus_handler wiring_bus_handler(struct agent *a);
-struct hostctl_upward wiring_upward(struct agent *a);
-struct router_options wiring_router(struct agent *a);
+struct engine_transport agent__wiring_transport(struct agent *a);
+struct engine_observer agent__wiring_observer(struct agent *a);
+struct bus_handler agent__wiring_bus_handler(struct agent *a);
+struct hostctl_upward agent__wiring_upward(struct agent *a);
+struct router_options agent__wiring_router(struct agent *a);
 
 /* reconciler.c: the agent's worker: bootstrap command, admission, addresses, joins, health. */
-struct chores *chores_new(struct agent *a);
-void chores_start(struct chores *c); /* wakes before this are remembered */
-void chores_stop(struct chores *c);
-void chores_free(struct chores *c);
-void chores_wake(struct chores *c);
-void chores_replica_changed(struct chores *c, uint64_t shard_id); /* any thread */
+struct chores *agent__chores_new(struct agent *a);
+void agent__chores_start(struct chores *c); /* wakes before this are remembered */
+void agent__chores_stop(struct chores *c);
+void agent__chores_free(struct chores *c);
+void agent__chores_wake(struct chores *c);
+void agent__chores_replica_changed(struct chores *c, uint64_t shard_id); /* any thread */
 /* A command of shard zero, as it is proposed. */
-struct bufslice chores_encode(thole_registry_v1_Command *c, const char *actor, upb_Arena *arena);
-void chores_join(struct chores *c, struct bus_request *request); /* METHOD_JOIN */
+struct bufslice agent__chores_encode(thole_registry_v1_Command *c, const char *actor,
+                                     upb_Arena *arena);
+void agent__chores_join(struct chores *c, struct bus_request *request); /* METHOD_JOIN */
 
 /* confirmed.c: a replica here changed. Any thread. */
-void agent_replica_changed(struct agent *a, const struct engine_replica_status *s);
+void agent__replica_changed(struct agent *a, const struct engine_replica_status *s);
 
 /* health.c */
 struct health;
-struct health *health_new(struct agent *a);
-void health_free(struct health *h);
-void health_changed(struct health *h, uint64_t shard_id); /* its replica here; any thread */
+struct health *agent__health_new(struct agent *a);
+void agent__health_free(struct health *h);
+void agent__health_changed(struct health *h, uint64_t shard_id); /* its replica here; any thread */
 /* On the chores' worker. Returns when it wants to be called again. */
-uint64_t health_update(struct health *h, uint64_t now_ns);
-void health_down(struct agent *a); /* before a drain: everything NOT_SERVING */
+uint64_t agent__health_update(struct health *h, uint64_t now_ns);
+void agent__health_down(struct agent *a); /* before a drain: everything NOT_SERVING */
 
 #endif

@@ -81,7 +81,7 @@ static enum thole_code check_reach(const struct agent_options *o, struct thole_s
     return check_addresses(peers ? "peers" : "join", o->addresses, st);
 }
 
-enum thole_code options_check(const struct agent_options *o, struct thole_status *st)
+enum thole_code agent__options_check(const struct agent_options *o, struct thole_status *st)
 {
     if (o->data_dir == NULL || !o->data_dir[0]) {
         return THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
@@ -156,7 +156,7 @@ static void default_advertise(struct agent *a)
 }
 
 /* What was not given now is as it was at the last start. */
-void options_default_listen(struct agent *a)
+void agent__options_default_listen(struct agent *a)
 {
     const struct identity *i = &a->identity;
     if (a->listen == NULL) {
@@ -169,7 +169,7 @@ void options_default_listen(struct agent *a)
 }
 
 /* Remember it, with the port that was really taken. */
-enum thole_code options_save_listen(struct agent *a, struct thole_status *st)
+enum thole_code agent__options_save_listen(struct agent *a, struct thole_status *st)
 {
     struct identity i = a->identity;
     const char *colon = strrchr(a->listen, ':');

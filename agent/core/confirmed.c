@@ -167,7 +167,7 @@ static void sweep(struct now_facts *f, const struct registry_view *v, struct map
     pthread_mutex_unlock(&f->lock);
 }
 
-void agent_replica_changed(struct agent *a, const struct engine_replica_status *s)
+void agent__replica_changed(struct agent *a, const struct engine_replica_status *s)
 {
     note_unled(a->facts, &a->facts->unled_here, s->shard_id, !knows_leader(s));
     if (s->shard_id == REGISTRY_SHARD_ID) {

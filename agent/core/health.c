@@ -28,7 +28,7 @@ struct health {
     struct map changed; /* (lock) shard id + 1 -> the map itself: a set */
 };
 
-struct health *health_new(struct agent *a)
+struct health *agent__health_new(struct agent *a)
 {
     struct health *h = xcalloc(1, sizeof *h);
     h->agent = a;
@@ -36,7 +36,7 @@ struct health *health_new(struct agent *a)
     return h;
 }
 
-void health_free(struct health *h)
+void agent__health_free(struct health *h)
 {
     struct shard_health *s;
     if (h == NULL) {
@@ -51,7 +51,7 @@ void health_free(struct health *h)
     free(h);
 }
 
-void health_changed(struct health *h, uint64_t shard_id)
+void agent__health_changed(struct health *h, uint64_t shard_id)
 {
     pthread_mutex_lock(&h->lock);
     map_put(&h->changed, shard_id + 1, &h->changed);
@@ -117,7 +117,7 @@ static void update_shard(struct health *h, const struct agent_now *n, uint64_t k
         sh = named(n->view, s.shard_id, serving);
         if (sh == NULL) { /* looked at again when something else changes, such as the view */
             h->nameless++;
-            health_changed(h, s.shard_id);
+            agent__health_changed(h, s.shard_id);
             return;
         }
         map_put(&h->shards, key, sh);
@@ -154,12 +154,12 @@ static void note_all(struct health *h)
     struct engine_replica_status *all = NULL;
     size_t n = engine_replicas(h->agent->engine, &all);
     for (size_t i = 0; i < n; i++) {
-        health_changed(h, all[i].shard_id);
+        agent__health_changed(h, all[i].shard_id);
     }
     free(all);
 }
 
-uint64_t health_update(struct health *h, uint64_t now_ns)
+uint64_t agent__health_update(struct health *h, uint64_t now_ns)
 {
     char why[160];
     struct agent *a = h->agent;
@@ -198,7 +198,7 @@ uint64_t health_update(struct health *h, uint64_t now_ns)
     return CLOCK_NEVER;
 }
 
-void health_down(struct agent *a)
+void agent__health_down(struct agent *a)
 {
     bus_health_set(a->bus, "", false);
 }

@@ -51,7 +51,8 @@ struct chores {
 
 /* ---- Commands -------------------------------------------------------------------------------- */
 
-struct bufslice chores_encode(thole_registry_v1_Command *c, const char *actor, upb_Arena *arena)
+struct bufslice agent__chores_encode(thole_registry_v1_Command *c, const char *actor,
+                                     upb_Arena *arena)
 {
     thole_registry_v1_Command_set_actor(c, upb_StringView_FromString(actor));
     thole_registry_v1_Command_set_time_ms(c, (int64_t)clock_system.wall_ms(&clock_system));
@@ -72,7 +73,7 @@ struct bufslice chores_admit_command(const thole_v1_Host *host, const char *acto
     thole_registry_v1_AdmitHost_set_failed_replica(admit, failed_replica);
     thole_registry_v1_AdmitHost_set_failure(admit, failure);
     thole_registry_v1_AdmitHost_set_lineage(admit, lineage);
-    return chores_encode(c, actor, arena);
+    return agent__chores_encode(c, actor, arena);
 }
 
 static void outcome(void *ctx, const struct thole_status *st,
@@ -98,7 +99,7 @@ static void begin(struct chores *cs, struct chore *c, struct bufslice command, u
 static thole_v1_Host *member_row(struct agent *a, const struct member *m, upb_Arena *arena)
 {
     if (uuid_equal(&m->host, agent_host_id(a))) {
-        return agent_host_row(a, arena);
+        return agent__host_row(a, arena);
     }
     char *id = upb_Arena_Malloc(arena, UUID_TEXT_BYTES);
     uuid_format(&m->host, id);
@@ -107,7 +108,7 @@ static thole_v1_Host *member_row(struct agent *a, const struct member *m, upb_Ar
     thole_v1_Host_set_id(h, upb_StringView_FromString(id));
     thole_v1_HostSpec *spec = thole_v1_Host_mutable_spec(h, arena);
     thole_v1_HostSpec_set_state(spec, thole_v1_HOST_STATE_ACTIVE);
-    agent_set_tags(spec, m->tags, arena);
+    agent__set_tags(spec, m->tags, arena);
     thole_v1_HostStatus *st = thole_v1_Host_mutable_status(h, arena);
     thole_v1_HostStatus_set_address(st, upb_StringView_FromString(m->address));
     thole_v1_HostStatus_set_liveness(st, thole_v1_HOST_LIVENESS_LIVE);
@@ -132,7 +133,7 @@ static void propose_bootstrap(struct chores *cs, uint64_t now)
         for (uint32_t i = 0; i < l->count; i++) {
             rows[i] = member_row(a, &l->members[i], arena);
         }
-        begin(cs, &cs->bootstrap, chores_encode(c, "bootstrap", arena), now);
+        begin(cs, &cs->bootstrap, agent__chores_encode(c, "bootstrap", arena), now);
         upb_Arena_Free(arena);
     }
     free(l);
@@ -168,9 +169,9 @@ static void propose_admit(struct chores *cs, uint64_t now)
     char actor[LIMIT_NAME_BYTES + 8];
     snprintf(actor, sizeof actor, "host/%s", agent_name(cs->agent));
     begin(cs, &cs->admit,
-          chores_admit_command(agent_host_row(cs->agent, arena), actor, 0,
+          chores_admit_command(agent__host_row(cs->agent, arena), actor, 0,
                                upb_StringView_FromDataAndSize(NULL, 0),
-                               agent_lineage(cs->agent, arena), arena),
+                               agent__lineage(cs->agent, arena), arena),
           now);
     upb_Arena_Free(arena);
 }
@@ -197,7 +198,7 @@ static void on_outcome(struct chores *cs, struct chore *c, uint64_t now)
     if (c->outcome.code == THOLE_OK) {
         cs->admitted = true;
     } else if (for_good(&c->outcome)) {
-        agent_fail(cs->agent, &c->outcome);
+        agent__fail(cs->agent, &c->outcome);
         c->again_ns = CLOCK_NEVER;
     } else {
         LOG_INFO(AGENT, "not admitted yet error=\"%s\"; trying again in %u ms", c->outcome.message,
@@ -258,8 +259,8 @@ static uint64_t farewell_step(struct chores *cs, uint64_t now)
     }
     if (told || leaving || now >= cs->farewell_ns) {
         struct thole_status st = {0};
-        agent_removed(&st);
-        agent_fail(a, &st); /* the first time; later ones are not heard */
+        agent__removed(&st);
+        agent__fail(a, &st); /* the first time; later ones are not heard */
         return CLOCK_NEVER;
     }
     return cs->farewell_ns;
@@ -284,9 +285,9 @@ static void renew_step(struct chores *cs)
         thole_status_set(&st, THOLE_FAILED_PRECONDITION, THOLE_REASON_NOT_READY, __FILE__, __LINE__,
                          "its replica of shard zero cannot be opened, and is left as it is: %.160s",
                          s.failure);
-        agent_fail(a, &st);
+        agent__fail(a, &st);
     } else if (s.failed || s.removed_by_peer) {
-        renew_start(a, &s);
+        join__renew_start(a, &s);
     }
 }
 
@@ -302,7 +303,7 @@ static void compare_tags(struct agent *a)
 {
     upb_Arena *arena = upb_Arena_New();
     thole_v1_HostSpec *given = thole_v1_HostSpec_new(arena);
-    agent_set_tags(given, a->tags, arena);
+    agent__set_tags(given, a->tags, arena);
     struct registry_view *v = registry_view_acquire(a->registry);
     const thole_v1_Host *row = registry_host(v, agent_host_id(a));
     const thole_v1_HostSpec *spec = row != NULL ? thole_v1_Host_spec(row) : NULL;
@@ -399,31 +400,31 @@ static uint64_t chores_turn(void *ctx, struct msgq *batch, uint64_t now)
     if (cs->peers_due_ns != 0) {
         next = earlier(next, cs->peers_due_ns);
     }
-    next = earlier(next, health_update(cs->health, now));
+    next = earlier(next, agent__health_update(cs->health, now));
     agent_signal(cs->agent);
     return next;
 }
 
 /* ---- Face ------------------------------------------------------------------------------------ */
 
-struct chores *chores_new(struct agent *a)
+struct chores *agent__chores_new(struct agent *a)
 {
     struct chores *cs = xcalloc(1, sizeof *cs);
     cs->agent = a;
     cs->bootstrap.chores = cs->admit.chores = cs;
     cs->joiners = joiners_new(a);
-    cs->health = health_new(a);
+    cs->health = agent__health_new(a);
     cs->worker = worker_new(a->executor, "agent", 1u << 16, chores_turn, cs);
     return cs;
 }
 
-void chores_start(struct chores *cs)
+void agent__chores_start(struct chores *cs)
 {
     atomic_store(&cs->started, true);
-    chores_wake(cs);
+    agent__chores_wake(cs);
 }
 
-void chores_stop(struct chores *cs)
+void agent__chores_stop(struct chores *cs)
 {
     worker_stop(cs->worker);
     joiners_stop(cs->joiners);
@@ -432,24 +433,24 @@ void chores_stop(struct chores *cs)
     }
 }
 
-void chores_free(struct chores *cs)
+void agent__chores_free(struct chores *cs)
 {
     if (cs == NULL) {
         return;
     }
     worker_free(cs->worker);
     joiners_free(cs->joiners);
-    health_free(cs->health);
+    agent__health_free(cs->health);
     free(cs);
 }
 
-void chores_replica_changed(struct chores *cs, uint64_t shard_id)
+void agent__chores_replica_changed(struct chores *cs, uint64_t shard_id)
 {
-    health_changed(cs->health, shard_id);
-    chores_wake(cs);
+    agent__health_changed(cs->health, shard_id);
+    agent__chores_wake(cs);
 }
 
-void chores_wake(struct chores *cs)
+void agent__chores_wake(struct chores *cs)
 {
     if (!atomic_load(&cs->started) || atomic_exchange(&cs->woken, true)) {
         return;
@@ -460,7 +461,7 @@ void chores_wake(struct chores *cs)
     }
 }
 
-void chores_join(struct chores *cs, struct bus_request *request)
+void agent__chores_join(struct chores *cs, struct bus_request *request)
 {
     struct worker_msg *m = joiner_msg(cs->agent, request);
     if (m == NULL) {

@@ -34,9 +34,9 @@ static METRIC_DEFINE_COUNTER(lost_replicas, "thole_state_lost_replicas_total",
 
 /* ---- Damage while the host runs -------------------------------------------------------------- */
 
-void stores_start_again(struct agent *a)
+void agent__stores_start_again(struct agent *a)
 {
-    agent_start_again(a, "its state database is damaged, and is made anew");
+    agent__start_again(a, "its state database is damaged, and is made anew");
 }
 
 static void on_damaged(void *ctx, const char *what)
@@ -45,7 +45,7 @@ static void on_damaged(void *ctx, const char *what)
     LOG_ERROR(AGENT, "the state database is damaged: %s", what);
     atomic_store(&a->state_damaged, true);
     if (atomic_load(&a->opened)) {
-        stores_start_again(a);
+        agent__stores_start_again(a);
     }
 }
 
@@ -282,7 +282,7 @@ static enum thole_code open_state(struct agent *a, struct thole_status *st)
     return code;
 }
 
-enum thole_code stores_open(struct agent *a, struct thole_status *st)
+enum thole_code agent__stores_open(struct agent *a, struct thole_status *st)
 {
     char *log = datadir_file(&a->dir, "log");
     const struct log_store_options lo = {.path = log};

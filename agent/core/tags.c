@@ -11,7 +11,7 @@ static bool same_key(const char *a, const char *b)
     return strncmp(a, b, n + 1) == 0;
 }
 
-const char *agent_tag_problem(struct slice tag)
+const char *agent__tag_problem(struct slice tag)
 {
     const uint8_t *eq = tag.size > 0 ? memchr(tag.data, '=', tag.size) : NULL;
     if (eq == NULL || memchr(tag.data, ',', tag.size) != NULL ||
@@ -27,7 +27,7 @@ enum thole_code agent_check_tags(const char *const *tags, size_t count, struct t
 {
     size_t bytes = 0;
     for (size_t i = 0; i < count; i++) {
-        const char *problem = agent_tag_problem(slice_str(tags[i]));
+        const char *problem = agent__tag_problem(slice_str(tags[i]));
         bytes += strlen(tags[i]) + 1;
         for (size_t k = 0; k < i && problem == NULL; k++) {
             if (same_key(tags[i], tags[k])) {
@@ -46,7 +46,7 @@ enum thole_code agent_check_tags(const char *const *tags, size_t count, struct t
     return THOLE_OK;
 }
 
-void agent_set_tags(thole_v1_HostSpec *spec, const char *tags, upb_Arena *arena)
+void agent__set_tags(thole_v1_HostSpec *spec, const char *tags, upb_Arena *arena)
 {
     size_t size = strlen(tags);
     char *copy = upb_Arena_Malloc(arena, size + 1);

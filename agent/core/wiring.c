@@ -35,7 +35,7 @@ static enum thole_code transport_send(void *ctx, const struct uuid *host, enum e
     return bus_send(a->bus, host, (enum bus_lane)lane, frame);
 }
 
-struct engine_transport wiring_transport(struct agent *a)
+struct engine_transport agent__wiring_transport(struct agent *a)
 {
     return (struct engine_transport){.ctx = a, .send = transport_send};
 }
@@ -49,13 +49,13 @@ static void on_replica_changed(void *ctx, const struct engine_replica_status *s)
     if (h != NULL && !(s->failed && atomic_load(&a->state_damaged))) {
         hostctl_replica_changed(h, s);
     }
-    agent_replica_changed(a, s);
-    chores_replica_changed(a->chores, s->shard_id);
+    agent__replica_changed(a, s);
+    agent__chores_replica_changed(a->chores, s->shard_id);
 }
 
 static void on_host_failed(void *ctx, const struct thole_status *st)
 {
-    agent_fail(ctx, st);
+    agent__fail(ctx, st);
 }
 
 static void on_leader_moved(void *ctx, uint64_t shard_id, uint64_t from, uint64_t to, bool stopping)
@@ -74,10 +74,10 @@ static void on_disk_changed(void *ctx)
     if (h != NULL) {
         hostctl_disk_changed(h);
     }
-    chores_wake(a->chores);
+    agent__chores_wake(a->chores);
 }
 
-struct engine_observer wiring_observer(struct agent *a)
+struct engine_observer agent__wiring_observer(struct agent *a)
 {
     return (struct engine_observer){.ctx = a,
                                     .replica_changed = on_replica_changed,
@@ -103,7 +103,7 @@ static void on_peer_state(void *ctx, const struct uuid *host, bool up, uint64_t 
     if (!up) {
         addresses_wake(a->addresses_known);
     }
-    chores_wake(a->chores);
+    agent__chores_wake(a->chores);
 }
 
 /* It says where it is now, which the registry may learn only later, or not without it. */
@@ -118,7 +118,7 @@ static void on_refused(void *ctx, const struct uuid *host, const struct thole_st
 {
     (void)host;
     if (st->reason == THOLE_REASON_STALE_INCARNATION || st->reason == THOLE_REASON_REMOVED) {
-        agent_fail(ctx, st);
+        agent__fail(ctx, st);
     }
 }
 
@@ -138,7 +138,7 @@ static enum thole_code on_admit(void *ctx, const struct uuid *host, uint64_t inc
                   : LINEAGE_FOLLOWS;
     registry_view_release(v);
     if (gone) {
-        return agent_removed(st);
+        return agent__removed(st);
     }
     if (verdict == LINEAGE_FOLLOWS) {
         return THOLE_OK;
@@ -197,10 +197,10 @@ static void on_request(void *ctx, struct bus_request *q)
         serve_watch(a, q);
         return;
     case METHOD_JOIN:
-        chores_join(a->chores, q);
+        agent__chores_join(a->chores, q);
         return;
     case METHOD_MEET:
-        meeting_serve(a, q);
+        join__meeting_serve(a, q);
         return;
     case METHOD_INSPECT:
         repair_serve_inspect(a, q);
@@ -224,7 +224,7 @@ static void on_request(void *ctx, struct bus_request *q)
     }
 }
 
-struct bus_handler wiring_bus_handler(struct agent *a)
+struct bus_handler agent__wiring_bus_handler(struct agent *a)
 {
     return (struct bus_handler){.ctx = a,
                                 .frame = on_frame,
@@ -314,7 +314,7 @@ static void upward_reaches(void *ctx, const struct uuid *asked, const struct uui
                        REACHES_MS, reaches_answered, q);
 }
 
-struct hostctl_upward wiring_upward(struct agent *a)
+struct hostctl_upward agent__wiring_upward(struct agent *a)
 {
     return (struct hostctl_upward){.ctx = a,
                                    .propose = upward_propose,
@@ -435,7 +435,7 @@ static bool router_holds(void *ctx, uint64_t shard_id)
     return shard_id == REGISTRY_SHARD_ID && atomic_load(&a->repairing);
 }
 
-struct router_options wiring_router(struct agent *a)
+struct router_options agent__wiring_router(struct agent *a)
 {
     return (struct router_options){
         .bus = a->bus,

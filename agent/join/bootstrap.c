@@ -17,12 +17,12 @@
 #define FORCE_PAUSE_MS 20
 #define TELL_NS (5 * NS_PER_S)
 
-bool bootstrap_step(struct agent *a, const char *name)
+bool join__bootstrap_step(struct agent *a, const char *name)
 {
     return a->o.step == NULL || a->o.step(a->o.step_ctx, name);
 }
 
-bool bootstrap_pause(struct agent *a, uint32_t ms)
+bool join__bootstrap_pause(struct agent *a, uint32_t ms)
 {
     struct timespec until;
     clock_gettime(CLOCK_MONOTONIC, &until);
@@ -39,8 +39,8 @@ bool bootstrap_pause(struct agent *a, uint32_t ms)
     return go_on;
 }
 
-enum thole_code bootstrap_split(const char *addresses, char **ret_copy, const char **ret,
-                                size_t max, size_t *ret_count, struct thole_status *st)
+enum thole_code join__bootstrap_split(const char *addresses, char **ret_copy, const char **ret,
+                                      size_t max, size_t *ret_count, struct thole_status *st)
 {
     char *copy = xstrdup(addresses), *save = NULL;
     size_t n = 0;
@@ -134,11 +134,11 @@ static enum thole_code seed_zero(struct agent *a, const char *file, struct thole
         w = (struct wait_done){.lock = PTHREAD_MUTEX_INITIALIZER, .cond = PTHREAD_COND_INITIALIZER};
         engine_seed(a->engine, REGISTRY_SHARD_ID, file, zero_started, &w);
         (void)wait_for(&w, st);
-    } while (w.st.reason == THOLE_REASON_NOT_READY && bootstrap_pause(a, FORCE_PAUSE_MS));
+    } while (w.st.reason == THOLE_REASON_NOT_READY && join__bootstrap_pause(a, FORCE_PAUSE_MS));
     return w.st.code;
 }
 
-/* What is left of a replica that another one replaces (renew_start). */
+/* What is left of a replica that another one replaces (join__renew_start). */
 static enum thole_code remove_old_zero(struct agent *a, uint64_t replica_id,
                                        struct thole_status *st)
 {
@@ -176,13 +176,13 @@ static enum thole_code tell_repaired(struct agent *a, uint64_t epoch, struct tho
             .w = {.lock = PTHREAD_MUTEX_INITIALIZER, .cond = PTHREAD_COND_INITIALIZER}};
         t.request.kind = ENGINE_PROPOSE;
         t.request.shard_id = REGISTRY_SHARD_ID;
-        t.request.payload = chores_encode(c, "repair", arena);
+        t.request.payload = agent__chores_encode(c, "repair", arena);
         t.request.deadline_ns = clock_now(executor_clock(a->executor)) + TELL_NS;
         t.request.done = told;
         engine_submit(a->engine, &t.request);
         code = wait_for(&t.w, st);
         upb_Arena_Free(arena);
-    } while (code != THOLE_OK && bootstrap_pause(a, FORCE_PAUSE_MS)); /* no leader yet */
+    } while (code != THOLE_OK && join__bootstrap_pause(a, FORCE_PAUSE_MS)); /* no leader yet */
     return code;
 }
 
@@ -208,7 +208,7 @@ static enum thole_code force_zero(struct agent *a, struct thole_status *st)
             return THOLE_FAIL(st, THOLE_DATA_LOSS, THOLE_REASON_CORRUPT,
                               "shard zero cannot be repaired with this host: %.160s", s.failure);
         }
-    } while (w.st.reason == THOLE_REASON_NOT_READY && bootstrap_pause(a, FORCE_PAUSE_MS));
+    } while (w.st.reason == THOLE_REASON_NOT_READY && join__bootstrap_pause(a, FORCE_PAUSE_MS));
     bool before = w.st.code != THOLE_OK && s.epoch >= epoch;
     if (w.st.code != THOLE_OK && !before) {
         *st = w.st;
@@ -240,7 +240,7 @@ static enum thole_code run_member(struct agent *a, struct identity *i, struct th
     struct engine_replica_status s;
     bool there = engine_shard_status(a->engine, REGISTRY_SHARD_ID, &s);
     if (!there && was_deleted(a, i->zero_replica)) {
-        return agent_removed(st);
+        return agent__removed(st);
     }
     if (!there && i->zero_created) {
         return THOLE_FAIL(
@@ -252,7 +252,7 @@ static enum thole_code run_member(struct agent *a, struct identity *i, struct th
     enum thole_code code = THOLE_OK;
     bus_set_cluster(a->bus, &i->cluster);
     if (!i->zero_created) {
-        agent_know_members(a, &i->first);
+        agent__know_members(a, &i->first);
     }
     if (there && s.replica_id != i->zero_replica) {
         code = remove_old_zero(a, s.replica_id, st);
@@ -272,7 +272,7 @@ static enum thole_code run_member(struct agent *a, struct identity *i, struct th
     if (code != THOLE_OK) {
         return code;
     }
-    if (!bootstrap_step(a, "zero-started")) {
+    if (!join__bootstrap_step(a, "zero-started")) {
         return THOLE_FAIL(st, THOLE_CANCELLED, THOLE_REASON_STOPPED, "stopped by a test");
     }
     if (!i->zero_created) {
@@ -295,20 +295,20 @@ static enum thole_code run_member(struct agent *a, struct identity *i, struct th
     char id[UUID_TEXT_BYTES];
     uuid_format(&i->cluster, id);
     LOG_INFO(AGENT, "member of cluster=%s replica of shard zero=%" PRIu64, id, i->zero_replica);
-    chores_wake(a->chores);
+    agent__chores_wake(a->chores);
     addresses_wake(a->addresses_known);
     agent_signal(a);
     return THOLE_OK;
 }
 
-enum thole_code bootstrap_become_member(struct agent *a, const struct identity *i,
-                                        struct thole_status *st)
+enum thole_code join__bootstrap_become_member(struct agent *a, const struct identity *i,
+                                              struct thole_status *st)
 {
     struct identity *mine = xmalloc(sizeof *mine);
     *mine = *i;
     ASSERT(!uuid_is_nil(&mine->cluster) && mine->zero_replica != 0 && !mine->zero_created);
     enum thole_code code = datadir_save_identity(&a->dir, mine, st);
-    if (code == THOLE_OK && !bootstrap_step(a, "identity-saved")) {
+    if (code == THOLE_OK && !join__bootstrap_step(a, "identity-saved")) {
         code = THOLE_FAIL(st, THOLE_CANCELLED, THOLE_REASON_STOPPED, "stopped by a test");
     }
     if (code == THOLE_OK) {
@@ -330,9 +330,9 @@ static enum thole_code become_alone(struct agent *a, struct thole_status *st)
     snprintf(m->address, sizeof m->address, "%s", agent_address(a));
     snprintf(m->tags, sizeof m->tags, "%s", a->tags);
     i->first.count = 1;
-    i->first.cluster = i->cluster = meeting_cluster_id(&i->first);
+    i->first.cluster = i->cluster = join__meeting_cluster_id(&i->first);
     i->zero_replica = 1;
-    enum thole_code code = bootstrap_become_member(a, i, st);
+    enum thole_code code = join__bootstrap_become_member(a, i, st);
     free(i);
     return code;
 }
@@ -343,9 +343,9 @@ static void *bootstrap_main(void *ctx)
     pthread_setname_np(pthread_self(), "bootstrap");
     (void)log_context_host(agent_name(a));
     if (a->bootstrap == AGENT_BOOTSTRAP_PEERS) {
-        meeting_run(a);
+        join__meeting_run(a);
     } else {
-        join_run(a);
+        join__run(a);
     }
     return NULL;
 }
@@ -369,7 +369,8 @@ static enum thole_code check_others(struct agent *a, struct thole_status *st)
     char *copy = NULL;
     const char *parts[DATADIR_MEMBERS_MAX];
     size_t n = 0;
-    enum thole_code code = bootstrap_split(a->addresses, &copy, parts, DATADIR_MEMBERS_MAX, &n, st);
+    enum thole_code code =
+        join__bootstrap_split(a->addresses, &copy, parts, DATADIR_MEMBERS_MAX, &n, st);
     if (code != THOLE_OK) {
         return code;
     }
@@ -387,7 +388,7 @@ static enum thole_code start_thread(struct agent *a, struct thole_status *st)
     if (code != THOLE_OK) {
         return code;
     }
-    agent_waiting_for(a, "not yet a member of a cluster: looking for the others");
+    agent__waiting_for(a, "not yet a member of a cluster: looking for the others");
     if (pthread_create(&a->bootstrap_thread, NULL, bootstrap_main, a) != 0) {
         return THOLE_FAIL(st, THOLE_RESOURCE_EXHAUSTED, THOLE_REASON_NONE, "cannot start a thread");
     }
@@ -410,7 +411,7 @@ static void tell_ignored(const struct agent *a)
     }
 }
 
-enum thole_code bootstrap_start(struct agent *a, struct thole_status *st)
+enum thole_code join__bootstrap_start(struct agent *a, struct thole_status *st)
 {
     if (!uuid_is_nil(&a->identity.cluster)) {
         tell_ignored(a);
@@ -418,7 +419,7 @@ enum thole_code bootstrap_start(struct agent *a, struct thole_status *st)
         *i = a->identity;
         enum thole_code code = THOLE_OK;
         if (a->bootstrap == AGENT_BOOTSTRAP_JOIN && a->addresses != NULL) {
-            code = join_check_cluster(a, st);
+            code = join__check_cluster(a, st);
         }
         if (code == THOLE_OK) {
             code = run_member(a, i, st);
@@ -441,7 +442,7 @@ enum thole_code bootstrap_start(struct agent *a, struct thole_status *st)
                       a->dir.path);
 }
 
-void bootstrap_stop(struct agent *a)
+void join__bootstrap_stop(struct agent *a)
 {
     if (a->bootstrap_running) {
         pthread_join(a->bootstrap_thread, NULL);

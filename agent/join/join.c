@@ -23,10 +23,10 @@ static struct buf *join_request(struct agent *a, uint64_t failed_replica, const 
 {
     upb_Arena *arena = upb_Arena_New();
     thole_bus_v1_JoinRequest *q = thole_bus_v1_JoinRequest_new(arena);
-    thole_bus_v1_JoinRequest_set_host(q, agent_host_row(a, arena));
+    thole_bus_v1_JoinRequest_set_host(q, agent__host_row(a, arena));
     thole_bus_v1_JoinRequest_set_failed_replica(q, failed_replica);
     thole_bus_v1_JoinRequest_set_failure(q, upb_StringView_FromString(failure));
-    thole_bus_v1_JoinRequest_set_lineage(q, agent_lineage(a, arena));
+    thole_bus_v1_JoinRequest_set_lineage(q, agent__lineage(a, arena));
     size_t size = 0;
     const char *bytes = thole_bus_v1_JoinRequest_serialize(q, arena, &size);
     struct buf *b = buf_copy(bytes, size);
@@ -89,7 +89,7 @@ static enum thole_code accept_reply(struct agent *a, struct slice body, struct t
         /* The lanes need the cluster id before they are opened. */
         bus_set_cluster(a->bus, &i->cluster);
         learn_hosts(a, reply);
-        code = bootstrap_become_member(a, i, st);
+        code = join__bootstrap_become_member(a, i, st);
         free(i);
     }
     upb_Arena_Free(arena);
@@ -113,7 +113,7 @@ static bool refused_for_good(const struct thole_status *st)
 /* An answer that is no admission. True when asking again is useless. */
 static bool join_refused(struct join *j, size_t i, const struct thole_status *st)
 {
-    agent_waiting_for(j->agent, "joining: %s says: %.280s", j->addresses[i], st->message);
+    agent__waiting_for(j->agent, "joining: %s says: %.280s", j->addresses[i], st->message);
     if (st->reason == THOLE_REASON_EXISTS) {
         j->pause_ms = SAME_NAME_PAUSE_MS;
         j->same_name = st->code == THOLE_ALREADY_EXISTS ? j->same_name + 1 : 0;
@@ -141,12 +141,12 @@ static bool join_round(struct join *j)
             buf_unref(reply);
             done = true;
             if (code != THOLE_OK && !agent_stopping(a)) {
-                agent_fail(a, &st);
+                agent__fail(a, &st);
             }
         } else if (agent_stopping(a)) {
             done = true;
         } else if (join_refused(j, i, &st)) {
-            agent_fail(a, &st);
+            agent__fail(a, &st);
             done = true;
         } else if (st.reason == THOLE_REASON_EXISTS) {
             break; /* the others would say the same */
@@ -156,17 +156,17 @@ static bool join_round(struct join *j)
     return done;
 }
 
-void join_run(struct agent *a)
+void join__run(struct agent *a)
 {
     char *copy = NULL;
     struct thole_status st = {0};
     struct join *j = xcalloc(1, sizeof *j);
     j->agent = a;
-    if (bootstrap_split(a->addresses, &copy, j->addresses, DATADIR_MEMBERS_MAX, &j->count, &st) !=
-        THOLE_OK) {
-        agent_fail(a, &st);
+    if (join__bootstrap_split(a->addresses, &copy, j->addresses, DATADIR_MEMBERS_MAX, &j->count,
+                              &st) != THOLE_OK) {
+        agent__fail(a, &st);
     } else {
-        while (!join_round(j) && bootstrap_pause(a, j->pause_ms)) {
+        while (!join_round(j) && join__bootstrap_pause(a, j->pause_ms)) {
         }
     }
     free(copy);
@@ -174,13 +174,13 @@ void join_run(struct agent *a)
 }
 
 /* Best effort: an address that does not answer, or is in no cluster yet, contradicts nothing. */
-enum thole_code join_check_cluster(struct agent *a, struct thole_status *st)
+enum thole_code join__check_cluster(struct agent *a, struct thole_status *st)
 {
     char *copy = NULL;
     const char *addresses[DATADIR_MEMBERS_MAX];
     size_t n;
     enum thole_code code =
-        bootstrap_split(a->addresses, &copy, addresses, DATADIR_MEMBERS_MAX, &n, st);
+        join__bootstrap_split(a->addresses, &copy, addresses, DATADIR_MEMBERS_MAX, &n, st);
     for (size_t i = 0; code == THOLE_OK && i < n; i++) {
         struct buf *reply = NULL;
         struct bus_ask_peer peer = {0};
@@ -238,13 +238,13 @@ static void renewed(struct renewal *r, const thole_bus_v1_JoinReply *reply)
     uint64_t replica = thole_bus_v1_JoinReply_replica_id(reply);
     learn_hosts(r->agent, reply);
     if (renew_identity(r->agent, replica, &st) != THOLE_OK) {
-        agent_fail(r->agent, &st);
+        agent__fail(r->agent, &st);
     } else {
-        agent_start_again(r->agent,
-                          "instead of replica %" PRIu64
-                          " of shard zero, which cannot go on (%.120s), it "
-                          "has replica %" PRIu64,
-                          r->failed, r->failure, replica);
+        agent__start_again(r->agent,
+                           "instead of replica %" PRIu64
+                           " of shard zero, which cannot go on (%.120s), it "
+                           "has replica %" PRIu64,
+                           r->failed, r->failure, replica);
     }
 }
 
@@ -276,10 +276,10 @@ static bool renew_round(struct renewal *r)
         } else if (agent_stopping(a)) {
             done = true;
         } else if (refused_for_good(&st)) {
-            agent_fail(a, &st);
+            agent__fail(a, &st);
             done = true;
         } else {
-            agent_waiting_for(
+            agent__waiting_for(
                 a, "its replica of shard zero cannot go on (%.120s), and %s says: %.120s",
                 r->failure, addresses[i], st.message);
         }
@@ -295,13 +295,13 @@ static void *renew_main(void *ctx)
     struct agent *a = r->agent;
     pthread_setname_np(pthread_self(), "renew");
     (void)log_context_host(agent_name(a));
-    while (!renew_round(r) && bootstrap_pause(a, PAUSE_MS)) {
+    while (!renew_round(r) && join__bootstrap_pause(a, PAUSE_MS)) {
     }
     free(r);
     return NULL;
 }
 
-void renew_start(struct agent *a, const struct engine_replica_status *zero)
+void join__renew_start(struct agent *a, const struct engine_replica_status *zero)
 {
     if (a->renew_running) {
         return;
@@ -321,7 +321,7 @@ void renew_start(struct agent *a, const struct engine_replica_status *zero)
     }
 }
 
-void renew_stop(struct agent *a)
+void join__renew_stop(struct agent *a)
 {
     if (a->renew_running) {
         pthread_join(a->renew_thread, NULL);

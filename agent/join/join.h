@@ -6,37 +6,38 @@
 
 /* bootstrap.c: becoming a member. Start what the identity and the options ask for: a member's
  * replica of shard zero, or the thread that makes this host a member. */
-THOLE_MUST_CHECK enum thole_code bootstrap_start(struct agent *a, struct thole_status *st);
-void bootstrap_stop(struct agent *a);
+THOLE_MUST_CHECK enum thole_code join__bootstrap_start(struct agent *a, struct thole_status *st);
+void join__bootstrap_stop(struct agent *a);
 /* Durably become a member with this identity, then start shard zero's replica. Blocking. */
-THOLE_MUST_CHECK enum thole_code bootstrap_become_member(struct agent *a, const struct identity *i,
-                                                         struct thole_status *st);
+THOLE_MUST_CHECK enum thole_code join__bootstrap_become_member(struct agent *a,
+                                                               const struct identity *i,
+                                                               struct thole_status *st);
 /* Sleep, or return false at once when the agent stops. */
-bool bootstrap_pause(struct agent *a, uint32_t ms);
-bool bootstrap_step(struct agent *a, const char *name);
+bool join__bootstrap_pause(struct agent *a, uint32_t ms);
+bool join__bootstrap_step(struct agent *a, const char *name);
 /* Split "a,b,c"; at most `max`; pointers into *ret_copy (malloced). INVALID_ARGUMENT. */
-THOLE_MUST_CHECK enum thole_code bootstrap_split(const char *addresses, char **ret_copy,
-                                                 const char **ret, size_t max, size_t *ret_count,
-                                                 struct thole_status *st);
+THOLE_MUST_CHECK enum thole_code join__bootstrap_split(const char *addresses, char **ret_copy,
+                                                       const char **ret, size_t max,
+                                                       size_t *ret_count, struct thole_status *st);
 
 /* peer_bootstrap.c */
-struct meeting *meeting_new(struct agent *a);
-void meeting_free(struct meeting *m);
+struct meeting *join__meeting_new(struct agent *a);
+void join__meeting_free(struct meeting *m);
 /* Before the bus answers: read the promise, if one was made, and the addresses. */
-THOLE_MUST_CHECK enum thole_code meeting_prepare(struct agent *a, struct thole_status *st);
-void meeting_run(struct agent *a);                                /* the bootstrap thread */
-void meeting_serve(struct agent *a, struct bus_request *request); /* METHOD_MEET */
+THOLE_MUST_CHECK enum thole_code join__meeting_prepare(struct agent *a, struct thole_status *st);
+void join__meeting_run(struct agent *a);                                /* the bootstrap thread */
+void join__meeting_serve(struct agent *a, struct bus_request *request); /* METHOD_MEET */
 /* The id of a cluster that these members form: a hash over (address, host id), sorted. */
-struct uuid meeting_cluster_id(const struct member_list *l);
+struct uuid join__meeting_cluster_id(const struct member_list *l);
 
 /* join.c */
-void join_run(struct agent *a);
+void join__run(struct agent *a);
 /* Is the data directory's cluster the one that these addresses belong to? */
-THOLE_MUST_CHECK enum thole_code join_check_cluster(struct agent *a, struct thole_status *st);
+THOLE_MUST_CHECK enum thole_code join__check_cluster(struct agent *a, struct thole_status *st);
 
 /* A member whose replica of shard zero failed, or is none of the group any more, gets another one
  * from the others, and starts again with it. On the chores' worker. */
-void renew_start(struct agent *a, const struct engine_replica_status *zero);
-void renew_stop(struct agent *a); /* after the worker */
+void join__renew_start(struct agent *a, const struct engine_replica_status *zero);
+void join__renew_stop(struct agent *a); /* after the worker */
 
 #endif

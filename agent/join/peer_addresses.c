@@ -119,7 +119,7 @@ void addresses_learn(struct addresses *as, const struct uuid *host, uint64_t inc
                  address, incarnation);
     }
     if (moved && a->chores != NULL) {
-        chores_wake(a->chores);
+        agent__chores_wake(a->chores);
     }
 }
 

@@ -43,7 +43,7 @@ struct answer {
     char tags[DATADIR_TAGS_BYTES];
 };
 
-struct uuid meeting_cluster_id(const struct member_list *l)
+struct uuid join__meeting_cluster_id(const struct member_list *l)
 {
     struct uuid id;
     struct bytes text = {0};
@@ -81,7 +81,7 @@ static struct buf *encode_request(struct meeting *m)
 {
     upb_Arena *arena = upb_Arena_New();
     thole_bus_v1_MeetRequest *q = thole_bus_v1_MeetRequest_new(arena);
-    thole_bus_v1_MeetRequest_set_host(q, agent_host_row(m->agent, arena));
+    thole_bus_v1_MeetRequest_set_host(q, agent__host_row(m->agent, arena));
     for (size_t i = 0; i < m->count; i++) {
         thole_bus_v1_MeetRequest_add_peers(q, upb_StringView_FromString(m->addresses[i]), arena);
     }
@@ -93,13 +93,13 @@ static struct buf *encode_request(struct meeting *m)
     return b;
 }
 
-void meeting_serve(struct agent *a, struct bus_request *request)
+void join__meeting_serve(struct agent *a, struct bus_request *request)
 {
     struct meeting *m = a->meeting;
     struct uuid formed = {{0}};
     upb_Arena *arena = upb_Arena_New();
     thole_bus_v1_MeetReply *r = thole_bus_v1_MeetReply_new(arena);
-    thole_bus_v1_MeetReply_set_host(r, agent_host_row(a, arena));
+    thole_bus_v1_MeetReply_set_host(r, agent__host_row(a, arena));
     if (agent_cluster(a, &formed)) {
         thole_bus_v1_MeetReply_set_formed_cluster_id(r, view_of_uuid(&formed));
     }
@@ -147,7 +147,7 @@ static bool read_tags(const thole_v1_Host *host, char *to, size_t size)
         bytes_append_slice(&text, registry_str(thole_v1_HostSpec_TagsEntry_key(e)));
         bytes_append_str(&text, "=");
         bytes_append_slice(&text, registry_str(thole_v1_HostSpec_TagsEntry_value(e)));
-        ok = ok && agent_tag_problem(slice_of(text.data + begin, text.size - begin)) == NULL;
+        ok = ok && agent__tag_problem(slice_of(text.data + begin, text.size - begin)) == NULL;
     }
     ok = ok && text.size < size;
     if (ok && text.size > 0) {
@@ -228,17 +228,17 @@ static bool make_list(struct meeting *m, const struct answer *answers, struct me
     for (size_t i = 0; i < m->count; i++) {
         const struct answer *r = &answers[i];
         if (!r->there) {
-            agent_waiting_for(a, "forming a cluster: waiting for %s", m->addresses[i]);
+            agent__waiting_for(a, "forming a cluster: waiting for %s", m->addresses[i]);
             return false;
         }
         if (!r->same_peers) {
-            agent_waiting_for(a, "forming a cluster: %s was started with another list of peers",
-                              m->addresses[i]);
+            agent__waiting_for(a, "forming a cluster: %s was started with another list of peers",
+                               m->addresses[i]);
             return false;
         }
         for (size_t k = 0; k < i; k++) {
             if (uuid_equal(&answers[k].host, &r->host) || strcmp(answers[k].name, r->name) == 0) {
-                agent_waiting_for(
+                agent__waiting_for(
                     a, "forming a cluster: %s and %s are the same host, or have the same name",
                     m->addresses[k], m->addresses[i]);
                 return false;
@@ -252,10 +252,10 @@ static bool make_list(struct meeting *m, const struct answer *answers, struct me
         self = self || uuid_equal(&r->host, agent_host_id(a));
     }
     if (!self) {
-        agent_waiting_for(a, "forming a cluster: none of the peers' addresses is this host's");
+        agent__waiting_for(a, "forming a cluster: none of the peers' addresses is this host's");
         return false;
     }
-    ret->cluster = meeting_cluster_id(ret);
+    ret->cluster = join__meeting_cluster_id(ret);
     return true;
 }
 
@@ -263,20 +263,20 @@ static bool promise(struct meeting *m, const struct member_list *l)
 {
     struct agent *a = m->agent;
     struct thole_status st = {0};
-    if (!bootstrap_step(a, "before-promise")) {
+    if (!join__bootstrap_step(a, "before-promise")) {
         return false;
     }
     if (datadir_save_promise(&a->dir, l, &st) != THOLE_OK) {
-        agent_fail(a, &st);
+        agent__fail(a, &st);
         return false;
     }
-    if (!bootstrap_step(a, "promise-saved")) {
+    if (!join__bootstrap_step(a, "promise-saved")) {
         return false;
     }
     pthread_mutex_lock(&m->lock);
     m->promise = *l;
     pthread_mutex_unlock(&m->lock);
-    return bootstrap_step(a, "promise-told");
+    return join__bootstrap_step(a, "promise-told");
 }
 
 static void form(struct meeting *m)
@@ -293,8 +293,8 @@ static void form(struct meeting *m)
         }
     }
     LOG_INFO(AGENT, "all peers agree; forming hosts=%" PRIu32, i->first.count);
-    if (bootstrap_become_member(a, i, &st) != THOLE_OK && st.code != THOLE_CANCELLED) {
-        agent_fail(a, &st);
+    if (join__bootstrap_become_member(a, i, &st) != THOLE_OK && st.code != THOLE_CANCELLED) {
+        agent__fail(a, &st);
     }
     free(i);
 }
@@ -305,8 +305,8 @@ static bool all_promised(struct meeting *m, const struct answer *answers)
     for (size_t i = 0; i < m->count; i++) {
         if (!answers[i].there || !uuid_equal(&answers[i].host, &m->promise.members[i].host) ||
             !uuid_equal(&answers[i].promised, &m->promise.cluster)) {
-            agent_waiting_for(m->agent, "forming a cluster: waiting for the promise of %s",
-                              m->addresses[i]);
+            agent__waiting_for(m->agent, "forming a cluster: waiting for the promise of %s",
+                               m->addresses[i]);
             return false;
         }
     }
@@ -325,7 +325,7 @@ static bool follow_formed(struct meeting *m, const struct answer *answers, bool 
             return true;
         }
         *ret_other = true;
-        agent_waiting_for(
+        agent__waiting_for(
             m->agent,
             "forming a cluster: %s is in a cluster already, formed without this host; "
             "join that one instead",
@@ -352,22 +352,22 @@ static bool round_of_asking(struct meeting *m, struct answer *answers, struct me
             return promise(m, list);
         }
         if (!uuid_equal(&m->promise.cluster, &list->cluster)) {
-            agent_waiting_for(a,
-                              "forming a cluster: this host is promised to other hosts than those "
-                              "that answer now; wipe the data directories to begin anew");
+            agent__waiting_for(a,
+                               "forming a cluster: this host is promised to other hosts than those "
+                               "that answer now; wipe the data directories to begin anew");
             return true;
         }
         if (!all_promised(m, answers)) {
             return true;
         }
     }
-    if (bootstrap_step(a, "all-promised")) {
+    if (join__bootstrap_step(a, "all-promised")) {
         form(m);
     }
     return false;
 }
 
-void meeting_run(struct agent *a)
+void join__meeting_run(struct agent *a)
 {
     struct meeting *m = a->meeting;
     struct answer *answers = xcalloc(DATADIR_MEMBERS_MAX, sizeof *answers);
@@ -377,7 +377,7 @@ void meeting_run(struct agent *a)
         bool had = !uuid_is_nil(&m->promise.cluster);
         go_on = round_of_asking(m, answers, list);
         bool just_promised = !had && !uuid_is_nil(&m->promise.cluster);
-        if (go_on && !bootstrap_pause(a, just_promised ? 1 : PAUSE_MS)) {
+        if (go_on && !join__bootstrap_pause(a, just_promised ? 1 : PAUSE_MS)) {
             go_on = false;
         }
     }
@@ -394,8 +394,8 @@ static int compare(const void *a, const void *b)
 
 static enum thole_code read_addresses(struct meeting *m, struct thole_status *st)
 {
-    enum thole_code code = bootstrap_split(m->agent->addresses, &m->copy, m->addresses,
-                                           DATADIR_MEMBERS_MAX, &m->count, st);
+    enum thole_code code = join__bootstrap_split(m->agent->addresses, &m->copy, m->addresses,
+                                                 DATADIR_MEMBERS_MAX, &m->count, st);
     if (code != THOLE_OK) {
         return code;
     }
@@ -420,7 +420,7 @@ static enum thole_code read_addresses(struct meeting *m, struct thole_status *st
 }
 
 /* A promise binds across restarts, whatever the flags say now. */
-enum thole_code meeting_prepare(struct agent *a, struct thole_status *st)
+enum thole_code join__meeting_prepare(struct agent *a, struct thole_status *st)
 {
     struct meeting *m = a->meeting;
     enum thole_code code = datadir_load_promise(&a->dir, &m->promise, st);
@@ -445,7 +445,7 @@ enum thole_code meeting_prepare(struct agent *a, struct thole_status *st)
     return THOLE_OK;
 }
 
-struct meeting *meeting_new(struct agent *a)
+struct meeting *join__meeting_new(struct agent *a)
 {
     struct meeting *m = xcalloc(1, sizeof *m);
     m->agent = a;
@@ -453,7 +453,7 @@ struct meeting *meeting_new(struct agent *a)
     return m;
 }
 
-void meeting_free(struct meeting *m)
+void join__meeting_free(struct meeting *m)
 {
     if (m == NULL) {
         return;

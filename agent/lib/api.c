@@ -15,7 +15,7 @@ const char *thole_version(void)
     return THOLE_VERSION;
 }
 
-void api_copy_struct(void *to, size_t to_size, const void *from, uint32_t from_size)
+void api__copy_struct(void *to, size_t to_size, const void *from, uint32_t from_size)
 {
     memset(to, 0, to_size);
     memcpy(to, from, from_size < to_size ? from_size : to_size);
@@ -31,7 +31,7 @@ static struct thole *handle_new(void)
     struct thole *t = xcalloc(1, sizeof *t);
     pthread_mutex_init(&t->lock, NULL);
     t->executor = executor_threaded_new(&clock_system);
-    t->results = results_new(t);
+    t->results = api__results_new(t);
     return t;
 }
 
@@ -43,7 +43,7 @@ enum thole_code thole_new(const struct thole_options *options, struct thole **re
         return THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
                           "options.size is not set");
     }
-    api_copy_struct(&o, sizeof o, options, options->size);
+    api__copy_struct(&o, sizeof o, options, options->size);
     if (o.data_dir == NULL || !o.data_dir[0]) {
         return THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
                           "options.data_dir is required");
@@ -147,7 +147,7 @@ enum thole_code thole_connect(const char *addresses, struct thole **ret, struct 
 {
     struct thole *t = handle_new();
     t->is_client = true;
-    enum thole_code code = client_new(t, addresses != NULL ? addresses : "", &t->client, st);
+    enum thole_code code = api__client_new(t, addresses != NULL ? addresses : "", &t->client, st);
     if (code == THOLE_OK) {
         *ret = t;
     } else {
@@ -165,11 +165,11 @@ static bool is_ready(struct agent *a, void *ctx)
 enum thole_code thole_wait_ready(struct thole *t, uint32_t timeout_ms, struct thole_status *st)
 {
     char why[200] = "";
-    enum thole_code code = api_need_running(t, st);
+    enum thole_code code = api__need_running(t, st);
     if (code != THOLE_OK) {
         return code;
     }
-    bool ok = t->is_client ? client_wait(t->client, timeout_ms)
+    bool ok = t->is_client ? api__client_wait(t->client, timeout_ms)
                            : agent_wait(t->agent, clock_now(&clock_system) + timeout_ms * NS_PER_MS,
                                         is_ready, why);
     if (ok) {
@@ -188,11 +188,11 @@ void thole_close(struct thole *t)
         agent_stop(t->agent);
     }
     if (t->client != NULL) {
-        client_stop(t->client);
+        api__client_stop(t->client);
     }
-    results_free(t->results);
+    api__results_free(t->results);
     agent_free(t->agent);
-    client_free(t->client);
+    api__client_free(t->client);
     executor_free(t->executor);
     for (size_t i = 0; t->tags != NULL && t->tags[i] != NULL; i++) {
         free(t->tags[i]);
@@ -218,7 +218,7 @@ const char *thole_host_name(const struct thole *t)
     return t->agent != NULL ? agent_name(t->agent) : "";
 }
 
-enum thole_code api_need_host(const struct thole *t, struct thole_status *st)
+enum thole_code api__need_host(const struct thole *t, struct thole_status *st)
 {
     if (t->agent != NULL) {
         return THOLE_OK;
@@ -228,9 +228,9 @@ enum thole_code api_need_host(const struct thole *t, struct thole_status *st)
                                    : "the host has not been started");
 }
 
-enum thole_code api_need_running(const struct thole *t, struct thole_status *st)
+enum thole_code api__need_running(const struct thole *t, struct thole_status *st)
 {
-    return t->is_client ? THOLE_OK : api_need_host(t, st);
+    return t->is_client ? THOLE_OK : api__need_host(t, st);
 }
 
 /* ---- Shards by name -------------------------------------------------------------------------- */
@@ -259,7 +259,7 @@ void thole_shard_release(struct thole_shard *s)
 
 /* ---- Requests -------------------------------------------------------------------------------- */
 
-uint64_t api_deadline(uint32_t timeout_ms)
+uint64_t api__deadline(uint32_t timeout_ms)
 {
     return clock_now(&clock_system) + (timeout_ms ? timeout_ms : DEFAULT_TIMEOUT_MS) * NS_PER_MS;
 }
@@ -304,11 +304,11 @@ static void request_done(struct router_request *r)
     agent_resolve_anew(q->t->agent, slice_str(q->shard->name), r->deadline_ns, resolved, q);
 }
 
-void api_route(struct api_request *q)
+void api__route(struct api_request *q)
 {
     q->r.done = request_done;
     if (q->t->is_client) {
-        client_route(q->t->client, &q->r, q->shard != NULL ? q->shard->name : NULL);
+        api__client_route(q->t->client, &q->r, q->shard != NULL ? q->shard->name : NULL);
         return;
     }
     uint64_t id = q->shard != NULL
@@ -337,12 +337,12 @@ static void wake_waiter(struct api_request *q)
     pthread_mutex_unlock(&w->lock);
 }
 
-void api_run(struct api_request *q)
+void api__run(struct api_request *q)
 {
     struct waiter w = {.lock = PTHREAD_MUTEX_INITIALIZER, .cond = PTHREAD_COND_INITIALIZER};
     q->done = wake_waiter;
     q->r.ctx = &w;
-    api_route(q);
+    api__route(q);
     pthread_mutex_lock(&w.lock);
     while (!w.done) {
         pthread_cond_wait(&w.cond, &w.lock);
@@ -350,7 +350,7 @@ void api_run(struct api_request *q)
     pthread_mutex_unlock(&w.lock);
 }
 
-enum thole_code api_finish(const struct api_request *q, struct thole_status *st)
+enum thole_code api__finish(const struct api_request *q, struct thole_status *st)
 {
     if (q->r.status.code != THOLE_OK && st != NULL) {
         *st = q->r.status;

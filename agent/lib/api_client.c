@@ -174,28 +174,28 @@ static void client_unreachable(void *ctx, const struct uuid *host)
     client_wake(c);
 }
 
-void client_route(struct client *c, struct router_request *r, const char *shard_name)
+void api__client_route(struct client *c, struct router_request *r, const char *shard_name)
 {
     router_route(c->router, r, shard_name);
 }
 
-struct bus *client_bus(struct client *c)
+struct bus *api__client_bus(struct client *c)
 {
     return c->bus;
 }
 
-bool client_host(struct client *c, struct uuid *ret)
+bool api__client_host(struct client *c, struct uuid *ret)
 {
     return client_elsewhere(c, 0, 0, &(struct uuid){{0}}, ret);
 }
 
-const char *client_addresses(const struct client *c)
+const char *api__client_addresses(const struct client *c)
 {
     return c->addresses;
 }
 
 /* A refused connection answers at once, so the rounds have pauses. */
-bool client_wait(struct client *c, uint32_t timeout_ms)
+bool api__client_wait(struct client *c, uint32_t timeout_ms)
 {
     uint64_t deadline = clock_now(&clock_system) + timeout_ms * NS_PER_MS;
     for (;;) {
@@ -272,8 +272,8 @@ static enum thole_code open_bus(struct client *c, struct thole_status *st)
     return THOLE_OK;
 }
 
-enum thole_code client_new(struct thole *t, const char *addresses, struct client **ret,
-                           struct thole_status *st)
+enum thole_code api__client_new(struct thole *t, const char *addresses, struct client **ret,
+                                struct thole_status *st)
 {
     struct client *c = xcalloc(1, sizeof *c);
     const char *parts[ENDPOINTS_MAX];
@@ -282,7 +282,7 @@ enum thole_code client_new(struct thole *t, const char *addresses, struct client
     c->addresses = xstrdup(addresses);
     *ret = c; /* thole_close frees it */
     enum thole_code code =
-        bootstrap_split(addresses, &c->copy, parts, ENDPOINTS_MAX, &c->count, st);
+        join__bootstrap_split(addresses, &c->copy, parts, ENDPOINTS_MAX, &c->count, st);
     if (code != THOLE_OK) {
         return code;
     }
@@ -305,7 +305,7 @@ enum thole_code client_new(struct thole *t, const char *addresses, struct client
     return THOLE_OK;
 }
 
-void client_stop(struct client *c)
+void api__client_stop(struct client *c)
 {
     if (c->worker != NULL) {
         worker_stop(c->worker);
@@ -318,7 +318,7 @@ void client_stop(struct client *c)
     }
 }
 
-void client_free(struct client *c)
+void api__client_free(struct client *c)
 {
     if (c == NULL) {
         return;

@@ -7,7 +7,8 @@
 #include <stdatomic.h>
 #include <thole/thole.h>
 
-#include "agent/core/agent_internal.h"
+#include "agent/core/agent.h"
+#include "agent/routing/router.h"
 #include "base/map.h"
 
 struct client;
@@ -47,31 +48,31 @@ struct api_request {
     bool resolved_anew; /* its shard was gone, and the name looked up again */
     struct router_request r;
 };
-void api_route(struct api_request *q);
+void api__route(struct api_request *q);
 /* Blocking: waits for the end; results stay in `q`. */
-void api_run(struct api_request *q);
-uint64_t api_deadline(uint32_t timeout_ms); /* 0: the default */
-enum thole_code api_finish(const struct api_request *q, struct thole_status *st);
+void api__run(struct api_request *q);
+uint64_t api__deadline(uint32_t timeout_ms); /* 0: the default */
+enum thole_code api__finish(const struct api_request *q, struct thole_status *st);
 /* FAILED_PRECONDITION unless the handle is a started host. */
-THOLE_MUST_CHECK enum thole_code api_need_host(const struct thole *t, struct thole_status *st);
+THOLE_MUST_CHECK enum thole_code api__need_host(const struct thole *t, struct thole_status *st);
 /* FAILED_PRECONDITION unless it is a started host or a client. */
-THOLE_MUST_CHECK enum thole_code api_need_running(const struct thole *t, struct thole_status *st);
+THOLE_MUST_CHECK enum thole_code api__need_running(const struct thole *t, struct thole_status *st);
 /* Any size that an older or newer program gives, into ours. */
-void api_copy_struct(void *to, size_t to_size, const void *from, uint32_t from_size);
+void api__copy_struct(void *to, size_t to_size, const void *from, uint32_t from_size);
 
 /* api_ops.c */
-struct results *results_new(struct thole *t);
-void results_free(struct results *rs); /* after everything in flight has completed */
+struct results *api__results_new(struct thole *t);
+void api__results_free(struct results *rs); /* after everything in flight has completed */
 
 /* api_client.c */
-THOLE_MUST_CHECK enum thole_code client_new(struct thole *t, const char *addresses,
-                                            struct client **ret, struct thole_status *st);
-void client_stop(struct client *c);
-void client_free(struct client *c);
-void client_route(struct client *c, struct router_request *r, const char *shard_name);
-struct bus *client_bus(struct client *c);
-bool client_host(struct client *c, struct uuid *ret); /* the one to use now */
-bool client_wait(struct client *c, uint32_t timeout_ms);
-const char *client_addresses(const struct client *c);
+THOLE_MUST_CHECK enum thole_code api__client_new(struct thole *t, const char *addresses,
+                                                 struct client **ret, struct thole_status *st);
+void api__client_stop(struct client *c);
+void api__client_free(struct client *c);
+void api__client_route(struct client *c, struct router_request *r, const char *shard_name);
+struct bus *api__client_bus(struct client *c);
+bool api__client_host(struct client *c, struct uuid *ret); /* the one to use now */
+bool api__client_wait(struct client *c, uint32_t timeout_ms);
+const char *api__client_addresses(const struct client *c);
 
 #endif

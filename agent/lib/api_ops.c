@@ -138,7 +138,7 @@ static uint64_t results_turn(void *ctx, struct msgq *batch, uint64_t now_ns)
     return CLOCK_NEVER;
 }
 
-struct results *results_new(struct thole *t)
+struct results *api__results_new(struct thole *t)
 {
     struct results *rs = xcalloc(1, sizeof *rs);
     rs->t = t;
@@ -148,7 +148,7 @@ struct results *results_new(struct thole *t)
     return rs;
 }
 
-void results_free(struct results *rs)
+void api__results_free(struct results *rs)
 {
     pthread_mutex_lock(&rs->lock);
     while (atomic_load(&rs->t->in_flight) > 0) {
@@ -221,7 +221,7 @@ static struct bufslice keep_payload(struct op *o, struct slice payload)
 enum thole_code thole_submit(struct thole *t, const struct thole_op *ops, size_t count,
                              thole_results_fn done, void *ctx, struct thole_status *st)
 {
-    enum thole_code code = api_need_running(t, st);
+    enum thole_code code = api__need_running(t, st);
     for (size_t i = 0; i < count && code == THOLE_OK; i++) {
         code = check_op(t, &ops[i], st);
     }
@@ -245,7 +245,7 @@ enum thole_code thole_submit(struct thole *t, const struct thole_op *ops, size_t
         fill_request(t, &ops[i], now, &o->q);
         o->q.r.payload = keep_payload(o, o->q.r.payload.bytes);
         o->q.done = op_done;
-        api_route(&o->q);
+        api__route(&o->q);
     }
     cork_end();
     return THOLE_OK;
@@ -254,7 +254,7 @@ enum thole_code thole_submit(struct thole *t, const struct thole_op *ops, size_t
 enum thole_code thole_call(struct thole *t, const struct thole_op *op, struct thole_answer *ret,
                            struct thole_status *st)
 {
-    enum thole_code code = api_need_running(t, st);
+    enum thole_code code = api__need_running(t, st);
     if (code == THOLE_OK) {
         code = check_op(t, op, st);
     }
@@ -263,8 +263,8 @@ enum thole_code thole_call(struct thole *t, const struct thole_op *op, struct th
     }
     struct api_request q;
     fill_request(t, op, clock_now(&clock_system), &q);
-    api_run(&q);
-    code = api_finish(&q, st);
+    api__run(&q);
+    code = api__finish(&q, st);
     if (code == THOLE_OK && ret != NULL) {
         size_t size = q.r.result.bytes.size;
         *ret = (struct thole_answer){
@@ -283,7 +283,7 @@ enum thole_code thole_session_open(struct thole *t, struct thole_shard *shard, u
                                    uint64_t *ret, struct thole_status *st)
 {
     const struct thole_op op = {.kind = THOLE_PROPOSE, .shard = shard, .timeout_ms = timeout_ms};
-    enum thole_code code = api_need_running(t, st);
+    enum thole_code code = api__need_running(t, st);
     if (code == THOLE_OK) {
         code = check_op(t, &op, st);
     }
@@ -293,8 +293,8 @@ enum thole_code thole_session_open(struct thole *t, struct thole_shard *shard, u
     struct api_request q;
     fill_request(t, &op, clock_now(&clock_system), &q);
     q.r.kind = ROUTER_OPEN_SESSION;
-    api_run(&q);
-    code = api_finish(&q, st);
+    api__run(&q);
+    code = api__finish(&q, st);
     if (code == THOLE_OK) {
         *ret = q.r.code;
     }

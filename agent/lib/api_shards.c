@@ -27,7 +27,7 @@ static enum thole_code run(struct thole *t, thole_registry_v1_Command *c, upb_Ar
     const thole_registry_v1_Result *result = NULL;
     struct thole_status out = {0};
     size_t size = 0;
-    enum thole_code code = api_need_running(t, st);
+    enum thole_code code = api__need_running(t, st);
     if (code == THOLE_OK) {
         thole_registry_v1_Command_set_actor(c, text("user"));
         thole_registry_v1_Command_set_time_ms(c, (int64_t)clock_system.wall_ms(&clock_system));
@@ -38,9 +38,9 @@ static enum thole_code run(struct thole *t, thole_registry_v1_Command *c, upb_Ar
             .r = {.kind = ROUTER_PROPOSE,
                   .shard_id = REGISTRY_SHARD_ID,
                   .payload = {.owner = b, .bytes = slice_of(b->data, b->size)},
-                  .deadline_ns = api_deadline(timeout_ms)},
+                  .deadline_ns = api__deadline(timeout_ms)},
         };
-        api_run(&q);
+        api__run(&q);
         command_read(&q.r, arena, &out, &result);
         code = out.code;
         if (code != THOLE_OK && st != NULL) {
@@ -137,7 +137,7 @@ static enum thole_code read_spec(const struct thole_shard_spec *given, struct th
         return THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
                           "spec.size is not set");
     }
-    api_copy_struct(ret, sizeof *ret, given, given->size);
+    api__copy_struct(ret, sizeof *ret, given, given->size);
     if (ret->name == NULL || ret->type == NULL) {
         return THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
                           "spec.name and spec.type are required");
@@ -306,7 +306,7 @@ static bool ready_there(struct thole *t, struct ready_wait *w, uint64_t deadline
     struct thole_status st = {0};
     bool ready = false;
     size_t size = 0;
-    if (bus_channel_new(client_addresses(t->client), &channel, &st) != THOLE_OK) {
+    if (bus_channel_new(api__client_addresses(t->client), &channel, &st) != THOLE_OK) {
         return false;
     }
     upb_Arena *request_arena = upb_Arena_New();
@@ -341,7 +341,7 @@ enum thole_code thole_shard_wait_ready(struct thole *t, const char *name, uint32
     struct ready_wait w = {.name = name};
     enum thole_code code = check_name("name", name, st);
     if (code == THOLE_OK) {
-        code = api_need_running(t, st);
+        code = api__need_running(t, st);
     }
     if (code != THOLE_OK) {
         return code;

@@ -30,7 +30,7 @@ static void barrier_passed(void *ctx, const struct thole_status *st)
 static enum thole_code wait_barrier(struct agent *a, uint32_t timeout_ms, struct thole_status *st)
 {
     struct barrier_wait w = {.lock = PTHREAD_MUTEX_INITIALIZER, .cond = PTHREAD_COND_INITIALIZER};
-    agent_barrier(a, api_deadline(timeout_ms), barrier_passed, &w);
+    agent_barrier(a, api__deadline(timeout_ms), barrier_passed, &w);
     pthread_mutex_lock(&w.lock);
     while (!w.done) {
         pthread_cond_wait(&w.cond, &w.lock);
@@ -45,7 +45,7 @@ static enum thole_code wait_barrier(struct agent *a, uint32_t timeout_ms, struct
 enum thole_code thole_view_acquire(struct thole *t, bool linearizable, uint32_t timeout_ms,
                                    struct thole_view **ret, struct thole_status *st)
 {
-    enum thole_code code = api_need_host(t, st);
+    enum thole_code code = api__need_host(t, st);
     if (code == THOLE_OK && linearizable) {
         code = wait_barrier(t->agent, timeout_ms, st);
     }

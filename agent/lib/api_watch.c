@@ -93,17 +93,17 @@ static enum thole_code start_client(struct api_watch *w, const char *shard, stru
 {
     const struct router_request r = {0};
     struct forward_space space;
-    if (!client_host(w->t->client, &w->host)) {
+    if (!api__client_host(w->t->client, &w->host)) {
         return THOLE_FAIL(st, THOLE_UNAVAILABLE, THOLE_REASON_UNREACHABLE, "no host answers");
     }
-    uint64_t exchange = bus_exchange(client_bus(w->t->client), &w->host, METHOD_WATCH,
+    uint64_t exchange = bus_exchange(api__client_bus(w->t->client), &w->host, METHOD_WATCH,
                                      forward_encode(&r, shard, &space), 0, answer, w);
     pthread_mutex_lock(&w->t->lock);
     w->exchange = exchange;
     bool cancelled = w->cancelled;
     pthread_mutex_unlock(&w->t->lock);
     if (cancelled) {
-        bus_exchange_cancel(client_bus(w->t->client), &w->host, exchange);
+        bus_exchange_cancel(api__client_bus(w->t->client), &w->host, exchange);
     }
     return THOLE_OK;
 }
@@ -114,7 +114,7 @@ enum thole_code thole_watch(struct thole *t, struct thole_shard *shard,
                             const struct thole_watcher *watcher, uint64_t *ret_id,
                             struct thole_status *st)
 {
-    enum thole_code code = api_need_running(t, st);
+    enum thole_code code = api__need_running(t, st);
     if (code != THOLE_OK) {
         return code;
     }
@@ -133,7 +133,7 @@ enum thole_code thole_watch(struct thole *t, struct thole_shard *shard,
     pthread_mutex_unlock(&t->lock);
     *ret_id = id;
     if (!t->is_client) {
-        agent_resolve(t->agent, slice_str(shard->name), api_deadline(0), resolved, w);
+        agent_resolve(t->agent, slice_str(shard->name), api__deadline(0), resolved, w);
         return THOLE_OK;
     }
     code = start_client(w, shard->name, st);
@@ -162,7 +162,7 @@ void thole_unwatch(struct thole *t, uint64_t id)
         return;
     }
     if (source != 0 && t->is_client) {
-        bus_exchange_cancel(client_bus(t->client), &host, source);
+        bus_exchange_cancel(api__client_bus(t->client), &host, source);
     } else if (source != 0) {
         agent_unwatch(t->agent, source);
     }

@@ -183,7 +183,7 @@ static void remote_answer(void *ctx, const struct thole_status *st, struct bufsl
 static bool start_remote(struct watch *w)
 {
     struct agent *a = w->set->agent;
-    const struct router_options o = wiring_router(a);
+    const struct router_options o = agent__wiring_router(a);
     struct route_hint h;
     struct uuid host = {{0}};
     if (w->hops >= ROUTER_HOPS_MAX) {
@@ -219,7 +219,7 @@ static void start(struct watch *w)
         return;
     }
     struct thole_status st = {0};
-    const struct router_options o = wiring_router(w->set->agent);
+    const struct router_options o = agent__wiring_router(w->set->agent);
     if (agent_has_view(w->set->agent, &st) && o.exists(o.ctx, w->shard_id)) {
         thole_status_set(&st, THOLE_UNAVAILABLE, THOLE_REASON_NO_LEADER, __FILE__, __LINE__,
                          "no replica of the shard can be reached");

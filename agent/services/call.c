@@ -11,7 +11,7 @@
 #include "base/metrics.h"
 #include "proto/decode.h"
 
-uint64_t services_deadline(struct bus_rpc *rpc)
+uint64_t services__deadline(struct bus_rpc *rpc)
 {
     uint64_t now = clock_now(&clock_system);
     uint64_t wanted = bus_rpc_deadline_ns(rpc);
@@ -22,7 +22,7 @@ uint64_t services_deadline(struct bus_rpc *rpc)
     return wanted < latest ? wanted : latest;
 }
 
-struct thole_status services_of_peer(const struct thole_status *st)
+struct thole_status services__of_peer(const struct thole_status *st)
 {
     struct thole_status ret = *st;
     if (ret.reason == THOLE_REASON_UNREACHABLE) {
@@ -31,10 +31,10 @@ struct thole_status services_of_peer(const struct thole_status *st)
     return ret;
 }
 
-void services_fail(struct bus_rpc *rpc, const struct thole_status *st, const char *const *metadata)
+void services__fail(struct bus_rpc *rpc, const struct thole_status *st, const char *const *metadata)
 {
     uint32_t retry_ms = 0;
-    const struct thole_status shown = services_of_peer(st);
+    const struct thole_status shown = services__of_peer(st);
     if (st->code == THOLE_UNAVAILABLE) {
         retry_ms = SERVICES_RETRY_UNAVAILABLE_MS;
     } else if (st->reason == THOLE_REASON_QUEUE_FULL) {
@@ -43,26 +43,26 @@ void services_fail(struct bus_rpc *rpc, const struct thole_status *st, const cha
     bus_rpc_fail(rpc, &shown, retry_ms, metadata);
 }
 
-enum thole_code services_no_room(struct thole_status *st)
+enum thole_code services__no_room(struct thole_status *st)
 {
     return THOLE_FAIL(st, THOLE_RESOURCE_EXHAUSTED, THOLE_REASON_QUEUE_FULL,
                       "this host holds too much for calls that wait; try again after a pause");
 }
 
-const void *services_decode(struct bus_rpc *rpc, const upb_MiniTable *kind, struct slice message,
-                            upb_Arena *arena)
+const void *services__decode(struct bus_rpc *rpc, const upb_MiniTable *kind, struct slice message,
+                             upb_Arena *arena)
 {
     const char *why = NULL;
     const void *q = proto_decode(kind, message, false, arena, &why);
     if (q == NULL) {
         struct thole_status st;
         (void)THOLE_FAIL(&st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST, "request: %s", why);
-        services_fail(rpc, &st, (const char *const[]){"field", "request", NULL});
+        services__fail(rpc, &st, (const char *const[]){"field", "request", NULL});
     }
     return q;
 }
 
-struct bufslice services_encode(const void *message, const upb_MiniTable *kind, upb_Arena *arena)
+struct bufslice services__encode(const void *message, const upb_MiniTable *kind, upb_Arena *arena)
 {
     char *bytes = NULL;
     size_t size = 0;
@@ -117,13 +117,13 @@ static bool call_decode(struct call *c, const upb_MiniTable *kind, struct slice 
     c->request = proto_decode(kind, message, false, c->arena, &why);
     c->memory->max = SIZE_MAX;
     if (c->request == NULL) {
-        call_refuse(c, "request", "%s", why);
+        services__call_refuse(c, "request", "%s", why);
         return false;
     }
     if (!bus_rpc_hold(c->rpc, NULL, c->memory->used)) {
         struct thole_status st;
-        (void)services_no_room(&st);
-        call_fail(c, &st);
+        (void)services__no_room(&st);
+        services__call_fail(c, &st);
         return false;
     }
     return true;
@@ -140,19 +140,19 @@ static void call_free(struct call *c)
     free(m);
 }
 
-void call_handle(void *ctx, struct bus_rpc *rpc, struct slice message)
+void services__call_handle(void *ctx, struct bus_rpc *rpc, struct slice message)
 {
     const struct unary_binding *binding = ctx;
     struct call *c = call_new();
     c->s = binding->s;
     c->rpc = rpc;
-    c->deadline_ns = services_deadline(rpc);
+    c->deadline_ns = services__deadline(rpc);
     if (call_decode(c, binding->unary->request, message)) {
         binding->unary->run(c);
     }
 }
 
-void call_about(struct call *c, const char *name, upb_StringView value)
+void services__call_about(struct call *c, const char *name, upb_StringView value)
 {
     if (value.size > LIMIT_NAME_BYTES) {
         return; /* it is refused; details have to fit in what clients take, 8 KiB by default */
@@ -167,21 +167,21 @@ void call_about(struct call *c, const char *name, upb_StringView value)
     c->metadata[2] = NULL;
 }
 
-void call_reply(struct call *c, const void *message, const upb_MiniTable *kind)
+void services__call_reply(struct call *c, const void *message, const upb_MiniTable *kind)
 {
-    struct bufslice reply = services_encode(message, kind, c->arena);
+    struct bufslice reply = services__encode(message, kind, c->arena);
     bus_rpc_reply(c->rpc, reply);
     call_free(c);
 }
 
-void call_reply_bytes(struct call *c, struct bytes *bytes)
+void services__call_reply_bytes(struct call *c, struct bytes *bytes)
 {
     struct buf *reply = bytes_to_buf(bytes);
     bus_rpc_reply(c->rpc, (struct bufslice){reply, slice_of(reply->data, reply->size)});
     call_free(c);
 }
 
-void call_fail(struct call *c, const struct thole_status *st)
+void services__call_fail(struct call *c, const struct thole_status *st)
 {
     const char *metadata[] = {c->metadata[0], c->metadata[1], NULL, NULL, NULL};
     if (st->reason == THOLE_REASON_NO_SUCH_TYPE) {
@@ -189,11 +189,11 @@ void call_fail(struct call *c, const struct thole_status *st)
         metadata[at] = "field";
         metadata[at + 1] = "spec.type";
     }
-    services_fail(c->rpc, st, metadata[0] != NULL ? metadata : NULL);
+    services__fail(c->rpc, st, metadata[0] != NULL ? metadata : NULL);
     call_free(c);
 }
 
-void call_refuse(struct call *c, const char *field, const char *format, ...)
+void services__call_refuse(struct call *c, const char *field, const char *format, ...)
 {
     char why[THOLE_STATUS_MESSAGE_BYTES];
     va_list args;
@@ -203,7 +203,7 @@ void call_refuse(struct call *c, const char *field, const char *format, ...)
     struct thole_status st;
     (void)THOLE_FAIL(&st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST, "%s: %s", field, why);
     const char *metadata[] = {"field", field, c->metadata[0], c->metadata[1], NULL};
-    services_fail(c->rpc, &st, metadata);
+    services__fail(c->rpc, &st, metadata);
     call_free(c);
 }
 
@@ -213,19 +213,19 @@ static void barrier_done(void *ctx, const struct thole_status *st)
 {
     struct call *c = ctx;
     if (st->code != THOLE_OK) {
-        call_fail(c, st);
+        services__call_fail(c, st);
         return;
     }
     c->view = registry_view_acquire(agent_registry(c->s->agent));
     c->next(c);
 }
 
-void call_read(struct call *c, bool stale, call_fn next)
+void services__call_read(struct call *c, bool stale, call_fn next)
 {
     c->next = next;
     struct thole_status st;
     if (stale && !agent_has_view(c->s->agent, &st)) {
-        call_fail(c, &st);
+        services__call_fail(c, &st);
         return;
     }
     if (stale) {
@@ -238,7 +238,7 @@ void call_read(struct call *c, bool stale, call_fn next)
 
 /* ---- Commands -------------------------------------------------------------------------------- */
 
-thole_registry_v1_Operation *call_operation(struct call *c)
+thole_registry_v1_Operation *services__call_operation(struct call *c)
 {
     return thole_registry_v1_Operation_new(c->arena);
 }
@@ -279,7 +279,7 @@ static void decide_again(struct call *c)
     registry_view_release(c->view);
     c->view = NULL;
     c->decided_at = 0;
-    call_read(c, false, c->next);
+    services__call_read(c, false, c->next);
 }
 
 static void command_done(void *ctx, const struct thole_status *st,
@@ -295,7 +295,7 @@ static void command_done(void *ctx, const struct thole_status *st,
     }
     if (st->code != THOLE_OK) {
         note_refusal(c, st);
-        call_fail(c, st);
+        services__call_fail(c, st);
         return;
     }
     const void *row = NULL;
@@ -315,11 +315,11 @@ static void command_done(void *ctx, const struct thole_status *st,
         call_free(c);
         return;
     }
-    call_reply(c, row, c->row);
+    services__call_reply(c, row, c->row);
 }
 
-void call_command(struct call *c, thole_registry_v1_Operation *op, upb_StringView request_id,
-                  bool validate_only, const upb_MiniTable *row)
+void services__call_command(struct call *c, thole_registry_v1_Operation *op,
+                            upb_StringView request_id, bool validate_only, const upb_MiniTable *row)
 {
     thole_registry_v1_Command *command = thole_registry_v1_Command_new(c->arena);
     thole_registry_v1_Command_set_actor(command, upb_StringView_FromString("user"));
@@ -331,11 +331,11 @@ void call_command(struct call *c, thole_registry_v1_Operation *op, upb_StringVie
         thole_registry_v1_Command_resize_operations(command, 1, c->arena);
     ops[0] = op;
     c->row = row;
-    struct bufslice bytes = services_encode(command, &thole_registry_v1_Command_msginit, c->arena);
+    struct bufslice bytes = services__encode(command, &thole_registry_v1_Command_msginit, c->arena);
     agent_command(c->s->agent, bytes, c->deadline_ns, command_done, c);
 }
 
-bool call_answered(const struct call *c, upb_StringView request_id)
+bool services__call_answered(const struct call *c, upb_StringView request_id)
 {
-    return registry_request_answered(c->view, name_slice(request_id));
+    return registry_request_answered(c->view, services__name_slice(request_id));
 }

@@ -91,7 +91,7 @@ static void set_identity(struct call *c, thole_v1_StatusResponse *reply)
     thole_v1_StatusResponse_set_version(reply, upb_StringView_FromString(agent_version()));
 }
 
-void cluster_status(struct call *c)
+void services__cluster_status(struct call *c)
 {
     c->view = registry_view_acquire(agent_registry(c->s->agent));
     thole_v1_StatusResponse *reply = thole_v1_StatusResponse_new(c->arena);
@@ -112,5 +112,5 @@ void cluster_status(struct call *c)
     free(replicas);
     thole_v1_StatusResponse_set_cpu_seconds(reply, clock_seconds(CLOCK_PROCESS_CPUTIME_ID));
     thole_v1_StatusResponse_set_uptime_seconds(reply, clock_seconds(CLOCK_BOOTTIME) - started);
-    call_reply(c, reply, &thole_v1_StatusResponse_msginit);
+    services__call_reply(c, reply, &thole_v1_StatusResponse_msginit);
 }

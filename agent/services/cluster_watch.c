@@ -86,11 +86,11 @@ static void push_row(struct cluster_watch *w, uint32_t field, const void *row,
                      const upb_MiniTable *kind, uint64_t revision)
 {
     upb_Arena *arena = upb_Arena_New();
-    struct bufslice bytes = services_encode(row, kind, arena);
+    struct bufslice bytes = services__encode(row, kind, arena);
     upb_Arena_Free(arena);
     struct bytes out = {0};
-    wire_bytes(&out, field, bytes.bytes);
-    wire_varint(&out, 6, revision);
+    services__wire_bytes(&out, field, bytes.bytes);
+    services__wire_varint(&out, 6, revision);
     bufslice_unref(bytes);
     push(w, &out);
 }
@@ -102,13 +102,13 @@ static void push_pool(void *ctx, const thole_v1_ShardPool *row)
     uint32_t unready = 0;
     upb_Arena *arena = upb_Arena_New();
     const struct agent_now n = agent_now_of(w->s->agent, w->view);
-    const thole_v1_ShardPool *now = pool_now(&n, row, arena, &unready);
+    const thole_v1_ShardPool *now = services__pool_now(&n, row, arena, &unready);
     push_row(w, 8, now, &thole_v1_ShardPool_msginit, thole_v1_ShardPool_revision(row));
     upb_Arena_Free(arena);
     if (unready != 0) {
-        (void)map_put(&w->pools, pool_key(row), (void *)(uintptr_t)unready);
+        (void)map_put(&w->pools, services__pool_key(row), (void *)(uintptr_t)unready);
     } else {
-        (void)map_remove(&w->pools, pool_key(row));
+        (void)map_remove(&w->pools, services__pool_key(row));
     }
 }
 
@@ -129,8 +129,8 @@ static void push_shard(void *ctx, const thole_v1_Shard *row)
     struct shard_now now;
     upb_Arena *arena = upb_Arena_New();
     const struct agent_now n = agent_now_of(w->s->agent, w->view);
-    uint32_t differ = conditions_differ(&n, row, &now);
-    push_row(w, 2, conditions_now(&n, row, arena), &thole_v1_Shard_msginit,
+    uint32_t differ = services__conditions_differ(&n, row, &now);
+    push_row(w, 2, services__conditions_now(&n, row, arena), &thole_v1_Shard_msginit,
              thole_v1_Shard_revision(row));
     upb_Arena_Free(arena);
     if (differ != 0) {
@@ -154,15 +154,15 @@ static void push_gone(void *ctx, const char *name)
 {
     struct cluster_watch *w = ctx;
     struct bytes out = {0};
-    wire_bytes(&out, 5, slice_str(name));
+    services__wire_bytes(&out, 5, slice_str(name));
     push(w, &out);
 }
 
 static void push_bookmark(struct cluster_watch *w)
 {
     struct bytes out = {0};
-    wire_varint(&out, 6, w->revision);
-    wire_varint(&out, 7, 1);
+    services__wire_varint(&out, 6, w->revision);
+    services__wire_varint(&out, 7, 1);
     push(w, &out);
 }
 
@@ -201,7 +201,7 @@ static void finish(struct cluster_watch *w, const struct thole_status *st)
             bus_rpc_reply(w->rpc, (struct bufslice){0});
         } else {
             const char *metadata[] = {EVENTS_OLDEST, w->oldest, NULL};
-            services_fail(w->rpc, st, w->oldest[0] != '\0' ? metadata : NULL);
+            services__fail(w->rpc, st, w->oldest[0] != '\0' ? metadata : NULL);
         }
     }
     if (listed) {
@@ -289,7 +289,7 @@ static bool events_more(struct cluster_watch *w)
     uint64_t revision = registry_view_revision(view);
     bool any = revision > w->revision || !w->begun;
     struct thole_status st;
-    if (!events_all_kept(view, w->revision, &st, w->oldest)) {
+    if (!services__events_all_kept(view, w->revision, &st, w->oldest)) {
         finish(w, &st);
         any = false;
     }
@@ -298,7 +298,7 @@ static bool events_more(struct cluster_watch *w)
         const thole_v1_Event *event;
         uint64_t it = 0;
         while ((event = registry_next_event(view, w->revision, &it, &event_buf)) != NULL) {
-            if (events_is_about(event, object)) {
+            if (services__events_is_about(event, object)) {
                 push_event(w, event);
             }
         }
@@ -346,8 +346,8 @@ static bool conditions_more(struct cluster_watch *w)
 {
     w->view = registry_view_acquire(agent_registry(w->s->agent));
     const struct agent_now n = agent_now_of(w->s->agent, w->view);
-    bool any = conditions_changed(&n, &w->differ, push_shard, w);
-    any |= pools_changed(&n, &w->pools, push_pool, w);
+    bool any = services__conditions_changed(&n, &w->differ, push_shard, w);
+    any |= services__pools_changed(&n, &w->pools, push_pool, w);
     registry_view_release(w->view);
     w->view = NULL;
     if (any) {
@@ -365,7 +365,7 @@ static bool operation_more(struct cluster_watch *w)
     struct thole_status st = {.code = THOLE_OK};
     if (any) {
         upb_Arena *arena = upb_Arena_New();
-        struct bufslice bytes = services_encode(row, &thole_v1_Operation_msginit, arena);
+        struct bufslice bytes = services__encode(row, &thole_v1_Operation_msginit, arena);
         struct bytes out = {0};
         upb_Arena_Free(arena);
         bytes_append_slice(&out, bytes.bytes);
@@ -462,7 +462,7 @@ static void watch_message(struct cluster_watch *w, uint32_t kind)
     watch_unref(w);
 }
 
-uint64_t cluster_watch_turn(void *ctx, struct msgq *batch, uint64_t now_ns)
+uint64_t services__cluster_watch_turn(void *ctx, struct msgq *batch, uint64_t now_ns)
 {
     struct services *s = ctx;
     struct worker_msg *m = NULL;
@@ -485,7 +485,7 @@ uint64_t cluster_watch_turn(void *ctx, struct msgq *batch, uint64_t now_ns)
     return s->watches != NULL ? look_again(s, now_ns) : CLOCK_NEVER;
 }
 
-void cluster_watch_changed(void *ctx, uint64_t revision)
+void services__cluster_watch_changed(void *ctx, uint64_t revision)
 {
     (void)revision;
     struct services *s = ctx;
@@ -526,7 +526,7 @@ static void refuse_request(struct bus_rpc *rpc, const char *field, const char *w
 {
     struct thole_status st;
     (void)THOLE_FAIL(&st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST, "%s: %s", field, why);
-    services_fail(rpc, &st, (const char *const[]){"field", field, NULL});
+    services__fail(rpc, &st, (const char *const[]){"field", field, NULL});
 }
 
 #define UNDECODABLE "it does not decode"
@@ -554,7 +554,7 @@ static void watch_begin(struct cluster_watch *w)
             registry_view_release(w->view);
             w->view = NULL;
         }
-        services_fail(w->rpc, &st, NULL);
+        services__fail(w->rpc, &st, NULL);
     }
 }
 
@@ -565,7 +565,7 @@ static bool watch_has_view(struct services *s, struct bus_rpc *rpc)
     if (agent_has_view(s->agent, &st)) {
         return true;
     }
-    services_fail(rpc, &st, NULL);
+    services__fail(rpc, &st, NULL);
     return false;
 }
 
@@ -580,7 +580,7 @@ static void refuse_future(struct cluster_watch *w, uint64_t newest)
     (void)THOLE_FAIL(&st, THOLE_OUT_OF_RANGE, THOLE_REASON_BAD_REQUEST,
                      "%s: revision %" PRIu64 " is not there yet: the newest is %" PRIu64, field,
                      w->revision, newest);
-    services_fail(w->rpc, &st, (const char *const[]){"field", field, NULL});
+    services__fail(w->rpc, &st, (const char *const[]){"field", field, NULL});
     free(w);
 }
 
@@ -596,7 +596,7 @@ static void resume_fresh(void *ctx, const struct thole_status *st)
 {
     struct cluster_watch *w = ctx;
     if (st->code != THOLE_OK) {
-        services_fail(w->rpc, st, NULL);
+        services__fail(w->rpc, st, NULL);
         free(w);
         return;
     }
@@ -614,11 +614,11 @@ static void watch_resume(struct cluster_watch *w)
     if (w->revision <= newest_revision(w->s)) {
         watch_begin(w);
     } else {
-        agent_barrier(w->s->agent, services_deadline(w->rpc), resume_fresh, w);
+        agent_barrier(w->s->agent, services__deadline(w->rpc), resume_fresh, w);
     }
 }
 
-void cluster_watch_handle(void *ctx, struct bus_rpc *rpc, struct slice message)
+void services__cluster_watch_handle(void *ctx, struct bus_rpc *rpc, struct slice message)
 {
     struct services *s = ctx;
     upb_Arena *arena = upb_Arena_New();
@@ -644,7 +644,7 @@ void cluster_watch_handle(void *ctx, struct bus_rpc *rpc, struct slice message)
     watch_begin(w);
 }
 
-void events_watch_handle(void *ctx, struct bus_rpc *rpc, struct slice message)
+void services__events_watch_handle(void *ctx, struct bus_rpc *rpc, struct slice message)
 {
     struct services *s = ctx;
     upb_Arena *arena = upb_Arena_New();
@@ -673,14 +673,14 @@ static void operation_watch_fresh(void *ctx, const struct thole_status *st)
 {
     struct cluster_watch *w = ctx;
     if (st->code != THOLE_OK) {
-        services_fail(w->rpc, st, NULL);
+        services__fail(w->rpc, st, NULL);
         free(w);
         return;
     }
     watch_begin(w);
 }
 
-void operation_watch_handle(void *ctx, struct bus_rpc *rpc, struct slice message)
+void services__operation_watch_handle(void *ctx, struct bus_rpc *rpc, struct slice message)
 {
     struct services *s = ctx;
     upb_Arena *arena = upb_Arena_New();
@@ -696,5 +696,5 @@ void operation_watch_handle(void *ctx, struct bus_rpc *rpc, struct slice message
     struct cluster_watch *w = watch_new(s, rpc);
     w->phase = PHASE_CHANGES;
     w->operation = id;
-    agent_barrier(s->agent, services_deadline(rpc), operation_watch_fresh, w);
+    agent_barrier(s->agent, services__deadline(rpc), operation_watch_fresh, w);
 }

@@ -14,7 +14,7 @@
 /* A row of a view never changes: this one is the caller's. */
 static void *copy_row(const void *row, const upb_MiniTable *kind, upb_Arena *arena)
 {
-    struct bufslice bytes = services_encode(row, kind, arena);
+    struct bufslice bytes = services__encode(row, kind, arena);
     void *copy = proto_decode(kind, bytes.bytes, false, arena, NULL);
     bufslice_unref(bytes);
     ASSERT(copy != NULL);
@@ -26,7 +26,7 @@ static thole_v1_Condition *condition(thole_v1_ShardStatus *status, const char *t
     size_t count = 0;
     thole_v1_Condition **all = thole_v1_ShardStatus_mutable_conditions(status, &count);
     for (size_t i = 0; i < count; i++) {
-        if (slice_equal(name_slice(thole_v1_Condition_type(all[i])), slice_str(type))) {
+        if (slice_equal(services__name_slice(thole_v1_Condition_type(all[i])), slice_str(type))) {
             return all[i];
         }
     }
@@ -70,8 +70,8 @@ static const char *paused_text(uint32_t paused)
                : "the placement and membership controllers are paused, \"thole resume\" ends that";
 }
 
-uint32_t conditions_differ(const struct agent_now *n, const thole_v1_Shard *row,
-                           struct shard_now *ret)
+uint32_t services__conditions_differ(const struct agent_now *n, const thole_v1_Shard *row,
+                                     struct shard_now *ret)
 {
     const thole_v1_ShardStatus *status = thole_v1_Shard_status(row);
     uint32_t differ = 0;
@@ -87,7 +87,7 @@ uint32_t conditions_differ(const struct agent_now *n, const thole_v1_Shard *row,
         agent_shard_now(n, row, ret);
     }
     for (size_t i = 0; i < count; i++) {
-        struct slice type = name_slice(thole_v1_Condition_type(all[i]));
+        struct slice type = services__name_slice(thole_v1_Condition_type(all[i]));
         bool is = thole_v1_Condition_status(all[i]);
         if (slice_equal(type, slice_str("Ready"))) {
             differ |= is && !ret->served ? CONDITIONS_NOT_READY : 0;
@@ -119,17 +119,18 @@ static void set_paused(const struct agent_now *n, thole_v1_ShardStatus *status, 
              was.size > 0 ? was.data : "", was.size > 0 ? "; " : "", why);
     set(ready, false, "Paused", text, time_ms, arena);
     if (placed != NULL && !thole_v1_Condition_status(placed) &&
-        slice_equal(name_slice(thole_v1_Condition_reason(placed)), slice_str("Placing"))) {
+        slice_equal(services__name_slice(thole_v1_Condition_reason(placed)),
+                    slice_str("Placing"))) {
         set(placed, false, "Paused", why, time_ms, arena);
     }
 }
 
-const thole_v1_Shard *conditions_now(const struct agent_now *n, const thole_v1_Shard *row,
-                                     upb_Arena *arena)
+const thole_v1_Shard *services__conditions_now(const struct agent_now *n, const thole_v1_Shard *row,
+                                               upb_Arena *arena)
 {
     struct shard_now now;
     char text[THOLE_STATUS_MESSAGE_BYTES];
-    uint32_t differ = conditions_differ(n, row, &now);
+    uint32_t differ = services__conditions_differ(n, row, &now);
     if (differ == 0) {
         return row;
     }
@@ -156,8 +157,8 @@ const thole_v1_Shard *conditions_now(const struct agent_now *n, const thole_v1_S
     return copy;
 }
 
-const thole_v1_HostStatus *host_status_now(struct agent *a, const thole_v1_Host *row,
-                                           upb_Arena *arena)
+const thole_v1_HostStatus *services__host_status_now(struct agent *a, const thole_v1_Host *row,
+                                                     upb_Arena *arena)
 {
     const thole_v1_HostStatus *status = thole_v1_Host_status(row);
     int32_t liveness = agent_host_liveness(a, row);
@@ -187,18 +188,19 @@ static uint32_t pool_unready(const struct agent_now *n, const thole_v1_ShardPool
     const thole_v1_Shard *shard;
     while ((shard = registry_next_shard(n->view, name, &buf)) != NULL) {
         struct shard_now now;
-        name = name_slice(thole_v1_Shard_name(shard));
+        name = services__name_slice(thole_v1_Shard_name(shard));
         if (name.size < prefix.size || memcmp(name.data, prefix.data, prefix.size) != 0) {
             break;
         }
         unready += upb_StringView_IsEqual(thole_v1_Shard_pool(shard), pool) &&
-                   (conditions_differ(n, shard, &now) & CONDITIONS_NOT_READY) != 0;
+                   (services__conditions_differ(n, shard, &now) & CONDITIONS_NOT_READY) != 0;
     }
     return unready;
 }
 
-const thole_v1_ShardPool *pool_now(const struct agent_now *n, const thole_v1_ShardPool *row,
-                                   upb_Arena *arena, uint32_t *ret_unready)
+const thole_v1_ShardPool *services__pool_now(const struct agent_now *n,
+                                             const thole_v1_ShardPool *row, upb_Arena *arena,
+                                             uint32_t *ret_unready)
 {
     *ret_unready = pool_unready(n, row);
     if (*ret_unready == 0) {
@@ -211,14 +213,14 @@ const thole_v1_ShardPool *pool_now(const struct agent_now *n, const thole_v1_Sha
     return copy;
 }
 
-uint64_t pool_key(const thole_v1_ShardPool *row)
+uint64_t services__pool_key(const thole_v1_ShardPool *row)
 {
     upb_StringView name = thole_v1_ShardPool_name(row);
     return hash64(name.data, name.size, 0) | 1;
 }
 
-bool conditions_changed(const struct agent_now *n, const struct map *sent,
-                        void (*changed)(void *ctx, const thole_v1_Shard *row), void *ctx)
+bool services__conditions_changed(const struct agent_now *n, const struct map *sent,
+                                  void (*changed)(void *ctx, const thole_v1_Shard *row), void *ctx)
 {
     struct registry_shard_buf buf;
     struct slice name = {0};
@@ -226,9 +228,9 @@ bool conditions_changed(const struct agent_now *n, const struct map *sent,
     bool any = false;
     while ((row = registry_next_shard(n->view, name, &buf)) != NULL) {
         struct shard_now now;
-        name = name_slice(thole_v1_Shard_name(row));
+        name = services__name_slice(thole_v1_Shard_name(row));
         const void *differ = map_get(sent, thole_v1_Shard_id(row));
-        if (conditions_differ(n, row, &now) != (uint32_t)(uintptr_t)differ) {
+        if (services__conditions_differ(n, row, &now) != (uint32_t)(uintptr_t)differ) {
             changed(ctx, row);
             any = true;
         }
@@ -236,15 +238,15 @@ bool conditions_changed(const struct agent_now *n, const struct map *sent,
     return any;
 }
 
-bool pools_changed(const struct agent_now *n, const struct map *sent,
-                   void (*changed)(void *ctx, const thole_v1_ShardPool *row), void *ctx)
+bool services__pools_changed(const struct agent_now *n, const struct map *sent,
+                             void (*changed)(void *ctx, const thole_v1_ShardPool *row), void *ctx)
 {
     struct slice name = {0};
     const thole_v1_ShardPool *row;
     bool any = false;
     while ((row = registry_next_pool(n->view, name)) != NULL) {
-        name = name_slice(thole_v1_ShardPool_name(row));
-        if (pool_unready(n, row) != (uint32_t)(uintptr_t)map_get(sent, pool_key(row))) {
+        name = services__name_slice(thole_v1_ShardPool_name(row));
+        if (pool_unready(n, row) != (uint32_t)(uintptr_t)map_get(sent, services__pool_key(row))) {
             changed(ctx, row);
             any = true;
         }

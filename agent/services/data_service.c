@@ -12,7 +12,7 @@
 #define POOL_CALLS_MAX 4096
 #define DECODE_BYTES 1024 /* on the stack: strings are not copied, so requests fit in it */
 
-struct data_call *data_call_new(struct services *s, struct bus_rpc *rpc)
+struct data_call *services__data_call_new(struct services *s, struct bus_rpc *rpc)
 {
     pthread_mutex_lock(&s->pool_mutex);
     struct data_call *d = s->pool;
@@ -39,7 +39,7 @@ struct data_call *data_call_new(struct services *s, struct bus_rpc *rpc)
     return d;
 }
 
-void data_call_free(struct data_call *d)
+void services__data_call_free(struct data_call *d)
 {
     struct services *s = d->s;
     bufslice_unref(d->route.result);
@@ -56,7 +56,7 @@ void data_call_free(struct data_call *d)
     }
 }
 
-void data_pool_deinit(struct services *s)
+void services__data_pool_deinit(struct services *s)
 {
     while (s->pool != NULL) {
         struct data_call *d = s->pool;
@@ -66,7 +66,7 @@ void data_pool_deinit(struct services *s)
     s->pool_count = 0;
 }
 
-bool data_find_shard(struct services *s, struct slice name, uint64_t *ret_id)
+bool services__data_find_shard(struct services *s, struct slice name, uint64_t *ret_id)
 {
     struct registry_shard_buf shard_buf;
     struct registry_view *view = registry_view_acquire(agent_registry(s->agent));
@@ -82,18 +82,18 @@ bool data_find_shard(struct services *s, struct slice name, uint64_t *ret_id)
 
 #define PROPOSE_OVERHEAD_BYTES 48 /* code, index, duplicate, and the heads of data and text */
 
-void data_propose_response_append(const struct data_call *d, struct bytes *out)
+void services__data_propose_response_append(const struct data_call *d, struct bytes *out)
 {
     const struct router_request *r = &d->route;
-    wire_varint(out, 1, r->code);
+    services__wire_varint(out, 1, r->code);
     if (r->result.bytes.size > 0) {
-        wire_bytes(out, 2, r->result.bytes);
+        services__wire_bytes(out, 2, r->result.bytes);
         if (d->text && text_is_utf8(r->result.bytes)) {
-            wire_bytes(out, 3, r->result.bytes);
+            services__wire_bytes(out, 3, r->result.bytes);
         }
     }
-    wire_varint(out, 4, r->index);
-    wire_varint(out, 5, r->duplicate);
+    services__wire_varint(out, 4, r->index);
+    services__wire_varint(out, 5, r->duplicate);
 }
 
 /* A builder over a buffer that is large enough, so that what is built needs no second copy. */
@@ -110,12 +110,12 @@ static struct bufslice builder_end(struct buf *b, const struct bytes *out)
     return (struct bufslice){b, slice_of(b->data, out->size)};
 }
 
-struct bufslice data_propose_response(const struct data_call *d)
+struct bufslice services__data_propose_response(const struct data_call *d)
 {
     size_t results = d->route.result.bytes.size * (d->text ? 2 : 1);
     struct bytes out;
     struct buf *b = builder_begin(&out, results + PROPOSE_OVERHEAD_BYTES);
-    data_propose_response_append(d, &out);
+    services__data_propose_response_append(d, &out);
     return builder_end(b, &out);
 }
 
@@ -125,12 +125,12 @@ static struct bufslice query_response(const struct data_call *d)
     struct bytes out;
     struct buf *b = builder_begin(&out, result.size * (d->text ? 2 : 1) + PROPOSE_OVERHEAD_BYTES);
     if (result.size > 0) {
-        wire_bytes(&out, 1, result);
+        services__wire_bytes(&out, 1, result);
         if (d->text && text_is_utf8(result)) {
-            wire_bytes(&out, 2, result);
+            services__wire_bytes(&out, 2, result);
         }
     }
-    wire_varint(&out, 3, d->route.index);
+    services__wire_varint(&out, 3, d->route.index);
     return builder_end(b, &out);
 }
 
@@ -138,7 +138,7 @@ static struct bufslice session_response(const struct data_call *d)
 {
     struct bytes out;
     struct buf *b = builder_begin(&out, PROPOSE_OVERHEAD_BYTES);
-    wire_varint(&out, 1, d->route.code);
+    services__wire_varint(&out, 1, d->route.code);
     return builder_end(b, &out);
 }
 
@@ -154,8 +154,8 @@ static void data_fail(struct data_call *d, const struct thole_status *st)
         metadata[n++] = "shard";
         metadata[n] = d->shard;
     }
-    services_fail(d->rpc, st, metadata[0] != NULL ? metadata : NULL);
-    data_call_free(d);
+    services__fail(d->rpc, st, metadata[0] != NULL ? metadata : NULL);
+    services__data_call_free(d);
 }
 
 static void search_done(void *ctx, const struct thole_status *st);
@@ -172,18 +172,18 @@ static void data_done(struct router_request *r)
         r->payload = (struct bufslice){NULL, {NULL, 0}};
     }
     if (d->stream != NULL) {
-        data_stream_done(d);
+        services__data_stream_done(d);
         return;
     }
     if (r->status.code != THOLE_OK) {
         data_fail(d, &r->status);
         return;
     }
-    struct bufslice reply = r->kind == ROUTER_PROPOSE ? data_propose_response(d)
+    struct bufslice reply = r->kind == ROUTER_PROPOSE ? services__data_propose_response(d)
                             : r->kind == ROUTER_QUERY ? query_response(d)
                                                       : session_response(d);
     bus_rpc_reply(d->rpc, reply);
-    data_call_free(d);
+    services__data_call_free(d);
 }
 
 /* ---- Requests -------------------------------------------------------------------------------- */
@@ -205,14 +205,14 @@ static void search_done(void *ctx, const struct thole_status *st)
         return;
     }
     d->searched = true;
-    data_send(d);
+    services__data_send(d);
 }
 
-void data_send(struct data_call *d)
+void services__data_send(struct data_call *d)
 {
     d->route.done = data_done;
     d->route.ctx = d;
-    if (data_find_shard(d->s, slice_str(d->shard), &d->route.shard_id)) {
+    if (services__data_find_shard(d->s, slice_str(d->shard), &d->route.shard_id)) {
         agent_route(d->s->agent, &d->route);
         return;
     }
@@ -239,7 +239,7 @@ static bool read_payload(struct data_call *d, upb_StringView payload, bool text,
     struct buf *copy = NULL;
     if (payload.size > sizeof d->copied) {
         if (!bus_rpc_hold(d->rpc, d->stream != NULL ? &d->held : NULL, payload.size)) {
-            (void)services_no_room(st);
+            (void)services__no_room(st);
             return false;
         }
         copy = buf_copy(payload.data, payload.size);
@@ -254,13 +254,13 @@ static bool read_payload(struct data_call *d, upb_StringView payload, bool text,
 
 static bool read_shard(struct data_call *d, upb_StringView name, struct thole_status *st)
 {
-    bool ok = name_of_data_shard(name, d->shard, st);
+    bool ok = services__name_of_data_shard(name, d->shard, st);
     d->field = ok ? NULL : "shard";
     return ok;
 }
 
-bool data_read_propose(struct data_call *d, const thole_v1_ProposeRequest *q,
-                       struct thole_status *st)
+bool services__data_read_propose(struct data_call *d, const thole_v1_ProposeRequest *q,
+                                 struct thole_status *st)
 {
     d->route.kind = ROUTER_PROPOSE;
     d->route.session = thole_v1_ProposeRequest_session(q);
@@ -313,15 +313,15 @@ static void data_begin(struct services *s, struct bus_rpc *rpc, struct slice mes
     upb_Arena *arena = upb_Arena_Init(memory, sizeof memory, &upb_alloc_global);
     const char *why = NULL;
     const void *q = proto_decode(kind, message, true, arena, &why);
-    struct data_call *d = data_call_new(s, rpc);
-    d->route.deadline_ns = services_deadline(rpc);
+    struct data_call *d = services__data_call_new(s, rpc);
+    d->route.deadline_ns = services__deadline(rpc);
     struct thole_status st;
     bool ok = q != NULL;
     if (!ok) {
         d->field = "request";
         (void)THOLE_FAIL(&st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST, "request: %s", why);
     } else if (kind == &thole_v1_ProposeRequest_msginit) {
-        ok = data_read_propose(d, q, &st);
+        ok = services__data_read_propose(d, q, &st);
     } else if (kind == &thole_v1_QueryRequest_msginit) {
         ok = read_query(d, q, &st);
     } else {
@@ -332,20 +332,20 @@ static void data_begin(struct services *s, struct bus_rpc *rpc, struct slice mes
         data_fail(d, &st);
         return;
     }
-    data_send(d);
+    services__data_send(d);
 }
 
-void data_propose(void *ctx, struct bus_rpc *rpc, struct slice message)
+void services__data_propose(void *ctx, struct bus_rpc *rpc, struct slice message)
 {
     data_begin(ctx, rpc, message, &thole_v1_ProposeRequest_msginit);
 }
 
-void data_query(void *ctx, struct bus_rpc *rpc, struct slice message)
+void services__data_query(void *ctx, struct bus_rpc *rpc, struct slice message)
 {
     data_begin(ctx, rpc, message, &thole_v1_QueryRequest_msginit);
 }
 
-void data_open_session(void *ctx, struct bus_rpc *rpc, struct slice message)
+void services__data_open_session(void *ctx, struct bus_rpc *rpc, struct slice message)
 {
     data_begin(ctx, rpc, message, &thole_v1_OpenSessionRequest_msginit);
 }

@@ -27,7 +27,7 @@ static void stream_unref(struct data_stream *t)
         return;
     }
     if (atomic_load(&t->failure_written)) {
-        services_fail(t->rpc, &t->failure, NULL);
+        services__fail(t->rpc, &t->failure, NULL);
     } else {
         bus_rpc_reply(t->rpc, (struct bufslice){NULL, {NULL, 0}});
     }
@@ -89,20 +89,20 @@ static void send_response(struct data_stream *t, struct bytes *out)
 static void send_failure(struct data_stream *t, uint64_t id, const struct thole_status *st)
 {
     struct bytes out = {0};
-    wire_varint(&out, 1, id);
-    wire_varint(&out, 3, (uint64_t)st->code);
-    wire_bytes(&out, 4, slice_str(thole_reason_name(services_of_peer(st).reason)));
-    wire_bytes(&out, 5, slice_str(st->message));
+    services__wire_varint(&out, 1, id);
+    services__wire_varint(&out, 3, (uint64_t)st->code);
+    services__wire_bytes(&out, 4, slice_str(thole_reason_name(services__of_peer(st).reason)));
+    services__wire_bytes(&out, 5, slice_str(st->message));
     send_response(t, &out);
 }
 
-void data_stream_done(struct data_call *d)
+void services__data_stream_done(struct data_call *d)
 {
     struct data_stream *t = d->stream;
     size_t size = d->route.result.bytes.size * (d->text ? 2 : 1);
     (void)bus_rpc_hold(t->rpc, &d->held, 0);
     if (atomic_load(&t->failed)) { /* an answer goes nowhere: it is not worth the work */
-        data_call_free(d);
+        services__data_call_free(d);
         stream_unref(t);
         return;
     }
@@ -115,13 +115,13 @@ void data_stream_done(struct data_call *d)
         send_failure(t, d->stream_id, &st);
     } else {
         struct bytes out = {0}, body = {0};
-        wire_varint(&out, 1, d->stream_id);
-        data_propose_response_append(d, &body);
-        wire_bytes(&out, 2, bytes_slice(&body));
+        services__wire_varint(&out, 1, d->stream_id);
+        services__data_propose_response_append(d, &body);
+        services__wire_bytes(&out, 2, bytes_slice(&body));
         bytes_deinit(&body);
         send_response(t, &out);
     }
-    data_call_free(d);
+    services__data_call_free(d);
     stream_unref(t);
 }
 
@@ -143,20 +143,20 @@ static void stream_propose(struct data_stream *t, const thole_v1_StreamRequest *
         send_failure(t, id, &st);
         return;
     }
-    struct data_call *d = data_call_new(t->s, t->rpc);
+    struct data_call *d = services__data_call_new(t->s, t->rpc);
     d->route.deadline_ns = clock_now(&clock_system) + SERVICES_DEADLINE_DEFAULT_MS * NS_PER_MS;
     d->stream = t;
     d->stream_id = id;
-    if (!data_read_propose(d, propose, &st)) {
+    if (!services__data_read_propose(d, propose, &st)) {
         send_failure(t, id, &st);
-        data_call_free(d);
+        services__data_call_free(d);
         return;
     }
     atomic_fetch_add(&t->open, 1);
-    data_send(d);
+    services__data_send(d);
 }
 
-void data_stream_message(void *ctx, struct bus_rpc *rpc, struct slice message)
+void services__data_stream_message(void *ctx, struct bus_rpc *rpc, struct slice message)
 {
     struct data_stream *t = stream_of(ctx, rpc);
     if (!atomic_load(&t->reading)) {
@@ -176,7 +176,7 @@ void data_stream_message(void *ctx, struct bus_rpc *rpc, struct slice message)
     upb_Arena_Free(arena);
 }
 
-void data_stream_end(void *ctx, struct bus_rpc *rpc)
+void services__data_stream_end(void *ctx, struct bus_rpc *rpc)
 {
     stop_reading(stream_of(ctx, rpc));
 }

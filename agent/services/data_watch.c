@@ -51,12 +51,12 @@ static void watch_event(void *ctx, uint64_t index, struct slice key, struct slic
         return;
     }
     struct bytes out = {0};
-    wire_varint(&out, 1, index);
+    services__wire_varint(&out, 1, index);
     if (!bookmark) {
-        wire_bytes(&out, 2, key);
-        wire_bytes(&out, 3, event);
+        services__wire_bytes(&out, 2, key);
+        services__wire_bytes(&out, 3, event);
     }
-    wire_varint(&out, 4, bookmark);
+    services__wire_varint(&out, 4, bookmark);
     struct buf *b = bytes_to_buf(&out);
     bytes_deinit(&out);
     struct bufslice message = {b, slice_of(b->data, b->size)};
@@ -82,7 +82,7 @@ static void watch_ended(void *ctx, const struct thole_status *why)
                          "the replica that served the watch stopped; watch again");
     }
     const char *metadata[] = {"shard", w->shard, NULL};
-    services_fail(w->rpc, &st, metadata);
+    services__fail(w->rpc, &st, metadata);
     watch_unref(w);
 }
 
@@ -103,7 +103,7 @@ static void watch_search_done(void *ctx, const struct thole_status *st)
     struct data_watch *w = ctx;
     struct thole_status missing;
     if (st->code == THOLE_OK) {
-        if (data_find_shard(w->s, slice_str(w->shard), &w->shard_id)) {
+        if (services__data_find_shard(w->s, slice_str(w->shard), &w->shard_id)) {
             watch_begin(w);
             return;
         }
@@ -112,23 +112,23 @@ static void watch_search_done(void *ctx, const struct thole_status *st)
         st = &missing;
     }
     const char *metadata[] = {"shard", w->shard, NULL};
-    services_fail(w->rpc, st, metadata);
+    services__fail(w->rpc, st, metadata);
 }
 
-void data_watch(void *ctx, struct bus_rpc *rpc, struct slice message)
+void services__data_watch(void *ctx, struct bus_rpc *rpc, struct slice message)
 {
     struct services *s = ctx;
     upb_Arena *arena = upb_Arena_New();
     const thole_v1_WatchRequest *q =
-        services_decode(rpc, &thole_v1_WatchRequest_msginit, message, arena);
+        services__decode(rpc, &thole_v1_WatchRequest_msginit, message, arena);
     if (q == NULL) {
         upb_Arena_Free(arena);
         return;
     }
     struct thole_status st;
     struct data_watch *w = xcalloc(1, sizeof *w);
-    if (!name_of_data_shard(thole_v1_WatchRequest_shard(q), w->shard, &st)) {
-        services_fail(rpc, &st, (const char *const[]){"field", "shard", NULL});
+    if (!services__name_of_data_shard(thole_v1_WatchRequest_shard(q), w->shard, &st)) {
+        services__fail(rpc, &st, (const char *const[]){"field", "shard", NULL});
         free(w);
         upb_Arena_Free(arena);
         return;
@@ -139,7 +139,7 @@ void data_watch(void *ctx, struct bus_rpc *rpc, struct slice message)
     upb_Arena_Free(arena);
     bus_rpc_set_data(rpc, w, watch_unref);
     bus_rpc_on_cancel(rpc, watch_cancelled, w);
-    if (data_find_shard(s, slice_str(w->shard), &w->shard_id)) {
+    if (services__data_find_shard(s, slice_str(w->shard), &w->shard_id)) {
         watch_begin(w);
     } else {
         agent_barrier(s->agent, clock_now(&clock_system) + SERVICES_DEADLINE_DEFAULT_MS * NS_PER_MS,

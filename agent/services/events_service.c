@@ -6,7 +6,7 @@
 #include "agent/services/services_internal.h"
 
 /* Is the event about this object, or about something below it? An empty object takes all. */
-bool events_is_about(const thole_v1_Event *event, upb_StringView object)
+bool services__events_is_about(const thole_v1_Event *event, upb_StringView object)
 {
     upb_StringView is = thole_v1_Event_object(event);
     if (object.size == 0) {
@@ -16,8 +16,8 @@ bool events_is_about(const thole_v1_Event *event, upb_StringView object)
            (is.size == object.size || is.data[object.size] == '/');
 }
 
-bool events_all_kept(const struct registry_view *v, uint64_t after, struct thole_status *st,
-                     char ret_oldest[static EVENTS_OLDEST_BYTES])
+bool services__events_all_kept(const struct registry_view *v, uint64_t after,
+                               struct thole_status *st, char ret_oldest[static EVENTS_OLDEST_BYTES])
 {
     uint64_t oldest = registry_oldest_event(v);
     if (after == 0 || after >= oldest) {
@@ -38,8 +38,8 @@ static void list_run(struct call *c)
     const thole_v1_ListEventsRequest *q = c->request;
     struct page p;
     struct bytes key = {0};
-    if (!page_begin(&p, c, PAGE_EVENTS, thole_v1_ListEventsRequest_page_size(q),
-                    thole_v1_ListEventsRequest_page_token(q), &key)) {
+    if (!services__page_begin(&p, c, PAGE_EVENTS, thole_v1_ListEventsRequest_page_size(q),
+                              thole_v1_ListEventsRequest_page_token(q), &key)) {
         bytes_deinit(&key);
         return;
     }
@@ -59,15 +59,15 @@ static void list_run(struct call *c)
                          "after_revision: revision %" PRIu64
                          " is not there yet: the newest is %" PRIu64,
                          at, newest);
-        call_about(c, "field", upb_StringView_FromString("after_revision"));
-        call_fail(c, &future);
+        services__call_about(c, "field", upb_StringView_FromString("after_revision"));
+        services__call_fail(c, &future);
         return;
     }
     char oldest[EVENTS_OLDEST_BYTES];
     struct thole_status st;
-    if (!events_all_kept(c->view, at, &st, oldest)) {
-        call_about(c, EVENTS_OLDEST, upb_StringView_FromString(oldest));
-        call_fail(c, &st);
+    if (!services__events_all_kept(c->view, at, &st, oldest)) {
+        services__call_about(c, EVENTS_OLDEST, upb_StringView_FromString(oldest));
+        services__call_fail(c, &st);
         return;
     }
     uint64_t it = 0;
@@ -78,8 +78,9 @@ static void list_run(struct call *c)
             at = revision;
             seen = skip = 0;
         }
-        if (seen >= skip && events_is_about(event, thole_v1_ListEventsRequest_object(q)) &&
-            !page_add(&p, c, event, &thole_v1_Event_msginit)) {
+        if (seen >= skip &&
+            services__events_is_about(event, thole_v1_ListEventsRequest_object(q)) &&
+            !services__page_add(&p, c, event, &thole_v1_Event_msginit)) {
             break;
         }
         seen++;
@@ -88,11 +89,11 @@ static void list_run(struct call *c)
     put_be64(last_key, at);
     put_be64(last_key + 8, seen);
     struct slice token = slice_of(last_key, sizeof last_key);
-    page_reply(&p, c, PAGE_EVENTS, event != NULL ? &token : NULL);
+    services__page_reply(&p, c, PAGE_EVENTS, event != NULL ? &token : NULL);
 }
 
-void events_list(struct call *c)
+void services__events_list(struct call *c)
 {
     const thole_v1_ListEventsRequest *q = c->request;
-    call_read(c, thole_v1_ListEventsRequest_stale(q), list_run);
+    services__call_read(c, thole_v1_ListEventsRequest_stale(q), list_run);
 }

@@ -9,7 +9,7 @@ static void no_such_host(struct call *c, upb_StringView name)
     struct thole_status st;
     (void)THOLE_FAIL(&st, THOLE_NOT_FOUND, THOLE_REASON_NO_SUCH_HOST, "there is no host \"%.*s\"",
                      (int)name.size, name.data);
-    call_fail(c, &st);
+    services__call_fail(c, &st);
 }
 
 static bool is_on(const thole_v1_Replica *row, upb_StringView host_id)
@@ -40,8 +40,8 @@ static const thole_v1_Host *with_replicas(struct call *c, const thole_v1_Host *r
     thole_v1_Host_set_name(copy, thole_v1_Host_name(row));
     thole_v1_Host_set_id(copy, host_id);
     thole_v1_Host_set_spec(copy, (thole_v1_HostSpec *)(uintptr_t)thole_v1_Host_spec(row));
-    thole_v1_Host_set_status(
-        copy, (thole_v1_HostStatus *)(uintptr_t)host_status_now(c->s->agent, row, c->arena));
+    thole_v1_Host_set_status(copy, (thole_v1_HostStatus *)(uintptr_t)services__host_status_now(
+                                       c->s->agent, row, c->arena));
     thole_v1_Host_set_etag(copy, thole_v1_Host_etag(row));
     thole_v1_Host_set_generation(copy, thole_v1_Host_generation(row));
     thole_v1_Host_set_revision(copy, thole_v1_Host_revision(row));
@@ -53,22 +53,22 @@ static const thole_v1_Host *with_replicas(struct call *c, const thole_v1_Host *r
 static void get_run(struct call *c)
 {
     const thole_v1_GetHostRequest *q = c->request;
-    upb_StringView name = name_strip(thole_v1_GetHostRequest_name(q), "hosts");
-    const thole_v1_Host *row = registry_host_by_name(c->view, name_slice(name));
+    upb_StringView name = services__name_strip(thole_v1_GetHostRequest_name(q), "hosts");
+    const thole_v1_Host *row = registry_host_by_name(c->view, services__name_slice(name));
     if (row == NULL) {
         no_such_host(c, name);
         return;
     }
-    call_reply(c, with_replicas(c, row), &thole_v1_Host_msginit);
+    services__call_reply(c, with_replicas(c, row), &thole_v1_Host_msginit);
 }
 
-void hosts_get(struct call *c)
+void services__hosts_get(struct call *c)
 {
     const thole_v1_GetHostRequest *q = c->request;
-    upb_StringView name = name_strip(thole_v1_GetHostRequest_name(q), "hosts");
-    call_about(c, "host", name);
-    if (call_name(c, "name", name)) {
-        call_read(c, thole_v1_GetHostRequest_stale(q), get_run);
+    upb_StringView name = services__name_strip(thole_v1_GetHostRequest_name(q), "hosts");
+    services__call_about(c, "host", name);
+    if (services__call_name(c, "name", name)) {
+        services__call_read(c, thole_v1_GetHostRequest_stale(q), get_run);
     }
 }
 
@@ -77,27 +77,27 @@ static void list_run(struct call *c)
     const thole_v1_ListHostsRequest *q = c->request;
     struct page p;
     struct bytes key = {0};
-    if (!page_begin(&p, c, PAGE_HOSTS, thole_v1_ListHostsRequest_page_size(q),
-                    thole_v1_ListHostsRequest_page_token(q), &key)) {
+    if (!services__page_begin(&p, c, PAGE_HOSTS, thole_v1_ListHostsRequest_page_size(q),
+                              thole_v1_ListHostsRequest_page_token(q), &key)) {
         bytes_deinit(&key);
         return;
     }
     struct slice last = bytes_slice(&key);
     const thole_v1_Host *row = NULL;
     while ((row = registry_next_host(c->view, last)) != NULL) {
-        if (!page_add(&p, c, with_replicas(c, row), &thole_v1_Host_msginit)) {
+        if (!services__page_add(&p, c, with_replicas(c, row), &thole_v1_Host_msginit)) {
             break;
         }
-        last = name_slice(thole_v1_Host_name(row));
+        last = services__name_slice(thole_v1_Host_name(row));
     }
-    page_reply(&p, c, PAGE_HOSTS, row != NULL ? &last : NULL);
+    services__page_reply(&p, c, PAGE_HOSTS, row != NULL ? &last : NULL);
     bytes_deinit(&key);
 }
 
-void hosts_list(struct call *c)
+void services__hosts_list(struct call *c)
 {
     const thole_v1_ListHostsRequest *q = c->request;
-    call_read(c, thole_v1_ListHostsRequest_stale(q), list_run);
+    services__call_read(c, thole_v1_ListHostsRequest_stale(q), list_run);
 }
 
 /* Proposes the spec of the request. `etag` guards it. */
@@ -105,15 +105,16 @@ static void update_propose(struct call *c, upb_StringView etag)
 {
     const thole_v1_UpdateHostRequest *q = c->request;
     const thole_v1_Host *host = thole_v1_UpdateHostRequest_host(q);
-    thole_registry_v1_Operation *op = call_operation(c);
+    thole_registry_v1_Operation *op = services__call_operation(c);
     thole_registry_v1_UpdateHost *update =
         thole_registry_v1_Operation_mutable_update_host(op, c->arena);
-    thole_registry_v1_UpdateHost_set_name(update, name_strip(thole_v1_Host_name(host), "hosts"));
+    thole_registry_v1_UpdateHost_set_name(update,
+                                          services__name_strip(thole_v1_Host_name(host), "hosts"));
     thole_registry_v1_UpdateHost_set_spec(update,
                                           (thole_v1_HostSpec *)(uintptr_t)thole_v1_Host_spec(host));
     thole_registry_v1_UpdateHost_set_etag(update, etag);
-    call_command(c, op, thole_v1_UpdateHostRequest_request_id(q),
-                 thole_v1_UpdateHostRequest_validate_only(q), &thole_v1_Host_msginit);
+    services__call_command(c, op, thole_v1_UpdateHostRequest_request_id(q),
+                           thole_v1_UpdateHostRequest_validate_only(q), &thole_v1_Host_msginit);
 }
 
 /* The state was not given, so it stays: take it from the row, and guard with the row's etag. */
@@ -121,9 +122,9 @@ static void update_keep_state(struct call *c)
 {
     const thole_v1_UpdateHostRequest *q = c->request;
     const thole_v1_Host *host = thole_v1_UpdateHostRequest_host(q);
-    upb_StringView name = name_strip(thole_v1_Host_name(host), "hosts");
-    const thole_v1_Host *row = registry_host_by_name(c->view, name_slice(name));
-    if (call_answered(c, thole_v1_UpdateHostRequest_request_id(q))) {
+    upb_StringView name = services__name_strip(thole_v1_Host_name(host), "hosts");
+    const thole_v1_Host *row = registry_host_by_name(c->view, services__name_slice(name));
+    if (services__call_answered(c, thole_v1_UpdateHostRequest_request_id(q))) {
         update_propose(c, thole_v1_Host_etag(host));
         return;
     }
@@ -141,41 +142,42 @@ static void update_keep_state(struct call *c)
     update_propose(c, etag.size > 0 ? etag : thole_v1_Host_etag(row));
 }
 
-void hosts_update(struct call *c)
+void services__hosts_update(struct call *c)
 {
     const thole_v1_UpdateHostRequest *q = c->request;
     const thole_v1_Host *host = thole_v1_UpdateHostRequest_host(q);
     if (host == NULL || thole_v1_Host_spec(host) == NULL) {
-        call_refuse(c, host == NULL ? "host" : "host.spec", "is needed");
+        services__call_refuse(c, host == NULL ? "host" : "host.spec", "is needed");
         return;
     }
-    upb_StringView name = name_strip(thole_v1_Host_name(host), "hosts");
-    call_about(c, "host", name);
+    upb_StringView name = services__name_strip(thole_v1_Host_name(host), "hosts");
+    services__call_about(c, "host", name);
     struct check check;
-    if (!call_name(c, "host.name", name) ||
-        !call_request_id(c, thole_v1_UpdateHostRequest_request_id(q)) ||
-        !call_checked(c, check_host_spec(thole_v1_Host_spec(host), &check), &check)) {
+    if (!services__call_name(c, "host.name", name) ||
+        !services__call_request_id(c, thole_v1_UpdateHostRequest_request_id(q)) ||
+        !services__call_checked(c, services__check_host_spec(thole_v1_Host_spec(host), &check),
+                                &check)) {
         return;
     }
     if (thole_v1_HostSpec_state(thole_v1_Host_spec(host)) == thole_v1_HOST_STATE_UNSPECIFIED) {
-        call_read(c, false, update_keep_state);
+        services__call_read(c, false, update_keep_state);
         return;
     }
     update_propose(c, thole_v1_Host_etag(host));
 }
 
-void hosts_delete(struct call *c)
+void services__hosts_delete(struct call *c)
 {
     const thole_v1_DeleteHostRequest *q = c->request;
-    upb_StringView name = name_strip(thole_v1_DeleteHostRequest_name(q), "hosts");
-    call_about(c, "host", name);
-    if (!call_name(c, "name", name) ||
-        !call_request_id(c, thole_v1_DeleteHostRequest_request_id(q))) {
+    upb_StringView name = services__name_strip(thole_v1_DeleteHostRequest_name(q), "hosts");
+    services__call_about(c, "host", name);
+    if (!services__call_name(c, "name", name) ||
+        !services__call_request_id(c, thole_v1_DeleteHostRequest_request_id(q))) {
         return;
     }
-    thole_registry_v1_Operation *op = call_operation(c);
+    thole_registry_v1_Operation *op = services__call_operation(c);
     thole_registry_v1_DeleteHost *del =
         thole_registry_v1_Operation_mutable_delete_host(op, c->arena);
     thole_registry_v1_DeleteHost_set_name(del, name);
-    call_command(c, op, thole_v1_DeleteHostRequest_request_id(q), false, NULL);
+    services__call_command(c, op, thole_v1_DeleteHostRequest_request_id(q), false, NULL);
 }

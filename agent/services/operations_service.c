@@ -11,7 +11,7 @@ static void no_such_operation(struct call *c, uint64_t id)
     (void)THOLE_FAIL(&st, THOLE_NOT_FOUND, THOLE_REASON_NONE,
                      "there is no operation %" PRIu64 "; those that ended long ago are forgotten",
                      id);
-    call_fail(c, &st);
+    services__call_fail(c, &st);
 }
 
 static void get_run(struct call *c)
@@ -22,16 +22,16 @@ static void get_run(struct call *c)
         no_such_operation(c, id);
         return;
     }
-    call_reply(c, row, &thole_v1_Operation_msginit);
+    services__call_reply(c, row, &thole_v1_Operation_msginit);
 }
 
-void operations_get(struct call *c)
+void services__operations_get(struct call *c)
 {
     if (thole_v1_GetOperationRequest_id(c->request) == 0) {
-        call_refuse(c, "id", "is needed");
+        services__call_refuse(c, "id", "is needed");
         return;
     }
-    call_read(c, thole_v1_GetOperationRequest_stale(c->request), get_run);
+    services__call_read(c, thole_v1_GetOperationRequest_stale(c->request), get_run);
 }
 
 static void list_run(struct call *c)
@@ -39,8 +39,8 @@ static void list_run(struct call *c)
     const thole_v1_ListOperationsRequest *q = c->request;
     struct page p;
     struct bytes key = {0};
-    if (!page_begin(&p, c, PAGE_OPERATIONS, thole_v1_ListOperationsRequest_page_size(q),
-                    thole_v1_ListOperationsRequest_page_token(q), &key)) {
+    if (!services__page_begin(&p, c, PAGE_OPERATIONS, thole_v1_ListOperationsRequest_page_size(q),
+                              thole_v1_ListOperationsRequest_page_token(q), &key)) {
         bytes_deinit(&key);
         return;
     }
@@ -48,39 +48,39 @@ static void list_run(struct call *c)
     uint64_t after = key.size == sizeof last ? get_be64(key.data) : 0;
     const thole_v1_Operation *row = NULL;
     while ((row = registry_next_operation(c->view, after)) != NULL) {
-        if (!page_add(&p, c, row, &thole_v1_Operation_msginit)) {
+        if (!services__page_add(&p, c, row, &thole_v1_Operation_msginit)) {
             break;
         }
         after = thole_v1_Operation_id(row);
     }
     put_be64(last, after);
     const struct slice last_key = slice_of(last, sizeof last);
-    page_reply(&p, c, PAGE_OPERATIONS, row != NULL ? &last_key : NULL);
+    services__page_reply(&p, c, PAGE_OPERATIONS, row != NULL ? &last_key : NULL);
     bytes_deinit(&key);
 }
 
-void operations_list(struct call *c)
+void services__operations_list(struct call *c)
 {
-    call_read(c, thole_v1_ListOperationsRequest_stale(c->request), list_run);
+    services__call_read(c, thole_v1_ListOperationsRequest_stale(c->request), list_run);
 }
 
-void operations_cancel(struct call *c)
+void services__operations_cancel(struct call *c)
 {
     const thole_v1_CancelOperationRequest *q = c->request;
     upb_StringView request_id = thole_v1_CancelOperationRequest_request_id(q);
     if (thole_v1_CancelOperationRequest_id(q) == 0) {
-        call_refuse(c, "id", "is needed");
+        services__call_refuse(c, "id", "is needed");
         return;
     }
-    if (!call_request_id(c, request_id)) {
+    if (!services__call_request_id(c, request_id)) {
         return;
     }
-    thole_registry_v1_Operation *op = call_operation(c);
+    thole_registry_v1_Operation *op = services__call_operation(c);
     thole_registry_v1_CancelOperation_set_id(
         thole_registry_v1_Operation_mutable_cancel_operation(op, c->arena),
         thole_v1_CancelOperationRequest_id(q));
-    call_command(c, op, request_id, thole_v1_CancelOperationRequest_validate_only(q),
-                 &thole_v1_Operation_msginit);
+    services__call_command(c, op, request_id, thole_v1_CancelOperationRequest_validate_only(q),
+                           &thole_v1_Operation_msginit);
 }
 
 /* ---- Verbs on hosts -------------------------------------------------------------------------- */
@@ -88,17 +88,17 @@ void operations_cancel(struct call *c)
 static void start_on_host(struct call *c, int32_t kind, upb_StringView given,
                           upb_StringView request_id, bool validate_only)
 {
-    upb_StringView name = name_strip(given, "hosts");
-    call_about(c, "host", name);
-    if (!call_name(c, "name", name) || !call_request_id(c, request_id)) {
+    upb_StringView name = services__name_strip(given, "hosts");
+    services__call_about(c, "host", name);
+    if (!services__call_name(c, "name", name) || !services__call_request_id(c, request_id)) {
         return;
     }
-    thole_registry_v1_Operation *op = call_operation(c);
+    thole_registry_v1_Operation *op = services__call_operation(c);
     thole_registry_v1_StartOperation *start =
         thole_registry_v1_Operation_mutable_start_operation(op, c->arena);
     thole_registry_v1_StartOperation_set_kind(start, kind);
     thole_registry_v1_StartOperation_set_host(start, name);
-    call_command(c, op, request_id, validate_only, &thole_v1_Operation_msginit);
+    services__call_command(c, op, request_id, validate_only, &thole_v1_Operation_msginit);
 }
 
 #define HOST_VERB(function, Verb, KIND)                                                        \
@@ -110,18 +110,18 @@ static void start_on_host(struct call *c, int32_t kind, upb_StringView given,
                       thole_v1_##Verb##HostRequest_validate_only(q));                          \
     }
 
-HOST_VERB(operations_drain, Drain, DRAIN)
-HOST_VERB(operations_undrain, Undrain, UNDRAIN)
-HOST_VERB(operations_cordon, Cordon, CORDON)
-HOST_VERB(operations_uncordon, Uncordon, UNCORDON)
-HOST_VERB(operations_decommission, Decommission, DECOMMISSION)
+HOST_VERB(services__operations_drain, Drain, DRAIN)
+HOST_VERB(services__operations_undrain, Undrain, UNDRAIN)
+HOST_VERB(services__operations_cordon, Cordon, CORDON)
+HOST_VERB(services__operations_uncordon, Uncordon, UNCORDON)
+HOST_VERB(services__operations_decommission, Decommission, DECOMMISSION)
 
 /* ---- Moves ----------------------------------------------------------------------------------- */
 
 static bool host_id(const struct registry_view *v, upb_StringView name, struct uuid *ret)
 {
     char text[UUID_TEXT_BYTES];
-    const thole_v1_Host *row = registry_host_by_name(v, name_slice(name));
+    const thole_v1_Host *row = registry_host_by_name(v, services__name_slice(name));
     upb_StringView id = row == NULL ? (upb_StringView){NULL, 0} : thole_v1_Host_id(row);
     if (id.size != sizeof text - 1) {
         return false;
@@ -143,7 +143,8 @@ static bool move_fits(struct call *c, upb_StringView shard, upb_StringView from,
     struct thole_status st;
     uint64_t after = 0;
     const thole_v1_Replica *row;
-    const thole_v1_Shard *s = registry_shard_by_name(c->view, name_slice(shard), &shard_buf);
+    const thole_v1_Shard *s =
+        registry_shard_by_name(c->view, services__name_slice(shard), &shard_buf);
     if (s == NULL || !host_id(c->view, from, &from_id) || !host_id(c->view, to, &to_id)) {
         return true;
     }
@@ -158,58 +159,61 @@ static bool move_fits(struct call *c, upb_StringView shard, upb_StringView from,
         return true;
     }
     (void)THOLE_FAIL(&st, THOLE_FAILED_PRECONDITION, THOLE_REASON_UNSATISFIABLE, "%s", why);
-    call_fail(c, &st);
+    services__call_fail(c, &st);
     return false;
 }
 
 static void move_run(struct call *c)
 {
     const thole_v1_MoveShardRequest *q = c->request;
-    upb_StringView shard = name_strip(thole_v1_MoveShardRequest_shard(q), "shards");
-    upb_StringView from = name_strip(thole_v1_MoveShardRequest_from(q), "hosts");
-    upb_StringView to = name_strip(thole_v1_MoveShardRequest_to(q), "hosts");
+    upb_StringView shard = services__name_strip(thole_v1_MoveShardRequest_shard(q), "shards");
+    upb_StringView from = services__name_strip(thole_v1_MoveShardRequest_from(q), "hosts");
+    upb_StringView to = services__name_strip(thole_v1_MoveShardRequest_to(q), "hosts");
     upb_StringView request_id = thole_v1_MoveShardRequest_request_id(q);
     bool validate_only = thole_v1_MoveShardRequest_validate_only(q);
-    if ((validate_only || !call_answered(c, request_id)) && !move_fits(c, shard, from, to)) {
+    if ((validate_only || !services__call_answered(c, request_id)) &&
+        !move_fits(c, shard, from, to)) {
         return;
     }
     c->decided_at = registry_view_revision(c->view);
-    thole_registry_v1_Operation *op = call_operation(c);
+    thole_registry_v1_Operation *op = services__call_operation(c);
     thole_registry_v1_StartOperation *start =
         thole_registry_v1_Operation_mutable_start_operation(op, c->arena);
     thole_registry_v1_StartOperation_set_kind(start, thole_v1_OPERATION_KIND_MOVE);
     thole_registry_v1_StartOperation_set_shard(start, shard);
     thole_registry_v1_StartOperation_set_from(start, from);
     thole_registry_v1_StartOperation_set_to(start, to);
-    call_command(c, op, request_id, validate_only, &thole_v1_Operation_msginit);
+    services__call_command(c, op, request_id, validate_only, &thole_v1_Operation_msginit);
 }
 
-void operations_move(struct call *c)
+void services__operations_move(struct call *c)
 {
     const thole_v1_MoveShardRequest *q = c->request;
-    upb_StringView shard = name_strip(thole_v1_MoveShardRequest_shard(q), "shards");
-    call_about(c, "shard", shard);
-    if (call_name(c, "shard", shard) &&
-        call_name(c, "from", name_strip(thole_v1_MoveShardRequest_from(q), "hosts")) &&
-        call_name(c, "to", name_strip(thole_v1_MoveShardRequest_to(q), "hosts")) &&
-        call_request_id(c, thole_v1_MoveShardRequest_request_id(q))) {
-        call_read(c, false, move_run);
+    upb_StringView shard = services__name_strip(thole_v1_MoveShardRequest_shard(q), "shards");
+    services__call_about(c, "shard", shard);
+    if (services__call_name(c, "shard", shard) &&
+        services__call_name(c, "from",
+                            services__name_strip(thole_v1_MoveShardRequest_from(q), "hosts")) &&
+        services__call_name(c, "to",
+                            services__name_strip(thole_v1_MoveShardRequest_to(q), "hosts")) &&
+        services__call_request_id(c, thole_v1_MoveShardRequest_request_id(q))) {
+        services__call_read(c, false, move_run);
     }
 }
 
-void operations_rebalance(struct call *c)
+void services__operations_rebalance(struct call *c)
 {
     const thole_v1_RebalanceRequest *q = c->request;
     upb_StringView request_id = thole_v1_RebalanceRequest_request_id(q);
-    if (!call_request_id(c, request_id)) {
+    if (!services__call_request_id(c, request_id)) {
         return;
     }
-    thole_registry_v1_Operation *op = call_operation(c);
+    thole_registry_v1_Operation *op = services__call_operation(c);
     thole_registry_v1_StartOperation_set_kind(
         thole_registry_v1_Operation_mutable_start_operation(op, c->arena),
         thole_v1_OPERATION_KIND_REBALANCE);
-    call_command(c, op, request_id, thole_v1_RebalanceRequest_validate_only(q),
-                 &thole_v1_Operation_msginit);
+    services__call_command(c, op, request_id, thole_v1_RebalanceRequest_validate_only(q),
+                           &thole_v1_Operation_msginit);
 }
 
 static void recorded(void *ctx, const struct thole_status *st,
@@ -220,8 +224,8 @@ static void recorded(void *ctx, const struct thole_status *st,
     (void)result; /* what it is about has happened, whether it is written down or not */
 }
 
-void operations_record_transfer(struct call *c, upb_StringView shard, upb_StringView to,
-                                const char *failure)
+void services__operations_record_transfer(struct call *c, upb_StringView shard, upb_StringView to,
+                                          const char *failure)
 {
     thole_registry_v1_Command *command = thole_registry_v1_Command_new(c->arena);
     thole_registry_v1_Command_set_actor(command, upb_StringView_FromString("user"));
@@ -234,47 +238,47 @@ void operations_record_transfer(struct call *c, upb_StringView shard, upb_String
     thole_registry_v1_StartOperation_set_to(start, to);
     thole_registry_v1_StartOperation_set_failure(start, upb_StringView_FromString(failure));
     agent_command(c->s->agent,
-                  services_encode(command, &thole_registry_v1_Command_msginit, c->arena),
+                  services__encode(command, &thole_registry_v1_Command_msginit, c->arena),
                   c->deadline_ns, recorded, NULL);
 }
 
 /* ---- Controllers ----------------------------------------------------------------------------- */
 
-void operations_pause(struct call *c)
+void services__operations_pause(struct call *c)
 {
     const thole_v1_PauseControllersRequest *q = c->request;
     upb_StringView request_id = thole_v1_PauseControllersRequest_request_id(q);
     size_t count = 0;
     const int32_t *controllers = thole_v1_PauseControllersRequest_controllers(q, &count);
-    if (!call_request_id(c, request_id)) {
+    if (!services__call_request_id(c, request_id)) {
         return;
     }
-    thole_registry_v1_Operation *op = call_operation(c);
+    thole_registry_v1_Operation *op = services__call_operation(c);
     thole_registry_v1_StartOperation *start =
         thole_registry_v1_Operation_mutable_start_operation(op, c->arena);
     thole_registry_v1_StartOperation_set_kind(start, thole_v1_OPERATION_KIND_PAUSE);
     for (size_t i = 0; i < count; i++) {
         if (controllers[i] <= thole_v1_CONTROLLER_UNSPECIFIED ||
             controllers[i] > thole_v1_CONTROLLER_BALANCE) {
-            call_refuse(c, "controllers", "%d is none", controllers[i]);
+            services__call_refuse(c, "controllers", "%d is none", controllers[i]);
             return;
         }
         thole_registry_v1_StartOperation_add_controllers(start, controllers[i], c->arena);
     }
-    call_command(c, op, request_id, thole_v1_PauseControllersRequest_validate_only(q),
-                 &thole_v1_Operation_msginit);
+    services__call_command(c, op, request_id, thole_v1_PauseControllersRequest_validate_only(q),
+                           &thole_v1_Operation_msginit);
 }
 
-void operations_resume(struct call *c)
+void services__operations_resume(struct call *c)
 {
     const thole_v1_ResumeControllersRequest *q = c->request;
     upb_StringView request_id = thole_v1_ResumeControllersRequest_request_id(q);
-    if (!call_request_id(c, request_id)) {
+    if (!services__call_request_id(c, request_id)) {
         return;
     }
-    thole_registry_v1_Operation *op = call_operation(c);
+    thole_registry_v1_Operation *op = services__call_operation(c);
     thole_registry_v1_CancelOperation_set_pauses(
         thole_registry_v1_Operation_mutable_cancel_operation(op, c->arena), true);
-    call_command(c, op, request_id, thole_v1_ResumeControllersRequest_validate_only(q),
-                 &thole_v1_Operation_msginit);
+    services__call_command(c, op, request_id, thole_v1_ResumeControllersRequest_validate_only(q),
+                           &thole_v1_Operation_msginit);
 }

@@ -7,7 +7,7 @@
 
 static const char alphabet[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
 
-void page_token_encode(enum page_kind kind, struct slice key, struct bytes *out)
+void services__page_token_encode(enum page_kind kind, struct slice key, struct bytes *out)
 {
     struct bytes raw = {0};
     uint8_t first = (uint8_t)kind;
@@ -46,7 +46,7 @@ static bool base64url_decode(struct slice text, struct bytes *out)
     return bits < 6 && (v & ((1u << bits) - 1)) == 0;
 }
 
-bool page_token_decode(enum page_kind kind, struct slice token, struct bytes *ret_key)
+bool services__page_token_decode(enum page_kind kind, struct slice token, struct bytes *ret_key)
 {
     struct bytes raw = {0};
     bool ok = token.size <= 4 * LIMIT_NAME_BYTES && base64url_decode(token, &raw) && raw.size > 0 &&
@@ -58,7 +58,7 @@ bool page_token_decode(enum page_kind kind, struct slice token, struct bytes *re
     return ok;
 }
 
-uint32_t page_size_effective(int32_t size)
+uint32_t services__page_size_effective(int32_t size)
 {
     if (size == 0) {
         return PAGE_SIZE_DEFAULT;
@@ -66,22 +66,23 @@ uint32_t page_size_effective(int32_t size)
     return size > PAGE_SIZE_MAX ? PAGE_SIZE_MAX : (uint32_t)size;
 }
 
-bool page_begin(struct page *p, struct call *c, enum page_kind kind, int32_t size,
-                upb_StringView token, struct bytes *ret_key)
+bool services__page_begin(struct page *p, struct call *c, enum page_kind kind, int32_t size,
+                          upb_StringView token, struct bytes *ret_key)
 {
     if (size < 0) {
-        call_refuse(c, "page_size", "%d is negative", size);
+        services__call_refuse(c, "page_size", "%d is negative", size);
         return false;
     }
-    if (token.size > 0 && !page_token_decode(kind, name_slice(token), ret_key)) {
-        call_refuse(c, "page_token", "it was not made by this method");
+    if (token.size > 0 &&
+        !services__page_token_decode(kind, services__name_slice(token), ret_key)) {
+        services__call_refuse(c, "page_token", "it was not made by this method");
         return false;
     }
-    *p = (struct page){.rows_left = page_size_effective(size)};
+    *p = (struct page){.rows_left = services__page_size_effective(size)};
     return true;
 }
 
-bool page_add(struct page *p, struct call *c, const void *row, const upb_MiniTable *kind)
+bool services__page_add(struct page *p, struct call *c, const void *row, const upb_MiniTable *kind)
 {
     if (p->rows_left == 0 || p->out.size >= PAGE_BYTES_MAX) {
         return false;
@@ -90,32 +91,33 @@ bool page_add(struct page *p, struct call *c, const void *row, const upb_MiniTab
     size_t size = 0;
     upb_EncodeStatus status = upb_Encode(row, kind, 0, c->arena, &bytes, &size);
     ASSERT(status == kUpb_EncodeStatus_Ok);
-    wire_bytes(&p->out, 1, slice_of(bytes, size));
+    services__wire_bytes(&p->out, 1, slice_of(bytes, size));
     p->rows_left--;
     return true;
 }
 
-void page_reply(struct page *p, struct call *c, enum page_kind kind, const struct slice *last_key)
+void services__page_reply(struct page *p, struct call *c, enum page_kind kind,
+                          const struct slice *last_key)
 {
     if (last_key != NULL) {
         struct bytes token = {0};
-        page_token_encode(kind, *last_key, &token);
-        wire_bytes(&p->out, 2, bytes_slice(&token));
+        services__page_token_encode(kind, *last_key, &token);
+        services__wire_bytes(&p->out, 2, bytes_slice(&token));
         bytes_deinit(&token);
     }
-    wire_varint(&p->out, 3, registry_view_revision(c->view));
-    call_reply_bytes(c, &p->out);
+    services__wire_varint(&p->out, 3, registry_view_revision(c->view));
+    services__call_reply_bytes(c, &p->out);
     bytes_deinit(&p->out);
 }
 
-void wire_bytes(struct bytes *out, uint32_t field, struct slice value)
+void services__wire_bytes(struct bytes *out, uint32_t field, struct slice value)
 {
     bytes_append_varint(out, field << 3 | 2);
     bytes_append_varint(out, value.size);
     bytes_append_slice(out, value);
 }
 
-void wire_varint(struct bytes *out, uint32_t field, uint64_t value)
+void services__wire_varint(struct bytes *out, uint32_t field, uint64_t value)
 {
     if (value != 0) { /* proto3 leaves zero out */
         bytes_append_varint(out, field << 3);

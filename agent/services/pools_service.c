@@ -6,30 +6,31 @@ static void no_such_pool(struct call *c, upb_StringView name)
     struct thole_status st;
     (void)THOLE_FAIL(&st, THOLE_NOT_FOUND, THOLE_REASON_NO_SUCH_SHARD, "there is no pool \"%.*s\"",
                      (int)name.size, name.data);
-    call_fail(c, &st);
+    services__call_fail(c, &st);
 }
 
 static void get_run(struct call *c)
 {
     const thole_v1_GetPoolRequest *q = c->request;
-    upb_StringView name = name_strip(thole_v1_GetPoolRequest_name(q), "pools");
-    const thole_v1_ShardPool *row = registry_pool_by_name(c->view, name_slice(name));
+    upb_StringView name = services__name_strip(thole_v1_GetPoolRequest_name(q), "pools");
+    const thole_v1_ShardPool *row = registry_pool_by_name(c->view, services__name_slice(name));
     if (row == NULL) {
         no_such_pool(c, name);
         return;
     }
     uint32_t unready;
     const struct agent_now now = agent_now_of(c->s->agent, c->view);
-    call_reply(c, pool_now(&now, row, c->arena, &unready), &thole_v1_ShardPool_msginit);
+    services__call_reply(c, services__pool_now(&now, row, c->arena, &unready),
+                         &thole_v1_ShardPool_msginit);
 }
 
-void pools_get(struct call *c)
+void services__pools_get(struct call *c)
 {
     const thole_v1_GetPoolRequest *q = c->request;
-    upb_StringView name = name_strip(thole_v1_GetPoolRequest_name(q), "pools");
-    call_about(c, "pool", name);
-    if (call_name(c, "name", name)) {
-        call_read(c, thole_v1_GetPoolRequest_stale(q), get_run);
+    upb_StringView name = services__name_strip(thole_v1_GetPoolRequest_name(q), "pools");
+    services__call_about(c, "pool", name);
+    if (services__call_name(c, "name", name)) {
+        services__call_read(c, thole_v1_GetPoolRequest_stale(q), get_run);
     }
 }
 
@@ -38,8 +39,8 @@ static void list_run(struct call *c)
     const thole_v1_ListPoolsRequest *q = c->request;
     struct page p;
     struct bytes key = {0};
-    if (!page_begin(&p, c, PAGE_POOLS, thole_v1_ListPoolsRequest_page_size(q),
-                    thole_v1_ListPoolsRequest_page_token(q), &key)) {
+    if (!services__page_begin(&p, c, PAGE_POOLS, thole_v1_ListPoolsRequest_page_size(q),
+                              thole_v1_ListPoolsRequest_page_token(q), &key)) {
         bytes_deinit(&key);
         return;
     }
@@ -48,20 +49,20 @@ static void list_run(struct call *c)
     while ((row = registry_next_pool(c->view, last)) != NULL) {
         uint32_t unready;
         const struct agent_now now = agent_now_of(c->s->agent, c->view);
-        if (!page_add(&p, c, pool_now(&now, row, c->arena, &unready),
-                      &thole_v1_ShardPool_msginit)) {
+        if (!services__page_add(&p, c, services__pool_now(&now, row, c->arena, &unready),
+                                &thole_v1_ShardPool_msginit)) {
             break;
         }
-        last = name_slice(thole_v1_ShardPool_name(row));
+        last = services__name_slice(thole_v1_ShardPool_name(row));
     }
-    page_reply(&p, c, PAGE_POOLS, row != NULL ? &last : NULL);
+    services__page_reply(&p, c, PAGE_POOLS, row != NULL ? &last : NULL);
     bytes_deinit(&key);
 }
 
-void pools_list(struct call *c)
+void services__pools_list(struct call *c)
 {
     const thole_v1_ListPoolsRequest *q = c->request;
-    call_read(c, thole_v1_ListPoolsRequest_stale(q), list_run);
+    services__call_read(c, thole_v1_ListPoolsRequest_stale(q), list_run);
 }
 
 /* The checks of create and update. */
@@ -69,17 +70,19 @@ static bool check_pool(struct call *c, const thole_v1_ShardPool *pool, upb_Strin
                        upb_StringView *ret_name)
 {
     if (pool == NULL || thole_v1_ShardPool_spec(pool) == NULL) {
-        call_refuse(c, pool == NULL ? "pool" : "pool.spec", "is needed");
+        services__call_refuse(c, pool == NULL ? "pool" : "pool.spec", "is needed");
         return false;
     }
-    *ret_name = name_strip(thole_v1_ShardPool_name(pool), "pools");
-    call_about(c, "pool", *ret_name);
+    *ret_name = services__name_strip(thole_v1_ShardPool_name(pool), "pools");
+    services__call_about(c, "pool", *ret_name);
     struct check check;
-    return call_name(c, "pool.name", *ret_name) && call_request_id(c, request_id) &&
-           call_checked(c, check_pool_spec(thole_v1_ShardPool_spec(pool), &check), &check);
+    return services__call_name(c, "pool.name", *ret_name) &&
+           services__call_request_id(c, request_id) &&
+           services__call_checked(
+               c, services__check_pool_spec(thole_v1_ShardPool_spec(pool), &check), &check);
 }
 
-void pools_create(struct call *c)
+void services__pools_create(struct call *c)
 {
     const thole_v1_CreatePoolRequest *q = c->request;
     const thole_v1_ShardPool *pool = thole_v1_CreatePoolRequest_pool(q);
@@ -88,17 +91,17 @@ void pools_create(struct call *c)
     if (!check_pool(c, pool, request_id, &name)) {
         return;
     }
-    thole_registry_v1_Operation *op = call_operation(c);
+    thole_registry_v1_Operation *op = services__call_operation(c);
     thole_registry_v1_CreatePool *create =
         thole_registry_v1_Operation_mutable_create_pool(op, c->arena);
     thole_registry_v1_CreatePool_set_name(create, name);
     thole_registry_v1_CreatePool_set_spec(
         create, (thole_v1_ShardPoolSpec *)(uintptr_t)thole_v1_ShardPool_spec(pool));
-    call_command(c, op, request_id, thole_v1_CreatePoolRequest_validate_only(q),
-                 &thole_v1_ShardPool_msginit);
+    services__call_command(c, op, request_id, thole_v1_CreatePoolRequest_validate_only(q),
+                           &thole_v1_ShardPool_msginit);
 }
 
-void pools_update(struct call *c)
+void services__pools_update(struct call *c)
 {
     const thole_v1_UpdatePoolRequest *q = c->request;
     const thole_v1_ShardPool *pool = thole_v1_UpdatePoolRequest_pool(q);
@@ -107,7 +110,7 @@ void pools_update(struct call *c)
     if (!check_pool(c, pool, request_id, &name)) {
         return;
     }
-    thole_registry_v1_Operation *op = call_operation(c);
+    thole_registry_v1_Operation *op = services__call_operation(c);
     thole_registry_v1_UpdatePool *update =
         thole_registry_v1_Operation_mutable_update_pool(op, c->arena);
     thole_registry_v1_UpdatePool_set_name(update, name);
@@ -116,25 +119,25 @@ void pools_update(struct call *c)
     thole_registry_v1_UpdatePool_set_etag(update, thole_v1_ShardPool_etag(pool));
     thole_registry_v1_UpdatePool_set_allow_missing(update,
                                                    thole_v1_UpdatePoolRequest_allow_missing(q));
-    call_command(c, op, request_id, thole_v1_UpdatePoolRequest_validate_only(q),
-                 &thole_v1_ShardPool_msginit);
+    services__call_command(c, op, request_id, thole_v1_UpdatePoolRequest_validate_only(q),
+                           &thole_v1_ShardPool_msginit);
 }
 
-void pools_delete(struct call *c)
+void services__pools_delete(struct call *c)
 {
     const thole_v1_DeletePoolRequest *q = c->request;
-    upb_StringView name = name_strip(thole_v1_DeletePoolRequest_name(q), "pools");
-    call_about(c, "pool", name);
-    if (!call_name(c, "name", name) ||
-        !call_request_id(c, thole_v1_DeletePoolRequest_request_id(q))) {
+    upb_StringView name = services__name_strip(thole_v1_DeletePoolRequest_name(q), "pools");
+    services__call_about(c, "pool", name);
+    if (!services__call_name(c, "name", name) ||
+        !services__call_request_id(c, thole_v1_DeletePoolRequest_request_id(q))) {
         return;
     }
-    thole_registry_v1_Operation *op = call_operation(c);
+    thole_registry_v1_Operation *op = services__call_operation(c);
     thole_registry_v1_DeletePool *del =
         thole_registry_v1_Operation_mutable_delete_pool(op, c->arena);
     thole_registry_v1_DeletePool_set_name(del, name);
     thole_registry_v1_DeletePool_set_etag(del, thole_v1_DeletePoolRequest_etag(q));
     thole_registry_v1_DeletePool_set_allow_missing(del,
                                                    thole_v1_DeletePoolRequest_allow_missing(q));
-    call_command(c, op, thole_v1_DeletePoolRequest_request_id(q), false, NULL);
+    services__call_command(c, op, thole_v1_DeletePoolRequest_request_id(q), false, NULL);
 }

@@ -50,14 +50,14 @@ static void reply_plan(struct call *c, const struct repair_plan *plan, bool done
     thole_v1_RepairPlan_set_epoch(reply, plan->epoch);
     thole_v1_RepairPlan_set_consequence(reply, copy_text(c, plan->consequence));
     thole_v1_RepairPlan_set_done(reply, done);
-    call_reply(c, reply, &thole_v1_RepairPlan_msginit);
+    services__call_reply(c, reply, &thole_v1_RepairPlan_msginit);
 }
 
 static void planned(void *ctx, const struct thole_status *st, const struct repair_plan *plan)
 {
     struct call *c = ctx;
     if (plan == NULL) {
-        call_fail(c, st);
+        services__call_fail(c, st);
         return;
     }
     reply_plan(c, plan, false);
@@ -67,7 +67,7 @@ static void ran(void *ctx, const struct thole_status *st, const struct repair_pl
 {
     struct call *c = ctx;
     if (plan == NULL) {
-        call_fail(c, st);
+        services__call_fail(c, st);
         return;
     }
     reply_plan(c, plan, true);
@@ -78,17 +78,18 @@ static bool find(struct call *c, upb_StringView name, uint64_t *ret)
 {
     struct registry_shard_buf shard_buf;
     struct thole_status st;
-    name = name_strip(name, "shards");
-    call_about(c, "shard", name);
-    if (!call_name(c, "shard", name)) {
+    name = services__name_strip(name, "shards");
+    services__call_about(c, "shard", name);
+    if (!services__call_name(c, "shard", name)) {
         return false;
     }
     if (!agent_has_view(c->s->agent, &st)) {
-        call_fail(c, &st);
+        services__call_fail(c, &st);
         return false;
     }
     c->view = registry_view_acquire(agent_registry(c->s->agent));
-    const thole_v1_Shard *row = registry_shard_by_name(c->view, name_slice(name), &shard_buf);
+    const thole_v1_Shard *row =
+        registry_shard_by_name(c->view, services__name_slice(name), &shard_buf);
     if (row != NULL && thole_v1_Shard_id(row) != REGISTRY_SHARD_ID) {
         *ret = thole_v1_Shard_id(row);
         return true;
@@ -100,11 +101,11 @@ static bool find(struct call *c, upb_StringView name, uint64_t *ret)
         (void)THOLE_FAIL(&st, THOLE_NOT_FOUND, THOLE_REASON_NO_SUCH_SHARD,
                          "this host knows no shard \"%.*s\"", (int)name.size, name.data);
     }
-    call_fail(c, &st);
+    services__call_fail(c, &st);
     return false;
 }
 
-void repair_plan(struct call *c)
+void services__repair_plan(struct call *c)
 {
     const thole_v1_PlanRepairRequest *q = c->request;
     uint64_t shard_id;
@@ -113,7 +114,7 @@ void repair_plan(struct call *c)
     }
 }
 
-void repair_run(struct call *c)
+void services__repair_run(struct call *c)
 {
     const thole_v1_RunRepairRequest *q = c->request;
     upb_StringView text = thole_v1_RunRepairRequest_hash(q);
@@ -125,7 +126,7 @@ void repair_run(struct call *c)
     }
     uint64_t hash = strtoull(hex, &end, 16);
     if (end == hex || *end != '\0') {
-        call_refuse(c, "hash", "is what PlanRepair answered");
+        services__call_refuse(c, "hash", "is what PlanRepair answered");
         return;
     }
     if (find(c, thole_v1_RunRepairRequest_shard(q), &shard_id)) {

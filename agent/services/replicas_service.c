@@ -37,22 +37,23 @@ static bool resolve(struct call *c, struct filter *f)
 {
     struct registry_shard_buf shard_buf;
     const thole_v1_ListReplicasRequest *q = c->request;
-    upb_StringView shard = name_strip(thole_v1_ListReplicasRequest_shard(q), "shards");
-    upb_StringView host = name_strip(thole_v1_ListReplicasRequest_host(q), "hosts");
+    upb_StringView shard = services__name_strip(thole_v1_ListReplicasRequest_shard(q), "shards");
+    upb_StringView host = services__name_strip(thole_v1_ListReplicasRequest_host(q), "hosts");
     struct thole_status st;
     if (shard.size > 0) {
-        const thole_v1_Shard *row = registry_shard_by_name(c->view, name_slice(shard), &shard_buf);
+        const thole_v1_Shard *row =
+            registry_shard_by_name(c->view, services__name_slice(shard), &shard_buf);
         if (row == NULL) {
             (void)THOLE_FAIL(&st, THOLE_NOT_FOUND, THOLE_REASON_NO_SUCH_SHARD,
                              "there is no shard \"%.*s\"", (int)shard.size, shard.data);
-            call_fail(c, &st);
+            services__call_fail(c, &st);
             return false;
         }
         f->of_shard = true;
         f->shard_id = thole_v1_Shard_id(row);
     }
     if (host.size > 0) {
-        const thole_v1_Host *row = registry_host_by_name(c->view, name_slice(host));
+        const thole_v1_Host *row = registry_host_by_name(c->view, services__name_slice(host));
         char text[UUID_TEXT_BYTES] = "";
         if (row != NULL && thole_v1_Host_id(row).size < sizeof text) {
             memcpy(text, thole_v1_Host_id(row).data, thole_v1_Host_id(row).size);
@@ -60,7 +61,7 @@ static bool resolve(struct call *c, struct filter *f)
         if (!uuid_parse(text, &f->host_id)) {
             (void)THOLE_FAIL(&st, THOLE_NOT_FOUND, THOLE_REASON_NO_SUCH_HOST,
                              "there is no host \"%.*s\"", (int)host.size, host.data);
-            call_fail(c, &st);
+            services__call_fail(c, &st);
             return false;
         }
         f->of_host = true;
@@ -76,8 +77,8 @@ static void list_run(struct call *c)
     struct bytes key = {0};
     struct registry_replica_buf buf;
     if (!resolve(c, &f) ||
-        !page_begin(&p, c, PAGE_REPLICAS, thole_v1_ListReplicasRequest_page_size(q),
-                    thole_v1_ListReplicasRequest_page_token(q), &key)) {
+        !services__page_begin(&p, c, PAGE_REPLICAS, thole_v1_ListReplicasRequest_page_size(q),
+                              thole_v1_ListReplicasRequest_page_token(q), &key)) {
         bytes_deinit(&key);
         return;
     }
@@ -85,7 +86,7 @@ static void list_run(struct call *c)
     bytes_deinit(&key);
     const thole_v1_Replica *row = NULL;
     while ((row = next_replica(c->view, &f, last, &buf)) != NULL) {
-        if (!page_add(&p, c, row, &thole_v1_Replica_msginit)) {
+        if (!services__page_add(&p, c, row, &thole_v1_Replica_msginit)) {
             break;
         }
         last = thole_v1_Replica_id(row);
@@ -93,58 +94,58 @@ static void list_run(struct call *c)
     uint8_t last_key[8];
     put_be64(last_key, last);
     struct slice token = slice_of(last_key, sizeof last_key);
-    page_reply(&p, c, PAGE_REPLICAS, row != NULL ? &token : NULL);
+    services__page_reply(&p, c, PAGE_REPLICAS, row != NULL ? &token : NULL);
 }
 
-void replicas_list(struct call *c)
+void services__replicas_list(struct call *c)
 {
     const thole_v1_ListReplicasRequest *q = c->request;
-    call_read(c, thole_v1_ListReplicasRequest_stale(q), list_run);
+    services__call_read(c, thole_v1_ListReplicasRequest_stale(q), list_run);
 }
 
-void replicas_create(struct call *c)
+void services__replicas_create(struct call *c)
 {
     const thole_v1_CreateReplicaRequest *q = c->request;
-    upb_StringView shard = name_strip(thole_v1_CreateReplicaRequest_shard(q), "shards");
-    upb_StringView host = name_strip(thole_v1_CreateReplicaRequest_host(q), "hosts");
+    upb_StringView shard = services__name_strip(thole_v1_CreateReplicaRequest_shard(q), "shards");
+    upb_StringView host = services__name_strip(thole_v1_CreateReplicaRequest_host(q), "hosts");
     upb_StringView request_id = thole_v1_CreateReplicaRequest_request_id(q);
     int32_t role = thole_v1_CreateReplicaRequest_role(q);
-    call_about(c, "shard", shard);
-    if (!call_name(c, "shard", shard) || !call_name(c, "host", host) ||
-        !call_request_id(c, request_id)) {
+    services__call_about(c, "shard", shard);
+    if (!services__call_name(c, "shard", shard) || !services__call_name(c, "host", host) ||
+        !services__call_request_id(c, request_id)) {
         return;
     }
     if (role == thole_v1_REPLICA_ROLE_UNSPECIFIED) {
         role = thole_v1_REPLICA_ROLE_VOTER;
     }
     if (role != thole_v1_REPLICA_ROLE_VOTER && role != thole_v1_REPLICA_ROLE_NON_VOTING) {
-        call_refuse(c, "role", "%d is no role", role);
+        services__call_refuse(c, "role", "%d is no role", role);
         return;
     }
-    thole_registry_v1_Operation *op = call_operation(c);
+    thole_registry_v1_Operation *op = services__call_operation(c);
     thole_registry_v1_CreateReplica *create =
         thole_registry_v1_Operation_mutable_create_replica(op, c->arena);
     thole_registry_v1_CreateReplica_set_shard(create, shard);
     thole_registry_v1_CreateReplica_set_host(create, host);
     thole_registry_v1_CreateReplica_set_role(create, role);
-    call_command(c, op, request_id, false, &thole_v1_Replica_msginit);
+    services__call_command(c, op, request_id, false, &thole_v1_Replica_msginit);
 }
 
-void replicas_delete(struct call *c)
+void services__replicas_delete(struct call *c)
 {
     const thole_v1_DeleteReplicaRequest *q = c->request;
     upb_StringView request_id = thole_v1_DeleteReplicaRequest_request_id(q);
     if (thole_v1_DeleteReplicaRequest_id(q) == 0) {
-        call_refuse(c, "id", "is needed");
+        services__call_refuse(c, "id", "is needed");
         return;
     }
-    if (!call_request_id(c, request_id)) {
+    if (!services__call_request_id(c, request_id)) {
         return;
     }
-    thole_registry_v1_Operation *op = call_operation(c);
+    thole_registry_v1_Operation *op = services__call_operation(c);
     thole_registry_v1_RemoveReplica *del =
         thole_registry_v1_Operation_mutable_remove_replica(op, c->arena);
     thole_registry_v1_RemoveReplica_set_replica_id(del, thole_v1_DeleteReplicaRequest_id(q));
     thole_registry_v1_RemoveReplica_set_reason(del, upb_StringView_FromString("asked for"));
-    call_command(c, op, request_id, false, NULL);
+    services__call_command(c, op, request_id, false, NULL);
 }

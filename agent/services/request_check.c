@@ -6,7 +6,7 @@
 
 #include "agent/services/services_internal.h"
 
-struct slice name_slice(upb_StringView name)
+struct slice services__name_slice(upb_StringView name)
 {
     return slice_of(name.data, name.size);
 }
@@ -25,24 +25,24 @@ static bool bad(struct check *ret, const char *field, const char *format, ...)
 
 static bool check_label(const char *field, upb_StringView text, size_t bytes_min, struct check *ret)
 {
-    const char *problem = text_label_problem(name_slice(text), bytes_min);
+    const char *problem = text_label_problem(services__name_slice(text), bytes_min);
     return problem == NULL || bad(ret, field, "%s", problem);
 }
 
 #define SHOWN(s) (int)((s).size < 60 ? (s).size : 60), (s).data
 
-bool check_host_spec(const thole_v1_HostSpec *spec, struct check *ret)
+bool services__check_host_spec(const thole_v1_HostSpec *spec, struct check *ret)
 {
     size_t it = kUpb_Map_Begin;
     const thole_v1_HostSpec_TagsEntry *tag;
     while ((tag = thole_v1_HostSpec_tags_next(spec, &it)) != NULL) {
         upb_StringView key = thole_v1_HostSpec_TagsEntry_key(tag);
         upb_StringView value = thole_v1_HostSpec_TagsEntry_value(tag);
-        const char *problem = text_label_problem(name_slice(key), 1);
+        const char *problem = text_label_problem(services__name_slice(key), 1);
         if (problem != NULL) {
             return bad(ret, "spec.tags", "a key %s", problem);
         }
-        problem = text_label_problem(name_slice(value), 0);
+        problem = text_label_problem(services__name_slice(value), 0);
         if (problem != NULL) {
             return bad(ret, "spec.tags", "the value of \"%.*s\" %s", SHOWN(key), problem);
         }
@@ -148,7 +148,7 @@ static bool check_counts(const thole_v1_ShardSpec *spec, struct check *ret)
     return check_groups(spec, (uint64_t)voters + witnesses, ret);
 }
 
-bool check_shard_spec(const thole_v1_ShardSpec *spec, struct check *ret)
+bool services__check_shard_spec(const thole_v1_ShardSpec *spec, struct check *ret)
 {
     upb_StringView type = thole_v1_ShardSpec_type(spec);
     if (type.size == 0 || type.size > 64) {
@@ -181,7 +181,7 @@ bool check_shard_spec(const thole_v1_ShardSpec *spec, struct check *ret)
     return check_constraints("spec.leader_preference", constraints, count, ret);
 }
 
-bool check_pool_spec(const thole_v1_ShardPoolSpec *spec, struct check *ret)
+bool services__check_pool_spec(const thole_v1_ShardPoolSpec *spec, struct check *ret)
 {
     const thole_v1_ShardSpec *shard = thole_v1_ShardPoolSpec_shard(spec);
     if (shard == NULL) {
@@ -190,10 +190,10 @@ bool check_pool_spec(const thole_v1_ShardPoolSpec *spec, struct check *ret)
     if (thole_v1_ShardPoolSpec_count(spec) > 100000) {
         return bad(ret, "spec.count", "%u is more than 100000", thole_v1_ShardPoolSpec_count(spec));
     }
-    return check_shard_spec(shard, ret);
+    return services__check_shard_spec(shard, ret);
 }
 
-upb_StringView name_strip(upb_StringView name, const char *collection)
+upb_StringView services__name_strip(upb_StringView name, const char *collection)
 {
     size_t n = strlen(collection);
     if (name.size > n + 1 && memcmp(name.data, collection, n) == 0 && name.data[n] == '/') {
@@ -202,10 +202,10 @@ upb_StringView name_strip(upb_StringView name, const char *collection)
     return name;
 }
 
-bool name_of_shard(upb_StringView given, char ret[static LIMIT_NAME_BYTES + 1],
-                   struct thole_status *st)
+bool services__name_of_shard(upb_StringView given, char ret[static LIMIT_NAME_BYTES + 1],
+                             struct thole_status *st)
 {
-    upb_StringView name = name_strip(given, "shards");
+    upb_StringView name = services__name_strip(given, "shards");
     if (name.size == 0 || name.size > LIMIT_NAME_BYTES ||
         memchr(name.data, '\0', name.size) != NULL) {
         (void)THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
@@ -217,10 +217,10 @@ bool name_of_shard(upb_StringView given, char ret[static LIMIT_NAME_BYTES + 1],
     return true;
 }
 
-bool name_of_data_shard(upb_StringView given, char ret[static LIMIT_NAME_BYTES + 1],
-                        struct thole_status *st)
+bool services__name_of_data_shard(upb_StringView given, char ret[static LIMIT_NAME_BYTES + 1],
+                                  struct thole_status *st)
 {
-    if (!name_of_shard(given, ret, st)) {
+    if (!services__name_of_shard(given, ret, st)) {
         return false;
     }
     if (strcmp(ret, REGISTRY_SHARD_NAME) == 0) {
@@ -230,35 +230,36 @@ bool name_of_data_shard(upb_StringView given, char ret[static LIMIT_NAME_BYTES +
     return true;
 }
 
-bool call_name(struct call *c, const char *field, upb_StringView name)
+bool services__call_name(struct call *c, const char *field, upb_StringView name)
 {
     if (name.size == 0) {
-        call_refuse(c, field, "is needed");
+        services__call_refuse(c, field, "is needed");
         return false;
     }
-    if (!registry_name_valid(name_slice(name))) {
-        call_refuse(c, field,
-                    "\"%.*s\" is no name: lower case letters, digits, dots and dashes, at most %d",
-                    SHOWN(name), LIMIT_NAME_BYTES);
+    if (!registry_name_valid(services__name_slice(name))) {
+        services__call_refuse(
+            c, field,
+            "\"%.*s\" is no name: lower case letters, digits, dots and dashes, at most %d",
+            SHOWN(name), LIMIT_NAME_BYTES);
         return false;
     }
     return true;
 }
 
-bool call_request_id(struct call *c, upb_StringView id)
+bool services__call_request_id(struct call *c, upb_StringView id)
 {
-    const char *problem = text_label_problem(name_slice(id), 0);
+    const char *problem = text_label_problem(services__name_slice(id), 0);
     if (problem != NULL) {
-        call_refuse(c, "request_id", "%s", problem);
+        services__call_refuse(c, "request_id", "%s", problem);
         return false;
     }
     return true;
 }
 
-bool call_checked(struct call *c, bool ok, const struct check *check)
+bool services__call_checked(struct call *c, bool ok, const struct check *check)
 {
     if (!ok) {
-        call_refuse(c, check->field, "%s", check->message);
+        services__call_refuse(c, check->field, "%s", check->message);
     }
     return ok;
 }

@@ -11,42 +11,42 @@
     }
 
 static const struct unary unary_methods[] = {
-    UNARY(Hosts, GetHost, hosts_get),
-    UNARY(Hosts, ListHosts, hosts_list),
-    UNARY(Hosts, UpdateHost, hosts_update),
-    UNARY(Hosts, DeleteHost, hosts_delete),
-    UNARY(Shards, GetShard, shards_get),
-    UNARY(Shards, ListShards, shards_list),
-    UNARY(Shards, CreateShard, shards_create),
-    UNARY(Shards, UpdateShard, shards_update),
-    UNARY(Shards, DeleteShard, shards_delete),
-    UNARY(Shards, TransferLeader, shards_transfer),
-    UNARY(Pools, GetPool, pools_get),
-    UNARY(Pools, ListPools, pools_list),
-    UNARY(Pools, CreatePool, pools_create),
-    UNARY(Pools, UpdatePool, pools_update),
-    UNARY(Pools, DeletePool, pools_delete),
-    UNARY(Operations, GetOperation, operations_get),
-    UNARY(Operations, ListOperations, operations_list),
-    UNARY(Operations, CancelOperation, operations_cancel),
-    UNARY(Operations, DrainHost, operations_drain),
-    UNARY(Operations, UndrainHost, operations_undrain),
-    UNARY(Operations, CordonHost, operations_cordon),
-    UNARY(Operations, UncordonHost, operations_uncordon),
-    UNARY(Operations, DecommissionHost, operations_decommission),
-    UNARY(Operations, MoveShard, operations_move),
-    UNARY(Operations, Rebalance, operations_rebalance),
-    UNARY(Operations, PauseControllers, operations_pause),
-    UNARY(Operations, ResumeControllers, operations_resume),
-    UNARY(Replicas, ListReplicas, replicas_list),
-    UNARY(Replicas, CreateReplica, replicas_create),
-    UNARY(Replicas, DeleteReplica, replicas_delete),
-    UNARY(Events, ListEvents, events_list),
-    UNARY(Cluster, Status, cluster_status),
-    UNARY(Snapshots, UploadSnapshot, snapshots_upload),
-    UNARY(Snapshots, RestoreSnapshot, snapshots_restore),
-    UNARY(Repair, PlanRepair, repair_plan),
-    UNARY(Repair, RunRepair, repair_run),
+    UNARY(Hosts, GetHost, services__hosts_get),
+    UNARY(Hosts, ListHosts, services__hosts_list),
+    UNARY(Hosts, UpdateHost, services__hosts_update),
+    UNARY(Hosts, DeleteHost, services__hosts_delete),
+    UNARY(Shards, GetShard, services__shards_get),
+    UNARY(Shards, ListShards, services__shards_list),
+    UNARY(Shards, CreateShard, services__shards_create),
+    UNARY(Shards, UpdateShard, services__shards_update),
+    UNARY(Shards, DeleteShard, services__shards_delete),
+    UNARY(Shards, TransferLeader, services__shards_transfer),
+    UNARY(Pools, GetPool, services__pools_get),
+    UNARY(Pools, ListPools, services__pools_list),
+    UNARY(Pools, CreatePool, services__pools_create),
+    UNARY(Pools, UpdatePool, services__pools_update),
+    UNARY(Pools, DeletePool, services__pools_delete),
+    UNARY(Operations, GetOperation, services__operations_get),
+    UNARY(Operations, ListOperations, services__operations_list),
+    UNARY(Operations, CancelOperation, services__operations_cancel),
+    UNARY(Operations, DrainHost, services__operations_drain),
+    UNARY(Operations, UndrainHost, services__operations_undrain),
+    UNARY(Operations, CordonHost, services__operations_cordon),
+    UNARY(Operations, UncordonHost, services__operations_uncordon),
+    UNARY(Operations, DecommissionHost, services__operations_decommission),
+    UNARY(Operations, MoveShard, services__operations_move),
+    UNARY(Operations, Rebalance, services__operations_rebalance),
+    UNARY(Operations, PauseControllers, services__operations_pause),
+    UNARY(Operations, ResumeControllers, services__operations_resume),
+    UNARY(Replicas, ListReplicas, services__replicas_list),
+    UNARY(Replicas, CreateReplica, services__replicas_create),
+    UNARY(Replicas, DeleteReplica, services__replicas_delete),
+    UNARY(Events, ListEvents, services__events_list),
+    UNARY(Cluster, Status, services__cluster_status),
+    UNARY(Snapshots, UploadSnapshot, services__snapshots_upload),
+    UNARY(Snapshots, RestoreSnapshot, services__snapshots_restore),
+    UNARY(Repair, PlanRepair, services__repair_plan),
+    UNARY(Repair, RunRepair, services__repair_run),
 };
 
 #define UNARY_METHODS (sizeof unary_methods / sizeof unary_methods[0])
@@ -54,24 +54,26 @@ static const struct unary unary_methods[] = {
 static const struct bus_method other_methods[] = {
     {.path = "/thole.v1.Cluster/Watch",
      .kind = BUS_RPC_SERVER_STREAM,
-     .handle = cluster_watch_handle},
+     .handle = services__cluster_watch_handle},
     {.path = "/thole.v1.Events/WatchEvents",
      .kind = BUS_RPC_SERVER_STREAM,
-     .handle = events_watch_handle},
+     .handle = services__events_watch_handle},
     {.path = "/thole.v1.Operations/WatchOperation",
      .kind = BUS_RPC_SERVER_STREAM,
-     .handle = operation_watch_handle},
+     .handle = services__operation_watch_handle},
     {.path = "/thole.v1.Snapshots/SaveSnapshot",
      .kind = BUS_RPC_SERVER_STREAM,
-     .handle = snapshots_save},
-    {.path = "/thole.v1.Data/Propose", .kind = BUS_RPC_UNARY, .handle = data_propose},
-    {.path = "/thole.v1.Data/Query", .kind = BUS_RPC_UNARY, .handle = data_query},
-    {.path = "/thole.v1.Data/OpenSession", .kind = BUS_RPC_UNARY, .handle = data_open_session},
-    {.path = "/thole.v1.Data/Watch", .kind = BUS_RPC_SERVER_STREAM, .handle = data_watch},
+     .handle = services__snapshots_save},
+    {.path = "/thole.v1.Data/Propose", .kind = BUS_RPC_UNARY, .handle = services__data_propose},
+    {.path = "/thole.v1.Data/Query", .kind = BUS_RPC_UNARY, .handle = services__data_query},
+    {.path = "/thole.v1.Data/OpenSession",
+     .kind = BUS_RPC_UNARY,
+     .handle = services__data_open_session},
+    {.path = "/thole.v1.Data/Watch", .kind = BUS_RPC_SERVER_STREAM, .handle = services__data_watch},
     {.path = "/thole.v1.Data/Stream",
      .kind = BUS_RPC_BIDI_STREAM,
-     .handle = data_stream_message,
-     .end = data_stream_end},
+     .handle = services__data_stream_message,
+     .end = services__data_stream_end},
 };
 
 #define OTHER_METHODS (sizeof other_methods / sizeof other_methods[0])
@@ -93,8 +95,8 @@ void services_register(struct agent *a)
     s->agent = a;
     pthread_mutex_init(&s->pool_mutex, NULL);
     s->executor = executor_threaded_new(&clock_system);
-    s->worker = worker_new(s->executor, "services", 1u << 16, cluster_watch_turn, s);
-    registry_subscribe(agent_registry(a), cluster_watch_changed, s);
+    s->worker = worker_new(s->executor, "services", 1u << 16, services__cluster_watch_turn, s);
+    registry_subscribe(agent_registry(a), services__cluster_watch_changed, s);
 
     struct bus_method methods[UNARY_METHODS + OTHER_METHODS];
     for (size_t i = 0; i < UNARY_METHODS; i++) {
@@ -102,7 +104,7 @@ void services_register(struct agent *a)
         methods[i] = (struct bus_method){.path = unary_methods[i].path,
                                          .kind = BUS_RPC_UNARY,
                                          .ctx = &r->bindings[i],
-                                         .handle = call_handle};
+                                         .handle = services__call_handle};
     }
     for (size_t i = 0; i < OTHER_METHODS; i++) {
         methods[UNARY_METHODS + i] = other_methods[i];
@@ -133,7 +135,7 @@ void services_unregister(struct agent *a)
     worker_stop(s->worker);
     worker_free(s->worker);
     executor_free(s->executor);
-    data_pool_deinit(s);
+    services__data_pool_deinit(s);
     pthread_mutex_destroy(&s->pool_mutex);
     free(CONTAINER_OF(s, struct registered, services));
 }

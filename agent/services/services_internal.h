@@ -85,41 +85,43 @@ struct unary_binding {
     struct services *s;
     const struct unary *unary;
 };
-void call_handle(void *ctx, struct bus_rpc *rpc, struct slice message);
+void services__call_handle(void *ctx, struct bus_rpc *rpc, struct slice message);
 
 /* Says in errors what the call is about, unless it is longer than any name; `value` is copied. */
-void call_about(struct call *c, const char *name, upb_StringView value);
+void services__call_about(struct call *c, const char *name, upb_StringView value);
 
 /* The ends of a call: each frees it. */
-void call_reply(struct call *c, const void *message, const upb_MiniTable *kind);
-void call_reply_bytes(struct call *c, struct bytes *bytes);
-void call_fail(struct call *c, const struct thole_status *st);
+void services__call_reply(struct call *c, const void *message, const upb_MiniTable *kind);
+void services__call_reply_bytes(struct call *c, struct bytes *bytes);
+void services__call_fail(struct call *c, const struct thole_status *st);
 /* INVALID_ARGUMENT BAD_REQUEST: "FIELD: why". */
-void call_refuse(struct call *c, const char *field, const char *format, ...)
+void services__call_refuse(struct call *c, const char *field, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
 
 /* Runs `next` with c->view set: this host's own view, or after a barrier. */
-void call_read(struct call *c, bool stale, call_fn next);
+void services__call_read(struct call *c, bool stale, call_fn next);
 /* Proposes one operation as the user; answers with the row of kind `row` in the result. */
-thole_registry_v1_Operation *call_operation(struct call *c);
-void call_command(struct call *c, thole_registry_v1_Operation *op, upb_StringView request_id,
-                  bool validate_only, const upb_MiniTable *row);
+thole_registry_v1_Operation *services__call_operation(struct call *c);
+void services__call_command(struct call *c, thole_registry_v1_Operation *op,
+                            upb_StringView request_id, bool validate_only,
+                            const upb_MiniTable *row);
 /* Did a command with this id take effect, or was it refused for good? It gets the same answer
  * again, so what the rows of c->view allow by now does not matter. */
-bool call_answered(const struct call *c, upb_StringView request_id);
+bool services__call_answered(const struct call *c, upb_StringView request_id);
 
 /* Failing a call of any kind: metadata and a retry delay that fits the code. */
-void services_fail(struct bus_rpc *rpc, const struct thole_status *st, const char *const *metadata);
+void services__fail(struct bus_rpc *rpc, const struct thole_status *st,
+                    const char *const *metadata);
 /* As the client sees it: not this host is unreachable, but another one that was asked for it. */
-struct thole_status services_of_peer(const struct thole_status *st);
-uint64_t services_deadline(struct bus_rpc *rpc);
+struct thole_status services__of_peer(const struct thole_status *st);
+uint64_t services__deadline(struct bus_rpc *rpc);
 /* Why a call is refused that bus_rpc_hold has no room for. */
-enum thole_code services_no_room(struct thole_status *st);
+enum thole_code services__no_room(struct thole_status *st);
 /* The request of a stream that is none of Data.Stream; NULL: it does not decode, and the stream was
  * failed. */
-const void *services_decode(struct bus_rpc *rpc, const upb_MiniTable *kind, struct slice message,
-                            upb_Arena *arena);
-struct bufslice services_encode(const void *message, const upb_MiniTable *kind, upb_Arena *arena);
+const void *services__decode(struct bus_rpc *rpc, const upb_MiniTable *kind, struct slice message,
+                             upb_Arena *arena);
+struct bufslice services__encode(const void *message, const upb_MiniTable *kind, upb_Arena *arena);
 
 /* ---- Rows as they are shown (conditions.c) --------------------------------------------------- */
 
@@ -127,25 +129,26 @@ struct bufslice services_encode(const void *message, const upb_MiniTable *kind, 
 #define CONDITIONS_DEGRADED 2u
 #define CONDITIONS_PAUSED 4u
 /* Which conditions of the row do not hold now. */
-uint32_t conditions_differ(const struct agent_now *n, const thole_v1_Shard *row,
-                           struct shard_now *ret);
+uint32_t services__conditions_differ(const struct agent_now *n, const thole_v1_Shard *row,
+                                     struct shard_now *ret);
 /* The row, or a copy with the conditions of now. */
-const thole_v1_Shard *conditions_now(const struct agent_now *n, const thole_v1_Shard *row,
-                                     upb_Arena *arena);
+const thole_v1_Shard *services__conditions_now(const struct agent_now *n, const thole_v1_Shard *row,
+                                               upb_Arena *arena);
 /* Likewise, without the shards that are not ready now. */
-const thole_v1_ShardPool *pool_now(const struct agent_now *n, const thole_v1_ShardPool *row,
-                                   upb_Arena *arena, uint32_t *ret_unready);
-uint64_t pool_key(const thole_v1_ShardPool *row);
+const thole_v1_ShardPool *services__pool_now(const struct agent_now *n,
+                                             const thole_v1_ShardPool *row, upb_Arena *arena,
+                                             uint32_t *ret_unready);
+uint64_t services__pool_key(const thole_v1_ShardPool *row);
 /* Call `changed` for each row of which something else is so now than was `sent`: the conditions
- * that differed, by id, or how many shards were left out, by pool_key. False: for none. */
+ * that differed, by id, or how many shards were left out, by services__pool_key. False: for none. */
 struct map;
-bool conditions_changed(const struct agent_now *n, const struct map *sent,
-                        void (*changed)(void *ctx, const thole_v1_Shard *row), void *ctx);
-bool pools_changed(const struct agent_now *n, const struct map *sent,
-                   void (*changed)(void *ctx, const thole_v1_ShardPool *row), void *ctx);
+bool services__conditions_changed(const struct agent_now *n, const struct map *sent,
+                                  void (*changed)(void *ctx, const thole_v1_Shard *row), void *ctx);
+bool services__pools_changed(const struct agent_now *n, const struct map *sent,
+                             void (*changed)(void *ctx, const thole_v1_ShardPool *row), void *ctx);
 /* Likewise, with the liveness that can be told now. */
-const thole_v1_HostStatus *host_status_now(struct agent *a, const thole_v1_Host *row,
-                                           upb_Arena *arena);
+const thole_v1_HostStatus *services__host_status_now(struct agent *a, const thole_v1_Host *row,
+                                                     upb_Arena *arena);
 
 /* ---- Pages (page.c) -------------------------------------------------------------------------- */
 
@@ -169,22 +172,23 @@ struct page {
     struct bytes out;
 };
 /* Opaque: kind and last key, in base64url. */
-void page_token_encode(enum page_kind kind, struct slice key, struct bytes *out);
+void services__page_token_encode(enum page_kind kind, struct slice key, struct bytes *out);
 /* False: not a token of this kind. `ret_key` is released by bytes_deinit. */
-bool page_token_decode(enum page_kind kind, struct slice token, struct bytes *ret_key);
-uint32_t page_size_effective(int32_t size); /* of a size that is not negative */
+bool services__page_token_decode(enum page_kind kind, struct slice token, struct bytes *ret_key);
+uint32_t services__page_size_effective(int32_t size); /* of a size that is not negative */
 /* Refuses the call and returns false if page_size or page_token is bad. An absent token gives an
  * empty key. */
-bool page_begin(struct page *p, struct call *c, enum page_kind kind, int32_t size,
-                upb_StringView token, struct bytes *ret_key);
+bool services__page_begin(struct page *p, struct call *c, enum page_kind kind, int32_t size,
+                          upb_StringView token, struct bytes *ret_key);
 /* False when the page is full: `row` was not added. */
-bool page_add(struct page *p, struct call *c, const void *row, const upb_MiniTable *kind);
+bool services__page_add(struct page *p, struct call *c, const void *row, const upb_MiniTable *kind);
 /* Answers; `last_key` NULL: there are no more pages. Releases the page. */
-void page_reply(struct page *p, struct call *c, enum page_kind kind, const struct slice *last_key);
+void services__page_reply(struct page *p, struct call *c, enum page_kind kind,
+                          const struct slice *last_key);
 
 /* Protobuf wire format by hand, where a message would be copied once more. */
-void wire_bytes(struct bytes *out, uint32_t field, struct slice value);
-void wire_varint(struct bytes *out, uint32_t field, uint64_t value);
+void services__wire_bytes(struct bytes *out, uint32_t field, struct slice value);
+void services__wire_varint(struct bytes *out, uint32_t field, uint64_t value);
 
 /* ---- Checks (request_check.c) ---------------------------------------------------------------- */
 
@@ -195,86 +199,88 @@ struct check {
     char message[CHECK_MESSAGE_BYTES];
 };
 /* False: `ret` says what is wrong. */
-bool check_host_spec(const thole_v1_HostSpec *spec, struct check *ret);
-bool check_shard_spec(const thole_v1_ShardSpec *spec, struct check *ret);
-bool check_pool_spec(const thole_v1_ShardPoolSpec *spec, struct check *ret);
+bool services__check_host_spec(const thole_v1_HostSpec *spec, struct check *ret);
+bool services__check_shard_spec(const thole_v1_ShardSpec *spec, struct check *ret);
+bool services__check_pool_spec(const thole_v1_ShardPoolSpec *spec, struct check *ret);
 
 /* A resource's name without its collection: "shards/orders" and "orders" are both orders. */
-upb_StringView name_strip(upb_StringView name, const char *collection);
+upb_StringView services__name_strip(upb_StringView name, const char *collection);
 /* The name of a shard, which need not be there. */
-bool name_of_shard(upb_StringView given, char ret[static LIMIT_NAME_BYTES + 1],
-                   struct thole_status *st);
+bool services__name_of_shard(upb_StringView given, char ret[static LIMIT_NAME_BYTES + 1],
+                             struct thole_status *st);
 /* The same for thole.v1.Data, which does not serve shard zero. */
-bool name_of_data_shard(upb_StringView given, char ret[static LIMIT_NAME_BYTES + 1],
-                        struct thole_status *st);
+bool services__name_of_data_shard(upb_StringView given, char ret[static LIMIT_NAME_BYTES + 1],
+                                  struct thole_status *st);
 /* Refuses the call and returns false if it is no valid name. */
-bool call_name(struct call *c, const char *field, upb_StringView name);
-bool call_request_id(struct call *c, upb_StringView id);
-bool call_checked(struct call *c, bool ok, const struct check *check);
+bool services__call_name(struct call *c, const char *field, upb_StringView name);
+bool services__call_request_id(struct call *c, upb_StringView id);
+bool services__call_checked(struct call *c, bool ok, const struct check *check);
 
 /* ---- The services ---------------------------------------------------------------------------- */
 
-void hosts_get(struct call *c);
-void hosts_list(struct call *c);
-void hosts_update(struct call *c);
-void hosts_delete(struct call *c);
-void shards_get(struct call *c);
-void shards_list(struct call *c);
-void shards_create(struct call *c);
-void shards_update(struct call *c);
-void shards_delete(struct call *c);
-void shards_transfer(struct call *c);
-void pools_get(struct call *c);
-void pools_list(struct call *c);
-void pools_create(struct call *c);
-void pools_update(struct call *c);
-void pools_delete(struct call *c);
-void operations_get(struct call *c);
-void operations_list(struct call *c);
-void operations_cancel(struct call *c);
-void operations_drain(struct call *c);
-void operations_undrain(struct call *c);
-void operations_cordon(struct call *c);
-void operations_uncordon(struct call *c);
-void operations_decommission(struct call *c);
-void operations_move(struct call *c);
-void operations_rebalance(struct call *c);
+void services__hosts_get(struct call *c);
+void services__hosts_list(struct call *c);
+void services__hosts_update(struct call *c);
+void services__hosts_delete(struct call *c);
+void services__shards_get(struct call *c);
+void services__shards_list(struct call *c);
+void services__shards_create(struct call *c);
+void services__shards_update(struct call *c);
+void services__shards_delete(struct call *c);
+void services__shards_transfer(struct call *c);
+void services__pools_get(struct call *c);
+void services__pools_list(struct call *c);
+void services__pools_create(struct call *c);
+void services__pools_update(struct call *c);
+void services__pools_delete(struct call *c);
+void services__operations_get(struct call *c);
+void services__operations_list(struct call *c);
+void services__operations_cancel(struct call *c);
+void services__operations_drain(struct call *c);
+void services__operations_undrain(struct call *c);
+void services__operations_cordon(struct call *c);
+void services__operations_uncordon(struct call *c);
+void services__operations_decommission(struct call *c);
+void services__operations_move(struct call *c);
+void services__operations_rebalance(struct call *c);
 /* Leave a record of a transfer of leadership, whose end nobody waits for. */
-void operations_record_transfer(struct call *c, upb_StringView shard, upb_StringView to,
-                                const char *failure);
-void operations_pause(struct call *c);
-void operations_resume(struct call *c);
-void replicas_list(struct call *c);
-void replicas_create(struct call *c);
-void replicas_delete(struct call *c);
-void events_list(struct call *c);
-bool events_is_about(const thole_v1_Event *event, upb_StringView object);
+void services__operations_record_transfer(struct call *c, upb_StringView shard, upb_StringView to,
+                                          const char *failure);
+void services__operations_pause(struct call *c);
+void services__operations_resume(struct call *c);
+void services__replicas_list(struct call *c);
+void services__replicas_create(struct call *c);
+void services__replicas_delete(struct call *c);
+void services__events_list(struct call *c);
+bool services__events_is_about(const thole_v1_Event *event, upb_StringView object);
 /* False: some after that revision were dropped; `st` says so, and EVENTS_OLDEST in the error's
  * metadata is the revision of the oldest that is kept. */
 #define EVENTS_OLDEST "oldest_revision"
 #define EVENTS_OLDEST_BYTES 24
-bool events_all_kept(const struct registry_view *v, uint64_t after, struct thole_status *st,
-                     char ret_oldest[static EVENTS_OLDEST_BYTES]);
-void cluster_status(struct call *c);
-void snapshots_upload(struct call *c);
-void snapshots_restore(struct call *c);
-void repair_plan(struct call *c);
-void repair_run(struct call *c);
+bool services__events_all_kept(const struct registry_view *v, uint64_t after,
+                               struct thole_status *st,
+                               char ret_oldest[static EVENTS_OLDEST_BYTES]);
+void services__cluster_status(struct call *c);
+void services__snapshots_upload(struct call *c);
+void services__snapshots_restore(struct call *c);
+void services__repair_plan(struct call *c);
+void services__repair_run(struct call *c);
 
 /* Cluster.Watch, Events.WatchEvents, Operations.WatchOperation (cluster_watch.c). */
-void cluster_watch_handle(void *ctx, struct bus_rpc *rpc, struct slice message);
-void events_watch_handle(void *ctx, struct bus_rpc *rpc, struct slice message);
-void operation_watch_handle(void *ctx, struct bus_rpc *rpc, struct slice message);
-uint64_t cluster_watch_turn(void *ctx, struct msgq *batch, uint64_t now_ns);
-void cluster_watch_changed(void *ctx, uint64_t revision);
+void services__cluster_watch_handle(void *ctx, struct bus_rpc *rpc, struct slice message);
+void services__events_watch_handle(void *ctx, struct bus_rpc *rpc, struct slice message);
+void services__operation_watch_handle(void *ctx, struct bus_rpc *rpc, struct slice message);
+uint64_t services__cluster_watch_turn(void *ctx, struct msgq *batch, uint64_t now_ns);
+void services__cluster_watch_changed(void *ctx, uint64_t revision);
 
-void snapshots_save(void *ctx, struct bus_rpc *rpc, struct slice message); /* snapshots_save.c */
+void services__snapshots_save(void *ctx, struct bus_rpc *rpc,
+                              struct slice message); /* services__snapshots_save.c */
 
-/* Data (data_service.c, data_watch.c, data_stream.c). */
-struct slice name_slice(upb_StringView name);
+/* Data (data_service.c, services__data_watch.c, data_stream.c). */
+struct slice services__name_slice(upb_StringView name);
 
 /* The shard of this name in the host's own view. */
-bool data_find_shard(struct services *s, struct slice name, uint64_t *ret_id);
+bool services__data_find_shard(struct services *s, struct slice name, uint64_t *ret_id);
 
 /* A proposal, query or new session on its way; pooled. */
 struct data_call {
@@ -291,25 +297,25 @@ struct data_call {
     struct router_request route;
     uint8_t copied[128]; /* a small payload */
 };
-struct data_call *data_call_new(struct services *s, struct bus_rpc *rpc);
-void data_call_free(struct data_call *d);
-void data_pool_deinit(struct services *s);
+struct data_call *services__data_call_new(struct services *s, struct bus_rpc *rpc);
+void services__data_call_free(struct data_call *d);
+void services__data_pool_deinit(struct services *s);
 /* Reads the request into the call; false with `st` filled if it is not valid. */
-bool data_read_propose(struct data_call *d, const thole_v1_ProposeRequest *q,
-                       struct thole_status *st);
+bool services__data_read_propose(struct data_call *d, const thole_v1_ProposeRequest *q,
+                                 struct thole_status *st);
 /* Routes it to its shard; `done` comes later, or at once if the name is unknown. */
-void data_send(struct data_call *d);
+void services__data_send(struct data_call *d);
 /* The answer as a ProposeResponse. */
-struct bufslice data_propose_response(const struct data_call *d);
-void data_propose_response_append(const struct data_call *d, struct bytes *out);
+struct bufslice services__data_propose_response(const struct data_call *d);
+void services__data_propose_response_append(const struct data_call *d, struct bytes *out);
 
-void data_propose(void *ctx, struct bus_rpc *rpc, struct slice message);
-void data_query(void *ctx, struct bus_rpc *rpc, struct slice message);
-void data_open_session(void *ctx, struct bus_rpc *rpc, struct slice message);
-void data_watch(void *ctx, struct bus_rpc *rpc, struct slice message);
-void data_stream_message(void *ctx, struct bus_rpc *rpc, struct slice message);
-void data_stream_end(void *ctx, struct bus_rpc *rpc);
+void services__data_propose(void *ctx, struct bus_rpc *rpc, struct slice message);
+void services__data_query(void *ctx, struct bus_rpc *rpc, struct slice message);
+void services__data_open_session(void *ctx, struct bus_rpc *rpc, struct slice message);
+void services__data_watch(void *ctx, struct bus_rpc *rpc, struct slice message);
+void services__data_stream_message(void *ctx, struct bus_rpc *rpc, struct slice message);
+void services__data_stream_end(void *ctx, struct bus_rpc *rpc);
 /* A call of a stream was answered; frees it. */
-void data_stream_done(struct data_call *d);
+void services__data_stream_done(struct data_call *d);
 
 #endif

@@ -8,30 +8,31 @@ static void no_such_shard(struct call *c, upb_StringView name)
     struct thole_status st;
     (void)THOLE_FAIL(&st, THOLE_NOT_FOUND, THOLE_REASON_NO_SUCH_SHARD, "there is no shard \"%.*s\"",
                      (int)name.size, name.data);
-    call_fail(c, &st);
+    services__call_fail(c, &st);
 }
 
 static void get_run(struct call *c)
 {
     struct registry_shard_buf shard_buf;
     const thole_v1_GetShardRequest *q = c->request;
-    upb_StringView name = name_strip(thole_v1_GetShardRequest_name(q), "shards");
-    const thole_v1_Shard *row = registry_shard_by_name(c->view, name_slice(name), &shard_buf);
+    upb_StringView name = services__name_strip(thole_v1_GetShardRequest_name(q), "shards");
+    const thole_v1_Shard *row =
+        registry_shard_by_name(c->view, services__name_slice(name), &shard_buf);
     if (row == NULL) {
         no_such_shard(c, name);
         return;
     }
     const struct agent_now now = agent_now_of(c->s->agent, c->view);
-    call_reply(c, conditions_now(&now, row, c->arena), &thole_v1_Shard_msginit);
+    services__call_reply(c, services__conditions_now(&now, row, c->arena), &thole_v1_Shard_msginit);
 }
 
-void shards_get(struct call *c)
+void services__shards_get(struct call *c)
 {
     const thole_v1_GetShardRequest *q = c->request;
-    upb_StringView name = name_strip(thole_v1_GetShardRequest_name(q), "shards");
-    call_about(c, "shard", name);
-    if (call_name(c, "name", name)) {
-        call_read(c, thole_v1_GetShardRequest_stale(q), get_run);
+    upb_StringView name = services__name_strip(thole_v1_GetShardRequest_name(q), "shards");
+    services__call_about(c, "shard", name);
+    if (services__call_name(c, "name", name)) {
+        services__call_read(c, thole_v1_GetShardRequest_stale(q), get_run);
     }
 }
 
@@ -41,8 +42,8 @@ static void list_run(struct call *c)
     const thole_v1_ListShardsRequest *q = c->request;
     struct page p;
     struct bytes key = {0};
-    if (!page_begin(&p, c, PAGE_SHARDS, thole_v1_ListShardsRequest_page_size(q),
-                    thole_v1_ListShardsRequest_page_token(q), &key)) {
+    if (!services__page_begin(&p, c, PAGE_SHARDS, thole_v1_ListShardsRequest_page_size(q),
+                              thole_v1_ListShardsRequest_page_token(q), &key)) {
         bytes_deinit(&key);
         return;
     }
@@ -50,19 +51,20 @@ static void list_run(struct call *c)
     const thole_v1_Shard *row = NULL;
     const struct agent_now now = agent_now_of(c->s->agent, c->view);
     while ((row = registry_next_shard(c->view, last, &shard_buf)) != NULL) {
-        if (!page_add(&p, c, conditions_now(&now, row, c->arena), &thole_v1_Shard_msginit)) {
+        if (!services__page_add(&p, c, services__conditions_now(&now, row, c->arena),
+                                &thole_v1_Shard_msginit)) {
             break;
         }
-        last = name_slice(thole_v1_Shard_name(row));
+        last = services__name_slice(thole_v1_Shard_name(row));
     }
-    page_reply(&p, c, PAGE_SHARDS, row != NULL ? &last : NULL);
+    services__page_reply(&p, c, PAGE_SHARDS, row != NULL ? &last : NULL);
     bytes_deinit(&key);
 }
 
-void shards_list(struct call *c)
+void services__shards_list(struct call *c)
 {
     const thole_v1_ListShardsRequest *q = c->request;
-    call_read(c, thole_v1_ListShardsRequest_stale(q), list_run);
+    services__call_read(c, thole_v1_ListShardsRequest_stale(q), list_run);
 }
 
 /* The checks of create and update. */
@@ -70,17 +72,19 @@ static bool check_shard(struct call *c, const thole_v1_Shard *shard, upb_StringV
                         upb_StringView *ret_name)
 {
     if (shard == NULL || thole_v1_Shard_spec(shard) == NULL) {
-        call_refuse(c, shard == NULL ? "shard" : "shard.spec", "is needed");
+        services__call_refuse(c, shard == NULL ? "shard" : "shard.spec", "is needed");
         return false;
     }
-    *ret_name = name_strip(thole_v1_Shard_name(shard), "shards");
-    call_about(c, "shard", *ret_name);
+    *ret_name = services__name_strip(thole_v1_Shard_name(shard), "shards");
+    services__call_about(c, "shard", *ret_name);
     struct check check;
-    return call_name(c, "shard.name", *ret_name) && call_request_id(c, request_id) &&
-           call_checked(c, check_shard_spec(thole_v1_Shard_spec(shard), &check), &check);
+    return services__call_name(c, "shard.name", *ret_name) &&
+           services__call_request_id(c, request_id) &&
+           services__call_checked(c, services__check_shard_spec(thole_v1_Shard_spec(shard), &check),
+                                  &check);
 }
 
-void shards_create(struct call *c)
+void services__shards_create(struct call *c)
 {
     const thole_v1_CreateShardRequest *q = c->request;
     const thole_v1_Shard *shard = thole_v1_CreateShardRequest_shard(q);
@@ -89,17 +93,17 @@ void shards_create(struct call *c)
     if (!check_shard(c, shard, request_id, &name)) {
         return;
     }
-    thole_registry_v1_Operation *op = call_operation(c);
+    thole_registry_v1_Operation *op = services__call_operation(c);
     thole_registry_v1_CreateShard *create =
         thole_registry_v1_Operation_mutable_create_shard(op, c->arena);
     thole_registry_v1_CreateShard_set_name(create, name);
     thole_registry_v1_CreateShard_set_spec(
         create, (thole_v1_ShardSpec *)(uintptr_t)thole_v1_Shard_spec(shard));
-    call_command(c, op, request_id, thole_v1_CreateShardRequest_validate_only(q),
-                 &thole_v1_Shard_msginit);
+    services__call_command(c, op, request_id, thole_v1_CreateShardRequest_validate_only(q),
+                           &thole_v1_Shard_msginit);
 }
 
-void shards_update(struct call *c)
+void services__shards_update(struct call *c)
 {
     const thole_v1_UpdateShardRequest *q = c->request;
     const thole_v1_Shard *shard = thole_v1_UpdateShardRequest_shard(q);
@@ -108,7 +112,7 @@ void shards_update(struct call *c)
     if (!check_shard(c, shard, request_id, &name)) {
         return;
     }
-    thole_registry_v1_Operation *op = call_operation(c);
+    thole_registry_v1_Operation *op = services__call_operation(c);
     thole_registry_v1_UpdateShard *update =
         thole_registry_v1_Operation_mutable_update_shard(op, c->arena);
     thole_registry_v1_UpdateShard_set_name(update, name);
@@ -117,27 +121,27 @@ void shards_update(struct call *c)
     thole_registry_v1_UpdateShard_set_etag(update, thole_v1_Shard_etag(shard));
     thole_registry_v1_UpdateShard_set_allow_missing(update,
                                                     thole_v1_UpdateShardRequest_allow_missing(q));
-    call_command(c, op, request_id, thole_v1_UpdateShardRequest_validate_only(q),
-                 &thole_v1_Shard_msginit);
+    services__call_command(c, op, request_id, thole_v1_UpdateShardRequest_validate_only(q),
+                           &thole_v1_Shard_msginit);
 }
 
-void shards_delete(struct call *c)
+void services__shards_delete(struct call *c)
 {
     const thole_v1_DeleteShardRequest *q = c->request;
-    upb_StringView name = name_strip(thole_v1_DeleteShardRequest_name(q), "shards");
-    call_about(c, "shard", name);
-    if (!call_name(c, "name", name) ||
-        !call_request_id(c, thole_v1_DeleteShardRequest_request_id(q))) {
+    upb_StringView name = services__name_strip(thole_v1_DeleteShardRequest_name(q), "shards");
+    services__call_about(c, "shard", name);
+    if (!services__call_name(c, "name", name) ||
+        !services__call_request_id(c, thole_v1_DeleteShardRequest_request_id(q))) {
         return;
     }
-    thole_registry_v1_Operation *op = call_operation(c);
+    thole_registry_v1_Operation *op = services__call_operation(c);
     thole_registry_v1_DeleteShard *del =
         thole_registry_v1_Operation_mutable_delete_shard(op, c->arena);
     thole_registry_v1_DeleteShard_set_name(del, name);
     thole_registry_v1_DeleteShard_set_etag(del, thole_v1_DeleteShardRequest_etag(q));
     thole_registry_v1_DeleteShard_set_allow_missing(del,
                                                     thole_v1_DeleteShardRequest_allow_missing(q));
-    call_command(c, op, thole_v1_DeleteShardRequest_request_id(q), false, NULL);
+    services__call_command(c, op, thole_v1_DeleteShardRequest_request_id(q), false, NULL);
 }
 
 /* ---- TransferLeader -------------------------------------------------------------------------- */
@@ -147,13 +151,13 @@ static void transfer_done(struct router_request *r)
     struct registry_replica_buf replica_buf;
     struct call *c = r->ctx;
     const thole_v1_TransferLeaderRequest *q = c->request;
-    upb_StringView shard = name_strip(thole_v1_TransferLeaderRequest_shard(q), "shards");
+    upb_StringView shard = services__name_strip(thole_v1_TransferLeaderRequest_shard(q), "shards");
     if (r->status.code != THOLE_OK) {
         const thole_v1_Replica *target = registry_replica(c->view, r->target_replica, &replica_buf);
-        operations_record_transfer(
+        services__operations_record_transfer(
             c, shard, target != NULL ? thole_v1_Replica_host(target) : (upb_StringView){NULL, 0},
             r->status.message);
-        call_fail(c, &r->status);
+        services__call_fail(c, &r->status);
         return;
     }
     /* As the old leader said: reports of who leads come later. */
@@ -167,10 +171,10 @@ static void transfer_done(struct router_request *r)
         thole_v1_TransferLeaderResponse_set_leader_host(reply, thole_v1_Replica_host(row));
     }
     if (!upb_StringView_IsEqual(c->from, thole_v1_TransferLeaderResponse_leader_host(reply))) {
-        operations_record_transfer(c, shard, thole_v1_TransferLeaderResponse_leader_host(reply),
-                                   "");
+        services__operations_record_transfer(
+            c, shard, thole_v1_TransferLeaderResponse_leader_host(reply), "");
     }
-    call_reply(c, reply, &thole_v1_TransferLeaderResponse_msginit);
+    services__call_reply(c, reply, &thole_v1_TransferLeaderResponse_msginit);
 }
 
 /* The shard's replica on the host; 0, and the call is answered: none. */
@@ -190,7 +194,7 @@ static uint64_t replica_on(struct call *c, const thole_v1_Shard *shard, upb_Stri
     }
     (void)THOLE_FAIL(&st, THOLE_NOT_FOUND, THOLE_REASON_NO_SUCH_REPLICA,
                      "the shard has no replica on host \"%.*s\"", (int)host.size, host.data);
-    call_fail(c, &st);
+    services__call_fail(c, &st);
     return 0;
 }
 
@@ -200,7 +204,7 @@ static bool transfer_target(struct call *c, const thole_v1_Shard *shard, uint64_
     struct registry_replica_buf replica_buf;
     struct thole_status st;
     const thole_v1_TransferLeaderRequest *q = c->request;
-    upb_StringView host = name_strip(thole_v1_TransferLeaderRequest_host(q), "hosts");
+    upb_StringView host = services__name_strip(thole_v1_TransferLeaderRequest_host(q), "hosts");
     uint64_t target = thole_v1_TransferLeaderRequest_replica_id(q);
     if (host.size > 0) {
         target = replica_on(c, shard, host);
@@ -216,13 +220,13 @@ static bool transfer_target(struct call *c, const thole_v1_Shard *shard, uint64_
         (void)THOLE_FAIL(&st, THOLE_NOT_FOUND, THOLE_REASON_NO_SUCH_REPLICA,
                          "shard \"%.*s\" has no replica %" PRIu64, (int)name.size, name.data,
                          target);
-        call_fail(c, &st);
+        services__call_fail(c, &st);
         return false;
     }
     if (row != NULL && thole_v1_Replica_role(row) != thole_v1_REPLICA_ROLE_VOTER) {
         (void)THOLE_FAIL(&st, THOLE_FAILED_PRECONDITION, THOLE_REASON_BAD_REQUEST,
                          "replica %" PRIu64 " does not vote, so it cannot lead", target);
-        call_fail(c, &st);
+        services__call_fail(c, &st);
         return false;
     }
     *ret = target;
@@ -247,9 +251,10 @@ static void transfer_run(struct call *c)
 {
     struct registry_shard_buf shard_buf;
     const thole_v1_TransferLeaderRequest *q = c->request;
-    upb_StringView name = name_strip(thole_v1_TransferLeaderRequest_shard(q), "shards");
+    upb_StringView name = services__name_strip(thole_v1_TransferLeaderRequest_shard(q), "shards");
     uint64_t target = 0;
-    const thole_v1_Shard *shard = registry_shard_by_name(c->view, name_slice(name), &shard_buf);
+    const thole_v1_Shard *shard =
+        registry_shard_by_name(c->view, services__name_slice(name), &shard_buf);
     if (shard == NULL) {
         no_such_shard(c, name);
         return;
@@ -270,15 +275,16 @@ static void transfer_run(struct call *c)
     agent_route(c->s->agent, &c->route);
 }
 
-void shards_transfer(struct call *c)
+void services__shards_transfer(struct call *c)
 {
     const thole_v1_TransferLeaderRequest *q = c->request;
-    upb_StringView name = name_strip(thole_v1_TransferLeaderRequest_shard(q), "shards");
-    upb_StringView host = name_strip(thole_v1_TransferLeaderRequest_host(q), "hosts");
-    call_about(c, "shard", name);
+    upb_StringView name = services__name_strip(thole_v1_TransferLeaderRequest_shard(q), "shards");
+    upb_StringView host = services__name_strip(thole_v1_TransferLeaderRequest_host(q), "hosts");
+    services__call_about(c, "shard", name);
     if (host.size > 0 && thole_v1_TransferLeaderRequest_replica_id(q) != 0) {
-        call_refuse(c, "host", "and replica_id exclude each other");
-    } else if (call_name(c, "shard", name) && (host.size == 0 || call_name(c, "host", host))) {
-        call_read(c, true, transfer_run);
+        services__call_refuse(c, "host", "and replica_id exclude each other");
+    } else if (services__call_name(c, "shard", name) &&
+               (host.size == 0 || services__call_name(c, "host", host))) {
+        services__call_read(c, true, transfer_run);
     }
 }

@@ -39,7 +39,7 @@ static void save_free(void *data)
 static void fail(struct save *v, const struct thole_status *st)
 {
     const char *metadata[] = {"shard", v->shard, NULL};
-    services_fail(v->rpc, st, metadata);
+    services__fail(v->rpc, st, metadata);
 }
 
 static void fail_cancelled(struct save *v)
@@ -73,7 +73,7 @@ static void record(struct save *v)
     if (own != NULL) {
         thole_registry_v1_RecordSnapshot_set_host(o, thole_v1_Host_name(own));
     }
-    struct bufslice bytes = services_encode(command, &thole_registry_v1_Command_msginit, arena);
+    struct bufslice bytes = services__encode(command, &thole_registry_v1_Command_msginit, arena);
     registry_view_release(view);
     upb_Arena_Free(arena);
     agent_command(v->s->agent, bytes, clock_now(&clock_system) + RECORD_DEADLINE_NS, recorded,
@@ -187,8 +187,8 @@ static void piece_done(void *ctx, const struct thole_status *st, const struct ex
     v->index = piece->index;
     v->read.offset += piece->data.bytes.size;
     struct bytes out = {0};
-    wire_varint(&out, 1, piece->total_bytes);
-    wire_bytes(&out, 2, piece->data.bytes);
+    services__wire_varint(&out, 1, piece->total_bytes);
+    services__wire_bytes(&out, 2, piece->data.bytes);
     struct buf *b = bytes_to_buf(&out);
     bytes_deinit(&out);
     struct bufslice message = {b, slice_of(b->data, b->size)};
@@ -260,20 +260,20 @@ static void resolved(void *ctx, const struct thole_status *st, uint64_t shard_id
     ask(v);
 }
 
-void snapshots_save(void *ctx, struct bus_rpc *rpc, struct slice message)
+void services__snapshots_save(void *ctx, struct bus_rpc *rpc, struct slice message)
 {
     struct services *s = ctx;
     upb_Arena *arena = upb_Arena_New();
     const thole_v1_SaveSnapshotRequest *q =
-        services_decode(rpc, &thole_v1_SaveSnapshotRequest_msginit, message, arena);
+        services__decode(rpc, &thole_v1_SaveSnapshotRequest_msginit, message, arena);
     if (q == NULL) {
         upb_Arena_Free(arena);
         return;
     }
     struct thole_status st;
     struct save *v = xcalloc(1, sizeof *v);
-    if (!name_of_shard(thole_v1_SaveSnapshotRequest_shard(q), v->shard, &st)) {
-        services_fail(rpc, &st, (const char *const[]){"field", "shard", NULL});
+    if (!services__name_of_shard(thole_v1_SaveSnapshotRequest_shard(q), v->shard, &st)) {
+        services__fail(rpc, &st, (const char *const[]){"field", "shard", NULL});
         free(v);
         upb_Arena_Free(arena);
         return;

@@ -1,4 +1,4 @@
-/* thole.v1.Snapshots: files that are brought back. (snapshots_save.c: files that are taken
+/* thole.v1.Snapshots: files that are brought back. (services__snapshots_save.c: files that are taken
  * away.) */
 #include <stdlib.h>
 #include <string.h>
@@ -12,31 +12,32 @@ static void uploaded(void *ctx, const struct thole_status *st, const struct uplo
 {
     struct call *c = ctx;
     if (state == NULL) {
-        call_fail(c, st);
+        services__call_fail(c, st);
         return;
     }
     thole_v1_UploadSnapshotResponse *reply = thole_v1_UploadSnapshotResponse_new(c->arena);
     thole_v1_UploadSnapshotResponse_set_upload(reply, upb_StringView_FromString(state->name));
     thole_v1_UploadSnapshotResponse_set_received(reply, state->received);
     thole_v1_UploadSnapshotResponse_set_complete(reply, state->complete);
-    call_reply(c, reply, &thole_v1_UploadSnapshotResponse_msginit);
+    services__call_reply(c, reply, &thole_v1_UploadSnapshotResponse_msginit);
 }
 
-void snapshots_upload(struct call *c)
+void services__snapshots_upload(struct call *c)
 {
     const thole_v1_UploadSnapshotRequest *q = c->request;
     upb_StringView data = thole_v1_UploadSnapshotRequest_data(q);
     upb_StringView upload = thole_v1_UploadSnapshotRequest_upload(q);
     if (data.size == 0 || data.size > UPLOADS_PIECE_BYTES_MAX) {
-        call_refuse(c, "data", "1 byte to %d MiB are needed", (int)(UPLOADS_PIECE_BYTES_MAX / MIB));
+        services__call_refuse(c, "data", "1 byte to %d MiB are needed",
+                              (int)(UPLOADS_PIECE_BYTES_MAX / MIB));
         return;
     }
     if (upload.size == 0 && thole_v1_UploadSnapshotRequest_offset(q) != 0) {
-        call_refuse(c, "offset", "an upload begins at 0");
+        services__call_refuse(c, "offset", "an upload begins at 0");
         return;
     }
     struct buf *b = buf_copy(data.data, data.size);
-    uploads_put(agent_uploads(c->s->agent), name_slice(upload),
+    uploads_put(agent_uploads(c->s->agent), services__name_slice(upload),
                 thole_v1_UploadSnapshotRequest_offset(q),
                 (struct bufslice){b, slice_of(b->data, b->size)}, uploaded, c);
 }
@@ -65,8 +66,8 @@ static bool same_bytes(upb_StringView a, upb_StringView b)
 static bool spec_is_kept(const struct call *c)
 {
     struct registry_shard_buf shard_buf;
-    struct slice name =
-        registry_str(name_strip(thole_v1_RestoreSnapshotRequest_name(c->request), "shards"));
+    struct slice name = registry_str(
+        services__name_strip(thole_v1_RestoreSnapshotRequest_name(c->request), "shards"));
     const thole_v1_Shard *row = registry_shard_by_name(c->view, name, &shard_buf);
     return row != NULL && thole_v1_Shard_awaits_restore(row);
 }
@@ -79,7 +80,8 @@ static const thole_v1_ShardSpec *choose_spec(struct call *c, const thole_v1_Shar
         return saved;
     }
     if (spec_is_kept(c)) {
-        call_refuse(c, "spec", "the shard has one already, and awaits its data: change that");
+        services__call_refuse(c, "spec",
+                              "the shard has one already, and awaits its data: change that");
         return NULL;
     }
     bool type = same_bytes(thole_v1_ShardSpec_type(given), thole_v1_ShardSpec_type(saved));
@@ -87,9 +89,9 @@ static const thole_v1_ShardSpec *choose_spec(struct call *c, const thole_v1_Shar
                   same_bytes(thole_v1_ShardSpec_config(given), thole_v1_ShardSpec_config(saved));
     if (!type || !config) {
         upb_StringView is = thole_v1_ShardSpec_type(saved);
-        call_refuse(c, type ? "spec.config" : "spec.type",
-                    "the snapshot is of a machine of type \"%.*s\"%s", (int)is.size, is.data,
-                    type ? " with another config" : "");
+        services__call_refuse(c, type ? "spec.config" : "spec.type",
+                              "the snapshot is of a machine of type \"%.*s\"%s", (int)is.size,
+                              is.data, type ? " with another config" : "");
         return NULL;
     }
     thole_v1_ShardSpec_set_config((thole_v1_ShardSpec *)given, thole_v1_ShardSpec_config(saved));
@@ -105,7 +107,7 @@ static bool may_restore(struct call *c, const thole_v1_SnapshotFile *head)
     (void)THOLE_FAIL(&st, THOLE_FAILED_PRECONDITION, THOLE_REASON_BAD_REQUEST,
                      "this is a snapshot of the registry, which is no shard of its own; all hosts "
                      "lost: thole snapshot restore-zero");
-    call_fail(c, &st);
+    services__call_fail(c, &st);
     return false;
 }
 
@@ -114,7 +116,7 @@ static void claimed(void *ctx, const struct thole_status *st, const struct uploa
     struct call *c = ctx;
     const thole_v1_RestoreSnapshotRequest *q = c->request;
     if (state == NULL) {
-        call_fail(c, st);
+        services__call_fail(c, st);
         return;
     }
     const thole_v1_SnapshotFile *head = state->head;
@@ -126,15 +128,16 @@ static void claimed(void *ctx, const struct thole_status *st, const struct uploa
         return;
     }
     const thole_v1_ShardSpec *spec = choose_spec(c, thole_v1_SnapshotFile_spec(head));
-    if (spec == NULL || !call_checked(c, check_shard_spec(spec, &check), &check)) {
+    if (spec == NULL ||
+        !services__call_checked(c, services__check_shard_spec(spec, &check), &check)) {
         uploads_settle(uploads, state->name, 0);
         return;
     }
-    thole_registry_v1_Operation *op = call_operation(c);
+    thole_registry_v1_Operation *op = services__call_operation(c);
     thole_registry_v1_RestoreShard *o =
         thole_registry_v1_Operation_mutable_restore_shard(op, c->arena);
     thole_registry_v1_RestoreShard_set_name(
-        o, name_strip(thole_v1_RestoreSnapshotRequest_name(q), "shards"));
+        o, services__name_strip(thole_v1_RestoreSnapshotRequest_name(q), "shards"));
     thole_registry_v1_RestoreShard_set_spec(o, (thole_v1_ShardSpec *)spec);
     thole_v1_ShardSeed *seed = thole_registry_v1_RestoreShard_mutable_seed(o, c->arena);
     uuid_format(agent_host_id(c->s->agent), id);
@@ -143,8 +146,8 @@ static void claimed(void *ctx, const struct thole_status *st, const struct uploa
     thole_v1_ShardSeed_set_source(seed, thole_v1_SnapshotFile_shard(head));
     thole_v1_ShardSeed_set_index(seed, thole_v1_SnapshotFile_index(head));
     c->settled = settled;
-    call_command(c, op, thole_v1_RestoreSnapshotRequest_request_id(q), false,
-                 &thole_v1_Operation_msginit);
+    services__call_command(c, op, thole_v1_RestoreSnapshotRequest_request_id(q), false,
+                           &thole_v1_Operation_msginit);
 }
 
 /* A repeated request gets the first answer, although its upload has been used by now. */
@@ -152,23 +155,23 @@ static void restore_run(struct call *c)
 {
     const thole_v1_RestoreSnapshotRequest *q = c->request;
     upb_StringView request_id = thole_v1_RestoreSnapshotRequest_request_id(q);
-    if (!call_answered(c, request_id)) {
-        uploads_claim(agent_uploads(c->s->agent), name_slice(file_of(c)), claimed, c);
+    if (!services__call_answered(c, request_id)) {
+        uploads_claim(agent_uploads(c->s->agent), services__name_slice(file_of(c)), claimed, c);
         return;
     }
-    thole_registry_v1_Operation *op = call_operation(c);
+    thole_registry_v1_Operation *op = services__call_operation(c);
     (void)thole_registry_v1_Operation_mutable_restore_shard(op, c->arena);
-    call_command(c, op, request_id, false, &thole_v1_Operation_msginit);
+    services__call_command(c, op, request_id, false, &thole_v1_Operation_msginit);
 }
 
-void snapshots_restore(struct call *c)
+void services__snapshots_restore(struct call *c)
 {
     const thole_v1_RestoreSnapshotRequest *q = c->request;
-    upb_StringView name = name_strip(thole_v1_RestoreSnapshotRequest_name(q), "shards");
-    call_about(c, "shard", name);
-    if (!call_name(c, "name", name) ||
-        !call_request_id(c, thole_v1_RestoreSnapshotRequest_request_id(q))) {
+    upb_StringView name = services__name_strip(thole_v1_RestoreSnapshotRequest_name(q), "shards");
+    services__call_about(c, "shard", name);
+    if (!services__call_name(c, "name", name) ||
+        !services__call_request_id(c, thole_v1_RestoreSnapshotRequest_request_id(q))) {
         return;
     }
-    call_read(c, false, restore_run);
+    services__call_read(c, false, restore_run);
 }

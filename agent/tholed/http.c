@@ -12,7 +12,7 @@
 #include <string.h>
 #include <sys/socket.h>
 
-#include "agent/core/agent_internal.h"
+#include "agent/core/agent.h"
 #include "base/assert.h"
 #include "base/metrics.h"
 

@@ -14,7 +14,7 @@
 #include <systemd/sd-daemon.h>
 #include <unistd.h>
 
-#include "agent/core/agent_internal.h"
+#include "agent/core/agent.h"
 #include "agent/services/services.h"
 #include "agent/tholed/daemon_options.h"
 #include "agent/tholed/http.h"

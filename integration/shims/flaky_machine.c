@@ -8,7 +8,7 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "agent/core/agent_internal.h"
+#include "agent/core/agent.h"
 
 static char *fail_path;
 

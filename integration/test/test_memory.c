@@ -16,7 +16,7 @@
 
 #include <cmocka.h>
 
-#include "agent/core/agent_internal.h"
+#include "agent/core/agent.h"
 #include "base/buf.h"
 #include "bus/bus.h"
 #include "integration/test/cluster.h"

@@ -8,12 +8,12 @@
 
 /* ---- Queries --------------------------------------------------------------------------------- */
 
-void query_job_fail(struct query_job *j, enum thole_code code, enum thole_reason reason,
-                    const char *message)
+void engine__query_job_fail(struct query_job *j, enum thole_code code, enum thole_reason reason,
+                            const char *message)
 {
     struct worker_msg *m;
     while ((m = msgq_pop(&j->requests)) != NULL) {
-        request_fail(CONTAINER_OF(m, struct engine_request, msg), code, reason, message);
+        engine__request_fail(CONTAINER_OF(m, struct engine_request, msg), code, reason, message);
     }
     replica_unref(j->r);
     free(j);
@@ -24,10 +24,10 @@ void query_job_fail(struct query_job *j, enum thole_code code, enum thole_reason
 static void fail_damaged(struct replica *r, struct thole_status *st)
 {
     if (!r->machine_failed) {
-        struct task *t = task_new(TASK_DAMAGED, r);
+        struct task *t = engine__task_new(TASK_DAMAGED, r);
         t->st = *st;
         r->machine_failed = true;
-        loop_post(t->loop, &t->msg);
+        engine__loop_post(t->loop, &t->msg);
     }
     (void)THOLE_FAIL(st, THOLE_UNAVAILABLE, THOLE_REASON_MACHINE_FAILED,
                      "this replica's data is damaged: ask another one");
@@ -39,14 +39,15 @@ static void serve_one(struct replica *r, void *view, struct engine_request *q, s
     bytes_clear(out);
     q->index = m->applied;
     if (q->kind != ENGINE_READ_POINT &&
-        machine_query(m, view, q->payload.bytes, out, &q->status) == THOLE_OK && out->size > 0) {
+        engine__machine_query(m, view, q->payload.bytes, out, &q->status) == THOLE_OK &&
+        out->size > 0) {
         q->result.owner = buf_copy(out->data, out->size);
         q->result.bytes = slice_of(q->result.owner->data, out->size);
     }
     if (q->status.code == THOLE_DATA_LOSS) {
         fail_damaged(r, &q->status);
     }
-    request_finish(q);
+    engine__request_finish(q);
 }
 
 /* One view for all queries of a job. Nothing here needs this thread but acquiring the view. */
@@ -59,8 +60,8 @@ static void serve(struct query_job *j)
     bool locked = m->type->view_acquire == NULL;
     if (locked) {
         pthread_rwlock_rdlock(m->lock);
-    } else if (machine_view(m, &view, &st) != THOLE_OK) {
-        query_job_fail(j, st.code, st.reason, st.message);
+    } else if (engine__machine_view(m, &view, &st) != THOLE_OK) {
+        engine__query_job_fail(j, st.code, st.reason, st.message);
         return;
     }
     struct worker_msg *msg;
@@ -113,8 +114,8 @@ static void expire(struct query_job *j, uint64_t now_ns)
         if (q->deadline_ns > now_ns) {
             msgq_push(&left, m);
         } else {
-            request_fail(q, THOLE_DEADLINE_EXCEEDED, THOLE_REASON_NONE,
-                         "the deadline passed before the read point was applied here");
+            engine__request_fail(q, THOLE_DEADLINE_EXCEEDED, THOLE_REASON_NONE,
+                                 "the deadline passed before the read point was applied here");
         }
     }
     j->requests = left;
@@ -130,9 +131,11 @@ static void handle_query(struct query_job *j)
 {
     struct replica *r = j->r;
     if (r->machine_failed) {
-        query_job_fail(j, THOLE_UNAVAILABLE, THOLE_REASON_MACHINE_FAILED, "the machine has failed");
+        engine__query_job_fail(j, THOLE_UNAVAILABLE, THOLE_REASON_MACHINE_FAILED,
+                               "the machine has failed");
     } else if (r->machine == NULL) {
-        query_job_fail(j, THOLE_UNAVAILABLE, THOLE_REASON_STOPPED, "the replica is stopping");
+        engine__query_job_fail(j, THOLE_UNAVAILABLE, THOLE_REASON_STOPPED,
+                               "the replica is stopping");
     } else if (j->index <= r->machine->applied) {
         serve(j);
     } else {
@@ -161,7 +164,7 @@ static void fail_parked(struct replica *r, enum thole_code code, enum thole_reas
         struct query_job *j = all;
         all = j->next;
         wheel_cancel(r->applier->deadlines, &j->expiry);
-        query_job_fail(j, code, reason, message);
+        engine__query_job_fail(j, code, reason, message);
     }
 }
 
@@ -181,7 +184,7 @@ static enum thole_code apply_pages(struct applier *a, struct apply_job *j, struc
                               "committed entry %" PRIu64 " is not in the log", next);
         }
         if (code == THOLE_OK) {
-            code = apply_entries(a->batch, page, n, st);
+            code = engine__apply_entries(a->batch, page, n, st);
         }
         for (size_t i = 0; i < n; i++) {
             raft_entry_unref(page[i]);
@@ -201,13 +204,14 @@ static void apply_overtaken(struct applier *a, struct apply_job *j)
     j->r->machine->overtaken = true;
     j->st = (struct thole_status){0};
     j->overtaken = true;
-    apply_abandon(a->batch);
+    engine__apply_abandon(a->batch);
 }
 
 static enum thole_code apply_job(struct applier *a, struct apply_job *j)
 {
     if (j->entries != NULL) {
-        return apply_entries(a->batch, j->entries, (size_t)(j->last - j->first + 1), &j->st);
+        return engine__apply_entries(a->batch, j->entries, (size_t)(j->last - j->first + 1),
+                                     &j->st);
     }
     return apply_pages(a, j, &j->st);
 }
@@ -217,33 +221,33 @@ static void handle_apply(struct applier *a, struct apply_job *j)
     struct replica *r = j->r;
     log_context(r->shard_id, r->replica_id);
     uint64_t begun = clock_now(a->e->clock);
-    apply_begin(a->batch, r, j);
+    engine__apply_begin(a->batch, r, j);
     if (r->machine_failed || r->machine == NULL) {
         (void)THOLE_FAIL(&j->st, THOLE_UNAVAILABLE, THOLE_REASON_MACHINE_FAILED,
                          "the machine is not running");
-        apply_abandon(a->batch);
+        engine__apply_abandon(a->batch);
     } else if (r->machine->overtaken) {
         apply_overtaken(a, j);
     } else {
         enum thole_code code = apply_job(a, j);
         if (code == THOLE_OK) {
-            apply_done(a->batch);
+            engine__apply_done(a->batch);
             serve_parked(r);
         } else if (j->entries == NULL && j->st.reason == THOLE_REASON_COMPACTED) {
             apply_overtaken(a, j);
         } else {
             j->st.code = code;
             r->machine_failed = true;
-            apply_abandon(a->batch);
+            engine__apply_abandon(a->batch);
             fail_parked(r, THOLE_UNAVAILABLE, THOLE_REASON_MACHINE_FAILED,
                         "the machine has failed");
-            watch_end(r, THOLE_REASON_MACHINE_FAILED, "the machine has failed");
+            engine__watch_end(r, THOLE_REASON_MACHINE_FAILED, "the machine has failed");
         }
     }
     uint64_t now = clock_now(a->e->clock);
     metric_record(&engine_apply_ns, now - begun);
     metric_record(&engine_apply_lag_ns, now - j->handed_ns);
-    loop_post(r->loop, &j->msg);
+    engine__loop_post(r->loop, &j->msg);
 }
 
 /* ---- Tasks ----------------------------------------------------------------------------------- */
@@ -267,12 +271,12 @@ static void acquire_view(struct task *t)
                          "the machine is not running");
         return;
     }
-    t->machine = machine_ref(m);
+    t->machine = engine__machine_ref(m);
     t->index = m->applied;
     t->term = m->applied_term;
     encode_sessions(&m->sessions, &t->sessions);
     if (m->type->view_acquire != NULL) {
-        (void)machine_view(m, &t->view, &t->st);
+        (void)engine__machine_view(m, &t->view, &t->st);
     }
 }
 
@@ -283,13 +287,13 @@ static void acquire_for_flush(struct applier *a, struct task *t)
     if (m == NULL || t->r->machine_failed) {
         (void)THOLE_FAIL(&t->st, THOLE_UNAVAILABLE, THOLE_REASON_MACHINE_FAILED,
                          "the machine is not running");
-        loop_post(t->loop, &t->msg);
+        engine__loop_post(t->loop, &t->msg);
         return;
     }
-    t->machine = machine_ref(m);
+    t->machine = engine__machine_ref(m);
     t->index = m->applied;
     if (!worker_post_internal(a->e->snapshotter, &t->msg)) {
-        loop_discard(t->loop, &t->msg);
+        engine__loop_discard(t->loop, &t->msg);
     }
 }
 
@@ -303,9 +307,10 @@ static void switch_machine(struct task *t)
     pthread_mutex_unlock(&r->applier->watch_lock);
     t->machine = NULL;
     t->generation = old != NULL ? old->generation : 0;
-    machine_unref(old);
+    engine__machine_unref(old);
     r->machine_failed = false;
-    watch_end(r, THOLE_REASON_NOT_READY, "a snapshot was installed: events may have been missed");
+    engine__watch_end(r, THOLE_REASON_NOT_READY,
+                      "a snapshot was installed: events may have been missed");
     serve_parked(r);
 }
 
@@ -314,8 +319,9 @@ static void close_machine(struct task *t)
     struct replica *r = t->r;
     fail_parked(r, t->st.code ? t->st.code : THOLE_UNAVAILABLE,
                 t->st.reason ? t->st.reason : THOLE_REASON_STOPPED, "the replica is stopping");
-    watch_end(r, t->st.reason ? t->st.reason : THOLE_REASON_STOPPED, "the replica is stopping");
-    machine_unref(r->machine);
+    engine__watch_end(r, t->st.reason ? t->st.reason : THOLE_REASON_STOPPED,
+                      "the replica is stopping");
+    engine__machine_unref(r->machine);
     r->machine = NULL;
 }
 
@@ -324,21 +330,21 @@ static void handle_task(struct applier *a, struct task *t)
     switch (t->kind) {
     case TASK_VIEW:
         acquire_view(t);
-        loop_post(t->loop, &t->msg);
+        engine__loop_post(t->loop, &t->msg);
         break;
     case TASK_SWITCH:
         switch_machine(t);
-        loop_post(t->loop, &t->msg);
+        engine__loop_post(t->loop, &t->msg);
         break;
     case TASK_CLOSE:
         close_machine(t);
-        task_free(t);
+        engine__task_free(t);
         break;
     case TASK_FLUSH:
         acquire_for_flush(a, t);
         break;
     case TASK_DESTROY: /* on its way to the snapshotter, behind the close */
-        streamer_post(a->e, &t->msg);
+        engine__streamer_post(a->e, &t->msg);
         break;
     case TASK_OPEN:
     case TASK_SAVE:
@@ -376,13 +382,13 @@ static uint64_t applier_turn(void *ctx, struct msgq *batch, uint64_t now_ns)
     return next == UINT64_MAX ? CLOCK_NEVER : next * NS_PER_MS;
 }
 
-struct applier *applier_new(struct engine *e, uint32_t index)
+struct applier *engine__applier_new(struct engine *e, uint32_t index)
 {
     struct applier *a = xcalloc(1, sizeof *a);
     char name[16];
     (void)snprintf(name, sizeof name, "applier-%u", index % 100);
     a->e = e;
-    a->batch = apply_batch_new();
+    a->batch = engine__apply_batch_new();
     a->deadlines = wheel_new(clock_now(e->clock) / NS_PER_MS);
     pthread_mutexattr_t recursive;
     pthread_mutexattr_init(&recursive);
@@ -393,13 +399,13 @@ struct applier *applier_new(struct engine *e, uint32_t index)
     return a;
 }
 
-void applier_free(struct applier *a)
+void engine__applier_free(struct applier *a)
 {
     if (a == NULL) {
         return;
     }
     worker_free(a->w);
-    apply_batch_free(a->batch);
+    engine__apply_batch_free(a->batch);
     wheel_free(a->deadlines);
     pthread_mutex_destroy(&a->watch_lock);
     free(a);

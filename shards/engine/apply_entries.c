@@ -46,12 +46,12 @@ struct apply_batch {
     struct thole_watch_sink watch;
 };
 
-struct apply_batch *apply_batch_new(void)
+struct apply_batch *engine__apply_batch_new(void)
 {
     return xcalloc(1, sizeof(struct apply_batch));
 }
 
-void apply_batch_free(struct apply_batch *b)
+void engine__apply_batch_free(struct apply_batch *b)
 {
     bytes_deinit(&b->results);
     meta_list_deinit(&b->metas);
@@ -63,10 +63,11 @@ static void emit(struct thole_watch_sink *s, uint64_t index, struct thole_slice 
                  struct thole_slice event)
 {
     struct apply_batch *b = CONTAINER_OF(s, struct apply_batch, watch);
-    watch_event(b->r, index, slice_of(key.data, key.size), slice_of(event.data, event.size));
+    engine__watch_event(b->r, index, slice_of(key.data, key.size),
+                        slice_of(event.data, event.size));
 }
 
-void apply_begin(struct apply_batch *b, struct replica *r, struct apply_job *j)
+void engine__apply_begin(struct apply_batch *b, struct replica *r, struct apply_job *j)
 {
     b->r = r;
     b->m = r->machine;
@@ -185,13 +186,14 @@ static void complete(struct apply_batch *b, const struct item *item, size_t slot
     q->index = item->entry->index;
     q->code = b->entries[slot].code;
     if (sink->dropped) {
-        request_fail(q, THOLE_RESOURCE_EXHAUSTED, THOLE_REASON_OUTCOME_UNKNOWN,
-                     "applied, but the answer was dropped: too many large ones at the same time");
+        engine__request_fail(
+            q, THOLE_RESOURCE_EXHAUSTED, THOLE_REASON_OUTCOME_UNKNOWN,
+            "applied, but the answer was dropped: too many large ones at the same time");
         return;
     }
     q->result = keep_result(shared, result);
     shared->left -= result.size;
-    request_finish(q);
+    engine__request_finish(q);
 }
 
 static enum thole_code run_machine(struct apply_batch *b, struct meta_list *metas,
@@ -212,7 +214,7 @@ static enum thole_code run_machine(struct apply_batch *b, struct meta_list *meta
     if (m->lock != NULL) {
         pthread_rwlock_wrlock(m->lock);
     }
-    enum thole_code code = machine_result(m->type->apply(m->state, &apply, st), st);
+    enum thole_code code = engine__machine_result(m->type->apply(m->state, &apply, st), st);
     if (m->lock != NULL) {
         pthread_rwlock_unlock(m->lock);
     }
@@ -305,13 +307,13 @@ static void answer(struct engine_request *q, const struct raft_entry *e,
             q->result = (struct bufslice){buf_ref(first->result),
                                           slice_of(first->result->data, first->result->size)};
         }
-        request_finish(q);
+        engine__request_finish(q);
     } else if (verdict == SESSION_EXPIRED) {
-        request_fail(q, THOLE_FAILED_PRECONDITION, THOLE_REASON_SESSION_EXPIRED,
-                     "the session is not, or no longer, known to the shard");
+        engine__request_fail(q, THOLE_FAILED_PRECONDITION, THOLE_REASON_SESSION_EXPIRED,
+                             "the session is not, or no longer, known to the shard");
     } else {
-        request_fail(q, THOLE_FAILED_PRECONDITION, THOLE_REASON_SEQUENCE_TOO_OLD,
-                     "the sequence is below what the session remembers");
+        engine__request_fail(q, THOLE_FAILED_PRECONDITION, THOLE_REASON_SEQUENCE_TOO_OLD,
+                             "the sequence is below what the session remembers");
     }
 }
 
@@ -358,7 +360,7 @@ static enum thole_code open_session(struct apply_batch *b, struct raft_entry *e,
     if (q != NULL) {
         q->index = e->index;
         q->code = id;
-        request_finish(q);
+        engine__request_finish(q);
     }
     return THOLE_OK;
 }
@@ -371,8 +373,8 @@ static size_t most_entries(const struct apply_batch *b)
                                                          : BATCH_RESULT_BYTES / largest;
 }
 
-enum thole_code apply_entries(struct apply_batch *b, struct raft_entry *const *entries, size_t n,
-                              struct thole_status *st)
+enum thole_code engine__apply_entries(struct apply_batch *b, struct raft_entry *const *entries,
+                                      size_t n, struct thole_status *st)
 {
     enum thole_code code = THOLE_OK;
     for (size_t i = 0; i < n && code == THOLE_OK; i++) {
@@ -395,26 +397,26 @@ enum thole_code apply_entries(struct apply_batch *b, struct raft_entry *const *e
     return code == THOLE_OK ? flush(b, st) : code;
 }
 
-void apply_done(struct apply_batch *b)
+void engine__apply_done(struct apply_batch *b)
 {
     ASSERT(b->request_at == b->job->request_count);
     b->m->applied = b->job->last;
     b->m->applied_term = b->last_term;
 }
 
-void apply_abandon(struct apply_batch *b)
+void engine__apply_abandon(struct apply_batch *b)
 {
     for (size_t i = 0; i < b->count; i++) {
         if (b->items[i].request != NULL) {
-            request_fail(b->items[i].request, THOLE_UNKNOWN, THOLE_REASON_OUTCOME_UNKNOWN,
-                         "the machine failed while it applied the entry");
+            engine__request_fail(b->items[i].request, THOLE_UNKNOWN, THOLE_REASON_OUTCOME_UNKNOWN,
+                                 "the machine failed while it applied the entry");
         }
     }
     b->count = 0;
     for (; b->request_at < b->job->request_count; b->request_at++) {
         struct pending *p = &b->job->requests[b->request_at];
-        request_fail(p->request, THOLE_UNKNOWN, THOLE_REASON_OUTCOME_UNKNOWN,
-                     "the machine failed before it applied the entry");
+        engine__request_fail(p->request, THOLE_UNKNOWN, THOLE_REASON_OUTCOME_UNKNOWN,
+                             "the machine failed before it applied the entry");
         p->request = NULL;
     }
 }

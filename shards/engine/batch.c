@@ -3,7 +3,7 @@
 
 #include "shards/engine/engine_internal.h"
 
-struct write_batch *write_batch_new(struct loop *l)
+struct write_batch *engine__write_batch_new(struct loop *l)
 {
     struct write_batch *b = xcalloc(1, sizeof *b);
     b->msg.kind = MSG_WRITE;
@@ -21,7 +21,7 @@ static void drop_entries(struct write_update *w, size_t from)
     }
 }
 
-void write_batch_free(struct write_batch *b)
+void engine__write_batch_free(struct write_batch *b)
 {
     if (b == NULL) {
         return;
@@ -38,7 +38,7 @@ void write_batch_free(struct write_batch *b)
     free(b);
 }
 
-struct write_update *write_batch_add(struct write_batch *b, struct replica *r)
+struct write_update *engine__write_batch_add(struct write_batch *b, struct replica *r)
 {
     if (b->count == b->capacity) {
         b->capacity = b->capacity ? b->capacity * 2 : 16;
@@ -91,14 +91,14 @@ static void merge_entries(struct write_update *w, const struct raft_update *u)
     }
 }
 
-void write_batch_merge(struct loop *l, struct replica *r, const struct raft_update *u)
+void engine__write_batch_merge(struct loop *l, struct replica *r, const struct raft_update *u)
 {
     if (l->next == NULL) {
-        l->next = write_batch_new(l);
+        l->next = engine__write_batch_new(l);
     }
     struct write_update *w = work_of(r)->update_batch == l->next
                                  ? &l->next->updates[work_of(r)->update_slot]
-                                 : write_batch_add(l->next, r);
+                                 : engine__write_batch_add(l->next, r);
     ASSERT(u->persist > w->token && !w->u.remove);
     w->token = u->persist;
     w->u.has_hard = true;
@@ -107,5 +107,5 @@ void write_batch_merge(struct loop *l, struct replica *r, const struct raft_upda
         merge_start(r, w, u);
     }
     merge_entries(w, u);
-    compact_note_entries(r, u->entries, u->entry_count);
+    engine__compact_note_entries(r, u->entries, u->entry_count);
 }

@@ -61,13 +61,13 @@ static uint64_t tail(const struct replica *r)
     return t < most ? t : most;
 }
 
-void compact_later(struct replica *r)
+void engine__compact_later(struct replica *r)
 {
     uint64_t b = bound(r);
     r->compact_at_bytes = r->log_bytes + (r->log_bytes > b ? r->log_bytes : b) / 2;
 }
 
-void compact_boot(struct replica *r)
+void engine__compact_boot(struct replica *r)
 {
     uint64_t n = r->boot->raft.last_index - r->boot->raft.start_index;
     r->log_bytes = r->appended_bytes = r->boot->bytes;
@@ -78,7 +78,7 @@ void compact_boot(struct replica *r)
     }
 }
 
-void compact_note_entries(struct replica *r, struct raft_entry *const *entries, size_t n)
+void engine__compact_note_entries(struct replica *r, struct raft_entry *const *entries, size_t n)
 {
     uint64_t step = bound(r) / MARKS_PER_LOG + 1;
     for (size_t i = 0; i < n; i++) {
@@ -140,25 +140,25 @@ static uint64_t needed_from(struct loop *l, struct replica *r, uint64_t limit)
         struct uuid host;
         memcpy(host.bytes, m->host, sizeof host.bytes);
         if (m->replica_id != r->replica_id && raft_peer(r->core, m->replica_id, &peer) &&
-            peer.state != RAFT_SNAPSHOT && loop_host(l, &host)->alive) {
+            peer.state != RAFT_SNAPSHOT && engine__loop_host(l, &host)->alive) {
             leave(r, &limit, peer.match);
         }
     }
     return limit;
 }
 
-void compact_to(struct loop *l, struct replica *r, uint64_t index)
+void engine__compact_to(struct loop *l, struct replica *r, uint64_t index)
 {
     uint64_t point = keep_point(r, needed_from(l, r, index));
     r->compacting = false;
-    compact_later(r); /* whether or not this one achieves something */
+    engine__compact_later(r); /* whether or not this one achieves something */
     if (point >= work_of(r)->status.first_index) {
         raft_compact(r->core, point);
-        loop_dirty(l, r);
+        engine__loop_dirty(l, r);
     }
 }
 
-void compact_started(struct replica *r, uint64_t start_index)
+void engine__compact_started(struct replica *r, uint64_t start_index)
 {
     uint32_t gone = 0;
     uint64_t bytes = r->appended_bytes - r->log_bytes;
@@ -177,18 +177,18 @@ void compact_started(struct replica *r, uint64_t start_index)
     if (r->log_bytes < b / 2) {
         r->compact_at_bytes = b;
     } else {
-        compact_later(r);
+        engine__compact_later(r);
     }
 }
 
-void compact_consider(struct loop *l, struct replica *r)
+void engine__compact_consider(struct loop *l, struct replica *r)
 {
     if (r->log_bytes < r->compact_at_bytes || r->compacting || r->restoring ||
         work_of(r)->install != NULL) {
         return;
     }
     if (r->kind->witness) {
-        compact_to(l, r, r->applied);
+        engine__compact_to(l, r, r->applied);
         return;
     }
     if (!r->persistent && r->saving) {
@@ -196,11 +196,11 @@ void compact_consider(struct loop *l, struct replica *r)
     }
     r->compacting = true;
     if (!r->persistent) {
-        snapshot_start_save(l, r);
+        engine__snapshot_start_save(l, r);
         return;
     }
-    struct task *t = task_new(TASK_FLUSH, r);
+    struct task *t = engine__task_new(TASK_FLUSH, r);
     if (!worker_post_internal(r->applier->w, &t->msg)) {
-        loop_discard(l, &t->msg);
+        engine__loop_discard(l, &t->msg);
     }
 }

@@ -13,12 +13,12 @@
 
 /* ---- Small things that everybody uses -------------------------------------------------------- */
 
-struct loop *engine_loop(struct engine *e, uint64_t shard_id)
+struct loop *engine__loop(struct engine *e, uint64_t shard_id)
 {
     return e->loops[shard_id % e->o.loop_count];
 }
 
-struct replica *engine_find_replica(struct engine *e, uint64_t replica_id)
+struct replica *engine__find_replica(struct engine *e, uint64_t replica_id)
 {
     pthread_mutex_lock(&e->lock);
     struct replica *r = map_get(&e->by_replica, replica_id);
@@ -29,7 +29,7 @@ struct replica *engine_find_replica(struct engine *e, uint64_t replica_id)
     return r;
 }
 
-struct replica *engine_find_shard(struct engine *e, uint64_t shard_id)
+struct replica *engine__find_shard(struct engine *e, uint64_t shard_id)
 {
     pthread_mutex_lock(&e->lock);
     struct replica *r = map_get(&e->by_shard, shard_id);
@@ -40,7 +40,7 @@ struct replica *engine_find_shard(struct engine *e, uint64_t shard_id)
     return r;
 }
 
-bool engine_is_tombstone(struct engine *e, uint64_t replica_id)
+bool engine__is_tombstone(struct engine *e, uint64_t replica_id)
 {
     pthread_mutex_lock(&e->lock);
     bool found = map_get(&e->tombstones, replica_id) != NULL;
@@ -55,7 +55,7 @@ static void add_tombstone(struct engine *e, uint64_t replica_id)
     pthread_mutex_unlock(&e->lock);
 }
 
-void engine_drop(struct engine *e, struct replica *r)
+void engine__drop(struct engine *e, struct replica *r)
 {
     pthread_mutex_lock(&e->lock);
     (void)map_put(&e->tombstones, r->replica_id, e);
@@ -69,8 +69,8 @@ void engine_drop(struct engine *e, struct replica *r)
     }
 }
 
-void engine_send(struct engine *e, const struct uuid *host, enum engine_lane lane,
-                 struct bufslice frame)
+void engine__send(struct engine *e, const struct uuid *host, enum engine_lane lane,
+                  struct bufslice frame)
 {
     /* After a failed write nothing more is said: it might attest to what was not kept. */
     if (atomic_load(&e->failed) || atomic_load(&e->dead)) {
@@ -80,12 +80,12 @@ void engine_send(struct engine *e, const struct uuid *host, enum engine_lane lan
     (void)e->o.transport.send(e->o.transport.ctx, host, lane, frame);
 }
 
-void engine_send_reply(struct engine *e, const struct uuid *host, const struct stream_msg *m)
+void engine__send_reply(struct engine *e, const struct uuid *host, const struct stream_msg *m)
 {
-    engine_send(e, host, ENGINE_LANE_CONTROL, codec_reply_frame(m));
+    engine__send(e, host, ENGINE_LANE_CONTROL, codec_reply_frame(m));
 }
 
-void engine_bad_frame(struct engine *e, const struct uuid *host, const struct thole_status *st)
+void engine__bad_frame(struct engine *e, const struct uuid *host, const struct thole_status *st)
 {
     uint64_t now = clock_now(e->clock), last = atomic_load(&e->bad_logged_ns);
     metric_add(&engine_bad_frames, 1);
@@ -101,7 +101,7 @@ void engine_bad_frame(struct engine *e, const struct uuid *host, const struct th
              st->message, text);
 }
 
-void engine_host_failed(struct engine *e, const struct thole_status *st)
+void engine__host_failed(struct engine *e, const struct thole_status *st)
 {
     if (atomic_exchange(&e->failed, true)) {
         return;
@@ -114,7 +114,7 @@ void engine_host_failed(struct engine *e, const struct thole_status *st)
 
 void engine_submit(struct engine *e, struct engine_request *r)
 {
-    struct loop *l = engine_loop(e, r->shard_id);
+    struct loop *l = engine__loop(e, r->shard_id);
     r->status.code = THOLE_OK; /* the message is read, and written, only with another code */
     r->status.reason = THOLE_REASON_NONE;
     r->status.message[0] = 0;
@@ -127,7 +127,7 @@ void engine_submit(struct engine *e, struct engine_request *r)
         return;
     }
     r->msg.kind = MSG_REFUSE;
-    loop_post(l, &r->msg);
+    engine__loop_post(l, &r->msg);
 }
 
 void engine_peer_state(struct engine *e, const struct uuid *host, bool up)
@@ -137,7 +137,7 @@ void engine_peer_state(struct engine *e, const struct uuid *host, bool up)
         p->msg.kind = MSG_PEER;
         p->host = *host;
         p->up = up;
-        loop_post(e->loops[i], &p->msg);
+        engine__loop_post(e->loops[i], &p->msg);
     }
 }
 
@@ -211,14 +211,15 @@ static void start_workers(struct engine *e)
 {
     e->loops = xcalloc(e->o.loop_count, sizeof(struct loop *));
     e->appliers = xcalloc(e->o.applier_count, sizeof(struct applier *));
-    e->snapshotter = worker_new(e->o.executor, "snapshotter", SIZE_MAX, snapshotter_turn, e);
-    e->writer = worker_new(e->o.executor, "writer", SIZE_MAX, writer_turn, e);
-    e->streamer = streamer_new(e);
+    e->snapshotter =
+        worker_new(e->o.executor, "snapshotter", SIZE_MAX, engine__snapshotter_turn, e);
+    e->writer = worker_new(e->o.executor, "writer", SIZE_MAX, engine__writer_turn, e);
+    e->streamer = engine__streamer_new(e);
     for (uint32_t i = 0; i < e->o.applier_count; i++) {
-        e->appliers[i] = applier_new(e, i);
+        e->appliers[i] = engine__applier_new(e, i);
     }
     for (uint32_t i = 0; i < e->o.loop_count; i++) {
-        e->loops[i] = loop_new(e, i);
+        e->loops[i] = engine__loop_new(e, i);
     }
 }
 
@@ -265,7 +266,7 @@ static void open_replicas(struct engine *e)
     size_t it = 0;
     struct replica *r;
     while ((r = map_next(&e->by_replica, &it, NULL)) != NULL) {
-        struct task *t = task_new(TASK_OPEN, r);
+        struct task *t = engine__task_new(TASK_OPEN, r);
         ASSERT(worker_post_internal(e->snapshotter, &t->msg));
     }
 }
@@ -293,8 +294,8 @@ enum thole_code engine_new(const struct engine_options *o, struct engine **ret,
     for (size_t i = 0; (s = e->o.log->ops->next(e->o.log, &i)) != NULL;) {
         recover(e, s);
     }
-    snapshots_find(e);
-    code = spaces_clean(e, st);
+    engine__snapshots_find(e);
+    code = engine__spaces_clean(e, st);
     if (code != THOLE_OK) {
         engine_stop(e);
         engine_free(e);
@@ -314,7 +315,7 @@ void engine_stop(struct engine *e)
     }
     e->stopped = true;
     atomic_store(&e->stopping, true);
-    /* A stopped worker hands what still comes for it to loop_discard, so any order will do as long
+    /* A stopped worker hands what still comes for it to engine__loop_discard, so any order will do as long
      * as each one's queue is drained: loops first, because they hold what waits. */
     for (uint32_t i = 0; i < e->o.loop_count; i++) {
         if (!worker_post_internal(e->loops[i]->w, &e->loops[i]->stop_msg)) {
@@ -328,11 +329,11 @@ void engine_stop(struct engine *e)
     for (uint32_t i = 0; i < e->o.applier_count; i++) {
         worker_stop(e->appliers[i]->w);
     }
-    streamer_stop(e->streamer);
+    engine__streamer_stop(e->streamer);
     worker_stop(e->snapshotter);
 }
 
-void engine_crash(struct engine *e)
+void engine__crash(struct engine *e)
 {
     atomic_store(&e->dead, true);
 }
@@ -342,7 +343,7 @@ static void drop_watches(struct engine *e)
     size_t it = 0;
     struct replica *r;
     while ((r = map_next(&e->by_replica, &it, NULL)) != NULL) {
-        watch_end(r, THOLE_REASON_STOPPED, "the host is stopping");
+        engine__watch_end(r, THOLE_REASON_STOPPED, "the host is stopping");
     }
     map_deinit(&e->watches);
 }
@@ -355,24 +356,24 @@ void engine_free(struct engine *e)
     ASSERT(e->stopped);
     drop_watches(e);
     for (uint32_t i = 0; i < e->o.loop_count; i++) {
-        loop_free(e->loops[i]);
+        engine__loop_free(e->loops[i]);
     }
     worker_free(e->writer);
     worker_free(e->snapshotter);
-    streamer_free(e->streamer);
+    engine__streamer_free(e->streamer);
     size_t it = 0;
     struct replica *r;
     while ((r = map_next(&e->by_replica, &it, NULL)) != NULL) {
         replica_unref(r);
     }
     for (uint32_t i = 0; i < e->o.applier_count; i++) {
-        applier_free(e->appliers[i]);
+        engine__applier_free(e->appliers[i]);
     }
     map_deinit(&e->by_replica);
     map_deinit(&e->by_shard);
     map_deinit(&e->tombstones);
     map_deinit(&e->forgotten);
-    beats_free(e);
+    engine__beats_free(e);
     map_deinit(&e->kinds);
     pthread_mutex_destroy(&e->kinds_lock);
     pthread_mutex_destroy(&e->lock);

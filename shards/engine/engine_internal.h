@@ -58,18 +58,20 @@ struct machine {
     size_t largest_result; /* applier only: so far; bounds the entries of a batch */
 };
 
-enum thole_code machine_open(struct replica *r, uint64_t generation, struct machine **ret,
-                             struct thole_status *st);
+enum thole_code engine__machine_open(struct replica *r, uint64_t generation, struct machine **ret,
+                                     struct thole_status *st);
 /* A machine is other people's code: what it left in `st` counts only with the code it returned. */
-enum thole_code machine_result(enum thole_code code, struct thole_status *st);
+enum thole_code engine__machine_result(enum thole_code code, struct thole_status *st);
 /* A view of a machine that has them: never beside its apply or flush. On the applier. */
-enum thole_code machine_view(struct machine *m, void **ret, struct thole_status *st);
-struct machine *machine_ref(struct machine *m);
-void machine_unref(struct machine *m); /* the last one closes it */
-enum thole_code machine_destroy(struct replica *r, uint64_t generation, struct thole_status *st);
-enum thole_code machine_query(struct machine *m, void *view, struct slice query, struct bytes *out,
-                              struct thole_status *st);
-const struct thole_machine_type *machine_type_find(const struct engine *e, const char *name);
+enum thole_code engine__machine_view(struct machine *m, void **ret, struct thole_status *st);
+struct machine *engine__machine_ref(struct machine *m);
+void engine__machine_unref(struct machine *m); /* the last one closes it */
+enum thole_code engine__machine_destroy(struct replica *r, uint64_t generation,
+                                        struct thole_status *st);
+enum thole_code engine__machine_query(struct machine *m, void *view, struct slice query,
+                                      struct bytes *out, struct thole_status *st);
+const struct thole_machine_type *engine__machine_type_find(const struct engine *e,
+                                                           const char *name);
 
 /* ---- What travels between workers ------------------------------------------------------------ */
 
@@ -186,8 +188,8 @@ struct task {
     struct control *control;
     struct thole_status st;
 };
-struct task *task_new(enum task_kind kind, struct replica *r);
-void task_free(struct task *t); /* releases what it still holds */
+struct task *engine__task_new(enum task_kind kind, struct replica *r);
+void engine__task_free(struct task *t); /* releases what it still holds */
 
 enum control_kind {
     CONTROL_START,
@@ -220,9 +222,9 @@ struct control {
     engine_done_fn done;
     void *ctx;
 };
-struct control *control_new(enum control_kind kind, engine_done_fn done, void *ctx);
-void control_answer(struct control *c); /* calls done with c->st and frees it */
-void control_fail_list(struct control **list, const struct thole_status *st);
+struct control *engine__control_new(enum control_kind kind, engine_done_fn done, void *ctx);
+void engine__control_answer(struct control *c); /* calls done with c->st and frees it */
+void engine__control_fail_list(struct control **list, const struct thole_status *st);
 
 struct peer_change {
     struct worker_msg msg;
@@ -270,7 +272,7 @@ struct stream_msg {
     struct snapshot_pipe
         *pipe; /* MSG_RECEIVED: what arrives; a reference, or NULL and there is a file */
 };
-void stream_msg_free(struct stream_msg *m);
+void engine__stream_msg_free(struct stream_msg *m);
 
 /* ---- Batches (batch.c, log_writer.c) --------------------------------------------------------- */
 
@@ -293,10 +295,10 @@ struct write_batch {
     uint64_t posted_ns;
     struct thole_status st;
 };
-struct write_batch *write_batch_new(struct loop *l);
-void write_batch_free(struct write_batch *b);
-struct write_update *write_batch_add(struct write_batch *b, struct replica *r);
-void write_batch_merge(struct loop *l, struct replica *r, const struct raft_update *u);
+struct write_batch *engine__write_batch_new(struct loop *l);
+void engine__write_batch_free(struct write_batch *b);
+struct write_update *engine__write_batch_add(struct write_batch *b, struct replica *r);
+void engine__write_batch_merge(struct loop *l, struct replica *r, const struct raft_update *u);
 
 /* ---- Loops ----------------------------------------------------------------------------------- */
 
@@ -337,7 +339,7 @@ struct loop {
     size_t published_count, published_capacity;
     struct peer_host **touched;
     size_t touched_count, touched_capacity;
-    uint64_t beat_due_ms; /* logical: when beats_run has something to do */
+    uint64_t beat_due_ms; /* logical: when engine__beats_run has something to do */
     size_t rested;        /* replicas that gave back their work, since memory was given back */
     struct write_batch *next, *in_flight;
     bool handing_over;
@@ -352,129 +354,130 @@ struct loop {
     _Atomic size_t inbound_bytes;
 };
 
-uint64_t loop_turn(void *ctx, struct msgq *batch, uint64_t now_ns);
-struct loop *loop_new(struct engine *e, uint32_t index);
-void loop_free(struct loop *l);
-void loop_dirty(struct loop *l, struct replica *r);
-void loop_publish(struct loop *l, struct replica *r); /* at the end of the turn */
-void loop_check_space(struct loop *l);
+uint64_t engine__loop_turn(void *ctx, struct msgq *batch, uint64_t now_ns);
+struct loop *engine__loop_new(struct engine *e, uint32_t index);
+void engine__loop_free(struct loop *l);
+void engine__loop_dirty(struct loop *l, struct replica *r);
+void engine__loop_publish(struct loop *l, struct replica *r); /* at the end of the turn */
+void engine__loop_check_space(struct loop *l);
 /* The log writer makes no progress: nothing that keeps followers loyal may leave. */
-bool loop_writer_hung(const struct loop *l, uint64_t now_ns);
+bool engine__loop_writer_hung(const struct loop *l, uint64_t now_ns);
 /* Hand a message to a loop from another worker; if the loop is gone, it is released instead. */
-void loop_post(struct loop *l, struct worker_msg *m);
-void loop_discard(struct loop *l, struct worker_msg *m);
+void engine__loop_post(struct loop *l, struct worker_msg *m);
+void engine__loop_discard(struct loop *l, struct worker_msg *m);
 
 /* inbound_frames.c */
-void inbound_free(struct inbound *in);
-void loop_inbound(struct loop *l, struct inbound *in);
+void engine__inbound_free(struct inbound *in);
+void engine__loop_inbound(struct loop *l, struct inbound *in);
 /* heartbeats.c */
-void beats_add_peer(struct engine *e, const struct uuid *host);
-void beats_free(struct engine *e);
-void beats_deliver(struct engine *e, const struct uuid *host, uint64_t incarnation,
-                   const struct host_beat *heard);
-uint64_t beats_sent(struct engine *e, const struct uuid *host); /* number of the last beat to it */
-void beats_leader_ended(struct loop *l, struct replica *r);
-void beats_heard(struct loop *l, struct host_beat *b);
-void beats_incarnation(struct loop *l, struct peer_host *h, uint64_t incarnation);
+void engine__beats_add_peer(struct engine *e, const struct uuid *host);
+void engine__beats_free(struct engine *e);
+void engine__beats_deliver(struct engine *e, const struct uuid *host, uint64_t incarnation,
+                           const struct host_beat *heard);
+uint64_t engine__beats_sent(struct engine *e,
+                            const struct uuid *host); /* number of the last beat to it */
+void engine__beats_leader_ended(struct loop *l, struct replica *r);
+void engine__beats_heard(struct loop *l, struct host_beat *b);
+void engine__beats_incarnation(struct loop *l, struct peer_host *h, uint64_t incarnation);
 /* Is the host of a SLEEP's sender heard, and is this not old news? */
-bool beats_vouch(struct loop *l, const struct uuid *host, const struct raft_message *m);
+bool engine__beats_vouch(struct loop *l, const struct uuid *host, const struct raft_message *m);
 /* Something happens to the group: if it sleeps, wake it with what is known of its leader's host. */
-void beats_wake(struct loop *l, struct replica *r);
-void beats_show_leader(struct loop *l, struct replica *r);
+void engine__beats_wake(struct loop *l, struct replica *r);
+void engine__beats_show_leader(struct loop *l, struct replica *r);
 /* When a leader, or its host in its name, was last heard. */
-uint64_t beats_leader_heard_ns(struct loop *l, const struct replica *r);
-void beats_run(struct loop *l);
+uint64_t engine__beats_leader_heard_ns(struct loop *l, const struct replica *r);
+void engine__beats_run(struct loop *l);
 /* frame_outbox.c */
-struct peer_host *loop_host(struct loop *l, const struct uuid *host);
-void outbox_add(struct loop *l, struct replica *r, struct raft_message *m);
-void outbox_add_to(struct loop *l, const struct uuid *host, uint64_t shard_id,
-                   const struct raft_message *m);
-void outbox_flush(struct loop *l);
+struct peer_host *engine__loop_host(struct loop *l, const struct uuid *host);
+void engine__outbox_add(struct loop *l, struct replica *r, struct raft_message *m);
+void engine__outbox_add_to(struct loop *l, const struct uuid *host, uint64_t shard_id,
+                           const struct raft_message *m);
+void engine__outbox_flush(struct loop *l);
 
 /* group.c: the life of a replica on its loop */
-void group_boot(struct loop *l, struct task *t);
-void group_receive(struct loop *l, struct replica *r, struct raft_message *m,
-                   const struct uuid *host);
-void group_tick(struct loop *l, struct replica *r);
-void group_harvest(struct loop *l, struct replica *r);
-void group_applied(struct loop *l, struct apply_job *j);
-void group_persisted(struct loop *l, struct write_update *w);
-void group_fail(struct loop *l, struct replica *r, const struct thole_status *st);
-void group_stop(struct loop *l, struct replica *r, const struct thole_status *st);
-void group_dispatch(struct loop *l, struct replica *r);
+void engine__group_boot(struct loop *l, struct task *t);
+void engine__group_receive(struct loop *l, struct replica *r, struct raft_message *m,
+                           const struct uuid *host);
+void engine__group_tick(struct loop *l, struct replica *r);
+void engine__group_harvest(struct loop *l, struct replica *r);
+void engine__group_applied(struct loop *l, struct apply_job *j);
+void engine__group_persisted(struct loop *l, struct write_update *w);
+void engine__group_fail(struct loop *l, struct replica *r, const struct thole_status *st);
+void engine__group_stop(struct loop *l, struct replica *r, const struct thole_status *st);
+void engine__group_dispatch(struct loop *l, struct replica *r);
 /* replica_control.c */
-void control_handle(struct loop *l, struct control *c);
+void engine__control_handle(struct loop *l, struct control *c);
 /* The running replica of the command's shard, or NULL and the command is answered. */
-struct replica *control_running(struct loop *l, struct control *c);
-void control_removed(struct loop *l, struct replica *r, struct control *c);
-void control_check_transfers(struct loop *l, struct replica *r);
-void control_check_forces(struct replica *r);
-void control_fail_all(struct replica *r, const struct thole_status *st);
-void control_fail_transfers(struct replica *r, const struct thole_status *st);
+struct replica *engine__control_running(struct loop *l, struct control *c);
+void engine__control_removed(struct loop *l, struct replica *r, struct control *c);
+void engine__control_check_transfers(struct loop *l, struct replica *r);
+void engine__control_check_forces(struct replica *r);
+void engine__control_fail_all(struct replica *r, const struct thole_status *st);
+void engine__control_fail_transfers(struct replica *r, const struct thole_status *st);
 /* handover.c */
-void hand_over_begin(struct loop *l, struct control *c);
-bool hand_over_run(struct loop *l);   /* true: there is something to harvest */
-bool hand_over_unfit(struct loop *l); /* likewise */
-void hand_over_check(struct loop *l, struct replica *r);
-void hand_over_end(struct loop *l); /* whoever waits for it is answered */
+void engine__hand_over_begin(struct loop *l, struct control *c);
+bool engine__hand_over_run(struct loop *l);   /* true: there is something to harvest */
+bool engine__hand_over_unfit(struct loop *l); /* likewise */
+void engine__hand_over_check(struct loop *l, struct replica *r);
+void engine__hand_over_end(struct loop *l); /* whoever waits for it is answered */
 /* proposals.c */
-void proposal_submit(struct loop *l, struct engine_request *q);
-void proposals_flush(struct loop *l, struct replica *r);
+void engine__proposal_submit(struct loop *l, struct engine_request *q);
+void engine__proposals_flush(struct loop *l, struct replica *r);
 /* Resolve outstanding entries in [.., last]: matched ones move into `j`, others were dropped. */
-void proposals_take(struct loop *l, struct replica *r, uint64_t last, struct apply_job *j);
-void proposals_installed(struct loop *l, struct replica *r, uint64_t index);
-void proposals_end(struct loop *l, struct replica *r, const struct thole_status *st);
-void pending_push(struct replica *r, const struct pending *p);
-void pending_trim(struct loop *l, struct replica *r, uint64_t first);
-void proposal_expired(struct loop *l, struct engine_request *q);
+void engine__proposals_take(struct loop *l, struct replica *r, uint64_t last, struct apply_job *j);
+void engine__proposals_installed(struct loop *l, struct replica *r, uint64_t index);
+void engine__proposals_end(struct loop *l, struct replica *r, const struct thole_status *st);
+void engine__pending_push(struct replica *r, const struct pending *p);
+void engine__pending_trim(struct loop *l, struct replica *r, uint64_t first);
+void engine__proposal_expired(struct loop *l, struct engine_request *q);
 /* pending_reads.c */
-void read_submit(struct loop *l, struct engine_request *q);
-void reads_flush(struct loop *l, struct replica *r);
-void reads_answer(struct loop *l, struct replica *r, const struct raft_read_result *results,
-                  size_t n);
-void reads_end(struct loop *l, struct replica *r, const struct thole_status *st);
-bool read_expired(struct loop *l, struct replica *r, struct engine_request *q);
+void engine__read_submit(struct loop *l, struct engine_request *q);
+void engine__reads_flush(struct loop *l, struct replica *r);
+void engine__reads_answer(struct loop *l, struct replica *r, const struct raft_read_result *results,
+                          size_t n);
+void engine__reads_end(struct loop *l, struct replica *r, const struct thole_status *st);
+bool engine__read_expired(struct loop *l, struct replica *r, struct engine_request *q);
 /* requests.c */
-struct wheel_timer *request_timer(struct engine_request *q);
-void request_arm(struct loop *l, struct engine_request *q);
-void request_disarm(struct loop *l, struct engine_request *q);
-void request_fail(struct engine_request *q, enum thole_code code, enum thole_reason reason,
-                  const char *message);
-void request_finish(struct engine_request *q); /* status is set */
-void request_not_leader(struct loop *l, struct replica *r, struct engine_request *q);
-bool replica_host(const struct replica *r, uint64_t replica_id, struct uuid *ret);
+struct wheel_timer *engine__request_timer(struct engine_request *q);
+void engine__request_arm(struct loop *l, struct engine_request *q);
+void engine__request_disarm(struct loop *l, struct engine_request *q);
+void engine__request_fail(struct engine_request *q, enum thole_code code, enum thole_reason reason,
+                          const char *message);
+void engine__request_finish(struct engine_request *q); /* status is set */
+void engine__request_not_leader(struct loop *l, struct replica *r, struct engine_request *q);
+bool engine__replica_host(const struct replica *r, uint64_t replica_id, struct uuid *ret);
 
-/* compact.c and snapshot_install.c, on the loop */
-void compact_boot(struct replica *r);
-void compact_later(struct replica *r); /* not before the log has grown by half */
-void compact_to(struct loop *l, struct replica *r, uint64_t index);
-void snapshot_start_save(struct loop *l, struct replica *r);
-void compact_note_entries(struct replica *r, struct raft_entry *const *entries, size_t n);
-void compact_consider(struct loop *l, struct replica *r);
-void compact_started(struct replica *r, uint64_t start_index);
-void snapshot_task_done(struct loop *l, struct task *t);
-void snapshot_wanted(struct loop *l, struct replica *r, const struct raft_peer_request *q);
-void snapshot_sent(struct loop *l, struct stream_msg *m);
-bool snapshot_is_sent(const struct replica *r); /* or about to be */
-void snapshot_received(struct loop *l, struct stream_msg *m);
-void snapshot_installed(struct loop *l, struct replica *r);
-void snapshot_end(struct replica *r);
-void snapshot_name(const struct replica *r, uint64_t index, char ret[ENGINE_NAME_BYTES]);
+/* compact.c and engine__snapshot_install.c, on the loop */
+void engine__compact_boot(struct replica *r);
+void engine__compact_later(struct replica *r); /* not before the log has grown by half */
+void engine__compact_to(struct loop *l, struct replica *r, uint64_t index);
+void engine__snapshot_start_save(struct loop *l, struct replica *r);
+void engine__compact_note_entries(struct replica *r, struct raft_entry *const *entries, size_t n);
+void engine__compact_consider(struct loop *l, struct replica *r);
+void engine__compact_started(struct replica *r, uint64_t start_index);
+void engine__snapshot_task_done(struct loop *l, struct task *t);
+void engine__snapshot_wanted(struct loop *l, struct replica *r, const struct raft_peer_request *q);
+void engine__snapshot_sent(struct loop *l, struct stream_msg *m);
+bool engine__snapshot_is_sent(const struct replica *r); /* or about to be */
+void engine__snapshot_received(struct loop *l, struct stream_msg *m);
+void engine__snapshot_installed(struct loop *l, struct replica *r);
+void engine__snapshot_end(struct replica *r);
+void engine__snapshot_name(const struct replica *r, uint64_t index, char ret[ENGINE_NAME_BYTES]);
 /* Delete the replica's files below this index, later. */
-void snapshot_remove_files(struct loop *l, struct replica *r, uint64_t below);
-void snapshot_post(struct loop *l, struct task *t); /* to the snapshotter */
+void engine__snapshot_remove_files(struct loop *l, struct replica *r, uint64_t below);
+void engine__snapshot_post(struct loop *l, struct task *t); /* to the snapshotter */
 /* A restored machine waits for the batch that makes it live; `t` and `t->received` are taken
  * over. */
-void snapshot_install(struct replica *r, struct task *t);
+void engine__snapshot_install(struct replica *r, struct task *t);
 /* What was restored beside the machine, and is not wanted. */
-void snapshot_discard(struct loop *l, struct replica *r);
+void engine__snapshot_discard(struct loop *l, struct replica *r);
 /* export.c */
-void export_begin(struct loop *l, struct control *c);
-void exports_saved(struct loop *l, struct replica *r);
-void exports_fail(struct replica *r, const struct thole_status *st);
-void export_opened(struct loop *l, struct task *t);
-void seed_begin(struct loop *l, struct control *c);
-void seed_loaded(struct loop *l, struct task *t); /* takes `t` over */
+void engine__export_begin(struct loop *l, struct control *c);
+void engine__exports_saved(struct loop *l, struct replica *r);
+void engine__exports_fail(struct replica *r, const struct thole_status *st);
+void engine__export_opened(struct loop *l, struct task *t);
+void engine__seed_begin(struct loop *l, struct control *c);
+void engine__seed_loaded(struct loop *l, struct task *t); /* takes `t` over */
 
 /* ---- Other workers --------------------------------------------------------------------------- */
 
@@ -485,43 +488,43 @@ struct applier {
     struct wheel *deadlines;    /* of parked queries, in real milliseconds */
     pthread_mutex_t watch_lock; /* recursive: a watcher may end itself from its own event */
 };
-struct applier *applier_new(struct engine *e, uint32_t index);
-void applier_free(struct applier *a);
-/* apply_entries.c: the entries of one job, page by page. */
+struct applier *engine__applier_new(struct engine *e, uint32_t index);
+void engine__applier_free(struct applier *a);
+/* engine__apply_entries.c: the entries of one job, page by page. */
 struct apply_batch;
-struct apply_batch *apply_batch_new(void);
-void apply_batch_free(struct apply_batch *b);
-void apply_begin(struct apply_batch *b, struct replica *r, struct apply_job *j);
-enum thole_code apply_entries(struct apply_batch *b, struct raft_entry *const *entries, size_t n,
-                              struct thole_status *st);
-void apply_done(struct apply_batch *b); /* the machine has all of the job */
+struct apply_batch *engine__apply_batch_new(void);
+void engine__apply_batch_free(struct apply_batch *b);
+void engine__apply_begin(struct apply_batch *b, struct replica *r, struct apply_job *j);
+enum thole_code engine__apply_entries(struct apply_batch *b, struct raft_entry *const *entries,
+                                      size_t n, struct thole_status *st);
+void engine__apply_done(struct apply_batch *b); /* the machine has all of the job */
 /* Whoever still waits on the job gets OUTCOME_UNKNOWN: its machine has failed. */
-void apply_abandon(struct apply_batch *b);
+void engine__apply_abandon(struct apply_batch *b);
 
-uint64_t writer_turn(void *ctx, struct msgq *batch, uint64_t now_ns);
-uint64_t snapshotter_turn(void *ctx, struct msgq *batch, uint64_t now_ns);
+uint64_t engine__writer_turn(void *ctx, struct msgq *batch, uint64_t now_ns);
+uint64_t engine__snapshotter_turn(void *ctx, struct msgq *batch, uint64_t now_ns);
 /* What was found in the directory at start, sorted by replica, newest first. */
 struct found_snapshot {
     uint64_t replica_id, index;
     char name[ENGINE_NAME_BYTES];
 };
-void snapshots_find(struct engine *e);
+void engine__snapshots_find(struct engine *e);
 /* Drop what the state database holds of strangers, and of generations that are not live. */
-enum thole_code spaces_clean(struct engine *e, struct thole_status *st);
-void snapshotter_open(struct engine *e, struct task *t);
+enum thole_code engine__spaces_clean(struct engine *e, struct thole_status *st);
+void engine__snapshotter_open(struct engine *e, struct task *t);
 
 struct streamer;
-struct streamer *streamer_new(struct engine *e);
-void streamer_stop(struct streamer *s);
-void streamer_free(struct streamer *s);                     /* after streamer_stop */
-void streamer_post(struct engine *e, struct worker_msg *m); /* releases it if it cannot */
-void log_read_free(struct log_read *m);
-void apply_job_free(struct apply_job *j);
-void query_job_fail(struct query_job *j, enum thole_code code, enum thole_reason reason,
-                    const char *message); /* and frees it */
+struct streamer *engine__streamer_new(struct engine *e);
+void engine__streamer_stop(struct streamer *s);
+void engine__streamer_free(struct streamer *s); /* after engine__streamer_stop */
+void engine__streamer_post(struct engine *e, struct worker_msg *m); /* releases it if it cannot */
+void engine__log_read_free(struct log_read *m);
+void engine__apply_job_free(struct apply_job *j);
+void engine__query_job_fail(struct query_job *j, enum thole_code code, enum thole_reason reason,
+                            const char *message); /* and frees it */
 /* watch.c */
-void watch_event(struct replica *r, uint64_t index, struct slice key, struct slice event);
-void watch_end(struct replica *r, enum thole_reason reason, const char *message);
+void engine__watch_event(struct replica *r, uint64_t index, struct slice key, struct slice event);
+void engine__watch_end(struct replica *r, enum thole_reason reason, const char *message);
 
 /* ---- The engine ------------------------------------------------------------------------------ */
 
@@ -558,26 +561,26 @@ struct engine {
     size_t found_count;
 };
 
-void engine_disk_changed(struct engine *e); /* on a loop */
+void engine__disk_changed(struct engine *e); /* on a loop */
 static inline bool engine_space_refuses(const struct engine *e, uint64_t shard_id)
 {
     return atomic_load_explicit(shard_id == 0 ? &e->spent_space : &e->low_space,
                                 memory_order_relaxed);
 }
-struct loop *engine_loop(struct engine *e, uint64_t shard_id);
-struct replica *engine_find_replica(struct engine *e,
-                                    uint64_t replica_id); /* a reference, or NULL */
-struct replica *engine_find_shard(struct engine *e, uint64_t shard_id);
-bool engine_is_tombstone(struct engine *e, uint64_t replica_id);
-void engine_drop(struct engine *e, struct replica *r);
-void engine_send(struct engine *e, const struct uuid *host, enum engine_lane lane,
-                 struct bufslice frame);
-void engine_send_reply(struct engine *e, const struct uuid *host, const struct stream_msg *m);
+struct loop *engine__loop(struct engine *e, uint64_t shard_id);
+struct replica *engine__find_replica(struct engine *e,
+                                     uint64_t replica_id); /* a reference, or NULL */
+struct replica *engine__find_shard(struct engine *e, uint64_t shard_id);
+bool engine__is_tombstone(struct engine *e, uint64_t replica_id);
+void engine__drop(struct engine *e, struct replica *r);
+void engine__send(struct engine *e, const struct uuid *host, enum engine_lane lane,
+                  struct bufslice frame);
+void engine__send_reply(struct engine *e, const struct uuid *host, const struct stream_msg *m);
 /* Counted, and logged now and then. */
-void engine_bad_frame(struct engine *e, const struct uuid *host, const struct thole_status *st);
-void engine_host_failed(struct engine *e, const struct thole_status *st);
+void engine__bad_frame(struct engine *e, const struct uuid *host, const struct thole_status *st);
+void engine__host_failed(struct engine *e, const struct thole_status *st);
 /* For harnesses: from now on nothing that this engine does has an effect; then stop and free it. */
-void engine_crash(struct engine *e);
+void engine__crash(struct engine *e);
 
 extern struct metric engine_proposals, engine_queries, engine_refused, engine_dropped_frames,
     engine_bad_frames, engine_sync_ns, engine_batch_updates, engine_batch_entries,

@@ -6,7 +6,7 @@
 /* Messages that a lane keeps room for: all groups may beat or wake in one turn, but rarely do. */
 #define LANE_KEPT 1024
 
-struct peer_host *loop_host(struct loop *l, const struct uuid *host)
+struct peer_host *engine__loop_host(struct loop *l, const struct uuid *host)
 {
     uint64_t key = uuid_hash(host);
     struct peer_host *h;
@@ -17,7 +17,7 @@ struct peer_host *loop_host(struct loop *l, const struct uuid *host)
         h = xcalloc(1, sizeof *h);
         h->host = *host;
         (void)map_put(&l->hosts, key, h);
-        beats_add_peer(l->e, host);
+        engine__beats_add_peer(l->e, host);
     }
     return h;
 }
@@ -41,10 +41,10 @@ static uint64_t answered_life(const struct peer_host *h, const struct raft_messa
     return m->incarnation_to != 0 ? m->incarnation_to : h->incarnation;
 }
 
-void outbox_add_to(struct loop *l, const struct uuid *host, uint64_t shard_id,
-                   const struct raft_message *m)
+void engine__outbox_add_to(struct loop *l, const struct uuid *host, uint64_t shard_id,
+                           const struct raft_message *m)
 {
-    struct peer_host *h = loop_host(l, host);
+    struct peer_host *h = engine__loop_host(l, host);
     struct out_lane *lane = &h->lanes[m->kind == RAFT_MSG_APPEND];
     if (lane->count == lane->capacity) {
         lane->capacity = lane->capacity ? lane->capacity * 2 : 16;
@@ -56,7 +56,7 @@ void outbox_add_to(struct loop *l, const struct uuid *host, uint64_t shard_id,
         .raft = *m,
     };
     if (m->kind == RAFT_MSG_SLEEP) {
-        lane->messages[lane->count - 1].raft.hint = beats_sent(l->e, host);
+        lane->messages[lane->count - 1].raft.hint = engine__beats_sent(l->e, host);
     }
     if (h->touched) {
         return;
@@ -69,14 +69,14 @@ void outbox_add_to(struct loop *l, const struct uuid *host, uint64_t shard_id,
     l->touched[l->touched_count++] = h;
 }
 
-void outbox_add(struct loop *l, struct replica *r, struct raft_message *m)
+void engine__outbox_add(struct loop *l, struct replica *r, struct raft_message *m)
 {
     struct uuid host;
-    if ((keeps_loyal(m->kind) && loop_writer_hung(l, l->now_ns)) ||
-        !replica_host(r, m->to, &host)) {
+    if ((keeps_loyal(m->kind) && engine__loop_writer_hung(l, l->now_ns)) ||
+        !engine__replica_host(r, m->to, &host)) {
         return; /* the entries stay the core's */
     }
-    outbox_add_to(l, &host, r->shard_id, m);
+    engine__outbox_add_to(l, &host, r->shard_id, m);
     m->entry_count = 0; /* taken over, with the array */
     m->entries = NULL;
 }
@@ -96,7 +96,7 @@ static void flush_lane(struct loop *l, struct peer_host *h, struct out_lane *lan
             entries += lane->messages[from + n].raft.entry_count;
             n++;
         }
-        engine_send(l->e, &h->host, which, codec_frame(lane->messages + from, n));
+        engine__send(l->e, &h->host, which, codec_frame(lane->messages + from, n));
         if (entries > 0) {
             metric_record(&engine_frame_entries, entries);
         }
@@ -112,7 +112,7 @@ static void flush_lane(struct loop *l, struct peer_host *h, struct out_lane *lan
     }
 }
 
-void outbox_flush(struct loop *l)
+void engine__outbox_flush(struct loop *l)
 {
     for (size_t i = 0; i < l->touched_count; i++) {
         struct peer_host *h = l->touched[i];

@@ -13,7 +13,7 @@
 static void learn_host(struct replica *r, uint64_t replica_id, const struct uuid *host)
 {
     if (raft_config_find(raft_config(r->core), replica_id) != NULL) {
-        return; /* replica_host asks the configuration first */
+        return; /* engine__replica_host asks the configuration first */
     }
     struct uuid *known = map_get(&work_of(r)->peer_hosts, replica_id);
     if (known != NULL) {
@@ -26,8 +26,8 @@ static void learn_host(struct replica *r, uint64_t replica_id, const struct uuid
     }
 }
 
-void group_receive(struct loop *l, struct replica *r, struct raft_message *m,
-                   const struct uuid *host)
+void engine__group_receive(struct loop *l, struct replica *r, struct raft_message *m,
+                           const struct uuid *host)
 {
     struct thole_status st;
     learn_host(r, m->from, host);
@@ -36,21 +36,22 @@ void group_receive(struct loop *l, struct replica *r, struct raft_message *m,
         m->term >= work_of(r)->status.term) {
         r->contact_ns = l->now_ns;
     }
-    if (m->kind == RAFT_MSG_SLEEP && !beats_vouch(l, host, m)) {
+    if (m->kind == RAFT_MSG_SLEEP && !engine__beats_vouch(l, host, m)) {
         m->kind = RAFT_MSG_HEARTBEAT;
         m->index = m->log_term = m->context = m->hint = 0;
     }
     if (m->kind != RAFT_MSG_SLEEP && m->kind != RAFT_MSG_SLEEP_REPLY) {
-        beats_wake(l, r);
+        engine__beats_wake(l, r);
     }
     enum thole_code code = raft_receive(r->core, m, l->now_ms, &st);
     *m = (struct raft_message){0};
     if (code == THOLE_DATA_LOSS) {
-        group_fail(l, r, &st); /* we and the leader contradict each other about what is committed */
+        engine__group_fail(
+            l, r, &st); /* we and the leader contradict each other about what is committed */
     } else if (code != THOLE_OK) {
-        engine_bad_frame(l->e, host, &st);
+        engine__bad_frame(l->e, host, &st);
     }
-    loop_dirty(l, r);
+    engine__loop_dirty(l, r);
 }
 
 static void forget_peers(struct replica *r)
@@ -67,11 +68,11 @@ static void note_leadership(struct loop *l, struct replica *r, bool changed)
 {
     bool leads = work_of(r)->status.role == RAFT_LEADER;
     if (r->led && !leads) {
-        beats_leader_ended(l, r);
+        engine__beats_leader_ended(l, r);
         forget_peers(r);
     }
     if (leads && changed) {
-        beats_show_leader(l, r);
+        engine__beats_show_leader(l, r);
     }
     r->led = leads;
 }
@@ -104,14 +105,14 @@ static void show_peers(struct replica *r)
     pthread_mutex_unlock(&r->e->lock);
 }
 
-void group_tick(struct loop *l, struct replica *r)
+void engine__group_tick(struct loop *l, struct replica *r)
 {
     raft_clock(r->core, l->drained_ns);
     raft_tick(r->core, l->now_ms);
     if (atomic_load_explicit(&r->peers_wanted, memory_order_relaxed)) {
         show_peers(r);
     }
-    loop_dirty(l, r);
+    engine__loop_dirty(l, r);
 }
 
 /* ---- The apply side -------------------------------------------------------------------------- */
@@ -159,16 +160,16 @@ static struct apply_job *next_job(struct replica *r)
 static void dispatch_witness(struct loop *l, struct replica *r)
 {
     struct apply_job none = {.first = work_of(r)->apply_next};
-    proposals_take(l, r, work_of(r)->apply_last, &none);
+    engine__proposals_take(l, r, work_of(r)->apply_last, &none);
     free(none.requests);
     work_of(r)->apply_next = work_of(r)->apply_last + 1;
     r->applied = work_of(r)->apply_last;
     raft_applied(r->core, r->applied);
-    compact_consider(l, r);
-    loop_dirty(l, r);
+    engine__compact_consider(l, r);
+    engine__loop_dirty(l, r);
 }
 
-void group_dispatch(struct loop *l, struct replica *r)
+void engine__group_dispatch(struct loop *l, struct replica *r)
 {
     struct replica_work *w = work_of(r);
     if (r->holding_applies || r->holding_for_save || w->apply_next > w->apply_last) {
@@ -183,7 +184,7 @@ void group_dispatch(struct loop *l, struct replica *r)
         if (j == NULL) {
             return;
         }
-        proposals_take(l, r, j->last, j);
+        engine__proposals_take(l, r, j->last, j);
         bool skip = CANARY(apply_skips) && j->entries == NULL && j->last < w->apply_last;
         w->apply_next = j->last + (skip ? 2 : 1);
         w->applying_bytes += j->bytes;
@@ -191,12 +192,12 @@ void group_dispatch(struct loop *l, struct replica *r)
         j->handed_ns = l->now_ns;
         metric_record(&engine_apply_entries, j->last - j->first + 1);
         if (!worker_post_internal(r->applier->w, &j->msg)) {
-            loop_discard(l, &j->msg);
+            engine__loop_discard(l, &j->msg);
         }
     }
 }
 
-void apply_job_free(struct apply_job *j)
+void engine__apply_job_free(struct apply_job *j)
 {
     if (j->entries != NULL) {
         for (uint64_t i = 0; i <= j->last - j->first; i++) {
@@ -209,23 +210,23 @@ void apply_job_free(struct apply_job *j)
     free(j);
 }
 
-void group_applied(struct loop *l, struct apply_job *j)
+void engine__group_applied(struct loop *l, struct apply_job *j)
 {
     struct replica *r = j->r;
     work_of(r)->applying_bytes -= j->bytes;
     work_of(r)->applying_jobs--;
     if (r->state == GROUP_RUNNING && j->st.code != THOLE_OK) {
-        group_fail(l, r, &j->st);
+        engine__group_fail(l, r, &j->st);
     } else if (r->state == GROUP_RUNNING) {
         if (!j->overtaken && j->last > r->applied) {
             r->applied = j->last;
             raft_applied(r->core, j->last);
         }
-        compact_consider(l, r);
-        loop_dirty(l, r);
-        loop_publish(l, r);
+        engine__compact_consider(l, r);
+        engine__loop_dirty(l, r);
+        engine__loop_publish(l, r);
     }
-    apply_job_free(j);
+    engine__apply_job_free(j);
 }
 
 /* ---- Harvest --------------------------------------------------------------------------------- */
@@ -239,7 +240,7 @@ static void ask_log(struct replica *r, const struct raft_peer_request *q)
     m->first = q->first;
     m->last = work_of(r)->status.durable_index;
     m->max_bytes = q->max_bytes < LIMIT_APPEND_BYTES ? q->max_bytes : LIMIT_APPEND_BYTES;
-    streamer_post(r->e, &m->msg);
+    engine__streamer_post(r->e, &m->msg);
 }
 
 static void rearm(struct loop *l, struct replica *r)
@@ -287,10 +288,10 @@ static const char *const role_names[] = {
 static void carry_out(struct loop *l, struct replica *r, struct raft_update *u)
 {
     if (u->persist != 0) {
-        write_batch_merge(l, r, u);
+        engine__write_batch_merge(l, r, u);
     }
     for (size_t i = 0; i < u->message_count; i++) {
-        outbox_add(l, r, &u->messages[i]);
+        engine__outbox_add(l, r, &u->messages[i]);
     }
     raft_status(r->core, &work_of(r)->status);
     if (u->apply_first != 0) {
@@ -301,9 +302,9 @@ static void carry_out(struct loop *l, struct replica *r, struct raft_update *u)
         ask_log(r, &u->need_log[i]);
     }
     for (size_t i = 0; i < u->need_snapshot_count; i++) {
-        snapshot_wanted(l, r, &u->need_snapshot[i]);
+        engine__snapshot_wanted(l, r, &u->need_snapshot[i]);
     }
-    reads_answer(l, r, u->reads, u->read_count);
+    engine__reads_answer(l, r, u->reads, u->read_count);
     r->removed_by_peer = r->removed_by_peer || u->removed;
     note_leadership(l, r, u->status_changed || u->config_changed);
     r->notify = r->notify || u->status_changed || u->config_changed || u->removed;
@@ -317,22 +318,22 @@ static void carry_out(struct loop *l, struct replica *r, struct raft_update *u)
     }
 }
 
-void group_harvest(struct loop *l, struct replica *r)
+void engine__group_harvest(struct loop *l, struct replica *r)
 {
     log_context(r->shard_id, r->replica_id);
-    proposals_flush(l, r);
-    reads_flush(l, r);
+    engine__proposals_flush(l, r);
+    engine__reads_flush(l, r);
     if (raft_has_update(r->core)) {
         struct raft_update u;
         raft_clock(r->core, l->drained_ns);
         raft_harvest(r->core, &u);
         carry_out(l, r, &u);
-        control_check_transfers(l, r);
-        hand_over_check(l, r);
-        control_check_forces(r);
-        loop_publish(l, r);
+        engine__control_check_transfers(l, r);
+        engine__hand_over_check(l, r);
+        engine__control_check_forces(r);
+        engine__loop_publish(l, r);
     }
-    group_dispatch(l, r);
+    engine__group_dispatch(l, r);
     note_sleep(r, raft_asleep(r->core));
     raft_trim(r->core);
     rearm(l, r);
@@ -380,7 +381,7 @@ static enum thole_code new_core(struct loop *l, struct replica *r, const struct 
     return code;
 }
 
-void group_boot(struct loop *l, struct task *t)
+void engine__group_boot(struct loop *l, struct task *t)
 {
     struct replica *r = t->r;
     struct thole_status st = t->st;
@@ -388,7 +389,7 @@ void group_boot(struct loop *l, struct task *t)
         return;
     }
     if (st.code != THOLE_OK || new_core(l, r, t, &st) != THOLE_OK) {
-        group_fail(l, r, &st);
+        engine__group_fail(l, r, &st);
         return;
     }
     r->machine = t->machine;
@@ -403,45 +404,45 @@ void group_boot(struct loop *l, struct task *t)
     raft_status(r->core, &work_of(r)->status);
     r->persistent = r->machine != NULL && r->machine->persistent;
     r->has_views = r->machine != NULL && r->machine->type->view_acquire != NULL;
-    compact_boot(r);
+    engine__compact_boot(r);
     replica_boot_free(r);
     show_config(r);
     r->notify = true;
-    loop_publish(l, r);
-    loop_dirty(l, r);
+    engine__loop_publish(l, r);
+    engine__loop_dirty(l, r);
     LOG_DEBUG(ENGINE, "replica running applied=%" PRIu64 " last=%" PRIu64, r->applied,
               work_of(r)->status.last_index);
     if (work_of(r)->starting != NULL) {
         struct control *c = work_of(r)->starting;
         work_of(r)->starting = NULL;
-        control_answer(c);
+        engine__control_answer(c);
     }
 }
 
-void group_persisted(struct loop *l, struct write_update *w)
+void engine__group_persisted(struct loop *l, struct write_update *w)
 {
     struct replica *r = w->r;
     if (r != NULL && w->create && r->state == GROUP_CREATING) {
         r->state = GROUP_OPENING;
-        struct task *t = task_new(TASK_OPEN, r);
+        struct task *t = engine__task_new(TASK_OPEN, r);
         if (!worker_post_internal(l->e->snapshotter, &t->msg)) {
-            task_free(t);
+            engine__task_free(t);
         }
     }
     if (r != NULL && w->token != 0 && r->state == GROUP_RUNNING) {
         raft_persisted(r->core, w->token, l->now_ms);
         if (w->install) {
-            snapshot_installed(l, r);
+            engine__snapshot_installed(l, r);
         }
         if (w->u.has_start) {
-            compact_started(r, w->u.start_index);
+            engine__compact_started(r, w->u.start_index);
         }
-        loop_dirty(l, r);
+        engine__loop_dirty(l, r);
     }
     if (w->u.remove && r != NULL) {
-        control_removed(l, r, w->control);
+        engine__control_removed(l, r, w->control);
     } else if (w->control != NULL) {
-        control_answer(w->control);
+        engine__control_answer(w->control);
     }
     w->control = NULL;
 }
@@ -456,21 +457,21 @@ static void silence(struct loop *l, struct replica *r, const struct thole_status
                          "this replica has failed");
     }
     wheel_cancel(l->ticks, &work_of(r)->tick);
-    proposals_end(l, r, &failed);
-    reads_end(l, r, &failed);
-    control_fail_all(r, st);
+    engine__proposals_end(l, r, &failed);
+    engine__reads_end(l, r, &failed);
+    engine__control_fail_all(r, st);
     if (work_of(r)->starting != NULL) {
         struct control *c = work_of(r)->starting;
         work_of(r)->starting = NULL;
         c->st = *st;
-        control_answer(c);
+        engine__control_answer(c);
     }
-    task_free(work_of(r)->install);
+    engine__task_free(work_of(r)->install);
     work_of(r)->install = NULL;
-    snapshot_end(r);
+    engine__snapshot_end(r);
     if (r->core != NULL) {
         if (r->led) {
-            beats_leader_ended(l, r);
+            engine__beats_leader_ended(l, r);
         }
         note_sleep(r, false);
         raft_free(r->core);
@@ -482,7 +483,7 @@ static void silence(struct loop *l, struct replica *r, const struct thole_status
     work_of(r)->status.leader_ready = false;
 }
 
-void group_fail(struct loop *l, struct replica *r, const struct thole_status *st)
+void engine__group_fail(struct loop *l, struct replica *r, const struct thole_status *st)
 {
     log_context(r->shard_id, r->replica_id);
     LOG_ERROR(ENGINE, "replica failed and stays stopped: %s", st->message);
@@ -490,16 +491,16 @@ void group_fail(struct loop *l, struct replica *r, const struct thole_status *st
     r->state = GROUP_FAILED;
     silence(l, r, r->failure);
     r->notify = true;
-    loop_publish(l, r);
+    engine__loop_publish(l, r);
 }
 
-void group_stop(struct loop *l, struct replica *r, const struct thole_status *st)
+void engine__group_stop(struct loop *l, struct replica *r, const struct thole_status *st)
 {
     silence(l, r, st);
     r->state = GROUP_GONE;
-    struct task *t = task_new(TASK_CLOSE, r);
+    struct task *t = engine__task_new(TASK_CLOSE, r);
     t->st = *st;
     if (!worker_post_internal(r->applier->w, &t->msg)) {
-        task_free(t);
+        engine__task_free(t);
     }
 }

@@ -19,7 +19,7 @@ static void list_add(struct replica ***list, size_t *count, size_t *capacity, st
     (*list)[(*count)++] = r;
 }
 
-void loop_dirty(struct loop *l, struct replica *r)
+void engine__loop_dirty(struct loop *l, struct replica *r)
 {
     if (r->dirty) {
         return;
@@ -28,7 +28,7 @@ void loop_dirty(struct loop *l, struct replica *r)
     list_add(&l->dirty, &l->dirty_count, &l->dirty_capacity, replica_ref(r));
 }
 
-void loop_publish(struct loop *l, struct replica *r)
+void engine__loop_publish(struct loop *l, struct replica *r)
 {
     if (r->publish) {
         return;
@@ -37,7 +37,7 @@ void loop_publish(struct loop *l, struct replica *r)
     list_add(&l->published, &l->published_count, &l->published_capacity, replica_ref(r));
 }
 
-bool loop_writer_hung(const struct loop *l, uint64_t now_ns)
+bool engine__loop_writer_hung(const struct loop *l, uint64_t now_ns)
 {
     uint64_t since = atomic_load_explicit(&l->in_flight_since_ns, memory_order_relaxed);
     return since != 0 && now_ns > since && now_ns - since > l->e->o.election_timeout_ms * NS_PER_MS;
@@ -48,15 +48,16 @@ bool loop_writer_hung(const struct loop *l, uint64_t now_ns)
 static void handle_request(struct loop *l, struct engine_request *q)
 {
     if (l->stopping || l->failed) {
-        request_fail(q, THOLE_UNAVAILABLE, l->failed ? THOLE_REASON_DISK : THOLE_REASON_STOPPED,
-                     l->failed ? "the log of this host has failed" : "the host is stopping");
+        engine__request_fail(
+            q, THOLE_UNAVAILABLE, l->failed ? THOLE_REASON_DISK : THOLE_REASON_STOPPED,
+            l->failed ? "the log of this host has failed" : "the host is stopping");
     } else if (map_get(&l->by_shard, q->shard_id) == NULL) {
-        request_fail(q, THOLE_NOT_FOUND, THOLE_REASON_NO_SUCH_SHARD,
-                     "the shard has no replica on this host");
+        engine__request_fail(q, THOLE_NOT_FOUND, THOLE_REASON_NO_SUCH_SHARD,
+                             "the shard has no replica on this host");
     } else if (q->kind == ENGINE_QUERY || q->kind == ENGINE_READ_POINT) {
-        read_submit(l, q);
+        engine__read_submit(l, q);
     } else {
-        proposal_submit(l, q);
+        engine__proposal_submit(l, q);
     }
 }
 
@@ -65,7 +66,7 @@ static void stop_all(struct loop *l, const struct thole_status *st)
     size_t it = 0;
     struct replica *r;
     while ((r = map_next(&l->by_replica, &it, NULL)) != NULL) {
-        group_stop(l, r, st);
+        engine__group_stop(l, r, st);
     }
 }
 
@@ -79,7 +80,7 @@ static void fail_loop(struct loop *l, const struct thole_status *st)
     struct replica *r;
     while ((r = map_next(&l->by_replica, &it, NULL)) != NULL) {
         if (r->state != GROUP_FAILED && r->state != GROUP_GONE) {
-            group_fail(l, r, st);
+            engine__group_fail(l, r, st);
         }
     }
 }
@@ -96,30 +97,30 @@ static void handle_persisted(struct loop *l, struct write_batch *b)
             w->r->work->update_batch = NULL;
         }
         if (b->st.code == THOLE_OK) {
-            group_persisted(l, w);
+            engine__group_persisted(l, w);
         } else if (w->control != NULL) {
             w->control->st = b->st;
-            control_answer(w->control);
+            engine__control_answer(w->control);
             w->control = NULL;
         }
     }
     if (b->st.code != THOLE_OK) {
         fail_loop(l, &b->st);
     }
-    write_batch_free(b);
+    engine__write_batch_free(b);
 }
 
 static void handle_log_read(struct loop *l, struct log_read *m)
 {
     struct replica *r = m->r;
     if (r->state == GROUP_RUNNING && m->st.code == THOLE_DATA_LOSS) {
-        group_fail(l, r, &m->st);
+        engine__group_fail(l, r, &m->st);
     } else if (r->state == GROUP_RUNNING) {
         raft_log_read(r->core, m->peer, m->first, m->entries, m->count);
         m->count = 0; /* references taken */
-        loop_dirty(l, r);
+        engine__loop_dirty(l, r);
     }
-    log_read_free(m);
+    engine__log_read_free(m);
 }
 
 /* Or we would refuse our vote to others until the last word of the leader has aged; but what lease
@@ -141,7 +142,7 @@ static void peer_lost(struct loop *l, struct replica *r, uint64_t replica_id)
     if (follows) {
         forget_leader(l, r);
     }
-    loop_dirty(l, r);
+    engine__loop_dirty(l, r);
 }
 
 static void handle_peer(struct loop *l, struct peer_change *p)
@@ -174,45 +175,45 @@ static void handle(struct loop *l, struct worker_msg *m)
         handle_request(l, CONTAINER_OF(m, struct engine_request, msg));
         break;
     case MSG_REFUSE:
-        request_fail(CONTAINER_OF(m, struct engine_request, msg), THOLE_RESOURCE_EXHAUSTED,
-                     THOLE_REASON_QUEUE_FULL, "too many requests wait for this loop");
+        engine__request_fail(CONTAINER_OF(m, struct engine_request, msg), THOLE_RESOURCE_EXHAUSTED,
+                             THOLE_REASON_QUEUE_FULL, "too many requests wait for this loop");
         break;
     case MSG_INBOUND:
-        loop_inbound(l, CONTAINER_OF(m, struct inbound, msg));
+        engine__loop_inbound(l, CONTAINER_OF(m, struct inbound, msg));
         break;
     case MSG_WRITE:
         handle_persisted(l, CONTAINER_OF(m, struct write_batch, msg));
         break;
     case MSG_APPLY:
-        group_applied(l, CONTAINER_OF(m, struct apply_job, msg));
+        engine__group_applied(l, CONTAINER_OF(m, struct apply_job, msg));
         break;
     case MSG_LOG_READ:
         handle_log_read(l, CONTAINER_OF(m, struct log_read, msg));
         break;
     case MSG_TASK:
-        snapshot_task_done(l, CONTAINER_OF(m, struct task, msg));
+        engine__snapshot_task_done(l, CONTAINER_OF(m, struct task, msg));
         break;
     case MSG_CONTROL:
-        control_handle(l, CONTAINER_OF(m, struct control, msg));
+        engine__control_handle(l, CONTAINER_OF(m, struct control, msg));
         break;
     case MSG_PEER:
         handle_peer(l, CONTAINER_OF(m, struct peer_change, msg));
         break;
     case MSG_BEAT:
-        beats_heard(l, CONTAINER_OF(m, struct host_beat, msg));
+        engine__beats_heard(l, CONTAINER_OF(m, struct host_beat, msg));
         break;
     case MSG_SENT:
-        snapshot_sent(l, CONTAINER_OF(m, struct stream_msg, msg));
+        engine__snapshot_sent(l, CONTAINER_OF(m, struct stream_msg, msg));
         break;
     case MSG_RECEIVED:
-        snapshot_received(l, CONTAINER_OF(m, struct stream_msg, msg));
+        engine__snapshot_received(l, CONTAINER_OF(m, struct stream_msg, msg));
         break;
     case MSG_STOP: {
         struct thole_status st;
         (void)THOLE_FAIL(&st, THOLE_UNAVAILABLE, THOLE_REASON_STOPPED, "the host is stopping");
         l->stopping = true;
         stop_all(l, &st);
-        hand_over_end(l);
+        engine__hand_over_end(l);
         break;
     }
     case MSG_QUERY:
@@ -227,7 +228,7 @@ static void handle(struct loop *l, struct worker_msg *m)
 }
 
 /* A message whose worker has stopped: nobody will handle it, its owner still needs an answer. */
-void loop_discard(struct loop *l, struct worker_msg *m)
+void engine__loop_discard(struct loop *l, struct worker_msg *m)
 {
     (void)l;
     struct thole_status stopped;
@@ -237,11 +238,11 @@ void loop_discard(struct loop *l, struct worker_msg *m)
     case MSG_REFUSE: {
         struct engine_request *q = CONTAINER_OF(m, struct engine_request, msg);
         q->status = stopped;
-        request_finish(q);
+        engine__request_finish(q);
         break;
     }
     case MSG_INBOUND:
-        inbound_free(CONTAINER_OF(m, struct inbound, msg));
+        engine__inbound_free(CONTAINER_OF(m, struct inbound, msg));
         break;
     case MSG_WRITE: {
         struct write_batch *b = CONTAINER_OF(m, struct write_batch, msg);
@@ -250,37 +251,38 @@ void loop_discard(struct loop *l, struct worker_msg *m)
                 continue;
             }
             b->updates[i].control->st = b->st.code ? b->st : stopped;
-            control_answer(b->updates[i].control);
+            engine__control_answer(b->updates[i].control);
             b->updates[i].control = NULL;
         }
-        write_batch_free(b);
+        engine__write_batch_free(b);
         break;
     }
     case MSG_APPLY: {
         struct apply_job *j = CONTAINER_OF(m, struct apply_job, msg);
         for (size_t i = 0; i < j->request_count; i++) {
             if (j->requests[i].request != NULL) { /* NULL: the applier has answered it */
-                request_fail(j->requests[i].request, THOLE_UNKNOWN, THOLE_REASON_OUTCOME_UNKNOWN,
-                             "the host stopped before the entry was applied");
+                engine__request_fail(j->requests[i].request, THOLE_UNKNOWN,
+                                     THOLE_REASON_OUTCOME_UNKNOWN,
+                                     "the host stopped before the entry was applied");
             }
         }
-        apply_job_free(j);
+        engine__apply_job_free(j);
         break;
     }
     case MSG_QUERY:
-        query_job_fail(CONTAINER_OF(m, struct query_job, msg), THOLE_UNAVAILABLE,
-                       THOLE_REASON_STOPPED, "the host is stopping");
+        engine__query_job_fail(CONTAINER_OF(m, struct query_job, msg), THOLE_UNAVAILABLE,
+                               THOLE_REASON_STOPPED, "the host is stopping");
         break;
     case MSG_LOG_READ:
-        log_read_free(CONTAINER_OF(m, struct log_read, msg));
+        engine__log_read_free(CONTAINER_OF(m, struct log_read, msg));
         break;
     case MSG_TASK:
-        task_free(CONTAINER_OF(m, struct task, msg));
+        engine__task_free(CONTAINER_OF(m, struct task, msg));
         break;
     case MSG_CONTROL: {
         struct control *c = CONTAINER_OF(m, struct control, msg);
         c->st = stopped;
-        control_answer(c);
+        engine__control_answer(c);
         break;
     }
     case MSG_PEER:
@@ -296,17 +298,17 @@ void loop_discard(struct loop *l, struct worker_msg *m)
     case MSG_SENT:
     case MSG_RECEIVED:
     case MSG_FLOW:
-        stream_msg_free(CONTAINER_OF(m, struct stream_msg, msg));
+        engine__stream_msg_free(CONTAINER_OF(m, struct stream_msg, msg));
         break;
     case MSG_STOP:
         break;
     }
 }
 
-void loop_post(struct loop *l, struct worker_msg *m)
+void engine__loop_post(struct loop *l, struct worker_msg *m)
 {
     if (!worker_post_internal(l->w, m)) {
-        loop_discard(l, m);
+        engine__loop_discard(l, m);
     }
 }
 
@@ -327,11 +329,11 @@ static void move_time(struct loop *l, uint64_t now_ns)
 static void run_timers(struct loop *l)
 {
     struct wheel_timer *t;
-    beats_run(l);
+    engine__beats_run(l);
     while ((t = wheel_expire(l->ticks, l->now_ms)) != NULL) {
         struct replica *r = CONTAINER_OF(t, struct replica_work, tick)->r;
         if (r->state == GROUP_RUNNING) {
-            group_tick(l, r);
+            engine__group_tick(l, r);
         }
     }
     while ((t = wheel_expire(l->deadlines, l->real_ms)) != NULL) {
@@ -339,9 +341,9 @@ static void run_timers(struct loop *l)
         struct replica *r = map_get(&l->by_shard, q->shard_id);
         ASSERT(r != NULL);
         if (q->kind == ENGINE_QUERY || q->kind == ENGINE_READ_POINT) {
-            ASSERT(read_expired(l, r, q));
+            ASSERT(engine__read_expired(l, r, q));
         } else {
-            proposal_expired(l, q);
+            engine__proposal_expired(l, q);
         }
     }
 }
@@ -352,7 +354,7 @@ static void harvest_all(struct loop *l)
         struct replica *r = l->dirty[i];
         r->dirty = false;
         if (r->state == GROUP_RUNNING) {
-            group_harvest(l, r);
+            engine__group_harvest(l, r);
         }
         replica_unref(r);
     }
@@ -360,17 +362,17 @@ static void harvest_all(struct loop *l)
     log_context(0, 0);
 }
 
-void loop_check_space(struct loop *l)
+void engine__loop_check_space(struct loop *l)
 {
     if (l->space_checking || l->now_ns - l->space_checked_ns < ENGINE_SPACE_CHECK_NS) {
         return;
     }
-    struct task *t = task_new(TASK_SPACE, NULL);
+    struct task *t = engine__task_new(TASK_SPACE, NULL);
     t->loop = l;
     l->space_checking = true;
     l->space_checked_ns = l->now_ns;
     if (!worker_post_internal(l->e->snapshotter, &t->msg)) {
-        task_free(t);
+        engine__task_free(t);
     }
 }
 
@@ -387,14 +389,15 @@ static void post_batch(struct loop *l)
                 r->work->update_batch = NULL;
             }
         }
-        loop_check_space(l);
+        engine__loop_check_space(l);
         if (!worker_post_internal(l->e->writer, &l->in_flight->msg)) {
             struct write_batch *b = l->in_flight;
             l->in_flight = NULL;
-            loop_discard(l, &b->msg);
+            engine__loop_discard(l, &b->msg);
         }
     } else if (atomic_load_explicit(&l->e->low_space, memory_order_relaxed)) {
-        loop_check_space(l); /* refused proposals write nothing, and must notice its return */
+        engine__loop_check_space(
+            l); /* refused proposals write nothing, and must notice its return */
     }
 }
 
@@ -425,7 +428,7 @@ static void fill_shown(struct replica *r)
     if (raft.leader == r->replica_id) {
         s->leader_host = r->e->o.host_id;
     } else if (raft.leader != 0) {
-        (void)replica_host(r, raft.leader, &s->leader_host);
+        (void)engine__replica_host(r, raft.leader, &s->leader_host);
     }
     if (r->core != NULL) {
         s->initialised =
@@ -439,7 +442,7 @@ static void fill_shown(struct replica *r)
     s->unopened = s->failed && r->boot != NULL && !is_damage(r->failure);
     s->superseded = s->failed && r->failure->code == THOLE_DATA_LOSS &&
                     r->failure->reason == THOLE_REASON_REMOVED;
-    s->sends_snapshot = snapshot_is_sent(r);
+    s->sends_snapshot = engine__snapshot_is_sent(r);
     s->applied = r->applied;
     s->log_bytes = r->log_bytes;
     s->snapshot_index = r->snapshot_index;
@@ -503,7 +506,7 @@ static void give_back_memory(struct loop *l)
     (void)malloc_trim(0);
 }
 
-uint64_t loop_turn(void *ctx, struct msgq *batch, uint64_t now_ns)
+uint64_t engine__loop_turn(void *ctx, struct msgq *batch, uint64_t now_ns)
 {
     struct loop *l = ctx;
     struct worker_msg *m;
@@ -517,10 +520,10 @@ uint64_t loop_turn(void *ctx, struct msgq *batch, uint64_t now_ns)
     l->drained_ns = clock_now(l->e->clock);
     run_timers(l);
     harvest_all(l);
-    if (hand_over_run(l) || hand_over_unfit(l)) {
+    if (engine__hand_over_run(l) || engine__hand_over_unfit(l)) {
         harvest_all(l);
     }
-    outbox_flush(l);
+    engine__outbox_flush(l);
     post_batch(l);
     publish_all(l);
     cork_end();
@@ -532,7 +535,7 @@ uint64_t loop_turn(void *ctx, struct msgq *batch, uint64_t now_ns)
 
 /* ---- Life ------------------------------------------------------------------------------------ */
 
-struct loop *loop_new(struct engine *e, uint32_t index)
+struct loop *engine__loop_new(struct engine *e, uint32_t index)
 {
     struct loop *l = xcalloc(1, sizeof *l);
     char name[16];
@@ -548,11 +551,11 @@ struct loop *loop_new(struct engine *e, uint32_t index)
     l->deadlines = wheel_new(l->real_ms);
     l->stop_msg.kind = MSG_STOP;
     (void)snprintf(name, sizeof name, "loop-%u", index % 100);
-    l->w = worker_new(e->o.executor, name, ENGINE_QUEUE_MAX, loop_turn, l);
+    l->w = worker_new(e->o.executor, name, ENGINE_QUEUE_MAX, engine__loop_turn, l);
     return l;
 }
 
-void loop_free(struct loop *l)
+void engine__loop_free(struct loop *l)
 {
     if (l == NULL) {
         return;
@@ -560,7 +563,7 @@ void loop_free(struct loop *l)
     worker_free(l->w);
     ASSERT(l->dirty_count == 0 && l->published_count == 0);
     if (l->next != NULL) {
-        loop_discard(l, &l->next->msg);
+        engine__loop_discard(l, &l->next->msg);
     }
     size_t it = 0;
     struct replica *r;

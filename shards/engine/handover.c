@@ -58,7 +58,7 @@ void engine_hand_over(struct engine *e, uint64_t deadline_ns, engine_done_fn don
         c->deadline_ns = deadline_ns;
         c->done = loop_done;
         c->ctx = h;
-        loop_post(e->loops[i], &c->msg);
+        engine__loop_post(e->loops[i], &c->msg);
     }
 }
 
@@ -85,11 +85,11 @@ static bool hand_on(struct loop *l, struct replica *r)
         return false;
     }
     r->handed_on = true;
-    loop_dirty(l, r);
+    engine__loop_dirty(l, r);
     return true;
 }
 
-void hand_over_begin(struct loop *l, struct control *c)
+void engine__hand_over_begin(struct loop *l, struct control *c)
 {
     ASSERT(!l->handing_over);
     l->handing_over = true;
@@ -97,15 +97,15 @@ void hand_over_begin(struct loop *l, struct control *c)
     l->hand_over_ms = c->deadline_ns / NS_PER_MS;
 }
 
-void hand_over_end(struct loop *l)
+void engine__hand_over_end(struct loop *l)
 {
     struct control *c = l->hand_over;
     l->hand_over = NULL;
     l->hand_over_ms = UINT64_MAX;
-    control_answer(c);
+    engine__control_answer(c);
 }
 
-bool hand_over_run(struct loop *l)
+bool engine__hand_over_run(struct loop *l)
 {
     size_t it = 0, left = 0;
     bool changed = false;
@@ -131,17 +131,17 @@ bool hand_over_run(struct loop *l)
         left = 0;
     }
     if (l->hand_over != NULL && left == 0) {
-        hand_over_end(l);
+        engine__hand_over_end(l);
     }
     return changed;
 }
 
 /* ---- A disk that is nearly full -------------------------------------------------------------- */
 
-void engine_disk_changed(struct engine *e)
+void engine__disk_changed(struct engine *e)
 {
     for (uint32_t i = 0; i < e->o.loop_count; i++) {
-        loop_post(e->loops[i], &control_new(CONTROL_DISK, NULL, NULL)->msg);
+        engine__loop_post(e->loops[i], &engine__control_new(CONTROL_DISK, NULL, NULL)->msg);
     }
     if (e->o.observer.disk_changed != NULL && !atomic_load(&e->dead)) {
         e->o.observer.disk_changed(e->o.observer.ctx);
@@ -170,7 +170,7 @@ static uint64_t fit_target(struct loop *l, const struct replica *r)
         struct raft_peer_status peer;
         struct uuid host;
         memcpy(host.bytes, m->host, sizeof host.bytes);
-        const struct peer_host *h = loop_host(l, &host);
+        const struct peer_host *h = engine__loop_host(l, &host);
         bool beats = l->e->o.sleep_after_ms != ENGINE_SLEEP_NEVER;
         if (m->role != RAFT_VOTER || m->replica_id == r->replica_id || (beats && !h->alive) ||
             h->unfit || !raft_peer(r->core, m->replica_id, &peer) || peer.state == RAFT_SNAPSHOT) {
@@ -184,7 +184,7 @@ static uint64_t fit_target(struct loop *l, const struct replica *r)
     return best;
 }
 
-bool hand_over_unfit(struct loop *l)
+bool engine__hand_over_unfit(struct loop *l)
 {
     size_t it = 0;
     bool changed = false;
@@ -210,12 +210,12 @@ bool hand_over_unfit(struct loop *l)
                  r->shard_id, target);
         r->handed_on = true;
         changed = true;
-        loop_dirty(l, r);
+        engine__loop_dirty(l, r);
     }
     return changed;
 }
 
-void hand_over_check(struct loop *l, struct replica *r)
+void engine__hand_over_check(struct loop *l, struct replica *r)
 {
     const struct raft_status *s = &work_of(r)->status;
     const struct engine_observer *o = &l->e->o.observer;

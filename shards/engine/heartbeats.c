@@ -48,7 +48,7 @@ static struct beat_peer *peer_of(struct engine *e, const struct uuid *host, bool
     return p;
 }
 
-void beats_add_peer(struct engine *e, const struct uuid *host)
+void engine__beats_add_peer(struct engine *e, const struct uuid *host)
 {
     bool is_new;
     pthread_mutex_lock(&e->lock);
@@ -60,10 +60,10 @@ void beats_add_peer(struct engine *e, const struct uuid *host)
     struct host_beat *b = xcalloc(1, sizeof *b); /* number 0: begin to beat */
     b->msg.kind = MSG_BEAT;
     b->host = *host;
-    loop_post(e->loops[0], &b->msg);
+    engine__loop_post(e->loops[0], &b->msg);
 }
 
-void beats_free(struct engine *e)
+void engine__beats_free(struct engine *e)
 {
     size_t it = 0;
     struct beat_peer *p;
@@ -73,7 +73,7 @@ void beats_free(struct engine *e)
     map_deinit(&e->beat_peers);
 }
 
-uint64_t beats_sent(struct engine *e, const struct uuid *host)
+uint64_t engine__beats_sent(struct engine *e, const struct uuid *host)
 {
     bool is_new;
     pthread_mutex_lock(&e->lock);
@@ -93,7 +93,7 @@ static void tell(struct beat_peer *p, uint64_t shard_id)
 }
 
 /* A leader here is none any more, and its members may be asleep. */
-void beats_leader_ended(struct loop *l, struct replica *r)
+void engine__beats_leader_ended(struct loop *l, struct replica *r)
 {
     const struct raft_config *c = raft_config(r->core);
     bool is_new;
@@ -116,12 +116,12 @@ static bool makes_progress(struct loop *l)
     struct engine *e = l->e;
     bool hung = false;
     for (uint32_t i = 0; i < e->o.loop_count; i++) {
-        hung |= loop_writer_hung(e->loops[i], l->now_ns);
+        hung |= engine__loop_writer_hung(e->loops[i], l->now_ns);
     }
     if (hung != atomic_exchange(&e->stalled, hung)) {
         LOG_WARN(ENGINE, "the log of this host %s",
                  hung ? "makes no progress: it leads no more" : "makes progress again");
-        engine_disk_changed(e);
+        engine__disk_changed(e);
     }
     if (hung) {
         return false;
@@ -156,7 +156,7 @@ static struct host_beat next_beat(const struct engine *e, struct beat_peer *p)
 static void send_beats(struct loop *l)
 {
     struct engine *e = l->e;
-    loop_check_space(l);
+    engine__loop_check_space(l);
     if (!makes_progress(l)) {
         return;
     }
@@ -169,15 +169,15 @@ static void send_beats(struct loop *l)
     }
     pthread_mutex_unlock(&e->lock);
     for (size_t i = 0; i < n; i++) {
-        engine_send(e, &beats[i].host, ENGINE_LANE_CONTROL, codec_beat_frame(&beats[i]));
+        engine__send(e, &beats[i].host, ENGINE_LANE_CONTROL, codec_beat_frame(&beats[i]));
     }
     free(beats);
 }
 
 /* ---- Hearing: on the thread of engine_deliver ------------------------------------------------ */
 
-void beats_deliver(struct engine *e, const struct uuid *host, uint64_t incarnation,
-                   const struct host_beat *heard)
+void engine__beats_deliver(struct engine *e, const struct uuid *host, uint64_t incarnation,
+                           const struct host_beat *heard)
 {
     bool is_new, changed = false;
     if (e->o.sleep_after_ms == ENGINE_SLEEP_NEVER) {
@@ -210,7 +210,7 @@ void beats_deliver(struct engine *e, const struct uuid *host, uint64_t incarnati
         b->msg = (struct worker_msg){.kind = MSG_BEAT};
         b->host = *host;
         b->incarnation = incarnation;
-        loop_post(e->loops[i], &b->msg);
+        engine__loop_post(e->loops[i], &b->msg);
     }
 }
 
@@ -238,24 +238,24 @@ static struct peer_host *leader_host(struct loop *l, const struct replica *r)
     struct uuid host;
     struct raft_status s;
     replica_status(r, &s);
-    if (s.leader == 0 || s.leader == r->replica_id || !replica_host(r, s.leader, &host)) {
+    if (s.leader == 0 || s.leader == r->replica_id || !engine__replica_host(r, s.leader, &host)) {
         return NULL;
     }
-    return loop_host(l, &host);
+    return engine__loop_host(l, &host);
 }
 
-void beats_wake(struct loop *l, struct replica *r)
+void engine__beats_wake(struct loop *l, struct replica *r)
 {
     if (!raft_asleep(r->core)) {
         return;
     }
     const struct peer_host *h = leader_host(l, r);
     raft_wake(r->core, h != NULL ? h->beat_ms : l->now_ms, l->now_ms);
-    loop_dirty(l, r);
+    engine__loop_dirty(l, r);
 }
 
 /* What the leader knows of its members' hosts. */
-void beats_show_leader(struct loop *l, struct replica *r)
+void engine__beats_show_leader(struct loop *l, struct replica *r)
 {
     const struct raft_config *c = raft_config(r->core);
     for (uint32_t i = 0; i < c->member_count; i++) {
@@ -264,7 +264,8 @@ void beats_show_leader(struct loop *l, struct replica *r)
             continue;
         }
         memcpy(host.bytes, c->members[i].host, sizeof host.bytes);
-        raft_absent(r->core, c->members[i].replica_id, !loop_host(l, &host)->alive, l->now_ms);
+        raft_absent(r->core, c->members[i].replica_id, !engine__loop_host(l, &host)->alive,
+                    l->now_ms);
     }
 }
 
@@ -288,13 +289,13 @@ static void host_changed(struct loop *l, const struct peer_host *h)
                 continue; /* no concern of a follower of another one: it may be asleep */
             }
             raft_absent(r->core, m->replica_id, !h->alive, l->now_ms);
-            beats_wake(l, r);
-            loop_dirty(l, r);
+            engine__beats_wake(l, r);
+            engine__loop_dirty(l, r);
         }
     }
 }
 
-void beats_incarnation(struct loop *l, struct peer_host *h, uint64_t incarnation)
+void engine__beats_incarnation(struct loop *l, struct peer_host *h, uint64_t incarnation)
 {
     if (incarnation <= h->incarnation) {
         return;
@@ -312,15 +313,15 @@ static void wake_named(struct loop *l, const struct peer_host *h, const struct h
     for (size_t i = 0; i < b->woken_count; i++) {
         struct replica *r = map_get(&l->by_shard, b->woken[i]);
         if (r != NULL && r->state == GROUP_RUNNING && leader_host(l, r) == h) {
-            beats_wake(l, r);
+            engine__beats_wake(l, r);
         }
     }
 }
 
-void beats_heard(struct loop *l, struct host_beat *b)
+void engine__beats_heard(struct loop *l, struct host_beat *b)
 {
-    struct peer_host *h = loop_host(l, &b->host);
-    beats_incarnation(l, h, b->incarnation);
+    struct peer_host *h = engine__loop_host(l, &b->host);
+    engine__beats_incarnation(l, h, b->incarnation);
     if (b->number == 0) {
         arm(l, l->now_ms);
     } else if (b->incarnation == h->incarnation && b->number > h->beat_number) {
@@ -340,13 +341,13 @@ void beats_heard(struct loop *l, struct host_beat *b)
     free(b);
 }
 
-bool beats_vouch(struct loop *l, const struct uuid *host, const struct raft_message *m)
+bool engine__beats_vouch(struct loop *l, const struct uuid *host, const struct raft_message *m)
 {
-    const struct peer_host *h = loop_host(l, host);
+    const struct peer_host *h = engine__loop_host(l, host);
     return h->alive && m->incarnation_from == h->incarnation && m->hint >= h->beat_number;
 }
 
-uint64_t beats_leader_heard_ns(struct loop *l, const struct replica *r)
+uint64_t engine__beats_leader_heard_ns(struct loop *l, const struct replica *r)
 {
     const struct peer_host *h = raft_asleep(r->core) ? leader_host(l, r) : NULL;
     return h != NULL && h->beat_ns > r->contact_ns ? h->beat_ns : r->contact_ns;
@@ -368,7 +369,7 @@ static void host_silent(struct loop *l, struct peer_host *h)
     pthread_mutex_unlock(&l->e->lock);
 }
 
-void beats_run(struct loop *l)
+void engine__beats_run(struct loop *l)
 {
     uint64_t beat = l->e->o.heartbeat_ms;
     if (l->now_ms < l->beat_due_ms) {

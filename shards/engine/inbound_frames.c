@@ -5,7 +5,7 @@
 
 #include "shards/engine/frame_codec.h"
 
-void inbound_free(struct inbound *in)
+void engine__inbound_free(struct inbound *in)
 {
     if (in == NULL) {
         return;
@@ -35,7 +35,7 @@ static void take_message(void *ctx, uint64_t shard_id, uint64_t to_incarnation,
         return;
     }
     m->incarnation_from = d->incarnation;
-    struct inbound **at = &d->by_loop[engine_loop(d->e, shard_id)->index];
+    struct inbound **at = &d->by_loop[engine__loop(d->e, shard_id)->index];
     if (*at == NULL) {
         *at = xcalloc(1, sizeof **at);
         (*at)->msg.kind = MSG_INBOUND;
@@ -61,13 +61,13 @@ static void take_reply(void *ctx, const struct stream_msg *m, uint64_t reply_fro
     copy->host = *d->host;
     copy->from = reply_to; /* the sender of the snapshot */
     copy->to = reply_from;
-    streamer_post(d->e, &copy->msg);
+    engine__streamer_post(d->e, &copy->msg);
 }
 
 static void take_beat(void *ctx, const struct host_beat *b)
 {
     struct delivery *d = ctx;
-    beats_deliver(d->e, d->host, d->incarnation, b);
+    engine__beats_deliver(d->e, d->host, d->incarnation, b);
 }
 
 static void post_inbound(struct loop *l, struct inbound *in)
@@ -79,7 +79,7 @@ static void post_inbound(struct loop *l, struct inbound *in)
     }
     atomic_fetch_sub(&l->inbound_bytes, in->bytes);
     metric_add(&engine_dropped_frames, 1);
-    inbound_free(in);
+    engine__inbound_free(in);
 }
 
 static void deliver_chunk(struct engine *e, const struct uuid *host, struct bufslice frame)
@@ -88,7 +88,7 @@ static void deliver_chunk(struct engine *e, const struct uuid *host, struct bufs
     m->msg.kind = MSG_CHUNK;
     m->host = *host;
     m->frame = frame;
-    streamer_post(e, &m->msg);
+    engine__streamer_post(e, &m->msg);
 }
 
 void engine_deliver(struct engine *e, const struct uuid *host, uint64_t incarnation,
@@ -107,7 +107,7 @@ void engine_deliver(struct engine *e, const struct uuid *host, uint64_t incarnat
     struct codec_sink sink = {&d, take_message, take_reply, take_beat};
     struct thole_status st;
     if (codec_read_frame(frame, &sink, &st) != THOLE_OK) {
-        engine_bad_frame(e, host, &st);
+        engine__bad_frame(e, host, &st);
     }
     for (uint32_t i = 0; i < e->o.loop_count; i++) {
         if (by_loop[i] != NULL) {
@@ -119,19 +119,19 @@ void engine_deliver(struct engine *e, const struct uuid *host, uint64_t incarnat
 
 /* ---- On the loop ----------------------------------------------------------------------------- */
 
-void loop_inbound(struct loop *l, struct inbound *in)
+void engine__loop_inbound(struct loop *l, struct inbound *in)
 {
     atomic_fetch_sub(&l->inbound_bytes, in->bytes);
-    struct peer_host *h = loop_host(l, &in->host);
-    beats_incarnation(l, h, in->incarnation);
+    struct peer_host *h = engine__loop_host(l, &in->host);
+    engine__beats_incarnation(l, h, in->incarnation);
     for (size_t i = 0; i < in->count; i++) {
         struct inbound_msg *m = &in->messages[i];
         struct replica *r = map_get(&l->by_replica, m->raft.to);
         if (r != NULL && r->shard_id == m->shard_id && r->state == GROUP_RUNNING) {
-            group_receive(l, r, &m->raft, &in->host);
+            engine__group_receive(l, r, &m->raft, &in->host);
         }
         /* Otherwise it is not here, not yet, or no more. "You were removed" is said by those whose
          * configuration says so; a tombstone only knows that *it* was removed, and stays silent. */
     }
-    inbound_free(in);
+    engine__inbound_free(in);
 }

@@ -30,7 +30,7 @@ static enum thole_code write_some(struct engine *e, const struct store_update *u
         return THOLE_OK;
     }
     if (code != THOLE_OK) {
-        engine_host_failed(e, st);
+        engine__host_failed(e, st);
     }
     return code;
 }
@@ -74,7 +74,7 @@ static uint64_t attest(struct engine *e)
     return CLOCK_NEVER;
 }
 
-uint64_t writer_turn(void *ctx, struct msgq *batch, uint64_t now_ns)
+uint64_t engine__writer_turn(void *ctx, struct msgq *batch, uint64_t now_ns)
 {
     struct engine *e = ctx;
     struct thole_status st = {0};
@@ -86,7 +86,7 @@ uint64_t writer_turn(void *ctx, struct msgq *batch, uint64_t now_ns)
     while ((m = msgq_pop(batch)) != NULL) {
         struct write_batch *b = CONTAINER_OF(m, struct write_batch, msg);
         b->st = st;
-        loop_post(b->loop, &b->msg);
+        engine__loop_post(b->loop, &b->msg);
     }
     return e->o.log->ops->attest != NULL ? now_ns + ATTEST_AFTER_NS : CLOCK_NEVER;
 }

@@ -12,7 +12,7 @@ static void hand_over(struct replica *r, uint64_t index, struct msgq *requests)
     j->index = index;
     msgq_concat(&j->requests, requests);
     if (!worker_post_internal(r->applier->w, &j->msg)) {
-        loop_discard(r->loop, &j->msg);
+        engine__loop_discard(r->loop, &j->msg);
     }
 }
 
@@ -23,13 +23,14 @@ static void serve_stale(struct loop *l, struct replica *r, struct engine_request
     struct raft_status s;
     replica_status(r, &s);
     if (!fresh && s.role == RAFT_LEADER && s.leader_ready) {
-        fresh = !loop_writer_hung(l, l->now_ns);
+        fresh = !engine__loop_writer_hung(l, l->now_ns);
     } else if (!fresh && r->contact_ns != 0) {
-        fresh = l->now_ns - beats_leader_heard_ns(l, r) <= q->max_staleness_ms * NS_PER_MS;
+        fresh = l->now_ns - engine__beats_leader_heard_ns(l, r) <= q->max_staleness_ms * NS_PER_MS;
     }
     if (!fresh) {
-        request_fail(q, THOLE_UNAVAILABLE, THOLE_REASON_TOO_STALE,
-                     "the replica that was asked heard no leader within the staleness bound");
+        engine__request_fail(
+            q, THOLE_UNAVAILABLE, THOLE_REASON_TOO_STALE,
+            "the replica that was asked heard no leader within the staleness bound");
         return;
     }
     struct msgq one = {0};
@@ -37,29 +38,32 @@ static void serve_stale(struct loop *l, struct replica *r, struct engine_request
     hand_over(r, 0, &one);
 }
 
-void read_submit(struct loop *l, struct engine_request *q)
+void engine__read_submit(struct loop *l, struct engine_request *q)
 {
     struct replica *r = map_get(&l->by_shard, q->shard_id);
     ASSERT(r != NULL);
     metric_add(&engine_queries, 1);
     if (q->deadline_ns <= l->now_ns) {
-        request_fail(q, THOLE_DEADLINE_EXCEEDED, THOLE_REASON_NONE,
-                     "the deadline passed before the query was served");
+        engine__request_fail(q, THOLE_DEADLINE_EXCEEDED, THOLE_REASON_NONE,
+                             "the deadline passed before the query was served");
     } else if (r->state == GROUP_FAILED) {
-        request_fail(q, THOLE_UNAVAILABLE, THOLE_REASON_MACHINE_FAILED, "this replica has failed");
+        engine__request_fail(q, THOLE_UNAVAILABLE, THOLE_REASON_MACHINE_FAILED,
+                             "this replica has failed");
     } else if (r->state != GROUP_RUNNING) {
-        request_fail(q, THOLE_UNAVAILABLE, THOLE_REASON_NOT_READY,
-                     "this replica is not running yet");
+        engine__request_fail(q, THOLE_UNAVAILABLE, THOLE_REASON_NOT_READY,
+                             "this replica is not running yet");
     } else if (r->kind->witness) {
-        request_fail(q, THOLE_UNAVAILABLE, THOLE_REASON_NOT_READY, "a witness holds no data");
+        engine__request_fail(q, THOLE_UNAVAILABLE, THOLE_REASON_NOT_READY,
+                             "a witness holds no data");
     } else if (q->payload.bytes.size > LIMIT_PAYLOAD_BYTES) {
-        request_fail(q, THOLE_INVALID_ARGUMENT, THOLE_REASON_TOO_LARGE, "the query exceeds 1 MiB");
+        engine__request_fail(q, THOLE_INVALID_ARGUMENT, THOLE_REASON_TOO_LARGE,
+                             "the query exceeds 1 MiB");
     } else if (q->stale) {
         serve_stale(l, r, q);
     } else {
-        request_arm(l, q);
+        engine__request_arm(l, q);
         msgq_push(&work_of(r)->reading, &q->msg);
-        loop_dirty(l, r);
+        engine__loop_dirty(l, r);
     }
 }
 
@@ -69,24 +73,24 @@ static void fail_queue(struct loop *l, struct replica *r, struct msgq *requests,
     struct worker_msg *m;
     while ((m = msgq_pop(requests)) != NULL) {
         struct engine_request *q = CONTAINER_OF(m, struct engine_request, msg);
-        request_disarm(l, q);
+        engine__request_disarm(l, q);
         if (st->reason == THOLE_REASON_NOT_LEADER || st->reason == THOLE_REASON_NO_LEADER) {
-            request_not_leader(l, r, q);
+            engine__request_not_leader(l, r, q);
             continue;
         }
         q->status = *st;
-        request_finish(q);
+        engine__request_finish(q);
     }
 }
 
-void reads_flush(struct loop *l, struct replica *r)
+void engine__reads_flush(struct loop *l, struct replica *r)
 {
     if (work_of(r)->reading.count == 0) {
         return;
     }
     struct thole_status st;
     uint64_t context = ++work_of(r)->read_context;
-    if (loop_writer_hung(l, l->now_ns)) {
+    if (engine__loop_writer_hung(l, l->now_ns)) {
         (void)THOLE_FAIL(&st, THOLE_UNAVAILABLE, THOLE_REASON_DISK,
                          "the log of this host makes no progress");
         fail_queue(l, r, &work_of(r)->reading, &st);
@@ -119,8 +123,8 @@ static struct read_batch *take_batch(struct replica *r, uint64_t context)
     return NULL;
 }
 
-void reads_answer(struct loop *l, struct replica *r, const struct raft_read_result *results,
-                  size_t n)
+void engine__reads_answer(struct loop *l, struct replica *r, const struct raft_read_result *results,
+                          size_t n)
 {
     struct thole_status st;
     struct msgq ready = {0};
@@ -136,7 +140,7 @@ void reads_answer(struct loop *l, struct replica *r, const struct raft_read_resu
             fail_queue(l, r, &b->requests, &st);
         } else {
             for (struct worker_msg *m = b->requests.head; m != NULL; m = m->next) {
-                request_disarm(l, CONTAINER_OF(m, struct engine_request, msg));
+                engine__request_disarm(l, CONTAINER_OF(m, struct engine_request, msg));
             }
             index = results[i].index > index ? results[i].index : index;
             msgq_concat(&ready, &b->requests);
@@ -148,7 +152,7 @@ void reads_answer(struct loop *l, struct replica *r, const struct raft_read_resu
     }
 }
 
-void reads_end(struct loop *l, struct replica *r, const struct thole_status *st)
+void engine__reads_end(struct loop *l, struct replica *r, const struct thole_status *st)
 {
     fail_queue(l, r, &work_of(r)->reading, st);
     while (work_of(r)->reads != NULL) {
@@ -177,7 +181,7 @@ static bool take_out(struct msgq *queue, struct engine_request *q)
     return found;
 }
 
-bool read_expired(struct loop *l, struct replica *r, struct engine_request *q)
+bool engine__read_expired(struct loop *l, struct replica *r, struct engine_request *q)
 {
     (void)l;
     bool found = take_out(&work_of(r)->reading, q);
@@ -185,8 +189,8 @@ bool read_expired(struct loop *l, struct replica *r, struct engine_request *q)
         found = take_out(&b->requests, q);
     }
     if (found) {
-        request_fail(q, THOLE_DEADLINE_EXCEEDED, THOLE_REASON_NONE,
-                     "the deadline passed before the read was confirmed");
+        engine__request_fail(q, THOLE_DEADLINE_EXCEEDED, THOLE_REASON_NONE,
+                             "the deadline passed before the read was confirmed");
     }
     return found;
 }

@@ -28,7 +28,7 @@ static void ring_grow(struct pending_ring *ring)
     *ring = (struct pending_ring){slots, capacity, 0, ring->count};
 }
 
-void pending_push(struct replica *r, const struct pending *p)
+void engine__pending_push(struct replica *r, const struct pending *p)
 {
     struct pending_ring *ring = &work_of(r)->pending;
     if (ring->count == ring->capacity) {
@@ -50,16 +50,16 @@ static void fail_pending(struct loop *l, struct pending *p, enum thole_code code
                          enum thole_reason reason, const char *message)
 {
     if (p->request != NULL) {
-        request_disarm(l, p->request);
-        request_fail(p->request, code, reason, message);
+        engine__request_disarm(l, p->request);
+        engine__request_fail(p->request, code, reason, message);
     }
     if (p->control != NULL) {
         (void)THOLE_FAIL(&p->control->st, code, reason, "%s", message);
-        control_answer(p->control);
+        engine__control_answer(p->control);
     }
 }
 
-void pending_trim(struct loop *l, struct replica *r, uint64_t first)
+void engine__pending_trim(struct loop *l, struct replica *r, uint64_t first)
 {
     struct pending_ring *ring = &work_of(r)->pending;
     while (ring->count > 0 && slot_at(ring, ring->count - 1)->index >= first) {
@@ -95,18 +95,18 @@ static bool refuse_early(struct loop *l, struct replica *r, struct engine_reques
         code = THOLE_RESOURCE_EXHAUSTED;
         reason = THOLE_REASON_LOW_SPACE;
         message = "the disk of this host is nearly full";
-    } else if (loop_writer_hung(l, l->now_ns)) {
+    } else if (engine__loop_writer_hung(l, l->now_ns)) {
         reason = THOLE_REASON_DISK;
         message = "the log of this host makes no progress";
     }
     if (message == NULL) {
         return false;
     }
-    request_fail(q, code, reason, message);
+    engine__request_fail(q, code, reason, message);
     return true;
 }
 
-void proposal_submit(struct loop *l, struct engine_request *q)
+void engine__proposal_submit(struct loop *l, struct engine_request *q)
 {
     struct replica *r = map_get(&l->by_shard, q->shard_id);
     ASSERT(r != NULL);
@@ -114,11 +114,11 @@ void proposal_submit(struct loop *l, struct engine_request *q)
         return;
     }
     if (!r->led) {
-        request_not_leader(l, r, q);
+        engine__request_not_leader(l, r, q);
         return;
     }
     msgq_push(&work_of(r)->proposing, &q->msg);
-    loop_dirty(l, r);
+    engine__loop_dirty(l, r);
 }
 
 static struct raft_entry *entry_of(const struct replica *r, struct engine_request *q)
@@ -138,11 +138,11 @@ static void appended(struct loop *l, struct replica *r, struct engine_request **
 {
     struct raft_status s;
     raft_status(r->core, &s);
-    pending_trim(l, r, first);
+    engine__pending_trim(l, r, first);
     for (size_t i = 0; i < n; i++) {
         requests[i]->index = first + i;
-        request_arm(l, requests[i]);
-        pending_push(r, &(struct pending){first + i, s.term, requests[i], NULL, l->now_ns});
+        engine__request_arm(l, requests[i]);
+        engine__pending_push(r, &(struct pending){first + i, s.term, requests[i], NULL, l->now_ns});
     }
     metric_add(&engine_proposals, (int64_t)n);
     metric_add(&engine_pending, (int64_t)n);
@@ -153,15 +153,15 @@ static void refused(struct loop *l, struct replica *r, struct engine_request **r
 {
     for (size_t i = 0; i < n; i++) {
         if (st->reason == THOLE_REASON_NOT_LEADER) {
-            request_not_leader(l, r, requests[i]);
+            engine__request_not_leader(l, r, requests[i]);
         } else {
             requests[i]->status = *st;
-            request_finish(requests[i]);
+            engine__request_finish(requests[i]);
         }
     }
 }
 
-void proposals_flush(struct loop *l, struct replica *r)
+void engine__proposals_flush(struct loop *l, struct replica *r)
 {
     struct engine_request *requests[ENGINE_PAGE_ENTRIES];
     struct raft_entry *entries[ENGINE_PAGE_ENTRIES];
@@ -199,10 +199,10 @@ static void change_decided(struct replica *r, struct pending *p)
         (void)THOLE_FAIL(&p->control->st, THOLE_FAILED_PRECONDITION, THOLE_REASON_STALE_REVISION,
                          "a newer decision was applied first");
     }
-    control_answer(p->control);
+    engine__control_answer(p->control);
 }
 
-void proposals_take(struct loop *l, struct replica *r, uint64_t last, struct apply_job *j)
+void engine__proposals_take(struct loop *l, struct replica *r, uint64_t last, struct apply_job *j)
 {
     struct pending_ring *ring = &work_of(r)->pending;
     uint64_t last_term = 0;
@@ -228,7 +228,7 @@ void proposals_take(struct loop *l, struct replica *r, uint64_t last, struct app
         } else if (p.control != NULL) {
             change_decided(r, &p);
         } else if (p.request != NULL) {
-            request_disarm(l, p.request);
+            engine__request_disarm(l, p.request);
             j->requests = j->requests != NULL
                               ? j->requests
                               : xmalloc((last - j->first + 1) * sizeof(struct pending));
@@ -238,7 +238,7 @@ void proposals_take(struct loop *l, struct replica *r, uint64_t last, struct app
     metric_add(&engine_pending, (int64_t)ring->count - (int64_t)before);
 }
 
-void proposals_installed(struct loop *l, struct replica *r, uint64_t index)
+void engine__proposals_installed(struct loop *l, struct replica *r, uint64_t index)
 {
     struct pending_ring *ring = &work_of(r)->pending;
     while (ring->count > 0 && slot_at(ring, 0)->index <= index) {
@@ -249,13 +249,13 @@ void proposals_installed(struct loop *l, struct replica *r, uint64_t index)
     }
 }
 
-void proposals_end(struct loop *l, struct replica *r, const struct thole_status *st)
+void engine__proposals_end(struct loop *l, struct replica *r, const struct thole_status *st)
 {
     struct worker_msg *m;
     while ((m = msgq_pop(&work_of(r)->proposing)) != NULL) {
         struct engine_request *q = CONTAINER_OF(m, struct engine_request, msg);
         q->status = *st;
-        request_finish(q);
+        engine__request_finish(q);
     }
     while (work_of(r)->pending.count > 0) {
         struct pending p = pop_front(&work_of(r)->pending);
@@ -265,7 +265,7 @@ void proposals_end(struct loop *l, struct replica *r, const struct thole_status 
     }
 }
 
-void proposal_expired(struct loop *l, struct engine_request *q)
+void engine__proposal_expired(struct loop *l, struct engine_request *q)
 {
     struct replica *r = map_get(&l->by_shard, q->shard_id);
     ASSERT(r != NULL);
@@ -281,6 +281,6 @@ void proposal_expired(struct loop *l, struct engine_request *q)
     }
     ASSERT(low < ring->count && slot_at(ring, low)->request == q);
     slot_at(ring, low)->request = NULL;
-    request_fail(q, THOLE_UNKNOWN, THOLE_REASON_OUTCOME_UNKNOWN,
-                 "the deadline passed while the proposal was being replicated");
+    engine__request_fail(q, THOLE_UNKNOWN, THOLE_REASON_OUTCOME_UNKNOWN,
+                         "the deadline passed while the proposal was being replicated");
 }

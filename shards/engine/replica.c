@@ -73,7 +73,7 @@ struct replica *replica_new(struct engine *e, uint64_t replica_id, uint64_t shar
     r->e = e;
     r->replica_id = replica_id;
     r->shard_id = shard_id;
-    r->loop = engine_loop(e, shard_id);
+    r->loop = engine__loop(e, shard_id);
     r->applier = e->appliers[shard_id % e->o.applier_count];
     r->boot = xcalloc(1, sizeof *r->boot);
     bytes_append_slice(&r->boot->descriptor, descriptor);
@@ -232,9 +232,9 @@ static void free_replica(struct replica *r)
     if (r->core != NULL) {
         raft_free(r->core);
     }
-    machine_unref(r->machine);
+    engine__machine_unref(r->machine);
     if (r->work != NULL) {
-        snapshot_end(r);
+        engine__snapshot_end(r);
         free_work(r);
     }
     raft_config_release(r->shown_config);

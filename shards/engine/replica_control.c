@@ -5,7 +5,7 @@
 
 #include "shards/engine/frame_codec.h"
 
-void control_answer(struct control *c)
+void engine__control_answer(struct control *c)
 {
     if (c == NULL) {
         return;
@@ -17,7 +17,7 @@ void control_answer(struct control *c)
     free(c);
 }
 
-struct control *control_new(enum control_kind kind, engine_done_fn done, void *ctx)
+struct control *engine__control_new(enum control_kind kind, engine_done_fn done, void *ctx)
 {
     struct control *c = xcalloc(1, sizeof *c);
     c->msg.kind = MSG_CONTROL;
@@ -37,7 +37,7 @@ static bool valid_id(uint64_t replica_id)
 static enum thole_code describe(struct engine *e, const struct engine_replica_spec *spec,
                                 struct bytes *out, struct thole_status *st)
 {
-    const struct thole_machine_type *type = machine_type_find(e, spec->machine_type);
+    const struct thole_machine_type *type = engine__machine_type_find(e, spec->machine_type);
     if (type == NULL) {
         return THOLE_FAIL(st, THOLE_NOT_FOUND, THOLE_REASON_NO_SUCH_TYPE,
                           "this host has no machine type %s", spec->machine_type);
@@ -110,7 +110,7 @@ static enum thole_code boot_config(const struct engine_replica_spec *spec, struc
 void engine_replica_start(struct engine *e, const struct engine_replica_spec *spec,
                           engine_done_fn done, void *ctx)
 {
-    struct control *c = control_new(CONTROL_ANSWER, done, ctx);
+    struct control *c = engine__control_new(CONTROL_ANSWER, done, ctx);
     struct bytes descriptor = {0}, config = {0};
     c->shard_id = spec->shard_id;
     c->replica_id = spec->replica_id;
@@ -127,17 +127,17 @@ void engine_replica_start(struct engine *e, const struct engine_replica_spec *sp
     }
     bytes_deinit(&descriptor);
     bytes_deinit(&config);
-    loop_post(engine_loop(e, spec->shard_id), &c->msg);
+    engine__loop_post(engine__loop(e, spec->shard_id), &c->msg);
 }
 
 void engine_replica_remove(struct engine *e, uint64_t replica_id, engine_done_fn done, void *ctx)
 {
-    struct control *c = control_new(CONTROL_ANSWER, done, ctx);
+    struct control *c = engine__control_new(CONTROL_ANSWER, done, ctx);
     c->replica_id = replica_id;
     if (!valid_id(replica_id)) {
         (void)THOLE_FAIL(&c->st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
                          "0 and the highest number are no replica ids");
-        loop_post(e->loops[0], &c->msg);
+        engine__loop_post(e->loops[0], &c->msg);
         return;
     }
     pthread_mutex_lock(&e->lock);
@@ -151,42 +151,42 @@ void engine_replica_remove(struct engine *e, uint64_t replica_id, engine_done_fn
         (void)map_put(&e->tombstones, replica_id, e); /* at once: nobody starts it meanwhile */
     }
     pthread_mutex_unlock(&e->lock);
-    loop_post(r != NULL ? r->loop : e->loops[0], &c->msg);
+    engine__loop_post(r != NULL ? r->loop : e->loops[0], &c->msg);
 }
 
 void engine_replica_forget(struct engine *e, uint64_t replica_id, engine_done_fn done, void *ctx)
 {
-    struct control *c = control_new(CONTROL_FORGET, done, ctx);
+    struct control *c = engine__control_new(CONTROL_FORGET, done, ctx);
     c->replica_id = replica_id;
-    loop_post(e->loops[0], &c->msg);
+    engine__loop_post(e->loops[0], &c->msg);
 }
 
 void engine_change(struct engine *e, uint64_t shard_id, const struct raft_change *change,
                    engine_done_fn done, void *ctx)
 {
-    struct control *c = control_new(CONTROL_CHANGE, done, ctx);
+    struct control *c = engine__control_new(CONTROL_CHANGE, done, ctx);
     c->shard_id = shard_id;
     c->change = *change;
-    loop_post(engine_loop(e, shard_id), &c->msg);
+    engine__loop_post(engine__loop(e, shard_id), &c->msg);
 }
 
 void engine_transfer(struct engine *e, uint64_t shard_id, uint64_t target_replica,
                      uint64_t *ret_leader, engine_done_fn done, void *ctx)
 {
-    struct control *c = control_new(CONTROL_TRANSFER, done, ctx);
+    struct control *c = engine__control_new(CONTROL_TRANSFER, done, ctx);
     c->ret_leader = ret_leader;
     c->shard_id = shard_id;
     c->replica_id = target_replica;
-    loop_post(engine_loop(e, shard_id), &c->msg);
+    engine__loop_post(engine__loop(e, shard_id), &c->msg);
 }
 
 void engine_force(struct engine *e, uint64_t shard_id, uint64_t epoch, engine_done_fn done,
                   void *ctx)
 {
-    struct control *c = control_new(CONTROL_FORCE, done, ctx);
+    struct control *c = engine__control_new(CONTROL_FORCE, done, ctx);
     c->shard_id = shard_id;
     c->epoch = epoch;
-    loop_post(engine_loop(e, shard_id), &c->msg);
+    engine__loop_post(engine__loop(e, shard_id), &c->msg);
 }
 
 /* ---- On the loop ----------------------------------------------------------------------------- */
@@ -194,7 +194,7 @@ void engine_force(struct engine *e, uint64_t shard_id, uint64_t epoch, engine_do
 static struct write_batch *next_batch(struct loop *l)
 {
     if (l->next == NULL) {
-        l->next = write_batch_new(l);
+        l->next = engine__write_batch_new(l);
     }
     return l->next;
 }
@@ -206,7 +206,7 @@ static void start(struct loop *l, struct control *c)
     (void)map_put(&l->by_shard, r->shard_id, r);
     r->state = GROUP_CREATING;
     work_of(r)->starting = c;
-    struct write_update *w = write_batch_add(next_batch(l), r);
+    struct write_update *w = engine__write_batch_add(next_batch(l), r);
     w->identity = (struct store_identity){
         .replica_id = r->replica_id,
         .shard_id = r->shard_id,
@@ -229,7 +229,7 @@ static void finish_removal(struct loop *l, struct control *c)
     }
     struct thole_status st;
     (void)THOLE_FAIL(&st, THOLE_UNAVAILABLE, THOLE_REASON_REMOVED, "the replica is being removed");
-    group_stop(l, r, &st);
+    engine__group_stop(l, r, &st);
     r->state = GROUP_REMOVING;
     atomic_store(&r->removing, true);
     (void)map_remove(&l->by_shard, r->shard_id);
@@ -241,31 +241,31 @@ static void finish_removal(struct loop *l, struct control *c)
             raft_entry_unref(w->entries[i]);
         }
         w->entry_count = 0;
-        control_answer(w->control);
+        engine__control_answer(w->control);
         w->token = 0;
         w->install = w->create = false;
         w->u = (struct store_update){.replica_id = r->replica_id};
     } else {
-        w = write_batch_add(b, r);
+        w = engine__write_batch_add(b, r);
     }
     w->u.remove = true;
     w->control = c;
 }
 
 /* The tombstone is durable: delete the data, then forget the object. */
-void control_removed(struct loop *l, struct replica *r, struct control *c)
+void engine__control_removed(struct loop *l, struct replica *r, struct control *c)
 {
-    struct task *t = task_new(TASK_DESTROY, r);
+    struct task *t = engine__task_new(TASK_DESTROY, r);
     t->everything = true;
     t->control = c;
     if (!worker_post_internal(r->applier->w, &t->msg)) { /* behind TASK_CLOSE, then on */
-        loop_discard(l, &t->msg);
+        engine__loop_discard(l, &t->msg);
     }
 }
 
 static void bury(struct loop *l, struct control *c)
 {
-    struct write_update *w = write_batch_add(next_batch(l), NULL);
+    struct write_update *w = engine__write_batch_add(next_batch(l), NULL);
     w->u.replica_id = c->replica_id;
     w->u.remove = true;
     w->control = c;
@@ -281,17 +281,17 @@ static void forget(struct loop *l, struct control *c)
     }
     pthread_mutex_unlock(&e->lock);
     if (!known) {
-        control_answer(c);
+        engine__control_answer(c);
         return;
     }
-    struct write_update *w = write_batch_add(next_batch(l), NULL);
+    struct write_update *w = engine__write_batch_add(next_batch(l), NULL);
     w->u.replica_id = c->replica_id;
     w->u.forget = true;
     w->control = c;
 }
 
 /* The running replica of the command's shard, or NULL and the command is answered. */
-struct replica *control_running(struct loop *l, struct control *c)
+struct replica *engine__control_running(struct loop *l, struct control *c)
 {
     struct replica *r = map_get(&l->by_shard, c->shard_id);
     if (r != NULL && r->state == GROUP_RUNNING) {
@@ -304,79 +304,79 @@ struct replica *control_running(struct loop *l, struct control *c)
         (void)THOLE_FAIL(&c->st, THOLE_NOT_FOUND, THOLE_REASON_NO_SUCH_SHARD,
                          "the shard has no replica on this host");
     }
-    control_answer(c);
+    engine__control_answer(c);
     return NULL;
 }
 
 static void change(struct loop *l, struct control *c)
 {
-    struct replica *r = control_running(l, c);
+    struct replica *r = engine__control_running(l, c);
     uint64_t index;
     if (r == NULL) {
         return;
     }
-    proposals_flush(l, r);
+    engine__proposals_flush(l, r);
     if (raft_change_membership(r->core, &c->change, l->now_ms, &index, &c->st) != THOLE_OK) {
-        control_answer(c);
+        engine__control_answer(c);
         return;
     }
     struct raft_status s;
     raft_status(r->core, &s);
-    pending_trim(l, r, index);
-    pending_push(r, &(struct pending){index, s.term, NULL, c, l->now_ns});
+    engine__pending_trim(l, r, index);
+    engine__pending_push(r, &(struct pending){index, s.term, NULL, c, l->now_ns});
     metric_add(&engine_pending, 1);
-    loop_dirty(l, r);
+    engine__loop_dirty(l, r);
 }
 
 static void transfer(struct loop *l, struct control *c)
 {
-    struct replica *r = control_running(l, c);
+    struct replica *r = engine__control_running(l, c);
     if (r == NULL) {
         return;
     }
-    proposals_flush(l, r);
+    engine__proposals_flush(l, r);
     bool here = c->replica_id == r->replica_id; /* nothing will change */
     if (raft_transfer(r->core, c->replica_id, l->now_ms, &c->st) != THOLE_OK || here) {
         if (c->ret_leader != NULL && c->st.code == THOLE_OK) {
             *c->ret_leader = r->replica_id;
         }
-        control_answer(c);
+        engine__control_answer(c);
         return;
     }
     c->next = work_of(r)->transfers;
     work_of(r)->transfers = c;
-    loop_dirty(l, r);
+    engine__loop_dirty(l, r);
 }
 
 static void force(struct loop *l, struct control *c)
 {
-    struct replica *r = control_running(l, c);
+    struct replica *r = engine__control_running(l, c);
     if (r == NULL) {
         return;
     }
-    proposals_flush(l, r);
+    engine__proposals_flush(l, r);
     if (raft_force(r->core, c->epoch, l->now_ms, &c->st) != THOLE_OK) {
-        control_answer(c);
+        engine__control_answer(c);
         return;
     }
     LOG_WARN(ENGINE, "quorum loss: this replica becomes the only voter, epoch=%" PRIu64, c->epoch);
     c->next = work_of(r)->forces;
     work_of(r)->forces = c;
-    loop_dirty(l, r);
+    engine__loop_dirty(l, r);
 }
 
-void control_check_forces(struct replica *r)
+void engine__control_check_forces(struct replica *r)
 {
     while (work_of(r)->forces != NULL && work_of(r)->status.leader_ready &&
            raft_config(r->core)->epoch >= work_of(r)->forces->epoch) {
         struct control *c = work_of(r)->forces;
         work_of(r)->forces = c->next;
         r->removed_by_peer = false; /* whatever the lost majority had decided */
-        control_answer(c);
+        engine__control_answer(c);
     }
 }
 
-void control_check_transfers(struct loop *l, struct replica *r)
+void engine__control_check_transfers(struct loop *l, struct replica *r)
 {
     (void)l;
     const struct raft_status *s = &work_of(r)->status;
@@ -394,34 +394,34 @@ void control_check_transfers(struct loop *l, struct replica *r)
             *c->ret_leader = s->leader;
         }
     }
-    control_fail_transfers(r, &st);
+    engine__control_fail_transfers(r, &st);
 }
 
-void control_fail_list(struct control **list, const struct thole_status *st)
+void engine__control_fail_list(struct control **list, const struct thole_status *st)
 {
     while (*list != NULL) {
         struct control *c = *list;
         *list = c->next;
         c->st = *st;
-        control_answer(c);
+        engine__control_answer(c);
     }
 }
 
-void control_fail_transfers(struct replica *r, const struct thole_status *st)
+void engine__control_fail_transfers(struct replica *r, const struct thole_status *st)
 {
-    control_fail_list(&work_of(r)->transfers, st);
+    engine__control_fail_list(&work_of(r)->transfers, st);
 }
 
-void control_fail_all(struct replica *r, const struct thole_status *st)
+void engine__control_fail_all(struct replica *r, const struct thole_status *st)
 {
-    control_fail_list(&work_of(r)->transfers, st);
-    control_fail_list(&work_of(r)->forces, st);
+    engine__control_fail_list(&work_of(r)->transfers, st);
+    engine__control_fail_list(&work_of(r)->forces, st);
 }
 
-void control_handle(struct loop *l, struct control *c)
+void engine__control_handle(struct loop *l, struct control *c)
 {
     if (l->stopping || l->failed) {
-        loop_discard(l, &c->msg);
+        engine__loop_discard(l, &c->msg);
         return;
     }
     switch (c->kind) {
@@ -447,20 +447,20 @@ void control_handle(struct loop *l, struct control *c)
         force(l, c);
         break;
     case CONTROL_HAND_OVER:
-        hand_over_begin(l, c);
+        engine__hand_over_begin(l, c);
         break;
     case CONTROL_EXPORT:
-        export_begin(l, c);
+        engine__export_begin(l, c);
         break;
     case CONTROL_SEED:
-        seed_begin(l, c);
+        engine__seed_begin(l, c);
         break;
     case CONTROL_DISK:
         l->unfit_due_ms = l->real_ms;
-        control_answer(c);
+        engine__control_answer(c);
         break;
     case CONTROL_ANSWER:
-        control_answer(c);
+        engine__control_answer(c);
         break;
     }
 }

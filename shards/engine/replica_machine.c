@@ -6,7 +6,7 @@
 #include "base/file.h"
 #include "shards/engine/meta.h"
 
-const struct thole_machine_type *machine_type_find(const struct engine *e, const char *name)
+const struct thole_machine_type *engine__machine_type_find(const struct engine *e, const char *name)
 {
     for (const struct thole_machine_type *const *t = e->o.types; t != NULL && *t != NULL; t++) {
         if (strcmp((*t)->name, name) == 0) {
@@ -30,7 +30,7 @@ static char *directory_of(const struct replica *r, uint64_t generation,
                      generation);
 }
 
-enum thole_code machine_result(enum thole_code code, struct thole_status *st)
+enum thole_code engine__machine_result(enum thole_code code, struct thole_status *st)
 {
     if (code == THOLE_OK) {
         *st = (struct thole_status){0};
@@ -82,7 +82,7 @@ static enum thole_code open_state(struct replica *r, struct machine *m, struct t
             return code;
         }
     }
-    enum thole_code code = machine_result(m->type->open(&env, &m->state, st), st);
+    enum thole_code code = engine__machine_result(m->type->open(&env, &m->state, st), st);
     if (code == THOLE_OK && reader.bad) {
         return THOLE_FAIL(st, THOLE_DATA_LOSS, THOLE_REASON_CORRUPT,
                           "the machine holds unreadable engine metadata");
@@ -91,10 +91,10 @@ static enum thole_code open_state(struct replica *r, struct machine *m, struct t
     return code;
 }
 
-enum thole_code machine_open(struct replica *r, uint64_t generation, struct machine **ret,
-                             struct thole_status *st)
+enum thole_code engine__machine_open(struct replica *r, uint64_t generation, struct machine **ret,
+                                     struct thole_status *st)
 {
-    const struct thole_machine_type *type = machine_type_find(r->e, r->kind->type_name);
+    const struct thole_machine_type *type = engine__machine_type_find(r->e, r->kind->type_name);
     if (type == NULL || type->version < r->kind->type_version) {
         return THOLE_FAIL(st, THOLE_FAILED_PRECONDITION, THOLE_REASON_NO_SUCH_TYPE,
                           "this host cannot run machine type %s version %u", r->kind->type_name,
@@ -112,32 +112,32 @@ enum thole_code machine_open(struct replica *r, uint64_t generation, struct mach
     }
     enum thole_code code = open_state(r, m, st);
     if (code != THOLE_OK) {
-        machine_unref(m);
+        engine__machine_unref(m);
         return code;
     }
     *ret = m;
     return THOLE_OK;
 }
 
-enum thole_code machine_view(struct machine *m, void **ret, struct thole_status *st)
+enum thole_code engine__machine_view(struct machine *m, void **ret, struct thole_status *st)
 {
     if (m->lock != NULL) { /* it flushes by itself */
         pthread_rwlock_wrlock(m->lock);
     }
-    enum thole_code code = machine_result(m->type->view_acquire(m->state, ret, st), st);
+    enum thole_code code = engine__machine_result(m->type->view_acquire(m->state, ret, st), st);
     if (m->lock != NULL) {
         pthread_rwlock_unlock(m->lock);
     }
     return code;
 }
 
-struct machine *machine_ref(struct machine *m)
+struct machine *engine__machine_ref(struct machine *m)
 {
     atomic_fetch_add_explicit(&m->refs, 1, memory_order_relaxed);
     return m;
 }
 
-void machine_unref(struct machine *m)
+void engine__machine_unref(struct machine *m)
 {
     if (m == NULL || atomic_fetch_sub_explicit(&m->refs, 1, memory_order_acq_rel) != 1) {
         return;
@@ -154,9 +154,10 @@ void machine_unref(struct machine *m)
     free(m);
 }
 
-enum thole_code machine_destroy(struct replica *r, uint64_t generation, struct thole_status *st)
+enum thole_code engine__machine_destroy(struct replica *r, uint64_t generation,
+                                        struct thole_status *st)
 {
-    const struct thole_machine_type *type = machine_type_find(r->e, r->kind->type_name);
+    const struct thole_machine_type *type = engine__machine_type_find(r->e, r->kind->type_name);
     if (type == NULL || !(type->flags & THOLE_MACHINE_PERSISTENT)) {
         return THOLE_OK;
     }
@@ -164,7 +165,7 @@ enum thole_code machine_destroy(struct replica *r, uint64_t generation, struct t
     enum thole_code code = THOLE_OK;
     if (type->destroy != NULL) {
         struct thole_machine_env env = env_of(r, generation, type, directory);
-        code = machine_result(type->destroy(&env, st), st);
+        code = engine__machine_result(type->destroy(&env, st), st);
     }
     if (code == THOLE_OK && directory != NULL) {
         code = file_remove_tree(directory, st);
@@ -188,10 +189,10 @@ static enum thole_code write_bytes(struct thole_sink *s, const void *data, size_
     return THOLE_OK;
 }
 
-enum thole_code machine_query(struct machine *m, void *view, struct slice query, struct bytes *out,
-                              struct thole_status *st)
+enum thole_code engine__machine_query(struct machine *m, void *view, struct slice query,
+                                      struct bytes *out, struct thole_status *st)
 {
     struct bytes_sink sink = {{write_bytes}, out};
     struct thole_slice q = {query.data, query.size};
-    return machine_result(m->type->query(m->state, view, q, &sink.base, st), st);
+    return engine__machine_result(m->type->query(m->state, view, q, &sink.base, st), st);
 }

@@ -30,7 +30,7 @@ static void unlink_watch(struct watch_list *n)
 uint64_t engine_watch(struct engine *e, uint64_t shard_id, const struct engine_watcher *w,
                       uint64_t *ret_from_index)
 {
-    struct replica *r = engine_find_shard(e, shard_id);
+    struct replica *r = engine__find_shard(e, shard_id);
     if (r == NULL) {
         return 0;
     }
@@ -99,7 +99,7 @@ static void sweep(struct replica *r)
     }
 }
 
-void watch_event(struct replica *r, uint64_t index, struct slice key, struct slice event)
+void engine__watch_event(struct replica *r, uint64_t index, struct slice key, struct slice event)
 {
     bool dead = false;
     r->watches_walked = true;
@@ -115,7 +115,7 @@ void watch_event(struct replica *r, uint64_t index, struct slice key, struct sli
     }
 }
 
-void watch_end(struct replica *r, enum thole_reason reason, const char *message)
+void engine__watch_end(struct replica *r, enum thole_reason reason, const char *message)
 {
     struct thole_status st;
     size_t held = 0;

@@ -35,7 +35,7 @@ static uint64_t start_replica(struct sim *s, struct shard *shard, int host, uint
         .initial = initial,
         .initial_count = n,
     };
-    struct member *m = shadow_add_member(s, shard, id, host);
+    struct member *m = sim__shadow_add_member(s, shard, id, host);
     m->witness = witness;
     SIM_TRACE(s, "host %d: shard %" PRIu64 " gets replica %" PRIu64 "%s", host, shard->id, id,
               witness ? ", a witness" : "");
@@ -43,7 +43,7 @@ static uint64_t start_replica(struct sim *s, struct shard *shard, int host, uint
     return id;
 }
 
-void admin_bootstrap(struct sim *s)
+void sim__admin_bootstrap(struct sim *s)
 {
     for (int g = 0; g < s->c.groups; g++) {
         struct shard *shard = &s->shards[g];
@@ -63,7 +63,7 @@ void admin_bootstrap(struct sim *s)
                                 initial[i].role == RAFT_WITNESS, initial, (size_t)voters);
         }
     }
-    sim_advance(s, s->now_ns + 200 * SIM_MS);
+    sim__advance(s, s->now_ns + 200 * SIM_MS);
 }
 
 /* ---- Changes --------------------------------------------------------------------------------- */
@@ -82,8 +82,8 @@ static void crash_in_step(struct sim *s, void *arg)
     if (s->calm || h->engine == NULL || h->ending) {
         return;
     }
-    host_crash(h);
-    host_restart_later(h, rand_between(dice(s), 1, 3000) * SIM_MS);
+    sim__host_crash(h);
+    sim__host_restart_later(h, rand_between(dice(s), 1, 3000) * SIM_MS);
 }
 
 static void pause_in_step(struct sim *s, void *arg)
@@ -102,12 +102,13 @@ static void strike_later(const struct view *v)
 {
     struct sim *s = v->s;
     uint64_t n = rand_below(dice(s), v->change.item_count + 1);
-    const struct member *m = n > 0 ? shadow_member(s, v->change.items[n - 1].replica_id) : NULL;
+    const struct member *m =
+        n > 0 ? sim__shadow_member(s, v->change.items[n - 1].replica_id) : NULL;
     struct sim_host *h = &s->hosts[m != NULL ? m->host : v->leader];
     bool crash = rand_chance(dice(s), 0.5);
     if (sim_has(&s->c, crash ? SIM_CRASH : SIM_PAUSE)) {
-        sim_at(s, s->now_ns + rand_below(dice(s), 100) * SIM_MS,
-               crash ? crash_in_step : pause_in_step, h);
+        sim__at(s, s->now_ns + rand_below(dice(s), 100) * SIM_MS,
+                crash ? crash_in_step : pause_in_step, h);
     }
 }
 
@@ -155,7 +156,7 @@ static void bury_removed(struct view *v)
 {
     struct sim *s = v->s;
     for (int h = 0; h < s->c.hosts; h++) {
-        const struct replica *r = sim_replica(s, h, v->shard);
+        const struct replica *r = sim__replica(s, h, v->shard);
         if (r != NULL && raft_config_is_removed(v->config, r->replica_id) &&
             rand_chance(dice(s), 0.5)) {
             engine_replica_remove(s->hosts[h].engine, r->replica_id, ignore_done, s);
@@ -166,8 +167,8 @@ static void bury_removed(struct view *v)
 static bool remove_damaged(struct view *v)
 {
     for (uint32_t i = 0; i < v->config->member_count; i++) {
-        const struct member *m = shadow_member(v->s, v->config->members[i].replica_id);
-        if (m == NULL || (!m->damaged && !member_superseded(m))) {
+        const struct member *m = sim__shadow_member(v->s, v->config->members[i].replica_id);
+        if (m == NULL || (!m->damaged && !sim__member_superseded(m))) {
             continue;
         }
         add_item(v, RAFT_CHANGE_REMOVE, m->replica_id, -1);
@@ -184,7 +185,7 @@ static bool add_somewhere(struct view *v)
 {
     struct sim *s = v->s;
     int h = (int)rand_below(dice(s), (uint64_t)s->c.hosts);
-    const struct replica *r = sim_replica(s, h, v->shard);
+    const struct replica *r = sim__replica(s, h, v->shard);
     if (s->hosts[h].engine == NULL) {
         return false;
     }
@@ -193,13 +194,13 @@ static bool add_somewhere(struct view *v)
         (void)start_replica(s, v->shard, h, ++s->replica_id, witness, NULL, 0);
         return true;
     }
-    if (!shadow_member(s, r->replica_id)->created ||
+    if (!sim__shadow_member(s, r->replica_id)->created ||
         raft_config_find(v->config, r->replica_id) != NULL ||
         raft_config_is_removed(v->config, r->replica_id)) {
         return false;
     }
     enum raft_change_op op = r->kind->witness ? RAFT_CHANGE_ADD_WITNESS : RAFT_CHANGE_ADD_LEARNER;
-    bool superseded = member_superseded(shadow_member(s, r->replica_id));
+    bool superseded = sim__member_superseded(sim__shadow_member(s, r->replica_id));
     if (!r->kind->witness && !superseded && rand_chance(dice(s), 0.2)) {
         op = RAFT_CHANGE_ADD_VOTER;
     }
@@ -215,7 +216,7 @@ static void change_somebody(struct view *v)
         return;
     }
     const struct raft_member *m = &c->members[rand_below(dice(s), c->member_count)];
-    const struct member *known = shadow_member(s, m->replica_id);
+    const struct member *known = sim__shadow_member(s, m->replica_id);
     if (m->role == RAFT_LEARNER && known != NULL && !known->witness && rand_chance(dice(s), 0.8)) {
         add_item(v, RAFT_CHANGE_ADD_VOTER, m->replica_id, known->host);
     } else if (m->role == RAFT_VOTER && count_role(c, RAFT_VOTER) > 2 &&
@@ -229,11 +230,11 @@ static void change_somebody(struct view *v)
 
 static void change(struct sim *s, struct shard *shard)
 {
-    struct view v = {.s = s, .shard = shard, .leader = sim_leader(s, shard)};
+    struct view v = {.s = s, .shard = shard, .leader = sim__leader(s, shard)};
     if (v.leader < 0) {
         return;
     }
-    const struct replica *r = sim_replica(s, v.leader, shard);
+    const struct replica *r = sim__replica(s, v.leader, shard);
     v.config = raft_config(r->core);
     bury_removed(&v);
     if (remove_damaged(&v)) {
@@ -257,8 +258,8 @@ static void change_some(struct sim *s, void *arg)
         return;
     }
     change(s, &s->shards[rand_below(dice(s), (uint64_t)s->c.groups)]);
-    sim_at(s, s->now_ns + rand_between(dice(s), 20, 1500) * SIM_MS / (uint64_t)s->c.groups,
-           change_some, NULL);
+    sim__at(s, s->now_ns + rand_between(dice(s), 20, 1500) * SIM_MS / (uint64_t)s->c.groups,
+            change_some, NULL);
 }
 
 static void transfer(struct sim *s, struct shard *shard, int leader, uint64_t target)
@@ -279,12 +280,12 @@ static void hold_back(struct sim *s, int from, int to, uint64_t until_ns)
 static void transfer_unheard(struct sim *s, void *arg)
 {
     struct shard *shard = arg;
-    int leader = sim_leader(s, shard);
+    int leader = sim__leader(s, shard);
     if (s->calm || leader < 0) {
         return;
     }
     for (int h = 0; h < s->c.hosts; h++) {
-        const struct replica *r = sim_replica(s, h, shard);
+        const struct replica *r = sim__replica(s, h, shard);
         if (h == leader || r == NULL || s->links[h][leader].clogged_until_ns > s->now_ns) {
             continue;
         }
@@ -309,7 +310,7 @@ static void begin_unheard(struct sim *s, struct shard *shard, int leader)
         }
     }
     SIM_TRACE(s, "links to %d, but from %d, are clogged", leader, successor);
-    sim_at(s, s->now_ns + rand_below(r, s->c.heartbeat_ms) * SIM_MS, transfer_unheard, shard);
+    sim__at(s, s->now_ns + rand_below(r, s->c.heartbeat_ms) * SIM_MS, transfer_unheard, shard);
 }
 
 static void transfer_some(struct sim *s, void *arg)
@@ -320,9 +321,9 @@ static void transfer_some(struct sim *s, void *arg)
         return;
     }
     struct shard *shard = &s->shards[rand_below(r, (uint64_t)s->c.groups)];
-    int leader = sim_leader(s, shard);
+    int leader = sim__leader(s, shard);
     if (leader >= 0) {
-        const struct raft_config *c = raft_config(sim_replica(s, leader, shard)->core);
+        const struct raft_config *c = raft_config(sim__replica(s, leader, shard)->core);
         uint64_t target = 0;
         if (c->member_count > 0 && rand_chance(r, 0.7)) {
             target = c->members[rand_below(r, c->member_count)].replica_id;
@@ -333,16 +334,16 @@ static void transfer_some(struct sim *s, void *arg)
             transfer(s, shard, leader, target);
         }
     }
-    sim_at(s, s->now_ns + rand_between(r, 50, 3000) * SIM_MS / (uint64_t)s->c.groups, transfer_some,
-           NULL);
+    sim__at(s, s->now_ns + rand_between(r, 50, 3000) * SIM_MS / (uint64_t)s->c.groups,
+            transfer_some, NULL);
 }
 
-void admin_start(struct sim *s)
+void sim__admin_start(struct sim *s)
 {
     if (sim_has(&s->c, SIM_MEMBERSHIP)) {
-        sim_at(s, s->now_ns + 500 * SIM_MS, change_some, NULL);
+        sim__at(s, s->now_ns + 500 * SIM_MS, change_some, NULL);
     }
     if (sim_has(&s->c, SIM_TRANSFER)) {
-        sim_at(s, s->now_ns + 500 * SIM_MS, transfer_some, NULL);
+        sim__at(s, s->now_ns + 500 * SIM_MS, transfer_some, NULL);
     }
 }

@@ -10,9 +10,9 @@
 /* What one raft_propose, or one append, may be beyond a bound that it meets just below. */
 #define ONE_MORE (2 * LIMIT_PAYLOAD_BYTES)
 
-#define FAIL(s, m, format, ...)                                                    \
-    sim_fail(s, "shard %" PRIu64 ", replica %" PRIu64 ": " format, (m)->shard->id, \
-             (m)->replica_id, __VA_ARGS__)
+#define FAIL(s, m, format, ...)                                                     \
+    sim__fail(s, "shard %" PRIu64 ", replica %" PRIu64 ": " format, (m)->shard->id, \
+              (m)->replica_id, __VA_ARGS__)
 
 /* ---- The core -------------------------------------------------------------------------------- */
 
@@ -145,7 +145,7 @@ static void check_sessions(struct sim *s, struct member *m, const struct session
     }
 }
 
-void check_bounds(struct sim *s, struct member *m, struct replica *r)
+void sim__check_bounds(struct sim *s, struct member *m, struct replica *r)
 {
     check_core(s, m, r->core);
     if (r->machine != NULL) {
@@ -176,31 +176,31 @@ static void check_batches(struct sim *s, struct sim_host *h, const struct loop *
         posted += CONTAINER_OF(m, struct write_batch, msg)->loop == l;
     }
     if (posted > (l->in_flight != NULL ? 1 : 0)) {
-        sim_fail(s, "host %d: %zu batches of a loop at the writer", h->id, posted);
+        sim__fail(s, "host %d: %zu batches of a loop at the writer", h->id, posted);
     }
     for (size_t i = 0; l->next != NULL && i < l->next->count; i++) {
         const struct write_update *u = &l->next->updates[i];
         if (u->r != NULL && u->r->core != NULL && u->entry_count > u->r->core->log.last_index) {
-            sim_fail(s, "host %d: %zu entries wait to be written, the log ends at %" PRIu64, h->id,
-                     u->entry_count, u->r->core->log.last_index);
+            sim__fail(s, "host %d: %zu entries wait to be written, the log ends at %" PRIu64, h->id,
+                      u->entry_count, u->r->core->log.last_index);
         }
         if (u->r != NULL && u->r->state == GROUP_RUNNING && u->token != 0 &&
             (sim_work(u->r)->update_batch != l->next || sim_work(u->r)->update_slot != i)) {
-            sim_fail(s, "host %d: replica %" PRIu64 " has two updates in a batch", h->id,
-                     u->r->replica_id);
+            sim__fail(s, "host %d: replica %" PRIu64 " has two updates in a batch", h->id,
+                      u->r->replica_id);
         }
     }
 }
 
-void check_loop_bounds(struct sim *s, struct sim_host *h, struct loop *l)
+void sim__check_loop_bounds(struct sim *s, struct sim_host *h, struct loop *l)
 {
     size_t waiting = 0;
     for (struct worker_msg *m = l->w->mailbox.head; m != NULL; m = m->next) {
         waiting += m->kind == MSG_INBOUND ? CONTAINER_OF(m, struct inbound, msg)->bytes : 0;
     }
     if (waiting != l->inbound_bytes || waiting > ENGINE_INBOUND_BYTES_MAX) {
-        sim_fail(s, "host %d: %zu bytes of frames wait, counted as %zu", h->id, waiting,
-                 (size_t)l->inbound_bytes);
+        sim__fail(s, "host %d: %zu bytes of frames wait, counted as %zu", h->id, waiting,
+                  (size_t)l->inbound_bytes);
     }
     check_batches(s, h, l);
 }

@@ -24,7 +24,7 @@ static enum thole_code write_prefix(struct disk *d, const struct store_update *u
 {
     enum thole_code code = d->synced->ops->write(d->synced, updates, n, st);
     for (size_t i = 0; i < n && code == THOLE_OK; i++) {
-        shadow_write(d->h->s, d->h, &updates[i]);
+        sim__shadow_write(d->h->s, d->h, &updates[i]);
         if (updates[i].remove || updates[i].forget) {
             (void)map_remove(&d->flipped, updates[i].replica_id);
         }
@@ -39,12 +39,12 @@ static enum thole_code disk_write(struct log_store *base, const struct store_upd
     struct sim_host *h = d->h;
     struct sim *s = h->s;
     s->report->writes++;
-    sim_mix(s, (uint64_t)h->id, n);
+    sim__mix(s, (uint64_t)h->id, n);
     SIM_TRACE(s, "host %d: writes %zu updates", h->id, n);
     if (!h->crash_in_write && !h->fail_write) {
         enum thole_code code = write_prefix(d, updates, n, st);
         if (code != THOLE_OK) {
-            sim_fail(s, "host %d: the log refused a write: %s", h->id, st->message);
+            sim__fail(s, "host %d: the log refused a write: %s", h->id, st->message);
         }
         return code;
     }
@@ -58,7 +58,7 @@ static enum thole_code disk_write(struct log_store *base, const struct store_upd
               h->crash_in_write ? "crashes" : "fails", kept, n);
     if (h->crash_in_write) {
         h->ending = true;
-        engine_crash(h->engine);
+        engine__crash(h->engine);
     }
     return THOLE_FAIL(st, THOLE_UNAVAILABLE, THOLE_REASON_DISK, "injected: input/output error");
 }
@@ -103,7 +103,7 @@ static const struct log_store_ops disk_ops = {
     .config_entries = disk_config_entries,
 };
 
-struct log_store *disk_new(struct sim_host *h)
+struct log_store *sim__disk_new(struct sim_host *h)
 {
     struct disk *d = xcalloc(1, sizeof *d);
     d->base.ops = &disk_ops;
@@ -112,7 +112,7 @@ struct log_store *disk_new(struct sim_host *h)
     return &d->base;
 }
 
-void disk_free(struct log_store *base)
+void sim__disk_free(struct log_store *base)
 {
     struct disk *d = disk_of(base);
     d->synced->ops->close(d->synced);
@@ -120,7 +120,7 @@ void disk_free(struct log_store *base)
     free(d);
 }
 
-void disk_flip(struct log_store *base, uint64_t replica_id)
+void sim__disk_flip(struct log_store *base, uint64_t replica_id)
 {
     (void)map_put(&disk_of(base)->flipped, replica_id, base);
 }

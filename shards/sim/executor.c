@@ -15,7 +15,7 @@ static struct sim_host *host_of(const struct executor *ex)
 
 /* ---- The clock ------------------------------------------------------------------------------- */
 
-uint64_t host_clock(const struct sim_host *h)
+uint64_t sim__host_clock(const struct sim_host *h)
 {
     uint64_t passed = h->s->now_ns - h->base_ns;
     if (h->rate_ppm != PPM) {
@@ -40,9 +40,9 @@ static uint64_t virtual_at(const struct sim_host *h, uint64_t clock_ns)
     return h->base_ns + passed;
 }
 
-void host_set_rate(struct sim_host *h, uint64_t rate_ppm)
+void sim__host_set_rate(struct sim_host *h, uint64_t rate_ppm)
 {
-    h->clock_base_ns = host_clock(h);
+    h->clock_base_ns = sim__host_clock(h);
     h->base_ns = h->s->now_ns;
     h->rate_ppm = rate_ppm;
     for (int i = 0; i < h->worker_count; i++) {
@@ -53,7 +53,7 @@ void host_set_rate(struct sim_host *h, uint64_t rate_ppm)
 
 static uint64_t clock_monotonic(const struct clock *c)
 {
-    return host_clock(CONTAINER_OF(c, struct sim_host, clock));
+    return sim__host_clock(CONTAINER_OF(c, struct sim_host, clock));
 }
 
 static uint64_t clock_wall(const struct clock *c)
@@ -179,7 +179,7 @@ static const struct executor_ops ops = {
     .free = free_nothing,
 };
 
-void executor_init(struct sim_host *h)
+void sim__executor_init(struct sim_host *h)
 {
     h->executor.ops = &ops;
     h->executor.clock = &h->clock;
@@ -197,7 +197,7 @@ static uint64_t wanted(const struct sim_worker *slot)
     return slot->ready_ns < slot->deadline_ns ? slot->ready_ns : slot->deadline_ns;
 }
 
-uint64_t host_next(struct sim_host *h)
+uint64_t sim__host_next(struct sim_host *h)
 {
     if (!h->next_stale) {
         return h->next_ns;
@@ -216,7 +216,7 @@ uint64_t host_next(struct sim_host *h)
     return h->next_ns;
 }
 
-void host_turn(struct sim_host *h)
+void sim__host_turn(struct sim_host *h)
 {
     struct sim *s = h->s;
     struct sim_worker *best = NULL;
@@ -235,6 +235,6 @@ void host_turn(struct sim_host *h)
     s->report->turns++;
     run(h, best);
     if (loop && !h->ending) {
-        check_loop(s, h, w->ctx);
+        sim__check_loop(s, h, w->ctx);
     }
 }

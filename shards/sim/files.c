@@ -126,7 +126,7 @@ static enum thole_code file_commit(struct engine_file *file, const char *name,
     if (h->crash_in_commit) {
         h->crash_in_commit = false;
         h->ending = true;
-        engine_crash(h->engine);
+        engine__crash(h->engine);
         keep = rand_chance(&h->s->rand[SIM_CRASH_WRITE], 0.5);
         SIM_TRACE(h->s, "host %d: crashes in the commit of %s", h->id, name);
     } else if (fails(f)) {
@@ -231,7 +231,7 @@ static const struct engine_files_ops files_ops = {
     .space = file_space,
 };
 
-struct engine_files *files_new(struct sim_host *h)
+struct engine_files *sim__files_new(struct sim_host *h)
 {
     struct files *f = xcalloc(1, sizeof *f);
     f->base.ops = &files_ops;
@@ -239,7 +239,7 @@ struct engine_files *files_new(struct sim_host *h)
     return &f->base;
 }
 
-void files_crash(struct engine_files *base)
+void sim__files_crash(struct engine_files *base)
 {
     struct files *f = files_of(base);
     struct rand *r = &f->h->s->rand[SIM_CRASH];
@@ -257,14 +257,14 @@ void files_crash(struct engine_files *base)
     forget_removed(f);
 }
 
-bool files_flip(struct engine_files *base, uint64_t replica_id)
+bool sim__files_flip(struct engine_files *base, uint64_t replica_id)
 {
     struct files *f = files_of(base);
     struct rand *r = &f->h->s->rand[SIM_FLIP];
     for (struct entry *e = f->entries; e != NULL; e = e->next) {
         uint64_t replica, index;
         struct bytes *b = &e->content->bytes;
-        if (e->removed || b->size == 0 || !snapshot_name_parse(e->name, &replica, &index) ||
+        if (e->removed || b->size == 0 || !engine__snapshot_name_parse(e->name, &replica, &index) ||
             replica != replica_id) {
             continue;
         }

@@ -17,7 +17,7 @@
 static bool change_in_memory(struct sim *s, const struct shard *shard)
 {
     for (int h = 0; h < s->c.hosts; h++) {
-        const struct replica *r = sim_replica(s, h, shard);
+        const struct replica *r = sim__replica(s, h, shard);
         if (r == NULL || r->state != GROUP_RUNNING) {
             continue;
         }
@@ -31,7 +31,7 @@ static bool change_in_memory(struct sim *s, const struct shard *shard)
     return false;
 }
 
-bool final_changing(struct sim *s, const struct shard *shard)
+bool sim__final_changing(struct sim *s, const struct shard *shard)
 {
     uint64_t from = shard->configs[shard->config_count - 1].index + 1;
     for (uint64_t i = from; i < shard->slot_count; i++) {
@@ -47,7 +47,7 @@ bool final_changing(struct sim *s, const struct shard *shard)
 static bool settled(struct sim *s, const struct shard *shard)
 {
     return shard->config_count > 0 && s->now_ns >= shard->changed_ns + SETTLED_AFTER_MS * SIM_MS &&
-           !final_changing(s, shard);
+           !sim__final_changing(s, shard);
 }
 
 struct losses {
@@ -57,8 +57,8 @@ struct losses {
 
 static bool lives(struct sim *s, uint64_t replica_id, struct losses lost)
 {
-    const struct member *m = shadow_member(s, replica_id);
-    return m != NULL && !m->gone && !m->damaged && !member_superseded(m) &&
+    const struct member *m = sim__shadow_member(s, replica_id);
+    return m != NULL && !m->gone && !m->damaged && !sim__member_superseded(m) &&
            !(lost.hosts >> m->host & 1) && replica_id != lost.replica_id;
 }
 
@@ -91,7 +91,8 @@ static bool works(struct sim *s, const struct raft_config *c, struct losses lost
 /* Can the shard still work without these? A change that is in force takes effect at a replica once
  * it knows that the change is committed, which it may forget in a crash: so every configuration
  * counts that some disk may come back with. */
-bool final_survives(struct sim *s, const struct shard *shard, uint32_t hosts, uint64_t replica_id)
+bool sim__final_survives(struct sim *s, const struct shard *shard, uint32_t hosts,
+                         uint64_t replica_id)
 {
     struct losses lost = {hosts, replica_id};
     if (!settled(s, shard)) {
@@ -100,7 +101,7 @@ bool final_survives(struct sim *s, const struct shard *shard, uint32_t hosts, ui
     uint64_t known = UINT64_MAX;
     const struct raft_config *newest = &shard->configs[shard->config_count - 1].config;
     for (uint32_t i = 0; i < newest->member_count; i++) {
-        const struct member *m = shadow_member(s, newest->members[i].replica_id);
+        const struct member *m = sim__shadow_member(s, newest->members[i].replica_id);
         if (m != NULL && m->hard.commit < known) {
             known = m->hard.commit;
         }
@@ -121,13 +122,13 @@ static void choose_dead(struct sim *s, bool leader_too)
     struct rand *r = &s->rand[SIM_RAND_NEMESIS];
     for (int attempt = 0; attempt < 4; attempt++) {
         uint32_t dead = (uint32_t)rand_u64(r) & ((1u << s->c.hosts) - 1);
-        int leader = sim_leader(s, &s->shards[rand_below(r, (uint64_t)s->c.groups)]);
+        int leader = sim__leader(s, &s->shards[rand_below(r, (uint64_t)s->c.groups)]);
         if (leader_too && leader >= 0) {
             dead = attempt == 3 ? 1u << leader : dead | 1u << leader;
         }
         bool all = dead != 0;
         for (int g = 0; g < s->c.groups && all; g++) {
-            all = final_survives(s, &s->shards[g], dead, 0);
+            all = sim__final_survives(s, &s->shards[g], dead, 0);
         }
         for (int i = 0; i < s->c.hosts && all; i++) {
             s->hosts[i].dead = dead >> i & 1;
@@ -155,26 +156,26 @@ static void probed(struct sim *s, struct shard *shard, int host, bool ok)
 /* The replica that should work here, or NULL. */
 static struct replica *expected(struct sim *s, struct shard *shard, int host)
 {
-    struct replica *r = sim_replica(s, host, shard);
+    struct replica *r = sim__replica(s, host, shard);
     if (r == NULL || r->state == GROUP_FAILED) {
         return NULL;
     }
     const struct shadow_config *c = &shard->configs[shard->config_count - 1];
-    const struct member *m = shadow_member(s, r->replica_id);
+    const struct member *m = sim__shadow_member(s, r->replica_id);
     return raft_config_find(&c->config, r->replica_id) != NULL && !m->damaged ? r : NULL;
 }
 
 /* Moves a shard on; true when it is where it has to be. */
 static bool progress(struct sim *s, struct shard *shard)
 {
-    int leader = sim_leader(s, shard);
+    int leader = sim__leader(s, shard);
     if (leader < 0) {
         return false;
     }
-    const struct replica *l = sim_replica(s, leader, shard);
+    const struct replica *l = sim__replica(s, leader, shard);
     if (!shard->write_sent && sim_status(l).leader_ready) {
         shard->write_sent = true;
-        client_probe(s, shard, leader, true, probed);
+        sim__client_probe(s, shard, leader, true, probed);
     }
     if (!shard->write_done) {
         return false;
@@ -188,7 +189,7 @@ static bool progress(struct sim *s, struct shard *shard)
         }
         if (!r->kind->witness && !((shard->reads_sent | shard->reads_done) & bit)) {
             shard->reads_sent |= bit;
-            client_probe(s, shard, h, false, probed);
+            sim__client_probe(s, shard, h, false, probed);
         }
         all = all && r->state == GROUP_RUNNING && r->applied == l->applied &&
               sim_status(r).commit == sim_status(l).last_index &&
@@ -209,11 +210,11 @@ static void check_leaks(struct sim *s)
                 r != NULL && sim_status(r).role == RAFT_LEADER && sim_work(r)->pending.count > 0;
             if (r != NULL && (sim_work(r)->reads != NULL || sim_work(r)->reading.count ||
                               undecided || r->parked != NULL)) {
-                sim_fail(s,
-                         "replica %" PRIu64 ": left over: %d batches of reads, %zu reads, %zu "
-                         "outcomes, %d parked",
-                         r->replica_id, sim_work(r)->reads != NULL, sim_work(r)->reading.count,
-                         sim_work(r)->pending.count, r->parked != NULL);
+                sim__fail(s,
+                          "replica %" PRIu64 ": left over: %d batches of reads, %zu reads, %zu "
+                          "outcomes, %d parked",
+                          r->replica_id, sim_work(r)->reads != NULL, sim_work(r)->reading.count,
+                          sim_work(r)->pending.count, r->parked != NULL);
             }
         }
     }
@@ -225,7 +226,7 @@ static bool converge(struct sim *s)
     uint64_t end = s->now_ns + PATIENCE_MS * SIM_MS;
     bool done = false;
     while (!done && s->now_ns < end && !s->report->failed && !s->hopeless) {
-        sim_advance(s, s->now_ns + 50 * SIM_MS);
+        sim__advance(s, s->now_ns + 50 * SIM_MS);
         done = s->op_count == 0;
         for (int g = 0; g < s->c.groups; g++) {
             done = progress(s, &s->shards[g]) && done;
@@ -236,10 +237,10 @@ static bool converge(struct sim *s)
 
 static void explain(struct sim *s, const struct shard *shard)
 {
-    int leader = sim_leader(s, shard);
+    int leader = sim__leader(s, shard);
     struct bytes b = {0};
     for (int h = 0; h < s->c.hosts; h++) {
-        const struct replica *r = sim_replica(s, h, shard);
+        const struct replica *r = sim__replica(s, h, shard);
         if (r != NULL) {
             bytes_printf(&b,
                          " [%" PRIu64 "@%d state=%d role=%d term=%" PRIu64 " commit=%" PRIu64
@@ -250,8 +251,8 @@ static void explain(struct sim *s, const struct shard *shard)
         }
     }
     bytes_append(&b, "", 1);
-    sim_fail(s, "no convergence: shard %" PRIu64 ", leader at host %d, write %d, reads %x:%s",
-             shard->id, leader, shard->write_done, shard->reads_done, (const char *)b.data);
+    sim__fail(s, "no convergence: shard %" PRIu64 ", leader at host %d, write %d, reads %x:%s",
+              shard->id, leader, shard->write_done, shard->reads_done, (const char *)b.data);
     bytes_deinit(&b);
 }
 
@@ -266,7 +267,7 @@ static void explain_all(struct sim *s)
         }
     }
     if (!s->report->failed) {
-        sim_fail(s, "no convergence: %zu requests are still open", s->op_count);
+        sim__fail(s, "no convergence: %zu requests are still open", s->op_count);
     }
 }
 
@@ -274,29 +275,29 @@ static void explain_all(struct sim *s)
  * nor because of what wakes it. */
 static void check_calm(struct sim *s)
 {
-    sim_advance(s, s->now_ns + LATE_MS * SIM_MS);
+    sim__advance(s, s->now_ns + LATE_MS * SIM_MS);
     if (!converge(s)) { /* a late message may have had somebody elected */
         explain_all(s);
         return;
     }
     for (int g = 0; g < s->c.groups; g++) {
         struct shard *shard = &s->shards[g];
-        shard->calm_term = sim_status(sim_replica(s, sim_leader(s, shard), shard)).term;
+        shard->calm_term = sim_status(sim__replica(s, sim__leader(s, shard), shard)).term;
         shard->write_sent = shard->write_done = false;
         shard->reads_sent = shard->reads_done = 0;
     }
-    sim_advance(s, s->now_ns + (s->c.sleep_ms + 10 * s->c.election_ms) * SIM_MS);
+    sim__advance(s, s->now_ns + (s->c.sleep_ms + 10 * s->c.election_ms) * SIM_MS);
     if (!converge(s)) {
         explain_all(s);
         return;
     }
     for (int g = 0; g < s->c.groups && !s->report->failed; g++) {
         const struct shard *shard = &s->shards[g];
-        uint64_t term = sim_status(sim_replica(s, sim_leader(s, shard), shard)).term;
+        uint64_t term = sim_status(sim__replica(s, sim__leader(s, shard), shard)).term;
         if (term != shard->calm_term) {
-            sim_fail(s,
-                     "shard %" PRIu64 ": term %" PRIu64 " became %" PRIu64 " while nothing failed",
-                     shard->id, shard->calm_term, term);
+            sim__fail(s,
+                      "shard %" PRIu64 ": term %" PRIu64 " became %" PRIu64 " while nothing failed",
+                      shard->id, shard->calm_term, term);
         }
     }
 }
@@ -305,13 +306,13 @@ static void check_calm(struct sim *s)
 static void lull(struct sim *s)
 {
     for (int i = 0; i < s->c.hosts; i++) {
-        host_start(&s->hosts[i]);
+        sim__host_start(&s->hosts[i]);
     }
-    nemesis_stop(s, true);
-    sim_advance(s, s->now_ns + (s->c.sleep_ms + 10 * s->c.election_ms) * SIM_MS);
+    sim__nemesis_stop(s, true);
+    sim__advance(s, s->now_ns + (s->c.sleep_ms + 10 * s->c.election_ms) * SIM_MS);
 }
 
-void final_phase(struct sim *s)
+void sim__final_phase(struct sim *s)
 {
     bool asleep = sim_has(&s->c, SIM_SLEEP) && rand_chance(&s->rand[SIM_SLEEP], 0.5);
     if (asleep) {
@@ -320,12 +321,12 @@ void final_phase(struct sim *s)
     choose_dead(s, asleep);
     for (int i = 0; i < s->c.hosts; i++) {
         if (s->hosts[i].dead) {
-            host_crash(&s->hosts[i]);
+            sim__host_crash(&s->hosts[i]);
         } else {
-            host_start(&s->hosts[i]);
+            sim__host_start(&s->hosts[i]);
         }
     }
-    nemesis_stop(s, asleep);
+    sim__nemesis_stop(s, asleep);
     SIM_TRACE(s, "the last phase begins");
     bool done = converge(s);
     if (s->report->failed || s->hopeless) {

@@ -27,8 +27,8 @@ static void do_crash(struct sim *s)
     if (h == NULL) {
         return;
     }
-    host_crash(h);
-    host_restart_later(h, between_ms(s, SIM_CRASH, 1, 3000));
+    sim__host_crash(h);
+    sim__host_restart_later(h, between_ms(s, SIM_CRASH, 1, 3000));
 }
 
 static void do_crash_write(struct sim *s)
@@ -47,8 +47,8 @@ static void do_stop(struct sim *s)
     if (h == NULL) {
         return;
     }
-    host_stop(h);
-    host_restart_later(h, between_ms(s, SIM_STOP, 1, 2000));
+    sim__host_stop(h);
+    sim__host_restart_later(h, between_ms(s, SIM_STOP, 1, 2000));
 }
 
 static void do_pause(struct sim *s)
@@ -63,7 +63,7 @@ static void do_skew(struct sim *s)
 {
     struct sim_host *h = some_host(s, SIM_SKEW);
     uint64_t ppm = 1000000 - s->c.skew_ppm + rand_below(&s->rand[SIM_SKEW], 2 * s->c.skew_ppm);
-    host_set_rate(h, ppm);
+    sim__host_set_rate(h, ppm);
     SIM_TRACE(s, "host %d: its clock runs at %" PRIu64 " ppm", h->id, ppm);
 }
 
@@ -94,7 +94,7 @@ static void do_space(struct sim *s)
 {
     struct sim_host *h = some_host(s, SIM_SPACE);
     h->space_low = true;
-    sim_at(s, s->now_ns + between_ms(s, SIM_SPACE, 100, 5000), space_back, h);
+    sim__at(s, s->now_ns + between_ms(s, SIM_SPACE, 100, 5000), space_back, h);
 }
 
 /* ---- Damage ---------------------------------------------------------------------------------- */
@@ -105,16 +105,16 @@ static void do_flip(struct sim *s)
     struct rand *d = &s->rand[SIM_FLIP];
     struct shard *shard = &s->shards[rand_below(d, (uint64_t)s->c.groups)];
     struct sim_host *h = some_host(s, SIM_FLIP);
-    const struct replica *r = sim_replica(s, h->id, shard);
-    struct member *m = r != NULL ? shadow_member(s, r->replica_id) : NULL;
+    const struct replica *r = sim__replica(s, h->id, shard);
+    struct member *m = r != NULL ? sim__shadow_member(s, r->replica_id) : NULL;
     if (m == NULL || shard->config_count == 0 ||
         raft_config_find(&shard->configs[shard->config_count - 1].config, m->replica_id) == NULL ||
-        !final_survives(s, shard, 0, m->replica_id)) {
+        !sim__final_survives(s, shard, 0, m->replica_id)) {
         return;
     }
     if (rand_chance(d, 0.5)) {
-        disk_flip(h->log, r->replica_id);
-    } else if (!files_flip(h->files, r->replica_id)) {
+        sim__disk_flip(h->log, r->replica_id);
+    } else if (!sim__files_flip(h->files, r->replica_id)) {
         return;
     }
     m->damaged = true;
@@ -132,7 +132,7 @@ static void heal(struct sim *s, void *arg)
         return;
     }
     SIM_TRACE(s, "the network heals");
-    network_heal(s);
+    sim__network_heal(s);
 }
 
 static void do_clog(struct sim *s)
@@ -149,7 +149,7 @@ static void do_partition(struct sim *s)
                     0.5)) { /* one alone: the leader of some shard, often */
         struct shard *shard =
             &s->shards[rand_below(&s->rand[SIM_PARTITION], (uint64_t)s->c.groups)];
-        int alone = sim_leader(s, shard);
+        int alone = sim__leader(s, shard);
         side = 1u << (alone >= 0 ? alone : 0);
     }
     for (int a = 0; a < s->c.hosts; a++) {
@@ -158,7 +158,7 @@ static void do_partition(struct sim *s)
         }
     }
     SIM_TRACE(s, "partition %x", side & ((1u << s->c.hosts) - 1));
-    sim_at(s, s->now_ns + between_ms(s, SIM_PARTITION, 50, 4000), heal, NULL);
+    sim__at(s, s->now_ns + between_ms(s, SIM_PARTITION, 50, 4000), heal, NULL);
 }
 
 static void do_one_way(struct sim *s)
@@ -172,7 +172,7 @@ static void do_one_way(struct sim *s)
             }
         }
     }
-    sim_at(s, s->now_ns + between_ms(s, SIM_ONE_WAY, 50, 3000), heal, NULL);
+    sim__at(s, s->now_ns + between_ms(s, SIM_ONE_WAY, 50, 3000), heal, NULL);
 }
 
 static void do_report(struct sim *s)
@@ -223,24 +223,24 @@ static void strike(struct sim *s, void *arg)
         return;
     }
     n->act(s);
-    sim_at(s, s->now_ns + 1 + rand_below(&s->rand[n->fault], 2 * s->c.nemesis_ns * n->rarity),
-           strike, arg);
+    sim__at(s, s->now_ns + 1 + rand_below(&s->rand[n->fault], 2 * s->c.nemesis_ns * n->rarity),
+            strike, arg);
 }
 
-void nemesis_start(struct sim *s)
+void sim__nemesis_start(struct sim *s)
 {
     for (size_t i = 0; i < sizeof all / sizeof all[0]; i++) {
         if (sim_has(&s->c, all[i].fault)) {
-            sim_at(s,
-                   s->now_ns +
-                       rand_below(&s->rand[all[i].fault], 2 * s->c.nemesis_ns * all[i].rarity),
-                   strike, (void *)(uintptr_t)&all[i]);
+            sim__at(s,
+                    s->now_ns +
+                        rand_below(&s->rand[all[i].fault], 2 * s->c.nemesis_ns * all[i].rarity),
+                    strike, (void *)(uintptr_t)&all[i]);
         }
     }
 }
 
 /* Nothing goes wrong any more, but what is dead stays dead. */
-void nemesis_stop(struct sim *s, bool silently)
+void sim__nemesis_stop(struct sim *s, bool silently)
 {
     s->calm = true;
     for (int i = 0; i < s->c.hosts; i++) {

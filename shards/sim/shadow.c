@@ -7,12 +7,13 @@
 #include "base/hash.h"
 #include "shards/sim/sim_internal.h"
 
-struct member *shadow_member(struct sim *s, uint64_t replica_id)
+struct member *sim__shadow_member(struct sim *s, uint64_t replica_id)
 {
     return map_get(&s->members, replica_id);
 }
 
-struct member *shadow_add_member(struct sim *s, struct shard *shard, uint64_t replica_id, int host)
+struct member *sim__shadow_add_member(struct sim *s, struct shard *shard, uint64_t replica_id,
+                                      int host)
 {
     struct member *m = xcalloc(1, sizeof *m);
     m->replica_id = replica_id;
@@ -49,7 +50,7 @@ static void free_shard(struct shard *shard)
     map_deinit(&shard->leaders);
 }
 
-void shadow_free(struct sim *s)
+void sim__shadow_free(struct sim *s)
 {
     size_t it = 0;
     struct member *m;
@@ -64,7 +65,7 @@ void shadow_free(struct sim *s)
     }
 }
 
-struct shadow_slot *shadow_slot(struct shard *shard, uint64_t index)
+struct shadow_slot *sim__shadow_slot(struct shard *shard, uint64_t index)
 {
     if (index >= shard->slot_count) {
         size_t n = (size_t)index * 2 + 64;
@@ -76,14 +77,14 @@ struct shadow_slot *shadow_slot(struct shard *shard, uint64_t index)
     return &shard->slots[index];
 }
 
-uint64_t member_last(const struct member *m)
+uint64_t sim__member_last(const struct member *m)
 {
     return m->start + m->count;
 }
 
-bool member_term_at(const struct member *m, uint64_t index, uint64_t *ret)
+bool sim__member_term_at(const struct member *m, uint64_t index, uint64_t *ret)
 {
-    if (index < m->start || index > member_last(m)) {
+    if (index < m->start || index > sim__member_last(m)) {
         return false;
     }
     *ret = index == m->start ? m->start_term : m->terms[index - m->start - 1];
@@ -95,7 +96,7 @@ bool member_term_at(const struct member *m, uint64_t index, uint64_t *ret)
 static void note_entry(struct sim *s, struct member *m, const struct raft_entry *e,
                        uint64_t prev_term)
 {
-    struct shadow_slot *slot = shadow_slot(m->shard, e->index);
+    struct shadow_slot *slot = sim__shadow_slot(m->shard, e->index);
     uint64_t hash = hash64(e->payload.bytes.data, e->payload.bytes.size,
                            e->session * 31 + e->sequence * 7 + e->kind);
     struct shadow_entry *known = slot->entries;
@@ -116,10 +117,10 @@ static void note_entry(struct sim *s, struct member *m, const struct raft_entry 
     }
     if (known->prev_term != prev_term || known->kind != e->kind ||
         (hash != 0 && known->hash != hash)) {
-        sim_fail(s,
-                 "log matching: shard %" PRIu64 ", replica %" PRIu64 ": entry %" PRIu64
-                 " of term %" PRIu64 " is not what another log holds",
-                 m->shard->id, m->replica_id, e->index, e->term);
+        sim__fail(s,
+                  "log matching: shard %" PRIu64 ", replica %" PRIu64 ": entry %" PRIu64
+                  " of term %" PRIu64 " is not what another log holds",
+                  m->shard->id, m->replica_id, e->index, e->term);
     }
 }
 
@@ -137,23 +138,23 @@ static uint64_t epoch_of(const struct raft_entry *e)
 static void write_entries(struct sim *s, struct member *m, const struct store_update *u)
 {
     uint64_t first = u->entries[0]->index, prev_term = 0;
-    if (!member_term_at(m, first - 1, &prev_term)) {
-        sim_fail(s, "replica %" PRIu64 ": a gap in its log before %" PRIu64, m->replica_id, first);
+    if (!sim__member_term_at(m, first - 1, &prev_term)) {
+        sim__fail(s, "replica %" PRIu64 ": a gap in its log before %" PRIu64, m->replica_id, first);
         return;
     }
     /* A committed entry that is on this disk is never replaced by something else. (One that is only
      * in memory may follow a write of its predecessors in this place that was already under
      * way.) */
     for (size_t i = 0; i < u->entry_count; i++) {
-        const struct shadow_slot *slot = shadow_slot(m->shard, first + i);
+        const struct shadow_slot *slot = sim__shadow_slot(m->shard, first + i);
         uint64_t term;
-        if (!member_superseded(m) && slot->committed_term != 0 &&
-            member_term_at(m, first + i, &term) && term == slot->committed_term &&
+        if (!sim__member_superseded(m) && slot->committed_term != 0 &&
+            sim__member_term_at(m, first + i, &term) && term == slot->committed_term &&
             term != u->entries[i]->term) {
-            sim_fail(s,
-                     "shard %" PRIu64 ", replica %" PRIu64 ": committed entry %" PRIu64
-                     " is overwritten",
-                     m->shard->id, m->replica_id, first + i);
+            sim__fail(s,
+                      "shard %" PRIu64 ", replica %" PRIu64 ": committed entry %" PRIu64
+                      " is overwritten",
+                      m->shard->id, m->replica_id, first + i);
         }
     }
     m->count = (size_t)(first - m->start - 1);
@@ -165,9 +166,9 @@ static void write_entries(struct sim *s, struct member *m, const struct store_up
         const struct raft_entry *e = u->entries[i];
         m->has_data = true;
         if (epoch_of(e) > m->epoch) {
-            force_written(s, m, e, epoch_of(e));
+            sim__force_written(s, m, e, epoch_of(e));
         }
-        if (!member_superseded(m)) {
+        if (!sim__member_superseded(m)) {
             note_entry(s, m, e, prev_term);
         }
         m->terms[m->count++] = prev_term = e->term;
@@ -179,8 +180,8 @@ static void write_config(struct sim *s, struct member *m, struct slice encoded)
     struct raft_config c = {0};
     struct thole_status st;
     if (raft_config_decode(encoded, &c, &st) != THOLE_OK) {
-        sim_fail(s, "replica %" PRIu64 ": the configuration of its log start is unreadable",
-                 m->replica_id);
+        sim__fail(s, "replica %" PRIu64 ": the configuration of its log start is unreadable",
+                  m->replica_id);
     }
     m->has_data = c.member_count > 0;
     m->joined = raft_config_find(&c, m->replica_id) != NULL;
@@ -191,11 +192,11 @@ static void write_config(struct sim *s, struct member *m, struct slice encoded)
 static void write_start(struct sim *s, struct member *m, const struct store_update *u)
 {
     write_config(s, m, u->start_config);
-    if (u->start_index > m->shard->committed && !member_superseded(m)) {
-        sim_fail(s, "replica %" PRIu64 ": its log starts at %" PRIu64 ", beyond what is committed",
-                 m->replica_id, u->start_index);
+    if (u->start_index > m->shard->committed && !sim__member_superseded(m)) {
+        sim__fail(s, "replica %" PRIu64 ": its log starts at %" PRIu64 ", beyond what is committed",
+                  m->replica_id, u->start_index);
     }
-    if (u->start_reset || u->start_index >= member_last(m)) {
+    if (u->start_reset || u->start_index >= sim__member_last(m)) {
         m->count = 0;
     } else if (u->start_index > m->start) {
         size_t gone = (size_t)(u->start_index - m->start);
@@ -207,9 +208,9 @@ static void write_start(struct sim *s, struct member *m, const struct store_upda
     m->start_term = u->start_term;
 }
 
-void shadow_write(struct sim *s, struct sim_host *h, const struct store_update *u)
+void sim__shadow_write(struct sim *s, struct sim_host *h, const struct store_update *u)
 {
-    struct member *m = shadow_member(s, u->replica_id);
+    struct member *m = sim__shadow_member(s, u->replica_id);
     ASSERT(m && m->host == h->id);
     if (u->remove || u->forget) {
         m->gone = true;
@@ -219,11 +220,11 @@ void shadow_write(struct sim *s, struct sim_host *h, const struct store_update *
     m->created = m->created || u->create != NULL;
     if (u->has_hard) {
         if (u->hard.term < m->hard.term || u->hard.commit < m->hard.commit) {
-            sim_fail(s, "replica %" PRIu64 ": term or commit goes back on disk", m->replica_id);
+            sim__fail(s, "replica %" PRIu64 ": term or commit goes back on disk", m->replica_id);
         }
         if (u->hard.term == m->hard.term && m->hard.vote != 0 && u->hard.vote != m->hard.vote) {
-            sim_fail(s, "replica %" PRIu64 ": votes twice in term %" PRIu64, m->replica_id,
-                     u->hard.term);
+            sim__fail(s, "replica %" PRIu64 ": votes twice in term %" PRIu64, m->replica_id,
+                      u->hard.term);
         }
         m->hard = u->hard;
     }

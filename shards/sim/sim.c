@@ -13,7 +13,7 @@ static bool before(const struct sim_event *a, const struct sim_event *b)
     return a->at_ns != b->at_ns ? a->at_ns < b->at_ns : a->number < b->number;
 }
 
-void sim_at(struct sim *s, uint64_t at_ns, sim_fire_fn fire, void *arg)
+void sim__at(struct sim *s, uint64_t at_ns, sim_fire_fn fire, void *arg)
 {
     if (s->event_count == s->event_capacity) {
         s->event_capacity = s->event_capacity ? s->event_capacity * 2 : 256;
@@ -54,7 +54,7 @@ static struct sim_event pop(struct sim *s)
 
 /* ---- Failure and trace ----------------------------------------------------------------------- */
 
-void sim_mix(struct sim *s, uint64_t a, uint64_t b)
+void sim__mix(struct sim *s, uint64_t a, uint64_t b)
 {
     uint64_t h = s->report->hash ^ s->now_ns;
     h = (h ^ a) * UINT64_C(0x9e3779b97f4a7c15);
@@ -71,7 +71,7 @@ __attribute__((format(printf, 2, 0))) static void print_line(struct sim *s, cons
     (void)fputc('\n', s->o.trace);
 }
 
-void sim_trace_line(struct sim *s, const char *format, ...)
+void sim__trace_line(struct sim *s, const char *format, ...)
 {
     va_list args;
     va_start(args, format);
@@ -79,7 +79,7 @@ void sim_trace_line(struct sim *s, const char *format, ...)
     va_end(args);
 }
 
-void sim_fail(struct sim *s, const char *format, ...)
+void sim__fail(struct sim *s, const char *format, ...)
 {
     va_list args;
     if (s->report->failed) {
@@ -100,18 +100,18 @@ static void after_turn(struct sim *s, struct sim_host *h)
     if (!h->ending || h->engine == NULL) {
         return;
     }
-    host_crash(h);
-    host_restart_later(h, rand_between(&s->rand[SIM_CRASH], 1, 3000) * SIM_MS);
+    sim__host_crash(h);
+    sim__host_restart_later(h, rand_between(&s->rand[SIM_CRASH], 1, 3000) * SIM_MS);
 }
 
-void sim_advance(struct sim *s, uint64_t to_ns)
+void sim__advance(struct sim *s, uint64_t to_ns)
 {
     while (!s->report->failed && !s->hopeless) {
         uint64_t next = s->event_count ? s->events[0].at_ns : CLOCK_NEVER;
         struct sim_host *host = NULL;
         for (int i = 0; i < s->c.hosts; i++) {
             struct sim_host *h = &s->hosts[i];
-            uint64_t at = h->engine != NULL ? host_next(h) : CLOCK_NEVER;
+            uint64_t at = h->engine != NULL ? sim__host_next(h) : CLOCK_NEVER;
             if (at < next) {
                 next = at;
                 host = h;
@@ -124,7 +124,7 @@ void sim_advance(struct sim *s, uint64_t to_ns)
             s->now_ns = next;
         }
         if (host != NULL) {
-            host_turn(host);
+            sim__host_turn(host);
             after_turn(s, host);
         } else {
             struct sim_event e = pop(s);
@@ -136,7 +136,7 @@ void sim_advance(struct sim *s, uint64_t to_ns)
     }
 }
 
-struct replica *sim_replica(struct sim *s, int host, const struct shard *shard)
+struct replica *sim__replica(struct sim *s, int host, const struct shard *shard)
 {
     struct sim_host *h = &s->hosts[host];
     if (h->engine == NULL || h->ending) {
@@ -145,12 +145,12 @@ struct replica *sim_replica(struct sim *s, int host, const struct shard *shard)
     return map_get(&h->engine->by_shard, shard->id);
 }
 
-int sim_leader(struct sim *s, const struct shard *shard)
+int sim__leader(struct sim *s, const struct shard *shard)
 {
     int best = -1;
     uint64_t term = 0, epoch = 0;
     for (int i = 0; i < s->c.hosts; i++) {
-        const struct replica *r = sim_replica(s, i, shard);
+        const struct replica *r = sim__replica(s, i, shard);
         if (r == NULL || r->state != GROUP_RUNNING || sim_status(r).role != RAFT_LEADER) {
             continue;
         }
@@ -169,7 +169,7 @@ int sim_leader(struct sim *s, const struct shard *shard)
 static void init(struct sim *s)
 {
     static const char *const types[] = {"views", "plain", "persistent"};
-    sim_config_draw(&s->o, &s->c);
+    sim__config_draw(&s->o, &s->c);
     s->now_ns = SIM_START_NS;
     s->end_ns = s->now_ns + s->o.ticks * SIM_TICK_MS * NS_PER_MS;
     for (int i = 0; i < SIM_FAULTS + 4; i++) {
@@ -187,25 +187,25 @@ static void init(struct sim *s)
             shard->keys[k] = (struct key){++shard->key_number, linear_new(0), 0, false};
         }
     }
-    network_init(s);
+    sim__network_init(s);
     for (int i = 0; i < s->c.hosts; i++) {
-        host_init(s, i);
+        sim__host_init(s, i);
         if (s->c.skew_ppm > 0) {
-            host_set_rate(&s->hosts[i], 1000000 - s->c.skew_ppm +
-                                            rand_below(&s->rand[SIM_SKEW], 2 * s->c.skew_ppm));
+            sim__host_set_rate(&s->hosts[i], 1000000 - s->c.skew_ppm +
+                                                 rand_below(&s->rand[SIM_SKEW], 2 * s->c.skew_ppm));
         }
-        host_start(&s->hosts[i]);
+        sim__host_start(&s->hosts[i]);
     }
 }
 
 static void deinit(struct sim *s)
 {
     for (int i = 0; i < s->c.hosts; i++) {
-        host_deinit(&s->hosts[i]);
+        sim__host_deinit(&s->hosts[i]);
     }
-    network_drop_all(s);
-    clients_free(s);
-    shadow_free(s);
+    sim__network_drop_all(s);
+    sim__clients_free(s);
+    sim__shadow_free(s);
     free(s->events);
 }
 
@@ -216,19 +216,19 @@ void sim_run(const struct sim_options *o, struct sim_report *ret)
     s->o = *o;
     s->report = ret;
     init(s);
-    admin_bootstrap(s);
-    clients_start(s);
+    sim__admin_bootstrap(s);
+    sim__clients_start(s);
     if (!o->bench) {
-        admin_start(s);
-        nemesis_start(s);
-        force_start(s);
+        sim__admin_start(s);
+        sim__nemesis_start(s);
+        sim__force_start(s);
     }
-    sim_advance(s, s->end_ns);
+    sim__advance(s, s->end_ns);
     if (!o->bench && !ret->failed && !s->hopeless) {
-        final_phase(s);
+        sim__final_phase(s);
     }
     if (!ret->failed && !s->hopeless) {
-        check_end(s);
+        sim__check_end(s);
     }
     if (!ret->failed) {
         ret->at_ns = s->now_ns;

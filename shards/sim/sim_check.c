@@ -6,9 +6,9 @@
 #include "shards/engine/frame_codec.h"
 #include "shards/sim/sim_internal.h"
 
-#define FAIL(s, m, format, ...)                                                    \
-    sim_fail(s, "shard %" PRIu64 ", replica %" PRIu64 ": " format, (m)->shard->id, \
-             (m)->replica_id, __VA_ARGS__)
+#define FAIL(s, m, format, ...)                                                     \
+    sim__fail(s, "shard %" PRIu64 ", replica %" PRIu64 ": " format, (m)->shard->id, \
+              (m)->replica_id, __VA_ARGS__)
 
 /* ---- Quorums --------------------------------------------------------------------------------- */
 
@@ -65,17 +65,18 @@ static void check_adjacent(struct sim *s, struct shard *shard, const struct shad
     uint32_t all = (1u << n) - 1;
     for (uint32_t q = 0; q <= all; q++) {
         if (is_quorum(q, in_a, out_a) && is_quorum(all & ~q, in_b, out_b)) {
-            sim_fail(s,
-                     "shard %" PRIu64 ": quorums of the configurations at %" PRIu64 " and %" PRIu64
-                     " need not meet",
-                     shard->id, a->index, b->index);
+            sim__fail(s,
+                      "shard %" PRIu64 ": quorums of the configurations at %" PRIu64 " and %" PRIu64
+                      " need not meet",
+                      shard->id, a->index, b->index);
             return;
         }
     }
 }
 
 /* The configuration that an index makes is the same for all, and one step from its neighbours. */
-void check_config(struct sim *s, struct shard *shard, uint64_t index, const struct raft_config *c)
+void sim__check_config(struct sim *s, struct shard *shard, uint64_t index,
+                       const struct raft_config *c)
 {
     size_t at = shard->config_count;
     while (at > 0 && shard->configs[at - 1].index > index) {
@@ -83,7 +84,7 @@ void check_config(struct sim *s, struct shard *shard, uint64_t index, const stru
     }
     if (at > 0 && shard->configs[at - 1].index == index) {
         if (!raft_config_equal(&shard->configs[at - 1].config, c)) {
-            sim_fail(s, "shard %" PRIu64 ": two configurations at %" PRIu64, shard->id, index);
+            sim__fail(s, "shard %" PRIu64 ": two configurations at %" PRIu64, shard->id, index);
         }
         return;
     }
@@ -103,13 +104,13 @@ void check_config(struct sim *s, struct shard *shard, uint64_t index, const stru
 
 static bool on_disk(struct sim *s, uint64_t replica_id, uint64_t index, uint64_t term)
 {
-    const struct member *m = shadow_member(s, replica_id);
+    const struct member *m = sim__shadow_member(s, replica_id);
     uint64_t found;
     /* What a lost host acknowledged may still arrive, and was true when it was said. */
     if (m == NULL || (m->gone && !m->wiped)) {
         return false;
     }
-    return index < m->start || (member_term_at(m, index, &found) && found == term);
+    return index < m->start || (sim__member_term_at(m, index, &found) && found == term);
 }
 
 /* Is the entry on the disks of a quorum of `c`? */
@@ -141,7 +142,7 @@ static bool quorum_voted(struct sim *s, const struct raft_config *c, const struc
             if (!votes_in(&c->members[i], outgoing != 0)) {
                 continue;
             }
-            const struct member *m = shadow_member(s, c->members[i].replica_id);
+            const struct member *m = sim__shadow_member(s, c->members[i].replica_id);
             voters++;
             have += m != NULL && (m->hard.term > term ||
                                   (m->hard.term == term && m->hard.vote == leader->replica_id));
@@ -191,7 +192,7 @@ static void first_commit(struct sim *s, struct member *m, struct replica *r, uin
                          uint64_t term)
 {
     struct shard *shard = m->shard;
-    struct shadow_slot *slot = shadow_slot(shard, index);
+    struct shadow_slot *slot = sim__shadow_slot(shard, index);
     if (index != shard->committed + 1) {
         FAIL(s, m, "commits %" PRIu64 ", the shard is at %" PRIu64, index, shard->committed);
         return;
@@ -224,7 +225,7 @@ static void check_commits(struct sim *s, struct member *m, struct replica *r, ui
         if (!raft_term_at(r->core, i, &term)) {
             continue; /* below a snapshot, which is checked by its state */
         }
-        const struct shadow_slot *slot = shadow_slot(shard, i);
+        const struct shadow_slot *slot = sim__shadow_slot(shard, i);
         if (slot->committed_term == 0) {
             first_commit(s, m, r, i, term);
         } else if (slot->committed_term != term) {
@@ -239,14 +240,14 @@ static void check_peers(struct sim *s, struct member *m, struct replica *r)
     const struct raft_config *c = raft_config(r->core);
     for (uint32_t i = 0; i < c->member_count; i++) {
         struct raft_peer_status p;
-        const struct member *peer = shadow_member(s, c->members[i].replica_id);
+        const struct member *peer = sim__shadow_member(s, c->members[i].replica_id);
         if (peer == NULL || peer->gone || peer == m || peer->hard.term > sim_status(r).term ||
             !raft_peer(r->core, peer->replica_id, &p)) {
             continue;
         }
-        if (p.match > member_last(peer)) {
+        if (p.match > sim__member_last(peer)) {
             FAIL(s, m, "believes %" PRIu64 " on replica %" PRIu64 ", whose disk ends at %" PRIu64,
-                 p.match, peer->replica_id, member_last(peer));
+                 p.match, peer->replica_id, sim__member_last(peer));
         }
         if (p.match >= p.next) {
             FAIL(s, m, "peer %" PRIu64 ": match %" PRIu64 ", next %" PRIu64, peer->replica_id,
@@ -306,7 +307,7 @@ static void check_new_voters(struct sim *s, struct member *m, const struct repli
     }
     for (uint32_t i = 0; i < change.item_count; i++) {
         uint64_t id = change.items[i].replica_id;
-        const struct member *peer = shadow_member(s, id);
+        const struct member *peer = sim__shadow_member(s, id);
         if (change.items[i].op == RAFT_CHANGE_ADD_VOTER && !raft_config_is_voter(&m->config, id) &&
             (peer == NULL || peer->hard.term < sim_status(r).term)) {
             FAIL(s, m, "gives a vote to replica %" PRIu64 ", which never answered it", id);
@@ -367,11 +368,11 @@ static void check_status(struct sim *s, struct member *m, struct replica *r)
         FAIL(s, m, "applied %" PRIu64 ", commit %" PRIu64 ", last %" PRIu64, now->applied,
              now->commit, now->last_index);
     }
-    if (now->durable_index > member_last(m)) {
+    if (now->durable_index > sim__member_last(m)) {
         FAIL(s, m, "believes %" PRIu64 " durable, its disk ends at %" PRIu64, now->durable_index,
-             member_last(m));
+             sim__member_last(m));
     }
-    if (replica_superseded(m, r)) {
+    if (sim__replica_superseded(m, r)) {
         raft_config_copy(&m->config, raft_config(r->core));
         trace_status(s, m, now);
         return; /* what it believes is of a lost group */
@@ -390,7 +391,7 @@ static void check_status(struct sim *s, struct member *m, struct replica *r)
         if (now->role == RAFT_LEADER && was->role == RAFT_LEADER) {
             check_new_peers(s, m, r);
         }
-        check_config(s, shard, now->config_index, raft_config(r->core));
+        sim__check_config(s, shard, now->config_index, raft_config(r->core));
         raft_config_copy(&m->config, raft_config(r->core));
     }
     if (now->role == RAFT_LEADER) {
@@ -399,7 +400,7 @@ static void check_status(struct sim *s, struct member *m, struct replica *r)
             check_in_flight(s, m, r);
         }
     }
-    check_bounds(s, m, r);
+    sim__check_bounds(s, m, r);
     trace_status(s, m, now);
 }
 
@@ -414,8 +415,8 @@ static void begin_life(struct sim *s, struct sim_host *h, struct member *m, stru
              sim_status(r).commit, m->hard.commit);
     }
     raft_config_copy(&m->config, raft_config(r->core));
-    if (m->config.member_count > 0 && !replica_superseded(m, r)) {
-        check_config(s, m->shard, sim_status(r).config_index, &m->config);
+    if (m->config.member_count > 0 && !sim__replica_superseded(m, r)) {
+        sim__check_config(s, m->shard, sim_status(r).config_index, &m->config);
     }
 }
 
@@ -430,7 +431,7 @@ static bool same_status(const struct raft_status *a, const struct raft_status *b
 /* What a harvest has shown since the last look. */
 static void check_replica(struct sim *s, struct sim_host *h, struct replica *r)
 {
-    struct member *m = shadow_member(s, r->replica_id);
+    struct member *m = sim__shadow_member(s, r->replica_id);
     ASSERT(m != NULL);
     bool superseded = m->epoch < m->shard->forced_epoch && r->failure != NULL &&
                       r->failure->reason == THOLE_REASON_REMOVED;
@@ -458,14 +459,14 @@ static void check_replica(struct sim *s, struct sim_host *h, struct replica *r)
     m->status = sim_status(r);
 }
 
-void check_loop(struct sim *s, struct sim_host *h, struct loop *l)
+void sim__check_loop(struct sim *s, struct sim_host *h, struct loop *l)
 {
     size_t it = 0;
     struct replica *r;
     while ((r = map_next(&l->by_replica, &it, NULL)) != NULL) {
         check_replica(s, h, r);
     }
-    check_loop_bounds(s, h, l);
+    sim__check_loop_bounds(s, h, l);
 }
 
 /* ---- Frames: nothing is said that is not on disk --------------------------------------------- */
@@ -479,9 +480,9 @@ static void check_vote_message(struct sim *s, const struct member *m, const stru
 {
     bool now = r->term == m->hard.term + (r->kind == RAFT_MSG_PREVOTE);
     if ((r->kind == RAFT_MSG_VOTE || r->kind == RAFT_MSG_PREVOTE) && now &&
-        r->index > member_last(m)) {
+        r->index > sim__member_last(m)) {
         FAIL(s, m, "asks for a vote with index %" PRIu64 ", its disk ends at %" PRIu64, r->index,
-             member_last(m));
+             sim__member_last(m));
     }
     if (r->kind == RAFT_MSG_VOTE && m->hard.term == r->term && m->hard.vote != m->replica_id) {
         FAIL(s, m, "asks for votes in term %" PRIu64 " without its own on disk", r->term);
@@ -497,7 +498,7 @@ static void check_message(void *ctx, uint64_t shard_id, uint64_t to_incarnation,
 {
     const struct speaker *speaker = ctx;
     struct sim *s = speaker->s;
-    const struct member *m = shadow_member(s, r->from);
+    const struct member *m = sim__shadow_member(s, r->from);
     struct replica *sender = map_get(&speaker->h->engine->by_replica, r->from);
     (void)to_incarnation;
     if (sender != NULL) {
@@ -521,9 +522,9 @@ static void check_message(void *ctx, uint64_t shard_id, uint64_t to_incarnation,
         /* What was acknowledged in an earlier term may be replaced by now, in the same write
          * even. */
         if (r->kind == RAFT_MSG_APPEND_REPLY && !r->reject && r->term == m->hard.term &&
-            r->index > member_last(m)) {
+            r->index > sim__member_last(m)) {
             FAIL(s, m, "acknowledges %" PRIu64 ", its disk ends at %" PRIu64, r->index,
-                 member_last(m));
+                 sim__member_last(m));
         }
         if (r->commit > m->shard->committed && r->epoch == m->shard->forced_epoch) {
             FAIL(s, m, "says that %" PRIu64 " is committed, the shard is at %" PRIu64, r->commit,
@@ -543,27 +544,27 @@ static void ignore_beat(void *ctx, const struct host_beat *b)
     (void)ctx, (void)b;
 }
 
-void check_frame(struct sim *s, struct sim_host *h, struct bufslice frame)
+void sim__check_frame(struct sim *s, struct sim_host *h, struct bufslice frame)
 {
     struct speaker speaker = {s, h};
     struct codec_sink sink = {&speaker, check_message, ignore_reply, ignore_beat};
     struct thole_status st;
     if (codec_read_frame(frame, &sink, &st) != THOLE_OK) {
-        sim_fail(s, "host %d sends a frame that cannot be read: %s", h->id, st.message);
+        sim__fail(s, "host %d sends a frame that cannot be read: %s", h->id, st.message);
     }
 }
 
 /* A snapshot comes from whoever leads the term that it names. */
-void check_chunk(struct sim *s, struct sim_host *h, struct bufslice frame)
+void sim__check_chunk(struct sim *s, struct sim_host *h, struct bufslice frame)
 {
     struct codec_chunk c;
     struct thole_status st;
     if (codec_read_chunk(frame.bytes, &c, &st) != THOLE_OK) {
-        sim_fail(s, "host %d sends a chunk that cannot be read: %s", h->id, st.message);
+        sim__fail(s, "host %d sends a chunk that cannot be read: %s", h->id, st.message);
         return;
     }
-    const struct member *m = shadow_member(s, c.from);
-    if (m != NULL && !member_superseded(m) && map_get(&m->shard->leaders, c.term) != m) {
+    const struct member *m = sim__shadow_member(s, c.from);
+    if (m != NULL && !sim__member_superseded(m) && map_get(&m->shard->leaders, c.term) != m) {
         FAIL(s, m, "sends a snapshot in term %" PRIu64 ", which it does not lead", c.term);
     }
     codec_release(c.arena);
@@ -571,15 +572,15 @@ void check_chunk(struct sim *s, struct sim_host *h, struct bufslice frame)
 
 /* ---- Machines -------------------------------------------------------------------------------- */
 
-void check_apply(struct sim *s, struct sim_host *h, uint64_t shard_id, uint64_t replica_id,
-                 uint64_t index, uint64_t state, bool restored)
+void sim__check_apply(struct sim *s, struct sim_host *h, uint64_t shard_id, uint64_t replica_id,
+                      uint64_t index, uint64_t state, bool restored)
 {
     struct shard *shard = sim_shard(s, shard_id);
-    struct shadow_slot *slot = shadow_slot(shard, index);
-    struct member *m = shadow_member(s, replica_id);
+    struct shadow_slot *slot = sim__shadow_slot(shard, index);
+    struct member *m = sim__shadow_member(s, replica_id);
     ASSERT(m != NULL);
-    sim_mix(s, replica_id, state);
-    if (member_superseded(m)) {
+    sim__mix(s, replica_id, state);
+    if (sim__member_superseded(m)) {
         return;
     }
     if (slot->state == 0) {
@@ -592,16 +593,16 @@ void check_apply(struct sim *s, struct sim_host *h, uint64_t shard_id, uint64_t 
         FAIL(s, m, "applies %" PRIu64 ", committed is %" PRIu64, index, shard->committed);
     }
     /* What is at the applier is still applied when the host ends, or the replica is removed. */
-    if (!h->ending && !m->gone && !restored && index > member_last(m)) {
-        FAIL(s, m, "applies %" PRIu64 ", its disk ends at %" PRIu64, index, member_last(m));
+    if (!h->ending && !m->gone && !restored && index > sim__member_last(m)) {
+        FAIL(s, m, "applies %" PRIu64 ", its disk ends at %" PRIu64, index, sim__member_last(m));
     }
 }
 
-void check_execute(struct sim *s, const struct member *m, uint64_t index, uint64_t value,
-                   uint64_t result)
+void sim__check_execute(struct sim *s, const struct member *m, uint64_t index, uint64_t value,
+                        uint64_t result)
 {
     struct shard *shard = m->shard;
-    if (member_superseded(m)) {
+    if (sim__member_superseded(m)) {
         return;
     }
     struct executed *e = map_get(&shard->executed, value);
@@ -611,19 +612,19 @@ void check_execute(struct sim *s, const struct member *m, uint64_t index, uint64
         (void)map_put(&shard->executed, value, e);
     }
     if (e->index != index || e->result != result) {
-        sim_fail(
+        sim__fail(
             s, "shard %" PRIu64 ": command %" PRIx64 " is executed at %" PRIu64 " and at %" PRIu64,
             shard->id, value, e->index, index);
     }
     if (map_get(&shard->refused, value) != NULL) {
-        sim_fail(s,
-                 "shard %" PRIu64 ": command %" PRIx64 ", refused for good, is executed at "
-                 "%" PRIu64,
-                 shard->id, value, index);
+        sim__fail(s,
+                  "shard %" PRIu64 ": command %" PRIx64 ", refused for good, is executed at "
+                  "%" PRIu64,
+                  shard->id, value, index);
     }
 }
 
-void check_end(struct sim *s)
+void sim__check_end(struct sim *s)
 {
     for (int i = 0; i < s->c.groups; i++) {
         for (int k = 0; k < SIM_KEYS; k++) {
@@ -632,8 +633,8 @@ void check_end(struct sim *s)
             }
             enum linear_verdict v = linear_check(s->shards[i].keys[k].history, true);
             if (v == LINEAR_VIOLATION) {
-                sim_fail(s, "shard %d, key %" PRIu64 ": the history is not linearizable", i + 1,
-                         s->shards[i].keys[k].number);
+                sim__fail(s, "shard %d, key %" PRIu64 ": the history is not linearizable", i + 1,
+                          s->shards[i].keys[k].number);
             }
             s->report->inconclusive += v == LINEAR_INCONCLUSIVE;
         }

@@ -35,7 +35,7 @@ static void again(struct client *c)
         pause = rand_below(dice(s), 2 * pause + 1);
     }
     uint64_t from = s->lull_until_ns > s->now_ns ? s->lull_until_ns : s->now_ns;
-    sim_at(s, from + pause, step, c);
+    sim__at(s, from + pause, step, c);
 }
 
 /* ---- Operations ------------------------------------------------------------------------------ */
@@ -68,7 +68,7 @@ static void submit(struct op *o, struct sim_host *h)
         o->r.payload = payload_of(o);
     }
     uint64_t patience = rand_chance(dice(s), 0.5) ? 400 : 4000;
-    o->r.deadline_ns = host_clock(h) + rand_between(dice(s), 40, patience) * SIM_MS;
+    o->r.deadline_ns = sim__host_clock(h) + rand_between(dice(s), 40, patience) * SIM_MS;
     s->op_count++;
     SIM_TRACE(s,
               "host %d: shard %" PRIu64 " is asked: kind %d, key %" PRIu64 ", value %" PRIx64
@@ -103,8 +103,8 @@ static struct key *pick_key(struct sim *s, struct shard *shard)
     }
     enum linear_verdict v = key->lost ? LINEAR_OK : linear_check(key->history, true);
     if (v == LINEAR_VIOLATION) {
-        sim_fail(s, "shard %" PRIu64 ", key %" PRIu64 ": the history is not linearizable",
-                 shard->id, key->number);
+        sim__fail(s, "shard %" PRIu64 ", key %" PRIu64 ": the history is not linearizable",
+                  shard->id, key->number);
     }
     s->report->inconclusive += v == LINEAR_INCONCLUSIVE;
     linear_free(key->history);
@@ -133,7 +133,7 @@ static struct sim_host *pick_host(struct client *c, struct shard *shard, bool re
     struct sim *s = c->s;
     int h = c->host;
     if (s->o.bench) {
-        h = sim_leader(s, shard);
+        h = sim__leader(s, shard);
     } else if (read || rand_chance(dice(s), 0.05)) {
         h = (int)rand_below(dice(s), (uint64_t)s->c.hosts);
     }
@@ -214,9 +214,9 @@ static void refused(struct op *o)
     }
     (void)map_put(&o->shard->refused, o->value, s);
     if (map_get(&o->shard->executed, o->value) != NULL) {
-        sim_fail(s, "shard %" PRIu64 ": command %" PRIx64 " was executed and is refused (%s): %s",
-                 o->shard->id, o->value, thole_reason_name(o->r.status.reason),
-                 o->r.status.message);
+        sim__fail(s, "shard %" PRIu64 ": command %" PRIx64 " was executed and is refused (%s): %s",
+                  o->shard->id, o->value, thole_reason_name(o->r.status.reason),
+                  o->r.status.message);
     }
 }
 
@@ -225,8 +225,8 @@ static bool answered_by_superseded(const struct op *o)
 {
     const struct replica *r =
         o->host->engine != NULL ? map_get(&o->host->engine->by_shard, o->shard->id) : NULL;
-    const struct member *m = r != NULL ? shadow_member(o->s, r->replica_id) : NULL;
-    return m != NULL && replica_superseded(m, r);
+    const struct member *m = r != NULL ? sim__shadow_member(o->s, r->replica_id) : NULL;
+    return m != NULL && sim__replica_superseded(m, r);
 }
 
 static void wrote(struct op *o)
@@ -238,15 +238,15 @@ static void wrote(struct op *o)
         return;
     }
     if (e == NULL || e->index != o->r.index || e->result != o->r.code) {
-        sim_fail(s,
-                 "shard %" PRIu64 ": command %" PRIx64 " is answered with index %" PRIu64
-                 " and %" PRIx64 ", it was executed at %" PRIu64 " with %" PRIx64,
-                 o->shard->id, o->value, o->r.index, o->r.code, e != NULL ? e->index : 0,
-                 e != NULL ? e->result : 0);
+        sim__fail(s,
+                  "shard %" PRIu64 ": command %" PRIx64 " is answered with index %" PRIu64
+                  " and %" PRIx64 ", it was executed at %" PRIu64 " with %" PRIx64,
+                  o->shard->id, o->value, o->r.index, o->r.code, e != NULL ? e->index : 0,
+                  e != NULL ? e->result : 0);
     }
     if (o->r.index > o->shard->committed) {
-        sim_fail(s, "shard %" PRIu64 ": %" PRIu64 " is acknowledged and not committed",
-                 o->shard->id, o->r.index);
+        sim__fail(s, "shard %" PRIu64 ": %" PRIu64 " is acknowledged and not committed",
+                  o->shard->id, o->r.index);
     }
 }
 
@@ -307,7 +307,7 @@ static void op_done(struct engine_request *r)
     bool crashed = o->host->ending, over = true;
     ASSERT(s->op_count > 0);
     s->op_count--;
-    sim_mix(s, r->status.code, r->index);
+    sim__mix(s, r->status.code, r->index);
     SIM_TRACE(s,
               "host %d: shard %" PRIu64 " answers value %" PRIx64 ": %s %s index %" PRIu64
               " result %" PRIx64 "%s",
@@ -341,8 +341,8 @@ static void op_done(struct engine_request *r)
     }
 }
 
-void client_probe(struct sim *s, struct shard *shard, int host, bool write,
-                  void (*done)(struct sim *s, struct shard *shard, int host, bool ok))
+void sim__client_probe(struct sim *s, struct shard *shard, int host, bool write,
+                       void (*done)(struct sim *s, struct shard *shard, int host, bool ok))
 {
     struct op *o = op_new(s, NULL, shard, write ? ENGINE_PROPOSE : ENGINE_QUERY);
     begin(o, &shard->keys[0], write);
@@ -350,7 +350,7 @@ void client_probe(struct sim *s, struct shard *shard, int host, bool write,
     submit(o, &s->hosts[host]);
 }
 
-void clients_start(struct sim *s)
+void sim__clients_start(struct sim *s)
 {
     for (int i = 0; i < s->c.clients; i++) {
         struct client *c = &s->clients[i];
@@ -363,7 +363,7 @@ void clients_start(struct sim *s)
     }
 }
 
-void clients_free(struct sim *s)
+void sim__clients_free(struct sim *s)
 {
     for (int i = 0; i < s->c.clients; i++) {
         free(s->clients[i].retry);

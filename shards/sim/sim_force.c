@@ -22,14 +22,14 @@ static struct rand *dice(struct sim *s)
     return &s->rand[SIM_FORCE];
 }
 
-bool member_superseded(const struct member *m)
+bool sim__member_superseded(const struct member *m)
 {
     return m->has_data && m->epoch < m->shard->forced_epoch;
 }
 
-bool replica_superseded(const struct member *m, const struct replica *r)
+bool sim__replica_superseded(const struct member *m, const struct replica *r)
 {
-    return member_superseded(m) ||
+    return sim__member_superseded(m) ||
            (r->core != NULL && sim_status(r).epoch < m->shard->forced_epoch);
 }
 
@@ -39,7 +39,7 @@ bool replica_superseded(const struct member *m, const struct replica *r)
 static bool has_data(const struct member *m, const struct shard *shard, uint32_t hosts)
 {
     return m->shard == shard && m->created && m->joined && !m->gone && !m->damaged && !m->witness &&
-           !m->unforceable && !member_superseded(m) && (hosts >> m->host & 1);
+           !m->unforceable && !sim__member_superseded(m) && (hosts >> m->host & 1);
 }
 
 /* ... for certain: what the group has removed may be deleted at any time. */
@@ -61,9 +61,9 @@ static bool quorum_in_half(struct sim *s, const struct raft_config *c, uint32_t 
         if (role != RAFT_VOTER && role != RAFT_WITNESS) {
             continue;
         }
-        const struct member *m = shadow_member(s, v->replica_id);
+        const struct member *m = sim__shadow_member(s, v->replica_id);
         voters++;
-        alive += m != NULL && !m->gone && !member_superseded(m) && (hosts >> m->host & 1);
+        alive += m != NULL && !m->gone && !sim__member_superseded(m) && (hosts >> m->host & 1);
     }
     return 2 * alive > voters;
 }
@@ -74,7 +74,7 @@ static uint64_t least_known(struct sim *s, const struct shard *shard, uint32_t h
     uint64_t known = UINT64_MAX;
     struct member *m;
     for (size_t it = 0; (m = map_next(&s->members, &it, NULL)) != NULL;) {
-        if (m->shard == shard && m->has_data && !m->gone && !member_superseded(m) &&
+        if (m->shard == shard && m->has_data && !m->gone && !sim__member_superseded(m) &&
             (hosts >> m->host & 1) && m->hard.commit < known) {
             known = m->hard.commit;
         }
@@ -102,10 +102,10 @@ static bool has_quorum(struct sim *s, const struct shard *shard, uint32_t hosts)
 /* (last term, last index), as the operator is told: from memory, if the replica runs. */
 static void last_of(struct sim *s, const struct member *m, uint64_t *ret_term, uint64_t *ret_index)
 {
-    const struct replica *r = sim_replica(s, m->host, m->shard);
+    const struct replica *r = sim__replica(s, m->host, m->shard);
     *ret_term = 0;
-    *ret_index = member_last(m);
-    (void)member_term_at(m, member_last(m), ret_term);
+    *ret_index = sim__member_last(m);
+    (void)sim__member_term_at(m, sim__member_last(m), ret_term);
     if (r != NULL && r->state == GROUP_RUNNING && r->replica_id == m->replica_id) {
         *ret_term = sim_status(r).last_term;
         *ret_index = sim_status(r).last_index;
@@ -137,8 +137,10 @@ static struct member *choose(struct sim *s, const struct shard *shard, uint32_t 
 /* How far the log is what was committed. */
 static uint64_t matched(const struct member *m, const struct shard *shard)
 {
-    uint64_t index = shard->committed < member_last(m) ? shard->committed : member_last(m), term;
-    while (index > m->start && member_term_at(m, index, &term) &&
+    uint64_t index =
+                 shard->committed < sim__member_last(m) ? shard->committed : sim__member_last(m),
+             term;
+    while (index > m->start && sim__member_term_at(m, index, &term) &&
            term != shard->slots[index].committed_term) {
         index--;
     }
@@ -155,8 +157,8 @@ static uint64_t could_be_known(struct sim *s, const struct shard *shard, uint32_
         if (!has_data(m, shard, hosts)) {
             continue;
         }
-        (void)member_term_at(m, member_last(m), &term);
-        while (index > 0 && (index > member_last(m) || shard->slots[index].commit_in > term)) {
+        (void)sim__member_term_at(m, sim__member_last(m), &term);
+        while (index > 0 && (index > sim__member_last(m) || shard->slots[index].commit_in > term)) {
             index--;
         }
         most = index > most ? index : most;
@@ -218,10 +220,10 @@ static void end_histories(struct shard *shard, uint64_t kept)
 static void commit_by_force(struct shard *shard, const struct member *m, uint64_t kept,
                             const struct raft_entry *e)
 {
-    (void)shadow_slot(shard, e->index);
+    (void)sim__shadow_slot(shard, e->index);
     for (uint64_t i = kept + 1; i < shard->slot_count; i++) {
         uint64_t term = 0;
-        (void)member_term_at(m, i, &term);
+        (void)sim__member_term_at(m, i, &term);
         drop_entries(&shard->slots[i], term);
         term = i == e->index ? e->term : term;
         shard->slots[i].state = 0;
@@ -234,21 +236,21 @@ static void commit_by_force(struct shard *shard, const struct member *m, uint64_
     shard->committed = e->index;
 }
 
-void force_written(struct sim *s, struct member *m, const struct raft_entry *e, uint64_t epoch)
+void sim__force_written(struct sim *s, struct member *m, const struct raft_entry *e, uint64_t epoch)
 {
     struct shard *shard = m->shard;
     uint64_t kept = matched(m, shard);
     m->epoch = epoch;
     if (epoch <= shard->forced_epoch || epoch > shard->epoch) {
-        sim_fail(s, "replica %" PRIu64 ": epoch %" PRIu64 " begins, the shard is at %" PRIu64,
-                 m->replica_id, epoch, shard->forced_epoch);
+        sim__fail(s, "replica %" PRIu64 ": epoch %" PRIu64 " begins, the shard is at %" PRIu64,
+                  m->replica_id, epoch, shard->forced_epoch);
         return;
     }
     if (m == shard->forcing && kept < shard->needed) {
-        sim_fail(s,
-                 "forced replica %" PRIu64 " has what was committed up to %" PRIu64
-                 ", another one up to %" PRIu64,
-                 m->replica_id, kept, shard->needed);
+        sim__fail(s,
+                  "forced replica %" PRIu64 " has what was committed up to %" PRIu64
+                  ", another one up to %" PRIu64,
+                  m->replica_id, kept, shard->needed);
     }
     SIM_TRACE(s,
               "shard %" PRIu64 ": replica %" PRIu64 " begins epoch %" PRIu64 " at %" PRIu64
@@ -273,7 +275,7 @@ static void lose_quorum(struct sim *s, void *arg);
 static void wipe(struct sim *s, struct sim_host *h)
 {
     struct member *m;
-    host_crash(h);
+    sim__host_crash(h);
     SIM_TRACE(s, "host %d: all that it had is gone", h->id);
     for (size_t it = 0; (m = map_next(&s->members, &it, NULL)) != NULL;) {
         if (m->host == h->id) {
@@ -281,13 +283,13 @@ static void wipe(struct sim *s, struct sim_host *h)
             m->gone = true;
         }
     }
-    disk_free(h->log);
+    sim__disk_free(h->log);
     h->files->ops->free(h->files);
-    kv_disk_free(h->kv);
-    h->log = disk_new(h);
-    h->files = files_new(h);
-    h->kv = kv_disk_new(h);
-    host_restart_later(h, rand_between(dice(s), 1, 3000) * SIM_MS);
+    sim__kv_disk_free(h->kv);
+    h->log = sim__disk_new(h);
+    h->files = sim__files_new(h);
+    h->kv = sim__kv_disk_new(h);
+    sim__host_restart_later(h, rand_between(dice(s), 1, 3000) * SIM_MS);
 }
 
 /* Hosts that were given up come back with what they had, if that makes no quorum of the lost group:
@@ -301,7 +303,7 @@ static void return_away(struct sim *s, struct shard *shard)
         }
         h->away = false;
         SIM_TRACE(s, "host %d: comes back with data of the lost group", h->id);
-        host_restart_later(h, rand_between(dice(s), 1, 3000) * SIM_MS);
+        sim__host_restart_later(h, rand_between(dice(s), 1, 3000) * SIM_MS);
     }
     shard->survivors = 0;
 }
@@ -310,7 +312,7 @@ static void lose_again(struct sim *s, struct shard *shard)
 {
     if (shard->losses > 0) {
         shard->losses--;
-        sim_at(s, s->now_ns + rand_between(dice(s), 500, 8000) * SIM_MS, lose_quorum, NULL);
+        sim__at(s, s->now_ns + rand_between(dice(s), 500, 8000) * SIM_MS, lose_quorum, NULL);
     }
 }
 
@@ -320,7 +322,7 @@ static bool is_alone(struct sim *s, const struct shard *shard, const struct memb
 {
     const struct shadow_config *newest = &shard->configs[shard->config_count - 1];
     uint32_t others = ~(UINT32_C(1) << m->host);
-    return !final_changing(s, shard) && raft_config_is_voter(&newest->config, m->replica_id) &&
+    return !sim__final_changing(s, shard) && raft_config_is_voter(&newest->config, m->replica_id) &&
            raft_config_votes(&newest->config) == 1 && !has_quorum(s, shard, others);
 }
 
@@ -329,8 +331,8 @@ static void force_again(struct sim *s, void *arg)
 {
     struct shard *shard = &s->shards[0];
     struct member *m = arg;
-    const struct replica *r = sim_replica(s, m->host, shard);
-    if (shard->survivors != 0 || m->gone || member_superseded(m) || r == NULL ||
+    const struct replica *r = sim__replica(s, m->host, shard);
+    if (shard->survivors != 0 || m->gone || sim__member_superseded(m) || r == NULL ||
         r->replica_id != m->replica_id || !is_alone(s, shard, m)) {
         return;
     }
@@ -348,11 +350,11 @@ static void repaired(struct sim *s, struct shard *shard)
 /* Only what knows that it was removed, or that an earlier attempt took effect, may refuse. */
 static void check_refusal(struct sim *s, struct member *m, const struct thole_status *st)
 {
-    const struct replica *r = sim_replica(s, m->host, m->shard);
+    const struct replica *r = sim__replica(s, m->host, m->shard);
     m->unforceable =
         r != NULL && r->core != NULL && raft_config_is_removed(raft_config(r->core), m->replica_id);
     if (r != NULL && !m->unforceable) {
-        sim_fail(s, "replica %" PRIu64 " refuses to be forced: %s", m->replica_id, st->message);
+        sim__fail(s, "replica %" PRIu64 " refuses to be forced: %s", m->replica_id, st->message);
     }
 }
 
@@ -367,13 +369,13 @@ static void forced(void *ctx, const struct thole_status *st)
         if (st->code == THOLE_FAILED_PRECONDITION) {
             check_refusal(s, m, st);
         }
-        sim_at(s, s->now_ns + RETRY_MS * SIM_MS, force, NULL);
+        sim__at(s, s->now_ns + RETRY_MS * SIM_MS, force, NULL);
         return;
     }
     s->report->forces++;
     repaired(s, shard);
     if (!s->calm && m != NULL && rand_chance(dice(s), 0.3)) {
-        sim_at(s, s->now_ns + rand_below(dice(s), 1500) * SIM_MS, force_again, m);
+        sim__at(s, s->now_ns + rand_below(dice(s), 1500) * SIM_MS, force_again, m);
     }
 }
 
@@ -388,7 +390,7 @@ static void refused(void *ctx, const struct thole_status *st)
     struct sim *s = ctx;
     SIM_TRACE(s, "a wrong force ends: %s %s", thole_code_name(st->code), st->message);
     if (st->code == THOLE_OK) {
-        sim_fail(s, "a replica is forced that has no data, or with an old epoch");
+        sim__fail(s, "a replica is forced that has no data, or with an old epoch");
     }
 }
 
@@ -396,11 +398,11 @@ static void refused(void *ctx, const struct thole_status *st)
 static void force_wrongly(struct sim *s, struct shard *shard)
 {
     int host = (int)rand_below(dice(s), (uint64_t)s->c.hosts);
-    const struct replica *r = sim_replica(s, host, shard);
+    const struct replica *r = sim__replica(s, host, shard);
     if (r == NULL || r->core == NULL) {
         return;
     }
-    const struct member *m = shadow_member(s, r->replica_id);
+    const struct member *m = sim__shadow_member(s, r->replica_id);
     uint64_t epoch = sim_status(r).epoch;
     if (m->witness || !m->has_data) {
         epoch = ++shard->epoch;
@@ -416,15 +418,15 @@ static void power_loss(struct sim *s, void *arg)
     if (s->calm || h->engine == NULL || h->ending) {
         return;
     }
-    host_crash(h);
-    host_restart_later(h, rand_between(dice(s), 1, 3000) * SIM_MS);
+    sim__host_crash(h);
+    sim__host_restart_later(h, rand_between(dice(s), 1, 3000) * SIM_MS);
 }
 
 static void force_twice(struct sim *s, void *arg)
 {
     struct shard *shard = &s->shards[0];
     struct member *m = arg;
-    const struct replica *r = sim_replica(s, m->host, shard);
+    const struct replica *r = sim__replica(s, m->host, shard);
     if (shard->forcing == m && r != NULL && r->replica_id == m->replica_id) {
         engine_force(s->hosts[m->host].engine, shard->id, ++shard->epoch, repeated, s);
     }
@@ -442,9 +444,9 @@ static void disturb(struct sim *s, struct member *m)
     if (what == 0) {
         h->crash_in_write = true;
     } else if (what == 1) {
-        sim_at(s, soon, power_loss, h);
+        sim__at(s, soon, power_loss, h);
     } else if (what == 2) {
-        sim_at(s, soon, force_twice, m);
+        sim__at(s, soon, force_twice, m);
     } else if (what == 3) {
         h->fail_write = true;
     }
@@ -470,9 +472,9 @@ static void force(struct sim *s, void *arg)
         s->hopeless = true;
         return;
     }
-    const struct replica *r = sim_replica(s, chosen->host, shard);
+    const struct replica *r = sim__replica(s, chosen->host, shard);
     if (r == NULL || r->state != GROUP_RUNNING || r->replica_id != chosen->replica_id) {
-        sim_at(s, s->now_ns + 200 * SIM_MS, force, NULL);
+        sim__at(s, s->now_ns + 200 * SIM_MS, force, NULL);
         return;
     }
     if (rand_chance(dice(s), 0.2)) {
@@ -512,7 +514,7 @@ static void lose(struct sim *s, struct shard *shard, uint32_t left)
         }
         if (rand_chance(dice(s), 0.4) && !has_quorum(s, shard, old | UINT32_C(1) << i)) {
             old |= UINT32_C(1) << i;
-            host_crash(h);
+            sim__host_crash(h);
             h->away = true;
             SIM_TRACE(s, "host %d: is given up", h->id);
         } else {
@@ -520,7 +522,7 @@ static void lose(struct sim *s, struct shard *shard, uint32_t left)
         }
     }
     uint64_t patience = rand_chance(dice(s), 0.3) ? 20 : 4000;
-    sim_at(s, s->now_ns + rand_between(dice(s), 1, patience) * SIM_MS, force, NULL);
+    sim__at(s, s->now_ns + rand_between(dice(s), 1, patience) * SIM_MS, force, NULL);
 }
 
 static void lose_quorum(struct sim *s, void *arg)
@@ -537,10 +539,10 @@ static void lose_quorum(struct sim *s, void *arg)
             return;
         }
     }
-    sim_at(s, s->now_ns + RETRY_MS * SIM_MS, lose_quorum, NULL);
+    sim__at(s, s->now_ns + RETRY_MS * SIM_MS, lose_quorum, NULL);
 }
 
-void force_start(struct sim *s)
+void sim__force_start(struct sim *s)
 {
     struct shard *shard = &s->shards[0];
     if (s->c.groups != 1 || !sim_has(&s->c, SIM_FORCE)) {
@@ -549,5 +551,5 @@ void force_start(struct sim *s)
     uint64_t span = s->end_ns - s->now_ns;
     bool often = s->o.force || rand_chance(dice(s), 0.3);
     shard->losses = often ? rand_below(dice(s), 4) : 0;
-    sim_at(s, s->now_ns + rand_below(dice(s), s->o.force ? span / 3 : span), lose_quorum, NULL);
+    sim__at(s, s->now_ns + rand_below(dice(s), s->o.force ? span / 3 : span), lose_quorum, NULL);
 }

@@ -11,34 +11,34 @@ static void on_failed_log(void *ctx, const struct thole_status *st)
     h->ending = true;
 }
 
-void host_init(struct sim *s, int id)
+void sim__host_init(struct sim *s, int id)
 {
     struct sim_host *h = &s->hosts[id];
     h->s = s;
     h->id = id;
     h->uuid.bytes[0] = 0x51;
     h->uuid.bytes[15] = (uint8_t)(id + 1);
-    executor_init(h);
-    h->log = disk_new(h);
-    h->files = files_new(h);
-    h->kv = kv_disk_new(h);
-    h->types_[0] = kv_type(h, "views", true);
-    h->types_[1] = kv_type(h, "plain", false);
-    h->types_[2] = kv_persistent_type(h, "persistent");
+    sim__executor_init(h);
+    h->log = sim__disk_new(h);
+    h->files = sim__files_new(h);
+    h->kv = sim__kv_disk_new(h);
+    h->types_[0] = sim__kv_type(h, "views", true);
+    h->types_[1] = sim__kv_type(h, "plain", false);
+    h->types_[2] = sim__kv_persistent_type(h, "persistent");
     for (int i = 0; i < 3; i++) {
         h->types[i] = &h->types_[i];
     }
 }
 
-void host_deinit(struct sim_host *h)
+void sim__host_deinit(struct sim_host *h)
 {
-    host_crash(h);
-    disk_free(h->log);
+    sim__host_crash(h);
+    sim__disk_free(h->log);
     h->files->ops->free(h->files);
-    kv_disk_free(h->kv);
+    sim__kv_disk_free(h->kv);
 }
 
-void host_start(struct sim_host *h)
+void sim__host_start(struct sim_host *h)
 {
     struct sim *s = h->s;
     struct thole_status st;
@@ -53,7 +53,7 @@ void host_start(struct sim_host *h)
         .log = h->log,
         .files = h->files,
         .executor = &h->executor,
-        .transport = {h, network_send},
+        .transport = {h, sim__network_send},
         .observer = {.ctx = h, .host_failed = on_failed_log},
         .loop_count = s->c.loops,
         .applier_count = s->c.appliers,
@@ -69,7 +69,7 @@ void host_start(struct sim_host *h)
     };
     SIM_TRACE(s, "host %d: starts, incarnation %" PRIu64, h->id, h->incarnation);
     if (engine_new(&o, &h->engine, &st) != THOLE_OK) {
-        sim_fail(s, "host %d does not start: %s", h->id, st.message);
+        sim__fail(s, "host %d does not start: %s", h->id, st.message);
     }
     h->next_stale = true;
 }
@@ -84,7 +84,7 @@ static void take_down(struct sim_host *h)
     h->next_stale = true;
 }
 
-void host_stop(struct sim_host *h)
+void sim__host_stop(struct sim_host *h)
 {
     if (h->engine == NULL) {
         return;
@@ -93,7 +93,7 @@ void host_stop(struct sim_host *h)
     take_down(h);
 }
 
-void host_crash(struct sim_host *h)
+void sim__host_crash(struct sim_host *h)
 {
     if (h->engine == NULL) {
         return;
@@ -101,19 +101,19 @@ void host_crash(struct sim_host *h)
     SIM_TRACE(h->s, "host %d: crashes", h->id);
     h->s->report->crashes++;
     h->ending = true; /* requests that end now have an unknown outcome */
-    engine_crash(h->engine);
+    engine__crash(h->engine);
     take_down(h);
-    files_crash(h->files);
-    kv_disk_crash(h->kv);
+    sim__files_crash(h->files);
+    sim__kv_disk_crash(h->kv);
 }
 
 static void restart(struct sim *s, void *arg)
 {
     (void)s;
-    host_start(arg);
+    sim__host_start(arg);
 }
 
-void host_restart_later(struct sim_host *h, uint64_t delay_ns)
+void sim__host_restart_later(struct sim_host *h, uint64_t delay_ns)
 {
-    sim_at(h->s, h->s->now_ns + delay_ns, restart, h);
+    sim__at(h->s, h->s->now_ns + delay_ns, restart, h);
 }

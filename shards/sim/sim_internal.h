@@ -37,7 +37,7 @@ struct sim_config {
     double reads;      /* part of the operations */
     double leases;     /* chance that a group serves lease reads */
 };
-void sim_config_draw(const struct sim_options *o, struct sim_config *ret);
+void sim__config_draw(const struct sim_options *o, struct sim_config *ret);
 static inline bool sim_has(const struct sim_config *c, enum sim_fault f)
 {
     return c->faults >> f & 1;
@@ -51,16 +51,16 @@ struct sim_event {
     sim_fire_fn fire;
     void *arg;
 };
-void sim_at(struct sim *s, uint64_t at_ns, sim_fire_fn fire, void *arg);
+void sim__at(struct sim *s, uint64_t at_ns, sim_fire_fn fire, void *arg);
 /* The first failure is kept; the run then ends. */
-void sim_fail(struct sim *s, const char *format, ...) __attribute__((format(printf, 2, 3)));
-void sim_trace_line(struct sim *s, const char *format, ...) __attribute__((format(printf, 2, 3)));
+void sim__fail(struct sim *s, const char *format, ...) __attribute__((format(printf, 2, 3)));
+void sim__trace_line(struct sim *s, const char *format, ...) __attribute__((format(printf, 2, 3)));
 /* Part of the run's fingerprint, and a line of the trace. */
-void sim_mix(struct sim *s, uint64_t a, uint64_t b);
-#define SIM_TRACE(s, ...)                     \
-    do {                                      \
-        if ((s)->o.trace)                     \
-            sim_trace_line((s), __VA_ARGS__); \
+void sim__mix(struct sim *s, uint64_t a, uint64_t b);
+#define SIM_TRACE(s, ...)                      \
+    do {                                       \
+        if ((s)->o.trace)                      \
+            sim__trace_line((s), __VA_ARGS__); \
     } while (0)
 
 /* ---- Hosts (sim_host.c), their workers (executor.c) ------------------------------------------ */
@@ -101,36 +101,36 @@ struct sim_host {
     bool space_low;
 };
 
-void executor_init(struct sim_host *h);
-uint64_t host_clock(const struct sim_host *h);
-void host_set_rate(struct sim_host *h, uint64_t rate_ppm);
-uint64_t host_next(struct sim_host *h);
+void sim__executor_init(struct sim_host *h);
+uint64_t sim__host_clock(const struct sim_host *h);
+void sim__host_set_rate(struct sim_host *h, uint64_t rate_ppm);
+uint64_t sim__host_next(struct sim_host *h);
 /* Runs what is due at the simulation's time; one turn. */
-void host_turn(struct sim_host *h);
+void sim__host_turn(struct sim_host *h);
 
-void host_init(struct sim *s, int id);
-void host_deinit(struct sim_host *h);
-void host_start(struct sim_host *h);
-void host_stop(struct sim_host *h);
-void host_crash(struct sim_host *h); /* not from inside a turn: see `ending` */
-void host_restart_later(struct sim_host *h, uint64_t delay_ns);
+void sim__host_init(struct sim *s, int id);
+void sim__host_deinit(struct sim_host *h);
+void sim__host_start(struct sim_host *h);
+void sim__host_stop(struct sim_host *h);
+void sim__host_crash(struct sim_host *h); /* not from inside a turn: see `ending` */
+void sim__host_restart_later(struct sim_host *h, uint64_t delay_ns);
 
 /* ---- Disk (disk.c), files (files.c), machines (sim_machine.c) -------------------------------- */
 
-struct log_store *disk_new(struct sim_host *h);
-void disk_free(struct log_store *base);
+struct log_store *sim__disk_new(struct sim_host *h);
+void sim__disk_free(struct log_store *base);
 /* Damage records of a replica: found at the next read, or at the next start. */
-void disk_flip(struct log_store *base, uint64_t replica_id);
+void sim__disk_flip(struct log_store *base, uint64_t replica_id);
 
-struct engine_files *files_new(struct sim_host *h);
-void files_crash(struct engine_files *base);
-bool files_flip(struct engine_files *base, uint64_t replica_id);
+struct engine_files *sim__files_new(struct sim_host *h);
+void sim__files_crash(struct engine_files *base);
+bool sim__files_flip(struct engine_files *base, uint64_t replica_id);
 
-struct kv_disk *kv_disk_new(struct sim_host *h);
-void kv_disk_free(struct kv_disk *d);
-void kv_disk_crash(struct kv_disk *d);
-struct thole_machine_type kv_type(struct sim_host *h, const char *name, bool views);
-struct thole_machine_type kv_persistent_type(struct sim_host *h, const char *name);
+struct kv_disk *sim__kv_disk_new(struct sim_host *h);
+void sim__kv_disk_free(struct kv_disk *d);
+void sim__kv_disk_crash(struct kv_disk *d);
+struct thole_machine_type sim__kv_type(struct sim_host *h, const char *name, bool views);
+struct thole_machine_type sim__kv_persistent_type(struct sim_host *h, const char *name);
 
 #define KV_COMMAND_BYTES 16 /* key, value; then padding */
 
@@ -143,11 +143,11 @@ struct sim_link {
     uint64_t resumed_ns;     /* frames that a pause held back arrive until then */
     uint64_t last_due_ns[4]; /* by lane: frames of a lane arrive in order, unless reordered */
 };
-enum thole_code network_send(void *ctx, const struct uuid *uuid, enum engine_lane lane,
-                             struct bufslice frame);
-void network_init(struct sim *s);
-void network_heal(struct sim *s);
-void network_drop_all(struct sim *s);
+enum thole_code sim__network_send(void *ctx, const struct uuid *uuid, enum engine_lane lane,
+                                  struct bufslice frame);
+void sim__network_init(struct sim *s);
+void sim__network_heal(struct sim *s);
+void sim__network_drop_all(struct sim *s);
 
 /* ---- The shadow of what happened (sim_check.c, shadow.c) ------------------------------------- */
 
@@ -232,14 +232,15 @@ struct shard {
     uint64_t calm_term; /* when it had converged */
 };
 
-struct member *shadow_member(struct sim *s, uint64_t replica_id);
-struct member *shadow_add_member(struct sim *s, struct shard *shard, uint64_t replica_id, int host);
-void shadow_free(struct sim *s);
-struct shadow_slot *shadow_slot(struct shard *shard, uint64_t index);
-bool member_term_at(const struct member *m, uint64_t index, uint64_t *ret);
-uint64_t member_last(const struct member *m);
+struct member *sim__shadow_member(struct sim *s, uint64_t replica_id);
+struct member *sim__shadow_add_member(struct sim *s, struct shard *shard, uint64_t replica_id,
+                                      int host);
+void sim__shadow_free(struct sim *s);
+struct shadow_slot *sim__shadow_slot(struct shard *shard, uint64_t index);
+bool sim__member_term_at(const struct member *m, uint64_t index, uint64_t *ret);
+uint64_t sim__member_last(const struct member *m);
 /* An update has reached the disk. */
-void shadow_write(struct sim *s, struct sim_host *h, const struct store_update *u);
+void sim__shadow_write(struct sim *s, struct sim_host *h, const struct store_update *u);
 /* A replica that sleeps has no work: then this is what it would begin with. */
 static inline struct raft_status sim_status(const struct replica *r)
 {
@@ -252,27 +253,29 @@ static inline const struct replica_work *sim_work(const struct replica *r)
     static const struct replica_work none;
     return r->work != NULL ? r->work : &none;
 }
-void check_config(struct sim *s, struct shard *shard, uint64_t index, const struct raft_config *c);
+void sim__check_config(struct sim *s, struct shard *shard, uint64_t index,
+                       const struct raft_config *c);
 
 /* sim_force.c: does it have data of an earlier epoch, on disk; or think itself in one? */
-bool member_superseded(const struct member *m);
-bool replica_superseded(const struct member *m, const struct replica *r);
+bool sim__member_superseded(const struct member *m);
+bool sim__replica_superseded(const struct member *m, const struct replica *r);
 /* The entry that begins an epoch reaches the member's disk, behind what its log holds now. */
-void force_written(struct sim *s, struct member *m, const struct raft_entry *e, uint64_t epoch);
+void sim__force_written(struct sim *s, struct member *m, const struct raft_entry *e,
+                        uint64_t epoch);
 
 /* bounds.c */
-void check_bounds(struct sim *s, struct member *m, struct replica *r);
-void check_loop_bounds(struct sim *s, struct sim_host *h, struct loop *l);
+void sim__check_bounds(struct sim *s, struct member *m, struct replica *r);
+void sim__check_loop_bounds(struct sim *s, struct sim_host *h, struct loop *l);
 
-void check_loop(struct sim *s, struct sim_host *h, struct loop *l);
-void check_frame(struct sim *s, struct sim_host *h, struct bufslice frame);
-void check_chunk(struct sim *s, struct sim_host *h, struct bufslice frame);
+void sim__check_loop(struct sim *s, struct sim_host *h, struct loop *l);
+void sim__check_frame(struct sim *s, struct sim_host *h, struct bufslice frame);
+void sim__check_chunk(struct sim *s, struct sim_host *h, struct bufslice frame);
 /* A machine has executed a command; and its state after it. */
-void check_apply(struct sim *s, struct sim_host *h, uint64_t shard_id, uint64_t replica_id,
-                 uint64_t index, uint64_t state, bool restored);
-void check_execute(struct sim *s, const struct member *m, uint64_t index, uint64_t value,
-                   uint64_t result);
-void check_end(struct sim *s);
+void sim__check_apply(struct sim *s, struct sim_host *h, uint64_t shard_id, uint64_t replica_id,
+                      uint64_t index, uint64_t state, bool restored);
+void sim__check_execute(struct sim *s, const struct member *m, uint64_t index, uint64_t value,
+                        uint64_t result);
+void sim__check_end(struct sim *s);
 
 /* ---- Clients (sim_client.c), controller (admin.c), faults (nemesis.c), the end (final.c)
  * --------- */
@@ -284,22 +287,23 @@ struct client {
     uint64_t session, sequence;
     struct op *retry; /* to be sent again, in the session */
 };
-void clients_start(struct sim *s);
-void clients_free(struct sim *s);
+void sim__clients_start(struct sim *s);
+void sim__clients_free(struct sim *s);
 /* One operation for the last phase: `done` says whether it succeeded. */
-void client_probe(struct sim *s, struct shard *shard, int host, bool write,
-                  void (*done)(struct sim *s, struct shard *shard, int host, bool ok));
+void sim__client_probe(struct sim *s, struct shard *shard, int host, bool write,
+                       void (*done)(struct sim *s, struct shard *shard, int host, bool ok));
 
-void admin_start(struct sim *s);
-void admin_bootstrap(struct sim *s);
-void nemesis_start(struct sim *s);
-void nemesis_stop(struct sim *s, bool silently); /* nobody is told who is dead */
-void force_start(struct sim *s);
-void final_phase(struct sim *s);
+void sim__admin_start(struct sim *s);
+void sim__admin_bootstrap(struct sim *s);
+void sim__nemesis_start(struct sim *s);
+void sim__nemesis_stop(struct sim *s, bool silently); /* nobody is told who is dead */
+void sim__force_start(struct sim *s);
+void sim__final_phase(struct sim *s);
 /* Is a change of members under way, on any disk or in memory? */
-bool final_changing(struct sim *s, const struct shard *shard);
+bool sim__final_changing(struct sim *s, const struct shard *shard);
 /* Would the shard still be able to work, and lose nothing, without these hosts and this replica? */
-bool final_survives(struct sim *s, const struct shard *shard, uint32_t hosts, uint64_t replica_id);
+bool sim__final_survives(struct sim *s, const struct shard *shard, uint32_t hosts,
+                         uint64_t replica_id);
 
 /* ---- The simulation -------------------------------------------------------------------------- */
 
@@ -335,10 +339,10 @@ static inline struct shard *sim_shard(struct sim *s, uint64_t id)
     ASSERT(id >= 1 && id <= (uint64_t)s->c.groups);
     return &s->shards[id - 1];
 }
-void sim_advance(struct sim *s, uint64_t to_ns);
+void sim__advance(struct sim *s, uint64_t to_ns);
 /* The replica of a shard on a host; NULL if the host is down or has none. */
-struct replica *sim_replica(struct sim *s, int host, const struct shard *shard);
+struct replica *sim__replica(struct sim *s, int host, const struct shard *shard);
 /* A host whose replica leads, of the highest epoch and term; -1 if none. */
-int sim_leader(struct sim *s, const struct shard *shard);
+int sim__leader(struct sim *s, const struct shard *shard);
 
 #endif

@@ -71,7 +71,7 @@ static void check_use(struct kv_machine *m)
         return;
     }
     m->restored = false;
-    check_apply(m->h->s, m->h, m->shard_id, m->replica_id, m->kv->last, kv_state(m->kv), true);
+    sim__check_apply(m->h->s, m->h, m->shard_id, m->replica_id, m->kv->last, kv_state(m->kv), true);
 }
 
 static uint64_t kv_get(const struct kv *kv, uint64_t key)
@@ -102,10 +102,10 @@ static enum thole_code kv_apply(void *machine, struct thole_apply *b, struct tho
     for (size_t i = 0; i < b->entry_count; i++) {
         struct thole_entry *e = &b->entries[i];
         if (e->index <= m->kv->last) {
-            sim_fail(s,
-                     "shard %" PRIu64 ", replica %" PRIu64 ": index %" PRIu64
-                     " is executed after %" PRIu64,
-                     m->shard_id, m->replica_id, e->index, m->kv->last);
+            sim__fail(s,
+                      "shard %" PRIu64 ", replica %" PRIu64 ": index %" PRIu64
+                      " is executed after %" PRIu64,
+                      m->shard_id, m->replica_id, e->index, m->kv->last);
         }
         uint64_t old = kv_swap(m->kv, e->index, e->command);
         uint8_t out[8];
@@ -113,13 +113,13 @@ static enum thole_code kv_apply(void *machine, struct thole_apply *b, struct tho
         e->code = old;
         (void)e->result->write(e->result, out, sizeof out);
         /* On a host that is about to go too: a persistent machine may keep it. */
-        check_execute(s, shadow_member(s, m->replica_id), e->index,
-                      get_be64((const uint8_t *)e->command.data + 8), old);
+        sim__check_execute(s, sim__shadow_member(s, m->replica_id), e->index,
+                           get_be64((const uint8_t *)e->command.data + 8), old);
         if (m->h->ending) {
             continue; /* nobody will ever see the state */
         }
         s->report->applied++;
-        check_apply(s, m->h, m->shard_id, m->replica_id, e->index, kv_state(m->kv), false);
+        sim__check_apply(s, m->h, m->shard_id, m->replica_id, e->index, kv_state(m->kv), false);
     }
     return THOLE_OK;
 }
@@ -274,7 +274,7 @@ static void kv_close(void *machine)
     free(m);
 }
 
-struct thole_machine_type kv_type(struct sim_host *h, const char *name, bool views)
+struct thole_machine_type sim__kv_type(struct sim_host *h, const char *name, bool views)
 {
     return (struct thole_machine_type){
         .size = sizeof(struct thole_machine_type),
@@ -434,9 +434,9 @@ static enum thole_code disk_destroy(const struct thole_machine_env *env, struct 
     return THOLE_OK;
 }
 
-struct thole_machine_type kv_persistent_type(struct sim_host *h, const char *name)
+struct thole_machine_type sim__kv_persistent_type(struct sim_host *h, const char *name)
 {
-    struct thole_machine_type t = kv_type(h, name, true);
+    struct thole_machine_type t = sim__kv_type(h, name, true);
     t.flags = THOLE_MACHINE_PERSISTENT;
     t.open = disk_open;
     t.apply = disk_apply;
@@ -445,7 +445,7 @@ struct thole_machine_type kv_persistent_type(struct sim_host *h, const char *nam
     return t;
 }
 
-struct kv_disk *kv_disk_new(struct sim_host *h)
+struct kv_disk *sim__kv_disk_new(struct sim_host *h)
 {
     struct kv_disk *d = xcalloc(1, sizeof *d);
     d->h = h;
@@ -461,14 +461,14 @@ static void free_spaces(struct space **list)
     }
 }
 
-void kv_disk_free(struct kv_disk *d)
+void sim__kv_disk_free(struct kv_disk *d)
 {
     free_spaces(&d->live);
     free_spaces(&d->durable);
     free(d);
 }
 
-void kv_disk_crash(struct kv_disk *d)
+void sim__kv_disk_crash(struct kv_disk *d)
 {
     /* The database may have flushed by itself, all spaces at once. */
     if (rand_chance(&d->h->s->rand[SIM_CRASH], 0.3)) {

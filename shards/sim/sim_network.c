@@ -23,7 +23,7 @@ static void arrive(struct sim *s, void *arg)
             at = link->resumed_ns;
         }
         link->resumed_ns = at;
-        sim_at(s, at, arrive, p);
+        sim__at(s, at, arrive, p);
         return;
     }
     s->in_flight--;
@@ -66,11 +66,11 @@ static void post(struct sim_host *from, struct sim_host *to, struct sim_link *li
     struct packet *p = xmalloc(sizeof *p);
     *p = (struct packet){from, to, from->incarnation, lane, frame};
     from->s->in_flight++;
-    sim_at(from->s, due(from->s, link, lane), arrive, p);
+    sim__at(from->s, due(from->s, link, lane), arrive, p);
 }
 
-enum thole_code network_send(void *ctx, const struct uuid *uuid, enum engine_lane lane,
-                             struct bufslice frame)
+enum thole_code sim__network_send(void *ctx, const struct uuid *uuid, enum engine_lane lane,
+                                  struct bufslice frame)
 {
     struct sim_host *h = ctx;
     struct sim *s = h->s;
@@ -78,11 +78,11 @@ enum thole_code network_send(void *ctx, const struct uuid *uuid, enum engine_lan
     ASSERT(to >= 0 && to < s->c.hosts);
     struct sim_link *link = &s->links[h->id][to];
     s->report->frames++;
-    sim_mix(s, (uint64_t)h->id << 8 | (uint64_t)to, frame.bytes.size);
+    sim__mix(s, (uint64_t)h->id << 8 | (uint64_t)to, frame.bytes.size);
     if (lane != ENGINE_LANE_SNAPSHOT) {
-        check_frame(s, h, frame);
+        sim__check_frame(s, h, frame);
     } else {
-        check_chunk(s, h, frame);
+        sim__check_chunk(s, h, frame);
     }
     if (link->cut || (link->loss > 0 && rand_chance(&s->rand[SIM_LOSS], link->loss))) {
         bufslice_unref(frame);
@@ -95,7 +95,7 @@ enum thole_code network_send(void *ctx, const struct uuid *uuid, enum engine_lan
     return THOLE_OK;
 }
 
-void network_init(struct sim *s)
+void sim__network_init(struct sim *s)
 {
     for (int a = 0; a < s->c.hosts; a++) {
         for (int b = 0; b < s->c.hosts; b++) {
@@ -109,7 +109,7 @@ void network_init(struct sim *s)
     }
 }
 
-void network_heal(struct sim *s)
+void sim__network_heal(struct sim *s)
 {
     for (int a = 0; a < s->c.hosts; a++) {
         for (int b = 0; b < s->c.hosts; b++) {
@@ -118,7 +118,7 @@ void network_heal(struct sim *s)
     }
 }
 
-void network_drop_all(struct sim *s)
+void sim__network_drop_all(struct sim *s)
 {
     for (size_t i = 0; i < s->event_count; i++) {
         if (s->events[i].fire != arrive) {

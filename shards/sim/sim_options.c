@@ -95,7 +95,7 @@ static double some(struct rand *r, bool on, double max)
     return on ? x : 0;
 }
 
-void sim_config_draw(const struct sim_options *o, struct sim_config *ret)
+void sim__config_draw(const struct sim_options *o, struct sim_config *ret)
 {
     struct rand r;
     struct sim_config c = {0};
@@ -157,7 +157,7 @@ void sim_config_draw(const struct sim_options *o, struct sim_config *ret)
 void sim_describe(const struct sim_options *o, char *ret, size_t size)
 {
     struct sim_config c;
-    sim_config_draw(o, &c);
+    sim__config_draw(o, &c);
     struct bytes b = {0};
     bytes_printf(
         &b,

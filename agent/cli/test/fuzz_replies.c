@@ -27,7 +27,7 @@ static void show_rows(struct cli *c, enum rows_kind kind, struct slice in, const
         return;
     }
     char name[ROWS_NAME_BYTES];
-    ASSERT(cli_set(c, OPT_OUTPUT, format, "fuzz"));
+    ASSERT(cli__set(c, OPT_OUTPUT, format, "fuzz"));
     rows_add(&rows, row);
     rows_show(c, &rows, true, false);
     rows_show(c, &rows, false, true);
@@ -41,8 +41,8 @@ static void show_message(struct cli *c, const upb_MiniTable *table, const upb_Me
     struct bytes json = {0}, yaml = {0};
     const void *message = proto_decode(table, in, false, c->arena, NULL);
     if (message != NULL) {
-        cli_json(message, def, &json);
-        (void)cli_yaml("Reply", bytes_slice(&json), &yaml);
+        cli__json(message, def, &json);
+        (void)cli__yaml("Reply", bytes_slice(&json), &yaml);
     }
     bytes_deinit(&json);
     bytes_deinit(&yaml);
@@ -74,7 +74,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         show_message(&c, &thole_v1_SnapshotFile_msginit, thole_v1_SnapshotFile_getmsgdef(pool), in);
         break;
     case 9:
-        (void)kv_show_event(&c, cli_sv("key"), (upb_StringView){(const char *)in.data, in.size});
+        (void)kv_show_event(&c, cli__sv("key"), (upb_StringView){(const char *)in.data, in.size});
         break;
     default:
         show_rows(&c, (enum rows_kind)(data[0] % 10), in, formats[data[1] % 5]);

@@ -22,7 +22,7 @@ static int parse(struct cli *c, const char *line)
         argv[argc++] = word;
     }
     *c = (struct cli){.arena = upb_Arena_New()};
-    return cli_parse(c, argc, argv);
+    return cli__parse(c, argc, argv);
 }
 
 static void assert_usage(const char *line)
@@ -31,7 +31,7 @@ static void assert_usage(const char *line)
     if (parse(&c, line) != CLI_USAGE) {
         fail_msg("accepted: %s", line);
     }
-    cli_deinit(&c);
+    cli__deinit(&c);
 }
 
 static void test_options_stand_anywhere(void **state)
@@ -42,14 +42,14 @@ static void test_options_stand_anywhere(void **state)
     assert_string_equal(c.command->name, "get");
     assert_int_equal(c.arg_count, 2);
     assert_string_equal(c.args[1], "orders");
-    assert_int_equal(cli_format(&c), FORMAT_JSON);
+    assert_int_equal(cli__format(&c), FORMAT_JSON);
     assert_true(cli_flag(&c, OPT_STALE));
     assert_string_equal(c.values[OPT_ENDPOINTS].text, "a:1,b:2");
-    cli_deinit(&c);
+    cli__deinit(&c);
     assert_int_equal(parse(&c, "get hosts -owide -w"), CLI_OK);
-    assert_int_equal(cli_format(&c), FORMAT_WIDE);
+    assert_int_equal(cli__format(&c), FORMAT_WIDE);
     assert_true(cli_flag(&c, OPT_WATCH));
-    cli_deinit(&c);
+    cli__deinit(&c);
 }
 
 static void test_two_word_commands_are_found(void **state)
@@ -59,10 +59,10 @@ static void test_two_word_commands_are_found(void **state)
     assert_int_equal(parse(&c, "kv put orders k v"), CLI_OK);
     assert_string_equal(c.command->name, "kv put");
     assert_int_equal(c.arg_count, 3);
-    cli_deinit(&c);
+    cli__deinit(&c);
     assert_int_equal(parse(&c, "shard transfer-leader orders --to 12"), CLI_OK);
     assert_string_equal(c.values[OPT_TO].text, "12");
-    cli_deinit(&c);
+    cli__deinit(&c);
 }
 
 static void test_after_two_dashes_nothing_is_an_option(void **state)
@@ -72,7 +72,7 @@ static void test_after_two_dashes_nothing_is_an_option(void **state)
     assert_int_equal(parse(&c, "propose orders -- put --stale -x"), CLI_OK);
     assert_int_equal(c.arg_count, 4);
     assert_string_equal(c.args[2], "--stale");
-    cli_deinit(&c);
+    cli__deinit(&c);
 }
 
 static void test_wrong_usage_is_refused(void **state)
@@ -107,18 +107,18 @@ static void test_flag_beats_environment_beats_file(void **state)
     setenv("THOLE_COMMAND_TIMEOUT", "2s", 1);
     unsetenv("THOLE_OUTPUT");
     assert_int_equal(parse(&c, "status --endpoints flag:1"), CLI_OK);
-    assert_int_equal(cli_defaults(&c, path), CLI_OK);
+    assert_int_equal(cli__defaults(&c, path), CLI_OK);
     assert_string_equal(c.values[OPT_ENDPOINTS].text, "flag:1");
     assert_int_equal(c.values[OPT_COMMAND_TIMEOUT].number, 2000);
-    assert_int_equal(cli_format(&c), FORMAT_YAML);
-    cli_deinit(&c);
+    assert_int_equal(cli__format(&c), FORMAT_YAML);
+    cli__deinit(&c);
     unsetenv("THOLE_ENDPOINTS");
     unsetenv("THOLE_COMMAND_TIMEOUT");
     assert_int_equal(parse(&c, "status"), CLI_OK);
-    assert_int_equal(cli_defaults(&c, "/nonexistent"), CLI_OK);
+    assert_int_equal(cli__defaults(&c, "/nonexistent"), CLI_OK);
     assert_string_equal(c.values[OPT_ENDPOINTS].text, "127.0.0.1:7400");
     assert_int_equal(c.values[OPT_COMMAND_TIMEOUT].number, 10000);
-    cli_deinit(&c);
+    cli__deinit(&c);
     unlink(path);
 }
 
@@ -134,8 +134,8 @@ static void test_wrong_settings_name_their_line(void **state)
         assert_int_equal(write(fd, bad[i], strlen(bad[i])), strlen(bad[i]));
         close(fd);
         assert_int_equal(parse(&c, "status"), CLI_OK);
-        assert_int_equal(cli_defaults(&c, path), CLI_USAGE);
-        cli_deinit(&c);
+        assert_int_equal(cli__defaults(&c, path), CLI_USAGE);
+        cli__deinit(&c);
         unlink(path);
     }
 }
@@ -149,10 +149,10 @@ static void test_tables_are_consistent(void **state)
         const struct cli_option *o = &cli_options[id];
         assert_non_null(o->name);
         assert_non_null(o->help);
-        assert_int_equal(cli_option_find(o->name, strlen(o->name)), id);
+        assert_int_equal(cli__option_find(o->name, strlen(o->name)), id);
         assert_true(o->kind == OPTION_FLAG || o->value != NULL);
         if (o->standard != NULL) {
-            assert_true(cli_set(&c, (enum cli_option_id)id, o->standard, "default"));
+            assert_true(cli__set(&c, (enum cli_option_id)id, o->standard, "default"));
         }
         for (unsigned other = 1; o->letter != 0 && other < id; other++) {
             assert_int_not_equal(cli_options[other].letter, o->letter);
@@ -164,15 +164,15 @@ static void test_tables_are_consistent(void **state)
         const char *space = strchr(command->name, ' ');
         size_t size = space != NULL ? (size_t)(space - command->name) : strlen(command->name);
         memcpy(first, command->name, size);
-        assert_ptr_equal(cli_command_find(first, space != NULL ? space + 1 : NULL), command);
+        assert_ptr_equal(cli__command_find(first, space != NULL ? space + 1 : NULL), command);
         assert_non_null(command->run);
         for (size_t k = 0; k < CLI_COMMAND_OPTIONS_MAX; k++) {
             assert_true(command->options[k] < OPT_OPTIONS);
             assert_false(command->options[k] != 0 &&
-                         cli_option_global((enum cli_option_id)command->options[k]));
+                         cli__option_global((enum cli_option_id)command->options[k]));
         }
     }
-    cli_deinit(&c);
+    cli__deinit(&c);
 }
 
 int main(void)

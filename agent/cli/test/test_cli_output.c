@@ -35,7 +35,7 @@ static char *captured(void (*print)(struct cli *c), struct cli *c)
 static struct cli cli_with(const char *format)
 {
     struct cli c = {.arena = upb_Arena_New(), .pool = upb_DefPool_New()};
-    assert_true(cli_set(&c, OPT_OUTPUT, format, "test"));
+    assert_true(cli__set(&c, OPT_OUTPUT, format, "test"));
     return c;
 }
 
@@ -43,9 +43,9 @@ static void add_shard(struct cli *c, struct rows *rows, const char *name, uint32
 {
     thole_v1_Shard *s = thole_v1_Shard_new(c->arena);
     thole_v1_ShardSpec *spec = thole_v1_Shard_mutable_spec(s, c->arena);
-    thole_v1_Shard_set_name(s, cli_sv(name));
+    thole_v1_Shard_set_name(s, cli__sv(name));
     thole_v1_Shard_set_id(s, 7);
-    thole_v1_ShardSpec_set_type(spec, cli_sv("kv"));
+    thole_v1_ShardSpec_set_type(spec, cli__sv("kv"));
     thole_v1_ShardSpec_set_voters(spec, voters);
     rows_add(rows, s);
 }
@@ -73,7 +73,7 @@ static void test_a_table_is_aligned_and_has_no_trailing_blanks(void **state)
                         "NAME         TYPE  VOTERS  READY  LEADER  TERM  AGE\n"
                         "a            kv         3  no     -          0  -\n"
                         "a-long-name  kv        15  no     -          0  -\n");
-    cli_deinit(&c);
+    cli__deinit(&c);
 }
 
 static void test_a_watch_has_one_header(void **state)
@@ -86,7 +86,7 @@ static void test_a_watch_has_one_header(void **state)
     assert_string_equal(captured(print_two, &c),
                         "a            kv         3  no     -          0  -\n"
                         "a-long-name  kv        15  no     -          0  -\n");
-    cli_deinit(&c);
+    cli__deinit(&c);
 }
 
 #define REST                                                                            \
@@ -105,7 +105,7 @@ static void test_json_has_defaults_and_a_kind(void **state)
         "[" SHARD("a") "{\"type\":\"kv\",\"config\":\"\",\"voters\":3" REST ",\n " SHARD(
             "a-long-name") "{\"type\":\"kv\",\"config\":\"\",\"voters\":15" REST "]\n");
     assert_string_equal(captured(print_none, &c), "[]\n");
-    cli_deinit(&c);
+    cli__deinit(&c);
 }
 
 static void test_json_names_enums_as_specs_do_and_times_by_date(void **state)
@@ -115,10 +115,10 @@ static void test_json_names_enums_as_specs_do_and_times_by_date(void **state)
     struct bytes out = {0};
     thole_v1_Operation *o = thole_v1_Operation_new(c.arena);
     thole_v1_Operation_set_kind(o, thole_v1_OPERATION_KIND_DRAIN);
-    thole_v1_Operation_set_message(o, cli_sv("a \"b\"\n\x01"));
+    thole_v1_Operation_set_message(o, cli__sv("a \"b\"\n\x01"));
     thole_v1_Operation_set_start_time_ms(o, 1732973532123);
     thole_v1_Operation_add_controllers(o, thole_v1_CONTROLLER_BALANCE, c.arena);
-    cli_json_object("Operation", o, rows_def(&c, ROWS_OPERATIONS), &out);
+    cli__json_object("Operation", o, rows_def(&c, ROWS_OPERATIONS), &out);
     bytes_append(&out, "", 1);
     static const char *const parts[] = {
         "{\"id\":\"0\",\"kind\":\"DRAIN\"", "\"state\":null", "\"controllers\":[\"BALANCE\"]",
@@ -130,7 +130,7 @@ static void test_json_names_enums_as_specs_do_and_times_by_date(void **state)
         }
     }
     bytes_deinit(&out);
-    cli_deinit(&c);
+    cli__deinit(&c);
 }
 
 static void test_names_are_one_a_line(void **state)
@@ -138,7 +138,7 @@ static void test_names_are_one_a_line(void **state)
     (void)state;
     struct cli c = cli_with("name");
     assert_string_equal(captured(print_two, &c), "shards/a\nshards/a-long-name\n");
-    cli_deinit(&c);
+    cli__deinit(&c);
 }
 
 static void test_yaml_is_a_spec_again(void **state)
@@ -151,18 +151,18 @@ static void test_yaml_is_a_spec_again(void **state)
     assert_non_null(strstr(text, "\n---\nkind: Shard\nname: a-long-name\n"));
     assert_non_null(strstr(text, "\ncreateTime: null\n"));
     assert_non_null(strstr(text, "  leaseReads: false\n"));
-    cli_deinit(&c);
+    cli__deinit(&c);
 }
 
 static void print_hostile(struct cli *c)
 {
     static const char *const columns[] = {"TAGS", NULL};
     (void)c;
-    cli_line("tag %s", "\x1b[31mred\r\n\x7f \xc2\x9b end \xc3\xa9");
-    struct cli_table *t = cli_table_new(false, columns);
-    cli_table_row(t);
-    cli_table_cell(t, "%s", "a\x1b]0;title\x07");
-    cli_table_print(t, NULL);
+    cli__line("tag %s", "\x1b[31mred\r\n\x7f \xc2\x9b end \xc3\xa9");
+    struct cli_table *t = cli__table_new(false, columns);
+    cli__table_row(t);
+    cli__table_cell(t, "%s", "a\x1b]0;title\x07");
+    cli__table_print(t, NULL);
 }
 
 static void test_control_characters_in_data_are_shown(void **state)
@@ -173,7 +173,7 @@ static void test_control_characters_in_data_are_shown(void **state)
     assert_null(strpbrk(text, "\x1b\r\x07\x7f"));
     assert_non_null(strstr(text, "tag \\x1b[31mred\\x0d\\x0a\\x7f \\x9b end \xc3\xa9\n"));
     assert_non_null(strstr(text, "a\\x1b]0;title\\x07"));
-    cli_deinit(&c);
+    cli__deinit(&c);
 }
 
 int main(void)

@@ -88,9 +88,9 @@ static void test_shard_with_everything_is_read(void **state)
     const thole_v1_ShardSpec *spec = thole_v1_Shard_spec(s);
     assert_int_equal(f->list.items[0].kind, SPEC_SHARD);
     assert_int_equal(f->list.items[0].line, 2);
-    assert_true(upb_StringView_IsEqual(thole_v1_Shard_name(s), cli_sv("orders")));
-    assert_true(upb_StringView_IsEqual(thole_v1_Shard_etag(s), cli_sv("abc")));
-    assert_true(upb_StringView_IsEqual(thole_v1_ShardSpec_config(spec), cli_sv("hello")));
+    assert_true(upb_StringView_IsEqual(thole_v1_Shard_name(s), cli__sv("orders")));
+    assert_true(upb_StringView_IsEqual(thole_v1_Shard_etag(s), cli__sv("abc")));
+    assert_true(upb_StringView_IsEqual(thole_v1_ShardSpec_config(spec), cli__sv("hello")));
     assert_int_equal(thole_v1_ShardSpec_voters(spec), 3);
     size_t n = 0, values = 0;
     const thole_v1_ReplicaGroup *const *groups = thole_v1_ShardSpec_non_voting(spec, &n);
@@ -105,7 +105,7 @@ static void test_shard_with_everything_is_read(void **state)
     assert_int_equal(thole_v1_Constraint_operator(k[0]), thole_v1_CONSTRAINT_OPERATOR_IN);
     const upb_StringView *value = thole_v1_Constraint_values(k[0], &values);
     assert_int_equal(values, 3);
-    assert_true(upb_StringView_IsEqual(value[2], cli_sv("2")));
+    assert_true(upb_StringView_IsEqual(value[2], cli__sv("2")));
     assert_int_equal(thole_v1_Constraint_operator(k[1]), thole_v1_CONSTRAINT_OPERATOR_NOT_EXISTS);
 }
 
@@ -121,8 +121,8 @@ static void test_several_documents_and_json_are_read(void **state)
     const thole_v1_Host *h = (const thole_v1_Host *)f->list.items[0].row;
     assert_int_equal(thole_v1_HostSpec_state(thole_v1_Host_spec(h)), thole_v1_HOST_STATE_DRAINING);
     upb_StringView zone;
-    assert_true(thole_v1_HostSpec_tags_get(thole_v1_Host_spec(h), cli_sv("n"), &zone));
-    assert_true(upb_StringView_IsEqual(zone, cli_sv("1")));
+    assert_true(thole_v1_HostSpec_tags_get(thole_v1_Host_spec(h), cli__sv("n"), &zone));
+    assert_true(upb_StringView_IsEqual(zone, cli__sv("1")));
     assert_int_equal(f->list.items[1].line, 8);
 }
 
@@ -278,11 +278,12 @@ static void test_yaml_output_can_be_read_again(void **state)
 {
     struct fixture *f = *state;
     struct bytes out = {0};
-    assert_true(cli_yaml("Host",
-                         slice_str("{\"name\":\"no\",\"spec\":{\"tags\":{\"a\":\"1\",\"b\":\"x y\","
-                                   "\"c\":\"- z\",\"d\":\"\",\"e\":\"2026-01-01\",\"f\":\"a: b\"}},"
-                                   "\"generation\":\"12\"}"),
-                         &out));
+    assert_true(
+        cli__yaml("Host",
+                  slice_str("{\"name\":\"no\",\"spec\":{\"tags\":{\"a\":\"1\",\"b\":\"x y\","
+                            "\"c\":\"- z\",\"d\":\"\",\"e\":\"2026-01-01\",\"f\":\"a: b\"}},"
+                            "\"generation\":\"12\"}"),
+                  &out));
     bytes_append(&out, "", 1);
     assert_string_equal((const char *)out.data, "kind: Host\nname: \"no\"\nspec:\n  tags:\n"
                                                 "    a: \"1\"\n    b: x y\n    c: '- z'\n"
@@ -297,20 +298,20 @@ static void test_units_are_read_and_shown(void **state)
     (void)state;
     uint64_t ms = 0;
     char text[32];
-    assert_true(cli_parse_duration("250ms", &ms) && ms == 250);
-    assert_true(cli_parse_duration("10", &ms) && ms == 10000);
-    assert_true(cli_parse_duration("2m", &ms) && ms == 120000);
-    assert_true(cli_parse_duration("1h", &ms) && ms == 3600000);
-    assert_false(cli_parse_duration("", &ms));
-    assert_false(cli_parse_duration("-1s", &ms));
-    assert_false(cli_parse_duration("1d", &ms));
-    assert_false(cli_parse_duration("99999999999h", &ms));
-    assert_string_equal(cli_bytes(1536, text, sizeof text), "1.5K");
-    assert_string_equal(cli_bytes(12, text, sizeof text), "12B");
-    assert_string_equal(cli_time(1700000000123, text, sizeof text), "2023-11-14T22:13:20.123Z");
-    assert_string_equal(cli_strip("shards/a", "shard"), "a");
-    assert_string_equal(cli_strip("shard/a", "shard"), "a");
-    assert_string_equal(cli_strip("sharded", "shard"), "sharded");
+    assert_true(cli__parse_duration("250ms", &ms) && ms == 250);
+    assert_true(cli__parse_duration("10", &ms) && ms == 10000);
+    assert_true(cli__parse_duration("2m", &ms) && ms == 120000);
+    assert_true(cli__parse_duration("1h", &ms) && ms == 3600000);
+    assert_false(cli__parse_duration("", &ms));
+    assert_false(cli__parse_duration("-1s", &ms));
+    assert_false(cli__parse_duration("1d", &ms));
+    assert_false(cli__parse_duration("99999999999h", &ms));
+    assert_string_equal(cli__bytes(1536, text, sizeof text), "1.5K");
+    assert_string_equal(cli__bytes(12, text, sizeof text), "12B");
+    assert_string_equal(cli__time(1700000000123, text, sizeof text), "2023-11-14T22:13:20.123Z");
+    assert_string_equal(cli__strip("shards/a", "shard"), "a");
+    assert_string_equal(cli__strip("shard/a", "shard"), "a");
+    assert_string_equal(cli__strip("sharded", "shard"), "sharded");
 }
 
 static void test_base64_round_trip(void **state)
@@ -322,17 +323,17 @@ static void test_base64_round_trip(void **state)
         for (size_t i = 0; i < size; i++) {
             in[i] = (uint8_t)(i * 91 + size);
         }
-        cli_base64_encode(slice_of(in, size), &text);
-        assert_true(cli_base64_decode((const char *)text.data, text.size, &out));
+        cli__base64_encode(slice_of(in, size), &text);
+        assert_true(cli__base64_decode((const char *)text.data, text.size, &out));
         assert_int_equal(out.size, size);
         assert_true(size == 0 || memcmp(out.data, in, size) == 0);
         bytes_deinit(&text);
         bytes_deinit(&out);
     }
     struct bytes out = {0};
-    assert_false(cli_base64_decode("a", 1, &out));
-    assert_false(cli_base64_decode("a===", 4, &out));
-    assert_false(cli_base64_decode("ab$d", 4, &out));
+    assert_false(cli__base64_decode("a", 1, &out));
+    assert_false(cli__base64_decode("a===", 4, &out));
+    assert_false(cli__base64_decode("ab$d", 4, &out));
     bytes_deinit(&out);
 }
 

@@ -24,10 +24,10 @@ static void see_shard(struct wait_item *w, const char *name, uint64_t generation
     thole_v1_Shard *s = thole_v1_WatchClusterResponse_mutable_shard(m, arena);
     thole_v1_ShardStatus *status = thole_v1_Shard_mutable_status(s, arena);
     thole_v1_Condition *c = thole_v1_ShardStatus_add_conditions(status, arena);
-    thole_v1_Shard_set_name(s, cli_sv(name));
+    thole_v1_Shard_set_name(s, cli__sv(name));
     thole_v1_Shard_set_generation(s, generation);
     thole_v1_ShardStatus_set_observed_generation(status, generation);
-    thole_v1_Condition_set_type(c, cli_sv("Ready"));
+    thole_v1_Condition_set_type(c, cli__sv("Ready"));
     thole_v1_Condition_set_status(c, ready);
     wait_observe(w, m);
 }
@@ -38,7 +38,7 @@ static void see_replica(struct wait_item *w, uint64_t id, const char *host, int3
     thole_v1_Replica *r = thole_v1_WatchClusterResponse_mutable_replica(m, arena);
     thole_v1_Replica_set_id(r, id);
     thole_v1_Replica_set_shard_id(r, 7);
-    thole_v1_Replica_set_host(r, cli_sv(host));
+    thole_v1_Replica_set_host(r, cli__sv(host));
     thole_v1_Replica_set_phase(r, phase);
     wait_observe(w, m);
 }
@@ -46,14 +46,14 @@ static void see_replica(struct wait_item *w, uint64_t id, const char *host, int3
 static void see_host(struct wait_item *w, const char *name)
 {
     thole_v1_WatchClusterResponse *m = message();
-    thole_v1_Host_set_name(thole_v1_WatchClusterResponse_mutable_host(m, arena), cli_sv(name));
+    thole_v1_Host_set_name(thole_v1_WatchClusterResponse_mutable_host(m, arena), cli__sv(name));
     wait_observe(w, m);
 }
 
 static void see_deleted(struct wait_item *w, const char *name)
 {
     thole_v1_WatchClusterResponse *m = message();
-    thole_v1_WatchClusterResponse_set_deleted(m, cli_sv(name));
+    thole_v1_WatchClusterResponse_set_deleted(m, cli__sv(name));
     wait_observe(w, m);
 }
 

@@ -8,8 +8,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     struct bytes key = {0}, token = {0};
     if (size > 0 &&
-        page_token_decode((enum page_kind)data[0], slice_of(data + 1, size - 1), &key)) {
-        page_token_encode((enum page_kind)data[0], bytes_slice(&key), &token);
+        services__page_token_decode((enum page_kind)data[0], slice_of(data + 1, size - 1), &key)) {
+        services__page_token_encode((enum page_kind)data[0], bytes_slice(&key), &token);
         ASSERT(slice_equal(bytes_slice(&token), slice_of(data + 1, size - 1)));
     }
     bytes_deinit(&key);

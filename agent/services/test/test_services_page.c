@@ -18,12 +18,12 @@ static void test_token_round_trip_keeps_the_key(void **state)
             key[i] = (uint8_t)(i * 37 + size);
         }
         struct bytes token = {0}, back = {0};
-        page_token_encode(PAGE_SHARDS, slice_of(key, size), &token);
-        assert_true(page_token_decode(PAGE_SHARDS, bytes_slice(&token), &back));
+        services__page_token_encode(PAGE_SHARDS, slice_of(key, size), &token);
+        assert_true(services__page_token_decode(PAGE_SHARDS, bytes_slice(&token), &back));
         assert_int_equal(back.size, size);
         assert_true(size == 0 || memcmp(back.data, key, size) == 0);
         bytes_clear(&back);
-        assert_false(page_token_decode(PAGE_HOSTS, bytes_slice(&token), &back));
+        assert_false(services__page_token_decode(PAGE_HOSTS, bytes_slice(&token), &back));
         assert_int_equal(back.size, 0);
         bytes_deinit(&token);
         bytes_deinit(&back);
@@ -36,32 +36,33 @@ static void test_forged_tokens_are_refused(void **state)
     static const char *const bad[] = {"", "c", "*", "c3Jk=", "c3 k", "c3Jkx", "\xff\xff"};
     struct bytes key = {0};
     for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
-        assert_false(page_token_decode(PAGE_SHARDS, slice_str(bad[i]), &key));
+        assert_false(services__page_token_decode(PAGE_SHARDS, slice_str(bad[i]), &key));
     }
     char big[4 * LIMIT_NAME_BYTES + 4];
     memset(big, 'c', sizeof big);
-    assert_false(page_token_decode(PAGE_SHARDS, slice_of(big, sizeof big), &key));
+    assert_false(services__page_token_decode(PAGE_SHARDS, slice_of(big, sizeof big), &key));
     bytes_deinit(&key);
 }
 
 static void test_sizes_follow_the_rules(void **state)
 {
     (void)state;
-    assert_int_equal(page_size_effective(0), PAGE_SIZE_DEFAULT);
-    assert_int_equal(page_size_effective(1), 1);
-    assert_int_equal(page_size_effective(1000), 1000);
-    assert_int_equal(page_size_effective(1001), PAGE_SIZE_MAX);
-    assert_int_equal(page_size_effective(INT32_MAX), PAGE_SIZE_MAX);
+    assert_int_equal(services__page_size_effective(0), PAGE_SIZE_DEFAULT);
+    assert_int_equal(services__page_size_effective(1), 1);
+    assert_int_equal(services__page_size_effective(1000), 1000);
+    assert_int_equal(services__page_size_effective(1001), PAGE_SIZE_MAX);
+    assert_int_equal(services__page_size_effective(INT32_MAX), PAGE_SIZE_MAX);
 }
 
 static void test_collections_are_stripped_from_names(void **state)
 {
     (void)state;
-    upb_StringView name = name_strip(upb_StringView_FromString("shards/orders"), "shards");
+    upb_StringView name =
+        services__name_strip(upb_StringView_FromString("shards/orders"), "shards");
     assert_true(upb_StringView_IsEqual(name, upb_StringView_FromString("orders")));
-    name = name_strip(upb_StringView_FromString("orders"), "shards");
+    name = services__name_strip(upb_StringView_FromString("orders"), "shards");
     assert_true(upb_StringView_IsEqual(name, upb_StringView_FromString("orders")));
-    name = name_strip(upb_StringView_FromString("shards/"), "shards");
+    name = services__name_strip(upb_StringView_FromString("shards/"), "shards");
     assert_true(upb_StringView_IsEqual(name, upb_StringView_FromString("shards/")));
 }
 
@@ -97,7 +98,7 @@ static void assert_shard(upb_Arena *arena, const char *type, uint32_t voters, ui
     if (non_voting > 0) {
         thole_v1_ReplicaGroup_set_count(thole_v1_ShardSpec_add_non_voting(spec, arena), non_voting);
     }
-    assert_int_equal(check_shard_spec(spec, &check), field == NULL);
+    assert_int_equal(services__check_shard_spec(spec, &check), field == NULL);
     if (field != NULL) {
         assert_string_equal(check.field, field);
     }
@@ -128,16 +129,16 @@ static void test_constraints_are_checked_by_index(void **state)
     thole_v1_Constraint_set_key(first, upb_StringView_FromString("zone"));
     thole_v1_Constraint_set_operator(first, thole_v1_CONSTRAINT_OPERATOR_EXISTS);
     thole_v1_Constraint *k = thole_v1_ShardSpec_add_constraints(spec, arena);
-    assert_false(check_shard_spec(spec, &check));
+    assert_false(services__check_shard_spec(spec, &check));
     assert_string_equal(check.field, "spec.constraints[1].key");
     thole_v1_Constraint_set_key(k, upb_StringView_FromString("disk"));
-    assert_false(check_shard_spec(spec, &check));
+    assert_false(services__check_shard_spec(spec, &check));
     assert_string_equal(check.field, "spec.constraints[1].operator");
     thole_v1_Constraint_set_operator(k, thole_v1_CONSTRAINT_OPERATOR_IN);
-    assert_false(check_shard_spec(spec, &check));
+    assert_false(services__check_shard_spec(spec, &check));
     assert_string_equal(check.field, "spec.constraints[1].values");
     (void)thole_v1_Constraint_add_values(k, upb_StringView_FromString("ssd"), arena);
-    assert_true(check_shard_spec(spec, &check));
+    assert_true(services__check_shard_spec(spec, &check));
     upb_Arena_Free(arena);
 }
 
@@ -147,16 +148,16 @@ static void test_host_specs_are_checked_by_field(void **state)
     upb_Arena *arena = upb_Arena_New();
     struct check check;
     thole_v1_HostSpec *spec = thole_v1_HostSpec_new(arena);
-    assert_true(check_host_spec(spec, &check));
+    assert_true(services__check_host_spec(spec, &check));
     thole_v1_HostSpec_set_state(spec, thole_v1_HOST_STATE_REMOVED);
-    assert_false(check_host_spec(spec, &check));
+    assert_false(services__check_host_spec(spec, &check));
     assert_string_equal(check.field, "spec.state");
     thole_v1_HostSpec_set_state(spec, 77);
-    assert_false(check_host_spec(spec, &check));
+    assert_false(services__check_host_spec(spec, &check));
     thole_v1_HostSpec_set_state(spec, thole_v1_HOST_STATE_CORDONED);
     thole_v1_HostSpec_tags_set(spec, upb_StringView_FromString(""), upb_StringView_FromString("x"),
                                arena);
-    assert_false(check_host_spec(spec, &check));
+    assert_false(services__check_host_spec(spec, &check));
     assert_string_equal(check.field, "spec.tags");
     upb_Arena_Free(arena);
 }

@@ -11,38 +11,38 @@
 void engine_export(struct engine *e, uint64_t shard_id, uint64_t min_index,
                    struct engine_export *ret, engine_done_fn done, void *ctx)
 {
-    struct control *c = control_new(CONTROL_EXPORT, done, ctx);
+    struct control *c = engine__control_new(CONTROL_EXPORT, done, ctx);
     *ret = (struct engine_export){0};
     c->shard_id = shard_id;
     c->min_index = min_index;
     c->export = ret;
-    loop_post(engine_loop(e, shard_id), &c->msg);
+    engine__loop_post(engine__loop(e, shard_id), &c->msg);
 }
 
 void engine_seed(struct engine *e, uint64_t shard_id, const char *name, engine_done_fn done,
                  void *ctx)
 {
-    struct control *c = control_new(CONTROL_SEED, done, ctx);
+    struct control *c = engine__control_new(CONTROL_SEED, done, ctx);
     c->shard_id = shard_id;
     if (strlcpy(c->name, name, sizeof c->name) >= sizeof c->name) {
         (void)THOLE_FAIL(&c->st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
                          "the name of a seed is too long");
         c->kind = CONTROL_ANSWER;
     }
-    loop_post(engine_loop(e, shard_id), &c->msg);
+    engine__loop_post(engine__loop(e, shard_id), &c->msg);
 }
 
 /* ---- Out ------------------------------------------------------------------------------------- */
 
 static void open_for(struct loop *l, struct replica *r, struct control *c, bool check)
 {
-    struct task *t = task_new(TASK_EXPORT, r);
+    struct task *t = engine__task_new(TASK_EXPORT, r);
     t->control = c;
     t->index = r->snapshot_index;
     t->term = r->snapshot_term;
     t->everything = check;
-    snapshot_name(r, t->index, t->name);
-    snapshot_post(l, t);
+    engine__snapshot_name(r, t->index, t->name);
+    engine__snapshot_post(l, t);
 }
 
 static void await_save(struct loop *l, struct replica *r, struct control *c)
@@ -50,13 +50,13 @@ static void await_save(struct loop *l, struct replica *r, struct control *c)
     c->next = work_of(r)->exports;
     work_of(r)->exports = c;
     if (!r->saving) {
-        snapshot_start_save(l, r);
+        engine__snapshot_start_save(l, r);
     }
 }
 
-void export_begin(struct loop *l, struct control *c)
+void engine__export_begin(struct loop *l, struct control *c)
 {
-    struct replica *r = control_running(l, c);
+    struct replica *r = engine__control_running(l, c);
     if (r == NULL) {
         return;
     }
@@ -64,7 +64,7 @@ void export_begin(struct loop *l, struct control *c)
         (void)THOLE_FAIL(&c->st, THOLE_FAILED_PRECONDITION, THOLE_REASON_NOT_READY,
                          r->kind->witness ? "a witness holds no data"
                                           : "nothing is committed there");
-        control_answer(c);
+        engine__control_answer(c);
     } else if (r->snapshot_index != 0 && r->snapshot_index >= c->min_index) {
         open_for(l, r, c, true);
     } else {
@@ -73,7 +73,7 @@ void export_begin(struct loop *l, struct control *c)
 }
 
 /* The files' removal comes after the opening: both are tasks of the snapshotter, in this order. */
-void exports_saved(struct loop *l, struct replica *r)
+void engine__exports_saved(struct loop *l, struct replica *r)
 {
     struct control *all = work_of(r)->exports;
     work_of(r)->exports = NULL;
@@ -88,16 +88,16 @@ void exports_saved(struct loop *l, struct replica *r)
     }
     if (r->persistent && work_of(r)->sending == 0 && !r->saving) {
         r->snapshot_index = r->snapshot_term = 0;
-        snapshot_remove_files(l, r, UINT64_MAX);
+        engine__snapshot_remove_files(l, r, UINT64_MAX);
     }
 }
 
-void exports_fail(struct replica *r, const struct thole_status *st)
+void engine__exports_fail(struct replica *r, const struct thole_status *st)
 {
-    control_fail_list(&work_of(r)->exports, st);
+    engine__control_fail_list(&work_of(r)->exports, st);
 }
 
-void export_opened(struct loop *l, struct task *t)
+void engine__export_opened(struct loop *l, struct task *t)
 {
     struct replica *r = t->r;
     struct control *c = t->control;
@@ -110,33 +110,33 @@ void export_opened(struct loop *l, struct task *t)
         await_save(l, r, c);
         return;
     }
-    control_answer(c);
+    engine__control_answer(c);
 }
 
 /* ---- In -------------------------------------------------------------------------------------- */
 
-void seed_begin(struct loop *l, struct control *c)
+void engine__seed_begin(struct loop *l, struct control *c)
 {
-    struct replica *r = control_running(l, c);
+    struct replica *r = engine__control_running(l, c);
     if (r == NULL) {
         return;
     }
     if (r->restoring || work_of(r)->install != NULL || r->kind->witness) {
         (void)THOLE_FAIL(&c->st, THOLE_UNAVAILABLE, THOLE_REASON_NOT_READY,
                          "the replica is a witness, or takes a snapshot already");
-        control_answer(c);
+        engine__control_answer(c);
         return;
     }
     if (raft_config(r->core)->member_count > 0) {
-        control_answer(c);
+        engine__control_answer(c);
         return;
     }
     r->restoring = true;
-    struct task *t = task_new(TASK_SEED, r);
+    struct task *t = engine__task_new(TASK_SEED, r);
     t->control = c;
     t->generation = r->generation + 1;
     (void)strlcpy(t->name, c->name, sizeof t->name);
-    snapshot_post(l, t);
+    engine__snapshot_post(l, t);
 }
 
 static void refuse(struct loop *l, struct task *t)
@@ -145,20 +145,20 @@ static void refuse(struct loop *l, struct task *t)
     struct control *c = t->control;
     bool later = t->st.code == THOLE_UNAVAILABLE || t->st.code == THOLE_RESOURCE_EXHAUSTED;
     LOG_WARN(ENGINE, "the replica is not founded on a snapshot: %s", t->st.message);
-    snapshot_remove_files(l, r, UINT64_MAX);
-    machine_unref(t->machine);
+    engine__snapshot_remove_files(l, r, UINT64_MAX);
+    engine__machine_unref(t->machine);
     t->machine = NULL;
-    snapshot_discard(l, r);
+    engine__snapshot_discard(l, r);
     c->st = t->st;
     t->control = NULL;
     if (!later) {
-        group_fail(l, r, &t->st);
+        engine__group_fail(l, r, &t->st);
     }
-    control_answer(c);
-    task_free(t);
+    engine__control_answer(c);
+    engine__task_free(t);
 }
 
-void seed_loaded(struct loop *l, struct task *t)
+void engine__seed_loaded(struct loop *l, struct task *t)
 {
     struct replica *r = t->r;
     struct raft_config config = {0};
@@ -182,6 +182,6 @@ void seed_loaded(struct loop *l, struct task *t)
     m->seeding = t->control;
     t->control = NULL;
     t->received = m;
-    snapshot_install(r, t);
-    loop_dirty(l, r);
+    engine__snapshot_install(r, t);
+    engine__loop_dirty(l, r);
 }

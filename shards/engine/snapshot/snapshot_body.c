@@ -8,7 +8,7 @@
 
 /* ---- Writing --------------------------------------------------------------------------------- */
 
-void body_write_head(struct thole_sink *out, const struct task *t)
+void engine__body_write_head(struct thole_sink *out, const struct task *t)
 {
     struct bytes header = {0};
     uint8_t size[4];
@@ -28,15 +28,16 @@ void body_write_head(struct thole_sink *out, const struct task *t)
     bytes_deinit(&header);
 }
 
-enum thole_code body_save(struct thole_sink *out, const struct task *t, struct thole_status *st)
+enum thole_code engine__body_save(struct thole_sink *out, const struct task *t,
+                                  struct thole_status *st)
 {
     struct machine *m = t->machine;
     bool locked = m->type->view_acquire == NULL;
-    body_write_head(out, t);
+    engine__body_write_head(out, t);
     if (locked) {
         pthread_rwlock_rdlock(m->lock);
     }
-    enum thole_code code = machine_result(m->type->save(m->state, t->view, out, st), st);
+    enum thole_code code = engine__machine_result(m->type->save(m->state, t->view, out, st), st);
     if (locked) {
         pthread_rwlock_unlock(m->lock);
     }
@@ -82,8 +83,8 @@ static enum thole_code result_of(const struct body_source *s, enum thole_code co
     return s->st.code;
 }
 
-enum thole_code body_read_head(struct body_source *s, const char *name, struct bytes *piece,
-                               struct codec_header *ret, struct thole_status *st)
+enum thole_code engine__body_read_head(struct body_source *s, const char *name, struct bytes *piece,
+                                       struct codec_header *ret, struct thole_status *st)
 {
     if (!read_piece(s, piece)) {
         return result_of(
@@ -126,25 +127,26 @@ static enum thole_code restore(struct body_source *s, struct machine *m, struct 
         ready = meta_list_ready(&metas);
     }
     enum thole_code code =
-        machine_result(m->type->restore(m->state, &s->base, ready, metas.count, st), st);
+        engine__machine_result(m->type->restore(m->state, &s->base, ready, metas.count, st), st);
     meta_list_deinit(&metas);
     return result_of(s, code, st);
 }
 
-enum thole_code body_load(struct body_source *s, struct replica *r, const char *name,
-                          uint64_t generation, struct machine **ret, struct thole_status *st)
+enum thole_code engine__body_load(struct body_source *s, struct replica *r, const char *name,
+                                  uint64_t generation, struct machine **ret,
+                                  struct thole_status *st)
 {
     struct codec_header h = {0};
     struct bytes piece = {0};
     struct machine *m = NULL;
-    enum thole_code code = body_read_head(s, name, &piece, &h, st);
+    enum thole_code code = engine__body_read_head(s, name, &piece, &h, st);
     if (code == THOLE_OK && (h.shard_id != r->shard_id ||
                              !slice_equal(h.machine_type, slice_str(r->kind->type_name)))) {
         code = THOLE_FAIL(st, THOLE_DATA_LOSS, THOLE_REASON_CORRUPT,
                           "snapshot %s belongs to another shard or machine type", name);
     }
     if (code == THOLE_OK) {
-        code = machine_open(r, generation, &m, st);
+        code = engine__machine_open(r, generation, &m, st);
     }
     if (code == THOLE_OK) {
         m->applied =
@@ -160,7 +162,7 @@ enum thole_code body_load(struct body_source *s, struct replica *r, const char *
     if (code == THOLE_OK) {
         *ret = m;
     } else {
-        machine_unref(m);
+        engine__machine_unref(m);
     }
     return code;
 }

@@ -18,7 +18,7 @@ struct save_waiter {
 
 /* ---- Tasks and messages ---------------------------------------------------------------------- */
 
-struct task *task_new(enum task_kind kind, struct replica *r)
+struct task *engine__task_new(enum task_kind kind, struct replica *r)
 {
     struct task *t = xcalloc(1, sizeof *t);
     t->msg.kind = MSG_TASK;
@@ -28,7 +28,7 @@ struct task *task_new(enum task_kind kind, struct replica *r)
     return t;
 }
 
-void task_free(struct task *t)
+void engine__task_free(struct task *t)
 {
     if (t == NULL) {
         return;
@@ -36,16 +36,16 @@ void task_free(struct task *t)
     if (t->view != NULL && t->machine != NULL && t->machine->type->view_release != NULL) {
         t->machine->type->view_release(t->machine->state, t->view);
     }
-    pipe_break(t->pipe);
-    pipe_unref(t->pipe);
-    machine_unref(t->machine);
+    engine__pipe_break(t->pipe);
+    engine__pipe_unref(t->pipe);
+    engine__machine_unref(t->machine);
     for (size_t i = 0; i < t->config_entry_count; i++) {
         raft_entry_unref(t->config_entries[i]);
     }
     free(t->config_entries);
     bytes_deinit(&t->config);
     bytes_deinit(&t->sessions);
-    stream_msg_free(t->received);
+    engine__stream_msg_free(t->received);
     if (t->control != NULL) {
         struct engine_export *x = t->control->export;
         if (x != NULL && x->file != NULL) {
@@ -55,52 +55,52 @@ void task_free(struct task *t)
             (void)THOLE_FAIL(&t->control->st, THOLE_UNAVAILABLE, THOLE_REASON_STOPPED,
                              "the host is stopping");
         }
-        control_answer(t->control);
+        engine__control_answer(t->control);
     }
     replica_unref(t->r);
     free(t);
 }
 
-void stream_msg_free(struct stream_msg *m)
+void engine__stream_msg_free(struct stream_msg *m)
 {
     if (m == NULL) {
         return;
     }
     bufslice_unref(m->frame);
     bytes_deinit(&m->config);
-    task_free(m->save);
-    pipe_unref(m->pipe);
+    engine__task_free(m->save);
+    engine__pipe_unref(m->pipe);
     if (m->seeding != NULL) {
         (void)THOLE_FAIL(&m->seeding->st, THOLE_UNAVAILABLE, THOLE_REASON_STOPPED,
                          "the replica is stopping");
-        control_answer(m->seeding);
+        engine__control_answer(m->seeding);
     }
     replica_unref(m->r);
     free(m);
 }
 
-void snapshot_name(const struct replica *r, uint64_t index, char ret[ENGINE_NAME_BYTES])
+void engine__snapshot_name(const struct replica *r, uint64_t index, char ret[ENGINE_NAME_BYTES])
 {
     (void)snprintf(ret, ENGINE_NAME_BYTES, "%" PRIu64 "-%" PRIu64 ".snap", r->replica_id, index);
 }
 
-void snapshot_post(struct loop *l, struct task *t)
+void engine__snapshot_post(struct loop *l, struct task *t)
 {
     if (!worker_post_internal(l->e->snapshotter, &t->msg)) {
-        loop_discard(l, &t->msg);
+        engine__loop_discard(l, &t->msg);
     }
 }
 
-void snapshot_remove_files(struct loop *l, struct replica *r, uint64_t below)
+void engine__snapshot_remove_files(struct loop *l, struct replica *r, uint64_t below)
 {
-    struct task *t = task_new(TASK_REMOVE, r);
+    struct task *t = engine__task_new(TASK_REMOVE, r);
     t->index = below;
-    snapshot_post(l, t);
+    engine__snapshot_post(l, t);
 }
 
 /* ---- Saving ---------------------------------------------------------------------------------- */
 
-bool snapshot_is_sent(const struct replica *r)
+bool engine__snapshot_is_sent(const struct replica *r)
 {
     return r->work != NULL && (r->work->sending > 0 || r->work->save_waiters != NULL);
 }
@@ -108,23 +108,23 @@ bool snapshot_is_sent(const struct replica *r)
 /* Who balances leaders waits for the end. */
 static void show_sending(struct loop *l, struct replica *r)
 {
-    if (snapshot_is_sent(r) == r->shown.sends_snapshot) {
+    if (engine__snapshot_is_sent(r) == r->shown.sends_snapshot) {
         return;
     }
     r->notify = true;
-    loop_publish(l, r);
+    engine__loop_publish(l, r);
 }
 
 static void acquire_view(struct loop *l, struct replica *r, uint64_t peer)
 {
-    struct task *t = task_new(TASK_VIEW, r);
+    struct task *t = engine__task_new(TASK_VIEW, r);
     t->peer = peer;
     if (!worker_post_internal(r->applier->w, &t->msg)) {
-        loop_discard(l, &t->msg);
+        engine__loop_discard(l, &t->msg);
     }
 }
 
-void snapshot_start_save(struct loop *l, struct replica *r)
+void engine__snapshot_start_save(struct loop *l, struct replica *r)
 {
     ASSERT(!r->saving);
     r->saving = true;
@@ -136,14 +136,14 @@ static void save_failed(struct replica *r, const struct thole_status *st)
 {
     LOG_WARN(ENGINE, "no snapshot was saved, the next need for one tries again: %s", st->message);
     r->saving = r->compacting = r->holding_for_save = false;
-    compact_later(r);
+    engine__compact_later(r);
     while (work_of(r)->save_waiters != NULL) {
         struct save_waiter *w = work_of(r)->save_waiters;
         work_of(r)->save_waiters = w->next;
         raft_snapshot_sent(r->core, w->peer, 0, false);
         free(w);
     }
-    exports_fail(r, st);
+    engine__exports_fail(r, st);
 }
 
 /* The newest file, or what `save` is about to write. Nothing, if leadership was lost since it was
@@ -151,7 +151,7 @@ static void save_failed(struct replica *r, const struct thole_status *st)
 static void send_snapshot(struct loop *l, struct replica *r, uint64_t peer, struct task *save)
 {
     if (work_of(r)->status.role != RAFT_LEADER && !CANARY(snapshot_without_lead)) {
-        task_free(save);
+        engine__task_free(save);
         show_sending(l, r);
         return;
     }
@@ -169,16 +169,16 @@ static void send_snapshot(struct loop *l, struct replica *r, uint64_t peer, stru
     if (work_of(r)->sending++ == 0) {
         work_of(r)->sending_index = m->index;
     }
-    if (config == NULL || !replica_host(r, peer, &m->host)) {
+    if (config == NULL || !engine__replica_host(r, peer, &m->host)) {
         m->msg.kind = MSG_SENT;
-        loop_post(l, &m->msg);
+        engine__loop_post(l, &m->msg);
         return;
     }
     raft_config_encode(config, &m->config);
     if (save == NULL) {
-        snapshot_name(r, m->index, m->name);
+        engine__snapshot_name(r, m->index, m->name);
     }
-    streamer_post(l->e, &m->msg);
+    engine__streamer_post(l->e, &m->msg);
 }
 
 static bool take_waiter(struct replica *r, uint64_t peer)
@@ -201,14 +201,14 @@ static void send_stream(struct loop *l, struct task *t)
 {
     struct replica *r = t->r;
     if (!take_waiter(r, t->peer)) {
-        task_free(t);
+        engine__task_free(t);
     } else if (t->st.code != THOLE_OK) {
         LOG_WARN(ENGINE, "no snapshot is sent, the next need for one tries again: %s",
                  t->st.message);
         raft_snapshot_sent(r->core, t->peer, 0, false);
         show_sending(l, r);
-        loop_dirty(l, r);
-        task_free(t);
+        engine__loop_dirty(l, r);
+        engine__task_free(t);
     } else {
         t->kind = TASK_SAVE;
         send_snapshot(l, r, t->peer, t);
@@ -234,12 +234,12 @@ static void view_acquired(struct loop *l, struct task *t)
     }
     if (t->st.code != THOLE_OK) {
         save_failed(r, &t->st);
-        loop_dirty(l, r);
-        task_free(t);
+        engine__loop_dirty(l, r);
+        engine__task_free(t);
         return;
     }
     t->kind = TASK_SAVE;
-    snapshot_post(l, t);
+    engine__snapshot_post(l, t);
 }
 
 static void saved(struct loop *l, struct task *t)
@@ -251,20 +251,20 @@ static void saved(struct loop *l, struct task *t)
     }
     if (t->st.code != THOLE_OK) {
         save_failed(r, &t->st);
-        loop_dirty(l, r);
+        engine__loop_dirty(l, r);
         return;
     }
     metric_add(&engine_snapshots_saved, 1);
     r->saving = r->holding_for_save = false;
-    loop_dirty(l, r);
+    engine__loop_dirty(l, r);
     if (t->index > r->snapshot_index) {
         r->snapshot_index = t->index;
         r->snapshot_term = t->term;
         r->snapshot_bytes = t->bytes;
     }
-    snapshot_remove_files(l, r, r->snapshot_index + (CANARY(snapshot_index_lost) ? 1 : 0));
+    engine__snapshot_remove_files(l, r, r->snapshot_index + (CANARY(snapshot_index_lost) ? 1 : 0));
     if (r->compacting && !r->persistent) {
-        compact_to(l, r, t->index);
+        engine__compact_to(l, r, t->index);
     }
     while (work_of(r)->save_waiters != NULL) {
         struct save_waiter *w = work_of(r)->save_waiters;
@@ -272,25 +272,25 @@ static void saved(struct loop *l, struct task *t)
         send_snapshot(l, r, w->peer, NULL);
         free(w);
     }
-    exports_saved(l, r);
-    loop_publish(l, r);
+    engine__exports_saved(l, r);
+    engine__loop_publish(l, r);
 }
 
-void snapshot_end(struct replica *r)
+void engine__snapshot_end(struct replica *r)
 {
     while (work_of(r)->save_waiters != NULL) {
         struct save_waiter *w = work_of(r)->save_waiters;
         work_of(r)->save_waiters = w->next;
         free(w);
     }
-    exports_fail(r, &(struct thole_status){.code = THOLE_UNAVAILABLE,
-                                           .reason = THOLE_REASON_STOPPED,
-                                           .message = "the replica is stopping"});
+    engine__exports_fail(r, &(struct thole_status){.code = THOLE_UNAVAILABLE,
+                                                   .reason = THOLE_REASON_STOPPED,
+                                                   .message = "the replica is stopping"});
 }
 
 /* ---- Sending --------------------------------------------------------------------------------- */
 
-void snapshot_wanted(struct loop *l, struct replica *r, const struct raft_peer_request *q)
+void engine__snapshot_wanted(struct loop *l, struct replica *r, const struct raft_peer_request *q)
 {
     uint64_t least = q->min_index > work_of(r)->status.first_index ? q->min_index
                                                                    : work_of(r)->status.first_index;
@@ -314,7 +314,7 @@ void snapshot_wanted(struct loop *l, struct replica *r, const struct raft_peer_r
     if (streams) {
         acquire_view(l, r, q->peer);
     } else if (!r->saving) {
-        snapshot_start_save(l, r);
+        engine__snapshot_start_save(l, r);
     }
 }
 
@@ -326,10 +326,10 @@ static void check_file(struct loop *l, struct replica *r)
         return;
     }
     r->checking = true;
-    struct task *t = task_new(TASK_CHECK, r);
+    struct task *t = engine__task_new(TASK_CHECK, r);
     t->index = r->snapshot_index;
-    snapshot_name(r, t->index, t->name);
-    snapshot_post(l, t);
+    engine__snapshot_name(r, t->index, t->name);
+    engine__snapshot_post(l, t);
 }
 
 static void checked(struct loop *l, struct task *t)
@@ -341,10 +341,10 @@ static void checked(struct loop *l, struct task *t)
     }
     LOG_WARN(ENGINE, "a snapshot file is damaged, another one is saved in its place: %s",
              t->st.message);
-    snapshot_start_save(l, r);
+    engine__snapshot_start_save(l, r);
 }
 
-void snapshot_sent(struct loop *l, struct stream_msg *m)
+void engine__snapshot_sent(struct loop *l, struct stream_msg *m)
 {
     struct replica *r = m->r;
     ASSERT(work_of(r)->sending > 0);
@@ -356,17 +356,17 @@ void snapshot_sent(struct loop *l, struct stream_msg *m)
         if (!m->superseded) {
             raft_snapshot_sent(r->core, m->to, m->index, m->ok);
         }
-        loop_dirty(l, r);
+        engine__loop_dirty(l, r);
         if (!m->ok && !m->superseded && m->index == r->snapshot_index) {
             check_file(l, r);
         }
         show_sending(l, r);
-        if (r->persistent && r->snapshot_index != 0 && !snapshot_is_sent(r) && !r->saving) {
+        if (r->persistent && r->snapshot_index != 0 && !engine__snapshot_is_sent(r) && !r->saving) {
             r->snapshot_index = r->snapshot_term = 0; /* was made only to be sent */
-            snapshot_remove_files(l, r, UINT64_MAX);
+            engine__snapshot_remove_files(l, r, UINT64_MAX);
         }
     }
-    stream_msg_free(m);
+    engine__stream_msg_free(m);
 }
 
 /* ---- Receiving ------------------------------------------------------------------------------- */
@@ -375,23 +375,23 @@ void snapshot_sent(struct loop *l, struct stream_msg *m)
 static void end_receive(struct loop *l, struct stream_msg *m, bool installed, bool keep_file)
 {
     if (m->seeding != NULL) {
-        control_answer(m->seeding);
+        engine__control_answer(m->seeding);
         m->seeding = NULL;
-        stream_msg_free(m);
+        engine__stream_msg_free(m);
         return;
     }
     m->installed = installed;
     m->refused = !installed;
-    engine_send_reply(l->e, &m->host, m);
+    engine__send_reply(l->e, &m->host, m);
     /* What is being saved now may get this very name; files below it are removed when it is
      * done. */
     if (!keep_file && m->name[0] && m->index != m->r->snapshot_index && !m->r->saving) {
-        struct task *t = task_new(TASK_REMOVE, m->r);
+        struct task *t = engine__task_new(TASK_REMOVE, m->r);
         memcpy(t->name, m->name, sizeof t->name);
-        snapshot_post(l, t);
+        engine__snapshot_post(l, t);
     }
     m->msg.kind = MSG_RECEIVE_END;
-    streamer_post(l->e, &m->msg);
+    engine__streamer_post(l->e, &m->msg);
 }
 
 /* Offer it to the core. True if the core forgot its log for it. */
@@ -407,11 +407,11 @@ static bool offer(struct loop *l, struct replica *r, const struct stream_msg *m,
         LOG_WARN(ENGINE, "a received snapshot was refused: %s", st.message);
     }
     raft_config_deinit(&config);
-    loop_dirty(l, r);
+    engine__loop_dirty(l, r);
     return install;
 }
 
-void snapshot_received(struct loop *l, struct stream_msg *m)
+void engine__snapshot_received(struct loop *l, struct stream_msg *m)
 {
     struct replica *r = m->r;
     bool ok = false;
@@ -425,15 +425,15 @@ void snapshot_received(struct loop *l, struct stream_msg *m)
         return;
     }
     r->restoring = true;
-    struct task *t = task_new(TASK_RESTORE, r);
+    struct task *t = engine__task_new(TASK_RESTORE, r);
     t->received = m;
     t->generation = r->generation + 1;
     t->pipe = m->pipe;
     m->pipe = NULL;
     if (t->pipe != NULL) {
-        streamer_post(l->e, &t->msg);
+        engine__streamer_post(l->e, &t->msg);
     } else {
-        snapshot_post(l, t);
+        engine__snapshot_post(l, t);
     }
 }
 
@@ -442,13 +442,13 @@ void snapshot_received(struct loop *l, struct stream_msg *m)
 static void discard(struct loop *l, struct replica *r, uint64_t generation,
                     struct stream_msg *received)
 {
-    struct task *t = task_new(TASK_DESTROY, r);
+    struct task *t = engine__task_new(TASK_DESTROY, r);
     t->generation = generation;
     t->received = received;
-    streamer_post(l->e, &t->msg);
+    engine__streamer_post(l->e, &t->msg);
 }
 
-void snapshot_discard(struct loop *l, struct replica *r)
+void engine__snapshot_discard(struct loop *l, struct replica *r)
 {
     r->restoring = true;
     discard(l, r, r->generation + 1, NULL);
@@ -476,13 +476,13 @@ static void restored(struct loop *l, struct task *t)
     }
     if (t->st.code != THOLE_OK || !offer(l, r, m, &ok)) {
         m->ok = ok;
-        machine_unref(t->machine);
+        engine__machine_unref(t->machine);
         t->machine = NULL;
         discard(l, r, t->generation, m);
         if (restores_no_more(r, &t->st)) {
-            group_fail(l, r, &t->st);
+            engine__group_fail(l, r, &t->st);
         }
-        task_free(t);
+        engine__task_free(t);
         return;
     }
     r->restoring = false;
@@ -490,10 +490,10 @@ static void restored(struct loop *l, struct task *t)
     LOG_INFO(ENGINE, "installing a snapshot index=%" PRIu64 " generation=%" PRIu64, m->index,
              t->generation);
     t->received = m;
-    snapshot_install(r, t);
+    engine__snapshot_install(r, t);
 }
 
-void snapshot_install(struct replica *r, struct task *t)
+void engine__snapshot_install(struct replica *r, struct task *t)
 {
     work_of(r)->install = t; /* until the batch that makes it live is durable */
     r->holding_applies = true;
@@ -501,7 +501,7 @@ void snapshot_install(struct replica *r, struct task *t)
     work_of(r)->apply_last = t->received->index;
 }
 
-void snapshot_installed(struct loop *l, struct replica *r)
+void engine__snapshot_installed(struct loop *l, struct replica *r)
 {
     struct task *t = work_of(r)->install;
     struct stream_msg *m = t->received;
@@ -516,23 +516,23 @@ void snapshot_installed(struct loop *l, struct replica *r)
         r->snapshot_term = m->index_term;
         r->snapshot_bytes = t->bytes;
     }
-    snapshot_remove_files(l, r, r->persistent || r->kind->witness ? UINT64_MAX : m->index);
+    engine__snapshot_remove_files(l, r, r->persistent || r->kind->witness ? UINT64_MAX : m->index);
     end_receive(l, m, true, true);
     if (r->saving || r->compacting) {
         /* Their answers carry the old generation, and are dropped. */
-        compact_later(r);
+        engine__compact_later(r);
     }
     if (r->kind->witness) {
-        task_free(t);
+        engine__task_free(t);
         return;
     }
     t->kind = TASK_SWITCH;
     if (!worker_post_internal(r->applier->w, &t->msg)) {
-        loop_discard(l, &t->msg);
+        engine__loop_discard(l, &t->msg);
     }
-    proposals_installed(l, r, r->applied);
-    group_dispatch(l, r);
-    loop_publish(l, r);
+    engine__proposals_installed(l, r, r->applied);
+    engine__group_dispatch(l, r);
+    engine__loop_publish(l, r);
 }
 
 /* ---- Answers --------------------------------------------------------------------------------- */
@@ -541,13 +541,13 @@ static void flushed(struct loop *l, struct task *t)
 {
     struct replica *r = t->r;
     if (t->st.code == THOLE_OK && t->machine->generation == r->generation) {
-        compact_to(l, r, t->index);
+        engine__compact_to(l, r, t->index);
         return;
     }
     r->compacting = false;
-    compact_later(r);
+    engine__compact_later(r);
     if (t->st.code != THOLE_OK && t->machine != NULL) {
-        group_fail(l, r, &t->st);
+        engine__group_fail(l, r, &t->st);
     }
 }
 
@@ -567,13 +567,13 @@ static void destroyed(struct loop *l, struct task *t)
     if (!t->everything) {
         return;
     }
-    engine_drop(l->e, r);
-    control_fail_transfers(r, &(struct thole_status){0}); /* further removals of the same */
+    engine__drop(l->e, r);
+    engine__control_fail_transfers(r, &(struct thole_status){0}); /* further removals of the same */
     if (map_remove(&l->by_replica, r->replica_id) != NULL) {
         replica_unref(r);
     }
     r->state = GROUP_GONE;
-    control_answer(t->control);
+    engine__control_answer(t->control);
     t->control = NULL;
 }
 
@@ -593,38 +593,38 @@ static void space_measured(struct loop *l, struct task *t)
                  t->index);
     }
     if (changed) {
-        engine_disk_changed(l->e);
+        engine__disk_changed(l->e);
     }
 }
 
-void snapshot_task_done(struct loop *l, struct task *t)
+void engine__snapshot_task_done(struct loop *l, struct task *t)
 {
     struct replica *r = t->r;
     if (r == NULL) {
         ASSERT(t->kind == TASK_SPACE);
         space_measured(l, t);
-        task_free(t);
+        engine__task_free(t);
         return;
     }
     bool runs = r->state == GROUP_RUNNING;
     log_context(r->shard_id, r->replica_id);
     if (t->kind == TASK_OPEN) {
-        group_boot(l, t);
+        engine__group_boot(l, t);
     } else if (t->kind == TASK_DESTROY) {
         destroyed(l, t);
     } else if (t->kind == TASK_SWITCH && r->state != GROUP_GONE) {
         discard(l, r, t->generation, NULL);
     } else if (runs && t->kind == TASK_DAMAGED) {
-        group_fail(l, r, &t->st);
+        engine__group_fail(l, r, &t->st);
     } else if (runs && t->kind == TASK_VIEW) {
         view_acquired(l, t);
         return;
     } else if (runs && t->kind == TASK_SAVE) {
         saved(l, t);
     } else if (t->kind == TASK_EXPORT) {
-        export_opened(l, t);
+        engine__export_opened(l, t);
     } else if (runs && t->kind == TASK_SEED) {
-        seed_loaded(l, t);
+        engine__seed_loaded(l, t);
         return;
     } else if (runs && t->kind == TASK_CHECK) {
         checked(l, t);
@@ -637,5 +637,5 @@ void snapshot_task_done(struct loop *l, struct task *t)
         end_receive(l, t->received, false, false);
         t->received = NULL;
     }
-    task_free(t);
+    engine__task_free(t);
 }

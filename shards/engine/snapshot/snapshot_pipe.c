@@ -23,7 +23,7 @@ struct snapshot_pipe {
     bool streamer_waits;
 };
 
-struct snapshot_pipe *pipe_new(struct engine *e, uint64_t bound)
+struct snapshot_pipe *engine__pipe_new(struct engine *e, uint64_t bound)
 {
     struct snapshot_pipe *p = xcalloc(1, sizeof *p);
     atomic_init(&p->refs, 1);
@@ -36,7 +36,7 @@ struct snapshot_pipe *pipe_new(struct engine *e, uint64_t bound)
     return p;
 }
 
-struct snapshot_pipe *pipe_ref(struct snapshot_pipe *p)
+struct snapshot_pipe *engine__pipe_ref(struct snapshot_pipe *p)
 {
     atomic_fetch_add_explicit(&p->refs, 1, memory_order_relaxed);
     return p;
@@ -55,7 +55,7 @@ static struct piece pop(struct snapshot_pipe *p)
     return piece;
 }
 
-void pipe_unref(struct snapshot_pipe *p)
+void engine__pipe_unref(struct snapshot_pipe *p)
 {
     if (p == NULL || atomic_fetch_sub_explicit(&p->refs, 1, memory_order_acq_rel) != 1) {
         return;
@@ -72,7 +72,7 @@ static void wake_streamer(struct snapshot_pipe *p)
 {
     struct stream_msg *m = xcalloc(1, sizeof *m);
     m->msg.kind = MSG_FLOW;
-    streamer_post(p->e, &m->msg);
+    engine__streamer_post(p->e, &m->msg);
 }
 
 /* With the lock, which it releases: the other side may go on. */
@@ -127,13 +127,13 @@ static enum pipe_state take(struct snapshot_pipe *p, struct piece *ret, bool by_
     return state;
 }
 
-bool pipe_put(struct snapshot_pipe *p, const struct piece *piece)
+bool engine__pipe_put(struct snapshot_pipe *p, const struct piece *piece)
 {
     pthread_mutex_lock(&p->lock);
     return put(p, piece, false);
 }
 
-bool pipe_put_wait(struct snapshot_pipe *p, const struct piece *piece)
+bool engine__pipe_put_wait(struct snapshot_pipe *p, const struct piece *piece)
 {
     pthread_mutex_lock(&p->lock);
     while (p->bytes >= p->bound && !p->broken) {
@@ -142,13 +142,13 @@ bool pipe_put_wait(struct snapshot_pipe *p, const struct piece *piece)
     return put(p, piece, true);
 }
 
-enum pipe_state pipe_take(struct snapshot_pipe *p, struct piece *ret)
+enum pipe_state engine__pipe_take(struct snapshot_pipe *p, struct piece *ret)
 {
     pthread_mutex_lock(&p->lock);
     return take(p, ret, false);
 }
 
-enum pipe_state pipe_take_wait(struct snapshot_pipe *p, struct piece *ret)
+enum pipe_state engine__pipe_take_wait(struct snapshot_pipe *p, struct piece *ret)
 {
     pthread_mutex_lock(&p->lock);
     while (p->may_wait && p->first == NULL && !p->ended && !p->broken) {
@@ -158,7 +158,7 @@ enum pipe_state pipe_take_wait(struct snapshot_pipe *p, struct piece *ret)
     return state == PIPE_EMPTY ? PIPE_BROKEN : state;
 }
 
-bool pipe_has_room(struct snapshot_pipe *p)
+bool engine__pipe_has_room(struct snapshot_pipe *p)
 {
     pthread_mutex_lock(&p->lock);
     bool room = p->bytes < p->bound;
@@ -167,7 +167,7 @@ bool pipe_has_room(struct snapshot_pipe *p)
     return room;
 }
 
-void pipe_break(struct snapshot_pipe *p)
+void engine__pipe_break(struct snapshot_pipe *p)
 {
     if (p == NULL) {
         return;
@@ -178,7 +178,7 @@ void pipe_break(struct snapshot_pipe *p)
     unlock_and_tell(p, true);
 }
 
-bool pipe_is_open(struct snapshot_pipe *p)
+bool engine__pipe_is_open(struct snapshot_pipe *p)
 {
     pthread_mutex_lock(&p->lock);
     bool open = !p->ended && !p->broken;
@@ -186,7 +186,7 @@ bool pipe_is_open(struct snapshot_pipe *p)
     return open;
 }
 
-uint64_t pipe_bytes(struct snapshot_pipe *p)
+uint64_t engine__pipe_bytes(struct snapshot_pipe *p)
 {
     pthread_mutex_lock(&p->lock);
     uint64_t bytes = p->bytes;

@@ -40,7 +40,7 @@ struct snapshot_receives {
     struct map by_replica; /* struct receive */
 };
 
-struct snapshot_receives *receives_new(struct engine *e, struct stream_jobs *jobs)
+struct snapshot_receives *engine__receives_new(struct engine *e, struct stream_jobs *jobs)
 {
     struct snapshot_receives *s = xcalloc(1, sizeof *s);
     s->e = e;
@@ -53,15 +53,15 @@ static void drop(struct snapshot_receives *s, struct receive *x)
     if (x->file != NULL) {
         s->e->files->ops->discard(x->file);
     }
-    pipe_break(x->pipe);
-    pipe_unref(x->pipe);
-    task_free(x->restore);
+    engine__pipe_break(x->pipe);
+    engine__pipe_unref(x->pipe);
+    engine__task_free(x->restore);
     hash_state_free(x->hash);
-    stream_msg_free(x->m);
+    engine__stream_msg_free(x->m);
     free(x);
 }
 
-void receives_free(struct snapshot_receives *s)
+void engine__receives_free(struct snapshot_receives *s)
 {
     size_t it = 0;
     struct receive *x;
@@ -84,7 +84,7 @@ static void reply(struct snapshot_receives *s, const struct uuid *host, const st
         .refused = refused,
         .gap = c->offset > received,
     };
-    engine_send_reply(s->e, host, &m);
+    engine__send_reply(s->e, host, &m);
 }
 
 static bool stage(struct snapshot_receives *s, struct receive *x)
@@ -102,21 +102,21 @@ static bool stage(struct snapshot_receives *s, struct receive *x)
 /* The loop may want it, and then it restores as the rest arrives. */
 static void announce(struct snapshot_receives *s, struct receive *x)
 {
-    x->pipe = pipe_new(s->e, PIPE_BYTES);
+    x->pipe = engine__pipe_new(s->e, PIPE_BYTES);
     struct stream_msg *m = x->m;
     x->m = NULL;
-    m->pipe = pipe_ref(x->pipe);
+    m->pipe = engine__pipe_ref(x->pipe);
     m->host = x->host;
     m->transfer = x->transfer;
     m->term = x->term;
-    loop_post(m->r->loop, &m->msg);
+    engine__loop_post(m->r->loop, &m->msg);
 }
 
 static struct receive *begin(struct snapshot_receives *s, const struct uuid *host,
                              const struct codec_chunk *c, struct replica *r)
 {
     struct receive *x = xcalloc(1, sizeof *x);
-    bool kept = snapshot_is_kept(r);
+    bool kept = engine__snapshot_is_kept(r);
     x->shard_id = c->shard_id;
     x->to = c->to;
     if (kept && !stage(s, x)) {
@@ -140,7 +140,7 @@ static struct receive *begin(struct snapshot_receives *s, const struct uuid *hos
     x->index = c->index;
     x->index_term = c->index_term;
     if (kept) {
-        snapshot_name(r, c->index, x->m->name);
+        engine__snapshot_name(r, c->index, x->m->name);
     } else {
         announce(s, x);
     }
@@ -172,7 +172,7 @@ static bool complete_file(struct snapshot_receives *s, struct receive *x,
     struct thole_status st;
     uint8_t trailer[SNAPSHOT_TRAILER_BYTES];
     const struct engine_files_ops *ops = s->e->files->ops;
-    snapshot_trailer(c->total_checksum, trailer);
+    engine__snapshot_trailer(c->total_checksum, trailer);
     if (ops->append(x->file, trailer, sizeof trailer, &st) != THOLE_OK) {
         return false;
     }
@@ -188,7 +188,7 @@ static bool complete_file(struct snapshot_receives *s, struct receive *x,
     x->m->received = x->received;
     struct stream_msg *m = x->m;
     x->m = NULL;
-    loop_post(m->r->loop, &m->msg);
+    engine__loop_post(m->r->loop, &m->msg);
     return true;
 }
 
@@ -218,7 +218,7 @@ static bool add(struct snapshot_receives *s, struct receive *x, const struct cod
                (!c->last || complete_file(s, x, c));
     }
     x->done = c->last;
-    return pipe_put(x->pipe, &(struct piece){.bytes = data_of(c, frame), .last = c->last});
+    return engine__pipe_put(x->pipe, &(struct piece){.bytes = data_of(c, frame), .last = c->last});
 }
 
 /* Of a leader that another one followed, or an attempt that its sender gave up: two at a time would
@@ -237,7 +237,7 @@ static void abandon(struct snapshot_receives *s, struct receive *x)
         drop(s, x);
         return;
     }
-    pipe_break(x->pipe);
+    engine__pipe_break(x->pipe);
     x->ending = true;
 }
 
@@ -294,10 +294,10 @@ static void take(struct snapshot_receives *s, const struct uuid *host, const str
     x->term = c->term;
     x->transfer = c->transfer;
     bool ok = true, next = !x->done && c->offset == x->received;
-    if (next && (x->pipe == NULL || pipe_bytes(x->pipe) < PIPE_BYTES_MAX)) {
+    if (next && (x->pipe == NULL || engine__pipe_bytes(x->pipe) < PIPE_BYTES_MAX)) {
         ok = add(s, x, c, frame);
     }
-    if (ok && x->pipe != NULL && !x->done && !pipe_has_room(x->pipe)) {
+    if (ok && x->pipe != NULL && !x->done && !engine__pipe_has_room(x->pipe)) {
         return; /* answered when there is some */
     }
     x->answered = x->received;
@@ -308,33 +308,33 @@ static void take(struct snapshot_receives *s, const struct uuid *host, const str
     }
 }
 
-void receives_chunk(struct snapshot_receives *s, struct stream_msg *m, uint64_t now_ns)
+void engine__receives_chunk(struct snapshot_receives *s, struct stream_msg *m, uint64_t now_ns)
 {
     struct codec_chunk c;
     struct thole_status st;
     if (codec_read_chunk(m->frame.bytes, &c, &st) != THOLE_OK) {
-        engine_bad_frame(s->e, &m->host, &st);
+        engine__bad_frame(s->e, &m->host, &st);
     } else {
-        struct replica *r = engine_find_replica(s->e, c.to);
+        struct replica *r = engine__find_replica(s->e, c.to);
         if (r != NULL && r->shard_id == c.shard_id) {
             take(s, &m->host, &c, m->frame, r, now_ns);
-        } else if (engine_is_tombstone(s->e, c.to)) {
+        } else if (engine__is_tombstone(s->e, c.to)) {
             reply(s, &m->host, &c, 0, true);
         }
         replica_unref(r);
         codec_release(c.arena);
     }
-    stream_msg_free(m);
+    engine__stream_msg_free(m);
 }
 
-void receives_end(struct snapshot_receives *s, struct stream_msg *m)
+void engine__receives_end(struct snapshot_receives *s, struct stream_msg *m)
 {
     struct receive *x = map_get(&s->by_replica, m->to);
     if (x != NULL && (x->pipe != NULL ? x->transfer == m->transfer : x->done)) {
         (void)map_remove(&s->by_replica, m->to);
         drop(s, x);
     }
-    stream_msg_free(m);
+    engine__stream_msg_free(m);
 }
 
 /* ---- Restores from pipes --------------------------------------------------------------------- */
@@ -343,10 +343,10 @@ void receives_end(struct snapshot_receives *s, struct stream_msg *m)
 static void start_restore(struct snapshot_receives *s, struct receive *x)
 {
     struct task *t = x->restore;
-    if (!executor_may_wait(s->e->o.executor) && pipe_is_open(x->pipe)) {
+    if (!executor_may_wait(s->e->o.executor) && engine__pipe_is_open(x->pipe)) {
         return;
     }
-    bool started = jobs_start(s->jobs, t);
+    bool started = engine__jobs_start(s->jobs, t);
     if (!started && !x->ending) {
         return;
     }
@@ -355,10 +355,10 @@ static void start_restore(struct snapshot_receives *s, struct receive *x)
         return;
     }
     (void)THOLE_FAIL(&t->st, THOLE_UNAVAILABLE, THOLE_REASON_NONE, "the transfer broke off");
-    loop_post(t->loop, &t->msg);
+    engine__loop_post(t->loop, &t->msg);
 }
 
-void receives_restore(struct snapshot_receives *s, struct task *t)
+void engine__receives_restore(struct snapshot_receives *s, struct task *t)
 {
     struct receive *x = map_get(&s->by_replica, t->received->to);
     ASSERT(x && x->transfer == t->received->transfer && !x->restore);
@@ -366,7 +366,7 @@ void receives_restore(struct snapshot_receives *s, struct task *t)
     start_restore(s, x);
 }
 
-void receives_stop(struct snapshot_receives *s, const struct replica *r)
+void engine__receives_stop(struct snapshot_receives *s, const struct replica *r)
 {
     struct receive *x = map_get(&s->by_replica, r->replica_id);
     if (x == NULL || x->pipe == NULL) {
@@ -378,16 +378,16 @@ void receives_stop(struct snapshot_receives *s, const struct replica *r)
     }
 }
 
-void receives_break(struct snapshot_receives *s)
+void engine__receives_break(struct snapshot_receives *s)
 {
     size_t it = 0;
     struct receive *x;
     while ((x = map_next(&s->by_replica, &it, NULL)) != NULL) {
-        pipe_break(x->pipe);
+        engine__pipe_break(x->pipe);
     }
 }
 
-uint64_t receives_tick(struct snapshot_receives *s, uint64_t now_ns)
+uint64_t engine__receives_tick(struct snapshot_receives *s, uint64_t now_ns)
 {
     uint64_t next = CLOCK_NEVER, key;
     size_t it = 0;
@@ -399,7 +399,7 @@ uint64_t receives_tick(struct snapshot_receives *s, uint64_t now_ns)
         if (x->done || x->ending) {
             continue;
         }
-        if (x->pipe != NULL && x->answered != x->received && pipe_has_room(x->pipe)) {
+        if (x->pipe != NULL && x->answered != x->received && engine__pipe_has_room(x->pipe)) {
             answer(s, x);
         }
         uint64_t due = x->heard_ns + IDLE_NS;

@@ -55,7 +55,7 @@ struct snapshot_sends {
     uint64_t rate, tokens, filled_ns; /* of the cap: bytes per second, 0 for none; bytes */
 };
 
-struct snapshot_sends *sends_new(struct engine *e, struct stream_jobs *jobs)
+struct snapshot_sends *engine__sends_new(struct engine *e, struct stream_jobs *jobs)
 {
     struct snapshot_sends *s = xcalloc(1, sizeof *s);
     s->e = e;
@@ -90,20 +90,20 @@ static void release(struct snapshot_sends *s, struct send *x)
     if (x->file != NULL) {
         s->e->files->ops->close(x->file);
     }
-    pipe_break(x->pipe);
-    pipe_unref(x->pipe);
+    engine__pipe_break(x->pipe);
+    engine__pipe_unref(x->pipe);
     while (x->kept != NULL) {
         drop_kept(x);
     }
     free(x);
 }
 
-void sends_free(struct snapshot_sends *s)
+void engine__sends_free(struct snapshot_sends *s)
 {
     while (s->first != NULL) {
         struct send *x = s->first;
         s->first = x->next;
-        stream_msg_free(x->m);
+        engine__stream_msg_free(x->m);
         release(s, x);
     }
     free(s->buffer);
@@ -123,11 +123,11 @@ static void finish(struct snapshot_sends *s, struct send *x, bool ok)
     if (x->begun) {
         s->active--;
     }
-    task_free(x->m->save); /* it has not begun */
+    engine__task_free(x->m->save); /* it has not begun */
     x->m->save = NULL;
     x->m->msg.kind = MSG_SENT;
     x->m->ok = ok;
-    loop_post(x->m->r->loop, &x->m->msg);
+    engine__loop_post(x->m->r->loop, &x->m->msg);
     release(s, x);
 }
 
@@ -142,7 +142,7 @@ static bool open_file(struct snapshot_sends *s, struct send *x)
     }
     if (size < sizeof trailer ||
         ops->read(x->file, size - sizeof trailer, trailer, sizeof trailer, &st) != THOLE_OK ||
-        !snapshot_trailer_read(trailer, &x->checksum)) {
+        !engine__snapshot_trailer_read(trailer, &x->checksum)) {
         return false;
     }
     x->size = size - sizeof trailer;
@@ -154,12 +154,12 @@ static bool open_file(struct snapshot_sends *s, struct send *x)
 static bool open_pipe(struct snapshot_sends *s, struct send *x)
 {
     struct task *t = x->m->save;
-    struct snapshot_pipe *pipe = pipe_new(s->e, PIPE_BYTES);
-    t->pipe = pipe_ref(pipe);
+    struct snapshot_pipe *pipe = engine__pipe_new(s->e, PIPE_BYTES);
+    t->pipe = engine__pipe_ref(pipe);
     t->piece_bytes = s->chunk_bytes;
-    if (!jobs_start(s->jobs, t)) {
-        pipe_unref(t->pipe);
-        pipe_unref(pipe);
+    if (!engine__jobs_start(s->jobs, t)) {
+        engine__pipe_unref(t->pipe);
+        engine__pipe_unref(pipe);
         t->pipe = NULL;
         return false;
     }
@@ -188,7 +188,7 @@ static bool begin(struct snapshot_sends *s, struct send *x, uint64_t now_ns)
 static enum pipe_state extend(struct send *x)
 {
     struct piece piece;
-    enum pipe_state state = pipe_take(x->pipe, &piece);
+    enum pipe_state state = engine__pipe_take(x->pipe, &piece);
     if (state != PIPE_PIECE) {
         return state;
     }
@@ -272,7 +272,7 @@ static bool send_chunk(struct snapshot_sends *s, struct send *x, uint64_t now_ns
         .last = last,
         .total_checksum = last ? x->checksum : 0,
     };
-    engine_send(s->e, &x->m->host, ENGINE_LANE_SNAPSHOT, codec_chunk_frame(&c));
+    engine__send(s->e, &x->m->host, ENGINE_LANE_SNAPSHOT, codec_chunk_frame(&c));
     metric_add(&engine_snapshot_bytes, (int64_t)data.size);
     x->sent += data.size;
     x->last_sent = last;
@@ -380,7 +380,7 @@ static void rotate(struct snapshot_sends *s)
     s->last = &x->next;
 }
 
-uint64_t sends_tick(struct snapshot_sends *s, uint64_t now_ns)
+uint64_t engine__sends_tick(struct snapshot_sends *s, uint64_t now_ns)
 {
     uint64_t next = CLOCK_NEVER;
     if (s->rate != 0) {
@@ -422,7 +422,7 @@ static void supersede(struct snapshot_sends *s, const struct stream_msg *m)
     }
 }
 
-void sends_start(struct snapshot_sends *s, struct stream_msg *m, uint64_t now_ns)
+void engine__sends_start(struct snapshot_sends *s, struct stream_msg *m, uint64_t now_ns)
 {
     (void)now_ns;
     supersede(s, m);
@@ -433,7 +433,7 @@ void sends_start(struct snapshot_sends *s, struct stream_msg *m, uint64_t now_ns
     s->last = &x->next;
 }
 
-void sends_reply(struct snapshot_sends *s, struct stream_msg *m, uint64_t now_ns)
+void engine__sends_reply(struct snapshot_sends *s, struct stream_msg *m, uint64_t now_ns)
 {
     struct send *x = s->first;
     while (x != NULL &&
@@ -441,7 +441,7 @@ void sends_reply(struct snapshot_sends *s, struct stream_msg *m, uint64_t now_ns
         x = x->next;
     }
     if (x == NULL || !x->begun || m->received > x->size) {
-        stream_msg_free(m);
+        engine__stream_msg_free(m);
         return;
     }
     if (m->installed || m->refused) {
@@ -465,10 +465,10 @@ void sends_reply(struct snapshot_sends *s, struct stream_msg *m, uint64_t now_ns
         x->last_sent = false;
         x->rewound_ns = now_ns;
     }
-    stream_msg_free(m);
+    engine__stream_msg_free(m);
 }
 
-void sends_stop(struct snapshot_sends *s, const struct replica *r, uint64_t generation)
+void engine__sends_stop(struct snapshot_sends *s, const struct replica *r, uint64_t generation)
 {
     for (struct send *x = s->first, *after; x != NULL; x = after) {
         after = x->next;
@@ -481,9 +481,9 @@ void sends_stop(struct snapshot_sends *s, const struct replica *r, uint64_t gene
     }
 }
 
-void sends_break(struct snapshot_sends *s)
+void engine__sends_break(struct snapshot_sends *s)
 {
     for (struct send *x = s->first; x != NULL; x = x->next) {
-        pipe_break(x->pipe);
+        engine__pipe_break(x->pipe);
     }
 }

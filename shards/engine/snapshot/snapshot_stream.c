@@ -27,7 +27,7 @@ static bool emit(struct pipe_sink *s, bool last)
         p.checksum = hash_state_digest(s->hash);
     }
     s->piece = NULL;
-    s->broken = !pipe_put_wait(s->pipe, &p);
+    s->broken = !engine__pipe_put_wait(s->pipe, &p);
     return !s->broken;
 }
 
@@ -52,18 +52,18 @@ static enum thole_code write_pipe(struct thole_sink *base, const void *data, siz
     return s->broken ? THOLE_UNAVAILABLE : THOLE_OK;
 }
 
-enum thole_code snapshot_save_stream(struct task *t, struct thole_status *st)
+enum thole_code engine__snapshot_save_stream(struct task *t, struct thole_status *st)
 {
     struct pipe_sink s = {.base = {write_pipe}, .pipe = t->pipe, .piece_bytes = t->piece_bytes};
     s.hash = hash_state_new(0);
-    enum thole_code code = body_save(&s.base, t, st);
+    enum thole_code code = engine__body_save(&s.base, t, st);
     if (!s.broken && code == THOLE_OK) {
         (void)emit(&s, true); /* there is one: a stream is never empty */
     }
     if (s.broken) {
         code = THOLE_FAIL(st, THOLE_UNAVAILABLE, THOLE_REASON_NONE, "the transfer was given up");
     }
-    pipe_break(t->pipe);
+    engine__pipe_break(t->pipe);
     buf_unref(s.piece);
     hash_state_free(s.hash);
     return code;
@@ -84,7 +84,7 @@ static bool next_piece(struct pipe_source *s)
     bufslice_unref(s->piece.bytes);
     s->piece = (struct piece){0};
     s->at = 0;
-    switch (pipe_take_wait(s->pipe, &s->piece)) {
+    switch (engine__pipe_take_wait(s->pipe, &s->piece)) {
     case PIPE_PIECE:
         return true;
     case PIPE_BROKEN:
@@ -129,16 +129,16 @@ static enum thole_code read_to_the_end(struct pipe_source *s, struct thole_statu
     return s->body.st.code;
 }
 
-enum thole_code snapshot_load_stream(struct task *t, struct thole_status *st)
+enum thole_code engine__snapshot_load_stream(struct task *t, struct thole_status *st)
 {
     const struct stream_msg *m = t->received;
     struct pipe_source s = {.body.base = {read_pipe}, .pipe = t->pipe};
     enum thole_code code = THOLE_OK;
     if (!t->r->kind->witness) {
-        code = machine_destroy(t->r, t->generation, st); /* what an earlier one left */
+        code = engine__machine_destroy(t->r, t->generation, st); /* what an earlier one left */
     }
     if (!t->r->kind->witness && code == THOLE_OK) {
-        code = body_load(&s.body, t->r, "from a peer", t->generation, &t->machine, st);
+        code = engine__body_load(&s.body, t->r, "from a peer", t->generation, &t->machine, st);
     }
     if (code == THOLE_OK && t->machine != NULL &&
         (t->machine->applied != m->index || t->machine->applied_term != m->index_term)) {
@@ -149,6 +149,6 @@ enum thole_code snapshot_load_stream(struct task *t, struct thole_status *st)
         code = read_to_the_end(&s, st);
     }
     bufslice_unref(s.piece.bytes);
-    pipe_break(t->pipe);
+    engine__pipe_break(t->pipe);
     return code;
 }

@@ -7,27 +7,29 @@
 
 /* ---- Files ----------------------------------------------------------------------------------- */
 
-enum thole_code snapshot_save(struct engine *e, struct task *t, struct thole_status *st);
-enum thole_code snapshot_load(struct engine *e, struct replica *r, const char *name,
-                              uint64_t generation, struct machine **ret, struct thole_status *st);
+enum thole_code engine__snapshot_save(struct engine *e, struct task *t, struct thole_status *st);
+enum thole_code engine__snapshot_load(struct engine *e, struct replica *r, const char *name,
+                                      uint64_t generation, struct machine **ret,
+                                      struct thole_status *st);
 struct snapshot_info {
     uint64_t shard_id, index, index_term, bytes;
     uint64_t epoch; /* (index, term) of two epochs may be the same, and not what they stand for */
 };
 /* Check the whole file, and what it says of itself. */
-enum thole_code snapshot_check(struct engine *e, const char *name, struct snapshot_info *ret,
-                               struct thole_status *st);
+enum thole_code engine__snapshot_check(struct engine *e, const char *name,
+                                       struct snapshot_info *ret, struct thole_status *st);
 /* TASK_SEED: writes a snapshot file of ours from the seed `t->name`, checked, which becomes
  * `t->name`; fills index, term and config. */
-enum thole_code snapshot_import(struct engine *e, struct task *t, struct thole_status *st);
+enum thole_code engine__snapshot_import(struct engine *e, struct task *t, struct thole_status *st);
 /* A file is the stream and this trailer: its checksum (XXH3, 8 bytes little-endian) and a magic. */
 #define SNAPSHOT_TRAILER_BYTES 16
-void snapshot_trailer(uint64_t checksum, uint8_t ret[SNAPSHOT_TRAILER_BYTES]);
-bool snapshot_trailer_read(const uint8_t in[SNAPSHOT_TRAILER_BYTES], uint64_t *ret_checksum);
+void engine__snapshot_trailer(uint64_t checksum, uint8_t ret[SNAPSHOT_TRAILER_BYTES]);
+bool engine__snapshot_trailer_read(const uint8_t in[SNAPSHOT_TRAILER_BYTES],
+                                   uint64_t *ret_checksum);
 /* Is a file what the replica starts from? Otherwise it is only passed on, and deleted at start. */
-bool snapshot_is_kept(const struct replica *r);
+bool engine__snapshot_is_kept(const struct replica *r);
 /* Parses "<replica>-<index>.snap"; false for anything else. */
-bool snapshot_name_parse(const char *name, uint64_t *ret_replica, uint64_t *ret_index);
+bool engine__snapshot_name_parse(const char *name, uint64_t *ret_replica, uint64_t *ret_index);
 
 /* ---- Streams --------------------------------------------------------------------------------- */
 
@@ -37,14 +39,16 @@ struct body_source {
 };
 
 /* TASK_SAVE and TASK_SEED: header and sessions. What `out` answers is its own concern. */
-void body_write_head(struct thole_sink *out, const struct task *t);
+void engine__body_write_head(struct thole_sink *out, const struct task *t);
 /* TASK_SAVE: all of it. */
-enum thole_code body_save(struct thole_sink *out, const struct task *t, struct thole_status *st);
+enum thole_code engine__body_save(struct thole_sink *out, const struct task *t,
+                                  struct thole_status *st);
 /* `piece` holds what `ret` points to; release ret->arena. */
-enum thole_code body_read_head(struct body_source *s, const char *name, struct bytes *piece,
-                               struct codec_header *ret, struct thole_status *st);
+enum thole_code engine__body_read_head(struct body_source *s, const char *name, struct bytes *piece,
+                                       struct codec_header *ret, struct thole_status *st);
 /* All of it into a new machine of this generation. */
-enum thole_code body_load(struct body_source *s, struct replica *r, const char *name,
-                          uint64_t generation, struct machine **ret, struct thole_status *st);
+enum thole_code engine__body_load(struct body_source *s, struct replica *r, const char *name,
+                                  uint64_t generation, struct machine **ret,
+                                  struct thole_status *st);
 
 #endif

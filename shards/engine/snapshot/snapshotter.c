@@ -25,7 +25,7 @@ static void found_name(void *ctx, const char *name)
         return;
     }
     (void)strlcpy(s.name, name, sizeof s.name);
-    if (!snapshot_name_parse(name, &s.replica_id, &s.index) ||
+    if (!engine__snapshot_name_parse(name, &s.replica_id, &s.index) ||
         map_get(&e->by_replica, s.replica_id) == NULL) {
         f->stale = xrealloc(f->stale, (f->stale_count + 1) * sizeof f->stale[0]);
         (void)strlcpy(f->stale[f->stale_count++], name, ENGINE_NAME_BYTES);
@@ -47,7 +47,7 @@ static int compare_found(const void *a, const void *b)
     return x->index > y->index ? -1 : x->index < y->index;
 }
 
-void snapshots_find(struct engine *e)
+void engine__snapshots_find(struct engine *e)
 {
     struct finder f = {.e = e};
     e->files->ops->list(e->files, found_name, &f);
@@ -60,7 +60,7 @@ void snapshots_find(struct engine *e)
     }
 }
 
-enum thole_code spaces_clean(struct engine *e, struct thole_status *st)
+enum thole_code engine__spaces_clean(struct engine *e, struct thole_status *st)
 {
     struct state_space *spaces;
     size_t n;
@@ -143,10 +143,10 @@ static enum thole_code open_memory(struct engine *e, struct task *t, struct thol
         const char *name = e->found[i].name;
         struct snapshot_info info = {0};
         struct thole_status why = {0};
-        if (t->machine == NULL && snapshot_check(e, name, &info, &why) == THOLE_OK &&
+        if (t->machine == NULL && engine__snapshot_check(e, name, &info, &why) == THOLE_OK &&
             info.shard_id == r->shard_id && on_log(&r->boot->raft, info.index, info.index_term) &&
             info.epoch == epoch_at(t, info.index) &&
-            snapshot_load(e, r, name, r->generation, &t->machine, &why) == THOLE_OK) {
+            engine__snapshot_load(e, r, name, r->generation, &t->machine, &why) == THOLE_OK) {
             t->index = info.index;
             t->term = info.index_term;
             t->bytes = info.bytes;
@@ -165,7 +165,7 @@ static enum thole_code open_memory(struct engine *e, struct task *t, struct thol
                           "no usable snapshot for a log that begins after %" PRIu64,
                           r->boot->raft.start_index);
     }
-    return machine_open(r, r->generation, &t->machine, st);
+    return engine__machine_open(r, r->generation, &t->machine, st);
 }
 
 static enum thole_code open_persistent(struct engine *e, struct task *t, struct thole_status *st)
@@ -176,17 +176,17 @@ static enum thole_code open_persistent(struct engine *e, struct task *t, struct 
         e->files->ops->remove(e->files, e->found[i].name); /* were only made to be sent */
     }
     /* Half-installed, or replaced and not yet deleted. What is in the state database has been
-     * dropped by spaces_clean. */
-    bool own = machine_type_find(e, r->kind->type_name)->flush != NULL;
+     * dropped by engine__spaces_clean. */
+    bool own = engine__machine_type_find(e, r->kind->type_name)->flush != NULL;
     enum thole_code code = THOLE_OK;
     if (own) {
-        code = machine_destroy(r, r->generation + 1, st);
+        code = engine__machine_destroy(r, r->generation + 1, st);
     }
     if (own && code == THOLE_OK && r->generation > 0) {
-        code = machine_destroy(r, r->generation - 1, st);
+        code = engine__machine_destroy(r, r->generation - 1, st);
     }
     if (code == THOLE_OK) {
-        code = machine_open(r, r->generation, &t->machine, st);
+        code = engine__machine_open(r, r->generation, &t->machine, st);
     }
     if (code != THOLE_OK) {
         return code;
@@ -200,10 +200,10 @@ static enum thole_code open_persistent(struct engine *e, struct task *t, struct 
     return THOLE_OK;
 }
 
-void snapshotter_open(struct engine *e, struct task *t)
+void engine__snapshotter_open(struct engine *e, struct task *t)
 {
     struct replica *r = t->r;
-    const struct thole_machine_type *type = machine_type_find(e, r->kind->type_name);
+    const struct thole_machine_type *type = engine__machine_type_find(e, r->kind->type_name);
     enum thole_code code = THOLE_OK;
     if (r->failure != NULL) {
         t->st = *r->failure; /* its descriptor or records are damaged */
@@ -235,7 +235,7 @@ static void flush(struct engine *e, struct task *t, bool *flushed)
     enum thole_code code = THOLE_OK;
     if (m->type->flush != NULL) {
         pthread_rwlock_wrlock(m->lock);
-        code = machine_result(m->type->flush(m->state, &t->st), &t->st);
+        code = engine__machine_result(m->type->flush(m->state, &t->st), &t->st);
         pthread_rwlock_unlock(m->lock);
     } else if (e->o.state != NULL && !*flushed) {
         code = state_db_flush(e->o.state, &t->st);
@@ -252,7 +252,7 @@ static void restore(struct engine *e, struct task *t)
     if (t->r->kind->witness) {
         return;
     }
-    enum thole_code code = snapshot_check(e, m->name, &info, &t->st);
+    enum thole_code code = engine__snapshot_check(e, m->name, &info, &t->st);
     if (code == THOLE_OK) {
         code = raft_config_decode(bytes_slice(&m->config), &announced, &t->st);
     }
@@ -267,10 +267,10 @@ static void restore(struct engine *e, struct task *t)
     }
     raft_config_deinit(&announced);
     if (code == THOLE_OK) {
-        code = machine_destroy(t->r, t->generation, &t->st);
+        code = engine__machine_destroy(t->r, t->generation, &t->st);
     }
     if (code == THOLE_OK) {
-        code = snapshot_load(e, t->r, m->name, t->generation, &t->machine, &t->st);
+        code = engine__snapshot_load(e, t->r, m->name, t->generation, &t->machine, &t->st);
     }
     t->bytes = info.bytes;
     t->st.code = code;
@@ -287,7 +287,7 @@ static void maybe_remove(void *ctx, const char *name)
 {
     struct remover *x = ctx;
     uint64_t replica, index;
-    if (!snapshot_name_parse(name, &replica, &index) || replica != x->replica_id ||
+    if (!engine__snapshot_name_parse(name, &replica, &index) || replica != x->replica_id ||
         index >= x->below) {
         return;
     }
@@ -313,13 +313,13 @@ static void destroy(struct engine *e, struct task *t)
 {
     enum thole_code code;
     if (!t->everything) {
-        code = machine_destroy(t->r, t->generation, &t->st);
+        code = engine__machine_destroy(t->r, t->generation, &t->st);
     } else {
         t->index = UINT64_MAX;
         remove_files(e, t);
-        code = machine_destroy(t->r, t->r->generation, &t->st);
+        code = engine__machine_destroy(t->r, t->r->generation, &t->st);
         if (code == THOLE_OK) {
-            code = machine_destroy(t->r, t->r->generation + 1, &t->st);
+            code = engine__machine_destroy(t->r, t->r->generation + 1, &t->st);
         }
     }
     t->st.code = code;
@@ -329,7 +329,7 @@ static void open_export(struct engine *e, struct task *t)
 {
     struct engine_export *x = t->control->export;
     struct snapshot_info info;
-    if (t->everything && snapshot_check(e, t->name, &info, &t->st) != THOLE_OK) {
+    if (t->everything && engine__snapshot_check(e, t->name, &info, &t->st) != THOLE_OK) {
         return;
     }
     *x = (struct engine_export){.ops = e->files->ops,
@@ -341,12 +341,12 @@ static void open_export(struct engine *e, struct task *t)
 
 static void seed(struct engine *e, struct task *t)
 {
-    enum thole_code code = snapshot_import(e, t, &t->st);
+    enum thole_code code = engine__snapshot_import(e, t, &t->st);
     if (code == THOLE_OK) {
-        code = machine_destroy(t->r, t->generation, &t->st);
+        code = engine__machine_destroy(t->r, t->generation, &t->st);
     }
     if (code == THOLE_OK) {
-        code = snapshot_load(e, t->r, t->name, t->generation, &t->machine, &t->st);
+        code = engine__snapshot_load(e, t->r, t->name, t->generation, &t->machine, &t->st);
     }
     t->st.code = code;
 }
@@ -360,10 +360,10 @@ static void run(struct engine *e, struct task *t, bool *flushed)
     }
     switch (t->kind) {
     case TASK_OPEN:
-        snapshotter_open(e, t);
+        engine__snapshotter_open(e, t);
         break;
     case TASK_SAVE:
-        t->st.code = snapshot_save(e, t, &t->st);
+        t->st.code = engine__snapshot_save(e, t, &t->st);
         if (t->view != NULL) {
             t->machine->type->view_release(t->machine->state, t->view);
             t->view = NULL;
@@ -384,7 +384,7 @@ static void run(struct engine *e, struct task *t, bool *flushed)
         remove_files(e, t);
         break;
     case TASK_CHECK:
-        t->st.code = snapshot_check(e, t->name, &(struct snapshot_info){0}, &t->st);
+        t->st.code = engine__snapshot_check(e, t->name, &(struct snapshot_info){0}, &t->st);
         break;
     case TASK_EXPORT:
         open_export(e, t);
@@ -404,7 +404,7 @@ static void run(struct engine *e, struct task *t, bool *flushed)
     log_context(0, 0);
 }
 
-uint64_t snapshotter_turn(void *ctx, struct msgq *batch, uint64_t now_ns)
+uint64_t engine__snapshotter_turn(void *ctx, struct msgq *batch, uint64_t now_ns)
 {
     (void)now_ns;
     struct engine *e = ctx;
@@ -417,7 +417,7 @@ uint64_t snapshotter_turn(void *ctx, struct msgq *batch, uint64_t now_ns)
         } else {
             (void)THOLE_FAIL(&t->st, THOLE_UNAVAILABLE, THOLE_REASON_STOPPED, "crashed");
         }
-        loop_post(t->loop, &t->msg);
+        engine__loop_post(t->loop, &t->msg);
     }
     return CLOCK_NEVER;
 }

@@ -11,19 +11,19 @@
 #define IO_BYTES (256 * KIB)
 static const char magic[8] = "tholsnap";
 
-void snapshot_trailer(uint64_t checksum, uint8_t ret[SNAPSHOT_TRAILER_BYTES])
+void engine__snapshot_trailer(uint64_t checksum, uint8_t ret[SNAPSHOT_TRAILER_BYTES])
 {
     put_le64(ret, checksum);
     memcpy(ret + 8, magic, sizeof magic);
 }
 
-bool snapshot_trailer_read(const uint8_t in[SNAPSHOT_TRAILER_BYTES], uint64_t *ret_checksum)
+bool engine__snapshot_trailer_read(const uint8_t in[SNAPSHOT_TRAILER_BYTES], uint64_t *ret_checksum)
 {
     *ret_checksum = get_le64(in);
     return memcmp(in + 8, magic, sizeof magic) == 0;
 }
 
-bool snapshot_name_parse(const char *name, uint64_t *ret_replica, uint64_t *ret_index)
+bool engine__snapshot_name_parse(const char *name, uint64_t *ret_replica, uint64_t *ret_index)
 {
     char again[ENGINE_NAME_BYTES];
     if (sscanf(name, "%" SCNu64 "-%" SCNu64 ".snap", ret_replica, ret_index) != 2) {
@@ -33,9 +33,9 @@ bool snapshot_name_parse(const char *name, uint64_t *ret_replica, uint64_t *ret_
     return strcmp(again, name) == 0;
 }
 
-bool snapshot_is_kept(const struct replica *r)
+bool engine__snapshot_is_kept(const struct replica *r)
 {
-    const struct thole_machine_type *type = machine_type_find(r->e, r->kind->type_name);
+    const struct thole_machine_type *type = engine__machine_type_find(r->e, r->kind->type_name);
     return !r->kind->witness && !(type != NULL && (type->flags & THOLE_MACHINE_PERSISTENT));
 }
 
@@ -75,14 +75,14 @@ static enum thole_code finish_file(struct file_sink *s, struct task *t, struct t
 {
     uint8_t trailer[SNAPSHOT_TRAILER_BYTES];
     enum thole_code code = drain(s);
-    snapshot_trailer(hash_state_digest(s->hash), trailer);
+    engine__snapshot_trailer(hash_state_digest(s->hash), trailer);
     if (code != THOLE_OK) {
         *st = s->st;
     } else {
         code = s->ops->append(s->file, trailer, sizeof trailer, st);
     }
     t->bytes = s->size + sizeof trailer;
-    snapshot_name(t->r, t->index, t->name);
+    engine__snapshot_name(t->r, t->index, t->name);
     if (code == THOLE_OK) {
         code = s->ops->commit(s->file, t->name, st);
     } else {
@@ -93,17 +93,18 @@ static enum thole_code finish_file(struct file_sink *s, struct task *t, struct t
     return code;
 }
 
-enum thole_code snapshot_save(struct engine *e, struct task *t, struct thole_status *st)
+enum thole_code engine__snapshot_save(struct engine *e, struct task *t, struct thole_status *st)
 {
     struct file_sink s = {.base = {write_file}, .ops = e->files->ops};
     char staged[ENGINE_NAME_BYTES];
     (void)snprintf(staged, sizeof staged, "%" PRIu64 ".tmp", t->r->replica_id);
-    enum thole_code code = s.ops->create(e->files, staged, snapshot_is_kept(t->r), &s.file, st);
+    enum thole_code code =
+        s.ops->create(e->files, staged, engine__snapshot_is_kept(t->r), &s.file, st);
     if (code != THOLE_OK) {
         return code;
     }
     s.hash = hash_state_new(0);
-    code = body_save(&s.base, t, st);
+    code = engine__body_save(&s.base, t, st);
     if (code != THOLE_OK) {
         s.st = *st;
     }
@@ -169,7 +170,7 @@ static enum thole_code open_source(struct engine_files *files, const char *name,
     if (code == THOLE_OK) {
         code = s->ops->read(s->file, size - sizeof trailer, trailer, sizeof trailer, st);
     }
-    if (code == THOLE_OK && !snapshot_trailer_read(trailer, ret_checksum)) {
+    if (code == THOLE_OK && !engine__snapshot_trailer_read(trailer, ret_checksum)) {
         code = THOLE_FAIL(st, THOLE_DATA_LOSS, THOLE_REASON_CORRUPT, "%s is no snapshot", name);
     }
     if (code != THOLE_OK) {
@@ -206,8 +207,8 @@ static enum thole_code check_stream(struct file_source *s, const char *name, uin
     return THOLE_OK;
 }
 
-enum thole_code snapshot_check(struct engine *e, const char *name, struct snapshot_info *ret,
-                               struct thole_status *st)
+enum thole_code engine__snapshot_check(struct engine *e, const char *name,
+                                       struct snapshot_info *ret, struct thole_status *st)
 {
     struct file_source s;
     struct codec_header h = {0};
@@ -220,7 +221,7 @@ enum thole_code snapshot_check(struct engine *e, const char *name, struct snapsh
     }
     code = check_stream(&s, name, checksum, st);
     if (code == THOLE_OK) {
-        code = body_read_head(&s.body, name, &piece, &h, st);
+        code = engine__body_read_head(&s.body, name, &piece, &h, st);
     }
     if (code == THOLE_OK) {
         code = raft_config_decode(h.config, &config, st);
@@ -258,7 +259,7 @@ static enum thole_code read_seed(struct engine *e, struct file_source *s, struct
     struct codec_header h = {0};
     struct bytes piece = {0};
     struct raft_config saved = {0};
-    enum thole_code code = body_read_head(&s->body, t->name, &piece, &h, st);
+    enum thole_code code = engine__body_read_head(&s->body, t->name, &piece, &h, st);
     if (code == THOLE_OK && (!slice_equal(h.machine_type, slice_str(r->kind->type_name)) ||
                              h.machine_version > r->kind->type_version)) {
         code = THOLE_FAIL(st, THOLE_FAILED_PRECONDITION, THOLE_REASON_NO_SUCH_TYPE,
@@ -299,18 +300,19 @@ static enum thole_code copy_seed(struct engine *e, struct file_source *from, str
     struct file_sink to = {.base = {write_file}, .ops = e->files->ops};
     char staged[ENGINE_NAME_BYTES];
     (void)snprintf(staged, sizeof staged, "%" PRIu64 ".tmp", t->r->replica_id);
-    enum thole_code code = to.ops->create(e->files, staged, snapshot_is_kept(t->r), &to.file, st);
+    enum thole_code code =
+        to.ops->create(e->files, staged, engine__snapshot_is_kept(t->r), &to.file, st);
     if (code != THOLE_OK) {
         return code;
     }
     to.hash = hash_state_new(0);
-    body_write_head(&to.base, t);
+    engine__body_write_head(&to.base, t);
     copy_rest(from, &to);
     code = finish_file(&to, t, st);
     return code;
 }
 
-enum thole_code snapshot_import(struct engine *e, struct task *t, struct thole_status *st)
+enum thole_code engine__snapshot_import(struct engine *e, struct task *t, struct thole_status *st)
 {
     struct file_source s;
     uint64_t checksum;
@@ -334,8 +336,9 @@ enum thole_code snapshot_import(struct engine *e, struct task *t, struct thole_s
 
 /* ---- Loading --------------------------------------------------------------------------------- */
 
-enum thole_code snapshot_load(struct engine *e, struct replica *r, const char *name,
-                              uint64_t generation, struct machine **ret, struct thole_status *st)
+enum thole_code engine__snapshot_load(struct engine *e, struct replica *r, const char *name,
+                                      uint64_t generation, struct machine **ret,
+                                      struct thole_status *st)
 {
     struct file_source s;
     uint64_t checksum;
@@ -343,7 +346,7 @@ enum thole_code snapshot_load(struct engine *e, struct replica *r, const char *n
     if (code != THOLE_OK) {
         return code;
     }
-    code = body_load(&s.body, r, name, generation, ret, st);
+    code = engine__body_load(&s.body, r, name, generation, ret, st);
     close_source(&s);
     return code;
 }

@@ -23,12 +23,12 @@ static void run(struct engine *e, struct task *t)
     log_context(t->r->shard_id, t->r->replica_id);
     if (atomic_load(&e->dead)) {
         t->st.code = THOLE_FAIL(&t->st, THOLE_UNAVAILABLE, THOLE_REASON_STOPPED, "crashed");
-        pipe_break(t->pipe);
+        engine__pipe_break(t->pipe);
     } else if (t->kind == TASK_SAVE) {
-        t->st.code = snapshot_save_stream(t, &t->st);
+        t->st.code = engine__snapshot_save_stream(t, &t->st);
         metric_record(&engine_save_ns, clock_now(e->clock) - begun);
     } else {
-        t->st.code = snapshot_load_stream(t, &t->st);
+        t->st.code = engine__snapshot_load_stream(t, &t->st);
         metric_record(&engine_restore_ns, clock_now(e->clock) - begun);
     }
     t->ran = true;
@@ -46,12 +46,12 @@ static uint64_t job_turn(void *ctx, struct msgq *batch, uint64_t now_ns)
     (void)now_ns;
     while ((m = msgq_pop(batch)) != NULL) {
         run(e, CONTAINER_OF(m, struct task, msg));
-        streamer_post(e, m);
+        engine__streamer_post(e, m);
     }
     return CLOCK_NEVER;
 }
 
-struct stream_jobs *jobs_new(struct engine *e)
+struct stream_jobs *engine__jobs_new(struct engine *e)
 {
     struct stream_jobs *j = xcalloc(1, sizeof *j);
     char name[16];
@@ -70,7 +70,7 @@ static struct slot *slots_of(struct stream_jobs *j, enum task_kind kind)
     return kind == TASK_SAVE ? j->savers : j->restorers;
 }
 
-bool jobs_start(struct stream_jobs *j, struct task *t)
+bool engine__jobs_start(struct stream_jobs *j, struct task *t)
 {
     struct slot *slots = slots_of(j, t->kind), *idle = NULL;
     for (int i = 0; i < STREAM_JOBS_MAX; i++) {
@@ -118,12 +118,12 @@ static void release_held(struct stream_jobs *j)
         if (in_use(j, t)) {
             msgq_push(&j->held, m);
         } else {
-            snapshot_post(t->loop, t);
+            engine__snapshot_post(t->loop, t);
         }
     }
 }
 
-void jobs_ended(struct stream_jobs *j, const struct task *t)
+void engine__jobs_ended(struct stream_jobs *j, const struct task *t)
 {
     struct slot *slots = slots_of(j, t->kind);
     for (int i = 0; i < STREAM_JOBS_MAX; i++) {
@@ -134,13 +134,13 @@ void jobs_ended(struct stream_jobs *j, const struct task *t)
     release_held(j);
 }
 
-void jobs_destroy(struct stream_jobs *j, struct task *t)
+void engine__jobs_destroy(struct stream_jobs *j, struct task *t)
 {
     msgq_push(&j->held, &t->msg);
     release_held(j);
 }
 
-void jobs_stop(struct stream_jobs *j)
+void engine__jobs_stop(struct stream_jobs *j)
 {
     for (int i = 0; i < STREAM_JOBS_MAX; i++) {
         worker_stop(j->savers[i].w);
@@ -150,7 +150,7 @@ void jobs_stop(struct stream_jobs *j)
     release_held(j);
 }
 
-void jobs_free(struct stream_jobs *j)
+void engine__jobs_free(struct stream_jobs *j)
 {
     for (int i = 0; i < STREAM_JOBS_MAX; i++) {
         worker_free(j->savers[i].w);

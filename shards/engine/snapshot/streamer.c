@@ -16,7 +16,7 @@ struct streamer {
     struct stream_jobs *jobs;
 };
 
-void log_read_free(struct log_read *m)
+void engine__log_read_free(struct log_read *m)
 {
     for (size_t i = 0; i < m->count; i++) {
         raft_entry_unref(m->entries[i]);
@@ -38,7 +38,7 @@ static void read_log(struct streamer *s, struct log_read *m)
     if (code != THOLE_OK) {
         m->count = 0; /* compacted: a snapshot will be asked for */
     }
-    loop_post(m->r->loop, &m->msg);
+    engine__loop_post(m->r->loop, &m->msg);
 }
 
 /* From a loop, or back from a job. */
@@ -46,22 +46,22 @@ static void handle_task(struct streamer *s, struct task *t)
 {
     if (t->kind == TASK_DESTROY) {
         if (t->everything) {
-            receives_stop(s->receives, t->r);
+            engine__receives_stop(s->receives, t->r);
         }
-        sends_stop(s->sends, t->r, t->everything ? ANY_GENERATION : t->generation);
-        jobs_destroy(s->jobs, t);
+        engine__sends_stop(s->sends, t->r, t->everything ? ANY_GENERATION : t->generation);
+        engine__jobs_destroy(s->jobs, t);
     } else if (t->kind == TASK_RESTORE && !t->ran) {
-        receives_restore(s->receives, t);
+        engine__receives_restore(s->receives, t);
     } else {
-        jobs_ended(s->jobs, t);
+        engine__jobs_ended(s->jobs, t);
         if (t->kind == TASK_RESTORE) {
-            loop_post(t->loop, &t->msg);
+            engine__loop_post(t->loop, &t->msg);
             return;
         }
         if (t->st.code != THOLE_OK && t->st.code != THOLE_UNAVAILABLE) {
             LOG_WARN(ENGINE, "a snapshot could not be sent: %s", t->st.message);
         }
-        task_free(t);
+        engine__task_free(t);
     }
 }
 
@@ -75,19 +75,19 @@ static void handle(struct streamer *s, struct worker_msg *m, uint64_t now_ns)
         handle_task(s, CONTAINER_OF(m, struct task, msg));
         break;
     case MSG_SEND:
-        sends_start(s->sends, CONTAINER_OF(m, struct stream_msg, msg), now_ns);
+        engine__sends_start(s->sends, CONTAINER_OF(m, struct stream_msg, msg), now_ns);
         break;
     case MSG_REPLY:
-        sends_reply(s->sends, CONTAINER_OF(m, struct stream_msg, msg), now_ns);
+        engine__sends_reply(s->sends, CONTAINER_OF(m, struct stream_msg, msg), now_ns);
         break;
     case MSG_CHUNK:
-        receives_chunk(s->receives, CONTAINER_OF(m, struct stream_msg, msg), now_ns);
+        engine__receives_chunk(s->receives, CONTAINER_OF(m, struct stream_msg, msg), now_ns);
         break;
     case MSG_RECEIVE_END:
-        receives_end(s->receives, CONTAINER_OF(m, struct stream_msg, msg));
+        engine__receives_end(s->receives, CONTAINER_OF(m, struct stream_msg, msg));
         break;
     case MSG_FLOW: /* what is ready goes on at the end of the turn */
-        stream_msg_free(CONTAINER_OF(m, struct stream_msg, msg));
+        engine__stream_msg_free(CONTAINER_OF(m, struct stream_msg, msg));
         break;
     case MSG_REQUEST:
     case MSG_REFUSE:
@@ -117,7 +117,7 @@ static uint64_t streamer_turn(void *ctx, struct msgq *batch, uint64_t now_ns)
     struct worker_msg *m;
     while ((m = msgq_pop(batch)) != NULL) {
         if (is_of_a_transfer(m) && atomic_load(&s->e->dead)) {
-            stream_msg_free(CONTAINER_OF(m, struct stream_msg, msg));
+            engine__stream_msg_free(CONTAINER_OF(m, struct stream_msg, msg));
         } else {
             handle(s, m, now_ns);
         }
@@ -125,47 +125,48 @@ static uint64_t streamer_turn(void *ctx, struct msgq *batch, uint64_t now_ns)
     if (atomic_load(&s->e->stopping)) {
         return CLOCK_NEVER;
     }
-    uint64_t a = sends_tick(s->sends, now_ns), b = receives_tick(s->receives, now_ns);
+    uint64_t a = engine__sends_tick(s->sends, now_ns),
+             b = engine__receives_tick(s->receives, now_ns);
     return a < b ? a : b;
 }
 
-void streamer_post(struct engine *e, struct worker_msg *m)
+void engine__streamer_post(struct engine *e, struct worker_msg *m)
 {
     /* Chunks come from peers and may be lost; everything else is bounded by what asked for it. */
     bool ok = m->kind == MSG_CHUNK ? worker_post(e->streamer->w, m)
                                    : worker_post_internal(e->streamer->w, m);
     if (!ok) {
-        loop_discard(e->loops[0], m);
+        engine__loop_discard(e->loops[0], m);
     }
 }
 
-struct streamer *streamer_new(struct engine *e)
+struct streamer *engine__streamer_new(struct engine *e)
 {
     struct streamer *s = xcalloc(1, sizeof *s);
     s->e = e;
-    s->jobs = jobs_new(e);
-    s->sends = sends_new(e, s->jobs);
-    s->receives = receives_new(e, s->jobs);
+    s->jobs = engine__jobs_new(e);
+    s->sends = engine__sends_new(e, s->jobs);
+    s->receives = engine__receives_new(e, s->jobs);
     s->w = worker_new_background(e->o.executor, "streamer", CHUNKS_WAITING_MAX, streamer_turn, s);
     return s;
 }
 
-void streamer_stop(struct streamer *s)
+void engine__streamer_stop(struct streamer *s)
 {
     worker_stop(s->w);
-    sends_break(s->sends);
-    receives_break(s->receives);
-    jobs_stop(s->jobs);
+    engine__sends_break(s->sends);
+    engine__receives_break(s->receives);
+    engine__jobs_stop(s->jobs);
 }
 
-void streamer_free(struct streamer *s)
+void engine__streamer_free(struct streamer *s)
 {
     if (s == NULL) {
         return;
     }
     worker_free(s->w);
-    sends_free(s->sends);
-    receives_free(s->receives);
-    jobs_free(s->jobs);
+    engine__sends_free(s->sends);
+    engine__receives_free(s->receives);
+    engine__jobs_free(s->jobs);
     free(s);
 }

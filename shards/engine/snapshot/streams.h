@@ -20,42 +20,42 @@ enum pipe_state {
     PIPE_BROKEN, /* one side gave up: no more follows, and it is not all */
 };
 /* One reference. Beyond `bound` bytes there is no room. */
-struct snapshot_pipe *pipe_new(struct engine *e, uint64_t bound);
-struct snapshot_pipe *pipe_ref(struct snapshot_pipe *p);
-void pipe_unref(struct snapshot_pipe *p); /* NULL is fine */
+struct snapshot_pipe *engine__pipe_new(struct engine *e, uint64_t bound);
+struct snapshot_pipe *engine__pipe_ref(struct snapshot_pipe *p);
+void engine__pipe_unref(struct snapshot_pipe *p); /* NULL is fine */
 /* Takes the piece over. False if the pipe is broken. */
-bool pipe_put(struct snapshot_pipe *p, const struct piece *piece);
-enum pipe_state pipe_take(struct snapshot_pipe *p, struct piece *ret);
+bool engine__pipe_put(struct snapshot_pipe *p, const struct piece *piece);
+enum pipe_state engine__pipe_take(struct snapshot_pipe *p, struct piece *ret);
 /* The same for jobs: they wait for room, or for a piece; where workers may not wait (worker.h)
  * there is always room, and an empty pipe is a broken one. */
-bool pipe_put_wait(struct snapshot_pipe *p, const struct piece *piece);
-enum pipe_state pipe_take_wait(struct snapshot_pipe *p, struct piece *ret);
+bool engine__pipe_put_wait(struct snapshot_pipe *p, const struct piece *piece);
+enum pipe_state engine__pipe_take_wait(struct snapshot_pipe *p, struct piece *ret);
 /* False: no room; the streamer gets a turn when there is. */
-bool pipe_has_room(struct snapshot_pipe *p);
+bool engine__pipe_has_room(struct snapshot_pipe *p);
 /* No piece can be put any more; no effect once the last one was. NULL is fine. */
-void pipe_break(struct snapshot_pipe *p);
-uint64_t pipe_bytes(struct snapshot_pipe *p);
-bool pipe_is_open(struct snapshot_pipe *p); /* neither broken nor ended */
+void engine__pipe_break(struct snapshot_pipe *p);
+uint64_t engine__pipe_bytes(struct snapshot_pipe *p);
+bool engine__pipe_is_open(struct snapshot_pipe *p); /* neither broken nor ended */
 
 /* ---- Jobs: machines that write into pipes, and machines that read from them ------------------ */
 
 #define STREAM_JOBS_MAX 4 /* of each kind at a time */
 struct stream_jobs;
-struct stream_jobs *jobs_new(struct engine *e);
-void jobs_free(struct stream_jobs *j);
+struct stream_jobs *engine__jobs_new(struct engine *e);
+void engine__jobs_free(struct stream_jobs *j);
 /* Takes a TASK_SAVE or TASK_RESTORE with a pipe, which comes back to the streamer. False: not now,
  * as all are busy, or one of this kind and replica is. */
-bool jobs_start(struct stream_jobs *j, struct task *t);
+bool engine__jobs_start(struct stream_jobs *j, struct task *t);
 /* It came back. */
-void jobs_ended(struct stream_jobs *j, const struct task *t);
+void engine__jobs_ended(struct stream_jobs *j, const struct task *t);
 /* Keeps a TASK_DESTROY until no job uses what it destroys; then it goes to the snapshotter. */
-void jobs_destroy(struct stream_jobs *j, struct task *t);
+void engine__jobs_destroy(struct stream_jobs *j, struct task *t);
 /* Every pipe must have been broken. */
-void jobs_stop(struct stream_jobs *j);
+void engine__jobs_stop(struct stream_jobs *j);
 
 /* snapshot_stream.c */
-enum thole_code snapshot_save_stream(struct task *t, struct thole_status *st);
-enum thole_code snapshot_load_stream(struct task *t, struct thole_status *st);
+enum thole_code engine__snapshot_save_stream(struct task *t, struct thole_status *st);
+enum thole_code engine__snapshot_load_stream(struct task *t, struct thole_status *st);
 
 /* ---- Transfers ------------------------------------------------------------------------------- */
 
@@ -63,22 +63,22 @@ enum thole_code snapshot_load_stream(struct task *t, struct thole_status *st);
  * its machine of a generation. */
 #define ANY_GENERATION UINT64_MAX
 struct snapshot_sends;
-struct snapshot_sends *sends_new(struct engine *e, struct stream_jobs *jobs);
-void sends_free(struct snapshot_sends *s);
-void sends_start(struct snapshot_sends *s, struct stream_msg *m, uint64_t now_ns);
-void sends_reply(struct snapshot_sends *s, struct stream_msg *m, uint64_t now_ns);
-void sends_stop(struct snapshot_sends *s, const struct replica *r, uint64_t generation);
-void sends_break(struct snapshot_sends *s); /* all pipes */
-uint64_t sends_tick(struct snapshot_sends *s, uint64_t now_ns);
+struct snapshot_sends *engine__sends_new(struct engine *e, struct stream_jobs *jobs);
+void engine__sends_free(struct snapshot_sends *s);
+void engine__sends_start(struct snapshot_sends *s, struct stream_msg *m, uint64_t now_ns);
+void engine__sends_reply(struct snapshot_sends *s, struct stream_msg *m, uint64_t now_ns);
+void engine__sends_stop(struct snapshot_sends *s, const struct replica *r, uint64_t generation);
+void engine__sends_break(struct snapshot_sends *s); /* all pipes */
+uint64_t engine__sends_tick(struct snapshot_sends *s, uint64_t now_ns);
 struct snapshot_receives;
-struct snapshot_receives *receives_new(struct engine *e, struct stream_jobs *jobs);
-void receives_free(struct snapshot_receives *s);
-void receives_chunk(struct snapshot_receives *s, struct stream_msg *m, uint64_t now_ns);
-void receives_end(struct snapshot_receives *s, struct stream_msg *m);
+struct snapshot_receives *engine__receives_new(struct engine *e, struct stream_jobs *jobs);
+void engine__receives_free(struct snapshot_receives *s);
+void engine__receives_chunk(struct snapshot_receives *s, struct stream_msg *m, uint64_t now_ns);
+void engine__receives_end(struct snapshot_receives *s, struct stream_msg *m);
 /* The loop wants it: takes a TASK_RESTORE over. */
-void receives_restore(struct snapshot_receives *s, struct task *t);
-void receives_stop(struct snapshot_receives *s, const struct replica *r);
-void receives_break(struct snapshot_receives *s);
-uint64_t receives_tick(struct snapshot_receives *s, uint64_t now_ns);
+void engine__receives_restore(struct snapshot_receives *s, struct task *t);
+void engine__receives_stop(struct snapshot_receives *s, const struct replica *r);
+void engine__receives_break(struct snapshot_receives *s);
+uint64_t engine__receives_tick(struct snapshot_receives *s, uint64_t now_ns);
 
 #endif

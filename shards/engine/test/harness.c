@@ -215,7 +215,7 @@ void host_crash(struct cluster *c, int i)
     if (h->engine == NULL) {
         return;
     }
-    engine_crash(h->engine);
+    engine__crash(h->engine);
     host_stop(c, i);
     ledger_disk_crash(h->ledger);
 }

@@ -304,7 +304,7 @@ static void test_engine_parked_query_keeps_its_deadline(void **state)
     cluster_bootstrap(c, 1);
     cluster_wait_leader(c);
     /* A read point that this applier has not reached: as after a long range was handed over. */
-    struct replica *r = engine_find_shard(c->hosts[0].engine, SHARD);
+    struct replica *r = engine__find_shard(c->hosts[0].engine, SHARD);
     struct query_job *j = xcalloc(1, sizeof *j);
     struct op *a = op_new(c, ENGINE_QUERY, "q"), *b = op_new(c, ENGINE_QUERY, "q");
     j->msg.kind = MSG_QUERY;

@@ -264,15 +264,15 @@ static void test_engine_export_overtaken_by_a_snapshot_fails(void **state)
     struct done d = {0};
     cluster_bootstrap(c, 1);
     propose_ok(c, "x");
-    struct replica *r = engine_find_replica(c->hosts[0].engine, 1);
+    struct replica *r = engine__find_replica(c->hosts[0].engine, 1);
     r->saving = true; /* the export waits for it */
     engine_export(c->hosts[0].engine, SHARD, 1, &x, on_done, &d);
     cluster_run(c, 10);
     assert_false(d.done);
-    struct task *t = task_new(TASK_SAVE, r);
-    t->machine = machine_ref(r->machine);
+    struct task *t = engine__task_new(TASK_SAVE, r);
+    t->machine = engine__machine_ref(r->machine);
     r->generation++;
-    snapshot_task_done(r->loop, t);
+    engine__snapshot_task_done(r->loop, t);
     r->generation--;
     assert_true(d.done);
     assert_int_equal(d.st.code, THOLE_UNAVAILABLE);
@@ -297,8 +297,8 @@ static void test_engine_export_of_a_damaged_file_saves_another(void **state)
     struct buf *bytes = contents(&x);
     struct engine_file *file;
     char name[ENGINE_NAME_BYTES];
-    struct replica *r = engine_find_replica(h->engine, 1);
-    snapshot_name(r, at, name);
+    struct replica *r = engine__find_replica(h->engine, 1);
+    engine__snapshot_name(r, at, name);
     replica_unref(r);
     bytes->data[8] ^= 1;
     assert_int_equal(h->files->ops->create(h->files, "x", true, &file, &st), THOLE_OK);

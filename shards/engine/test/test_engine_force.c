@@ -249,7 +249,7 @@ static void find_newest(void *ctx, const char *name)
 {
     struct found *f = ctx;
     uint64_t replica, index;
-    if (snapshot_name_parse(name, &replica, &index) && index >= f->index) {
+    if (engine__snapshot_name_parse(name, &replica, &index) && index >= f->index) {
         f->index = index;
         (void)snprintf(f->name, sizeof f->name, "%s", name);
     }
@@ -295,7 +295,7 @@ static void put_file(struct host *h, const char *name, const struct bytes *strea
     struct thole_status st;
     struct engine_file *file;
     uint8_t trailer[SNAPSHOT_TRAILER_BYTES];
-    snapshot_trailer(hash64(stream->data, stream->size, 0), trailer);
+    engine__snapshot_trailer(hash64(stream->data, stream->size, 0), trailer);
     assert_int_equal(h->files->ops->create(h->files, name, true, &file, &st), THOLE_OK);
     assert_int_equal(h->files->ops->append(file, stream->data, stream->size, &st), THOLE_OK);
     assert_int_equal(h->files->ops->append(file, trailer, sizeof trailer, &st), THOLE_OK);

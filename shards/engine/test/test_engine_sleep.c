@@ -244,7 +244,7 @@ static void test_sleep_hung_log_is_noticed(void **state)
     c->loops = 2;
     int leader = lull(c);
     struct engine *e = c->hosts[leader].engine;
-    struct loop *other = e->loops[(engine_loop(e, SHARD)->index + 1) % 2];
+    struct loop *other = e->loops[(engine__loop(e, SHARD)->index + 1) % 2];
     atomic_store(&other->in_flight_since_ns, cluster_now(c));
     cluster_run(c, T_MS); /* so long it may take */
     expect_other_leader(c, leader);
@@ -280,21 +280,21 @@ static void test_sleep_old_invitation_is_refused(void **state)
     int leader = lull(c), follower = (leader + 1) % 3;
     struct engine *e = c->hosts[follower].engine;
     struct replica *r = replica_at(c, follower);
-    struct peer_host *h = loop_host(r->loop, &c->hosts[leader].uuid);
+    struct peer_host *h = engine__loop_host(r->loop, &c->hosts[leader].uuid);
     struct raft_message m = {
         .kind = RAFT_MSG_SLEEP, .incarnation_from = h->incarnation, .hint = h->beat_number};
     (void)e;
-    assert_true(beats_vouch(r->loop, &h->host, &m));
+    assert_true(engine__beats_vouch(r->loop, &h->host, &m));
     m.hint--;
-    assert_false(beats_vouch(r->loop, &h->host, &m));
+    assert_false(engine__beats_vouch(r->loop, &h->host, &m));
     m.hint++;
     m.incarnation_from--;
-    assert_false(beats_vouch(r->loop, &h->host, &m));
+    assert_false(engine__beats_vouch(r->loop, &h->host, &m));
     c->cut[leader][follower] = true;
     cluster_run(c, 2 * T_MS);
     m.incarnation_from++;
     m.hint = UINT64_MAX;
-    assert_false(beats_vouch(r->loop, &h->host, &m));
+    assert_false(engine__beats_vouch(r->loop, &h->host, &m));
     cluster_free(c);
 }
 

@@ -271,7 +271,7 @@ static void find_newest(void *ctx, const char *name)
 {
     struct newest *n = ctx;
     uint64_t replica, index;
-    if (snapshot_name_parse(name, &replica, &index) && replica == n->replica_id &&
+    if (engine__snapshot_name_parse(name, &replica, &index) && replica == n->replica_id &&
         index >= n->index) {
         n->index = index;
         (void)snprintf(n->name, sizeof n->name, "%s", name);
@@ -373,11 +373,11 @@ static void test_engine_unneeded_snapshot_spares_the_one_being_saved(void **stat
     cluster_wait_leader(c);
     propose_many(c, 300);
     cluster_run(c, 500);
-    struct replica *r = engine_find_replica(h->engine, 1);
+    struct replica *r = engine__find_replica(h->engine, 1);
     uint64_t index = r->snapshot_index;
     assert_true(index > 0 && status_of(c, 0).first_index > 1);
     char name[ENGINE_NAME_BYTES];
-    snapshot_name(r, index, name);
+    engine__snapshot_name(r, index, name);
     struct engine_file *file;
     uint64_t size;
     assert_int_equal(h->files->ops->open(h->files, name, &file, &size, &st), THOLE_OK);
@@ -410,12 +410,13 @@ static void test_engine_no_snapshot_is_sent_without_leading(void **state)
         propose_many(c, 400);
         cluster_run(c, 1000);
         int follower = (cluster_wait_leader(c) + 1) % 3, peer = (follower + 1) % 3;
-        struct replica *r = engine_find_replica(c->hosts[follower].engine, (uint64_t)follower + 1);
+        struct replica *r = engine__find_replica(c->hosts[follower].engine, (uint64_t)follower + 1);
         uint64_t sent = c->snapshot_frames;
-        snapshot_wanted(r->loop, r, &(struct raft_peer_request){.peer = (uint64_t)peer + 1});
+        engine__snapshot_wanted(r->loop, r,
+                                &(struct raft_peer_request){.peer = (uint64_t)peer + 1});
         cluster_run(c, 3000);
         assert_int_equal(c->snapshot_frames, sent);
-        assert_false(snapshot_is_sent(r));
+        assert_false(engine__snapshot_is_sent(r));
         replica_unref(r);
         cluster_free(c);
     }
@@ -429,7 +430,7 @@ static void test_engine_snapshot_for_an_opening_replica_spares_its_own(void **st
     cluster_wait_leader(c);
     propose_many(c, 300);
     cluster_run(c, 500);
-    struct replica *r = engine_find_replica(c->hosts[0].engine, 1);
+    struct replica *r = engine__find_replica(c->hosts[0].engine, 1);
     uint64_t index = r->snapshot_index;
     assert_true(index > 0 && status_of(c, 0).first_index > 1);
     r->state = GROUP_OPENING;
@@ -440,8 +441,8 @@ static void test_engine_snapshot_for_an_opening_replica_spares_its_own(void **st
     m->from = 2;
     m->to = 1;
     m->index = index;
-    snapshot_name(r, index, m->name);
-    snapshot_received(r->loop, m);
+    engine__snapshot_name(r, index, m->name);
+    engine__snapshot_received(r->loop, m);
     r->state = GROUP_RUNNING;
     r->snapshot_index = index;
     cluster_run(c, 100);

@@ -141,9 +141,9 @@ static void test_engine_asked_again_sends_one_stream(void **state)
     int behind = leave_behind(c), leader = cluster_wait_leader(c);
     RUN_UNTIL(c, 20000, c->snapshot_bytes >= BALLAST / 3);
     assert_true(status_of(c, leader).sends_snapshot);
-    struct replica *r = engine_find_replica(c->hosts[leader].engine, (uint64_t)leader + 1);
+    struct replica *r = engine__find_replica(c->hosts[leader].engine, (uint64_t)leader + 1);
     struct raft_peer_request again = {.peer = (uint64_t)behind + 1, .min_index = 1};
-    snapshot_wanted(r->loop, r, &again);
+    engine__snapshot_wanted(r->loop, r, &again);
     cluster_run(c, 1);
     assert_int_equal(r->work->sending, 1);
     replica_unref(r);
@@ -192,7 +192,7 @@ struct stream {
 /* Of host 0's replica. */
 static void make_stream(struct cluster *c, struct stream *s)
 {
-    struct replica *r = engine_find_replica(c->hosts[0].engine, 1);
+    struct replica *r = engine__find_replica(c->hosts[0].engine, 1);
     struct bytes head = {0};
     struct tally t = {.count = 1000000, .hash = 1};
     *s = (struct stream){.index = r->applied, .term = status_of(c, 0).term};
@@ -242,7 +242,7 @@ static void deliver(struct cluster *c, const struct stream *s, uint64_t transfer
 
 static bool is_installed(struct cluster *c)
 {
-    struct replica *r = engine_find_replica(c->hosts[1].engine, 2);
+    struct replica *r = engine__find_replica(c->hosts[1].engine, 2);
     bool installed = r->generation > 0;
     assert_int_equal(r->machine->generation, r->generation);
     assert_int_equal(ledger_disk_spaces(c->hosts[1].ledger), 1);
