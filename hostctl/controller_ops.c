@@ -118,7 +118,7 @@ void hostctl__ask_reaches(struct hostctl *h, const struct uuid *asked, const str
     struct ctl_op *op = hostctl__op_new(h, OP_REACHES, 0, 0);
     op->host = *about;
     op->asked = *asked;
-    h->o.upward.reaches(h->o.upward.ctx, asked, about, reaches_answered, op);
+    h->o.callbacks.reaches(h->o.callbacks.ctx, asked, about, reaches_answered, op);
 }
 
 static void proposed(void *ctx, const struct thole_status *st, uint64_t code, struct slice result)
@@ -152,5 +152,5 @@ void hostctl__propose(struct hostctl *h, const thole_registry_v1_Command *c, upb
     ASSERT(bytes != NULL);
     struct buf *b = buf_copy(bytes, size);
     struct bufslice command = {.owner = b, .bytes = slice_of(b->data, b->size)};
-    h->o.upward.propose(h->o.upward.ctx, command, proposed, op);
+    h->o.callbacks.propose(h->o.callbacks.ctx, command, proposed, op);
 }

@@ -18,7 +18,7 @@
 struct hostctl;
 
 /* Needs that the layer above fulfils. Called on the controllers' worker; must not block. */
-struct hostctl_upward {
+struct hostctl_callbacks {
     void *ctx;
     /* Propose a command to shard zero, wherever its leader is. `done` comes exactly once, on any
      * thread; `result` (thole.registry.v1.Result bytes) is borrowed and only valid on THOLE_OK with
@@ -45,7 +45,7 @@ struct hostctl_options {
     struct engine *engine;     /* borrowed */
     struct registry *registry; /* borrowed; hostctl_new subscribes to it */
     struct executor *executor;
-    struct hostctl_upward upward;
+    struct hostctl_callbacks callbacks;
     uint32_t retry_ms;           /* pause before a failed step is tried again; 0: 200 */
     uint32_t report_interval_ms; /* observed state is batched for this long; 0: 200 */
     /* On shard zero's leader host. How long a host may be silent before it is suspect follows what

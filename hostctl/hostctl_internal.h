@@ -148,7 +148,7 @@ extern const struct ctl_work hostctl__no_work;
 struct ctl_host {
     struct uuid id;
     bool in_view;
-    char *address;        /* as given upward; NULL: none */
+    char *address;        /* as the controllers were given it; NULL: none */
     uint64_t address_of;  /* the incarnation that has it */
     bool up;              /* as the bus says */
     uint64_t incarnation; /* of its row; a new one is a sign of life */

@@ -67,7 +67,7 @@ static void set_address(struct hostctl *h, struct ctl_host *host, uint64_t incar
     if (address.size > 0) {
         host->address = xstrndup((const char *)address.data, address.size);
     }
-    h->o.upward.host_address(h->o.upward.ctx, &host->id, incarnation, host->address);
+    h->o.callbacks.host_address(h->o.callbacks.ctx, &host->id, incarnation, host->address);
 }
 
 static void refresh_hosts(struct hostctl *h)

@@ -147,14 +147,14 @@ static void remember(struct state *s, struct txn *t, enum thole_code code, struc
     if (bytes.size > REGISTRY_REQUEST_RESULT_BYTES) {
         bytes = make_result(t, code, s->revision, false);
     }
-    struct row *row = registry__row_new(&t->desk, ROW_REQUEST);
+    struct row *row = registry__row_new(&t->scope, ROW_REQUEST);
     thole_registry_v1_RememberedRequest_set_request_id(row->request,
                                                        registry__dup(row->arena, registry_str(id)));
     thole_registry_v1_RememberedRequest_set_code(row->request, code);
     thole_registry_v1_RememberedRequest_set_result(row->request, registry__dup(row->arena, bytes));
-    s->desk = &t->desk;
+    s->scope = &t->scope;
     registry__state_remember(s, row);
-    s->desk = NULL;
+    s->scope = NULL;
 }
 
 static bool recall(const struct state *s, const struct txn *t, uint64_t *ret_code,
@@ -190,7 +190,7 @@ static uint64_t run(struct state *s, struct txn *t, struct bytes *ret_result)
         t->s.revision = t->revision;
         struct state old = *s;
         *s = t->s;
-        s->desk = NULL;
+        s->scope = NULL;
         t->s = old;
     }
     struct slice bytes = make_result(t, code, s->revision, true);
@@ -205,8 +205,8 @@ uint64_t registry__apply(struct state *s, struct slice command, struct bytes *re
 {
     struct txn t = {.base = s, .revision = s->revision + 1};
     uint64_t code;
-    registry__desk_init(&t.desk);
-    t.arena = t.desk.arena;
+    registry__scope_init(&t.scope);
+    t.arena = t.scope.arena;
     t.command = PROTO_DECODE(thole_registry_v1_Command, command, t.arena);
     if (t.command == NULL) {
         code = THOLE_FAIL(&t.st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
@@ -218,12 +218,12 @@ uint64_t registry__apply(struct state *s, struct slice command, struct bytes *re
         registry__state_copy(&base, s);
         registry__state_copy(&t.s, s);
         t.base = &base;
-        base.desk = &t.desk;
-        t.s.desk = &t.desk;
+        base.scope = &t.scope;
+        t.s.scope = &t.scope;
         code = run(s, &t, ret_result);
         registry__state_deinit(&t.s);
         registry__state_deinit(&base);
     }
-    registry__desk_deinit(&t.desk);
+    registry__scope_deinit(&t.scope);
     return code;
 }

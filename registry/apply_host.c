@@ -31,7 +31,7 @@ enum thole_code registry__find_host(struct txn *t, upb_StringView name, struct r
 /* A new row from what the host says of itself. */
 void registry__host_add(struct txn *t, const thole_v1_Host *host, const struct uuid *id)
 {
-    struct row *row = registry__row_new(&t->desk, ROW_HOST);
+    struct row *row = registry__row_new(&t->scope, ROW_HOST);
     upb_Arena *arena = row->arena;
     row->host_id = *id;
     row->host = registry__message_copy(host, &thole_v1_Host_msginit, arena);
@@ -116,7 +116,7 @@ static enum thole_code check_new_host(struct txn *t, const thole_v1_Host *host,
 
 static struct row *add_shard_zero(struct txn *t, const thole_registry_v1_Bootstrap *b)
 {
-    struct row *row = registry__row_new(&t->desk, ROW_SHARD);
+    struct row *row = registry__row_new(&t->scope, ROW_SHARD);
     upb_Arena *arena = row->arena;
     size_t count = 0;
     const thole_v1_Host *const *hosts = thole_registry_v1_Bootstrap_hosts(b, &count);
@@ -547,14 +547,14 @@ enum thole_code registry__op_update_host(struct txn *t, const thole_registry_v1_
 bool registry__host_another_stays(const struct state *s, const struct row *host)
 {
     const struct row *row =
-        registry__open(s->desk, registry__tree_first(s->index[INDEX_HOST_NAMES]));
+        registry__open(s->scope, registry__tree_first(s->index[INDEX_HOST_NAMES]));
     while (row != NULL) {
         if (!uuid_equal(&row->host_id, &host->host_id) &&
             !registry__host_is(row, thole_v1_HOST_STATE_REMOVED)) {
             return true;
         }
         struct key key = registry__key_name(registry_str(thole_v1_Host_name(row->host)));
-        row = registry__open(s->desk, registry__find_after(s, INDEX_HOST_NAMES, key));
+        row = registry__open(s->scope, registry__find_after(s, INDEX_HOST_NAMES, key));
     }
     return false;
 }
@@ -569,7 +569,7 @@ void registry__host_settle(struct txn *t, const struct uuid *id)
     }
     registry__txn_event(t, host, "HostRemoved", "nothing is left on it");
     registry__txn_drop(t, host);
-    struct row *tombstone = registry__row_new(&t->desk, ROW_HOST);
+    struct row *tombstone = registry__row_new(&t->scope, ROW_HOST);
     upb_StringView text = thole_v1_Host_id(host->host);
     tombstone->host_id = *id;
     thole_v1_Host_set_id(tombstone->host, registry__dup(tombstone->arena, registry_str(text)));

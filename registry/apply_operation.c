@@ -20,7 +20,7 @@ static bool is_open(const struct row *row)
 
 static struct row *next_operation(const struct state *s, uint64_t after)
 {
-    return registry__open(s->desk,
+    return registry__open(s->scope,
                           registry__find_after(s, INDEX_OPERATIONS, registry__key_id(after)));
 }
 
@@ -225,7 +225,7 @@ static enum thole_code check_host_verb(struct txn *t, const struct start *o)
 
 struct row *registry__operation_new(struct txn *t, int32_t kind, const struct row *about)
 {
-    struct row *row = registry__row_new(&t->desk, ROW_OPERATION);
+    struct row *row = registry__row_new(&t->scope, ROW_OPERATION);
     thole_v1_Operation *to = row->operation;
     char target[REGISTRY_NAME_BYTES];
     int64_t now_ms = thole_registry_v1_Command_time_ms(t->command);

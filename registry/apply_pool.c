@@ -62,7 +62,7 @@ static enum thole_code create(struct txn *t, upb_StringView name,
     if (code != THOLE_OK) {
         return code;
     }
-    struct row *row = registry__row_new(&t->desk, ROW_POOL);
+    struct row *row = registry__row_new(&t->scope, ROW_POOL);
     upb_Arena *arena = row->arena;
     thole_v1_ShardPool_set_name(row->pool, registry__dup(arena, registry_str(name)));
     thole_v1_ShardPool_set_spec(

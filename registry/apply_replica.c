@@ -27,7 +27,7 @@ static const char *role_name(int32_t role)
 struct row *registry__replica_add(struct txn *t, const struct row *shard, const struct row *host,
                                   int32_t role, int32_t owner, bool initial)
 {
-    struct row *row = registry__row_new(&t->desk, ROW_REPLICA);
+    struct row *row = registry__row_new(&t->scope, ROW_REPLICA);
     upb_Arena *arena = row->arena;
     thole_v1_Replica *r = row->replica;
     uint64_t id = t->s.next_replica_id++;

@@ -66,7 +66,7 @@ enum thole_code registry__check_new_spec(struct txn *t, const thole_v1_ShardSpec
 void registry__shard_add(struct txn *t, struct slice name, const thole_v1_ShardSpec *spec,
                          struct slice pool)
 {
-    struct row *row = registry__row_new(&t->desk, ROW_SHARD);
+    struct row *row = registry__row_new(&t->scope, ROW_SHARD);
     upb_Arena *arena = row->arena;
     uint64_t id = t->s.next_shard_id++;
     thole_v1_Shard_set_name(row->shard, registry__dup(arena, name));

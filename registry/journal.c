@@ -64,7 +64,7 @@ static void take_mark(const uint8_t **from, struct mark *m)
 void registry__journal_add(struct state *s, const struct mark *mark)
 {
     struct node **root = &s->index[INDEX_JOURNAL];
-    struct bytes *scratch = &s->desk->scratch;
+    struct bytes *scratch = &s->scope->scratch;
     struct key end = registry__key_id(s->journal_next);
     const struct packed *newest = registry__tree_before(*root, &end);
     const struct marks *before = newest == NULL ? NULL : marks_of(newest);

@@ -19,7 +19,7 @@ static void drop_replicas(struct txn *t)
 {
     struct packed *p;
     while ((p = registry__tree_first(t->s.index[INDEX_REPLICAS])) != NULL) {
-        registry__txn_drop(t, registry__open(&t->desk, p));
+        registry__txn_drop(t, registry__open(&t->scope, p));
     }
 }
 
@@ -29,7 +29,7 @@ static uint32_t drop_hosts(struct txn *t)
     struct packed *p;
     uint32_t count = 0;
     while ((p = registry__tree_first(t->s.index[INDEX_HOSTS])) != NULL) {
-        struct row *row = registry__open(&t->desk, p);
+        struct row *row = registry__open(&t->scope, p);
         upb_StringView name = thole_v1_Host_name(row->host);
         if (name.size > 0) {
             upb_StringView address = thole_v1_HostStatus_address(thole_v1_Host_status(row->host));
@@ -56,7 +56,7 @@ static void await_shards(struct txn *t)
     struct key key = registry__key_id(REGISTRY_SHARD_ID);
     struct packed *p;
     while ((p = registry__tree_after(t->s.index[INDEX_SHARDS], &key)) != NULL) {
-        struct row *row = registry__open(&t->desk, p);
+        struct row *row = registry__open(&t->scope, p);
         key.id = thole_v1_Shard_id(row->shard);
         if (is_going(t, row)) {
             registry__txn_event(t, row, "ShardDeleted", LOST_BECAUSE);
@@ -95,7 +95,7 @@ static void complete_pools(struct txn *t)
 {
     struct packed *p = registry__tree_first(t->s.index[INDEX_POOLS]);
     while (p != NULL) {
-        const struct row *row = registry__open(&t->desk, p);
+        const struct row *row = registry__open(&t->scope, p);
         complete_pool(t, row);
         p = registry__find_after(&t->s, INDEX_POOLS,
                                  registry__packed_key(INDEX_POOLS, row->packed));
@@ -216,16 +216,16 @@ static enum thole_code run(struct state *s, const struct registry_refound *o, st
 {
     struct memory_sink sink = {.base = {write_memory}, .out = out};
     struct txn t = {.base = s};
-    registry__desk_init(&t.desk);
-    t.arena = t.desk.arena;
+    registry__scope_init(&t.scope);
+    t.arena = t.scope.arena;
     t.revision = s->revision + REGISTRY_LOST_IDS_MAX;
     thole_registry_v1_Command *command = thole_registry_v1_Command_new(t.arena);
     thole_registry_v1_Command_set_actor(command, upb_StringView_FromString("restore"));
     thole_registry_v1_Command_set_time_ms(command, o->time_ms);
     t.command = command;
     registry__state_copy(&t.s, s);
-    t.s.desk = &t.desk;
-    s->desk = &t.desk;
+    t.s.scope = &t.scope;
+    s->scope = &t.scope;
     struct registry_refounded done = {.revision = s->revision};
     enum thole_code code = refound(&t, o, &done);
     if (code == THOLE_OK) {
@@ -236,9 +236,9 @@ static enum thole_code run(struct state *s, const struct registry_refound *o, st
     if (code == THOLE_OK) {
         *ret = done;
     }
-    s->desk = NULL;
+    s->scope = NULL;
     registry__state_deinit(&t.s);
-    registry__desk_deinit(&t.desk);
+    registry__scope_deinit(&t.scope);
     return code;
 }
 

@@ -59,7 +59,7 @@ struct state {
     uint64_t compacted_revision; /* changes up to here are not in the journal; of this host alone */
     uint64_t event_next, journal_next, request_next; /* sequences; of this host alone */
     struct node *index[INDEX_COUNT];
-    struct desk *desk; /* of the command that runs on it; NULL in views */
+    struct row_scope *scope; /* of the command that runs on it; NULL in views */
 };
 
 void registry__state_init(struct state *s);
@@ -73,7 +73,7 @@ struct packed *registry__find_of_shard(const struct state *s, uint64_t shard_id,
 struct packed *registry__find_of_host(const struct state *s, const struct uuid *host,
                                       uint64_t after);
 
-/* Open, on the state's desk. */
+/* Open, on the state's scope. */
 struct row *registry__host(const struct state *s, const struct uuid *id);
 struct row *registry__host_by_name(const struct state *s, struct slice name);
 struct row *registry__shard(const struct state *s, uint64_t id);
@@ -114,8 +114,8 @@ struct txn {
     const struct state *base; /* before the command: what expected_revision speaks of */
     struct state s;           /* thrown away if an operation is refused */
     const thole_registry_v1_Command *command;
-    struct desk desk;
-    upb_Arena *arena;  /* of the desk */
+    struct row_scope scope;
+    upb_Arena *arena;  /* of the scope */
     uint64_t revision; /* that the changes get */
     bool changed;
     struct row *last[ROW_RESOURCES]; /* by row_kind: for the result */

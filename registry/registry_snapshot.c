@@ -244,7 +244,7 @@ static const char *restore_request(struct state *s, struct row *row)
 
 static const char *restore_row(struct state *s, enum row_kind kind, const void *msg)
 {
-    struct row *row = registry__row_adopt(s->desk, kind, (void *)(uintptr_t)msg); /* NOLINT */
+    struct row *row = registry__row_adopt(s->scope, kind, (void *)(uintptr_t)msg); /* NOLINT */
     const char *problem = NULL;
     switch (kind) {
     case ROW_HOST:
@@ -308,9 +308,9 @@ static const char *restore_record(struct state *s, bool first,
 static enum thole_code restore_one(struct thole_source *in, struct state *s, bool first,
                                    size_t size, struct thole_status *st)
 {
-    struct desk desk;
-    registry__desk_init(&desk);
-    char *bytes = upb_Arena_Malloc(desk.arena, size);
+    struct row_scope scope;
+    registry__scope_init(&scope);
+    char *bytes = upb_Arena_Malloc(scope.arena, size);
     ASSERT(bytes != NULL);
     enum thole_code code = THOLE_OK;
     if (size > 0 && read_exactly(in, bytes, size) != 1) {
@@ -318,13 +318,13 @@ static enum thole_code restore_one(struct thole_source *in, struct state *s, boo
                           "registry snapshot: cut off in a record");
     } else {
         const thole_registry_v1_SnapshotRecord *r =
-            PROTO_DECODE(thole_registry_v1_SnapshotRecord, slice_of(bytes, size), desk.arena);
-        s->desk = &desk;
+            PROTO_DECODE(thole_registry_v1_SnapshotRecord, slice_of(bytes, size), scope.arena);
+        s->scope = &scope;
         const char *problem = r == NULL ? "a record does not decode" : restore_record(s, first, r);
-        s->desk = NULL;
+        s->scope = NULL;
         code = problem == NULL ? THOLE_OK : corrupt(st, problem);
     }
-    registry__desk_deinit(&desk);
+    registry__scope_deinit(&scope);
     return code;
 }
 

@@ -18,7 +18,7 @@ void registry__state_init(struct state *s)
 void registry__state_copy(struct state *to, const struct state *from)
 {
     *to = *from;
-    to->desk = NULL;
+    to->scope = NULL;
     for (size_t i = 0; i < INDEX_COUNT; i++) {
         registry__tree_ref(to->index[i]);
     }
@@ -63,7 +63,7 @@ struct packed *registry__find_of_host(const struct state *s, const struct uuid *
 
 static struct row *open_found(const struct state *s, enum registry_index index, struct key key)
 {
-    return registry__open(s->desk, registry__find(s, index, key));
+    return registry__open(s->scope, registry__find(s, index, key));
 }
 
 struct row *registry__host(const struct state *s, const struct uuid *id)
@@ -103,12 +103,12 @@ struct row *registry__operation(const struct state *s, uint64_t id)
 
 struct row *registry__next_of_shard(const struct state *s, uint64_t shard_id, uint64_t after)
 {
-    return registry__open(s->desk, registry__find_of_shard(s, shard_id, after));
+    return registry__open(s->scope, registry__find_of_shard(s, shard_id, after));
 }
 
 struct row *registry__next_of_host(const struct state *s, const struct uuid *host, uint64_t after)
 {
-    return registry__open(s->desk, registry__find_of_host(s, host, after));
+    return registry__open(s->scope, registry__find_of_host(s, host, after));
 }
 
 uint32_t registry__count_of_shard(const struct state *s, uint64_t shard_id)
@@ -162,14 +162,14 @@ static bool is_in(enum registry_index index, const struct packed *row)
 void registry__state_put(struct state *s, struct row *row)
 {
     ASSERT(row->kind < ROW_RESOURCES);
-    struct packed *packed = registry__row_pack(row, &s->desk->scratch);
+    struct packed *packed = registry__row_pack(row, &s->scope->scratch);
     for (const enum registry_index *i = indexes_of[row->kind]; *i != INDEX_COUNT; i++) {
         if (is_in(*i, packed)) {
             registry__tree_put(&s->index[*i], *i, packed);
         }
     }
     row->packed = packed;
-    registry__desk_hold(s->desk, packed);
+    registry__scope_hold(s->scope, packed);
     registry__packed_unref(packed);
 }
 
@@ -191,7 +191,7 @@ void registry__state_event(struct state *s, struct row *event)
 {
     struct node **root = &s->index[INDEX_EVENTS];
     event->sequence = s->event_next++;
-    struct packed *packed = registry__row_pack(event, &s->desk->scratch);
+    struct packed *packed = registry__row_pack(event, &s->scope->scratch);
     registry__tree_put(root, INDEX_EVENTS, packed);
     registry__packed_unref(packed);
     if (registry__tree_count(*root) > LIMIT_EVENTS) {
@@ -215,7 +215,7 @@ void registry__state_remember(struct state *s, struct row *request)
         registry__packed_unref(oldest);
     }
     request->sequence = s->request_next++;
-    struct packed *packed = registry__row_pack(request, &s->desk->scratch);
+    struct packed *packed = registry__row_pack(request, &s->scope->scratch);
     registry__tree_put(&s->index[INDEX_REQUESTS], INDEX_REQUESTS, packed);
     registry__tree_put(order, INDEX_REQUEST_ORDER, packed);
     registry__packed_unref(packed);

@@ -94,7 +94,7 @@ static void journal(struct txn *t, const struct row *row, bool gone)
 
 struct row *registry__txn_edit(struct txn *t, const struct row *row)
 {
-    return registry__row_copy(&t->desk, row);
+    return registry__row_copy(&t->scope, row);
 }
 
 void registry__txn_put(struct txn *t, struct row *row)
@@ -168,7 +168,7 @@ static void coalesce(struct txn *t, const struct row *event)
     struct key key = registry__key_id(t->s.event_next);
     struct packed *p = registry__tree_before(*root, &key);
     for (uint32_t i = 0; i < SAME_EVENTS_LOOK && p != NULL && seen < SAME_EVENTS_KEPT; i++) {
-        const struct row *row = p->tag == tag ? registry__open(&t->desk, p) : NULL;
+        const struct row *row = p->tag == tag ? registry__open(&t->scope, p) : NULL;
         key.id = registry__packed_id(p);
         if (row != NULL && same_event(row->event, event->event)) {
             seen++;
@@ -201,7 +201,7 @@ void registry__txn_event(struct txn *t, const struct row *about, const char *rea
     vsnprintf(message, sizeof message, format, args);
     va_end(args);
     registry__trim_utf8(message);
-    struct row *row = registry__row_new(&t->desk, ROW_EVENT);
+    struct row *row = registry__row_new(&t->scope, ROW_EVENT);
     upb_StringView actor = thole_registry_v1_Command_actor(t->command);
     thole_v1_Event_set_revision(row->event, t->revision);
     thole_v1_Event_set_time_ms(row->event, thole_registry_v1_Command_time_ms(t->command));

@@ -1,7 +1,7 @@
 /* The agent: opens a host's parts in order, and closes them in the reverse.
  *
  *   data directory -> log and state stores -> registry -> bus (silent) -> engine -> router,
- *   watches, chores -> controllers -> bus (answers) -> bootstrap
+ *   watches, reconciler -> controllers -> bus (answers) -> bootstrap
  *
  * The bus exists before the engine because the engine sends from its first moment; it answers only
  * after everything that it hands requests to is there. */
@@ -213,13 +213,13 @@ static const char *zero_trouble(struct agent *a, const struct registry_view *v, 
 {
     struct registry_shard_buf buf;
     struct shard_now now = {0};
-    const struct agent_now n = agent_now_of(a, v);
+    const struct agent_confirmed n = agent_confirmed_of(a, v);
     const thole_v1_Shard *row = registry_shard(v, REGISTRY_SHARD_ID, &buf);
     if (n.view_age_ms > 0) {
         snprintf(text, size, "no leader of shard zero is known for %.1f s",
                  (double)n.view_age_ms / 1000);
     } else if (row != NULL) {
-        agent_shard_now(&n, row, &now);
+        agent_shard_confirmed(&n, row, &now);
     }
     if (n.view_age_ms > 0 || row == NULL || now.served_here) {
         return n.view_age_ms > 0 ? text : NULL;
@@ -315,7 +315,7 @@ thole_v1_Host *agent__host_row(struct agent *a, upb_Arena *arena)
 static struct agent *agent_alloc(const struct agent_options *o)
 {
     struct agent *a = xcalloc(1, sizeof *a);
-    a->facts = now_facts_new();
+    a->facts = confirmed_facts_new();
     pool_init(&a->forwarded, served_bytes(), FORWARDED_POOLED_MAX);
     a->o = *o;
     a->o.election_timeout_ms =
@@ -399,8 +399,8 @@ static void on_view(void *ctx, uint64_t revision)
 {
     struct agent *a = ctx;
     (void)revision;
-    if (a->chores != NULL) {
-        agent__chores_wake(a->chores);
+    if (a->reconciler != NULL) {
+        agent__reconciler_wake(a->reconciler);
     }
     uploads_wake(a->uploads);
 }
@@ -427,7 +427,7 @@ static void open_rest(struct agent *a)
         .engine = a->engine,
         .registry = a->registry,
         .executor = a->executor,
-        .upward = agent__wiring_upward(a),
+        .callbacks = agent__wiring_callbacks(a),
         .suspect_after_ms = a->o.suspect_after_ms,
         .suspect_after_ms_max = a->o.suspect_after_ms_max,
         .dead_after_ms = a->o.dead_after_ms,
@@ -466,7 +466,7 @@ static enum thole_code open_all(struct agent *a, struct thole_status *st)
     a->router = router_new(&ro);
     a->watches = watches_new(a);
     a->addresses_known = addresses_new(a);
-    a->chores = agent__chores_new(a);
+    a->reconciler = agent__reconciler_new(a);
     a->exports = exports_new(a);
     char *restores = datadir_file(&a->dir, "restores");
     code = uploads_new(a, restores, &a->uploads, st);
@@ -480,9 +480,9 @@ static enum thole_code open_all(struct agent *a, struct thole_status *st)
         return code;
     }
     open_rest(a);
-    a->meeting = join__meeting_new(a);
+    a->peer_bootstrap = join__peer_bootstrap_new(a);
     if (uuid_is_nil(&a->identity.cluster)) {
-        code = join__meeting_prepare(a, st);
+        code = join__peer_bootstrap_prepare(a, st);
     }
     if (code != THOLE_OK) {
         return code;
@@ -497,7 +497,7 @@ static enum thole_code open_all(struct agent *a, struct thole_status *st)
     }
     atomic_store(&a->repairing, epoch > 0);
     bus_start(a->bus);
-    agent__chores_start(a->chores);
+    agent__reconciler_start(a->reconciler);
     addresses_start(a->addresses_known);
     return join__bootstrap_start(a, st);
 }
@@ -593,7 +593,7 @@ void agent_stop(struct agent *a)
         bus_end_asks(a->bus); /* of this host's threads, which are waited for below */
     }
     join__bootstrap_stop(a);
-    if (a->bus != NULL && a->chores != NULL) {
+    if (a->bus != NULL && a->reconciler != NULL) {
         agent__health_down(a);
     }
     struct hostctl *h = atomic_load(&a->hostctl);
@@ -604,8 +604,8 @@ void agent_stop(struct agent *a)
         hand_over(a);
         send_away(a);
     }
-    if (a->chores != NULL) {
-        agent__chores_stop(a->chores);
+    if (a->reconciler != NULL) {
+        agent__reconciler_stop(a->reconciler);
     }
     join__renew_stop(a);
     /* What still waits is answered while all of these end, before the bus does. */
@@ -647,9 +647,9 @@ void agent_free(struct agent *a)
     }
     uploads_free(a->uploads);
     bus_free(a->bus);
-    join__meeting_free(a->meeting);
+    join__peer_bootstrap_free(a->peer_bootstrap);
     watches_free(a->watches);
-    agent__chores_free(a->chores);
+    agent__reconciler_free(a->reconciler);
     addresses_free(a->addresses_known);
     router_free(a->router);
     if (a->registry != NULL) {
@@ -665,7 +665,7 @@ void agent_free(struct agent *a)
         a->log->ops->close(a->log);
     }
     datadir_close(&a->dir);
-    now_facts_free(a->facts);
+    confirmed_facts_free(a->facts);
     pool_deinit(&a->forwarded);
     free(a->tags);
     free(a->listen);

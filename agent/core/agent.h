@@ -25,7 +25,7 @@ enum {
     METHOD_WATCH = thole_bus_v1_METHOD_WATCH,
     METHOD_TRANSFER = thole_bus_v1_METHOD_TRANSFER,
     METHOD_JOIN = thole_bus_v1_METHOD_JOIN,
-    METHOD_MEET = thole_bus_v1_METHOD_MEET,
+    METHOD_PEER_BOOTSTRAP = thole_bus_v1_METHOD_PEER_BOOTSTRAP,
     METHOD_INSPECT = thole_bus_v1_METHOD_INSPECT,
     METHOD_FORCE = thole_bus_v1_METHOD_FORCE,
     METHOD_SNAPSHOT = thole_bus_v1_METHOD_SNAPSHOT,
@@ -95,7 +95,8 @@ bool agent_wait(struct agent *a, uint64_t deadline_ns,
                 bool (*predicate)(struct agent *a, void *ctx), void *ctx);
 bool agent_stopping(struct agent *a);
 void agent_signal(struct agent *a); /* wakes agent_wait */
-/* After `failed`: the data directory is in order, and the owner should start another agent on it. */
+/* After `failed`: the data directory is in order, and the owner should start another agent on it.
+ * */
 bool agent_starts_again(struct agent *a);
 
 /* ---- What it is made of ---------------------------------------------------------------------- */

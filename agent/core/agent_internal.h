@@ -16,8 +16,8 @@
 
 /* ---- Parts ----------------------------------------------------------------------------------- */
 
-struct chores;
-struct meeting;
+struct reconciler;
+struct peer_bootstrap;
 
 struct agent {
     /* Options, copied. */
@@ -45,8 +45,8 @@ struct agent {
     struct exports *exports;
     struct uploads *uploads;
     struct addresses *addresses_known; /* peer_addresses.h */
-    struct chores *chores;
-    struct meeting *meeting;
+    struct reconciler *reconciler;
+    struct peer_bootstrap *peer_bootstrap;
     bool served;          /* services were registered */
     _Atomic bool leaving; /* requests of others are sent elsewhere */
     /* Damage was met in the state database: replicas may fail because of others' bytes. */
@@ -54,13 +54,13 @@ struct agent {
     _Atomic bool opened; /* agent_new succeeds */
     /* Shard zero is forced here: it takes nothing before it knows (RepairZero). */
     _Atomic bool repairing;
-    struct now_facts *facts;       /* confirmed.h */
+    struct confirmed_facts *facts; /* confirmed.h */
     _Atomic uint64_t zero_lost_ns; /* when its leader was no longer known; 0: one is. confirmed.c */
 
     pthread_t bootstrap_thread;
     bool bootstrap_running;
     pthread_t renew_thread;
-    bool renew_running; /* the chores' worker's, until it is stopped */
+    bool renew_running; /* the reconciler's worker's, until it is stopped */
 
     pthread_mutex_t lock; /* the rest */
     pthread_cond_t changed;
@@ -113,20 +113,20 @@ void agent__stores_start_again(struct agent *a);
 struct engine_transport agent__wiring_transport(struct agent *a);
 struct engine_observer agent__wiring_observer(struct agent *a);
 struct bus_handler agent__wiring_bus_handler(struct agent *a);
-struct hostctl_upward agent__wiring_upward(struct agent *a);
+struct hostctl_callbacks agent__wiring_callbacks(struct agent *a);
 struct router_options agent__wiring_router(struct agent *a);
 
 /* reconciler.c: the agent's worker: bootstrap command, admission, addresses, joins, health. */
-struct chores *agent__chores_new(struct agent *a);
-void agent__chores_start(struct chores *c); /* wakes before this are remembered */
-void agent__chores_stop(struct chores *c);
-void agent__chores_free(struct chores *c);
-void agent__chores_wake(struct chores *c);
-void agent__chores_replica_changed(struct chores *c, uint64_t shard_id); /* any thread */
+struct reconciler *agent__reconciler_new(struct agent *a);
+void agent__reconciler_start(struct reconciler *c); /* wakes before this are remembered */
+void agent__reconciler_stop(struct reconciler *c);
+void agent__reconciler_free(struct reconciler *c);
+void agent__reconciler_wake(struct reconciler *c);
+void agent__reconciler_replica_changed(struct reconciler *c, uint64_t shard_id); /* any thread */
 /* A command of shard zero, as it is proposed. */
-struct bufslice agent__chores_encode(thole_registry_v1_Command *c, const char *actor,
-                                     upb_Arena *arena);
-void agent__chores_join(struct chores *c, struct bus_request *request); /* METHOD_JOIN */
+struct bufslice agent__reconciler_encode(thole_registry_v1_Command *c, const char *actor,
+                                         upb_Arena *arena);
+void agent__reconciler_join(struct reconciler *c, struct bus_request *request); /* METHOD_JOIN */
 
 /* confirmed.c: a replica here changed. Any thread. */
 void agent__replica_changed(struct agent *a, const struct engine_replica_status *s);
@@ -136,7 +136,7 @@ struct health;
 struct health *agent__health_new(struct agent *a);
 void agent__health_free(struct health *h);
 void agent__health_changed(struct health *h, uint64_t shard_id); /* its replica here; any thread */
-/* On the chores' worker. Returns when it wants to be called again. */
+/* On the reconciler's worker. Returns when it wants to be called again. */
 uint64_t agent__health_update(struct health *h, uint64_t now_ns);
 void agent__health_down(struct agent *a); /* before a drain: everything NOT_SERVING */
 

@@ -10,7 +10,7 @@
  *                lacks one gives up by itself within two election timeouts.
  *
  * Nothing is asked and nothing is written. Any thread. Since when it cannot be confirmed is noted
- * when connections, disks, rows and replicas here change (now_facts). */
+ * when connections, disks, rows and replicas here change (confirmed_facts). */
 #include "agent/core/confirmed.h"
 
 #include <inttypes.h>
@@ -71,7 +71,7 @@ static bool row_answers(struct agent *a, const struct uuid *id, const thole_v1_H
            thole_v1_HostStatus_liveness(st) == thole_v1_HOST_LIVENESS_LIVE;
 }
 
-static bool host_answers(const struct agent_now *n, const struct uuid *id)
+static bool host_answers(const struct agent_confirmed *n, const struct uuid *id)
 {
     return row_answers(n->agent, id, registry_host(n->view, id));
 }
@@ -101,7 +101,7 @@ struct host_fact { /* since when; 0: it is not so */
     uint64_t silent_ns, disk_ns, zero_disk_ns;
 };
 
-struct now_facts {
+struct confirmed_facts {
     uint64_t revision; /* of the rows that were looked at; the worker's, like the next */
     bool gone;         /* rows went: shards may be among them */
     pthread_mutex_t lock;
@@ -112,14 +112,14 @@ struct now_facts {
     struct map unled_there, unled_here;
 };
 
-struct now_facts *now_facts_new(void)
+struct confirmed_facts *confirmed_facts_new(void)
 {
-    struct now_facts *f = xcalloc(1, sizeof *f);
+    struct confirmed_facts *f = xcalloc(1, sizeof *f);
     pthread_mutex_init(&f->lock, NULL);
     return f;
 }
 
-void now_facts_free(struct now_facts *f)
+void confirmed_facts_free(struct confirmed_facts *f)
 {
     if (f == NULL) {
         return;
@@ -131,7 +131,7 @@ void now_facts_free(struct now_facts *f)
     free(f);
 }
 
-static void note_unled(struct now_facts *f, struct map *m, uint64_t shard_id, bool unled)
+static void note_unled(struct confirmed_facts *f, struct map *m, uint64_t shard_id, bool unled)
 {
     pthread_mutex_lock(&f->lock);
     if (!unled) {
@@ -143,7 +143,7 @@ static void note_unled(struct now_facts *f, struct map *m, uint64_t shard_id, bo
 }
 
 /* 0: only just. */
-static uint64_t unled_since_ns(struct now_facts *f, const struct map *m, uint64_t shard_id)
+static uint64_t unled_since_ns(struct confirmed_facts *f, const struct map *m, uint64_t shard_id)
 {
     pthread_mutex_lock(&f->lock);
     uint64_t since = (uintptr_t)map_get(m, shard_id + 1);
@@ -151,7 +151,7 @@ static uint64_t unled_since_ns(struct now_facts *f, const struct map *m, uint64_
     return since;
 }
 
-static void sweep(struct now_facts *f, const struct registry_view *v, struct map *m)
+static void sweep(struct confirmed_facts *f, const struct registry_view *v, struct map *m)
 {
     struct map kept = {0};
     uint64_t key;
@@ -198,7 +198,7 @@ static bool note(uint64_t *since_ns, uint64_t before_ns, bool is, uint64_t now_n
 
 static bool note_hosts(struct agent *a, const struct registry_view *v, uint64_t now_ns)
 {
-    struct now_facts *f = a->facts;
+    struct confirmed_facts *f = a->facts;
     struct host_fact *next = NULL;
     struct slice name = {0};
     const thole_v1_Host *row;
@@ -234,7 +234,7 @@ static bool note_hosts(struct agent *a, const struct registry_view *v, uint64_t 
 
 static void note_shard(void *ctx, const thole_v1_Shard *row)
 {
-    struct now_facts *f = ctx;
+    struct confirmed_facts *f = ctx;
     const thole_v1_ShardStatus *st = thole_v1_Shard_status(row);
     note_unled(f, &f->unled_there, thole_v1_Shard_id(row),
                st != NULL && thole_v1_ShardStatus_formed(st) &&
@@ -243,13 +243,13 @@ static void note_shard(void *ctx, const thole_v1_Shard *row)
 
 static void note_gone(void *ctx, const char *name)
 {
-    struct now_facts *f = ctx;
+    struct confirmed_facts *f = ctx;
     (void)name;
     f->gone = true;
 }
 
 /* At the start, and if what changed is not known any more, all of them. */
-static void note_shards(struct now_facts *f, const struct registry_view *v)
+static void note_shards(struct confirmed_facts *f, const struct registry_view *v)
 {
     const struct registry_changes changes = {.ctx = f, .shard = note_shard, .gone = note_gone};
     struct registry_shard_buf buf;
@@ -269,9 +269,9 @@ static void note_shards(struct now_facts *f, const struct registry_view *v)
     f->gone = false;
 }
 
-bool now_facts_update(struct agent *a, const struct registry_view *v)
+bool confirmed_facts_update(struct agent *a, const struct registry_view *v)
 {
-    struct now_facts *f = a->facts;
+    struct confirmed_facts *f = a->facts;
     if (f->revision < registry_view_revision(v)) {
         note_shards(f, v);
     }
@@ -281,10 +281,10 @@ bool now_facts_update(struct agent *a, const struct registry_view *v)
 enum host_trouble { HOST_SILENT, HOST_DISK, HOST_DISK_ZERO };
 
 /* 0: only just. */
-static uint64_t host_since_ns(const struct agent_now *n, const struct uuid *host,
+static uint64_t host_since_ns(const struct agent_confirmed *n, const struct uuid *host,
                               enum host_trouble what)
 {
-    struct now_facts *f = n->agent->facts;
+    struct confirmed_facts *f = n->agent->facts;
     pthread_mutex_lock(&f->lock);
     const struct host_fact *h = fact_of(f->hosts, f->count, 0, host);
     uint64_t since = h == NULL             ? 0
@@ -303,9 +303,9 @@ static uint64_t age_ms(uint64_t since_ns)
 
 /* ---- Shards ---------------------------------------------------------------------------------- */
 
-struct agent_now agent_now_of(struct agent *a, const struct registry_view *v)
+struct agent_confirmed agent_confirmed_of(struct agent *a, const struct registry_view *v)
 {
-    return (struct agent_now){.agent = a, .view = v, .view_age_ms = agent_view_age_ms(a)};
+    return (struct agent_confirmed){.agent = a, .view = v, .view_age_ms = agent_view_age_ms(a)};
 }
 
 struct votes {
@@ -355,7 +355,8 @@ static bool has_vote(const thole_v1_Replica *r)
 
 /* In a joint configuration no replica says that it votes as it should: then all rows count.
  * Returns since when there is no quorum, if there is none. */
-static uint64_t count_votes(const struct agent_now *n, uint64_t shard_id, struct shard_now *ret)
+static uint64_t count_votes(const struct agent_confirmed *n, uint64_t shard_id,
+                            struct shard_now *ret)
 {
     struct registry_replica_buf buf;
     const thole_v1_Replica *r;
@@ -415,7 +416,7 @@ __attribute__((format(printf, 4, 5))) static void not_as_wanted(struct shard_now
 }
 
 /* The host of the leader: can it write? */
-static void check_disk(const struct agent_now *n, const struct uuid *id, uint64_t shard_id,
+static void check_disk(const struct agent_confirmed *n, const struct uuid *id, uint64_t shard_id,
                        struct shard_now *ret)
 {
     const thole_v1_Host *row = registry_host(n->view, id);
@@ -431,7 +432,8 @@ static void check_disk(const struct agent_now *n, const struct uuid *id, uint64_
     }
 }
 
-static void leader_silent(const struct agent_now *n, const struct uuid *id, struct shard_now *ret)
+static void leader_silent(const struct agent_confirmed *n, const struct uuid *id,
+                          struct shard_now *ret)
 {
     const thole_v1_Host *row = registry_host(n->view, id);
     upb_StringView name = row != NULL ? thole_v1_Host_name(row) : upb_StringView_FromString("?");
@@ -440,7 +442,7 @@ static void leader_silent(const struct agent_now *n, const struct uuid *id, stru
 }
 
 /* By a replica that is here, which hears the leader itself. */
-static void check_here(const struct agent_now *n, const struct engine_replica_status *s,
+static void check_here(const struct agent_confirmed *n, const struct engine_replica_status *s,
                        struct shard_now *ret)
 {
     if (!knows_leader(s)) {
@@ -456,7 +458,7 @@ static void check_here(const struct agent_now *n, const struct engine_replica_st
 }
 
 /* By the rows alone. */
-static void check_there(const struct agent_now *n, const thole_v1_Shard *row,
+static void check_there(const struct agent_confirmed *n, const thole_v1_Shard *row,
                         uint64_t quorum_since_ns, struct shard_now *ret)
 {
     struct registry_replica_buf buf;
@@ -478,7 +480,8 @@ static void check_there(const struct agent_now *n, const thole_v1_Shard *row,
     }
 }
 
-void agent_shard_now(const struct agent_now *n, const thole_v1_Shard *row, struct shard_now *ret)
+void agent_shard_confirmed(const struct agent_confirmed *n, const thole_v1_Shard *row,
+                           struct shard_now *ret)
 {
     struct engine_replica_status s;
     uint64_t id = thole_v1_Shard_id(row), generation = thole_v1_Shard_generation(row);

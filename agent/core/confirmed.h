@@ -4,11 +4,12 @@
 
 #include "agent/core/agent.h"
 
-struct now_facts *now_facts_new(void);
-void now_facts_free(struct now_facts *f);
+struct confirmed_facts *confirmed_facts_new(void);
+void confirmed_facts_free(struct confirmed_facts *f);
 /* Notes since when what could be confirmed cannot be. After each change of the view, connections
- * and disks; on the chores' worker. True: agent_shard_now may say something else of any shard. */
-bool now_facts_update(struct agent *a, const struct registry_view *v);
+ * and disks; on the reconciler's worker. True: agent_shard_confirmed may say something else of any
+ * shard. */
+bool confirmed_facts_update(struct agent *a, const struct registry_view *v);
 
 /* For how long no leader of shard zero has been known here; 0: one is known. */
 uint64_t agent_view_age_ms(struct agent *a);
@@ -16,12 +17,12 @@ uint64_t agent_view_age_ms(struct agent *a);
 int32_t agent_host_liveness(struct agent *a, const thole_v1_Host *row);
 
 /* For many shards in a row. Borrows the view. */
-struct agent_now {
+struct agent_confirmed {
     struct agent *agent;
     const struct registry_view *view;
     uint64_t view_age_ms;
 };
-struct agent_now agent_now_of(struct agent *a, const struct registry_view *v);
+struct agent_confirmed agent_confirmed_of(struct agent *a, const struct registry_view *v);
 
 struct shard_now {
     bool served;            /* as far as can be told: it takes proposals */
@@ -33,6 +34,7 @@ struct shard_now {
     uint64_t silent_ms;     /* for how long the first of these */
     char message[THOLE_STATUS_MESSAGE_BYTES];
 };
-void agent_shard_now(const struct agent_now *n, const thole_v1_Shard *row, struct shard_now *ret);
+void agent_shard_confirmed(const struct agent_confirmed *n, const thole_v1_Shard *row,
+                           struct shard_now *ret);
 
 #endif

@@ -93,18 +93,18 @@ static struct shard_health *named(const struct registry_view *v, uint64_t shard_
     return s;
 }
 
-static bool serves(const struct agent_now *n, uint64_t shard_id)
+static bool serves(const struct agent_confirmed *n, uint64_t shard_id)
 {
     struct registry_shard_buf buf;
     struct shard_now now = {0};
     const thole_v1_Shard *row = registry_shard(n->view, shard_id, &buf);
     if (row != NULL) {
-        agent_shard_now(n, row, &now);
+        agent_shard_confirmed(n, row, &now);
     }
     return now.served_here;
 }
 
-static void update_shard(struct health *h, const struct agent_now *n, uint64_t key)
+static void update_shard(struct health *h, const struct agent_confirmed *n, uint64_t key)
 {
     struct engine_replica_status s;
     if (!engine_shard_status(h->agent->engine, key - 1, &s)) {
@@ -171,7 +171,7 @@ uint64_t agent__health_update(struct health *h, uint64_t now_ns)
     }
     bool ready = agent_ready(a, why, sizeof why);
     struct registry_view *v = registry_view_acquire(a->registry);
-    if (now_facts_update(a, v) || !h->told) {
+    if (confirmed_facts_update(a, v) || !h->told) {
         note_all(h);
     }
     if (!h->told || ready != h->ready) {
@@ -184,7 +184,7 @@ uint64_t agent__health_update(struct health *h, uint64_t now_ns)
     struct map changed = h->changed;
     h->changed = (struct map){0};
     pthread_mutex_unlock(&h->lock);
-    const struct agent_now n = agent_now_of(a, v);
+    const struct agent_confirmed n = agent_confirmed_of(a, v);
     uint64_t key;
     h->nameless = 0;
     for (size_t it = 0; map_next(&changed, &it, &key);) {

@@ -29,13 +29,13 @@ enum { MSG_WAKE, MSG_JOIN, MSG_OUTCOME };
 /* A command under way: at most one of each. */
 struct chore {
     struct worker_msg msg; /* MSG_OUTCOME */
-    struct chores *chores;
+    struct reconciler *reconciler;
     bool busy;
     uint64_t again_ns;
     struct thole_status outcome;
 };
 
-struct chores {
+struct reconciler {
     struct agent *agent;
     struct worker *worker;
     struct worker_msg wake;
@@ -45,14 +45,14 @@ struct chores {
     bool noted;            /* and the data directory says so */
     uint64_t farewell_ns;  /* this host was removed, and ends by then; 0: it was not */
     uint64_t peers_due_ns; /* 0: nothing to write */
-    struct joiners *joiners;
+    struct admissions *admissions;
     struct health *health;
 };
 
 /* ---- Commands -------------------------------------------------------------------------------- */
 
-struct bufslice agent__chores_encode(thole_registry_v1_Command *c, const char *actor,
-                                     upb_Arena *arena)
+struct bufslice agent__reconciler_encode(thole_registry_v1_Command *c, const char *actor,
+                                         upb_Arena *arena)
 {
     thole_registry_v1_Command_set_actor(c, upb_StringView_FromString(actor));
     thole_registry_v1_Command_set_time_ms(c, (int64_t)clock_system.wall_ms(&clock_system));
@@ -62,9 +62,9 @@ struct bufslice agent__chores_encode(thole_registry_v1_Command *c, const char *a
     return (struct bufslice){.owner = b, .bytes = slice_of(b->data, b->size)};
 }
 
-struct bufslice chores_admit_command(const thole_v1_Host *host, const char *actor,
-                                     uint64_t failed_replica, upb_StringView failure,
-                                     upb_StringView lineage, upb_Arena *arena)
+struct bufslice reconciler_admit_command(const thole_v1_Host *host, const char *actor,
+                                         uint64_t failed_replica, upb_StringView failure,
+                                         upb_StringView lineage, upb_Arena *arena)
 {
     thole_registry_v1_Command *c = thole_registry_v1_Command_new(arena);
     thole_registry_v1_Operation *op = thole_registry_v1_Command_add_operations(c, arena);
@@ -73,7 +73,7 @@ struct bufslice chores_admit_command(const thole_v1_Host *host, const char *acto
     thole_registry_v1_AdmitHost_set_failed_replica(admit, failed_replica);
     thole_registry_v1_AdmitHost_set_failure(admit, failure);
     thole_registry_v1_AdmitHost_set_lineage(admit, lineage);
-    return agent__chores_encode(c, actor, arena);
+    return agent__reconciler_encode(c, actor, arena);
 }
 
 static void outcome(void *ctx, const struct thole_status *st,
@@ -83,12 +83,12 @@ static void outcome(void *ctx, const struct thole_status *st,
     (void)result;
     c->outcome = *st;
     c->msg.kind = MSG_OUTCOME;
-    if (!worker_post_internal(c->chores->worker, &c->msg)) {
+    if (!worker_post_internal(c->reconciler->worker, &c->msg)) {
         return; /* stopped: nobody waits */
     }
 }
 
-static void begin(struct chores *cs, struct chore *c, struct bufslice command, uint64_t now)
+static void begin(struct reconciler *cs, struct chore *c, struct bufslice command, uint64_t now)
 {
     c->busy = true;
     agent_command(cs->agent, command, now + COMMAND_NS, outcome, c);
@@ -115,7 +115,7 @@ static thole_v1_Host *member_row(struct agent *a, const struct member *m, upb_Ar
     return h;
 }
 
-static void propose_bootstrap(struct chores *cs, uint64_t now)
+static void propose_bootstrap(struct reconciler *cs, uint64_t now)
 {
     struct agent *a = cs->agent;
     pthread_mutex_lock(&a->lock);
@@ -133,7 +133,7 @@ static void propose_bootstrap(struct chores *cs, uint64_t now)
         for (uint32_t i = 0; i < l->count; i++) {
             rows[i] = member_row(a, &l->members[i], arena);
         }
-        begin(cs, &cs->bootstrap, agent__chores_encode(c, "bootstrap", arena), now);
+        begin(cs, &cs->bootstrap, agent__reconciler_encode(c, "bootstrap", arena), now);
         upb_Arena_Free(arena);
     }
     free(l);
@@ -163,15 +163,15 @@ static bool row_current(struct agent *a, const struct registry_view *v)
            types + 1 == a->type_count;
 }
 
-static void propose_admit(struct chores *cs, uint64_t now)
+static void propose_admit(struct reconciler *cs, uint64_t now)
 {
     upb_Arena *arena = upb_Arena_New();
     char actor[LIMIT_NAME_BYTES + 8];
     snprintf(actor, sizeof actor, "host/%s", agent_name(cs->agent));
     begin(cs, &cs->admit,
-          chores_admit_command(agent__host_row(cs->agent, arena), actor, 0,
-                               upb_StringView_FromDataAndSize(NULL, 0),
-                               agent__lineage(cs->agent, arena), arena),
+          reconciler_admit_command(agent__host_row(cs->agent, arena), actor, 0,
+                                   upb_StringView_FromDataAndSize(NULL, 0),
+                                   agent__lineage(cs->agent, arena), arena),
           now);
     upb_Arena_Free(arena);
 }
@@ -183,7 +183,7 @@ static bool for_good(const struct thole_status *st)
            st->reason == THOLE_REASON_WRONG_CLUSTER || st->reason == THOLE_REASON_WRONG_HOST;
 }
 
-static void on_outcome(struct chores *cs, struct chore *c, uint64_t now)
+static void on_outcome(struct reconciler *cs, struct chore *c, uint64_t now)
 {
     c->busy = false;
     c->again_ns = now + RETRY_NS;
@@ -208,7 +208,7 @@ static void on_outcome(struct chores *cs, struct chore *c, uint64_t now)
 
 /* ---- Addresses ------------------------------------------------------------------------------- */
 
-static void write_peers(struct chores *cs)
+static void write_peers(struct reconciler *cs)
 {
     struct thole_status st = {0};
     if (addresses_save(cs->agent->addresses_known, &st) != THOLE_OK) {
@@ -232,7 +232,7 @@ static bool zero_is_leaving(const struct registry_view *v, uint64_t replica_id)
 
 /* A removed host hands over what it leads and deletes its replicas; that of shard zero goes last.
  * It must not vote any more when the process ends: of two voters, one would be left alone. */
-static uint64_t farewell_step(struct chores *cs, uint64_t now)
+static uint64_t farewell_step(struct reconciler *cs, uint64_t now)
 {
     struct agent *a = cs->agent;
     struct engine_replica_status zero = {0}, *all = NULL;
@@ -270,7 +270,7 @@ static uint64_t farewell_step(struct chores *cs, uint64_t now)
 
 /* Without it there is no view, and nothing that is decided about this host is heard. Others have to
  * be asked whether it was removed, or only its replica. */
-static void renew_step(struct chores *cs)
+static void renew_step(struct reconciler *cs)
 {
     struct agent *a = cs->agent;
     struct engine_replica_status s;
@@ -325,7 +325,7 @@ static void compare_tags(struct agent *a)
     }
 }
 
-static void note_admitted(struct chores *cs)
+static void note_admitted(struct reconciler *cs)
 {
     struct thole_status st = {0};
     compare_tags(cs->agent);
@@ -336,7 +336,7 @@ static void note_admitted(struct chores *cs)
     }
 }
 
-static uint64_t membership_step(struct chores *cs, uint64_t now)
+static uint64_t membership_step(struct reconciler *cs, uint64_t now)
 {
     struct agent *a = cs->agent;
     struct engine_replica_status s;
@@ -368,13 +368,13 @@ static uint64_t membership_step(struct chores *cs, uint64_t now)
     return next;
 }
 
-static uint64_t chores_turn(void *ctx, struct msgq *batch, uint64_t now)
+static uint64_t reconciler_turn(void *ctx, struct msgq *batch, uint64_t now)
 {
-    struct chores *cs = ctx;
+    struct reconciler *cs = ctx;
     for (struct worker_msg *m; (m = msgq_pop(batch)) != NULL;) {
         switch (m->kind) {
         case MSG_JOIN:
-            joiners_add(cs->joiners, m, now);
+            admissions_add(cs->admissions, m, now);
             break;
         case MSG_OUTCOME:
             on_outcome(cs, CONTAINER_OF(m, struct chore, msg), now);
@@ -390,7 +390,7 @@ static uint64_t chores_turn(void *ctx, struct msgq *batch, uint64_t now)
     uint64_t next = membership_step(cs, now);
     next = earlier(next, farewell_step(cs, now));
     renew_step(cs);
-    next = earlier(next, joiners_step(cs->joiners, now));
+    next = earlier(next, admissions_step(cs->admissions, now));
     if (cs->peers_due_ns == 0 && addresses_changed(cs->agent->addresses_known)) {
         cs->peers_due_ns = now + PEERS_DELAY_NS;
     }
@@ -407,50 +407,50 @@ static uint64_t chores_turn(void *ctx, struct msgq *batch, uint64_t now)
 
 /* ---- Face ------------------------------------------------------------------------------------ */
 
-struct chores *agent__chores_new(struct agent *a)
+struct reconciler *agent__reconciler_new(struct agent *a)
 {
-    struct chores *cs = xcalloc(1, sizeof *cs);
+    struct reconciler *cs = xcalloc(1, sizeof *cs);
     cs->agent = a;
-    cs->bootstrap.chores = cs->admit.chores = cs;
-    cs->joiners = joiners_new(a);
+    cs->bootstrap.reconciler = cs->admit.reconciler = cs;
+    cs->admissions = admissions_new(a);
     cs->health = agent__health_new(a);
-    cs->worker = worker_new(a->executor, "agent", 1u << 16, chores_turn, cs);
+    cs->worker = worker_new(a->executor, "agent", 1u << 16, reconciler_turn, cs);
     return cs;
 }
 
-void agent__chores_start(struct chores *cs)
+void agent__reconciler_start(struct reconciler *cs)
 {
     atomic_store(&cs->started, true);
-    agent__chores_wake(cs);
+    agent__reconciler_wake(cs);
 }
 
-void agent__chores_stop(struct chores *cs)
+void agent__reconciler_stop(struct reconciler *cs)
 {
     worker_stop(cs->worker);
-    joiners_stop(cs->joiners);
+    admissions_stop(cs->admissions);
     if (addresses_changed(cs->agent->addresses_known)) {
         write_peers(cs);
     }
 }
 
-void agent__chores_free(struct chores *cs)
+void agent__reconciler_free(struct reconciler *cs)
 {
     if (cs == NULL) {
         return;
     }
     worker_free(cs->worker);
-    joiners_free(cs->joiners);
+    admissions_free(cs->admissions);
     agent__health_free(cs->health);
     free(cs);
 }
 
-void agent__chores_replica_changed(struct chores *cs, uint64_t shard_id)
+void agent__reconciler_replica_changed(struct reconciler *cs, uint64_t shard_id)
 {
     agent__health_changed(cs->health, shard_id);
-    agent__chores_wake(cs);
+    agent__reconciler_wake(cs);
 }
 
-void agent__chores_wake(struct chores *cs)
+void agent__reconciler_wake(struct reconciler *cs)
 {
     if (!atomic_load(&cs->started) || atomic_exchange(&cs->woken, true)) {
         return;
@@ -461,19 +461,19 @@ void agent__chores_wake(struct chores *cs)
     }
 }
 
-void agent__chores_join(struct chores *cs, struct bus_request *request)
+void agent__reconciler_join(struct reconciler *cs, struct bus_request *request)
 {
-    struct worker_msg *m = joiner_msg(cs->agent, request);
+    struct worker_msg *m = admission_msg(cs->agent, request);
     if (m == NULL) {
         return; /* refused, and answered */
     }
     m->kind = MSG_JOIN;
     if (!worker_post_internal(cs->worker, m)) {
-        joiner_refuse(m);
+        admission_refuse(m);
     }
 }
 
-bool chores_repost(struct chores *cs, struct worker_msg *m)
+bool reconciler_repost(struct reconciler *cs, struct worker_msg *m)
 {
     m->kind = MSG_JOIN;
     return worker_post_internal(cs->worker, m);

@@ -3,9 +3,9 @@
  *   engine  --frames-->        bus        engine_transport.send -> bus_send
  *   bus     --frames-->        engine     bus_handler.frame -> engine_deliver
  *   bus     --peer states-->   engine, hostctl
- *   engine  --replica state--> router's cache, hostctl, chores
- *   hostctl --commands-->      router     upward.propose -> agent_route on shard zero
- *   hostctl --addresses-->     addresses -> bus, chores (the peers file)
+ *   engine  --replica state--> router's cache, hostctl, reconciler
+ *   hostctl --commands-->      router     callbacks.propose -> agent_route on shard zero
+ *   hostctl --addresses-->     addresses -> bus, reconciler (the peers file)
  *   bus     --hosts met-->     addresses
  *   hostctl --questions-->     bus, to other hosts: do they reach a silent one?
  *   bus     --signs of life--> hostctl
@@ -50,7 +50,7 @@ static void on_replica_changed(void *ctx, const struct engine_replica_status *s)
         hostctl_replica_changed(h, s);
     }
     agent__replica_changed(a, s);
-    agent__chores_replica_changed(a->chores, s->shard_id);
+    agent__reconciler_replica_changed(a->reconciler, s->shard_id);
 }
 
 static void on_host_failed(void *ctx, const struct thole_status *st)
@@ -74,7 +74,7 @@ static void on_disk_changed(void *ctx)
     if (h != NULL) {
         hostctl_disk_changed(h);
     }
-    agent__chores_wake(a->chores);
+    agent__reconciler_wake(a->reconciler);
 }
 
 struct engine_observer agent__wiring_observer(struct agent *a)
@@ -103,7 +103,7 @@ static void on_peer_state(void *ctx, const struct uuid *host, bool up, uint64_t 
     if (!up) {
         addresses_wake(a->addresses_known);
     }
-    agent__chores_wake(a->chores);
+    agent__reconciler_wake(a->reconciler);
 }
 
 /* It says where it is now, which the registry may learn only later, or not without it. */
@@ -180,7 +180,7 @@ static void on_request(void *ctx, struct bus_request *q)
     struct uuid from;
     uint32_t method = bus_request_method(q);
     bool for_clients = method == METHOD_PROPOSE || method == METHOD_QUERY ||
-                       method == METHOD_WATCH || method == METHOD_MEET;
+                       method == METHOD_WATCH || method == METHOD_PEER_BOOTSTRAP;
     if (!for_clients && !bus_request_from(q, &from)) {
         thole_status_set(&st, THOLE_PERMISSION_DENIED, THOLE_REASON_NONE, __FILE__, __LINE__,
                          "only hosts may ask for this");
@@ -197,10 +197,10 @@ static void on_request(void *ctx, struct bus_request *q)
         serve_watch(a, q);
         return;
     case METHOD_JOIN:
-        agent__chores_join(a->chores, q);
+        agent__reconciler_join(a->reconciler, q);
         return;
-    case METHOD_MEET:
-        join__meeting_serve(a, q);
+    case METHOD_PEER_BOOTSTRAP:
+        join__peer_bootstrap_serve(a, q);
         return;
     case METHOD_INSPECT:
         repair_serve_inspect(a, q);
@@ -253,10 +253,10 @@ static void proposed_done(struct router_request *r)
     free(p);
 }
 
-static void upward_propose(void *ctx, struct bufslice command,
-                           void (*done)(void *done_ctx, const struct thole_status *st,
-                                        uint64_t code, struct slice result),
-                           void *done_ctx)
+static void callback_propose(void *ctx, struct bufslice command,
+                             void (*done)(void *done_ctx, const struct thole_status *st,
+                                          uint64_t code, struct slice result),
+                             void *done_ctx)
 {
     struct agent *a = ctx;
     struct proposed *p = xcalloc(1, sizeof *p);
@@ -270,8 +270,8 @@ static void upward_propose(void *ctx, struct bufslice command,
     agent_route(a, &p->r);
 }
 
-static void upward_host_address(void *ctx, const struct uuid *host, uint64_t incarnation,
-                                const char *address)
+static void callback_host_address(void *ctx, const struct uuid *host, uint64_t incarnation,
+                                  const char *address)
 {
     struct agent *a = ctx;
     if (address != NULL) {
@@ -300,9 +300,9 @@ static void reaches_answered(void *ctx, const struct thole_status *st, struct bu
     free(q);
 }
 
-static void upward_reaches(void *ctx, const struct uuid *asked, const struct uuid *about,
-                           void (*done)(void *done_ctx, bool answered, bool reaches),
-                           void *done_ctx)
+static void callback_reaches(void *ctx, const struct uuid *asked, const struct uuid *about,
+                             void (*done)(void *done_ctx, bool answered, bool reaches),
+                             void *done_ctx)
 {
     struct agent *a = ctx;
     struct question *q = xmalloc(sizeof *q);
@@ -314,12 +314,12 @@ static void upward_reaches(void *ctx, const struct uuid *asked, const struct uui
                        REACHES_MS, reaches_answered, q);
 }
 
-struct hostctl_upward agent__wiring_upward(struct agent *a)
+struct hostctl_callbacks agent__wiring_callbacks(struct agent *a)
 {
-    return (struct hostctl_upward){.ctx = a,
-                                   .propose = upward_propose,
-                                   .host_address = upward_host_address,
-                                   .reaches = upward_reaches};
+    return (struct hostctl_callbacks){.ctx = a,
+                                      .propose = callback_propose,
+                                      .host_address = callback_host_address,
+                                      .reaches = callback_reaches};
 }
 
 /* ---- Router ---------------------------------------------------------------------------------- */

@@ -29,7 +29,7 @@ struct joiner {
     uint64_t revision, deadline_ns;
 };
 
-struct joiners {
+struct admissions {
     struct agent *agent;
     struct joiner *waiting;
 };
@@ -41,7 +41,7 @@ static void refuse(struct joiner *j, const struct thole_status *st)
     free(j);
 }
 
-void joiner_refuse(struct worker_msg *m)
+void admission_refuse(struct worker_msg *m)
 {
     struct thole_status st = {0};
     thole_status_set(&st, THOLE_UNAVAILABLE, THOLE_REASON_STOPPED, __FILE__, __LINE__,
@@ -66,8 +66,8 @@ static bool read_request(struct joiner *j, struct slice body, struct thole_statu
         memcpy(j->name, name.data, name.size < sizeof j->name ? name.size : sizeof j->name - 1);
         j->failed = thole_bus_v1_JoinRequest_failed_replica(q);
         j->command =
-            chores_admit_command(host, "join", j->failed, thole_bus_v1_JoinRequest_failure(q),
-                                 thole_bus_v1_JoinRequest_lineage(q), arena);
+            reconciler_admit_command(host, "join", j->failed, thole_bus_v1_JoinRequest_failure(q),
+                                     thole_bus_v1_JoinRequest_lineage(q), arena);
     } else {
         thole_status_set(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST, __FILE__, __LINE__,
                          "malformed request to join");
@@ -76,7 +76,7 @@ static bool read_request(struct joiner *j, struct slice body, struct thole_statu
     return ok;
 }
 
-struct worker_msg *joiner_msg(struct agent *a, struct bus_request *request)
+struct worker_msg *admission_msg(struct agent *a, struct bus_request *request)
 {
     struct thole_status st = {0};
     struct uuid cluster;
@@ -104,12 +104,12 @@ static void admitted(void *ctx, const struct thole_status *st,
     struct joiner *j = ctx;
     j->outcome = *st;
     j->revision = st->code == THOLE_OK ? thole_registry_v1_Result_revision(result) : 0;
-    if (!chores_repost(j->agent->chores, &j->msg)) {
-        joiner_refuse(&j->msg);
+    if (!reconciler_repost(j->agent->reconciler, &j->msg)) {
+        admission_refuse(&j->msg);
     }
 }
 
-void joiners_add(struct joiners *js, struct worker_msg *m, uint64_t now_ns)
+void admissions_add(struct admissions *js, struct worker_msg *m, uint64_t now_ns)
 {
     struct joiner *j = CONTAINER_OF(m, struct joiner, msg);
     (void)now_ns;
@@ -179,7 +179,7 @@ static bool answer(struct joiner *j, const struct registry_view *v)
     return true;
 }
 
-uint64_t joiners_step(struct joiners *js, uint64_t now_ns)
+uint64_t admissions_step(struct admissions *js, uint64_t now_ns)
 {
     uint64_t next = CLOCK_NEVER;
     if (js->waiting == NULL) {
@@ -208,23 +208,23 @@ uint64_t joiners_step(struct joiners *js, uint64_t now_ns)
     return next;
 }
 
-struct joiners *joiners_new(struct agent *a)
+struct admissions *admissions_new(struct agent *a)
 {
-    struct joiners *js = xcalloc(1, sizeof *js);
+    struct admissions *js = xcalloc(1, sizeof *js);
     js->agent = a;
     return js;
 }
 
-void joiners_stop(struct joiners *js)
+void admissions_stop(struct admissions *js)
 {
     while (js->waiting != NULL) {
         struct joiner *j = js->waiting;
         js->waiting = j->next;
-        joiner_refuse(&j->msg);
+        admission_refuse(&j->msg);
     }
 }
 
-void joiners_free(struct joiners *js)
+void admissions_free(struct admissions *js)
 {
     free(js);
 }

@@ -176,7 +176,7 @@ static enum thole_code tell_repaired(struct agent *a, uint64_t epoch, struct tho
             .w = {.lock = PTHREAD_MUTEX_INITIALIZER, .cond = PTHREAD_COND_INITIALIZER}};
         t.request.kind = ENGINE_PROPOSE;
         t.request.shard_id = REGISTRY_SHARD_ID;
-        t.request.payload = agent__chores_encode(c, "repair", arena);
+        t.request.payload = agent__reconciler_encode(c, "repair", arena);
         t.request.deadline_ns = clock_now(executor_clock(a->executor)) + TELL_NS;
         t.request.done = told;
         engine_submit(a->engine, &t.request);
@@ -295,7 +295,7 @@ static enum thole_code run_member(struct agent *a, struct identity *i, struct th
     char id[UUID_TEXT_BYTES];
     uuid_format(&i->cluster, id);
     LOG_INFO(AGENT, "member of cluster=%s replica of shard zero=%" PRIu64, id, i->zero_replica);
-    agent__chores_wake(a->chores);
+    agent__reconciler_wake(a->reconciler);
     addresses_wake(a->addresses_known);
     agent_signal(a);
     return THOLE_OK;
@@ -330,7 +330,7 @@ static enum thole_code become_alone(struct agent *a, struct thole_status *st)
     snprintf(m->address, sizeof m->address, "%s", agent_address(a));
     snprintf(m->tags, sizeof m->tags, "%s", a->tags);
     i->first.count = 1;
-    i->first.cluster = i->cluster = join__meeting_cluster_id(&i->first);
+    i->first.cluster = i->cluster = join__peer_bootstrap_cluster_id(&i->first);
     i->zero_replica = 1;
     enum thole_code code = join__bootstrap_become_member(a, i, st);
     free(i);
@@ -343,7 +343,7 @@ static void *bootstrap_main(void *ctx)
     pthread_setname_np(pthread_self(), "bootstrap");
     (void)log_context_host(agent_name(a));
     if (a->bootstrap == AGENT_BOOTSTRAP_PEERS) {
-        join__meeting_run(a);
+        join__peer_bootstrap_run(a);
     } else {
         join__run(a);
     }

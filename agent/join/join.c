@@ -185,8 +185,8 @@ enum thole_code join__check_cluster(struct agent *a, struct thole_status *st)
         struct buf *reply = NULL;
         struct bus_ask_peer peer = {0};
         struct thole_status why = {0};
-        enum thole_code asked = bus_ask(a->bus, addresses[i], METHOD_MEET, (struct slice){0},
-                                        CHECK_MS, &reply, &peer, &why);
+        enum thole_code asked = bus_ask(a->bus, addresses[i], METHOD_PEER_BOOTSTRAP,
+                                        (struct slice){0}, CHECK_MS, &reply, &peer, &why);
         bool other = asked == THOLE_OK ? !uuid_is_nil(&peer.cluster_id) &&
                                              !uuid_equal(&peer.cluster_id, &a->identity.cluster)
                                        : why.reason == THOLE_REASON_WRONG_CLUSTER;

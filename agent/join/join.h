@@ -21,14 +21,16 @@ THOLE_MUST_CHECK enum thole_code join__bootstrap_split(const char *addresses, ch
                                                        size_t *ret_count, struct thole_status *st);
 
 /* peer_bootstrap.c */
-struct meeting *join__meeting_new(struct agent *a);
-void join__meeting_free(struct meeting *m);
+struct peer_bootstrap *join__peer_bootstrap_new(struct agent *a);
+void join__peer_bootstrap_free(struct peer_bootstrap *m);
 /* Before the bus answers: read the promise, if one was made, and the addresses. */
-THOLE_MUST_CHECK enum thole_code join__meeting_prepare(struct agent *a, struct thole_status *st);
-void join__meeting_run(struct agent *a);                                /* the bootstrap thread */
-void join__meeting_serve(struct agent *a, struct bus_request *request); /* METHOD_MEET */
+THOLE_MUST_CHECK enum thole_code join__peer_bootstrap_prepare(struct agent *a,
+                                                              struct thole_status *st);
+void join__peer_bootstrap_run(struct agent *a); /* the bootstrap thread */
+/* METHOD_PEER_BOOTSTRAP */
+void join__peer_bootstrap_serve(struct agent *a, struct bus_request *request);
 /* The id of a cluster that these members form: a hash over (address, host id), sorted. */
-struct uuid join__meeting_cluster_id(const struct member_list *l);
+struct uuid join__peer_bootstrap_cluster_id(const struct member_list *l);
 
 /* join.c */
 void join__run(struct agent *a);
@@ -36,7 +38,7 @@ void join__run(struct agent *a);
 THOLE_MUST_CHECK enum thole_code join__check_cluster(struct agent *a, struct thole_status *st);
 
 /* A member whose replica of shard zero failed, or is none of the group any more, gets another one
- * from the others, and starts again with it. On the chores' worker. */
+ * from the others, and starts again with it. On the reconciler's worker. */
 void join__renew_start(struct agent *a, const struct engine_replica_status *zero);
 void join__renew_stop(struct agent *a); /* after the worker */
 

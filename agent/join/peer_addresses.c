@@ -118,8 +118,8 @@ void addresses_learn(struct addresses *as, const struct uuid *host, uint64_t inc
         LOG_INFO(AGENT, "a host has another address peer=%s address=%s incarnation=%" PRIu64, id,
                  address, incarnation);
     }
-    if (moved && a->chores != NULL) {
-        agent__chores_wake(a->chores);
+    if (moved && a->reconciler != NULL) {
+        agent__reconciler_wake(a->reconciler);
     }
 }
 

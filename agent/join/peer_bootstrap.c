@@ -25,7 +25,7 @@
 #define ASK_MS 1000
 #define PAUSE_MS 150
 
-struct meeting {
+struct peer_bootstrap {
     struct agent *agent;
     char *copy;
     const char *addresses[DATADIR_MEMBERS_MAX]; /* sorted */
@@ -43,7 +43,7 @@ struct answer {
     char tags[DATADIR_TAGS_BYTES];
 };
 
-struct uuid join__meeting_cluster_id(const struct member_list *l)
+struct uuid join__peer_bootstrap_cluster_id(const struct member_list *l)
 {
     struct uuid id;
     struct bytes text = {0};
@@ -77,47 +77,49 @@ static void uuid_of_view(upb_StringView v, struct uuid *ret)
     }
 }
 
-static struct buf *encode_request(struct meeting *m)
+static struct buf *encode_request(struct peer_bootstrap *m)
 {
     upb_Arena *arena = upb_Arena_New();
-    thole_bus_v1_MeetRequest *q = thole_bus_v1_MeetRequest_new(arena);
-    thole_bus_v1_MeetRequest_set_host(q, agent__host_row(m->agent, arena));
+    thole_bus_v1_PeerBootstrapRequest *q = thole_bus_v1_PeerBootstrapRequest_new(arena);
+    thole_bus_v1_PeerBootstrapRequest_set_host(q, agent__host_row(m->agent, arena));
     for (size_t i = 0; i < m->count; i++) {
-        thole_bus_v1_MeetRequest_add_peers(q, upb_StringView_FromString(m->addresses[i]), arena);
+        thole_bus_v1_PeerBootstrapRequest_add_peers(q, upb_StringView_FromString(m->addresses[i]),
+                                                    arena);
     }
-    thole_bus_v1_MeetRequest_set_promised(q, view_of_uuid(&m->promise.cluster));
+    thole_bus_v1_PeerBootstrapRequest_set_promised(q, view_of_uuid(&m->promise.cluster));
     size_t size = 0;
-    const char *bytes = thole_bus_v1_MeetRequest_serialize(q, arena, &size);
+    const char *bytes = thole_bus_v1_PeerBootstrapRequest_serialize(q, arena, &size);
     struct buf *b = buf_copy(bytes, size);
     upb_Arena_Free(arena);
     return b;
 }
 
-void join__meeting_serve(struct agent *a, struct bus_request *request)
+void join__peer_bootstrap_serve(struct agent *a, struct bus_request *request)
 {
-    struct meeting *m = a->meeting;
+    struct peer_bootstrap *m = a->peer_bootstrap;
     struct uuid formed = {{0}};
     upb_Arena *arena = upb_Arena_New();
-    thole_bus_v1_MeetReply *r = thole_bus_v1_MeetReply_new(arena);
-    thole_bus_v1_MeetReply_set_host(r, agent__host_row(a, arena));
+    thole_bus_v1_PeerBootstrapReply *r = thole_bus_v1_PeerBootstrapReply_new(arena);
+    thole_bus_v1_PeerBootstrapReply_set_host(r, agent__host_row(a, arena));
     if (agent_cluster(a, &formed)) {
-        thole_bus_v1_MeetReply_set_formed_cluster_id(r, view_of_uuid(&formed));
+        thole_bus_v1_PeerBootstrapReply_set_formed_cluster_id(r, view_of_uuid(&formed));
     }
     pthread_mutex_lock(&m->lock);
     for (size_t i = 0; i < m->count; i++) {
-        thole_bus_v1_MeetReply_add_peers(r, upb_StringView_FromString(m->addresses[i]), arena);
+        thole_bus_v1_PeerBootstrapReply_add_peers(r, upb_StringView_FromString(m->addresses[i]),
+                                                  arena);
     }
     struct uuid promised = m->promise.cluster;
     pthread_mutex_unlock(&m->lock);
-    thole_bus_v1_MeetReply_set_promised(r, view_of_uuid(&promised));
+    thole_bus_v1_PeerBootstrapReply_set_promised(r, view_of_uuid(&promised));
     size_t size = 0;
-    const char *bytes = thole_bus_v1_MeetReply_serialize(r, arena, &size);
+    const char *bytes = thole_bus_v1_PeerBootstrapReply_serialize(r, arena, &size);
     struct buf *b = buf_copy(bytes, size);
     upb_Arena_Free(arena);
     bus_answer(request, (struct bufslice){.owner = b, .bytes = slice_of(b->data, b->size)}, false);
 }
 
-static bool same_addresses(const struct meeting *m, const upb_StringView *peers, size_t n)
+static bool same_addresses(const struct peer_bootstrap *m, const upb_StringView *peers, size_t n)
 {
     if (n != m->count) {
         return false;
@@ -158,11 +160,12 @@ static bool read_tags(const thole_v1_Host *host, char *to, size_t size)
     return ok;
 }
 
-static bool read_reply(const struct meeting *m, struct slice body, struct answer *ret)
+static bool read_reply(const struct peer_bootstrap *m, struct slice body, struct answer *ret)
 {
     upb_Arena *arena = upb_Arena_New();
-    const thole_bus_v1_MeetReply *r = PROTO_DECODE(thole_bus_v1_MeetReply, body, arena);
-    const thole_v1_Host *host = r != NULL ? thole_bus_v1_MeetReply_host(r) : NULL;
+    const thole_bus_v1_PeerBootstrapReply *r =
+        PROTO_DECODE(thole_bus_v1_PeerBootstrapReply, body, arena);
+    const thole_v1_Host *host = r != NULL ? thole_bus_v1_PeerBootstrapReply_host(r) : NULL;
     char id[UUID_TEXT_BYTES] = "";
     bool ok = host != NULL && thole_v1_Host_id(host).size == UUID_TEXT_BYTES - 1 &&
               registry_name_valid(registry_str(thole_v1_Host_name(host)));
@@ -173,12 +176,12 @@ static bool read_reply(const struct meeting *m, struct slice body, struct answer
     if (ok) {
         size_t n = 0;
         upb_StringView name = thole_v1_Host_name(host);
-        const upb_StringView *peers = thole_bus_v1_MeetReply_peers(r, &n);
+        const upb_StringView *peers = thole_bus_v1_PeerBootstrapReply_peers(r, &n);
         snprintf(ret->name, sizeof ret->name, "%.*s", (int)name.size, name.data);
         ok = read_tags(host, ret->tags, sizeof ret->tags);
         ret->same_peers = same_addresses(m, peers, n);
-        uuid_of_view(thole_bus_v1_MeetReply_promised(r), &ret->promised);
-        uuid_of_view(thole_bus_v1_MeetReply_formed_cluster_id(r), &ret->formed);
+        uuid_of_view(thole_bus_v1_PeerBootstrapReply_promised(r), &ret->promised);
+        uuid_of_view(thole_bus_v1_PeerBootstrapReply_formed_cluster_id(r), &ret->formed);
         ret->there = ok;
     }
     upb_Arena_Free(arena);
@@ -187,7 +190,7 @@ static bool read_reply(const struct meeting *m, struct slice body, struct answer
 
 /* ---- A round --------------------------------------------------------------------------------- */
 
-static void ask_all(struct meeting *m, struct answer *answers)
+static void ask_all(struct peer_bootstrap *m, struct answer *answers)
 {
     struct agent *a = m->agent;
     struct buf *request = encode_request(m);
@@ -203,7 +206,7 @@ static void ask_all(struct meeting *m, struct answer *answers)
             snprintf(r->name, sizeof r->name, "%s", agent_name(a));
             snprintf(r->tags, sizeof r->tags, "%s", a->tags);
             r->promised = m->promise.cluster;
-        } else if (bus_ask(a->bus, m->addresses[i], METHOD_MEET,
+        } else if (bus_ask(a->bus, m->addresses[i], METHOD_PEER_BOOTSTRAP,
                            slice_of(request->data, request->size), ASK_MS, &reply, &peer,
                            &st) == THOLE_OK) {
             if (!read_reply(m, slice_of(reply->data, reply->size), r)) {
@@ -220,7 +223,8 @@ static void ask_all(struct meeting *m, struct answer *answers)
 }
 
 /* The list that these answers make; false (and told) when they make none. */
-static bool make_list(struct meeting *m, const struct answer *answers, struct member_list *ret)
+static bool make_list(struct peer_bootstrap *m, const struct answer *answers,
+                      struct member_list *ret)
 {
     struct agent *a = m->agent;
     bool self = false;
@@ -255,11 +259,11 @@ static bool make_list(struct meeting *m, const struct answer *answers, struct me
         agent__waiting_for(a, "forming a cluster: none of the peers' addresses is this host's");
         return false;
     }
-    ret->cluster = join__meeting_cluster_id(ret);
+    ret->cluster = join__peer_bootstrap_cluster_id(ret);
     return true;
 }
 
-static bool promise(struct meeting *m, const struct member_list *l)
+static bool promise(struct peer_bootstrap *m, const struct member_list *l)
 {
     struct agent *a = m->agent;
     struct thole_status st = {0};
@@ -279,7 +283,7 @@ static bool promise(struct meeting *m, const struct member_list *l)
     return join__bootstrap_step(a, "promise-told");
 }
 
-static void form(struct meeting *m)
+static void form(struct peer_bootstrap *m)
 {
     struct agent *a = m->agent;
     struct thole_status st = {0};
@@ -300,7 +304,7 @@ static void form(struct meeting *m)
 }
 
 /* Has every host on the list of our promise said that it is promised to the same? (P3) */
-static bool all_promised(struct meeting *m, const struct answer *answers)
+static bool all_promised(struct peer_bootstrap *m, const struct answer *answers)
 {
     for (size_t i = 0; i < m->count; i++) {
         if (!answers[i].there || !uuid_equal(&answers[i].host, &m->promise.members[i].host) ||
@@ -314,7 +318,7 @@ static bool all_promised(struct meeting *m, const struct answer *answers)
 }
 
 /* A peer that is a member already. Returns true when this host may form too. */
-static bool follow_formed(struct meeting *m, const struct answer *answers, bool *ret_other)
+static bool follow_formed(struct peer_bootstrap *m, const struct answer *answers, bool *ret_other)
 {
     *ret_other = false;
     for (size_t i = 0; i < m->count; i++) {
@@ -335,7 +339,8 @@ static bool follow_formed(struct meeting *m, const struct answer *answers, bool 
 }
 
 /* False when there is nothing more to do. */
-static bool round_of_asking(struct meeting *m, struct answer *answers, struct member_list *list)
+static bool round_of_asking(struct peer_bootstrap *m, struct answer *answers,
+                            struct member_list *list)
 {
     struct agent *a = m->agent;
     bool other;
@@ -367,9 +372,9 @@ static bool round_of_asking(struct meeting *m, struct answer *answers, struct me
     return false;
 }
 
-void join__meeting_run(struct agent *a)
+void join__peer_bootstrap_run(struct agent *a)
 {
-    struct meeting *m = a->meeting;
+    struct peer_bootstrap *m = a->peer_bootstrap;
     struct answer *answers = xcalloc(DATADIR_MEMBERS_MAX, sizeof *answers);
     struct member_list *list = xmalloc(sizeof *list);
     bool go_on = true;
@@ -392,7 +397,7 @@ static int compare(const void *a, const void *b)
     return strcmp(*(const char *const *)a, *(const char *const *)b);
 }
 
-static enum thole_code read_addresses(struct meeting *m, struct thole_status *st)
+static enum thole_code read_addresses(struct peer_bootstrap *m, struct thole_status *st)
 {
     enum thole_code code = join__bootstrap_split(m->agent->addresses, &m->copy, m->addresses,
                                                  DATADIR_MEMBERS_MAX, &m->count, st);
@@ -420,9 +425,9 @@ static enum thole_code read_addresses(struct meeting *m, struct thole_status *st
 }
 
 /* A promise binds across restarts, whatever the flags say now. */
-enum thole_code join__meeting_prepare(struct agent *a, struct thole_status *st)
+enum thole_code join__peer_bootstrap_prepare(struct agent *a, struct thole_status *st)
 {
-    struct meeting *m = a->meeting;
+    struct peer_bootstrap *m = a->peer_bootstrap;
     enum thole_code code = datadir_load_promise(&a->dir, &m->promise, st);
     if (code != THOLE_OK) {
         return code;
@@ -445,15 +450,15 @@ enum thole_code join__meeting_prepare(struct agent *a, struct thole_status *st)
     return THOLE_OK;
 }
 
-struct meeting *join__meeting_new(struct agent *a)
+struct peer_bootstrap *join__peer_bootstrap_new(struct agent *a)
 {
-    struct meeting *m = xcalloc(1, sizeof *m);
+    struct peer_bootstrap *m = xcalloc(1, sizeof *m);
     m->agent = a;
     pthread_mutex_init(&m->lock, NULL);
     return m;
 }
 
-void join__meeting_free(struct meeting *m)
+void join__peer_bootstrap_free(struct peer_bootstrap *m)
 {
     if (m == NULL) {
         return;

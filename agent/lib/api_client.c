@@ -41,8 +41,8 @@ static bool ask(struct client *c, size_t i)
     struct bus_ask_peer peer = {0};
     struct thole_status st = {0};
     const char *address = c->endpoints[i].address; /* constant */
-    if (bus_ask(c->bus, address, METHOD_MEET, (struct slice){0}, ASK_MS, &reply, &peer, &st) !=
-        THOLE_OK) {
+    if (bus_ask(c->bus, address, METHOD_PEER_BOOTSTRAP, (struct slice){0}, ASK_MS, &reply, &peer,
+                &st) != THOLE_OK) {
         return false;
     }
     buf_unref(reply);

@@ -289,9 +289,9 @@ static bool ready_here(struct agent *a, void *ctx)
     const thole_v1_Shard *row = registry_shard_by_name(v, slice_str(w->name), &shard_buf);
     bool ready = shard_ready(row, w->why, sizeof w->why);
     if (ready) {
-        const struct agent_now n = agent_now_of(a, v);
+        const struct agent_confirmed n = agent_confirmed_of(a, v);
         struct shard_now now;
-        agent_shard_now(&n, row, &now);
+        agent_shard_confirmed(&n, row, &now);
         ready = now.served;
         snprintf(w->why, sizeof w->why, "%.190s", now.message);
     }

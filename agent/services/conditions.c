@@ -70,7 +70,7 @@ static const char *paused_text(uint32_t paused)
                : "the placement and membership controllers are paused, \"thole resume\" ends that";
 }
 
-uint32_t services__conditions_differ(const struct agent_now *n, const thole_v1_Shard *row,
+uint32_t services__conditions_differ(const struct agent_confirmed *n, const thole_v1_Shard *row,
                                      struct shard_now *ret)
 {
     const thole_v1_ShardStatus *status = thole_v1_Shard_status(row);
@@ -84,7 +84,7 @@ uint32_t services__conditions_differ(const struct agent_now *n, const thole_v1_S
         *ret = (struct shard_now){.reason = "NotFormed"};
         count = 0;
     } else {
-        agent_shard_now(n, row, ret);
+        agent_shard_confirmed(n, row, ret);
     }
     for (size_t i = 0; i < count; i++) {
         struct slice type = services__name_slice(thole_v1_Condition_type(all[i]));
@@ -103,8 +103,8 @@ uint32_t services__conditions_differ(const struct agent_now *n, const thole_v1_S
 }
 
 /* Keeps what the condition says of the shard. */
-static void set_paused(const struct agent_now *n, thole_v1_ShardStatus *status, int64_t time_ms,
-                       upb_Arena *arena)
+static void set_paused(const struct agent_confirmed *n, thole_v1_ShardStatus *status,
+                       int64_t time_ms, upb_Arena *arena)
 {
     char text[THOLE_STATUS_MESSAGE_BYTES];
     const char *why = paused_text(paused_controllers(n->view));
@@ -125,8 +125,8 @@ static void set_paused(const struct agent_now *n, thole_v1_ShardStatus *status, 
     }
 }
 
-const thole_v1_Shard *services__conditions_now(const struct agent_now *n, const thole_v1_Shard *row,
-                                               upb_Arena *arena)
+const thole_v1_Shard *services__conditions_now(const struct agent_confirmed *n,
+                                               const thole_v1_Shard *row, upb_Arena *arena)
 {
     struct shard_now now;
     char text[THOLE_STATUS_MESSAGE_BYTES];
@@ -172,7 +172,7 @@ const thole_v1_HostStatus *services__host_status_now(struct agent *a, const thol
 
 /* Shards of the pool that its row counts as ready, and that are not now. Only looked for where the
  * row says that all are. */
-static uint32_t pool_unready(const struct agent_now *n, const thole_v1_ShardPool *row)
+static uint32_t pool_unready(const struct agent_confirmed *n, const thole_v1_ShardPool *row)
 {
     struct registry_shard_buf buf;
     char first[LIMIT_NAME_BYTES + 2];
@@ -198,7 +198,7 @@ static uint32_t pool_unready(const struct agent_now *n, const thole_v1_ShardPool
     return unready;
 }
 
-const thole_v1_ShardPool *services__pool_now(const struct agent_now *n,
+const thole_v1_ShardPool *services__pool_now(const struct agent_confirmed *n,
                                              const thole_v1_ShardPool *row, upb_Arena *arena,
                                              uint32_t *ret_unready)
 {
@@ -219,7 +219,7 @@ uint64_t services__pool_key(const thole_v1_ShardPool *row)
     return hash64(name.data, name.size, 0) | 1;
 }
 
-bool services__conditions_changed(const struct agent_now *n, const struct map *sent,
+bool services__conditions_changed(const struct agent_confirmed *n, const struct map *sent,
                                   void (*changed)(void *ctx, const thole_v1_Shard *row), void *ctx)
 {
     struct registry_shard_buf buf;
@@ -238,7 +238,7 @@ bool services__conditions_changed(const struct agent_now *n, const struct map *s
     return any;
 }
 
-bool services__pools_changed(const struct agent_now *n, const struct map *sent,
+bool services__pools_changed(const struct agent_confirmed *n, const struct map *sent,
                              void (*changed)(void *ctx, const thole_v1_ShardPool *row), void *ctx)
 {
     struct slice name = {0};

@@ -1,5 +1,5 @@
-/* thole.v1.Snapshots: files that are brought back. (services__snapshots_save.c: files that are taken
- * away.) */
+/* thole.v1.Snapshots: files that are brought back. (services__snapshots_save.c: files that are
+ * taken away.) */
 #include <stdlib.h>
 #include <string.h>
 

@@ -156,10 +156,10 @@ static void submit(struct house *h, struct bufslice command,
     engine_submit(leader->engine, &q->r);
 }
 
-static void upward_propose(void *ctx, struct bufslice command,
-                           void (*done)(void *, const struct thole_status *, uint64_t,
-                                        struct slice),
-                           void *done_ctx)
+static void callback_propose(void *ctx, struct bufslice command,
+                             void (*done)(void *, const struct thole_status *, uint64_t,
+                                          struct slice),
+                             void *done_ctx)
 {
     struct house_host *host = ctx;
     host->house->proposals++;
@@ -173,8 +173,8 @@ static void upward_propose(void *ctx, struct bufslice command,
     submit(host->house, command, done, done_ctx);
 }
 
-static void upward_host_address(void *ctx, const struct uuid *id, uint64_t incarnation,
-                                const char *address)
+static void callback_host_address(void *ctx, const struct uuid *id, uint64_t incarnation,
+                                  const char *address)
 {
     struct house_host *host = ctx;
     (void)incarnation;
@@ -195,9 +195,9 @@ static uint64_t number_of(const struct house *h, const struct uuid *id)
     return n;
 }
 
-static void upward_reaches(void *ctx, const struct uuid *asked, const struct uuid *about,
-                           void (*done)(void *done_ctx, bool answered, bool reaches),
-                           void *done_ctx)
+static void callback_reaches(void *ctx, const struct uuid *asked, const struct uuid *about,
+                             void (*done)(void *done_ctx, bool answered, bool reaches),
+                             void *done_ctx)
 {
     struct house_host *host = ctx;
     const struct house *h = host->house;
@@ -369,7 +369,7 @@ void house_start(struct house *h, uint64_t n)
         .engine = host->engine,
         .registry = host->registry,
         .executor = h->ex,
-        .upward = {host, upward_propose, upward_host_address, upward_reaches},
+        .callbacks = {host, callback_propose, callback_host_address, callback_reaches},
         .retry_ms = 50,
         .report_interval_ms = 20,
         .suspect_after_ms = 500,

@@ -32,13 +32,13 @@ const upb_MiniTable *registry__row_table(enum row_kind kind)
 
 /* ---- Open rows ------------------------------------------------------------------------------- */
 
-void registry__desk_init(struct desk *d)
+void registry__scope_init(struct row_scope *d)
 {
-    *d = (struct desk){.arena = upb_Arena_New()};
+    *d = (struct row_scope){.arena = upb_Arena_New()};
     ASSERT(d->arena != NULL);
 }
 
-void registry__desk_deinit(struct desk *d)
+void registry__scope_deinit(struct row_scope *d)
 {
     for (const struct held *h = d->held; h != NULL; h = h->next) {
         registry__packed_unref(h->row);
@@ -47,7 +47,7 @@ void registry__desk_deinit(struct desk *d)
     upb_Arena_Free(d->arena);
 }
 
-void registry__desk_hold(struct desk *d, struct packed *p)
+void registry__scope_hold(struct row_scope *d, struct packed *p)
 {
     struct held *h = upb_Arena_Malloc(d->arena, sizeof *h);
     ASSERT(h != NULL);
@@ -55,7 +55,7 @@ void registry__desk_hold(struct desk *d, struct packed *p)
     d->held = h;
 }
 
-struct row *registry__row_adopt(struct desk *d, enum row_kind kind, void *msg)
+struct row *registry__row_adopt(struct row_scope *d, enum row_kind kind, void *msg)
 {
     struct row *row = upb_Arena_Malloc(d->arena, sizeof *row);
     ASSERT(row != NULL);
@@ -63,16 +63,16 @@ struct row *registry__row_adopt(struct desk *d, enum row_kind kind, void *msg)
     return row;
 }
 
-struct row *registry__row_new(struct desk *d, enum row_kind kind)
+struct row *registry__row_new(struct row_scope *d, enum row_kind kind)
 {
     return registry__row_adopt(d, kind, _upb_Message_New(registry__row_table(kind), d->arena));
 }
 
-static struct row *open_row(struct desk *d, struct packed *p, bool edit)
+static struct row *open_row(struct row_scope *d, struct packed *p, bool edit)
 {
     enum row_kind kind = (enum row_kind)p->kind;
     struct row *row = registry__row_adopt(d, kind, NULL);
-    registry__desk_hold(d, p);
+    registry__scope_hold(d, p);
     row->packed = edit ? NULL : p;
     if (kind == ROW_HOST || kind == ROW_REPLICA) {
         row->host_id = registry__packed_host(p);
@@ -81,12 +81,12 @@ static struct row *open_row(struct desk *d, struct packed *p, bool edit)
     return row;
 }
 
-struct row *registry__open(struct desk *d, struct packed *p)
+struct row *registry__open(struct row_scope *d, struct packed *p)
 {
     return p == NULL ? NULL : open_row(d, p, false);
 }
 
-struct row *registry__row_copy(struct desk *d, const struct row *from)
+struct row *registry__row_copy(struct row_scope *d, const struct row *from)
 {
     if (from->packed != NULL) {
         return open_row(d, from->packed, true);

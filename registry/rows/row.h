@@ -38,7 +38,7 @@ struct packed {
     _Alignas(8) uint8_t data[];
 };
 
-/* A row that a command looks at, or edits: of the arena of its desk, and gone with it. */
+/* A row that a command looks at, or edits: of the arena of its scope, and gone with it. */
 struct row {
     enum row_kind kind;
     struct uuid host_id;   /* hosts: the id; replicas: the host they are on */
@@ -57,9 +57,9 @@ struct row {
     };
 };
 
-/* Where rows are open. What is looked at stays as long as the desk, whatever becomes of it in the
+/* Where rows are open. What is looked at stays as long as the scope, whatever becomes of it in the
  * trees. */
-struct desk {
+struct row_scope {
     upb_Arena *arena;
     struct held {
         struct packed *row;
@@ -67,14 +67,14 @@ struct desk {
     } * held;
     struct bytes scratch; /* to pack in */
 };
-void registry__desk_init(struct desk *d);
-void registry__desk_deinit(struct desk *d);
-void registry__desk_hold(struct desk *d, struct packed *p);
+void registry__scope_init(struct row_scope *d);
+void registry__scope_deinit(struct row_scope *d);
+void registry__scope_hold(struct row_scope *d, struct packed *p);
 
-struct row *registry__row_new(struct desk *d, enum row_kind kind); /* an empty message */
-struct row *registry__row_adopt(struct desk *d, enum row_kind kind, void *msg);
-struct row *registry__row_copy(struct desk *d, const struct row *from); /* to edit */
-struct row *registry__open(struct desk *d, struct packed *p);           /* NULL stays NULL */
+struct row *registry__row_new(struct row_scope *d, enum row_kind kind); /* an empty message */
+struct row *registry__row_adopt(struct row_scope *d, enum row_kind kind, void *msg);
+struct row *registry__row_copy(struct row_scope *d, const struct row *from); /* to edit */
+struct row *registry__open(struct row_scope *d, struct packed *p);           /* NULL stays NULL */
 const upb_MiniTable *registry__row_table(enum row_kind kind);
 
 struct packed *registry__packed_new(enum row_kind kind, size_t data_bytes); /* one reference */

@@ -23,7 +23,7 @@ static void add_constraint(thole_v1_Constraint *c, upb_Arena *a)
 }
 
 /* Every kind of field, and arrays within arrays. */
-static struct row *full_shard(struct desk *d)
+static struct row *full_shard(struct row_scope *d)
 {
     struct row *row = registry__row_new(d, ROW_SHARD);
     upb_Arena *a = row->arena;
@@ -58,7 +58,7 @@ static struct slice encode(const void *msg, enum row_kind kind, upb_Arena *arena
 }
 
 /* Whatever it is kept as, looking at it and editing it show what it was; it knows its keys. */
-static void assert_packs(struct desk *d, struct row *row, bool packs)
+static void assert_packs(struct row_scope *d, struct row *row, bool packs)
 {
     struct registry_shard_buf buf; /* the largest */
     struct slice before = encode(row->msg, row->kind, d->arena);
@@ -96,15 +96,15 @@ static void assert_packs(struct desk *d, struct row *row, bool packs)
 
 static int setup(void **state)
 {
-    static struct desk d;
-    registry__desk_init(&d);
+    static struct row_scope d;
+    registry__scope_init(&d);
     *state = &d;
     return 0;
 }
 
 static int teardown(void **state)
 {
-    registry__desk_deinit(*state);
+    registry__scope_deinit(*state);
     assert_int_equal(registry__shared_count(), 0);
     return 0;
 }
@@ -125,7 +125,7 @@ static void test_pack_empty_rows_stay_empty(void **state)
 
 #define HOST "be61c5f4-43bf-43a7-8007-1f639088bc38"
 
-static struct row *replica(struct desk *d, uint64_t id, const char *shard, const char *message)
+static struct row *replica(struct row_scope *d, uint64_t id, const char *shard, const char *message)
 {
     struct row *row = registry__row_new(d, ROW_REPLICA);
     thole_v1_Replica_set_id(row->replica, id);
@@ -198,7 +198,7 @@ static void test_pack_row_that_is_too_large_is_kept_whole(void **state)
 
 static void test_pack_edits_leave_the_row_and_what_it_shares_alone(void **state)
 {
-    struct desk *d = *state;
+    struct row_scope *d = *state;
     struct registry_shard_buf buf;
     struct row *row = full_shard(d);
     struct slice before = encode(row->msg, ROW_SHARD, d->arena);
@@ -214,7 +214,7 @@ static void test_pack_edits_leave_the_row_and_what_it_shares_alone(void **state)
     registry__packed_unref(p);
 }
 
-static struct packed *with_parts(struct desk *d, const char *name, int64_t time_ms)
+static struct packed *with_parts(struct row_scope *d, const char *name, int64_t time_ms)
 {
     struct row *row = full_shard(d);
     thole_v1_Shard_set_name(row->shard, text(name));
@@ -246,7 +246,7 @@ static const thole_v1_ShardSpec *spec_of(const struct packed *p)
  * some row has them. */
 static void test_pack_rows_share_what_they_have_in_common(void **state)
 {
-    struct desk *d = *state;
+    struct row_scope *d = *state;
     assert_int_equal(registry__shared_count(), 0);
     struct packed *a = with_parts(d, "a", 1);
     assert_int_equal(registry__shared_count(), 5);

@@ -315,8 +315,8 @@ void engine_stop(struct engine *e)
     }
     e->stopped = true;
     atomic_store(&e->stopping, true);
-    /* A stopped worker hands what still comes for it to engine__loop_discard, so any order will do as long
-     * as each one's queue is drained: loops first, because they hold what waits. */
+    /* A stopped worker hands what still comes for it to engine__loop_discard, so any order will do
+     * as long as each one's queue is drained: loops first, because they hold what waits. */
     for (uint32_t i = 0; i < e->o.loop_count; i++) {
         if (!worker_post_internal(e->loops[i]->w, &e->loops[i]->stop_msg)) {
             ASSERT(false && "a loop was stopped by somebody else");
@@ -373,7 +373,7 @@ void engine_free(struct engine *e)
     map_deinit(&e->by_shard);
     map_deinit(&e->tombstones);
     map_deinit(&e->forgotten);
-    engine__beats_free(e);
+    engine__heartbeats_free(e);
     map_deinit(&e->kinds);
     pthread_mutex_destroy(&e->kinds_lock);
     pthread_mutex_destroy(&e->lock);

@@ -339,7 +339,7 @@ struct loop {
     size_t published_count, published_capacity;
     struct peer_host **touched;
     size_t touched_count, touched_capacity;
-    uint64_t beat_due_ms; /* logical: when engine__beats_run has something to do */
+    uint64_t beat_due_ms; /* logical: when engine__heartbeats_run has something to do */
     size_t rested;        /* replicas that gave back their work, since memory was given back */
     struct write_batch *next, *in_flight;
     bool handing_over;
@@ -370,23 +370,24 @@ void engine__loop_discard(struct loop *l, struct worker_msg *m);
 void engine__inbound_free(struct inbound *in);
 void engine__loop_inbound(struct loop *l, struct inbound *in);
 /* heartbeats.c */
-void engine__beats_add_peer(struct engine *e, const struct uuid *host);
-void engine__beats_free(struct engine *e);
-void engine__beats_deliver(struct engine *e, const struct uuid *host, uint64_t incarnation,
-                           const struct host_beat *heard);
-uint64_t engine__beats_sent(struct engine *e,
-                            const struct uuid *host); /* number of the last beat to it */
-void engine__beats_leader_ended(struct loop *l, struct replica *r);
-void engine__beats_heard(struct loop *l, struct host_beat *b);
-void engine__beats_incarnation(struct loop *l, struct peer_host *h, uint64_t incarnation);
+void engine__heartbeats_add_peer(struct engine *e, const struct uuid *host);
+void engine__heartbeats_free(struct engine *e);
+void engine__heartbeats_deliver(struct engine *e, const struct uuid *host, uint64_t incarnation,
+                                const struct host_beat *heard);
+uint64_t engine__heartbeats_sent(struct engine *e,
+                                 const struct uuid *host); /* number of the last beat to it */
+void engine__heartbeats_leader_ended(struct loop *l, struct replica *r);
+void engine__heartbeats_heard(struct loop *l, struct host_beat *b);
+void engine__heartbeats_incarnation(struct loop *l, struct peer_host *h, uint64_t incarnation);
 /* Is the host of a SLEEP's sender heard, and is this not old news? */
-bool engine__beats_vouch(struct loop *l, const struct uuid *host, const struct raft_message *m);
+bool engine__heartbeats_vouch(struct loop *l, const struct uuid *host,
+                              const struct raft_message *m);
 /* Something happens to the group: if it sleeps, wake it with what is known of its leader's host. */
-void engine__beats_wake(struct loop *l, struct replica *r);
-void engine__beats_show_leader(struct loop *l, struct replica *r);
+void engine__heartbeats_wake(struct loop *l, struct replica *r);
+void engine__heartbeats_show_leader(struct loop *l, struct replica *r);
 /* When a leader, or its host in its name, was last heard. */
-uint64_t engine__beats_leader_heard_ns(struct loop *l, const struct replica *r);
-void engine__beats_run(struct loop *l);
+uint64_t engine__heartbeats_leader_heard_ns(struct loop *l, const struct replica *r);
+void engine__heartbeats_run(struct loop *l);
 /* frame_outbox.c */
 struct peer_host *engine__loop_host(struct loop *l, const struct uuid *host);
 void engine__outbox_add(struct loop *l, struct replica *r, struct raft_message *m);

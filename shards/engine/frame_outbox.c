@@ -17,7 +17,7 @@ struct peer_host *engine__loop_host(struct loop *l, const struct uuid *host)
         h = xcalloc(1, sizeof *h);
         h->host = *host;
         (void)map_put(&l->hosts, key, h);
-        engine__beats_add_peer(l->e, host);
+        engine__heartbeats_add_peer(l->e, host);
     }
     return h;
 }
@@ -56,7 +56,7 @@ void engine__outbox_add_to(struct loop *l, const struct uuid *host, uint64_t sha
         .raft = *m,
     };
     if (m->kind == RAFT_MSG_SLEEP) {
-        lane->messages[lane->count - 1].raft.hint = engine__beats_sent(l->e, host);
+        lane->messages[lane->count - 1].raft.hint = engine__heartbeats_sent(l->e, host);
     }
     if (h->touched) {
         return;

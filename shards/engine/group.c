@@ -36,12 +36,12 @@ void engine__group_receive(struct loop *l, struct replica *r, struct raft_messag
         m->term >= work_of(r)->status.term) {
         r->contact_ns = l->now_ns;
     }
-    if (m->kind == RAFT_MSG_SLEEP && !engine__beats_vouch(l, host, m)) {
+    if (m->kind == RAFT_MSG_SLEEP && !engine__heartbeats_vouch(l, host, m)) {
         m->kind = RAFT_MSG_HEARTBEAT;
         m->index = m->log_term = m->context = m->hint = 0;
     }
     if (m->kind != RAFT_MSG_SLEEP && m->kind != RAFT_MSG_SLEEP_REPLY) {
-        engine__beats_wake(l, r);
+        engine__heartbeats_wake(l, r);
     }
     enum thole_code code = raft_receive(r->core, m, l->now_ms, &st);
     *m = (struct raft_message){0};
@@ -68,11 +68,11 @@ static void note_leadership(struct loop *l, struct replica *r, bool changed)
 {
     bool leads = work_of(r)->status.role == RAFT_LEADER;
     if (r->led && !leads) {
-        engine__beats_leader_ended(l, r);
+        engine__heartbeats_leader_ended(l, r);
         forget_peers(r);
     }
     if (leads && changed) {
-        engine__beats_show_leader(l, r);
+        engine__heartbeats_show_leader(l, r);
     }
     r->led = leads;
 }
@@ -471,7 +471,7 @@ static void silence(struct loop *l, struct replica *r, const struct thole_status
     engine__snapshot_end(r);
     if (r->core != NULL) {
         if (r->led) {
-            engine__beats_leader_ended(l, r);
+            engine__heartbeats_leader_ended(l, r);
         }
         note_sleep(r, false);
         raft_free(r->core);

@@ -200,7 +200,7 @@ static void handle(struct loop *l, struct worker_msg *m)
         handle_peer(l, CONTAINER_OF(m, struct peer_change, msg));
         break;
     case MSG_BEAT:
-        engine__beats_heard(l, CONTAINER_OF(m, struct host_beat, msg));
+        engine__heartbeats_heard(l, CONTAINER_OF(m, struct host_beat, msg));
         break;
     case MSG_SENT:
         engine__snapshot_sent(l, CONTAINER_OF(m, struct stream_msg, msg));
@@ -329,7 +329,7 @@ static void move_time(struct loop *l, uint64_t now_ns)
 static void run_timers(struct loop *l)
 {
     struct wheel_timer *t;
-    engine__beats_run(l);
+    engine__heartbeats_run(l);
     while ((t = wheel_expire(l->ticks, l->now_ms)) != NULL) {
         struct replica *r = CONTAINER_OF(t, struct replica_work, tick)->r;
         if (r->state == GROUP_RUNNING) {

@@ -48,7 +48,7 @@ static struct beat_peer *peer_of(struct engine *e, const struct uuid *host, bool
     return p;
 }
 
-void engine__beats_add_peer(struct engine *e, const struct uuid *host)
+void engine__heartbeats_add_peer(struct engine *e, const struct uuid *host)
 {
     bool is_new;
     pthread_mutex_lock(&e->lock);
@@ -63,7 +63,7 @@ void engine__beats_add_peer(struct engine *e, const struct uuid *host)
     engine__loop_post(e->loops[0], &b->msg);
 }
 
-void engine__beats_free(struct engine *e)
+void engine__heartbeats_free(struct engine *e)
 {
     size_t it = 0;
     struct beat_peer *p;
@@ -73,7 +73,7 @@ void engine__beats_free(struct engine *e)
     map_deinit(&e->beat_peers);
 }
 
-uint64_t engine__beats_sent(struct engine *e, const struct uuid *host)
+uint64_t engine__heartbeats_sent(struct engine *e, const struct uuid *host)
 {
     bool is_new;
     pthread_mutex_lock(&e->lock);
@@ -93,7 +93,7 @@ static void tell(struct beat_peer *p, uint64_t shard_id)
 }
 
 /* A leader here is none any more, and its members may be asleep. */
-void engine__beats_leader_ended(struct loop *l, struct replica *r)
+void engine__heartbeats_leader_ended(struct loop *l, struct replica *r)
 {
     const struct raft_config *c = raft_config(r->core);
     bool is_new;
@@ -176,8 +176,8 @@ static void send_beats(struct loop *l)
 
 /* ---- Hearing: on the thread of engine_deliver ------------------------------------------------ */
 
-void engine__beats_deliver(struct engine *e, const struct uuid *host, uint64_t incarnation,
-                           const struct host_beat *heard)
+void engine__heartbeats_deliver(struct engine *e, const struct uuid *host, uint64_t incarnation,
+                                const struct host_beat *heard)
 {
     bool is_new, changed = false;
     if (e->o.sleep_after_ms == ENGINE_SLEEP_NEVER) {
@@ -244,7 +244,7 @@ static struct peer_host *leader_host(struct loop *l, const struct replica *r)
     return engine__loop_host(l, &host);
 }
 
-void engine__beats_wake(struct loop *l, struct replica *r)
+void engine__heartbeats_wake(struct loop *l, struct replica *r)
 {
     if (!raft_asleep(r->core)) {
         return;
@@ -255,7 +255,7 @@ void engine__beats_wake(struct loop *l, struct replica *r)
 }
 
 /* What the leader knows of its members' hosts. */
-void engine__beats_show_leader(struct loop *l, struct replica *r)
+void engine__heartbeats_show_leader(struct loop *l, struct replica *r)
 {
     const struct raft_config *c = raft_config(r->core);
     for (uint32_t i = 0; i < c->member_count; i++) {
@@ -289,13 +289,13 @@ static void host_changed(struct loop *l, const struct peer_host *h)
                 continue; /* no concern of a follower of another one: it may be asleep */
             }
             raft_absent(r->core, m->replica_id, !h->alive, l->now_ms);
-            engine__beats_wake(l, r);
+            engine__heartbeats_wake(l, r);
             engine__loop_dirty(l, r);
         }
     }
 }
 
-void engine__beats_incarnation(struct loop *l, struct peer_host *h, uint64_t incarnation)
+void engine__heartbeats_incarnation(struct loop *l, struct peer_host *h, uint64_t incarnation)
 {
     if (incarnation <= h->incarnation) {
         return;
@@ -313,15 +313,15 @@ static void wake_named(struct loop *l, const struct peer_host *h, const struct h
     for (size_t i = 0; i < b->woken_count; i++) {
         struct replica *r = map_get(&l->by_shard, b->woken[i]);
         if (r != NULL && r->state == GROUP_RUNNING && leader_host(l, r) == h) {
-            engine__beats_wake(l, r);
+            engine__heartbeats_wake(l, r);
         }
     }
 }
 
-void engine__beats_heard(struct loop *l, struct host_beat *b)
+void engine__heartbeats_heard(struct loop *l, struct host_beat *b)
 {
     struct peer_host *h = engine__loop_host(l, &b->host);
-    engine__beats_incarnation(l, h, b->incarnation);
+    engine__heartbeats_incarnation(l, h, b->incarnation);
     if (b->number == 0) {
         arm(l, l->now_ms);
     } else if (b->incarnation == h->incarnation && b->number > h->beat_number) {
@@ -341,13 +341,13 @@ void engine__beats_heard(struct loop *l, struct host_beat *b)
     free(b);
 }
 
-bool engine__beats_vouch(struct loop *l, const struct uuid *host, const struct raft_message *m)
+bool engine__heartbeats_vouch(struct loop *l, const struct uuid *host, const struct raft_message *m)
 {
     const struct peer_host *h = engine__loop_host(l, host);
     return h->alive && m->incarnation_from == h->incarnation && m->hint >= h->beat_number;
 }
 
-uint64_t engine__beats_leader_heard_ns(struct loop *l, const struct replica *r)
+uint64_t engine__heartbeats_leader_heard_ns(struct loop *l, const struct replica *r)
 {
     const struct peer_host *h = raft_asleep(r->core) ? leader_host(l, r) : NULL;
     return h != NULL && h->beat_ns > r->contact_ns ? h->beat_ns : r->contact_ns;
@@ -369,7 +369,7 @@ static void host_silent(struct loop *l, struct peer_host *h)
     pthread_mutex_unlock(&l->e->lock);
 }
 
-void engine__beats_run(struct loop *l)
+void engine__heartbeats_run(struct loop *l)
 {
     uint64_t beat = l->e->o.heartbeat_ms;
     if (l->now_ms < l->beat_due_ms) {

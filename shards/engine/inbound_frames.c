@@ -67,7 +67,7 @@ static void take_reply(void *ctx, const struct stream_msg *m, uint64_t reply_fro
 static void take_beat(void *ctx, const struct host_beat *b)
 {
     struct delivery *d = ctx;
-    engine__beats_deliver(d->e, d->host, d->incarnation, b);
+    engine__heartbeats_deliver(d->e, d->host, d->incarnation, b);
 }
 
 static void post_inbound(struct loop *l, struct inbound *in)
@@ -123,7 +123,7 @@ void engine__loop_inbound(struct loop *l, struct inbound *in)
 {
     atomic_fetch_sub(&l->inbound_bytes, in->bytes);
     struct peer_host *h = engine__loop_host(l, &in->host);
-    engine__beats_incarnation(l, h, in->incarnation);
+    engine__heartbeats_incarnation(l, h, in->incarnation);
     for (size_t i = 0; i < in->count; i++) {
         struct inbound_msg *m = &in->messages[i];
         struct replica *r = map_get(&l->by_replica, m->raft.to);

@@ -25,7 +25,8 @@ static void serve_stale(struct loop *l, struct replica *r, struct engine_request
     if (!fresh && s.role == RAFT_LEADER && s.leader_ready) {
         fresh = !engine__loop_writer_hung(l, l->now_ns);
     } else if (!fresh && r->contact_ns != 0) {
-        fresh = l->now_ns - engine__beats_leader_heard_ns(l, r) <= q->max_staleness_ms * NS_PER_MS;
+        fresh =
+            l->now_ns - engine__heartbeats_leader_heard_ns(l, r) <= q->max_staleness_ms * NS_PER_MS;
     }
     if (!fresh) {
         engine__request_fail(

@@ -77,10 +77,10 @@ static struct shard_now look(struct fixture *f, int i, const char *shard)
     struct registry_shard_buf buf;
     struct shard_now now = {0};
     struct registry_view *v = registry_view_acquire(agent_registry(f->agents[i]));
-    const struct agent_now n = agent_now_of(f->agents[i], v);
+    const struct agent_confirmed n = agent_confirmed_of(f->agents[i], v);
     const thole_v1_Shard *row = registry_shard_by_name(v, slice_str(shard), &buf);
     assert_non_null(row);
-    agent_shard_now(&n, row, &now);
+    agent_shard_confirmed(&n, row, &now);
     registry_view_release(v);
     return now;
 }

@@ -272,7 +272,7 @@ static void test_datadir_promise_is_made_once(void **state)
     l.members[0].host = i.host;
     snprintf(l.members[0].name, 8, "h1");
     snprintf(l.members[0].address, 16, "a:1");
-    l.cluster = join__meeting_cluster_id(&l);
+    l.cluster = join__peer_bootstrap_cluster_id(&l);
     assert_int_equal(datadir_save_promise(&d, &l, NULL), THOLE_OK);
     assert_int_equal(datadir_save_promise(&d, &l, &st), THOLE_FAILED_PRECONDITION);
     assert_int_equal(datadir_load_promise(&d, &back, NULL), THOLE_OK);
