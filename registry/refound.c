@@ -1,4 +1,4 @@
-/* A new cluster from a snapshot of the registry of one whose hosts are lost (docs/decisions/0018).
+/* A new cluster from a snapshot of the registry of one whose hosts are lost (docs/decisions/0013).
  *
  * One transaction, as if it were a command, but outside any log: nobody sees the state before it.
  * What users wanted stays; what was observed, placed or under way goes with the hosts. Shards await

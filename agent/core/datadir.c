@@ -312,7 +312,7 @@ static bool life_line(void *ctx, const char *key, char *value)
 }
 
 /* A replica that starts votes for nobody for one election timeout, as what it may have promised its
- * leader just before it ended (decision 13). What was promised with a longer timeout is kept
+ * leader just before it ended (decision 8). What was promised with a longer timeout is kept
  * here. */
 static enum thole_code keep_promises(uint64_t promised_ms, uint64_t election_timeout_ms,
                                      const int *stop_fd, struct thole_status *st)
