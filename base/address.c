@@ -235,3 +235,30 @@ bool address_source(const char *address, char *ret, size_t size)
     }
     return found;
 }
+
+enum thole_code address_list_split(const char *list, char **ret_copy, const char **ret, size_t max,
+                                   size_t *ret_count, struct thole_status *st)
+{
+    char *copy = xstrdup(list), *save = NULL;
+    size_t n = 0;
+    for (char *p = strtok_r(copy, ", ", &save); p != NULL; p = strtok_r(NULL, ", ", &save)) {
+        const char *colon = strrchr(p, ':');
+        if (n == max || colon == NULL || colon == p || !colon[1] || strlen(p) >= ADDRESS_BYTES) {
+            enum thole_code code = THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
+                                              n == max ? "too many addresses, from \"%.64s\" on"
+                                                       : "\"%.64s\" is not HOST:PORT",
+                                              p);
+            free(copy);
+            return code;
+        }
+        ret[n++] = p;
+    }
+    if (n == 0) {
+        free(copy);
+        return THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
+                          "no address in \"%.64s\"", list);
+    }
+    *ret_copy = copy;
+    *ret_count = n;
+    return THOLE_OK;
+}

@@ -31,4 +31,10 @@ const char *address_port(const char *address); /* within it */
  * NULL: towards the default route. False if there is no route. */
 bool address_source(const char *address, char *ret, size_t size);
 
+/* Split "HOST:PORT,HOST:PORT" (spaces are skipped) into at most `max` addresses, which point into
+ * *ret_copy (malloced). Checks only that each has a host and a port. INVALID_ARGUMENT. */
+THOLE_MUST_CHECK enum thole_code address_list_split(const char *list, char **ret_copy,
+                                                    const char **ret, size_t max, size_t *ret_count,
+                                                    struct thole_status *st);
+
 #endif

@@ -32,3 +32,39 @@ const struct clock clock_system = {
     .monotonic_ns = system_monotonic_ns,
     .wall_ms = system_wall_ms,
 };
+
+/* ---- Conditions ------------------------------------------------------------------------------ */
+
+/* One sleep; a longer wait is several. Keeps the sum of times far from an overflow. */
+#define SLEEP_NS_MAX (3600 * NS_PER_S)
+
+void clock_cond_init(pthread_cond_t *cond)
+{
+    pthread_condattr_t attributes;
+    pthread_condattr_init(&attributes);
+    int rc = pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC);
+    ASSERT(rc == 0);
+    pthread_cond_init(cond, &attributes);
+    pthread_condattr_destroy(&attributes);
+}
+
+/* Conditions cannot wait by CLOCK_BOOTTIME: what is left of the deadline is slept by
+ * CLOCK_MONOTONIC, so after a suspend the wait ends late by at most what was left. */
+bool clock_cond_wait(pthread_cond_t *cond, pthread_mutex_t *mutex, uint64_t deadline_ns)
+{
+    if (deadline_ns == CLOCK_NEVER) {
+        pthread_cond_wait(cond, mutex);
+        return true;
+    }
+    uint64_t now_ns = clock_now(&clock_system);
+    if (now_ns >= deadline_ns) {
+        return false;
+    }
+    uint64_t left_ns = deadline_ns - now_ns < SLEEP_NS_MAX ? deadline_ns - now_ns : SLEEP_NS_MAX;
+    struct timespec until = read_clock(CLOCK_MONOTONIC);
+    left_ns += (uint64_t)until.tv_nsec;
+    until.tv_sec += (time_t)(left_ns / NS_PER_S);
+    until.tv_nsec = (long)(left_ns % NS_PER_S);
+    (void)pthread_cond_timedwait(cond, mutex, &until);
+    return true;
+}

@@ -3,6 +3,8 @@
 #ifndef BASE_CLOCK_H
 #define BASE_CLOCK_H
 
+#include <pthread.h>
+#include <stdbool.h>
 #include <stdint.h>
 
 #define NS_PER_US UINT64_C(1000)
@@ -21,5 +23,11 @@ static inline uint64_t clock_now(const struct clock *c)
 {
     return c->monotonic_ns(c);
 }
+
+/* A condition for clock_cond_wait. */
+void clock_cond_init(pthread_cond_t *cond);
+/* Wait for a signal or until clock_system reaches `deadline_ns` (CLOCK_NEVER: no limit). The mutex
+ * is held. False at the deadline; true may be spurious, so call it in a loop. */
+bool clock_cond_wait(pthread_cond_t *cond, pthread_mutex_t *mutex, uint64_t deadline_ns);
 
 #endif

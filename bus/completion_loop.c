@@ -3,12 +3,10 @@
  * gRPC's C API has no public alarm, so a sleeping thread is woken by an empty batch on a call that
  * exists for nothing else (the bell); timers bound the time that the thread sleeps. */
 #include <dlfcn.h>
-#include <errno.h>
 #include <grpc/support/log.h>
 #include <grpc/support/time.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 #include "base/process.h"
 #include "bus/bus_internal.h"
@@ -136,11 +134,7 @@ void bus__loop_init(struct bus_loop *l, const struct clock *clock)
     *l = (struct bus_loop){.clock = clock, .wake_ms = UINT64_MAX};
     l->tasks_tail = &l->tasks;
     pthread_mutex_init(&l->mutex, NULL);
-    pthread_condattr_t attr;
-    pthread_condattr_init(&attr);
-    pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
-    pthread_cond_init(&l->changed, &attr);
-    pthread_condattr_destroy(&attr);
+    clock_cond_init(&l->changed);
     l->wheel = wheel_new(now_ms(l));
     l->cq = grpc_completion_queue_create_for_next(NULL);
     l->bell = bus_tag_of(rang);
@@ -272,18 +266,9 @@ bool bus__loop_enter(struct bus_loop *l)
 
 bool bus__loop_wait(struct bus_loop *l, bool (*ready)(struct bus_loop *l), uint32_t timeout_ms)
 {
-    struct timespec until;
-    clock_gettime(CLOCK_MONOTONIC, &until);
-    until.tv_sec += timeout_ms / 1000;
-    until.tv_nsec += (long)(timeout_ms % 1000) * 1000000;
-    if (until.tv_nsec >= 1000000000) {
-        until.tv_sec++;
-        until.tv_nsec -= 1000000000;
-    }
+    uint64_t deadline_ns = clock_now(&clock_system) + timeout_ms * NS_PER_MS;
     pthread_mutex_lock(&l->mutex);
-    int e = 0;
-    while (!ready(l) && e != ETIMEDOUT) {
-        e = pthread_cond_timedwait(&l->changed, &l->mutex, &until);
+    while (!ready(l) && clock_cond_wait(&l->changed, &l->mutex, deadline_ns)) {
     }
     bool is = ready(l);
     pthread_mutex_unlock(&l->mutex);

@@ -1,9 +1,7 @@
 /* A server stream read by blocking calls. Messages wait in a queue of a few; while it is full, the
  * loop's thread does not read on, and gRPC's flow control slows the server. */
-#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 #include "bus/channel.h"
 
@@ -67,11 +65,7 @@ enum thole_code bus_channel_stream(struct bus_channel *c, const char *path, stru
     (void)st; /* what is wrong with the call is told by the first bus_stream_next */
     atomic_init(&s->refs, 2);
     pthread_mutex_init(&s->mutex, NULL);
-    pthread_condattr_t attr;
-    pthread_condattr_init(&attr);
-    pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
-    pthread_cond_init(&s->cond, &attr);
-    pthread_condattr_destroy(&attr);
+    clock_cond_init(&s->cond);
     const struct bus_pipe_options o = {
         .loop = &c->loop,
         .call = bus__call_new(c->channel, &c->loop, path, gpr_inf_future(GPR_CLOCK_MONOTONIC)),
@@ -87,27 +81,15 @@ enum thole_code bus_channel_stream(struct bus_channel *c, const char *path, stru
     return THOLE_OK;
 }
 
-static struct timespec after(uint32_t ms)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    uint64_t ns = (uint64_t)t.tv_nsec + ms * NS_PER_MS;
-    t.tv_sec += (time_t)(ns / NS_PER_S);
-    t.tv_nsec = (long)(ns % NS_PER_S);
-    return t;
-}
-
 enum thole_code bus_stream_next(struct bus_stream *s, uint32_t timeout_ms, struct buf **ret,
                                 struct thole_status *st)
 {
-    const struct timespec until = after(timeout_ms);
+    uint64_t deadline_ns =
+        timeout_ms ? clock_now(&clock_system) + timeout_ms * NS_PER_MS : CLOCK_NEVER;
     enum thole_code code = THOLE_OK;
     bool resume = false;
-    int e = 0;
     pthread_mutex_lock(&s->mutex);
-    while (s->count == 0 && !s->closed && e != ETIMEDOUT) {
-        e = timeout_ms ? pthread_cond_timedwait(&s->cond, &s->mutex, &until)
-                       : pthread_cond_wait(&s->cond, &s->mutex);
+    while (s->count == 0 && !s->closed && clock_cond_wait(&s->cond, &s->mutex, deadline_ns)) {
     }
     if (s->count > 0) {
         resume = s->count == QUEUE_MAX;

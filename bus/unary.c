@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/latch.h"
 #include "bus/bus_internal.h"
 
 struct unary {
@@ -138,23 +139,15 @@ void bus__unary_cancel_all(struct bus_loop *loop)
 }
 
 struct waiter {
-    pthread_mutex_t mutex;
-    pthread_cond_t cond;
-    bool done;
-    struct thole_status st;
+    struct latch answered;
     struct buf *reply;
 };
 
-static void wake(void *ctx, const struct thole_status *st, grpc_byte_buffer *reply)
+static void on_answer(void *ctx, const struct thole_status *st, grpc_byte_buffer *reply)
 {
     struct waiter *w = ctx;
-    struct buf *buf = st->code == THOLE_OK ? bus__buf_of(reply) : NULL;
-    pthread_mutex_lock(&w->mutex);
-    w->st = *st;
-    w->reply = buf;
-    w->done = true;
-    pthread_cond_signal(&w->cond);
-    pthread_mutex_unlock(&w->mutex);
+    w->reply = st->code == THOLE_OK ? bus__buf_of(reply) : NULL;
+    latch_open(&w->answered, st);
 }
 
 enum thole_code bus__unary_wait(struct bus_loop *loop, grpc_channel *channel, const char *path,
@@ -162,21 +155,19 @@ enum thole_code bus__unary_wait(struct bus_loop *loop, grpc_channel *channel, co
                                 struct buf **ret_reply, struct thole_status *st)
 {
     ASSERT(!bus__loop_here(loop)); /* it would wait for itself */
-    struct waiter w = {.mutex = PTHREAD_MUTEX_INITIALIZER, .cond = PTHREAD_COND_INITIALIZER};
-    if (!bus__unary(loop, channel, path, request, timeout_ms, wake, &w)) {
-        return THOLE_FAIL(st, THOLE_UNAVAILABLE, THOLE_REASON_STOPPED, "stopped");
+    struct waiter w = {.reply = NULL};
+    latch_init(&w.answered);
+    enum thole_code code;
+    if (bus__unary(loop, channel, path, request, timeout_ms, on_answer, &w)) {
+        code = latch_wait(&w.answered, st);
+    } else {
+        code = THOLE_FAIL(st, THOLE_UNAVAILABLE, THOLE_REASON_STOPPED, "stopped");
     }
-    pthread_mutex_lock(&w.mutex);
-    while (!w.done) {
-        pthread_cond_wait(&w.cond, &w.mutex);
-    }
-    pthread_mutex_unlock(&w.mutex);
-    if (w.st.code == THOLE_OK) {
+    latch_deinit(&w.answered);
+    if (code == THOLE_OK) {
         *ret_reply = w.reply;
-    } else if (st != NULL) {
-        *st = w.st;
     }
-    return w.st.code;
+    return code;
 }
 
 void bus_end_asks(struct bus *b)

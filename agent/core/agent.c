@@ -23,6 +23,7 @@
 #include "base/address.h"
 #include "base/assert.h"
 #include "base/file.h"
+#include "base/latch.h"
 #include "base/log.h"
 #include "shards/machine/builtin.h"
 
@@ -111,28 +112,21 @@ void agent_signal(struct agent *a)
 bool agent_wait(struct agent *a, uint64_t deadline_ns,
                 bool (*predicate)(struct agent *a, void *ctx), void *ctx)
 {
-    for (;;) {
+    for (bool in_time = true;;) {
         pthread_mutex_lock(&a->lock);
         uint64_t seen = a->changes;
         pthread_mutex_unlock(&a->lock);
         if (predicate(a, ctx)) {
             return true;
         }
-        uint64_t now = clock_now(&clock_system);
-        if (now >= deadline_ns) {
+        if (!in_time) {
             return false;
         }
-        uint64_t left = deadline_ns - now;
-        struct timespec until;
-        clock_gettime(CLOCK_MONOTONIC, &until);
-        left += (uint64_t)until.tv_nsec;
-        until.tv_sec += (time_t)(left / NS_PER_S);
-        until.tv_nsec = (long)(left % NS_PER_S);
         pthread_mutex_lock(&a->lock);
-        bool stopping = a->stopping;
-        if (!stopping && a->changes == seen) {
-            pthread_cond_timedwait(&a->changed, &a->lock, &until);
+        while (!a->stopping && a->changes == seen && in_time) {
+            in_time = clock_cond_wait(&a->changed, &a->lock, deadline_ns);
         }
+        bool stopping = a->stopping;
         pthread_mutex_unlock(&a->lock);
         if (stopping) {
             return predicate(a, ctx);
@@ -332,11 +326,8 @@ static struct agent *agent_alloc(const struct agent_options *o)
     a->tags = tags.size > 0 ? xstrndup((const char *)tags.data, tags.size) : xstrdup("");
     bytes_deinit(&tags);
     pthread_mutex_init(&a->lock, NULL);
-    pthread_condattr_t attr;
-    pthread_condattr_init(&attr);
-    pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
-    pthread_cond_init(&a->changed, &attr);
-    pthread_condattr_destroy(&attr);
+    clock_cond_init(&a->changed);
+    latch_init(&a->stop);
     return a;
 }
 
@@ -532,23 +523,6 @@ enum thole_code agent_new(const struct agent_options *o, struct agent **ret,
 
 /* ---- Closing --------------------------------------------------------------------------------- */
 
-struct handed_over {
-    pthread_mutex_t lock;
-    pthread_cond_t cond;
-    bool done;
-    struct thole_status st;
-};
-
-static void handed_over(void *ctx, const struct thole_status *st)
-{
-    struct handed_over *h = ctx;
-    pthread_mutex_lock(&h->lock);
-    h->st = *st;
-    h->done = true;
-    pthread_cond_signal(&h->cond);
-    pthread_mutex_unlock(&h->lock);
-}
-
 /* Requests that come on streams are refused for a moment before the streams end: who sends more
  * than one at a time goes elsewhere, and none is on its way when the connection is cut, whose
  * outcome would be unknown. */
@@ -561,16 +535,15 @@ static void send_away(struct agent *a)
 /* While everything still runs: others lead before this host is gone, instead of noticing it. */
 static void hand_over(struct agent *a)
 {
-    struct handed_over h = {.lock = PTHREAD_MUTEX_INITIALIZER, .cond = PTHREAD_COND_INITIALIZER};
+    struct latch done;
+    struct thole_status st = {0};
+    latch_init(&done);
     uint64_t begin = clock_now(&clock_system);
-    engine_hand_over(a->engine, begin + HAND_OVER_NS, handed_over, &h);
-    pthread_mutex_lock(&h.lock);
-    while (!h.done) {
-        pthread_cond_wait(&h.cond, &h.lock);
-    }
-    pthread_mutex_unlock(&h.lock);
-    if (h.st.code != THOLE_OK) {
-        LOG_WARN(AGENT, "not everything was handed over; stopping all the same: %s", h.st.message);
+    engine_hand_over(a->engine, begin + HAND_OVER_NS, latch_callback, &done);
+    enum thole_code code = latch_wait(&done, &st);
+    latch_deinit(&done);
+    if (code != THOLE_OK) {
+        LOG_WARN(AGENT, "not everything was handed over; stopping all the same: %s", st.message);
     } else {
         LOG_INFO(AGENT, "leaderships are handed over took_ms=%" PRIu64,
                  (clock_now(&clock_system) - begin) / NS_PER_MS);
@@ -588,6 +561,7 @@ void agent_stop(struct agent *a)
     if (again) {
         return;
     }
+    latch_open(&a->stop, NULL);
     (void)log_context_host(agent_name(a));
     if (a->bus != NULL) {
         bus_end_asks(a->bus); /* of this host's threads, which are waited for below */
@@ -671,6 +645,7 @@ void agent_free(struct agent *a)
     free(a->listen);
     free(a->advertise);
     free(a->addresses);
+    latch_deinit(&a->stop);
     pthread_cond_destroy(&a->changed);
     pthread_mutex_destroy(&a->lock);
     free(a);

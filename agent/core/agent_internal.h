@@ -7,6 +7,7 @@
 #include "agent/core/agent.h"
 #include "agent/core/datadir.h"
 #include "agent/routing/router.h"
+#include "base/latch.h"
 #include "base/pool.h"
 #include "base/worker.h"
 #include "hostctl/hostctl.h"
@@ -61,6 +62,8 @@ struct agent {
     bool bootstrap_running;
     pthread_t renew_thread;
     bool renew_running; /* the reconciler's worker's, until it is stopped */
+
+    struct latch stop; /* opened by agent_stop: pauses end */
 
     pthread_mutex_t lock; /* the rest */
     pthread_cond_t changed;

@@ -4,7 +4,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 #include "agent/core/agent_internal.h"
 #include "agent/join/join.h"
@@ -24,82 +23,10 @@ bool join__bootstrap_step(struct agent *a, const char *name)
 
 bool join__bootstrap_pause(struct agent *a, uint32_t ms)
 {
-    struct timespec until;
-    clock_gettime(CLOCK_MONOTONIC, &until);
-    uint64_t ns = (uint64_t)until.tv_nsec + ms * NS_PER_MS;
-    until.tv_sec += (time_t)(ns / NS_PER_S);
-    until.tv_nsec = (long)(ns % NS_PER_S);
-    int rc = 0;
-    pthread_mutex_lock(&a->lock);
-    while (!a->stopping && rc == 0) {
-        rc = pthread_cond_timedwait(&a->changed, &a->lock, &until);
-    }
-    bool go_on = !a->stopping;
-    pthread_mutex_unlock(&a->lock);
-    return go_on;
-}
-
-enum thole_code join__bootstrap_split(const char *addresses, char **ret_copy, const char **ret,
-                                      size_t max, size_t *ret_count, struct thole_status *st)
-{
-    char *copy = xstrdup(addresses), *save = NULL;
-    size_t n = 0;
-    for (char *p = strtok_r(copy, ", ", &save); p != NULL; p = strtok_r(NULL, ", ", &save)) {
-        const char *colon = strrchr(p, ':');
-        if (n == max || colon == NULL || colon == p || !colon[1] ||
-            strlen(p) >= DATADIR_ADDRESS_BYTES) {
-            enum thole_code code = THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
-                                              n == max ? "too many addresses, from \"%.64s\" on"
-                                                       : "\"%.64s\" is not HOST:PORT",
-                                              p);
-            free(copy);
-            return code;
-        }
-        ret[n++] = p;
-    }
-    if (n == 0) {
-        free(copy);
-        return THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
-                          "no address in \"%.64s\"", addresses);
-    }
-    *ret_copy = copy;
-    *ret_count = n;
-    return THOLE_OK;
+    return !latch_wait_until(&a->stop, clock_now(&clock_system) + ms * NS_PER_MS);
 }
 
 /* ---- Shard zero's replica on this host ------------------------------------------------------- */
-
-struct wait_done {
-    pthread_mutex_t lock;
-    pthread_cond_t cond;
-    bool done;
-    struct thole_status st;
-};
-
-static void zero_started(void *ctx, const struct thole_status *st)
-{
-    struct wait_done *w = ctx;
-    pthread_mutex_lock(&w->lock);
-    if (st != NULL) {
-        w->st = *st;
-    }
-    w->done = true;
-    pthread_cond_signal(&w->cond);
-    pthread_mutex_unlock(&w->lock);
-}
-
-static enum thole_code wait_for(struct wait_done *w, struct thole_status *st)
-{
-    pthread_mutex_lock(&w->lock);
-    while (!w->done) {
-        pthread_cond_wait(&w->cond, &w->lock);
-    }
-    pthread_mutex_unlock(&w->lock);
-    if (w->st.code != THOLE_OK && st != NULL) {
-        *st = w->st;
-    }
-    return w->st.code;
-}
 
 static enum thole_code start_zero(struct agent *a, const struct identity *i,
                                   struct thole_status *st)
@@ -119,46 +46,59 @@ static enum thole_code start_zero(struct agent *a, const struct identity *i,
         .initial = founder ? members : NULL,
         .initial_count = founder ? i->first.count : 0,
     };
-    struct wait_done w = {.lock = PTHREAD_MUTEX_INITIALIZER, .cond = PTHREAD_COND_INITIALIZER};
-    engine_replica_start(a->engine, &spec, zero_started, &w);
-    return wait_for(&w, st);
+    struct latch started;
+    latch_init(&started);
+    engine_replica_start(a->engine, &spec, latch_callback, &started);
+    enum thole_code code = latch_wait(&started, st);
+    latch_deinit(&started);
+    return code;
 }
 
 /* The data directory was made of a snapshot (restore_zero.h): the replica, empty until now, is
  * founded on it. Repeated after a crash it may find that it was. */
 static enum thole_code seed_zero(struct agent *a, const char *file, struct thole_status *st)
 {
-    struct wait_done w;
+    enum thole_code code;
+    struct thole_status why = {0};
     LOG_WARN(AGENT, "shard zero begins with a restored snapshot file=%s", file);
     do { /* until its machine is open */
-        w = (struct wait_done){.lock = PTHREAD_MUTEX_INITIALIZER, .cond = PTHREAD_COND_INITIALIZER};
-        engine_seed(a->engine, REGISTRY_SHARD_ID, file, zero_started, &w);
-        (void)wait_for(&w, st);
-    } while (w.st.reason == THOLE_REASON_NOT_READY && join__bootstrap_pause(a, FORCE_PAUSE_MS));
-    return w.st.code;
+        struct latch seeded;
+        latch_init(&seeded);
+        engine_seed(a->engine, REGISTRY_SHARD_ID, file, latch_callback, &seeded);
+        code = latch_wait(&seeded, &why);
+        latch_deinit(&seeded);
+    } while (code != THOLE_OK && why.reason == THOLE_REASON_NOT_READY &&
+             join__bootstrap_pause(a, FORCE_PAUSE_MS));
+    if (code != THOLE_OK && st != NULL) {
+        *st = why;
+    }
+    return code;
 }
 
 /* What is left of a replica that another one replaces (join__renew_start). */
 static enum thole_code remove_old_zero(struct agent *a, uint64_t replica_id,
                                        struct thole_status *st)
 {
-    struct wait_done w = {.lock = PTHREAD_MUTEX_INITIALIZER, .cond = PTHREAD_COND_INITIALIZER};
+    struct latch removed;
+    latch_init(&removed);
     LOG_INFO(AGENT, "deleting replica %" PRIu64 " of shard zero, which another one replaces",
              replica_id);
-    engine_replica_remove(a->engine, replica_id, zero_started, &w);
-    return wait_for(&w, st);
+    engine_replica_remove(a->engine, replica_id, latch_callback, &removed);
+    enum thole_code code = latch_wait(&removed, st);
+    latch_deinit(&removed);
+    return code;
 }
 
 struct told {
     struct engine_request request;
-    struct wait_done w;
+    struct latch done;
 };
 
 static void told(struct engine_request *q)
 {
     struct told *t = CONTAINER_OF(q, struct told, request);
     bufslice_unref(q->result);
-    zero_started(&t->w, &q->status);
+    latch_open(&t->done, &q->status);
 }
 
 /* The first command of the epoch, past the router, which holds back all others until then. */
@@ -172,15 +112,15 @@ static enum thole_code tell_repaired(struct agent *a, uint64_t epoch, struct tho
             thole_registry_v1_Operation_mutable_repair_zero(
                 thole_registry_v1_Command_add_operations(c, arena), arena),
             epoch);
-        struct told t = {
-            .w = {.lock = PTHREAD_MUTEX_INITIALIZER, .cond = PTHREAD_COND_INITIALIZER}};
-        t.request.kind = ENGINE_PROPOSE;
+        struct told t = {.request = {.kind = ENGINE_PROPOSE}};
+        latch_init(&t.done);
         t.request.shard_id = REGISTRY_SHARD_ID;
         t.request.payload = agent__reconciler_encode(c, "repair", arena);
         t.request.deadline_ns = clock_now(executor_clock(a->executor)) + TELL_NS;
         t.request.done = told;
         engine_submit(a->engine, &t.request);
-        code = wait_for(&t.w, st);
+        code = latch_wait(&t.done, st);
+        latch_deinit(&t.done);
         upb_Arena_Free(arena);
     } while (code != THOLE_OK && join__bootstrap_pause(a, FORCE_PAUSE_MS)); /* no leader yet */
     return code;
@@ -198,21 +138,26 @@ static enum thole_code force_zero(struct agent *a, struct thole_status *st)
     LOG_WARN(AGENT, "shard zero is being repaired: this host is its only voter epoch=%" PRIu64,
              epoch);
     struct engine_replica_status s = {0};
-    struct wait_done w;
+    struct thole_status why = {0};
     do { /* until its machine is open */
-        w = (struct wait_done){.lock = PTHREAD_MUTEX_INITIALIZER, .cond = PTHREAD_COND_INITIALIZER};
-        engine_force(a->engine, REGISTRY_SHARD_ID, epoch, zero_started, &w);
-        (void)wait_for(&w, st);
+        struct latch forced;
+        latch_init(&forced);
+        engine_force(a->engine, REGISTRY_SHARD_ID, epoch, latch_callback, &forced);
+        code = latch_wait(&forced, &why);
+        latch_deinit(&forced);
         (void)engine_shard_status(a->engine, REGISTRY_SHARD_ID, &s);
         if (s.failed) {
             return THOLE_FAIL(st, THOLE_DATA_LOSS, THOLE_REASON_CORRUPT,
                               "shard zero cannot be repaired with this host: %.160s", s.failure);
         }
-    } while (w.st.reason == THOLE_REASON_NOT_READY && join__bootstrap_pause(a, FORCE_PAUSE_MS));
-    bool before = w.st.code != THOLE_OK && s.epoch >= epoch;
-    if (w.st.code != THOLE_OK && !before) {
-        *st = w.st;
-        return w.st.code;
+    } while (code != THOLE_OK && why.reason == THOLE_REASON_NOT_READY &&
+             join__bootstrap_pause(a, FORCE_PAUSE_MS));
+    bool before = code != THOLE_OK && s.epoch >= epoch;
+    if (code != THOLE_OK && !before) {
+        if (st != NULL) {
+            *st = why;
+        }
+        return code;
     }
     code = tell_repaired(a, epoch, st);
     atomic_store(&a->repairing, false);
@@ -370,7 +315,7 @@ static enum thole_code check_others(struct agent *a, struct thole_status *st)
     const char *parts[DATADIR_MEMBERS_MAX];
     size_t n = 0;
     enum thole_code code =
-        join__bootstrap_split(a->addresses, &copy, parts, DATADIR_MEMBERS_MAX, &n, st);
+        address_list_split(a->addresses, &copy, parts, DATADIR_MEMBERS_MAX, &n, st);
     if (code != THOLE_OK) {
         return code;
     }

@@ -162,8 +162,8 @@ void join__run(struct agent *a)
     struct thole_status st = {0};
     struct join *j = xcalloc(1, sizeof *j);
     j->agent = a;
-    if (join__bootstrap_split(a->addresses, &copy, j->addresses, DATADIR_MEMBERS_MAX, &j->count,
-                              &st) != THOLE_OK) {
+    if (address_list_split(a->addresses, &copy, j->addresses, DATADIR_MEMBERS_MAX, &j->count,
+                           &st) != THOLE_OK) {
         agent__fail(a, &st);
     } else {
         while (!join_round(j) && join__bootstrap_pause(a, j->pause_ms)) {
@@ -180,7 +180,7 @@ enum thole_code join__check_cluster(struct agent *a, struct thole_status *st)
     const char *addresses[DATADIR_MEMBERS_MAX];
     size_t n;
     enum thole_code code =
-        join__bootstrap_split(a->addresses, &copy, addresses, DATADIR_MEMBERS_MAX, &n, st);
+        address_list_split(a->addresses, &copy, addresses, DATADIR_MEMBERS_MAX, &n, st);
     for (size_t i = 0; code == THOLE_OK && i < n; i++) {
         struct buf *reply = NULL;
         struct bus_ask_peer peer = {0};

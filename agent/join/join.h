@@ -15,10 +15,6 @@ THOLE_MUST_CHECK enum thole_code join__bootstrap_become_member(struct agent *a,
 /* Sleep, or return false at once when the agent stops. */
 bool join__bootstrap_pause(struct agent *a, uint32_t ms);
 bool join__bootstrap_step(struct agent *a, const char *name);
-/* Split "a,b,c"; at most `max`; pointers into *ret_copy (malloced). INVALID_ARGUMENT. */
-THOLE_MUST_CHECK enum thole_code join__bootstrap_split(const char *addresses, char **ret_copy,
-                                                       const char **ret, size_t max,
-                                                       size_t *ret_count, struct thole_status *st);
 
 /* peer_bootstrap.c */
 struct peer_bootstrap *join__peer_bootstrap_new(struct agent *a);

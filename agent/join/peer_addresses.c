@@ -5,7 +5,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 #include "base/address.h"
 #include "base/log.h"
@@ -334,17 +333,6 @@ static size_t look_round(struct addresses *as)
     return missing;
 }
 
-/* The lock is held. */
-static void wait_ms(struct addresses *as, uint32_t ms)
-{
-    struct timespec until;
-    clock_gettime(CLOCK_MONOTONIC, &until);
-    uint64_t ns = (uint64_t)until.tv_nsec + ms * NS_PER_MS;
-    until.tv_sec += (time_t)(ns / NS_PER_S);
-    until.tv_nsec = (long)(ns % NS_PER_S);
-    pthread_cond_timedwait(&as->changed, &as->lock, &until);
-}
-
 static void *addresses_main(void *ctx)
 {
     struct addresses *as = ctx;
@@ -368,7 +356,8 @@ static void *addresses_main(void *ctx)
             pthread_cond_wait(&as->changed, &as->lock);
         }
         if (!as->stopping) {
-            wait_ms(as, pause_ms);
+            uint64_t until_ns = clock_now(&clock_system) + pause_ms * NS_PER_MS;
+            (void)clock_cond_wait(&as->changed, &as->lock, until_ns);
         }
     }
     pthread_mutex_unlock(&as->lock);
@@ -378,14 +367,10 @@ static void *addresses_main(void *ctx)
 struct addresses *addresses_new(struct agent *a)
 {
     struct addresses *as = xcalloc(1, sizeof *as);
-    pthread_condattr_t attr;
     as->agent = a;
     pthread_mutex_init(&as->lock, NULL);
     pthread_mutex_init(&as->save_lock, NULL);
-    pthread_condattr_init(&attr);
-    pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
-    pthread_cond_init(&as->changed, &attr);
-    pthread_condattr_destroy(&attr);
+    clock_cond_init(&as->changed);
     return as;
 }
 

@@ -17,6 +17,7 @@
 
 #include "agent/core/agent_internal.h"
 #include "agent/join/join.h"
+#include "base/address.h"
 #include "base/assert.h"
 #include "base/hash.h"
 #include "base/log.h"
@@ -399,8 +400,8 @@ static int compare(const void *a, const void *b)
 
 static enum thole_code read_addresses(struct peer_bootstrap *m, struct thole_status *st)
 {
-    enum thole_code code = join__bootstrap_split(m->agent->addresses, &m->copy, m->addresses,
-                                                 DATADIR_MEMBERS_MAX, &m->count, st);
+    enum thole_code code = address_list_split(m->agent->addresses, &m->copy, m->addresses,
+                                              DATADIR_MEMBERS_MAX, &m->count, st);
     if (code != THOLE_OK) {
         return code;
     }

@@ -5,6 +5,7 @@
 #include "agent/lib/api_internal.h"
 #include "agent/services/services.h"
 #include "base/assert.h"
+#include "base/latch.h"
 #include "base/map.h"
 #include "base/process.h"
 
@@ -322,32 +323,20 @@ void api__route(struct api_request *q)
     agent_route(q->t->agent, &q->r);
 }
 
-struct waiter {
-    pthread_mutex_t lock;
-    pthread_cond_t cond;
-    bool done;
-};
-
-static void wake_waiter(struct api_request *q)
+static void run_done(struct api_request *q)
 {
-    struct waiter *w = q->r.ctx;
-    pthread_mutex_lock(&w->lock);
-    w->done = true;
-    pthread_cond_signal(&w->cond);
-    pthread_mutex_unlock(&w->lock);
+    latch_open(q->r.ctx, NULL);
 }
 
 void api__run(struct api_request *q)
 {
-    struct waiter w = {.lock = PTHREAD_MUTEX_INITIALIZER, .cond = PTHREAD_COND_INITIALIZER};
-    q->done = wake_waiter;
-    q->r.ctx = &w;
+    struct latch done;
+    latch_init(&done);
+    q->done = run_done;
+    q->r.ctx = &done;
     api__route(q);
-    pthread_mutex_lock(&w.lock);
-    while (!w.done) {
-        pthread_cond_wait(&w.cond, &w.lock);
-    }
-    pthread_mutex_unlock(&w.lock);
+    (void)latch_wait(&done, NULL);
+    latch_deinit(&done);
 }
 
 enum thole_code api__finish(const struct api_request *q, struct thole_status *st)

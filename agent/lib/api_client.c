@@ -7,8 +7,8 @@
 #include <string.h>
 #include <time.h>
 
-#include "agent/join/join.h"
 #include "agent/lib/api_internal.h"
+#include "base/address.h"
 
 #define ENDPOINTS_MAX 32
 #define ASK_MS 1000
@@ -282,7 +282,7 @@ enum thole_code api__client_new(struct thole *t, const char *addresses, struct c
     c->addresses = xstrdup(addresses);
     *ret = c; /* thole_close frees it */
     enum thole_code code =
-        join__bootstrap_split(addresses, &c->copy, parts, ENDPOINTS_MAX, &c->count, st);
+        address_list_split(addresses, &c->copy, parts, ENDPOINTS_MAX, &c->count, st);
     if (code != THOLE_OK) {
         return code;
     }

@@ -4,42 +4,20 @@
 #include <string.h>
 
 #include "agent/lib/api_internal.h"
-#include "base/assert.h"
+#include "base/latch.h"
 
 struct thole_view {
     struct registry_view *v;
 };
 
-struct barrier_wait {
-    pthread_mutex_t lock;
-    pthread_cond_t cond;
-    bool done;
-    struct thole_status st;
-};
-
-static void barrier_passed(void *ctx, const struct thole_status *st)
-{
-    struct barrier_wait *w = ctx;
-    pthread_mutex_lock(&w->lock);
-    w->st = *st;
-    w->done = true;
-    pthread_cond_signal(&w->cond);
-    pthread_mutex_unlock(&w->lock);
-}
-
 static enum thole_code wait_barrier(struct agent *a, uint32_t timeout_ms, struct thole_status *st)
 {
-    struct barrier_wait w = {.lock = PTHREAD_MUTEX_INITIALIZER, .cond = PTHREAD_COND_INITIALIZER};
-    agent_barrier(a, api__deadline(timeout_ms), barrier_passed, &w);
-    pthread_mutex_lock(&w.lock);
-    while (!w.done) {
-        pthread_cond_wait(&w.cond, &w.lock);
-    }
-    pthread_mutex_unlock(&w.lock);
-    if (w.st.code != THOLE_OK && st != NULL) {
-        *st = w.st;
-    }
-    return w.st.code;
+    struct latch passed;
+    latch_init(&passed);
+    agent_barrier(a, api__deadline(timeout_ms), latch_callback, &passed);
+    enum thole_code code = latch_wait(&passed, st);
+    latch_deinit(&passed);
+    return code;
 }
 
 enum thole_code thole_view_acquire(struct thole *t, bool linearizable, uint32_t timeout_ms,

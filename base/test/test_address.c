@@ -4,6 +4,7 @@
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include <cmocka.h>
@@ -88,6 +89,36 @@ static void test_loopback_is_of_this_machine(void **state)
     assert_int_equal(strncmp(source, "127.", 4), 0);
 }
 
+static void test_list_is_split_at_commas_and_spaces(void **state)
+{
+    (void)state;
+    const char *parts[3] = {NULL};
+    char *copy = NULL;
+    size_t n = 0;
+    struct thole_status st = {0};
+    assert_int_equal(address_list_split("a:1, b:2,c:3", &copy, parts, 3, &n, &st), THOLE_OK);
+    assert_int_equal(n, 3);
+    assert_string_equal(parts[0], "a:1");
+    assert_string_equal(parts[1], "b:2");
+    assert_string_equal(parts[2], "c:3");
+    free(copy);
+}
+
+static void test_list_without_addresses_or_with_too_many_is_refused(void **state)
+{
+    (void)state;
+    static const char *const lists[] = {"", ",", "a", "a:1,b", ":1", "a:", "a:1,b:2,c:3"};
+    for (size_t i = 0; i < sizeof lists / sizeof *lists; i++) {
+        const char *parts[2];
+        char *copy = NULL;
+        size_t n;
+        struct thole_status st = {0};
+        assert_int_equal(address_list_split(lists[i], &copy, parts, 2, &n, &st),
+                         THOLE_INVALID_ARGUMENT);
+        assert_null(copy);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -95,6 +126,8 @@ int main(void)
         cmocka_unit_test(test_wildcards_and_port_0_are_for_listening),
         cmocka_unit_test(test_nonsense_is_refused_and_shown_without_control_characters),
         cmocka_unit_test(test_loopback_is_of_this_machine),
+        cmocka_unit_test(test_list_is_split_at_commas_and_spaces),
+        cmocka_unit_test(test_list_without_addresses_or_with_too_many_is_refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 #include "base/file.h"
+#include "base/latch.h"
 #include "base/log.h"
 
 #include <cmocka.h>
@@ -143,47 +144,18 @@ void fixture_wait_ready(struct fixture *f, int i)
 
 /* ---- Requests -------------------------------------------------------------------------------- */
 
-struct waiter {
-    pthread_mutex_t lock;
-    pthread_cond_t cond;
-    bool done;
-    struct thole_status st;
-};
-#define WAITER_INIT                                                         \
-    {                                                                       \
-        .lock = PTHREAD_MUTEX_INITIALIZER, .cond = PTHREAD_COND_INITIALIZER \
-    }
-
-static void waiter_done(struct waiter *w)
-{
-    pthread_mutex_lock(&w->lock);
-    w->done = true;
-    pthread_cond_signal(&w->cond);
-    pthread_mutex_unlock(&w->lock);
-}
-
-static void waiter_wait(struct waiter *w)
-{
-    pthread_mutex_lock(&w->lock);
-    while (!w->done) {
-        pthread_cond_wait(&w->cond, &w->lock);
-    }
-    pthread_mutex_unlock(&w->lock);
-}
-
 static void command_done(void *ctx, const struct thole_status *st,
                          const thole_registry_v1_Result *result)
 {
-    struct waiter *w = ctx;
     (void)result;
-    w->st = *st;
-    waiter_done(w);
+    latch_open(ctx, st);
 }
 
 enum thole_code fixture_create_shard(struct fixture *f, int i, const char *name, const char *type,
                                      uint32_t voters, struct thole_status *st)
 {
-    struct waiter w = WAITER_INIT;
+    struct latch done;
+    latch_init(&done);
     upb_Arena *arena = upb_Arena_New();
     thole_registry_v1_Command *c = thole_registry_v1_Command_new(arena);
     thole_registry_v1_Operation *op = thole_registry_v1_Command_add_operations(c, arena);
@@ -200,12 +172,10 @@ enum thole_code fixture_create_shard(struct fixture *f, int i, const char *name,
     struct buf *b = buf_copy(bytes, size);
     upb_Arena_Free(arena);
     agent_command(f->agents[i], (struct bufslice){.owner = b, .bytes = slice_of(b->data, b->size)},
-                  clock_now(&clock_system) + 10 * NS_PER_S, command_done, &w);
-    waiter_wait(&w);
-    if (st != NULL) {
-        *st = w.st;
-    }
-    return w.st.code;
+                  clock_now(&clock_system) + 10 * NS_PER_S, command_done, &done);
+    enum thole_code code = latch_wait(&done, st);
+    latch_deinit(&done);
+    return code;
 }
 
 struct shard_wait {
@@ -242,35 +212,42 @@ void fixture_wait_shard(struct fixture *f, int i, const char *name, uint32_t rep
     }
 }
 
+struct resolution {
+    struct latch done;
+    uint64_t id;
+};
+
 static void resolved(void *ctx, const struct thole_status *st, uint64_t id)
 {
-    struct waiter *w = ctx;
-    w->st = *st;
-    w->st.line = (int)id;
-    waiter_done(w);
+    struct resolution *r = ctx;
+    r->id = id;
+    latch_open(&r->done, st);
 }
 
 uint64_t fixture_shard_id(struct fixture *f, int i, const char *name)
 {
-    struct waiter w = WAITER_INIT;
+    struct resolution r = {.id = 0};
+    struct thole_status st = {0};
+    latch_init(&r.done);
     agent_resolve(f->agents[i], slice_str(name), clock_now(&clock_system) + 10 * NS_PER_S, resolved,
-                  &w);
-    waiter_wait(&w);
-    if (w.st.code != THOLE_OK) {
-        fail_msg("shard %s: %s", name, w.st.message);
+                  &r);
+    if (latch_wait(&r.done, &st) != THOLE_OK) {
+        fail_msg("shard %s: %s", name, st.message);
     }
-    return (uint64_t)w.st.line;
+    latch_deinit(&r.done);
+    return r.id;
 }
 
 static void request_done(struct router_request *r)
 {
-    waiter_done(r->ctx);
+    latch_open(r->ctx, NULL);
 }
 
 enum thole_code fixture_request(struct fixture *f, int i, enum router_kind kind, uint64_t shard_id,
                                 const void *payload, size_t size, struct router_request *ret)
 {
-    struct waiter w = WAITER_INIT;
+    struct latch done;
+    latch_init(&done);
     struct buf *b = buf_copy(payload, size);
     memset(ret, 0, sizeof *ret);
     ret->kind = kind;
@@ -278,9 +255,10 @@ enum thole_code fixture_request(struct fixture *f, int i, enum router_kind kind,
     ret->payload = (struct bufslice){.owner = b, .bytes = slice_of(b->data, b->size)};
     ret->deadline_ns = clock_now(&clock_system) + 10 * NS_PER_S;
     ret->done = request_done;
-    ret->ctx = &w;
+    ret->ctx = &done;
     agent_route(f->agents[i], ret);
-    waiter_wait(&w);
+    (void)latch_wait(&done, NULL);
+    latch_deinit(&done);
     return ret->status.code;
 }
 

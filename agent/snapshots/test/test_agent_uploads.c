@@ -8,6 +8,7 @@
 #include "agent/core/test/agent_fixture.h"
 #include "agent/snapshots/snapshot_file.h"
 #include "agent/snapshots/uploads.h"
+#include "base/latch.h"
 #include "shards/engine/snapshot/files.h"
 
 #include <cmocka.h>
@@ -40,9 +41,7 @@ static void make_beginning(uint64_t body_bytes, size_t some, struct bytes *out)
 }
 
 struct put {
-    pthread_mutex_t lock;
-    pthread_cond_t done;
-    bool is_done;
+    struct latch done;
     struct thole_status st;
     char name[64];
     uint64_t received;
@@ -51,28 +50,22 @@ struct put {
 static void on_put(void *ctx, const struct thole_status *st, const struct upload_state *state)
 {
     struct put *p = ctx;
-    pthread_mutex_lock(&p->lock);
-    p->is_done = true;
-    p->st = *st;
     if (state != NULL) {
         (void)snprintf(p->name, sizeof p->name, "%s", state->name);
         p->received = state->received;
     }
-    pthread_cond_signal(&p->done);
-    pthread_mutex_unlock(&p->lock);
+    latch_open(&p->done, st);
 }
 
 static struct put put(struct agent *a, const char *name, uint64_t offset, struct slice bytes)
 {
-    struct put p = {.lock = PTHREAD_MUTEX_INITIALIZER, .done = PTHREAD_COND_INITIALIZER};
+    struct put p = {.received = 0};
+    latch_init(&p.done);
     struct buf *b = buf_copy(bytes.data, bytes.size);
     uploads_put(agent_uploads(a), slice_str(name), offset,
                 (struct bufslice){b, slice_of(b->data, b->size)}, on_put, &p);
-    pthread_mutex_lock(&p.lock);
-    while (!p.is_done) {
-        pthread_cond_wait(&p.done, &p.lock);
-    }
-    pthread_mutex_unlock(&p.lock);
+    (void)latch_wait(&p.done, &p.st);
+    latch_deinit(&p.done);
     return p;
 }
 
