@@ -58,15 +58,35 @@ void bytes_printf(struct bytes *b, const char *format, ...) __attribute__((forma
 struct slice bytes_slice(const struct bytes *b);
 struct buf *bytes_to_buf(struct bytes *b); /* copies, and clears the builder */
 
-/* Fixed-width big-endian (keys) and little-endian (records) access, and LEB128 varints. */
+/* Fixed-width big-endian (keys) and little-endian (records) access. */
 void put_be64(uint8_t *p, uint64_t v);
 uint64_t get_be64(const uint8_t *p);
 void put_le32(uint8_t *p, uint32_t v);
 uint32_t get_le32(const uint8_t *p);
 void put_le64(uint8_t *p, uint64_t v);
 uint64_t get_le64(const uint8_t *p);
+
+/* LEB128 varints, as in protobuf: seven bits a byte, the lowest first. Inline, as the encoders of
+ * entries spend their time here. */
+#define VARINT_BYTES_MAX 10 /* ceil(64 / 7) */
+static inline size_t varint_size(uint64_t v)
+{
+    return (size_t)(70 - __builtin_clzll(v | 1)) / 7; /* ceil(bits / 7), at least 1 */
+}
+/* Writes varint_size(v) bytes and returns their end. */
+static inline uint8_t *put_varint(uint8_t *p, uint64_t v)
+{
+    while (v >= 0x80) {
+        *p++ = (uint8_t)(v | 0x80);
+        v >>= 7;
+    }
+    *p++ = (uint8_t)v;
+    return p;
+}
 void bytes_append_varint(struct bytes *b, uint64_t v);
-/* Read from the front of `s`; false (and s untouched) if malformed or too short. */
+
+/* Read from the front of `s`; false (and s untouched) if malformed or too short. A varint must have
+ * its shortest form. */
 bool slice_take_varint(struct slice *s, uint64_t *ret);
 bool slice_take(struct slice *s, size_t n, struct slice *ret);
 

@@ -8,7 +8,6 @@
 #include "base/buf.h"
 
 #define CAPACITY_MIN 64
-#define VARINT_BYTES_MAX 10 /* ceil(64 / 7) */
 
 void bytes_deinit(struct bytes *b)
 {
@@ -134,13 +133,7 @@ uint64_t get_le64(const uint8_t *p)
 void bytes_append_varint(struct bytes *b, uint64_t v)
 {
     uint8_t text[VARINT_BYTES_MAX];
-    size_t n = 0;
-    while (v >= 0x80) {
-        text[n++] = (uint8_t)(v | 0x80);
-        v >>= 7;
-    }
-    text[n++] = (uint8_t)v;
-    bytes_append(b, text, n);
+    bytes_append(b, text, (size_t)(put_varint(text, v) - text));
 }
 
 bool slice_take_varint(struct slice *s, uint64_t *ret)

@@ -148,30 +148,17 @@ static void put_byte(struct bus_head *h, unsigned byte)
     h->data[h->size++] = (uint8_t)byte;
 }
 
-static void put_varint(struct bus_head *h, uint64_t v)
+static void put_number(struct bus_head *h, uint64_t v)
 {
-    while (v >= 0x80) {
-        put_byte(h, (unsigned)(v & 0x7f) | 0x80);
-        v >>= 7;
-    }
-    put_byte(h, (unsigned)v);
-}
-
-static size_t varint_size(uint64_t v)
-{
-    size_t n = 1;
-    while (v >= 0x80) {
-        v >>= 7;
-        n++;
-    }
-    return n;
+    ASSERT(varint_size(v) <= sizeof h->data - h->size);
+    h->size = (size_t)(put_varint(h->data + h->size, v) - h->data);
 }
 
 void bus__lane_head(struct bus_head *h, size_t body_size)
 {
     h->size = 0;
     put_byte(h, TAG_LANE_BODY);
-    put_varint(h, body_size);
+    put_number(h, body_size);
 }
 
 /* The fields of an item that come before its body (or failure), `rest_size` bytes of which
@@ -184,16 +171,16 @@ static void item_fields(struct bus_head *h, const struct bus_item *item, size_t 
     size += (item->more ? 2U : 0U) + (item->cancel ? 2U : 0U);
     h->size = 0;
     put_byte(h, TAG_ITEMS);
-    put_varint(h, size);
+    put_number(h, size);
     put_byte(h, TAG_ITEM_ID);
-    put_varint(h, item->id);
+    put_number(h, item->id);
     if (item->method) {
         put_byte(h, TAG_ITEM_METHOD);
-        put_varint(h, item->method);
+        put_number(h, item->method);
     }
     if (item->timeout_ms) {
         put_byte(h, TAG_ITEM_TIMEOUT);
-        put_varint(h, item->timeout_ms);
+        put_number(h, item->timeout_ms);
     }
     if (item->more) {
         put_byte(h, TAG_ITEM_MORE);
@@ -213,7 +200,7 @@ void bus__item_head(struct bus_head *h, const struct bus_item *item, size_t body
     }
     item_fields(h, item, 1 + varint_size(body_size) + body_size);
     put_byte(h, TAG_ITEM_BODY);
-    put_varint(h, body_size);
+    put_number(h, body_size);
 }
 
 struct bufslice bus__item_failure(uint64_t id, const struct thole_status *st)

@@ -9,7 +9,6 @@
 #include <upb/msg_internal.h>
 
 #define DEPTH_MAX 64 /* of messages in messages, as in upb */
-#define VARINT_BYTES_MAX 10
 
 enum wire { WIRE_VARINT, WIRE_64 = 1, WIRE_BYTES = 2, WIRE_32 = 5 };
 

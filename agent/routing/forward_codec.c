@@ -9,19 +9,10 @@
 #include "agent/routing/router.h"
 #include "base/assert.h"
 
-#define NUMBER_BYTES_MAX 11 /* a tag of one byte and a varint; a length is no longer */
+#define NUMBER_BYTES_MAX (1 + VARINT_BYTES_MAX) /* a tag of one byte; a length is no longer */
 #define FIELDS_MAX 12
 #define FORWARD_PAYLOAD_FIELD 3
 #define REPLY_RESULT_FIELD 3
-
-static uint8_t *put_varint(uint8_t *p, uint64_t v)
-{
-    for (; v >= 0x80; v >>= 7) {
-        *p++ = (uint8_t)(v | 0x80);
-    }
-    *p++ = (uint8_t)v;
-    return p;
-}
 
 static uint8_t *put_number(uint8_t *p, uint8_t field, uint64_t v)
 {

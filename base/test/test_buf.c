@@ -198,6 +198,12 @@ static void check_varint(uint64_t v, size_t size)
     struct bytes b = {0};
     bytes_append_varint(&b, v);
     assert_int_equal(b.size, size);
+    assert_int_equal(varint_size(v), size);
+    uint8_t put[VARINT_BYTES_MAX + 1];
+    memset(put, 0xee, sizeof put);
+    assert_true(put_varint(put, v) == put + size);
+    assert_memory_equal(put, b.data, size);
+    assert_int_equal(put[size], 0xee); /* nothing behind its end */
     /* Every truncation is refused, and leaves the slice and the result alone. */
     for (size_t n = 0; n < size; n++) {
         struct slice cut = slice_of(b.data, n);
@@ -244,6 +250,7 @@ static void test_varint_malformed_is_refused(void **state)
     check_bad_varint("\xff\xff\xff\xff\xff\xff\xff\xff\xff\x02", 10); /* 2^64 and more */
     check_bad_varint("\xff\xff\xff\xff\xff\xff\xff\xff\xff\x81\x00", 11);
     check_bad_varint("\x80\x80\x80\x80\x80\x80\x80\x80\x80\x80\x80\x01", 12);
+    check_bad_varint("\x81\x80\x80\x80\x80\x80\x80\x80\x80\x00", 10); /* 1 in ten */
     struct slice empty = {0};
     uint64_t v;
     assert_false(slice_take_varint(&empty, &v));

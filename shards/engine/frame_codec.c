@@ -11,21 +11,6 @@
 
 enum { WIRE_VARINT = 0, WIRE_BYTES = 2 };
 
-static size_t varint_size(uint64_t v)
-{
-    return (size_t)(70 - __builtin_clzll(v | 1)) / 7;
-}
-
-static uint8_t *put_varint(uint8_t *p, uint64_t v)
-{
-    while (v >= 0x80) {
-        *p++ = (uint8_t)(v | 0x80);
-        v >>= 7;
-    }
-    *p++ = (uint8_t)v;
-    return p;
-}
-
 /* Of a field number below 16: one byte of tag. */
 static size_t field_size(uint64_t v)
 {

@@ -109,7 +109,7 @@ void store_run_begin(struct store_run_writer *w, struct bytes *out);
 /* What the next entry would add at most. */
 static inline size_t store_run_entry_bytes_max(size_t payload)
 {
-    return 1 + 5 * 10 + payload;
+    return 1 + 4 * VARINT_BYTES_MAX + payload; /* term delta, session, sequence, size */
 }
 void store_run_add(struct store_run_writer *w, const struct store_entry *e);
 /* With `hard`, the run carries it. */

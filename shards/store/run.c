@@ -19,16 +19,6 @@ void store_run_begin(struct store_run_writer *w, struct bytes *out)
     bytes_extend(out, STORE_HARD_BYTES);
 }
 
-static uint8_t *put_varint(uint8_t *p, uint64_t v)
-{
-    while (v >= 0x80) {
-        *p++ = (uint8_t)(v | 0x80);
-        v >>= 7;
-    }
-    *p++ = (uint8_t)v;
-    return p;
-}
-
 void store_run_add(struct store_run_writer *w, const struct store_entry *e)
 {
     size_t max = store_run_entry_bytes_max(e->payload.size);
@@ -48,6 +38,7 @@ void store_run_add(struct store_run_writer *w, const struct store_entry *e)
         memcpy(p, e->payload.data, e->payload.size);
         p += e->payload.size;
     }
+    ASSERT((size_t)(p - start) <= max);
     w->out->size -= max - (size_t)(p - start);
     w->term = e->term;
     w->count++;

@@ -18,16 +18,6 @@ enum {
     ITEM_VERSION_TAG = 5 << 3,
 };
 
-static size_t varint_size(uint64_t v)
-{
-    size_t n = 1;
-
-    for (; v >= 0x80; v >>= 7) {
-        n++;
-    }
-    return n;
-}
-
 static void append_number(struct bytes *out, uint8_t tag, uint64_t v)
 {
     bytes_append(out, &tag, 1);
