@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/assert.h"
 #include "base/log.h"
 
 struct log_replica *disk_log__replica(struct disk_log *s, uint64_t id)
@@ -88,31 +89,27 @@ static bool load(struct disk_log *s, struct log_place at, struct bytes *out)
     return true;
 }
 
-static bool load_descriptor(struct disk_log *s, const struct log_replica *r, struct slice *ret)
+/* The field that memory does not keep: the descriptor of an identity record, or the configuration
+ * of a START record. Empty if there is no record. False: the record cannot be read. `*ret` points
+ * into `record`. */
+static bool load_field(struct disk_log *s, uint64_t replica_id, enum store_kind kind,
+                       struct log_place at, struct bytes *record, struct slice *ret)
 {
-    struct store_key k = store_key(r->id, STORE_KIND_IDENTITY);
-    struct store_identity_record id = {0};
-
-    if (!load(s, r->identity, &s->report_identity) ||
-        (r->identity.segment != 0 &&
-         !store_decode_identity(store_key_slice(&k), bytes_slice(&s->report_identity), &id))) {
-        return false;
-    }
-    *ret = id.descriptor;
-    return true;
-}
-
-static bool load_start_config(struct disk_log *s, const struct log_replica *r, struct slice *ret)
-{
-    struct store_key k = store_key(r->id, STORE_KIND_START);
+    struct store_key key = store_key(replica_id, kind);
+    struct store_identity_record identity = {0};
     struct store_start start = {0};
 
-    if (!load(s, r->start, &s->report_start) ||
-        (r->start.segment != 0 &&
-         !store_decode_start(store_key_slice(&k), bytes_slice(&s->report_start), &start))) {
+    ASSERT(kind == STORE_KIND_IDENTITY || kind == STORE_KIND_START);
+    if (!load(s, at, record)) {
         return false;
     }
-    *ret = start.config;
+    struct slice k = store_key_slice(&key), value = bytes_slice(record);
+    if (at.segment != 0 &&
+        !(kind == STORE_KIND_IDENTITY ? store_decode_identity(k, value, &identity)
+                                      : store_decode_start(k, value, &start))) {
+        return false;
+    }
+    *ret = kind == STORE_KIND_IDENTITY ? identity.descriptor : start.config;
     return true;
 }
 
@@ -129,7 +126,9 @@ static void report_fill(struct disk_log *s, const struct log_replica *r)
     if (p->removed) {
         return;
     }
-    if (!load_descriptor(s, r, &p->descriptor) || !load_start_config(s, r, &p->start_config) ||
+    if (!load_field(s, r->id, STORE_KIND_IDENTITY, r->identity, &s->report_identity,
+                    &p->descriptor) ||
+        !load_field(s, r->id, STORE_KIND_START, r->start, &s->report_start, &p->start_config) ||
         r->state == LOG_DAMAGED) {
         p->hard.term = UINT64_MAX;
         return;
