@@ -50,7 +50,7 @@ struct snapshot_sends {
     struct stream_jobs *jobs;
     struct send *first, **last;
     size_t active;
-    uint8_t *buffer;
+    uint8_t *buffer; /* a chunk of a file; NULL until a file is sent */
     uint64_t chunk_bytes;
     uint64_t rate, tokens, filled_ns; /* of the cap: bytes per second, 0 for none; bytes */
 };
@@ -69,7 +69,6 @@ struct snapshot_sends *engine__sends_new(struct engine *e, struct stream_jobs *j
     if (s->chunk_bytes < CAPPED_CHUNK_BYTES_MIN) {
         s->chunk_bytes = CAPPED_CHUNK_BYTES_MIN;
     }
-    s->buffer = xmalloc(s->chunk_bytes);
     s->filled_ns = clock_now(e->clock);
     return s;
 }
@@ -144,6 +143,9 @@ static bool open_file(struct snapshot_sends *s, struct send *x)
         ops->read(x->file, size - sizeof trailer, trailer, sizeof trailer, &st) != THOLE_OK ||
         !engine__snapshot_trailer_read(trailer, &x->checksum)) {
         return false;
+    }
+    if (s->buffer == NULL) {
+        s->buffer = xmalloc(s->chunk_bytes);
     }
     x->size = size - sizeof trailer;
     x->whole = true;
