@@ -46,6 +46,33 @@ enum thole_code engine__body_save(struct thole_sink *out, const struct task *t,
 
 /* ---- Reading --------------------------------------------------------------------------------- */
 
+/* As much as was asked for, unless the source ends: machines need not know where windows meet. */
+static int64_t read_windows(struct thole_source *base, void *data, size_t size)
+{
+    struct body_source *s = CONTAINER_OF(base, struct body_source, base);
+    size_t have = 0;
+    while (have < size && s->st.code == THOLE_OK) {
+        size_t n = s->window.size < size - have ? s->window.size : size - have;
+        struct slice part;
+        if (n == 0) {
+            if (!s->next(s)) {
+                break;
+            }
+            continue;
+        }
+        bool taken = slice_take(&s->window, n, &part);
+        ASSERT(taken);
+        memcpy((uint8_t *)data + have, part.data, n);
+        have += n;
+    }
+    return s->st.code == THOLE_OK ? (int64_t)have : -1;
+}
+
+void engine__body_source_init(struct body_source *s, bool (*next)(struct body_source *s))
+{
+    *s = (struct body_source){.base = {read_windows}, .next = next};
+}
+
 static bool read_exactly(struct body_source *s, void *data, size_t size)
 {
     uint8_t *p = data;

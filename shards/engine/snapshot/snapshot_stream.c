@@ -74,22 +74,22 @@ enum thole_code engine__snapshot_save_stream(struct task *t, struct thole_status
 struct pipe_source {
     struct body_source body;
     struct snapshot_pipe *pipe;
-    struct piece piece;
-    size_t at;
+    struct piece piece; /* owns the window */
 };
 
-/* False: the end, or it broke off. */
-static bool next_piece(struct pipe_source *s)
+/* False: the end, or the transfer broke off. */
+static bool next_piece(struct body_source *body)
 {
+    struct pipe_source *s = CONTAINER_OF(body, struct pipe_source, body);
     bufslice_unref(s->piece.bytes);
     s->piece = (struct piece){0};
-    s->at = 0;
+    body->window = (struct slice){0};
     switch (engine__pipe_take_wait(s->pipe, &s->piece)) {
     case PIPE_PIECE:
+        body->window = s->piece.bytes.bytes;
         return true;
     case PIPE_BROKEN:
-        (void)THOLE_FAIL(&s->body.st, THOLE_UNAVAILABLE, THOLE_REASON_NONE,
-                         "the transfer broke off");
+        (void)THOLE_FAIL(&body->st, THOLE_UNAVAILABLE, THOLE_REASON_NONE, "the transfer broke off");
         return false;
     case PIPE_EMPTY:
     case PIPE_END:
@@ -98,30 +98,10 @@ static bool next_piece(struct pipe_source *s)
     }
 }
 
-/* As much as was asked for, unless it is the end: where pieces meet is no concern of machines. */
-static int64_t read_pipe(struct thole_source *base, void *data, size_t size)
-{
-    struct pipe_source *s = CONTAINER_OF(base, struct pipe_source, body.base);
-    size_t have = 0;
-    while (have < size && s->body.st.code == THOLE_OK) {
-        struct slice bytes = s->piece.bytes.bytes;
-        size_t n = bytes.size - s->at < size - have ? bytes.size - s->at : size - have;
-        if (n == 0 && !next_piece(s)) {
-            break;
-        }
-        if (n > 0) {
-            memcpy((uint8_t *)data + have, bytes.data + s->at, n);
-        }
-        s->at += n;
-        have += n;
-    }
-    return s->body.st.code == THOLE_OK ? (int64_t)have : -1;
-}
-
 /* Whatever the machine left unread: only the end says that what came was whole. */
 static enum thole_code read_to_the_end(struct pipe_source *s, struct thole_status *st)
 {
-    while (s->body.st.code == THOLE_OK && next_piece(s)) {
+    while (s->body.st.code == THOLE_OK && next_piece(&s->body)) {
     }
     if (s->body.st.code != THOLE_OK) {
         *st = s->body.st;
@@ -132,7 +112,8 @@ static enum thole_code read_to_the_end(struct pipe_source *s, struct thole_statu
 enum thole_code engine__snapshot_load_stream(struct task *t, struct thole_status *st)
 {
     const struct stream_msg *m = t->received;
-    struct pipe_source s = {.body.base = {read_pipe}, .pipe = t->pipe};
+    struct pipe_source s = {.pipe = t->pipe};
+    engine__body_source_init(&s.body, next_piece);
     enum thole_code code = THOLE_OK;
     if (!t->r->kind->witness) {
         code = engine__machine_destroy(t->r, t->generation, st); /* what an earlier one left */

@@ -33,10 +33,15 @@ bool engine__snapshot_name_parse(const char *name, uint64_t *ret_replica, uint64
 
 /* ---- Streams --------------------------------------------------------------------------------- */
 
+/* Where a snapshot is read from. `next` replaces the window by the bytes that follow it: false at
+ * the end, or with `st` set if they cannot be had. The window's bytes belong to the source. */
 struct body_source {
     struct thole_source base;
-    struct thole_status st; /* why `read` failed; it comes before what a reader made of that */
+    bool (*next)(struct body_source *s);
+    struct slice window;    /* what was not read yet */
+    struct thole_status st; /* why `next` failed; it takes precedence over the reader's own error */
 };
+void engine__body_source_init(struct body_source *s, bool (*next)(struct body_source *s));
 
 /* TASK_SAVE and TASK_SEED: header and sessions. What `out` answers is its own concern. */
 void engine__body_write_head(struct thole_sink *out, const struct task *t);

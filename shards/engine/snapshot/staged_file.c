@@ -117,40 +117,22 @@ struct file_source {
     struct body_source body;
     const struct engine_files_ops *ops;
     struct engine_file *file;
-    uint64_t at, end; /* of what is not buffered yet */
+    uint64_t at, end; /* of what is not in the window yet */
     uint8_t *buffer;
-    size_t from, to;
 };
 
-static bool fill(struct file_source *s)
+static bool fill(struct body_source *body)
 {
+    struct file_source *s = CONTAINER_OF(body, struct file_source, body);
+    ASSERT(s->at <= s->end);
     size_t n = s->end - s->at < IO_BYTES ? (size_t)(s->end - s->at) : IO_BYTES;
-    s->from = s->to = 0;
-    if (n == 0 || s->ops->read(s->file, s->at, s->buffer, n, &s->body.st) != THOLE_OK) {
+    body->window = (struct slice){0};
+    if (n == 0 || s->ops->read(s->file, s->at, s->buffer, n, &body->st) != THOLE_OK) {
         return false;
     }
     s->at += n;
-    s->to = n;
+    body->window = slice_of(s->buffer, n);
     return true;
-}
-
-/* As much as was asked for, unless it is the end. */
-static int64_t read_file(struct thole_source *base, void *data, size_t size)
-{
-    struct file_source *s = CONTAINER_OF(base, struct file_source, body.base);
-    size_t have = 0;
-    while (have < size && s->body.st.code == THOLE_OK) {
-        size_t n = s->to - s->from < size - have ? s->to - s->from : size - have;
-        if (n == 0 && !fill(s)) {
-            break;
-        }
-        if (n > 0) {
-            memcpy((uint8_t *)data + have, s->buffer + s->from, n);
-        }
-        s->from += n;
-        have += n;
-    }
-    return s->body.st.code == THOLE_OK ? (int64_t)have : -1;
 }
 
 static enum thole_code open_source(struct engine_files *files, const char *name,
@@ -159,7 +141,8 @@ static enum thole_code open_source(struct engine_files *files, const char *name,
 {
     uint64_t size;
     uint8_t trailer[SNAPSHOT_TRAILER_BYTES];
-    *s = (struct file_source){.body.base = {read_file}, .ops = files->ops};
+    *s = (struct file_source){.ops = files->ops};
+    engine__body_source_init(&s->body, fill);
     enum thole_code code = s->ops->open(files, name, &s->file, &size, st);
     if (code != THOLE_OK) {
         return code;
@@ -193,13 +176,13 @@ static enum thole_code check_stream(struct file_source *s, const char *name, uin
                                     struct thole_status *st)
 {
     struct hash_state *hash = hash_state_new(0);
-    while (fill(s)) {
-        hash_state_update(hash, s->buffer, s->to);
+    while (fill(&s->body)) {
+        hash_state_update(hash, s->body.window.data, s->body.window.size);
     }
     bool good = s->body.st.code == THOLE_OK && hash_state_digest(hash) == checksum;
     hash_state_free(hash);
     s->at = 0;
-    s->from = s->to = 0;
+    s->body.window = (struct slice){0};
     if (!good) {
         return THOLE_FAIL(st, THOLE_DATA_LOSS, THOLE_REASON_CORRUPT, "snapshot %s is damaged",
                           name);
@@ -286,7 +269,7 @@ static void copy_rest(struct file_source *from, struct file_sink *to)
 {
     uint8_t piece[4096];
     int64_t n;
-    while ((n = read_file(&from->body.base, piece, sizeof piece)) > 0) {
+    while ((n = from->body.base.read(&from->body.base, piece, sizeof piece)) > 0) {
         (void)write_file(&to->base, piece, (size_t)n);
     }
     if (to->st.code == THOLE_OK) {
