@@ -317,6 +317,19 @@ static void make_damageable(const char *dir)
     state_db_close(db);
 }
 
+/* One table, with all spaces in it. Below RocksDB's trigger for a compaction, which would otherwise
+ * be pending at the next open, and might meet the damage before the test does. */
+static void make_damageable_without_compaction(const char *dir)
+{
+    struct state_db *db = db_open(dir);
+
+    for (uint64_t i = 0; i < SPACES; i++) {
+        put_many(db, space_of(i), "new");
+    }
+    assert_int_equal(state_db_flush(db, NULL), THOLE_OK);
+    state_db_close(db);
+}
+
 static void expect_space(struct state_db *db, struct state_space s, bool lost)
 {
     struct state_iter *it = state_iter_new(db, NULL, s, (struct slice){0}, (struct slice){0});
@@ -444,12 +457,12 @@ static void test_state_damage_is_noted_once_and_salvaged(void **state)
     struct buf *b = NULL;
     int noted = 0;
 
-    make_damageable(path);
+    make_damageable_without_compaction(path);
     char *file = dir_newest(path, ".sst");
-    flip(file, size_of(file) / 3);
+    flip(file, size_of(file) / 2); /* in the second of three spaces */
     struct state_db_options o = {.path = path, .damaged = note, .ctx = &noted};
     assert_int_equal(state_db_open(&o, &db, &st), THOLE_OK);
-    for (int k = 0; k < 2 * SPACES * SPACE_KEYS; k++) { /* a compaction may have mixed the tables */
+    for (int k = 0; k < 2 * SPACES * SPACE_KEYS; k++) { /* every key twice */
         char key[16];
         snprintf(key, sizeof key, "key-%04d", k / (2 * SPACES));
         (void)!state_get(db, NULL, space_of((uint64_t)k % SPACES), slice_str(key), &b, NULL);
