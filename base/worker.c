@@ -9,6 +9,9 @@
 #include "base/log_internal.h"
 #include "base/worker_internal.h"
 
+/* Whose turn this thread is in; NULL outside of turns. */
+static _Thread_local const struct worker *current;
+
 void msgq_push(struct msgq *q, struct worker_msg *m)
 {
     m->next = NULL;
@@ -131,6 +134,11 @@ bool worker_post_internal_q(struct worker *w, struct msgq *q)
     return true;
 }
 
+bool worker_is_current(const struct worker *w)
+{
+    return current == w;
+}
+
 size_t worker_depth(const struct worker *w)
 {
     /* The mutex is not part of what const promises. */
@@ -170,9 +178,12 @@ void worker__take(struct worker *w, struct msgq *batch)
 
 void worker__turn(struct worker *w, struct msgq *batch)
 {
+    const struct worker *outer = current; /* the manual executor can run a turn within a turn */
     const char *before = log__thread(w->name);
     const char *host_before = log_context_host(w->ex->host);
+    current = w;
     w->deadline_ns = w->turn(w->ctx, batch, clock_now(w->ex->clock));
+    current = outer;
     log_context(0, 0);
     log_context_host(host_before);
     log__thread(before);

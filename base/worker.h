@@ -64,6 +64,9 @@ bool worker_post_internal(struct worker *w, struct worker_msg *m)
     __attribute__((warn_unused_result));
 bool worker_post_internal_q(struct worker *w, struct msgq *q) __attribute__((warn_unused_result));
 
+/* Is the caller in a turn of `w`? For assertions about what belongs to a worker. Any thread. */
+bool worker_is_current(const struct worker *w);
+
 /* Messages waiting now (for metrics and for back-pressure decisions). */
 size_t worker_depth(const struct worker *w);
 

@@ -49,6 +49,7 @@ static uint64_t count_turn(void *ctx, struct msgq *batch, uint64_t now_ns)
     struct counter *c = ctx;
     uint64_t deadline_ns = CLOCK_NEVER;
     c->turns++;
+    assert_true(worker_is_current(c->w));
     assert_true(now_ns >= c->last_now_ns);
     c->last_now_ns = now_ns;
     if (batch->head == NULL) {

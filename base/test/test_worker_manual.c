@@ -42,11 +42,11 @@ static void actor_end(struct actor *a)
 static uint64_t act(void *ctx, struct msgq *batch, uint64_t now_ns)
 {
     struct actor *a = ctx;
+    assert_true(worker_is_current(a->w));
     assert_true(now_ns == clock_now(executor_clock(a->ex)));
     bytes_printf(a->trace, "%s@%d(%zu) ", a->name, (int)((now_ns - START_NS) / NS_PER_MS),
                  batch->count);
     while (msgq_pop(batch) != NULL) {
-        continue;
     }
     if (a->pass != NULL) {
         assert_true(worker_post(a->target->w, a->pass));
@@ -54,6 +54,7 @@ static uint64_t act(void *ctx, struct msgq *batch, uint64_t now_ns)
     }
     if (a->victim != NULL) {
         actor_end(a->victim);
+        assert_true(worker_is_current(a->w)); /* again, after the turns of the other */
     }
     a->victim = NULL;
     if (a->child != NULL) {
@@ -126,6 +127,7 @@ static void test_worker_manual_runs_in_creation_order_until_idle(void **state)
     kick(&s.a);
     kick(&s.b);
     assert_int_equal(worker_depth(s.a.w), 2);
+    assert_false(worker_is_current(s.a.w)); /* outside of turns */
     /* Backwards: b has had its turn of this pass. Forwards: c's is still to come. */
     s.a.target = &s.b;
     s.a.pass = &m[0];
@@ -229,7 +231,6 @@ static uint64_t log_turn(void *ctx, struct msgq *batch, uint64_t now_ns)
 {
     (void)now_ns;
     while (msgq_pop(batch) != NULL) {
-        continue;
     }
     const char *name = log__thread(NULL);
     bytes_append_str(ctx, name != NULL ? name : "none");
