@@ -138,6 +138,18 @@ enum thole_code address_check(const char *what, struct slice address, enum addre
                       what, shown);
 }
 
+enum thole_code address_check_list(const char *what, const char *addresses, struct thole_status *st)
+{
+    enum thole_code code = THOLE_OK;
+    for (const char *p = addresses; p != NULL && code == THOLE_OK;) {
+        const char *comma = strchr(p, ',');
+        size_t n = comma != NULL ? (size_t)(comma - p) : strlen(p);
+        code = address_check(what, slice_of(p, n), ADDRESS_REACH, st);
+        p = comma != NULL ? comma + 1 : NULL;
+    }
+    return code;
+}
+
 bool address_is_wildcard(const char *address)
 {
     struct parts p;

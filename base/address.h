@@ -18,6 +18,9 @@ enum address_use { ADDRESS_REACH, ADDRESS_LISTEN };
 /* INVALID_ARGUMENT, with `what` (an option, a field) in front of the message. */
 THOLE_MUST_CHECK enum thole_code address_check(const char *what, struct slice address,
                                                enum address_use use, struct thole_status *st);
+/* Each of a list that is separated by commas, for ADDRESS_REACH. */
+THOLE_MUST_CHECK enum thole_code address_check_list(const char *what, const char *addresses,
+                                                    struct thole_status *st);
 bool address_valid(struct slice address, enum address_use use);
 
 /* Of valid addresses. */

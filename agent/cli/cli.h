@@ -1,8 +1,8 @@
 /* The command line: what its files share.
  *
- * One table of commands and one of options (commands.c, flags.c) make the parser, the help and
- * the completion. A command gets a `struct cli` with its arguments and options, writes data to
- * stdout and words to stderr, and returns an exit code. */
+ * One table of commands and one of options (commands.c, cli_options.c) make the parser, the help
+ * and the completion. A command gets a `struct cli` with its arguments and options, writes data to
+ * stdout and messages to stderr, and returns an exit code. */
 #ifndef AGENT_CLI_CLI_H
 #define AGENT_CLI_CLI_H
 
@@ -14,6 +14,7 @@
 #include <upb/reflection.h>
 #include <upb/upb.h>
 
+#include "agent/options/options.h"
 #include "base/buf.h"
 
 /* Documented in docs/operations.md and in `thole help`. */
@@ -26,7 +27,7 @@ enum cli_exit {
     CLI_UNKNOWN = 5,     /* the outcome is unknown: it may have happened */
 };
 
-/* ---- Options (flags.c) ----------------------------------------------------------------------- */
+/* ---- Options (cli_options.c) ----------------------------------------------------------------- */
 
 enum cli_option_id {
     OPT_NONE,
@@ -74,24 +75,7 @@ enum cli_option_id {
     OPT_OPTIONS, /* how many */
 };
 
-enum cli_option_kind { OPTION_FLAG, OPTION_TEXT, OPTION_NUMBER, OPTION_DURATION, OPTION_CHOICE };
-
-struct cli_option {
-    const char *name; /* without the dashes */
-    char letter;      /* 0: none */
-    enum cli_option_kind kind;
-    const char *value;       /* shown in help: FILE; or the choices "a|b|c" */
-    const char *standard;    /* the default, as text; NULL: none */
-    const char *environment; /* NULL: none */
-    const char *help;
-};
-extern const struct cli_option cli_options[OPT_OPTIONS];
-
-struct cli_value {
-    bool set; /* by flag, environment or file */
-    const char *text;
-    uint64_t number; /* NUMBER; DURATION in ms; a flag's 1 */
-};
+extern const struct option_def cli_options[OPT_OPTIONS];
 
 struct cli;
 #define CLI_COMMAND_OPTIONS_MAX 16
@@ -108,9 +92,9 @@ extern const size_t cli_command_count;
 
 struct cli {
     const struct cli_command *command;
-    const char **args; /* the command's arguments */
+    const char **args; /* the command's arguments, within options.arguments */
     size_t arg_count;
-    struct cli_value values[OPT_OPTIONS];
+    struct options options; /* by enum cli_option_id */
 
     upb_DefPool *pool;
     upb_Arena *arena; /* lives as long as the process needs it */
@@ -120,20 +104,33 @@ struct cli {
 
 /* Global options are allowed with every command. */
 bool cli__option_global(enum cli_option_id id);
-/* Parses everything; OK, or CLI_USAGE after words on stderr. `c` is zeroed before. */
+/* Flags and arguments; OK, or CLI_USAGE with a message on stderr. `c` is zeroed before. */
 int cli__parse(struct cli *c, int argc, const char *const *argv);
-/* Then environment, file and defaults, for what was not set. */
-int cli__defaults(struct cli *c, const char *config_path);
-/* Checks and stores one option's text; false after words on stderr. `from` names its origin. */
-bool cli__set(struct cli *c, enum cli_option_id id, const char *text, const char *from);
-enum cli_option_id cli__option_find(const char *name, size_t size);
+/* Then environment, file and defaults, for what was not set. `config_path` NULL: the usual one. */
+int cli__read_settings(struct cli *c, const char *config_path);
 void cli__deinit(struct cli *c);
 /* "shards/orders", "shard/orders" -> "orders" */
 const char *cli__strip(const char *name, const char *kind);
 
 static inline bool cli_flag(const struct cli *c, enum cli_option_id id)
 {
-    return c->values[id].set && c->values[id].number != 0;
+    return c->options.values[id].number != 0;
+}
+
+/* NULL if it was not given and has no default. */
+static inline const char *cli_text(const struct cli *c, enum cli_option_id id)
+{
+    return c->options.values[id].text;
+}
+
+static inline uint64_t cli_number(const struct cli *c, enum cli_option_id id)
+{
+    return c->options.values[id].number;
+}
+
+static inline bool cli_given(const struct cli *c, enum cli_option_id id)
+{
+    return options_given(&c->options, id);
 }
 
 /* ---- Words (words.c) ------------------------------------------------------------------------- */
@@ -162,9 +159,6 @@ int cli__command_version(struct cli *c);
 
 /* ---- Units (units.c) ------------------------------------------------------------------------- */
 
-bool cli__parse_number(const char *text, uint64_t *ret);
-/* "250ms", "10s", "5m", "1h"; a bare number is seconds. */
-bool cli__parse_duration(const char *text, uint64_t *ret_ms);
 /* "5s", "3m", "2h", "4d": for tables. */
 const char *cli__age(int64_t since_ms, char *ret, size_t size);
 const char *cli__time(int64_t time_ms, char *ret, size_t size);

@@ -14,7 +14,7 @@
 
 uint32_t cli__timeout_ms(const struct cli *c)
 {
-    uint64_t ms = c->values[OPT_COMMAND_TIMEOUT].number;
+    uint64_t ms = cli_number(c, OPT_COMMAND_TIMEOUT);
     return ms == 0 || ms > UINT32_MAX ? UINT32_MAX : (uint32_t)ms;
 }
 
@@ -23,7 +23,7 @@ enum thole_code cli__connect(struct cli *c, struct thole_status *st)
     if (c->channel != NULL) {
         return THOLE_OK;
     }
-    return bus_channel_new(c->values[OPT_ENDPOINTS].text, &c->channel, st);
+    return bus_channel_new(cli_text(c, OPT_ENDPOINTS), &c->channel, st);
 }
 
 bool cli__worth_a_retry(const struct thole_status *st)
@@ -79,7 +79,7 @@ void cli__deinit(struct cli *c)
     if (c->arena != NULL) {
         upb_Arena_Free(c->arena);
     }
-    free(c->args);
+    options_deinit(&c->options);
 }
 
 upb_StringView cli__request_id(struct cli *c)

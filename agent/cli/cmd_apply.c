@@ -73,7 +73,7 @@ static int read_directory(struct cli *c, const char *path, struct spec_list *lis
 
 int apply_read(struct cli *c, struct spec_list *list)
 {
-    const char *path = c->values[OPT_FILE].text;
+    const char *path = cli_text(c, OPT_FILE);
     struct stat info;
     if (path == NULL) {
         return cli__say_usage(c, "-f FILE is needed");

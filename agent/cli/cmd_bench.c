@@ -48,9 +48,9 @@ static void split(const char *text, char ***ret, size_t *ret_count)
 
 static int name_shards(struct bench *b)
 {
-    const char *text = b->c->values[OPT_SHARDS].text;
+    const char *text = cli_text(b->c, OPT_SHARDS);
     uint64_t count = 0;
-    if (!cli__parse_number(text, &count)) {
+    if (!options_parse_number(text, &count)) {
         split(text, &b->shards, &b->shard_count);
     } else if (count <= BENCH_SHARDS_MAX) {
         b->shards = xcalloc(count + 1, sizeof *b->shards);
@@ -211,7 +211,7 @@ static void report(struct bench *b, double seconds, const struct cpu *before,
                "\"queriesPerSecond\":%.0f,\"failed\":%" PRIu64
                ",\"latencyMs\":{\"p50\":%.3f,\"p99\":%.3f,\"p999\":%.3f,\"max\":%.3f},"
                "\"cpuSecondsPerMillion\":{",
-               b->c->values[OPT_MODE].text, b->shard_count, b->in_flight, b->payload_bytes,
+               cli_text(b->c, OPT_MODE), b->shard_count, b->in_flight, b->payload_bytes,
                b->read_share, seconds, (double)proposals / seconds, (double)queries / seconds,
                failed, ms[0], ms[1], ms[2], (double)histogram_percentile(&b->latency, 100) / 1e6);
         for (size_t i = 0; i < after->hosts; i++) {
@@ -221,7 +221,7 @@ static void report(struct bench *b, double seconds, const struct cpu *before,
         return;
     }
     printf("mode        %s, %zu shards, %" PRIu32 " in flight, %" PRIu32 " bytes, %.1f s\n",
-           b->c->values[OPT_MODE].text, b->shard_count, b->in_flight, b->payload_bytes, seconds);
+           cli_text(b->c, OPT_MODE), b->shard_count, b->in_flight, b->payload_bytes, seconds);
     printf("proposals   %.0f /s\n", (double)proposals / seconds);
     if (b->read_share > 0) {
         printf("queries     %.0f /s\n", (double)queries / seconds);
@@ -271,31 +271,13 @@ static int measure(struct bench *b, const struct bench_mode *mode, const struct 
                : cli__say_failed("nothing succeeded");
 }
 
-static int check_options(struct bench *b)
+static void read_options(struct bench *b)
 {
-    const struct cli_value *v = b->c->values;
-    if (b->endpoint_count == 0) {
-        return cli__say_usage(b->c, "--endpoints: there is none");
-    }
-    if (v[OPT_IN_FLIGHT].number == 0 || v[OPT_IN_FLIGHT].number > BENCH_IN_FLIGHT_MAX) {
-        return cli__say_usage(b->c, "--in-flight: 1 to %d", BENCH_IN_FLIGHT_MAX);
-    }
-    if (v[OPT_PAYLOAD].number > 1 << 20) {
-        return cli__say_usage(b->c, "--payload: at most %d", 1 << 20);
-    }
-    if (v[OPT_READ_SHARE].number > 100) {
-        return cli__say_usage(b->c, "--read-share: 0 to 100");
-    }
-    if (v[OPT_SECONDS].number == 0 || v[OPT_SECONDS].number > 86400 ||
-        v[OPT_WARMUP].number > 86400) {
-        return cli__say_usage(b->c, "--seconds: 1 to 86400");
-    }
-    b->in_flight = (uint32_t)v[OPT_IN_FLIGHT].number;
-    b->payload_bytes = (uint32_t)v[OPT_PAYLOAD].number;
-    b->read_share = (uint32_t)v[OPT_READ_SHARE].number;
-    b->seconds = (uint32_t)v[OPT_SECONDS].number;
-    b->warmup = (uint32_t)v[OPT_WARMUP].number;
-    return CLI_OK;
+    b->in_flight = (uint32_t)cli_number(b->c, OPT_IN_FLIGHT);
+    b->payload_bytes = (uint32_t)cli_number(b->c, OPT_PAYLOAD);
+    b->read_share = (uint32_t)cli_number(b->c, OPT_READ_SHARE);
+    b->seconds = (uint32_t)cli_number(b->c, OPT_SECONDS);
+    b->warmup = (uint32_t)cli_number(b->c, OPT_WARMUP);
 }
 
 int cli__command_bench(struct cli *c)
@@ -304,23 +286,21 @@ int cli__command_bench(struct cli *c)
     struct rows hosts = {0};
     struct thole_status st;
     b->c = c;
-    split(c->values[OPT_ENDPOINTS].text, &b->endpoints, &b->endpoint_count);
-    int result = check_options(b);
-    if (result == CLI_OK) {
-        result = name_shards(b);
-    }
+    split(cli_text(c, OPT_ENDPOINTS), &b->endpoints, &b->endpoint_count);
+    read_options(b);
+    int result = name_shards(b);
     const struct rows_query q = {.kind = ROWS_HOSTS};
     if (result == CLI_OK && rows_list(c, &q, &hosts, &st) != THOLE_OK) {
         result = cli__say_status("cannot list hosts", &st);
     }
     if (result == CLI_OK) {
-        b->voters = c->values[OPT_VOTERS].set ? (uint32_t)c->values[OPT_VOTERS].number
-                    : hosts.count < 3         ? 1
-                                              : 3;
+        b->voters = cli_given(c, OPT_VOTERS) ? (uint32_t)cli_number(c, OPT_VOTERS)
+                    : hosts.count < 3        ? 1
+                                             : 3;
         result = ensure_shards(b);
     }
     if (result == CLI_OK) {
-        bool unary = strcmp(c->values[OPT_MODE].text, "unary") == 0;
+        bool unary = strcmp(cli_text(c, OPT_MODE), "unary") == 0;
         result = measure(b, unary ? &bench_unary : &bench_async, &hosts);
         if (cli_flag(c, OPT_CLEANUP)) {
             delete_shards(b);

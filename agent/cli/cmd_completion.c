@@ -47,26 +47,15 @@ static void print_option_names(const struct cli_command *command)
     }
 }
 
-static void print_choices(void)
+static void print_values(void)
 {
-    for (unsigned id = 1; id < OPT_OPTIONS; id++) {
-        const struct cli_option *o = &cli_options[id];
-        if (o->kind == OPTION_CHOICE) {
-            printf("    --%s", o->name);
-            if (o->letter != 0) {
-                printf("|-%c", o->letter);
-            }
-            printf(") words=\"%s\"; COMPREPLY=($(compgen -W \"${words//|/ }\" -- \"$cur\"));"
-                   " return ;;\n",
-                   o->value);
-        } else if (id == OPT_FILE) {
-            printf("    --%s|-%c) COMPREPLY=($(compgen -f -- \"$cur\")); return ;;\n", o->name,
-                   o->letter);
-        } else if (id == OPT_SHARD || id == OPT_HOST) {
-            printf("    --%s) COMPREPLY=($(compgen -W \"$(_thole_names %ss)\" -- \"$cur\"));"
-                   " return ;;\n",
-                   o->name, o->name);
-        }
+    static const enum cli_option_id named[] = {OPT_SHARD, OPT_HOST};
+    options_print_completion(stdout, cli_options, OPT_OPTIONS);
+    for (size_t i = 0; i < sizeof named / sizeof named[0]; i++) {
+        const char *name = cli_options[named[i]].name;
+        printf("    --%s) COMPREPLY=($(compgen -W \"$(_thole_names %ss)\" -- \"$cur\"));"
+               " return ;;\n",
+               name, name);
     }
 }
 
@@ -118,7 +107,7 @@ int cli__command_completion(struct cli *c)
            "        [[ ${COMP_WORDS[i]} == -* ]] || line+=\"${line:+ }${COMP_WORDS[i]}\"\n"
            "    done\n"
            "    case \"$prev\" in\n");
-    print_choices();
+    print_values();
     printf("    esac\n    case \"$line\" in\n    \"\") words=\"");
     print_words(NULL);
     printf("\" ;;\n");

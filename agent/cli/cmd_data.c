@@ -46,25 +46,25 @@ static bool read_data_file(const char *path, struct bytes *to)
 /* The arguments after the shard, with a space between, or an option. */
 static bool read_payload(struct cli *c, struct payload *ret)
 {
-    const struct cli_value *text = &c->values[OPT_TEXT], *data = &c->values[OPT_DATA_BASE64];
-    const struct cli_value *file = &c->values[OPT_DATA_FILE];
+    const char *text = cli_text(c, OPT_TEXT), *data = cli_text(c, OPT_DATA_BASE64);
+    const char *file = cli_text(c, OPT_DATA_FILE);
     struct bytes joined = {0};
-    ret->base64 = data->set;
-    if ((c->arg_count > 1) + text->set + data->set + file->set > 1) {
+    ret->base64 = data != NULL;
+    if ((c->arg_count > 1) + (text != NULL) + (data != NULL) + (file != NULL) > 1) {
         cli__say_usage(c,
                        "give the payload once: as arguments, --text, --data-file or --data-base64");
         return false;
     }
-    if (file->set && !read_data_file(file->text, &joined)) {
+    if (file != NULL && !read_data_file(file, &joined)) {
         bytes_deinit(&joined);
         return false;
     }
-    if (data->set && !cli__base64_decode(data->text, strlen(data->text), &joined)) {
+    if (data != NULL && !cli__base64_decode(data, strlen(data), &joined)) {
         cli__say_usage(c, "--data-base64: is not base64");
         return false;
     }
-    if (text->set) {
-        bytes_append_str(&joined, text->text);
+    if (text != NULL) {
+        bytes_append_str(&joined, text);
     }
     for (size_t i = 1; i < c->arg_count; i++) {
         bytes_append_str(&joined, i > 1 ? " " : "");
@@ -134,8 +134,8 @@ enum thole_code cli_data_propose(struct cli *c, const char *shard, const struct 
     } else {
         thole_v1_ProposeRequest_set_data(request, p->bytes);
     }
-    thole_v1_ProposeRequest_set_session(request, c->values[OPT_SESSION].number);
-    thole_v1_ProposeRequest_set_sequence(request, c->values[OPT_SEQUENCE].number);
+    thole_v1_ProposeRequest_set_session(request, cli_number(c, OPT_SESSION));
+    thole_v1_ProposeRequest_set_sequence(request, cli_number(c, OPT_SEQUENCE));
     return CLI_CALL(c, Data, Propose, request, ret, ProposeResponse, st);
 }
 
@@ -150,8 +150,7 @@ enum thole_code cli_data_query(struct cli *c, const char *shard, const struct pa
         thole_v1_QueryRequest_set_data(request, p->bytes);
     }
     thole_v1_QueryRequest_set_stale(request, cli_flag(c, OPT_STALE));
-    thole_v1_QueryRequest_set_max_staleness_ms(request,
-                                               (uint32_t)c->values[OPT_MAX_STALENESS].number);
+    thole_v1_QueryRequest_set_max_staleness_ms(request, (uint32_t)cli_number(c, OPT_MAX_STALENESS));
     enum thole_code code = CLI_CALL(c, Data, Query, request, ret, QueryResponse, st);
     if (code != THOLE_OK && st->reason == THOLE_REASON_OUTCOME_UNKNOWN) {
         st->reason = THOLE_REASON_NONE; /* a query changes nothing: it can be repeated */
@@ -245,7 +244,7 @@ static void show_event(struct cli *c, bool kv, const thole_v1_WatchResponse *eve
 static enum thole_code watch_loop(struct cli *c, bool kv, struct bus_stream *stream,
                                   bool *ret_begun, struct thole_status *st)
 {
-    uint64_t left = c->values[OPT_COUNT].set ? c->values[OPT_COUNT].number : UINT64_MAX;
+    uint64_t left = cli_given(c, OPT_COUNT) ? cli_number(c, OPT_COUNT) : UINT64_MAX;
     while (left > 0) {
         struct buf *b = NULL;
         if (bus_stream_next(stream, 24 * 3600 * 1000, &b, st) != THOLE_OK) {

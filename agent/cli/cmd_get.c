@@ -85,7 +85,7 @@ static int object_exists(struct get *g)
         code = rows_get_host(g->c, top, false, (const thole_v1_Host **)&row, &st);
     } else if (strncmp(object, "pools/", 6) == 0) {
         code = rows_get_pool(g->c, top, false, (const thole_v1_ShardPool **)&row, &st);
-    } else if (cli__parse_number(top, &id)) {
+    } else if (options_parse_number(top, &id)) {
         code = rows_get_operation(g->c, id, false, (const thole_v1_Operation **)&row, &st);
     }
     return code == THOLE_OK ? CLI_OK : cli__say_status("there are no events about it", &st);
@@ -279,7 +279,7 @@ static int get_watch(struct get *g)
 
 int cli__command_get(struct cli *c)
 {
-    struct get g = {.c = c, .limit = c->values[OPT_LIMIT].number};
+    struct get g = {.c = c, .limit = cli_number(c, OPT_LIMIT)};
     if (!parse_kind(c->args[0], &g.q.kind)) {
         return cli__say_usage(c,
                               "\"%s\" is none of hosts, shards, pools, replicas, operations, "
@@ -287,20 +287,20 @@ int cli__command_get(struct cli *c)
                               c->args[0]);
     }
     g.name = c->arg_count > 1 ? c->args[1] : NULL;
-    if (c->values[OPT_SHARD].set) {
-        g.q.shard = cli__strip(c->values[OPT_SHARD].text, "shard");
+    if (cli_given(c, OPT_SHARD)) {
+        g.q.shard = cli__strip(cli_text(c, OPT_SHARD), "shard");
     }
-    if (c->values[OPT_HOST].set) {
-        g.q.host = cli__strip(c->values[OPT_HOST].text, "host");
+    if (cli_given(c, OPT_HOST)) {
+        g.q.host = cli__strip(cli_text(c, OPT_HOST), "host");
     }
-    g.q.object = c->values[OPT_OBJECT].set ? c->values[OPT_OBJECT].text : NULL;
-    g.q.after = c->values[OPT_SINCE].number;
+    g.q.object = cli_given(c, OPT_OBJECT) ? cli_text(c, OPT_OBJECT) : NULL;
+    g.q.after = cli_number(c, OPT_SINCE);
     g.q.stale = cli_flag(c, OPT_STALE);
     if (g.name != NULL && g.q.kind == ROWS_EVENTS) {
         g.q.object = g.name;
     } else if (g.name != NULL && (g.q.kind == ROWS_REPLICAS || g.q.kind == ROWS_OPERATIONS)) {
         const char *slash = strrchr(g.name, '/');
-        if (!cli__parse_number(slash != NULL ? slash + 1 : g.name, &g.id)) {
+        if (!options_parse_number(slash != NULL ? slash + 1 : g.name, &g.id)) {
             return cli__say_usage(c, "\"%s\" is no id", g.name);
         }
     } else if (g.name != NULL) {

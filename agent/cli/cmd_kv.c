@@ -215,7 +215,7 @@ static int print_list(struct cli *c, struct bytes *document)
 
 int cli__command_kv_range(struct cli *c)
 {
-    uint64_t left = c->values[OPT_LIMIT].set ? c->values[OPT_LIMIT].number : UINT64_MAX;
+    uint64_t left = cli_given(c, OPT_LIMIT) ? cli_number(c, OPT_LIMIT) : UINT64_MAX;
     upb_StringView from = c->arg_count > 1 ? cli__sv(c->args[1]) : (upb_StringView){NULL, 0};
     struct bytes document = {0};
     while (left > 0) {

@@ -88,7 +88,7 @@ static int delete_replica(struct cli *c, const char *text)
     thole_v1_DeleteReplicaRequest *request = thole_v1_DeleteReplicaRequest_new(c->arena);
     const char *slash = strrchr(text, '/');
     uint64_t id = 0;
-    if (!cli__parse_number(slash != NULL ? slash + 1 : text, &id)) {
+    if (!options_parse_number(slash != NULL ? slash + 1 : text, &id)) {
         return cli__say_usage(c, "\"%s\" is no replica id", text);
     }
     thole_v1_DeleteReplicaRequest_set_id(request, id);
@@ -172,9 +172,9 @@ int cli__command_shard_transfer(struct cli *c)
     const char *name = cli__strip(c->args[0], "shard");
     uint64_t to = 0;
     thole_v1_TransferLeaderRequest *request = thole_v1_TransferLeaderRequest_new(c->arena);
-    if (c->values[OPT_TO].set && !cli__parse_number(c->values[OPT_TO].text, &to)) {
-        thole_v1_TransferLeaderRequest_set_host(
-            request, cli__sv(cli__strip(c->values[OPT_TO].text, "host")));
+    if (cli_given(c, OPT_TO) && !options_parse_number(cli_text(c, OPT_TO), &to)) {
+        thole_v1_TransferLeaderRequest_set_host(request,
+                                                cli__sv(cli__strip(cli_text(c, OPT_TO), "host")));
     }
     thole_v1_TransferLeaderRequest_set_shard(request, cli__sv(name));
     thole_v1_TransferLeaderRequest_set_replica_id(request, to);

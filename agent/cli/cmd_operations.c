@@ -208,7 +208,7 @@ static int wait_for(struct cli *c, uint64_t id)
 static bool parse_id(struct cli *c, uint64_t *ret)
 {
     const char *text = cli__strip(c->args[0], "operation");
-    if (!cli__parse_number(text, ret) || *ret == 0) {
+    if (!options_parse_number(text, ret) || *ret == 0) {
         (void)cli__say_usage(c, "\"%s\" is no operation id", c->args[0]);
         return false;
     }
@@ -303,14 +303,13 @@ int cli__command_shard_move(struct cli *c)
 {
     struct thole_status st;
     const thole_v1_Operation *reply = NULL;
-    if (!c->values[OPT_FROM].set || !c->values[OPT_TO].set) {
+    if (!cli_given(c, OPT_FROM) || !cli_given(c, OPT_TO)) {
         return cli__say_usage(c, "--from HOST and --to HOST are needed");
     }
     thole_v1_MoveShardRequest *request = thole_v1_MoveShardRequest_new(c->arena);
     thole_v1_MoveShardRequest_set_shard(request, cli__sv(cli__strip(c->args[0], "shard")));
-    thole_v1_MoveShardRequest_set_from(request,
-                                       cli__sv(cli__strip(c->values[OPT_FROM].text, "host")));
-    thole_v1_MoveShardRequest_set_to(request, cli__sv(cli__strip(c->values[OPT_TO].text, "host")));
+    thole_v1_MoveShardRequest_set_from(request, cli__sv(cli__strip(cli_text(c, OPT_FROM), "host")));
+    thole_v1_MoveShardRequest_set_to(request, cli__sv(cli__strip(cli_text(c, OPT_TO), "host")));
     thole_v1_MoveShardRequest_set_request_id(request, cli__request_id(c));
     thole_v1_MoveShardRequest_set_validate_only(request, cli_flag(c, OPT_DRY_RUN));
     enum thole_code code = CLI_CALL(c, Operations, MoveShard, request, &reply, Operation, &st);

@@ -149,7 +149,7 @@ int cli__command_snapshot_restore_zero(struct cli *c)
     struct thole_status st;
     struct restored_zero done;
     char cluster[UUID_TEXT_BYTES];
-    const char *name = c->values[OPT_NAME].set ? c->values[OPT_NAME].text : NULL;
+    const char *name = cli_given(c, OPT_NAME) ? cli_text(c, OPT_NAME) : NULL;
     if (restore_zero(c->args[0], c->args[1], name, &done, &st) != THOLE_OK) {
         return cli__say_status("cannot restore the registry", &st);
     }

@@ -319,12 +319,12 @@ static bool read_spec(struct cli *c, thole_v1_RestoreSnapshotRequest *request, i
 {
     struct spec_list list = {0};
     *ret = CLI_OK;
-    if (!c->values[OPT_FILE].set) {
+    if (!cli_given(c, OPT_FILE)) {
         return true;
     }
     *ret = apply_read(c, &list);
     if (*ret == CLI_OK && (list.count != 1 || list.items[0].kind != SPEC_SHARD)) {
-        *ret = cli__say_usage(c, "%s: one spec of kind Shard is needed", c->values[OPT_FILE].text);
+        *ret = cli__say_usage(c, "%s: one spec of kind Shard is needed", cli_text(c, OPT_FILE));
     }
     if (*ret == CLI_OK) {
         const thole_v1_Shard *row = (const thole_v1_Shard *)list.items[0].row;

@@ -249,10 +249,10 @@ static enum thole_code list_rows(struct cli *c, bool stale, struct rows *hosts, 
 static enum thole_code look_around(struct cli *c, const thole_v1_StatusResponse **status,
                                    struct rows *hosts, struct rows *shards, struct thole_status *st)
 {
-    uint64_t timeout_ms = c->values[OPT_COMMAND_TIMEOUT].number;
+    uint64_t timeout_ms = cli_number(c, OPT_COMMAND_TIMEOUT);
     bool ready = thole_v1_StatusResponse_ready(*status);
     enum thole_code code = THOLE_UNAVAILABLE;
-    c->values[OPT_COMMAND_TIMEOUT].number =
+    c->options.values[OPT_COMMAND_TIMEOUT].number =
         timeout_ms < STATUS_TIMEOUT_MS ? timeout_ms : STATUS_TIMEOUT_MS;
     if (ready) {
         code = list_rows(c, false, hosts, shards, st);
@@ -260,7 +260,7 @@ static enum thole_code look_around(struct cli *c, const thole_v1_StatusResponse 
     if (code != THOLE_OK && (!ready || get_status(c, status, st) == THOLE_OK)) {
         code = list_rows(c, true, hosts, shards, st);
     }
-    c->values[OPT_COMMAND_TIMEOUT].number = timeout_ms;
+    c->options.values[OPT_COMMAND_TIMEOUT].number = timeout_ms;
     return code;
 }
 

@@ -272,7 +272,7 @@ static bool watch_row(void *ctx, const thole_v1_WatchClusterResponse *m)
 
 uint64_t wait_timeout_ms(const struct cli *c)
 {
-    return c->values[OPT_TIMEOUT].number;
+    return cli_number(c, OPT_TIMEOUT);
 }
 
 int wait_all(struct cli *c, struct wait_item *items, size_t count, uint64_t timeout_ms)
@@ -324,7 +324,7 @@ static bool parse_item(struct cli *c, const char *text, struct wait_item *w)
         if (strncmp(text, words[i], size) == 0 && text[size] != '\0') {
             w->kind = kinds[i / 2];
             w->name = text + size;
-            if (w->kind == ROWS_REPLICAS && !cli__parse_number(w->name, &w->id)) {
+            if (w->kind == ROWS_REPLICAS && !options_parse_number(w->name, &w->id)) {
                 break;
             }
             return true;
@@ -357,7 +357,7 @@ static int must_exist(struct cli *c, const struct wait_item *w)
 
 int cli__command_wait(struct cli *c)
 {
-    const char *what = c->values[OPT_FOR].text;
+    const char *what = cli_text(c, OPT_FOR);
     struct wait_item *items = xcalloc(c->arg_count, sizeof *items);
     int result = CLI_OK;
     for (size_t i = 0; result == CLI_OK && i < c->arg_count; i++) {

@@ -3,37 +3,12 @@
 
 #include "agent/cli/cli.h"
 
-static void print_option(FILE *out, enum cli_option_id id)
-{
-    const struct cli_option *o = &cli_options[id];
-    char name[80];
-    bool value = o->kind != OPTION_FLAG;
-    snprintf(name, sizeof name, "--%s%s%s", o->name, value ? " " : "", value ? o->value : "");
-    if (o->letter != 0) {
-        fprintf(out, "  -%c, ", o->letter);
-    } else {
-        fputs("      ", out);
-    }
-    fprintf(out, "%-30s", name);
-    if (strlen(name) > 29) { /* no room left for the text on this line */
-        fprintf(out, "\n%36s", "");
-    }
-    fputs(o->help, out);
-    if (o->standard != NULL) {
-        fprintf(out, " (%s)", o->standard);
-    }
-    if (o->environment != NULL) {
-        fprintf(out, " [%s]", o->environment);
-    }
-    fputc('\n', out);
-}
-
 static void print_global(FILE *out)
 {
     fputs("\nOptions of all commands:\n", out);
     for (unsigned id = 1; id < OPT_OPTIONS; id++) {
         if (cli__option_global((enum cli_option_id)id)) {
-            print_option(out, (enum cli_option_id)id);
+            options_print_help(out, &cli_options[id]);
         }
     }
 }
@@ -65,7 +40,7 @@ void cli__help_command(FILE *out, const struct cli_command *command)
     if (command->options[0] != 0) {
         fputs("\nOptions:\n", out);
         for (size_t i = 0; i < CLI_COMMAND_OPTIONS_MAX && command->options[i] != 0; i++) {
-            print_option(out, (enum cli_option_id)command->options[i]);
+            options_print_help(out, &cli_options[command->options[i]]);
         }
     }
     print_global(out);

@@ -25,7 +25,7 @@ static int run(struct cli *c, int argc, const char *const *argv)
         }
         return asked ? cli__flush() : CLI_USAGE;
     }
-    result = cli__defaults(c, NULL);
+    result = cli__read_settings(c, NULL);
     if (result != CLI_OK) {
         return result;
     }

@@ -7,7 +7,7 @@
 enum cli_format cli__format(const struct cli *c)
 {
     static const char *const names[] = {"table", "wide", "json", "yaml", "name"};
-    const char *text = c->values[OPT_OUTPUT].text;
+    const char *text = cli_text(c, OPT_OUTPUT);
     for (size_t i = 0; text != NULL && i < sizeof names / sizeof names[0]; i++) {
         if (strcmp(names[i], text) == 0) {
             return (enum cli_format)i;

@@ -1,47 +1,9 @@
 /* Numbers, times, sizes and base64, as people write and read them. */
-#include <errno.h>
 #include <inttypes.h>
-#include <stdlib.h>
 #include <string.h>
 #include <time.h>
 
 #include "agent/cli/cli.h"
-
-static bool parse_digits(const char **text, uint64_t *ret)
-{
-    if (**text < '0' || **text > '9') {
-        return false;
-    }
-    char *end = NULL;
-    errno = 0;
-    *ret = strtoull(*text, &end, 10);
-    *text = end;
-    return errno == 0;
-}
-
-bool cli__parse_number(const char *text, uint64_t *ret)
-{
-    return parse_digits(&text, ret) && *text == '\0';
-}
-
-bool cli__parse_duration(const char *text, uint64_t *ret_ms)
-{
-    static const struct {
-        const char *unit;
-        uint64_t ms;
-    } units[] = {{"", 1000}, {"s", 1000}, {"ms", 1}, {"m", 60000}, {"h", 3600000}};
-    uint64_t n = 0;
-    if (!parse_digits(&text, &n)) {
-        return false;
-    }
-    for (size_t i = 0; i < sizeof units / sizeof units[0]; i++) {
-        if (strcmp(text, units[i].unit) == 0 && n <= UINT32_MAX / units[i].ms) {
-            *ret_ms = n * units[i].ms;
-            return true;
-        }
-    }
-    return false;
-}
 
 const char *cli__age(int64_t since_ms, char *ret, size_t size)
 {

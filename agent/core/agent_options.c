@@ -47,20 +47,6 @@ static enum thole_code check_times(const struct agent_options *o, struct thole_s
     return THOLE_OK;
 }
 
-/* Each of a list that is separated by commas. */
-static enum thole_code check_addresses(const char *what, const char *addresses,
-                                       struct thole_status *st)
-{
-    enum thole_code code = THOLE_OK;
-    for (const char *p = addresses; p != NULL && code == THOLE_OK;) {
-        const char *comma = strchr(p, ',');
-        size_t n = comma != NULL ? (size_t)(comma - p) : strlen(p);
-        code = address_check(what, slice_of(p, n), ADDRESS_REACH, st);
-        p = comma != NULL ? comma + 1 : NULL;
-    }
-    return code;
-}
-
 static enum thole_code check_reach(const struct agent_options *o, struct thole_status *st)
 {
     bool peers = o->bootstrap == AGENT_BOOTSTRAP_PEERS, join = o->bootstrap == AGENT_BOOTSTRAP_JOIN;
@@ -78,7 +64,7 @@ static enum thole_code check_reach(const struct agent_options *o, struct thole_s
         return THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
                           "addresses of other hosts are needed");
     }
-    return check_addresses(peers ? "peers" : "join", o->addresses, st);
+    return address_check_list(peers ? "peers" : "join", o->addresses, st);
 }
 
 enum thole_code agent__options_check(const struct agent_options *o, struct thole_status *st)

@@ -18,7 +18,6 @@
 #include "agent/services/services.h"
 #include "agent/tholed/daemon_options.h"
 #include "agent/tholed/http.h"
-#include "base/address.h"
 #include "base/log.h"
 #include "base/process.h"
 
@@ -33,7 +32,7 @@ enum {
 };
 
 struct daemon {
-    struct daemon_options options;
+    struct options options; /* by enum daemon_option_id */
     struct agent *agent;
     struct http *http;
     int wake_fd, signal_fd;
@@ -71,9 +70,10 @@ static int exit_code(const struct thole_status *st)
 
 static int say(const struct thole_status *st, int code)
 {
-    char text[sizeof st->message + 16];
-    snprintf(text, sizeof text, "tholed: %s\n", st->message);
-    log_print(text); /* whoever does not read it must not keep us from ending */
+    char text[sizeof st->message + 48];
+    snprintf(text, sizeof text, "tholed: %s%s\n", st->message,
+             code == EXIT_USAGE ? "; see `tholed --help`" : "");
+    log_print(text); /* does not block: an unread stderr must not delay the exit */
     return code;
 }
 
@@ -94,57 +94,81 @@ static void on_failed(void *ctx, const struct thole_status *st)
 
 /* ---- Start ----------------------------------------------------------------------------------- */
 
-static enum thole_code configure_log(const struct daemon_options *o, struct thole_status *st)
+static const char *text_of(const struct daemon *d, enum daemon_option_id id)
 {
-    if (o->log_level != NULL && !log_configure_text(o->log_level)) {
+    return d->options.values[id].text;
+}
+
+static uint32_t number_of(const struct daemon *d, enum daemon_option_id id)
+{
+    return (uint32_t)d->options.values[id].number; /* its `max` fits */
+}
+
+static enum thole_code configure_log(const struct daemon *d, struct thole_status *st)
+{
+    const struct option_value *level = &d->options.values[DAEMON_LOG_LEVEL];
+    if (!log_configure_text(level->text)) {
         return THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
-                          "--log-level \"%.64s\": must be error, warn, info or debug, and "
+                          "%s \"%.64s\": must be error, warn, info or debug, and "
                           "SUBJECT=LEVEL after a comma, such as info,raft=debug",
-                          o->log_level);
+                          level->origin, level->text);
     }
-    if (o->log_format != NULL && strcmp(o->log_format, "text") != 0 &&
-        strcmp(o->log_format, "json") != 0) {
-        return THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
-                          "--log-format \"%.64s\": text or json", o->log_format);
-    }
-    if (o->log_format != NULL) {
-        log_set_json(strcmp(o->log_format, "json") == 0);
-    }
+    log_set_json(strcmp(text_of(d, DAEMON_LOG_FORMAT), "json") == 0);
     return THOLE_OK;
+}
+
+static enum agent_bootstrap bootstrap_of(const struct daemon *d)
+{
+    if (options_on(&d->options, DAEMON_DEV)) {
+        return AGENT_BOOTSTRAP_DEV;
+    }
+    if (text_of(d, DAEMON_PEERS) != NULL) {
+        return AGENT_BOOTSTRAP_PEERS;
+    }
+    return text_of(d, DAEMON_JOIN) != NULL ? AGENT_BOOTSTRAP_JOIN : AGENT_BOOTSTRAP_NONE;
+}
+
+/* Where a cluster is looked for; NULL: nowhere. */
+static const char *seeds_of(const struct daemon *d)
+{
+    const char *peers = text_of(d, DAEMON_PEERS);
+    return peers != NULL ? peers : text_of(d, DAEMON_JOIN);
+}
+
+/* NULL: off. */
+static const char *http_of(const struct daemon *d)
+{
+    const char *http = text_of(d, DAEMON_HTTP);
+    if (http == NULL) {
+        return options_on(&d->options, DAEMON_DEV) ? "127.0.0.1:0" : NULL;
+    }
+    return strcmp(http, "off") == 0 ? NULL : http;
 }
 
 static enum thole_code start(struct daemon *d, struct thole_status *st)
 {
-    const struct daemon_options *o = &d->options;
-    const char *http = o->http != NULL ? o->http : o->dev ? "127.0.0.1:0" : "off";
-    bool http_off = strcmp(http, "off") == 0;
-    enum thole_code code = configure_log(o, st);
-    if (code == THOLE_OK && !http_off) {
-        code = address_check("http", slice_str(http), ADDRESS_LISTEN, st);
-    }
+    const struct option_value *tags = &d->options.values[DAEMON_TAG];
+    enum thole_code code = configure_log(d, st);
     if (code != THOLE_OK) {
         return code;
     }
     const struct agent_options ao = {
-        .data_dir = o->data_dir != NULL ? o->data_dir : "thole-data",
-        .listen = o->listen,
-        .advertise = o->advertise,
-        .name = o->name,
-        .tags = (const char *const *)o->tags,
-        .tag_count = o->tag_count,
-        .bootstrap = o->dev             ? AGENT_BOOTSTRAP_DEV
-                     : o->peers != NULL ? AGENT_BOOTSTRAP_PEERS
-                     : o->join != NULL  ? AGENT_BOOTSTRAP_JOIN
-                                        : AGENT_BOOTSTRAP_NONE,
-        .addresses = o->peers != NULL ? o->peers : o->join,
-        .election_timeout_ms = (uint32_t)o->election_timeout_ms,
-        .heartbeat_ms = (uint32_t)o->heartbeat_ms,
-        .suspect_after_ms = (uint32_t)o->suspect_after_ms,
-        .suspect_after_ms_max = (uint32_t)o->suspect_after_ms_max,
-        .dead_after_ms = (uint32_t)o->dead_after_ms,
-        .loop_count = (uint32_t)o->loops,
-        .applier_count = (uint32_t)o->appliers,
-        .snapshot_bytes_per_s = o->snapshot_bytes_per_s,
+        .data_dir = text_of(d, DAEMON_DATA_DIR),
+        .listen = text_of(d, DAEMON_LISTEN),
+        .advertise = text_of(d, DAEMON_ADVERTISE),
+        .name = text_of(d, DAEMON_NAME),
+        .tags = tags->items,
+        .tag_count = tags->item_count,
+        .bootstrap = bootstrap_of(d),
+        .addresses = seeds_of(d),
+        .election_timeout_ms = number_of(d, DAEMON_ELECTION_TIMEOUT_MS),
+        .heartbeat_ms = number_of(d, DAEMON_HEARTBEAT_MS),
+        .suspect_after_ms = number_of(d, DAEMON_SUSPECT_AFTER_MS),
+        .suspect_after_ms_max = number_of(d, DAEMON_SUSPECT_AFTER_MS_MAX),
+        .dead_after_ms = number_of(d, DAEMON_DEAD_AFTER_MS),
+        .loop_count = number_of(d, DAEMON_LOOPS),
+        .applier_count = number_of(d, DAEMON_APPLIERS),
+        .snapshot_bytes_per_s = d->options.values[DAEMON_SNAPSHOT_BYTES_PER_S].number,
         .services = services_register,
         .services_end = services_unregister,
         .failed = on_failed,
@@ -155,8 +179,8 @@ static enum thole_code start(struct daemon *d, struct thole_status *st)
     if (code == THOLE_OK) {
         (void)log_context_host(agent_name(d->agent));
     }
-    if (code == THOLE_OK && !http_off) {
-        code = http_new(d->agent, http, &d->http, st);
+    if (code == THOLE_OK && http_of(d) != NULL) {
+        code = http_new(d->agent, http_of(d), &d->http, st);
     }
     return code;
 }
@@ -167,9 +191,7 @@ static void banner(struct daemon *d)
     struct uuid cluster;
     uuid_format(agent_host_id(d->agent), id);
     printf("tholed %s\n  host     %s (%s)\n  data     %s\n  grpc     %s\n", agent_version(),
-           agent_name(d->agent), id,
-           d->options.data_dir != NULL ? d->options.data_dir : "thole-data",
-           agent_address(d->agent));
+           agent_name(d->agent), id, text_of(d, DAEMON_DATA_DIR), agent_address(d->agent));
     if (d->http != NULL) {
         printf("  http     http://%s/ (metrics livez readyz version)\n", http_address(d->http));
     }
@@ -177,9 +199,8 @@ static void banner(struct daemon *d)
         uuid_format(&cluster, id);
         printf("  cluster  %s\n", id);
     } else {
-        printf("  cluster  not a member yet (%s)\n", d->options.peers != NULL  ? d->options.peers
-                                                     : d->options.join != NULL ? d->options.join
-                                                                               : "as promised");
+        printf("  cluster  not a member yet (%s)\n",
+               seeds_of(d) != NULL ? seeds_of(d) : "as promised");
     }
     printf("  try      thole --endpoints %s status\n", agent_address(d->agent));
     fflush(stdout);
@@ -352,11 +373,11 @@ int main(int argc, char **argv)
     struct daemon *d = xcalloc(1, sizeof *d);
     int rc = EXIT_OK;
     process_own();
-    if (options_read(argc, argv, &d->options, &st) != THOLE_OK) {
+    if (daemon_options_read(argc, argv, &d->options, &st) != THOLE_OK) {
         rc = say(&st, EXIT_USAGE);
-    } else if (d->options.help) {
-        options_help();
-    } else if (d->options.version) {
+    } else if (options_on(&d->options, DAEMON_HELP)) {
+        daemon_options_print_help();
+    } else if (options_on(&d->options, DAEMON_VERSION)) {
         printf("tholed %s\n", agent_version());
     } else {
         sigset_t signals;

@@ -27,7 +27,7 @@ static void show_rows(struct cli *c, enum rows_kind kind, struct slice in, const
         return;
     }
     char name[ROWS_NAME_BYTES];
-    ASSERT(cli__set(c, OPT_OUTPUT, format, "fuzz"));
+    c->options.values[OPT_OUTPUT].text = format;
     rows_add(&rows, row);
     rows_show(c, &rows, true, false);
     rows_show(c, &rows, false, true);
@@ -61,6 +61,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     }
     struct cli c = {.arena = upb_Arena_New(), .pool = pool};
     struct slice in = slice_of(data + 2, size - 2);
+    options_init(&c.options, cli_options, OPT_OPTIONS);
     switch (data[0] % 10) {
     case 6:
         show_message(&c, &thole_v1_StatusResponse_msginit, thole_v1_StatusResponse_getmsgdef(pool),
@@ -79,6 +80,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     default:
         show_rows(&c, (enum rows_kind)(data[0] % 10), in, formats[data[1] % 5]);
     }
+    options_deinit(&c.options);
     upb_Arena_Free(c.arena);
     return 0;
 }

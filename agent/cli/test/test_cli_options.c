@@ -44,7 +44,7 @@ static void test_options_stand_anywhere(void **state)
     assert_string_equal(c.args[1], "orders");
     assert_int_equal(cli__format(&c), FORMAT_JSON);
     assert_true(cli_flag(&c, OPT_STALE));
-    assert_string_equal(c.values[OPT_ENDPOINTS].text, "a:1,b:2");
+    assert_string_equal(cli_text(&c, OPT_ENDPOINTS), "a:1,b:2");
     cli__deinit(&c);
     assert_int_equal(parse(&c, "get hosts -owide -w"), CLI_OK);
     assert_int_equal(cli__format(&c), FORMAT_WIDE);
@@ -61,7 +61,7 @@ static void test_two_word_commands_are_found(void **state)
     assert_int_equal(c.arg_count, 3);
     cli__deinit(&c);
     assert_int_equal(parse(&c, "shard transfer-leader orders --to 12"), CLI_OK);
-    assert_string_equal(c.values[OPT_TO].text, "12");
+    assert_string_equal(cli_text(&c, OPT_TO), "12");
     cli__deinit(&c);
 }
 
@@ -92,6 +92,13 @@ static void test_wrong_usage_is_refused(void **state)
     assert_usage("get shards --command-timeout soon");
     assert_usage("get shards --endpoints");
     assert_usage("get shards --stale=maybe");
+    assert_usage("get shards --stale --stale");
+    assert_usage("get shards -o json --output json");
+    assert_usage("get shards --endpoints foo");
+    assert_usage("get shards --endpoints a:1,b");
+    assert_usage("get shards --endpoints ,");
+    assert_usage("bench --in-flight 0");
+    assert_usage("bench --read-share 101");
 }
 
 static void test_flag_beats_environment_beats_file(void **state)
@@ -107,26 +114,26 @@ static void test_flag_beats_environment_beats_file(void **state)
     setenv("THOLE_COMMAND_TIMEOUT", "2s", 1);
     unsetenv("THOLE_OUTPUT");
     assert_int_equal(parse(&c, "status --endpoints flag:1"), CLI_OK);
-    assert_int_equal(cli__defaults(&c, path), CLI_OK);
-    assert_string_equal(c.values[OPT_ENDPOINTS].text, "flag:1");
-    assert_int_equal(c.values[OPT_COMMAND_TIMEOUT].number, 2000);
+    assert_int_equal(cli__read_settings(&c, path), CLI_OK);
+    assert_string_equal(cli_text(&c, OPT_ENDPOINTS), "flag:1");
+    assert_int_equal(cli_number(&c, OPT_COMMAND_TIMEOUT), 2000);
     assert_int_equal(cli__format(&c), FORMAT_YAML);
     cli__deinit(&c);
     unsetenv("THOLE_ENDPOINTS");
     unsetenv("THOLE_COMMAND_TIMEOUT");
     assert_int_equal(parse(&c, "status"), CLI_OK);
-    assert_int_equal(cli__defaults(&c, "/nonexistent"), CLI_OK);
-    assert_string_equal(c.values[OPT_ENDPOINTS].text, "127.0.0.1:7400");
-    assert_int_equal(c.values[OPT_COMMAND_TIMEOUT].number, 10000);
+    assert_int_equal(cli__read_settings(&c, "/nonexistent"), CLI_OK);
+    assert_string_equal(cli_text(&c, OPT_ENDPOINTS), "127.0.0.1:7400");
+    assert_int_equal(cli_number(&c, OPT_COMMAND_TIMEOUT), 10000);
     cli__deinit(&c);
     unlink(path);
 }
 
-static void test_wrong_settings_name_their_line(void **state)
+static void test_wrong_settings_are_usage_errors(void **state)
 {
     (void)state;
-    static const char *const bad[] = {"endpoint: a\n", "- a\n",         "output: [a]\n",
-                                      "output: xml\n", "watch: true\n", "output: {\n"};
+    static const char *const bad[] = {"endpoint: a\n", "endpoints: foo\n", "output: [a]\n",
+                                      "output: xml\n", "watch: true\n",    "output: {\n"};
     for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
         struct cli c;
         char path[] = "/tmp/test-cli-XXXXXX";
@@ -134,7 +141,7 @@ static void test_wrong_settings_name_their_line(void **state)
         assert_int_equal(write(fd, bad[i], strlen(bad[i])), strlen(bad[i]));
         close(fd);
         assert_int_equal(parse(&c, "status"), CLI_OK);
-        assert_int_equal(cli__defaults(&c, path), CLI_USAGE);
+        assert_int_equal(cli__read_settings(&c, path), CLI_USAGE);
         cli__deinit(&c);
         unlink(path);
     }
@@ -145,15 +152,15 @@ static void test_tables_are_consistent(void **state)
 {
     (void)state;
     struct cli c = {.arena = upb_Arena_New()};
+    struct thole_status st = {0};
+    options_init(&c.options, cli_options, OPT_OPTIONS);
+    assert_int_equal(options_complete(&c.options, &st), THOLE_OK); /* the defaults are valid */
     for (unsigned id = 1; id < OPT_OPTIONS; id++) {
-        const struct cli_option *o = &cli_options[id];
+        const struct option_def *o = &cli_options[id];
         assert_non_null(o->name);
         assert_non_null(o->help);
-        assert_int_equal(cli__option_find(o->name, strlen(o->name)), id);
+        assert_int_equal(options_find(&c.options, o->name, strlen(o->name)), id);
         assert_true(o->kind == OPTION_FLAG || o->value != NULL);
-        if (o->standard != NULL) {
-            assert_true(cli__set(&c, (enum cli_option_id)id, o->standard, "default"));
-        }
         for (unsigned other = 1; o->letter != 0 && other < id; other++) {
             assert_int_not_equal(cli_options[other].letter, o->letter);
         }
@@ -183,7 +190,7 @@ int main(void)
         cmocka_unit_test(test_after_two_dashes_nothing_is_an_option),
         cmocka_unit_test(test_wrong_usage_is_refused),
         cmocka_unit_test(test_flag_beats_environment_beats_file),
-        cmocka_unit_test(test_wrong_settings_name_their_line),
+        cmocka_unit_test(test_wrong_settings_are_usage_errors),
         cmocka_unit_test(test_tables_are_consistent),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

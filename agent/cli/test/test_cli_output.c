@@ -35,7 +35,8 @@ static char *captured(void (*print)(struct cli *c), struct cli *c)
 static struct cli cli_with(const char *format)
 {
     struct cli c = {.arena = upb_Arena_New(), .pool = upb_DefPool_New()};
-    assert_true(cli__set(&c, OPT_OUTPUT, format, "test"));
+    options_init(&c.options, cli_options, OPT_OPTIONS);
+    c.options.values[OPT_OUTPUT].text = format;
     return c;
 }
 
