@@ -191,8 +191,9 @@ void raft__log_compact(struct raft_log *l, uint64_t index)
     ASSERT(known && index > l->start_index && index <= l->durable);
     raft__log_evict(l, 0, index);
     uint32_t drop = run_of(l, index);
-    if (index == l->last_index) {
-        drop = l->run_count;
+    uint64_t next_run = drop + 1 < l->run_count ? l->runs[drop + 1].first_index : l->last_index + 1;
+    if (index + 1 == next_run) {
+        drop++; /* nothing of it stays */
     }
     memmove(l->runs, l->runs + drop, (l->run_count - drop) * sizeof *l->runs);
     l->run_count -= drop;

@@ -121,6 +121,25 @@ TEST(compaction)
     raft__log_deinit(&l);
 }
 
+/* A run that ends at the new start would be one without entries: the log is longer than it says. */
+TEST(compaction_to_the_end_of_a_run)
+{
+    struct raft_log l;
+    log_with(&l, (uint64_t[]){1, 1, 2, 3}, 4);
+    (void)state;
+
+    save(&l, 1);
+    raft__log_write_done(&l, 1);
+    raft__log_compact(&l, 2);
+    assert_int_equal(l.run_count, 2);
+    assert_int_equal(l.runs[0].first_index, 3);
+    assert_int_equal(l.runs[0].term, 2);
+    raft__log_compact(&l, 3);
+    assert_int_equal(l.run_count, 1);
+    assert_true(raft__log_matches(&l, 3, 2) && raft__log_matches(&l, 4, 3));
+    raft__log_deinit(&l);
+}
+
 TEST(compaction_side_effects)
 {
     struct raft_log l;
@@ -347,6 +366,7 @@ int main(void)
         RUN(find_conflict_by_term),
         RUN(append),
         RUN(compaction),
+        RUN(compaction_to_the_end_of_a_run),
         RUN(compaction_side_effects),
         RUN(log_restore),
         RUN(stable_to),
