@@ -102,7 +102,8 @@ enum thole_code raft_seed(struct raft *r, uint64_t index, uint64_t index_term,
                           struct thole_status *st)
 {
     raft__begin(r, now_ms);
-    if (!raft__has_no_data(r) || r->term > index_term || r->superseded || r->removed) {
+    if (!raft__has_no_data(r) || r->term > index_term || r->epoch > config->epoch ||
+        r->superseded || r->removed) {
         return THOLE_FAIL(st, THOLE_FAILED_PRECONDITION, THOLE_REASON_EXISTS,
                           "only an empty replica of a group that is not there yet can be seeded");
     }

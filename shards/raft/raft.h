@@ -321,8 +321,9 @@ THOLE_MUST_CHECK enum thole_code raft_snapshot_received(
     struct raft *r, uint64_t from, uint64_t term, uint64_t index, uint64_t index_term,
     const struct raft_config *config, uint64_t now_ms, bool *ret_install, struct thole_status *st);
 /* A snapshot that comes from no leader is staged here: the state that a group begins with, of which
- * this replica is the only voter in `config`. Only for a replica that has nothing yet and was given
- * no configuration (FAILED_PRECONDITION otherwise). The next update carries `snapshot`. */
+ * this replica is the only voter in `config`. Only for a replica that has nothing yet, was given no
+ * configuration, and heard of no higher epoch (FAILED_PRECONDITION otherwise). The next update
+ * carries `snapshot`. */
 THOLE_MUST_CHECK enum thole_code raft_seed(struct raft *r, uint64_t index, uint64_t index_term,
                                            const struct raft_config *config, uint64_t now_ms,
                                            struct thole_status *st);

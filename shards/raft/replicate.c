@@ -196,11 +196,13 @@ static struct batch take_read(struct raft *r, uint64_t first, struct raft_entry 
                               size_t n, bool witness)
 {
     struct batch b = {.witness = witness};
+    uint64_t last = last_for(r, witness);
 
     b.entries = xmalloc(n * sizeof(struct raft_entry *));
     for (size_t i = 0; i < n; i++) {
         struct raft_entry *e = entries[i];
-        if (e->index != first + i || !raft__log_matches(&r->log, e->index, e->term) ||
+        if (e->index != first + i || e->index > last ||
+            !raft__log_matches(&r->log, e->index, e->term) ||
             (i > 0 && b.bytes + raft_entry_size(e) > LIMIT_APPEND_BYTES)) {
             break;
         }

@@ -832,6 +832,32 @@ TEST(witness_is_never_ahead_of_all_data)
     cluster_deinit(&c);
 }
 
+/* Entries that come from the log on disk obey the same bound as cached ones. */
+TEST(witness_is_sent_no_more_of_a_log_read_than_a_voter_that_stays_has)
+{
+    (void)state;
+    solo_with_witness();
+    c.nodes[1].raft->options.cache_bytes = 0;
+    for (int i = 0; i < 3; i++) {
+        assert_int_equal(node_propose(&c, 1, 8), THOLE_OK);
+    }
+    cluster_settle(&c);
+    (void)give_ack(&c, 2, 4);
+    raft_unreachable(c.nodes[1].raft, 3);
+    assert_int_equal(change(1, RAFT_CHANGE_DEMOTE, 1), THOLE_OK); /* at 5; 2 does not have it yet */
+    cluster_settle(&c);
+    assert_null(raft_entry_at(c.nodes[1].raft, 2));
+    forget_sent(&c);
+    (void)give(&c, msg(RAFT_MSG_HEARTBEAT_REPLY, 3, 1));
+    (void)give_ack(&c, 3, 1);
+    const struct raft_message *m = sent(&c, RAFT_MSG_APPEND, 3);
+    assert_int_equal(m->index, 1);
+    assert_int_equal(m->entry_count, 3);
+    (void)give_ack(&c, 2, 5);
+    assert_int_equal(sent(&c, RAFT_MSG_APPEND, 3)->index, 4);
+    cluster_deinit(&c);
+}
+
 TEST(change_waits_for_a_voter_that_stays)
 {
     (void)state;
@@ -1003,6 +1029,7 @@ int main(void)
         RUN(config_at_follows_the_log),
         RUN(pending_change_is_dropped_with_the_log_that_held_it),
         RUN(witness_is_never_ahead_of_all_data),
+        RUN(witness_is_sent_no_more_of_a_log_read_than_a_voter_that_stays_has),
         RUN(change_waits_for_a_voter_that_stays),
         RUN(commit_on_votes_counts_in_every_term),
         RUN(change_that_leaves_only_a_lagging_voter_beside_a_witness_is_refused),

@@ -465,6 +465,23 @@ TEST(seed_founds_a_group)
     cluster_deinit(&c);
 }
 
+/* An empty replica to which a forced group has spoken belongs to that group's epoch. */
+TEST(seed_of_an_earlier_epoch_is_refused)
+{
+    AUTO_CONFIG config = config_of((uint64_t[]){1}, 1, NULL, 0);
+    struct raft_message m = msg(RAFT_MSG_HEARTBEAT, 2, 1);
+    (void)state;
+    solo_init(&c, 0);
+    struct raft *r = cluster_join(&c)->raft;
+    m.epoch = 5;
+    assert_int_equal(node_receive(&c, m), THOLE_OK);
+    assert_int_equal(status(1).epoch, 5);
+    config.epoch = 4;
+    assert_int_equal(raft_seed(r, 11, 3, &config, c.now_ms, NULL), THOLE_FAILED_PRECONDITION);
+    assert_int_equal(status(1).epoch, 5);
+    cluster_deinit(&c);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -494,6 +511,7 @@ int main(void)
         RUN(restart_from_snapshot),
         RUN(snapshot_during_snapshot),
         RUN(seed_founds_a_group),
+        RUN(seed_of_an_earlier_epoch_is_refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
