@@ -23,7 +23,7 @@ void raft__commit_to(struct raft *r, uint64_t index)
     if (index <= r->commit) {
         return;
     }
-    ASSERT(index <= r->log.last_index);
+    ASSERT(index <= r->log.last_index && r->awake->force_index == 0);
     if (r->role == RAFT_LEADER) {
         free_uncommitted(r, r->commit + 1, index);
         r->status_changed = r->status_changed ||
@@ -140,6 +140,8 @@ static void config_acts(struct raft *r, const struct raft_config *before)
     const struct raft_config *now = raft__config(r);
     uint64_t self = r->options.replica_id;
 
+    ASSERT(raft__membership_index(&r->membership) <= r->awake->persist.commit);
+    ASSERT(raft__membership_index(&r->membership) <= r->log.durable);
     r->config_changed = true;
     r->status_changed = true;
     r->work = true;

@@ -145,6 +145,7 @@ static enum thole_code check_items(const struct raft_change *c, struct thole_sta
 
 static void enter_joint(struct raft_config *c)
 {
+    ASSERT(!c->joint);
     c->joint = true;
     c->auto_leave = true;
     for (uint32_t i = 0; i < c->member_count; i++) {
@@ -156,6 +157,7 @@ static void leave_joint(struct raft_config *c)
 {
     uint32_t i = 0;
 
+    ASSERT(c->joint);
     c->joint = false;
     c->auto_leave = false;
     while (i < c->member_count) {
@@ -227,6 +229,7 @@ static enum thole_code force(const struct raft_config *from, const struct raft_c
             raft__config_tombstone(&to, from->members[i].replica_id);
         }
     }
+    ASSERT_SLOW(raft__config_validate(&to, NULL) == THOLE_OK);
     raft_config_deinit(ret);
     *ret = to;
     return THOLE_OK;
@@ -265,6 +268,7 @@ enum thole_code raft_change_apply(const struct raft_config *from, const struct r
         raft_config_deinit(&to);
         return code;
     }
+    ASSERT_SLOW(raft__config_validate(&to, NULL) == THOLE_OK);
     raft_config_deinit(ret);
     *ret = to;
     return THOLE_OK;

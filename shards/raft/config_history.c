@@ -18,6 +18,7 @@ static void push_version(struct raft_membership *m, uint64_t index, const struct
     size_t removed = c->removed_count * sizeof *c->removed;
     struct raft_config_version *v = xmalloc(sizeof *v + members + removed);
 
+    ASSERT(c->member_count <= LIMIT_MEMBERS);
     atomic_init(&v->refs, 1);
     v->index = index;
     v->before = m->current;
@@ -156,6 +157,7 @@ bool raft__membership_apply_next(struct raft_membership *m)
     bool changed = raft_change_decode(e->payload.bytes, &change, NULL) == THOLE_OK &&
                    raft_change_apply(raft__membership_current(m), &change, &next, NULL) == THOLE_OK;
     if (changed) {
+        ASSERT(e->index > m->current->index);
         push_version(m, e->index, &next);
         raft_config_deinit(&next);
     }
@@ -169,4 +171,34 @@ void raft__membership_compact(struct raft_membership *m, uint64_t index)
 
     drop_versions(oldest->before);
     oldest->before = NULL;
+}
+
+/* What a change may do: see raft_change_apply. */
+static void check_step(const struct raft_config *from, const struct raft_config *to)
+{
+    if (to->epoch != from->epoch) {
+        ASSERT(to->epoch > from->epoch && to->member_count == 1 && !to->joint);
+        return; /* raft_force: the only one left may have been removed before */
+    }
+    ASSERT(to->revision >= from->revision);
+    ASSERT(to->removed_count >= from->removed_count);
+    for (uint32_t i = 0; i < from->removed_count; i++) {
+        ASSERT(raft_config_is_removed(to, from->removed[i]));
+    }
+    ASSERT(!from->joint || !to->joint); /* one is left before the next begins */
+}
+
+void raft__membership_check(const struct raft_membership *m)
+{
+    const struct raft_config_version *v = m->current;
+
+    ASSERT(raft__config_validate(&v->config, NULL) == THOLE_OK);
+    if (v->before != NULL) { /* earlier steps were checked when they were the last */
+        ASSERT(v->before->index < v->index);
+        check_step(&v->before->config, &v->config);
+    }
+    for (uint32_t i = 0; i < m->pending_count; i++) {
+        ASSERT(m->pending[i]->kind == RAFT_ENTRY_CONFIG);
+        ASSERT(m->pending[i]->index > (i == 0 ? m->current->index : m->pending[i - 1]->index));
+    }
 }

@@ -55,5 +55,8 @@ void raft__membership_truncate(struct raft_membership *m, uint64_t first);
 bool raft__membership_apply_next(struct raft_membership *m);
 /* The log now starts at `index`: drop the versions that only older indexes need. */
 void raft__membership_compact(struct raft_membership *m, uint64_t index);
+/* As assertions: the configuration in force is valid, versions and pending entries are in order,
+ * and follow each other as changes may (revisions, tombstones, epochs). */
+void raft__membership_check(const struct raft_membership *m);
 
 #endif

@@ -23,6 +23,8 @@ static void request_votes(struct raft *r)
     const struct raft_config *c = raft__config(r);
     bool pre = r->role == RAFT_PRE_CANDIDATE;
     uint64_t token = raft__log_token(r, r->log.last_index);
+
+    ASSERT(pre || (r->role == RAFT_CANDIDATE && r->vote == r->options.replica_id));
     struct raft_message m = {
         .kind = pre ? RAFT_MSG_PREVOTE : RAFT_MSG_VOTE,
         .transfer = r->awake->campaign.transfer,
@@ -79,6 +81,7 @@ enum thole_code raft_forget_leader(struct raft *r, uint64_t now_ms, struct thole
         r->status_changed = true;
         raft__reads_fail(r); /* they were asked of it */
     }
+    raft__check(r);
     return THOLE_OK;
 }
 
@@ -95,6 +98,7 @@ void raft__count_vote(struct raft *r, uint64_t from, bool granted)
 {
     uint32_t i = raft__config_position(raft__config(r), from);
 
+    ASSERT(r->role == RAFT_PRE_CANDIDATE || r->role == RAFT_CANDIDATE);
     if (i == raft__config(r)->member_count) {
         return;
     }

@@ -97,6 +97,7 @@ enum thole_code raft_force(struct raft *r, uint64_t epoch, uint64_t now_ms, stru
         return THOLE_FAIL(st, THOLE_FAILED_PRECONDITION, THOLE_REASON_NO_SUCH_REPLICA,
                           "force: this replica is no member");
     }
+    ASSERT(epoch > r->epoch && r->epoch >= raft__config(r)->epoch);
     raft__wake(r, r->now_ms);
     raft__become_follower(r, r->term + 1, 0);
     if (r->options.lease) {
@@ -111,6 +112,7 @@ enum thole_code raft_force(struct raft *r, uint64_t epoch, uint64_t now_ms, stru
     r->epoch = epoch;
     r->awake->force_index = r->log.last_index;
     r->awake->force_token = 0;
+    raft__check(r);
     return THOLE_OK;
 }
 
@@ -119,6 +121,7 @@ void raft__force_durable(struct raft *r, uint64_t token)
     if (r->awake->force_index != 0 && r->awake->force_token != 0 &&
         r->awake->force_token <= token) {
         uint64_t index = r->awake->force_index;
+        ASSERT(index <= r->log.durable && r->commit < index);
         r->awake->force_index = 0;
         r->awake->persist.commit = index;
         raft__commit_to(r, index);
@@ -129,6 +132,7 @@ void raft__force_acts(struct raft *r)
 {
     const struct raft_config *c = raft__config(r);
 
+    ASSERT(c->epoch != 0 && r->awake->force_index == 0);
     r->epoch = c->epoch > r->epoch ? c->epoch : r->epoch;
     if (raft_config_find(c, r->options.replica_id) != NULL) {
         r->removed = false; /* whatever a lost majority had decided */

@@ -56,7 +56,7 @@ static void harvest_persist(struct raft *r, struct raft_update *ret)
     ret->entries = raft__outbox_entries(&r->awake->outbox, ret->entry_count);
     for (size_t i = 0; i < ret->entry_count; i++) {
         ret->entries[i] = raft__log_entry(l, first + i);
-        ASSERT(ret->entries[i] != NULL);
+        ASSERT(ret->entries[i] != NULL && ret->entries[i]->index == first + i);
     }
     ret->snapshot = r->awake->persist.snapshot_dirty;
     ret->log_start_changed = r->awake->persist.start_dirty;
@@ -75,6 +75,7 @@ static void harvest_apply(struct raft *r, struct raft_update *ret)
 {
     uint64_t last = apply_last(r);
 
+    ASSERT(last <= r->commit);
     if (last > r->handed) {
         ret->apply_first = r->handed + 1;
         ret->apply_last = last;
@@ -109,4 +110,6 @@ void raft_harvest(struct raft *r, struct raft_update *ret)
     r->status_changed = false;
     r->config_changed = false;
     r->removed_changed = false;
+    raft__check_leaving(r, ret->messages, ret->message_count);
+    raft__check(r);
 }

@@ -16,7 +16,8 @@ void raft__lead_begin(struct raft *r)
     struct raft_lead *l = xmalloc(sizeof *l);
     struct raft_entry *noop;
 
-    ASSERT(r->lead == NULL);
+    ASSERT(r->role == RAFT_LEADER && r->lead == NULL);
+    ASSERT(raft_config_is_voter(raft__config(r), r->options.replica_id));
     r->lead = l;
     *l = (struct raft_lead){
         .peer_count = raft__config(r)->member_count,
@@ -74,6 +75,7 @@ bool raft__lead_rests(const struct raft *r)
 
 void raft__lead_rest(struct raft *r)
 {
+    ASSERT(r->asleep && r->lead->peers != NULL);
     free_peers(r->lead->peers, r->lead->peer_count);
     r->lead->peers = NULL;
 }
@@ -82,6 +84,7 @@ void raft__lead_rise(struct raft *r)
 {
     struct raft_lead *l = r->lead;
 
+    ASSERT(r->asleep && l->peers == NULL);
     l->peers = xcalloc(l->peer_count, sizeof *l->peers);
     for (uint32_t i = 0; i < l->peer_count; i++) {
         raft__progress_slept(&l->peers[i], r->log.last_index, r->commit);
@@ -94,6 +97,7 @@ void raft__lead_answered(struct raft *r, struct raft_progress *p, const struct r
 {
     uint64_t sent_ms = m->sent_ms < r->now_ms ? m->sent_ms : r->now_ms;
 
+    ASSERT(r->role == RAFT_LEADER && sent_ms <= r->now_ms);
     p->recently_active = true;
     if (m->sent_ms > 0 && (!p->answered || sent_ms > p->answered_ms)) {
         p->answered = true;
@@ -105,6 +109,7 @@ bool raft__lead_answers(const struct raft *r, uint32_t i)
 {
     const struct raft_progress *p = r->lead->peers != NULL ? &r->lead->peers[i] : NULL;
 
+    ASSERT(i < r->lead->peer_count && (p != NULL || r->asleep));
     if (is_self(r, i)) {
         return true;
     }
@@ -150,6 +155,7 @@ void raft__heartbeat(struct raft *r, bool voters_only)
 {
     const struct raft_config *c = raft__config(r);
 
+    ASSERT(r->role == RAFT_LEADER && r->lead->peer_count == c->member_count);
     raft__lease_round(r);
     for (uint32_t i = 0; i < c->member_count; i++) {
         uint64_t to = c->members[i].replica_id;
@@ -192,6 +198,7 @@ static bool check_quorum(struct raft *r)
 
 void raft__lead_tick(struct raft *r)
 {
+    ASSERT(r->role == RAFT_LEADER && !r->asleep);
     if (r->awake->busy_ms == RAFT_NEVER_MS) {
         r->awake->busy_ms = r->now_ms;
     }
@@ -235,6 +242,7 @@ static void rebuild_peers(struct raft *r, const struct raft_config *before)
     const struct raft_config *now = raft__config(r);
     struct raft_progress *peers = xcalloc(now->member_count, sizeof *peers);
 
+    ASSERT(r->lead->peers != NULL && r->lead->peer_count == before->member_count);
     for (uint32_t i = 0; i < now->member_count; i++) {
         uint32_t old = raft__config_position(before, now->members[i].replica_id);
         if (old < before->member_count) {
@@ -288,6 +296,7 @@ void raft__lead_auto_leave(struct raft *r)
         r->commit < r->lead->first_index) {
         return;
     }
+    ASSERT(r->membership.pending_count == 0 || CANARY(auto_leave_repeated));
     struct raft_entry *e = raft__change_entry(&(struct raft_change){.revision = c->revision});
     raft__lead_append(r, e);
     raft_entry_unref(e);

@@ -32,6 +32,7 @@ bool raft__promised(const struct raft *r)
 void raft__lease_round(struct raft *r)
 {
     if (r->options.lease) {
+        ASSERT(r->role == RAFT_LEADER && r->lead->rounds != NULL);
         uint64_t number = ++r->read_number;
         r->lead->rounds[number % RAFT_LEASE_ROUNDS] =
             (struct raft_lease_round){.number = number, .sent_ns = r->real_ns};
@@ -49,6 +50,7 @@ void raft__lease_acked(const struct raft *r, struct raft_progress *p, const stru
     if (round->number != m->context || round->sent_ns == 0) {
         return;
     }
+    ASSERT(r->role == RAFT_LEADER && round->sent_ns <= r->real_ns);
     uint64_t promise_ms = m->hint < longest_ms ? m->hint : longest_ms;
     promise_ms *= CANARY(lease_too_long) ? 10 : 1;
     uint64_t until_ns =
@@ -67,6 +69,7 @@ bool raft__lease_valid(const struct raft *r)
         r->lead->lease_void || !r->real_fresh || raft__writer_stalled(r)) {
         return false;
     }
+    ASSERT(r->options.check_quorum && r->lead->peer_count == c->member_count);
     for (uint32_t i = 0; i < c->member_count; i++) {
         /* We ourselves vote for nobody while we lead. */
         bool self = c->members[i].replica_id == r->options.replica_id;

@@ -12,10 +12,12 @@ void raft_compact(struct raft *r, uint64_t index)
         r->awake->persist.snapshot_dirty) {
         return;
     }
+    ASSERT(index <= r->commit && index <= r->handed);
     raft__log_compact(&r->log, index);
     raft__membership_compact(&r->membership, index);
     r->awake->persist.start_dirty = true;
     r->work = r->role == RAFT_LEADER;
+    raft__check(r);
 }
 
 static enum thole_code check_snapshot(const struct raft *r, uint64_t from, uint64_t term,
@@ -40,7 +42,8 @@ static enum thole_code check_snapshot(const struct raft *r, uint64_t from, uint6
 static void install(struct raft *r, uint64_t index, uint64_t index_term,
                     const struct raft_config *config)
 {
-    ASSERT(index > r->commit);
+    ASSERT(index > r->commit && index_term <= r->term && config->epoch == r->epoch);
+    ASSERT(r->role == RAFT_FOLLOWER && r->awake->force_index == 0);
     raft__log_reset(&r->log, index, index_term);
     raft__membership_reset(&r->membership, index, config);
     r->commit = index;
@@ -57,20 +60,13 @@ static void install(struct raft *r, uint64_t index, uint64_t index_term,
     raft__redraw_election(r);
 }
 
-enum thole_code raft_snapshot_received(struct raft *r, uint64_t from, uint64_t term, uint64_t index,
-                                       uint64_t index_term, const struct raft_config *config,
-                                       uint64_t now_ms, bool *ret_install, struct thole_status *st)
+static enum thole_code take_snapshot(struct raft *r, uint64_t from, uint64_t term, uint64_t index,
+                                     uint64_t index_term, const struct raft_config *config,
+                                     bool *ret_install, struct thole_status *st)
 {
-    raft__begin(r, now_ms);
-    enum thole_code code = check_snapshot(r, from, term, index, index_term, config, st);
-
-    if (code != THOLE_OK) {
-        return code;
-    }
-    raft__wake(r, now_ms);
-    *ret_install = false;
     bool ours = true;
-    code = raft__check_epoch(r, from, RAFT_MSG_APPEND, config->epoch, &ours, st);
+    enum thole_code code = raft__check_epoch(r, from, RAFT_MSG_APPEND, config->epoch, &ours, st);
+
     if (code != THOLE_OK || !ours) {
         return code;
     }
@@ -95,6 +91,23 @@ enum thole_code raft_snapshot_received(struct raft *r, uint64_t from, uint64_t t
     raft__send_ack(r, from, index);
     *ret_install = true;
     return THOLE_OK;
+}
+
+enum thole_code raft_snapshot_received(struct raft *r, uint64_t from, uint64_t term, uint64_t index,
+                                       uint64_t index_term, const struct raft_config *config,
+                                       uint64_t now_ms, bool *ret_install, struct thole_status *st)
+{
+    raft__begin(r, now_ms);
+    enum thole_code code = check_snapshot(r, from, term, index, index_term, config, st);
+
+    if (code != THOLE_OK) {
+        return code;
+    }
+    raft__wake(r, now_ms);
+    *ret_install = false;
+    code = take_snapshot(r, from, term, index, index_term, config, ret_install, st);
+    raft__check(r);
+    return code;
 }
 
 enum thole_code raft_seed(struct raft *r, uint64_t index, uint64_t index_term,
@@ -122,5 +135,6 @@ enum thole_code raft_seed(struct raft *r, uint64_t index, uint64_t index_term,
     raft__become_follower(r, index_term, 0);
     r->epoch = config->epoch;
     install(r, index, index_term, config);
+    raft__check(r);
     return THOLE_OK;
 }

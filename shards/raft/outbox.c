@@ -57,6 +57,7 @@ static void drop_withheld(struct raft_outbox *o, size_t i)
 
 void raft__outbox_withhold(struct raft_outbox *o, const struct raft_message *m, uint64_t token)
 {
+    ASSERT(token > 0 && o->withheld_count <= RAFT_WITHHELD_MAX);
     if (o->withheld_count == RAFT_WITHHELD_MAX) {
         drop_withheld(o, 0);
     }
@@ -152,4 +153,15 @@ void raft__outbox_need_snapshot(struct raft_outbox *o, struct raft_peer_request 
             xrealloc(o->need_snapshot, o->need_snapshot_capacity * sizeof *o->need_snapshot);
     }
     o->need_snapshot[o->need_snapshot_count++] = request;
+}
+
+void raft__outbox_check(const struct raft_outbox *o, uint64_t done, uint64_t newest)
+{
+    /* The newest are the ones that this event may have added. */
+    size_t from = o->withheld_count > 64 ? o->withheld_count - 64 : 0;
+
+    ASSERT(o->withheld_count <= RAFT_WITHHELD_MAX);
+    for (size_t i = from; i < o->withheld_count; i++) {
+        ASSERT(o->withheld[i].token > done && o->withheld[i].token <= newest);
+    }
 }

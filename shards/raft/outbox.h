@@ -44,6 +44,9 @@ void raft__outbox_drop_campaign(struct raft_outbox *o);
 void raft__outbox_lend(struct raft_outbox *o);
 void raft__outbox_take_back(struct raft_outbox *o);
 bool raft__outbox_is_empty(const struct raft_outbox *o);
+/* As assertions: what is withheld waits for a write after `done`, at the latest the one that has or
+ * gets the token `newest`. */
+void raft__outbox_check(const struct raft_outbox *o, uint64_t done, uint64_t newest);
 /* Room for `n` entries of an update. */
 struct raft_entry **raft__outbox_entries(struct raft_outbox *o, size_t n);
 void raft__outbox_need_log(struct raft_outbox *o, struct raft_peer_request request);

@@ -110,4 +110,5 @@ void raft_persisted(struct raft *r, uint64_t token, uint64_t now_ms)
     }
     raft__force_durable(r, token);
     raft__advance(r);
+    raft__check(r);
 }

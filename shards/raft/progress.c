@@ -53,6 +53,7 @@ void raft__progress_probe(struct raft_progress *p, uint64_t next)
 
 void raft__progress_replicate(struct raft_progress *p)
 {
+    ASSERT(p->state != RAFT_REPLICATE);
     become(p, RAFT_REPLICATE);
     p->next = p->match + 1;
 }
@@ -77,6 +78,7 @@ bool raft__progress_acked(struct raft_progress *p, uint64_t index)
 {
     bool news = index > p->match;
 
+    ASSERT(p->match < p->next);
     if (news) {
         p->match = index;
     }
@@ -161,4 +163,24 @@ bool raft__progress_window_full(const struct raft_progress *p)
 {
     return p->inflight_count >= LIMIT_INFLIGHT_MESSAGES ||
            p->inflight_bytes >= LIMIT_INFLIGHT_BYTES;
+}
+
+void raft__progress_check(const struct raft_progress *p)
+{
+    uint64_t last = p->match;
+    uint64_t bytes = 0;
+
+    ASSERT(p->match < p->next);
+    ASSERT(p->state == RAFT_PROBE || !p->paused);
+    ASSERT(p->state == RAFT_REPLICATE || (p->inflight_count == 0 && !p->log_wait));
+    ASSERT(p->inflight_count <= p->inflight_capacity);
+    ASSERT(p->inflight_count <= LIMIT_INFLIGHT_MESSAGES);
+    for (uint32_t i = 0; i < p->inflight_count; i++) {
+        const struct raft_inflight *f = &p->inflight[(p->inflight_head + i) % p->inflight_capacity];
+        ASSERT(f->last > last);
+        last = f->last;
+        bytes += f->bytes;
+    }
+    ASSERT(bytes == p->inflight_bytes);
+    ASSERT(p->inflight_count == 0 || last + 1 == p->next);
 }

@@ -52,5 +52,7 @@ bool raft__progress_rejected(struct raft_progress *p, uint64_t rejected, uint64_
 void raft__progress_sent(struct raft_progress *p, uint64_t last, uint32_t count, uint64_t bytes);
 void raft__progress_trim(struct raft_progress *p); /* give back the window if it is empty */
 bool raft__progress_window_full(const struct raft_progress *p);
+/* The invariants of struct raft_progress as assertions. */
+void raft__progress_check(const struct raft_progress *p);
 
 #endif

@@ -62,6 +62,7 @@ enum thole_code raft_propose(struct raft *r, struct raft_entry *const *entries, 
         raft__lead_append(r, entries[i]);
         raft_entry_unref(entries[i]);
     }
+    raft__check(r);
     return THOLE_OK;
 }
 
@@ -80,6 +81,7 @@ static enum thole_code check_votes(const struct raft *r, const struct raft_confi
     const struct raft_config *now = raft__config(r);
     uint8_t votes[LIMIT_MEMBERS];
 
+    ASSERT(r->role == RAFT_LEADER && after->member_count <= LIMIT_MEMBERS);
     for (uint32_t i = 0; i < after->member_count; i++) {
         const struct raft_member *m = &after->members[i];
         uint32_t at = raft__config_position(now, m->replica_id);
@@ -166,9 +168,13 @@ enum thole_code raft_change_membership(struct raft *r, const struct raft_change 
     if (code != THOLE_OK) {
         return code;
     }
+    /* Invariant 8: one in flight, after a commit of this term. */
+    ASSERT(r->membership.pending_count == 0 || CANARY(two_changes_in_flight));
+    ASSERT(r->commit >= r->lead->first_index);
     struct raft_entry *e = raft__change_entry(c);
     raft__lead_append(r, e);
     *ret_index = e->index;
     raft_entry_unref(e);
+    raft__check(r);
     return THOLE_OK;
 }

@@ -1,8 +1,11 @@
 /* See quorum.h. Dissertation 3.3 (majorities) and 4.3 (joint majorities). */
 #include "shards/raft/quorum.h"
 
+#include "base/assert.h"
+
 uint64_t raft__quorum_value(uint64_t *values, size_t n)
 {
+    ASSERT(n <= LIMIT_MEMBERS);
     if (n == 0) {
         return UINT64_MAX;
     }
@@ -22,6 +25,7 @@ enum raft_tally raft__quorum_tally(size_t granted, size_t refused, size_t n)
 {
     size_t majority = n / 2 + 1;
 
+    ASSERT(granted + refused <= n);
     if (n == 0 || granted >= majority) {
         return RAFT_TALLY_WON;
     }
@@ -35,6 +39,7 @@ uint64_t raft__quorum_joint_value(const struct raft_config *c, const uint64_t *v
     size_t incoming_count = 0;
     size_t outgoing_count = 0;
 
+    ASSERT(c->member_count <= LIMIT_MEMBERS);
     for (uint32_t i = 0; i < c->member_count; i++) {
         if (raft__role_votes(c->members[i].role)) {
             incoming[incoming_count++] = values[i];
@@ -67,6 +72,7 @@ enum raft_tally raft__quorum_joint_tally(const struct raft_config *c, const uint
     struct half in = {0};
     struct half out = {0};
 
+    ASSERT(c->member_count <= LIMIT_MEMBERS);
     for (uint32_t i = 0; i < c->member_count; i++) {
         half_add(&in, c->members[i].role, votes[i]);
         half_add(&out, c->members[i].outgoing_role, votes[i]);

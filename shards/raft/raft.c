@@ -126,6 +126,8 @@ enum thole_code raft_new(const struct raft_options *o, const struct raft_boot *b
     r->epoch = raft__config(r)->epoch;
     /* Answers to reads of an earlier life of this replica must not fit those of this one. */
     r->read_number = rand_u64(&r->awake->rand) >> 2;
+    raft__check_begin(r);
+    raft__check(r);
     *ret = r;
     return THOLE_OK;
 }
@@ -153,21 +155,20 @@ void raft__begin(struct raft *r, uint64_t now_ms)
     if (now_ms > r->now_ms) {
         r->now_ms = now_ms;
     }
+    raft__check_begin(r);
 }
 
 void raft_tick(struct raft *r, uint64_t now_ms)
 {
     raft__begin(r, now_ms);
     raft__reads_tick(r);
-    if (r->asleep) {
-        return;
-    }
-    if (r->role == RAFT_LEADER) {
+    if (r->role == RAFT_LEADER && !r->asleep) {
         raft__lead_tick(r);
-    } else if (r->now_ms >= r->awake->election_deadline_ms) {
+    } else if (!r->asleep && r->now_ms >= r->awake->election_deadline_ms) {
         raft__rearm_election(r);
         raft__campaign(r, false);
     }
+    raft__check(r);
 }
 
 uint64_t raft_deadline_ms(const struct raft *r)
@@ -187,6 +188,7 @@ void raft_campaign(struct raft *r, uint64_t now_ms)
     raft__begin(r, now_ms);
     raft__wake(r, now_ms);
     raft__campaign(r, false);
+    raft__check(r);
 }
 
 void raft_applied(struct raft *r, uint64_t index)
@@ -197,6 +199,7 @@ void raft_applied(struct raft *r, uint64_t index)
         r->applied = index;
     }
     raft__advance(r);
+    raft__check(r);
 }
 
 void raft_status(const struct raft *r, struct raft_status *ret)

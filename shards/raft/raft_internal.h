@@ -68,6 +68,16 @@ struct raft_lead {
     bool lease_void; /* TIMEOUT_NOW was sent, and may arrive as long as this term lasts */
 };
 
+/* What an event found: check.c compares it with what the event left. */
+struct raft_found {
+    uint64_t term, vote;
+    uint64_t commit, applied, handed;
+    uint64_t epoch;
+    uint64_t start_index, last_index;
+    uint64_t read_number;
+    enum raft_role role;
+};
+
 /* What is empty, or follows from the rest, while a replica sleeps: raft__begin makes it, raft_trim
  * gives it back. */
 struct raft_awake {
@@ -83,6 +93,7 @@ struct raft_awake {
     uint64_t force_index; /* raft_force's entry, until it is durable; 0: none */
     uint64_t force_token; /* under which it becomes so; 0: not harvested */
     uint64_t stand_term;  /* if it is ours: stand by transfer when the change that is due acts */
+    struct raft_found found;
 };
 
 struct raft {
@@ -132,6 +143,7 @@ void raft__set_term(struct raft *r, uint64_t term);
 void raft__set_vote(struct raft *r, uint64_t vote);
 /* The leader of this term spoke. Redraws nothing; moves the election deadline. */
 void raft__heard_leader(struct raft *r, uint64_t leader);
+bool raft__has_election_timer(const struct raft *r);
 void raft__rearm_election(struct raft *r);
 void raft__redraw_election(struct raft *r);
 /* If we are alone among the voters there is nobody to wait for: campaign as soon as may be. */
@@ -274,5 +286,13 @@ void raft__send_ack(struct raft *r, uint64_t to, uint64_t index);
 
 /* Start of every event: forget what the last harvest lent out, and take the time. */
 void raft__begin(struct raft *r, uint64_t now_ms);
+
+/* check.c: the invariants, as assertions. */
+void raft__check_begin(struct raft *r); /* of raft__begin: what the event finds */
+/* End of every event: in each build what takes no loop, with THOLE_SLOW_ASSERTS all of them. */
+void raft__check(const struct raft *r);
+void raft__check_all(const struct raft *r);
+/* What a harvest is about to hand out; with THOLE_SLOW_ASSERTS. */
+void raft__check_leaving(const struct raft *r, const struct raft_message *messages, size_t n);
 
 #endif

@@ -7,6 +7,8 @@
 #include "base/assert.h"
 
 #define RING_CAPACITY_MIN 4
+/* A check after each event must not make a long cache quadratic. */
+#define CHECKED_ENTRIES_MAX 256
 
 static struct raft_log_work *work_of(struct raft_log *l)
 {
@@ -311,4 +313,72 @@ void raft__log_write_done(struct raft_log *l, uint64_t token)
     w->write_count -= done;
     memmove(w->writes, w->writes + done, w->write_count * sizeof *w->writes);
     ASSERT(l->durable < w->unsaved && w->unsaved <= l->last_index + 1);
+}
+
+void raft__log_check(const struct raft_log *l)
+{
+    uint64_t unsaved = raft__log_unsaved(l);
+    uint64_t cache_first = raft__log_cache_first(l);
+
+    ASSERT(l->start_index <= l->last_index && l->durable <= l->last_index);
+    ASSERT((l->run_count == 0) == (l->start_index == l->last_index)); /* L1 */
+    ASSERT(l->start_index < cache_first && cache_first <= unsaved); /* L2; a write takes it here */
+    ASSERT(l->durable < unsaved && unsaved <= l->last_index + 1);   /* L3 */
+    ASSERT(l->work != NULL || l->durable == l->last_index || l->durable < l->start_index);
+}
+
+static void check_runs(const struct raft_log *l)
+{
+    for (uint32_t i = 0; i < l->run_count; i++) {
+        const struct raft_term_run *run = &l->runs[i];
+        ASSERT(run->first_index <= l->last_index);
+        if (i == 0) {
+            ASSERT(run->first_index == l->start_index + 1 && run->term >= l->start_term);
+        } else {
+            ASSERT(run->first_index > l->runs[i - 1].first_index);
+            ASSERT(run->term > l->runs[i - 1].term);
+        }
+    }
+}
+
+/* L4: every index is durable, under way or unsaved, and a write makes nothing durable twice. */
+static void check_writes(const struct raft_log *l)
+{
+    const struct raft_log_work *w = l->work;
+    uint64_t covered = l->durable;
+
+    for (size_t i = 0; i < w->write_count; i++) {
+        ASSERT(w->writes[i].last < w->unsaved);
+        ASSERT(i == 0 || w->writes[i].token > w->writes[i - 1].token);
+        ASSERT(i == 0 || w->writes[i].last >= w->writes[i - 1].last);
+        covered = w->writes[i].last > covered ? w->writes[i].last : covered;
+    }
+    ASSERT(l->durable < l->start_index || covered + 1 == w->unsaved);
+}
+
+static void check_cache(const struct raft_log *l)
+{
+    uint64_t count = l->last_index + 1 - l->work->cache_first;
+    size_t bytes = 0;
+
+    ASSERT(count <= l->work->ring_capacity);
+    if (count > CHECKED_ENTRIES_MAX) {
+        return;
+    }
+    for (uint64_t i = l->work->cache_first; i <= l->last_index; i++) {
+        const struct raft_entry *e = raft__log_entry(l, i);
+        ASSERT(e != NULL && e->index == i && raft__log_matches(l, i, e->term));
+        bytes += raft_entry_size(e);
+    }
+    ASSERT(bytes == l->work->cached_bytes);
+}
+
+void raft__log_check_all(const struct raft_log *l)
+{
+    raft__log_check(l);
+    check_runs(l);
+    if (l->work != NULL) {
+        check_writes(l);
+        check_cache(l);
+    }
 }

@@ -91,4 +91,8 @@ void raft__log_write_started(struct raft_log *l, uint64_t token, uint64_t now_ms
 /* Writes up to `token` are durable. */
 void raft__log_write_done(struct raft_log *l, uint64_t token);
 
+/* L1 to L4 as assertions: what takes no loop, and all of them (the cache up to a bound). */
+void raft__log_check(const struct raft_log *l);
+void raft__log_check_all(const struct raft_log *l);
+
 #endif

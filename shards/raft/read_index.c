@@ -21,6 +21,7 @@ static void reply(struct raft *r, uint64_t to, uint64_t context, uint64_t index,
 
 static void answer(struct raft *r, const struct raft_read_wait *w, uint64_t index, bool failed)
 {
+    ASSERT(w->from != 0 && (!failed || index == 0 || w->from == r->options.replica_id));
     if (w->from == r->options.replica_id) {
         raft__reads_result(&r->awake->reads, w->context, index, failed);
     } else {
@@ -48,6 +49,7 @@ enum thole_code raft_read(struct raft *r, uint64_t context, uint64_t now_ms,
                          .from = r->options.replica_id,
                          .deadline_ms = r->now_ms + 2 * r->options.election_timeout_ms,
                      });
+    raft__check(r);
     return THOLE_OK;
 }
 
@@ -86,6 +88,7 @@ static uint64_t open_round(struct raft *r)
 {
     struct raft_reads *q = &r->awake->reads;
 
+    ASSERT(r->leader != 0 && q->started < q->count);
     r->read_number++;
     for (size_t i = q->started; i < q->count; i++) {
         struct raft_read_wait *w = raft__reads_at(q, i);
@@ -134,10 +137,12 @@ void raft__reads_confirm(struct raft *r)
         bool self = c->members[i].replica_id == r->options.replica_id;
         acked[i] = self ? r->read_number : r->lead->peers[i].read_acked;
     }
+    ASSERT(r->commit >= r->lead->first_index || CANARY(read_before_commit)); /* invariant 10 */
     uint64_t confirmed = CANARY(stale_lease) ? r->read_number : raft__quorum_joint_value(c, acked);
     while ((w = raft__reads_front(&r->awake->reads)) != NULL && w->number != 0 &&
            w->number <= confirmed) {
         struct raft_read_wait done = raft__reads_pop(&r->awake->reads);
+        ASSERT(done.index <= r->commit);
         answer(r, &done, done.index, false);
     }
 }

@@ -33,7 +33,7 @@ static void grow(struct raft_reads *q)
 
 void raft__reads_push(struct raft_reads *q, struct raft_read_wait w)
 {
-    ASSERT(!raft__reads_full(q));
+    ASSERT(!raft__reads_full(q) && w.number == 0);
     if (q->count == q->capacity) {
         grow(q);
     }
@@ -41,7 +41,7 @@ void raft__reads_push(struct raft_reads *q, struct raft_read_wait w)
     *raft__reads_at(q, q->count - 1) = w;
 }
 
-struct raft_read_wait *raft__reads_at(struct raft_reads *q, size_t i)
+struct raft_read_wait *raft__reads_at(const struct raft_reads *q, size_t i)
 {
     ASSERT(i < q->count);
     return &q->queue[(q->head + i) & (q->capacity - 1)];
@@ -92,5 +92,24 @@ void raft__reads_take_back(struct raft_reads *q)
         free(q->results);
         q->results = NULL;
         q->result_capacity = 0;
+    }
+}
+
+void raft__reads_check(const struct raft_reads *q, uint64_t number)
+{
+    /* After each event: of a long queue the front, which is what is answered and expires next. */
+    size_t n = q->count < 64 ? q->count : 64;
+
+    ASSERT(q->started <= q->count && q->count <= q->capacity && q->count <= RAFT_READS_MAX);
+    ASSERT((q->capacity & (q->capacity - 1)) == 0);
+    for (size_t i = 0; i < n; i++) {
+        const struct raft_read_wait *w = raft__reads_at(q, i);
+        ASSERT((w->number != 0) == (i < q->started) && w->number <= number);
+        if (i > 0) {
+            const struct raft_read_wait *before = raft__reads_at(q, i - 1);
+            ASSERT(before->deadline_ms <= w->deadline_ms);
+            ASSERT(w->number == 0 || before->number <= w->number);
+            ASSERT(w->number == 0 || before->index <= w->index);
+        }
     }
 }

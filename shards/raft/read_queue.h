@@ -33,9 +33,11 @@ void raft__reads_deinit(struct raft_reads *q);
 bool raft__reads_full(const struct raft_reads *q);
 void raft__reads_push(struct raft_reads *q, struct raft_read_wait w);
 struct raft_read_wait *raft__reads_front(struct raft_reads *q); /* NULL if empty */
-struct raft_read_wait *raft__reads_at(struct raft_reads *q, size_t i);
+struct raft_read_wait *raft__reads_at(const struct raft_reads *q, size_t i);
 struct raft_read_wait raft__reads_pop(struct raft_reads *q);
 void raft__reads_result(struct raft_reads *q, uint64_t context, uint64_t index, bool failed);
 void raft__reads_take_back(struct raft_reads *q);
+/* The order of the queue as assertions; `number` is the round or forward that was opened last. */
+void raft__reads_check(const struct raft_reads *q, uint64_t number);
 
 #endif

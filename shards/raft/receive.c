@@ -85,6 +85,7 @@ static void answer_stale(struct raft *r, const struct raft_message *m)
     struct raft_message reply = {
         .to = m->from, .term = r->term, .index = m->index, .reject = true, .commit = r->commit};
 
+    ASSERT(m->term < r->term);
     (void)raft__log_term(&r->log, r->commit, &reply.commit_term);
     switch (CANARY(pre_vote_deadlock) ? 0 : m->kind) {
     case RAFT_MSG_PREVOTE:
@@ -129,6 +130,7 @@ static bool adjust_term(struct raft *r, const struct raft_message *m)
     }
     bool leads =
         m->kind == RAFT_MSG_APPEND || m->kind == RAFT_MSG_HEARTBEAT || m->kind == RAFT_MSG_SLEEP;
+    ASSERT(m->term > r->term);
     raft__become_follower(r, m->term, leads ? m->from : 0);
     return true;
 }
@@ -157,10 +159,13 @@ void raft__recv_removed(struct raft *r, const struct raft_message *m)
     raft__become_follower(r, r->term, 0);
     raft__commit_by_vote(r, m);
     raft__rearm_election(r);
+    ASSERT(r->role == RAFT_FOLLOWER);
 }
 
 static enum thole_code dispatch(struct raft *r, struct raft_message *m, struct thole_status *st)
 {
+    ASSERT(m->epoch == r->epoch && r->awake->force_index == 0 && !r->superseded);
+    ASSERT(!r->asleep || m->kind == RAFT_MSG_SLEEP || m->kind == RAFT_MSG_SLEEP_REPLY);
     switch ((enum raft_message_kind)m->kind) {
     case RAFT_MSG_PREVOTE:
     case RAFT_MSG_VOTE:
@@ -219,6 +224,7 @@ enum thole_code raft_receive(struct raft *r, struct raft_message *m, uint64_t no
                              struct thole_status *st)
 {
     raft__begin(r, now_ms);
+    ASSERT(r->awake->answering == 0); /* one message at a time */
     r->awake->answering = m->from;
     r->awake->answering_life = m->incarnation_from;
     r->awake->answering_sent_ms = m->sent_ms;
@@ -247,5 +253,6 @@ enum thole_code raft_receive(struct raft *r, struct raft_message *m, uint64_t no
 done:
     r->awake->answering = 0;
     raft_message_deinit(m);
+    raft__check(r);
     return code;
 }

@@ -16,6 +16,7 @@ static void reject(struct raft *r, const struct raft_message *m)
 
     /* Skip whole terms: the logs cannot agree where ours has a term above the leader's there. */
     reply.hint = raft__log_guess(&r->log, m->index, m->log_term);
+    ASSERT(reply.hint <= m->index && reply.hint <= r->log.last_index);
     (void)raft__log_term(&r->log, reply.hint, &reply.log_term);
     raft__send(r, reply, 0);
 }
@@ -36,6 +37,7 @@ static void take_entries(struct raft *r, const struct raft_message *m, uint32_t 
 {
     uint64_t first = m->entries[from]->index;
 
+    ASSERT(r->role == RAFT_FOLLOWER && first > r->commit && first <= r->log.last_index + 1);
     if (first <= r->log.last_index) {
         raft__log_truncate(&r->log, first);
         raft__membership_truncate(&r->membership, first);
@@ -46,6 +48,7 @@ static void take_entries(struct raft *r, const struct raft_message *m, uint32_t 
             raft__membership_note(&r->membership, m->entries[i]);
         }
     }
+    ASSERT(r->log.last_index == m->index + m->entry_count);
 }
 
 enum thole_code raft__recv_append(struct raft *r, struct raft_message *m, struct thole_status *st)
@@ -79,7 +82,8 @@ enum thole_code raft__recv_append(struct raft *r, struct raft_message *m, struct
         }
         take_entries(r, m, i);
     }
-    uint64_t last = m->index + m->entry_count;
+    uint64_t last = m->index + m->entry_count; /* so far the logs are the same */
+    ASSERT(last <= r->log.last_index || CANARY(empty_append_term_zero));
     if (CANARY(old_append_truncates) && last >= r->commit && last < r->log.last_index) {
         raft__log_truncate(&r->log, last + 1);
         raft__membership_truncate(&r->membership, last + 1);

@@ -7,6 +7,7 @@ static void rejected(struct raft *r, struct raft_progress *p, const struct raft_
 {
     uint64_t guess = m->hint;
 
+    ASSERT(r->role == RAFT_LEADER && m->reject);
     if (m->log_term > 0) {
         guess = raft__log_guess(&r->log, m->hint, m->log_term);
     }
@@ -17,6 +18,7 @@ static void rejected(struct raft *r, struct raft_progress *p, const struct raft_
 
 static void accepted(struct raft *r, struct raft_progress *p, const struct raft_message *m)
 {
+    ASSERT(r->role == RAFT_LEADER && m->index <= r->log.last_index);
     bool news = raft__progress_acked(p, m->index);
 
     r->work = true;

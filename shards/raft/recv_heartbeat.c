@@ -17,6 +17,7 @@ enum thole_code raft__take_heartbeat(struct raft *r, const struct raft_message *
                           m->commit, r->log.last_index);
     }
     raft__heard_leader(r, m->from);
+    ASSERT(r->role == RAFT_FOLLOWER && r->leader == m->from);
     raft__commit_to(r, m->commit);
     return THOLE_OK;
 }
@@ -61,6 +62,7 @@ enum thole_code raft__recv_heartbeat_reply(struct raft *r, const struct raft_mes
         p->want_append = true;
         r->work = true;
     }
+    ASSERT(p->read_acked <= r->read_number);
     uint64_t round = CANARY(duplicate_read_context) ? r->read_number : m->context;
     if (round > p->read_acked) {
         p->read_acked = round;

@@ -24,6 +24,7 @@ void raft__recv_vote(struct raft *r, const struct raft_message *m)
 
     (void)raft__log_term(&r->log, r->commit, &reply.commit_term);
     if (grant && !pre) {
+        ASSERT(m->term == r->term && r->role != RAFT_CANDIDATE && r->role != RAFT_LEADER);
         raft__set_vote(r, m->from);
         raft__rearm_election(r);
     }

@@ -45,6 +45,7 @@ static uint32_t count_cached(const struct raft *r, uint64_t first, uint64_t last
     uint64_t bytes = 0;
     uint32_t n = 0;
 
+    ASSERT(first >= raft__log_cache_first(&r->log) && last <= r->log.last_index);
     for (uint64_t i = first; i <= last; i++, n++) {
         bytes += raft_entry_size(raft__log_entry(&r->log, i));
         if (n > 0 && bytes > LIMIT_APPEND_BYTES) {
@@ -83,7 +84,9 @@ static void send_append(struct raft *r, uint64_t to, struct raft_progress *p, st
     };
     bool known = raft__log_term(&r->log, m.index, &m.log_term);
 
+    ASSERT(r->role == RAFT_LEADER && r->awake->force_index == 0);
     ASSERT(known || CANARY(empty_append_term_zero));
+    ASSERT(b.count == 0 || m.index + b.count <= last_for(r, b.witness)); /* invariant 15 */
     raft__progress_sent(p, m.index + b.count, b.count, b.bytes);
     if (b.witness && b.count > 0 && m.index + b.count > r->lead->witness_sent) {
         r->lead->witness_sent = m.index + b.count;
@@ -95,6 +98,7 @@ static void send_append(struct raft *r, uint64_t to, struct raft_progress *p, st
 
 static void want_snapshot(struct raft *r, uint64_t to, struct raft_progress *p, uint64_t min_index)
 {
+    ASSERT(p->state != RAFT_SNAPSHOT);
     if (!p->recently_active) {
         raft__progress_probe(p, p->next);
         p->paused = true; /* nobody there to take it, until it answers a heartbeat */
@@ -248,6 +252,7 @@ void raft_log_read(struct raft *r, uint64_t peer, uint64_t first, struct raft_en
     for (size_t i = 0; i < n; i++) {
         raft_entry_unref(entries[i]);
     }
+    raft__check(r);
 }
 
 void raft_unreachable(struct raft *r, uint64_t peer)
@@ -262,6 +267,7 @@ void raft_unreachable(struct raft *r, uint64_t peer)
         raft__progress_probe(p, p->match + 1);
         p->paused = true; /* until it answers a heartbeat, or a full queue would spin */
     }
+    raft__check(r);
 }
 
 void raft_snapshot_sent(struct raft *r, uint64_t peer, uint64_t index, bool ok)
@@ -280,4 +286,5 @@ void raft_snapshot_sent(struct raft *r, uint64_t peer, uint64_t index, bool ok)
         p->paused = true; /* try again when it answers a heartbeat */
     }
     r->work = true;
+    raft__check(r);
 }

@@ -80,7 +80,7 @@ static uint64_t draw_timeout(struct raft *r)
     return t + rand_below(&r->awake->rand, slots) * voters * step + rank % voters * step;
 }
 
-static bool has_election_timer(const struct raft *r)
+bool raft__has_election_timer(const struct raft *r)
 {
     const struct raft_member *m = raft_config_find(raft__config(r), r->options.replica_id);
 
@@ -91,7 +91,7 @@ static bool has_election_timer(const struct raft *r)
 void raft__rearm_election(struct raft *r)
 {
     r->awake->election_deadline_ms =
-        has_election_timer(r) ? r->now_ms + r->election_timeout_ms : RAFT_NEVER_MS;
+        raft__has_election_timer(r) ? r->now_ms + r->election_timeout_ms : RAFT_NEVER_MS;
 }
 
 void raft__redraw_election(struct raft *r)
@@ -156,6 +156,7 @@ void raft__become_pre_candidate(struct raft *r)
 
 void raft__become_candidate(struct raft *r)
 {
+    ASSERT(r->term < UINT64_MAX);
     set_role(r, RAFT_CANDIDATE);
     raft__set_term(r, r->term + 1);
     raft__set_vote(r, r->options.replica_id);
@@ -167,6 +168,8 @@ void raft__become_leader(struct raft *r)
 {
     /* A candidate leads only with a durable term and vote, so no message of a leader attests
      * anything that is not on its disk, except its log, which it does not count before. */
+    ASSERT(r->vote == r->options.replica_id);
+    ASSERT(r->awake->persist.hard_token <= r->awake->persist.done);
     set_role(r, RAFT_LEADER);
     r->leader = r->options.replica_id;
     raft__lead_begin(r);
@@ -174,6 +177,7 @@ void raft__become_leader(struct raft *r)
 
 void raft__heard_leader(struct raft *r, uint64_t leader)
 {
+    ASSERT(r->role != RAFT_LEADER && leader != 0 && leader != r->options.replica_id);
     raft__become_follower(r, r->term, leader);
     r->contact_ms = r->now_ms;
     raft__rearm_election(r);

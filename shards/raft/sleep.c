@@ -57,6 +57,7 @@ static bool all_agreed(const struct raft *r)
     const struct raft_config *c = raft__config(r);
     uint8_t votes[LIMIT_MEMBERS];
 
+    ASSERT(r->role == RAFT_LEADER && r->lead->peer_count == c->member_count);
     for (uint32_t i = 0; i < c->member_count; i++) {
         const struct raft_progress *p = &r->lead->peers[i];
         bool agreed = c->members[i].replica_id == r->options.replica_id ||
@@ -76,6 +77,7 @@ bool raft__lead_sleep(struct raft *r)
     if (!may_sleep(r)) {
         return false;
     }
+    ASSERT(!r->asleep && settled(r));
     if (all_agreed(r)) {
         r->asleep = true;
         return true;
@@ -117,6 +119,7 @@ enum thole_code raft__recv_sleep(struct raft *r, const struct raft_message *m,
     };
     if (settled(r) && m->index == r->log.last_index &&
         m->log_term == raft__log_last_term(&r->log)) {
+        ASSERT(r->role == RAFT_FOLLOWER && r->leader == m->from);
         reply.kind = RAFT_MSG_SLEEP_REPLY;
         reply.index = m->index;
         reply.context = m->context;
@@ -174,6 +177,7 @@ void raft_wake(struct raft *r, uint64_t heard_ms, uint64_t now_ms)
 {
     raft__begin(r, now_ms);
     raft__wake(r, heard_ms);
+    raft__check(r);
 }
 
 bool raft_asleep(const struct raft *r)
@@ -185,6 +189,7 @@ struct raft_awake *raft__awake_new(struct raft *r)
 {
     struct raft_awake *a = xcalloc(1, sizeof *a);
 
+    ASSERT(r->asleep && r->awake == NULL);
     r->awake = a;
     rand_seed(&a->rand, r->asleep_seed);
     a->persist.token = a->persist.done = r->asleep_token;
@@ -234,10 +239,12 @@ void raft_trim(struct raft *r)
     if (r->role == RAFT_LEADER) {
         raft__lead_rest(r);
     }
+    ASSERT(r->awake->persist.hard_token <= r->awake->persist.done);
     r->asleep_seed = rand_u64(&r->awake->rand);
     r->asleep_token = r->awake->persist.token;
     r->asleep_commit = r->awake->persist.commit;
     raft__awake_free(r);
+    raft__check(r);
 }
 
 void raft_absent(struct raft *r, uint64_t peer, bool absent, uint64_t now_ms)
@@ -250,4 +257,5 @@ void raft_absent(struct raft *r, uint64_t peer, bool absent, uint64_t now_ms)
         raft__busy(r); /* what it consented to before does not count */
         p->absent = absent;
     }
+    raft__check(r);
 }

@@ -7,6 +7,7 @@ void raft__timeout_now(struct raft *r, uint64_t target)
 {
     struct raft_message m = {.kind = RAFT_MSG_TIMEOUT_NOW, .to = target, .term = r->term};
 
+    ASSERT(r->role == RAFT_LEADER && target != r->options.replica_id);
     r->lead->lease_void = true; /* its votes bypass what the voters promised us */
     raft__send(r, m, 0);
 }
@@ -17,6 +18,7 @@ uint64_t raft__transfer_choose(const struct raft *r)
     uint64_t best = 0;
     uint64_t best_match = 0;
 
+    ASSERT(r->role == RAFT_LEADER && r->lead->peer_count == c->member_count);
     for (uint32_t i = 0; i < c->member_count; i++) {
         const struct raft_progress *p = &r->lead->peers[i];
         uint64_t id = c->members[i].replica_id;
@@ -40,12 +42,14 @@ void raft__transfer_step(struct raft *r, uint64_t peer)
         p->match != r->log.last_index) {
         return;
     }
+    ASSERT(p->match <= r->log.last_index && !r->asleep);
     r->lead->transfer_sent = true;
     raft__timeout_now(r, peer);
 }
 
 void raft__transfer_end(struct raft *r)
 {
+    ASSERT(r->role == RAFT_LEADER && r->lead->transfer_target != 0);
     r->lead->transfer_target = 0;
     r->lead->transfer_sent = false;
     r->status_changed = true;
@@ -95,6 +99,7 @@ enum thole_code raft_transfer(struct raft *r, uint64_t target, uint64_t now_ms,
     if (code != THOLE_OK) {
         return code;
     }
+    ASSERT(r->lead->transfer_target == 0 && raft__peer(r, target) != NULL);
     r->lead->transfer_target = target;
     r->lead->transfer_deadline_ms = now_ms + r->options.election_timeout_ms;
     r->lead->transfer_sent = false;
@@ -103,6 +108,7 @@ enum thole_code raft_transfer(struct raft *r, uint64_t target, uint64_t now_ms,
     raft__peer(r, target)->want_append = true;
     r->work = true;
     raft__transfer_step(r, target);
+    raft__check(r);
     return THOLE_OK;
 }
 

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "base/assert.h"
+#include "shards/raft/raft_internal.h"
 #include "shards/raft/test/core_cluster.h"
 
 /* Not assert_true: a broken safety property ends the program wherever it is found. */
@@ -70,6 +71,7 @@ void checker_harvested(struct cluster *c, struct node *n, const struct raft_upda
         CHECK(u->entry_count == 0 && !u->snapshot && !u->log_start_changed);
     }
     CHECK(u->apply_first == 0 || u->apply_last <= n->disk.start_index + n->disk.count);
+    raft__check_all(n->raft); /* in a release build it is not part of the event */
 }
 
 static uint64_t disk_last(const struct node *n)

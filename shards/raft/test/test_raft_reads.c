@@ -210,6 +210,7 @@ TEST(reads_fail_after_two_timeouts)
     solo_init(&c, 3);
     (void)give(&c, msg(RAFT_MSG_HEARTBEAT, 2, 1));
     c.nodes[1].raft->removed = true; /* so that it does not campaign meanwhile */
+    raft__rearm_election(c.nodes[1].raft);
     assert_int_equal(ask(1, 1), THOLE_OK);
     for (int i = 0; i < 21; i++) {
         cluster_run(&c, HEARTBEAT_MS);
