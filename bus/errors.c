@@ -10,6 +10,7 @@
 #include "google/rpc/error_details.upb.h"
 #include "google/rpc/status.upb.h"
 #include "proto/decode.h"
+#include "proto/status_decode.h"
 
 #define DOMAIN "thole"
 #define TYPE_ERROR_INFO "type.googleapis.com/google.rpc.ErrorInfo"
@@ -74,33 +75,27 @@ static bool equals(upb_StringView a, const char *b)
     return a.size == strlen(b) && memcmp(a.data, b, a.size) == 0;
 }
 
-static enum thole_reason reason_of(grpc_slice value)
+/* The reason's name in a google.rpc.Status, within `arena`; empty if there is none of ours. */
+static struct slice find_reason(grpc_slice details, upb_Arena *arena)
 {
-    enum thole_reason reason = THOLE_REASON_NONE;
-    upb_Arena *arena = upb_Arena_New();
-    const google_rpc_Status *status = PROTO_DECODE(
-        google_rpc_Status, slice_of(GRPC_SLICE_START_PTR(value), GRPC_SLICE_LENGTH(value)), arena);
+    const struct slice bytes = slice_of(GRPC_SLICE_START_PTR(details), GRPC_SLICE_LENGTH(details));
+    const google_rpc_Status *status = PROTO_DECODE(google_rpc_Status, bytes, arena);
     size_t n = 0;
-    const google_protobuf_Any *const *details =
+    const google_protobuf_Any *const *any =
         status != NULL ? google_rpc_Status_details(status, &n) : NULL;
     for (size_t i = 0; i < n; i++) {
-        if (!equals(google_protobuf_Any_type_url(details[i]), TYPE_ERROR_INFO)) {
+        if (!equals(google_protobuf_Any_type_url(any[i]), TYPE_ERROR_INFO)) {
             continue;
         }
-        upb_StringView v = google_protobuf_Any_value(details[i]);
+        upb_StringView value = google_protobuf_Any_value(any[i]);
         const google_rpc_ErrorInfo *info =
-            PROTO_DECODE(google_rpc_ErrorInfo, slice_of(v.data, v.size), arena);
-        if (info == NULL || !equals(google_rpc_ErrorInfo_domain(info), DOMAIN)) {
-            continue;
+            PROTO_DECODE(google_rpc_ErrorInfo, slice_of(value.data, value.size), arena);
+        if (info != NULL && equals(google_rpc_ErrorInfo_domain(info), DOMAIN)) {
+            upb_StringView reason = google_rpc_ErrorInfo_reason(info);
+            return slice_of(reason.data, reason.size);
         }
-        upb_StringView name = google_rpc_ErrorInfo_reason(info);
-        char *text = xstrndup(name.data, name.size);
-        reason = thole_reason_from_name(text);
-        free(text);
-        break;
     }
-    upb_Arena_Free(arena);
-    return reason;
+    return (struct slice){0};
 }
 
 void bus__status_decode(grpc_status_code code, grpc_slice message,
@@ -110,34 +105,30 @@ void bus__status_decode(grpc_status_code code, grpc_slice message,
     if (code == GRPC_STATUS_OK) {
         return;
     }
-    bool known = code > GRPC_STATUS_OK && code <= GRPC_STATUS_UNAUTHENTICATED;
-    enum thole_reason reason = THOLE_REASON_NONE;
+    upb_Arena *arena = upb_Arena_New();
+    struct slice reason = {0};
     bool details = false;
     for (size_t i = 0; i < trailing->count; i++) {
-        if (!grpc_slice_eq(trailing->metadata[i].key, bus__details_key())) {
-            continue;
+        if (grpc_slice_eq(trailing->metadata[i].key, bus__details_key())) {
+            reason = find_reason(trailing->metadata[i].value, arena);
+            details = true;
         }
-        reason = reason_of(trailing->metadata[i].value);
-        details = true;
     }
-    /* Every refusal of our servers has details; without them the connection failed, or the call was
-     * ended here, and the server may have handled what it was sent. */
+    /* Every refusal by our servers has details. Without them the connection failed or the call was
+     * ended here; the server may have handled what was sent. */
     if (!details && sent && code == GRPC_STATUS_UNAVAILABLE) {
         code = GRPC_STATUS_UNKNOWN;
     }
     if (!details && code == GRPC_STATUS_UNAVAILABLE) {
-        reason = THOLE_REASON_UNREACHABLE;
+        reason = slice_str(thole_reason_name(THOLE_REASON_UNREACHABLE));
     } else if (!details && sent &&
                (code == GRPC_STATUS_UNKNOWN || code == GRPC_STATUS_DEADLINE_EXCEEDED ||
                 code == GRPC_STATUS_CANCELLED)) {
-        reason = THOLE_REASON_OUTCOME_UNKNOWN;
+        reason = slice_str(thole_reason_name(THOLE_REASON_OUTCOME_UNKNOWN));
     }
-    size_t n = GRPC_SLICE_LENGTH(message);
-    if (n > THOLE_STATUS_MESSAGE_BYTES) {
-        n = THOLE_STATUS_MESSAGE_BYTES;
-    }
-    thole_status_set(st, known ? (enum thole_code)code : THOLE_UNKNOWN, reason, __FILE__, __LINE__,
-                     "%.*s", (int)n, (const char *)GRPC_SLICE_START_PTR(message));
+    proto_status_decode((uint64_t)code, reason,
+                        slice_of(GRPC_SLICE_START_PTR(message), GRPC_SLICE_LENGTH(message)), st);
+    upb_Arena_Free(arena);
 }
 
 #define LOG_WINDOW_NS (10 * NS_PER_S)

@@ -5,6 +5,7 @@
 
 #include "bus/bus_internal.h"
 #include "proto/decode.h"
+#include "proto/status_decode.h"
 #include "thole/bus/v1/bus.upb.h"
 
 /* Field tags: number << 3 | wire type (0: varint, 2: bytes). */
@@ -294,16 +295,10 @@ bool bus__answer_decode(struct slice in, struct bus_hello *ret_hello, struct sli
 
 static void read_failure(const thole_bus_v1_Failure *f, struct thole_status *st)
 {
-    char reason[64];
-    uint32_t code = thole_bus_v1_Failure_code(f);
+    upb_StringView reason = thole_bus_v1_Failure_reason(f);
     upb_StringView message = thole_bus_v1_Failure_message(f);
-    read_text(thole_bus_v1_Failure_reason(f), reason, sizeof reason);
-    bool known = code > THOLE_OK && code <= THOLE_UNAUTHENTICATED;
-    size_t n =
-        message.size < THOLE_STATUS_MESSAGE_BYTES ? message.size : THOLE_STATUS_MESSAGE_BYTES;
-    thole_status_set(st, known ? (enum thole_code)code : THOLE_UNKNOWN,
-                     thole_reason_from_name(reason), __FILE__, __LINE__, "%.*s", (int)n,
-                     n ? message.data : "");
+    proto_status_decode(thole_bus_v1_Failure_code(f), slice_of(reason.data, reason.size),
+                        slice_of(message.data, message.size), st);
 }
 
 /* An item takes 2 bytes on the wire and 80 when decoded. Ours have at least 8, and are joined up to

@@ -10,6 +10,7 @@
 #include "base/assert.h"
 #include "base/log.h"
 #include "proto/decode.h"
+#include "proto/status_decode.h"
 
 #define INSPECT_MS 2000
 
@@ -152,17 +153,15 @@ static void forced_there(void *ctx, const struct thole_status *st, struct bufsli
         upb_Arena *arena = upb_Arena_New();
         const thole_bus_v1_ForceReply *in =
             PROTO_DECODE(thole_bus_v1_ForceReply, body.bytes, arena);
-        uint32_t code = in != NULL ? thole_bus_v1_ForceReply_code(in) : THOLE_INTERNAL;
-        if (code != THOLE_OK) {
-            upb_StringView m =
-                in != NULL ? thole_bus_v1_ForceReply_message(in) : text_view("bad answer");
-            upb_StringView reason = in != NULL ? thole_bus_v1_ForceReply_reason(in) : text_view("");
-            char name[64];
-            snprintf(name, sizeof name, "%.*s", (int)reason.size, reason.size ? reason.data : "");
-            thole_status_set(&result,
-                             code <= THOLE_UNAUTHENTICATED ? (enum thole_code)code : THOLE_UNKNOWN,
-                             thole_reason_from_name(name), __FILE__, __LINE__, "%.*s", (int)m.size,
-                             m.size ? m.data : "");
+        if (in == NULL) {
+            (void)THOLE_FAIL(&result, THOLE_INTERNAL, THOLE_REASON_NONE,
+                             "the host's answer does not decode");
+        } else if (thole_bus_v1_ForceReply_code(in) != THOLE_OK) {
+            upb_StringView reason = thole_bus_v1_ForceReply_reason(in);
+            upb_StringView message = thole_bus_v1_ForceReply_message(in);
+            proto_status_decode(thole_bus_v1_ForceReply_code(in),
+                                slice_of(reason.data, reason.size),
+                                slice_of(message.data, message.size), &result);
         }
         upb_Arena_Free(arena);
     }

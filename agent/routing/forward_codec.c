@@ -8,6 +8,7 @@
 
 #include "agent/routing/router.h"
 #include "base/assert.h"
+#include "proto/status_decode.h"
 
 #define NUMBER_BYTES_MAX (1 + VARINT_BYTES_MAX) /* a tag of one byte; a length is no longer */
 #define FIELDS_MAX 12
@@ -181,20 +182,6 @@ bool forward_decode(struct slice body, struct forward *ret)
     return ok;
 }
 
-static void read_failure(uint64_t code, struct slice reason, struct slice message,
-                         struct thole_status *ret)
-{
-    char text[64] = "";
-    if (reason.size > 0 && reason.size < sizeof text) {
-        memcpy(text, reason.data, reason.size);
-    }
-    enum thole_code known = code <= THOLE_UNAUTHENTICATED ? (enum thole_code)code : THOLE_UNKNOWN;
-    size_t n =
-        message.size < THOLE_STATUS_MESSAGE_BYTES ? message.size : THOLE_STATUS_MESSAGE_BYTES;
-    thole_status_set(ret, known, thole_reason_from_name(text), __FILE__, __LINE__, "%.*s", (int)n,
-                     n > 0 ? (const char *)message.data : "");
-}
-
 bool forward_reply_decode(struct slice body, struct forward_reply *ret)
 {
     struct field f;
@@ -244,7 +231,7 @@ bool forward_reply_decode(struct slice body, struct forward_reply *ret)
         }
     }
     if (ok && failure != 0) {
-        read_failure(failure, reason, message, &ret->failure);
+        proto_status_decode(failure, reason, message, &ret->failure);
     }
     return ok;
 }

@@ -5,6 +5,7 @@
 #include "agent/core/agent_internal.h"
 #include "agent/routing/registry_command.h"
 #include "proto/decode.h"
+#include "proto/status_decode.h"
 
 void agent_route(struct agent *a, struct router_request *r)
 {
@@ -19,21 +20,6 @@ struct command {
     void *ctx;
 };
 
-static void refusal(struct thole_status *st, uint64_t code, const thole_registry_v1_Result *result)
-{
-    struct slice reason = registry_str(thole_registry_v1_Result_reason(result));
-    struct slice message = registry_str(thole_registry_v1_Result_message(result));
-    char name[64] = "";
-    if (reason.size > 0 && reason.size < sizeof name) {
-        memcpy(name, reason.data, reason.size);
-    }
-    thole_status_set(st, code <= THOLE_UNAUTHENTICATED ? (enum thole_code)code : THOLE_UNKNOWN,
-                     thole_reason_from_name(name), __FILE__, __LINE__, "%.*s",
-                     (int)(message.size < THOLE_STATUS_MESSAGE_BYTES ? message.size
-                                                                     : THOLE_STATUS_MESSAGE_BYTES),
-                     message.size > 0 ? (const char *)message.data : "");
-}
-
 void command_read(const struct router_request *r, upb_Arena *arena, struct thole_status *ret_st,
                   const thole_registry_v1_Result **ret)
 {
@@ -47,7 +33,8 @@ void command_read(const struct router_request *r, upb_Arena *arena, struct thole
         thole_status_set(ret_st, THOLE_INTERNAL, THOLE_REASON_NONE, __FILE__, __LINE__,
                          "malformed result of a command");
     } else if (r->code != 0) {
-        refusal(ret_st, r->code, *ret);
+        proto_status_decode(r->code, registry_str(thole_registry_v1_Result_reason(*ret)),
+                            registry_str(thole_registry_v1_Result_message(*ret)), ret_st);
     }
 }
 

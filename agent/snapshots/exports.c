@@ -13,6 +13,7 @@
 #include "base/assert.h"
 #include "base/log.h"
 #include "proto/decode.h"
+#include "proto/status_decode.h"
 #include "shards/engine/snapshot/files.h"
 
 #define OPEN_MAX 16
@@ -330,19 +331,11 @@ static void remote_answer(void *ctx, const struct thole_status *st, struct bufsl
         }
     }
     if (m != NULL && thole_bus_v1_SnapshotPiece_failure_code(m) != 0) {
-        uint32_t code = thole_bus_v1_SnapshotPiece_failure_code(m);
         upb_StringView reason = thole_bus_v1_SnapshotPiece_failure_reason(m);
         upb_StringView message = thole_bus_v1_SnapshotPiece_failure_message(m);
-        char name[64] = "";
-        if (reason.size < sizeof name) {
-            memcpy(name, reason.data, reason.size);
-        }
-        thole_status_set(
-            &out, code <= THOLE_UNAUTHENTICATED ? (enum thole_code)code : THOLE_UNKNOWN,
-            thole_reason_from_name(name), __FILE__, __LINE__, "%.*s",
-            (int)(message.size < THOLE_STATUS_MESSAGE_BYTES ? message.size
-                                                            : THOLE_STATUS_MESSAGE_BYTES),
-            message.size > 0 ? message.data : "");
+        proto_status_decode(thole_bus_v1_SnapshotPiece_failure_code(m),
+                            slice_of(reason.data, reason.size),
+                            slice_of(message.data, message.size), &out);
     } else if (m != NULL) {
         upb_StringView data = thole_bus_v1_SnapshotPiece_data(m);
         struct buf *b = buf_copy(data.data, data.size);
