@@ -66,12 +66,14 @@ static const char *const reason_names[] = {
     [THOLE_REASON_REMOVED] = "REMOVED",
     [THOLE_REASON_MACHINE_FAILED] = "MACHINE_FAILED",
     [THOLE_REASON_BAD_REQUEST] = "BAD_REQUEST",
+    [THOLE_REASON_CERTIFICATE] = "CERTIFICATE",
+    [THOLE_REASON_HOSTS_ONLY] = "HOSTS_ONLY",
 };
 
 #define CODE_COUNT (sizeof code_names / sizeof code_names[0])
 #define REASON_COUNT (sizeof reason_names / sizeof reason_names[0])
 
-_Static_assert(REASON_COUNT == THOLE_REASON_BAD_REQUEST + 1, "every reason has a name");
+_Static_assert(REASON_COUNT == THOLE_REASON_HOSTS_ONLY + 1, "every reason has a name");
 
 const char *thole_code_name(enum thole_code code)
 {

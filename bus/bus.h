@@ -26,6 +26,50 @@
 
 struct bus;
 
+/* ---- TLS ------------------------------------------------------------------------------------- */
+
+/* Paths of PEM files. A host needs the first three, a client `ca`, and `cert` and `key` to be
+ * somebody. */
+struct bus_tls_files {
+    const char *cert;      /* our own, then the chain up to a CA */
+    const char *key;       /* its private key, without a password */
+    const char *ca;        /* CAs that sign certificates of hosts */
+    const char *client_ca; /* CAs that sign those of users; NULL: `ca` */
+};
+
+/* The certificates of a process. Shared by buses and channels; counted. */
+struct bus_tls;
+/* INVALID_ARGUMENT, NOT_FOUND: a file is missing or holds something else; UNAUTHENTICATED: our own
+ * certificate does not count. The reason is CERTIFICATE and the message names the file. */
+THOLE_MUST_CHECK enum thole_code bus_tls_new(const struct bus_tls_files *files, bool host,
+                                             struct bus_tls **ret, struct thole_status *st);
+struct bus_tls *bus_tls_ref(struct bus_tls *t); /* NULL is fine */
+void bus_tls_unref(struct bus_tls *t);          /* NULL is fine */
+/* Read the files again now. After a failure the old ones stay in use. */
+THOLE_MUST_CHECK enum thole_code bus_tls_reload(struct bus_tls *t, struct thole_status *st);
+/* The name in our own certificate; "": we have none. */
+void bus_tls_name(struct bus_tls *t, char *ret, size_t size);
+/* Unix time at which the first of our own certificate and the CAs ceases to count. Looks at the
+ * files, if that was not done for a while. */
+int64_t bus_tls_expiry_s(struct bus_tls *t);
+
+/* ---- Who calls ------------------------------------------------------------------------------- */
+
+enum bus_identity_kind {
+    BUS_ANONYMOUS, /* without a certificate */
+    BUS_HOST,      /* a host of our cluster */
+    BUS_CLIENT,    /* a user with a certificate */
+};
+
+/* Who made a call or opened a stream. Its strings live as long as the call. */
+struct bus_identity {
+    enum bus_identity_kind kind;
+    bool secure;         /* over TLS. Otherwise a host is one because it says so */
+    struct uuid host_id; /* HOST: as its hello said, else nil (a call of the control plane) */
+    const char *name;    /* HOST, CLIENT: as its certificate says; "" without TLS */
+    const char *address; /* of the connection's other end, as gRPC writes it */
+};
+
 enum bus_lane { BUS_LANE_CONTROL = 1, BUS_LANE_APPEND = 2, BUS_LANE_SNAPSHOT = 3 };
 
 /* A request from a peer or a client of the library that came by Exchange or Ask. Answer it exactly
@@ -34,6 +78,8 @@ struct bus_request;
 uint32_t bus_request_method(const struct bus_request *r);
 struct slice bus_request_body(const struct bus_request *r); /* until the last answer */
 bool bus_request_from(const struct bus_request *r, struct uuid *ret_host); /* false: a client */
+/* Of a request of this process to itself: HOST, with its own id. */
+void bus_request_identity(const struct bus_request *r, struct bus_identity *ret);
 uint64_t bus_request_deadline_ns(const struct bus_request *r); /* monotonic; CLOCK_NEVER */
 /* `on_cancel` runs at most once, when the caller cancelled, or its stream broke; a final answer is
  * still owed (it goes nowhere). Set it before returning from the handler. */
@@ -58,9 +104,9 @@ struct bus_handler {
     /* A peer would not talk to us, and says why (wrong cluster, stale incarnation, removed): it is
      * tried again, but time alone will not heal it. NULL: nobody wants to know. */
     void (*refused)(void *ctx, const struct uuid *host, const struct thole_status *st);
-    /* Whether to accept a caller of our cluster; NULL accepts all. Fills `st` and returns its code
-     * to refuse. Called for each stream's hello from a host (not for clients). */
-    enum thole_code (*admit)(void *ctx, const struct uuid *host, uint64_t incarnation,
+    /* Whether to accept a caller of our cluster, or one that answers us; NULL accepts all. Fills
+     * `st` and returns its code to refuse. Called for each hello of a host (not of clients). */
+    enum thole_code (*admit)(void *ctx, const struct bus_identity *who, uint64_t incarnation,
                              const struct lineage *lineage, struct thole_status *st);
     /* A host of our cluster called, or answered: this is where it says that it is. NULL: nobody
      * wants to know. Also on a thread that is in bus_ask. */
@@ -90,6 +136,12 @@ struct bus_options {
     /* What callers may make us hold, twice: half-received messages in gRPC (beyond it, calls are
      * cancelled), and requests and unread answers here. 0: default 256 MiB */
     size_t memory_bytes;
+    /* Certificates of this host or client (a reference is taken); NULL: connections are in plain
+     * text. With it, only those with a host's certificate of our cluster are hosts. */
+    struct bus_tls *tls;
+    /* With TLS a connection takes no new calls when it is this old, so that clients show a new
+     * certificate in time; open streams go on. 0: an hour */
+    uint32_t connection_age_ms;
 };
 
 /* UNAVAILABLE ADDRESS_IN_USE, INVALID_ARGUMENT. The server does not answer until bus_start. */
@@ -142,6 +194,7 @@ void bus_exchange_cancel(struct bus *b, const struct uuid *host, uint64_t id);
 struct bus_ask_peer {
     struct uuid host_id, cluster_id;
     uint64_t incarnation;
+    char name[129]; /* in its certificate; "" without TLS */
 };
 /* Ask an address (not a known peer) once; blocking; any thread but the bus's own. */
 THOLE_MUST_CHECK enum thole_code bus_ask(struct bus *b, const char *address, uint32_t method,
@@ -173,6 +226,7 @@ void bus_rpc_set_data(struct bus_rpc *rpc, void *data, void (*free_fn)(void *dat
 void *bus_rpc_data(const struct bus_rpc *rpc);
 uint64_t bus_rpc_deadline_ns(const struct bus_rpc *rpc); /* monotonic; CLOCK_NEVER */
 const char *bus_rpc_peer(const struct bus_rpc *rpc);     /* the client's address, for logs */
+void bus_rpc_identity(const struct bus_rpc *rpc, struct bus_identity *ret);
 /* Once, when the client went away before the end. A finish is still owed. */
 void bus_rpc_on_cancel(struct bus_rpc *rpc, void (*on_cancel)(void *ctx), void *ctx);
 /* Streams: queue a message; `drained` (optional) runs when the queue is below half its bound
@@ -205,6 +259,11 @@ void bus_health_remove(struct bus *b, const char *name);
 struct bus_channel;
 THOLE_MUST_CHECK enum thole_code bus_channel_new(const char *addresses, struct bus_channel **ret,
                                                  struct thole_status *st);
+/* The same over TLS: the servers' certificates must be for their host names or addresses. `tls` is
+ * shared; NULL: plain text. */
+THOLE_MUST_CHECK enum thole_code bus_channel_new_tls(const char *addresses, struct bus_tls *tls,
+                                                     struct bus_channel **ret,
+                                                     struct thole_status *st);
 void bus_channel_free(
     struct bus_channel *c); /* open calls end with CANCELLED; streams: free first */
 /* Blocking unary call. On failure `st` has the server's code, reason (from ErrorInfo) and message;

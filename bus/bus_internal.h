@@ -25,6 +25,7 @@
 #include "base/wheel.h"
 #include "base/worker.h"
 #include "bus/bus.h"
+#include "bus/tls.h"
 
 /* A frame or a body, and what is wrapped around it. */
 #define BUS_MESSAGE_BYTES_MAX (LIMIT_FRAME_BYTES + 64 * KIB)
@@ -300,6 +301,7 @@ struct bus_rpc {
     void *on_drained_ctx;
     bool cancelled;
     char *peer;
+    struct bus_certificate *certificate;        /* of the caller; NULL: it showed none */
     struct bus_rpc *next_stream, **prev_stream; /* in bus.streams, under its mutex */
     struct bus_task end_task;
 };
@@ -386,8 +388,13 @@ bool bus__has_room(const struct bus *b, size_t bytes);
 struct bus_entry *bus__register(struct bus *b, const struct bus_method *m);
 bool bus__serves(const struct bus *b, const char *service, size_t size);
 /* Refuse a caller or remember it; the rules for all streams of hosts. */
-enum thole_code bus__admit(struct bus *b, const struct bus_hello *h, bool stream,
+enum thole_code bus__admit(struct bus *b, const struct bus_hello *h,
+                           const struct bus_certificate *c, const char *address, bool stream,
                            struct thole_status *st);
+/* May the peer whose certificate this is (NULL: none) speak as the host that its hello names? */
+enum thole_code bus__check_host(struct bus *b, const struct bus_hello *h,
+                                const struct bus_certificate *c, const char *address,
+                                struct thole_status *st);
 void bus__cluster(struct bus *b, struct uuid *ret);
 /* Tell the handler where a host of our cluster is that called, or answered. */
 void bus__met(struct bus *b, const struct bus_hello *h);
@@ -475,7 +482,10 @@ bool bus__link_wanted(const struct link *l); /* does this process use it? */
 void bus__link_connect(struct link *l);      /* loop */
 void bus__link_kick(struct link *l);         /* loop: the address or cluster changed */
 void bus__link_close(struct link *l);        /* loop: the peer was removed */
-grpc_channel *bus__channel_open(const char *address, bool peer);
+/* `tls` (NULL: plain text) with `names` as in bus__tls_channel_credentials. */
+grpc_channel *bus__channel_open(const char *address, bool peer, struct bus_tls *tls,
+                                const char *names);
+grpc_channel *bus__peer_channel(struct bus *b, const char *address); /* to another host */
 /* A call that finds its channel not connected sends the headers first and the message after them:
  * then a message that gRPC was never given was certainly not sent. */
 bool bus__channel_ready(grpc_channel *channel);
@@ -492,14 +502,16 @@ bool bus__self_answer(struct bus *b, uint64_t id, struct bufslice body,
 /* ---- unary.c: one call of a client ----------------------------------------------------------- */
 
 /* `done` runs on the loop, once, unless false is returned: the loop was stopped. */
-typedef void (*bus_unary_fn)(void *ctx, const struct thole_status *st, grpc_byte_buffer *reply);
+typedef void (*bus_unary_fn)(void *ctx, const struct thole_status *st, grpc_byte_buffer *reply,
+                             grpc_call *call);
 bool bus__unary(struct bus_loop *loop, grpc_channel *channel, const char *path,
                 struct bufslice request, uint32_t timeout_ms, bus_unary_fn done, void *ctx);
 void bus__unary_cancel_all(struct bus_loop *loop); /* its mutex is held */
-/* The same, blocking. */
+/* The same, blocking. `ret_call` (or NULL): a reference to the call, on success. */
 enum thole_code bus__unary_wait(struct bus_loop *loop, grpc_channel *channel, const char *path,
                                 struct bufslice request, uint32_t timeout_ms,
-                                struct buf **ret_reply, struct thole_status *st);
+                                struct buf **ret_reply, grpc_call **ret_call,
+                                struct thole_status *st);
 
 /* ---- health_service.c, reflection_service.c -------------------------------------------------- */
 

@@ -77,6 +77,12 @@ static char *target_of(const char *addresses)
 enum thole_code bus_channel_new(const char *addresses, struct bus_channel **ret,
                                 struct thole_status *st)
 {
+    return bus_channel_new_tls(addresses, NULL, ret, st);
+}
+
+enum thole_code bus_channel_new_tls(const char *addresses, struct bus_tls *tls,
+                                    struct bus_channel **ret, struct thole_status *st)
+{
     char *target = addresses != NULL ? target_of(addresses) : NULL;
     if (target == NULL) {
         return THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
@@ -86,7 +92,7 @@ enum thole_code bus_channel_new(const char *addresses, struct bus_channel **ret,
     struct bus_channel *c = xcalloc(1, sizeof *c);
     bus__grpc_init();
     bus__loop_init(&c->loop, &clock_system);
-    c->channel = bus__channel_open(target, false);
+    c->channel = bus__channel_open(target, false, tls, addresses);
     free(target);
     bus__loop_run(&c->loop, "bus-channel", NULL);
     *ret = c;
@@ -111,7 +117,7 @@ enum thole_code bus_channel_call(struct bus_channel *c, const char *path, struct
                                  struct thole_status *st)
 {
     const struct bufslice body = {NULL, request};
-    return bus__unary_wait(&c->loop, c->channel, path, body, timeout_ms, ret_reply, st);
+    return bus__unary_wait(&c->loop, c->channel, path, body, timeout_ms, ret_reply, NULL, st);
 }
 
 struct async_call {
@@ -119,8 +125,10 @@ struct async_call {
     void *ctx;
 };
 
-static void async_done(void *ctx, const struct thole_status *st, grpc_byte_buffer *reply)
+static void async_done(void *ctx, const struct thole_status *st, grpc_byte_buffer *reply,
+                       grpc_call *call)
 {
+    (void)call;
     struct async_call *a = ctx;
     struct bufslice body = {0};
     if (st->code == THOLE_OK) {
@@ -144,5 +152,5 @@ void bus_channel_call_async(struct bus_channel *c, const char *path, struct bufs
     struct thole_status st;
     thole_status_set(&st, THOLE_UNAVAILABLE, THOLE_REASON_STOPPED, __FILE__, __LINE__,
                      "the channel was freed");
-    async_done(a, &st, NULL);
+    async_done(a, &st, NULL, NULL);
 }

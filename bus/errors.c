@@ -98,6 +98,27 @@ static struct slice find_reason(grpc_slice details, upb_Arena *arena)
     return (struct slice){0};
 }
 
+/* For people, what gRPC's words on a failed connection mean; NULL: they are as good as ours. */
+static char *explain_connection(const char *text)
+{
+    static const char *const verdict = "verification check failed with error: UNAUTHENTICATED: ";
+    static const char *const endings[] = {"Socket closed", "Connection reset", "wrong version",
+                                          "handshake failed"};
+    const char *ours = strstr(text, verdict);
+    if (ours != NULL) {
+        return xstrdup(ours + strlen(verdict));
+    }
+    bool connecting = strstr(text, "failed to connect") != NULL;
+    for (size_t i = 0; i < sizeof endings / sizeof endings[0] && connecting; i++) {
+        if (strstr(text, endings[i]) != NULL) {
+            return xasprintf("the connection was ended while it was set up; is one side set up for "
+                             "TLS and the other not? (%.120s)",
+                             strstr(text, endings[i]));
+        }
+    }
+    return NULL;
+}
+
 void bus__status_decode(grpc_status_code code, grpc_slice message,
                         const grpc_metadata_array *trailing, bool sent, struct thole_status *st)
 {
@@ -126,8 +147,11 @@ void bus__status_decode(grpc_status_code code, grpc_slice message,
                 code == GRPC_STATUS_CANCELLED)) {
         reason = slice_str(thole_reason_name(THOLE_REASON_OUTCOME_UNKNOWN));
     }
-    proto_status_decode((uint64_t)code, reason,
-                        slice_of(GRPC_SLICE_START_PTR(message), GRPC_SLICE_LENGTH(message)), st);
+    char *text = xstrndup((const char *)GRPC_SLICE_START_PTR(message), GRPC_SLICE_LENGTH(message));
+    char *plain = details ? NULL : explain_connection(text);
+    proto_status_decode((uint64_t)code, reason, slice_str(plain != NULL ? plain : text), st);
+    free(plain);
+    free(text);
     upb_Arena_Free(arena);
 }
 

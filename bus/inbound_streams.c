@@ -175,7 +175,33 @@ void bus__met(struct bus *b, const struct bus_hello *h)
     }
 }
 
-enum thole_code bus__admit(struct bus *b, const struct bus_hello *h, bool stream,
+enum thole_code bus__check_host(struct bus *b, const struct bus_hello *h,
+                                const struct bus_certificate *c, const char *address,
+                                struct thole_status *st)
+{
+    bool secure = b->o.tls != NULL;
+    if (uuid_is_nil(&h->host)) {
+        return THOLE_OK; /* a client: what it may do is another question */
+    }
+    if (secure && (c == NULL || !c->c.host)) {
+        return THOLE_FAIL(st, THOLE_PERMISSION_DENIED, THOLE_REASON_HOSTS_ONLY,
+                          "only a host may speak as one, and %s%.80s%s",
+                          c == NULL ? "no certificate was shown" : "the certificate is that of \"",
+                          c == NULL ? "" : c->c.name, c == NULL ? "" : "\", a user");
+    }
+    if (b->o.handler.admit == NULL || !same_cluster(b, h)) {
+        return THOLE_OK;
+    }
+    const struct bus_identity who = {.kind = BUS_HOST,
+                                     .secure = secure,
+                                     .host_id = h->host,
+                                     .name = c != NULL ? c->c.name : "",
+                                     .address = address};
+    return b->o.handler.admit(b->o.handler.ctx, &who, h->incarnation, &h->lineage, st);
+}
+
+enum thole_code bus__admit(struct bus *b, const struct bus_hello *h,
+                           const struct bus_certificate *c, const char *address, bool stream,
                            struct thole_status *st)
 {
     if (!uuid_is_nil(&h->callee) && !uuid_equal(&h->callee, &b->o.host_id)) {
@@ -194,11 +220,9 @@ enum thole_code bus__admit(struct bus *b, const struct bus_hello *h, bool stream
         return THOLE_FAIL(st, THOLE_FAILED_PRECONDITION, THOLE_REASON_WRONG_HOST,
                           "the caller has the host id of the callee; is its disk a copy?");
     }
-    if (b->o.handler.admit != NULL && (stream || same_cluster(b, h))) {
-        code = b->o.handler.admit(b->o.handler.ctx, &h->host, h->incarnation, &h->lineage, st);
-        if (code != THOLE_OK) {
-            return code;
-        }
+    code = bus__check_host(b, h, c, address, st);
+    if (code != THOLE_OK) {
+        return code;
     }
     if (stream) {
         bus__seen(b, h);
@@ -322,7 +346,7 @@ bool bus__inbound_greet(struct bus_inbound *in, const struct bus_hello *hello)
         bus__inbound_end(in, &st);
         return false;
     }
-    if (bus__admit(b, hello, true, &st) != THOLE_OK) {
+    if (bus__admit(b, hello, in->rpc->certificate, bus_rpc_peer(in->rpc), true, &st) != THOLE_OK) {
         char host[UUID_TEXT_BYTES];
         uuid_format(&hello->host, host);
         /* A host calls with several streams at once: one line is enough. */

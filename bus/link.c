@@ -37,7 +37,8 @@ struct link_call { /* the context of one attempt's pipe */
     struct thole_status verdict; /* ours about the callee's hello; code 0: none */
 };
 
-grpc_channel *bus__channel_open(const char *address, bool peer)
+grpc_channel *bus__channel_open(const char *address, bool peer, struct bus_tls *tls,
+                                const char *names)
 {
     grpc_arg args[] = {
         bus__int_arg(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1),
@@ -57,10 +58,18 @@ grpc_channel *bus__channel_open(const char *address, bool peer)
         bus__int_arg(GRPC_ARG_DNS_MIN_TIME_BETWEEN_RESOLUTIONS_MS, BACKOFF_MS_MAX),
     };
     const grpc_channel_args all = {sizeof args / sizeof *args, args};
-    grpc_channel_credentials *plain = grpc_insecure_credentials_create();
-    grpc_channel *channel = grpc_channel_create(address, plain, &all);
-    grpc_channel_credentials_release(plain);
+    grpc_channel_credentials *credentials =
+        tls != NULL ? bus__tls_channel_credentials(tls, names) : grpc_insecure_credentials_create();
+    grpc_channel *channel = grpc_channel_create(address, credentials, &all);
+    grpc_channel_credentials_release(credentials);
     return channel;
+}
+
+/* Hosts know each other by their certificates, wherever they are; a client knows an address. */
+grpc_channel *bus__peer_channel(struct bus *b, const char *address)
+{
+    bool client = uuid_is_nil(&b->o.host_id);
+    return bus__channel_open(address, true, b->o.tls, client ? address : NULL);
 }
 
 bool bus__channel_ready(grpc_channel *channel)
@@ -97,6 +106,22 @@ static void refresh_up(struct peer *p)
 
 /* ---- Events of the pipe ---------------------------------------------------------------------- */
 
+static enum thole_code check_identity(struct link_call *c, const struct bus_hello *h)
+{
+    struct bus *b = c->link->peer->bus;
+    struct bus_certificate *shown = NULL;
+    if (b->o.tls == NULL) {
+        return THOLE_OK;
+    }
+    enum thole_code code = bus__tls_identify(b->o.tls, bus__pipe_call(c->pipe), CERTIFICATE_SERVER,
+                                             &shown, &c->verdict);
+    if (code == THOLE_OK) {
+        code = bus__check_host(b, h, shown, h->address, &c->verdict);
+    }
+    bus__certificate_unref(shown);
+    return code;
+}
+
 static void judge(struct link_call *c, const struct bus_hello *h)
 {
     struct peer *p = c->link->peer;
@@ -109,6 +134,8 @@ static void judge(struct link_call *c, const struct bus_hello *h)
                !uuid_equal(&ours, &h->cluster)) {
         thole_status_set(&c->verdict, THOLE_FAILED_PRECONDITION, THOLE_REASON_WRONG_CLUSTER,
                          __FILE__, __LINE__, "the host belongs to another cluster");
+    } else if (check_identity(c, h) != THOLE_OK) {
+        LOG_WARN(BUS, "another host answers address=%s why=\"%s\"", h->address, c->verdict.message);
     } else if (bus__check_start(p->bus, h, &c->verdict) != THOLE_OK) {
         LOG_WARN(BUS, "a copy of a host's disk answers address=%s incarnation=%" PRIu64, h->address,
                  h->incarnation);
@@ -284,7 +311,7 @@ static void try_to_connect(struct link *l)
         free(c);
         return;
     }
-    c->channel = bus__channel_open(address, true);
+    c->channel = bus__peer_channel(b, address);
     free(address);
     const char *path = l->lane == 0 ? "/thole.bus.v1.Bus/Exchange" : "/thole.bus.v1.Bus/Lane";
     grpc_call *call =

@@ -377,7 +377,7 @@ static void on_ask(void *ctx, struct bus_rpc *rpc, struct slice message)
         bus_rpc_fail(rpc, &st, 0, NULL);
         return;
     }
-    if (bus__admit(b, &hello, false, &st) != THOLE_OK) {
+    if (bus__admit(b, &hello, rpc->certificate, bus_rpc_peer(rpc), false, &st) != THOLE_OK) {
         bus_rpc_fail(rpc, &st, 0, NULL);
         return;
     }
@@ -441,6 +441,20 @@ bool bus_request_from(const struct bus_request *r, struct uuid *ret_host)
     }
     *ret_host = r->from;
     return true;
+}
+
+void bus_request_identity(const struct bus_request *r, struct bus_identity *ret)
+{
+    const struct bus_rpc *rpc = r->in != NULL ? r->in->rpc : r->rpc;
+    if (rpc != NULL) {
+        bus_rpc_identity(rpc, ret);
+    } else {
+        *ret = (struct bus_identity){.secure = true, .name = "", .address = "here"};
+    }
+    if (!uuid_is_nil(&r->from)) {
+        ret->kind = BUS_HOST; /* it was checked, as far as that is possible, at the hello */
+        ret->host_id = r->from;
+    }
 }
 
 uint64_t bus_request_deadline_ns(const struct bus_request *r)

@@ -130,6 +130,8 @@ static void slot_clear(struct bus_rpc *r)
     }
     r->metadata.count = 0;
     gpr_free(r->peer);
+    bus__certificate_unref(r->certificate);
+    r->certificate = NULL;
     r->peer = NULL;
     r->data = NULL;
     r->data_free = NULL;
@@ -476,6 +478,15 @@ static void handle(struct bus_rpc *r)
     struct bus_entry *e = r->entry;
     struct thole_status st;
     r->open = true;
+    if (bus__tls_identify(r->bus->o.tls, r->call, CERTIFICATE_CLIENT, &r->certificate, &st) !=
+        THOLE_OK) {
+        if (bus__log_allowed(r->bus)) {
+            LOG_WARN(BUS, "refused a caller's certificate address=%s why=\"%s\"", bus_rpc_peer(r),
+                     st.message);
+        }
+        bus_rpc_fail(r, &st, 0, NULL);
+        return;
+    }
     if (e->registered == NULL) {
         thole_status_set(&st, THOLE_UNIMPLEMENTED, THOLE_REASON_NONE, __FILE__, __LINE__,
                          "there is no such method here");
@@ -566,6 +577,19 @@ const char *bus_rpc_peer(const struct bus_rpc *rpc)
     }
     pthread_mutex_unlock(&r->mutex);
     return r->peer != NULL ? r->peer : "?";
+}
+
+void bus_rpc_identity(const struct bus_rpc *rpc, struct bus_identity *ret)
+{
+    const struct bus_certificate *c = rpc->certificate;
+    *ret = (struct bus_identity){
+        .kind = c == NULL   ? BUS_ANONYMOUS
+                : c->c.host ? BUS_HOST
+                            : BUS_CLIENT,
+        .secure = rpc->bus->o.tls != NULL,
+        .name = c != NULL ? c->c.name : "",
+        .address = bus_rpc_peer(rpc),
+    };
 }
 
 void bus_rpc_on_cancel(struct bus_rpc *rpc, void (*on_cancel)(void *ctx), void *ctx)

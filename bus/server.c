@@ -15,6 +15,7 @@
 #define SLOTS_STREAM 4
 #define STREAMS_MAX 1024          /* concurrent calls of one connection */
 #define CONNECTION_IDLE_MS 150000 /* without a call; the client connects again for the next one */
+#define CONNECTION_AGE_MS 3600000
 #define CONNECTIONS_MAX 10000
 #define CONNECTIONS_MIN 16
 #define ANSWER_WAIT_MS 200 /* for what was answered while its owners stopped */
@@ -79,8 +80,10 @@ static grpc_server *server_create(struct bus *b)
         bus__int_arg(GRPC_ARG_SERVER_HANDSHAKE_TIMEOUT_MS, 5000),
         bus__int_arg(GRPC_ARG_ENABLE_CHANNELZ, 0),
         bus__int_arg(GRPC_ARG_MAX_CHANNEL_TRACE_EVENT_MEMORY_PER_NODE, 0),
+        bus__int_arg(GRPC_ARG_MAX_CONNECTION_AGE_MS, (int)b->o.connection_age_ms),
     };
-    const grpc_channel_args all = {sizeof args / sizeof *args, args};
+    /* Without TLS the last argument is left out: connections do not age. */
+    const grpc_channel_args all = {sizeof args / sizeof *args - (b->o.tls == NULL), args};
     return grpc_server_create(&all, NULL);
 }
 
@@ -114,9 +117,11 @@ static enum thole_code listen_on(struct bus *b, struct thole_status *st)
     }
     b->server = server_create(b);
     grpc_server_register_completion_queue(b->server, b->loop.cq, NULL);
-    grpc_server_credentials *plain = grpc_insecure_server_credentials_create();
-    (void)grpc_server_add_http2_port(b->server, BUS_ACCEPT_ADDRESS, plain);
-    grpc_server_credentials_release(plain);
+    grpc_server_credentials *credentials = b->o.tls != NULL
+                                               ? bus__tls_server_credentials(b->o.tls)
+                                               : grpc_insecure_server_credentials_create();
+    (void)grpc_server_add_http2_port(b->server, BUS_ACCEPT_ADDRESS, credentials);
+    grpc_server_credentials_release(credentials);
     if (!bus__accept_ready(b->acceptor)) {
         return THOLE_FAIL(st, THOLE_INTERNAL, THOLE_REASON_NONE,
                           "this gRPC library takes no accepted connections");
@@ -206,6 +211,7 @@ enum thole_code bus_new(const struct bus_options *o, struct bus **ret, struct th
     bus__grpc_init();
     atomic_init(&b->refs, 1);
     b->o = *o;
+    b->o.tls = bus_tls_ref(o->tls);
     b->clock = o->clock != NULL ? o->clock : &clock_system;
     b->version = xstrdup(o->version != NULL ? o->version : "");
     b->listen_address = o->listen_address != NULL ? xstrdup(o->listen_address) : NULL;
@@ -219,6 +225,9 @@ enum thole_code bus_new(const struct bus_options *o, struct bus **ret, struct th
     }
     if (b->o.connections_max < CONNECTIONS_MIN) {
         b->o.connections_max = CONNECTIONS_MIN;
+    }
+    if (b->o.connection_age_ms == 0) {
+        b->o.connection_age_ms = CONNECTION_AGE_MS;
     }
     if (b->o.memory_bytes == 0) {
         b->o.memory_bytes = BUS_MEMORY_BYTES;
@@ -388,8 +397,10 @@ void bus__unref(struct bus *b)
     free(b->version);
     free(b->listen_address);
     free(b->advertise_address);
+    struct bus_tls *tls = b->o.tls;
     free(b);
     bus__grpc_shutdown();
+    bus_tls_unref(tls);
 }
 
 void bus_free(struct bus *b)

@@ -1,5 +1,6 @@
 /* One unary call of a client, one batch (two while there is no connection), answered on the loop;
  * and Ask on top of it. */
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -37,7 +38,7 @@ static void returned(struct bus_tag *tag, bool ok)
         thole_status_set(&st, THOLE_INTERNAL, THOLE_REASON_NONE, __FILE__, __LINE__,
                          "the call succeeded without an answer");
     }
-    u->done(u->ctx, &st, u->reply);
+    u->done(u->ctx, &st, u->reply, u->call);
     grpc_byte_buffer_destroy(u->request);
     if (u->reply != NULL) {
         grpc_byte_buffer_destroy(u->reply);
@@ -141,21 +142,29 @@ void bus__unary_cancel_all(struct bus_loop *loop)
 struct waiter {
     struct latch answered;
     struct buf *reply;
+    grpc_call *call; /* a reference; NULL: not wanted, or it failed */
+    bool wants_call;
 };
 
-static void on_answer(void *ctx, const struct thole_status *st, grpc_byte_buffer *reply)
+static void on_answer(void *ctx, const struct thole_status *st, grpc_byte_buffer *reply,
+                      grpc_call *call)
 {
     struct waiter *w = ctx;
     w->reply = st->code == THOLE_OK ? bus__buf_of(reply) : NULL;
+    if (w->wants_call && st->code == THOLE_OK) {
+        grpc_call_ref(call);
+        w->call = call;
+    }
     latch_open(&w->answered, st);
 }
 
 enum thole_code bus__unary_wait(struct bus_loop *loop, grpc_channel *channel, const char *path,
                                 struct bufslice request, uint32_t timeout_ms,
-                                struct buf **ret_reply, struct thole_status *st)
+                                struct buf **ret_reply, grpc_call **ret_call,
+                                struct thole_status *st)
 {
     ASSERT(!bus__loop_here(loop)); /* it would wait for itself */
-    struct waiter w = {.reply = NULL};
+    struct waiter w = {.wants_call = ret_call != NULL};
     latch_init(&w.answered);
     enum thole_code code;
     if (bus__unary(loop, channel, path, request, timeout_ms, on_answer, &w)) {
@@ -166,6 +175,9 @@ enum thole_code bus__unary_wait(struct bus_loop *loop, grpc_channel *channel, co
     latch_deinit(&w.answered);
     if (code == THOLE_OK) {
         *ret_reply = w.reply;
+        if (ret_call != NULL) {
+            *ret_call = w.call;
+        }
     }
     return code;
 }
@@ -186,6 +198,26 @@ static bool asks_ended(struct bus *b)
     return ended;
 }
 
+static enum thole_code ask_and_identify(struct bus *b, grpc_channel *channel,
+                                        struct bufslice request, uint32_t timeout_ms,
+                                        struct buf **ret_reply, struct bus_certificate **ret_shown,
+                                        struct thole_status *st)
+{
+    grpc_call *call = NULL;
+    enum thole_code code = bus__unary_wait(&b->loop, channel, "/thole.bus.v1.Bus/Ask", request,
+                                           timeout_ms, ret_reply, &call, st);
+    if (code != THOLE_OK) {
+        return code;
+    }
+    code = bus__tls_identify(b->o.tls, call, CERTIFICATE_SERVER, ret_shown, st);
+    grpc_call_unref(call);
+    if (code != THOLE_OK) {
+        buf_unref(*ret_reply);
+        *ret_reply = NULL;
+    }
+    return code;
+}
+
 enum thole_code bus_ask(struct bus *b, const char *address, uint32_t method, struct slice body,
                         uint32_t timeout_ms, struct buf **ret_body, struct bus_ask_peer *ret_peer,
                         struct thole_status *st)
@@ -197,9 +229,10 @@ enum thole_code bus_ask(struct bus *b, const char *address, uint32_t method, str
                           "a request needs a method");
     }
     struct buf *reply = NULL;
-    grpc_channel *channel = bus__channel_open(address, true);
-    enum thole_code code = bus__unary_wait(&b->loop, channel, "/thole.bus.v1.Bus/Ask",
-                                           bus__ask_encode(b, &item), timeout_ms, &reply, st);
+    struct bus_certificate *shown = NULL;
+    grpc_channel *channel = bus__peer_channel(b, address);
+    enum thole_code code =
+        ask_and_identify(b, channel, bus__ask_encode(b, &item), timeout_ms, &reply, &shown, st);
     grpc_channel_destroy(channel);
     if (code == THOLE_CANCELLED && asks_ended(b)) {
         return THOLE_FAIL(st, THOLE_UNAVAILABLE, THOLE_REASON_STOPPED, "this host is stopping");
@@ -211,17 +244,26 @@ enum thole_code bus_ask(struct bus *b, const char *address, uint32_t method, str
     struct slice answer;
     ASSERT(reply != NULL);
     if (!bus__answer_decode((struct slice){reply->data, reply->size}, &hello, &answer)) {
+        bus__certificate_unref(shown);
         buf_unref(reply);
         return THOLE_FAIL(st, THOLE_INTERNAL, THOLE_REASON_FORMAT, "the answer of %s is malformed",
                           address);
+    }
+    code = b->o.tls != NULL ? bus__check_host(b, &hello, shown, address, st) : THOLE_OK;
+    if (code != THOLE_OK) {
+        bus__certificate_unref(shown);
+        buf_unref(reply);
+        return code;
     }
     bus__met(b, &hello);
     if (ret_body != NULL) {
         *ret_body = buf_copy(answer.data, answer.size);
     }
     if (ret_peer != NULL) {
-        *ret_peer = (struct bus_ask_peer){hello.host, hello.cluster, hello.incarnation};
+        *ret_peer = (struct bus_ask_peer){hello.host, hello.cluster, hello.incarnation, ""};
+        snprintf(ret_peer->name, sizeof ret_peer->name, "%s", shown != NULL ? shown->c.name : "");
     }
+    bus__certificate_unref(shown);
     buf_unref(reply);
     return THOLE_OK;
 }

@@ -11,6 +11,7 @@
  *   bus     --signs of life--> hostctl
  *
  * Everything here runs on the threads of whoever calls, and only passes on. */
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -123,22 +124,32 @@ static void on_refused(void *ctx, const struct uuid *host, const struct thole_st
 }
 
 /* A host that was removed, and has nothing left to hand over, is told so. The view knows starts
- * that this host has not seen itself. */
-static enum thole_code on_admit(void *ctx, const struct uuid *host, uint64_t incarnation,
+ * that this host has not seen itself. A host's certificate names it, and so does its row: an id
+ * stays with the name under which it was admitted first. */
+static enum thole_code on_admit(void *ctx, const struct bus_identity *who, uint64_t incarnation,
                                 const struct lineage *lineage, struct thole_status *st)
 {
     struct agent *a = ctx;
     struct registry_view *v = registry_view_acquire(a->registry);
-    const thole_v1_Host *row = registry_host(v, host);
+    const thole_v1_Host *row = registry_host(v, &who->host_id);
     const thole_v1_HostStatus *s = row != NULL ? thole_v1_Host_status(row) : NULL;
     bool gone = row != NULL && thole_v1_Host_name(row).size == 0; /* a tombstone */
     enum lineage_verdict verdict =
         s != NULL ? lineage_judge(lineage, incarnation, thole_v1_HostStatus_incarnation(s),
                                   thole_v1_HostStatus_start(s))
                   : LINEAGE_FOLLOWS;
+    upb_StringView name = row != NULL ? thole_v1_Host_name(row) : (upb_StringView){0};
+    char known[LIMIT_NAME_BYTES + 1];
+    snprintf(known, sizeof known, "%.*s", (int)name.size, name.size > 0 ? name.data : "");
     registry_view_release(v);
     if (gone) {
         return agent__removed(st);
+    }
+    if (who->secure && name.size > 0 && strcmp(known, who->name) != 0) {
+        return THOLE_FAIL(st, THOLE_PERMISSION_DENIED, THOLE_REASON_WRONG_HOST,
+                          "a host may speak for itself only: this id is that of \"%.60s\", and the "
+                          "certificate is that of \"%.60s\"",
+                          known, who->name);
     }
     if (verdict == LINEAGE_FOLLOWS) {
         return THOLE_OK;

@@ -21,7 +21,7 @@ static void test_status_names_of_every_code_and_reason_are_unique(void **state)
             assert_string_not_equal(name, thole_code_name((enum thole_code)j));
         }
     }
-    for (int i = THOLE_REASON_NONE; i <= THOLE_REASON_BAD_REQUEST; i++) {
+    for (int i = THOLE_REASON_NONE; i <= THOLE_REASON_HOSTS_ONLY; i++) {
         const char *name = thole_reason_name((enum thole_reason)i);
         assert_non_null(name);
         assert_int_equal(thole_reason_from_name(name), i);

@@ -132,11 +132,11 @@ static void on_request(void *ctx, struct bus_request *r)
     }
 }
 
-static enum thole_code on_admit(void *ctx, const struct uuid *host, uint64_t incarnation,
+static enum thole_code on_admit(void *ctx, const struct bus_identity *who, uint64_t incarnation,
                                 const struct lineage *lineage, struct thole_status *st)
 {
     struct host *h = ctx;
-    (void)host;
+    (void)who;
     (void)incarnation;
     (void)lineage;
     pthread_mutex_lock(&h->mutex);

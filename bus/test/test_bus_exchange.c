@@ -147,13 +147,13 @@ static void test_forged_host_ids_are_forgotten_before_peers(void **state)
         struct bus_hello h = {.cluster = uuid_of(9), .incarnation = 1};
         struct thole_status st;
         put_le32(h.host.bytes, (uint32_t)i + 1);
-        assert_int_equal(bus__admit(b->bus, &h, true, &st), THOLE_OK);
+        assert_int_equal(bus__admit(b->bus, &h, NULL, "", true, &st), THOLE_OK);
     }
     assert_true(cpu_ms() - begin < 2000);
     assert_in_range(locked(b->bus, b->bus->seen_count), 1024, 1026);
     struct bus_hello old = {.host = peer->id, .cluster = uuid_of(9), .incarnation = 6};
     struct thole_status st;
-    assert_int_equal(bus__admit(b->bus, &old, true, &st), THOLE_FAILED_PRECONDITION);
+    assert_int_equal(bus__admit(b->bus, &old, NULL, "", true, &st), THOLE_FAILED_PRECONDITION);
     assert_int_equal(st.reason, THOLE_REASON_STALE_INCARNATION);
     host_free(peer);
     host_free(b);

@@ -79,6 +79,8 @@ enum thole_reason {
     THOLE_REASON_REMOVED,
     THOLE_REASON_MACHINE_FAILED,
     THOLE_REASON_BAD_REQUEST, /* malformed input; the message names the field */
+    THOLE_REASON_CERTIFICATE, /* a certificate or key is missing or refused; the message says why */
+    THOLE_REASON_HOSTS_ONLY,  /* only hosts of the cluster may do this */
 };
 
 #define THOLE_STATUS_MESSAGE_BYTES 240
