@@ -142,8 +142,9 @@ void registry__txn_touch_shard(struct txn *t, uint64_t shard_id)
     }
 }
 
-/* Of what happens again and again to a host, shard or pool the first ones are kept, and then the
- * newest with their number. Only the last few events are looked at: what floods is there. */
+/* Of what one actor does again and again to a host, shard or pool the first events are kept, and
+ * then the newest with their number: what a controller repeats must not hide what a user did. Only
+ * the last few events are looked at: what floods is there. */
 #define SAME_EVENTS_KEPT 3
 #define SAME_EVENTS_LOOK 64
 #define SAME_EVENTS_APART_MS (INT64_C(600) * 1000)
@@ -154,6 +155,8 @@ static bool same_event(const thole_v1_Event *a, const thole_v1_Event *b)
                        registry_str(thole_v1_Event_reason(b))) &&
            slice_equal(registry_str(thole_v1_Event_object(a)),
                        registry_str(thole_v1_Event_object(b))) &&
+           slice_equal(registry_str(thole_v1_Event_actor(a)),
+                       registry_str(thole_v1_Event_actor(b))) &&
            registry__ms_between(thole_v1_Event_time_ms(a), thole_v1_Event_time_ms(b)) <
                SAME_EVENTS_APART_MS;
 }

@@ -220,6 +220,44 @@ static void test_events_that_flood_are_kept_once_with_their_number(void **state)
     registry_view_release(v);
 }
 
+static void record_move(struct fixture *f, const char *actor, const char *by)
+{
+    struct cmd c = cmd_new(actor);
+    thole_registry_v1_RecordLeaderMove *m =
+        thole_registry_v1_Operation_mutable_record_leader_move(cmd_op(&c), c.arena);
+    thole_registry_v1_RecordLeaderMove_set_shard_id(m, 1);
+    thole_registry_v1_RecordLeaderMove_set_by(m, upb_StringView_FromString(by));
+    EXPECT_OK(f, fixture_run(f, &c));
+}
+
+static void test_repeated_events_of_one_actor_do_not_hide_those_of_another(void **state)
+{
+    struct registry_event_buf event_buf;
+    struct fixture *f = *state;
+    EXPECT_OK(f, do_create_shard(f, "orders", 3, 0));
+    for (int i = 0; i < 6; i++) {
+        record_move(f, "host/h1", "balance");
+        if (i % 2 == 1) {
+            record_move(f, "user", "user");
+        }
+    }
+    struct registry_view *v = registry_view_acquire(f->r);
+    uint32_t users = 0, hosts = 0;
+    uint64_t it = 0;
+    const thole_v1_Event *e;
+    while ((e = registry_next_event(v, 0, &it, &event_buf)) != NULL) {
+        if (slice_equal(registry_str(thole_v1_Event_reason(e)), slice_str("LeaderMoved"))) {
+            bool user = slice_equal(registry_str(thole_v1_Event_actor(e)), slice_str("user"));
+            users += user;
+            hosts += !user;
+        }
+    }
+    assert_int_equal(users, 3);
+    assert_int_equal(hosts, 3);
+    check_invariants(v);
+    registry_view_release(v);
+}
+
 static void test_host_spec_etag_and_generation(void **state)
 {
     struct fixture *f = *state;
@@ -862,6 +900,7 @@ int main(void)
         TEST(test_admit_new_host_gets_replica_of_zero),
         TEST(test_admit_taken_name_is_refused),
         TEST(test_events_that_flood_are_kept_once_with_their_number),
+        TEST(test_repeated_events_of_one_actor_do_not_hide_those_of_another),
         TEST(test_name_of_a_removed_host_is_free_before_it_is_gone),
         TEST(test_admit_of_the_same_start_elsewhere_is_refused),
         TEST(test_host_spec_etag_and_generation),
