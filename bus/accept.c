@@ -5,14 +5,18 @@
  * quarter is for other hosts. Who comes when only that is left is on probation: it has to say the
  * hello of a known peer soon, or makes room for the next one.
  *
+ * It also closes connections that send much and complete few messages, see "Intake".
+ *
  * gRPC takes sockets that others accepted, with any credentials, by its "external" addresses. What
  * hands one over is an object with a virtual function, for which there is no C interface: its
  * layout is that of the C++ ABI. */
 #include <arpa/inet.h>
 #include <errno.h>
+#include <grpc/support/alloc.h>
+#include <inttypes.h>
+#include <linux/tcp.h> /* glibc's lacks tcpi_bytes_received */
 #include <netdb.h>
 #include <netinet/in.h>
-#include <netinet/tcp.h>
 #include <poll.h>
 #include <stdlib.h>
 #include <string.h>
@@ -28,6 +32,12 @@
 #define SWEEP_NS (20 * NS_PER_MS)      /* at most so often are closed connections looked for */
 #define PROBATION_NS (300 * NS_PER_MS) /* nobody is turned out sooner */
 #define FAILED_PAUSE_MS 100
+#define INTAKE_CHECK_MS 100
+#define INTAKE_CHECK_MS_WATCHING 20
+#define CONNECTIONS_PER_CHECK_MS 10 /* with many connections, checks are further apart */
+#define INTAKE_FREE_BYTES_PER_S (UINT64_C(32) << 20)
+#define MESSAGE_OVERHEAD_BYTES 256 /* headers and frames of a message, roughly */
+#define CUTS_MAX 64                /* per check */
 
 static METRIC_DEFINE_GAUGE(metric_open, "thole_bus_connections",
                            "Accepted connections, of clients and of other hosts");
@@ -35,6 +45,10 @@ static METRIC_DEFINE_COUNTER(metric_refused, "thole_bus_connections_refused_tota
                              "Connections closed at once because too many were open");
 static METRIC_DEFINE_COUNTER(metric_accept_failed, "thole_bus_accept_failures_total",
                              "Failed accepts, as for want of descriptors");
+
+static METRIC_DEFINE_COUNTER(
+    metric_cut, "thole_bus_connections_cut_total",
+    "Connections closed because they sent much and completed few messages");
 
 /* struct TcpServerFdHandler of gRPC 1.51: two destructors, then Handle. */
 #define CORE_VERSION "29."
@@ -53,6 +67,8 @@ struct connection {
     uint16_t port;
     bool peer;
     bool probation;
+    uint64_t received; /* by the kernel, at the last check */
+    uint64_t unread;   /* received lately, less what became messages */
 };
 
 struct bus_acceptor {
@@ -66,7 +82,11 @@ struct bus_acceptor {
     size_t max, max_strangers;
     uint64_t swept_ns;
     bool told_full, told_failed; /* once, until it is over */
-    pthread_mutex_t mutex;       /* below */
+    uint64_t checked_ns, delivered_seen;
+    uint64_t unread;            /* received lately on all connections, less what became messages */
+    _Atomic uint64_t delivered; /* bytes of messages */
+    _Atomic bool watching;      /* `unread` is high: deliveries are counted by connection */
+    pthread_mutex_t mutex;      /* below */
     struct connection *all;
     size_t count;
 };
@@ -192,20 +212,150 @@ static bool parse_peer(const char *text, struct in6_addr *ret_ip, uint16_t *ret_
     return inet_pton(AF_INET6, ip, ret_ip) == 1;
 }
 
-void bus__accept_peer(struct bus_acceptor *a, const char *peer)
+/* The mutex is held. */
+static struct connection *find(struct bus_acceptor *a, const char *peer)
 {
     struct in6_addr ip;
     uint16_t port;
-    if (a == NULL || !parse_peer(peer, &ip, &port)) {
+    if (!parse_peer(peer, &ip, &port)) {
+        return NULL;
+    }
+    for (size_t i = a->count; i-- > 0;) { /* it came lately */
+        if (a->all[i].port == port && memcmp(&a->all[i].ip, &ip, sizeof ip) == 0) {
+            return &a->all[i];
+        }
+    }
+    return NULL;
+}
+
+void bus__accept_peer(struct bus_acceptor *a, const char *peer)
+{
+    if (a == NULL) {
         return;
     }
     pthread_mutex_lock(&a->mutex);
-    for (size_t i = a->count; i-- > 0;) { /* it came lately */
-        if (a->all[i].port == port && memcmp(&a->all[i].ip, &ip, sizeof ip) == 0) {
-            a->all[i].peer = true;
-            break;
+    struct connection *c = find(a, peer);
+    if (c != NULL) {
+        c->peer = true;
+    }
+    pthread_mutex_unlock(&a->mutex);
+}
+
+/* ---- Intake ---------------------------------------------------------------------------------- */
+
+/* gRPC lets each open call send a whole message, and cancels calls when its quota is used up: but
+ * late. Its reclaimer waits behind the reads of the connection that floods, for a second and more,
+ * while 200 MB and more come in. So the bytes that arrive are compared with the messages that come
+ * of them. When more than the memory for callers did not become messages, the connections close
+ * that sent most of it. What comes slowly is left to the quota, and so is what frames and headers
+ * cost: both are within INTAKE_FREE_BYTES_PER_S. */
+
+void bus__accept_delivered(struct bus_acceptor *a, grpc_call *call, size_t bytes)
+{
+    if (a == NULL) {
+        return;
+    }
+    uint64_t n = bytes + MESSAGE_OVERHEAD_BYTES;
+    atomic_fetch_add_explicit(&a->delivered, n, memory_order_relaxed);
+    if (!atomic_load_explicit(&a->watching, memory_order_relaxed)) {
+        return;
+    }
+    char *peer = grpc_call_get_peer(call);
+    pthread_mutex_lock(&a->mutex);
+    struct connection *c = find(a, peer);
+    if (c != NULL) {
+        c->unread -= n < c->unread ? n : c->unread;
+    }
+    pthread_mutex_unlock(&a->mutex);
+    gpr_free(peer);
+}
+
+static uint64_t received_by(int fd)
+{
+    struct tcp_info info = {0};
+    socklen_t size = sizeof info;
+    return getsockopt(fd, IPPROTO_TCP, TCP_INFO, &info, &size) == 0 ? info.tcpi_bytes_received : 0;
+}
+
+/* The mutex is held. What all connections received since the last time. */
+static uint64_t take_received(struct bus_acceptor *a)
+{
+    bool watching = atomic_load_explicit(&a->watching, memory_order_relaxed);
+    uint64_t all = 0;
+    for (size_t i = 0; i < a->count; i++) {
+        struct connection *c = &a->all[i];
+        uint64_t received = received_by(c->fd);
+        if (received <= c->received || !is_open(c)) {
+            c->unread = watching ? c->unread : 0;
+            continue;
+        }
+        uint64_t since = received - c->received;
+        c->received = received;
+        c->unread = (watching ? c->unread : 0) + since;
+        all += since;
+    }
+    return all;
+}
+
+/* The mutex is held. Clients before other hosts. */
+static bool cut_one(struct bus_acceptor *a)
+{
+    struct connection *c = NULL;
+    for (size_t i = 0; i < a->count; i++) {
+        struct connection *d = &a->all[i];
+        bool more =
+            c == NULL || (c->peer && !d->peer) || (c->peer == d->peer && d->unread > c->unread);
+        if (d->unread > 0 && more) {
+            c = d;
         }
     }
+    if (c == NULL) {
+        return false;
+    }
+    if (is_open(c)) {
+        metric_add(&metric_cut, 1);
+        if (bus__log_allowed(a->bus)) {
+            LOG_WARN(BUS,
+                     "closing a connection that sent much without completing its messages "
+                     "port=%u unread_bytes=%" PRIu64,
+                     (unsigned)c->port, c->unread);
+        }
+        shutdown(c->fd, SHUT_RDWR);
+    }
+    a->unread -= c->unread < a->unread ? c->unread : a->unread;
+    c->unread = 0;
+    return true;
+}
+
+static uint64_t check_pause_ms(const struct bus_acceptor *a)
+{
+    bool watching = atomic_load_explicit(&a->watching, memory_order_relaxed);
+    return (watching ? INTAKE_CHECK_MS_WATCHING : INTAKE_CHECK_MS) +
+           a->count / CONNECTIONS_PER_CHECK_MS;
+}
+
+static void check_intake(struct bus_acceptor *a)
+{
+    uint64_t now_ns = clock_now(a->bus->clock);
+    uint64_t elapsed_ns = now_ns - a->checked_ns;
+    if (elapsed_ns < check_pause_ms(a) * NS_PER_MS) {
+        return;
+    }
+    uint64_t limit = a->bus->o.memory_bytes;
+    a->checked_ns = now_ns;
+    pthread_mutex_lock(&a->mutex);
+    sweep(a, now_ns);
+    a->unread += take_received(a);
+    uint64_t delivered = atomic_load_explicit(&a->delivered, memory_order_relaxed);
+    uint64_t gone =
+        delivered - a->delivered_seen + elapsed_ns / NS_PER_MS * INTAKE_FREE_BYTES_PER_S / 1000;
+    a->delivered_seen = delivered;
+    a->unread -= gone < a->unread ? gone : a->unread;
+    int cuts = 0;
+    while (cuts < CUTS_MAX && a->unread > limit && cut_one(a)) {
+        cuts++;
+    }
+    atomic_store_explicit(&a->watching, a->unread > limit / 8, memory_order_relaxed);
     pthread_mutex_unlock(&a->mutex);
 }
 
@@ -265,10 +415,12 @@ static void *accept_main(void *ctx)
     }
     fds[n] = (struct pollfd){.fd = a->wake, .events = POLLIN};
     for (bool ok = true;;) {
-        (void)poll(ok ? fds : &fds[n], ok ? (nfds_t)n + 1 : 1, ok ? -1 : FAILED_PAUSE_MS);
+        int pause_ms = a->count > 0 ? (int)check_pause_ms(a) : -1;
+        (void)poll(ok ? fds : &fds[n], ok ? (nfds_t)n + 1 : 1, ok ? pause_ms : FAILED_PAUSE_MS);
         if (fds[n].revents) {
             return NULL;
         }
+        check_intake(a);
         ok = accept_all(a, fds);
         if (ok && a->told_failed) {
             LOG_INFO(BUS, "connections are accepted again");

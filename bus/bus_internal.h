@@ -255,6 +255,8 @@ void bus__accept_stop(struct bus_acceptor *a); /* before the server is shut down
 void bus__accept_free(struct bus_acceptor *a);
 /* This connection (as gRPC writes it) is a known host's. */
 void bus__accept_peer(struct bus_acceptor *a, const char *peer);
+/* A call of an accepted connection got a message. */
+void bus__accept_delivered(struct bus_acceptor *a, grpc_call *call, size_t bytes);
 
 /* ---- server.c, rpc.c ------------------------------------------------------------------------- */
 

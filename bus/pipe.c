@@ -396,6 +396,9 @@ static void recv_returned(struct bus_tag *tag, bool ok)
     if (bb != NULL) {
         struct buf *buf = bus__buf_of(bb);
         grpc_byte_buffer_destroy(bb);
+        if (p->o.server) {
+            bus__accept_delivered(p->o.budget->acceptor, p->o.call, buf->size);
+        }
         p->o.events->message(p->o.ctx, (struct bufslice){buf, {buf->data, buf->size}});
         buf_unref(buf);
         pthread_mutex_lock(&p->mutex);

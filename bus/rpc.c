@@ -527,6 +527,8 @@ static void arrived(struct bus_tag *tag, bool ok)
         return;
     }
     bus__rpc_arm(r->entry);
+    bus__accept_delivered(r->bus->acceptor, r->call,
+                          r->payload != NULL ? grpc_byte_buffer_length(r->payload) : 0);
     r->started_ns = clock_now(r->bus->clock);
     if (!r->entry->inward) {
         metric_add(&metric_calls, 1);
