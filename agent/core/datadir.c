@@ -17,6 +17,9 @@
 #include "base/file.h"
 #include "base/log.h"
 
+#define LOCK_WAIT_MS 3000
+#define LOCK_RETRY_MS 20
+
 char *datadir_file(const struct datadir *d, const char *name)
 {
     return xasprintf("%s/%s", d->path, name);
@@ -232,6 +235,26 @@ static enum thole_code check_mode(const char *path, struct thole_status *st)
     return THOLE_OK;
 }
 
+/* A killed process keeps its lock while its memory is torn down, and has no /proc/PID/exe any more:
+ * who starts the host again at once must not be refused. */
+static enum thole_code lock_dir(struct datadir *d, struct thole_status *st)
+{
+    char *lock = datadir_file(d, "LOCK");
+    struct thole_status mine = {0};
+    uint64_t end = clock_now(&clock_system) + LOCK_WAIT_MS * NS_PER_MS;
+    enum thole_code code = file_lock(lock, &d->lock_fd, &mine);
+    while (code != THOLE_OK && mine.reason == THOLE_REASON_LOCKED &&
+           clock_now(&clock_system) < end) {
+        (void)poll(NULL, 0, LOCK_RETRY_MS);
+        code = file_lock(lock, &d->lock_fd, &mine);
+    }
+    if (code != THOLE_OK && st != NULL) {
+        *st = mine;
+    }
+    free(lock);
+    return code;
+}
+
 enum thole_code datadir_open(const char *path, const char *name, struct datadir *ret,
                              struct identity *ret_identity, struct thole_status *st)
 {
@@ -243,7 +266,6 @@ enum thole_code datadir_open(const char *path, const char *name, struct datadir 
         return code;
     }
     struct datadir d = {.path = xstrdup(path), .lock_fd = -1};
-    char *lock = datadir_file(&d, "LOCK");
     /* A foreign directory is refused before anything is written into it. */
     char other[256];
     char *identity = datadir_file(&d, "identity");
@@ -255,12 +277,11 @@ enum thole_code datadir_open(const char *path, const char *name, struct datadir 
     }
     free(identity);
     if (code == THOLE_OK) {
-        code = file_lock(lock, &d.lock_fd, st);
+        code = lock_dir(&d, st);
     }
     if (code == THOLE_OK) {
         code = open_identity(&d, name, ret_identity, st);
     }
-    free(lock);
     if (code == THOLE_OK) {
         *ret = d;
     } else {

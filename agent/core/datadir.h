@@ -61,8 +61,8 @@ struct datadir {
     int lock_fd;
 };
 
-/* Create or open, and lock. FAILED_PRECONDITION LOCKED; FAILED_PRECONDITION FORMAT when the
- * directory holds something else, or was written by a newer version; DATA_LOSS CORRUPT. A new
+/* Create or open, and lock. FAILED_PRECONDITION LOCKED, after 3 s; FAILED_PRECONDITION FORMAT when
+ * the directory holds something else, or was written by a newer version; DATA_LOSS CORRUPT. A new
  * directory gets an identity with a new host id and `name` (NULL: made from the id). With an
  * existing one a different `name` is FAILED_PRECONDITION WRONG_HOST. */
 THOLE_MUST_CHECK enum thole_code datadir_open(const char *path, const char *name,

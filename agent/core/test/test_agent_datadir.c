@@ -1,10 +1,12 @@
 /* The data directory: what is kept, and what is refused. */
+#include <poll.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "agent/core/test/agent_fixture.h"
@@ -189,6 +191,31 @@ static void test_datadir_locked_by_another_is_refused(void **state)
     fixture_free(f);
 }
 
+static void test_datadir_lock_of_a_process_that_ends_is_waited_for(void **state)
+{
+    (void)state;
+    struct fixture *f = fixture_new(1);
+    struct datadir d;
+    struct identity i;
+    char ready;
+    int ends[2];
+    assert_int_equal(pipe(ends), 0);
+    pid_t child = fork();
+    assert_true(child >= 0);
+    if (child == 0) {
+        bool ok = open_at(f, NULL, &d, &i, NULL) == THOLE_OK && write(ends[1], "r", 1) == 1;
+        (void)poll(NULL, 0, 300);
+        _exit(ok ? 0 : 1);
+    }
+    close(ends[1]);
+    assert_int_equal(read(ends[0], &ready, 1), 1);
+    assert_int_equal(open_at(f, NULL, &d, &i, NULL), THOLE_OK);
+    assert_int_equal(waitpid(child, NULL, 0), child);
+    close(ends[0]);
+    datadir_close(&d);
+    fixture_free(f);
+}
+
 static void put(struct fixture *f, const char *name, const char *text)
 {
     char *dir = fixture_dir(f, 0), *path = xasprintf("%s/%s", dir, name);
@@ -292,6 +319,7 @@ int main(void)
         cmocka_unit_test(test_datadir_that_everybody_may_write_is_refused),
         cmocka_unit_test(test_datadir_lineage_keeps_what_was_admitted),
         cmocka_unit_test(test_datadir_locked_by_another_is_refused),
+        cmocka_unit_test(test_datadir_lock_of_a_process_that_ends_is_waited_for),
         cmocka_unit_test(test_datadir_foreign_is_refused_untouched),
         cmocka_unit_test(test_datadir_newer_format_is_refused),
         cmocka_unit_test(test_datadir_damaged_identity_is_data_loss),
