@@ -14,10 +14,20 @@
 #include <unistd.h>
 
 #include "agent/core/agent_internal.h"
-#include "agent/core/confirmed.h"
+#include "agent/core/agent_options.h"
+#include "agent/core/availability.h"
+#include "agent/core/health.h"
+#include "agent/core/reconciler.h"
+#include "agent/core/stores.h"
+#include "agent/core/tags.h"
+#include "agent/core/wiring.h"
 #include "agent/join/join.h"
 #include "agent/join/peer_addresses.h"
+#include "agent/join/peer_bootstrap.h"
+#include "agent/join/replace_zero.h"
 #include "agent/repair/repair_zero.h"
+#include "agent/routing/router_serve.h"
+#include "agent/routing/router_watches.h"
 #include "agent/snapshots/exports.h"
 #include "agent/snapshots/uploads.h"
 #include "base/address.h"
@@ -91,7 +101,7 @@ bool agent_cluster(struct agent *a, struct uuid *ret)
     return member;
 }
 
-bool agent_stopping(struct agent *a)
+bool agent_is_stopping(struct agent *a)
 {
     pthread_mutex_lock(&a->lock);
     bool stopping = a->stopping;
@@ -134,7 +144,7 @@ bool agent_wait(struct agent *a, uint64_t deadline_ns,
     }
 }
 
-void agent__waiting_for(struct agent *a, const char *format, ...)
+void agent__set_waiting_for(struct agent *a, const char *format, ...)
 {
     char text[sizeof a->waiting_for];
     va_list args;
@@ -164,13 +174,13 @@ void agent__fail(struct agent *a, const struct thole_status *st)
         return;
     }
     LOG_ERROR(AGENT, "this host cannot go on: %s (%s)", st->message, thole_reason_name(st->reason));
-    agent__waiting_for(a, "host failed: %s", st->message);
+    agent__set_waiting_for(a, "host failed: %s", st->message);
     if (a->o.failed != NULL) {
         a->o.failed(a->o.failed_ctx, st);
     }
 }
 
-void agent__start_again(struct agent *a, const char *format, ...)
+void agent__request_restart(struct agent *a, const char *format, ...)
 {
     struct thole_status st = {.code = THOLE_UNAVAILABLE, .reason = THOLE_REASON_STOPPED};
     char why[THOLE_STATUS_MESSAGE_BYTES];
@@ -181,20 +191,20 @@ void agent__start_again(struct agent *a, const char *format, ...)
     thole_status_set(&st, THOLE_UNAVAILABLE, THOLE_REASON_STOPPED, __FILE__, __LINE__,
                      "this host has to start again: %s", why);
     pthread_mutex_lock(&a->lock);
-    a->again = a->again || !a->failed;
+    a->restart = a->restart || !a->failed;
     pthread_mutex_unlock(&a->lock);
     agent__fail(a, &st);
 }
 
-bool agent_starts_again(struct agent *a)
+bool agent_needs_restart(struct agent *a)
 {
     pthread_mutex_lock(&a->lock);
-    bool again = a->again;
+    bool again = a->restart;
     pthread_mutex_unlock(&a->lock);
     return again;
 }
 
-enum thole_code agent__removed(struct thole_status *st)
+enum thole_code agent__fail_removed(struct thole_status *st)
 {
     return THOLE_FAIL(st, THOLE_FAILED_PRECONDITION, THOLE_REASON_REMOVED,
                       "this host was removed from the cluster, and nothing of it is in use any "
@@ -202,27 +212,27 @@ enum thole_code agent__removed(struct thole_status *st)
 }
 
 /* In words, if shard zero cannot be written through this host now. */
-static const char *zero_trouble(struct agent *a, const struct registry_view *v, char *text,
-                                size_t size)
+static const char *describe_zero_problem(struct agent *a, const struct registry_view *v, char *text,
+                                         size_t size)
 {
     struct registry_shard_buf buf;
-    struct shard_now now = {0};
-    const struct agent_confirmed n = agent_confirmed_of(a, v);
+    struct shard_availability now = {0};
+    const struct availability_check check = agent_availability_begin(a, v);
     const thole_v1_Shard *row = registry_shard(v, REGISTRY_SHARD_ID, &buf);
-    if (n.view_age_ms > 0) {
+    if (check.view_age_ms > 0) {
         snprintf(text, size, "no leader of shard zero is known for %.1f s",
-                 (double)n.view_age_ms / 1000);
+                 (double)check.view_age_ms / 1000);
     } else if (row != NULL) {
-        agent_shard_confirmed(&n, row, &now);
+        agent_check_shard(&check, row, &now);
     }
-    if (n.view_age_ms > 0 || row == NULL || now.served_here) {
-        return n.view_age_ms > 0 ? text : NULL;
+    if (check.view_age_ms > 0 || row == NULL || now.available_here) {
+        return check.view_age_ms > 0 ? text : NULL;
     }
     snprintf(text, size, "shard zero: %.220s", now.message);
     return text;
 }
 
-bool agent_ready(struct agent *a, char *ret_reason, size_t reason_bytes)
+bool agent_is_ready(struct agent *a, char *ret_reason, size_t reason_bytes)
 {
     struct engine_replica_status s;
     const char *why = NULL;
@@ -245,7 +255,7 @@ bool agent_ready(struct agent *a, char *ret_reason, size_t reason_bytes)
     if (!engine_shard_status(a->engine, REGISTRY_SHARD_ID, &s)) {
         why = "this host's replica of shard zero is not running";
     } else {
-        why = zero_trouble(a, v, text, sizeof text);
+        why = describe_zero_problem(a, v, text, sizeof text);
     }
     if (why == NULL && !any) {
         why = "the registry is empty yet";
@@ -286,7 +296,7 @@ thole_v1_Host *agent__host_row(struct agent *a, upb_Arena *arena)
     thole_v1_Host_set_id(h, arena_text(arena, id));
     thole_v1_HostSpec *spec = thole_v1_Host_mutable_spec(h, arena);
     thole_v1_HostSpec_set_state(spec, thole_v1_HOST_STATE_ACTIVE);
-    agent__set_tags(spec, a->tags, arena);
+    agent__tags_set(spec, a->tags, arena);
     thole_v1_HostStatus *st = thole_v1_Host_mutable_status(h, arena);
     thole_v1_HostStatus_set_address(st, arena_text(arena, agent_address(a)));
     thole_v1_HostStatus_set_liveness(st, thole_v1_HOST_LIVENESS_LIVE);
@@ -309,8 +319,8 @@ thole_v1_Host *agent__host_row(struct agent *a, upb_Arena *arena)
 static struct agent *agent_alloc(const struct agent_options *o)
 {
     struct agent *a = xcalloc(1, sizeof *a);
-    a->facts = confirmed_facts_new();
-    pool_init(&a->forwarded, served_bytes(), FORWARDED_POOLED_MAX);
+    a->outages = agent__outages_new();
+    pool_init(&a->forwarded, router_forwarded_bytes(), FORWARDED_POOLED_MAX);
     a->o = *o;
     a->o.election_timeout_ms =
         o->election_timeout_ms ? o->election_timeout_ms : ENGINE_ELECTION_TIMEOUT_MS;
@@ -400,10 +410,10 @@ static void known_peer(void *ctx, const struct uuid *host, uint64_t incarnation,
                        const char *address)
 {
     struct agent *a = ctx;
-    addresses_learn(a->addresses_known, host, incarnation, address, ADDRESSES_TOLD);
+    join__addresses_learn(a->peer_addresses, host, incarnation, address, ADDRESSES_RELAYED);
 }
 
-void agent__know_members(struct agent *a, const struct member_list *l)
+void agent__learn_members(struct agent *a, const struct member_list *l)
 {
     for (uint32_t i = 0; i < l->count; i++) {
         known_peer(a, &l->members[i].host, 0, l->members[i].address);
@@ -426,7 +436,7 @@ static void open_rest(struct agent *a)
     router_set_engine(a->router, a->engine);
     atomic_store_explicit(&a->hostctl, hostctl_new(&ho), memory_order_release);
     /* Newer news last: those that formed the cluster, then where they were last seen. */
-    agent__know_members(a, &a->identity.first);
+    agent__learn_members(a, &a->identity.first);
     datadir_load_peers(&a->dir, known_peer, a);
 }
 
@@ -455,8 +465,8 @@ static enum thole_code open_all(struct agent *a, struct thole_status *st)
     }
     const struct router_options ro = agent__wiring_router(a);
     a->router = router_new(&ro);
-    a->watches = watches_new(a);
-    a->addresses_known = addresses_new(a);
+    a->watches = router_watches_new(a);
+    a->peer_addresses = join__addresses_new(a);
     a->reconciler = agent__reconciler_new(a);
     a->exports = exports_new(a);
     char *restores = datadir_file(&a->dir, "restores");
@@ -489,7 +499,7 @@ static enum thole_code open_all(struct agent *a, struct thole_status *st)
     atomic_store(&a->repairing, epoch > 0);
     bus_start(a->bus);
     agent__reconciler_start(a->reconciler);
-    addresses_start(a->addresses_known);
+    join__addresses_start(a->peer_addresses);
     return join__bootstrap_start(a, st);
 }
 
@@ -509,7 +519,7 @@ enum thole_code agent_new(const struct agent_options *o, struct agent **ret,
             LOG_INFO(AGENT, "host runs data_dir=%s version=%s", a->dir.path, agent_version());
             atomic_store(&a->opened, true);
             if (atomic_load(&a->state_damaged)) {
-                agent__stores_start_again(a);
+                agent__stores_request_restart(a);
             }
             *ret = a;
         } else {
@@ -568,7 +578,7 @@ void agent_stop(struct agent *a)
     }
     join__bootstrap_stop(a);
     if (a->bus != NULL && a->reconciler != NULL) {
-        agent__health_down(a);
+        agent__health_stop_serving(a);
     }
     struct hostctl *h = atomic_load(&a->hostctl);
     if (h != NULL) {
@@ -581,18 +591,18 @@ void agent_stop(struct agent *a)
     if (a->reconciler != NULL) {
         agent__reconciler_stop(a->reconciler);
     }
-    join__renew_stop(a);
+    join__replace_zero_stop(a);
     /* What still waits is answered while all of these end, before the bus does. */
     bus_drain(a->bus, BUS_GRACE_MS);
     router_stop(a->router);
-    watches_stop(a->watches);
+    router_watches_stop(a->watches);
     bus_cut(a->bus);
     if (a->engine != NULL) {
         engine_stop(a->engine);
     }
     bus_stop(a->bus, 0);
-    if (a->addresses_known != NULL) {
-        addresses_stop(a->addresses_known);
+    if (a->peer_addresses != NULL) {
+        join__addresses_stop(a->peer_addresses);
     }
     if (a->exports != NULL) {
         exports_stop(a->exports);
@@ -622,9 +632,9 @@ void agent_free(struct agent *a)
     uploads_free(a->uploads);
     bus_free(a->bus);
     join__peer_bootstrap_free(a->peer_bootstrap);
-    watches_free(a->watches);
+    router_watches_free(a->watches);
     agent__reconciler_free(a->reconciler);
-    addresses_free(a->addresses_known);
+    join__addresses_free(a->peer_addresses);
     router_free(a->router);
     if (a->registry != NULL) {
         registry_free(a->registry);
@@ -639,7 +649,7 @@ void agent_free(struct agent *a)
         a->log->ops->close(a->log);
     }
     datadir_close(&a->dir);
-    confirmed_facts_free(a->facts);
+    agent__outages_free(a->outages);
     pool_deinit(&a->forwarded);
     free(a->tags);
     free(a->listen);

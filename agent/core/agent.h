@@ -78,7 +78,7 @@ struct agent_options {
 };
 
 /* Opens the data directory and everything on it, and starts it. Returns when the host runs; that it
- * is a member of a formed cluster is told by agent_ready. */
+ * is a member of a formed cluster is told by agent_is_ready. */
 THOLE_MUST_CHECK enum thole_code agent_new(const struct agent_options *o, struct agent **ret,
                                            struct thole_status *st);
 void agent_stop(struct agent *a); /* graceful; not from a callback of the agent's */
@@ -89,15 +89,15 @@ const char *agent_name(const struct agent *a);
 bool agent_parse_uuid(upb_StringView text, struct uuid *ret);
 bool agent_cluster(struct agent *a, struct uuid *ret); /* false until formed */
 uint64_t agent_incarnation(const struct agent *a);
-/* Wait until agent_ready, or until `predicate` (looked at after every change of view, of a local
+/* Wait until agent_is_ready, or until `predicate` (looked at after every change of view, of a local
  * replica, or of the agent's own state) holds. False at the deadline. */
 bool agent_wait(struct agent *a, uint64_t deadline_ns,
                 bool (*predicate)(struct agent *a, void *ctx), void *ctx);
-bool agent_stopping(struct agent *a);
+bool agent_is_stopping(struct agent *a);
 void agent_signal(struct agent *a); /* wakes agent_wait */
 /* After `failed`: the data directory is in order, and the owner should start another agent on it.
  * */
-bool agent_starts_again(struct agent *a);
+bool agent_needs_restart(struct agent *a);
 
 /* ---- What it is made of ---------------------------------------------------------------------- */
 
@@ -109,7 +109,7 @@ struct uploads *agent_uploads(struct agent *a); /* uploads.h */
 const struct uuid *agent_host_id(const struct agent *a);
 const char *agent_version(void);
 /* Is shard zero reachable: does this host know its leader and has its view been bootstrapped? */
-bool agent_ready(struct agent *a, char *ret_reason, size_t reason_bytes);
+bool agent_is_ready(struct agent *a, char *ret_reason, size_t reason_bytes);
 /* False: this host's replica of shard zero has not restored or applied anything yet, so what is not
  * in the view may exist all the same. `st` (may be NULL) is then UNAVAILABLE NOT_READY. */
 bool agent_has_view(struct agent *a, struct thole_status *st);
@@ -156,7 +156,7 @@ void agent_command(struct agent *a, struct bufslice command, uint64_t deadline_n
                    agent_command_fn done, void *ctx);
 
 /* Shard zero is no shard of users: it is written by commands of the control plane alone. */
-enum thole_code agent_zero_refused(struct thole_status *st);
+enum thole_code agent_refuse_zero(struct thole_status *st);
 
 /* After `done` with OK, this host's view is at least as new as shard zero was when the call began:
  * a linearizable read of the registry is this barrier followed by registry_view_acquire. */

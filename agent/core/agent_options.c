@@ -5,6 +5,8 @@
 #include <string.h>
 
 #include "agent/core/agent_internal.h"
+#include "agent/core/agent_options.h"
+#include "agent/core/tags.h"
 #include "base/address.h"
 #include "base/log.h"
 
@@ -79,7 +81,7 @@ enum thole_code agent__options_check(const struct agent_options *o, struct thole
                           "most %d",
                           o->name, LIMIT_NAME_BYTES);
     }
-    enum thole_code code = agent_check_tags(o->tags, o->tag_count, st);
+    enum thole_code code = agent__tags_check(o->tags, o->tag_count, st);
     if (code != THOLE_OK) {
         return code;
     }

@@ -1,12 +1,13 @@
 /* gRPC health as others see it: "", which all services follow, once this host is ready, and
  * "shard/<name>" for each shard with a replica here that confirms that it takes proposals
- * (confirmed.h). Looked at again are shards whose replica changed, and all when a host did. */
+ * (availability.h). Looked at again are shards whose replica changed, and all when a host did. */
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "agent/core/agent_internal.h"
-#include "agent/core/confirmed.h"
+#include "agent/core/availability.h"
+#include "agent/core/health.h"
 #include "base/map.h"
 
 #define UPDATE_NS (50 * NS_PER_MS)
@@ -20,10 +21,10 @@ struct shard_health {
 
 struct health {
     struct agent *agent;
-    bool told, ready;
+    bool reported, ready;
     uint64_t next_ns;  /* not before: thousands of shards may change at once */
     struct map shards; /* shard id + 1 */
-    size_t nameless;   /* replicas whose shard the view does not have yet */
+    size_t unnamed;    /* replicas whose shard the view does not have yet */
     pthread_mutex_t lock;
     struct map changed; /* (lock) shard id + 1 -> the map itself: a set */
 };
@@ -51,7 +52,7 @@ void agent__health_free(struct health *h)
     free(h);
 }
 
-void agent__health_changed(struct health *h, uint64_t shard_id)
+void agent__health_replica_changed(struct health *h, uint64_t shard_id)
 {
     pthread_mutex_lock(&h->lock);
     map_put(&h->changed, shard_id + 1, &h->changed);
@@ -78,7 +79,8 @@ static void forget_shard(struct health *h, const struct registry_view *v, uint64
     free(s);
 }
 
-static struct shard_health *named(const struct registry_view *v, uint64_t shard_id, bool serving)
+static struct shard_health *new_shard_health(const struct registry_view *v, uint64_t shard_id,
+                                             bool serving)
 {
     struct registry_shard_buf shard_buf;
     const thole_v1_Shard *row = registry_shard(v, shard_id, &shard_buf);
@@ -93,31 +95,31 @@ static struct shard_health *named(const struct registry_view *v, uint64_t shard_
     return s;
 }
 
-static bool serves(const struct agent_confirmed *n, uint64_t shard_id)
+static bool is_serving(const struct availability_check *check, uint64_t shard_id)
 {
     struct registry_shard_buf buf;
-    struct shard_now now = {0};
-    const thole_v1_Shard *row = registry_shard(n->view, shard_id, &buf);
+    struct shard_availability now = {0};
+    const thole_v1_Shard *row = registry_shard(check->view, shard_id, &buf);
     if (row != NULL) {
-        agent_shard_confirmed(n, row, &now);
+        agent_check_shard(check, row, &now);
     }
-    return now.served_here;
+    return now.available_here;
 }
 
-static void update_shard(struct health *h, const struct agent_confirmed *n, uint64_t key)
+static void update_shard(struct health *h, const struct availability_check *check, uint64_t key)
 {
     struct engine_replica_status s;
     if (!engine_shard_status(h->agent->engine, key - 1, &s)) {
-        forget_shard(h, n->view, key);
+        forget_shard(h, check->view, key);
         return;
     }
-    bool serving = serves(n, s.shard_id);
+    bool serving = is_serving(check, s.shard_id);
     struct shard_health *sh = map_get(&h->shards, key);
     if (sh == NULL) {
-        sh = named(n->view, s.shard_id, serving);
+        sh = new_shard_health(check->view, s.shard_id, serving);
         if (sh == NULL) { /* looked at again when something else changes, such as the view */
-            h->nameless++;
-            agent__health_changed(h, s.shard_id);
+            h->unnamed++;
+            agent__health_replica_changed(h, s.shard_id);
             return;
         }
         map_put(&h->shards, key, sh);
@@ -134,7 +136,7 @@ static void sweep(struct health *h, const struct registry_view *v)
     struct engine_replica_status s;
     struct map gone = {0};
     uint64_t key;
-    if (engine_shard_count(h->agent->engine) >= h->shards.count + h->nameless) {
+    if (engine_shard_count(h->agent->engine) >= h->shards.count + h->unnamed) {
         return;
     }
     for (size_t it = 0; map_next(&h->shards, &it, &key);) {
@@ -149,12 +151,12 @@ static void sweep(struct health *h, const struct registry_view *v)
 }
 
 /* The first time: replicas that have not begun yet are there, too. */
-static void note_all(struct health *h)
+static void mark_all_changed(struct health *h)
 {
     struct engine_replica_status *all = NULL;
     size_t n = engine_replicas(h->agent->engine, &all);
     for (size_t i = 0; i < n; i++) {
-        agent__health_changed(h, all[i].shard_id);
+        agent__health_replica_changed(h, all[i].shard_id);
     }
     free(all);
 }
@@ -163,32 +165,32 @@ uint64_t agent__health_update(struct health *h, uint64_t now_ns)
 {
     char why[160];
     struct agent *a = h->agent;
-    if (agent_stopping(a)) {
+    if (agent_is_stopping(a)) {
         return CLOCK_NEVER;
     }
     if (now_ns < h->next_ns) {
         return h->next_ns;
     }
-    bool ready = agent_ready(a, why, sizeof why);
+    bool ready = agent_is_ready(a, why, sizeof why);
     struct registry_view *v = registry_view_acquire(a->registry);
-    if (confirmed_facts_update(a, v) || !h->told) {
-        note_all(h);
+    if (agent__outages_update(a, v) || !h->reported) {
+        mark_all_changed(h);
     }
-    if (!h->told || ready != h->ready) {
+    if (!h->reported || ready != h->ready) {
         bus_health_set(a->bus, "", ready);
     }
-    h->told = true;
+    h->reported = true;
     h->ready = ready;
 
     pthread_mutex_lock(&h->lock);
     struct map changed = h->changed;
     h->changed = (struct map){0};
     pthread_mutex_unlock(&h->lock);
-    const struct agent_confirmed n = agent_confirmed_of(a, v);
+    const struct availability_check check = agent_availability_begin(a, v);
     uint64_t key;
-    h->nameless = 0;
+    h->unnamed = 0;
     for (size_t it = 0; map_next(&changed, &it, &key);) {
-        update_shard(h, &n, key);
+        update_shard(h, &check, key);
     }
     sweep(h, v);
     registry_view_release(v);
@@ -198,7 +200,7 @@ uint64_t agent__health_update(struct health *h, uint64_t now_ns)
     return CLOCK_NEVER;
 }
 
-void agent__health_down(struct agent *a)
+void agent__health_stop_serving(struct agent *a)
 {
     bus_health_set(a->bus, "", false);
 }

@@ -14,9 +14,13 @@
 #include <string.h>
 
 #include "agent/core/agent_internal.h"
+#include "agent/core/health.h"
+#include "agent/core/reconciler.h"
+#include "agent/core/tags.h"
 #include "agent/join/admission.h"
 #include "agent/join/join.h"
 #include "agent/join/peer_addresses.h"
+#include "agent/join/replace_zero.h"
 #include "base/log.h"
 
 #define COMMAND_NS (5 * NS_PER_S)
@@ -27,11 +31,11 @@
 enum { MSG_WAKE, MSG_JOIN, MSG_OUTCOME };
 
 /* A command under way: at most one of each. */
-struct chore {
+struct pending_command {
     struct worker_msg msg; /* MSG_OUTCOME */
     struct reconciler *reconciler;
-    bool busy;
-    uint64_t again_ns;
+    bool in_flight;
+    uint64_t retry_ns;
     struct thole_status outcome;
 };
 
@@ -40,10 +44,10 @@ struct reconciler {
     struct worker *worker;
     struct worker_msg wake;
     _Atomic bool started, woken;
-    struct chore bootstrap, admit;
+    struct pending_command bootstrap, admit;
     bool admitted;         /* this start was admitted */
-    bool noted;            /* and the data directory says so */
-    uint64_t farewell_ns;  /* this host was removed, and ends by then; 0: it was not */
+    bool admission_saved;  /* and the data directory says so */
+    uint64_t exit_by_ns;   /* this host was removed, and ends by then; 0: it was not */
     uint64_t peers_due_ns; /* 0: nothing to write */
     struct admissions *admissions;
     struct health *health;
@@ -76,10 +80,10 @@ struct bufslice reconciler_admit_command(const thole_v1_Host *host, const char *
     return agent__reconciler_encode(c, actor, arena);
 }
 
-static void outcome(void *ctx, const struct thole_status *st,
-                    const thole_registry_v1_Result *result)
+static void command_done(void *ctx, const struct thole_status *st,
+                         const thole_registry_v1_Result *result)
 {
-    struct chore *c = ctx;
+    struct pending_command *c = ctx;
     (void)result;
     c->outcome = *st;
     c->msg.kind = MSG_OUTCOME;
@@ -88,10 +92,11 @@ static void outcome(void *ctx, const struct thole_status *st,
     }
 }
 
-static void begin(struct reconciler *cs, struct chore *c, struct bufslice command, uint64_t now)
+static void propose(struct reconciler *r, struct pending_command *c, struct bufslice command,
+                    uint64_t now)
 {
-    c->busy = true;
-    agent_command(cs->agent, command, now + COMMAND_NS, outcome, c);
+    c->in_flight = true;
+    agent_command(r->agent, command, now + COMMAND_NS, command_done, c);
 }
 
 /* ---- The first command of shard zero --------------------------------------------------------- */
@@ -108,16 +113,16 @@ static thole_v1_Host *member_row(struct agent *a, const struct member *m, upb_Ar
     thole_v1_Host_set_id(h, upb_StringView_FromString(id));
     thole_v1_HostSpec *spec = thole_v1_Host_mutable_spec(h, arena);
     thole_v1_HostSpec_set_state(spec, thole_v1_HOST_STATE_ACTIVE);
-    agent__set_tags(spec, m->tags, arena);
+    agent__tags_set(spec, m->tags, arena);
     thole_v1_HostStatus *st = thole_v1_Host_mutable_status(h, arena);
     thole_v1_HostStatus_set_address(st, upb_StringView_FromString(m->address));
     thole_v1_HostStatus_set_liveness(st, thole_v1_HOST_LIVENESS_LIVE);
     return h;
 }
 
-static void propose_bootstrap(struct reconciler *cs, uint64_t now)
+static void propose_bootstrap(struct reconciler *r, uint64_t now)
 {
-    struct agent *a = cs->agent;
+    struct agent *a = r->agent;
     pthread_mutex_lock(&a->lock);
     struct member_list *l = xmalloc(sizeof *l);
     *l = a->identity.first;
@@ -133,7 +138,7 @@ static void propose_bootstrap(struct reconciler *cs, uint64_t now)
         for (uint32_t i = 0; i < l->count; i++) {
             rows[i] = member_row(a, &l->members[i], arena);
         }
-        begin(cs, &cs->bootstrap, agent__reconciler_encode(c, "bootstrap", arena), now);
+        propose(r, &r->bootstrap, agent__reconciler_encode(c, "bootstrap", arena), now);
         upb_Arena_Free(arena);
     }
     free(l);
@@ -141,13 +146,13 @@ static void propose_bootstrap(struct reconciler *cs, uint64_t now)
 
 /* ---- This host's row ------------------------------------------------------------------------- */
 
-static bool same_text(upb_StringView v, const char *s)
+static bool is_same_text(upb_StringView v, const char *s)
 {
     return v.size == strlen(s) && memcmp(v.data, s, v.size) == 0;
 }
 
 /* Does the view show this very start of this host? */
-static bool row_current(struct agent *a, const struct registry_view *v)
+static bool is_row_current(struct agent *a, const struct registry_view *v)
 {
     const thole_v1_Host *row = registry_host(v, agent_host_id(a));
     const thole_v1_HostStatus *st = row != NULL ? thole_v1_Host_status(row) : NULL;
@@ -158,36 +163,36 @@ static bool row_current(struct agent *a, const struct registry_view *v)
     thole_v1_HostStatus_machine_types(st, &types);
     return thole_v1_HostStatus_incarnation(st) == a->incarnation &&
            thole_v1_HostStatus_start(st) == a->lineage.start &&
-           same_text(thole_v1_HostStatus_address(st), agent_address(a)) &&
-           same_text(thole_v1_HostStatus_version(st), agent_version()) &&
+           is_same_text(thole_v1_HostStatus_address(st), agent_address(a)) &&
+           is_same_text(thole_v1_HostStatus_version(st), agent_version()) &&
            types + 1 == a->type_count;
 }
 
-static void propose_admit(struct reconciler *cs, uint64_t now)
+static void propose_admit(struct reconciler *r, uint64_t now)
 {
     upb_Arena *arena = upb_Arena_New();
     char actor[LIMIT_NAME_BYTES + 8];
-    snprintf(actor, sizeof actor, "host/%s", agent_name(cs->agent));
-    begin(cs, &cs->admit,
-          reconciler_admit_command(agent__host_row(cs->agent, arena), actor, 0,
-                                   upb_StringView_FromDataAndSize(NULL, 0),
-                                   agent__lineage(cs->agent, arena), arena),
-          now);
+    snprintf(actor, sizeof actor, "host/%s", agent_name(r->agent));
+    propose(r, &r->admit,
+            reconciler_admit_command(agent__host_row(r->agent, arena), actor, 0,
+                                     upb_StringView_FromDataAndSize(NULL, 0),
+                                     agent__lineage(r->agent, arena), arena),
+            now);
     upb_Arena_Free(arena);
 }
 
 /* Refusals that time does not heal. */
-static bool for_good(const struct thole_status *st)
+static bool is_permanent(const struct thole_status *st)
 {
     return st->reason == THOLE_REASON_REMOVED || st->reason == THOLE_REASON_STALE_INCARNATION ||
            st->reason == THOLE_REASON_WRONG_CLUSTER || st->reason == THOLE_REASON_WRONG_HOST;
 }
 
-static void on_outcome(struct reconciler *cs, struct chore *c, uint64_t now)
+static void on_outcome(struct reconciler *r, struct pending_command *c, uint64_t now)
 {
-    c->busy = false;
-    c->again_ns = now + RETRY_NS;
-    if (c == &cs->bootstrap) {
+    c->in_flight = false;
+    c->retry_ns = now + RETRY_NS;
+    if (c == &r->bootstrap) {
         if (c->outcome.code != THOLE_OK && c->outcome.code != THOLE_ALREADY_EXISTS &&
             c->outcome.code != THOLE_FAILED_PRECONDITION) {
             LOG_WARN(AGENT, "shard zero's first command failed error=\"%s\"; trying again",
@@ -196,10 +201,10 @@ static void on_outcome(struct reconciler *cs, struct chore *c, uint64_t now)
         return;
     }
     if (c->outcome.code == THOLE_OK) {
-        cs->admitted = true;
-    } else if (for_good(&c->outcome)) {
-        agent__fail(cs->agent, &c->outcome);
-        c->again_ns = CLOCK_NEVER;
+        r->admitted = true;
+    } else if (is_permanent(&c->outcome)) {
+        agent__fail(r->agent, &c->outcome);
+        c->retry_ns = CLOCK_NEVER;
     } else {
         LOG_INFO(AGENT, "not admitted yet error=\"%s\"; trying again in %u ms", c->outcome.message,
                  (unsigned)(RETRY_NS / NS_PER_MS));
@@ -208,22 +213,22 @@ static void on_outcome(struct reconciler *cs, struct chore *c, uint64_t now)
 
 /* ---- Addresses ------------------------------------------------------------------------------- */
 
-static void write_peers(struct reconciler *cs)
+static void write_peers(struct reconciler *r)
 {
     struct thole_status st = {0};
-    if (addresses_save(cs->agent->addresses_known, &st) != THOLE_OK) {
+    if (join__addresses_save(r->agent->peer_addresses, &st) != THOLE_OK) {
         LOG_WARN(AGENT, "cannot write the peers file error=\"%s\"; a restart may need the registry",
                  st.message);
     }
-    cs->peers_due_ns = 0;
+    r->peers_due_ns = 0;
 }
 
 /* ---- Removed from the cluster ---------------------------------------------------------------- */
 
 /* After its row said REMOVED and all but shard zero's replica has gone: this long for the rest. */
-#define FAREWELL_NS (5 * NS_PER_S)
+#define EXIT_GRACE_NS (5 * NS_PER_S)
 
-static bool zero_is_leaving(const struct registry_view *v, uint64_t replica_id)
+static bool is_zero_leaving(const struct registry_view *v, uint64_t replica_id)
 {
     struct registry_replica_buf replica_buf;
     const thole_v1_Replica *row = registry_replica(v, replica_id, &replica_buf);
@@ -232,16 +237,16 @@ static bool zero_is_leaving(const struct registry_view *v, uint64_t replica_id)
 
 /* A removed host hands over what it leads and deletes its replicas; that of shard zero goes last.
  * It must not vote any more when the process ends: of two voters, one would be left alone. */
-static uint64_t farewell_step(struct reconciler *cs, uint64_t now)
+static uint64_t decommission_step(struct reconciler *r, uint64_t now)
 {
-    struct agent *a = cs->agent;
+    struct agent *a = r->agent;
     struct engine_replica_status zero = {0}, *all = NULL;
     struct registry_view *v = registry_view_acquire(a->registry);
     const thole_v1_Host *row = registry_host(v, agent_host_id(a));
     const thole_v1_HostSpec *spec = row != NULL ? thole_v1_Host_spec(row) : NULL;
     bool removed = spec != NULL && thole_v1_HostSpec_state(spec) == thole_v1_HOST_STATE_REMOVED;
     bool here = engine_shard_status(a->engine, REGISTRY_SHARD_ID, &zero);
-    bool leaving = removed && (!here || zero_is_leaving(v, zero.replica_id));
+    bool leaving = removed && (!here || is_zero_leaving(v, zero.replica_id));
     registry_view_release(v);
     size_t others = 0;
     if (removed) {
@@ -249,30 +254,30 @@ static uint64_t farewell_step(struct reconciler *cs, uint64_t now)
         others = n - here;
         free(all);
     }
-    bool told = removed && here && zero.removed_by_peer;
-    if (!told && (!removed || others > 0 || (here && zero.voter))) {
-        cs->farewell_ns = 0;
+    bool removed_by_peer = removed && here && zero.removed_by_peer;
+    if (!removed_by_peer && (!removed || others > 0 || (here && zero.voter))) {
+        r->exit_by_ns = 0;
         return CLOCK_NEVER;
     }
-    if (cs->farewell_ns == 0) {
-        cs->farewell_ns = now + FAREWELL_NS;
+    if (r->exit_by_ns == 0) {
+        r->exit_by_ns = now + EXIT_GRACE_NS;
     }
-    if (told || leaving || now >= cs->farewell_ns) {
+    if (removed_by_peer || leaving || now >= r->exit_by_ns) {
         struct thole_status st = {0};
-        agent__removed(&st);
+        agent__fail_removed(&st);
         agent__fail(a, &st); /* the first time; later ones are not heard */
         return CLOCK_NEVER;
     }
-    return cs->farewell_ns;
+    return r->exit_by_ns;
 }
 
 /* ---- Shard zero's replica -------------------------------------------------------------------- */
 
 /* Without it there is no view, and nothing that is decided about this host is heard. Others have to
  * be asked whether it was removed, or only its replica. */
-static void renew_step(struct reconciler *cs)
+static void check_zero_replica(struct reconciler *r)
 {
-    struct agent *a = cs->agent;
+    struct agent *a = r->agent;
     struct engine_replica_status s;
     pthread_mutex_lock(&a->lock);
     bool member = a->member && !a->failed;
@@ -287,7 +292,7 @@ static void renew_step(struct reconciler *cs)
                          s.failure);
         agent__fail(a, &st);
     } else if (s.failed || s.removed_by_peer) {
-        join__renew_start(a, &s);
+        join__replace_zero_start(a, &s);
     }
 }
 
@@ -299,11 +304,11 @@ static uint64_t earlier(uint64_t a, uint64_t b)
 }
 
 /* Those of --tag count when the host is new; later the registry's do. */
-static void compare_tags(struct agent *a)
+static void warn_ignored_tags(struct agent *a)
 {
     upb_Arena *arena = upb_Arena_New();
     thole_v1_HostSpec *given = thole_v1_HostSpec_new(arena);
-    agent__set_tags(given, a->tags, arena);
+    agent__tags_set(given, a->tags, arena);
     struct registry_view *v = registry_view_acquire(a->registry);
     const thole_v1_Host *row = registry_host(v, agent_host_id(a));
     const thole_v1_HostSpec *spec = row != NULL ? thole_v1_Host_spec(row) : NULL;
@@ -325,20 +330,20 @@ static void compare_tags(struct agent *a)
     }
 }
 
-static void note_admitted(struct reconciler *cs)
+static void save_admission(struct reconciler *r)
 {
     struct thole_status st = {0};
-    compare_tags(cs->agent);
-    cs->noted = true; /* another start that was admitted will do as well */
-    if (datadir_admitted(&cs->agent->dir, cs->agent->incarnation, &st) != THOLE_OK) {
+    warn_ignored_tags(r->agent);
+    r->admission_saved = true; /* another start that was admitted will do as well */
+    if (datadir_admitted(&r->agent->dir, r->agent->incarnation, &st) != THOLE_OK) {
         LOG_WARN(AGENT, "cannot note that this start was admitted error=\"%s\"; going on",
                  st.message);
     }
 }
 
-static uint64_t membership_step(struct reconciler *cs, uint64_t now)
+static uint64_t membership_step(struct reconciler *r, uint64_t now)
 {
-    struct agent *a = cs->agent;
+    struct agent *a = r->agent;
     struct engine_replica_status s;
     uint64_t next = CLOCK_NEVER;
     if (!agent_cluster(a, &(struct uuid){{0}})) {
@@ -346,23 +351,23 @@ static uint64_t membership_step(struct reconciler *cs, uint64_t now)
     }
     struct registry_view *v = registry_view_acquire(a->registry);
     bool empty = registry_view_revision(v) == 0;
-    bool current = !empty && row_current(a, v);
+    bool current = !empty && is_row_current(a, v);
     registry_view_release(v);
     if (empty) {
         bool leads = engine_shard_status(a->engine, REGISTRY_SHARD_ID, &s) &&
                      s.role == RAFT_LEADER && s.leader_ready;
-        if (leads && !cs->bootstrap.busy && now >= cs->bootstrap.again_ns) {
-            propose_bootstrap(cs, now);
-        } else if (leads && !cs->bootstrap.busy) {
-            next = cs->bootstrap.again_ns;
+        if (leads && !r->bootstrap.in_flight && now >= r->bootstrap.retry_ns) {
+            propose_bootstrap(r, now);
+        } else if (leads && !r->bootstrap.in_flight) {
+            next = r->bootstrap.retry_ns;
         }
-    } else if (current && !cs->noted) {
-        note_admitted(cs);
-    } else if (!current && !cs->admitted && !cs->admit.busy) {
-        if (now >= cs->admit.again_ns) {
-            propose_admit(cs, now);
+    } else if (current && !r->admission_saved) {
+        save_admission(r);
+    } else if (!current && !r->admitted && !r->admit.in_flight) {
+        if (now >= r->admit.retry_ns) {
+            propose_admit(r, now);
         } else {
-            next = cs->admit.again_ns;
+            next = r->admit.retry_ns;
         }
     }
     return next;
@@ -370,38 +375,38 @@ static uint64_t membership_step(struct reconciler *cs, uint64_t now)
 
 static uint64_t reconciler_turn(void *ctx, struct msgq *batch, uint64_t now)
 {
-    struct reconciler *cs = ctx;
+    struct reconciler *r = ctx;
     for (struct worker_msg *m; (m = msgq_pop(batch)) != NULL;) {
         switch (m->kind) {
         case MSG_JOIN:
-            admissions_add(cs->admissions, m, now);
+            join__admissions_handle(r->admissions, m, now);
             break;
         case MSG_OUTCOME:
-            on_outcome(cs, CONTAINER_OF(m, struct chore, msg), now);
+            on_outcome(r, CONTAINER_OF(m, struct pending_command, msg), now);
             break;
         default: /* free to be posted again; what it tells of is looked at below */
-            atomic_store(&cs->woken, false);
+            atomic_store(&r->woken, false);
             break;
         }
     }
-    if (!atomic_load(&cs->started)) {
+    if (!atomic_load(&r->started)) {
         return CLOCK_NEVER;
     }
-    uint64_t next = membership_step(cs, now);
-    next = earlier(next, farewell_step(cs, now));
-    renew_step(cs);
-    next = earlier(next, admissions_step(cs->admissions, now));
-    if (cs->peers_due_ns == 0 && addresses_changed(cs->agent->addresses_known)) {
-        cs->peers_due_ns = now + PEERS_DELAY_NS;
+    uint64_t next = membership_step(r, now);
+    next = earlier(next, decommission_step(r, now));
+    check_zero_replica(r);
+    next = earlier(next, join__admissions_step(r->admissions, now));
+    if (r->peers_due_ns == 0 && join__addresses_changed(r->agent->peer_addresses)) {
+        r->peers_due_ns = now + PEERS_DELAY_NS;
     }
-    if (cs->peers_due_ns != 0 && now >= cs->peers_due_ns) {
-        write_peers(cs);
+    if (r->peers_due_ns != 0 && now >= r->peers_due_ns) {
+        write_peers(r);
     }
-    if (cs->peers_due_ns != 0) {
-        next = earlier(next, cs->peers_due_ns);
+    if (r->peers_due_ns != 0) {
+        next = earlier(next, r->peers_due_ns);
     }
-    next = earlier(next, agent__health_update(cs->health, now));
-    agent_signal(cs->agent);
+    next = earlier(next, agent__health_update(r->health, now));
+    agent_signal(r->agent);
     return next;
 }
 
@@ -409,72 +414,72 @@ static uint64_t reconciler_turn(void *ctx, struct msgq *batch, uint64_t now)
 
 struct reconciler *agent__reconciler_new(struct agent *a)
 {
-    struct reconciler *cs = xcalloc(1, sizeof *cs);
-    cs->agent = a;
-    cs->bootstrap.reconciler = cs->admit.reconciler = cs;
-    cs->admissions = admissions_new(a);
-    cs->health = agent__health_new(a);
-    cs->worker = worker_new(a->executor, "agent", 1u << 16, reconciler_turn, cs);
-    return cs;
+    struct reconciler *r = xcalloc(1, sizeof *r);
+    r->agent = a;
+    r->bootstrap.reconciler = r->admit.reconciler = r;
+    r->admissions = join__admissions_new(a);
+    r->health = agent__health_new(a);
+    r->worker = worker_new(a->executor, "agent", 1u << 16, reconciler_turn, r);
+    return r;
 }
 
-void agent__reconciler_start(struct reconciler *cs)
+void agent__reconciler_start(struct reconciler *r)
 {
-    atomic_store(&cs->started, true);
-    agent__reconciler_wake(cs);
+    atomic_store(&r->started, true);
+    agent__reconciler_wake(r);
 }
 
-void agent__reconciler_stop(struct reconciler *cs)
+void agent__reconciler_stop(struct reconciler *r)
 {
-    worker_stop(cs->worker);
-    admissions_stop(cs->admissions);
-    if (addresses_changed(cs->agent->addresses_known)) {
-        write_peers(cs);
+    worker_stop(r->worker);
+    join__admissions_stop(r->admissions);
+    if (join__addresses_changed(r->agent->peer_addresses)) {
+        write_peers(r);
     }
 }
 
-void agent__reconciler_free(struct reconciler *cs)
+void agent__reconciler_free(struct reconciler *r)
 {
-    if (cs == NULL) {
+    if (r == NULL) {
         return;
     }
-    worker_free(cs->worker);
-    admissions_free(cs->admissions);
-    agent__health_free(cs->health);
-    free(cs);
+    worker_free(r->worker);
+    join__admissions_free(r->admissions);
+    agent__health_free(r->health);
+    free(r);
 }
 
-void agent__reconciler_replica_changed(struct reconciler *cs, uint64_t shard_id)
+void agent__reconciler_replica_changed(struct reconciler *r, uint64_t shard_id)
 {
-    agent__health_changed(cs->health, shard_id);
-    agent__reconciler_wake(cs);
+    agent__health_replica_changed(r->health, shard_id);
+    agent__reconciler_wake(r);
 }
 
-void agent__reconciler_wake(struct reconciler *cs)
+void agent__reconciler_wake(struct reconciler *r)
 {
-    if (!atomic_load(&cs->started) || atomic_exchange(&cs->woken, true)) {
+    if (!atomic_load(&r->started) || atomic_exchange(&r->woken, true)) {
         return;
     }
-    cs->wake.kind = MSG_WAKE;
-    if (!worker_post_internal(cs->worker, &cs->wake)) {
-        atomic_store(&cs->woken, true);
+    r->wake.kind = MSG_WAKE;
+    if (!worker_post_internal(r->worker, &r->wake)) {
+        atomic_store(&r->woken, true);
     }
 }
 
-void agent__reconciler_join(struct reconciler *cs, struct bus_request *request)
+void agent__reconciler_join(struct reconciler *r, struct bus_request *request)
 {
-    struct worker_msg *m = admission_msg(cs->agent, request);
+    struct worker_msg *m = join__admission_new(r->agent, request);
     if (m == NULL) {
         return; /* refused, and answered */
     }
     m->kind = MSG_JOIN;
-    if (!worker_post_internal(cs->worker, m)) {
-        admission_refuse(m);
+    if (!worker_post_internal(r->worker, m)) {
+        join__admission_refuse(m);
     }
 }
 
-bool reconciler_repost(struct reconciler *cs, struct worker_msg *m)
+bool agent__reconciler_repost_join(struct reconciler *r, struct worker_msg *m)
 {
     m->kind = MSG_JOIN;
-    return worker_post_internal(cs->worker, m);
+    return worker_post_internal(r->worker, m);
 }

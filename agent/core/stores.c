@@ -14,6 +14,7 @@
 #include <string.h>
 
 #include "agent/core/agent_internal.h"
+#include "agent/core/stores.h"
 #include "agent/core/textfile.h"
 #include "base/clock.h"
 #include "base/file.h"
@@ -34,9 +35,9 @@ static METRIC_DEFINE_COUNTER(lost_replicas, "thole_state_lost_replicas_total",
 
 /* ---- Damage while the host runs -------------------------------------------------------------- */
 
-void agent__stores_start_again(struct agent *a)
+void agent__stores_request_restart(struct agent *a)
 {
-    agent__start_again(a, "its state database is damaged, and is made anew");
+    agent__request_restart(a, "its state database is damaged, and is made anew");
 }
 
 static void on_damaged(void *ctx, const char *what)
@@ -45,7 +46,7 @@ static void on_damaged(void *ctx, const char *what)
     LOG_ERROR(AGENT, "the state database is damaged: %s", what);
     atomic_store(&a->state_damaged, true);
     if (atomic_load(&a->opened)) {
-        agent__stores_start_again(a);
+        agent__stores_request_restart(a);
     }
 }
 

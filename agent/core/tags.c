@@ -2,6 +2,7 @@
 #include <string.h>
 
 #include "agent/core/agent_internal.h"
+#include "agent/core/tags.h"
 #include "base/text.h"
 
 /* Both have a "=". */
@@ -11,7 +12,7 @@ static bool same_key(const char *a, const char *b)
     return strncmp(a, b, n + 1) == 0;
 }
 
-const char *agent__tag_problem(struct slice tag)
+const char *agent__tags_problem(struct slice tag)
 {
     const uint8_t *eq = tag.size > 0 ? memchr(tag.data, '=', tag.size) : NULL;
     if (eq == NULL || memchr(tag.data, ',', tag.size) != NULL ||
@@ -23,11 +24,11 @@ const char *agent__tag_problem(struct slice tag)
     return problem != NULL ? problem : text_label_problem(slice_of(eq + 1, tag.size - n - 1), 0);
 }
 
-enum thole_code agent_check_tags(const char *const *tags, size_t count, struct thole_status *st)
+enum thole_code agent__tags_check(const char *const *tags, size_t count, struct thole_status *st)
 {
     size_t bytes = 0;
     for (size_t i = 0; i < count; i++) {
-        const char *problem = agent__tag_problem(slice_str(tags[i]));
+        const char *problem = agent__tags_problem(slice_str(tags[i]));
         bytes += strlen(tags[i]) + 1;
         for (size_t k = 0; k < i && problem == NULL; k++) {
             if (same_key(tags[i], tags[k])) {
@@ -46,7 +47,7 @@ enum thole_code agent_check_tags(const char *const *tags, size_t count, struct t
     return THOLE_OK;
 }
 
-void agent__set_tags(thole_v1_HostSpec *spec, const char *tags, upb_Arena *arena)
+void agent__tags_set(thole_v1_HostSpec *spec, const char *tags, upb_Arena *arena)
 {
     size_t size = strlen(tags);
     char *copy = upb_Arena_Malloc(arena, size + 1);

@@ -16,9 +16,15 @@
 #include <string.h>
 
 #include "agent/core/agent_internal.h"
+#include "agent/core/availability.h"
+#include "agent/core/reconciler.h"
+#include "agent/core/wiring.h"
 #include "agent/join/join.h"
 #include "agent/join/peer_addresses.h"
+#include "agent/join/peer_bootstrap.h"
 #include "agent/repair/shard_repair.h"
+#include "agent/routing/router_cache.h"
+#include "agent/routing/router_serve.h"
 #include "agent/snapshots/exports.h"
 #include "base/log.h"
 
@@ -44,13 +50,13 @@ struct engine_transport agent__wiring_transport(struct agent *a)
 static void on_replica_changed(void *ctx, const struct engine_replica_status *s)
 {
     struct agent *a = ctx;
-    route_cache_local(router_cache(a->router), s);
+    router_cache_set_local(router_get_cache(a->router), s);
     struct hostctl *h = atomic_load_explicit(&a->hostctl, memory_order_acquire);
     /* What fails now may be whole after the start that follows. */
     if (h != NULL && !(s->failed && atomic_load(&a->state_damaged))) {
         hostctl_replica_changed(h, s);
     }
-    agent__replica_changed(a, s);
+    agent__outages_replica_changed(a, s);
     agent__reconciler_replica_changed(a->reconciler, s->shard_id);
 }
 
@@ -102,16 +108,16 @@ static void on_peer_state(void *ctx, const struct uuid *host, bool up, uint64_t 
     engine_peer_state(a->engine, host, up);
     hostctl_peer_state(atomic_load_explicit(&a->hostctl, memory_order_acquire), host, up);
     if (!up) {
-        addresses_wake(a->addresses_known);
+        join__addresses_wake(a->peer_addresses);
     }
     agent__reconciler_wake(a->reconciler);
 }
 
 /* It says where it is now, which the registry may learn only later, or not without it. */
-static void on_met(void *ctx, const struct uuid *host, uint64_t incarnation, const char *address)
+static void on_hello(void *ctx, const struct uuid *host, uint64_t incarnation, const char *address)
 {
     struct agent *a = ctx;
-    addresses_learn(a->addresses_known, host, incarnation, address, ADDRESSES_MET);
+    join__addresses_learn(a->peer_addresses, host, incarnation, address, ADDRESSES_HELLO);
 }
 
 /* What no time heals ends this host; the rest the bus has logged. */
@@ -143,7 +149,7 @@ static enum thole_code on_admit(void *ctx, const struct bus_identity *who, uint6
     snprintf(known, sizeof known, "%.*s", (int)name.size, name.size > 0 ? name.data : "");
     registry_view_release(v);
     if (gone) {
-        return agent__removed(st);
+        return agent__fail_removed(st);
     }
     if (who->secure && name.size > 0 && strcmp(known, who->name) != 0) {
         return THOLE_FAIL(st, THOLE_PERMISSION_DENIED, THOLE_REASON_WRONG_HOST,
@@ -202,10 +208,10 @@ static void on_request(void *ctx, struct bus_request *q)
     case METHOD_PROPOSE:
     case METHOD_QUERY:
     case METHOD_TRANSFER:
-        serve_forward(a, q);
+        router_serve_forward(a, q);
         return;
     case METHOD_WATCH:
-        serve_watch(a, q);
+        router_serve_watch(a, q);
         return;
     case METHOD_JOIN:
         agent__reconciler_join(a->reconciler, q);
@@ -223,7 +229,7 @@ static void on_request(void *ctx, struct bus_request *q)
         exports_serve(a->exports, q);
         return;
     case METHOD_ADDRESSES:
-        addresses_serve(a->addresses_known, q);
+        join__addresses_serve(a->peer_addresses, q);
         return;
     case METHOD_REACHES:
         serve_reaches(a, q);
@@ -243,7 +249,7 @@ struct bus_handler agent__wiring_bus_handler(struct agent *a)
                                 .request = on_request,
                                 .refused = on_refused,
                                 .admit = on_admit,
-                                .met = on_met};
+                                .met = on_hello};
 }
 
 /* ---- Controllers ----------------------------------------------------------------------------- */
@@ -286,15 +292,15 @@ static void callback_host_address(void *ctx, const struct uuid *host, uint64_t i
 {
     struct agent *a = ctx;
     if (address != NULL) {
-        addresses_learn(a->addresses_known, host, incarnation, address, ADDRESSES_ROW);
+        join__addresses_learn(a->peer_addresses, host, incarnation, address, ADDRESSES_ROW);
     } else {
-        addresses_forget(a->addresses_known, host);
+        join__addresses_forget(a->peer_addresses, host);
     }
 }
 
 #define REACHES_MS 700
 
-struct question {
+struct reach_query {
     void (*done)(void *ctx, bool answered, bool reaches);
     void *ctx;
 };
@@ -302,7 +308,7 @@ struct question {
 static void reaches_answered(void *ctx, const struct thole_status *st, struct bufslice body,
                              bool more)
 {
-    struct question *q = ctx;
+    struct reach_query *q = ctx;
     if (more) {
         return;
     }
@@ -316,7 +322,7 @@ static void callback_reaches(void *ctx, const struct uuid *asked, const struct u
                              void *done_ctx)
 {
     struct agent *a = ctx;
-    struct question *q = xmalloc(sizeof *q);
+    struct reach_query *q = xmalloc(sizeof *q);
     struct buf *b = buf_copy(about->bytes, sizeof about->bytes);
     q->done = done;
     q->ctx = done_ctx;
@@ -346,15 +352,15 @@ static bool row_host_id(upb_StringView text, struct uuid *ret)
     return uuid_parse(id, ret);
 }
 
-static bool eligible(struct agent *a, const struct uuid *host, const struct uuid *avoid)
+static bool is_eligible(struct agent *a, const struct uuid *host, const struct uuid *avoid)
 {
     return !uuid_equal(host, agent_host_id(a)) && !uuid_equal(host, avoid);
 }
 
 /* The leader that the registry knows of, at every other attempt; else the shard's replicas with
  * data in turn. */
-static bool by_registry(struct agent *a, const struct registry_view *v, uint64_t shard_id,
-                        uint32_t attempt, const struct uuid *avoid, struct uuid *ret)
+static bool pick_by_registry(struct agent *a, const struct registry_view *v, uint64_t shard_id,
+                             uint32_t attempt, const struct uuid *avoid, struct uuid *ret)
 {
     struct registry_shard_buf shard_buf;
     struct registry_replica_buf replica_buf;
@@ -364,7 +370,7 @@ static bool by_registry(struct agent *a, const struct registry_view *v, uint64_t
         upb_StringView name = thole_v1_ShardStatus_leader_host(st);
         const thole_v1_Host *h =
             name.size > 0 ? registry_host_by_name(v, registry_str(name)) : NULL;
-        if (h != NULL && row_host_id(thole_v1_Host_id(h), ret) && eligible(a, ret, avoid)) {
+        if (h != NULL && row_host_id(thole_v1_Host_id(h), ret) && is_eligible(a, ret, avoid)) {
             return true;
         }
     }
@@ -377,7 +383,8 @@ static bool by_registry(struct agent *a, const struct registry_view *v, uint64_t
          after = thole_v1_Replica_id(r)) {
         if (thole_v1_Replica_desired(r) == thole_v1_REPLICA_DESIRED_RUN &&
             thole_v1_Replica_role(r) != thole_v1_REPLICA_ROLE_WITNESS &&
-            row_host_id(thole_v1_Replica_host_id(r), &found[n]) && eligible(a, &found[n], avoid)) {
+            row_host_id(thole_v1_Replica_host_id(r), &found[n]) &&
+            is_eligible(a, &found[n], avoid)) {
             n++;
         }
     }
@@ -389,15 +396,15 @@ static bool by_registry(struct agent *a, const struct registry_view *v, uint64_t
 }
 
 /* Before there is a view: the hosts that formed the cluster. */
-static bool by_identity(struct agent *a, uint32_t attempt, const struct uuid *avoid,
-                        struct uuid *ret)
+static bool pick_by_identity(struct agent *a, uint32_t attempt, const struct uuid *avoid,
+                             struct uuid *ret)
 {
     bool found = false;
     pthread_mutex_lock(&a->lock);
     const struct member_list *l = &a->identity.first;
     for (uint32_t i = 0; i < l->count && !found; i++) {
         const struct uuid *host = &l->members[(attempt + i) % l->count].host;
-        if (eligible(a, host, avoid)) {
+        if (is_eligible(a, host, avoid)) {
             *ret = *host;
             found = true;
         }
@@ -406,17 +413,17 @@ static bool by_identity(struct agent *a, uint32_t attempt, const struct uuid *av
     return found;
 }
 
-static bool router_elsewhere(void *ctx, uint64_t shard_id, uint32_t attempt,
+static bool router_pick_host(void *ctx, uint64_t shard_id, uint32_t attempt,
                              const struct uuid *avoid, struct uuid *ret)
 {
     struct agent *a = ctx;
     struct registry_view *v = registry_view_acquire(a->registry);
-    bool found = by_registry(a, v, shard_id, attempt, avoid, ret);
+    bool found = pick_by_registry(a, v, shard_id, attempt, avoid, ret);
     registry_view_release(v);
-    return found || (shard_id == REGISTRY_SHARD_ID && by_identity(a, attempt, avoid, ret));
+    return found || (shard_id == REGISTRY_SHARD_ID && pick_by_identity(a, attempt, avoid, ret));
 }
 
-static bool router_exists(void *ctx, uint64_t shard_id)
+static bool router_shard_exists(void *ctx, uint64_t shard_id)
 {
     struct agent *a = ctx;
     if (shard_id == REGISTRY_SHARD_ID) {
@@ -435,12 +442,12 @@ static bool router_exists(void *ctx, uint64_t shard_id)
     return exists;
 }
 
-static bool router_blind(void *ctx, struct thole_status *st)
+static bool router_lacks_view(void *ctx, struct thole_status *st)
 {
     return !agent_has_view(ctx, st);
 }
 
-static bool router_holds(void *ctx, uint64_t shard_id)
+static bool router_is_held(void *ctx, uint64_t shard_id)
 {
     struct agent *a = ctx;
     return shard_id == REGISTRY_SHARD_ID && atomic_load(&a->repairing);
@@ -453,9 +460,9 @@ struct router_options agent__wiring_router(struct agent *a)
         .self = *agent_host_id(a),
         .executor = a->executor,
         .ctx = a,
-        .elsewhere = router_elsewhere,
-        .exists = router_exists,
-        .blind = router_blind,
-        .holds = router_holds,
+        .pick_host = router_pick_host,
+        .shard_exists = router_shard_exists,
+        .lacks_view = router_lacks_view,
+        .is_held = router_is_held,
     };
 }

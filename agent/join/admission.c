@@ -10,6 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "agent/core/reconciler.h"
 #include "base/log.h"
 #include "proto/decode.h"
 
@@ -41,7 +42,7 @@ static void refuse(struct joiner *j, const struct thole_status *st)
     free(j);
 }
 
-void admission_refuse(struct worker_msg *m)
+void join__admission_refuse(struct worker_msg *m)
 {
     struct thole_status st = {0};
     thole_status_set(&st, THOLE_UNAVAILABLE, THOLE_REASON_STOPPED, __FILE__, __LINE__,
@@ -76,7 +77,7 @@ static bool read_request(struct joiner *j, struct slice body, struct thole_statu
     return ok;
 }
 
-struct worker_msg *admission_msg(struct agent *a, struct bus_request *request)
+struct worker_msg *join__admission_new(struct agent *a, struct bus_request *request)
 {
     struct thole_status st = {0};
     struct uuid cluster;
@@ -104,12 +105,12 @@ static void admitted(void *ctx, const struct thole_status *st,
     struct joiner *j = ctx;
     j->outcome = *st;
     j->revision = st->code == THOLE_OK ? thole_registry_v1_Result_revision(result) : 0;
-    if (!reconciler_repost(j->agent->reconciler, &j->msg)) {
-        admission_refuse(&j->msg);
+    if (!agent__reconciler_repost_join(j->agent->reconciler, &j->msg)) {
+        join__admission_refuse(&j->msg);
     }
 }
 
-void admissions_add(struct admissions *js, struct worker_msg *m, uint64_t now_ns)
+void join__admissions_handle(struct admissions *js, struct worker_msg *m, uint64_t now_ns)
 {
     struct joiner *j = CONTAINER_OF(m, struct joiner, msg);
     (void)now_ns;
@@ -179,7 +180,7 @@ static bool answer(struct joiner *j, const struct registry_view *v)
     return true;
 }
 
-uint64_t admissions_step(struct admissions *js, uint64_t now_ns)
+uint64_t join__admissions_step(struct admissions *js, uint64_t now_ns)
 {
     uint64_t next = CLOCK_NEVER;
     if (js->waiting == NULL) {
@@ -208,23 +209,23 @@ uint64_t admissions_step(struct admissions *js, uint64_t now_ns)
     return next;
 }
 
-struct admissions *admissions_new(struct agent *a)
+struct admissions *join__admissions_new(struct agent *a)
 {
     struct admissions *js = xcalloc(1, sizeof *js);
     js->agent = a;
     return js;
 }
 
-void admissions_stop(struct admissions *js)
+void join__admissions_stop(struct admissions *js)
 {
     while (js->waiting != NULL) {
         struct joiner *j = js->waiting;
         js->waiting = j->next;
-        admission_refuse(&j->msg);
+        join__admission_refuse(&j->msg);
     }
 }
 
-void admissions_free(struct admissions *js)
+void join__admissions_free(struct admissions *js)
 {
     free(js);
 }

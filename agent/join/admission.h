@@ -1,25 +1,22 @@
-/* Hosts that ask this member to let them in: METHOD_JOIN. All but admission_msg, admission_refuse
- * and the outcome of the command run on the reconciler's worker. */
+/* Requests of hosts to join the cluster through this member: METHOD_JOIN.
+ *
+ * Threads: join__admission_new and join__admission_refuse run on any thread, everything else on the
+ * reconciler's worker. */
 #ifndef AGENT_JOIN_ADMISSION_H
 #define AGENT_JOIN_ADMISSION_H
 
 #include "agent/core/agent_internal.h"
+#include "base/worker.h"
 
 struct admissions;
-struct admissions *admissions_new(struct agent *a);
-void admissions_stop(struct admissions *js); /* refuses those that wait */
-void admissions_free(struct admissions *js);
+struct admissions *join__admissions_new(struct agent *a);
+void join__admissions_stop(struct admissions *js); /* refuses those that wait */
+void join__admissions_free(struct admissions *js);
 /* A request's message for the worker, or NULL when it was refused at once. */
-struct worker_msg *admission_msg(struct agent *a, struct bus_request *request);
-void admission_refuse(struct worker_msg *m);
-void admissions_add(struct admissions *js, struct worker_msg *m, uint64_t now_ns);
+struct worker_msg *join__admission_new(struct agent *a, struct bus_request *request);
+void join__admission_refuse(struct worker_msg *m);
+void join__admissions_handle(struct admissions *js, struct worker_msg *m, uint64_t now_ns);
 /* Answers those that the view shows; returns when it wants to be called again at the latest. */
-uint64_t admissions_step(struct admissions *js, uint64_t now_ns);
-
-/* reconciler.c */
-bool reconciler_repost(struct reconciler *cs, struct worker_msg *m);
-struct bufslice reconciler_admit_command(const thole_v1_Host *host, const char *actor,
-                                         uint64_t failed_replica, upb_StringView failure,
-                                         upb_StringView lineage, upb_Arena *arena);
+uint64_t join__admissions_step(struct admissions *js, uint64_t now_ns);
 
 #endif

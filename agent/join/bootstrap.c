@@ -6,22 +6,24 @@
 #include <string.h>
 
 #include "agent/core/agent_internal.h"
+#include "agent/core/reconciler.h"
 #include "agent/join/join.h"
 #include "agent/join/peer_addresses.h"
+#include "agent/join/peer_bootstrap.h"
 #include "agent/repair/repair_zero.h"
 #include "base/address.h"
 #include "base/assert.h"
 #include "base/log.h"
 
 #define FORCE_PAUSE_MS 20
-#define TELL_NS (5 * NS_PER_S)
+#define REPAIR_ZERO_NS (5 * NS_PER_S)
 
 bool join__bootstrap_step(struct agent *a, const char *name)
 {
     return a->o.step == NULL || a->o.step(a->o.step_ctx, name);
 }
 
-bool join__bootstrap_pause(struct agent *a, uint32_t ms)
+bool join__pause(struct agent *a, uint32_t ms)
 {
     return !latch_wait_until(&a->stop, clock_now(&clock_system) + ms * NS_PER_MS);
 }
@@ -68,14 +70,14 @@ static enum thole_code seed_zero(struct agent *a, const char *file, struct thole
         code = latch_wait(&seeded, &why);
         latch_deinit(&seeded);
     } while (code != THOLE_OK && why.reason == THOLE_REASON_NOT_READY &&
-             join__bootstrap_pause(a, FORCE_PAUSE_MS));
+             join__pause(a, FORCE_PAUSE_MS));
     if (code != THOLE_OK && st != NULL) {
         *st = why;
     }
     return code;
 }
 
-/* What is left of a replica that another one replaces (join__renew_start). */
+/* What is left of a replica that another one replaces (join__replace_zero_start). */
 static enum thole_code remove_old_zero(struct agent *a, uint64_t replica_id,
                                        struct thole_status *st)
 {
@@ -89,20 +91,20 @@ static enum thole_code remove_old_zero(struct agent *a, uint64_t replica_id,
     return code;
 }
 
-struct told {
+struct repair_proposal {
     struct engine_request request;
     struct latch done;
 };
 
-static void told(struct engine_request *q)
+static void repair_proposed(struct engine_request *q)
 {
-    struct told *t = CONTAINER_OF(q, struct told, request);
+    struct repair_proposal *p = CONTAINER_OF(q, struct repair_proposal, request);
     bufslice_unref(q->result);
-    latch_open(&t->done, &q->status);
+    latch_open(&p->done, &q->status);
 }
 
 /* The first command of the epoch, past the router, which holds back all others until then. */
-static enum thole_code tell_repaired(struct agent *a, uint64_t epoch, struct thole_status *st)
+static enum thole_code propose_repair_zero(struct agent *a, uint64_t epoch, struct thole_status *st)
 {
     enum thole_code code;
     do {
@@ -112,17 +114,17 @@ static enum thole_code tell_repaired(struct agent *a, uint64_t epoch, struct tho
             thole_registry_v1_Operation_mutable_repair_zero(
                 thole_registry_v1_Command_add_operations(c, arena), arena),
             epoch);
-        struct told t = {.request = {.kind = ENGINE_PROPOSE}};
-        latch_init(&t.done);
-        t.request.shard_id = REGISTRY_SHARD_ID;
-        t.request.payload = agent__reconciler_encode(c, "repair", arena);
-        t.request.deadline_ns = clock_now(executor_clock(a->executor)) + TELL_NS;
-        t.request.done = told;
-        engine_submit(a->engine, &t.request);
-        code = latch_wait(&t.done, st);
-        latch_deinit(&t.done);
+        struct repair_proposal p = {.request = {.kind = ENGINE_PROPOSE}};
+        latch_init(&p.done);
+        p.request.shard_id = REGISTRY_SHARD_ID;
+        p.request.payload = agent__reconciler_encode(c, "repair", arena);
+        p.request.deadline_ns = clock_now(executor_clock(a->executor)) + REPAIR_ZERO_NS;
+        p.request.done = repair_proposed;
+        engine_submit(a->engine, &p.request);
+        code = latch_wait(&p.done, st);
+        latch_deinit(&p.done);
         upb_Arena_Free(arena);
-    } while (code != THOLE_OK && join__bootstrap_pause(a, FORCE_PAUSE_MS)); /* no leader yet */
+    } while (code != THOLE_OK && join__pause(a, FORCE_PAUSE_MS)); /* no leader yet */
     return code;
 }
 
@@ -151,7 +153,7 @@ static enum thole_code force_zero(struct agent *a, struct thole_status *st)
                               "shard zero cannot be repaired with this host: %.160s", s.failure);
         }
     } while (code != THOLE_OK && why.reason == THOLE_REASON_NOT_READY &&
-             join__bootstrap_pause(a, FORCE_PAUSE_MS));
+             join__pause(a, FORCE_PAUSE_MS));
     bool before = code != THOLE_OK && s.epoch >= epoch;
     if (code != THOLE_OK && !before) {
         if (st != NULL) {
@@ -159,13 +161,13 @@ static enum thole_code force_zero(struct agent *a, struct thole_status *st)
         }
         return code;
     }
-    code = tell_repaired(a, epoch, st);
+    code = propose_repair_zero(a, epoch, st);
     atomic_store(&a->repairing, false);
     return code == THOLE_OK ? repair_zero_unmark(&a->dir, st) : code;
 }
 
 /* A host deletes its replica of shard zero last, when it has been removed from the cluster. */
-static bool was_deleted(struct agent *a, uint64_t replica_id)
+static bool has_tombstone(struct agent *a, uint64_t replica_id)
 {
     uint64_t *ids = NULL;
     size_t n = engine_tombstones(a->engine, &ids);
@@ -184,8 +186,8 @@ static enum thole_code run_member(struct agent *a, struct identity *i, struct th
 {
     struct engine_replica_status s;
     bool there = engine_shard_status(a->engine, REGISTRY_SHARD_ID, &s);
-    if (!there && was_deleted(a, i->zero_replica)) {
-        return agent__removed(st);
+    if (!there && has_tombstone(a, i->zero_replica)) {
+        return agent__fail_removed(st);
     }
     if (!there && i->zero_created) {
         return THOLE_FAIL(
@@ -197,7 +199,7 @@ static enum thole_code run_member(struct agent *a, struct identity *i, struct th
     enum thole_code code = THOLE_OK;
     bus_set_cluster(a->bus, &i->cluster);
     if (!i->zero_created) {
-        agent__know_members(a, &i->first);
+        agent__learn_members(a, &i->first);
     }
     if (there && s.replica_id != i->zero_replica) {
         code = remove_old_zero(a, s.replica_id, st);
@@ -241,7 +243,7 @@ static enum thole_code run_member(struct agent *a, struct identity *i, struct th
     uuid_format(&i->cluster, id);
     LOG_INFO(AGENT, "member of cluster=%s replica of shard zero=%" PRIu64, id, i->zero_replica);
     agent__reconciler_wake(a->reconciler);
-    addresses_wake(a->addresses_known);
+    join__addresses_wake(a->peer_addresses);
     agent_signal(a);
     return THOLE_OK;
 }
@@ -265,7 +267,7 @@ enum thole_code join__bootstrap_become_member(struct agent *a, const struct iden
 
 /* ---- Ways in --------------------------------------------------------------------------------- */
 
-static enum thole_code become_alone(struct agent *a, struct thole_status *st)
+static enum thole_code form_single(struct agent *a, struct thole_status *st)
 {
     struct identity *i = xmalloc(sizeof *i);
     *i = a->identity;
@@ -296,7 +298,8 @@ static void *bootstrap_main(void *ctx)
 }
 
 /* A host at a loopback address is for those on the same machine. */
-static enum thole_code check_reached(struct agent *a, const char *other, struct thole_status *st)
+static enum thole_code check_reachable_from(struct agent *a, const char *other,
+                                            struct thole_status *st)
 {
     if (!address_is_loopback(agent_address(a)) || address_place(other) != ADDRESS_ELSEWHERE) {
         return THOLE_OK;
@@ -309,7 +312,7 @@ static enum thole_code check_reached(struct agent *a, const char *other, struct 
 }
 
 /* Mistakes in the addresses are told at once. */
-static enum thole_code check_others(struct agent *a, struct thole_status *st)
+static enum thole_code check_peer_addresses(struct agent *a, struct thole_status *st)
 {
     char *copy = NULL;
     const char *parts[DATADIR_MEMBERS_MAX];
@@ -320,7 +323,7 @@ static enum thole_code check_others(struct agent *a, struct thole_status *st)
         return code;
     }
     for (size_t i = 0; i < n && code == THOLE_OK; i++) {
-        code = check_reached(a, parts[i], st);
+        code = check_reachable_from(a, parts[i], st);
     }
     free(copy);
     return code;
@@ -329,11 +332,11 @@ static enum thole_code check_others(struct agent *a, struct thole_status *st)
 static enum thole_code start_thread(struct agent *a, struct thole_status *st)
 {
     enum thole_code code =
-        a->addresses != NULL ? check_others(a, st) : THOLE_OK; /* else as promised */
+        a->addresses != NULL ? check_peer_addresses(a, st) : THOLE_OK; /* else as promised */
     if (code != THOLE_OK) {
         return code;
     }
-    agent__waiting_for(a, "not yet a member of a cluster: looking for the others");
+    agent__set_waiting_for(a, "not yet a member of a cluster: looking for the others");
     if (pthread_create(&a->bootstrap_thread, NULL, bootstrap_main, a) != 0) {
         return THOLE_FAIL(st, THOLE_RESOURCE_EXHAUSTED, THOLE_REASON_NONE, "cannot start a thread");
     }
@@ -342,7 +345,7 @@ static enum thole_code start_thread(struct agent *a, struct thole_status *st)
 }
 
 /* What was asked for and is not done, because it is for new hosts. Tags: reconciler.c. */
-static void tell_ignored(const struct agent *a)
+static void warn_ignored_flags(const struct agent *a)
 {
     const struct member_list *first = &a->identity.first;
     bool alone = first->count == 1;
@@ -359,7 +362,7 @@ static void tell_ignored(const struct agent *a)
 enum thole_code join__bootstrap_start(struct agent *a, struct thole_status *st)
 {
     if (!uuid_is_nil(&a->identity.cluster)) {
-        tell_ignored(a);
+        warn_ignored_flags(a);
         struct identity *i = xmalloc(sizeof *i);
         *i = a->identity;
         enum thole_code code = THOLE_OK;
@@ -374,7 +377,7 @@ enum thole_code join__bootstrap_start(struct agent *a, struct thole_status *st)
     }
     switch (a->bootstrap) {
     case AGENT_BOOTSTRAP_DEV:
-        return become_alone(a, st);
+        return form_single(a, st);
     case AGENT_BOOTSTRAP_PEERS:
     case AGENT_BOOTSTRAP_JOIN:
         return start_thread(a, st);

@@ -19,7 +19,7 @@
 #define SAME_NAME_PAUSE_MS 2000
 #define SAME_NAME_ROUNDS 8
 
-static struct buf *join_request(struct agent *a, uint64_t failed_replica, const char *failure)
+struct buf *join__encode_request(struct agent *a, uint64_t failed_replica, const char *failure)
 {
     upb_Arena *arena = upb_Arena_New();
     thole_bus_v1_JoinRequest *q = thole_bus_v1_JoinRequest_new(arena);
@@ -47,7 +47,7 @@ static bool host_id_of(const thole_v1_Host *h, struct uuid *ret)
 }
 
 /* The addresses of the others, durable before this host is a member: a restart finds them. */
-static void learn_hosts(struct agent *a, const thole_bus_v1_JoinReply *reply)
+void join__learn_hosts(struct agent *a, const thole_bus_v1_JoinReply *reply)
 {
     size_t n = 0;
     const struct thole_v1_Host *const *hosts = thole_bus_v1_JoinReply_hosts(reply, &n);
@@ -60,11 +60,11 @@ static void learn_hosts(struct agent *a, const thole_bus_v1_JoinReply *reply)
             continue;
         }
         snprintf(address, sizeof address, "%.*s", (int)v.size, v.data);
-        addresses_learn(a->addresses_known, &id, thole_v1_HostStatus_incarnation(st), address,
-                        ADDRESSES_TOLD);
+        join__addresses_learn(a->peer_addresses, &id, thole_v1_HostStatus_incarnation(st), address,
+                              ADDRESSES_RELAYED);
     }
     struct thole_status st = {0};
-    if (addresses_save(a->addresses_known, &st) != THOLE_OK) {
+    if (join__addresses_save(a->peer_addresses, &st) != THOLE_OK) {
         LOG_WARN(AGENT, "cannot write the peers file error=\"%s\"; it is written again later",
                  st.message);
     }
@@ -88,7 +88,7 @@ static enum thole_code accept_reply(struct agent *a, struct slice body, struct t
         i->zero_replica = replica;
         /* The lanes need the cluster id before they are opened. */
         bus_set_cluster(a->bus, &i->cluster);
-        learn_hosts(a, reply);
+        join__learn_hosts(a, reply);
         code = join__bootstrap_become_member(a, i, st);
         free(i);
     }
@@ -104,32 +104,32 @@ struct join {
     uint32_t pause_ms;  /* until the next round */
 };
 
-static bool refused_for_good(const struct thole_status *st)
+bool join__is_permanent_refusal(const struct thole_status *st)
 {
     return st->reason == THOLE_REASON_REMOVED || st->reason == THOLE_REASON_STALE_INCARNATION ||
            st->code == THOLE_INVALID_ARGUMENT;
 }
 
 /* An answer that is no admission. True when asking again is useless. */
-static bool join_refused(struct join *j, size_t i, const struct thole_status *st)
+static bool note_refusal(struct join *j, size_t i, const struct thole_status *st)
 {
-    agent__waiting_for(j->agent, "joining: %s says: %.280s", j->addresses[i], st->message);
+    agent__set_waiting_for(j->agent, "joining: %s says: %.280s", j->addresses[i], st->message);
     if (st->reason == THOLE_REASON_EXISTS) {
         j->pause_ms = SAME_NAME_PAUSE_MS;
         j->same_name = st->code == THOLE_ALREADY_EXISTS ? j->same_name + 1 : 0;
         return j->same_name > SAME_NAME_ROUNDS;
     }
-    return refused_for_good(st);
+    return join__is_permanent_refusal(st);
 }
 
 /* One round over the addresses. True when done, for good or ill. */
 static bool join_round(struct join *j)
 {
     struct agent *a = j->agent;
-    struct buf *request = join_request(a, 0, "");
+    struct buf *request = join__encode_request(a, 0, "");
     bool done = false;
     j->pause_ms = PAUSE_MS;
-    for (size_t i = 0; i < j->count && !done && !agent_stopping(a); i++) {
+    for (size_t i = 0; i < j->count && !done && !agent_is_stopping(a); i++) {
         struct thole_status st = {0};
         struct buf *reply = NULL;
         struct bus_ask_peer peer;
@@ -140,12 +140,12 @@ static bool join_round(struct join *j)
             code = accept_reply(a, slice_of(reply->data, reply->size), &st);
             buf_unref(reply);
             done = true;
-            if (code != THOLE_OK && !agent_stopping(a)) {
+            if (code != THOLE_OK && !agent_is_stopping(a)) {
                 agent__fail(a, &st);
             }
-        } else if (agent_stopping(a)) {
+        } else if (agent_is_stopping(a)) {
             done = true;
-        } else if (join_refused(j, i, &st)) {
+        } else if (note_refusal(j, i, &st)) {
             agent__fail(a, &st);
             done = true;
         } else if (st.reason == THOLE_REASON_EXISTS) {
@@ -166,7 +166,7 @@ void join__run(struct agent *a)
                            &st) != THOLE_OK) {
         agent__fail(a, &st);
     } else {
-        while (!join_round(j) && join__bootstrap_pause(a, j->pause_ms)) {
+        while (!join_round(j) && join__pause(a, j->pause_ms)) {
         }
     }
     free(copy);
@@ -204,127 +204,4 @@ enum thole_code join__check_cluster(struct agent *a, struct thole_status *st)
     }
     free(copy);
     return code;
-}
-
-/* ---- Another replica of shard zero ----------------------------------------------------------- */
-
-/* The others answer when the old replica is out and there is a new one, or that there is none
- * yet. */
-#define RENEW_ASK_MS 2000
-
-struct renewal {
-    struct agent *agent;
-    uint64_t failed;
-    char failure[THOLE_STATUS_MESSAGE_BYTES];
-};
-
-/* Durable before the start that makes it: what that start finds of the old one it deletes. */
-static enum thole_code renew_identity(struct agent *a, uint64_t replica, struct thole_status *st)
-{
-    pthread_mutex_lock(&a->lock);
-    struct identity *i = xmalloc(sizeof *i);
-    *i = a->identity;
-    pthread_mutex_unlock(&a->lock);
-    i->zero_replica = replica;
-    i->zero_created = false;
-    enum thole_code code = datadir_save_identity(&a->dir, i, st);
-    free(i);
-    return code;
-}
-
-static void renewed(struct renewal *r, const thole_bus_v1_JoinReply *reply)
-{
-    struct thole_status st = {0};
-    uint64_t replica = thole_bus_v1_JoinReply_replica_id(reply);
-    learn_hosts(r->agent, reply);
-    if (renew_identity(r->agent, replica, &st) != THOLE_OK) {
-        agent__fail(r->agent, &st);
-    } else {
-        agent__start_again(r->agent,
-                           "instead of replica %" PRIu64
-                           " of shard zero, which cannot go on (%.120s), it "
-                           "has replica %" PRIu64,
-                           r->failed, r->failure, replica);
-    }
-}
-
-/* True when done, for good or ill. */
-static bool renew_round(struct renewal *r)
-{
-    struct agent *a = r->agent;
-    struct buf *request = join_request(a, r->failed, r->failure);
-    char(*addresses)[ADDRESS_BYTES];
-    size_t count = addresses_list(a->addresses_known, &addresses);
-    bool done = false;
-    for (size_t i = 0; i < count && !done && !agent_stopping(a); i++) {
-        struct thole_status st = {0};
-        struct buf *reply = NULL;
-        struct bus_ask_peer peer;
-        enum thole_code code =
-            bus_ask(a->bus, addresses[i], METHOD_JOIN, slice_of(request->data, request->size),
-                    RENEW_ASK_MS, &reply, &peer, &st);
-        if (code == THOLE_OK) {
-            upb_Arena *arena = upb_Arena_New();
-            const thole_bus_v1_JoinReply *parsed =
-                PROTO_DECODE(thole_bus_v1_JoinReply, slice_of(reply->data, reply->size), arena);
-            done = parsed != NULL && thole_bus_v1_JoinReply_replica_id(parsed) > r->failed;
-            if (done) {
-                renewed(r, parsed);
-            }
-            upb_Arena_Free(arena);
-            buf_unref(reply);
-        } else if (agent_stopping(a)) {
-            done = true;
-        } else if (refused_for_good(&st)) {
-            agent__fail(a, &st);
-            done = true;
-        } else {
-            agent__waiting_for(
-                a, "its replica of shard zero cannot go on (%.120s), and %s says: %.120s",
-                r->failure, addresses[i], st.message);
-        }
-    }
-    free(addresses);
-    buf_unref(request);
-    return done;
-}
-
-static void *renew_main(void *ctx)
-{
-    struct renewal *r = ctx;
-    struct agent *a = r->agent;
-    pthread_setname_np(pthread_self(), "renew");
-    (void)log_context_host(agent_name(a));
-    while (!renew_round(r) && join__bootstrap_pause(a, PAUSE_MS)) {
-    }
-    free(r);
-    return NULL;
-}
-
-void join__renew_start(struct agent *a, const struct engine_replica_status *zero)
-{
-    if (a->renew_running) {
-        return;
-    }
-    struct renewal *r = xcalloc(1, sizeof *r);
-    r->agent = a;
-    r->failed = zero->replica_id;
-    snprintf(r->failure, sizeof r->failure, "%s",
-             zero->failed ? zero->failure : "it was removed from the group");
-    LOG_WARN(AGENT,
-             "replica %" PRIu64
-             " of shard zero cannot go on: %s; asking the others for another one",
-             r->failed, r->failure);
-    a->renew_running = pthread_create(&a->renew_thread, NULL, renew_main, r) == 0;
-    if (!a->renew_running) {
-        free(r);
-    }
-}
-
-void join__renew_stop(struct agent *a)
-{
-    if (a->renew_running) {
-        pthread_join(a->renew_thread, NULL);
-    }
-    a->renew_running = false;
 }

@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "agent/core/reconciler.h"
 #include "base/address.h"
 #include "base/log.h"
 #include "proto/decode.h"
@@ -16,10 +17,10 @@
 #define PAUSE_MS_FIRST 200
 #define PAUSE_MS_MAX 5000
 
-struct place {
+struct host_address {
     struct uuid host;
     uint64_t incarnation;
-    bool met; /* the host itself said so */
+    bool from_hello; /* the host itself said so */
     char address[ADDRESS_BYTES];
 };
 
@@ -31,24 +32,24 @@ struct addresses {
     pthread_mutex_t lock;      /* below */
     pthread_cond_t changed;
     bool stopping;
-    bool unsaved;     /* since the last addresses_save */
+    bool unsaved;     /* since the last join__addresses_save */
     uint64_t changes; /* of places, and hosts that were lost */
     size_t count;
-    struct place places[HOSTS_MAX];
+    struct host_address hosts[HOSTS_MAX];
 };
 
 /* The lock is held. */
-static struct place *find(struct addresses *as, const struct uuid *host)
+static struct host_address *find(struct addresses *as, const struct uuid *host)
 {
     for (size_t i = 0; i < as->count; i++) {
-        if (uuid_equal(&as->places[i].host, host)) {
-            return &as->places[i];
+        if (uuid_equal(&as->hosts[i].host, host)) {
+            return &as->hosts[i];
         }
     }
     return NULL;
 }
 
-static void touch(struct addresses *as)
+static void mark_changed(struct addresses *as)
 {
     as->unsaved = true;
     as->changes++;
@@ -56,22 +57,23 @@ static void touch(struct addresses *as)
 }
 
 /* Of what is known already: does this replace it? */
-static bool outranks(const struct place *p, uint64_t incarnation, enum addresses_source source,
-                     bool up)
+static bool is_newer(const struct host_address *p, uint64_t incarnation,
+                     enum addresses_source source, bool up)
 {
     switch (source) {
-    case ADDRESSES_MET:
+    case ADDRESSES_HELLO:
         return true; /* the bus has compared its start with those that it knows */
     case ADDRESSES_ROW:
-        return incarnation > p->incarnation || (incarnation == p->incarnation && !p->met);
-    case ADDRESSES_TOLD: /* others may be wrong about one that is connected here */
-        return !up && (incarnation > p->incarnation || (incarnation == p->incarnation && !p->met));
+        return incarnation > p->incarnation || (incarnation == p->incarnation && !p->from_hello);
+    case ADDRESSES_RELAYED: /* others may be wrong about one that is connected here */
+        return !up &&
+               (incarnation > p->incarnation || (incarnation == p->incarnation && !p->from_hello));
     }
     return false;
 }
 
 /* A host that was removed is not looked for, whatever others still know of it. */
-static bool was_removed(struct agent *a, const struct uuid *host)
+static bool is_removed_host(struct agent *a, const struct uuid *host)
 {
     struct registry_view *v = registry_view_acquire(a->registry);
     const thole_v1_Host *row = registry_host(v, host);
@@ -80,30 +82,30 @@ static bool was_removed(struct agent *a, const struct uuid *host)
     return removed;
 }
 
-void addresses_learn(struct addresses *as, const struct uuid *host, uint64_t incarnation,
-                     const char *address, enum addresses_source source)
+void join__addresses_learn(struct addresses *as, const struct uuid *host, uint64_t incarnation,
+                           const char *address, enum addresses_source source)
 {
     struct agent *a = as->agent;
     if (uuid_is_nil(host) || uuid_equal(host, agent_host_id(a)) ||
-        !address_valid(slice_str(address), ADDRESS_REACH) || was_removed(a, host)) {
+        !address_valid(slice_str(address), ADDRESS_REACH) || is_removed_host(a, host)) {
         return;
     }
-    bool up = source == ADDRESSES_TOLD && bus_peer_up(a->bus, host);
+    bool up = source == ADDRESSES_RELAYED && bus_peer_up(a->bus, host);
     bool moved = false, fresh = false;
     pthread_mutex_lock(&as->lock);
-    struct place *p = find(as, host);
+    struct host_address *p = find(as, host);
     fresh = p == NULL && as->count < HOSTS_MAX;
     if (fresh) {
-        p = &as->places[as->count++];
-        *p = (struct place){.host = *host};
+        p = &as->hosts[as->count++];
+        *p = (struct host_address){.host = *host};
     }
-    if (p != NULL && (fresh || outranks(p, incarnation, source, up))) {
+    if (p != NULL && (fresh || is_newer(p, incarnation, source, up))) {
         moved = strcmp(p->address, address) != 0;
         if (moved || p->incarnation != incarnation) {
-            touch(as);
+            mark_changed(as);
         }
         p->incarnation = incarnation;
-        p->met = source == ADDRESSES_MET;
+        p->from_hello = source == ADDRESSES_HELLO;
         snprintf(p->address, sizeof p->address, "%s", address);
     }
     /* Under the lock, so that of two news at once the bus has the better one. */
@@ -122,19 +124,19 @@ void addresses_learn(struct addresses *as, const struct uuid *host, uint64_t inc
     }
 }
 
-void addresses_forget(struct addresses *as, const struct uuid *host)
+void join__addresses_forget(struct addresses *as, const struct uuid *host)
 {
     pthread_mutex_lock(&as->lock);
-    struct place *p = find(as, host);
+    struct host_address *p = find(as, host);
     if (p != NULL) {
-        *p = as->places[--as->count];
-        touch(as);
+        *p = as->hosts[--as->count];
+        mark_changed(as);
     }
     bus_peer_remove(as->agent->bus, host);
     pthread_mutex_unlock(&as->lock);
 }
 
-void addresses_wake(struct addresses *as)
+void join__addresses_wake(struct addresses *as)
 {
     pthread_mutex_lock(&as->lock);
     as->changes++;
@@ -142,19 +144,19 @@ void addresses_wake(struct addresses *as)
     pthread_mutex_unlock(&as->lock);
 }
 
-size_t addresses_list(struct addresses *as, char (**ret)[ADDRESS_BYTES])
+size_t join__addresses_list(struct addresses *as, char (**ret)[ADDRESS_BYTES])
 {
     pthread_mutex_lock(&as->lock);
     size_t n = as->count;
     *ret = xmalloc((n + 1) * sizeof **ret);
     for (size_t i = 0; i < n; i++) {
-        memcpy((*ret)[i], as->places[i].address, sizeof **ret);
+        memcpy((*ret)[i], as->hosts[i].address, sizeof **ret);
     }
     pthread_mutex_unlock(&as->lock);
     return n;
 }
 
-bool addresses_changed(struct addresses *as)
+bool join__addresses_changed(struct addresses *as)
 {
     pthread_mutex_lock(&as->lock);
     bool unsaved = as->unsaved;
@@ -162,7 +164,7 @@ bool addresses_changed(struct addresses *as)
     return unsaved;
 }
 
-enum thole_code addresses_save(struct addresses *as, struct thole_status *st)
+enum thole_code join__addresses_save(struct addresses *as, struct thole_status *st)
 {
     struct bytes lines = {0}, *out = &lines;
     pthread_mutex_lock(&as->save_lock);
@@ -170,9 +172,9 @@ enum thole_code addresses_save(struct addresses *as, struct thole_status *st)
     as->unsaved = false;
     for (size_t i = 0; i < as->count; i++) {
         char id[UUID_TEXT_BYTES];
-        uuid_format(&as->places[i].host, id);
-        bytes_printf(out, "%s %" PRIu64 " %s\n", id, as->places[i].incarnation,
-                     as->places[i].address);
+        uuid_format(&as->hosts[i].host, id);
+        bytes_printf(out, "%s %" PRIu64 " %s\n", id, as->hosts[i].incarnation,
+                     as->hosts[i].address);
     }
     pthread_mutex_unlock(&as->lock);
     enum thole_code code = datadir_save_peers(&as->agent->dir, bytes_slice(&lines), st);
@@ -201,7 +203,7 @@ static struct buf *encode(struct addresses *as)
     add(m, agent_host_id(a), a->incarnation, agent_address(a), arena);
     pthread_mutex_lock(&as->lock);
     for (size_t i = 0; i < as->count; i++) {
-        add(m, &as->places[i].host, as->places[i].incarnation, as->places[i].address, arena);
+        add(m, &as->hosts[i].host, as->hosts[i].incarnation, as->hosts[i].address, arena);
     }
     size_t size = 0;
     const char *bytes = thole_bus_v1_Addresses_serialize(m, arena, &size);
@@ -229,13 +231,13 @@ static void merge(struct addresses *as, struct slice body)
         }
         memcpy(host.bytes, id.data, sizeof host.bytes);
         snprintf(address, sizeof address, "%.*s", (int)text.size, text.data);
-        addresses_learn(as, &host, thole_bus_v1_HostAddress_incarnation(hosts[i]), address,
-                        ADDRESSES_TOLD);
+        join__addresses_learn(as, &host, thole_bus_v1_HostAddress_incarnation(hosts[i]), address,
+                              ADDRESSES_RELAYED);
     }
     upb_Arena_Free(arena);
 }
 
-void addresses_serve(struct addresses *as, struct bus_request *request)
+void join__addresses_serve(struct addresses *as, struct bus_request *request)
 {
     struct uuid from, cluster;
     struct thole_status st = {0};
@@ -252,7 +254,7 @@ void addresses_serve(struct addresses *as, struct bus_request *request)
 
 /* ---- Looking for those that are not connected ------------------------------------------------ */
 
-static void told(void *ctx, const struct thole_status *st, struct bufslice body, bool more)
+static void on_reply(void *ctx, const struct thole_status *st, struct bufslice body, bool more)
 {
     if (!more && st->code == THOLE_OK) {
         merge(ctx, body.bytes);
@@ -297,39 +299,39 @@ static void ask_seeds(struct addresses *as, const struct buf *table)
 }
 
 /* Returns how many are not connected. */
-static size_t look_round(struct addresses *as)
+static size_t search_round(struct addresses *as)
 {
     struct agent *a = as->agent;
-    struct place *places = xmalloc(sizeof as->places);
+    struct host_address *hosts = xmalloc(sizeof as->hosts);
     bool up[HOSTS_MAX];
     size_t missing = 0;
     pthread_mutex_lock(&as->lock);
     size_t n = as->count;
-    memcpy(places, as->places, n * sizeof *places);
+    memcpy(hosts, as->hosts, n * sizeof *hosts);
     pthread_mutex_unlock(&as->lock);
     for (size_t i = 0; i < n; i++) {
-        up[i] = bus_peer_up(a->bus, &places[i].host);
+        up[i] = bus_peer_up(a->bus, &hosts[i].host);
         missing += !up[i];
     }
     if (missing > 0) {
         struct buf *table = encode(as);
         for (size_t i = 0; i < n; i++) {
             if (up[i]) {
-                bus_exchange(a->bus, &places[i].host, METHOD_ADDRESSES,
+                bus_exchange(a->bus, &hosts[i].host, METHOD_ADDRESSES,
                              (struct bufslice){.owner = buf_ref(table),
                                                .bytes = slice_of(table->data, table->size)},
-                             ASK_MS, told, as);
+                             ASK_MS, on_reply, as);
             }
         }
         ask_seeds(as, table);
         for (size_t i = 0; i < n && !is_stopping(as); i++) {
             if (!up[i]) {
-                ask_address(as, places[i].address, table);
+                ask_address(as, hosts[i].address, table);
             }
         }
         buf_unref(table);
     }
-    free(places);
+    free(hosts);
     return missing;
 }
 
@@ -346,7 +348,7 @@ static void *addresses_main(void *ctx)
         uint64_t seen = as->changes;
         pthread_mutex_unlock(&as->lock);
         bool member = agent_cluster(as->agent, &cluster);
-        size_t missing = member ? look_round(as) : 0;
+        size_t missing = member ? search_round(as) : 0;
         pthread_mutex_lock(&as->lock);
         /* Hosts are lost and found in bursts: news while some are missing shorten no pause. */
         pause_ms = missing == 0 || missing != missing_before ? PAUSE_MS_FIRST : 2 * pause_ms;
@@ -364,7 +366,7 @@ static void *addresses_main(void *ctx)
     return NULL;
 }
 
-struct addresses *addresses_new(struct agent *a)
+struct addresses *join__addresses_new(struct agent *a)
 {
     struct addresses *as = xcalloc(1, sizeof *as);
     as->agent = a;
@@ -374,7 +376,7 @@ struct addresses *addresses_new(struct agent *a)
     return as;
 }
 
-void addresses_start(struct addresses *as)
+void join__addresses_start(struct addresses *as)
 {
     as->running = pthread_create(&as->thread, NULL, addresses_main, as) == 0;
     if (!as->running) {
@@ -382,7 +384,7 @@ void addresses_start(struct addresses *as)
     }
 }
 
-void addresses_stop(struct addresses *as)
+void join__addresses_stop(struct addresses *as)
 {
     pthread_mutex_lock(&as->lock);
     as->stopping = true;
@@ -394,7 +396,7 @@ void addresses_stop(struct addresses *as)
     as->running = false;
 }
 
-void addresses_free(struct addresses *as)
+void join__addresses_free(struct addresses *as)
 {
     if (as == NULL) {
         return;

@@ -14,25 +14,27 @@
 #include "agent/core/agent_internal.h"
 #include "base/address.h"
 
-/* ADDRESSES_MET: the host said so itself, in a connection. */
-enum addresses_source { ADDRESSES_TOLD, ADDRESSES_ROW, ADDRESSES_MET };
+/* ADDRESSES_HELLO: the host said so itself, in a connection. */
+enum addresses_source { ADDRESSES_RELAYED, ADDRESSES_ROW, ADDRESSES_HELLO };
 
-struct addresses *addresses_new(struct agent *a);
-void addresses_start(struct addresses *as); /* its thread, idle until this host is a member */
-void addresses_stop(struct addresses *as);  /* after the bus was stopped */
-void addresses_free(struct addresses *as);  /* NULL is fine */
+struct addresses *join__addresses_new(struct agent *a);
+void join__addresses_start(struct addresses *as); /* its thread, idle until this host is a member */
+void join__addresses_stop(struct addresses *as);  /* after the bus was stopped */
+void join__addresses_free(struct addresses *as);  /* NULL is fine */
 
 /* Any thread. An address that is none is ignored. */
-void addresses_learn(struct addresses *as, const struct uuid *host, uint64_t incarnation,
-                     const char *address, enum addresses_source source);
-void addresses_forget(struct addresses *as, const struct uuid *host);
-void addresses_wake(struct addresses *as); /* a host may have been lost */
-void addresses_serve(struct addresses *as, struct bus_request *request); /* METHOD_ADDRESSES */
+void join__addresses_learn(struct addresses *as, const struct uuid *host, uint64_t incarnation,
+                           const char *address, enum addresses_source source);
+void join__addresses_forget(struct addresses *as, const struct uuid *host);
+void join__addresses_wake(struct addresses *as); /* a host may have been lost */
+void join__addresses_serve(struct addresses *as,
+                           struct bus_request *request); /* METHOD_ADDRESSES */
 
-size_t addresses_list(struct addresses *as, char (**ret)[ADDRESS_BYTES]); /* malloced */
+size_t join__addresses_list(struct addresses *as, char (**ret)[ADDRESS_BYTES]); /* malloced */
 
 /* The peers file. */
-bool addresses_changed(struct addresses *as); /* since it was saved */
-THOLE_MUST_CHECK enum thole_code addresses_save(struct addresses *as, struct thole_status *st);
+bool join__addresses_changed(struct addresses *as); /* since it was saved */
+THOLE_MUST_CHECK enum thole_code join__addresses_save(struct addresses *as,
+                                                      struct thole_status *st);
 
 #endif

@@ -16,7 +16,9 @@
 #include <string.h>
 
 #include "agent/core/agent_internal.h"
+#include "agent/core/tags.h"
 #include "agent/join/join.h"
+#include "agent/join/peer_bootstrap.h"
 #include "base/address.h"
 #include "base/assert.h"
 #include "base/hash.h"
@@ -120,7 +122,8 @@ void join__peer_bootstrap_serve(struct agent *a, struct bus_request *request)
     bus_answer(request, (struct bufslice){.owner = b, .bytes = slice_of(b->data, b->size)}, false);
 }
 
-static bool same_addresses(const struct peer_bootstrap *m, const upb_StringView *peers, size_t n)
+static bool has_same_addresses(const struct peer_bootstrap *m, const upb_StringView *peers,
+                               size_t n)
 {
     if (n != m->count) {
         return false;
@@ -150,7 +153,7 @@ static bool read_tags(const thole_v1_Host *host, char *to, size_t size)
         bytes_append_slice(&text, registry_str(thole_v1_HostSpec_TagsEntry_key(e)));
         bytes_append_str(&text, "=");
         bytes_append_slice(&text, registry_str(thole_v1_HostSpec_TagsEntry_value(e)));
-        ok = ok && agent__tag_problem(slice_of(text.data + begin, text.size - begin)) == NULL;
+        ok = ok && agent__tags_problem(slice_of(text.data + begin, text.size - begin)) == NULL;
     }
     ok = ok && text.size < size;
     if (ok && text.size > 0) {
@@ -180,7 +183,7 @@ static bool read_reply(const struct peer_bootstrap *m, struct slice body, struct
         const upb_StringView *peers = thole_bus_v1_PeerBootstrapReply_peers(r, &n);
         snprintf(ret->name, sizeof ret->name, "%.*s", (int)name.size, name.data);
         ok = read_tags(host, ret->tags, sizeof ret->tags);
-        ret->same_peers = same_addresses(m, peers, n);
+        ret->same_peers = has_same_addresses(m, peers, n);
         uuid_of_view(thole_bus_v1_PeerBootstrapReply_promised(r), &ret->promised);
         uuid_of_view(thole_bus_v1_PeerBootstrapReply_formed_cluster_id(r), &ret->formed);
         ret->there = ok;
@@ -195,7 +198,7 @@ static void ask_all(struct peer_bootstrap *m, struct answer *answers)
 {
     struct agent *a = m->agent;
     struct buf *request = encode_request(m);
-    for (size_t i = 0; i < m->count && !agent_stopping(a); i++) {
+    for (size_t i = 0; i < m->count && !agent_is_stopping(a); i++) {
         struct answer *r = &answers[i];
         struct thole_status st = {0};
         struct bus_ask_peer peer;
@@ -233,17 +236,17 @@ static bool make_list(struct peer_bootstrap *m, const struct answer *answers,
     for (size_t i = 0; i < m->count; i++) {
         const struct answer *r = &answers[i];
         if (!r->there) {
-            agent__waiting_for(a, "forming a cluster: waiting for %s", m->addresses[i]);
+            agent__set_waiting_for(a, "forming a cluster: waiting for %s", m->addresses[i]);
             return false;
         }
         if (!r->same_peers) {
-            agent__waiting_for(a, "forming a cluster: %s was started with another list of peers",
-                               m->addresses[i]);
+            agent__set_waiting_for(
+                a, "forming a cluster: %s was started with another list of peers", m->addresses[i]);
             return false;
         }
         for (size_t k = 0; k < i; k++) {
             if (uuid_equal(&answers[k].host, &r->host) || strcmp(answers[k].name, r->name) == 0) {
-                agent__waiting_for(
+                agent__set_waiting_for(
                     a, "forming a cluster: %s and %s are the same host, or have the same name",
                     m->addresses[k], m->addresses[i]);
                 return false;
@@ -257,14 +260,14 @@ static bool make_list(struct peer_bootstrap *m, const struct answer *answers,
         self = self || uuid_equal(&r->host, agent_host_id(a));
     }
     if (!self) {
-        agent__waiting_for(a, "forming a cluster: none of the peers' addresses is this host's");
+        agent__set_waiting_for(a, "forming a cluster: none of the peers' addresses is this host's");
         return false;
     }
     ret->cluster = join__peer_bootstrap_cluster_id(ret);
     return true;
 }
 
-static bool promise(struct peer_bootstrap *m, const struct member_list *l)
+static bool save_promise(struct peer_bootstrap *m, const struct member_list *l)
 {
     struct agent *a = m->agent;
     struct thole_status st = {0};
@@ -305,13 +308,13 @@ static void form(struct peer_bootstrap *m)
 }
 
 /* Has every host on the list of our promise said that it is promised to the same? (P3) */
-static bool all_promised(struct peer_bootstrap *m, const struct answer *answers)
+static bool have_all_promised(struct peer_bootstrap *m, const struct answer *answers)
 {
     for (size_t i = 0; i < m->count; i++) {
         if (!answers[i].there || !uuid_equal(&answers[i].host, &m->promise.members[i].host) ||
             !uuid_equal(&answers[i].promised, &m->promise.cluster)) {
-            agent__waiting_for(m->agent, "forming a cluster: waiting for the promise of %s",
-                               m->addresses[i]);
+            agent__set_waiting_for(m->agent, "forming a cluster: waiting for the promise of %s",
+                                   m->addresses[i]);
             return false;
         }
     }
@@ -330,7 +333,7 @@ static bool follow_formed(struct peer_bootstrap *m, const struct answer *answers
             return true;
         }
         *ret_other = true;
-        agent__waiting_for(
+        agent__set_waiting_for(
             m->agent,
             "forming a cluster: %s is in a cluster already, formed without this host; "
             "join that one instead",
@@ -340,13 +343,12 @@ static bool follow_formed(struct peer_bootstrap *m, const struct answer *answers
 }
 
 /* False when there is nothing more to do. */
-static bool round_of_asking(struct peer_bootstrap *m, struct answer *answers,
-                            struct member_list *list)
+static bool run_round(struct peer_bootstrap *m, struct answer *answers, struct member_list *list)
 {
     struct agent *a = m->agent;
     bool other;
     ask_all(m, answers);
-    if (agent_stopping(a)) {
+    if (agent_is_stopping(a)) {
         return false;
     }
     bool formed = follow_formed(m, answers, &other);
@@ -355,15 +357,15 @@ static bool round_of_asking(struct peer_bootstrap *m, struct answer *answers,
             return true;
         }
         if (uuid_is_nil(&m->promise.cluster)) {
-            return promise(m, list);
+            return save_promise(m, list);
         }
         if (!uuid_equal(&m->promise.cluster, &list->cluster)) {
-            agent__waiting_for(a,
-                               "forming a cluster: this host is promised to other hosts than those "
-                               "that answer now; wipe the data directories to begin anew");
+            agent__set_waiting_for(
+                a, "forming a cluster: this host is promised to other hosts than those "
+                   "that answer now; wipe the data directories to begin anew");
             return true;
         }
-        if (!all_promised(m, answers)) {
+        if (!have_all_promised(m, answers)) {
             return true;
         }
     }
@@ -381,9 +383,9 @@ void join__peer_bootstrap_run(struct agent *a)
     bool go_on = true;
     while (go_on) {
         bool had = !uuid_is_nil(&m->promise.cluster);
-        go_on = round_of_asking(m, answers, list);
+        go_on = run_round(m, answers, list);
         bool just_promised = !had && !uuid_is_nil(&m->promise.cluster);
-        if (go_on && !join__bootstrap_pause(a, just_promised ? 1 : PAUSE_MS)) {
+        if (go_on && !join__pause(a, just_promised ? 1 : PAUSE_MS)) {
             go_on = false;
         }
     }

@@ -160,7 +160,7 @@ enum thole_code thole_connect(const char *addresses, struct thole **ret, struct 
 static bool is_ready(struct agent *a, void *ctx)
 {
     char *why = ctx;
-    return agent_ready(a, why, 200);
+    return agent_is_ready(a, why, 200);
 }
 
 enum thole_code thole_wait_ready(struct thole *t, uint32_t timeout_ms, struct thole_status *st)
@@ -244,7 +244,7 @@ enum thole_code thole_shard_open(struct thole *t, const char *name, struct thole
                           "not a shard's name: \"%.64s\"", name ? name : "");
     }
     if (strcmp(name, REGISTRY_SHARD_NAME) == 0) {
-        return agent_zero_refused(st);
+        return agent_refuse_zero(st);
     }
     struct thole_shard *s = xcalloc(1, sizeof *s);
     s->t = t;

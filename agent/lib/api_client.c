@@ -1,8 +1,10 @@
-/* libthole: a handle without a host. Requests go to one endpoint that answers; it routes them on,
- * and its answers tell who leads: if we know that host, the shard's next proposals go there.
+/* libthole: a client, which is a handle without a host.
  *
- * Endpoints are addresses; the bus speaks to host ids. A worker finds out who is at an address, at
- * first and after an exchange with it failed. */
+ * Requests go to one endpoint that answers, and that host forwards them. Its answers name the
+ * leader; if the leader is one of the client's endpoints, the shard's next proposals go there.
+ *
+ * Endpoints are addresses, and the bus addresses hosts by id. A worker identifies the host at an
+ * address at first, and again after an exchange with it failed. */
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
@@ -18,7 +20,7 @@
 struct endpoint {
     const char *address;
     struct uuid host; /* nil: unknown */
-    bool ask;         /* find out who is there (again) */
+    bool identify;    /* find out who is there (again) */
 };
 
 struct client {
@@ -35,7 +37,7 @@ struct client {
     size_t count, current;
 };
 
-static bool ask(struct client *c, size_t i)
+static bool identify(struct client *c, size_t i)
 {
     struct buf *reply = NULL;
     struct bus_ask_peer peer = {0};
@@ -53,7 +55,7 @@ static bool ask(struct client *c, size_t i)
     pthread_mutex_lock(&c->lock);
     struct uuid before = c->endpoints[i].host;
     c->endpoints[i].host = peer.host_id;
-    c->endpoints[i].ask = false;
+    c->endpoints[i].identify = false;
     pthread_mutex_unlock(&c->lock);
     if (!uuid_is_nil(&before) && !uuid_equal(&before, &peer.host_id)) {
         bus_peer_remove(c->bus, &before);
@@ -70,9 +72,9 @@ static uint64_t client_turn(void *ctx, struct msgq *batch, uint64_t now_ns)
     }
     for (size_t i = 0; i < c->count; i++) {
         pthread_mutex_lock(&c->lock);
-        bool wanted = c->endpoints[i].ask;
+        bool wanted = c->endpoints[i].identify;
         pthread_mutex_unlock(&c->lock);
-        if (wanted && !ask(c, i)) {
+        if (wanted && !identify(c, i)) {
             again = true;
         }
     }
@@ -88,7 +90,7 @@ static void client_wake(struct client *c)
 
 /* ---- For the router -------------------------------------------------------------------------- */
 
-static bool client_elsewhere(void *ctx, uint64_t shard_id, uint32_t attempt,
+static bool client_pick_host(void *ctx, uint64_t shard_id, uint32_t attempt,
                              const struct uuid *avoid, struct uuid *ret)
 {
     struct client *c = ctx;
@@ -116,17 +118,18 @@ static struct thole_shard *shard_of(const struct router_request *r)
     return q->shard;
 }
 
-static bool client_leader(void *ctx, const struct router_request *r, const struct uuid *avoid,
-                          struct uuid *ret)
+static bool client_find_leader(void *ctx, const struct router_request *r, const struct uuid *avoid,
+                               struct uuid *ret)
 {
     struct client *c = ctx;
     const struct thole_shard *s = shard_of(r);
-    uint32_t leads = s != NULL ? atomic_load_explicit(&s->leads, memory_order_relaxed) : 0;
-    if (leads == 0) {
+    uint32_t leader_plus_1 =
+        s != NULL ? atomic_load_explicit(&s->leader_plus_1, memory_order_relaxed) : 0;
+    if (leader_plus_1 == 0) {
         return false;
     }
     pthread_mutex_lock(&c->lock);
-    struct uuid host = c->endpoints[leads - 1].host;
+    struct uuid host = c->endpoints[leader_plus_1 - 1].host;
     pthread_mutex_unlock(&c->lock);
     if (uuid_is_nil(&host) || uuid_equal(&host, avoid)) {
         return false;
@@ -136,38 +139,38 @@ static bool client_leader(void *ctx, const struct router_request *r, const struc
 }
 
 /* Only those that we were given addresses of are of use. */
-static void client_leads(void *ctx, const struct router_request *r, const struct uuid *host)
+static void client_learn_leader(void *ctx, const struct router_request *r, const struct uuid *host)
 {
     struct client *c = ctx;
     struct thole_shard *s = shard_of(r);
-    uint32_t leads = 0;
+    uint32_t leader_plus_1 = 0;
     if (s == NULL) {
         return;
     }
     pthread_mutex_lock(&c->lock);
-    for (uint32_t i = 0; i < c->count && leads == 0; i++) {
+    for (uint32_t i = 0; i < c->count && leader_plus_1 == 0; i++) {
         if (!uuid_is_nil(host) && uuid_equal(&c->endpoints[i].host, host)) {
-            leads = i + 1;
+            leader_plus_1 = i + 1;
         }
     }
     pthread_mutex_unlock(&c->lock);
-    atomic_store_explicit(&s->leads, leads, memory_order_relaxed);
+    atomic_store_explicit(&s->leader_plus_1, leader_plus_1, memory_order_relaxed);
 }
 
-static bool client_exists(void *ctx, uint64_t shard_id)
+static bool client_shard_exists(void *ctx, uint64_t shard_id)
 {
     (void)ctx;
     (void)shard_id;
     return true;
 }
 
-static void client_unreachable(void *ctx, const struct uuid *host)
+static void client_host_unreachable(void *ctx, const struct uuid *host)
 {
     struct client *c = ctx;
     pthread_mutex_lock(&c->lock);
     for (size_t i = 0; i < c->count; i++) {
         if (uuid_equal(&c->endpoints[i].host, host)) {
-            c->endpoints[i].ask = true;
+            c->endpoints[i].identify = true;
         }
     }
     pthread_mutex_unlock(&c->lock);
@@ -186,7 +189,7 @@ struct bus *api__client_bus(struct client *c)
 
 bool api__client_host(struct client *c, struct uuid *ret)
 {
-    return client_elsewhere(c, 0, 0, &(struct uuid){{0}}, ret);
+    return client_pick_host(c, 0, 0, &(struct uuid){{0}}, ret);
 }
 
 const char *api__client_addresses(const struct client *c)
@@ -200,7 +203,7 @@ bool api__client_wait(struct client *c, uint32_t timeout_ms)
     uint64_t deadline = clock_now(&clock_system) + timeout_ms * NS_PER_MS;
     for (;;) {
         for (size_t i = 0; i < c->count; i++) {
-            if (ask(c, i)) {
+            if (identify(c, i)) {
                 return true;
             }
         }
@@ -261,11 +264,11 @@ static enum thole_code open_bus(struct client *c, struct thole_status *st)
         .bus = c->bus,
         .executor = c->t->executor,
         .ctx = c,
-        .elsewhere = client_elsewhere,
-        .leader = client_leader,
-        .leads = client_leads,
-        .exists = client_exists,
-        .unreachable = client_unreachable,
+        .pick_host = client_pick_host,
+        .find_leader = client_find_leader,
+        .learn_leader = client_learn_leader,
+        .shard_exists = client_shard_exists,
+        .host_unreachable = client_host_unreachable,
     };
     c->router = router_new(&ro);
     c->worker = worker_new(c->t->executor, "client", 16, client_turn, c);
@@ -287,7 +290,7 @@ enum thole_code api__client_new(struct thole *t, const char *addresses, struct c
         return code;
     }
     for (size_t i = 0; i < c->count; i++) {
-        c->endpoints[i] = (struct endpoint){.address = parts[i], .ask = true};
+        c->endpoints[i] = (struct endpoint){.address = parts[i], .identify = true};
     }
     code = open_bus(c, st);
     if (code != THOLE_OK) {
@@ -295,7 +298,7 @@ enum thole_code api__client_new(struct thole *t, const char *addresses, struct c
     }
     bool found = false;
     for (size_t i = 0; i < c->count && !found; i++) {
-        found = ask(c, i);
+        found = identify(c, i);
     }
     if (!found) {
         return THOLE_FAIL(st, THOLE_UNAVAILABLE, THOLE_REASON_UNREACHABLE,

@@ -35,8 +35,8 @@ struct thole {
 
 struct thole_shard {
     struct thole *t;
-    _Atomic uint64_t id_plus_1; /* hosts: 0 until resolved */
-    _Atomic uint32_t leads;     /* clients: 1 + the endpoint that led last, 0: unknown */
+    _Atomic uint64_t id_plus_1;     /* hosts: 0 until resolved */
+    _Atomic uint32_t leader_plus_1; /* clients: 1 + the endpoint that led last, 0: unknown */
     char name[THOLE_NAME_BYTES];
 };
 

@@ -4,7 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "agent/core/confirmed.h"
+#include "agent/core/availability.h"
 #include "agent/lib/api_internal.h"
 #include "agent/routing/registry_command.h"
 #include "base/text.h"
@@ -41,7 +41,7 @@ static enum thole_code run(struct thole *t, thole_registry_v1_Command *c, upb_Ar
                   .deadline_ns = api__deadline(timeout_ms)},
         };
         api__run(&q);
-        command_read(&q.r, arena, &out, &result);
+        router_read_result(&q.r, arena, &out, &result);
         code = out.code;
         if (code != THOLE_OK && st != NULL) {
             *st = out;
@@ -289,10 +289,10 @@ static bool ready_here(struct agent *a, void *ctx)
     const thole_v1_Shard *row = registry_shard_by_name(v, slice_str(w->name), &shard_buf);
     bool ready = shard_ready(row, w->why, sizeof w->why);
     if (ready) {
-        const struct agent_confirmed n = agent_confirmed_of(a, v);
-        struct shard_now now;
-        agent_shard_confirmed(&n, row, &now);
-        ready = now.served;
+        const struct availability_check check = agent_availability_begin(a, v);
+        struct shard_availability now;
+        agent_check_shard(&check, row, &now);
+        ready = now.available;
         snprintf(w->why, sizeof w->why, "%.190s", now.message);
     }
     registry_view_release(v);

@@ -3,6 +3,8 @@
 #include <string.h>
 
 #include "agent/lib/api_internal.h"
+#include "agent/routing/forward_codec.h"
+#include "agent/routing/router_watches.h"
 #include "base/map.h"
 #include "base/ref.h"
 
@@ -74,7 +76,7 @@ static void answer(void *ctx, const struct thole_status *st, struct bufslice bod
 {
     struct api_watch *w = ctx;
     struct forward_reply f = {0};
-    bool ok = st->code == THOLE_OK && forward_reply_decode(body.bytes, &f);
+    bool ok = st->code == THOLE_OK && router_decode_reply(body.bytes, &f);
     if (more) {
         if (ok) {
             event(w, f.index, f.key, f.result, f.bookmark);
@@ -85,7 +87,7 @@ static void answer(void *ctx, const struct thole_status *st, struct bufslice bod
     if (st->code == THOLE_OK && ok && f.failure.code != THOLE_OK) {
         why = f.failure;
     }
-    watch_source_gone(&why);
+    router_watch_end_status(&why);
     ended(w, &why);
 }
 
@@ -97,7 +99,7 @@ static enum thole_code start_client(struct api_watch *w, const char *shard, stru
         return THOLE_FAIL(st, THOLE_UNAVAILABLE, THOLE_REASON_UNREACHABLE, "no host answers");
     }
     uint64_t exchange = bus_exchange(api__client_bus(w->t->client), &w->host, METHOD_WATCH,
-                                     forward_encode(&r, shard, &space), 0, answer, w);
+                                     router_encode_forward(&r, shard, &space), 0, answer, w);
     pthread_mutex_lock(&w->t->lock);
     w->exchange = exchange;
     bool cancelled = w->cancelled;

@@ -24,7 +24,7 @@ struct repair {
     void *ctx;
 };
 
-struct question {
+struct inspection {
     struct repair *repair;
     size_t of; /* index of the replica */
 };
@@ -137,12 +137,13 @@ static void read_inspected(struct repair_replica *r, struct slice body)
 
 /* ---- Carrying it out ------------------------------------------------------------------------- */
 
-static void forced_here(void *ctx, const struct thole_status *st)
+static void on_forced_local(void *ctx, const struct thole_status *st)
 {
     finish(ctx, st != NULL ? st : &(struct thole_status){0});
 }
 
-static void forced_there(void *ctx, const struct thole_status *st, struct bufslice body, bool more)
+static void on_forced_remote(void *ctx, const struct thole_status *st, struct bufslice body,
+                             bool more)
 {
     struct repair *r = ctx;
     struct thole_status result = *st;
@@ -168,7 +169,7 @@ static void forced_there(void *ctx, const struct thole_status *st, struct bufsli
     finish(r, &result);
 }
 
-static void carry_out(struct repair *r)
+static void execute_plan(struct repair *r)
 {
     const struct repair_plan *p = &r->plan;
     const struct repair_replica *best = &p->replicas[p->chosen];
@@ -176,7 +177,7 @@ static void carry_out(struct repair *r)
              "repairing shard=%" PRIu64 " with replica=%" PRIu64 " on peer=%s epoch=%" PRIu64,
              p->shard_id, best->replica_id, best->host, p->epoch);
     if (uuid_equal(&best->host_id, agent_host_id(r->agent))) {
-        engine_force(r->agent->engine, p->shard_id, p->epoch, forced_here, r);
+        engine_force(r->agent->engine, p->shard_id, p->epoch, on_forced_local, r);
         return;
     }
     upb_Arena *arena = upb_Arena_New();
@@ -191,7 +192,7 @@ static void carry_out(struct repair *r)
     uint64_t now = clock_now(&clock_system);
     uint64_t left = r->deadline_ns > now ? (r->deadline_ns - now) / NS_PER_MS + 1 : 1;
     (void)bus_exchange(r->agent->bus, &best->host_id, METHOD_FORCE, body,
-                       left < UINT32_MAX ? (uint32_t)left : UINT32_MAX, forced_there, r);
+                       left < UINT32_MAX ? (uint32_t)left : UINT32_MAX, on_forced_remote, r);
 }
 
 static void force_answer(struct bus_request *q, const struct thole_status *st)
@@ -238,7 +239,7 @@ void repair_serve_force(struct agent *a, struct bus_request *q)
 
 /* ---- The plan -------------------------------------------------------------------------------- */
 
-static void all_answered(struct repair *r)
+static void decide(struct repair *r)
 {
     struct thole_status st = {0};
     repair_decide(&r->plan);
@@ -250,15 +251,15 @@ static void all_answered(struct repair *r)
                          r->plan.refused);
     }
     if (r->run && st.code == THOLE_OK) {
-        carry_out(r);
+        execute_plan(r);
     } else {
         finish(r, &st);
     }
 }
 
-static void answered(void *ctx, const struct thole_status *st, struct bufslice body, bool more)
+static void on_inspected(void *ctx, const struct thole_status *st, struct bufslice body, bool more)
 {
-    struct question *q = ctx;
+    struct inspection *q = ctx;
     struct repair *r = q->repair;
     struct repair_replica *about = &r->plan.replicas[q->of];
     if (more) {
@@ -271,11 +272,11 @@ static void answered(void *ctx, const struct thole_status *st, struct bufslice b
     }
     free(q);
     if (atomic_fetch_sub(&r->unanswered, 1) == 1) {
-        all_answered(r);
+        decide(r);
     }
 }
 
-static void ask_all(struct repair *r)
+static void inspect_all(struct repair *r)
 {
     upb_Arena *arena = upb_Arena_New();
     thole_bus_v1_Inspect *in = thole_bus_v1_Inspect_new(arena);
@@ -292,14 +293,14 @@ static void ask_all(struct repair *r)
             atomic_fetch_sub(&r->unanswered, 1);
             continue;
         }
-        struct question *q = xmalloc(sizeof *q);
-        *q = (struct question){r, i};
+        struct inspection *q = xmalloc(sizeof *q);
+        *q = (struct inspection){r, i};
         (void)bus_exchange(r->agent->bus, &about->host_id, METHOD_INSPECT, bufslice_ref(body),
-                           INSPECT_MS, answered, q);
+                           INSPECT_MS, on_inspected, q);
     }
     bufslice_unref(body);
     if (atomic_fetch_sub(&r->unanswered, 1) == 1) {
-        all_answered(r);
+        decide(r);
     }
 }
 
@@ -343,5 +344,5 @@ void repair_shard(struct agent *a, uint64_t shard_id, const uint64_t *hash, uint
         list_replicas(&r->plan, v);
     }
     registry_view_release(v);
-    ask_all(r);
+    inspect_all(r);
 }

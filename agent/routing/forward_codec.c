@@ -6,6 +6,7 @@
  * them). */
 #include <string.h>
 
+#include "agent/routing/forward_codec.h"
 #include "agent/routing/router.h"
 #include "base/assert.h"
 #include "proto/status_decode.h"
@@ -54,8 +55,8 @@ static struct bufslice used(struct bufslice out, const uint8_t *end)
     return out;
 }
 
-struct bufslice forward_encode(const struct router_request *r, const char *shard_name,
-                               struct forward_space *space)
+struct bufslice router_encode_forward(const struct router_request *r, const char *shard_name,
+                                      struct forward_space *space)
 {
     struct slice name = shard_name != NULL ? slice_str(shard_name) : (struct slice){0};
     struct bufslice out = room(space, name.size + r->payload.bytes.size);
@@ -72,7 +73,7 @@ struct bufslice forward_encode(const struct router_request *r, const char *shard
     return used(out, p);
 }
 
-struct bufslice forward_reply_encode(const struct forward_reply *in, struct forward_space *space)
+struct bufslice router_encode_reply(const struct forward_reply *in, struct forward_space *space)
 {
     struct slice reason = {0}, message = {0};
     if (in->failure.code != THOLE_OK) {
@@ -141,7 +142,7 @@ static bool field_next(struct slice *in, struct field *ret, bool *ok)
     return *ok;
 }
 
-bool forward_decode(struct slice body, struct forward *ret)
+bool router_decode_forward(struct slice body, struct forwarded *ret)
 {
     struct field f;
     bool ok = true;
@@ -182,13 +183,13 @@ bool forward_decode(struct slice body, struct forward *ret)
     return ok;
 }
 
-bool forward_reply_decode(struct slice body, struct forward_reply *ret)
+bool router_decode_reply(struct slice body, struct forward_reply *ret)
 {
     struct field f;
     struct slice reason = {0}, message = {0};
     uint64_t failure = 0;
     bool ok = true;
-    forward_reply_init(ret);
+    router_reply_init(ret);
     while (field_next(&body, &f, &ok)) {
         switch (f.number) {
         case 1:

@@ -4,6 +4,7 @@
 
 #include "agent/core/agent_internal.h"
 #include "agent/routing/registry_command.h"
+#include "agent/routing/router.h"
 #include "proto/decode.h"
 #include "proto/status_decode.h"
 
@@ -20,8 +21,8 @@ struct command {
     void *ctx;
 };
 
-void command_read(const struct router_request *r, upb_Arena *arena, struct thole_status *ret_st,
-                  const thole_registry_v1_Result **ret)
+void router_read_result(const struct router_request *r, upb_Arena *arena,
+                        struct thole_status *ret_st, const thole_registry_v1_Result **ret)
 {
     *ret_st = r->status;
     *ret = NULL;
@@ -44,7 +45,7 @@ static void command_done(struct router_request *r)
     upb_Arena *arena = upb_Arena_New();
     struct thole_status st;
     const thole_registry_v1_Result *result;
-    command_read(r, arena, &st, &result);
+    router_read_result(r, arena, &st, &result);
     c->done(c->ctx, &st, result);
     upb_Arena_Free(arena);
     bufslice_unref(r->result);
@@ -53,7 +54,7 @@ static void command_done(struct router_request *r)
 
 /* ---- Commands of others ---------------------------------------------------------------------- */
 
-enum thole_code agent_zero_refused(struct thole_status *st)
+enum thole_code agent_refuse_zero(struct thole_status *st)
 {
     return THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
                       "shard: zero is the registry; it is read and changed through the services "
@@ -82,8 +83,8 @@ static bool all_for_clients(const thole_registry_v1_Command *c)
     return true;
 }
 
-enum thole_code command_admit(struct slice given, bool from_host, struct bufslice *ret,
-                              struct thole_status *st)
+enum thole_code router_admit_command(struct slice given, bool from_host, struct bufslice *ret,
+                                     struct thole_status *st)
 {
     upb_Arena *arena = upb_Arena_New();
     const char *why = NULL;

@@ -6,10 +6,11 @@
 
 /* What may be proposed to shard zero, as it came from another host or from a client of
  * the library, whose actor and time are ours to say. `ret` has an owner if it is not `given`. */
-THOLE_MUST_CHECK enum thole_code command_admit(struct slice given, bool from_host,
-                                               struct bufslice *ret, struct thole_status *st);
+THOLE_MUST_CHECK enum thole_code router_admit_command(struct slice given, bool from_host,
+                                                      struct bufslice *ret,
+                                                      struct thole_status *st);
 /* What a command's answer means. `ret` lives in `arena`; NULL on failure. */
-void command_read(const struct router_request *r, upb_Arena *arena, struct thole_status *ret_st,
-                  const thole_registry_v1_Result **ret);
+void router_read_result(const struct router_request *r, upb_Arena *arena,
+                        struct thole_status *ret_st, const thole_registry_v1_Result **ret);
 
 #endif

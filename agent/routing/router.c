@@ -1,6 +1,6 @@
 /* The router: one request's way. See router.h and "A proposal's way" in agent/README.md.
  *
- *   router_route -> try -> LOCAL  engine_submit / engine_transfer -> local_done  -\
+ *   router_route -> attempt -> LOCAL  engine_submit / engine_transfer -> local_done  -\
  *                          REMOTE bus_exchange                   -> remote_done --> settle
  *                          NONE   nobody known                                  -/    |
  *                                                                  done, or try again now or later
@@ -14,6 +14,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "agent/routing/forward_codec.h"
+#include "agent/routing/router_cache.h"
 #include "base/assert.h"
 #include "base/metrics.h"
 
@@ -21,19 +23,19 @@ static METRIC_DEFINE_COUNTER(metric_local, "thole_router_local_total",
                              "Requests handed to a replica on this host");
 static METRIC_DEFINE_COUNTER(metric_remote, "thole_router_remote_total",
                              "Requests sent to another host");
-static METRIC_DEFINE_COUNTER(metric_again, "thole_router_retries_total",
+static METRIC_DEFINE_COUNTER(metric_retries, "thole_router_retries_total",
                              "Requests tried again because they certainly took no effect");
 
-static const uint32_t pauses_ms[] = {2, 5, 10, 25, 50, 100, 200};
-#define PAUSES (sizeof pauses_ms / sizeof pauses_ms[0])
+static const uint32_t retry_delays_ms[] = {2, 5, 10, 25, 50, 100, 200};
+#define RETRY_DELAYS (sizeof retry_delays_ms / sizeof retry_delays_ms[0])
 
 struct router {
     struct router_options o;
     struct engine *engine; /* NULL in a client */
     const struct clock *clock;
-    struct route_cache *cache;
+    struct router_cache *cache;
     struct worker *worker;
-    struct msgq waiting[PAUSES]; /* the worker's */
+    struct msgq waiting[RETRY_DELAYS]; /* the worker's */
     _Atomic bool stopping;
 };
 
@@ -45,9 +47,9 @@ struct __attribute__((may_alias)) route {
     struct uuid target; /* of the exchange under way */
     struct uuid avoid;  /* failed last */
     uint16_t attempt;
-    uint8_t pause;      /* index into pauses_ms */
+    uint8_t delay;      /* index into retry_delays_ms */
     bool local_refused; /* the local replica cannot serve this query */
-    bool told;          /* in a client: the target was named by `leader` */
+    bool by_hint;       /* in a client: the target was named by `leader` */
 };
 _Static_assert(sizeof(struct route) <= sizeof(((struct router_request *)0)->internal),
                "the router's part of a request must fit");
@@ -57,8 +59,8 @@ static struct route *route_of(struct router_request *r)
     return (struct route *)(void *)r->internal;
 }
 
-static void try(struct router_request *r);
-static void settle(struct router_request *r, bool learned);
+static void attempt(struct router_request *r);
+static void finish_or_retry(struct router_request *r, bool learned);
 
 static void finish(struct router_request *r)
 {
@@ -72,65 +74,65 @@ static void finish(struct router_request *r)
 
 /* ---- Where to -------------------------------------------------------------------------------- */
 
-enum where { WHERE_LOCAL, WHERE_REMOTE, WHERE_NONE };
+enum target { TARGET_LOCAL, TARGET_REMOTE, TARGET_NONE };
 
-static bool usable(const struct router *ro, const struct route *rt, const struct uuid *host)
+static bool is_candidate(const struct router *ro, const struct route *rt, const struct uuid *host)
 {
     return !uuid_is_nil(host) && !uuid_equal(host, &ro->o.self) && !uuid_equal(host, &rt->avoid);
 }
 
 /* A replica that has not changed since the start was not reported yet. Not put into the cache: a
  * newer report may have come meanwhile. */
-static void ask_engine(struct router *ro, uint64_t shard_id, struct route_hint *ret)
+static void read_local_replica(struct router *ro, uint64_t shard_id, struct route_hint *ret)
 {
     struct engine_replica_status s;
     if (!engine_shard_status(ro->engine, shard_id, &s)) {
         return;
     }
     ret->local = true;
-    ret->local_serves = replica_serves(&s);
+    ret->local_serves = router_is_serving_replica(&s);
     ret->local_leads = s.role == RAFT_LEADER && !s.failed;
     ret->leader_host = s.leader_host;
 }
 
-static enum where choose(struct router *ro, struct router_request *r)
+static enum target choose_target(struct router *ro, struct router_request *r)
 {
     struct route *rt = route_of(r);
     struct route_hint h = {0};
-    if (ro->o.holds != NULL && r->kind != ROUTER_QUERY && ro->o.holds(ro->o.ctx, r->shard_id)) {
-        return WHERE_NONE;
+    if (ro->o.is_held != NULL && r->kind != ROUTER_QUERY && ro->o.is_held(ro->o.ctx, r->shard_id)) {
+        return TARGET_NONE;
     }
     if (ro->engine != NULL) {
-        if (!route_cache_get(ro->cache, r->shard_id, &h)) {
-            ask_engine(ro, r->shard_id, &h);
+        if (!router_cache_get(ro->cache, r->shard_id, &h)) {
+            read_local_replica(ro, r->shard_id, &h);
         }
         /* Reads of shard zero are about this host's view (agent_barrier): here, or not yet. */
         if (r->kind == ROUTER_QUERY && r->shard_id == REGISTRY_SHARD_ID) {
-            return h.local && h.local_serves ? WHERE_LOCAL : WHERE_NONE;
+            return h.local && h.local_serves ? TARGET_LOCAL : TARGET_NONE;
         }
         if (r->kind == ROUTER_QUERY ? h.local && h.local_serves && !rt->local_refused
                                     : h.local_leads) {
-            return WHERE_LOCAL;
+            return TARGET_LOCAL;
         }
     }
     /* Hints may be wrong in a circle. */
     if (r->hops >= ROUTER_HOPS_MAX) {
-        return WHERE_NONE;
+        return TARGET_NONE;
     }
     /* Skip a replica that knows no leader: its group cannot answer. */
-    if (usable(ro, rt, &h.leader_host)) {
+    if (is_candidate(ro, rt, &h.leader_host)) {
         rt->target = h.leader_host;
-        return WHERE_REMOTE;
+        return TARGET_REMOTE;
     }
-    rt->told = ro->o.leader != NULL && r->kind != ROUTER_QUERY &&
-               ro->o.leader(ro->o.ctx, r, &rt->avoid, &rt->target);
-    if (rt->told) {
-        return WHERE_REMOTE;
+    rt->by_hint = ro->o.find_leader != NULL && r->kind != ROUTER_QUERY &&
+                  ro->o.find_leader(ro->o.ctx, r, &rt->avoid, &rt->target);
+    if (rt->by_hint) {
+        return TARGET_REMOTE;
     }
-    if (ro->o.elsewhere(ro->o.ctx, r->shard_id, rt->attempt, &rt->avoid, &rt->target)) {
-        return WHERE_REMOTE;
+    if (ro->o.pick_host(ro->o.ctx, r->shard_id, rt->attempt, &rt->avoid, &rt->target)) {
+        return TARGET_REMOTE;
     }
-    return WHERE_NONE;
+    return TARGET_NONE;
 }
 
 /* ---- Here ------------------------------------------------------------------------------------ */
@@ -154,11 +156,11 @@ static void local_done(struct engine_request *e)
     r->status = e->status;
     bool learned = false;
     if (e->status.reason == THOLE_REASON_NOT_LEADER) {
-        learned = usable(ro, route_of(r), &e->leader_host);
-        route_cache_leader(ro->cache, r->shard_id, e->leader_term, &e->leader_host);
+        learned = is_candidate(ro, route_of(r), &e->leader_host);
+        router_cache_set_leader(ro->cache, r->shard_id, e->leader_term, &e->leader_host);
     } else if (e->status.reason == THOLE_REASON_NO_SUCH_SHARD) {
-        route_cache_local_gone(ro->cache, r->shard_id);
-        if (ro->o.exists(ro->o.ctx, r->shard_id)) { /* the replica is gone, not the shard */
+        router_cache_remove_local(ro->cache, r->shard_id);
+        if (ro->o.shard_exists(ro->o.ctx, r->shard_id)) { /* the replica is gone, not the shard */
             thole_status_set(&r->status, THOLE_UNAVAILABLE, THOLE_REASON_NOT_READY, __FILE__,
                              __LINE__, "this host runs no replica of shard %" PRIu64 " now",
                              r->shard_id);
@@ -167,7 +169,7 @@ static void local_done(struct engine_request *e)
     if (r->kind == ROUTER_QUERY) {
         route_of(r)->local_refused = true;
     }
-    settle(r, learned);
+    finish_or_retry(r, learned);
 }
 
 static void transfer_done(void *ctx, const struct thole_status *st)
@@ -178,10 +180,10 @@ static void transfer_done(void *ctx, const struct thole_status *st)
     } else {
         r->status.code = THOLE_OK;
     }
-    settle(r, false);
+    finish_or_retry(r, false);
 }
 
-static void go_local(struct router *ro, struct router_request *r)
+static void submit_local(struct router *ro, struct router_request *r)
 {
     metric_add(&metric_local, 1);
     if (r->kind == ROUTER_TRANSFER) {
@@ -207,7 +209,7 @@ static void go_local(struct router *ro, struct router_request *r)
 /* ---- There ----------------------------------------------------------------------------------- */
 
 /* The bytes of an answer, kept alive with their owner or copied. */
-static struct bufslice keep(struct bufslice body, struct slice part)
+static struct bufslice retain(struct bufslice body, struct slice part)
 {
     if (part.size == 0) {
         return (struct bufslice){0};
@@ -225,16 +227,16 @@ static void remote_failed(struct router *ro, struct router_request *r,
     struct route *rt = route_of(r);
     r->status = *st;
     if (st->code == THOLE_UNAVAILABLE || st->code == THOLE_UNKNOWN) {
-        route_cache_forget(ro->cache, r->shard_id, &rt->target);
+        router_cache_forget_leader(ro->cache, r->shard_id, &rt->target);
         rt->avoid = rt->target;
-        if (ro->o.leads != NULL) {
-            ro->o.leads(ro->o.ctx, r, &(struct uuid){{0}});
+        if (ro->o.learn_leader != NULL) {
+            ro->o.learn_leader(ro->o.ctx, r, &(struct uuid){{0}});
         }
-        if (ro->o.unreachable != NULL) {
-            ro->o.unreachable(ro->o.ctx, &rt->target);
+        if (ro->o.host_unreachable != NULL) {
+            ro->o.host_unreachable(ro->o.ctx, &rt->target);
         }
     }
-    settle(r, false);
+    finish_or_retry(r, false);
 }
 
 static void remote_done(void *ctx, const struct thole_status *st, struct bufslice body, bool more)
@@ -250,26 +252,27 @@ static void remote_done(void *ctx, const struct thole_status *st, struct bufslic
         return;
     }
     struct forward_reply f;
-    if (!forward_reply_decode(body.bytes, &f)) {
+    if (!router_decode_reply(body.bytes, &f)) {
         thole_status_set(&r->status, THOLE_INTERNAL, THOLE_REASON_NONE, __FILE__, __LINE__,
                          "malformed answer from another host");
         finish(r);
         return;
     }
-    bool learned = usable(ro, rt, &f.leader_host) && !uuid_equal(&f.leader_host, &rt->target);
+    bool learned = is_candidate(ro, rt, &f.leader_host) && !uuid_equal(&f.leader_host, &rt->target);
     if (ro->engine != NULL && !uuid_is_nil(&f.leader_host)) {
-        route_cache_leader(ro->cache, r->shard_id, f.leader_term, &f.leader_host);
+        router_cache_set_leader(ro->cache, r->shard_id, f.leader_term, &f.leader_host);
     }
-    if (ro->o.leads != NULL && (f.failure.code != THOLE_OK || !uuid_is_nil(&f.leader_host))) {
-        ro->o.leads(ro->o.ctx, r, &f.leader_host);
+    if (ro->o.learn_leader != NULL &&
+        (f.failure.code != THOLE_OK || !uuid_is_nil(&f.leader_host))) {
+        ro->o.learn_leader(ro->o.ctx, r, &f.leader_host);
     }
     if (f.failure.code != THOLE_OK) {
         r->status = f.failure;
         if (!learned) {
-            route_cache_forget(ro->cache, r->shard_id, &rt->target);
+            router_cache_forget_leader(ro->cache, r->shard_id, &rt->target);
             rt->avoid = rt->target;
         }
-        settle(r, learned);
+        finish_or_retry(r, learned);
         return;
     }
     r->status.code = THOLE_OK;
@@ -278,7 +281,7 @@ static void remote_done(void *ctx, const struct thole_status *st, struct bufslic
     r->code = f.code;
     r->duplicate = f.duplicate;
     r->here = false;
-    r->result = keep(body, f.result);
+    r->result = retain(body, f.result);
     finish(r);
 }
 
@@ -297,7 +300,7 @@ static uint32_t method_of(enum router_kind kind)
     return 0;
 }
 
-static void go_remote(struct router *ro, struct router_request *r, uint64_t now)
+static void send_remote(struct router *ro, struct router_request *r, uint64_t now)
 {
     struct route *rt = route_of(r);
     metric_add(&metric_remote, 1);
@@ -306,10 +309,10 @@ static void go_remote(struct router *ro, struct router_request *r, uint64_t now)
     left_ms = left_ms > 0 ? left_ms : 1;
     /* One that leads no more, and is cut off, must not keep the request until its deadline: what
      * was forwarded already is not tried again there, but here. */
-    uint32_t hop = ro->engine != NULL || rt->told;
+    uint32_t hop = ro->engine != NULL || rt->by_hint;
     struct forward_space space;
     r->hops += hop;
-    struct bufslice body = forward_encode(r, rt->shard_name, &space);
+    struct bufslice body = router_encode_forward(r, rt->shard_name, &space);
     r->hops -= hop;
     bus_exchange(ro->o.bus, &rt->target, method_of(r->kind), body,
                  left_ms < UINT32_MAX ? (uint32_t)left_ms : UINT32_MAX, remote_done, r);
@@ -317,7 +320,7 @@ static void go_remote(struct router *ro, struct router_request *r, uint64_t now)
 
 /* ---- Again? ---------------------------------------------------------------------------------- */
 
-static bool without_effect(struct router *ro, const struct router_request *r)
+static bool is_safe_to_retry(struct router *ro, const struct router_request *r)
 {
     if (r->status.reason == THOLE_REASON_TOO_STALE) {
         return false; /* the caller asked for a refusal rather than for an older or later answer */
@@ -341,19 +344,19 @@ static bool without_effect(struct router *ro, const struct router_request *r)
     case THOLE_REASON_MACHINE_FAILED: /* another replica leads soon */
         return r->status.code == THOLE_UNAVAILABLE;
     case THOLE_REASON_NO_SUCH_SHARD:
-        return ro->engine != NULL && ro->o.exists(ro->o.ctx, r->shard_id);
+        return ro->engine != NULL && ro->o.shard_exists(ro->o.ctx, r->shard_id);
     default:
         return false;
     }
 }
 
-static void wait_a_little(struct router *ro, struct router_request *r)
+static void retry_later(struct router *ro, struct router_request *r)
 {
     struct route *rt = route_of(r);
-    rt->pause = (uint8_t)(rt->attempt < PAUSES ? rt->attempt : PAUSES - 1);
-    uint64_t pause_ns = pauses_ms[rt->pause] * NS_PER_MS;
+    rt->delay = (uint8_t)(rt->attempt < RETRY_DELAYS ? rt->attempt : RETRY_DELAYS - 1);
+    uint64_t delay_ns = retry_delays_ms[rt->delay] * NS_PER_MS;
     uint64_t now = clock_now(ro->clock);
-    rt->due_ns = now + pause_ns;
+    rt->due_ns = now + delay_ns;
     if (rt->due_ns >= r->deadline_ns) { /* the last failure says more than "too late" */
         finish(r);
         return;
@@ -365,30 +368,30 @@ static void wait_a_little(struct router *ro, struct router_request *r)
     }
 }
 
-static void settle(struct router_request *r, bool learned)
+static void finish_or_retry(struct router_request *r, bool learned)
 {
     struct route *rt = route_of(r);
     struct router *ro = rt->router;
     if (r->status.code == THOLE_OK || r->hops > 0 || atomic_load(&ro->stopping) ||
-        !without_effect(ro, r)) {
+        !is_safe_to_retry(ro, r)) {
         finish(r);
         return;
     }
-    metric_add(&metric_again, 1);
+    metric_add(&metric_retries, 1);
     if (rt->attempt < UINT16_MAX) {
         rt->attempt++;
     }
     /* A newly named leader is asked at once, but not for ever: two hosts may name each other. */
     if (learned && rt->attempt % 4 != 0) {
-        try(r);
+        attempt(r);
         return;
     }
-    wait_a_little(ro, r);
+    retry_later(ro, r);
 }
 
 /* ---- Entry ----------------------------------------------------------------------------------- */
 
-static void try(struct router_request *r)
+static void attempt(struct router_request *r)
 {
     struct route *rt = route_of(r);
     struct router *ro = rt->router;
@@ -401,23 +404,23 @@ static void try(struct router_request *r)
         finish(r);
         return;
     }
-    switch (choose(ro, r)) {
-    case WHERE_LOCAL:
-        go_local(ro, r);
+    switch (choose_target(ro, r)) {
+    case TARGET_LOCAL:
+        submit_local(ro, r);
         return;
-    case WHERE_REMOTE:
-        go_remote(ro, r, now);
+    case TARGET_REMOTE:
+        send_remote(ro, r, now);
         return;
-    case WHERE_NONE:
+    case TARGET_NONE:
         break;
     }
     rt->avoid = (struct uuid){{0}};
     rt->local_refused = false;
-    if (ro->o.blind != NULL && ro->o.blind(ro->o.ctx, &r->status)) {
-        settle(r, false);
+    if (ro->o.lacks_view != NULL && ro->o.lacks_view(ro->o.ctx, &r->status)) {
+        finish_or_retry(r, false);
         return;
     }
-    if (!ro->o.exists(ro->o.ctx, r->shard_id)) {
+    if (!ro->o.shard_exists(ro->o.ctx, r->shard_id)) {
         thole_status_set(&r->status, THOLE_NOT_FOUND, THOLE_REASON_NO_SUCH_SHARD, __FILE__,
                          __LINE__, "no shard with id %" PRIu64 ", or it is being deleted",
                          r->shard_id);
@@ -425,7 +428,7 @@ static void try(struct router_request *r)
         thole_status_set(&r->status, THOLE_UNAVAILABLE, THOLE_REASON_NO_LEADER, __FILE__, __LINE__,
                          "no leader of shard %" PRIu64 " is known now", r->shard_id);
     }
-    settle(r, false);
+    finish_or_retry(r, false);
 }
 
 void router_route(struct router *ro, struct router_request *r, const char *shard_name)
@@ -446,20 +449,20 @@ void router_route(struct router *ro, struct router_request *r, const char *shard
         finish(r);
         return;
     }
-    try(r);
+    attempt(r);
 }
 
 /* ---- The worker of those that wait ----------------------------------------------------------- */
 
-static uint64_t waiting_turn(void *ctx, struct msgq *batch, uint64_t now_ns)
+static uint64_t retry_turn(void *ctx, struct msgq *batch, uint64_t now_ns)
 {
     struct router *ro = ctx;
     for (struct worker_msg *m; (m = msgq_pop(batch)) != NULL;) {
         struct router_request *r = CONTAINER_OF(m, struct router_request, engine.msg);
-        msgq_push(&ro->waiting[route_of(r)->pause], m);
+        msgq_push(&ro->waiting[route_of(r)->delay], m);
     }
     uint64_t next = CLOCK_NEVER;
-    for (size_t i = 0; i < PAUSES; i++) {
+    for (size_t i = 0; i < RETRY_DELAYS; i++) {
         struct msgq *q = &ro->waiting[i];
         while (q->head != NULL) {
             struct router_request *r = CONTAINER_OF(q->head, struct router_request, engine.msg);
@@ -469,7 +472,7 @@ static uint64_t waiting_turn(void *ctx, struct msgq *batch, uint64_t now_ns)
                 break;
             }
             msgq_pop(q);
-            try(r);
+            attempt(r);
         }
     }
     return next;
@@ -480,8 +483,8 @@ struct router *router_new(const struct router_options *o)
     struct router *ro = xcalloc(1, sizeof *ro);
     ro->o = *o;
     ro->clock = executor_clock(o->executor);
-    ro->cache = route_cache_new(&o->self);
-    ro->worker = worker_new(o->executor, "router", 1u << 20, waiting_turn, ro);
+    ro->cache = router_cache_new(&o->self);
+    ro->worker = worker_new(o->executor, "router", 1u << 20, retry_turn, ro);
     return ro;
 }
 
@@ -497,7 +500,7 @@ void router_stop(struct router *ro)
     }
     atomic_store(&ro->stopping, true);
     worker_stop(ro->worker);
-    for (size_t i = 0; i < PAUSES; i++) {
+    for (size_t i = 0; i < RETRY_DELAYS; i++) {
         for (struct worker_msg *m; (m = msgq_pop(&ro->waiting[i])) != NULL;) {
             struct router_request *r = CONTAINER_OF(m, struct router_request, engine.msg);
             thole_status_set(&r->status, THOLE_UNAVAILABLE, THOLE_REASON_STOPPED, __FILE__,
@@ -513,11 +516,11 @@ void router_free(struct router *ro)
         return;
     }
     worker_free(ro->worker);
-    route_cache_free(ro->cache);
+    router_cache_free(ro->cache);
     free(ro);
 }
 
-struct route_cache *router_cache(struct router *ro)
+struct router_cache *router_get_cache(struct router *ro)
 {
     return ro->cache;
 }

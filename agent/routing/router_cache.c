@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "agent/routing/router.h"
+#include "agent/routing/router_cache.h"
 #include "base/map.h"
 
 #define STRIPES 16
@@ -18,19 +19,19 @@ struct stripe {
     struct map entries; /* shard id + 1 -> struct route_hint; 0 is a shard, so keys are shifted */
 };
 
-struct route_cache {
+struct router_cache {
     struct uuid self;
     struct stripe stripes[STRIPES];
 };
 
-static struct stripe *stripe_of(struct route_cache *c, uint64_t shard_id)
+static struct stripe *stripe_of(struct router_cache *c, uint64_t shard_id)
 {
     return &c->stripes[shard_id % STRIPES];
 }
 
-struct route_cache *route_cache_new(const struct uuid *self)
+struct router_cache *router_cache_new(const struct uuid *self)
 {
-    struct route_cache *c = aligned_alloc(64, sizeof *c);
+    struct router_cache *c = aligned_alloc(64, sizeof *c);
     memset(c, 0, sizeof *c);
     c->self = *self;
     for (size_t i = 0; i < STRIPES; i++) {
@@ -55,7 +56,7 @@ static void stripe_clear(struct stripe *s, bool keep_local)
     s->entries = kept;
 }
 
-void route_cache_free(struct route_cache *c)
+void router_cache_free(struct router_cache *c)
 {
     if (c == NULL) {
         return;
@@ -68,7 +69,7 @@ void route_cache_free(struct route_cache *c)
     free(c);
 }
 
-bool route_cache_get(struct route_cache *c, uint64_t shard_id, struct route_hint *ret)
+bool router_cache_get(struct router_cache *c, uint64_t shard_id, struct route_hint *ret)
 {
     struct stripe *s = stripe_of(c, shard_id);
     pthread_mutex_lock(&s->lock);
@@ -98,13 +99,13 @@ static struct route_hint *hint_make(struct stripe *s, uint64_t shard_id)
     return h;
 }
 
-void route_cache_local(struct route_cache *c, const struct engine_replica_status *st)
+void router_cache_set_local(struct router_cache *c, const struct engine_replica_status *st)
 {
     struct stripe *s = stripe_of(c, st->shard_id);
     pthread_mutex_lock(&s->lock);
     struct route_hint *h = hint_make(s, st->shard_id);
     h->local = true;
-    h->local_serves = replica_serves(st);
+    h->local_serves = router_is_serving_replica(st);
     h->local_leads = st->role == RAFT_LEADER && !st->failed;
     if (h->local_leads) {
         h->leader_host = c->self;
@@ -118,7 +119,7 @@ void route_cache_local(struct route_cache *c, const struct engine_replica_status
     pthread_mutex_unlock(&s->lock);
 }
 
-void route_cache_local_gone(struct route_cache *c, uint64_t shard_id)
+void router_cache_remove_local(struct router_cache *c, uint64_t shard_id)
 {
     struct stripe *s = stripe_of(c, shard_id);
     pthread_mutex_lock(&s->lock);
@@ -126,8 +127,8 @@ void route_cache_local_gone(struct route_cache *c, uint64_t shard_id)
     pthread_mutex_unlock(&s->lock);
 }
 
-void route_cache_leader(struct route_cache *c, uint64_t shard_id, uint64_t term,
-                        const struct uuid *host)
+void router_cache_set_leader(struct router_cache *c, uint64_t shard_id, uint64_t term,
+                             const struct uuid *host)
 {
     if (uuid_is_nil(host) || uuid_equal(host, &c->self)) {
         return;
@@ -142,7 +143,7 @@ void route_cache_leader(struct route_cache *c, uint64_t shard_id, uint64_t term,
     pthread_mutex_unlock(&s->lock);
 }
 
-void route_cache_forget(struct route_cache *c, uint64_t shard_id, const struct uuid *host)
+void router_cache_forget_leader(struct router_cache *c, uint64_t shard_id, const struct uuid *host)
 {
     struct stripe *s = stripe_of(c, shard_id);
     pthread_mutex_lock(&s->lock);

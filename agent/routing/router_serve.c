@@ -4,11 +4,16 @@
 #include <string.h>
 
 #include "agent/core/agent_internal.h"
+#include "agent/routing/forward_codec.h"
 #include "agent/routing/registry_command.h"
 #include "agent/routing/router.h"
+#include "agent/routing/router_cache.h"
+#include "agent/routing/router_serve.h"
+#include "agent/routing/router_watches.h"
 #include "base/assert.h"
+#include "base/pool.h"
 
-struct served {
+struct forwarded_request {
     struct agent *agent;
     struct bus_request *request;
     /* Of the shard, in the request; empty: an id was given, or the name was looked up again. */
@@ -19,16 +24,16 @@ struct served {
 /* A client that names no deadline gets this one. */
 #define SERVE_DEADLINE_NS (30 * NS_PER_S)
 
-size_t served_bytes(void)
+size_t router_forwarded_bytes(void)
 {
-    return sizeof(struct served);
+    return sizeof(struct forwarded_request);
 }
 
-static void answer(struct served *s)
+static void answer(struct forwarded_request *s)
 {
     struct router_request *r = &s->r;
     struct forward_reply f;
-    forward_reply_init(&f);
+    router_reply_init(&f);
     f.code = r->code;
     f.index = r->index;
     f.duplicate = r->duplicate;
@@ -38,32 +43,32 @@ static void answer(struct served *s)
     }
     struct route_hint h; /* whom we could serve need not look elsewhere */
     bool served = r->status.code == THOLE_OK && r->here;
-    if (!served && route_cache_get(router_cache(s->agent->router), r->shard_id, &h)) {
+    if (!served && router_cache_get(router_get_cache(s->agent->router), r->shard_id, &h)) {
         f.leader_host = h.leader_host;
         f.leader_term = h.term;
     }
     struct forward_space space;
-    bus_answer(s->request, forward_reply_encode(&f, &space), false);
+    bus_answer(s->request, router_encode_reply(&f, &space), false);
     bufslice_unref(r->result);
     pool_give(&s->agent->forwarded, s);
 }
 
 /* Of shard zero: hosts may ask for everything, clients of the library for what their user
  * declares. */
-static enum thole_code admit_zero(struct served *s)
+static enum thole_code check_zero_request(struct forwarded_request *s)
 {
     struct uuid from;
     bool from_host = bus_request_from(s->request, &from);
     if (s->r.kind == ROUTER_PROPOSE) {
-        return command_admit(s->r.payload.bytes, from_host, &s->r.payload, &s->r.status);
+        return router_admit_command(s->r.payload.bytes, from_host, &s->r.payload, &s->r.status);
     }
-    return from_host ? THOLE_OK : agent_zero_refused(&s->r.status);
+    return from_host ? THOLE_OK : agent_refuse_zero(&s->r.status);
 }
 
-static void route(struct served *s, uint64_t shard_id)
+static void route(struct forwarded_request *s, uint64_t shard_id)
 {
     s->r.shard_id = shard_id;
-    if (shard_id == REGISTRY_SHARD_ID && admit_zero(s) != THOLE_OK) {
+    if (shard_id == REGISTRY_SHARD_ID && check_zero_request(s) != THOLE_OK) {
         answer(s);
     } else {
         agent_route(s->agent, &s->r);
@@ -72,7 +77,7 @@ static void route(struct served *s, uint64_t shard_id)
 
 static void resolved(void *ctx, const struct thole_status *st, uint64_t shard_id)
 {
-    struct served *s = ctx;
+    struct forwarded_request *s = ctx;
     if (st->code == THOLE_OK) {
         route(s, shard_id);
         return;
@@ -84,7 +89,7 @@ static void resolved(void *ctx, const struct thole_status *st, uint64_t shard_id
 /* The id of a name may be of a shard that is gone, and another one may have the name. */
 static void served_done(struct router_request *r)
 {
-    struct served *s = CONTAINER_OF(r, struct served, r);
+    struct forwarded_request *s = CONTAINER_OF(r, struct forwarded_request, r);
     struct slice name = s->name;
     if (r->status.reason != THOLE_REASON_NO_SUCH_SHARD || name.size == 0) {
         answer(s);
@@ -94,7 +99,7 @@ static void served_done(struct router_request *r)
     agent_resolve_anew(s->agent, name, r->deadline_ns, resolved, s);
 }
 
-static enum router_kind kind_of(uint32_t method, const struct forward *f)
+static enum router_kind kind_of(uint32_t method, const struct forwarded *f)
 {
     if (method == METHOD_QUERY) {
         return ROUTER_QUERY;
@@ -113,10 +118,10 @@ static void refuse(struct bus_request *q, const char *what)
     bus_answer_failure(q, &st);
 }
 
-void serve_forward(struct agent *a, struct bus_request *q)
+void router_serve_forward(struct agent *a, struct bus_request *q)
 {
-    struct forward f;
-    if (!forward_decode(bus_request_body(q), &f)) {
+    struct forwarded f;
+    if (!router_decode_forward(bus_request_body(q), &f)) {
         refuse(q, "malformed body of a forwarded request");
         return;
     }
@@ -124,7 +129,7 @@ void serve_forward(struct agent *a, struct bus_request *q)
         refuse(q, "payload is larger than 1 MiB");
         return;
     }
-    struct served *s = pool_take(&a->forwarded);
+    struct forwarded_request *s = pool_take(&a->forwarded);
     struct router_request *r = &s->r;
     memset(&r->kind, 0,
            offsetof(struct router_request, engine) - offsetof(struct router_request, kind));
@@ -186,7 +191,7 @@ static void served_event(void *ctx, uint64_t index, struct slice key, struct sli
     struct served_watch *w = ctx;
     struct forward_reply f = {.index = index, .key = key, .result = event, .bookmark = bookmark};
     struct forward_space space;
-    if (!w->slow && !bus_answer(w->request, forward_reply_encode(&f, &space), true)) {
+    if (!w->slow && !bus_answer(w->request, router_encode_reply(&f, &space), true)) {
         w->slow = true;
         served_watch_stop(w);
     }
@@ -201,7 +206,7 @@ static void served_ended(void *ctx, const struct thole_status *st)
                          __LINE__, "the watcher does not keep up; watch again");
     }
     struct forward_space space;
-    bus_answer(w->request, forward_reply_encode(&f, &space), false);
+    bus_answer(w->request, router_encode_reply(&f, &space), false);
     served_watch_unref(w);
 }
 
@@ -219,7 +224,7 @@ static void watch_resolved(void *ctx, const struct thole_status *st, uint64_t sh
         return;
     }
     const struct agent_watcher watcher = {.ctx = w, .event = served_event, .ended = served_ended};
-    uint64_t id = watches_add(w->agent->watches, shard_id, w->hops, &watcher);
+    uint64_t id = router_watches_add(w->agent->watches, shard_id, w->hops, &watcher);
     atomic_store(&w->id, id);
     if (atomic_load(&w->unwanted)) {
         agent_unwatch(w->agent, id);
@@ -227,10 +232,10 @@ static void watch_resolved(void *ctx, const struct thole_status *st, uint64_t sh
     served_watch_unref(w);
 }
 
-void serve_watch(struct agent *a, struct bus_request *q)
+void router_serve_watch(struct agent *a, struct bus_request *q)
 {
-    struct forward f;
-    if (!forward_decode(bus_request_body(q), &f)) {
+    struct forwarded f;
+    if (!router_decode_forward(bus_request_body(q), &f)) {
         refuse(q, "malformed body of a watch");
         return;
     }
@@ -238,7 +243,7 @@ void serve_watch(struct agent *a, struct bus_request *q)
     struct thole_status st;
     bool zero = f.shard_name.size > 0 ? slice_equal(f.shard_name, slice_str(REGISTRY_SHARD_NAME))
                                       : f.shard_id == REGISTRY_SHARD_ID;
-    if (zero && !bus_request_from(q, &from) && agent_zero_refused(&st) != THOLE_OK) {
+    if (zero && !bus_request_from(q, &from) && agent_refuse_zero(&st) != THOLE_OK) {
         bus_answer_failure(q, &st);
         return;
     }

@@ -98,7 +98,7 @@ void services__cluster_status(struct call *c)
     set_identity(c, reply);
     thole_v1_StatusResponse_set_revision(reply, registry_view_revision(c->view));
     char why[THOLE_STATUS_MESSAGE_BYTES] = "";
-    bool ready = agent_ready(c->s->agent, why, sizeof why);
+    bool ready = agent_is_ready(c->s->agent, why, sizeof why);
     thole_v1_StatusResponse_set_ready(reply, ready);
     if (!ready) {
         thole_v1_StatusResponse_set_not_ready_reason(reply, copy_text(c, why));

@@ -101,8 +101,8 @@ static void push_pool(void *ctx, const thole_v1_ShardPool *row)
     struct cluster_watch *w = ctx;
     uint32_t unready = 0;
     upb_Arena *arena = upb_Arena_New();
-    const struct agent_confirmed n = agent_confirmed_of(w->s->agent, w->view);
-    const thole_v1_ShardPool *now = services__pool_now(&n, row, arena, &unready);
+    const struct availability_check check = agent_availability_begin(w->s->agent, w->view);
+    const thole_v1_ShardPool *now = services__pool_now(&check, row, arena, &unready);
     push_row(w, 8, now, &thole_v1_ShardPool_msginit, thole_v1_ShardPool_revision(row));
     upb_Arena_Free(arena);
     if (unready != 0) {
@@ -126,11 +126,11 @@ static void push_host(void *ctx, const thole_v1_Host *row)
 static void push_shard(void *ctx, const thole_v1_Shard *row)
 {
     struct cluster_watch *w = ctx;
-    struct shard_now now;
+    struct shard_availability now;
     upb_Arena *arena = upb_Arena_New();
-    const struct agent_confirmed n = agent_confirmed_of(w->s->agent, w->view);
-    uint32_t differ = services__conditions_differ(&n, row, &now);
-    push_row(w, 2, services__conditions_now(&n, row, arena), &thole_v1_Shard_msginit,
+    const struct availability_check check = agent_availability_begin(w->s->agent, w->view);
+    uint32_t differ = services__conditions_differ(&check, row, &now);
+    push_row(w, 2, services__conditions_now(&check, row, arena), &thole_v1_Shard_msginit,
              thole_v1_Shard_revision(row));
     upb_Arena_Free(arena);
     if (differ != 0) {
@@ -345,9 +345,9 @@ static bool changes_more(struct cluster_watch *w)
 static bool conditions_more(struct cluster_watch *w)
 {
     w->view = registry_view_acquire(agent_registry(w->s->agent));
-    const struct agent_confirmed n = agent_confirmed_of(w->s->agent, w->view);
-    bool any = services__conditions_changed(&n, &w->differ, push_shard, w);
-    any |= services__pools_changed(&n, &w->pools, push_pool, w);
+    const struct availability_check check = agent_availability_begin(w->s->agent, w->view);
+    bool any = services__conditions_changed(&check, &w->differ, push_shard, w);
+    any |= services__pools_changed(&check, &w->pools, push_pool, w);
     registry_view_release(w->view);
     w->view = NULL;
     if (any) {

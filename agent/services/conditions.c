@@ -1,5 +1,5 @@
 /* Rows as they are shown: what they say, and what this host can confirm of it now
- * (agent/core/confirmed.h). */
+ * (agent/core/availability.h). */
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
@@ -70,8 +70,8 @@ static const char *paused_text(uint32_t paused)
                : "the placement and membership controllers are paused, \"thole resume\" ends that";
 }
 
-uint32_t services__conditions_differ(const struct agent_confirmed *n, const thole_v1_Shard *row,
-                                     struct shard_now *ret)
+uint32_t services__conditions_differ(const struct availability_check *check,
+                                     const thole_v1_Shard *row, struct shard_availability *ret)
 {
     const thole_v1_ShardStatus *status = thole_v1_Shard_status(row);
     uint32_t differ = 0;
@@ -81,33 +81,33 @@ uint32_t services__conditions_differ(const struct agent_confirmed *n, const thol
         status == NULL ? NULL : thole_v1_ShardStatus_conditions(status, &count);
     if (count == 0 || !thole_v1_ShardStatus_formed(status)) {
         acts = true;
-        *ret = (struct shard_now){.reason = "NotFormed"};
+        *ret = (struct shard_availability){.reason = "NotFormed"};
         count = 0;
     } else {
-        agent_shard_confirmed(n, row, ret);
+        agent_check_shard(check, row, ret);
     }
     for (size_t i = 0; i < count; i++) {
         struct slice type = services__name_slice(thole_v1_Condition_type(all[i]));
         bool is = thole_v1_Condition_status(all[i]);
         if (slice_equal(type, slice_str("Ready"))) {
-            differ |= is && !ret->served ? CONDITIONS_NOT_READY : 0;
-            acts = is ? ret->changed : true;
+            differ |= is && !ret->available ? CONDITIONS_NOT_READY : 0;
+            acts = is ? ret->spec_pending : true;
         } else if (!is && ret->silent > 0 && slice_equal(type, slice_str("Degraded"))) {
             differ |= CONDITIONS_DEGRADED;
         }
     }
-    if (acts && !thole_v1_Shard_deleting(row) && paused_controllers(n->view) != 0) {
+    if (acts && !thole_v1_Shard_deleting(row) && paused_controllers(check->view) != 0) {
         differ |= CONDITIONS_PAUSED;
     }
     return differ;
 }
 
 /* Keeps what the condition says of the shard. */
-static void set_paused(const struct agent_confirmed *n, thole_v1_ShardStatus *status,
+static void set_paused(const struct availability_check *check, thole_v1_ShardStatus *status,
                        int64_t time_ms, upb_Arena *arena)
 {
     char text[THOLE_STATUS_MESSAGE_BYTES];
-    const char *why = paused_text(paused_controllers(n->view));
+    const char *why = paused_text(paused_controllers(check->view));
     thole_v1_Condition *placed = condition(status, "Placed");
     thole_v1_Condition *ready = condition(status, "Ready");
     if (ready == NULL) {
@@ -125,12 +125,12 @@ static void set_paused(const struct agent_confirmed *n, thole_v1_ShardStatus *st
     }
 }
 
-const thole_v1_Shard *services__conditions_now(const struct agent_confirmed *n,
+const thole_v1_Shard *services__conditions_now(const struct availability_check *check,
                                                const thole_v1_Shard *row, upb_Arena *arena)
 {
-    struct shard_now now;
+    struct shard_availability now;
     char text[THOLE_STATUS_MESSAGE_BYTES];
-    uint32_t differ = services__conditions_differ(n, row, &now);
+    uint32_t differ = services__conditions_differ(check, row, &now);
     if (differ == 0) {
         return row;
     }
@@ -145,14 +145,14 @@ const thole_v1_Shard *services__conditions_now(const struct agent_confirmed *n,
         snprintf(text, sizeof text,
                  "%" PRIu32 " of %" PRIu32
                  " voting replicas %s on hosts that do not answer, the first for %.1f s",
-                 now.silent, now.votes, now.silent == 1 ? "is" : "are",
+                 now.silent, now.voters, now.silent == 1 ? "is" : "are",
                  (double)now.silent_ms / 1000);
         set(condition(status, "Degraded"), true,
-            now.silent * 2 >= now.votes ? "QuorumSilent" : "ReplicasSilent", text,
+            now.silent * 2 >= now.voters ? "QuorumSilent" : "ReplicasSilent", text,
             wall_ms - (int64_t)now.silent_ms, arena);
     }
     if ((differ & CONDITIONS_PAUSED) != 0) {
-        set_paused(n, status, wall_ms - (int64_t)n->view_age_ms, arena);
+        set_paused(check, status, wall_ms - (int64_t)check->view_age_ms, arena);
     }
     return copy;
 }
@@ -161,7 +161,7 @@ const thole_v1_HostStatus *services__host_status_now(struct agent *a, const thol
                                                      upb_Arena *arena)
 {
     const thole_v1_HostStatus *status = thole_v1_Host_status(row);
-    int32_t liveness = agent_host_liveness(a, row);
+    int32_t liveness = agent_check_host_liveness(a, row);
     if (status == NULL || liveness == thole_v1_HostStatus_liveness(status)) {
         return status;
     }
@@ -172,7 +172,7 @@ const thole_v1_HostStatus *services__host_status_now(struct agent *a, const thol
 
 /* Shards of the pool that its row counts as ready, and that are not now. Only looked for where the
  * row says that all are. */
-static uint32_t pool_unready(const struct agent_confirmed *n, const thole_v1_ShardPool *row)
+static uint32_t pool_unready(const struct availability_check *check, const thole_v1_ShardPool *row)
 {
     struct registry_shard_buf buf;
     char first[LIMIT_NAME_BYTES + 2];
@@ -186,23 +186,23 @@ static uint32_t pool_unready(const struct agent_confirmed *n, const thole_v1_Sha
     snprintf(first, sizeof first, "%.*s-", (int)pool.size, pool.data);
     struct slice prefix = slice_str(first), name = prefix;
     const thole_v1_Shard *shard;
-    while ((shard = registry_next_shard(n->view, name, &buf)) != NULL) {
-        struct shard_now now;
+    while ((shard = registry_next_shard(check->view, name, &buf)) != NULL) {
+        struct shard_availability now;
         name = services__name_slice(thole_v1_Shard_name(shard));
         if (name.size < prefix.size || memcmp(name.data, prefix.data, prefix.size) != 0) {
             break;
         }
         unready += upb_StringView_IsEqual(thole_v1_Shard_pool(shard), pool) &&
-                   (services__conditions_differ(n, shard, &now) & CONDITIONS_NOT_READY) != 0;
+                   (services__conditions_differ(check, shard, &now) & CONDITIONS_NOT_READY) != 0;
     }
     return unready;
 }
 
-const thole_v1_ShardPool *services__pool_now(const struct agent_confirmed *n,
+const thole_v1_ShardPool *services__pool_now(const struct availability_check *check,
                                              const thole_v1_ShardPool *row, upb_Arena *arena,
                                              uint32_t *ret_unready)
 {
-    *ret_unready = pool_unready(n, row);
+    *ret_unready = pool_unready(check, row);
     if (*ret_unready == 0) {
         return row;
     }
@@ -219,18 +219,18 @@ uint64_t services__pool_key(const thole_v1_ShardPool *row)
     return hash64(name.data, name.size, 0) | 1;
 }
 
-bool services__conditions_changed(const struct agent_confirmed *n, const struct map *sent,
+bool services__conditions_changed(const struct availability_check *check, const struct map *sent,
                                   void (*changed)(void *ctx, const thole_v1_Shard *row), void *ctx)
 {
     struct registry_shard_buf buf;
     struct slice name = {0};
     const thole_v1_Shard *row;
     bool any = false;
-    while ((row = registry_next_shard(n->view, name, &buf)) != NULL) {
-        struct shard_now now;
+    while ((row = registry_next_shard(check->view, name, &buf)) != NULL) {
+        struct shard_availability now;
         name = services__name_slice(thole_v1_Shard_name(row));
         const void *differ = map_get(sent, thole_v1_Shard_id(row));
-        if (services__conditions_differ(n, row, &now) != (uint32_t)(uintptr_t)differ) {
+        if (services__conditions_differ(check, row, &now) != (uint32_t)(uintptr_t)differ) {
             changed(ctx, row);
             any = true;
         }
@@ -238,15 +238,16 @@ bool services__conditions_changed(const struct agent_confirmed *n, const struct 
     return any;
 }
 
-bool services__pools_changed(const struct agent_confirmed *n, const struct map *sent,
+bool services__pools_changed(const struct availability_check *check, const struct map *sent,
                              void (*changed)(void *ctx, const thole_v1_ShardPool *row), void *ctx)
 {
     struct slice name = {0};
     const thole_v1_ShardPool *row;
     bool any = false;
-    while ((row = registry_next_pool(n->view, name)) != NULL) {
+    while ((row = registry_next_pool(check->view, name)) != NULL) {
         name = services__name_slice(thole_v1_ShardPool_name(row));
-        if (pool_unready(n, row) != (uint32_t)(uintptr_t)map_get(sent, services__pool_key(row))) {
+        if (pool_unready(check, row) !=
+            (uint32_t)(uintptr_t)map_get(sent, services__pool_key(row))) {
             changed(ctx, row);
             any = true;
         }

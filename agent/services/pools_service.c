@@ -19,8 +19,8 @@ static void get_run(struct call *c)
         return;
     }
     uint32_t unready;
-    const struct agent_confirmed now = agent_confirmed_of(c->s->agent, c->view);
-    services__call_reply(c, services__pool_now(&now, row, c->arena, &unready),
+    const struct availability_check check = agent_availability_begin(c->s->agent, c->view);
+    services__call_reply(c, services__pool_now(&check, row, c->arena, &unready),
                          &thole_v1_ShardPool_msginit);
 }
 
@@ -48,8 +48,8 @@ static void list_run(struct call *c)
     const thole_v1_ShardPool *row = NULL;
     while ((row = registry_next_pool(c->view, last)) != NULL) {
         uint32_t unready;
-        const struct agent_confirmed now = agent_confirmed_of(c->s->agent, c->view);
-        if (!services__page_add(&p, c, services__pool_now(&now, row, c->arena, &unready),
+        const struct availability_check check = agent_availability_begin(c->s->agent, c->view);
+        if (!services__page_add(&p, c, services__pool_now(&check, row, c->arena, &unready),
                                 &thole_v1_ShardPool_msginit)) {
             break;
         }

@@ -224,7 +224,7 @@ bool services__name_of_data_shard(upb_StringView given, char ret[static LIMIT_NA
         return false;
     }
     if (strcmp(ret, REGISTRY_SHARD_NAME) == 0) {
-        (void)agent_zero_refused(st);
+        (void)agent_refuse_zero(st);
         return false;
     }
     return true;

@@ -6,7 +6,7 @@
 #include <upb/upb.h>
 
 #include "agent/core/agent.h"
-#include "agent/core/confirmed.h"
+#include "agent/core/availability.h"
 #include "base/limits.h"
 #include "base/text.h"
 #include "base/worker.h"
@@ -129,13 +129,13 @@ struct bufslice services__encode(const void *message, const upb_MiniTable *kind,
 #define CONDITIONS_DEGRADED 2u
 #define CONDITIONS_PAUSED 4u
 /* Which conditions of the row do not hold now. */
-uint32_t services__conditions_differ(const struct agent_confirmed *n, const thole_v1_Shard *row,
-                                     struct shard_now *ret);
+uint32_t services__conditions_differ(const struct availability_check *check,
+                                     const thole_v1_Shard *row, struct shard_availability *ret);
 /* The row, or a copy with the conditions of now. */
-const thole_v1_Shard *services__conditions_now(const struct agent_confirmed *n,
+const thole_v1_Shard *services__conditions_now(const struct availability_check *check,
                                                const thole_v1_Shard *row, upb_Arena *arena);
 /* Likewise, without the shards that are not ready now. */
-const thole_v1_ShardPool *services__pool_now(const struct agent_confirmed *n,
+const thole_v1_ShardPool *services__pool_now(const struct availability_check *check,
                                              const thole_v1_ShardPool *row, upb_Arena *arena,
                                              uint32_t *ret_unready);
 uint64_t services__pool_key(const thole_v1_ShardPool *row);
@@ -143,9 +143,9 @@ uint64_t services__pool_key(const thole_v1_ShardPool *row);
  * that differed, by id, or how many shards were left out, by services__pool_key. False: for none.
  * */
 struct map;
-bool services__conditions_changed(const struct agent_confirmed *n, const struct map *sent,
+bool services__conditions_changed(const struct availability_check *check, const struct map *sent,
                                   void (*changed)(void *ctx, const thole_v1_Shard *row), void *ctx);
-bool services__pools_changed(const struct agent_confirmed *n, const struct map *sent,
+bool services__pools_changed(const struct availability_check *check, const struct map *sent,
                              void (*changed)(void *ctx, const thole_v1_ShardPool *row), void *ctx);
 /* Likewise, with the liveness that can be told now. */
 const thole_v1_HostStatus *services__host_status_now(struct agent *a, const thole_v1_Host *row,

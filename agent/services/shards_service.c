@@ -22,8 +22,9 @@ static void get_run(struct call *c)
         no_such_shard(c, name);
         return;
     }
-    const struct agent_confirmed now = agent_confirmed_of(c->s->agent, c->view);
-    services__call_reply(c, services__conditions_now(&now, row, c->arena), &thole_v1_Shard_msginit);
+    const struct availability_check check = agent_availability_begin(c->s->agent, c->view);
+    services__call_reply(c, services__conditions_now(&check, row, c->arena),
+                         &thole_v1_Shard_msginit);
 }
 
 void services__shards_get(struct call *c)
@@ -49,9 +50,9 @@ static void list_run(struct call *c)
     }
     struct slice last = bytes_slice(&key);
     const thole_v1_Shard *row = NULL;
-    const struct agent_confirmed now = agent_confirmed_of(c->s->agent, c->view);
+    const struct availability_check check = agent_availability_begin(c->s->agent, c->view);
     while ((row = registry_next_shard(c->view, last, &shard_buf)) != NULL) {
-        if (!services__page_add(&p, c, services__conditions_now(&now, row, c->arena),
+        if (!services__page_add(&p, c, services__conditions_now(&check, row, c->arena),
                                 &thole_v1_Shard_msginit)) {
             break;
         }

@@ -12,6 +12,7 @@
 #include "agent/snapshots/snapshot_file.h"
 #include "base/assert.h"
 #include "base/log.h"
+#include "base/worker.h"
 #include "proto/decode.h"
 #include "proto/status_decode.h"
 #include "shards/engine/snapshot/files.h"

@@ -18,6 +18,7 @@
 #include "agent/core/agent_internal.h"
 #include "agent/snapshots/snapshot_file.h"
 #include "base/log.h"
+#include "base/worker.h"
 #include "shards/engine/snapshot/files.h"
 
 #define UPLOADS_MAX 16

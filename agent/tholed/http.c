@@ -68,7 +68,7 @@ static enum MHD_Result get_metrics(struct MHD_Connection *c)
 static enum MHD_Result get_ready(struct http *h, struct MHD_Connection *c)
 {
     char why[200], text[600];
-    bool ready = agent_ready(h->agent, why, sizeof why);
+    bool ready = agent_is_ready(h->agent, why, sizeof why);
     struct uuid cluster;
     struct engine_replica_status s;
     bool member = agent_cluster(h->agent, &cluster);

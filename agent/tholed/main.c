@@ -212,7 +212,7 @@ static bool status_changed(struct agent *a, void *ctx)
 {
     struct daemon *d = ctx;
     char why[sizeof d->last_why] = "";
-    bool ready = agent_ready(a, why, sizeof why);
+    bool ready = agent_is_ready(a, why, sizeof why);
     return atomic_load(&d->stopping) || ready != d->last_ready || strcmp(why, d->last_why) != 0;
 }
 
@@ -221,12 +221,12 @@ static void *status_main(void *ctx)
     struct daemon *d = ctx;
     pthread_setname_np(pthread_self(), "status");
     (void)log_context_host(agent_name(d->agent));
-    while (!atomic_load(&d->stopping) && !agent_stopping(d->agent)) {
+    while (!atomic_load(&d->stopping) && !agent_is_stopping(d->agent)) {
         if (!agent_wait(d->agent, clock_now(&clock_system) + 3600 * NS_PER_S, status_changed, d)) {
             continue;
         }
         bool was = d->last_ready;
-        d->last_ready = agent_ready(d->agent, d->last_why, sizeof d->last_why);
+        d->last_ready = agent_is_ready(d->agent, d->last_why, sizeof d->last_why);
         if (d->last_ready) {
             d->last_why[0] = 0;
         }
@@ -287,7 +287,7 @@ static int run(struct daemon *d)
         if (n < 0 && errno != EINTR) {
             return EXIT_FAILED;
         }
-        if (atomic_load(&d->failed) && agent_starts_again(d->agent)) {
+        if (atomic_load(&d->failed) && agent_needs_restart(d->agent)) {
             return START_AGAIN;
         }
         if (atomic_load(&d->failed)) {

@@ -124,7 +124,7 @@ void fixture_stop(struct fixture *f, int i)
 
 static bool ready(struct agent *a, void *ctx)
 {
-    return agent_ready(a, ctx, 200);
+    return agent_is_ready(a, ctx, 200);
 }
 
 bool fixture_ready(struct fixture *f, int i, uint32_t timeout_ms)
@@ -137,7 +137,7 @@ void fixture_wait_ready(struct fixture *f, int i)
 {
     char why[200] = "";
     if (!fixture_ready(f, i, 20000)) {
-        agent_ready(f->agents[i], why, sizeof why);
+        agent_is_ready(f->agents[i], why, sizeof why);
         fail_msg("host %d is not ready: %s", i + 1, why);
     }
 }

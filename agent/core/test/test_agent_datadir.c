@@ -11,6 +11,7 @@
 
 #include "agent/core/test/agent_fixture.h"
 #include "agent/join/join.h"
+#include "agent/join/peer_bootstrap.h"
 #include "base/file.h"
 
 #include <cmocka.h>

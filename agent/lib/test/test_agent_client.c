@@ -6,7 +6,9 @@
 #include <string.h>
 
 #include "agent/core/test/agent_fixture.h"
+#include "agent/routing/forward_codec.h"
 #include "agent/routing/router.h"
+#include "agent/routing/router_cache.h"
 #include "base/metrics.h"
 
 #include <cmocka.h>
@@ -32,7 +34,8 @@ static int leader_of(struct fixture *f, uint64_t shard, int other_than)
         for (int i = 0; i < HOSTS; i++) {
             struct route_hint h;
             if (i != other_than && f->agents[i] != NULL &&
-                route_cache_get(router_cache(f->agents[i]->router), shard, &h) && h.local_leads) {
+                router_cache_get(router_get_cache(f->agents[i]->router), shard, &h) &&
+                h.local_leads) {
                 return i;
             }
         }
@@ -121,14 +124,14 @@ static struct forward_reply ask_zero(struct bus *bus, const char *address, uint3
     struct bus_ask_peer peer;
     struct router_request r = {.kind = open_session ? ROUTER_OPEN_SESSION : ROUTER_PROPOSE,
                                .payload = {.bytes = payload}};
-    struct bufslice body = forward_encode(&r, NULL, &space);
-    forward_reply_init(&f);
+    struct bufslice body = router_encode_forward(&r, NULL, &space);
+    router_reply_init(&f);
     if (bus_ask(bus, address, method, body.bytes, 5000, &reply, &peer, &f.failure) != THOLE_OK) {
         return f;
     }
     char *copy = upb_Arena_Malloc(arena, reply->size);
     memcpy(copy, reply->data, reply->size);
-    assert_true(forward_reply_decode(slice_of(copy, reply->size), &f));
+    assert_true(router_decode_reply(slice_of(copy, reply->size), &f));
     buf_unref(reply);
     return f;
 }

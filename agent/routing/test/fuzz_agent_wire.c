@@ -1,6 +1,7 @@
 /* Whatever another host or a client sends as the body of an exchange: refused, or decoded to what
  * is encoded the same way again. */
 #include "agent/lib/api_internal.h"
+#include "agent/routing/forward_codec.h"
 #include "agent/routing/registry_command.h"
 #include "agent/routing/router.h"
 #include "base/assert.h"
@@ -14,9 +15,9 @@ static void inside(struct slice in, struct slice part)
 
 static void request(struct slice in)
 {
-    struct forward f, again;
+    struct forwarded f, again;
     struct forward_space space;
-    if (!forward_decode(in, &f)) {
+    if (!router_decode_forward(in, &f)) {
         return;
     }
     inside(in, f.payload);
@@ -29,8 +30,8 @@ static void request(struct slice in)
                                .stale = f.stale,
                                .max_staleness_ms = f.max_staleness_ms,
                                .hops = f.hops};
-    struct bufslice out = forward_encode(&r, NULL, &space);
-    ASSERT(forward_decode(out.bytes, &again));
+    struct bufslice out = router_encode_forward(&r, NULL, &space);
+    ASSERT(router_decode_forward(out.bytes, &again));
     ASSERT(slice_equal(again.payload, f.payload) && again.session == f.session &&
            again.hops == f.hops && again.open_session == f.open_session);
     bufslice_unref(out);
@@ -40,13 +41,13 @@ static void reply(struct slice in)
 {
     struct forward_reply f, again;
     struct forward_space space;
-    if (!forward_reply_decode(in, &f)) {
+    if (!router_decode_reply(in, &f)) {
         return;
     }
     inside(in, f.result);
     inside(in, f.key);
-    struct bufslice out = forward_reply_encode(&f, &space);
-    ASSERT(forward_reply_decode(out.bytes, &again));
+    struct bufslice out = router_encode_reply(&f, &space);
+    ASSERT(router_decode_reply(out.bytes, &again));
     ASSERT(slice_equal(again.result, f.result) && again.failure.code == f.failure.code &&
            again.index == f.index);
     bufslice_unref(out);
@@ -56,11 +57,11 @@ static void command(struct slice in)
 {
     struct bufslice out, again;
     struct thole_status st = {0};
-    if (command_admit(in, true, &out, &st) == THOLE_OK) {
+    if (router_admit_command(in, true, &out, &st) == THOLE_OK) {
         ASSERT(out.bytes.data == in.data && out.bytes.size == in.size);
     }
-    if (command_admit(in, false, &out, &st) == THOLE_OK) {
-        ASSERT(command_admit(out.bytes, false, &again, &st) == THOLE_OK);
+    if (router_admit_command(in, false, &out, &st) == THOLE_OK) {
+        ASSERT(router_admit_command(out.bytes, false, &again, &st) == THOLE_OK);
         bufslice_unref(again);
         bufslice_unref(out);
     }

@@ -3,7 +3,9 @@
 #include <stdarg.h>
 #include <string.h>
 
+#include "agent/routing/forward_codec.h"
 #include "agent/routing/router.h"
+#include "agent/routing/router_cache.h"
 
 #include <cmocka.h>
 
@@ -13,7 +15,7 @@ static void test_forward_goes_round_with_and_without_payload(void **state)
     static const size_t sizes[] = {0, 1, 127, 128, 20000, 1 << 20};
     for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++) {
         struct buf *b = buf_new(sizes[i]);
-        struct forward f;
+        struct forwarded f;
         struct forward_space space;
         memset(b->data, 'p', sizes[i]);
         const struct router_request r = {
@@ -26,8 +28,8 @@ static void test_forward_goes_round_with_and_without_payload(void **state)
             .stale = true,
             .max_staleness_ms = 250,
         };
-        struct bufslice out = forward_encode(&r, "orders", &space);
-        assert_true(forward_decode(out.bytes, &f));
+        struct bufslice out = router_encode_forward(&r, "orders", &space);
+        assert_true(router_decode_forward(out.bytes, &f));
         assert_int_equal(f.shard_id, 7);
         assert_int_equal(f.shard_name.size, 6);
         assert_memory_equal(f.shard_name.data, "orders", 6);
@@ -49,11 +51,11 @@ static void test_forward_goes_round_with_and_without_payload(void **state)
 static void test_transfer_carries_its_target(void **state)
 {
     (void)state;
-    struct forward f;
+    struct forwarded f;
     struct forward_space space;
     const struct router_request r = {.kind = ROUTER_TRANSFER, .shard_id = 7, .target_replica = 12};
-    struct bufslice out = forward_encode(&r, NULL, &space);
-    assert_true(forward_decode(out.bytes, &f));
+    struct bufslice out = router_encode_forward(&r, NULL, &space);
+    assert_true(router_decode_forward(out.bytes, &f));
     assert_int_equal(f.sequence, 12);
     bufslice_unref(out);
 }
@@ -68,8 +70,8 @@ static void test_reply_goes_round_with_failure_and_hint(void **state)
     in.key = slice_str("key");
     thole_status_set(&in.failure, THOLE_UNAVAILABLE, THOLE_REASON_NOT_LEADER, __FILE__, __LINE__,
                      "somebody else leads");
-    struct bufslice bytes = forward_reply_encode(&in, &space);
-    assert_true(forward_reply_decode(bytes.bytes, &out));
+    struct bufslice bytes = router_encode_reply(&in, &space);
+    assert_true(router_decode_reply(bytes.bytes, &out));
     assert_int_equal(out.code, 3);
     assert_int_equal(out.index, 9);
     assert_true(out.duplicate);
@@ -81,8 +83,8 @@ static void test_reply_goes_round_with_failure_and_hint(void **state)
     assert_int_equal(out.failure.reason, THOLE_REASON_NOT_LEADER);
     assert_string_equal(out.failure.message, "somebody else leads");
     bufslice_unref(bytes);
-    assert_false(forward_reply_decode(slice_str("\xff\xff\xff"), &out));
-    assert_true(forward_reply_decode(slice_str(""), &out));
+    assert_false(router_decode_reply(slice_str("\xff\xff\xff"), &out));
+    assert_true(router_decode_reply(slice_str(""), &out));
     assert_int_equal(out.failure.code, THOLE_OK);
 }
 
@@ -90,50 +92,50 @@ static void test_cache_prefers_newer_terms_and_the_local_leader(void **state)
 {
     (void)state;
     struct uuid self = uuid_random(), a = uuid_random(), b = uuid_random();
-    struct route_cache *c = route_cache_new(&self);
+    struct router_cache *c = router_cache_new(&self);
     struct route_hint h;
-    assert_false(route_cache_get(c, 5, &h));
-    route_cache_leader(c, 5, 3, &a);
-    route_cache_leader(c, 5, 2, &b);
-    assert_true(route_cache_get(c, 5, &h));
+    assert_false(router_cache_get(c, 5, &h));
+    router_cache_set_leader(c, 5, 3, &a);
+    router_cache_set_leader(c, 5, 2, &b);
+    assert_true(router_cache_get(c, 5, &h));
     assert_true(uuid_equal(&h.leader_host, &a));
     assert_false(h.local);
-    route_cache_forget(c, 5, &b);
-    assert_true(route_cache_get(c, 5, &h) && uuid_equal(&h.leader_host, &a));
-    route_cache_forget(c, 5, &a);
-    assert_true(route_cache_get(c, 5, &h) && uuid_is_nil(&h.leader_host));
+    router_cache_forget_leader(c, 5, &b);
+    assert_true(router_cache_get(c, 5, &h) && uuid_equal(&h.leader_host, &a));
+    router_cache_forget_leader(c, 5, &a);
+    assert_true(router_cache_get(c, 5, &h) && uuid_is_nil(&h.leader_host));
 
     struct engine_replica_status s = {
         .shard_id = 5, .term = 4, .role = RAFT_LEADER, .initialised = true};
-    route_cache_local(c, &s);
-    route_cache_leader(c, 5, 9, &a);
-    assert_true(route_cache_get(c, 5, &h) && h.local_leads && h.local_serves);
+    router_cache_set_local(c, &s);
+    router_cache_set_leader(c, 5, 9, &a);
+    assert_true(router_cache_get(c, 5, &h) && h.local_leads && h.local_serves);
     assert_true(uuid_equal(&h.leader_host, &self));
     s.role = RAFT_FOLLOWER;
-    route_cache_local(c, &s);
-    assert_true(route_cache_get(c, 5, &h) && !h.local_leads && uuid_is_nil(&h.leader_host));
+    router_cache_set_local(c, &s);
+    assert_true(router_cache_get(c, 5, &h) && !h.local_leads && uuid_is_nil(&h.leader_host));
     s.leader_host = b;
     s.term = 5;
-    route_cache_local(c, &s);
-    assert_true(route_cache_get(c, 5, &h) && uuid_equal(&h.leader_host, &b));
-    route_cache_local_gone(c, 5);
-    assert_false(route_cache_get(c, 5, &h));
-    route_cache_free(c);
+    router_cache_set_local(c, &s);
+    assert_true(router_cache_get(c, 5, &h) && uuid_equal(&h.leader_host, &b));
+    router_cache_remove_local(c, 5);
+    assert_false(router_cache_get(c, 5, &h));
+    router_cache_free(c);
 }
 
 static void test_cache_is_bounded(void **state)
 {
     (void)state;
     struct uuid self = uuid_random(), a = uuid_random();
-    struct route_cache *c = route_cache_new(&self);
+    struct router_cache *c = router_cache_new(&self);
     struct route_hint h;
     struct engine_replica_status s = {.shard_id = 16, .initialised = true};
-    route_cache_local(c, &s);
+    router_cache_set_local(c, &s);
     for (uint64_t i = 0; i < 300000; i++) {
-        route_cache_leader(c, 1000 + i, 1, &a);
+        router_cache_set_leader(c, 1000 + i, 1, &a);
     }
-    assert_true(route_cache_get(c, 16, &h) && h.local);
-    route_cache_free(c);
+    assert_true(router_cache_get(c, 16, &h) && h.local);
+    router_cache_free(c);
 }
 
 int main(void)

@@ -5,6 +5,7 @@
 
 #include "agent/core/test/agent_fixture.h"
 #include "agent/routing/router.h"
+#include "agent/routing/router_cache.h"
 
 #include <cmocka.h>
 
@@ -49,8 +50,8 @@ static void test_router_request_between_hosts_that_name_each_other_ends(void **s
     int home = home_of(f, shard_id);
     struct agent *a = f->agents[(home + 1) % HOSTS];
     struct agent *b = f->agents[(home + 2) % HOSTS];
-    route_cache_leader(router_cache(a->router), shard_id, FAR_TERM, agent_host_id(b));
-    route_cache_leader(router_cache(b->router), shard_id, FAR_TERM, agent_host_id(a));
+    router_cache_set_leader(router_get_cache(a->router), shard_id, FAR_TERM, agent_host_id(b));
+    router_cache_set_leader(router_get_cache(b->router), shard_id, FAR_TERM, agent_host_id(a));
     struct router_request r = {0};
     enum thole_code code =
         fixture_request(f, (home + 1) % HOSTS, ROUTER_PROPOSE, shard_id, "add 1", 5, &r);

@@ -9,7 +9,7 @@
 #include <string.h>
 #include <sys/statvfs.h>
 
-#include "agent/core/confirmed.h"
+#include "agent/core/availability.h"
 #include "agent/core/test/agent_fixture.h"
 #include "agent/lib/api_internal.h"
 #include "bus/channel.h"
@@ -72,32 +72,32 @@ static void expect_health(struct fixture *f, int i, const char *service, int wan
     }
 }
 
-static struct shard_now look(struct fixture *f, int i, const char *shard)
+static struct shard_availability look(struct fixture *f, int i, const char *shard)
 {
     struct registry_shard_buf buf;
-    struct shard_now now = {0};
+    struct shard_availability now = {0};
     struct registry_view *v = registry_view_acquire(agent_registry(f->agents[i]));
-    const struct agent_confirmed n = agent_confirmed_of(f->agents[i], v);
+    const struct availability_check check = agent_availability_begin(f->agents[i], v);
     const thole_v1_Shard *row = registry_shard_by_name(v, slice_str(shard), &buf);
     assert_non_null(row);
-    agent_shard_confirmed(&n, row, &now);
+    agent_check_shard(&check, row, &now);
     registry_view_release(v);
     return now;
 }
 
 /* Until it is not served for this reason, and has not been for `ms`. */
-static void expect_unserved(struct fixture *f, int i, const char *shard, const char *reason,
-                            uint64_t ms)
+static void expect_unavailable(struct fixture *f, int i, const char *shard, const char *reason,
+                               uint64_t ms)
 {
-    struct shard_now now = {.served = true};
+    struct shard_availability now = {.available = true};
     for (uint64_t end = clock_now(&clock_system) + WAIT_NS; clock_now(&clock_system) < end;
          fixture_pause_ms(20)) {
         now = look(f, i, shard);
-        if (!now.served && strcmp(now.reason, reason) == 0 && now.age_ms >= ms) {
+        if (!now.available && strcmp(now.reason, reason) == 0 && now.age_ms >= ms) {
             return;
         }
     }
-    fail_msg("host %d: %s is %s: %s", i + 1, shard, now.served ? "served" : now.reason,
+    fail_msg("host %d: %s is %s: %s", i + 1, shard, now.available ? "served" : now.reason,
              now.message);
 }
 
@@ -141,7 +141,7 @@ static void test_a_shard_that_no_disk_can_take_is_not_ready(void **state)
     for (int i = 0; i < 12; i++, fixture_pause_ms(20)) {
         assert_int_equal(health_of(f, i % 3, "shard/c"), NOT_SERVING);
     }
-    expect_unserved(f, 0, "c", "LowSpace", 500);
+    expect_unavailable(f, 0, "c", "LowSpace", 500);
     assert_non_null(strstr(look(f, 0, "c").message, "; last confirmed 0."));
     assert_int_equal(wait_shard(f, 0, "c", 300), THOLE_DEADLINE_EXCEEDED);
     assert_false(fixture_ready(f, 0, 0));
@@ -160,7 +160,7 @@ static void test_a_host_that_is_left_alone_says_how_old_its_view_is(void **state
     struct fixture *f = cluster(3);
     fixture_stop(f, 2);
     fixture_stop(f, 1);
-    expect_unserved(f, 0, "c", "ViewOld", 300);
+    expect_unavailable(f, 0, "c", "ViewOld", 300);
     expect_health(f, 0, "shard/c", NOT_SERVING);
     expect_health(f, 0, "", NOT_SERVING);
     assert_int_equal(wait_shard(f, 0, "c", 300), THOLE_DEADLINE_EXCEEDED);
@@ -188,8 +188,8 @@ static void test_a_quorum_that_is_silent_is_so_since_its_hosts_are(void **state)
         }
     }
     assert_true(other >= 0 && stopped == 2);
-    expect_unserved(f, other, "c", "QuorumSilent", 400);
-    struct shard_now now = look(f, other, "c");
+    expect_unavailable(f, other, "c", "QuorumSilent", 400);
+    struct shard_availability now = look(f, other, "c");
     assert_true(now.age_ms <= (clock_now(&clock_system) - begin) / NS_PER_MS);
     assert_true(now.silent == 2 && now.silent_ms >= now.age_ms);
     assert_int_equal(wait_shard(f, other, "c", 100), THOLE_DEADLINE_EXCEEDED);

@@ -10,8 +10,8 @@
  *                lacks one gives up by itself within two election timeouts.
  *
  * Nothing is asked and nothing is written. Any thread. Since when it cannot be confirmed is noted
- * when connections, disks, rows and replicas here change (confirmed_facts). */
-#include "agent/core/confirmed.h"
+ * when connections, disks, rows and replicas here change (outages). */
+#include "agent/core/availability.h"
 
 #include <inttypes.h>
 #include <stdarg.h>
@@ -28,7 +28,7 @@ static bool knows_leader(const struct engine_replica_status *s)
     return !s->failed && (s->role == RAFT_LEADER ? s->leader_ready : !uuid_is_nil(&s->leader_host));
 }
 
-static void zero_changed(struct agent *a, const struct engine_replica_status *s)
+static void note_zero_leader(struct agent *a, const struct engine_replica_status *s)
 {
     uint64_t lost = 0;
     if (knows_leader(s)) {
@@ -42,38 +42,38 @@ uint64_t agent_view_age_ms(struct agent *a)
 {
     struct engine_replica_status s = {.failed = true};
     (void)engine_shard_status(a->engine, REGISTRY_SHARD_ID, &s);
-    zero_changed(a, &s);
+    note_zero_leader(a, &s);
     uint64_t now = clock_now(&clock_system), lost = atomic_load(&a->zero_lost_ns);
     return lost == 0 ? 0 : 1 + (now > lost ? now - lost : 0) / NS_PER_MS;
 }
 
 /* ---- Hosts ----------------------------------------------------------------------------------- */
 
-static bool is_here(struct agent *a, const struct uuid *host)
+static bool is_reachable(struct agent *a, const struct uuid *host)
 {
     return uuid_equal(host, agent_host_id(a)) || bus_peer_up(a->bus, host);
 }
 
-int32_t agent_host_liveness(struct agent *a, const thole_v1_Host *row)
+int32_t agent_check_host_liveness(struct agent *a, const thole_v1_Host *row)
 {
     struct uuid id;
     int32_t liveness = thole_v1_HostStatus_liveness(thole_v1_Host_status(row));
     bool unsure = liveness == thole_v1_HOST_LIVENESS_LIVE &&
-                  agent_parse_uuid(thole_v1_Host_id(row), &id) && !is_here(a, &id);
+                  agent_parse_uuid(thole_v1_Host_id(row), &id) && !is_reachable(a, &id);
     return unsure ? thole_v1_HOST_LIVENESS_SUSPECT : liveness;
 }
 
 /* By the leader of shard zero and by our own connection. */
-static bool row_answers(struct agent *a, const struct uuid *id, const thole_v1_Host *row)
+static bool is_row_answering(struct agent *a, const struct uuid *id, const thole_v1_Host *row)
 {
     const thole_v1_HostStatus *st = row != NULL ? thole_v1_Host_status(row) : NULL;
-    return st != NULL && is_here(a, id) &&
+    return st != NULL && is_reachable(a, id) &&
            thole_v1_HostStatus_liveness(st) == thole_v1_HOST_LIVENESS_LIVE;
 }
 
-static bool host_answers(const struct agent_confirmed *n, const struct uuid *id)
+static bool is_host_answering(const struct availability_check *check, const struct uuid *id)
 {
-    return row_answers(n->agent, id, registry_host(n->view, id));
+    return is_row_answering(check->agent, id, registry_host(check->view, id));
 }
 
 /* HOST_DISK_OK: it can write as far as is known. `row` may be NULL. */
@@ -96,45 +96,45 @@ static int32_t disk_of(struct agent *a, const struct uuid *id, const thole_v1_Ho
 
 /* ---- Since when ------------------------------------------------------------------------------ */
 
-struct host_fact { /* since when; 0: it is not so */
+struct host_outage { /* since when; 0: it is not so */
     struct uuid host;
     uint64_t silent_ns, disk_ns, zero_disk_ns;
 };
 
-struct confirmed_facts {
+struct outages {
     uint64_t revision; /* of the rows that were looked at; the worker's, like the next */
     bool gone;         /* rows went: shards may be among them */
     pthread_mutex_t lock;
-    struct host_fact *hosts;
+    struct host_outage *hosts;
     size_t count;
     /* Shard id + 1 -> since when: shards that formed, and whose rows name no leader; and those of
      * which the replica here knows none. */
-    struct map unled_there, unled_here;
+    struct map leaderless_by_rows, leaderless_here;
 };
 
-struct confirmed_facts *confirmed_facts_new(void)
+struct outages *agent__outages_new(void)
 {
-    struct confirmed_facts *f = xcalloc(1, sizeof *f);
+    struct outages *f = xcalloc(1, sizeof *f);
     pthread_mutex_init(&f->lock, NULL);
     return f;
 }
 
-void confirmed_facts_free(struct confirmed_facts *f)
+void agent__outages_free(struct outages *f)
 {
     if (f == NULL) {
         return;
     }
-    map_deinit(&f->unled_there);
-    map_deinit(&f->unled_here);
+    map_deinit(&f->leaderless_by_rows);
+    map_deinit(&f->leaderless_here);
     pthread_mutex_destroy(&f->lock);
     free(f->hosts);
     free(f);
 }
 
-static void note_unled(struct confirmed_facts *f, struct map *m, uint64_t shard_id, bool unled)
+static void note_leaderless(struct outages *f, struct map *m, uint64_t shard_id, bool leaderless)
 {
     pthread_mutex_lock(&f->lock);
-    if (!unled) {
+    if (!leaderless) {
         (void)map_remove(m, shard_id + 1);
     } else if (map_get(m, shard_id + 1) == NULL) {
         (void)map_put(m, shard_id + 1, (void *)(uintptr_t)clock_now(&clock_system));
@@ -143,7 +143,7 @@ static void note_unled(struct confirmed_facts *f, struct map *m, uint64_t shard_
 }
 
 /* 0: only just. */
-static uint64_t unled_since_ns(struct confirmed_facts *f, const struct map *m, uint64_t shard_id)
+static uint64_t leaderless_since_ns(struct outages *f, const struct map *m, uint64_t shard_id)
 {
     pthread_mutex_lock(&f->lock);
     uint64_t since = (uintptr_t)map_get(m, shard_id + 1);
@@ -151,7 +151,7 @@ static uint64_t unled_since_ns(struct confirmed_facts *f, const struct map *m, u
     return since;
 }
 
-static void sweep(struct confirmed_facts *f, const struct registry_view *v, struct map *m)
+static void sweep(struct outages *f, const struct registry_view *v, struct map *m)
 {
     struct map kept = {0};
     uint64_t key;
@@ -167,17 +167,17 @@ static void sweep(struct confirmed_facts *f, const struct registry_view *v, stru
     pthread_mutex_unlock(&f->lock);
 }
 
-void agent__replica_changed(struct agent *a, const struct engine_replica_status *s)
+void agent__outages_replica_changed(struct agent *a, const struct engine_replica_status *s)
 {
-    note_unled(a->facts, &a->facts->unled_here, s->shard_id, !knows_leader(s));
+    note_leaderless(a->outages, &a->outages->leaderless_here, s->shard_id, !knows_leader(s));
     if (s->shard_id == REGISTRY_SHARD_ID) {
-        zero_changed(a, s);
+        note_zero_leader(a, s);
     }
 }
 
 /* `hint`: where it may be; rows come in the same order each time. */
-static const struct host_fact *fact_of(const struct host_fact *of, size_t count, size_t hint,
-                                       const struct uuid *host)
+static const struct host_outage *find_outage(const struct host_outage *of, size_t count,
+                                             size_t hint, const struct uuid *host)
 {
     if (hint < count && uuid_equal(&of[hint].host, host)) {
         return &of[hint];
@@ -198,25 +198,25 @@ static bool note(uint64_t *since_ns, uint64_t before_ns, bool is, uint64_t now_n
 
 static bool note_hosts(struct agent *a, const struct registry_view *v, uint64_t now_ns)
 {
-    struct confirmed_facts *f = a->facts;
-    struct host_fact *next = NULL;
+    struct outages *f = a->outages;
+    struct host_outage *next = NULL;
     struct slice name = {0};
     const thole_v1_Host *row;
     size_t n = 0;
     bool changed = false;
     while ((row = registry_next_host(v, name)) != NULL) {
-        static const struct host_fact none;
+        static const struct host_outage none;
         struct uuid id;
         name = registry_str(thole_v1_Host_name(row));
         if (!agent_parse_uuid(thole_v1_Host_id(row), &id)) {
             continue;
         }
-        const struct host_fact *before = fact_of(f->hosts, f->count, n, &id);
-        const struct host_fact *was = before != NULL ? before : &none;
+        const struct host_outage *before = find_outage(f->hosts, f->count, n, &id);
+        const struct host_outage *was = before != NULL ? before : &none;
         next = xrealloc(next, (n + 1) * sizeof *next);
-        struct host_fact *to = &next[n++];
+        struct host_outage *to = &next[n++];
         to->host = id;
-        changed |= note(&to->silent_ns, was->silent_ns, !row_answers(a, &id, row), now_ns);
+        changed |= note(&to->silent_ns, was->silent_ns, !is_row_answering(a, &id, row), now_ns);
         changed |=
             note(&to->disk_ns, was->disk_ns,
                  disk_of(a, &id, row, REGISTRY_SHARD_ID + 1) > thole_v1_HOST_DISK_OK, now_ns);
@@ -234,24 +234,25 @@ static bool note_hosts(struct agent *a, const struct registry_view *v, uint64_t 
 
 static void note_shard(void *ctx, const thole_v1_Shard *row)
 {
-    struct confirmed_facts *f = ctx;
+    struct outages *f = ctx;
     const thole_v1_ShardStatus *st = thole_v1_Shard_status(row);
-    note_unled(f, &f->unled_there, thole_v1_Shard_id(row),
-               st != NULL && thole_v1_ShardStatus_formed(st) &&
-                   thole_v1_ShardStatus_leader_replica(st) == 0);
+    note_leaderless(f, &f->leaderless_by_rows, thole_v1_Shard_id(row),
+                    st != NULL && thole_v1_ShardStatus_formed(st) &&
+                        thole_v1_ShardStatus_leader_replica(st) == 0);
 }
 
-static void note_gone(void *ctx, const char *name)
+static void note_removed_row(void *ctx, const char *name)
 {
-    struct confirmed_facts *f = ctx;
+    struct outages *f = ctx;
     (void)name;
     f->gone = true;
 }
 
 /* At the start, and if what changed is not known any more, all of them. */
-static void note_shards(struct confirmed_facts *f, const struct registry_view *v)
+static void note_shards(struct outages *f, const struct registry_view *v)
 {
-    const struct registry_changes changes = {.ctx = f, .shard = note_shard, .gone = note_gone};
+    const struct registry_changes changes = {
+        .ctx = f, .shard = note_shard, .gone = note_removed_row};
     struct registry_shard_buf buf;
     struct thole_status st;
     const thole_v1_Shard *row;
@@ -263,15 +264,15 @@ static void note_shards(struct confirmed_facts *f, const struct registry_view *v
     }
     f->revision = registry_view_revision(v);
     if (f->gone) {
-        sweep(f, v, &f->unled_there);
-        sweep(f, v, &f->unled_here);
+        sweep(f, v, &f->leaderless_by_rows);
+        sweep(f, v, &f->leaderless_here);
     }
     f->gone = false;
 }
 
-bool confirmed_facts_update(struct agent *a, const struct registry_view *v)
+bool agent__outages_update(struct agent *a, const struct registry_view *v)
 {
-    struct confirmed_facts *f = a->facts;
+    struct outages *f = a->outages;
     if (f->revision < registry_view_revision(v)) {
         note_shards(f, v);
     }
@@ -281,12 +282,12 @@ bool confirmed_facts_update(struct agent *a, const struct registry_view *v)
 enum host_trouble { HOST_SILENT, HOST_DISK, HOST_DISK_ZERO };
 
 /* 0: only just. */
-static uint64_t host_since_ns(const struct agent_confirmed *n, const struct uuid *host,
+static uint64_t host_since_ns(const struct availability_check *check, const struct uuid *host,
                               enum host_trouble what)
 {
-    struct confirmed_facts *f = n->agent->facts;
+    struct outages *f = check->agent->outages;
     pthread_mutex_lock(&f->lock);
-    const struct host_fact *h = fact_of(f->hosts, f->count, 0, host);
+    const struct host_outage *h = find_outage(f->hosts, f->count, 0, host);
     uint64_t since = h == NULL             ? 0
                      : what == HOST_DISK   ? h->disk_ns
                      : what == HOST_SILENT ? h->silent_ns
@@ -303,9 +304,9 @@ static uint64_t age_ms(uint64_t since_ns)
 
 /* ---- Shards ---------------------------------------------------------------------------------- */
 
-struct agent_confirmed agent_confirmed_of(struct agent *a, const struct registry_view *v)
+struct availability_check agent_availability_begin(struct agent *a, const struct registry_view *v)
 {
-    return (struct agent_confirmed){.agent = a, .view = v, .view_age_ms = agent_view_age_ms(a)};
+    return (struct availability_check){.agent = a, .view = v, .view_age_ms = agent_view_age_ms(a)};
 }
 
 struct votes {
@@ -355,23 +356,23 @@ static bool has_vote(const thole_v1_Replica *r)
 
 /* In a joint configuration no replica says that it votes as it should: then all rows count.
  * Returns since when there is no quorum, if there is none. */
-static uint64_t count_votes(const struct agent_confirmed *n, uint64_t shard_id,
-                            struct shard_now *ret)
+static uint64_t count_votes(const struct availability_check *check, uint64_t shard_id,
+                            struct shard_availability *ret)
 {
     struct registry_replica_buf buf;
     const thole_v1_Replica *r;
     struct votes voting = {0}, rows = {0};
     for (uint64_t after = 0;
-         (r = registry_next_replica_of_shard(n->view, shard_id, after, &buf)) != NULL;) {
+         (r = registry_next_replica_of_shard(check->view, shard_id, after, &buf)) != NULL;) {
         struct uuid host = {{0}};
         after = thole_v1_Replica_id(r);
         if (thole_v1_Replica_role(r) == thole_v1_REPLICA_ROLE_NON_VOTING ||
             thole_v1_Replica_phase(r) == thole_v1_REPLICA_PHASE_OUT) {
             continue;
         }
-        bool silent =
-            !agent_parse_uuid(thole_v1_Replica_host_id(r), &host) || !host_answers(n, &host);
-        uint64_t ns = silent ? host_since_ns(n, &host, HOST_SILENT) : 0;
+        bool silent = !agent_parse_uuid(thole_v1_Replica_host_id(r), &host) ||
+                      !is_host_answering(check, &host);
+        uint64_t ns = silent ? host_since_ns(check, &host, HOST_SILENT) : 0;
         ns = silent && ns == 0 ? clock_now(&clock_system) : ns;
         count_vote(&rows, silent, ns);
         if (has_vote(r)) {
@@ -379,21 +380,22 @@ static uint64_t count_votes(const struct agent_confirmed *n, uint64_t shard_id,
         }
     }
     const struct votes *v = voting.all > 0 ? &voting : &rows;
-    ret->votes = v->all;
+    ret->voters = v->all;
     ret->silent = v->silent;
     ret->silent_ms = age_ms(v->first_ns);
     return v->silent * 2 >= v->all ? quorum_lost_ns(v) : 0;
 }
 
-__attribute__((format(printf, 4, 5))) static void unserved(struct shard_now *ret, uint64_t since_ns,
-                                                           const char *reason, const char *format,
-                                                           ...)
+__attribute__((format(printf, 4, 5))) static void report_unconfirmed(struct shard_availability *ret,
+                                                                     uint64_t since_ns,
+                                                                     const char *reason,
+                                                                     const char *format, ...)
 {
     va_list args;
     va_start(args, format);
     vsnprintf(ret->message, sizeof ret->message, format, args);
     va_end(args);
-    ret->served = false;
+    ret->available = false;
     ret->reason = reason;
     ret->age_ms = age_ms(since_ns);
     size_t size = strlen(ret->message);
@@ -402,110 +404,120 @@ __attribute__((format(printf, 4, 5))) static void unserved(struct shard_now *ret
 }
 
 /* What can be confirmed, and is the reason all the same; or says its age itself. */
-__attribute__((format(printf, 4, 5))) static void not_as_wanted(struct shard_now *ret, uint64_t age,
-                                                                const char *reason,
-                                                                const char *format, ...)
+__attribute__((format(printf, 4, 5))) static void report_unavailable(struct shard_availability *ret,
+                                                                     uint64_t age,
+                                                                     const char *reason,
+                                                                     const char *format, ...)
 {
     va_list args;
     va_start(args, format);
     vsnprintf(ret->message, sizeof ret->message, format, args);
     va_end(args);
-    ret->served = false;
+    ret->available = false;
     ret->reason = reason;
     ret->age_ms = age;
 }
 
 /* The host of the leader: can it write? */
-static void check_disk(const struct agent_confirmed *n, const struct uuid *id, uint64_t shard_id,
-                       struct shard_now *ret)
+static void check_disk(const struct availability_check *check, const struct uuid *id,
+                       uint64_t shard_id, struct shard_availability *ret)
 {
-    const thole_v1_Host *row = registry_host(n->view, id);
+    const thole_v1_Host *row = registry_host(check->view, id);
     upb_StringView name = row != NULL ? thole_v1_Host_name(row) : upb_StringView_FromString("?");
-    int32_t disk = disk_of(n->agent, id, row, shard_id);
+    int32_t disk = disk_of(check->agent, id, row, shard_id);
     if (disk > thole_v1_HOST_DISK_OK) {
-        unserved(ret,
-                 host_since_ns(n, id, shard_id == REGISTRY_SHARD_ID ? HOST_DISK_ZERO : HOST_DISK),
-                 disk == thole_v1_HOST_DISK_STALLED ? "DiskStalled" : "LowSpace",
-                 "the disk of its leader's host %.*s %s, and no other voter could take over",
-                 (int)name.size, name.data,
-                 disk == thole_v1_HOST_DISK_STALLED ? "does not finish a write" : "is nearly full");
+        report_unconfirmed(
+            ret,
+            host_since_ns(check, id, shard_id == REGISTRY_SHARD_ID ? HOST_DISK_ZERO : HOST_DISK),
+            disk == thole_v1_HOST_DISK_STALLED ? "DiskStalled" : "LowSpace",
+            "the disk of its leader's host %.*s %s, and no other voter could take over",
+            (int)name.size, name.data,
+            disk == thole_v1_HOST_DISK_STALLED ? "does not finish a write" : "is nearly full");
     }
 }
 
-static void leader_silent(const struct agent_confirmed *n, const struct uuid *id,
-                          struct shard_now *ret)
+static void report_silent_leader(const struct availability_check *check, const struct uuid *id,
+                                 struct shard_availability *ret)
 {
-    const thole_v1_Host *row = registry_host(n->view, id);
+    const thole_v1_Host *row = registry_host(check->view, id);
     upb_StringView name = row != NULL ? thole_v1_Host_name(row) : upb_StringView_FromString("?");
-    unserved(ret, host_since_ns(n, id, HOST_SILENT), "LeaderSilent",
-             "its leader's host %.*s does not answer", (int)name.size, name.data);
+    report_unconfirmed(ret, host_since_ns(check, id, HOST_SILENT), "LeaderSilent",
+                       "its leader's host %.*s does not answer", (int)name.size, name.data);
 }
 
 /* By a replica that is here, which hears the leader itself. */
-static void check_here(const struct agent_confirmed *n, const struct engine_replica_status *s,
-                       struct shard_now *ret)
+static void check_by_local_replica(const struct availability_check *check,
+                                   const struct engine_replica_status *s,
+                                   struct shard_availability *ret)
 {
     if (!knows_leader(s)) {
-        unserved(ret, unled_since_ns(n->agent->facts, &n->agent->facts->unled_here, s->shard_id),
-                 "NoLeader",
-                 s->role == RAFT_LEADER ? "its leader has not committed anything yet"
-                                        : "its replica on this host knows no leader");
-    } else if (!is_here(n->agent, &s->leader_host)) {
-        leader_silent(n, &s->leader_host, ret);
+        report_unconfirmed(ret,
+                           leaderless_since_ns(check->agent->outages,
+                                               &check->agent->outages->leaderless_here,
+                                               s->shard_id),
+                           "NoLeader",
+                           s->role == RAFT_LEADER ? "its leader has not committed anything yet"
+                                                  : "its replica on this host knows no leader");
+    } else if (!is_reachable(check->agent, &s->leader_host)) {
+        report_silent_leader(check, &s->leader_host, ret);
     } else {
-        check_disk(n, &s->leader_host, s->shard_id, ret);
+        check_disk(check, &s->leader_host, s->shard_id, ret);
     }
 }
 
 /* By the rows alone. */
-static void check_there(const struct agent_confirmed *n, const thole_v1_Shard *row,
-                        uint64_t quorum_since_ns, struct shard_now *ret)
+static void check_by_rows(const struct availability_check *check, const thole_v1_Shard *row,
+                          uint64_t quorum_since_ns, struct shard_availability *ret)
 {
     struct registry_replica_buf buf;
     struct uuid host;
     uint64_t id = thole_v1_Shard_id(row);
     uint64_t leader = thole_v1_ShardStatus_leader_replica(thole_v1_Shard_status(row));
-    const thole_v1_Replica *r = leader ? registry_replica(n->view, leader, &buf) : NULL;
-    if (ret->silent * 2 >= ret->votes && ret->votes > 0) {
-        unserved(ret, quorum_since_ns, "QuorumSilent",
-                 "%" PRIu32 " of its %" PRIu32 " voters are on hosts that do not answer",
-                 ret->silent, ret->votes);
+    const thole_v1_Replica *r = leader ? registry_replica(check->view, leader, &buf) : NULL;
+    if (ret->silent * 2 >= ret->voters && ret->voters > 0) {
+        report_unconfirmed(ret, quorum_since_ns, "QuorumSilent",
+                           "%" PRIu32 " of its %" PRIu32 " voters are on hosts that do not answer",
+                           ret->silent, ret->voters);
     } else if (r == NULL || !agent_parse_uuid(thole_v1_Replica_host_id(r), &host)) {
-        unserved(ret, unled_since_ns(n->agent->facts, &n->agent->facts->unled_there, id),
-                 "NoLeader", "no replica has reported that it leads");
-    } else if (!host_answers(n, &host)) {
-        leader_silent(n, &host, ret);
+        report_unconfirmed(ret,
+                           leaderless_since_ns(check->agent->outages,
+                                               &check->agent->outages->leaderless_by_rows, id),
+                           "NoLeader", "no replica has reported that it leads");
+    } else if (!is_host_answering(check, &host)) {
+        report_silent_leader(check, &host, ret);
     } else {
-        check_disk(n, &host, id, ret);
+        check_disk(check, &host, id, ret);
     }
 }
 
-void agent_shard_confirmed(const struct agent_confirmed *n, const thole_v1_Shard *row,
-                           struct shard_now *ret)
+void agent_check_shard(const struct availability_check *check, const thole_v1_Shard *row,
+                       struct shard_availability *ret)
 {
     struct engine_replica_status s;
     uint64_t id = thole_v1_Shard_id(row), generation = thole_v1_Shard_generation(row);
-    *ret = (struct shard_now){.served = true};
-    uint64_t quorum_since_ns = count_votes(n, id, ret);
-    bool here =
-        engine_shard_status(n->agent->engine, id, &s) && !s.failed && (s.voter || knows_leader(&s));
+    *ret = (struct shard_availability){.available = true};
+    uint64_t quorum_since_ns = count_votes(check, id, ret);
+    bool here = engine_shard_status(check->agent->engine, id, &s) && !s.failed &&
+                (s.voter || knows_leader(&s));
     if (here) {
-        check_here(n, &s, ret);
+        check_by_local_replica(check, &s, ret);
     } else {
-        check_there(n, row, quorum_since_ns, ret);
+        check_by_rows(check, row, quorum_since_ns, ret);
     }
-    ret->served_here = here && ret->served;
-    ret->changed =
+    ret->available_here = here && ret->available;
+    ret->spec_pending =
         generation > thole_v1_ShardStatus_observed_generation(thole_v1_Shard_status(row));
-    if (n->view_age_ms > 0) {
-        not_as_wanted(ret, n->view_age_ms, "ViewOld",
-                      "no leader of shard zero has been known on this host for %.1f s: what is "
-                      "shown is as old",
-                      (double)n->view_age_ms / 1000);
+    if (check->view_age_ms > 0) {
+        report_unavailable(
+            ret, check->view_age_ms, "ViewOld",
+            "no leader of shard zero has been known on this host for %.1f s: what is "
+            "shown is as old",
+            (double)check->view_age_ms / 1000);
     } else if (thole_v1_Shard_deleting(row)) {
-        not_as_wanted(ret, 0, "Removing", "the shard is being deleted");
-    } else if (ret->changed && ret->served) {
-        not_as_wanted(ret, 0, "NewSpec",
-                      "nothing was done yet for generation %" PRIu64 " of its spec", generation);
+        report_unavailable(ret, 0, "Removing", "the shard is being deleted");
+    } else if (ret->spec_pending && ret->available) {
+        report_unavailable(ret, 0, "NewSpec",
+                           "nothing was done yet for generation %" PRIu64 " of its spec",
+                           generation);
     }
 }

@@ -8,8 +8,14 @@
 #include <string.h>
 
 #include "agent/core/agent_internal.h"
+#include "agent/core/wiring.h"
+#include "agent/routing/forward_codec.h"
+#include "agent/routing/router.h"
+#include "agent/routing/router_cache.h"
+#include "agent/routing/router_watches.h"
 #include "base/map.h"
 #include "base/ref.h"
+#include "base/worker.h"
 
 #define BOOKMARK_NS (2 * NS_PER_S)
 
@@ -17,7 +23,7 @@ enum { MSG_START, MSG_END };
 
 struct watch {
     struct worker_msg start_msg, end_msg;
-    struct watches *set;
+    struct router_watches *set;
     uint64_t id, shard_id;
     uint32_t hops;
     struct agent_watcher w;
@@ -35,7 +41,7 @@ struct watch {
     uint64_t bookmarked; /* the index of the last bookmark: it never goes back */
 };
 
-struct watches {
+struct router_watches {
     struct agent *agent;
     struct worker *worker;
     pthread_mutex_t lock;
@@ -68,7 +74,7 @@ static void watch_end(struct watch *w, const struct thole_status *st)
     w->end_msg.kind = MSG_END;
     ref_take(&w->refs);
     if (!worker_post_internal(w->set->worker, &w->end_msg)) {
-        watch_unref(w); /* watches_stop ends it */
+        watch_unref(w); /* router_watches_stop ends it */
     }
 }
 
@@ -120,7 +126,8 @@ static bool start_local(struct watch *w)
     uint64_t from = 0;
     const struct engine_watcher ew = {.ctx = w, .event = local_event, .ended = local_ended};
     struct engine_replica_status s;
-    if (!engine_shard_status(w->set->agent->engine, w->shard_id, &s) || !replica_serves(&s)) {
+    if (!engine_shard_status(w->set->agent->engine, w->shard_id, &s) ||
+        !router_is_serving_replica(&s)) {
         return false;
     }
     ref_take(&w->refs);
@@ -140,7 +147,7 @@ static bool start_local(struct watch *w)
     return true;
 }
 
-void watch_source_gone(struct thole_status *st)
+void router_watch_end_status(struct thole_status *st)
 {
     if (st->code == THOLE_CANCELLED) {
         st->reason = THOLE_REASON_NONE;
@@ -159,7 +166,7 @@ static void remote_answer(void *ctx, const struct thole_status *st, struct bufsl
     struct watch *w = ctx;
     struct forward_reply f = {0};
     struct thole_status why = *st;
-    if (st->code == THOLE_OK && !forward_reply_decode(body.bytes, &f)) {
+    if (st->code == THOLE_OK && !router_decode_reply(body.bytes, &f)) {
         thole_status_set(&why, THOLE_INTERNAL, THOLE_REASON_NONE, __FILE__, __LINE__,
                          "malformed event from another host");
     }
@@ -170,7 +177,7 @@ static void remote_answer(void *ctx, const struct thole_status *st, struct bufsl
     if (why.code == THOLE_OK) {
         why = f.failure;
     }
-    watch_source_gone(&why);
+    router_watch_end_status(&why);
     watch_end(w, &why);
     if (!more) {
         pthread_mutex_lock(&w->lock);
@@ -189,11 +196,11 @@ static bool start_remote(struct watch *w)
     if (w->hops >= ROUTER_HOPS_MAX) {
         return false;
     }
-    route_cache_get(router_cache(a->router), w->shard_id, &h);
+    router_cache_get(router_get_cache(a->router), w->shard_id, &h);
     if (!uuid_is_nil(&h.leader_host) && !uuid_equal(&h.leader_host, agent_host_id(a)) &&
         bus_peer_up(a->bus, &h.leader_host)) {
         host = h.leader_host;
-    } else if (!o.elsewhere(o.ctx, w->shard_id, (uint32_t)w->id, &host, &host)) {
+    } else if (!o.pick_host(o.ctx, w->shard_id, (uint32_t)w->id, &host, &host)) {
         return false;
     }
     const struct router_request r = {.shard_id = w->shard_id, .hops = w->hops + 1};
@@ -203,8 +210,8 @@ static bool start_remote(struct watch *w)
     pthread_mutex_unlock(&w->lock);
     ref_take(&w->refs);
     struct forward_space space;
-    uint64_t id = bus_exchange(a->bus, &host, METHOD_WATCH, forward_encode(&r, NULL, &space), 0,
-                               remote_answer, w);
+    uint64_t id = bus_exchange(a->bus, &host, METHOD_WATCH, router_encode_forward(&r, NULL, &space),
+                               0, remote_answer, w);
     pthread_mutex_lock(&w->lock);
     w->remote_id = id;
     pthread_mutex_unlock(&w->lock);
@@ -220,7 +227,7 @@ static void start(struct watch *w)
     }
     struct thole_status st = {0};
     const struct router_options o = agent__wiring_router(w->set->agent);
-    if (agent_has_view(w->set->agent, &st) && o.exists(o.ctx, w->shard_id)) {
+    if (agent_has_view(w->set->agent, &st) && o.shard_exists(o.ctx, w->shard_id)) {
         thole_status_set(&st, THOLE_UNAVAILABLE, THOLE_REASON_NO_LEADER, __FILE__, __LINE__,
                          "no replica of the shard can be reached");
     } else if (st.code == THOLE_OK) {
@@ -259,7 +266,7 @@ static void finish(struct watch *w)
 }
 
 /* Every local watch, with a reference. */
-static struct watch **collect(struct watches *ws, size_t *ret_n)
+static struct watch **collect(struct router_watches *ws, size_t *ret_n)
 {
     pthread_mutex_lock(&ws->lock);
     struct watch **all = xcalloc(ws->table.count + 1, sizeof(struct watch *));
@@ -286,7 +293,8 @@ static void bookmark(struct watch *w)
     if (!local) {
         return;
     }
-    if (engine_shard_status(w->set->agent->engine, w->shard_id, &s) && replica_serves(&s)) {
+    if (engine_shard_status(w->set->agent->engine, w->shard_id, &s) &&
+        router_is_serving_replica(&s)) {
         deliver(w, s.applied, (struct slice){0}, (struct slice){0}, true);
         return;
     }
@@ -295,7 +303,7 @@ static void bookmark(struct watch *w)
     watch_end(w, &st);
 }
 
-static void bookmarks(struct watches *ws)
+static void bookmarks(struct router_watches *ws)
 {
     size_t n;
     struct watch **all = collect(ws, &n);
@@ -308,7 +316,7 @@ static void bookmarks(struct watches *ws)
 
 static uint64_t watches_turn(void *ctx, struct msgq *batch, uint64_t now_ns)
 {
-    struct watches *ws = ctx;
+    struct router_watches *ws = ctx;
     for (struct worker_msg *m; (m = msgq_pop(batch)) != NULL;) {
         struct watch *w = m->kind == MSG_START ? CONTAINER_OF(m, struct watch, start_msg)
                                                : CONTAINER_OF(m, struct watch, end_msg);
@@ -334,17 +342,17 @@ static uint64_t watches_turn(void *ctx, struct msgq *batch, uint64_t now_ns)
 
 /* ---- Face ------------------------------------------------------------------------------------ */
 
-struct watches *watches_new(struct agent *a)
+struct router_watches *router_watches_new(struct agent *a)
 {
-    struct watches *ws = xcalloc(1, sizeof *ws);
+    struct router_watches *ws = xcalloc(1, sizeof *ws);
     ws->agent = a;
     pthread_mutex_init(&ws->lock, NULL);
     ws->worker = worker_new(a->executor, "watches", 1u << 16, watches_turn, ws);
     return ws;
 }
 
-uint64_t watches_add(struct watches *ws, uint64_t shard_id, uint32_t hops,
-                     const struct agent_watcher *watcher)
+uint64_t router_watches_add(struct router_watches *ws, uint64_t shard_id, uint32_t hops,
+                            const struct agent_watcher *watcher)
 {
     struct watch *w = xcalloc(1, sizeof *w);
     w->set = ws;
@@ -368,7 +376,7 @@ uint64_t watches_add(struct watches *ws, uint64_t shard_id, uint32_t hops,
     return id;
 }
 
-void watches_remove(struct watches *ws, uint64_t id)
+void router_watches_remove(struct router_watches *ws, uint64_t id)
 {
     pthread_mutex_lock(&ws->lock);
     struct watch *w = map_get(&ws->table, id);
@@ -385,7 +393,7 @@ void watches_remove(struct watches *ws, uint64_t id)
     watch_unref(w);
 }
 
-void watches_stop(struct watches *ws)
+void router_watches_stop(struct router_watches *ws)
 {
     if (ws == NULL) {
         return;
@@ -404,7 +412,7 @@ void watches_stop(struct watches *ws)
     free(all);
 }
 
-void watches_free(struct watches *ws)
+void router_watches_free(struct router_watches *ws)
 {
     if (ws == NULL) {
         return;
@@ -417,10 +425,10 @@ void watches_free(struct watches *ws)
 
 uint64_t agent_watch(struct agent *a, uint64_t shard_id, const struct agent_watcher *w)
 {
-    return watches_add(a->watches, shard_id, 0, w);
+    return router_watches_add(a->watches, shard_id, 0, w);
 }
 
 void agent_unwatch(struct agent *a, uint64_t id)
 {
-    watches_remove(a->watches, id);
+    router_watches_remove(a->watches, id);
 }

@@ -1,0 +1,133 @@
+/* A member whose replica of shard zero cannot go on gets a new one. See replace_zero.h. */
+#include "agent/join/replace_zero.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "agent/join/join.h"
+#include "agent/join/peer_addresses.h"
+#include "base/log.h"
+#include "proto/decode.h"
+
+#define PAUSE_MS 300
+/* The others answer when the old replica is out and there is a new one, or that there is none
+ * yet. */
+#define REPLACE_ASK_MS 2000
+
+struct zero_replacement {
+    struct agent *agent;
+    uint64_t failed;
+    char failure[THOLE_STATUS_MESSAGE_BYTES];
+};
+
+/* Durable before the start that makes it: what that start finds of the old one it deletes. */
+static enum thole_code save_new_replica(struct agent *a, uint64_t replica, struct thole_status *st)
+{
+    pthread_mutex_lock(&a->lock);
+    struct identity *i = xmalloc(sizeof *i);
+    *i = a->identity;
+    pthread_mutex_unlock(&a->lock);
+    i->zero_replica = replica;
+    i->zero_created = false;
+    enum thole_code code = datadir_save_identity(&a->dir, i, st);
+    free(i);
+    return code;
+}
+
+static void accept_replacement(struct zero_replacement *r, const thole_bus_v1_JoinReply *reply)
+{
+    struct thole_status st = {0};
+    uint64_t replica = thole_bus_v1_JoinReply_replica_id(reply);
+    join__learn_hosts(r->agent, reply);
+    if (save_new_replica(r->agent, replica, &st) != THOLE_OK) {
+        agent__fail(r->agent, &st);
+    } else {
+        agent__request_restart(r->agent,
+                               "instead of replica %" PRIu64
+                               " of shard zero, which cannot go on (%.120s), it "
+                               "has replica %" PRIu64,
+                               r->failed, r->failure, replica);
+    }
+}
+
+/* True when done, for good or ill. */
+static bool replace_round(struct zero_replacement *r)
+{
+    struct agent *a = r->agent;
+    struct buf *request = join__encode_request(a, r->failed, r->failure);
+    char(*addresses)[ADDRESS_BYTES];
+    size_t count = join__addresses_list(a->peer_addresses, &addresses);
+    bool done = false;
+    for (size_t i = 0; i < count && !done && !agent_is_stopping(a); i++) {
+        struct thole_status st = {0};
+        struct buf *reply = NULL;
+        struct bus_ask_peer peer;
+        enum thole_code code =
+            bus_ask(a->bus, addresses[i], METHOD_JOIN, slice_of(request->data, request->size),
+                    REPLACE_ASK_MS, &reply, &peer, &st);
+        if (code == THOLE_OK) {
+            upb_Arena *arena = upb_Arena_New();
+            const thole_bus_v1_JoinReply *parsed =
+                PROTO_DECODE(thole_bus_v1_JoinReply, slice_of(reply->data, reply->size), arena);
+            done = parsed != NULL && thole_bus_v1_JoinReply_replica_id(parsed) > r->failed;
+            if (done) {
+                accept_replacement(r, parsed);
+            }
+            upb_Arena_Free(arena);
+            buf_unref(reply);
+        } else if (agent_is_stopping(a)) {
+            done = true;
+        } else if (join__is_permanent_refusal(&st)) {
+            agent__fail(a, &st);
+            done = true;
+        } else {
+            agent__set_waiting_for(
+                a, "its replica of shard zero cannot go on (%.120s), and %s says: %.120s",
+                r->failure, addresses[i], st.message);
+        }
+    }
+    free(addresses);
+    buf_unref(request);
+    return done;
+}
+
+static void *replace_main(void *ctx)
+{
+    struct zero_replacement *r = ctx;
+    struct agent *a = r->agent;
+    pthread_setname_np(pthread_self(), "replace-zero");
+    (void)log_context_host(agent_name(a));
+    while (!replace_round(r) && join__pause(a, PAUSE_MS)) {
+    }
+    free(r);
+    return NULL;
+}
+
+void join__replace_zero_start(struct agent *a, const struct engine_replica_status *zero)
+{
+    if (a->replace_zero_running) {
+        return;
+    }
+    struct zero_replacement *r = xcalloc(1, sizeof *r);
+    r->agent = a;
+    r->failed = zero->replica_id;
+    snprintf(r->failure, sizeof r->failure, "%s",
+             zero->failed ? zero->failure : "it was removed from the group");
+    LOG_WARN(AGENT,
+             "replica %" PRIu64
+             " of shard zero cannot go on: %s; asking the others for another one",
+             r->failed, r->failure);
+    a->replace_zero_running = pthread_create(&a->replace_zero_thread, NULL, replace_main, r) == 0;
+    if (!a->replace_zero_running) {
+        free(r);
+    }
+}
+
+void join__replace_zero_stop(struct agent *a)
+{
+    if (a->replace_zero_running) {
+        pthread_join(a->replace_zero_thread, NULL);
+    }
+    a->replace_zero_running = false;
+}

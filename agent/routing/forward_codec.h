@@ -1,0 +1,43 @@
+/* Bodies of the exchanges between hosts: thole.bus.v1.Forward and ForwardReply. */
+#ifndef AGENT_ROUTING_FORWARD_CODEC_H
+#define AGENT_ROUTING_FORWARD_CODEC_H
+
+#include <string.h>
+
+#include "agent/core/agent.h"
+
+/* Where a small body is written. One that is larger has an owner. */
+struct forward_space {
+    uint8_t bytes[512];
+};
+/* One copy of the payload. */
+struct bufslice router_encode_forward(const struct router_request *r, const char *shard_name,
+                                      struct forward_space *space);
+struct forwarded {
+    uint64_t shard_id;
+    struct slice shard_name, payload; /* borrowed from the body */
+    uint64_t session, sequence;
+    bool open_session, stale;
+    uint32_t max_staleness_ms, hops;
+};
+bool router_decode_forward(struct slice body, struct forwarded *ret);
+
+struct forward_reply {
+    uint64_t code, index;
+    struct slice result; /* borrowed from the body when decoded */
+    bool duplicate;
+    uint64_t leader_term;
+    struct uuid leader_host;
+    struct slice key;
+    bool bookmark;
+    struct thole_status failure; /* code THOLE_OK: none, and the rest means nothing */
+};
+static inline void router_reply_init(struct forward_reply *f)
+{
+    memset(f, 0, offsetof(struct forward_reply, failure));
+    f->failure.code = THOLE_OK;
+}
+struct bufslice router_encode_reply(const struct forward_reply *in, struct forward_space *space);
+bool router_decode_reply(struct slice body, struct forward_reply *ret);
+
+#endif

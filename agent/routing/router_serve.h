@@ -1,0 +1,12 @@
+/* Requests that other hosts and the library's clients send to this host. */
+#ifndef AGENT_ROUTING_ROUTER_SERVE_H
+#define AGENT_ROUTING_ROUTER_SERVE_H
+
+#include "agent/core/agent.h"
+
+/* A PROPOSE, QUERY or TRANSFER exchange, or a WATCH. Answers the bus request, now or later. */
+void router_serve_forward(struct agent *a, struct bus_request *q);
+void router_serve_watch(struct agent *a, struct bus_request *q);
+size_t router_forwarded_bytes(void); /* of an object in agent.forwarded */
+
+#endif
