@@ -9,7 +9,8 @@
 #define CHECKS_ALL false
 #endif
 
-/* Of what the leader proposed and has not committed, this much is counted again. */
+/* Uncommitted entries are counted again up to this many: a check after each event must not make a
+ * long backlog quadratic. */
 #define CHECKED_ENTRIES_MAX 256
 
 static bool is_installing(const struct raft *r)
@@ -33,7 +34,7 @@ void raft__check_begin(struct raft *r)
     };
 }
 
-/* Invariants 1, 5, 6 and 18: what an event may do to the numbers that it found. */
+/* Invariants 1, 5, 6 and 18: what one event may change. */
 static void check_event(const struct raft *r)
 {
     const struct raft_found *f = &r->awake->found;
@@ -44,13 +45,13 @@ static void check_event(const struct raft *r)
     ASSERT(r->commit >= f->commit && r->applied >= f->applied && r->handed >= f->handed);
     ASSERT(r->log.start_index >= f->start_index && r->read_number >= f->read_number);
     if (r->role == RAFT_LEADER) {
-        /* A candidate of an earlier event, whose vote has become durable; and it only appends. */
+        /* It was a candidate before, so that its vote could become durable. It only appends. */
         ASSERT(same_term && (f->role == RAFT_LEADER || f->role == RAFT_CANDIDATE));
         ASSERT(r->log.last_index >= f->last_index);
     }
 }
 
-/* Invariants 5, 6 and 8: what is applied, handed out, committed and durable. */
+/* Invariants 5, 6 and 8: the order of the indexes. */
 static void check_indexes(const struct raft *r)
 {
     const struct raft_membership *m = &r->membership;
@@ -65,7 +66,7 @@ static void check_indexes(const struct raft *r)
     ASSERT(m->pending_count == 0 || m->pending[m->pending_count - 1]->index <= r->log.last_index);
 }
 
-/* Invariant 1, and who may have which role. */
+/* Invariant 1, and the conditions of each role. */
 static void check_role(const struct raft *r)
 {
     uint64_t self = r->options.replica_id;
@@ -111,7 +112,7 @@ static void check_persist(const struct raft *r)
     ASSERT(r->role != RAFT_LEADER || p->hard_token <= p->done);
 }
 
-/* Invariant 19 and the rules of sleep.c. */
+/* Invariants 19 and 21. */
 static void check_rest(const struct raft *r)
 {
     uint64_t force_index = r->awake != NULL ? r->awake->force_index : 0;
@@ -183,7 +184,7 @@ static void check_configuration(const struct raft *r)
     }
 }
 
-/* What no timer would wake must not wait, and no timer is further away than its period. */
+/* Invariant 22. */
 static void check_timers(const struct raft *r)
 {
     uint64_t deadline = r->awake->election_deadline_ms;
@@ -251,14 +252,14 @@ void raft__check_all(const struct raft *r)
         const struct raft_awake *a = r->awake;
         check_timers(r);
         raft__reads_check(&a->reads, r->read_number);
-        /* What waits for the next write needs somebody to ask for that write. */
+        /* A message may wait for the next write only if something makes that write happen. */
         raft__outbox_check(&a->outbox, a->persist.done,
                            a->persist.token + (raft__dirty(r) ? 1 : 0));
     }
 }
 
-/* Invariant 2, at the last moment: what is about to leave attests nothing that is not on our disk.
- * What an earlier term or log attested was true when it was said. */
+/* Invariant 2, when messages leave: they attest only to what is durable here. A message of an
+ * earlier term was true when it was made. */
 static void check_attested(const struct raft *r, const struct raft_message *m)
 {
     bool hard_is_durable = r->awake->persist.hard_token <= r->awake->persist.done;

@@ -6,7 +6,7 @@ static uint64_t min_u64(uint64_t a, uint64_t b)
     return a < b ? a : b;
 }
 
-/* Proposals of this leadership stay cached until they are committed, so their sizes are known. */
+/* Entries of this leadership stay cached until they are committed, so their sizes are known. */
 static void free_uncommitted(struct raft *r, uint64_t from, uint64_t to)
 {
     for (uint64_t i = from < r->lead->first_index ? r->lead->first_index : from; i <= to; i++) {
@@ -78,13 +78,13 @@ uint64_t raft__staying_match(const struct raft *r)
         raft_config_deinit(&next);
         return best;
     }
-    /* We lead, so our own log is bound enough, unless we are on our way out. */
+    /* A leader that stays a voter has all entries itself. */
     return raft_config_is_voter(c, r->options.replica_id) ? UINT64_MAX : raft__best_match(r, c);
 }
 
-/* What a quorum has is committed, but with witnesses it is not acted on beyond a change until a
- * voter that stays is at least as far as any witness: see raft__staying_match. One change after the
- * other, because who stays at the second depends on the first. To commit late is always safe. */
+/* With witnesses, do not commit a change before a voter that stays is at least as far as any
+ * witness: see raft__staying_match. Commit one change at a time, because the voters that stay after
+ * the second depend on the first. To commit late is always safe. */
 static uint64_t hold_back_changes(const struct raft *r, uint64_t index)
 {
     const struct raft_membership *m = &r->membership;
@@ -95,7 +95,7 @@ static uint64_t hold_back_changes(const struct raft *r, uint64_t index)
     }
     uint64_t wanted = m->pending[0]->index;
     if (wanted < r->lead->first_index) {
-        wanted = r->lead->first_index; /* then its last term is ours, and no witness' is newer */
+        wanted = r->lead->first_index; /* then no witness has a newer last term */
     }
     if (wanted < r->lead->witness_sent) {
         wanted = r->lead->witness_sent;
@@ -116,12 +116,12 @@ void raft__commit_by_quorum(struct raft *r)
     }
     ASSERT(r->lead->peer_count == c->member_count);
     for (uint32_t i = 0; i < c->member_count; i++) {
-        /* Rule 2: we count ourselves by what our own disk has. */
+        /* Invariant 3: the leader counts its own log only as far as it is durable. */
         bool self = c->members[i].replica_id == r->options.replica_id;
         match[i] = self ? r->log.durable : r->lead->peers[i].match;
     }
     uint64_t index = raft__quorum_joint_value(c, match);
-    /* Only entries of our own term are committed by counting (3.6.2, figure 3.7). */
+    /* Only entries of the leader's own term are committed by counting (3.6.2, figure 3.7). */
     if (index > r->commit && raft__log_matches(&r->log, index, r->term)) {
         raft__commit_to(r, hold_back_changes(r, index));
     }
@@ -155,14 +155,14 @@ static void config_acts(struct raft *r, const struct raft_config *before)
     if (r->role == RAFT_LEADER) {
         raft__lead_config_changed(r, before);
     } else if (r->role != RAFT_FOLLOWER) {
-        raft__become_follower(r, r->term, 0); /* the tally was of another configuration */
+        raft__become_follower(r, r->term, 0); /* its votes were counted by another configuration */
     } else if (r->awake->election_deadline_ms == RAFT_NEVER_MS ||
                !raft_config_is_voter(now, self)) {
         raft__rearm_election(r);
     }
 }
 
-/* Up to where nobody is going to ask for entries soon: as leader, what all members have. */
+/* The index up to which no member will need entries soon: as leader, what all members have. */
 static uint64_t had_by_all(const struct raft *r)
 {
     const struct raft_config *c = raft__config(r);
@@ -185,17 +185,17 @@ static void evict(struct raft *r)
         uint64_t counted = r->commit >= r->lead->first_index ? r->commit : r->lead->first_index - 1;
         droppable = min_u64(droppable, counted);
     }
-    /* Memory that is used again soon is still in the processor's caches, so what nobody needs goes
-     * at once, but for the last one: the ring goes with it. Handed out and over the limit, or far
-     * over it: the store has them. */
+    /* Entries that no member needs are evicted at once, because memory that is used again soon is
+     * still in the processor's caches. The last entry stays: the ring would be freed with it.
+     * Entries that a member may need are evicted over the limit; the store has them. */
     uint64_t had = min_u64(had_by_all(r), r->log.last_index - 1);
     raft__log_evict(&r->log, 0, min_u64(droppable, had));
     raft__log_evict(&r->log, r->options.cache_bytes, min_u64(droppable, r->handed));
     raft__log_evict(&r->log, r->options.cache_bytes + LIMIT_APPLYING_BYTES, droppable);
 }
 
-/* A configuration acts only once a crash would not make us fall back to the one before: those whom
- * it removes may be gone for good as soon as it shows, and with them the quorum of that one. */
+/* A configuration acts only once a crash cannot bring back the one before. Members that it removes
+ * may be deleted as soon as it acts. Without them the old configuration may have no quorum. */
 static bool commit_is_durable(struct raft *r, uint64_t index)
 {
     struct raft_persist *p = &r->awake->persist;

@@ -1,4 +1,4 @@
-/* raft_change_apply: what a change makes of a configuration (dissertation 4.1 to 4.3). Pure. */
+/* raft_change_apply: the effect of a change on a configuration (dissertation 4.1 to 4.3). Pure. */
 #include <inttypes.h>
 #include <string.h>
 
@@ -60,7 +60,7 @@ static void remove_member(struct raft_config *c, uint32_t i)
     struct raft_member *m = &c->members[i];
 
     if (raft__role_votes(m->outgoing_role)) {
-        m->role = 0; /* joint: it still counts in the outgoing half, and goes on leaving */
+        m->role = 0; /* joint: it counts in the outgoing half until the joint one is left */
         return;
     }
     uint64_t id = m->replica_id;
@@ -78,7 +78,7 @@ static enum thole_code demote_member(struct raft_member *m, struct thole_status 
                       "is a witness: it has no data to serve as a learner");
     }
     if (m->outgoing_role == RAFT_VOTER) {
-        /* Voter and learner at once must not be: it becomes a learner when the joint one ends. */
+        /* A member is never voter and learner at once: it becomes a learner on leaving. */
         m->role = 0;
         m->learner_next = true;
     } else {
@@ -218,7 +218,7 @@ static enum thole_code force(const struct raft_config *from, const struct raft_c
     m->replica_id = c->items[0].replica_id;
     m->role = RAFT_VOTER;
     memcpy(m->host, c->items[0].host, sizeof m->host);
-    /* Even one whose removal was under way lives on, if it is all that is left. */
+    /* The remaining voter itself may have been removed before: it is a member again. */
     for (uint32_t i = 0; i < from->removed_count; i++) {
         if (from->removed[i] != m->replica_id) {
             raft__config_tombstone(&to, from->removed[i]);

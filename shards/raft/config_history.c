@@ -152,8 +152,8 @@ bool raft__membership_apply_next(struct raft_membership *m)
         m->pending_capacity = 0;
     }
 
-    /* A change that does not decode or is refused (a stale revision, say) is a no-op: every replica
-     * decides so from the same bytes and the same configuration. */
+    /* A change that does not decode or is refused (for a stale revision, for instance) is a no-op:
+     * every replica decides so from the same bytes and the same configuration. */
     bool changed = raft_change_decode(e->payload.bytes, &change, NULL) == THOLE_OK &&
                    raft_change_apply(raft__membership_current(m), &change, &next, NULL) == THOLE_OK;
     if (changed) {
@@ -178,14 +178,14 @@ static void check_step(const struct raft_config *from, const struct raft_config 
 {
     if (to->epoch != from->epoch) {
         ASSERT(to->epoch > from->epoch && to->member_count == 1 && !to->joint);
-        return; /* raft_force: the only one left may have been removed before */
+        return; /* raft_force: the remaining voter may have been removed before */
     }
     ASSERT(to->revision >= from->revision);
     ASSERT(to->removed_count >= from->removed_count);
     for (uint32_t i = 0; i < from->removed_count; i++) {
         ASSERT(raft_config_is_removed(to, from->removed[i]));
     }
-    ASSERT(!from->joint || !to->joint); /* one is left before the next begins */
+    ASSERT(!from->joint || !to->joint); /* a joint one is left before the next begins */
 }
 
 void raft__membership_check(const struct raft_membership *m)

@@ -42,8 +42,8 @@ const struct raft_config *raft__membership_current(const struct raft_membership 
 /* The same, with a reference: see raft_config_hold. */
 const struct raft_config *raft__membership_hold(const struct raft_membership *m);
 uint64_t raft__membership_index(const struct raft_membership *m);
-/* From which index on the log is of the present epoch: of raft_force's entry, or before the log
- * start is all that is known. 0: the first epoch. */
+/* The index of raft_force's entry, from which on the log is of the present epoch. If that is before
+ * the log start, the index of the oldest known configuration. 0: the first epoch. */
 uint64_t raft__membership_epoch_index(const struct raft_membership *m);
 /* The configuration in force at `index`. */
 const struct raft_config *raft__membership_at(const struct raft_membership *m, uint64_t index);
@@ -55,8 +55,8 @@ void raft__membership_truncate(struct raft_membership *m, uint64_t first);
 bool raft__membership_apply_next(struct raft_membership *m);
 /* The log now starts at `index`: drop the versions that only older indexes need. */
 void raft__membership_compact(struct raft_membership *m, uint64_t index);
-/* As assertions: the configuration in force is valid, versions and pending entries are in order,
- * and follow each other as changes may (revisions, tombstones, epochs). */
+/* As assertions: the configuration in force is valid, pending entries are in order, and revision,
+ * tombstones and epoch follow from the version before as a change may make them. */
 void raft__membership_check(const struct raft_membership *m);
 
 #endif

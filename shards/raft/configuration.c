@@ -165,7 +165,7 @@ static bool member_valid(const struct raft_config *c, uint32_t i)
     if (m->learner_next) {
         return m->role == 0 && m->outgoing_role == RAFT_VOTER;
     }
-    /* What is in neither majority has no place in a joint configuration unless it stays. */
+    /* A member of a joint configuration votes in the outgoing half or stays in the incoming. */
     return m->role != 0 || raft__role_votes(m->outgoing_role);
 }
 

@@ -11,7 +11,7 @@ bool raft__may_campaign(const struct raft *r)
         return false;
     }
     if (r->log.durable < r->log.start_index || raft__writer_stalled(r)) {
-        return false; /* an installed snapshot is not durable, or nothing would become so */
+        return false; /* an installed snapshot is not durable, or the disk hangs */
     }
     return !raft__change_is_due(r) || CANARY(campaign_unapplied);
 }
@@ -48,7 +48,7 @@ static void request_votes(struct raft *r)
     }
 }
 
-static void stand(struct raft *r, bool transfer)
+static void start_election(struct raft *r, bool transfer)
 {
     raft__become_candidate(r);
     r->awake->campaign.transfer = transfer;
@@ -58,10 +58,10 @@ static void stand(struct raft *r, bool transfer)
 void raft__campaign(struct raft *r, bool transfer)
 {
     if (!raft__may_campaign(r) || (!transfer && raft__promised(r))) {
-        return; /* our own vote is promised like any other */
+        return; /* a lease promise covers the replica's own vote too */
     }
     if (transfer || !r->options.pre_vote) {
-        stand(r, transfer);
+        start_election(r, transfer);
         return;
     }
     raft__become_pre_candidate(r);
@@ -79,7 +79,7 @@ enum thole_code raft_forget_leader(struct raft *r, uint64_t now_ms, struct thole
         raft__wake(r, r->now_ms);
         r->leader = 0;
         r->status_changed = true;
-        raft__reads_fail(r); /* they were asked of it */
+        raft__reads_fail(r); /* they were sent to it */
     }
     raft__check(r);
     return THOLE_OK;
@@ -113,7 +113,7 @@ void raft__count_vote(struct raft *r, uint64_t from, bool granted)
         break;
     case RAFT_TALLY_WON:
         if (r->role == RAFT_PRE_CANDIDATE) {
-            stand(r, false);
+            start_election(r, false);
         } else if (r->awake->persist.hard_token <= r->awake->persist.done) {
             raft__become_leader(r);
         }

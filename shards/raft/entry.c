@@ -1,4 +1,4 @@
-/* Log entries and messages as objects: who holds what. They do not know the state machine. */
+/* Log entries and messages as objects: creation, references and release. */
 #include "shards/raft/raft.h"
 
 #include <stdlib.h>
@@ -30,7 +30,7 @@ struct raft_entry *raft_entry_new(enum raft_entry_kind kind, uint64_t session, u
 
 struct raft_entry *raft_entry_ref(struct raft_entry *e)
 {
-    /* Relaxed: whoever hands us the entry already made its contents visible. */
+    /* Relaxed: the hand-over of the entry to this thread already made its contents visible. */
     uint32_t before = atomic_fetch_add_explicit(&e->refs, 1, memory_order_relaxed);
     ASSERT(before > 0 && before < UINT32_MAX);
     return e;

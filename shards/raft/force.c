@@ -1,12 +1,12 @@
-/* Quorum loss: one replica is made the group's only voter, under a new epoch (raft_force).
+/* Quorum loss: raft_force makes one replica the group's only voter, under a new epoch.
  *
- * That breaks what Raft promises, on purpose and once: whatever the lost majority had and this
- * replica has not is gone. So that it stays so, the epoch goes with every message: whoever has a
- * lower one is told that it was removed, whoever has data of a lower one takes part no more
- * (superseded), and only a replica without data takes a higher one over. Logs of two epochs never
- * mix: all members of the old configuration are removed for good, and new ones start from a
- * snapshot behind the forced entry. Until that entry is durable nothing acts, and this replica is
- * deaf: a crash leaves all as it was. */
+ * That breaks Raft's guarantee once, on purpose: entries that only the lost majority had are gone.
+ * To make this final, every message carries the sender's epoch. A sender with a lower epoch is
+ * answered with REMOVED. A replica that has data of a lower epoch is superseded and must stop. Only
+ * a replica without data takes over a higher epoch. Logs of two epochs never mix: all members of
+ * the old configuration are removed for good, and new members start from a snapshot that includes
+ * the forced entry. Until that entry is durable nothing acts, and this replica ignores all
+ * messages: a crash before then leaves everything as it was. */
 #include "shards/raft/raft_internal.h"
 
 #include <inttypes.h>
@@ -39,7 +39,7 @@ enum thole_code raft__check_epoch(struct raft *r, uint64_t from, uint8_t kind, u
     return THOLE_OK;
 }
 
-/* Where this replica lives, by its configuration or by a change that does not act yet. */
+/* The host of this replica, by its configuration or by a change that does not act yet. */
 static bool find_self(const struct raft *r, struct raft_change_item *ret)
 {
     const struct raft_member *m = raft_config_find(raft__config(r), r->options.replica_id);
@@ -101,7 +101,7 @@ enum thole_code raft_force(struct raft *r, uint64_t epoch, uint64_t now_ms, stru
     raft__wake(r, r->now_ms);
     raft__become_follower(r, r->term + 1, 0);
     if (r->options.lease) {
-        r->contact_ms = r->now_ms; /* a leader may hold a lease that others have promised it */
+        r->contact_ms = r->now_ms; /* a leader may still hold a lease that others promised */
     }
     struct raft_entry *e = raft__change_entry(&change);
     e->index = r->log.last_index + 1;
@@ -135,9 +135,9 @@ void raft__force_acts(struct raft *r)
     ASSERT(c->epoch != 0 && r->awake->force_index == 0);
     r->epoch = c->epoch > r->epoch ? c->epoch : r->epoch;
     if (raft_config_find(c, r->options.replica_id) != NULL) {
-        r->removed = false; /* whatever a lost majority had decided */
+        r->removed = false; /* overrides a removal by the lost majority */
         r->removed_changed = false;
         raft__rearm_election(r);
-        raft__hurry_if_alone(r);
+        raft__hurry_if_only_voter(r);
     }
 }

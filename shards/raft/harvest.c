@@ -1,4 +1,4 @@
-/* What is to be carried out: collects the effects of the events since the last harvest. */
+/* Harvest: collects the effects of the events since the last harvest, for the engine. */
 #include "shards/raft/raft_internal.h"
 
 /* Not beyond a configuration that does not act yet: a snapshot at an applied index, and a log that

@@ -1,5 +1,5 @@
-/* A leader beside replication: its start and end, heartbeats, the check that a quorum (and its own
- * disk) is alive, and what a new configuration means for it. */
+/* A leader's work beside replication: its start and end, heartbeats, the check that a quorum and
+ * its own disk are alive, and the effects of a new configuration. */
 #include "shards/raft/raft_internal.h"
 
 struct raft_progress *raft__peer(struct raft *r, uint64_t replica_id)
@@ -60,7 +60,7 @@ static bool is_self(const struct raft *r, uint32_t i)
     return raft__config(r)->members[i].replica_id == r->options.replica_id;
 }
 
-bool raft__lead_rests(const struct raft *r)
+bool raft__lead_may_trim(const struct raft *r)
 {
     for (uint32_t i = 0; i < r->lead->peer_count; i++) {
         const struct raft_progress *p = &r->lead->peers[i];
@@ -73,14 +73,14 @@ bool raft__lead_rests(const struct raft *r)
     return r->lead->uncommitted_bytes == 0 && r->lead->transfer_target == 0;
 }
 
-void raft__lead_rest(struct raft *r)
+void raft__lead_trim(struct raft *r)
 {
     ASSERT(r->asleep && r->lead->peers != NULL);
     free_peers(r->lead->peers, r->lead->peer_count);
     r->lead->peers = NULL;
 }
 
-void raft__lead_rise(struct raft *r)
+void raft__lead_restore(struct raft *r)
 {
     struct raft_lead *l = r->lead;
 
@@ -92,7 +92,7 @@ void raft__lead_rise(struct raft *r)
     }
 }
 
-/* What a peer's clock says is not ours to believe: nothing was sent later than now. */
+/* A peer's answer is not trusted: it cannot name a time after now. */
 void raft__lead_answered(struct raft *r, struct raft_progress *p, const struct raft_message *m)
 {
     uint64_t sent_ms = m->sent_ms < r->now_ms ? m->sent_ms : r->now_ms;
@@ -114,13 +114,13 @@ bool raft__lead_answers(const struct raft *r, uint32_t i)
         return true;
     }
     if (r->asleep) {
-        return p == NULL || !p->absent; /* one that is absent is remembered: see raft__lead_rests */
+        return p == NULL || !p->absent; /* an absent member prevents the trim */
     }
     return p != NULL && p->answered && r->now_ms - p->answered_ms < r->options.election_timeout_ms;
 }
 
-/* Everybody has what was committed two timeouts ago, at the latest; and nobody counts as caught up
- * before an entry of this term is committed and there. */
+/* A member is caught up if it has the entries that were committed a timeout or two ago. No member
+ * counts as caught up before it has a committed entry of this term. */
 bool raft__lead_caught_up(const struct raft *r, uint32_t i)
 {
     uint64_t wanted = r->lead->first_index;
@@ -167,7 +167,7 @@ void raft__heartbeat(struct raft *r, bool voters_only)
             .kind = RAFT_MSG_HEARTBEAT,
             .to = to,
             .term = r->term,
-            .commit = match < r->commit ? match : r->commit, /* only what the peer surely has */
+            .commit = match < r->commit ? match : r->commit, /* only entries that the peer has */
             .context = r->read_number,
         };
         raft__send(r, m, 0);
@@ -206,7 +206,7 @@ void raft__lead_tick(struct raft *r)
         r->lead->quorum_deadline_ms = r->now_ms + r->options.election_timeout_ms;
     }
     if (raft__writer_stalled(r)) {
-        raft__become_follower(r, r->term, 0); /* a leader with a hung disk keeps nobody waiting */
+        raft__become_follower(r, r->term, 0); /* its disk hangs: another replica may do better */
         return;
     }
     if (r->now_ms >= r->lead->quorum_deadline_ms && !check_quorum(r)) {
@@ -236,7 +236,7 @@ uint64_t raft__lead_deadline(const struct raft *r)
     return deadline;
 }
 
-/* Move what is known of members that stay into an array for the new configuration. */
+/* Move the progress of members that stay into an array for the new configuration. */
 static void rebuild_peers(struct raft *r, const struct raft_config *before)
 {
     const struct raft_config *now = raft__config(r);
@@ -251,7 +251,7 @@ static void rebuild_peers(struct raft *r, const struct raft_config *before)
         } else {
             raft__progress_init(&peers[i], r->log.last_index);
             peers[i].recently_active =
-                !CANARY(new_peer_inactive); /* grace: it must not cost us the quorum at once */
+                !CANARY(new_peer_inactive); /* grace: it must not fail the next quorum check */
         }
     }
     free_peers(r->lead->peers, r->lead->peer_count);
@@ -275,18 +275,18 @@ void raft__lead_config_changed(struct raft *r, const struct raft_config *before)
         raft__reads_confirm(r); /* a smaller quorum may have confirmed more */
         return;
     }
-    /* Dissertation 4.2.2: a leader that is out steps down when that is committed. The members learn
-     * of the commit first, and the best of them need not wait for a timeout. */
-    uint64_t heir = raft__transfer_choose(r);
+    /* Dissertation 4.2.2: a removed leader steps down when the removal is committed. It first sends
+     * the commit index to the members, and names a successor, which need not wait for a timeout. */
+    uint64_t successor = raft__transfer_choose(r);
     raft__replicate(r);
-    if (heir != 0) {
-        raft__timeout_now(r, heir);
+    if (successor != 0) {
+        raft__timeout_now(r, successor);
     }
     raft__become_follower(r, r->term, 0);
 }
 
-/* Dissertation 4.3: the second half of a joint change is the leader's to propose, whoever leads by
- * then. One is enough, and no bound may refuse it. */
+/* Dissertation 4.3: the leader, be it a later one, proposes to leave the joint configuration, once.
+ * No bound may refuse that proposal. */
 void raft__lead_auto_leave(struct raft *r)
 {
     const struct raft_config *c = raft__config(r);

@@ -1,12 +1,13 @@
-/* Lease reads, an option: a leader that lately heard from a quorum answers reads without asking.
+/* Lease reads, an option: a leader that lately heard from a quorum answers reads without a round.
  *
- * A voter that hears a leader promises, in its answer to the heartbeat, not to vote for `hint` ms
- * of its clock (votes that a transfer asks for excepted; and whoever starts waits as long, because
- * it may have promised before). So nobody else can be elected while a quorum, under the
- * configuration in force when the read is answered, still keeps that promise. The leader counts a
- * promise from when it *sent* the heartbeat, and shorter by what clocks may differ. Time here is
- * real time (raft_clock): the logical time of a stalled loop would make a lease too long. A voter
- * may use it for its promise, because it never runs faster. Dissertation 6.4.1. */
+ * A voter promises, in its answer to a heartbeat, not to vote for `hint` ms of its clock. Votes for
+ * a leadership transfer are excepted. A replica that starts waits as long before it votes, because
+ * it may have promised before. So no other replica can be elected while a quorum, under the
+ * configuration in force when the read is answered, keeps that promise. The leader counts a promise
+ * from when it *sent* the heartbeat, and shortens it by the largest difference between clocks. Its
+ * time here is real time (raft_clock): the logical time of a stalled loop would make a lease too
+ * long. A voter may use logical time for its promise, because that never runs faster. Dissertation
+ * 6.4.1. */
 #include "base/clock.h"
 #include "shards/raft/raft_internal.h"
 
@@ -18,7 +19,7 @@ void raft_clock(struct raft *r, uint64_t real_ns)
     r->real_fresh = true;
 }
 
-/* One millisecond less than we wait: logical time comes in whole ones. */
+/* One millisecond less than a voter waits: logical time comes in whole milliseconds. */
 uint64_t raft__lease_promise_ms(const struct raft *r)
 {
     return r->options.lease ? r->options.election_timeout_ms - 1 : 0;
@@ -71,7 +72,7 @@ bool raft__lease_valid(const struct raft *r)
     }
     ASSERT(r->options.check_quorum && r->lead->peer_count == c->member_count);
     for (uint32_t i = 0; i < c->member_count; i++) {
-        /* We ourselves vote for nobody while we lead. */
+        /* A leader votes for no other replica. */
         bool self = c->members[i].replica_id == r->options.replica_id;
         until_ns[i] = self ? UINT64_MAX : r->lead->peers[i].lease_until_ns;
     }

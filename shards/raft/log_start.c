@@ -6,8 +6,7 @@
 void raft_compact(struct raft *r, uint64_t index)
 {
     raft__begin(r, r->now_ms);
-    /* The machine may lag behind what the caller knows to be durable elsewhere; never ahead of
-     * it. */
+    /* The caller's index may be ahead of the machine: ignored until the machine has applied it. */
     if (index <= r->log.start_index || index > r->applied || index > r->log.durable ||
         r->awake->persist.snapshot_dirty) {
         return;
@@ -47,7 +46,7 @@ static void install(struct raft *r, uint64_t index, uint64_t index_term,
     raft__log_reset(&r->log, index, index_term);
     raft__membership_reset(&r->membership, index, config);
     r->commit = index;
-    r->applied = index; /* the staged machine is */
+    r->applied = index; /* as the staged snapshot is */
     r->handed = index;
     r->awake->persist.snapshot_dirty = true;
     r->awake->persist.start_dirty = true;
@@ -83,7 +82,7 @@ static enum thole_code take_snapshot(struct raft *r, uint64_t from, uint64_t ter
         return THOLE_OK;
     }
     if (raft__log_matches(&r->log, index, index_term)) {
-        raft__send_ack(r, from, index); /* we have it all: only the commit index moves */
+        raft__send_ack(r, from, index); /* the log has it all: only the commit index moves */
         raft__commit_to(r, index);
         return THOLE_OK;
     }

@@ -6,8 +6,8 @@
 
 #include "base/assert.h"
 
-/* A group that wakes and sleeps again says two things at a time, and all of a host may do so at
- * once. */
+/* Start small: a group that wakes and sleeps again sends two messages, and all groups of a host may
+ * do so at once. */
 static size_t grown(size_t capacity)
 {
     return capacity == 0 ? 2 : capacity * 2;
@@ -157,7 +157,7 @@ void raft__outbox_need_snapshot(struct raft_outbox *o, struct raft_peer_request 
 
 void raft__outbox_check(const struct raft_outbox *o, uint64_t done, uint64_t newest)
 {
-    /* The newest are the ones that this event may have added. */
+    /* Only the newest, which this event may have added: the queue may be long. */
     size_t from = o->withheld_count > 64 ? o->withheld_count - 64 : 0;
 
     ASSERT(o->withheld_count <= RAFT_WITHHELD_MAX);

@@ -1,11 +1,11 @@
-/* Messages on their way out: `withheld` ones wait until a write token is durable, `ready` ones for
- * the next harvest, `lent` ones were in the last update and still belong to us. */
+/* Outgoing messages: `withheld` ones wait until a write token is durable, `ready` ones for the next
+ * harvest, `lent` ones were in the last update and still belong to the core. */
 #ifndef SHARDS_RAFT_OUTBOX_H
 #define SHARDS_RAFT_OUTBOX_H
 
 #include "shards/raft/raft.h"
 
-/* A disk that hangs must not let the queue grow: the oldest are dropped, as a network may. */
+/* A hung disk must not let the queue grow: the oldest messages are dropped, as a network may do. */
 #define RAFT_WITHHELD_MAX 4096
 
 struct raft_message_list {
@@ -38,14 +38,13 @@ void raft__outbox_ready(struct raft_outbox *o, const struct raft_message *m);
 void raft__outbox_withhold(struct raft_outbox *o, const struct raft_message *m, uint64_t token);
 /* Writes up to `done` are durable. */
 void raft__outbox_release(struct raft_outbox *o, uint64_t done);
-/* A campaign is over: its requests must not leave any more, the log they advertise may change. */
+/* A campaign is over: drop its requests, because the log that they advertise may change. */
 void raft__outbox_drop_campaign(struct raft_outbox *o);
-/* Lend the ready messages out; what was lent before is released. */
+/* Lend out the ready messages. */
 void raft__outbox_lend(struct raft_outbox *o);
 void raft__outbox_take_back(struct raft_outbox *o);
 bool raft__outbox_is_empty(const struct raft_outbox *o);
-/* As assertions: what is withheld waits for a write after `done`, at the latest the one that has or
- * gets the token `newest`. */
+/* As assertions: each withheld message waits for a token above `done` and at most `newest`. */
 void raft__outbox_check(const struct raft_outbox *o, uint64_t done, uint64_t newest);
 /* Room for `n` entries of an update. */
 struct raft_entry **raft__outbox_entries(struct raft_outbox *o, size_t n);

@@ -1,4 +1,4 @@
-/* What is durable, and what waits for it. */
+/* Writes: which of the state is durable, and the messages that wait for that. */
 #include "shards/raft/raft_internal.h"
 
 bool raft__dirty(const struct raft *r)
@@ -39,7 +39,7 @@ bool raft__writer_stalled(const struct raft *r)
            r->now_ms - r->log.work->writes[0].started_ms >= r->options.election_timeout_ms;
 }
 
-/* What `sent_ms` says; 0 in other messages, and in a reply that answers nothing. */
+/* The value of `sent_ms`; 0 in other messages, and in a reply to no message. */
 static uint64_t time_of(const struct raft *r, const struct raft_message *m)
 {
     switch (m->kind) {
@@ -60,14 +60,14 @@ void raft__send(struct raft *r, struct raft_message m, uint64_t token)
 {
     m.from = r->options.replica_id;
     m.epoch = r->epoch;
-    m.incarnation_to = m.to == r->awake->answering ? r->awake->answering_life : 0;
+    m.incarnation_to = m.to == r->awake->answering ? r->awake->answering_incarnation : 0;
     m.sent_ms = time_of(r, &m);
     ASSERT(m.to != m.from && m.to != 0);
     if (m.term != 0 && r->awake->persist.hard_token > token && !CANARY(vote_before_sync)) {
         token = r->awake->persist.hard_token;
     }
     if (r->awake->force_index != 0 && !CANARY(force_before_sync)) {
-        /* We speak of an epoch that does not begin before that is durable. */
+        /* The message carries an epoch that begins only when the forced entry is durable. */
         uint64_t begins =
             r->awake->force_token != 0 ? r->awake->force_token : r->awake->persist.token + 1;
         token = token > begins ? token : begins;
@@ -102,7 +102,7 @@ void raft_persisted(struct raft *r, uint64_t token, uint64_t now_ms)
         raft__self_vote_durable(r);
     }
     if (r->role == RAFT_LEADER && raft__has_witness(raft__config(r))) {
-        r->work = true; /* witnesses get what is durable here */
+        r->work = true; /* witnesses get what is durable at the leader */
     }
     if (r->awake->persist.commit_token != 0 && r->awake->persist.commit_token <= token) {
         r->awake->persist.commit = r->awake->persist.commit_marked;

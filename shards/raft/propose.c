@@ -50,7 +50,7 @@ enum thole_code raft_propose(struct raft *r, struct raft_entry *const *entries, 
     if (code != THOLE_OK) {
         return code;
     }
-    /* One that comes alone always passes, or a batch of the limit's size never would. */
+    /* With nothing uncommitted any batch passes, or one of the limit's size never would. */
     if (r->lead->uncommitted_bytes > 0 &&
         r->lead->uncommitted_bytes + bytes > LIMIT_UNCOMMITTED_BYTES) {
         return THOLE_FAIL(st, THOLE_RESOURCE_EXHAUSTED, THOLE_REASON_QUEUE_FULL,
@@ -72,9 +72,9 @@ static enum thole_code not_ready(struct thole_status *st, uint64_t id, const cha
                       "membership change: replica %" PRIu64 " %s", id, why);
 }
 
-/* Nobody gets a vote who did not lately answer us as a learner and has what is committed; a witness
- * has nothing to catch up with, and counts as one who does not answer. And whatever changes, those
- * who answer now are a majority of both halves afterwards. */
+/* A learner gets a vote only if it answered lately and has what is committed. A new witness has
+ * nothing to catch up with, and counts as a member that does not answer. After each change the
+ * members that answer now must be a majority of both halves. */
 static enum thole_code check_votes(const struct raft *r, const struct raft_config *after,
                                    struct thole_status *st)
 {
@@ -136,7 +136,7 @@ static enum thole_code check_change(const struct raft *r, const struct raft_chan
     code = raft_change_apply(raft__config(r), c, &after, st);
     if (code == THOLE_OK && raft__has_witness(raft__config(r)) &&
         raft__best_match(r, &after) < r->commit) {
-        /* It would hold up everything behind it: see raft__staying_match. */
+        /* Commits would wait until a voter that stays has caught up: see raft__staying_match. */
         code = THOLE_FAIL(st, THOLE_FAILED_PRECONDITION, THOLE_REASON_UNSATISFIABLE,
                           "membership change: beside witnesses no caught-up voter would stay");
     }

@@ -1,5 +1,5 @@
-/* Majorities, alone: which index or vote a majority (or both majorities of a joint configuration)
- * stands behind. Pure functions of a configuration and an array parallel to its members. */
+/* Majorities: the index or the vote that a majority (or both majorities of a joint configuration)
+ * supports. Pure functions of a configuration and an array parallel to its members. */
 #ifndef SHARDS_RAFT_QUORUM_H
 #define SHARDS_RAFT_QUORUM_H
 

@@ -21,7 +21,7 @@ static enum thole_code check_options(const struct raft_options *o, struct thole_
     return THOLE_OK;
 }
 
-/* Runs cover exactly (start_index, last_index], with rising terms that we have lived through. */
+/* Runs cover exactly (start_index, last_index], with rising terms, none above the hard state's. */
 static bool runs_valid(const struct raft_boot *b)
 {
     uint64_t term = b->start_term;
@@ -105,10 +105,10 @@ enum thole_code raft_new(const struct raft_options *o, const struct raft_boot *b
     r->awake = xcalloc(1, sizeof *r->awake);
     rand_seed(&r->awake->rand, o->seed ^ (o->replica_id * 0x9e3779b97f4a7c15u));
     r->now_ms = b->now_ms;
-    r->contact_ms = o->lease ? b->now_ms : 0; /* we may have made a promise just before */
+    r->contact_ms = o->lease ? b->now_ms : 0; /* it may have made a promise before the restart */
     r->term = b->hard.term;
     r->vote = b->hard.vote;
-    /* What a machine has applied was committed, whatever the hard state remembers. */
+    /* An applied entry was committed, even if the hard state holds a lower commit index. */
     r->commit = max_u64(max_u64(b->hard.commit, b->applied), b->start_index);
     r->awake->persist.commit = r->commit;
     r->applied = b->applied;
@@ -122,9 +122,9 @@ enum thole_code raft_new(const struct raft_options *o, const struct raft_boot *b
     r->removed_changed = r->removed;
     raft__advance(r);
     raft__redraw_election(r);
-    raft__hurry_if_alone(r);
+    raft__hurry_if_only_voter(r);
     r->epoch = raft__config(r)->epoch;
-    /* Answers to reads of an earlier life of this replica must not fit those of this one. */
+    /* An answer to a read from before a restart must not match a read of now. */
     r->read_number = rand_u64(&r->awake->rand) >> 2;
     raft__check_begin(r);
     raft__check(r);
@@ -147,7 +147,7 @@ void raft_free(struct raft *r)
 void raft__begin(struct raft *r, uint64_t now_ms)
 {
     if (r->awake == NULL) {
-        (void)raft__awake_new(r);
+        raft__awake_new(r);
     } else {
         raft__outbox_take_back(&r->awake->outbox);
         raft__reads_take_back(&r->awake->reads);

@@ -48,15 +48,15 @@ struct raft_entry {
     struct bufslice payload;
     uint8_t copied[]; /* a small payload */
 };
-/* Takes over the caller's reference to payload.owner; index and term are set by the core. What is
- * small, or has no owner, is copied: a reference, counted by several threads, costs more, and keeps
- * a whole frame. */
+/* Takes over the caller's reference to payload.owner; the core sets index and term. A payload that
+ * is small, or has no owner, is copied: a reference count shared by several threads costs more, and
+ * keeps a whole frame in memory. */
 #define RAFT_ENTRY_COPIED_BYTES 256
 struct raft_entry *raft_entry_new(enum raft_entry_kind kind, uint64_t session, uint64_t sequence,
                                   struct bufslice payload);
 struct raft_entry *raft_entry_ref(struct raft_entry *e);
 void raft_entry_unref(struct raft_entry *e);
-/* What an entry counts for in every byte bound: its payload and a fixed overhead. */
+/* The size of an entry in every byte bound: its payload and a fixed overhead. */
 #define RAFT_ENTRY_OVERHEAD_BYTES 32
 static inline size_t raft_entry_size(const struct raft_entry *e)
 {
@@ -71,7 +71,7 @@ enum raft_member_role {
 
 struct raft_member {
     uint64_t replica_id;
-    uint8_t host[16]; /* where it lives: carried so that every member can be reached */
+    uint8_t host[16]; /* the host it runs on, so that every member can be reached */
     uint8_t role;     /* in the incoming (newest) configuration: enum raft_member_role, 0 = none */
     uint8_t outgoing_role; /* in the outgoing configuration of a joint one; 0 when not joint */
     bool learner_next;     /* joint only: an outgoing voter that becomes a learner on leaving */
@@ -95,7 +95,7 @@ void raft_config_copy(struct raft_config *to,
 bool raft_config_equal(const struct raft_config *a, const struct raft_config *b);
 const struct raft_member *raft_config_find(const struct raft_config *c, uint64_t replica_id);
 bool raft_config_is_voter(const struct raft_config *c, uint64_t replica_id); /* either half */
-uint32_t raft_config_votes(const struct raft_config *c); /* who votes in either half */
+uint32_t raft_config_votes(const struct raft_config *c); /* members that vote in either half */
 bool raft_config_is_removed(const struct raft_config *c, uint64_t replica_id);
 /* The stable encoding used in snapshots and log starts (docs/formats.md). */
 void raft_config_encode(const struct raft_config *c, struct bytes *out);
@@ -128,8 +128,9 @@ struct raft_change {
 void raft_change_encode(const struct raft_change *c, struct bytes *out);
 THOLE_MUST_CHECK enum thole_code raft_change_decode(struct slice in, struct raft_change *ret,
                                                     struct thole_status *st);
-/* Pure: what `c` makes of `from`. FAILED_PRECONDITION with a reason when it is not allowed (removed
- * id, stale revision, no voter left, unknown member, too many). `ret` is zeroed or a config. */
+/* Pure: the configuration that `c` makes of `from`. FAILED_PRECONDITION with a reason when it is
+ * not allowed (removed id, stale revision, no voter left, unknown member, too many). `ret` is
+ * zeroed or a config. */
 THOLE_MUST_CHECK enum thole_code raft_change_apply(const struct raft_config *from,
                                                    const struct raft_change *c,
                                                    struct raft_config *ret,
@@ -150,18 +151,18 @@ enum raft_message_kind {
     RAFT_MSG_READ_REPLY = 10, /* `index` to wait for; `reject` when the sender does not lead */
     RAFT_MSG_TIMEOUT_NOW = 11,
     RAFT_MSG_REMOVED = 12, /* "you were removed": answers a call of a removed replica */
-    RAFT_MSG_SLEEP = 13,   /* a heartbeat of an idle leader that asks to do without: see sleep.c */
-    RAFT_MSG_SLEEP_REPLY = 14, /* "I do": the sender's timer is stopped */
+    RAFT_MSG_SLEEP = 13, /* a heartbeat of an idle leader that asks the member to sleep: sleep.c */
+    RAFT_MSG_SLEEP_REPLY = 14, /* consent: the sender's timer is stopped */
     RAFT_MSG_KIND_MAX = 14,
 };
 
-/* Everything between replicas but snapshots, which the engine streams. */
+/* Every message between replicas except snapshots, which the engine streams. */
 struct raft_message {
     uint8_t kind;
     bool reject;
     bool transfer;     /* votes: forced by a leadership transfer */
     uint64_t from, to; /* replica ids */
-    uint64_t epoch;    /* of the sender, set by the core: who has another one is no peer of ours */
+    uint64_t epoch;    /* of the sender, set by the core; a message of another epoch is refused */
     uint64_t term;     /* READ and READ_REPLY carry no term (0) */
     uint64_t index;    /* APPEND: prev index; APPEND_REPLY: acknowledged or rejected index;
                           votes, SLEEP: last index; READ_REPLY: read index */
@@ -210,9 +211,9 @@ struct raft_term_run {
     uint64_t term;
 };
 
-/* What recovery found. All arrays are copied. A replica that bootstraps gets its initial
- * configuration as the configuration at index 0, term 0 on each initial member; one that joins
- * later gets an empty configuration and stays passive until a leader speaks to it. */
+/* The state that recovery found. All arrays are copied. A replica that bootstraps gets the initial
+ * configuration of the group, at index 0 and term 0. A replica that joins later gets an empty
+ * configuration and stays passive until it receives a message from a leader. */
 struct raft_boot {
     struct raft_hard hard;
     uint64_t start_index; /* the log holds (start_index, last_index]; 0 for a new one */
@@ -237,14 +238,14 @@ void raft_free(struct raft *r);
 
 /* A message from a peer. Takes over `m->entries`: the references and, if entry_count > 0, the
  * malloced array; entry_count is 0 afterwards, whatever the result. Malformed input is
- * INVALID_ARGUMENT and changes nothing. DATA_LOSS: the leader and we contradict each other about
- * what is committed or acknowledged, or (REMOVED) the group was forced without us and we are
- * superseded; this replica must stop. */
+ * INVALID_ARGUMENT and changes nothing. DATA_LOSS: this replica must stop, because its log and the
+ * leader's contradict each other about an entry that is committed or acknowledged; or (REMOVED)
+ * because the group was forced without it and it is superseded. */
 THOLE_MUST_CHECK enum thole_code raft_receive(struct raft *r, struct raft_message *m,
                                               uint64_t now_ms, struct thole_status *st);
-/* Real time, which leases need: CLOCK_BOOTTIME in ns, read after what came in was fed to the core
- * and before raft_tick and raft_harvest. Without it reads are confirmed by a round, as without
- * leases. */
+/* Real time, which leases need: CLOCK_BOOTTIME in ns. Read the clock after the turn's events were
+ * fed to the core, and before raft_tick and raft_harvest. Without it reads are confirmed by a
+ * round, as without leases. */
 void raft_clock(struct raft *r, uint64_t real_ns);
 /* Time passed. Call when raft_deadline_ms says so (earlier is harmless). */
 void raft_tick(struct raft *r, uint64_t now_ms);
@@ -258,8 +259,8 @@ THOLE_MUST_CHECK enum thole_code raft_propose(struct raft *r, struct raft_entry 
                                               struct thole_status *st);
 /* Propose a membership change: UNAVAILABLE NOT_LEADER, ABORTED CHANGE_IN_FLIGHT,
  * FAILED_PRECONDITION (raft_change_apply's reasons), UNAVAILABLE NOT_READY: a new voter is not
- * caught up (struct raft_peer_status), or those who answer are no majority afterwards; ask again
- * later. It acts when committed and durable here. */
+ * caught up (struct raft_peer_status), or the members that answer would be no majority afterwards;
+ * retry later. It acts when committed and durable here. */
 THOLE_MUST_CHECK enum thole_code raft_change_membership(struct raft *r, const struct raft_change *c,
                                                         uint64_t now_ms, uint64_t *ret_index,
                                                         struct thole_status *st);
@@ -273,17 +274,17 @@ THOLE_MUST_CHECK enum thole_code raft_read(struct raft *r, uint64_t context, uin
 THOLE_MUST_CHECK enum thole_code raft_transfer(struct raft *r, uint64_t target, uint64_t now_ms,
                                                struct thole_status *st);
 /* The caller knows that the leader is gone: a follower or learner forgets it, and so no longer
- * refuses votes for its sake; term, vote and election timer stay. No effect on a leader, a
- * (pre-)candidate and without a leader. FAILED_PRECONDITION with lease reads: that refusal is their
- * promise. */
+ * refuses votes because of it. Term, vote and election timer stay. No effect on a leader, on a
+ * (pre-)candidate, or without a leader. FAILED_PRECONDITION with lease reads, because leases rely
+ * on that refusal. */
 THOLE_MUST_CHECK enum thole_code raft_forget_leader(struct raft *r, uint64_t now_ms,
                                                     struct thole_status *st);
-/* The group has lost its quorum for good: make this replica its only voter. All that its log holds
- * becomes committed, every other member is removed, and a message of an earlier epoch is refused
- * from now on, so that members which come back cannot undo it. Acts when the next update is
+/* The group has lost its quorum for good: make this replica its only voter. Its whole log becomes
+ * committed, and every other member is removed. From then on a message of an earlier epoch is
+ * refused, so that members which come back cannot undo it. Acts when the next update is
  * durable; then the replica campaigns. FAILED_PRECONDITION: a witness, a replica without data or
- * that never was a member, an epoch that is not above ours; UNAVAILABLE: a snapshot is just being
- * installed. */
+ * that never was a member, an epoch that is not above the replica's; UNAVAILABLE: a snapshot is
+ * being installed. */
 THOLE_MUST_CHECK enum thole_code raft_force(struct raft *r, uint64_t epoch, uint64_t now_ms,
                                             struct thole_status *st);
 void raft_campaign(struct raft *r, uint64_t now_ms); /* tests, and "leader preference" */
@@ -294,18 +295,18 @@ void raft_persisted(struct raft *r, uint64_t token, uint64_t now_ms);
 void raft_applied(struct raft *r, uint64_t index);
 /* The engine could not reach `peer` (its stream broke or its queue was full). */
 void raft_unreachable(struct raft *r, uint64_t peer);
-/* A replica that sleeps has no deadline. The caller hears its leader's (or members') hosts instead,
- * and calls this when one of them fell silent or started anew, or when the leader there stopped.
- * `heard_ms`: when the leader's host was last heard, for the election timer. Anything else that
- * happens to a replica wakes it by itself. Does nothing to one that is awake. */
+/* A sleeping replica has no deadline. Instead the caller watches the hosts of its leader, or of its
+ * members, and calls this when such a host falls silent or restarts, or when the leader there
+ * stopped. `heard_ms`: when the leader's host was last heard, for the election timer. Every other
+ * event wakes the replica by itself. No effect on a replica that is awake. */
 void raft_wake(struct raft *r, uint64_t heard_ms, uint64_t now_ms);
 bool raft_asleep(const struct raft *r);
-/* Give back the memory that a sleeping replica does not need: queues and windows that are empty,
- * and entries that are applied. What the last update lent ends. Does nothing to one that is
- * awake. */
+/* Free the memory that a sleeping replica does not need: queues and windows that are empty, and
+ * entries that are applied. Ends what the last update lent. No effect on an awake replica. */
 void raft_trim(struct raft *r);
-/* Leader: the host of a member is not heard (or is again), so its consent to sleep is not waited
- * for. Forgotten when leadership ends; a member that is new to the configuration is not absent. */
+/* Leader: the host of a member is not heard (or is heard again). The leader does not wait for the
+ * consent of an absent member to sleep. Forgotten when leadership ends; a member that is new to the
+ * configuration is not absent. */
 void raft_absent(struct raft *r, uint64_t peer, bool absent, uint64_t now_ms);
 /* Answer of an update's `need_log`: entries from the store, ascending and contiguous from
  * `first`; references are taken. n == 0: no longer in the log (compacted), a snapshot is needed. */
@@ -386,7 +387,7 @@ struct raft_update {
 
     bool status_changed; /* role, leader, term or configuration: see raft_status */
     bool config_changed;
-    /* This replica was removed for good: a member says so, or the configuration does. */
+    /* This replica was removed for good, by a REMOVED message or by the configuration. */
     bool removed;
 };
 bool raft_has_update(const struct raft *r);
@@ -406,8 +407,8 @@ struct raft_status {
 };
 void raft_status(const struct raft *r, struct raft_status *ret);
 const struct raft_config *raft_config(const struct raft *r); /* in force (applied) */
-/* The same, for longer than until the next event: immutable, shared with the core and whoever else
- * holds it, on any thread. */
+/* The same with a reference, so that it outlives the next event. Immutable; may be read and
+ * released on any thread. */
 const struct raft_config *raft_config_hold(const struct raft *r);
 void raft_config_release(const struct raft_config *c); /* NULL is fine */
 const struct raft_config *raft_config_at(const struct raft *r,
@@ -421,11 +422,11 @@ enum raft_peer_state { RAFT_PROBE, RAFT_REPLICATE, RAFT_SNAPSHOT };
 struct raft_peer_status {
     uint64_t match, next;
     enum raft_peer_state state;
-    bool recently_active; /* or new: what the leader's check of its quorum goes by */
-    bool answers;         /* it answered, since it is a member and in this term, a message that was
-                             sent within the last election timeout; asleep: its host is heard */
-    bool caught_up;       /* that, and it has what was committed in this term a timeout or two ago:
-                             it may be given a vote */
+    bool recently_active; /* or new: the leader's quorum check counts it */
+    bool answers;         /* since it became a member, in this term, it answered a message sent
+                             within the last election timeout; asleep: its host is heard */
+    bool caught_up;       /* it answers, and has all entries that were committed a timeout or two
+                             ago, of this term at the least: it may be given a vote */
 };
 /* A leader's view of a member; false if not leading or unknown. */
 bool raft_peer(const struct raft *r, uint64_t replica_id, struct raft_peer_status *ret);

@@ -195,7 +195,7 @@ void raft__log_compact(struct raft_log *l, uint64_t index)
     uint32_t drop = run_of(l, index);
     uint64_t next_run = drop + 1 < l->run_count ? l->runs[drop + 1].first_index : l->last_index + 1;
     if (index + 1 == next_run) {
-        drop++; /* nothing of it stays */
+        drop++; /* no entry of it stays */
     }
     memmove(l->runs, l->runs + drop, (l->run_count - drop) * sizeof *l->runs);
     l->run_count -= drop;

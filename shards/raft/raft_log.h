@@ -1,5 +1,5 @@
-/* The log as the core knows it: the term of every index (as runs), the newest entries (as a ring),
- * what of it is durable, and which writes are under way. It does no I/O.
+/* The log in memory: the term of every index (as runs), the newest entries (as a ring), the durable
+ * prefix, and the writes under way. It does no I/O.
  *
  * Invariants (L):
  *   L1 the log holds (start_index, last_index]; runs cover exactly that.
@@ -20,7 +20,7 @@ struct raft_write {
     uint64_t started_ms;
 };
 
-/* What a log has while something happens to it. */
+/* The part of a log that an idle one does not need. */
 struct raft_log_work {
     uint64_t unsaved;
 
@@ -43,7 +43,7 @@ struct raft_log {
     struct raft_term_run first_run;
     uint32_t run_count, run_capacity;
 
-    struct raft_log_work *work; /* NULL: all is saved, nothing cached or being written */
+    struct raft_log_work *work; /* NULL: nothing is unsaved, cached or being written */
 };
 
 static inline uint64_t raft__log_unsaved(const struct raft_log *l)
@@ -84,14 +84,14 @@ void raft__log_reset(struct raft_log *l, uint64_t index, uint64_t term);
 uint64_t raft__log_guess(const struct raft_log *l, uint64_t index, uint64_t term);
 /* Drop cached entries from the front, none above `up_to`, until at most `limit` bytes remain. */
 void raft__log_evict(struct raft_log *l, size_t limit, uint64_t up_to);
-/* Give back what is empty, and `work` if that is all that it is. */
+/* Free empty arrays, and `work` if it holds nothing. */
 void raft__log_trim(struct raft_log *l);
 /* A write under `token` carries everything up to last_index. */
 void raft__log_write_started(struct raft_log *l, uint64_t token, uint64_t now_ms);
 /* Writes up to `token` are durable. */
 void raft__log_write_done(struct raft_log *l, uint64_t token);
 
-/* L1 to L4 as assertions: what takes no loop, and all of them (the cache up to a bound). */
+/* L1 to L4 as assertions: those without loops, and all (of a long cache only its length). */
 void raft__log_check(const struct raft_log *l);
 void raft__log_check_all(const struct raft_log *l);
 

@@ -68,14 +68,14 @@ void raft__recv_read(struct raft *r, const struct raft_message *m)
                      });
 }
 
-/* The leader's answer to our forward number `context`: it is a point after every read of ours that
- * arrived before that number was given, so it serves the earlier ones too. */
+/* The leader's answer to forward number `context`. Its read point is after every read that was here
+ * when that number was given, so it serves the reads with lower numbers too. */
 void raft__recv_read_reply(struct raft *r, const struct raft_message *m)
 {
     struct raft_read_wait *w;
 
     if (r->role == RAFT_LEADER || m->from != r->leader || m->context > r->read_number) {
-        return; /* or asked by an earlier life of this replica */
+        return; /* also an answer to a read from before a restart */
     }
     while ((w = raft__reads_front(&r->awake->reads)) != NULL && w->number != 0 &&
            w->number <= m->context) {
@@ -112,7 +112,7 @@ void raft__reads_start(struct raft *r)
     } else if (may_confirm(r)) {
         (void)open_round(r);
         raft__busy(r);
-        raft__reads_confirm(r); /* at once if we are the only voter */
+        raft__reads_confirm(r); /* at once if this is the only voter */
         if (r->awake->reads.started > 0) {
             raft__heartbeat(r, true);
         }

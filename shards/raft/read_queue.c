@@ -97,7 +97,7 @@ void raft__reads_take_back(struct raft_reads *q)
 
 void raft__reads_check(const struct raft_reads *q, uint64_t number)
 {
-    /* After each event: of a long queue the front, which is what is answered and expires next. */
+    /* Of a long queue only the front, which is answered and expires next. */
     size_t n = q->count < 64 ? q->count : 64;
 
     ASSERT(q->started <= q->count && q->count <= q->capacity && q->count <= RAFT_READS_MAX);

@@ -37,7 +37,7 @@ struct raft_read_wait *raft__reads_at(const struct raft_reads *q, size_t i);
 struct raft_read_wait raft__reads_pop(struct raft_reads *q);
 void raft__reads_result(struct raft_reads *q, uint64_t context, uint64_t index, bool failed);
 void raft__reads_take_back(struct raft_reads *q);
-/* The order of the queue as assertions; `number` is the round or forward that was opened last. */
+/* The order of the queue as assertions. `number`: the last round or forward. */
 void raft__reads_check(const struct raft_reads *q, uint64_t number);
 
 #endif

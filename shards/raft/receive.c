@@ -1,5 +1,5 @@
-/* Every message from a peer comes through here: is it well-formed, is its sender still a member, is
- * its term ours; then the function of its kind. Dissertation 3.3 (terms), 4.2.3 (disruption). */
+/* Every message from a peer comes through here: validation, epoch, removed senders and terms; then
+ * the function of its kind. Dissertation 3.3 (terms), 4.2.3 (disruption). */
 #include "shards/raft/raft_internal.h"
 
 #include <inttypes.h>
@@ -79,7 +79,7 @@ static bool leader_is_fresh(const struct raft *r)
     return r->role == RAFT_LEADER || r->now_ms - r->contact_ms < r->options.election_timeout_ms;
 }
 
-/* A message below our term: whoever asks must learn the new one, or it is stuck for ever. */
+/* A request of a lower term: the sender must learn the newer term, or it is stuck for ever. */
 static void answer_stale(struct raft *r, const struct raft_message *m)
 {
     struct raft_message reply = {
@@ -105,12 +105,12 @@ static void answer_stale(struct raft *r, const struct raft_message *m)
     raft__send(r, reply, 0);
 }
 
-/* Bring our term up to the message's. False if the message is done with. */
+/* Raise the term to the message's. False if the message needs no further handling. */
 static bool adjust_term(struct raft *r, const struct raft_message *m)
 {
     if (m->term < r->term && !(CANARY(stale_vote_counted) && is_vote_reply(m->kind))) {
         if (is_vote(m->kind) || is_vote_reply(m->kind)) {
-            /* What is committed is so in every term; it may be what keeps us from winning. */
+            /* A commit index counts in every term: without it this replica may never win. */
             raft__commit_by_vote(r, m);
         }
         answer_stale(r, m);
@@ -126,7 +126,7 @@ static bool adjust_term(struct raft *r, const struct raft_message *m)
         return false; /* 4.2.3: a leader is at work */
     }
     if (m->kind == RAFT_MSG_PREVOTE || (m->kind == RAFT_MSG_PREVOTE_REPLY && !m->reject)) {
-        return true; /* about a term that nobody is in yet */
+        return true; /* about a term that no replica has begun */
     }
     bool leads =
         m->kind == RAFT_MSG_APPEND || m->kind == RAFT_MSG_HEARTBEAT || m->kind == RAFT_MSG_SLEEP;
@@ -135,8 +135,8 @@ static bool adjust_term(struct raft *r, const struct raft_message *m)
     return true;
 }
 
-/* With our commit index: the removed replica may hold the longest log of a configuration that
- * others still believe in, and must be able to tell them. */
+/* Carries the commit index: members with an old configuration may need the removed replica's vote,
+ * and must learn from its answer that the removal is committed. */
 void raft__answer_removed(struct raft *r, uint64_t to)
 {
     struct raft_message m = {.kind = RAFT_MSG_REMOVED, .to = to, .commit = r->commit};
@@ -150,7 +150,7 @@ void raft__recv_removed(struct raft *r, const struct raft_message *m)
     const struct raft_config *c = raft__config(r);
 
     if (c->member_count > 0 && raft_config_find(c, m->from) == NULL) {
-        return; /* a stranger has no say */
+        return; /* only a member may say so */
     }
     if (!r->removed) {
         r->removed = true;
@@ -204,17 +204,17 @@ static enum thole_code dispatch(struct raft *r, struct raft_message *m, struct t
     return THOLE_OK;
 }
 
-/* A removed replica is told so and has no say any more; but a leader that removed itself may still
- * name its heir, who may have applied the removal already. */
-static bool is_cast_out(const struct raft *r, const struct raft_message *m)
+/* A message of a removed replica is refused. Exception: a leader that removed itself may still name
+ * its successor, which may have applied the removal already. */
+static bool is_from_removed(const struct raft *r, const struct raft_message *m)
 {
-    bool heir = m->kind == RAFT_MSG_TIMEOUT_NOW && m->from == r->leader;
+    bool names_successor = m->kind == RAFT_MSG_TIMEOUT_NOW && m->from == r->leader;
 
-    return !heir && raft_config_is_removed(raft__config(r), m->from);
+    return !names_successor && raft_config_is_removed(raft__config(r), m->from);
 }
 
-/* What belongs to falling asleep does not wake who sleeps. */
-static bool may_sleep_on(const struct raft *r, const struct raft_message *m)
+/* The messages of falling asleep do not wake a sleeping replica. */
+static bool keeps_sleeping(const struct raft *r, const struct raft_message *m)
 {
     return m->term == r->term &&
            (m->kind == RAFT_MSG_SLEEP_REPLY || (m->kind == RAFT_MSG_SLEEP && m->from == r->leader));
@@ -226,7 +226,7 @@ enum thole_code raft_receive(struct raft *r, struct raft_message *m, uint64_t no
     raft__begin(r, now_ms);
     ASSERT(r->awake->answering == 0); /* one message at a time */
     r->awake->answering = m->from;
-    r->awake->answering_life = m->incarnation_from;
+    r->awake->answering_incarnation = m->incarnation_from;
     r->awake->answering_sent_ms = m->sent_ms;
     enum thole_code code = raft__check_message(r, m, st);
     bool ours = true;
@@ -237,10 +237,10 @@ enum thole_code raft_receive(struct raft *r, struct raft_message *m, uint64_t no
     if (code != THOLE_OK || !ours) {
         goto done;
     }
-    if (!may_sleep_on(r, m)) {
+    if (!keeps_sleeping(r, m)) {
         raft__wake(r, now_ms);
     }
-    if (is_cast_out(r, m)) {
+    if (is_from_removed(r, m)) {
         if (is_request(m->kind)) {
             raft__answer_removed(r, m->from);
         }

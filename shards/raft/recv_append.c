@@ -14,14 +14,14 @@ static void reject(struct raft *r, const struct raft_message *m)
         .commit = r->commit,
     };
 
-    /* Skip whole terms: the logs cannot agree where ours has a term above the leader's there. */
+    /* Skip whole terms: the logs cannot agree where this one has a term above the leader's. */
     reply.hint = raft__log_guess(&r->log, m->index, m->log_term);
     ASSERT(reply.hint <= m->index && reply.hint <= r->log.last_index);
     (void)raft__log_term(&r->log, reply.hint, &reply.log_term);
     raft__send(r, reply, 0);
 }
 
-/* The first entry that our log does not have, as a position; entry_count if it has all. */
+/* Position of the first entry that this log does not have; entry_count if it has all. */
 static uint32_t first_new(const struct raft *r, const struct raft_message *m)
 {
     uint32_t i = 0;
@@ -65,7 +65,7 @@ enum thole_code raft__recv_append(struct raft *r, struct raft_message *m, struct
         return THOLE_OK;
     }
     if (m->index < r->commit) {
-        raft__send_ack(r, m->from, r->commit); /* old; what is committed is the same here */
+        raft__send_ack(r, m->from, r->commit); /* old: up to the commit index all logs agree */
         return THOLE_OK;
     }
     if (!raft__log_matches(&r->log, m->index, m->log_term) &&
@@ -82,7 +82,7 @@ enum thole_code raft__recv_append(struct raft *r, struct raft_message *m, struct
         }
         take_entries(r, m, i);
     }
-    uint64_t last = m->index + m->entry_count; /* so far the logs are the same */
+    uint64_t last = m->index + m->entry_count; /* up to here the log is the leader's */
     ASSERT(last <= r->log.last_index || CANARY(empty_append_term_zero));
     if (CANARY(old_append_truncates) && last >= r->commit && last < r->log.last_index) {
         raft__log_truncate(&r->log, last + 1);

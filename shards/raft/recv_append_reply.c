@@ -1,4 +1,4 @@
-/* A member's answer to an append: how far its log agrees with ours. */
+/* A member's answer to an append: how far its log agrees with the leader's. */
 #include "shards/raft/raft_internal.h"
 
 #include <inttypes.h>
@@ -29,7 +29,7 @@ static void accepted(struct raft *r, struct raft_progress *p, const struct raft_
         }
         break;
     case RAFT_SNAPSHOT:
-        /* However it got there, the log reaches it again; a lost report does not strand it. */
+        /* The log reaches the member again; a lost report of the snapshot does not strand it. */
         if (p->match >= r->log.start_index && news) {
             raft__progress_replicate(p);
         }
@@ -39,7 +39,7 @@ static void accepted(struct raft *r, struct raft_progress *p, const struct raft_
     }
     raft__transfer_step(r, m->from);
     if (news) {
-        raft__commit_by_quorum(r); /* last: it may end our leadership, and `p` with it */
+        raft__commit_by_quorum(r); /* last: it may end this leadership, and free `p` */
     }
 }
 

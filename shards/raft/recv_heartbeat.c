@@ -11,7 +11,7 @@ enum thole_code raft__take_heartbeat(struct raft *r, const struct raft_message *
                           "heartbeat: replica %" PRIu64 " leads our term too", m->from);
     }
     if (m->commit > r->log.last_index) {
-        /* The leader says what we acknowledged; we no longer have it. */
+        /* A heartbeat commits only what this replica acknowledged, and its log has lost that. */
         return THOLE_FAIL(st, THOLE_DATA_LOSS, THOLE_REASON_CORRUPT,
                           "heartbeat: we acknowledged %" PRIu64 " and have only %" PRIu64,
                           m->commit, r->log.last_index);
@@ -56,7 +56,7 @@ enum thole_code raft__recv_heartbeat_reply(struct raft *r, const struct raft_mes
     p->paused = false;
     raft__lease_acked(r, p, m);
     if (p->state == RAFT_PROBE && p->match == r->log.last_index) {
-        raft__progress_replicate(p); /* caught up: nothing else would end the probing */
+        raft__progress_replicate(p); /* caught up: no append would follow to end the probing */
     }
     if (p->state == RAFT_PROBE || p->match < r->log.last_index) {
         p->want_append = true;

@@ -8,7 +8,7 @@ static bool up_to_date(const struct raft *r, const struct raft_message *m)
     return m->log_term > last_term || (m->log_term == last_term && m->index >= r->log.last_index);
 }
 
-/* Asked of any replica, learners too: it may be a voter that does not know so yet. */
+/* A learner grants votes too: it may be a voter that does not know so yet. */
 void raft__recv_vote(struct raft *r, const struct raft_message *m)
 {
     bool pre = m->kind == RAFT_MSG_PREVOTE;
@@ -17,7 +17,7 @@ void raft__recv_vote(struct raft *r, const struct raft_message *m)
     struct raft_message reply = {
         .kind = pre ? RAFT_MSG_PREVOTE_REPLY : RAFT_MSG_VOTE_REPLY,
         .to = m->from,
-        .term = grant ? m->term : r->term, /* a PreVote grant echoes the term asked about */
+        .term = grant ? m->term : r->term, /* a PreVote grant echoes the request's term */
         .reject = !grant,
         .commit = r->commit,
     };
@@ -28,7 +28,7 @@ void raft__recv_vote(struct raft *r, const struct raft_message *m)
         raft__set_vote(r, m->from);
         raft__rearm_election(r);
     }
-    raft__send(r, reply, 0); /* its term makes it wait for term and vote */
+    raft__send(r, reply, 0); /* waits for term and vote, because it carries a term */
     raft__commit_by_vote(r, m);
 }
 
@@ -37,8 +37,9 @@ void raft__recv_vote_reply(struct raft *r, const struct raft_message *m)
     bool pre = m->kind == RAFT_MSG_PREVOTE_REPLY;
     uint64_t term = pre && !m->reject ? r->term + 1 : r->term;
 
-    raft__commit_by_vote(r, m); /* a grant's, too: others may refuse for what we do not know */
-    /* commit_by_vote may have ended the campaign. */
+    /* Of a grant too: other voters may refuse because of a commit that this replica has not heard
+     * of. It may end the campaign. */
+    raft__commit_by_vote(r, m);
     if (r->role == (pre ? RAFT_PRE_CANDIDATE : RAFT_CANDIDATE) &&
         (m->term == term || CANARY(stale_vote_counted))) {
         raft__count_vote(r, m->from, !m->reject);

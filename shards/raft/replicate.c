@@ -1,12 +1,12 @@
-/* What a leader sends to each member at a harvest: appends, or a wish for log entries or a
- * snapshot. Dissertation 3.5, 10.2.1 (pipelining). */
+/* A leader's appends to each member at a harvest, and its requests to the engine for log entries or
+ * a snapshot. Dissertation 3.5, 10.2.1 (pipelining). */
 #include "shards/raft/raft_internal.h"
 
 struct batch {
     struct raft_entry **entries; /* NULL if count == 0; references owned */
     uint32_t count;
     uint64_t bytes;
-    bool witness; /* for one */
+    bool witness; /* the member is one */
 };
 
 /* A witness keeps metadata only: commands reach it without their payload (dissertation 11.7.2). */
@@ -27,9 +27,9 @@ static bool is_witness(const struct raft_member *m)
     return m->role == RAFT_WITNESS || m->outgoing_role == RAFT_WITNESS;
 }
 
-/* A witness must never be ahead of every replica that has the data: if we crashed, it would keep
- * all of them from being elected. So it gets only what is durable here; others need not wait for
- * us. */
+/* A witness must never be ahead of every replica that has the data: after a crash of the leader it
+ * would reject all of them. So it gets only entries that are durable at the leader. Other members
+ * need not wait for the leader's disk. */
 static uint64_t last_for(const struct raft *r, bool witness)
 {
     if (!witness) {
@@ -93,7 +93,7 @@ static void send_append(struct raft *r, uint64_t to, struct raft_progress *p, st
     }
     p->commit_sent = r->commit;
     p->want_append = false;
-    raft__send(r, m, 0); /* our own write of these entries may still be under way: rule 2 */
+    raft__send(r, m, 0); /* before the leader's own write is durable: it does not count it yet */
 }
 
 static void want_snapshot(struct raft *r, uint64_t to, struct raft_progress *p, uint64_t min_index)
@@ -101,7 +101,7 @@ static void want_snapshot(struct raft *r, uint64_t to, struct raft_progress *p, 
     ASSERT(p->state != RAFT_SNAPSHOT);
     if (!p->recently_active) {
         raft__progress_probe(p, p->next);
-        p->paused = true; /* nobody there to take it, until it answers a heartbeat */
+        p->paused = true; /* it does not answer: no snapshot until it answers a heartbeat */
         return;
     }
     raft__progress_snapshot(p);
@@ -109,12 +109,12 @@ static void want_snapshot(struct raft *r, uint64_t to, struct raft_progress *p, 
                                (struct raft_peer_request){.peer = to, .min_index = min_index});
 }
 
-/* A member that was not there at the beginning cannot start from an empty log: it would never learn
- * the first configuration, which is in no entry. */
+/* A member that is not in the first configuration cannot start from an empty log: it would never
+ * learn that configuration, which is in no entry. */
 static bool must_have_snapshot(const struct raft *r, uint64_t to, const struct raft_progress *p)
 {
     if (p->next <= raft__membership_epoch_index(&r->membership)) {
-        return true; /* what was before raft_force made this log is nobody else's */
+        return true; /* entries of an earlier epoch are never sent */
     }
     if (p->next - 1 < r->log.start_index && !CANARY(empty_append_term_zero)) {
         return true;
@@ -127,7 +127,7 @@ static void probe(struct raft *r, uint64_t to, struct raft_progress *p, bool wit
     if (p->next > last_for(r, witness) && !p->want_append) {
         return;
     }
-    /* Uncached entries are not worth a read before we know where the logs part. */
+    /* Do not read uncached entries before it is known where the logs diverge. */
     bool cached = p->next >= raft__log_cache_first(&r->log);
     send_append(r, to, p, cached ? collect(r, p->next, witness) : (struct batch){0});
 }
@@ -147,7 +147,8 @@ static void stream(struct raft *r, uint64_t to, struct raft_progress *p, bool wi
         }
         send_append(r, to, p, collect(r, p->next, witness));
     }
-    /* A full window gets empty ones only as answers to its heartbeats: it may be stuck. */
+    /* With a full window, send an empty append only after a heartbeat reply: the window may be
+     * stuck. */
     if (p->want_append || (p->commit_sent < r->commit && !raft__progress_window_full(p))) {
         send_append(r, to, p, (struct batch){0});
     }
@@ -195,7 +196,7 @@ void raft__replicate(struct raft *r)
     }
 }
 
-/* What of a log read may be sent: still our log, contiguous, within one append. */
+/* The entries of a log read that may be sent: still in this log, contiguous, within one append. */
 static struct batch take_read(struct raft *r, uint64_t first, struct raft_entry *const *entries,
                               size_t n, bool witness)
 {
@@ -231,7 +232,7 @@ static void read_arrived(struct raft *r, uint64_t peer, uint64_t first,
     p->log_wait = false;
     r->work = true;
     if (p->state != RAFT_REPLICATE || p->next != first || first - 1 < r->log.start_index) {
-        return; /* asked again at the next harvest, from where it is needed now */
+        return; /* the next harvest asks again, from the index that is needed then */
     }
     if (n == 0) {
         want_snapshot(r, peer, p, first);
@@ -265,7 +266,7 @@ void raft_unreachable(struct raft *r, uint64_t peer)
     }
     if (p != NULL && p->state == RAFT_REPLICATE) {
         raft__progress_probe(p, p->match + 1);
-        p->paused = true; /* until it answers a heartbeat, or a full queue would spin */
+        p->paused = true; /* until it answers a heartbeat; else a full queue would cause a loop */
     }
     raft__check(r);
 }

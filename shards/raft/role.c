@@ -44,7 +44,7 @@ void raft__set_vote(struct raft *r, uint64_t vote)
     r->awake->persist.hard_token = r->awake->persist.token + 1;
 }
 
-/* Our position among the voters and their number. */
+/* This replica's position among the voters, and their number. */
 static uint64_t voter_rank(const struct raft *r, uint64_t *ret_voters)
 {
     const struct raft_config *c = raft__config(r);
@@ -111,10 +111,10 @@ static bool is_only_voter(const struct raft *r)
     return voters == 1 && raft_config_is_voter(c, r->options.replica_id);
 }
 
-void raft__hurry_if_alone(struct raft *r)
+void raft__hurry_if_only_voter(struct raft *r)
 {
     if (r->awake->election_deadline_ms != RAFT_NEVER_MS && is_only_voter(r)) {
-        /* With leases, others may have acted on a larger configuration, and rely on our promise. */
+        /* With leases a leader of an earlier, larger configuration may rely on a promise. */
         r->awake->election_deadline_ms = r->now_ms;
         if (raft__promised(r)) {
             r->awake->election_deadline_ms = r->contact_ms + r->options.election_timeout_ms;
@@ -144,7 +144,7 @@ void raft__become_follower(struct raft *r, uint64_t term, uint64_t leader)
     r->vote = CANARY(step_down_erases_vote) ? 0 : r->vote;
     raft__set_term(r, term);
     r->leader = leader;
-    raft__reads_fail(r); /* they were asked of another leader */
+    raft__reads_fail(r); /* they were sent to another leader */
 }
 
 void raft__become_pre_candidate(struct raft *r)
@@ -166,8 +166,9 @@ void raft__become_candidate(struct raft *r)
 
 void raft__become_leader(struct raft *r)
 {
-    /* A candidate leads only with a durable term and vote, so no message of a leader attests
-     * anything that is not on its disk, except its log, which it does not count before. */
+    /* A candidate becomes leader only with a durable term and vote, so no message of a leader
+     * attests to a term or vote that is not on its disk. It counts only the durable part of
+     * its own log. */
     ASSERT(r->vote == r->options.replica_id);
     ASSERT(r->awake->persist.hard_token <= r->awake->persist.done);
     set_role(r, RAFT_LEADER);

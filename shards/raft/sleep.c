@@ -1,25 +1,24 @@
-/* Sleep: a group in which nothing happens costs neither timers nor messages.
+/* Sleep: an idle group costs neither timers nor messages.
  *
- * A leader that has been idle for a while asks its members to SLEEP, in place of a heartbeat. A
- * member whose log is the leader's, all of it durable and committed, stops its timer and says so;
- * when all members have, the leader stops its own. From then on each relies on what the caller
- * hears of the others' *hosts*: it must call raft_wake for a sleeping replica when the host of its
- * leader, or of a member that it leads, falls silent or starts anew, and when a leader stopped
- * without a word. Members whose hosts are known to be gone (raft_absent) need not answer, if the
- * others are a quorum.
+ * A leader that has been idle for a while sends its members SLEEP in place of a heartbeat. A member
+ * whose log equals the leader's, all of it durable and committed, stops its timer and answers with
+ * SLEEP_REPLY. When all members have consented, the leader stops its timer too. From then on the
+ * caller watches the *hosts*. It must call raft_wake for a sleeping replica when the host of its
+ * leader, or of a member that it leads, falls silent or restarts, and when its leader stopped. A
+ * member whose host is known to be gone (raft_absent) need not consent, if the others are a quorum.
  *
- * Sleep concerns timers alone: terms, votes and logs know nothing of it. Everything that happens
- * wakes a replica, so at worst a group is awake, or waits for an election, longer than it need
- * be. */
+ * Sleep concerns timers alone; terms, votes and logs do not depend on it. Every event wakes a
+ * replica. So the worst case is a group that stays awake, or waits for an election, longer than
+ * needed. */
 #include "shards/raft/raft_internal.h"
 
 void raft__busy(struct raft *r)
 {
-    r->awake->busy_ms = RAFT_NEVER_MS; /* until the next tick: not every event knows the time */
-    r->sleep_round++;                  /* consents given before are void */
+    r->awake->busy_ms = RAFT_NEVER_MS; /* set by the next tick: not every event knows the time */
+    r->sleep_round++;                  /* earlier consents are void */
 }
 
-/* Is all of this log on our disk, committed and in force? */
+/* Is the whole log durable, committed and in force? */
 static bool settled(const struct raft *r)
 {
     return r->commit == r->log.last_index && r->log.durable == r->log.last_index &&
@@ -51,7 +50,7 @@ static bool may_sleep(const struct raft *r)
     return true;
 }
 
-/* Have all members agreed that are there, and are they enough to lead? */
+/* Have all members consented that are not absent, and are they a quorum? */
 static bool all_agreed(const struct raft *r)
 {
     const struct raft_config *c = raft__config(r);
@@ -113,7 +112,7 @@ enum thole_code raft__recv_sleep(struct raft *r, const struct raft_message *m,
         return code;
     }
     struct raft_message reply = {
-        .kind = RAFT_MSG_HEARTBEAT_REPLY, /* unless we can: it is a heartbeat at the least */
+        .kind = RAFT_MSG_HEARTBEAT_REPLY, /* if it cannot sleep: SLEEP counts as a heartbeat */
         .to = m->from,
         .term = r->term,
     };
@@ -154,17 +153,16 @@ void raft__wake(struct raft *r, uint64_t heard_ms)
     r->asleep = false;
     raft__busy(r);
     if (r->role == RAFT_LEADER) {
-        /* At the next tick, which knows the time: a heartbeat, and T for a quorum to answer it. */
+        /* The next tick knows the time. It sends a heartbeat, and a quorum has T to answer it. */
         r->lead->heartbeat_deadline_ms = r->now_ms;
         r->lead->quorum_deadline_ms = RAFT_NEVER_MS;
         for (uint32_t i = 0; i < r->lead->peer_count; i++) {
-            r->lead->peers[i].answered = false; /* it was its host that we heard */
+            r->lead->peers[i].answered = false; /* only its host was heard */
         }
         return;
     }
     heard_ms = heard_ms < r->now_ms ? heard_ms : r->now_ms;
-    if (heard_ms >
-        r->contact_ms) { /* it never goes back: we may have promised something (lease.c) */
+    if (heard_ms > r->contact_ms) { /* it never goes back: a promise may depend on it (lease.c) */
         r->contact_ms = heard_ms;
     }
     raft__rearm_election(r);
@@ -185,7 +183,7 @@ bool raft_asleep(const struct raft *r)
     return r->asleep;
 }
 
-struct raft_awake *raft__awake_new(struct raft *r)
+void raft__awake_new(struct raft *r)
 {
     struct raft_awake *a = xcalloc(1, sizeof *a);
 
@@ -197,9 +195,8 @@ struct raft_awake *raft__awake_new(struct raft *r)
     a->busy_ms = RAFT_NEVER_MS;
     raft__rearm_election(r);
     if (r->role == RAFT_LEADER) {
-        raft__lead_rise(r);
+        raft__lead_restore(r);
     }
-    return a;
 }
 
 void raft__awake_free(struct raft *r)
@@ -218,8 +215,8 @@ static bool is_idle(const struct raft *r)
 
     return a->reads.count + a->reads.result_count == 0 && raft__outbox_is_empty(&a->outbox) &&
            !raft__dirty(r) && a->persist.done == a->persist.token && a->persist.commit_token == 0 &&
-           a->force_index == 0 && a->stand_term != r->term &&
-           (r->role == RAFT_LEADER ? raft__lead_rests(r) : r->role == RAFT_FOLLOWER);
+           a->force_index == 0 && a->transfer_term != r->term &&
+           (r->role == RAFT_LEADER ? raft__lead_may_trim(r) : r->role == RAFT_FOLLOWER);
 }
 
 void raft_trim(struct raft *r)
@@ -237,7 +234,7 @@ void raft_trim(struct raft *r)
         return;
     }
     if (r->role == RAFT_LEADER) {
-        raft__lead_rest(r);
+        raft__lead_trim(r);
     }
     ASSERT(r->awake->persist.hard_token <= r->awake->persist.done);
     r->asleep_seed = rand_u64(&r->awake->rand);
@@ -254,7 +251,7 @@ void raft_absent(struct raft *r, uint64_t peer, bool absent, uint64_t now_ms)
 
     if (p != NULL && p->absent != absent) {
         raft__wake(r, r->now_ms);
-        raft__busy(r); /* what it consented to before does not count */
+        raft__busy(r); /* an earlier consent does not count */
         p->absent = absent;
     }
     raft__check(r);

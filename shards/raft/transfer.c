@@ -8,7 +8,7 @@ void raft__timeout_now(struct raft *r, uint64_t target)
     struct raft_message m = {.kind = RAFT_MSG_TIMEOUT_NOW, .to = target, .term = r->term};
 
     ASSERT(r->role == RAFT_LEADER && target != r->options.replica_id);
-    r->lead->lease_void = true; /* its votes bypass what the voters promised us */
+    r->lead->lease_void = true; /* the target's votes bypass the voters' promises */
     raft__send(r, m, 0);
 }
 
@@ -90,7 +90,7 @@ enum thole_code raft_transfer(struct raft *r, uint64_t target, uint64_t now_ms,
                           "transfer: this replica does not lead");
     }
     if (target == r->options.replica_id) {
-        return THOLE_OK; /* it has it */
+        return THOLE_OK; /* it leads already */
     }
     if (target == 0) {
         target = raft__transfer_choose(r);
@@ -112,15 +112,15 @@ enum thole_code raft_transfer(struct raft *r, uint64_t target, uint64_t now_ms,
     return THOLE_OK;
 }
 
-/* The receiver checks again that it may stand: a learner or a removed replica may not. */
+/* The receiver checks again that it may campaign: a learner or a removed replica may not. */
 void raft__recv_timeout_now(struct raft *r, const struct raft_message *m)
 {
     if (r->role != RAFT_FOLLOWER || r->leader != m->from) {
         return;
     }
     if (raft__change_is_due(r)) {
-        r->awake->stand_term =
-            r->term; /* the heir of a removed leader hears of it with the change itself */
+        /* The successor of a removed leader gets TIMEOUT_NOW together with the removal's commit. */
+        r->awake->transfer_term = r->term;
     } else {
         raft__campaign(r, true);
     }
@@ -128,9 +128,9 @@ void raft__recv_timeout_now(struct raft *r, const struct raft_message *m)
 
 void raft__transfer_resume(struct raft *r)
 {
-    if (r->awake->stand_term != 0 && r->awake->stand_term == r->term && r->role == RAFT_FOLLOWER &&
-        !raft__change_is_due(r)) {
-        r->awake->stand_term = 0;
+    if (r->awake->transfer_term != 0 && r->awake->transfer_term == r->term &&
+        r->role == RAFT_FOLLOWER && !raft__change_is_due(r)) {
+        r->awake->transfer_term = 0;
         raft__campaign(r, true);
     }
 }
