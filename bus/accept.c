@@ -1,15 +1,13 @@
-/* Accepting connections: a listener of our own in front of gRPC's server, with a thread.
+/* Accepting connections: our own listener with a thread, in front of gRPC's server.
  *
- * gRPC's own listener stops for good, without a word, when accept fails once, as it does when the
- * process has no descriptor left; and it has no bound. This one has: of `max` connections the last
- * quarter is for other hosts. Who comes when only that is left is on probation: it has to say the
- * hello of a known peer soon, or makes room for the next one.
+ * gRPC's own listener has no bound, and stops silently for good when accept fails once, for example
+ * because the process has no descriptor left. This listener has a bound: of `max` connections the
+ * last quarter is reserved for other hosts. A connection that takes a reserved place is on
+ * probation: it must send the hello of a known peer soon, or it is evicted for the next connection.
  *
- * It also closes connections that send much and complete few messages, see "Intake".
- *
- * gRPC takes sockets that others accepted, with any credentials, by its "external" addresses. What
- * hands one over is an object with a virtual function, for which there is no C interface: its
- * layout is that of the C++ ABI. */
+ * gRPC takes accepted sockets, with any credentials, through its "external" addresses. They are
+ * handed over by an object with a virtual function. There is no C interface for it, so its layout
+ * is declared here by the C++ ABI. */
 #include <arpa/inet.h>
 #include <errno.h>
 #include <grpc/support/alloc.h>
@@ -29,8 +27,8 @@
 
 #define LISTENERS_MAX 8
 #define BACKLOG 4096
-#define SWEEP_NS (20 * NS_PER_MS)      /* at most so often are closed connections looked for */
-#define PROBATION_NS (300 * NS_PER_MS) /* nobody is turned out sooner */
+#define SWEEP_NS (20 * NS_PER_MS) /* shortest time between two searches for closed connections */
+#define PROBATION_NS (300 * NS_PER_MS) /* no connection is evicted sooner */
 #define FAILED_PAUSE_MS 100
 #define INTAKE_CHECK_MS 100
 #define INTAKE_CHECK_MS_WATCHING 20
@@ -44,7 +42,7 @@ static METRIC_DEFINE_GAUGE(metric_open, "thole_bus_connections",
 static METRIC_DEFINE_COUNTER(metric_refused, "thole_bus_connections_refused_total",
                              "Connections closed at once because too many were open");
 static METRIC_DEFINE_COUNTER(metric_accept_failed, "thole_bus_accept_failures_total",
-                             "Failed accepts, as for want of descriptors");
+                             "Failed accepts, for example without a free descriptor");
 
 static METRIC_DEFINE_COUNTER(
     metric_cut, "thole_bus_connections_cut_total",
@@ -60,7 +58,7 @@ typedef void (*handle_fn)(struct fd_handler *self, int listener_fd, int fd,
 #define HANDLE_SLOT 2
 
 struct connection {
-    int fd; /* gRPC's: closed by it, and perhaps somebody else's since; `inode` tells */
+    int fd; /* owned by gRPC, which may close it; `inode` tells whether it was reused */
     ino_t inode;
     uint64_t accepted_ns;
     struct in6_addr ip;
@@ -81,7 +79,7 @@ struct bus_acceptor {
     pthread_t thread;
     size_t max, max_strangers;
     uint64_t swept_ns;
-    bool told_full, told_failed; /* once, until it is over */
+    bool told_full, told_failed; /* log once per episode */
     uint64_t checked_ns, delivered_seen;
     uint64_t unread;            /* received lately on all connections, less what became messages */
     _Atomic uint64_t delivered; /* bytes of messages */
@@ -125,8 +123,8 @@ static size_t strangers(const struct bus_acceptor *a)
     return n;
 }
 
-/* The mutex is held. End the oldest connection on probation, if it had its time. gRPC sees the end
- * and closes it. */
+/* The mutex is held. Evict the oldest connection whose probation has ended. gRPC sees the shutdown
+ * and closes the socket. */
 static bool turn_out(struct bus_acceptor *a, uint64_t now_ns)
 {
     size_t victim = a->count;
@@ -162,7 +160,7 @@ static void read_address(const struct sockaddr_storage *from, struct connection 
     }
 }
 
-/* Is there room for this one? Then it is in the table. */
+/* Enter the connection in the table; false: there is no room. */
 static bool enter(struct bus_acceptor *a, int fd, const struct sockaddr_storage *from)
 {
     struct stat s;
@@ -186,10 +184,11 @@ static bool enter(struct bus_acceptor *a, int fd, const struct sockaddr_storage 
     }
     pthread_mutex_unlock(&a->mutex);
     if (tell) {
-        LOG_WARN(BUS,
-                 "too many connections connections_max=%zu; only other hosts are let in until some "
-                 "of them end",
-                 a->max_strangers);
+        LOG_WARN(
+            BUS,
+            "connection limit reached connections_max=%zu; accepting only other hosts until some "
+            "connections end",
+            a->max_strangers);
     }
     metric_add(room ? &metric_open : &metric_refused, 1);
     return room;
@@ -220,7 +219,7 @@ static struct connection *find(struct bus_acceptor *a, const char *peer)
     if (!parse_peer(peer, &ip, &port)) {
         return NULL;
     }
-    for (size_t i = a->count; i-- > 0;) { /* it came lately */
+    for (size_t i = a->count; i-- > 0;) { /* newest first */
         if (a->all[i].port == port && memcmp(&a->all[i].ip, &ip, sizeof ip) == 0) {
             return &a->all[i];
         }
@@ -367,7 +366,7 @@ static void hand_over(struct bus_acceptor *a, int listener, int fd)
     handle(a->handler, listener, fd, NULL);
 }
 
-/* False: nothing more to accept now, or (after a failure) for a while. */
+/* False: nothing to accept now, or (after a failure) wait before the next attempt. */
 static bool accept_one(struct bus_acceptor *a, int listener, bool *ret_failed)
 {
     struct sockaddr_storage from = {0};
@@ -386,7 +385,7 @@ static bool accept_one(struct bus_acceptor *a, int listener, bool *ret_failed)
     }
     metric_add(&metric_accept_failed, 1);
     if (!a->told_failed) {
-        LOG_ERROR(BUS, "cannot accept connections: %s; trying again every %d ms", strerror(errno),
+        LOG_ERROR(BUS, "cannot accept connections: %s; retrying every %d ms", strerror(errno),
                   FAILED_PAUSE_MS);
     }
     a->told_failed = *ret_failed = true;
@@ -423,7 +422,7 @@ static void *accept_main(void *ctx)
         check_intake(a);
         ok = accept_all(a, fds);
         if (ok && a->told_failed) {
-            LOG_INFO(BUS, "connections are accepted again");
+            LOG_INFO(BUS, "accepting connections again");
         }
         a->told_failed = a->told_failed && !ok;
     }
@@ -443,7 +442,7 @@ static int listen_one(struct bus_acceptor *a, const struct addrinfo *ai, bool al
     }
     int on = 1, v6only = !alone, timeout_ms = BUS_KEEPALIVE_TIMEOUT_MS;
     (void)setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
-    /* Connections inherit these. */
+    /* Accepted connections inherit these options. */
     (void)setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
     (void)setsockopt(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &timeout_ms, sizeof timeout_ms);
     if (ai->ai_family == AF_INET6) {
@@ -490,7 +489,7 @@ static enum thole_code listen_all(struct bus_acceptor *a, const char *host, cons
     }
     if (error == EADDRINUSE) {
         return THOLE_FAIL(st, THOLE_UNAVAILABLE, THOLE_REASON_ADDRESS_IN_USE,
-                          "cannot listen on \"%s\": another process does", address);
+                          "cannot listen on \"%s\": another process uses this address", address);
     }
     return THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
                       "cannot listen on \"%s\": %s", address, strerror(error));

@@ -1,9 +1,9 @@
-/* What the bus's files share. From the bottom up:
+/* Shared by the files of the bus. From the bottom up:
  *
  *   loop     a completion queue and its thread, with deferred tasks and timers
  *   pipe     a stream on either side: one receive and one send outstanding, a bounded send queue
  *   rpc      one call on the server (unary, or around a pipe)
- *   peer     links (pipes with reconnection) to one host, and the exchanges open with it
+ *   peer     links (pipes that reconnect) to one host, and the exchanges with it
  *
  * Lock order: bus.mutex, peer.mutex, pipe.mutex, loop.mutex. No callback runs under a lock. */
 #ifndef BUS_BUS_INTERNAL_H
@@ -27,19 +27,19 @@
 #include "bus/bus.h"
 #include "bus/tls.h"
 
-/* A frame or a body, and what is wrapped around it. */
+/* A frame or a body with its envelope. */
 #define BUS_MESSAGE_BYTES_MAX (LIMIT_FRAME_BYTES + 64 * KIB)
 #define BUS_COPY_BYTES_MAX 1024 /* smaller payloads are copied next to each other */
 #define BUS_RPC_QUEUE_BYTES (4 * MIB)
 #define BUS_PEER_QUEUE_BYTES (16 * MIB)
 #define BUS_MEMORY_BYTES (256 * MIB)
 #define BUS_ANSWERS_BYTES_MAX (64 * MIB) /* unread answers of one stream of exchanges */
-#define BUS_SMALL_BYTES (4 * KIB) /* what is not larger is never refused for want of memory */
+#define BUS_SMALL_BYTES (4 * KIB)        /* smaller answers are never refused for lack of memory */
 #define BUS_EXCHANGES_MAX 65536 /* open exchanges with one peer, and open requests of one stream */
 
 /* ---- completion_loop.c ----------------------------------------------------------------------- */
 
-/* What a completion queue returns: embedded in the owner, which lives until it came back. */
+/* Returned by a completion queue. Embedded in its owner, which lives until the tag has returned. */
 struct bus_tag {
     uint32_t magic;
     void (*fn)(struct bus_tag *tag, bool ok);
@@ -70,10 +70,10 @@ struct bus_loop {
     pthread_cond_t changed;
     struct bus_task *tasks, **tasks_tail;
     bool sleeping, rung, closed;
-    bool cancels;     /* unary calls, also those that begin now */
-    uint64_t wake_ms; /* when the sleeping thread will look at its timers */
+    bool cancels;     /* cancels unary calls, running and new ones */
+    uint64_t wake_ms; /* when the sleeping thread next checks its timers */
     struct wheel *wheel;
-    struct unary *unaries; /* calls under way */
+    struct unary *unaries; /* running calls */
     size_t live;           /* objects that have tags outstanding, or may start batches */
     grpc_channel *bell_channel;
     grpc_call *bell_call;
@@ -83,24 +83,27 @@ struct bus_loop {
 void bus__loop_init(struct bus_loop *l, const struct clock *clock);
 /* Starts the thread. Its log lines name `host` (borrowed; NULL: none). */
 void bus__loop_run(struct bus_loop *l, const char *name, const char *host);
-/* `ready` is called with the loop's mutex held, whenever `changed` was signalled. */
+/* Wait until `ready`, which is called with the loop's mutex held whenever `changed` is
+ * signalled. */
 bool bus__loop_wait(struct bus_loop *l, bool (*ready)(struct bus_loop *l), uint32_t timeout_ms);
-/* Admit nothing new, cancel unary calls, wait for what is live, end the thread, run what tasks are
- * left. */
+/* Admit nothing new, cancel unary calls, wait until nothing is live, end the thread, run the
+ * remaining tasks. */
 void bus__loop_stop(struct bus_loop *l);
 void bus__loop_deinit(struct bus_loop *l);
 bool bus__loop_here(const struct bus_loop *l); /* on its thread? */
 void bus__loop_live(struct bus_loop *l, int change);
 bool bus__loop_enter(struct bus_loop *l); /* live + 1, unless the loop was stopped */
-/* Run `t` on the loop's thread, soon, in the order of posting; after bus__loop_stop, here and
- * now. */
+/* Run `t` on the loop's thread, in the order of posting; after bus__loop_stop, on the caller's
+ * thread before this returns. */
 void bus__loop_post(struct bus_loop *l, struct bus_task *t);
-/* Timers fire on the loop's thread. Cancelling elsewhere does not wait for one that is firing. */
+/* Timers fire on the loop's thread. Cancelling on another thread does not wait for a timer that is
+ * firing. */
 void bus__loop_arm(struct bus_loop *l, struct bus_timer *t, uint32_t after_ms);
 void bus__loop_cancel(struct bus_loop *l, struct bus_timer *t);
-/* grpc_call_start_batch for a live call; the tag will come back on the call's loop. */
+/* grpc_call_start_batch for a live call; the tag returns on the call's loop. */
 void bus__start(grpc_call *call, const grpc_op *ops, size_t n, struct bus_tag *tag);
-void bus__tag_release(struct bus_tag *tag); /* before a tag is handed to gRPC by another call */
+void bus__tag_release(
+    struct bus_tag *tag); /* before a tag is passed to gRPC by any other function */
 grpc_call *bus__call_new(grpc_channel *channel, struct bus_loop *l, const char *path,
                          gpr_timespec deadline);
 void bus__grpc_init(void);
@@ -112,15 +115,15 @@ grpc_arg bus__int_arg(const char *key, int value);
 
 struct bus_out {
     grpc_slice slice;
-    uint32_t items; /* that end in this slice; 0: the item goes on in the next one */
+    uint32_t items; /* items that end in this slice; 0: the item continues in the next one */
 };
 struct bus_writer {
     struct bus_out *ring;
     size_t head, count, capacity;
-    struct buf *chunk; /* joined items are copied here until it is full or sent */
+    struct buf *chunk; /* joined items are copied here until the chunk is full or sent */
     size_t chunk_used;
     uint32_t chunk_items;
-    size_t chunk_size;      /* of the next chunk: follows what is sent at a time */
+    size_t chunk_size;      /* of the next chunk; follows the size of recent messages */
     size_t bytes;           /* queued */
     uint64_t queued, taken; /* items so far */
     bool join;              /* items may share a message */
@@ -134,25 +137,25 @@ void bus__writer_put(struct bus_writer *w, struct slice head, struct bufslice bo
 /* Move the next message into `ret` (empty before). */
 void bus__writer_take(struct bus_writer *w, grpc_slice_buffer *ret);
 
-struct bufslice bus__own(struct bufslice s);   /* a copy of what has no owner */
-grpc_slice bus__slice_of(struct bufslice s);   /* takes s over; copies what is small */
+struct bufslice bus__own(struct bufslice s);   /* with an owner: copies borrowed bytes */
+grpc_slice bus__slice_of(struct bufslice s);   /* takes s over; copies small bytes */
 struct buf *bus__buf_of(grpc_byte_buffer *bb); /* copies into one buffer */
 
 /* ---- pipe.c ---------------------------------------------------------------------------------- */
 
 struct bus_pipe;
-/* All on the pipe's loop, one at a time. */
+/* Called on the pipe's loop, one at a time. */
 struct bus_pipe_events {
     void (*message)(void *ctx, struct bufslice message); /* borrowed */
     void (*half_closed)(void *ctx);                      /* server: no more messages; may be NULL */
     void (*cancelled)(void *ctx); /* server: the client is gone; may be NULL */
     void (*drained)(void *ctx);   /* may be NULL */
-    /* The last one. On a client with the status of the call. */
+    /* The last event; on a client with the status of the call. */
     void (*closed)(void *ctx, const struct thole_status *st);
 };
 struct bus_pipe_options {
     struct bus_loop *loop;
-    struct bus *budget; /* what is queued counts there; NULL: nowhere */
+    struct bus *budget; /* counts the queued bytes; NULL: they are not counted */
     grpc_call *call;    /* taken over */
     bool connected;     /* client: see bus__channel_ready */
     bool server;
@@ -164,25 +167,27 @@ struct bus_pipe_options {
 };
 enum bus_put { BUS_PUT_OK, BUS_PUT_FULL, BUS_PUT_CLOSED };
 
-/* One reference for the owner, who releases it after `closed` (and, on a server, the finish). */
+/* The owner has one reference, and releases it after `closed` (on a server also after the
+ * finish). */
 struct bus_pipe *bus__pipe_new(const struct bus_pipe_options *o);
-/* Begin. A client's first message (taken over) goes with it. */
+/* Start. A client's first message (taken over) is sent with the start. */
 void bus__pipe_start(struct bus_pipe *p, struct bufslice first);
 struct bus_pipe *bus__pipe_ref(struct bus_pipe *p);
 void bus__pipe_unref(struct bus_pipe *p);
-/* `body` is taken over. `must`: queue it even beyond the bound. `ret_seq` (or NULL): its number. */
+/* `body` is taken over. `must`: queue it even beyond the bound. `ret_seq` (may be NULL): its
+ * number. */
 enum bus_put bus__pipe_put(struct bus_pipe *p, struct slice head, struct bufslice body, bool must,
                            uint64_t *ret_seq);
 bool bus__pipe_taken(struct bus_pipe *p, uint64_t seq); /* has it been handed to gRPC? */
 size_t bus__pipe_queued(struct bus_pipe *p);
 void bus__pipe_headers(struct bus_pipe *p); /* send the initial metadata now */
-/* Server: after what is queued, end with this status; `details` is taken over. */
+/* Server: send the queue, then end with this status; `details` is taken over. */
 void bus__pipe_finish(struct bus_pipe *p, enum thole_code code, const char *message,
                       grpc_slice details);
 void bus__pipe_cancel(struct bus_pipe *p);
-/* End a server's stream at once, without what waits to be sent. */
+/* End a server's stream at once and drop its send queue. */
 void bus__pipe_abort(struct bus_pipe *p, enum thole_code code, const char *why);
-void bus__pipe_pause(struct bus_pipe *p); /* read no more; from the message callback */
+void bus__pipe_pause(struct bus_pipe *p); /* stop reading; from the message callback */
 void bus__pipe_resume(struct bus_pipe *p);
 grpc_call *bus__pipe_call(struct bus_pipe *p);
 
@@ -191,14 +196,14 @@ grpc_call *bus__pipe_call(struct bus_pipe *p);
 /* A serialised google.rpc.Status for the trailer. */
 grpc_slice bus__details_encode(const struct thole_status *st, uint32_t retry_ms,
                                const char *const *metadata);
-/* What a client got; `trailing` may hold details, `sent` is whether the server may have seen the
- * call. OK leaves *st zeroed. */
+/* The status that a client received. `trailing` may have details; `sent`: the server may have seen
+ * the call. OK leaves *st zeroed. */
 void bus__status_decode(grpc_status_code code, grpc_slice message,
                         const grpc_metadata_array *trailing, bool sent, struct thole_status *st);
 grpc_slice bus__details_key(void);
 /* Saturated. */
 uint64_t bus__deadline_ns(uint64_t now_ns, int64_t left_s, int32_t left_ns);
-bool bus__log_allowed(struct bus *b); /* rate limit for lines that others can provoke */
+bool bus__log_allowed(struct bus *b); /* rate limit of log lines that callers can provoke */
 
 /* ---- wire.c ---------------------------------------------------------------------------------- */
 
@@ -230,7 +235,7 @@ void bus__lane_head(struct bus_head *h, size_t body_size);
 void bus__item_head(struct bus_head *h, const struct bus_item *item, size_t body_size);
 struct bufslice bus__item_failure(uint64_t id, const struct thole_status *st);
 struct bufslice bus__ask_encode(const struct bus *b, const struct bus_item *item);
-/* False if malformed. `has_hello` tells which of the two a message carried. */
+/* False if malformed. `has_hello` says which of the two a message has. */
 bool bus__lane_decode(struct slice in, bool *has_hello, struct bus_hello *ret_hello,
                       struct slice *ret_body);
 bool bus__ask_decode(struct slice in, struct bus_hello *ret_hello, struct bus_item *ret);
@@ -248,12 +253,13 @@ struct bus_acceptor;
 enum thole_code bus__accept_new(struct bus *b, const char *host, const char *port,
                                 const char *address, struct bus_acceptor **ret, uint16_t *ret_port,
                                 struct thole_status *st);
-grpc_arg bus__accept_arg(struct bus_acceptor *a); /* for the server, which gets the address */
+grpc_arg bus__accept_arg(
+    struct bus_acceptor *a); /* for the server that takes the accepted connections */
 bool bus__accept_ready(const struct bus_acceptor *a);
 void bus__accept_start(struct bus_acceptor *a);
 void bus__accept_stop(struct bus_acceptor *a); /* before the server is shut down; idempotent */
 void bus__accept_free(struct bus_acceptor *a);
-/* This connection (as gRPC writes it) is a known host's. */
+/* The connection from `peer` (in gRPC's notation) belongs to a known host. */
 void bus__accept_peer(struct bus_acceptor *a, const char *peer);
 /* A call of an accepted connection got a message. */
 void bus__accept_delivered(struct bus_acceptor *a, grpc_call *call, size_t bytes);
@@ -264,17 +270,17 @@ struct bus_entry { /* a method on the server */
     struct bus *bus;
     struct bus_method m;
     void *registered; /* gRPC's handle; NULL: the catch-all */
-    /* Instead of m.handle: keeps the message's owner. */
+    /* Used instead of m.handle: passes the message with its owner. */
     void (*handle_buf)(void *ctx, struct bus_rpc *rpc, struct bufslice message);
     bool join;        /* queued messages may be concatenated */
     bool ends_itself; /* BIDI: a cancelled call needs no finish by the handler */
-    bool inward;      /* between hosts: no rpc metrics, not bounded by unary_slots */
+    bool inward;      /* between hosts: no call metrics, not bounded by unary_slots */
 };
 
 struct bus_rpc {
     struct bus_entry *entry;
     struct bus *bus;
-    struct bus_rpc *next_free, *next_slot; /* the latter of all, for ever */
+    struct bus_rpc *next_free, *next_slot; /* next_slot: all slots, never removed */
     _Atomic uint32_t refs;
     grpc_call *call;
     struct bus_pipe *pipe; /* not UNARY */
@@ -289,14 +295,14 @@ struct bus_rpc {
     int cancelled_flag;
     bool listening;        /* for the close, by its own tag */
     bool counted;          /* in unary_active or streams_active */
-    size_t held;           /* of the request, then of the reply: bytes in bus.held_bytes */
-    bool handled;          /* BIDI: the handler knows of it; loop thread */
-    bool open;             /* it has arrived, and is not back in the pool; loop thread */
-    _Atomic bool finished; /* by its owner */
-    _Atomic bool answered; /* UNARY: the batch that ends it was started */
+    size_t held;           /* bytes of the request, then of the reply, counted in bus.held_bytes */
+    bool handled;          /* BIDI: the handler was called; loop thread */
+    bool open;             /* arrived and not back in the pool; loop thread */
+    _Atomic bool finished; /* the owner has finished it */
+    _Atomic bool answered; /* UNARY: the batch that ends the call was started */
     void *data;
     void (*data_free)(void *data);
-    pthread_mutex_t mutex; /* the callbacks */
+    pthread_mutex_t mutex; /* of the callbacks */
     void (*on_cancel)(void *ctx);
     void *on_cancel_ctx;
     void (*on_drained)(void *ctx);
@@ -308,9 +314,9 @@ struct bus_rpc {
     struct bus_task end_task;
 };
 
-/* End clients' streams with UNAVAILABLE STOPPED; their handlers see a cancellation. */
+/* End clients' streams with UNAVAILABLE STOPPED; their handlers get a cancellation. */
 void bus__rpc_end_streams(struct bus *b);
-void bus__rpc_end_unaries(struct bus *b); /* unary calls likewise; posts it to the loop */
+void bus__rpc_end_unaries(struct bus *b); /* the same for unary calls; posted to the loop */
 void bus__rpc_arm(struct bus_entry *e);   /* one more slot */
 void bus__rpc_free_all(struct bus *b);    /* the unused ones */
 
@@ -322,20 +328,20 @@ struct bus_inbound { /* an accepted stream of a peer or client; the data of its 
     bool lane;
     bool known; /* hello accepted; loop thread */
     struct bus_hello
-        hello; /* hello.incarnation is under bus.mutex, and changed to end the stream */
+        hello; /* hello.incarnation is under bus.mutex; it is changed to end the stream */
     uint64_t incarnation;
     _Atomic uint32_t refs; /* the rpc's, one per open request, and short-lived ones */
     pthread_mutex_t mutex; /* below */
     struct map requests;   /* Exchange: id -> struct bus_request */
     size_t open_bytes;
-    size_t charged; /* of open_bytes, in bus.held_bytes */
+    size_t charged; /* part of open_bytes that is counted in bus.held_bytes */
     bool ended;     /* the rpc was finished */
     bool draining;  /* end when no request is open */
     /* Any thread: */
-    _Atomic bool unread; /* it was aborted, for answers that are not read */
+    _Atomic bool unread; /* aborted because its answers are not read */
 };
 
-struct bus_seen { /* the highest incarnation known of a host, and where it was seen first */
+struct bus_seen { /* a host's highest known incarnation, and where it was first seen */
     struct bus_seen *next;
     struct uuid host;
     uint64_t incarnation, start;
@@ -382,14 +388,14 @@ struct bus {
 
 void bus__ref(struct bus *b);
 void bus__unref(struct bus *b);
-/* What callers make us hold. `charged` follows `now` in steps, so that small amounts cost no
- * access to shared memory. */
+/* Memory held for callers. `charged` follows `now` in steps, so that small amounts need no access
+ * to shared memory. */
 #define BUS_CHARGE_STEP_BYTES (4 * KIB)
 void bus__charge(struct bus *b, size_t *charged, size_t now);
 bool bus__has_room(const struct bus *b, size_t bytes);
 struct bus_entry *bus__register(struct bus *b, const struct bus_method *m);
 bool bus__serves(const struct bus *b, const char *service, size_t size);
-/* Refuse a caller or remember it; the rules for all streams of hosts. */
+/* Refuse a caller, or remember it: the rules for all streams of hosts. */
 enum thole_code bus__admit(struct bus *b, const struct bus_hello *h,
                            const struct bus_certificate *c, const char *address, bool stream,
                            struct thole_status *st);
@@ -398,36 +404,38 @@ enum thole_code bus__check_host(struct bus *b, const struct bus_hello *h,
                                 const struct bus_certificate *c, const char *address,
                                 struct thole_status *st);
 void bus__cluster(struct bus *b, struct uuid *ret);
-/* Tell the handler where a host of our cluster is that called, or answered. */
+/* Report the address of a host of our cluster, which called or answered, to the handler. */
 void bus__met(struct bus *b, const struct bus_hello *h);
-/* Remember it, if it is newer. */
+/* Remember this start of a host if it is newer than the known one. */
 void bus__seen(struct bus *b, const struct bus_hello *h);
-/* Is it a start that may follow those that were seen of this host, and not a copy's? */
+/* Refuse a start that does not follow the known starts of its host: it is a copy's. */
 enum thole_code bus__check_start(struct bus *b, const struct bus_hello *h, struct thole_status *st);
 
 /* ---- inbound_streams.c, lane.c, request.c: what peers call ----------------------------------- */
 
 struct bus_inbound *bus__inbound_of(struct bus *b, struct bus_rpc *rpc, bool lane);
-/* The first message must be a hello; answers it, or ends the stream. False: stop here. */
+/* Handle the first message, which must be a hello: answer it, or end the stream. False: the stream
+ * ended. */
 bool bus__inbound_greet(struct bus_inbound *in, const struct bus_hello *hello);
 void bus__inbound_malformed(struct bus_inbound *in, const char *what);
 void bus__inbound_end(struct bus_inbound *in, const struct thole_status *st); /* NULL: OK */
 void bus__inbound_ref(struct bus_inbound *in);
 void bus__inbound_unref(struct bus_inbound *in);
-void bus__inbound_stop(struct bus *b); /* end the streams of peers as soon as nothing is open */
+void bus__inbound_stop(
+    struct bus *b); /* end each stream of a peer as soon as it has no open request */
 void bus__lane_register(struct bus *b);
 void bus__exchange_register(struct bus *b);
 void bus__frame_sent(enum bus_lane lane, size_t bytes);
 void bus__frame_received(enum bus_lane lane, size_t bytes);
 
-/* A request from this process itself, handed to the handler; answers go to bus__self_answer.
- * Returns with a reference for the caller, to cancel it. */
+/* Pass a request of this process to its own handler; answers go to bus__self_answer. Returns a
+ * reference with which the caller can cancel it. */
 struct bus_request *bus__request_self(struct bus *b, uint64_t id, uint32_t method,
                                       struct bufslice body, uint64_t deadline_ns);
 void bus__request_deliver(struct bus_request *r);
-void bus__request_cancel_all(struct bus_inbound *in); /* whose cancellation was not told yet */
+void bus__request_cancel_all(struct bus_inbound *in); /* those not yet notified */
 void bus__request_cancel(struct bus_request *r);
-size_t bus__request_bytes(void); /* what the pools keep */
+size_t bus__request_bytes(void); /* memory of the pools */
 size_t bus__exchange_bytes(void);
 void bus__request_unref(struct bus_request *r);
 
@@ -435,9 +443,9 @@ void bus__request_unref(struct bus_request *r);
 
 #define BUS_LINKS 4 /* lanes 1 to 3, and 0: exchanges */
 enum link_state {
-    LINK_IDLE,       /* nobody has asked for it */
+    LINK_IDLE,       /* not used yet */
     LINK_CONNECTING, /* the hello was sent */
-    LINK_READY,      /* and answered */
+    LINK_READY,      /* the hello was answered */
     LINK_WAITING,    /* broken; the timer is set */
 };
 
@@ -460,14 +468,16 @@ struct peer {
     char said[THOLE_STATUS_MESSAGE_BYTES]; /* the last failure logged; loop */
     pthread_mutex_t mutex;                 /* below */
     char *address;
-    uint32_t generation; /* of the address and of our cluster: a change is worth a try at once */
+    uint32_t
+        generation; /* of the address and our cluster: a change triggers an immediate attempt */
     bool removed, up;
     struct link links[BUS_LINKS];
     struct map exchanges; /* id -> struct exchange */
     uint64_t next_id;
-    struct exchange *waiting, **waiting_tail; /* for the link to be READY; also in the map */
+    struct exchange *waiting,
+        **waiting_tail; /* exchanges that wait for the link to be READY; also in the map */
     size_t waiting_bytes;
-    size_t self_bytes; /* to ourselves, under way */
+    size_t self_bytes; /* requests to ourselves in flight */
 };
 
 struct peer *bus__peer_find(struct bus *b, const struct uuid *host); /* a reference, or NULL */
@@ -475,7 +485,7 @@ bool bus__peer_known(const struct bus *b, const struct uuid *host);  /* bus.mute
 struct peer *bus__peer_new(struct bus *b, const struct uuid *host, const char *address);
 struct peer *bus__peer_ref(struct peer *p);
 void bus__peer_unref(struct peer *p);
-void bus__peer_report(struct peer *p); /* tell the handler if `up` changed; loop */
+void bus__peer_report(struct peer *p); /* notify the handler if `up` changed; loop */
 void bus__peer_post(struct peer *p, void (*fn)(struct peer *p)); /* run fn on the loop */
 void bus__peers_stop(struct bus *b);
 
@@ -488,22 +498,22 @@ void bus__link_close(struct link *l);        /* loop: the peer was removed */
 grpc_channel *bus__channel_open(const char *address, bool peer, struct bus_tls *tls,
                                 const char *names);
 grpc_channel *bus__peer_channel(struct bus *b, const char *address); /* to another host */
-/* A call that finds its channel not connected sends the headers first and the message after them:
- * then a message that gRPC was never given was certainly not sent. */
+/* A call on a channel that is not connected sends its headers first and the message after them: if
+ * gRPC was never given the message, the message was certainly not sent. */
 bool bus__channel_ready(grpc_channel *channel);
 
-/* Of the exchange link; loop. */
+/* The exchange link became READY; loop. */
 void bus__exchange_ready(struct peer *p);
 void bus__exchange_message(struct peer *p, struct bufslice message);
-/* Fail what is open; the peer's mutex is held on entry and released. */
+/* Fail open exchanges. The peer's mutex is held on entry, and released. */
 void bus__exchange_broken(struct peer *p, struct bus_pipe *pipe, const char *why);
-/* Takes body over; false if the bound is reached (only with more). */
+/* Takes `body` over; false: the bound is reached (only with more). */
 bool bus__self_answer(struct bus *b, uint64_t id, struct bufslice body,
                       const struct thole_status *st, bool more);
 
 /* ---- unary.c: one call of a client ----------------------------------------------------------- */
 
-/* `done` runs on the loop, once, unless false is returned: the loop was stopped. */
+/* `done` runs once on the loop, unless this returns false: the loop was stopped. */
 typedef void (*bus_unary_fn)(void *ctx, const struct thole_status *st, grpc_byte_buffer *reply,
                              grpc_call *call);
 bool bus__unary(struct bus_loop *loop, grpc_channel *channel, const char *path,

@@ -1,5 +1,5 @@
-/* Plain gRPC clients. Several addresses become one gRPC target, so that "tried in order, sticking
- * to one that answers" is gRPC's pick-first, and no call is ever repeated by us. */
+/* Plain gRPC clients. Several addresses become one gRPC target. gRPC's pick-first policy tries them
+ * in order and keeps the one that answers; the bus never repeats a call. */
 #include <arpa/inet.h>
 #include <netdb.h>
 #include <stdlib.h>
@@ -9,7 +9,8 @@
 #include "bus/bus_internal.h"
 #include "bus/channel.h"
 
-/* Append every address of host:port; IPv4 in its IPv6 form unless all are IPv4. */
+/* Append all IP addresses of host:port. IPv4 addresses are written in their IPv6 form unless all
+ * are IPv4. */
 static bool add_addresses(struct bytes *out, const char *one, bool want_v6, bool *all_v4)
 {
     const char *colon = strrchr(one, ':');
@@ -57,7 +58,7 @@ static char *target_of(const char *addresses)
         for (char *one = strtok_r(list, ", ", &save); one != NULL;
              one = strtok_r(NULL, ", ", &save)) {
             if (!add_addresses(&out, one, want_v6, &all_v4)) {
-                LOG_WARN(BUS, "cannot resolve an address; leaving it out address=%s", one);
+                LOG_WARN(BUS, "cannot resolve an address; ignoring it address=%s", one);
             }
         }
         free(list);
@@ -99,7 +100,7 @@ enum thole_code bus_channel_new_tls(const char *addresses, struct bus_tls *tls,
     return THOLE_OK;
 }
 
-/* Calls that are open end with CANCELLED; streams must have been freed. */
+/* Running calls end with CANCELLED. Streams must have been freed. */
 void bus_channel_free(struct bus_channel *c)
 {
     if (c == NULL) {

@@ -1,7 +1,7 @@
 /* A completion queue and its thread, with deferred tasks and timers on the same thread.
  *
- * gRPC's C API has no public alarm, so a sleeping thread is woken by an empty batch on a call that
- * exists for nothing else (the bell); timers bound the time that the thread sleeps. */
+ * gRPC's C API has no public alarm. To wake the sleeping thread, an empty batch is started on a
+ * call that exists only for this (the bell). Timers bound how long the thread sleeps. */
 #include <dlfcn.h>
 #include <grpc/support/log.h>
 #include <grpc/support/time.h>
@@ -20,8 +20,8 @@
 #define TAG_ACQUIRE(p) ((void)(p))
 #endif
 
-/* gRPC's own lines are about single connections; we log what matters of them ourselves. But the
- * last words before it ends the process must be heard. */
+/* gRPC's own log lines are about single connections, and the bus logs what matters of them. But the
+ * last line before gRPC aborts the process must be printed. */
 static void grpc_log(gpr_log_func_args *args)
 {
     if (strncmp(args->message, "assertion failed", 16) == 0) {
@@ -30,9 +30,9 @@ static void grpc_log(gpr_log_func_args *args)
     LOG_DEBUG(BUS, "grpc: %s file=%s line=%d", args->message, args->file, args->line);
 }
 
-/* Debian builds abseil with the search for deadlocks among its mutexes switched on, and so gRPC
- * keeps a graph of all of its locks, at every lock. There is no C function to switch it off, and
- * nothing is lost where there is no such symbol. It is for the whole process. */
+/* Debian's abseil is built with deadlock detection, so gRPC maintains a graph of all its locks at
+ * every lock. There is no C function to switch it off; without the symbol nothing changes. Affects
+ * the whole process. */
 static void stop_deadlock_search(void)
 {
     union {
@@ -101,8 +101,8 @@ static uint64_t now_ms(const struct bus_loop *l)
     return clock_now(l->clock) / NS_PER_MS;
 }
 
-/* The loop that this thread runs. Other threads may ask while a loop stops, so a loop's own fields,
- * and the id of a thread that was joined, cannot tell. */
+/* The loop that this thread runs. Other threads may ask while a loop stops, so neither the loop's
+ * own fields nor the id of a joined thread could answer. */
 static _Thread_local const struct bus_loop *loop_here;
 
 bool bus__loop_here(const struct bus_loop *l)
@@ -160,7 +160,7 @@ static void run_tasks(struct bus_loop *l)
     }
 }
 
-/* Fire what is due; the time of the next look. */
+/* Fire due timers; returns the time of the next one. */
 static uint64_t run_timers(struct bus_loop *l)
 {
     uint64_t now = now_ms(l);
@@ -180,7 +180,7 @@ static uint64_t run_timers(struct bus_loop *l)
     }
 }
 
-/* Until when to wait; false: there are tasks to run first. */
+/* How long to wait; false: run the posted tasks first. */
 static bool fall_asleep(struct bus_loop *l, gpr_timespec *ret)
 {
     pthread_mutex_lock(&l->mutex);
@@ -230,7 +230,7 @@ static void *loop_main(void *arg)
         struct bus_tag *tag = ev.tag;
         TAG_ACQUIRE(tag);
         ASSERT(tag->magic == BUS_TAG_MAGIC);
-        cork_begin(); /* one message may be a thousand requests */
+        cork_begin(); /* one message may have a thousand requests */
         tag->fn(tag, ev.success != 0);
         cork_end();
     }
@@ -288,7 +288,7 @@ void bus__loop_stop(struct bus_loop *l)
     bus__unary_cancel_all(l);
     pthread_mutex_unlock(&l->mutex);
     if (!bus__loop_wait(l, idle, STOP_MS_MAX)) {
-        LOG_ERROR(BUS, "calls do not end left=%zu; waiting no longer", l->live);
+        LOG_ERROR(BUS, "calls do not end left=%zu; stopping without them", l->live);
     }
     grpc_completion_queue_shutdown(l->cq);
     if (l->threaded) {

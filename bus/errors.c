@@ -1,6 +1,5 @@
-/* Our status type to and from gRPC's: code and message, and the trailer grpc-status-details-bin
- * with a google.rpc.Status that always has an ErrorInfo, and a RetryInfo when a pause is
- * advised. */
+/* Thole's status to and from gRPC's: code, message, and the trailer grpc-status-details-bin with a
+ * google.rpc.Status, which always has an ErrorInfo, and a RetryInfo if a retry delay is advised. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -45,7 +44,7 @@ grpc_slice bus__details_encode(const struct thole_status *st, uint32_t retry_ms,
     google_rpc_Status_set_code(status, (int32_t)st->code);
     google_rpc_Status_set_message(status, view(st->message));
     google_rpc_ErrorInfo *info = google_rpc_ErrorInfo_new(arena);
-    /* Without a reason of ours the code names the cause: an ErrorInfo must have one. */
+    /* An ErrorInfo must have a reason: without one of ours, use the name of the code. */
     google_rpc_ErrorInfo_set_reason(info, view(st->reason != THOLE_REASON_NONE
                                                    ? thole_reason_name(st->reason)
                                                    : thole_code_name(st->code)));
@@ -75,7 +74,7 @@ static bool equals(upb_StringView a, const char *b)
     return a.size == strlen(b) && memcmp(a.data, b, a.size) == 0;
 }
 
-/* The reason's name in a google.rpc.Status, within `arena`; empty if there is none of ours. */
+/* The name of the reason in a google.rpc.Status, within `arena`; empty if it has none of ours. */
 static struct slice find_reason(grpc_slice details, upb_Arena *arena)
 {
     const struct slice bytes = slice_of(GRPC_SLICE_START_PTR(details), GRPC_SLICE_LENGTH(details));

@@ -1,29 +1,30 @@
-/* The caller's side of exchanges: requests to a peer (or ourselves), matched with answers by id.
+/* The caller's side of exchanges: requests to a peer (or to this process), and their answers,
+ * matched by id.
  *
- * An exchange is freed on the loop only, so whoever finds it in the table there may use it
- * after the lock was released. "Sent" means: its message was handed to gRPC. What was not is
- * certain never to have been handled. */
+ * Exchanges are freed only on the loop, so code on the loop may use an exchange that it found in
+ * the table after releasing the lock. "Sent" means that gRPC was given the message: an exchange
+ * that was not sent was certainly not handled. */
 #include <stdlib.h>
 #include <string.h>
 
 #include "bus/bus_internal.h"
 
 static METRIC_DEFINE_COUNTER(metric_exchanges, "thole_bus_exchanges_total",
-                             "Requests made of other hosts (and of this one)");
+                             "Requests sent to other hosts and to this one");
 static METRIC_DEFINE_COUNTER(metric_failed, "thole_bus_exchanges_failed_total",
-                             "Requests that got no answer from their host");
+                             "Requests that their host did not answer");
 static METRIC_DEFINE_GAUGE(metric_open, "thole_bus_exchanges_open",
-                           "Requests to other hosts that wait for their answer");
+                           "Requests to other hosts that wait for an answer");
 
 struct exchange {
     struct peer *peer;
     struct exchange *next; /* waiting */
     uint64_t id;
-    uint64_t seq; /* in the pipe's queue; 0: not there */
+    uint64_t seq; /* number in the pipe's queue; 0: not queued */
     uint32_t method, timeout_ms;
     struct bufslice body; /* while waiting */
     struct bus_timer timer;
-    struct bus_request *local; /* of one to ourselves */
+    struct bus_request *local; /* of a request to this process */
     bus_answer_fn done;
     void *ctx;
 };
@@ -89,7 +90,7 @@ static void unwait(struct peer *p, const struct exchange *x)
     p->waiting_bytes -= x->body.bytes.size;
 }
 
-/* Loop; it has left the table. */
+/* Loop. The exchange was removed from the table. */
 static void end(struct exchange *x, const struct thole_status *st, struct bufslice body)
 {
     bus__loop_cancel(&x->peer->bus->loop, &x->timer);
@@ -104,7 +105,7 @@ static void end(struct exchange *x, const struct thole_status *st, struct bufsli
     bus__peer_unref(p);
 }
 
-/* Stop one that is open, telling the callee. Loop. */
+/* End an open exchange and cancel it at the callee. Loop. */
 static void abandon(struct peer *p, uint64_t id, enum thole_code code, const char *why)
 {
     pthread_mutex_lock(&p->mutex);
@@ -155,7 +156,7 @@ static enum bus_put put(struct peer *p, struct exchange *x, struct bufslice body
                          &x->seq);
 }
 
-/* The mutex is held. On failure nothing of `x` is kept; takes `body` over. */
+/* The mutex is held. On failure `x` is not kept. Takes `body` over. */
 static enum bus_put admit(struct peer *p, struct exchange *x, struct bufslice body)
 {
     struct bus *b = p->bus;
@@ -198,7 +199,7 @@ uint64_t bus_exchange(struct bus *b, const struct uuid *host, uint32_t method, s
         bufslice_unref(body);
         if (p == NULL) {
             end_early(b, done, ctx, THOLE_UNAVAILABLE, THOLE_REASON_UNREACHABLE,
-                      "no address of that host is known");
+                      "the address of the host is not known");
         } else {
             end_early(b, done, ctx, THOLE_RESOURCE_EXHAUSTED, THOLE_REASON_TOO_LARGE,
                       "the request is larger than a frame");
@@ -234,7 +235,7 @@ uint64_t bus_exchange(struct bus *b, const struct uuid *host, uint32_t method, s
     bus__peer_unref(p);
     if (result == BUS_PUT_FULL) {
         end_early(b, done, ctx, THOLE_RESOURCE_EXHAUSTED, THOLE_REASON_QUEUE_FULL,
-                  "too much is queued for that host");
+                  "the queue to the host is full");
     } else {
         end_early(b, done, ctx, THOLE_UNAVAILABLE, THOLE_REASON_UNREACHABLE,
                   "the host is not connected");
@@ -283,7 +284,7 @@ void bus__exchange_ready(struct peer *p)
         struct bufslice body = x->body;
         x->next = NULL;
         x->body = (struct bufslice){0};
-        put(p, x, body, true); /* if the pipe is closing, its end will fail it: never sent */
+        put(p, x, body, true); /* if the pipe is closing, its end fails the exchange as not sent */
         x = next;
     }
     pthread_mutex_unlock(&p->mutex);
@@ -304,7 +305,7 @@ static void on_item(void *ctx, struct bus_item *item)
         more ? map_get(&p->exchanges, item->id) : map_remove(&p->exchanges, item->id);
     pthread_mutex_unlock(&p->mutex);
     if (x == NULL) {
-        return; /* cancelled meanwhile */
+        return; /* cancelled in the meantime */
     }
     const struct thole_status ok = {0};
     const struct bufslice body = {a->owner, item->body};
@@ -326,7 +327,7 @@ void bus__exchange_message(struct peer *p, struct bufslice message)
         return;
     }
     if (bus__log_allowed(p->bus)) {
-        LOG_WARN(BUS, "a peer answers with malformed messages; connecting anew");
+        LOG_WARN(BUS, "malformed message from a peer; reconnecting");
     }
     if (p->links[0].pipe != NULL) {
         bus__pipe_cancel(p->links[0].pipe);
@@ -340,7 +341,7 @@ void bus__exchange_broken(struct peer *p, struct bus_pipe *pipe, const char *why
     struct exchange *x;
     while ((x = map_next(&p->exchanges, &it, NULL)) != NULL) {
         if (was_sent(x, pipe)) {
-            x->seq = UINT64_MAX; /* below: sent */
+            x->seq = UINT64_MAX; /* counts as sent */
         } else {
             x->seq = 0;
         }

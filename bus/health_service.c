@@ -1,5 +1,5 @@
-/* grpc.health.v1: what is set by name, a service without an entry of its own follows the server
- * (the name ""). A watch is told the state at once and then each change. */
+/* grpc.health.v1. Health is set by name; a service without its own entry has that of the server
+ * (the name ""). A watch gets the current state at once, then each change. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -23,7 +23,7 @@ struct named {
     char name[];
 };
 
-struct watcher { /* the data of its rpc, which it outlives only in the list's removal */
+struct watcher { /* the data of its rpc; outlives it only until it is removed from the list */
     struct watcher *next, **prev; /* NULL prev: not in the list */
     struct bus_health *health;
     struct bus_rpc *rpc;
@@ -34,7 +34,7 @@ struct watcher { /* the data of its rpc, which it outlives only in the list's re
 struct bus_health {
     pthread_mutex_t mutex; /* below */
     struct bus *bus;
-    struct map names; /* hash of a name -> struct named: there may be one per shard */
+    struct map names; /* hash of a name -> struct named; there may be one name per shard */
     struct watcher *watchers;
     size_t watcher_count;
     bool stopped;
@@ -89,7 +89,7 @@ static void tell_all(struct bus_health *h)
             continue;
         }
         w->told = status;
-        bus_rpc_send(w->rpc, encode(status)); /* a full queue: it is told the next change */
+        bus_rpc_send(w->rpc, encode(status)); /* a full queue: the watcher gets the next change */
     }
 }
 
@@ -141,7 +141,7 @@ static void check(void *ctx, struct bus_rpc *rpc, struct slice message)
     if (status == UNKNOWN) {
         struct thole_status st;
         thole_status_set(&st, THOLE_NOT_FOUND, THOLE_REASON_NONE, __FILE__, __LINE__,
-                         "nothing here is called \"%.100s\"", name);
+                         "there is no service \"%.100s\"", name);
         bus_rpc_fail(rpc, &st, 0, NULL);
     } else {
         bus_rpc_reply(rpc, encode(status));
@@ -163,7 +163,7 @@ static void cancelled(void *ctx)
 {
     struct watcher *w = ctx;
     pthread_mutex_lock(&w->health->mutex);
-    bool ours = w->prev != NULL; /* else bus__health_stop finishes it */
+    bool ours = w->prev != NULL; /* otherwise bus__health_stop finishes it */
     leave(w);
     pthread_mutex_unlock(&w->health->mutex);
     if (ours) {
@@ -201,7 +201,7 @@ static void watch(void *ctx, struct bus_rpc *rpc, struct slice message)
     }
     struct thole_status st;
     thole_status_set(&st, THOLE_UNAVAILABLE, THOLE_REASON_QUEUE_FULL, __FILE__, __LINE__,
-                     "no more health watches are taken");
+                     "too many health watches are open");
     bus_rpc_fail(rpc, &st, 1000, NULL);
 }
 

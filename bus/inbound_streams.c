@@ -1,4 +1,4 @@
-/* Streams that peers and clients opened here: who may, and when they end. */
+/* Streams that peers and clients opened: which are accepted, and when they end. */
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -6,9 +6,9 @@
 
 #include "bus/bus_internal.h"
 
-#define SEEN_MAX 1024 /* host ids that are remembered, beside those of peers */
+#define SEEN_MAX 1024 /* remembered host ids that are not peers */
 
-/* Streams with a reference each, to be used after the lock was released. */
+/* Streams with a reference each, for use after the lock was released. */
 struct inbounds {
     struct bus_inbound **all;
     size_t count;
@@ -34,7 +34,8 @@ static void inbounds_deinit(struct inbounds *list)
 
 /* ---- Whom to accept -------------------------------------------------------------------------- */
 
-/* The mutex is held. The entry becomes the first of the list: the last one was used least. */
+/* The mutex is held. Moves the entry to the front of the list: the last one is the least recently
+ * used. */
 static struct bus_seen *seen_of(struct bus *b, const struct uuid *host)
 {
     struct bus_seen **at = &b->seen;
@@ -50,8 +51,8 @@ static struct bus_seen *seen_of(struct bus *b, const struct uuid *host)
     return s;
 }
 
-/* The mutex is held. Host ids cost a caller nothing, so those that are none of our peers' are
- * remembered up to a bound. */
+/* The mutex is held. Callers can invent host ids, so those of hosts that are not peers are
+ * remembered only up to a bound. */
 static struct bus_seen *seen_add(struct bus *b, const struct uuid *host)
 {
     struct bus_seen **victim = NULL;
@@ -77,11 +78,11 @@ static void end_older(struct bus *b, const struct uuid *host, uint64_t incarnati
     struct inbounds found = {0};
     struct thole_status st;
     thole_status_set(&st, THOLE_FAILED_PRECONDITION, THOLE_REASON_STALE_INCARNATION, __FILE__,
-                     __LINE__, "a newer process of this host has called");
+                     __LINE__, "a newer process of this host has connected");
     pthread_mutex_lock(&b->mutex);
     for (struct bus_inbound *in = b->inbound; in != NULL; in = in->next) {
         if (uuid_equal(&in->hello.host, host) && in->hello.incarnation < incarnation) {
-            in->hello.incarnation = UINT64_MAX; /* not again */
+            in->hello.incarnation = UINT64_MAX; /* only once */
             inbounds_add(&found, in);
         }
     }
@@ -126,17 +127,17 @@ static enum thole_code check_cluster(struct bus *b, const struct bus_hello *h, b
                           "this host belongs to another cluster");
     }
     if (uuid_is_nil(&h->host)) {
-        return THOLE_OK; /* clients need not know */
+        return THOLE_OK; /* clients need not name a cluster */
     }
     if (we) {
         return THOLE_FAIL(st, THOLE_FAILED_PRECONDITION, THOLE_REASON_WRONG_CLUSTER,
-                          "the caller does not name the cluster it belongs to");
+                          "the caller does not name its cluster");
     }
     return THOLE_FAIL(st, THOLE_UNAVAILABLE, THOLE_REASON_NOT_READY,
                       "this host has no cluster yet");
 }
 
-/* A data directory is for one process at one place: a second one is a copy. */
+/* A data directory belongs to one process at a time: a second one is a copy. */
 enum thole_code bus__check_start(struct bus *b, const struct bus_hello *h, struct thole_status *st)
 {
     struct bus_seen known = {0};
@@ -206,7 +207,7 @@ enum thole_code bus__admit(struct bus *b, const struct bus_hello *h,
 {
     if (!uuid_is_nil(&h->callee) && !uuid_equal(&h->callee, &b->o.host_id)) {
         return THOLE_FAIL(st, THOLE_FAILED_PRECONDITION, THOLE_REASON_WRONG_HOST,
-                          "another host lives at this address now");
+                          "another host has this address now");
     }
     enum thole_code code = check_cluster(b, h, stream, st);
     if (code != THOLE_OK || uuid_is_nil(&h->host)) {
@@ -319,7 +320,7 @@ void bus__inbound_malformed(struct bus_inbound *in, const char *what)
 {
     struct thole_status st;
     if (bus__log_allowed(in->bus)) {
-        LOG_WARN(BUS, "closing a stream that sent a malformed message peer=%s what=\"%s\"",
+        LOG_WARN(BUS, "closing stream after a malformed message peer=%s what=\"%s\"",
                  bus_rpc_peer(in->rpc), what);
     }
     thole_status_set(&st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST, __FILE__, __LINE__,
@@ -349,10 +350,10 @@ bool bus__inbound_greet(struct bus_inbound *in, const struct bus_hello *hello)
     if (bus__admit(b, hello, in->rpc->certificate, bus_rpc_peer(in->rpc), true, &st) != THOLE_OK) {
         char host[UUID_TEXT_BYTES];
         uuid_format(&hello->host, host);
-        /* A host calls with several streams at once: one line is enough. */
+        /* A host opens several streams at once: log one line only. */
         bool tell = hello->lane <= BUS_LANE_CONTROL && bus__log_allowed(b);
-        if (tell && st.code == THOLE_UNAVAILABLE) { /* it comes again, and time heals it */
-            LOG_INFO(BUS, "not yet for a caller peer=%s address=%s why=\"%s\"", host,
+        if (tell && st.code == THOLE_UNAVAILABLE) { /* temporary: the caller tries again */
+            LOG_INFO(BUS, "refused a caller for now peer=%s address=%s reason=\"%s\"", host,
                      hello->address, st.message);
         } else if (tell) {
             LOG_WARN(BUS, "refused a caller peer=%s address=%s incarnation=%" PRIu64 " why=\"%s\"",

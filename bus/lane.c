@@ -1,4 +1,4 @@
-/* The callee's side of Bus.Lane: frames in. */
+/* The callee's side of Bus.Lane: frames received. */
 #include "bus/bus_internal.h"
 
 #define LANE_METRICS(name)                                                                         \

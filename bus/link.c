@@ -22,19 +22,19 @@
 #define CONNECT_MS_MAX 1000
 
 static METRIC_DEFINE_COUNTER(metric_connects, "thole_bus_connects_total",
-                             "Connections to peers that became usable");
+                             "Connections to peers that became ready");
 static METRIC_DEFINE_COUNTER(metric_breaks, "thole_bus_breaks_total",
-                             "Connections to peers that broke after having been usable");
+                             "Connections to peers that broke after they were ready");
 
 static const char *const lane_names[BUS_LINKS] = {"exchange", "control", "append", "snapshot"};
 
-struct link_call { /* the context of one attempt's pipe */
+struct link_call { /* context of the pipe of one attempt */
     struct link *link;
     struct bus_pipe *pipe;
     grpc_channel *channel;
     uint32_t generation;
     bool ready;
-    struct thole_status verdict; /* ours about the callee's hello; code 0: none */
+    struct thole_status verdict; /* why we reject the callee's hello; code 0: we do not */
 };
 
 grpc_channel *bus__channel_open(const char *address, bool peer, struct bus_tls *tls,
@@ -129,7 +129,7 @@ static void judge(struct link_call *c, const struct bus_hello *h)
     bus__cluster(p->bus, &ours);
     if (!uuid_equal(&h->host, &p->host)) {
         thole_status_set(&c->verdict, THOLE_FAILED_PRECONDITION, THOLE_REASON_WRONG_HOST, __FILE__,
-                         __LINE__, "another host lives at this address");
+                         __LINE__, "another host has this address");
     } else if (!uuid_is_nil(&ours) && !uuid_is_nil(&h->cluster) &&
                !uuid_equal(&ours, &h->cluster)) {
         thole_status_set(&c->verdict, THOLE_FAILED_PRECONDITION, THOLE_REASON_WRONG_CLUSTER,
@@ -180,7 +180,7 @@ static void on_message(void *ctx, struct bufslice message)
         if (c->link->lane == 0) {
             bus__exchange_message(c->link->peer, message);
         }
-        return; /* nothing else is ever answered on a lane */
+        return; /* the callee answers nothing else on a lane */
     }
     struct bus_hello hello;
     bool has_hello = false;
@@ -190,7 +190,7 @@ static void on_message(void *ctx, struct bufslice message)
                   : bus__lane_decode(message.bytes, &has_hello, &hello, &body);
     if (!ok || !has_hello) {
         thole_status_set(&c->verdict, THOLE_INTERNAL, THOLE_REASON_FORMAT, __FILE__, __LINE__,
-                         "the answer to our hello is malformed");
+                         "the callee's hello is malformed");
     } else {
         judge(c, &hello);
     }
@@ -200,7 +200,8 @@ static void on_message(void *ctx, struct bufslice message)
     }
     became_ready(c, &hello);
     if (c->link->lane == 0) {
-        bus__exchange_message(c->link->peer, message); /* items beside the hello */
+        bus__exchange_message(c->link->peer,
+                              message); /* the message may have items beside the hello */
     }
 }
 
@@ -217,7 +218,7 @@ static uint32_t delay_of(struct link *l, const struct link_call *c, bool refused
     return ms < BACKOFF_MS_MAX ? ms : BACKOFF_MS_MAX;
 }
 
-/* Once for each thing that a peer says on any lane, until one was connected again. */
+/* Log each failure of a peer once, on any lane, until a lane is connected again. */
 static void log_failure(struct link *l, const struct thole_status *st, bool ready, bool refused,
                         uint32_t delay_ms)
 {
@@ -240,7 +241,7 @@ static void log_failure(struct link *l, const struct thole_status *st, bool read
     }
 }
 
-/* Whoever answers with one of these is alive, and will say the same again. */
+/* A callee that answers with one of these codes is alive, and would answer the same again. */
 static bool is_refusal(enum thole_code code)
 {
     return code == THOLE_FAILED_PRECONDITION || code == THOLE_PERMISSION_DENIED ||
@@ -319,7 +320,7 @@ static void try_to_connect(struct link *l)
     const struct bus_pipe_options o = {
         .loop = &b->loop,
         .call = call,
-        .connected = true, /* who waits for an answer asks bus__pipe_taken */
+        .connected = true, /* bus__pipe_taken tells whether an exchange was sent */
         .join = l->lane == 0,
         .queue_bytes = b->o.peer_queue_bytes,
         .events = &link_events,
@@ -338,8 +339,8 @@ static void try_to_connect(struct link *l)
     }
 }
 
-/* The loop does not stop in the middle of it: between the decision and the first batch the bus may
- * be stopped, and nothing of this attempt was live yet. */
+/* The loop is entered first: between this decision and the first batch the bus may be stopped,
+ * while nothing of this attempt is live yet. */
 void bus__link_connect(struct link *l)
 {
     struct bus_loop *loop = &l->peer->bus->loop;

@@ -1,4 +1,4 @@
-/* Other hosts: which there are, frames to them, and ourselves as one of them. */
+/* Peers: the table of other hosts, frames to them, and this host as a peer of itself. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -121,7 +121,7 @@ void bus__peer_report(struct peer *p)
     if (up) {
         LOG_INFO(BUS, "peer connected peer=%s", host);
     } else {
-        LOG_WARN(BUS, "peer disconnected peer=%s; connecting again", host);
+        LOG_WARN(BUS, "peer disconnected peer=%s; reconnecting", host);
     }
     if (h->peer_state != NULL) {
         h->peer_state(h->ctx, &p->host, up, incarnation);
@@ -141,7 +141,7 @@ static void close_all(struct peer *p)
         bus__link_close(&p->links[i]);
     }
     pthread_mutex_lock(&p->mutex);
-    /* With a pipe, its end fails them, knowing what was sent. */
+    /* If there is a pipe, its end fails the exchanges, and knows which were sent. */
     if (p->links[0].pipe != NULL) {
         pthread_mutex_unlock(&p->mutex);
     } else {
@@ -177,7 +177,7 @@ enum thole_code bus_peer_set(struct bus *b, const struct uuid *host, const char 
                           "a peer's address must be host:port, not \"%s\"", address ? address : "");
     }
     pthread_mutex_lock(&b->mutex);
-    if (atomic_load(&b->stopping)) { /* under the mutex: bus__peers_stop comes later, or saw it */
+    if (atomic_load(&b->stopping)) { /* under the mutex: bus__peers_stop sees this peer */
         pthread_mutex_unlock(&b->mutex);
         return THOLE_FAIL(st, THOLE_UNAVAILABLE, THOLE_REASON_STOPPED, "the bus was stopped");
     }
@@ -261,7 +261,7 @@ bool bus_peer_up(struct bus *b, const struct uuid *host)
     return up;
 }
 
-/* Peers that were waiting, perhaps because of the cluster, try again now. */
+/* Retry peers at once whose last attempt may have failed because of the old cluster id. */
 static void retry_all(struct peer *p)
 {
     for (int i = 0; i < BUS_LINKS; i++) {

@@ -25,9 +25,9 @@ struct bus_pipe {
     pthread_mutex_t mutex;      /* below, to the blank line */
     struct bus_writer writer;
     size_t sending_bytes; /* with gRPC */
-    size_t charged;       /* of both, in the budget */
+    size_t charged;       /* bytes of both that are counted in the budget */
     bool sending, receiving, paused, read_end;
-    bool pump_promised; /* late_pump is in use: a corked thread will send */
+    bool pump_promised; /* late_pump is posted: a corked thread will send */
     struct cork_item late_pump;
     bool sent_initial, headers_wanted, want_drained;
     bool broken, finish_wanted, finish_started;
@@ -35,9 +35,9 @@ struct bus_pipe {
     char finish_message[THOLE_STATUS_MESSAGE_BYTES];
     grpc_slice finish_details;
 
-    grpc_byte_buffer *incoming; /* of the receive under way */
+    grpc_byte_buffer *incoming; /* of the running receive */
     grpc_metadata_array initial, trailing;
-    bool asked_initial; /* a client's first receive asks for the initial metadata too */
+    bool asked_initial; /* a client's first receive also asks for the initial metadata */
     grpc_status_code code;
     grpc_slice details;
     int cancelled;
@@ -114,7 +114,7 @@ struct batch {
     grpc_op ops[SEND_OPS_MAX];
     size_t n;
     grpc_metadata trailer;
-    grpc_slice message; /* of the status; ours */
+    grpc_slice message; /* status message; owned here */
 };
 
 static void add_status(struct bus_pipe *p, struct batch *b)
@@ -134,7 +134,7 @@ static void add_status(struct bus_pipe *p, struct batch *b)
     }
 }
 
-/* What to send next; false if nothing. The mutex is held. */
+/* The next batch; false if there is nothing to send. The mutex is held. */
 static bool next_batch(struct bus_pipe *p, struct batch *b)
 {
     bool message = !bus__writer_empty(&p->writer);
@@ -157,8 +157,8 @@ static bool next_batch(struct bus_pipe *p, struct batch *b)
         grpc_op *op = &b->ops[b->n++];
         op->op = GRPC_OP_SEND_MESSAGE;
         op->data.send_message.send_message = p->outgoing;
-        /* A batch with the initial metadata ends only when it was written: with the hint, and so
-         * nothing that begins the write, never. */
+        /* A batch with the initial metadata ends only when it was written. With the buffer hint
+         * nothing starts the write, so it would never end. */
         if (!bus__writer_empty(&p->writer) && b->n == 1) {
             op->flags = GRPC_WRITE_BUFFER_HINT;
         }
@@ -197,7 +197,7 @@ static void pump_late(struct cork_item *item)
     bus__pipe_unref(p);
 }
 
-/* At once, or when a corked thread has put all it has. Takes the mutex over. */
+/* Send at once, or at the end of a corked thread's scope. Takes the mutex over. */
 static void pump_soon(struct bus_pipe *p)
 {
     bool corked = cork_is_on();
@@ -229,7 +229,7 @@ static void send_returned(struct bus_tag *tag, bool ok)
     pthread_mutex_lock(&p->mutex);
     p->sending = false;
     p->sending_bytes = 0;
-    if (!ok) { /* the end tag will tell why */
+    if (!ok) { /* the end tag has the reason */
         p->broken = true;
         bus__writer_clear(&p->writer);
     }
@@ -251,7 +251,7 @@ static void send_returned(struct bus_tag *tag, bool ok)
     bus__pipe_unref(p);
 }
 
-/* One message always fits: who waits for room is told when it was sent. */
+/* One message always fits: a sender that waits for room is notified when that message was sent. */
 static bool is_full(const struct bus_pipe *p, size_t bytes)
 {
     if (p->writer.bytes > 0 && p->writer.bytes + bytes > p->o.queue_bytes) {
@@ -358,7 +358,7 @@ static void receive(struct bus_pipe *p)
     ops[0].data.recv_message.recv_message = &p->incoming;
     ops[1].data.recv_initial_metadata.recv_initial_metadata = &p->initial;
     bool first = !p->o.server && !p->asked_initial;
-    p->asked_initial = true; /* only one receive at a time comes here */
+    p->asked_initial = true; /* only one receive runs at a time */
     ref(p);
     bus__start(p->o.call, ops, first ? 2 : 1, &p->recv_tag);
 }
@@ -392,7 +392,7 @@ static void recv_returned(struct bus_tag *tag, bool ok)
     struct bus_pipe *p = CONTAINER_OF(tag, struct bus_pipe, recv_tag);
     grpc_byte_buffer *bb = p->incoming;
     p->incoming = NULL;
-    (void)ok; /* then there is no message either */
+    (void)ok; /* on failure there is no message either */
     if (bb != NULL) {
         struct buf *buf = bus__buf_of(bb);
         grpc_byte_buffer_destroy(bb);
@@ -404,7 +404,8 @@ static void recv_returned(struct bus_tag *tag, bool ok)
         pthread_mutex_lock(&p->mutex);
         p->receiving = false;
         if (p->o.server && p->sending && p->writer.bytes > p->o.queue_bytes / 2) {
-            p->paused = p->want_drained = true; /* who does not read answers asks no more */
+            p->paused = p->want_drained =
+                true; /* a caller that does not read answers gets no new requests in */
         }
         receive(p);
     } else {
@@ -469,7 +470,7 @@ void bus__pipe_start(struct bus_pipe *p, struct bufslice first)
         end.data.recv_status_on_client.status_details = &p->details;
     }
     ref(p);
-    ref(p); /* for this function: the end may come at once */
+    ref(p); /* for this function: the pipe may end at once */
     bus__start(p->o.call, &end, 1, &p->end_tag);
     if (!p->o.server && !p->o.connected) {
         bus__pipe_headers(p);

@@ -1,7 +1,7 @@
-/* Server reflection, under both of its names, from the descriptors embedded in the library.
+/* Server reflection, under both of its names, from the embedded descriptors.
  *
- * The two protos are the same but for the package, so one codec serves both. A pool of definitions
- * finds symbols; the answers are the files' own bytes, each with everything it imports. */
+ * The two protos differ only in their package, so one codec serves both. A definition pool finds
+ * symbols; the answers are the files' own bytes, each with all its imports. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -66,14 +66,15 @@ static size_t index_of(const struct bus_reflection *f, const upb_FileDef *def)
     return i;
 }
 
-/* What declares a symbol: a message, enum, service, method, field, enum value or extension. */
+/* The file that declares a symbol: a message, enum, service, method, field, enum value or
+ * extension. */
 static const upb_FileDef *file_of_symbol(const struct bus_reflection *f, upb_StringView name)
 {
     char *text = xstrndup(name.data != NULL ? name.data : "", name.size);
     const upb_FileDef *def = upb_DefPool_FindFileContainingSymbol(f->pool, text);
     char *dot = strrchr(text, '.');
     if (def == NULL && dot != NULL) {
-        /* The pool knows no methods and fields by their full names. */
+        /* The pool does not find methods and fields by their full names. */
         const char *last = dot + 1;
         *dot = '\0';
         const upb_ServiceDef *s = upb_DefPool_FindServiceByName(f->pool, text);
@@ -157,7 +158,7 @@ static void answer_extension_numbers(const struct bus_reflection *f, upb_StringV
         answer_error(out, THOLE_NOT_FOUND, "there is no such message type", arena);
         return;
     }
-    /* Proto3 messages have none; an error would show as a failure in some clients. */
+    /* Proto3 messages have no extensions; an error would look like a failure in some clients. */
     grpc_reflection_v1_ExtensionNumberResponse_set_base_type_name(
         grpc_reflection_v1_ServerReflectionResponse_mutable_all_extension_numbers_response(out,
                                                                                            arena),
@@ -179,7 +180,7 @@ static void answer(const struct bus_reflection *f, const Request *q, Response *o
         answer_file(f, file_of_symbol(f, name), out, arena);
         return;
     case grpc_reflection_v1_ServerReflectionRequest_message_request_file_containing_extension:
-        answer_error(out, THOLE_NOT_FOUND, "there are no extensions here", arena);
+        answer_error(out, THOLE_NOT_FOUND, "there are no extensions", arena);
         return;
     case grpc_reflection_v1_ServerReflectionRequest_message_request_all_extension_numbers_of_type:
         answer_extension_numbers(
@@ -192,7 +193,8 @@ static void answer(const struct bus_reflection *f, const Request *q, Response *o
     case grpc_reflection_v1_ServerReflectionRequest_message_request_NOT_SET:
         break;
     }
-    answer_error(out, THOLE_INVALID_ARGUMENT, "the request asks for nothing known here", arena);
+    answer_error(out, THOLE_INVALID_ARGUMENT, "the kind of reflection request is not supported",
+                 arena);
 }
 
 static void on_message(void *ctx, struct bus_rpc *rpc, struct slice message)

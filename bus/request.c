@@ -1,7 +1,9 @@
-/* Requests of others: by Exchange, by Ask, and of this process to itself; and their answers.
+/* Requests from other hosts and clients, by Exchange or Ask, and of this process to itself; and
+ * their answers.
  *
- * References of a request: one for the answer that is owed, one for the table of its stream (or for
- * the exchange, of one to ourselves), and short-lived ones while its cancellation is told. */
+ * References of a request: one for the answer that must come, one for the table of its stream (or
+ * for the exchange, if it is this process's own), and short-lived ones while its cancellation is
+ * delivered. */
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
@@ -15,17 +17,18 @@ static METRIC_DEFINE_COUNTER(metric_requests, "thole_bus_requests_total",
 static METRIC_DEFINE_COUNTER(metric_refused, "thole_bus_requests_refused_total",
                              "Requests refused because too many were open on their stream");
 
-static METRIC_DEFINE_COUNTER(metric_dropped, "thole_bus_dropped_answers_total",
-                             "Answers replaced by a failure because too many waited to be read");
+static METRIC_DEFINE_COUNTER(
+    metric_dropped, "thole_bus_dropped_answers_total",
+    "Answers replaced by a failure because too many answers waited to be read");
 
 #define BODY_BYTES_COPIED 88
-/* A stream with less to read is not ended for want of memory; nor is one of another host, which has
- * more under way. */
+/* A stream with fewer unread bytes is never ended for lack of memory. A stream of another host may
+ * have more, because it has more in flight. */
 #define UNREAD_BYTES_MIN (256 * KIB)
 #define UNREAD_BYTES_MIN_HOST (8 * MIB)
-#define REQUEST_BYTES 512 /* what an open request costs, beside its body */
+#define REQUEST_BYTES 512 /* memory of an open request without its body */
 
-/* A received message, as long as one of its requests is open: it counts as a whole. */
+/* A received message, kept while one of its requests is open. It counts as a whole. */
 struct bus_hold {
     struct bus *bus;
     _Atomic uint32_t refs;
@@ -34,14 +37,15 @@ struct bus_hold {
 };
 
 struct bus_request {
-    struct bus *bus;        /* a reference, unless `in` has one for all of its requests */
+    struct bus *bus;        /* a reference, unless `in` has one for all its requests */
     struct bus_inbound *in; /* Exchange */
-    struct bus_rpc *rpc;    /* Ask; neither: ourselves */
+    struct bus_rpc *rpc;    /* Ask; neither: this process */
     _Atomic uint32_t refs;
     uint64_t id;
     uint32_t method;
     struct bufslice body;
-    struct bus_hold *hold; /* of the message that the body is in; NULL: copied, or its own */
+    struct bus_hold
+        *hold; /* of the message that contains the body; NULL: the body is copied, or has its own */
     uint64_t deadline_ns;
     struct uuid from;
     _Atomic bool answered;
@@ -51,11 +55,10 @@ struct bus_request {
     void (*on_cancel)(void *ctx);
     void *on_cancel_ctx;
     bool cancelled;
-    bool told; /* under in->mutex: its cancellation is, or was, told */
+    bool told; /* under in->mutex: its cancellation is being or was delivered */
     struct bus_task task;
-    uint8_t
-        copied[BODY_BYTES_COPIED]; /* a small body: counting references to the message that it came
-                                          in, on several threads, costs more than a copy */
+    /* A small body: counting references to its message on several threads costs more. */
+    uint8_t copied[BODY_BYTES_COPIED];
 };
 
 size_t bus__request_bytes(void)
@@ -167,15 +170,15 @@ static void deliver(struct bus_request *r)
         return;
     }
     thole_status_set(&st, THOLE_UNIMPLEMENTED, THOLE_REASON_NONE, __FILE__, __LINE__,
-                     "this process answers no requests");
+                     "this process does not answer requests");
     bus_answer_failure(r, &st);
 }
 
 /* ---- Exchange -------------------------------------------------------------------------------- */
 
-/* Failures and small answers are never refused for want of memory. A caller whose requests cost 7
- * bytes, and who does not read failures of 100, could make us hold without a bound: its stream ends
- * when the memory for callers is used up. */
+/* Failures and small answers are never refused for lack of memory. A caller that sends requests of
+ * 7 bytes and does not read failures of 100 bytes could thus use memory without bound. Its stream
+ * is ended when the memory for callers is used up. */
 static void end_unread(struct bus_inbound *in)
 {
     if (bus__has_room(in->bus, UNREAD_BYTES_MIN)) {
@@ -187,7 +190,7 @@ static void end_unread(struct bus_inbound *in)
         return;
     }
     if (bus__log_allowed(in->bus)) {
-        LOG_WARN(BUS, "ending a stream whose answers are not read peer=%s unread_bytes=%zu",
+        LOG_WARN(BUS, "ending stream: answers are not read peer=%s unread_bytes=%zu",
                  bus_rpc_peer(in->rpc), queued);
     }
     bus__pipe_abort(in->pipe, THOLE_RESOURCE_EXHAUSTED,
@@ -231,10 +234,10 @@ static void on_cancel_item(struct bus_inbound *in, uint64_t id)
 struct arrival {
     struct bus_inbound *in;
     struct buf *owner;
-    struct bus_hold *hold; /* once a request needs it */
+    struct bus_hold *hold; /* created when a request needs it */
     uint64_t now_ns;
-    bool room;   /* for the message to be held */
-    bool ignore; /* the items beside a hello, or after a malformed one */
+    bool room;   /* room to keep the message */
+    bool ignore; /* skip the items beside a hello, or after a malformed one */
 };
 
 static void on_item(void *ctx, struct bus_item *item)
@@ -321,7 +324,7 @@ static void on_message(void *ctx, struct bus_rpc *rpc, struct bufslice message)
     }
 }
 
-/* The caller sends no more requests; what is open is answered first. */
+/* The caller sends no more requests: answer the open ones, then end. */
 static void on_end(void *ctx, struct bus_rpc *rpc)
 {
     struct bus_inbound *in = bus__inbound_of(ctx, rpc, false);
@@ -334,7 +337,7 @@ static void on_end(void *ctx, struct bus_rpc *rpc)
     }
 }
 
-/* The request's answer is on its way: it is no longer open. */
+/* The request was answered: it is no longer open. */
 static void settle(struct bus_request *r)
 {
     struct bus_inbound *in = r->in;
@@ -383,7 +386,7 @@ static void on_ask(void *ctx, struct bus_rpc *rpc, struct slice message)
     }
     if (!bus_rpc_hold(rpc, NULL, message.size)) {
         thole_status_set(&st, THOLE_RESOURCE_EXHAUSTED, THOLE_REASON_QUEUE_FULL, __FILE__, __LINE__,
-                         "this host holds too much for callers; try again after a pause");
+                         "this host's memory for callers is full; retry after a pause");
         bus_rpc_fail(rpc, &st, 0, NULL);
         return;
     }
@@ -503,7 +506,7 @@ static bool too_large(const struct bus_request *r, size_t size)
     if (size <= LIMIT_FRAME_BYTES) {
         return false;
     }
-    LOG_ERROR(BUS, "an answer is too large method=%u size=%zu", (unsigned)r->method, size);
+    LOG_ERROR(BUS, "answer too large method=%u size=%zu", (unsigned)r->method, size);
     return true;
 }
 
@@ -525,7 +528,7 @@ bool bus_answer(struct bus_request *r, struct bufslice body, bool more)
         bufslice_unref(body);
         metric_add(&metric_dropped, 1);
         thole_status_set(&st, THOLE_RESOURCE_EXHAUSTED, THOLE_REASON_OUTCOME_UNKNOWN, __FILE__,
-                         __LINE__, "the answer was dropped: too many wait to be read");
+                         __LINE__, "the answer was dropped: too many answers wait to be read");
         bus_answer_failure(r, &st);
         return true;
     }

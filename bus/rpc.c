@@ -1,24 +1,24 @@
-/* Calls that clients make of the server's methods: slots that wait for a call, the unary path (one
- * batch per call), and streams around a pipe.
+/* Calls of clients to the server's methods: slots that wait for a call, the unary path (one batch
+ * per call), and streams around a pipe.
  *
  *   slot:  pool -> armed -> arrived -> handled -> finished -> pool
  *
- * References of a call: one for the finish that is owed, one per tag with gRPC, one for the
- * pipe.
+ * References of a call: one for the required finish, one per tag that gRPC holds, one for the pipe.
  *
- * When the bus stops, it answers unary calls that their owners have not finished; these still owe
- * the finish, which then only gives the reference back. */
+ * When the bus stops, it answers the unary calls that their owners have not finished. The owners
+ * must still finish them, which then only releases the reference. */
 #include <grpc/support/alloc.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "bus/bus_internal.h"
 
-/* A deadline later than this is none: its nanoseconds must fit beside those of the clock. Clients
+/* A later deadline counts as none: nanoseconds must not overflow when added to the clock. Clients
  * may send 99999999 hours. */
 #define DEADLINE_S_MAX (UINT64_MAX / NS_PER_S / 4)
 
-static METRIC_DEFINE_COUNTER(metric_calls, "thole_rpc_calls_total", "Calls of clients that began");
+static METRIC_DEFINE_COUNTER(metric_calls, "thole_rpc_calls_total",
+                             "Calls of clients that started");
 static METRIC_DEFINE_COUNTER(metric_failures, "thole_rpc_failures_total",
                              "Calls of clients that ended with an error");
 static METRIC_DEFINE_COUNTER(metric_refused, "thole_rpc_refused_total",
@@ -100,7 +100,7 @@ static void streams_add(struct bus_rpc *r)
     pthread_mutex_unlock(&b->mutex);
 }
 
-/* Release what the call left behind. */
+/* Release all resources of the call. */
 static void slot_clear(struct bus_rpc *r)
 {
     bus__charge(r->bus, &r->held, 0);
@@ -178,7 +178,7 @@ void bus__rpc_arm(struct bus_entry *e)
     struct bus *b = e->bus;
     grpc_completion_queue *cq = b->loop.cq;
     if (atomic_load_explicit(&b->stopping, memory_order_relaxed)) {
-        return; /* no new call is let in, and the queue may be shut down */
+        return; /* stopping: no new call is admitted, and the queue may be shut down */
     }
     struct bus_rpc *r = slot_get(b);
     atomic_fetch_add_explicit(&b->refs, 1, memory_order_relaxed);
@@ -208,7 +208,7 @@ static void finish_unary(struct bus_rpc *r, const struct thole_status *st, grpc_
     grpc_metadata trailer;
     grpc_slice text = grpc_empty_slice();
     size_t n = 1;
-    /* Answered by the bus; or the bus was stopped, and nobody listens. */
+    /* The bus has answered already, or was stopped, and nobody waits for the answer. */
     if (atomic_exchange(&r->answered, true) || !bus__loop_enter(loop)) {
         grpc_slice_unref(details);
         bufslice_unref(message);
@@ -237,7 +237,7 @@ static void finish_unary(struct bus_rpc *r, const struct thole_status *st, grpc_
     if (!r->entry->inward) {
         metric_record(&metric_latency, clock_now(r->bus->clock) - r->started_ns);
     }
-    /* The reference becomes the tag's. */
+    /* The tag takes the reference. */
     bus__start(r->call, ops, n, &r->sent);
     grpc_slice_unref(text);
     grpc_slice_unref(details);
@@ -277,7 +277,7 @@ static void closed(struct bus_tag *tag, bool ok)
     bus__loop_live(loop, -1);
 }
 
-/* A unary call learns of its cancellation only if somebody asks. */
+/* A unary call is notified of its cancellation only by a batch that waits for it. */
 static void listen_for_close(struct bus_rpc *r)
 {
     if (!bus__loop_enter(&r->bus->loop)) {
@@ -291,7 +291,7 @@ static void listen_for_close(struct bus_rpc *r)
 
 /* ---- Arrival --------------------------------------------------------------------------------- */
 
-/* The request's bytes, as long as the call lives. */
+/* The request's bytes, valid while the call lives. */
 static struct slice request_of(struct bus_rpc *r)
 {
     const grpc_slice_buffer *s = &r->payload->data.raw.slice_buffer;
@@ -335,7 +335,7 @@ static void stream_half_closed(void *ctx)
 static void stream_cancelled(void *ctx)
 {
     struct bus_rpc *r = ctx;
-    /* Who never heard of the call cannot finish it. */
+    /* A handler that was never called cannot finish the call. */
     bool ours = r->entry->m.kind == BUS_RPC_BIDI_STREAM && (!r->handled || r->entry->ends_itself);
     run_cancel(r);
     if (ours && !atomic_load(&r->finished)) {
@@ -415,8 +415,8 @@ void bus__rpc_end_streams(struct bus *b)
 
 /* ---- When the bus stops ---------------------------------------------------------------------- */
 
-/* Slots are armed, and calls arrive, on this thread alone: one that is referenced stays as it is
- * seen. */
+/* Slots are armed, and calls arrive, only on this thread: a referenced call does not change state
+ * meanwhile. */
 static bool ref_if_open(struct bus_rpc *r)
 {
     uint32_t refs = atomic_load_explicit(&r->refs, memory_order_acquire);
@@ -437,7 +437,7 @@ static void end_unary(struct bus_rpc *r)
     struct thole_status st;
     thole_status_set(&st, THOLE_UNAVAILABLE, THOLE_REASON_STOPPED, __FILE__, __LINE__,
                      "the host is stopping");
-    run_cancel(r); /* before `listening` is looked at: nobody begins to listen after it */
+    run_cancel(r); /* before `listening` is read: afterwards nobody starts to listen */
     finish_unary(r, &st, bus__details_encode(&st, 0, NULL), (struct bufslice){0});
 }
 
@@ -489,14 +489,14 @@ static void handle(struct bus_rpc *r)
     }
     if (e->registered == NULL) {
         thole_status_set(&st, THOLE_UNIMPLEMENTED, THOLE_REASON_NONE, __FILE__, __LINE__,
-                         "there is no such method here");
+                         "there is no such method");
         bus_rpc_fail(r, &st, 0, NULL);
         return;
     }
     if (too_many(r)) {
         metric_add(&metric_refused, 1);
         thole_status_set(&st, THOLE_RESOURCE_EXHAUSTED, THOLE_REASON_QUEUE_FULL, __FILE__, __LINE__,
-                         "too many calls are running; try again after a pause");
+                         "too many calls are running; retry after a pause");
         bus_rpc_fail(r, &st, 100, NULL);
         return;
     }
@@ -513,7 +513,7 @@ static void handle(struct bus_rpc *r)
     } else {
         e->m.handle(e->m.ctx, r, request_of(r));
         if (e->m.kind == BUS_RPC_SERVER_STREAM) {
-            bus__pipe_headers(r->pipe); /* the client sees that its watch stands */
+            bus__pipe_headers(r->pipe); /* tells the client that its watch is established */
         }
     }
     unref(r);
@@ -533,7 +533,7 @@ static void arrived(struct bus_tag *tag, bool ok)
     if (!r->entry->inward) {
         metric_add(&metric_calls, 1);
     }
-    handle(r); /* the tag's reference becomes the owed one */
+    handle(r); /* the tag's reference becomes that of the finish */
 }
 
 /* ---- What handlers call ---------------------------------------------------------------------- */
@@ -669,7 +669,7 @@ void bus_rpc_reply(struct bus_rpc *rpc, struct bufslice message)
         struct thole_status st;
         bufslice_unref(message);
         thole_status_set(&st, THOLE_RESOURCE_EXHAUSTED, THOLE_REASON_OUTCOME_UNKNOWN, __FILE__,
-                         __LINE__, "the answer was dropped: callers do not read theirs");
+                         __LINE__, "the answer was dropped: the memory for unread answers is full");
         bus_rpc_fail(rpc, &st, 0, NULL);
         return;
     }

@@ -19,7 +19,7 @@ static void unref_buf(void *p)
 
 static grpc_slice slice_of_buf(struct buf *owner, const uint8_t *data, size_t size)
 {
-    /* gRPC does not write to it; the API takes a plain pointer. */
+    /* gRPC does not write to the data; its API takes a plain pointer. */
     return grpc_slice_new_with_user_data((void *)(uintptr_t)data, size, unref_buf, owner);
 }
 
@@ -166,11 +166,11 @@ void bus__writer_take(struct bus_writer *w, grpc_slice_buffer *ret)
     seal(w);
     ASSERT(w->count > 0);
     size_t taken = 0;
-    bool whole = true; /* no item is cut in two */
+    bool whole = true; /* an item is never split */
     while (w->count > 0) {
         struct bus_out *o = at(w, 0);
         size_t n = GRPC_SLICE_LENGTH(o->slice);
-        /* An item's head is looked at together with its body. */
+        /* The head and the body of an item are one unit. */
         size_t group = o->items == 0 ? n + GRPC_SLICE_LENGTH(at(w, 1)->slice) : n;
         if (whole && taken > 0 && (!w->join || taken + group > JOINED_BYTES_MAX)) {
             break;

@@ -11,16 +11,16 @@
 
 #define UNARY_SLOTS_DEFAULT 256
 #define STREAMS_DEFAULT 20480
-#define SLOTS_UNARY 16 /* waiting calls per method; more queue inside gRPC until one is free */
+#define SLOTS_UNARY 16 /* armed calls per method; more calls queue inside gRPC until one is free */
 #define SLOTS_STREAM 4
 #define STREAMS_MAX 1024          /* concurrent calls of one connection */
-#define CONNECTION_IDLE_MS 150000 /* without a call; the client connects again for the next one */
+#define CONNECTION_IDLE_MS 150000 /* without a call; the client reconnects for the next one */
 #define CONNECTION_AGE_MS 3600000
 #define CONNECTIONS_MAX 10000
 #define CONNECTIONS_MIN 16
-#define ANSWER_WAIT_MS 200 /* for what was answered while its owners stopped */
+#define ANSWER_WAIT_MS 200 /* for answers that were given while their owners stopped */
 #define CANCEL_WAIT_MS 10000
-#define POOLED_MAX 8192 /* requests, and exchanges, kept for the next ones: 2 MiB each */
+#define POOLED_MAX 8192 /* pooled requests, and exchanges: 2 MiB each */
 
 /* ---- Listening ------------------------------------------------------------------------------- */
 
@@ -62,7 +62,7 @@ static grpc_server *server_create(struct bus *b)
         {.type = GRPC_ARG_POINTER,
          .key = (char *)(uintptr_t)GRPC_ARG_RESOURCE_QUOTA,
          .value.pointer = {b->quota, grpc_resource_quota_arg_vtable()}},
-        /* Decompression has no bound: a message of 1 MB may become one of a GB. */
+        /* Decompression is unbounded: a message of 1 MB may become 1 GB. */
         bus__int_arg(GRPC_ARG_ENABLE_PER_MESSAGE_DECOMPRESSION, 0),
         bus__int_arg(GRPC_COMPRESSION_CHANNEL_ENABLED_ALGORITHMS_BITSET, 1),
         bus__accept_arg(b->acceptor),
@@ -70,7 +70,7 @@ static grpc_server *server_create(struct bus *b)
         bus__int_arg(GRPC_ARG_MAX_CONCURRENT_STREAMS, STREAMS_MAX),
         bus__int_arg(GRPC_ARG_MAX_RECEIVE_MESSAGE_LENGTH, BUS_MESSAGE_BYTES_MAX),
         bus__int_arg(GRPC_ARG_MAX_SEND_MESSAGE_LENGTH, -1),
-        /* Clients may ping as they like: peers every second, etcd-like clients when idle. */
+        /* Clients may ping freely: peers ping every second, etcd-like clients when idle. */
         bus__int_arg(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1),
         bus__int_arg(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS, 100),
         bus__int_arg(GRPC_ARG_HTTP2_MAX_PING_STRIKES, 0),
@@ -89,7 +89,7 @@ static grpc_server *server_create(struct bus *b)
 
 static enum thole_code listen_on(struct bus *b, struct thole_status *st)
 {
-    /* gRPC wants a host: that of all interfaces also takes IPv4, where there is IPv6. */
+    /* gRPC needs a host. That of all IPv6 interfaces also takes IPv4. */
     if (b->listen_address[0] == ':') {
         int six = socket(AF_INET6, SOCK_STREAM | SOCK_CLOEXEC, 0);
         char *all = xasprintf("%s%s", six >= 0 ? "[::]" : "0.0.0.0", b->listen_address);
@@ -124,7 +124,7 @@ static enum thole_code listen_on(struct bus *b, struct thole_status *st)
     grpc_server_credentials_release(credentials);
     if (!bus__accept_ready(b->acceptor)) {
         return THOLE_FAIL(st, THOLE_INTERNAL, THOLE_REASON_NONE,
-                          "this gRPC library takes no accepted connections");
+                          "this gRPC library cannot take accepted connections");
     }
     if (b->advertise_address != NULL && strcmp(address_port(b->advertise_address), "0") == 0) {
         char *real = xasprintf("%.*s%u", (int)strlen(b->advertise_address) - 1,
@@ -152,7 +152,7 @@ struct bus_entry *bus__register(struct bus *b, const struct bus_method *m)
                                                     ? GRPC_SRM_PAYLOAD_NONE
                                                     : GRPC_SRM_PAYLOAD_READ_INITIAL_BYTE_BUFFER,
                                                 0);
-    ASSERT(e->registered != NULL); /* else the path is registered twice */
+    ASSERT(e->registered != NULL); /* otherwise the path is registered twice */
     b->entries = xrealloc(b->entries, (b->entry_count + 1) * sizeof(struct bus_entry *));
     b->entries[b->entry_count++] = e;
     return e;
@@ -197,7 +197,7 @@ static void shutdown_returned(struct bus_tag *tag, bool ok)
     pthread_mutex_unlock(&b->loop.mutex);
 }
 
-/* Half of the descriptors, less what files need at least: the other half is for the log, the state
+/* Half of the descriptors, minus the minimum for files. The other half is for the log, the state
  * database, and connections to other hosts. */
 static uint32_t connections_max(void)
 {
@@ -337,10 +337,10 @@ static void server_stop(struct bus *b)
     if (bus__loop_wait(&b->loop, server_is_down, ANSWER_WAIT_MS)) {
         return;
     }
-    LOG_INFO(BUS, "cancelling the calls that did not end in time");
+    LOG_INFO(BUS, "cancelling calls that did not end in time");
     grpc_server_cancel_all_calls(b->server);
     if (!bus__loop_wait(&b->loop, server_is_down, CANCEL_WAIT_MS)) {
-        LOG_ERROR(BUS, "the server does not shut down; going on without waiting");
+        LOG_ERROR(BUS, "the server does not shut down; continuing without it");
     }
 }
 
@@ -364,7 +364,7 @@ void bus__ref(struct bus *b)
     atomic_fetch_add_explicit(&b->refs, 1, memory_order_relaxed);
 }
 
-/* The last reference: a call may have been finished by its owner after bus_free. */
+/* Drops the last reference: an owner may finish a call after bus_free. */
 void bus__unref(struct bus *b)
 {
     if (atomic_fetch_sub_explicit(&b->refs, 1, memory_order_acq_rel) != 1) {

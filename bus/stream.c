@@ -1,5 +1,5 @@
-/* A server stream read by blocking calls. Messages wait in a queue of a few; while it is full, the
- * loop's thread does not read on, and gRPC's flow control slows the server. */
+/* A server stream read by blocking calls. Messages wait in a short queue; while it is full, the
+ * loop's thread does not read, and gRPC's flow control slows the server down. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -9,7 +9,7 @@
 
 struct bus_stream {
     struct bus_pipe *pipe;
-    _Atomic uint32_t refs; /* the reader's, and the pipe's until it closed */
+    _Atomic uint32_t refs; /* the reader's, and the pipe's until it is closed */
     pthread_mutex_t mutex; /* below */
     pthread_cond_t cond;
     struct buf *queue[QUEUE_MAX];
@@ -62,7 +62,7 @@ enum thole_code bus_channel_stream(struct bus_channel *c, const char *path, stru
                                    struct bus_stream **ret, struct thole_status *st)
 {
     struct bus_stream *s = xcalloc(1, sizeof *s);
-    (void)st; /* what is wrong with the call is told by the first bus_stream_next */
+    (void)st; /* a failure of the call is returned by the first bus_stream_next */
     atomic_init(&s->refs, 2);
     pthread_mutex_init(&s->mutex, NULL);
     clock_cond_init(&s->cond);

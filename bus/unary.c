@@ -1,5 +1,5 @@
-/* One unary call of a client, one batch (two while there is no connection), answered on the loop;
- * and Ask on top of it. */
+/* A client's unary call: one batch (two while there is no connection), answered on the loop. And
+ * Ask on top of it. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -14,7 +14,7 @@ struct unary {
     struct bus_tag tag;
     grpc_metadata_array initial, trailing;
     grpc_byte_buffer *request, *reply;
-    bool sent; /* the request was given to gRPC: the server may have seen it */
+    bool sent; /* gRPC was given the request: the server may have seen it */
     grpc_status_code code;
     grpc_slice message;
     bus_unary_fn done;
@@ -26,7 +26,7 @@ static void returned(struct bus_tag *tag, bool ok)
     struct unary *u = CONTAINER_OF(tag, struct unary, tag);
     struct bus_loop *loop = u->loop;
     struct thole_status st;
-    (void)ok; /* the status tells */
+    (void)ok; /* the status has the result */
     pthread_mutex_lock(&loop->mutex);
     *u->prev = u->next;
     if (u->next != NULL) {
@@ -36,7 +36,7 @@ static void returned(struct bus_tag *tag, bool ok)
     bus__status_decode(u->code, u->message, &u->trailing, u->sent, &st);
     if (st.code == THOLE_OK && u->reply == NULL) {
         thole_status_set(&st, THOLE_INTERNAL, THOLE_REASON_NONE, __FILE__, __LINE__,
-                         "the call succeeded without an answer");
+                         "the call succeeded without a reply");
     }
     u->done(u->ctx, &st, u->reply, u->call);
     grpc_byte_buffer_destroy(u->request);
@@ -51,7 +51,7 @@ static void returned(struct bus_tag *tag, bool ok)
     bus__loop_live(loop, -1);
 }
 
-/* The request, and all that is to be received. */
+/* Send the request, and receive everything. */
 static void start_all(struct unary *u, bool headers)
 {
     grpc_op ops[6] = {
@@ -121,7 +121,7 @@ bool bus__unary(struct bus_loop *loop, grpc_channel *channel, const char *path,
     grpc_call *call = u->call;
     pthread_mutex_unlock(&loop->mutex);
     if (ready) {
-        start_all(u, true); /* `u` may be gone when it returns */
+        start_all(u, true); /* `u` may be freed when it returns */
     } else {
         start_headers(u);
     }
@@ -163,7 +163,7 @@ enum thole_code bus__unary_wait(struct bus_loop *loop, grpc_channel *channel, co
                                 struct buf **ret_reply, grpc_call **ret_call,
                                 struct thole_status *st)
 {
-    ASSERT(!bus__loop_here(loop)); /* it would wait for itself */
+    ASSERT(!bus__loop_here(loop)); /* it would deadlock */
     struct waiter w = {.wants_call = ret_call != NULL};
     latch_init(&w.answered);
     enum thole_code code;

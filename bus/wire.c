@@ -1,6 +1,5 @@
-/* Messages of thole.bus.v1 to and from bytes. Decoding is upb's. What is sent often is appended by
- * hand, as a prefix that its body follows without a copy; upb on the other side reads the
- * result. */
+/* Messages of thole.bus.v1 to and from bytes. upb decodes. Frequent messages are encoded by hand,
+ * as a prefix followed by the body without a copy; upb at the other side decodes the result. */
 #include <string.h>
 
 #include "bus/bus_internal.h"
@@ -30,8 +29,9 @@ static upb_StringView view(const void *data, size_t size)
     return upb_StringView_FromDataAndSize(data, size);
 }
 
-/* Bytes of a decoded message, as part of its input. upb copies strings that end in the last few
- * bytes into the arena even when told to alias; any equal bytes of the input are as good. */
+/* Bytes of a decoded message, as part of its input. Even when aliasing, upb copies strings that end
+ * in the last few bytes of the input into the arena; equal bytes anywhere in the input are as
+ * good. */
 static struct slice within(struct slice in, upb_StringView v)
 {
     const uint8_t *data = (const uint8_t *)v.data;
@@ -121,7 +121,7 @@ static void read_text(upb_StringView v, char *ret, size_t size)
         memcpy(ret, v.data, n);
     }
     ret[n] = '\0';
-    for (size_t i = 0; i < n; i++) { /* goes into log lines */
+    for (size_t i = 0; i < n; i++) { /* used in log lines */
         if ((unsigned char)ret[i] < ' ' || ret[i] == 0x7f) {
             ret[i] = '?';
         }
@@ -162,8 +162,7 @@ void bus__lane_head(struct bus_head *h, size_t body_size)
     put_number(h, body_size);
 }
 
-/* The fields of an item that come before its body (or failure), `rest_size` bytes of which
- * follow. */
+/* The fields of an item before its body (or failure), which has `rest_size` bytes. */
 static void item_fields(struct bus_head *h, const struct bus_item *item, size_t rest_size)
 {
     size_t size = 1 + varint_size(item->id) + rest_size;
@@ -301,8 +300,8 @@ static void read_failure(const thole_bus_v1_Failure *f, struct thole_status *st)
                         slice_of(message.data, message.size), st);
 }
 
-/* An item takes 2 bytes on the wire and 80 when decoded. Ours have at least 8, and are joined up to
- * a MiB. A small message cannot have too many. */
+/* An item takes at least 2 bytes on the wire, and 80 when decoded. Ours have at least 8, and are
+ * joined up to 1 MiB, so a small message with more items is not ours. */
 #define ITEMS_MAX (2 * BUS_EXCHANGES_MAX)
 static bool too_many_items(struct slice in)
 {
@@ -316,7 +315,7 @@ static bool too_many_items(struct slice in)
         items += tag == TAG_ITEMS;
         in = slice_of(in.data + size, in.size - (size_t)size);
     }
-    return items > ITEMS_MAX || in.size > 0; /* we have no fields of other types */
+    return items > ITEMS_MAX || in.size > 0; /* our messages have no fields of other types */
 }
 
 bool bus__exchange_decode(struct slice in, bool *has_hello, struct bus_hello *ret_hello,

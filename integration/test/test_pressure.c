@@ -196,7 +196,7 @@ static bool succeeds(void *ctx)
 
 static bool says_full(void *ctx)
 {
-    return host_log_has(ctx, 0, "too many connections");
+    return host_log_has(ctx, 0, "connection limit reached");
 }
 
 static void test_descriptors_are_kept_for_other_hosts(void **state)
