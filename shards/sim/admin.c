@@ -1,5 +1,5 @@
 /* The controller: creates the shards, then changes their members and leaders at random, one step at
- * a time, from what the leader of a shard shows. It replaces what was damaged. */
+ * a time, by the state that a shard's leader shows. It replaces damaged replicas. */
 #include <inttypes.h>
 #include <string.h>
 
@@ -97,7 +97,7 @@ static void pause_in_step(struct sim *s, void *arg)
     SIM_TRACE(s, "host %d: pauses until %" PRIu64, h->id, h->paused_until_ns / NS_PER_MS);
 }
 
-/* The host of a replica that the change is about, or the leader's, fails while it is made. */
+/* The host of a replica that the change names, or the leader's, fails while the change is made. */
 static void strike_later(const struct view *v)
 {
     struct sim *s = v->s;
@@ -151,7 +151,7 @@ static int count_role(const struct raft_config *c, uint8_t role)
     return n;
 }
 
-/* Replicas whose removal is decided lose their data; true if there was one. */
+/* Delete the data of removed replicas; true if there was one. */
 static void bury_removed(struct view *v)
 {
     struct sim *s = v->s;
@@ -180,7 +180,7 @@ static bool remove_damaged(struct view *v)
     return false;
 }
 
-/* An empty host gets a replica; a replica that waits to be a member becomes one. */
+/* Give an empty host a replica, or make a replica that is no member yet a member. */
 static bool add_somewhere(struct view *v)
 {
     struct sim *s = v->s;
@@ -276,7 +276,7 @@ static void hold_back(struct sim *s, int from, int to, uint64_t until_ns)
     }
 }
 
-/* Also what the successor says is held back now. */
+/* Clog the successor's link too. */
 static void transfer_unheard(struct sim *s, void *arg)
 {
     struct shard *shard = arg;
@@ -295,8 +295,8 @@ static void transfer_unheard(struct sim *s, void *arg)
     }
 }
 
-/* A leader learns late that it is not one any more, and first hears what was answered to it before:
- * the links to it are clogged, but for one host's, which is its successor soon. */
+/* A leader learns late that it lost leadership, and first gets answers from before: the links to it
+ * are clogged, except that of one host, which soon becomes its successor. */
 static void begin_unheard(struct sim *s, struct shard *shard, int leader)
 {
     struct rand *r = &s->rand[SIM_CLOG];

@@ -1,4 +1,4 @@
-/* Nothing grows without bound: what a replica, a loop and a machine hold in memory, after every
+/* Nothing grows without bound: the memory of a replica, a loop and a machine, checked after every
  * turn. */
 #include <inttypes.h>
 
@@ -7,7 +7,7 @@
 
 /* An isolated leader takes proposals for two election timeouts; clients are few, and patient. */
 #define PENDING_MAX 1000
-/* What one raft_propose, or one append, may be beyond a bound that it meets just below. */
+/* One raft_propose, or one append, may exceed by this much a bound that it meets just below. */
 #define ONE_MORE (2 * LIMIT_PAYLOAD_BYTES)
 
 #define FAIL(s, m, format, ...)                                                     \
@@ -44,7 +44,7 @@ static void check_window(struct sim *s, struct member *m, const struct raft_prog
     }
 }
 
-/* Exactly what this leadership appended and has not committed, or one day it refuses everything. */
+/* The count must be exact: a leak would make the leader refuse all proposals one day. */
 static void check_uncommitted(struct sim *s, struct member *m, const struct raft *r)
 {
     uint64_t first = r->commit + 1 > r->lead->first_index ? r->commit + 1 : r->lead->first_index;
@@ -61,7 +61,8 @@ static void check_uncommitted(struct sim *s, struct member *m, const struct raft
     }
 }
 
-/* Beyond its limit the cache holds only what is not applied, far beyond it what is not durable. */
+/* Beyond its limit the cache holds only entries that are not applied; far beyond it, only entries
+ * that are not durable. */
 static void check_cache(struct sim *s, struct member *m, const struct raft *r)
 {
     const struct raft_log *l = &r->log;
@@ -106,7 +107,7 @@ static void check_core(struct sim *s, struct member *m, const struct raft *r)
         FAIL(s, m, "%zu reads are outstanding, %zu of them started", a->reads.count,
              a->reads.started);
     }
-    /* One number for each write under way: the batch at the writer, and the one that grows. */
+    /* One token for each write under way: the batch at the writer, and the one that grows. */
     if (a->persist.token - a->persist.done > raft__log_write_count(&r->log)) {
         FAIL(s, m, "%" PRIu64 " writes under way, %zu known", a->persist.token - a->persist.done,
              raft__log_write_count(&r->log));

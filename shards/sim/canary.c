@@ -1,4 +1,4 @@
-/* The switch of the injected bugs. */
+/* Switches an injected bug on. */
 #include <string.h>
 
 #include "base/canary.h"

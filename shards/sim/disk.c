@@ -1,7 +1,7 @@
-/* The log database of a host: what has been written is durable, as the interface promises, unless a
- * crash or an error comes in the middle of a write; then a prefix of its updates stays, and each
- * update is whole or absent (a torn last record fails its checksum and is dropped at recovery).
- * Time that passes in a write is the writer's delay (executor.c). */
+/* The log store of a host. A completed write is durable, as the interface promises. A crash or an
+ * error in the middle of a write leaves a prefix of its updates, each whole or absent: a torn last
+ * record fails its checksum and is dropped at recovery. The time that a write takes is the writer's
+ * delay (executor.c). */
 #include <stdlib.h>
 
 #include "shards/sim/sim_internal.h"

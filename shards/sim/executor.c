@@ -1,7 +1,7 @@
-/* An executor per host: one turn at a time, of whichever worker is next in virtual time. How long a
- * message waits before its worker looks at it is drawn for each, which interleaves the workers of
- * all hosts in many ways; a hung disk is a writer whose turn does not come. A host's clock is its
- * own: it may run fast or slow. */
+/* An executor per host: it runs one turn at a time, of the worker that is next in virtual time. The
+ * delay of each message is random, which interleaves the workers of all hosts in many ways. A hung
+ * disk is a writer whose turn does not come. Each host has its own clock, which may run fast or
+ * slow. */
 #include <string.h>
 
 #include "shards/sim/sim_internal.h"
@@ -110,7 +110,7 @@ static uint64_t delay_of(struct sim_host *h, const struct sim_worker *slot)
     } else if (!s->o.bench) {
         delay = rand_below(r, slot->kind == WORKER_LOOP ? 50 * NS_PER_US : 200 * NS_PER_US);
         if (!s->calm && rand_below(r, 2000) == 0) {
-            delay = rand_below(r, 50 * NS_PER_MS); /* the scheduler had others to run */
+            delay = rand_below(r, 50 * NS_PER_MS); /* other threads were scheduled */
         }
         if (!s->calm && slot->kind == WORKER_OTHER && rand_below(r, 50) == 0) {
             delay = rand_below(r, 2 * s->c.election_ms * NS_PER_MS); /* a large snapshot */

@@ -1,6 +1,6 @@
-/* Snapshot files: what was committed is synced, with its directory. A crash in a commit leaves the
- * file there or not; a removal that no sync followed may be undone by a crash. One that was not to
- * be durable may be cut or gone after a crash. */
+/* Snapshot files. A commit syncs the file and its directory. A crash in a commit leaves the file or
+ * not. A crash may undo a removal that no sync followed. A file that need not be durable may be cut
+ * or gone after a crash. */
 #include <bsd/string.h>
 #include <stdlib.h>
 #include <string.h>
@@ -105,7 +105,7 @@ static void drop(struct entry **at)
     free(e);
 }
 
-/* A commit syncs the directory, so that what was removed before stays so. */
+/* A commit syncs the directory, so earlier removals become durable. */
 static void forget_removed(struct files *f)
 {
     for (struct entry **at = &f->entries; *at != NULL;) {

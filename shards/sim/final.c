@@ -1,17 +1,17 @@
-/* The last phase: a random part of the hosts that is a quorum of every shard becomes free of
- * faults, the others are gone. Every shard must then elect, accept a write, serve linearizable
- * reads at each of its replicas, and bring all of them to the same place. */
+/* The last phase: a random set of hosts that holds a quorum of every shard becomes free of faults;
+ * the other hosts are gone. Every shard must then elect a leader, accept a write, serve
+ * linearizable reads at each of its replicas, and bring all replicas to the same index. */
 #include <inttypes.h>
 
 #include "shards/sim/sim_internal.h"
 
 #define PATIENCE_MS 60000
 
-/* Is everything known about who the members are? A change that is not yet in force may need others:
- * one that is on a disk, in memory, or (for a while) in a frame. */
+/* Is a change of members under way? A change that is not yet in force may need other hosts for its
+ * quorum. It may be on a disk, in memory, or for a while in a frame. */
 #define SETTLED_AFTER_MS 3000
 
-/* After that long nothing arrives any more that was sent while links were bad. */
+/* After this long no frame arrives that was sent while links were bad. */
 #define LATE_MS 5000
 
 static bool change_in_memory(struct sim *s, const struct shard *shard)
@@ -52,7 +52,7 @@ static bool settled(struct sim *s, const struct shard *shard)
 
 struct losses {
     uint32_t hosts;      /* bits */
-    uint64_t replica_id; /* and this one; 0: none */
+    uint64_t replica_id; /* and this replica; 0: none */
 };
 
 static bool lives(struct sim *s, uint64_t replica_id, struct losses lost)
@@ -88,9 +88,9 @@ static bool works(struct sim *s, const struct raft_config *c, struct losses lost
     return data > 0 && (complete || !witness);
 }
 
-/* Can the shard still work without these? A change that is in force takes effect at a replica once
- * it knows that the change is committed, which it may forget in a crash: so every configuration
- * counts that some disk may come back with. */
+/* Can the shard still work without these hosts? A change acts at a replica once the replica knows
+ * that the change is committed, which a crash may make it forget. So every configuration counts
+ * that some disk may come back with. */
 bool sim__final_survives(struct sim *s, const struct shard *shard, uint32_t hosts,
                          uint64_t replica_id)
 {
@@ -153,7 +153,7 @@ static void probed(struct sim *s, struct shard *shard, int host, bool ok)
     }
 }
 
-/* The replica that should work here, or NULL. */
+/* The replica that should work on this host, or NULL. */
 static struct replica *expected(struct sim *s, struct shard *shard, int host)
 {
     struct replica *r = sim__replica(s, host, shard);
@@ -165,7 +165,7 @@ static struct replica *expected(struct sim *s, struct shard *shard, int host)
     return raft_config_find(&c->config, r->replica_id) != NULL && !m->damaged ? r : NULL;
 }
 
-/* Moves a shard on; true when it is where it has to be. */
+/* Advance a shard; true when it has converged. */
 static bool progress(struct sim *s, struct shard *shard)
 {
     int leader = sim__leader(s, shard);
@@ -203,9 +203,9 @@ static void check_leaks(struct sim *s)
 {
     for (int g = 0; g < s->c.groups; g++) {
         for (int h = 0; h < s->c.hosts; h++) {
-            /* One that was removed and does not know it waits for ever. */
+            /* A removed replica that does not know of its removal waits for ever. */
             const struct replica *r = expected(s, &s->shards[g], h);
-            /* Behind a snapshot, the outcome of old proposals is known with the next entry only. */
+            /* After a snapshot, the outcome of old proposals is known only with the next entry. */
             bool undecided =
                 r != NULL && sim_status(r).role == RAFT_LEADER && sim_work(r)->pending.count > 0;
             if (r != NULL && (sim_work(r)->reads != NULL || sim_work(r)->reading.count ||
@@ -220,7 +220,7 @@ static void check_leaks(struct sim *s)
     }
 }
 
-/* Until every shard is where it has to be. */
+/* Run until every shard has converged. */
 static bool converge(struct sim *s)
 {
     uint64_t end = s->now_ns + PATIENCE_MS * SIM_MS;
@@ -271,12 +271,12 @@ static void explain_all(struct sim *s)
     }
 }
 
-/* Where nothing fails any more nobody else comes to lead: neither because a group sleeps for long,
- * nor because of what wakes it. */
+/* Without faults leaders do not change: not because a group sleeps for long, and not when it is
+ * woken. */
 static void check_calm(struct sim *s)
 {
     sim__advance(s, s->now_ns + LATE_MS * SIM_MS);
-    if (!converge(s)) { /* a late message may have had somebody elected */
+    if (!converge(s)) { /* a late message may have caused an election */
         explain_all(s);
         return;
     }
@@ -302,7 +302,7 @@ static void check_calm(struct sim *s)
     }
 }
 
-/* Nobody asks for anything: whoever dies after this dies among sleepers. */
+/* Stop the clients until the groups sleep, so that a host which dies next is not missed at once. */
 static void lull(struct sim *s)
 {
     for (int i = 0; i < s->c.hosts; i++) {

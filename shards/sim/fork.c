@@ -1,4 +1,4 @@
-/* Runs in a child process: a failed assertion of the code under test is then a finding too. */
+/* A run in a child process, so that a failed assertion of the code under test is a failed run. */
 #include <errno.h>
 #include <signal.h>
 #include <stdio.h>
@@ -22,7 +22,7 @@ static bool read_all(int fd, void *data, size_t size)
     return true;
 }
 
-/* The failed assertion, or else the last thing that was said. */
+/* The failed assertion in the child's output. */
 static void find_reason(FILE *said, char *ret, size_t size)
 {
     char line[512];

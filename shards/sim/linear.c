@@ -12,7 +12,7 @@ struct op {
     bool swap;
     enum op_end end;
     uint64_t value, result;
-    int slot; /* while pending in the search; -1: not */
+    int slot; /* while pending in the search; -1: it is not */
 };
 struct event {
     uint64_t op;
@@ -131,7 +131,7 @@ void linear_refused(struct linear *l, uint64_t op)
 void linear_open(struct linear *l, uint64_t op)
 {
     struct op *o = running(l, op);
-    /* A read that nobody saw constrains nothing. */
+    /* A read without a result constrains nothing. */
     o->end = o->swap ? OP_OPEN : OP_REFUSED;
     l->open += o->swap;
 }
@@ -143,7 +143,7 @@ size_t linear_open_count(const struct linear *l)
 
 /* ---- The search ------------------------------------------------------------------------------ */
 
-/* Has somebody, who is pending too, seen what the operation in `slot` wrote? */
+/* Has another pending operation seen the value that the operation in `slot` wrote? */
 static bool wanted(const struct linear *l, struct state x, int slot)
 {
     uint64_t value = l->ops[l->slot_op[slot]].value;
@@ -156,8 +156,8 @@ static bool wanted(const struct linear *l, struct state x, int slot)
     return false;
 }
 
-/* Can the operation in `slot` take effect now? An open one that nobody pending has seen need not,
- * yet: if it is seen later, it can be put later. */
+/* Can the operation in `slot` take effect now? An open one whose value no pending operation has
+ * seen need not yet: if it is seen later, it can take effect later. */
 static bool allowed(const struct linear *l, struct state x, int slot)
 {
     const struct op *o = &l->ops[l->slot_op[slot]];
@@ -257,7 +257,7 @@ static void returned(struct linear *l, struct op *o)
     l->next = swap;
 }
 
-/* Events before `event_next` are done with; forget them when that is most of them. */
+/* Events before `event_next` are decided; forget them once they are most of all. */
 static void trim(struct linear *l)
 {
     if (l->event_next < 256 || l->event_next * 2 < l->event_count) {

@@ -1,13 +1,14 @@
-/* Is a history of one register linearizable? Herlihy and Wing's question, answered while it grows.
+/* Is a history of one register linearizable (Herlihy and Wing)? Decided while the history grows.
  *
  * The register has two operations: a swap (writes a value, returns the one before) and a read. Each
  * written value is unique in the history. Calls come in real-time order. The outcome of an
  * operation may stay unknown for ever ("open"): then it takes effect at any moment after its start,
  * or never.
  *
- * The search keeps every possible (value, set of operations that took effect) and moves it over the
- * returns, in order, as soon as all operations that began before are decided. It is memoised; what
- * another possibility dominates (the same, with fewer open operations used up) is dropped. */
+ * The search keeps every possible state (value, set of operations that took effect). It moves the
+ * states over the returns, in order, as soon as all operations that began before are decided. It is
+ * memoised. A state that another one dominates (the same, with fewer open operations used up) is
+ * dropped. */
 #ifndef SHARDS_SIM_LINEAR_H
 #define SHARDS_SIM_LINEAR_H
 
@@ -33,9 +34,9 @@ uint64_t linear_read(struct linear *l);
 void linear_return(struct linear *l, uint64_t op, uint64_t result);
 void linear_refused(struct linear *l, uint64_t op);
 void linear_open(struct linear *l, uint64_t op);
-/* Swaps that stay open: a key with many of them is better left alone. */
+/* Swaps that stay open; a key with many of them should be replaced. */
 size_t linear_open_count(const struct linear *l);
-/* What can be said now; with `end` set, whatever has not returned is open. */
+/* The verdict so far; with `end` set, operations that have not returned are open. */
 enum linear_verdict linear_check(struct linear *l, bool end);
 
 #endif

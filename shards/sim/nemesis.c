@@ -1,4 +1,4 @@
-/* What goes wrong, and when. Each fault has its own clock and its own random numbers. */
+/* Fault injection. Each fault has its own clock and its own random numbers. */
 #include <inttypes.h>
 
 #include "shards/sim/sim_internal.h"
@@ -101,7 +101,7 @@ static void do_space(struct sim *s)
 
 static void do_flip(struct sim *s)
 {
-    /* The shard must stay able to work, and to be repaired. */
+    /* The shard must keep a quorum, and enough data to be repaired. */
     struct rand *d = &s->rand[SIM_FLIP];
     struct shard *shard = &s->shards[rand_below(d, (uint64_t)s->c.groups)];
     struct sim_host *h = some_host(s, SIM_FLIP);
@@ -186,7 +186,7 @@ static void do_report(struct sim *s)
     engine_peer_state(h->engine, &about->uuid, up);
 }
 
-/* Long enough for groups to fall asleep, and for something to happen to them then. */
+/* A pause of all clients: long enough for groups to fall asleep and for faults to hit them then. */
 static void do_lull(struct sim *s)
 {
     s->lull_until_ns = s->now_ns + s->c.sleep_ms * SIM_MS + between_ms(s, SIM_SLEEP, 200, 4000);
@@ -239,7 +239,7 @@ void sim__nemesis_start(struct sim *s)
     }
 }
 
-/* Nothing goes wrong any more, but what is dead stays dead. */
+/* Stop all faults; hosts that are dead stay dead. */
 void sim__nemesis_stop(struct sim *s, bool silently)
 {
     s->calm = true;

@@ -1,5 +1,5 @@
-/* What really happened, kept beside the code under test: every log entry that any replica has ever
- * written, which of them were committed, and what each replica's disk holds. */
+/* The shadow, kept beside the code under test: every log entry that any replica has ever written,
+ * which of them were committed, and the contents of each replica's disk. */
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
@@ -142,9 +142,8 @@ static void write_entries(struct sim *s, struct member *m, const struct store_up
         sim__fail(s, "replica %" PRIu64 ": a gap in its log before %" PRIu64, m->replica_id, first);
         return;
     }
-    /* A committed entry that is on this disk is never replaced by something else. (One that is only
-     * in memory may follow a write of its predecessors in this place that was already under
-     * way.) */
+    /* A committed entry that is on this disk is never replaced by another one. (An entry that is
+     * only in memory may come after a write of other entries at its index that was under way.) */
     for (size_t i = 0; i < u->entry_count; i++) {
         const struct shadow_slot *slot = sim__shadow_slot(m->shard, first + i);
         uint64_t term;

@@ -1,4 +1,4 @@
-/* One run: virtual time, events, and the order in which everything happens. */
+/* One run: virtual time, and the events in their order. */
 #include <inttypes.h>
 #include <stdarg.h>
 #include <stdlib.h>

@@ -11,21 +11,21 @@
 #define SIM_HOSTS_MAX 5
 #define SIM_GROUPS_MAX 20
 
-/* What may go wrong or change; a seed draws a set of them, and each has its own random numbers, so
- * that taking one away disturbs the others as little as possible. */
+/* Faults and changes. A seed draws a set of them. Each has its own random numbers, so that leaving
+ * one out disturbs the others as little as possible. */
 enum sim_fault {
     SIM_LOSS,        /* frames are lost, per direction */
     SIM_DUPLICATE,   /* ... arrive twice */
     SIM_DELAY,       /* ... take long now and then */
     SIM_REORDER,     /* ... overtake each other */
-    SIM_CLOG,        /* a direction holds everything back for a while */
-    SIM_PARTITION,   /* two sets of hosts hear nothing of each other */
+    SIM_CLOG,        /* a direction delays all frames for a while */
+    SIM_PARTITION,   /* two sets of hosts cannot reach each other */
     SIM_ONE_WAY,     /* a random matrix of cut directions */
-    SIM_REPORTS,     /* hosts are told that others are down or up, rightly or not */
-    SIM_CRASH,       /* a host loses what was not synced */
+    SIM_REPORTS,     /* hosts get reports that others are down or up, true or false */
+    SIM_CRASH,       /* a host loses unsynced data */
     SIM_CRASH_WRITE, /* ... in the middle of a write, of which a prefix stays */
-    SIM_STOP,        /* a host stops in good order */
-    SIM_PAUSE,       /* a host does nothing for a while, its clock goes on */
+    SIM_STOP,        /* a host stops cleanly */
+    SIM_PAUSE,       /* a host does nothing for a while; its clock goes on */
     SIM_SKEW,        /* clocks run at different rates */
     SIM_STALL,       /* a disk hangs for a while */
     SIM_EIO,         /* a log write fails */
@@ -45,7 +45,7 @@ enum sim_fault {
 struct sim_options {
     uint64_t seed;
     uint64_t ticks;     /* with faults; then comes the phase that must converge */
-    uint32_t without;   /* faults that were taken away: bits of enum sim_fault */
+    uint32_t without;   /* faults that are left out: bits of enum sim_fault */
     const char *canary; /* the bug that is switched on, or NULL */
     FILE *trace;        /* every event, or NULL */
     bool force;         /* one group that loses its quorum again and again */
@@ -67,7 +67,7 @@ struct sim_report {
 
 /* One run. Assertions of the code under test end the process. */
 void sim_run(const struct sim_options *o, struct sim_report *ret);
-/* The same in a child process, where a failed assertion is a failure like others. */
+/* The same in a child process, where a failed assertion counts as a failure of the run. */
 void sim_run_forked(const struct sim_options *o, struct sim_report *ret);
 /* The command that repeats a run. */
 void sim_replay_line(const struct sim_options *o, char *ret, size_t size);

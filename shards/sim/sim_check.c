@@ -51,7 +51,7 @@ static void check_adjacent(struct sim *s, struct shard *shard, const struct shad
                            const struct shadow_config *b)
 {
     if (a->config.epoch != b->config.epoch) {
-        return; /* forced: that is the point of it */
+        return; /* raft_force gives up on purpose that quorums meet */
     }
     uint64_t ids[32];
     size_t n = 0;
@@ -106,7 +106,7 @@ static bool on_disk(struct sim *s, uint64_t replica_id, uint64_t index, uint64_t
 {
     const struct member *m = sim__shadow_member(s, replica_id);
     uint64_t found;
-    /* What a lost host acknowledged may still arrive, and was true when it was said. */
+    /* The acknowledgement of a lost host may still arrive, and was true when it was sent. */
     if (m == NULL || (m->gone && !m->wiped)) {
         return false;
     }
@@ -170,7 +170,7 @@ static void check_leader(struct sim *s, struct member *m, struct replica *r)
         !quorum_voted(s, raft_config(r->core), m, now->term)) {
         FAIL(s, m, "leads term %" PRIu64 " without the votes of a quorum", now->term);
     }
-    /* Leader completeness: what was committed in earlier terms. `commit_in` never decreases. */
+    /* Leader completeness: entries committed in earlier terms. `commit_in` never decreases. */
     uint64_t low = 0, high = shard->committed;
     while (low < high) {
         uint64_t middle = (low + high + 1) / 2;
@@ -256,7 +256,7 @@ static void check_peers(struct sim *s, struct member *m, struct replica *r)
     }
 }
 
-/* Nobody campaigns while a change that it knows to be committed is not in force for it. */
+/* No replica campaigns while a change that it knows to be committed is not in force for it. */
 static void check_campaign(struct sim *s, struct member *m, struct replica *r)
 {
     const struct shard *shard = m->shard;
@@ -274,8 +274,8 @@ static void check_campaign(struct sim *s, struct member *m, struct replica *r)
     }
 }
 
-/* A member that is new to the leader counts as active at first, or it may cost it the quorum. (If
- * nobody does, the leader has just begun another period of watching them.) */
+/* A member that is new to the leader counts as active at first, or the leader may lose its quorum.
+ * (If no member is active, the leader has just begun another period of its quorum check.) */
 static void check_new_peers(struct sim *s, struct member *m, struct replica *r)
 {
     const struct raft_config *c = raft_config(r->core);
@@ -297,7 +297,7 @@ static void check_new_peers(struct sim *s, struct member *m, struct replica *r)
     }
 }
 
-/* Who gets a vote has acknowledged something in this leader's term, so its disk has the term. */
+/* A learner that gets a vote has answered in this leader's term, so its disk has the term. */
 static void check_new_voters(struct sim *s, struct member *m, const struct replica *r,
                              const struct raft_entry *e)
 {
@@ -375,7 +375,7 @@ static void check_status(struct sim *s, struct member *m, struct replica *r)
     if (sim__replica_superseded(m, r)) {
         raft_config_copy(&m->config, raft_config(r->core));
         trace_status(s, m, now);
-        return; /* what it believes is of a lost group */
+        return; /* its state is of a lost group */
     }
     if (now->role == RAFT_LEADER && (was->role != RAFT_LEADER || was->term != now->term)) {
         check_leader(s, m, r);
@@ -404,7 +404,7 @@ static void check_status(struct sim *s, struct member *m, struct replica *r)
     trace_status(s, m, now);
 }
 
-/* A new life begins with what the disk holds. */
+/* After a restart a replica begins with the state on its disk. */
 static void begin_life(struct sim *s, struct sim_host *h, struct member *m, struct replica *r)
 {
     m->life = h->incarnation;
@@ -428,7 +428,7 @@ static bool same_status(const struct raft_status *a, const struct raft_status *b
            a->leader == b->leader && a->config_index == b->config_index && a->role == b->role;
 }
 
-/* What a harvest has shown since the last look. */
+/* Check a replica if its status changed since the last check. */
 static void check_replica(struct sim *s, struct sim_host *h, struct replica *r)
 {
     struct member *m = sim__shadow_member(s, r->replica_id);
@@ -469,7 +469,7 @@ void sim__check_loop(struct sim *s, struct sim_host *h, struct loop *l)
     sim__check_loop_bounds(s, h, l);
 }
 
-/* ---- Frames: nothing is said that is not on disk --------------------------------------------- */
+/* ---- Frames: no message attests to what is not on disk --------------------------------------- */
 
 struct speaker {
     struct sim *s;
@@ -510,24 +510,23 @@ static void check_message(void *ctx, uint64_t shard_id, uint64_t to_incarnation,
               speaker->h->id, shard_id, r->from, r->to, r->kind, r->reject ? " reject" : "",
               r->term, r->index, r->log_term, r->commit, r->entry_count);
     if (m != NULL && r->epoch > m->shard->forced_epoch) {
-        FAIL(s, m, "speaks of epoch %" PRIu64 ", which has not begun", r->epoch);
+        FAIL(s, m, "sends epoch %" PRIu64 ", which has not begun", r->epoch);
     }
     if (m != NULL && !m->gone && r->kind != RAFT_MSG_REMOVED) {
         bool echo = r->kind == RAFT_MSG_PREVOTE_REPLY && !r->reject;
         if (!echo && r->term > m->hard.term + (r->kind == RAFT_MSG_PREVOTE)) {
-            FAIL(s, m, "speaks of term %" PRIu64 ", its disk has %" PRIu64 " (kind %d)", r->term,
+            FAIL(s, m, "sends term %" PRIu64 ", its disk has %" PRIu64 " (kind %d)", r->term,
                  m->hard.term, r->kind);
         }
         check_vote_message(s, m, r);
-        /* What was acknowledged in an earlier term may be replaced by now, in the same write
-         * even. */
+        /* An entry acknowledged in an earlier term may be replaced, in the same write even. */
         if (r->kind == RAFT_MSG_APPEND_REPLY && !r->reject && r->term == m->hard.term &&
             r->index > sim__member_last(m)) {
             FAIL(s, m, "acknowledges %" PRIu64 ", its disk ends at %" PRIu64, r->index,
                  sim__member_last(m));
         }
         if (r->commit > m->shard->committed && r->epoch == m->shard->forced_epoch) {
-            FAIL(s, m, "says that %" PRIu64 " is committed, the shard is at %" PRIu64, r->commit,
+            FAIL(s, m, "sends commit index %" PRIu64 ", the shard is at %" PRIu64, r->commit,
                  m->shard->committed);
         }
     }
@@ -554,7 +553,7 @@ void sim__check_frame(struct sim *s, struct sim_host *h, struct bufslice frame)
     }
 }
 
-/* A snapshot comes from whoever leads the term that it names. */
+/* The sender of a snapshot leads the term that its chunks name. */
 void sim__check_chunk(struct sim *s, struct sim_host *h, struct bufslice frame)
 {
     struct codec_chunk c;
@@ -592,7 +591,7 @@ void sim__check_apply(struct sim *s, struct sim_host *h, uint64_t shard_id, uint
     if (index > shard->committed) {
         FAIL(s, m, "applies %" PRIu64 ", committed is %" PRIu64, index, shard->committed);
     }
-    /* What is at the applier is still applied when the host ends, or the replica is removed. */
+    /* Entries at the applier are still applied after the host went down or the removal. */
     if (!h->ending && !m->gone && !restored && index > sim__member_last(m)) {
         FAIL(s, m, "applies %" PRIu64 ", its disk ends at %" PRIu64, index, sim__member_last(m));
     }

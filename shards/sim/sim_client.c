@@ -1,5 +1,5 @@
-/* Clients: each has one operation at a time, on a register of a shard, at a host that may or may
- * not be the right one. Some write in a session and retry until they know; the others never
+/* Clients: each has one operation at a time, on a register of a shard, at a host that need not be
+ * the leader's. Some write in a session and retry until they know the outcome; the others never
  * retry. */
 #include <inttypes.h>
 #include <stdlib.h>
@@ -220,7 +220,7 @@ static void refused(struct op *o)
     }
 }
 
-/* By a replica of a lost group: only the history shows whether that was right. */
+/* An answer of a replica of a lost group: only the history shows whether it is right. */
 static bool answered_by_superseded(const struct op *o)
 {
     const struct replica *r =

@@ -1,15 +1,15 @@
-/* Quorum loss and its repair: hosts are wiped or stay away until no configuration has a quorum
- * left, then the replica with the greatest (last term, last index) among those left is forced, by
- * an operator who makes mistakes and repeats himself.
+/* Quorum loss and its repair. Hosts are wiped or stay down until no configuration has a quorum
+ * left. Then the replica with the greatest (last term, last index) among the remaining ones is
+ * forced, by an operator that makes mistakes and repeats commands.
  *
- * The shadow changes at the moment at which the forced entry is on the disk of that replica: an
- * attempt that fails or crashes before changes nothing. From then on every replica with data of an
- * earlier epoch is superseded, whatever it still does or says; all invariants hold of the others.
+ * The shadow changes when the forced entry is on the disk of that replica: an attempt that fails or
+ * crashes before changes nothing. From then on every replica with data of an earlier epoch is
+ * superseded, and its messages and state are not checked. All invariants hold for the others.
  *
- * What is checked of the forced replica: it has every entry of which some replica that was left
- * could know that it was committed, that is, one whose log reaches to an entry of the term in which
- * that was committed. If it has all that ever was committed, the histories of the registers go on
- * and must be linearizable; else they end here, and new registers begin. */
+ * The forced replica must have every entry that a remaining replica could know to be committed: one
+ * whose log reaches to an entry of the term in which the entry was committed. If it has all entries
+ * that ever were committed, the histories of the registers go on and must be linearizable.
+ * Otherwise they end, and new registers begin. */
 #include <inttypes.h>
 #include <stdlib.h>
 
@@ -33,16 +33,16 @@ bool sim__replica_superseded(const struct member *m, const struct replica *r)
            (r->core != NULL && sim_status(r).epoch < m->shard->forced_epoch);
 }
 
-/* ---- Who is left ----------------------------------------------------------------------------- */
+/* ---- Remaining replicas ---------------------------------------------------------------------- */
 
-/* Could be forced, by what its disk holds. A removal that it does not know of is no obstacle. */
+/* Could it be forced, by the data on its disk? A removal unknown to it is no obstacle. */
 static bool has_data(const struct member *m, const struct shard *shard, uint32_t hosts)
 {
     return m->shard == shard && m->created && m->joined && !m->gone && !m->damaged && !m->witness &&
            !m->unforceable && !sim__member_superseded(m) && (hosts >> m->host & 1);
 }
 
-/* ... for certain: what the group has removed may be deleted at any time. */
+/* ... for certain: a replica that the group has removed may be deleted at any time. */
 static bool stays(const struct member *m, const struct shard *shard, uint32_t hosts)
 {
     const struct shadow_config *newest =
@@ -68,7 +68,7 @@ static bool quorum_in_half(struct sim *s, const struct raft_config *c, uint32_t 
     return 2 * alive > voters;
 }
 
-/* The least that a disk of these hosts knows to be committed. */
+/* The lowest commit index on a disk of these hosts. */
 static uint64_t least_known(struct sim *s, const struct shard *shard, uint32_t hosts)
 {
     uint64_t known = UINT64_MAX;
@@ -82,7 +82,7 @@ static uint64_t least_known(struct sim *s, const struct shard *shard, uint32_t h
     return known;
 }
 
-/* Could these hosts elect a leader, in whatever configuration they come back with? */
+/* Could these hosts elect a leader, in any configuration that they may come back with? */
 static bool has_quorum(struct sim *s, const struct shard *shard, uint32_t hosts)
 {
     uint64_t known = least_known(s, shard, hosts);
@@ -99,7 +99,7 @@ static bool has_quorum(struct sim *s, const struct shard *shard, uint32_t hosts)
     return false;
 }
 
-/* (last term, last index), as the operator is told: from memory, if the replica runs. */
+/* (last term, last index), as the status shows it: from memory, if the replica runs. */
 static void last_of(struct sim *s, const struct member *m, uint64_t *ret_term, uint64_t *ret_index)
 {
     const struct replica *r = sim__replica(s, m->host, m->shard);
@@ -112,7 +112,7 @@ static void last_of(struct sim *s, const struct member *m, uint64_t *ret_term, u
     }
 }
 
-/* The replica to be forced, of those left. */
+/* The remaining replica that is to be forced. */
 static struct member *choose(struct sim *s, const struct shard *shard, uint32_t hosts)
 {
     struct member *best = NULL, *m;
@@ -134,7 +134,7 @@ static struct member *choose(struct sim *s, const struct shard *shard, uint32_t 
 
 /* ---- What is lost ---------------------------------------------------------------------------- */
 
-/* How far the log is what was committed. */
+/* The index up to which the log holds the committed entries. */
 static uint64_t matched(const struct member *m, const struct shard *shard)
 {
     uint64_t index =
@@ -147,7 +147,7 @@ static uint64_t matched(const struct member *m, const struct shard *shard)
     return index;
 }
 
-/* What those left could know to be committed: the forced replica must have it. */
+/* Entries that a remaining replica could know to be committed: the forced one must have them. */
 static uint64_t could_be_known(struct sim *s, const struct shard *shard, uint32_t hosts)
 {
     uint64_t most = 0;
@@ -204,8 +204,8 @@ static void drop_leaders(struct shard *shard, uint64_t after)
     }
 }
 
-/* Part of what was committed is gone: histories end, and what was refused for good because of it
- * may come true. */
+/* Committed entries are gone: histories end, and a command that was refused because of such an
+ * entry may be executed after all. */
 static void end_histories(struct shard *shard, uint64_t kept)
 {
     drop_executed(shard, kept);
@@ -216,7 +216,7 @@ static void end_histories(struct shard *shard, uint64_t kept)
     }
 }
 
-/* All up to the forced entry is committed by it, in its term. */
+/* The forced entry commits everything before it, in its term. */
 static void commit_by_force(struct shard *shard, const struct member *m, uint64_t kept,
                             const struct raft_entry *e)
 {
@@ -292,8 +292,8 @@ static void wipe(struct sim *s, struct sim_host *h)
     sim__host_restart_later(h, rand_between(dice(s), 1, 3000) * SIM_MS);
 }
 
-/* Hosts that were given up come back with what they had, if that makes no quorum of the lost group:
- * with one it would go on without knowing. */
+/* Hosts that were given up come back with their data, unless they are a quorum of the lost group:
+ * the lost group would go on working, without a message of the new epoch. */
 static void return_away(struct sim *s, struct shard *shard)
 {
     for (int i = 0; i < s->c.hosts; i++) {
@@ -316,8 +316,8 @@ static void lose_again(struct sim *s, struct shard *shard)
     }
 }
 
-/* The only voter, and nothing is under way that changes it: only then is it harmless to force what
- * works. */
+/* Forcing a group that works is harmless only if the replica is the only voter and no change is
+ * under way. */
 static bool is_alone(struct sim *s, const struct shard *shard, const struct member *m)
 {
     const struct shadow_config *newest = &shard->configs[shard->config_count - 1];
@@ -326,7 +326,7 @@ static bool is_alone(struct sim *s, const struct shard *shard, const struct memb
            raft_config_votes(&newest->config) == 1 && !has_quorum(s, shard, others);
 }
 
-/* The answer was lost, say: the same replica once more. */
+/* As if the answer was lost: force the same replica once more. */
 static void force_again(struct sim *s, void *arg)
 {
     struct shard *shard = &s->shards[0];
@@ -347,7 +347,7 @@ static void repaired(struct sim *s, struct shard *shard)
     lose_again(s, shard);
 }
 
-/* Only what knows that it was removed, or that an earlier attempt took effect, may refuse. */
+/* Only a replica that knows of its removal, or of an earlier attempt's effect, may refuse. */
 static void check_refusal(struct sim *s, struct member *m, const struct thole_status *st)
 {
     const struct replica *r = sim__replica(s, m->host, m->shard);
@@ -394,7 +394,7 @@ static void refused(void *ctx, const struct thole_status *st)
     }
 }
 
-/* By mistake: with an epoch that is over, or at a replica without data of the group. */
+/* A mistake: force with an epoch that is over, or at a replica without data of the group. */
 static void force_wrongly(struct sim *s, struct shard *shard)
 {
     int host = (int)rand_below(dice(s), (uint64_t)s->c.hosts);
@@ -432,7 +432,7 @@ static void force_twice(struct sim *s, void *arg)
     }
 }
 
-/* What happens to the host, and what the operator does, in the middle of it. */
+/* Faults of the host, and commands of the operator, during an attempt. */
 static void disturb(struct sim *s, struct member *m)
 {
     struct sim_host *h = &s->hosts[m->host];
@@ -452,8 +452,8 @@ static void disturb(struct sim *s, struct member *m)
     }
 }
 
-/* Again until it succeeds. Each attempt has an epoch of its own. An earlier one may have taken
- * effect without an answer: a group that works again, and has grown, is left alone. */
+/* Repeat until it succeeds, each time with an epoch of its own. An earlier attempt may have taken
+ * effect without an answer: a group that works again, and has grown, is not forced. */
 static void force(struct sim *s, void *arg)
 {
     struct shard *shard = &s->shards[0];

@@ -1,4 +1,4 @@
-/* The life of a host: start, stop, crash, and what lasts over them. */
+/* The life of a host: start, stop, crash, and the state that outlives them. */
 #include <inttypes.h>
 #include <string.h>
 

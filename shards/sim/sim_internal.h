@@ -90,7 +90,7 @@ struct sim_host {
     struct engine *engine; /* NULL: down */
     bool ending;           /* crashed or its log failed: taken down after this turn */
     bool dead;             /* stays down: not in the quorum of the last phase */
-    bool away;             /* sim_force.c: given up, stays down until the shard is repaired */
+    bool away;             /* sim_force.c: given up; stays down until the shard is repaired */
     struct log_store *log;
     struct engine_files *files;
     struct kv_disk *kv;
@@ -149,7 +149,7 @@ void sim__network_init(struct sim *s);
 void sim__network_heal(struct sim *s);
 void sim__network_drop_all(struct sim *s);
 
-/* ---- The shadow of what happened (sim_check.c, shadow.c) ------------------------------------- */
+/* ---- The shadow: the true state (sim_check.c, shadow.c) -------------------------------------- */
 
 /* A log entry that some replica has written. Alternatives at one index have different terms. */
 struct shadow_entry {
@@ -169,10 +169,10 @@ struct member {
     struct shard *shard;
     int host;
     bool witness, gone;
-    bool wiped;       /* gone with its host; what follows is what its disk held then */
+    bool wiped;       /* gone with its host; the fields below are what its disk held then */
     bool created;     /* durably */
     bool damaged;     /* by us: it may fail */
-    bool unforceable; /* it said so */
+    bool unforceable; /* it refused to be forced */
     bool asleep;      /* as last seen */
     /* What its disk holds. */
     bool has_data, joined; /* of the group; its log begins as a member */
@@ -213,7 +213,7 @@ struct shard {
     uint64_t losses;           /* still to come */
     uint32_t survivors;        /* hosts that are left; 0: the quorum is not lost */
     struct member *forcing;    /* an attempt is under way */
-    uint64_t needed;           /* what the replica must have then of what was committed */
+    uint64_t needed;           /* the committed index that the replica must have then */
     struct shadow_slot *slots; /* by index */
     size_t slot_count;
     uint64_t committed;
@@ -256,7 +256,7 @@ static inline const struct replica_work *sim_work(const struct replica *r)
 void sim__check_config(struct sim *s, struct shard *shard, uint64_t index,
                        const struct raft_config *c);
 
-/* sim_force.c: does it have data of an earlier epoch, on disk; or think itself in one? */
+/* sim_force.c: does the member have data of an earlier epoch on disk, or the replica in memory? */
 bool sim__member_superseded(const struct member *m);
 bool sim__replica_superseded(const struct member *m, const struct replica *r);
 /* The entry that begins an epoch reaches the member's disk, behind what its log holds now. */
@@ -296,7 +296,7 @@ void sim__client_probe(struct sim *s, struct shard *shard, int host, bool write,
 void sim__admin_start(struct sim *s);
 void sim__admin_bootstrap(struct sim *s);
 void sim__nemesis_start(struct sim *s);
-void sim__nemesis_stop(struct sim *s, bool silently); /* nobody is told who is dead */
+void sim__nemesis_stop(struct sim *s, bool silently); /* without reports that hosts are dead */
 void sim__force_start(struct sim *s);
 void sim__final_phase(struct sim *s);
 /* Is a change of members under way, on any disk or in memory? */

@@ -63,7 +63,7 @@ static void kv_copy(struct kv *to, const struct kv *from)
     }
 }
 
-/* A restored generation counts when it is first used: it may be discarded before, because its
+/* A restored generation counts when it is first used. It may be discarded before that, if its
  * snapshot is of a group that was forced meanwhile. */
 static void check_use(struct kv_machine *m)
 {
@@ -112,11 +112,11 @@ static enum thole_code kv_apply(void *machine, struct thole_apply *b, struct tho
         put_be64(out, old);
         e->code = old;
         (void)e->result->write(e->result, out, sizeof out);
-        /* On a host that is about to go too: a persistent machine may keep it. */
+        /* Also on a host that is about to go down: a persistent machine may keep it. */
         sim__check_execute(s, sim__shadow_member(s, m->replica_id), e->index,
                            get_be64((const uint8_t *)e->command.data + 8), old);
         if (m->h->ending) {
-            continue; /* nobody will ever see the state */
+            continue; /* the state is never used */
         }
         s->report->applied++;
         sim__check_apply(s, m->h, m->shard_id, m->replica_id, e->index, kv_state(m->kv), false);

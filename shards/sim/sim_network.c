@@ -17,7 +17,7 @@ static void arrive(struct sim *s, void *arg)
     struct sim_host *to = p->to;
     struct sim_link *link = &s->links[p->from->id][to->id];
     if (s->now_ns < to->paused_until_ns) {
-        /* What waited in the sockets is read in any order of the peers. */
+        /* Frames that waited in sockets are read in any order of the peers. */
         uint64_t at = to->paused_until_ns + rand_below(&s->rand[SIM_PAUSE], 30 * NS_PER_MS);
         if (at < link->resumed_ns) {
             at = link->resumed_ns;
@@ -27,7 +27,7 @@ static void arrive(struct sim *s, void *arg)
         return;
     }
     s->in_flight--;
-    /* A cut may come before or behind what is under way. */
+    /* A cut may come before or after the frames in flight. */
     bool lost = link->cut && rand_chance(&s->rand[SIM_PARTITION], 0.5);
     if (to->engine != NULL && !to->ending && !lost) {
         engine_deliver(to->engine, &p->from->uuid, p->incarnation, p->lane, p->frame);

@@ -1,4 +1,4 @@
-/* What a seed expands to, and the line that repeats a run. */
+/* The options that a seed expands to, and the line that repeats a run. */
 #include <bsd/string.h>
 #include <inttypes.h>
 #include <stdlib.h>
@@ -110,7 +110,7 @@ void sim__config_draw(const struct sim_options *o, struct sim_config *ret)
     }
     c.faults &= ~o->without;
     c.hosts = (int)rand_between(&r, 3, SIM_HOSTS_MAX);
-    /* Few groups mostly: each then sees more of what happens. */
+    /* Mostly few groups: then each of them sees more faults. */
     static const int groups[] = {1, 1, 2, 3, 5, 20};
     c.groups = groups[rand_below(&r, 6)];
     c.clients = (int)rand_between(&r, 4, 16);

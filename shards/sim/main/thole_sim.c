@@ -16,7 +16,7 @@
 #define EXIT_CRASHED 3
 
 static char replay[512]; /* of the run under way */
-static int said = -1;    /* what the engines log: a file that is read only after a crash */
+static int output = -1;  /* a file for what the engines log, read only after a crash */
 static int out = STDERR_FILENO;
 
 static void tell(const char *text, size_t size)
@@ -34,30 +34,30 @@ static void on_signal(int number)
     _exit(EXIT_CRASHED);
 }
 
-/* The end of what was said: a failed assertion, for example. */
+/* The end of the output: a failed assertion, for example. */
 static void show_said(void)
 {
     char text[4096];
-    if (lseek(said, -(off_t)sizeof text, SEEK_END) < 0) {
-        (void)lseek(said, 0, SEEK_SET);
+    if (lseek(output, -(off_t)sizeof text, SEEK_END) < 0) {
+        (void)lseek(output, 0, SEEK_SET);
     }
-    ssize_t n = read(said, text, sizeof text);
+    ssize_t n = read(output, text, sizeof text);
     tell(text, n > 0 ? (size_t)n : 0);
 }
 
-/* Replicas fail and disks break all the time here: that is no news. So all work is done in a child
- * whose complaints go to a file, which is shown if it crashes. */
+/* Failing replicas and disks are normal here, and so are their log lines. So all work is done in a
+ * child whose stderr goes to a file, which is shown if the child crashes. */
 static void hush(void)
 {
     FILE *f = tmpfile();
     if (f == NULL) {
         return;
     }
-    said = fileno(f);
+    output = fileno(f);
     out = dup(STDERR_FILENO);
     pid_t child = fork();
     if (child == 0) {
-        (void)dup2(said, STDERR_FILENO);
+        (void)dup2(output, STDERR_FILENO);
     }
     if (child <= 0) {
         return;
@@ -73,10 +73,10 @@ static void hush(void)
     exit(crashed ? 1 : WEXITSTATUS(status));
 }
 
-static void forget_said(void)
+static void forget_output(void)
 {
-    if (said >= 0 && ftruncate(said, 0) == 0) {
-        (void)lseek(said, 0, SEEK_SET);
+    if (output >= 0 && ftruncate(output, 0) == 0) {
+        (void)lseek(output, 0, SEEK_SET);
     }
 }
 
@@ -102,7 +102,7 @@ static bool report(const struct sim_options *o, const struct sim_report *r)
 
 static bool run_one(const struct sim_options *o, struct sim_report *ret)
 {
-    forget_said();
+    forget_output();
     sim_replay_line(o, replay, sizeof replay);
     sim_run(o, ret);
     return report(o, ret);
@@ -148,7 +148,7 @@ static int run_seeds(struct command c)
          seeds++, o.seed++) {
         struct sim_report r;
         double before = seconds();
-        forget_said();
+        forget_output();
         sim_replay_line(&o, replay, sizeof replay);
         if (c.forked) {
             sim_run_forked(&o, &r);
@@ -180,7 +180,7 @@ static int run_seeds(struct command c)
     return all.failed ? 1 : 0;
 }
 
-/* Take away whatever the failure does not need. */
+/* Leave out faults, groups, hosts and time that the failure does not need. */
 static int minimize(struct sim_options o)
 {
     struct sim_report r;
