@@ -67,10 +67,11 @@ static inline bool log_enabled(enum log_level level, enum log_subject subject)
     return atomic_load_explicit(&log_levels[subject], memory_order_relaxed) >= (uint8_t)level;
 }
 
-#define LOG_AT(level, subject, ...)                                   \
-    do {                                                              \
-        if (__builtin_expect(log_enabled((level), LOG_##subject), 0)) \
-            log_write((level), LOG_##subject, __VA_ARGS__);           \
+#define LOG_AT(level, subject, ...)                                     \
+    do {                                                                \
+        if (__builtin_expect(log_enabled((level), LOG_##subject), 0)) { \
+            log_write((level), LOG_##subject, __VA_ARGS__);             \
+        }                                                               \
     } while (0)
 #define LOG_ERROR(subject, ...) LOG_AT(LOG_LEVEL_ERROR, subject, __VA_ARGS__)
 #define LOG_WARN(subject, ...) LOG_AT(LOG_LEVEL_WARN, subject, __VA_ARGS__)

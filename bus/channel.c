@@ -88,7 +88,7 @@ enum thole_code bus_channel_new_tls(const char *addresses, struct bus_tls *tls,
     if (target == NULL) {
         return THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
                           "no usable address in \"%s\": use host:port[,host:port...]",
-                          addresses ? addresses : "");
+                          addresses != NULL ? addresses : "");
     }
     struct bus_channel *c = xcalloc(1, sizeof *c);
     bus__grpc_init();

@@ -292,7 +292,7 @@ void bus__health_free(struct bus *b)
     if (h == NULL) {
         return;
     }
-    ASSERT(!h->watchers);
+    ASSERT(h->watchers == NULL);
     size_t it = 0;
     for (struct named *n; (n = map_next(&h->names, &it, NULL)) != NULL;) {
         for (struct named *next; n != NULL; n = next) {

@@ -174,7 +174,8 @@ enum thole_code bus_peer_set(struct bus *b, const struct uuid *host, const char 
     }
     if (address == NULL || !address_valid(slice_str(address), ADDRESS_REACH)) {
         return THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
-                          "a peer's address must be host:port, not \"%s\"", address ? address : "");
+                          "a peer's address must be host:port, not \"%s\"",
+                          address != NULL ? address : "");
     }
     pthread_mutex_lock(&b->mutex);
     if (atomic_load(&b->stopping)) { /* under the mutex: bus__peers_stop sees this peer */

@@ -143,7 +143,7 @@ static enum thole_code listen_on(struct bus *b, struct thole_status *st)
 
 struct bus_entry *bus__register(struct bus *b, const struct bus_method *m)
 {
-    ASSERT(b->server && !b->started);
+    ASSERT(b->server != NULL && !b->started);
     struct bus_entry *e = xcalloc(1, sizeof *e);
     e->bus = b;
     e->m = *m;

@@ -84,7 +84,7 @@ static void die(const char *what, const struct thole_status *st)
 static void prepare(struct lane *ln, struct slot *s, uint64_t now, struct thole_op *op)
 {
     const struct load *l = ln->l;
-    ASSERT(l && l->shards[ln->host]);
+    ASSERT(l != NULL && l->shards[ln->host] != NULL);
     ln->random = ln->random * UINT64_C(6364136223846793005) + 1442695040888963407;
     s->query = (ln->random >> 33) % 100 < l->c.read_share;
     s->begun_ns = now;

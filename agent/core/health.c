@@ -139,12 +139,12 @@ static void sweep(struct health *h, const struct registry_view *v)
     if (engine_shard_count(h->agent->engine) >= h->shards.count + h->unnamed) {
         return;
     }
-    for (size_t it = 0; map_next(&h->shards, &it, &key);) {
+    for (size_t it = 0; map_next(&h->shards, &it, &key) != NULL;) {
         if (!engine_shard_status(h->agent->engine, key - 1, &s)) {
             map_put(&gone, key, h);
         }
     }
-    for (size_t it = 0; map_next(&gone, &it, &key);) {
+    for (size_t it = 0; map_next(&gone, &it, &key) != NULL;) {
         forget_shard(h, v, key);
     }
     map_deinit(&gone);
@@ -189,7 +189,7 @@ uint64_t agent__health_update(struct health *h, uint64_t now_ns)
     const struct availability_check check = agent_availability_begin(a, v);
     uint64_t key;
     h->unnamed = 0;
-    for (size_t it = 0; map_next(&changed, &it, &key);) {
+    for (size_t it = 0; map_next(&changed, &it, &key) != NULL;) {
         update_shard(h, &check, key);
     }
     sweep(h, v);

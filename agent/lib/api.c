@@ -241,7 +241,7 @@ enum thole_code thole_shard_open(struct thole *t, const char *name, struct thole
 {
     if (name == NULL || strlen(name) >= THOLE_NAME_BYTES || !registry_name_valid(slice_str(name))) {
         return THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
-                          "not a shard's name: \"%.64s\"", name ? name : "");
+                          "not a shard's name: \"%.64s\"", name != NULL ? name : "");
     }
     if (strcmp(name, REGISTRY_SHARD_NAME) == 0) {
         return agent_refuse_zero(st);

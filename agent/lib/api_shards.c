@@ -91,7 +91,7 @@ static enum thole_code check_name(const char *field, const char *name, struct th
     return THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
                       "%s: \"%.64s\" is no name: lower case letters, digits, dots and dashes, at "
                       "most %d",
-                      field, name ? name : "", LIMIT_NAME_BYTES);
+                      field, name != NULL ? name : "", LIMIT_NAME_BYTES);
 }
 
 static enum thole_code check_label(const char *field, const char *label, size_t bytes_min,

@@ -238,7 +238,7 @@ enum thole_code http_new(struct agent *a, const char *address, struct http **ret
     if (code != THOLE_OK) {
         return code;
     }
-    ASSERT(ai);
+    ASSERT(ai != NULL);
     struct http *h = xcalloc(1, sizeof *h);
     h->agent = a;
     unsigned flags = MHD_USE_AUTO | MHD_USE_INTERNAL_POLLING_THREAD |

@@ -67,10 +67,12 @@ struct bufslice body_of(const char *text);
             pthread_mutex_lock(&(h)->mutex);                                               \
             bool is_ = (expression);                                                       \
             pthread_mutex_unlock(&(h)->mutex);                                             \
-            if (is_)                                                                       \
+            if (is_) {                                                                     \
                 break;                                                                     \
-            if (now_ms() > give_up_)                                                       \
+            }                                                                              \
+            if (now_ms() > give_up_) {                                                     \
                 fail_msg("%s:%d: never became true: %s", __FILE__, __LINE__, #expression); \
+            }                                                                              \
             pause_ms(1);                                                                   \
         }                                                                                  \
     } while (0)

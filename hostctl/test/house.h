@@ -52,8 +52,9 @@ void house_run(struct house *h, uint64_t ms);
 #define RUN_UNTIL(h, ms, condition)                                  \
     do {                                                             \
         uint64_t end_ = house_now_ms(h) + (ms);                      \
-        while (!(condition) && house_now_ms(h) < end_)               \
+        while (!(condition) && house_now_ms(h) < end_) {             \
             house_run(h, 20);                                        \
+        }                                                            \
         if (!(condition)) {                                          \
             house_dump(h);                                           \
             fail_msg("not within %d ms: %s", (int)(ms), #condition); \

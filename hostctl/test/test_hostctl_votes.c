@@ -58,8 +58,9 @@ static void run_odd(struct house *h, const char *shard, uint64_t ms)
 #define RUN_ODD_UNTIL(h, shard, ms, condition)                       \
     do {                                                             \
         uint64_t until_ = house_now_ms(h) + (ms);                    \
-        while (!(condition) && house_now_ms(h) < until_)             \
+        while (!(condition) && house_now_ms(h) < until_) {           \
             run_odd(h, shard, 20);                                   \
+        }                                                            \
         if (!(condition)) {                                          \
             house_dump(h);                                           \
             fail_msg("not within %d ms: %s", (int)(ms), #condition); \

@@ -226,9 +226,10 @@ struct replica *replica_ref(struct replica *r)
 static void free_replica(struct replica *r)
 {
     const struct replica_work *w = r->work;
-    ASSERT(!w || (w->pending.count == 0 && w->proposing.count == 0 && w->reading.count == 0));
-    ASSERT(!w || (!w->reads && !w->transfers));
-    ASSERT(!r->parked && !r->watches);
+    ASSERT(w == NULL ||
+           (w->pending.count == 0 && w->proposing.count == 0 && w->reading.count == 0));
+    ASSERT(w == NULL || (w->reads == NULL && w->transfers == NULL));
+    ASSERT(r->parked == NULL && r->watches == NULL);
     if (r->core != NULL) {
         raft_free(r->core);
     }

@@ -43,7 +43,7 @@ void sim_run_forked(const struct sim_options *o, struct sim_report *ret)
 {
     int report[2];
     FILE *said = tmpfile();
-    ASSERT(said && pipe(report) == 0);
+    ASSERT(said != NULL && pipe(report) == 0);
     (void)fflush(NULL);
     pid_t child = fork();
     ASSERT(child >= 0);

@@ -210,7 +210,7 @@ static void write_start(struct sim *s, struct member *m, const struct store_upda
 void sim__shadow_write(struct sim *s, struct sim_host *h, const struct store_update *u)
 {
     struct member *m = sim__shadow_member(s, u->replica_id);
-    ASSERT(m && m->host == h->id);
+    ASSERT(m != NULL && m->host == h->id);
     if (u->remove || u->forget) {
         m->gone = true;
         m->count = 0;

@@ -73,7 +73,7 @@ static void submit(struct op *o, struct sim_host *h)
     SIM_TRACE(s,
               "host %d: shard %" PRIu64 " is asked: kind %d, key %" PRIu64 ", value %" PRIx64
               ", session %" PRIu64 "/%" PRIu64,
-              h->id, o->shard->id, (int)o->r.kind, o->key ? o->key->number : 0, o->value,
+              h->id, o->shard->id, (int)o->r.kind, o->key != NULL ? o->key->number : 0, o->value,
               o->r.session, o->r.sequence);
     engine_submit(h->engine, &o->r);
 }

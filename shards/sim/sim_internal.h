@@ -59,8 +59,9 @@ void sim__trace_line(struct sim *s, const char *format, ...) __attribute__((form
 void sim__mix(struct sim *s, uint64_t a, uint64_t b);
 #define SIM_TRACE(s, ...)                      \
     do {                                       \
-        if ((s)->o.trace)                      \
+        if ((s)->o.trace != NULL) {            \
             sim__trace_line((s), __VA_ARGS__); \
+        }                                      \
     } while (0)
 
 /* ---- Hosts (sim_host.c), their workers (executor.c) ------------------------------------------ */

@@ -302,7 +302,7 @@ static enum thole_code open_files(struct segments *s, struct thole_status *st)
             }
             break;
         }
-        unsigned long file = strtoul(e->d_name, &end, 10);
+        uint64_t file = strtoul(e->d_name, &end, 10);
 
         if (end != e->d_name + 8 || strcmp(end, ".seg") != 0) {
             continue;

@@ -226,7 +226,7 @@ static void test_a_repeated_request_gets_the_first_answer(void **state)
 }
 
 /* Of the whole process. */
-static unsigned long refused(void)
+static uint64_t refused(void)
 {
     static const char name[] = "\nthole_control_refused_total ";
     struct bytes out = {0};
@@ -234,7 +234,7 @@ static unsigned long refused(void)
     bytes_append(&out, "", 1);
     const char *at = strstr((const char *)out.data, name);
     assert_non_null(at);
-    unsigned long count = strtoul(at + strlen(name), NULL, 10);
+    uint64_t count = strtoul(at + strlen(name), NULL, 10);
     bytes_deinit(&out);
     return count;
 }
@@ -242,7 +242,7 @@ static unsigned long refused(void)
 static void test_updates_follow_the_etag(void **state)
 {
     struct services_fixture *f = *state;
-    unsigned long before = refused();
+    uint64_t before = refused();
     char etag[64];
     assert_failed(f, update(f, (struct shard_args){"upd", "counter", .voters = 1}), THOLE_NOT_FOUND,
                   THOLE_REASON_NO_SUCH_SHARD);

@@ -361,7 +361,7 @@ static void start_restore(struct snapshot_receives *s, struct receive *x)
 void engine__receives_restore(struct snapshot_receives *s, struct task *t)
 {
     struct receive *x = map_get(&s->by_replica, t->received->to);
-    ASSERT(x && x->transfer == t->received->transfer && !x->restore);
+    ASSERT(x != NULL && x->transfer == t->received->transfer && x->restore == NULL);
     x->restore = t;
     start_restore(s, x);
 }

@@ -354,7 +354,7 @@ static void seed(struct engine *e, struct task *t)
 static void run(struct engine *e, struct task *t, bool *flushed)
 {
     uint64_t begun = clock_now(e->clock);
-    ASSERT(t->r || t->kind == TASK_SPACE);
+    ASSERT(t->r != NULL || t->kind == TASK_SPACE);
     if (t->r != NULL) {
         log_context(t->r->shard_id, t->r->replica_id);
     }

@@ -53,12 +53,13 @@ void cluster_free(struct cluster *c); /* stops what runs */
 uint64_t cluster_now(const struct cluster *c);
 void cluster_run(struct cluster *c, uint64_t ms);
 /* Runs until the condition holds; fails the test after `ms`. */
-#define RUN_UNTIL(c, ms, condition)                   \
-    do {                                              \
-        uint64_t end_ = cluster_now(c) + (ms)*MS;     \
-        while (!(condition) && cluster_now(c) < end_) \
-            cluster_run(c, 10);                       \
-        assert_true(condition);                       \
+#define RUN_UNTIL(c, ms, condition)                     \
+    do {                                                \
+        uint64_t end_ = cluster_now(c) + (ms)*MS;       \
+        while (!(condition) && cluster_now(c) < end_) { \
+            cluster_run(c, 10);                         \
+        }                                               \
+        assert_true(condition);                         \
     } while (0)
 
 /* Host h has replica h + 1 of SHARD. */

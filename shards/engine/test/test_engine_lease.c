@@ -73,7 +73,7 @@ static void isolate_and_ask(int phase_ms, int *ret_served, int *ret_refused)
         }
         op_free(o);
     }
-    assert_true(write && write->done && write->r.status.code == THOLE_OK);
+    assert_true(write != NULL && write->done && write->r.status.code == THOLE_OK);
     op_free(write);
     cluster_free(c);
 }

@@ -279,9 +279,9 @@ static void test_session_answers_are_bounded_together(void **state)
         assert_true(cut > 0);
         /* An old one is still known to be applied; a new one has its answer. */
         assert_int_equal(session_begin(&t, 1, 1, 900000, NULL, &r), SESSION_DUPLICATE);
-        assert_true(r->cut && !r->result);
+        assert_true(r->cut && r->result == NULL);
         assert_int_equal(session_begin(&t, 1, ROUNDS, 900001, NULL, &r), SESSION_DUPLICATE);
-        assert_true(!r->cut && r->result);
+        assert_true(!r->cut && r->result != NULL);
         for (const struct session *s = t.oldest; s != NULL; s = s->newer) {
             struct bytes one = {0};
             session_encode(s, &one);

@@ -189,7 +189,7 @@ static int minimize(struct sim_options o)
         (void)printf("seed %" PRIu64 " does not fail\n", o.seed);
         return 1;
     }
-    for (int i = 0; sim_fault_name(i); i++) {
+    for (int i = 0; sim_fault_name(i) != NULL; i++) {
         struct sim_options fewer = o;
         fewer.without |= UINT32_C(1) << i;
         sim_run_forked(&fewer, &r);
@@ -225,7 +225,7 @@ static int canaries(struct sim_options o, const char *only, uint64_t budget)
 {
     int missed = 0;
     uint64_t first = o.seed;
-    for (int i = 0; sim_canary_name(i); i++) {
+    for (int i = 0; sim_canary_name(i) != NULL; i++) {
         struct sim_report r = {0};
         double begin = seconds();
         o.canary = sim_canary_name(i);
