@@ -17,6 +17,7 @@
 #include "agent/core/agent_options.h"
 #include "agent/core/availability.h"
 #include "agent/core/health.h"
+#include "agent/core/outages.h"
 #include "agent/core/reconciler.h"
 #include "agent/core/stores.h"
 #include "agent/core/tags.h"

@@ -59,7 +59,7 @@ struct agent {
     _Atomic bool opened; /* agent_new succeeds */
     /* Shard zero is forced here: it takes nothing before it knows (RepairZero). */
     _Atomic bool repairing;
-    struct outages *outages; /* availability.h */
+    struct outages *outages; /* outages.h */
     _Atomic uint64_t
         zero_lost_ns; /* when its leader was no longer known; 0: one is. availability.c */
 

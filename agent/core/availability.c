@@ -12,6 +12,7 @@
  * Nothing is asked and nothing is written. Any thread. Since when it cannot be confirmed is noted
  * when connections, disks, rows and replicas here change (outages). */
 #include "agent/core/availability.h"
+#include "agent/core/outages.h"
 
 #include <inttypes.h>
 #include <stdarg.h>

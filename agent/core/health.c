@@ -8,6 +8,7 @@
 #include "agent/core/agent_internal.h"
 #include "agent/core/availability.h"
 #include "agent/core/health.h"
+#include "agent/core/outages.h"
 #include "base/map.h"
 
 #define UPDATE_NS (50 * NS_PER_MS)

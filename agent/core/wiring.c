@@ -16,7 +16,7 @@
 #include <string.h>
 
 #include "agent/core/agent_internal.h"
-#include "agent/core/availability.h"
+#include "agent/core/outages.h"
 #include "agent/core/reconciler.h"
 #include "agent/core/wiring.h"
 #include "agent/join/join.h"

@@ -4,7 +4,7 @@
 #include "shards/machine/builtin.h"
 #include "shards/machine/kv/kv_internal.h"
 
-bool kv_item_decode(struct slice stored, struct kv_item *ret)
+bool kv__item_decode(struct slice stored, struct kv_item *ret)
 {
     if (stored.size < KV_STORED_HEADER_BYTES) {
         return false;
@@ -17,7 +17,7 @@ bool kv_item_decode(struct slice stored, struct kv_item *ret)
     return true;
 }
 
-void kv_item_encode(const struct kv_item *item, struct bytes *out)
+void kv__item_encode(const struct kv_item *item, struct bytes *out)
 {
     bytes_clear(out);
     uint8_t *p = bytes_extend(out, KV_STORED_HEADER_BYTES);
@@ -27,7 +27,7 @@ void kv_item_encode(const struct kv_item *item, struct bytes *out)
     bytes_append_slice(out, item->value);
 }
 
-void kv_user_key(struct bytes *out, struct slice key)
+void kv__user_key(struct bytes *out, struct slice key)
 {
     uint8_t prefix = KV_PREFIX_USER;
 
@@ -43,13 +43,13 @@ static void kv_close(void *machine)
     free(machine);
 }
 
-void kv_work_begin(struct kv *kv)
+void kv__work_begin(struct kv *kv)
 {
     kv->batch = state_batch_new(kv->db);
     kv->arena = arena_new();
 }
 
-void kv_work_end(struct kv *kv)
+void kv__work_end(struct kv *kv)
 {
     state_batch_free(kv->batch);
     arena_free(kv->arena);
@@ -108,13 +108,13 @@ static enum thole_code kv_destroy(const struct thole_machine_env *env, struct th
 
 /* ---- Apply ----------------------------------------------------------------------------------- */
 
-const char *kv_parse_command(struct thole_slice payload, upb_Arena *arena, struct kv_op *ret)
+const char *kv__parse_command(struct thole_slice payload, upb_Arena *arena, struct kv_op *ret)
 {
     struct slice in = slice_of(payload.data, payload.size);
 
     *ret = (struct kv_op){.text = in.size == 0 || in.data[0] != KV_PROTO_BYTE};
-    return ret->text ? kv_text_command(in, ret)
-                     : kv_proto_command(slice_of(in.data + 1, in.size - 1), arena, ret);
+    return ret->text ? kv__text_command(in, ret)
+                     : kv__proto_command(slice_of(in.data + 1, in.size - 1), arena, ret);
 }
 
 static enum thole_code apply_entry(struct kv_batch *b, struct thole_entry *e,
@@ -123,20 +123,20 @@ static enum thole_code apply_entry(struct kv_batch *b, struct thole_entry *e,
     struct kv_result result = {0};
     struct kv_op op;
 
-    result.error = kv_parse_command(e->command, b->upb, &op);
+    result.error = kv__parse_command(e->command, b->upb, &op);
     if (result.error != NULL) {
         result.code = KV_INVALID;
     } else {
-        enum thole_code code = kv_exec(b, &op, e->index, &result, st);
+        enum thole_code code = kv__exec(b, &op, e->index, &result, st);
         if (code != THOLE_OK) {
             return code;
         }
     }
     e->code = result.code;
     if (op.text) {
-        kv_text_result(&result, &b->kv->out);
+        kv__text_result(&result, &b->kv->out);
     } else {
-        kv_proto_result(&result, b->upb, &b->kv->out);
+        kv__proto_result(&result, b->upb, &b->kv->out);
     }
     enum thole_code code = e->result->write(e->result, b->kv->out.data, b->kv->out.size);
     return code == THOLE_OK
@@ -150,7 +150,7 @@ static void send_events(struct kv_batch *b, struct thole_watch_sink *watch)
     for (size_t i = 0; i < b->event_count; i++) {
         const struct kv_event *ev = &b->events[i];
 
-        kv_proto_event(&ev->item, ev->deleted, b->upb, &b->kv->out);
+        kv__proto_event(&ev->item, ev->deleted, b->upb, &b->kv->out);
         watch->event(watch, ev->index, (struct thole_slice){ev->item.key.data, ev->item.key.size},
                      (struct thole_slice){b->kv->out.data, b->kv->out.size});
     }
@@ -162,17 +162,17 @@ static enum thole_code kv_apply(void *machine, struct thole_apply *batch, struct
     struct kv_batch b;
     enum thole_code code = THOLE_OK;
 
-    kv_batch_init(&b, kv, batch->watch != NULL);
+    kv__batch_init(&b, kv, batch->watch != NULL);
     for (size_t i = 0; i < batch->entry_count && code == THOLE_OK; i++) {
         code = apply_entry(&b, &batch->entries[i], st);
     }
     if (code == THOLE_OK) {
-        code = kv_batch_write(&b, batch->meta, batch->meta_count, st);
+        code = kv__batch_write(&b, batch->meta, batch->meta_count, st);
     }
     if (code == THOLE_OK && batch->watch != NULL) {
         send_events(&b, batch->watch);
     }
-    kv_batch_deinit(&b);
+    kv__batch_deinit(&b);
     return code;
 }
 
@@ -198,11 +198,11 @@ const struct thole_machine_type machine_kv = {
     .open = kv_open,
     .close = kv_close,
     .apply = kv_apply,
-    .query = kv_query,
+    .query = kv__query,
     .view_acquire = kv_view_acquire,
     .view_release = kv_view_release,
-    .save = kv_save,
-    .restore = kv_restore,
+    .save = kv__save,
+    .restore = kv__restore,
     .flush = NULL, /* the engine flushes the state database of the host */
     .destroy = kv_destroy,
 };

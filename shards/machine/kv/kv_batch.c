@@ -7,18 +7,18 @@
 
 #define TABLE_SIZE_MIN 64
 
-void kv_batch_init(struct kv_batch *b, struct kv *kv, bool watched)
+void kv__batch_init(struct kv_batch *b, struct kv *kv, bool watched)
 {
     *b = (struct kv_batch){.kv = kv, .upb = upb_Arena_New(), .watched = watched};
     b->table_size = TABLE_SIZE_MIN;
     b->table = xcalloc(b->table_size, sizeof *b->table);
-    kv_work_begin(kv);
+    kv__work_begin(kv);
 }
 
-void kv_batch_deinit(struct kv_batch *b)
+void kv__batch_deinit(struct kv_batch *b)
 {
     upb_Arena_Free(b->upb);
-    kv_work_end(b->kv);
+    kv__work_end(b->kv);
     free(b->cells);
     free(b->table);
     free(b->events);
@@ -75,8 +75,8 @@ static enum thole_code corrupt(struct thole_status *st)
     return THOLE_FAIL(st, THOLE_DATA_LOSS, THOLE_REASON_CORRUPT, "a stored value is malformed");
 }
 
-enum thole_code kv_batch_cell(struct kv_batch *b, struct slice key, struct kv_cell **ret,
-                              struct thole_status *st)
+enum thole_code kv__batch_cell(struct kv_batch *b, struct slice key, struct kv_cell **ret,
+                               struct thole_status *st)
 {
     uint64_t hash = hash64(key.data, key.size, 0);
     struct kv_cell *c = find_cell(b, key, hash);
@@ -85,7 +85,7 @@ enum thole_code kv_batch_cell(struct kv_batch *b, struct slice key, struct kv_ce
 
     if (c == NULL) {
         struct thole_status missing; /* a key that is not there is no failure to report */
-        kv_user_key(&kv->out, key);
+        kv__user_key(&kv->out, key);
         enum thole_code code =
             state_get(kv->db, NULL, kv->space, bytes_slice(&kv->out), &stored, &missing);
         if (code != THOLE_OK && code != THOLE_NOT_FOUND) {
@@ -98,7 +98,7 @@ enum thole_code kv_batch_cell(struct kv_batch *b, struct slice key, struct kv_ce
         if (code == THOLE_OK) {
             struct slice copy = arena_copy(kv->arena, slice_of(stored->data, stored->size));
             buf_unref(stored);
-            if (!kv_item_decode(copy, &c->item)) {
+            if (!kv__item_decode(copy, &c->item)) {
                 return corrupt(st);
             }
             c->present = true;
@@ -122,7 +122,7 @@ static void add_event(struct kv_batch *b, const struct kv_cell *c, uint64_t inde
     b->events[b->event_count++] = (struct kv_event){c->item, index, deleted};
 }
 
-void kv_batch_put(struct kv_batch *b, struct kv_cell *c, struct slice value, uint64_t index)
+void kv__batch_put(struct kv_batch *b, struct kv_cell *c, struct slice value, uint64_t index)
 {
     if (!c->present) {
         c->item.create_index = index;
@@ -135,7 +135,7 @@ void kv_batch_put(struct kv_batch *b, struct kv_cell *c, struct slice value, uin
     add_event(b, c, index, false);
 }
 
-void kv_batch_delete(struct kv_batch *b, struct kv_cell *c, uint64_t index)
+void kv__batch_delete(struct kv_batch *b, struct kv_cell *c, uint64_t index)
 {
     c->item = (struct kv_item){.key = c->item.key, .mod_index = index};
     c->present = false;
@@ -184,7 +184,7 @@ static void range_take(struct range_deletion *d, struct kv_cell *c)
     if (d->deleted == d->limit) {
         d->more = true;
     } else {
-        kv_batch_delete(d->b, c, d->index);
+        kv__batch_delete(d->b, c, d->index);
         d->deleted++;
     }
 }
@@ -198,9 +198,9 @@ static void range_take_own(struct range_deletion *d, struct slice key)
     }
 }
 
-enum thole_code kv_batch_delete_range(struct kv_batch *b, struct slice from, struct slice to,
-                                      uint32_t limit, uint64_t index, uint64_t *ret_deleted,
-                                      bool *ret_more, struct thole_status *st)
+enum thole_code kv__batch_delete_range(struct kv_batch *b, struct slice from, struct slice to,
+                                       uint32_t limit, uint64_t index, uint64_t *ret_deleted,
+                                       bool *ret_more, struct thole_status *st)
 {
     static const uint8_t end = KV_PREFIX_USER + 1;
     struct kv *kv = b->kv;
@@ -209,9 +209,9 @@ enum thole_code kv_batch_delete_range(struct kv_batch *b, struct slice from, str
     struct slice stored_key, value;
 
     d.own = cells_in_range(b, from, to, &d.own_count);
-    kv_user_key(&lower, from);
+    kv__user_key(&lower, from);
     if (to.size > 0) {
-        kv_user_key(&upper, to);
+        kv__user_key(&upper, to);
     } else {
         bytes_append(&upper, &end, 1);
     }
@@ -245,7 +245,7 @@ enum thole_code kv_batch_delete_range(struct kv_batch *b, struct slice from, str
 
 /* ---- The write ------------------------------------------------------------------------------- */
 
-void kv_put_meta(struct kv *kv, const struct thole_meta *meta, size_t meta_count)
+void kv__put_meta(struct kv *kv, const struct thole_meta *meta, size_t meta_count)
 {
     struct bytes key = {0};
     uint8_t prefix = KV_PREFIX_META;
@@ -264,8 +264,8 @@ void kv_put_meta(struct kv *kv, const struct thole_meta *meta, size_t meta_count
     bytes_deinit(&key);
 }
 
-enum thole_code kv_batch_write(struct kv_batch *b, const struct thole_meta *meta, size_t meta_count,
-                               struct thole_status *st)
+enum thole_code kv__batch_write(struct kv_batch *b, const struct thole_meta *meta,
+                                size_t meta_count, struct thole_status *st)
 {
     struct kv *kv = b->kv;
     struct bytes key = {0};
@@ -276,15 +276,15 @@ enum thole_code kv_batch_write(struct kv_batch *b, const struct thole_meta *meta
         if (!c->dirty) {
             continue;
         }
-        kv_user_key(&key, c->item.key);
+        kv__user_key(&key, c->item.key);
         if (c->present) {
-            kv_item_encode(&c->item, &kv->out);
+            kv__item_encode(&c->item, &kv->out);
             state_batch_put(kv->batch, kv->space, bytes_slice(&key), bytes_slice(&kv->out));
         } else {
             state_batch_delete(kv->batch, kv->space, bytes_slice(&key));
         }
     }
-    kv_put_meta(kv, meta, meta_count);
+    kv__put_meta(kv, meta, meta_count);
     bytes_deinit(&key);
     return state_batch_write(kv->batch, st);
 }

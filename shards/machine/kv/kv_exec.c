@@ -32,19 +32,19 @@ static void compare_and_set(struct kv_batch *b, const struct kv_op *op, struct k
         return;
     }
     if (!op->cas_delete) {
-        kv_batch_put(b, c, op->value, index);
+        kv__batch_put(b, c, op->value, index);
         set_current(r, c, false);
         return;
     }
     r->counts_deleted = true;
     if (c->present) {
-        kv_batch_delete(b, c, index);
+        kv__batch_delete(b, c, index);
         r->deleted = 1;
     }
 }
 
-enum thole_code kv_exec(struct kv_batch *b, const struct kv_op *op, uint64_t index,
-                        struct kv_result *ret, struct thole_status *st)
+enum thole_code kv__exec(struct kv_batch *b, const struct kv_op *op, uint64_t index,
+                         struct kv_result *ret, struct thole_status *st)
 {
     struct kv_result r = {0};
     struct kv_cell *c = NULL;
@@ -52,9 +52,10 @@ enum thole_code kv_exec(struct kv_batch *b, const struct kv_op *op, uint64_t ind
 
     if (op->kind == KV_DELETE_RANGE) {
         r.counts_deleted = true;
-        code = kv_batch_delete_range(b, op->key, op->to, op->limit, index, &r.deleted, &r.more, st);
+        code =
+            kv__batch_delete_range(b, op->key, op->to, op->limit, index, &r.deleted, &r.more, st);
     } else {
-        code = kv_batch_cell(b, op->key, &c, st);
+        code = kv__batch_cell(b, op->key, &c, st);
     }
     if (code != THOLE_OK) {
         return code;
@@ -68,13 +69,13 @@ enum thole_code kv_exec(struct kv_batch *b, const struct kv_op *op, uint64_t ind
         }
         break;
     case KV_PUT:
-        kv_batch_put(b, c, op->value, index);
+        kv__batch_put(b, c, op->value, index);
         set_current(&r, c, false);
         break;
     case KV_DELETE:
         r.counts_deleted = true;
         if (c->present) {
-            kv_batch_delete(b, c, index);
+            kv__batch_delete(b, c, index);
             r.deleted = 1;
         }
         break;

@@ -2,10 +2,10 @@
  *
  *   kv.c           the machine: open, apply, views, destroy
  *   kv_batch.c     the state as one apply batch sees it, and its one write
- *   kv_exec.c      what each command does
+ *   kv__exec.c      what each command does
  *   kv_proto.c     commands, queries and results in protobuf
  *   kv_text.c      the same as text
- *   kv_query.c     reading from a view
+ *   kv__query.c     reading from a view
  *   kv_snapshot.c  save and restore */
 #ifndef SHARDS_MACHINE_KV_INTERNAL_H
 #define SHARDS_MACHINE_KV_INTERNAL_H
@@ -35,8 +35,8 @@ struct kv {
     struct arena *arena;
     struct bytes out;
 };
-void kv_work_begin(struct kv *kv);
-void kv_work_end(struct kv *kv);
+void kv__work_begin(struct kv *kv);
+void kv__work_end(struct kv *kv);
 
 /* A value as it is now. Stored as [create LE 8][mod LE 8][version LE 8][value]. */
 #define KV_STORED_HEADER_BYTES 24
@@ -45,8 +45,8 @@ struct kv_item {
     struct slice value;
     uint64_t create_index, mod_index, version;
 };
-bool kv_item_decode(struct slice stored, struct kv_item *ret); /* not the key */
-void kv_item_encode(const struct kv_item *item, struct bytes *out);
+bool kv__item_decode(struct slice stored, struct kv_item *ret); /* not the key */
+void kv__item_encode(const struct kv_item *item, struct bytes *out);
 
 /* ---- Commands and queries, whichever form they came in --------------------------------------- */
 
@@ -67,12 +67,12 @@ struct kv_op {
     bool cas_delete;
 };
 /* Parse and check. NULL, or what is wrong (a static string). `op->text` is set in any case. */
-const char *kv_parse_command(struct thole_slice payload, upb_Arena *arena, struct kv_op *ret);
-const char *kv_parse_query(struct thole_slice payload, upb_Arena *arena, struct kv_op *ret);
-const char *kv_proto_command(struct slice in, upb_Arena *arena, struct kv_op *op);
-const char *kv_proto_query(struct slice in, upb_Arena *arena, struct kv_op *op);
-const char *kv_text_command(struct slice in, struct kv_op *op);
-const char *kv_text_query(struct slice in, struct kv_op *op);
+const char *kv__parse_command(struct thole_slice payload, upb_Arena *arena, struct kv_op *ret);
+const char *kv__parse_query(struct thole_slice payload, upb_Arena *arena, struct kv_op *ret);
+const char *kv__proto_command(struct slice in, upb_Arena *arena, struct kv_op *op);
+const char *kv__proto_query(struct slice in, upb_Arena *arena, struct kv_op *op);
+const char *kv__text_command(struct slice in, struct kv_op *op);
+const char *kv__text_query(struct slice in, struct kv_op *op);
 
 struct kv_result {
     enum kv_code code;
@@ -85,9 +85,9 @@ struct kv_result {
     bool more;
 };
 /* Replace the contents of `out`. */
-void kv_proto_result(const struct kv_result *r, upb_Arena *arena, struct bytes *out);
-void kv_text_result(const struct kv_result *r, struct bytes *out);
-void kv_proto_event(const struct kv_item *item, bool deleted, upb_Arena *arena, struct bytes *out);
+void kv__proto_result(const struct kv_result *r, upb_Arena *arena, struct bytes *out);
+void kv__text_result(const struct kv_result *r, struct bytes *out);
+void kv__proto_event(const struct kv_item *item, bool deleted, upb_Arena *arena, struct bytes *out);
 
 /* ---- One apply batch ------------------------------------------------------------------------- */
 
@@ -113,34 +113,34 @@ struct kv_batch {
     size_t event_count, event_capacity;
     bool watched;
 };
-void kv_batch_init(struct kv_batch *b, struct kv *kv, bool watched);
-void kv_batch_deinit(struct kv_batch *b);
+void kv__batch_init(struct kv_batch *b, struct kv *kv, bool watched);
+void kv__batch_deinit(struct kv_batch *b);
 /* The key's cell, read from the database at first use. `key` must live as long as the batch. */
-enum thole_code kv_batch_cell(struct kv_batch *b, struct slice key, struct kv_cell **ret,
-                              struct thole_status *st);
-void kv_batch_put(struct kv_batch *b, struct kv_cell *c, struct slice value, uint64_t index);
-void kv_batch_delete(struct kv_batch *b, struct kv_cell *c, uint64_t index);
-/* Delete up to `limit` keys of [from, to). */
-enum thole_code kv_batch_delete_range(struct kv_batch *b, struct slice from, struct slice to,
-                                      uint32_t limit, uint64_t index, uint64_t *ret_deleted,
-                                      bool *ret_more, struct thole_status *st);
-/* All changes and the metadata in one state_batch. */
-enum thole_code kv_batch_write(struct kv_batch *b, const struct thole_meta *meta, size_t meta_count,
+enum thole_code kv__batch_cell(struct kv_batch *b, struct slice key, struct kv_cell **ret,
                                struct thole_status *st);
-void kv_put_meta(struct kv *kv, const struct thole_meta *meta, size_t meta_count);
+void kv__batch_put(struct kv_batch *b, struct kv_cell *c, struct slice value, uint64_t index);
+void kv__batch_delete(struct kv_batch *b, struct kv_cell *c, uint64_t index);
+/* Delete up to `limit` keys of [from, to). */
+enum thole_code kv__batch_delete_range(struct kv_batch *b, struct slice from, struct slice to,
+                                       uint32_t limit, uint64_t index, uint64_t *ret_deleted,
+                                       bool *ret_more, struct thole_status *st);
+/* All changes and the metadata in one state_batch. */
+enum thole_code kv__batch_write(struct kv_batch *b, const struct thole_meta *meta,
+                                size_t meta_count, struct thole_status *st);
+void kv__put_meta(struct kv *kv, const struct thole_meta *meta, size_t meta_count);
 
 /* Carry out a parsed command. Fails only if the database does. */
-enum thole_code kv_exec(struct kv_batch *b, const struct kv_op *op, uint64_t index,
-                        struct kv_result *ret, struct thole_status *st);
+enum thole_code kv__exec(struct kv_batch *b, const struct kv_op *op, uint64_t index,
+                         struct kv_result *ret, struct thole_status *st);
 
 /* ---- The machine's functions in other files -------------------------------------------------- */
 
-void kv_user_key(struct bytes *out, struct slice key);
-enum thole_code kv_query(void *machine, const void *view, struct thole_slice query,
-                         struct thole_sink *answer, struct thole_status *st);
-enum thole_code kv_save(void *machine, const void *view, struct thole_sink *out,
-                        struct thole_status *st);
-enum thole_code kv_restore(void *machine, struct thole_source *in, const struct thole_meta *meta,
-                           size_t meta_count, struct thole_status *st);
+void kv__user_key(struct bytes *out, struct slice key);
+enum thole_code kv__query(void *machine, const void *view, struct thole_slice query,
+                          struct thole_sink *answer, struct thole_status *st);
+enum thole_code kv__save(void *machine, const void *view, struct thole_sink *out,
+                         struct thole_status *st);
+enum thole_code kv__restore(void *machine, struct thole_source *in, const struct thole_meta *meta,
+                            size_t meta_count, struct thole_status *st);
 
 #endif

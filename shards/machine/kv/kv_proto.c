@@ -67,7 +67,7 @@ static const char *parse_cas(const thole_kv_v1_CompareAndSet *m, struct kv_op *o
     return check_key(op->key);
 }
 
-const char *kv_proto_command(struct slice in, upb_Arena *arena, struct kv_op *op)
+const char *kv__proto_command(struct slice in, upb_Arena *arena, struct kv_op *op)
 {
     const thole_kv_v1_Command *m = PROTO_DECODE_ALIAS(thole_kv_v1_Command, in, arena);
 
@@ -104,7 +104,7 @@ const char *kv_proto_command(struct slice in, upb_Arena *arena, struct kv_op *op
     }
 }
 
-const char *kv_proto_query(struct slice in, upb_Arena *arena, struct kv_op *op)
+const char *kv__proto_query(struct slice in, upb_Arena *arena, struct kv_op *op)
 {
     const thole_kv_v1_Query *m = PROTO_DECODE_ALIAS(thole_kv_v1_Query, in, arena);
 
@@ -144,7 +144,7 @@ static void fill_item(thole_kv_v1_KeyValue *m, const struct kv_item *item, bool 
     thole_kv_v1_KeyValue_set_version(m, item->version);
 }
 
-void kv_proto_result(const struct kv_result *r, upb_Arena *arena, struct bytes *out)
+void kv__proto_result(const struct kv_result *r, upb_Arena *arena, struct bytes *out)
 {
     thole_kv_v1_Result *m = thole_kv_v1_Result_new(arena);
     size_t size = 0;
@@ -163,7 +163,7 @@ void kv_proto_result(const struct kv_result *r, upb_Arena *arena, struct bytes *
     bytes_append(out, data, size);
 }
 
-void kv_proto_event(const struct kv_item *item, bool deleted, upb_Arena *arena, struct bytes *out)
+void kv__proto_event(const struct kv_item *item, bool deleted, upb_Arena *arena, struct bytes *out)
 {
     thole_kv_v1_Event *m = thole_kv_v1_Event_new(arena);
     size_t size = 0;

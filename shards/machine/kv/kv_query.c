@@ -87,7 +87,7 @@ static enum thole_code get(struct kv *kv, const struct state_view *view, struct 
     struct bytes key = {0};
     struct buf *stored = NULL;
 
-    kv_user_key(&key, item.key);
+    kv__user_key(&key, item.key);
     struct thole_status why = {0};
     enum thole_code code = state_get(kv->db, view, kv->space, bytes_slice(&key), &stored, &why);
     bytes_deinit(&key);
@@ -100,7 +100,7 @@ static enum thole_code get(struct kv *kv, const struct state_view *view, struct 
         }
         return code;
     }
-    if (kv_item_decode(slice_of(stored->data, stored->size), &item)) {
+    if (kv__item_decode(slice_of(stored->data, stored->size), &item)) {
         add(a, &item);
     } else {
         code = corrupt(st);
@@ -118,9 +118,9 @@ static enum thole_code range(struct kv *kv, const struct state_view *view, struc
     enum thole_code code = THOLE_OK;
     uint32_t n = 0;
 
-    kv_user_key(&lower, a->op->key);
+    kv__user_key(&lower, a->op->key);
     if (a->op->to.size > 0) {
-        kv_user_key(&upper, a->op->to);
+        kv__user_key(&upper, a->op->to);
     } else {
         bytes_append(&upper, &end, 1);
     }
@@ -134,7 +134,7 @@ static enum thole_code range(struct kv *kv, const struct state_view *view, struc
             add_more(a, item.key);
             break;
         }
-        if (kv_item_decode(stored, &item)) {
+        if (kv__item_decode(stored, &item)) {
             add(a, &item);
             n++;
         } else {
@@ -150,23 +150,23 @@ static enum thole_code range(struct kv *kv, const struct state_view *view, struc
     return code;
 }
 
-const char *kv_parse_query(struct thole_slice payload, upb_Arena *arena, struct kv_op *ret)
+const char *kv__parse_query(struct thole_slice payload, upb_Arena *arena, struct kv_op *ret)
 {
     struct slice in = slice_of(payload.data, payload.size);
 
     *ret = (struct kv_op){.text = in.size == 0 || in.data[0] != KV_PROTO_BYTE};
-    return ret->text ? kv_text_query(in, ret)
-                     : kv_proto_query(slice_of(in.data + 1, in.size - 1), arena, ret);
+    return ret->text ? kv__text_query(in, ret)
+                     : kv__proto_query(slice_of(in.data + 1, in.size - 1), arena, ret);
 }
 
-enum thole_code kv_query(void *machine, const void *view, struct thole_slice query,
-                         struct thole_sink *answer, struct thole_status *st)
+enum thole_code kv__query(void *machine, const void *view, struct thole_slice query,
+                          struct thole_sink *answer, struct thole_status *st)
 {
     struct kv *kv = machine;
     upb_Arena *arena = upb_Arena_New();
     struct kv_op op;
     struct answer a = {.op = &op};
-    const char *wrong = kv_parse_query(query, arena, &op);
+    const char *wrong = kv__parse_query(query, arena, &op);
     enum thole_code code;
 
     if (wrong != NULL) {

@@ -11,8 +11,8 @@
 #define CHUNK_BYTES ((size_t)256 * KIB)
 #define RESTORE_BATCH_BYTES ((size_t)1 * MIB)
 
-enum thole_code kv_save(void *machine, const void *view, struct thole_sink *out,
-                        struct thole_status *st)
+enum thole_code kv__save(void *machine, const void *view, struct thole_sink *out,
+                         struct thole_status *st)
 {
     static const uint8_t from = KV_PREFIX_USER, to = KV_PREFIX_USER + 1, version = SNAPSHOT_VERSION;
     struct kv *kv = machine;
@@ -126,10 +126,10 @@ static enum thole_code restore_key(struct kv *kv, struct reader *r, uint64_t *co
     if (!take_bytes(r, key_size, KV_KEY_BYTES_MAX, &s)) {
         return malformed(r, st);
     }
-    kv_user_key(&kv->out, s);
+    kv__user_key(&kv->out, s);
     if (!take_varint(r, &size) ||
         !take_bytes(r, size, LIMIT_PAYLOAD_BYTES + KV_STORED_HEADER_BYTES, &s) ||
-        !kv_item_decode(s, &item)) {
+        !kv__item_decode(s, &item)) {
         return malformed(r, st);
     }
     state_batch_put(kv->batch, kv->space, bytes_slice(&kv->out), s);
@@ -172,23 +172,23 @@ static enum thole_code clear_space(struct kv *kv, struct thole_status *st)
     return code == THOLE_OK && used ? state_space_drop(kv->db, kv->space, st) : code;
 }
 
-enum thole_code kv_restore(void *machine, struct thole_source *in, const struct thole_meta *meta,
-                           size_t meta_count, struct thole_status *st)
+enum thole_code kv__restore(void *machine, struct thole_source *in, const struct thole_meta *meta,
+                            size_t meta_count, struct thole_status *st)
 {
     struct kv *kv = machine;
     struct reader r = {.in = in};
     enum thole_code code = clear_space(kv, st);
 
-    kv_work_begin(kv);
+    kv__work_begin(kv);
     if (code == THOLE_OK) {
         code = restore_all(kv, &r, st);
     }
     bytes_deinit(&r.data);
     if (code == THOLE_OK) {
         /* The metadata comes last: a generation that has it is complete. */
-        kv_put_meta(kv, meta, meta_count);
+        kv__put_meta(kv, meta, meta_count);
         code = state_batch_write(kv->batch, st);
     }
-    kv_work_end(kv);
+    kv__work_end(kv);
     return code == THOLE_OK ? state_db_flush(kv->db, st) : code;
 }

@@ -66,7 +66,7 @@ static bool take_limit(struct slice *in, uint32_t *ret)
     return v > 0;
 }
 
-const char *kv_text_command(struct slice in, struct kv_op *op)
+const char *kv__text_command(struct slice in, struct kv_op *op)
 {
     struct slice word = {0};
 
@@ -113,7 +113,7 @@ const char *kv_text_command(struct slice in, struct kv_op *op)
     return NULL;
 }
 
-const char *kv_text_query(struct slice in, struct kv_op *op)
+const char *kv__text_query(struct slice in, struct kv_op *op)
 {
     struct slice word = {0};
 
@@ -134,7 +134,7 @@ const char *kv_text_query(struct slice in, struct kv_op *op)
     return "queries: get KEY, range [FROM [TO [LIMIT]]]";
 }
 
-void kv_text_result(const struct kv_result *r, struct bytes *out)
+void kv__text_result(const struct kv_result *r, struct bytes *out)
 {
     bytes_clear(out);
     if (r->error != NULL) {
