@@ -176,14 +176,21 @@ void worker__take(struct worker *w, struct msgq *batch)
     w->counted = 0;
 }
 
+const struct worker *worker__assume(const struct worker *w)
+{
+    const struct worker *before = current;
+    current = w;
+    return before;
+}
+
 void worker__turn(struct worker *w, struct msgq *batch)
 {
-    const struct worker *outer = current; /* the manual executor can run a turn within a turn */
+    /* The manual executor can run a turn within a turn. */
+    const struct worker *outer = worker__assume(w);
     const char *before = log__thread(w->name);
     const char *host_before = log_context_host(w->ex->host);
-    current = w;
     w->deadline_ns = w->turn(w->ctx, batch, clock_now(w->ex->clock));
-    current = outer;
+    (void)worker__assume(outer);
     log_context(0, 0);
     log_context_host(host_before);
     log__thread(before);
