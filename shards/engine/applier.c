@@ -58,6 +58,7 @@ static void serve(struct query_job *j)
     struct bytes out = {0};
     void *view = NULL;
     bool locked = m->type->view_acquire == NULL;
+    ASSERT(j->index <= m->applied && j->requests.count > 0);
     if (locked) {
         pthread_rwlock_rdlock(m->lock);
     } else if (engine__machine_view(m, &view, &st) != THOLE_OK) {
@@ -82,6 +83,7 @@ static void park(struct query_job *j)
 {
     struct replica *r = j->r;
     uint64_t first = CLOCK_NEVER;
+    ASSERT(worker_is_current(r->applier->w) && j->requests.count > 0);
     for (struct worker_msg *m = j->requests.head; m != NULL; m = m->next) {
         const struct engine_request *q = CONTAINER_OF(m, struct engine_request, msg);
         first = q->deadline_ns < first ? q->deadline_ns : first;
@@ -97,6 +99,7 @@ static void unpark(struct query_job *j)
 {
     struct query_job **at = &j->r->parked;
     while (*at != j) {
+        ASSERT(*at != NULL);
         at = &(*at)->next;
     }
     *at = j->next;
@@ -201,6 +204,7 @@ static enum thole_code apply_pages(struct applier *a, struct apply_job *j, struc
  * has what is missing. This one applies nothing more, for that would leave a gap. */
 static void apply_overtaken(struct applier *a, struct apply_job *j)
 {
+    ASSERT(j->r->machine != NULL);
     j->r->machine->overtaken = true;
     j->st = (struct thole_status){0};
     j->overtaken = true;
@@ -219,6 +223,7 @@ static enum thole_code apply_job(struct applier *a, struct apply_job *j)
 static void handle_apply(struct applier *a, struct apply_job *j)
 {
     struct replica *r = j->r;
+    ASSERT(r->applier == a && j->first <= j->last);
     log_context(r->shard_id, r->replica_id);
     uint64_t begun = clock_now(a->e->clock);
     engine__apply_begin(a->batch, r, j);
@@ -266,6 +271,7 @@ static void encode_sessions(const struct session_table *t, struct bytes *out)
 static void acquire_view(struct task *t)
 {
     struct machine *m = t->r->machine;
+    ASSERT(worker_is_current(t->r->applier->w) && t->machine == NULL && t->view == NULL);
     if (m == NULL || t->r->machine_failed) {
         (void)THOLE_FAIL(&t->st, THOLE_UNAVAILABLE, THOLE_REASON_MACHINE_FAILED,
                          "the machine is not running");
@@ -301,6 +307,8 @@ static void switch_machine(struct task *t)
 {
     struct replica *r = t->r;
     struct machine *old = r->machine;
+    ASSERT(worker_is_current(r->applier->w) && t->machine != NULL);
+    ASSERT(old == NULL || t->machine->generation == old->generation + 1);
     pthread_mutex_lock(&r->applier->watch_lock);
     r->machine = t->machine;
     r->watch_applied = t->machine->applied;
@@ -317,6 +325,7 @@ static void switch_machine(struct task *t)
 static void close_machine(struct task *t)
 {
     struct replica *r = t->r;
+    ASSERT(worker_is_current(r->applier->w));
     fail_parked(r, t->st.code ? t->st.code : THOLE_UNAVAILABLE,
                 t->st.reason ? t->st.reason : THOLE_REASON_STOPPED, "the replica is stopping");
     engine__watch_end(r, t->st.reason ? t->st.reason : THOLE_REASON_STOPPED,
@@ -371,6 +380,7 @@ static uint64_t applier_turn(void *ctx, struct msgq *batch, uint64_t now_ns)
         } else if (m->kind == MSG_QUERY) {
             handle_query(CONTAINER_OF(m, struct query_job, msg));
         } else {
+            ASSERT(m->kind == MSG_TASK);
             handle_task(a, CONTAINER_OF(m, struct task, msg));
         }
     }

@@ -69,11 +69,12 @@ static void emit(struct thole_watch_sink *s, uint64_t index, struct thole_slice 
 
 void engine__apply_begin(struct apply_batch *b, struct replica *r, struct apply_job *j)
 {
+    ASSERT(worker_is_current(r->applier->w));
+    ASSERT(b->count == 0); /* the job before was done or abandoned */
     b->r = r;
     b->m = r->machine;
     b->job = j;
     b->request_at = 0;
-    b->count = 0;
     b->watch.event = emit;
     b->last_index = b->m != NULL ? b->m->applied : 0;
     b->last_term = b->m != NULL ? b->m->applied_term : 0;
@@ -130,6 +131,7 @@ static struct bufslice keep_result(struct shared_buf *to, struct slice result)
         to->buf = buf_new(to->left < SHARED_RESULT_BYTES ? to->left : SHARED_RESULT_BYTES);
         to->used = 0;
     }
+    ASSERT(result.size <= to->buf->size - to->used);
     uint8_t *at = to->buf->data + to->used;
     memcpy(at, result.data, result.size);
     to->used += result.size;
@@ -165,6 +167,7 @@ static void complete(struct apply_batch *b, const struct item *item, size_t slot
     struct engine_request *q = item->request;
     const struct result_sink *sink = &b->sinks[slot];
     struct slice result = {0};
+    ASSERT(slot < b->count && sink->b == b);
     if (sink->wanted && sink->size > 0) {
         result = slice_of(b->results.data + sink->offset, sink->size); /* of a dropped one: less */
     }
@@ -238,6 +241,7 @@ static enum thole_code flush(struct apply_batch *b, struct thole_status *st)
 {
     /* Entries that are not for the machine move its index too: the log goes up to there. */
     bool behind = b->m->persistent && b->stored_index != b->last_index;
+    ASSERT(b->stored_index <= b->last_index);
     if (b->count == 0 && b->metas.count == 0 && !behind) {
         return THOLE_OK;
     }
@@ -279,6 +283,7 @@ static struct engine_request *request_of(struct apply_batch *b, uint64_t index)
 
 static void add_item(struct apply_batch *b, struct raft_entry *e, struct engine_request *q)
 {
+    ASSERT(b->count < BATCH_ENTRIES);
     size_t i = b->count++;
     b->items[i] = (struct item){e, q};
     b->sinks[i] = (struct result_sink){.base = {write_result},
@@ -354,7 +359,8 @@ static enum thole_code open_session(struct apply_batch *b, struct raft_entry *e,
         if (code != THOLE_OK) {
             return code;
         }
-        ASSERT(session_open(&b->m->sessions, id, e->index, &o));
+        bool opened = session_open(&b->m->sessions, id, e->index, &o);
+        ASSERT(opened); /* nothing is reserved after a flush */
     }
     struct engine_request *q = request_of(b, e->index);
     if (q != NULL) {
@@ -369,6 +375,7 @@ static enum thole_code open_session(struct apply_batch *b, struct raft_entry *e,
 static size_t most_entries(const struct apply_batch *b)
 {
     size_t largest = b->m->largest_result;
+    ASSERT(largest <= LIMIT_RESULT_BYTES);
     return largest <= BATCH_RESULT_BYTES / BATCH_ENTRIES ? BATCH_ENTRIES
                                                          : BATCH_RESULT_BYTES / largest;
 }
@@ -379,7 +386,9 @@ enum thole_code engine__apply_entries(struct apply_batch *b, struct raft_entry *
     enum thole_code code = THOLE_OK;
     for (size_t i = 0; i < n && code == THOLE_OK; i++) {
         struct raft_entry *e = entries[i];
-        ASSERT(e->index > b->m->applied);
+        /* Committed entries, in order, each once. */
+        ASSERT(e->index > b->last_index);
+        ASSERT(e->index == b->last_index + 1 || CANARY(apply_skips));
         if (e->kind == RAFT_ENTRY_SESSION) {
             code = open_session(b, e, st);
         } else if (e->kind == RAFT_ENTRY_COMMAND && e->session != 0) {
@@ -399,7 +408,8 @@ enum thole_code engine__apply_entries(struct apply_batch *b, struct raft_entry *
 
 void engine__apply_done(struct apply_batch *b)
 {
-    ASSERT(b->request_at == b->job->request_count);
+    ASSERT(b->request_at == b->job->request_count && b->count == 0);
+    ASSERT(b->last_index == b->job->last && b->m->applied < b->job->last);
     b->m->applied = b->job->last;
     b->m->applied_term = b->last_term;
 }

@@ -40,6 +40,8 @@ void engine__write_batch_free(struct write_batch *b)
 
 struct write_update *engine__write_batch_add(struct write_batch *b, struct replica *r)
 {
+    ASSERT(worker_is_current(b->loop->w) && (r == NULL || r->loop == b->loop));
+    ASSERT(b != b->loop->in_flight);
     if (b->count == b->capacity) {
         b->capacity = b->capacity ? b->capacity * 2 : 16;
         b->updates = xrealloc(b->updates, b->capacity * sizeof b->updates[0]);
@@ -58,6 +60,7 @@ struct write_update *engine__write_batch_add(struct write_batch *b, struct repli
 static void merge_start(struct replica *r, struct write_update *w, const struct raft_update *u)
 {
     if (u->snapshot) {
+        ASSERT(work_of(r)->install != NULL && !w->install);
         drop_entries(w, 0);
         w->install = true;
         w->u.start_reset = true;
@@ -70,6 +73,17 @@ static void merge_start(struct replica *r, struct write_update *w, const struct 
     raft_config_encode(u->log_start_config, &w->config);
 }
 
+static bool is_contiguous(const struct write_update *w)
+{
+    for (size_t i = 1; i < w->entry_count; i++) {
+        if (w->entries[i]->index != w->entries[i - 1]->index + 1 ||
+            w->entries[i]->term < w->entries[i - 1]->term) {
+            return false;
+        }
+    }
+    return true;
+}
+
 static void merge_entries(struct write_update *w, const struct raft_update *u)
 {
     if (u->entry_count == 0) {
@@ -80,6 +94,7 @@ static void merge_entries(struct write_update *w, const struct raft_update *u)
         uint64_t base = w->entries[0]->index;
         drop_entries(w, first <= base ? 0 : (size_t)(first - base));
         ASSERT(w->entry_count == 0 || w->entries[w->entry_count - 1]->index + 1 == first);
+        ASSERT(w->entry_count == 0 || w->entries[w->entry_count - 1]->term <= u->entries[0]->term);
     }
     size_t need = w->entry_count + u->entry_count;
     if (need > w->entry_capacity) {
@@ -89,6 +104,7 @@ static void merge_entries(struct write_update *w, const struct raft_update *u)
     for (size_t i = 0; i < u->entry_count; i++) {
         w->entries[w->entry_count++] = raft_entry_ref(u->entries[i]);
     }
+    ASSERT_SLOW(is_contiguous(w));
 }
 
 void engine__write_batch_merge(struct loop *l, struct replica *r, const struct raft_update *u)
@@ -99,8 +115,9 @@ void engine__write_batch_merge(struct loop *l, struct replica *r, const struct r
     struct write_update *w = work_of(r)->update_batch == l->next
                                  ? &l->next->updates[work_of(r)->update_slot]
                                  : engine__write_batch_add(l->next, r);
-    ASSERT(u->persist > w->token && !w->u.remove);
-    w->token = u->persist;
+    ASSERT(w->r == r && !w->u.remove);
+    ASSERT(u->persist > w->token && u->persist > work_of(r)->merged_token);
+    w->token = work_of(r)->merged_token = u->persist;
     w->u.has_hard = true;
     w->u.hard = u->hard;
     if (u->log_start_changed || u->snapshot) {

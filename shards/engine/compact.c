@@ -21,6 +21,7 @@
 /* An idle log needs one. */
 static const struct log_mark *mark_at(const struct replica *r, size_t i)
 {
+    ASSERT(i < (r->marks != NULL ? r->mark_capacity : 1));
     return r->marks != NULL ? &r->marks[i] : &r->first_mark;
 }
 
@@ -29,6 +30,7 @@ static void add_mark(struct replica *r, uint64_t index, uint64_t bytes)
     while (r->mark_count > 0 && mark_at(r, r->mark_count - 1)->index >= index) {
         r->mark_count--; /* the tail was replaced */
     }
+    ASSERT(r->mark_count == 0 || mark_at(r, r->mark_count - 1)->bytes <= bytes);
     if (r->mark_count == (r->marks != NULL ? r->mark_capacity : 1)) {
         r->mark_capacity = r->mark_capacity ? r->mark_capacity * 2 : 4;
         bool first = r->marks == NULL;
@@ -150,6 +152,7 @@ static uint64_t needed_from(struct loop *l, struct replica *r, uint64_t limit)
 void engine__compact_to(struct loop *l, struct replica *r, uint64_t index)
 {
     uint64_t point = keep_point(r, needed_from(l, r, index));
+    ASSERT(point <= index && index <= r->applied);
     r->compacting = false;
     engine__compact_later(r); /* whether or not this one achieves something */
     if (point >= work_of(r)->status.first_index) {
@@ -172,6 +175,7 @@ void engine__compact_started(struct replica *r, uint64_t start_index)
     if (work_of(r)->status.last_index <= start_index) {
         bytes = r->appended_bytes;
     }
+    ASSERT(bytes <= r->appended_bytes);
     r->log_bytes = r->appended_bytes - bytes;
     uint64_t b = bound(r);
     if (r->log_bytes < b / 2) {
@@ -194,6 +198,7 @@ void engine__compact_consider(struct loop *l, struct replica *r)
     if (!r->persistent && r->saving) {
         return;
     }
+    ASSERT(!r->compacting && r->machine != NULL);
     r->compacting = true;
     if (!r->persistent) {
         engine__snapshot_start_save(l, r);

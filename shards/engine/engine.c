@@ -7,7 +7,6 @@
 #include "base/file.h"
 #include "shards/engine/frame_codec.h"
 
-#define LOOPS_MAX 64 /* engine_deliver splits a frame over this many */
 #define CORES_PER_LOOP 4
 #define BAD_FRAME_LOG_NS (10 * NS_PER_S)
 
@@ -57,6 +56,7 @@ static void add_tombstone(struct engine *e, uint64_t replica_id)
 
 void engine__drop(struct engine *e, struct replica *r)
 {
+    ASSERT(worker_is_current(r->loop->w));
     pthread_mutex_lock(&e->lock);
     (void)map_put(&e->tombstones, r->replica_id, e);
     bool held = map_remove(&e->by_replica, r->replica_id) != NULL;
@@ -72,6 +72,8 @@ void engine__drop(struct engine *e, struct replica *r)
 void engine__send(struct engine *e, const struct uuid *host, enum engine_lane lane,
                   struct bufslice frame)
 {
+    ASSERT(lane >= ENGINE_LANE_CONTROL && lane <= ENGINE_LANE_SNAPSHOT);
+    ASSERT(frame.bytes.size > 0 && frame.bytes.size <= LIMIT_FRAME_BYTES);
     /* After a failed write nothing more is said: it might attest to what was not kept. */
     if (atomic_load(&e->failed) || atomic_load(&e->dead)) {
         bufslice_unref(frame);
@@ -103,6 +105,7 @@ void engine__bad_frame(struct engine *e, const struct uuid *host, const struct t
 
 void engine__host_failed(struct engine *e, const struct thole_status *st)
 {
+    ASSERT(st->code != THOLE_OK);
     if (atomic_exchange(&e->failed, true)) {
         return;
     }
@@ -115,6 +118,7 @@ void engine__host_failed(struct engine *e, const struct thole_status *st)
 void engine_submit(struct engine *e, struct engine_request *r)
 {
     struct loop *l = engine__loop(e, r->shard_id);
+    ASSERT(r->done != NULL && r->kind <= ENGINE_READ_POINT);
     r->status.code = THOLE_OK; /* the message is read, and written, only with another code */
     r->status.reason = THOLE_REASON_NONE;
     r->status.message[0] = 0;
@@ -149,7 +153,7 @@ static void resolve(struct engine *e, const struct engine_options *o)
     uint32_t count = cores > CORES_PER_LOOP ? (uint32_t)(cores / CORES_PER_LOOP) : 1;
     e->o = *o;
     e->o.loop_count = o->loop_count ? o->loop_count : count;
-    e->o.loop_count = e->o.loop_count < LOOPS_MAX ? e->o.loop_count : LOOPS_MAX;
+    e->o.loop_count = e->o.loop_count < ENGINE_LOOPS_MAX ? e->o.loop_count : ENGINE_LOOPS_MAX;
     e->o.applier_count = o->applier_count ? o->applier_count : count;
     e->o.election_timeout_ms =
         o->election_timeout_ms ? o->election_timeout_ms : ENGINE_ELECTION_TIMEOUT_MS;
@@ -267,7 +271,8 @@ static void open_replicas(struct engine *e)
     struct replica *r;
     while ((r = map_next(&e->by_replica, &it, NULL)) != NULL) {
         struct task *t = engine__task_new(TASK_OPEN, r);
-        ASSERT(worker_post_internal(e->snapshotter, &t->msg));
+        bool posted = worker_post_internal(e->snapshotter, &t->msg);
+        ASSERT(posted);
     }
 }
 
@@ -318,9 +323,8 @@ void engine_stop(struct engine *e)
     /* A stopped worker hands what still comes for it to engine__loop_discard, so any order will do
      * as long as each one's queue is drained: loops first, because they hold what waits. */
     for (uint32_t i = 0; i < e->o.loop_count; i++) {
-        if (!worker_post_internal(e->loops[i]->w, &e->loops[i]->stop_msg)) {
-            ASSERT(false && "a loop was stopped by somebody else");
-        }
+        bool posted = worker_post_internal(e->loops[i]->w, &e->loops[i]->stop_msg);
+        ASSERT(posted); /* only engine_stop stops loops, and it does so once */
     }
     for (uint32_t i = 0; i < e->o.loop_count; i++) {
         worker_stop(e->loops[i]->w);

@@ -27,6 +27,7 @@ struct write_batch;
 struct watch_list;
 struct save_waiter;
 
+#define ENGINE_LOOPS_MAX 64 /* engine_deliver splits a frame over this many */
 /* Messages waiting for one worker, beyond which it refuses (requests) or drops (frames). */
 #define ENGINE_QUEUE_MAX 65536
 /* Bytes of frames that wait for one loop. */
@@ -437,7 +438,7 @@ void engine__reads_flush(struct loop *l, struct replica *r);
 void engine__reads_answer(struct loop *l, struct replica *r, const struct raft_read_result *results,
                           size_t n);
 void engine__reads_end(struct loop *l, struct replica *r, const struct thole_status *st);
-bool engine__read_expired(struct loop *l, struct replica *r, struct engine_request *q);
+void engine__read_expired(struct loop *l, struct replica *r, struct engine_request *q);
 /* requests.c */
 struct wheel_timer *engine__request_timer(struct engine_request *q);
 void engine__request_arm(struct loop *l, struct engine_request *q);

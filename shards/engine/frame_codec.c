@@ -19,6 +19,7 @@ static size_t field_size(uint64_t v)
 
 static uint8_t *put_field(uint8_t *p, unsigned number, uint64_t v)
 {
+    ASSERT(number < 16);
     if (v == 0) {
         return p;
     }

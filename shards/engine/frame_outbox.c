@@ -45,6 +45,8 @@ void engine__outbox_add_to(struct loop *l, const struct uuid *host, uint64_t sha
                            const struct raft_message *m)
 {
     struct peer_host *h = engine__loop_host(l, host);
+    ASSERT(worker_is_current(l->w));
+    ASSERT(m->from != 0 && m->to != 0);
     struct out_lane *lane = &h->lanes[m->kind == RAFT_MSG_APPEND];
     if (lane->count == lane->capacity) {
         lane->capacity = lane->capacity ? lane->capacity * 2 : 16;
@@ -96,6 +98,7 @@ static void flush_lane(struct loop *l, struct peer_host *h, struct out_lane *lan
             entries += lane->messages[from + n].raft.entry_count;
             n++;
         }
+        ASSERT(n > 0);
         engine__send(l->e, &h->host, which, codec_frame(lane->messages + from, n));
         if (entries > 0) {
             metric_record(&engine_frame_entries, entries);
@@ -116,6 +119,7 @@ void engine__outbox_flush(struct loop *l)
 {
     for (size_t i = 0; i < l->touched_count; i++) {
         struct peer_host *h = l->touched[i];
+        ASSERT(h->touched);
         h->touched = false;
         flush_lane(l, h, &h->lanes[0], ENGINE_LANE_CONTROL);
         flush_lane(l, h, &h->lanes[1], ENGINE_LANE_APPEND);

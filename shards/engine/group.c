@@ -30,6 +30,8 @@ void engine__group_receive(struct loop *l, struct replica *r, struct raft_messag
                            const struct uuid *host)
 {
     struct thole_status st;
+    ASSERT(r->loop == l && worker_is_current(l->w));
+    ASSERT(r->state == GROUP_RUNNING && m->to == r->replica_id);
     learn_host(r, m->from, host);
     if ((m->kind == RAFT_MSG_APPEND || m->kind == RAFT_MSG_HEARTBEAT ||
          m->kind == RAFT_MSG_SLEEP) &&
@@ -107,6 +109,7 @@ static void show_peers(struct replica *r)
 
 void engine__group_tick(struct loop *l, struct replica *r)
 {
+    ASSERT(r->state == GROUP_RUNNING && r->loop == l);
     raft_clock(r->core, l->drained_ns);
     raft_tick(r->core, l->now_ms);
     if (atomic_load_explicit(&r->peers_wanted, memory_order_relaxed)) {
@@ -129,11 +132,13 @@ static void collect_cached(struct replica *r, struct apply_job *j, size_t max)
         j->entries[n++] = raft_entry_ref(e);
         j->bytes += raft_entry_size(e);
     }
+    ASSERT(n > 0); /* the caller has seen the first one in the cache */
     j->last = j->first + n - 1;
 }
 
 static struct apply_job *next_job(struct replica *r)
 {
+    ASSERT(work_of(r)->apply_next <= work_of(r)->apply_last);
     uint64_t left = work_of(r)->apply_last - work_of(r)->apply_next + 1;
     size_t max = left < APPLY_ENTRIES_MAX ? (size_t)left : APPLY_ENTRIES_MAX;
     bool cached = raft_entry_at(r->core, work_of(r)->apply_next) != NULL;
@@ -160,6 +165,7 @@ static struct apply_job *next_job(struct replica *r)
 static void dispatch_witness(struct loop *l, struct replica *r)
 {
     struct apply_job none = {.first = work_of(r)->apply_next};
+    ASSERT(r->machine == NULL && work_of(r)->applying_jobs == 0);
     engine__proposals_take(l, r, work_of(r)->apply_last, &none);
     free(none.requests);
     work_of(r)->apply_next = work_of(r)->apply_last + 1;
@@ -172,6 +178,7 @@ static void dispatch_witness(struct loop *l, struct replica *r)
 void engine__group_dispatch(struct loop *l, struct replica *r)
 {
     struct replica_work *w = work_of(r);
+    ASSERT(r->state == GROUP_RUNNING && worker_is_current(l->w));
     if (r->holding_applies || r->holding_for_save || w->apply_next > w->apply_last) {
         return;
     }
@@ -184,6 +191,7 @@ void engine__group_dispatch(struct loop *l, struct replica *r)
         if (j == NULL) {
             return;
         }
+        ASSERT(j->first == w->apply_next && j->first <= j->last && j->last <= w->apply_last);
         engine__proposals_take(l, r, j->last, j);
         bool skip = CANARY(apply_skips) && j->entries == NULL && j->last < w->apply_last;
         w->apply_next = j->last + (skip ? 2 : 1);
@@ -213,6 +221,8 @@ void engine__apply_job_free(struct apply_job *j)
 void engine__group_applied(struct loop *l, struct apply_job *j)
 {
     struct replica *r = j->r;
+    ASSERT(r->loop == l);
+    ASSERT(work_of(r)->applying_jobs > 0 && work_of(r)->applying_bytes >= j->bytes);
     work_of(r)->applying_bytes -= j->bytes;
     work_of(r)->applying_jobs--;
     if (r->state == GROUP_RUNNING && j->st.code != THOLE_OK) {
@@ -295,7 +305,7 @@ static void carry_out(struct loop *l, struct replica *r, struct raft_update *u)
     }
     raft_status(r->core, &work_of(r)->status);
     if (u->apply_first != 0) {
-        ASSERT(u->apply_first == work_of(r)->apply_last + 1);
+        ASSERT(u->apply_first == work_of(r)->apply_last + 1 && u->apply_first <= u->apply_last);
         work_of(r)->apply_last = u->apply_last;
     }
     for (size_t i = 0; i < u->need_log_count; i++) {
@@ -318,8 +328,27 @@ static void carry_out(struct loop *l, struct replica *r, struct raft_update *u)
     }
 }
 
+/* What must hold between two harvests, whatever the order of messages. */
+static void check(const struct replica *r)
+{
+    const struct replica_work *w = r->work;
+    ASSERT(r->state == GROUP_RUNNING && r->core != NULL && r->boot == NULL);
+    ASSERT(r->saving || !r->holding_for_save);
+    if (w == NULL) {
+        return;
+    }
+    /* Applied, handed over, committed: in this order. */
+    ASSERT(r->applied < w->apply_next && w->apply_next <= w->apply_last + 1);
+    ASSERT(w->apply_last <= w->status.commit);
+    ASSERT((w->applying_jobs == 0) == (w->applying_bytes == 0));
+    /* One snapshot is restored or installed at a time, and nothing is applied across it. */
+    ASSERT(w->install == NULL || (r->holding_applies && !r->restoring));
+    ASSERT(r->led == (w->status.role == RAFT_LEADER));
+}
+
 void engine__group_harvest(struct loop *l, struct replica *r)
 {
+    ASSERT(r->loop == l && worker_is_current(l->w));
     log_context(r->shard_id, r->replica_id);
     engine__proposals_flush(l, r);
     engine__reads_flush(l, r);
@@ -334,6 +363,7 @@ void engine__group_harvest(struct loop *l, struct replica *r)
         engine__loop_publish(l, r);
     }
     engine__group_dispatch(l, r);
+    check(r);
     note_sleep(r, raft_asleep(r->core));
     raft_trim(r->core);
     rearm(l, r);
@@ -346,6 +376,7 @@ static enum thole_code new_core(struct loop *l, struct replica *r, const struct 
                                 struct thole_status *st)
 {
     struct raft_config config = {0};
+    ASSERT(r->core == NULL && r->boot != NULL);
     struct slice encoded = bytes_slice(&r->boot->config);
     enum thole_code code = THOLE_OK;
     if (encoded.size > 0) {
@@ -385,6 +416,7 @@ void engine__group_boot(struct loop *l, struct task *t)
 {
     struct replica *r = t->r;
     struct thole_status st = t->st;
+    ASSERT(r->loop == l && worker_is_current(l->w));
     if (r->state != GROUP_OPENING) {
         return;
     }
@@ -392,6 +424,7 @@ void engine__group_boot(struct loop *l, struct task *t)
         engine__group_fail(l, r, &st);
         return;
     }
+    ASSERT(r->machine == NULL && (t->machine != NULL) == !r->kind->witness);
     r->machine = t->machine;
     t->machine = NULL;
     r->state = GROUP_RUNNING;
@@ -422,6 +455,7 @@ void engine__group_boot(struct loop *l, struct task *t)
 void engine__group_persisted(struct loop *l, struct write_update *w)
 {
     struct replica *r = w->r;
+    ASSERT(r != NULL || (w->token == 0 && !w->create && !w->install));
     if (r != NULL && w->create && r->state == GROUP_CREATING) {
         r->state = GROUP_OPENING;
         struct task *t = engine__task_new(TASK_OPEN, r);
@@ -430,6 +464,8 @@ void engine__group_persisted(struct loop *l, struct write_update *w)
         }
     }
     if (r != NULL && w->token != 0 && r->state == GROUP_RUNNING) {
+        ASSERT(w->token > work_of(r)->durable_token);
+        work_of(r)->durable_token = w->token;
         raft_persisted(r->core, w->token, l->now_ms);
         if (w->install) {
             engine__snapshot_installed(l, r);
@@ -450,6 +486,7 @@ void engine__group_persisted(struct loop *l, struct write_update *w)
 /* Everything that waits on this replica is answered; the core goes. */
 static void silence(struct loop *l, struct replica *r, const struct thole_status *st)
 {
+    ASSERT(st->code != THOLE_OK);
     /* Whoever waits hears that nothing happened here; why the replica failed is in its status. */
     struct thole_status failed = *st;
     if (r->state == GROUP_FAILED) {
@@ -485,6 +522,7 @@ static void silence(struct loop *l, struct replica *r, const struct thole_status
 
 void engine__group_fail(struct loop *l, struct replica *r, const struct thole_status *st)
 {
+    ASSERT(r->loop == l && worker_is_current(l->w));
     log_context(r->shard_id, r->replica_id);
     LOG_ERROR(ENGINE, "replica failed and stays stopped: %s", st->message);
     replica_set_failure(r, st);
@@ -496,6 +534,7 @@ void engine__group_fail(struct loop *l, struct replica *r, const struct thole_st
 
 void engine__group_stop(struct loop *l, struct replica *r, const struct thole_status *st)
 {
+    ASSERT(r->loop == l && worker_is_current(l->w));
     silence(l, r, st);
     r->state = GROUP_GONE;
     struct task *t = engine__task_new(TASK_CLOSE, r);

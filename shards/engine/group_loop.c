@@ -21,6 +21,7 @@ static void list_add(struct replica ***list, size_t *count, size_t *capacity, st
 
 void engine__loop_dirty(struct loop *l, struct replica *r)
 {
+    ASSERT(r->loop == l && worker_is_current(l->w));
     if (r->dirty) {
         return;
     }
@@ -30,6 +31,7 @@ void engine__loop_dirty(struct loop *l, struct replica *r)
 
 void engine__loop_publish(struct loop *l, struct replica *r)
 {
+    ASSERT(r->loop == l && worker_is_current(l->w));
     if (r->publish) {
         return;
     }
@@ -87,7 +89,8 @@ static void fail_loop(struct loop *l, const struct thole_status *st)
 
 static void handle_persisted(struct loop *l, struct write_batch *b)
 {
-    ASSERT(l->in_flight == b);
+    ASSERT(l->in_flight == b && b->loop == l);
+    ASSERT(b->st.code == THOLE_OK || atomic_load(&l->e->failed) || atomic_load(&l->e->dead));
     l->in_flight = NULL;
     atomic_store_explicit(&l->in_flight_since_ns, 0, memory_order_relaxed);
     metric_record(&engine_commit_ns, l->now_ns - b->posted_ns);
@@ -113,6 +116,7 @@ static void handle_persisted(struct loop *l, struct write_batch *b)
 static void handle_log_read(struct loop *l, struct log_read *m)
 {
     struct replica *r = m->r;
+    ASSERT(r->loop == l);
     if (r->state == GROUP_RUNNING && m->st.code == THOLE_DATA_LOSS) {
         engine__group_fail(l, r, &m->st);
     } else if (r->state == GROUP_RUNNING) {
@@ -321,6 +325,7 @@ static void move_time(struct loop *l, uint64_t now_ns)
 {
     uint64_t real_ms = now_ns / NS_PER_MS, passed = real_ms - l->real_ms;
     uint64_t most = l->planned_ms + l->e->o.heartbeat_ms;
+    ASSERT(now_ns >= l->now_ns);
     l->now_ns = now_ns;
     l->real_ms = real_ms;
     l->now_ms += passed < most ? passed : most;
@@ -341,7 +346,7 @@ static void run_timers(struct loop *l)
         struct replica *r = map_get(&l->by_shard, q->shard_id);
         ASSERT(r != NULL);
         if (q->kind == ENGINE_QUERY || q->kind == ENGINE_READ_POINT) {
-            ASSERT(engine__read_expired(l, r, q));
+            engine__read_expired(l, r, q);
         } else {
             engine__proposal_expired(l, q);
         }
@@ -352,6 +357,7 @@ static void harvest_all(struct loop *l)
 {
     for (size_t i = 0; i < l->dirty_count; i++) {
         struct replica *r = l->dirty[i];
+        ASSERT(r->dirty && r->loop == l);
         r->dirty = false;
         if (r->state == GROUP_RUNNING) {
             engine__group_harvest(l, r);
@@ -381,6 +387,7 @@ static void post_batch(struct loop *l)
     if (l->next != NULL && l->in_flight == NULL) {
         l->in_flight = l->next;
         l->next = NULL;
+        ASSERT(l->in_flight->count > 0 && l->in_flight->loop == l);
         l->in_flight->posted_ns = l->now_ns;
         atomic_store_explicit(&l->in_flight_since_ns, l->now_ns, memory_order_relaxed);
         for (size_t i = 0; i < l->in_flight->count; i++) {
@@ -439,6 +446,7 @@ static void fill_shown(struct replica *r)
     }
     s->removed_by_peer = r->removed_by_peer;
     s->failed = r->state == GROUP_FAILED;
+    ASSERT(!s->failed || r->failure != NULL);
     s->unopened = s->failed && r->boot != NULL && !is_damage(r->failure);
     s->superseded = s->failed && r->failure->code == THOLE_DATA_LOSS &&
                     r->failure->reason == THOLE_REASON_REMOVED;
@@ -461,6 +469,7 @@ static void publish_all(struct loop *l)
     pthread_mutex_unlock(&e->lock);
     for (size_t i = 0; i < l->published_count; i++) {
         struct replica *r = l->published[i];
+        ASSERT(r->publish && r->loop == l);
         r->publish = false;
         if (r->notify && e->o.observer.replica_changed != NULL && !atomic_load(&e->dead)) {
             struct engine_replica_status shown;
@@ -490,6 +499,7 @@ static uint64_t next_turn(struct loop *l)
     if (l->unfit_due_ms != UINT64_MAX && l->unfit_due_ms * NS_PER_MS < next) {
         next = l->unfit_due_ms * NS_PER_MS;
     }
+    ASSERT(next / NS_PER_MS >= l->real_ms); /* what was due has been handled */
     /* Without timers any leap is harmless; a day bounds the arithmetic. */
     l->planned_ms = next == CLOCK_NEVER ? 86400000 : next / NS_PER_MS - l->real_ms;
     return next;

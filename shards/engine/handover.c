@@ -31,7 +31,9 @@ static void loop_done(void *ctx, const struct thole_status *st)
 {
     struct hand_over *h = ctx;
     (void)st; /* a loop that was stopped leads nothing either */
-    if (atomic_fetch_sub(&h->loops, 1) != 1) {
+    uint32_t before = atomic_fetch_sub(&h->loops, 1);
+    ASSERT(before > 0);
+    if (before != 1) {
         return;
     }
     struct thole_status late = {0};
@@ -80,6 +82,7 @@ static bool another_may_lead(const struct replica *r)
 static bool hand_on(struct loop *l, struct replica *r)
 {
     struct thole_status st;
+    ASSERT(r->led && r->state == GROUP_RUNNING);
     if (work_of(r)->status.transfer_target != 0 ||
         raft_transfer(r->core, 0, l->now_ms, &st) != THOLE_OK) {
         return false;
@@ -165,6 +168,7 @@ static uint64_t fit_target(struct loop *l, const struct replica *r)
 {
     const struct raft_config *c = raft_config(r->core);
     uint64_t best = 0, best_match = 0;
+    ASSERT(r->led);
     for (uint32_t i = 0; i < c->member_count; i++) {
         const struct raft_member *m = &c->members[i];
         struct raft_peer_status peer;

@@ -97,6 +97,7 @@ void engine__heartbeats_leader_ended(struct loop *l, struct replica *r)
 {
     const struct raft_config *c = raft_config(r->core);
     bool is_new;
+    ASSERT(r->led && worker_is_current(l->w));
     pthread_mutex_lock(&l->e->lock);
     for (uint32_t i = 0; i < c->member_count; i++) {
         struct uuid host;
@@ -140,6 +141,7 @@ static bool makes_progress(struct loop *l)
 
 static struct host_beat next_beat(const struct engine *e, struct beat_peer *p)
 {
+    ASSERT(p->woken_count <= BEAT_WOKEN_MAX && p->woken_from <= p->sent + 1);
     struct host_beat b = {
         .unfit = engine_space_refuses(e, 1),
         .spent = engine_space_refuses(e, 0),
@@ -156,6 +158,7 @@ static struct host_beat next_beat(const struct engine *e, struct beat_peer *p)
 static void send_beats(struct loop *l)
 {
     struct engine *e = l->e;
+    ASSERT(l->index == 0);
     engine__loop_check_space(l);
     if (!makes_progress(l)) {
         return;
@@ -321,6 +324,7 @@ static void wake_named(struct loop *l, const struct peer_host *h, const struct h
 void engine__heartbeats_heard(struct loop *l, struct host_beat *b)
 {
     struct peer_host *h = engine__loop_host(l, &b->host);
+    ASSERT(b->number != 0 || l->index == 0); /* only loop 0 is asked to begin */
     engine__heartbeats_incarnation(l, h, b->incarnation);
     if (b->number == 0) {
         arm(l, l->now_ms);
@@ -344,6 +348,7 @@ void engine__heartbeats_heard(struct loop *l, struct host_beat *b)
 bool engine__heartbeats_vouch(struct loop *l, const struct uuid *host, const struct raft_message *m)
 {
     const struct peer_host *h = engine__loop_host(l, host);
+    ASSERT(m->kind == RAFT_MSG_SLEEP);
     return h->alive && m->incarnation_from == h->incarnation && m->hint >= h->beat_number;
 }
 
@@ -358,6 +363,7 @@ uint64_t engine__heartbeats_leader_heard_ns(struct loop *l, const struct replica
 static void host_silent(struct loop *l, struct peer_host *h)
 {
     bool is_new;
+    ASSERT(h->alive);
     h->alive = false;
     if (!CANARY(wake_up_lost)) {
         host_changed(l, h);

@@ -43,6 +43,7 @@ static void take_message(void *ctx, uint64_t shard_id, uint64_t to_incarnation,
         (*at)->incarnation = d->incarnation;
     }
     struct inbound *in = *at;
+    ASSERT(in->incarnation == d->incarnation);
     if (in->count == in->capacity) {
         in->capacity = in->capacity ? in->capacity * 2 : 8;
         in->messages = xrealloc(in->messages, in->capacity * sizeof in->messages[0]);
@@ -102,7 +103,7 @@ void engine_deliver(struct engine *e, const struct uuid *host, uint64_t incarnat
         deliver_chunk(e, host, frame);
         return;
     }
-    struct inbound *by_loop[64] = {0};
+    struct inbound *by_loop[ENGINE_LOOPS_MAX] = {0};
     struct delivery d = {.e = e, .host = host, .incarnation = incarnation, .by_loop = by_loop};
     struct codec_sink sink = {&d, take_message, take_reply, take_beat};
     struct thole_status st;
@@ -121,7 +122,8 @@ void engine_deliver(struct engine *e, const struct uuid *host, uint64_t incarnat
 
 void engine__loop_inbound(struct loop *l, struct inbound *in)
 {
-    atomic_fetch_sub(&l->inbound_bytes, in->bytes);
+    size_t waiting = atomic_fetch_sub(&l->inbound_bytes, in->bytes);
+    ASSERT(waiting >= in->bytes);
     struct peer_host *h = engine__loop_host(l, &in->host);
     engine__heartbeats_incarnation(l, h, in->incarnation);
     for (size_t i = 0; i < in->count; i++) {

@@ -8,6 +8,8 @@
 /* Pointers into the update itself are set only now that the batch does not grow any more. */
 static void finish_update(struct write_update *w)
 {
+    ASSERT(w->entry_count == 0 ||
+           w->entries[w->entry_count - 1]->index - w->entries[0]->index == w->entry_count - 1);
     w->u.create = w->create ? &w->identity : NULL;
     w->u.entries = w->entries;
     w->u.entry_count = w->entry_count;
@@ -52,6 +54,7 @@ static enum thole_code write_all(struct engine *e, const struct msgq *batch,
             updates[at++] = b->updates[i].u;
         }
     }
+    ASSERT(at == n && n > 0);
     enum thole_code code = THOLE_OK;
     for (at = 0; at < n && code == THOLE_OK; at += STORE_BATCH_UPDATES_MAX) {
         size_t part = n - at < STORE_BATCH_UPDATES_MAX ? n - at : STORE_BATCH_UPDATES_MAX;
@@ -85,6 +88,7 @@ uint64_t engine__writer_turn(void *ctx, struct msgq *batch, uint64_t now_ns)
     struct worker_msg *m;
     while ((m = msgq_pop(batch)) != NULL) {
         struct write_batch *b = CONTAINER_OF(m, struct write_batch, msg);
+        ASSERT(m->kind == MSG_WRITE && b->st.code == THOLE_OK);
         b->st = st;
         engine__loop_post(b->loop, &b->msg);
     }

@@ -29,6 +29,8 @@ static struct meta_span *add(struct meta_list *l, char kind, const uint64_t *num
         l->spans = xrealloc(l->spans, l->capacity * sizeof l->spans[0]);
         l->metas = xrealloc(l->metas, l->capacity * sizeof l->metas[0]);
     }
+    ASSERT(kind == 'a' || kind == 's' || kind == 'r');
+    ASSERT(n <= 2);
     struct meta_span *s = &l->spans[l->count++];
     *s = (struct meta_span){.key = l->bytes.size, .key_size = 1 + 8 * n};
     uint8_t *p = bytes_extend(&l->bytes, s->key_size);

@@ -6,6 +6,8 @@
 
 static void hand_over(struct replica *r, uint64_t index, struct msgq *requests)
 {
+    ASSERT(requests->count > 0);
+    ASSERT(!r->kind->witness && worker_is_current(r->loop->w));
     struct query_job *j = xcalloc(1, sizeof *j);
     j->msg.kind = MSG_QUERY;
     j->r = replica_ref(r);
@@ -97,6 +99,7 @@ void engine__reads_flush(struct loop *l, struct replica *r)
         fail_queue(l, r, &work_of(r)->reading, &st);
         return;
     }
+    ASSERT(work_of(r)->reads == NULL || work_of(r)->reads->context < context);
     if (raft_read(r->core, context, l->now_ms, &st) != THOLE_OK) {
         fail_queue(l, r, &work_of(r)->reading, &st);
         return;
@@ -182,16 +185,14 @@ static bool take_out(struct msgq *queue, struct engine_request *q)
     return found;
 }
 
-bool engine__read_expired(struct loop *l, struct replica *r, struct engine_request *q)
+void engine__read_expired(struct loop *l, struct replica *r, struct engine_request *q)
 {
-    (void)l;
+    ASSERT(r->loop == l);
     bool found = take_out(&work_of(r)->reading, q);
     for (struct read_batch *b = work_of(r)->reads; b != NULL && !found; b = b->next) {
         found = take_out(&b->requests, q);
     }
-    if (found) {
-        engine__request_fail(q, THOLE_DEADLINE_EXCEEDED, THOLE_REASON_NONE,
-                             "the deadline passed before the read was confirmed");
-    }
-    return found;
+    ASSERT(found); /* whatever takes a request out of the queues disarms its timer */
+    engine__request_fail(q, THOLE_DEADLINE_EXCEEDED, THOLE_REASON_NONE,
+                         "the deadline passed before the read was confirmed");
 }

@@ -14,6 +14,7 @@
 
 static struct pending *slot_at(const struct pending_ring *ring, size_t i)
 {
+    ASSERT(i < ring->capacity);
     return &ring->slots[(ring->head + i) & (ring->capacity - 1)];
 }
 
@@ -21,6 +22,7 @@ static void ring_grow(struct pending_ring *ring)
 {
     size_t capacity = ring->capacity ? ring->capacity * 2 : 4;
     struct pending *slots = xcalloc(capacity, sizeof *slots);
+    ASSERT((capacity & (capacity - 1)) == 0); /* slot_at takes the remainder by a mask */
     for (size_t i = 0; i < ring->count; i++) {
         slots[i] = *slot_at(ring, i);
     }
@@ -34,12 +36,26 @@ void engine__pending_push(struct replica *r, const struct pending *p)
     if (ring->count == ring->capacity) {
         ring_grow(ring);
     }
-    ASSERT(ring->count == 0 || slot_at(ring, ring->count - 1)->index < p->index);
+    ASSERT((p->request == NULL) != (p->control == NULL));
+    ASSERT(ring->count == 0 || (slot_at(ring, ring->count - 1)->index < p->index &&
+                                slot_at(ring, ring->count - 1)->term <= p->term));
     *slot_at(ring, ring->count++) = *p;
+}
+
+static bool is_ascending(const struct pending_ring *ring)
+{
+    for (size_t i = 1; i < ring->count; i++) {
+        if (slot_at(ring, i - 1)->index >= slot_at(ring, i)->index ||
+            slot_at(ring, i - 1)->term > slot_at(ring, i)->term) {
+            return false;
+        }
+    }
+    return true;
 }
 
 static struct pending pop_front(struct pending_ring *ring)
 {
+    ASSERT(ring->count > 0);
     struct pending p = *slot_at(ring, 0);
     ring->head = (ring->head + 1) & (ring->capacity - 1);
     ring->count--;
@@ -65,7 +81,7 @@ void engine__pending_trim(struct loop *l, struct replica *r, uint64_t first)
     while (ring->count > 0 && slot_at(ring, ring->count - 1)->index >= first) {
         ring->count--;
         metric_add(&engine_pending, -1);
-        struct pending *p = &ring->slots[(ring->head + ring->count) & (ring->capacity - 1)];
+        struct pending *p = slot_at(ring, ring->count);
         fail_pending(l, p, THOLE_UNKNOWN, THOLE_REASON_OUTCOME_UNKNOWN,
                      "the entry was replaced in this log; another replica may still have it");
     }
@@ -117,6 +133,7 @@ void engine__proposal_submit(struct loop *l, struct engine_request *q)
         engine__request_not_leader(l, r, q);
         return;
     }
+    ASSERT(r->state == GROUP_RUNNING && worker_is_current(l->w));
     msgq_push(&work_of(r)->proposing, &q->msg);
     engine__loop_dirty(l, r);
 }
@@ -138,6 +155,7 @@ static void appended(struct loop *l, struct replica *r, struct engine_request **
 {
     struct raft_status s;
     raft_status(r->core, &s);
+    ASSERT(s.role == RAFT_LEADER && s.last_index == first + n - 1);
     engine__pending_trim(l, r, first);
     for (size_t i = 0; i < n; i++) {
         requests[i]->index = first + i;
@@ -209,7 +227,8 @@ void engine__proposals_take(struct loop *l, struct replica *r, uint64_t last, st
     if (ring->count == 0) {
         return;
     }
-    ASSERT(raft_term_at(r->core, last, &last_term));
+    bool known = raft_term_at(r->core, last, &last_term);
+    ASSERT(known && j->first <= last);
     size_t before = ring->count;
     if (slot_at(ring, 0)->index <= last) {
         metric_record(&engine_decided_ns, l->now_ns - slot_at(ring, 0)->appended_ns);
@@ -232,6 +251,7 @@ void engine__proposals_take(struct loop *l, struct replica *r, uint64_t last, st
             j->requests = j->requests != NULL
                               ? j->requests
                               : xmalloc((last - j->first + 1) * sizeof(struct pending));
+            ASSERT(p.index >= j->first && j->request_count <= last - j->first);
             j->requests[j->request_count++] = p;
         }
     }
@@ -270,6 +290,7 @@ void engine__proposal_expired(struct loop *l, struct engine_request *q)
     struct replica *r = map_get(&l->by_shard, q->shard_id);
     ASSERT(r != NULL);
     const struct pending_ring *ring = &work_of(r)->pending;
+    ASSERT_SLOW(is_ascending(ring)); /* the search relies on it */
     size_t low = 0, high = ring->count;
     while (low < high) {
         size_t middle = low + (high - low) / 2;

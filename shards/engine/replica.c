@@ -49,6 +49,7 @@ static void kind_put(struct engine *e, uint64_t key)
 {
     pthread_mutex_lock(&e->kinds_lock);
     struct replica_kind *k = map_get(&e->kinds, key);
+    ASSERT(k != NULL && k->refs > 0);
     if (--k->refs == 0) {
         (void)map_remove(&e->kinds, key);
     } else {
@@ -68,6 +69,7 @@ static void kind_put(struct engine *e, uint64_t key)
 struct replica *replica_new(struct engine *e, uint64_t replica_id, uint64_t shard_id,
                             struct slice descriptor)
 {
+    ASSERT(replica_id != 0 && replica_id != UINT64_MAX);
     struct replica *r = xcalloc(1, sizeof *r);
     atomic_init(&r->refs, 1);
     r->e = e;
@@ -102,6 +104,7 @@ void replica_boot_free(struct replica *r)
 
 void replica_set_failure(struct replica *r, const struct thole_status *st)
 {
+    ASSERT(st->code != THOLE_OK);
     if (r->failure != NULL) {
         return;
     }
@@ -141,6 +144,7 @@ void replica_show(const struct replica *r, struct engine_replica_status *ret)
         .snapshot_index = s->snapshot_index,
     };
     if (s->failed) {
+        ASSERT(r->failure != NULL);
         memcpy(ret->failure, r->failure->message, sizeof ret->failure);
     }
 }
@@ -149,6 +153,7 @@ void replica_show(const struct replica *r, struct engine_replica_status *ret)
 
 struct replica_work *replica_begin_work(struct replica *r)
 {
+    ASSERT(r->work == NULL && worker_is_current(r->loop->w));
     struct replica_work *w = xcalloc(1, sizeof *w);
     w->r = r;
     w->reads_tail = &w->reads;
@@ -209,6 +214,7 @@ static bool knows_leader(const struct replica *r)
 
 void replica_rest(struct replica *r)
 {
+    ASSERT(worker_is_current(r->loop->w));
     if (r->work != NULL && raft_asleep(r->core) && is_idle(r->work) && knows_leader(r)) {
         free_work(r);
         r->loop->rested++;
@@ -219,7 +225,8 @@ void replica_rest(struct replica *r)
 
 struct replica *replica_ref(struct replica *r)
 {
-    atomic_fetch_add_explicit(&r->refs, 1, memory_order_relaxed);
+    uint32_t before = atomic_fetch_add_explicit(&r->refs, 1, memory_order_relaxed);
+    ASSERT(before > 0);
     return r;
 }
 
@@ -228,7 +235,8 @@ static void free_replica(struct replica *r)
     const struct replica_work *w = r->work;
     ASSERT(w == NULL ||
            (w->pending.count == 0 && w->proposing.count == 0 && w->reading.count == 0));
-    ASSERT(w == NULL || (w->reads == NULL && w->transfers == NULL));
+    ASSERT(w == NULL || (w->reads == NULL && w->transfers == NULL && w->forces == NULL));
+    ASSERT(!r->dirty && !r->publish);
     ASSERT(r->parked == NULL && r->watches == NULL);
     if (r->core != NULL) {
         raft_free(r->core);
@@ -249,7 +257,12 @@ static void free_replica(struct replica *r)
 
 void replica_unref(struct replica *r)
 {
-    if (r != NULL && atomic_fetch_sub_explicit(&r->refs, 1, memory_order_acq_rel) == 1) {
+    if (r == NULL) {
+        return;
+    }
+    uint32_t before = atomic_fetch_sub_explicit(&r->refs, 1, memory_order_acq_rel);
+    ASSERT(before > 0);
+    if (before == 1) {
         free_replica(r);
     }
 }

@@ -93,6 +93,7 @@ struct replica_work {
     size_t applying_bytes, applying_jobs;
     struct write_batch *update_batch; /* the accumulating batch that holds update_slot */
     size_t update_slot;
+    uint64_t merged_token, durable_token; /* of the core's updates: both ascend */
     struct map peer_hosts; /* replica id -> struct uuid *, learnt from messages of non-members */
     struct control *transfers, *forces;
     struct task *install; /* restored, waiting for its batch */

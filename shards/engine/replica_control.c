@@ -202,8 +202,10 @@ static struct write_batch *next_batch(struct loop *l)
 static void start(struct loop *l, struct control *c)
 {
     struct replica *r = c->r;
-    (void)map_put(&l->by_replica, r->replica_id, replica_ref(r));
-    (void)map_put(&l->by_shard, r->shard_id, r);
+    ASSERT(r->loop == l && r->boot != NULL && r->core == NULL);
+    const void *same_id = map_put(&l->by_replica, r->replica_id, replica_ref(r));
+    const void *same_shard = map_put(&l->by_shard, r->shard_id, r);
+    ASSERT(same_id == NULL && same_shard == NULL); /* claim() saw to it */
     r->state = GROUP_CREATING;
     work_of(r)->starting = c;
     struct write_update *w = engine__write_batch_add(next_batch(l), r);
@@ -222,6 +224,7 @@ static void start(struct loop *l, struct control *c)
 static void finish_removal(struct loop *l, struct control *c)
 {
     struct replica *r = c->r;
+    ASSERT(r->loop == l);
     if (r->state == GROUP_REMOVING) { /* asked twice: both are answered when it is done */
         c->next = work_of(r)->transfers;
         work_of(r)->transfers = c;
@@ -380,6 +383,7 @@ void engine__control_check_transfers(struct loop *l, struct replica *r)
 {
     (void)l;
     const struct raft_status *s = &work_of(r)->status;
+    ASSERT(r->state == GROUP_RUNNING);
     bool moved = s->leader != 0 && s->leader != r->replica_id;
     bool aborted = s->role == RAFT_LEADER && s->transfer_target == 0;
     if (work_of(r)->transfers == NULL || (!moved && !aborted)) {
@@ -420,6 +424,7 @@ void engine__control_fail_all(struct replica *r, const struct thole_status *st)
 
 void engine__control_handle(struct loop *l, struct control *c)
 {
+    ASSERT(worker_is_current(l->w) && c->next == NULL);
     if (l->stopping || l->failed) {
         engine__loop_discard(l, &c->msg);
         return;

@@ -121,6 +121,7 @@ enum thole_code engine__machine_open(struct replica *r, uint64_t generation, str
 
 enum thole_code engine__machine_view(struct machine *m, void **ret, struct thole_status *st)
 {
+    ASSERT(m->type->view_acquire != NULL);
     if (m->lock != NULL) { /* it flushes by itself */
         pthread_rwlock_wrlock(m->lock);
     }
@@ -133,7 +134,8 @@ enum thole_code engine__machine_view(struct machine *m, void **ret, struct thole
 
 struct machine *engine__machine_ref(struct machine *m)
 {
-    atomic_fetch_add_explicit(&m->refs, 1, memory_order_relaxed);
+    uint32_t before = atomic_fetch_add_explicit(&m->refs, 1, memory_order_relaxed);
+    ASSERT(before > 0);
     return m;
 }
 

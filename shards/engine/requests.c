@@ -13,6 +13,7 @@ struct wheel_timer *engine__request_timer(struct engine_request *q)
 
 void engine__request_arm(struct loop *l, struct engine_request *q)
 {
+    ASSERT(worker_is_current(l->w));
     *engine__request_timer(q) = (struct wheel_timer){0};
     if (q->deadline_ns == CLOCK_NEVER) {
         return;
@@ -28,6 +29,7 @@ void engine__request_disarm(struct loop *l, struct engine_request *q)
 
 void engine__request_finish(struct engine_request *q)
 {
+    ASSERT(q->status.code == THOLE_OK || q->result.owner == NULL);
     bufslice_unref(q->payload);
     q->payload = (struct bufslice){0};
     if (q->status.code != THOLE_OK) {

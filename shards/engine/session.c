@@ -63,6 +63,32 @@ static void use(struct session_table *t, struct session *s, uint64_t index)
     }
 }
 
+/* Least recently used first, as the eviction needs it; and no more than there may be. */
+static bool is_ordered(const struct session_table *t)
+{
+    size_t n = 0;
+    for (const struct session *s = t->oldest; s != NULL; s = s->newer) {
+        n++;
+        if ((s->newer == NULL) != (s == t->newest) ||
+            (s->newer != NULL && (s->newer->used < s->used || s->newer->older != s))) {
+            return false;
+        }
+    }
+    return n == t->by_id.count && n <= LIMIT_SESSIONS;
+}
+
+static bool is_sorted(const struct session *s)
+{
+    uint32_t reserved = 0;
+    for (uint32_t i = 0; i < s->count; i++) {
+        reserved += s->results[i].reserved;
+        if (i > 0 && s->results[i - 1].sequence >= s->results[i].sequence) {
+            return false;
+        }
+    }
+    return s->count <= s->capacity && reserved == s->reserved;
+}
+
 static void tell(const struct session_observer *o, enum session_change what,
                  const struct session *s, uint64_t sequence)
 {
@@ -76,6 +102,7 @@ bool session_open(struct session_table *t, uint64_t id, uint64_t index,
 {
     if (t->by_id.count >= LIMIT_SESSIONS) {
         struct session *victim = t->oldest;
+        ASSERT(victim != NULL && victim->used <= t->newest->used);
         if (victim->reserved > 0) {
             return false;
         }
@@ -90,8 +117,10 @@ bool session_open(struct session_table *t, uint64_t id, uint64_t index,
     struct session *s = xcalloc(1, sizeof *s);
     s->id = id;
     s->used = index;
-    ASSERT(map_put(&t->by_id, id, s) == NULL);
+    const void *same_id = map_put(&t->by_id, id, s);
+    ASSERT(same_id == NULL); /* an index opens one session */
     link_newest(t, s);
+    ASSERT_SLOW(is_ordered(t));
     tell(o, SESSION_CHANGED, s, 0);
     return true;
 }
@@ -108,6 +137,7 @@ static uint32_t position_of(const struct session *s, uint64_t sequence)
 
 static void drop_lowest(struct session *s, const struct session_observer *o)
 {
+    ASSERT(s->count > 0 && !s->results[0].reserved);
     s->floor = s->results[0].sequence + 1;
     tell(o, RESULT_GONE, s, s->results[0].sequence);
     buf_unref(s->results[0].result);
@@ -117,6 +147,7 @@ static void drop_lowest(struct session *s, const struct session_observer *o)
 
 static struct session_result *insert_at(struct session *s, uint32_t at)
 {
+    ASSERT(at <= s->count && s->count < LIMIT_SESSION_RESULTS);
     if (s->count == s->capacity) {
         s->capacity = s->capacity ? s->capacity * 2 : 4;
         s->results = xrealloc(s->results, s->capacity * sizeof s->results[0]);
@@ -169,10 +200,12 @@ enum session_verdict session_begin(struct session_table *t, uint64_t id, uint64_
         s->floor = sequence + 1;
     } else {
         struct session_result *r = reserve(s, at, full, o);
+        ASSERT(r == s->results || r[-1].sequence < sequence);
         r->sequence = sequence;
         r->index = index;
         *ret = r;
     }
+    ASSERT_SLOW(is_ordered(t) && is_sorted(s));
     tell(o, SESSION_CHANGED, s, 0);
     return verdict;
 }
@@ -228,6 +261,7 @@ const struct session_result *session_finish(struct session_table *t, uint64_t id
         t->answered / LIMIT_SESSION_ANSWERS_STEP_BYTES) {
         cut_old(t, o);
     }
+    ASSERT_SLOW(is_sorted(s));
     return r;
 }
 

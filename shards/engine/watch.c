@@ -102,6 +102,7 @@ static void sweep(struct replica *r)
 void engine__watch_event(struct replica *r, uint64_t index, struct slice key, struct slice event)
 {
     bool dead = false;
+    ASSERT(!r->watches_walked && worker_is_current(r->applier->w));
     r->watches_walked = true;
     for (struct watch_list *n = r->watches; n != NULL; n = n->next) {
         if (!n->dead) {

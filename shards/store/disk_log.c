@@ -149,6 +149,7 @@ static const struct store_replica *log_next(struct log_store *base, size_t *it)
     struct disk_log *s = (struct disk_log *)base;
     struct log_replica *r;
 
+    ASSERT(*it == 0 || *it <= s->walk_count);
     if (*it == 0) {
         size_t walk = 0;
 

@@ -9,6 +9,7 @@
  * nothing. */
 #include <inttypes.h>
 
+#include "base/assert.h"
 #include "base/metrics.h"
 #include "shards/store/disk_log.h"
 #include "shards/store/record_internal.h"
@@ -118,6 +119,7 @@ enum thole_code disk_log__clean(struct disk_log *s, struct thole_status *st)
         s->clean_segment = g->number;
         s->clean_offset = SEGMENT_HEADER_BYTES;
     }
+    ASSERT(g != segments_newest(&s->files) && s->clean_offset >= SEGMENT_HEADER_BYTES);
     budget = budget < CLEAN_BYTES_MAX ? budget : CLEAN_BYTES_MAX;
     for (size_t looked = 0; looked < budget && s->clean_offset < g->end;) {
         uint8_t header[FRAME_HEADER_BYTES];

@@ -86,6 +86,7 @@ static bool take_run(struct reading *g, const struct store_run *run, struct slic
             raft_entry_new((enum raft_entry_kind)e.kind, e.session, e.sequence, payload);
         entry->index = e.index;
         entry->term = e.term;
+        ASSERT(entry->index == g->next && g->count < g->max_entries);
         g->ret[g->count++] = entry;
         g->next++;
     }
@@ -99,6 +100,7 @@ static bool take_run(struct reading *g, const struct store_run *run, struct slic
  * and a term name one entry, and all before it. */
 static bool goes_on(const struct reading *g, const struct log_index *x)
 {
+    ASSERT(g->count > 0 && g->ret[g->count - 1]->index == g->next - 1);
     size_t i = log_index_find(x, g->next - 1);
 
     return g->next - 1 > x->start && i < x->end && x->runs[i].term == g->ret[g->count - 1]->term;
@@ -107,6 +109,7 @@ static bool goes_on(const struct reading *g, const struct log_index *x)
 static enum thole_code locate_locked(struct reading *g, uint64_t last, struct thole_status *st)
 {
     const struct log_replica *r = map_get(&g->s->replicas, g->replica_id);
+    ASSERT(g->run_count == 0); /* the segments of the round before are released */
 
     if (r != NULL && r->state == LOG_DAMAGED) {
         return THOLE_FAIL(st, THOLE_DATA_LOSS, THOLE_REASON_CORRUPT,
@@ -147,6 +150,7 @@ static void release(struct reading *g)
 {
     pthread_mutex_lock(&g->s->lock);
     for (size_t i = 0; i < g->run_count; i++) {
+        ASSERT(g->segments[i]->readers > 0);
         g->segments[i]->readers--;
     }
     pthread_mutex_unlock(&g->s->lock);

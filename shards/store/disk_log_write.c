@@ -42,6 +42,7 @@ static struct log_target *target(struct disk_log *s, uint64_t replica_id)
             .epoch = r->epoch,
         };
     }
+    ASSERT(s->targets[r->target].r->id == replica_id);
     return &s->targets[r->target];
 }
 
@@ -105,6 +106,7 @@ static void put_start(struct disk_log *s, struct log_target *t, const struct sto
 {
     struct store_key k = store_key(t->r->id, STORE_KIND_START);
 
+    ASSERT(t->epoch < UINT32_MAX || !u->start_reset);
     t->epoch += u->start_reset;
     store_encode_start(frame_record(&s->frame), store_key_slice(&k),
                        &(struct store_start){
@@ -137,6 +139,7 @@ static void put_entries(struct disk_log *s, const struct log_target *t,
     uint64_t first = u->entries[0]->index;
     struct store_run_writer w;
 
+    ASSERT(u->entry_count > 0);
     store_run_begin(&w, frame_record(&s->frame));
     for (size_t i = 0; i < u->entry_count; i++) {
         const struct raft_entry *e = u->entries[i];
@@ -209,10 +212,11 @@ static void apply_frame(struct disk_log *s, struct slice bytes)
     uint32_t offset;
 
     bool ok = frame_open(&f, bytes, s->files.seed);
-    ASSERT(ok);
+    ASSERT(ok && f.bytes == bytes.size && g->end >= SEGMENT_HEADER_BYTES + f.bytes);
     pthread_mutex_lock(&s->lock);
     while (frame_next(&f, &e, &offset)) {
         struct log_place at = {g->number, g->end - f.bytes + offset, e.bytes};
+        ASSERT(at.offset + at.bytes <= g->end);
         const char *damage = disk_log__apply(s, &e, slice_of(f.data + offset, e.bytes), at);
 
         ASSERT(damage == NULL);
@@ -224,6 +228,7 @@ static void apply_frame(struct disk_log *s, struct slice bytes)
 
 enum thole_code disk_log__commit(struct disk_log *s, struct thole_status *st)
 {
+    ASSERT(!s->poisoned);
     if (s->frame.count == 0) {
         return THOLE_OK;
     }
@@ -237,6 +242,7 @@ enum thole_code disk_log__commit(struct disk_log *s, struct thole_status *st)
         return poison(s, st);
     }
     apply_frame(s, bytes);
+    ASSERT(bytes.size >= s->copied_bytes);
     s->last_batch_bytes = bytes.size - s->copied_bytes;
     s->copied_bytes = 0;
     metric_add(&written_bytes, (int64_t)bytes.size);

@@ -19,6 +19,7 @@ void frame_record_end(struct frame_writer *w, struct frame_entry e)
 {
     uint8_t *p = bytes_extend(&w->directory, FRAME_ENTRY_BYTES);
 
+    ASSERT(w->at >= FRAME_HEADER_BYTES && w->at <= w->out.size);
     ASSERT(w->out.size - w->at <= UINT32_MAX);
     memset(p, 0, FRAME_ENTRY_BYTES);
     put_le64(p, e.replica_id);
@@ -42,7 +43,8 @@ struct slice frame_end(struct frame_writer *w, uint64_t sequence, uint64_t seed)
 
     memset(bytes_extend(&w->out, pad), 0, pad);
     bytes_append_slice(&w->out, bytes_slice(&w->directory));
-    ASSERT(w->out.size <= UINT32_MAX);
+    ASSERT(w->directory.size == (size_t)w->count * FRAME_ENTRY_BYTES);
+    ASSERT(w->out.size <= UINT32_MAX && w->out.size % FRAME_ALIGN == 0);
     uint8_t *p = w->out.data;
     put_le64(p, FRAME_MAGIC);
     put_le64(p + 8, sequence);
@@ -124,6 +126,7 @@ bool frame_next(struct frame *f, struct frame_entry *ret, uint32_t *ret_offset)
     *ret = entry_at(f, f->next++);
     *ret_offset = f->offset;
     f->offset += ret->bytes;
+    ASSERT(f->offset <= f->bytes); /* frame_open has added the sizes up */
     return true;
 }
 

@@ -10,6 +10,7 @@
 
 static uint64_t last_of(const struct store_run *r)
 {
+    ASSERT(r->count > 0);
     return r->first + r->count - 1;
 }
 
@@ -50,6 +51,7 @@ void log_index_compact(struct log_index *x, struct segments *g, uint64_t start, 
 /* Make room for one more: first by moving to the front what a long head has freed. */
 static void make_room(struct log_index *x)
 {
+    ASSERT(x->head <= x->end && x->end <= x->capacity);
     if (x->end < x->capacity) {
         return;
     }
@@ -80,6 +82,17 @@ size_t log_index_find(const struct log_index *x, uint64_t index)
     return lo;
 }
 
+/* Runs do not overlap, and the last one ends the log. Gaps there may be, during recovery. */
+static __attribute__((unused)) bool is_ascending(const struct log_index *x)
+{
+    for (size_t i = x->head; i + 1 < x->end; i++) {
+        if (last_of(&x->runs[i]) >= x->runs[i + 1].first) {
+            return false;
+        }
+    }
+    return x->head == x->end || last_of(&x->runs[x->end - 1]) == x->last;
+}
+
 static void insert(struct log_index *x, struct segments *g, struct store_run run)
 {
     make_room(x);
@@ -87,6 +100,7 @@ static void insert(struct log_index *x, struct segments *g, struct store_run run
     memmove(x->runs + at + 1, x->runs + at, (x->end - at) * sizeof *x->runs);
     x->runs[at] = run;
     x->end++;
+    ASSERT(x->head <= at && at < x->end && x->end <= x->capacity);
     segments_add_live(g, run.place);
     if (last_of(&run) > x->last) {
         x->last = last_of(&run);
@@ -103,6 +117,7 @@ void log_index_append(struct log_index *x, struct segments *g, struct store_run 
 
         if (last_of(before) >= run.first) {
             before->count = (run.first - before->first) & INT32_MAX;
+            ASSERT(last_of(before) + 1 == run.first);
             if (last_of(before) <= x->start) {
                 segments_drop(g, &before->place);
                 x->end--;
@@ -111,6 +126,7 @@ void log_index_append(struct log_index *x, struct segments *g, struct store_run 
     }
     x->last = 0;
     insert(x, g, run);
+    ASSERT_SLOW(is_ascending(x));
 }
 
 void log_index_move(struct log_index *x, struct segments *g, struct store_run run)

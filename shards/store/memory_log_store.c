@@ -138,6 +138,7 @@ static void carry_out(struct mem_replica *r, const struct store_update *u)
     if (u->has_start) {
         uint64_t up_to = u->start_index - r->start;
 
+        ASSERT(u->start_reset || u->start_index >= r->start);
         drop_front(r, u->start_reset || up_to > r->count ? r->count : (size_t)up_to);
         r->start = u->start_index;
         r->start_term = u->start_term;
@@ -147,6 +148,7 @@ static void carry_out(struct mem_replica *r, const struct store_update *u)
     }
     if (u->entry_count > 0) {
         drop_tail(r, u->entries[0]->index);
+        ASSERT(u->entries[0]->index == r->start + r->count + 1); /* the plan was checked */
         if (r->count + u->entry_count > r->capacity) {
             r->capacity = (r->count + u->entry_count) * 2;
             r->entries = xrealloc(r->entries, r->capacity * sizeof(struct raft_entry *));
@@ -206,6 +208,7 @@ static enum thole_code mem_read(struct log_store *base, uint64_t replica_id, uin
         for (uint64_t i = first; i <= last && i <= r->start + r->count && n < max_entries; i++) {
             struct raft_entry *e = r->entries[i - r->start - 1];
 
+            ASSERT(e->index == i);
             if (n > 0 && bytes + raft_entry_size(e) > max_bytes) {
                 break;
             }

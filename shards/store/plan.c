@@ -2,6 +2,8 @@
 
 #include <inttypes.h>
 
+#include "base/assert.h"
+
 #define REFUSE(u, st, what)                                                                       \
     THOLE_FAIL((st), THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST, "replica %" PRIu64 ": %s", \
                (u)->replica_id, (what))
@@ -31,6 +33,7 @@ static enum thole_code plan_entries(struct log_plan *p, const struct store_updat
         term = e->term;
     }
     p->last = first + u->entry_count - 1;
+    ASSERT(p->start < p->last);
     return THOLE_OK;
 }
 

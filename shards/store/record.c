@@ -84,6 +84,7 @@ void store__record_seal(struct bytes *out, size_t at, struct slice key, uint8_t 
 {
     uint8_t *p = out->data + at;
 
+    ASSERT(out->size >= at + STORE_HEADER_BYTES);
     p[0] = STORE_RECORD_VERSION;
     p[1] = flags;
     put_le32(p + 4, count);

@@ -57,6 +57,7 @@ static void ring_push(struct segment_ring *r, struct segment *g)
 
 static struct segment *ring_pop(struct segment_ring *r)
 {
+    ASSERT(r->count > 0);
     r->count--;
     return r->items[r->head++];
 }
@@ -71,6 +72,7 @@ struct segment *segments_get(const struct segments *s, uint32_t number)
 
 void segments_add_live(struct segments *s, struct log_place at)
 {
+    ASSERT(at.bytes > 0);
     segments_get(s, at.segment)->live += at.bytes;
     s->live_bytes += at.bytes;
 }
@@ -80,11 +82,27 @@ void segments_drop(struct segments *s, struct log_place *at)
     if (at->segment != 0) {
         struct segment *g = segments_get(s, at->segment);
 
-        ASSERT(g->live >= at->bytes);
+        ASSERT(g->live >= at->bytes && s->live_bytes >= at->bytes);
         g->live -= at->bytes;
         s->live_bytes -= at->bytes;
     }
     *at = (struct log_place){0};
+}
+
+/* The sum over the ring; and its numbers have no gap. */
+static __attribute__((unused)) bool is_consistent(const struct segments *s)
+{
+    uint64_t live = 0;
+
+    for (size_t i = 0; i < s->live.count; i++) {
+        const struct segment *g = s->live.items[s->live.head + i];
+
+        live += g->live;
+        if (g->number != segments_oldest(s)->number + i) {
+            return false;
+        }
+    }
+    return live == s->live_bytes;
 }
 
 bool segments_retire(struct segments *s)
@@ -95,6 +113,7 @@ bool segments_retire(struct segments *s)
         return false;
     }
     ring_push(&s->spare, ring_pop(&s->live));
+    ASSERT_SLOW(is_consistent(s));
     return true;
 }
 
@@ -500,6 +519,7 @@ static enum thole_code begin_segment(struct segments *s, struct thole_status *st
             return code;
         }
     }
+    ASSERT(g->live == 0 && g->readers == 0 && g->number < number);
     g->number = number;
     g->end = 0;
     g->tail = segments_oldest(s)->number;
@@ -584,6 +604,7 @@ enum thole_code segments_append(struct segments *s, struct slice frame, struct t
     struct iovec v[2 + ZERO_CHUNKS_MAX];
     struct segment *g = segments_newest(s);
     int count = 0;
+    ASSERT(frame.size > 0);
 
     if (g->end > SEGMENT_HEADER_BYTES &&
         (frame.size > s->segment_bytes || g->end > s->segment_bytes - frame.size)) {
@@ -618,6 +639,7 @@ enum thole_code segments_append(struct segments *s, struct slice frame, struct t
     if (end + ahead > g->extent) {
         g->extent = end + ahead;
     }
+    ASSERT(g->end <= g->extent && g->tail >= s->recorded_tail);
     s->recorded_tail = g->tail;
     s->sequence++;
     return THOLE_OK;

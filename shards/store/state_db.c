@@ -27,7 +27,7 @@ struct state_batch {
 void state__prefix(uint8_t p[STATE_PREFIX_BYTES], struct state_space s)
 {
     put_be64(p, s.replica_id);
-    put_be64(p + 8, s.generation);
+    put_be64(p + STATE_PREFIX_BYTES / 2, s.generation);
 }
 
 void state__key(struct bytes *out, struct state_space s, struct slice key)
@@ -204,6 +204,7 @@ struct state_batch *state_batch_new(struct state_db *db)
 {
     struct state_batch *b = xcalloc(1, sizeof *b);
 
+    ASSERT(db != NULL);
     b->db = db;
     b->batch = rocksdb_writebatch_create();
     return b;
@@ -227,6 +228,7 @@ void state_batch_clear(struct state_batch *b)
 void state_batch_put(struct state_batch *b, struct state_space s, struct slice key,
                      struct slice value)
 {
+    ASSERT(s.replica_id != 0); /* under 0 is the format */
     state__key(&b->key, s, key);
     rocksdb_writebatch_put(b->batch, (const char *)b->key.data, b->key.size,
                            (const char *)value.data, value.size);

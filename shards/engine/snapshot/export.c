@@ -36,6 +36,7 @@ void engine_seed(struct engine *e, uint64_t shard_id, const char *name, engine_d
 
 static void open_for(struct loop *l, struct replica *r, struct control *c, bool check)
 {
+    ASSERT(r->snapshot_index != 0 && c->export != NULL);
     struct task *t = engine__task_new(TASK_EXPORT, r);
     t->control = c;
     t->index = r->snapshot_index;
@@ -101,6 +102,7 @@ void engine__export_opened(struct loop *l, struct task *t)
 {
     struct replica *r = t->r;
     struct control *c = t->control;
+    ASSERT(c != NULL && r->loop == l);
     t->control = NULL;
     c->st = t->st;
     if (c->st.code == THOLE_DATA_LOSS && t->everything && r->state == GROUP_RUNNING) {
@@ -131,6 +133,7 @@ void engine__seed_begin(struct loop *l, struct control *c)
         engine__control_answer(c);
         return;
     }
+    ASSERT(r->applied == 0); /* a replica without members has nothing */
     r->restoring = true;
     struct task *t = engine__task_new(TASK_SEED, r);
     t->control = c;
@@ -162,6 +165,7 @@ void engine__seed_loaded(struct loop *l, struct task *t)
 {
     struct replica *r = t->r;
     struct raft_config config = {0};
+    ASSERT(r->restoring && work_of(r)->install == NULL && t->control != NULL);
     r->restoring = false;
     if (t->st.code == THOLE_OK) {
         t->st.code = raft_config_decode(bytes_slice(&t->config), &config, &t->st);

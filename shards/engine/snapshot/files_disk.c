@@ -86,6 +86,7 @@ static enum thole_code disk_create(struct engine_files *f, const char *name, boo
 
 static void write_out(struct engine_file *file)
 {
+    ASSERT(file->started <= file->written);
     uint64_t n = file->written - file->started;
     if (!file->durable || n < WRITE_OUT_BYTES) {
         return;

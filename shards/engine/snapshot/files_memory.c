@@ -31,6 +31,7 @@ static struct memory *memory_of(struct engine_files *f)
 
 static void content_unref(struct content *c)
 {
+    ASSERT(c->refs > 0);
     if (--c->refs > 0) {
         return;
     }

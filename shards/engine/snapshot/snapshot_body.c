@@ -33,6 +33,7 @@ enum thole_code engine__body_save(struct thole_sink *out, const struct task *t,
 {
     struct machine *m = t->machine;
     bool locked = m->type->view_acquire == NULL;
+    ASSERT(locked == (t->view == NULL) && t->index != 0);
     engine__body_write_head(out, t);
     if (locked) {
         pthread_rwlock_rdlock(m->lock);

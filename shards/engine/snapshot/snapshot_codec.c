@@ -54,6 +54,7 @@ struct bufslice codec_reply_frame(const struct stream_msg *m)
 
 struct bufslice codec_beat_frame(const struct host_beat *b)
 {
+    ASSERT(b->woken_count <= BEAT_WOKEN_MAX);
     upb_Arena *arena = upb_Arena_New();
     thole_engine_v1_RaftFrame *frame = thole_engine_v1_RaftFrame_new(arena);
     thole_engine_v1_HostBeat *m = thole_engine_v1_RaftFrame_mutable_beat(frame, arena);
@@ -64,7 +65,8 @@ struct bufslice codec_beat_frame(const struct host_beat *b)
     thole_engine_v1_HostBeat_set_unfit(m, b->unfit);
     thole_engine_v1_HostBeat_set_spent(m, b->spent);
     for (uint32_t i = 0; i < b->woken_count; i++) {
-        ASSERT(thole_engine_v1_HostBeat_add_woken(m, b->woken[i], arena));
+        bool added = thole_engine_v1_HostBeat_add_woken(m, b->woken[i], arena);
+        ASSERT(added);
     }
     size_t size;
     const char *data = thole_engine_v1_RaftFrame_serialize(frame, arena, &size);

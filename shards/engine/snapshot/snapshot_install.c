@@ -126,7 +126,7 @@ static void acquire_view(struct loop *l, struct replica *r, uint64_t peer)
 
 void engine__snapshot_start_save(struct loop *l, struct replica *r)
 {
-    ASSERT(!r->saving);
+    ASSERT(!r->saving && r->machine != NULL && worker_is_current(l->w)); /* one at a time */
     r->saving = true;
     r->holding_for_save = !r->has_views;
     acquire_view(l, r, 0);
@@ -155,6 +155,8 @@ static void send_snapshot(struct loop *l, struct replica *r, uint64_t peer, stru
         show_sending(l, r);
         return;
     }
+    ASSERT(peer != 0 && peer != r->replica_id);
+    ASSERT(save != NULL ? save->kind == TASK_SAVE : r->snapshot_index != 0);
     struct stream_msg *m = xcalloc(1, sizeof *m);
     m->msg.kind = MSG_SEND;
     m->r = replica_ref(r);
@@ -218,6 +220,7 @@ static void send_stream(struct loop *l, struct task *t)
 static void view_acquired(struct loop *l, struct task *t)
 {
     struct replica *r = t->r;
+    ASSERT(t->peer != 0 || r->saving);
     const struct raft_config *config =
         t->st.code == THOLE_OK ? raft_config_at(r->core, t->index) : NULL;
     bool current = t->machine != NULL && t->machine->generation == r->generation;
@@ -245,6 +248,7 @@ static void view_acquired(struct loop *l, struct task *t)
 static void saved(struct loop *l, struct task *t)
 {
     struct replica *r = t->r;
+    ASSERT(r->saving && t->pipe == NULL);
     if (t->st.code == THOLE_OK && t->machine->generation != r->generation) {
         (void)THOLE_FAIL(&t->st, THOLE_UNAVAILABLE, THOLE_REASON_NOT_READY,
                          "a snapshot was installed meanwhile");
@@ -254,6 +258,7 @@ static void saved(struct loop *l, struct task *t)
         engine__loop_dirty(l, r);
         return;
     }
+    ASSERT(t->index <= r->applied);
     metric_add(&engine_snapshots_saved, 1);
     r->saving = r->holding_for_save = false;
     engine__loop_dirty(l, r);
@@ -326,6 +331,7 @@ static void check_file(struct loop *l, struct replica *r)
         return;
     }
     r->checking = true;
+    ASSERT(worker_is_current(l->w));
     struct task *t = engine__task_new(TASK_CHECK, r);
     t->index = r->snapshot_index;
     engine__snapshot_name(r, t->index, t->name);
@@ -335,6 +341,7 @@ static void check_file(struct loop *l, struct replica *r)
 static void checked(struct loop *l, struct task *t)
 {
     struct replica *r = t->r;
+    ASSERT(r->checking);
     r->checking = false;
     if (t->st.code == THOLE_OK || t->index != r->snapshot_index || r->saving) {
         return;
@@ -415,12 +422,14 @@ void engine__snapshot_received(struct loop *l, struct stream_msg *m)
 {
     struct replica *r = m->r;
     bool ok = false;
+    ASSERT(r->loop == l && m->msg.kind == MSG_RECEIVED);
     if (r->state != GROUP_RUNNING || r->restoring || work_of(r)->install != NULL) {
         end_receive(l, m, false, true); /* it may be the file that the replica starts from */
         return;
     }
     if (m->index <= work_of(r)->status.commit) {
-        ASSERT(!offer(l, r, m, &ok));
+        bool installs = offer(l, r, m, &ok);
+        ASSERT(!installs); /* the core never forgets what is committed */
         end_receive(l, m, ok, false);
         return;
     }
@@ -470,6 +479,8 @@ static void restored(struct loop *l, struct task *t)
     struct replica *r = t->r;
     struct stream_msg *m = t->received;
     bool ok = false;
+    ASSERT(r->restoring && work_of(r)->install == NULL && m != NULL);
+    ASSERT(t->generation == r->generation + 1);
     t->received = NULL;
     if (t->st.code != THOLE_OK) {
         LOG_WARN(ENGINE, "a received snapshot could not be restored: %s", t->st.message);
@@ -495,6 +506,8 @@ static void restored(struct loop *l, struct task *t)
 
 void engine__snapshot_install(struct replica *r, struct task *t)
 {
+    ASSERT(work_of(r)->install == NULL && !r->restoring);
+    ASSERT((t->machine != NULL) == !r->kind->witness && t->received->index > r->applied);
     work_of(r)->install = t; /* until the batch that makes it live is durable */
     r->holding_applies = true;
     work_of(r)->apply_next = t->received->index + 1;
@@ -504,6 +517,7 @@ void engine__snapshot_install(struct replica *r, struct task *t)
 void engine__snapshot_installed(struct loop *l, struct replica *r)
 {
     struct task *t = work_of(r)->install;
+    ASSERT(t != NULL && r->holding_applies && t->generation == r->generation + 1);
     struct stream_msg *m = t->received;
     work_of(r)->install = NULL;
     r->holding_applies = false;
@@ -579,6 +593,7 @@ static void destroyed(struct loop *l, struct task *t)
 
 static void space_measured(struct loop *l, struct task *t)
 {
+    ASSERT(l->space_checking);
     l->space_checking = false;
     bool was_low = atomic_load(&l->e->low_space);
     uint64_t min = l->e->o.free_bytes_min;
@@ -600,6 +615,7 @@ static void space_measured(struct loop *l, struct task *t)
 void engine__snapshot_task_done(struct loop *l, struct task *t)
 {
     struct replica *r = t->r;
+    ASSERT(worker_is_current(l->w) && t->loop == l);
     if (r == NULL) {
         ASSERT(t->kind == TASK_SPACE);
         space_measured(l, t);

@@ -38,13 +38,15 @@ struct snapshot_pipe *engine__pipe_new(struct engine *e, uint64_t bound)
 
 struct snapshot_pipe *engine__pipe_ref(struct snapshot_pipe *p)
 {
-    atomic_fetch_add_explicit(&p->refs, 1, memory_order_relaxed);
+    uint32_t before = atomic_fetch_add_explicit(&p->refs, 1, memory_order_relaxed);
+    ASSERT(before > 0);
     return p;
 }
 
 static struct piece pop(struct snapshot_pipe *p)
 {
     struct link *x = p->first;
+    ASSERT(x != NULL && p->bytes >= x->piece.bytes.bytes.size);
     struct piece piece = x->piece;
     p->first = x->next;
     if (p->first == NULL) {
@@ -93,7 +95,7 @@ static void unlock_and_tell(struct snapshot_pipe *p, bool by_job)
 
 static bool put(struct snapshot_pipe *p, const struct piece *piece, bool by_job)
 {
-    ASSERT(!p->ended);
+    ASSERT(!p->ended && piece->bytes.bytes.size > 0);
     bool ok = !p->broken;
     if (ok) {
         struct link *x = xmalloc(sizeof *x);

@@ -115,6 +115,7 @@ static void announce(struct snapshot_receives *s, struct receive *x)
 static struct receive *begin(struct snapshot_receives *s, const struct uuid *host,
                              const struct codec_chunk *c, struct replica *r)
 {
+    ASSERT(c->offset == 0 && map_get(&s->by_replica, c->to) == NULL);
     struct receive *x = xcalloc(1, sizeof *x);
     bool kept = engine__snapshot_is_kept(r);
     x->shard_id = c->shard_id;
@@ -208,6 +209,8 @@ static bool add(struct snapshot_receives *s, struct receive *x, const struct cod
                 struct bufslice frame)
 {
     struct thole_status st;
+    ASSERT(!x->done && !x->ending && c->offset == x->received);
+    ASSERT((x->file == NULL) != (x->pipe == NULL));
     hash_state_update(x->hash, c->data.data, c->data.size);
     x->received += c->data.size;
     if (c->last && hash_state_digest(x->hash) != c->total_checksum) {
@@ -232,6 +235,7 @@ static bool is_stale(const struct receive *x, const struct uuid *host, const str
 /* With the loop it stays until the loop lets go of it. */
 static void abandon(struct snapshot_receives *s, struct receive *x)
 {
+    ASSERT(map_get(&s->by_replica, x->to) == x);
     if (x->pipe == NULL) {
         (void)map_remove(&s->by_replica, x->to);
         drop(s, x);
@@ -343,6 +347,7 @@ void engine__receives_end(struct snapshot_receives *s, struct stream_msg *m)
 static void start_restore(struct snapshot_receives *s, struct receive *x)
 {
     struct task *t = x->restore;
+    ASSERT(t != NULL && t->kind == TASK_RESTORE && x->pipe != NULL);
     if (!executor_may_wait(s->e->o.executor) && engine__pipe_is_open(x->pipe)) {
         return;
     }

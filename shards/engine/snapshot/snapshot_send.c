@@ -76,6 +76,7 @@ struct snapshot_sends *engine__sends_new(struct engine *e, struct stream_jobs *j
 static void drop_kept(struct send *x)
 {
     struct kept *k = x->kept;
+    ASSERT(k != NULL);
     x->kept = k->next;
     if (x->kept == NULL) {
         x->kept_last = &x->kept;
@@ -113,6 +114,7 @@ static void finish(struct snapshot_sends *s, struct send *x, bool ok)
 {
     struct send **at = &s->first;
     while (*at != x) {
+        ASSERT(*at != NULL);
         at = &(*at)->next;
     }
     *at = x->next;
@@ -120,6 +122,7 @@ static void finish(struct snapshot_sends *s, struct send *x, bool ok)
         s->last = at;
     }
     if (x->begun) {
+        ASSERT(s->active > 0);
         s->active--;
     }
     engine__task_free(x->m->save); /* it has not begun */
@@ -177,6 +180,7 @@ static bool begin(struct snapshot_sends *s, struct send *x, uint64_t now_ns)
     if (x->m->save != NULL ? !open_pipe(s, x) : !open_file(s, x)) {
         return x->m->save != NULL;
     }
+    ASSERT(!x->begun && s->active < ACTIVE_MAX && (x->file == NULL) != (x->pipe == NULL));
     s->active++;
     x->begun = true;
     x->m->transfer = atomic_fetch_add(&s->e->transfer_id, 1) + 1;
@@ -190,6 +194,7 @@ static bool begin(struct snapshot_sends *s, struct send *x, uint64_t now_ns)
 static enum pipe_state extend(struct send *x)
 {
     struct piece piece;
+    ASSERT(!x->whole); /* the last piece ends the pipe */
     enum pipe_state state = engine__pipe_take(x->pipe, &piece);
     if (state != PIPE_PIECE) {
         return state;
@@ -245,6 +250,7 @@ static uint64_t last_offset(const struct snapshot_sends *s, const struct send *x
 
 static void acknowledge(struct send *x, uint64_t received)
 {
+    ASSERT(received >= x->acked && received <= x->size);
     x->acked = received;
     x->lost = 0;
     while (x->kept != NULL && !x->kept->piece.last &&
@@ -259,6 +265,9 @@ static bool send_chunk(struct snapshot_sends *s, struct send *x, uint64_t now_ns
     if (!next_data(s, x, &data)) {
         return false;
     }
+    ASSERT(data.size > 0 && data.size <= LIMIT_CHUNK_BYTES);
+    ASSERT(x->begun && x->m->index != 0 && x->sent + data.size <= x->size);
+    ASSERT(s->rate == 0 || s->tokens >= data.size);
     bool last = x->whole && x->sent + data.size == x->size;
     struct codec_chunk c = {
         .shard_id = x->m->shard_id,
@@ -287,6 +296,7 @@ static bool send_chunk(struct snapshot_sends *s, struct send *x, uint64_t now_ns
 static void refill(struct snapshot_sends *s, uint64_t now_ns)
 {
     uint64_t full = s->chunk_bytes + s->rate / CAPPED_CHUNKS_PER_S;
+    ASSERT(s->tokens <= full && now_ns >= s->filled_ns);
     double earned = (double)s->rate * (double)(now_ns - s->filled_ns) / (double)NS_PER_S;
     if (earned >= (double)(full - s->tokens)) {
         s->tokens = full;

@@ -21,6 +21,7 @@ struct pipe_sink {
 
 static bool emit(struct pipe_sink *s, bool last)
 {
+    ASSERT(s->piece != NULL && s->used > 0 && s->used <= s->piece_bytes);
     hash_state_update(s->hash, s->piece->data, s->used);
     struct piece p = {.bytes = {s->piece, slice_of(s->piece->data, s->used)}, .last = last};
     if (last) {
@@ -112,6 +113,7 @@ static enum thole_code read_to_the_end(struct pipe_source *s, struct thole_statu
 enum thole_code engine__snapshot_load_stream(struct task *t, struct thole_status *st)
 {
     const struct stream_msg *m = t->received;
+    ASSERT(m != NULL && t->pipe != NULL && t->machine == NULL);
     struct pipe_source s = {.pipe = t->pipe};
     engine__body_source_init(&s.body, next_piece);
     enum thole_code code = THOLE_OK;

@@ -205,6 +205,7 @@ void engine__snapshotter_open(struct engine *e, struct task *t)
     struct replica *r = t->r;
     const struct thole_machine_type *type = engine__machine_type_find(e, r->kind->type_name);
     enum thole_code code = THOLE_OK;
+    ASSERT(r->boot != NULL && t->machine == NULL);
     if (r->failure != NULL) {
         t->st = *r->failure; /* its descriptor or records are damaged */
         return;
@@ -232,6 +233,7 @@ void engine__snapshotter_open(struct engine *e, struct task *t)
 static void flush(struct engine *e, struct task *t, bool *flushed)
 {
     struct machine *m = t->machine;
+    ASSERT(m != NULL && m->persistent);
     enum thole_code code = THOLE_OK;
     if (m->type->flush != NULL) {
         pthread_rwlock_wrlock(m->lock);
@@ -249,6 +251,7 @@ static void restore(struct engine *e, struct task *t)
     struct snapshot_info info = {0};
     struct raft_config announced = {0};
     const struct stream_msg *m = t->received;
+    ASSERT(m != NULL && t->pipe == NULL && t->machine == NULL);
     if (t->r->kind->witness) {
         return;
     }

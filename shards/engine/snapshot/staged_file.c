@@ -75,6 +75,7 @@ static enum thole_code finish_file(struct file_sink *s, struct task *t, struct t
 {
     uint8_t trailer[SNAPSHOT_TRAILER_BYTES];
     enum thole_code code = drain(s);
+    ASSERT(t->index != 0 && (code != THOLE_OK || s->pending.size == 0));
     engine__snapshot_trailer(hash_state_digest(s->hash), trailer);
     if (code != THOLE_OK) {
         *st = s->st;

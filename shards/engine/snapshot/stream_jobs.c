@@ -73,6 +73,7 @@ static struct slot *slots_of(struct stream_jobs *j, enum task_kind kind)
 bool engine__jobs_start(struct stream_jobs *j, struct task *t)
 {
     struct slot *slots = slots_of(j, t->kind), *idle = NULL;
+    ASSERT((t->kind == TASK_SAVE || t->kind == TASK_RESTORE) && t->pipe != NULL && !t->ran);
     for (int i = 0; i < STREAM_JOBS_MAX; i++) {
         if (slots[i].job != NULL && slots[i].job->r == t->r) {
             return false;
@@ -85,9 +86,8 @@ bool engine__jobs_start(struct stream_jobs *j, struct task *t)
         return false;
     }
     idle->job = t;
-    if (!worker_post_internal(idle->w, &t->msg)) {
-        ASSERT(false && "a job after the streamer stopped");
-    }
+    bool posted = worker_post_internal(idle->w, &t->msg);
+    ASSERT(posted); /* the streamer stops before the jobs do */
     return true;
 }
 
@@ -126,16 +126,20 @@ static void release_held(struct stream_jobs *j)
 void engine__jobs_ended(struct stream_jobs *j, const struct task *t)
 {
     struct slot *slots = slots_of(j, t->kind);
+    bool found = false;
     for (int i = 0; i < STREAM_JOBS_MAX; i++) {
         if (slots[i].job == t) {
             slots[i].job = NULL;
+            found = true;
         }
     }
+    ASSERT(found && t->ran);
     release_held(j);
 }
 
 void engine__jobs_destroy(struct stream_jobs *j, struct task *t)
 {
+    ASSERT(t->kind == TASK_DESTROY);
     msgq_push(&j->held, &t->msg);
     release_held(j);
 }
