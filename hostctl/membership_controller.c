@@ -47,7 +47,8 @@ static void find_departed_learner(const struct hostctl *h, const struct raft_con
 /* ---- Taking the step ------------------------------------------------------------------------- */
 
 /* Leadership is handed on before the leader itself loses its vote. False: to nobody. */
-static bool hand_on(struct hostctl *h, struct ctl_shard *s, const struct vote_plan *plan)
+static bool transfer_leadership(struct hostctl *h, struct ctl_shard *s,
+                                const struct vote_plan *plan)
 {
     if (plan->successor == 0) {
         return false;
@@ -84,7 +85,7 @@ static void decide(struct hostctl *h, struct ctl_shard *s,
         hostctl__plan_votes(h, local, c, &step);
     }
     bool look_again = step.look_again;
-    if (step.self_leaves && hand_on(h, s, &step)) {
+    if (step.self_leaves && transfer_leadership(h, s, &step)) {
         return;
     }
     if (step.count == 0) {

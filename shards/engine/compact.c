@@ -116,7 +116,7 @@ static uint64_t keep_point(const struct replica *r, uint64_t limit)
 
 /* Lower `*limit` to what somebody continues from; unless that is too much of a log, then a snapshot
  * has to do. */
-static void leave(const struct replica *r, uint64_t *limit, uint64_t from)
+static void keep_from(const struct replica *r, uint64_t *limit, uint64_t from)
 {
     if (from >= *limit || from + 1 < r->work->status.first_index) {
         return;
@@ -134,7 +134,7 @@ static uint64_t needed_from(struct loop *l, struct replica *r, uint64_t limit)
 {
     const struct raft_config *c = raft_config(r->core);
     if (work_of(r)->sending > 0) {
-        leave(r, &limit, work_of(r)->sending_index);
+        keep_from(r, &limit, work_of(r)->sending_index);
     }
     for (uint32_t i = 0; r->led && i < c->member_count; i++) {
         const struct raft_member *m = &c->members[i];
@@ -143,7 +143,7 @@ static uint64_t needed_from(struct loop *l, struct replica *r, uint64_t limit)
         memcpy(host.bytes, m->host, sizeof host.bytes);
         if (m->replica_id != r->replica_id && raft_peer(r->core, m->replica_id, &peer) &&
             peer.state != RAFT_SNAPSHOT && engine__loop_host(l, &host)->alive) {
-            leave(r, &limit, peer.match);
+            keep_from(r, &limit, peer.match);
         }
     }
     return limit;

@@ -75,7 +75,7 @@ void engine__send(struct engine *e, const struct uuid *host, enum engine_lane la
     ASSERT(lane >= ENGINE_LANE_CONTROL && lane <= ENGINE_LANE_SNAPSHOT);
     ASSERT(frame.bytes.size > 0 && frame.bytes.size <= LIMIT_FRAME_BYTES);
     /* After a failed write nothing more is said: it might attest to what was not kept. */
-    if (atomic_load(&e->failed) || atomic_load(&e->dead)) {
+    if (atomic_load(&e->failed) || atomic_load(&e->crashed)) {
         bufslice_unref(frame);
         return;
     }
@@ -110,7 +110,7 @@ void engine__host_failed(struct engine *e, const struct thole_status *st)
         return;
     }
     LOG_ERROR(ENGINE, "the log cannot be written, this host stops: %s", st->message);
-    if (e->o.observer.host_failed != NULL && !atomic_load(&e->dead)) {
+    if (e->o.observer.host_failed != NULL && !atomic_load(&e->crashed)) {
         e->o.observer.host_failed(e->o.observer.ctx, st);
     }
 }
@@ -339,7 +339,7 @@ void engine_stop(struct engine *e)
 
 void engine__crash(struct engine *e)
 {
-    atomic_store(&e->dead, true);
+    atomic_store(&e->crashed, true);
 }
 
 static void drop_watches(struct engine *e)

@@ -195,7 +195,7 @@ void engine__task_free(struct task *t); /* releases what it still holds */
 enum control_kind {
     CONTROL_START,
     CONTROL_REMOVE,
-    CONTROL_BURY, /* a tombstone for a replica that was never here */
+    CONTROL_TOMBSTONE, /* a tombstone for a replica that was never here */
     CONTROL_FORGET,
     CONTROL_CHANGE,
     CONTROL_TRANSFER,
@@ -240,16 +240,16 @@ struct host_beat {
     struct uuid host;
     uint64_t incarnation, number, heard;
     bool all_woken;
-    bool unfit, spent; /* the sender's disk */
+    bool low_space, critical_space; /* the sender's disk */
     uint32_t woken_count;
     uint64_t woken[BEAT_WOKEN_MAX];
 };
 struct beat_peer { /* what we told another host, and heard; under the engine's lock */
     struct uuid host;
-    uint64_t sent;               /* the number of the last beat */
-    uint64_t incarnation, heard; /* of its last one */
-    bool unfit, spent;           /* so that says */
-    uint64_t woken_from;         /* the first beat that names all of the following */
+    uint64_t sent;                  /* the number of the last beat */
+    uint64_t incarnation, heard;    /* of its last one */
+    bool low_space, critical_space; /* so that says */
+    uint64_t woken_from;            /* the first beat that names all of the following */
     bool all_woken;
     uint32_t woken_count;
     uint64_t woken[BEAT_WOKEN_MAX];
@@ -315,7 +315,7 @@ struct peer_host {
     struct uuid host;
     uint64_t incarnation;
     bool alive;                /* its beats are heard */
-    bool unfit;                /* they say that its disk is */
+    bool low_space;            /* they say that its disk is */
     uint64_t beat_number;      /* of the last one; it came ... */
     uint64_t beat_ms, beat_ns; /* ... then, in logical and in real time */
     bool touched;
@@ -341,12 +341,13 @@ struct loop {
     struct peer_host **touched;
     size_t touched_count, touched_capacity;
     uint64_t beat_due_ms; /* logical: when engine__heartbeats_run has something to do */
-    size_t rested;        /* replicas that gave back their work, since memory was given back */
+    size_t freed_works;   /* replicas that gave back their work, since memory was given back */
     struct write_batch *next, *in_flight;
     bool handing_over;
     struct control *hand_over; /* to answer when nothing is left, or at hand_over_ms (real) */
     uint64_t hand_over_ms;
-    uint64_t unfit_due_ms; /* real: while the disk is unfit, what is led here is looked at then */
+    uint64_t
+        low_space_due_ms; /* real: while the disk is unfit, what is led here is looked at then */
     /* Read by loop 0; 0 for none. */
     _Atomic uint64_t turn_since_ns, in_flight_since_ns;
     uint64_t space_checked_ns;
@@ -362,7 +363,7 @@ void engine__loop_dirty(struct loop *l, struct replica *r);
 void engine__loop_publish(struct loop *l, struct replica *r); /* at the end of the turn */
 void engine__loop_check_space(struct loop *l);
 /* The log writer makes no progress: nothing that keeps followers loyal may leave. */
-bool engine__loop_writer_hung(const struct loop *l, uint64_t now_ns);
+bool engine__loop_writer_stalled(const struct loop *l, uint64_t now_ns);
 /* Hand a message to a loop from another worker; if the loop is gone, it is released instead. */
 void engine__loop_post(struct loop *l, struct worker_msg *m);
 void engine__loop_discard(struct loop *l, struct worker_msg *m);
@@ -381,8 +382,8 @@ void engine__heartbeats_leader_ended(struct loop *l, struct replica *r);
 void engine__heartbeats_heard(struct loop *l, struct host_beat *b);
 void engine__heartbeats_incarnation(struct loop *l, struct peer_host *h, uint64_t incarnation);
 /* Is the host of a SLEEP's sender heard, and is this not old news? */
-bool engine__heartbeats_vouch(struct loop *l, const struct uuid *host,
-                              const struct raft_message *m);
+bool engine__heartbeats_accepts_sleep(struct loop *l, const struct uuid *host,
+                                      const struct raft_message *m);
 /* Something happens to the group: if it sleeps, wake it with what is known of its leader's host. */
 void engine__heartbeats_wake(struct loop *l, struct replica *r);
 void engine__heartbeats_show_leader(struct loop *l, struct replica *r);
@@ -418,8 +419,8 @@ void engine__control_fail_all(struct replica *r, const struct thole_status *st);
 void engine__control_fail_transfers(struct replica *r, const struct thole_status *st);
 /* handover.c */
 void engine__hand_over_begin(struct loop *l, struct control *c);
-bool engine__hand_over_run(struct loop *l);   /* true: there is something to harvest */
-bool engine__hand_over_unfit(struct loop *l); /* likewise */
+bool engine__hand_over_run(struct loop *l);       /* true: there is something to harvest */
+bool engine__hand_over_low_space(struct loop *l); /* likewise */
 void engine__hand_over_check(struct loop *l, struct replica *r);
 void engine__hand_over_end(struct loop *l); /* whoever waits for it is answered */
 /* proposals.c */
@@ -541,9 +542,9 @@ struct engine {
     struct worker *writer, *snapshotter;
     struct streamer *streamer;
     _Atomic bool stopping, failed;
-    _Atomic bool low_space, spent_space; /* spent: for group 0, too */
-    _Atomic bool stalled;                /* the log; as loop 0 saw it */
-    _Atomic bool dead; /* crashed, in a harness: nothing reaches disk, peers or observers */
+    _Atomic bool low_space, critical_space; /* spent: for group 0, too */
+    _Atomic bool stalled;                   /* the log; as loop 0 saw it */
+    _Atomic bool crashed; /* crashed, in a harness: nothing reaches disk, peers or observers */
     bool stopped;
 
     /* Under lock: which replicas exist, and what is shown of them. */
@@ -566,7 +567,7 @@ struct engine {
 void engine__disk_changed(struct engine *e); /* on a loop */
 static inline bool engine_space_refuses(const struct engine *e, uint64_t shard_id)
 {
-    return atomic_load_explicit(shard_id == 0 ? &e->spent_space : &e->low_space,
+    return atomic_load_explicit(shard_id == 0 ? &e->critical_space : &e->low_space,
                                 memory_order_relaxed);
 }
 struct loop *engine__loop(struct engine *e, uint64_t shard_id);

@@ -258,8 +258,8 @@ static bool read_beat(const thole_engine_v1_HostBeat *m, const struct codec_sink
         .number = thole_engine_v1_HostBeat_number(m),
         .heard = thole_engine_v1_HostBeat_heard(m),
         .all_woken = thole_engine_v1_HostBeat_all_woken(m),
-        .unfit = thole_engine_v1_HostBeat_unfit(m),
-        .spent = thole_engine_v1_HostBeat_spent(m),
+        .low_space = thole_engine_v1_HostBeat_low_space(m),
+        .critical_space = thole_engine_v1_HostBeat_critical_space(m),
         .woken_count = (uint32_t)n,
     };
     if (b.number == 0 || n > BEAT_WOKEN_MAX) {

@@ -30,13 +30,13 @@ static bool is_reply(uint8_t kind)
 }
 
 /* Appends keep followers loyal as much as heartbeats do. */
-static bool keeps_loyal(uint8_t kind)
+static bool delays_elections(uint8_t kind)
 {
     return kind == RAFT_MSG_APPEND || kind == RAFT_MSG_HEARTBEAT || kind == RAFT_MSG_SLEEP;
 }
 
 /* Replies to an earlier life of a host must not reach the later one. */
-static uint64_t answered_life(const struct peer_host *h, const struct raft_message *m)
+static uint64_t answered_incarnation(const struct peer_host *h, const struct raft_message *m)
 {
     return m->incarnation_to != 0 ? m->incarnation_to : h->incarnation;
 }
@@ -54,7 +54,7 @@ void engine__outbox_add_to(struct loop *l, const struct uuid *host, uint64_t sha
     }
     lane->messages[lane->count++] = (struct out_msg){
         .shard_id = shard_id,
-        .to_incarnation = is_reply(m->kind) ? answered_life(h, m) : 0,
+        .to_incarnation = is_reply(m->kind) ? answered_incarnation(h, m) : 0,
         .raft = *m,
     };
     if (m->kind == RAFT_MSG_SLEEP) {
@@ -74,7 +74,7 @@ void engine__outbox_add_to(struct loop *l, const struct uuid *host, uint64_t sha
 void engine__outbox_add(struct loop *l, struct replica *r, struct raft_message *m)
 {
     struct uuid host;
-    if ((keeps_loyal(m->kind) && engine__loop_writer_hung(l, l->now_ns)) ||
+    if ((delays_elections(m->kind) && engine__loop_writer_stalled(l, l->now_ns)) ||
         !engine__replica_host(r, m->to, &host)) {
         return; /* the entries stay the core's */
     }

@@ -36,9 +36,9 @@ void engine__group_receive(struct loop *l, struct replica *r, struct raft_messag
     if ((m->kind == RAFT_MSG_APPEND || m->kind == RAFT_MSG_HEARTBEAT ||
          m->kind == RAFT_MSG_SLEEP) &&
         m->term >= work_of(r)->status.term) {
-        r->contact_ns = l->now_ns;
+        r->leader_heard_ns = l->now_ns;
     }
-    if (m->kind == RAFT_MSG_SLEEP && !engine__heartbeats_vouch(l, host, m)) {
+    if (m->kind == RAFT_MSG_SLEEP && !engine__heartbeats_accepts_sleep(l, host, m)) {
         m->kind = RAFT_MSG_HEARTBEAT;
         m->index = m->log_term = m->context = m->hint = 0;
     }
@@ -367,7 +367,7 @@ void engine__group_harvest(struct loop *l, struct replica *r)
     note_sleep(r, raft_asleep(r->core));
     raft_trim(r->core);
     rearm(l, r);
-    replica_rest(r);
+    replica_release_work(r);
 }
 
 /* ---- Life ------------------------------------------------------------------------------------ */
@@ -484,7 +484,7 @@ void engine__group_persisted(struct loop *l, struct write_update *w)
 }
 
 /* Everything that waits on this replica is answered; the core goes. */
-static void silence(struct loop *l, struct replica *r, const struct thole_status *st)
+static void end_work(struct loop *l, struct replica *r, const struct thole_status *st)
 {
     ASSERT(st->code != THOLE_OK);
     /* Whoever waits hears that nothing happened here; why the replica failed is in its status. */
@@ -527,7 +527,7 @@ void engine__group_fail(struct loop *l, struct replica *r, const struct thole_st
     LOG_ERROR(ENGINE, "replica failed and stays stopped: %s", st->message);
     replica_set_failure(r, st);
     r->state = GROUP_FAILED;
-    silence(l, r, r->failure);
+    end_work(l, r, r->failure);
     r->notify = true;
     engine__loop_publish(l, r);
 }
@@ -535,7 +535,7 @@ void engine__group_fail(struct loop *l, struct replica *r, const struct thole_st
 void engine__group_stop(struct loop *l, struct replica *r, const struct thole_status *st)
 {
     ASSERT(r->loop == l && worker_is_current(l->w));
-    silence(l, r, st);
+    end_work(l, r, st);
     r->state = GROUP_GONE;
     struct task *t = engine__task_new(TASK_CLOSE, r);
     t->st = *st;

@@ -8,7 +8,7 @@
 #include "base/process.h"
 #include "shards/engine/engine_internal.h"
 
-#define RESTED_MANY 1024
+#define TRIM_AFTER_WORKS 1024
 
 static void list_add(struct replica ***list, size_t *count, size_t *capacity, struct replica *r)
 {
@@ -39,7 +39,7 @@ void engine__loop_publish(struct loop *l, struct replica *r)
     list_add(&l->published, &l->published_count, &l->published_capacity, replica_ref(r));
 }
 
-bool engine__loop_writer_hung(const struct loop *l, uint64_t now_ns)
+bool engine__loop_writer_stalled(const struct loop *l, uint64_t now_ns)
 {
     uint64_t since = atomic_load_explicit(&l->in_flight_since_ns, memory_order_relaxed);
     return since != 0 && now_ns > since && now_ns - since > l->e->o.election_timeout_ms * NS_PER_MS;
@@ -90,7 +90,7 @@ static void fail_loop(struct loop *l, const struct thole_status *st)
 static void handle_persisted(struct loop *l, struct write_batch *b)
 {
     ASSERT(l->in_flight == b && b->loop == l);
-    ASSERT(b->st.code == THOLE_OK || atomic_load(&l->e->failed) || atomic_load(&l->e->dead));
+    ASSERT(b->st.code == THOLE_OK || atomic_load(&l->e->failed) || atomic_load(&l->e->crashed));
     l->in_flight = NULL;
     atomic_store_explicit(&l->in_flight_since_ns, 0, memory_order_relaxed);
     metric_record(&engine_commit_ns, l->now_ns - b->posted_ns);
@@ -471,7 +471,7 @@ static void publish_all(struct loop *l)
         struct replica *r = l->published[i];
         ASSERT(r->publish && r->loop == l);
         r->publish = false;
-        if (r->notify && e->o.observer.replica_changed != NULL && !atomic_load(&e->dead)) {
+        if (r->notify && e->o.observer.replica_changed != NULL && !atomic_load(&e->crashed)) {
             struct engine_replica_status shown;
             replica_show(r, &shown);
             e->o.observer.replica_changed(e->o.observer.ctx, &shown);
@@ -496,8 +496,8 @@ static uint64_t next_turn(struct loop *l)
     if (l->hand_over_ms != UINT64_MAX && l->hand_over_ms * NS_PER_MS < next) {
         next = l->hand_over_ms * NS_PER_MS;
     }
-    if (l->unfit_due_ms != UINT64_MAX && l->unfit_due_ms * NS_PER_MS < next) {
-        next = l->unfit_due_ms * NS_PER_MS;
+    if (l->low_space_due_ms != UINT64_MAX && l->low_space_due_ms * NS_PER_MS < next) {
+        next = l->low_space_due_ms * NS_PER_MS;
     }
     ASSERT(next / NS_PER_MS >= l->real_ms); /* what was due has been handled */
     /* Without timers any leap is harmless; a day bounds the arithmetic. */
@@ -507,12 +507,13 @@ static uint64_t next_turn(struct loop *l)
 
 /* All groups sleep, and many have just gone to: what they worked with lies between what they keep,
  * and the allocator gives back pages only when asked. That takes milliseconds, and nobody waits. */
-static void give_back_memory(struct loop *l)
+static void trim_memory(struct loop *l)
 {
-    if (l->rested < RESTED_MANY || wheel_next(l->ticks) != UINT64_MAX || !process_is_own()) {
+    if (l->freed_works < TRIM_AFTER_WORKS || wheel_next(l->ticks) != UINT64_MAX ||
+        !process_is_own()) {
         return;
     }
-    l->rested = 0;
+    l->freed_works = 0;
     (void)malloc_trim(0);
 }
 
@@ -530,14 +531,14 @@ uint64_t engine__loop_turn(void *ctx, struct msgq *batch, uint64_t now_ns)
     l->drained_ns = clock_now(l->e->clock);
     run_timers(l);
     harvest_all(l);
-    if (engine__hand_over_run(l) || engine__hand_over_unfit(l)) {
+    if (engine__hand_over_run(l) || engine__hand_over_low_space(l)) {
         harvest_all(l);
     }
     engine__outbox_flush(l);
     post_batch(l);
     publish_all(l);
     cork_end();
-    give_back_memory(l);
+    trim_memory(l);
     metric_record(&engine_turn_ns, clock_now(l->e->clock) - now_ns);
     atomic_store_explicit(&l->turn_since_ns, 0, memory_order_relaxed);
     return l->stopping ? CLOCK_NEVER : next_turn(l);
@@ -556,7 +557,7 @@ struct loop *engine__loop_new(struct engine *e, uint32_t index)
     l->now_ms = 1;
     l->beat_due_ms = UINT64_MAX;
     l->hand_over_ms = UINT64_MAX;
-    l->unfit_due_ms = UINT64_MAX;
+    l->low_space_due_ms = UINT64_MAX;
     l->ticks = wheel_new(l->now_ms);
     l->deadlines = wheel_new(l->real_ms);
     l->stop_msg.kind = MSG_STOP;

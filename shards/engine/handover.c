@@ -18,7 +18,7 @@
 #include "base/log.h"
 #include "shards/engine/engine_internal.h"
 
-#define UNFIT_MS 200 /* what is led here is looked at again */
+#define LOW_SPACE_RETRY_MS 200 /* what is led here is looked at again */
 
 struct hand_over {
     _Atomic uint32_t loops; /* that are not done */
@@ -66,7 +66,7 @@ void engine_hand_over(struct engine *e, uint64_t deadline_ns, engine_done_fn don
 
 /* ---- On the loop ----------------------------------------------------------------------------- */
 
-static bool another_may_lead(const struct replica *r)
+static bool has_other_voter(const struct replica *r)
 {
     const struct raft_config *c = raft_config(r->core);
     for (uint32_t i = 0; i < c->member_count; i++) {
@@ -79,7 +79,7 @@ static bool another_may_lead(const struct replica *r)
 
 /* True if it has a transfer to carry out. One that cannot be handed on yet, because none of its
  * peers is known to be there, is tried again in each turn; being led by nobody soon ends it. */
-static bool hand_on(struct loop *l, struct replica *r)
+static bool transfer_leadership(struct loop *l, struct replica *r)
 {
     struct thole_status st;
     ASSERT(r->led && r->state == GROUP_RUNNING);
@@ -87,7 +87,7 @@ static bool hand_on(struct loop *l, struct replica *r)
         raft_transfer(r->core, 0, l->now_ms, &st) != THOLE_OK) {
         return false;
     }
-    r->handed_on = true;
+    r->handed_over = true;
     engine__loop_dirty(l, r);
     return true;
 }
@@ -120,11 +120,12 @@ bool engine__hand_over_run(struct loop *l)
         if (r->state != GROUP_RUNNING) {
             continue;
         }
-        if (r->led && another_may_lead(r)) {
+        if (r->led && has_other_voter(r)) {
             left++;
-            changed = hand_on(l, r) || changed;
+            changed = transfer_leadership(l, r) || changed;
         } else if (!r->led && r->work != NULL &&
-                   (r->work->pending.count > 0 || (r->handed_on && r->work->status.leader == 0))) {
+                   (r->work->pending.count > 0 ||
+                    (r->handed_over && r->work->status.leader == 0))) {
             left++;
         }
     }
@@ -146,7 +147,7 @@ void engine__disk_changed(struct engine *e)
     for (uint32_t i = 0; i < e->o.loop_count; i++) {
         engine__loop_post(e->loops[i], &engine__control_new(CONTROL_DISK, NULL, NULL)->msg);
     }
-    if (e->o.observer.disk_changed != NULL && !atomic_load(&e->dead)) {
+    if (e->o.observer.disk_changed != NULL && !atomic_load(&e->crashed)) {
         e->o.observer.disk_changed(e->o.observer.ctx);
     }
 }
@@ -164,7 +165,7 @@ bool engine_disk_refuses(struct engine *e, uint64_t shard_id)
 }
 
 /* 0: none. */
-static uint64_t fit_target(struct loop *l, const struct replica *r)
+static uint64_t find_target(struct loop *l, const struct replica *r)
 {
     const struct raft_config *c = raft_config(r->core);
     uint64_t best = 0, best_match = 0;
@@ -177,7 +178,8 @@ static uint64_t fit_target(struct loop *l, const struct replica *r)
         const struct peer_host *h = engine__loop_host(l, &host);
         bool beats = l->e->o.sleep_after_ms != ENGINE_SLEEP_NEVER;
         if (m->role != RAFT_VOTER || m->replica_id == r->replica_id || (beats && !h->alive) ||
-            h->unfit || !raft_peer(r->core, m->replica_id, &peer) || peer.state == RAFT_SNAPSHOT) {
+            h->low_space || !raft_peer(r->core, m->replica_id, &peer) ||
+            peer.state == RAFT_SNAPSHOT) {
             continue;
         }
         if (best == 0 || peer.match > best_match) {
@@ -188,17 +190,17 @@ static uint64_t fit_target(struct loop *l, const struct replica *r)
     return best;
 }
 
-bool engine__hand_over_unfit(struct loop *l)
+bool engine__hand_over_low_space(struct loop *l)
 {
     size_t it = 0;
     bool changed = false;
     struct replica *r;
     struct thole_status st;
-    if (l->real_ms < l->unfit_due_ms) {
+    if (l->real_ms < l->low_space_due_ms) {
         return false;
     }
     bool low = atomic_load_explicit(&l->e->low_space, memory_order_relaxed);
-    l->unfit_due_ms = low ? l->real_ms + UNFIT_MS : UINT64_MAX;
+    l->low_space_due_ms = low ? l->real_ms + LOW_SPACE_RETRY_MS : UINT64_MAX;
     if (!low || l->handing_over) {
         return false;
     }
@@ -206,13 +208,13 @@ bool engine__hand_over_unfit(struct loop *l)
         if (r->state != GROUP_RUNNING || !r->led || work_of(r)->status.transfer_target != 0) {
             continue;
         }
-        uint64_t target = fit_target(l, r);
+        uint64_t target = find_target(l, r);
         if (target == 0 || raft_transfer(r->core, target, l->now_ms, &st) != THOLE_OK) {
             continue;
         }
         LOG_INFO(ENGINE, "low space: handing leadership on shard=%" PRIu64 " to=%" PRIu64,
                  r->shard_id, target);
-        r->handed_on = true;
+        r->handed_over = true;
         changed = true;
         engine__loop_dirty(l, r);
     }
@@ -223,12 +225,12 @@ void engine__hand_over_check(struct loop *l, struct replica *r)
 {
     const struct raft_status *s = &work_of(r)->status;
     const struct engine_observer *o = &l->e->o.observer;
-    if (!r->handed_on || s->leader == 0 ||
+    if (!r->handed_over || s->leader == 0 ||
         (s->leader == r->replica_id && s->transfer_target != 0)) {
         return;
     }
-    r->handed_on = false;
-    if (s->leader != r->replica_id && o->leader_moved != NULL && !atomic_load(&l->e->dead)) {
+    r->handed_over = false;
+    if (s->leader != r->replica_id && o->leader_moved != NULL && !atomic_load(&l->e->crashed)) {
         o->leader_moved(o->ctx, r->shard_id, r->replica_id, s->leader, l->handing_over);
     }
 }

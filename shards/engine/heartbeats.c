@@ -82,7 +82,7 @@ uint64_t engine__heartbeats_sent(struct engine *e, const struct uuid *host)
     return number;
 }
 
-static void tell(struct beat_peer *p, uint64_t shard_id)
+static void add_woken(struct beat_peer *p, uint64_t shard_id)
 {
     p->woken_from = p->sent + 1;
     if (p->woken_count < BEAT_WOKEN_MAX) {
@@ -103,7 +103,7 @@ void engine__heartbeats_leader_ended(struct loop *l, struct replica *r)
         struct uuid host;
         memcpy(host.bytes, c->members[i].host, sizeof host.bytes);
         if (c->members[i].replica_id != r->replica_id) {
-            tell(peer_of(l->e, &host, &is_new), r->shard_id);
+            add_woken(peer_of(l->e, &host, &is_new), r->shard_id);
         }
     }
     pthread_mutex_unlock(&l->e->lock);
@@ -117,7 +117,7 @@ static bool makes_progress(struct loop *l)
     struct engine *e = l->e;
     bool hung = false;
     for (uint32_t i = 0; i < e->o.loop_count; i++) {
-        hung |= engine__loop_writer_hung(e->loops[i], l->now_ns);
+        hung |= engine__loop_writer_stalled(e->loops[i], l->now_ns);
     }
     if (hung != atomic_exchange(&e->stalled, hung)) {
         LOG_WARN(ENGINE, "the log of this host %s",
@@ -143,8 +143,8 @@ static struct host_beat next_beat(const struct engine *e, struct beat_peer *p)
 {
     ASSERT(p->woken_count <= BEAT_WOKEN_MAX && p->woken_from <= p->sent + 1);
     struct host_beat b = {
-        .unfit = engine_space_refuses(e, 1),
-        .spent = engine_space_refuses(e, 0),
+        .low_space = engine_space_refuses(e, 1),
+        .critical_space = engine_space_refuses(e, 0),
         .host = p->host,
         .number = ++p->sent,
         .heard = p->heard,
@@ -194,9 +194,9 @@ void engine__heartbeats_deliver(struct engine *e, const struct uuid *host, uint6
     }
     if (incarnation == p->incarnation && heard->number > p->heard) {
         p->heard = heard->number;
-        changed = p->unfit != heard->unfit || p->spent != heard->spent;
-        p->unfit = heard->unfit;
-        p->spent = heard->spent;
+        changed = p->low_space != heard->low_space || p->critical_space != heard->critical_space;
+        p->low_space = heard->low_space;
+        p->critical_space = heard->critical_space;
     }
     /* Numbers of an earlier life of ours cannot reach the ones of this: they begin at 0. */
     if (heard->heard >= p->woken_from && heard->heard <= p->sent) {
@@ -204,7 +204,7 @@ void engine__heartbeats_deliver(struct engine *e, const struct uuid *host, uint6
         p->all_woken = false;
     }
     pthread_mutex_unlock(&e->lock);
-    if (changed && e->o.observer.disk_changed != NULL && !atomic_load(&e->dead)) {
+    if (changed && e->o.observer.disk_changed != NULL && !atomic_load(&e->crashed)) {
         e->o.observer.disk_changed(e->o.observer.ctx);
     }
     for (uint32_t i = 0; i < e->o.loop_count; i++) {
@@ -222,7 +222,7 @@ bool engine_peer_refuses(struct engine *e, const struct uuid *host, uint64_t sha
     uint64_t key;
     pthread_mutex_lock(&e->lock);
     const struct beat_peer *p = find_peer(e, host, &key);
-    bool refuses = p != NULL && (shard_id == 0 ? p->spent : p->unfit);
+    bool refuses = p != NULL && (shard_id == 0 ? p->critical_space : p->low_space);
     pthread_mutex_unlock(&e->lock);
     return refuses;
 }
@@ -333,7 +333,7 @@ void engine__heartbeats_heard(struct loop *l, struct host_beat *b)
         h->beat_number = b->number;
         h->beat_ms = l->now_ms;
         h->beat_ns = l->now_ns;
-        h->unfit = b->unfit;
+        h->low_space = b->low_space;
         h->alive = true;
         if (returned || b->all_woken) {
             host_changed(l, h);
@@ -345,7 +345,8 @@ void engine__heartbeats_heard(struct loop *l, struct host_beat *b)
     free(b);
 }
 
-bool engine__heartbeats_vouch(struct loop *l, const struct uuid *host, const struct raft_message *m)
+bool engine__heartbeats_accepts_sleep(struct loop *l, const struct uuid *host,
+                                      const struct raft_message *m)
 {
     const struct peer_host *h = engine__loop_host(l, host);
     ASSERT(m->kind == RAFT_MSG_SLEEP);
@@ -355,7 +356,7 @@ bool engine__heartbeats_vouch(struct loop *l, const struct uuid *host, const str
 uint64_t engine__heartbeats_leader_heard_ns(struct loop *l, const struct replica *r)
 {
     const struct peer_host *h = raft_asleep(r->core) ? leader_host(l, r) : NULL;
-    return h != NULL && h->beat_ns > r->contact_ns ? h->beat_ns : r->contact_ns;
+    return h != NULL && h->beat_ns > r->leader_heard_ns ? h->beat_ns : r->leader_heard_ns;
 }
 
 /* What slept by its word wakes, here and (by our next beats) there: it need not find out by itself

@@ -21,7 +21,7 @@ static void finish_update(struct write_update *w)
 static enum thole_code write_some(struct engine *e, const struct store_update *updates, size_t n,
                                   struct thole_status *st)
 {
-    if (atomic_load(&e->failed) || atomic_load(&e->dead)) {
+    if (atomic_load(&e->failed) || atomic_load(&e->crashed)) {
         return THOLE_FAIL(st, THOLE_UNAVAILABLE, THOLE_REASON_DISK, "the log has failed before");
     }
     uint64_t before = clock_now(e->clock);
@@ -71,7 +71,7 @@ static enum thole_code write_all(struct engine *e, const struct msgq *batch,
 
 static uint64_t attest(struct engine *e)
 {
-    if (!atomic_load(&e->failed) && !atomic_load(&e->dead) && e->o.log->ops->attest != NULL) {
+    if (!atomic_load(&e->failed) && !atomic_load(&e->crashed) && e->o.log->ops->attest != NULL) {
         e->o.log->ops->attest(e->o.log);
     }
     return CLOCK_NEVER;

@@ -25,8 +25,8 @@ static void serve_stale(struct loop *l, struct replica *r, struct engine_request
     struct raft_status s;
     replica_status(r, &s);
     if (!fresh && s.role == RAFT_LEADER && s.leader_ready) {
-        fresh = !engine__loop_writer_hung(l, l->now_ns);
-    } else if (!fresh && r->contact_ns != 0) {
+        fresh = !engine__loop_writer_stalled(l, l->now_ns);
+    } else if (!fresh && r->leader_heard_ns != 0) {
         fresh =
             l->now_ns - engine__heartbeats_leader_heard_ns(l, r) <= q->max_staleness_ms * NS_PER_MS;
     }
@@ -93,7 +93,7 @@ void engine__reads_flush(struct loop *l, struct replica *r)
     }
     struct thole_status st;
     uint64_t context = ++work_of(r)->read_context;
-    if (engine__loop_writer_hung(l, l->now_ns)) {
+    if (engine__loop_writer_stalled(l, l->now_ns)) {
         (void)THOLE_FAIL(&st, THOLE_UNAVAILABLE, THOLE_REASON_DISK,
                          "the log of this host makes no progress");
         fail_queue(l, r, &work_of(r)->reading, &st);

@@ -111,7 +111,7 @@ static bool refuse_early(struct loop *l, struct replica *r, struct engine_reques
         code = THOLE_RESOURCE_EXHAUSTED;
         reason = THOLE_REASON_LOW_SPACE;
         message = "the disk of this host is nearly full";
-    } else if (engine__loop_writer_hung(l, l->now_ns)) {
+    } else if (engine__loop_writer_stalled(l, l->now_ns)) {
         reason = THOLE_REASON_DISK;
         message = "the log of this host makes no progress";
     }

@@ -27,7 +27,7 @@ static struct replica_kind *kind_new(uint64_t key, const struct codec_descriptor
     return k;
 }
 
-static const struct replica_kind *kind_get(struct engine *e, struct slice descriptor,
+static const struct replica_kind *kind_ref(struct engine *e, struct slice descriptor,
                                            const struct codec_descriptor *d)
 {
     uint64_t key = hash64(descriptor.data, descriptor.size, 0);
@@ -45,7 +45,7 @@ static const struct replica_kind *kind_get(struct engine *e, struct slice descri
     return k;
 }
 
-static void kind_put(struct engine *e, uint64_t key)
+static void kind_unref(struct engine *e, uint64_t key)
 {
     pthread_mutex_lock(&e->kinds_lock);
     struct replica_kind *k = map_get(&e->kinds, key);
@@ -85,7 +85,7 @@ struct replica *replica_new(struct engine *e, uint64_t replica_id, uint64_t shar
         d = (struct codec_descriptor){0};
         replica_set_failure(r, &st);
     }
-    r->kind = kind_get(e, descriptor, &d);
+    r->kind = kind_ref(e, descriptor, &d);
     codec_release(d.arena);
     return r;
 }
@@ -212,12 +212,12 @@ static bool knows_leader(const struct replica *r)
     return leader == 0 || raft_config_find(raft_config(r->core), leader) != NULL;
 }
 
-void replica_rest(struct replica *r)
+void replica_release_work(struct replica *r)
 {
     ASSERT(worker_is_current(r->loop->w));
     if (r->work != NULL && raft_asleep(r->core) && is_idle(r->work) && knows_leader(r)) {
         free_work(r);
-        r->loop->rested++;
+        r->loop->freed_works++;
     }
 }
 
@@ -251,7 +251,7 @@ static void free_replica(struct replica *r)
     free(r->failure);
     free(r->marks);
     free(r->shown_peers);
-    kind_put(r->e, r->kind->key);
+    kind_unref(r->e, r->kind->key);
     free(r);
 }
 

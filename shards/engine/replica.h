@@ -108,8 +108,8 @@ struct replica {
     uint8_t state;            /* enum group_state */
     uint8_t restore_failures; /* of received snapshots, in a row */
     bool dirty, publish, notify;
-    bool led, slept; /* after the last harvest */
-    bool handed_on;  /* handover.c */
+    bool led, slept;  /* after the last harvest */
+    bool handed_over; /* handover.c */
     bool removed_by_peer;
     bool restoring, saving, compacting, checking, holding_applies;
     bool holding_for_save; /* a machine without views stands still while it is saved */
@@ -132,7 +132,7 @@ struct replica {
     struct thole_status *failure; /* NULL: none; set once, and before `shown` says so */
     struct replica_boot *boot;    /* until the core exists */
     uint64_t applied;
-    uint64_t contact_ns; /* last word from a leader */
+    uint64_t leader_heard_ns; /* last word from a leader */
     uint64_t generation;
     uint64_t snapshot_index, snapshot_term; /* of the newest file; 0: none */
     uint64_t snapshot_bytes;                /* of an in-memory machine's last one; 0: none yet */
@@ -168,7 +168,8 @@ static inline struct replica_work *work_of(struct replica *r)
 {
     return r->work != NULL ? r->work : replica_begin_work(r);
 }
-void replica_rest(struct replica *r); /* give the work back, if it sleeps and none is left */
+void replica_release_work(
+    struct replica *r); /* give the work back, if it sleeps and none is left */
 void replica_status(const struct replica *r, struct raft_status *ret); /* after the last harvest */
 uint64_t replica_leader(const struct replica *r); /* likewise; allocates nothing to look */
 void replica_set_failure(struct replica *r, const struct thole_status *st); /* unless it has one */

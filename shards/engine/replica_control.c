@@ -147,7 +147,7 @@ void engine_replica_remove(struct engine *e, uint64_t replica_id, engine_done_fn
         c->r = replica_ref(r);
     } else if (map_get(&e->tombstones, replica_id) == NULL &&
                map_get(&e->forgotten, replica_id) == NULL) {
-        c->kind = CONTROL_BURY;
+        c->kind = CONTROL_TOMBSTONE;
         (void)map_put(&e->tombstones, replica_id, e); /* at once: nobody starts it meanwhile */
     }
     pthread_mutex_unlock(&e->lock);
@@ -266,7 +266,7 @@ void engine__control_removed(struct loop *l, struct replica *r, struct control *
     }
 }
 
-static void bury(struct loop *l, struct control *c)
+static void put_tombstone(struct loop *l, struct control *c)
 {
     struct write_update *w = engine__write_batch_add(next_batch(l), NULL);
     w->u.replica_id = c->replica_id;
@@ -436,8 +436,8 @@ void engine__control_handle(struct loop *l, struct control *c)
     case CONTROL_REMOVE:
         finish_removal(l, c);
         break;
-    case CONTROL_BURY:
-        bury(l, c);
+    case CONTROL_TOMBSTONE:
+        put_tombstone(l, c);
         break;
     case CONTROL_FORGET:
         forget(l, c);
@@ -461,7 +461,7 @@ void engine__control_handle(struct loop *l, struct control *c)
         engine__seed_begin(l, c);
         break;
     case CONTROL_DISK:
-        l->unfit_due_ms = l->real_ms;
+        l->low_space_due_ms = l->real_ms;
         engine__control_answer(c);
         break;
     case CONTROL_ANSWER:

@@ -89,8 +89,8 @@ static bool is_sorted(const struct session *s)
     return s->count <= s->capacity && reserved == s->reserved;
 }
 
-static void tell(const struct session_observer *o, enum session_change what,
-                 const struct session *s, uint64_t sequence)
+static void notify(const struct session_observer *o, enum session_change what,
+                   const struct session *s, uint64_t sequence)
 {
     if (o != NULL) {
         o->changed(o->ctx, what, s, sequence);
@@ -107,9 +107,9 @@ bool session_open(struct session_table *t, uint64_t id, uint64_t index,
             return false;
         }
         for (uint32_t i = 0; i < victim->count; i++) {
-            tell(o, RESULT_GONE, victim, victim->results[i].sequence);
+            notify(o, RESULT_GONE, victim, victim->results[i].sequence);
         }
-        tell(o, SESSION_GONE, victim, 0);
+        notify(o, SESSION_GONE, victim, 0);
         unlink_session(t, victim);
         map_remove(&t->by_id, victim->id);
         session_free(victim);
@@ -121,7 +121,7 @@ bool session_open(struct session_table *t, uint64_t id, uint64_t index,
     ASSERT(same_id == NULL); /* an index opens one session */
     link_newest(t, s);
     ASSERT_SLOW(is_ordered(t));
-    tell(o, SESSION_CHANGED, s, 0);
+    notify(o, SESSION_CHANGED, s, 0);
     return true;
 }
 
@@ -139,7 +139,7 @@ static void drop_lowest(struct session *s, const struct session_observer *o)
 {
     ASSERT(s->count > 0 && !s->results[0].reserved);
     s->floor = s->results[0].sequence + 1;
-    tell(o, RESULT_GONE, s, s->results[0].sequence);
+    notify(o, RESULT_GONE, s, s->results[0].sequence);
     buf_unref(s->results[0].result);
     s->count--;
     memmove(s->results, s->results + 1, s->count * sizeof s->results[0]);
@@ -206,7 +206,7 @@ enum session_verdict session_begin(struct session_table *t, uint64_t id, uint64_
         *ret = r;
     }
     ASSERT_SLOW(is_ordered(t) && is_sorted(s));
-    tell(o, SESSION_CHANGED, s, 0);
+    notify(o, SESSION_CHANGED, s, 0);
     return verdict;
 }
 
@@ -221,13 +221,14 @@ static void cut_old(struct session_table *t, const struct session_observer *o)
     for (struct session *s = t->oldest; s != NULL; s = s->newer) {
         for (uint32_t i = 0; i < s->count; i++) {
             struct session_result *r = &s->results[i];
-            if (r->result == NULL || r->answered + LIMIT_SESSION_ANSWERS_BYTES > t->answered) {
+            if (r->result == NULL ||
+                r->answer_bytes + LIMIT_SESSION_ANSWERS_BYTES > t->answer_bytes) {
                 continue;
             }
             buf_unref(r->result);
             r->result = NULL;
             r->cut = true;
-            tell(o, RESULT_CUT, s, r->sequence);
+            notify(o, RESULT_CUT, s, r->sequence);
         }
     }
 }
@@ -254,11 +255,11 @@ const struct session_result *session_finish(struct session_table *t, uint64_t id
     } else if (result.size > 0) {
         r->result = buf_copy(result.data, result.size);
     }
-    uint64_t before = t->answered;
-    t->answered += r->result != NULL ? r->result->size : 0;
-    r->answered = t->answered;
+    uint64_t before = t->answer_bytes;
+    t->answer_bytes += r->result != NULL ? r->result->size : 0;
+    r->answer_bytes = t->answer_bytes;
     if (before / LIMIT_SESSION_ANSWERS_STEP_BYTES !=
-        t->answered / LIMIT_SESSION_ANSWERS_STEP_BYTES) {
+        t->answer_bytes / LIMIT_SESSION_ANSWERS_STEP_BYTES) {
         cut_old(t, o);
     }
     ASSERT_SLOW(is_sorted(s));

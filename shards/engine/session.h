@@ -18,9 +18,9 @@
 
 struct session_result {
     uint64_t sequence, index, code;
-    struct buf *result; /* NULL: empty */
-    uint64_t answered;  /* the table's, when this answer was remembered */
-    bool cut;           /* the answer was too large to remember, or too old */
+    struct buf *result;    /* NULL: empty */
+    uint64_t answer_bytes; /* the table's, when this answer was remembered */
+    bool cut;              /* the answer was too large to remember, or too old */
     bool reserved;
 };
 struct session {
@@ -34,7 +34,7 @@ struct session_table {
     struct map by_id;
     struct session *oldest, *newest; /* by log index of the last use */
     size_t decoded;                  /* bytes of answers that were read into it */
-    uint64_t answered;               /* bytes of all answers that were ever remembered */
+    uint64_t answer_bytes;           /* bytes of all answers that were ever remembered */
 };
 
 /* What changed, for the metadata of persistent machines. */

@@ -21,7 +21,7 @@ static void fill_result(thole_engine_v1_SessionResult *m, const struct session_r
     thole_engine_v1_SessionResult_set_code(m, r->code);
     thole_engine_v1_SessionResult_set_result(m, view_of(r->result));
     thole_engine_v1_SessionResult_set_cut(m, r->cut);
-    thole_engine_v1_SessionResult_set_answered(m, r->answered);
+    thole_engine_v1_SessionResult_set_answered(m, r->answer_bytes);
 }
 
 static void encode_session(const struct session *s, bool results, struct bytes *out)
@@ -101,11 +101,11 @@ static bool add_result(struct session_table *t, struct session *s,
         .index = thole_engine_v1_SessionResult_index(m),
         .code = thole_engine_v1_SessionResult_code(m),
         .result = result.size ? buf_copy(result.data, result.size) : NULL,
-        .answered = thole_engine_v1_SessionResult_answered(m),
+        .answer_bytes = thole_engine_v1_SessionResult_answered(m),
         .cut = thole_engine_v1_SessionResult_cut(m),
     };
-    if (s->results[at].answered > t->answered) {
-        t->answered = s->results[at].answered;
+    if (s->results[at].answer_bytes > t->answer_bytes) {
+        t->answer_bytes = s->results[at].answer_bytes;
     }
     t->decoded += result.size;
     return true;

@@ -32,7 +32,8 @@ struct log_replica {
     uint64_t machine_generation;
     struct log_index index;
     struct log_place identity, start;
-    struct log_place small; /* a hard state newer than any other record's, or the mark of damage */
+    struct log_place
+        hard_or_mark; /* a hard state newer than any other record's, or the mark of damage */
     uint32_t epoch;
     /* The writer's, while a batch has a target at this position that is this replica's. */
     uint32_t target;
@@ -96,8 +97,8 @@ const char *disk_log__apply(struct disk_log *s, const struct frame_entry *e, str
 bool disk_log__split_host(struct slice blob, struct store_key *ret_key, char *ret_name,
                           struct slice *ret_record);
 /* The record at `at` is what is in memory, so it must not be lost. */
-bool disk_log__wants(const struct disk_log *s, const struct frame_entry *e, struct slice record,
-                     struct log_place at);
+bool disk_log__is_live(const struct disk_log *s, const struct frame_entry *e, struct slice record,
+                       struct log_place at);
 /* Forget the replica's log, but not what it is. */
 void disk_log__drop_log(struct disk_log *s, struct log_replica *r);
 

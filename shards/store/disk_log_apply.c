@@ -8,7 +8,7 @@
 
 #include "shards/store/disk_log.h"
 
-static void place(struct disk_log *s, struct log_place *at, struct log_place to)
+static void set_place(struct disk_log *s, struct log_place *at, struct log_place to)
 {
     segments_drop(&s->files, at);
     *at = to;
@@ -21,14 +21,14 @@ static void newest_hard(struct disk_log *s, struct log_replica *r, const struct 
 {
     if (h->stamp >= r->hard.stamp) {
         r->hard = *h;
-        segments_drop(&s->files, &r->small);
+        segments_drop(&s->files, &r->hard_or_mark);
     }
 }
 
 void disk_log__drop_log(struct disk_log *s, struct log_replica *r)
 {
     segments_drop(&s->files, &r->start);
-    segments_drop(&s->files, &r->small);
+    segments_drop(&s->files, &r->hard_or_mark);
     log_index_deinit(&r->index, &s->files);
 }
 
@@ -43,7 +43,7 @@ static const char *apply_identity(struct disk_log *s, struct log_replica *r, str
     if (r->state == LOG_GONE) {
         return NULL;
     }
-    place(s, &r->identity, at);
+    set_place(s, &r->identity, at);
     r->shard_id = id.shard_id;
     if (id.tombstone) {
         r->state = LOG_TOMBSTONE;
@@ -75,7 +75,7 @@ static const char *apply_start(struct disk_log *s, struct log_replica *r, struct
         log_index_compact(&r->index, &s->files, start.index, start.term);
     }
     r->machine_generation = start.machine_generation;
-    place(s, &r->start, at);
+    set_place(s, &r->start, at);
     return NULL;
 }
 
@@ -164,7 +164,7 @@ static const char *apply_host(struct disk_log *s, struct slice blob, struct log_
     }
     buf_unref(h->value);
     h->value = buf_copy(value.data, value.size);
-    place(s, &h->place, at);
+    set_place(s, &h->place, at);
     return NULL;
 }
 
@@ -174,7 +174,7 @@ static const char *apply_damaged(struct disk_log *s, struct log_replica *r, stru
 {
     disk_log__drop_log(s, r);
     r->state = LOG_DAMAGED;
-    place(s, &r->small, at);
+    set_place(s, &r->hard_or_mark, at);
     return NULL;
 }
 
@@ -188,7 +188,7 @@ static const char *apply_hard(struct disk_log *s, struct log_replica *r, struct 
     }
     if (h.stamp >= r->hard.stamp) {
         newest_hard(s, r, &h);
-        place(s, &r->small, at);
+        set_place(s, &r->hard_or_mark, at);
     }
     return NULL;
 }
@@ -234,8 +234,8 @@ static bool same_place(struct log_place a, struct log_place b)
     return a.segment == b.segment && a.offset == b.offset;
 }
 
-bool disk_log__wants(const struct disk_log *s, const struct frame_entry *e, struct slice record,
-                     struct log_place at)
+bool disk_log__is_live(const struct disk_log *s, const struct frame_entry *e, struct slice record,
+                       struct log_place at)
 {
     if (e->kind == STORE_KIND_HOST) {
         char name[STORE_HOST_NAME_BYTES_MAX + 1];
@@ -257,6 +257,6 @@ bool disk_log__wants(const struct disk_log *s, const struct frame_entry *e, stru
     }
     return same_place(e->kind == STORE_KIND_IDENTITY ? r->identity
                       : e->kind == STORE_KIND_START  ? r->start
-                                                     : r->small,
+                                                     : r->hard_or_mark,
                       at);
 }

@@ -99,7 +99,7 @@ static bool copy_frame(struct disk_log *s, struct slice bytes)
         struct slice record = slice_of(f.data + offset, e.bytes);
         struct log_place at = {number, s->clean_offset + offset, e.bytes};
 
-        if (disk_log__wants(s, &e, record, at) && !copy(s, &e, record)) {
+        if (disk_log__is_live(s, &e, record, at) && !copy(s, &e, record)) {
             return false;
         }
     }

@@ -98,7 +98,7 @@ static bool take_run(struct reading *g, const struct store_run *run, struct slic
 
 /* What was read before is still in the log, so that what follows it there belongs to it: an index
  * and a term name one entry, and all before it. */
-static bool goes_on(const struct reading *g, const struct log_index *x)
+static bool is_same_log(const struct reading *g, const struct log_index *x)
 {
     ASSERT(g->count > 0 && g->ret[g->count - 1]->index == g->next - 1);
     size_t i = log_index_find(x, g->next - 1);
@@ -120,7 +120,7 @@ static enum thole_code locate_locked(struct reading *g, uint64_t last, struct th
                           g->replica_id);
     }
     const struct log_index *x = &r->index;
-    if (g->next <= x->start || g->next > x->last || (g->count > 0 && !goes_on(g, x))) {
+    if (g->next <= x->start || g->next > x->last || (g->count > 0 && !is_same_log(g, x))) {
         return THOLE_FAIL(st, THOLE_OUT_OF_RANGE, THOLE_REASON_COMPACTED,
                           "replica %" PRIu64 ": %" PRIu64 " is not in (%" PRIu64 ", %" PRIu64 "]",
                           g->replica_id, g->next, x->start, x->last);

@@ -52,8 +52,8 @@ static bool holds_frame(const struct disk_log *s, struct slice bytes, uint64_t s
 
 /* The frame at `at` of the segment that was loaded, the live one with this position, cannot be
  * read: do others follow it, there or in a file whose header cannot be read either? */
-static enum thole_code look_further(struct scan *c, size_t position, uint32_t at, bool *ret,
-                                    struct thole_status *st)
+static enum thole_code has_later_frames(struct scan *c, size_t position, uint32_t at, bool *ret,
+                                        struct thole_status *st)
 {
     const struct segments *f = &c->s->files;
     uint32_t next = at + FRAME_ALIGN;
@@ -149,7 +149,7 @@ static enum thole_code scan_segment(struct scan *c, size_t position, struct thol
            frame_open(&f, slice_of(c->file.data + at, c->file.size - at), files->seed) &&
            f.sequence == files->sequence) {
         if (!is_intact(f)) {
-            code = look_further(c, position, at, &more, st);
+            code = has_later_frames(c, position, at, &more, st);
             if (code != THOLE_OK || !more) {
                 break; /* torn */
             }
@@ -160,13 +160,13 @@ static enum thole_code scan_segment(struct scan *c, size_t position, struct thol
         }
         files->sequence++;
         c->s->attested = f.count == 0 ? files->sequence : 0;
-        c->s->attest_synced = true; /* by settle, at the latest */
+        c->s->attest_synced = true; /* by rewrite_last_frame, at the latest */
         c->last = at;
         at += f.bytes;
     }
     g->end = at;
     if (code == THOLE_OK && position + 1 == files->live.count) {
-        code = look_further(c, position, at, &more, st);
+        code = has_later_frames(c, position, at, &more, st);
     } else if (code == THOLE_OK) {
         more = end != files->sequence;
     }
@@ -176,7 +176,7 @@ static enum thole_code scan_segment(struct scan *c, size_t position, struct thol
 /* The last frame may be in the system's memory only: whoever wrote it was killed before the sync,
  * or the sync failed, which leaves memory that claims to be clean. So it is written again, before
  * anything relies on it. */
-static enum thole_code settle(struct scan *c, struct thole_status *st)
+static enum thole_code rewrite_last_frame(struct scan *c, struct thole_status *st)
 {
     struct segments *files = &c->s->files;
     uint32_t from = c->last == SEGMENT_HEADER_BYTES ? 0 : c->last;
@@ -240,7 +240,7 @@ enum thole_code disk_log__recover(struct disk_log *s, struct thole_status *st)
         code = scan_segment(&c, i, st);
     }
     if (code == THOLE_OK) {
-        code = settle(&c, st);
+        code = rewrite_last_frame(&c, st);
     }
     bytes_deinit(&c.file);
     bytes_deinit(&c.other);

@@ -90,7 +90,8 @@ static void put_identity(struct disk_log *s, const struct log_replica *r,
     put_small(s, r, STORE_KIND_IDENTITY);
 }
 
-static void put_end(struct disk_log *s, const struct log_replica *r, const struct store_update *u)
+static void put_removal(struct disk_log *s, const struct log_replica *r,
+                        const struct store_update *u)
 {
     if (!u->forget) {
         put_identity(s, r, NULL);
@@ -161,7 +162,7 @@ static void put_entries(struct disk_log *s, const struct log_target *t,
 static void encode(struct disk_log *s, struct log_target *t, const struct store_update *u)
 {
     if (u->remove || u->forget) {
-        put_end(s, t->r, u);
+        put_removal(s, t->r, u);
         return;
     }
     if (u->create != NULL) {

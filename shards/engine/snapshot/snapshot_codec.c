@@ -62,8 +62,8 @@ struct bufslice codec_beat_frame(const struct host_beat *b)
     thole_engine_v1_HostBeat_set_number(m, b->number);
     thole_engine_v1_HostBeat_set_heard(m, b->heard);
     thole_engine_v1_HostBeat_set_all_woken(m, b->all_woken);
-    thole_engine_v1_HostBeat_set_unfit(m, b->unfit);
-    thole_engine_v1_HostBeat_set_spent(m, b->spent);
+    thole_engine_v1_HostBeat_set_low_space(m, b->low_space);
+    thole_engine_v1_HostBeat_set_critical_space(m, b->critical_space);
     for (uint32_t i = 0; i < b->woken_count; i++) {
         bool added = thole_engine_v1_HostBeat_add_woken(m, b->woken[i], arena);
         ASSERT(added);

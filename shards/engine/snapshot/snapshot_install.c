@@ -599,8 +599,8 @@ static void space_measured(struct loop *l, struct task *t)
     uint64_t min = l->e->o.free_bytes_min;
     /* Space that comes and goes at the bound does not make leaders come and go. */
     bool low = t->st.code == THOLE_OK && t->index < min + (was_low ? min / 8 : 0);
-    bool spent = t->st.code == THOLE_OK && t->index < min / 4;
-    bool changed = spent != atomic_exchange(&l->e->spent_space, spent);
+    bool critical = t->st.code == THOLE_OK && t->index < min / 4;
+    bool changed = critical != atomic_exchange(&l->e->critical_space, critical);
     if (low != atomic_exchange(&l->e->low_space, low)) {
         changed = true;
         LOG_WARN(ENGINE, "free disk space is %s: proposals are %s free_bytes=%" PRIu64,

@@ -78,7 +78,7 @@ static void wake_streamer(struct snapshot_pipe *p)
 }
 
 /* With the lock, which it releases: the other side may go on. */
-static void unlock_and_tell(struct snapshot_pipe *p, bool by_job)
+static void unlock_and_notify(struct snapshot_pipe *p, bool by_job)
 {
     bool streamer = by_job && p->streamer_waits;
     if (streamer) {
@@ -107,7 +107,7 @@ static bool put(struct snapshot_pipe *p, const struct piece *piece, bool by_job)
     } else {
         bufslice_unref(piece->bytes);
     }
-    unlock_and_tell(p, by_job);
+    unlock_and_notify(p, by_job);
     return ok;
 }
 
@@ -124,7 +124,7 @@ static enum pipe_state take(struct snapshot_pipe *p, struct piece *ret, bool by_
     if (state != PIPE_PIECE || (by_job && p->bytes >= p->bound)) {
         pthread_mutex_unlock(&p->lock);
     } else {
-        unlock_and_tell(p, by_job);
+        unlock_and_notify(p, by_job);
     }
     return state;
 }
@@ -177,7 +177,7 @@ void engine__pipe_break(struct snapshot_pipe *p)
     pthread_mutex_lock(&p->lock);
     p->broken = p->broken || !p->ended;
     pthread_cond_signal(&p->changed);
-    unlock_and_tell(p, true);
+    unlock_and_notify(p, true);
 }
 
 bool engine__pipe_is_open(struct snapshot_pipe *p)

@@ -117,7 +117,7 @@ static struct receive *begin(struct snapshot_receives *s, const struct uuid *hos
 {
     ASSERT(c->offset == 0 && map_get(&s->by_replica, c->to) == NULL);
     struct receive *x = xcalloc(1, sizeof *x);
-    bool kept = engine__snapshot_is_kept(r);
+    bool kept = engine__snapshot_restarts_from_file(r);
     x->shard_id = c->shard_id;
     x->to = c->to;
     if (kept && !stage(s, x)) {

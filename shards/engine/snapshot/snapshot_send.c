@@ -23,8 +23,8 @@
  * way comes alone. */
 #define LOST_MAX 2
 
-struct kept { /* a piece that may have to be sent again */
-    struct kept *next;
+struct unacked { /* a piece that may have to be sent again */
+    struct unacked *next;
     uint64_t offset;
     struct piece piece;
 };
@@ -34,7 +34,7 @@ struct send {
     bool begun; /* otherwise it waits for its turn */
     struct engine_file *file;
     struct snapshot_pipe *pipe; /* if there is no file */
-    struct kept *kept, **kept_last;
+    struct unacked *unacked, **unacked_last;
     uint64_t size; /* of a pipe: as far as is known; not all of it until `whole` */
     bool whole;
     uint64_t checksum;
@@ -73,13 +73,13 @@ struct snapshot_sends *engine__sends_new(struct engine *e, struct stream_jobs *j
     return s;
 }
 
-static void drop_kept(struct send *x)
+static void drop_unacked(struct send *x)
 {
-    struct kept *k = x->kept;
+    struct unacked *k = x->unacked;
     ASSERT(k != NULL);
-    x->kept = k->next;
-    if (x->kept == NULL) {
-        x->kept_last = &x->kept;
+    x->unacked = k->next;
+    if (x->unacked == NULL) {
+        x->unacked_last = &x->unacked;
     }
     bufslice_unref(k->piece.bytes);
     free(k);
@@ -92,8 +92,8 @@ static void release(struct snapshot_sends *s, struct send *x)
     }
     engine__pipe_break(x->pipe);
     engine__pipe_unref(x->pipe);
-    while (x->kept != NULL) {
-        drop_kept(x);
+    while (x->unacked != NULL) {
+        drop_unacked(x);
     }
     free(x);
 }
@@ -199,11 +199,11 @@ static enum pipe_state extend(struct send *x)
     if (state != PIPE_PIECE) {
         return state;
     }
-    struct kept *k = xcalloc(1, sizeof *k);
+    struct unacked *k = xcalloc(1, sizeof *k);
     k->offset = x->size;
     k->piece = piece;
-    *x->kept_last = k;
-    x->kept_last = &k->next;
+    *x->unacked_last = k;
+    x->unacked_last = &k->next;
     x->size += piece.bytes.bytes.size;
     x->whole = piece.last;
     if (piece.last) {
@@ -222,7 +222,7 @@ static bool next_data(struct snapshot_sends *s, struct send *x, struct slice *re
         *ret = slice_of(s->buffer, n);
         return s->e->files->ops->read(x->file, x->sent, s->buffer, n, &st) == THOLE_OK;
     }
-    const struct kept *k = x->kept;
+    const struct unacked *k = x->unacked;
     while (k != NULL && k->offset + k->piece.bytes.bytes.size <= x->sent) {
         k = k->next;
     }
@@ -241,7 +241,7 @@ static uint64_t last_offset(const struct snapshot_sends *s, const struct send *x
         return x->size % s->chunk_bytes ? x->size - x->size % s->chunk_bytes
                                         : x->size - s->chunk_bytes;
     }
-    const struct kept *k = x->kept;
+    const struct unacked *k = x->unacked;
     while (k->next != NULL) {
         k = k->next;
     }
@@ -253,9 +253,9 @@ static void acknowledge(struct send *x, uint64_t received)
     ASSERT(received >= x->acked && received <= x->size);
     x->acked = received;
     x->lost = 0;
-    while (x->kept != NULL && !x->kept->piece.last &&
-           x->kept->offset + x->kept->piece.bytes.bytes.size <= received) {
-        drop_kept(x);
+    while (x->unacked != NULL && !x->unacked->piece.last &&
+           x->unacked->offset + x->unacked->piece.bytes.bytes.size <= received) {
+        drop_unacked(x);
     }
 }
 
@@ -440,7 +440,7 @@ void engine__sends_start(struct snapshot_sends *s, struct stream_msg *m, uint64_
     supersede(s, m);
     struct send *x = xcalloc(1, sizeof *x);
     x->m = m;
-    x->kept_last = &x->kept;
+    x->unacked_last = &x->unacked;
     *s->last = x;
     s->last = &x->next;
 }
@@ -468,7 +468,7 @@ void engine__sends_reply(struct snapshot_sends *s, struct stream_msg *m, uint64_
         x->progress_ns = x->sent_ns = now_ns; /* complete, and being installed: it may take long */
         x->last_sent = is_complete(x) || (x->last_sent && x->sent == x->size);
     } else if (m->gap && x->pipe != NULL &&
-               m->received < (x->kept != NULL ? x->kept->offset : x->size)) {
+               m->received < (x->unacked != NULL ? x->unacked->offset : x->size)) {
         if (++x->lost == LOST_MAX) {
             finish(s, x, false);
         }

@@ -27,7 +27,7 @@ void engine__snapshot_trailer(uint64_t checksum, uint8_t ret[SNAPSHOT_TRAILER_BY
 bool engine__snapshot_trailer_read(const uint8_t in[SNAPSHOT_TRAILER_BYTES],
                                    uint64_t *ret_checksum);
 /* Is a file what the replica starts from? Otherwise it is only passed on, and deleted at start. */
-bool engine__snapshot_is_kept(const struct replica *r);
+bool engine__snapshot_restarts_from_file(const struct replica *r);
 /* Parses "<replica>-<index>.snap"; false for anything else. */
 bool engine__snapshot_name_parse(const char *name, uint64_t *ret_replica, uint64_t *ret_index);
 

@@ -415,7 +415,7 @@ uint64_t engine__snapshotter_turn(void *ctx, struct msgq *batch, uint64_t now_ns
     bool flushed = false;
     while ((m = msgq_pop(batch)) != NULL) {
         struct task *t = CONTAINER_OF(m, struct task, msg);
-        if (!atomic_load(&e->dead)) {
+        if (!atomic_load(&e->crashed)) {
             run(e, t, &flushed);
         } else {
             (void)THOLE_FAIL(&t->st, THOLE_UNAVAILABLE, THOLE_REASON_STOPPED, "crashed");

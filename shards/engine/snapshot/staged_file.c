@@ -33,7 +33,7 @@ bool engine__snapshot_name_parse(const char *name, uint64_t *ret_replica, uint64
     return strcmp(again, name) == 0;
 }
 
-bool engine__snapshot_is_kept(const struct replica *r)
+bool engine__snapshot_restarts_from_file(const struct replica *r)
 {
     const struct thole_machine_type *type = engine__machine_type_find(r->e, r->kind->type_name);
     return !r->kind->witness && !(type != NULL && (type->flags & THOLE_MACHINE_PERSISTENT));
@@ -100,7 +100,7 @@ enum thole_code engine__snapshot_save(struct engine *e, struct task *t, struct t
     char staged[ENGINE_NAME_BYTES];
     (void)snprintf(staged, sizeof staged, "%" PRIu64 ".tmp", t->r->replica_id);
     enum thole_code code =
-        s.ops->create(e->files, staged, engine__snapshot_is_kept(t->r), &s.file, st);
+        s.ops->create(e->files, staged, engine__snapshot_restarts_from_file(t->r), &s.file, st);
     if (code != THOLE_OK) {
         return code;
     }
@@ -285,7 +285,7 @@ static enum thole_code copy_seed(struct engine *e, struct file_source *from, str
     char staged[ENGINE_NAME_BYTES];
     (void)snprintf(staged, sizeof staged, "%" PRIu64 ".tmp", t->r->replica_id);
     enum thole_code code =
-        to.ops->create(e->files, staged, engine__snapshot_is_kept(t->r), &to.file, st);
+        to.ops->create(e->files, staged, engine__snapshot_restarts_from_file(t->r), &to.file, st);
     if (code != THOLE_OK) {
         return code;
     }

@@ -21,7 +21,7 @@ static void run(struct engine *e, struct task *t)
 {
     uint64_t begun = clock_now(e->clock);
     log_context(t->r->shard_id, t->r->replica_id);
-    if (atomic_load(&e->dead)) {
+    if (atomic_load(&e->crashed)) {
         t->st.code = THOLE_FAIL(&t->st, THOLE_UNAVAILABLE, THOLE_REASON_STOPPED, "crashed");
         engine__pipe_break(t->pipe);
     } else if (t->kind == TASK_SAVE) {

@@ -116,7 +116,7 @@ static uint64_t streamer_turn(void *ctx, struct msgq *batch, uint64_t now_ns)
     struct streamer *s = ctx;
     struct worker_msg *m;
     while ((m = msgq_pop(batch)) != NULL) {
-        if (is_of_a_transfer(m) && atomic_load(&s->e->dead)) {
+        if (is_of_a_transfer(m) && atomic_load(&s->e->crashed)) {
             engine__stream_msg_free(CONTAINER_OF(m, struct stream_msg, msg));
         } else {
             handle(s, m, now_ns);

@@ -284,17 +284,17 @@ static void test_sleep_old_invitation_is_refused(void **state)
     struct raft_message m = {
         .kind = RAFT_MSG_SLEEP, .incarnation_from = h->incarnation, .hint = h->beat_number};
     (void)e;
-    assert_true(engine__heartbeats_vouch(r->loop, &h->host, &m));
+    assert_true(engine__heartbeats_accepts_sleep(r->loop, &h->host, &m));
     m.hint--;
-    assert_false(engine__heartbeats_vouch(r->loop, &h->host, &m));
+    assert_false(engine__heartbeats_accepts_sleep(r->loop, &h->host, &m));
     m.hint++;
     m.incarnation_from--;
-    assert_false(engine__heartbeats_vouch(r->loop, &h->host, &m));
+    assert_false(engine__heartbeats_accepts_sleep(r->loop, &h->host, &m));
     c->cut[leader][follower] = true;
     cluster_run(c, 2 * T_MS);
     m.incarnation_from++;
     m.hint = UINT64_MAX;
-    assert_false(engine__heartbeats_vouch(r->loop, &h->host, &m));
+    assert_false(engine__heartbeats_accepts_sleep(r->loop, &h->host, &m));
     cluster_free(c);
 }
 

@@ -93,7 +93,7 @@ static struct log_place place_of(struct log_store *s, uint64_t id, enum which wh
     case HARD:
     case WHICH_COUNT:
     default:
-        return r->small;
+        return r->hard_or_mark;
     }
 }
 
