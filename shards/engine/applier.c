@@ -1,5 +1,5 @@
-/* An applier: the only thread that changes the machines of its replicas, and that serves
- * queries. */
+/* An applier changes the machines of its replicas, and serves their queries. No other worker
+ * does. */
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -19,8 +19,8 @@ void engine__query_job_fail(struct query_job *j, enum thole_code code, enum thol
     free(j);
 }
 
-/* A query met damage in the machine's data. Where this replica leads, every other query and the
- * next snapshot would meet it, too: it fails, so that another one leads and this one is rebuilt. */
+/* A query met damage in the machine's data. Every later query and snapshot could meet it too. So
+ * the replica fails: another one leads, and this one is rebuilt. */
 static void fail_damaged(struct replica *r, struct thole_status *st)
 {
     if (!r->machine_failed) {
@@ -30,7 +30,7 @@ static void fail_damaged(struct replica *r, struct thole_status *st)
         engine__loop_post(t->loop, &t->msg);
     }
     (void)THOLE_FAIL(st, THOLE_UNAVAILABLE, THOLE_REASON_MACHINE_FAILED,
-                     "this replica's data is damaged: ask another one");
+                     "the data of this replica is damaged: retry on another replica");
 }
 
 static void serve_one(struct replica *r, void *view, struct engine_request *q, struct bytes *out)
@@ -50,7 +50,7 @@ static void serve_one(struct replica *r, void *view, struct engine_request *q, s
     engine__request_finish(q);
 }
 
-/* One view for all queries of a job. Nothing here needs this thread but acquiring the view. */
+/* One view serves all queries of a job. */
 static void serve(struct query_job *j)
 {
     struct machine *m = j->r->machine;
@@ -106,7 +106,7 @@ static void unpark(struct query_job *j)
     wheel_cancel(j->r->applier->deadlines, &j->expiry);
 }
 
-/* Some requests of a parked job are too late. */
+/* Fail those requests of a parked job whose deadline has passed. */
 static void expire(struct query_job *j, uint64_t now_ns)
 {
     struct msgq left = {0};
@@ -200,8 +200,8 @@ static enum thole_code apply_pages(struct applier *a, struct apply_job *j, struc
     return THOLE_OK;
 }
 
-/* A snapshot was installed while the job waited, and took the log: the machine that comes with it
- * has what is missing. This one applies nothing more, for that would leave a gap. */
+/* A snapshot was installed while the job waited, and replaced the log. Its machine contains these
+ * entries. The old machine must apply nothing more, because that would leave a gap. */
 static void apply_overtaken(struct applier *a, struct apply_job *j)
 {
     ASSERT(j->r->machine != NULL);
@@ -286,7 +286,7 @@ static void acquire_view(struct task *t)
     }
 }
 
-/* What is applied now will be durable when the flush has ended. */
+/* The flush makes durable what is applied now. */
 static void acquire_for_flush(struct applier *a, struct task *t)
 {
     struct machine *m = t->r->machine;
@@ -352,7 +352,7 @@ static void handle_task(struct applier *a, struct task *t)
     case TASK_FLUSH:
         acquire_for_flush(a, t);
         break;
-    case TASK_DESTROY: /* on its way to the snapshotter, behind the close */
+    case TASK_DESTROY: /* forwarded to the streamer, after TASK_CLOSE */
         engine__streamer_post(a->e, &t->msg);
         break;
     case TASK_OPEN:

@@ -1,21 +1,22 @@
-/* Committed entries of one job, through the dedupe table, to the machine, and back to proposers.
+/* Applies the committed entries of one job: dedupe table, machine, answers to proposers.
  *
- * Answers of a session become known only when the machine has run, so a persistent machine first
- * stores "applied" for each with the batch itself, and the answers right after it with a call that
- * has metadata only. A crash between the two costs the answer, never exactly-once. */
+ * The answer of an entry in a session is known only after the machine has run. So a persistent
+ * machine first stores "applied" for the entry, together with the batch. The answers follow in a
+ * second call that has metadata only. A crash between the two loses the answer; the entry is still
+ * applied exactly once. */
 #include <stdlib.h>
 #include <string.h>
 
 #include "shards/engine/meta.h"
 
 #define BATCH_ENTRIES 512
-/* What the results of a batch may take, from the largest that the machine has given yet. */
+/* Results of a batch may take this many bytes, estimated from the machine's largest one so far. */
 #define BATCH_RESULT_BYTES (16 * MIB)
-/* What is beyond this all the same is dropped, unless the dedupe table has to remember it: that
- * must not depend on how entries were batched. */
+/* Results beyond this are dropped, unless the dedupe table must remember them: its content must not
+ * depend on how entries were batched. */
 #define BATCH_RESULT_BYTES_MAX (64 * MIB)
-/* Small results of a batch share a buffer of this size, a large one has its own: an answer that is
- * kept for long keeps no others. */
+/* Small results of a batch share a buffer of this size; a large one has its own. So a result that a
+ * caller keeps for long keeps little else in memory. */
 #define SHARED_RESULT_BYTES (64 * KIB)
 #define OWN_RESULT_BYTES (SHARED_RESULT_BYTES / 16)
 
@@ -23,7 +24,7 @@ struct result_sink {
     struct thole_sink base;
     struct apply_batch *b;
     size_t offset, size;
-    bool wanted; /* somebody waits, or the dedupe table must remember */
+    bool wanted; /* a request waits for it, or the dedupe table remembers it */
     bool session, dropped;
 };
 struct item {
@@ -35,8 +36,8 @@ struct apply_batch {
     struct machine *m;
     struct apply_job *job;
     size_t request_at;
-    uint64_t last_index, last_term; /* of what was handed to the machine */
-    uint64_t stored_index;          /* what a persistent machine says of itself after a crash */
+    uint64_t last_index, last_term; /* of the newest entry that was looked at */
+    uint64_t stored_index;          /* the applied index that the machine has stored */
     size_t count;
     struct thole_entry entries[BATCH_ENTRIES];
     struct result_sink sinks[BATCH_ENTRIES];
@@ -99,7 +100,7 @@ static enum thole_code write_result(struct thole_sink *s, const void *data, size
     }
     if (sink->wanted && !sink->dropped) {
         if (sink->offset + sink->size !=
-            all->size) { /* another entry wrote since: move to the end */
+            all->size) { /* another entry has written since: move this result to the end */
             size_t from = sink->offset;
             sink->offset = all->size;
             uint8_t *to = bytes_extend(all, sink->size);
@@ -111,7 +112,7 @@ static enum thole_code write_result(struct thole_sink *s, const void *data, size
     return THOLE_OK;
 }
 
-/* Where small results go: what is left to come of the batch is an upper bound. */
+/* The buffer for small results. `left`: bytes of results of the batch still to come, at most. */
 struct shared_buf {
     struct buf *buf;
     size_t used, left;
@@ -155,7 +156,7 @@ static void session_changed(void *ctx, enum session_change what, const struct se
     case RESULT_GONE:
         meta_remove_result(&b->metas, s->id, sequence);
         break;
-    case RESULT_CUT: /* by another's answer, with which it is stored */
+    case RESULT_CUT: /* stored together with the answer that displaced it */
         meta_add_result(&b->answers, s->id, session_result_of(s, sequence));
         break;
     }
@@ -169,7 +170,7 @@ static void complete(struct apply_batch *b, const struct item *item, size_t slot
     struct slice result = {0};
     ASSERT(slot < b->count && sink->b == b);
     if (sink->wanted && sink->size > 0) {
-        result = slice_of(b->results.data + sink->offset, sink->size); /* of a dropped one: less */
+        result = slice_of(b->results.data + sink->offset, sink->size); /* not used if dropped */
     }
     if (sink->size > b->m->largest_result) {
         b->m->largest_result = sink->size;
@@ -191,7 +192,7 @@ static void complete(struct apply_batch *b, const struct item *item, size_t slot
     if (sink->dropped) {
         engine__request_fail(
             q, THOLE_RESOURCE_EXHAUSTED, THOLE_REASON_OUTCOME_UNKNOWN,
-            "applied, but the answer was dropped: too many large ones at the same time");
+            "applied, but the answer was dropped: too many large answers at the same time");
         return;
     }
     q->result = keep_result(shared, result);
@@ -239,7 +240,7 @@ static enum thole_code store_answers(struct apply_batch *b, struct thole_status 
 
 static enum thole_code flush(struct apply_batch *b, struct thole_status *st)
 {
-    /* Entries that are not for the machine move its index too: the log goes up to there. */
+    /* Entries that are not for the machine advance its applied index too. */
     bool behind = b->m->persistent && b->stored_index != b->last_index;
     ASSERT(b->stored_index <= b->last_index);
     if (b->count == 0 && b->metas.count == 0 && !behind) {
@@ -371,7 +372,7 @@ static enum thole_code open_session(struct apply_batch *b, struct raft_entry *e,
     return THOLE_OK;
 }
 
-/* Of a batch: nobody knows how large a result is before the machine has given it. */
+/* Entries of a batch, at most. Estimated, since the size of a result is known only afterwards. */
 static size_t most_entries(const struct apply_batch *b)
 {
     size_t largest = b->m->largest_result;
@@ -402,7 +403,7 @@ enum thole_code engine__apply_entries(struct apply_batch *b, struct raft_entry *
             code = flush(b, st);
         }
     }
-    /* The entries of this page may go when we return. */
+    /* The caller releases the entries of this page when we return. */
     return code == THOLE_OK ? flush(b, st) : code;
 }
 

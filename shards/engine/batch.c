@@ -1,4 +1,4 @@
-/* What a loop has for the writer: one update per replica, however many harvests it came from. */
+/* A loop's batch for the writer: one update per replica, merged from all its harvests. */
 #include <stdlib.h>
 
 #include "shards/engine/engine_internal.h"

@@ -1,24 +1,25 @@
-/* When and how far a log is cut: only below what is durable in the machine or a snapshot, and with
- * a tail kept for slow followers. Marks tell where in the log how many bytes were reached.
+/* When and how far a log is compacted: only up to an index that is durable in the machine or in a
+ * snapshot, and with a tail kept for slow followers. Marks record at which index the log had how
+ * many bytes.
  *
- * The bound of a log follows what cutting it costs. For an in-memory machine that is a snapshot, so
- * the log may have four times the bytes of the last one: of a small machine it stays small, and a
- * large one is not saved for every few MiB. The tail is as large as the snapshot that a follower
- * gets who needs more. A persistent machine is made durable by a flush of the state database, which
- * is of all machines of the host whatever the size of this one: its bound is always the largest.
- * A witness cuts at no cost, and nobody reads its log. */
+ * The bound of a log follows the cost of compacting it. For an in-memory machine that is a
+ * snapshot, so its log may have four times the bytes of the last one. The log of a small machine
+ * stays small, and a large machine is not saved for every few MiB. The tail is about as large as
+ * the snapshot that a follower behind it gets. A persistent machine is made durable by a
+ * flush of the state database of all machines, whatever its own size: its bound is always the
+ * largest. A witness has nothing to save, and its log is not read: its bound is the lowest. */
 #include <stdlib.h>
 #include <string.h>
 
 #include "shards/engine/engine_internal.h"
 
 #define MARKS_PER_LOG 64 /* a log about to be compacted has this many */
-#define LEAST_BOUND 8    /* the lowest bound is this part of the highest */
+#define LEAST_BOUND 8    /* the lowest bound is the highest divided by this */
 #define LOG_PER_SNAPSHOT 4
 #define TAIL_OF_BOUND 4
-#define BOOT_MARKS 16 /* for what was in the log at start, assuming equal sizes */
+#define BOOT_MARKS 16 /* for the log found at start, as if its entries had equal sizes */
 
-/* An idle log needs one. */
+/* The first mark needs no allocation: an idle log has no more. */
 static const struct log_mark *mark_at(const struct replica *r, size_t i)
 {
     ASSERT(i < (r->marks != NULL ? r->mark_capacity : 1));
@@ -53,7 +54,7 @@ static uint64_t bound(const struct replica *r)
     if (r->snapshot_bytes >= most / LOG_PER_SNAPSHOT) {
         return most;
     }
-    uint64_t b = r->snapshot_bytes * LOG_PER_SNAPSHOT; /* 0: soon it is known how much that is */
+    uint64_t b = r->snapshot_bytes * LOG_PER_SNAPSHOT; /* 0 until the first save */
     return b < least ? least : b;
 }
 
@@ -104,7 +105,8 @@ static ptrdiff_t find_mark(const struct replica *r, uint64_t limit)
     return i;
 }
 
-/* The newest mark that leaves the tail to keep behind it; 0 if there is none. */
+/* The index of the newest mark up to `limit` with enough of a tail behind it; 0 if there is
+ * none. */
 static uint64_t keep_point(const struct replica *r, uint64_t limit)
 {
     ptrdiff_t i = find_mark(r, limit);
@@ -114,8 +116,8 @@ static uint64_t keep_point(const struct replica *r, uint64_t limit)
     return i >= 0 ? mark_at(r, (size_t)i)->index : 0;
 }
 
-/* Lower `*limit` to what somebody continues from; unless that is too much of a log, then a snapshot
- * has to do. */
+/* Lower `*limit` to `from`, which a peer continues from; unless the log would be too large then:
+ * the peer gets a snapshot instead. */
 static void keep_from(const struct replica *r, uint64_t *limit, uint64_t from)
 {
     if (from >= *limit || from + 1 < r->work->status.first_index) {
@@ -128,8 +130,7 @@ static void keep_from(const struct replica *r, uint64_t *limit, uint64_t from)
     }
 }
 
-/* What a leader's members still need that are alive, or will need after the snapshot on its way to
- * them. */
+/* Lower `limit` to what live members still need, also after a snapshot that is being sent. */
 static uint64_t needed_from(struct loop *l, struct replica *r, uint64_t limit)
 {
     const struct raft_config *c = raft_config(r->core);
@@ -154,7 +155,7 @@ void engine__compact_to(struct loop *l, struct replica *r, uint64_t index)
     uint64_t point = keep_point(r, needed_from(l, r, index));
     ASSERT(point <= index && index <= r->applied);
     r->compacting = false;
-    engine__compact_later(r); /* whether or not this one achieves something */
+    engine__compact_later(r); /* even if this one drops nothing */
     if (point >= work_of(r)->status.first_index) {
         raft_compact(r->core, point);
         engine__loop_dirty(l, r);

@@ -10,7 +10,7 @@
 #define CORES_PER_LOOP 4
 #define BAD_FRAME_LOG_NS (10 * NS_PER_S)
 
-/* ---- Small things that everybody uses -------------------------------------------------------- */
+/* ---- Helpers of all files -------------------------------------------------------------------- */
 
 struct loop *engine__loop(struct engine *e, uint64_t shard_id)
 {
@@ -74,7 +74,7 @@ void engine__send(struct engine *e, const struct uuid *host, enum engine_lane la
 {
     ASSERT(lane >= ENGINE_LANE_CONTROL && lane <= ENGINE_LANE_SNAPSHOT);
     ASSERT(frame.bytes.size > 0 && frame.bytes.size <= LIMIT_FRAME_BYTES);
-    /* After a failed write nothing more is said: it might attest to what was not kept. */
+    /* After a failed write nothing is sent: a message might promise state that is not durable. */
     if (atomic_load(&e->failed) || atomic_load(&e->crashed)) {
         bufslice_unref(frame);
         return;
@@ -119,7 +119,7 @@ void engine_submit(struct engine *e, struct engine_request *r)
 {
     struct loop *l = engine__loop(e, r->shard_id);
     ASSERT(r->done != NULL && r->kind <= ENGINE_READ_POINT);
-    r->status.code = THOLE_OK; /* the message is read, and written, only with another code */
+    r->status.code = THOLE_OK; /* the message counts only with another code */
     r->status.reason = THOLE_REASON_NONE;
     r->status.message[0] = 0;
     r->index = r->code = r->leader_term = 0;
@@ -171,7 +171,7 @@ static void resolve(struct engine *e, const struct engine_options *o)
     e->clock = executor_clock(o->executor);
 }
 
-/* What every replica's core would refuse, each by itself. */
+/* Every replica's core checks this too; here it fails once, at start. */
 static enum thole_code check_times(const struct engine_options *o, struct thole_status *st)
 {
     uint32_t heartbeat_ms = o->heartbeat_ms ? o->heartbeat_ms : ENGINE_HEARTBEAT_MS;
@@ -227,7 +227,7 @@ static void start_workers(struct engine *e)
     }
 }
 
-/* A replica that the log knows; its machine is opened by the snapshotter. */
+/* A replica found in the log. The snapshotter opens its machine. */
 static void recover(struct engine *e, const struct store_replica *s)
 {
     if (s->removed) {
@@ -290,7 +290,7 @@ enum thole_code engine_new(const struct engine_options *o, struct engine **ret,
         return code;
     }
     resolve(e, o);
-    /* Transfers of different lives must not be mistaken for each other. */
+    /* Transfer ids are unique across restarts. */
     atomic_init(&e->transfer_id, o->incarnation << 32);
     pthread_mutex_init(&e->lock, NULL);
     pthread_mutex_init(&e->kinds_lock, NULL);
@@ -320,8 +320,8 @@ void engine_stop(struct engine *e)
     }
     e->stopped = true;
     atomic_store(&e->stopping, true);
-    /* A stopped worker hands what still comes for it to engine__loop_discard, so any order will do
-     * as long as each one's queue is drained: loops first, because they hold what waits. */
+    /* A message to a stopped worker goes to engine__loop_discard. So any order is correct; loops
+     * are first, because they hold the outstanding requests. */
     for (uint32_t i = 0; i < e->o.loop_count; i++) {
         bool posted = worker_post_internal(e->loops[i]->w, &e->loops[i]->stop_msg);
         ASSERT(posted); /* only engine_stop stops loops, and it does so once */

@@ -1,13 +1,14 @@
-/* The multi-group engine of one host: runs every local replica, and nothing about other hosts but
- * how to send them frames.
+/* The multi-group engine of one host. It runs every local replica. Of other hosts it knows only how
+ * to send them frames.
  *
- * Workers (see base/worker.h): loops own groups and their Raft cores; the writer merges all loops'
- * batches into one synced write; appliers hand committed ranges to machines and complete proposals;
- * the snapshotter saves, streams and installs snapshots. With the manual executor all of it runs
- * in one thread, which is how the harness and the simulator drive the very same code.
+ * Workers (base/worker.h): loops own groups and their Raft cores; the writer merges the batches of
+ * all loops into one synced write; appliers hand committed ranges to machines and complete
+ * proposals; the snapshotter and the streamer save, send, receive and restore snapshots. With the
+ * manual executor all of them run in one thread: the harness and the simulator drive this same
+ * code.
  *
- * A replica whose machine or records fail stops alone (status.failed); a failed log write stops the
- * host (observer.host_failed), and nothing is acknowledged any more. */
+ * Failures: a replica whose machine or records fail stops alone (status.failed). A failed log write
+ * stops the host (observer.host_failed); nothing is acknowledged after it. */
 #ifndef SHARDS_ENGINE_ENGINE_H
 #define SHARDS_ENGINE_ENGINE_H
 
@@ -40,18 +41,18 @@ struct engine_replica_status {
     struct uuid leader_host;       /* nil: unknown */
     enum raft_role role;
     bool leader_ready;
-    bool initialised;     /* has a configuration that contains it, or ever had one */
-    bool witness;         /* holds no data: answers no query, and has no events */
+    bool initialised;     /* its configuration contains it, now or at any time before */
+    bool witness;         /* holds no data: serves no queries and no events */
     bool voter;           /* in the configuration in force */
-    uint32_t votes;       /* voters and witnesses of that; of both halves of a joint one */
-    bool removed_by_peer; /* a peer says that this replica was removed */
+    uint32_t votes;       /* voters and witnesses in it; of both halves if it is joint */
+    bool removed_by_peer; /* a peer answered that this replica was removed */
     bool failed;
-    bool unopened;       /* failed: it could not be opened, and nothing says that its data is bad */
-    bool superseded;     /* failed: the group was forced without this replica, whose data is void */
-    bool sends_snapshot; /* another leader would begin it anew */
+    bool unopened;       /* failed: it could not be opened; its data is not known to be damaged */
+    bool superseded;     /* failed: the group was forced without this replica; its data is void */
+    bool sends_snapshot; /* a leadership transfer would restart it */
     char failure[THOLE_STATUS_MESSAGE_BYTES];
     uint64_t epoch;     /* of the group as this replica knows it; raised by engine_force */
-    uint64_t last_term; /* of the log's last entry; with last_index it says who has the most */
+    uint64_t last_term; /* of the last log entry; (last_term, last_index) compares two logs */
     uint64_t commit, applied, last_index, first_index, config_index, config_revision;
     uint64_t log_bytes;
     uint64_t snapshot_index; /* of the newest compaction point */
@@ -61,13 +62,14 @@ struct engine_observer {
     void *ctx;
     /* Role, leader, term, configuration or failure of a replica changed. On a loop's thread. */
     void (*replica_changed)(void *ctx, const struct engine_replica_status *s);
-    /* Leadership of a group was handed on because this host's disk is unfit (engine_disk), or
-     * before a stop. On a loop's thread. May be NULL. */
+    /* Leadership of a group moved to another replica, because this host is low on space or is about
+     * to stop. On a loop's thread. May be NULL. */
     void (*leader_moved)(void *ctx, uint64_t shard_id, uint64_t from, uint64_t to, bool stopping);
-    /* engine_disk or engine_peer_refuses answers something else now. On a loop's thread, or that of
-     * engine_deliver. May be NULL. */
+    /* The result of engine_disk or engine_peer_refuses changed. On a loop's thread, or the thread
+     * of engine_deliver. May be NULL. */
     void (*disk_changed)(void *ctx);
-    /* The log cannot be written any more: the process should stop. Called once. */
+    /* The log cannot be written any more: the caller should stop the process. Called once, on the
+     * writer's thread. */
     void (*host_failed)(void *ctx, const struct thole_status *st);
 };
 
@@ -88,16 +90,17 @@ struct engine_options {
     struct engine_transport transport;
     struct engine_observer observer;
     uint32_t loop_count, applier_count; /* 0: by core count */
-    /* 0: ENGINE_ELECTION_TIMEOUT_MS, ENGINE_HEARTBEAT_MS. A host that comes back within the time
-     * that its election timeout is shorter than before may break a promise to a leader that serves
-     * lease reads. */
+    /* 0: ENGINE_ELECTION_TIMEOUT_MS, ENGINE_HEARTBEAT_MS. With lease reads, a host that restarts
+     * with a shorter election timeout must stay down for at least the difference: its earlier
+     * promises to leaders hold that long. */
     uint32_t election_timeout_ms, heartbeat_ms;
-    /* A group that is idle for this long sleeps: no timers, no messages. 0: 1000. */
+    /* A group that is idle for this long sleeps: no timers, no messages. 0: 1000.
+     * ENGINE_SLEEP_NEVER also turns the heartbeats of hosts off. */
     uint32_t sleep_after_ms;
-    /* A group's log is cut, after a snapshot or flush, at most at this size; earlier if its
-     * snapshots are small (compact.c). 0: 64 MiB */
+    /* Upper bound of a group's log before it is compacted; lower if its snapshots are small
+     * (compact.c). 0: 64 MiB */
     uint64_t compact_log_bytes;
-    uint64_t keep_log_bytes; /* tail kept for slow followers, at most; 0: 8 MiB */
+    uint64_t keep_log_bytes; /* most of a log that is kept for slow followers; 0: 8 MiB */
     uint64_t cache_bytes; /* entries in memory for followers that lack them, per group; 0: 1 MiB */
     uint64_t free_bytes_min; /* refuse proposals below this much free disk; 0: 128 MiB. Group 0, by
                                 which a host is told what to do about it, goes on to a quarter */
@@ -106,31 +109,31 @@ struct engine_options {
     const struct thole_machine_type *const *types; /* NULL-terminated; borrowed for ever */
 };
 
-/* Can this host write? While it cannot, what it leads goes to voters whose hosts can:
- * handover.c. */
+/* Can this host write its log? While it cannot, handover.c moves its leaderships to other hosts. */
 enum engine_disk {
     ENGINE_DISK_OK = 1,
     ENGINE_DISK_LOW,     /* less free space than options.free_bytes_min */
-    ENGINE_DISK_STALLED, /* a write of the log has not ended for an election timeout */
+    ENGINE_DISK_STALLED, /* a log write has been in flight for longer than an election timeout */
 };
 enum engine_disk engine_disk(struct engine *e); /* any thread */
-/* Refuses it proposals of the group, too? */
+/* Does this host refuse proposals of the group for that reason? Any thread. */
 bool engine_disk_refuses(struct engine *e, uint64_t shard_id);
 
-/* For lack of space; as the heartbeats of a host with replicas of groups of ours say. */
+/* Does another host, which shares a group with this one, refuse them for lack of space? As its last
+ * heartbeat says. Any thread. */
 bool engine_peer_refuses(struct engine *e, const struct uuid *host, uint64_t shard_id);
 
 /* Opens every replica found in the log (each restarts by itself). */
 THOLE_MUST_CHECK enum thole_code engine_new(const struct engine_options *o, struct engine **ret,
                                             struct thole_status *st);
-/* Before a clean stop: leadership of every group that another voter could lead goes there, now and
- * for as long as this engine runs, which serves on meanwhile. Done when nothing is left to hand on
- * and every proposal that was appended here is decided; DEADLINE_EXCEEDED (monotonic) if that takes
- * too long. Once. */
+/* Before a clean stop: transfer the leadership of every group that another voter could lead, now
+ * and until the engine stops. The engine goes on serving. Done when nothing is left to transfer and
+ * every proposal that was appended here is decided; DEADLINE_EXCEEDED (`deadline_ns`, monotonic) if
+ * that takes too long. Call it once. */
 void engine_hand_over(struct engine *e, uint64_t deadline_ns,
                       void (*done)(void *ctx, const struct thole_status *st), void *ctx);
-/* Completes everything outstanding with STOPPED or OUTCOME_UNKNOWN; blocks until all workers ended
- * (with the manual executor it runs them). */
+/* Completes everything outstanding with STOPPED or OUTCOME_UNKNOWN. Blocks until all workers have
+ * ended; with the manual executor it runs them. */
 void engine_stop(struct engine *e);
 void engine_free(struct engine *e);
 
@@ -138,7 +141,8 @@ void engine_free(struct engine *e);
  * thread. */
 void engine_deliver(struct engine *e, const struct uuid *host, uint64_t incarnation,
                     enum engine_lane lane, struct bufslice frame);
-/* A host's liveness changed: groups stop probing it, or wake up. */
+/* A connection to a host came up or broke: leaders stop probing it, followers forget it as their
+ * leader. Any thread. */
 void engine_peer_state(struct engine *e, const struct uuid *host, bool up);
 
 /* ---- Replicas -------------------------------------------------------------------------------- */
@@ -149,8 +153,8 @@ struct engine_replica_spec {
     uint32_t machine_version; /* 0: the highest this host has */
     struct slice machine_config;
     bool witness;
-    bool lease_reads; /* the same for all replicas of the shard: see shards/raft/lease.c */
-    const struct raft_member *initial; /* bootstraps with exactly these; none: joins passively */
+    bool lease_reads; /* must be equal on all replicas of the shard: shards/raft/lease.c */
+    const struct raft_member *initial; /* bootstraps with exactly these; none: waits for a leader */
     size_t initial_count;
 };
 /* Called once, on an engine thread. */
@@ -167,9 +171,10 @@ void engine_replica_remove(struct engine *e, uint64_t replica_id, engine_done_fn
 /* Drop a tombstone. */
 void engine_replica_forget(struct engine *e, uint64_t replica_id, engine_done_fn done, void *ctx);
 
-/* Snapshot of all local replicas; a malloced array. `ret_tombstones` (optional) too. Any thread. */
+/* The status of all local replicas, ascending by replica id; a malloced array. Any thread. */
 size_t engine_replicas(struct engine *e, struct engine_replica_status **ret);
 size_t engine_shard_count(struct engine *e); /* that have a replica here */
+/* Ids of removed replicas, ascending; a malloced array. Any thread. */
 size_t engine_tombstones(struct engine *e, uint64_t **ret);
 /* The local replica of a shard; false if none. Any thread; cheap (no loop round trip). */
 bool engine_shard_status(struct engine *e, uint64_t shard_id, struct engine_replica_status *ret);
@@ -181,14 +186,14 @@ bool engine_shard_peer(struct engine *e, uint64_t shard_id, uint64_t replica_id,
 
 /* ---- Data path ------------------------------------------------------------------------------- */
 
-/* Requests are owned by the caller and must live, untouched, until `done`, which is called exactly
- * once for every request handed over, on an engine thread (never inline), and must not block. Where
- * it can, the engine completes many requests in a row without a pause, so `done` may batch. */
+/* A request belongs to the caller and must stay untouched until `done`. `done` is called exactly
+ * once for every submitted request, on an engine thread, never inline, and must not block. Requests
+ * of one batch complete one after the other, so `done` may collect them. */
 enum engine_request_kind {
     ENGINE_PROPOSE,
     ENGINE_OPEN_SESSION,
     ENGINE_QUERY,
-    ENGINE_READ_POINT, /* a query that asks the machine nothing: done when that would be answered */
+    ENGINE_READ_POINT, /* a query without the machine: done when a query would be served */
 };
 
 struct engine_request {
@@ -198,8 +203,8 @@ struct engine_request {
     uint64_t shard_id;
     struct bufslice payload; /* taken over; without an owner, its bytes live until `done` */
     uint64_t session, sequence;
-    bool stale;                /* queries: answer from the local state ... */
-    uint32_t max_staleness_ms; /* ... if it heard from a leader this recently; 0: any */
+    bool stale;                /* queries: read the local state ... */
+    uint32_t max_staleness_ms; /* ... if it heard a leader this recently; 0: however old */
     uint64_t deadline_ns;      /* monotonic; CLOCK_NEVER for none */
     void (*done)(struct engine_request *r);
 
@@ -208,19 +213,20 @@ struct engine_request {
     uint64_t code;          /* proposals: the machine's number. OPEN_SESSION: the session's id */
     bool duplicate;         /* the first answer of a retried proposal */
     struct bufslice result; /* owned by the request's owner after done: release it */
-    /* With NOT_LEADER: who to ask instead, if known. */
+    /* With NOT_LEADER: the leader, if it is known. */
     uint64_t leader_term;
     struct uuid leader_host; /* nil: unknown */
-    /* Last, like the cold parts of all requests: what is used of a success lies together. */
+    /* Last, because a success does not touch it. */
     struct thole_status status;
 };
-/* Never fails inline: refusals (NOT_FOUND NO_SUCH_SHARD, NOT_LEADER, QUEUE_FULL, ...) come by
- * done. */
+/* Any thread. Never fails inline: `done` reports refusals (NOT_FOUND NO_SUCH_SHARD, NOT_LEADER,
+ * QUEUE_FULL, ...). */
 void engine_submit(struct engine *e, struct engine_request *r);
 
-/* Watch a local shard's machine events from now on. `event` runs on an applier thread with borrowed
- * bytes; it must not block. Returns an id, or 0 if the shard has no replica here. `ended` runs once
- * when the replica stops or installs a snapshot (events may have been missed). */
+/* Watch the events of a local shard's machine from now on. `event` runs on an applier thread with
+ * borrowed bytes and must not block. `ended` runs once when the replica stops or installs a
+ * snapshot, since events may then be missing. Returns an id, or 0 if the shard has no replica here
+ * that serves events. Every event after `ret_from_index` is reported. */
 struct engine_watcher {
     void *ctx;
     void (*event)(void *ctx, uint64_t index, struct slice key, struct slice event);
@@ -232,41 +238,42 @@ void engine_unwatch(struct engine *e, uint64_t watch_id);
 
 /* ---- Snapshots for users (export.c) ---------------------------------------------------------- */
 
-/* A snapshot file of a replica, open for reading: whoever asked closes it, before engine_free. */
+/* A snapshot file of a replica, open for reading. The caller closes it, before engine_free. */
 struct engine_export {
     const struct engine_files_ops *ops;
     struct engine_file *file; /* format: README.md */
     uint64_t size, index, term;
     uint32_t machine_version;
 };
-/* A snapshot of the local replica at `min_index` (committed, and applied here) or later. `ret` is
- * filled before `done` says OK, and lives until then. NOT_FOUND, UNAVAILABLE: no running replica;
- * FAILED_PRECONDITION: a witness; what saving says. */
+/* A snapshot of the local replica at `min_index` (committed, and applied here) or later. `ret` must
+ * live until `done`, and is filled if that reports OK. NOT_FOUND, UNAVAILABLE: no running replica;
+ * FAILED_PRECONDITION: a witness, or nothing is committed at `min_index`; errors of the save. */
 void engine_export(struct engine *e, uint64_t shard_id, uint64_t min_index,
                    struct engine_export *ret, engine_done_fn done, void *ctx);
-/* Found a group on the exported file `name` among options.seeds: the local replica, which was
- * started without initial members and still is empty, becomes its only voter, with the file's data,
+/* Start a group from the exported file `name` of options.seeds. The local replica, which was
+ * started without initial members and is empty, becomes the only voter. It gets the file's data,
  * sessions and log position, under the next epoch. Done when that is durable; OK if the replica has
- * data already. UNAVAILABLE, RESOURCE_EXHAUSTED: try again. Whatever else (NOT_FOUND: no such file;
- * DATA_LOSS, INVALID_ARGUMENT, FAILED_PRECONDITION: what is in it) also fails the replica. `name`
+ * data already. UNAVAILABLE, RESOURCE_EXHAUSTED: try again. Other errors also fail the replica
+ * (NOT_FOUND: no such file; DATA_LOSS, INVALID_ARGUMENT, FAILED_PRECONDITION: its content). `name`
  * is copied. */
 void engine_seed(struct engine *e, uint64_t shard_id, const char *name, engine_done_fn done,
                  void *ctx);
 
 /* ---- Membership ------------------------------------------------------------------------------ */
 
-/* On the leader; done after the change is applied (or refused: raft_change_membership's codes). */
+/* On the leader. Done when the change is applied, or refused with a code of
+ * raft_change_membership. */
 void engine_change(struct engine *e, uint64_t shard_id, const struct raft_change *change,
                    engine_done_fn done, void *ctx);
-/* Done when another replica leads (OK; `ret_leader`, which may be NULL, is set to it before), or
- * the transfer was aborted. target 0: the best one. */
+/* Done when another replica leads (OK; `ret_leader`, which may be NULL, is set before), or when the
+ * transfer was aborted. target 0: the voter with the most of the log. */
 void engine_transfer(struct engine *e, uint64_t shard_id, uint64_t target_replica,
                      uint64_t *ret_leader, engine_done_fn done, void *ctx);
 /* For a group that lost its quorum for good: make the local replica its only voter, under `epoch`,
- * which must exceed the present one. What this replica has is then what the group has; whoever was
- * a member is removed, and refused if it comes back. Done when the replica leads under the new
- * epoch. FAILED_PRECONDITION: a witness, a replica without data, or an epoch that is not new;
- * UNAVAILABLE or NOT_FOUND: no running replica. */
+ * which must exceed the present one. The group's log is then this replica's log. All other members
+ * are removed, and refused if they come back. Done when the replica leads under the new epoch.
+ * FAILED_PRECONDITION: a witness, a replica without data, or an epoch that is not new; UNAVAILABLE
+ * or NOT_FOUND: no running replica. */
 void engine_force(struct engine *e, uint64_t shard_id, uint64_t epoch, engine_done_fn done,
                   void *ctx);
 

@@ -1,5 +1,5 @@
-/* What the files of the engine share. README.md says which thread owns what; here each field is
- * grouped by its owner, and a pointer that crosses threads says so. */
+/* Shared by the files of the engine. README.md says which worker owns what; here fields are grouped
+ * by their owner. */
 #ifndef SHARDS_ENGINE_ENGINE_INTERNAL_H
 #define SHARDS_ENGINE_ENGINE_INTERNAL_H
 
@@ -32,7 +32,7 @@ struct save_waiter;
 #define ENGINE_QUEUE_MAX 65536
 /* Bytes of frames that wait for one loop. */
 #define ENGINE_INBOUND_BYTES_MAX (64 * MIB)
-/* Entries that one frame may carry: what the sender's byte bound allows. */
+/* Entries of one frame at most: the sender's byte bound allows no more. */
 #define ENGINE_FRAME_ENTRIES_MAX (LIMIT_FRAME_BYTES / RAFT_ENTRY_OVERHEAD_BYTES)
 /* Entries of one page read from the store, and proposals of one raft_propose. */
 #define ENGINE_PAGE_ENTRIES 1024
@@ -44,26 +44,27 @@ struct save_waiter;
  * ------- */
 
 struct machine {
-    _Atomic uint32_t refs; /* of the replica, and of a save or flush in progress */
-    bool overtaken;        /* applier only: a snapshot took the log it should have applied */
+    _Atomic uint32_t refs; /* the replica, and each save or flush in progress */
+    bool overtaken;        /* applier only: a snapshot replaced the log that it was to apply */
     bool persistent;
     const struct thole_machine_type *type;
     void *state;
     char *directory; /* NULL unless it keeps files of its own */
     uint64_t generation;
-    /* Write: apply and flush. Read: query and save of a type without views. NULL: a type with views
-     * that has no flush of its own needs none. */
+    /* Write: apply and flush. Read: query and save of a type without views. NULL for a type with
+     * views and without a flush of its own: nothing runs beside its apply. */
     pthread_rwlock_t *lock;
     struct session_table sessions; /* applier only, once the machine is switched in */
     uint64_t applied, applied_term;
-    size_t largest_result; /* applier only: so far; bounds the entries of a batch */
+    size_t largest_result; /* applier only, bytes: bounds the entries of a batch */
 };
 
 enum thole_code engine__machine_open(struct replica *r, uint64_t generation, struct machine **ret,
                                      struct thole_status *st);
-/* A machine is other people's code: what it left in `st` counts only with the code it returned. */
+/* Machines are user code: `st` counts only if it has the returned code. Otherwise it is
+ * replaced. */
 enum thole_code engine__machine_result(enum thole_code code, struct thole_status *st);
-/* A view of a machine that has them: never beside its apply or flush. On the applier. */
+/* A view of a machine whose type has views. On the applier, so never beside apply. */
 enum thole_code engine__machine_view(struct machine *m, void **ret, struct thole_status *st);
 struct machine *engine__machine_ref(struct machine *m);
 void engine__machine_unref(struct machine *m); /* the last one closes it */
@@ -74,11 +75,11 @@ enum thole_code engine__machine_query(struct machine *m, void *view, struct slic
 const struct thole_machine_type *engine__machine_type_find(const struct engine *e,
                                                            const char *name);
 
-/* ---- What travels between workers ------------------------------------------------------------ */
+/* ---- Messages between workers ---------------------------------------------------------------- */
 
 enum msg_kind {
     MSG_REQUEST = 1, /* struct engine_request: to a loop */
-    MSG_REFUSE,      /* struct engine_request that met a full mailbox */
+    MSG_REFUSE,      /* struct engine_request: did not fit into the mailbox of its loop */
     MSG_INBOUND,     /* struct inbound: deliver -> loop */
     MSG_WRITE,       /* struct write_batch: loop -> writer -> loop */
     MSG_APPLY,       /* struct apply_job: loop -> applier -> loop */
@@ -94,7 +95,7 @@ enum msg_kind {
     MSG_RECEIVE_END, /* struct stream_msg: loop -> streamer */
     MSG_SENT,        /* struct stream_msg: streamer -> loop */
     MSG_RECEIVED,    /* struct stream_msg: streamer -> loop; of a stream: its beginning */
-    MSG_FLOW,        /* struct stream_msg, empty: a job -> streamer, some pipe has changed */
+    MSG_FLOW,        /* struct stream_msg, empty: a job -> streamer, a pipe has data or room */
     MSG_BEAT,        /* struct host_beat: deliver -> loop */
 };
 
@@ -111,16 +112,16 @@ struct inbound {
     struct inbound_msg *messages;
 };
 
-/* One of our own log entries, whose outcome somebody awaits. */
+/* An entry that this replica appended, and the caller that waits for its outcome. */
 struct pending {
     uint64_t index, term;
-    struct engine_request *request; /* NULL: a control, or given up at its deadline */
+    struct engine_request *request; /* NULL: a control, or its deadline passed */
     struct control *control;
     uint64_t appended_ns;
 };
 
 struct apply_job {
-    bool overtaken; /* not applied: see apply_overtaken */
+    bool overtaken; /* result: not applied, see apply_overtaken */
     struct worker_msg msg;
     struct replica *r;
     uint64_t first, last;
@@ -129,16 +130,16 @@ struct apply_job {
     struct pending *requests;    /* ascending by index, all matched */
     size_t request_count;
     uint64_t handed_ns;
-    struct thole_status st; /* a failed machine */
+    struct thole_status st; /* result: why the machine failed */
 };
 
 struct query_job {
     struct worker_msg msg;
     struct query_job *next;
     struct replica *r;
-    uint64_t index; /* serve when this is applied */
+    uint64_t index; /* serve once this is applied */
     struct msgq requests;
-    struct wheel_timer expiry; /* while parked: the first deadline of a request */
+    struct wheel_timer expiry; /* while parked: the earliest deadline of its requests */
 };
 
 struct log_read {
@@ -161,7 +162,7 @@ enum task_kind {
     TASK_CLOSE,   /* applier: end watchers and queries, close the machine */
     TASK_DESTROY, /* snapshotter: delete the data of one generation, or of everything */
     TASK_REMOVE,  /* snapshotter: delete snapshot files below `index` */
-    TASK_CHECK,   /* snapshotter: is the file `name` what it was? */
+    TASK_CHECK,   /* snapshotter: verify the file `name` */
     TASK_SPACE,   /* snapshotter: measure free space */
     TASK_EXPORT,  /* snapshotter: open the file `name` for a user; `everything`: check it first */
     TASK_DAMAGED, /* from the applier: a query met damage in the machine's data */
@@ -171,7 +172,7 @@ struct task {
     struct worker_msg msg;
     enum task_kind kind;
     struct replica *r; /* a reference, or NULL */
-    struct loop *loop; /* who gets the answer */
+    struct loop *loop; /* gets the answer */
     struct machine *machine;
     void *view;
     uint64_t index, term, generation;
@@ -180,11 +181,11 @@ struct task {
     struct raft_entry **config_entries; /* TASK_OPEN */
     size_t config_entry_count;
     char name[ENGINE_NAME_BYTES];
-    struct stream_msg *received; /* TASK_RESTORE; TASK_DESTROY: of what was restored in vain */
+    struct stream_msg *received; /* TASK_RESTORE; TASK_DESTROY after a restore that is not used */
     struct snapshot_pipe *pipe;  /* TASK_SAVE, TASK_RESTORE: a reference; NULL: a file */
     size_t piece_bytes;          /* of what goes into the pipe */
-    bool ran;                    /* TASK_SAVE, TASK_RESTORE: it comes from a job */
-    uint64_t peer;   /* TASK_VIEW, TASK_SAVE: whom to send it to while it is written; or 0 */
+    bool ran;                    /* TASK_SAVE, TASK_RESTORE: a job has run it */
+    uint64_t peer;   /* TASK_VIEW, TASK_SAVE: the peer to stream it to; 0: save a file */
     bool everything; /* TASK_DESTROY, TASK_EXPORT */
     struct control *control;
     struct thole_status st;
@@ -195,13 +196,13 @@ void engine__task_free(struct task *t); /* releases what it still holds */
 enum control_kind {
     CONTROL_START,
     CONTROL_REMOVE,
-    CONTROL_TOMBSTONE, /* a tombstone for a replica that was never here */
+    CONTROL_TOMBSTONE, /* a removed replica that this host never had */
     CONTROL_FORGET,
     CONTROL_CHANGE,
     CONTROL_TRANSFER,
     CONTROL_FORCE,
     CONTROL_HAND_OVER,
-    CONTROL_DISK, /* what is led here is to be looked at */
+    CONTROL_DISK, /* the state of the disk changed: check the leaderships here */
     CONTROL_EXPORT,
     CONTROL_SEED,
     CONTROL_ANSWER, /* only calls done */
@@ -233,7 +234,7 @@ struct peer_change {
     bool up;
 };
 
-/* A heartbeat of a host: see heartbeats.c. */
+/* A heartbeat of a host (heartbeats.c). `heard`: the receiver's last beat that the sender has. */
 #define BEAT_WOKEN_MAX 64
 struct host_beat {
     struct worker_msg msg;
@@ -244,12 +245,12 @@ struct host_beat {
     uint32_t woken_count;
     uint64_t woken[BEAT_WOKEN_MAX];
 };
-struct beat_peer { /* what we told another host, and heard; under the engine's lock */
+struct beat_peer { /* beats sent to and received from another host; under the engine's lock */
     struct uuid host;
-    uint64_t sent;                  /* the number of the last beat */
-    uint64_t incarnation, heard;    /* of its last one */
-    bool low_space, critical_space; /* so that says */
-    uint64_t woken_from;            /* the first beat that names all of the following */
+    uint64_t sent;                  /* number of the last beat to it */
+    uint64_t incarnation, heard;    /* of its last beat */
+    bool low_space, critical_space; /* as that beat says */
+    uint64_t woken_from;            /* the first beat to it that names all of `woken` */
     bool all_woken;
     uint32_t woken_count;
     uint64_t woken[BEAT_WOKEN_MAX];
@@ -261,27 +262,27 @@ struct stream_msg {
     struct replica *r; /* a reference, or NULL */
     struct uuid host;
     struct bufslice frame;                 /* MSG_CHUNK */
-    uint64_t shard_id, from, to, transfer; /* from: the sender of the snapshot */
+    uint64_t shard_id, from, to, transfer; /* `from` sends the snapshot, in replies too */
     uint64_t term, index, index_term;
     uint64_t received;
     bool installed, refused, gap, ok;
-    bool superseded; /* MSG_SENT: another one is sent to that peer */
+    bool superseded; /* MSG_SENT: a newer transfer to that peer took its place */
     struct bytes config;
     char name[ENGINE_NAME_BYTES]; /* the file to send, or the one received */
-    struct control *seeding;      /* not received: a seed, and who waits for it */
-    struct task *save;            /* MSG_SEND: no file, the machine writes while it is sent */
+    struct control *seeding;      /* not received but a seed: the command that waits for it */
+    struct task *save;            /* MSG_SEND: no file; the machine writes while it is sent */
     struct snapshot_pipe
-        *pipe; /* MSG_RECEIVED: what arrives; a reference, or NULL and there is a file */
+        *pipe; /* MSG_RECEIVED: a reference to the pipe that it arrives in; NULL: a file */
 };
 void engine__stream_msg_free(struct stream_msg *m);
 
 /* ---- Batches (batch.c, log_writer.c) --------------------------------------------------------- */
 
 struct write_update {
-    struct replica *r; /* a reference; NULL for tombstones of strangers */
+    struct replica *r; /* a reference; NULL: a tombstone of a replica that is not here */
     struct store_update u;
     struct store_identity identity;
-    uint64_t token;
+    uint64_t token; /* of the newest core update in it; 0: none */
     bool create, install;
     struct raft_entry **entries;
     size_t entry_count, entry_capacity;
@@ -314,10 +315,10 @@ struct out_lane {
 struct peer_host {
     struct uuid host;
     uint64_t incarnation;
-    bool alive;                /* its beats are heard */
-    bool low_space;            /* they say that its disk is */
-    uint64_t beat_number;      /* of the last one; it came ... */
-    uint64_t beat_ms, beat_ns; /* ... then, in logical and in real time */
+    bool alive;                /* a beat came within the election timeout */
+    bool low_space;            /* as its last beat says */
+    uint64_t beat_number;      /* of its last beat */
+    uint64_t beat_ms, beat_ns; /* when that came: logical, real time */
     bool touched;
     struct out_lane lanes[2]; /* control, append */
 };
@@ -332,23 +333,22 @@ struct loop {
     struct wheel *ticks;             /* logical milliseconds */
     struct wheel *deadlines;         /* real milliseconds */
     uint64_t now_ns, real_ms, now_ms;
-    uint64_t drained_ns; /* read when the turn's messages were handled: for leases */
-    uint64_t planned_ms; /* after real_ms: the turn that the last one asked for */
+    uint64_t drained_ns; /* real time, read after the turn's messages were handled: for leases */
+    uint64_t planned_ms; /* the last turn asked for the next one this long after real_ms */
     struct replica **dirty;
     size_t dirty_count, dirty_capacity;
     struct replica **published;
     size_t published_count, published_capacity;
     struct peer_host **touched;
     size_t touched_count, touched_capacity;
-    uint64_t beat_due_ms; /* logical: when engine__heartbeats_run has something to do */
+    uint64_t beat_due_ms; /* logical: next time for engine__heartbeats_run */
     size_t freed_works;   /* replicas that gave back their work, since memory was given back */
     struct write_batch *next, *in_flight;
     bool handing_over;
-    struct control *hand_over; /* to answer when nothing is left, or at hand_over_ms (real) */
+    struct control *hand_over; /* answered when nothing is left, or at hand_over_ms (real time) */
     uint64_t hand_over_ms;
-    uint64_t
-        low_space_due_ms; /* real: while the disk is unfit, what is led here is looked at then */
-    /* Read by loop 0; 0 for none. */
+    uint64_t low_space_due_ms; /* real: next check of the leaderships here while space is low */
+    /* Read by loop 0. 0: not in a turn; no batch at the writer. */
     _Atomic uint64_t turn_since_ns, in_flight_since_ns;
     uint64_t space_checked_ns;
     bool space_checking;
@@ -362,9 +362,11 @@ void engine__loop_free(struct loop *l);
 void engine__loop_dirty(struct loop *l, struct replica *r);
 void engine__loop_publish(struct loop *l, struct replica *r); /* at the end of the turn */
 void engine__loop_check_space(struct loop *l);
-/* The log writer makes no progress: nothing that keeps followers loyal may leave. */
+/* The batch at the writer is there for longer than an election timeout. Then this loop sends no
+ * heartbeats and appends, so that followers elect another leader. */
 bool engine__loop_writer_stalled(const struct loop *l, uint64_t now_ns);
-/* Hand a message to a loop from another worker; if the loop is gone, it is released instead. */
+/* Post a message to a loop. If the loop has stopped, the message is discarded: its callers get
+ * STOPPED. Any thread. */
 void engine__loop_post(struct loop *l, struct worker_msg *m);
 void engine__loop_discard(struct loop *l, struct worker_msg *m);
 
@@ -381,13 +383,15 @@ uint64_t engine__heartbeats_sent(struct engine *e,
 void engine__heartbeats_leader_ended(struct loop *l, struct replica *r);
 void engine__heartbeats_heard(struct loop *l, struct host_beat *b);
 void engine__heartbeats_incarnation(struct loop *l, struct peer_host *h, uint64_t incarnation);
-/* Is the host of a SLEEP's sender heard, and is this not old news? */
+/* May a follower act on this SLEEP? Only if its sender's host is alive, and sent it after the last
+ * beat that arrived here. */
 bool engine__heartbeats_accepts_sleep(struct loop *l, const struct uuid *host,
                                       const struct raft_message *m);
-/* Something happens to the group: if it sleeps, wake it with what is known of its leader's host. */
+/* Wake the replica if it sleeps. Its election timer counts from the last beat of the leader's
+ * host. */
 void engine__heartbeats_wake(struct loop *l, struct replica *r);
 void engine__heartbeats_show_leader(struct loop *l, struct replica *r);
-/* When a leader, or its host in its name, was last heard. */
+/* When this replica last heard its leader, or while it sleeps the leader's host. */
 uint64_t engine__heartbeats_leader_heard_ns(struct loop *l, const struct replica *r);
 void engine__heartbeats_run(struct loop *l);
 /* frame_outbox.c */
@@ -426,7 +430,8 @@ void engine__hand_over_end(struct loop *l); /* whoever waits for it is answered 
 /* proposals.c */
 void engine__proposal_submit(struct loop *l, struct engine_request *q);
 void engine__proposals_flush(struct loop *l, struct replica *r);
-/* Resolve outstanding entries in [.., last]: matched ones move into `j`, others were dropped. */
+/* Entries up to `last` are committed: outstanding ones that match by (index, term) move into `j`,
+ * the others have failed. */
 void engine__proposals_take(struct loop *l, struct replica *r, uint64_t last, struct apply_job *j);
 void engine__proposals_installed(struct loop *l, struct replica *r, uint64_t index);
 void engine__proposals_end(struct loop *l, struct replica *r, const struct thole_status *st);
@@ -450,7 +455,7 @@ void engine__request_finish(struct engine_request *q); /* status is set */
 void engine__request_not_leader(struct loop *l, struct replica *r, struct engine_request *q);
 bool engine__replica_host(const struct replica *r, uint64_t replica_id, struct uuid *ret);
 
-/* compact.c and engine__snapshot_install.c, on the loop */
+/* compact.c and snapshot_install.c, on the loop */
 void engine__compact_boot(struct replica *r);
 void engine__compact_later(struct replica *r); /* not before the log has grown by half */
 void engine__compact_to(struct loop *l, struct replica *r, uint64_t index);
@@ -461,18 +466,17 @@ void engine__compact_started(struct replica *r, uint64_t start_index);
 void engine__snapshot_task_done(struct loop *l, struct task *t);
 void engine__snapshot_wanted(struct loop *l, struct replica *r, const struct raft_peer_request *q);
 void engine__snapshot_sent(struct loop *l, struct stream_msg *m);
-bool engine__snapshot_is_sent(const struct replica *r); /* or about to be */
+bool engine__snapshot_is_sent(const struct replica *r); /* or waits for a save */
 void engine__snapshot_received(struct loop *l, struct stream_msg *m);
 void engine__snapshot_installed(struct loop *l, struct replica *r);
 void engine__snapshot_end(struct replica *r);
 void engine__snapshot_name(const struct replica *r, uint64_t index, char ret[ENGINE_NAME_BYTES]);
-/* Delete the replica's files below this index, later. */
+/* Have the snapshotter delete the replica's files below this index. */
 void engine__snapshot_remove_files(struct loop *l, struct replica *r, uint64_t below);
 void engine__snapshot_post(struct loop *l, struct task *t); /* to the snapshotter */
-/* A restored machine waits for the batch that makes it live; `t` and `t->received` are taken
- * over. */
+/* A restored machine waits for the batch that makes it live. Takes over `t` and `t->received`. */
 void engine__snapshot_install(struct replica *r, struct task *t);
-/* What was restored beside the machine, and is not wanted. */
+/* Delete the next generation, which was restored and will not be used. */
 void engine__snapshot_discard(struct loop *l, struct replica *r);
 /* export.c */
 void engine__export_begin(struct loop *l, struct control *c);
@@ -493,7 +497,7 @@ struct applier {
 };
 struct applier *engine__applier_new(struct engine *e, uint32_t index);
 void engine__applier_free(struct applier *a);
-/* engine__apply_entries.c: the entries of one job, page by page. */
+/* apply_entries.c: the entries of one job, page by page. */
 struct apply_batch;
 struct apply_batch *engine__apply_batch_new(void);
 void engine__apply_batch_free(struct apply_batch *b);
@@ -501,18 +505,19 @@ void engine__apply_begin(struct apply_batch *b, struct replica *r, struct apply_
 enum thole_code engine__apply_entries(struct apply_batch *b, struct raft_entry *const *entries,
                                       size_t n, struct thole_status *st);
 void engine__apply_done(struct apply_batch *b); /* the machine has all of the job */
-/* Whoever still waits on the job gets OUTCOME_UNKNOWN: its machine has failed. */
+/* The machine has failed: all requests of the job that are not answered get OUTCOME_UNKNOWN. */
 void engine__apply_abandon(struct apply_batch *b);
 
 uint64_t engine__writer_turn(void *ctx, struct msgq *batch, uint64_t now_ns);
 uint64_t engine__snapshotter_turn(void *ctx, struct msgq *batch, uint64_t now_ns);
-/* What was found in the directory at start, sorted by replica, newest first. */
+/* Snapshot files found at start, sorted by replica, newest first. */
 struct found_snapshot {
     uint64_t replica_id, index;
     char name[ENGINE_NAME_BYTES];
 };
 void engine__snapshots_find(struct engine *e);
-/* Drop what the state database holds of strangers, and of generations that are not live. */
+/* Drop from the state database the data of unknown replicas, and of generations that are not
+ * live. */
 enum thole_code engine__spaces_clean(struct engine *e, struct thole_status *st);
 void engine__snapshotter_open(struct engine *e, struct task *t);
 
@@ -542,16 +547,16 @@ struct engine {
     struct worker *writer, *snapshotter;
     struct streamer *streamer;
     _Atomic bool stopping, failed;
-    _Atomic bool low_space, critical_space; /* spent: for group 0, too */
-    _Atomic bool stalled;                   /* the log; as loop 0 saw it */
-    _Atomic bool crashed; /* crashed, in a harness: nothing reaches disk, peers or observers */
+    _Atomic bool low_space, critical_space; /* critical: group 0 is refused too */
+    _Atomic bool stalled; /* a log write has been in flight for too long; set by loop 0 */
+    _Atomic bool crashed; /* harnesses: nothing reaches disk, peers or observers any more */
     bool stopped;
 
     /* Under lock: which replicas exist, and what is shown of them. */
     pthread_mutex_t lock;
     struct map by_shard, by_replica; /* struct replica; by_replica holds a reference */
     struct map tombstones;           /* replica id -> anything: a set */
-    struct map forgotten;            /* in this life of the host; their ids cannot come back */
+    struct map forgotten;            /* since this start; their ids cannot be used again */
     struct map watches;              /* watch id -> struct replica, a reference */
     struct map beat_peers;           /* uuid_hash -> struct beat_peer */
     uint64_t watch_id;
@@ -579,10 +584,11 @@ void engine__drop(struct engine *e, struct replica *r);
 void engine__send(struct engine *e, const struct uuid *host, enum engine_lane lane,
                   struct bufslice frame);
 void engine__send_reply(struct engine *e, const struct uuid *host, const struct stream_msg *m);
-/* Counted, and logged now and then. */
+/* Counts it, and logs at most one per BAD_FRAME_LOG_NS. */
 void engine__bad_frame(struct engine *e, const struct uuid *host, const struct thole_status *st);
 void engine__host_failed(struct engine *e, const struct thole_status *st);
-/* For harnesses: from now on nothing that this engine does has an effect; then stop and free it. */
+/* Harnesses only: from now on nothing that this engine does has an effect. Then stop and free
+ * it. */
 void engine__crash(struct engine *e);
 
 extern struct metric engine_proposals, engine_queries, engine_refused, engine_dropped_frames,

@@ -11,7 +11,7 @@
 
 enum { WIRE_VARINT = 0, WIRE_BYTES = 2 };
 
-/* Of a field number below 16: one byte of tag. */
+/* For field numbers below 16, whose tag is one byte. 0 is not encoded. */
 static size_t field_size(uint64_t v)
 {
     return v ? 1 + varint_size(v) : 0;
@@ -27,7 +27,7 @@ static uint8_t *put_field(uint8_t *p, unsigned number, uint64_t v)
     return put_varint(p, v);
 }
 
-/* A field number of 16 and more: two bytes of tag. */
+/* For field numbers from 16 on, whose tag is two bytes. */
 static uint8_t *put_far_field(uint8_t *p, unsigned number, uint64_t v)
 {
     if (v == 0) {
@@ -159,7 +159,7 @@ static struct raft_entry *read_entry(struct bufslice frame, const thole_engine_v
     const uint8_t *p = (const uint8_t *)data.data;
     const uint8_t *begin = frame.bytes.data, *end = begin + frame.bytes.size;
     struct bufslice payload = {NULL, slice_of(p, data.size)};
-    /* What upb did not alias is copied, too. */
+    /* Copied if it is small, or if upb did not alias it. */
     if (data.size > RAFT_ENTRY_COPIED_BYTES && frame.owner != NULL && p >= begin && p < end) {
         payload.owner = buf_ref(frame.owner);
     }

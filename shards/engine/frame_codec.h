@@ -1,6 +1,6 @@
-/* The wire format between engines (thole.engine.v1). Frames are written by hand into one exactly
- * sized buffer, because appending fields is all there is to it; they are read by upb, with payloads
- * aliasing the frame, which they keep alive. Decoders take hostile input: they fail, never assert.
+/* The wire format between engines (thole.engine.v1). Frames are written by hand, into one buffer of
+ * the exact size. They are read by upb, with payloads that alias the frame and keep it alive.
+ * Decoders take hostile input: they fail, and never assert.
  *
  * upb may copy short strings into its arena: what other decoders return lives until codec_release
  * of its `arena`. */
@@ -9,7 +9,7 @@
 
 #include "shards/engine/engine_internal.h"
 
-/* What a message counts for in the byte bound of a frame. */
+/* The weight of a message in the byte bound of a frame; not below its encoded size. */
 size_t codec_weight(const struct raft_message *m);
 /* One frame of `n` messages. */
 struct bufslice codec_frame(const struct out_msg *messages, size_t n);

@@ -1,9 +1,9 @@
-/* Messages of one turn, grouped into one frame per host and lane (more only beyond the bound). */
+/* Groups the messages of one turn into one frame per host and lane; more only beyond the bound. */
 #include <stdlib.h>
 
 #include "shards/engine/frame_codec.h"
 
-/* Messages that a lane keeps room for: all groups may beat or wake in one turn, but rarely do. */
+/* A lane keeps room for this many messages. All groups may beat in one turn, but rarely do. */
 #define LANE_KEPT 1024
 
 struct peer_host *engine__loop_host(struct loop *l, const struct uuid *host)
@@ -29,13 +29,13 @@ static bool is_reply(uint8_t kind)
            kind == RAFT_MSG_READ_REPLY || kind == RAFT_MSG_SLEEP_REPLY;
 }
 
-/* Appends keep followers loyal as much as heartbeats do. */
+/* A follower that gets one of these starts no election for another election timeout. */
 static bool delays_elections(uint8_t kind)
 {
     return kind == RAFT_MSG_APPEND || kind == RAFT_MSG_HEARTBEAT || kind == RAFT_MSG_SLEEP;
 }
 
-/* Replies to an earlier life of a host must not reach the later one. */
+/* A reply carries the incarnation that it answers: a restarted host must not take it. */
 static uint64_t answered_incarnation(const struct peer_host *h, const struct raft_message *m)
 {
     return m->incarnation_to != 0 ? m->incarnation_to : h->incarnation;

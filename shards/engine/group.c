@@ -1,11 +1,11 @@
-/* A replica on its loop: from its boot to its end, one harvest per turn in between. */
+/* The life of a replica on its loop: boot, one harvest per turn, end. */
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "shards/engine/engine_internal.h"
 
-/* Most entries of one range handed to the applier. */
+/* Entries of one range handed to the applier, at most. */
 #define APPLY_ENTRIES_MAX 8192
 
 /* ---- Events ---------------------------------------------------------------------------------- */
@@ -48,8 +48,8 @@ void engine__group_receive(struct loop *l, struct replica *r, struct raft_messag
     enum thole_code code = raft_receive(r->core, m, l->now_ms, &st);
     *m = (struct raft_message){0};
     if (code == THOLE_DATA_LOSS) {
-        engine__group_fail(
-            l, r, &st); /* we and the leader contradict each other about what is committed */
+        /* This log and the leader's contradict each other about committed entries. */
+        engine__group_fail(l, r, &st);
     } else if (code != THOLE_OK) {
         engine__bad_frame(l->e, host, &st);
     }
@@ -65,7 +65,7 @@ static void forget_peers(struct replica *r)
     pthread_mutex_unlock(&r->e->lock);
 }
 
-/* Who led and does not any more; who leads now. */
+/* Leadership began or ended here: tell the heartbeats of hosts. */
 static void note_leadership(struct loop *l, struct replica *r, bool changed)
 {
     bool leads = work_of(r)->status.role == RAFT_LEADER;
@@ -143,7 +143,7 @@ static struct apply_job *next_job(struct replica *r)
     size_t max = left < APPLY_ENTRIES_MAX ? (size_t)left : APPLY_ENTRIES_MAX;
     bool cached = raft_entry_at(r->core, work_of(r)->apply_next) != NULL;
     if (!cached && work_of(r)->applying_jobs > 0) {
-        return NULL; /* one range at a time is read from the store */
+        return NULL; /* one range at a time is read from the log store */
     }
     struct apply_job *j = xcalloc(1, sizeof *j);
     j->msg.kind = MSG_APPLY;
@@ -258,7 +258,7 @@ static void rearm(struct loop *l, struct replica *r)
     uint64_t due = raft_deadline_ms(r->core);
     uint64_t beat = l->e->o.heartbeat_ms;
     if (work_of(r)->status.role == RAFT_LEADER && due != UINT64_MAX) {
-        due = (due + beat - 1) / beat * beat; /* so that the groups of a host beat together */
+        due = (due + beat - 1) / beat * beat; /* all leaders of a loop beat in the same turn */
     }
     if (due <= l->now_ms && CANARY(leader_silent) && work_of(r)->status.role == RAFT_LEADER) {
         return;
@@ -275,7 +275,7 @@ static void rearm(struct loop *l, struct replica *r)
     }
 }
 
-/* While it sleeps nothing else shows what a leader knows of its members. */
+/* A leader shows its peers' progress on ticks. Asleep it has none, so show it once more now. */
 static void note_sleep(struct replica *r, bool asleep)
 {
     if (asleep == r->slept) {
@@ -483,11 +483,11 @@ void engine__group_persisted(struct loop *l, struct write_update *w)
     w->control = NULL;
 }
 
-/* Everything that waits on this replica is answered; the core goes. */
+/* Answer everything that waits on this replica, and free the core. */
 static void end_work(struct loop *l, struct replica *r, const struct thole_status *st)
 {
     ASSERT(st->code != THOLE_OK);
-    /* Whoever waits hears that nothing happened here; why the replica failed is in its status. */
+    /* Callers get UNAVAILABLE, so that they try elsewhere. The cause is in the replica's status. */
     struct thole_status failed = *st;
     if (r->state == GROUP_FAILED) {
         (void)THOLE_FAIL(&failed, THOLE_UNAVAILABLE, THOLE_REASON_MACHINE_FAILED,

@@ -1,5 +1,5 @@
-/* A loop's turn: drain the inbox, deliver what is due, harvest each dirty group, send, and hand one
- * merged batch to the writer. While a batch is at the writer, the next one accumulates. */
+/* A loop's turn: handle the inbox, run timers, harvest each dirty group, send, and hand one merged
+ * batch to the writer. While a batch is at the writer, the next one accumulates. */
 #include <malloc.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -127,15 +127,16 @@ static void handle_log_read(struct loop *l, struct log_read *m)
     engine__log_read_free(m);
 }
 
-/* Or we would refuse our vote to others until the last word of the leader has aged; but what lease
- * reads promise stays promised. */
+/* The leader's host is unreachable. Without this, check-quorum would make the replica reject votes
+ * until an election timeout after the last heartbeat. With lease reads the core refuses, and keeps
+ * its promise to the leader. */
 static void forget_leader(struct loop *l, struct replica *r)
 {
     enum thole_code code = raft_forget_leader(r->core, l->now_ms, NULL);
     (void)code;
 }
 
-/* Nothing that concerns a follower of another one, which may be asleep: it stays so. */
+/* Does nothing to a follower of another leader: it may be asleep, and stays so. */
 static void peer_lost(struct loop *l, struct replica *r, uint64_t replica_id)
 {
     bool follows = replica_leader(r) == replica_id;
@@ -231,7 +232,7 @@ static void handle(struct loop *l, struct worker_msg *m)
     }
 }
 
-/* A message whose worker has stopped: nobody will handle it, its owner still needs an answer. */
+/* A message to a worker that has stopped. Its callers still get an answer. */
 void engine__loop_discard(struct loop *l, struct worker_msg *m)
 {
     (void)l;
@@ -318,9 +319,9 @@ void engine__loop_post(struct loop *l, struct worker_msg *m)
 
 /* ---- The turn -------------------------------------------------------------------------------- */
 
-/* Logical time: after a stall, which is a turn much later than the last one asked for, it moves by
- * one heartbeat interval more than was planned, so that messages that wait in the inbox are heard
- * before anybody is given up. */
+/* Logical time. If a turn comes much later than the last one asked for (a stall), logical time
+ * moves by the planned wait and one heartbeat interval only. So messages that wait in the inbox are
+ * handled before a peer counts as silent. */
 static void move_time(struct loop *l, uint64_t now_ns)
 {
     uint64_t real_ms = now_ns / NS_PER_MS, passed = real_ms - l->real_ms;
@@ -403,13 +404,12 @@ static void post_batch(struct loop *l)
             engine__loop_discard(l, &b->msg);
         }
     } else if (atomic_load_explicit(&l->e->low_space, memory_order_relaxed)) {
-        engine__loop_check_space(
-            l); /* refused proposals write nothing, and must notice its return */
+        engine__loop_check_space(l); /* while proposals are refused, no write checks it */
     }
 }
 
-/* Anything else (options, a type that is not registered, descriptors, memory, a disk that does not
- * answer) is the host's, and may be gone at its next start. */
+/* Other failures (options, an unregistered type, descriptors, memory, an unresponsive disk) are the
+ * host's, and may be gone after a restart. */
 static bool is_damage(const struct thole_status *st)
 {
     return st->code == THOLE_DATA_LOSS || st->reason == THOLE_REASON_CORRUPT ||
@@ -500,13 +500,14 @@ static uint64_t next_turn(struct loop *l)
         next = l->low_space_due_ms * NS_PER_MS;
     }
     ASSERT(next / NS_PER_MS >= l->real_ms); /* what was due has been handled */
-    /* Without timers any leap is harmless; a day bounds the arithmetic. */
+    /* Without timers logical time may move by any amount; a day bounds the arithmetic. */
     l->planned_ms = next == CLOCK_NEVER ? 86400000 : next / NS_PER_MS - l->real_ms;
     return next;
 }
 
-/* All groups sleep, and many have just gone to: what they worked with lies between what they keep,
- * and the allocator gives back pages only when asked. That takes milliseconds, and nobody waits. */
+/* All groups sleep, and many have just fallen asleep. Their freed memory lies between blocks that
+ * are still used, and glibc returns such pages only on malloc_trim. That takes milliseconds, during
+ * which no group has anything to do. */
 static void trim_memory(struct loop *l)
 {
     if (l->freed_works < TRIM_AFTER_WORKS || wheel_next(l->ticks) != UINT64_MAX ||

@@ -1,16 +1,16 @@
-/* Leadership goes elsewhere, before a clean stop and while the disk is nearly full.
+/* Moves leaderships to other hosts: before a clean stop, and while the disk is nearly full.
  *
- * Before a clean stop: every group that is led here, and could be led elsewhere, is handed to its
- * best voter; all at once, each as soon as its core can. What comes to be led here meanwhile is
- * handed on too, so this goes on until the loop stops.
+ * Before a clean stop, every group that is led here and has another voter is transferred to its
+ * best voter. All transfers run at once, each as soon as its core can. Groups that this host comes
+ * to lead meanwhile are transferred too, so this continues until the loop stops.
  *
- * A loop is done when it leads nothing that another could lead, has heard of those that lead
- * instead (they may need its vote), and knows the outcome of every proposal that it had appended:
- * whoever waits for one gets its answer before the host is gone.
+ * A loop is done when three things hold. It leads no group that another voter could lead. It has
+ * heard from the new leaders, which may need its vote. It knows the outcome of every proposal that
+ * it appended, so that each caller gets its answer before the host is gone.
  *
- * While the disk is nearly full: every group goes to the voter that has the most, of those whose
- * hosts are heard and say that they can write. What no such voter has stays here. A log that makes
- * no progress needs nothing of this: who leads here falls silent, and others are elected. */
+ * While the disk is nearly full, every group goes to the voter with the longest log among those
+ * whose hosts are alive and report enough space. Without such a voter the leadership stays here. A
+ * stalled log needs no transfer: its leaders send nothing, and followers elect others. */
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
@@ -18,11 +18,11 @@
 #include "base/log.h"
 #include "shards/engine/engine_internal.h"
 
-#define LOW_SPACE_RETRY_MS 200 /* what is led here is looked at again */
+#define LOW_SPACE_RETRY_MS 200 /* between checks of the leaderships here */
 
 struct hand_over {
     _Atomic uint32_t loops; /* that are not done */
-    _Atomic uint64_t left;  /* groups, at the deadline */
+    _Atomic uint64_t left;  /* groups that are not done at the deadline */
     engine_done_fn done;
     void *ctx;
 };
@@ -30,7 +30,7 @@ struct hand_over {
 static void loop_done(void *ctx, const struct thole_status *st)
 {
     struct hand_over *h = ctx;
-    (void)st; /* a loop that was stopped leads nothing either */
+    (void)st; /* a loop that has stopped leads nothing either */
     uint32_t before = atomic_fetch_sub(&h->loops, 1);
     ASSERT(before > 0);
     if (before != 1) {
@@ -77,8 +77,8 @@ static bool has_other_voter(const struct replica *r)
     return false;
 }
 
-/* True if it has a transfer to carry out. One that cannot be handed on yet, because none of its
- * peers is known to be there, is tried again in each turn; being led by nobody soon ends it. */
+/* True if a transfer was begun. It cannot begin while no peer is known to be alive; then it is
+ * tried again in each turn, until check-quorum ends the leadership. */
 static bool transfer_leadership(struct loop *l, struct replica *r)
 {
     struct thole_status st;
@@ -164,7 +164,7 @@ bool engine_disk_refuses(struct engine *e, uint64_t shard_id)
     return engine_space_refuses(e, shard_id) || atomic_load(&e->stalled);
 }
 
-/* 0: none. */
+/* A voter to transfer to; 0: none. */
 static uint64_t find_target(struct loop *l, const struct replica *r)
 {
     const struct raft_config *c = raft_config(r->core);

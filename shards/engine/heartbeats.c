@@ -1,15 +1,15 @@
-/* Heartbeats of hosts, and what groups that sleep rely on (shards/raft/sleep.c).
+/* Heartbeats between hosts. Sleeping groups (shards/raft/sleep.c) rely on them.
  *
- * Loop 0 sends one small frame per interval to every other host that this one has to do with. It
- * vouches for the process, for all loops' and the log's progress, and for each leader here that
- * sleeps. Every loop hears the beats of others: a host that is silent for an election timeout, or
- * comes back with another incarnation, wakes the groups that slept by its word.
+ * Loop 0 sends one small frame (a beat) per interval to every other host that shares a group with
+ * this one. A beat means: the process runs, all loops make progress, the log can be written, and
+ * every sleeping leader here still leads. Every loop handles the beats of other hosts. If a host is
+ * silent for an election timeout, or has another incarnation, its groups here wake.
  *
- * A leader that ends here without a message (stopped, failed, deleted) would leave sleepers behind
- * that hear this host and trust it. So its shard is named in every beat until one is acknowledged;
- * when they are too many, the beat says that all are awake. A SLEEP carries the number of the last
- * beat before it, and is refused by who has heard a later one: it cannot be overtaken by the news
- * that its leader is no more. */
+ * A leader can end here without a message (stopped, failed, deleted). Its followers may be asleep,
+ * and still receive beats. So every beat names the leader's shard until a beat is acknowledged.
+ * With too many shards, the beat says that all groups are awake. A SLEEP carries the number of the
+ * last beat before it. A receiver that has a later beat ignores the SLEEP, because that beat may
+ * have reported the leader's end. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -19,9 +19,9 @@
 
 #define NEVER UINT64_MAX
 
-/* ---- What is told to other hosts, under the engine's lock ------------------------------------ */
+/* ---- State per receiver, under the engine's lock --------------------------------------------- */
 
-/* NULL: none, and it would be at *ret_key. The engine's lock is held. */
+/* NULL if there is none; then its key would be *ret_key. The caller holds the engine's lock. */
 static struct beat_peer *find_peer(const struct engine *e, const struct uuid *host,
                                    uint64_t *ret_key)
 {
@@ -33,7 +33,7 @@ static struct beat_peer *find_peer(const struct engine *e, const struct uuid *ho
     return p;
 }
 
-/* Find or make; the engine's lock is held. */
+/* Created if absent. The caller holds the engine's lock. */
 static struct beat_peer *peer_of(struct engine *e, const struct uuid *host, bool *ret_new)
 {
     uint64_t key;
@@ -57,7 +57,7 @@ void engine__heartbeats_add_peer(struct engine *e, const struct uuid *host)
     if (!is_new || e->o.sleep_after_ms == ENGINE_SLEEP_NEVER) {
         return;
     }
-    struct host_beat *b = xcalloc(1, sizeof *b); /* number 0: begin to beat */
+    struct host_beat *b = xcalloc(1, sizeof *b); /* number 0: start sending beats */
     b->msg.kind = MSG_BEAT;
     b->host = *host;
     engine__loop_post(e->loops[0], &b->msg);
@@ -92,7 +92,7 @@ static void add_woken(struct beat_peer *p, uint64_t shard_id)
     }
 }
 
-/* A leader here is none any more, and its members may be asleep. */
+/* A leader here has ended, and its followers may be asleep. */
 void engine__heartbeats_leader_ended(struct loop *l, struct replica *r)
 {
     const struct raft_config *c = raft_config(r->core);
@@ -111,7 +111,7 @@ void engine__heartbeats_leader_ended(struct loop *l, struct replica *r)
 
 /* ---- Sending: loop 0 ------------------------------------------------------------------------- */
 
-/* All loops turn, and the log is written: else this host vouches for nothing. */
+/* Do all loops turn, and is the log written? Otherwise this host sends no beats. */
 static bool makes_progress(struct loop *l)
 {
     struct engine *e = l->e;
@@ -177,7 +177,7 @@ static void send_beats(struct loop *l)
     free(beats);
 }
 
-/* ---- Hearing: on the thread of engine_deliver ------------------------------------------------ */
+/* ---- Receiving: on the thread of engine_deliver ---------------------------------------------- */
 
 void engine__heartbeats_deliver(struct engine *e, const struct uuid *host, uint64_t incarnation,
                                 const struct host_beat *heard)
@@ -257,7 +257,7 @@ void engine__heartbeats_wake(struct loop *l, struct replica *r)
     engine__loop_dirty(l, r);
 }
 
-/* What the leader knows of its members' hosts. */
+/* Tell the core of a new leader which members' hosts are alive. */
 void engine__heartbeats_show_leader(struct loop *l, struct replica *r)
 {
     const struct raft_config *c = raft_config(r->core);
@@ -272,7 +272,8 @@ void engine__heartbeats_show_leader(struct loop *l, struct replica *r)
     }
 }
 
-/* The groups that sleep by this host's word are awake, and leaders know whether it is there. */
+/* A host came up or went silent. Followers of leaders there wake; leaders here learn whether their
+ * members there are absent. */
 static void host_changed(struct loop *l, const struct peer_host *h)
 {
     size_t it = 0;
@@ -289,7 +290,7 @@ static void host_changed(struct loop *l, const struct peer_host *h)
                 continue;
             }
             if (!r->led && replica_leader(r) != m->replica_id) {
-                continue; /* no concern of a follower of another one: it may be asleep */
+                continue; /* a follower of another leader: it may be asleep, and stays so */
             }
             raft_absent(r->core, m->replica_id, !h->alive, l->now_ms);
             engine__heartbeats_wake(l, r);
@@ -359,8 +360,8 @@ uint64_t engine__heartbeats_leader_heard_ns(struct loop *l, const struct replica
     return h != NULL && h->beat_ns > r->leader_heard_ns ? h->beat_ns : r->leader_heard_ns;
 }
 
-/* What slept by its word wakes, here and (by our next beats) there: it need not find out by itself
- * that it was not heard. */
+/* Groups that relied on this host's beats wake here. Our next beats wake the groups there too: that
+ * host may not notice that its beats were lost. */
 static void host_silent(struct loop *l, struct peer_host *h)
 {
     bool is_new;
@@ -385,7 +386,7 @@ void engine__heartbeats_run(struct loop *l)
     l->beat_due_ms = NEVER;
     if (l->index == 0) {
         send_beats(l);
-        arm(l, (l->now_ms / beat + 1) * beat); /* with the heartbeats of groups */
+        arm(l, (l->now_ms / beat + 1) * beat); /* in the same turn as the heartbeats of groups */
     }
     size_t it = 0;
     struct peer_host *h;

@@ -1,4 +1,4 @@
-/* Frames from peers: decoded on the thread that brings them, split by loop, and fed to the
+/* Frames from peers: decoded on the thread of engine_deliver, split by loop, and fed to the
  * cores. */
 #include <stdlib.h>
 #include <string.h>
@@ -74,7 +74,7 @@ static void take_beat(void *ctx, const struct host_beat *b)
 static void post_inbound(struct loop *l, struct inbound *in)
 {
     size_t waiting = atomic_fetch_add(&l->inbound_bytes, in->bytes) + in->bytes;
-    /* Bounded by bytes alone: frames must not be crowded out by requests. */
+    /* Bounded by bytes alone: a queue full of requests must not keep frames out. */
     if (waiting <= ENGINE_INBOUND_BYTES_MAX && worker_post_internal(l->w, &in->msg)) {
         return;
     }
@@ -132,8 +132,9 @@ void engine__loop_inbound(struct loop *l, struct inbound *in)
         if (r != NULL && r->shard_id == m->shard_id && r->state == GROUP_RUNNING) {
             engine__group_receive(l, r, &m->raft, &in->host);
         }
-        /* Otherwise it is not here, not yet, or no more. "You were removed" is said by those whose
-         * configuration says so; a tombstone only knows that *it* was removed, and stays silent. */
+        /* Otherwise drop it: the replica is not here, not yet, or no more. A tombstone does not
+         * answer. It knows that this replica was removed, but not whether the sender was. Members
+         * answer a removed sender, from their configuration. */
     }
     engine__inbound_free(in);
 }

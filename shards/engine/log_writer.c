@@ -1,11 +1,11 @@
-/* The writer: everything that all loops have posted goes into one synced write; then each loop is
- * told. A failed write is final: this host acknowledges nothing any more. */
+/* The writer merges the posted batches of all loops into one synced write, and answers each loop. A
+ * failed write is final: this host acknowledges nothing after it. */
 #include <stdlib.h>
 
 #include "base/canary.h"
 #include "shards/engine/engine_internal.h"
 
-/* Pointers into the update itself are set only now that the batch does not grow any more. */
+/* Sets pointers into the update itself; before, the array of updates could still move. */
 static void finish_update(struct write_update *w)
 {
     ASSERT(w->entry_count == 0 ||
@@ -65,8 +65,8 @@ static enum thole_code write_all(struct engine *e, const struct msgq *batch,
     return code;
 }
 
-/* So long after a write without another one it is attested: longer than the pause between the
- * writes of one client that waits for each. */
+/* A write is attested if no other one follows for this long. Longer than the pause between writes
+ * of a single client that waits for each answer. */
 #define ATTEST_AFTER_NS (10 * NS_PER_MS)
 
 static uint64_t attest(struct engine *e)

@@ -1,5 +1,6 @@
-/* Queries on their loop. All linearizable queries that a group has in one turn share one read
- * point; the answer (an index) sends them to the applier, which serves them once it is applied. */
+/* Queries on their loop. All linearizable queries of a group in one turn share one read point. Once
+ * the core confirms its index, the queries go to the applier, which serves them when that index is
+ * applied. */
 #include <stdlib.h>
 
 #include "shards/engine/engine_internal.h"
@@ -18,7 +19,7 @@ static void hand_over(struct replica *r, uint64_t index, struct msgq *requests)
     }
 }
 
-/* Answered from what is applied here, if a leader was heard recently enough. */
+/* Serve it from the local state, if a leader was heard recently enough. */
 static void serve_stale(struct loop *l, struct replica *r, struct engine_request *q)
 {
     bool fresh = q->max_staleness_ms == 0;
@@ -31,9 +32,8 @@ static void serve_stale(struct loop *l, struct replica *r, struct engine_request
             l->now_ns - engine__heartbeats_leader_heard_ns(l, r) <= q->max_staleness_ms * NS_PER_MS;
     }
     if (!fresh) {
-        engine__request_fail(
-            q, THOLE_UNAVAILABLE, THOLE_REASON_TOO_STALE,
-            "the replica that was asked heard no leader within the staleness bound");
+        engine__request_fail(q, THOLE_UNAVAILABLE, THOLE_REASON_TOO_STALE,
+                             "this replica has heard no leader within the staleness bound");
         return;
     }
     struct msgq one = {0};
@@ -168,7 +168,7 @@ void engine__reads_end(struct loop *l, struct replica *r, const struct thole_sta
     work_of(r)->reads_tail = &work_of(r)->reads;
 }
 
-/* Take `q` out of the queue, if it is there. */
+/* Remove `q` from the queue; false if it is not in it. */
 static bool take_out(struct msgq *queue, struct engine_request *q)
 {
     struct msgq kept = {0};

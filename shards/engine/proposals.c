@@ -1,10 +1,10 @@
-/* Proposals on their loop: queued in a turn, appended together, and followed by (index, term)
- * until a committed range decides them.
+/* Proposals on their loop: queued during a turn, appended together, and tracked by (index, term)
+ * until a committed entry decides them.
  *
- * An entry of ours that was truncated here may still be committed by a later leader that has it, so
- * truncation decides nothing. What decides is a committed entry: the same (index, term) is success;
- * another term at the index, or a later term at a lower index, means that ours can never be
- * committed, because terms never decrease along a log. */
+ * An entry that was truncated from this log may still be committed by a later leader that has it.
+ * So truncation decides nothing. A committed entry decides: with the same (index, term) the
+ * proposal succeeded. Another term at that index, or a later term at a lower index, proves that it
+ * can never be committed, because terms never decrease along a log. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -208,7 +208,8 @@ void engine__proposals_flush(struct loop *l, struct replica *r)
 
 /* ---- Outcomes -------------------------------------------------------------------------------- */
 
-/* The change took effect unless the configuration in force is older than its entry. */
+/* The entry of a membership change is applied. The change took effect unless the configuration in
+ * force is older than the entry. */
 static void change_decided(struct replica *r, struct pending *p)
 {
     struct raft_status s;

@@ -1,4 +1,4 @@
-/* The replica object: what lives as long as anything refers to it. Its life is in group.c. */
+/* The replica object, which lives as long as it has references. Its life cycle is in group.c. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -204,8 +204,8 @@ static void free_work(struct replica *r)
     r->work = NULL;
 }
 
-/* Hosts of members are in the configuration: those that were learnt otherwise are not missed,
- * unless the leader is one. */
+/* The configuration has the hosts of members. Freeing the work loses the hosts of other senders,
+ * which must not include the leader. */
 static bool knows_leader(const struct replica *r)
 {
     uint64_t leader = r->work->status.leader;

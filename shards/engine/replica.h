@@ -1,6 +1,5 @@
-/* The replica, and what it holds while it works (replica.c; its life is in group.c). There may be
- * tens of thousands on a host, nearly all of them asleep: what only work needs is in struct
- * replica_work. */
+/* The replica object (replica.c; its life cycle is in group.c). A host may have tens of thousands,
+ * nearly all of them asleep. Fields that only an awake replica needs are in struct replica_work. */
 #ifndef SHARDS_ENGINE_REPLICA_H
 #define SHARDS_ENGINE_REPLICA_H
 
@@ -27,7 +26,7 @@ enum group_state {
     GROUP_CREATING, /* its identity is being written */
     GROUP_OPENING,  /* its machine is being opened */
     GROUP_RUNNING,
-    GROUP_FAILED, /* shows why; takes part in nothing */
+    GROUP_FAILED, /* its status shows why; it answers and sends nothing */
     GROUP_REMOVING,
     GROUP_GONE,
 };
@@ -43,7 +42,7 @@ struct read_batch {
     struct msgq requests;
 };
 
-struct log_mark { /* where in the log `bytes` were reached: finds the tail to keep */
+struct log_mark { /* the index at which the log had `bytes`: finds the tail to keep */
     uint64_t index, bytes;
 };
 
@@ -52,7 +51,7 @@ struct peer_view {
     struct raft_peer_status status;
 };
 
-struct replica_boot { /* what it starts from */
+struct replica_boot { /* the recovered state, or the first one */
     struct raft_boot raft;
     struct raft_term_run *runs;
     struct bytes descriptor, config;
@@ -69,7 +68,8 @@ struct replica_shown {
         sends_snapshot;
 };
 
-/* What a replica is made to be: the same for many of a host, so they share it. Immutable. */
+/* Machine type and roles of a replica. Equal for many replicas of a host, which share it.
+ * Immutable. */
 struct replica_kind {
     uint32_t refs; /* under the engine's kinds_lock */
     uint32_t type_version;
@@ -79,7 +79,7 @@ struct replica_kind {
     bool witness, lease_reads;
 };
 
-/* What a replica has on its loop while anything happens to it: one that sleeps does without. */
+/* The loop's state of a replica that is awake, or has something outstanding. */
 struct replica_work {
     struct replica *r;
     struct wheel_timer tick;
@@ -89,30 +89,31 @@ struct replica_work {
     struct pending_ring pending;
     struct read_batch *reads, **reads_tail;
     uint64_t read_context;
-    uint64_t apply_next, apply_last; /* committed and durable here, not handed over: [next, last] */
+    uint64_t apply_next, apply_last; /* committed and durable, not at the applier: [next, last] */
     size_t applying_bytes, applying_jobs;
     struct write_batch *update_batch; /* the accumulating batch that holds update_slot */
     size_t update_slot;
     uint64_t merged_token, durable_token; /* of the core's updates: both ascend */
-    struct map peer_hosts; /* replica id -> struct uuid *, learnt from messages of non-members */
+    struct map peer_hosts; /* replica id -> struct uuid *: senders that are not members */
     struct control *transfers, *forces;
     struct task *install; /* restored, waiting for its batch */
     struct save_waiter *save_waiters;
-    struct control *exports;         /* users who wait for what is being saved */
-    uint64_t sending, sending_index; /* transfers from here under way, and the oldest's */
+    struct control *exports;         /* wait for the save in progress */
+    uint64_t sending, sending_index; /* snapshot transfers in flight; the index of the oldest */
 };
 
 struct replica {
     _Atomic uint32_t refs;
     /* The loop's. */
     uint8_t state;            /* enum group_state */
-    uint8_t restore_failures; /* of received snapshots, in a row */
+    uint8_t restore_failures; /* of received snapshots, consecutive */
     bool dirty, publish, notify;
     bool led, slept;  /* after the last harvest */
     bool handed_over; /* handover.c */
     bool removed_by_peer;
+    /* Snapshot tasks, at most one of each kind; and whether jobs for the applier wait for them. */
     bool restoring, saving, compacting, checking, holding_applies;
-    bool holding_for_save; /* a machine without views stands still while it is saved */
+    bool holding_for_save; /* no applies while a machine without views is saved */
     bool persistent, has_views;
     /* The applier's. */
     bool machine_failed;
@@ -128,16 +129,16 @@ struct replica {
 
     /* The loop's. */
     struct raft *core;
-    struct replica_work *work;    /* NULL: it sleeps; by work_of */
+    struct replica_work *work;    /* NULL: asleep; use work_of */
     struct thole_status *failure; /* NULL: none; set once, and before `shown` says so */
     struct replica_boot *boot;    /* until the core exists */
     uint64_t applied;
-    uint64_t leader_heard_ns; /* last word from a leader */
+    uint64_t leader_heard_ns; /* its last append, heartbeat or SLEEP */
     uint64_t generation;
     uint64_t snapshot_index, snapshot_term; /* of the newest file; 0: none */
     uint64_t snapshot_bytes;                /* of an in-memory machine's last one; 0: none yet */
     uint64_t log_bytes, compact_at_bytes;
-    uint64_t appended_bytes; /* ever, here: what marks count in */
+    uint64_t appended_bytes; /* to the log since start; marks are in these */
     struct log_mark *marks;  /* NULL: room for one, in first_mark */
     struct log_mark first_mark;
     uint32_t mark_count, mark_capacity;
@@ -153,8 +154,8 @@ struct replica {
 
     /* Under the engine's lock. */
     struct replica_shown shown;
-    const struct raft_config *shown_config; /* held; NULL: the core was not there yet */
-    struct peer_view *shown_peers;          /* of a leader that somebody asked */
+    const struct raft_config *shown_config; /* held; NULL before the core exists */
+    struct peer_view *shown_peers;          /* of a leader, once engine_shard_peer asked */
     size_t shown_peer_count;
 };
 static_assert(sizeof(struct replica) <= 400, "one for each replica of the host");
@@ -171,8 +172,9 @@ static inline struct replica_work *work_of(struct replica *r)
 void replica_release_work(
     struct replica *r); /* give the work back, if it sleeps and none is left */
 void replica_status(const struct replica *r, struct raft_status *ret); /* after the last harvest */
-uint64_t replica_leader(const struct replica *r); /* likewise; allocates nothing to look */
-void replica_set_failure(struct replica *r, const struct thole_status *st); /* unless it has one */
-void replica_show(const struct replica *r, struct engine_replica_status *ret); /* lock, or loop */
+uint64_t replica_leader(const struct replica *r);                      /* likewise; 0: none known */
+void replica_set_failure(struct replica *r, const struct thole_status *st); /* the first counts */
+/* Under the engine's lock, or on the loop. */
+void replica_show(const struct replica *r, struct engine_replica_status *ret);
 
 #endif

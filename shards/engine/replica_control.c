@@ -1,5 +1,5 @@
-/* Commands about replicas: create, remove, change members, transfer leadership. The table of what
- * exists is changed at once, under the engine's lock; the rest happens on the replica's loop. */
+/* Commands for replicas: create, remove, change members, transfer leadership. The table of replicas
+ * changes at once, under the engine's lock. Everything else happens on the replica's loop. */
 #include <inttypes.h>
 #include <stdlib.h>
 
@@ -88,7 +88,7 @@ static struct replica *claim(struct engine *e, const struct engine_replica_spec 
     return r;
 }
 
-/* The first configuration. INVALID_ARGUMENT if it is none. */
+/* The first configuration. INVALID_ARGUMENT if it is not valid. */
 static enum thole_code boot_config(const struct engine_replica_spec *spec, struct bytes *out,
                                    struct thole_status *st)
 {
@@ -148,7 +148,7 @@ void engine_replica_remove(struct engine *e, uint64_t replica_id, engine_done_fn
     } else if (map_get(&e->tombstones, replica_id) == NULL &&
                map_get(&e->forgotten, replica_id) == NULL) {
         c->kind = CONTROL_TOMBSTONE;
-        (void)map_put(&e->tombstones, replica_id, e); /* at once: nobody starts it meanwhile */
+        (void)map_put(&e->tombstones, replica_id, e); /* at once, so that it cannot be started */
     }
     pthread_mutex_unlock(&e->lock);
     engine__loop_post(r != NULL ? r->loop : e->loops[0], &c->msg);
@@ -225,7 +225,7 @@ static void finish_removal(struct loop *l, struct control *c)
 {
     struct replica *r = c->r;
     ASSERT(r->loop == l);
-    if (r->state == GROUP_REMOVING) { /* asked twice: both are answered when it is done */
+    if (r->state == GROUP_REMOVING) { /* a second command: answered together with the first */
         c->next = work_of(r)->transfers;
         work_of(r)->transfers = c;
         return;
@@ -239,7 +239,7 @@ static void finish_removal(struct loop *l, struct control *c)
     struct write_batch *b = next_batch(l);
     struct write_update *w =
         work_of(r)->update_batch == b ? &b->updates[work_of(r)->update_slot] : NULL;
-    if (w != NULL) { /* what it had to write is moot */
+    if (w != NULL) { /* its unwritten update is void */
         for (size_t i = 0; i < w->entry_count; i++) {
             raft_entry_unref(w->entries[i]);
         }
@@ -338,7 +338,7 @@ static void transfer(struct loop *l, struct control *c)
         return;
     }
     engine__proposals_flush(l, r);
-    bool here = c->replica_id == r->replica_id; /* nothing will change */
+    bool here = c->replica_id == r->replica_id; /* no event would end it */
     if (raft_transfer(r->core, c->replica_id, l->now_ms, &c->st) != THOLE_OK || here) {
         if (c->ret_leader != NULL && c->st.code == THOLE_OK) {
             *c->ret_leader = r->replica_id;
@@ -374,7 +374,7 @@ void engine__control_check_forces(struct replica *r)
            raft_config(r->core)->epoch >= work_of(r)->forces->epoch) {
         struct control *c = work_of(r)->forces;
         work_of(r)->forces = c->next;
-        r->removed_by_peer = false; /* whatever the lost majority had decided */
+        r->removed_by_peer = false; /* decisions of the lost majority are void */
         engine__control_answer(c);
     }
 }

@@ -16,9 +16,9 @@ const struct thole_machine_type *engine__machine_type_find(const struct engine *
     return NULL;
 }
 
-/* NULL: the type keeps no files. What has no flush of its own is in the state database alone, and
- * making a directory costs a sync for each part of its path: with a thousand shards, seconds at
- * start. */
+/* NULL if the type keeps no files. A type without a flush of its own uses only the state database.
+ * It gets no directory, because creating one costs a sync for each part of its path: with a
+ * thousand shards, seconds at start. */
 static char *directory_of(const struct replica *r, uint64_t generation,
                           const struct thole_machine_type *type)
 {
@@ -122,7 +122,7 @@ enum thole_code engine__machine_open(struct replica *r, uint64_t generation, str
 enum thole_code engine__machine_view(struct machine *m, void **ret, struct thole_status *st)
 {
     ASSERT(m->type->view_acquire != NULL);
-    if (m->lock != NULL) { /* it flushes by itself */
+    if (m->lock != NULL) { /* the type has a flush, which may run now */
         pthread_rwlock_wrlock(m->lock);
     }
     enum thole_code code = engine__machine_result(m->type->view_acquire(m->state, ret, st), st);

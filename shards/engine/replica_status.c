@@ -1,5 +1,4 @@
-/* What is shown of replicas: copies under the engine's lock, updated by loops at the end of a
- * turn. */
+/* Status of replicas: copies under the engine's lock, updated by loops at the end of a turn. */
 #include <stdlib.h>
 
 #include "shards/engine/engine_internal.h"
@@ -82,7 +81,7 @@ bool engine_shard_peer(struct engine *e, uint64_t shard_id, uint64_t replica_id,
     pthread_mutex_lock(&e->lock);
     struct replica *r = map_get(&e->by_shard, shard_id);
     if (r != NULL) {
-        atomic_store(&r->peers_wanted, true); /* shown from the next heartbeat on */
+        atomic_store(&r->peers_wanted, true); /* updated from the next heartbeat on */
         for (size_t i = 0; i < r->shown_peer_count && !found; i++) {
             found = r->shown.role == RAFT_LEADER && r->shown_peers[i].replica_id == replica_id;
             if (found) {

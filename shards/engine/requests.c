@@ -1,4 +1,4 @@
-/* What proposals and queries have in common: deadlines and answers. */
+/* Deadlines and answers of requests: proposals and queries. */
 #include <string.h>
 
 #include "shards/engine/engine_internal.h"
@@ -18,7 +18,7 @@ void engine__request_arm(struct loop *l, struct engine_request *q)
     if (q->deadline_ns == CLOCK_NEVER) {
         return;
     }
-    /* Rounded up: a request is never given up early. */
+    /* Rounded up: a request never expires early. */
     wheel_arm(l->deadlines, engine__request_timer(q), q->deadline_ns / NS_PER_MS + 1);
 }
 
@@ -76,5 +76,5 @@ void engine__request_not_leader(struct loop *l, struct replica *r, struct engine
     }
     engine__request_fail(q, THOLE_UNAVAILABLE,
                          s.leader ? THOLE_REASON_NOT_LEADER : THOLE_REASON_NO_LEADER,
-                         "this replica does not lead, and knows no leader");
+                         "this replica does not lead, and knows no host that does");
 }

@@ -1,12 +1,11 @@
-/* The dedupe table of one shard: which proposals of which session were applied, with what answer.
+/* The dedupe table of one shard: the applied proposals of each session, and their answers.
  *
- * It is replicated state: every operation depends on the log alone, so that all replicas keep and
- * evict the same sessions and answers. Not thread safe; it belongs to the applier.
+ * It is replicated state: every operation depends on the log alone, so all replicas keep and evict
+ * the same sessions and answers. Not thread safe; it belongs to the applier.
  *
- * Around a batch that goes to the machine, answers are first *reserved* (session_begin says
- * SESSION_APPLY) and filled in when the machine has answered (session_finish). A proposal that
- * needs an answer which is only reserved gets SESSION_BUSY: finish the batch first, then ask
- * again. */
+ * Before a batch goes to the machine, answers are *reserved* (session_begin returns SESSION_APPLY).
+ * They are filled in when the machine has answered (session_finish). A proposal that needs a
+ * reserved answer gets SESSION_BUSY: finish the batch first, then call session_begin again. */
 #ifndef SHARDS_ENGINE_SESSION_H
 #define SHARDS_ENGINE_SESSION_H
 
@@ -19,7 +18,7 @@
 struct session_result {
     uint64_t sequence, index, code;
     struct buf *result;    /* NULL: empty */
-    uint64_t answer_bytes; /* the table's, when this answer was remembered */
+    uint64_t answer_bytes; /* the table's value when this was remembered */
     bool cut;              /* the answer was too large to remember, or too old */
     bool reserved;
 };
@@ -34,7 +33,7 @@ struct session_table {
     struct map by_id;
     struct session *oldest, *newest; /* by log index of the last use */
     size_t decoded;                  /* bytes of answers that were read into it */
-    uint64_t answer_bytes;           /* bytes of all answers that were ever remembered */
+    uint64_t answer_bytes;           /* bytes of all answers ever remembered; never decreases */
 };
 
 /* What changed, for the metadata of persistent machines. */
@@ -45,9 +44,9 @@ struct session_observer {
                     uint64_t sequence);
 };
 
-/* A session's id is the log index of the entry that opened it, under the epoch of the group
- * (raft_force) at the time: a log that was cut short when its quorum was lost gives the same
- * indexes out again, and a client from before must not share a session with one from after. */
+/* A session's id is the log index of the entry that opened it, and above it the group's epoch
+ * (raft_force). A group that was forced may use indexes again. A client from before must not share
+ * a session with a client from after. */
 #define SESSION_EPOCH_SHIFT 48
 static inline uint64_t session_id(uint64_t epoch, uint64_t index)
 {
@@ -69,9 +68,9 @@ enum session_verdict {
 enum session_verdict session_begin(struct session_table *t, uint64_t id, uint64_t sequence,
                                    uint64_t index, const struct session_observer *o,
                                    const struct session_result **ret);
-/* The answer of a reserved proposal; NULL if its session was trimmed past it meanwhile. Too many
- * bytes of answers cut the oldest: by how many came since, never by how many are there, since
- * answers may be trimmed sooner or later according to how entries are batched. */
+/* Fill in the answer of a reserved proposal; NULL if it is not remembered any more. Answers with
+ * LIMIT_SESSION_ANSWERS_BYTES of newer answers after them are cut. The rule counts the bytes that
+ * came since, not the bytes that are present: the latter depend on how entries were batched. */
 const struct session_result *session_finish(struct session_table *t, uint64_t id, uint64_t sequence,
                                             uint64_t code, struct slice result,
                                             const struct session_observer *o);

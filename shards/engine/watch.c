@@ -1,12 +1,12 @@
 /* Watchers of machines' events. A replica's list is under the watch_lock of its applier, which
- * holds it while a machine runs: a watcher sees every event after the index it starts from, and
- * none after engine_unwatch has returned (unless it is called from an event). */
+ * holds it while a machine runs. So a watcher gets every event after the index it starts from, and
+ * none after engine_unwatch has returned (unless that is called from an event). */
 #include <stdlib.h>
 
 #include "shards/engine/engine_internal.h"
 
-/* Whoever takes it out of the engine's table frees it: engine_unwatch at once, unless the list is
- * being walked (then the next walk does), or the end of the replica. */
+/* The function that removes it from the engine's table frees it: engine_unwatch, or the end of the
+ * replica. While the list is being walked, engine_unwatch leaves that to the end of the walk. */
 struct watch_list {
     struct watch_list *next, **prev; /* prev NULL: in no list */
     struct replica *replica;         /* a reference, as long as it is in the table */
@@ -34,7 +34,7 @@ uint64_t engine_watch(struct engine *e, uint64_t shard_id, const struct engine_w
     if (r == NULL) {
         return 0;
     }
-    if (r->kind->witness) { /* it applies nothing, and would miss every event */
+    if (r->kind->witness) { /* it applies nothing, so it has no events */
         replica_unref(r);
         return 0;
     }
@@ -139,7 +139,7 @@ void engine__watch_end(struct replica *r, enum thole_reason reason, const char *
         if (ours || n->dead) {
             free(n);
         }
-        /* Else an engine_unwatch waits for the lock, and frees it. */
+        /* Else an engine_unwatch waits for the lock, and will free it. */
     }
     pthread_mutex_unlock(&r->applier->watch_lock);
     for (; held > 0; held--) {

@@ -1,6 +1,6 @@
-/* Snapshots that users take away and bring back. A file for a user is one of the replica's own: a
- * newer one is saved only if the last is too old. A seed becomes the state of an empty replica the
- * way a received snapshot does: restored beside the machine, then live by one batch. */
+/* Snapshots for users: export, and seeding a new group from an export. An exported file is one of
+ * the replica's own; a newer one is saved only if the last is too old. A seed is installed like a
+ * received snapshot: restored into the next generation, which one batch makes live. */
 #include <bsd/string.h>
 #include <inttypes.h>
 
@@ -64,7 +64,7 @@ void engine__export_begin(struct loop *l, struct control *c)
     if (r->kind->witness || c->min_index > work_of(r)->status.commit) {
         (void)THOLE_FAIL(&c->st, THOLE_FAILED_PRECONDITION, THOLE_REASON_NOT_READY,
                          r->kind->witness ? "a witness holds no data"
-                                          : "nothing is committed there");
+                                          : "nothing is committed at that index");
         engine__control_answer(c);
     } else if (r->snapshot_index != 0 && r->snapshot_index >= c->min_index) {
         open_for(l, r, c, true);
@@ -73,7 +73,7 @@ void engine__export_begin(struct loop *l, struct control *c)
     }
 }
 
-/* The files' removal comes after the opening: both are tasks of the snapshotter, in this order. */
+/* A file is opened before it is removed: both are tasks of the snapshotter, in this order. */
 void engine__exports_saved(struct loop *l, struct replica *r)
 {
     struct control *all = work_of(r)->exports;
@@ -84,7 +84,7 @@ void engine__exports_saved(struct loop *l, struct replica *r)
         if (r->snapshot_index >= c->min_index) {
             open_for(l, r, c, false);
         } else {
-            await_save(l, r, c); /* that save had begun before */
+            await_save(l, r, c); /* the save began before this export */
         }
     }
     if (r->persistent && work_of(r)->sending == 0 && !r->saving) {

@@ -1,11 +1,11 @@
-/* Snapshot files through a vtable, so that the harness can keep them in memory. Names are flat
- * (no directories). The real implementation lives below one directory of the file system.
+/* Snapshot files through a vtable, so that the harness can keep them in memory. Names are flat (no
+ * directories). The real implementation uses one directory of the file system.
  *
- * A file is written once, from its start, and becomes visible under its final name only when it is
- * complete and durable: commit syncs it, renames it and syncs the directory. Everything that is not
- * committed is garbage after a crash. One that nobody needs after a crash is not durable: commit
- * only renames it, and a crash leaves it whole, cut, damaged, or not at all. One file is used by
- * one thread at a time. */
+ * A file is written once, from its start. It gets its final name only when it is complete and
+ * durable: commit syncs it, renames it and syncs the directory. After a crash, a file that was not
+ * committed is garbage. A file that is not needed after a crash may be created as not durable:
+ * commit only renames it, and a crash leaves it whole, cut, damaged or absent. One thread at a time
+ * uses a file. */
 #ifndef SHARDS_ENGINE_SNAPSHOT_FILES_H
 #define SHARDS_ENGINE_SNAPSHOT_FILES_H
 

@@ -20,11 +20,11 @@ struct engine_file {
     int fd;
     char *path;
     bool durable;
-    uint64_t written, started; /* bytes; and how many of them are on their way to the disk */
+    uint64_t written, started; /* bytes; how many of them were handed to the disk */
 };
 
-/* The disk begins while the rest is being written, so that the sync at the end is short, and does
- * not hold up the log's for long. */
+/* The disk starts writing early, in steps of this size. So the sync at the end is short, and delays
+ * the log's syncs little. */
 #define WRITE_OUT_BYTES (4 * MIB)
 
 static struct disk *disk_of(struct engine_files *f)

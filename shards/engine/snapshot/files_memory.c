@@ -1,4 +1,4 @@
-/* Snapshot files in memory, for harnesses: what was committed survives the engine. */
+/* Snapshot files in memory, for harnesses: committed files survive the engine. */
 #include <stdlib.h>
 #include <string.h>
 

@@ -100,7 +100,7 @@ static bool read_piece(struct body_source *s, struct bytes *out)
     return n == 0 || read_exactly(s, bytes_extend(out, n), n);
 }
 
-/* What a reader or a machine made of a source that failed does not count. */
+/* If the source failed, its status counts, and not what a reader or a machine made of it. */
 static enum thole_code result_of(const struct body_source *s, enum thole_code code,
                                  struct thole_status *st)
 {

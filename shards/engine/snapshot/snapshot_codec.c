@@ -75,7 +75,7 @@ struct bufslice codec_beat_frame(const struct host_beat *b)
     return out;
 }
 
-/* The data is by far the most of a chunk: it is copied once, behind the encoded other fields. */
+/* Most of a chunk is data. It is copied once, behind the other fields. */
 #define CHUNK_DATA_TAG ((10 << 3) | 2)
 
 static struct bufslice frame_with_data(const char *fields, size_t size, struct slice data)

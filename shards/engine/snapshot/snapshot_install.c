@@ -1,6 +1,6 @@
-/* Snapshots as a loop sees them: asking for one to be saved or sent, and the steps of installing
- * one that was received: restore beside the running machine, offer it to the core, write the one
- * batch that makes it live, switch the applier over, delete the old generation. */
+/* Snapshots on the loop: start a save or a transfer, and install a received one. The steps of an
+ * install: restore beside the running machine, offer it to the core, write the batch that makes it
+ * live, switch the applier to the new machine, delete the old generation. */
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -105,7 +105,7 @@ bool engine__snapshot_is_sent(const struct replica *r)
     return r->work != NULL && (r->work->sending > 0 || r->work->save_waiters != NULL);
 }
 
-/* Who balances leaders waits for the end. */
+/* The balancing of leaders waits for the end of transfers: show when it changes. */
 static void show_sending(struct loop *l, struct replica *r)
 {
     if (engine__snapshot_is_sent(r) == r->shown.sends_snapshot) {
@@ -146,8 +146,9 @@ static void save_failed(struct replica *r, const struct thole_status *st)
     engine__exports_fail(r, st);
 }
 
-/* The newest file, or what `save` is about to write. Nothing, if leadership was lost since it was
- * wanted: the peer would take this replica for the leader of a term that another one leads. */
+/* Send the newest file, or the stream that `save` will write. Send nothing if the leadership was
+ * lost meanwhile: the peer would take this replica for the leader of a term that another one
+ * leads. */
 static void send_snapshot(struct loop *l, struct replica *r, uint64_t peer, struct task *save)
 {
     if (work_of(r)->status.role != RAFT_LEADER && !CANARY(snapshot_without_lead)) {
@@ -198,7 +199,7 @@ static bool take_waiter(struct replica *r, uint64_t peer)
     return true;
 }
 
-/* It is sent while the machine writes it: see snapshot_stream.c. */
+/* The view for a stream is there: send it while the machine writes (snapshot_stream.c). */
 static void send_stream(struct loop *l, struct task *t)
 {
     struct replica *r = t->r;
@@ -323,8 +324,8 @@ void engine__snapshot_wanted(struct loop *l, struct replica *r, const struct raf
     }
 }
 
-/* A transfer broke off. If that was because our own file is damaged, nobody will ever take it; and
- * it is what we would start from ourselves. */
+/* A transfer broke off. The reason may be that our file is damaged. Then no peer will ever accept
+ * it, and this replica could not restart from it. */
 static void check_file(struct loop *l, struct replica *r)
 {
     if (r->checking || r->persistent || r->snapshot_index == 0) {
@@ -369,7 +370,7 @@ void engine__snapshot_sent(struct loop *l, struct stream_msg *m)
         }
         show_sending(l, r);
         if (r->persistent && r->snapshot_index != 0 && !engine__snapshot_is_sent(r) && !r->saving) {
-            r->snapshot_index = r->snapshot_term = 0; /* was made only to be sent */
+            r->snapshot_index = r->snapshot_term = 0; /* the file was only for sending */
             engine__snapshot_remove_files(l, r, UINT64_MAX);
         }
     }
@@ -378,7 +379,7 @@ void engine__snapshot_sent(struct loop *l, struct stream_msg *m)
 
 /* ---- Receiving ------------------------------------------------------------------------------- */
 
-/* Tell the sender how it went, and the streamer that the transfer is over. Frees `m`. */
+/* Report the result to the sender, and the end of the transfer to the streamer. Takes over `m`. */
 static void end_receive(struct loop *l, struct stream_msg *m, bool installed, bool keep_file)
 {
     if (m->seeding != NULL) {
@@ -390,8 +391,7 @@ static void end_receive(struct loop *l, struct stream_msg *m, bool installed, bo
     m->installed = installed;
     m->refused = !installed;
     engine__send_reply(l->e, &m->host, m);
-    /* What is being saved now may get this very name; files below it are removed when it is
-     * done. */
+    /* A save in progress may produce a file of this name. It will remove older files itself. */
     if (!keep_file && m->name[0] && m->index != m->r->snapshot_index && !m->r->saving) {
         struct task *t = engine__task_new(TASK_REMOVE, m->r);
         memcpy(t->name, m->name, sizeof t->name);
@@ -401,7 +401,7 @@ static void end_receive(struct loop *l, struct stream_msg *m, bool installed, bo
     engine__streamer_post(l->e, &m->msg);
 }
 
-/* Offer it to the core. True if the core forgot its log for it. */
+/* Offer it to the core. True if the core replaces its log by it. */
 static bool offer(struct loop *l, struct replica *r, const struct stream_msg *m, bool *ret_ok)
 {
     struct raft_config config = {0};
@@ -424,7 +424,7 @@ void engine__snapshot_received(struct loop *l, struct stream_msg *m)
     bool ok = false;
     ASSERT(r->loop == l && m->msg.kind == MSG_RECEIVED);
     if (r->state != GROUP_RUNNING || r->restoring || work_of(r)->install != NULL) {
-        end_receive(l, m, false, true); /* it may be the file that the replica starts from */
+        end_receive(l, m, false, true); /* keep the file: the replica may start from it */
         return;
     }
     if (m->index <= work_of(r)->status.commit) {
@@ -446,8 +446,7 @@ void engine__snapshot_received(struct loop *l, struct stream_msg *m)
     }
 }
 
-/* `received`, if any, is over when that is done: another one would be restored into this
- * generation. */
+/* `received`, if any, ends only after that: the next one is restored into the same generation. */
 static void discard(struct loop *l, struct replica *r, uint64_t generation,
                     struct stream_msg *received)
 {
@@ -463,8 +462,8 @@ void engine__snapshot_discard(struct loop *l, struct replica *r)
     discard(l, r, r->generation + 1, NULL);
 }
 
-/* A machine that cannot take what others saved, time after time, can never catch up. A full disk
- * may have room later. */
+/* A machine that repeatedly fails to restore snapshots can never catch up. Not counted: errors that
+ * may go away, such as a full disk. */
 static bool restores_no_more(struct replica *r, const struct thole_status *st)
 {
     if (st->code == THOLE_OK || st->code == THOLE_UNAVAILABLE ||
@@ -533,7 +532,7 @@ void engine__snapshot_installed(struct loop *l, struct replica *r)
     engine__snapshot_remove_files(l, r, r->persistent || r->kind->witness ? UINT64_MAX : m->index);
     end_receive(l, m, true, true);
     if (r->saving || r->compacting) {
-        /* Their answers carry the old generation, and are dropped. */
+        /* Their results are of the old generation, and will be dropped. */
         engine__compact_later(r);
     }
     if (r->kind->witness) {
@@ -597,7 +596,7 @@ static void space_measured(struct loop *l, struct task *t)
     l->space_checking = false;
     bool was_low = atomic_load(&l->e->low_space);
     uint64_t min = l->e->o.free_bytes_min;
-    /* Space that comes and goes at the bound does not make leaders come and go. */
+    /* Hysteresis, so that leaderships do not move back and forth at the bound. */
     bool low = t->st.code == THOLE_OK && t->index < min + (was_low ? min / 8 : 0);
     bool critical = t->st.code == THOLE_OK && t->index < min / 4;
     bool changed = critical != atomic_exchange(&l->e->critical_space, critical);

@@ -1,6 +1,6 @@
-/* A pipe between the streamer and a job: a bounded queue of pieces. The job waits, the streamer
- * never does: when it found nothing, or no room, it gets a turn (MSG_FLOW) as soon as that has
- * changed. */
+/* A pipe between the streamer and a job: a bounded queue of pieces. The job may block on it. The
+ * streamer never blocks: if it found no piece or no room, it gets a turn (MSG_FLOW) once there
+ * is. */
 #include <stdlib.h>
 
 #include "shards/engine/snapshot/streams.h"
@@ -77,7 +77,7 @@ static void wake_streamer(struct snapshot_pipe *p)
     engine__streamer_post(p->e, &m->msg);
 }
 
-/* With the lock, which it releases: the other side may go on. */
+/* The caller holds the lock; releases it, and wakes the other side. */
 static void unlock_and_notify(struct snapshot_pipe *p, bool by_job)
 {
     bool streamer = by_job && p->streamer_waits;

@@ -1,9 +1,11 @@
-/* Receiving snapshots: chunks in order, each answered with what has been received in order so far.
- * For a machine that starts from its snapshot files they go into a staged file; when it is complete
- * and durable it goes to the replica's loop. For another one they go into a pipe, from which it is
- * restored into a new generation while the rest arrives: the loop hears of it at the beginning. A
- * pipe that breaks off, or whose checksum is wrong, has no end, and what was restored from it is
- * never taken for whole. */
+/* Receiving snapshots: chunks in order, each acknowledged with the number of bytes received in
+ * order.
+ *
+ * A replica that restarts from its snapshot files gets a staged file. When it is complete and
+ * durable it goes to the replica's loop. Any other replica gets a pipe, which is announced to its
+ * loop at the beginning. A job restores from the pipe into a new generation while the rest arrives.
+ * A pipe that breaks off, or whose checksum is wrong, has no last piece. So what was restored from
+ * it is never used. */
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -14,8 +16,8 @@
 #include "shards/engine/snapshot/streams.h"
 
 #define IDLE_NS (60 * NS_PER_S)
-/* Of a pipe, beyond which answers wait; and beyond which nothing is taken, whatever window a sender
- * believes in. */
+/* With this much in a pipe, acknowledgements wait; with this much, chunks are dropped, whatever the
+ * sender's window is. */
 #define PIPE_BYTES (4 * LIMIT_CHUNK_BYTES)
 #define PIPE_BYTES_MAX (4 * PIPE_BYTES)
 
@@ -26,9 +28,9 @@ struct receive {
     struct task *restore;       /* until a job takes it */
     struct hash_state *hash;
     uint64_t received;
-    uint64_t answered; /* ... of them */
-    bool done;         /* all is there, and with the loop */
-    bool ending;       /* a broken pipe: until the loop says so, no other begins */
+    uint64_t answered; /* bytes that were acknowledged */
+    bool done;         /* complete, and handed to the loop */
+    bool ending;       /* its pipe is broken; no other transfer begins before the loop ends it */
     uint64_t shard_id, to;
     struct uuid host;
     uint64_t transfer, from, term, index, index_term;
@@ -99,7 +101,7 @@ static bool stage(struct snapshot_receives *s, struct receive *x)
     return false;
 }
 
-/* The loop may want it, and then it restores as the rest arrives. */
+/* Hand the pipe to the loop, which starts the restore if it needs the snapshot. */
 static void announce(struct snapshot_receives *s, struct receive *x)
 {
     x->pipe = engine__pipe_new(s->e, PIPE_BYTES);
@@ -149,10 +151,10 @@ static struct receive *begin(struct snapshot_receives *s, const struct uuid *hos
     return x;
 }
 
-/* A file of this name may be all that is left of our log. What is in the stream is checked later,
- * and so is whether the file that stays is of the announced epoch. (A file that is saved between
- * the two steps is replaced by one of the same index: of the same state, since a replica with data
- * of another epoch takes no part.) */
+/* An existing file of this name stays, since the replica may restart from it. The restore verifies
+ * the stream, and that the file is of the announced epoch. (A file that is saved between the two
+ * steps is replaced by one of the same index. Both have the same state, because a replica with data
+ * of another epoch does not take part.) */
 static bool commit(struct snapshot_receives *s, struct engine_file *staged, const char *name)
 {
     struct thole_status st;
@@ -193,7 +195,7 @@ static bool complete_file(struct snapshot_receives *s, struct receive *x,
     return true;
 }
 
-/* upb may have copied what is short: that lives no longer than the chunk. */
+/* The chunk's data with an owner. upb may have copied short data into its arena; copy that. */
 static struct bufslice data_of(const struct codec_chunk *c, struct bufslice frame)
 {
     const uint8_t *begin = frame.bytes.data, *end = begin + frame.bytes.size;
@@ -204,7 +206,7 @@ static struct bufslice data_of(const struct codec_chunk *c, struct bufslice fram
     return (struct bufslice){copy, slice_of(copy->data, copy->size)};
 }
 
-/* False: this transfer comes to nothing. */
+/* False: the transfer has failed. */
 static bool add(struct snapshot_receives *s, struct receive *x, const struct codec_chunk *c,
                 struct bufslice frame)
 {
@@ -224,15 +226,15 @@ static bool add(struct snapshot_receives *s, struct receive *x, const struct cod
     return engine__pipe_put(x->pipe, &(struct piece){.bytes = data_of(c, frame), .last = c->last});
 }
 
-/* Of a leader that another one followed, or an attempt that its sender gave up: two at a time would
- * only throw each other's bytes away. */
+/* From an earlier leader, or an earlier attempt of the same sender. Two transfers at a time would
+ * discard each other's bytes. */
 static bool is_stale(const struct receive *x, const struct uuid *host, const struct codec_chunk *c)
 {
     return c->term < x->term ||
            (c->term == x->term && uuid_equal(&x->host, host) && c->transfer < x->transfer);
 }
 
-/* With the loop it stays until the loop lets go of it. */
+/* One with a pipe stays until its loop ends it. */
 static void abandon(struct snapshot_receives *s, struct receive *x)
 {
     ASSERT(map_get(&s->by_replica, x->to) == x);
@@ -245,8 +247,9 @@ static void abandon(struct snapshot_receives *s, struct receive *x)
     x->ending = true;
 }
 
-/* The transfer that `c` belongs to; NULL if there is none, and none was begun. Another attempt for
- * the same file goes on where we are; what a machine writes anew need not be the same bytes. */
+/* The transfer that `c` belongs to; NULL if there is none, and none was begun. A new attempt to
+ * send the same file continues. A new stream does not: a machine may write other bytes the second
+ * time. */
 static struct receive *match(struct snapshot_receives *s, const struct uuid *host,
                              const struct codec_chunk *c, struct replica *r)
 {
@@ -261,7 +264,7 @@ static struct receive *match(struct snapshot_receives *s, const struct uuid *hos
         return NULL;
     }
     if (x != NULL && x->pipe != NULL) {
-        abandon(s, x); /* its sender asks again, until there is room for this one */
+        abandon(s, x); /* its sender retries until this one has ended */
         return NULL;
     }
     if (x != NULL) {
@@ -302,7 +305,7 @@ static void take(struct snapshot_receives *s, const struct uuid *host, const str
         ok = add(s, x, c, frame);
     }
     if (ok && x->pipe != NULL && !x->done && !engine__pipe_has_room(x->pipe)) {
-        return; /* answered when there is some */
+        return; /* acknowledged once there is room */
     }
     x->answered = x->received;
     reply(s, host, c, ok ? x->received : 0, !ok);
@@ -343,7 +346,7 @@ void engine__receives_end(struct snapshot_receives *s, struct stream_msg *m)
 
 /* ---- Restores from pipes --------------------------------------------------------------------- */
 
-/* Where workers may not wait, a job begins when its pipe has ended or broken. */
+/* If workers may not block, a job begins only when its pipe has ended or broken. */
 static void start_restore(struct snapshot_receives *s, struct receive *x)
 {
     struct task *t = x->restore;

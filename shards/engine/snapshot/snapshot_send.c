@@ -1,8 +1,8 @@
-/* Sending snapshots: chunks of a file, or of what a machine is writing into a pipe, in a small
- * window that the receiver's replies drive. A lost chunk or reply is found by silence; the receiver
- * says where to go on: anywhere in a file, but of a pipe only what it has not acknowledged is still
- * here. A cap on the host's rate is a bucket of tokens, from which the transfers take a chunk each
- * in turn. */
+/* Sending snapshots: chunks of a file, or of a pipe that a machine writes into, in a small window
+ * that the receiver's replies advance. Silence means a lost chunk or reply. The receiver's reply
+ * says where to continue: anywhere in a file, but in a pipe only at a piece that it has not
+ * acknowledged. The cap on the host's rate is a token bucket, from which the transfers take a chunk
+ * each in turn. */
 #include <stdlib.h>
 
 #include "shards/engine/snapshot/snapshots.h"
@@ -12,18 +12,17 @@
 #define WINDOW_BYTES (4 * LIMIT_CHUNK_BYTES)
 #define RESEND_NS (1 * NS_PER_S)
 #define GIVE_UP_NS (30 * NS_PER_S)
-/* Under a cap chunks are a quarter of a second's worth, and so is what may leave at once. */
+/* Under a cap, a chunk is a quarter of a second's bytes, and so is the largest burst. */
 #define CAPPED_CHUNKS_PER_S 4
 #define CAPPED_CHUNK_BYTES_MIN (16 * KIB)
 
-/* Of a pipe, this is ahead of what the peer has taken: enough that neither end waits for the
- * other. */
+/* The bound of a pipe: enough that neither end waits for the other. */
 #define PIPE_BYTES (4 * LIMIT_CHUNK_BYTES)
-/* A peer that lost what it had says so for every chunk in flight; an answer that was long on its
- * way comes alone. */
+/* So many replies that ask for acknowledged pieces end a transfer: the peer has lost its bytes. A
+ * single one may be a late reply. */
 #define LOST_MAX 2
 
-struct unacked { /* a piece that may have to be sent again */
+struct unacked { /* a piece that may have to be sent again; the last one stays until the end */
     struct unacked *next;
     uint64_t offset;
     struct piece piece;
@@ -31,18 +30,18 @@ struct unacked { /* a piece that may have to be sent again */
 struct send {
     struct send *next;
     struct stream_msg *m;
-    bool begun; /* otherwise it waits for its turn */
+    bool begun; /* false: waits until fewer than ACTIVE_MAX are active */
     struct engine_file *file;
     struct snapshot_pipe *pipe; /* if there is no file */
     struct unacked *unacked, **unacked_last;
-    uint64_t size; /* of a pipe: as far as is known; not all of it until `whole` */
+    uint64_t size; /* bytes known so far; of a pipe, all of them once `whole` */
     bool whole;
     uint64_t checksum;
     uint64_t sent, acked;
     uint64_t generation; /* of the machine that writes into the pipe */
     uint32_t lost;
     bool last_sent;
-    bool waiting; /* for an answer to what was sent since the last one */
+    bool waiting; /* for a reply to a chunk */
     uint64_t begun_ns, progress_ns, sent_ns, rewound_ns;
 };
 struct snapshot_sends {
@@ -125,7 +124,7 @@ static void finish(struct snapshot_sends *s, struct send *x, bool ok)
         ASSERT(s->active > 0);
         s->active--;
     }
-    engine__task_free(x->m->save); /* it has not begun */
+    engine__task_free(x->m->save); /* NULL once a job has taken it */
     x->m->save = NULL;
     x->m->msg.kind = MSG_SENT;
     x->m->ok = ok;
@@ -155,7 +154,7 @@ static bool open_file(struct snapshot_sends *s, struct send *x)
     return true;
 }
 
-/* False: not yet. */
+/* False: no job is free yet. */
 static bool open_pipe(struct snapshot_sends *s, struct send *x)
 {
     struct task *t = x->m->save;
@@ -190,7 +189,7 @@ static bool begin(struct snapshot_sends *s, struct send *x, uint64_t now_ns)
 
 /* ---- Chunks ---------------------------------------------------------------------------------- */
 
-/* Have the next piece of the pipe, if there is one. */
+/* Take the next piece from the pipe, if there is one. */
 static enum pipe_state extend(struct send *x)
 {
     struct piece piece;
@@ -212,7 +211,7 @@ static enum pipe_state extend(struct send *x)
     return state;
 }
 
-/* The data at `sent`, or false. */
+/* The data of the next chunk, at `sent`. False: it cannot be read. */
 static bool next_data(struct snapshot_sends *s, struct send *x, struct slice *ret)
 {
     struct thole_status st;
@@ -229,12 +228,12 @@ static bool next_data(struct snapshot_sends *s, struct send *x, struct slice *re
     if (k == NULL) {
         return false;
     }
-    x->sent = k->offset; /* the peer counts whole chunks */
+    x->sent = k->offset; /* the peer acknowledges whole chunks */
     *ret = k->piece.bytes.bytes;
     return true;
 }
 
-/* Where the last chunk begins; its bytes are kept. */
+/* Where the last chunk begins. Its bytes are still available. */
 static uint64_t last_offset(const struct snapshot_sends *s, const struct send *x)
 {
     if (x->file != NULL) {
@@ -303,7 +302,7 @@ static void refill(struct snapshot_sends *s, uint64_t now_ns)
         s->filled_ns = now_ns;
         return;
     }
-    /* The rest of a byte counts the next time: turns may follow each other closely. */
+    /* A fraction of a byte counts in the next turn, which may follow closely. */
     uint64_t bytes = (uint64_t)earned;
     s->tokens += bytes;
     s->filled_ns += (uint64_t)((double)bytes * (double)NS_PER_S / (double)s->rate);
@@ -314,7 +313,7 @@ static bool may_send(const struct snapshot_sends *s)
     return s->rate == 0 || s->tokens >= s->chunk_bytes;
 }
 
-/* When there will be enough for a chunk. */
+/* When there will be enough tokens for a chunk. */
 static uint64_t next_chunk_ns(const struct snapshot_sends *s, uint64_t now_ns)
 {
     uint64_t missing = s->chunk_bytes - s->tokens;
@@ -333,7 +332,7 @@ static bool is_complete(const struct send *x)
     return x->whole && x->acked == x->size;
 }
 
-/* Everything that the machine wrote so far was sent. */
+/* All that the machine has written so far was sent. */
 static bool is_starved(const struct send *x)
 {
     return x->pipe != NULL && !x->whole && x->sent == x->size;
@@ -343,22 +342,23 @@ static bool is_starved(const struct send *x)
 static bool check(const struct snapshot_sends *s, struct send *x, uint64_t now_ns)
 {
     if (!x->waiting && !may_send(s)) {
-        x->progress_ns = now_ns; /* the cap holds it up, not the peer */
+        x->progress_ns = now_ns; /* it waits for the cap, not for the peer */
     }
     if (!x->waiting && is_starved(x)) {
-        x->progress_ns = x->sent_ns = now_ns; /* nor if it is the machine */
+        x->progress_ns = x->sent_ns = now_ns; /* it waits for the machine, not for the peer */
     }
     if (now_ns - x->progress_ns >= GIVE_UP_NS) {
         return false;
     }
-    if (now_ns - x->sent_ns >= RESEND_NS) {                      /* silence: from where we know */
-        x->sent = is_complete(x) ? last_offset(s, x) : x->acked; /* the last chunk as a question */
+    if (now_ns - x->sent_ns >= RESEND_NS) { /* silence: resend from the acknowledged offset */
+        /* If all is acknowledged, the last chunk again asks for the result. */
+        x->sent = is_complete(x) ? last_offset(s, x) : x->acked;
         x->last_sent = false;
     }
     return true;
 }
 
-/* A chunk of every transfer that may send one; false if there was none. What cannot go on ends. */
+/* Send a chunk of every transfer that may send one; false if there was none. Ends failed ones. */
 static bool send_round(struct snapshot_sends *s, uint64_t now_ns)
 {
     bool any = false;
@@ -379,7 +379,7 @@ static bool send_round(struct snapshot_sends *s, uint64_t now_ns)
     return any;
 }
 
-/* Under a cap, who was first is last the next time. */
+/* Round robin under a cap: the first transfer becomes the last. */
 static void rotate(struct snapshot_sends *s)
 {
     struct send *x = s->first;
@@ -410,7 +410,7 @@ uint64_t engine__sends_tick(struct snapshot_sends *s, uint64_t now_ns)
     }
     for (const struct send *x = s->first; x != NULL; x = x->next) {
         if (!x->begun || (!x->waiting && is_starved(x))) {
-            continue; /* a finished transfer makes room; a pipe tells when there is more */
+            continue; /* started by the end of another, or woken by its pipe */
         }
         uint64_t due = x->sent_ns + RESEND_NS;
         if (has_more(x)) {
@@ -421,8 +421,8 @@ uint64_t engine__sends_tick(struct snapshot_sends *s, uint64_t now_ns)
     return next;
 }
 
-/* Two to the same peer would end each other's streams for ever. The older one's end is no news to
- * the core, which asked for the newer one. */
+/* A newer transfer to the same peer ends the older one: two would end each other's streams for
+ * ever. The core is not told, since it asked for the newer one. */
 static void supersede(struct snapshot_sends *s, const struct stream_msg *m)
 {
     for (struct send *x = s->first, *after; x != NULL; x = after) {
@@ -465,7 +465,7 @@ void engine__sends_reply(struct snapshot_sends *s, struct stream_msg *m, uint64_
         acknowledge(x, m->received);
         x->sent = x->sent > x->acked ? x->sent : x->acked;
         x->waiting = x->acked < x->sent;
-        x->progress_ns = x->sent_ns = now_ns; /* complete, and being installed: it may take long */
+        x->progress_ns = x->sent_ns = now_ns; /* also while the peer installs */
         x->last_sent = is_complete(x) || (x->last_sent && x->sent == x->size);
     } else if (m->gap && x->pipe != NULL &&
                m->received < (x->unacked != NULL ? x->unacked->offset : x->size)) {
@@ -473,7 +473,7 @@ void engine__sends_reply(struct snapshot_sends *s, struct stream_msg *m, uint64_
             finish(s, x, false);
         }
     } else if (m->gap && m->received < x->sent && now_ns - x->rewound_ns > RESEND_NS / 10) {
-        x->acked = x->sent = m->received; /* a gap, or the receiver lost what it had */
+        x->acked = x->sent = m->received; /* a chunk was lost, or the receiver restarted */
         x->last_sent = false;
         x->rewound_ns = now_ns;
     }

@@ -1,5 +1,5 @@
-/* Snapshots of persistent machines never become files on their way: the machine writes into a pipe
- * while what it wrote leaves, and its peer restores while the rest arrives. Both run as jobs. */
+/* Snapshots of persistent machines are streamed without files: the machine writes into a pipe while
+ * its bytes are being sent, and the peer restores while the rest arrives. Both run as jobs. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -14,7 +14,7 @@ struct pipe_sink {
     struct snapshot_pipe *pipe;
     struct hash_state *hash;
     size_t piece_bytes;
-    struct buf *piece; /* what was written last: it may turn out to be the last piece */
+    struct buf *piece; /* held back until more is written: the last piece is marked */
     size_t used;
     bool broken;
 };
@@ -59,7 +59,7 @@ enum thole_code engine__snapshot_save_stream(struct task *t, struct thole_status
     s.hash = hash_state_new(0);
     enum thole_code code = engine__body_save(&s.base, t, st);
     if (!s.broken && code == THOLE_OK) {
-        (void)emit(&s, true); /* there is one: a stream is never empty */
+        (void)emit(&s, true); /* a stream has a header, so it is never empty */
     }
     if (s.broken) {
         code = THOLE_FAIL(st, THOLE_UNAVAILABLE, THOLE_REASON_NONE, "the transfer was given up");
@@ -99,7 +99,7 @@ static bool next_piece(struct body_source *body)
     }
 }
 
-/* Whatever the machine left unread: only the end says that what came was whole. */
+/* Read what the machine left unread: only the end proves that the stream is complete. */
 static enum thole_code read_to_the_end(struct pipe_source *s, struct thole_status *st)
 {
     while (s->body.st.code == THOLE_OK && next_piece(&s->body)) {
@@ -118,7 +118,8 @@ enum thole_code engine__snapshot_load_stream(struct task *t, struct thole_status
     engine__body_source_init(&s.body, next_piece);
     enum thole_code code = THOLE_OK;
     if (!t->r->kind->witness) {
-        code = engine__machine_destroy(t->r, t->generation, st); /* what an earlier one left */
+        /* What an earlier restore has left. */
+        code = engine__machine_destroy(t->r, t->generation, st);
     }
     if (!t->r->kind->witness && code == THOLE_OK) {
         code = engine__body_load(&s.body, t->r, "from a peer", t->generation, &t->machine, st);

@@ -1,5 +1,5 @@
-/* Snapshots: what their stream holds (snapshot_body.c), wherever it goes to or comes from: a file
- * (staged_file.c) or another host (snapshot_stream.c). */
+/* The stream of a snapshot (snapshot_body.c), written to and read from a file (staged_file.c) or a
+ * pipe (snapshot_stream.c). */
 #ifndef SHARDS_ENGINE_SNAPSHOT_SNAPSHOTS_H
 #define SHARDS_ENGINE_SNAPSHOT_SNAPSHOTS_H
 
@@ -13,20 +13,21 @@ enum thole_code engine__snapshot_load(struct engine *e, struct replica *r, const
                                       struct thole_status *st);
 struct snapshot_info {
     uint64_t shard_id, index, index_term, bytes;
-    uint64_t epoch; /* (index, term) of two epochs may be the same, and not what they stand for */
+    uint64_t epoch; /* two epochs may have the same (index, term) with different states */
 };
-/* Check the whole file, and what it says of itself. */
+/* Verify the whole file, and read its header. DATA_LOSS: damaged. */
 enum thole_code engine__snapshot_check(struct engine *e, const char *name,
                                        struct snapshot_info *ret, struct thole_status *st);
-/* TASK_SEED: writes a snapshot file of ours from the seed `t->name`, checked, which becomes
- * `t->name`; fills index, term and config. */
+/* TASK_SEED: verify the seed `t->name`, and write a snapshot file of this replica from it. Sets
+ * `t->name` to that file, and index, term and config. */
 enum thole_code engine__snapshot_import(struct engine *e, struct task *t, struct thole_status *st);
 /* A file is the stream and this trailer: its checksum (XXH3, 8 bytes little-endian) and a magic. */
 #define SNAPSHOT_TRAILER_BYTES 16
 void engine__snapshot_trailer(uint64_t checksum, uint8_t ret[SNAPSHOT_TRAILER_BYTES]);
 bool engine__snapshot_trailer_read(const uint8_t in[SNAPSHOT_TRAILER_BYTES],
                                    uint64_t *ret_checksum);
-/* Is a file what the replica starts from? Otherwise it is only passed on, and deleted at start. */
+/* Does the replica restart from its snapshot files? Otherwise a file is only for sending and
+ * export, and is deleted at start. */
 bool engine__snapshot_restarts_from_file(const struct replica *r);
 /* Parses "<replica>-<index>.snap"; false for anything else. */
 bool engine__snapshot_name_parse(const char *name, uint64_t *ret_replica, uint64_t *ret_index);
@@ -43,15 +44,15 @@ struct body_source {
 };
 void engine__body_source_init(struct body_source *s, bool (*next)(struct body_source *s));
 
-/* TASK_SAVE and TASK_SEED: header and sessions. What `out` answers is its own concern. */
+/* TASK_SAVE and TASK_SEED: header and sessions. `out` keeps its own errors. */
 void engine__body_write_head(struct thole_sink *out, const struct task *t);
-/* TASK_SAVE: all of it. */
+/* TASK_SAVE: the whole stream. */
 enum thole_code engine__body_save(struct thole_sink *out, const struct task *t,
                                   struct thole_status *st);
 /* `piece` holds what `ret` points to; release ret->arena. */
 enum thole_code engine__body_read_head(struct body_source *s, const char *name, struct bytes *piece,
                                        struct codec_header *ret, struct thole_status *st);
-/* All of it into a new machine of this generation. */
+/* Read the whole stream into a new machine of this generation. */
 enum thole_code engine__body_load(struct body_source *s, struct replica *r, const char *name,
                                   uint64_t generation, struct machine **ret,
                                   struct thole_status *st);

@@ -1,5 +1,5 @@
-/* The snapshotter: whatever takes long and is not on the way of a proposal. Opens machines, saves,
- * flushes, restores and deletes their data, measures the disk. One task after the other. */
+/* The snapshotter: long tasks that no proposal waits for, one after the other. It opens machines,
+ * saves, flushes, restores and deletes their data, and measures free space. */
 #include <bsd/string.h>
 #include <inttypes.h>
 #include <stdlib.h>
@@ -7,7 +7,7 @@
 
 #include "shards/engine/snapshot/snapshots.h"
 
-/* ---- What is in the directory at start ------------------------------------------------------- */
+/* ---- Files found at start -------------------------------------------------------------------- */
 
 struct finder {
     struct engine *e;
@@ -83,7 +83,7 @@ enum thole_code engine__spaces_clean(struct engine *e, struct thole_status *st)
 
 /* ---- Opening --------------------------------------------------------------------------------- */
 
-/* Is (index, term) a place in this replica's log, so that the log continues from it? */
+/* Is (index, term) in this replica's log, or its start, so that the log continues from it? */
 static bool on_log(const struct raft_boot *b, uint64_t index, uint64_t term)
 {
     if (index == b->start_index) {
@@ -134,7 +134,7 @@ static size_t first_found(const struct engine *e, uint64_t replica_id)
     return low;
 }
 
-/* An in-memory machine: from the newest good snapshot that lies on the log. */
+/* An in-memory machine: restore the newest good snapshot that is on the log. */
 static enum thole_code open_memory(struct engine *e, struct task *t, struct thole_status *st)
 {
     struct replica *r = t->r;
@@ -173,10 +173,10 @@ static enum thole_code open_persistent(struct engine *e, struct task *t, struct 
     struct replica *r = t->r;
     for (size_t i = first_found(e, r->replica_id);
          i < e->found_count && e->found[i].replica_id == r->replica_id; i++) {
-        e->files->ops->remove(e->files, e->found[i].name); /* were only made to be sent */
+        e->files->ops->remove(e->files, e->found[i].name); /* only for sending */
     }
-    /* Half-installed, or replaced and not yet deleted. What is in the state database has been
-     * dropped by engine__spaces_clean. */
+    /* Generations that were half installed, or replaced and not yet deleted. engine__spaces_clean
+     * has dropped those in the state database. */
     bool own = engine__machine_type_find(e, r->kind->type_name)->flush != NULL;
     enum thole_code code = THOLE_OK;
     if (own) {
@@ -229,7 +229,7 @@ void engine__snapshotter_open(struct engine *e, struct task *t)
 
 /* ---- The other tasks ------------------------------------------------------------------------- */
 
-/* One flush of the state database serves every task that was waiting when it began. */
+/* One flush of the state database serves every task of the turn. */
 static void flush(struct engine *e, struct task *t, bool *flushed)
 {
     struct machine *m = t->machine;

@@ -1,5 +1,4 @@
-/* A snapshot file: the stream of snapshot_body.c, which is also what is sent to a peer, and a
- * trailer. */
+/* A snapshot file: the stream of snapshot_body.c, which is also what a peer gets, and a trailer. */
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -47,7 +46,7 @@ struct file_sink {
     struct engine_file *file;
     struct hash_state *hash;
     struct bytes pending;
-    uint64_t size; /* of what left `pending` */
+    uint64_t size; /* bytes written, without `pending` */
     struct thole_status st;
 };
 
@@ -70,7 +69,7 @@ static enum thole_code write_file(struct thole_sink *base, const void *data, siz
     return s->pending.size >= IO_BYTES ? drain(s) : s->st.code;
 }
 
-/* The trailer, and the file under its name; or none, if something went wrong. */
+/* Write the trailer and commit the file, or discard it after an error. */
 static enum thole_code finish_file(struct file_sink *s, struct task *t, struct thole_status *st)
 {
     uint8_t trailer[SNAPSHOT_TRAILER_BYTES];
@@ -172,7 +171,7 @@ static void close_source(struct file_source *s)
     free(s->buffer);
 }
 
-/* The whole file against its checksum; then `s` is at its start again. */
+/* Verify the checksum of the whole file; then rewind `s`. */
 static enum thole_code check_stream(struct file_source *s, const char *name, uint64_t checksum,
                                     struct thole_status *st)
 {
@@ -223,8 +222,8 @@ enum thole_code engine__snapshot_check(struct engine *e, const char *name,
 
 /* ---- Seeds ----------------------------------------------------------------------------------- */
 
-/* The group begins with this replica alone, an epoch later: what clients of the group that was
- * saved did after the snapshot is not to be taken for what clients of the new one do. */
+/* The new group begins with this replica alone, under the next epoch. So sessions of clients that
+ * the saved group opened after the snapshot are not mistaken for sessions of the new group. */
 static void first_config(const struct engine *e, const struct replica *r, uint64_t epoch,
                          struct bytes *out)
 {
@@ -265,7 +264,7 @@ static enum thole_code read_seed(struct engine *e, struct file_source *s, struct
     return code;
 }
 
-/* What follows the head, as it is. */
+/* Copy what follows the head. */
 static void copy_rest(struct file_source *from, struct file_sink *to)
 {
     uint8_t piece[4096];

@@ -1,7 +1,7 @@
-/* The workers on which machines write into pipes and read from them. They wait for what another
- * host does, so they are not the snapshotter; and those that save are not those that restore, or
- * two hosts that save for each other would wait for ever. A worker has one job at a time, and of
- * one replica one of each kind runs. */
+/* The workers on which machines write into pipes and read from them. They block on other hosts, so
+ * they are separate from the snapshotter. Savers are separate from restorers, or two hosts that
+ * send to each other could block for ever. A worker has one job at a time; a replica has at most
+ * one job of each kind. */
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -91,8 +91,8 @@ bool engine__jobs_start(struct stream_jobs *j, struct task *t)
     return true;
 }
 
-/* A destruction of everything waits for all of the replica's jobs. One of a generation follows the
- * restore into it, if there was one, and waits for those that save from it. */
+/* Deleting everything waits for all jobs of the replica. Deleting one generation waits for the jobs
+ * that save from it; a restore into it has ended before. */
 static bool in_use(struct stream_jobs *j, const struct task *destroy)
 {
     for (int i = 0; i < STREAM_JOBS_MAX; i++) {

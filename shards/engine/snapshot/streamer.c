@@ -1,6 +1,6 @@
-/* The streamer: log pages for lagging followers, and snapshot transfers in both directions. Each
- * step is short, so it shares no thread with saving and restoring, which are not. What destroys the
- * data of a machine passes here, since only the streamer knows who reads or writes it. */
+/* The streamer: reads log pages for lagging followers, and runs snapshot transfers in both
+ * directions. Its steps are short, so it shares no thread with saves and restores. Tasks that
+ * delete a machine's data pass through it, because it knows which jobs use that data. */
 #include <stdlib.h>
 
 #include "shards/engine/engine_internal.h"
@@ -36,7 +36,7 @@ static void read_log(struct streamer *s, struct log_read *m)
                               ENGINE_PAGE_ENTRIES, m->entries, &m->count, &m->st);
     }
     if (code != THOLE_OK) {
-        m->count = 0; /* compacted: a snapshot will be asked for */
+        m->count = 0; /* compacted: the core will ask for a snapshot */
     }
     engine__loop_post(m->r->loop, &m->msg);
 }
@@ -132,7 +132,7 @@ static uint64_t streamer_turn(void *ctx, struct msgq *batch, uint64_t now_ns)
 
 void engine__streamer_post(struct engine *e, struct worker_msg *m)
 {
-    /* Chunks come from peers and may be lost; everything else is bounded by what asked for it. */
+    /* Chunks come from peers and may be dropped. Everything else is bounded by its senders. */
     bool ok = m->kind == MSG_CHUNK ? worker_post(e->streamer->w, m)
                                    : worker_post_internal(e->streamer->w, m);
     if (!ok) {

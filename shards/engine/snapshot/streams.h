@@ -1,11 +1,11 @@
-/* Snapshot transfers, on the streamer: snapshot_send.c and snapshot_receive.c. What their machines
- * write and read goes through pipes (snapshot_pipe.c) to and from the workers of stream_jobs.c. */
+/* Snapshot transfers, on the streamer: snapshot_send.c and snapshot_receive.c. Machines write and
+ * read their snapshots on the workers of stream_jobs.c, through pipes (snapshot_pipe.c). */
 #ifndef SHARDS_ENGINE_SNAPSHOT_STREAMS_H
 #define SHARDS_ENGINE_SNAPSHOT_STREAMS_H
 
 #include "shards/engine/engine_internal.h"
 
-/* ---- Pipes: pieces of a snapshot between the streamer, which never waits, and a job ---------- */
+/* ---- Pipes: pieces of a snapshot between the streamer, which never blocks, and a job --------- */
 
 struct snapshot_pipe;
 struct piece {
@@ -16,8 +16,8 @@ struct piece {
 enum pipe_state {
     PIPE_EMPTY, /* for now */
     PIPE_PIECE,
-    PIPE_END,    /* all of it was taken */
-    PIPE_BROKEN, /* one side gave up: no more follows, and it is not all */
+    PIPE_END,    /* the last piece was taken */
+    PIPE_BROKEN, /* one side gave up before the last piece */
 };
 /* One reference. Beyond `bound` bytes there is no room. */
 struct snapshot_pipe *engine__pipe_new(struct engine *e, uint64_t bound);
@@ -26,13 +26,13 @@ void engine__pipe_unref(struct snapshot_pipe *p); /* NULL is fine */
 /* Takes the piece over. False if the pipe is broken. */
 bool engine__pipe_put(struct snapshot_pipe *p, const struct piece *piece);
 enum pipe_state engine__pipe_take(struct snapshot_pipe *p, struct piece *ret);
-/* The same for jobs: they wait for room, or for a piece; where workers may not wait (worker.h)
- * there is always room, and an empty pipe is a broken one. */
+/* The same for jobs, which block until there is room, or a piece. If workers may not block
+ * (worker.h), there is always room, and an empty pipe counts as broken. */
 bool engine__pipe_put_wait(struct snapshot_pipe *p, const struct piece *piece);
 enum pipe_state engine__pipe_take_wait(struct snapshot_pipe *p, struct piece *ret);
 /* False: no room; the streamer gets a turn when there is. */
 bool engine__pipe_has_room(struct snapshot_pipe *p);
-/* No piece can be put any more; no effect once the last one was. NULL is fine. */
+/* Give up: no piece can be put any more. No effect after the last piece. NULL is fine. */
 void engine__pipe_break(struct snapshot_pipe *p);
 uint64_t engine__pipe_bytes(struct snapshot_pipe *p);
 bool engine__pipe_is_open(struct snapshot_pipe *p); /* neither broken nor ended */
@@ -43,12 +43,12 @@ bool engine__pipe_is_open(struct snapshot_pipe *p); /* neither broken nor ended 
 struct stream_jobs;
 struct stream_jobs *engine__jobs_new(struct engine *e);
 void engine__jobs_free(struct stream_jobs *j);
-/* Takes a TASK_SAVE or TASK_RESTORE with a pipe, which comes back to the streamer. False: not now,
- * as all are busy, or one of this kind and replica is. */
+/* Takes a TASK_SAVE or TASK_RESTORE with a pipe, which comes back to the streamer. False: all
+ * workers are busy, or a job of this kind and replica is running. */
 bool engine__jobs_start(struct stream_jobs *j, struct task *t);
-/* It came back. */
+/* The task came back. */
 void engine__jobs_ended(struct stream_jobs *j, const struct task *t);
-/* Keeps a TASK_DESTROY until no job uses what it destroys; then it goes to the snapshotter. */
+/* Holds a TASK_DESTROY until no job uses the data; then it goes to the snapshotter. */
 void engine__jobs_destroy(struct stream_jobs *j, struct task *t);
 /* Every pipe must have been broken. */
 void engine__jobs_stop(struct stream_jobs *j);
@@ -59,8 +59,8 @@ enum thole_code engine__snapshot_load_stream(struct task *t, struct thole_status
 
 /* ---- Transfers ------------------------------------------------------------------------------- */
 
-/* `tick` returns the next deadline. `stop` ends what is under way for a replica: all of it, or with
- * its machine of a generation. */
+/* `tick` returns the time of the next tick. `stop` ends the transfers of a replica: all of them, or
+ * those of one generation of its machine. */
 #define ANY_GENERATION UINT64_MAX
 struct snapshot_sends;
 struct snapshot_sends *engine__sends_new(struct engine *e, struct stream_jobs *jobs);
@@ -75,7 +75,7 @@ struct snapshot_receives *engine__receives_new(struct engine *e, struct stream_j
 void engine__receives_free(struct snapshot_receives *s);
 void engine__receives_chunk(struct snapshot_receives *s, struct stream_msg *m, uint64_t now_ns);
 void engine__receives_end(struct snapshot_receives *s, struct stream_msg *m);
-/* The loop wants it: takes a TASK_RESTORE over. */
+/* The loop has accepted an announced transfer. Takes over the TASK_RESTORE. */
 void engine__receives_restore(struct snapshot_receives *s, struct task *t);
 void engine__receives_stop(struct snapshot_receives *s, const struct replica *r);
 void engine__receives_break(struct snapshot_receives *s);
