@@ -176,7 +176,7 @@ void worker__take(struct worker *w, struct msgq *batch)
     w->counted = 0;
 }
 
-const struct worker *worker__assume(const struct worker *w)
+const struct worker *worker_assume(const struct worker *w)
 {
     const struct worker *before = current;
     current = w;
@@ -186,11 +186,11 @@ const struct worker *worker__assume(const struct worker *w)
 void worker__turn(struct worker *w, struct msgq *batch)
 {
     /* The manual executor can run a turn within a turn. */
-    const struct worker *outer = worker__assume(w);
+    const struct worker *outer = worker_assume(w);
     const char *before = log__thread(w->name);
     const char *host_before = log_context_host(w->ex->host);
     w->deadline_ns = w->turn(w->ctx, batch, clock_now(w->ex->clock));
-    (void)worker__assume(outer);
+    (void)worker_assume(outer);
     log_context(0, 0);
     log_context_host(host_before);
     log__thread(before);

@@ -66,6 +66,9 @@ bool worker_post_internal_q(struct worker *w, struct msgq *q) __attribute__((war
 
 /* Is the caller in a turn of `w`? For assertions about what belongs to a worker. Any thread. */
 bool worker_is_current(const struct worker *w);
+/* The calling thread counts as in a turn of `w` (NULL: of none) from now on. Returns what it was
+ * before. For the executors, and for tests that call a worker's functions themselves. */
+const struct worker *worker_assume(const struct worker *w);
 
 /* Messages waiting now (for metrics and for back-pressure decisions). */
 size_t worker_depth(const struct worker *w);

@@ -63,8 +63,5 @@ struct executor {
 void worker__take(struct worker *w, struct msgq *batch);
 /* Run one turn; the mutex is not held. Sets deadline_ns. */
 void worker__turn(struct worker *w, struct msgq *batch);
-/* The thread counts as in a turn of `w` (NULL: of none) from now on. Returns what was before. Also
- * for tests that call a worker's functions themselves. */
-const struct worker *worker__assume(const struct worker *w);
 
 #endif

@@ -5,7 +5,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "base/worker_internal.h"
 #include "shards/engine/test/harness.h"
 
 #include <cmocka.h>
@@ -273,9 +272,9 @@ static void test_engine_export_overtaken_by_a_snapshot_fails(void **state)
     struct task *t = engine__task_new(TASK_SAVE, r);
     t->machine = engine__machine_ref(r->machine);
     r->generation++;
-    (void)worker__assume(r->loop->w);
+    (void)worker_assume(r->loop->w);
     engine__snapshot_task_done(r->loop, t);
-    (void)worker__assume(NULL);
+    (void)worker_assume(NULL);
     r->generation--;
     assert_true(d.done);
     assert_int_equal(d.st.code, THOLE_UNAVAILABLE);

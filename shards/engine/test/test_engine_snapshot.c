@@ -6,7 +6,6 @@
 #include <string.h>
 
 #include "base/hash.h"
-#include "base/worker_internal.h"
 #include "shards/engine/snapshot/snapshots.h"
 #include "shards/engine/test/harness.h"
 
@@ -413,10 +412,10 @@ static void test_engine_no_snapshot_is_sent_without_leading(void **state)
         int follower = (cluster_wait_leader(c) + 1) % 3, peer = (follower + 1) % 3;
         struct replica *r = engine__find_replica(c->hosts[follower].engine, (uint64_t)follower + 1);
         uint64_t sent = c->snapshot_frames;
-        (void)worker__assume(r->loop->w);
+        (void)worker_assume(r->loop->w);
         engine__snapshot_wanted(r->loop, r,
                                 &(struct raft_peer_request){.peer = (uint64_t)peer + 1});
-        (void)worker__assume(NULL);
+        (void)worker_assume(NULL);
         cluster_run(c, 3000);
         assert_int_equal(c->snapshot_frames, sent);
         assert_false(engine__snapshot_is_sent(r));
@@ -445,9 +444,9 @@ static void test_engine_snapshot_for_an_opening_replica_spares_its_own(void **st
     m->to = 1;
     m->index = index;
     engine__snapshot_name(r, index, m->name);
-    (void)worker__assume(r->loop->w);
+    (void)worker_assume(r->loop->w);
     engine__snapshot_received(r->loop, m);
-    (void)worker__assume(NULL);
+    (void)worker_assume(NULL);
     r->state = GROUP_RUNNING;
     r->snapshot_index = index;
     cluster_run(c, 100);

@@ -7,7 +7,6 @@
 #include <string.h>
 
 #include "base/hash.h"
-#include "base/worker_internal.h"
 #include "shards/engine/frame_codec.h"
 #include "shards/engine/test/harness.h"
 
@@ -144,9 +143,9 @@ static void test_engine_asked_again_sends_one_stream(void **state)
     assert_true(status_of(c, leader).sends_snapshot);
     struct replica *r = engine__find_replica(c->hosts[leader].engine, (uint64_t)leader + 1);
     struct raft_peer_request again = {.peer = (uint64_t)behind + 1, .min_index = 1};
-    (void)worker__assume(r->loop->w);
+    (void)worker_assume(r->loop->w);
     engine__snapshot_wanted(r->loop, r, &again);
-    (void)worker__assume(NULL);
+    (void)worker_assume(NULL);
     cluster_run(c, 1);
     assert_int_equal(r->work->sending, 1);
     replica_unref(r);
