@@ -84,7 +84,7 @@ static uint64_t disk_last_term(const struct node *n)
     return n->disk.count == 0 ? n->disk.start_term : n->disk.entries[n->disk.count - 1]->term;
 }
 
-/* Nothing leaves that attests what this node's disk does not have. */
+/* A sent message attests only to what is on this node's disk. */
 void checker_sends(struct cluster *c, struct node *n, const struct raft_message *m)
 {
     const struct raft_hard *h = &n->disk.hard;
@@ -157,7 +157,7 @@ void checker_forced(struct cluster *c, struct node *n)
     struct raft_status s = node_status(n);
     uint64_t term;
 
-    /* An index beyond, or one where it has something else: whatever was there is lost. */
+    /* Entries beyond its log, and entries where its log has another one, are lost. */
     for (uint64_t i = 1; i <= k->committed_count; i++) {
         if (i > s.last_index || (i >= s.first_index && raft_term_at(n->raft, i, &term) &&
                                  term != k->committed_terms[i - 1])) {

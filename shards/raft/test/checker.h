@@ -13,7 +13,7 @@ struct raft_message;
 struct raft_update;
 
 struct checker {
-    bool loose;                /* a solo node is told of commits that nobody else here made */
+    bool loose;                /* a solo node hears of commits that no node here made */
     uint64_t *committed_terms; /* [index - 1]: term of the committed entry, as first seen */
     uint64_t *committed_values;
     size_t committed_count, committed_capacity;
@@ -29,7 +29,7 @@ void checker_harvested(struct cluster *c, struct node *n, const struct raft_upda
 void checker_sends(struct cluster *c, struct node *n, const struct raft_message *m);
 void checker_applies(struct cluster *c, struct node *n, uint64_t index, uint64_t term,
                      uint64_t value);
-/* Quorum loss: what this node does not have is lost, and no longer expected of anybody. */
+/* Quorum loss: entries that this node does not have are lost, and no node needs to have them. */
 void checker_forced(struct cluster *c, struct node *n);
 void checker_synced(struct cluster *c, struct node *n);
 /* Any two logs that agree on (index, term) agree before it. Costly. */

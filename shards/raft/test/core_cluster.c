@@ -389,7 +389,7 @@ void cluster_run(struct cluster *c, uint64_t ms)
     while (c->now_ms < end) {
         uint64_t next = next_event(c);
         next = next < end ? next : end;
-        c->now_ms = next > c->now_ms ? next : c->now_ms; /* one that just woke is overdue */
+        c->now_ms = next > c->now_ms ? next : c->now_ms; /* a node that just woke is overdue */
         for (size_t i = 1; i <= c->node_count; i++) {
             struct raft *r = c->nodes[i].raft;
             if (r != NULL && raft_deadline_ms(r) <= c->now_ms) {

@@ -1,6 +1,6 @@
-/* A cluster of real cores in virtual time: what they persist lives in simulated disks with explicit
- * write and sync steps, what they send passes a simulated network, and every step is checked
- * against the safety properties of Raft (checker.h). One thread; a failure aborts the test. */
+/* A cluster of real cores in virtual time. Their writes go to simulated disks with explicit write
+ * and sync steps, their messages through a simulated network, and every step is checked against the
+ * safety properties of Raft (checker.h). One thread; a failure aborts the test. */
 #ifndef SHARDS_RAFT_TEST_CORE_CLUSTER_H
 #define SHARDS_RAFT_TEST_CORE_CLUSTER_H
 
@@ -12,7 +12,7 @@
 #define TIMEOUT_MS 100
 #define HEARTBEAT_MS 10
 
-/* What a disk holds of one replica. */
+/* The data of one replica on a disk. */
 struct disk {
     struct raft_hard hard;
     uint64_t start_index, start_term;

@@ -44,7 +44,7 @@ static uint64_t latency(struct cluster *c)
 static void enqueue(struct cluster *c, struct packet p)
 {
     if (p.message.to > c->node_count) {
-        packet_deinit(&p); /* a member that nobody started */
+        packet_deinit(&p); /* a member that was never started */
         return;
     }
     p.due_ms = c->now_ms + latency(c);
@@ -144,7 +144,7 @@ static bool earlier(const struct packet *a, const struct packet *b)
 bool network_deliver_due(struct cluster *c)
 {
     bool any = false;
-    size_t n = c->packet_count; /* what is sent meanwhile waits for the next round */
+    size_t n = c->packet_count; /* messages sent meanwhile wait for the next round */
 
     while (n > 0) {
         size_t best = 0;

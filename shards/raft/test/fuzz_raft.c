@@ -52,7 +52,7 @@ static void fuzz_change(struct slice in)
     raft_config_deinit(&to);
 }
 
-/* Small numbers are likely to mean something, large ones to overflow: both from one byte. */
+/* Small numbers name existing things, large ones may overflow: both from one byte. */
 static uint64_t take_number(struct slice *in)
 {
     struct slice b;

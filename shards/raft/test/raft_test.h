@@ -1,5 +1,5 @@
-/* What every test file here includes: cmocka, the cluster, and a *solo* node: one core whose peers
- * are down, which the test feeds by hand; what it sends is kept in `held`. */
+/* Included by every test file here: cmocka, the cluster, and a *solo* node. That is one core whose
+ * peers are down: the test makes their messages, and finds its messages in `held`. */
 #ifndef SHARDS_RAFT_TEST_RAFT_TEST_H
 #define SHARDS_RAFT_TEST_RAFT_TEST_H
 

@@ -1,5 +1,5 @@
-/* A broken invariant ends the process at the end of the event that broke it. Each case breaks one
- * in a sound replica and expects the assertion of check.c, or of the part that owns the state. */
+/* An event that breaks an invariant ends the process. Each case breaks one in a sound replica, and
+ * expects the assertion of check.c or of the part that owns the state. */
 #include "base/test/death.h"
 #include "shards/raft/test/raft_test.h"
 

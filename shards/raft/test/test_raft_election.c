@@ -544,7 +544,8 @@ TEST(dueling_candidates)
     cluster_cut(&c, 1, 3);
     campaign(1);
     campaign(3);
-    assert_int_equal(node_role(&c, 1), RAFT_LEADER); /* of term 1: nobody told it of 3's */
+    /* of term 1: it has not heard of the term of 3 */
+    assert_int_equal(node_role(&c, 1), RAFT_LEADER);
     assert_int_equal(node_role(&c, 3), RAFT_CANDIDATE);
     cluster_heal(&c);
     campaign(3); /* its log is behind: it only disturbs */
@@ -765,7 +766,7 @@ TEST(leader_election_with_check_quorum)
     start(3, false, true);
     campaign(1);
     assert_int_equal(node_role(&c, 1), RAFT_LEADER);
-    c.now_ms += TIMEOUT_MS; /* the leases run out, nobody ticks yet */
+    c.now_ms += TIMEOUT_MS; /* the leases run out, before any tick */
     raft__become_follower(c.nodes[1].raft, node_term(&c, 1), 0);
     campaign(3);
     assert_int_equal(node_role(&c, 3), RAFT_LEADER);
@@ -909,7 +910,7 @@ TEST(pre_vote_with_check_quorum)
     cluster_deinit(&c);
 }
 
-/* Node 3 is the last one without PreVote. */
+/* Node 3 is the last node without PreVote. */
 static void start_migration(void)
 {
     start(3, true, true);

@@ -175,7 +175,7 @@ TEST(force_in_a_joint_configuration)
     struct raft_change change = change_one(RAFT_CHANGE_ADD_VOTER, 4);
     change_add(&change, RAFT_CHANGE_ADD_VOTER, 5);
     change_add(&change, RAFT_CHANGE_REMOVE, 2);
-    c.cut[4][1] = c.cut[5][1] = true; /* the joint one cannot be left */
+    c.cut[4][1] = c.cut[5][1] = true; /* the joint configuration cannot be left */
     assert_int_equal(node_change(&c, 1, &change), THOLE_OK);
     cluster_run(&c, 2 * HEARTBEAT_MS);
     assert_true(raft_config(c.nodes[3].raft)->joint);
@@ -191,7 +191,7 @@ TEST(force_in_a_joint_configuration)
     cluster_deinit(&c);
 }
 
-/* The leader's log removes the survivor, and nobody knows whether that was committed. */
+/* The leader's log removes the survivor; whether that was committed is unknown. */
 TEST(force_with_its_own_removal_pending)
 {
     (void)state;
@@ -271,7 +271,7 @@ TEST(force_resurrected_majority_is_refused)
     cluster_deinit(&c);
 }
 
-/* Out of the forced replica's sight the old majority goes on; nothing that it says is heard. */
+/* The old majority goes on unnoticed; the forced replica ignores its messages. */
 TEST(force_old_leader_with_a_later_term_cannot_talk_it_back)
 {
     static const enum raft_message_kind kinds[] = {
@@ -291,7 +291,7 @@ TEST(force_old_leader_with_a_later_term_cannot_talk_it_back)
         m.index = 40;
         m.log_term = 49;
         m.commit = 40;
-        m.epoch = i % 2; /* none, and the one before */
+        m.epoch = i % 2; /* no epoch, and the one before */
         forget_sent(&c);
         assert_int_equal(give(&c, m), THOLE_OK);
         assert_int_equal(sent(&c, RAFT_MSG_REMOVED, 2)->epoch, 2);
@@ -376,7 +376,7 @@ TEST(force_twice)
     node_force(&c, 5, 2);
     cluster_run(&c, 1);
     assert_alone(5, 2, 5);
-    /* What was forced first is now what comes back and must not be heard. */
+    /* The replica that was forced first comes back now, and its messages must be ignored. */
     node_start(&c, 3);
     node_start(&c, 4);
     cluster_run(&c, 20 * TIMEOUT_MS);

@@ -251,7 +251,7 @@ static void begin_with_leases(size_t n)
         c.nodes[id].options.lease = true;
         node_restart(&c, id);
     }
-    cluster_run(&c, TIMEOUT_MS); /* what they may have promised before is over */
+    cluster_run(&c, TIMEOUT_MS); /* promises from before the start are over */
     bytes_clear(&trace);
     c.trace = &trace;
 }
@@ -286,7 +286,8 @@ TEST(read_only_option_lease)
     ask(1, 4, true);
     wait_ms(TIMEOUT_MS / 3);
     ask(1, 5, false);
-    assert_int_equal(node_status(&c.nodes[2]).leader, 1); /* and nobody votes before it ends */
+    /* and no node votes before its promise ends */
+    assert_int_equal(node_status(&c.nodes[2]).leader, 1);
     wait_ms(2 * TIMEOUT_MS);
     assert_int_not_equal(cluster_leader(&c), 1);
     end("read_only_option_lease");

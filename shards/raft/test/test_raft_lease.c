@@ -14,7 +14,7 @@ static void lease_all(void)
     cluster_run(&c, TIMEOUT_MS); /* they may have promised something before they started */
 }
 
-/* Node 1 leads two others that the test plays. */
+/* Node 1 leads two nodes whose messages the test makes. */
 static void lead_alone(size_t n)
 {
     solo_init(&c, n);
@@ -99,7 +99,8 @@ TEST(lease_is_no_longer_than_the_shortest_promise)
     assert_true(serves(1));
     cluster_run(&c, 1);
     assert_false(serves(1));
-    answer_beat(2, beat(), UINT64_MAX / 8); /* nobody's word makes it longer than our own timeout */
+    /* no hint makes it longer than the leader's own timeout */
+    answer_beat(2, beat(), UINT64_MAX / 8);
     cluster_run(&c, TIMEOUT_MS * 8 / 10);
     assert_false(serves(1));
     cluster_deinit(&c);
@@ -241,7 +242,7 @@ TEST(lease_is_counted_under_the_configuration_in_force)
     cluster_isolate(&c, 5);
     cluster_run(&c, 2 * TIMEOUT_MS);
     assert_true(serves(1));
-    /* 2 and 3 leave one by one: those who promised are fewer than a quorum of {1, 4, 5}. */
+    /* 2 and 3 leave one by one: the nodes that promised are no quorum of {1, 4, 5}. */
     c.cut[1][4] = c.cut[4][1] = false; /* or nothing could be committed */
     cluster_run(&c, 2 * HEARTBEAT_MS);
     for (uint64_t id = 2; id <= 3; id++) {
@@ -279,7 +280,7 @@ TEST(voter_keeps_its_promise)
     assert_int_equal(give(&c, pre), THOLE_OK);
     assert_false(sent(&c, RAFT_MSG_PREVOTE_REPLY, 3)->reject);
 
-    /* The leader is heard, then a message of a later term makes us forget it: not the promise. */
+    /* A message of a later term makes the voter forget the leader, but not its promise. */
     assert_int_equal(give(&c, append_msg(2, 1, 0, 0, 0, terms, 1)), THOLE_OK);
     struct raft_message later = msg(RAFT_MSG_APPEND_REPLY, 3, 5);
     later.reject = true;
@@ -288,7 +289,7 @@ TEST(voter_keeps_its_promise)
     assert_int_equal(node_status(&c.nodes[1]).leader, 0);
     cluster_run(&c, TIMEOUT_MS - 1);
     forget_sent(&c);
-    assert_int_equal(give(&c, vote), THOLE_OK); /* of our own term, and no vote is cast in it */
+    assert_int_equal(give(&c, vote), THOLE_OK); /* of its own term, in which it has not voted */
     assert_int_equal(sent_count(&c, RAFT_MSG_VOTE_REPLY), 0);
     vote.transfer = true; /* the old leader itself asked for it */
     assert_int_equal(give(&c, vote), THOLE_OK);
@@ -304,7 +305,7 @@ TEST(voter_does_not_campaign_against_its_promise)
     cluster_make_leader(&c, 1);
     raft_campaign(c.nodes[2].raft, c.now_ms);
     assert_int_equal(node_role(&c, 2), RAFT_FOLLOWER);
-    /* A voter that knows of no other waits too: others may have acted on a larger configuration. */
+    /* The only voter waits too: a leader of a larger configuration may rely on its promise. */
     cluster_deinit(&c);
     cluster_init(&c, 1, 4);
     c.nodes[1].options.lease = true;

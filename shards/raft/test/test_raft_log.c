@@ -121,7 +121,7 @@ TEST(compaction)
     raft__log_deinit(&l);
 }
 
-/* A run that ends at the new start would be one without entries: the log is longer than it says. */
+/* A run that ends at the new start has no entries left, so it must go. */
 TEST(compaction_to_the_end_of_a_run)
 {
     struct raft_log l;

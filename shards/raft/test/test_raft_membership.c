@@ -178,7 +178,7 @@ TEST(vote_is_given_to_who_answered_lately_and_has_what_is_committed)
     cluster_deinit(&c);
 }
 
-/* What an answer says is as old as what it answers, however late it arrives. */
+/* The age of an answer is that of the message that it answers, however late it arrives. */
 TEST(late_answer_is_no_recent_one)
 {
     (void)state;
@@ -202,7 +202,7 @@ TEST(late_answer_is_no_recent_one)
     cluster_deinit(&c);
 }
 
-/* Leader 1 of three, 3 silent: who answers must be a majority of what comes, too. */
+/* 1 leads three, 3 is silent: the nodes that answer must be a majority after the change, too. */
 TEST(change_leaves_a_majority_that_answers)
 {
     (void)state;
@@ -302,7 +302,7 @@ TEST(commit_after_remove_node)
     assert_int_equal(node_propose(&c, 1, 8), THOLE_OK);
     cluster_settle(&c);
     assert_int_equal(node_commit(&c, 1), 1);
-    (void)give_ack(&c, 2, 2); /* the removal: what follows needs no other any more */
+    (void)give_ack(&c, 2, 2); /* the removal: later entries need no other node */
     assert_int_equal(node_commit(&c, 1), 3);
     cluster_deinit(&c);
 }
@@ -358,7 +358,7 @@ TEST(learner_can_vote)
     cluster_deinit(&c);
 }
 
-/* 3 is a voter by now but does not know; without its vote nobody could be elected. */
+/* 3 is a voter and does not know it; without its vote no node could be elected. */
 TEST(campaign_learner_must_vote)
 {
     AUTO_CONFIG config = config_of((uint64_t[]){1, 2}, 2, (uint64_t[]){3}, 1);
@@ -462,7 +462,7 @@ TEST(confchange_v1_remove_leader_stepdown)
     assert_int_equal(node_propose(&c, 1, 8), THOLE_UNAVAILABLE);
     raft_campaign(c.nodes[1].raft, c.now_ms);
     assert_int_equal(node_role(&c, 1), RAFT_FOLLOWER);
-    /* Its heir need not wait for a timeout. */
+    /* Its successor need not wait for a timeout. */
     uint64_t leader = cluster_leader(&c);
     assert_true(leader == 2 || leader == 3);
     settle_down();
@@ -484,7 +484,7 @@ TEST(confchange_v1_remove_leader)
     cluster_settle(&c);
     (void)give_ack(&c, 2, 2);
     assert_int_equal(node_role(&c, 1), RAFT_FOLLOWER);
-    assert_int_equal(node_commit(&c, 1), 2); /* not 3, which only it and... nobody has */
+    assert_int_equal(node_commit(&c, 1), 2); /* not 3, which only the leader has */
     assert_int_equal(node_propose(&c, 1, 8), THOLE_UNAVAILABLE);
     cluster_deinit(&c);
 }
@@ -719,7 +719,7 @@ TEST(stale_revision_becomes_a_no_op_when_applied)
     ch = change_one(RAFT_CHANGE_REMOVE, 3);
     ch.revision = 9;
     assert_int_equal(node_change(&c, 1, &ch), THOLE_FAILED_PRECONDITION);
-    /* And if one gets into the log all the same, all replicas skip it. */
+    /* If such an entry gets into the log all the same, all replicas skip it. */
     struct raft_entry *e = raft__change_entry(&ch);
     raft__lead_append(c.nodes[1].raft, e);
     raft_entry_unref(e);
@@ -796,7 +796,7 @@ TEST(pending_change_is_dropped_with_the_log_that_held_it)
     struct raft_change ch = change_one(RAFT_CHANGE_REMOVE, 3);
     assert_int_equal(node_change(&c, 1, &ch), THOLE_OK);
     cluster_settle(&c);
-    cluster_run(&c, 5 * TIMEOUT_MS); /* the others elect somebody */
+    cluster_run(&c, 5 * TIMEOUT_MS); /* the others elect a leader */
     cluster_heal(&c);
     settle_down();
     assert_int_equal(config_at_node(1)->member_count, 3);
@@ -825,7 +825,7 @@ TEST(witness_is_never_ahead_of_all_data)
     assert_int_equal(node_propose(&c, 1, 8), THOLE_OK);
     cluster_settle(&c);
     assert_int_equal(sent(&c, RAFT_MSG_APPEND, 2)->entry_count, 1);
-    assert_null(sent(&c, RAFT_MSG_APPEND, 3)); /* if we crashed now, only it would have the entry */
+    assert_null(sent(&c, RAFT_MSG_APPEND, 3)); /* after a crash of 1, only 3 would have the entry */
     (void)node_sync(&c, 1, SIZE_MAX);
     cluster_settle(&c);
     assert_int_equal(sent(&c, RAFT_MSG_APPEND, 3)->entry_count, 1);
@@ -864,7 +864,7 @@ TEST(change_waits_for_a_voter_that_stays)
     solo_with_witness();
     assert_int_equal(change(1, RAFT_CHANGE_DEMOTE, 1), THOLE_OK);
     assert_null(sent(&c, RAFT_MSG_APPEND, 3)); /* not before 2 has it */
-    (void)give_ack(&c, 3, 2);                  /* a quorum, of us and a witness */
+    (void)give_ack(&c, 3, 2);                  /* a quorum of 1 and a witness */
     assert_int_equal(node_commit(&c, 1), 1);
     (void)give_ack(&c, 2, 2);
     assert_int_equal(node_commit(&c, 1), 2);
@@ -901,7 +901,7 @@ TEST(commit_on_votes_counts_in_every_term)
     e->index = 1;
     e->term = 1;
     (void)give(&c, m);
-    (void)give(&c, msg(RAFT_MSG_VOTE, 2, 9)); /* our term is far above 2's */
+    (void)give(&c, msg(RAFT_MSG_VOTE, 2, 9)); /* the term of 1 is far above that of 2 */
     raft_campaign(c.nodes[1].raft, c.now_ms);
     cluster_settle(&c);
     m = msg(RAFT_MSG_PREVOTE_REPLY, 2, 1);

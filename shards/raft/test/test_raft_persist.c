@@ -136,11 +136,11 @@ TEST(candidate_delivers_pre_candidate_self_vote_after_becoming_candidate)
     solo_manual(5, true);
     (void)give(&c, append_msg(2, 1, 0, 0, 0, (uint64_t[]){1}, 1));
     campaign();
-    for (uint64_t id = 2; id <= 4; id++) { /* a majority without our own */
+    for (uint64_t id = 2; id <= 4; id++) { /* a majority without its own vote */
         (void)give(&c, msg(RAFT_MSG_PREVOTE_REPLY, id, 2));
     }
     assert_int_equal(status().role, RAFT_CANDIDATE);
-    assert_int_equal(node_sync(&c, 1, 1), 1); /* what the PreVote waited for */
+    assert_int_equal(node_sync(&c, 1, 1), 1); /* the write that the PreVote waited for */
     cluster_settle(&c);
     (void)give(&c, msg(RAFT_MSG_VOTE_REPLY, 2, 2));
     (void)give(&c, msg(RAFT_MSG_VOTE_REPLY, 3, 2));
@@ -261,7 +261,7 @@ TEST(term_survives_a_crash_after_sync_and_not_before)
     (void)give(&c, msg(RAFT_MSG_HEARTBEAT, 2, 5));
     node_restart(&c, 1);
     assert_int_equal(status().term, 0);
-    assert_int_equal(c.held_count, 0); /* so nobody can know */
+    assert_int_equal(c.held_count, 0); /* so no other node can know */
     (void)give(&c, msg(RAFT_MSG_HEARTBEAT, 2, 5));
     sync_all();
     node_restart(&c, 1);
@@ -286,7 +286,7 @@ TEST(commit_alone_is_never_persisted)
     cluster_deinit(&c);
 }
 
-/* The exception: whom a change removed may be gone for good, so nobody may fall back behind it. */
+/* The exception: a removed node may be gone for good, so no node may return to the time before. */
 TEST(commit_of_a_configuration_in_force_is_persisted)
 {
     (void)state;
@@ -530,7 +530,7 @@ TEST(raw_node_status)
     struct raft_peer_status p;
     (void)state;
     solo_init(&c, 3);
-    assert_false(raft_peer(c.nodes[1].raft, 2, &p)); /* followers know nothing of others */
+    assert_false(raft_peer(c.nodes[1].raft, 2, &p)); /* a follower has no view of other members */
     solo_lead(&c);
     struct raft_status s = status();
     assert_int_equal(s.role, RAFT_LEADER);

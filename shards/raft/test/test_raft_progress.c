@@ -1,4 +1,4 @@
-/* A leader's view of a member, alone. */
+/* A leader's view of a member: struct raft_progress by itself. */
 #include "shards/raft/test/raft_test.h"
 
 static struct raft_progress replicating(uint64_t match)
@@ -83,7 +83,7 @@ TEST(progress_become_probe)
     struct raft_progress p = replicating(10);
     (void)state;
 
-    raft__progress_probe(&p, 5); /* never at or below what matches */
+    raft__progress_probe(&p, 5); /* never at or below the match */
     assert_int_equal(p.next, 11);
     assert_int_equal(p.state, RAFT_PROBE);
     raft__progress_probe(&p, 20);

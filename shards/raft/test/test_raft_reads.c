@@ -70,7 +70,7 @@ TEST(read_only_with_learner)
 TEST(read_index)
 {
     (void)state;
-    start(1); /* a single voter needs nobody */
+    start(1); /* a single voter needs no answer */
     cluster_propose(&c, 3);
     assert_int_equal(ask(1, 7), THOLE_OK);
     cluster_settle(&c);
@@ -286,7 +286,7 @@ TEST(read_when_quorum_becomes_less)
     struct raft_change change = change_one(RAFT_CHANGE_REMOVE, 2);
     assert_int_equal(node_change(&c, 1, &change), THOLE_OK);
     cluster_settle(&c);
-    (void)give_ack(&c, 2, 2); /* commits the removal: we are alone now */
+    (void)give_ack(&c, 2, 2); /* commits the removal: 1 is the only voter now */
     assert_read(1, 1, 1);
     cluster_deinit(&c);
 }

@@ -326,9 +326,9 @@ TEST(committed_entries_are_never_replaced)
     assert_int_equal(give(&c, m), THOLE_OK);
     m = append_msg(3, 2, 3, 2, 3, NULL, 0);
     assert_int_equal(give(&c, m), THOLE_OK);
-    /* 3 is committed in term 2; who says otherwise is broken, and no reason to crash. */
+    /* 3 is committed in term 2; a peer that contradicts is faulty, which is no reason to crash. */
     m = append_msg(2, 3, 2, 1, 2, (uint64_t[]){3}, 1);
-    assert_int_equal(give(&c, m), THOLE_OK); /* below our commit: just answered */
+    assert_int_equal(give(&c, m), THOLE_OK); /* below the commit index: just answered */
     assert_int_equal(term_of(&c, 1, 3), 2);
     cluster_deinit(&c);
 }
@@ -357,7 +357,7 @@ TEST(handle_heartbeat_resp)
     solo_replicating(3);
     propose(3, 8);
     forget_sent(&c);
-    (void)give_beat_reply(2); /* lags: an append, though an empty one */
+    (void)give_beat_reply(2); /* it lags: an append, even if empty */
     assert_non_null(sent(&c, RAFT_MSG_APPEND, 2));
     (void)give_ack(&c, 2, 4);
     forget_sent(&c);
@@ -757,7 +757,7 @@ TEST(cannot_commit_without_new_term_entry)
     (void)node_propose(&c, 1, 8);
     cluster_settle(&c);
     assert_int_equal(status().commit, 1);
-    /* 2 leads next, but its no-op reaches nobody. */
+    /* 2 leads next, but its no-op reaches no other node. */
     cluster_heal(&c);
     for (uint64_t id = 1; id <= 5; id++) {
         raft__become_follower(c.nodes[id].raft, node_term(&c, id), 0);
@@ -895,7 +895,7 @@ TEST(probes_skip_by_term)
     cluster_deinit(&c);
 }
 
-/* What a leader sends after a rejection with a hint, and what a follower's hint is. */
+/* The leader's next append after a rejection with a hint, and the follower's hint. */
 TEST(fast_log_rejection)
 {
     static const struct {
@@ -977,8 +977,8 @@ static bool linked(uint64_t a, uint64_t b)
     return !c.cut[a][b] && !c.cut[b][a];
 }
 
-/* Who hears nobody that hears it does not lead; if two hear each other, they go on with their work,
- * whatever the third can say to one of them. */
+/* A node without a two-way link does not lead. Two nodes with a two-way link go on with their work,
+ * whatever the third one can send to one of them. */
 static void assert_links_are_used(void)
 {
     uint64_t leader = 0;
@@ -996,7 +996,7 @@ static void assert_links_are_used(void)
         assert_int_equal(node_propose(&c, leader, 8), THOLE_OK);
         cluster_run(&c, 4 * TIMEOUT_MS);
         assert_int_equal(node_commit(&c, leader), before + 1);
-        assert_int_equal(node_term(&c, leader), term); /* nobody disturbed it */
+        assert_int_equal(node_term(&c, leader), term); /* no election disturbed it */
     }
 }
 

@@ -98,7 +98,7 @@ static uint64_t long_lull(uint64_t *ret_term)
     return leader;
 }
 
-/* The time that passed while nobody called it is no time that its disk took. */
+/* Time without calls does not count as time that the disk took. */
 static void assert_still_leads(uint64_t leader, uint64_t term)
 {
     cluster_run(&c, HEARTBEAT_MS);
@@ -275,7 +275,7 @@ TEST(leader_without_a_quorum_does_not_sleep)
     cluster_deinit(&c);
 }
 
-/* The leader's host died: the engine says so to those that slept under it. */
+/* The leader's host died: the engine wakes its sleeping followers. */
 TEST(followers_elect_when_the_leaders_host_falls_silent)
 {
     (void)state;
@@ -394,7 +394,7 @@ TEST(restarted_follower_wakes_the_group)
     cluster_deinit(&c);
 }
 
-/* Its leader stepped down for a higher term: nothing of the old one may put it to sleep again. */
+/* Its leader stepped down for a higher term: no old message may put it to sleep again. */
 TEST(sleep_of_an_old_term_is_refused)
 {
     (void)state;

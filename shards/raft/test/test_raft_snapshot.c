@@ -130,9 +130,9 @@ TEST(restore_ignore_snapshot)
     (void)state;
     solo_init(&c, 3);
     (void)give(&c, append_msg(2, 1, 0, 0, 1, (uint64_t[]){1, 1, 1}, 3));
-    assert_false(install(2, 1, 1, 1, &config)); /* behind our commit */
+    assert_false(install(2, 1, 1, 1, &config)); /* behind the commit index */
     assert_int_equal(status(1).commit, 1);
-    assert_false(install(2, 1, 2, 1, &config)); /* we have it: only the commit index moves */
+    assert_false(install(2, 1, 2, 1, &config)); /* the log has it: only the commit index moves */
     assert_int_equal(status(1).commit, 2);
     assert_int_equal(status(1).last_index, 3);
     cluster_deinit(&c);
@@ -231,7 +231,7 @@ TEST(ignore_providing_snap)
     p->recently_active = false;
     assert_int_equal(node_propose(&c, 1, 8), THOLE_OK);
     cluster_settle(&c);
-    assert_int_equal(c.nodes[1].need_snapshot_count, 0); /* nobody there */
+    assert_int_equal(c.nodes[1].need_snapshot_count, 0); /* the member does not answer */
     (void)give(&c, msg(RAFT_MSG_HEARTBEAT_REPLY, 2, status(1).term));
     assert_int_equal(c.nodes[1].need_snapshot_count, 1);
     cluster_deinit(&c);
@@ -308,9 +308,9 @@ TEST(snapshot_succeed_via_app_resp_behind)
         assert_int_equal(node_propose(&c, 1, 8), THOLE_OK);
     }
     (void)reject_from_2();
-    (void)give_ack(&c, 2, 10); /* an older one: not enough for our log */
+    (void)give_ack(&c, 2, 10); /* an older snapshot: before the log start */
     assert_int_equal(peer_of(&c, 1, 2).state, RAFT_SNAPSHOT);
-    (void)give_ack(&c, 2, 12); /* enough, although we may be sending a newer one */
+    (void)give_ack(&c, 2, 12); /* enough, although a newer snapshot may be under way */
     assert_int_equal(peer_of(&c, 1, 2).state, RAFT_REPLICATE);
     assert_int_equal(sent(&c, RAFT_MSG_APPEND, 2)->index, 12);
     cluster_deinit(&c);
@@ -427,7 +427,7 @@ TEST(snapshot_during_snapshot)
     solo_init(&c, 3);
     c.nodes[1].manual_disk = true;
     assert_true(install(2, 5, 10, 5, &config));
-    assert_true(install(2, 5, 20, 5, &config)); /* a newer one before the first is durable */
+    assert_true(install(2, 5, 20, 5, &config)); /* a newer snapshot before the first is durable */
     (void)node_sync(&c, 1, 1);
     cluster_settle(&c);
     assert_null(sent(&c, RAFT_MSG_APPEND_REPLY, 3));

@@ -33,7 +33,7 @@ TEST(leader_transfer_to_up_to_date_node)
     cluster_propose(&c, 1);
     assert_int_equal(transfer(2, 1), THOLE_OK);
     assert_leads(1);
-    assert_int_equal(transfer(1, 0), THOLE_OK); /* to whoever is best */
+    assert_int_equal(transfer(1, 0), THOLE_OK); /* to the best voter */
     assert_true(cluster_leader(&c) != 1);
     cluster_deinit(&c);
 }
@@ -277,7 +277,7 @@ TEST(transfer_through_a_pre_vote_capable_follower)
     cluster_deinit(&c);
 }
 
-/* The removed leader's last words come with the change, which its heir must write first. */
+/* The removed leader sends TIMEOUT_NOW with the change, which its successor must write first. */
 TEST(removed_leaders_heir_stands_when_the_change_acts)
 {
     (void)state;
@@ -285,7 +285,7 @@ TEST(removed_leaders_heir_stands_when_the_change_acts)
     cluster_make_leader(&c, 1);
     cluster_run(&c, HEARTBEAT_MS);
     c.nodes[2].manual_disk = true;
-    c.cut[3][1] = true; /* so that 2 is the heir */
+    c.cut[3][1] = true; /* so that 2 is the successor */
     struct raft_change change = change_one(RAFT_CHANGE_REMOVE, 1);
     assert_int_equal(node_change(&c, 1, &change), THOLE_OK);
     cluster_settle(&c);
