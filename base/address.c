@@ -13,7 +13,7 @@
 
 #define NAME_BYTES_MAX 253
 #define LABEL_BYTES_MAX 63
-/* Of the range for documentation: packets to it would take the default route; none is sent. */
+/* An address of the documentation range: routed by the default route; nothing is sent to it. */
 #define ANYWHERE "192.0.2.1:9"
 
 struct parts {
@@ -58,7 +58,7 @@ static bool port_valid(const char *port, bool any)
 static bool name_valid(const char *name)
 {
     size_t size = strlen(name), label = 0;
-    bool digits = true; /* of the last label: then it is a bad IPv4 address */
+    bool digits = true; /* the last label has only digits: then it is a malformed IPv4 address */
     if (size == 0 || size > NAME_BYTES_MAX) {
         return false;
     }
@@ -70,7 +70,7 @@ static bool name_valid(const char *name)
             if (label == 0 || name[i - 1] == '-') {
                 return false;
             }
-            if (i + 1 < size) { /* a dot at the end is the root's */
+            if (i + 1 < size) { /* a dot at the end is the root domain */
                 label = 0;
                 digits = true;
             }
@@ -171,7 +171,7 @@ bool address_is_loopback(const char *address)
     return strcasecmp(p.host, "localhost") == 0;
 }
 
-/* A datagram socket sends nothing when it is bound or connected. */
+/* Datagram sockets send nothing when bound or connected. */
 static struct addrinfo *resolve(const char *address)
 {
     struct parts p;

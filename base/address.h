@@ -1,6 +1,5 @@
 /* Addresses of hosts as text: "HOST:PORT", where HOST is an IPv4 address, an IPv6 address in
- * brackets, or a DNS name. Nothing here asks the network, but address_place and
- * address_source. */
+ * brackets, or a DNS name. Only address_place and address_source resolve names. */
 #ifndef BASE_ADDRESS_H
 #define BASE_ADDRESS_H
 
@@ -15,23 +14,24 @@
 /* ADDRESS_LISTEN: HOST may be empty or a wildcard (all interfaces), PORT may be 0 (any). */
 enum address_use { ADDRESS_REACH, ADDRESS_LISTEN };
 
-/* INVALID_ARGUMENT, with `what` (an option, a field) in front of the message. */
+/* INVALID_ARGUMENT with a message that begins with `what` (an option, a field). */
 THOLE_MUST_CHECK enum thole_code address_check(const char *what, struct slice address,
                                                enum address_use use, struct thole_status *st);
-/* Each of a list that is separated by commas, for ADDRESS_REACH. */
+/* The same for each address of a list that is separated by commas, for ADDRESS_REACH. */
 THOLE_MUST_CHECK enum thole_code address_check_list(const char *what, const char *addresses,
                                                     struct thole_status *st);
 bool address_valid(struct slice address, enum address_use use);
 
-/* Of valid addresses. */
+/* For valid addresses. */
 bool address_is_wildcard(const char *address); /* all interfaces */
 bool address_is_loopback(const char *address); /* 127.x.y.z, [::1], localhost */
-/* Of this machine (loopback is) or another one? A name is resolved, which may take seconds. */
+/* Does an address belong to this machine (loopback does)? Resolves a name, which may take
+ * seconds. */
 enum address_place { ADDRESS_UNRESOLVED, ADDRESS_HERE, ADDRESS_ELSEWHERE };
 enum address_place address_place(const char *address);
 const char *address_port(const char *address); /* within it */
-/* The IP address, with brackets if needed, that this machine's packets to `address` come from.
- * NULL: towards the default route. False if there is no route. */
+/* The IP address, with brackets if needed, from which this machine sends packets to `address`
+ * (NULL: to the default route). False if there is no route. */
 bool address_source(const char *address, char *ret, size_t size);
 
 /* Split "HOST:PORT,HOST:PORT" (spaces are skipped) into at most `max` addresses, which point into

@@ -1,5 +1,5 @@
-/* A bump allocator over a chain of blocks, newest first. Memory that is not handed out is poisoned
- * under AddressSanitizer, so that use after arena_reset is reported like use after free. */
+/* A bump allocator over a chain of blocks, newest first. Under AddressSanitizer free memory is
+ * poisoned, so that a use after arena_reset is reported like a use after free. */
 #include "base/arena.h"
 
 #include <sanitizer/asan_interface.h>

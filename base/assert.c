@@ -1,5 +1,5 @@
-/* A broken invariant ends the process at once: state that cannot be trusted must not be written.
- * Nothing here allocates, since the heap itself may be what is broken. */
+/* A broken invariant ends the process at once: untrusted state must not be written. Nothing here
+ * allocates, because the heap may be the broken part. */
 #include "base/assert.h"
 
 #include <execinfo.h>
@@ -10,7 +10,7 @@
 
 #define FRAMES_MAX 32
 
-/* A pipe that nobody reads must not keep the process alive. */
+/* Do not block on a pipe that nobody reads. */
 static int stderr_takes(void)
 {
     struct pollfd p = {.fd = STDERR_FILENO, .events = POLLOUT};

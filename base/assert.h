@@ -1,5 +1,5 @@
-/* Assertions, on in every build. They state our own invariants; data from a peer, a disk or a user
- * is never asserted on, it gets an error status. */
+/* Assertions, on in every build. They state invariants of our own code. Data from a peer, a disk or
+ * a user is never asserted on: it gets an error status. */
 #ifndef BASE_ASSERT_H
 #define BASE_ASSERT_H
 

@@ -66,7 +66,7 @@ struct buf *buf_copy(const void *data, size_t size)
 struct buf *buf_ref(struct buf *b)
 {
     if (b != NULL) {
-        /* The caller's own reference keeps it alive, so nothing needs ordering. */
+        /* The caller's reference keeps the buffer alive, so no ordering is needed. */
         uint32_t before = atomic_fetch_add_explicit(&b->refs, 1, memory_order_relaxed);
         ASSERT(before > 0 && before < UINT32_MAX);
     }
@@ -78,7 +78,7 @@ void buf_unref(struct buf *b)
     if (b == NULL) {
         return;
     }
-    /* Release: our reads are done before the last owner frees; acquire: it sees them done. */
+    /* Release: our reads happen before the last owner frees. Acquire: the last owner sees that. */
     uint32_t before = atomic_fetch_sub_explicit(&b->refs, 1, memory_order_acq_rel);
     ASSERT(before > 0);
     if (before == 1) {

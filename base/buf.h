@@ -1,8 +1,8 @@
 /* Bytes: slices (borrowed), buffers (ref-counted, immutable once shared) and builders.
  *
- * A payload is allocated once per host as a `struct buf`, and everything that needs it (log cache,
- * write batch, wire frame, applier) holds a reference. Reference counts are atomic; the bytes are
- * immutable from the moment a second reference exists. */
+ * A payload is allocated once per host as a `struct buf`; all its users (log cache, write batch,
+ * wire frame, applier) hold references. Reference counts are atomic; the bytes are immutable once a
+ * second reference exists. */
 #ifndef BASE_BUF_H
 #define BASE_BUF_H
 
@@ -11,7 +11,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* Borrowed bytes: valid as long as the owner says. `data` may be NULL only when size is 0. */
+/* Borrowed bytes, valid as long as their owner says. `data` may be NULL only if size is 0. */
 struct slice {
     const uint8_t *data;
     size_t size;
@@ -66,7 +66,7 @@ uint32_t get_le32(const uint8_t *p);
 void put_le64(uint8_t *p, uint64_t v);
 uint64_t get_le64(const uint8_t *p);
 
-/* LEB128 varints, as in protobuf: seven bits a byte, the lowest first. Inline, as the encoders of
+/* LEB128 varints, as in protobuf: seven bits per byte, lowest first. Inline, because encoders of
  * entries spend their time here. */
 #define VARINT_BYTES_MAX 10 /* ceil(64 / 7) */
 static inline size_t varint_size(uint64_t v)
@@ -90,7 +90,7 @@ void bytes_append_varint(struct bytes *b, uint64_t v);
 bool slice_take_varint(struct slice *s, uint64_t *ret);
 bool slice_take(struct slice *s, size_t n, struct slice *ret);
 
-/* Allocation that cannot fail: a host that is out of memory stops rather than guessing. */
+/* Allocation that ends the process on failure: see base/README.md. */
 void *xcalloc(size_t n, size_t size);
 void *xmalloc(size_t size);
 void *xrealloc(void *p, size_t size);

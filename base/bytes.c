@@ -106,7 +106,7 @@ uint64_t get_be64(const uint8_t *p)
     return __builtin_bswap64(get_le64(p));
 }
 
-/* Byte by byte works on every machine, and compilers make one move of it. */
+/* Portable; compilers turn it into a single move. */
 void put_le32(uint8_t *p, uint32_t v)
 {
     for (unsigned i = 0; i < 4; i++) {
@@ -146,7 +146,7 @@ bool slice_take_varint(struct slice *s, uint64_t *ret)
         }
         v |= (uint64_t)(byte & 0x7f) << (7 * i);
         if (byte < 0x80) {
-            /* One value has one encoding, so that equal records have equal checksums. */
+            /* One encoding per value, so that equal records have equal checksums. */
             if (byte == 0 && i > 0) {
                 return false;
             }

@@ -1,12 +1,12 @@
-/* Injected bugs: each is a known mistake of other Raft implementations, written where it would have
- * been made. `CANARY(x)` is false, at compile time, in every build but the simulator's own copy of
- * the code, where one of them can be switched on to prove that the simulator finds it. */
+/* Injected bugs: each is a known mistake of other Raft implementations, at the place where it would
+ * have been made. `CANARY(x)` is false at compile time in every build except the simulator's own
+ * copy of the code, which switches one on to prove that the simulator finds it. */
 #ifndef BASE_CANARY_H
 #define BASE_CANARY_H
 
 #include <stdbool.h>
 
-/* The number is the one in the catalogue of shards/sim/README.md. */
+/* Numbered as in the catalogue of shards/sim/README.md. */
 #define CANARY_LIST(X)            \
     X(vote_before_sync, 1)        \
     X(stale_lease, 2)             \

@@ -1,5 +1,5 @@
-/* The system's clock. CLOCK_BOOTTIME goes on while the machine is suspended, so that a host which
- * slept through an election knows that it did. */
+/* The system clock. CLOCK_BOOTTIME continues while the machine is suspended, so a host that was
+ * suspended during an election notices it. */
 #include "base/clock.h"
 
 #include <time.h>
@@ -35,7 +35,7 @@ const struct clock clock_system = {
 
 /* ---- Conditions ------------------------------------------------------------------------------ */
 
-/* One sleep; a longer wait is several. Keeps the sum of times far from an overflow. */
+/* Longest single sleep; a longer wait takes several. Keeps sums of times far from an overflow. */
 #define SLEEP_NS_MAX (3600 * NS_PER_S)
 
 void clock_cond_init(pthread_cond_t *cond)
@@ -48,8 +48,8 @@ void clock_cond_init(pthread_cond_t *cond)
     pthread_condattr_destroy(&attributes);
 }
 
-/* Conditions cannot wait by CLOCK_BOOTTIME: what is left of the deadline is slept by
- * CLOCK_MONOTONIC, so after a suspend the wait ends late by at most what was left. */
+/* Condition variables cannot wait for CLOCK_BOOTTIME, so the remaining time is waited by
+ * CLOCK_MONOTONIC: after a suspend the wait ends late by at most the time that remained. */
 bool clock_cond_wait(pthread_cond_t *cond, pthread_mutex_t *mutex, uint64_t deadline_ns)
 {
     if (deadline_ns == CLOCK_NEVER) {

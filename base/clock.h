@@ -1,5 +1,5 @@
-/* Time through a vtable, so that the simulator can own it. Monotonic time is CLOCK_BOOTTIME in
- * nanoseconds; wall time is only ever shown to people or stored in events. */
+/* Time through a vtable, so that the simulator can control it. Monotonic time is CLOCK_BOOTTIME in
+ * nanoseconds; wall time is only shown to people or stored in events. */
 #ifndef BASE_CLOCK_H
 #define BASE_CLOCK_H
 

@@ -1,5 +1,5 @@
-/* Descriptors for the disk: some are kept open on nothing, and given up when the process has no
- * other left, so that connections and the like cannot keep a file from being opened. */
+/* Reserved descriptors for the disk. Some are kept open on nothing and are closed when the process
+ * has no other left, so that connections cannot keep a file from being opened. */
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
@@ -14,7 +14,7 @@
 #define RESERVE 16
 
 static METRIC_DEFINE_COUNTER(metric_used, "thole_reserved_descriptors_used_total",
-                             "Files opened with a reserved descriptor: no other was left");
+                             "Files opened with a reserved descriptor, because no other was left");
 
 static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
 static int reserve[RESERVE]; /* below: under the mutex */
@@ -34,7 +34,7 @@ static int open_with_reserve(const char *path, int flags, mode_t mode)
 {
     int fd = -1, error = EMFILE;
     while (fd < 0 && (error == EMFILE || error == ENFILE) && count > 0) {
-        (void)close(reserve[--count]); /* another thread may be quicker than we */
+        (void)close(reserve[--count]); /* another thread may take it first */
         fd = open(path, flags, mode);
         error = errno;
     }

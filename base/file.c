@@ -1,8 +1,8 @@
 /* Small durable files and directories.
  *
- * A change of a directory (a new, renamed or removed name) is durable only once the directory
- * itself has been synced; every function here does that before it returns. Failures of the system
- * keep their place of origin through FAIL_ERRNO. Does not log, and does not retry. */
+ * A change of a directory (a new, renamed or removed name) is durable only after a sync of the
+ * directory; every function here syncs it before returning. FAIL_ERRNO keeps the place where a
+ * failure was raised. Does not log, does not retry. */
 #include "base/file.h"
 
 #include <bsd/libutil.h>
@@ -116,10 +116,10 @@ static enum thole_code make_dir(const char *path, struct thole_status *st)
     }
     if (!S_ISDIR(info.st_mode)) {
         return THOLE_FAIL(st, THOLE_FAILED_PRECONDITION, THOLE_REASON_DISK,
-                          "cannot make directory %s: something else has that name", path);
+                          "cannot make directory %s: a file has that name", path);
     }
-    /* A process that was killed here may have made it without syncing. Parents that are not ours
-     * to read were not made by us. */
+    /* A process killed at this point may have created the directory without syncing its parent.
+     * Parents that we may not read were not created by us. */
     struct thole_status ignored;
     enum thole_code code = sync_parent(path, &ignored);
     if (code == THOLE_OK || code == THOLE_PERMISSION_DENIED) {
@@ -171,7 +171,7 @@ static bool write_all(int fd, struct slice bytes)
     return true;
 }
 
-/* Write and sync a new file at `path`; what a crash left there is overwritten. */
+/* Write and sync a new file at `path`; overwrites what a crash left there. */
 static enum thole_code write_file(const char *path, struct slice bytes, struct thole_status *st)
 {
     int fd = file_open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0600);
@@ -200,7 +200,7 @@ enum thole_code file_write_atomic(const char *path, struct slice bytes, struct t
         code = FAIL_ERRNO(st, "replace", path);
     }
     if (code != THOLE_OK) {
-        (void)unlink(temporary); /* the error that counts is already known */
+        (void)unlink(temporary); /* keep the first error */
     } else {
         code = sync_parent(path, st);
     }
@@ -227,8 +227,8 @@ static enum thole_code too_large(const char *path, size_t max_bytes, struct thol
                       "%s is larger than %zu bytes", path, max_bytes);
 }
 
-/* Reads to the end rather than to the size, so that a file which grows meanwhile, or one of /proc
- * that has no size, is read whole or refused. */
+/* Reads until the end of the file, not to its size: a file that grows meanwhile, or one of /proc
+ * without a size, is read whole or refused. */
 static enum thole_code read_fd(int fd, const char *path, size_t max_bytes, struct bytes *into,
                                struct thole_status *st)
 {
@@ -281,7 +281,8 @@ enum thole_code file_read(const char *path, size_t max_bytes, struct buf **ret,
     return code;
 }
 
-/* Who holds the lock, as its file says; the file may still be empty or stale for a moment. */
+/* The message names the holder, whose pid is in the file. The file may be empty or stale for a
+ * moment. */
 static enum thole_code fail_locked(const char *path, struct thole_status *st)
 {
     char text[24] = "";
@@ -305,7 +306,8 @@ static enum thole_code fail_locked(const char *path, struct thole_status *st)
  * refused too, and the kernel releases it however the process ends. The file stays. */
 enum thole_code file_lock(const char *path, int *ret_fd, struct thole_status *st)
 {
-    /* A link would make another file ours to truncate, and a FIFO opens without its other end. */
+    /* Following a link would truncate another file; without O_NONBLOCK a FIFO would wait for its
+     * other end. */
     int fd = flopen(path, O_RDWR | O_CREAT | O_NONBLOCK | O_NOFOLLOW | O_CLOEXEC, 0600);
     if (fd < 0 && errno == EWOULDBLOCK) {
         return fail_locked(path, st);
@@ -330,7 +332,7 @@ enum thole_code file_lock(const char *path, int *ret_fd, struct thole_status *st
 static enum thole_code remove_entry(int dir_fd, const char *name, const char *path,
                                     struct thole_status *st);
 
-/* Takes `fd`. Names are resolved against it, so a directory that is swapped for a link meanwhile
+/* Takes `fd`. Names are resolved against it, so a directory that is replaced by a link meanwhile
  * does not lead outside. */
 static enum thole_code remove_content(int fd, const char *path, struct thole_status *st)
 {
@@ -398,7 +400,7 @@ enum thole_code file_space(const char *path, uint64_t *ret_free_bytes, uint64_t 
     if (statvfs(path, &info) != 0) {
         return FAIL_ERRNO(st, "look at the file system of", path);
     }
-    /* Blocks that only root may take are not ours. */
+    /* Without blocks reserved for root. */
     *ret_free_bytes = (uint64_t)info.f_bavail * info.f_frsize;
     *ret_total_bytes = (uint64_t)info.f_blocks * info.f_frsize;
     return THOLE_OK;

@@ -19,14 +19,14 @@ THOLE_MUST_CHECK enum thole_code file_read(const char *path, size_t max_bytes, s
 /* Take an exclusive lock; `*ret_fd` is closed to release it. FAILED_PRECONDITION/LOCKED if another
  * process holds it; the file holds the owner's pid, which the message names. */
 THOLE_MUST_CHECK enum thole_code file_lock(const char *path, int *ret_fd, struct thole_status *st);
-/* Durably; OK if there is nothing. A symbolic link is removed, not followed. */
+/* Durable; OK if `path` does not exist. A symbolic link is removed, not followed. */
 THOLE_MUST_CHECK enum thole_code file_remove_tree(const char *path, struct thole_status *st);
 /* Free and total bytes of the file system that holds `path`. */
 THOLE_MUST_CHECK enum thole_code file_space(const char *path, uint64_t *ret_free_bytes,
                                             uint64_t *ret_total_bytes, struct thole_status *st);
 
-/* open(2), with one of the descriptors that are reserved for files if there is no other. */
+/* open(2); uses a reserved descriptor if there is no other. */
 int file_open(const char *path, int flags, mode_t mode);
-uint64_t file_descriptors_max(void); /* that this process may have open */
+uint64_t file_descriptors_max(void); /* that the process may have open */
 
 #endif

@@ -54,12 +54,11 @@ static uint64_t load(const struct histogram *h, size_t bucket)
     return atomic_load_explicit(&h->buckets[bucket], memory_order_relaxed);
 }
 
-/* The largest value of the bucket that holds the percentile: never less than the truth, and at
- * most 1/16 more. */
+/* The largest value of the percentile's bucket: at least the true value, and at most 1/16 more. */
 uint64_t histogram_percentile(const struct histogram *h, double p)
 {
     ASSERT(p >= 0 && p <= 100);
-    /* Counted here, because `count` may run ahead of or behind the buckets while others record. */
+    /* Counted again, because `count` may differ from the buckets while others record. */
     uint64_t total = 0;
     for (size_t i = 0; i < HISTOGRAM_BUCKETS; i++) {
         total += load(h, i);

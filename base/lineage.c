@@ -20,8 +20,8 @@ enum lineage_verdict lineage_judge(const struct lineage *l, uint64_t incarnation
             return LINEAGE_FOLLOWS;
         }
     }
-    /* Known so long ago that it was forgotten. What was not admitted is never forgotten, so that a
-     * copy does not get here by many starts. */
+    /* A start so old that it was forgotten. Starts that were not admitted are never forgotten, so
+     * repeated starts do not lead a copy here. */
     return l->count > 0 && known_incarnation < l->oldest ? LINEAGE_FOLLOWS : LINEAGE_BRANCH;
 }
 
@@ -31,7 +31,7 @@ const char *lineage_words(enum lineage_verdict v)
     case LINEAGE_STALE:
         return "a newer start of this host is known";
     case LINEAGE_BRANCH:
-        return "another start of this host is known, which its data directory knows nothing of";
+        return "another start of this host is known, and its data directory has no record of it";
     case LINEAGE_FOLLOWS:
         break;
     }

@@ -1,5 +1,5 @@
-/* The log writer: levels, context, and one write(2) per line. Lines are for people: when stderr
- * does not take one at once, it is lost and counted, since the program's work matters more. */
+/* The log writer: levels, context, one write(2) per line. If stderr does not take a line at once,
+ * the line is dropped and counted: the program must not wait for its log. */
 #include "base/log.h"
 
 #include <errno.h>
@@ -17,7 +17,7 @@
 #include "base/log_internal.h"
 #include "base/metrics.h"
 
-/* A pipe that poll calls writable takes this much without blocking. */
+/* A pipe that poll reports as writable takes this much without blocking. */
 #define PIECE_BYTES 4096
 #define MESSAGE_BYTES 2048 /* a longer message is cut, and ends in "..." */
 #define LEVEL_COUNT (LOG_LEVEL_DEBUG + 1)
@@ -33,7 +33,8 @@ static atomic_bool json_lines;
 static METRIC_DEFINE_COUNTER(metric_lost, "thole_log_lost_lines_total",
                              "Log lines that standard error did not take at once");
 
-/* Guards what follows, and keeps lines whole where one write is not (pipes, above 4 KiB). */
+/* Guards the variables below, and keeps lines whole when one write is not enough (pipes, above 4
+ * KiB). */
 static pthread_mutex_t line_mutex = PTHREAD_MUTEX_INITIALIZER;
 static log_sink_fn line_sink;
 static void *line_sink_ctx;
@@ -143,8 +144,8 @@ const char *log__thread(const char *name)
     return before;
 }
 
-/* Without blocking, whatever stderr is: its flags are not ours to change, since other processes may
- * share the open file. */
+/* Never blocks, whatever stderr is. Its flags must not be changed: other processes may share the
+ * open file. */
 static ssize_t write_piece(const uint8_t *data, size_t size)
 {
     ssize_t n = send(STDERR_FILENO, data, size, MSG_DONTWAIT | MSG_NOSIGNAL);
@@ -159,7 +160,7 @@ static ssize_t write_piece(const uint8_t *data, size_t size)
     return write(STDERR_FILENO, data, size < PIECE_BYTES ? size : PIECE_BYTES);
 }
 
-/* False if not all of it was taken. */
+/* False if not all bytes were written. */
 static bool write_all(struct slice text)
 {
     size_t size = text.size;
@@ -187,7 +188,7 @@ static void render(struct bytes *out, const struct log_line *line)
     }
 }
 
-/* The first line after some were lost says how many. */
+/* The first line after dropped ones says how many were dropped. */
 static bool write_lost(uint64_t wall_ms)
 {
     char message[96];

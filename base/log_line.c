@@ -1,5 +1,5 @@
-/* How one log line looks: pure functions of its parts. Messages quote names and errors that come
- * from outside, so control characters are escaped: nobody can forge a line. */
+/* The format of a log line: pure functions. Messages quote names and errors from outside, so
+ * control characters are escaped and nobody can forge a line. */
 #include <inttypes.h>
 #include <string.h>
 #include <time.h>
@@ -128,7 +128,7 @@ static void append_json_string(struct bytes *out, const char *text)
 
 /* ---- The key=value pairs of a message -------------------------------------------------------- */
 
-#define PAIRS_MAX 24 /* of one message; what is beyond stays in its text */
+#define PAIRS_MAX 24 /* of one message; further pairs stay in its text */
 
 struct pair {
     const char *key, *value; /* in the message */
@@ -156,7 +156,7 @@ static bool has_key(const struct parsed *p, const char *key, size_t size)
     return false;
 }
 
-/* Members that every line has already. */
+/* Members that every line has. */
 static bool is_reserved(const char *key, size_t size)
 {
     static const char *const names[] = {"time", "level", "subject", "message", "host", "thread"};
@@ -168,7 +168,7 @@ static bool is_reserved(const char *key, size_t size)
     return false;
 }
 
-/* A pair that begins at `s`; returns where it ends, or NULL if there is none. */
+/* A pair at `s`; returns its end, or NULL if there is none. */
 static const char *parse_pair(const char *s, struct pair *ret)
 {
     const char *at = s;
@@ -183,7 +183,7 @@ static const char *parse_pair(const char *s, struct pair *ret)
     if (*at != '"') {
         at += strcspn(at, " ");
         while (at > ret->value &&
-               strchr(";,:", at[-1]) != NULL) { /* the sentence's, not its value's */
+               strchr(";,:", at[-1]) != NULL) { /* belongs to the sentence, not to the value */
             at--;
         }
         ret->value_size = (size_t)(at - ret->value);
@@ -220,7 +220,7 @@ static void parse_message(const char *message, struct parsed *ret)
     }
 }
 
-/* As a number where any JSON reader keeps it exactly. */
+/* As a number if every JSON reader keeps it exactly. */
 static void append_json_value(struct bytes *out, const struct pair *p)
 {
     size_t digits = 0;

@@ -11,8 +11,8 @@
 
 #define CAPACITY_MIN 8
 
-/* Ids are handed out in sequence: spread them over all bits (the finaliser of splitmix64), but keep
- * neighbours together, as they are often used together: four to a cache line, eight to a run. */
+/* Ids are sequential: spread them over all bits (finaliser of splitmix64), but keep neighbours
+ * together, because they are often used together: four to a cache line, eight to a run. */
 static uint64_t mix(uint64_t key)
 {
     uint64_t place = key & 7;

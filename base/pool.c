@@ -1,4 +1,4 @@
-/* A list of free objects. Under sanitizers every object comes from malloc, so that they can follow
+/* A list of free objects. Under sanitizers every object comes from malloc, so that they can track
  * it. */
 #include "base/pool.h"
 

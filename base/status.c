@@ -97,8 +97,8 @@ enum thole_reason thole_reason_from_name(const char *name)
     return THOLE_REASON_NONE;
 }
 
-/* A message travels as a protobuf string, which must be UTF-8, and goes into log lines: never cut
- * inside a character, and cleaned of what it quotes. */
+/* A message is sent as a protobuf string, which must be UTF-8, and is logged: it is never cut
+ * inside a character, and bad bytes are replaced. */
 static size_t cut_to_character(const char *text, size_t size)
 {
     while (size > 0 && ((unsigned char)text[size] & 0xc0) == 0x80) {
@@ -115,8 +115,8 @@ enum thole_code thole_status_set(struct thole_status *st, enum thole_code code,
     if (st == NULL) {
         return code;
     }
-    /* Formatted apart, so that a caller may quote the message that `st` already holds. One byte
-     * more than fits shows where a cut falls. */
+    /* Formatted into a separate buffer, so that the arguments may include the message of `st`. One
+     * extra byte shows where a cut falls. */
     char text[THOLE_STATUS_MESSAGE_BYTES + 1];
     va_list args;
     va_start(args, format);

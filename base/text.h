@@ -1,4 +1,4 @@
-/* Text that people and other hosts write: one check for each kind. */
+/* Text from people and other hosts: one check for each kind. */
 #ifndef BASE_TEXT_H
 #define BASE_TEXT_H
 

@@ -138,7 +138,7 @@ static uint64_t start_of(const struct wheel *w, struct place p)
     return high | (uint64_t)p.slot << shift;
 }
 
-/* Enter the slot at `start_ms`: with the new time its timers belong elsewhere. */
+/* Move time to the slot at `start_ms`; its timers sink to lower levels. */
 static void open_slot(struct wheel *w, struct place p, uint64_t start_ms)
 {
     ASSERT(start_ms > w->now_ms);

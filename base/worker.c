@@ -1,4 +1,4 @@
-/* Mailboxes: what is the same under every executor. */
+/* Mailboxes: the part that all executors share. */
 #include "base/worker.h"
 
 #include <bsd/string.h>
@@ -9,7 +9,7 @@
 #include "base/log_internal.h"
 #include "base/worker_internal.h"
 
-/* Whose turn this thread is in; NULL outside of turns. */
+/* The worker whose turn runs on this thread; NULL outside of turns. */
 static _Thread_local const struct worker *current;
 
 void msgq_push(struct msgq *q, struct worker_msg *m)
@@ -141,7 +141,7 @@ bool worker_is_current(const struct worker *w)
 
 size_t worker_depth(const struct worker *w)
 {
-    /* The mutex is not part of what const promises. */
+    /* const does not cover the mutex. */
     pthread_mutex_t *mutex = (pthread_mutex_t *)(uintptr_t)&w->mutex;
     pthread_mutex_lock(mutex);
     size_t depth = w->mailbox.count;

@@ -1,4 +1,4 @@
-/* What the executors share: the mailbox, and the few operations in which they differ. */
+/* Shared by the executors: the mailbox, and the operations in which they differ. */
 #ifndef BASE_WORKER_INTERNAL_H
 #define BASE_WORKER_INTERNAL_H
 
@@ -32,7 +32,7 @@ struct worker {
     pthread_t thread;
     bool joined;
     _Atomic uint32_t signallers; /* threads between unlocking `mutex` and having signalled */
-    _Atomic uint64_t signals;    /* sent so far; tests look at it */
+    _Atomic uint64_t signals;    /* sent so far; for tests */
     struct cork_item late_wake;  /* of the corked thread that will wake it */
     bool wake_promised;          /* under mutex: late_wake is in use */
 
@@ -44,9 +44,9 @@ struct worker {
 struct executor_ops {
     bool threads; /* each worker has its own */
     void (*start)(struct worker *w);
-    /* Called with the mutex held; releases it. Makes sure that a turn follows. */
+    /* Called with the mutex held; releases it. Ensures that a turn follows. */
     void (*unlock_and_wake)(struct worker *w);
-    /* `stopped` is set: handle what waits, and return after the last turn. */
+    /* `stopped` is set: handle the remaining messages, and return after the last turn. */
     void (*finish)(struct worker *w);
     void (*release)(struct worker *w);
     void (*free)(struct executor *ex);

@@ -1,6 +1,6 @@
 /* The manual executor: workers run on the caller's thread, in creation order, in virtual time. The
- * same calls give the same run. A message that is posted from another thread is safe, but gives up
- * determinism; virtual time itself is for the caller's thread alone. */
+ * same calls give the same run. Posting from another thread is safe, but not deterministic; only
+ * the caller's thread may use virtual time. */
 #include <stdlib.h>
 
 #include "base/assert.h"

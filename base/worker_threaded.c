@@ -1,9 +1,8 @@
-/* The threaded executor: a thread per worker, asleep on a condition variable when there is nothing
- * to do.
+/* The threaded executor: one thread per worker, which sleeps on a condition variable when idle.
  *
- * Waking a thread costs 10 to 30 microseconds, more than most turns; so a poster signals only if
- * the worker sleeps and nobody has signalled yet, and does it after unlocking, because the woken
- * thread may take over the core at once and would only go back to sleep on the mutex. */
+ * Waking a thread costs 10 to 30 microseconds, more than most turns. So a poster signals only if
+ * the worker sleeps and has not been signalled, and does it after unlocking: the woken thread may
+ * take over the core at once, and would only block on the mutex. */
 #include <sched.h>
 #include <signal.h>
 #include <stdlib.h>
@@ -20,7 +19,7 @@
  * at an hour, so that no deadline overflows; the caller looks at the clock again. */
 #define SLEEP_NS_MAX (UINT64_C(3600) * NS_PER_S)
 
-/* About a tenth of the time that a thread beside it gets who wants as much. */
+/* About a tenth of the CPU time of a competing thread. */
 #define BACKGROUND_NICE 10
 
 static struct timespec monotonic_after(uint64_t delay_ns)
@@ -60,7 +59,7 @@ static void *run(void *arg)
 {
     struct worker *w = arg;
     bool last = false;
-    if (w->background) { /* of this thread alone; if it may not be, nothing but time is lost */
+    if (w->background) { /* for this thread only; a failure only costs time */
         (void)setpriority(PRIO_PROCESS, 0, BACKGROUND_NICE);
     }
     while (!last) {
@@ -92,14 +91,14 @@ static void threaded_start(struct worker *w)
     ASSERT(rc == 0);
     pthread_condattr_destroy(&attributes);
 
-    /* Signals are for the threads of the program that embeds us. */
+    /* Signals belong to the threads of the embedding program. */
     sigset_t all, before;
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, &before);
     rc = pthread_create(&w->thread, NULL, run, w);
     ASSERT(rc == 0);
     pthread_sigmask(SIG_SETMASK, &before, NULL);
-    (void)pthread_setname_np(w->thread, w->name); /* only people look at it */
+    (void)pthread_setname_np(w->thread, w->name); /* for people only */
 }
 
 /* What was just posted may lead to the worker being freed: threaded_release waits for

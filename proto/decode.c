@@ -1,5 +1,5 @@
-/* See decode.h. The check walks the wire format beside the message's table, and only where a map
- * can occur: a message without one goes straight to upb. */
+/* See decode.h. The check walks the wire format along the message's table, and only where a map can
+ * occur: a message without maps goes straight to upb. */
 #include "proto/decode.h"
 
 #include <stdatomic.h>
@@ -14,7 +14,7 @@ enum wire { WIRE_VARINT, WIRE_64 = 1, WIRE_BYTES = 2, WIRE_32 = 5 };
 
 /* ---- Where maps can occur -------------------------------------------------------------------- */
 
-#define TABLES_MAX 64 /* that one message leads to */
+#define TABLES_MAX 64 /* tables reachable from one message */
 
 struct seen {
     const upb_MiniTable *tables[TABLES_MAX];
@@ -25,7 +25,7 @@ static bool search(const upb_MiniTable *t, struct seen *seen)
 {
     for (size_t i = 0; i < seen->count; i++) {
         if (seen->tables[i] == t) {
-            return false; /* a cycle, or looked at already */
+            return false; /* a cycle, or already visited */
         }
     }
     if (seen->count == TABLES_MAX) {
@@ -42,8 +42,8 @@ static bool search(const upb_MiniTable *t, struct seen *seen)
     return false;
 }
 
-/* What was found, by table: its address, with the answer in the lowest bit. Filled once, by whoever
- * comes first; a table that finds no place is searched again. */
+/* Cache by table: its address, with the answer in the lowest bit. An entry is set once, by the
+ * first thread; a table without an entry is searched again. */
 #define KNOWN_SLOTS 1024
 #define KNOWN_PROBES 8
 static _Atomic uintptr_t known[KNOWN_SLOTS];
@@ -68,7 +68,7 @@ static bool has_maps(const upb_MiniTable *t)
 
 /* ---- The check ------------------------------------------------------------------------------- */
 
-/* As upb reads it: not only the shortest form, and bits beyond the 64th are ignored. */
+/* As upb reads it: any length, and bits beyond the 64th are ignored. */
 static bool take_varint(struct slice *in, uint64_t *ret)
 {
     *ret = 0;

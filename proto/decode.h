@@ -1,8 +1,8 @@
-/* Messages from bytes: the one place through which everything is decoded that came from a client, a
- * peer, a disk or a log. `.ci/check-deps` keeps upb's own decoder out of the rest of the code.
+/* Messages from bytes: the only place that decodes data from a client, a peer, a disk or a log.
+ * `.ci/check-deps` keeps upb's own decoder out of the rest of the code.
  *
- * upb of gRPC 1.51 reads and writes out of bounds when the entry of a map has a field other than
- * its key and its value, so a message in which a map can occur is checked first, and refused. */
+ * upb of gRPC 1.51 reads and writes out of bounds when a map entry has a field other than key and
+ * value. A message that can contain a map is therefore checked first, and refused. */
 #ifndef PROTO_DECODE_H
 #define PROTO_DECODE_H
 
@@ -11,10 +11,11 @@
 
 #include "base/buf.h"
 
-/* A message of `table` in `arena`; NULL if the bytes are none, with the reason for people in
- * `ret_why` (may be NULL). `table` is one of generated code: it lives as long as the process.
- * alias: strings point into `bytes`, except short ones near its end, which are copied all the same;
- * `bytes` must then outlive the message. */
+/* The message of type `table`, in `arena`; NULL if the bytes do not decode, with the reason for
+ * people in `ret_why` (may be NULL). `table` belongs to generated code, so it lives as long as the
+ * process.
+ * alias: strings point into `bytes`, except short ones near its end, which are copied; `bytes` must
+ * then outlive the message. */
 void *proto_decode(const upb_MiniTable *table, struct slice bytes, bool alias, upb_Arena *arena,
                    const char **ret_why);
 

@@ -1,6 +1,6 @@
-/* The bench over the library's asynchronous calls: thole_submit with batches, as a program that
- * embeds a client would. One client of all endpoints finds the leaders; but a client reads at one
- * host, so there is one per endpoint if there are reads. */
+/* The bench over the library's asynchronous calls: thole_submit with batches, as an embedding
+ * client would use it. One client with all endpoints finds the leaders; a client reads from one
+ * host, so with reads there is one client per endpoint. */
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -26,7 +26,7 @@ struct async_client {
     struct thole *handle;
     struct thole_shard **shards;
     pthread_mutex_t mutex;
-    struct async_slot *waiting; /* failed or refused: a tick starts them again */
+    struct async_slot *waiting; /* failed or refused: the next tick starts them again */
 };
 
 struct async_mode {
@@ -178,8 +178,8 @@ static enum thole_code open_client(struct async_mode *m, size_t i, struct thole_
     return code;
 }
 
-/* Slots of one client follow each other, so that they start in batches; each shard gets its share
- * from each client. */
+/* Slots of one client are consecutive, so that they start in batches; each client has slots for
+ * every shard. */
 static void start_slots(struct async_mode *m)
 {
     struct bench *b = m->b;

@@ -1,7 +1,7 @@
-/* The command line: what its files share.
+/* Shared by the files of the command line.
  *
- * One table of commands and one of options (commands.c, cli_options.c) make the parser, the help
- * and the completion. A command gets a `struct cli` with its arguments and options, writes data to
+ * Two tables, of commands and of options (commands.c, cli_options.c), make the parser, the help and
+ * the completion. A command gets a `struct cli` with its arguments and options, writes data to
  * stdout and messages to stderr, and returns an exit code. */
 #ifndef AGENT_CLI_CLI_H
 #define AGENT_CLI_CLI_H
@@ -23,7 +23,7 @@ enum cli_exit {
     CLI_FAILED = 1,
     CLI_USAGE = 2,
     CLI_NOT_FOUND = 3,
-    CLI_UNAVAILABLE = 4, /* nobody answered, no leader, or not in time: try again */
+    CLI_UNAVAILABLE = 4, /* no answer, no leader, or a timeout: try again */
     CLI_UNKNOWN = 5,     /* the outcome is unknown: it may have happened */
 };
 
@@ -97,7 +97,7 @@ struct cli {
     struct options options; /* by enum cli_option_id */
 
     upb_DefPool *pool;
-    upb_Arena *arena; /* lives as long as the process needs it */
+    upb_Arena *arena; /* lives as long as the process */
     struct bus_channel *channel;
     struct cli_table_layout *layout; /* while watching */
 };
@@ -135,9 +135,10 @@ static inline bool cli_given(const struct cli *c, enum cli_option_id id)
 
 /* ---- Words (words.c) ------------------------------------------------------------------------- */
 
-/* Malloced, with control characters shown as \xNN: what people see of data goes through it. */
+/* Malloced. Control characters are shown as \xNN: everything printed from data passes through
+ * it. */
 char *cli__vtext(const char *format, va_list args) __attribute__((format(printf, 1, 0)));
-/* The same, and a new line, on stdout. */
+/* The same on stdout, with a newline. */
 void cli__line(const char *format, ...) __attribute__((format(printf, 1, 2)));
 /* One line on stderr: "thole: ...". Returns the code. */
 int cli__say_usage(const struct cli *c, const char *format, ...)
@@ -146,7 +147,7 @@ int cli__say_failed(const char *format, ...) __attribute__((format(printf, 1, 2)
 /* What failed, the server's reason, and what to do. */
 int cli__say_status(const char *what, const struct thole_status *st);
 int cli__exit_of(enum thole_code code);
-/* Progress and the like: only words, no prefix. */
+/* Progress and hints on stderr, without a prefix. */
 void cli__note(const char *format, ...) __attribute__((format(printf, 1, 2)));
 
 /* Help (help.c), completion (cmd_completion.c). */
@@ -169,15 +170,15 @@ void cli__base64_encode(struct slice bytes, struct bytes *out);
 /* ---- Calls (cluster_client.c) ---------------------------------------------------------------- */
 
 enum thole_code cli__connect(struct cli *c, struct thole_status *st);
-/* One unary call. Waits for a leader, if there is none, for as long as the command may take. The
- * reply is in `arena`. */
+/* One unary call. Waits for a leader for as long as the command may take. The reply is in
+ * `arena`. */
 enum thole_code cli__call_in(struct cli *c, const char *path, const void *request,
                              const upb_MiniTable *request_kind, const upb_MiniTable *reply_kind,
                              upb_Arena *arena, void **ret, struct thole_status *st);
-/* Is it known that nothing happened, and likely that it soon could? */
+/* Did the call certainly change nothing, and may a retry succeed soon? */
 bool cli__worth_a_retry(const struct thole_status *st);
 uint32_t cli__timeout_ms(const struct cli *c);
-/* A new one: it makes it safe to send a request again. */
+/* A new request id, which makes it safe to repeat the request. */
 upb_StringView cli__request_id(struct cli *c);
 
 #define CLI_CALL(c, service, method, request, ret_reply, reply_type, st)                \
@@ -189,27 +190,27 @@ upb_StringView cli__request_id(struct cli *c);
 
 enum cli_format { FORMAT_TABLE, FORMAT_WIDE, FORMAT_JSON, FORMAT_YAML, FORMAT_NAME };
 enum cli_format cli__format(const struct cli *c);
-/* Without a newline; what it looks like is at the top of json_out.c, and in docs/specs.md. */
+/* Without a newline. The format is described in json_out.c and docs/specs.md. */
 void cli__json(const void *message, const upb_MessageDef *def, struct bytes *out);
 void cli__json_string(struct slice s, struct bytes *out);
-/* Is one document wanted (-o json, yaml), and nothing else on stdout? */
+/* Is the output one document (-o json, yaml), with nothing else on stdout? */
 bool cli__is_document(const struct cli *c);
-/* {"kind": KIND, and the fields of the message}; and the same, printed. */
+/* {"kind": KIND, and the fields of the message}; cli__document prints it. */
 void cli__json_object(const char *kind, const void *message, const upb_MessageDef *def,
                       struct bytes *out);
 void cli__document(struct cli *c, const char *kind, const void *message, const upb_MessageDef *def);
-/* The same in pieces; between them, members that begin with a comma. */
+/* The same in pieces. Members between them begin with a comma. */
 void cli__document_begin(struct bytes *out, const char *kind);
 void cli__document_text(struct bytes *out, const char *name, const char *value);
 void cli__document_message(struct bytes *out, const char *name, const void *message,
                            const upb_MessageDef *def);
 void cli__document_end(struct cli *c, struct bytes *out);
-/* A block of YAML. `kind` (may be NULL) is its first line. False if `json` is no JSON. */
+/* A block of YAML; `kind` (may be NULL) is its first line. False if `json` is not JSON. */
 bool cli__yaml(const char *kind, struct slice json, struct bytes *out);
 void cli__print(struct slice bytes); /* to stdout */
 int cli__flush(void);                /* CLI_FAILED if stdout could not be written */
 
-/* Tables that follow each other, as in --watch: one header, and columns that only grow. */
+/* Consecutive tables, as with --watch: one header, and columns that only grow. */
 #define CLI_TABLE_COLUMNS_MAX 24
 struct cli_table_layout {
     bool begun;
@@ -223,9 +224,9 @@ void cli__table_row(struct cli_table *t);
 void cli__table_cell(struct cli_table *t, const char *format, ...)
     __attribute__((format(printf, 2, 3)));
 void cli__table_print(struct cli_table *t,
-                      struct cli_table_layout *layout); /* and frees; NULL: alone */
+                      struct cli_table_layout *layout); /* frees `t`; layout NULL: a single table */
 
-/* Strings of messages for printf: "%.*s", CLI_SV(v). */
+/* Strings of protobuf messages for printf: "%.*s", CLI_SV(v). */
 #define CLI_SV(v) (int)(v).size, (v).data != NULL ? (v).data : ""
 upb_StringView cli__sv(const char *text);
 

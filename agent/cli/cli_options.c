@@ -200,7 +200,7 @@ const struct option_def cli_options[OPT_OPTIONS] = {
                   .help = "name of the new host; default: made from its id"},
 };
 
-/* Global options may stand beside every command. */
+/* Global options are allowed with every command. */
 bool cli__option_global(enum cli_option_id id)
 {
     return id >= OPT_ENDPOINTS && id <= OPT_VERSION;
@@ -243,7 +243,7 @@ static int check_command(struct cli *c)
         return cli__say_usage(c, "usage: thole %s %s", command->name, command->arguments);
     }
     if (c->arg_count > max) {
-        return cli__say_usage(c, "\"%s\" is too much; usage: thole %s %s", c->args[max],
+        return cli__say_usage(c, "unexpected argument \"%s\"; usage: thole %s %s", c->args[max],
                               command->name, command->arguments);
     }
     return CLI_OK;
@@ -273,7 +273,7 @@ int cli__parse(struct cli *c, int argc, const char *const *argv)
     return check_command(c);
 }
 
-/* False if there is no place for it. */
+/* False if neither XDG_CONFIG_HOME nor HOME is set. */
 static bool default_config_path(char *ret, size_t size)
 {
     const char *base = getenv("XDG_CONFIG_HOME");
@@ -299,7 +299,7 @@ int cli__read_settings(struct cli *c, const char *config_path)
     enum thole_code code = options_read_environment(o, &st);
     if (code == THOLE_OK && config_path != NULL) {
         code = options_read_file(o, config_path, &st);
-        code = code == THOLE_NOT_FOUND ? THOLE_OK : code; /* nobody has to have one */
+        code = code == THOLE_NOT_FOUND ? THOLE_OK : code; /* the file is optional */
     }
     if (code == THOLE_OK) {
         code = options_complete(o, &st);

@@ -192,7 +192,7 @@ static upb_StringView encoded(struct cli *c, const void *message, const upb_Mini
     return (upb_StringView){bytes, size};
 }
 
-/* What a spec leaves out of what cannot change stays as it is, and so does a host's state. */
+/* Fields that cannot change, and a host's state, keep their value if the spec leaves them out. */
 static void fill_in(struct cli *c, const struct spec *s, const void *current)
 {
     const thole_v1_ShardSpec *is = NULL;
@@ -335,7 +335,7 @@ static uint64_t generation_of(const struct spec *s, const void *row)
                                   : thole_v1_Host_generation(row);
 }
 
-/* One line, or one member of the document's list. */
+/* Print one line, or add one member to the document's list. */
 static void tell_applied(struct cli *c, const char *resource, const char *verb, bool dry_run,
                          struct bytes *document)
 {
@@ -371,7 +371,7 @@ static int apply_one(struct cli *c, const struct spec *s, uint64_t *ret_generati
         verb = "unchanged";
         applied.generation = generation_of(s, current);
     }
-    /* A dry run asks whether it can be placed, even if nothing changes. */
+    /* A dry run checks the placement even if nothing changes. */
     if ((!same || dry_run) && send(c, s, &applied, &st) != THOLE_OK) {
         return cli__say_status(what, &st);
     }
@@ -389,7 +389,7 @@ int cli__command_apply(struct cli *c)
 {
     struct spec_list list = {0};
     int result = apply_read(c, &list);
-    if (result != CLI_OK) { /* nothing is applied if not everything can be read */
+    if (result != CLI_OK) { /* nothing is applied unless all specs can be read */
         spec_list_deinit(&list);
         return result;
     }
@@ -399,7 +399,7 @@ int cli__command_apply(struct cli *c)
     for (size_t i = 0; i < list.count; i++) {
         uint64_t generation = 0;
         int one = apply_one(c, &list.items[i], &generation, &document);
-        result = result == CLI_OK ? one : result; /* the others are applied all the same */
+        result = result == CLI_OK ? one : result; /* the other specs are still applied */
         if (one == CLI_OK && list.items[i].kind != SPEC_HOST) {
             items[waiting++] = (struct wait_item){.kind = apply_kind(&list.items[i]),
                                                   .what = WAIT_READY,

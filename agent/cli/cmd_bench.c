@@ -1,4 +1,4 @@
-/* `thole bench`: makes shards, loads them, measures, reports. */
+/* `thole bench`: creates shards, loads them, measures, reports. */
 #include "agent/cli/cmd_bench.h"
 
 #include <inttypes.h>
@@ -60,7 +60,7 @@ static int name_shards(struct bench *b)
     }
     return b->shard_count > 0 && b->shard_count <= BENCH_SHARDS_MAX
                ? CLI_OK
-               : cli__say_usage(b->c, "--shards: 1 to %d are possible", BENCH_SHARDS_MAX);
+               : cli__say_usage(b->c, "--shards: must be 1 to %d shards", BENCH_SHARDS_MAX);
 }
 
 static enum thole_code create_shard(struct bench *b, const char *name, struct thole_status *st)
@@ -76,7 +76,7 @@ static enum thole_code create_shard(struct bench *b, const char *name, struct th
     return CLI_CALL(c, Shards, CreateShard, request, &reply, Shard, st);
 }
 
-/* Those that an earlier run deletes must be gone before they can be made again. */
+/* Shards of an earlier run that are being deleted must be gone before they can be created again. */
 static int await_deletions(struct bench *b)
 {
     struct wait_item *items = xcalloc(b->shard_count, sizeof *items);
@@ -151,7 +151,7 @@ static double self_cpu(void)
     return (double)t.tv_sec + (double)t.tv_nsec / 1e9;
 }
 
-/* Asks each host for its own. A host that does not answer is left out. */
+/* Asks each host for its CPU time. Hosts that do not answer are left out. */
 static void take_cpu(struct cli *c, const struct rows *hosts, struct cpu *ret)
 {
     *ret = (struct cpu){0};
@@ -268,7 +268,7 @@ static int measure(struct bench *b, const struct bench_mode *mode, const struct 
     free(before);
     return atomic_load(&b->proposals) + atomic_load(&b->queries) > 0
                ? CLI_OK
-               : cli__say_failed("nothing succeeded");
+               : cli__say_failed("no operation succeeded");
 }
 
 static void read_options(struct bench *b)

@@ -1,4 +1,4 @@
-/* `thole bench`: what its modes share. */
+/* `thole bench`: shared by its modes. */
 #ifndef AGENT_CLI_CMD_BENCH_H
 #define AGENT_CLI_CMD_BENCH_H
 
@@ -18,9 +18,9 @@ struct bench {
     size_t shard_count;
     char **endpoints;
     size_t endpoint_count;
-    uint32_t voters; /* of shards that are made */
+    uint32_t voters; /* of created shards */
     uint32_t in_flight, payload_bytes, read_share, seconds, warmup;
-    struct histogram latency; /* ns; of what began and ended while measuring */
+    struct histogram latency; /* ns; of operations that began and ended during the measurement */
     _Atomic uint64_t proposals, queries, failed;
     _Atomic int phase;
     _Atomic uint32_t outstanding;

@@ -1,4 +1,4 @@
-/* Completion for bash, made from the tables. Names of shards and hosts are asked for at a tab. */
+/* Completion for bash, from the tables. Names of shards and hosts are queried on each tab. */
 #include <string.h>
 
 #include "agent/cli/cli.h"
@@ -59,7 +59,7 @@ static void print_values(void)
     }
 }
 
-/* Which names a command's arguments are, by the words in its description. */
+/* The kind of names that a command's arguments are, from their description. */
 static const char *names_of(const struct cli_command *command)
 {
     if (strncmp(command->arguments, "SHARD", 5) == 0 || strncmp(command->name, "shard ", 6) == 0) {
@@ -95,7 +95,7 @@ static void print_command_cases(void)
 int cli__command_completion(struct cli *c)
 {
     if (strcmp(c->args[0], "bash") != 0) {
-        return cli__say_usage(c, "there is completion for bash only, not for \"%s\"", c->args[0]);
+        return cli__say_usage(c, "completion exists only for bash, not for \"%s\"", c->args[0]);
     }
     printf("# bash completion for thole; made by `thole completion bash`\n"
            "_thole_names() { thole get \"$1\" --stale -o name --command-timeout 1s 2>/dev/null |"

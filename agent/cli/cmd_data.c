@@ -1,4 +1,4 @@
-/* propose, query, watch, session: what a shard's machine sees are bytes; here they are text, or
+/* propose, query, watch, session. Payloads are bytes for the machine; here they are text or
  * base64. */
 #include "agent/cli/cmd_data.h"
 
@@ -18,7 +18,7 @@
 #include "proto/decode.h"
 #include "thole/v1/data.upbdefs.h"
 
-/* A payload beyond what a host takes is read far enough for the host to refuse it. */
+/* Read slightly more than a host accepts, so that the host refuses it. */
 #define FILE_BYTES_MAX (2 * LIMIT_PAYLOAD_BYTES)
 
 static bool read_data_file(const char *path, struct bytes *to)
@@ -60,7 +60,7 @@ static bool read_payload(struct cli *c, struct payload *ret)
         return false;
     }
     if (data != NULL && !cli__base64_decode(data, strlen(data), &joined)) {
-        cli__say_usage(c, "--data-base64: is not base64");
+        cli__say_usage(c, "--data-base64: the value is not base64");
         return false;
     }
     if (text != NULL) {
@@ -80,7 +80,7 @@ static bool read_payload(struct cli *c, struct payload *ret)
     return true;
 }
 
-/* Text that a terminal may be shown: no control characters but tabs and ends of lines. */
+/* Text that is safe to show on a terminal: no control characters except tabs and newlines. */
 static bool is_plain(upb_StringView bytes)
 {
     for (size_t i = 0; i < bytes.size; i++) {
@@ -92,8 +92,8 @@ static bool is_plain(upb_StringView bytes)
     return text_is_utf8(slice_of(bytes.data, bytes.size));
 }
 
-/* A machine's bytes. What is not text is quoted, but a pipe that takes just them gets them as they
- * are. */
+/* Print a machine's bytes. Bytes that are not text are quoted on a terminal, and written as they
+ * are to a pipe. */
 void cli_data_print(upb_StringView bytes, bool base64, bool newline)
 {
     struct bytes out = {0};
@@ -153,7 +153,7 @@ enum thole_code cli_data_query(struct cli *c, const char *shard, const struct pa
     thole_v1_QueryRequest_set_max_staleness_ms(request, (uint32_t)cli_number(c, OPT_MAX_STALENESS));
     enum thole_code code = CLI_CALL(c, Data, Query, request, ret, QueryResponse, st);
     if (code != THOLE_OK && st->reason == THOLE_REASON_OUTCOME_UNKNOWN) {
-        st->reason = THOLE_REASON_NONE; /* a query changes nothing: it can be repeated */
+        st->reason = THOLE_REASON_NONE; /* a query changes nothing, so it can be repeated */
         st->code = code == THOLE_UNKNOWN ? THOLE_UNAVAILABLE : code;
     }
     return code != THOLE_OK ? st->code : THOLE_OK;
@@ -176,11 +176,11 @@ int cli__command_propose(struct cli *c)
             cli_data_print(data, p.base64, true);
         }
         if (thole_v1_ProposeResponse_code(reply) != 0) {
-            (void)cli__say_failed("the machine refused it: code %" PRIu64,
+            (void)cli__say_failed("the machine refused the proposal: code %" PRIu64,
                                   thole_v1_ProposeResponse_code(reply));
         }
         if (thole_v1_ProposeResponse_duplicate(reply)) {
-            cli__note("this is the remembered answer to an earlier attempt");
+            cli__note("the proposal was applied before; this is the remembered answer");
         }
     }
     int result = cli__flush();
@@ -240,7 +240,7 @@ static void show_event(struct cli *c, bool kv, const thole_v1_WatchResponse *eve
     printf("\n");
 }
 
-/* Until the stream fails, --count is reached, or nobody reads any more. */
+/* Runs until the stream fails, --count is reached, or stdout is closed. */
 static enum thole_code watch_loop(struct cli *c, bool kv, struct bus_stream *stream,
                                   bool *ret_begun, struct thole_status *st)
 {
@@ -291,7 +291,7 @@ int cli__command_watch(struct cli *c)
             code = watch_loop(c, kv, stream, &begun, &st);
         }
         bus_stream_free(stream);
-        /* Before it has begun it is tried again, as calls are. */
+        /* A watch that has not begun is retried like a call. */
         if (code == THOLE_OK || begun || !cli__worth_a_retry(&st) ||
             clock_now(&clock_system) >= end_ns) {
             break;

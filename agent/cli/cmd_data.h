@@ -1,4 +1,4 @@
-/* Proposals and queries, for the commands that make them. */
+/* Proposals and queries, for the commands that send them. */
 #ifndef AGENT_CLI_CMD_DATA_H
 #define AGENT_CLI_CMD_DATA_H
 

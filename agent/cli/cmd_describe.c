@@ -1,4 +1,4 @@
-/* `thole describe`: one host or shard with everything around it. */
+/* `thole describe`: one host, shard or pool with its replicas and events. */
 #include <inttypes.h>
 #include <stdarg.h>
 #include <stdlib.h>
@@ -115,7 +115,7 @@ static void show_spec(const thole_v1_ShardSpec *spec)
     line("Lease reads", "%s", thole_v1_ShardSpec_lease_reads(spec) ? "yes" : "no");
 }
 
-/* One document: the row, and with what `related` shows. */
+/* One document: the row, and the rows that `related` shows. */
 static int describe_document(struct cli *c, const char *member, enum rows_kind kind,
                              const void *row, const struct rows_query *replicas)
 {
@@ -138,7 +138,7 @@ static int describe_document(struct cli *c, const char *member, enum rows_kind k
         }
         if (rows_list(c, queries[i], &rows, &st) != THOLE_OK) {
             bytes_deinit(&out);
-            return cli__say_status("cannot list what belongs to it", &st);
+            return cli__say_status("cannot list its replicas and events", &st);
         }
         rows_json(c, &rows, names[i], &out);
         rows_deinit(&rows);
@@ -218,7 +218,7 @@ static int describe_host(struct cli *c, const char *name, bool stale)
         const thole_v1_HostFailures *f = thole_v1_HostStatus_failures(status);
         if (f != NULL) {
             line("Failures", "%s; the last at %s: %.*s",
-                 thole_v1_HostFailures_failing(f) ? "replicas keep failing, so it gets nothing new"
+                 thole_v1_HostFailures_failing(f) ? "replicas keep failing, so it gets no new ones"
                                                   : "replicas failed",
                  cli__time(thole_v1_HostFailures_time_ms(f), time, sizeof time),
                  CLI_SV(thole_v1_HostFailures_message(f)));
@@ -243,7 +243,7 @@ static int describe_host(struct cli *c, const char *name, bool stale)
     return related(c, &replicas, rows_name(ROWS_HOSTS, h, object, sizeof object));
 }
 
-/* Not ready ones, with their reasons. */
+/* Shards that are not ready, with the reasons. */
 static int show_waiting(struct cli *c, const char *pool, bool stale)
 {
     struct thole_status st;
@@ -329,5 +329,5 @@ int cli__command_describe(struct cli *c)
     if (strcmp(c->args[0], "pool") == 0 || strcmp(c->args[0], "pools") == 0) {
         return describe_pool(c, cli__strip(c->args[1], "pool"), stale);
     }
-    return cli__say_usage(c, "\"%s\" is none of host, shard, pool", c->args[0]);
+    return cli__say_usage(c, "\"%s\" is not one of host, shard, pool", c->args[0]);
 }

@@ -32,7 +32,7 @@ static void lines_deinit(struct lines *l)
     free(l->text);
 }
 
-/* Longest common subsequence, the plain way: specs are short. */
+/* Longest common subsequence by the simple algorithm: specs are short. */
 static void print_diff(const struct lines *a, const struct lines *b)
 {
     size_t width = b->count + 1;
@@ -75,7 +75,7 @@ static void spec_lines(struct cli *c, const struct spec *s, const void *row, str
     bytes_deinit(&yaml);
 }
 
-/* What apply would say of it, and both specs; null: there is none. */
+/* The outcome of apply, and both specs; null: there is none. */
 static void add_item(struct cli *c, const struct spec *s, const void *current, bool same,
                      struct bytes *document)
 {
@@ -98,7 +98,7 @@ static void add_item(struct cli *c, const struct spec *s, const void *current, b
     bytes_append_str(document, "}");
 }
 
-/* 0 the same, 1 different, more: failed. */
+/* 0: equal; 1: different; more: failed. */
 static int diff_one(struct cli *c, const struct spec *s, struct bytes *document)
 {
     struct thole_status st;

@@ -33,7 +33,7 @@ static bool parse_kind(const char *text, enum rows_kind *ret)
     return false;
 }
 
-/* What the options leave of a row. */
+/* Does the row match the options? */
 static bool wanted(const struct get *g, enum rows_kind kind, const void *row)
 {
     char name[ROWS_NAME_BYTES];
@@ -68,8 +68,8 @@ static bool wanted(const struct get *g, enum rows_kind kind, const void *row)
 
 /* ---- Objects of events ----------------------------------------------------------------------- */
 
-/* "shards/orders/replicas/12" -> "shards/orders"; events of what is gone are kept for a while, so
- * an object is only looked up if there are none. */
+/* "shards/orders/replicas/12" -> "shards/orders". Events of deleted objects are kept for a while,
+ * so the object is looked up only if there are no events. */
 static int object_exists(struct get *g)
 {
     struct thole_status st;
@@ -113,7 +113,7 @@ static int get_list(struct get *g)
     if (rows_list(c, &g->q, &all, &st) != THOLE_OK) {
         return cli__say_status("cannot list", &st);
     }
-    /* Of events the newest are wanted. */
+    /* Of events, keep the newest. */
     size_t skip = g->limit != 0 && g->q.kind == ROWS_EVENTS && all.count > g->limit
                       ? all.count - (size_t)g->limit
                       : 0;
@@ -124,7 +124,7 @@ static int get_list(struct get *g)
     }
     int result = CLI_OK;
     if (some.count == 0 && g->name != NULL && g->q.kind != ROWS_EVENTS) {
-        (void)cli__say_failed("there is no such replica: %s", g->name);
+        (void)cli__say_failed("there is no replica %s", g->name);
         result = CLI_NOT_FOUND;
     } else {
         if (some.count == 0 && g->q.object != NULL) {
@@ -184,7 +184,7 @@ static void show_gone(struct get *g, upb_StringView name)
 
 static void flush_batch(struct get *g)
 {
-    /* Of the events that are there already, the newest are wanted. */
+    /* Of the existing events, keep the newest. */
     if (!g->begun && g->q.kind == ROWS_EVENTS && g->limit != 0 && g->batch.count > g->limit) {
         size_t skip = g->batch.count - (size_t)g->limit;
         memmove(g->batch.items, g->batch.items + skip, (size_t)g->limit * sizeof g->batch.items[0]);
@@ -282,7 +282,7 @@ int cli__command_get(struct cli *c)
     struct get g = {.c = c, .limit = cli_number(c, OPT_LIMIT)};
     if (!parse_kind(c->args[0], &g.q.kind)) {
         return cli__say_usage(c,
-                              "\"%s\" is none of hosts, shards, pools, replicas, operations, "
+                              "\"%s\" is not one of hosts, shards, pools, replicas, operations, "
                               "events",
                               c->args[0]);
     }
@@ -301,7 +301,7 @@ int cli__command_get(struct cli *c)
     } else if (g.name != NULL && (g.q.kind == ROWS_REPLICAS || g.q.kind == ROWS_OPERATIONS)) {
         const char *slash = strrchr(g.name, '/');
         if (!options_parse_number(slash != NULL ? slash + 1 : g.name, &g.id)) {
-            return cli__say_usage(c, "\"%s\" is no id", g.name);
+            return cli__say_usage(c, "\"%s\" is not an id", g.name);
         }
     } else if (g.name != NULL) {
         g.name = cli__strip(g.name, g.q.kind == ROWS_HOSTS   ? "host"
@@ -309,11 +309,10 @@ int cli__command_get(struct cli *c)
                                                              : "shard");
     }
     if (g.q.object != NULL && g.q.kind == ROWS_EVENTS && !is_object(g.q.object)) {
-        return cli__say_usage(
-            c,
-            "\"%s\" is no object: they are like shards/orders, hosts/h1, pools/p, "
-            "operations/7 or shards/orders/replicas/12",
-            g.q.object);
+        return cli__say_usage(c,
+                              "\"%s\" is not an object, such as shards/orders, hosts/h1, pools/p, "
+                              "operations/7 or shards/orders/replicas/12",
+                              g.q.object);
     }
     if (cli_flag(c, OPT_WATCH)) {
         return get_watch(&g);

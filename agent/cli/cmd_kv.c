@@ -14,8 +14,8 @@
 
 #define RANGE_PAGE 1000
 
-/* Another machine would take the bytes for what they mean to it. The asked host's own rows do: what
- * they do not know yet, the call itself finds. */
+/* A machine of another type would misread the bytes. Checks the called host's rows; if they lack
+ * the shard, the call itself reports it. */
 static int check_type(struct cli *c)
 {
     const thole_v1_Shard *shard = NULL;
@@ -33,7 +33,7 @@ static int check_type(struct cli *c)
                      name, CLI_SV(type));
 }
 
-/* The form's mark, then the message. */
+/* The byte 0x00, which marks the protobuf form, then the message. */
 static struct payload encoded(struct cli *c, const char *bytes, size_t size)
 {
     char *copy = upb_Arena_Malloc(c->arena, size + 1);
@@ -67,7 +67,7 @@ static int propose(struct cli *c, const thole_kv_v1_Command *command,
     return CLI_OK;
 }
 
-/* Shows a result; CLI_FAILED with words if it was refused. */
+/* Shows a result; CLI_FAILED with a message if the command was refused. */
 static int show_result(struct cli *c, const thole_kv_v1_Result *result)
 {
     const thole_kv_v1_KeyValue *current = thole_kv_v1_Result_current(result);
@@ -82,7 +82,7 @@ static int show_result(struct cli *c, const thole_kv_v1_Result *result)
         if (current != NULL) {
             cli_data_print(thole_kv_v1_KeyValue_value(current), false, true);
         }
-        return cli__say_failed(current != NULL ? "not changed: the value is another one"
+        return cli__say_failed(current != NULL ? "not changed: the key has another value"
                                                : "not changed: there is no such key");
     default:
         return cli__say_failed("not changed: %.*s", CLI_SV(thole_kv_v1_Result_error(result)));
@@ -178,7 +178,7 @@ int cli__command_kv_get(struct cli *c)
     return cli__flush();
 }
 
-/* `document` gathers the rows of one list. */
+/* `document` collects the rows of one list. */
 static void show_items(struct cli *c, const thole_kv_v1_Answer *answer, struct bytes *document)
 {
     size_t n = 0;

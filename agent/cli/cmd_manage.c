@@ -5,7 +5,7 @@
 #include "agent/cli/cmd_wait.h"
 #include "thole/v1/control.upbdefs.h"
 
-/* Says what was done on stdout, and waits if that was asked for. A document says how it ended. */
+/* Prints what was done, and waits if --wait is given. A document says how the wait ended. */
 static int done(struct cli *c, struct wait_item *item, const char *name, const char *what,
                 const void *row)
 {
@@ -53,7 +53,7 @@ static int delete_shard(struct cli *c, const char *name)
     const thole_v1_Shard *row = NULL;
     uint64_t id = 0;
     if (cli_flag(c, OPT_WAIT) && rows_get_shard(c, name, false, &row, &st) == THOLE_OK) {
-        id = thole_v1_Shard_id(row); /* a pool may make another one of this name */
+        id = thole_v1_Shard_id(row); /* a pool may create another shard with this name */
     }
     thole_v1_DeleteShardRequest *request = thole_v1_DeleteShardRequest_new(c->arena);
     thole_v1_DeleteShardRequest_set_name(request, cli__sv(name));
@@ -89,7 +89,7 @@ static int delete_replica(struct cli *c, const char *text)
     const char *slash = strrchr(text, '/');
     uint64_t id = 0;
     if (!options_parse_number(slash != NULL ? slash + 1 : text, &id)) {
-        return cli__say_usage(c, "\"%s\" is no replica id", text);
+        return cli__say_usage(c, "\"%s\" is not a replica id", text);
     }
     thole_v1_DeleteReplicaRequest_set_id(request, id);
     thole_v1_DeleteReplicaRequest_set_request_id(request, cli__request_id(c));
@@ -133,7 +133,7 @@ int cli__command_delete(struct cli *c)
     if (strcmp(kind, "pool") == 0 || strcmp(kind, "pools") == 0) {
         return delete_pool(c, cli__strip(c->args[1], "pool"));
     }
-    return cli__say_usage(c, "\"%s\" is none of shard, pool, replica, host", kind);
+    return cli__say_usage(c, "\"%s\" is not one of shard, pool, replica, host", kind);
 }
 
 /* ---- Replicas -------------------------------------------------------------------------------- */

@@ -1,4 +1,4 @@
-/* Operations: the verbs that start them, and watching one with its progress. */
+/* Operations: the commands that start them, and watching one with its progress. */
 #include <inttypes.h>
 #include <signal.h>
 #include <stdlib.h>
@@ -18,13 +18,13 @@
 struct progress {
     uint64_t id;
     bool terminal;
-    bool shown;          /* a bar stands on the line */
-    uint64_t begin_ns;   /* of watching, */
-    uint32_t begin_done; /* when so much was done */
+    bool shown;          /* the progress bar is on the line */
+    uint64_t begin_ns;   /* when watching began */
+    uint32_t begin_done; /* steps done at that time */
     bool begun;
     uint64_t told_ns;
     char told[256]; /* the last line in a pipe */
-    char last[256]; /* the newest state, told or not */
+    char last[256]; /* the newest state, printed or not */
     int32_t state;
     char message[256];
 };
@@ -51,7 +51,7 @@ static void describe(struct progress *p, const thole_v1_Operation *o, char *ret,
              CLI_SV(message));
 }
 
-/* In a pipe: at most one a second, and the last one. */
+/* In a pipe: at most one line per second, and the last one. */
 static void tell_line(struct progress *p, const char *text)
 {
     if (strcmp(text, p->told) != 0) {
@@ -122,7 +122,7 @@ static enum thole_code watch_stream(struct cli *c, struct progress *p, uint32_t 
 
 /* ---- ^C -------------------------------------------------------------------------------------- */
 
-static char hint[128]; /* written before the handler is there */
+static char hint[128]; /* written before the handler is installed */
 
 static void interrupted(int number)
 {
@@ -145,14 +145,14 @@ static int show_operation(struct cli *c, const thole_v1_Operation *o)
     return cli__flush();
 }
 
-/* The exit code is the operation's end: 1 if it failed or was cancelled. */
+/* The exit code follows the operation's end: 1 if it failed or was cancelled. */
 static int wait_for(struct cli *c, uint64_t id)
 {
     struct progress p = {.id = id, .terminal = isatty(STDERR_FILENO) != 0};
     struct thole_status st;
     uint64_t timeout_ms = wait_timeout_ms(c);
     uint64_t begin_ns = clock_now(&clock_system);
-    cli__note("^C stops watching; the operation goes on; `thole operation wait %" PRIu64
+    cli__note("^C stops watching; the operation continues; `thole operation wait %" PRIu64
               "` watches it again, `thole operation cancel %" PRIu64 "` cancels it",
               id, id);
     say_when_interrupted(id);
@@ -169,7 +169,7 @@ static int wait_for(struct cli *c, uint64_t id)
             code = THOLE_OK;
             break;
         }
-        /* Its host went away: another one knows as much. */
+        /* The host was lost: another host has the same rows. */
         if (code == THOLE_UNAVAILABLE || st.reason == THOLE_REASON_OUTCOME_UNKNOWN ||
             code == THOLE_OK) {
             nanosleep(&(struct timespec){.tv_nsec = 300 * NS_PER_MS}, NULL);
@@ -182,7 +182,7 @@ static int wait_for(struct cli *c, uint64_t id)
         tell_line(&p, p.last);
     }
     if (code == THOLE_DEADLINE_EXCEEDED) {
-        (void)cli__say_failed("operation %" PRIu64 " has not ended after %.0f s%s%s; it goes on; "
+        (void)cli__say_failed("operation %" PRIu64 " has not ended after %.0f s%s%s; it continues; "
                               "--timeout gives more time",
                               id, (double)timeout_ms / 1000, p.last[0] != '\0' ? ": " : "", p.last);
         return CLI_UNAVAILABLE;
@@ -209,7 +209,7 @@ static bool parse_id(struct cli *c, uint64_t *ret)
 {
     const char *text = cli__strip(c->args[0], "operation");
     if (!options_parse_number(text, ret) || *ret == 0) {
-        (void)cli__say_usage(c, "\"%s\" is no operation id", c->args[0]);
+        (void)cli__say_usage(c, "\"%s\" is not an operation id", c->args[0]);
         return false;
     }
     return true;
@@ -249,7 +249,7 @@ int operation_started(struct cli *c, enum thole_code code, const thole_v1_Operat
                       const struct thole_status *st)
 {
     if (code != THOLE_OK) {
-        return cli__say_status("cannot do that", st);
+        return cli__say_status("cannot start the operation", st);
     }
     if (cli_flag(c, OPT_DRY_RUN)) {
         upb_StringView about = thole_v1_Operation_target(o), why = thole_v1_Operation_message(o);
@@ -267,7 +267,7 @@ int operation_started(struct cli *c, enum thole_code code, const thole_v1_Operat
         }
         return cli__flush();
     }
-    if (cli__is_document(c)) { /* one: as it is now, or at its end */
+    if (cli__is_document(c)) { /* one document: the operation now, or at its end */
         return cli_flag(c, OPT_WAIT) ? wait_for(c, thole_v1_Operation_id(o)) : show_operation(c, o);
     }
     upb_StringView target = thole_v1_Operation_target(o);
@@ -339,7 +339,7 @@ int cli__command_pause(struct cli *c)
             controller--;
         }
         if (controller == 0) {
-            return cli__say_usage(c, "\"%s\" is none of placement, membership, balance",
+            return cli__say_usage(c, "\"%s\" is not one of placement, membership, balance",
                                   c->args[i]);
         }
         thole_v1_PauseControllersRequest_add_controllers(request, controller, c->arena);

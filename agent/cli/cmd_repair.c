@@ -1,5 +1,4 @@
-/* thole repair: a shard that lost its quorum for good; and the registry, when all hosts are
- * lost. */
+/* `thole repair`: a shard that lost its quorum for good; the registry, if all hosts are lost. */
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -30,7 +29,7 @@ static void print_plan(struct cli *c, const thole_v1_RepairPlan *plan)
     static const char *const columns[] = {"REPLICA", "HOST",   "VOTER",   "STATE", ">EPOCH",
                                           ">TERM",   ">INDEX", "PROBLEM", NULL};
     size_t n = 0;
-    bool possible = thole_v1_RepairPlan_possible(plan); /* else nothing is chosen, nor lost */
+    bool possible = thole_v1_RepairPlan_possible(plan); /* otherwise nothing is chosen or lost */
     uint64_t chosen = possible ? thole_v1_RepairPlan_chosen_replica(plan) : 0;
     const thole_v1_RepairReplica *const *all = thole_v1_RepairPlan_replicas(plan, &n);
     struct cli_table *t = cli__table_new(false, columns);
@@ -63,7 +62,7 @@ int cli__command_repair_shard(struct cli *c)
         return cli__say_status("cannot plan the repair", &st);
     }
     bool runs = thole_v1_RepairPlan_possible(plan) && cli_flag(c, OPT_YES);
-    if (!cli__is_document(c) || !runs) { /* one document: the plan that was carried out */
+    if (!cli__is_document(c) || !runs) { /* one document: the executed plan */
         print_plan(c, plan);
     }
     if (!thole_v1_RepairPlan_possible(plan)) {
@@ -71,7 +70,7 @@ int cli__command_repair_shard(struct cli *c)
                                CLI_SV(thole_v1_RepairPlan_refused_because(plan)));
     }
     if (!cli_flag(c, OPT_YES)) {
-        cli__note("nothing was changed; --yes repairs, if this is still the plan then");
+        cli__note("nothing was changed; --yes repairs if the plan has not changed by then");
         return cli__flush();
     }
     thole_v1_RunRepairRequest *run = thole_v1_RunRepairRequest_new(c->arena);
@@ -91,7 +90,7 @@ int cli__command_repair_shard(struct cli *c)
 
 /* ---- Shard zero, offline --------------------------------------------------------------------- */
 
-/* The plan as the service would send it, so that both look the same. */
+/* The plan as the message of the service, so that both look the same. */
 static const thole_v1_RepairPlan *plan_message(struct cli *c, const struct repair_plan *p)
 {
     thole_v1_RepairPlan *plan = thole_v1_RepairPlan_new(c->arena);
@@ -136,7 +135,7 @@ int cli__command_repair_zero(struct cli *c)
     } else {
         fprintf(cli__is_document(c) ? stderr : stdout,
                 "%s is marked: its next start makes it the only voter of shard zero, epoch %" PRIu64
-                ". Then start the other hosts that are left: they get new replicas of shard zero\n",
+                ". Then start the other remaining hosts: they get new replicas of shard zero\n",
                 z->dirs[z->plan.chosen].path, z->plan.epoch);
     }
     repair_zero_close(z);

@@ -1,4 +1,4 @@
-/* thole snapshot: files of shards' state. */
+/* `thole snapshot`: files with the state of shards. */
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
@@ -18,7 +18,7 @@
 #include "thole/v1/snapshots.upbdefs.h"
 
 #define PIECE_BYTES (1 * MIB)
-/* The first piece comes when the machine has written its file. */
+/* The first piece comes after the machine has written its file. */
 #define PIECE_MS (10 * 60 * 1000)
 
 /* ---- Progress -------------------------------------------------------------------------------- */
@@ -76,7 +76,8 @@ static enum thole_code take_piece(struct snapshot_check *k, int fd, const char *
     const thole_v1_SaveSnapshotResponse *m =
         PROTO_DECODE(thole_v1_SaveSnapshotResponse, message, arena);
     if (m == NULL) {
-        code = THOLE_FAIL(st, THOLE_INTERNAL, THOLE_REASON_NONE, "a piece does not decode");
+        code = THOLE_FAIL(st, THOLE_INTERNAL, THOLE_REASON_NONE,
+                          "a piece of the snapshot does not decode");
     } else {
         upb_StringView data = thole_v1_SaveSnapshotResponse_data(m);
         *ret_total = thole_v1_SaveSnapshotResponse_total_bytes(m);
@@ -89,7 +90,7 @@ static enum thole_code take_piece(struct snapshot_check *k, int fd, const char *
     return code;
 }
 
-/* The stream into `fd`, checked. */
+/* Write the stream to `fd`, and check it. */
 static enum thole_code receive(struct cli *c, struct snapshot_check *k, int fd, const char *path,
                                struct thole_status *st)
 {
@@ -180,7 +181,7 @@ int cli__command_snapshot_save(struct cli *c)
 
 /* ---- Status ---------------------------------------------------------------------------------- */
 
-/* Runs `piece` over the file. */
+/* Calls `piece` for each piece of the file. */
 typedef enum thole_code (*piece_fn)(void *ctx, uint64_t offset, struct slice piece,
                                     struct thole_status *st);
 static enum thole_code read_pieces(const char *path, piece_fn piece, void *ctx,
@@ -302,7 +303,7 @@ static enum thole_code send_piece(void *ctx, uint64_t offset, struct slice piece
         u->complete = thole_v1_UploadSnapshotResponse_complete(reply);
         if (name.size >= sizeof u->name || received != offset + piece.size) {
             code = THOLE_FAIL(st, THOLE_INTERNAL, THOLE_REASON_NONE,
-                              "the host has %" PRIu64 " bytes, and should have %" PRIu64, received,
+                              "the host received %" PRIu64 " bytes instead of %" PRIu64, received,
                               offset + piece.size);
         } else {
             memcpy(u->name, name.data, name.size);
@@ -314,7 +315,7 @@ static enum thole_code send_piece(void *ctx, uint64_t offset, struct slice piece
     return code;
 }
 
-/* The spec of -f, if there is one; false after words. */
+/* Read the spec of -f, if given; false after a message. */
 static bool read_spec(struct cli *c, thole_v1_RestoreSnapshotRequest *request, int *ret)
 {
     struct spec_list list = {0};
@@ -335,7 +336,7 @@ static bool read_spec(struct cli *c, thole_v1_RestoreSnapshotRequest *request, i
     return *ret == CLI_OK;
 }
 
-/* A name that is taken is refused by the server, too; but not after all of the file. */
+/* The server refuses a taken name, too, but only after the whole upload. */
 static bool is_free(struct cli *c, const char *name)
 {
     struct thole_status st;
@@ -344,7 +345,7 @@ static bool is_free(struct cli *c, const char *name)
            thole_v1_Shard_awaits_restore(row);
 }
 
-/* What is damaged is not even sent. */
+/* A damaged file is not sent. */
 static enum thole_code upload_file(struct cli *c, struct upload *u, struct thole_status *st)
 {
     struct snapshot_check *k = snapshot_check_new();
@@ -355,7 +356,8 @@ static enum thole_code upload_file(struct cli *c, struct upload *u, struct thole
         code = read_pieces(c->args[0], send_piece, u, st);
     }
     if (code == THOLE_OK && !u->complete) {
-        code = THOLE_FAIL(st, THOLE_ABORTED, THOLE_REASON_NONE, "the file changed meanwhile");
+        code = THOLE_FAIL(st, THOLE_ABORTED, THOLE_REASON_NONE,
+                          "the file was changed during the upload");
     }
     return code;
 }
@@ -373,11 +375,11 @@ int cli__command_snapshot_restore(struct cli *c)
         return result;
     }
     if (!is_free(c, cli__strip(c->args[1], "shard"))) {
-        return cli__say_failed("there is a shard \"%s\": nothing is overwritten; give another name",
+        return cli__say_failed("shard \"%s\" exists, and is not overwritten; give another name",
                                cli__strip(c->args[1], "shard"));
     }
     if (upload_file(c, &u, &st) != THOLE_OK) {
-        return cli__say_status("cannot bring the snapshot to the host", &st);
+        return cli__say_status("cannot upload the snapshot to the host", &st);
     }
     thole_v1_RestoreSnapshotRequest_set_upload(request, cli__sv(u.name));
     enum thole_code code = CLI_CALL(c, Snapshots, RestoreSnapshot, request, &reply, Operation, &st);

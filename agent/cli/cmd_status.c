@@ -8,7 +8,7 @@
 #define SHARDS_SHOWN 100
 #define PROBLEMS_SHOWN 20
 
-/* "Degraded" is bad when it is so, all others when they are not. */
+/* "Degraded" is a problem if true, all other conditions if false. */
 static bool is_problem(const thole_v1_Condition *c)
 {
     bool bad_if = upb_StringView_IsEqual(thole_v1_Condition_type(c), cli__sv("Degraded"));
@@ -57,7 +57,7 @@ static size_t count_ready(const struct rows *shards)
     return ready;
 }
 
-/* Not ready ones first, if there are too many for a screen. */
+/* Shards that are not ready first, if there are too many for a screen. */
 static void show_shards(struct cli *c, const struct rows *shards)
 {
     struct rows some = {.kind = ROWS_SHARDS};
@@ -96,7 +96,7 @@ static bool is_live(const struct rows *hosts, upb_StringView name)
     return false;
 }
 
-/* Shard zero's votes. A replica that runs as a voter says so itself, by the configuration in force
+/* Shard zero's votes. A voting replica that runs reports so itself, from the current configuration
  * on its host. */
 struct zero_votes {
     uint32_t voters, live;
@@ -124,7 +124,7 @@ static struct zero_votes count_zero(struct cli *c, const struct rows *hosts, boo
     return z;
 }
 
-/* How many more hosts may fail before nothing can be placed or configured; -1: it is so now. */
+/* How many more hosts may fail before shard zero loses its majority; -1: it has lost it. */
 static int32_t may_fail(const struct zero_votes *z)
 {
     uint32_t quorum = z->voters / 2 + 1;
@@ -145,8 +145,7 @@ static void show_zero(struct cli *c, const struct rows *hosts, bool stale)
     }
 }
 
-/* One document: what the host that was asked says of itself, all hosts and shards, and shard zero's
- * votes. */
+/* One document: the called host's own status, all hosts and shards, and shard zero's votes. */
 static void show_document(struct cli *c, const thole_v1_StatusResponse *status,
                           const struct rows *hosts, const struct rows *shards, bool stale)
 {
@@ -165,7 +164,7 @@ static void show_document(struct cli *c, const thole_v1_StatusResponse *status,
     bytes_deinit(&fields);
 }
 
-/* A pause that was forgotten shows when nothing else is wrong yet. */
+/* Shows a forgotten pause before it causes other problems. */
 static void show_pauses(struct cli *c, bool stale)
 {
     static const char *const names[] = {"?", "placement", "membership", "balance"};
@@ -228,7 +227,7 @@ static void show_rows(struct cli *c, const struct rows *hosts, const struct rows
     show_problems(shards);
 }
 
-/* Both or none. */
+/* Both lists or none. */
 static enum thole_code list_rows(struct cli *c, bool stale, struct rows *hosts, struct rows *shards,
                                  struct thole_status *st)
 {
@@ -244,8 +243,8 @@ static enum thole_code list_rows(struct cli *c, bool stale, struct rows *hosts, 
     return code;
 }
 
-/* What the host knows is better than nothing when shard zero cannot be asked, and it is not waited
- * for long: that its leader is gone may be found out only meanwhile. */
+/* If shard zero cannot be asked, show the host's own view. Do not wait long: the host may find out
+ * only meanwhile that the leader is gone. */
 static enum thole_code look_around(struct cli *c, const thole_v1_StatusResponse **status,
                                    struct rows *hosts, struct rows *shards, struct thole_status *st)
 {

@@ -1,4 +1,4 @@
-/* `thole wait`, and the waiting of other commands. */
+/* `thole wait`, and --wait of other commands. */
 #include "agent/cli/cmd_wait.h"
 
 #include <inttypes.h>
@@ -58,7 +58,7 @@ static void observe_shard(struct wait_item *w, const thole_v1_Shard *s)
     if (w->what == WAIT_FORMED) {
         w->done = status != NULL && thole_v1_ShardStatus_formed(status);
     } else if (w->what == WAIT_DELETED && w->id != 0 && thole_v1_Shard_id(s) != w->id) {
-        w->done = true; /* it went, and another one has the name already */
+        w->done = true; /* it was deleted, and another object has the name */
     } else if (w->what == WAIT_DELETED) {
         w->id = thole_v1_Shard_id(s);
         const thole_v1_Condition *why = rows_condition(s, "Ready");
@@ -111,8 +111,8 @@ static void observe_pool(struct wait_item *w, const thole_v1_ShardPool *p)
     }
 }
 
-/* Once per round of changes, and for large pools not with every shard; but the last state is
- * told. */
+/* Once per batch of changes, and for large pools not for every shard; the last state is always
+ * printed. */
 static void progress_of_pool(struct wait_item *w, bool last)
 {
     uint64_t now = clock_now(&clock_system);
@@ -244,7 +244,7 @@ void wait_observe(struct wait_item *w, const thole_v1_WatchClusterResponse *m)
         } else if (w->what == WAIT_READY && w->kind == ROWS_POOLS) {
             progress_of_pool(w, false);
         } else if (w->what == WAIT_DELETED && !w->seen) {
-            w->done = true; /* the snapshot had no such row */
+            w->done = true; /* the snapshot has no such row */
         }
     }
 }
@@ -261,12 +261,13 @@ static bool watch_row(void *ctx, const thole_v1_WatchClusterResponse *m)
     struct waiting *all = ctx;
     bool more = false, gone = false;
     for (size_t i = 0; i < all->count; i++) {
-        /* What is done may be undone by a later change, until all are done at one time. */
+        /* A finished item may become unfinished by a later change, until all are done at the same
+         * time. */
         wait_observe(&all->items[i], m);
         more |= !all->items[i].done;
         gone |= all->items[i].gone;
     }
-    /* What was deleted meanwhile will not become ready. */
+    /* A deleted object never becomes ready. */
     return more && !(gone && thole_v1_WatchClusterResponse_bookmark(m));
 }
 
@@ -334,7 +335,8 @@ static bool parse_item(struct cli *c, const char *text, struct wait_item *w)
     return false;
 }
 
-/* The watch begins with what one host knows, which may lag: whether the row is there is asked. */
+/* The watch starts with the view of one host, which may be behind, so ask whether the row
+ * exists. */
 static int must_exist(struct cli *c, const struct wait_item *w)
 {
     struct thole_status st;
@@ -349,7 +351,7 @@ static int must_exist(struct cli *c, const struct wait_item *w)
     } else {
         code = rows_get_replica(c, w->id, false, (const thole_v1_Replica **)&row, &st);
     }
-    /* While nobody answers, or leads, waiting goes on. */
+    /* Keep waiting while no host answers, or no leader is known. */
     return code == THOLE_NOT_FOUND || code == THOLE_INVALID_ARGUMENT
                ? cli__say_status("cannot wait", &st)
                : CLI_OK;
@@ -378,7 +380,7 @@ int cli__command_wait(struct cli *c)
             ((w->what == WAIT_DRAINED) == (w->kind == ROWS_HOSTS) && w->kind != ROWS_POOLS) ||
             (w->what == WAIT_RUNNING && w->kind == ROWS_REPLICAS);
         if (!fits) {
-            result = cli__say_usage(c, "%s cannot be waited for to be %s", c->args[i], what);
+            result = cli__say_usage(c, "%s has no state %s to wait for", c->args[i], what);
         } else if (w->what != WAIT_DELETED) {
             result = must_exist(c, w);
         }

@@ -6,39 +6,39 @@
 const struct cli_command cli_commands[] = {
     {"status",
      "",
-     "the cluster at a glance: hosts, shards, leaders, what is not ready",
+     "show the cluster: hosts, shards, leaders, what is not ready",
      NULL,
      {0},
      cli__command_status},
     {"get",
      "hosts|shards|pools|replicas|operations|events [NAME]",
-     "list what there is",
-     "With NAME only that one; replicas and operations are named by their id, events by their "
+     "list objects",
+     "With NAME only that object; a replica or operation has its id as NAME, events have their "
      "object.",
      {OPT_WATCH, OPT_SHARD, OPT_HOST, OPT_OBJECT, OPT_SINCE, OPT_LIMIT, OPT_STALE},
      cli__command_get},
     {"describe",
      "host|shard|pool NAME",
-     "everything about one: spec, conditions, replicas, events",
+     "show one object: spec, conditions, replicas, events",
      NULL,
      {OPT_STALE},
      cli__command_describe},
     {"apply",
      "",
-     "make the cluster as the specs say",
+     "create or change objects as the specs say",
      "A spec is a YAML or JSON document, several in a file separated by ---:\n\n"
      "  kind: Shard\n  name: orders\n  spec:\n    type: kv\n    voters: 3\n"
      "    constraints:\n      - {key: zone, operator: IN, values: [a, b]}\n\n"
      "or kind: ShardPool, with count and shard (the spec of each), or kind: Host, with tags, "
      "state\n"
-     "and capacity. docs/specs.md has all of it. Names are as in the API, or in camelCase. With "
-     "an etag\n"
-     "the spec is only changed if nobody else did meanwhile.",
+     "and capacity; see docs/specs.md. Field names are as in the API, or in camelCase. With an "
+     "etag the\n"
+     "spec is changed only if nobody else has changed it meanwhile.",
      {OPT_FILE, OPT_DRY_RUN, OPT_WAIT, OPT_TIMEOUT},
      cli__command_apply},
     {"diff",
      "",
-     "what apply would change; exits 0 if nothing, 1 if something, 2 or more on errors",
+     "show what apply would change; exits 0 without differences, 1 with some, 2 or more on errors",
      NULL,
      {OPT_FILE},
      cli__command_diff},
@@ -50,20 +50,20 @@ const struct cli_command cli_commands[] = {
      cli__command_delete},
     {"wait",
      "KIND/NAME...",
-     "wait for something to be so, such as `wait --for ready shard/orders`",
+     "wait for a state, such as `wait --for ready shard/orders`",
      NULL,
      {OPT_FOR, OPT_TIMEOUT},
      cli__command_wait},
     {"propose",
      "SHARD [TEXT...]",
      "propose to a shard; prints the machine's answer",
-     "What the text means is the machine's business; kv: \"put KEY VALUE\", counter: \"add 1\".",
+     "The machine defines what the text means; kv: \"put KEY VALUE\", counter: \"add 1\".",
      {OPT_TEXT, OPT_DATA_FILE, OPT_DATA_BASE64, OPT_SESSION, OPT_SEQUENCE},
      cli__command_propose},
     {"query",
      "SHARD [TEXT...]",
-     "ask a shard; linearizable unless --stale",
-     "What the text means is the machine's business; kv: \"get KEY\", counter: \"get\".",
+     "query a shard; linearizable without --stale",
+     "The machine defines what the text means; kv: \"get KEY\", counter: \"get\".",
      {OPT_TEXT, OPT_DATA_FILE, OPT_DATA_BASE64, OPT_STALE, OPT_MAX_STALENESS},
      cli__command_query},
     {"watch",
@@ -74,14 +74,14 @@ const struct cli_command cli_commands[] = {
      cli__command_watch},
     {"session open",
      "SHARD",
-     "open a session, which makes proposals exactly-once",
+     "open a session, in which proposals are applied exactly once",
      NULL,
      {0},
      cli__command_session_open},
     {"kv put", "SHARD KEY VALUE", "set a key of a kv shard", NULL, {0}, cli__command_kv_put},
     {"kv get",
      "SHARD KEY",
-     "print a key's value; exits 3 if there is none",
+     "print a key's value; exits 3 if the key does not exist",
      NULL,
      {OPT_STALE},
      cli__command_kv_get},
@@ -100,22 +100,21 @@ const struct cli_command cli_commands[] = {
      cli__command_kv_cas},
     {"shard transfer-leader",
      "NAME",
-     "hand a shard's leadership to another voter",
+     "transfer a shard's leadership to another voter",
      NULL,
      {OPT_TO},
      cli__command_shard_transfer},
     {"shard move",
      "NAME",
-     "move one of a shard's replicas to another host, where it then stays",
-     "An operation. The new replica catches up and takes the old one's vote in one step. Refused, "
-     "with\n"
-     "the reason, if the other host does not satisfy the shard's spec as well.",
+     "move one of a shard's replicas to another host and keep it there",
+     "An operation. The new replica catches up, then replaces the old one as a voter in one\n"
+     "step. Refused, with the reason, if the other host does not satisfy the shard's spec.",
      {OPT_FROM, OPT_TO, OPT_WAIT, OPT_TIMEOUT, OPT_DRY_RUN},
      cli__command_shard_move},
     {"rebalance",
      "",
-     "give hosts equally many replicas and leaders, with the fewest moves",
-     "An operation; also while balance is paused. Replicas that `thole shard move` placed may "
+     "even out replicas and leaders over hosts, with the fewest moves",
+     "An operation; works while balance is paused. Replicas that `thole shard move` placed may "
      "move, too.",
      {OPT_WAIT, OPT_TIMEOUT, OPT_DRY_RUN},
      cli__command_rebalance},
@@ -131,114 +130,111 @@ const struct cli_command cli_commands[] = {
      NULL,
      {OPT_WAIT, OPT_TIMEOUT},
      cli__command_replica_delete},
-    {"host cordon", "NAME", "place nothing new on a host", NULL, {0}, cli__command_host_cordon},
+    {"host cordon", "NAME", "place no new replicas on a host", NULL, {0}, cli__command_host_cordon},
     {"host uncordon",
      "NAME",
-     "let a host have replicas again, also if they kept failing",
+     "let a host get replicas again, even if they kept failing there",
      NULL,
      {0},
      cli__command_host_uncordon},
     {"host drain",
      "NAME",
      "move leaders and then replicas away from a host",
-     "An operation, which goes on whether it is watched or not: ^C only stops watching.\n"
-     "`thole host undrain NAME` ends it.",
+     "An operation, which continues without a watcher: ^C only stops watching. `thole host\n"
+     "undrain NAME` ends it.",
      {OPT_WAIT, OPT_TIMEOUT, OPT_DRY_RUN},
      cli__command_host_drain},
     {"host undrain",
      "NAME",
-     "end a drain: let the host have replicas again",
+     "end a drain: let the host get replicas again",
      NULL,
      {0},
      cli__command_host_undrain},
     {"host decommission",
      "NAME",
-     "drain a host and then remove it for ever",
-     "An operation, which goes on whether it is watched or not: ^C only stops watching. The host\n"
-     "is removed when nothing that was acknowledged depends on it: a dead one as soon as every\n"
-     "shard has a majority of voters with all data on live hosts. Until then it can be cancelled.",
+     "drain a host, then remove it for ever",
+     "An operation, which continues without a watcher: ^C only stops watching. The host is\n"
+     "removed when no acknowledged write depends on it: a dead host as soon as every shard has\n"
+     "a majority of voters with all data on live hosts. Until then the operation can be\n"
+     "cancelled.",
      {OPT_WAIT, OPT_TIMEOUT, OPT_DRY_RUN},
      cli__command_host_decommission},
     {"operation wait",
      "ID",
-     "wait for an operation's end, and show its progress",
+     "wait for the end of an operation, and show its progress",
      NULL,
      {OPT_TIMEOUT},
      cli__command_operation_wait},
     {"operation cancel",
      "ID",
-     "take back what an operation has not done yet",
+     "cancel the steps that an operation has not done yet",
      NULL,
      {0},
      cli__command_operation_cancel},
     {"pause",
      "[CONTROLLER...]",
-     "let controllers rest: placement, membership, balance; without any, all",
+     "pause controllers: placement, membership, balance; default: all",
      NULL,
      {0},
      cli__command_pause},
     {"resume", "", "end every pause", NULL, {0}, cli__command_resume},
     {"members",
      "",
-     "the members of shard zero, which holds the desired state",
+     "show the members of shard zero, which holds the desired state",
      NULL,
      {0},
      cli__command_members},
     {"repair shard",
      "NAME",
-     "bring a shard back that lost its quorum for good",
-     "Shows what the hosts that are left have, which replica would be kept, and what may be lost.\n"
-     "Refused while a quorum is alive. What only the lost replicas had is gone.",
+     "repair a shard that lost its quorum for good",
+     "Shows the data of the remaining hosts, which replica would be kept, and what may be\n"
+     "lost. Refused while a quorum is alive. Writes that only the lost replicas had are gone.",
      {OPT_YES},
      cli__command_repair_shard},
     {"repair zero",
      "DIR...",
-     "the same for shard zero: reads data directories of stopped hosts, and marks one",
-     "The next start of the marked host makes it the only voter of shard zero. All daemons of the\n"
-     "cluster must be stopped; give all data directories that are left.",
+     "repair shard zero offline: reads data directories of stopped hosts, and marks one",
+     "The next start of the marked host makes it the only voter of shard zero. Stop all\n"
+     "daemons of the cluster first, and give all remaining data directories.",
      {OPT_YES},
      cli__command_repair_zero},
     {"snapshot save",
      "SHARD FILE",
      "save a shard's state to a file; zero is the registry",
-     "Through any host: what was acknowledged before is in it. FILE appears, or is replaced, when "
-     "all of\n"
-     "it is there and checked. With --stale a replica's own state, also when the shard has no "
-     "quorum.",
+     "Through any host. The file has every write that was acknowledged before. FILE is\n"
+     "created, or replaced, when all data has arrived and is checked. With --stale it has one\n"
+     "replica's own state, even if the shard has no quorum.",
      {OPT_STALE},
      cli__command_snapshot_save},
     {"snapshot status",
      "FILE",
-     "check a snapshot file, and say what is in it; needs no cluster",
-     "Exits 1 if the file is damaged, cut, or no snapshot.",
+     "check a snapshot file, and describe it; needs no cluster",
+     "Exits 1 if the file is damaged, truncated, or not a snapshot.",
      {0},
      cli__command_snapshot_status},
     {"snapshot restore",
      "FILE NAME",
-     "make a new shard of a snapshot",
-     "NAME must be free, or await its data: nothing is overwritten. The host that is talked to "
-     "gets the file and the first\n"
-     "replica; placement adds the others. The spec is the one in the file, or that of -f (kind: "
-     "Shard),\n"
-     "with the same type. An operation, which can be cancelled until the new shard serves.",
+     "create a shard from a snapshot",
+     "NAME must be free, or await its data: nothing is overwritten. The called host gets the\n"
+     "file and the first replica; placement adds the others. The spec is that of the file, or\n"
+     "of -f (kind: Shard) with the same type. An operation, which can be cancelled until the\n"
+     "new shard serves.",
      {OPT_FILE, OPT_WAIT, OPT_TIMEOUT},
      cli__command_snapshot_restore},
     {"snapshot restore-zero",
      "FILE DIR",
-     "make a data directory of a new cluster from a snapshot of the registry (zero); offline",
-     "For when all hosts are lost. DIR must be empty or absent. Start tholed with it: a cluster "
-     "of one\n"
-     "host, with the shards, pools and events of the file, but no hosts and no data. Others join "
-     "it. Each\n"
-     "shard waits until its own snapshot is restored under its name, or until it is deleted.",
+     "create a new cluster's data directory from a snapshot of the registry (zero); offline",
+     "For the loss of all hosts. DIR must be empty or absent. Start tholed with it: a cluster\n"
+     "of one host, with the shards, pools and events of the file, without its hosts and data.\n"
+     "Other hosts join it. Each shard waits until its snapshot is restored under its name, or\n"
+     "it is deleted.",
      {OPT_NAME},
      cli__command_snapshot_restore_zero},
     {"bench",
      "",
-     "load the cluster and measure",
-     "Creates shards of type noop if they are missing. Prints proposals per second, latencies, "
-     "and\n"
-     "CPU seconds per million proposals of each host and of the load generator.",
+     "load the cluster and measure it",
+     "Creates missing shards with type noop. Prints proposals per second, latencies, and CPU\n"
+     "seconds per million proposals of each host and of the load generator.",
      {OPT_MODE, OPT_SHARDS, OPT_IN_FLIGHT, OPT_PAYLOAD, OPT_READ_SHARE, OPT_SECONDS, OPT_WARMUP,
       OPT_VOTERS, OPT_CLEANUP, OPT_TIMEOUT},
      cli__command_bench},

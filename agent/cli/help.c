@@ -1,4 +1,4 @@
-/* Help, made from the tables. */
+/* Help texts, from the tables. */
 #include <string.h>
 
 #include "agent/cli/cli.h"
@@ -22,7 +22,7 @@ void cli__help_all(FILE *out)
     }
     print_global(out);
     fputs("\nA flag beats the environment, which beats ~/.config/thole/config.yaml (lines such as\n"
-          "\"endpoints: HOST:PORT\"). Data goes to stdout, words to stderr.\n"
+          "\"endpoints: HOST:PORT\"). Data goes to stdout, messages to stderr.\n"
           "\nExit codes: 0 done, 1 failed, 2 wrong usage, 3 not found, 4 unavailable or timed out\n"
           "(try again), 5 outcome unknown.\n"
           "\n`thole help COMMAND` explains a command.\n",

@@ -1,8 +1,8 @@
-/* Messages as JSON, for programs: proto3 JSON with what is easy to trip over made even. Every field
- * is there, also with its default value (but for sub-messages and optional values that are not
- * set). Values of enumerations are named as in specs: "ACTIVE", null if unspecified. Times are
- * RFC 3339 under a name without their unit: create_time_ms is "createTime", null if it is not yet.
- * 64-bit numbers are strings, bytes base64. */
+/* Messages as JSON, for programs: proto3 JSON without its pitfalls. Every field is present, also
+ * with its default value (except sub-messages and optional fields that are not set). Enumeration
+ * values are named as in specs: "ACTIVE"; null if unspecified. Times are RFC 3339 under a name
+ * without the unit: create_time_ms is "createTime"; null if not set. 64-bit numbers are strings;
+ * bytes are base64. */
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
@@ -212,7 +212,7 @@ void cli__document_end(struct cli *c, struct bytes *out)
     bytes_deinit(&yaml);
 }
 
-/* An operation has a kind of its own. */
+/* An operation has its own field `kind`. */
 void cli__json_object(const char *kind, const void *message, const upb_MessageDef *def,
                       struct bytes *out)
 {
@@ -232,6 +232,6 @@ void cli__document(struct cli *c, const char *kind, const void *message, const u
 {
     struct bytes out = {0};
     cli__json_object(kind, message, def, &out);
-    out.size--; /* the brace: cli__document_end adds it */
+    out.size--; /* without the brace, which cli__document_end adds */
     cli__document_end(c, &out);
 }

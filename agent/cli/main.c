@@ -38,9 +38,12 @@ int main(int argc, char **argv)
     signal(SIGPIPE, SIG_IGN);
     process_own();
     log_configure(LOG_LEVEL_ERROR, false);
-    const char *log = getenv("THOLE_LOG"); /* for looking into the client itself */
+    const char *log = getenv("THOLE_LOG"); /* for debugging the client itself */
     if (log != NULL && !log_configure_text(log)) {
-        return cli__say_usage(NULL, "THOLE_LOG: \"%s\" is no level", log);
+        return cli__say_usage(
+            NULL,
+            "THOLE_LOG \"%s\": must be error, warn, info or debug, or SUBJECT=LEVEL after a comma",
+            log);
     }
     struct cli c = {0};
     c.arena = upb_Arena_New();

@@ -1,4 +1,4 @@
-/* What is printed: the common parts of all forms. */
+/* The common part of all output formats. */
 #include <errno.h>
 #include <string.h>
 

@@ -1,4 +1,4 @@
-/* Reading rows: lists with all their pages, single ones, and watching. */
+/* Reading rows: complete lists, single rows, watches. */
 #include "agent/cli/rows.h"
 
 #include <inttypes.h>
@@ -16,7 +16,7 @@
 
 void rows_add(struct rows *rows, const void *item)
 {
-    if ((rows->count & (rows->count - 1)) == 0) { /* full at each power of two */
+    if ((rows->count & (rows->count - 1)) == 0) { /* the array is full at each power of two */
         size_t capacity = rows->count == 0 ? 1 : rows->count * 2;
         rows->items = xrealloc(rows->items, capacity * sizeof *rows->items);
     }
@@ -101,10 +101,10 @@ static enum thole_code events_page(struct cli *c, const struct rows_query *q, up
     LIST_PAGE(Events, Events, events);
 }
 
-/* All that are kept are newer than what was asked for, or seen. */
+/* All kept events are newer than the wanted or the last seen one. */
 static void tell_dropped(const struct thole_status *st)
 {
-    cli__note("%s; going on from there", st->message);
+    cli__note("%s; continuing from there", st->message);
 }
 
 enum thole_code rows_list(struct cli *c, const struct rows_query *q, struct rows *ret,
@@ -205,7 +205,7 @@ enum thole_code rows_get_replica(struct cli *c, uint64_t id, bool stale,
                                      "there is no replica %" PRIu64, id);
 }
 
-/* All fields of all messages are zero when they are not there. */
+/* In an absent message all fields have their default value. */
 static const void *or_nothing(const void *message)
 {
     static const uint64_t nothing[64];
@@ -326,8 +326,8 @@ const upb_MessageDef *rows_def(struct cli *c, enum rows_kind kind)
 struct watching {
     struct cli *c;
     uint64_t begin_ns, timeout_ms;
-    uint64_t revision;               /* seen up to here */
-    const struct rows_query *events; /* of Events.WatchEvents; NULL: all rows, Cluster.Watch */
+    uint64_t revision;               /* everything up to here was seen */
+    const struct rows_query *events; /* for Events.WatchEvents; NULL: all rows, Cluster.Watch */
     rows_watch_fn row;
     void *ctx;
 };
@@ -343,7 +343,7 @@ static bool time_left(const struct watching *w, uint32_t *ret_ms)
     return passed < w->timeout_ms;
 }
 
-/* One stream, until it ends. True: the watcher has seen enough. */
+/* Reads one stream to its end. True: the watcher needs no more. */
 static bool watch_stream(struct watching *w, struct bus_stream *stream, struct thole_status *st)
 {
     uint32_t left = 0;
@@ -410,7 +410,7 @@ static enum thole_code watch(struct watching *w, struct thole_status *st)
         if (enough) {
             return THOLE_OK;
         }
-        /* Begin again: elsewhere, or with a snapshot. */
+        /* Start again: at another host, or with a snapshot. */
         if (st->code == THOLE_OUT_OF_RANGE && st->reason == THOLE_REASON_COMPACTED) {
             w->revision = 0;
             if (w->events != NULL) {

@@ -41,7 +41,7 @@ enum thole_code rows_get_replica(struct cli *c, uint64_t id, bool stale,
                                  const thole_v1_Replica **ret, struct thole_status *st);
 enum thole_code rows_get_operation(struct cli *c, uint64_t id, bool stale,
                                    const thole_v1_Operation **ret, struct thole_status *st);
-/* Parts of a row. What a server left out is a message without fields, never NULL. */
+/* Parts of a row. A part that the server left out is an empty message, never NULL. */
 const thole_v1_HostSpec *rows_host_spec(const thole_v1_Host *host);
 const thole_v1_ShardSpec *rows_shard_spec(const thole_v1_Shard *shard);
 const thole_v1_ShardStatus *rows_shard_status(const thole_v1_Shard *shard);
@@ -49,9 +49,9 @@ const thole_v1_ShardPoolSpec *rows_pool_spec(const thole_v1_ShardPool *pool);
 const thole_v1_ShardSpec *rows_pool_shard_spec(const thole_v1_ShardPool *pool);
 const thole_v1_ShardPoolStatus *rows_pool_status(const thole_v1_ShardPool *pool);
 const thole_v1_Condition *rows_condition(const thole_v1_Shard *shard, const char *type);
-/* Ready, of the spec that is in force now. */
+/* Is the shard Ready, with its newest spec? */
 bool rows_shard_ready(const thole_v1_Shard *shard);
-/* All its shards are, and follow its newest spec. */
+/* Are all its shards Ready, with the pool's newest spec? */
 bool rows_pool_ready(const thole_v1_ShardPool *pool);
 
 /* "shards/orders" and the like. */
@@ -71,7 +71,7 @@ const char *show_host_state(int32_t value);
 const char *show_phase(int32_t value);
 const char *show_operation_kind(int32_t value);
 const char *show_operation_state(int32_t value);
-/* Says that it was started, or why not, and waits for its end if that was asked for. */
+/* Prints that the operation was started, or why not, and waits for its end if --wait is given. */
 int operation_started(struct cli *c, enum thole_code code, const thole_v1_Operation *o,
                       const struct thole_status *st);
 const char *show_owner(int32_t value);
@@ -81,14 +81,14 @@ void show_constraints(const thole_v1_Constraint *const *constraints, size_t coun
 /* "2; cover edge exists" */
 void show_groups(const thole_v1_ShardSpec *spec, struct bytes *out);
 
-/* Runs `row` for each message of Cluster.Watch until it returns false, the time is over
- * (DEADLINE_EXCEEDED) or the stream fails. timeout_ms 0: for ever. Resumes by revision when a
- * host goes away. */
+/* Calls `row` for each message of Cluster.Watch until it returns false, the time is over
+ * (DEADLINE_EXCEEDED) or the stream fails. timeout_ms 0: for ever. Resumes by revision when a host
+ * is lost. */
 typedef bool (*rows_watch_fn)(void *ctx, const thole_v1_WatchClusterResponse *message);
 enum thole_code rows_watch(struct cli *c, uint64_t timeout_ms, rows_watch_fn row, void *ctx,
                            struct thole_status *st);
-/* The same of Events.WatchEvents, for ever, about q->object and after q->after. If not all of them
- * are kept, it says so and begins with the oldest that is; so does rows_list. */
+/* The same for Events.WatchEvents, without end, of q->object and after q->after. If some of those
+ * events are no longer kept, it says so and starts with the oldest one; so does rows_list. */
 enum thole_code rows_watch_events(struct cli *c, const struct rows_query *q, rows_watch_fn row,
                                   void *ctx, struct thole_status *st);
 

@@ -1,4 +1,4 @@
-/* Showing rows: tables, and the other forms of -o. */
+/* Showing rows: as tables, and in the other formats of -o. */
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
@@ -20,14 +20,14 @@ const char *show_liveness(int32_t value)
     return NAME_OF(names, value);
 }
 
-/* Behind the liveness; nothing for a disk in order. */
+/* After the liveness; empty for a healthy disk. */
 static const char *show_disk(int32_t value)
 {
     static const char *const names[] = {"", "", ", low space", ", disk stalled"};
     return NAME_OF(names, value);
 }
 
-/* The same. */
+/* After the liveness; empty if replicas do not keep failing. */
 static const char *show_failing(const thole_v1_HostStatus *status)
 {
     const thole_v1_HostFailures *f = thole_v1_HostStatus_failures(status);
@@ -126,8 +126,8 @@ static const char *text_of(struct bytes *b)
     return (const char *)b->data;
 }
 
-/* Used and allowed: "12/200", "12/-" without a limit. A row that is watched does not tell what is
- * used. */
+/* Used and allowed: "12/200", or "12/-" without a limit. A watched row does not have the used
+ * number. */
 static void capacity_cell(struct cli_table *t, const thole_v1_Host *h)
 {
     char used[16] = "-", limit[16] = "-";
@@ -194,8 +194,7 @@ static void ready_cell(struct cli_table *t, const thole_v1_Shard *s)
     }
 }
 
-/* As the spec wants them; "1/3" while another number votes. Shard zero has no wish but its
- * hosts'. */
+/* As in the spec; "1/3" if another number votes. Shard zero's number follows from its hosts. */
 static void voters_cell(struct cli_table *t, const thole_v1_Shard *s)
 {
     const thole_v1_ShardSpec *spec = thole_v1_Shard_spec(s);
@@ -402,7 +401,7 @@ const char *rows_kind_name(enum rows_kind kind)
     return names[kind];
 }
 
-/* With its kind, so that what is read can be applied again. */
+/* With its kind, so that the output can be applied again. */
 static void row_json(struct cli *c, enum rows_kind kind, const void *row, struct bytes *out)
 {
     cli__json_object(rows_kind_name(kind), row, rows_def(c, kind), out);

@@ -8,7 +8,7 @@
 #include "agent/cli/cli.h"
 #include "thole/v1/resources.upbdefs.h"
 
-/* What the server fills in, and a user may leave in a document. */
+/* Fields that the server fills in, which a document may have. */
 static bool is_observed(const char *name)
 {
     static const char *const names[] = {"id",       "status",         "generation",
@@ -38,11 +38,11 @@ static yaml_node_t *find(struct spec_reader *r, yaml_node_t *mapping, const char
 static bool read_kind(struct spec_reader *r, yaml_node_t *root, enum spec_kind *ret)
 {
     if (root->type != YAML_MAPPING_NODE) {
-        return spec_fail(r, root, "a document with kind, name and spec is expected");
+        return spec_fail(r, root, "expected a document with kind, name and spec");
     }
     yaml_node_t *node = find(r, root, "kind");
     if (node == NULL || node->type != YAML_SCALAR_NODE) {
-        return spec_fail(r, root, "kind: is needed: Shard, ShardPool or Host");
+        return spec_fail(r, root, "kind is missing: Shard, ShardPool or Host");
     }
     const char *kind = (const char *)node->data.scalar.value;
     if (strcmp(kind, "Shard") == 0) {
@@ -52,12 +52,12 @@ static bool read_kind(struct spec_reader *r, yaml_node_t *root, enum spec_kind *
     } else if (strcmp(kind, "ShardPool") == 0) {
         *ret = SPEC_POOL;
     } else {
-        return spec_fail(r, node, "kind: \"%.40s\" is none of Shard, ShardPool, Host", kind);
+        return spec_fail(r, node, "kind: \"%.40s\" is not one of Shard, ShardPool, Host", kind);
     }
     return true;
 }
 
-/* name, spec and etag go into the row; all other fields are known, or an error. */
+/* name, spec and etag are copied to the row. Any other unknown field is an error. */
 static bool read_row(struct spec_reader *r, yaml_node_t *root, const upb_MessageDef *def,
                      upb_Message *row)
 {
@@ -67,7 +67,7 @@ static bool read_row(struct spec_reader *r, yaml_node_t *root, const upb_Message
         yaml_node_t *key = yaml_document_get_node(r->doc, p->key);
         yaml_node_t *value = yaml_document_get_node(r->doc, p->value);
         if (key->type != YAML_SCALAR_NODE) {
-            return spec_fail(r, key, "a field's name is expected");
+            return spec_fail(r, key, "expected the name of a field");
         }
         const char *name = (const char *)key->data.scalar.value;
         const upb_FieldDef *field = spec_field(def, name, key->data.scalar.length);
@@ -77,11 +77,11 @@ static bool read_row(struct spec_reader *r, yaml_node_t *root, const upb_Message
         }
         if (field == NULL) {
             return spec_fail(
-                r, key, "%.60s: there is no such field; there are: kind, name, spec, etag", name);
+                r, key, "there is no field %.60s; the fields are kind, name, spec, etag", name);
         }
         uint32_t bit = 1u << (upb_FieldDef_Number(field) & 31);
         if (seen & bit) {
-            return spec_fail(r, key, "%.60s: is there twice", name);
+            return spec_fail(r, key, "%.60s: is set twice", name);
         }
         seen |= bit;
         if (upb_FieldDef_IsSubMessage(field)) {
@@ -92,10 +92,10 @@ static bool read_row(struct spec_reader *r, yaml_node_t *root, const upb_Message
             continue;
         }
         if (value->type != YAML_SCALAR_NODE) {
-            return spec_fail(r, value, "%s: a single value is expected", name);
+            return spec_fail(r, value, "%s: expected one value", name);
         }
         upb_MessageValue text;
-        if (spec_is_null(value)) { /* as in JSON: not set */
+        if (spec_is_null(value)) { /* null: not set, as in JSON */
             continue;
         }
         if (!spec_text(r, value, name, &text.str_val)) {
@@ -122,10 +122,10 @@ static bool read_document(struct spec_reader *r, yaml_node_t *root, struct spec_
     }
     const upb_FieldDef *name = upb_MessageDef_FindFieldByName(def, "name");
     if (upb_Message_Get(row, name).str_val.size == 0) {
-        return spec_fail(r, root, "name: is needed");
+        return spec_fail(r, root, "name is missing");
     }
     if (!upb_Message_Has(row, upb_MessageDef_FindFieldByName(def, "spec"))) {
-        return spec_fail(r, root, "spec: is needed");
+        return spec_fail(r, root, "spec is missing");
     }
     list->items = xrealloc(list->items, (list->count + 1) * sizeof *list->items);
     list->items[list->count++] = (struct spec){r->source, root->start_mark.line + 1, kind, row};
@@ -138,8 +138,8 @@ static bool say(struct spec_error *error, const char *source, size_t line, const
     return false;
 }
 
-/* libyaml looks at all open levels for each token, and at all anchors for each anchor and alias, so
- * that 100 kB of "[" cost it a quarter of a minute. Bound both before it builds a document. */
+/* For each token libyaml visits all open levels, and for each anchor or alias all anchors: 100 kB
+ * of "[" take a quarter of a minute. Bound both before building a document. */
 static bool check_bounds(const char *source, struct slice text, struct spec_error *error)
 {
     yaml_parser_t parser;
@@ -152,7 +152,7 @@ static bool check_bounds(const char *source, struct slice text, struct spec_erro
     while (ok && !end) {
         yaml_event_t e;
         if (!yaml_parser_parse(&parser, &e)) {
-            break; /* the reader of documents says what is wrong */
+            break; /* the reader of documents reports the error */
         }
         end = e.type == YAML_STREAM_END_EVENT;
         const yaml_char_t *anchor = NULL;
@@ -203,13 +203,13 @@ bool spec_parse(upb_DefPool *pool, upb_Arena *arena, const char *source, struct 
         yaml_document_t doc;
         if (!yaml_parser_load(&parser, &doc)) {
             ok = say(error, source, parser.problem_mark.line,
-                     parser.problem != NULL ? parser.problem : "it cannot be read");
+                     parser.problem != NULL ? parser.problem : "cannot be read as YAML");
             break;
         }
         yaml_node_t *root = yaml_document_get_root_node(&doc);
         end = root == NULL;
         r.doc = &doc;
-        /* A document without content, as after a last "---", says nothing. */
+        /* Ignore an empty document, as after a last "---". */
         bool empty =
             root != NULL && root->type == YAML_SCALAR_NODE && root->data.scalar.length == 0;
         if (!end && !empty) {

@@ -1,8 +1,8 @@
-/* Specs: YAML or JSON documents that say what is wanted, read into thole.v1 messages.
+/* Specs: YAML or JSON documents, read into thole.v1 messages.
  *
- * A document is {kind, name, spec[, etag]}; what the server fills in (status, id, ...) may be there
- * and is ignored, so that what `thole get -o yaml` prints can be applied again. Field names are
- * looked up in the messages' descriptors, so that a new field of the API needs nothing here. */
+ * A document is {kind, name, spec[, etag]}. Fields that the server fills in (status, id, ...) are
+ * ignored, so that the output of `thole get -o yaml` can be applied again. Field names come from
+ * the messages' descriptors, so a new field of the API needs no change here. */
 #ifndef AGENT_CLI_SPEC_H
 #define AGENT_CLI_SPEC_H
 
@@ -45,13 +45,13 @@ struct spec_reader {
     struct spec_error *error;
 };
 
-/* Appends the documents of `text`; false with `error` filled if one is not as it should be. */
+/* Appends the documents of `text`; false, with `error` filled, if one is wrong. */
 bool spec_parse(upb_DefPool *pool, upb_Arena *arena, const char *source, struct slice text,
                 struct spec_list *list, struct spec_error *error);
 void spec_list_deinit(struct spec_list *list);
 
-/* spec_fields.c: fill a message from a mapping; `path` is the way to it ("spec"). */
-/* Is nothing there? A plain "null" is nothing, "null" in quotes is text. */
+/* spec_fields.c: fill a message from a mapping; `path` names the place in messages ("spec"). */
+/* Is it null? A plain "null" is, "null" in quotes is text. */
 bool spec_is_null(const yaml_node_t *node);
 /* A scalar as text: names, tags and the like. */
 bool spec_text(struct spec_reader *r, const yaml_node_t *node, const char *path,
@@ -62,7 +62,7 @@ bool spec_message(struct spec_reader *r, yaml_node_t *node, const char *path, un
 const upb_FieldDef *spec_field(const upb_MessageDef *def, const char *name, size_t size);
 bool spec_fail(struct spec_reader *r, const yaml_node_t *at, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
-/* A node was visited; false if the document has too many, or goes too deep. */
+/* Count a visited node; false if the document has too many, or is too deep. */
 bool spec_visit(struct spec_reader *r, const yaml_node_t *node, unsigned depth);
 
 #endif

@@ -89,7 +89,7 @@ static bool read_enum(struct spec_reader *r, const yaml_node_t *node, const char
     }
     char known[200];
     list_values(def, prefix, known, sizeof known);
-    return spec_fail(r, node, "%s: \"%.40s\" is none of %s", path, text, known);
+    return spec_fail(r, node, "%s: \"%.40s\" is not one of %s", path, text, known);
 }
 
 static bool read_integer(struct spec_reader *r, const yaml_node_t *node, const char *path,
@@ -137,7 +137,7 @@ static bool read_double(struct spec_reader *r, const yaml_node_t *node, const ch
     char *end = NULL;
     *ret = strtod(text, &end);
     return (end != text && *end == '\0') ||
-           spec_fail(r, node, "%s: \"%.40s\" is no number", path, text);
+           spec_fail(r, node, "%s: \"%.40s\" is not a number", path, text);
 }
 
 static bool read_bytes(struct spec_reader *r, const yaml_node_t *node, const char *path,
@@ -170,7 +170,7 @@ static bool read_scalar(struct spec_reader *r, const yaml_node_t *node, const ch
     uint64_t integer = 0;
     bool ok = false;
     if (node->type != YAML_SCALAR_NODE) {
-        return spec_fail(r, node, "%s: a single value is expected", path);
+        return spec_fail(r, node, "%s: expected one value", path);
     }
     switch (upb_FieldDef_CType(field)) {
     case kUpb_CType_Bool:
@@ -209,7 +209,7 @@ static bool read_scalar(struct spec_reader *r, const yaml_node_t *node, const ch
     case kUpb_CType_Message:
         break;
     }
-    return spec_fail(r, node, "%s: a mapping is expected", path);
+    return spec_fail(r, node, "%s: expected a mapping", path);
 }
 
 bool spec_is_null(const yaml_node_t *node)
@@ -220,14 +220,14 @@ bool spec_is_null(const yaml_node_t *node)
             strcmp(text, "Null") == 0 || strcmp(text, "NULL") == 0);
 }
 
-/* An element of a list, or the value of a key, cannot be left out like a field. */
+/* An element of a list, or the value of a key, cannot be null. */
 static bool not_null(struct spec_reader *r, const yaml_node_t *node, const char *path)
 {
     return !spec_is_null(node) ||
            spec_fail(r, node, "%s: has no value; text is put in quotes", path);
 }
 
-/* A single value of a field: of the field itself, or one element of it. */
+/* A single value: of a field, or of one element of it. */
 static bool read_value(struct spec_reader *r, yaml_node_t *node, const char *path, unsigned depth,
                        const upb_FieldDef *field, upb_MessageValue *ret)
 {
@@ -250,7 +250,7 @@ static bool read_map(struct spec_reader *r, yaml_node_t *node, const char *path,
     const upb_FieldDef *key_field = upb_MessageDef_FindFieldByNumber(entry, 1);
     const upb_FieldDef *value_field = upb_MessageDef_FindFieldByNumber(entry, 2);
     if (node->type != YAML_MAPPING_NODE) {
-        return spec_fail(r, node, "%s: \"key: value\" pairs are expected", path);
+        return spec_fail(r, node, "%s: expected \"key: value\" pairs", path);
     }
     for (yaml_node_pair_t *p = node->data.mapping.pairs.start; p < node->data.mapping.pairs.top;
          p++) {
@@ -267,7 +267,7 @@ static bool read_map(struct spec_reader *r, yaml_node_t *node, const char *path,
             return false;
         }
         if (upb_Map_Get(map, key, &old)) {
-            return spec_fail(r, key_node, "%s: \"%.40s\" is there twice", path,
+            return spec_fail(r, key_node, "%s: \"%.40s\" is set twice", path,
                              (const char *)key_node->data.scalar.value);
         }
         upb_Map_Set(map, key, value, r->arena);
@@ -279,7 +279,7 @@ static bool read_repeated(struct spec_reader *r, yaml_node_t *node, const char *
                           unsigned depth, const upb_FieldDef *field, upb_Array *array)
 {
     if (node->type != YAML_SEQUENCE_NODE) {
-        return spec_fail(r, node, "%s: a list is expected", path);
+        return spec_fail(r, node, "%s: expected a list", path);
     }
     size_t i = 0;
     for (yaml_node_item_t *item = node->data.sequence.items.start;
@@ -303,7 +303,7 @@ static bool read_field(struct spec_reader *r, yaml_node_t *node, const char *pat
     if (!spec_visit(r, node, depth)) {
         return false;
     }
-    if (spec_is_null(node)) { /* as in JSON: not set */
+    if (spec_is_null(node)) { /* null: not set, as in JSON */
         return true;
     }
     if (upb_FieldDef_IsMap(field)) {
@@ -326,26 +326,26 @@ bool spec_message(struct spec_reader *r, yaml_node_t *node, const char *path, un
         return false;
     }
     if (node->type != YAML_MAPPING_NODE) {
-        return spec_fail(r, node, "%s: fields with values are expected", path);
+        return spec_fail(r, node, "%s: expected fields with values", path);
     }
     uint64_t seen[4] = {0}; /* by field index */
     for (yaml_node_pair_t *p = node->data.mapping.pairs.start; p < node->data.mapping.pairs.top;
          p++) {
         yaml_node_t *key = yaml_document_get_node(r->doc, p->key);
         if (key->type != YAML_SCALAR_NODE) {
-            return spec_fail(r, key, "%s: a field's name is expected", path);
+            return spec_fail(r, key, "%s: expected the name of a field", path);
         }
         const char *name = (const char *)key->data.scalar.value;
         const upb_FieldDef *field = spec_field(def, name, key->data.scalar.length);
         if (field == NULL) {
             char known[200];
             list_fields(def, known, sizeof known);
-            return spec_fail(r, key, "%s.%.60s: there is no such field; there are: %s", path, name,
+            return spec_fail(r, key, "%s: there is no field %.60s; the fields are %s", path, name,
                              known);
         }
         uint32_t index = upb_FieldDef_Index(field) & 255;
         if (seen[index / 64] >> (index % 64) & 1) {
-            return spec_fail(r, key, "%s.%.60s: is there twice", path, name);
+            return spec_fail(r, key, "%s.%.60s: is set twice", path, name);
         }
         seen[index / 64] |= UINT64_C(1) << (index % 64);
         char field_path[PATH_BYTES];

@@ -1,4 +1,4 @@
-/* Tables, by libsmartcols: columns as wide as their cells, no colours, nothing cut. */
+/* Tables with libsmartcols: columns as wide as their cells, no colours, no truncation. */
 #include <libsmartcols/libsmartcols.h>
 #include <stdarg.h>
 #include <stdlib.h>
@@ -21,7 +21,7 @@ struct cli_table *cli__table_new(bool wide, const char *const *columns)
     ASSERT(t->table != NULL);
     scols_table_set_column_separator(t->table, "  ");
     scols_table_enable_maxout(t->table, 0);
-    /* Not the terminal's width: what does not fit wraps there, and a pipe gets everything. */
+    /* Ignore the width of the terminal: long lines wrap there, and a pipe gets everything. */
     scols_table_set_termforce(t->table, SCOLS_TERMFORCE_NEVER);
     scols_table_set_termwidth(t->table, 10000);
     for (; columns[t->columns] != NULL; t->columns++) {
@@ -62,7 +62,7 @@ void cli__table_cell(struct cli_table *t, const char *format, ...)
     }
 }
 
-/* One cell as wide as the column was before is enough to make it so again. */
+/* One cell with the old width keeps the column that wide. */
 static void widen(struct libscols_line *line, struct libscols_column *column, size_t i,
                   size_t width)
 {
@@ -100,7 +100,7 @@ void cli__table_print(struct cli_table *t, struct cli_table_layout *layout)
     if (layout != NULL) {
         apply_layout(t, layout, false);
     }
-    /* Without the spaces that fill the last column. */
+    /* Without trailing spaces of the last column. */
     if (scols_print_table_to_string(t->table, &text) == 0 && text != NULL) {
         for (char *line = text; *line != '\0';) {
             char *end = line;

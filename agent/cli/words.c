@@ -1,12 +1,12 @@
-/* What the command line says to people: one line per error, with what to do about it. */
+/* Messages for people: one line per error, with what to do about it. */
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "agent/cli/cli.h"
 
-/* A terminal obeys control characters (C0, DEL, and C1 in UTF-8), which anybody may put into data:
- * they are shown as \xNN, as libscols shows them in tables. */
+/* Anybody may put control characters (C0, DEL, and C1 in UTF-8) into data, and terminals obey them:
+ * show them as \xNN, as libsmartcols does in tables. */
 char *cli__vtext(const char *format, va_list args)
 {
     char *raw = NULL;
@@ -111,7 +111,7 @@ int cli__exit_of(enum thole_code code)
     return CLI_FAILED;
 }
 
-/* What to do, by reason first and by code second. "" when the message says it all. */
+/* What to do, by reason first, then by code. "" if the message says it. */
 static const char *advice(const struct thole_status *st)
 {
     static const struct {
@@ -120,9 +120,9 @@ static const char *advice(const struct thole_status *st)
     } by_reason[] = {
         {THOLE_REASON_UNREACHABLE, "is tholed running there? see --endpoints"},
         {THOLE_REASON_PEER_UNREACHABLE, "see `thole get hosts`; try again"},
-        {THOLE_REASON_TOO_STALE, "ask another host, allow more, or leave out --stale"},
+        {THOLE_REASON_TOO_STALE, "use another host or a larger --max-staleness, or omit --stale"},
         {THOLE_REASON_NO_LEADER, "a majority of the shard's voters must be up; try again"},
-        {THOLE_REASON_NOT_LEADER, "leadership is moving; try again"},
+        {THOLE_REASON_NOT_LEADER, "the leader is changing; try again"},
         {THOLE_REASON_DROPPED, "it was certainly not applied; try again"},
         {THOLE_REASON_OUTCOME_UNKNOWN, "it may have been applied; query before you repeat it"},
         {THOLE_REASON_QUEUE_FULL, "the host is busy; try again"},
@@ -134,9 +134,9 @@ static const char *advice(const struct thole_status *st)
         {THOLE_REASON_NO_SUCH_HOST, "see `thole get hosts`"},
         {THOLE_REASON_NO_SUCH_REPLICA, "see `thole get replicas`"},
         {THOLE_REASON_NO_SUCH_TYPE, "see the machine types in `thole get hosts -o wide`"},
-        {THOLE_REASON_ETAG_MISMATCH, "it was changed meanwhile; read it again"},
-        {THOLE_REASON_STALE_REVISION, "it was changed meanwhile; try again"},
-        {THOLE_REASON_COMPACTED, "begin again with a snapshot"},
+        {THOLE_REASON_ETAG_MISMATCH, "the object was changed meanwhile; read it again"},
+        {THOLE_REASON_STALE_REVISION, "the object was changed meanwhile; try again"},
+        {THOLE_REASON_COMPACTED, "start again without a revision"},
         {THOLE_REASON_NOT_READY, "see `thole status`"},
         {THOLE_REASON_STOPPED, "the host is stopping; use another one"},
         {THOLE_REASON_LOCKED, "stop that process first"},
@@ -147,7 +147,7 @@ static const char *advice(const struct thole_status *st)
         }
     }
     if (st->code == THOLE_DEADLINE_EXCEEDED) {
-        return "a change may yet happen; --command-timeout gives more time";
+        return "a change may still happen; --command-timeout gives more time";
     }
     return st->code == THOLE_UNAVAILABLE ? "try again" : "";
 }

@@ -5,7 +5,7 @@
 
 #include "agent/cli/cli.h"
 
-/* Would a reader take this plain scalar for something else than a string? */
+/* Would a YAML reader take this plain scalar for something other than a string? */
 static bool needs_quotes(const char *text, size_t size)
 {
     static const char *const words[] = {"",  "~",  "null",  "Null",  "NULL", "true", "True", "TRUE",
@@ -36,7 +36,7 @@ static int append(void *data, unsigned char *buffer, size_t size)
     return 1;
 }
 
-/* Each event of the JSON, as the event that gives the block form. */
+/* Converts each event of the JSON to the event of the block form. */
 static bool emit_event(yaml_emitter_t *emitter, yaml_event_t *in)
 {
     yaml_event_t out;

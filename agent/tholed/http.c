@@ -1,8 +1,8 @@
-/* The HTTP port, by libmicrohttpd. See http.h.
+/* The HTTP port, with libmicrohttpd. See http.h.
  *
- * libmicrohttpd stops accepting at its limit of connections. So that nobody can keep a probe out by
- * connecting and saying nothing, we stay below it: a newcomer ends the connection that has been
- * silent for the longest time. */
+ * libmicrohttpd stops accepting at its limit of connections. So that silent connections cannot keep
+ * a probe out, we stay below that limit: a new connection ends the one that has been silent for the
+ * longest time. */
 #include "agent/tholed/http.h"
 
 #include <microhttpd.h>
@@ -16,27 +16,27 @@
 #include "base/assert.h"
 #include "base/metrics.h"
 
-#define CONNECTIONS_MAX 32 /* ours; libmicrohttpd's is above it, and is never met */
+#define CONNECTIONS_MAX 32 /* our limit; libmicrohttpd's is higher and never reached */
 #define CONNECTIONS_LIMIT (2 * CONNECTIONS_MAX)
 #define SILENCE_S_MAX 10u
 
 struct connection {
     struct connection *older, *newer;
     int fd;
-    bool asked; /* sent a request */
-    bool cut;   /* was told to end */
+    bool asked; /* has sent a request */
+    bool cut;   /* is being ended */
 };
 
 struct http {
     struct agent *agent;
     struct MHD_Daemon *daemon;
     char *address;
-    struct connection *oldest, *newest; /* the polling thread's, as what follows */
-    size_t count;                       /* not cut */
+    struct connection *oldest, *newest; /* used by the polling thread only, like the fields below */
+    size_t count;                       /* connections not being ended */
 };
 
 static METRIC_DEFINE_COUNTER(metric_cut, "thole_http_cut_connections_total",
-                             "Connections of the HTTP port that were ended to make room");
+                             "Connections of the HTTP port that were closed to make room");
 
 #define TEXT_PLAIN "text/plain; charset=utf-8"
 
@@ -97,7 +97,7 @@ static enum MHD_Result get_version(struct http *h, struct MHD_Connection *c)
 
 /* ---- Connections ----------------------------------------------------------------------------- */
 
-/* One that asked nothing, if there is any. */
+/* Ends a connection that has sent no request, if there is one. */
 static void cut_oldest(struct http *h)
 {
     struct connection *victim = NULL;
@@ -111,7 +111,7 @@ static void cut_oldest(struct http *h)
     }
     victim->cut = true;
     h->count--;
-    shutdown(victim->fd, SHUT_RDWR); /* libmicrohttpd sees its end, and closes it */
+    shutdown(victim->fd, SHUT_RDWR); /* libmicrohttpd sees the end and closes the socket */
     metric_add(&metric_cut, 1);
 }
 

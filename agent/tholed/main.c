@@ -1,5 +1,5 @@
-/* tholed: a host of a cluster as a daemon. Options in daemon_options.c; everything else is the
- * agent's. */
+/* tholed: a host of a cluster as a daemon. daemon_options.c has the options; the agent does the
+ * rest. */
 #include <errno.h>
 #include <inttypes.h>
 #include <poll.h>
@@ -28,7 +28,7 @@ enum {
     EXIT_DATA = 3,
     EXIT_ADDRESS = 4,
     EXIT_FAILED = 5,
-    START_AGAIN = -1, /* no exit code: the host asks for it */
+    START_AGAIN = -1, /* not an exit code: the agent requests a restart */
 };
 
 struct daemon {
@@ -43,7 +43,7 @@ struct daemon {
     bool status_running;
     bool last_ready;
     char last_why[200];
-    /* The watchdog is fed when a read went through a loop and an applier. */
+    /* The watchdog is fed after a read has passed through a loop and an applier. */
     struct router_request probe;
     _Atomic bool probe_running, probe_returned;
 };
@@ -62,7 +62,7 @@ static int exit_code(const struct thole_status *st)
         return EXIT_ADDRESS;
     case THOLE_REASON_REMOVED:
     case THOLE_REASON_STALE_INCARNATION:
-        return EXIT_FAILED; /* at the start as when it is told later */
+        return EXIT_FAILED; /* at the start as well as while running */
     default:
         return st->code == THOLE_INVALID_ARGUMENT ? EXIT_USAGE : EXIT_START;
     }
@@ -81,7 +81,7 @@ static void wake(struct daemon *d)
 {
     uint64_t one = 1;
     ssize_t n = write(d->wake_fd, &one, sizeof one);
-    (void)n; /* a full counter wakes as well */
+    (void)n; /* a full counter wakes, too */
 }
 
 static void on_failed(void *ctx, const struct thole_status *st)
@@ -128,7 +128,7 @@ static enum agent_bootstrap bootstrap_of(const struct daemon *d)
     return text_of(d, DAEMON_JOIN) != NULL ? AGENT_BOOTSTRAP_JOIN : AGENT_BOOTSTRAP_NONE;
 }
 
-/* Where a cluster is looked for; NULL: nowhere. */
+/* Addresses at which to look for the cluster; NULL: none. */
 static const char *seeds_of(const struct daemon *d)
 {
     const char *peers = text_of(d, DAEMON_PEERS);
@@ -354,8 +354,8 @@ static int start_and_run(struct daemon *d)
     return rc;
 }
 
-/* Every segment of the log is an open file, as are RocksDB's tables; the customary soft limit is
- * for programs that use select. */
+/* Raise the soft limit of open files, which is meant for programs that use select: log segments and
+ * RocksDB's tables are open files. */
 static void allow_open_files(void)
 {
     struct rlimit limit;
@@ -389,7 +389,7 @@ int main(int argc, char **argv)
         pthread_sigmask(SIG_BLOCK, &signals, NULL);
         signal(SIGPIPE, SIG_IGN);
         allow_open_files();
-        signal(SIGXFSZ, SIG_IGN); /* a limit is a failed write like any other */
+        signal(SIGXFSZ, SIG_IGN); /* a write beyond a file size limit then fails like any other */
         d->signal_fd = signalfd(-1, &signals, SFD_CLOEXEC);
         d->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
         rc = start_and_run(d);

@@ -147,7 +147,7 @@ static void test_bad_documents_name_line_and_field(void **state)
 {
     struct fixture *f = *state;
     assert_bad(f, "kind: Shard\nname: a\nspec:\n  type: kv\n  votrs: 3\n",
-               "x.yaml:5: spec.votrs: there is no such field; there are: type, config, voters");
+               "x.yaml:5: spec: there is no field votrs; the fields are type, config, voters");
     assert_bad(f, "kind: Shard\nname: a\nspec:\n  voters: three\n",
                "x.yaml:4: spec.voters: \"three\" is not a whole number");
     assert_bad(f, "kind: Shard\nname: a\nspec:\n  voters: -1\n",
@@ -155,20 +155,20 @@ static void test_bad_documents_name_line_and_field(void **state)
     assert_bad(f, "kind: Shard\nname: a\nspec:\n  voters: 4294967296\n",
                "x.yaml:4: spec.voters: 4294967296 is out of range");
     assert_bad(f, "kind: Shard\nname: a\nspec:\n  voters: [3]\n",
-               "x.yaml:4: spec.voters: a single value is expected");
+               "x.yaml:4: spec.voters: expected one value");
     assert_bad(f, "kind: Shard\nname: a\nspec:\n  config: '***'\n",
                "x.yaml:4: spec.config: is not base64");
     assert_bad(f, "kind: Shard\nname: a\nspec:\n  voters: 1\n  voters: 2\n",
-               "x.yaml:5: spec.voters: is there twice");
+               "x.yaml:5: spec.voters: is set twice");
     assert_bad(f, "kind: Shard\nname: a\nspec:\n  constraints:\n  - {key: z, operator: LIKE}\n",
-               "x.yaml:5: spec.constraints[0].operator: \"LIKE\" is none of IN, NOT_IN, EXISTS");
+               "x.yaml:5: spec.constraints[0].operator: \"LIKE\" is not one of IN, NOT_IN, EXISTS");
     assert_bad(f, "kind: Shard\nname: a\nspec:\n  constraints: {key: z}\n",
-               "x.yaml:4: spec.constraints: a list is expected");
+               "x.yaml:4: spec.constraints: expected a list");
     assert_bad(f, "kind: Host\nname: a\nspec:\n  tags: [a]\n",
-               "x.yaml:4: spec.tags: \"key: value\" pairs are expected");
+               "x.yaml:4: spec.tags: expected \"key: value\" pairs");
     assert_bad(f, "kind: Host\nname: a\nspec: {tags: {a: 1, a: 2}}\n",
-               "x.yaml:3: spec.tags: \"a\" is there twice");
-    assert_bad(f, "kind: Host\nname: a\nspec: 7\n", "x.yaml:3: spec: fields with values");
+               "x.yaml:3: spec.tags: \"a\" is set twice");
+    assert_bad(f, "kind: Host\nname: a\nspec: 7\n", "x.yaml:3: spec: expected fields");
 }
 
 /* A plain null is no text, and text is what a terminal can show. */
@@ -184,7 +184,7 @@ static void test_nulls_and_bad_text_name_the_field(void **state)
         snprintf(yaml, sizeof yaml, "kind: Shard\nname: a\nspec:\n  spread:\n  - %s\n", nulls[i]);
         assert_bad(f, yaml, "x.yaml:5: spec.spread[0]: has no value");
         snprintf(yaml, sizeof yaml, "kind: Shard\nname: %s\nspec: {}\n", nulls[i]);
-        assert_bad(f, yaml, "x.yaml:1: name: is needed");
+        assert_bad(f, yaml, "x.yaml:1: name is missing");
     }
     assert_bad(f, "kind: Host\nname: a\nspec:\n  tags: {null: b}\n",
                "x.yaml:4: spec.tags: has no value");
@@ -202,15 +202,15 @@ static void test_nulls_and_bad_text_name_the_field(void **state)
 static void test_bad_frames_are_refused(void **state)
 {
     struct fixture *f = *state;
-    assert_bad(f, "name: a\n", "x.yaml:1: kind: is needed");
-    assert_bad(f, "kind: Pod\nname: a\n", "x.yaml:1: kind: \"Pod\" is none of");
-    assert_bad(f, "kind: Shard\nspec: {type: kv}\n", "x.yaml:1: name: is needed");
-    assert_bad(f, "kind: Shard\nname: a\n", "x.yaml:1: spec: is needed");
+    assert_bad(f, "name: a\n", "x.yaml:1: kind is missing");
+    assert_bad(f, "kind: Pod\nname: a\n", "x.yaml:1: kind: \"Pod\" is not one of");
+    assert_bad(f, "kind: Shard\nspec: {type: kv}\n", "x.yaml:1: name is missing");
+    assert_bad(f, "kind: Shard\nname: a\n", "x.yaml:1: spec is missing");
     assert_bad(f, "kind: Shard\nname: a\nspecs: {}\nspec: {}\n",
-               "x.yaml:3: specs: there is no such field");
-    assert_bad(f, "kind: Shard\nname: a\nname: b\nspec: {}\n", "x.yaml:3: name: is there twice");
-    assert_bad(f, "kind: Shard\nname: [a]\nspec: {}\n", "x.yaml:2: name: a single value");
-    assert_bad(f, "- a\n- b\n", "x.yaml:1: a document with kind");
+               "x.yaml:3: there is no field specs");
+    assert_bad(f, "kind: Shard\nname: a\nname: b\nspec: {}\n", "x.yaml:3: name: is set twice");
+    assert_bad(f, "kind: Shard\nname: [a]\nspec: {}\n", "x.yaml:2: name: expected one value");
+    assert_bad(f, "- a\n- b\n", "x.yaml:1: expected a document with kind");
     assert_bad(f, "kind: Shard\nname: {\n", "x.yaml:");
     assert_bad(f, "kind: Shard\n\tname: a\n", "x.yaml:2:");
 }
@@ -226,7 +226,7 @@ static void test_aliases_that_explode_or_loop_are_refused(void **state)
                      i - 1, i - 1, i - 1, i - 1, i - 1, i - 1, i - 1, i - 1, i - 1);
     }
     bytes_append(&text, "", 1);
-    assert_bad(f, (const char *)text.data, "x.yaml:3: x: there is no such field");
+    assert_bad(f, (const char *)text.data, "x.yaml:3: there is no field x");
     bytes_deinit(&text);
 }
 
