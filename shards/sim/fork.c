@@ -61,9 +61,10 @@ void sim_run_forked(const struct sim_options *o, struct sim_report *ret)
     }
     (void)close(report[1]);
     bool complete = read_all(report[0], ret, sizeof *ret);
-    while (waitpid(child, NULL, 0) < 0 && errno == EINTR) {
-        continue;
-    }
+    pid_t ended;
+    do {
+        ended = waitpid(child, NULL, 0);
+    } while (ended < 0 && errno == EINTR);
     if (!complete) {
         *ret = (struct sim_report){.failed = true};
         find_reason(said, ret->why, sizeof ret->why);

@@ -35,7 +35,7 @@ static void on_signal(int number)
 }
 
 /* The end of the output: a failed assertion, for example. */
-static void show_said(void)
+static void show_output(void)
 {
     char text[4096];
     if (lseek(output, -(off_t)sizeof text, SEEK_END) < 0) {
@@ -63,12 +63,13 @@ static void hush(void)
         return;
     }
     int status = 0;
-    while (waitpid(child, &status, 0) < 0 && errno == EINTR) {
-        continue;
-    }
+    pid_t ended;
+    do {
+        ended = waitpid(child, &status, 0);
+    } while (ended < 0 && errno == EINTR);
     bool crashed = !WIFEXITED(status) || WEXITSTATUS(status) > 2;
     if (crashed) {
-        show_said();
+        show_output();
     }
     exit(crashed ? 1 : WEXITSTATUS(status));
 }
