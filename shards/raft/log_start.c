@@ -33,7 +33,8 @@ static enum thole_code check_snapshot(const struct raft *r, uint64_t from, uint6
     }
     if (term == r->term && (r->role == RAFT_LEADER || (r->leader != 0 && r->leader != from))) {
         return THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
-                          "snapshot: replica %" PRIu64 " leads our term too", from);
+                          "snapshot: replica %" PRIu64 " leads the same term as replica %" PRIu64,
+                          from, r->leader);
     }
     return raft__config_validate(config, st);
 }

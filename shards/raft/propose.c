@@ -99,8 +99,9 @@ static enum thole_code check_votes(const struct raft *r, const struct raft_confi
         votes[i] = member && raft__lead_answers(r, at) ? RAFT_VOTE_GRANTED : RAFT_VOTE_REFUSED;
     }
     if (raft__quorum_joint_tally(after, votes) != RAFT_TALLY_WON) {
-        return THOLE_FAIL(st, THOLE_UNAVAILABLE, THOLE_REASON_NOT_READY,
-                          "membership change: those who answer would be no majority of the voters");
+        return THOLE_FAIL(
+            st, THOLE_UNAVAILABLE, THOLE_REASON_NOT_READY,
+            "membership change: the members that answer would be no majority of the voters");
     }
     return THOLE_OK;
 }
@@ -125,7 +126,7 @@ static enum thole_code check_change(const struct raft *r, const struct raft_chan
     }
     if (raft__config(r)->joint && c->item_count > 0) {
         return THOLE_FAIL(st, THOLE_ABORTED, THOLE_REASON_CHANGE_IN_FLIGHT,
-                          "membership change: a joint one is not left yet");
+                          "membership change: the last one is still in its joint configuration");
     }
     if (r->commit < r->lead->first_index) {
         /* Without this, changes of two leaders may overlap (the 2015 erratum to 4.1). */

@@ -55,7 +55,8 @@ enum thole_code raft__recv_append(struct raft *r, struct raft_message *m, struct
 {
     if (r->role == RAFT_LEADER || (r->leader != 0 && r->leader != m->from)) {
         return THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
-                          "append: replica %" PRIu64 " leads our term too", m->from);
+                          "append: replica %" PRIu64 " leads the same term as replica %" PRIu64,
+                          m->from, r->leader);
     }
     raft__heard_leader(r, m->from);
 

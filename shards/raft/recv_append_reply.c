@@ -53,7 +53,7 @@ enum thole_code raft__recv_append_reply(struct raft *r, const struct raft_messag
     }
     if (m->index > r->log.last_index) {
         return THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
-                          "append reply: index %" PRIu64 " is beyond our log", m->index);
+                          "append reply: index %" PRIu64 " is beyond the leader's log", m->index);
     }
     raft__lead_answered(r, p, m);
     if (m->reject) {

@@ -8,12 +8,14 @@ enum thole_code raft__take_heartbeat(struct raft *r, const struct raft_message *
 {
     if (r->role == RAFT_LEADER || (r->leader != 0 && r->leader != m->from)) {
         return THOLE_FAIL(st, THOLE_INVALID_ARGUMENT, THOLE_REASON_BAD_REQUEST,
-                          "heartbeat: replica %" PRIu64 " leads our term too", m->from);
+                          "heartbeat: replica %" PRIu64 " leads the same term as replica %" PRIu64,
+                          m->from, r->leader);
     }
     if (m->commit > r->log.last_index) {
         /* A heartbeat commits only what this replica acknowledged, and its log has lost that. */
         return THOLE_FAIL(st, THOLE_DATA_LOSS, THOLE_REASON_CORRUPT,
-                          "heartbeat: we acknowledged %" PRIu64 " and have only %" PRIu64,
+                          "heartbeat: this replica acknowledged %" PRIu64
+                          ", its log ends at %" PRIu64,
                           m->commit, r->log.last_index);
     }
     raft__heard_leader(r, m->from);

@@ -62,7 +62,7 @@ static enum thole_code check_transfer(const struct raft *r, uint64_t target,
 
     if (r->lead->transfer_target != 0) {
         return THOLE_FAIL(st, THOLE_ABORTED, THOLE_REASON_TRANSFERRING,
-                          "transfer: one to replica %" PRIu64 " is under way",
+                          "transfer: another one, to replica %" PRIu64 ", is under way",
                           r->lead->transfer_target);
     }
     if (target == 0) {
