@@ -178,6 +178,9 @@ enum thole_code cli__call_in(struct cli *c, const char *path, const void *reques
 /* Did the call certainly change nothing, and may a retry succeed soon? */
 bool cli__worth_a_retry(const struct thole_status *st);
 uint32_t cli__timeout_ms(const struct cli *c);
+/* A failure of a call at `path`, once more: NO_LEADER of the control plane is about shard zero, and
+ * the command may have --stale. */
+void cli__explain_no_leader(const struct cli *c, const char *path, struct thole_status *st);
 /* A new request id, which makes it safe to repeat the request. */
 upb_StringView cli__request_id(struct cli *c);
 

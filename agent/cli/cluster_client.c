@@ -32,6 +32,23 @@ bool cli__worth_a_retry(const struct thole_status *st)
            st->reason != THOLE_REASON_TOO_STALE && st->reason != THOLE_REASON_NONE;
 }
 
+/* May the command answer from the host's own view, and was not asked to? */
+static bool could_be_stale(const struct cli *c)
+{
+    return c->command != NULL && !cli_flag(c, OPT_STALE) &&
+           memchr(c->command->options, OPT_STALE, sizeof c->command->options) != NULL;
+}
+
+void cli__explain_no_leader(const struct cli *c, const char *path, struct thole_status *st)
+{
+    static const char data[] = "/thole.v1.Data/";
+    if (st->reason != THOLE_REASON_NO_LEADER || strncmp(path, data, sizeof data - 1) == 0) {
+        return;
+    }
+    thole_status_set(st, st->code, st->reason, st->file, st->line, "shard zero has no leader%s",
+                     could_be_stale(c) ? "; --stale shows what the called host knows" : "");
+}
+
 enum thole_code cli__call_in(struct cli *c, const char *path, const void *request,
                              const upb_MiniTable *request_kind, const upb_MiniTable *reply_kind,
                              upb_Arena *arena, void **ret, struct thole_status *st)
@@ -55,6 +72,7 @@ enum thole_code cli__call_in(struct cli *c, const char *path, const void *reques
             break;
         }
         if (!cli__worth_a_retry(st) || passed + RETRY_MS >= limit) {
+            cli__explain_no_leader(c, path, st);
             return st->code;
         }
         nanosleep(&(struct timespec){.tv_nsec = RETRY_MS * NS_PER_MS}, NULL);

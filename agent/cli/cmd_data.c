@@ -159,6 +159,14 @@ enum thole_code cli_data_query(struct cli *c, const char *shard, const struct pa
     return code != THOLE_OK ? st->code : THOLE_OK;
 }
 
+int cli_data_failed(const char *what, const struct cli *c, const struct thole_status *st)
+{
+    char text[LIMIT_NAME_BYTES + 64];
+    snprintf(text, sizeof text, "the %s shards/%.*s failed", what, LIMIT_NAME_BYTES,
+             cli__strip(c->args[0], "shard"));
+    return cli__say_status(text, st);
+}
+
 int cli__command_propose(struct cli *c)
 {
     struct thole_status st;
@@ -168,7 +176,7 @@ int cli__command_propose(struct cli *c)
         return CLI_USAGE;
     }
     if (cli_data_propose(c, cli__strip(c->args[0], "shard"), &p, &reply, &st) != THOLE_OK) {
-        return cli__say_status("the proposal failed", &st);
+        return cli_data_failed("proposal to", c, &st);
     }
     if (!cli_data_shown(c, reply, thole_v1_ProposeResponse_getmsgdef(c->pool))) {
         upb_StringView data = thole_v1_ProposeResponse_data(reply);
@@ -196,7 +204,7 @@ int cli__command_query(struct cli *c)
         return CLI_USAGE;
     }
     if (cli_data_query(c, cli__strip(c->args[0], "shard"), &p, &reply, &st) != THOLE_OK) {
-        return cli__say_status("the query failed", &st);
+        return cli_data_failed("query of", c, &st);
     }
     if (!cli_data_shown(c, reply, thole_v1_QueryResponse_getmsgdef(c->pool))) {
         cli_data_print(thole_v1_QueryResponse_data(reply), p.base64, true);

@@ -16,6 +16,9 @@ enum thole_code cli_data_propose(struct cli *c, const char *shard, const struct 
 enum thole_code cli_data_query(struct cli *c, const char *shard, const struct payload *p,
                                const thole_v1_QueryResponse **ret, struct thole_status *st);
 void cli_data_print(upb_StringView bytes, bool base64, bool newline);
+/* "the WHAT shards/NAME failed", the reason, and what to do; returns the exit code. The command's
+ * first argument is the shard. */
+int cli_data_failed(const char *what, const struct cli *c, const struct thole_status *st);
 /* With -o json or yaml: prints the message. False: nothing was printed. */
 bool cli_data_shown(struct cli *c, const void *message, const upb_MessageDef *def);
 

@@ -57,7 +57,7 @@ static int propose(struct cli *c, const thole_kv_v1_Command *command,
     char *bytes = thole_kv_v1_Command_serialize(command, c->arena, &size);
     const struct payload p = encoded(c, bytes, size);
     if (cli_data_propose(c, cli__strip(c->args[0], "shard"), &p, &reply, &st) != THOLE_OK) {
-        return cli__say_status("the proposal failed", &st);
+        return cli_data_failed("proposal to", c, &st);
     }
     upb_StringView data = thole_v1_ProposeResponse_data(reply);
     *ret = PROTO_DECODE(thole_kv_v1_Result, slice_of(data.data, data.size), c->arena);
@@ -146,7 +146,7 @@ static int query(struct cli *c, const thole_kv_v1_Query *q, const thole_kv_v1_An
     if (cli_data_query(c, cli__strip(c->args[0], "shard"), &p, &reply, st) != THOLE_OK) {
         return st->code == THOLE_NOT_FOUND && st->reason == THOLE_REASON_NONE
                    ? CLI_NOT_FOUND
-                   : cli__say_status("the query failed", st);
+                   : cli_data_failed("query of", c, st);
     }
     upb_StringView data = thole_v1_QueryResponse_data(reply);
     *ret = PROTO_DECODE(thole_kv_v1_Answer, slice_of(data.data, data.size), c->arena);

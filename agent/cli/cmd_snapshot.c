@@ -375,7 +375,7 @@ int cli__command_snapshot_restore(struct cli *c)
         return result;
     }
     if (!is_free(c, cli__strip(c->args[1], "shard"))) {
-        return cli__say_failed("shard \"%s\" exists, and is not overwritten; give another name",
+        return cli__say_failed("shard \"%s\" exists: nothing is overwritten; give another name",
                                cli__strip(c->args[1], "shard"));
     }
     if (upload_file(c, &u, &st) != THOLE_OK) {

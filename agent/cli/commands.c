@@ -140,8 +140,8 @@ const struct cli_command cli_commands[] = {
     {"host drain",
      "NAME",
      "move leaders and then replicas away from a host",
-     "An operation, which continues without a watcher: ^C only stops watching. `thole host\n"
-     "undrain NAME` ends it.",
+     "An operation, which continues without a watcher: ^C only stops watching.\n"
+     "`thole host undrain NAME` ends it.",
      {OPT_WAIT, OPT_TIMEOUT, OPT_DRY_RUN},
      cli__command_host_drain},
     {"host undrain",

@@ -42,6 +42,21 @@ static void fail(struct save *v, const struct thole_status *st)
     services__fail(v->rpc, st, metadata);
 }
 
+/* A failure of the host that was asked, with its name: "host h2: the host is not connected". */
+static void fail_of_host(struct save *v, const struct thole_status *st)
+{
+    struct thole_status named = *st;
+    struct registry_view *view = registry_view_acquire(agent_registry(v->s->agent));
+    const thole_v1_Host *row = registry_host(view, &v->read.host);
+    if (row != NULL && !uuid_equal(&v->read.host, agent_host_id(v->s->agent))) {
+        upb_StringView name = thole_v1_Host_name(row);
+        thole_status_set(&named, st->code, st->reason, st->file, st->line, "host %.*s: %s",
+                         (int)name.size, name.data, st->message);
+    }
+    registry_view_release(view);
+    fail(v, &named);
+}
+
 static void fail_cancelled(struct save *v)
 {
     struct thole_status st;
@@ -169,7 +184,7 @@ static void piece_done(void *ctx, const struct thole_status *st, const struct ex
     struct thole_status wrong;
     if (piece == NULL) {
         if (!try_another(v, st)) {
-            fail(v, st);
+            fail_of_host(v, st);
         }
         return;
     }

@@ -10,6 +10,7 @@
 
 #include <cmocka.h>
 
+#include "base/buf.h"
 #include "integration/test/cluster.h"
 
 #define SPECS                                                  \
@@ -48,6 +49,7 @@ static void test_one_of_three_hosts_says_that_nothing_is_ready(void **state)
     host_pause(c, 2, true);
     expect_soon(c, 0, 3000, "status", "no: no leader of shard zero is known for");
     expect_soon(c, 0, 2000, "status", "shards    6, 0 ready");
+    expect_soon(c, 0, 5000, "get hosts --command-timeout 1s", "shard zero has no leader; --stale");
     expect_lines(c, 0, "get hosts --stale", "suspect", 2);
     expect_lines(c, 0, "get hosts --stale", "live", 1);
     assert_int_equal(cli(c, 0, out, sizeof out, "get shards --stale"), 0);
@@ -91,6 +93,18 @@ static void test_a_shard_without_a_quorum_is_not_ready_anywhere(void **state)
     expect_soon(c, other, 4000, "get shard orders", "no (");
     assert_int_not_equal(
         cli(c, other, out, sizeof out, "wait --for ready shard/orders --timeout 1s"), 0);
+    /* A command that needs one of these hosts says which. */
+    for (int i = 0; i < 5; i++) {
+        if (i != other && host_running(c, i)) {
+            host_kill(c, i);
+        }
+    }
+    snprintf(out, sizeof out, "snapshot save orders %s/orders.snap --stale --command-timeout 3s",
+             c->dir);
+    char *command = xstrdup(out);
+    expect_soon(c, other, 10000, command, ": the host is not connected");
+    expect_soon(c, other, 10000, command, "cannot save the snapshot: host h");
+    free(command);
     cluster_free(c);
 }
 

@@ -147,6 +147,33 @@ static void test_wrong_settings_are_usage_errors(void **state)
     }
 }
 
+/* A read that fails for want of a leader names shard zero, and --stale if the command has it. */
+static void test_no_leader_of_the_control_plane_is_explained(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *line, *path, *message;
+    } rows[] = {
+        {"get shards", "/thole.v1.Shards/ListShards",
+         "shard zero has no leader; --stale shows what the called host knows"},
+        {"describe shard orders", "/thole.v1.Shards/GetShard",
+         "shard zero has no leader; --stale shows what the called host knows"},
+        {"get shards --stale", "/thole.v1.Shards/ListShards", "shard zero has no leader"},
+        {"apply -f x", "/thole.v1.Shards/UpdateShard", "shard zero has no leader"},
+        {"kv get orders k", "/thole.v1.Data/Query", "no leader of shard 3"},
+    };
+    for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
+        struct cli c;
+        struct thole_status st;
+        (void)THOLE_FAIL(&st, THOLE_UNAVAILABLE, THOLE_REASON_NO_LEADER, "no leader of shard 3");
+        assert_int_equal(parse(&c, rows[i].line), CLI_OK);
+        cli__explain_no_leader(&c, rows[i].path, &st);
+        assert_string_equal(st.message, rows[i].message);
+        assert_int_equal(st.reason, THOLE_REASON_NO_LEADER);
+        cli__deinit(&c);
+    }
+}
+
 /* The tables are consistent: names are unique, defaults are valid, options exist. */
 static void test_tables_are_consistent(void **state)
 {
@@ -191,6 +218,7 @@ int main(void)
         cmocka_unit_test(test_wrong_usage_is_refused),
         cmocka_unit_test(test_flag_beats_environment_beats_file),
         cmocka_unit_test(test_wrong_settings_are_usage_errors),
+        cmocka_unit_test(test_no_leader_of_the_control_plane_is_explained),
         cmocka_unit_test(test_tables_are_consistent),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
